@@ -1,0 +1,1 @@
+"""The device's side of the fleet: inference that never waits for it, reports, audits, policies."""

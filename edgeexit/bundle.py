@@ -1,0 +1,231 @@
+"""Open, verify and write a bundle: the folder that ships to a device.
+
+The manifest names the SHA-256 of every file that makes the bundle what it is; the SHA-256 of the manifest's bytes is
+the bundle's digest, its name in messages and policy documents. `policy.json` and `profile.json` come and change
+later, so they stand outside the digest and carry a checksum of their own. `signature.json`, where there is one,
+signs the manifest and the policy.
+"""
+
+import contextlib
+import hashlib
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from edgeexit.errors import BundleError, SignatureError
+from edgeexit.files import fsync_folder, sha256_of, write_atomic
+from edgeexit.latency import LatencyProfile
+from edgeexit.manifest import Manifest
+from edgeexit.policies import PolicyDocument, decode_document
+from edgeexit.signing import PrivateKey, PublicKey, sign, verify
+
+MANIFEST: Final = "manifest.json"
+POLICY: Final = "policy.json"
+PROFILE: Final = "profile.json"
+SIGNATURE: Final = "signature.json"
+GOLDEN: Final = "golden.npz"
+
+_SIGNATURE_TYPE = "application/vnd.edgeexit.bundle-digests+json"
+_GOLDEN_INPUT = "input."
+_GOLDEN_EXIT = "exit."
+
+
+class Golden(msgspec.Struct, frozen=True, kw_only=True):
+    """A few samples and what the whole model answered, to check a runtime on the device."""
+
+    inputs: dict[str, npt.NDArray[Any]]
+    """Model input name -> [n, ...]."""
+    exits: dict[str, npt.NDArray[np.float32]]
+    """Exit name -> raw output [n, C]."""
+
+
+class _Sealed(msgspec.Struct, frozen=True, kw_only=True):
+    """A document and the SHA-256 of its compact JSON."""
+
+    sha256: str
+    document: msgspec.Raw
+
+
+class Bundle:
+    """A verified bundle on disk.
+
+    Attributes:
+        path: the folder.
+        manifest: what is in it.
+        digest: SHA-256 of the manifest's bytes, hex.
+
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, digest: str) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.digest = digest
+
+    @classmethod
+    def open(cls, path: Path, *, trusted_keys: Sequence[PublicKey] = ()) -> "Bundle":
+        """Read and verify a bundle.
+
+        With `trusted_keys` it must also be signed by one of them. Raises BundleError with the name of the bad file.
+        """
+        manifest_path = path / MANIFEST
+        try:
+            content = manifest_path.read_bytes()
+        except OSError as error:
+            raise BundleError(f"'{path}' is not a bundle: {MANIFEST} cannot be read ({error.strerror})") from error
+        try:
+            manifest = msgspec.json.decode(content, type=Manifest)
+        except msgspec.DecodeError as error:
+            raise BundleError(f"bundle '{path}': {MANIFEST} is damaged: {error}; copy the bundle again") from error
+        for name, expected in manifest.files.items():
+            try:
+                found = sha256_of(path / name)
+            except OSError as error:
+                raise BundleError(f"bundle '{path}': {name}: {error.strerror}; copy the bundle again") from error
+            if found != expected:
+                raise BundleError(
+                    f"bundle '{path}': {name} is damaged: sha256 {found[:12]}… where the manifest says "
+                    f"{expected[:12]}…; copy the bundle again"
+                )
+        bundle = cls(path, manifest, hashlib.sha256(content).hexdigest())
+        if trusted_keys:
+            _verify_signature(path, trusted_keys)
+        return bundle
+
+    def policy(self) -> PolicyDocument | None:
+        """Return the policy that ships with the bundle, or None before `edgeexit fit`.
+
+        Raises BundleError when it is damaged or belongs to another bundle.
+        """
+        content = _read_sealed(self.path / POLICY)
+        if content is None:
+            return None
+        document = decode_document(content)
+        if document.bundle != self.digest:
+            raise BundleError(
+                f"bundle '{self.path}': {POLICY} was fitted for bundle {document.bundle[:12]}…, this is "
+                f"{self.digest[:12]}…; run `edgeexit fit` again"
+            )
+        if document.policy.exits != len(self.manifest.stages):
+            raise BundleError(
+                f"bundle '{self.path}': {POLICY} is for {document.policy.exits} exits, the bundle has "
+                f"{len(self.manifest.stages)}; run `edgeexit fit` again"
+            )
+        return document
+
+    def write_policy(self, document: PolicyDocument) -> None:
+        """Replace the policy that ships with the bundle, atomically; a signature has to be made anew."""
+        _write_sealed(self.path / POLICY, document)
+
+    def profile(self) -> LatencyProfile | None:
+        """Return the measured latency profile, or None where none was taken for this bundle."""
+        content = _read_sealed(self.path / PROFILE)
+        if content is None:
+            return None
+        profile = msgspec.json.decode(content, type=LatencyProfile)
+        return profile if profile.bundle == self.digest else None
+
+    def write_profile(self, profile: LatencyProfile) -> None:
+        """Replace the latency profile, atomically."""
+        _write_sealed(self.path / PROFILE, profile)
+
+    def golden(self) -> Golden:
+        """Return the golden samples. Raises BundleError where the bundle has none."""
+        if GOLDEN not in self.manifest.files:
+            raise BundleError(f"bundle '{self.path}' has no {GOLDEN}; compile it again")
+        try:
+            with np.load(self.path / GOLDEN, allow_pickle=False) as arrays:
+                return Golden(
+                    inputs={n[len(_GOLDEN_INPUT) :]: arrays[n] for n in arrays.files if n.startswith(_GOLDEN_INPUT)},
+                    exits={n[len(_GOLDEN_EXIT) :]: arrays[n] for n in arrays.files if n.startswith(_GOLDEN_EXIT)},
+                )
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise BundleError(f"bundle '{self.path}': {GOLDEN} is damaged: {error}") from error
+
+    def sign(self, key: PrivateKey) -> None:
+        """Write `signature.json` over the manifest and the policy that the bundle holds now."""
+        payload = msgspec.json.encode(_signed_digests(self.path), order="deterministic")
+        write_atomic(self.path / SIGNATURE, sign(payload, payload_type=_SIGNATURE_TYPE, key=key))
+
+
+def write_golden(folder: Path, golden: Golden) -> None:
+    """Write `golden.npz` into a bundle that is being made."""
+    arrays = {f"{_GOLDEN_INPUT}{name}": array for name, array in golden.inputs.items()}
+    arrays |= {f"{_GOLDEN_EXIT}{name}": array for name, array in golden.exits.items()}
+    np.savez(folder / GOLDEN, allow_pickle=False, **arrays)
+
+
+@contextlib.contextmanager
+def bundle_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Give an empty folder beside `path` to build a bundle in, and move it to `path` when the block succeeds.
+
+    When the block raises, nothing is left. Raises BundleError when `path` exists and is not a bundle that may be
+    replaced (`replace`).
+    """
+    if path.exists() and not replace:
+        raise BundleError(f"'{path}' exists already; give another name or --force to replace it")
+    if path.exists() and not (path / MANIFEST).is_file():
+        raise BundleError(f"'{path}' exists and is not a bundle; it is not replaced, give another name")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.partial-") as scratch:
+        folder = Path(scratch) / "bundle"
+        folder.mkdir()
+        yield folder
+        if path.exists():
+            path.replace(Path(scratch) / "replaced")
+        folder.replace(path)
+    fsync_folder(path.parent)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest of the files that stand in `folder`; `manifest.files` is filled in here."""
+    files = {file.name: sha256_of(file) for file in sorted(folder.iterdir())}
+    content = msgspec.json.encode(msgspec.structs.replace(manifest, files=files), order="deterministic")
+    write_atomic(folder / MANIFEST, msgspec.json.format(content, indent=2) + b"\n")
+
+
+def _verify_signature(path: Path, keys: Sequence[PublicKey]) -> None:
+    try:
+        envelope = (path / SIGNATURE).read_bytes()
+    except OSError as error:
+        raise BundleError(
+            f"bundle '{path}': {SIGNATURE} is missing and keys are pinned; run `edgeexit sign`"
+        ) from error
+    try:
+        payload = verify(envelope, payload_type=_SIGNATURE_TYPE, keys=keys)
+        signed: Mapping[str, str] = msgspec.json.decode(payload, type=dict[str, str])
+    except (SignatureError, msgspec.DecodeError) as error:
+        raise BundleError(f"bundle '{path}': {SIGNATURE}: {error}") from error
+    present = _signed_digests(path)
+    for name in sorted(signed.keys() | present.keys()):
+        if signed.get(name) != present.get(name):
+            raise BundleError(f"bundle '{path}': {name} is not what was signed; run `edgeexit sign` on the original")
+
+
+def _signed_digests(path: Path) -> dict[str, str]:
+    return {name: sha256_of(path / name) for name in (MANIFEST, POLICY) if (path / name).exists()}
+
+
+def _write_sealed(path: Path, document: PolicyDocument | LatencyProfile) -> None:
+    content = msgspec.json.encode(document, order="deterministic")
+    sealed = _Sealed(sha256=hashlib.sha256(content).hexdigest(), document=msgspec.Raw(content))
+    write_atomic(path, msgspec.json.format(msgspec.json.encode(sealed), indent=2) + b"\n")
+
+
+def _read_sealed(path: Path) -> bytes | None:
+    """Return the compact JSON of a sealed document, or None where there is no such file."""
+    try:
+        sealed = msgspec.json.decode(path.read_bytes(), type=_Sealed)
+        content = msgspec.json.format(bytes(sealed.document), indent=-1)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as error:
+        raise BundleError(f"bundle '{path.parent}': {path.name} is damaged: {error}") from error
+    if hashlib.sha256(content).hexdigest() != sealed.sha256:
+        raise BundleError(f"bundle '{path.parent}': {path.name} is damaged: its checksum does not fit; make it again")
+    return content

@@ -1,0 +1,113 @@
+"""Data files: `.npz` with one array an input, under the input's name, and `labels`."""
+
+import io
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from edgeexit.errors import DataError
+from edgeexit.files import write_atomic
+from edgeexit.manifest import TensorSpec
+
+LABELS: Final = "labels"
+
+Inputs = Mapping[str, npt.NDArray[Any]]
+"""Model input name -> array [B, ...]."""
+
+
+class Dataset(msgspec.Struct, frozen=True, kw_only=True):
+    """Samples, and their labels where they are known."""
+
+    inputs: dict[str, npt.NDArray[Any]]
+    """Model input name -> array [N, ...]."""
+    labels: npt.NDArray[np.int64] | None = None
+    """[N] class indices."""
+
+    def __len__(self) -> int:
+        """Return the number of samples N."""
+        return len(next(iter(self.inputs.values())))
+
+    def batches(self, size: int) -> Iterator[dict[str, npt.NDArray[Any]]]:
+        """Yield the inputs in order, `size` samples at a time."""
+        for start in range(0, len(self), size):
+            yield {name: array[start : start + size] for name, array in self.inputs.items()}
+
+
+def load_dataset(
+    path: Path, specs: Sequence[TensorSpec], *, classes: int | None = None, need_labels: bool = False
+) -> Dataset:
+    """Read a data file and check it against a model's inputs.
+
+    Raises DataError: unreadable, an input missing, a shape or dtype that does not fit, labels of the wrong length or
+    outside `classes`, or no labels where `need_labels`.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            content = {name: arrays[name] for name in arrays.files}
+    except FileNotFoundError as error:
+        raise DataError(f"data file '{path}' does not exist") from error
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"data file '{path}' cannot be read as .npz: {error}") from error
+    inputs = check_inputs(content, specs, where=f"data file '{path}'")
+    labels = content.get(LABELS)
+    if labels is None:
+        if need_labels:
+            raise DataError(f"data file '{path}' has no array '{LABELS}', and this needs the true classes")
+        return Dataset(inputs=inputs)
+    return Dataset(inputs=inputs, labels=_check_labels(labels, len(next(iter(inputs.values()))), classes, path))
+
+
+def check_inputs(arrays: Inputs, specs: Sequence[TensorSpec], *, where: str) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays that `specs` name, or raise DataError that says which one does not fit and how."""
+    inputs: dict[str, npt.NDArray[Any]] = {}
+    count: int | None = None
+    for spec in specs:
+        array = arrays.get(spec.name)
+        if array is None:
+            raise DataError(f"{where} has no array '{spec.name}'; it has {_names(arrays)}")
+        wanted = "x".join(map(str, spec.shape))
+        fits = array.ndim == len(spec.shape) and all(
+            isinstance(size, str) or position == 0 or size == found
+            for position, (size, found) in enumerate(zip(spec.shape, array.shape, strict=True))
+        )
+        if not fits:
+            found = "x".join(map(str, array.shape)) or "a scalar"
+            raise DataError(f"{where}: '{spec.name}' is {found} where the model takes {wanted}")
+        if array.dtype != np.dtype(spec.dtype):
+            raise DataError(f"{where}: '{spec.name}' is {array.dtype} where the model takes {spec.dtype}; convert it")
+        if count is not None and len(array) != count:
+            raise DataError(f"{where}: '{spec.name}' has {len(array)} samples where '{specs[0].name}' has {count}")
+        count = len(array)
+        inputs[spec.name] = array
+    if not count:
+        raise DataError(f"{where} holds no samples")
+    return inputs
+
+
+def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write an .npz whole or not at all."""
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    write_atomic(path, buffer.getvalue())
+
+
+def _check_labels(labels: npt.NDArray[Any], samples: int, classes: int | None, path: Path) -> npt.NDArray[np.int64]:
+    if labels.shape != (samples,):
+        raise DataError(
+            f"data file '{path}': '{LABELS}' has shape {labels.shape} where {samples} samples need one each"
+        )
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"data file '{path}': '{LABELS}' is {labels.dtype}; it must hold class indices (integers)")
+    if classes is not None and (labels.min() < 0 or labels.max() >= classes):
+        worst = int(labels.min()) if labels.min() < 0 else int(labels.max())
+        raise DataError(f"data file '{path}': label {worst} is outside the model's classes 0 to {classes - 1}")
+    return labels.astype(np.int64)
+
+
+def _names(arrays: Inputs) -> str:
+    return ", ".join(f"'{name}'" for name in arrays) or "none"

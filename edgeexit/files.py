@@ -1,0 +1,47 @@
+"""Writing files that survive a power cut, and digests of what was written."""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+_READ_SIZE = 1 << 20
+
+
+def sha256_of(path: Path) -> str:
+    """Return the hex SHA-256 of a file's bytes, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_READ_SIZE):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Write `content` to `path` so that a crash leaves either the old file or the new one, whole.
+
+    Temporary file in the same folder, fsync, rename, fsync of the folder. Raises OSError (disk full, no
+    permission); the temporary file is gone then.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_folder(path.parent)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

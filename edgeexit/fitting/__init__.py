@@ -1,0 +1,1 @@
+"""From readouts, labels and stage costs to a policy document with a certificate."""

@@ -1,0 +1,30 @@
+"""Exit policies: readouts so far -> leave or go on. Pure numpy; their numbers are documents, never code."""
+
+from edgeexit.policies.base import Decision, Policy
+from edgeexit.policies.beem import Beem
+from edgeexit.policies.confidence import Confidence
+from edgeexit.policies.document import (
+    KINDS,
+    AnyPolicy,
+    Certificate,
+    PolicyDocument,
+    Rollout,
+    Scope,
+    decode_document,
+    encode_document,
+)
+
+__all__ = [
+    "KINDS",
+    "AnyPolicy",
+    "Beem",
+    "Certificate",
+    "Confidence",
+    "Decision",
+    "Policy",
+    "PolicyDocument",
+    "Rollout",
+    "Scope",
+    "decode_document",
+    "encode_document",
+]

@@ -1,0 +1,84 @@
+"""What every exit policy is: frozen numbers, and a pure decision per exit."""
+
+from collections.abc import Sequence
+from math import isfinite
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from edgeexit.policies.readout import Array
+
+
+class Decision(NamedTuple):
+    """What a policy says of a batch at one exit."""
+
+    leaves: npt.NDArray[np.bool_]
+    """[B] True where the sample leaves here."""
+    score: Array
+    """[B] float32; the sample leaves when its score reaches the exit's threshold."""
+    state: Array
+    """[B, S] float32; the samples' state after this exit; compact it with the survivors."""
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
+    """The parameters of an exit policy; a subclass a kind.
+
+    A sample leaves at the first exit k whose score reaches `thresholds[k]`; the final exit always answers.
+    """
+
+    temperatures: tuple[float, ...]
+    """[K] softmax temperature of every exit; logits are divided by it inside the stage."""
+    thresholds: tuple[float | None, ...]
+    """[K-1] least score to leave at each exit but the last; null: nothing leaves here."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot decide (ValueError; msgspec names the field's path)."""
+        exits = len(self.temperatures)
+        if exits < 2:  # noqa: PLR2004 - an early exit and a final one
+            raise ValueError(f"temperatures has {exits} entries; a policy needs at least 2 exits")
+        if not all(isfinite(t) and t > 0 for t in self.temperatures):
+            raise ValueError(f"temperatures {list(self.temperatures)} must all be finite and above 0")
+        require_length("thresholds", self.thresholds, exits - 1)
+        if not all(t is None or isfinite(t) for t in self.thresholds):
+            raise ValueError(f"thresholds {list(self.thresholds)} must be finite, or null for 'never here'")
+
+    @property
+    def kind(self) -> str:
+        """The name of this policy in documents, the CLI and the registry."""
+        return str(self.__struct_config__.tag)
+
+    @property
+    def exits(self) -> int:
+        """Number of exits K, the final one included."""
+        return len(self.temperatures)
+
+    @property
+    def score_limit(self) -> float:
+        """The highest score that can occur; reports scale their score histogram by it."""
+        return 1.0
+
+    def initial_state(self, batch: int) -> Array:
+        """Return the state [batch, S] of samples that have seen no exit yet; S = 0 without memory."""
+        return np.empty((batch, 0), dtype=np.float32)
+
+    def score(self, exit_index: int, readout: Array, state: Array) -> tuple[Array, Array]:
+        """Return the score [B] at an exit and the state [B, S] after it, for a readout [B, 4]."""
+        raise NotImplementedError
+
+    def decide(self, exit_index: int, readout: Array, state: Array) -> Decision:
+        """Decide which samples leave at `exit_index`, given its readout [B, 4] and their state [B, S]."""
+        score, state = self.score(exit_index, readout, state)
+        if exit_index == self.exits - 1:
+            return Decision(np.ones(len(score), dtype=np.bool_), score, state)
+        threshold = self.thresholds[exit_index]
+        if threshold is None:
+            return Decision(np.zeros(len(score), dtype=np.bool_), score, state)
+        return Decision(score >= np.float32(threshold), score, state)
+
+
+def require_length(field: str, values: Sequence[object], length: int) -> None:
+    """Raise ValueError when a per-exit field does not have `length` entries."""
+    if len(values) != length:
+        raise ValueError(f"{field} has {len(values)} entries where {length} are needed")

@@ -1,0 +1,18 @@
+"""The few numbers of an exit that a policy reads.
+
+A readout is one row a sample: `[B, 4] float32` with the columns below. A recording of every exit is
+`[N, K, 4] float32`. The class index is exact in float32 up to 2**24 classes.
+"""
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float32]
+
+TOP1: Final = 0  # class with the highest probability
+P1: Final = 1  # its probability (max softmax of logits / T)
+P2: Final = 2  # probability of the runner-up
+ENTROPY: Final = 3  # natural-log entropy of the distribution, in nats
+COLUMNS: Final = ("top1", "p1", "p2", "entropy")

@@ -1,0 +1,1 @@
+"""Run a bundle stage by stage, stopping by policy, and measure it."""
