@@ -97,6 +97,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """[K] cumulative multiply-accumulates of leaving at each exit."""
         total, cumulative = 0, []
         for stage in self.stages:
-            total += stage.macs
+            total += max(stage.macs, 1)  # a stage of cheap operators alone still costs something
             cumulative.append(total)
         return tuple(cumulative)

@@ -18,7 +18,8 @@ MAX_BYTES: Final = 256 * 1024
 SCORE_BINS: Final = 20
 MAX_EXITS: Final = 64
 
-Count = Annotated[int, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""Databases hold 64-bit integers: a larger one is refused here, not there."""
 UpKind = Literal["state", "report", "audit", "profile"]
 DownKind = Literal["ack", "policy", "command"]
 

@@ -181,7 +181,7 @@ class BrokerSession:
                     break
                 if not came_up and time.monotonic() - started > 10:  # noqa: PLR2004 - seconds to wait for a CONNACK
                     break
-        except Exception:  # a broken packet must not end the thread
+        except Exception:  # noqa: BLE001 - a broken packet must not end the thread
             _log.exception("broker session failed; reconnecting")
         came_up = came_up or self.connected
         self._connected.clear()
@@ -238,7 +238,7 @@ class BrokerSession:
         _log.info("connected to the broker at %s:%s", self._host, self._port)
         try:
             self._on_connect()
-        except Exception:  # the caller's fault must not end the network thread
+        except Exception:  # noqa: BLE001 - the caller's fault must not end the network thread
             _log.exception("after connecting to the broker")
 
     def _message_callback(self, client: paho.Client, _user: object, message: paho.MQTTMessage) -> None:
@@ -247,5 +247,5 @@ class BrokerSession:
 
         try:
             self._on_message(Delivery(topic=message.topic, payload=bytes(message.payload), ack=ack))
-        except Exception:  # one bad message must not end the network thread
+        except Exception:  # noqa: BLE001 - one bad message must not end the network thread
             _log.exception("message on %s", message.topic)

@@ -13,6 +13,7 @@ from edgeexit.policies.document import (
     decode_document,
     encode_document,
 )
+from edgeexit.policies.simulate import disagrees, exit_rates, exits_of, simulate_exits, simulate_scores
 
 __all__ = [
     "KINDS",
@@ -26,5 +27,10 @@ __all__ = [
     "Rollout",
     "Scope",
     "decode_document",
+    "disagrees",
     "encode_document",
+    "exit_rates",
+    "exits_of",
+    "simulate_exits",
+    "simulate_scores",
 ]

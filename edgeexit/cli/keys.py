@@ -1,0 +1,47 @@
+"""`edgeexit keygen` and `edgeexit sign`: who may change a device's policy, and who made a bundle."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgeexit.cli.output import console, next_step
+
+
+def keygen_command(
+    private_key: Annotated[
+        Path, typer.Argument(help="Where the private key goes; the public one gets the suffix .pub.")
+    ],
+) -> None:
+    """Make an Ed25519 key pair; the private key stays with the calibrator, the public one goes to the devices.
+
+    Example: `edgeexit keygen calibrator.key`
+    """
+    from edgeexit.errors import SignatureError
+    from edgeexit.signing import generate_key, key_id, load_public_key
+
+    try:
+        public_key = generate_key(private_key)
+    except OSError as error:
+        raise SignatureError(f"key '{private_key}' cannot be written: {error.strerror}") from error
+    console.print(
+        f"private key {private_key} (keep it), public key {public_key}, id {key_id(load_public_key(public_key))}"
+    )
+    next_step(f'put trusted_keys = ["{public_key}"] into the agents\' configuration')
+
+
+def sign_command(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    key: Annotated[Path, typer.Option(help="Private key.")],
+) -> None:
+    """Sign a bundle's manifest and policy as they are now.
+
+    Example: `edgeexit sign quickstart/bundle --key quickstart/calibrator.key`
+    """
+    from edgeexit.bundle import Bundle
+    from edgeexit.signing import load_private_key
+
+    opened = Bundle.open(bundle)
+    opened.sign(load_private_key(key))
+    console.print(f"signed {bundle}")
+    next_step(f"edgeexit inspect {bundle} --trust {key.with_suffix('.pub')}")

@@ -1,0 +1,77 @@
+"""What commands print: tables for people, JSON for machines, a last line that says what to do next."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+"""Figures and tables, on standard output."""
+notes = Console(stderr=True, soft_wrap=not sys.stderr.isatty(), highlight=False)
+"""Progress, warnings and errors, on standard error, so that `--json` stays clean."""
+
+
+def print_json(value: Any) -> None:
+    """Print a struct or plain data as indented JSON."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; the first column is text, the others are figures."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def next_step(text: str) -> None:
+    """Say what to do next."""
+    console.print(f"[dim]next:[/] {escape(text)}", soft_wrap=True)
+
+
+def print_error(text: str) -> None:
+    """Print an error as one line on standard error."""
+    notes.print(f"[red]error:[/] {escape(text)}", soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """Print a warning as one line on standard error."""
+    notes.print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True)
+
+
+@contextmanager
+def progress_bar(what: str, *, total: int | None = None) -> Iterator[Progress]:
+    """Show a bar on standard error while the block runs; silent where that is no terminal.
+
+    The bar's one task is `progress.task_ids[0]`.
+    """
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=notes,
+        transient=True,
+        disable=not notes.is_terminal,
+    )
+    with bar:
+        bar.add_task(what, total=total)
+        yield bar
+
+
+def share(value: float) -> str:
+    """Return a share as a percentage with one decimal."""
+    return f"{100 * value:.1f} %"
+
+
+def milliseconds(value: float | None) -> str:
+    """Return a latency with three decimals, or a dash where it is not known."""
+    return "-" if value is None else f"{value:.3f} ms"

@@ -1,0 +1,72 @@
+"""`edgeexit run`: answer a data file with a bundle."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgeexit.cli.output import console, next_step, print_json, progress_bar, share
+
+
+def run_command(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    data: Annotated[Path, typer.Option(help="Samples (.npz).")],
+    out: Annotated[Path, typer.Option(help="Where the answers go (.npz).")],
+    batch: Annotated[int, typer.Option(min=1, help="Samples at a time.")] = 1,
+    every_exit: Annotated[
+        bool, typer.Option("--every-exit", help="Force all stages; write every exit's raw outputs under its name.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Run inference; write `answers`, `exits`, `latency_ms` and `outputs`, or every exit's raw outputs.
+
+    Example: `edgeexit run quickstart/bundle --data quickstart/test.npz --out answers.npz`
+    """
+    import numpy as np
+
+    from edgeexit.bundle import Bundle
+    from edgeexit.datasets import load_dataset, save_arrays
+    from edgeexit.errors import BundleError, DataError
+    from edgeexit.policies import exit_rates
+    from edgeexit.runtime import Runner, record
+
+    opened = Bundle.open(bundle)
+    document = opened.policy()
+    if document is None and not every_exit:
+        raise BundleError(
+            f"bundle '{bundle}' has no policy yet; run `edgeexit fit {bundle} --data HELDOUT.npz`, or --every-exit"
+        )
+    dataset = load_dataset(data, opened.manifest.inputs)
+    if not out.parent.is_dir():
+        raise DataError(f"folder '{out.parent}' of --out does not exist; make it first")
+    with Runner(opened) as runner, progress_bar("running", total=len(dataset)) as bar:
+        if document is None or every_exit:
+            recording = record(runner, dataset, on_samples=lambda n: bar.advance(bar.task_ids[0], n))
+            save_arrays(out, recording.outputs)
+            summary: dict[str, object] = {"samples": len(dataset), "exits": list(recording.outputs)}
+        else:
+            results = []
+            for inputs in dataset.batches(batch):
+                results.append(runner.infer(inputs, policy=document.policy))
+                bar.advance(bar.task_ids[0], len(results[-1].answers))
+            arrays = {
+                "answers": np.concatenate([result.answers for result in results]),
+                "exits": np.concatenate([result.exits for result in results]),
+                "latency_ms": np.concatenate([result.latency_ms for result in results]),
+                "outputs": np.concatenate([result.outputs for result in results]),
+            }
+            save_arrays(out, arrays)
+            summary = {
+                "samples": len(dataset),
+                "exit_rates": exit_rates(arrays["exits"], document.policy.exits),
+                "mean_ms": float(arrays["latency_ms"].mean()),
+            }
+    if as_json:
+        print_json(summary)
+        return
+    console.print(f"{len(dataset)} samples -> {out}")
+    if "mean_ms" in summary:
+        rates = exit_rates(arrays["exits"], len(opened.manifest.exits))
+        mix = ", ".join(f"{name} {share(rate)}" for name, rate in zip(opened.manifest.exits, rates, strict=True))
+        console.print(f"exits: {mix}; mean latency {summary['mean_ms']:.3f} ms")
+    next_step(f"python -c \"import numpy; print(numpy.load('{out}').files)\"")

@@ -1,0 +1,198 @@
+"""The staged runner: stage by stage, every sample leaves at its own exit."""
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from edgeexit.bundle import Bundle
+from edgeexit.datasets import Inputs, check_inputs
+from edgeexit.errors import PolicyError
+from edgeexit.manifest import READOUT_SUFFIX, TEMPERATURE_INPUT
+from edgeexit.policies import AnyPolicy
+from edgeexit.policies.readout import TOP1
+from edgeexit.runtime.backend import StageBackend, make_backend
+
+_MS_PER_NS = 1e-6
+
+
+class Inference(msgspec.Struct, frozen=True, kw_only=True):
+    """The answers of a batch, in the order of its samples."""
+
+    answers: npt.NDArray[np.int64]
+    """[B] class with the highest probability at the exit taken."""
+    exits: npt.NDArray[np.int64]
+    """[B] index of the exit taken."""
+    outputs: npt.NDArray[np.float32]
+    """[B, C] raw outputs (logits) of the exit taken."""
+    readouts: npt.NDArray[np.float32]
+    """[B, 4] readout at the exit taken."""
+    scores: npt.NDArray[np.float32]
+    """[B, K] score at every exit reached, NaN beyond."""
+    latency_ms: npt.NDArray[np.float64]
+    """[B] from the call to the decision that let the sample leave."""
+    stage_ms: tuple[float, ...]
+    """Duration of each stage that ran, readout included, decision not."""
+
+
+class EveryExit(msgspec.Struct, frozen=True, kw_only=True):
+    """Every exit's raw outputs and readouts of a batch."""
+
+    outputs: dict[str, npt.NDArray[np.float32]]
+    """Exit name -> [B, C]."""
+    readouts: npt.NDArray[np.float32]
+    """[B, K, 4]."""
+    stage_ms: tuple[float, ...]
+    """[K] duration of each stage."""
+
+
+class _Stage(NamedTuple):
+    """What the runner looks up for a stage at every call, worked out once."""
+
+    reads: tuple[str, ...]
+    makes: tuple[str, ...]
+    """Raw output, readout, then carries: the order in which they are fetched."""
+    needed_later: tuple[str, ...]
+    """Tensors that a later stage reads and that are there after this one."""
+
+
+class Runner:
+    """Runs a bundle; a context manager that opens its backend. Calls may come from several threads.
+
+    Args:
+        bundle: an opened bundle.
+        backend: default: the one that the bundle's target names.
+
+    """
+
+    def __init__(self, bundle: Bundle, *, backend: StageBackend | None = None) -> None:
+        self._manifest = bundle.manifest
+        self._backend = backend or make_backend(bundle)
+        self._stages = _plan(bundle)
+        batch = self._manifest.inputs[0].shape[0]
+        self._not_batched = {
+            tensor.name for stage in self._manifest.stages for tensor in stage.carry_out if tensor.shape[0] != batch
+        }
+        self._ones = (1.0,) * len(self._stages)
+
+    def __enter__(self) -> "Runner":
+        """Open the backend."""
+        self._backend.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the backend."""
+        self._backend.__exit__(kind, error, traceback)
+
+    @property
+    def runtime(self) -> str:
+        """Name and version of the runtime."""
+        return self._backend.description
+
+    def infer(self, inputs: Inputs, *, policy: AnyPolicy) -> Inference:
+        """Answer a batch, each sample at the first exit that the policy lets it leave.
+
+        Args:
+            inputs: model input name -> array [B, ...] of the manifest's shape and dtype.
+            policy: decides after every stage; its number of exits must be the bundle's.
+
+        Raises DataError for inputs that do not fit and PolicyError for a policy of another number of exits.
+
+        """
+        started = time.perf_counter_ns()
+        exits = len(self._stages)
+        if policy.exits != exits:
+            raise PolicyError(f"policy '{policy.kind}' is for {policy.exits} exits, the bundle has {exits}")
+        tensors: dict[str, npt.NDArray[Any]] = check_inputs(inputs, self._manifest.inputs, where="the batch")
+        batch = len(next(iter(tensors.values())))
+        alive = np.arange(batch)
+        state = policy.initial_state(batch)
+        outputs = np.empty((batch, self._manifest.classes), dtype=np.float32)
+        readouts = np.empty((batch, 4), dtype=np.float32)
+        scores = np.full((batch, exits), np.nan, dtype=np.float32)
+        taken = np.empty(batch, dtype=np.int64)
+        latency_ms = np.empty(batch, dtype=np.float64)
+        stage_ms = []
+        for k in range(exits):
+            stage_started = time.perf_counter_ns()
+            raw, readout = self._run_stage(k, tensors, policy.temperatures[k])
+            stage_ms.append((time.perf_counter_ns() - stage_started) * _MS_PER_NS)
+            decision = policy.decide(k, readout, state)
+            scores[alive, k] = decision.score
+            leaves = decision.leaves
+            leaving = alive[leaves]
+            outputs[leaving] = raw[leaves]
+            readouts[leaving] = readout[leaves]
+            taken[leaving] = k
+            latency_ms[leaving] = (time.perf_counter_ns() - started) * _MS_PER_NS
+            if len(leaving) == len(alive):
+                break
+            stays = ~leaves
+            state = decision.state
+            if len(leaving):
+                alive, state = alive[stays], state[stays]
+                tensors = self._compact(tensors, stays)
+        return Inference(
+            answers=readouts[:, TOP1].astype(np.int64),
+            exits=taken,
+            outputs=outputs,
+            readouts=readouts,
+            scores=scores,
+            latency_ms=latency_ms,
+            stage_ms=tuple(stage_ms),
+        )
+
+    def infer_every_exit(self, inputs: Inputs, *, temperatures: Sequence[float] | None = None) -> EveryExit:
+        """Run a batch to full depth and return every exit; temperatures [K], default 1. Raises DataError."""
+        tensors: dict[str, npt.NDArray[Any]] = check_inputs(inputs, self._manifest.inputs, where="the batch")
+        outputs, readouts, stage_ms = {}, [], []
+        for k, temperature in enumerate(temperatures or self._ones):
+            stage_started = time.perf_counter_ns()
+            raw, readout = self._run_stage(k, tensors, temperature)
+            stage_ms.append((time.perf_counter_ns() - stage_started) * _MS_PER_NS)
+            outputs[self._manifest.exits[k]] = raw
+            readouts.append(readout)
+        return EveryExit(outputs=outputs, readouts=np.stack(readouts, axis=1), stage_ms=tuple(stage_ms))
+
+    def _run_stage(
+        self, k: int, tensors: dict[str, npt.NDArray[Any]], temperature: float
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Run stage k on `tensors`, leave in there what later stages read, and return raw output and readout."""
+        stage = self._stages[k]
+        feeds = {name: tensors[name] for name in stage.reads}
+        feeds[TEMPERATURE_INPUT] = np.array([temperature], dtype=np.float32)
+        results = self._backend.run(k, feeds, stage.makes)
+        tensors.update(zip(stage.makes, results, strict=True))
+        for name in tensors.keys() - set(stage.needed_later):
+            del tensors[name]
+        return results[0], results[1]
+
+    def _compact(
+        self, tensors: dict[str, npt.NDArray[Any]], stays: npt.NDArray[np.bool_]
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Return only the survivors' rows; a carry without a batch dimension stays as it is."""
+        return {name: array if name in self._not_batched else array[stays] for name, array in tensors.items()}
+
+
+def _plan(bundle: Bundle) -> tuple[_Stage, ...]:
+    specs = bundle.manifest.stages
+    stages = []
+    available = {spec.name for spec in bundle.manifest.inputs}
+    for k, spec in enumerate(specs):
+        makes = (spec.exit.name, spec.exit.name + READOUT_SUFFIX, *(tensor.name for tensor in spec.carry_out))
+        available |= set(makes)
+        later = {name for other in specs[k + 1 :] for name in (*other.inputs, *other.carry_in)}
+        stages.append(
+            _Stage(
+                reads=(*spec.inputs, *spec.carry_in),
+                makes=tuple(dict.fromkeys(makes)),
+                needed_later=tuple(sorted(available & later)),
+            )
+        )
+    return tuple(stages)

@@ -1,0 +1,162 @@
+"""A tiny real bundle for tests, made without torch: small ONNX stages with readouts, and golden samples."""
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from edgeexit.bundle import Bundle, Golden, bundle_folder, write_golden, write_manifest
+from edgeexit.manifest import READOUT_SUFFIX, TEMPERATURE_INPUT, Manifest, Proof, StageSpec, TensorSpec
+from edgeexit.targets import host_target
+
+INPUT: Final = "x"
+FEATURES: Final = 8
+WIDTH: Final = 16
+GOLDEN_SAMPLES: Final = 16
+
+_OPSET: Final = 17
+_IR_VERSION: Final = 9
+_Array = npt.NDArray[np.float32]
+
+
+def make_bundle(folder: Path, exits: int = 3, classes: int = 4, seed: int = 0) -> Bundle:
+    """Write a bundle into the new folder `folder` and open it.
+
+    Input `x` is [batch, 8] float32, the exits are `e0`, `e1` ... with logits [batch, classes]. Every stage carries
+    its hidden tensor to the next one, and stage 0's goes to all later ones. Another seed gives other weights, and so
+    another digest; the same arguments give the same bytes. It has golden samples and no policy.
+    """
+    generator = np.random.default_rng(seed)
+    layers = [_Layer(generator, FEATURES if k == 0 else WIDTH, classes, depth=k) for k in range(exits)]
+    golden = generator.standard_normal((GOLDEN_SAMPLES, FEATURES)).astype(np.float32)
+    answers = _whole_model(layers, golden)
+    with bundle_folder(folder) as made:
+        stages = []
+        for k, layer in enumerate(layers):
+            onnx.save(_stage_graph(k, layer, last=k == exits - 1), made / f"stage{k}.onnx")
+            stages.append(
+                StageSpec(
+                    name=f"stage{k}",
+                    file=f"stage{k}.onnx",
+                    exit=TensorSpec(name=f"e{k}", dtype="float32", shape=("batch", classes)),
+                    inputs=(INPUT,) if k == 0 else (),
+                    carry_in=_carry_in(k),
+                    carry_out=()
+                    if k == exits - 1
+                    else (TensorSpec(name=f"hidden{k}", dtype="float32", shape=("batch", WIDTH)),),
+                    macs=layer.hidden.size + layer.head.size,
+                )
+            )
+        write_golden(made, Golden(inputs={INPUT: golden}, exits=answers))
+        write_manifest(
+            made,
+            Manifest(
+                model="tiny",
+                task="classify",
+                target=host_target(),
+                precision="fp32",
+                opset=_OPSET,
+                inputs=(TensorSpec(name=INPUT, dtype="float32", shape=("batch", FEATURES)),),
+                classes=classes,
+                stages=tuple(stages),
+                proof=Proof(
+                    samples=GOLDEN_SAMPLES,
+                    source="random",
+                    runtime="made by tests/bundles.py; the runtime's tests compare with the golden samples",
+                    absolute_tolerance=1e-4,
+                    relative_tolerance=1e-4,
+                    max_absolute_error=dict.fromkeys(answers, 0.0),
+                ),
+                tools={"onnx": onnx.__version__},
+                files={},
+            ),
+        )
+    return Bundle.open(folder)
+
+
+def make_samples(count: int, seed: int = 1) -> dict[str, npt.NDArray[np.float32]]:
+    """Return inputs [count, 8] for a bundle of `make_bundle`."""
+    return {INPUT: np.random.default_rng(seed).standard_normal((count, FEATURES)).astype(np.float32)}
+
+
+class _Layer:
+    """A stage's weights; deeper exits are surer of their answer."""
+
+    def __init__(self, generator: np.random.Generator, fan_in: int, classes: int, depth: int) -> None:
+        self.hidden: _Array = (generator.standard_normal((fan_in, WIDTH)) / np.sqrt(fan_in)).astype(np.float32)
+        self.bias: _Array = (0.1 * generator.standard_normal(WIDTH)).astype(np.float32)
+        self.head: _Array = ((1 + depth) * generator.standard_normal((WIDTH, classes)) / np.sqrt(WIDTH)).astype(
+            np.float32
+        )
+
+
+def _carry_in(k: int) -> tuple[str, ...]:
+    if k == 0:
+        return ()
+    return ("hidden0",) if k == 1 else ("hidden0", f"hidden{k - 1}")
+
+
+def _whole_model(layers: list[_Layer], x: _Array) -> dict[str, _Array]:
+    answers: dict[str, _Array] = {}
+    hidden: list[_Array] = []
+    for k, layer in enumerate(layers):
+        before = x if k == 0 else hidden[0] if k == 1 else hidden[0] + hidden[k - 1]
+        hidden.append(np.maximum(before @ layer.hidden + layer.bias, 0))
+        answers[f"e{k}"] = hidden[k] @ layer.head
+    return answers
+
+
+def _stage_graph(k: int, layer: _Layer, *, last: bool) -> onnx.ModelProto:
+    sources = (INPUT,) if k == 0 else _carry_in(k)
+    nodes = []
+    before = sources[-1]
+    if len(sources) > 1:
+        nodes.append(helper.make_node("Add", sources, ["before"]))
+        before = "before"
+    nodes += [
+        helper.make_node("Gemm", [before, "hidden_weight", "hidden_bias"], ["linear"]),
+        helper.make_node("Relu", ["linear"], [f"hidden{k}"]),
+        helper.make_node("MatMul", [f"hidden{k}", "head_weight"], [f"e{k}"]),
+        *_readout_nodes(f"e{k}"),
+    ]
+    weights = [
+        numpy_helper.from_array(layer.hidden, "hidden_weight"),
+        numpy_helper.from_array(layer.bias, "hidden_bias"),
+        numpy_helper.from_array(layer.head, "head_weight"),
+        numpy_helper.from_array(np.array([2], dtype=np.int64), "two"),
+        numpy_helper.from_array(np.array([1, 1], dtype=np.int64), "top2_split"),
+        numpy_helper.from_array(np.array([1], dtype=np.int64), "class_axis"),
+    ]
+    width = FEATURES if k == 0 else WIDTH
+    inputs = [_float(name, "batch", width) for name in sources] + [_float(TEMPERATURE_INPUT, 1)]
+    outputs = [_float(f"e{k}", "batch", layer.head.shape[1]), _float(f"e{k}{READOUT_SUFFIX}", "batch", 4)]
+    if not last:
+        outputs.append(_float(f"hidden{k}", "batch", WIDTH))
+    graph = helper.make_graph(nodes, f"stage{k}", inputs, outputs, weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _readout_nodes(logits: str) -> list[onnx.NodeProto]:
+    """Return the nodes of top-1 class, top-1 and top-2 probability and entropy of softmax(logits / T)."""
+    make = helper.make_node
+    return [
+        make("Div", [logits, TEMPERATURE_INPUT], ["scaled"]),
+        make("Softmax", ["scaled"], ["probabilities"], axis=-1),
+        make("LogSoftmax", ["scaled"], ["logs"], axis=-1),
+        make("TopK", ["probabilities", "two"], ["top2", "top2_class"], axis=-1),
+        make("Split", ["top2_class", "top2_split"], ["top1_class", "runner_up_class"], axis=-1),
+        make("Cast", ["top1_class"], ["top1"], to=TensorProto.FLOAT),
+        make("Mul", ["probabilities", "logs"], ["terms"]),
+        make("ReduceSum", ["terms", "class_axis"], ["negative_entropy"], keepdims=1),
+        make("Neg", ["negative_entropy"], ["entropy"]),
+        make("Concat", ["top1", "top2", "entropy"], [f"{logits}{READOUT_SUFFIX}"], axis=1),
+    ]
+
+
+def _float(name: str, *shape: int | str) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)

@@ -1,0 +1,101 @@
+"""The staged runner on real ONNX Runtime sessions."""
+
+import numpy as np
+import pytest
+
+from edgeexit.errors import BundleError, DataError, PolicyError
+from edgeexit.policies import Beem, Confidence, simulate_exits
+from edgeexit.runtime import Runner
+from tests.bundles import INPUT, make_bundle, make_samples
+
+CONFIDENCE = Confidence(temperatures=(1.0,) * 4, thresholds=(0.6, 0.7, 0.8))
+BEEM = Beem(temperatures=(1.0, 1.5, 1.0, 1.0), thresholds=(0.5, 0.8, 1.2), weights=(0.7, 0.8, 0.9, 1.0))
+NEVER_EARLY = Confidence(temperatures=(1.0,) * 4, thresholds=(None,) * 3)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return make_bundle(tmp_path_factory.mktemp("runner") / "bundle", exits=4)
+
+
+@pytest.fixture(scope="module")
+def runner(bundle):
+    with Runner(bundle) as opened:
+        yield opened
+
+
+def test_every_exit_matches_the_golden_samples(bundle, runner):
+    golden = bundle.golden()
+    every = runner.infer_every_exit(golden.inputs)
+    assert list(every.outputs) == ["e0", "e1", "e2", "e3"]
+    for name, expected in golden.exits.items():
+        np.testing.assert_allclose(every.outputs[name], expected, rtol=1e-4, atol=1e-4)
+    assert every.readouts.shape == (len(golden.inputs[INPUT]), 4, 4)
+
+
+def test_temperature_reaches_the_readout_and_not_the_raw_output(runner):
+    inputs = make_samples(16)
+    plain, hot = runner.infer_every_exit(inputs), runner.infer_every_exit(inputs, temperatures=(5.0,) * 4)
+    np.testing.assert_allclose(plain.outputs["e2"], hot.outputs["e2"])
+    scaled = plain.outputs["e2"] / 5
+    p = np.exp(scaled) / np.exp(scaled).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(hot.readouts[:, 2, 1], p.max(axis=1), rtol=1e-4)
+    np.testing.assert_allclose(hot.readouts[:, 2, 3], -(p * np.log(p)).sum(axis=1), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("policy", [CONFIDENCE, BEEM], ids=["confidence", "beem"])
+@pytest.mark.parametrize("batch", [1, 7, 64])
+def test_a_batch_leaves_sample_by_sample_in_order(runner, policy, batch):
+    """Exits, answers and outputs are what recording every exit and replaying the policy says."""
+    inputs = make_samples(batch, seed=batch)
+    every = runner.infer_every_exit(inputs, temperatures=policy.temperatures)
+    expected = simulate_exits(policy, every.readouts)
+    result = runner.infer(inputs, policy=policy)
+    np.testing.assert_array_equal(result.exits, expected)
+    rows = np.arange(batch)
+    np.testing.assert_array_equal(result.answers, every.readouts[rows, expected, 0])
+    stacked = np.stack(list(every.outputs.values()), axis=1)
+    np.testing.assert_allclose(result.outputs, stacked[rows, expected], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(np.isnan(result.scores), np.arange(4) > expected[:, None])
+    if batch == 64:
+        assert len(np.unique(expected)) > 2, "the case is too easy to show anything"
+
+
+def test_answers_do_not_depend_on_batch_mates(runner):
+    inputs = make_samples(32, seed=5)
+    together = runner.infer(inputs, policy=BEEM)
+    alone = [runner.infer({INPUT: inputs[INPUT][i : i + 1]}, policy=BEEM) for i in range(32)]
+    np.testing.assert_array_equal(together.exits, np.concatenate([one.exits for one in alone]))
+    np.testing.assert_array_equal(together.answers, np.concatenate([one.answers for one in alone]))
+
+
+def test_stages_stop_when_everything_has_left(runner):
+    always = Confidence(temperatures=(1.0,) * 4, thresholds=(0.0, 0.0, 0.0))
+    assert len(runner.infer(make_samples(8), policy=always).stage_ms) == 1
+    assert len(runner.infer(make_samples(8), policy=NEVER_EARLY).stage_ms) == 4
+
+
+def test_who_leaves_early_waits_less(runner):
+    result = runner.infer(make_samples(64, seed=64), policy=CONFIDENCE)
+    by_exit = [result.latency_ms[result.exits == k].max() for k in np.unique(result.exits)]
+    assert by_exit == sorted(by_exit)
+    assert (result.latency_ms > 0).all()
+
+
+def test_inputs_that_do_not_fit_are_named(runner):
+    with pytest.raises(DataError, match="'x' is 2x9 where the model takes batchx8"):
+        runner.infer({INPUT: np.zeros((2, 9), np.float32)}, policy=CONFIDENCE)
+    with pytest.raises(DataError, match="has no array 'x'; it has 'y'"):
+        runner.infer({"y": np.zeros((2, 8), np.float32)}, policy=CONFIDENCE)
+
+
+def test_a_policy_for_another_number_of_exits_is_refused(runner):
+    with pytest.raises(PolicyError, match="for 2 exits, the bundle has 4"):
+        runner.infer(make_samples(1), policy=Confidence(temperatures=(1.0, 1.0), thresholds=(0.5,)))
+
+
+def test_a_stage_that_does_not_open_is_named(tmp_path):
+    bundle = make_bundle(tmp_path / "bundle")
+    (bundle.path / "stage1.onnx").write_bytes(b"not a graph")
+    with pytest.raises(BundleError, match=r"stage1\.onnx does not open"), Runner(bundle):
+        pass

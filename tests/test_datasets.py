@@ -1,0 +1,69 @@
+"""Data files: what does not fit is named, with its value."""
+
+import numpy as np
+import pytest
+
+from edgeexit.datasets import load_dataset, save_arrays
+from edgeexit.errors import DataError
+from edgeexit.manifest import TensorSpec
+
+SPECS = (
+    TensorSpec(name="ids", dtype="int64", shape=("batch", 5)),
+    TensorSpec(name="mask", dtype="float32", shape=("batch", 5)),
+)
+IDS, MASK = np.zeros((3, 5), np.int64), np.ones((3, 5), np.float32)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "data.npz"
+
+
+def test_inputs_and_labels_are_read(path):
+    save_arrays(path, {"ids": IDS, "mask": MASK, "labels": np.array([0, 1, 2], np.int32), "other": IDS})
+    dataset = load_dataset(path, SPECS, classes=3)
+    assert list(dataset.inputs) == ["ids", "mask"]
+    assert dataset.labels is not None
+    assert dataset.labels.dtype == np.int64
+    assert [len(batch["ids"]) for batch in dataset.batches(2)] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"ids": IDS}, "no array 'mask'; it has 'ids'"),
+        ({"ids": IDS, "mask": MASK[:, :4]}, "'mask' is 3x4 where the model takes batchx5"),
+        ({"ids": IDS, "mask": MASK.astype(np.float64)}, "'mask' is float64 where the model takes float32"),
+        ({"ids": IDS, "mask": MASK[:2]}, "'mask' has 2 samples where 'ids' has 3"),
+        ({"ids": IDS[:0], "mask": MASK[:0]}, "no samples"),
+        ({"ids": IDS, "mask": MASK, "labels": np.arange(4)}, r"'labels' has shape \(4,\)"),
+        ({"ids": IDS, "mask": MASK, "labels": np.array([0, 1, 9])}, "label 9 is outside the model's classes 0 to 2"),
+        ({"ids": IDS, "mask": MASK, "labels": np.array([0, -1, 1])}, "label -1"),
+        ({"ids": IDS, "mask": MASK, "labels": np.ones(3)}, "integers"),
+    ],
+)
+def test_what_does_not_fit_is_named(path, arrays, message):
+    save_arrays(path, arrays)
+    with pytest.raises(DataError, match=message):
+        load_dataset(path, SPECS, classes=3)
+
+
+def test_missing_labels_are_an_error_only_where_they_are_needed(path):
+    save_arrays(path, {"ids": IDS, "mask": MASK})
+    assert load_dataset(path, SPECS).labels is None
+    with pytest.raises(DataError, match="labels"):
+        load_dataset(path, SPECS, need_labels=True)
+
+
+def test_a_missing_or_broken_file_is_named(path):
+    with pytest.raises(DataError, match="does not exist"):
+        load_dataset(path, SPECS)
+    path.write_bytes(b"not a zip")
+    with pytest.raises(DataError, match=r"data\.npz"):
+        load_dataset(path, SPECS)
+
+
+def test_pickled_arrays_are_refused(path):
+    np.savez(path, ids=np.array([{"code": 1}], dtype=object), mask=MASK)
+    with pytest.raises(DataError, match=r"data\.npz"):
+        load_dataset(path, SPECS)

@@ -1,0 +1,68 @@
+"""Keys and envelopes."""
+
+import base64
+import json
+import stat
+
+import pytest
+
+from edgeexit.errors import SignatureError
+from edgeexit.signing import generate_key, load_private_key, load_public_key, sign, verify
+
+KIND = "application/test"
+
+
+@pytest.fixture
+def keys(tmp_path):
+    public = generate_key(tmp_path / "a.key")
+    return load_private_key(tmp_path / "a.key"), load_public_key(public)
+
+
+def test_a_signed_payload_comes_back(keys):
+    private, public = keys
+    assert verify(sign(b"hello", payload_type=KIND, key=private), payload_type=KIND, keys=[public]) == b"hello"
+
+
+def test_the_envelope_follows_dsse(keys):
+    """The signed bytes are DSSE's pre-authentication encoding, so that other tools can check them."""
+    private, public = keys
+    envelope = json.loads(sign(b"hello", payload_type=KIND, key=private))
+    signature = base64.b64decode(envelope["signatures"][0]["sig"])
+    public.verify(signature, b"DSSEv1 16 application/test 5 hello")
+
+
+def test_a_changed_payload_type_or_key_is_refused(keys, tmp_path):
+    private, public = keys
+    envelope = sign(b"hello", payload_type=KIND, key=private)
+    changed = json.loads(envelope)
+    changed["payload"] = base64.b64encode(b"hullo").decode()
+    with pytest.raises(SignatureError, match="wrong signature"):
+        verify(json.dumps(changed).encode(), payload_type=KIND, keys=[public])
+    with pytest.raises(SignatureError, match="application/other"):
+        verify(envelope, payload_type="application/other", keys=[public])
+    stranger = load_public_key(generate_key(tmp_path / "b.key"))
+    with pytest.raises(SignatureError, match="wrong signature"):
+        verify(envelope, payload_type=KIND, keys=[stranger])
+    with pytest.raises(SignatureError, match="trusted keys: none"):
+        verify(envelope, payload_type=KIND, keys=[])
+
+
+@pytest.mark.parametrize("garbage", [b"", b"{}", b"\xff\x00", b'{"payload":"!","payloadType":"x","signatures":[]}'])
+def test_garbage_is_not_an_envelope(keys, garbage):
+    with pytest.raises(SignatureError, match="not a signed envelope"):
+        verify(garbage, payload_type=KIND, keys=[keys[1]])
+
+
+def test_a_key_is_private_and_never_overwritten(tmp_path):
+    generate_key(tmp_path / "k.key")
+    assert stat.S_IMODE((tmp_path / "k.key").stat().st_mode) == 0o600
+    with pytest.raises(SignatureError, match="exists already"):
+        generate_key(tmp_path / "k.key")
+
+
+def test_a_file_that_is_no_key_is_named(tmp_path):
+    (tmp_path / "x.key").write_text("nothing")
+    with pytest.raises(SignatureError, match=r"x\.key"):
+        load_private_key(tmp_path / "x.key")
+    with pytest.raises(SignatureError, match=r"y\.pub"):
+        load_public_key(tmp_path / "y.pub")
