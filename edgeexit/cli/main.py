@@ -4,8 +4,22 @@ import sys
 
 import typer
 
+from edgeexit.cli.agent import agent_command
+from edgeexit.cli.calibrator import calibrator_app
+from edgeexit.cli.compile import compile_command
+from edgeexit.cli.evaluate import evaluate_command
+from edgeexit.cli.fit import fit_command
+from edgeexit.cli.inspect import inspect_command
+from edgeexit.cli.keys import keygen_command, sign_command
 from edgeexit.cli.output import notes, print_error
+from edgeexit.cli.profile import profile_command
+from edgeexit.cli.quickstart import quickstart_command
+from edgeexit.cli.run import run_command
+from edgeexit.cli.targets import targets_command
 from edgeexit.errors import EdgeExitError
+
+_BAD_INPUT = 2
+_INTERRUPTED = 130
 
 app = typer.Typer(
     name="edgeexit",
@@ -15,9 +29,18 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-
-_BAD_INPUT = 2
-_INTERRUPTED = 130
+app.command("quickstart")(quickstart_command)
+app.command("compile")(compile_command)
+app.command("inspect")(inspect_command)
+app.command("fit")(fit_command)
+app.command("evaluate")(evaluate_command)
+app.command("run")(run_command)
+app.command("profile")(profile_command)
+app.command("agent")(agent_command)
+app.add_typer(calibrator_app, name="calibrator")
+app.command("targets")(targets_command)
+app.command("keygen")(keygen_command)
+app.command("sign")(sign_command)
 
 
 def main() -> None:

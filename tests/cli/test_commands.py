@@ -1,0 +1,159 @@
+"""The commands on a real bundle: what they print, write and refuse."""
+
+import json
+
+import numpy as np
+import pytest
+
+from edgeexit.bundle import Bundle
+from edgeexit.datasets import save_arrays
+from edgeexit.runtime import Runner
+from tests.bundles import INPUT, make_bundle, make_samples
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    return make_bundle(tmp_path / "bundle", exits=3)
+
+
+@pytest.fixture
+def data(bundle, tmp_path):
+    """400 samples, labelled with the final exit's answer."""
+    inputs = make_samples(400, seed=3)
+    with Runner(bundle) as runner:
+        labels = runner.infer_every_exit(inputs).readouts[:, -1, 0].astype(np.int64)
+    path = tmp_path / "data.npz"
+    save_arrays(path, {**inputs, "labels": labels})
+    return path
+
+
+def refusal(outcome) -> str:
+    """Return the one line of a refused command."""
+    assert outcome.code == 2
+    assert outcome.out == ""
+    lines = outcome.err.strip().splitlines()
+    assert len(lines) == 1, outcome.err
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+def test_inspect_prints_stages_carry_and_proof(edgeexit, bundle):
+    outcome = edgeexit("inspect", bundle.path, "--json")
+    content = json.loads(outcome.out)
+    assert [stage["name"] for stage in content["stages"]] == ["stage0", "stage1", "stage2"]
+    assert content["carry"][0] == {"stage": "stage0", "tensor": "hidden0", "bytes_per_sample": 64}
+    assert content["proof"]["samples"] == 16
+    assert content["digest"] == bundle.digest
+    assert "composed stages equal the whole model" in edgeexit("inspect", bundle.path).out
+
+
+def test_fit_evaluate_profile_and_run_follow_each_other(edgeexit, bundle, data, tmp_path):
+    fitted = json.loads(edgeexit("fit", bundle.path, "--data", data, "--max-risk", 0.2, "--json").out)
+    assert fitted["policy"]["policy"]["kind"] == "beem"
+    assert fitted["cost_unit"] == "macs"
+    assert fitted["speedup"] > 1
+    assert Bundle.open(bundle.path).policy() is not None
+
+    results = json.loads(edgeexit("evaluate", bundle.path, "--data", data, "--json").out)
+    assert results["whole model"]["agreement"] == 1
+    assert results["beem"]["agreement"] >= 0.8
+    assert results["beem"]["exit_rates"][0] + results["beem"]["exit_rates"][1] > 0
+
+    profile = json.loads(edgeexit("profile", bundle.path, "--data", data, "--duration", 0.2, "--json").out)
+    assert [stage["name"] for stage in profile["stages"]] == ["stage0", "stage1", "stage2"]
+    assert profile["policy"] == "beem"
+    assert (
+        json.loads(edgeexit("fit", bundle.path, "--data", data, "--max-risk", 0.2, "--json").out)["cost_unit"] == "ms"
+    )
+
+    out = tmp_path / "answers.npz"
+    assert edgeexit("run", bundle.path, "--data", data, "--out", out, "--batch", 32).code == 0
+    with np.load(out) as answers:
+        assert sorted(answers.files) == ["answers", "exits", "latency_ms", "outputs"]
+        assert answers["outputs"].shape == (400, 4)
+        with np.load(data) as given:
+            assert (answers["answers"] == given["labels"]).mean() == pytest.approx(
+                results["beem"]["agreement"], abs=0.01
+            )
+
+
+def test_run_every_exit_writes_each_exit_under_its_name(edgeexit, bundle, data, tmp_path):
+    out = tmp_path / "exits.npz"
+    assert edgeexit("run", bundle.path, "--data", data, "--out", out, "--every-exit").code == 0
+    with np.load(out) as exits:
+        assert exits.files == ["e0", "e1", "e2"]
+        assert exits["e1"].shape == (400, 4)
+
+
+def test_keys_sign_a_bundle_and_trust_checks_it(edgeexit, bundle, tmp_path):
+    key = tmp_path / "maker.key"
+    assert "private key" in edgeexit("keygen", key).out
+    assert "signature.json is missing" in refusal(edgeexit("inspect", bundle.path, "--trust", key.with_suffix(".pub")))
+    assert edgeexit("sign", bundle.path, "--key", key).code == 0
+    assert edgeexit("inspect", bundle.path, "--trust", key.with_suffix(".pub")).code == 0
+    assert "exists already" in refusal(edgeexit("keygen", key))
+
+
+def test_targets_are_listed_and_explained(edgeexit):
+    assert "x86-cpu" in edgeexit("targets").out
+    assert json.loads(edgeexit("targets", "arm64-cpu", "--json").out)["architecture"] == "aarch64"
+    assert "arm64-cpu, x86-cpu" in refusal(edgeexit("targets", "abacus"))
+
+
+def test_labels_of_the_wrong_length_are_one_line(edgeexit, bundle, data, tmp_path):
+    with np.load(data) as given:
+        save_arrays(tmp_path / "short.npz", {INPUT: given[INPUT], "labels": given["labels"][:-1]})
+    line = refusal(edgeexit("fit", bundle.path, "--data", tmp_path / "short.npz"))
+    assert "'labels' has shape (399,) where 400 samples need one each" in line
+    assert Bundle.open(bundle.path).policy() is None
+
+
+def test_a_corrupted_bundle_is_one_line_that_names_the_file(edgeexit, bundle, data):
+    path = bundle.path / "stage1.onnx"
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    for command in (["inspect", bundle.path], ["fit", bundle.path, "--data", data], ["profile", bundle.path]):
+        assert "stage1.onnx is damaged" in refusal(edgeexit(*command))
+
+
+def test_too_few_samples_and_an_unknown_policy_are_one_line(edgeexit, bundle, data):
+    assert "at least 4604 are needed" in refusal(edgeexit("fit", bundle.path, "--data", data, "--max-risk", 0.001))
+    assert "beem, confidence" in refusal(edgeexit("fit", bundle.path, "--data", data, "--policy", "psychic"))
+
+
+def test_a_bundle_without_policy_says_what_to_run(edgeexit, bundle, data, tmp_path):
+    assert "edgeexit fit" in refusal(edgeexit("evaluate", bundle.path, "--data", data))
+    assert "edgeexit fit" in refusal(edgeexit("run", bundle.path, "--data", data, "--out", tmp_path / "y.npz"))
+    assert not (tmp_path / "y.npz").exists()
+
+
+def test_debug_shows_the_traceback(edgeexit, tmp_path):
+    with pytest.raises(Exception, match="is not a bundle"):
+        edgeexit("inspect", tmp_path, "--debug")
+
+
+def test_an_unknown_option_exits_with_2(edgeexit, bundle):
+    assert edgeexit("inspect", bundle.path, "--colour").code == 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "compile",
+        "inspect",
+        "fit",
+        "evaluate",
+        "run",
+        "profile",
+        "agent",
+        "calibrator",
+        "targets",
+        "quickstart",
+        "keygen",
+        "sign",
+    ],
+)
+def test_every_command_explains_itself_with_an_example(edgeexit, command):
+    outcome = edgeexit(command, "--help")
+    assert outcome.code == 0
+    assert "Usage" in outcome.out
+    assert "Example" in outcome.out

@@ -1,0 +1,71 @@
+"""The base install on a device: built as a wheel, in an environment of its own, and light."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+ALLOWED = {
+    # what the design names, and what those bring along
+    "edgeexit": "", "numpy": "", "msgspec": "", "paho-mqtt": "", "cryptography": "", "typer": "", "rich": "",
+    "cffi": "cryptography", "pycparser": "cryptography", "typing-extensions": "cryptography",
+    "annotated-doc": "typer", "shellingham": "typer", "click": "typer",
+    "pydantic": "typer", "pydantic-core": "typer", "annotated-types": "typer", "typing-inspection": "typer",
+    "markdown-it-py": "rich", "mdurl": "rich", "pygments": "rich", "tomli": "Python 3.10",
+}  # fmt: skip
+
+PROBE = """
+import importlib.util, json, sys
+import edgeexit.agent
+from edgeexit.targets import list_targets
+heavy = ["torch", "onnx", "onnx_ir", "scipy", "sqlalchemy", "fastapi", "sklearn", "plotly", "iotcore"]
+print(json.dumps({
+    "installed": [name for name in heavy if importlib.util.find_spec(name)],
+    "loaded": sorted(name for name in ("typer", "rich", "onnxruntime", "edgeexit_calibration") if name in sys.modules),
+    "targets": sorted(list_targets()),
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def device(tmp_path_factory):
+    """An interpreter that has the built wheel and nothing else."""
+    folder = tmp_path_factory.mktemp("device")
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", folder, ROOT], check=True)
+    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+    python = folder / "venv" / "bin" / "python"
+    (wheel,) = folder.glob("*.whl")
+    subprocess.run([python, *pip[1:], "install", wheel], check=True)
+    return python
+
+
+def test_the_agent_imports_where_nothing_heavy_is_installed(device, tmp_path):
+    result = subprocess.run([device, "-c", PROBE], cwd=tmp_path, capture_output=True, text=True, check=True)
+    found = json.loads(result.stdout)
+    assert found["installed"] == []
+    assert found["loaded"] == []
+    assert {"x86-cpu", "arm64-cpu"} <= set(found["targets"])
+
+
+def test_the_base_install_brings_nothing_unexpected(device):
+    listed = subprocess.run(
+        [device, "-m", "pip", "list", "--format", "json"], capture_output=True, text=True, check=True
+    )
+    names = {entry["name"].lower().replace("_", "-") for entry in json.loads(listed.stdout)} - {"pip", "setuptools"}
+    assert names - set(ALLOWED) == set()
+
+
+def test_the_command_line_starts_and_says_which_extra_is_missing(device, tmp_path):
+    program = device.parent / "edgeexit"
+    assert subprocess.run([program, "targets"], capture_output=True, check=False).returncode == 0
+    missing = subprocess.run(
+        [program, "compile", "m.onnx", "--out", "b"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert missing.returncode == 2
+    assert "extra" in missing.stderr
+    assert len(missing.stderr.strip().splitlines()) == 1

@@ -1,0 +1,53 @@
+"""The whole loop, for real: what a new user runs first."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory):
+    """One run of `edgeexit quickstart --json`: its folder and its figures."""
+    folder = tmp_path_factory.mktemp("loop") / "quickstart"
+    command = [sys.executable, "-m", "edgeexit", "quickstart", "--out", str(folder), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, json.loads(done.stdout), done.stderr
+
+
+def test_the_model_is_good_and_early_exits_pay(quickstart):
+    _, story, _ = quickstart
+    whole = story["evaluations"]["whole model"]
+    assert whole["accuracy"] >= 0.97
+    for kind in ("confidence", "beem"):
+        assert story["evaluations"][kind]["latency"]["mean_ms"] < whole["latency"]["mean_ms"]
+
+
+def test_drift_breaks_the_certificate_and_the_update_mends_it(quickstart):
+    _, story, _ = quickstart
+    before, drifted, after = story["phases"]
+    assert [phase["revision"] for phase in (before, drifted, after)] == [1, 1, 2]
+    assert before["disagreement"]["observed"] <= story["risk"]
+    assert drifted["disagreement"]["observed"] > story["risk"]
+    assert after["disagreement"]["low"] <= story["risk"]
+    assert after["disagreement"]["observed"] < drifted["disagreement"]["observed"]
+    early = [phase["mix"]["counts"][0] / phase["mix"]["samples"] for phase in (drifted, after)]
+    assert early[1] < early[0], "the new policy should let fewer samples leave at the first exit"
+
+
+def test_bundle_database_and_report_stay(quickstart):
+    folder, _, narration = quickstart
+    assert (folder / "bundle" / "manifest.json").is_file()
+    assert (folder / "calibrator.sqlite").is_file()
+    page = (folder / "quickstart-report.html").read_text()
+    assert "after the update" in page
+    assert 'src="http' not in page, "the report must open offline"
+    assert "Before and after" in narration
+
+
+def test_nothing_is_left_running(quickstart):
+    folder, _, _ = quickstart
+    running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert str(folder) not in running
