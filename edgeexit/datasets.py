@@ -46,13 +46,7 @@ def load_dataset(
     Raises DataError: unreadable, an input missing, a shape or dtype that does not fit, labels of the wrong length or
     outside `classes`, or no labels where `need_labels`.
     """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            content = {name: arrays[name] for name in arrays.files}
-    except FileNotFoundError as error:
-        raise DataError(f"data file '{path}' does not exist") from error
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"data file '{path}' cannot be read as .npz: {error}") from error
+    content = load_arrays(path)
     inputs = check_inputs(content, specs, where=f"data file '{path}'")
     labels = content.get(LABELS)
     if labels is None:
@@ -60,6 +54,17 @@ def load_dataset(
             raise DataError(f"data file '{path}' has no array '{LABELS}', and this needs the true classes")
         return Dataset(inputs=inputs)
     return Dataset(inputs=inputs, labels=_check_labels(labels, len(next(iter(inputs.values()))), classes, path))
+
+
+def load_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Read every array of a data file. Raises DataError when it is unreadable."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except FileNotFoundError as error:
+        raise DataError(f"data file '{path}' does not exist") from error
+    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"data file '{path}' cannot be read as .npz: {error}") from error
 
 
 def check_inputs(arrays: Inputs, specs: Sequence[TensorSpec], *, where: str) -> dict[str, npt.NDArray[Any]]:

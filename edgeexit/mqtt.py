@@ -140,8 +140,10 @@ class BrokerSession:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             properties.MessageExpiryInterval = expiry_s
         info = client.publish(topic, payload, qos=1, retain=retain, properties=properties)
+        if info.rc != paho.MQTT_ERR_SUCCESS:
+            return False
         self._last_publish = info
-        return info.rc == paho.MQTT_ERR_SUCCESS
+        return True
 
     def _keep_up(self) -> None:
         delay_s, tries_without_connack, reachable = _FIRST_DELAY_S, 0, True
@@ -199,6 +201,9 @@ class BrokerSession:
         )
         client.on_connect = self._connected_callback
         client.on_message = self._message_callback
+        # Leaves all writing to the network thread, which this wakes. Otherwise paho writes from whatever thread
+        # publishes or acknowledges, packets overtake each other, and brokers end connections for acks out of order.
+        client.on_socket_register_write = lambda *_: None
         if self._tls:
             client.tls_set(self._config.ca_file, self._config.certificate_file, self._config.key_file)
         if self._config.username is not None:

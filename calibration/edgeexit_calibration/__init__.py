@@ -1,1 +1,49 @@
 """The cloud side: stores what the fleet reports, watches drift, refits and publishes policies."""
+
+from edgeexit_calibration.cohorts import CohortAddress
+from edgeexit_calibration.database import Database, DatabaseError, open_database
+from edgeexit_calibration.measures import (
+    Disagreement,
+    ExitMix,
+    audit_watermark,
+    audited_exit_mix,
+    disagreement,
+    exit_mix,
+)
+from edgeexit_calibration.register import Registered, register
+from edgeexit_calibration.service import Service, ServiceConfig
+from edgeexit_calibration.views import (
+    CohortView,
+    DeviceView,
+    EventView,
+    PolicyView,
+    cohorts,
+    devices,
+    events,
+    policy_history,
+)
+
+__all__ = [
+    "CohortAddress",
+    "CohortView",
+    "Database",
+    "DatabaseError",
+    "DeviceView",
+    "Disagreement",
+    "EventView",
+    "ExitMix",
+    "PolicyView",
+    "Registered",
+    "Service",
+    "ServiceConfig",
+    "audit_watermark",
+    "audited_exit_mix",
+    "cohorts",
+    "devices",
+    "disagreement",
+    "events",
+    "exit_mix",
+    "open_database",
+    "policy_history",
+    "register",
+]

@@ -52,7 +52,11 @@ def register_command(
         f"probability {1 - delta:.0%}; {what} {registered.revision}"
     )
     if registered.certified_risk is None or registered.certified_risk > max_risk:
-        known = "not certified" if registered.certified_risk is None else f"for {share(registered.certified_risk)}"
+        known = (
+            "not certified"
+            if registered.certified_risk is None
+            else f"certified for {share(registered.certified_risk)}"
+        )
         warn(f"the bundle's own policy is {known}; it holds until audits show that it breaks {share(max_risk)}")
     next_step(f"edgeexit calibrator run --fleet {fleet} --database {database} --key calibrator.key")
 
@@ -134,24 +138,18 @@ def status_command(database: DatabaseOption = _DATABASE, as_json: JsonOption = F
         return
     print_table(
         "Devices",
-        ("device", "online", "bundle", "cohort", "revision", "policy", "last news", "refused"),
+        ("device", "online", "bundle", "cohort", "revision", "policy", "last news (UTC)", "refused"),
         [_device_cells(device) for device in found_devices],
     )
     print_table(
         "Cohorts",
-        (
-            "cohort",
-            "devices",
-            "revision",
-            "policy",
-            "goal",
-            "agreement (95 %)",
-            "audits",
-            "exit mix",
-            "latency",
-            "state",
-        ),
-        [_cohort_cells(row) for row in rows],
+        ("cohort", "devices", "up to date", "revision", "policy", "condition"),
+        [_cohort_cells(row["cohort"]) for row in rows],
+    )
+    print_table(
+        "Current revisions",
+        ("cohort", "goal", "agreement, 95 % interval", "audits", "exit mix", "latency"),
+        [_measured_cells(row) for row in rows],
     )
     next_step(f"edgeexit calibrator history --database {database}")
 
@@ -186,12 +184,12 @@ def history_command(database: DatabaseOption = _DATABASE, as_json: JsonOption = 
     for cohort, policies, log in found:
         print_table(
             f"Policies of {cohort.address}",
-            ("revision", "since", "by", "policy", "thresholds", "certificate", "why"),
+            ("revision", "since (UTC)", "by", "policy", "thresholds", "certificate", "why"),
             [_policy_cells(policy) for policy in policies],
         )
         print_table(
             f"Events of {cohort.address}",
-            ("what", "when", "by", "details"),
+            ("what", "when (UTC)", "by", "details"),
             [
                 (
                     event.what,
@@ -241,24 +239,31 @@ def _device_cells(device: "DeviceView") -> Sequence[str]:
     )
 
 
-def _cohort_cells(row: dict[str, Any]) -> Sequence[str]:
-    cohort: CohortView = row["cohort"]
-    measured: Disagreement = row["disagreement"]
-    agreement = "no audits yet"
-    if measured.observed is not None:
-        agreement = f"{share(1 - measured.observed)} ({share(1 - measured.high)} to {share(1 - measured.low)})"
+def _cohort_cells(cohort: "CohortView") -> Sequence[str]:
     registered = cohort.revision is not None
     return (
         str(cohort.address),
-        f"{cohort.devices} ({cohort.up_to_date} up to date)" if registered else str(cohort.devices),
+        str(cohort.devices),
+        str(cohort.up_to_date) if registered else "-",
         str(cohort.revision) if registered else "-",
         cohort.policy or "-",
-        "-" if cohort.risk is None else f"{share(1 - cohort.risk)}",
+        (cohort.condition or "watched") if registered else "not registered",
+    )
+
+
+def _measured_cells(row: dict[str, Any]) -> Sequence[str]:
+    cohort: CohortView = row["cohort"]
+    measured: Disagreement = row["disagreement"]
+    agreement = "-"
+    if measured.observed is not None:
+        agreement = f"{share(1 - measured.observed)} [{share(1 - measured.high)}, {share(1 - measured.low)}]"
+    return (
+        str(cohort.address),
+        "-" if cohort.risk is None else share(1 - cohort.risk),
         agreement,
         str(measured.samples),
         " / ".join(share(rate) for rate in row["exit_rates"] or ()) or "-",
         milliseconds(row["exit_mix"].mean_latency_ms),
-        (cohort.condition or "watched") if registered else "not registered",
     )
 
 

@@ -6,14 +6,25 @@ from contextlib import contextmanager
 from typing import Any
 
 import msgspec
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+_PLAIN_WIDTH = 160
+"""Columns of a table in a file or pipe, where nothing says how wide the reader's page is."""
+
+
+def _console(*, stderr: bool = False) -> Console:
+    """Return a console: styled on a terminal, plain text of full lines elsewhere."""
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(stderr=stderr, highlight=False, soft_wrap=not terminal, width=None if terminal else _PLAIN_WIDTH)
+
+
+console = _console()
 """Figures and tables, on standard output."""
-notes = Console(stderr=True, soft_wrap=not sys.stderr.isatty(), highlight=False)
+notes = _console(stderr=True)
 """Progress, warnings and errors, on standard error, so that `--json` stays clean."""
 
 
@@ -24,7 +35,12 @@ def print_json(value: Any) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, to: Console = console) -> None:
     """Print a table; the first column is text, the others are figures."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.ROUNDED if to.is_terminal else box.MARKDOWN,  # a pipe gets plain text
+    )
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right")
     for row in rows:

@@ -36,7 +36,7 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """Return the before/after table: its columns and rows."""
-        columns = ("", "revision", "agreement", "95 % interval", *(f"leave at {e}" for e in self.exits), "mean cost")
+        columns = ("", "revision", "agreement", "95 % interval", *self.exits, "mean cost")
         rows = []
         for phase in self.phases:
             found, rates = phase.disagreement, phase.mix.rates or (0.0,) * len(self.exits)
@@ -47,7 +47,7 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
                     "-" if found.observed is None else f"{1 - found.observed:.1%}",
                     f"{1 - found.high:.1%} to {1 - found.low:.1%}",
                     *(f"{rate:.0%}" for rate in rates),
-                    f"{phase.mean_ms(self.profile.cumulative_ms):.2f} ms",
+                    f"{phase.mean_ms(self.profile.cumulative_ms):.3f} ms",
                 )
             )
         return columns, rows
@@ -60,10 +60,7 @@ def write_report(path: Path, story: Story) -> None:
     figures = [
         (
             "Agreement with the final exit, over time",
-            (
-                f"Of the last 100 audited samples. The certificate states at least {target}; the calibrator sees it break, "
-                "refits on the new audits, signs, and the agents apply."
-            ),
+            f"Of the last 100 audited samples; certified: at least {target}. The calibrator sees it break and refits.",
             _timeline(story),
         ),
         ("Where samples leave", "Shares of audited samples, before and after.", _mix(story)),
@@ -84,7 +81,7 @@ def write_report(path: Path, story: Story) -> None:
             "-" if result.accuracy is None else f"{result.accuracy:.1%}",
             f"{result.agreement:.1%}",
             *(f"{rate:.0%}" for rate in result.exit_rates),
-            f"{result.latency.mean_ms:.2f} ms",
+            f"{result.latency.mean_ms:.3f} ms",
         )
         for name, result in story.evaluations.items()
     ]

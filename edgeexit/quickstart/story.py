@@ -226,7 +226,7 @@ def _fit(console: Console, bundle: Bundle, digits: Digits) -> tuple[dict[str, Ev
         evaluations = evaluate(runner, _dataset(digits.test), policies)
     print_table(
         "Policies",
-        ("policy", "accuracy", "agreement", *(f"leave at {name}" for name in bundle.manifest.exits), "mean latency"),
+        ("policy", "accuracy", "agreement", *bundle.manifest.exits, "mean latency"),
         [
             (
                 name,

@@ -135,25 +135,15 @@ def test_an_unknown_option_exits_with_2(edgeexit, bundle):
     assert edgeexit("inspect", bundle.path, "--colour").code == 2
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "compile",
-        "inspect",
-        "fit",
-        "evaluate",
-        "run",
-        "profile",
-        "agent",
-        "calibrator",
-        "targets",
-        "quickstart",
-        "keygen",
-        "sign",
-    ],
+COMMANDS = (
+    *("compile", "inspect", "fit", "evaluate", "run", "profile", "agent", "targets", "quickstart", "keygen", "sign"),
+    *("calibrator register", "calibrator run", "calibrator status", "calibrator history"),
 )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself_with_an_example(edgeexit, command):
-    outcome = edgeexit(command, "--help")
+    outcome = edgeexit(*command.split(), "--help")
     assert outcome.code == 0
     assert "Usage" in outcome.out
     assert "Example" in outcome.out

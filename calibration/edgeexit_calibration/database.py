@@ -1,0 +1,172 @@
+"""Open the database, bring its schema up to date, and give sessions to read or to write."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url
+from sqlalchemy.orm import Session
+
+from edgeexit.errors import EdgeExitError
+
+_log = logging.getLogger(__name__)
+
+_BEGIN: Final = "edgeexit_begin"
+_SQLITE: Final = "sqlite"
+_PROGRAMMING_FAULTS = (exc.IntegrityError, exc.DataError, exc.ProgrammingError, exc.NotSupportedError)
+
+
+class DatabaseError(EdgeExitError):
+    """The database cannot be opened, read or written now: wrong URL, locked, full, damaged or too new."""
+
+
+class Database:
+    """An open database.
+
+    Attributes:
+        name: the URL without its password, for people.
+        engine: of SQLAlchemy.
+
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.name = engine.url.render_as_string(hide_password=True)
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Session]:
+        """Give a session that sees one state of the database. Raises DatabaseError."""
+        with self._errors_named(), Session(self.engine) as session:
+            yield session
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Session]:
+        """Give a session that commits when the block ends and undoes everything when it raises.
+
+        It holds the write lock from its beginning, so what it reads is still true when it writes. Raises
+        DatabaseError; then nothing was written.
+        """
+        engine = self.engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
+        with self._errors_named(), Session(engine) as session, session.begin():
+            session.connection()  # takes the lock now, not at the first statement
+            yield session
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
+    @contextlib.contextmanager
+    def _errors_named(self) -> Iterator[None]:
+        try:
+            yield
+        except exc.DBAPIError as error:
+            if isinstance(error, _PROGRAMMING_FAULTS):
+                raise
+            raise DatabaseError(f"database '{self.name}': {error.orig}; {_advice(str(error.orig))}") from error
+
+
+def open_database(url: str, *, create: bool = True, busy_timeout_s: float = 10.0) -> Database:
+    """Open a database by SQLAlchemy URL, or by the path of an SQLite file, and migrate it to this version's schema.
+
+    Args:
+        url: e.g. `sqlite:///calibrator.sqlite`, or just `calibrator.sqlite`.
+        create: make an SQLite file that is not there; else that is an error.
+        busy_timeout_s: how long to wait for another process's write lock.
+
+    Raises DatabaseError: not a URL, no driver, not there, locked, damaged, or written by a newer version.
+
+    """
+    parsed = _parse(url)
+    if parsed.get_backend_name() == _SQLITE and not create and not Path(str(parsed.database)).exists():
+        raise DatabaseError(f"there is no database '{parsed.database}'; `edgeexit calibrator register` makes one")
+    options: dict[str, Any] = {}
+    if parsed.get_backend_name() == _SQLITE:
+        options["connect_args"] = {"timeout": busy_timeout_s}
+    try:
+        engine = create_engine(parsed, **options)
+    except exc.NoSuchModuleError as error:
+        raise DatabaseError(f"database '{url}': '{parsed.drivername}' is not a kind of database known here") from error
+    except ModuleNotFoundError as error:
+        raise DatabaseError(f"database '{url}' needs the package '{error.name}'; install it") from error
+    if parsed.get_backend_name() == _SQLITE:
+        _prepare_sqlite(engine)
+    database = Database(engine)
+    try:
+        _migrate(database)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def migration_config(connection: Connection) -> Config:
+    """Return Alembic's configuration for this package's migrations over `connection`."""
+    config = Config()
+    config.set_main_option("script_location", "edgeexit_calibration:migrations")
+    config.attributes["connection"] = connection
+    return config
+
+
+def _parse(url: str) -> URL:
+    if "://" not in url:
+        return URL.create(_SQLITE, database=url)
+    try:
+        parsed = make_url(url)
+    except (exc.ArgumentError, ValueError) as error:
+        raise DatabaseError(f"database '{url}' is not a URL; write e.g. sqlite:///calibrator.sqlite") from error
+    if parsed.get_backend_name() == _SQLITE and parsed.database in {None, "", ":memory:"}:
+        raise DatabaseError(f"database '{url}' names no file; write e.g. sqlite:///calibrator.sqlite")
+    return parsed
+
+
+def _prepare_sqlite(engine: Engine) -> None:
+    """Begin transactions ourselves, as SQLAlchemy's documentation of pysqlite says, and make commits durable."""
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # the driver must not begin transactions by itself
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql(connection.get_execution_options().get(_BEGIN, "BEGIN"))
+
+
+def _migrate(database: Database) -> None:
+    """Run the migrations that are missing, all in one transaction, and refuse a schema that is not known."""
+    with database.reading() as session:
+        connection = session.connection()
+        scripts = ScriptDirectory.from_config(migration_config(connection))
+        if _schema(connection) == scripts.get_current_head():
+            return
+    with database.writing() as session:
+        connection = session.connection()
+        found = _schema(connection)  # again: another process may have migrated it meanwhile
+        if found is not None and found not in {script.revision for script in scripts.walk_revisions()}:
+            raise DatabaseError(
+                f"database '{database.name}' has schema '{found}', which this version does not know; "
+                f"upgrade edgeexit to the version that wrote it, or newer"
+            )
+        _log.info("bringing database '%s' to schema %s", database.name, scripts.get_current_head())
+        command.upgrade(migration_config(connection), "head")
+
+
+def _schema(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _advice(reason: str) -> str:
+    if "locked" in reason:
+        return "another process is writing to it; try again, or stop that one"
+    if "not a database" in reason or "malformed" in reason:
+        return "it is damaged or no SQLite file; restore it, or give another"
+    if "unable to open" in reason or "readonly" in reason:
+        return "is its folder there, and may you write to it?"
+    return "is it reachable, and is there space on the disk?"

@@ -1,0 +1,108 @@
+"""Register a bundle for a cohort: what its policy must hold, what its exits cost, and its first revision."""
+
+from datetime import datetime, timezone
+from itertools import pairwise
+
+import msgspec
+
+from edgeexit.bundle import Bundle
+from edgeexit.errors import BundleError
+from edgeexit.fitting import samples_needed
+from edgeexit.messages import check_name
+from edgeexit.policies import PolicyDocument, Scope, encode_document
+from edgeexit_calibration.cohorts import (
+    CohortAddress,
+    add_event,
+    add_revision,
+    current_revision,
+    find_or_add_cohort,
+)
+from edgeexit_calibration.database import Database
+from edgeexit_calibration.tables import Registration
+
+
+class Registered(msgspec.Struct, frozen=True, kw_only=True):
+    """What a registration came to."""
+
+    cohort: CohortAddress
+    revision: int
+    """The cohort's current revision."""
+    is_new_revision: bool
+    """False where the bundle's policy was registered before and only the goal may have changed."""
+    certified_risk: float | None
+    """What the bundle's own policy is certified for, where it is."""
+
+
+def register(
+    database: Database, bundle: Bundle, *, fleet: str, cohort: str, risk: float, delta: float, who: str
+) -> Registered:
+    """Put a cohort's policy into the calibrator's care; `Service` publishes it at its next check.
+
+    The first registration makes revision 1 of the policy in the bundle. A later one changes the goal, and makes the
+    next revision where the bundle has been fitted anew.
+
+    Args:
+        database: where to.
+        bundle: opened; with a policy, and a profile where there is one.
+        fleet: whose devices.
+        cohort: which of them.
+        risk: bound on the share of answers that differ from the final exit's, 0 to 1.
+        delta: probability with which the bound may fail, 0 to 1.
+        who: the user, for the audit log.
+
+    Raises MessageError (names), FittingError (risk, delta), BundleError (no policy, costs that do not increase),
+    DatabaseError.
+
+    """
+    address = CohortAddress(check_name("fleet", fleet), bundle.digest, check_name("cohort", cohort))
+    samples_needed(risk, delta)  # refuses a goal that nothing could ever certify
+    shipped = bundle.policy()
+    if shipped is None:
+        raise BundleError(f"bundle '{bundle.path}' has no policy to begin with; run `edgeexit fit` first")
+    costs, unit = _costs(bundle)
+    content = encode_document(shipped).decode()
+    now = datetime.now(timezone.utc)
+    with database.writing() as session:
+        cohort_id = find_or_add_cohort(session, address).id
+        asked = session.get(Registration, cohort_id)
+        is_new = asked is None or asked.shipped != content
+        if asked is None:
+            asked = Registration(cohort_id=cohort_id)
+            session.add(asked)
+        asked.model, asked.exits = bundle.manifest.model, list(bundle.manifest.exits)
+        asked.costs, asked.cost_unit = costs, unit
+        asked.risk, asked.delta, asked.shipped = risk, delta, content
+        asked.who, asked.at = who, now
+        current = current_revision(session, cohort_id)
+        revision = 0 if current is None else current.revision
+        if is_new:
+            revision += 1
+            document = _for_cohort(shipped, revision, cohort)
+            reason = "registered" if current is None else "registered again with a policy fitted anew"
+            add_revision(session, cohort_id, document, reason=reason, who=who, now=now)
+        details = {"risk": risk, "delta": delta, "revision": revision, "costs": costs, "cost_unit": unit}
+        add_event(session, cohort_id, "registered", details, who=who, now=now)
+    certified_risk = None if shipped.certificate is None else shipped.certificate.risk
+    return Registered(cohort=address, revision=revision, is_new_revision=is_new, certified_risk=certified_risk)
+
+
+def _for_cohort(shipped: PolicyDocument, revision: int, cohort: str) -> PolicyDocument:
+    return PolicyDocument(
+        bundle=shipped.bundle,
+        revision=revision,
+        policy=shipped.policy,
+        scope=Scope(cohort=cohort),
+        certificate=shipped.certificate,
+    )
+
+
+def _costs(bundle: Bundle) -> tuple[list[float], str]:
+    """Return the cumulative cost [K] of leaving at each exit, and its unit."""
+    profile = bundle.profile()
+    if profile is not None:
+        costs, unit = list(profile.cumulative_ms), "ms"
+    else:
+        costs, unit = [float(macs) for macs in bundle.manifest.macs], "MACs"
+    if len(costs) != len(bundle.manifest.exits) or not all(a < b for a, b in pairwise([0.0, *costs])):
+        raise BundleError(f"bundle '{bundle.path}': costs {costs} {unit} do not increase; run `edgeexit profile`")
+    return costs, unit

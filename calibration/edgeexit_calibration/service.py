@@ -1,0 +1,164 @@
+"""The calibrator's loop: messages into the database, acknowledged once committed; policies out of it.
+
+The broker session's thread only puts messages into a queue. One thread does all the rest, so what is acknowledged is
+always committed, and what is published is always stored.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import Final
+
+import msgspec
+
+from edgeexit.errors import MessageError
+from edgeexit.messages import Ack, down_topic, encode, uplink_filter
+from edgeexit.mqtt import BrokerConfig, BrokerSession, Delivery
+from edgeexit.signing import PrivateKey
+from edgeexit_calibration.database import Database, DatabaseError
+from edgeexit_calibration.ingest import Receipt, Uplink, read_uplink, store
+from edgeexit_calibration.publish import Publisher
+from edgeexit_calibration.watcher import Watcher
+
+_log = logging.getLogger(__name__)
+
+_LARGEST_BATCH: Final = 500
+_LONGEST_BATCH_S: Final = 0.2
+_QUIET_S: Final = 0.01
+"""A batch ends early when nothing came for so long: brokers send only so many unacknowledged messages."""
+_RETRY_S: Final = 1.0
+
+
+class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """How to run the calibrator."""
+
+    fleet: str
+    broker: BrokerConfig = BrokerConfig()
+    check_interval_s: float = 5.0
+    """How often every cohort is looked at, and new revisions are published."""
+    min_audits: int | None = None
+    """Audits since a change that a refit waits for; null: twice what a certificate needs."""
+    alpha: float = 0.001
+    """At most one false alarm in 1/alpha audits while the risk holds."""
+
+
+class Service:
+    """Ingests a fleet's messages, watches its cohorts and publishes their policies, until told to stop.
+
+    Args:
+        database: owns messages and policies; may be shared with other threads.
+        config: which fleet, over which broker.
+        key: signs the policies.
+
+    Attributes:
+        dropped: messages that broke the wire contract, since the start.
+
+    """
+
+    def __init__(self, database: Database, config: ServiceConfig, key: PrivateKey) -> None:
+        self.dropped = 0
+        self._database = database
+        self._interval_s = config.check_interval_s
+        self._queue: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+        self._connected_anew = threading.Event()
+        self._watcher = Watcher(database, fleet=config.fleet, min_audits=config.min_audits, alpha=config.alpha)
+        self._session = BrokerSession(
+            config.broker,
+            client_id=f"edgeexit-calibrator-{config.fleet}",
+            subscriptions=[uplink_filter(config.fleet)],
+            on_message=self._queue.put,
+            on_connect=self._connected_anew.set,
+            manual_ack=True,
+        )
+        self._publisher = Publisher(database, self._session, fleet=config.fleet, key=key)
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until `stop` is set; then disconnect. What is not committed by then is sent again by the devices."""
+        self._session.start()
+        next_check = time.monotonic()
+        try:
+            while not stop.is_set():
+                batch = self._take(min(_LONGEST_BATCH_S, max(next_check - time.monotonic(), 0)))
+                if batch:
+                    self._ingest(batch, stop)
+                if self._connected_anew.is_set():
+                    self._connected_anew.clear()
+                    self._publisher.forget()
+                    next_check = time.monotonic()
+                if time.monotonic() >= next_check:
+                    self._check()
+                    next_check = time.monotonic() + self._interval_s
+        finally:
+            self._session.stop()
+
+    def _take(self, wait_s: float) -> list[Delivery]:
+        """Return the next batch, empty when nothing came in `wait_s`."""
+        batch: list[Delivery] = []
+        try:
+            batch.append(self._queue.get(timeout=wait_s))
+            deadline = time.monotonic() + _LONGEST_BATCH_S
+            while len(batch) < _LARGEST_BATCH and time.monotonic() < deadline:
+                batch.append(self._queue.get(timeout=_QUIET_S))
+        except queue.Empty:
+            pass
+        return batch
+
+    def _ingest(self, batch: Sequence[Delivery], stop: threading.Event) -> None:
+        """Commit a batch, then acknowledge it; while the database does not take it, keep it and try again."""
+        uplinks = [uplink for delivery in batch if (uplink := self._read(delivery)) is not None]
+        receipts: Sequence[Receipt] = ()
+        complained = False
+        while uplinks:
+            try:
+                receipts = self._store(uplinks)
+                break
+            except DatabaseError as error:
+                if not complained:
+                    _log.warning("%s; nothing is acknowledged until it works again", error)
+                    complained = True
+                if stop.wait(_RETRY_S):
+                    return
+        for delivery in batch:
+            delivery.ack()
+        for receipt in receipts:
+            ack = Ack(outbox=receipt.outbox, sequences=receipt.sequences)
+            # Without an expiry: rumqttd drops 3.1.1 subscribers that are sent a message with properties.
+            self._session.publish(down_topic(receipt.address, "ack"), encode(ack))
+
+    def _read(self, delivery: Delivery) -> Uplink | None:
+        try:
+            return read_uplink(delivery.topic, delivery.payload)
+        except MessageError as error:
+            self._drop(delivery.topic, error)
+            return None
+
+    def _store(self, uplinks: Sequence[Uplink]) -> list[Receipt]:
+        """Write a batch; where one message cannot be written at all, write the others. Raises DatabaseError."""
+        try:
+            with self._database.writing() as session:
+                return store(session, uplinks, now=datetime.now(timezone.utc))
+        except DatabaseError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the broker would send the message again and again
+            if len(uplinks) == 1:
+                self._drop("/".join(uplinks[0].address), error)
+                return []
+        return [receipt for uplink in uplinks for receipt in self._store([uplink])]
+
+    def _drop(self, where: str, error: Exception) -> None:
+        self.dropped += 1
+        _log.warning("message %d dropped: %s: %s", self.dropped, where, " ".join(str(error).split())[:300])
+
+    def _check(self) -> None:
+        """Watch, refit, publish; a failure is said and does not end the loop."""
+        now = datetime.now(timezone.utc)
+        try:
+            self._watcher.check(now=now)
+            self._publisher.publish(now=now)
+        except DatabaseError as error:
+            _log.warning("%s; checking again in %g s", error, self._interval_s)
+        except Exception:  # noqa: BLE001 - messages must still be taken in
+            _log.exception("the check of the cohorts failed; checking again in %g s", self._interval_s)

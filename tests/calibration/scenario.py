@@ -1,0 +1,181 @@
+"""A small fleet to calibrate: a bundle with a fitted policy, audits that keep its risk or break it, a real broker."""
+
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import iotcore
+import numpy as np
+import paho.mqtt.client as paho
+
+from edgeexit.bundle import Bundle
+from edgeexit.fitting import fit_max_risk
+from edgeexit.latency import BIN_COUNT
+from edgeexit.messages import SCORE_BINS, Audit, AuditedSample, DeviceAddress, ExitCounters, Report, State, encode
+from edgeexit.policies import Confidence, PolicyDocument, simulate_exits
+from tests.bundles import make_bundle
+
+FLEET, COHORT = "shop", "cameras"
+RISK, DELTA = 0.1, 0.1
+EXITS = 3
+DEVICE = DeviceAddress(FLEET, "s0", "camera-1")
+
+
+def readouts_of(count: int, *, trust: float = 1.0, seed: int = 0) -> np.ndarray:
+    """Return [count, 3, 4]: an early exit agrees with the final one with probability `trust` x its confidence."""
+    rng = np.random.default_rng(seed)
+    confidence = np.sort(1 - 0.7 * rng.random((count, EXITS)) ** 3, axis=1)
+    final = rng.integers(0, 4, count)
+    wrong = rng.random((count, EXITS)) > trust * confidence
+    wrong[:, -1] = False
+    readouts = np.zeros((count, EXITS, 4), np.float32)
+    readouts[:, :, 0] = np.where(wrong, (final[:, None] + 1) % 4, final[:, None])
+    readouts[:, :, 1] = confidence
+    readouts[:, :, 2] = (1 - confidence) / 2
+    readouts[:, :, 3] = 0.5
+    return readouts
+
+
+def fitted_bundle(folder: Path) -> Bundle:
+    """Make a bundle whose policy is certified for RISK on readouts with full trust."""
+    bundle = make_bundle(folder, exits=EXITS)
+    template = Confidence(temperatures=(1.0,) * EXITS, thresholds=(None,) * (EXITS - 1))
+    fit = fit_max_risk(template, readouts_of(2000), bundle.manifest.macs, risk=RISK, delta=DELTA)
+    assert any(threshold is not None for threshold in fit.policy.thresholds)
+    bundle.write_policy(
+        PolicyDocument(bundle=bundle.digest, revision=0, policy=fit.policy, certificate=fit.certificate)
+    )
+    return bundle
+
+
+def audits_of(
+    bundle: Bundle,
+    count: int,
+    *,
+    policy: Confidence | None = None,
+    trust: float = 1.0,
+    revision: int = 1,
+    first_sequence: int = 0,
+    seed: int = 7,
+    size: int = 100,
+) -> list[Audit]:
+    """Return audit messages of `count` samples in all, as a device under `policy` (the bundle's) would send them."""
+    readouts = readouts_of(count, trust=trust, seed=seed)
+    exits = simulate_exits(policy or bundle.policy().policy, readouts)
+    samples = [
+        AuditedSample(
+            exit=int(taken),
+            top1=tuple(map(int, row[:, 0])),
+            p1=tuple(map(float, row[:, 1])),
+            p2=tuple(map(float, row[:, 2])),
+            entropy=tuple(map(float, row[:, 3])),
+        )
+        for row, taken in zip(readouts, exits, strict=True)
+    ]
+    return [
+        Audit(
+            outbox="box",
+            sequence=first_sequence + index,
+            bundle=bundle.digest,
+            cohort=COHORT,
+            boot=1,
+            revision=revision,
+            samples=tuple(samples[start : start + size]),
+        )
+        for index, start in enumerate(range(0, count, size))
+    ]
+
+
+def report_of(bundle_digest: str, *, sequence: int, counts=(5, 3, 2), revision: int = 1, boot: int = 1) -> Report:
+    """Return a report whose samples took about 1 ms each."""
+    histogram = [0] * BIN_COUNT
+    exits = []
+    for k, count in enumerate(counts):
+        latency = histogram.copy()
+        latency[13] = count
+        scores = [0] * SCORE_BINS
+        scores[-1] = sum(counts[k:])
+        exits.append(ExitCounters(reached=sum(counts[k:]), exited=count, scores=tuple(scores), latency=tuple(latency)))
+    return Report(
+        outbox="box",
+        sequence=sequence,
+        bundle=bundle_digest,
+        cohort=COHORT,
+        boot=boot,
+        revision=revision,
+        uptime_s=1.0,
+        exits=tuple(exits),
+    )
+
+
+def state_of(bundle_digest: str, *, revision: int = 1, online: bool = True) -> State:
+    """Return a device's state."""
+    return State(
+        online=online, bundle=bundle_digest, cohort=COHORT, boot=1, revision=revision, policy="confidence", agent="0.1"
+    )
+
+
+def until(condition: Callable[[], bool], *, limit_s: float = 15.0) -> None:
+    """Wait for a condition, or fail."""
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+class LocalBroker:
+    """An iotcore broker on a free port that can be stopped and started again, with nothing kept in between."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"mqtt://127.0.0.1:{self.port}"
+        self._config = folder / "broker.toml"
+        self._config.write_text(
+            "id = 0\n[router]\nid = 0\nmax_connections = 100\nmax_outgoing_packet_count = 1000\n"
+            "max_segment_size = 10485760\nmax_segment_count = 10\n"
+            f'[v5.1]\nname = "v5"\nlisten = "127.0.0.1:{self.port}"\nnext_connection_delay_ms = 1\n'
+            "[v5.1.connections]\nconnection_timeout_ms = 60000\nmax_payload_size = 1048576\n"
+            "max_inflight_count = 100\ndynamic_filters = true\n"
+        )
+        self._broker = None
+
+    def start(self) -> None:
+        self._broker = iotcore.Broker(config_path=str(self._config))
+        self._broker.start()
+
+    def stop(self) -> None:
+        if self._broker is not None:
+            self._broker.stop()
+            self._broker = None
+
+
+class Client:
+    """Somebody at the broker: publishes at QoS 1 and keeps what it receives."""
+
+    def __init__(self, broker: LocalBroker, *subscriptions: str) -> None:
+        self.received: list[tuple[str, bytes]] = []
+        self._client = paho.Client(paho.CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+        self._client.on_message = lambda _c, _u, message: self.received.append((message.topic, message.payload))
+        self._client.on_connect = lambda client, *_: [client.subscribe(topic, qos=1) for topic in subscriptions]
+        self._client.connect("127.0.0.1", broker.port)
+        self._client.loop_start()
+        until(self._client.is_connected)
+
+    def publish(self, topic: str, message: object) -> None:
+        """Publish and wait until the broker has it."""
+        self.send(topic, message).wait_for_publish(5)
+
+    def send(self, topic: str, message: object) -> paho.MQTTMessageInfo:
+        """Publish without waiting."""
+        payload = message if isinstance(message, bytes) else encode(message)
+        return self._client.publish(topic, payload, qos=1)
+
+    def of(self, topic: str) -> list[bytes]:
+        return [payload for received, payload in self.received if received == topic]
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()

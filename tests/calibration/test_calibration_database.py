@@ -1,0 +1,84 @@
+"""The database: its schema follows the models, and what cannot be opened is one clear line."""
+
+import sqlite3
+
+import pytest
+from alembic import command
+from edgeexit_calibration import DatabaseError, open_database
+from edgeexit_calibration.database import migration_config
+from edgeexit_calibration.tables import Base
+
+
+def test_a_fresh_database_has_the_schema_of_the_models(database):
+    with database.reading() as session:
+        command.check(migration_config(session.connection()))  # raises where they differ
+        tables = session.connection().exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'")
+        assert set(Base.metadata.tables) <= {name for (name,) in tables}
+
+
+def test_commits_are_durable_and_readers_do_not_wait(database):
+    with database.reading() as session:
+        connection = session.connection()
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+        assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+        with database.writing() as writer:
+            writer.connection().exec_driver_sql("DELETE FROM event")
+
+
+def test_a_path_and_a_url_are_the_same_database(tmp_path):
+    path = tmp_path / "with 100% space.sqlite"
+    open_database(str(path)).close()
+    open_database(f"sqlite:///{path}", create=False).close()
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("sqlite://", "names no file"),
+        ("oracel://host/x", "'oracel' is not a kind of database"),
+        ("://x", "is not a URL"),
+        ("no/such/folder/x.sqlite", "is its folder there"),
+    ],
+)
+def test_a_wrong_url_is_said_in_one_line(url, says):
+    with pytest.raises(DatabaseError, match=says) as caught:
+        open_database(url)
+    assert "\n" not in str(caught.value)
+
+
+def test_only_asking_makes_no_database(tmp_path):
+    with pytest.raises(DatabaseError, match="there is no database"):
+        open_database(str(tmp_path / "x.sqlite"), create=False)
+    assert not (tmp_path / "x.sqlite").exists()
+
+
+def test_a_damaged_file_is_said_and_left_alone(tmp_path):
+    path = tmp_path / "x.sqlite"
+    path.write_bytes(b"this is no database at all" * 100)
+    with pytest.raises(DatabaseError, match="damaged"):
+        open_database(str(path))
+    assert path.read_bytes().startswith(b"this is no database")
+
+
+def test_a_locked_database_is_said(tmp_path):
+    path = tmp_path / "x.sqlite"
+    opened = open_database(str(path), busy_timeout_s=0.1)
+    other = sqlite3.connect(path)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(DatabaseError, match="another process is writing"), opened.writing():
+        pass
+    other.rollback()
+    with opened.writing():
+        pass
+
+
+def test_a_newer_schema_is_refused_and_left_alone(tmp_path):
+    path = tmp_path / "x.sqlite"
+    open_database(str(path)).close()
+    newer = sqlite3.connect(path)
+    newer.execute("UPDATE alembic_version SET version_num = '9999'")
+    newer.commit()
+    with pytest.raises(DatabaseError, match=r"schema '9999'.*upgrade edgeexit"):
+        open_database(str(path))
+    assert newer.execute("SELECT version_num FROM alembic_version").fetchall() == [("9999",)]

@@ -1,0 +1,217 @@
+"""The calibrator as a fleet meets it: over a real broker, into a real database, through restarts of either."""
+
+import sqlite3
+import threading
+import time
+
+import pytest
+from edgeexit_calibration import (
+    CohortAddress,
+    Service,
+    ServiceConfig,
+    devices,
+    disagreement,
+    exit_mix,
+    open_database,
+    policy_history,
+    register,
+)
+
+from edgeexit.messages import Ack, decode, down_topic, policy_topic, up_topic
+from edgeexit.mqtt import BrokerConfig
+from edgeexit.policies import decode_document, disagrees, simulate_exits
+from edgeexit.policies.document import PAYLOAD_TYPE
+from edgeexit.signing import generate_key, load_private_key, load_public_key, verify
+from tests.calibration.scenario import (
+    COHORT,
+    DELTA,
+    DEVICE,
+    FLEET,
+    RISK,
+    Client,
+    audits_of,
+    readouts_of,
+    report_of,
+    state_of,
+    until,
+)
+
+DIGEST = "c" * 64
+
+
+@pytest.fixture
+def key(tmp_path):
+    path = tmp_path / "calibrator.key"
+    generate_key(path)
+    return path
+
+
+@pytest.fixture
+def serve(database, broker, key):
+    """Start a service on the database and the broker; it is stopped at the end of the test."""
+    running = []
+
+    def start(store=database, **options):
+        config = ServiceConfig(fleet=FLEET, broker=BrokerConfig(url=broker.url), check_interval_s=0.1, **options)
+        service, stop = Service(store, config, load_private_key(key)), threading.Event()
+        thread = threading.Thread(target=service.run, args=(stop,))
+        thread.start()
+        running.append((stop, thread))
+        return service, lambda: (stop.set(), thread.join(10))
+
+    yield start
+    for stop, thread in running:
+        stop.set()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def connect(broker):
+    clients = []
+
+    def to(*subscriptions):
+        clients.append(Client(broker, *subscriptions))
+        return clients[-1]
+
+    yield to
+    for client in clients:
+        client.close()
+
+
+def acknowledged(client):
+    return [n for payload in client.of(down_topic(DEVICE, "ack")) for n in decode(payload, Ack).sequences]
+
+
+def documents(client, topic, key):
+    keys = [load_public_key(key.with_suffix(".pub"))]
+    return [decode_document(verify(e, payload_type=PAYLOAD_TYPE, keys=keys)) for e in client.of(topic)]
+
+
+def test_from_registration_to_a_refitted_policy(database, bundle, broker, key, serve, connect):
+    cohort = register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, who="ada").cohort
+    serve()
+    topic = policy_topic(*cohort)
+    until(lambda: policy_history(database, cohort)[0].published_at is not None)
+    device = connect(topic, down_topic(DEVICE, "ack"))  # comes later: the policy is retained
+    until(lambda: device.of(topic))
+    [first] = documents(device, topic, key)
+    assert (first.revision, first.scope.cohort, first.bundle) == (1, COHORT, bundle.digest)
+    assert first.policy == bundle.policy().policy
+
+    device.publish(up_topic(DEVICE, "state"), state_of(bundle.digest))
+    for audit in audits_of(bundle, 800, trust=0.5):
+        device.publish(up_topic(DEVICE, "audit"), audit)
+    until(lambda: len(device.of(topic)) > 1)
+    second = documents(device, topic, key)[1]
+    assert (second.revision, second.scope.cohort, second.bundle) == (2, COHORT, bundle.digest)
+    assert second.certificate.upper_bound <= RISK
+    assert any(
+        new is None or new > old
+        for new, old in zip(second.policy.thresholds, first.policy.thresholds, strict=True)
+        if old is not None
+    )
+    drifted = readouts_of(20_000, trust=0.5, seed=50)
+    assert disagrees(drifted, simulate_exits(second.policy, drifted)).mean() <= RISK
+    until(lambda: sorted(acknowledged(device)) == list(range(8)))
+    assert [view.device for view in devices(database)] == ["camera-1"]
+
+
+def test_a_registration_while_it_runs_is_published(database, bundle, key, serve, connect):
+    serve()
+    topic = policy_topic(FLEET, bundle.digest, COHORT)
+    device = connect(topic)
+    register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, who="ada")
+    until(lambda: device.of(topic))
+    assert documents(device, topic, key)[0].revision == 1
+
+
+def test_policies_come_back_after_the_broker_lost_everything(database, bundle, broker, key, serve, connect):
+    register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, who="ada")
+    topic = policy_topic(FLEET, bundle.digest, COHORT)
+    broker.stop()
+    serve()  # there is no broker yet: it keeps trying
+    time.sleep(0.3)
+    for _ in range(2):
+        broker.start()
+        device = connect(topic)
+        until(lambda device=device: device.of(topic))
+        assert documents(device, topic, key)[0].revision == 1
+        broker.stop()
+
+
+def test_acknowledged_is_committed_and_duplicates_are_acknowledged_again(database, serve, connect):
+    serve()
+    device = connect(down_topic(DEVICE, "ack"))
+    until(lambda: _answers(device, report_of(DIGEST, sequence=1)))
+    other = open_database(str(database.engine.url.database))  # sees what is committed and nothing else
+    for sequence in range(2, 30):
+        device.publish(up_topic(DEVICE, "report"), report_of(DIGEST, sequence=sequence, counts=(sequence, 0, 0)))
+        until(lambda sequence=sequence: sequence in acknowledged(device))
+        assert exit_mix(other, CohortAddress(FLEET, DIGEST, COHORT)).samples == sequence
+    other.close()
+    before = acknowledged(device).count(29)
+    device.publish(up_topic(DEVICE, "report"), report_of(DIGEST, sequence=29))
+    until(lambda: acknowledged(device).count(29) > before)
+
+
+def test_nothing_is_acknowledged_while_the_database_is_locked(database, serve, connect, tmp_path):
+    impatient = open_database(str(database.engine.url.database), busy_timeout_s=0.1)
+    serve(impatient)
+    device = connect(down_topic(DEVICE, "ack"))
+    until(lambda: _answers(device, report_of(DIGEST, sequence=1)))
+    lock = sqlite3.connect(database.engine.url.database)
+    lock.execute("BEGIN IMMEDIATE")
+    device.publish(up_topic(DEVICE, "report"), report_of(DIGEST, sequence=2))
+    time.sleep(0.7)
+    assert 2 not in acknowledged(device)
+    lock.rollback()
+    until(lambda: 2 in acknowledged(device))
+    impatient.close()
+
+
+def test_garbage_is_dropped_counted_and_does_not_stop_it(database, bundle, serve, connect, caplog):
+    service, _ = serve()
+    device = connect(down_topic(DEVICE, "ack"))
+    until(lambda: _answers(device, report_of(DIGEST, sequence=1)))
+    garbage = [b"", b"\xff\xfe", b"{}", b"[" * 100_000, b'{"outbox": 1}', b'{"outbox": "\\ud800", "sequence": 1}']
+    for payload in garbage:
+        device.publish(up_topic(DEVICE, "report"), payload)
+    device.publish(f"edgeexit/v1/{FLEET}/s0/a b/up/state", state_of(DIGEST))
+    device.publish(f"edgeexit/v1/{FLEET}/s0/a/up/state/deeper", state_of(DIGEST))
+    device.publish(up_topic(DEVICE, "report"), report_of(DIGEST, sequence=2))
+    until(lambda: 2 in acknowledged(device))
+    until(lambda: service.dropped == len(garbage) + 2)
+    dropped = [record.getMessage() for record in caplog.records if "dropped" in record.getMessage()]
+    assert len(dropped) == service.dropped
+    assert all("\n" not in line for line in dropped)
+
+
+def test_what_came_while_it_was_away_is_there_after_a_restart(database, bundle, serve, connect):
+    _, stop = serve()
+    device = connect(down_topic(DEVICE, "ack"))
+    until(lambda: _answers(device, report_of(DIGEST, sequence=1)))
+    stop()
+    for audit in audits_of(bundle, 300):
+        device.publish(up_topic(DEVICE, "audit"), audit)  # the broker keeps them: the session is persistent
+    serve()
+    until(lambda: {0, 1, 2} <= set(acknowledged(device)))
+    assert disagreement(database, CohortAddress(FLEET, bundle.digest, COHORT)).samples == 300
+
+
+def test_a_burst_is_taken_in_over_one_connection(database, serve, connect, caplog):
+    caplog.set_level("INFO")
+    serve()
+    device = connect(down_topic(DEVICE, "ack"))
+    until(lambda: _answers(device, report_of(DIGEST, sequence=0)))
+    for sequence in range(1, 2000):
+        device.send(up_topic(DEVICE, "report"), report_of(DIGEST, sequence=sequence))
+    until(lambda: set(acknowledged(device)) >= set(range(2000)))
+    assert not [record for record in caplog.records if "lost the broker" in record.getMessage()]
+
+
+def _answers(device, message):
+    """Send until the service is there: its first connection takes a moment."""
+    device.publish(up_topic(DEVICE, "report"), message)
+    time.sleep(0.1)
+    return bool(acknowledged(device))

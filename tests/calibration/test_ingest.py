@@ -1,0 +1,133 @@
+"""Ingest: any order and any number of copies of the same messages gives the same counters, and audits count once."""
+
+import itertools
+from collections import Counter
+from datetime import datetime, timezone
+
+import msgspec
+import pytest
+from edgeexit_calibration import CohortAddress, audit_watermark, devices, disagreement, exit_mix
+from edgeexit_calibration.ingest import Uplink, read_uplink, store
+from edgeexit_calibration.tables import Audit, AuditedSample
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edgeexit.errors import MessageError
+from edgeexit.messages import DeviceAddress, encode, up_topic
+from tests.calibration.scenario import COHORT, FLEET, audits_of, report_of, state_of
+
+NOW = datetime(2025, 1, 1, tzinfo=timezone.utc)
+DIGEST = "b" * 64
+_fleets = (f"fleet-{n}" for n in itertools.count())
+
+
+def ingest(database, uplinks, *, size=500):
+    receipts = []
+    for start in range(0, len(uplinks), size):
+        with database.writing() as session:
+            receipts += store(session, uplinks[start : start + size], now=NOW)
+    return receipts
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_order_and_copies_of_messages_do_not_matter(database, bundle, data):
+    fleet = next(_fleets)
+    addresses = [DeviceAddress(fleet, "s0", name) for name in ("a", "b")]
+    sent = [
+        Uplink(address, report_of(bundle.digest, sequence=3 * n + boot, counts=(n, 2 * n, boot), boot=boot))
+        for address in addresses
+        for boot in (1, 2)
+        for n in range(1, 5)
+    ]
+    sent += [Uplink(address, audit) for address in addresses for audit in audits_of(bundle, 12, size=4)]
+    newest = (2 * (4 + 4), 2 * (8 + 8), 2 * (1 + 2))  # two devices, boots 1 and 2, their last reports
+    copies = data.draw(st.lists(st.sampled_from(sent), max_size=20))
+    ingest(database, data.draw(st.permutations(sent + copies)), size=data.draw(st.integers(1, 40)))
+    cohort = CohortAddress(fleet, bundle.digest, COHORT)
+    assert exit_mix(database, cohort, revision=1).counts == newest
+    assert disagreement(database, cohort).samples == 2 * 12
+
+
+def test_a_gap_in_the_reports_changes_nothing(database):
+    cohort = CohortAddress("gap", DIGEST, COHORT)
+    address = DeviceAddress("gap", "s0", "a")
+    ingest(database, [Uplink(address, report_of(DIGEST, sequence=n, counts=(n, n, n))) for n in (1, 9, 4)])
+    assert exit_mix(database, cohort).counts == (9, 9, 9)
+    assert exit_mix(database, cohort).mean_latency_ms == pytest.approx(1.0, rel=0.2)
+
+
+def test_every_copy_is_acknowledged_again(database, bundle):
+    address = DeviceAddress(FLEET, "s0", "a")
+    audit = audits_of(bundle, 3)[0]
+    older, newer = report_of(DIGEST, sequence=5), report_of(DIGEST, sequence=6)
+    first = ingest(database, [Uplink(address, message) for message in (audit, newer)])
+    again = ingest(database, [Uplink(address, message) for message in (older, audit, newer, audit)])
+    assert Counter(first[0].sequences) == Counter([0, 6])
+    assert Counter(again[0].sequences) == Counter([5, 0, 6])
+    with database.reading() as session:
+        assert session.query(Audit).count() == 1
+        assert session.query(AuditedSample).count() == 3
+
+
+def test_the_same_sequence_of_another_outbox_or_device_is_another_audit(database, bundle):
+    audit = audits_of(bundle, 2)[0]
+    renewed = msgspec.structs.replace(audit, outbox="made anew")
+    a, b = DeviceAddress(FLEET, "s0", "a"), DeviceAddress(FLEET, "s0", "b")
+    receipts = ingest(database, [Uplink(a, audit), Uplink(b, audit), Uplink(a, renewed)])
+    assert {(receipt.address.device, receipt.outbox) for receipt in receipts} == {
+        ("a", "box"), ("b", "box"), ("a", "made anew"),
+    }  # fmt: skip
+    assert audit_watermark(database, CohortAddress(FLEET, bundle.digest, COHORT)) == 6
+
+
+def test_a_failed_transaction_leaves_nothing(database, bundle):
+    address = DeviceAddress(FLEET, "s0", "a")
+    uplinks = [Uplink(address, audit) for audit in audits_of(bundle, 10)]
+    with pytest.raises(ZeroDivisionError), database.writing() as session:
+        store(session, uplinks, now=NOW).append(1 / 0)
+    assert devices(database) == []
+
+
+def test_a_replayed_state_is_no_news(database):
+    address = DeviceAddress(FLEET, "s0", "a")
+    later = datetime(2025, 6, 1, tzinfo=timezone.utc)
+    ingest(database, [Uplink(address, state_of(DIGEST, revision=3))])
+    with database.writing() as session:
+        store(session, [Uplink(address, state_of(DIGEST, revision=3))], now=later)
+    [device] = devices(database)
+    assert (device.online, device.revision, device.last_seen) == (True, 3, NOW)
+    with database.writing() as session:
+        store(session, [Uplink(address, state_of(DIGEST, revision=3, online=False))], now=later)
+    [device] = devices(database)
+    assert (device.online, device.last_seen) == (False, later)
+
+
+@pytest.mark.parametrize(
+    ("topic", "payload"),
+    [
+        ("edgeexit/v1/shop/s0/a/up/report", b"\xff\x00garbage"),
+        ("edgeexit/v1/shop/s0/a/up/report", b""),
+        ("edgeexit/v1/shop/s0/a/up/secret", b"{}"),
+        ("edgeexit/v1/shop/s0/a b/up/state", encode(state_of(DIGEST))),
+        ("edgeexit/v1/shop/s0/a/up/report", encode(report_of(DIGEST, sequence=2**63))),
+        ("edgeexit/v1/shop/s0/a/up/report", encode(report_of("no digest", sequence=1))),
+        ("edgeexit/v1/shop/s0/a/up/state", b"{" * 300_000),
+    ],
+)
+def test_what_breaks_the_contract_is_refused(topic, payload):
+    with pytest.raises(MessageError):
+        read_uplink(topic, payload)
+
+
+def test_a_class_that_float32_cannot_hold_is_refused(bundle):
+    audit = audits_of(bundle, 1)[0]
+    huge = msgspec.structs.replace(audit.samples[0], top1=(1, 2**24 + 1, 3))
+    message = msgspec.structs.replace(audit, samples=(huge,))
+    with pytest.raises(MessageError, match="16777217"):
+        read_uplink(up_topic(DeviceAddress(FLEET, "s0", "a"), "audit"), encode(message))
+
+
+def test_an_extreme_sequence_is_stored(database):
+    address = DeviceAddress(FLEET, "s0", "a")
+    assert ingest(database, [Uplink(address, report_of(DIGEST, sequence=2**63 - 1))])[0].sequences == (2**63 - 1,)

@@ -1,0 +1,70 @@
+"""Registration: the bundle's policy becomes revision 1; again, it changes the goal and never lowers the revision."""
+
+import msgspec
+import pytest
+from edgeexit_calibration import cohorts, events, policy_history, register
+
+from edgeexit.bundle import Bundle
+from edgeexit.errors import BundleError, FittingError, MessageError
+from tests.bundles import make_bundle
+from tests.calibration.scenario import COHORT, DELTA, FLEET, RISK, fitted_bundle
+
+GOAL = {"fleet": FLEET, "cohort": COHORT, "risk": RISK, "delta": DELTA, "who": "ada"}
+
+
+def test_the_first_revision_is_the_policy_in_the_bundle(database, bundle):
+    registered = register(database, bundle, **GOAL)
+    assert (registered.revision, registered.is_new_revision) == (1, True)
+    [policy] = policy_history(database, registered.cohort)
+    shipped = bundle.policy()
+    assert policy.thresholds == shipped.policy.thresholds
+    assert policy.certificate == shipped.certificate
+    assert (policy.revision, policy.who, policy.published_at) == (1, "ada", None)
+    [cohort] = cohorts(database)
+    assert (cohort.fleet, cohort.bundle, cohort.cohort) == registered.cohort
+    assert (cohort.risk, cohort.delta, cohort.exits) == (RISK, DELTA, ("e0", "e1", "e2"))
+
+
+def test_another_risk_changes_the_goal_and_keeps_the_revision(database, bundle):
+    register(database, bundle, **GOAL)
+    again = register(database, bundle, **(GOAL | {"risk": 0.02, "who": "bob"}))
+    assert (again.revision, again.is_new_revision) == (1, False)
+    [cohort] = cohorts(database)
+    assert (cohort.risk, cohort.revision) == (0.02, 1)
+    log = events(database, again.cohort)
+    assert [(event.who, event.what, event.details["risk"]) for event in log] == [
+        ("ada", "registered", RISK),
+        ("bob", "registered", 0.02),
+    ]
+
+
+def test_a_bundle_fitted_anew_is_the_next_revision(database, tmp_path):
+    bundle = fitted_bundle(tmp_path / "bundle")
+    register(database, bundle, **GOAL)
+    shipped = bundle.policy()
+    bundle.write_policy(
+        msgspec.structs.replace(shipped, policy=msgspec.structs.replace(shipped.policy, thresholds=(0.99, 0.99)))
+    )
+    again = register(database, Bundle.open(bundle.path), **GOAL)
+    assert (again.revision, again.is_new_revision) == (2, True)
+    assert [policy.thresholds for policy in policy_history(database, again.cohort)][1] == (0.99, 0.99)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"fleet": "a/b"}, MessageError),
+        ({"cohort": ""}, MessageError),
+        ({"risk": 0.0}, FittingError),
+        ({"delta": 1.0}, FittingError),
+    ],
+)
+def test_a_goal_or_name_that_cannot_be_is_refused_and_leaves_nothing(database, bundle, change, error):
+    with pytest.raises(error):
+        register(database, bundle, **(GOAL | change))
+    assert cohorts(database) == []
+
+
+def test_a_bundle_without_a_policy_has_to_be_fitted_first(database, tmp_path):
+    with pytest.raises(BundleError, match="edgeexit fit"):
+        register(database, make_bundle(tmp_path / "bundle"), **GOAL)

@@ -1,0 +1,148 @@
+"""The watch over a cohort: silent while the risk holds, one refit when it breaks, one event while it must wait."""
+
+from datetime import datetime, timezone
+
+import msgspec
+import pytest
+from edgeexit_calibration import (
+    audit_watermark,
+    audited_exit_mix,
+    cohorts,
+    disagreement,
+    events,
+    policy_history,
+    register,
+)
+from edgeexit_calibration.ingest import Uplink, store
+from edgeexit_calibration.watcher import Watcher
+
+from edgeexit.policies import disagrees, simulate_exits
+from tests.calibration.scenario import COHORT, DELTA, DEVICE, FLEET, RISK, audits_of, readouts_of
+
+NOW = datetime(2025, 1, 1, tzinfo=timezone.utc)
+
+
+def ingest(database, audits):
+    with database.writing() as session:
+        store(session, [Uplink(DEVICE, audit) for audit in audits], now=NOW)
+
+
+def watcher(database, *, min_audits=None):
+    return Watcher(database, fleet=FLEET, min_audits=min_audits, alpha=0.001)
+
+
+@pytest.fixture
+def cohort(database, bundle):
+    return register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, who="ada").cohort
+
+
+def kinds(database, cohort):
+    return [event.what for event in events(database, cohort)]
+
+
+def test_a_risk_that_holds_changes_nothing(database, bundle, cohort):
+    ingest(database, audits_of(bundle, 2000, seed=11))
+    watcher(database).check(now=NOW)
+    assert [policy.revision for policy in policy_history(database, cohort)] == [1]
+    assert kinds(database, cohort) == ["registered"]
+    measured = disagreement(database, cohort, revision=1)
+    assert measured.low <= measured.observed <= measured.high < RISK + 0.03
+
+
+def test_a_broken_certificate_gives_a_safer_policy_and_the_watch_begins_anew(database, bundle, cohort):
+    ingest(database, audits_of(bundle, 500))
+    before = audit_watermark(database, cohort)
+    ingest(database, audits_of(bundle, 800, trust=0.8, first_sequence=100, seed=8))
+    during = audit_watermark(database, cohort)
+    watching = watcher(database)
+    watching.check(now=NOW)
+    _, second = policy_history(database, cohort)
+    assert (second.revision, second.who) == (2, "calibrator")
+    assert second.certificate.upper_bound <= RISK
+    drifted = readouts_of(20_000, trust=0.8, seed=50)
+    policies = [bundle.policy().policy, type(bundle.policy().policy)(
+        temperatures=second.temperatures, thresholds=second.thresholds
+    )]  # fmt: skip
+    old, new = (disagrees(drifted, simulate_exits(policy, drifted)).mean() for policy in policies)
+    assert new <= RISK < old
+    assert kinds(database, cohort) == ["registered", "certificate broken", "refitted"]
+
+    ingest(database, audits_of(bundle, 2000, policy=policies[1], trust=0.8, revision=2, first_sequence=200, seed=9))
+    for _ in range(3):
+        watching.check(now=NOW)
+    watcher(database).check(now=NOW)  # and after a restart
+    assert [policy.revision for policy in policy_history(database, cohort)] == [1, 2]
+    assert cohorts(database)[0].condition is None
+
+    pre, drift, after = (
+        disagreement(database, cohort, until=before),
+        disagreement(database, cohort, after=before, until=during),
+        disagreement(database, cohort, after=during),
+    )
+    assert (pre.samples, drift.samples, after.samples) == (500, 800, 2000)
+    assert drift.low > RISK > after.observed
+    assert disagreement(database, cohort, revision=2) == after
+    mixes = [audited_exit_mix(database, cohort, revision=revision).rates for revision in (1, 2)]
+    assert mixes[1][-1] > mixes[0][-1]
+    assert sum(mixes[1]) == pytest.approx(1)
+
+
+def test_it_waits_for_audits_says_so_once_and_then_refits(database, bundle, cohort):
+    ingest(database, audits_of(bundle, 300, trust=0.5))
+    watching = watcher(database, min_audits=600)
+    for _ in range(3):
+        watching.check(now=NOW)
+    watcher(database, min_audits=600).check(now=NOW)  # and a restart does not say it again
+    ingest(database, audits_of(bundle, 100, trust=0.5, first_sequence=50, seed=8))
+    watching.check(now=NOW)
+    assert kinds(database, cohort) == ["registered", "certificate broken", "held"]
+    assert "600 are needed" in events(database, cohort)[-1].details["reason"]
+    assert cohorts(database)[0].condition == "certificate broken; too few audits"
+    ingest(database, audits_of(bundle, 400, trust=0.5, first_sequence=100, seed=9))
+    watching.check(now=NOW)
+    assert kinds(database, cohort)[-1] == "refitted"
+    assert policy_history(database, cohort)[-1].certificate.samples >= 300
+
+
+def test_audits_of_an_older_revision_help_to_refit_but_do_not_raise_the_alarm(database, bundle, cohort):
+    ingest(database, audits_of(bundle, 1000, trust=0.3, revision=0))
+    watching = watcher(database, min_audits=500)
+    watching.check(now=NOW)
+    assert kinds(database, cohort) == ["registered"]
+    ingest(database, audits_of(bundle, 100, trust=0.3, revision=1, first_sequence=50))
+    ingest(database, audits_of(bundle, 450, trust=0.3, revision=0, first_sequence=100, seed=8))
+    watching.check(now=NOW)
+    assert kinds(database, cohort) == ["registered", "certificate broken", "refitted"]
+
+
+def test_a_tighter_goal_is_watched_from_then_on(database, bundle, cohort):
+    ingest(database, audits_of(bundle, 3000, seed=11))
+    watching = watcher(database)
+    watching.check(now=NOW)
+    register(database, bundle, fleet=FLEET, cohort=COHORT, risk=0.01, delta=DELTA, who="ada")
+    watching.check(now=NOW)
+    history = policy_history(database, cohort)
+    assert [policy.revision for policy in history] == [1, 2]
+    assert history[-1].certificate.risk == 0.01
+
+
+def test_audits_with_another_number_of_exits_are_not_watched(database, bundle, cohort):
+    shorter = [
+        msgspec.structs.replace(
+            audit,
+            samples=tuple(
+                msgspec.structs.replace(s, exit=0, top1=(1, 2), p1=s.p1[:2], p2=s.p2[:2], entropy=s.entropy[:2])
+                for s in audit.samples
+            ),
+        )
+        for audit in audits_of(bundle, 500)
+    ]
+    ingest(database, shorter)
+    watcher(database).check(now=NOW)
+    assert kinds(database, cohort) == ["registered"]
+
+
+def test_another_fleet_is_left_alone(database, bundle, cohort):
+    ingest(database, audits_of(bundle, 800, trust=0.5))
+    Watcher(database, fleet="elsewhere", min_audits=None, alpha=0.001).check(now=NOW)
+    assert kinds(database, cohort) == ["registered"]
