@@ -156,7 +156,7 @@ def decode(payload: bytes, kind: type[M]) -> M:
         raise MessageError(f"{kind.__name__} of {len(payload)} bytes is larger than the {MAX_BYTES} allowed")
     try:
         return msgspec.json.decode(payload, type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise MessageError(f"{kind.__name__}: {error}") from error
 
 

@@ -4,7 +4,6 @@ Envelope: https://github.com/secure-systems-lab/dsse (v1). The signature covers 
 """
 
 import base64
-import binascii
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -98,7 +97,7 @@ def verify(envelope: bytes, *, payload_type: str, keys: Sequence[PublicKey]) -> 
         opened = msgspec.json.decode(envelope, type=Envelope)
         payload = base64.b64decode(opened.payload, validate=True)
         signatures = [base64.b64decode(signature.sig, validate=True) for signature in opened.signatures]
-    except (msgspec.DecodeError, binascii.Error) as error:
+    except (ValueError, RecursionError) as error:  # msgspec's and base64's errors are ValueErrors
         raise SignatureError(f"not a signed envelope: {error}") from error
     if opened.payload_type != payload_type:
         raise SignatureError(f"envelope holds '{opened.payload_type}' where '{payload_type}' is needed")

@@ -70,3 +70,8 @@ def test_an_audited_sample_needs_every_exit():
 def test_messages_are_bounded():
     with pytest.raises(MessageError, match="larger"):
         decode(b" " * (MAX_BYTES + 1), State)
+
+
+def test_deep_nesting_is_refused_and_not_a_crash():
+    with pytest.raises(MessageError):
+        decode(b'{"x":' + b"[" * 100_000, State)

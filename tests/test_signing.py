@@ -47,7 +47,17 @@ def test_a_changed_payload_type_or_key_is_refused(keys, tmp_path):
         verify(envelope, payload_type=KIND, keys=[])
 
 
-@pytest.mark.parametrize("garbage", [b"", b"{}", b"\xff\x00", b'{"payload":"!","payloadType":"x","signatures":[]}'])
+GARBAGE = (
+    b"",
+    b"{}",
+    b"\xff\x00",
+    b'{"payload":"!","payloadType":"x","signatures":[]}',
+    '{"payload":"é","payloadType":"x","signatures":[]}'.encode(),
+    b'{"x":' + b"[" * 100_000,
+)
+
+
+@pytest.mark.parametrize("garbage", GARBAGE, ids=range(len(GARBAGE)))
 def test_garbage_is_not_an_envelope(keys, garbage):
     with pytest.raises(SignatureError, match="not a signed envelope"):
         verify(garbage, payload_type=KIND, keys=[keys[1]])

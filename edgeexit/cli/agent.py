@@ -130,7 +130,7 @@ def _replay(
         except Exception as error:  # noqa: BLE001 - the next sample may do; said once, not at every sample
             tally.failed += 1
             if (text := str(error)) != last_error:
-                _log.error("inference failed: %s", text)  # noqa: TRY400 - one line
+                _log.error("inference failed: %s", text)
                 last_error = text
         if time.monotonic() >= status_due:
             status_due += _STATUS_INTERVAL_S

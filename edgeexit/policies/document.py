@@ -94,7 +94,7 @@ def decode_document(content: bytes) -> PolicyDocument:
     """Read a policy document. Raises PolicyError that names the field."""
     try:
         return _decoder.decode(content)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise PolicyError(f"policy document: {error}") from error
 
 

@@ -1,0 +1,121 @@
+"""The agent's configuration: one TOML file, checked whole before anything starts."""
+
+import platform
+import re
+from math import isfinite
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from edgeexit.errors import ConfigError, MessageError, SignatureError
+from edgeexit.messages import DeviceAddress, check_name
+from edgeexit.mqtt import BrokerConfig
+from edgeexit.policies.document import Name, Share
+from edgeexit.signing import PublicKey, load_public_key
+
+_BROKER_FILES: Final = ("ca_file", "certificate_file", "key_file", "password_file")
+
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+
+
+def host_device() -> str:
+    """Return this machine's name, made fit to be a level of a topic."""
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", platform.node()).strip("-")[:64]
+    return name or "device"
+
+
+class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who a device is, whom it believes, and how it speaks to its fleet."""
+
+    fleet: Name
+    shard: Name = "s0"
+    """Spreads a fleet over calibrator processes; any name will do."""
+    device: Name = msgspec.field(default_factory=host_device)
+    """Default: the machine's name."""
+    cohort: Name = "default"
+    state_dir: Path = Path("state")
+    """Holds the stored policies and the outbox; made when it is not there."""
+    trusted_keys: tuple[Path, ...] = ()
+    """Public keys (.pub) whose policies are taken; with none, every policy that is sent is refused."""
+    signed_bundle: bool = False
+    """Whether the bundle, too, must be signed by a trusted key."""
+    broker: BrokerConfig = BrokerConfig()
+    audit_share: Share = 0.01
+    """Share of samples that are run to full depth after their answer."""
+    report_interval_s: Seconds = 60.0
+    resend_s: Seconds = 30.0
+    """What the calibrator has not acknowledged after this long is sent again."""
+    outbox_max_bytes: Annotated[int, msgspec.Meta(ge=64 * 1024)] = 16 * 1024 * 1024
+    """Bound of the messages that wait for the calibrator; past it the oldest audits go first."""
+
+    def __post_init__(self) -> None:
+        """Refuse what a type cannot express (ValueError)."""
+        if not (isfinite(self.report_interval_s) and isfinite(self.resend_s)):
+            raise ValueError("report_interval_s and resend_s must be finite")
+        if self.signed_bundle and not self.trusted_keys:
+            raise ValueError("signed_bundle needs trusted_keys")
+        try:
+            for what in ("fleet", "shard", "device", "cohort"):
+                check_name(what, getattr(self, what))
+            self.broker.endpoint()
+        except (MessageError, ConfigError) as error:
+            raise ValueError(str(error)) from error
+
+    @classmethod
+    def load(cls, path: Path, *, broker: str | None = None, device: str | None = None) -> "AgentConfig":
+        """Read a configuration file; its relative paths start at its own folder.
+
+        Args:
+            path: the TOML file.
+            broker: replaces the file's `broker.url`.
+            device: replaces the file's `device`.
+
+        Raises ConfigError that names the file and the field.
+
+        """
+        try:
+            content: dict[str, Any] = msgspec.toml.decode(path.read_bytes())
+        except OSError as error:
+            raise ConfigError(f"config file '{path}' cannot be read: {error.strerror}") from error
+        except (msgspec.DecodeError, ValueError) as error:
+            raise ConfigError(f"config file '{path}' is not TOML: {error}") from error
+        if device is not None:
+            content["device"] = device
+        if broker is not None and isinstance(content.setdefault("broker", {}), dict):
+            content["broker"]["url"] = broker
+        try:
+            config = msgspec.convert(content, cls, dec_hook=_path)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"config file '{path}': {error}") from error
+        return _relative_to(path.parent, config)
+
+    @property
+    def address(self) -> DeviceAddress:
+        """Where this device stands in the topic tree."""
+        return DeviceAddress(self.fleet, self.shard, self.device)
+
+    def load_keys(self) -> tuple[PublicKey, ...]:
+        """Read the trusted keys. Raises ConfigError that names the file."""
+        try:
+            return tuple(load_public_key(path) for path in self.trusted_keys)
+        except SignatureError as error:
+            raise ConfigError(f"trusted_keys: {error}") from error
+
+
+def _relative_to(folder: Path, config: AgentConfig) -> AgentConfig:
+    """Return the configuration with its relative paths started at `folder`."""
+    files = {name: getattr(config.broker, name) for name in _BROKER_FILES}
+    found = {name: str(folder / file) for name, file in files.items() if file is not None}
+    return msgspec.structs.replace(
+        config,
+        state_dir=folder / config.state_dir,
+        trusted_keys=tuple(folder / key for key in config.trusted_keys),
+        broker=msgspec.structs.replace(config.broker, **found),
+    )
+
+
+def _path(kind: type, value: object) -> Path:
+    if kind is Path and isinstance(value, str) and value:
+        return Path(value)
+    raise ValueError(f"expected a path, got {value!r}")

@@ -1,0 +1,159 @@
+"""A real broker, and the cloud's end of the line: hears what devices send, and sends policies, acks and commands."""
+
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import iotcore
+
+from edgeexit.agent import AgentConfig
+from edgeexit.bundle import Bundle
+from edgeexit.messages import (
+    UP_TYPES,
+    Ack,
+    Command,
+    State,
+    decode,
+    down_topic,
+    encode,
+    parse_up_topic,
+    policy_topic,
+    uplink_filter,
+)
+from edgeexit.mqtt import BrokerConfig, BrokerSession, Delivery
+from edgeexit.policies import Confidence, PolicyDocument, Scope, encode_document
+from edgeexit.policies.document import PAYLOAD_TYPE
+from edgeexit.signing import PrivateKey, sign
+
+_LISTENER = """
+[v{version}.1]
+name = "v{version}"
+listen = "127.0.0.1:{port}"
+next_connection_delay_ms = 1
+[v{version}.1.connections]
+connection_timeout_ms = 60000
+max_payload_size = 1048576
+max_inflight_count = 100
+dynamic_filters = true
+"""
+_ROUTER = """
+id = 0
+[router]
+id = 0
+max_connections = 100
+max_outgoing_packet_count = 200
+max_segment_size = 10485760
+max_segment_count = 10
+"""
+
+
+def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 10.0) -> Any:
+    """Return what `condition` gives as soon as it is true; fail after the timeout."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.01)
+    raise AssertionError(f"waited {timeout_s:g} s in vain for {what}")
+
+
+class RealBroker:
+    """rumqttd on a free port; can be stopped and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as one, socket.socket() as other:
+            one.bind(("127.0.0.1", 0))
+            other.bind(("127.0.0.1", 0))
+            self.port = int(one.getsockname()[1])
+            older = int(other.getsockname()[1])
+        self._config = folder / "broker.toml"
+        self._config.write_text(
+            _ROUTER + _LISTENER.format(version=4, port=older) + _LISTENER.format(version=5, port=self.port)
+        )
+        self._broker: Any = None
+
+    @property
+    def url(self) -> str:
+        return f"mqtt://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        self._broker = iotcore.Broker(config_path=str(self._config))
+        self._broker.start()
+
+    def stop(self) -> None:
+        if self._broker is not None:
+            self._broker.stop()
+            self._broker = None
+
+
+class Fleet:
+    """The cloud's end of the line: hears everything that devices send, and sends policies, acks and commands."""
+
+    def __init__(self, url: str, bundle: Bundle, key: PrivateKey) -> None:
+        self.bundle = bundle
+        self.key = key
+        self.heard: list[tuple[str, Any]] = []
+        """Device and message of everything that came up, in order of arrival."""
+        self._session = BrokerSession(
+            BrokerConfig(url=url),
+            client_id="fleet",
+            subscriptions=[uplink_filter("plant")],
+            on_message=self._hear,
+            session_expiry_s=0,
+        )
+
+    def start(self) -> None:
+        self._session.start()
+        assert self._session.wait_connected(10)
+
+    def stop(self) -> None:
+        self._session.stop(drain_s=0.5)
+
+    def reconnected(self) -> None:
+        wait_for(lambda: self._session.connected, "the fleet's own session")
+
+    def messages(self, config: AgentConfig, kind: Any) -> list[Any]:
+        """Return what the device has sent of a kind (a message type), in order of arrival."""
+        return [
+            message for device, message in list(self.heard) if device == config.device and isinstance(message, kind)
+        ]
+
+    def state(self, config: AgentConfig) -> State | None:
+        states = self.messages(config, State)
+        return states[-1] if states else None
+
+    def document(self, revision: int, threshold: float | None = 0.5, **changes: Any) -> PolicyDocument:
+        exits = changes.pop("exits", len(self.bundle.manifest.stages))
+        policy = Confidence(temperatures=(1.0,) * exits, thresholds=(threshold,) * (exits - 1))
+        fields = {"bundle": self.bundle.digest, "scope": Scope(cohort="default"), "policy": policy, **changes}
+        return PolicyDocument(revision=revision, **fields)
+
+    def envelope(self, document: PolicyDocument, key: PrivateKey | None = None) -> bytes:
+        return sign(encode_document(document), payload_type=PAYLOAD_TYPE, key=key or self.key)
+
+    def send_policy(self, config: AgentConfig, document: PolicyDocument, key: PrivateKey | None = None) -> None:
+        self.send_policy_bytes(config, self.envelope(document, key), pin=document.scope == Scope(device=config.device))
+
+    def send_policy_bytes(self, config: AgentConfig, payload: bytes, *, pin: bool = False) -> None:
+        topic = (
+            down_topic(config.address, "policy")
+            if pin
+            else policy_topic(config.fleet, self.bundle.digest, config.cohort)
+        )
+        assert self._session.publish(topic, payload, retain=True)
+
+    def send_ack(self, config: AgentConfig, *messages: Any) -> None:
+        ack = Ack(outbox=messages[0].outbox, sequences=tuple(message.sequence for message in messages))
+        assert self._session.publish(down_topic(config.address, "ack"), encode(ack))
+
+    def send_command(self, config: AgentConfig, action: Any) -> None:
+        self.send_command_bytes(config, encode(Command(action=action)))
+
+    def send_command_bytes(self, config: AgentConfig, payload: bytes) -> None:
+        assert self._session.publish(down_topic(config.address, "command"), payload, expiry_s=60)
+
+    def _hear(self, delivery: Delivery) -> None:
+        address, kind = parse_up_topic(delivery.topic)
+        self.heard.append((address.device, decode(delivery.payload, UP_TYPES[kind])))

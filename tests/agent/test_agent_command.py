@@ -1,0 +1,138 @@
+"""`edgeexit agent` as a process: what it prints, how it stops, and what the fleet hears when it is killed."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeexit.agent import AgentConfig
+from edgeexit.bundle import Bundle
+from edgeexit.datasets import save_arrays
+from edgeexit.messages import Audit
+from tests.agent.fleet import Fleet, RealBroker, wait_for
+from tests.agent.test_agent import wait_for_reports, wait_for_revision
+from tests.bundles import make_samples
+
+_AGENT = [sys.executable, "-c", "from edgeexit.cli.main import main; main()", "agent"]
+
+Run = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def settings(tmp_path: Path, config: AgentConfig) -> list[str]:
+    """Arguments that make a process of the device that `config` describes, on samples with labels."""
+    (tmp_path / "agent.toml").write_text(
+        f'fleet = "plant"\ntrusted_keys = ["{config.trusted_keys[0]}"]\naudit_share = 1.0\nreport_interval_s = 0.3\n'
+        'device = "to be replaced"\n[broker]\nurl = "mqtt://127.0.0.1:1"\n'
+    )
+    save_arrays(tmp_path / "samples.npz", {**make_samples(30), "labels": np.arange(30) % 4})
+    files = ["--config", str(tmp_path / "agent.toml"), "--stream", str(tmp_path / "samples.npz")]
+    return [*files, "--device", config.device, "--broker", config.broker.url]
+
+
+@contextmanager
+def running(bundle: Bundle, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [*_AGENT, str(bundle.path), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_cleanly(
+    fleet: Fleet, bundle: Bundle, config: AgentConfig, settings: list[str], end: signal.Signals
+) -> None:
+    with running(bundle, *settings, "--rate", "100", "--json") as process:
+        wait_for_revision(fleet, config, 0)
+        fleet.send_policy(config, fleet.document(3, threshold=0.45))
+        wait_for_revision(fleet, config, 3)
+        wait_for(lambda: any(audit.revision == 3 for audit in fleet.messages(config, Audit)), "audits under the policy")
+        fleet.send_policy(config, fleet.document(2))
+        process.send_signal(end)
+        out, log = process.communicate(timeout=20)
+    assert process.returncode == 0, log
+    summary = json.loads(out)
+    assert (summary["revision"], summary["policy"], summary["failed"]) == (3, "confidence", 0)
+    assert summary["answered"] > 0
+    assert sum(summary["exit_rates"]) == pytest.approx(1)
+    assert 0 <= summary["accuracy"] <= 1
+    wait_for_reports(fleet, config, summary["answered"])
+    state = wait_for(lambda: (s := fleet.state(config)) and not s.online and s, "the goodbye")
+    assert state.revision == 3
+    labels = {sample.label for audit in fleet.messages(config, Audit) for sample in audit.samples}
+    assert labels == {0, 1, 2, 3}
+    lines = log.splitlines()
+    assert sum("connected to the broker" in line for line in lines) == 1
+    assert sum("policy accepted: revision 3" in line for line in lines) == 1
+    assert "Traceback" not in log
+
+
+def test_killed_it_is_seen_offline_and_starts_again(
+    fleet: Fleet, bundle: Bundle, config: AgentConfig, settings: list[str], tmp_path: Path
+) -> None:
+    with running(bundle, *settings, "--rate", "0") as process:
+        wait_for_revision(fleet, config, 0)
+        fleet.send_policy(config, fleet.document(1))
+        wait_for_revision(fleet, config, 1)
+        wait_for(lambda: fleet.messages(config, Audit), "audits")
+        process.kill()
+    state = wait_for(lambda: (s := fleet.state(config)) and not s.online and s, "the will")
+    assert state.boot == 1
+    with running(bundle, *settings, "--duration", "0.2") as process:
+        _, log = process.communicate(timeout=20)
+    assert process.returncode == 0, log
+    assert "boot 2: revision 1" in log
+    assert "cannot be used" not in log
+
+
+def test_an_unsigned_bundle_is_refused_where_the_configuration_asks_for_a_signature(
+    broker: RealBroker, bundle: Bundle, settings: list[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text("signed_bundle = true\n" + file.read_text())
+    done = subprocess.run(
+        [*_AGENT, str(bundle.path), *settings], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert done.returncode == 2
+    assert "signature.json is missing" in done.stderr
+
+
+def test_without_a_broker_it_says_so_once_and_answers(
+    broker: RealBroker, bundle: Bundle, settings: list[str], tmp_path: Path
+) -> None:
+    with running(bundle, *settings, "--rate", "200", "--duration", "3") as process:
+        out, log = process.communicate(timeout=20)
+    assert process.returncode == 0, log
+    assert log.count("is not reachable") == 1
+    assert int(out.split(" answered")[0].replace(",", "")) > 200
+    assert "e2 100.0 %" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--device", "a/b"], "$.device"),
+        (["--broker", "ftp://x"], "ftp://x"),
+        (["--stream", "nowhere.npz"], "nowhere.npz"),
+        (["--config", "nowhere.toml"], "nowhere.toml"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_exit_code_2(
+    broker: RealBroker, bundle: Bundle, settings: list[str], arguments: list[str], named: str
+) -> None:
+    done = subprocess.run(
+        [*_AGENT, str(bundle.path), *settings, *arguments], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert done.returncode == 2
+    assert named in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,185 @@
+"""Audits: drawn by chance alone, after the answer, with the right content, and never in the way."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from edgeexit.agent.auditor import Auditor, audited_sample
+from edgeexit.bundle import Bundle
+from edgeexit.messages import Audit, AuditedSample, decode, encode
+from edgeexit.policies import Confidence
+from edgeexit.policies.readout import COLUMNS
+from edgeexit.runtime import EveryExit, Runner
+from tests.bundles import INPUT, make_samples
+
+POLICY = Confidence(temperatures=(1.0, 2.0, 1.0), thresholds=(0.4, 0.5))
+
+
+@pytest.fixture
+def runner(bundle: Bundle) -> Iterator[Runner]:
+    with Runner(bundle) as opened:
+        yield opened
+
+
+class Collected:
+    """Takes what an auditor emits."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[int, tuple[AuditedSample, ...]]] = []
+
+    def __call__(self, revision: int, samples: tuple[AuditedSample, ...]) -> None:
+        self.messages.append((revision, samples))
+
+    @property
+    def samples(self) -> list[AuditedSample]:
+        return [sample for _, samples in self.messages for sample in samples]
+
+
+def test_an_audit_holds_every_exit_of_the_sample_as_it_was_when_it_was_answered(runner: Runner) -> None:
+    collected = Collected()
+    auditor = Auditor(runner, share=1.0, exits=3, emit=collected)
+    inputs = make_samples(10)
+    expected = runner.infer_every_exit(inputs, temperatures=POLICY.temperatures).readouts
+    result = runner.infer(inputs, policy=POLICY)
+    auditor.offer(inputs, result, revision=4, policy=POLICY, labels=[3, -1, *range(8)])
+    inputs[INPUT][:] = 0  # the caller uses its array again
+    auditor.start()
+    auditor.stop()
+    assert [revision for revision, _ in collected.messages] == [4]
+    assert [sample.exit for sample in collected.samples] == result.exits.tolist()
+    assert [sample.label for sample in collected.samples] == [3, None, *range(8)]
+    found = np.array([[s.top1, s.p1, s.p2, s.entropy] for s in collected.samples], dtype=np.float32)
+    np.testing.assert_array_equal(found.transpose(0, 2, 1), expected)
+
+
+def test_numbers_survive_the_wire_bit_for_bit(runner: Runner) -> None:
+    readouts = runner.infer_every_exit(make_samples(200), temperatures=POLICY.temperatures).readouts
+    samples = tuple(audited_sample(readout, exit_index=0) for readout in readouts)
+    audit = Audit(outbox="o", sequence=1, bundle="a" * 64, cohort="c", boot=1, revision=0, samples=samples)
+    back = decode(encode(audit), Audit)
+    columns = [[getattr(sample, column) for column in COLUMNS] for sample in back.samples]
+    np.testing.assert_array_equal(np.array(columns, dtype=np.float32).transpose(0, 2, 1), readouts)
+
+
+def test_rounding_of_a_sure_softmax_stays_within_the_wire_s_limits() -> None:
+    readout = np.array([[1, 1.0000001, -1e-9, -1e-8], [0, 1, 0, 0]], dtype=np.float32)
+    sample = audited_sample(readout, exit_index=1)
+    msgspec.convert(msgspec.to_builtins(sample), AuditedSample)  # would raise
+    assert (sample.p1[0], sample.p2[0], sample.entropy[0]) == (1.0, 0.0, 0.0)
+
+
+def test_the_draw_does_not_look_at_the_sample_and_has_the_share_that_was_asked_for(runner: Runner) -> None:
+    asked: list[float] = []
+
+    def draw() -> float:
+        asked.append((len(asked) * 7 % 100) / 100)
+        return asked[-1]
+
+    collected = Collected()
+    auditor = Auditor(runner, share=0.1, exits=3, emit=collected, random_source=draw)
+    auditor.start()
+    inputs = make_samples(100)
+    for start in range(0, 100, 10):
+        batch = {INPUT: inputs[INPUT][start : start + 10]}
+        auditor.offer(
+            batch, runner.infer(batch, policy=POLICY), revision=0, policy=POLICY, labels=list(range(start, start + 10))
+        )
+    auditor.stop()
+    assert len(asked) == 100
+    assert [sample.label for sample in collected.samples] == [n for n, value in enumerate(asked) if value < 0.1]
+
+
+class SlowRunner:
+    """Full-depth runs that wait until they are let go."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+        self.begun = threading.Event()
+        self.go_on = threading.Event()
+
+    def infer_every_exit(self, inputs: Any, *, temperatures: Any) -> EveryExit:
+        self.begun.set()
+        self.go_on.wait(10)
+        return self.runner.infer_every_exit(inputs, temperatures=temperatures)
+
+
+def test_offering_never_waits_and_skips_what_does_not_fit(runner: Runner) -> None:
+    slow, collected = SlowRunner(runner), Collected()
+    auditor = Auditor(slow, share=1.0, exits=3, emit=collected)  # type: ignore[arg-type]
+    auditor.start()
+    one = make_samples(1)
+    result = runner.infer(one, policy=POLICY)
+    for _ in range(200):
+        auditor.offer(one, result, revision=0, policy=POLICY, labels=None)
+    assert slow.begun.wait(5)
+    assert auditor.skipped >= 200 - 66
+    slow.go_on.set()
+    auditor.stop()
+    assert len(collected.samples) + auditor.skipped == 200
+
+
+def test_stopping_does_not_wait_for_an_audit_that_hangs(runner: Runner) -> None:
+    slow = SlowRunner(runner)
+    auditor = Auditor(slow, share=1.0, exits=3, emit=Collected())  # type: ignore[arg-type]
+    auditor.start()
+    one = make_samples(1)
+    auditor.offer(one, runner.infer(one, policy=POLICY), revision=0, policy=POLICY, labels=None)
+    auditor.stop(timeout_s=0.1)
+    slow.go_on.set()
+
+
+def test_samples_that_break_the_model_are_left_out_and_the_next_are_audited(
+    runner: Runner, caplog: pytest.LogCaptureFixture
+) -> None:
+    collected = Collected()
+    auditor = Auditor(runner, share=1.0, exits=3, emit=collected)
+    auditor.start()
+    good, wrong = make_samples(2), {INPUT: np.zeros((2, 5), dtype=np.float32)}
+    broken = {INPUT: np.full((2, 8), np.nan, dtype=np.float32)}
+    result = runner.infer(good, policy=POLICY)
+    for inputs in (wrong, broken, good):
+        auditor.offer(inputs, result, revision=0, policy=POLICY, labels=None)
+    auditor.stop()
+    assert len(collected.samples) == 2
+    assert auditor.skipped == 4
+    assert "audit failed" in caplog.text
+
+
+def test_a_message_of_a_deep_model_s_audits_fits_the_wire() -> None:
+    readout = np.full((64, 4), 0.123456789, dtype=np.float32)
+    collected = Collected()
+
+    class Deep:
+        def infer_every_exit(self, inputs: Any, *, temperatures: Any) -> EveryExit:
+            return EveryExit(outputs={}, readouts=np.stack([readout] * len(inputs[INPUT])), stage_ms=())
+
+    auditor = Auditor(Deep(), share=1.0, exits=64, emit=collected)  # type: ignore[arg-type]
+    deep = Confidence(temperatures=(1.0,) * 64, thresholds=(None,) * 63)
+    result = msgspec.structs.replace(_result(40), exits=np.zeros(40, dtype=np.int64))
+    auditor.offer(make_samples(40), result, revision=0, policy=deep, labels=None)
+    auditor.start()
+    auditor.stop()
+    assert len(collected.samples) == 40
+    for revision, samples in collected.messages:
+        encode(
+            Audit(outbox="o", sequence=1, bundle="a" * 64, cohort="c", boot=1, revision=revision, samples=samples)
+        )  # would raise
+
+
+def _result(count: int) -> Any:
+    from edgeexit.runtime import Inference  # noqa: PLC0415
+
+    nothing = np.zeros(count)
+    return Inference(
+        answers=nothing,
+        exits=nothing,
+        outputs=nothing,
+        readouts=nothing,
+        scores=nothing,
+        latency_ms=nothing,
+        stage_ms=(),
+    )

@@ -1,0 +1,102 @@
+"""Replaying a data file, and following it when it is replaced."""
+
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeexit.agent.stream import Stream, ticks
+from edgeexit.bundle import Bundle
+from edgeexit.datasets import save_arrays
+from edgeexit.errors import DataError
+from tests.bundles import INPUT
+
+
+def write(path: Path, first: int, count: int = 6, *, labels: bool = True) -> Path:
+    """Samples that can be told apart: every feature holds the sample's number."""
+    numbers = np.arange(first, first + count)
+    arrays = {INPUT: np.repeat(numbers[:, None], 8, axis=1).astype(np.float32)}
+    save_arrays(path, arrays | ({"labels": numbers % 4} if labels else {}))
+    return path
+
+
+def numbers(stream: Stream, count: int) -> list[int]:
+    return [int(stream.next_sample().inputs[INPUT][0, 0]) for _ in range(count)]
+
+
+def test_every_pass_is_whole_and_in_another_order(tmp_path: Path, bundle: Bundle) -> None:
+    stream = Stream(write(tmp_path / "s.npz", 0, 50), bundle.manifest, seed=1)
+    first, second = numbers(stream, 50), numbers(stream, 50)
+    assert sorted(first) == sorted(second) == list(range(50))
+    assert first != second != list(range(50))
+
+
+def test_a_sample_is_a_batch_of_one_with_its_label(tmp_path: Path, bundle: Bundle) -> None:
+    stream = Stream(write(tmp_path / "s.npz", 0), bundle.manifest)
+    for _ in range(6):
+        sample = stream.next_sample()
+        assert sample.inputs[INPUT].shape == (1, 8)
+        assert sample.labels is not None
+        assert sample.labels.tolist() == [int(sample.inputs[INPUT][0, 0]) % 4]
+    assert Stream(write(tmp_path / "u.npz", 0, labels=False), bundle.manifest).next_sample().labels is None
+
+
+def test_a_replaced_file_is_picked_up_at_once(tmp_path: Path, bundle: Bundle) -> None:
+    path = write(tmp_path / "s.npz", 0)
+    stream = Stream(path, bundle.manifest)
+    numbers(stream, 2)
+    write(tmp_path / "new.npz", 100).replace(path)
+    assert sorted(numbers(stream, 6)) == list(range(100, 106))
+
+
+@pytest.mark.parametrize("harm", ["broken", "gone", "other shape"])
+def test_a_bad_replacement_is_told_once_and_the_old_samples_go_on(
+    tmp_path: Path, bundle: Bundle, caplog: pytest.LogCaptureFixture, harm: str
+) -> None:
+    path = write(tmp_path / "s.npz", 0)
+    stream = Stream(path, bundle.manifest)
+    if harm == "broken":
+        path.write_bytes(path.read_bytes()[:200])
+    elif harm == "gone":
+        path.unlink()
+    else:
+        save_arrays(path, {INPUT: np.zeros((3, 5), dtype=np.float32)})
+    with caplog.at_level(logging.WARNING):
+        assert sorted(numbers(stream, 6)) == list(range(6))
+        numbers(stream, 20)
+    assert len(caplog.records) == 1
+    assert "goes on with the old samples" in caplog.text
+    write(path, 50)
+    assert min(numbers(stream, 6)) >= 50
+
+
+def test_a_file_touched_but_not_changed_is_read_again_without_harm(tmp_path: Path, bundle: Bundle) -> None:
+    path = write(tmp_path / "s.npz", 0)
+    stream = Stream(path, bundle.manifest)
+    os.utime(path, (1, 1))
+    assert sorted(numbers(stream, 6)) == list(range(6))
+
+
+def test_a_file_that_does_not_fit_at_the_start_is_an_error(tmp_path: Path, bundle: Bundle) -> None:
+    with pytest.raises(DataError, match=r"s\.npz"):
+        Stream(tmp_path / "s.npz", bundle.manifest)
+
+
+def test_ticks_keep_the_rate_and_the_duration() -> None:
+    started = time.monotonic()
+    count = sum(1 for _ in ticks(100, stop=threading.Event(), duration_s=0.3))
+    assert 0.3 <= time.monotonic() - started < 1.0
+    assert 15 <= count <= 31
+    assert sum(1 for _ in ticks(0, stop=threading.Event(), duration_s=0.05)) > 100
+
+
+def test_ticks_end_when_told_to_even_between_two_far_apart() -> None:
+    stop = threading.Event()
+    threading.Timer(0.1, stop.set).start()
+    started = time.monotonic()
+    assert sum(1 for _ in ticks(0.01, stop=stop)) == 1
+    assert time.monotonic() - started < 2
