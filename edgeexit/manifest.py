@@ -49,7 +49,7 @@ class StageSpec(msgspec.Struct, frozen=True, kw_only=True):
     carry_in: tuple[str, ...]
     """Tensors of earlier stages that this stage reads."""
     carry_out: tuple[TensorSpec, ...]
-    """Tensors that this stage makes and later stages read."""
+    """Tensors that this stage makes and later stages read; the first dimension of each is the batch."""
     macs: Annotated[int, msgspec.Meta(ge=0)]
     """Multiply-accumulates of one sample in convolutions and matrix products: the cost until there is a profile."""
 

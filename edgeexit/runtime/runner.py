@@ -73,10 +73,6 @@ class Runner:
         self._manifest = bundle.manifest
         self._backend = backend or make_backend(bundle)
         self._stages = _plan(bundle)
-        batch = self._manifest.inputs[0].shape[0]
-        self._not_batched = {
-            tensor.name for stage in self._manifest.stages for tensor in stage.carry_out if tensor.shape[0] != batch
-        }
         self._ones = (1.0,) * len(self._stages)
 
     def __enter__(self) -> "Runner":
@@ -137,7 +133,7 @@ class Runner:
             state = decision.state
             if len(leaving):
                 alive, state = alive[stays], state[stays]
-                tensors = self._compact(tensors, stays)
+                tensors = {name: array[stays] for name, array in tensors.items()}
         return Inference(
             answers=readouts[:, TOP1].astype(np.int64),
             exits=taken,
@@ -172,12 +168,6 @@ class Runner:
         for name in tensors.keys() - set(stage.needed_later):
             del tensors[name]
         return results[0], results[1]
-
-    def _compact(
-        self, tensors: dict[str, npt.NDArray[Any]], stays: npt.NDArray[np.bool_]
-    ) -> dict[str, npt.NDArray[Any]]:
-        """Return only the survivors' rows; a carry without a batch dimension stays as it is."""
-        return {name: array if name in self._not_batched else array[stays] for name, array in tensors.items()}
 
 
 def _plan(bundle: Bundle) -> tuple[_Stage, ...]:

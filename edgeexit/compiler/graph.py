@@ -1,0 +1,210 @@
+"""Brings an exported graph into the one form that the other steps rely on, and says what its inputs are."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+from edgeexit import __version__
+from edgeexit.compiler.inputs import BATCH
+from edgeexit.compiler.reasons import quietly, reason_of
+from edgeexit.compiler.weights import read_small_weights
+from edgeexit.errors import CompileError
+from edgeexit.manifest import READOUT_SUFFIX, TEMPERATURE_INPUT, TensorSpec
+
+_OLDEST_OPSET = 13  # the readout's operators
+_IR_VERSION = 10  # what ONNX Runtime 1.20 reads
+_FEWEST_EXITS = 2
+
+
+def normalise(model: ir.Model, *, exits: Sequence[str]) -> None:
+    """Normalise a model in place and name its outputs `exits`.
+
+    Afterwards constants are initializers of the main graph, every first input dimension is called `batch`, shapes are
+    inferred, nothing unused is left, no exit is read by a node or appears twice, and nothing is written that does not
+    follow from the model (stack traces, paths, names of tools). Raises CompileError for a model without at least two
+    exits, equal names, a fixed batch or an operator set that is too old.
+    """
+    graph = model.graph
+    _check_names(graph, exits)
+    opset = opset_of(model)
+    if opset < _OLDEST_OPSET:
+        raise CompileError(f"the model's opset {opset} is too old; export it again with {_OLDEST_OPSET} or newer")
+    read_small_weights(model)
+    for step in (
+        passes.RemoveInitializersFromInputsPass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.LiftSubgraphInitializersToMainGraphPass(),
+    ):
+        step(model)
+    _name_exits(graph, exits)
+    for tidy in (
+        passes.RemoveUnusedNodesPass(),
+        passes.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
+        passes.RemoveUnusedOpsetsPass(),
+        passes.TopologicalSortPass(),
+    ):
+        tidy(model)
+    _name_batch(graph)
+    _strip(model)
+    model.ir_version = max(_IR_VERSION, onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)]))
+    infer_shapes(model)
+
+
+def opset_of(model: ir.Model) -> int:
+    """Return the version of the standard operator set that a model imports."""
+    return model.opset_imports.get("", 1)
+
+
+def input_specs(graph: ir.Graph) -> tuple[TensorSpec, ...]:
+    """Return the specifications of a graph's inputs; a dimension without name or size gets a name."""
+    return tuple(
+        TensorSpec(
+            name=str(value.name),
+            dtype=_dtype_name(value),
+            shape=tuple(
+                size if isinstance(size, int) else str(size.value or f"{value.name}_{axis}")
+                for axis, size in enumerate(value.shape or ())
+            ),
+        )
+        for value in graph.inputs
+    )
+
+
+def infer_shapes(model: ir.Model) -> None:
+    """Fill in the types and shapes that ONNX can infer; where it cannot, they stay open."""
+    with quietly():
+        passes.ShapeInferencePass(strict_mode=False)(model)
+
+
+def check(model: ir.Model, *, what: str) -> None:
+    """Run ONNX's checker. Raises CompileError."""
+    try:
+        passes.CheckerPass()(model)
+    except Exception as error:  # the pass wraps and the checker raises classes of their own
+        raise CompileError(f"{what} is not valid ONNX: {reason_of(error.__cause__ or error)}") from error
+
+
+def bodies(node: ir.Node) -> Iterator[ir.Graph]:
+    """Yield the graphs inside a node: the branches of an If, the body of a Loop or Scan."""
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from attribute.as_graphs()
+
+
+def rename_dimensions(graph: ir.Graph, names: Mapping[str, str]) -> None:
+    """Rename symbolic dimensions of every value of a graph."""
+    for value in _values(graph):
+        if value.shape is not None:
+            value.shape = ir.Shape(
+                [size if isinstance(size, int) else names.get(str(size.value), size.value) for size in value.shape]
+            )
+
+
+def _check_names(graph: ir.Graph, exits: Sequence[str]) -> None:
+    if len(exits) < _FEWEST_EXITS:
+        raise CompileError(
+            f"the model has {len(exits)} exit{'' if len(exits) == 1 else 's'}; an early-exit model returns at least 2, "
+            "shallow to deep"
+        )
+    inputs = {value.name for value in graph.inputs}
+    for index, name in enumerate(exits):
+        if name in exits[:index]:
+            raise CompileError(f"two exits are called '{name}'; give every output a name of its own")
+        if name in inputs:
+            raise CompileError(f"exit '{name}' has the name of an input; rename one of them")
+        if name.endswith(READOUT_SUFFIX):
+            raise CompileError(f"exit '{name}' must not end in '{READOUT_SUFFIX}': that is the name of a readout")
+    if TEMPERATURE_INPUT in inputs:
+        raise CompileError(f"the model has an input '{TEMPERATURE_INPUT}' already: is it a stage of a bundle?")
+
+
+def _name_exits(graph: ir.Graph, exits: Sequence[str]) -> None:
+    """Give every output its name, through an Identity where the value is also something else."""
+    values = list(graph.outputs)
+    graph.outputs.clear()
+    taken = {str(value.name) for value in _values(graph)}
+    seen: set[ir.Value] = set()
+    for value, name in zip(values, exits, strict=True):
+        leaving = value
+        if value.uses() or value.producer() is None or value in seen:
+            node = ir.node("Identity", [value], name=f"{name}.exit")
+            graph.append(node)
+            leaving = node.outputs[0]
+            leaving.type, leaving.shape = value.type, value.shape
+        seen.add(value)
+        for other in _values(graph):
+            if other is not leaving and other.name == name:
+                other.name = _free(f"{name}.value", taken)
+        leaving.name = name
+        taken.add(name)
+        graph.outputs.append(leaving)
+
+
+def _free(name: str, taken: set[str]) -> str:
+    count = 0
+    free = name
+    while free in taken:
+        count += 1
+        free = f"{name}.{count}"
+    taken.add(free)
+    return free
+
+
+def _name_batch(graph: ir.Graph) -> None:
+    """Call the first dimension of every input `batch`, wherever it appears."""
+    names: dict[str, str] = {}
+    for value in graph.inputs:
+        if value.shape is None or len(value.shape) == 0:
+            raise CompileError(
+                f"input '{value.name}' has {'no shape' if value.shape is None else 'no dimensions'}; the first "
+                "dimension of every input is the batch"
+            )
+        first = value.shape[0]
+        if isinstance(first, int):
+            raise CompileError(
+                f"input '{value.name}' has a fixed batch of {first}; export the model again with a dynamic first "
+                "dimension (dynamic_shapes, or dynamic_axes in old exporters)"
+            )
+        if first.value is not None:
+            names[first.value] = BATCH
+        value.shape = ir.Shape([BATCH, *list(value.shape)[1:]])
+    rename_dimensions(graph, names)
+
+
+def _strip(model: ir.Model) -> None:
+    """Remove what is about the export, not about the model."""
+    passes.ClearMetadataAndDocStringPass()(model)
+    graphs: list[ir.Graph | ir.Function] = [*model.graphs(), *model.functions.values()]
+    for graph in graphs:
+        graph.metadata_props.clear()
+        graph.doc_string = None
+    for value in _values(model.graph):
+        value.metadata_props.clear()
+        value.doc_string = None
+    model.metadata_props.clear()
+    model.graph.name = "main"
+    model.producer_name, model.producer_version = "edgeexit", __version__
+    model.domain = model.doc_string = model.model_version = None
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    """Yield every value of a graph and of the bodies in it."""
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in graph:
+        yield from node.outputs
+        for body in bodies(node):
+            yield from _values(body)
+
+
+def _dtype_name(value: ir.Value) -> str:
+    if value.dtype is None:
+        raise CompileError(f"input '{value.name}' has no type; is the model whole?")
+    try:
+        return str(value.dtype.numpy().name)
+    except TypeError as error:
+        raise CompileError(f"input '{value.name}' is {value.dtype}, which is no tensor of numbers") from error

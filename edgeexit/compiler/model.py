@@ -1,0 +1,77 @@
+"""Whatever the user brought, as one normalised graph with its samples and what to check it against."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import onnx_ir as ir
+import torch
+
+from edgeexit.compiler.export import ProgramModule, export_module, name_inputs, order_inputs, parameters_of, to_onnx
+from edgeexit.compiler.graph import input_specs, normalise, opset_of
+from edgeexit.compiler.inputs import Arrays, draw_samples, sizes_given, specs_of, take_samples
+from edgeexit.compiler.source import Loaded, OnnxFile
+from edgeexit.datasets import Inputs
+from edgeexit.errors import CompileError
+from edgeexit.manifest import TensorSpec
+
+
+class ExportedModel(NamedTuple):
+    """A model that is ready to be split."""
+
+    model: ir.Model
+    exits: tuple[str, ...]
+    inputs: tuple[TensorSpec, ...]
+    samples: Arrays
+    """Real where the user gave an example, random otherwise: input name -> [N, ...]."""
+    module: torch.nn.Module | None = None
+    """What the graph was exported from."""
+    file: Path | None = None
+    """What the graph was read from."""
+
+
+def export_model(loaded: Loaded, *, inputs: Sequence[TensorSpec], example: Inputs | None, opset: int) -> ExportedModel:
+    """Export a model for an operator set. Raises CompileError and DataError."""
+    if isinstance(loaded, torch.nn.Module):
+        return _export_module(loaded, inputs, example, opset)
+    if isinstance(loaded, OnnxFile):
+        return _export_file(loaded, inputs, example, opset)
+    model, exits = to_onnx(loaded, opset=opset)
+    return _export_graph(model, exits, inputs, example)._replace(module=ProgramModule(loaded))
+
+
+def _export_module(
+    module: torch.nn.Module, given: Sequence[TensorSpec], example: Inputs | None, opset: int
+) -> ExportedModel:
+    if not given and example is None:
+        raise CompileError(
+            "a torch model does not say what its inputs are: give --input NAME:SHAPE[:DTYPE] or --example FILE.npz"
+        )
+    names, _ = parameters_of(module)
+    specs = order_inputs(module, given or specs_of(example or {}, names))
+    samples = draw_samples(specs) if example is None else take_samples(example, specs)
+    model, exits = to_onnx(export_module(module, specs, samples), opset=opset)
+    name_inputs(model.graph, specs)
+    normalise(model, exits=exits)
+    return ExportedModel(model, exits, specs, samples, module=module)
+
+
+def _export_file(loaded: OnnxFile, given: Sequence[TensorSpec], example: Inputs | None, opset: int) -> ExportedModel:
+    found = opset_of(loaded.model)
+    if found > opset:
+        raise CompileError(
+            f"model '{loaded.path}' uses opset {found}, newer than the target's {opset}; export it again with that"
+        )
+    exits = tuple(str(value.name) for value in loaded.model.graph.outputs)
+    return _export_graph(loaded.model, exits, given, example)._replace(file=loaded.path)
+
+
+def _export_graph(
+    model: ir.Model, exits: tuple[str, ...], given: Sequence[TensorSpec], example: Inputs | None
+) -> ExportedModel:
+    """Normalise a graph that says itself what its inputs are; `given` may size the dimensions it leaves open."""
+    normalise(model, exits=exits)
+    specs = input_specs(model.graph)
+    sizes = sizes_given(specs, given)
+    samples = draw_samples(specs, sizes=sizes) if example is None else take_samples(example, specs)
+    return ExportedModel(model, exits, specs, samples)

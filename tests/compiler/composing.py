@@ -1,0 +1,31 @@
+"""Runs a bundle's stages one after the other with nothing but ONNX Runtime: the contract, read literally."""
+
+import numpy as np
+import onnxruntime as ort
+
+from edgeexit.bundle import Bundle
+from edgeexit.datasets import Inputs
+from edgeexit.manifest import READOUT_SUFFIX, TEMPERATURE_INPUT
+
+
+def run_stages(bundle: Bundle, inputs: Inputs, temperature: float = 1.0) -> dict[str, np.ndarray]:
+    """Return every output of every stage; a stage gets just the tensors that the manifest says it reads."""
+    seen = dict(inputs)
+    outputs = {}
+    for stage in bundle.manifest.stages:
+        session = ort.InferenceSession(bundle.path / stage.file, providers=["CPUExecutionProvider"])
+        feeds = {name: seen[name] for name in (*stage.inputs, *stage.carry_in)}
+        feeds[TEMPERATURE_INPUT] = np.array([temperature], dtype=np.float32)
+        carried = [tensor.name for tensor in stage.carry_out]
+        names = [stage.exit.name, stage.exit.name + READOUT_SUFFIX, *carried]
+        assert {value.name for value in session.get_inputs()} == feeds.keys()
+        assert sorted(value.name for value in session.get_outputs()) == sorted(names)
+        results = dict(zip(names, session.run(names, feeds), strict=True))
+        for tensor in stage.carry_out:
+            assert results[tensor.name].dtype == tensor.dtype
+            assert [s for s, t in zip(results[tensor.name].shape, tensor.shape, strict=True) if isinstance(t, int)] == [
+                t for t in tensor.shape if isinstance(t, int)
+            ]
+        outputs |= results
+        seen |= {name: results[name] for name in carried}
+    return outputs

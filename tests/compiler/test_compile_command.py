@@ -1,0 +1,90 @@
+"""`edgeexit compile` as a user runs it."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from edgeexit.bundle import Bundle
+from edgeexit.cli.main import main
+from edgeexit.errors import BundleError
+from edgeexit.signing import generate_key, load_public_key
+from tests.compiler.graphs import REUSED_EXIT, save_graph
+
+
+@pytest.fixture
+def model(tmp_path):
+    return save_graph(tmp_path / "mine.onnx", REUSED_EXIT, head0=(8, 3), head1=(8, 3))
+
+
+@pytest.fixture
+def command(monkeypatch, capfd):
+    """Run `edgeexit compile ARGUMENTS...` and return exit code, standard output and standard error."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["edgeexit", "compile", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        return code, *capfd.readouterr()
+
+    return run
+
+
+def test_a_table_of_stages_and_the_next_step(command, model, tmp_path):
+    code, out, _ = command(model, "--out", tmp_path / "bundle")
+    assert code == 0
+    assert "stage0" in out
+    assert "e1" in out
+    assert f"edgeexit fit {tmp_path / 'bundle'}" in out
+    assert Bundle.open(tmp_path / "bundle").manifest.model == "mine"
+
+
+def test_every_option_reaches_the_bundle(command, model, tmp_path):
+    public = generate_key(tmp_path / "key.pem")
+    samples = np.random.default_rng(0).standard_normal((20, 8)).astype(np.float32)
+    np.savez(tmp_path / "samples.npz", x=samples, labels=np.zeros(20, dtype=np.int64))
+    (tmp_path / "labels.txt").write_text("cat\ndog\nowl\n")
+    out = tmp_path / "bundle"
+    options = ["--example", tmp_path / "samples.npz", "--labels", tmp_path / "labels.txt", "--name", "pets"]
+    options += ["--target", "arm64-cpu", "--input", "x:batch,8", "--key", tmp_path / "key.pem", "--json"]
+    code, printed, error = command(model, "--out", out, *options)
+    assert (code, error) == (0, "")
+    report = json.loads(printed)
+    manifest = report["manifest"]
+    assert report["digest"] == Bundle.open(out, trusted_keys=[load_public_key(public)]).digest
+    assert (manifest["model"], manifest["target"], manifest["labels"]) == ("pets", "arm64-cpu", ["cat", "dog", "owl"])
+    assert (manifest["proof"]["samples"], manifest["proof"]["source"]) == (20, "data")
+
+
+def test_a_bundle_is_replaced_with_force_alone(command, model, tmp_path):
+    out = tmp_path / "bundle"
+    command(model, "--out", out, "--name", "first")
+    code, _, error = command(model, "--out", out, "--name", "second")
+    assert code == 2
+    assert "exists already" in error
+    assert Bundle.open(out).manifest.model == "first"
+    assert command(model, "--out", out, "--name", "second", "--force")[0] == 0
+    assert Bundle.open(out).manifest.model == "second"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--example", "none.npz"], "'none.npz' does not exist"),
+        (["--labels", "none.txt"], "labels file 'none.txt' cannot be read"),
+        (["--key", "none.pem"], "private key 'none.pem' cannot be read"),
+        (["--target", "toaster"], "target 'toaster' is unknown"),
+        (["--input", "x:batch,9"], "input 'x' is given as batch,9"),
+    ],
+)
+def test_a_mistake_is_one_line_and_writes_nothing(command, model, tmp_path, options, words):
+    code, out, error = command(model, "--out", tmp_path / "bundle", *options)
+    assert (code, out) == (2, "")
+    assert words in error
+    assert len(error.strip().splitlines()) == 1
+    with pytest.raises(BundleError):
+        Bundle.open(tmp_path / "bundle")

@@ -1,0 +1,126 @@
+"""Compiling ONNX files: bodies, functions, shapes, Q/DQ, external data."""
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from edgeexit.compiler import compile_bundle
+from tests.compiler.composing import run_stages
+from tests.compiler.graphs import BRANCH, QUANTISED, REUSED_EXIT, SHAPES, save_graph, two_heads
+
+
+def assert_as_whole(bundle, path, inputs):
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    outputs = run_stages(bundle, inputs)
+    for name, expected in zip(bundle.manifest.exits, session.run(list(bundle.manifest.exits), inputs), strict=True):
+        np.testing.assert_allclose(outputs[name], expected, atol=1e-5)
+
+
+@pytest.fixture
+def samples():
+    return {"x": np.random.default_rng(1).standard_normal((3, 8)).astype(np.float32)}
+
+
+def test_what_bodies_capture_is_carried_and_functions_go_with_their_stage(tmp_path):
+    path = save_graph(tmp_path / "branch.onnx", BRANCH, w=(4, 4), head=(4, 3), deep=(4,))
+    bundle = compile_bundle(path, tmp_path / "bundle", inputs=["x:batch,5,4"])
+    first, second = bundle.manifest.stages
+    assert second.carry_in == ("h",)
+    assert second.inputs == ("x", "gate")
+    assert first.inputs == ("x",)
+    assert first.macs == 5 * 4 * 4 + 4 * 3
+    assert [len(onnx.load(bundle.path / stage.file).functions) for stage in (first, second)] == [1, 0]
+    rng = np.random.default_rng(0)
+    for length in (2, 6):  # one branch each
+        inputs = {
+            "x": rng.standard_normal((3, length, 4)).astype(np.float32),
+            "gate": rng.standard_normal((3, length, 1)).astype(np.float32),
+        }
+        assert_as_whole(bundle, path, inputs)
+
+
+def test_a_shape_is_made_again_where_it_is_needed(tmp_path, samples):
+    path = save_graph(
+        tmp_path / "shapes.onnx",
+        SHAPES,
+        w=(8, 8),
+        head0=(8, 3),
+        head1=(8, 3),
+        sizes=np.array([64, 1, 8]),
+        axis=np.array([0]),
+        one=np.array([1]),
+        two=np.array([2]),
+    )
+    bundle = compile_bundle(path, tmp_path / "bundle")
+    first, second = bundle.manifest.stages
+    assert [(tensor.name, tensor.shape) for tensor in first.carry_out] == [("pooled", ("batch", 8))]
+    assert second.inputs == ()
+    assert_as_whole(bundle, path, samples)
+
+
+def test_int8_crosses_between_quantize_and_dequantize(tmp_path, samples):
+    path = save_graph(
+        tmp_path / "quantised.onnx",
+        QUANTISED,
+        w=(8, 8),
+        head0=(8, 3),
+        head1=(8, 3),
+        scale=np.float32([0.05])[0:1].reshape(()),
+        zero=np.array(0, dtype=np.int8),
+    )
+    bundle = compile_bundle(path, tmp_path / "bundle")
+    (carry,) = bundle.manifest.stages[0].carry_out
+    assert (carry.name, carry.dtype, carry.bytes_per_sample) == ("q", "int8", 8)
+    assert_as_whole(bundle, path, samples)
+
+
+def test_an_exit_may_be_read_on(tmp_path, samples):
+    path = save_graph(tmp_path / "reused.onnx", REUSED_EXIT, head0=(8, 3), head1=(8, 3))
+    bundle = compile_bundle(path, tmp_path / "bundle")
+    first, second = bundle.manifest.stages
+    assert first.exit.name == "e0"
+    assert "e0" not in second.carry_in
+    assert_as_whole(bundle, path, samples)
+
+
+def test_an_input_that_only_a_body_reads_reaches_its_stage(tmp_path):
+    body = (
+        "e0 = MatMul(x, a) n = Shape<start = 1>(x) one = Constant<value_ints = [1]>() late_is_used = Greater(n, one) "
+        "y = If (late_is_used) <then_branch = t () => (float[N,3] u) { u = MatMul(late, b) }, "
+        "else_branch = f () => (float[N,3] v) { v = MatMul(x, b) }> e1 = Add(e0, y)"
+    )
+    path = two_heads(tmp_path / "late.onnx", body, inputs="float[N,8] x, float[N,8] late")
+    bundle = compile_bundle(path, tmp_path / "bundle")
+    assert bundle.manifest.stages[0].inputs == ("x",)
+    assert "late" in bundle.manifest.stages[1].inputs
+
+
+def test_external_data_is_read_and_stored_anew(tmp_path, samples):
+    path = save_graph(tmp_path / "big.onnx", REUSED_EXIT.replace("head", "w"), w0=(8, 3), w1=(8, 3))
+    onnx.save(
+        onnx.load(path),
+        path,
+        save_as_external_data=True,
+        location="elsewhere.data",
+        size_threshold=0,
+        convert_attribute=True,
+    )
+    bundle = compile_bundle(path, tmp_path / "bundle")
+    assert_as_whole(bundle, path, samples)
+    (tmp_path / "elsewhere.data").unlink()
+    run_stages(bundle, samples)
+
+
+def test_equal_bytes_are_stored_once_whatever_their_name(tmp_path):
+    same = np.random.default_rng(0).standard_normal((8, 300)).astype(np.float32)
+    text = """<ir_version: 9, opset_import: ["": 18]>
+    g (float[N,8] x) => (float[N,300] e0, float[N,300] e1) { e0 = MatMul(x, w0) y = Relu(x) e1 = MatMul(y, w1) }"""
+    bundle = compile_bundle(save_graph(tmp_path / "same.onnx", text, w0=same, w1=same.copy()), tmp_path / "bundle")
+    assert (bundle.path / "weights.bin").stat().st_size == same.nbytes
+
+
+def test_a_dimension_left_open_takes_the_size_that_is_given(tmp_path):
+    path = save_graph(tmp_path / "branch.onnx", BRANCH, w=(4, 4), head=(4, 3), deep=(4,))
+    bundle = compile_bundle(path, tmp_path / "bundle", inputs=["gate:batch,2,1"])
+    assert bundle.golden().inputs["x"].shape == (8, 2, 4)

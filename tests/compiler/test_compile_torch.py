@@ -1,0 +1,168 @@
+"""Compiling torch models: what the bundle holds and answers."""
+
+import re
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from edgeexit.bundle import Bundle
+from edgeexit.compiler import STEPS, compile_bundle
+from edgeexit.datasets import Dataset
+from edgeexit.errors import BundleError
+from edgeexit.manifest import TensorSpec
+from edgeexit.runtime import Runner
+from tests.compiler.composing import run_stages
+from tests.compiler.networks import Dense, Masked, Residual, SequenceFirst
+
+
+def answers(module, **inputs):
+    with torch.no_grad():
+        returned = module.eval()(**{name: torch.from_numpy(array) for name, array in inputs.items()})
+    values = returned.values() if isinstance(returned, dict) else returned
+    return [value.numpy() for value in values]
+
+
+def assert_answers(bundle, module, **inputs):
+    outputs = run_stages(bundle, inputs)
+    for name, expected in zip(bundle.manifest.exits, answers(module, **inputs), strict=True):
+        np.testing.assert_allclose(outputs[name], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_residual_network_answers_as_in_torch_at_any_batch(residual, images):
+    for batch in (1, 2, 7):
+        assert_answers(residual, Residual(), image=images[:batch])
+
+
+def test_the_manifest_describes_stages_inputs_and_cost(residual):
+    manifest = residual.manifest
+    assert manifest.model == "Residual"
+    assert manifest.exits == ("exit0", "exit1")
+    assert manifest.inputs == (TensorSpec(name="image", dtype="float32", shape=("batch", 1, 8, 8)),)
+    first, second = manifest.stages
+    assert (first.inputs, first.carry_in) == (("image",), ())
+    assert (second.inputs, second.carry_in) == ((), (first.carry_out[0].name,))
+    assert first.carry_out[0].shape == ("batch", 4, 8, 8)
+    convolution = 64 * 9 * 4
+    assert first.macs == convolution * (1 + 4) + 4 * 3
+    assert second.macs == convolution * 4 + 4 * 3
+
+
+def test_the_proof_and_the_golden_samples_come_from_the_users_data(residual, images):
+    assert (residual.manifest.proof.samples, residual.manifest.proof.source) == (12, "data")
+    assert max(residual.manifest.proof.max_absolute_error.values()) < 1e-5
+    golden = residual.golden()
+    np.testing.assert_array_equal(golden.inputs["image"], images[:8])
+    for name, expected in zip(("exit0", "exit1"), answers(Residual(), image=images[:8]), strict=True):
+        np.testing.assert_allclose(golden.exits[name], expected, atol=1e-5)
+
+
+def test_dense_connections_cross_several_stages(dense):
+    assert dense.manifest.exits == ("shallow", "middle", "deep")
+    first, second, third = dense.manifest.stages
+    assert {tensor.name for tensor in first.carry_out} & set(third.carry_in)
+    assert second.carry_out
+    samples = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
+    assert_answers(dense, Dense(), input=samples)
+
+
+def test_two_inputs_of_any_length(masked):
+    names = [(spec.name, spec.dtype, spec.shape) for spec in masked.manifest.inputs]
+    assert names == [("ids", "int64", ("batch", "length")), ("mask", "int64", ("batch", "length"))]
+    rng = np.random.default_rng(0)
+    for batch, length in ((1, 3), (3, 8), (4, 13)):
+        mask = (np.arange(length) < rng.integers(1, length + 1, size=(batch, 1))).astype(np.int64)
+        assert_answers(masked, Masked(), ids=rng.integers(0, 50, (batch, length)), mask=mask)
+
+
+def test_weights_that_exits_share_are_stored_once(masked):
+    head = 8 * 768 * 4
+    size = (masked.path / "weights.bin").stat().st_size
+    assert head < size < 2 * head
+    assert all((masked.path / f"stage{k}.onnx").stat().st_size < head for k in (0, 1))
+
+
+def test_a_batch_on_another_axis_crosses_in_front(tmp_path):
+    bundle = compile_bundle(SequenceFirst(), tmp_path / "bundle", inputs=["x:batch,5,6"])
+    (carry,) = bundle.manifest.stages[0].carry_out
+    assert carry.shape == ("batch", 5, 6)
+    samples = np.random.default_rng(0).standard_normal((3, 5, 6)).astype(np.float32)
+    assert_answers(bundle, SequenceFirst(), x=samples)
+
+
+def test_the_runner_answers_the_golden_samples(residual, masked):
+    for bundle in (residual, masked):
+        golden = bundle.golden()
+        with Runner(bundle) as runner:
+            outputs = runner.infer_every_exit(golden.inputs).outputs
+        for name, expected in golden.exits.items():
+            np.testing.assert_allclose(outputs[name], expected, atol=1e-5)
+
+
+def test_the_same_model_gives_the_same_bytes(residual, images, tmp_path):
+    again = compile_bundle(Residual(), tmp_path / "again", example=Dataset(inputs={"image": images}))
+    assert again.digest == residual.digest
+    assert again.manifest.files == residual.manifest.files
+
+
+def test_nothing_of_the_build_machine_stands_in_the_stages(residual):
+    for file in residual.path.iterdir():
+        assert not re.search(rb"site-packages|networks\.py|forward\(|torch\.nn", file.read_bytes()), file.name
+    for stage in residual.manifest.stages:
+        onnx.checker.check_model(residual.path / stage.file, full_check=True)
+
+
+def test_every_value_inside_a_stage_has_a_shape(residual):
+    for stage in residual.manifest.stages:
+        graph = onnx.load(residual.path / stage.file, load_external_data=False).graph
+        known = {value.name for value in (*graph.value_info, *graph.output) if value.type.tensor_type.HasField("shape")}
+        assert {name for node in graph.node for name in node.output} <= known
+
+
+def test_a_saved_program_is_taken_as_it_is(tmp_path, images):
+    module = Residual().eval()
+    program = torch.export.export(
+        module, (torch.from_numpy(images[:2]),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
+    )
+    torch.export.save(program, tmp_path / "saved.pt2")
+    bundle = compile_bundle(tmp_path / "saved.pt2", tmp_path / "bundle")
+    assert bundle.manifest.model == "saved"
+    assert bundle.manifest.proof.source == "random"
+    assert_answers(bundle, Residual(), image=images)
+
+
+def test_a_factory_in_a_file_finds_its_neighbours(tmp_path):
+    (tmp_path / "widths.py").write_text("WIDTH = 3\n")
+    (tmp_path / "mine.py").write_text(
+        "import torch\nfrom widths import WIDTH\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.a, self.b = torch.nn.Linear(4, WIDTH), torch.nn.Linear(WIDTH, WIDTH)\n"
+        "    def forward(self, x):\n"
+        "        y = self.a(x)\n"
+        "        return y, self.b(y)\n"
+    )
+    bundle = compile_bundle(
+        f"{tmp_path / 'mine.py'}:Net", tmp_path / "bundle", inputs=["x:1,4"], labels=["a", "b", "c"], name="mine"
+    )
+    assert bundle.manifest.model == "mine"
+    assert bundle.manifest.labels == ("a", "b", "c")
+    outputs = run_stages(bundle, bundle.golden().inputs)
+    np.testing.assert_allclose(outputs["exit1"], bundle.golden().exits["exit1"], atol=1e-5)
+
+
+def test_the_users_module_stays_in_training_mode_and_steps_are_told(tmp_path):
+    module = Dense().train()
+    steps = []
+    compile_bundle(module, tmp_path / "bundle", inputs=["input:batch,4"], on_step=steps.append)
+    assert tuple(steps) == STEPS
+    assert module.training
+    assert all(layer.training for layer in module.layers)
+
+
+def test_a_bundle_is_replaced_only_when_asked(residual):
+    with pytest.raises(BundleError, match="exists already"):
+        compile_bundle(Residual(), residual.path, inputs=["image:batch,1,8,8"])
+    assert Bundle.open(residual.path).digest == residual.digest

@@ -1,0 +1,215 @@
+"""Every mistake with a model or its inputs: one line that names it, and nothing is written."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from edgeexit.compiler import compile_bundle, load_labels
+from edgeexit.errors import CompileError, DataError, TargetError
+from tests.compiler.graphs import REUSED_EXIT, save_graph, two_heads
+from tests.compiler.networks import Dense
+
+ONE = "e0 = MatMul(x, a) "
+TWO = ONE + "r = Relu(x) e1 = MatMul(r, b) "
+
+
+def assert_refused(error, out, source, match, **options):
+    """The compile fails with one line that matches, and leaves nothing where the bundle would have stood."""
+    with pytest.raises(error, match=match) as raised:
+        compile_bundle(source, out, **options)
+    assert "\n" not in str(raised.value)
+    assert "Traceback" not in str(raised.value)
+    assert not out.exists()
+    assert not list(out.parent.glob(".*partial*"))
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out" / "bundle"
+
+
+@pytest.fixture
+def graph(tmp_path):
+    """Write an ONNX file of a few lines and return its path."""
+
+    def write(body, **options):
+        return two_heads(tmp_path / "model.onnx", body, **options)
+
+    return write
+
+
+class Returning(nn.Module):
+    """A model whose forward answers what a test wants it to."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.layer = nn.Linear(8, 3)
+        self.answer = answer
+
+    def forward(self, x, scale=1.0):
+        return self.answer(self.layer(x) * scale, x)
+
+
+SOURCE = """
+import torch
+number = 3
+def make(): return torch.nn.Linear(2, 2)
+def needs(size): return torch.nn.Linear(size, 2)
+def nothing(): return None
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "match"),
+    [
+        ("{folder}/mine.py:absent", "there is no 'absent' in 'mine'"),
+        ("{folder}/mine.py:number", "'number' is int, not a function"),
+        ("{folder}/mine.py:nothing", r"nothing\(\) returned NoneType, not a torch.nn.Module"),
+        ("{folder}/mine.py:needs", r"needs\(\) failed: TypeError: .*'size'"),
+        ("{folder}/other.py:make", "'.*other.py' does not exist"),
+        ("{folder}/broken.py:make", "broken.py' cannot be imported: ZeroDivisionError: division by zero"),
+        ("no_such_package.models:make", "'no_such_package.models' cannot be imported: ModuleNotFoundError"),
+        ("resnet", "must be package.module:factory, path/file.py:factory, a .pt2 or an .onnx file"),
+        ("{folder}/gone.onnx", "gone.onnx' does not exist"),
+        ("{folder}/gone.pt2", "gone.pt2' does not exist"),
+        ("{folder}/text.onnx", "text.onnx' is not a readable ONNX file"),
+        ("{folder}/text.pt2", "text.pt2' is not a readable .pt2 file"),
+    ],
+)
+def test_a_source_that_is_not_there(tmp_path, out, source, match):
+    (tmp_path / "mine.py").write_text(SOURCE)
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    for name in ("text.onnx", "text.pt2"):
+        (tmp_path / name).write_text("this is no model")
+    assert_refused(CompileError, out, source.format(folder=tmp_path), match, inputs=["x:batch,2"])
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ((), "give --input NAME:SHAPE.* or --example"),
+        (("image:batch,4",), "forward has no parameter 'image'; it takes 'input'"),
+        (("input:batch,5",), "forward fails on 'input' 2x5: RuntimeError: mat1 and mat2"),
+        (("input:batch,4:int64",), "forward fails on 'input'"),
+        (("input",), r"'input' must be NAME:SHAPE\[:DTYPE\]"),
+        (("input:batch,0",), "dimension '0' is neither a number above 0 nor a word"),
+        (("input:batch,,4",), "dimension '' is neither"),
+        (("input:batch,4:float33",), "dtype 'float33' is none of"),
+        (("input:batch,4", "input:batch,4"), "input 'input' is given twice"),
+    ],
+)
+def test_inputs_that_do_not_fit_the_module(out, given, match):
+    assert_refused(CompileError, out, Dense(), match, inputs=given)
+
+
+def test_an_input_that_forward_cannot_do_without(out):
+    module = Returning(lambda y, _: (y, y.relu()))
+    assert_refused(CompileError, out, module, "forward needs 'x'.*it takes 'x', 'scale'", inputs=["scale:batch,1"])
+
+
+def test_an_example_that_does_not_fit(out):
+    wrong = {"input": np.zeros((4, 4), dtype=np.float64)}
+    assert_refused(
+        DataError, out, Dense(), "float64 where the model takes float32", example=wrong, inputs=["input:b,4"]
+    )
+    assert_refused(CompileError, out, Dense(), "forward needs 'input'", example={"image": np.zeros((4, 4))})
+
+
+@pytest.mark.parametrize(
+    ("answer", "match"),
+    [
+        (lambda y, _: y, "the model has 1 exit;"),
+        (lambda y, _: (y, None), "forward returns NoneType as exit 'exit1'"),
+        (lambda y, _: (y, (y, y)), "forward returns tuple as exit 'exit1'"),
+        (lambda y, _: {"a": y, "b": y.double()}, "exit 'b' is torch.float64"),
+        (lambda y, x: (y, y.relu() if x.sum() > 0 else y), "cannot be traced by torch.export: .*data-dependent"),
+        (lambda y, _: (y, y.reshape(2, 3).relu()), "forward fixes a dimension that is to be dynamic"),
+        (lambda y, _: (y, y + torch.randn(3)), "differs from the torch model at exit 'exit1'"),
+        (lambda y, _: (y, y - y.mean(0)), "exit 'exit1' answers differently when other samples have left"),
+    ],
+)
+def test_a_forward_that_cannot_be_compiled(out, answer, match):
+    assert_refused(CompileError, out, Returning(answer), match, inputs=["x:batch,8"])
+
+
+def test_a_forward_whose_answers_depend_on_earlier_calls(out):
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(8, 3)
+            self.register_buffer("calls", torch.zeros(1))
+
+        def forward(self, x):
+            self.calls += 1
+            return self.layer(x), self.layer(x.relu()) + self.calls
+
+    assert_refused(CompileError, out, Counting(), "forward changes the buffer 'calls'", inputs=["x:batch,8"])
+
+
+@pytest.mark.parametrize(
+    ("body", "outputs", "match"),
+    [
+        (ONE, "float[N,3] e0", "the model has 1 exit;"),
+        (TWO + "s = Softmax(e1)", "float[N,3] e0, float[N,3] s", "exit 's' gives probabilities; return logits"),
+        (TWO + "m = ReduceMean(e1)", "float[N,3] e0, float[1,1] m", "exit 'm' is 1x1 for 32 samples"),
+        (
+            TWO + "n = Constant<value_ints = [1]>() u = Unsqueeze(e1, n)",
+            "float[N,3] e0, float[N,1,3] u",
+            r"exit 'u' is 32x1x3 for 32 samples; an exit has to be logits \[batch, classes\]",
+        ),
+        (TWO + "d = Cast<to = 11>(e1)", "float[N,3] e0, double[N,3] d", "exit 'd' is float64"),
+        (TWO + "w = Concat<axis = 1>(e1, e1)", "float[N,3] e0, float[N,6] w", "numbers of classes: 'e0' 3, 'w' 6"),
+        (TWO + "l = Log(e1)", "float[N,3] e0, float[N,3] l", "exit 'l' gives NaN or infinity on .* of 32 samples"),
+        (TWO, "float[N,3] e1, float[N,3] e1", "two exits are called 'e1'"),
+        (TWO + "k = Relu(a)", "float[N,3] e0, float[8,3] k", "exit 'k' depends on no input of the model"),
+        (TWO + "i = Identity(e0)", "float[N,3] e0, float[N,3] i", "exit 'i' adds no work after 'e0'"),
+        (TWO + "z = Add(r, r)", "float[N,8] r, float[N,8] z, float[N,8] r", "two exits are called 'r'"),
+        ("y = MatMul(x, a) e0 = MatMul(y, c)", "float[N,3] e0, float[N,3] y", "exit 'y' adds no work after 'e0'"),
+    ],
+)
+def test_outputs_that_are_no_exits(graph, out, body, outputs, match):
+    assert_refused(CompileError, out, graph(body, outputs=outputs), match)
+
+
+def test_an_exit_with_one_class(tmp_path, out):
+    text = REUSED_EXIT.replace("N,3", "N,1")
+    path = save_graph(tmp_path / "one.onnx", text, head0=(8, 1), head1=(8, 1))
+    assert_refused(CompileError, out, path, "exit 'e0' has 1 class")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "options", "match"),
+    [
+        ("float[1,8] x", {}, "input 'x' has a fixed batch of 1; export the model again"),
+        ("float[N,8] x", {"inputs": ["y:batch,8"]}, "the model has no input 'y'; it has 'x'"),
+        ("float[N,8] x", {"inputs": ["x:batch,9"]}, "input 'x' is given as batch,9 float32 where .* batch,8 float32"),
+        ("float[N,8] x", {"inputs": ["x:batch,8:int64"]}, "given as batch,8 int64"),
+        ("float[N,8] x", {"inputs": ["x:batch,8,8"]}, "given as batch,8,8"),
+    ],
+)
+def test_an_onnx_input_that_does_not_fit(graph, out, inputs, options, match):
+    assert_refused(CompileError, out, graph(TWO, inputs=inputs), match, **options)
+
+
+def test_an_onnx_file_that_is_too_new_or_too_old_or_lacks_its_data(graph, out, tmp_path):
+    path = graph(TWO)
+    for opset, match in ((23, "opset 23, newer than the target's 20"), (11, "opset 11 is too old")):
+        model = onnx.load(path)
+        model.opset_import[0].version = opset
+        onnx.save(model, tmp_path / "other.onnx")
+        assert_refused(CompileError, out, tmp_path / "other.onnx", match)
+    onnx.save(onnx.load(path), tmp_path / "apart.onnx", save_as_external_data=True, location="gone", size_threshold=0)
+    (tmp_path / "gone").unlink()
+    assert_refused(CompileError, out, tmp_path / "apart.onnx", "weight 'a' in 'gone' cannot be read")
+
+
+def test_labels_and_targets_that_do_not_fit(graph, out, tmp_path):
+    assert_refused(DataError, out, graph(TWO), "2 labels where the exits have 3 classes", labels=["cat", "dog"])
+    assert_refused(TargetError, out, graph(TWO), "target 'toaster' is unknown", target="toaster")
+    (tmp_path / "labels.txt").write_text("cat\n\ndog\n")
+    with pytest.raises(DataError, match="line 2 is empty"):
+        load_labels(tmp_path / "labels.txt")
+    with pytest.raises(DataError, match="cannot be read: FileNotFoundError"):
+        load_labels(tmp_path / "none.txt")
