@@ -27,7 +27,7 @@ def test_the_model_is_good_and_early_exits_pay(quickstart):
 
 def test_drift_breaks_the_certificate_and_the_update_mends_it(quickstart):
     _, story, _ = quickstart
-    before, drifted, after = story["phases"]
+    before, drifted, after = (story["drill"][name] for name in ("before", "drifted", "after"))
     assert [phase["revision"] for phase in (before, drifted, after)] == [1, 1, 2]
     assert before["disagreement"]["observed"] <= story["risk"]
     assert drifted["disagreement"]["observed"] > story["risk"]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 import typer
 
-from edgeexit.cli.output import console, milliseconds, next_step, print_json, share
+from edgeexit.console import console, milliseconds, next_step, print_json, share
 
 if TYPE_CHECKING:
     from edgeexit.agent import Agent, Stream

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeexit.cli.output import milliseconds, next_step, print_json, print_table, share, warn
+from edgeexit.console import milliseconds, next_step, print_json, print_table, share, warn
 
 if TYPE_CHECKING:
     from edgeexit_calibration import CohortView, Database, DeviceView, Disagreement, PolicyView
@@ -40,7 +40,7 @@ def register_command(
     from edgeexit_calibration import open_database, register
 
     from edgeexit.bundle import Bundle
-    from edgeexit.cli.output import console
+    from edgeexit.console import console
 
     opened = Bundle.open(bundle)
     store = open_database(database)

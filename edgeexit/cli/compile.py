@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from edgeexit.cli.output import next_step, notes, print_json, print_table, progress_bar
+from edgeexit.console import next_step, notes, print_json, print_table, progress_bar
 
 
 def compile_command(

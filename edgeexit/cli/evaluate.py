@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from edgeexit.cli.output import milliseconds, next_step, print_json, print_table, progress_bar, share
+from edgeexit.console import milliseconds, next_step, print_json, print_table, progress_bar, share
 
 
 def evaluate_command(

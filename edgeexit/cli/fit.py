@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from edgeexit.cli.output import milliseconds, next_step, notes, print_json, print_table, progress_bar, share, warn
+from edgeexit.console import milliseconds, next_step, notes, print_json, print_table, progress_bar, share, warn
 
 
 def fit_command(

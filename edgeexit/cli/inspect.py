@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from edgeexit.cli.output import console, milliseconds, next_step, print_json, print_table
+from edgeexit.console import console, milliseconds, next_step, print_json, print_table
 
 
 def inspect_command(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from edgeexit.cli.output import console, next_step
+from edgeexit.console import console, next_step
 
 
 def keygen_command(

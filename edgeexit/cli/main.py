@@ -11,11 +11,11 @@ from edgeexit.cli.evaluate import evaluate_command
 from edgeexit.cli.fit import fit_command
 from edgeexit.cli.inspect import inspect_command
 from edgeexit.cli.keys import keygen_command, sign_command
-from edgeexit.cli.output import notes, print_error
 from edgeexit.cli.profile import profile_command
 from edgeexit.cli.quickstart import quickstart_command
 from edgeexit.cli.run import run_command
 from edgeexit.cli.targets import targets_command
+from edgeexit.console import notes, print_error
 from edgeexit.errors import EdgeExitError
 
 _BAD_INPUT = 2

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from edgeexit.cli.output import console, milliseconds, next_step, notes, print_json, print_table, share
+from edgeexit.console import console, milliseconds, next_step, notes, print_json, print_table, share
 
 
 def profile_command(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeexit.cli.output import console, next_step, notes, print_json
+from edgeexit.console import console, next_step, notes, print_json
 
 if TYPE_CHECKING:
     from edgeexit.quickstart.fleet import Fleet

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from edgeexit.cli.output import console, next_step, print_json, progress_bar, share
+from edgeexit.console import console, next_step, print_json, progress_bar, share
 
 
 def run_command(

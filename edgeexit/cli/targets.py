@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from edgeexit.cli.output import console, next_step, print_json, print_table
+from edgeexit.console import console, next_step, print_json, print_table
 
 
 def targets_command(

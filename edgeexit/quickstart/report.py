@@ -10,7 +10,8 @@ from plotly.offline import get_plotlyjs
 
 from edgeexit.files import write_atomic
 from edgeexit.latency import LatencyProfile
-from edgeexit.quickstart.watch import Moment, Phase
+from edgeexit.quickstart.drill import Drill
+from edgeexit.quickstart.watch import Phase
 from edgeexit.runtime import Evaluation
 
 _COLOURS = ("#0b7285", "#74b816", "#f59f00", "#c92a2a", "#5f3dc4", "#868e96")
@@ -27,12 +28,13 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
     evaluations: dict[str, Evaluation]
     """On clean test samples."""
     profile: LatencyProfile
-    phases: tuple[Phase, ...]
-    moments: tuple[Moment, ...]
-    drift_s: float
-    """When the stream changed."""
-    update_s: float
-    """When every device ran the new policy."""
+    drill: Drill
+    """On the fleet, under drift."""
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The chapters of the drill, in order."""
+        return self.drill.before, self.drill.drifted, self.drill.after
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """Return the before/after table: its columns and rows."""
@@ -98,8 +100,8 @@ def write_report(path: Path, story: Story) -> None:
 
 def _timeline(story: Story) -> go.Figure:
     figure = go.Figure()
-    seconds = [moment.seconds for moment in story.moments]
-    agreement = [moment.agreement for moment in story.moments]
+    seconds = [moment.seconds for moment in story.drill.moments]
+    agreement = [moment.agreement for moment in story.drill.moments]
     figure.add_scatter(x=seconds, y=agreement, mode="lines", name="agreement", line={"color": _COLOURS[0], "width": 3})
     figure.add_hline(
         y=1 - story.risk,
@@ -107,7 +109,7 @@ def _timeline(story: Story) -> go.Figure:
         annotation_text="certified",
         annotation_position="bottom left",
     )
-    for at, text in ((story.drift_s, "the stream changes"), (story.update_s, "new policy in force")):
+    for at, text in ((story.drill.drift_s, "the stream changes"), (story.drill.update_s, "new policy in force")):
         figure.add_vline(x=at, line={"color": _COLOURS[3]}, annotation_text=text, annotation_position="top left")
     figure.update_yaxes(tickformat=".0%", range=[min(0.8, *agreement) - 0.02, 1.005])
     figure.update_xaxes(title="seconds since the agents started")

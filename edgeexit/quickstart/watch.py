@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from types import TracebackType
 
 import msgspec
 from edgeexit_calibration import (
@@ -52,7 +53,7 @@ class Phase(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Watcher:
-    """Reads the database that the calibrator writes; a second reader disturbs nobody."""
+    """Reads the database that the calibrator writes; a second reader disturbs nobody. A context manager."""
 
     def __init__(self, fleet: Fleet, cohort: CohortAddress, *, on_moment: Callable[[Moment], None]) -> None:
         self._fleet = fleet
@@ -62,7 +63,13 @@ class Watcher:
         self._started = time.monotonic()
         self.moments: list[Moment] = []
 
-    def close(self) -> None:
+    def __enter__(self) -> "Watcher":
+        """Begin to watch."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         """Close the database."""
         self._database.close()
 

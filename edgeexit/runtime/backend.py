@@ -10,8 +10,6 @@ from edgeexit.bundle import Bundle
 from edgeexit.errors import TargetError
 from edgeexit.targets import Target, load_target
 
-Tensors = Mapping[str, npt.NDArray[Any]]
-
 
 class StageBackend(Protocol):
     """Runs the stages of one bundle; a context manager. `run` may be called from several threads."""
@@ -20,7 +18,7 @@ class StageBackend(Protocol):
     def description(self) -> str:
         """Name and version of the runtime, e.g. `onnxruntime 1.23.2`."""
 
-    def run(self, stage: int, feeds: Tensors, outputs: Sequence[str]) -> list[npt.NDArray[Any]]:
+    def run(self, stage: int, feeds: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> list[npt.NDArray[Any]]:
         """Run one stage on `feeds` (every input of its graph) and return the named outputs in order."""
 
     def __enter__(self) -> "StageBackend":

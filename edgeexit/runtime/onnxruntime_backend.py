@@ -1,6 +1,6 @@
 """Stages on ONNX Runtime: one session a stage, idle threads asleep."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -9,7 +9,6 @@ import onnxruntime as ort
 
 from edgeexit.bundle import Bundle
 from edgeexit.errors import BundleError
-from edgeexit.runtime.backend import Tensors
 from edgeexit.targets import Target
 
 _ERRORS_ONLY = 3
@@ -28,7 +27,7 @@ class OnnxRuntimeBackend:
         """Name and version of the runtime."""
         return f"onnxruntime {ort.__version__}"
 
-    def run(self, stage: int, feeds: Tensors, outputs: Sequence[str]) -> list[npt.NDArray[Any]]:
+    def run(self, stage: int, feeds: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> list[npt.NDArray[Any]]:
         """Run one stage and return the named outputs in order."""
         results: list[npt.NDArray[Any]] = self._sessions[stage].run(outputs, feeds)
         return results
