@@ -20,7 +20,7 @@ from edgeexit.quickstart.watch import Moment, Phase, Watcher
 _RATE_HZ = 60.0
 _AUDIT_SHARE = 0.3
 _CHECK_INTERVAL_S = 1.0
-_NOISE, _CONTRAST = 0.2, 0.75
+_NOISE, _CONTRAST = 0.2, 0.8
 _NOISY_COPIES = 4
 _AUDITS_BEFORE, _AUDITS_AFTER = 200, 300
 _WAIT_S = 90.0
