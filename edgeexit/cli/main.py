@@ -1,9 +1,11 @@
 """The entry point: registers every command and turns errors into one line and exit code 2."""
 
 import sys
+from typing import Annotated
 
 import typer
 
+from edgeexit import __version__
 from edgeexit.cli.agent import agent_command
 from edgeexit.cli.calibrator import calibrator_app
 from edgeexit.cli.compile import compile_command
@@ -15,7 +17,7 @@ from edgeexit.cli.profile import profile_command
 from edgeexit.cli.quickstart import quickstart_command
 from edgeexit.cli.run import run_command
 from edgeexit.cli.targets import targets_command
-from edgeexit.console import notes, print_error
+from edgeexit.console import console, notes, print_error
 from edgeexit.errors import EdgeExitError
 
 _BAD_INPUT = 2
@@ -23,12 +25,29 @@ _INTERRUPTED = 130
 
 app = typer.Typer(
     name="edgeexit",
-    help="Compile, run, profile and recalibrate early-exit networks on edge devices.",
     epilog="Any command takes --debug: show the traceback of an error instead of one line.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer hands the option's value over
+    if wanted:
+        console.print(f"edgeexit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    version: Annotated[  # noqa: ARG001 - its callback does the work
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Compile, run, profile and recalibrate early-exit networks on edge devices."""
+
+
 app.command("quickstart")(quickstart_command)
 app.command("compile")(compile_command)
 app.command("inspect")(inspect_command)

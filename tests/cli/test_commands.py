@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from edgeexit import __version__
 from edgeexit.bundle import Bundle
 from edgeexit.datasets import save_arrays
 from edgeexit.runtime import Runner
@@ -129,6 +130,10 @@ def test_a_bundle_without_policy_says_what_to_run(edgeexit, bundle, data, tmp_pa
 def test_debug_shows_the_traceback(edgeexit, tmp_path):
     with pytest.raises(Exception, match="is not a bundle"):
         edgeexit("inspect", tmp_path, "--debug")
+
+
+def test_the_version_is_told(edgeexit):
+    assert edgeexit("--version").out == f"edgeexit {__version__}\n"
 
 
 def test_an_unknown_option_exits_with_2(edgeexit, bundle):
