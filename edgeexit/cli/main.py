@@ -32,7 +32,7 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer hands the option's value over
+def _print_version(wanted: bool) -> None:
     if wanted:
         console.print(f"edgeexit {__version__}")
         raise typer.Exit
@@ -41,7 +41,7 @@ def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer hands the opti
 @app.callback()
 def _options(
     *,
-    version: Annotated[  # noqa: ARG001 - its callback does the work
+    version: Annotated[
         bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
