@@ -44,23 +44,33 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(printable(cell) for cell in row))
     to.print(table)
+
+
+def printable(text: object) -> str:
+    """Return text for `console.print` that shows as it is: no markup, no control characters.
+
+    For whatever comes from a file, a user or a device.
+    """
+    return escape(
+        "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in str(text))
+    )
 
 
 def next_step(text: str) -> None:
     """Say what to do next."""
-    console.print(f"[dim]next:[/] {escape(text)}", soft_wrap=True)
+    console.print(f"[dim]next:[/] {printable(text)}", soft_wrap=True)
 
 
 def print_error(text: str) -> None:
     """Print an error as one line on standard error."""
-    notes.print(f"[red]error:[/] {escape(text)}", soft_wrap=True)
+    notes.print(f"[red]error:[/] {printable(text)}", soft_wrap=True)
 
 
 def warn(text: str) -> None:
     """Print a warning as one line on standard error."""
-    notes.print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True)
+    notes.print(f"[yellow]warning:[/] {printable(text)}", soft_wrap=True)
 
 
 @contextmanager

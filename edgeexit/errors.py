@@ -21,6 +21,10 @@ class PolicyError(EdgeExitError):
     """A policy document is malformed or does not fit the bundle."""
 
 
+class InferenceError(EdgeExitError):
+    """The runtime refused to run a stage on an input."""
+
+
 class FittingError(EdgeExitError):
     """The data cannot give a policy with what was asked of it."""
 

@@ -38,10 +38,15 @@ def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     fsync_folder(path.parent)
 
 
-def fsync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable."""
-    handle = os.open(folder, os.O_RDONLY)
+def fsync_file(file: Path) -> None:
+    """Make the content of a file that is written already durable."""
+    handle = os.open(file, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable."""
+    fsync_file(folder)

@@ -14,7 +14,7 @@ READOUT_SUFFIX: Final = ".readout"
 
 Task = Literal["classify"]
 Precision = Literal["fp32"]
-FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")]
+FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")]
 
 
 class TensorSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -85,6 +85,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Inferences that raised an error."""
     dropped: Count = 0
     """Messages that the bounded outbox had to drop, since it was made."""
+    skipped: Count = 0
+    """Samples that were drawn for an audit and not audited, since the agent started: it was behind, or they failed."""
 
 
 class AuditedSample(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from enum import Enum
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -24,7 +25,11 @@ _log = logging.getLogger(__name__)
 
 _FIRST_DELAY_S: Final = 0.5
 _LONGEST_DELAY_S: Final = 30.0
-_CONNACK_TRIES: Final = 2
+_CONNACK_S: Final = 10.0
+_TRIES: Final = 2
+"""Connections without an answer after which the other protocol version is tried."""
+_TRIES_PROVEN: Final = 10
+"""The same, once this version has worked: then the broker is more likely restarting than replaced."""
 _UNSUPPORTED_PROTOCOL: Final = "Unsupported protocol version"
 _PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
 
@@ -43,6 +48,11 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     password_file: str | None = None
     """The password is the file's first line, so that it stands in no configuration and no log."""
 
+    def __post_init__(self) -> None:
+        """Refuse credentials in the URL, which is printed (ValueError)."""
+        if "@" in urlsplit(self.url).netloc:
+            raise ValueError("a broker url must not hold credentials; use username and password_file")
+
     def endpoint(self) -> tuple[str, int, bool]:
         """Return host, port and whether TLS is on. Raises ConfigError for a URL that is none."""
         try:
@@ -53,6 +63,14 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         if parts.scheme not in _PORTS or not parts.hostname:
             raise ConfigError(f"broker url '{self.url}' must be mqtt://HOST[:PORT] or mqtts://HOST[:PORT]")
         return parts.hostname, port, parts.scheme == "mqtts"
+
+
+class _Ending(Enum):
+    """How an attempt to connect ended."""
+
+    UNREACHABLE = "no connection"
+    UNANSWERED = "a connection, but no CONNACK or a refusal"
+    LOST = "a session that is over"
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,6 +118,7 @@ class BrokerSession:
         self._session_expiry_s = session_expiry_s
         self._manual_ack = manual_ack
         self._protocol = MQTTProtocolVersion.MQTTv5
+        self._proven = False
         self._client: paho.Client | None = None
         self._last_publish: paho.MQTTMessageInfo | None = None
         self._refusal = ""
@@ -146,33 +165,34 @@ class BrokerSession:
         return True
 
     def _keep_up(self) -> None:
-        delay_s, tries_without_connack, reachable = _FIRST_DELAY_S, 0, True
+        delay_s, unanswered, told = _FIRST_DELAY_S, 0, False
         while not self._stopping.is_set():
             self._refusal = ""
-            was_connected, reason = self._connect_once()
+            ending, reason = self._connect_once()
             if self._stopping.is_set():
                 return
-            if was_connected:
-                delay_s, tries_without_connack, reachable = _FIRST_DELAY_S, 0, True
+            if ending is _Ending.LOST:
+                delay_s, unanswered, told = _FIRST_DELAY_S, 0, False
                 _log.warning("lost the broker at %s:%s; reconnecting", self._host, self._port)
-            elif reachable:
-                reachable = False
+            elif not told:
+                told = True
                 _log.warning("broker %s:%s is not reachable (%s); retrying", self._host, self._port, reason)
-            if not was_connected and reason.startswith("no CONNACK"):
-                tries_without_connack += 1
-                if tries_without_connack >= _CONNACK_TRIES or _UNSUPPORTED_PROTOCOL in reason:
+            if ending is _Ending.UNANSWERED:
+                unanswered += 1
+                patience = _TRIES_PROVEN if self._proven else _TRIES
+                if unanswered >= patience or reason == _UNSUPPORTED_PROTOCOL:
                     self._change_protocol()
-                    tries_without_connack = 0
+                    unanswered = 0
             self._stopping.wait(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads a fleet, no secret
             delay_s = min(delay_s * 2, _LONGEST_DELAY_S)
 
-    def _connect_once(self) -> tuple[bool, str]:
-        """Connect and stay until the connection ends; return whether there was one, and why not."""
+    def _connect_once(self) -> tuple["_Ending", str]:
+        """Connect and stay until the connection ends; return how it ended, and why there was none."""
         try:
             client = self._new_client()
             client.connect(self._host, self._port, keepalive=30, **self._connect_options())
         except (OSError, ValueError) as error:
-            return False, str(error)
+            return _Ending.UNREACHABLE, str(error)
         self._client = client
         came_up = False
         started = time.monotonic()
@@ -181,14 +201,17 @@ class BrokerSession:
                 came_up = came_up or self.connected
                 if self._stopping.is_set() and not client.is_connected():
                     break
-                if not came_up and time.monotonic() - started > 10:  # noqa: PLR2004 - seconds to wait for a CONNACK
+                if not came_up and time.monotonic() - started > _CONNACK_S:
                     break
         except Exception:  # noqa: BLE001 - a broken packet must not end the thread
             _log.exception("broker session failed; reconnecting")
         came_up = came_up or self.connected
         self._connected.clear()
         client.disconnect()
-        return came_up, f"no CONNACK {self._refusal}".strip()
+        if came_up:
+            self._proven = True
+            return _Ending.LOST, ""
+        return _Ending.UNANSWERED, self._refusal or "it does not answer"
 
     def _new_client(self) -> paho.Client:
         version5 = self._protocol == MQTTProtocolVersion.MQTTv5
@@ -223,6 +246,7 @@ class BrokerSession:
     def _change_protocol(self) -> None:
         five, older = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
         self._protocol = older if self._protocol == five else five
+        self._proven = False
         _log.warning("trying MQTT %s", "3.1.1" if self._protocol == older else "5")
 
     def _password(self) -> str | None:

@@ -38,11 +38,14 @@ class Envelope(msgspec.Struct, frozen=True, rename={"payload_type": "payloadType
 def generate_key(private_path: Path) -> Path:
     """Write a new private key (PEM, mode 0600) and beside it its public half (`.pub`); return the latter's path.
 
-    Raises SignatureError when the private key is there already: a key is never overwritten.
+    Raises SignatureError when one of them is there already: a key is never overwritten.
     """
     public_path = private_path.with_suffix(".pub")
-    if private_path.exists():
-        raise SignatureError(f"key '{private_path}' exists already; remove it first if you mean to replace it")
+    if private_path == public_path:
+        raise SignatureError(f"'{private_path}' is the name of a public key; name the private one, e.g. calibrator.key")
+    for path in (private_path, public_path):
+        if path.exists():
+            raise SignatureError(f"key '{path}' exists already; remove it first if you mean to replace it")
     key = Ed25519PrivateKey.generate()
     encoding, no_password = serialization.Encoding.PEM, serialization.NoEncryption()
     write_atomic(private_path, key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, no_password), mode=0o600)

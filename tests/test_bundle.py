@@ -1,5 +1,6 @@
 """Bundles: verified on opening, written whole or not at all."""
 
+import hashlib
 import json
 
 import pytest
@@ -97,6 +98,21 @@ def test_pinned_keys_require_a_signature_over_manifest_and_policy(bundle, tmp_pa
     bundle.write_policy(document_for(bundle, revision=1))
     with pytest.raises(BundleError, match=r"policy\.json is not what was signed"):
         Bundle.open(bundle.path, trusted_keys=[public])
+
+
+def test_a_profile_of_another_schema_is_said(bundle):
+    sealed = hashlib.sha256(b'{"bundle":1}').hexdigest()
+    (bundle.path / "profile.json").write_text(json.dumps({"sha256": sealed, "document": {"bundle": 1}}))
+    with pytest.raises(BundleError, match=r"profile\.json"):
+        bundle.profile()
+
+
+def test_every_stage_must_have_a_digest(bundle):
+    manifest = json.loads((bundle.path / "manifest.json").read_text())
+    del manifest["files"]["stage1.onnx"]
+    (bundle.path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=r"no digest of stage1\.onnx"):
+        Bundle.open(bundle.path)
 
 
 def test_a_failed_build_leaves_nothing(tmp_path):

@@ -67,3 +67,19 @@ def test_pickled_arrays_are_refused(path):
     np.savez(path, ids=np.array([{"code": 1}], dtype=object), mask=MASK)
     with pytest.raises(DataError, match=r"data\.npz"):
         load_dataset(path, SPECS)
+
+
+@pytest.mark.parametrize("name", ["file", "allow_pickle", "image"])
+def test_an_array_may_have_any_name(path, name):
+    save_arrays(path, {name: MASK})
+    with np.load(path) as arrays:
+        assert arrays.files == [name]
+
+
+def test_a_damaged_compressed_file_is_one_error(path):
+    np.savez_compressed(path, ids=np.arange(1000).reshape(200, 5), mask=np.ones((200, 5), np.float32))
+    content = bytearray(path.read_bytes())
+    content[60:90] = b"\xff" * 30
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"data\.npz"):
+        load_dataset(path, SPECS)

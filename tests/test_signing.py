@@ -70,6 +70,14 @@ def test_a_key_is_private_and_never_overwritten(tmp_path):
         generate_key(tmp_path / "k.key")
 
 
+def test_neither_half_of_a_pair_is_overwritten(tmp_path):
+    generate_key(tmp_path / "a.key")
+    with pytest.raises(SignatureError, match=r"a\.pub' exists already"):
+        generate_key(tmp_path / "a.pem")
+    with pytest.raises(SignatureError, match="name of a public key"):
+        generate_key(tmp_path / "b.pub")
+
+
 def test_a_file_that_is_no_key_is_named(tmp_path):
     (tmp_path / "x.key").write_text("nothing")
     with pytest.raises(SignatureError, match=r"x\.key"):

@@ -29,7 +29,7 @@ def fit_command(
     """
     from edgeexit.bundle import Bundle
     from edgeexit.datasets import load_dataset
-    from edgeexit.fitting import fit_max_risk, make_template
+    from edgeexit.fitting import fit_kind
     from edgeexit.policies import PolicyDocument
     from edgeexit.runtime import Runner, record
     from edgeexit.signing import load_private_key
@@ -39,21 +39,21 @@ def fit_command(
     dataset = load_dataset(data, opened.manifest.inputs, classes=opened.manifest.classes)
     with Runner(opened) as runner, progress_bar("recording every exit", total=len(dataset)) as bar:
         recording = record(runner, dataset, on_samples=lambda n: bar.advance(bar.task_ids[0], n))
-    profile = opened.profile()
-    costs = opened.manifest.macs if profile is None else profile.cumulative_ms
-    template = make_template(policy, recording.readouts, dataset.labels)
-    fitted = fit_max_risk(template, recording.readouts, costs, risk=max_risk, delta=delta, seed=seed)
+    unit, costs = opened.costs()
+    fitted = fit_kind(policy, recording.readouts, dataset.labels, costs, risk=max_risk, delta=delta, seed=seed)
     document = PolicyDocument(bundle=opened.digest, revision=0, policy=fitted.policy, certificate=fitted.certificate)
     opened.write_policy(document)
     if signing_key is not None:
         opened.sign(signing_key)
+    elif opened.is_signed:
+        warn(f"the bundle's signature does not cover its new policy; run `edgeexit sign {bundle} --key KEY`")
 
     speedup = costs[-1] / fitted.mean_cost
     if as_json:
         print_json(
             {
                 "policy": document,
-                "cost_unit": "macs" if profile is None else "ms",
+                "cost_unit": unit,
                 "mean_cost": fitted.mean_cost,
                 "full_cost": costs[-1],
                 "speedup": speedup,
@@ -70,7 +70,7 @@ def fit_command(
             for name, threshold, rate in zip(opened.manifest.exits, thresholds, certificate.exit_rates, strict=True)
         ],
     )
-    cost = f"{fitted.mean_cost:,.0f} MACs" if profile is None else milliseconds(fitted.mean_cost)
+    cost = f"{fitted.mean_cost:,.0f} MACs" if unit == "macs" else milliseconds(fitted.mean_cost)
     notes.print(
         f"certified on {certificate.samples} samples: disagreement at most {share(certificate.risk)} with probability "
         f"{1 - certificate.delta:.0%} (observed {share(certificate.observed)}); mean cost {cost}, {speedup:.2f}x less"

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from edgeexit.console import console, milliseconds, next_step, print_json, print_table
+from edgeexit.console import console, milliseconds, next_step, print_json, print_table, printable
 
 
 def inspect_command(
@@ -52,8 +52,8 @@ def inspect_command(
         return
     latencies = [None] * len(manifest.stages) if profile is None else [s.latency.p50_ms for s in profile.stages]
     console.print(
-        f"[bold]{manifest.model}[/]  {manifest.task}, {manifest.classes} classes, {manifest.precision}, "
-        f"for {manifest.target}\ndigest {opened.digest}"
+        f"[bold]{printable(manifest.model)}[/]  {manifest.task}, {manifest.classes} classes, {manifest.precision}, "
+        f"for {printable(manifest.target)}\ndigest {opened.digest}"
     )
     print_table(
         "Stages",
@@ -75,12 +75,12 @@ def inspect_command(
     proof = manifest.proof
     console.print(
         f"proof: composed stages equal the whole model on {proof.samples} {proof.source} samples "
-        f"({proof.runtime}; tolerance {proof.absolute_tolerance:g} + {proof.relative_tolerance:g} relative)"
+        f"({printable(proof.runtime)}; tolerance {proof.absolute_tolerance:g} + {proof.relative_tolerance:g} relative)"
     )
     if policy is None:
         next_step(f"edgeexit fit {bundle} --data HELDOUT.npz --policy beem")
         return
-    console.print(f"policy: {policy.policy.kind}, thresholds {list(policy.policy.thresholds)}")
+    console.print(printable(f"policy: {policy.policy.kind}, thresholds {list(policy.policy.thresholds)}"))
     if policy.certificate is not None:
         certificate = policy.certificate
         console.print(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from edgeexit.console import console, next_step
+from edgeexit.console import console, next_step, printable
 
 
 def keygen_command(
@@ -24,9 +24,8 @@ def keygen_command(
         public_key = generate_key(private_key)
     except OSError as error:
         raise SignatureError(f"key '{private_key}' cannot be written: {error.strerror}") from error
-    console.print(
-        f"private key {private_key} (keep it), public key {public_key}, id {key_id(load_public_key(public_key))}"
-    )
+    identity = key_id(load_public_key(public_key))
+    console.print(printable(f"private key {private_key} (keep it), public key {public_key}, id {identity}"))
     next_step(f'put trusted_keys = ["{public_key}"] into the agents\' configuration')
 
 
@@ -43,5 +42,5 @@ def sign_command(
 
     opened = Bundle.open(bundle)
     opened.sign(load_private_key(key))
-    console.print(f"signed {bundle}")
+    console.print(f"signed {printable(bundle)}")
     next_step(f"edgeexit inspect {bundle} --trust {key.with_suffix('.pub')}")

@@ -1,5 +1,6 @@
 """The entry point: registers every command and turns errors into one line and exit code 2."""
 
+import signal
 import sys
 from typing import Annotated
 
@@ -65,6 +66,8 @@ app.command("sign")(sign_command)
 def main() -> None:
     """Run the command line; exit code 2 for bad input, 130 for Ctrl-C."""
     debug = "--debug" in sys.argv
+    # A terminated command cleans up as an interrupted one does; those that serve set handlers of their own.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         app(args=arguments)
@@ -77,6 +80,12 @@ def main() -> None:
         if debug:
             raise
         print_error(f"this command needs the package '{error.name}'; see the extras in README.md")
+        sys.exit(_BAD_INPUT)
+    except OSError as error:
+        if debug:
+            raise
+        where = f"'{error.filename}': " if error.filename else ""
+        print_error(f"{where}{error.strerror or error}")
         sys.exit(_BAD_INPUT)
     except KeyboardInterrupt:
         notes.print("interrupted")

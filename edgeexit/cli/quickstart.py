@@ -1,10 +1,11 @@
 """`edgeexit quickstart`: the whole loop on one machine, for a first look."""
 
-import signal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
 from edgeexit.console import console, next_step, notes, print_json
 
@@ -30,8 +31,8 @@ def quickstart_command(
     """
     from edgeexit.quickstart.story import REPORT, tell
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a terminated quickstart stops its processes, too
-    story = tell(out, notes if as_json else console, seed=seed, linger=_linger if keep_running else None)
+    stage = notes if as_json else console
+    story = tell(out, stage, seed=seed, linger=partial(_linger, stage) if keep_running else None)
     if as_json:
         print_json(story)
         return
@@ -40,15 +41,15 @@ def quickstart_command(
     next_step(f"open {out}/{REPORT} in a browser, then bring your own model: edgeexit compile --help")
 
 
-def _linger(fleet: "Fleet") -> None:
+def _linger(stage: Console, fleet: "Fleet") -> None:
     """Keep the fleet up until Ctrl-C. Raises QuickstartError when a process ends by itself."""
     import time
 
     port = "" if fleet.ports.mqtt3 == 1883 else f"-p {fleet.ports.mqtt3} "  # noqa: PLR2004 - MQTT's own port
-    console.print(f"\nRunning until Ctrl-C. Listen in: mosquitto_sub {port}-t 'edgeexit/#' -v", soft_wrap=True)
+    stage.print(f"\nRunning until Ctrl-C. Listen in: mosquitto_sub {port}-t 'edgeexit/#' -v", soft_wrap=True)
     try:
         while True:
             fleet.check()
             time.sleep(1)
     except KeyboardInterrupt:
-        console.print("stopping")
+        stage.print("stopping")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from edgeexit.console import console, next_step, print_json, progress_bar, share
+from edgeexit.console import console, next_step, print_json, printable, progress_bar, share
 
 
 def run_command(
@@ -64,7 +64,7 @@ def run_command(
     if as_json:
         print_json(summary)
         return
-    console.print(f"{len(dataset)} samples -> {out}")
+    console.print(f"{len(dataset)} samples -> {printable(out)}")
     if "mean_ms" in summary:
         rates = exit_rates(arrays["exits"], len(opened.manifest.exits))
         mix = ", ".join(f"{name} {share(rate)}" for name, rate in zip(opened.manifest.exits, rates, strict=True))

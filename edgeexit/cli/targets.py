@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from edgeexit.console import console, next_step, print_json, print_table
+from edgeexit.console import console, next_step, print_json, print_table, printable
 
 
 def targets_command(
@@ -34,10 +34,10 @@ def targets_command(
         print_json(target)
         return
     path = list_targets()[name]
-    console.print(f"[bold]{name}[/]  {target.description}")
+    console.print(f"[bold]{printable(name)}[/]  {printable(target.description)}")
     console.print(f"architecture  {target.architecture}")
     console.print(f"runtime       {target.runtime}, {target.session.threads or 'one a core'} thread(s) an operator")
     console.print(f"precisions    {', '.join(target.precisions)} (the first is the default)")
     console.print(f"opset         {target.opset}")
-    console.print(f"file          {path}")
+    console.print(f"file          {printable(path)}")
     next_step(f"edgeexit compile MODEL --target {name} --out BUNDLE")

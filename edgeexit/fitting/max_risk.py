@@ -15,6 +15,7 @@ import numpy.typing as npt
 from edgeexit.errors import FittingError
 from edgeexit.fitting.frontier import Thresholds, frontier
 from edgeexit.fitting.risk import clean_samples_needed, upper_bound
+from edgeexit.fitting.templates import Labels, make_template
 from edgeexit.policies import AnyPolicy, Certificate, disagrees, exit_rates, exits_of, simulate_scores
 from edgeexit.policies.readout import TOP1, Array
 
@@ -34,6 +35,19 @@ def samples_needed(risk: float, delta: float) -> int:
     """Return the least number of samples in all, both halves together, that can certify `risk` at 1 - `delta`."""
     _check_goal(risk, delta)
     return 2 * clean_samples_needed(risk, delta)
+
+
+def fit_kind(
+    kind: str, readouts: Array, labels: Labels, costs: Sequence[float], *, risk: float, delta: float, seed: int = 0
+) -> Fit:
+    """Return `fit_max_risk` of a new policy of a kind.
+
+    What the kind itself takes from the data (BEEM's weights) comes from the half that does not certify, too. Labels
+    are [N] or None; the rest, and what is raised, as in `fit_max_risk`; FittingError as well for an unknown kind.
+    """
+    choosing, _ = _halves(len(readouts), seed)
+    template = make_template(kind, readouts[choosing], None if labels is None else labels[choosing])
+    return fit_max_risk(template, readouts, costs, risk=risk, delta=delta, seed=seed)
 
 
 def fit_max_risk(
@@ -65,8 +79,8 @@ def fit_max_risk(
             f"{len(readouts)} samples cannot certify a risk of {risk:g} at {1 - delta:.0%} confidence; "
             f"at least {needed} are needed"
         )
-    order = np.random.default_rng(seed).permutation(len(readouts))
-    direction, certifying = readouts[order[: len(order) // 2]], readouts[order[len(order) // 2 :]]
+    choosing, testing = _halves(len(readouts), seed)
+    direction, certifying = readouts[choosing], readouts[testing]
     losses = (direction[:, :, TOP1] != direction[:, -1:, TOP1]).astype(np.float64)
     path = frontier(simulate_scores(template, direction), losses, cumulative)
 
@@ -92,6 +106,12 @@ def fit_max_risk(
     )
     policy = msgspec.structs.replace(template, thresholds=thresholds)
     return Fit(policy=policy, certificate=certificate, mean_cost=float(cumulative[exits].mean()))
+
+
+def _halves(samples: int, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the samples that choose and those that certify."""
+    order = np.random.default_rng(seed).permutation(samples)
+    return order[: samples // 2], order[samples // 2 :]
 
 
 def _check_goal(risk: float, delta: float) -> None:

@@ -1,6 +1,6 @@
 """Bounds on a risk from clean samples: Clopper-Pearson, and how many samples a certificate needs."""
 
-from math import ceil, log
+from math import ceil, log, log1p
 
 from scipy import stats
 
@@ -21,4 +21,4 @@ def lower_bound(failures: int, samples: int, delta: float) -> float:
 
 def clean_samples_needed(risk: float, delta: float) -> int:
     """Return the least n at which no failure at all certifies `risk`: n >= ln(delta) / ln(1 - risk)."""
-    return ceil(log(delta) / log(1 - risk))
+    return ceil(log(delta) / log1p(-risk))

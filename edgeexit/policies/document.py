@@ -19,8 +19,8 @@ KINDS: dict[str, type[AnyPolicy]] = {str(kind.__struct_config__.tag): kind for k
 
 PAYLOAD_TYPE = "application/vnd.edgeexit.policy+json"
 
-Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-Name = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
+Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
@@ -44,14 +44,15 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     observed: Share
     """Mean loss on the certifying samples."""
     upper_bound: Share
-    """Upper confidence bound of the expected loss at level 1 - delta; at most `risk`."""
+    """Clopper-Pearson bound at level 1 - delta of this policy alone; what the sequence of tests states is `risk`."""
     exit_rates: tuple[Share, ...]
     """[K] share of the certifying samples that leave at each exit: the exit mix to expect."""
 
 
 class Scope(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Whom a document is for: a cohort, or one device (a pin). Exactly one of the two."""
+    """Whom a document is for: a cohort of a fleet, or one device (a pin). Exactly one of the two."""
 
+    fleet: Name
     cohort: Name | None = None
     device: Name | None = None
 

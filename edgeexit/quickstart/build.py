@@ -10,7 +10,7 @@ from edgeexit.bundle import Bundle
 from edgeexit.compiler import STEPS, compile_bundle
 from edgeexit.console import milliseconds, print_table, progress_bar, share
 from edgeexit.datasets import Dataset
-from edgeexit.fitting import fit_max_risk, make_template
+from edgeexit.fitting import fit_kind
 from edgeexit.latency import LatencyProfile
 from edgeexit.policies import AnyPolicy, PolicyDocument
 from edgeexit.policies.readout import TOP1
@@ -106,13 +106,7 @@ def fit_policies(console: Console, bundle: Bundle, digits: Digits) -> tuple[dict
     with Runner(bundle) as runner:
         readouts = record(runner, as_dataset(digits.held_out)).readouts
         fits = {
-            kind: fit_max_risk(
-                make_template(kind, readouts, digits.held_out.labels),
-                readouts,
-                bundle.manifest.macs,
-                risk=RISK,
-                delta=DELTA,
-            )
+            kind: fit_kind(kind, readouts, digits.held_out.labels, bundle.costs().cumulative, risk=RISK, delta=DELTA)
             for kind in ("confidence", "beem")
         }
         policies: dict[str, AnyPolicy] = {"whole model": full_depth(fits[_POLICY].policy)}

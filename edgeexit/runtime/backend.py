@@ -19,7 +19,10 @@ class StageBackend(Protocol):
         """Name and version of the runtime, e.g. `onnxruntime 1.23.2`."""
 
     def run(self, stage: int, feeds: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> list[npt.NDArray[Any]]:
-        """Run one stage on `feeds` (every input of its graph) and return the named outputs in order."""
+        """Run one stage on `feeds` (every input of its graph) and return the named outputs in order.
+
+        Raises InferenceError for inputs that the graph refuses.
+        """
 
     def __enter__(self) -> "StageBackend":
         """Open every stage."""

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from edgeexit.bundle import Bundle
-from edgeexit.errors import BundleError
+from edgeexit.errors import BundleError, InferenceError
 from edgeexit.targets import Target
 
 _ERRORS_ONLY = 3
@@ -28,8 +28,13 @@ class OnnxRuntimeBackend:
         return f"onnxruntime {ort.__version__}"
 
     def run(self, stage: int, feeds: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> list[npt.NDArray[Any]]:
-        """Run one stage and return the named outputs in order."""
-        results: list[npt.NDArray[Any]] = self._sessions[stage].run(outputs, feeds)
+        """Run one stage and return the named outputs in order. Raises InferenceError for inputs that it refuses."""
+        try:
+            results: list[npt.NDArray[Any]] = self._sessions[stage].run(outputs, feeds)
+        except Exception as error:  # onnxruntime raises classes of its own, without a common base
+            name = self._bundle.manifest.stages[stage].name
+            given = ", ".join(f"'{name}' {'x'.join(map(str, array.shape))}" for name, array in feeds.items())
+            raise InferenceError(f"{name} does not run on {given}: {str(error).splitlines()[0]}") from error
         return results
 
     def __enter__(self) -> "OnnxRuntimeBackend":

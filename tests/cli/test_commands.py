@@ -7,6 +7,7 @@ import pytest
 
 from edgeexit import __version__
 from edgeexit.bundle import Bundle
+from edgeexit.console import print_table
 from edgeexit.datasets import save_arrays
 from edgeexit.runtime import Runner
 from tests.bundles import INPUT, make_bundle, make_samples
@@ -125,6 +126,30 @@ def test_a_bundle_without_policy_says_what_to_run(edgeexit, bundle, data, tmp_pa
     assert "edgeexit fit" in refusal(edgeexit("evaluate", bundle.path, "--data", data))
     assert "edgeexit fit" in refusal(edgeexit("run", bundle.path, "--data", data, "--out", tmp_path / "y.npz"))
     assert not (tmp_path / "y.npz").exists()
+
+
+def test_an_output_that_cannot_be_written_is_one_line(edgeexit, bundle, data, tmp_path):
+    assert edgeexit("fit", bundle.path, "--data", data, "--max-risk", 0.2).code == 0
+    (tmp_path / "folder").mkdir()
+    line = refusal(edgeexit("run", bundle.path, "--data", data, "--out", tmp_path / "folder"))
+    assert "folder" in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "data.npz", "folder"]
+
+
+def test_a_new_policy_in_a_signed_bundle_asks_for_a_new_signature(edgeexit, bundle, data, tmp_path):
+    edgeexit("keygen", tmp_path / "maker.key")
+    edgeexit("sign", bundle.path, "--key", tmp_path / "maker.key")
+    assert "edgeexit sign" in edgeexit("fit", bundle.path, "--data", data, "--max-risk", 0.2).err
+    signed = edgeexit("fit", bundle.path, "--data", data, "--max-risk", 0.2, "--key", tmp_path / "maker.key")
+    assert "edgeexit sign" not in signed.err
+    assert edgeexit("inspect", bundle.path, "--trust", tmp_path / "maker.pub").code == 0
+
+
+def test_markup_and_control_characters_are_shown_as_they_are(capsys):
+    print_table("t", ("name", "value"), [("a", "oops [/x] \x1b[31m")])
+    shown = capsys.readouterr().out
+    assert "oops [/x]" in shown
+    assert "\x1b" not in shown
 
 
 def test_debug_shows_the_traceback(edgeexit, tmp_path):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from edgeexit.errors import FittingError
-from edgeexit.fitting import fit_max_risk, lower_bound, make_template, samples_needed, upper_bound
+from edgeexit.fitting import fit_kind, fit_max_risk, lower_bound, make_template, samples_needed, upper_bound
+from edgeexit.fitting.max_risk import _halves
 from edgeexit.policies import disagrees, exit_rates, simulate_exits
 from edgeexit.policies.readout import Array
 
@@ -83,6 +84,17 @@ def test_beem_weights_are_accuracies():
     weights = make_template("beem", readouts, truth).weights  # type: ignore[union-attr]
     assert weights[-1] == 1.0
     assert list(weights) == sorted(weights)
+
+
+def test_the_certifying_half_chooses_nothing():
+    """BEEM's weights come from the choosing half alone: other labels in the certifying half change nothing."""
+    readouts = sample_readouts(600, seed=5)
+    truth = readouts[:, -1, 0].astype(np.int64)
+    _, certifying = _halves(600, seed=0)
+    changed = truth.copy()
+    changed[certifying] = (changed[certifying] + 1) % 10
+    fits = [fit_kind("beem", readouts, labels, COSTS, risk=0.05, delta=0.1) for labels in (truth, changed)]
+    assert fits[0] == fits[1]
 
 
 def test_clopper_pearson_brackets_the_truth():

@@ -13,7 +13,7 @@ def document(**changes: object) -> PolicyDocument:
         "bundle": BUNDLE,
         "revision": 3,
         "policy": Confidence(temperatures=(1.0, 1.0, 2.0), thresholds=(0.9, None)),
-        "scope": Scope(cohort="cameras"),
+        "scope": Scope(fleet="shop", cohort="cameras"),
     }
     return PolicyDocument(**(fields | changes))  # type: ignore[arg-type]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgeexit.errors import BundleError, DataError, PolicyError
+from edgeexit.errors import BundleError, DataError, InferenceError, PolicyError
 from edgeexit.policies import Beem, Confidence, simulate_exits
 from edgeexit.runtime import Runner
 from tests.bundles import INPUT, make_bundle, make_samples
@@ -87,6 +87,12 @@ def test_inputs_that_do_not_fit_are_named(runner):
         runner.infer({INPUT: np.zeros((2, 9), np.float32)}, policy=CONFIDENCE)
     with pytest.raises(DataError, match="has no array 'x'; it has 'y'"):
         runner.infer({"y": np.zeros((2, 8), np.float32)}, policy=CONFIDENCE)
+
+
+def test_what_the_graph_refuses_names_stage_and_shapes(bundle, runner, monkeypatch):
+    monkeypatch.setattr("edgeexit.runtime.runner.check_inputs", lambda arrays, *_, **__: dict(arrays))
+    with pytest.raises(InferenceError, match=r"stage0 does not run on 'x' 2x9"):
+        runner.infer({INPUT: np.zeros((2, 9), np.float32)}, policy=CONFIDENCE)
 
 
 def test_a_policy_for_another_number_of_exits_is_refused(runner):
