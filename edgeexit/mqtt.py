@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 _FIRST_DELAY_S: Final = 0.5
 _LONGEST_DELAY_S: Final = 30.0
 _CONNACK_S: Final = 10.0
+_SETTLED_S: Final = 30.0
+"""A connection that lasted as long was a good one: the next outage is met with short delays again."""
 _TRIES: Final = 2
 """Connections without an answer after which the other protocol version is tried."""
 _TRIES_PROVEN: Final = 10
@@ -91,8 +93,11 @@ class BrokerSession:
         on_message: called in the network thread; must not block. An exception is logged, never fatal.
         on_connect: called in the network thread after subscribing, at every connect.
         will: topic and payload that the broker publishes (retained, QoS 1) when this client is lost.
-        session_expiry_s: how long the broker keeps subscriptions and queued messages while away.
+        session_expiry_s: how long the broker keeps subscriptions and queued messages while away; 0: every connection
+            starts clean, and then every broker sends the retained messages again.
         manual_ack: messages are acknowledged to the broker by `Delivery.ack`, not on arrival.
+        on_refused: called in the network thread with the topic of a published message that the broker refuses (its
+            ACL, a quota); it has been logged.
 
     """
 
@@ -107,6 +112,7 @@ class BrokerSession:
         will: tuple[str, bytes] | None = None,
         session_expiry_s: int = 24 * 3600,
         manual_ack: bool = False,
+        on_refused: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._config = config
         self._host, self._port, self._tls = config.endpoint()
@@ -117,10 +123,14 @@ class BrokerSession:
         self._will = will
         self._session_expiry_s = session_expiry_s
         self._manual_ack = manual_ack
+        self._on_refused = on_refused
         self._protocol = MQTTProtocolVersion.MQTTv5
         self._proven = False
+        self._connected_s = 0.0
         self._client: paho.Client | None = None
         self._last_publish: paho.MQTTMessageInfo | None = None
+        self._topics: dict[int, str] = {}
+        self._naming = threading.Lock()
         self._refusal = ""
         self._connected = threading.Event()
         self._stopping = threading.Event()
@@ -158,7 +168,9 @@ class BrokerSession:
         if expiry_s is not None and self._protocol == MQTTProtocolVersion.MQTTv5:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             properties.MessageExpiryInterval = expiry_s
-        info = client.publish(topic, payload, qos=1, retain=retain, properties=properties)
+        with self._naming:  # or the answer could come before the name is known
+            info = client.publish(topic, payload, qos=1, retain=retain, properties=properties)
+            self._topics[info.mid] = topic
         if info.rc != paho.MQTT_ERR_SUCCESS:
             return False
         self._last_publish = info
@@ -172,8 +184,10 @@ class BrokerSession:
             if self._stopping.is_set():
                 return
             if ending is _Ending.LOST:
-                delay_s, unanswered, told = _FIRST_DELAY_S, 0, False
-                _log.warning("lost the broker at %s:%s; reconnecting", self._host, self._port)
+                unanswered, told = 0, False
+                _log.warning("lost the broker at %s:%s (%s); reconnecting", self._host, self._port, reason)
+                if self._connected_s > _SETTLED_S:
+                    delay_s = _FIRST_DELAY_S
             elif not told:
                 told = True
                 _log.warning("broker %s:%s is not reachable (%s); retrying", self._host, self._port, reason)
@@ -208,9 +222,11 @@ class BrokerSession:
         came_up = came_up or self.connected
         self._connected.clear()
         client.disconnect()
+        self._topics.clear()
         if came_up:
             self._proven = True
-            return _Ending.LOST, ""
+            self._connected_s = time.monotonic() - started
+            return _Ending.LOST, self._refusal or "the connection broke"
         return _Ending.UNANSWERED, self._refusal or "it does not answer"
 
     def _new_client(self) -> paho.Client:
@@ -218,12 +234,15 @@ class BrokerSession:
         client = paho.Client(
             CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
-            clean_session=None if version5 else False,
+            clean_session=None if version5 else self._session_expiry_s == 0,
             protocol=self._protocol,
             manual_ack=self._manual_ack,
         )
         client.on_connect = self._connected_callback
         client.on_message = self._message_callback
+        client.on_publish = self._published_callback
+        client.on_subscribe = self._subscribed_callback
+        client.on_disconnect = self._disconnected_callback
         # Leaves all writing to the network thread, which this wakes. Otherwise paho writes from whatever thread
         # publishes or acknowledges, packets overtake each other, and brokers end connections for acks out of order.
         client.on_socket_register_write = lambda *_: None
@@ -241,7 +260,7 @@ class BrokerSession:
             return {}
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.SessionExpiryInterval = self._session_expiry_s
-        return {"clean_start": False, "properties": properties}
+        return {"clean_start": self._session_expiry_s == 0, "properties": properties}
 
     def _change_protocol(self) -> None:
         five, older = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
@@ -265,16 +284,39 @@ class BrokerSession:
             client.subscribe(topic, qos=1)
         self._connected.set()
         _log.info("connected to the broker at %s:%s", self._host, self._port)
-        try:
-            self._on_connect()
-        except Exception:  # noqa: BLE001 - the caller's fault must not end the network thread
-            _log.exception("after connecting to the broker")
+        self._call(self._on_connect)
+
+    def _disconnected_callback(
+        self, _client: paho.Client, _user: object, _flags: object, code: Any, _props: object
+    ) -> None:
+        if code.is_failure:
+            taken_over = "taken over" in str(code)
+            self._refusal = f"{code}: is there another '{self._client_id}'?" if taken_over else str(code)
+
+    def _published_callback(self, _client: paho.Client, _user: object, mid: int, code: Any, _props: object) -> None:
+        with self._naming:
+            topic = self._topics.pop(mid, "?")
+        if code.is_failure:
+            _log.warning("the broker refuses a message on %s: %s", topic, code)
+            self._call(self._on_refused, topic)
+
+    def _subscribed_callback(
+        self, _client: paho.Client, _user: object, _mid: int, codes: Sequence[Any], _props: object
+    ) -> None:
+        for code in codes:
+            if code.is_failure:
+                _log.warning("the broker refuses one of the subscriptions %s: %s", ", ".join(self._subscriptions), code)
 
     def _message_callback(self, client: paho.Client, _user: object, message: paho.MQTTMessage) -> None:
         def ack() -> object:
             return client.ack(message.mid, message.qos)
 
+        self._call(self._on_message, Delivery(topic=message.topic, payload=bytes(message.payload), ack=ack))
+
+    @staticmethod
+    def _call(function: Callable[..., None], *arguments: object) -> None:
+        """Call the owner's code in the network thread, which must outlive whatever that raises."""
         try:
-            self._on_message(Delivery(topic=message.topic, payload=bytes(message.payload), ack=ack))
-        except Exception:  # noqa: BLE001 - one bad message must not end the network thread
-            _log.exception("message on %s", message.topic)
+            function(*arguments)
+        except Exception:  # noqa: BLE001 - see above
+            _log.exception("in the network thread")

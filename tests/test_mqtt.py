@@ -51,3 +51,34 @@ def test_a_listener_that_hangs_up_is_told_once_and_both_versions_are_tried(caplo
             session.stop()
     assert levels[:2] == [5, 5]
     assert sum("not reachable" in record.message for record in caplog.records) == 1
+
+
+def test_a_message_that_the_broker_refuses_is_told():
+    """A broker with an ACL answers a PUBLISH with a PUBACK that says 0x87: not authorised."""
+    refused = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def refuse() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(256)
+                connection.sendall(bytes([0x20, 3, 0, 0, 0]))
+                packet = connection.recv(256)
+                length = int.from_bytes(packet[2:4], "big")
+                connection.sendall(bytes([0x40, 3]) + packet[4 + length : 6 + length] + bytes([0x87]))
+                connection.recv(256)
+
+        threading.Thread(target=refuse, daemon=True).start()
+        session = BrokerSession(
+            BrokerConfig(url=f"mqtt://127.0.0.1:{server.getsockname()[1]}"),
+            client_id="test",
+            subscriptions=(),
+            on_message=lambda _: None,
+            on_refused=refused.append,
+        )
+        session.start()
+        assert session.wait_connected(5)
+        assert session.publish("a/b", b"hello")
+        wait_for(lambda: refused, "the refusal")
+        session.stop()
+    assert refused == ["a/b"]
