@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from edgeexit.policies import PolicyDocument, decode_document, encode_document
+from edgeexit.policies import AnyPolicy, Certificate, PolicyDocument, Scope, decode_document, encode_document
 from edgeexit_calibration.tables import Cohort, Event, PolicyRevision, Registration
 
 CALIBRATOR: Final = "calibrator"
@@ -41,12 +41,10 @@ def find_or_add_cohort(session: Session, address: CohortAddress) -> Cohort:
     return cohort
 
 
-def registered_cohorts(session: Session, fleet: str) -> list[tuple[int, CohortAddress, Registration]]:
-    """Return id, address and registration of a fleet's registered cohorts."""
-    rows = session.execute(
-        select(Cohort, Registration).join(Registration).where(Cohort.fleet == fleet).order_by(Cohort.id)
-    )
-    return [(cohort.id, CohortAddress(cohort.fleet, cohort.bundle, cohort.cohort), asked) for cohort, asked in rows]
+def registered_cohorts(session: Session, fleet: str) -> list[tuple[int, CohortAddress]]:
+    """Return id and address of a fleet's registered cohorts."""
+    rows = session.scalars(select(Cohort).join(Registration).where(Cohort.fleet == fleet).order_by(Cohort.id))
+    return [(cohort.id, CohortAddress(cohort.fleet, cohort.bundle, cohort.cohort)) for cohort in rows]
 
 
 def current_revision(session: Session, cohort_id: int) -> PolicyRevision | None:
@@ -71,19 +69,39 @@ def revisions_with_temperatures(session: Session, cohort_id: int, temperatures: 
 
 
 def add_revision(
-    session: Session, cohort_id: int, document: PolicyDocument, *, reason: str, who: str, now: datetime
-) -> None:
-    """Store a document as a cohort's next revision; it is published at the service's next check."""
+    session: Session,
+    cohort: Cohort,
+    policy: AnyPolicy,
+    certificate: Certificate | None,
+    *,
+    reason: str,
+    who: str,
+    now: datetime,
+) -> int:
+    """Store a policy as a cohort's next revision, above all that it ever had; return the number.
+
+    The service publishes it at its next check.
+    """
+    current = current_revision(session, cohort.id)
+    revision = 1 + max(0 if current is None else current.revision, cohort.foreign_revision)
+    document = PolicyDocument(
+        bundle=cohort.bundle,
+        revision=revision,
+        policy=policy,
+        scope=Scope(fleet=cohort.fleet, cohort=cohort.cohort),
+        certificate=certificate,
+    )
     session.add(
         PolicyRevision(
-            cohort_id=cohort_id,
-            revision=document.revision,
+            cohort_id=cohort.id,
+            revision=revision,
             document=encode_document(document).decode(),
             reason=reason,
             who=who,
             at=now,
         )
     )
+    return revision
 
 
 def add_event(

@@ -30,14 +30,14 @@ class Database:
     """An open database.
 
     Attributes:
-        name: the URL without its password, for people.
+        name: the URL without its passwords, for people.
         engine: of SQLAlchemy.
 
     """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.name = engine.url.render_as_string(hide_password=True)
+        self.name = _shown(engine.url)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Session]:
@@ -91,9 +91,12 @@ def open_database(url: str, *, create: bool = True, busy_timeout_s: float = 10.0
     try:
         engine = create_engine(parsed, **options)
     except exc.NoSuchModuleError as error:
-        raise DatabaseError(f"database '{url}': '{parsed.drivername}' is not a kind of database known here") from error
+        kind = parsed.drivername
+        raise DatabaseError(f"database '{_shown(parsed)}': '{kind}' is not a kind of database known here") from error
     except ModuleNotFoundError as error:
-        raise DatabaseError(f"database '{url}' needs the package '{error.name}'; install it") from error
+        raise DatabaseError(f"database '{_shown(parsed)}' needs the package '{error.name}'; install it") from error
+    except exc.ArgumentError as error:
+        raise _no_url(_shown(parsed)) from error
     if parsed.get_backend_name() == _SQLITE:
         _prepare_sqlite(engine)
     database = Database(engine)
@@ -119,10 +122,21 @@ def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)
     except (exc.ArgumentError, ValueError) as error:
-        raise DatabaseError(f"database '{url}' is not a URL; write e.g. sqlite:///calibrator.sqlite") from error
+        scheme, _, rest = url.partition("://")  # what cannot be read may still hold a password
+        raise _no_url(f"{scheme}://***@{rest.rpartition('@')[2]}" if "@" in rest else url) from error
     if parsed.get_backend_name() == _SQLITE and parsed.database in {None, "", ":memory:"}:
-        raise DatabaseError(f"database '{url}' names no file; write e.g. sqlite:///calibrator.sqlite")
+        raise DatabaseError(f"database '{_shown(parsed)}' names no file; write e.g. sqlite:///calibrator.sqlite")
     return parsed
+
+
+def _no_url(shown: str) -> DatabaseError:
+    return DatabaseError(f"database '{shown}' is not a URL; write e.g. sqlite:///calibrator.sqlite")
+
+
+def _shown(url: URL) -> str:
+    """Return a URL for people: without the password, and without its options, where drivers take passwords too."""
+    host = url.host and url.host.rpartition("@")[2]  # a password with an @ that was not escaped reaches into the host
+    return url.set(query={}, host=host).render_as_string(hide_password=True)
 
 
 def _prepare_sqlite(engine: Engine) -> None:

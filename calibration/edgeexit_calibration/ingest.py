@@ -20,13 +20,15 @@ from edgeexit.latency import LatencyProfile
 from edgeexit.messages import UP_TYPES, DeviceAddress, State, decode, parse_up_topic
 from edgeexit.messages import Audit as AuditMessage
 from edgeexit.messages import Report as ReportMessage
-from edgeexit_calibration.cohorts import CohortAddress, find_or_add_cohort
-from edgeexit_calibration.tables import Audit, AuditedSample, Device, Profile, Report
+from edgeexit_calibration.cohorts import CohortAddress, current_revision, find_or_add_cohort
+from edgeexit_calibration.tables import Audit, AuditedSample, Cohort, Device, Profile, Report
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CLASS_LIMIT: Final = 2**24
 """float32, of which readouts are made, holds class indices exactly below it."""
 _LARGEST_ENTROPY: Final = log(_CLASS_LIMIT)
+_FARTHEST_AHEAD: Final = 1_000_000
+"""No lost database was so many revisions ahead: a device that says so cannot use up the numbers that there are."""
 
 
 class Uplink(NamedTuple):
@@ -59,22 +61,24 @@ def read_uplink(topic: str, payload: bytes) -> Uplink:
 def store(session: Session, uplinks: Sequence[Uplink], *, now: datetime) -> list[Receipt]:
     """Write a batch, in its order of arrival; return what to acknowledge after the commit."""
     devices = _find_or_add_devices(session, {uplink.address for uplink in uplinks}, now)
+    cohorts = _Cohorts(session)
     sequences: dict[tuple[DeviceAddress, str], dict[int, None]] = {}  # an ordered set a device's outbox
     reports: list[tuple[Device, ReportMessage]] = []
     audits: list[tuple[Device, AuditMessage]] = []
     for address, message in uplinks:
         device = devices[address]
         if isinstance(message, State):
+            cohorts.notice(device, message)
             _store_state(device, message, now)
         elif isinstance(message, LatencyProfile):
             _store_profile(session, device, message, now)
         else:
+            cohorts.notice(device, message)
             sequences.setdefault((address, message.outbox), {})[message.sequence] = None
             if isinstance(message, ReportMessage):
                 reports.append((device, message))
             else:
                 audits.append((device, message))
-    cohorts = _Cohorts(session)
     _store_reports(session, cohorts, reports, now)
     _store_audits(session, cohorts, audits, now)
     return [Receipt(address, outbox, tuple(sent)) for (address, outbox), sent in sequences.items()]
@@ -89,17 +93,33 @@ def _check_fits_float32(audit: AuditMessage) -> None:
 
 
 class _Cohorts:
-    """Ids of the cohorts that a batch names, each looked up once."""
+    """The cohorts that a batch names and the revisions that they have, each looked up once."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._ids: dict[CohortAddress, int] = {}
+        self._found: dict[CohortAddress, tuple[Cohort, int]] = {}
 
     def id_of(self, device: Device, message: ReportMessage | AuditMessage) -> int:
+        return self._find(device, message)[0].id
+
+    def notice(self, device: Device, message: State | ReportMessage | AuditMessage) -> None:
+        """Remember a revision that this database did not give.
+
+        It is higher than the newest given; or it has that number, and the device refuses the one given here.
+        """
+        cohort, newest = self._find(device, message)
+        refused = message.rejected.revision if isinstance(message, State) and message.rejected is not None else None
+        is_foreign = message.revision > newest or (message.revision == newest == refused)
+        if is_foreign and message.revision <= newest + _FARTHEST_AHEAD:
+            cohort.foreign_revision = max(cohort.foreign_revision, message.revision)
+
+    def _find(self, device: Device, message: State | ReportMessage | AuditMessage) -> tuple[Cohort, int]:
         address = CohortAddress(device.fleet, message.bundle, message.cohort)
-        if address not in self._ids:
-            self._ids[address] = find_or_add_cohort(self._session, address).id
-        return self._ids[address]
+        if address not in self._found:
+            cohort = find_or_add_cohort(self._session, address)
+            current = current_revision(self._session, cohort.id)
+            self._found[address] = (cohort, 0 if current is None else current.revision)
+        return self._found[address]
 
 
 def _find_or_add_devices(
@@ -117,6 +137,10 @@ def _find_or_add_devices(
 
 
 def _store_state(device: Device, state: State, now: datetime) -> None:
+    if not state.online and device.state is not None:
+        known = msgspec.json.decode(device.state, type=State)
+        if known.boot == state.boot:  # a will is as old as the connection's begin, and knows only that it ended
+            state = msgspec.structs.replace(known, online=False)
     content = _json(state)
     if content != device.state:
         device.state = content

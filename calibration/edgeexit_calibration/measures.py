@@ -54,7 +54,7 @@ def exit_mix(database: Database, cohort: CohortAddress, *, revision: int | None 
         query = select(Report.content).filter_by(cohort_id=found.id)
         if revision is not None:
             query = query.filter_by(revision=revision)
-        reports = [messages.decode(content.encode(), messages.Report) for content in session.scalars(query)]
+        reports = [msgspec.json.decode(content, type=messages.Report) for content in session.scalars(query)]
         exits = _exit_count(session, found.id, (len(report.exits) for report in reports))
     counts, latency_ms, measured = [0] * exits, 0.0, 0
     for report in reports:
@@ -82,10 +82,8 @@ def audited_exit_mix(
         found = find_cohort(session, cohort)
         if found is None:
             return ExitMix(samples=0, counts=())
-        span = _span(found.id, revision, after, until)
-        lengths = session.scalars(select(AuditedSample.exits).where(*span).distinct())
-        exits = _exit_count(session, found.id, lengths)
-        query = select(AuditedSample.exit, func.count()).where(*span, AuditedSample.exits == exits)
+        exits, span = _span(session, found.id, revision, after, until)
+        query = select(AuditedSample.exit, func.count()).where(*span)
         found_counts = {row[0]: row[1] for row in session.execute(query.group_by(AuditedSample.exit))}
     counts = tuple(found_counts.get(k, 0) for k in range(exits))
     return ExitMix(samples=sum(counts), counts=counts)
@@ -105,7 +103,7 @@ def disagreement(
         found = find_cohort(session, cohort)
         samples = failures = 0
         if found is not None:
-            span = _span(found.id, revision, after, until)
+            _, span = _span(session, found.id, revision, after, until)
             query = select(AuditedSample.disagrees, func.count()).where(*span).group_by(AuditedSample.disagrees)
             counts = {row[0]: row[1] for row in session.execute(query)}
             failures, samples = counts.get(True, 0), sum(counts.values())
@@ -129,13 +127,17 @@ def audit_watermark(database: Database, cohort: CohortAddress) -> int:
         return session.scalar(select(func.max(AuditedSample.id)).filter_by(cohort_id=found.id)) or 0
 
 
-def _span(cohort_id: int, revision: int | None, after: int, until: int | None) -> list[ColumnElement[bool]]:
+def _span(
+    session: Session, cohort_id: int, revision: int | None, after: int, until: int | None
+) -> tuple[int, list[ColumnElement[bool]]]:
+    """Return K, and what selects the audited samples of a span that have as many exits."""
     conditions = [AuditedSample.cohort_id == cohort_id, AuditedSample.id > after]
     if revision is not None:
         conditions.append(AuditedSample.revision == revision)
     if until is not None:
         conditions.append(AuditedSample.id <= until)
-    return conditions
+    exits = _exit_count(session, cohort_id, session.scalars(select(AuditedSample.exits).where(*conditions).distinct()))
+    return exits, [*conditions, AuditedSample.exits == exits]
 
 
 def _exit_count(session: Session, cohort_id: int, seen: Iterable[int]) -> int:

@@ -51,17 +51,17 @@ class Publisher:
         with self._database.reading() as session:
             due = [
                 (cohort_id, address, row)
-                for cohort_id, address, _ in registered_cohorts(session, self._fleet)
+                for cohort_id, address in registered_cohorts(session, self._fleet)
                 if (row := current_revision(session, cohort_id)) and self._published.get(cohort_id) != row.revision
             ]
         for cohort_id, address, row in due:
             envelope = sign(row.document.encode(), payload_type=PAYLOAD_TYPE, key=self._key)
             if not self._session.publish(policy_topic(*address), envelope, retain=True):
                 return  # the connection is gone; the next one starts over
-            self._published[cohort_id] = row.revision
             if row.published_at is None:
                 with self._database.writing() as session:
                     self._note(session, cohort_id, address, row.revision, now)
+            self._published[cohort_id] = row.revision
 
     def _note(self, session: Session, cohort_id: int, address: CohortAddress, revision: int, now: datetime) -> None:
         row = session.get_one(PolicyRevision, (cohort_id, revision))

@@ -1,4 +1,4 @@
-"""From recent audits to a cohort's next policy, or to the reason why it must wait. Pure.
+"""From recent audits to a policy for a cohort, or to the reason why it must wait. Pure.
 
 The audits since a change were picked by an alarm that losses raised, so at its beginning the sample holds rather too
 many of them than too few: the certificate errs to the safe side. A change that is put too early lets older, easier
@@ -11,8 +11,8 @@ from typing import Literal
 import msgspec
 
 from edgeexit.errors import FittingError
-from edgeexit.fitting import fit_max_risk, samples_needed
-from edgeexit.policies import PolicyDocument, Scope
+from edgeexit.fitting import Fit, fit_max_risk, samples_needed
+from edgeexit.policies import AnyPolicy
 from edgeexit.policies.readout import Array
 
 _SEED = 0
@@ -25,23 +25,21 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-def next_document(
-    current: PolicyDocument,
+def refit(
+    current: AnyPolicy,
     readouts: Array,
     costs: Sequence[float],
     *,
-    cohort: str,
     risk: float,
     delta: float,
     min_audits: int | None = None,
-) -> PolicyDocument | Hold:
-    """Return the next revision, fitted to audits [N, K, 4] taken under the current temperatures, or why not yet.
+) -> Fit | Hold:
+    """Return a policy fitted to audits [N, K, 4] taken under the current temperatures, or why not yet.
 
     Args:
-        current: the document in force; the next keeps its bundle, kind, temperatures and weights.
+        current: the policy in force; the next keeps its kind, temperatures and weights.
         readouts: of every exit, in any order.
         costs: [K] cumulative cost of leaving at each exit.
-        cohort: whom the next document is for.
         risk: bound on the disagreement to certify.
         delta: probability with which the bound may fail.
         min_audits: wait for as many; default: twice what a certificate needs at the least.
@@ -52,13 +50,6 @@ def next_document(
         reason = f"{len(readouts)} audits since the change, {wanted} are needed"
         return Hold(cause="too few audits", reason=reason)
     try:
-        fit = fit_max_risk(current.policy, readouts, costs, risk=risk, delta=delta, seed=_SEED)
+        return fit_max_risk(current, readouts, costs, risk=risk, delta=delta, seed=_SEED)
     except FittingError as error:
         return Hold(cause="no policy fits", reason=str(error))
-    return PolicyDocument(
-        bundle=current.bundle,
-        revision=current.revision + 1,
-        policy=fit.policy,
-        scope=Scope(cohort=cohort),
-        certificate=fit.certificate,
-    )

@@ -9,7 +9,7 @@ from edgeexit.bundle import Bundle
 from edgeexit.errors import BundleError
 from edgeexit.fitting import samples_needed
 from edgeexit.messages import check_name
-from edgeexit.policies import PolicyDocument, Scope, encode_document
+from edgeexit.policies import encode_document
 from edgeexit_calibration.cohorts import (
     CohortAddress,
     add_event,
@@ -38,8 +38,8 @@ def register(
 ) -> Registered:
     """Put a cohort's policy into the calibrator's care; `Service` publishes it at its next check.
 
-    The first registration makes revision 1 of the policy in the bundle. A later one changes the goal, and makes the
-    next revision where the bundle has been fitted anew.
+    The first registration makes the next revision of the policy in the bundle: 1, or above those that devices are
+    known to run. A later one changes the goal, and makes the next revision where the bundle has been fitted anew.
 
     Args:
         database: where to.
@@ -63,37 +63,26 @@ def register(
     content = encode_document(shipped).decode()
     now = datetime.now(timezone.utc)
     with database.writing() as session:
-        cohort_id = find_or_add_cohort(session, address).id
-        asked = session.get(Registration, cohort_id)
+        row = find_or_add_cohort(session, address)
+        asked = session.get(Registration, row.id)
         is_new = asked is None or asked.shipped != content
         if asked is None:
-            asked = Registration(cohort_id=cohort_id)
+            asked = Registration(cohort_id=row.id)
             session.add(asked)
         asked.model, asked.exits = bundle.manifest.model, list(bundle.manifest.exits)
         asked.costs, asked.cost_unit = costs, unit
         asked.risk, asked.delta, asked.shipped = risk, delta, content
         asked.who, asked.at = who, now
-        current = current_revision(session, cohort_id)
-        revision = 0 if current is None else current.revision
-        if is_new:
-            revision += 1
-            document = _for_cohort(shipped, revision, cohort)
+        current = current_revision(session, row.id)
+        if current is None or is_new:
             reason = "registered" if current is None else "registered again with a policy fitted anew"
-            add_revision(session, cohort_id, document, reason=reason, who=who, now=now)
+            revision = add_revision(session, row, shipped.policy, shipped.certificate, reason=reason, who=who, now=now)
+        else:
+            revision = current.revision
         details = {"risk": risk, "delta": delta, "revision": revision, "costs": costs, "cost_unit": unit}
-        add_event(session, cohort_id, "registered", details, who=who, now=now)
+        add_event(session, row.id, "registered", details, who=who, now=now)
     certified_risk = None if shipped.certificate is None else shipped.certificate.risk
     return Registered(cohort=address, revision=revision, is_new_revision=is_new, certified_risk=certified_risk)
-
-
-def _for_cohort(shipped: PolicyDocument, revision: int, cohort: str) -> PolicyDocument:
-    return PolicyDocument(
-        bundle=shipped.bundle,
-        revision=revision,
-        policy=shipped.policy,
-        scope=Scope(cohort=cohort),
-        certificate=shipped.certificate,
-    )
 
 
 def _costs(bundle: Bundle) -> tuple[list[float], str]:

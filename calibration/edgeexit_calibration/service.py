@@ -1,20 +1,20 @@
 """The calibrator's loop: messages into the database, acknowledged once committed; policies out of it.
 
-The broker session's thread only puts messages into a queue. One thread does all the rest, so what is acknowledged is
-always committed, and what is published is always stored.
+The broker session's thread only puts messages into a queue. One thread takes them in, so what is acknowledged is
+always committed; another checks the cohorts and publishes, so a refit that takes long holds up no acknowledgement.
+They share the database and nothing else.
 """
 
 import logging
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from typing import Final
 
 import msgspec
 
-from edgeexit.errors import MessageError
 from edgeexit.messages import Ack, down_topic, encode, uplink_filter
 from edgeexit.mqtt import BrokerConfig, BrokerSession, Delivery
 from edgeexit.signing import PrivateKey
@@ -30,6 +30,7 @@ _LONGEST_BATCH_S: Final = 0.2
 _QUIET_S: Final = 0.01
 """A batch ends early when nothing came for so long: brokers send only so many unacknowledged messages."""
 _RETRY_S: Final = 1.0
+_LONGEST_REASON: Final = 300
 
 
 class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,21 +78,18 @@ class Service:
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set; then disconnect. What is not committed by then is sent again by the devices."""
+        checks = threading.Thread(target=self._keep_checking, args=(stop,), name="calibrator-checks")
+        checks.start()
         self._session.start()
-        next_check = time.monotonic()
         try:
             while not stop.is_set():
-                batch = self._take(min(_LONGEST_BATCH_S, max(next_check - time.monotonic(), 0)))
+                batch = self._take(_LONGEST_BATCH_S)
                 if batch:
                     self._ingest(batch, stop)
-                if self._connected_anew.is_set():
-                    self._connected_anew.clear()
-                    self._publisher.forget()
-                    next_check = time.monotonic()
-                if time.monotonic() >= next_check:
-                    self._check()
-                    next_check = time.monotonic() + self._interval_s
         finally:
+            stop.set()
+            self._connected_anew.set()  # wakes the other thread
+            checks.join()
             self._session.stop()
 
     def _take(self, wait_s: float) -> list[Delivery]:
@@ -131,7 +129,7 @@ class Service:
     def _read(self, delivery: Delivery) -> Uplink | None:
         try:
             return read_uplink(delivery.topic, delivery.payload)
-        except MessageError as error:
+        except Exception as error:  # noqa: BLE001 - whatever a message holds, the next one is taken in
             self._drop(delivery.topic, error)
             return None
 
@@ -150,15 +148,23 @@ class Service:
 
     def _drop(self, where: str, error: Exception) -> None:
         self.dropped += 1
-        _log.warning("message %d dropped: %s: %s", self.dropped, where, " ".join(str(error).split())[:300])
+        what = "".join(character if character.isprintable() else " " for character in f"{where}: {error}")
+        _log.warning("message %d dropped: %s", self.dropped, what[:_LONGEST_REASON])
 
-    def _check(self) -> None:
-        """Watch, refit, publish; a failure is said and does not end the loop."""
-        now = datetime.now(timezone.utc)
+    def _keep_checking(self, stop: threading.Event) -> None:
+        """Check every cohort now, again at every new connection, and every so often."""
+        while not stop.is_set():
+            if self._connected_anew.is_set():
+                self._connected_anew.clear()
+                self._publisher.forget()
+            self._try(self._watcher.check)
+            self._try(self._publisher.publish)
+            self._connected_anew.wait(self._interval_s)
+
+    def _try(self, step: Callable[..., None]) -> None:
         try:
-            self._watcher.check(now=now)
-            self._publisher.publish(now=now)
+            step(now=datetime.now(timezone.utc))
         except DatabaseError as error:
             _log.warning("%s; checking again in %g s", error, self._interval_s)
-        except Exception:  # noqa: BLE001 - messages must still be taken in
+        except Exception:  # noqa: BLE001 - the next check may do better
             _log.exception("the check of the cohorts failed; checking again in %g s", self._interval_s)

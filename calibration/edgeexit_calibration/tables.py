@@ -101,6 +101,8 @@ class Cohort(Base):
     fleet: Mapped[str]
     bundle: Mapped[str]
     cohort: Mapped[str]
+    foreign_revision: Mapped[int] = mapped_column(default=0)
+    """The highest revision that a device runs and that this database did not give: an earlier one did, and was lost."""
 
 
 class Registration(Base):

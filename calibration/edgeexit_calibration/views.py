@@ -93,7 +93,7 @@ def cohorts(database: Database, *, fleet: str | None = None) -> list[CohortView]
     query = select(Cohort, Registration).outerjoin(Registration).order_by(Cohort.id)
     with database.reading() as session:
         states = [
-            (device.fleet, messages.decode(device.state.encode(), messages.State))
+            (device.fleet, msgspec.json.decode(device.state, type=messages.State))
             for device in session.scalars(_in_fleet(select(Device), Device.fleet, fleet))
             if device.state is not None
         ]
@@ -134,7 +134,7 @@ def _key(cohort: Cohort) -> CohortAddress:
 def _device_view(row: Device) -> DeviceView:
     known: dict[str, Any] = {}
     if row.state is not None:
-        state = messages.decode(row.state.encode(), messages.State)
+        state = msgspec.json.decode(row.state, type=messages.State)
         known = {name: getattr(state, name) for name in ("online", "bundle", "cohort", "revision", "policy", "agent")}
         known["rejected"] = None if state.rejected is None else state.rejected.reason
     return DeviceView(fleet=row.fleet, shard=row.shard, device=row.device, last_seen=row.last_seen, **known)

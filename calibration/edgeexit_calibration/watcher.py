@@ -15,6 +15,7 @@ import numpy.typing as npt
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from edgeexit.fitting import Fit
 from edgeexit.policies import PolicyDocument, decode_document
 from edgeexit_calibration.cohorts import (
     CALIBRATOR,
@@ -26,10 +27,10 @@ from edgeexit_calibration.cohorts import (
     registered_cohorts,
     revisions_with_temperatures,
 )
-from edgeexit_calibration.database import Database
+from edgeexit_calibration.database import Database, DatabaseError
 from edgeexit_calibration.drift import Alarm, Watch, observe, watch
-from edgeexit_calibration.recalibrate import Hold, next_document
-from edgeexit_calibration.tables import AuditedSample, Registration
+from edgeexit_calibration.recalibrate import Hold, refit
+from edgeexit_calibration.tables import AuditedSample, Cohort, Registration
 
 _log = logging.getLogger(__name__)
 
@@ -85,20 +86,68 @@ class Watcher:
         self._progress: dict[int, _Progress] = {}
 
     def check(self, *, now: datetime) -> None:
-        """Look at every cohort once. Raises DatabaseError; what was not finished is done at the next check."""
-        with self._database.reading() as session:
-            looks = [
-                look
-                for cohort_id, address, asked in registered_cohorts(session, self._fleet)
-                if (look := self._look(session, cohort_id, address, asked)) is not None
-            ]
-        for look in looks:
-            self._act(look, now)
-            self._progress[look.cohort_id].tried = look.newest
+        """Look at every cohort once; one that cannot be dealt with is logged and does not hold up the others.
 
-    def _look(self, session: Session, cohort_id: int, address: CohortAddress, asked: Registration) -> _Look | None:
+        Raises DatabaseError; what was not finished is done at the next check.
+        """
+        with self._database.reading() as session:
+            cohorts = registered_cohorts(session, self._fleet)
+        for cohort_id, address in cohorts:
+            self._check_apart(cohort_id, address, now)
+
+    def _check_apart(self, cohort_id: int, address: CohortAddress, now: datetime) -> None:
+        try:
+            self._check_cohort(cohort_id, address, now)
+        except DatabaseError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with it, it is this cohort's
+            what = " ".join(str(error).split())
+            _log.warning("%s: the check failed: %s: %s", address, type(error).__name__, what)
+
+    def _check_cohort(self, cohort_id: int, address: CohortAddress, now: datetime) -> None:
+        with self._database.reading() as session:
+            row = current_revision(session, cohort_id)
+            overtaken = row is not None and session.get_one(Cohort, cohort_id).foreign_revision >= row.revision
+        if overtaken:
+            self._overtake(cohort_id, address, now)
+        with self._database.reading() as session:
+            look = self._look(session, cohort_id, address)
+        if look is not None:
+            outcome = refit(
+                look.current.policy,
+                look.readouts,
+                look.costs,
+                risk=look.risk,
+                delta=look.delta,
+                min_audits=self._min_audits,
+            )
+            self._act(look, outcome, now)
+            self._progress[cohort_id].tried = look.newest
+
+    def _overtake(self, cohort_id: int, address: CohortAddress, now: datetime) -> None:
+        """Give the current policy a number above the one that devices run and this database does not know."""
+        with self._database.writing() as session:
+            cohort, row = session.get_one(Cohort, cohort_id), current_revision(session, cohort_id)
+            if row is None or cohort.foreign_revision < row.revision:
+                return
+            current, foreign = decode_document(row.document.encode()), cohort.foreign_revision
+            reason = f"devices run a revision {foreign} that this database did not give"
+            revision = add_revision(
+                session, cohort, current.policy, current.certificate, reason=reason, who=CALIBRATOR, now=now
+            )
+            details = {"revision": revision, "foreign": foreign, "content_of": row.revision}
+            add_event(session, cohort_id, "overtaken", details, who=CALIBRATOR, now=now)
+        _log.warning(
+            "%s: %s: was the database restored? The policy of revision %d goes out again as revision %d",
+            address,
+            reason,
+            current.revision,
+            revision,
+        )
+
+    def _look(self, session: Session, cohort_id: int, address: CohortAddress) -> _Look | None:
         """Take in new audits; return the cohort where its alarm is on and there are audits not tried yet."""
-        row = current_revision(session, cohort_id)
+        asked, row = session.get_one(Registration, cohort_id), current_revision(session, cohort_id)
         if row is None:
             return None
         current = decode_document(row.document.encode())
@@ -130,18 +179,9 @@ class Watcher:
             readouts=readouts,
         )
 
-    def _act(self, look: _Look, now: datetime) -> None:
+    def _act(self, look: _Look, outcome: Fit | Hold, now: datetime) -> None:
         revision = look.current.revision
         broken = {"revision": revision, "risk": look.risk, **msgspec.to_builtins(look.alarm)}
-        outcome = next_document(
-            look.current,
-            look.readouts,
-            look.costs,
-            cohort=look.address.cohort,
-            risk=look.risk,
-            delta=look.delta,
-            min_audits=self._min_audits,
-        )
         with self._database.writing() as session:
             row = current_revision(session, look.cohort_id)
             if row is None or row.revision != revision:
@@ -154,10 +194,13 @@ class Watcher:
                     _log.warning("%s: keeps revision %d: %s", look.address, revision, outcome.reason)
                 return
             reason = f"disagreement above {look.risk:g} since audit {look.alarm.since}; refitted"
-            add_revision(session, look.cohort_id, outcome, reason=reason, who=CALIBRATOR, now=now)
-            refitted = {"revision": outcome.revision, "audits": len(look.readouts), "since": look.alarm.since}
+            cohort = session.get_one(Cohort, look.cohort_id)
+            refitted_to = add_revision(
+                session, cohort, outcome.policy, outcome.certificate, reason=reason, who=CALIBRATOR, now=now
+            )
+            refitted = {"revision": refitted_to, "audits": len(look.readouts), "since": look.alarm.since}
             add_event(session, look.cohort_id, "refitted", refitted, who=CALIBRATOR, now=now)
-        _log.info("%s: refitted to revision %d on %d audits", look.address, outcome.revision, len(look.readouts))
+        _log.info("%s: refitted to revision %d on %d audits", look.address, refitted_to, len(look.readouts))
 
 
 def _add_event_once(session: Session, cohort_id: int, what: str, details: Mapping[str, Any], *, now: datetime) -> bool:

@@ -40,7 +40,7 @@ def register_command(
     from edgeexit_calibration import open_database, register
 
     from edgeexit.bundle import Bundle
-    from edgeexit.console import console
+    from edgeexit.console import console, printable
 
     opened = Bundle.open(bundle)
     store = open_database(database)
@@ -48,8 +48,8 @@ def register_command(
     store.close()
     what = "new revision" if registered.is_new_revision else "unchanged revision"
     console.print(
-        f"registered {opened.manifest.model} for {registered.cohort}: disagreement at most {share(max_risk)} with "
-        f"probability {1 - delta:.0%}; {what} {registered.revision}"
+        f"registered {printable(opened.manifest.model)} for {registered.cohort}: "
+        f"disagreement at most {share(max_risk)} with probability {1 - delta:.0%}; {what} {registered.revision}"
     )
     if registered.certified_risk is None or registered.certified_risk > max_risk:
         known = (
@@ -58,7 +58,7 @@ def register_command(
             else f"certified for {share(registered.certified_risk)}"
         )
         warn(f"the bundle's own policy is {known}; it holds until audits show that it breaks {share(max_risk)}")
-    next_step(f"edgeexit calibrator run --fleet {fleet} --database {database} --key calibrator.key")
+    next_step(f"edgeexit calibrator run --fleet {fleet} --database {store.name} --key calibrator.key")
 
 
 @calibrator_app.command("run")
@@ -88,7 +88,7 @@ def run_command(
 
     from edgeexit_calibration import Service, ServiceConfig, open_database
 
-    from edgeexit.errors import SignatureError
+    from edgeexit.errors import ConfigError, SignatureError
     from edgeexit.messages import check_name
     from edgeexit.mqtt import BrokerConfig
     from edgeexit.signing import load_private_key
@@ -97,28 +97,29 @@ def run_command(
     logging.getLogger("alembic").setLevel(logging.WARNING)
     if not key.is_file():
         raise SignatureError(f"private key '{key}' is not there; make one with `edgeexit keygen {key}`")
-    config = ServiceConfig(
-        fleet=check_name("fleet", fleet),
-        broker=BrokerConfig(
+    try:
+        line = BrokerConfig(
             url=broker,
             ca_file=broker_ca,
             certificate_file=broker_certificate,
             key_file=broker_key,
             username=broker_username,
             password_file=broker_password_file,
-        ),
-        check_interval_s=check_interval,
-        min_audits=min_audits,
+        )
+    except ValueError as error:
+        raise ConfigError(f"--broker: {error}") from error
+    line.endpoint()  # a URL that is none is said before a database is made
+    config = ServiceConfig(
+        fleet=check_name("fleet", fleet), broker=line, check_interval_s=check_interval, min_audits=min_audits
     )
     private_key = load_private_key(key)
-    config.broker.endpoint()  # a URL that is none is said before a database is made
     store = open_database(database)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
     Service(store, config, private_key).run(stop)
     store.close()
-    next_step(f"edgeexit calibrator status --database {database}")
+    next_step(f"edgeexit calibrator status --database {store.name}")
 
 
 @calibrator_app.command("status")
@@ -151,7 +152,7 @@ def status_command(database: DatabaseOption = _DATABASE, as_json: JsonOption = F
         ("cohort", "goal", "agreement, 95 % interval", "audits", "exit mix", "latency"),
         [_measured_cells(row) for row in rows],
     )
-    next_step(f"edgeexit calibrator history --database {database}")
+    next_step(f"edgeexit calibrator history --database {store.name}")
 
 
 @calibrator_app.command("history")
@@ -200,7 +201,7 @@ def history_command(database: DatabaseOption = _DATABASE, as_json: JsonOption = 
                 for event in log
             ],
         )
-    next_step(f"edgeexit calibrator status --database {database}")
+    next_step(f"edgeexit calibrator status --database {store.name}")
 
 
 def _user() -> str:

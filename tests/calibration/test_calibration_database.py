@@ -47,6 +47,26 @@ def test_a_wrong_url_is_said_in_one_line(url, says):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:secret@h/db",
+        "postgresql://u:not@secret@h/db",
+        "postgresql://h/db?user=u&password=secret",
+        "postgresql://u:secret@h:port/db",
+        "oracel://u:secret@h/db",
+        "://u:secret@h/db",
+        "sqlite://u:secret@h/db",
+        "sqlite://u:secret@",
+    ],
+)
+def test_a_password_in_a_url_is_not_told(url):
+    with pytest.raises(DatabaseError) as caught:
+        open_database(url)
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_only_asking_makes_no_database(tmp_path):
     with pytest.raises(DatabaseError, match="there is no database"):
         open_database(str(tmp_path / "x.sqlite"), create=False)

@@ -7,16 +7,22 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime, timezone
 
+import msgspec
 import pytest
 from edgeexit_calibration import CohortAddress, disagreement, exit_mix, open_database
+from edgeexit_calibration.cohorts import add_event
+from edgeexit_calibration.ingest import Uplink, store
 from edgeexit_calibration.tables import Audit
 from sqlalchemy import select
 from typer.testing import CliRunner
 
+from edgeexit.bundle import Bundle
 from edgeexit.cli.calibrator import calibrator_app
 from edgeexit.errors import EdgeExitError
-from edgeexit.messages import Ack, decode, down_topic, policy_topic, up_topic
+from edgeexit.messages import Ack, Rejection, decode, down_topic, policy_topic, up_topic
+from edgeexit.policies import Confidence, PolicyDocument
 from edgeexit.signing import generate_key
 from tests.bundles import make_bundle
 from tests.calibration.scenario import COHORT, DEVICE, FLEET, RISK, Client, audits_of, report_of, state_of, until
@@ -145,12 +151,53 @@ def test_a_goal_tighter_than_the_certificate_is_pointed_out(tmp_path, bundle):
     assert "policy is certified for 10.0 %" in " ".join(result.stderr.split())
 
 
+def test_what_devices_write_is_shown_as_it_is_and_does_nothing_to_the_terminal(tmp_path, bundle):
+    database = tmp_path / "x.sqlite"
+    invoke("register", bundle.path, "--fleet", FLEET, "--cohort", COHORT, "--database", database)
+    said = Rejection(reason="oops [/x] \x1b[31m", revision=9)
+    state = msgspec.structs.replace(state_of(bundle.digest), policy="[/b]\x1b]0;\x07", agent="\x1b[2J", rejected=said)
+    opened = open_database(str(database))
+    with opened.writing() as session:
+        store(session, [Uplink(DEVICE, state)], now=datetime.now(timezone.utc))
+        add_event(session, 1, "noted", {"reason": said.reason}, who="[/x]\x1b", now=datetime.now(timezone.utc))
+    opened.close()
+    for command in ("status", "history"):
+        result = invoke(command, "--database", database)
+        assert "oops [/x]" in result.output
+        assert "\x1b" not in result.output
+        assert "\x07" not in result.output
+
+
+def test_a_models_name_is_shown_as_it_is(tmp_path):
+    manifest = make_bundle(tmp_path / "bundle").path / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes().replace(b'"tiny"', rb'"net [/x] \u001b[31m"'))
+    bundle = Bundle.open(manifest.parent)
+    policy = Confidence(temperatures=(1.0,) * 3, thresholds=(0.9,) * 2)
+    bundle.write_policy(PolicyDocument(bundle=bundle.digest, revision=0, policy=policy))
+    arguments = ("--fleet", FLEET, "--cohort", COHORT, "--database", tmp_path / "x.sqlite")
+    output = invoke("register", bundle.path, *arguments).output
+    assert "registered net [/x]" in output
+    assert "\x1b" not in output
+
+
+def test_a_password_is_not_in_what_to_do_next(tmp_path, bundle):
+    database = f"sqlite:///file:{tmp_path}/x.sqlite?uri=true&password=secret"
+    result = invoke("register", bundle.path, "--fleet", FLEET, "--cohort", COHORT, "--database", database)
+    assert "next: edgeexit calibrator run" in result.output
+    assert "x.sqlite" in result.output
+    assert "secret" not in result.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["run", "--fleet", "f", "--key", "no.key", "--database", "x.sqlite"], "edgeexit keygen"),
         (["run", "--fleet", "a/b", "--key", "KEY", "--database", "x.sqlite"], "fleet 'a/b'"),
         (["run", "--fleet", "f", "--key", "KEY", "--broker", "http://x", "--database", "x.sqlite"], "mqtt://HOST"),
+        (
+            ["run", "--fleet", "f", "--key", "KEY", "--broker", "mqtt://u:x@h", "--database", "x.sqlite"],
+            "password_file",
+        ),
         (["status", "--database", "no.sqlite"], "there is no database 'no.sqlite'"),
         (["history", "--database", "sqlite:///no.sqlite"], "there is no database 'no.sqlite'"),
         (["register", "UNFITTED", "--fleet", "f", "--cohort", "c", "--database", "x.sqlite"], "edgeexit fit"),

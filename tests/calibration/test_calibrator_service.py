@@ -15,11 +15,12 @@ from edgeexit_calibration import (
     open_database,
     policy_history,
     register,
+    watcher,
 )
 
-from edgeexit.messages import Ack, decode, down_topic, policy_topic, up_topic
+from edgeexit.messages import UP_TYPES, Ack, decode, down_topic, policy_topic, up_topic
 from edgeexit.mqtt import BrokerConfig
-from edgeexit.policies import decode_document, disagrees, simulate_exits
+from edgeexit.policies import Scope, decode_document, disagrees, simulate_exits
 from edgeexit.policies.document import PAYLOAD_TYPE
 from edgeexit.signing import generate_key, load_private_key, load_public_key, verify
 from tests.calibration.scenario import (
@@ -96,7 +97,7 @@ def test_from_registration_to_a_refitted_policy(database, bundle, broker, key, s
     device = connect(topic, down_topic(DEVICE, "ack"))  # comes later: the policy is retained
     until(lambda: device.of(topic))
     [first] = documents(device, topic, key)
-    assert (first.revision, first.scope.cohort, first.bundle) == (1, COHORT, bundle.digest)
+    assert (first.revision, first.scope, first.bundle) == (1, Scope(fleet=FLEET, cohort=COHORT), bundle.digest)
     assert first.policy == bundle.policy().policy
 
     device.publish(up_topic(DEVICE, "state"), state_of(bundle.digest))
@@ -104,7 +105,7 @@ def test_from_registration_to_a_refitted_policy(database, bundle, broker, key, s
         device.publish(up_topic(DEVICE, "audit"), audit)
     until(lambda: len(device.of(topic)) > 1)
     second = documents(device, topic, key)[1]
-    assert (second.revision, second.scope.cohort, second.bundle) == (2, COHORT, bundle.digest)
+    assert (second.revision, second.scope, second.bundle) == (2, first.scope, bundle.digest)
     assert second.certificate.upper_bound <= RISK
     assert any(
         new is None or new > old
@@ -124,6 +125,44 @@ def test_a_registration_while_it_runs_is_published(database, bundle, key, serve,
     register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, who="ada")
     until(lambda: device.of(topic))
     assert documents(device, topic, key)[0].revision == 1
+
+
+def test_a_device_that_runs_a_higher_revision_gets_the_policy_under_a_higher_one(
+    database, bundle, key, serve, connect, caplog
+):
+    register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, who="ada")
+    serve()
+    topic = policy_topic(FLEET, bundle.digest, COHORT)
+    device = connect(topic)
+    until(lambda: device.of(topic))
+    device.publish(up_topic(DEVICE, "state"), state_of(bundle.digest, revision=5))
+    until(lambda: documents(device, topic, key)[-1].revision > 1)
+    first, *_, again = documents(device, topic, key)
+    assert (first.revision, again.revision, again.policy) == (1, 6, first.policy)
+    assert [record for record in caplog.records if "restored" in record.getMessage()]
+
+
+def test_messages_are_acknowledged_while_a_refit_takes_long(database, bundle, serve, connect, monkeypatch):
+    fitting, go_on = threading.Event(), threading.Event()
+
+    def slow_refit(*arguments, **options):
+        fitting.set()
+        go_on.wait(20)
+        return refit(*arguments, **options)
+
+    refit = watcher.refit
+    monkeypatch.setattr(watcher, "refit", slow_refit)
+    cohort = register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, who="ada").cohort
+    serve()
+    device = connect(down_topic(DEVICE, "ack"))
+    for audit in audits_of(bundle, 800, trust=0.5):
+        device.publish(up_topic(DEVICE, "audit"), audit)
+    assert fitting.wait(15)
+    device.publish(up_topic(DEVICE, "report"), report_of(bundle.digest, sequence=99))
+    until(lambda: 99 in acknowledged(device))
+    assert len(policy_history(database, cohort)) == 1
+    go_on.set()
+    until(lambda: len(policy_history(database, cohort)) == 2)
 
 
 def test_policies_come_back_after_the_broker_lost_everything(database, bundle, broker, key, serve, connect):
@@ -174,17 +213,20 @@ def test_garbage_is_dropped_counted_and_does_not_stop_it(database, bundle, serve
     service, _ = serve()
     device = connect(down_topic(DEVICE, "ack"))
     until(lambda: _answers(device, report_of(DIGEST, sequence=1)))
-    garbage = [b"", b"\xff\xfe", b"{}", b"[" * 100_000, b'{"outbox": 1}', b'{"outbox": "\\ud800", "sequence": 1}']
+    deep = b"[" * 100_000 + b"]" * 100_000
+    garbage = [b"", b"\xff\xfe", b"{}", deep, b"[" * 100_000, b'{"x":' * 40_000, b'{"x":' + deep + b"}"]
+    garbage += [b'{"outbox": 1}', b'{"outbox": "\\ud800", "sequence": 1}']
     for payload in garbage:
-        device.publish(up_topic(DEVICE, "report"), payload)
-    device.publish(f"edgeexit/v1/{FLEET}/s0/a b/up/state", state_of(DIGEST))
+        for kind in UP_TYPES:
+            device.publish(up_topic(DEVICE, kind), payload)
+    device.publish(f"edgeexit/v1/{FLEET}/s0/a \x1b\nb/up/state", state_of(DIGEST))
     device.publish(f"edgeexit/v1/{FLEET}/s0/a/up/state/deeper", state_of(DIGEST))
     device.publish(up_topic(DEVICE, "report"), report_of(DIGEST, sequence=2))
     until(lambda: 2 in acknowledged(device))
-    until(lambda: service.dropped == len(garbage) + 2)
+    until(lambda: service.dropped == len(garbage) * len(UP_TYPES) + 2)
     dropped = [record.getMessage() for record in caplog.records if "dropped" in record.getMessage()]
     assert len(dropped) == service.dropped
-    assert all("\n" not in line for line in dropped)
+    assert all(line.isprintable() for line in dropped)
 
 
 def test_what_came_while_it_was_away_is_there_after_a_restart(database, bundle, serve, connect):

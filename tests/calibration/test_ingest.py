@@ -6,14 +6,14 @@ from datetime import datetime, timezone
 
 import msgspec
 import pytest
-from edgeexit_calibration import CohortAddress, audit_watermark, devices, disagreement, exit_mix
+from edgeexit_calibration import CohortAddress, audit_watermark, cohorts, devices, disagreement, exit_mix
 from edgeexit_calibration.ingest import Uplink, read_uplink, store
 from edgeexit_calibration.tables import Audit, AuditedSample
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeexit.errors import MessageError
-from edgeexit.messages import DeviceAddress, encode, up_topic
+from edgeexit.messages import MAX_BYTES, DeviceAddress, encode, up_topic
 from tests.calibration.scenario import COHORT, FLEET, audits_of, report_of, state_of
 
 NOW = datetime(2025, 1, 1, tzinfo=timezone.utc)
@@ -87,6 +87,21 @@ def test_a_failed_transaction_leaves_nothing(database, bundle):
     with pytest.raises(ZeroDivisionError), database.writing() as session:
         store(session, uplinks, now=NOW).append(1 / 0)
     assert devices(database) == []
+
+
+def test_the_largest_message_that_is_taken_can_be_read_again(database):
+    address = DeviceAddress(FLEET, "s0", "a")
+    messages = {"report": (report_of(DIGEST, sequence=1), "outbox"), "state": (state_of(DIGEST), "agent")}
+    for kind, (message, name) in messages.items():
+        content = msgspec.to_builtins(message)
+        for default in {"failed", "dropped", "skipped", "rejected"} & content.keys():
+            del content[default]  # stored, they are written out
+        content[name] = ""
+        content[name] = "x" * (MAX_BYTES - len(msgspec.json.encode(content)))
+        ingest(database, [read_uplink(up_topic(address, kind), msgspec.json.encode(content))])
+    assert exit_mix(database, CohortAddress(FLEET, DIGEST, COHORT)).samples == 10
+    assert devices(database)[0].online
+    assert cohorts(database)[0].devices == 1
 
 
 def test_a_replayed_state_is_no_news(database):

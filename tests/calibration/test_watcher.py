@@ -14,7 +14,9 @@ from edgeexit_calibration import (
     register,
 )
 from edgeexit_calibration.ingest import Uplink, store
+from edgeexit_calibration.tables import PolicyRevision
 from edgeexit_calibration.watcher import Watcher
+from sqlalchemy import update
 
 from edgeexit.policies import disagrees, simulate_exits
 from tests.calibration.scenario import COHORT, DELTA, DEVICE, FLEET, RISK, audits_of, readouts_of
@@ -126,7 +128,7 @@ def test_a_tighter_goal_is_watched_from_then_on(database, bundle, cohort):
     assert history[-1].certificate.risk == 0.01
 
 
-def test_audits_with_another_number_of_exits_are_not_watched(database, bundle, cohort):
+def test_audits_with_another_number_of_exits_are_neither_watched_nor_counted(database, bundle, cohort):
     shorter = [
         msgspec.structs.replace(
             audit,
@@ -140,6 +142,21 @@ def test_audits_with_another_number_of_exits_are_not_watched(database, bundle, c
     ingest(database, shorter)
     watcher(database).check(now=NOW)
     assert kinds(database, cohort) == ["registered"]
+    assert disagreement(database, cohort).samples == 0
+    assert audited_exit_mix(database, cohort).counts == (0, 0, 0)
+
+
+def test_a_cohort_that_cannot_be_checked_does_not_hold_up_the_others(database, bundle, cohort, caplog):
+    well = register(database, bundle, fleet=FLEET, cohort="well", risk=RISK, delta=DELTA, who="ada").cohort
+    with database.writing() as session:
+        session.execute(update(PolicyRevision).where(PolicyRevision.cohort_id == 1).values(document="{}"))
+    ingest(database, [msgspec.structs.replace(audit, cohort="well") for audit in audits_of(bundle, 800, trust=0.5)])
+    watcher(database).check(now=NOW)
+    assert kinds(database, well) == ["registered", "certificate broken", "refitted"]
+    assert kinds(database, cohort) == ["registered"]
+    [line] = [record.getMessage() for record in caplog.records if "the check failed" in record.getMessage()]
+    assert str(cohort) in line
+    assert "\n" not in line
 
 
 def test_another_fleet_is_left_alone(database, bundle, cohort):

@@ -14,6 +14,7 @@ def upgrade() -> None:
         sa.Column("fleet", sa.Text(), nullable=False),
         sa.Column("bundle", sa.Text(), nullable=False),
         sa.Column("cohort", sa.Text(), nullable=False),
+        sa.Column("foreign_revision", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_cohort")),
         sa.UniqueConstraint("fleet", "bundle", "cohort", name=op.f("uq_cohort_fleet_bundle_cohort")),
     )
