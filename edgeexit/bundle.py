@@ -32,6 +32,7 @@ SIGNATURE: Final = "signature.json"
 GOLDEN: Final = "golden.npz"
 
 _SIGNATURE_TYPE = "application/vnd.edgeexit.bundle-digests+json"
+_AGAIN = {POLICY: "run `edgeexit fit` again", PROFILE: "run `edgeexit profile` again"}
 _GOLDEN_INPUT = "input."
 _GOLDEN_EXIT = "exit."
 
@@ -254,7 +255,9 @@ def _read_sealed(path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError) as error:
-        raise BundleError(f"bundle '{path.parent}': {path.name} is damaged: {error}") from error
+        raise BundleError(f"bundle '{path.parent}': {path.name} is damaged: {error}; {_AGAIN[path.name]}") from error
     if hashlib.sha256(content).hexdigest() != sealed.sha256:
-        raise BundleError(f"bundle '{path.parent}': {path.name} is damaged: its checksum does not fit; make it again")
+        raise BundleError(
+            f"bundle '{path.parent}': {path.name} is damaged: its checksum does not fit; {_AGAIN[path.name]}"
+        )
     return content

@@ -59,12 +59,20 @@ def load_dataset(
 def load_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     """Read every array of a data file. Raises DataError when it is unreadable."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        with path.open("rb") as file:
+            is_archive = zipfile.is_zipfile(file)
     except FileNotFoundError as error:
         raise DataError(f"data file '{path}' does not exist") from error
+    except OSError as error:
+        raise DataError(f"data file '{path}' cannot be read: {error.strerror}") from error
+    if not is_archive:
+        raise DataError(f"data file '{path}' is not an .npz; save it with numpy.savez")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
     except Exception as error:  # numpy, zipfile and zlib each have their own words for a broken file
-        raise DataError(f"data file '{path}' cannot be read as .npz: {error}") from error
+        reason = str(error).partition(". If you trust")[0]  # numpy's advice to unpickle is none of ours
+        raise DataError(f"data file '{path}' cannot be read as .npz: {reason}") from error
 
 
 def check_inputs(arrays: Inputs, specs: Sequence[TensorSpec], *, where: str) -> dict[str, npt.NDArray[Any]]:

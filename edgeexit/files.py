@@ -21,8 +21,16 @@ def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     """Write `content` to `path` so that a crash leaves either the old file or the new one, whole.
 
     Temporary file in the same folder, fsync, rename, fsync of the folder. Raises OSError (disk full, no
-    permission); the temporary file is gone then.
+    permission) that names `path`; the temporary file is gone then.
     """
+    try:
+        _write_and_rename(path, content, mode)
+    except OSError as error:  # which may name the temporary file, or none
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    fsync_folder(path.parent)
+
+
+def _write_and_rename(path: Path, content: bytes, mode: int) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)
     try:
@@ -35,7 +43,6 @@ def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    fsync_folder(path.parent)
 
 
 def fsync_file(file: Path) -> None:

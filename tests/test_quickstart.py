@@ -42,7 +42,7 @@ def test_bundle_database_and_report_stay(quickstart):
     assert (folder / "bundle" / "manifest.json").is_file()
     assert (folder / "calibrator.sqlite").is_file()
     page = (folder / "quickstart-report.html").read_text()
-    assert "after the update" in page
+    assert "updated" in page
     assert 'src="http' not in page, "the report must open offline"
     assert "Before and after" in narration
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from edgeexit.console import console, milliseconds, next_step, print_json, print_table, printable
+from edgeexit.console import console, milliseconds, next_step, print_json, print_table, printable, share
 
 
 def inspect_command(
@@ -84,7 +84,7 @@ def inspect_command(
     if policy.certificate is not None:
         certificate = policy.certificate
         console.print(
-            f"certificate: disagreement with the final exit at most {certificate.risk:.1%} with probability "
+            f"certificate: disagreement with the final exit at most {share(certificate.risk)} with probability "
             f"{1 - certificate.delta:.0%}, from {certificate.samples} samples"
         )
     next_step(f"edgeexit run {bundle} --data X.npz --out Y.npz")

@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,6 +24,9 @@ from edgeexit.errors import EdgeExitError
 _BAD_INPUT = 2
 _INTERRUPTED = 130
 
+_CommandLineError: Any = typer.BadParameter.__mro__[2]
+"""click's ClickException, which typer brings along under a name that depends on its version."""
+
 app = typer.Typer(
     name="edgeexit",
     epilog="Any command takes --debug: show the traceback of an error instead of one line.",
@@ -39,7 +42,7 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(no_args_is_help=True)
 def _options(
     *,
     version: Annotated[
@@ -70,7 +73,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        app(args=arguments)
+        code = app(args=arguments, standalone_mode=False)
+    except _CommandLineError as error:
+        if type(error).__name__ != "NoArgsIsHelpError":  # that one has printed the help
+            print_error(f"{error.format_message().rstrip('.')}; see `edgeexit --help`")
+        sys.exit(_BAD_INPUT)
     except EdgeExitError as error:
         if debug:
             raise
@@ -87,6 +94,6 @@ def main() -> None:
         where = f"'{error.filename}': " if error.filename else ""
         print_error(f"{where}{error.strerror or error}")
         sys.exit(_BAD_INPUT)
-    except KeyboardInterrupt:
+    if code == _INTERRUPTED:
         notes.print("interrupted")
-        sys.exit(_INTERRUPTED)
+    sys.exit(code if isinstance(code, int) else 0)

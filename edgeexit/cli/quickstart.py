@@ -1,5 +1,7 @@
 """`edgeexit quickstart`: the whole loop on one machine, for a first look."""
 
+import shutil
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -36,9 +38,10 @@ def quickstart_command(
     if as_json:
         print_json(story)
         return
-    next_step(f"edgeexit inspect {out}/bundle")
-    next_step(f"edgeexit calibrator history --database {out}/calibrator.sqlite")
-    next_step(f"open {out}/{REPORT} in a browser, then bring your own model: edgeexit compile --help")
+    program = "edgeexit" if shutil.which("edgeexit") else f"{Path(sys.executable).parent}/edgeexit"
+    next_step(f"{program} inspect {out}/bundle")
+    next_step(f"{program} calibrator history --database {out}/calibrator.sqlite")
+    next_step(f"open {out}/{REPORT} in a browser, then bring your own model: {program} compile --help")
 
 
 def _linger(stage: Console, fleet: "Fleet") -> None:

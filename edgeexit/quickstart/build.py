@@ -120,7 +120,7 @@ def fit_policies(console: Console, bundle: Bundle, digits: Digits) -> tuple[dict
                 name,
                 "-" if result.accuracy is None else share(result.accuracy),
                 share(result.agreement),
-                *(f"{rate:.0%}" for rate in result.exit_rates),
+                *(share(rate) for rate in result.exit_rates),
                 milliseconds(result.latency.mean_ms),
             )
             for name, result in evaluations.items()

@@ -38,6 +38,8 @@ class Drill(msgspec.Struct, frozen=True, kw_only=True):
     """When the stream changed, in seconds since the watch began."""
     update_s: float
     """When every device ran the new policy."""
+    device_ms: float | None
+    """Mean latency of all answers on the devices, from the histograms of their reports."""
 
 
 def run_drill(console: Console, fleet: Fleet, bundle: Bundle, part: Part, *, seed: int) -> Drill:
@@ -78,11 +80,12 @@ def run_drill(console: Console, fleet: Fleet, bundle: Bundle, part: Part, *, see
         watcher.wait_for_audits(_AUDITS_AFTER, after=updated, revision=2, limit_s=_WAIT_S)
         return Drill(
             before=watcher.phase("before", revision=1, after=since, until=changed),
-            drifted=watcher.phase("after the change", revision=1, after=changed, until=updated),
-            after=watcher.phase("after the update", revision=2, after=updated),
+            drifted=watcher.phase("drifted", revision=1, after=changed, until=updated),
+            after=watcher.phase("updated", revision=2, after=updated),
             moments=tuple(watcher.moments),
             drift_s=drift_s,
             update_s=update_s,
+            device_ms=watcher.device_ms(),
         )
 
 

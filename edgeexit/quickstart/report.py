@@ -8,6 +8,7 @@ import msgspec
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from edgeexit.console import share
 from edgeexit.files import write_atomic
 from edgeexit.latency import LatencyProfile
 from edgeexit.quickstart.drill import Drill
@@ -36,9 +37,24 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
         """The chapters of the drill, in order."""
         return self.drill.before, self.drill.drifted, self.drill.after
 
+    @property
+    def caption(self) -> str:
+        """What the table's figures are, in a sentence or two."""
+        whole = self.profile.cumulative_ms[-1]
+        text = (
+            "Agreement is with the final exit, from audits. Stage cost is the profile's stage latencies, weighted by "
+            f"the exit mix; the whole model's is {whole:.3f} ms."
+        )
+        if self.drill.device_ms is not None:
+            text += (
+                f" On the devices, which sleep between samples and share this machine, an answer took "
+                f"{self.drill.device_ms:.2f} ms on average."
+            )
+        return text
+
     def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """Return the before/after table: its columns and rows."""
-        columns = ("", "revision", "agreement", "95 % interval", *self.exits, "mean cost")
+        columns = ("", "revision", "agreement", "95 % interval", *self.exits, "stage cost")
         rows = []
         for phase in self.phases:
             found, rates = phase.disagreement, phase.mix.rates or (0.0,) * len(self.exits)
@@ -46,9 +62,9 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
                 (
                     phase.name,
                     str(phase.revision),
-                    "-" if found.observed is None else f"{1 - found.observed:.1%}",
-                    f"{1 - found.high:.1%} to {1 - found.low:.1%}",
-                    *(f"{rate:.0%}" for rate in rates),
+                    "-" if found.observed is None else share(1 - found.observed),
+                    f"{100 * (1 - found.high):.1f} to {share(1 - found.low)}",
+                    *(share(rate) for rate in rates),
                     f"{phase.mean_ms(self.profile.cumulative_ms):.3f} ms",
                 )
             )
@@ -80,9 +96,9 @@ def write_report(path: Path, story: Story) -> None:
     evaluation_rows = [
         (
             name,
-            "-" if result.accuracy is None else f"{result.accuracy:.1%}",
-            f"{result.agreement:.1%}",
-            *(f"{rate:.0%}" for rate in result.exit_rates),
+            "-" if result.accuracy is None else share(result.accuracy),
+            share(result.agreement),
+            *(share(rate) for rate in result.exit_rates),
             f"{result.latency.mean_ms:.3f} ms",
         )
         for name, result in story.evaluations.items()
@@ -91,7 +107,7 @@ def write_report(path: Path, story: Story) -> None:
     page = _PAGE.format(
         model=html.escape(story.model),
         plotly=get_plotlyjs(),
-        table=_html_table(columns, rows),
+        table=_html_table(columns, rows) + f"<p>{html.escape(story.caption)}</p>",
         evaluation=_html_table(evaluation_columns, evaluation_rows),
         body=body,
     )

@@ -54,6 +54,7 @@ def tell(folder: Path, console: Console, *, seed: int, linger: Callable[[Fleet],
         )
         columns, rows = story.table()
         print_table("Before and after", columns, rows, to=console)
+        console.print(story.caption)
         write_report(folder / REPORT, story)
         if drill.after.disagreement.low > RISK:
             raise QuickstartError(

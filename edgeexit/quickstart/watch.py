@@ -96,6 +96,10 @@ class Watcher:
             for device in devices(self._database, fleet=self._cohort.fleet)
         ]
 
+    def device_ms(self) -> float | None:
+        """Return the mean latency of all answers so far, as the devices report it."""
+        return exit_mix(self._database, self._cohort).mean_latency_ms
+
     def newest_revision(self) -> int:
         """Return the cohort's newest revision."""
         return policy_history(self._database, self._cohort)[-1].revision
