@@ -129,8 +129,7 @@ class BrokerSession:
         self._connected_s = 0.0
         self._client: paho.Client | None = None
         self._last_publish: paho.MQTTMessageInfo | None = None
-        self._topics: dict[int, str] = {}
-        self._naming = threading.Lock()
+        self._half_known: dict[int, tuple[str | None, Any]] = {}
         self._refusal = ""
         self._connected = threading.Event()
         self._stopping = threading.Event()
@@ -168,11 +167,10 @@ class BrokerSession:
         if expiry_s is not None and self._protocol == MQTTProtocolVersion.MQTTv5:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             properties.MessageExpiryInterval = expiry_s
-        with self._naming:  # or the answer could come before the name is known
-            info = client.publish(topic, payload, qos=1, retain=retain, properties=properties)
-            self._topics[info.mid] = topic
+        info = client.publish(topic, payload, qos=1, retain=retain, properties=properties)
         if info.rc != paho.MQTT_ERR_SUCCESS:
             return False
+        self._match(info.mid, topic=topic)
         self._last_publish = info
         return True
 
@@ -222,7 +220,7 @@ class BrokerSession:
         came_up = came_up or self.connected
         self._connected.clear()
         client.disconnect()
-        self._topics.clear()
+        self._half_known.clear()
         if came_up:
             self._proven = True
             self._connected_s = time.monotonic() - started
@@ -294,9 +292,19 @@ class BrokerSession:
             self._refusal = f"{code}: is there another '{self._client_id}'?" if taken_over else str(code)
 
     def _published_callback(self, _client: paho.Client, _user: object, mid: int, code: Any, _props: object) -> None:
-        with self._naming:
-            topic = self._topics.pop(mid, "?")
-        if code.is_failure:
+        self._match(mid, code=code)
+
+    def _match(self, mid: int, *, topic: str | None = None, code: Any = None) -> None:
+        """Bring a published message's topic and the broker's answer together; whichever comes second tells.
+
+        No lock: paho holds its own in the callback and wants it in `publish`.
+        """
+        first = self._half_known.setdefault(mid, (topic, code))
+        if first == (topic, code):
+            return
+        self._half_known.pop(mid, None)
+        topic, code = topic or first[0], code or first[1]
+        if code is not None and code.is_failure:
             _log.warning("the broker refuses a message on %s: %s", topic, code)
             self._call(self._on_refused, topic)
 

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 
 from edgeexit import __version__
 from edgeexit.agent.auditor import Auditor, Labels
@@ -20,7 +21,6 @@ from edgeexit.agent.policy_store import (
     SLOTS,
     PolicyStore,
     Recipient,
-    Slot,
     Unchanged,
     check_policy,
     one_line,
@@ -51,7 +51,10 @@ class Agent:
 
     Args:
         bundle: an opened bundle.
-        config: who this device is. Raises ConfigError for a trusted key that cannot be read.
+        config: who this device is.
+
+    Raises ConfigError for a trusted key that cannot be read, and BundleError where the configuration asks for a signed
+    bundle and this one is not signed by a trusted key.
 
     """
 
@@ -59,11 +62,15 @@ class Agent:
         self._bundle = bundle
         self._config = config
         self._keys = config.load_keys()
+        if config.signed_bundle:
+            bundle.verify_signature(self._keys)
         self._exits = len(bundle.manifest.stages)
-        self._recipient = Recipient(device=config.device, cohort=config.cohort, bundle=bundle.digest, exits=self._exits)
+        self._recipient = Recipient(
+            fleet=config.fleet, device=config.device, cohort=config.cohort, bundle=bundle.digest, exits=self._exits
+        )
         self._shipped = _shipped_policy(bundle)
-        self._store = PolicyStore(config.state_dir)
-        self._documents = self._store.load(self._keys, self._recipient)
+        self._store = PolicyStore(config.state_dir, self._recipient)
+        self._documents = self._store.load(self._keys)
         self._active = self._choose()
         self._rejected: Rejection | None = None
         self._counters = Counters(self._exits)
@@ -118,7 +125,7 @@ class Agent:
 
     @property
     def waiting(self) -> int:
-        """Number of reports and audits that the calibrator had not acknowledged when the line last looked."""
+        """Number of reports and audits that the calibrator has not acknowledged."""
         return self._link.waiting
 
     def infer(self, inputs: Inputs, *, labels: Labels | None = None) -> Inference:
@@ -131,14 +138,14 @@ class Agent:
         Raises DataError for inputs or labels that do not fit. May be called from several threads.
 
         """
+        if labels is not None:
+            _check_labels(labels, inputs)
         revision, policy = self._active
         try:
             result = self._runner.infer(inputs, policy=policy)
         except Exception:
             self._counters.record_failure(revision)
             raise
-        if labels is not None and len(labels) != len(result.exits):
-            raise DataError(f"labels holds {len(labels)} classes for {len(result.exits)} samples; give one each")
         try:
             self._counters.record(revision, policy, result)
             self._auditor.offer(inputs, result, revision=revision, policy=policy, labels=labels)
@@ -171,10 +178,12 @@ class Agent:
         )
 
     def _receive_policy(self, envelope: bytes) -> None:
-        revisions: dict[Slot, int] = {slot: document.revision for slot, document in self._documents.items()}
-        checked = check_policy(envelope, self._keys, self._recipient, revisions)
+        checked = check_policy(envelope, self._keys, self._recipient, self._documents)
         if isinstance(checked, Unchanged):
             _log.info("policy revision %d changes nothing: %s", checked.revision, checked.reason)
+            if self._rejected is not None:
+                self._rejected = None
+                self._link.publish_state()
             return
         if isinstance(checked, PolicyDocument):
             try:
@@ -229,6 +238,7 @@ class Agent:
                     uptime_s=round(time.monotonic() - self._started, 3),
                     exits=snapshot.exits,
                     failed=snapshot.failed,
+                    skipped=self._auditor.skipped,
                 )
             )
 
@@ -246,6 +256,13 @@ class Agent:
             "boot": self._outbox.boot,
             "revision": revision,
         }
+
+
+def _check_labels(labels: Labels, inputs: Inputs) -> None:
+    """Refuse labels that are not one a sample (DataError); the inputs themselves are checked where they are run."""
+    for array in inputs.values():
+        if np.shape(array)[:1] not in {(), (len(labels),)}:
+            raise DataError(f"labels holds {len(labels)} classes for {len(array)} samples; give one each")
 
 
 def _shipped_policy(bundle: Bundle) -> AnyPolicy:

@@ -105,7 +105,7 @@ class Auditor:
         try:
             self._queue.put_nowait(batch)
         except queue.Full:
-            self.skipped += len(drawn)
+            self._skip(len(drawn))
 
     def flush(self) -> None:
         """Emit what is audited so far."""
@@ -125,10 +125,14 @@ class Auditor:
                 if np.isfinite(readout).all():
                     self._keep(batch.revision, audited_sample(readout, exit_index=int(exit_index), label=label))
                 else:  # a broken sample says nothing about the policy, and JSON has no word for it
-                    self.skipped += 1
+                    self._skip(1)
         except Exception:  # noqa: BLE001 - an audit that fails must not end those to come
-            self.skipped += len(batch.exits)
+            self._skip(len(batch.exits))
             _log.exception("audit failed")
+
+    def _skip(self, samples: int) -> None:
+        with self._lock:  # several threads may offer
+            self.skipped += samples
 
     def _keep(self, revision: int, sample: AuditedSample) -> None:
         with self._lock:

@@ -16,6 +16,7 @@ from typing import Final
 from edgeexit.agent.config import AgentConfig
 from edgeexit.agent.outbox import Outbox
 from edgeexit.agent.policy_store import one_line
+from edgeexit.agent.window import Window
 from edgeexit.messages import (
     MAX_BYTES,
     Ack,
@@ -34,8 +35,6 @@ from edgeexit.mqtt import BrokerSession, Delivery
 _log = logging.getLogger(__name__)
 
 _INBOX: Final = 100
-_WINDOW: Final = 32
-"""Audits under way at a time, so that a calibrator that is away does not fill the line."""
 _LONGEST_WAIT_S: Final = 60.0
 
 
@@ -77,11 +76,12 @@ class FleetLink:
         self._command_topic = down_topic(address, "command")
         self._policy_topics = (policy_topic(config.fleet, bundle, config.cohort), down_topic(address, "policy"))
         self._inbox: queue.Queue[Delivery | None] = queue.Queue(_INBOX)
-        self._sent_at: dict[int, float] = {}
+        self._policies: dict[str, Delivery] = {}
+        """Topic -> its newest policy, outside the inbox: that may be full, and a policy comes once."""
+        self._windows = [Window(outbox, kind, resend_s=config.resend_s) for kind in ("report", "audit")]
         self._came_up = threading.Event()
         self._woken = threading.Event()
         self._stopping = threading.Event()
-        self._waiting = 0
         self._profile: Message | None = None
         self._thread = threading.Thread(target=self._work, name="agent-link", daemon=True)
         self._session = BrokerSession(
@@ -90,6 +90,7 @@ class FleetLink:
             subscriptions=(self._ack_topic, self._command_topic, *self._policy_topics),
             on_message=self._take,
             on_connect=self._connected,
+            session_expiry_s=0,  # nothing on the way down is missed: policies are retained, acks come again
             will=(up_topic(address, "state"), encode(state(False))),  # noqa: FBT003 - `online`
         )
 
@@ -100,8 +101,8 @@ class FleetLink:
 
     @property
     def waiting(self) -> int:
-        """Number of messages in the outbox when it was last looked at; asking for it touches no disk."""
-        return self._waiting
+        """Number of messages in the outbox; asking for it touches no disk."""
+        return self._outbox.count
 
     def start(self) -> None:
         """Begin to connect, in the background."""
@@ -144,6 +145,13 @@ class FleetLink:
         """Take a message in the network thread; one that is too large is cut there, and refused as such later."""
         if len(delivery.payload) > MAX_BYTES:
             delivery = Delivery(topic=delivery.topic, payload=delivery.payload[: MAX_BYTES + 1], ack=delivery.ack)
+        if delivery.topic in self._policy_topics:
+            if delivery.payload:
+                self._policies[delivery.topic] = delivery
+                self.wake()
+            else:
+                _log.info("a retained policy was cleared; the one in force stays")
+            return
         try:
             self._inbox.put_nowait(delivery)
         except queue.Full:
@@ -160,6 +168,9 @@ class FleetLink:
                 self._woken.clear()
                 if delivery is not None:
                     self._receive(delivery)
+            for topic in self._policy_topics:
+                if (policy := self._policies.pop(topic, None)) is not None:
+                    self._receive(policy)
             try:
                 if time.monotonic() >= report_due:
                     report_due = time.monotonic() + interval_s
@@ -177,10 +188,7 @@ class FleetLink:
     def _receive(self, delivery: Delivery) -> None:
         try:
             if delivery.topic in self._policy_topics:
-                if delivery.payload:
-                    self._on_policy(delivery.payload)
-                else:
-                    _log.info("a retained policy was cleared; the one in force stays")
+                self._on_policy(delivery.payload)
             elif delivery.topic == self._ack_topic:
                 self._outbox.acknowledge(decode(delivery.payload, Ack))
             elif delivery.topic == self._command_topic:
@@ -191,30 +199,19 @@ class FleetLink:
 
     def _send(self) -> float:
         """Send what is due from the outbox; return when something is due to be sent again."""
-        waiting = self._outbox.waiting()
-        self._waiting = len(waiting)
         if not self.connected:
             return math.inf
         if self._came_up.is_set():
             self._came_up.clear()
-            self._sent_at.clear()
+            for window in self._windows:
+                window.lost()
             self.publish_state()
             if self._profile is not None:
                 self.publish_profile(self._profile)
         now = time.monotonic()
-        overdue = now - self._config.resend_s
-        sent_at = {message.sequence: self._sent_at.get(message.sequence, -math.inf) for message in waiting}
-        room = _WINDOW - sum(1 for m in waiting if m.kind == "audit" and sent_at[m.sequence] > overdue)
-        # The longest unsent first, so that messages that nobody acknowledges do not hold up the others.
-        for message in sorted(waiting, key=lambda m: (m.kind != "report", sent_at[m.sequence])):
-            if sent_at[message.sequence] > overdue or (message.kind == "audit" and room <= 0):
-                continue
-            payload = self._outbox.payload(message.sequence)
-            if payload is None:
-                continue
-            if not self._session.publish(up_topic(self._config.address, message.kind), payload):
-                break
-            sent_at[message.sequence] = now
-            room -= message.kind == "audit"
-        self._sent_at = {sequence: moment for sequence, moment in sent_at.items() if moment > -math.inf}
-        return min(self._sent_at.values(), default=math.inf) + self._config.resend_s
+        for window in self._windows:
+            for sequence in window.due(now):
+                payload = self._outbox.payload(sequence)
+                if payload is not None and self._session.publish(up_topic(self._config.address, window.kind), payload):
+                    window.sent(sequence, now)
+        return min(window.resend_due() for window in self._windows)

@@ -30,16 +30,10 @@ _SCHEMA: Final = (
         "CREATE TABLE IF NOT EXISTS message (sequence INTEGER PRIMARY KEY, kind TEXT NOT NULL, "
         "boot INTEGER NOT NULL, revision INTEGER NOT NULL, payload BLOB NOT NULL)"
     ),
+    "CREATE INDEX IF NOT EXISTS message_kind ON message (kind)",  # by kind, then by sequence
 )
 
 Kind = Literal["report", "audit"]
-
-
-class Waiting(NamedTuple):
-    """A message that is not acknowledged yet."""
-
-    sequence: int
-    kind: Kind
 
 
 class Outbox:
@@ -66,11 +60,17 @@ class Outbox:
             self._connection, begun = _open(":memory:")
         self.identity, self.boot, self._dropped = begun
         self._sequence = self.boot * _SEQUENCES_A_BOOT
+        self._held = _measure(self._connection)
 
     @property
     def dropped(self) -> int:
         """Messages dropped for want of room since the database was made."""
         return self._dropped
+
+    @property
+    def count(self) -> int:
+        """Number of messages that are not acknowledged; asking for it touches no disk."""
+        return self._held.messages
 
     def add(self, message: Report | Audit) -> None:
         """Keep a message, numbered: `outbox`, `sequence` and `dropped` are filled in here.
@@ -91,15 +91,19 @@ class Outbox:
             return 0
         with self._lock:
             try:
-                return self._delete(ack.sequences)
+                return self._forget(ack.sequences)
             except sqlite3.Error as error:
                 self._go_on_in_memory(error)
-                return self._delete(ack.sequences)
+                return self._forget(ack.sequences)
 
-    def waiting(self) -> list[Waiting]:
-        """Return every message that is not acknowledged: reports, then audits, each oldest first."""
-        rows = self._read("SELECT sequence, kind FROM message ORDER BY kind DESC, sequence")
-        return [Waiting(*row) for row in rows]
+    def waiting(self, kind: Kind, *, after: int = 0, limit: int) -> list[int]:
+        """Return the sequences of at most `limit` messages that are not acknowledged, upwards from `after`."""
+        query = "SELECT sequence FROM message WHERE kind = ? AND sequence > ? ORDER BY sequence LIMIT ?"
+        return [sequence for (sequence,) in self._read(query, (kind, after, limit))]
+
+    def holds(self, sequence: int) -> bool:
+        """Say whether a message is there: neither acknowledged nor dropped nor replaced."""
+        return bool(self._read("SELECT 1 FROM message WHERE sequence = ?", (sequence,)))
 
     def payload(self, sequence: int) -> bytes | None:
         """Return a message's bytes, or None where it is gone."""
@@ -134,27 +138,31 @@ class Outbox:
         if len(payload) > self._max_bytes:
             raise MessageError(f"{kind} of {len(payload)} bytes is larger than the outbox of {self._max_bytes}")
         key = (message.boot, message.revision)
+        held = self._held.plus(len(payload))
         with self._connection as database:
             if kind == "report":
-                database.execute("DELETE FROM message WHERE kind = 'report' AND boot = ? AND revision = ?", key)
+                query = "SELECT sequence FROM message WHERE kind = 'report' AND boot = ? AND revision = ?"
+                for (older,) in database.execute(query, key).fetchall():
+                    held = held.minus(_delete(database, older))
             database.execute("INSERT INTO message VALUES (?, ?, ?, ?, ?)", (sequence, kind, *key, payload))
-            stored = _stored_bytes(database)
-            while stored > self._max_bytes:
-                oldest, size = database.execute(
-                    "SELECT sequence, LENGTH(payload) FROM message WHERE sequence != ? ORDER BY kind, sequence LIMIT 1",
-                    (sequence,),
-                ).fetchone()
-                database.execute("DELETE FROM message WHERE sequence = ?", (oldest,))
-                stored, dropped = stored - size, dropped + 1
+            while held.size > self._max_bytes:
+                query = "SELECT sequence FROM message WHERE sequence != ? ORDER BY kind, sequence LIMIT 1"
+                (oldest,) = database.execute(query, (sequence,)).fetchone()
+                held, dropped = held.minus(_delete(database, oldest)), dropped + 1
             if dropped != self._dropped:
                 database.execute("UPDATE outbox SET dropped = ?", (dropped,))
-        self._sequence, self._dropped = sequence, dropped
+        self._sequence, self._dropped, self._held = sequence, dropped, held
 
-    def _delete(self, sequences: Iterable[int]) -> int:
+    def _forget(self, sequences: Iterable[int]) -> int:
+        held = self._held
         with self._connection as database:
-            return database.executemany("DELETE FROM message WHERE sequence = ?", [(n,) for n in sequences]).rowcount
+            for sequence in sequences:
+                if size := _delete(database, sequence):
+                    held = held.minus(size)
+        forgotten, self._held = self._held.messages - held.messages, held
+        return forgotten
 
-    def _read(self, query: str, parameters: tuple[int, ...] = ()) -> list[tuple[Any, ...]]:
+    def _read(self, query: str, parameters: tuple[int | str, ...]) -> list[tuple[Any, ...]]:
         with self._lock:
             try:
                 return self._connection.execute(query, parameters).fetchall()
@@ -179,13 +187,27 @@ class Outbox:
             memory.execute("INSERT INTO outbox VALUES (?, ?, ?)", (self.identity, self.boot, self._dropped))
         with contextlib.suppress(sqlite3.Error):
             self._connection.close()
-        self._connection = memory
+        self._connection, self._held = memory, _measure(memory)
 
     def _say_in_memory(self, error: Exception) -> None:
         self.in_memory = True
         _log.warning(
             "outbox '%s' cannot be used (%s); messages are kept in memory until the next start", self._path, error
         )
+
+
+class _Held(NamedTuple):
+    """What is in the database, kept as a running sum."""
+
+    messages: int
+    size: int
+    """Bytes of the payloads."""
+
+    def plus(self, size: int) -> "_Held":
+        return _Held(self.messages + 1, self.size + size)
+
+    def minus(self, size: int) -> "_Held":
+        return _Held(self.messages - 1, self.size - size)
 
 
 class _Begun(NamedTuple):
@@ -228,5 +250,14 @@ def _connect(name: str) -> sqlite3.Connection:
     return connection
 
 
-def _stored_bytes(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("SELECT COALESCE(SUM(LENGTH(payload)), 0) FROM message").fetchone()[0])
+def _measure(connection: sqlite3.Connection) -> _Held:
+    return _Held(*connection.execute("SELECT COUNT(*), COALESCE(SUM(LENGTH(payload)), 0) FROM message").fetchone())
+
+
+def _delete(database: sqlite3.Connection, sequence: int) -> int:
+    """Delete a message and return its bytes; 0 where it is not there."""
+    found = database.execute("SELECT LENGTH(payload) FROM message WHERE sequence = ?", (sequence,)).fetchone()
+    if found is None:
+        return 0
+    database.execute("DELETE FROM message WHERE sequence = ?", (sequence,))
+    return int(found[0])

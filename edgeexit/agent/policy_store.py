@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -11,7 +11,7 @@ import msgspec
 from edgeexit.errors import PolicyError, SignatureError
 from edgeexit.files import write_atomic
 from edgeexit.messages import MAX_BYTES, Rejection
-from edgeexit.policies import PolicyDocument, decode_document
+from edgeexit.policies import PolicyDocument, Rollout, decode_document
 from edgeexit.policies.document import PAYLOAD_TYPE
 from edgeexit.signing import PublicKey, verify
 
@@ -30,6 +30,7 @@ _LONGEST_REASON: Final = 300
 class Recipient(msgspec.Struct, frozen=True, kw_only=True):
     """Who is asked to take a policy."""
 
+    fleet: str
     device: str
     cohort: str
     bundle: str
@@ -65,7 +66,7 @@ def verify_policy(envelope: bytes, keys: Sequence[PublicKey], recipient: Recipie
 
 
 def check_policy(
-    envelope: bytes, keys: Sequence[PublicKey], recipient: Recipient, revisions: dict[Slot, int]
+    envelope: bytes, keys: Sequence[PublicKey], recipient: Recipient, in_force: Mapping[Slot, PolicyDocument]
 ) -> PolicyDocument | Unchanged | Rejection:
     """Decide on a policy that came in: the document to take, or why it changes nothing, or why it is refused.
 
@@ -73,21 +74,30 @@ def check_policy(
         envelope: the message.
         keys: whom to believe.
         recipient: this device.
-        revisions: the revision that each filled slot holds.
+        in_force: the document that each filled slot holds.
 
     """
     checked = verify_policy(envelope, keys, recipient)
     if isinstance(checked, Rejection):
         return checked
-    current, revision = revisions.get(slot_of(checked), SHIPPED_REVISION), checked.revision
+    held, revision = in_force.get(slot_of(checked)), checked.revision
+    current = SHIPPED_REVISION if held is None else held.revision
     if revision < current:
         return Rejection(reason=f"revision {revision} is lower than {current}, which is in force", revision=revision)
     if revision == current:
-        return Unchanged(revision=revision, reason="it is in force already")
+        if held is not None and _content(held) == _content(checked):
+            return Unchanged(revision=revision, reason="it is in force already")
+        reason = f"revision {revision} is in force with other content; publish this under a higher revision"
+        return Rejection(reason=reason, revision=revision)
     if not checked.rollout.includes(recipient.device):
         reason = f"this device is outside the first {checked.rollout.percent:g} %"
         return Unchanged(revision=revision, reason=reason)
     return checked
+
+
+def _content(document: PolicyDocument) -> PolicyDocument:
+    """Return what a revision stands for: all but its rollout, which the same revision is published with again."""
+    return msgspec.structs.replace(document, rollout=Rollout())
 
 
 def _misfit(document: PolicyDocument, recipient: Recipient) -> str | None:
@@ -95,10 +105,10 @@ def _misfit(document: PolicyDocument, recipient: Recipient) -> str | None:
     scope = document.scope
     if scope is None:
         return "it names neither a cohort nor a device"
-    if scope.device not in {None, recipient.device}:
-        return f"it is for device '{scope.device}'"
-    if scope.cohort not in {None, recipient.cohort}:
-        return f"it is for cohort '{scope.cohort}'"
+    for what in ("fleet", "device", "cohort"):
+        named, own = getattr(scope, what), getattr(recipient, what)
+        if named not in {None, own}:
+            return f"it is for {what} '{named}', this {what} is '{own}'"
     if document.bundle != recipient.bundle:
         return f"it is for bundle {document.bundle[:12]}…, this device runs {recipient.bundle[:12]}…"
     if document.policy.exits != recipient.exits:
@@ -107,12 +117,18 @@ def _misfit(document: PolicyDocument, recipient: Recipient) -> str | None:
 
 
 class PolicyStore:
-    """The signed envelopes of the policies in force, one file a slot; a crash leaves the old or the new one."""
+    """The signed envelopes of the policies taken; a crash leaves the old or the new one.
 
-    def __init__(self, folder: Path) -> None:
+    There is a file for every bundle and every cohort or device name that ever took one, so that a device that goes
+    back to an earlier bundle or cohort also goes back to its revision, and takes no older policy that is replayed.
+
+    """
+
+    def __init__(self, folder: Path, recipient: Recipient) -> None:
         self._folder = folder
+        self._recipient = recipient
         with contextlib.suppress(OSError):  # a folder that cannot be tidied can still be read
-            for leftover in folder.glob(".policy-*.json.*"):  # of a write that a crash cut short
+            for leftover in folder.glob(".policy.*.json.*"):  # of a write that a crash cut short
                 leftover.unlink(missing_ok=True)
 
     def save(self, slot: Slot, envelope: bytes) -> None:
@@ -120,7 +136,7 @@ class PolicyStore:
         self._folder.mkdir(parents=True, exist_ok=True)
         write_atomic(self._path(slot), envelope)
 
-    def load(self, keys: Sequence[PublicKey], recipient: Recipient) -> dict[Slot, PolicyDocument]:
+    def load(self, keys: Sequence[PublicKey]) -> dict[Slot, PolicyDocument]:
         """Return the stored policies that still hold for this device, verified again; log those that do not."""
         found: dict[Slot, PolicyDocument] = {}
         for slot in SLOTS:
@@ -131,7 +147,7 @@ class PolicyStore:
             except OSError as error:
                 _log.warning("stored policy '%s' cannot be read: %s", self._path(slot), error.strerror)
                 continue
-            checked = verify_policy(envelope, keys, recipient)
+            checked = verify_policy(envelope, keys, self._recipient)
             if isinstance(checked, Rejection):
                 _log.warning("stored policy '%s' is not used: %s", self._path(slot), checked.reason)
             elif slot_of(checked) != slot:
@@ -141,7 +157,9 @@ class PolicyStore:
         return found
 
     def _path(self, slot: Slot) -> Path:
-        return self._folder / f"policy-{slot}.json"
+        to = self._recipient
+        name = to.device if slot == "device" else to.cohort
+        return self._folder / f"policy.{to.fleet}.{slot}.{name}.{to.bundle[:16]}.json"  # no name has a dot in it
 
 
 def one_line(text: str) -> str:

@@ -46,7 +46,7 @@ def agent_command(
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s", stream=sys.stderr)
     settings = AgentConfig.load(config, broker=broker, device=device)
-    opened = Bundle.open(bundle, trusted_keys=settings.load_keys() if settings.signed_bundle else ())
+    opened = Bundle.open(bundle)
     samples = Stream(stream, opened.manifest)
     with _stop_signals() as stop, Agent(opened, settings) as agent:
         tally = _replay(agent, samples, rate=rate, duration_s=duration, stop=stop, exits=len(opened.manifest.exits))
@@ -124,13 +124,13 @@ def _replay(
     status_due = time.monotonic() + _STATUS_INTERVAL_S
     last_error = ""
     for _ in ticks(rate, stop=stop, duration_s=duration_s):
-        sample = samples.next_sample()
         try:
+            sample = samples.next_sample()
             tally.add(agent.infer(sample.inputs, labels=sample.labels), sample.labels)
         except Exception as error:  # noqa: BLE001 - the next sample may do; said once, not at every sample
             tally.failed += 1
             if (text := str(error)) != last_error:
-                _log.error("inference failed: %s", text)
+                _log.error("no answer: %s", text)
                 last_error = text
         if time.monotonic() >= status_due:
             status_due += _STATUS_INTERVAL_S

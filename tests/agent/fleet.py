@@ -14,6 +14,7 @@ from edgeexit.messages import (
     UP_TYPES,
     Ack,
     Command,
+    Report,
     State,
     decode,
     down_topic,
@@ -127,14 +128,21 @@ class Fleet:
     def document(self, revision: int, threshold: float | None = 0.5, **changes: Any) -> PolicyDocument:
         exits = changes.pop("exits", len(self.bundle.manifest.stages))
         policy = Confidence(temperatures=(1.0,) * exits, thresholds=(threshold,) * (exits - 1))
-        fields = {"bundle": self.bundle.digest, "scope": Scope(cohort="default"), "policy": policy, **changes}
+        fields = {
+            "bundle": self.bundle.digest,
+            "scope": Scope(fleet="plant", cohort="default"),
+            "policy": policy,
+            **changes,
+        }
         return PolicyDocument(revision=revision, **fields)
 
     def envelope(self, document: PolicyDocument, key: PrivateKey | None = None) -> bytes:
         return sign(encode_document(document), payload_type=PAYLOAD_TYPE, key=key or self.key)
 
     def send_policy(self, config: AgentConfig, document: PolicyDocument, key: PrivateKey | None = None) -> None:
-        self.send_policy_bytes(config, self.envelope(document, key), pin=document.scope == Scope(device=config.device))
+        self.send_policy_bytes(
+            config, self.envelope(document, key), pin=document.scope is not None and document.scope.device is not None
+        )
 
     def send_policy_bytes(self, config: AgentConfig, payload: bytes, *, pin: bool = False) -> None:
         topic = (
@@ -157,3 +165,32 @@ class Fleet:
     def _hear(self, delivery: Delivery) -> None:
         address, kind = parse_up_topic(delivery.topic)
         self.heard.append((address.device, decode(delivery.payload, UP_TYPES[kind])))
+
+
+def wait_for_revision(fleet: Fleet, config: AgentConfig, revision: int) -> State:
+    return wait_for(
+        lambda: (state := fleet.state(config)) and state.online and state.revision == revision and state,
+        f"revision {revision}",
+    )
+
+
+def wait_for_rejection(fleet: Fleet, config: AgentConfig, reason: str) -> State:
+    return wait_for(
+        lambda: (state := fleet.state(config)) and state.rejected and reason in state.rejected.reason and state,
+        f"'{reason}', not {fleet.state(config)}",
+    )
+
+
+def newest_reports(fleet: Fleet, config: AgentConfig) -> dict[int, Report]:
+    """Return the report with the highest sequence of every revision."""
+    return {report.revision: report for report in sorted(fleet.messages(config, Report), key=lambda r: r.sequence)}
+
+
+def wait_for_reports(fleet: Fleet, config: AgentConfig, answered: int) -> dict[int, Report]:
+    def all_there() -> dict[int, Report] | None:
+        newest = newest_reports(fleet, config)
+        total = sum(exit_.exited for report in newest.values() for exit_ in report.exits)
+        return newest if total == answered else None
+
+    found: dict[int, Report] = wait_for(all_there, f"reports of {answered} answers")
+    return found

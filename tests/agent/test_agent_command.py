@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeexit.agent import AgentConfig
+from edgeexit.agent import Agent, AgentConfig, Stream
+from edgeexit.agent.stream import Sample
 from edgeexit.bundle import Bundle
+from edgeexit.cli.agent import _replay
 from edgeexit.datasets import save_arrays
-from edgeexit.messages import Audit
-from tests.agent.fleet import Fleet, RealBroker, wait_for
-from tests.agent.test_agent import wait_for_reports, wait_for_revision
+from edgeexit.messages import Audit, Report
+from tests.agent.fleet import Fleet, RealBroker, wait_for, wait_for_reports, wait_for_revision
+from tests.agent.test_stream import encrypt
 from tests.bundles import make_samples
 
 _AGENT = [sys.executable, "-c", "from edgeexit.cli.main import main; main()", "agent"]
@@ -75,6 +78,50 @@ def test_a_signal_ends_it_cleanly(
     assert sum("connected to the broker" in line for line in lines) == 1
     assert sum("policy accepted: revision 3" in line for line in lines) == 1
     assert "Traceback" not in log
+
+
+def test_a_stream_file_that_becomes_unreadable_ends_nothing(
+    fleet: Fleet, bundle: Bundle, config: AgentConfig, settings: list[str], tmp_path: Path
+) -> None:
+    with running(bundle, *settings, "--rate", "100", "--json") as process:
+        wait_for_revision(fleet, config, 0)
+        encrypt(tmp_path / "samples.npz")
+        answered = answers(fleet, config)
+        wait_for(lambda: answers(fleet, config) > answered + 50, "more answers")
+        process.terminate()
+        out, log = process.communicate(timeout=20)
+    assert process.returncode == 0, log
+    assert json.loads(out)["failed"] == 0
+    assert log.count("goes on with the old samples") == 1
+    assert "Traceback" not in log
+
+
+class HalfBrokenStream(Stream):
+    """Every second sample cannot be had, for a reason that nobody foresaw."""
+
+    turn = 0
+
+    def next_sample(self) -> Sample:
+        self.turn += 1
+        if self.turn % 2:
+            raise RuntimeError("the disk is on fire")
+        return super().next_sample()
+
+
+def test_a_sample_that_cannot_be_had_ends_nothing_and_is_told_once(
+    bundle: Bundle, config: AgentConfig, settings: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    samples = HalfBrokenStream(tmp_path / "samples.npz", bundle.manifest)
+    with Agent(bundle, config) as agent:
+        tally = _replay(agent, samples, rate=100, duration_s=0.3, stop=threading.Event(), exits=3)
+    assert tally.answered > 1
+    assert tally.failed >= tally.answered
+    assert caplog.text.count("the disk is on fire") == 1
+
+
+def answers(fleet: Fleet, config: AgentConfig) -> int:
+    reports = fleet.messages(config, Report)
+    return sum(exit_.exited for exit_ in reports[-1].exits) if reports else 0
 
 
 def test_killed_it_is_seen_offline_and_starts_again(

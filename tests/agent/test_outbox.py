@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeexit.agent.outbox import FILE, Outbox
+from edgeexit.agent.outbox import FILE, Kind, Outbox
 from edgeexit.latency import BIN_COUNT
 from edgeexit.messages import SCORE_BINS, Ack, Audit, AuditedSample, ExitCounters, Report, decode
 
@@ -41,12 +41,20 @@ def open_outbox(folder: Path) -> Outbox:
     return Outbox(folder, max_bytes=MAX_BYTES)
 
 
+def waiting(outbox: Outbox) -> list[tuple[Kind, int]]:
+    """Kind and sequence of everything that waits."""
+    kinds: tuple[Kind, ...] = ("report", "audit")
+    found = [(kind, sequence) for kind in kinds for sequence in outbox.waiting(kind, limit=10_000)]
+    assert outbox.count == len(found), "the running count is right"
+    return found
+
+
 def read_reports(outbox: Outbox) -> list[Report]:
-    return [decode(outbox.payload(m.sequence) or b"", Report) for m in outbox.waiting() if m.kind == "report"]
+    return [decode(outbox.payload(n) or b"", Report) for n in outbox.waiting("report", limit=1000)]
 
 
 def acknowledge_all(outbox: Outbox) -> int:
-    return outbox.acknowledge(Ack(outbox=outbox.identity, sequences=tuple(m.sequence for m in outbox.waiting())))
+    return outbox.acknowledge(Ack(outbox=outbox.identity, sequences=tuple(n for _, n in waiting(outbox))))
 
 
 @contextmanager
@@ -66,18 +74,31 @@ def test_messages_are_numbered_upwards_and_wait_until_acknowledged(tmp_path: Pat
     outbox = open_outbox(tmp_path)
     outbox.add(make_audit())
     outbox.add(make_report())
-    waiting = outbox.waiting()
-    assert [message.kind for message in waiting] == ["report", "audit"]
-    report, audit = waiting
-    assert report.sequence > audit.sequence
-    message = decode(outbox.payload(audit.sequence) or b"", Audit)
-    assert (message.outbox, message.sequence) == (outbox.identity, audit.sequence)
+    before = waiting(outbox)
+    assert [kind for kind, _ in before] == ["report", "audit"]
+    (_, report), (_, audit) = before
+    assert report > audit
+    message = decode(outbox.payload(audit) or b"", Audit)
+    assert (message.outbox, message.sequence) == (outbox.identity, audit)
 
-    assert outbox.acknowledge(Ack(outbox="another", sequences=(audit.sequence,))) == 0
-    assert outbox.waiting() == waiting
-    assert outbox.acknowledge(Ack(outbox=outbox.identity, sequences=(audit.sequence, 12345))) == 1
-    assert outbox.waiting() == [report]
-    assert outbox.payload(audit.sequence) is None
+    assert outbox.acknowledge(Ack(outbox="another", sequences=(audit,))) == 0
+    assert waiting(outbox) == before
+    assert outbox.acknowledge(Ack(outbox=outbox.identity, sequences=(audit, audit, 12345))) == 1
+    assert waiting(outbox) == [("report", report)]
+    assert outbox.payload(audit) is None
+    assert (outbox.holds(report), outbox.holds(audit)) == (True, False)
+
+
+def test_what_waits_is_listed_in_pieces(tmp_path: Path) -> None:
+    outbox = open_outbox(tmp_path)
+    for _ in range(5):
+        outbox.add(make_audit())
+    every = outbox.waiting("audit", limit=9)
+    assert every == sorted(every)
+    assert len(every) == 5
+    assert outbox.waiting("audit", limit=2) == every[:2]
+    assert outbox.waiting("audit", after=every[1], limit=2) == every[2:4]
+    assert outbox.waiting("report", limit=2) == []
 
 
 def test_only_the_newest_report_of_a_boot_and_revision_is_kept(tmp_path: Path) -> None:
@@ -95,14 +116,14 @@ def test_only_the_newest_report_of_a_boot_and_revision_is_kept(tmp_path: Path) -
 def test_a_restart_keeps_identity_and_messages_and_counts_the_boot(tmp_path: Path) -> None:
     first = open_outbox(tmp_path)
     first.add(make_audit())
-    identity, boot, waiting = first.identity, first.boot, first.waiting()
+    identity, boot, before = first.identity, first.boot, waiting(first)
     first.close()
     second = open_outbox(tmp_path)
     assert (second.identity, second.boot) == (identity, boot + 1)
-    assert second.waiting() == waiting
+    assert waiting(second) == before
     acknowledge_all(second)
     second.add(make_audit())
-    assert second.waiting()[0].sequence > waiting[0].sequence
+    assert waiting(second)[0] > before[0]
 
 
 def test_past_its_bound_it_drops_the_oldest_audits_and_tells_how_many(tmp_path: Path) -> None:
@@ -110,16 +131,29 @@ def test_past_its_bound_it_drops_the_oldest_audits_and_tells_how_many(tmp_path: 
     outbox.add(make_report())
     for _ in range(20):
         outbox.add(make_audit(samples=80))  # about 6.6 KB each
-    kept = [message for message in outbox.waiting() if message.kind == "audit"]
-    newest = kept[-1].sequence
-    assert [message.sequence for message in kept] == list(range(newest - len(kept) + 1, newest + 1))
-    assert sum(len(outbox.payload(m.sequence) or b"") for m in outbox.waiting()) <= MAX_BYTES
+    kept = outbox.waiting("audit", limit=100)
+    assert kept == list(range(kept[-1] - len(kept) + 1, kept[-1] + 1))
+    stored = sum(len(outbox.payload(n) or b"") for _, n in waiting(outbox))
+    assert MAX_BYTES - 8000 < stored <= MAX_BYTES
     assert outbox.dropped == 20 - len(kept) > 0
     outbox.add(make_report())
     assert read_reports(outbox)[0].dropped == outbox.dropped, "the report is kept before any audit, and tells"
     dropped = outbox.dropped
     outbox.close()
     assert open_outbox(tmp_path).dropped == dropped
+
+
+def test_what_was_acknowledged_or_replaced_takes_up_no_room(tmp_path: Path) -> None:
+    outbox = open_outbox(tmp_path)
+    for _ in range(30):
+        outbox.add(make_audit(samples=80))
+        outbox.add(make_report())
+        outbox.acknowledge(Ack(outbox=outbox.identity, sequences=tuple(outbox.waiting("audit", limit=10))))
+    outbox.close()
+    again = open_outbox(tmp_path)
+    for _ in range(8):
+        again.add(make_audit(samples=80))
+    assert again.dropped == 0
 
 
 def test_reports_of_old_boots_go_when_nothing_else_is_left_to_drop(tmp_path: Path) -> None:
@@ -149,7 +183,7 @@ def test_without_room_at_the_start_it_works_in_memory(tmp_path: Path) -> None:
         outbox = open_outbox(tmp_path)
         outbox.add(make_audit())
     assert outbox.in_memory
-    assert len(outbox.waiting()) == 1
+    assert len(waiting(outbox)) == 1
 
 
 def test_when_the_disk_fills_up_it_goes_on_in_memory_with_what_it_had(
@@ -157,22 +191,22 @@ def test_when_the_disk_fills_up_it_goes_on_in_memory_with_what_it_had(
 ) -> None:
     outbox = open_outbox(tmp_path)
     outbox.add(make_audit())
-    identity, before = outbox.identity, outbox.waiting()
+    identity, before = outbox.identity, waiting(outbox)
     with no_more_room():
         outbox.add(make_audit())
         outbox.add(make_report(boot=outbox.boot))
-        after = outbox.waiting()
+        after = waiting(outbox)
     assert outbox.in_memory
     assert outbox.identity == identity
     assert before[0] in after
-    assert [message.kind for message in after] == ["report", "audit", "audit"]
+    assert [kind for kind, _ in after] == ["report", "audit", "audit"]
     assert len(caplog.records) == 1
 
     outbox.close()
     later = open_outbox(tmp_path)
-    assert later.waiting() == before, "the disk still holds what it took"
+    assert waiting(later) == before, "the disk still holds what it took"
     later.add(make_audit())
-    assert later.waiting()[-1].sequence > after[0].sequence, "numbers used in memory are not used again"
+    assert waiting(later)[-1][1] > after[0][1], "numbers used in memory are not used again"
 
 
 @pytest.mark.parametrize("damage", [b"this is no database" * 100, b""], ids=["garbage", "empty"])
@@ -181,7 +215,7 @@ def test_a_broken_database_is_set_aside(tmp_path: Path, damage: bytes) -> None:
     outbox = open_outbox(tmp_path)
     outbox.add(make_audit())
     assert not outbox.in_memory
-    assert len(outbox.waiting()) == 1
+    assert len(waiting(outbox)) == 1
     if damage:
         assert (tmp_path / "outbox.broken").read_bytes() == damage
 
@@ -199,7 +233,7 @@ def test_a_database_damaged_in_the_middle_is_found_at_the_start(tmp_path: Path) 
     assert not anew.in_memory
     assert anew.identity != identity
     anew.add(make_audit())
-    assert len(anew.waiting()) == 1
+    assert len(waiting(anew)) == 1
 
 
 def test_a_second_agent_on_the_same_folder_does_not_touch_the_first_one_s_messages(tmp_path: Path) -> None:
@@ -209,7 +243,7 @@ def test_a_second_agent_on_the_same_folder_does_not_touch_the_first_one_s_messag
     assert second.identity != first.identity
     second.add(make_audit())
     first.add(make_report())
-    assert [message.kind for message in first.waiting()] == ["report"]
+    assert [kind for kind, _ in waiting(first)] == ["report"]
     assert not first.in_memory
 
 
@@ -217,14 +251,14 @@ _ADDING_LOOP = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from test_outbox import make_audit, make_report, open_outbox, acknowledge_all
+from test_outbox import make_audit, make_report, open_outbox, acknowledge_all, waiting
 outbox = open_outbox(Path(sys.argv[1]))
 while True:
     outbox.add(make_audit())
     outbox.add(make_report(boot=outbox.boot))
-    sys.stdout.write(f"{len(outbox.waiting())}\\n")
+    sys.stdout.write(f"{len(waiting(outbox))}\\n")
     sys.stdout.flush()
-    if len(outbox.waiting()) > 20:
+    if len(waiting(outbox)) > 20:
         acknowledge_all(outbox)
 """
 
@@ -245,6 +279,6 @@ def test_killed_while_adding_it_opens_again_and_lost_nothing_it_had_taken(tmp_pa
         outbox = open_outbox(state)
         assert not outbox.in_memory
         grown = {count, count + 1, count + 2}
-        assert len(outbox.waiting()) in (grown | {0, 1, 2} if count > 20 else grown)
+        assert len(waiting(outbox)) in (grown | {0, 1, 2} if count > 20 else grown)
         assert outbox.boot == 2 * turn + 2
         outbox.close()

@@ -53,7 +53,18 @@ def test_a_replaced_file_is_picked_up_at_once(tmp_path: Path, bundle: Bundle) ->
     assert sorted(numbers(stream, 6)) == list(range(100, 106))
 
 
-@pytest.mark.parametrize("harm", ["broken", "gone", "other shape"])
+def encrypt(path: Path) -> None:
+    """Set the flags by which a zip archive asks for a password: no kind of error that a data file should raise."""
+    content = bytearray(path.read_bytes())
+    for magic, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        place = content.find(magic)
+        while place >= 0:
+            content[place + offset] |= 1
+            place = content.find(magic, place + 1)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("harm", ["broken", "gone", "other shape", "encrypted"])
 def test_a_bad_replacement_is_told_once_and_the_old_samples_go_on(
     tmp_path: Path, bundle: Bundle, caplog: pytest.LogCaptureFixture, harm: str
 ) -> None:
@@ -63,6 +74,8 @@ def test_a_bad_replacement_is_told_once_and_the_old_samples_go_on(
         path.write_bytes(path.read_bytes()[:200])
     elif harm == "gone":
         path.unlink()
+    elif harm == "encrypted":
+        encrypt(write(path, 70))
     else:
         save_arrays(path, {INPUT: np.zeros((3, 5), dtype=np.float32)})
     with caplog.at_level(logging.WARNING):

@@ -1,0 +1,215 @@
+"""Policies over the air: which a device takes and refuses, and what is in force after a restart."""
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgeexit.agent import Agent, AgentConfig
+from edgeexit.bundle import Bundle
+from edgeexit.errors import BundleError
+from edgeexit.messages import MAX_BYTES, State
+from edgeexit.policies import Confidence, PolicyDocument, Rollout, Scope
+from edgeexit.signing import PrivateKey, generate_key, load_private_key
+from tests.agent.fleet import Fleet, wait_for, wait_for_rejection, wait_for_revision
+from tests.bundles import make_bundle, make_samples
+
+PIN = Scope(fleet="plant", device="press-7")
+Change = Callable[..., AgentConfig]
+
+
+def test_a_policy_is_taken_over_the_air_and_holds_after_a_restart(
+    fleet: Fleet, bundle: Bundle, config: AgentConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    samples = make_samples(50)
+    with caplog.at_level(logging.INFO), Agent(bundle, config) as agent:
+        state = wait_for_revision(fleet, config, 0)
+        assert (state.bundle, state.cohort, state.boot, state.policy) == (bundle.digest, "default", 1, "confidence")
+        assert set(agent.infer(samples).exits) == {2}, "without a policy every sample runs to full depth"
+
+        fleet.send_policy(config, fleet.document(3, threshold=0.0))
+        wait_for_revision(fleet, config, 3)
+        assert agent.active.revision == 3
+        assert set(agent.infer(samples).exits) == {0}
+    assert "policy accepted: revision 3" in caplog.text
+    assert fleet.state(config) == State(
+        online=False, bundle=bundle.digest, cohort="default", boot=1, revision=3, policy="confidence", agent=state.agent
+    )
+
+    fleet.heard.clear()
+    with Agent(bundle, config) as again:
+        assert again.active.revision == 3
+        assert wait_for_revision(fleet, config, 3).boot == 2
+
+
+def test_refused_policies_are_told_and_the_good_one_stays_in_force(
+    fleet: Fleet, bundle: Bundle, config: AgentConfig, tmp_path: Path
+) -> None:
+    generate_key(tmp_path / "stranger.pem")
+    stranger = load_private_key(tmp_path / "stranger.pem")
+    with Agent(bundle, config) as agent:
+        fleet.send_policy(config, fleet.document(5))
+        wait_for_revision(fleet, config, 5)
+        for document, reason in (
+            (fleet.document(4), "revision 4 is lower than 5"),
+            (fleet.document(6, bundle="0" * 64), "it is for bundle 000000000000"),
+            (fleet.document(7, exits=4), "it is for 4 exits"),
+            (
+                fleet.document(8, scope=Scope(fleet="foundry", cohort="default")),
+                "fleet 'foundry', this fleet is 'plant'",
+            ),
+        ):
+            fleet.send_policy(config, document)
+            state = wait_for_rejection(fleet, config, reason)
+            assert state.rejected is not None
+            assert (state.revision, state.rejected.revision) == (5, document.revision)
+        fleet.send_policy(config, fleet.document(8), key=stranger)
+        wait_for_rejection(fleet, config, "wrong signature")
+        fleet.send_policy_bytes(config, b"\x00garbage")
+        wait_for_rejection(fleet, config, "not a signed envelope")
+        fleet.send_policy_bytes(config, b"x" * (MAX_BYTES + 10))
+        wait_for_rejection(fleet, config, "larger than")
+        assert agent.active.revision == 5
+
+        fleet.send_policy(config, fleet.document(9))
+        assert wait_for_revision(fleet, config, 9).rejected is None
+
+
+def test_without_trusted_keys_a_policy_is_refused_and_the_device_says_why(
+    fleet: Fleet, bundle: Bundle, changed: Change
+) -> None:
+    config = changed(trusted_keys=())
+    with Agent(bundle, config) as agent:
+        fleet.send_policy(config, fleet.document(1))
+        wait_for_rejection(fleet, config, "no trusted keys are configured")
+        assert agent.active.revision == 0
+
+
+def test_the_same_document_is_ignored_and_another_of_its_revision_is_refused(
+    fleet: Fleet, bundle: Bundle, config: AgentConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO), Agent(bundle, config) as agent:
+        fleet.send_policy(config, fleet.document(2, threshold=0.4))
+        wait_for_revision(fleet, config, 2)
+        fleet.send_policy(config, fleet.document(2, threshold=0.4))
+        wait_for(lambda: "revision 2 changes nothing" in caplog.text, "the second message")
+        state = fleet.state(config)
+        assert state is not None
+        assert state.rejected is None
+        fleet.send_policy(config, fleet.document(2, threshold=0.9))
+        wait_for_rejection(fleet, config, "revision 2 is in force with other content")
+        assert agent.active.policy.thresholds == (0.4, 0.4)
+
+
+def test_a_refusal_is_told_until_a_valid_policy_arrives_even_the_one_in_force(
+    fleet: Fleet, bundle: Bundle, config: AgentConfig, half: Rollout
+) -> None:
+    with Agent(bundle, config):
+        fleet.send_policy(config, fleet.document(5))
+        wait_for_revision(fleet, config, 5)
+        for good in (fleet.document(5), fleet.document(6, rollout=half)):
+            fleet.send_policy_bytes(config, b"garbage")
+            wait_for_rejection(fleet, config, "not a signed envelope")
+            fleet.send_policy(config, good)
+            wait_for(lambda: (s := fleet.state(config)) and s.rejected is None, "the state without a refusal")
+            assert fleet.state(config).revision == 5  # type: ignore[union-attr]
+
+
+def test_a_rollout_reaches_the_device_with_a_higher_percentage(
+    fleet: Fleet, bundle: Bundle, config: AgentConfig, half: Rollout, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO), Agent(bundle, config) as agent:
+        fleet.send_policy(config, fleet.document(2))
+        wait_for_revision(fleet, config, 2)
+        fleet.send_policy(config, fleet.document(3, rollout=half))
+        wait_for(lambda: "outside the first 50 %" in caplog.text, "the rollout's first step")
+        assert agent.active.revision == 2
+        fleet.send_policy(config, fleet.document(3, rollout=Rollout(percent=100, salt=half.salt)))
+        wait_for_revision(fleet, config, 3)
+
+
+def test_a_pin_wins_over_the_cohort_s_policy(fleet: Fleet, bundle: Bundle, config: AgentConfig) -> None:
+    with Agent(bundle, config) as agent:
+        fleet.send_policy(config, fleet.document(2, threshold=0.1, scope=PIN))
+        wait_for_revision(fleet, config, 2)
+        fleet.send_policy(config, fleet.document(7, threshold=0.9))
+        wait_for(lambda: list(config.state_dir.glob("policy.*.cohort.*.json")), "the cohort's policy on disk")
+        assert agent.active == (2, fleet.document(2, threshold=0.1).policy)
+    with Agent(bundle, config) as agent:
+        assert agent.active.revision == 2
+    next(config.state_dir.glob("policy.*.device.*.json")).unlink()
+    with Agent(bundle, config) as agent:
+        assert agent.active.revision == 7
+
+
+def test_a_retained_policy_waits_for_a_device_that_comes_later(
+    fleet: Fleet, bundle: Bundle, config: AgentConfig
+) -> None:
+    fleet.send_policy(config, fleet.document(4))
+    with Agent(bundle, config):
+        wait_for_revision(fleet, config, 4)
+
+
+def test_a_damaged_stored_policy_gives_way_to_the_bundle_s_own(
+    tmp_path: Path, config: AgentConfig, fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle = make_bundle(tmp_path / "own", seed=5)
+    own = Confidence(temperatures=(1.0, 1.0, 1.0), thresholds=(0.3, 0.3))
+    bundle.write_policy(PolicyDocument(bundle=bundle.digest, revision=0, policy=own))
+    fleet.bundle = bundle
+    with Agent(bundle, config) as agent:
+        assert agent.active == (0, own)
+        fleet.send_policy(config, fleet.document(1))
+        wait_for_revision(fleet, config, 1)
+        fleet.send_policy_bytes(config, b"")
+    next(config.state_dir.glob("policy.*.cohort.*.json")).write_bytes(b'{"payload":"half of an envel')
+    with Agent(bundle, config) as agent:
+        assert agent.active == (0, own)
+    assert ".json' is not used" in caplog.text
+
+    (bundle.path / "policy.json").write_bytes(b"not even JSON")
+    with Agent(bundle, config) as agent:
+        assert set(agent.infer(make_samples(20)).exits) == {2}
+    assert "runs to full depth" in caplog.text
+
+
+def test_a_policy_of_the_bundle_before_is_not_used_with_a_new_one(
+    tmp_path: Path, config: AgentConfig, fleet: Fleet, bundle: Bundle
+) -> None:
+    with Agent(bundle, config):
+        fleet.send_policy(config, fleet.document(9))
+        wait_for_revision(fleet, config, 9)
+    other = make_bundle(tmp_path / "other", seed=9)
+    with Agent(other, config) as agent:
+        assert agent.active.revision == 0
+        state = wait_for(
+            lambda: (s := fleet.state(config)) and s.online and s.bundle == other.digest and s, "the new bundle"
+        )
+        time.sleep(0.2)
+        assert state.rejected is None, "the old cohort's retained policy is no concern of the new bundle"
+        fleet.bundle = other
+        fleet.send_policy(config, fleet.document(1))
+        wait_for_revision(fleet, config, 1)
+    fleet.bundle = bundle
+    fleet.send_policy(config, fleet.document(3))
+    with Agent(bundle, config) as agent:
+        assert agent.active.revision == 9
+        wait_for_rejection(fleet, config, "revision 3 is lower than 9")
+
+
+def test_an_agent_that_asks_for_a_signed_bundle_takes_no_other(
+    tmp_path: Path, changed: Change, key: PrivateKey
+) -> None:
+    config = changed(signed_bundle=True)
+    bundle = make_bundle(tmp_path / "signed", seed=3)
+    with pytest.raises(BundleError, match=r"signature\.json is missing"):
+        Agent(bundle, config)
+    generate_key(tmp_path / "stranger.pem")
+    bundle.sign(load_private_key(tmp_path / "stranger.pem"))
+    with pytest.raises(BundleError, match=r"signature\.json"):
+        Agent(bundle, config)
+    bundle.sign(key)
+    with Agent(bundle, config) as agent:
+        assert len(agent.infer(make_samples(3)).answers) == 3
