@@ -1,6 +1,7 @@
 """The cloud side: stores what the fleet reports, watches drift, refits and publishes policies."""
 
 from edgeexit_calibration.cohorts import CohortAddress
+from edgeexit_calibration.command import BrokerError, send_command
 from edgeexit_calibration.database import Database, DatabaseError, open_database
 from edgeexit_calibration.measures import (
     Disagreement,
@@ -24,6 +25,7 @@ from edgeexit_calibration.views import (
 )
 
 __all__ = [
+    "BrokerError",
     "CohortAddress",
     "CohortView",
     "Database",
@@ -46,4 +48,5 @@ __all__ = [
     "open_database",
     "policy_history",
     "register",
+    "send_command",
 ]

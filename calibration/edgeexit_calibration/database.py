@@ -1,7 +1,13 @@
-"""Open the database, bring its schema up to date, and give sessions to read or to write."""
+"""Open the database, bring its schema up to date, and give sessions to read or to write.
+
+SQLite goes on writing to a file that was removed or replaced under its name, and what it commits is lost. So the file
+under the name is compared with the one that was opened, before every transaction and again behind every commit. It is
+never made anew while in use: `rm calibrator.sqlite*` could take the new one's log away, unnoticed.
+"""
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +29,7 @@ _PROGRAMMING_FAULTS = (exc.IntegrityError, exc.DataError, exc.ProgrammingError, 
 
 
 class DatabaseError(EdgeExitError):
-    """The database cannot be opened, read or written now: wrong URL, locked, full, damaged or too new."""
+    """The database cannot be opened, read or written now: wrong URL, locked, full, damaged, gone or too new."""
 
 
 class Database:
@@ -38,28 +44,54 @@ class Database:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.name = _shown(engine.url)
+        self._file: tuple[str, tuple[int, int]] | None = None
+        if engine.url.get_backend_name() == _SQLITE:
+            event.listen(engine, "connect", self._remember_file)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Session]:
         """Give a session that sees one state of the database. Raises DatabaseError."""
-        with self._errors_named(), Session(self.engine) as session:
-            yield session
+        with self._errors_named():
+            self._check_file()  # before SQLite would make an empty file in place of one that is gone
+            with Session(self.engine) as session:
+                yield session
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Session]:
         """Give a session that commits when the block ends and undoes everything when it raises.
 
         It holds the write lock from its beginning, so what it reads is still true when it writes. Raises
-        DatabaseError; then nothing was written.
+        DatabaseError; then nothing was written, or to a file that is gone.
         """
         engine = self.engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
-        with self._errors_named(), Session(engine) as session, session.begin():
-            session.connection()  # takes the lock now, not at the first statement
-            yield session
+        with self._errors_named():
+            self._check_file()
+            with Session(engine) as session, session.begin():
+                session.connection()  # takes the lock now, not at the first statement
+                yield session
+            self._check_file()
 
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
+
+    def _remember_file(self, connection: Any, _record: object) -> None:
+        """Remember the file of the first connection; later ones are made only while it is there."""
+        if self._file is None:
+            _, _, path = connection.execute("PRAGMA database_list").fetchone()
+            identity = _identity(path)
+            self._file = None if identity is None else (path, identity)
+
+    def _check_file(self) -> None:
+        if self._file is None:
+            return
+        path, identity = self._file
+        if _identity(path) != identity:
+            self.engine.dispose()
+            raise DatabaseError(
+                f"database '{self.name}': its file was removed or replaced while in use; put it back, or restart "
+                f"what uses it, to go on with what is there then"
+            )
 
     @contextlib.contextmanager
     def _errors_named(self) -> Iterator[None]:
@@ -76,7 +108,8 @@ def open_database(url: str, *, create: bool = True, busy_timeout_s: float = 10.0
 
     Args:
         url: e.g. `sqlite:///calibrator.sqlite`, or just `calibrator.sqlite`.
-        create: make an SQLite file that is not there; else that is an error.
+        create: make an SQLite file that is not there, and the tables where there are none; else that is an error, and
+            nothing is written.
         busy_timeout_s: how long to wait for another process's write lock.
 
     Raises DatabaseError: not a URL, no driver, not there, locked, damaged, or written by a newer version.
@@ -98,10 +131,10 @@ def open_database(url: str, *, create: bool = True, busy_timeout_s: float = 10.0
     except exc.ArgumentError as error:
         raise _no_url(_shown(parsed)) from error
     if parsed.get_backend_name() == _SQLITE:
-        _prepare_sqlite(engine)
+        _prepare_sqlite(engine, create=create)
     database = Database(engine)
     try:
-        _migrate(database)
+        _migrate(database, create=create)
     except BaseException:
         database.close()
         raise
@@ -139,13 +172,26 @@ def _shown(url: URL) -> str:
     return url.set(query={}, host=host).render_as_string(hide_password=True)
 
 
-def _prepare_sqlite(engine: Engine) -> None:
-    """Begin transactions ourselves, as SQLAlchemy's documentation of pysqlite says, and make commits durable."""
+def _identity(path: str) -> tuple[int, int] | None:
+    """Return what tells a file from every other under its name, or None where there is none."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 - SQLite's own words for it are a string, empty where it has no file
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _prepare_sqlite(engine: Engine, *, create: bool) -> None:
+    """Begin transactions ourselves, as SQLAlchemy's documentation of pysqlite says, and make commits durable.
+
+    The mode of the journal stands in the file, so only who may make the file sets it.
+    """
+    pragmas = ["synchronous=FULL", "foreign_keys=ON", *(["journal_mode=WAL"] if create else [])]
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # the driver must not begin transactions by itself
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        for pragma in pragmas:
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
@@ -153,13 +199,18 @@ def _prepare_sqlite(engine: Engine) -> None:
         connection.exec_driver_sql(connection.get_execution_options().get(_BEGIN, "BEGIN"))
 
 
-def _migrate(database: Database) -> None:
+def _migrate(database: Database, *, create: bool) -> None:
     """Run the migrations that are missing, all in one transaction, and refuse a schema that is not known."""
     with database.reading() as session:
         connection = session.connection()
         scripts = ScriptDirectory.from_config(migration_config(connection))
-        if _schema(connection) == scripts.get_current_head():
+        found = _schema(connection)
+        if found == scripts.get_current_head():
             return
+    if found is None and not create:
+        raise DatabaseError(
+            f"'{database.name}' is empty or no calibrator's database; `edgeexit calibrator register` makes one"
+        )
     with database.writing() as session:
         connection = session.connection()
         found = _schema(connection)  # again: another process may have migrated it meanwhile

@@ -59,7 +59,9 @@ def register(
     shipped = bundle.policy()
     if shipped is None:
         raise BundleError(f"bundle '{bundle.path}' has no policy to begin with; run `edgeexit fit` first")
-    costs, unit = _costs(bundle)
+    unit, costs = bundle.costs()
+    if len(costs) != len(bundle.manifest.exits) or not all(a < b for a, b in pairwise((0.0, *costs))):
+        raise BundleError(f"bundle '{bundle.path}': costs {costs} {unit} do not increase; run `edgeexit profile`")
     content = encode_document(shipped).decode()
     now = datetime.now(timezone.utc)
     with database.writing() as session:
@@ -70,7 +72,7 @@ def register(
             asked = Registration(cohort_id=row.id)
             session.add(asked)
         asked.model, asked.exits = bundle.manifest.model, list(bundle.manifest.exits)
-        asked.costs, asked.cost_unit = costs, unit
+        asked.costs, asked.cost_unit = list(costs), unit
         asked.risk, asked.delta, asked.shipped = risk, delta, content
         asked.who, asked.at = who, now
         current = current_revision(session, row.id)
@@ -83,15 +85,3 @@ def register(
         add_event(session, row.id, "registered", details, who=who, now=now)
     certified_risk = None if shipped.certificate is None else shipped.certificate.risk
     return Registered(cohort=address, revision=revision, is_new_revision=is_new, certified_risk=certified_risk)
-
-
-def _costs(bundle: Bundle) -> tuple[list[float], str]:
-    """Return the cumulative cost [K] of leaving at each exit, and its unit."""
-    profile = bundle.profile()
-    if profile is not None:
-        costs, unit = list(profile.cumulative_ms), "ms"
-    else:
-        costs, unit = [float(macs) for macs in bundle.manifest.macs], "MACs"
-    if len(costs) != len(bundle.manifest.exits) or not all(a < b for a, b in pairwise([0.0, *costs])):
-        raise BundleError(f"bundle '{bundle.path}': costs {costs} {unit} do not increase; run `edgeexit profile`")
-    return costs, unit

@@ -20,7 +20,7 @@ from edgeexit.mqtt import BrokerConfig, BrokerSession, Delivery
 from edgeexit.signing import PrivateKey
 from edgeexit_calibration.database import Database, DatabaseError
 from edgeexit_calibration.ingest import Receipt, Uplink, read_uplink, store
-from edgeexit_calibration.publish import Publisher
+from edgeexit_calibration.publish import Publisher, policy_filter
 from edgeexit_calibration.watcher import Watcher
 
 _log = logging.getLogger(__name__)
@@ -31,6 +31,27 @@ _QUIET_S: Final = 0.01
 """A batch ends early when nothing came for so long: brokers send only so many unacknowledged messages."""
 _RETRY_S: Final = 1.0
 _LONGEST_REASON: Final = 300
+
+
+class _Outage:
+    """Tells once that the database does not work, and once that it does again."""
+
+    def __init__(self, meanwhile: str, afterwards: str) -> None:
+        self._meanwhile = meanwhile
+        self._afterwards = afterwards
+        self._is_told = False
+
+    def goes_on(self, error: DatabaseError) -> None:
+        """Tell the error, the first time."""
+        if not self._is_told:
+            self._is_told = True
+            _log.warning("%s; %s until it works again", error, self._meanwhile)
+
+    def is_over(self) -> None:
+        """Tell that it works, where it did not."""
+        if self._is_told:
+            self._is_told = False
+            _log.info("the database works again: %s", self._afterwards)
 
 
 class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,18 +84,22 @@ class Service:
         self.dropped = 0
         self._database = database
         self._interval_s = config.check_interval_s
+        self._uplink_outage = _Outage("nothing is acknowledged", "messages are acknowledged")
+        self._check_outage = _Outage("no cohort is checked", "cohorts are checked")
         self._queue: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
         self._connected_anew = threading.Event()
         self._watcher = Watcher(database, fleet=config.fleet, min_audits=config.min_audits, alpha=config.alpha)
         self._session = BrokerSession(
             config.broker,
             client_id=f"edgeexit-calibrator-{config.fleet}",
-            subscriptions=[uplink_filter(config.fleet)],
-            on_message=self._queue.put,
+            subscriptions=[uplink_filter(config.fleet), policy_filter(config.fleet)],
+            on_message=self._arrived,
             on_connect=self._connected_anew.set,
             manual_ack=True,
+            on_refused=self._refused,
         )
         self._publisher = Publisher(database, self._session, fleet=config.fleet, key=key)
+        self._policy_topics = policy_filter(config.fleet).rstrip("+/") + "/"
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set; then disconnect. What is not committed by then is sent again by the devices."""
@@ -92,6 +117,18 @@ class Service:
             checks.join()
             self._session.stop()
 
+    def _arrived(self, delivery: Delivery) -> None:
+        """Take a message in the network thread; all are queued, because brokers want acknowledgements in order."""
+        if self._is_policy(delivery):
+            self._publisher.notice(delivery.topic, delivery.payload)
+        self._queue.put(delivery)
+
+    def _refused(self, topic: str) -> None:
+        self._publisher.refused(topic)
+
+    def _is_policy(self, delivery: Delivery) -> bool:
+        return delivery.topic.startswith(self._policy_topics)
+
     def _take(self, wait_s: float) -> list[Delivery]:
         """Return the next batch, empty when nothing came in `wait_s`."""
         batch: list[Delivery] = []
@@ -106,19 +143,19 @@ class Service:
 
     def _ingest(self, batch: Sequence[Delivery], stop: threading.Event) -> None:
         """Commit a batch, then acknowledge it; while the database does not take it, keep it and try again."""
-        uplinks = [uplink for delivery in batch if (uplink := self._read(delivery)) is not None]
+        sent_up = [delivery for delivery in batch if not self._is_policy(delivery)]
+        uplinks = [uplink for delivery in sent_up if (uplink := self._read(delivery)) is not None]
         receipts: Sequence[Receipt] = ()
-        complained = False
         while uplinks:
             try:
                 receipts = self._store(uplinks)
-                break
             except DatabaseError as error:
-                if not complained:
-                    _log.warning("%s; nothing is acknowledged until it works again", error)
-                    complained = True
+                self._uplink_outage.goes_on(error)
                 if stop.wait(_RETRY_S):
                     return
+            else:
+                self._uplink_outage.is_over()
+                break
         for delivery in batch:
             delivery.ack()
         for receipt in receipts:
@@ -157,14 +194,22 @@ class Service:
             if self._connected_anew.is_set():
                 self._connected_anew.clear()
                 self._publisher.forget()
-            self._try(self._watcher.check)
-            self._try(self._publisher.publish)
+            self._check()
             self._connected_anew.wait(self._interval_s)
 
-    def _try(self, step: Callable[..., None]) -> None:
+    def _check(self) -> None:
+        """Check and publish; where the database does not let one of them, the other is done all the same."""
+        errors = [error for step in (self._watcher.check, self._publisher.publish) if (error := self._try(step))]
+        if errors:
+            self._check_outage.goes_on(errors[0])
+        else:
+            self._check_outage.is_over()
+
+    def _try(self, step: Callable[..., None]) -> DatabaseError | None:
         try:
             step(now=datetime.now(timezone.utc))
         except DatabaseError as error:
-            _log.warning("%s; checking again in %g s", error, self._interval_s)
+            return error
         except Exception:  # noqa: BLE001 - the next check may do better
             _log.exception("the check of the cohorts failed; checking again in %g s", self._interval_s)
+        return None

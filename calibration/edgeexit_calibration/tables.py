@@ -116,7 +116,7 @@ class Registration(Base):
     costs: Mapped[list[float]]
     """[K] cumulative, in `cost_unit`."""
     cost_unit: Mapped[str]
-    """`ms` (measured) or `MACs`."""
+    """`ms` (measured) or `macs` (counted)."""
     risk: Mapped[float]
     delta: Mapped[float]
     shipped: Mapped[str]
@@ -138,7 +138,7 @@ class PolicyRevision(Base):
     who: Mapped[str]
     at: Mapped[datetime]
     published_at: Mapped[datetime | None]
-    """When it was first handed to the broker."""
+    """When it was first handed to the broker, which did not refuse it."""
 
 
 class Report(Base):

@@ -1,6 +1,7 @@
-"""`edgeexit calibrator`: register cohorts, run the calibrator, see what it knows and what it did."""
+"""`edgeexit calibrator`: register cohorts, run the calibrator, see what it knows and did, command a device."""
 
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,8 @@ from edgeexit.console import milliseconds, next_step, print_json, print_table, s
 if TYPE_CHECKING:
     from edgeexit_calibration import CohortView, Database, DeviceView, Disagreement, PolicyView
 
+    from edgeexit.mqtt import BrokerConfig
+
 calibrator_app = typer.Typer(
     name="calibrator",
     help="The cloud side: store what the fleet reports, watch drift, refit and publish policies.",
@@ -19,7 +22,22 @@ calibrator_app = typer.Typer(
 
 DatabaseOption = Annotated[str, typer.Option(help="SQLite file, or a database URL.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+BrokerOption = Annotated[str, typer.Option(help="mqtt://HOST[:PORT], or mqtts:// for TLS.")]
+BrokerCaOption = Annotated[str | None, typer.Option(help="PEM of the authority behind the broker.")]
+BrokerCertificateOption = Annotated[str | None, typer.Option(help="PEM of this client's certificate.")]
+BrokerKeyOption = Annotated[str | None, typer.Option(help="PEM of that certificate's key.")]
+BrokerUsernameOption = Annotated[str | None, typer.Option(help="User name at the broker.")]
+BrokerPasswordOption = Annotated[str | None, typer.Option(help="File whose first line is the password.")]
 _DATABASE = "sqlite:///calibrator.sqlite"
+_BROKER = "mqtt://127.0.0.1:1883"
+_BUSY_TIMEOUT_S = 2.0  # ingest tries again anyway, and a stop must not wait longer
+
+
+class Action(str, Enum):
+    """What a device can be told to do now."""
+
+    REPORT = "report"
+    PROFILE = "profile"
 
 
 @calibrator_app.command("register")
@@ -66,17 +84,17 @@ def run_command(
     fleet: Annotated[str, typer.Option(help="The fleet to look after.")],
     key: Annotated[Path, typer.Option(help="Private key that signs policies; the devices trust its public half.")],
     database: DatabaseOption = _DATABASE,
-    broker: Annotated[str, typer.Option(help="mqtt://HOST[:PORT], or mqtts:// for TLS.")] = "mqtt://127.0.0.1:1883",
+    broker: BrokerOption = _BROKER,
     check_interval: Annotated[float, typer.Option(help="Seconds between two looks at every cohort.", min=0.1)] = 5.0,
     min_audits: Annotated[
         int | None,
         typer.Option(help="Audits after a change that a refit waits for; default: twice what it needs.", min=1),
     ] = None,
-    broker_ca: Annotated[str | None, typer.Option(help="PEM of the authority behind the broker.")] = None,
-    broker_certificate: Annotated[str | None, typer.Option(help="PEM of this client's certificate.")] = None,
-    broker_key: Annotated[str | None, typer.Option(help="PEM of that certificate's key.")] = None,
-    broker_username: Annotated[str | None, typer.Option(help="User name at the broker.")] = None,
-    broker_password_file: Annotated[str | None, typer.Option(help="File whose first line is the password.")] = None,
+    broker_ca: BrokerCaOption = None,
+    broker_certificate: BrokerCertificateOption = None,
+    broker_key: BrokerKeyOption = None,
+    broker_username: BrokerUsernameOption = None,
+    broker_password_file: BrokerPasswordOption = None,
 ) -> None:
     """Take in what the fleet sends, watch every registered cohort, refit and publish; until SIGTERM or Ctrl-C.
 
@@ -88,32 +106,20 @@ def run_command(
 
     from edgeexit_calibration import Service, ServiceConfig, open_database
 
-    from edgeexit.errors import ConfigError, SignatureError
+    from edgeexit.errors import SignatureError
     from edgeexit.messages import check_name
-    from edgeexit.mqtt import BrokerConfig
     from edgeexit.signing import load_private_key
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     if not key.is_file():
         raise SignatureError(f"private key '{key}' is not there; make one with `edgeexit keygen {key}`")
-    try:
-        line = BrokerConfig(
-            url=broker,
-            ca_file=broker_ca,
-            certificate_file=broker_certificate,
-            key_file=broker_key,
-            username=broker_username,
-            password_file=broker_password_file,
-        )
-    except ValueError as error:
-        raise ConfigError(f"--broker: {error}") from error
-    line.endpoint()  # a URL that is none is said before a database is made
+    line = _broker(broker, broker_ca, broker_certificate, broker_key, broker_username, broker_password_file)
     config = ServiceConfig(
         fleet=check_name("fleet", fleet), broker=line, check_interval_s=check_interval, min_audits=min_audits
     )
     private_key = load_private_key(key)
-    store = open_database(database)
+    store = open_database(database, busy_timeout_s=_BUSY_TIMEOUT_S)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
@@ -202,6 +208,58 @@ def history_command(database: DatabaseOption = _DATABASE, as_json: JsonOption = 
             ],
         )
     next_step(f"edgeexit calibrator status --database {store.name}")
+
+
+@calibrator_app.command("command")
+def command_command(
+    action: Annotated[Action, typer.Argument(help="What to do.")],
+    fleet: Annotated[str, typer.Option(help="The device's fleet.")],
+    shard: Annotated[str, typer.Option(help="Its shard.")],
+    device: Annotated[str, typer.Option(help="Its name.")],
+    broker: BrokerOption = _BROKER,
+    broker_ca: BrokerCaOption = None,
+    broker_certificate: BrokerCertificateOption = None,
+    broker_key: BrokerKeyOption = None,
+    broker_username: BrokerUsernameOption = None,
+    broker_password_file: BrokerPasswordOption = None,
+) -> None:
+    """Tell one device to report or to measure its latency now; away, it has 60 s to come back.
+
+    Where the broker takes a certificate's name as client id, give another than that of a running calibrator.
+
+    Example: `edgeexit calibrator command report --fleet shop --shard s0 --device camera-1`
+    """
+    from edgeexit_calibration import send_command
+
+    from edgeexit.console import console
+    from edgeexit.messages import Command, DeviceAddress
+
+    line = _broker(broker, broker_ca, broker_certificate, broker_key, broker_username, broker_password_file)
+    send_command(line, DeviceAddress(fleet, shard, device), Command(action=action.value))
+    console.print(f"asked {fleet}/{shard}/{device} for a {action.value}")
+    next_step("edgeexit calibrator status")
+
+
+def _broker(
+    url: str, ca: str | None, certificate: str | None, key: str | None, username: str | None, password: str | None
+) -> "BrokerConfig":
+    """Return where the broker is; a wrong URL is said at once. Raises ConfigError."""
+    from edgeexit.errors import ConfigError
+    from edgeexit.mqtt import BrokerConfig
+
+    try:
+        config = BrokerConfig(
+            url=url,
+            ca_file=ca,
+            certificate_file=certificate,
+            key_file=key,
+            username=username,
+            password_file=password,
+        )
+    except ValueError as error:
+        raise ConfigError(f"--broker: {error}") from error
+    config.endpoint()
+    return config
 
 
 def _user() -> str:

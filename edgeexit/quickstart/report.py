@@ -126,7 +126,7 @@ def _timeline(story: Story) -> go.Figure:
         annotation_position="bottom left",
     )
     for at, text in ((story.drill.drift_s, "the stream changes"), (story.drill.update_s, "new policy in force")):
-        figure.add_vline(x=at, line={"color": _COLOURS[3]}, annotation_text=text, annotation_position="top left")
+        figure.add_vline(x=at, line={"color": _COLOURS[3]}, annotation_text=text, annotation_position="bottom left")
     figure.update_yaxes(tickformat=".0%", range=[min(0.8, *agreement) - 0.02, 1.005])
     figure.update_xaxes(title="seconds since the agents started")
     return _styled(figure)
