@@ -1,12 +1,16 @@
 """`edgeexit compile`: turn a trained multi-exit model into a bundle."""
 
+import contextlib
+import os
+import sys
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from edgeexit.console import next_step, notes, print_json, print_table, progress_bar
+from edgeexit.console import next_step, notes, print_json, print_table, progress_bar, warn
 
 
 def compile_command(
@@ -33,7 +37,11 @@ def compile_command(
 
     Example: `edgeexit compile mynet.py:make --input image:batch,1,32,32 --example images.npz --out bundle`
     """
-    with progress_bar("loading torch") as bar:
+    os.environ.pop("TORCH_LOGS", None)  # torch logs past the end of the command otherwise
+    remarks: list[str] = []
+    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr), progress_bar("loading torch") as bar:
+        # What the user's code prints must not stand between the figures, nor torch's warnings beside the one error.
+        warnings.simplefilter("ignore")
         from edgeexit.compiler import STEPS, compile_bundle, load_labels
         from edgeexit.datasets import load_arrays
         from edgeexit.signing import load_private_key
@@ -53,10 +61,13 @@ def compile_command(
             labels=class_names,
             replace=force,
             on_step=lambda step: bar.update(task, description=step, completed=STEPS.index(step)),
+            on_note=remarks.append,
         )
         if signing_key is not None:
             bundle.sign(signing_key)
 
+    for remark in remarks:
+        warn(remark)
     manifest = bundle.manifest
     if as_json:
         print_json({"bundle": str(out), "digest": bundle.digest, "manifest": manifest})

@@ -11,11 +11,11 @@ import torch
 from onnx_ir.passes import common as passes
 
 from edgeexit import __version__
-from edgeexit.bundle import Bundle, Golden, bundle_folder, write_golden, write_manifest
+from edgeexit.bundle import POLICY, PROFILE, Bundle, Golden, bundle_folder, write_golden, write_manifest
 from edgeexit.compiler.export import run_module
 from edgeexit.compiler.graph import check, infer_shapes, opset_of
 from edgeexit.compiler.inputs import BATCH, parse_inputs, repeat_to
-from edgeexit.compiler.macs import count_macs, operands
+from edgeexit.compiler.macs import Shape, cheaper_exit, count_macs, operands
 from edgeexit.compiler.model import ExportedModel, export_model
 from edgeexit.compiler.readout import add_readout
 from edgeexit.compiler.sessions import Session, shapes_inside
@@ -32,6 +32,7 @@ STEPS: Final = ("export", "split", "readout", "proof", "write")
 
 _GOLDEN_SAMPLES = 8
 _TORCH_SAMPLES = 32
+_MADE_LATER = ((POLICY, "policy", "fit"), (PROFILE, "profile", "profile"))
 _TOOLS = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "torch")
 
 
@@ -46,6 +47,7 @@ def compile_bundle(
     labels: Sequence[str] | None = None,
     replace: bool = False,
     on_step: Callable[[str], None] = lambda _: None,
+    on_note: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
     """Compile a multi-exit model into a bundle at `out` and return it, opened and verified.
 
@@ -61,6 +63,7 @@ def compile_bundle(
         labels: names of the classes.
         replace: replace a bundle that is there.
         on_step: told each of `STEPS` when it begins.
+        on_note: told, in one line each, what was not done quite as asked or is probably not meant so.
 
     Raises CompileError for a model that cannot be compiled as asked, DataError for samples that do not fit it,
     BundleError when `out` is taken and TargetError for an unknown target. Then nothing is written.
@@ -68,11 +71,14 @@ def compile_bundle(
     """
     target_name = target or host_target()
     opset = load_target(target_name).opset
-    given = parse_inputs(inputs)
+    given = parse_inputs(inputs, on_note=on_note)
     out = Path(out)
+    lost = [(what, verb) for file, what, verb in _MADE_LATER if (out / file).exists()]
     with bundle_folder(out, replace=replace) as folder:
         on_step("export")
         source_name, loaded = load_source(source)
+        if isinstance(loaded, torch.nn.Module) and any(part.training for part in loaded.modules()):
+            on_note("the model was in training mode; it is compiled in evaluation mode")
         arrays = example.inputs if isinstance(example, Dataset) else example
         exported = export_model(loaded, inputs=given, example=arrays, opset=opset)
         check_exits(exported.model.graph)
@@ -98,9 +104,12 @@ def compile_bundle(
         proof = prove(sessions, specs, exported.samples, whole, source="random" if arrays is None else "data")
         one = repeat_to(exported.samples, 1)
         specs = [
-            msgspec.structs.replace(spec, macs=_macs(stage, run.feeds, folder))
+            msgspec.structs.replace(spec, macs=count_macs(*_products(stage, run.feeds, folder)))
             for (stage, spec), run in zip(stages, compose(sessions, specs, one), strict=True)
         ]
+        misplaced = cheaper_exit(*_products(exported.model, one, folder))
+        if misplaced is not None:
+            on_note(misplaced)
 
         on_step("write")
         write_golden(
@@ -125,6 +134,8 @@ def compile_bundle(
             labels=None if labels is None else tuple(labels),
         )
         write_manifest(folder, manifest)
+    for what, verb in lost:
+        on_note(f"the replaced bundle's {what} is gone with it; run `edgeexit {verb}` on the new one")
     return Bundle.open(out)
 
 
@@ -167,12 +178,12 @@ def _write_stage(model: ir.Model, plan: Plan, index: int, classes: int, folder: 
     return stage, spec
 
 
-def _macs(stage: ir.Model, feeds: Inputs, folder: Path) -> int:
-    """Count a stage's multiply-accumulates for the one sample in `feeds`."""
-    inlined = stage.clone()
+def _products(model: ir.Model, feeds: Inputs, folder: Path) -> tuple[ir.Graph, dict[str, Shape]]:
+    """Return a graph without functions, and the shapes of its `operands` when it runs on `feeds`."""
+    inlined = model.clone()
     passes.InlinePass()(inlined)
     names = [str(value.name) for value in operands(inlined.graph)]
     if not names:
-        return 0
+        return inlined.graph, {}
     (shapes,) = shapes_inside(inlined, names, [feeds], folder=folder)
-    return count_macs(inlined.graph, {name: shape for name, (_, shape) in shapes.items()})
+    return inlined.graph, {name: shape for name, (_, shape) in shapes.items()}

@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,18 @@ import onnx_ir as ir
 import torch
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree
 
 from edgeexit.compiler.graph import rename_dimensions
 from edgeexit.compiler.inputs import Arrays, repeat_to
-from edgeexit.compiler.reasons import quietly, reason_of
+from edgeexit.compiler.reasons import place_in_user_code, quietly, reason_of
 from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError
 from edgeexit.manifest import TensorSpec
 
+_TORCH = Path(torch.__file__).parent
+_BRANCHES = "Could not guard on"  # rather than "Could not extract specialized integer from"
 _EXPORT_BATCH = 2  # a batch of 1 would be taken for a constant
 
 
@@ -181,4 +185,10 @@ def _why_not(error: Exception) -> str:
             f"forward fixes a dimension that is to be dynamic ({line.strip(' -').split('. ')[0]}); "
             "take sizes from x.shape instead of writing numbers, or give that dimension as a number"
         )
-    return f"forward cannot be traced by torch.export: {reason_of(error)}"
+    place = place_in_user_code(error, library=_TORCH)
+    at = "" if place is None else f" at {place}"
+    if isinstance(error, GuardOnDataDependentSymNode):
+        if _BRANCHES in str(error):
+            return f"forward branches on its data{at}; return every exit and let the policy choose"
+        return f"forward takes a number from its data{at}; take sizes and indices from shapes, compute with tensors"
+    return f"forward cannot be traced by torch.export{at}: {reason_of(error)}"

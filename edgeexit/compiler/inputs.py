@@ -1,7 +1,7 @@
 """What goes into the model: parsing `--input`, reading specifications off examples, and drawing random samples."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -26,13 +26,13 @@ _WORD_SIZE: Final = 8
 Arrays = dict[str, npt.NDArray[Any]]
 
 
-def parse_inputs(texts: Sequence[str]) -> tuple[TensorSpec, ...]:
+def parse_inputs(texts: Sequence[str], *, on_note: Callable[[str], None] = lambda _: None) -> tuple[TensorSpec, ...]:
     """Parse `NAME:SHAPE[:DTYPE]` texts, e.g. `image:batch,1,32,32:float32`.
 
-    SHAPE is comma separated; the first dimension is the batch, whatever stands there; a word elsewhere is a dimension
-    known only at run time. DTYPE is float32 when it is not given. Raises CompileError.
+    SHAPE is comma separated; the first dimension is the batch, and `on_note` is told of a number there; a word
+    elsewhere is a dimension known only at run time. DTYPE is float32 when it is not given. Raises CompileError.
     """
-    specs = tuple(_parse(text) for text in texts)
+    specs = tuple(_parse(text, on_note) for text in texts)
     for index, spec in enumerate(specs):
         if any(spec.name == earlier.name for earlier in specs[:index]):
             raise CompileError(f"input '{spec.name}' is given twice")
@@ -109,7 +109,7 @@ def sizes_given(specs: Sequence[TensorSpec], given: Sequence[TensorSpec]) -> dic
     return sizes
 
 
-def _parse(text: str) -> TensorSpec:
+def _parse(text: str, on_note: Callable[[str], None]) -> TensorSpec:
     match = _INPUT.fullmatch(text)
     if match is None:
         raise CompileError(f"input '{text}' must be NAME:SHAPE[:DTYPE], e.g. image:batch,1,32,32:float32")
@@ -117,7 +117,11 @@ def _parse(text: str) -> TensorSpec:
     if dtype not in _DTYPES:
         raise CompileError(f"input '{text}': dtype '{dtype}' is none of {', '.join(_DTYPES)}")
     sizes = [_parse_size(size.strip(), text) for size in match["shape"].split(",")]
-    return TensorSpec(name=match["name"], dtype=dtype, shape=(BATCH, *sizes[1:]))
+    spec = TensorSpec(name=match["name"], dtype=dtype, shape=(BATCH, *sizes[1:]))
+    if isinstance(sizes[0], int):
+        free = ":".join([spec.name, ",".join(map(str, spec.shape)), *([dtype] if match["dtype"] else [])])
+        on_note(f"input '{spec.name}': the batch is always free, {sizes[0]} is not kept; write {free}")
+    return spec
 
 
 def _parse_size(size: str, text: str) -> int | str:

@@ -1,12 +1,31 @@
-"""Makes talkative libraries short: their errors one line to quote, their log nothing."""
+"""Makes talkative libraries short: their errors one line to quote, where in the user's code, their log nothing."""
 
 import contextlib
-import io
 import logging
+import sys
+import threading
+import traceback
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO, cast
 
 _LONGEST = 240
+_STANDARD_LIBRARY = Path(contextlib.__file__).parent
+
+
+class _Muted:
+    """A stream that drops what this thread writes; others, such as a progress bar's, still reach it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._thread = threading.get_ident()
+
+    def write(self, text: str) -> int:
+        return len(text) if threading.get_ident() == self._thread else self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def reason_of(error: BaseException) -> str:
@@ -18,13 +37,35 @@ def reason_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+def place_in_user_code(error: BaseException, *, library: Path) -> str | None:
+    """Return `file.py:line` of the innermost code that a library had called when it raised, or None: none of it.
+
+    Args:
+        error: as it was caught.
+        library: folder of the library's own code.
+
+    """
+    called, place = False, None
+    for frame in traceback.extract_tb(error.__traceback__):
+        path = Path(frame.filename)
+        if library in path.parents:
+            called = True
+        elif called and path.is_file() and path.parent != _STANDARD_LIBRARY:
+            place = f"{path.name}:{frame.lineno}"
+    return place
+
+
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
     """Keep log lines, warnings and prints back while the block runs; what matters comes as an exception."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(cast("TextIO", _Muted(sys.stdout))),
+            contextlib.redirect_stderr(cast("TextIO", _Muted(sys.stderr))),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

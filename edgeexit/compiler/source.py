@@ -27,7 +27,7 @@ Loaded = torch.nn.Module | torch.export.ExportedProgram | OnnxFile
 
 
 def load_source(source: str | Path | torch.nn.Module) -> tuple[str, Loaded]:
-    """Return a name for the model and the model.
+    """Return a name for the model and the model; the name is a file's stem or a Python module's last part.
 
     `source` is a module, `package.module:factory`, `path/file.py:factory` (a function without required arguments that
     returns a module, a module's class, or a module), a `.pt2` (torch.export.save) or an `.onnx` file whose outputs are
@@ -46,8 +46,9 @@ def load_source(source: str | Path | torch.nn.Module) -> tuple[str, Loaded]:
         raise CompileError(
             f"model '{text}' must be package.module:factory, path/file.py:factory, a .pt2 or an .onnx file"
         )
-    module = _import_file(_existing(place), text) if place.endswith(".py") else _import_module(place, text)
-    return name, _call_factory(module, name, text)
+    if place.endswith(".py"):
+        return Path(place).stem, _call_factory(_import_file(_existing(place), text), name, text)
+    return place.rpartition(".")[2], _call_factory(_import_module(place, text), name, text)
 
 
 def load_labels(path: Path) -> tuple[str, ...]:

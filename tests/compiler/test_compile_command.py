@@ -1,6 +1,8 @@
 """`edgeexit compile` as a user runs it."""
 
 import json
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -58,6 +60,52 @@ def test_every_option_reaches_the_bundle(command, model, tmp_path):
     assert report["digest"] == Bundle.open(out, trusted_keys=[load_public_key(public)]).digest
     assert (manifest["model"], manifest["target"], manifest["labels"]) == ("pets", "arm64-cpu", ["cat", "dog", "owl"])
     assert (manifest["proof"]["samples"], manifest["proof"]["source"]) == (20, "data")
+
+
+NETWORK = """
+import warnings
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        warnings.warn("two lines on standard error")
+        self.a, self.b = torch.nn.Linear(4, 3), torch.nn.Linear(3, 3)
+
+    def forward(self, x):
+        print("forward runs")
+        y = self.a(x)
+        {branch}
+        return y, self.b(y)
+"""
+
+
+def test_a_forward_that_branches_on_its_data_is_one_line_whatever_torch_logs(tmp_path):
+    (tmp_path / "mymodel.py").write_text(NETWORK.format(branch="if y.max() > 0.5: return y, y").replace("print", "id"))
+    arguments = ["compile", "mymodel.py:Net", "--input", "x:2,4", "--out", "bundle"]
+    done = subprocess.run(
+        [sys.executable, "-m", "edgeexit", *arguments],
+        cwd=tmp_path,
+        env=os.environ | {"TORCH_LOGS": "+dynamo,+dynamic,+export,graph_code"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: forward branches on its data at mymodel.py:14; return every exit and let the policy choose\n"
+    )
+
+
+def test_what_the_model_prints_does_not_stand_in_the_figures_and_notes_are_warnings(command, tmp_path):
+    (tmp_path / "mymodel.py").write_text(NETWORK.format(branch=""))
+    options = ["--input", "x:2,4", "--out", tmp_path / "bundle", "--json"]
+    code, out, error = command(f"{tmp_path / 'mymodel.py'}:Net", *options)
+    assert code == 0
+    assert json.loads(out)["manifest"]["model"] == "mymodel"
+    assert "forward runs" in error
+    assert "warning: input 'x': the batch is always free, 2 is not kept; write x:batch,4\n" in error
+    assert "warning: the model was in training mode; it is compiled in evaluation mode\n" in error
 
 
 def test_a_bundle_is_replaced_with_force_alone(command, model, tmp_path):

@@ -145,12 +145,17 @@ def test_a_factory_in_a_file_finds_its_neighbours(tmp_path):
         "        return y, self.b(y)\n"
     )
     bundle = compile_bundle(
-        f"{tmp_path / 'mine.py'}:Net", tmp_path / "bundle", inputs=["x:1,4"], labels=["a", "b", "c"], name="mine"
+        f"{tmp_path / 'mine.py'}:Net", tmp_path / "bundle", inputs=["x:1,4"], labels=["a", "b", "c"]
     )
     assert bundle.manifest.model == "mine"
     assert bundle.manifest.labels == ("a", "b", "c")
     outputs = run_stages(bundle, bundle.golden().inputs)
     np.testing.assert_allclose(outputs["exit1"], bundle.golden().exits["exit1"], atol=1e-5)
+
+
+def test_a_factory_in_a_package_gives_the_model_its_modules_name(tmp_path):
+    bundle = compile_bundle("tests.compiler.networks:Dense", tmp_path / "bundle", inputs=["input:batch,4"])
+    assert bundle.manifest.model == "networks"
 
 
 def test_the_users_module_stays_in_training_mode_and_steps_are_told(tmp_path):
