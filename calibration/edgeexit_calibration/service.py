@@ -149,13 +149,12 @@ class Service:
         while uplinks:
             try:
                 receipts = self._store(uplinks)
+                self._uplink_outage.is_over()
+                break
             except DatabaseError as error:
                 self._uplink_outage.goes_on(error)
                 if stop.wait(_RETRY_S):
                     return
-            else:
-                self._uplink_outage.is_over()
-                break
         for delivery in batch:
             delivery.ack()
         for receipt in receipts:
@@ -191,19 +190,22 @@ class Service:
     def _keep_checking(self, stop: threading.Event) -> None:
         """Check every cohort now, again at every new connection, and every so often."""
         while not stop.is_set():
-            if self._connected_anew.is_set():
-                self._connected_anew.clear()
-                self._publisher.forget()
             self._check()
             self._connected_anew.wait(self._interval_s)
 
     def _check(self) -> None:
         """Check and publish; where the database does not let one of them, the other is done all the same."""
-        errors = [error for step in (self._watcher.check, self._publisher.publish) if (error := self._try(step))]
+        errors = [error for step in (self._watcher.check, self._publish) if (error := self._try(step))]
         if errors:
             self._check_outage.goes_on(errors[0])
         else:
             self._check_outage.is_over()
+
+    def _publish(self, *, now: datetime) -> None:
+        if self._connected_anew.is_set():
+            self._connected_anew.clear()
+            self._publisher.forget()
+        self._publisher.publish(now=now)
 
     def _try(self, step: Callable[..., None]) -> DatabaseError | None:
         try:

@@ -1,6 +1,7 @@
 """A small fleet to calibrate: a bundle with a fitted policy, audits that keep its risk or break it, a real broker."""
 
 import socket
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -152,13 +153,44 @@ class LocalBroker:
             self._broker = None
 
 
+class RefusingBroker:
+    """A broker with an ACL: it answers a PUBLISH with a PUBACK that says 0x87, not authorised, while it refuses."""
+
+    def __init__(self):
+        self.refuses = True
+        self.published = 0
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"mqtt://127.0.0.1:{self._server.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        connection, _ = self._server.accept()
+        with connection, connection.makefile("rb") as stream:
+            while head := stream.read(1):
+                length = shift = 0
+                while (byte := stream.read(1)[0]) & 0x80:
+                    length, shift = length | (byte & 0x7F) << shift, shift + 7
+                packet = stream.read(length | byte << shift)
+                kind = head[0] >> 4
+                if kind == 1:
+                    connection.sendall(bytes([0x20, 3, 0, 0, 0]))
+                elif kind == 3:
+                    self.published += 1
+                    start = 2 + int.from_bytes(packet[:2], "big")
+                    code = 0x87 if self.refuses else 0
+                    connection.sendall(bytes([0x40, 3]) + packet[start : start + 2] + bytes([code]))
+
+    def close(self):
+        self._server.close()
+
+
 class Client:
     """Somebody at the broker: publishes at QoS 1 and keeps what it receives."""
 
     def __init__(self, broker: LocalBroker, *subscriptions: str) -> None:
-        self.received: list[tuple[str, bytes]] = []
+        self.messages: list[paho.MQTTMessage] = []
         self._client = paho.Client(paho.CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
-        self._client.on_message = lambda _c, _u, message: self.received.append((message.topic, message.payload))
+        self._client.on_message = lambda _c, _u, message: self.messages.append(message)
         self._client.on_connect = lambda client, *_: [client.subscribe(topic, qos=1) for topic in subscriptions]
         self._client.connect("127.0.0.1", broker.port)
         self._client.loop_start()
@@ -174,7 +206,7 @@ class Client:
         return self._client.publish(topic, payload, qos=1)
 
     def of(self, topic: str) -> list[bytes]:
-        return [payload for received, payload in self.received if received == topic]
+        return [message.payload for message in list(self.messages) if message.topic == topic]
 
     def close(self) -> None:
         self._client.disconnect()

@@ -1,5 +1,6 @@
 """The database: its schema follows the models, and what cannot be opened is one clear line."""
 
+import contextlib
 import sqlite3
 
 import pytest
@@ -91,6 +92,45 @@ def test_a_locked_database_is_said(tmp_path):
     other.rollback()
     with opened.writing():
         pass
+
+
+def test_a_file_that_was_removed_or_replaced_is_said_and_not_made_anew(tmp_path):
+    path, aside = tmp_path / "x.sqlite", tmp_path / "aside.sqlite"
+    opened = open_database(str(path))
+    path.rename(aside)
+    for using in (opened.writing, opened.reading):
+        with pytest.raises(DatabaseError, match="removed or replaced"), using():
+            pass
+        assert not path.exists()
+    open_database(str(path)).close()
+    with pytest.raises(DatabaseError, match="removed or replaced"), opened.writing():
+        pass
+    aside.replace(path)
+    with opened.writing():
+        pass
+    opened.close()
+
+
+def test_what_was_committed_to_a_file_removed_meanwhile_is_not_taken_as_written(tmp_path):
+    opened = open_database(str(tmp_path / "x.sqlite"))
+    with pytest.raises(DatabaseError, match="removed or replaced"), opened.writing():
+        (tmp_path / "x.sqlite").unlink()
+    opened.close()
+
+
+@pytest.mark.parametrize("content", [None, "CREATE TABLE t (x)"])
+def test_what_is_no_calibrators_database_is_refused_by_readers_and_left_alone(tmp_path, content):
+    path = tmp_path / "x.sqlite"
+    path.touch()
+    if content is not None:
+        with contextlib.closing(sqlite3.connect(path)) as other:
+            other.execute(content)
+    before = path.read_bytes()
+    with pytest.raises(DatabaseError, match="empty or no calibrator's database") as caught:
+        open_database(str(path), create=False)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_newer_schema_is_refused_and_left_alone(tmp_path):

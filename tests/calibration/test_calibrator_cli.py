@@ -1,9 +1,11 @@
 """The command line: register, run in a process of its own that may be killed, status, history."""
 
+import contextlib
 import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -21,11 +23,22 @@ from typer.testing import CliRunner
 from edgeexit.bundle import Bundle
 from edgeexit.cli.calibrator import calibrator_app
 from edgeexit.errors import EdgeExitError
-from edgeexit.messages import Ack, Rejection, decode, down_topic, policy_topic, up_topic
+from edgeexit.messages import Ack, Command, Rejection, decode, down_topic, policy_topic, up_topic
 from edgeexit.policies import Confidence, PolicyDocument
 from edgeexit.signing import generate_key
 from tests.bundles import make_bundle
-from tests.calibration.scenario import COHORT, DEVICE, FLEET, RISK, Client, audits_of, report_of, state_of, until
+from tests.calibration.scenario import (
+    COHORT,
+    DEVICE,
+    FLEET,
+    RISK,
+    Client,
+    RefusingBroker,
+    audits_of,
+    report_of,
+    state_of,
+    until,
+)
 
 
 def invoke(*arguments):
@@ -133,6 +146,60 @@ def test_ctrl_c_without_a_broker_ends_cleanly_and_says_what_is_not_reachable(set
     assert "Traceback" not in log
 
 
+def test_sigterm_while_the_database_is_locked_does_not_wait_long(setting, broker, bundle, tmp_path):
+    database, run = setting
+    process = Process(run, tmp_path / "log")
+    device = Client(broker, down_topic(DEVICE, "ack"), policy_topic(FLEET, bundle.digest, COHORT))
+    until(lambda: device.of(policy_topic(FLEET, bundle.digest, COHORT)))
+    with contextlib.closing(sqlite3.connect(database)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        device.publish(up_topic(DEVICE, "report"), report_of(bundle.digest, sequence=1))
+        until(lambda: b"nothing is acknowledged" in process.log.read_bytes())
+        other.rollback()
+        until(lambda: device.of(down_topic(DEVICE, "ack")))
+        assert process.log.read_text().count("the database works again: messages are acknowledged") == 1
+        other.execute("BEGIN IMMEDIATE")
+        device.publish(up_topic(DEVICE, "report"), report_of(bundle.digest, sequence=2))
+        time.sleep(0.5)
+        asked = time.monotonic()
+        assert process.end(signal.SIGTERM) == 0
+        assert time.monotonic() - asked < 5
+    device.close()
+
+
+@pytest.mark.parametrize("action", ["report", "profile"])
+def test_a_device_is_told_what_to_do(broker, action):
+    device = Client(broker, down_topic(DEVICE, "command"))
+    arguments = ("--fleet", FLEET, "--shard", DEVICE.shard, "--device", DEVICE.device, "--broker", broker.url)
+    assert action in invoke("command", action, *arguments).output
+    until(lambda: device.messages)
+    [message] = device.messages
+    assert (message.topic, decode(message.payload, Command)) == (down_topic(DEVICE, "command"), Command(action=action))
+    assert (message.qos, message.retain) == (1, False)
+    assert 55 <= message.properties.MessageExpiryInterval <= 60
+    device.close()
+
+
+def test_a_command_without_a_broker_is_one_line(broker):
+    broker.stop()
+    arguments = ("--fleet", FLEET, "--shard", "s0", "--device", "d", "--broker", broker.url)
+    asked = time.monotonic()
+    command = [sys.executable, "-m", "edgeexit", "calibrator", "command", "report", *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert ended.returncode == 2
+    assert time.monotonic() - asked < 12
+    [line] = ended.stderr.splitlines()
+    assert broker.url in line
+    assert "refused" in line
+
+
+def test_a_command_that_the_broker_refuses_is_said():
+    acl = RefusingBroker()
+    with pytest.raises(EdgeExitError, match=r"refuses.*d/down/command.*ACL"):
+        invoke("command", "report", "--fleet", FLEET, "--shard", "s0", "--device", "d", "--broker", acl.url)
+    acl.close()
+
+
 def test_history_tells_revisions_with_reason_and_certificate(setting):
     database, _ = setting
     [cohort] = json.loads(invoke("history", "--database", database, "--json").output)
@@ -199,6 +266,13 @@ def test_a_password_is_not_in_what_to_do_next(tmp_path, bundle):
             "password_file",
         ),
         (["status", "--database", "no.sqlite"], "there is no database 'no.sqlite'"),
+        (["status", "--database", "KEY.pub"], "damaged or no SQLite file"),
+        (["history", "--database", "empty"], "'.*empty' is empty or no calibrator's database"),
+        (["command", "report", "--fleet", "f", "--shard", "a/b", "--device", "d"], "shard 'a/b'"),
+        (
+            ["command", "report", "--fleet", "f", "--shard", "s", "--device", "d", "--broker", "http://x"],
+            "mqtt://HOST",
+        ),
         (["history", "--database", "sqlite:///no.sqlite"], "there is no database 'no.sqlite'"),
         (["register", "UNFITTED", "--fleet", "f", "--cohort", "c", "--database", "x.sqlite"], "edgeexit fit"),
     ],
@@ -206,6 +280,7 @@ def test_a_password_is_not_in_what_to_do_next(tmp_path, bundle):
 def test_a_mistake_is_one_line_that_says_what_to_do(arguments, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     generate_key(tmp_path / "KEY")
+    (tmp_path / "empty").touch()
     make_bundle(tmp_path / "UNFITTED")
     with pytest.raises(EdgeExitError, match=says) as caught:
         invoke(*arguments)

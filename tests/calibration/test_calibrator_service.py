@@ -14,6 +14,7 @@ from edgeexit_calibration import (
     exit_mix,
     open_database,
     policy_history,
+    publish,
     register,
     watcher,
 )
@@ -30,6 +31,7 @@ from tests.calibration.scenario import (
     FLEET,
     RISK,
     Client,
+    RefusingBroker,
     audits_of,
     readouts_of,
     report_of,
@@ -52,8 +54,8 @@ def serve(database, broker, key):
     """Start a service on the database and the broker; it is stopped at the end of the test."""
     running = []
 
-    def start(store=database, **options):
-        config = ServiceConfig(fleet=FLEET, broker=BrokerConfig(url=broker.url), check_interval_s=0.1, **options)
+    def start(store=database, url=broker.url, **options):
+        config = ServiceConfig(fleet=FLEET, broker=BrokerConfig(url=url), check_interval_s=0.1, **options)
         service, stop = Service(store, config, load_private_key(key)), threading.Event()
         thread = threading.Thread(target=service.run, args=(stop,))
         thread.start()
@@ -179,6 +181,34 @@ def test_policies_come_back_after_the_broker_lost_everything(database, bundle, b
         broker.stop()
 
 
+def test_a_policy_that_somebody_replaces_comes_back_between_the_devices_messages(
+    database, bundle, serve, connect, monkeypatch, caplog
+):
+    monkeypatch.setattr(publish, "_REPLACED_PAUSE_S", 0.5)
+    register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, who="ada")
+    topic = policy_topic(FLEET, bundle.digest, COHORT)
+    device = connect(topic, down_topic(DEVICE, "ack"))
+    serve()
+    until(lambda: policy_history(database, CohortAddress(FLEET, bundle.digest, COHORT))[0].published_at)
+    ours = device.of(topic)[0]
+    for sequence in range(200):
+        device.send(up_topic(DEVICE, "report"), report_of(bundle.digest, sequence=sequence))
+        if sequence == 100:
+            device.send(topic, b"somebody else's")
+    until(lambda: device.of(topic)[-2:] == [b"somebody else's", ours])
+    until(lambda: set(acknowledged(device)) == set(range(200)))
+    assert "lost the broker" not in caplog.text
+    assert "dropped" not in caplog.text
+
+
+def test_a_policy_that_the_broker_refuses_is_told(database, bundle, serve, caplog):
+    register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, who="ada")
+    acl = RefusingBroker()
+    serve(url=acl.url)
+    until(lambda: "was refused by the broker" in caplog.text)
+    acl.close()
+
+
 def test_acknowledged_is_committed_and_duplicates_are_acknowledged_again(database, serve, connect):
     serve()
     device = connect(down_topic(DEVICE, "ack"))
@@ -207,6 +237,28 @@ def test_nothing_is_acknowledged_while_the_database_is_locked(database, serve, c
     lock.rollback()
     until(lambda: 2 in acknowledged(device))
     impatient.close()
+
+
+def test_nothing_is_acknowledged_while_the_databases_file_is_gone(database, tmp_path, serve, connect, caplog):
+    caplog.set_level("INFO", "edgeexit_calibration")
+    serve()
+    device = connect(down_topic(DEVICE, "ack"))
+    until(lambda: _answers(device, report_of(DIGEST, sequence=1)))
+    (tmp_path / "aside").mkdir()
+    for file in tmp_path.glob("calibrator.sqlite*"):
+        file.rename(tmp_path / "aside" / file.name)
+    device.publish(up_topic(DEVICE, "report"), report_of(DIGEST, sequence=2))
+    time.sleep(1.5)
+    assert 2 not in acknowledged(device)
+    assert not (tmp_path / "calibrator.sqlite").exists()
+    for file in (tmp_path / "aside").iterdir():
+        file.rename(tmp_path / file.name)
+    until(lambda: 2 in acknowledged(device))
+    until(lambda: "cohorts are checked" in caplog.text)
+    said = [record.getMessage() for record in caplog.records if record.name == "edgeexit_calibration.service"]
+    assert sum("nothing is acknowledged" in line and "removed or replaced" in line for line in said) == 1
+    assert sum("no cohort is checked" in line for line in said) == 1
+    assert sum("works again: " in line for line in said) == 2
 
 
 def test_garbage_is_dropped_counted_and_does_not_stop_it(database, bundle, serve, connect, caplog):

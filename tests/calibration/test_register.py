@@ -25,6 +25,13 @@ def test_the_first_revision_is_the_policy_in_the_bundle(database, bundle):
     assert (cohort.risk, cohort.delta, cohort.exits) == (RISK, DELTA, ("e0", "e1", "e2"))
 
 
+def test_costs_are_those_that_the_bundle_states(database, bundle):
+    registered = register(database, bundle, **GOAL)
+    [event] = events(database, registered.cohort)
+    unit, costs = bundle.costs()
+    assert (event.details["cost_unit"], event.details["costs"]) == (unit, list(costs))
+
+
 def test_another_risk_changes_the_goal_and_keeps_the_revision(database, bundle):
     register(database, bundle, **GOAL)
     again = register(database, bundle, **(GOAL | {"risk": 0.02, "who": "bob"}))
