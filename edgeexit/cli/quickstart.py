@@ -1,5 +1,6 @@
 """`edgeexit quickstart`: the whole loop on one machine, for a first look."""
 
+import os
 import shutil
 import sys
 from functools import partial
@@ -38,7 +39,7 @@ def quickstart_command(
     if as_json:
         print_json(story)
         return
-    program = "edgeexit" if shutil.which("edgeexit") else f"{Path(sys.executable).parent}/edgeexit"
+    program = "edgeexit" if shutil.which("edgeexit") else os.path.relpath(Path(sys.executable).with_name("edgeexit"))
     next_step(f"{program} inspect {out}/bundle")
     next_step(f"{program} calibrator history --database {out}/calibrator.sqlite")
     next_step(f"open {out}/{REPORT} in a browser, then bring your own model: {program} compile --help")
