@@ -32,6 +32,7 @@ _TRIES: Final = 2
 """Connections without an answer after which the other protocol version is tried."""
 _TRIES_PROVEN: Final = 10
 """The same, once this version has worked: then the broker is more likely restarting than replaced."""
+_NO_ANSWER: Final = "it does not answer"
 _UNSUPPORTED_PROTOCOL: Final = "Unsupported protocol version"
 _PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
 
@@ -131,6 +132,7 @@ class BrokerSession:
         self._last_publish: paho.MQTTMessageInfo | None = None
         self._half_known: dict[int, tuple[str | None, Any]] = {}
         self._refusal = ""
+        self._trouble = _NO_ANSWER
         self._connected = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep_up, name=f"mqtt-{client_id}", daemon=True)
@@ -139,6 +141,11 @@ class BrokerSession:
     def connected(self) -> bool:
         """Whether the broker has accepted this client and not been lost since."""
         return self._connected.is_set()
+
+    @property
+    def trouble(self) -> str:
+        """Why the last attempt to connect failed, or how the last connection ended."""
+        return self._trouble
 
     def wait_connected(self, timeout_s: float) -> bool:
         """Wait for a connection; return whether there is one."""
@@ -179,6 +186,7 @@ class BrokerSession:
         while not self._stopping.is_set():
             self._refusal = ""
             ending, reason = self._connect_once()
+            self._trouble = reason
             if self._stopping.is_set():
                 return
             if ending is _Ending.LOST:
@@ -225,7 +233,7 @@ class BrokerSession:
             self._proven = True
             self._connected_s = time.monotonic() - started
             return _Ending.LOST, self._refusal or "the connection broke"
-        return _Ending.UNANSWERED, self._refusal or "it does not answer"
+        return _Ending.UNANSWERED, self._refusal or _NO_ANSWER
 
     def _new_client(self) -> paho.Client:
         version5 = self._protocol == MQTTProtocolVersion.MQTTv5

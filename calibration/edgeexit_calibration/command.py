@@ -1,6 +1,5 @@
 """Tell one device to do something now, over a connection of its own that ends behind it."""
 
-import logging
 import secrets
 from typing import Final
 
@@ -14,17 +13,6 @@ _EXPIRY_S: Final = 60
 
 class BrokerError(EdgeExitError):
     """The broker cannot be reached, or refuses what it is given."""
-
-
-class _Reason(logging.Handler):
-    """Keeps the session's last warning, which says why there is no connection, for the one line of the error."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.text = "the broker does not answer"
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.text = record.getMessage().removesuffix("; retrying")
 
 
 def send_command(broker: BrokerConfig, address: DeviceAddress, command: Command, *, wait_s: float = 5.0) -> None:
@@ -44,15 +32,10 @@ def send_command(broker: BrokerConfig, address: DeviceAddress, command: Command,
         on_refused=refused.append,
     )
     topic = down_topic(address, "command")
-    log, reason = logging.getLogger(BrokerSession.__module__), _Reason()
-    log.addHandler(reason)
-    try:
-        session.start()
-        is_sent = session.wait_connected(wait_s) and session.publish(topic, encode(command), expiry_s=_EXPIRY_S)
-        session.stop()
-    finally:
-        log.removeHandler(reason)
+    session.start()
+    is_sent = session.wait_connected(wait_s) and session.publish(topic, encode(command), expiry_s=_EXPIRY_S)
+    session.stop()
     if not is_sent:
-        raise BrokerError(f"nothing was sent to '{broker.url}' within {wait_s:g} s: {reason.text}")
+        raise BrokerError(f"broker '{broker.url}' is not reachable within {wait_s:g} s: {session.trouble}")
     if refused:
         raise BrokerError(f"the broker refuses a message on '{topic}'; its ACL must let this client write there")

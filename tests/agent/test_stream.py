@@ -13,6 +13,7 @@ from edgeexit.agent.stream import Stream, ticks
 from edgeexit.bundle import Bundle
 from edgeexit.datasets import save_arrays
 from edgeexit.errors import DataError
+from edgeexit.files import write_atomic
 from tests.bundles import INPUT
 
 
@@ -61,7 +62,7 @@ def encrypt(path: Path) -> None:
         while place >= 0:
             content[place + offset] |= 1
             place = content.find(magic, place + 1)
-    path.write_bytes(content)
+    write_atomic(path, bytes(content))
 
 
 @pytest.mark.parametrize("harm", ["broken", "gone", "other shape", "encrypted"])
