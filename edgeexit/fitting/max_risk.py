@@ -45,6 +45,7 @@ def fit_kind(
     What the kind itself takes from the data (BEEM's weights) comes from the half that does not certify, too. Labels
     are [N] or None; the rest, and what is raised, as in `fit_max_risk`; FittingError as well for an unknown kind.
     """
+    _require_samples(len(readouts), risk, delta)
     choosing, _ = _halves(len(readouts), seed)
     template = make_template(kind, readouts[choosing], None if labels is None else labels[choosing])
     return fit_max_risk(template, readouts, costs, risk=risk, delta=delta, seed=seed)
@@ -72,13 +73,8 @@ def fit_max_risk(
     Raises FittingError: readouts of the wrong shape or not finite, costs that do not increase, or too few samples.
 
     """
-    needed = samples_needed(risk, delta)
     cumulative = _check_inputs(template, readouts, costs)
-    if len(readouts) < needed:
-        raise FittingError(
-            f"{len(readouts)} samples cannot certify a risk of {risk:g} at {1 - delta:.0%} confidence; "
-            f"at least {needed} are needed"
-        )
+    _require_samples(len(readouts), risk, delta)
     choosing, testing = _halves(len(readouts), seed)
     direction, certifying = readouts[choosing], readouts[testing]
     losses = (direction[:, :, TOP1] != direction[:, -1:, TOP1]).astype(np.float64)
@@ -112,6 +108,15 @@ def _halves(samples: int, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray
     """Return the samples that choose and those that certify."""
     order = np.random.default_rng(seed).permutation(samples)
     return order[: samples // 2], order[samples // 2 :]
+
+
+def _require_samples(samples: int, risk: float, delta: float) -> None:
+    needed = samples_needed(risk, delta)
+    if samples < needed:
+        raise FittingError(
+            f"{samples} samples cannot certify a risk of {risk:g} at {1 - delta:.0%} confidence; "
+            f"at least {needed} are needed"
+        )
 
 
 def _check_goal(risk: float, delta: float) -> None:

@@ -80,7 +80,7 @@ class Fleet:
 
         logging.getLogger("iotcore").setLevel(logging.WARNING)
         config = self.folder / "broker.toml"
-        write_atomic(config, _broker_config(self.ports).encode())
+        write_atomic(config, broker_config(self.ports).encode())
         broker = iotcore.Broker(config_path=str(config))
         try:
             broker.start()
@@ -155,7 +155,8 @@ def _port(wanted: int) -> int:
         return int(probe.getsockname()[1])
 
 
-def _broker_config(ports: Ports) -> str:
+def broker_config(ports: Ports) -> str:
+    """Return the rumqttd configuration of a broker on localhost that speaks MQTT 3.1.1 and 5."""
     limits = (
         "max_connections = 100\nmax_outgoing_packet_count = 1000\nmax_segment_size = 10485760\nmax_segment_count = 10"
     )

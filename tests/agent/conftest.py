@@ -12,7 +12,8 @@ from edgeexit.bundle import Bundle
 from edgeexit.mqtt import BrokerConfig
 from edgeexit.policies import Rollout
 from edgeexit.signing import PrivateKey, generate_key, load_private_key
-from tests.agent.fleet import Fleet, RealBroker
+from tests.agent.fleet import Fleet
+from tests.broker import RealBroker
 from tests.bundles import make_bundle
 
 

@@ -1,12 +1,8 @@
-"""A real broker, and the cloud's end of the line: hears what devices send, and sends policies, acks and commands."""
+"""The cloud's end of the line: hears what devices send, and sends policies, acks and commands."""
 
-import socket
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-
-import iotcore
 
 from edgeexit.agent import AgentConfig
 from edgeexit.bundle import Bundle
@@ -28,27 +24,6 @@ from edgeexit.policies import Confidence, PolicyDocument, Scope, encode_document
 from edgeexit.policies.document import PAYLOAD_TYPE
 from edgeexit.signing import PrivateKey, sign
 
-_LISTENER = """
-[v{version}.1]
-name = "v{version}"
-listen = "127.0.0.1:{port}"
-next_connection_delay_ms = 1
-[v{version}.1.connections]
-connection_timeout_ms = 60000
-max_payload_size = 1048576
-max_inflight_count = 100
-dynamic_filters = true
-"""
-_ROUTER = """
-id = 0
-[router]
-id = 0
-max_connections = 100
-max_outgoing_packet_count = 200
-max_segment_size = 10485760
-max_segment_count = 10
-"""
-
 
 def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 10.0) -> Any:
     """Return what `condition` gives as soon as it is true; fail after the timeout."""
@@ -58,35 +33,6 @@ def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 10.0) -
             return value
         time.sleep(0.01)
     raise AssertionError(f"waited {timeout_s:g} s in vain for {what}")
-
-
-class RealBroker:
-    """rumqttd on a free port; can be stopped and started again."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as one, socket.socket() as other:
-            one.bind(("127.0.0.1", 0))
-            other.bind(("127.0.0.1", 0))
-            self.port = int(one.getsockname()[1])
-            older = int(other.getsockname()[1])
-        self._config = folder / "broker.toml"
-        self._config.write_text(
-            _ROUTER + _LISTENER.format(version=4, port=older) + _LISTENER.format(version=5, port=self.port)
-        )
-        self._broker: Any = None
-
-    @property
-    def url(self) -> str:
-        return f"mqtt://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        self._broker = iotcore.Broker(config_path=str(self._config))
-        self._broker.start()
-
-    def stop(self) -> None:
-        if self._broker is not None:
-            self._broker.stop()
-            self._broker = None
 
 
 class Fleet:

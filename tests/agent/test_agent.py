@@ -14,7 +14,8 @@ from edgeexit.bundle import Bundle
 from edgeexit.errors import DataError
 from edgeexit.latency import LatencyProfile
 from edgeexit.messages import MAX_BYTES, Audit, Report
-from tests.agent.fleet import Fleet, RealBroker, wait_for, wait_for_rejection, wait_for_reports, wait_for_revision
+from tests.agent.fleet import Fleet, wait_for, wait_for_rejection, wait_for_reports, wait_for_revision
+from tests.broker import RealBroker
 from tests.bundles import INPUT, make_samples
 
 Change = Callable[..., AgentConfig]

@@ -18,8 +18,9 @@ from edgeexit.bundle import Bundle
 from edgeexit.cli.agent import _replay
 from edgeexit.datasets import save_arrays
 from edgeexit.messages import Audit, Report
-from tests.agent.fleet import Fleet, RealBroker, wait_for, wait_for_reports, wait_for_revision
+from tests.agent.fleet import Fleet, wait_for, wait_for_reports, wait_for_revision
 from tests.agent.test_stream import encrypt
+from tests.broker import RealBroker
 from tests.bundles import make_samples
 
 _AGENT = [sys.executable, "-c", "from edgeexit.cli.main import main; main()", "agent"]

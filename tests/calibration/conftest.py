@@ -1,7 +1,8 @@
 import pytest
 from edgeexit_calibration import open_database
 
-from tests.calibration.scenario import LocalBroker, fitted_bundle
+from tests.broker import RealBroker
+from tests.calibration.scenario import fitted_bundle
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def bundle(tmp_path_factory):
 
 @pytest.fixture
 def broker(tmp_path):
-    running = LocalBroker(tmp_path)
+    running = RealBroker(tmp_path)
     running.start()
     yield running
     running.stop()

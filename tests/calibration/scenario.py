@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import iotcore
 import numpy as np
 import paho.mqtt.client as paho
 
@@ -15,6 +14,7 @@ from edgeexit.fitting import fit_max_risk
 from edgeexit.latency import BIN_COUNT
 from edgeexit.messages import SCORE_BINS, Audit, AuditedSample, DeviceAddress, ExitCounters, Report, State, encode
 from edgeexit.policies import Confidence, PolicyDocument, simulate_exits
+from tests.broker import RealBroker
 from tests.bundles import make_bundle
 
 FLEET, COHORT = "shop", "cameras"
@@ -125,34 +125,6 @@ def until(condition: Callable[[], bool], *, limit_s: float = 15.0) -> None:
         time.sleep(0.02)
 
 
-class LocalBroker:
-    """An iotcore broker on a free port that can be stopped and started again, with nothing kept in between."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.url = f"mqtt://127.0.0.1:{self.port}"
-        self._config = folder / "broker.toml"
-        self._config.write_text(
-            "id = 0\n[router]\nid = 0\nmax_connections = 100\nmax_outgoing_packet_count = 1000\n"
-            "max_segment_size = 10485760\nmax_segment_count = 10\n"
-            f'[v5.1]\nname = "v5"\nlisten = "127.0.0.1:{self.port}"\nnext_connection_delay_ms = 1\n'
-            "[v5.1.connections]\nconnection_timeout_ms = 60000\nmax_payload_size = 1048576\n"
-            "max_inflight_count = 100\ndynamic_filters = true\n"
-        )
-        self._broker = None
-
-    def start(self) -> None:
-        self._broker = iotcore.Broker(config_path=str(self._config))
-        self._broker.start()
-
-    def stop(self) -> None:
-        if self._broker is not None:
-            self._broker.stop()
-            self._broker = None
-
-
 class RefusingBroker:
     """A broker with an ACL: it answers a PUBLISH with a PUBACK that says 0x87, not authorised, while it refuses."""
 
@@ -187,7 +159,7 @@ class RefusingBroker:
 class Client:
     """Somebody at the broker: publishes at QoS 1 and keeps what it receives."""
 
-    def __init__(self, broker: LocalBroker, *subscriptions: str) -> None:
+    def __init__(self, broker: RealBroker, *subscriptions: str) -> None:
         self.messages: list[paho.MQTTMessage] = []
         self._client = paho.Client(paho.CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
         self._client.on_message = lambda _c, _u, message: self.messages.append(message)

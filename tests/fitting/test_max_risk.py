@@ -58,6 +58,12 @@ def test_too_few_samples_say_how_many_are_needed():
         fit_max_risk(make_template("beem", readouts, None), readouts, COSTS, risk=0.05, delta=0.1)
 
 
+@pytest.mark.parametrize("kind", ["confidence", "beem"])
+def test_a_single_sample_is_too_few_and_not_a_crash(kind):
+    with pytest.raises(FittingError, match="1 samples cannot certify"):
+        fit_kind(kind, sample_readouts(1, seed=0), None, COSTS, risk=0.05, delta=0.1)
+
+
 def test_readouts_that_are_not_finite_name_the_exit():
     readouts = sample_readouts(200, seed=0)
     template = make_template("confidence", readouts, None)
