@@ -11,9 +11,12 @@ TEMPERATURE_INPUT: Final = "edgeexit.temperature"
 """Name of every stage's softmax temperature input, `[1] float32`."""
 READOUT_SUFFIX: Final = ".readout"
 """An exit's readout `[B, 4] float32` is the output named after the exit, with this behind it."""
+PROBABILITIES_SUFFIX: Final = ".probabilities"
+"""An exit's whole probability vector `[B, C] float32` is the output named after the exit, with this behind it."""
 
-Task = Literal["classify"]
-Precision = Literal["fp32"]
+Task = Literal["classify", "segment"]
+"""`classify`: logits [B, C]; `segment`: logits [B, C, H, W], whose readout averages over the pixels."""
+Precision = Literal["fp32", "fp16", "int8"]
 FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")]
 
 
@@ -43,7 +46,7 @@ class StageSpec(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     file: FileName
     exit: TensorSpec
-    """The raw output of this stage's exit (logits `[B, C]`)."""
+    """The raw output of this stage's exit: logits `[B, C]`, or `[B, C, H, W]` to segment."""
     inputs: tuple[str, ...]
     """The model's inputs that this stage reads."""
     carry_in: tuple[str, ...]
@@ -67,6 +70,35 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     """Per exit: the largest |composed - whole|."""
 
 
+class ExitFidelity(msgspec.Struct, frozen=True, kw_only=True):
+    """What one exit lost by its precision; for segmentation, shares of pixels."""
+
+    agreement: Annotated[float, msgspec.Meta(ge=0, le=1)]
+    """Share of answers that are those of the same exit in fp32."""
+    accuracy: float | None = None
+    """Share of right answers as shipped; null without labels."""
+    accuracy_fp32: float | None = None
+    """The same in fp32."""
+
+
+class Fidelity(msgspec.Struct, frozen=True, kw_only=True):
+    """The shipped stages against the model in fp32, on the calibration data."""
+
+    samples: int
+    exits: dict[str, ExitFidelity]
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How TensorRT plans are built from the stages; each range is least, optimal and most."""
+
+    batch: tuple[int, int, int]
+    dimensions: dict[str, tuple[int, int, int]] = {}
+    """Ranges of the other dimensions known only at run time, by the word that the inputs have for them."""
+    workspace_mb: Annotated[int, msgspec.Meta(ge=1)]
+    dla_core: int | None = None
+    """Null: the GPU."""
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`manifest.json`: everything about a bundle but its policy and profile, which are made later."""
 
@@ -86,6 +118,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """SHA-256 of every file that belongs to the bundle's identity."""
     labels: tuple[str, ...] | None = None
     """Names of the classes."""
+    keep_fp32: tuple[str, ...] = ()
+    """Patterns of the node names that were kept in fp32."""
+    fidelity: Fidelity | None = None
+    """What the precision cost; null in fp32, and without calibration data."""
+    recipe: Recipe | None = None
+    """How to build plans; null where the target's runtime opens the stages as they are."""
 
     @property
     def exits(self) -> tuple[str, ...]:

@@ -25,17 +25,41 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Idle threads spin; off, because several stages in a row then disturb each other."""
 
 
+class Nvidia(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What TensorRT has to know of an NVIDIA part."""
+
+    sm: Annotated[str, msgspec.Meta(pattern=r"^SM[0-9]{2,3}\Z")]
+    """Compute capability, e.g. SM87."""
+    jetpack: dict[str, str] = {}
+    """JetPack release -> its TensorRT; empty on a desktop."""
+    dla_cores: Annotated[int, msgspec.Meta(ge=0)] = 0
+    workspace_mb: Annotated[int, msgspec.Meta(ge=1)]
+    """Most scratch memory that TensorRT may take while it builds and runs."""
+    batch: tuple[int, int, int] = (1, 1, 32)
+    """Least, optimal and most samples of a batch."""
+
+
 class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A device kind, as its TOML file describes it."""
 
     description: str
     architecture: Literal["x86_64", "aarch64"]
-    runtime: Literal["onnxruntime"]
-    precisions: Annotated[tuple[Literal["fp32"], ...], msgspec.Meta(min_length=1)]
-    """Those that pay on this device, the default first."""
+    runtime: Literal["onnxruntime", "tensorrt", "tensorrt_rtx"]
+    precisions: Annotated[tuple[Literal["fp32", "fp16", "int8"], ...], msgspec.Meta(min_length=1)]
+    """Those that pay on this device, the one to start with first."""
     opset: Annotated[int, msgspec.Meta(ge=13)]
     """ONNX operator set of the stages."""
+    python: str = "3.10"
+    """Version that the device's system ships."""
+    memory_mb: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """Of the whole device, GPU included where they share; null: any."""
+    telemetry: Literal["none", "jetson", "raspberry-pi"] = "none"
+    """Where clocks, power and temperature are read."""
+    notes: str = ""
+    """What somebody who chooses this target should know."""
     session: Session = Session()
+    nvidia: Nvidia | None = None
+    """Null: no NVIDIA part."""
 
 
 def load_target(name: str) -> Target:
