@@ -12,9 +12,11 @@ import numpy.typing as npt
 
 from edgeexit.errors import DataError
 from edgeexit.files import write_atomic
-from edgeexit.manifest import TensorSpec
+from edgeexit.manifest import Task, TensorSpec
 
 LABELS: Final = "labels"
+IGNORED: Final = 255
+"""Label of a pixel that does not count, as in the Cityscapes and Pascal VOC data sets."""
 
 Inputs = Mapping[str, npt.NDArray[Any]]
 """Model input name -> array [B, ...]."""
@@ -26,7 +28,7 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     inputs: dict[str, npt.NDArray[Any]]
     """Model input name -> array [N, ...]."""
     labels: npt.NDArray[np.int64] | None = None
-    """[N] class indices."""
+    """[N] class indices; to segment [N, H, W], `IGNORED` where a pixel does not count."""
 
     def __len__(self) -> int:
         """Return the number of samples N."""
@@ -39,21 +41,34 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load_dataset(
-    path: Path, specs: Sequence[TensorSpec], *, classes: int | None = None, need_labels: bool = False
+    path: Path,
+    specs: Sequence[TensorSpec],
+    *,
+    task: Task = "classify",
+    classes: int | None = None,
+    need_labels: bool = False,
 ) -> Dataset:
     """Read a data file and check it against a model's inputs.
 
-    Raises DataError: unreadable, an input missing, a shape or dtype that does not fit, labels of the wrong length or
+    Raises DataError: unreadable, an input missing, a shape or dtype that does not fit, labels of the wrong form or
     outside `classes`, or no labels where `need_labels`.
     """
-    content = load_arrays(path)
-    inputs = check_inputs(content, specs, where=f"data file '{path}'")
-    labels = content.get(LABELS)
+    where = f"data file '{path}'"
+    dataset = as_dataset(load_arrays(path), specs, task=task, classes=classes, where=where)
+    if need_labels and dataset.labels is None:
+        raise DataError(f"{where} has no array '{LABELS}', and this needs the true classes")
+    return dataset
+
+
+def as_dataset(
+    arrays: Inputs, specs: Sequence[TensorSpec], *, task: Task = "classify", classes: int | None = None, where: str
+) -> Dataset:
+    """Return the arrays that `specs` name, and the labels that are there, checked. Raises DataError."""
+    inputs = check_inputs(arrays, specs, where=where)
+    labels = None if any(spec.name == LABELS for spec in specs) else arrays.get(LABELS)
     if labels is None:
-        if need_labels:
-            raise DataError(f"data file '{path}' has no array '{LABELS}', and this needs the true classes")
         return Dataset(inputs=inputs)
-    return Dataset(inputs=inputs, labels=_check_labels(labels, len(next(iter(inputs.values()))), classes, path))
+    return Dataset(inputs=inputs, labels=_check_labels(labels, len(next(iter(inputs.values()))), task, classes, where))
 
 
 def load_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
@@ -102,6 +117,11 @@ def check_inputs(arrays: Inputs, specs: Sequence[TensorSpec], *, where: str) -> 
     return inputs
 
 
+def counts_of(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Return where labels [N] or [N, H, W] count: everywhere, but for the pixels of a map that are `IGNORED`."""
+    return labels != IGNORED if labels.ndim > 1 else np.ones(labels.shape, dtype=np.bool_)
+
+
 def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     """Write an .npz whole or not at all: the same arrays give the same bytes. Raises ValueError for objects.
 
@@ -116,16 +136,18 @@ def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     write_atomic(path, buffer.getvalue())
 
 
-def _check_labels(labels: npt.NDArray[Any], samples: int, classes: int | None, path: Path) -> npt.NDArray[np.int64]:
-    if labels.shape != (samples,):
-        raise DataError(
-            f"data file '{path}': '{LABELS}' has shape {labels.shape} where {samples} samples need one each"
-        )
+def _check_labels(
+    labels: npt.NDArray[Any], samples: int, task: Task, classes: int | None, where: str
+) -> npt.NDArray[np.int64]:
+    form = "[N, height, width]" if task == "segment" else "[N]"
+    if labels.ndim != form.count(",") + 1 or len(labels) != samples:
+        raise DataError(f"{where}: '{LABELS}' has shape {labels.shape} where {samples} samples need one each, {form}")
     if not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(f"data file '{path}': '{LABELS}' is {labels.dtype}; it must hold class indices (integers)")
-    if classes is not None and (labels.min() < 0 or labels.max() >= classes):
-        worst = int(labels.min()) if labels.min() < 0 else int(labels.max())
-        raise DataError(f"data file '{path}': label {worst} is outside the model's classes 0 to {classes - 1}")
+        raise DataError(f"{where}: '{LABELS}' is {labels.dtype}; it must hold class indices (integers)")
+    counted = labels[labels != IGNORED] if task == "segment" else labels
+    if classes is not None and counted.size and (counted.min() < 0 or counted.max() >= classes):
+        worst = int(counted.min()) if counted.min() < 0 else int(counted.max())
+        raise DataError(f"{where}: label {worst} is outside the model's classes 0 to {classes - 1}")
     return labels.astype(np.int64)
 
 

@@ -138,3 +138,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             total += max(stage.macs, 1)  # a stage of cheap operators alone still costs something
             cumulative.append(total)
         return tuple(cumulative)
+
+    def kept_after(self, stage: int) -> tuple[TensorSpec, ...]:
+        """Return what the runner keeps for the samples that go on after a stage: inputs, then carries, still read."""
+        made = [spec for earlier in self.stages[: stage + 1] for spec in earlier.carry_out]
+        read = {name for later in self.stages[stage + 1 :] for name in (*later.inputs, *later.carry_in)}
+        return tuple(spec for spec in (*self.inputs, *made) if spec.name in read)

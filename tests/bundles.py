@@ -9,7 +9,15 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeexit.bundle import Bundle, Golden, bundle_folder, write_golden, write_manifest
-from edgeexit.manifest import READOUT_SUFFIX, TEMPERATURE_INPUT, Manifest, Proof, StageSpec, TensorSpec
+from edgeexit.manifest import (
+    PROBABILITIES_SUFFIX,
+    READOUT_SUFFIX,
+    TEMPERATURE_INPUT,
+    Manifest,
+    Proof,
+    StageSpec,
+    TensorSpec,
+)
 from edgeexit.targets import host_target
 
 INPUT: Final = "x"
@@ -133,6 +141,7 @@ def _stage_graph(k: int, layer: _Layer, *, last: bool) -> onnx.ModelProto:
     width = FEATURES if k == 0 else WIDTH
     inputs = [_float(name, "batch", width) for name in sources] + [_float(TEMPERATURE_INPUT, 1)]
     outputs = [_float(f"e{k}", "batch", layer.head.shape[1]), _float(f"e{k}{READOUT_SUFFIX}", "batch", 4)]
+    outputs.append(_float(f"e{k}{PROBABILITIES_SUFFIX}", "batch", layer.head.shape[1]))
     if not last:
         outputs.append(_float(f"hidden{k}", "batch", WIDTH))
     graph = helper.make_graph(nodes, f"stage{k}", inputs, outputs, weights)
@@ -143,15 +152,15 @@ def _stage_graph(k: int, layer: _Layer, *, last: bool) -> onnx.ModelProto:
 
 def _readout_nodes(logits: str) -> list[onnx.NodeProto]:
     """Return the nodes of top-1 class, top-1 and top-2 probability and entropy of softmax(logits / T)."""
-    make = helper.make_node
+    make, probabilities = helper.make_node, f"{logits}{PROBABILITIES_SUFFIX}"
     return [
         make("Div", [logits, TEMPERATURE_INPUT], ["scaled"]),
-        make("Softmax", ["scaled"], ["probabilities"], axis=-1),
+        make("Softmax", ["scaled"], [probabilities], axis=-1),
         make("LogSoftmax", ["scaled"], ["logs"], axis=-1),
-        make("TopK", ["probabilities", "two"], ["top2", "top2_class"], axis=-1),
+        make("TopK", [probabilities, "two"], ["top2", "top2_class"], axis=-1),
         make("Split", ["top2_class", "top2_split"], ["top1_class", "runner_up_class"], axis=-1),
         make("Cast", ["top1_class"], ["top1"], to=TensorProto.FLOAT),
-        make("Mul", ["probabilities", "logs"], ["terms"]),
+        make("Mul", [probabilities, "logs"], ["terms"]),
         make("ReduceSum", ["terms", "class_axis"], ["negative_entropy"], keepdims=1),
         make("Neg", ["negative_entropy"], ["entropy"]),
         make("Concat", ["top1", "top2", "entropy"], [f"{logits}{READOUT_SUFFIX}"], axis=1),

@@ -4,13 +4,15 @@ import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from edgeexit.console import next_step, notes, print_json, print_table, progress_bar, warn
+from edgeexit.console import next_step, notes, print_json, print_table, progress_bar, share, warn
+
+if TYPE_CHECKING:
+    from edgeexit.manifest import Manifest
 
 
 def compile_command(
@@ -24,6 +26,22 @@ def compile_command(
         typer.Option("--input", help="NAME:SHAPE[:DTYPE], once an input; the first dimension is the batch."),
     ] = None,
     example: Annotated[Path | None, typer.Option(help="Real samples (.npz), to prove the split on.")] = None,
+    exits: Annotated[
+        str | None, typer.Option(help="NAME,NAME,...: outputs that are exits, shallow to deep; default: all.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="classify or segment; default: as the exits' dimensions tell.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "fp32",
+    calibration: Annotated[
+        Path | None, typer.Option(help="Samples (.npz) that set int8's ranges and measure what is lost.")
+    ] = None,
+    keep_fp32: Annotated[
+        list[str] | None, typer.Option(help="Pattern of nodes that stay in fp32, by name or operator; repeatable.")
+    ] = None,
+    most_loss: Annotated[
+        float, typer.Option(min=0, max=1, help="Warn when an exit loses more than this share of its answers.")
+    ] = 0.01,
     labels: Annotated[Path | None, typer.Option(help="Names of the classes, one a line.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model; default: the source's.")] = None,
     force: Annotated[bool, typer.Option(help="Replace a bundle that is there.")] = False,
@@ -37,6 +55,10 @@ def compile_command(
 
     Example: `edgeexit compile mynet.py:make --input image:batch,1,32,32 --example images.npz --out bundle`
     """
+    from edgeexit.manifest import Precision, Task
+
+    _require_one_of("--task", task, get_args(Task))
+    _require_one_of("--precision", precision, get_args(Precision))
     os.environ.pop("TORCH_LOGS", None)  # torch logs past the end of the command otherwise
     remarks: list[str] = []
     with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr), progress_bar("loading torch") as bar:
@@ -47,20 +69,24 @@ def compile_command(
         from edgeexit.signing import load_private_key
 
         signing_key = None if key is None else load_private_key(key)
-        class_names = None if labels is None else load_labels(labels)
-        samples = None if example is None else load_arrays(example)
-        task = bar.task_ids[0]
-        bar.update(task, total=len(STEPS))
+        progress = bar.task_ids[0]
+        bar.update(progress, total=len(STEPS))
         bundle = compile_bundle(
             model,
             out,
             target=target,
             inputs=input_ or (),
-            example=samples,
+            example=None if example is None else load_arrays(example),
+            exits=[] if exits is None else [name.strip() for name in exits.split(",")],
+            task=task,  # type: ignore[arg-type]  # checked above, as is the precision
+            precision=precision,  # type: ignore[arg-type]
+            calibration=None if calibration is None else load_arrays(calibration),
+            keep_fp32=keep_fp32 or (),
+            most_loss=most_loss,
             name=name,
-            labels=class_names,
+            labels=None if labels is None else load_labels(labels),
             replace=force,
-            on_step=lambda step: bar.update(task, description=step, completed=STEPS.index(step)),
+            on_step=lambda step: bar.update(progress, description=step, completed=STEPS.index(step)),
             on_note=remarks.append,
         )
         if signing_key is not None:
@@ -72,25 +98,39 @@ def compile_command(
     if as_json:
         print_json({"bundle": str(out), "digest": bundle.digest, "manifest": manifest})
         return
+    _print_stages(manifest)
+    kind = "real" if manifest.proof.source == "data" else "random"
+    notes.print(f"proven on {manifest.proof.samples} {kind} samples; digest {bundle.digest[:12]}")
+    if manifest.recipe is not None:
+        next_step(f"edgeexit engines build {out}")
+    else:
+        next_step(f"edgeexit fit {out} --data HELDOUT.npz")
+
+
+def _print_stages(manifest: "Manifest") -> None:
+    fidelity = {} if manifest.fidelity is None else manifest.fidelity.exits
+    columns = ("stage", "exit", "keeps, bytes a sample", "MACs", "max error")
     print_table(
-        f"{manifest.model} for {manifest.target}",
-        ("stage", "exit", "carries, bytes a sample", "MACs", "max error"),
+        f"{manifest.model} for {manifest.target}, {manifest.precision}",
+        (*columns, "agrees with fp32") if fidelity else columns,
         [
             (
                 stage.name,
                 stage.exit.name,
-                _bytes(tensor.bytes_per_sample for tensor in stage.carry_out),
+                _bytes([tensor.bytes_per_sample for tensor in manifest.kept_after(index)]),
                 f"{stage.macs:,}",
                 f"{manifest.proof.max_absolute_error[stage.exit.name]:.2g}",
+                *([share(fidelity[stage.exit.name].agreement)] if fidelity else []),
             )
-            for stage in manifest.stages
+            for index, stage in enumerate(manifest.stages)
         ],
     )
-    kind = "real" if manifest.proof.source == "data" else "random"
-    notes.print(f"proven on {manifest.proof.samples} {kind} samples; digest {bundle.digest[:12]}")
-    next_step(f"edgeexit fit {out} --data HELDOUT.npz")
 
 
-def _bytes(sizes: Iterable[int | None]) -> str:
-    known = list(sizes)
-    return "varies" if None in known else f"{sum(size or 0 for size in known):,}"
+def _require_one_of(option: str, value: str | None, known: tuple[str, ...]) -> None:
+    if value is not None and value not in known:
+        raise typer.BadParameter(f"{option} '{value}' is none of {', '.join(known)}")
+
+
+def _bytes(sizes: list[int | None]) -> str:
+    return "varies" if None in sizes else f"{sum(size or 0 for size in sizes):,}"

@@ -26,7 +26,8 @@ def evaluate_command(
     document = opened.policy()
     if document is None:
         raise BundleError(f"bundle '{bundle}' has no policy yet; run `edgeexit fit {bundle} --data HELDOUT.npz`")
-    dataset = load_dataset(data, opened.manifest.inputs, classes=opened.manifest.classes)
+    manifest = opened.manifest
+    dataset = load_dataset(data, manifest.inputs, task=manifest.task, classes=manifest.classes)
     kind = document.policy.kind
     policies = {"whole model": full_depth(document.policy), kind: document.policy}
     with Runner(opened) as runner, progress_bar("evaluating", total=len(dataset)) as bar:

@@ -29,12 +29,18 @@ def fit_command(
     """
     from edgeexit.bundle import Bundle
     from edgeexit.datasets import load_dataset
+    from edgeexit.errors import BundleError
     from edgeexit.fitting import fit_kind
     from edgeexit.policies import PolicyDocument
     from edgeexit.runtime import Runner, record
     from edgeexit.signing import load_private_key
 
     opened = Bundle.open(bundle)
+    if opened.manifest.task == "segment":
+        raise BundleError(
+            f"bundle '{bundle}' segments: certificates count answers, and a map is many; policies are fitted for "
+            "classify only, set this one's with Bundle.write_policy in Python"
+        )
     signing_key = None if key is None else load_private_key(key)
     dataset = load_dataset(data, opened.manifest.inputs, classes=opened.manifest.classes)
     with Runner(opened) as runner, progress_bar("recording every exit", total=len(dataset)) as bar:

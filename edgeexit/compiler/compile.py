@@ -5,32 +5,31 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-import msgspec
 import onnx_ir as ir
 import torch
-from onnx_ir.passes import common as passes
 
 from edgeexit import __version__
 from edgeexit.bundle import POLICY, PROFILE, Bundle, Golden, bundle_folder, write_golden, write_manifest
+from edgeexit.compiler.answers import ExitForm, Logits, answer, form_of
+from edgeexit.compiler.assemble import with_costs, write_stages
+from edgeexit.compiler.exits import choose_exits
 from edgeexit.compiler.export import run_module
-from edgeexit.compiler.graph import check, infer_shapes, opset_of
-from edgeexit.compiler.inputs import BATCH, parse_inputs, repeat_to
-from edgeexit.compiler.macs import Shape, cheaper_exit, count_macs, operands
+from edgeexit.compiler.graph import opset_of
+from edgeexit.compiler.inputs import parse_inputs, repeat_to
+from edgeexit.compiler.macs import cheaper_exit, count_macs
 from edgeexit.compiler.model import ExportedModel, export_model
-from edgeexit.compiler.readout import add_readout
 from edgeexit.compiler.sessions import Session, shapes_inside
 from edgeexit.compiler.source import load_source
-from edgeexit.compiler.stages import PROBE_BATCHES, Plan, build_stage, check_exits, plan_stages
-from edgeexit.compiler.verify import Logits, answer_whole, check_against_torch, compose, prove
+from edgeexit.compiler.stages import PROBE_BATCHES, check_exits, plan_stages
+from edgeexit.compiler.verify import check_against_torch, prove
 from edgeexit.compiler.weights import store_weights
 from edgeexit.datasets import Dataset, Inputs
-from edgeexit.errors import DataError
-from edgeexit.manifest import Manifest, StageSpec, TensorSpec
+from edgeexit.errors import CompileError, DataError
+from edgeexit.manifest import Manifest, Precision, Task
 from edgeexit.targets import host_target, load_target
 
 STEPS: Final = ("export", "split", "readout", "proof", "write")
 
-_GOLDEN_SAMPLES = 8
 _TORCH_SAMPLES = 32
 _MADE_LATER = ((POLICY, "policy", "fit"), (PROFILE, "profile", "profile"))
 _TOOLS = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "torch")
@@ -43,6 +42,12 @@ def compile_bundle(
     target: str | None = None,
     inputs: Sequence[str] = (),
     example: Inputs | Dataset | None = None,
+    exits: Sequence[str] = (),
+    task: Task | None = None,
+    precision: Precision = "fp32",
+    calibration: Inputs | Dataset | None = None,
+    keep_fp32: Sequence[str] = (),
+    most_loss: float = 0.01,
     name: str | None = None,
     labels: Sequence[str] | None = None,
     replace: bool = False,
@@ -59,6 +64,13 @@ def compile_bundle(
         inputs: `NAME:SHAPE[:DTYPE]` of the model's inputs; a torch module needs them or an example.
         example: real samples, input name -> [N, ...]; up to 256 prove the split and the first 8 ship as golden
             samples. Without them both are random.
+        exits: names of the outputs that are exits, shallow to deep; default: all, in the model's order.
+        task: `classify` for exits [B, C], `segment` for [B, C, H, W]; default: as their rank tells.
+        precision: of the numbers inside; `int8` needs calibration data or an example.
+        calibration: samples like those that the device will see, with or without labels: they set the ranges of int8,
+            and what each exit loses against fp32 is measured on them. Default: the example.
+        keep_fp32: patterns of nodes, by name or operator, that stay in fp32.
+        most_loss: share of answers that an exit may lose by its precision before `on_note` is told.
         name: of the model; default: the source's.
         labels: names of the classes.
         replace: replace a bundle that is there.
@@ -70,7 +82,7 @@ def compile_bundle(
 
     """
     target_name = target or host_target()
-    opset = load_target(target_name).opset
+    device = load_target(target_name)
     given = parse_inputs(inputs, on_note=on_note)
     out = Path(out)
     lost = [(what, verb) for file, what, verb in _MADE_LATER if (out / file).exists()]
@@ -80,34 +92,35 @@ def compile_bundle(
         if isinstance(loaded, torch.nn.Module) and any(part.training for part in loaded.modules()):
             on_note("the model was in training mode; it is compiled in evaluation mode")
         arrays = example.inputs if isinstance(example, Dataset) else example
-        exported = export_model(loaded, inputs=given, example=arrays, opset=opset)
+        exported = export_model(loaded, inputs=given, example=arrays, opset=device.opset)
+        if exits:
+            exported = choose_exits(exported, exits)
         check_exits(exported.model.graph)
         store_weights(exported.model, folder)
-        exits = exported.exits
-        whole = _answer_whole(exported, folder)
-        classes = whole[exits[0]].shape[1]
+        form, samples, whole = _answer_whole(exported, folder, task)
+        classes = whole[exported.exits[0]].shape[1]
         if labels is not None and len(labels) != classes:
             raise DataError(f"there are {len(labels)} labels where the exits have {classes} classes")
 
         on_step("split")
-        batches = [repeat_to(exported.samples, size) for size in PROBE_BATCHES]
+        batches = [repeat_to(samples, size) for size in PROBE_BATCHES]
         plan = plan_stages(
             exported.model.graph, lambda names: shapes_inside(exported.model, names, batches, folder=folder)
         )
 
         on_step("readout")
-        stages = [_write_stage(exported.model, plan, index, classes, folder) for index in range(len(exits))]
+        stages = write_stages(exported.model, plan, form, whole, folder)
 
         on_step("proof")
-        specs = [spec for _, spec in stages]
+        specs = [stage.spec for stage in stages]
         sessions = [Session(folder / spec.file, what=spec.file) for spec in specs]
-        proof = prove(sessions, specs, exported.samples, whole, source="random" if arrays is None else "data")
-        one = repeat_to(exported.samples, 1)
-        specs = [
-            msgspec.structs.replace(spec, macs=count_macs(*_products(stage, run.feeds, folder)))
-            for (stage, spec), run in zip(stages, compose(sessions, specs, one), strict=True)
-        ]
-        misplaced = cheaper_exit(*_products(exported.model, one, folder))
+        proof = prove(sessions, specs, samples, whole, batch=form.batch, source="random" if arrays is None else "data")
+        one = repeat_to(samples, 1)
+        counts = count_macs(exported.model, lambda model, names: shapes_inside(model, names, [one], folder=folder))
+        specs = [with_costs(stage, cut, counts) for stage, cut in zip(stages, plan.cuts, strict=True)]
+        misplaced = cheaper_exit(exported.model.graph, counts)
+        if misplaced is not None and not exits:
+            raise CompileError(f"{misplaced}; return them so, or give --exits {','.join(exported.exits)} to keep this order")
         if misplaced is not None:
             on_note(misplaced)
 
@@ -115,13 +128,13 @@ def compile_bundle(
         write_golden(
             folder,
             Golden(
-                inputs={name: array[:_GOLDEN_SAMPLES] for name, array in exported.samples.items()},
-                exits={name: array[:_GOLDEN_SAMPLES] for name, array in whole.items()},
+                inputs={name: array[: form.golden] for name, array in samples.items()},
+                exits={name: array[: form.golden] for name, array in whole.items()},
             ),
         )
         manifest = Manifest(
             model=name or source_name,
-            task="classify",
+            task=form.task,
             target=target_name,
             precision="fp32",
             opset=opset_of(exported.model),
@@ -139,51 +152,20 @@ def compile_bundle(
     return Bundle.open(out)
 
 
-def _answer_whole(exported: ExportedModel, folder: Path) -> Logits:
+def _answer_whole(exported: ExportedModel, folder: Path, task: Task | None) -> tuple[ExitForm, Inputs, Logits]:
     """Run the graph as it was before the split: the user's own file where there is one."""
-    if exported.file is not None:
-        return answer_whole(Session(exported.file, what=f"'{exported.file}'"), exported.samples, exported.exits)
-    path = folder / "whole.onnx"
-    ir.save(exported.model, path)
+    path = exported.file or folder / "whole.onnx"
+    if exported.file is None:
+        ir.save(exported.model, path)
     try:
-        whole = answer_whole(Session(path, what="the exported graph"), exported.samples, exported.exits)
+        session = Session(path, what="the exported graph" if exported.file is None else f"'{exported.file}'")
+        form = form_of(session, exported.samples, exported.exits, task=task)
+        samples = {name: array[: form.samples] for name, array in exported.samples.items()}
+        whole = answer(session, samples, exported.exits, form)
     finally:
-        path.unlink()
+        if exported.file is None:
+            path.unlink()
     if exported.module is not None:
-        few = {name: array[:_TORCH_SAMPLES] for name, array in exported.samples.items()}
+        few = {name: array[:_TORCH_SAMPLES] for name, array in samples.items()}
         check_against_torch(whole, run_module(exported.module, few))
-    return whole
-
-
-def _write_stage(model: ir.Model, plan: Plan, index: int, classes: int, folder: Path) -> tuple[ir.Model, StageSpec]:
-    """Build, check and write one stage; its cost is filled in after the proof has run it."""
-    stage = build_stage(model, plan, index)
-    graph, cut = stage.graph, plan.cuts[index]
-    carry_in = [plan.carries[name].spec.name for name in cut.carry_in]
-    exit_value = graph.outputs[-1]
-    exit_value.type, exit_value.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([BATCH, classes])
-    spec = StageSpec(
-        name=f"stage{index}",
-        file=f"stage{index}.onnx",
-        exit=TensorSpec(name=str(exit_value.name), dtype="float32", shape=(BATCH, classes)),
-        inputs=tuple(str(value.name) for value in graph.inputs if value.name not in carry_in),
-        carry_in=tuple(carry_in),
-        carry_out=tuple(plan.carries[name].spec for name in cut.carry_out),
-        macs=0,
-    )
-    add_readout(graph, exit_value)
-    infer_shapes(stage)
-    check(stage, what=spec.name)
-    ir.save(stage, folder / spec.file)
-    return stage, spec
-
-
-def _products(model: ir.Model, feeds: Inputs, folder: Path) -> tuple[ir.Graph, dict[str, Shape]]:
-    """Return a graph without functions, and the shapes of its `operands` when it runs on `feeds`."""
-    inlined = model.clone()
-    passes.InlinePass()(inlined)
-    names = [str(value.name) for value in operands(inlined.graph)]
-    if not names:
-        return inlined.graph, {}
-    (shapes,) = shapes_inside(inlined, names, [feeds], folder=folder)
-    return inlined.graph, {name: shape for name, (_, shape) in shapes.items()}
+    return form, samples, whole

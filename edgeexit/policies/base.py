@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from math import isfinite
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import msgspec
 import numpy as np
@@ -27,6 +27,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     A sample leaves at the first exit k whose score reaches `thresholds[k]`; the final exit always answers.
     """
+
+    reads_probabilities: ClassVar[bool] = False
+    """Whether readouts are to have the probabilities of all classes behind their four columns."""
 
     temperatures: tuple[float, ...]
     """[K] softmax temperature of every exit; logits are divided by it inside the stage."""
@@ -64,11 +67,11 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return np.empty((batch, 0), dtype=np.float32)
 
     def score(self, exit_index: int, readout: Array, state: Array) -> tuple[Array, Array]:
-        """Return the score [B] at an exit and the state [B, S] after it, for a readout [B, 4]."""
+        """Return the score [B] at an exit and the state [B, S] after it, for a readout [B, 4] or [B, 4 + C]."""
         raise NotImplementedError
 
     def decide(self, exit_index: int, readout: Array, state: Array) -> Decision:
-        """Decide which samples leave at `exit_index`, given its readout [B, 4] and their state [B, S]."""
+        """Decide which samples leave at `exit_index`, given its readout and their state [B, S]."""
         score, state = self.score(exit_index, readout, state)
         if exit_index == self.exits - 1:
             return Decision(np.ones(len(score), dtype=np.bool_), score, state)

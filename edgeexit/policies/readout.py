@@ -1,7 +1,8 @@
 """The few numbers of an exit that a policy reads.
 
-A readout is one row a sample: `[B, 4] float32` with the columns below. A recording of every exit is
-`[N, K, 4] float32`. The class index is exact in float32 up to 2**24 classes.
+A readout is one row a sample: `[B, 4] float32` with the columns below. A policy that reads the whole probability vector
+gets `[B, 4 + C]`: the C probabilities stand behind. A recording of every exit is `[N, K, 4]`, or `[N, K, 4 + C]`. To
+segment, the numbers are averages over the pixels. The class index is exact in float32 up to 2**24 classes.
 """
 
 from typing import Final

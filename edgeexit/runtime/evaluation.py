@@ -6,10 +6,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from edgeexit.datasets import Dataset
+from edgeexit.datasets import Dataset, counts_of
 from edgeexit.latency import LatencySummary, summarise
 from edgeexit.policies import AnyPolicy, exit_rates
-from edgeexit.policies.readout import TOP1
 from edgeexit.runtime.runner import Runner
 
 _RECORDING_BATCH = 64
@@ -19,13 +18,13 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
     """Every exit of every sample of a data set."""
 
     readouts: npt.NDArray[np.float32]
-    """[N, K, 4]."""
+    """[N, K, 4], or [N, K, 4 + C] with the probabilities."""
     outputs: dict[str, npt.NDArray[np.float32]]
-    """Exit name -> raw outputs [N, C]."""
+    """Exit name -> raw outputs [N, C]; to segment, [N, C, H, W]."""
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """What a policy makes of a data set, sample by sample (batch 1)."""
+    """What a policy makes of a data set, sample by sample (batch 1); to segment, every pixel is an answer."""
 
     samples: int
     accuracy: float | None
@@ -37,11 +36,17 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     latency: LatencySummary
 
 
-def record(runner: Runner, dataset: Dataset, *, on_samples: Callable[[int], None] = lambda _: None) -> Recording:
+def record(
+    runner: Runner,
+    dataset: Dataset,
+    *,
+    probabilities: bool = False,
+    on_samples: Callable[[int], None] = lambda _: None,
+) -> Recording:
     """Run a data set to full depth; `on_samples` is told how many more are done."""
     passes = []
     for batch in dataset.batches(_RECORDING_BATCH):
-        every = runner.infer_every_exit(batch)
+        every = runner.infer_every_exit(batch, probabilities=probabilities)
         passes.append(every)
         on_samples(len(every.readouts))
     return Recording(
@@ -68,25 +73,36 @@ def evaluate(
     """
     names = list(policies)
     samples = len(dataset)
-    answers = {name: np.empty(samples, dtype=np.int64) for name in names}
     exits = {name: np.empty(samples, dtype=np.int64) for name in names}
     latency = {name: np.empty(samples, dtype=np.float64) for name in names}
-    final = np.empty(samples, dtype=np.int64)
+    agreed = dict.fromkeys(names, 0.0)
+    right = dict.fromkeys(names, 0)
+    counted = 0
     for index, sample in enumerate(dataset.batches(1)):
-        final[index] = int(runner.infer_every_exit(sample).readouts[0, -1, TOP1])
+        final = _answers(list(runner.infer_every_exit(sample).outputs.values())[-1])
+        label = None if dataset.labels is None else dataset.labels[index : index + 1]
+        counts = None if label is None else counts_of(label)
+        counted += 0 if counts is None else int(counts.sum())
         for name in names:
             result = runner.infer(sample, policy=policies[name])
-            answers[name][index] = result.answers[0]
+            answers = _answers(result.outputs)
+            agreed[name] += float((answers == final).mean())
+            right[name] += 0 if counts is None else int(((answers == label) & counts).sum())
             exits[name][index] = result.exits[0]
             latency[name][index] = result.latency_ms[0]
         on_samples(1)
     return {
         name: Evaluation(
             samples=samples,
-            accuracy=None if dataset.labels is None else float((answers[name] == dataset.labels).mean()),
-            agreement=float((answers[name] == final).mean()),
+            accuracy=right[name] / counted if counted else None,
+            agreement=agreed[name] / samples,
             exit_rates=exit_rates(exits[name], policies[name].exits),
             latency=summarise(latency[name]),
         )
         for name in names
     }
+
+
+def _answers(outputs: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """Return the class [B] of outputs [B, C], or [B, H, W] of maps [B, C, H, W]."""
+    return outputs.argmax(axis=1)

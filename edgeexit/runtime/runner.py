@@ -12,9 +12,9 @@ import numpy.typing as npt
 from edgeexit.bundle import Bundle
 from edgeexit.datasets import Inputs, check_inputs
 from edgeexit.errors import PolicyError
-from edgeexit.manifest import READOUT_SUFFIX, TEMPERATURE_INPUT
+from edgeexit.manifest import PROBABILITIES_SUFFIX, READOUT_SUFFIX, TEMPERATURE_INPUT
 from edgeexit.policies import AnyPolicy
-from edgeexit.policies.readout import TOP1
+from edgeexit.policies.readout import COLUMNS, TOP1
 from edgeexit.runtime.backend import StageBackend, make_backend
 
 _MS_PER_NS = 1e-6
@@ -24,11 +24,11 @@ class Inference(msgspec.Struct, frozen=True, kw_only=True):
     """The answers of a batch, in the order of its samples."""
 
     answers: npt.NDArray[np.int64]
-    """[B] class with the highest probability at the exit taken."""
+    """[B] class with the highest probability at the exit taken; to segment, on average over the pixels."""
     exits: npt.NDArray[np.int64]
     """[B] index of the exit taken."""
     outputs: npt.NDArray[np.float32]
-    """[B, C] raw outputs (logits) of the exit taken."""
+    """[B, C] raw outputs (logits) of the exit taken; to segment, [B, C, H, W]."""
     readouts: npt.NDArray[np.float32]
     """[B, 4] readout at the exit taken."""
     scores: npt.NDArray[np.float32]
@@ -43,9 +43,9 @@ class EveryExit(msgspec.Struct, frozen=True, kw_only=True):
     """Every exit's raw outputs and readouts of a batch."""
 
     outputs: dict[str, npt.NDArray[np.float32]]
-    """Exit name -> [B, C]."""
+    """Exit name -> [B, C]; to segment, [B, C, H, W]."""
     readouts: npt.NDArray[np.float32]
-    """[B, K, 4]."""
+    """[B, K, 4], or [B, K, 4 + C] with the probabilities."""
     stage_ms: tuple[float, ...]
     """[K] duration of each stage."""
 
@@ -56,6 +56,8 @@ class _Stage(NamedTuple):
     reads: tuple[str, ...]
     makes: tuple[str, ...]
     """Raw output, readout, then carries: the order in which they are fetched."""
+    probabilities: str
+    """Name of the output that is fetched last, when a policy reads it."""
     needed_later: tuple[str, ...]
     """Tensors that a later stage reads and that are there after this one."""
 
@@ -109,22 +111,24 @@ class Runner:
         batch = len(next(iter(tensors.values())))
         alive = np.arange(batch)
         state = policy.initial_state(batch)
-        outputs = np.empty((batch, self._manifest.classes), dtype=np.float32)
-        readouts = np.empty((batch, 4), dtype=np.float32)
+        outputs = np.empty(0, dtype=np.float32)
+        readouts = np.empty((batch, len(COLUMNS)), dtype=np.float32)
         scores = np.full((batch, exits), np.nan, dtype=np.float32)
         taken = np.empty(batch, dtype=np.int64)
         latency_ms = np.empty(batch, dtype=np.float64)
         stage_ms = []
         for k in range(exits):
             stage_started = time.perf_counter_ns()
-            raw, readout = self._run_stage(k, tensors, policy.temperatures[k])
+            raw, readout = self._run_stage(k, tensors, policy.temperatures[k], probabilities=policy.reads_probabilities)
             stage_ms.append((time.perf_counter_ns() - stage_started) * _MS_PER_NS)
+            if k == 0:
+                outputs = np.empty((batch, *raw.shape[1:]), dtype=np.float32)
             decision = policy.decide(k, readout, state)
             scores[alive, k] = decision.score
             leaves = decision.leaves
             leaving = alive[leaves]
             outputs[leaving] = raw[leaves]
-            readouts[leaving] = readout[leaves]
+            readouts[leaving] = readout[leaves, : len(COLUMNS)]
             taken[leaving] = k
             latency_ms[leaving] = (time.perf_counter_ns() - started) * _MS_PER_NS
             if len(leaving) == len(alive):
@@ -144,30 +148,36 @@ class Runner:
             stage_ms=tuple(stage_ms),
         )
 
-    def infer_every_exit(self, inputs: Inputs, *, temperatures: Sequence[float] | None = None) -> EveryExit:
-        """Run a batch to full depth and return every exit; temperatures [K], default 1. Raises DataError."""
+    def infer_every_exit(
+        self, inputs: Inputs, *, temperatures: Sequence[float] | None = None, probabilities: bool = False
+    ) -> EveryExit:
+        """Run a batch to full depth and return every exit; temperatures [K], default 1. Raises DataError.
+
+        With `probabilities`, each readout has those of all classes behind its four columns.
+        """
         tensors: dict[str, npt.NDArray[Any]] = check_inputs(inputs, self._manifest.inputs, where="the batch")
         outputs, readouts, stage_ms = {}, [], []
         for k, temperature in enumerate(temperatures or self._ones):
             stage_started = time.perf_counter_ns()
-            raw, readout = self._run_stage(k, tensors, temperature)
+            raw, readout = self._run_stage(k, tensors, temperature, probabilities=probabilities)
             stage_ms.append((time.perf_counter_ns() - stage_started) * _MS_PER_NS)
             outputs[self._manifest.exits[k]] = raw
             readouts.append(readout)
         return EveryExit(outputs=outputs, readouts=np.stack(readouts, axis=1), stage_ms=tuple(stage_ms))
 
     def _run_stage(
-        self, k: int, tensors: dict[str, npt.NDArray[Any]], temperature: float
+        self, k: int, tensors: dict[str, npt.NDArray[Any]], temperature: float, *, probabilities: bool
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Run stage k on `tensors`, leave in there what later stages read, and return raw output and readout."""
         stage = self._stages[k]
         feeds = {name: tensors[name] for name in stage.reads}
         feeds[TEMPERATURE_INPUT] = np.array([temperature], dtype=np.float32)
-        results = self._backend.run(k, feeds, stage.makes)
+        results = self._backend.run(k, feeds, (*stage.makes, stage.probabilities) if probabilities else stage.makes)
+        readout = np.concatenate([results[1], results.pop()], axis=1) if probabilities else results[1]
         tensors.update(zip(stage.makes, results, strict=True))
         for name in tensors.keys() - set(stage.needed_later):
             del tensors[name]
-        return results[0], results[1]
+        return results[0], readout
 
 
 def _plan(bundle: Bundle) -> tuple[_Stage, ...]:
@@ -182,6 +192,7 @@ def _plan(bundle: Bundle) -> tuple[_Stage, ...]:
             _Stage(
                 reads=(*spec.inputs, *spec.carry_in),
                 makes=tuple(dict.fromkeys(makes)),
+                probabilities=spec.exit.name + PROBABILITIES_SUFFIX,
                 needed_later=tuple(sorted(available & later)),
             )
         )

@@ -5,7 +5,7 @@ import onnxruntime as ort
 
 from edgeexit.bundle import Bundle
 from edgeexit.datasets import Inputs
-from edgeexit.manifest import READOUT_SUFFIX, TEMPERATURE_INPUT
+from edgeexit.manifest import PROBABILITIES_SUFFIX, READOUT_SUFFIX, TEMPERATURE_INPUT
 
 
 def run_stages(bundle: Bundle, inputs: Inputs, temperature: float = 1.0) -> dict[str, np.ndarray]:
@@ -17,7 +17,8 @@ def run_stages(bundle: Bundle, inputs: Inputs, temperature: float = 1.0) -> dict
         feeds = {name: seen[name] for name in (*stage.inputs, *stage.carry_in)}
         feeds[TEMPERATURE_INPUT] = np.array([temperature], dtype=np.float32)
         carried = [tensor.name for tensor in stage.carry_out]
-        names = [stage.exit.name, stage.exit.name + READOUT_SUFFIX, *carried]
+        exit_name = stage.exit.name
+        names = [exit_name, exit_name + READOUT_SUFFIX, exit_name + PROBABILITIES_SUFFIX, *carried]
         assert {value.name for value in session.get_inputs()} == feeds.keys()
         assert sorted(value.name for value in session.get_outputs()) == sorted(names)
         results = dict(zip(names, session.run(names, feeds), strict=True))

@@ -1,0 +1,76 @@
+"""Writes the stages of a plan to files, with their readouts, and counts what they cost."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import onnx_ir as ir
+
+from edgeexit.compiler.answers import ExitForm, Logits
+from edgeexit.compiler.building import build_stage
+from edgeexit.compiler.graph import check, infer_shapes
+from edgeexit.compiler.inputs import BATCH
+from edgeexit.compiler.readout import add_readout
+from edgeexit.compiler.split import Cut
+from edgeexit.compiler.stages import Plan
+from edgeexit.manifest import StageSpec, TensorSpec
+
+
+class Stage(NamedTuple):
+    """A stage in memory, written to `spec.file` as well."""
+
+    model: ir.Model
+    spec: StageSpec
+
+
+def write_stages(model: ir.Model, plan: Plan, form: ExitForm, answers: Logits, folder: Path) -> list[Stage]:
+    """Build, check and write every stage to `folder`, where the weights are; costs are left at 0.
+
+    `answers` of the whole model say how big the exits are. Raises CompileError.
+    """
+    stages = []
+    for index in range(len(plan.cuts)):
+        built = build_stage(model, plan, index)
+        spec = _describe(built.graph, plan, index, answers)
+        add_readout(built.graph, built.graph.outputs[-1], task=form.task, classes=answers[spec.exit.name].shape[1])
+        infer_shapes(built)
+        check(built, what=spec.name)
+        ir.save(built, folder / spec.file)
+        stages.append(Stage(built, spec))
+    return stages
+
+
+def with_costs(stage: Stage, cut: Cut, counts: Sequence[int | None]) -> StageSpec:
+    """Return a stage's specification with its cost; `counts` are those of the whole model's nodes."""
+    return msgspec.structs.replace(stage.spec, macs=sum(counts[index] or 0 for index in cut.nodes))
+
+
+def _describe(graph: ir.Graph, plan: Plan, index: int, answers: Logits) -> StageSpec:
+    """Return what a stage reads and makes, and say its exit's shape in the graph."""
+    cut = plan.cuts[index]
+    carry_in = [plan.carries[name].spec.name for name in cut.carry_in]
+    exit_value = graph.outputs[-1]
+    shape = _exit_shape(exit_value, answers)
+    exit_value.type, exit_value.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(shape)
+    return StageSpec(
+        name=f"stage{index}",
+        file=f"stage{index}.onnx",
+        exit=TensorSpec(name=str(exit_value.name), dtype="float32", shape=shape),
+        inputs=tuple(str(value.name) for value in graph.inputs if value.name not in carry_in),
+        carry_in=tuple(carry_in),
+        carry_out=tuple(plan.carries[name].spec for name in cut.carry_out),
+        macs=0,
+    )
+
+
+def _exit_shape(value: ir.Value, answers: Logits) -> tuple[int | str, ...]:
+    """Return batch, classes and, to segment, height and width; a word where those are known at run time only."""
+    found = answers[str(value.name)].shape
+    inferred = list(value.shape) if value.shape is not None and len(value.shape) == len(found) else [None] * len(found)
+    words = ("height", "width")
+    sizes = tuple(
+        size if isinstance(size, int) else str(getattr(size, "value", None) or word)
+        for size, word in zip(inferred[2:], words, strict=False)
+    )
+    return (BATCH, found[1], *sizes)
