@@ -1,11 +1,20 @@
 """`edgeexit inspect`: what is in a bundle."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeexit.console import console, milliseconds, next_step, print_json, print_table, printable, share
+from edgeexit.console import console, milliseconds, next_step, notes, print_json, print_table, printable, share
+
+if TYPE_CHECKING:
+    from edgeexit.bundle import Bundle
+    from edgeexit.latency import LatencyProfile
+    from edgeexit.manifest import Fidelity, Manifest, Recipe
+    from edgeexit.policies import PolicyDocument
+
+_NAMES_SHOWN = 3
 
 
 def inspect_command(
@@ -13,85 +22,180 @@ def inspect_command(
     trust: Annotated[
         list[Path] | None, typer.Option(help="Public key; the bundle must be signed by one of those given.")
     ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the stage graph to this .svg or .html file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Verify a bundle and show its stages, what they carry, the proof, the policy and the profile.
+    """Verify a bundle and show its stages, what is kept between them, the proof, the policy and the profile.
 
-    Example: `edgeexit inspect quickstart/bundle --json`
+    Example: `edgeexit inspect quickstart/bundle --plot stages.svg`
     """
     from edgeexit.bundle import Bundle
     from edgeexit.signing import load_public_key
 
+    draw = None if plot is None else _drawing(plot)
     opened = Bundle.open(bundle, trusted_keys=[load_public_key(path) for path in trust or ()])
     manifest, policy, profile = opened.manifest, opened.policy(), opened.profile()
+    if plot is not None and draw is not None:
+        from edgeexit.files import write_atomic
+
+        write_atomic(plot, draw(manifest, profile).encode())
     if as_json:
-        print_json(
-            {
-                "digest": opened.digest,
-                "model": manifest.model,
-                "task": manifest.task,
-                "target": manifest.target,
-                "precision": manifest.precision,
-                "opset": manifest.opset,
-                "classes": manifest.classes,
-                "labels": manifest.labels,
-                "inputs": manifest.inputs,
-                "exits": manifest.exits,
-                "stages": manifest.stages,
-                "carry": [
-                    {"stage": stage.name, "tensor": tensor.name, "bytes_per_sample": tensor.bytes_per_sample}
-                    for stage in manifest.stages
-                    for tensor in stage.carry_out
-                ],
-                "proof": manifest.proof,
-                "tools": manifest.tools,
-                "policy": policy,
-                "profile": profile,
-            }
-        )
+        print_json(_described(opened, policy, profile))
         return
-    latencies = [None] * len(manifest.stages) if profile is None else [s.latency.p50_ms for s in profile.stages]
+    kept_fp32 = f" ({', '.join(manifest.keep_fp32)} kept in fp32)" if manifest.keep_fp32 else ""
+    facts = f"{manifest.task}, {manifest.classes} classes, {manifest.precision}{kept_fp32}, for {manifest.target}"
+    console.print(f"[bold]{printable(manifest.model)}[/]  {printable(facts)}\ndigest {opened.digest}")
+    _print_stages(manifest, profile)
+    _print_kept(manifest)
+    if manifest.fidelity is not None:
+        _print_fidelity(manifest.fidelity, manifest.precision)
+    if manifest.recipe is not None:
+        console.print(printable(_recipe(manifest.recipe)), soft_wrap=True)
+    proof = manifest.proof
     console.print(
-        f"[bold]{printable(manifest.model)}[/]  {manifest.task}, {manifest.classes} classes, {manifest.precision}, "
-        f"for {printable(manifest.target)}\ndigest {opened.digest}"
+        f"proof: composed stages equal the whole model on {proof.samples} {proof.source} samples "
+        f"({printable(proof.runtime)}; tolerance {proof.absolute_tolerance:g} + {proof.relative_tolerance:g} relative)"
     )
+    if policy is not None:
+        _print_policy(policy)
+    if plot is not None:
+        notes.print(f"stage graph: {printable(plot)}", soft_wrap=True)
+    if policy is None:
+        next_step(f"edgeexit fit {bundle} --data HELDOUT.npz --policy beem")
+    else:
+        next_step(f"edgeexit run {bundle} --data X.npz --out Y.npz")
+
+
+def _drawing(plot: Path) -> "Callable[[Manifest, LatencyProfile | None], str]":
+    """Return what draws for the file's suffix. Raises DataError for one that there is no drawing for."""
+    from edgeexit.errors import DataError
+    from edgeexit.stage_graph import draw_page, draw_svg
+
+    drawings = {".svg": draw_svg, ".html": draw_page}
+    if plot.suffix.lower() not in drawings:
+        raise DataError(f"--plot '{plot}': the stage graph is drawn as .svg or .html; name the file so")
+    return drawings[plot.suffix.lower()]
+
+
+def _described(opened: "Bundle", policy: "PolicyDocument | None", profile: "LatencyProfile | None") -> dict[str, Any]:
+    manifest = opened.manifest
+    return {
+        "digest": opened.digest,
+        "model": manifest.model,
+        "task": manifest.task,
+        "target": manifest.target,
+        "precision": manifest.precision,
+        "keep_fp32": manifest.keep_fp32,
+        "opset": manifest.opset,
+        "classes": manifest.classes,
+        "labels": manifest.labels,
+        "inputs": manifest.inputs,
+        "exits": manifest.exits,
+        "stages": manifest.stages,
+        "carry": [
+            {"stage": stage.name, "tensor": tensor.name, "bytes_per_sample": tensor.bytes_per_sample}
+            for stage in manifest.stages
+            for tensor in stage.carry_out
+        ],
+        "kept": [
+            {
+                "after": stage.name,
+                "tensors": [tensor.name for tensor in manifest.kept_after(index)],
+                "bytes_per_sample": _total([tensor.bytes_per_sample for tensor in manifest.kept_after(index)]),
+            }
+            for index, stage in enumerate(manifest.stages[:-1])
+        ],
+        "proof": manifest.proof,
+        "fidelity": manifest.fidelity,
+        "recipe": manifest.recipe,
+        "tools": manifest.tools,
+        "policy": policy,
+        "profile": profile,
+    }
+
+
+def _print_stages(manifest: "Manifest", profile: "LatencyProfile | None") -> None:
+    latencies = [None] * len(manifest.stages) if profile is None else [s.latency.p50_ms for s in profile.stages]
+    macs = max(sum(stage.macs for stage in manifest.stages), 1)
     print_table(
         "Stages",
-        ("stage", "exit", "reads", "carries on", "bytes/sample", "MACs", "p50", "max error"),
+        ("stage", "exit", "reads", "MACs", "of all", "p50", "max error"),
         [
             (
                 stage.name,
                 stage.exit.name,
-                ", ".join((*stage.inputs, *stage.carry_in)),
-                ", ".join(tensor.name for tensor in stage.carry_out) or "-",
-                _carry_bytes([tensor.bytes_per_sample for tensor in stage.carry_out]),
+                _names((*stage.inputs, *stage.carry_in)),
                 f"{stage.macs:,}",
+                share(stage.macs / macs),
                 milliseconds(latency),
                 f"{manifest.proof.max_absolute_error[stage.exit.name]:.1e}",
             )
             for stage, latency in zip(manifest.stages, latencies, strict=True)
         ],
     )
-    proof = manifest.proof
-    console.print(
-        f"proof: composed stages equal the whole model on {proof.samples} {proof.source} samples "
-        f"({printable(proof.runtime)}; tolerance {proof.absolute_tolerance:g} + {proof.relative_tolerance:g} relative)"
+
+
+def _print_kept(manifest: "Manifest") -> None:
+    """Print what every cut keeps; where that depends on a size known only at run time, its word stands there."""
+    from edgeexit.stage_graph import sample_size
+
+    print_table(
+        "Kept of a sample that goes on",
+        ("after", "tensors", "bytes/sample"),
+        [
+            (stage.name, _names([tensor.name for tensor in kept]), sample_size(kept, exact=True))
+            for stage, kept in ((stage, manifest.kept_after(index)) for index, stage in enumerate(manifest.stages[:-1]))
+        ],
     )
-    if policy is None:
-        next_step(f"edgeexit fit {bundle} --data HELDOUT.npz --policy beem")
-        return
-    console.print(printable(f"policy: {policy.policy.kind}, thresholds {list(policy.policy.thresholds)}"))
-    if policy.certificate is not None:
-        certificate = policy.certificate
+    varying = sorted(
+        {
+            size
+            for index in range(len(manifest.stages) - 1)
+            for tensor in manifest.kept_after(index)
+            for size in tensor.shape[1:]
+            if isinstance(size, str)
+        }
+    )
+    if varying:
+        console.print(printable(f"varies with the input: {', '.join(varying)}"))
+
+
+def _print_fidelity(fidelity: "Fidelity", precision: str) -> None:
+    print_table(
+        f"{precision} against fp32, on {fidelity.samples:,} samples of the calibration data",
+        ("exit", "agreement", "accuracy", "accuracy in fp32"),
+        [
+            (name, share(of.agreement), _share(of.accuracy), _share(of.accuracy_fp32))
+            for name, of in fidelity.exits.items()
+        ],
+    )
+
+
+def _print_policy(document: "PolicyDocument") -> None:
+    console.print(printable(f"policy: {document.policy.kind}, thresholds {list(document.policy.thresholds)}"))
+    if document.certificate is not None:
+        certificate = document.certificate
         console.print(
             f"certificate: disagreement with the final exit at most {share(certificate.risk)} with probability "
             f"{1 - certificate.delta:.0%}, from {certificate.samples} samples"
         )
-    next_step(f"edgeexit run {bundle} --data X.npz --out Y.npz")
 
 
-def _carry_bytes(sizes: list[int | None]) -> str:
-    if not sizes:
-        return "-"
-    known = sum(size for size in sizes if size is not None)
-    return f"{known:,}" + ("+" if None in sizes else "")
+def _recipe(recipe: "Recipe") -> str:
+    ranges = {"samples": recipe.batch, **recipe.dimensions}
+    sizes = ", ".join(f"{least} to {most} {what} (best at {best})" for what, (least, best, most) in ranges.items())
+    where = "the GPU" if recipe.dla_core is None else f"DLA core {recipe.dla_core}"
+    return f"plans: {sizes}, on {where}, with at most {recipe.workspace_mb:,} MB of workspace"
+
+
+def _names(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_NAMES_SHOWN])
+    return shown + (f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else "")
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else share(value)
+
+
+def _total(sizes: Sequence[int | None]) -> int | None:
+    return None if None in sizes else sum(size or 0 for size in sizes)

@@ -1,10 +1,30 @@
 """`edgeexit targets`: the device kinds that a bundle can be compiled for."""
 
-from typing import Annotated
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeexit.console import console, next_step, print_json, print_table, printable
+from edgeexit.console import console, next_step, print_json, print_table, printable, warn
+
+if TYPE_CHECKING:
+    from edgeexit.targets import Nvidia, Session, Target
+
+_LABEL_WIDTH = 14
+_TEXT_WIDTH = 100
+_NEEDED_PYTHON = (3, 10)
+
+_RUNTIMES = {
+    "onnxruntime": "ONNX Runtime on the CPU opens the stages as they are",
+    "tensorrt": "TensorRT runs plans, which `edgeexit engines build` makes from the stages on the device",
+    "tensorrt_rtx": "TensorRT for RTX runs plans, which `edgeexit engines build` makes from the stages",
+}
+_TELEMETRY = {
+    "none": "none",
+    "jetson": "the board's clocks, power rails and temperatures, as Jetson Linux tells them",
+    "raspberry-pi": "clocks, temperature and throttling, as the firmware tells them",
+}
 
 
 def targets_command(
@@ -13,31 +33,112 @@ def targets_command(
 ) -> None:
     """List the targets, or explain one. Your own `./targets/NAME.toml` goes before a shipped one.
 
-    Example: `edgeexit targets x86-cpu`
+    Example: `edgeexit targets jetson-orin-nano`
     """
-    from edgeexit.targets import list_targets, load_target
-
     if name is None:
-        targets = {known: load_target(known) for known in sorted(list_targets())}
-        if as_json:
-            print_json(targets)
-            return
-        rows = [
-            (known, target.runtime, ", ".join(target.precisions), target.description)
-            for known, target in targets.items()
-        ]
-        print_table("Targets", ("target", "runtime", "precisions", "description"), rows)
-        next_step("edgeexit targets NAME, or edgeexit compile MODEL --target NAME")
-        return
-    target = load_target(name)
+        _list(as_json=as_json)
+    else:
+        _explain(name, as_json=as_json)
+
+
+def _list(*, as_json: bool) -> None:
+    from edgeexit.errors import TargetError
+    from edgeexit.targets import is_users_own, list_targets, load_target
+
+    described: dict[str, Any] = {}
+    rows, wrong = [], []
+    for name, path in sorted(list_targets().items()):
+        yours = is_users_own(path)
+        shown = f"{name} (yours)" if yours else name
+        try:
+            target = load_target(name)
+        except TargetError as error:
+            wrong.append(str(error))
+            described[name] = {"file": str(path), "yours": yours, "error": str(error)}
+            rows.append((shown, "-", "-", "-", "-", "cannot be used; see the warning"))
+            continue
+        described[name] = _described(name, target, path, yours=yours)
+        memory = "any" if target.memory_mb is None else _size(target.memory_mb)
+        rows.append((shown, target.runtime, target.architecture, target.precisions[0], memory, target.description))
     if as_json:
-        print_json(target)
+        print_json(described)
         return
+    print_table("Targets", ("target", "runtime", "architecture", "start with", "memory from", "description"), rows)
+    for line in wrong:
+        warn(line)
+    next_step("edgeexit targets NAME, or edgeexit compile MODEL --target NAME --out BUNDLE")
+
+
+def _explain(name: str, *, as_json: bool) -> None:
+    from edgeexit.targets import USER_FOLDER, is_users_own, list_targets, load_target
+
+    target = load_target(name)
     path = list_targets()[name]
+    yours = is_users_own(path)
+    if as_json:
+        print_json(_described(name, target, path, yours=yours))
+        return
     console.print(f"[bold]{printable(name)}[/]  {printable(target.description)}")
-    console.print(f"architecture  {target.architecture}")
-    console.print(f"runtime       {target.runtime}, {target.session.threads or 'one a core'} thread(s) an operator")
-    console.print(f"precisions    {', '.join(target.precisions)} (the first is the default)")
-    console.print(f"opset         {target.opset}")
-    console.print(f"file          {printable(path)}")
+    _line("runs on", f"{_RUNTIMES[target.runtime]} ({target.architecture})")
+    first, *others = target.precisions
+    _line("precision", f"start with {first}" + (f"; {', '.join(others)} may pay too: measure" if others else ""))
+    _line("opset", f"{target.opset} at most")
+    if target.runtime == "onnxruntime":
+        _line("session", _session(target.session))
+    if target.nvidia is not None:
+        _print_nvidia(target.nvidia, builds_plans=target.runtime != "onnxruntime")
+    _line("telemetry", _TELEMETRY[target.telemetry])
+    _line("python", _python(target.python))
+    _line("memory", "any" if target.memory_mb is None else f"{_size(target.memory_mb)} on the smallest variant")
+    if target.notes.strip():
+        _line("notes", target.notes)
+    own = USER_FOLDER / f"{name}.toml"
+    told = "yours; it goes before a shipped one" if yours else f"copy it to {own} to change it: yours goes first"
+    _line("file", f"{path} ({told})")
     next_step(f"edgeexit compile MODEL --target {name} --out BUNDLE")
+
+
+def _print_nvidia(part: "Nvidia", *, builds_plans: bool) -> None:
+    tensorrt = ", ".join(f"{version} with JetPack {release}" for release, version in part.jetpack.items())
+    least, optimal, most = part.batch
+    _line(
+        "GPU",
+        f"{part.sm}; {part.dla_cores or 'no'} DLA core{'' if part.dla_cores == 1 else 's'}"
+        + ("" if builds_plans else "; not used"),
+    )
+    if tensorrt:
+        _line("TensorRT", tensorrt)
+    if builds_plans:
+        _line(
+            "plans", f"batches of {least} to {most}, best at {optimal}; at most {part.workspace_mb:,} MB of workspace"
+        )
+
+
+def _session(session: "Session") -> str:
+    threads = f"{session.threads} thread{'' if session.threads == 1 else 's'}" if session.threads else "a thread a core"
+    if session.spinning:
+        return f"{threads} an operator; idle threads spin, so that stages run in turn disturb each other"
+    return f"{threads} an operator; idle threads sleep, because the stages run in turn and would disturb each other"
+
+
+def _python(version: str) -> str:
+    if tuple(map(int, version.split("."))) >= _NEEDED_PYTHON:
+        return f"{version} comes with the system"
+    return f"{version} comes with the system and is too old; add {'.'.join(map(str, _NEEDED_PYTHON))} or newer"
+
+
+def _described(name: str, target: "Target", path: Path, *, yours: bool) -> dict[str, Any]:
+    from msgspec import to_builtins
+
+    return {"name": name, "file": str(path), "yours": yours, **to_builtins(target)}
+
+
+def _size(megabytes: int) -> str:
+    return f"{megabytes // 1024} GB" if megabytes % 1024 == 0 else f"{megabytes} MB"
+
+
+def _line(label: str, text: str) -> None:
+    indent = " " * _LABEL_WIDTH
+    wrapped = textwrap.wrap(" ".join(text.split()), _TEXT_WIDTH, break_long_words=False, break_on_hyphens=False)
+    for number, line in enumerate(wrapped):
+        console.print(f"{indent if number else label:<{_LABEL_WIDTH}}{printable(line)}", soft_wrap=True)

@@ -96,12 +96,6 @@ def test_keys_sign_a_bundle_and_trust_checks_it(edgeexit, bundle, tmp_path):
     assert "exists already" in refusal(edgeexit("keygen", key))
 
 
-def test_targets_are_listed_and_explained(edgeexit):
-    assert "x86-cpu" in edgeexit("targets").out
-    assert json.loads(edgeexit("targets", "arm64-cpu", "--json").out)["architecture"] == "aarch64"
-    assert "arm64-cpu, x86-cpu" in refusal(edgeexit("targets", "abacus"))
-
-
 def test_labels_of_the_wrong_length_are_one_line(edgeexit, bundle, data, tmp_path):
     with np.load(data) as given:
         save_arrays(tmp_path / "short.npz", {INPUT: given[INPUT], "labels": given["labels"][:-1]})
