@@ -13,6 +13,10 @@ class CompileError(EdgeExitError):
     """A model cannot be compiled as asked."""
 
 
+class EngineError(EdgeExitError):
+    """A TensorRT plan cannot be built as asked, or does not answer as the bundle says."""
+
+
 class DataError(EdgeExitError):
     """A data file or an input does not have the names, shapes, dtypes or lengths that are needed."""
 

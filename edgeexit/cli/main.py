@@ -10,6 +10,7 @@ from edgeexit import __version__
 from edgeexit.cli.agent import agent_command
 from edgeexit.cli.calibrator import calibrator_app
 from edgeexit.cli.compile import compile_command
+from edgeexit.cli.engines import engines_app
 from edgeexit.cli.evaluate import evaluate_command
 from edgeexit.cli.fit import fit_command
 from edgeexit.cli.inspect import inspect_command
@@ -55,6 +56,7 @@ def _options(
 app.command("quickstart")(quickstart_command)
 app.command("compile")(compile_command)
 app.command("inspect")(inspect_command)
+app.add_typer(engines_app, name="engines")
 app.command("fit")(fit_command)
 app.command("evaluate")(evaluate_command)
 app.command("run")(run_command)

@@ -1,0 +1,165 @@
+"""`edgeexit engines`: build TensorRT plans from a bundle's stages, list and clear those that are cached."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgeexit.console import console, next_step, notes, print_json, print_table, printable, progress_bar, share, warn
+
+engines_app = typer.Typer(
+    name="engines",
+    help="TensorRT plans: build them from a bundle's stages, list and clear the cache.",
+    no_args_is_help=True,
+)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+CacheOption = Annotated[Path | None, typer.Option(help="Folder of the plans; default: ~/.cache/edgeexit/engines.")]
+
+_MIB = 1 << 20
+
+
+@engines_app.command("build")
+def build_command(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    for_: Annotated[
+        str | None, typer.Option("--for", help="GPU to build for, e.g. SM86; default: the one of this machine.")
+    ] = None,
+    batch: Annotated[str | None, typer.Option(help="LEAST,OPTIMAL,MOST samples; default: the recipe's.")] = None,
+    dimension: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=LEAST,OPTIMAL,MOST of a dimension known only at run time, once each."),
+    ] = None,
+    workspace_mb: Annotated[int | None, typer.Option(min=1, help="Most scratch memory; default: the recipe's.")] = None,
+    dla: Annotated[int | None, typer.Option(min=0, help="DLA core to run on; default: the recipe's.")] = None,
+    cache: CacheOption = None,
+    force: Annotated[bool, typer.Option(help="Build every stage again.")] = False,
+    trust: Annotated[
+        list[Path] | None, typer.Option(help="Public key; the bundle must be signed by one of those given.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Build a plan of every stage, check it against the golden samples where its GPU is here, and keep it.
+
+    A stage that is cached is built again only when its graph, weights, recipe, TensorRT, GPU or driver have changed.
+
+    Example: `edgeexit engines build quickstart/bundle --for SM86`
+    """
+    from edgeexit.bundle import Bundle
+    from edgeexit.engines import PlanCache, build_engines, choose_site, default_folder, resolve_recipe
+    from edgeexit.signing import load_public_key
+    from edgeexit.targets import load_target
+
+    opened = Bundle.open(bundle, trusted_keys=[load_public_key(path) for path in trust or ()])
+    target = load_target(opened.manifest.target)
+    recipe = resolve_recipe(
+        opened.manifest,
+        target.nvidia,
+        batch=None if batch is None else _range("--batch", batch),
+        dimensions=dict(_dimension(text) for text in dimension or ()),
+        workspace_mb=workspace_mb,
+        dla_core=dla,
+    )
+    site = choose_site(None if for_ is None else for_.upper(), first=target.runtime)
+    site.library.journal.echo = "--debug" in sys.argv
+    folder = cache or default_folder()
+    stages = [stage.name for stage in opened.manifest.stages]
+    with progress_bar(f"{site.library.description} for {site.hardware.sm}", total=len(stages)) as bar:
+        task = bar.task_ids[0]
+        report = build_engines(
+            opened,
+            site,
+            recipe,
+            PlanCache(folder),
+            force=force,
+            on_stage=lambda name: bar.update(task, description=f"building {name}", completed=stages.index(name)),
+        )
+    if as_json:
+        print_json(report)
+        return
+    print_table(
+        f"{opened.manifest.model} for {report.hardware.device or report.hardware.sm}, {site.library.description}",
+        ("stage", "plan", "build", "", "max error", "top-1 as golden"),
+        [
+            (
+                engine.stage,
+                f"{engine.bytes / _MIB:.1f} MiB",
+                f"{engine.build_seconds:.2f} s",
+                "cached" if engine.cached else "built",
+                "not verified" if engine.check is None else f"{engine.check.max_error:.2g}",
+                "not verified" if engine.check is None else share(engine.check.agreement),
+            )
+            for engine in report.stages
+        ],
+    )
+    if report.not_verified is not None:
+        warn(f"not verified: {report.not_verified}")
+    for engine in report.stages:
+        if engine.gpu_layers:
+            warn(
+                f"{engine.stage}: {len(engine.gpu_layers)} layers run on the GPU, not the DLA: {engine.gpu_layers[0]} …"
+            )
+    notes.print(f"plans are in {printable(folder)}", soft_wrap=True)
+    next_step("edgeexit engines list")
+
+
+@engines_app.command("list")
+def list_command(cache: CacheOption = None, as_json: JsonOption = False) -> None:
+    """List the plans that are cached.
+
+    Example: `edgeexit engines list`
+    """
+    from edgeexit.engines import PlanCache, default_folder
+
+    folder = cache or default_folder()
+    records = PlanCache(folder).records()
+    if as_json:
+        print_json({str(path): record for path, record in records.items()})
+        return
+    print_table(
+        f"{len(records)} plans in {folder}",
+        ("model", "stage", "GPU", "library", "plan", "verified"),
+        [
+            (
+                record.model,
+                record.stage,
+                record.key.hardware.device or record.key.hardware.sm,
+                f"{record.key.library} {record.key.version}",
+                f"{record.bytes / _MIB:.1f} MiB",
+                "no" if record.check is None else "yes",
+            )
+            for record in records.values()
+        ],
+    )
+    next_step("edgeexit engines build BUNDLE" if not records else "edgeexit engines clear, to have the space back")
+
+
+@engines_app.command("clear")
+def clear_command(cache: CacheOption = None) -> None:
+    """Delete every plan that is cached, and the timings of earlier builds.
+
+    Example: `edgeexit engines clear`
+    """
+    from edgeexit.engines import PlanCache, default_folder
+
+    folder = cache or default_folder()
+    files, size = PlanCache(folder).clear()
+    console.print(f"deleted {files} files, {size / _MIB:.1f} MiB, from {printable(folder)}")
+    next_step("edgeexit engines build BUNDLE")
+
+
+def _dimension(text: str) -> tuple[str, tuple[int, int, int]]:
+    name, _, sizes = text.partition("=")
+    return name, _range("--dimension", sizes, given=text)
+
+
+def _range(option: str, text: str, *, given: str | None = None) -> tuple[int, int, int]:
+    from edgeexit.errors import EngineError
+
+    match = re.fullmatch(r"(\d{1,9}),(\d{1,9}),(\d{1,9})", text)
+    if match is None:
+        form = "NAME=LEAST,OPTIMAL,MOST" if option == "--dimension" else "LEAST,OPTIMAL,MOST"
+        raise EngineError(f"{option} '{given or text}' is not {form}, such as 1,8,32")
+    return int(match[1]), int(match[2]), int(match[3])

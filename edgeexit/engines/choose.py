@@ -1,0 +1,48 @@
+"""Chooses which library builds, and for which GPU."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from edgeexit.engines.gpu import Hardware, find_gpu
+from edgeexit.engines.library import Library, installed_libraries
+from edgeexit.errors import EngineError
+
+
+class Site(NamedTuple):
+    """Who builds, and for what."""
+
+    library: Library
+    hardware: Hardware
+    is_here: bool
+    """Whether that GPU is in this machine, and so can run what was built."""
+
+
+def choose_site(sm: str | None, *, first: str = "tensorrt") -> Site:
+    """Return a library that builds for the GPU `sm`, by default this machine's; `first` names the preferred library.
+
+    Raises EngineError where nothing that is installed can.
+    """
+    libraries = installed_libraries(first)
+    try:
+        return match_site(sm, libraries, find_gpu())
+    except EngineError as error:
+        return match_site(sm, libraries, None, why_none=str(error))
+
+
+def match_site(sm: str | None, libraries: Sequence[Library], here: Hardware | None, *, why_none: str = "") -> Site:
+    """Do what `choose_site` says, of these libraries and the GPU that is `here`."""
+    wanted = sm or (here.sm if here is not None else None)
+    every = ", ".join(dict.fromkeys(name for library in libraries for name in library.ahead_of_time))
+    offer = f"--for takes {every}" if every else "install edgeexit[tensorrt-rtx] to build ahead of time for another"
+    if wanted is None:
+        raise EngineError(f"there is no NVIDIA GPU here to build for ({why_none}); {offer}")
+    if here is not None and wanted == here.sm:
+        for library in libraries:
+            if not library.ahead_of_time or wanted in library.ahead_of_time:
+                return Site(library, here, is_here=True)
+    for library in libraries:
+        if wanted in library.ahead_of_time:
+            return Site(library, Hardware(sm=wanted), is_here=False)
+    names = " and ".join(library.description for library in libraries)
+    there = "no NVIDIA GPU here" if here is None else f"{here.sm} here"
+    raise EngineError(f"{names} cannot build for {wanted} with {there}; {offer}")

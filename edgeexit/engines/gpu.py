@@ -1,0 +1,101 @@
+"""The NVIDIA GPU of this machine: what it is, and calls of the CUDA runtime that say what went wrong."""
+
+import functools
+import importlib
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from edgeexit.errors import EngineError
+
+_L4T_RELEASE: Final = Path("/etc/nv_tegra_release")
+_POWER_MODE_SECONDS: Final = 5
+
+
+class Hardware(msgspec.Struct, frozen=True, kw_only=True):
+    """What a plan is built for; all but the compute capability are null where it is built ahead of time."""
+
+    sm: str
+    """Compute capability, e.g. SM87."""
+    device: str | None = None
+    """The GPU's name for itself."""
+    cuda: str | None = None
+    """CUDA version of the driver, e.g. 12.6."""
+    l4t: str | None = None
+    """First line of a Jetson's release file; null on other machines."""
+    power_mode: str | None = None
+    """A Jetson's power mode, as nvpmodel names it; null where it is not known."""
+
+
+def find_gpu() -> Hardware:
+    """Return the GPU of this machine. Raises EngineError where there is none, or no way to ask."""
+    device = cuda_call("cudaGetDevice")
+    runtime = cuda_runtime()
+    attribute = runtime.cudaDeviceAttr
+    major = cuda_call("cudaDeviceGetAttribute", attribute.cudaDevAttrComputeCapabilityMajor, device)
+    minor = cuda_call("cudaDeviceGetAttribute", attribute.cudaDevAttrComputeCapabilityMinor, device)
+    version = cuda_call("cudaDriverGetVersion")
+    return Hardware(
+        sm=f"SM{major}{minor}",
+        device=cuda_call("cudaGetDeviceProperties", device).name.decode(),
+        cuda=f"{version // 1000}.{version % 1000 // 10}",
+        l4t=_l4t(),
+        power_mode=_power_mode(),
+    )
+
+
+@functools.cache
+def cuda_runtime() -> Any:
+    """Return the module of the CUDA runtime. Raises EngineError where it is not installed."""
+    try:
+        return importlib.import_module("cuda.bindings.runtime")
+    except ImportError as error:
+        raise EngineError(
+            "the package cuda-bindings, which finds the GPU, is not installed; install edgeexit[tensorrt] or "
+            "edgeexit[tensorrt-rtx]"
+        ) from error
+
+
+def cuda_call(function: str, *arguments: Any) -> Any:
+    """Call a function of the CUDA runtime and return what it gives. Raises EngineError with CUDA's own words."""
+    runtime = cuda_runtime()
+    try:
+        status, *results = getattr(runtime, function)(*arguments)
+    except RuntimeError as error:  # the driver's library is not there at all
+        raise EngineError(f"{function}: {error}") from error
+    if status != runtime.cudaError_t.cudaSuccess:
+        _, text = runtime.cudaGetErrorString(status)
+        raise EngineError(f"{function}: {text.decode()}")
+    return results[0] if results else None
+
+
+def _l4t() -> str | None:
+    try:
+        return _L4T_RELEASE.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+    except (OSError, IndexError):
+        return None
+
+
+def _power_mode() -> str | None:
+    program = shutil.which("nvpmodel", path="/usr/sbin:/usr/bin")
+    if program is None:
+        return None
+    try:
+        told = subprocess.run(  # noqa: S603 - a program of the system, without arguments from outside
+            [program, "-q"], capture_output=True, text=True, timeout=_POWER_MODE_SECONDS, check=True
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return read_power_mode(told)
+
+
+def read_power_mode(told: str) -> str | None:
+    """Return the mode's name from what `nvpmodel -q` prints: `NV Power Mode: 15W`, its number on the next line."""
+    for line in told.splitlines():
+        _, found, name = line.partition("NV Power Mode:")
+        if found:
+            return name.strip() or None
+    return None

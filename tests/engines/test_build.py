@@ -1,0 +1,100 @@
+"""The real TensorRT-RTX parses and compiles every stage that we emit, for every GPU that it knows."""
+
+import pytest
+
+from edgeexit.engines import build_engines, check_stages, choose_site, resolve_recipe
+from edgeexit.errors import EngineError
+from tests.bundles import make_bundle
+from tests.compiler.networks import Dense, Masked, Residual, SequenceFirst
+
+
+def _compiled(folder, network, inputs, **options):
+    from edgeexit.compiler import compile_bundle  # noqa: PLC0415 - torch takes seconds to load
+
+    return compile_bundle(network(), folder, inputs=inputs, **options)
+
+
+LENGTH = {"length": (1, 7, 64)}
+BUNDLES = {
+    # name: how to make it in a folder, and the ranges that its recipe needs
+    "tiny": (make_bundle, {}),
+    "residual": (lambda folder: _compiled(folder, Residual, ["image:batch,1,8,8"]), {}),
+    "dense": (lambda folder: _compiled(folder, Dense, ["input:batch,4"]), {}),
+    "masked": (lambda folder: _compiled(folder, Masked, ["ids:n,length:int64", "mask:n,length:int64"]), LENGTH),
+    "sequence-first": (lambda folder: _compiled(folder, SequenceFirst, ["x:batch,5,6"]), {}),
+}
+
+
+@pytest.fixture(scope="module", params=BUNDLES)
+def bundle_and_ranges(request, rtx, tmp_path_factory):
+    make, dimensions = BUNDLES[request.param]
+    return make(tmp_path_factory.mktemp("made") / request.param), dimensions
+
+
+def test_every_stage_is_parsed(bundle_and_ranges):
+    bundle, _ = bundle_and_ranges
+    assert check_stages(bundle.path, bundle.manifest.stages) is None
+
+
+def test_every_stage_is_built_and_then_cached(bundle_and_ranges, ahead, cache):
+    bundle, dimensions = bundle_and_ranges
+    recipe = resolve_recipe(bundle.manifest, None, batch=(1, 4, 16), dimensions=dimensions)
+    told = []
+    first = build_engines(bundle, ahead, recipe, cache, on_stage=told.append)
+    assert told == [stage.name for stage in bundle.manifest.stages]
+    assert [engine.stage for engine in first.stages] == told
+    assert not any(engine.cached for engine in first.stages)
+    assert first.not_verified == "no SM86 GPU here"
+    again = build_engines(bundle, ahead, recipe, cache)
+    assert all(engine.cached for engine in again.stages)
+    assert [engine.plan for engine in again.stages] == [engine.plan for engine in first.stages]
+
+
+def test_every_gpu_that_the_library_names_is_built_for(rtx, tiny, recipe, cache):
+    gpus = set(rtx.ahead_of_time) - {"SM75"}  # whose matrix products are fp16 or int8
+    assert {"SM80", "SM86", "SM89", "SM120"} <= gpus
+    plans = set()
+    for sm in gpus:
+        report = build_engines(tiny, choose_site(sm, first="tensorrt_rtx"), recipe, cache)
+        plans.update(engine.plan for engine in report.stages)
+    assert len(plans) == len(gpus) * len(tiny.manifest.stages)
+
+
+def test_what_a_gpu_has_no_kernel_for_is_said_in_one_line(tiny, recipe, cache):
+    with pytest.raises(
+        EngineError, match=r"^stage0: tensorrt_rtx .* does not build it: .*FP32 GEMM is not supported"
+    ) as told:
+        build_engines(tiny, choose_site("SM75", first="tensorrt_rtx"), recipe, cache)
+    assert "\n" not in str(told.value)
+    assert cache.records() == {}
+
+
+def test_another_recipe_gives_other_plans(tiny, ahead, recipe, cache):
+    build_engines(tiny, ahead, recipe, cache)
+    other = resolve_recipe(tiny.manifest, None, batch=(1, 8, 8))
+    assert not any(engine.cached for engine in build_engines(tiny, ahead, other, cache).stages)
+
+
+def test_force_builds_again(tiny, ahead, recipe, cache):
+    build_engines(tiny, ahead, recipe, cache)
+    assert not any(engine.cached for engine in build_engines(tiny, ahead, recipe, cache, force=True).stages)
+
+
+@pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")
+def test_timings_are_kept_where_the_library_keeps_them(rtx, tiny, ahead, recipe, cache):
+    # TensorRT-RTX still has the calls, without effect; this shows that they are made in an order that it takes.
+    timing = ahead._replace(library=rtx._replace(name="tensorrt"))
+    build_engines(tiny, timing, recipe, cache)
+    (file,) = cache.folder.glob("*.timings")
+    build_engines(tiny, timing, recipe, cache, force=True)
+    file.write_bytes(b"damaged")
+    report = build_engines(tiny, timing, recipe, cache, force=True)
+    assert file.read_bytes() != b"damaged"
+    assert len(report.stages) == len(tiny.manifest.stages)
+
+
+def test_a_graph_that_is_not_the_manifests_is_refused(tmp_path, ahead, recipe, cache):
+    bundle = make_bundle(tmp_path / "mixed")
+    (bundle.path / "stage1.onnx").write_bytes((bundle.path / "stage2.onnx").read_bytes())
+    with pytest.raises(EngineError, match=r"stage1: the graph reads edgeexit\.temperature, hidden0, hidden1"):
+        build_engines(bundle, ahead, recipe, cache)

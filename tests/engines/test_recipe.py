@@ -1,0 +1,71 @@
+"""From a recipe to the shapes that a plan takes."""
+
+import msgspec
+import pytest
+
+from edgeexit.engines import resolve_recipe, stage_shapes
+from edgeexit.engines.recipe import outside
+from edgeexit.errors import EngineError
+from edgeexit.manifest import TEMPERATURE_INPUT, Recipe, TensorSpec
+from edgeexit.targets import Nvidia
+
+ORIN = Nvidia(sm="SM87", workspace_mb=2048, batch=(1, 2, 8), dla_cores=2)
+
+
+@pytest.fixture
+def manifest(tiny):
+    """Its input has a dimension known only at run time."""
+    return msgspec.structs.replace(
+        tiny.manifest, inputs=(TensorSpec(name="x", dtype="float32", shape=("batch", "length", 8)),)
+    )
+
+
+def test_every_input_of_a_stage_has_its_range(manifest):
+    recipe = resolve_recipe(manifest, ORIN, dimensions={"length": (1, 16, 64)})
+    assert stage_shapes(manifest, manifest.stages[0], recipe) == {
+        "x": ((1, 1, 8), (2, 16, 8), (8, 64, 8)),
+        TEMPERATURE_INPUT: ((1,), (1,), (1,)),
+    }
+    assert stage_shapes(manifest, manifest.stages[2], recipe) == {
+        "hidden0": ((1, 16), (2, 16), (8, 16)),
+        "hidden1": ((1, 16), (2, 16), (8, 16)),
+        TEMPERATURE_INPUT: ((1,), (1,), (1,)),
+    }
+
+
+def test_the_bundles_recipe_comes_before_the_targets_and_options_before_both(tiny):
+    own = msgspec.structs.replace(tiny.manifest, recipe=Recipe(batch=(1, 4, 4), workspace_mb=100))
+    assert resolve_recipe(tiny.manifest, ORIN).batch == (1, 2, 8)
+    assert resolve_recipe(tiny.manifest, ORIN).workspace_mb == 2048
+    assert resolve_recipe(own, ORIN).batch == (1, 4, 4)
+    assert resolve_recipe(own, ORIN, workspace_mb=7) == Recipe(batch=(1, 4, 4), workspace_mb=7)
+    assert resolve_recipe(own, ORIN, batch=(2, 2, 2)).batch == (2, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"batch": (4, 2, 8)}, r"the range of 'batch' is 4,2,8"),
+        ({"batch": (0, 2, 8)}, r"the range of 'batch' is 0,2,8"),
+        ({"dimensions": {"length": (3, 2, 8)}}, r"the range of 'length' is 3,2,8"),
+        ({}, r"tensor 'x' has the dimension 'length', and the recipe no range.*--dimension length=LEAST"),
+        ({"dimensions": {"lenght": (1, 2, 8)}}, r"no dimension 'lenght'; those known only at run time are: 'length'"),
+        ({"dimensions": {"length": (1, 2, 8)}, "dla_core": 0}, r"a DLA runs fp16 and int8, the bundle is fp32"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused(manifest, options, complaint):
+    with pytest.raises(EngineError, match=complaint):
+        resolve_recipe(manifest, ORIN, **options)
+
+
+def test_a_dla_takes_one_size_of_everything(tiny):
+    half = msgspec.structs.replace(tiny.manifest, precision="fp16")
+    with pytest.raises(EngineError, match="a DLA takes one size of every dimension, the range of 'batch' is 1,2,8"):
+        resolve_recipe(half, ORIN, dla_core=1)
+    assert resolve_recipe(half, ORIN, dla_core=1, batch=(2, 2, 2)).dla_core == 1
+
+
+def test_golden_samples_outside_of_the_ranges_are_named(manifest):
+    recipe = resolve_recipe(manifest, ORIN, dimensions={"length": (4, 16, 64)})
+    assert outside(manifest, recipe, {"x": (9, 4, 8)}) is None
+    assert outside(manifest, recipe, {"x": (9, 3, 8)}) == "the golden samples' 'x' has length 3, not 4 to 64"
