@@ -38,7 +38,7 @@ _GOLDEN_EXIT = "exit."
 
 
 class Golden(msgspec.Struct, frozen=True, kw_only=True):
-    """A few samples and what the whole model answered, to check a runtime on the device."""
+    """A few samples and what the stages, once proven, answered to them: to check a runtime on the device."""
 
     inputs: dict[str, npt.NDArray[Any]]
     """Model input name -> [n, ...]."""

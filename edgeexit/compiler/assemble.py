@@ -9,11 +9,13 @@ import onnx_ir as ir
 
 from edgeexit.compiler.answers import ExitForm, Logits
 from edgeexit.compiler.building import build_stage
-from edgeexit.compiler.graph import check, infer_shapes
+from edgeexit.compiler.graph import check, infer_shapes, opset_of
 from edgeexit.compiler.inputs import BATCH
+from edgeexit.compiler.lowering import lower_opset
 from edgeexit.compiler.readout import add_readout
 from edgeexit.compiler.split import Cut
 from edgeexit.compiler.stages import Plan
+from edgeexit.compiler.weights import save_graph
 from edgeexit.manifest import StageSpec, TensorSpec
 
 
@@ -24,19 +26,23 @@ class Stage(NamedTuple):
     spec: StageSpec
 
 
-def write_stages(model: ir.Model, plan: Plan, form: ExitForm, answers: Logits, folder: Path) -> list[Stage]:
-    """Build, check and write every stage to `folder`, where the weights are; costs are left at 0.
+def write_stages(
+    model: ir.Model, plan: Plan, form: ExitForm, answers: Logits, folder: Path, *, opset: int
+) -> list[Stage]:
+    """Build, check and write every stage to `folder`, where the weights are, in `opset` at most; costs are left at 0.
 
     `answers` of the whole model say how big the exits are. Raises CompileError.
     """
     stages = []
+    opset = min(opset, opset_of(model))
     for index in range(len(plan.cuts)):
         built = build_stage(model, plan, index)
         spec = _describe(built.graph, plan, index, answers)
         add_readout(built.graph, built.graph.outputs[-1], task=form.task, classes=answers[spec.exit.name].shape[1])
         infer_shapes(built)
+        lower_opset(built, opset)
         check(built, what=spec.name)
-        ir.save(built, folder / spec.file)
+        save_graph(built, folder / spec.file)
         stages.append(Stage(built, spec))
     return stages
 

@@ -3,34 +3,32 @@
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
-import onnx_ir as ir
 import torch
 
 from edgeexit import __version__
 from edgeexit.bundle import POLICY, PROFILE, Bundle, Golden, bundle_folder, write_golden, write_manifest
-from edgeexit.compiler.answers import ExitForm, Logits, answer, form_of
 from edgeexit.compiler.assemble import with_costs, write_stages
 from edgeexit.compiler.exits import choose_exits
-from edgeexit.compiler.export import run_module
+from edgeexit.compiler.fidelity import losses, measure_fidelity
 from edgeexit.compiler.graph import opset_of
 from edgeexit.compiler.inputs import parse_inputs, repeat_to
 from edgeexit.compiler.macs import cheaper_exit, count_macs
-from edgeexit.compiler.model import ExportedModel, export_model
+from edgeexit.compiler.model import export_model
 from edgeexit.compiler.sessions import Session, shapes_inside
 from edgeexit.compiler.source import load_source
 from edgeexit.compiler.stages import PROBE_BATCHES, check_exits, plan_stages
-from edgeexit.compiler.verify import check_against_torch, prove
-from edgeexit.compiler.weights import store_weights
-from edgeexit.datasets import Dataset, Inputs
+from edgeexit.compiler.verify import answer_staged, prove
+from edgeexit.compiler.whole import Reduction, Whole, prepare_whole
+from edgeexit.datasets import LABELS, Dataset, Inputs
+from edgeexit.engines import check_stages
 from edgeexit.errors import CompileError, DataError
-from edgeexit.manifest import Manifest, Precision, Task
-from edgeexit.targets import host_target, load_target
+from edgeexit.manifest import Fidelity, Manifest, Precision, Proof, Recipe, StageSpec, Task
+from edgeexit.targets import Target, host_target, load_target
 
-STEPS: Final = ("export", "split", "readout", "proof", "write")
+STEPS: Final = ("export", "precision", "split", "readout", "proof", "write")
 
-_TORCH_SAMPLES = 32
 _MADE_LATER = ((POLICY, "policy", "fit"), (PROFILE, "profile", "profile"))
 _TOOLS = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "torch")
 
@@ -91,60 +89,65 @@ def compile_bundle(
         source_name, loaded = load_source(source)
         if isinstance(loaded, torch.nn.Module) and any(part.training for part in loaded.modules()):
             on_note("the model was in training mode; it is compiled in evaluation mode")
-        arrays = example.inputs if isinstance(example, Dataset) else example
+        arrays = _arrays(example)
         exported = export_model(loaded, inputs=given, example=arrays, opset=device.opset)
         if exits:
             exported = choose_exits(exported, exits)
         check_exits(exported.model.graph)
-        store_weights(exported.model, folder)
-        form, samples, whole = _answer_whole(exported, folder, task)
-        classes = whole[exported.exits[0]].shape[1]
-        if labels is not None and len(labels) != classes:
-            raise DataError(f"there are {len(labels)} labels where the exits have {classes} classes")
+        reduction = Reduction(
+            precision,
+            calibration=_arrays(calibration) or arrays,
+            keep_fp32=keep_fp32,
+            placement="around" if device.runtime == "onnxruntime" else "before",
+        )
+        whole = prepare_whole(exported, reduction, task=task, folder=folder, on_step=on_step, on_note=on_note)
+        if labels is not None and len(labels) != whole.classes:
+            raise DataError(f"there are {len(labels)} labels where the exits have {whole.classes} classes")
 
         on_step("split")
-        batches = [repeat_to(samples, size) for size in PROBE_BATCHES]
-        plan = plan_stages(
-            exported.model.graph, lambda names: shapes_inside(exported.model, names, batches, folder=folder)
-        )
+        batches = [repeat_to(whole.samples, size) for size in PROBE_BATCHES]
+        plan = plan_stages(whole.model.graph, lambda names: shapes_inside(whole.model, names, batches, folder=folder))
 
         on_step("readout")
-        stages = write_stages(exported.model, plan, form, whole, folder)
+        stages = write_stages(whole.model, plan, whole.form, whole.answers, folder, opset=device.opset)
+        specs = [stage.spec for stage in stages]
+        if device.runtime != "onnxruntime":
+            unseen = check_stages(folder, specs)
+            if unseen is not None:
+                on_note(unseen)
 
         on_step("proof")
-        specs = [stage.spec for stage in stages]
-        sessions = [Session(folder / spec.file, what=spec.file) for spec in specs]
-        proof = prove(sessions, specs, samples, whole, batch=form.batch, source="random" if arrays is None else "data")
-        one = repeat_to(samples, 1)
-        counts = count_macs(exported.model, lambda model, names: shapes_inside(model, names, [one], folder=folder))
+        proof, fidelity, golden = _prove(folder, specs, whole, precision, real=arrays is not None)
+        for loss in () if fidelity is None else losses(fidelity, most_loss):
+            on_note(loss)
+        one = repeat_to(whole.samples, 1)
+        counts = count_macs(whole.model, lambda model, names: shapes_inside(model, names, [one], folder=folder))
         specs = [with_costs(stage, cut, counts) for stage, cut in zip(stages, plan.cuts, strict=True)]
-        misplaced = cheaper_exit(exported.model.graph, counts)
+        misplaced = cheaper_exit(whole.model.graph, counts)
         if misplaced is not None and not exits:
-            raise CompileError(f"{misplaced}; return them so, or give --exits {','.join(exported.exits)} to keep this order")
+            named = ",".join(exported.exits)
+            raise CompileError(f"{misplaced}; return them so, or keep this order with --exits {named}")
         if misplaced is not None:
             on_note(misplaced)
 
         on_step("write")
-        write_golden(
-            folder,
-            Golden(
-                inputs={name: array[: form.golden] for name, array in samples.items()},
-                exits={name: array[: form.golden] for name, array in whole.items()},
-            ),
-        )
+        write_golden(folder, golden)
         manifest = Manifest(
             model=name or source_name,
-            task=form.task,
+            task=whole.form.task,
             target=target_name,
-            precision="fp32",
-            opset=opset_of(exported.model),
+            precision=precision,
+            opset=min(opset_of(whole.model), device.opset),
             inputs=exported.inputs,
-            classes=classes,
+            classes=whole.classes,
             stages=tuple(specs),
             proof=proof,
             tools={"edgeexit": __version__} | {tool: version(tool) for tool in _TOOLS},
             files={},
             labels=None if labels is None else tuple(labels),
+            keep_fp32=tuple(keep_fp32),
+            fidelity=fidelity,
+            recipe=_recipe(device),
         )
         write_manifest(folder, manifest)
     for what, verb in lost:
@@ -152,20 +155,43 @@ def compile_bundle(
     return Bundle.open(out)
 
 
-def _answer_whole(exported: ExportedModel, folder: Path, task: Task | None) -> tuple[ExitForm, Inputs, Logits]:
-    """Run the graph as it was before the split: the user's own file where there is one."""
-    path = exported.file or folder / "whole.onnx"
-    if exported.file is None:
-        ir.save(exported.model, path)
-    try:
-        session = Session(path, what="the exported graph" if exported.file is None else f"'{exported.file}'")
-        form = form_of(session, exported.samples, exported.exits, task=task)
-        samples = {name: array[: form.samples] for name, array in exported.samples.items()}
-        whole = answer(session, samples, exported.exits, form)
-    finally:
-        if exported.file is None:
-            path.unlink()
-    if exported.module is not None:
-        few = {name: array[:_TORCH_SAMPLES] for name, array in samples.items()}
-        check_against_torch(whole, run_module(exported.module, few))
-    return form, samples, whole
+class _Proven(NamedTuple):
+    proof: Proof
+    fidelity: Fidelity | None
+    golden: Golden
+
+
+def _prove(folder: Path, specs: Sequence[StageSpec], whole: Whole, precision: Precision, *, real: bool) -> _Proven:
+    """Prove the stages, measure what their precision costs where there is something to measure it against."""
+    shipped = [Session(folder / spec.file, what=spec.file) for spec in specs]
+    proven = shipped
+    if precision != "fp32":  # as the whole model was run: every node as it stands
+        proven = [Session(folder / spec.file, what=spec.file, optimise=False) for spec in specs]
+    proof = prove(
+        proven,
+        specs,
+        whole.samples,
+        whole.answers,
+        precision=precision,
+        batch=whole.form.batch,
+        source="data" if real else "random",
+    )
+    few = {name: array[: whole.form.golden] for name, array in whole.samples.items()}
+    golden = Golden(inputs=few, exits=answer_staged(shipped, specs, few, batch=whole.form.batch))
+    if whole.reference is None:
+        return _Proven(proof, None, golden)
+    data, answers = whole.reference
+    found = answer_staged(shipped, specs, data.inputs, batch=whole.form.batch)
+    return _Proven(proof, measure_fidelity(answers, found, labels=data.labels), golden)
+
+
+def _recipe(device: Target) -> Recipe | None:
+    if device.runtime == "onnxruntime" or device.nvidia is None:
+        return None
+    return Recipe(batch=device.nvidia.batch, workspace_mb=device.nvidia.workspace_mb)
+
+
+def _arrays(data: Inputs | Dataset | None) -> Inputs | None:
+    if not isinstance(data, Dataset):
+        return data
+    return data.inputs if data.labels is None else {**data.inputs, LABELS: data.labels}

@@ -16,13 +16,14 @@ from torch.utils import _pytree
 
 from edgeexit.compiler.graph import rename_dimensions
 from edgeexit.compiler.inputs import Arrays, repeat_to
-from edgeexit.compiler.reasons import place_in_user_code, quietly, reason_of
+from edgeexit.compiler.reasons import cause_of, place_in_user_code, quietly, reason_of
 from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError
 from edgeexit.manifest import TensorSpec
 
 _TORCH = Path(torch.__file__).parent
 _BRANCHES = "Could not guard on"  # rather than "Could not extract specialized integer from"
+_OPSETS = (18, 20)  # torch writes nothing older, whatever it is asked for; runtimes do not yet run all of what is newer
 _EXPORT_BATCH = 2  # a batch of 1 would be taken for a constant
 
 
@@ -67,7 +68,11 @@ def export_module(module: torch.nn.Module, specs: Sequence[TensorSpec], samples:
 
 
 def to_onnx(program: ExportedProgram, *, opset: int) -> tuple[ir.Model, tuple[str, ...]]:
-    """Translate a program to ONNX; return the graph and the names of its exits. Raises CompileError."""
+    """Translate a program to ONNX; return the graph and the names of its exits.
+
+    The graph's operator set is `opset`, or the nearest of 18 to 20. Raises CompileError.
+    """
+    opset = sorted((opset, *_OPSETS))[1]
     returned = [spec.arg for spec in program.graph_signature.output_specs if spec.kind == OutputKind.USER_OUTPUT]
     exits = exits_of(_pytree.tree_unflatten(returned, program.call_spec.out_spec))
     for name, value in exits.items():
@@ -77,10 +82,8 @@ def to_onnx(program: ExportedProgram, *, opset: int) -> tuple[ir.Model, tuple[st
         with quietly():
             exported = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False)
     except Exception as error:  # the exporter raises many classes
-        deepest: BaseException = error
-        while deepest.__cause__ is not None:
-            deepest = deepest.__cause__
-        raise CompileError(f"the model cannot be translated to ONNX opset {opset}: {reason_of(deepest)}") from error
+        reason = reason_of(cause_of(error))
+        raise CompileError(f"the model cannot be translated to ONNX opset {opset}: {reason}") from error
     if exported is None:
         raise CompileError("the model cannot be translated to ONNX: the exporter returned nothing")
     if exported.exported_program is not None:

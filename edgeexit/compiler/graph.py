@@ -1,6 +1,7 @@
 """Brings an exported graph into the one form that the other steps rely on, and says what its inputs are."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 import onnx
 import onnx_ir as ir
@@ -16,6 +17,11 @@ from edgeexit.manifest import READOUT_SUFFIX, TEMPERATURE_INPUT, TensorSpec
 _OLDEST_OPSET = 13  # the readout's operators
 _IR_VERSION = 10  # what ONNX Runtime 1.20 reads
 _FEWEST_EXITS = 2
+_NO_TENSORS = {  # what they make; inference takes the type of what is inside for its type
+    "Optional", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceMap",
+    "SplitToSequence",
+}  # fmt: skip
+_MADE_UP = "unk__"  # how inference calls a dimension of which it knows nothing
 
 
 def normalise(model: ir.Model, *, exits: Sequence[str]) -> None:
@@ -24,13 +30,16 @@ def normalise(model: ir.Model, *, exits: Sequence[str]) -> None:
     Afterwards constants are initializers of the main graph, every first input dimension is called `batch`, shapes are
     inferred, nothing unused is left, no exit is read by a node or appears twice, and nothing is written that does not
     follow from the model (stack traces, paths, names of tools). Raises CompileError for a model without at least two
-    exits, equal names, a fixed batch or an operator set that is too old.
+    exits, equal names, a fixed batch, a value that nothing makes or an operator set that is too old.
     """
     graph = model.graph
+    if "ai.onnx" in model.opset_imports:  # the other name of the standard operators
+        model.opset_imports[""] = model.opset_imports.pop("ai.onnx")
     _check_names(graph, exits)
     opset = opset_of(model)
     if opset < _OLDEST_OPSET:
         raise CompileError(f"the model's opset {opset} is too old; export it again with {_OLDEST_OPSET} or newer")
+    _check_whole(model)
     read_small_weights(model)
     for step in (
         passes.RemoveInitializersFromInputsPass(),
@@ -48,7 +57,7 @@ def normalise(model: ir.Model, *, exits: Sequence[str]) -> None:
         tidy(model)
     _name_batch(graph)
     _strip(model)
-    model.ir_version = max(_IR_VERSION, onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)]))
+    set_ir_version(model)
     infer_shapes(model)
 
 
@@ -57,8 +66,20 @@ def opset_of(model: ir.Model) -> int:
     return model.opset_imports.get("", 1)
 
 
+def set_ir_version(model: ir.Model) -> None:
+    """Give a model the IR version that goes with its operator set, or 10, which is the oldest that we write."""
+    opset = onnx.helper.make_opsetid("", opset_of(model))
+    model.ir_version = max(_IR_VERSION, onnx.helper.find_min_ir_version_for([opset]))
+
+
 def input_specs(graph: ir.Graph) -> tuple[TensorSpec, ...]:
-    """Return the specifications of a graph's inputs; a dimension without name or size gets a name."""
+    """Return the specifications of a graph's inputs; a dimension without name or size gets a name.
+
+    Raises CompileError for an input that is no tensor of numbers, or that is empty.
+    """
+    for value in graph.inputs:
+        if any(size == 0 for size in value.shape or ()):
+            raise CompileError(f"input '{value.name}' has a dimension of size 0: there is nothing to compute on")
     return tuple(
         TensorSpec(
             name=str(value.name),
@@ -76,6 +97,14 @@ def infer_shapes(model: ir.Model) -> None:
     """Fill in the types and shapes that ONNX can infer; where it cannot, they stay open."""
     with quietly():
         passes.ShapeInferencePass(strict_mode=False)(model)
+    known = {size.value for value in model.graph.inputs for size in value.shape or () if not isinstance(size, int)}
+    for graph in model.graphs():
+        for value in (output for node in graph for output in node.outputs):
+            node = value.producer()
+            if node is not None and node.op_type in _NO_TENSORS and isinstance(value.type, ir.TensorType):
+                value.type = value.shape = None
+            elif value.shape is not None:
+                value.shape = ir.Shape([_known(size, known) for size in value.shape])
 
 
 def check(model: ir.Model, *, what: str) -> None:
@@ -120,6 +149,23 @@ def _check_names(graph: ir.Graph, exits: Sequence[str]) -> None:
             raise CompileError(f"exit '{name}' must not end in '{READOUT_SUFFIX}': that is the name of a readout")
     if TEMPERATURE_INPUT in inputs:
         raise CompileError(f"the model has an input '{TEMPERATURE_INPUT}' already: is it a stage of a bundle?")
+
+
+def _check_whole(model: ir.Model) -> None:
+    for graph in model.graphs():
+        for node in graph:
+            for value in node.inputs:
+                if value is not None and not (value.producer() or value.is_graph_input() or value.is_initializer()):
+                    raise CompileError(
+                        f"node '{node.name}' ({node.op_type}) reads '{value.name}', which nothing makes; is the model "
+                        "whole?"
+                    )
+
+
+def _known(size: int | ir.SymbolicDim, known: AbstractSet[str | None]) -> int | ir.SymbolicDim:
+    if not isinstance(size, int) and str(size.value).startswith(_MADE_UP) and size.value not in known:
+        return ir.SymbolicDim(None)
+    return size
 
 
 def _name_exits(graph: ir.Graph, exits: Sequence[str]) -> None:
@@ -204,6 +250,8 @@ def _values(graph: ir.Graph) -> Iterator[ir.Value]:
 def _dtype_name(value: ir.Value) -> str:
     if value.dtype is None:
         raise CompileError(f"input '{value.name}' has no type; is the model whole?")
+    if not isinstance(value.type, ir.TensorType):
+        raise CompileError(f"input '{value.name}' is a {type(value.type).__name__}; every input has to be a tensor")
     try:
         return str(value.dtype.numpy().name)
     except TypeError as error:

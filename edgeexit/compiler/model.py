@@ -8,8 +8,9 @@ import onnx_ir as ir
 import torch
 
 from edgeexit.compiler.export import ProgramModule, export_module, name_inputs, order_inputs, parameters_of, to_onnx
-from edgeexit.compiler.graph import input_specs, normalise, opset_of
+from edgeexit.compiler.graph import input_specs, normalise
 from edgeexit.compiler.inputs import Arrays, draw_samples, sizes_given, specs_of, take_samples
+from edgeexit.compiler.lowering import WORKING_OPSET, lower_opset
 from edgeexit.compiler.source import Loaded, OnnxFile
 from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError
@@ -31,13 +32,13 @@ class ExportedModel(NamedTuple):
 
 
 def export_model(loaded: Loaded, *, inputs: Sequence[TensorSpec], example: Inputs | None, opset: int) -> ExportedModel:
-    """Export a model for an operator set. Raises CompileError and DataError."""
+    """Export a model for an operator set, or for 18 where that is older. Raises CompileError and DataError."""
     if isinstance(loaded, torch.nn.Module):
         return _export_module(loaded, inputs, example, opset)
     if isinstance(loaded, OnnxFile):
         return _export_file(loaded, inputs, example, opset)
     model, exits = to_onnx(loaded, opset=opset)
-    return _export_graph(model, exits, inputs, example)._replace(module=ProgramModule(loaded))
+    return _export_graph(model, exits, inputs, example, opset)._replace(module=ProgramModule(loaded))
 
 
 def _export_module(
@@ -53,24 +54,21 @@ def _export_module(
     model, exits = to_onnx(export_module(module, specs, samples), opset=opset)
     name_inputs(model.graph, specs)
     normalise(model, exits=exits)
+    lower_opset(model, max(opset, WORKING_OPSET))
     return ExportedModel(model, exits, specs, samples, module=module)
 
 
 def _export_file(loaded: OnnxFile, given: Sequence[TensorSpec], example: Inputs | None, opset: int) -> ExportedModel:
-    found = opset_of(loaded.model)
-    if found > opset:
-        raise CompileError(
-            f"model '{loaded.path}' uses opset {found}, newer than the target's {opset}; export it again with that"
-        )
     exits = tuple(str(value.name) for value in loaded.model.graph.outputs)
-    return _export_graph(loaded.model, exits, given, example)._replace(file=loaded.path)
+    return _export_graph(loaded.model, exits, given, example, opset)._replace(file=loaded.path)
 
 
 def _export_graph(
-    model: ir.Model, exits: tuple[str, ...], given: Sequence[TensorSpec], example: Inputs | None
+    model: ir.Model, exits: tuple[str, ...], given: Sequence[TensorSpec], example: Inputs | None, opset: int
 ) -> ExportedModel:
     """Normalise a graph that says itself what its inputs are; `given` may size the dimensions it leaves open."""
     normalise(model, exits=exits)
+    lower_opset(model, max(opset, WORKING_OPSET))
     specs = input_specs(model.graph)
     sizes = sizes_given(specs, given)
     samples = draw_samples(specs, sizes=sizes) if example is None else take_samples(example, specs)

@@ -37,6 +37,13 @@ def reason_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+def cause_of(error: BaseException) -> BaseException:
+    """Return the error that an error was raised from, and so on to the first."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 def place_in_user_code(error: BaseException, *, library: Path) -> str | None:
     """Return `file.py:line` of the innermost code that a library had called when it raised, or None: none of it.
 

@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 import onnxruntime as ort
-from onnx_ir.passes import common as passes
 
+from edgeexit.compiler.extract import extract, needed_for
 from edgeexit.compiler.reasons import reason_of
+from edgeexit.compiler.weights import save_graph
 from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError
 
@@ -23,15 +24,18 @@ class Session:
     Args:
         path: the graph.
         what: how errors name it.
+        optimise: let ONNX Runtime rewrite the graph; without, every node runs as it stands, and so alike in any graph.
 
     Raises CompileError when ONNX Runtime refuses it.
 
     """
 
-    def __init__(self, path: Path, *, what: str) -> None:
+    def __init__(self, path: Path, *, what: str, optimise: bool = True) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = _FATAL_ONLY  # what it complains of comes as an exception too
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if not optimise:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._what = what
         try:
             self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -57,25 +61,22 @@ def shapes_inside(
 
     A scratch file stands in `folder` meanwhile, beside the weights. Raises CompileError.
     """
-    probe = model.clone()
-    wanted = set(names)
-    values = {str(value.name): value for node in probe.graph for value in node.outputs if value.name in wanted}
-    values |= {str(value.name): value for value in probe.graph.inputs if value.name in wanted}
-    made = [name for name in names if values[name].producer() is not None]
-    probe.graph.outputs.clear()
-    probe.graph.outputs.extend(values[name] for name in made)
-    passes.RemoveUnusedNodesPass()(probe)
-    path = folder / "probe.onnx"
-    ir.save(probe, path)
-    try:
-        session = Session(path, what="the model")
-        results = []
-        for feed in feeds:
-            arrays = dict(zip(made, session.run(feed, made), strict=True))
-            arrays |= {name: feed[name] for name in names if name not in arrays}
-            results.append(
-                {name: (a.dtype.name, tuple(a.shape)) for name, a in arrays.items() if isinstance(a, np.ndarray)}
-            )
+    values = {str(value.name): value for node in model.graph for value in node.outputs}
+    made = [values[name] for name in names if name in values]
+    given = [name for name in names if name not in values]
+    results = [{name: (feed[name].dtype.name, feed[name].shape) for name in given} for feed in feeds]
+    if not made:
         return results
+    nodes = needed_for(model.graph, made)
+    probe = extract(model, nodes, inputs=model.graph.inputs, outputs=made, name="probe")
+    path = folder / "probe.onnx"
+    try:
+        save_graph(probe, path)
+        session = Session(path, what="the model")
+        for feed, result in zip(feeds, results, strict=True):
+            arrays = session.run(feed, [str(value.name) for value in made])
+            found = zip(made, arrays, strict=True)
+            result |= {str(v.name): (a.dtype.name, a.shape) for v, a in found if isinstance(a, np.ndarray)}
     finally:
-        path.unlink()
+        path.unlink(missing_ok=True)
+    return results

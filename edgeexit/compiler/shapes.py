@@ -1,62 +1,41 @@
-"""Keeps big tensors from crossing a cut for the sake of their shape."""
+"""Makes shapes from whatever tensors are at hand, so that no big tensor is kept for the sake of its shape."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from itertools import groupby
 
 import numpy as np
 import onnx_ir as ir
 
-_BATCH_ONLY = (0, 1)
+ANY = "any"
+"""A dimension known only at run time, of which nothing else is known."""
 
 
-def root_shapes(graph: ir.Graph, values: Collection[str]) -> bool:
-    """Let the Shape nodes that read `values` read the model's inputs instead; return whether anything changed.
+def words_of(shape: Iterable[int | str | ir.SymbolicDim]) -> frozenset[str]:
+    """Return the names of the dimensions that have one, which all tensors of a graph share."""
+    names = (size.value if isinstance(size, ir.SymbolicDim) else size for size in shape)
+    return frozenset(name for name in names if isinstance(name, str) and name != ANY)
 
-    A dimension is either a number or a name that an input has too, so the shape of a deep tensor can be put together
-    from those. A Shape node with a dimension that is neither stays as it is.
-    """
+
+def words_needed(node: ir.Node, known: Collection[str]) -> frozenset[str] | None:
+    """Return the names of the dimensions that a Shape node returns, or None where one has none of the `known` names."""
+    sizes = _sizes(node)
+    words = None if sizes is None else words_of(sizes)
+    if sizes is None or words is None or not words.issubset(known):
+        return None
+    unknown = [size for size in sizes if not isinstance(size, int) and size.value not in words]
+    return None if unknown else words
+
+
+def read_sizes_from(graph: ir.Graph, node: ir.Node, inputs: Iterable[ir.Value]) -> None:
+    """Replace a Shape node: read its dimensions off `inputs`, which have all that are no numbers."""
     sources: dict[str, tuple[ir.Value, int]] = {}
-    for value in graph.inputs:
+    for value in inputs:
         for axis, size in enumerate(value.shape or ()):
-            if isinstance(size, ir.SymbolicDim) and size.value is not None:
-                sources.setdefault(size.value, (value, axis))
-    changed = False
-    for node in list(graph):
-        data = node.inputs[0] if node.op_type == "Shape" else None
-        if data is not None and data.name in values and data.shape is not None:
-            sizes = list(data.shape)[slice(*_range(node, len(data.shape)))]
-            if sizes and all(isinstance(size, int) or size.value in sources for size in sizes):
-                _replace(graph, node, sizes, sources)
-                changed = True
-    return changed
-
-
-def read_batch_from(graph: ir.Graph, carry: ir.Value) -> None:
-    """Drop inputs that are read for their batch size alone; `carry` has the same."""
-    for value in list(graph.inputs):
-        nodes = [use.node for use in value.uses()]
-        if value is not carry and nodes and all(_reads_batch(node, value) for node in nodes):
-            for node in nodes:
-                node.replace_input_with(0, carry)
-            graph.inputs.remove(value)
-
-
-def _reads_batch(node: ir.Node, value: ir.Value) -> bool:
-    return node.op_type == "Shape" and value.shape is not None and _range(node, len(value.shape)) == _BATCH_ONLY
-
-
-def _range(node: ir.Node, rank: int) -> tuple[int, int]:
-    """Return first and last dimension of a Shape node, counted from the front."""
-    start, end, _ = slice(node.attributes.get_int("start", 0), node.attributes.get_int("end", rank)).indices(rank)
-    return start, end
-
-
-def _replace(
-    graph: ir.Graph, node: ir.Node, sizes: list[int | ir.SymbolicDim], sources: dict[str, tuple[ir.Value, int]]
-) -> None:
+            for word in words_of([size]):
+                sources.setdefault(word, (value, axis))
     result = node.outputs[0]
     pieces: list[ir.Value] = []
-    for number, (is_known, group) in enumerate(groupby(sizes, key=lambda size: isinstance(size, int))):
+    for number, (is_known, group) in enumerate(groupby(_sizes(node) or (), key=lambda size: isinstance(size, int))):
         name = f"{result.name}.{number}"
         if is_known:
             tensor = ir.Tensor(np.array(list(group), dtype=np.int64), name=name)
@@ -77,3 +56,12 @@ def _replace(
     result.replace_all_uses_with(concat.outputs[0])
     graph.remove(node, safe=True)
     concat.outputs[0].name = result.name
+
+
+def _sizes(node: ir.Node) -> list[int | ir.SymbolicDim] | None:
+    """Return the dimensions that a Shape node returns, or None where nothing is known of them or there is none."""
+    data = node.inputs[0] if node.op_type == "Shape" and node.domain in {"", "ai.onnx"} else None
+    if data is None or data.shape is None:
+        return None
+    start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", len(data.shape))
+    return list(data.shape)[start:end] or None

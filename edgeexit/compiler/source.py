@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import onnx_ir as ir
 import torch
 
-from edgeexit.compiler.reasons import quietly, reason_of
+from edgeexit.compiler.reasons import cause_of, quietly, reason_of
 from edgeexit.errors import CompileError, DataError
 
 
@@ -71,9 +71,10 @@ def _existing(text: str) -> Path:
 
 def _load_onnx(path: Path) -> OnnxFile:
     try:
-        return OnnxFile(path, ir.load(path))
+        with quietly():
+            return OnnxFile(path, ir.load(path))
     except Exception as error:  # protobuf and onnx_ir raise classes of their own
-        raise CompileError(f"model '{path}' is not a readable ONNX file: {reason_of(error)}") from error
+        raise CompileError(f"model '{path}' is not a readable ONNX file: {reason_of(cause_of(error))}") from error
 
 
 def _load_program(path: Path) -> torch.export.ExportedProgram:

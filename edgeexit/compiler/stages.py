@@ -1,26 +1,24 @@
-"""From a normalised graph to one graph a stage: decides what may be carried, and builds the pieces."""
+"""Plans the stages of a normalised graph: describes it to the split, and finds out what may be kept between stages."""
 
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import Final, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes import common as passes
 
-from edgeexit.compiler.graph import bodies
+from edgeexit.compiler.again import is_random, may_run_again
+from edgeexit.compiler.extract import reads_of
 from edgeexit.compiler.inputs import BATCH
-from edgeexit.compiler.macs import is_product
-from edgeexit.compiler.shapes import read_batch_from, root_shapes
-from edgeexit.compiler.split import Cut, Node, split
-from edgeexit.errors import CompileError
+from edgeexit.compiler.shapes import ANY, words_needed, words_of
+from edgeexit.compiler.split import Cut, Flow, Kept, Node, candidates, split
 from edgeexit.manifest import TensorSpec
 
 PROBE_BATCHES: Final = (2, 3)
 """Sizes of the two batches that tell which dimension of a value is the batch."""
 
-_ANY = "any"  # a dimension of which nothing is known
-_COPIED = {"Identity", "DequantizeLinear"}
-_RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+_DEAR_WEIGHTS = 1 << 16
+"""Bytes of weights from which on a node is not cheap: the runtimes of two stages would both hold them."""
 
 Shapes = Mapping[str, tuple[str, tuple[int, ...]]]
 """Value name -> dtype name and shape, in one run."""
@@ -32,6 +30,8 @@ class Carry(NamedTuple):
     spec: TensorSpec
     """How it crosses: transposed, under a name of its own, where the graph has the batch on a later axis."""
     batch_axis: int
+    size: int
+    """Bytes a sample, at the lengths of the samples where a dimension is known only at run time."""
 
 
 class Plan(NamedTuple):
@@ -39,114 +39,94 @@ class Plan(NamedTuple):
 
     cuts: tuple[Cut, ...]
     carries: dict[str, Carry]
-    """By the value's name in the graph."""
+    """By the value's name in the graph; the inputs of the model are among them."""
+
+    def kept(self, stage: int) -> dict[str, int]:
+        """Return what is kept for a stage and later ones before it runs: name in the manifest -> bytes a sample."""
+        carries = [self.carries[name] for name in self.cuts[stage].kept]
+        return {carry.spec.name: carry.size for carry in carries}
 
 
 def check_exits(graph: ir.Graph) -> None:
-    """Raise CompileError for an exit that adds no work after the one before it, or that depends on no input."""
-    _cut(graph, remade=set())
+    """Raise CompileError for an exit that depends on no input, equals another or adds no work after those before it."""
+    _flow(graph)
 
 
 def plan_stages(graph: ir.Graph, look: Callable[[Sequence[str]], Sequence[Shapes]]) -> Plan:
-    """Decide the stages of a normalised graph, which may get other Shape nodes on the way.
+    """Decide the stages of a normalised graph.
 
     The runtime drops the samples that have left, so a value crosses a cut only when it has a row a sample. Whatever
-    has not (shapes, masks for all) is made again in the stages that need it, from values that have.
+    has not (shapes, masks for all) is made again in the stages that need it, from values that have. Of all the ways
+    that are left, every cut takes the one that keeps the fewest bytes.
 
     Args:
         graph: the whole model.
         look: runs the model on batches of `PROBE_BATCHES` samples and returns the shapes of the values it is asked for.
 
-    Raises CompileError where a value without rows would cost a convolution or matrix product to make again.
+    Raises CompileError where a value without rows would cost a product to make again.
 
     """
-    only_batch_varies = all(isinstance(size, int) for value in graph.inputs for size in list(value.shape or ())[1:])
+    flow = _flow(graph)
+    inferred = {str(value.name): value.shape for node in graph for value in node.outputs}
+    inferred |= {str(value.name): value.shape for value in graph.inputs}
+    known = _words(graph)
+    only_batch_varies = known == {BATCH}
     carries: dict[str, Carry | None] = {}
-    while True:
-        nodes, cuts = _cut(graph, remade={name for name, carry in carries.items() if carry is None})
-        if root_shapes(graph, _read_for_shape_alone(graph, cuts)):
-            continue
-        unknown = [name for cut in cuts for name in cut.carry_out if name not in carries]
-        if not unknown:
-            break
+    kept: dict[str, Kept | None] = {}
+    while unknown := sorted(candidates(flow, kept) - kept.keys()):
         first, second = look(unknown)
         for name in unknown:
             seen = first.get(name), second.get(name)
-            carries[name] = _carry(name, seen, _shape(graph, name), only_batch_varies=only_batch_varies)
-    _refuse_dear_copies(graph, nodes, cuts)
-    return Plan(cuts, {name: carry for name, carry in carries.items() if carry is not None})
+            carry = _carry(name, seen, inferred[name], only_batch_varies=only_batch_varies)
+            carries[name] = carry
+            kept[name] = None if carry is None else Kept(carry.size, words_of(carry.spec.shape) & known)
+    cuts = split(flow, kept)
+    crossing = {name for cut in cuts for name in cut.kept}
+    return Plan(cuts, {name: carry for name, carry in carries.items() if carry is not None and name in crossing})
 
 
-def build_stage(model: ir.Model, plan: Plan, stage: int) -> ir.Model:
-    """Return the graph of one stage, self-contained but for the weights that it shares with the others."""
-    cut = plan.cuts[stage]
-    built = model.clone()
-    graph = built.graph
-    exit_value = graph.outputs[stage]
-    graph.outputs.clear()
-    values = {str(value.name): value for value in (*graph.inputs, *(out for node in graph for out in node.outputs))}
-
-    for name in cut.carry_out:
-        _hand_out(graph, values[name], plan.carries[name])
-    arriving = [_take_in(graph, values[name], plan.carries[name]) for name in cut.carry_in]
-    graph.outputs.append(exit_value)
-    reads = [value for value in graph.inputs if value.name in cut.inputs]
-    graph.inputs.clear()
-    graph.inputs.extend([*reads, *arriving])
-    passes.RemoveUnusedNodesPass()(built)
-    passes.RemoveUnusedFunctionsPass()(built)  # type: ignore[no-untyped-call]
-    passes.RemoveUnusedOpsetsPass()(built)
-    if arriving:
-        read_batch_from(graph, arriving[0])
-    passes.TopologicalSortPass()(built)
-    graph.name = f"stage{stage}"
-    return built
+def _flow(graph: ir.Graph) -> Flow:
+    return Flow(
+        _describe(graph),
+        inputs=[str(value.name) for value in graph.inputs],
+        exits=[str(value.name) for value in graph.outputs],
+    )
 
 
-def _cut(graph: ir.Graph, *, remade: set[str]) -> tuple[list[Node], tuple[Cut, ...]]:
-    nodes = _describe(graph, remade)
-    inputs = [str(value.name) for value in graph.inputs]
-    return nodes, split(nodes, inputs=inputs, exits=[str(value.name) for value in graph.outputs])
+def _words(graph: ir.Graph) -> frozenset[str]:
+    """Return the names of the dimensions of the inputs, each of which every stage can find out."""
+    return frozenset().union(*(words_of(value.shape or ()) for value in graph.inputs))
 
 
-def _describe(graph: ir.Graph, remade: set[str]) -> list[Node]:
-    """Return the graph as splitting sees it; nodes that make a value of `remade` are copied, as are constant ones."""
+def _describe(graph: ir.Graph) -> list[Node]:
+    """Return the graph as splitting sees it."""
+    known = _words(graph)
+    weights = {str(v.name): 0 if v.const_value is None else v.const_value.nbytes for v in graph.initializers.values()}
     described = []
-    variable = {str(value.name) for value in graph.inputs}
     for node in graph:
-        reads = tuple(str(value.name) for value in _reads(node))
+        reads = tuple(str(value.name) for value in reads_of(node))
         makes = tuple(str(value.name) for value in node.outputs if value.name)
-        constant = node.op_type not in _RANDOM and not variable.intersection(reads)
-        if not constant:
-            variable.update(makes)
-        copied = constant or (node.op_type in _COPIED and node.domain == "") or not remade.isdisjoint(makes)
-        described.append(Node(reads, makes, copied))
+        again = may_run_again(node)
+        held = sum(weights.get(name, 0) for name in reads)
+        if all(name in weights for name in reads) and not is_random(node):
+            weights |= dict.fromkeys(makes, held)
+        elif again == "freely" and held > _DEAR_WEIGHTS:
+            again = "if needed"
+        words = words_needed(node, known)
+        described.append(
+            Node(
+                reads=reads if words is None else (),
+                makes=makes,
+                again=again,
+                stays=node.op_type == "QuantizeLinear",
+                alias=node.op_type == "Identity",
+                random=is_random(node),
+                shape_of=None if words is None else reads[0],
+                words=words or frozenset(),
+                title=f"{node.op_type} '{node.name}'" if node.name else f"a {node.op_type}",
+            )
+        )
     return described
-
-
-def _reads(node: ir.Node) -> list[ir.Value]:
-    """Return what a node needs: its inputs, and what its bodies capture, at any depth."""
-    reads = dict.fromkeys(value for value in node.inputs if value is not None)
-    for body in bodies(node):
-        own = {*body.inputs, *body.initializers.values(), *(value for inner in body for value in inner.outputs)}
-        for inner in body:
-            reads |= dict.fromkeys(value for value in _reads(inner) if value not in own)
-    return list(reads)
-
-
-def _read_for_shape_alone(graph: ir.Graph, cuts: Sequence[Cut]) -> set[str]:
-    """Return the carried values of which later stages read nothing but the shape."""
-    nodes = list(graph)
-    carried = {name for cut in cuts for name in cut.carry_in}
-    for cut in cuts:
-        for index in cut.nodes:
-            if nodes[index].op_type != "Shape":
-                carried -= {str(value.name) for value in _reads(nodes[index])}.intersection(cut.carry_in)
-    return carried
-
-
-def _shape(graph: ir.Graph, name: str) -> ir.Shape | None:
-    return next(value.shape for node in graph for value in node.outputs if value.name == name)
 
 
 def _carry(
@@ -158,10 +138,10 @@ def _carry(
 ) -> Carry | None:
     """Say how a value crosses, from its shapes in two batches of `PROBE_BATCHES`, or None: not by rows."""
     first, second = seen
-    if first is None or second is None or len(first[1]) != len(second[1]):
+    if first is None or second is None or len(first[1]) != len(second[1]) or np.dtype(first[0]).hasobject:
         return None
     sizes = list(zip(first[1], second[1], strict=True))
-    if PROBE_BATCHES not in sizes:
+    if [pair for pair in sizes if pair[0] != pair[1]] != [PROBE_BATCHES]:
         return None
     batch_axis = sizes.index(PROBE_BATCHES)
     known = (
@@ -170,7 +150,8 @@ def _carry(
     shape = [_size(pair, size, only_batch_varies=only_batch_varies) for pair, size in zip(sizes, known, strict=True)]
     del shape[batch_axis]
     crossing = name if batch_axis == 0 else f"{name}.batch_first"
-    return Carry(TensorSpec(name=crossing, dtype=first[0], shape=(BATCH, *shape)), batch_axis)
+    size = prod(first[1]) // PROBE_BATCHES[0] * np.dtype(first[0]).itemsize
+    return Carry(TensorSpec(name=crossing, dtype=first[0], shape=(BATCH, *shape)), batch_axis, size)
 
 
 def _size(seen: tuple[int, int], inferred: int | ir.SymbolicDim, *, only_batch_varies: bool) -> int | str:
@@ -179,56 +160,4 @@ def _size(seen: tuple[int, int], inferred: int | ir.SymbolicDim, *, only_batch_v
         return inferred
     if inferred.value is not None:
         return inferred.value
-    return seen[0] if only_batch_varies and seen[0] == seen[1] else _ANY
-
-
-def _refuse_dear_copies(graph: ir.Graph, described: Sequence[Node], cuts: Sequence[Cut]) -> None:
-    nodes = list(graph)
-    first: dict[int, int] = {}
-    constants = {str(value.name) for value in graph.initializers.values()}
-    for stage, cut in enumerate(cuts):
-        for index in cut.nodes:
-            if constants.issuperset(described[index].reads):
-                constants.update(described[index].makes)
-            elif first.setdefault(index, stage) < stage and is_product(nodes[index]):
-                raise CompileError(
-                    f"stage {stage} needs '{described[index].makes[0]}', which stage {first[index]} makes in a "
-                    f"{nodes[index].op_type} and which has no dimension for the batch alone; keep the batch a "
-                    "dimension of its own where the exits branch off"
-                )
-
-
-def _hand_out(graph: ir.Graph, value: ir.Value, carry: Carry) -> None:
-    """Make a value an output of a stage, batch first."""
-    if carry.batch_axis == 0:
-        leaving = value
-    else:
-        rank = len(carry.spec.shape)
-        order = [carry.batch_axis, *(axis for axis in range(rank) if axis != carry.batch_axis)]
-        node = ir.node("Transpose", [value], {"perm": order}, name=f"{carry.spec.name}.out")
-        graph.append(node)
-        leaving = node.outputs[0]
-        leaving.name = carry.spec.name
-    _describe_value(leaving, carry.spec)
-    graph.outputs.append(leaving)
-
-
-def _take_in(graph: ir.Graph, value: ir.Value, carry: Carry) -> ir.Value:
-    """Let an input of a stage, batch first, stand for a value that an earlier stage makes; return the input."""
-    arriving = ir.Value(name=carry.spec.name)
-    _describe_value(arriving, carry.spec)
-    replacement = arriving
-    if carry.batch_axis != 0:
-        order = [axis + 1 if axis < carry.batch_axis else axis for axis in range(len(carry.spec.shape))]
-        order[carry.batch_axis] = 0
-        node = ir.node("Transpose", [arriving], {"perm": order}, name=f"{carry.spec.name}.in")
-        graph.append(node)
-        replacement = node.outputs[0]
-        replacement.name, replacement.type, replacement.shape = f"{value.name}.back", value.type, value.shape
-    value.replace_all_uses_with(replacement)
-    return arriving
-
-
-def _describe_value(value: ir.Value, spec: TensorSpec) -> None:
-    value.type = ir.TensorType(ir.DataType.from_numpy(np.dtype(spec.dtype)))
-    value.shape = ir.Shape(list(spec.shape))
+    return seen[0] if only_batch_varies and seen[0] == seen[1] else ANY

@@ -1,10 +1,12 @@
-"""Stores the weights once, in one file that every stage references."""
+"""Writes graphs, and their weights once, in one file that every graph references."""
 
 import hashlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import onnx_ir as ir
 
 from edgeexit.compiler.reasons import reason_of
@@ -14,6 +16,8 @@ WEIGHTS: Final = "weights.bin"
 
 _INLINE_BYTES: Final = 1024
 _ALIGNMENT: Final = 4096  # a page, so that runtimes can map the file
+_PIECE: Final = 1 << 24
+_BITS: Final = 8
 
 
 def read_small_weights(model: ir.Model) -> None:
@@ -28,31 +32,50 @@ def read_small_weights(model: ir.Model) -> None:
                     raise _unreadable(tensor, error) from error
 
 
+def save_graph(model: ir.Model, path: Path) -> None:
+    """Write a graph whose weights are stored. Raises CompileError where the file cannot be written."""
+    try:
+        ir.save(model, path)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise _unwritable(path, error) from error
+
+
 def store_weights(model: ir.Model, folder: Path) -> None:
     """Write every initializer above 1 KiB to `weights.bin` in `folder` and make the model refer to it.
 
-    Equal bytes are stored once, whatever their names. No file is written where there is nothing to store. Raises
-    CompileError when the data that an initializer refers to cannot be read.
+    Equal bytes are stored once, whatever their names. Weights are read and written in pieces, so a model may be larger
+    than memory. No file is written where there is nothing to store. Raises CompileError when the data that an
+    initializer refers to cannot be read, or the file cannot be written.
     """
     path = folder / WEIGHTS
     offsets: dict[bytes, int] = {}
-    with path.open("wb") as file:
-        for value, tensor in _large(model.graph):
-            content = _bytes_of(tensor)
-            digest = hashlib.sha256(content).digest()
-            if digest not in offsets:
-                file.write(bytes(-file.tell() % _ALIGNMENT))
-                offsets[digest] = file.tell()
-                file.write(content)
-            value.const_value = ir.ExternalTensor(
-                WEIGHTS,
-                offsets[digest],
-                len(content),
-                tensor.dtype,
-                shape=ir.Shape(tensor.shape.numpy()),
-                name=str(value.name),
-                base_dir=folder,
-            )
+    end = 0
+    try:
+        with path.open("wb") as file:
+            for value, tensor in _large(model.graph):
+                digest = hashlib.sha256()
+                for piece in _pieces(tensor):
+                    digest.update(piece)
+                if digest.digest() not in offsets:
+                    start = end + -end % _ALIGNMENT
+                    offsets[digest.digest()] = start
+                    file.seek(start)
+                    for piece in _pieces(tensor):
+                        file.write(piece)
+                    end = start + tensor.nbytes
+                value.const_value = ir.ExternalTensor(
+                    WEIGHTS,
+                    offsets[digest.digest()],
+                    tensor.nbytes,
+                    tensor.dtype,
+                    shape=ir.Shape(tensor.shape.numpy()),
+                    name=str(value.name),
+                    base_dir=folder,
+                )
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise _unwritable(path, error) from error
     if not offsets:
         path.unlink()
 
@@ -64,13 +87,23 @@ def _large(graph: ir.Graph) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
             yield value, tensor
 
 
-def _bytes_of(tensor: ir.TensorProtocol) -> bytes:
+def _pieces(tensor: ir.TensorProtocol) -> Iterator[bytes | memoryview]:
+    """Yield the bytes of a tensor as ONNX stores them."""
     try:
-        return tensor.tobytes()
+        if tensor.dtype.bitwidth < _BITS or sys.byteorder != "little":  # several elements share a byte there
+            yield tensor.tobytes()
+            return
+        content = np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8)
     except (OSError, ValueError) as error:
         raise _unreadable(tensor, error) from error
+    for start in range(0, len(content), _PIECE):
+        yield content[start : start + _PIECE].data
 
 
 def _unreadable(tensor: ir.TensorProtocol, error: Exception) -> CompileError:
     where = f" in '{tensor.location}'" if isinstance(tensor, ir.ExternalTensor) else ""
     return CompileError(f"weight '{tensor.name}'{where} cannot be read: {reason_of(error)}")
+
+
+def _unwritable(path: Path, error: OSError) -> CompileError:
+    return CompileError(f"{path.name} cannot be written: {error.strerror or reason_of(error)}")

@@ -105,4 +105,5 @@ def evaluate(
 
 def _answers(outputs: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
     """Return the class [B] of outputs [B, C], or [B, H, W] of maps [B, C, H, W]."""
-    return outputs.argmax(axis=1)
+    classes: npt.NDArray[np.int64] = outputs.argmax(axis=1)
+    return classes

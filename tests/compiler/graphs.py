@@ -93,3 +93,154 @@ def two_heads(
     """Write a graph of a few lines over weights `a` [8, 3], `b` [8, 3] and `c` [3, 3]."""
     text = f'<ir_version: 9, opset_import: ["": 18]> g ({inputs}) => ({outputs}) {{ {body} }}'
     return save_graph(path, text, a=(8, 3), b=(8, 3), c=(3, 3))
+
+
+LOOP = """
+<ir_version: 9, opset_import: ["": 18]>
+g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
+  h = MatMul(x, w)
+  e0 = MatMul(h, head)
+  three = Constant<value_int = 3>()
+  go = Constant<value = bool {1}>()
+  y = Loop(three, go, h) <
+    body = step (int64 i, bool on, float[N,8] state) => (bool still, float[N,8] next) {
+      still = Identity(on)
+      turned = MatMul(state, deep)
+      joined = Add(turned, h)
+      bias = Constant<value_floats = [0.1]>()
+      shifted = Add(joined, bias)
+      next = Tanh(shifted)
+    }>
+  e1 = MatMul(y, head)
+}
+"""
+"""A Loop whose body captures an earlier stage's value and a weight."""
+
+SCAN = """
+<ir_version: 9, opset_import: ["": 18]>
+g (float[N,T,8] x) => (float[N,3] e0, float[N,3] e1) {
+  h = MatMul(x, w)
+  axis = Constant<value_ints = [1]>()
+  p = ReduceMean<keepdims = 0>(h, axis)
+  e0 = MatMul(p, head)
+  start = Sub(p, p)
+  last, steps = Scan<num_scan_inputs = 1, scan_input_axes = [1], scan_output_axes = [1],
+    body = step (float[N,8] state, float[N,8] now) => (float[N,8] next, float[N,8] out) {
+      turned = MatMul(state, deep)
+      joined = Add(turned, now)
+      shifted = Add(joined, p)
+      next = Tanh(shifted)
+      out = Identity(next)
+    }>(start, h)
+  e1 = MatMul(last, head)
+}
+"""
+"""A Scan over steps of any number, whose body captures what the first exit read and a weight."""
+
+FUNCTIONS = """
+<ir_version: 9, opset_import: ["": 18, "local": 1]>
+g (float[N,8] x, bool[N] flag) => (float[N,3] e0, float[N,3] e1) {
+  h = MatMul(x, w)
+  e0 = MatMul(h, head)
+  wide = Shape<start = 1>(x)
+  seven = Constant<value_ints = [7]>()
+  is_wide = Greater(wide, seven)
+  y = If(is_wide) <
+    then_branch = yes () => (float[N,8] t) { t = local.Outer(h, deep) },
+    else_branch = no () => (float[N,8] f) { f = local.Inner(h, deep) }>
+  number = Cast<to = 1>(flag)
+  one = Constant<value_ints = [1]>()
+  column = Unsqueeze(number, one)
+  shifted = Add(y, column)
+  e1 = MatMul(shifted, head)
+}
+<domain: "local", opset_import: ["": 18, "local": 1]>
+Outer (a, b) => (c) { d = local.Inner(a, b) c = HardSwish(d) }
+<domain: "local", opset_import: ["": 18]>
+Inner (a, b) => (c) { c = MatMul(a, b) }
+"""
+"""Functions that only branches call, one of which calls the other."""
+
+BRANCH_IN_FUNCTION = """
+<ir_version: 9, opset_import: ["": 18, "local": 1]>
+g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
+  h = MatMul(x, w)
+  e0 = MatMul(h, head)
+  y = local.Choose(h, deep)
+  e1 = MatMul(y, head)
+}
+<domain: "local", opset_import: ["": 18]>
+Choose (a, b) => (c) {
+  n = Shape<start = 1>(a)
+  k = Constant<value_ints = [3]>()
+  q = Greater(n, k)
+  c = If(q) <
+    then_branch = yes () => (float[N,8] u) { u = MatMul(a, b) },
+    else_branch = no () => (float[N,8] v) { v = Relu(a) }>
+}
+"""
+"""A function with branches of its own."""
+
+SAME_NAMES = """
+<ir_version: 9, opset_import: ["": 18]>
+g (float[N,8] x, float[N,8] gate) => (float[N,3] e0, float[N,3] e1) {
+  h = MatMul(x, w)
+  e0 = MatMul(h, head)
+  zero = Constant<value_ints = [0]>()
+  all = ReduceSum<keepdims = 0>(gate)
+  nothing = Constant<value = float {0}>()
+  positive = Greater(all, nothing)
+  y = If(positive) <
+    then_branch = yes () => (float[N,8] u) <float[1] factor = {2}> { u = Mul(h, factor) },
+    else_branch = no () => (float[N,8] v) <float[1] factor = {3}> { v = Mul(h, factor) }>
+  e1 = MatMul(y, head)
+}
+"""
+"""Two branches with an initializer each, of one name."""
+
+SEQUENCES = """
+<ir_version: 9, opset_import: ["": 18]>
+g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
+  h = MatMul(x, w)
+  r = Relu(h)
+  both = SequenceConstruct(h, r)
+  first = Constant<value_int = 0>()
+  second = Constant<value_int = 1>()
+  a = SequenceAt(both, first)
+  e0 = MatMul(a, head)
+  b = SequenceAt(both, second)
+  perhaps = Optional(b)
+  c = OptionalGetElement(perhaps)
+  t = Tanh(c)
+  e1 = MatMul(t, head)
+}
+"""
+"""A sequence that both stages read, and an optional in the second."""
+
+INITIALIZER_INPUT = """
+<ir_version: 9, opset_import: ["": 18]>
+g (float[N,8] x, float[8,3] head) => (float[N,3] e0, float[N,3] e1) {
+  e0 = MatMul(x, head)
+  r = Relu(x)
+  e1 = MatMul(r, head)
+}
+"""
+"""A weight that is listed as an input as well, as old exporters do."""
+
+MANY_OPERATORS = """
+<ir_version: 10, opset_import: ["": OPSET]>
+g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
+  h = MatMul(x, w)
+  e0 = MatMul(h, head)
+  rows = Shape(h)
+  flat = Reshape(h, rows)
+  r = Relu(flat)
+  s = Softmax<axis = 1>(r)
+  two = Constant<value_ints = [4, 4]>()
+  left, right = Split<axis = 1>(s, two)
+  joined = Concat<axis = 1>(right, left)
+  k = Clip(joined)
+  e1 = MatMul(k, head)
+}
+"""
+"""Operators that opset 13 has already and newer ones have again."""

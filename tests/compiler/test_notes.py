@@ -3,6 +3,7 @@
 import pytest
 
 from edgeexit.compiler import compile_bundle
+from edgeexit.errors import CompileError
 from tests.compiler.graphs import save_graph, two_heads
 from tests.compiler.networks import Dense
 
@@ -64,14 +65,18 @@ def exits(path, *outputs, text=EXITS):
     return save_graph(path, text, trunk0=(8, 8), trunk1=(8, 8), head0=(8, 3), head1=(8, 3))
 
 
-def test_exits_that_come_deep_first(notes_of, tmp_path):
-    (note,) = notes_of(exits(tmp_path / "reversed.onnx", "deep", "shallow"))
-    assert note == (
-        "exit 'shallow' by itself takes 88 MACs, exit 'deep' before it 152; are they returned shallow to deep?"
+def test_exits_that_come_deep_first_are_refused_unless_their_order_is_given(notes_of, tmp_path):
+    path = exits(tmp_path / "reversed.onnx", "deep", "shallow")
+    complaint = (
+        "exit 'shallow' by itself takes 88 MACs, exit 'deep' before it 152; shallow to deep they are shallow,deep"
     )
-    assert notes_of(exits(tmp_path / "ordered.onnx", "shallow", "deep")) == []
+    with pytest.raises(CompileError, match=f"^{complaint}; .*--exits deep,shallow$"):
+        notes_of(path)
+    assert notes_of(path, exits=["deep", "shallow"]) == [complaint]
+    assert notes_of(path, exits=["shallow", "deep"]) == []
 
 
 def test_the_order_is_not_judged_where_an_operator_has_no_known_cost(notes_of, tmp_path):
-    text = EXITS.replace("MatMul(h, head0)", 'Einsum<equation = "ij,jk->ik">(h, head0)')
-    assert notes_of(exits(tmp_path / "einsum.onnx", "deep", "shallow", text=text)) == []
+    text = EXITS.replace("MatMul(h, head0)", "com.microsoft.FusedMatMul(h, head0)")
+    text = text.replace('"": 18', '"": 18, "com.microsoft": 1')
+    assert notes_of(exits(tmp_path / "foreign.onnx", "deep", "shallow", text=text)) == []

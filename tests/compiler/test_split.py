@@ -1,39 +1,44 @@
 """The pure core of splitting, on random graphs."""
 
+from itertools import combinations
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeexit.compiler.split import Node, split
+from edgeexit.compiler.split import Flow, Kept, Node, candidates, split
 from edgeexit.errors import CompileError
 
 INPUTS = ("in0", "in1")
 CONSTANTS = ("w0", "w1")
+SIZES = (1, 1, 2, 4, 16)
 
 
 @st.composite
-def graphs(draw):
-    """Nodes that read anything made before them, some copied, some with two outputs; and two to four exits."""
+def graphs(draw, most=14, *, uncarryable=True):
+    """Nodes that read anything made before them, cheap and dear ones, and two to four exits; and what may be kept."""
     nodes, values = [], []
-    for index in range(draw(st.integers(2, 14))):
+    for index in range(draw(st.integers(2, most))):
         reads = draw(st.lists(st.sampled_from([*INPUTS, *CONSTANTS, *values]), min_size=1, max_size=3, unique=True))
-        makes = [f"v{index}.{output}" for output in range(draw(st.integers(1, 2)))]
-        nodes.append(Node(tuple(reads), tuple(makes), draw(st.booleans()) and draw(st.booleans())))
+        makes = [f"v{index}.{output}" for output in range(draw(st.sampled_from((1, 1, 1, 2))))]
+        again = draw(st.sampled_from(("freely", "freely", "if needed", "never")))
+        nodes.append(Node(tuple(reads), tuple(makes), again, stays=again == "freely" and draw(st.integers(0, 4)) == 0))
         values += makes
     exits = draw(st.lists(st.sampled_from(values), min_size=2, max_size=4, unique=True))
-    return nodes, sorted(exits, key=values.index)
+    sizes = {name: Kept(draw(st.sampled_from(SIZES))) for name in (*INPUTS, *values)}
+    if uncarryable:
+        sizes |= {name: None for name in values if draw(st.integers(0, 9)) == 0}
+    return nodes, sorted(exits, key=values.index), sizes
 
 
-def needed_for(wanted, nodes):
-    """Return the indices of a value's ancestors."""
-    maker = {value: index for index, node in enumerate(nodes) for value in node.makes}
-    found, pending = set(), [wanted]
-    while pending:
-        index = maker.get(pending.pop())
-        if index is not None and index not in found:
-            found.add(index)
-            pending += nodes[index].reads
-    return found
+def cut_up(graph):
+    """Return the split of a graph and what it was made from, or None where it is refused."""
+    nodes, exits, sizes = graph
+    try:
+        flow = Flow(nodes, inputs=INPUTS, exits=exits)
+        return flow, split(flow, sizes)
+    except CompileError:
+        return None
 
 
 def compute(nodes, order, values):
@@ -44,78 +49,173 @@ def compute(nodes, order, values):
     return values
 
 
+def ancestors(wanted, nodes):
+    maker = {value: index for index, node in enumerate(nodes) for value in node.makes}
+    found, pending = set(), list(wanted)
+    while pending:
+        index = maker.get(pending.pop())
+        if index is not None and index not in found:
+            found.add(index)
+            pending += nodes[index].reads
+    return found
+
+
 @given(graphs())
 def test_the_stages_composed_are_the_whole_graph(graph):
-    nodes, exits = graph
-    try:
-        cuts = split(nodes, inputs=INPUTS, exits=exits)
-    except CompileError:
+    nodes, exits, _ = graph
+    if (found := cut_up(graph)) is None:
         return
     constants = {name: hash(name) for name in CONSTANTS}
     inputs = {name: hash(name) for name in INPUTS}
     whole = compute(nodes, range(len(nodes)), constants | inputs)
-    carried = {}
-    for cut, exit_name in zip(cuts, exits, strict=True):
-        given_to_stage = {name: inputs[name] for name in cut.inputs} | {name: carried[name] for name in cut.carry_in}
-        made = compute(nodes, cut.nodes, constants | given_to_stage)  # a KeyError: read before it is made
+    there = dict(inputs)
+    for cut, exit_name in zip(found[1], exits, strict=True):
+        there = {name: there[name] for name in cut.kept}  # a KeyError: kept, and no earlier stage gives it
+        made = compute(nodes, cut.nodes, constants | {name: there[name] for name in (*cut.inputs, *cut.carry_in)})
         assert made[exit_name] == whole[exit_name]
-        carried |= {name: made[name] for name in cut.carry_out}
+        there |= {name: made[name] for name in cut.carry_out}
 
 
 @given(graphs())
-def test_every_needed_node_runs_once_and_nothing_else_runs_or_crosses(graph):
-    nodes, exits = graph
-    try:
-        cuts = split(nodes, inputs=INPUTS, exits=exits)
-    except CompileError:
+def test_what_is_dear_runs_in_one_stage_and_only_what_is_needed_runs(graph):
+    nodes, exits, sizes = graph
+    if (found := cut_up(graph)) is None:
         return
-    runs = [index for cut in cuts for index in cut.nodes if not nodes[index].copied]
-    needed = set().union(*(needed_for(name, nodes) for name in exits))
-    assert sorted(runs) == sorted(index for index in needed if not nodes[index].copied)
-    for position, cut in enumerate(cuts):
-        assert set(cut.nodes) <= needed_for(exits[position], nodes)
-        read_later = {name for later in cuts[position + 1 :] for name in later.carry_in}
-        assert set(cut.carry_out) <= read_later
-        read_here = {name for index in cut.nodes for name in nodes[index].reads} | {exits[position]}
-        assert set(cut.carry_in) | set(cut.inputs) <= read_here
+    flow, cuts = found
+    runs = [index for cut in cuts for index in cut.nodes if not flow.varying.isdisjoint(nodes[index].makes)]
+    assert {index for index, node in enumerate(nodes) if node.again == "never" and runs.count(index) > 1} == set()
+    if None not in sizes.values():
+        assert all(nodes[index].again == "freely" for index in set(runs) if runs.count(index) > 1)
+        dear = {index for index in ancestors(exits, nodes) if nodes[index].again != "freely"}
+        assert {index for index in dear if not flow.varying.isdisjoint(nodes[index].makes)} <= set(runs)
+    assert set(runs) <= ancestors(exits, nodes)
 
 
 @given(graphs())
-def test_a_refused_split_has_an_exit_without_work_or_without_input(graph):
-    nodes, exits = graph
+def test_a_value_has_one_maker_and_is_kept_from_there_to_its_last_reader(graph):
+    if (found := cut_up(graph)) is None:
+        return
+    _, cuts = found
+    handed_out = [name for cut in cuts for name in cut.carry_out]
+    assert len(handed_out) == len(set(handed_out))
+    for k, cut in enumerate(cuts):
+        read_from_here = {name for later in cuts[k:] for name in (*later.inputs, *later.carry_in)}
+        made_before = {name for earlier in cuts[:k] for name in earlier.carry_out}.union(INPUTS)
+        assert k == 0 or set(cut.kept) == read_from_here & made_before
+
+
+def bytes_kept(cut, sizes):
+    return sum(sizes[name].size for name in cut.kept)
+
+
+def naive_bytes(flow, stage, sizes):
+    """Bytes of all that later stages read of what earlier ones own: nothing is made again."""
+    crossing = set()
+    for index, owner in flow.owner.items():
+        if owner >= stage:
+            crossing |= {v for v in flow.nodes[index].reads if v in flow.varying and flow.owner_of(v) < stage}
+            crossing |= {v for v in flow.nodes[index].reads if v in flow.inputs}
+    return sum(sizes[name].size for name in crossing)
+
+
+@given(graphs(uncarryable=False))
+def test_never_more_bytes_are_kept_than_when_nothing_is_made_again(graph):
+    sizes = graph[2]
+    if (found := cut_up(graph)) is None:
+        return
+    flow, cuts = found
+    for stage, cut in enumerate(cuts[1:], start=1):
+        assert bytes_kept(cut, sizes) <= naive_bytes(flow, stage, sizes)
+
+
+@settings(max_examples=150, deadline=None)
+@given(graphs(most=8))
+def test_no_other_set_of_values_is_smaller(graph):
+    nodes, exits, sizes = graph
+    if (found := cut_up(graph)) is None:
+        return
+    flow, cuts = found
+
+    def is_enough(stage, chosen):
+        """Later exits can be made of `chosen` by later stages' nodes and by earlier ones that may run again."""
+        there = {*chosen, *CONSTANTS}
+        for index, node in enumerate(nodes):
+            may_run = flow.owner.get(index, stage) >= stage or node.again == "freely"
+            may_run |= not flow.varying.intersection(node.makes)
+            # What cannot be kept is made again by whatever makes it, unless that may never run again.
+            may_run |= node.again == "if needed" and any(sizes[name] is None for name in node.makes)
+            if may_run and there.issuperset(node.reads):
+                there.update(node.makes)
+        return there.issuperset(exits[stage:])
+
+    for stage, cut in enumerate(cuts[1:], start=1):
+        assert is_enough(stage, cut.kept)
+        old = [name for name in (*INPUTS, *flow.maker) if sizes[name] is not None and flow.owner_of(name) < stage]
+        old = [name for name in old if name in INPUTS or flow.maker[name] in flow.owner]
+        least = min(
+            sum(sizes[name].size for name in chosen)
+            for count in range(len(old) + 1)
+            for chosen in combinations(old, count)
+            if is_enough(stage, chosen)
+        )
+        if None in sizes.values():
+            assert bytes_kept(cut, sizes) >= least
+        else:
+            assert bytes_kept(cut, sizes) == least
+
+
+@given(graphs())
+def test_what_is_asked_for_is_enough_to_split_with(graph):
+    sizes = graph[2]
+    if (found := cut_up(graph)) is None:
+        return
+    flow, cuts = found
+    known = {}
+    while unknown := candidates(flow, known) - known.keys():
+        known |= {name: sizes[name] for name in unknown}
+    assert split(flow, known) == cuts
+
+
+@given(graphs())
+def test_a_refused_graph_has_an_exit_without_work_or_without_input(graph):
+    nodes, exits, _ = graph
     try:
-        split(nodes, inputs=INPUTS, exits=exits)
+        Flow(nodes, inputs=INPUTS, exits=exits)
     except CompileError:
         pass
     else:
         return
     done = set()
     for name in exits:
-        ancestors = needed_for(name, nodes)
-        fresh = {index for index in ancestors if not nodes[index].copied} - done
-        fed = any(set(INPUTS).intersection(nodes[index].reads) for index in ancestors)
-        if not fresh or not fed:
+        needed = ancestors([name], nodes)
+        if not any(set(INPUTS).intersection(nodes[index].reads) for index in needed):
             return
-        done |= fresh
+        if not any(index not in done and depends_on_input(index, nodes) for index in needed):
+            return
+        done |= needed
     pytest.fail("every exit adds work and depends on an input")
 
 
-def test_a_value_crosses_over_any_distance_and_only_its_readers_take_it():
-    nodes = [Node(("in0",), ("a",)), Node(("a",), ("b",)), Node(("b", "a"), ("c",))]
-    cuts = split(nodes, inputs=("in0",), exits=["a", "b", "c"])
-    assert [cut.carry_in for cut in cuts] == [(), ("a",), ("a", "b")]
-    assert [cut.carry_out for cut in cuts] == [("a",), ("b",), ()]
+def depends_on_input(index, nodes):
+    return any(set(INPUTS).intersection(nodes[a].reads) for a in ancestors(nodes[index].makes, nodes))
 
 
-def test_a_copied_node_moves_the_cut_up_to_what_it_reads():
-    nodes = [Node(("in0",), ("q",)), Node(("q", "scale"), ("d",), copied=True), Node(("d",), ("e",))]
-    nodes += [Node(("d",), ("f",))]
-    first, second = split(nodes, inputs=("in0",), exits=["e", "f"])
-    assert first.carry_out == second.carry_in == ("q",)
-    assert second.nodes == (1, 3)
+def test_a_value_that_cannot_be_kept_and_not_be_made_again_is_named_with_its_node():
+    nodes = [Node(("in0",), ("a",), title="MatMul 'mix'"), Node(("a",), ("e",)), Node(("a",), ("f",))]
+    flow = Flow(nodes, inputs=("in0",), exits=["e", "f"])
+    with pytest.raises(CompileError, match=r"stage 1 needs 'a', which stage 0 makes in MatMul 'mix' and which has no"):
+        split(flow, {"in0": Kept(4), "a": None})
 
 
-def test_an_exit_that_adds_nothing_is_named_with_the_one_before_it():
-    nodes = [Node(("in0",), ("a",)), Node(("a",), ("b",))]
-    with pytest.raises(CompileError, match=r"exit 'a' adds no work after 'b'.*shallow to deep"):
-        split(nodes, inputs=("in0",), exits=["b", "a"])
+@pytest.mark.parametrize(
+    ("exits", "match"),
+    [
+        (["b", "a"], r"exit 'a' adds no work after 'b'.*shallow to deep \(a, b\)"),
+        (["b", "same"], "exits 'b' and 'same' are the same value"),
+        (["a", "k"], "exit 'k' depends on no input"),
+    ],
+)
+def test_exits_that_are_none(exits, match):
+    nodes = [Node(("in0",), ("a",)), Node(("a",), ("b",)), Node(("b",), ("same",), alias=True), Node(("w0",), ("k",))]
+    with pytest.raises(CompileError, match=match):
+        Flow(nodes, inputs=("in0",), exits=exits)

@@ -1,17 +1,25 @@
 """The real TensorRT-RTX parses and compiles every stage that we emit, for every GPU that it knows."""
 
+import numpy as np
 import pytest
 
 from edgeexit.engines import build_engines, check_stages, choose_site, resolve_recipe
 from edgeexit.errors import EngineError
 from tests.bundles import make_bundle
 from tests.compiler.networks import Dense, Masked, Residual, SequenceFirst
+from tests.compiler.test_segment import Segmenter
 
 
 def _compiled(folder, network, inputs, **options):
     from edgeexit.compiler import compile_bundle  # noqa: PLC0415 - torch takes seconds to load
 
     return compile_bundle(network(), folder, inputs=inputs, **options)
+
+
+def _real(folder, network, precision):
+    """Compile for a desktop GPU, with samples that set int8's ranges."""
+    example = {"image": np.random.default_rng(0).standard_normal((32, 1, 8, 8)).astype(np.float32)}
+    return _compiled(folder, network, (), example=example, precision=precision, target="nvidia-desktop")
 
 
 LENGTH = {"length": (1, 7, 64)}
@@ -22,6 +30,11 @@ BUNDLES = {
     "dense": (lambda folder: _compiled(folder, Dense, ["input:batch,4"]), {}),
     "masked": (lambda folder: _compiled(folder, Masked, ["ids:n,length:int64", "mask:n,length:int64"]), LENGTH),
     "sequence-first": (lambda folder: _compiled(folder, SequenceFirst, ["x:batch,5,6"]), {}),
+    "residual-fp16": (lambda folder: _real(folder, Residual, "fp16"), {}),
+    "residual-int8": (lambda folder: _real(folder, Residual, "int8"), {}),
+    "segmenter": (lambda folder: _real(folder, Segmenter, "fp32"), {}),
+    "segmenter-fp16": (lambda folder: _real(folder, Segmenter, "fp16"), {}),
+    "segmenter-int8": (lambda folder: _real(folder, Segmenter, "int8"), {}),
 }
 
 

@@ -1,0 +1,123 @@
+"""Writes a model's precision into its graph: chooses what stays in fp32, and has the rest reduced."""
+
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+from onnxscript import optimizer
+
+from edgeexit.compiler.graph import bodies, normalise
+from edgeexit.compiler.half import to_half
+from edgeexit.compiler.quantise import Placement, to_int8
+from edgeexit.compiler.reasons import quietly
+from edgeexit.datasets import Dataset
+from edgeexit.errors import CompileError
+from edgeexit.manifest import Precision
+
+_NAMED = 6
+"""How many names an error lists."""
+
+
+def reduce_precision(
+    model: ir.Model,
+    precision: Precision,
+    *,
+    calibration: Dataset | None = None,
+    keep_fp32: Sequence[str] = (),
+    folder: Path,
+    placement: Placement = "around",
+    on_note: Callable[[str], None] = lambda _: None,
+) -> ir.Model:
+    """Return a normalised model in another precision, normalised again; inputs and exits keep name, shape and type.
+
+    Every type is explicit in the graph, so that ONNX Runtime and a strongly typed TensorRT network run the same
+    numbers. `fp32` returns the model as it is.
+
+    Args:
+        model: stays as it was.
+        precision: of what is inside.
+        calibration: real samples; `int8` cannot do without.
+        keep_fp32: patterns (`*`, `?`, `[...]`) of nodes that stay in fp32, matched with the name and the operator of
+            each node, and with the names of its outputs and weights.
+        folder: scratch files stand here meanwhile.
+        placement: where `int8` has its Q/DQ pairs.
+        on_note: told what was not done quite as asked.
+
+    Raises CompileError: a pattern that fits nothing or has nothing to keep, no calibration data, nothing to quantise.
+    DataError: calibration data with NaN or infinity.
+
+    """
+    if precision == "fp32":
+        if keep_fp32:
+            raise CompileError(f"--keep-fp32 '{keep_fp32[0]}': all is kept in fp32; add --precision fp16 or int8")
+        return model
+    exits = [str(value.name) for value in model.graph.outputs]
+    reduced = model.clone()
+    with quietly():
+        passes.InlinePass()(reduced)
+        optimizer.fold_constants(reduced)
+    _name_nodes(reduced.graph)
+    kept = _find(reduced.graph, keep_fp32)
+    if precision == "fp16":
+        to_half(reduced, kept=kept, on_note=on_note)
+    else:
+        if calibration is None:
+            raise CompileError("int8 takes its scales from real samples: give some 128 with --calibration FILE.npz")
+        reduced = to_int8(reduced, calibration, kept=kept, folder=folder, placement=placement, on_note=on_note)
+    normalise(reduced, exits=exits)
+    return reduced
+
+
+def _name_nodes(graph: ir.Graph) -> None:
+    """Give every node a name of its own: patterns and the quantiser go by it."""
+    nodes = list(_nodes(graph))
+    taken = {node.name for node in nodes}
+    seen: set[str] = set()
+    for node in nodes:
+        if not node.name or node.name in seen:
+            stem = f"{node.op_type}_{node.outputs[0].name}"
+            name, count = stem, 0
+            while name in taken:
+                count += 1
+                name = f"{stem}_{count}"
+            node.name = name
+            taken.add(name)
+        seen.add(node.name)
+
+
+def _find(graph: ir.Graph, patterns: Sequence[str]) -> set[ir.Node]:
+    """Return the nodes that patterns fit; those inside a body that fits are among them."""
+    names = {node: _names(node) for node in _nodes(graph)}
+    found: set[ir.Node] = set()
+    for pattern in patterns:
+        fits = {node for node, own in names.items() if any(fnmatchcase(name, pattern) for name in own)}
+        if not fits:
+            some = ", ".join(f"'{node.name}'" for node in list(names)[:_NAMED])
+            operators = ", ".join(sorted({node.op_type for node in names}))
+            raise CompileError(
+                f"--keep-fp32 '{pattern}' fits no node, operator, output or weight; there are {some}, ..., and the "
+                f"operators {operators}"
+            )
+        found |= fits
+        for node in fits:
+            for body in bodies(node):
+                found |= set(_nodes(body))
+    return found
+
+
+def _names(node: ir.Node) -> list[str]:
+    weights = [value.name for value in node.inputs if value is not None and value.is_initializer()]
+    outputs = [value.name for value in node.outputs]
+    return [name for name in (node.name, node.op_type, *outputs, *weights) if name]
+
+
+def _nodes(graph: ir.Graph) -> list[ir.Node]:
+    """Return the nodes of a graph and of the bodies in it, in order."""
+    found = []
+    for node in graph:
+        found.append(node)
+        for body in bodies(node):
+            found += _nodes(body)
+    return found

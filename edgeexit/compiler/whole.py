@@ -1,0 +1,132 @@
+"""The model before the split: what it answers as the user brought it, and in the precision that ships."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import onnx_ir as ir
+
+from edgeexit.compiler.answers import ExitForm, Logits, answer, form_of
+from edgeexit.compiler.export import run_module
+from edgeexit.compiler.model import ExportedModel
+from edgeexit.compiler.precision import reduce_precision
+from edgeexit.compiler.quantise import Placement
+from edgeexit.compiler.sessions import Session
+from edgeexit.compiler.verify import check_against_torch
+from edgeexit.compiler.weights import save_graph, store_weights
+from edgeexit.datasets import Dataset, Inputs, as_dataset, check_finite
+from edgeexit.manifest import Precision, Task
+
+_TORCH_SAMPLES = 32
+
+
+class Reference(NamedTuple):
+    """What to measure a precision against."""
+
+    data: Dataset
+    answers: Logits
+    """In fp32."""
+
+
+class Whole(NamedTuple):
+    """The model that is split, its weights stored, and what the stages have to answer."""
+
+    model: ir.Model
+    form: ExitForm
+    samples: Inputs
+    answers: Logits
+    reference: Reference | None
+    """None in fp32, and without real samples."""
+
+    @property
+    def classes(self) -> int:
+        """Number of classes C."""
+        return int(next(iter(self.answers.values())).shape[1])
+
+
+class Reduction(NamedTuple):
+    """The precision that is asked for."""
+
+    precision: Precision
+    calibration: Inputs | None
+    keep_fp32: Sequence[str]
+    placement: Placement
+
+
+def prepare_whole(
+    exported: ExportedModel,
+    reduction: Reduction,
+    *,
+    task: Task | None,
+    folder: Path,
+    on_step: Callable[[str], None],
+    on_note: Callable[[str], None],
+) -> Whole:
+    """Answer the samples in fp32, check that against torch, reduce the precision and answer them again.
+
+    The weights of what is returned stand in `folder`. `on_step` is told `precision` when that begins. Raises
+    CompileError and DataError.
+    """
+    if reduction.precision == "fp32":
+        store_weights(exported.model, folder)
+        session = _open(exported.model, folder, exported.file)
+        form, samples, answers = _answer_original(exported, session, task)
+        on_step("precision")
+        model = reduce_precision(exported.model, "fp32", keep_fp32=reduction.keep_fp32, folder=folder)
+        return Whole(model, form, samples, answers, None)
+    with tempfile.TemporaryDirectory(dir=folder, prefix="fp32.") as scratch:
+        store_weights(exported.model, Path(scratch))
+        session = _open(exported.model, Path(scratch), exported.file)
+        form, samples, answers = _answer_original(exported, session, task)
+        on_step("precision")
+        reference = None
+        if reduction.calibration is not None:
+            data = _calibration(reduction.calibration, exported, form, answers)
+            reference = Reference(data, answer(session, data.inputs, exported.exits, form))
+        model = reduce_precision(
+            exported.model,
+            reduction.precision,
+            calibration=None if reference is None else reference.data,
+            keep_fp32=reduction.keep_fp32,
+            folder=Path(scratch),
+            placement=reduction.placement,
+            on_note=on_note,
+        )
+        store_weights(model, folder)
+    session = _open(model, folder, None, optimise=False)
+    return Whole(model, form, samples, answer(session, samples, exported.exits, form), reference)
+
+
+def _open(model: ir.Model, folder: Path, file: Path | None, *, optimise: bool = True) -> Session:
+    """Open a model beside its weights, or the user's own file where there is one."""
+    if file is not None:
+        return Session(file, what=f"'{file}'")
+    path = folder / "whole.onnx"
+    try:
+        save_graph(model, path)
+        return Session(path, what="the exported graph", optimise=optimise)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _answer_original(exported: ExportedModel, session: Session, task: Task | None) -> tuple[ExitForm, Inputs, Logits]:
+    check_finite(exported.samples, where="example")
+    form = form_of(session, exported.samples, exported.exits, task=task)
+    samples = {name: array[: form.samples] for name, array in exported.samples.items()}
+    answers = answer(session, samples, exported.exits, form)
+    if exported.module is not None:
+        few = {name: array[:_TORCH_SAMPLES] for name, array in samples.items()}
+        check_against_torch(answers, run_module(exported.module, few))
+    return form, samples, answers
+
+
+def _calibration(arrays: Inputs, exported: ExportedModel, form: ExitForm, answers: Logits) -> Dataset:
+    """Return as much of the calibration data as the answers leave room for."""
+    classes = answers[exported.exits[0]].shape[1]
+    data = as_dataset(arrays, exported.inputs, task=form.task, classes=classes, where="calibration data")
+    check_finite(data.inputs, where="calibration data")
+    return Dataset(
+        inputs={name: array[: form.samples] for name, array in data.inputs.items()},
+        labels=None if data.labels is None else data.labels[: form.samples],
+    )

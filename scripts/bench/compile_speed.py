@@ -1,0 +1,133 @@
+"""Times each step of compiling: a ResNet-56 with four exits, and a graph of 5,000 nodes with twelve.
+
+    python scripts/bench/compile_speed.py [--json]
+
+The export holds what the exporter and the run of the whole model take; `ours` is the sum of split, readout and write,
+which this project does itself.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from edgeexit.compiler import compile_bundle
+
+_NODES = 5000
+_EXITS = 12
+_OURS = ("split", "readout", "write")
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int, out: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(width, out, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(out),
+            nn.ReLU(),
+            nn.Conv2d(out, out, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(out),
+        )
+        self.short = (
+            nn.Identity()
+            if width == out
+            else nn.Sequential(nn.Conv2d(width, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.body(x) + self.short(x))
+
+
+class ResNet56(nn.Module):
+    """ResNet-56 for 32x32 images with random weights; exits after blocks 7, 14, 21 and 27."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
+        widths = [16] * 9 + [32] * 9 + [64] * 9
+        strides = [1 if k == 0 or widths[k] == widths[k - 1] else 2 for k in range(27)]
+        inputs = [16, *widths[:-1]]
+        self.blocks = nn.ModuleList(map(_Block, inputs, widths, strides))
+        self.heads = nn.ModuleDict({str(k): nn.Linear(widths[k], 10) for k in (6, 13, 20, 26)})
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return four logits [B, 10] of an image [B, 3, 32, 32] float32."""
+        x, exits = self.stem(image), []
+        for k, block in enumerate(self.blocks):
+            x = block(x)
+            if str(k) in self.heads:
+                exits.append(self.heads[str(k)](x.mean((2, 3))))
+        return tuple(exits)
+
+
+def write_long_graph(path: Path) -> None:
+    """Write a residual graph of about 5,000 nodes with twelve exits [B, 10] on vectors [B, 16]."""
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.standard_normal((16, 16)) / 8, "head": rng.standard_normal((16, 10))}
+    nodes, x, each = [], "x", _NODES // _EXITS
+    for stage in range(_EXITS):
+        while len(nodes) < (stage + 1) * each - 1:
+            name = f"n{len(nodes)}"
+            nodes += [
+                helper.make_node("MatMul", [x, "w"], [f"{name}.m"]),
+                helper.make_node("Relu", [f"{name}.m"], [f"{name}.r"]),
+                helper.make_node("Add", [x, f"{name}.r"], [f"{name}.a"]),
+                helper.make_node("Tanh", [f"{name}.a"], [name]),
+            ]
+            x = name
+        nodes.append(helper.make_node("MatMul", [x, "head"], [f"exit{stage}"]))
+    graph = helper.make_graph(
+        nodes,
+        "long",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 16])],
+        [helper.make_tensor_value_info(f"exit{stage}", TensorProto.FLOAT, ["N", 10]) for stage in range(_EXITS)],
+        [numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+
+
+def seconds_per_step(source: Path | nn.Module, out: Path, inputs: tuple[str, ...] = ()) -> dict[str, float]:
+    """Compile and return seconds a step, `ours` and in total."""
+    marks: list[tuple[str, float]] = []
+    compile_bundle(
+        source, out, inputs=inputs, replace=True, on_step=lambda step: marks.append((step, time.perf_counter()))
+    )
+    marks.append(("end", time.perf_counter()))
+    steps = {step: after - start for (step, start), (_, after) in pairwise(marks)}
+    return steps | {
+        "ours": sum(took for step, took in steps.items() if step in _OURS),
+        "total": marks[-1][1] - marks[0][1],
+    }
+
+
+def main() -> None:
+    """Print the table."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--json", action="store_true", help="print the figures as JSON")
+    as_json = arguments.parse_args().json
+    with tempfile.TemporaryDirectory() as folder:
+        write_long_graph(Path(folder) / "long.onnx")
+        figures = {
+            "ResNet-56, 4 exits": seconds_per_step(ResNet56(), Path(folder) / "resnet", ("image:batch,3,32,32",)),
+            "5,000 nodes, 12 exits": seconds_per_step(Path(folder) / "long.onnx", Path(folder) / "long"),
+        }
+    if as_json:
+        print(json.dumps(figures, indent=2))
+        return
+    steps = next(iter(figures.values()))
+    print(f"{'seconds':<24}" + "".join(f"{step:>10}" for step in steps))
+    for name, row in figures.items():
+        print(f"{name:<24}" + "".join(f"{row[step]:>10.2f}" for step in steps))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""Which tensors cross a cut, and how many bytes they have."""
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from edgeexit.compiler import compile_bundle
+from edgeexit.compiler.split import Flow, Kept, Node, split
+from tests.compiler.composing import run_stages
+from tests.compiler.graphs import save_graph
+
+INPUT = Node(("image",), ("x",), title="stem")
+
+
+def kept_before_the_last(nodes, exits, **sizes):
+    flow = Flow(nodes, inputs=("image",), exits=exits)
+    *_, last = split(flow, {name: None if size is None else Kept(size) for name, size in sizes.items()})
+    return set(last.kept)
+
+
+def cheap(*reads, makes, **options):
+    return Node(reads, (makes,), "freely", **options)
+
+
+def dear(*reads, makes, **options):
+    return Node(reads, (makes,), **options)
+
+
+def test_two_kept_tensors_are_joined_again_rather_than_kept_once_more():
+    nodes = [
+        INPUT,
+        dear("x", makes="a"),
+        cheap("x", "a", makes="joined"),
+        dear("joined", makes="e0"),
+        dear("joined", makes="b"),
+        cheap("x", "a", "b", makes="wider"),
+        dear("wider", makes="e1"),
+    ]
+    sizes = {"image": 12, "x": 8, "a": 8, "joined": 16, "b": 8, "wider": 24}
+    assert kept_before_the_last(nodes, ["e0", "e1"], **sizes) == {"x", "a"}
+
+
+def test_an_enlarged_map_is_made_again_from_the_small_one():
+    nodes = [INPUT, cheap("x", makes="large"), dear("large", makes="e0"), dear("large", makes="e1")]
+    assert kept_before_the_last(nodes, ["e0", "e1"], image=100, x=16, large=64) == {"x"}
+
+
+def test_of_equally_many_bytes_the_one_that_needs_nothing_again_is_kept():
+    nodes = [INPUT, cheap("x", makes="relu"), dear("relu", makes="e0"), dear("relu", makes="e1")]
+    assert kept_before_the_last(nodes, ["e0", "e1"], image=100, x=16, relu=16) == {"relu"}
+
+
+def test_one_tensor_is_kept_for_two_that_are_made_of_it():
+    nodes = [
+        INPUT,
+        cheap("x", makes="relu"),
+        cheap("x", makes="negative"),
+        dear("relu", "negative", makes="e0"),
+        dear("relu", "negative", makes="e1"),
+    ]
+    assert kept_before_the_last(nodes, ["e0", "e1"], image=100, x=16, relu=16, negative=16) == {"x"}
+
+
+def test_an_input_counts_with_its_bytes():
+    nodes = [cheap("image", makes="x"), dear("x", makes="e0"), dear("x", makes="e1")]
+    assert kept_before_the_last(nodes, ["e0", "e1"], image=12, x=48) == {"image"}
+    assert kept_before_the_last(nodes, ["e0", "e1"], image=48, x=12) == {"x"}
+
+
+def test_what_is_quantised_crosses_so_even_when_only_a_later_stage_quantises_it():
+    nodes = [
+        INPUT,
+        dear("x", makes="e0"),
+        cheap("x", makes="q", stays=True),
+        cheap("q", makes="d"),
+        dear("d", makes="e1"),
+    ]
+    assert kept_before_the_last(nodes, ["e0", "e1"], image=100, x=16, q=4, d=16) == {"q"}
+
+
+def test_what_is_kept_anyway_is_quantised_where_it_is_needed():
+    nodes = [
+        INPUT,
+        dear("x", makes="e0"),
+        cheap("x", makes="q", stays=True),
+        cheap("q", makes="d"),
+        dear("d", "x", makes="e1"),
+    ]
+    flow = Flow(nodes, inputs=("image",), exits=["e0", "e1"])
+    first, second = split(flow, {"image": Kept(100), "x": Kept(16), "q": Kept(4), "d": Kept(16)})
+    assert second.kept == ("x",)
+    assert first.nodes == (0, 1)
+
+
+def test_a_random_operator_is_never_run_twice():
+    nodes = [
+        INPUT,
+        Node(("x",), ("noise",), "never", random=True),
+        cheap("x", "noise", makes="sum"),
+        dear("sum", makes="e0"),
+        dear("sum", makes="e1"),
+    ]
+    flow = Flow(nodes, inputs=("image",), exits=["e0", "e1"])
+    first, second = split(flow, {"image": Kept(9), "x": Kept(1), "noise": Kept(1), "sum": Kept(9)})
+    assert second.kept == ("x", "noise")
+    assert 1 in first.nodes
+    assert 1 not in second.nodes
+
+
+def test_a_shape_is_made_of_any_tensor_that_is_kept_with_the_same_dimensions():
+    nodes = [
+        INPUT,
+        dear("x", makes="wide"),
+        dear("wide", makes="e0"),
+        Node((), ("shape",), "freely", shape_of="wide", words=frozenset({"batch", "length"})),
+        dear("x", "shape", makes="e1"),
+    ]
+    flow = Flow(nodes, inputs=("image",), exits=["e0", "e1"])
+    words = frozenset({"batch", "length"})
+    sizes = {"image": Kept(100, words), "wide": Kept(99, words)}
+    assert split(flow, sizes | {"x": Kept(8, words)})[1].kept == ("x",)
+    without = split(flow, sizes | {"x": Kept(8, frozenset({"batch"}))})[1]
+    assert without.kept == without.inputs + without.carry_in == ("image", "x")
+
+
+@pytest.fixture
+def crossing(tmp_path):
+    """Compile a graph of a few lines; return inputs read again and tensors carried, name -> bytes a sample."""
+
+    def compiled(body, given="float[N,8] x", **weights):
+        text = f'<ir_version: 9, opset_import: ["": 18]> g ({given}) => (float[N,3] e0, float[N,3] e1) {{ {body} }}'
+        path = save_graph(tmp_path / "model.onnx", text, **weights)
+        bundle = compile_bundle(path, tmp_path / "bundle")
+        inputs = bundle.golden().inputs
+        session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+        outputs = run_stages(bundle, inputs)
+        for name, expected in zip(("e0", "e1"), session.run(["e0", "e1"], inputs), strict=True):
+            np.testing.assert_allclose(outputs[name], expected, atol=1e-5)
+        first, second = bundle.manifest.stages
+        return second.inputs, {tensor.name: tensor.bytes_per_sample for tensor in first.carry_out}
+
+    return compiled
+
+
+def test_a_joined_tensor_crosses_in_one_part(crossing):
+    body = """
+    h = MatMul(x, a) t = Tanh(h) wide = Concat<axis = 1>(t, t, t) e0 = MatMul(wide, b)
+    n = Neg(wide) s = Sigmoid(n) e1 = MatMul(s, b)
+    """
+    assert crossing(body, a=(8, 3), b=(9, 3)) == ((), {"t": 12})
+
+
+def test_eight_bits_cross_though_only_the_later_stage_reads_them(crossing):
+    body = """
+    h = MatMul(x, a) e0 = MatMul(h, b)
+    q = QuantizeLinear(h, scale, zero) d = DequantizeLinear(q, scale, zero) r = Tanh(d) e1 = MatMul(r, b)
+    """
+    scale, zero = np.array(0.05, dtype=np.float32), np.array(0, dtype=np.int8)
+    assert crossing(body, a=(8, 8), b=(8, 3), scale=scale, zero=zero) == ((), {"q": 8})
+
+
+def test_a_length_is_read_off_what_crosses_anyway(crossing):
+    body = """
+    h = MatMul(x, a) last = ReduceMean<keepdims = 0>(h, axis) e0 = MatMul(last, b)
+    sizes = Shape(x) wide = Expand(bias, sizes) y = Add(h, wide) t = Tanh(y)
+    mean = ReduceMean<keepdims = 0>(t, axis) e1 = MatMul(mean, b)
+    """
+    inputs, carried = crossing(body, "float[N,L,8] x", a=(8, 8), b=(8, 3), bias=(1, 1, 8), axis=np.array([1]))
+    assert (inputs, carried.keys()) == ((), {"h"})
+
+
+@pytest.mark.parametrize(("entries", "expected"), [(50, (("ids",), {})), (5000, ((), {"found": 5 * 32}))])
+def test_a_table_is_looked_into_again_only_when_it_is_small(crossing, entries, expected):
+    body = """
+    found = Gather(table, ids) mean = ReduceMean<keepdims = 0>(found, axis) e0 = MatMul(mean, b)
+    t = Tanh(found) deep = ReduceMean<keepdims = 0>(t, axis) e1 = MatMul(deep, b)
+    """
+    assert crossing(body, "int64[N,5] ids", table=(entries, 8), b=(8, 3), axis=np.array([1])) == expected

@@ -1,0 +1,192 @@
+"""float16 models: the same answers, no infinity, exact sizes, types that agree."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from edgeexit.compiler.precision import reduce_precision
+from tests.compiler.reducing import answers, float_types, nodes_of, read_text
+
+HEADER = '<ir_version: 9, opset_import: ["": 18]>\n'
+
+
+def halved(model, folder, **options):
+    notes = []
+    return reduce_precision(model, "fp16", folder=folder, on_note=notes.append, **options), notes
+
+
+def assert_close(model, reduced, inputs, folder, tolerance=5e-3):
+    expected, found = answers(model, inputs, folder), answers(reduced, inputs, folder)
+    assert expected.keys() == found.keys()
+    for name, logits in expected.items():
+        assert found[name].dtype == np.float32
+        np.testing.assert_allclose(found[name], logits, atol=tolerance, rtol=tolerance)
+
+
+def types_of(model, *names):
+    return {value.dtype.name for node in model.graph for value in node.outputs if value.name in names}
+
+
+@pytest.fixture
+def x():
+    return {"x": np.random.default_rng(1).standard_normal((3, 8)).astype(np.float32)}
+
+
+@pytest.mark.parametrize("opset", [13, 18])
+def test_all_but_inputs_and_exits_is_float16(tmp_path, x, opset):
+    text = f"""<ir_version: 9, opset_import: ["": {opset}]>
+    g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {{
+      h = MatMul(x, w) r = Relu(h) e0 = MatMul(r, a) d = Add(r, h) e1 = MatMul(d, a) }}"""
+    model = read_text(tmp_path, text, w=(8, 8), a=(8, 3))
+    reduced, notes = halved(model, tmp_path)
+    made = {str(value.name): value.dtype.name for node in reduced.graph for value in node.outputs}
+    floats = {name for name, dtype in made.items() if dtype == "FLOAT"}
+    assert floats == {"e0", "e1"}
+    assert {name: value.dtype.name for name, value in reduced.graph.initializers.items()} == {
+        "w": "FLOAT16",
+        "a": "FLOAT16",
+    }
+    assert [node.op_type for node in reduced.graph].count("Cast") == 3
+    assert notes == []
+    assert_close(model, reduced, x, tmp_path)
+
+
+def test_sizes_beyond_2048_stay_exact(tmp_path):
+    text = (
+        HEADER
+        + """g (float[N,W] x) => (float[N,3] e0, float[N,3] e1) {
+      size = Shape(x) as_float = Cast<to = 1>(size) doubled = Mul(as_float, two) half = Div(doubled, two)
+      again = Cast<to = 7>(half) y = Reshape(x, again) r = Relu(y) e0 = MatMul(r, a) s = Sigmoid(r) e1 = MatMul(s, a)
+    }"""
+    )
+    two = np.array([2.0], dtype=np.float32)
+    model = read_text(tmp_path, text, two=two, a=np.full((4099, 3), 1e-3, dtype=np.float32))
+    reduced, _ = halved(model, tmp_path)
+    assert types_of(reduced, "as_float", "doubled", "half") == {"FLOAT"}  # ONNX Runtime alone may not round between
+    assert_close(model, reduced, {"x": np.ones((2, 4099), dtype=np.float32)}, tmp_path, 1e-2)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        "masked = Sub(one, m) bias = Mul(masked, least)",  # from the input
+        "size = Shape(x) zeros = ConstantOfShape<value = float[1] {0.0}>(size) bias = Add(zeros, least)",  # from sizes
+        "zeros = Sub(x, x) bias = Add(zeros, table)",  # a table of one number
+    ],
+)
+def test_a_mask_that_stands_for_infinity_stays_finite(tmp_path, x, mask):
+    """A row that is masked altogether would become NaN if minus infinity were added."""
+    text = (
+        HEADER
+        + f"""g (float[N,8] x, float[N,8] m) => (float[N,3] e0, float[N,3] e1) {{
+      {mask} scores = Add(x, bias) p = Softmax(scores) e0 = MatMul(p, a) r = Relu(p) e1 = MatMul(r, a) }}"""
+    )
+    least = np.finfo(np.float32).min
+    model = read_text(
+        tmp_path,
+        text,
+        one=np.float32([1]),
+        least=np.float32([least]),
+        table=np.full((1, 8), least, dtype=np.float32),
+        a=(8, 3),
+    )
+    reduced, notes = halved(model, tmp_path)
+    found = answers(reduced, x | {"m": np.zeros((3, 8), dtype=np.float32)}, tmp_path)
+    assert np.isfinite(found["e0"]).all()
+    (note,) = notes
+    assert "65504" in note
+
+
+def test_a_node_whose_weights_are_beyond_the_range_stays_in_fp32(tmp_path, x):
+    text = (
+        HEADER
+        + """g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
+      big = MatMul(x, w) h = Mul(big, small) e0 = MatMul(h, a) r = Relu(h) e1 = MatMul(r, a) }"""
+    )
+    w = np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32) * 1e6
+    model = read_text(tmp_path, text, w=w, small=np.float32([1e-6]), a=(8, 3))
+    reduced, notes = halved(model, tmp_path)
+    assert any("'w' is beyond" in note for note in notes)
+    assert reduced.graph.initializers["w"].dtype == ir.DataType.FLOAT
+    assert_close(model, reduced, x, tmp_path)
+
+
+def test_squares_and_epsilons_keep_a_norm_finite(tmp_path, x):
+    text = (
+        HEADER
+        + """g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
+      h = MatMul(x, w) square = Pow(h, two) mean = ReduceMean(square, axis) safe = Add(mean, eps) root = Sqrt(safe)
+      n = Div(h, root) e0 = MatMul(n, a)
+      none = Sub(n, n) still = Div(none, eps) e1 = MatMul(still, a) }"""
+    )
+    w = np.eye(8, dtype=np.float32) * 1000
+    constants = {"two": np.float32([2]), "eps": np.float32([1e-12]), "axis": np.array([1])}
+    model = read_text(tmp_path, text, w=w, a=(8, 3), **constants)
+    reduced, _ = halved(model, tmp_path)
+    assert types_of(reduced, "square", "mean", "safe", "root") == {"FLOAT"}
+    assert types_of(reduced, "h", "n") == {"FLOAT16"}
+    assert_close(model, reduced, x, tmp_path, 1e-2)
+
+
+def test_bodies_read_float16_and_give_float32(tmp_path):
+    text = (
+        HEADER
+        + """g (float[N,8] x, bool[N] up) => (float[N,3] e0, float[N,3] e1) {
+      h = MatMul(x, w) e0 = MatMul(h, a)
+      first = Gather(up, zero)
+      y = If (first) <
+        then_branch = yes () => (float[N,8] t) { k = Relu(h) sums = ReduceSum(k, axis) t = Mul(k, sums) },
+        else_branch = no () => (float[N,8] f) { f = Mul(h, scale) }>
+      last = Loop (trips, first, y) <
+        body = again (int64 i, bool go, float[N,8] state) => (bool stay, float[N,8] next) {
+          stay = Identity(go) mixed = MatMul(state, w) next = Tanh(mixed) }>
+      e1 = MatMul(last, a) }"""
+    )
+    weights = {"scale": np.float32([0.5]), "axis": np.array([1]), "zero": np.array(0), "trips": np.array(3)}
+    model = read_text(tmp_path, text, w=(8, 8), a=(8, 3), **weights)
+    reduced, _ = halved(model, tmp_path)
+    types = {value.dtype.name for graph in reduced.graphs() for node in graph for value in node.outputs if value.dtype}
+    assert "FLOAT16" in types
+    rng = np.random.default_rng(0)
+    for up in (True, False):
+        inputs = {"x": rng.standard_normal((2, 8)).astype(np.float32), "up": np.full(2, up)}
+        assert_close(model, reduced, inputs, tmp_path, 5e-2)
+
+
+def test_a_cast_that_was_there_does_not_pile_up(tmp_path, x):
+    text = (
+        HEADER
+        + """g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
+      h = MatMul(x, w) narrow = Cast<to = 10>(h) r = Relu(narrow) wide = Cast<to = 1>(r) e0 = MatMul(wide, a)
+      t = Tanh(wide) e1 = MatMul(t, a) }"""
+    )
+    model = read_text(tmp_path, text, w=(8, 8), a=(8, 3))
+    reduced, _ = halved(model, tmp_path)
+    assert len(nodes_of(reduced, "Cast")) == 3
+    assert_close(model, reduced, x, tmp_path)
+
+
+def test_operators_of_others_stay_in_fp32(tmp_path, x):
+    text = """<ir_version: 9, opset_import: ["": 18, "com.microsoft": 1]>
+    g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
+      h = MatMul(x, w) r = com.microsoft.QuickGelu<alpha = 1.7>(h) e0 = MatMul(r, a) t = Tanh(r) e1 = MatMul(t, a) }"""
+    model = read_text(tmp_path, text, w=(8, 8), a=(8, 3))
+    reduced, _ = halved(model, tmp_path)
+    (gelu,) = nodes_of(reduced, "QuickGelu")
+    assert gelu.inputs[0].dtype == ir.DataType.FLOAT
+    assert_close(model, reduced, x, tmp_path)
+
+
+def test_what_is_kept_is_not_touched(tmp_path, x):
+    text = (
+        HEADER
+        + """g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
+      h = MatMul(x, w) e0 = MatMul(h, a) r = Relu(h) last = MatMul(r, a) e1 = Add(last, bias) }"""
+    )
+    model = read_text(tmp_path, text, w=(8, 8), a=(8, 3), bias=(3,))
+    reduced, _ = halved(model, tmp_path, keep_fp32=["last"])
+    kept = next(node for node in reduced.graph if node.outputs[0].name == "last")
+    assert {value.dtype.name for value in (*kept.inputs, *kept.outputs)} == {"FLOAT"}
+    assert reduced.graph.outputs[1].producer().op_type == "Add"  # a bias does not narrow what is kept
+    assert float_types(reduced) == {"FLOAT", "FLOAT16"}
+    assert_close(model, reduced, x, tmp_path)

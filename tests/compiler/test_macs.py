@@ -1,0 +1,74 @@
+"""What a node is counted to cost, on one sample."""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from edgeexit.compiler.graph import normalise
+from edgeexit.compiler.macs import count_macs
+from edgeexit.compiler.sessions import shapes_inside
+
+HEAD = '<ir_version: 10, opset_import: ["": 20, "local": 1]> g (float[N,4,6] x) => (float[N,M,K] e0, float[N,4,6] e1) '
+BLOCK = '<domain: "local", opset_import: ["": 20]> Twice (a, b) => (d) { c = MatMul(a, b) d = MatMul(c, b) }'
+
+
+@pytest.fixture
+def macs(tmp_path):
+    """Count a graph of a few lines that makes `e0` of `x` [N, 4, 6] and the weight `w` [6, 6]."""
+
+    def counted(body, functions=""):
+        model = onnx.parser.parse_model(f"{HEAD} {{ {body} e1 = Relu(x) }} {functions}")
+        weight = np.random.default_rng(0).standard_normal((6, 6)).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+        loaded = ir.from_proto(model)
+        normalise(loaded, exits=["e0", "e1"])
+        one = {"x": np.ones((1, 4, 6), dtype=np.float32)}
+        counts = count_macs(loaded, lambda model, names: shapes_inside(model, names, [one], folder=tmp_path))
+        return None if None in counts else sum(counts)
+
+    return counted
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("e0 = MatMul(x, w)", 4 * 6 * 6),
+        ("n = Neg(x) e0 = Add(x, n)", 0),
+        ('e0 = Einsum<equation = "bij,jk->bik">(x, w)', 4 * 6 * 6),
+        ('e0 = Einsum<equation = "...i,ij">(x, w)', 4 * 6 * 6),
+        ('e0 = Einsum<equation = "bij->bji">(x)', 0),
+        ("c = ConstantOfShape<value = float[1] {1.0}>(s) e0 = Conv(x, c)", 4 * 5 * 4 * 3),
+        ("y = LayerNormalization(x, o) e0 = Relu(y)", 0),
+    ],
+)
+def test_an_operator(macs, body, expected):
+    constants = "s = Constant<value_ints = [5, 4, 3]>() o = Constant<value_floats = [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]>() "
+    assert macs(constants + body) == expected
+
+
+def test_a_function_counts_what_is_in_it(macs):
+    assert macs("y = local.Twice(x, w) z = local.Twice(y, w) e0 = Relu(z)", BLOCK) == 4 * (4 * 6 * 6)
+
+
+def test_of_an_if_the_dearer_branch_counts(macs):
+    body = """
+    m = ReduceMax<keepdims = 0>(x) k = Constant<value_float = 0.5>() is_large = Greater(m, k)
+    e0 = If (is_large) <
+      then_branch = yes () => (float[N,4,6] t) { u = MatMul(x, w) t = MatMul(u, w) },
+      else_branch = no () => (float[N,4,6] f) { f = MatMul(x, w) }>
+    """
+    assert macs(body) == 2 * (4 * 6 * 6)
+
+
+LOOP = """
+true = Constant<value = bool {1}>()
+e0 = Loop (trips, true, x) <
+  body = step (int64 i, bool c, float[N,4,6] s) => (bool d, float[N,4,6] t) { d = Identity(c) t = MatMul(s, w) }>
+"""
+
+
+def test_a_loop_counts_as_often_as_it_is_known_to_run(macs):
+    assert macs("trips = Constant<value_int = 3>() " + LOOP) == 3 * (4 * 6 * 6)
+    open_ended = "sh = Shape<start = 0, end = 1>(x) zero = Constant<value_int = 0>() trips = Gather(sh, zero) "
+    assert macs(open_ended + LOOP) is None

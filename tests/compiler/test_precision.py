@@ -1,0 +1,142 @@
+"""Choosing precision: what stays in fp32, what an exit loses, and that TensorRT builds what comes out."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from edgeexit.compiler.fidelity import losses, measure_fidelity
+from edgeexit.compiler.model import export_model
+from edgeexit.compiler.precision import reduce_precision
+from edgeexit.datasets import IGNORED, Dataset
+from edgeexit.errors import CompileError
+from tests.compiler.reducing import Encoder, Segmenter, read_text
+
+TEXT = """<ir_version: 9, opset_import: ["": 18]>
+g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
+  h = MatMul(x, stem.weight) r = Relu(h) e0 = MatMul(r, head.weight) s = Softmax(h) e1 = MatMul(s, head.weight) }"""
+
+
+@pytest.fixture
+def model(tmp_path):
+    return read_text(tmp_path, TEXT.replace(".", "_"), stem_weight=(8, 8), head_weight=(8, 3))
+
+
+def test_fp32_is_the_model_itself(tmp_path, model):
+    assert reduce_precision(model, "fp32", folder=tmp_path) is model
+    with pytest.raises(CompileError, match="all is kept in fp32"):
+        reduce_precision(model, "fp32", folder=tmp_path, keep_fp32=["*"])
+
+
+def test_the_model_stays_as_it_was(tmp_path, model):
+    before = ir.to_proto(model).SerializeToString()
+    reduce_precision(model, "fp16", folder=tmp_path)
+    assert ir.to_proto(model).SerializeToString() == before
+
+
+@pytest.mark.parametrize(
+    ("pattern", "kept"),
+    [
+        ("Softmax", {"s"}),
+        ("[st]*_weight", {"h"}),
+        ("head*", {"e0", "e1"}),
+        ("e?", {"e0", "e1"}),
+        ("MatMul_h", {"h"}),
+    ],
+)
+def test_patterns_fit_names_operators_outputs_and_weights(tmp_path, model, pattern, kept):
+    reduced = reduce_precision(model, "fp16", folder=tmp_path, keep_fp32=[pattern])
+    wide = {
+        str(value.name)
+        for node in reduced.graph
+        for value in node.outputs
+        if node.op_type != "Cast" and value.dtype == ir.DataType.FLOAT
+    }
+    assert wide == kept
+
+
+def test_a_pattern_that_fits_nothing_is_refused_with_names_that_exist(tmp_path, model):
+    with pytest.raises(CompileError, match=r"'tail\*' fits no node.*'MatMul_h'.*Softmax"):
+        reduce_precision(model, "fp16", folder=tmp_path, keep_fp32=["head*", "tail*"])
+
+
+def logits(*classes):
+    return np.eye(3, dtype=np.float32)[list(classes)]
+
+
+def test_fidelity_counts_agreement_and_right_answers():
+    labels = np.array([0, 1, 2, 2])
+    fidelity = measure_fidelity({"e0": logits(0, 1, 2, 0)}, {"e0": logits(0, 1, 1, 2)}, labels=labels)
+    (exit_,) = fidelity.exits.values()
+    assert (fidelity.samples, exit_.agreement, exit_.accuracy, exit_.accuracy_fp32) == (4, 0.5, 0.75, 0.75)
+    assert losses(fidelity) == []
+    unlabelled = measure_fidelity({"e0": logits(0, 1, 2, 0)}, {"e0": logits(0, 1, 1, 2)}, labels=None)
+    (warning,) = losses(unlabelled)
+    assert "'e0' answers other than in fp32 in 50.0 %" in warning
+    assert losses(unlabelled, most=0.5) == []
+
+
+def test_fidelity_of_maps_counts_the_pixels_that_count():
+    whole = np.moveaxis(logits(0, 1, 2, 0).reshape(1, 2, 2, 3), 3, 1)
+    reduced = np.moveaxis(logits(0, 1, 2, 2).reshape(1, 2, 2, 3), 3, 1)
+    labels = np.array([[[0, 0], [IGNORED, 0]]])
+    (exit_,) = measure_fidelity({"e0": whole}, {"e0": reduced}, labels=labels).exits.values()
+    assert (exit_.agreement, exit_.accuracy, exit_.accuracy_fp32) == (0.75, 1 / 3, 2 / 3)
+
+
+def test_a_loss_of_exactly_the_share_is_no_loss():
+    whole = logits(*[0] * 100)
+    reduced = logits(*[0] * 99, 1)
+    assert losses(measure_fidelity({"e": whole}, {"e": reduced}, labels=None), most=0.01) == []
+    right = measure_fidelity({"e": whole}, {"e": logits(*[0] * 98, 1, 1)}, labels=np.zeros(100, dtype=np.int64))
+    assert "98.0 % of cases where fp32 is in 100.0 %" in losses(right)[0]
+
+
+@pytest.fixture(scope="module")
+def exported():
+    """Two networks with samples; the exporter takes seconds, so each is made once."""
+    rng = np.random.default_rng(0)
+    images = {"image": rng.standard_normal((32, 3, 16, 16)).astype(np.float32)}
+    mask = (np.arange(6) < rng.integers(2, 7, (32, 1))).astype(np.int64)
+    texts = {"ids": rng.integers(0, 50, (32, 6)), "mask": mask}
+    return {
+        network.__name__: (export_model(network(), inputs=(), example=inputs, opset=18).model, Dataset(inputs=inputs))
+        for network, inputs in ((Segmenter, images), (Encoder, texts))
+    }
+
+
+def build(path, inputs):
+    """Compile a graph file for SM86 with TensorRT-RTX, strongly typed, and return the size of the engine."""
+    trt = pytest.importorskip("tensorrt_rtx_bindings")
+    logger = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    parsed = parser.parse_from_file(str(path))
+    assert parsed, [parser.get_error(index).desc() for index in range(parser.num_errors)]
+    config = builder.create_builder_config()
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(trt.ComputeCapability.SM86, 0)
+    profile = builder.create_optimization_profile()
+    for name, array in inputs.items():
+        profile.set_shape(name, *[(size, *array.shape[1:]) for size in (1, 4, 8)])
+    config.add_optimization_profile(profile)
+    engine = builder.build_serialized_network(network, config)
+    return 0 if engine is None else engine.nbytes
+
+
+@pytest.mark.parametrize("network", ["Segmenter", "Encoder"])
+@pytest.mark.parametrize(
+    ("precision", "options"),
+    [
+        ("fp16", {}),
+        ("fp16", {"keep_fp32": ["heads.*"]}),
+        ("int8", {"placement": "before"}),
+        ("int8", {"placement": "around", "keep_fp32": ["heads.*"]}),
+    ],
+    ids=["fp16", "fp16-mixed", "int8", "int8-mixed"],
+)
+def test_tensorrt_builds_it(tmp_path, exported, network, precision, options):
+    model, calibration = exported[network]
+    reduced = reduce_precision(model, precision, calibration=calibration, folder=tmp_path, **options)
+    ir.save(reduced, tmp_path / "reduced.onnx")
+    assert build(tmp_path / "reduced.onnx", calibration.inputs) > 0

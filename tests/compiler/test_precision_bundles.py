@@ -1,0 +1,112 @@
+"""Bundles in fp16 and int8: what crosses, what the manifest says was lost, and what is refused."""
+
+import numpy as np
+import pytest
+
+from edgeexit.compiler import compile_bundle
+from edgeexit.errors import CompileError, DataError
+from edgeexit.runtime import Runner
+from tests.compiler.composing import run_stages
+from tests.compiler.networks import Residual
+
+
+@pytest.fixture(scope="module")
+def samples():
+    rng = np.random.default_rng(8)
+    return {"image": rng.standard_normal((48, 1, 8, 8)).astype(np.float32), "labels": rng.integers(0, 3, 48)}
+
+
+@pytest.fixture(scope="module", params=["fp16", "int8"])
+def reduced(request, tmp_path_factory, samples):
+    folder = tmp_path_factory.mktemp("made") / request.param
+    return compile_bundle(Residual(), folder, calibration=samples, example=samples, precision=request.param)
+
+
+def test_what_crosses_is_as_narrow_as_the_precision(reduced):
+    (carry,) = reduced.manifest.stages[0].carry_out
+    assert carry.dtype == {"fp16": "float16", "int8": "int8"}[reduced.manifest.precision]
+    assert carry.bytes_per_sample == 4 * 8 * 8 * np.dtype(carry.dtype).itemsize
+
+
+def test_inputs_logits_and_readouts_stay_float32(reduced, samples):
+    outputs = run_stages(reduced, {"image": samples["image"]})
+    assert {outputs[name].dtype for name in outputs if "exit" in name} == {np.dtype("float32")}
+    assert [spec.dtype for spec in reduced.manifest.inputs] == ["float32"]
+
+
+def test_every_exit_answers_nearly_as_in_fp32(reduced, residual, samples):
+    with Runner(residual) as exact, Runner(reduced) as runner:
+        expected = exact.infer_every_exit({"image": samples["image"]}).outputs
+        found = runner.infer_every_exit({"image": samples["image"]}).outputs
+    span = {"fp16": 0.005, "int8": 0.05}[reduced.manifest.precision]
+    for name, logits in expected.items():
+        np.testing.assert_allclose(found[name], logits, atol=span * np.abs(logits).max())
+        assert np.abs(found[name] - logits).max() > 0  # it is not fp32 under another name
+
+
+def test_the_manifest_says_what_was_lost(reduced, residual, samples):
+    fidelity = reduced.manifest.fidelity
+    assert fidelity.samples == 48
+    with Runner(residual) as exact, Runner(reduced) as runner:
+        whole = exact.infer_every_exit({"image": samples["image"]}).outputs
+        shipped = runner.infer_every_exit({"image": samples["image"]}).outputs
+    for name, lost in fidelity.exits.items():
+        answers, answers_fp32 = shipped[name].argmax(axis=1), whole[name].argmax(axis=1)
+        assert lost.agreement == pytest.approx(np.mean(answers == answers_fp32), abs=1.5 / 48)
+        assert lost.accuracy == pytest.approx(np.mean(answers == samples["labels"]), abs=1.5 / 48)
+        assert lost.accuracy_fp32 == pytest.approx(np.mean(answers_fp32 == samples["labels"]), abs=1.5 / 48)
+
+
+def test_fp32_has_nothing_to_say(residual):
+    assert residual.manifest.fidelity is None
+    assert residual.manifest.keep_fp32 == ()
+
+
+def test_kept_nodes_and_a_loss_are_told(tmp_path, samples):
+    notes = []
+    bundle = compile_bundle(
+        Residual(),
+        tmp_path / "bundle",
+        example={"image": samples["image"]},
+        precision="int8",
+        keep_fp32=["*linear*"],
+        most_loss=-1.0,
+        on_note=notes.append,
+    )
+    assert bundle.manifest.keep_fp32 == ("*linear*",)
+    assert sum("answers other than in fp32" in note for note in notes) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"precision": "int8"}, CompileError, "int8 takes its scales from real samples"),
+        ({"precision": "fp16", "keep_fp32": ["nothing*"]}, CompileError, r"'nothing\*' fits no node"),
+        ({"keep_fp32": ["*"]}, CompileError, "all is kept in fp32"),
+        (
+            {"precision": "int8", "calibration": {"image": np.full((40, 1, 8, 8), np.nan, np.float32)}},
+            DataError,
+            "'image' has NaN in sample 0",
+        ),
+        (
+            {"precision": "int8", "calibration": {"image": np.zeros((4, 1, 8, 9), np.float32)}},
+            DataError,
+            "calibration data: 'image' is 4x1x8x9",
+        ),
+        (
+            {"precision": "fp16", "calibration": {"image": np.zeros((2, 1, 8, 8), np.float32), "labels": [0, 7]}},
+            DataError,
+            "calibration data: label 7 is outside",
+        ),
+    ],
+    ids=["no data", "pattern", "fp32", "NaN", "shape", "label"],
+)
+def test_a_precision_that_cannot_be_had_is_refused(tmp_path, options, error, words):
+    options = {name: _arrays(value) if name == "calibration" else value for name, value in options.items()}
+    with pytest.raises(error, match=words):
+        compile_bundle(Residual(), tmp_path / "bundle", inputs=["image:batch,1,8,8"], **options)
+    assert not any(tmp_path.iterdir())
+
+
+def _arrays(given):
+    return {name: np.asarray(value) for name, value in given.items()}

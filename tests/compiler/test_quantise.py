@@ -1,0 +1,253 @@
+"""int8 models: Q/DQ as both runtimes take it, exits untouched, bad data refused, nothing left behind."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from edgeexit.compiler.model import export_model
+from edgeexit.compiler.precision import reduce_precision
+from edgeexit.datasets import Dataset
+from edgeexit.errors import CompileError, DataError
+from tests.compiler.networks import Masked, Residual
+from tests.compiler.reducing import Segmenter, answers, nodes_of, read_text
+
+HEADER = '<ir_version: 9, opset_import: ["": 18]>\n'
+TWO_HEADS = (
+    HEADER
+    + """g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
+  h = MatMul(x, w) r = Relu(h) e0 = MatMul(r, a) d = Add(r, h) e1 = MatMul(d, b) }"""
+)
+
+
+def samples(count=64):
+    return Dataset(inputs={"x": np.random.default_rng(1).standard_normal((count, 8)).astype(np.float32)})
+
+
+def quantised(model, calibration, folder, **options):
+    return reduce_precision(model, "int8", calibration=calibration, folder=folder, **options)
+
+
+def assert_symmetric(model):
+    pairs = [node for op in ("QuantizeLinear", "DequantizeLinear") for node in nodes_of(model, op)]
+    assert pairs
+    for node in pairs:
+        zero = node.inputs[2].const_value.numpy()
+        assert zero.dtype == np.int8
+        assert not zero.any()
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    images = np.random.default_rng(0).standard_normal((40, 3, 16, 16)).astype(np.float32)
+    return export_model(Segmenter(), inputs=(), example={"image": images}, opset=18).model, Dataset(
+        inputs={"image": images}
+    )
+
+
+@pytest.mark.parametrize("placement", ["before", "around"])
+def test_answers_stay_near_those_in_fp32(tmp_path, segmenter, placement):
+    model, calibration = segmenter
+    reduced = quantised(model, calibration, tmp_path, placement=placement)
+    assert_symmetric(reduced)
+    expected, found = (answers(m, calibration.inputs, tmp_path) for m in (model, reduced))
+    for name, logits in expected.items():
+        assert found[name].dtype == np.float32
+        assert np.abs(found[name] - logits).mean() < 0.05 * np.abs(logits).mean() + 0.02
+        assert (found[name] != logits).any()
+
+
+def test_weights_have_a_scale_for_every_output_channel(tmp_path, segmenter):
+    model, calibration = segmenter
+    reduced = quantised(model, calibration, tmp_path)
+    for op, axis in (("Conv", 0), ("ConvTranspose", 1)):
+        for node in nodes_of(reduced, op):
+            dequantize = node.inputs[1].producer()
+            weights, scales = (value.const_value for value in dequantize.inputs[:2])
+            assert weights.dtype == ir.DataType.INT8
+            assert dequantize.attributes["axis"].as_int() == axis
+            assert scales.shape == (weights.shape[axis],)
+            if len(node.inputs) > 2:
+                assert node.inputs[2].const_value.dtype == ir.DataType.FLOAT
+
+
+def test_what_crosses_is_int8_and_quantised_once(tmp_path):
+    model = read_text(tmp_path, TWO_HEADS, w=(8, 8), a=(8, 3), b=(8, 3))
+    reduced = quantised(model, samples(), tmp_path, placement="before")
+    pairs = nodes_of(reduced, "QuantizeLinear")
+    assert len({node.inputs[0] for node in pairs}) == len(pairs) == 3  # x, r and d
+    (r,) = nodes_of(reduced, "Relu")
+    assert [node.op_type for node in r.outputs[0].consumers()] == ["QuantizeLinear"]
+
+
+@pytest.mark.parametrize(
+    "tail", ["e1 = Conv(r, v)", "deep = Conv(r, v) e1 = Relu(deep)", "e1 = Conv(r, v) more = Relu(e1)"]
+)
+def test_exits_are_not_behind_a_pair(tmp_path, tail):
+    text = (
+        HEADER
+        + f"""g (float[N,3,4,4] x) => (float[N,2,M,K] e0, float[N,2,M,K] e1) {{
+      h = Conv(x, w) r = Relu(h) e0 = Conv(h, v) {tail} }}"""
+    )
+    model = read_text(tmp_path, text, w=(4, 3, 1, 1), v=(2, 4, 1, 1))
+    images = np.random.default_rng(0).standard_normal((40, 3, 4, 4)).astype(np.float32)
+    reduced = quantised(model, Dataset(inputs={"x": images}), tmp_path)
+    assert [value.name for value in reduced.graph.outputs] == ["e0", "e1"]
+    assert {value.producer().op_type for value in reduced.graph.outputs} <= {"Conv", "Relu"}
+    made = {node.inputs[0].name for node in nodes_of(reduced, "QuantizeLinear")}
+    assert made == {"x", "h", "r"}
+    answers(reduced, {"x": images}, tmp_path)
+
+
+def test_an_exit_that_is_read_on_leaves_as_it_was_made(tmp_path):
+    text = (
+        HEADER
+        + """g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
+      e0 = MatMul(x, w) r = Relu(e0) e1 = MatMul(r, c) }"""
+    )
+    model = read_text(tmp_path, text, w=(8, 3), c=(3, 3))
+    reduced = quantised(model, samples(), tmp_path, placement="around")
+    source = reduced.graph.outputs[0].producer()
+    while source.op_type == "Identity":
+        source = source.inputs[0].producer()
+    assert source.op_type == "MatMul"
+
+
+def test_batch_norms_are_folded_first_and_may_be_kept(tmp_path):
+    text = (
+        HEADER
+        + """g (float[N,3,4,4] x) => (float[N,2] e0, float[N,2] e1) {
+      h = Conv(x, w) n = BatchNormalization(h, scale, shift, mean, variance) r = Relu(n)
+      p = GlobalAveragePool(r) f = Flatten(p) e0 = MatMul(f, a) t = Tanh(f) e1 = MatMul(t, a) }"""
+    )
+    numbers = np.random.default_rng(3).uniform(0.5, 2, (4, 4)).astype(np.float32)
+    norm = dict(zip(("scale", "shift", "mean", "variance"), numbers, strict=True))
+    model = read_text(tmp_path, text, w=(4, 3, 1, 1), a=(4, 2), **norm)
+    images = np.random.default_rng(0).standard_normal((40, 3, 4, 4)).astype(np.float32)
+    data = Dataset(inputs={"x": images})
+    reduced = quantised(model, data, tmp_path)
+    assert not nodes_of(reduced, "BatchNormalization")
+    expected, found = (answers(m, {"x": images}, tmp_path)["e1"] for m in (model, reduced))
+    np.testing.assert_allclose(found, expected, atol=0.1)
+    for pattern in ("h", "w", "BatchNormalization"):
+        kept = quantised(model, data, tmp_path, keep_fp32=[pattern])
+        (conv,) = nodes_of(kept, "Conv")
+        assert conv.inputs[1].is_initializer()
+
+
+def test_a_scaled_bias_stays_scaled(tmp_path):
+    text = (
+        HEADER
+        + """g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
+      e0 = Gemm<beta = 0.5>(x, a, bias) r = Relu(x) e1 = MatMul(r, a) }"""
+    )
+    model = read_text(tmp_path, text, a=(8, 3), bias=np.float32([100, 0, -100]))
+    reduced = quantised(model, samples(), tmp_path)
+    expected, found = (answers(m, samples().inputs, tmp_path)["e0"] for m in (model, reduced))
+    np.testing.assert_allclose(found, expected, atol=0.2)
+
+
+def test_token_ids_and_masks_are_no_ranges(tmp_path):
+    rng = np.random.default_rng(0)
+    inputs = {"ids": rng.integers(0, 50, (40, 6)), "mask": np.ones((40, 6), dtype=np.int64)}
+    model = export_model(Masked(), inputs=(), example=inputs, opset=18).model
+    reduced = quantised(model, Dataset(inputs=inputs), tmp_path)
+    assert_symmetric(reduced)
+    answers(reduced, inputs, tmp_path)
+
+
+def test_the_same_data_give_the_same_bytes_and_leave_nothing_behind(tmp_path, segmenter):
+    model, calibration = segmenter
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    first, second = (ir.to_proto(quantised(model, calibration, scratch)).SerializeToString() for _ in range(2))
+    assert first == second
+    assert not list(scratch.iterdir())
+
+
+@pytest.mark.parametrize(("value", "word"), [(np.nan, "NaN"), (np.inf, "infinity")])
+def test_calibration_data_that_are_not_finite_are_refused(tmp_path, value, word):
+    model = read_text(tmp_path, TWO_HEADS, w=(8, 8), a=(8, 3), b=(8, 3))
+    data = samples()
+    data.inputs["x"][[17, 40], 3] = value
+    with pytest.raises(DataError, match=f"'x' has {word} in sample 17, and 2 of 64"):
+        quantised(model, data, tmp_path)
+
+
+def test_a_value_that_becomes_infinite_is_named(tmp_path):
+    text = (
+        HEADER
+        + """g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
+      zero = Sub(x, x) h = Log(zero) e0 = MatMul(h, a) r = Relu(x) e1 = MatMul(r, a) }"""
+    )
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with pytest.raises(CompileError, match="'h' becomes NaN or infinite"):
+        quantised(read_text(tmp_path, text, a=(8, 3)), samples(), scratch)
+    assert not list(scratch.iterdir())
+
+
+def test_few_samples_are_noted(tmp_path):
+    notes = []
+    model = read_text(tmp_path, TWO_HEADS, w=(8, 8), a=(8, 3), b=(8, 3))
+    quantised(model, samples(31), tmp_path, on_note=notes.append)
+    assert [note.split()[0] for note in notes] == ["31"]
+    quantised(model, samples(32), tmp_path, on_note=notes.append)
+    assert len(notes) == 1
+
+
+def test_what_cannot_be_quantised_says_why(tmp_path):
+    model = read_text(tmp_path, TWO_HEADS, w=(8, 8), a=(8, 3), b=(8, 3))
+    with pytest.raises(CompileError, match="--calibration"):
+        quantised(model, None, tmp_path)
+    with pytest.raises(CompileError, match="nothing to quantise"):
+        quantised(model, samples(), tmp_path, keep_fp32=["MatMul"])
+    with pytest.raises(CompileError, match="quantised already"):
+        quantised(quantised(model, samples(), tmp_path), samples(), tmp_path)
+
+
+def test_weights_that_stand_in_a_data_file_are_read(tmp_path):
+    model = read_text(tmp_path, TWO_HEADS, w=(8, 8), a=(8, 3), b=(8, 3))
+    expected = ir.to_proto(quantised(model, samples(), tmp_path)).SerializeToString()
+    ir.save(model, tmp_path / "outside.onnx", external_data="outside.data", size_threshold_bytes=0)
+    outside = ir.load(tmp_path / "outside.onnx")
+    assert ir.to_proto(quantised(outside, samples(), tmp_path)).SerializeToString() == expected
+
+
+def test_a_model_with_residuals_of_torch_is_quantised(tmp_path, images):
+    model = export_model(Residual(), inputs=(), example={"image": images}, opset=13).model
+    reduced = quantised(model, Dataset(inputs={"image": images}), tmp_path)
+    expected, found = (answers(m, {"image": images}, tmp_path) for m in (model, reduced))
+    np.testing.assert_allclose(found["exit1"], expected["exit1"], atol=0.05)
+
+
+def test_what_a_dense_network_carries_is_int8(tmp_path):
+    """Its maps are concatenated anew in every stage, so it is the inputs of the Concat that cross."""
+    text = (
+        HEADER
+        + """g (float[N,3,4,4] x) => (float[N,2] e0, float[N,2] e1) {
+      h = Conv(x, w) r = Relu(h) c = Concat<axis = 1>(x, r) d = Conv(c, v)
+      p = GlobalAveragePool(r) f = Flatten(p) e0 = MatMul(f, a)
+      q = GlobalAveragePool(d) g = Flatten(q) e1 = MatMul(g, a) }"""
+    )
+    model = read_text(tmp_path, text, w=(4, 3, 1, 1), v=(4, 7, 1, 1), a=(4, 2))
+    images = np.random.default_rng(0).standard_normal((40, 3, 4, 4)).astype(np.float32)
+    reduced = quantised(model, Dataset(inputs={"x": images}), tmp_path, placement="before")
+    (concat,) = nodes_of(reduced, "Concat")
+    assert [value.producer().op_type for value in concat.inputs] == ["DequantizeLinear"] * 2
+
+
+def test_small_numbers_that_are_concatenated_are_not_quantised(tmp_path):
+    text = (
+        HEADER
+        + """g (float[N,3,4,4] x) => (float[N,2,M,K] e0, float[N,2,M,K] e1) {
+      e0 = Conv(x, v) size = Shape(x) first = Slice(size, zero, one) batch = Cast<to = 1>(first)
+      part = Div(batch, batch) scales = Concat<axis = 0>(part, part, two, two)
+      y = Resize<mode = "nearest">(x, none, scales) e1 = Conv(y, v) }"""
+    )
+    numbers = {"zero": np.array([0]), "one": np.array([1]), "two": np.float32([1.51])}
+    model = read_text(tmp_path, text, v=(2, 3, 1, 1), none=np.empty(0, dtype=np.float32), **numbers)
+    images = np.random.default_rng(0).standard_normal((40, 3, 4, 4)).astype(np.float32)
+    reduced = quantised(model, Dataset(inputs={"x": images}), tmp_path)
+    (concat,) = nodes_of(reduced, "Concat")
+    assert "DequantizeLinear" not in {value.producer().op_type for value in concat.inputs if value.producer()}
+    answers(reduced, {"x": images}, tmp_path)

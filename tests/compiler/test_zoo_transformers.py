@@ -1,0 +1,106 @@
+"""BERT-like classes of transformers, from tiny configurations, as modules and as files that both exporters write."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edgeexit.compiler import compile_bundle
+from tests.compiler.whole import assert_composed, assert_file_composed, module_as_whole
+
+transformers = pytest.importorskip("transformers", reason="transformers is in the extra 'dev'")
+
+SIZES = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+SIZES |= {"intermediate_size": 32, "max_position_embeddings": 40}
+DISTIL = {"vocab_size": 60, "dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "max_position_embeddings": 40}
+RNG = np.random.default_rng(4)
+
+
+class FirstToken(nn.Module):
+    """Exits after layers 1 and 2, from the first token."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.body = body
+        self.heads = nn.ModuleList(nn.Linear(16, 3) for _ in range(2))
+
+    def forward(self, input_ids, attention_mask):
+        states = self.body(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True).hidden_states
+        return self.heads[0](states[1][:, 0]), self.heads[1](states[2][:, 0])
+
+
+class MeanOfTokens(FirstToken):
+    """The same, from the mean of the tokens that count; with types of tokens."""
+
+    def forward(self, input_ids, attention_mask, token_type_ids):
+        states = self.body(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            output_hidden_states=True,
+        ).hidden_states
+        counts = attention_mask.unsqueeze(-1).float()
+        return tuple(
+            head((states[layer] * counts).sum(1) / counts.sum(1))
+            for head, layer in zip(self.heads, (1, 2), strict=True)
+        )
+
+
+def model(kind, attention):
+    torch.manual_seed(11)
+    if kind == "bert":
+        config = transformers.BertConfig(**SIZES, attn_implementation=attention)
+        return MeanOfTokens(transformers.BertModel(config, add_pooling_layer=False)).eval()
+    if kind == "roberta":
+        config = transformers.RobertaConfig(**SIZES, attn_implementation=attention)
+        return FirstToken(transformers.RobertaModel(config, add_pooling_layer=False)).eval()
+    config = transformers.DistilBertConfig(**DISTIL, attn_implementation=attention)
+    return FirstToken(transformers.DistilBertModel(config)).eval()
+
+
+def tokens(kind, length):
+    ids = RNG.integers(2, 60, (5, length))
+    mask = np.arange(length) < np.array([[length], [1], [2], [length], [3]])
+    samples = {"input_ids": np.where(mask, ids, 1), "attention_mask": mask.astype(np.int64)}  # 1 pads for RoBERTa
+    return samples | ({"token_type_ids": RNG.integers(0, 2, (5, length))} if kind == "bert" else {})
+
+
+def hidden(bundle):
+    return [tensor.shape[2] for tensor in bundle.manifest.stages[0].carry_out if len(tensor.shape) == 3]
+
+
+@pytest.mark.parametrize(("kind", "attention"), [("bert", "sdpa"), ("distilbert", "eager"), ("roberta", "sdpa")])
+def test_a_module_with_exits_after_chosen_layers(tmp_path, kind, attention):
+    module = model(kind, attention)
+    inputs = [f"{name}:n,length:int64" for name in tokens(kind, 4)]
+    bundle = compile_bundle(module, tmp_path / "bundle", inputs=inputs)
+    assert 16 in hidden(bundle)
+    for length in (4, 9):
+        assert_composed(bundle, module_as_whole(module), tokens(kind, length))
+
+
+@pytest.mark.filterwarnings("ignore")  # the old exporter's, of which it has many
+@pytest.mark.parametrize(
+    ("kind", "attention", "dynamo", "opset"),
+    [
+        ("bert", "sdpa", True, 23),
+        ("distilbert", "sdpa", True, 18),
+        ("bert", "eager", False, 13),
+        ("distilbert", "sdpa", False, 17),
+        ("roberta", "sdpa", False, 20),
+    ],
+)
+def test_a_file_that_torch_wrote(tmp_path, kind, attention, dynamo, opset):
+    module, path = model(kind, attention), tmp_path / "model.onnx"
+    example = {name: torch.from_numpy(array) for name, array in tokens(kind, 7).items()}
+    names = {"input_names": list(example), "output_names": ["shallow", "deep"], "opset_version": opset}
+    if dynamo:
+        free = {name: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for name in example}
+        torch.onnx.export(module, (), path, kwargs=example, dynamic_shapes=free, dynamo=True, verbose=False, **names)
+    else:
+        free = {name: {0: "batch", 1: "length"} for name in example} | {"shallow": {0: "batch"}, "deep": {0: "batch"}}
+        torch.onnx.export(module, tuple(example.values()), path, dynamic_axes=free, dynamo=False, **names)
+    bundle = compile_bundle(path, tmp_path / "bundle")
+    assert bundle.manifest.exits == ("shallow", "deep")
+    for length in (4, 9):
+        assert_file_composed(bundle, path, tokens(kind, length))
