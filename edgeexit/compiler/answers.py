@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from edgeexit.compiler.inputs import Arrays
+from edgeexit.compiler.export.inputs import Arrays
 from edgeexit.compiler.sessions import Session
 from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError

@@ -8,13 +8,13 @@ import msgspec
 import onnx_ir as ir
 
 from edgeexit.compiler.answers import ExitForm, Logits
-from edgeexit.compiler.building import build_stage
+from edgeexit.compiler.export.inputs import BATCH
 from edgeexit.compiler.graph import check, infer_shapes, opset_of
-from edgeexit.compiler.inputs import BATCH
-from edgeexit.compiler.lowering import lower_opset
+from edgeexit.compiler.opset.lowering import lower_opset
 from edgeexit.compiler.readout import add_readout
-from edgeexit.compiler.split import Cut
-from edgeexit.compiler.stages import Plan
+from edgeexit.compiler.splitting.building import build_stage
+from edgeexit.compiler.splitting.split import Cut
+from edgeexit.compiler.splitting.stages import Plan
 from edgeexit.compiler.weights import save_graph
 from edgeexit.manifest import StageSpec, TensorSpec
 

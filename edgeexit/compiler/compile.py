@@ -11,14 +11,14 @@ from edgeexit import __version__
 from edgeexit.bundle import POLICY, PROFILE, Bundle, Golden, bundle_folder, write_golden, write_manifest
 from edgeexit.compiler.assemble import with_costs, write_stages
 from edgeexit.compiler.exits import choose_exits
-from edgeexit.compiler.fidelity import losses, measure_fidelity
+from edgeexit.compiler.export.inputs import parse_inputs, repeat_to
+from edgeexit.compiler.export.model import export_model
+from edgeexit.compiler.export.source import load_source
 from edgeexit.compiler.graph import opset_of
-from edgeexit.compiler.inputs import parse_inputs, repeat_to
 from edgeexit.compiler.macs import cheaper_exit, count_macs
-from edgeexit.compiler.model import export_model
+from edgeexit.compiler.precision.fidelity import losses, measure_fidelity
 from edgeexit.compiler.sessions import Session, shapes_inside
-from edgeexit.compiler.source import load_source
-from edgeexit.compiler.stages import PROBE_BATCHES, check_exits, plan_stages
+from edgeexit.compiler.splitting.stages import PROBE_BATCHES, check_exits, plan_stages
 from edgeexit.compiler.verify import answer_staged, prove
 from edgeexit.compiler.whole import Reduction, Whole, prepare_whole
 from edgeexit.datasets import LABELS, Dataset, Inputs

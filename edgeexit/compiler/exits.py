@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from onnx_ir.passes import common as passes
 
-from edgeexit.compiler.model import ExportedModel
+from edgeexit.compiler.export.model import ExportedModel
 from edgeexit.errors import CompileError
 
 

@@ -8,7 +8,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from edgeexit import __version__
-from edgeexit.compiler.inputs import BATCH
+from edgeexit.compiler.export.inputs import BATCH
 from edgeexit.compiler.reasons import quietly, reason_of
 from edgeexit.compiler.weights import read_small_weights
 from edgeexit.errors import CompileError

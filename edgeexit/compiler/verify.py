@@ -8,7 +8,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from edgeexit.compiler.answers import Logits, in_batches
-from edgeexit.compiler.inputs import Arrays
+from edgeexit.compiler.export.inputs import Arrays
 from edgeexit.compiler.sessions import Session
 from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import onnx_ir as ir
 
 from edgeexit.compiler.answers import ExitForm, Logits, answer, form_of
-from edgeexit.compiler.export import run_module
-from edgeexit.compiler.model import ExportedModel
-from edgeexit.compiler.precision import reduce_precision
-from edgeexit.compiler.quantise import Placement
+from edgeexit.compiler.export.model import ExportedModel
+from edgeexit.compiler.export.torch_export import run_module
+from edgeexit.compiler.precision.quantise import Placement
+from edgeexit.compiler.precision.reduce import reduce_precision
 from edgeexit.compiler.sessions import Session
 from edgeexit.compiler.verify import check_against_torch
 from edgeexit.compiler.weights import save_graph, store_weights

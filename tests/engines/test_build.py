@@ -6,8 +6,7 @@ import pytest
 from edgeexit.engines import build_engines, check_stages, choose_site, resolve_recipe
 from edgeexit.errors import EngineError
 from tests.bundles import make_bundle
-from tests.compiler.networks import Dense, Masked, Residual, SequenceFirst
-from tests.compiler.test_segment import Segmenter
+from tests.compiler.networks import Dense, Masked, Residual, Segmenter, SequenceFirst
 
 
 def _compiled(folder, network, inputs, **options):
@@ -18,7 +17,7 @@ def _compiled(folder, network, inputs, **options):
 
 def _real(folder, network, precision):
     """Compile for a desktop GPU, with samples that set int8's ranges."""
-    example = {"image": np.random.default_rng(0).standard_normal((32, 1, 8, 8)).astype(np.float32)}
+    example = {"image": np.random.default_rng(0).standard_normal((32, 1, 16, 16)).astype(np.float32)}
     return _compiled(folder, network, (), example=example, precision=precision, target="nvidia-desktop")
 
 

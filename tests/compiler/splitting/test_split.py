@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeexit.compiler.split import Flow, Kept, Node, candidates, split
+from edgeexit.compiler.splitting.split import Flow, Kept, Node, candidates, split
 from edgeexit.errors import CompileError
 
 INPUTS = ("in0", "in1")

@@ -9,8 +9,8 @@ from onnx_ir.passes import common as passes
 from onnxscript import optimizer
 
 from edgeexit.compiler.graph import bodies, normalise
-from edgeexit.compiler.half import to_half
-from edgeexit.compiler.quantise import Placement, to_int8
+from edgeexit.compiler.precision.half import to_half
+from edgeexit.compiler.precision.quantise import Placement, to_int8
 from edgeexit.compiler.reasons import quietly
 from edgeexit.datasets import Dataset
 from edgeexit.errors import CompileError

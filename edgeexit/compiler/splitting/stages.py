@@ -7,11 +7,11 @@ from typing import Final, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from edgeexit.compiler.again import is_random, may_run_again
-from edgeexit.compiler.extract import reads_of
-from edgeexit.compiler.inputs import BATCH
-from edgeexit.compiler.shapes import ANY, words_needed, words_of
-from edgeexit.compiler.split import Cut, Flow, Kept, Node, candidates, split
+from edgeexit.compiler.export.inputs import BATCH
+from edgeexit.compiler.splitting.again import is_random, may_run_again
+from edgeexit.compiler.splitting.extract import reads_of
+from edgeexit.compiler.splitting.shapes import ANY, words_needed, words_of
+from edgeexit.compiler.splitting.split import Cut, Flow, Kept, Node, candidates, split
 from edgeexit.manifest import TensorSpec
 
 PROBE_BATCHES: Final = (2, 3)

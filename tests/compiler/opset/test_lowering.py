@@ -8,7 +8,7 @@ import pytest
 from onnx_ir.passes import common as passes
 
 from edgeexit.compiler.graph import infer_shapes
-from edgeexit.compiler.lowering import lower_opset
+from edgeexit.compiler.opset.lowering import lower_opset
 from edgeexit.errors import CompileError
 
 ONE = "float[N,6] x"

@@ -4,12 +4,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgeexit.compiler.fidelity import losses, measure_fidelity
-from edgeexit.compiler.model import export_model
-from edgeexit.compiler.precision import reduce_precision
+from edgeexit.compiler.export.model import export_model
+from edgeexit.compiler.precision.fidelity import losses, measure_fidelity
+from edgeexit.compiler.precision.reduce import reduce_precision
 from edgeexit.datasets import IGNORED, Dataset
 from edgeexit.errors import CompileError
-from tests.compiler.reducing import Encoder, Segmenter, read_text
+from tests.compiler.precision.reducing import Encoder, Segmenter, read_text
 
 TEXT = """<ir_version: 9, opset_import: ["": 18]>
 g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {

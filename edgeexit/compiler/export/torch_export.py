@@ -14,8 +14,8 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree
 
+from edgeexit.compiler.export.inputs import Arrays, repeat_to
 from edgeexit.compiler.graph import rename_dimensions
-from edgeexit.compiler.inputs import Arrays, repeat_to
 from edgeexit.compiler.reasons import cause_of, place_in_user_code, quietly, reason_of
 from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError

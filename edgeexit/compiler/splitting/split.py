@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Literal, NamedTuple, cast
 
-from edgeexit.compiler.carry import fewest_bytes
+from edgeexit.compiler.splitting.carry import fewest_bytes
 from edgeexit.errors import CompileError
 
 Again = Literal["freely", "if needed", "never"]

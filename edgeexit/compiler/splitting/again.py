@@ -4,7 +4,7 @@ import onnx_ir as ir
 
 from edgeexit.compiler.graph import bodies
 from edgeexit.compiler.macs import is_product
-from edgeexit.compiler.split import Again
+from edgeexit.compiler.splitting.split import Again
 
 _RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 _MOVEMENT = {

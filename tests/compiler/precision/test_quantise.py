@@ -4,12 +4,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgeexit.compiler.model import export_model
-from edgeexit.compiler.precision import reduce_precision
+from edgeexit.compiler.export.model import export_model
+from edgeexit.compiler.precision.reduce import reduce_precision
 from edgeexit.datasets import Dataset
 from edgeexit.errors import CompileError, DataError
 from tests.compiler.networks import Masked, Residual
-from tests.compiler.reducing import Segmenter, answers, nodes_of, read_text
+from tests.compiler.precision.reducing import Segmenter, answers, nodes_of, read_text
 
 HEADER = '<ir_version: 9, opset_import: ["": 18]>\n'
 TWO_HEADS = (

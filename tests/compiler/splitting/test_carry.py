@@ -5,7 +5,7 @@ import onnxruntime as ort
 import pytest
 
 from edgeexit.compiler import compile_bundle
-from edgeexit.compiler.split import Flow, Kept, Node, split
+from edgeexit.compiler.splitting.split import Flow, Kept, Node, split
 from tests.compiler.composing import run_stages
 from tests.compiler.graphs import save_graph
 

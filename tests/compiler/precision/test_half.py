@@ -4,8 +4,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgeexit.compiler.precision import reduce_precision
-from tests.compiler.reducing import answers, float_types, nodes_of, read_text
+from edgeexit.compiler.precision.reduce import reduce_precision
+from tests.compiler.precision.reducing import answers, float_types, nodes_of, read_text
 
 HEADER = '<ir_version: 9, opset_import: ["": 18]>\n'
 

@@ -7,11 +7,18 @@ from typing import NamedTuple
 import onnx_ir as ir
 import torch
 
-from edgeexit.compiler.export import ProgramModule, export_module, name_inputs, order_inputs, parameters_of, to_onnx
+from edgeexit.compiler.export.inputs import Arrays, draw_samples, sizes_given, specs_of, take_samples
+from edgeexit.compiler.export.source import Loaded, OnnxFile
+from edgeexit.compiler.export.torch_export import (
+    ProgramModule,
+    export_module,
+    name_inputs,
+    order_inputs,
+    parameters_of,
+    to_onnx,
+)
 from edgeexit.compiler.graph import input_specs, normalise
-from edgeexit.compiler.inputs import Arrays, draw_samples, sizes_given, specs_of, take_samples
-from edgeexit.compiler.lowering import WORKING_OPSET, lower_opset
-from edgeexit.compiler.source import Loaded, OnnxFile
+from edgeexit.compiler.opset.lowering import WORKING_OPSET, lower_opset
 from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError
 from edgeexit.manifest import TensorSpec

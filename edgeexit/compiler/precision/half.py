@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeexit.compiler.graph import bodies
-from edgeexit.compiler.widths import (
+from edgeexit.compiler.precision.widths import (
     ANY_TYPE,
     HALF_MOST,
     beyond_half,

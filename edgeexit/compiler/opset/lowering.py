@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from edgeexit.compiler.graph import infer_shapes, opset_of, set_ir_version
-from edgeexit.compiler.lowering_rules import RULES, Refusal
+from edgeexit.compiler.opset.rules import RULES, Refusal
 from edgeexit.compiler.reasons import quietly, reason_of
 from edgeexit.errors import CompileError
 

@@ -1,0 +1,1 @@
+"""Rewrites graphs for the older operator sets that targets take."""
