@@ -30,7 +30,7 @@ _IR_VERSION: Final = 9
 _Array = npt.NDArray[np.float32]
 
 
-def make_bundle(folder: Path, exits: int = 3, classes: int = 4, seed: int = 0) -> Bundle:
+def make_bundle(folder: Path, exits: int = 3, classes: int = 4, seed: int = 0, *, target: str | None = None) -> Bundle:
     """Write a bundle into the new folder `folder` and open it.
 
     Input `x` is [batch, 8] float32, the exits are `e0`, `e1` ... with logits [batch, classes]. Every stage carries
@@ -64,7 +64,7 @@ def make_bundle(folder: Path, exits: int = 3, classes: int = 4, seed: int = 0) -
             Manifest(
                 model="tiny",
                 task="classify",
-                target=host_target(),
+                target=target or host_target(),
                 precision="fp32",
                 opset=_OPSET,
                 inputs=(TensorSpec(name=INPUT, dtype="float32", shape=("batch", FEATURES)),),

@@ -31,7 +31,7 @@ from edgeexit.datasets import Inputs
 from edgeexit.errors import DataError, EdgeExitError
 from edgeexit.messages import Audit, AuditedSample, Command, Rejection, Report, State
 from edgeexit.policies import AnyPolicy, Confidence, PolicyDocument
-from edgeexit.runtime import Inference, Runner, profile_bundle
+from edgeexit.runtime import Inference, Runner, profile_bundle, stand_in
 
 _log = logging.getLogger(__name__)
 
@@ -77,6 +77,8 @@ class Agent:
         self._started = time.monotonic()
         self._profiling: threading.Thread | None = None
         self._told_uncounted = False
+        if (remark := stand_in(bundle)) is not None:
+            _log.warning("%s", remark)
         self._runner = Runner(bundle)
         self._life = contextlib.ExitStack()
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from edgeexit.console import milliseconds, next_step, print_json, print_table, progress_bar, share
+from edgeexit.console import milliseconds, next_step, print_json, print_table, progress_bar, share, warn
 
 
 def evaluate_command(
@@ -20,12 +20,14 @@ def evaluate_command(
     from edgeexit.bundle import Bundle
     from edgeexit.datasets import load_dataset
     from edgeexit.errors import BundleError
-    from edgeexit.runtime import Runner, evaluate, full_depth
+    from edgeexit.runtime import Runner, evaluate, full_depth, stand_in
 
     opened = Bundle.open(bundle)
     document = opened.policy()
     if document is None:
         raise BundleError(f"bundle '{bundle}' has no policy yet; run `edgeexit fit {bundle} --data HELDOUT.npz`")
+    if (remark := stand_in(opened)) is not None:
+        warn(remark)
     manifest = opened.manifest
     dataset = load_dataset(data, manifest.inputs, task=manifest.task, classes=manifest.classes)
     kind = document.policy.kind

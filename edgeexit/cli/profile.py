@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from edgeexit.console import console, milliseconds, next_step, notes, print_json, print_table, share
+from edgeexit.console import console, milliseconds, next_step, notes, print_json, print_table, share, warn
 
 
 def profile_command(
@@ -23,9 +23,11 @@ def profile_command(
     """
     from edgeexit.bundle import Bundle
     from edgeexit.datasets import load_dataset
-    from edgeexit.runtime import profile_bundle
+    from edgeexit.runtime import profile_bundle, stand_in
 
     opened = Bundle.open(bundle)
+    if (remark := stand_in(opened)) is not None:
+        warn(remark)
     document = opened.policy()
     dataset = None if data is None else load_dataset(data, opened.manifest.inputs)
     with notes.status(f"profiling for {2 * duration:g} s") if notes.is_terminal else nullcontext():

@@ -1,5 +1,6 @@
 """Run a bundle stage by stage, stopping by policy, and measure it."""
 
+from edgeexit.runtime.backend import stand_in
 from edgeexit.runtime.evaluation import Evaluation, Recording, evaluate, full_depth, record
 from edgeexit.runtime.profiler import profile_bundle
 from edgeexit.runtime.runner import EveryExit, Inference, Runner
@@ -14,4 +15,5 @@ __all__ = [
     "full_depth",
     "profile_bundle",
     "record",
+    "stand_in",
 ]

@@ -34,9 +34,26 @@ class StageBackend(Protocol):
 
 
 def make_backend(bundle: Bundle) -> StageBackend:
-    """Return the backend that the bundle's target names, not opened yet. Raises TargetError for an unknown one."""
+    """Return the backend that the bundle's target names, or that stands in for it, not opened yet.
+
+    Raises TargetError for an unknown target, or a backend that is not installed.
+    """
     target = load_target(bundle.manifest.target)
-    return _BACKENDS[target.runtime](bundle, target)
+    return _BACKENDS.get(target.runtime, _onnxruntime)(bundle, target)
+
+
+def stand_in(bundle: Bundle) -> str | None:
+    """Say that the target's runtime has no backend and ONNX Runtime stands in for it; None: it has one.
+
+    Stages are ONNX graphs whatever the target, so answers are those of the target but for rounding; latencies are not.
+    """
+    runtime = load_target(bundle.manifest.target).runtime
+    if runtime in _BACKENDS:
+        return None
+    return (
+        f"target '{bundle.manifest.target}' runs plans of {runtime}; here ONNX Runtime runs the stages, "
+        "whose latencies say nothing of the target's"
+    )
 
 
 def _onnxruntime(bundle: Bundle, target: Target) -> StageBackend:
@@ -44,7 +61,7 @@ def _onnxruntime(bundle: Bundle, target: Target) -> StageBackend:
         from edgeexit.runtime.onnxruntime_backend import OnnxRuntimeBackend  # noqa: PLC0415 - backends open lazily
     except ModuleNotFoundError as error:
         raise TargetError(
-            f"target '{bundle.manifest.target}' runs on onnxruntime, which is not installed; "
+            f"target '{bundle.manifest.target}' runs on onnxruntime here, which is not installed; "
             "install edgeexit[onnxruntime]"
         ) from error
     return OnnxRuntimeBackend(bundle, target)

@@ -5,7 +5,7 @@ import pytest
 
 from edgeexit.errors import BundleError, DataError, InferenceError, PolicyError
 from edgeexit.policies import Beem, Confidence, simulate_exits
-from edgeexit.runtime import Runner
+from edgeexit.runtime import Runner, stand_in
 from tests.bundles import INPUT, make_bundle, make_samples
 
 CONFIDENCE = Confidence(temperatures=(1.0,) * 4, thresholds=(0.6, 0.7, 0.8))
@@ -105,3 +105,14 @@ def test_a_stage_that_does_not_open_is_named(tmp_path):
     (bundle.path / "stage1.onnx").write_bytes(b"not a graph")
     with pytest.raises(BundleError, match=r"stage1\.onnx does not open"), Runner(bundle):
         pass
+
+
+def test_a_target_without_a_backend_is_stood_in_for_and_that_is_said(tmp_path):
+    bundle = make_bundle(tmp_path / "bundle", target="jetson-orin-nano")
+    assert "plans of tensorrt; here ONNX Runtime runs the stages" in stand_in(bundle)
+    assert stand_in(make_bundle(tmp_path / "here")) is None
+    golden = bundle.golden()
+    with Runner(bundle) as runner:
+        assert runner.runtime.startswith("onnxruntime")
+        for name, logits in runner.infer_every_exit(golden.inputs).outputs.items():
+            np.testing.assert_allclose(logits, golden.exits[name], atol=1e-4)
