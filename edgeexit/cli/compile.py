@@ -56,6 +56,7 @@ def compile_command(
     Example: `edgeexit compile mynet.py:make --input image:batch,1,32,32 --example images.npz --out bundle`
     """
     from edgeexit.manifest import Precision, Task
+    from edgeexit.targets import load_target
 
     _require_one_of("--task", task, get_args(Task))
     _require_one_of("--precision", precision, get_args(Precision))
@@ -101,6 +102,11 @@ def compile_command(
     _print_stages(manifest)
     kind = "real" if manifest.proof.source == "data" else "random"
     notes.print(f"proven on {manifest.proof.samples} {kind} samples; digest {bundle.digest[:12]}")
+    pays = load_target(manifest.target).precisions
+    if manifest.precision not in pays:
+        notes.print(f"{manifest.target} seldom gains from {manifest.precision}: measure it with `edgeexit profile`")
+    elif manifest.precision == "fp32" != pays[0]:
+        notes.print(f"{manifest.target} is likely to gain from --precision {pays[0]}")
     if manifest.recipe is not None:
         next_step(f"edgeexit engines build {out}")
     else:
