@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.bundles import make_bundle
+
 ROOT = Path(__file__).parent.parent
 
 ALLOWED = {
@@ -69,3 +71,16 @@ def test_the_command_line_starts_and_says_which_extra_is_missing(device, tmp_pat
     assert missing.returncode == 2
     assert "extra" in missing.stderr
     assert len(missing.stderr.strip().splitlines()) == 1
+
+
+def test_a_bundle_is_inspected_and_drawn_and_engines_say_what_they_need(device, tmp_path):
+    program = device.parent / "edgeexit"
+    bundle = make_bundle(tmp_path / "bundle", target="jetson-orin-nano").path
+    page = tmp_path / "stages.html"
+    drawn = subprocess.run([program, "inspect", bundle, "--plot", page], capture_output=True, text=True, check=True)
+    assert str(page) in drawn.stdout + drawn.stderr
+    assert "<svg" in page.read_text()
+    refused = subprocess.run([program, "engines", "build", bundle], capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    (line,) = refused.stderr.strip().splitlines()
+    assert "edgeexit[tensorrt]" in line
