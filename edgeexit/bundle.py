@@ -7,6 +7,7 @@ signs the manifest and the policy.
 """
 
 import contextlib
+import errno
 import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ import numpy.typing as npt
 
 from edgeexit.datasets import save_arrays
 from edgeexit.errors import BundleError, SignatureError
-from edgeexit.files import fsync_file, fsync_folder, sha256_of, write_atomic
+from edgeexit.files import exchange, fsync_file, fsync_folder, sha256_of, write_atomic
 from edgeexit.latency import LatencyProfile
 from edgeexit.manifest import Manifest
 from edgeexit.policies import PolicyDocument, decode_document
@@ -33,6 +34,7 @@ GOLDEN: Final = "golden.npz"
 
 _SIGNATURE_TYPE = "application/vnd.edgeexit.bundle-digests+json"
 _AGAIN = {POLICY: "run `edgeexit fit` again", PROFILE: "run `edgeexit profile` again"}
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # some libraries do not say of which file
 _GOLDEN_INPUT = "input."
 _GOLDEN_EXIT = "exit."
 
@@ -209,25 +211,48 @@ def write_golden(folder: Path, golden: Golden) -> None:
 def bundle_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Give an empty folder beside `path` to build a bundle in, and move it to `path` when the block succeeds.
 
-    When the block raises, nothing is left. Raises BundleError when `path` exists and is not a bundle that may be
-    replaced (`replace`).
+    A bundle that is replaced stands there until the new one does, where the system can exchange two folders at once.
+    When the block raises, nothing is left, no folder on the way to `path` either. Raises BundleError when `path` exists
+    and is not a bundle that may be replaced (`replace`), and when something cannot be written.
     """
     if path.exists() and not replace:
         raise BundleError(f"'{path}' exists already; give another name or --force to replace it")
     if path.exists() and not (path / MANIFEST).is_file():
         raise BundleError(f"'{path}' exists and is not a bundle; it is not replaced, give another name")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.partial-") as scratch:
-        folder = Path(scratch) / "bundle"
-        folder.mkdir()
-        yield folder
-        for file in folder.iterdir():
-            fsync_file(file)
-        fsync_folder(folder)
-        if path.exists():
-            path.replace(Path(scratch) / "replaced")
-        folder.replace(path)
-    fsync_folder(path.parent)
+    partial = f".{path.name}.partial-"
+    try:
+        with _made(path.parent), tempfile.TemporaryDirectory(dir=path.parent, prefix=partial) as scratch:
+            folder = Path(scratch) / "bundle"
+            folder.mkdir()
+            yield folder
+            for file in folder.iterdir():
+                fsync_file(file)
+            fsync_folder(folder)
+            if not (path.exists() and exchange(folder, path)):
+                if path.exists():
+                    path.replace(Path(scratch) / "replaced")
+                folder.replace(path)
+        fsync_folder(path.parent)
+    except OSError as error:
+        name = str(error.filename or "")
+        if partial not in name and error.errno not in _DISK_FULL:
+            raise
+        what = f"bundle '{path}': {Path(name).name}" if partial in name else f"bundle '{path}'"
+        raise BundleError(f"{what} cannot be written: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Make a folder, and those above it; when the block raises, remove again what is empty of those made."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for place in missing:
+            with contextlib.suppress(OSError):  # somebody else has put something there
+                place.rmdir()
+        raise
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

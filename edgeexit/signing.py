@@ -58,7 +58,7 @@ def load_private_key(path: Path) -> PrivateKey:
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise SignatureError(f"private key '{path}' cannot be read: {error}") from error
+        raise SignatureError(f"private key '{path}' cannot be read: {_reason(error)}") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise SignatureError(f"private key '{path}' is not an Ed25519 key; make one with `edgeexit keygen`")
     return key
@@ -69,7 +69,7 @@ def load_public_key(path: Path) -> PublicKey:
     try:
         key = serialization.load_pem_public_key(path.read_bytes())
     except (OSError, ValueError, UnsupportedAlgorithm) as error:
-        raise SignatureError(f"public key '{path}' cannot be read: {error}") from error
+        raise SignatureError(f"public key '{path}' cannot be read: {_reason(error)}") from error
     if not isinstance(key, Ed25519PublicKey):
         raise SignatureError(f"public key '{path}' is not an Ed25519 key; make one with `edgeexit keygen`")
     return key
@@ -115,6 +115,10 @@ def verify(envelope: bytes, *, payload_type: str, keys: Sequence[PublicKey]) -> 
     signers = ", ".join(signature.keyid for signature in opened.signatures) or "nobody"
     trusted = ", ".join(key_id(key) for key in keys) or "none"
     raise SignatureError(f"wrong signature: signed by {signers}, trusted keys: {trusted}")
+
+
+def _reason(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def _pre_authentication(payload_type: str, payload: bytes) -> bytes:

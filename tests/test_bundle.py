@@ -1,7 +1,10 @@
 """Bundles: verified on opening, written whole or not at all."""
 
+import errno
 import hashlib
 import json
+import sys
+import threading
 
 import pytest
 
@@ -126,6 +129,52 @@ def test_a_failed_build_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError):
         fail()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_build_leaves_no_folder_that_it_made_and_all_that_others_made(tmp_path):
+    (tmp_path / "old").mkdir()
+    for target in ("new/deeper/bundle", "old/new/bundle"):
+        with pytest.raises(RuntimeError), bundle_folder(tmp_path / target):
+            raise RuntimeError
+    assert [place.name for place in tmp_path.rglob("*")] == ["old"]
+    with pytest.raises(RuntimeError), bundle_folder(tmp_path / "new" / "deeper" / "bundle"):  # noqa: PT012 - a race
+        (tmp_path / "new" / "by others").touch()
+        raise RuntimeError
+    assert sorted(place.name for place in tmp_path.rglob("*")) == ["by others", "new", "old"]
+
+
+def test_a_file_that_does_not_fit_the_disk_is_named_by_what_it_is_to_be(tmp_path):
+    with pytest.raises(BundleError, match=r"bundle '.*/bundle': golden.npz cannot be written: No space left"):  # noqa: SIM117
+        with bundle_folder(tmp_path / "bundle") as folder:
+            raise OSError(errno.ENOSPC, "No space left on device", str(folder / "golden.npz"))
+    with pytest.raises(BundleError, match=r"bundle '.*/bundle' cannot be written: No space left"):  # noqa: SIM117
+        with bundle_folder(tmp_path / "bundle"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot exchange two folders")
+def test_while_a_bundle_is_replaced_there_always_is_one(tmp_path):
+    target = tmp_path / "bundle"
+    done = threading.Event()
+    missed = 0
+
+    def watch():
+        nonlocal missed
+        while not done.is_set():
+            missed += not (target / "manifest.json").exists()
+
+    with bundle_folder(target) as folder:
+        (folder / "manifest.json").touch()
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for _ in range(60):
+        with bundle_folder(target, replace=True) as folder:
+            (folder / "manifest.json").touch()
+    done.set()
+    watcher.join()
+    assert missed == 0
+    assert [place.name for place in tmp_path.iterdir()] == ["bundle"]
 
 
 def test_an_existing_bundle_is_replaced_only_when_asked_and_another_folder_never(bundle, tmp_path):

@@ -1,6 +1,7 @@
 """The base install on a device: built as a wheel, in an environment of its own, and light."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -84,3 +85,12 @@ def test_a_bundle_is_inspected_and_drawn_and_engines_say_what_they_need(device, 
     assert refused.returncode == 2
     (line,) = refused.stderr.strip().splitlines()
     assert "edgeexit[tensorrt]" in line
+
+
+def test_onnxruntime_keeps_no_record_of_its_use(tmp_path):
+    """Unlike when it is imported alone: it writes a device identity and a database."""
+    places = {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    code = "import edgeexit.runtime.onnxruntime_backend"
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"} | places
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert not any(tmp_path.iterdir())

@@ -12,7 +12,7 @@ import typer
 from edgeexit.console import next_step, notes, print_json, print_table, progress_bar, share, warn
 
 if TYPE_CHECKING:
-    from edgeexit.manifest import Manifest
+    from edgeexit.manifest import ExitFidelity, Manifest
 
 
 def compile_command(
@@ -40,8 +40,17 @@ def compile_command(
         list[str] | None, typer.Option(help="Pattern of nodes that stay in fp32, by name or operator; repeatable.")
     ] = None,
     most_loss: Annotated[
-        float, typer.Option(min=0, max=1, help="Warn when an exit loses more than this share of its answers.")
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Warn when an exit loses more than this share of accuracy, or without labels of its answers.",
+        ),
     ] = 0.01,
+    dimension: Annotated[
+        list[str] | None,
+        typer.Option(help="WORD=LEAST,OPTIMAL,MOST of an input's free dimension, for plans of TensorRT; repeatable."),
+    ] = None,
     labels: Annotated[Path | None, typer.Option(help="Names of the classes, one a line.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model; default: the source's.")] = None,
     force: Annotated[bool, typer.Option(help="Replace a bundle that is there.")] = False,
@@ -67,6 +76,7 @@ def compile_command(
         warnings.simplefilter("ignore")
         from edgeexit.compiler import STEPS, compile_bundle, load_labels
         from edgeexit.datasets import load_arrays
+        from edgeexit.engines import parse_dimensions
         from edgeexit.signing import load_private_key
 
         signing_key = None if key is None else load_private_key(key)
@@ -84,6 +94,7 @@ def compile_command(
             calibration=None if calibration is None else load_arrays(calibration),
             keep_fp32=keep_fp32 or (),
             most_loss=most_loss,
+            dimensions=parse_dimensions(dimension or ()),
             name=name,
             labels=None if labels is None else load_labels(labels),
             replace=force,
@@ -102,35 +113,44 @@ def compile_command(
     _print_stages(manifest)
     kind = "real" if manifest.proof.source == "data" else "random"
     notes.print(f"proven on {manifest.proof.samples} {kind} samples; digest {bundle.digest[:12]}")
-    pays = load_target(manifest.target).precisions
-    if manifest.precision not in pays:
+    device = load_target(manifest.target)
+    if manifest.precision not in device.precisions:
         notes.print(f"{manifest.target} seldom gains from {manifest.precision}: measure it with `edgeexit profile`")
-    elif manifest.precision == "fp32" != pays[0]:
-        notes.print(f"{manifest.target} is likely to gain from --precision {pays[0]}")
-    if manifest.recipe is not None:
-        next_step(f"edgeexit engines build {out}")
-    else:
-        next_step(f"edgeexit fit {out} --data HELDOUT.npz")
+    elif manifest.precision == "fp32" != device.precisions[0]:
+        notes.print(f"{manifest.target} is likely to gain from --precision {device.precisions[0]}")
+    next_step(f"edgeexit fit {out} --data HELDOUT.npz")
+    if device.runtime == "tensorrt":  # it builds for no other GPU than its machine's
+        next_step(f"copy {out} to the device, and there: edgeexit engines build {out.name}")
+    elif device.runtime == "tensorrt_rtx":
+        next_step(f"edgeexit engines build {out}, with --for where the GPU is in another machine")
 
 
 def _print_stages(manifest: "Manifest") -> None:
     fidelity = {} if manifest.fidelity is None else manifest.fidelity.exits
-    columns = ("stage", "exit", "keeps, bytes a sample", "MACs", "max error")
-    print_table(
-        f"{manifest.model} for {manifest.target}, {manifest.precision}",
-        (*columns, "agrees with fp32") if fidelity else columns,
-        [
+    labelled = any(lost.accuracy is not None for lost in fidelity.values())
+    columns = ["stage", "exit", "keeps, bytes a sample", "MACs", "max error"]
+    columns += (["agrees with fp32"] if fidelity else []) + (["right", "right in fp32"] if labelled else [])
+    rows = []
+    for index, stage in enumerate(manifest.stages):
+        lost = fidelity.get(stage.exit.name)
+        rows.append(
             (
                 stage.name,
                 stage.exit.name,
                 _bytes([tensor.bytes_per_sample for tensor in manifest.kept_after(index)]),
                 f"{stage.macs:,}",
                 f"{manifest.proof.max_absolute_error[stage.exit.name]:.2g}",
-                *([share(fidelity[stage.exit.name].agreement)] if fidelity else []),
+                *([] if lost is None else [share(lost.agreement)]),
+                *(share(accuracy) for accuracy in _accuracies(lost)),
             )
-            for index, stage in enumerate(manifest.stages)
-        ],
-    )
+        )
+    print_table(f"{manifest.model} for {manifest.target}, {manifest.precision}", columns, rows)
+
+
+def _accuracies(lost: "ExitFidelity | None") -> list[float]:
+    if lost is None or lost.accuracy is None or lost.accuracy_fp32 is None:
+        return []
+    return [lost.accuracy, lost.accuracy_fp32]
 
 
 def _require_one_of(option: str, value: str | None, known: tuple[str, ...]) -> None:

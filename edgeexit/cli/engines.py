@@ -1,6 +1,5 @@
 """`edgeexit engines`: build TensorRT plans from a bundle's stages, list and clear those that are cached."""
 
-import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -25,7 +24,7 @@ _MIB = 1 << 20
 def build_command(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     for_: Annotated[
-        str | None, typer.Option("--for", help="GPU to build for, e.g. SM86; default: the one of this machine.")
+        str | None, typer.Option("--for", help="GPU to build for, e.g. SM86 or 8.6; default: the one of this machine.")
     ] = None,
     batch: Annotated[str | None, typer.Option(help="LEAST,OPTIMAL,MOST samples; default: the recipe's.")] = None,
     dimension: Annotated[
@@ -48,7 +47,16 @@ def build_command(
     Example: `edgeexit engines build quickstart/bundle --for SM86`
     """
     from edgeexit.bundle import Bundle
-    from edgeexit.engines import PlanCache, build_engines, choose_site, default_folder, resolve_recipe
+    from edgeexit.engines import (
+        PlanCache,
+        build_engines,
+        choose_site,
+        default_folder,
+        parse_dimensions,
+        parse_range,
+        read_sm,
+        resolve_recipe,
+    )
     from edgeexit.signing import load_public_key
     from edgeexit.targets import load_target
 
@@ -57,12 +65,12 @@ def build_command(
     recipe = resolve_recipe(
         opened.manifest,
         target.nvidia,
-        batch=None if batch is None else _range("--batch", batch),
-        dimensions=dict(_dimension(text) for text in dimension or ()),
+        batch=None if batch is None else parse_range("--batch", batch),
+        dimensions=parse_dimensions(dimension or ()),
         workspace_mb=workspace_mb,
         dla_core=dla,
     )
-    site = choose_site(None if for_ is None else for_.upper(), first=target.runtime)
+    site = choose_site(None if for_ is None else read_sm(for_), first=target.runtime)
     site.library.journal.echo = "--debug" in sys.argv
     folder = cache or default_folder()
     stages = [stage.name for stage in opened.manifest.stages]
@@ -148,18 +156,3 @@ def clear_command(cache: CacheOption = None) -> None:
     files, size = PlanCache(folder).clear()
     console.print(f"deleted {files} files, {size / _MIB:.1f} MiB, from {printable(folder)}")
     next_step("edgeexit engines build BUNDLE")
-
-
-def _dimension(text: str) -> tuple[str, tuple[int, int, int]]:
-    name, _, sizes = text.partition("=")
-    return name, _range("--dimension", sizes, given=text)
-
-
-def _range(option: str, text: str, *, given: str | None = None) -> tuple[int, int, int]:
-    from edgeexit.errors import EngineError
-
-    match = re.fullmatch(r"(\d{1,9}),(\d{1,9}),(\d{1,9})", text)
-    if match is None:
-        form = "NAME=LEAST,OPTIMAL,MOST" if option == "--dimension" else "LEAST,OPTIMAL,MOST"
-        raise EngineError(f"{option} '{given or text}' is not {form}, such as 1,8,32")
-    return int(match[1]), int(match[2]), int(match[3])

@@ -75,10 +75,12 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        code = app(args=arguments, standalone_mode=False)
+        code = app(args=arguments, prog_name="edgeexit", standalone_mode=False)
     except _CommandLineError as error:
         if type(error).__name__ != "NoArgsIsHelpError":  # that one has printed the help
-            print_error(f"{error.format_message().rstrip('.')}; see `edgeexit --help`")
+            context = getattr(error, "ctx", None)
+            command = "edgeexit" if context is None else context.command_path
+            print_error(f"{error.format_message().rstrip('.')}; see `{command} --help`")
         sys.exit(_BAD_INPUT)
     except EdgeExitError as error:
         if debug:

@@ -1,6 +1,6 @@
 """Writes the stages of a plan to files, with their readouts, and counts what they cost."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from edgeexit.compiler.graph import check, infer_shapes, opset_of
 from edgeexit.compiler.opset.lowering import lower_opset
 from edgeexit.compiler.readout import add_readout
 from edgeexit.compiler.splitting.building import build_stage
+from edgeexit.compiler.splitting.shapes import input_words, size_or_word
 from edgeexit.compiler.splitting.split import Cut
 from edgeexit.compiler.splitting.stages import Plan
 from edgeexit.compiler.weights import save_graph
@@ -35,9 +36,10 @@ def write_stages(
     """
     stages = []
     opset = min(opset, opset_of(model))
+    known = input_words(model.graph)
     for index in range(len(plan.cuts)):
         built = build_stage(model, plan, index)
-        spec = _describe(built.graph, plan, index, answers)
+        spec = _describe(built.graph, plan, index, answers, known)
         add_readout(built.graph, built.graph.outputs[-1], task=form.task, classes=answers[spec.exit.name].shape[1])
         infer_shapes(built)
         lower_opset(built, opset)
@@ -52,12 +54,12 @@ def with_costs(stage: Stage, cut: Cut, counts: Sequence[int | None]) -> StageSpe
     return msgspec.structs.replace(stage.spec, macs=sum(counts[index] or 0 for index in cut.nodes))
 
 
-def _describe(graph: ir.Graph, plan: Plan, index: int, answers: Logits) -> StageSpec:
+def _describe(graph: ir.Graph, plan: Plan, index: int, answers: Logits, known: Collection[str]) -> StageSpec:
     """Return what a stage reads and makes, and say its exit's shape in the graph."""
     cut = plan.cuts[index]
     carry_in = [plan.carries[name].spec.name for name in cut.carry_in]
     exit_value = graph.outputs[-1]
-    shape = _exit_shape(exit_value, answers)
+    shape = _exit_shape(exit_value, answers, known)
     exit_value.type, exit_value.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(shape)
     return StageSpec(
         name=f"stage{index}",
@@ -70,13 +72,16 @@ def _describe(graph: ir.Graph, plan: Plan, index: int, answers: Logits) -> Stage
     )
 
 
-def _exit_shape(value: ir.Value, answers: Logits) -> tuple[int | str, ...]:
-    """Return batch, classes and, to segment, height and width; a word where those are known at run time only."""
-    found = answers[str(value.name)].shape
-    inferred = list(value.shape) if value.shape is not None and len(value.shape) == len(found) else [None] * len(found)
-    words = ("height", "width")
-    sizes = tuple(
-        size if isinstance(size, int) else str(getattr(size, "value", None) or word)
-        for size, word in zip(inferred[2:], words, strict=False)
-    )
-    return (BATCH, found[1], *sizes)
+def _exit_shape(value: ir.Value, answers: Logits, known: Collection[str]) -> tuple[int | str, ...]:
+    """Return batch, classes and, to segment, height and width; a word where those are known at run time only.
+
+    `known` are the words that the model's inputs have. What none of them has is called after the exit and the axis.
+    """
+    name = str(value.name)
+    found = answers[name].shape
+    told = value.shape if value.shape is not None and len(value.shape) == len(found) else ir.Shape([None] * len(found))
+    shape: list[int | str] = [BATCH, found[1]]
+    for axis in range(2, len(found)):
+        size = size_or_word(found[axis], told[axis], known)
+        shape.append(size if isinstance(size, int) or size in known else f"{name}.{axis}")
+    return tuple(shape)

@@ -1,6 +1,6 @@
 """Compiles a model into a bundle: every step in order, and nothing left behind when one fails."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -14,9 +14,10 @@ from edgeexit.compiler.exits import choose_exits
 from edgeexit.compiler.export.inputs import parse_inputs, repeat_to
 from edgeexit.compiler.export.model import export_model
 from edgeexit.compiler.export.source import load_source
-from edgeexit.compiler.graph import opset_of
+from edgeexit.compiler.graph import is_half, is_quantised, opset_of
 from edgeexit.compiler.macs import cheaper_exit, count_macs
 from edgeexit.compiler.precision.fidelity import losses, measure_fidelity
+from edgeexit.compiler.recipe import finish_recipe, start_recipe
 from edgeexit.compiler.sessions import Session, shapes_inside
 from edgeexit.compiler.splitting.stages import PROBE_BATCHES, check_exits, plan_stages
 from edgeexit.compiler.verify import answer_staged, prove
@@ -24,8 +25,8 @@ from edgeexit.compiler.whole import Reduction, Whole, prepare_whole
 from edgeexit.datasets import LABELS, Dataset, Inputs
 from edgeexit.engines import check_stages
 from edgeexit.errors import CompileError, DataError
-from edgeexit.manifest import Fidelity, Manifest, Precision, Proof, Recipe, StageSpec, Task
-from edgeexit.targets import Target, host_target, load_target
+from edgeexit.manifest import Fidelity, Manifest, Precision, Proof, StageSpec, Task
+from edgeexit.targets import host_target, load_target
 
 STEPS: Final = ("export", "precision", "split", "readout", "proof", "write")
 
@@ -46,6 +47,7 @@ def compile_bundle(
     calibration: Inputs | Dataset | None = None,
     keep_fp32: Sequence[str] = (),
     most_loss: float = 0.01,
+    dimensions: Mapping[str, tuple[int, int, int]] | None = None,
     name: str | None = None,
     labels: Sequence[str] | None = None,
     replace: bool = False,
@@ -61,7 +63,7 @@ def compile_bundle(
         target: name of the device kind; default: this machine's generic one.
         inputs: `NAME:SHAPE[:DTYPE]` of the model's inputs; a torch module needs them or an example.
         example: real samples, input name -> [N, ...]; up to 256 prove the split and the first 8 ship as golden
-            samples. Without them both are random.
+            samples. Default: the calibration data; without either both are random.
         exits: names of the outputs that are exits, shallow to deep; default: all, in the model's order.
         task: `classify` for exits [B, C], `segment` for [B, C, H, W]; default: as their rank tells.
         precision: of the numbers inside; `int8` needs calibration data or an example.
@@ -69,6 +71,8 @@ def compile_bundle(
             and what each exit loses against fp32 is measured on them. Default: the example.
         keep_fp32: patterns of nodes, by name or operator, that stay in fp32.
         most_loss: share of answers that an exit may lose by its precision before `on_note` is told.
+        dimensions: least, optimal and most sizes of the inputs' dimensions known only at run time, by their words, for
+            plans of TensorRT.
         name: of the model; default: the source's.
         labels: names of the classes.
         replace: replace a bundle that is there.
@@ -89,11 +93,12 @@ def compile_bundle(
         source_name, loaded = load_source(source)
         if isinstance(loaded, torch.nn.Module) and any(part.training for part in loaded.modules()):
             on_note("the model was in training mode; it is compiled in evaluation mode")
-        arrays = _arrays(example)
+        arrays = _arrays(example) or _arrays(calibration)
         exported = export_model(loaded, inputs=given, example=arrays, opset=device.opset)
         if exits:
             exported = choose_exits(exported, exits)
         check_exits(exported.model.graph)
+        recipe = start_recipe(device, exported.inputs, dimensions or {})
         reduction = Reduction(
             precision,
             calibration=_arrays(calibration) or arrays,
@@ -147,7 +152,7 @@ def compile_bundle(
             labels=None if labels is None else tuple(labels),
             keep_fp32=tuple(keep_fp32),
             fidelity=fidelity,
-            recipe=_recipe(device),
+            recipe=finish_recipe(recipe, exported.inputs, specs, folder, on_note=on_note),
         )
         write_manifest(folder, manifest)
     for what, verb in lost:
@@ -172,7 +177,8 @@ def _prove(folder: Path, specs: Sequence[StageSpec], whole: Whole, precision: Pr
         specs,
         whole.samples,
         whole.answers,
-        precision=precision,
+        half=is_half(whole.model),
+        quantised=is_quantised(whole.model),
         batch=whole.form.batch,
         source="data" if real else "random",
     )
@@ -183,12 +189,6 @@ def _prove(folder: Path, specs: Sequence[StageSpec], whole: Whole, precision: Pr
     data, answers = whole.reference
     found = answer_staged(shipped, specs, data.inputs, batch=whole.form.batch)
     return _Proven(proof, measure_fidelity(answers, found, labels=data.labels), golden)
-
-
-def _recipe(device: Target) -> Recipe | None:
-    if device.runtime == "onnxruntime" or device.nvidia is None:
-        return None
-    return Recipe(batch=device.nvidia.batch, workspace_mb=device.nvidia.workspace_mb)
 
 
 def _arrays(data: Inputs | Dataset | None) -> Inputs | None:

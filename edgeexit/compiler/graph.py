@@ -1,5 +1,6 @@
 """Brings an exported graph into the one form that the other steps rely on, and says what its inputs are."""
 
+import ast
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
@@ -12,15 +13,20 @@ from edgeexit.compiler.export.inputs import BATCH
 from edgeexit.compiler.reasons import quietly, reason_of
 from edgeexit.compiler.weights import read_small_weights
 from edgeexit.errors import CompileError
-from edgeexit.manifest import READOUT_SUFFIX, TEMPERATURE_INPUT, TensorSpec
+from edgeexit.manifest import PROBABILITIES_SUFFIX, READOUT_SUFFIX, TEMPERATURE_INPUT, TensorSpec
 
 _OLDEST_OPSET = 13  # the readout's operators
 _IR_VERSION = 10  # what ONNX Runtime 1.20 reads
 _FEWEST_EXITS = 2
+_ROUNDING = {"DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "QuantizeLinear"}
 _NO_TENSORS = {  # what they make; inference takes the type of what is inside for its type
     "Optional", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceMap",
     "SplitToSequence",
 }  # fmt: skip
+_SUFFIXES = (READOUT_SUFFIX, PROBABILITIES_SUFFIX)
+_SCOPES = "pkg.torch.onnx.name_scopes"
+"""Beside a node: the modules that it was traced in, outer to inner, then its own name, as Python writes a list."""
+_HALF = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 _MADE_UP = "unk__"  # how inference calls a dimension of which it knows nothing
 
 
@@ -28,9 +34,10 @@ def normalise(model: ir.Model, *, exits: Sequence[str]) -> None:
     """Normalise a model in place and name its outputs `exits`.
 
     Afterwards constants are initializers of the main graph, every first input dimension is called `batch`, shapes are
-    inferred, nothing unused is left, no exit is read by a node or appears twice, and nothing is written that does not
-    follow from the model (stack traces, paths, names of tools). Raises CompileError for a model without at least two
-    exits, equal names, a fixed batch, a value that nothing makes or an operator set that is too old.
+    inferred, nothing unused is left, no exit is read by a node or appears twice, no value has a name that the readouts
+    take, and nothing is written that does not follow from the model (stack traces, paths, names of tools). Raises
+    CompileError for a model without at least two exits, equal names or those of readouts, a fixed batch, a value that
+    nothing makes or an operator set that is too old or too new.
     """
     graph = model.graph
     if "ai.onnx" in model.opset_imports:  # the other name of the standard operators
@@ -39,6 +46,9 @@ def normalise(model: ir.Model, *, exits: Sequence[str]) -> None:
     opset = opset_of(model)
     if opset < _OLDEST_OPSET:
         raise CompileError(f"the model's opset {opset} is too old; export it again with {_OLDEST_OPSET} or newer")
+    newest = onnx.defs.onnx_opset_version()
+    if opset > newest:
+        raise CompileError(f"the model's opset {opset} is too new: onnx {onnx.__version__} has {newest}; upgrade onnx")
     _check_whole(model)
     read_small_weights(model)
     for step in (
@@ -70,6 +80,16 @@ def set_ir_version(model: ir.Model) -> None:
     """Give a model the IR version that goes with its operator set, or 10, which is the oldest that we write."""
     opset = onnx.helper.make_opsetid("", opset_of(model))
     model.ir_version = max(_IR_VERSION, onnx.helper.find_min_ir_version_for([opset]))
+
+
+def is_half(model: ir.Model) -> bool:
+    """Say whether a normalised model computes anything in 16 bits."""
+    return any(value.dtype in _HALF for graph in model.graphs() for value in _values(graph))
+
+
+def is_quantised(model: ir.Model) -> bool:
+    """Say whether some values of a model are rounded to integers."""
+    return any(node.op_type in _ROUNDING for graph in model.graphs() for node in graph)
 
 
 def input_specs(graph: ir.Graph) -> tuple[TensorSpec, ...]:
@@ -124,6 +144,23 @@ def bodies(node: ir.Node) -> Iterator[ir.Graph]:
             yield from attribute.as_graphs()
 
 
+def names_in(graph: ir.Graph) -> set[str]:
+    """Return the names of the values and nodes of a graph and of the bodies in it."""
+    nodes = ir.traversal.RecursiveGraphIterator(graph)
+    return {str(value.name) for value in _values(graph)}.union(node.name for node in nodes if node.name)
+
+
+def free_name(name: str, taken: set[str]) -> str:
+    """Return a name that is not taken, rather `name` itself, and take it."""
+    count = 0
+    free = name
+    while free in taken:
+        count += 1
+        free = f"{name}.{count}"
+    taken.add(free)
+    return free
+
+
 def rename_dimensions(graph: ir.Graph, names: Mapping[str, str]) -> None:
     """Rename symbolic dimensions of every value of a graph."""
     for value in _values(graph):
@@ -145,8 +182,11 @@ def _check_names(graph: ir.Graph, exits: Sequence[str]) -> None:
             raise CompileError(f"two exits are called '{name}'; give every output a name of its own")
         if name in inputs:
             raise CompileError(f"exit '{name}' has the name of an input; rename one of them")
-        if name.endswith(READOUT_SUFFIX):
-            raise CompileError(f"exit '{name}' must not end in '{READOUT_SUFFIX}': that is the name of a readout")
+        for suffix in _SUFFIXES:
+            if name.endswith(suffix):
+                raise CompileError(f"exit '{name}' must not end in '{suffix}': that is the name of a readout")
+            if f"{name}{suffix}" in inputs:
+                raise CompileError(f"input '{name}{suffix}' has the name of exit '{name}'s readout; rename the input")
     if TEMPERATURE_INPUT in inputs:
         raise CompileError(f"the model has an input '{TEMPERATURE_INPUT}' already: is it a stage of a bundle?")
 
@@ -172,32 +212,26 @@ def _name_exits(graph: ir.Graph, exits: Sequence[str]) -> None:
     """Give every output its name, through an Identity where the value is also something else."""
     values = list(graph.outputs)
     graph.outputs.clear()
-    taken = {str(value.name) for value in _values(graph)}
+    taken = names_in(graph)
+    reserved = {TEMPERATURE_INPUT, *(f"{name}{suffix}" for name in exits for suffix in _SUFFIXES)}
+    for value in _values(graph):
+        if value.name in reserved:
+            value.name = free_name(f"{value.name}.value", taken)
     seen: set[ir.Value] = set()
     for value, name in zip(values, exits, strict=True):
         leaving = value
         if value.uses() or value.producer() is None or value in seen:
-            node = ir.node("Identity", [value], name=f"{name}.exit")
+            node = ir.node("Identity", [value], name=free_name(f"{name}.exit", taken))
             graph.append(node)
             leaving = node.outputs[0]
             leaving.type, leaving.shape = value.type, value.shape
         seen.add(value)
         for other in _values(graph):
             if other is not leaving and other.name == name:
-                other.name = _free(f"{name}.value", taken)
+                other.name = free_name(f"{name}.value", taken)
         leaving.name = name
         taken.add(name)
         graph.outputs.append(leaving)
-
-
-def _free(name: str, taken: set[str]) -> str:
-    count = 0
-    free = name
-    while free in taken:
-        count += 1
-        free = f"{name}.{count}"
-    taken.add(free)
-    return free
 
 
 def _name_batch(graph: ir.Graph) -> None:
@@ -221,8 +255,25 @@ def _name_batch(graph: ir.Graph) -> None:
     rename_dimensions(graph, names)
 
 
+def _name_after_modules(model: ir.Model) -> None:
+    """Put the path of the torch module that a node comes from before its name: `heads.0/node_linear`.
+
+    torch writes it beside the node. So users find their modules in patterns, errors and TensorRT's account.
+    """
+    for graph in model.graphs():
+        for node in graph:
+            try:
+                *modules, _ = ast.literal_eval(node.metadata_props.get(_SCOPES, ""))
+            except (SyntaxError, TypeError, ValueError):  # not there, or not torch's
+                continue
+            named = [module for module in modules if module and not module.startswith("_")]
+            if named:
+                node.name = f"{named[-1]}/{node.name or node.op_type}"
+
+
 def _strip(model: ir.Model) -> None:
     """Remove what is about the export, not about the model."""
+    _name_after_modules(model)
     passes.ClearMetadataAndDocStringPass()(model)
     graphs: list[ir.Graph | ir.Function] = [*model.graphs(), *model.functions.values()]
     for graph in graphs:
@@ -240,7 +291,7 @@ def _strip(model: ir.Model) -> None:
 def _values(graph: ir.Graph) -> Iterator[ir.Value]:
     """Yield every value of a graph and of the bodies in it."""
     yield from graph.inputs
-    yield from graph.initializers.values()
+    yield from tuple(graph.initializers.values())  # one that is renamed changes its key
     for node in graph:
         yield from node.outputs
         for body in bodies(node):

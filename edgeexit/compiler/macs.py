@@ -80,13 +80,14 @@ class _Sizes:
                 if isinstance(size, ir.SymbolicDim) and size.value is not None:
                     self._words.setdefault(size.value, number)
         top = {*model.graph.inputs, *(value for node in model.graph for value in node.outputs)}
-        unknown = dict.fromkeys(v for v in _operands(model.graph) if self._inferred(v) is None and v in top)
+        operands = [value for value in _operands(model.graph) if value.name and value in top]
+        unknown = dict.fromkeys(value for value in operands if self._inferred(value) is None)
         (seen,) = look(model, [str(value.name) for value in unknown])
         self._seen = {value: seen[str(value.name)][1] for value in unknown if str(value.name) in seen}
 
     def of(self, value: ir.Value | None) -> Shape | None:
         """Return a value's shape, () where an operator leaves it out, or None where nothing tells it."""
-        if value is None:
+        if value is None or not value.name:
             return ()
         inferred = self._inferred(value)
         return self._seen.get(value) if inferred is None else inferred

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx_ir as ir
 
+from edgeexit.compiler.graph import free_name, names_in
 from edgeexit.manifest import PROBABILITIES_SUFFIX, READOUT_SUFFIX, TEMPERATURE_INPUT, Task
 
 _COLUMNS = 4
@@ -56,26 +57,31 @@ class _Writer:
     def __init__(self, graph: ir.Graph, exit_name: str) -> None:
         self._graph = graph
         self._prefix = f"{exit_name}{READOUT_SUFFIX}"
+        self._taken = names_in(graph)
 
     def __call__(self, op: str, *inputs: ir.Value, makes: str, **attributes: int) -> ir.Value:
         """Add a node and return what it makes; of several outputs, the first."""
-        output = ir.Value(name=f"{self._prefix}.{makes}")
+        output = self._value(makes)
         self._graph.append(self._node(op, inputs, attributes, [output], makes))
         return output
 
     def top(self, probabilities: ir.Value) -> tuple[ir.Value, ir.Value]:
         """Add the two highest entries along axis 1; return them and their places."""
-        outputs = [ir.Value(name=f"{self._prefix}.{name}") for name in ("top", "places")]
+        outputs = [self._value(name) for name in ("top", "places")]
         two = self.constant("two", 2)
         self._graph.append(self._node("TopK", (probabilities, two), {"axis": 1}, outputs, "top"))
         return outputs[0], outputs[1]
 
     def constant(self, name: str, *numbers: int) -> ir.Value:
         """Add an int64 constant."""
-        tensor = ir.Tensor(np.array(numbers, dtype=np.int64), name=f"{self._prefix}.{name}")
+        free = free_name(f"{self._prefix}.{name}", self._taken)
+        tensor = ir.Tensor(np.array(numbers, dtype=np.int64), name=free)
         value = ir.Value(name=tensor.name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
         self._graph.register_initializer(value)
         return value
+
+    def _value(self, name: str) -> ir.Value:
+        return ir.Value(name=free_name(f"{self._prefix}.{name}", self._taken))
 
     def _node(
         self,
@@ -85,7 +91,8 @@ class _Writer:
         outputs: list[ir.Value],
         makes: str,
     ) -> ir.Node:
-        return ir.node(op, inputs, attributes, outputs=outputs, name=f"{self._prefix}.{op}.{makes}")
+        name = free_name(f"{self._prefix}.{op}.{makes}", self._taken)
+        return ir.node(op, inputs, attributes, outputs=outputs, name=name)
 
 
 def _of_sample(write: _Writer, scaled: ir.Value) -> _Distribution:

@@ -14,6 +14,7 @@ from edgeexit.compiler.splitting.extract import extract, needed_for
 from edgeexit.compiler.weights import save_graph
 from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError
+from edgeexit.runtime.onnxruntime_backend import UNSAFE_OPTIMISERS
 
 _FATAL_ONLY = 4
 
@@ -38,7 +39,9 @@ class Session:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._what = what
         try:
-            self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(
+                path, options, providers=["CPUExecutionProvider"], disabled_optimizers=UNSAFE_OPTIMISERS
+            )
         except Exception as error:  # its classes have no common base
             raise CompileError(f"ONNX Runtime does not open {what}: {reason_of(error)}") from error
         self._inputs = {value.name for value in self._session.get_inputs()}

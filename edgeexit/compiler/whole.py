@@ -10,10 +10,11 @@ import onnx_ir as ir
 from edgeexit.compiler.answers import ExitForm, Logits, answer, form_of
 from edgeexit.compiler.export.model import ExportedModel
 from edgeexit.compiler.export.torch_export import run_module
+from edgeexit.compiler.graph import is_half, is_quantised
 from edgeexit.compiler.precision.quantise import Placement
 from edgeexit.compiler.precision.reduce import reduce_precision
 from edgeexit.compiler.sessions import Session
-from edgeexit.compiler.verify import check_against_torch
+from edgeexit.compiler.verify import check_against_torch, check_independence
 from edgeexit.compiler.weights import save_graph, store_weights
 from edgeexit.datasets import Dataset, Inputs, as_dataset, check_finite
 from edgeexit.manifest import Precision, Task
@@ -80,14 +81,16 @@ def prepare_whole(
         session = _open(exported.model, Path(scratch), exported.file)
         form, samples, answers = _answer_original(exported, session, task)
         on_step("precision")
-        reference = None
+        calibration = reference = None
         if reduction.calibration is not None:
-            data = _calibration(reduction.calibration, exported, form, answers)
-            reference = Reference(data, answer(session, data.inputs, exported.exits, form))
+            calibration = _calibration(reduction.calibration, exported, form, answers)
+            measured = _first(calibration, form.samples)
+            reference = Reference(measured, answer(session, measured.inputs, exported.exits, form))
         model = reduce_precision(
             exported.model,
             reduction.precision,
-            calibration=None if reference is None else reference.data,
+            samples=samples,
+            calibration=calibration,
             keep_fp32=reduction.keep_fp32,
             folder=Path(scratch),
             placement=reduction.placement,
@@ -111,22 +114,28 @@ def _open(model: ir.Model, folder: Path, file: Path | None, *, optimise: bool = 
 
 
 def _answer_original(exported: ExportedModel, session: Session, task: Task | None) -> tuple[ExitForm, Inputs, Logits]:
-    check_finite(exported.samples, where="example")
+    check_finite(exported.samples, where="samples")
     form = form_of(session, exported.samples, exported.exits, task=task)
     samples = {name: array[: form.samples] for name, array in exported.samples.items()}
     answers = answer(session, samples, exported.exits, form)
+    half, quantised = is_half(exported.model), is_quantised(exported.model)
     if exported.module is not None:
         few = {name: array[:_TORCH_SAMPLES] for name, array in samples.items()}
-        check_against_torch(answers, run_module(exported.module, few))
+        check_against_torch(answers, run_module(exported.module, few), half=half)
+    check_independence(session, samples, answers, half=half, quantised=quantised)
     return form, samples, answers
 
 
 def _calibration(arrays: Inputs, exported: ExportedModel, form: ExitForm, answers: Logits) -> Dataset:
-    """Return as much of the calibration data as the answers leave room for."""
     classes = answers[exported.exits[0]].shape[1]
     data = as_dataset(arrays, exported.inputs, task=form.task, classes=classes, where="calibration data")
     check_finite(data.inputs, where="calibration data")
+    return data
+
+
+def _first(data: Dataset, count: int) -> Dataset:
+    """Return as much of the calibration data as there is room for the answers of; ranges take all of it."""
     return Dataset(
-        inputs={name: array[: form.samples] for name, array in data.inputs.items()},
-        labels=None if data.labels is None else data.labels[: form.samples],
+        inputs={name: array[:count] for name, array in data.inputs.items()},
+        labels=None if data.labels is None else data.labels[:count],
     )

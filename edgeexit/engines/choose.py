@@ -1,11 +1,14 @@
 """Chooses which library builds, and for which GPU."""
 
+import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from edgeexit.engines.gpu import Hardware, find_gpu
 from edgeexit.engines.library import Library, installed_libraries
 from edgeexit.errors import EngineError
+
+_CAPABILITY: Final = re.compile(r"(?:SM_?)?(\d{1,2})\.?(\d)", re.IGNORECASE)
 
 
 class Site(NamedTuple):
@@ -15,6 +18,14 @@ class Site(NamedTuple):
     hardware: Hardware
     is_here: bool
     """Whether that GPU is in this machine, and so can run what was built."""
+
+
+def read_sm(text: str) -> str:
+    """Return a compute capability as TensorRT calls it, SM86, from `sm_86`, `8.6` or `86` too. Raises EngineError."""
+    match = _CAPABILITY.fullmatch(text.strip())
+    if match is None:
+        raise EngineError(f"--for '{text}' is no compute capability, such as SM86 or 8.6")
+    return f"SM{match[1]}{match[2]}"
 
 
 def choose_site(sm: str | None, *, first: str = "tensorrt") -> Site:

@@ -1,7 +1,8 @@
 """From a recipe to the shapes that a plan is built for."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 import msgspec
@@ -17,12 +18,55 @@ _WORKSPACE_MB: Final = 1024
 _BATCH: Final = (1, 1, 32)
 
 
+_RANGE: Final = re.compile(r"(\d{1,9}),(\d{1,9}),(\d{1,9})")
+
+
 class Shapes(NamedTuple):
     """The shapes of one input that a plan takes."""
 
     least: tuple[int, ...]
     optimal: tuple[int, ...]
     most: tuple[int, ...]
+
+
+def parse_range(option: str, text: str) -> Range:
+    """Parse LEAST,OPTIMAL,MOST, which a command was given for `option`. Raises EngineError."""
+    match = _RANGE.fullmatch(text)
+    if match is None:
+        raise EngineError(f"{option} '{text}' is not LEAST,OPTIMAL,MOST, such as 1,8,32")
+    return int(match[1]), int(match[2]), int(match[3])
+
+
+def parse_dimensions(texts: Iterable[str]) -> dict[str, Range]:
+    """Parse WORD=LEAST,OPTIMAL,MOST, which a command was given for `--dimension`. Raises EngineError."""
+    found: dict[str, Range] = {}
+    for text in texts:
+        word, _, sizes = text.partition("=")
+        if not word or _RANGE.fullmatch(sizes) is None:
+            raise EngineError(f"--dimension '{text}' is not NAME=LEAST,OPTIMAL,MOST, such as length=1,16,128")
+        if word in found:
+            raise EngineError(f"--dimension '{word}' is given twice")
+        found[word] = parse_range("--dimension", sizes)
+    return found
+
+
+def check_range(name: str, sizes: Range) -> None:
+    """Raise EngineError for a range that does not rise from 1 or more."""
+    least, optimal, most = sizes
+    if not 1 <= least <= optimal <= most:
+        raise EngineError(
+            f"the range of '{name}' is {least},{optimal},{most}; it has to be LEAST,OPTIMAL,MOST, rising, from 1"
+        )
+
+
+def free_words(tensors: Iterable[TensorSpec]) -> dict[str, str]:
+    """Return every dimension known only at run time, the batch aside, and the first of the tensors that has it."""
+    words: dict[str, str] = {}
+    for spec in tensors:
+        for size in spec.shape[1:]:
+            if isinstance(size, str):
+                words.setdefault(size, spec.name)
+    return words
 
 
 def resolve_recipe(
@@ -87,32 +131,18 @@ def _tensors(manifest: Manifest) -> dict[str, TensorSpec]:
     return {spec.name: spec for spec in (*manifest.inputs, *carries)}
 
 
-def _words(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    """Yield every dimension known only at run time, the batch aside, and the tensor that has it."""
-    for spec in _tensors(manifest).values():
-        for size in spec.shape[1:]:
-            if isinstance(size, str):
-                yield size, spec.name
-
-
 def _check_ranges(manifest: Manifest, recipe: Recipe) -> None:
-    for name, (least, optimal, most) in {"batch": recipe.batch, **recipe.dimensions}.items():
-        if not 1 <= least <= optimal <= most:
-            raise EngineError(
-                f"the range of '{name}' is {least},{optimal},{most}; it has to be LEAST,OPTIMAL,MOST, rising, from 1"
-            )
-    words: dict[str, str] = {}
-    for word, tensor in _words(manifest):
-        words.setdefault(word, tensor)
+    for name, sizes in {"batch": recipe.batch, **recipe.dimensions}.items():
+        check_range(name, sizes)
+    words = free_words(_tensors(manifest).values())
     for word in recipe.dimensions.keys() - words.keys():
         known = ", ".join(f"'{name}'" for name in words) or "none"
         raise EngineError(f"the bundle has no dimension '{word}'; those known only at run time are: {known}")
-    for word, tensor in words.items():
-        if word not in recipe.dimensions:
-            raise EngineError(
-                f"tensor '{tensor}' has the dimension '{word}', and the recipe no range for it; give one: "
-                f"--dimension {word}=LEAST,OPTIMAL,MOST"
-            )
+    missing = {word: tensor for word, tensor in words.items() if word not in recipe.dimensions}
+    if missing:
+        which = ", ".join(f"'{word}' of '{tensor}'" for word, tensor in missing.items())
+        options = " ".join(f"--dimension {word}=LEAST,OPTIMAL,MOST" for word in missing)
+        raise EngineError(f"the recipe has no range for what is known only at run time, {which}; give {options}")
 
 
 def _check_dla(manifest: Manifest, recipe: Recipe) -> None:

@@ -9,9 +9,13 @@ import numpy.typing as npt
 from edgeexit.errors import EngineError
 from edgeexit.manifest import Precision
 
-_TOLERANCE: Final[dict[Precision, float]] = {"fp32": 1e-3, "fp16": 2e-2, "int8": 1e-1}
+_TOLERANCE: Final[dict[Precision, float]] = {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.25}
 """Largest error, as a share of the exit's largest logit (at least 1): other kernels sum in another order, and where
-values are rounded to 11 bits or to 256 steps a sum may fall on either side."""
+values are rounded to 11 bits or to 256 steps a sum may fall on either side.
+
+Measured on ResNet-56 with CIFAR-10, over sets of 8 samples: true float16 against float16 that is computed in float32 is
+up to 1 % off; two right ways to run the same int8 graph (ONNX Runtime with and without its optimisations) up to 16 %,
+3 % of the sets by more than 10 %. A plan of other weights is off by the logits themselves."""
 
 
 class ExitCheck(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 import numpy.typing as npt
 import onnxruntime as ort
@@ -12,6 +12,9 @@ from edgeexit.errors import BundleError, InferenceError
 from edgeexit.targets import Target
 
 _ERRORS_ONLY = 3
+UNSAFE_OPTIMISERS: Final = ("MatmulTransposeFusion",)
+"""Left out everywhere: after this one ONNX Runtime 1.23 to 1.32 ends the process on x86-64 where a float16 is
+transposed before a matrix product (its issue 28392)."""
 
 
 class OnnxRuntimeBackend:
@@ -48,7 +51,9 @@ class OnnxRuntimeBackend:
         for stage in self._bundle.manifest.stages:
             path = self._bundle.path / stage.file
             try:
-                session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+                session = ort.InferenceSession(
+                    path, options, providers=["CPUExecutionProvider"], disabled_optimizers=UNSAFE_OPTIMISERS
+                )
             except Exception as error:  # onnxruntime raises classes of its own, without a common base
                 first_line = str(error).splitlines()[0]
                 raise BundleError(f"bundle '{self._bundle.path}': {stage.file} does not open: {first_line}") from error

@@ -15,58 +15,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import torch
 from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor, nn
+from resnet56 import ResNet56
+from torch import nn
 
 from edgeexit.compiler import compile_bundle
 
 _NODES = 5000
 _EXITS = 12
 _OURS = ("split", "readout", "write")
-
-
-class _Block(nn.Module):
-    def __init__(self, width: int, out: int, stride: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(width, out, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(out),
-            nn.ReLU(),
-            nn.Conv2d(out, out, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(out),
-        )
-        self.short = (
-            nn.Identity()
-            if width == out
-            else nn.Sequential(nn.Conv2d(width, out, 1, stride, bias=False), nn.BatchNorm2d(out))
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.body(x) + self.short(x))
-
-
-class ResNet56(nn.Module):
-    """ResNet-56 for 32x32 images with random weights; exits after blocks 7, 14, 21 and 27."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
-        widths = [16] * 9 + [32] * 9 + [64] * 9
-        strides = [1 if k == 0 or widths[k] == widths[k - 1] else 2 for k in range(27)]
-        inputs = [16, *widths[:-1]]
-        self.blocks = nn.ModuleList(map(_Block, inputs, widths, strides))
-        self.heads = nn.ModuleDict({str(k): nn.Linear(widths[k], 10) for k in (6, 13, 20, 26)})
-
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Return four logits [B, 10] of an image [B, 3, 32, 32] float32."""
-        x, exits = self.stem(image), []
-        for k, block in enumerate(self.blocks):
-            x = block(x)
-            if str(k) in self.heads:
-                exits.append(self.heads[str(k)](x.mean((2, 3))))
-        return tuple(exits)
 
 
 def write_long_graph(path: Path) -> None:

@@ -159,8 +159,23 @@ def test_an_unknown_option_exits_with_2(edgeexit, bundle):
     assert edgeexit("inspect", bundle.path, "--colour").code == 2
 
 
+def test_a_wrong_option_is_told_with_the_help_of_its_own_command(edgeexit, tmp_path):
+    out = tmp_path / "bundle"
+    line = refusal(edgeexit("compile", "m.onnx", "--out", out, "--precision", "int9"))
+    assert "--precision 'int9' is none of fp32, fp16, int8" in line
+    assert line.endswith("see `edgeexit compile --help`")
+    assert refusal(edgeexit("engines", "build", out, "--dla", -1)).endswith("see `edgeexit engines build --help`")
+    assert not out.exists()
+
+
+def test_a_missing_key_is_told_once(edgeexit, bundle, tmp_path):
+    line = refusal(edgeexit("inspect", bundle.path, "--trust", tmp_path / "no.pub"))
+    assert line == f"error: public key '{tmp_path / 'no.pub'}' cannot be read: No such file or directory"
+
+
 COMMANDS = (
     *("compile", "inspect", "fit", "evaluate", "run", "profile", "agent", "targets", "quickstart", "keygen", "sign"),
+    *("engines build", "engines list", "engines clear"),
     *("calibrator register", "calibrator run", "calibrator status", "calibrator history"),
 )
 

@@ -72,3 +72,12 @@ def test_a_loop_counts_as_often_as_it_is_known_to_run(macs):
     assert macs("trips = Constant<value_int = 3>() " + LOOP) == 3 * (4 * 6 * 6)
     open_ended = "sh = Shape<start = 0, end = 1>(x) zero = Constant<value_int = 0>() trips = Gather(sh, zero) "
     assert macs(open_ended + LOOP) is None
+
+
+def test_a_recurrent_layer_whose_first_output_nobody_reads(macs):
+    body = """
+    wide = Constant<value_ints = [1, 12, 6]>() deep = Constant<value_ints = [1, 12, 3]>()
+    i = ConstantOfShape<value = float[1] {0.1}>(wide) r = ConstantOfShape<value = float[1] {0.1}>(deep)
+    t = Transpose<perm = [1, 0, 2]>(x) all, h, c = LSTM<hidden_size = 3>(t, i, r) e0 = Transpose<perm = [1, 0, 2]>(h)
+    """
+    assert macs(body) == 4 * (12 * 6 + 12 * 3)

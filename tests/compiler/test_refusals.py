@@ -270,6 +270,9 @@ def test_an_onnx_file_that_is_too_old_or_lacks_its_data(graph, out, tmp_path):
     model.opset_import[0].version = 11
     onnx.save(model, tmp_path / "other.onnx")
     assert_refused(CompileError, out, tmp_path / "other.onnx", "opset 11 is too old")
+    model.opset_import[0].version = 1600
+    onnx.save(model, tmp_path / "other.onnx")
+    assert_refused(CompileError, out, tmp_path / "other.onnx", "opset 1600 is too new: onnx .* has [0-9]+; upgrade")
     onnx.save(onnx.load(path), tmp_path / "apart.onnx", save_as_external_data=True, location="gone", size_threshold=0)
     (tmp_path / "gone").unlink()
     assert_refused(CompileError, out, tmp_path / "apart.onnx", "weight 'a' in 'gone' cannot be read")

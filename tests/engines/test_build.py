@@ -1,12 +1,16 @@
 """The real TensorRT-RTX parses and compiles every stage that we emit, for every GPU that it knows."""
 
+import shutil
+
 import numpy as np
 import pytest
 
-from edgeexit.engines import build_engines, check_stages, choose_site, resolve_recipe
+from edgeexit.bundle import Bundle
+from edgeexit.engines import PlanCache, build_engines, check_stages, choose_site, resolve_recipe
 from edgeexit.errors import EngineError
 from tests.bundles import make_bundle
-from tests.compiler.networks import Dense, Masked, Residual, Segmenter, SequenceFirst
+from tests.compiler import graphs
+from tests.compiler.networks import Dense, Masked, Motley, Positions, Recurrent, Residual, Segmenter, SequenceFirst
 
 
 def _compiled(folder, network, inputs, **options):
@@ -15,13 +19,35 @@ def _compiled(folder, network, inputs, **options):
     return compile_bundle(network(), folder, inputs=inputs, **options)
 
 
-def _real(folder, network, precision):
+RNG = np.random.default_rng(0)
+IMAGES = {"image": RNG.standard_normal((32, 1, 16, 16)).astype(np.float32)}
+STEPS = {"steps": RNG.standard_normal((32, 5, 4)).astype(np.float32)}
+TOKENS = {
+    "ids": RNG.integers(0, 50, (32, 6)),
+    "mask": (np.arange(6) < RNG.integers(2, 7, (32, 1))).astype(np.int64),
+}
+ROWS = {"x": RNG.standard_normal((32, 8)).astype(np.float32)}
+SEQUENCES = {"x": RNG.standard_normal((32, 4, 8)).astype(np.float32)}
+
+
+def _real(folder, network, precision, example=IMAGES, inputs=(), **options):
     """Compile for a desktop GPU, with samples that set int8's ranges."""
-    example = {"image": np.random.default_rng(0).standard_normal((32, 1, 16, 16)).astype(np.float32)}
-    return _compiled(folder, network, (), example=example, precision=precision, target="nvidia-desktop")
+    return _compiled(folder, network, inputs, example=example, precision=precision, target="nvidia-desktop", **options)
+
+
+def _handmade(folder, text, precision, example=ROWS, **options):
+    path = graphs.save_graph(folder.with_suffix(".onnx"), text, w=(8, 8), head=(8, 3), deep=(8, 8))
+    return _real(folder, lambda: path, precision, example, **options)
+
+
+def _tokens(folder, network, precision):
+    inputs = [f"{name}:n,length:int64" for name in TOKENS]
+    return _real(folder, network, precision, TOKENS, inputs, dimensions={"length": (1, 6, 16)})
 
 
 LENGTH = {"length": (1, 7, 64)}
+FLAGS = ROWS | {"flag": np.arange(32) % 2 == 0}
+GATES = ROWS | {"gate": np.abs(ROWS["x"])}  # whose sum over all samples chooses the branch
 BUNDLES = {
     # name: how to make it in a folder, and the ranges that its recipe needs
     "tiny": (make_bundle, {}),
@@ -34,6 +60,17 @@ BUNDLES = {
     "segmenter": (lambda folder: _real(folder, Segmenter, "fp32"), {}),
     "segmenter-fp16": (lambda folder: _real(folder, Segmenter, "fp16"), {}),
     "segmenter-int8": (lambda folder: _real(folder, Segmenter, "int8"), {}),
+    "recurrent-fp16": (lambda folder: _real(folder, Recurrent, "fp16", STEPS), {}),
+    "motley-int8": (lambda folder: _real(folder, Motley, "int8"), {}),
+    "positions-fp16": (lambda folder: _tokens(folder, Positions, "fp16"), {}),
+    "loop-fp16": (lambda folder: _handmade(folder, graphs.LOOP, "fp16"), {}),
+    "loop-int8": (lambda folder: _handmade(folder, graphs.LOOP, "int8"), {}),
+    "scan-int8": (
+        lambda folder: _handmade(folder, graphs.SCAN, "int8", SEQUENCES, dimensions={"T": (1, 4, 9)}),
+        {},
+    ),
+    "functions-fp16": (lambda folder: _handmade(folder, graphs.FUNCTIONS, "fp16", FLAGS), {}),
+    "branches-int8": (lambda folder: _handmade(folder, graphs.SAME_NAMES, "int8", GATES), {}),
 }
 
 
@@ -85,6 +122,19 @@ def test_another_recipe_gives_other_plans(tiny, ahead, recipe, cache):
     build_engines(tiny, ahead, recipe, cache)
     other = resolve_recipe(tiny.manifest, None, batch=(1, 8, 8))
     assert not any(engine.cached for engine in build_engines(tiny, ahead, other, cache).stages)
+
+
+def test_a_bundle_that_was_moved_has_its_plans_still(tiny, tmp_path, ahead, recipe, cache):
+    build_engines(tiny, ahead, recipe, cache)
+    moved = Bundle.open(shutil.copytree(tiny.path, tmp_path / "elsewhere"))
+    assert all(engine.cached for engine in build_engines(moved, ahead, recipe, cache).stages)
+
+
+def test_a_cache_behind_a_link_is_used(tiny, tmp_path, ahead, recipe, cache):
+    cache.folder.mkdir()
+    (tmp_path / "link").symlink_to(cache.folder)
+    build_engines(tiny, ahead, recipe, PlanCache(tmp_path / "link"))
+    assert all(engine.cached for engine in build_engines(tiny, ahead, recipe, cache).stages)
 
 
 def test_force_builds_again(tiny, ahead, recipe, cache):

@@ -4,7 +4,7 @@ import types
 
 import pytest
 
-from edgeexit.engines import Hardware, Library
+from edgeexit.engines import Hardware, Library, read_sm
 from edgeexit.engines.builder import gpu_layers
 from edgeexit.engines.choose import match_site
 from edgeexit.engines.gpu import read_power_mode
@@ -77,3 +77,18 @@ def test_tensorrt_that_does_not_start_says_what_it_needs():
         EngineError, match=r"tensorrt 10.3.0 does not start: CUDA initialization failure .* needs an NVIDIA"
     ):
         broken.new_builder()
+
+
+@pytest.mark.parametrize("text", ["SM86", "sm86", "sm_86", "8.6", "86", " 86 "])
+def test_a_compute_capability_may_be_written_in_every_usual_way(text):
+    assert read_sm(text) == "SM86"
+
+
+def test_two_digits_before_the_point():
+    assert [read_sm(text) for text in ("12.0", "120", "SM110")] == ["SM120", "SM120", "SM110"]
+
+
+@pytest.mark.parametrize("text", ["", "orin", "8", "8.6.1", "-86", "SM8x"])
+def test_what_is_no_compute_capability_is_refused(text):
+    with pytest.raises(EngineError, match="is no compute capability, such as SM86"):
+        read_sm(text)

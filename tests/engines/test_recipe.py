@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from edgeexit.engines import resolve_recipe, stage_shapes
+from edgeexit.engines import parse_dimensions, resolve_recipe, stage_shapes
 from edgeexit.engines.recipe import outside
 from edgeexit.errors import EngineError
 from edgeexit.manifest import TEMPERATURE_INPUT, Recipe, TensorSpec
@@ -48,7 +48,7 @@ def test_the_bundles_recipe_comes_before_the_targets_and_options_before_both(tin
         ({"batch": (4, 2, 8)}, r"the range of 'batch' is 4,2,8"),
         ({"batch": (0, 2, 8)}, r"the range of 'batch' is 0,2,8"),
         ({"dimensions": {"length": (3, 2, 8)}}, r"the range of 'length' is 3,2,8"),
-        ({}, r"tensor 'x' has the dimension 'length', and the recipe no range.*--dimension length=LEAST"),
+        ({}, r"no range for what is known only at run time, 'length' of 'x'; give --dimension length=LEAST"),
         ({"dimensions": {"lenght": (1, 2, 8)}}, r"no dimension 'lenght'; those known only at run time are: 'length'"),
         ({"dimensions": {"length": (1, 2, 8)}, "dla_core": 0}, r"a DLA runs fp16 and int8, the bundle is fp32"),
     ],
@@ -69,3 +69,16 @@ def test_golden_samples_outside_of_the_ranges_are_named(manifest):
     recipe = resolve_recipe(manifest, ORIN, dimensions={"length": (4, 16, 64)})
     assert outside(manifest, recipe, {"x": (9, 4, 8)}) is None
     assert outside(manifest, recipe, {"x": (9, 3, 8)}) == "the golden samples' 'x' has length 3, not 4 to 64"
+
+
+def test_everything_that_has_no_range_is_named_at_once(manifest):
+    two = (TensorSpec(name="x", dtype="float32", shape=("batch", "length", "width")),)
+    with pytest.raises(EngineError, match=r"'length' of 'x', 'width' of 'x'; give --dimension length=.* --dimension w"):
+        resolve_recipe(msgspec.structs.replace(manifest, inputs=two), ORIN)
+
+
+@pytest.mark.parametrize("texts", [["length"], ["=1,2,3"], ["length=1,2"], ["length=1,2,x"], ["n=1,2,3", "n=1,2,3"]])
+def test_dimensions_that_cannot_be_read_are_refused(texts):
+    with pytest.raises(EngineError, match="--dimension"):
+        parse_dimensions(texts)
+    assert parse_dimensions(["n=1,2,3", "m.2=4,4,4"]) == {"n": (1, 2, 3), "m.2": (4, 4, 4)}

@@ -34,10 +34,20 @@ def test_a_close_answer_may_turn_and_is_counted():
 
 
 def test_an_answer_that_is_not_close_may_not_turn():
-    golden = np.array([[10, 0], [0, 1.5]], dtype=np.float32)
-    found = np.array([[10, 0], [0.8, 0.7]], dtype=np.float32)
+    golden = np.array([[10, 0], [0, 3]], dtype=np.float32)
+    found = np.array([[10, 0], [1.6, 1.4]], dtype=np.float32)
     with pytest.raises(EngineError, match=r"exit 'deep' gives another class .* 50\.0%"):
         check_exit("deep", golden, found, "int8")
+
+
+def test_int8_that_is_run_in_another_right_way_passes_and_other_weights_do_not():
+    rng = np.random.default_rng(0)
+    golden = 4 * rng.standard_normal((8, 10)).astype(np.float32)
+    largest = np.abs(golden).max()
+    other_order = golden + 0.16 * largest * rng.uniform(-1, 1, golden.shape).astype(np.float32)
+    assert check_exit("e0", golden, other_order, "int8").max_error > 0.1 * largest
+    with pytest.raises(EngineError, match="where int8 explains"):
+        check_exit("e0", golden, 4 * rng.standard_normal((8, 10)).astype(np.float32), "int8")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

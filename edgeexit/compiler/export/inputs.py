@@ -50,14 +50,14 @@ def specs_of(example: Inputs, names: Sequence[str]) -> tuple[TensorSpec, ...]:
             continue
         array = example[name]
         if array.ndim == 0:
-            raise CompileError(f"example: '{name}' is a scalar; the first dimension of every input is the batch")
+            raise CompileError(f"samples: '{name}' is a scalar; the first dimension of every input is the batch")
         specs.append(TensorSpec(name=name, dtype=array.dtype.name, shape=(BATCH, *array.shape[1:])))
     return tuple(specs)
 
 
 def take_samples(example: Inputs, specs: Sequence[TensorSpec]) -> Arrays:
     """Return up to 256 samples of an example that fits `specs`. Raises DataError where it does not."""
-    checked = check_inputs(example, specs, where="example")
+    checked = check_inputs(example, specs, where="samples")
     return {name: array[:_MOST_SAMPLES] for name, array in checked.items()}
 
 

@@ -55,8 +55,10 @@ def load_labels(path: Path) -> tuple[str, ...]:
     """Read the names of the classes, one a line. Raises DataError."""
     try:
         labels = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"labels file '{path}' cannot be read: {reason_of(error)}") from error
+    except OSError as error:
+        raise DataError(f"labels file '{path}' cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"labels file '{path}' is not UTF-8 text: {reason_of(error)}") from error
     if "" in labels:
         raise DataError(f"labels file '{path}': line {labels.index('') + 1} is empty; it needs one class name a line")
     return labels

@@ -12,7 +12,7 @@ import onnx.shape_inference
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from edgeexit.compiler.graph import infer_shapes, opset_of, set_ir_version
+from edgeexit.compiler.graph import free_name, infer_shapes, names_in, opset_of, set_ir_version
 from edgeexit.compiler.opset.rules import RULES, Refusal
 from edgeexit.compiler.reasons import quietly, reason_of
 from edgeexit.errors import CompileError
@@ -38,10 +38,11 @@ def lower_opset(model: ir.Model, opset: int) -> None:
             passes.InlinePass()(model)
         except ValueError as error:  # a function of another opset, or one that calls itself
             raise CompileError(f"the model's functions do not go into opset {opset}: {reason_of(error)}") from error
+    taken = names_in(model.graph)
     for graph in list(model.graphs()):
         for node in list(graph):
             if node.domain == "":
-                _lower(node, found, opset)
+                _lower(node, found, opset, taken)
     model.opset_imports[""] = opset
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     passes.LiftSubgraphInitializersToMainGraphPass()(model)
@@ -52,8 +53,8 @@ def lower_opset(model: ir.Model, opset: int) -> None:
     infer_shapes(model)
 
 
-def _lower(node: ir.Node, version: int, opset: int) -> None:
-    """Rewrite one node, and what replaces it, from `version` to `opset`."""
+def _lower(node: ir.Node, version: int, opset: int, taken: set[str]) -> None:
+    """Rewrite one node, and what replaces it, from `version` to `opset`; `taken` are the names in the graph."""
     pending = [(node, version)]
     while pending:
         node, version = pending.pop()
@@ -73,7 +74,7 @@ def _lower(node: ir.Node, version: int, opset: int) -> None:
         if made is None:
             pending.append((node, since - 1))
         else:
-            _replace(node, made)
+            _replace(node, made, taken)
             pending.extend((new, since) for new in made if new.domain == "")
 
 
@@ -171,11 +172,19 @@ def _outputs(node: ir.Node) -> list[onnx.ValueInfoProto]:
     return [_typed(value) for value in node.outputs if value.name]
 
 
-def _replace(node: ir.Node, made: list[ir.Node]) -> None:
+def _replace(node: ir.Node, made: list[ir.Node], taken: set[str]) -> None:
     """Put nodes where one was; what they make is found by the name of what it made."""
     graph: Any = node.graph
     named = {output.name: output for new in made for output in new.outputs}
     wanted = [value for value in node.outputs if value.name in named]
+    taken.discard(node.name or "")
+    kept = {value.name for value in wanted}
+    for new in made:
+        if new.name:
+            new.name = free_name(new.name, taken)
+        for output in new.outputs:
+            if output.name and output.name not in kept:
+                output.name = free_name(output.name, taken)
     ir.convenience.replace_nodes_and_values(graph, node, [node], made, wanted, [named[value.name] for value in wanted])
 
 

@@ -33,6 +33,8 @@ take both."""
 PRODUCTS: Final = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """What is computed in int8. Everything else gains little by it and loses accuracy, above all norms and softmaxes."""
 
+_CHANNELS: Final = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
+_OTHER_FLOATS: Final = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
 _QUANTISED: Final = (*PRODUCTS, "Concat")
 """Before a Concat of feature maps as well: in dense networks its inputs are what crosses to later stages."""
 _MAP_RANK: Final = 4
@@ -69,6 +71,7 @@ def to_int8(
     if any(node.op_type == "QuantizeLinear" for node in model.graph):
         raise CompileError("the model is quantised already; compile it with --precision fp32, which keeps that")
     names = _fold_batch_norms(model, {str(node.outputs[0].name) for node in kept if node.outputs})
+    _part_shared_weights(model.graph)
     left_out = [str(node.name) for node in model.graph if node.outputs[0].name in names or _is_odd(node)]
     with tempfile.TemporaryDirectory(dir=folder, prefix="int8.") as scratch:
         path = Path(scratch) / "model.onnx"
@@ -82,7 +85,8 @@ def to_int8(
             raise CompileError(f"the model cannot be quantised: {reason_of(error)}") from error
     if not any(node.op_type == "QuantizeLinear" for node in quantised.graph):
         raise CompileError(
-            f"int8 has nothing to quantise: no {', '.join(PRODUCTS)} of the main graph is left; take fp32 or fp16"
+            f"int8 has nothing to quantise: no {', '.join(PRODUCTS)} in float32 is left in the main graph; take fp32 "
+            "or fp16, or bring the model in float32"
         )
     _drop_idle_pairs(quantised.graph)
     passes.RemoveUnusedNodesPass()(quantised)
@@ -124,12 +128,41 @@ def _fold_batch_norms(model: ir.Model, kept: set[str]) -> set[str]:
     return kept
 
 
+def _part_shared_weights(graph: ir.Graph) -> None:
+    """Give a weight that products read along different channels a copy for each: its scales lie along one axis."""
+    for weight in list(graph.initializers.values()):
+        copies: dict[int, ir.Value] = {}
+        for node, position in list(weight.uses()):
+            axis = _channels(node)
+            if axis is None or position != 1:
+                continue
+            if not copies:
+                copies[axis] = weight
+            elif axis not in copies:
+                name = f"{weight.name}.channels{axis}"
+                copies[axis] = ir.Value(name=name, type=weight.type, shape=weight.shape, const_value=weight.const_value)
+                graph.register_initializer(copies[axis])
+            node.replace_input_with(position, copies[axis])
+
+
+def _channels(node: ir.Node) -> int | None:
+    """Return the axis of a product's weight along which its output channels lie, or None for what is no product."""
+    if node.op_type == "Gemm" and node.attributes.get_int("transB"):
+        return 0
+    return _CHANNELS.get(node.op_type)
+
+
 def _is_odd(node: ir.Node) -> bool:
     """Return whether a node has a form that the quantiser gets wrong, or is a Concat of other things than maps."""
+    if any(value.dtype in _OTHER_FLOATS for value in (*node.inputs, *node.outputs) if value is not None):
+        return True  # the pairs' scales would be of that type, which the operator set does not have
     if node.op_type == "Concat":
         return node.outputs[0].shape is None or len(node.outputs[0].shape) < _MAP_RANK
     if node.op_type not in {"Gemm", "MatMul"}:
         return False
+    second = node.inputs[1]
+    if second is not None and second.is_initializer() and (second.shape is None or len(second.shape) != 2):  # noqa: PLR2004 - [in, out]
+        return True  # ONNX Runtime has no such product with a scale for every channel
     beta = node.attributes.get("beta")
     if beta is not None and beta.as_float() != 1.0:  # it would be set to 1, as if the bias were quantised with it
         return True
@@ -167,6 +200,7 @@ def _quantise(path: Path, calibration: Dataset, left_out: list[str], placement: 
             "ActivationSymmetric": True,
             "WeightSymmetric": True,
             "QuantizeBias": False,
+            "QDQDisableWeightAdjustForInt32Bias": True,  # which biases in float32 have no use for
             "OpTypesToExcludeOutputQuantization": [op for op in _QUANTISED if placement == "before" or op != "Conv"],
         },
     )

@@ -9,10 +9,12 @@ from onnx_ir.passes import common as passes
 from onnxscript import optimizer
 
 from edgeexit.compiler.graph import bodies, normalise
+from edgeexit.compiler.precision.extremes import overflowing_nodes
 from edgeexit.compiler.precision.half import to_half
 from edgeexit.compiler.precision.quantise import Placement, to_int8
+from edgeexit.compiler.precision.widths import wide_nodes
 from edgeexit.compiler.reasons import quietly
-from edgeexit.datasets import Dataset
+from edgeexit.datasets import Dataset, Inputs
 from edgeexit.errors import CompileError
 from edgeexit.manifest import Precision
 
@@ -24,6 +26,7 @@ def reduce_precision(
     model: ir.Model,
     precision: Precision,
     *,
+    samples: Inputs | None = None,
     calibration: Dataset | None = None,
     keep_fp32: Sequence[str] = (),
     folder: Path,
@@ -38,7 +41,8 @@ def reduce_precision(
     Args:
         model: stays as it was.
         precision: of what is inside.
-        calibration: real samples; `int8` cannot do without.
+        samples: real or random; what comes near the end of float16's range on them stays in fp32.
+        calibration: real samples, used before `samples`; `int8` cannot do without.
         keep_fp32: patterns (`*`, `?`, `[...]`) of nodes that stay in fp32, matched with the name and the operator of
             each node, and with the names of its outputs and weights.
         folder: scratch files stand here meanwhile.
@@ -61,6 +65,10 @@ def reduce_precision(
     _name_nodes(reduced.graph)
     kept = _find(reduced.graph, keep_fp32)
     if precision == "fp16":
+        seen = samples if calibration is None else calibration.inputs
+        if seen is not None:
+            wide = wide_nodes(reduced, kept=kept)
+            kept |= overflowing_nodes(reduced, seen, kept=wide, folder=folder, on_note=on_note)
         to_half(reduced, kept=kept, on_note=on_note)
     else:
         if calibration is None:

@@ -22,6 +22,13 @@ _FOLLOWS = {  # cheap: a result in float32 stays so until something wider than i
     "Abs", "Add", "Clip", "Div", "Expand", "Flatten", "Identity", "Log", "Max", "Min", "Mul", "Neg", "Reciprocal",
     "ReduceMax", "ReduceMean", "ReduceMin", "Reshape", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze",
 }  # fmt: skip
+_BOTH = frozenset({0, 1})
+_FACTORS = {  # which inputs scale a result, so that a weight there has to keep its digits
+    "Conv": {1}, "ConvTranspose": {1}, "Gemm": _BOTH, "MatMul": _BOTH, "Div": _BOTH, "Mul": _BOTH, "Equal": _BOTH,
+    "Greater": _BOTH, "GreaterOrEqual": _BOTH, "Less": _BOTH, "LessOrEqual": _BOTH,
+}  # fmt: skip
+_MOST_ROUNDING: Final = 2.0**-8
+"""Of a weight's norm; float16 rounds what is within its range by 2^-11 at most."""
 ANY_TYPE: Final = {"Cast", "Shape", "Size"}
 """Operators that take a float as it comes."""
 
@@ -33,7 +40,7 @@ def wide_nodes(
 
     These are: what the user keeps; what has no float16 form in ONNX; what computes on shapes alone, because sizes and
     positions above 2048 are no float16 numbers; powers, exponentials and sums, with the cheap arithmetic on their
-    results; and what reads a weight beyond float16's range.
+    results; and what reads a weight that float16 does not hold.
     """
     choice = _Choice(model, kept, on_note)
     choice.visit(model.graph)
@@ -69,6 +76,11 @@ def typed_outputs(node: ir.Node, schema: onnx.defs.OpSchema) -> Iterator[tuple[i
         yield value, schema.outputs[min(position, last)].type_str
 
 
+def is_factor(node: ir.Node, position: int) -> bool:
+    """Return whether an input of a node scales what it makes."""
+    return position in _FACTORS.get(node.op_type, ())
+
+
 def is_float(value: ir.Value) -> bool:
     """Return whether a value is a float32 tensor."""
     return isinstance(value.type, ir.TensorType) and value.dtype == ir.DataType.FLOAT
@@ -85,6 +97,17 @@ def beyond_half(tensor: ir.TensorProtocol | None) -> float | None:
     return float(large[0]) if (large == large[0]).all() else float("nan")
 
 
+def rounding_of(tensor: ir.TensorProtocol) -> float:
+    """Return what float16 changes in a tensor, as a share of its norm; infinity stays out of it."""
+    array = tensor.numpy()
+    largest = float(np.abs(array, where=np.isfinite(array), out=np.zeros_like(array)).max(initial=0.0))
+    if tensor.dtype != ir.DataType.FLOAT or not largest:
+        return 0.0
+    finite = np.where(np.isfinite(array), array, 0)
+    lost = finite - finite.clip(-HALF_MOST, HALF_MOST).astype(np.float16)
+    return float(np.linalg.norm(lost / largest) / np.linalg.norm(finite / largest))
+
+
 class _Choice:
     def __init__(self, model: ir.Model, kept: AbstractSet[ir.Node], on_note: Callable[[str], None]) -> None:
         self.wide: set[ir.Node] = set()
@@ -96,7 +119,7 @@ class _Choice:
         self._sizes: set[ir.Value] = set()
         """Values that depend on no more than the inputs' sizes."""
         self._in_float32: set[ir.Value] = set()
-        self._large: dict[ir.Value, bool] = {}
+        self._beyond: dict[tuple[ir.Value, bool], bool] = {}
 
     def visit(self, graph: ir.Graph) -> None:
         self._content |= set(graph.inputs)
@@ -128,6 +151,8 @@ class _Choice:
     def _stays(self, node: ir.Node, schema: onnx.defs.OpSchema) -> bool:
         if node in self._kept or node.op_type in _SUMS | _QUANTISED:
             return True
+        if node.op_type == "Mul" and node.inputs[0] is node.inputs[1]:  # a power, as norms write it
+            return True
         values = [value for value in (*node.inputs, *node.outputs) if value is not None and value.name]
         if any(not isinstance(value.type, ir.TensorType) for value in values):  # sequences, or not inferred
             return True
@@ -137,15 +162,17 @@ class _Choice:
         computed = [value for value in floats if not value.is_initializer()]
         if node.op_type in _FOLLOWS and computed and all(value in self._in_float32 for value in computed):
             return True
-        return any(self._is_large(value, node) for _, value, _ in half_inputs(node, schema))
+        return any(self._is_beyond(value, node, position) for position, value, _ in half_inputs(node, schema))
 
-    def _is_large(self, value: ir.Value, node: ir.Node) -> bool:
-        """Return whether a weight has several values beyond float16; a single one stands for infinity."""
-        if not value.is_initializer():
+    def _is_beyond(self, value: ir.Value, node: ir.Node, position: int) -> bool:
+        """Return whether a weight is not to be float16: a single number that is only added stands for infinity."""
+        if not value.is_initializer() or value.const_value is None:
             return False
-        if value not in self._large:
+        factor = is_factor(node, position)
+        if (value, factor) not in self._beyond:
             beyond = beyond_half(value.const_value)
-            self._large[value] = beyond is not None and np.isnan(beyond)
-            if self._large[value]:
+            several = beyond is not None and np.isnan(beyond)
+            self._beyond[value, factor] = several or (factor and rounding_of(value.const_value) > _MOST_ROUNDING)
+            if self._beyond[value, factor] and value.const_value.size > 1:
                 self._on_note(f"node '{node.name}' stays in fp32: its weight '{value.name}' is beyond float16's range")
-        return self._large[value]
+        return self._beyond[value, factor]

@@ -3,6 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 
+from edgeexit.compiler.graph import free_name, names_in
 from edgeexit.compiler.splitting.extract import extract, reads_of
 from edgeexit.compiler.splitting.shapes import read_sizes_from
 from edgeexit.compiler.splitting.stages import Carry, Plan
@@ -27,46 +28,47 @@ def build_stage(model: ir.Model, plan: Plan, stage: int) -> ir.Model:
         name=f"stage{stage}",
     )
 
+    taken = names_in(built.graph)
     given = list(built.graph.inputs)
     first, last = len(cut.inputs), len(cut.inputs) + len(cut.carry_in)
     carried = zip(given[first:last], (plan.carries[name] for name in cut.carry_in), strict=True)
-    reads = [*given[:first], *(_take_in(built.graph, value, carry) for value, carry in carried)]
+    reads = [*given[:first], *(_take_in(built.graph, value, carry, taken) for value, carry in carried)]
     for value in given[last:]:
         for node in [use.node for use in value.uses()]:
-            read_sizes_from(built.graph, node, reads)
+            read_sizes_from(built.graph, node, reads, taken)
     *made, exit_value = built.graph.outputs
     leaving = zip(made, (plan.carries[name] for name in cut.carry_out), strict=True)
-    outputs = [*(_hand_out(built.graph, value, carry) for value, carry in leaving), exit_value]
+    outputs = [*(_hand_out(built.graph, value, carry, taken) for value, carry in leaving), exit_value]
     for values_of, wanted in ((built.graph.inputs, reads), (built.graph.outputs, outputs)):
         values_of.clear()
         values_of.extend(wanted)
     return built
 
 
-def _hand_out(graph: ir.Graph, value: ir.Value, carry: Carry) -> ir.Value:
+def _hand_out(graph: ir.Graph, value: ir.Value, carry: Carry, taken: set[str]) -> ir.Value:
     """Return what leaves a stage for a value that it makes: the same, batch first."""
     leaving = value
     if carry.batch_axis != 0:
         rank = len(carry.spec.shape)
         order = [carry.batch_axis, *(axis for axis in range(rank) if axis != carry.batch_axis)]
-        node = ir.node("Transpose", [value], {"perm": order}, name=f"{carry.spec.name}.out")
+        node = ir.node("Transpose", [value], {"perm": order}, name=free_name(f"{carry.spec.name}.out", taken))
         graph.append(node)
         leaving = node.outputs[0]
     _describe(leaving, carry.spec)
     return leaving
 
 
-def _take_in(graph: ir.Graph, value: ir.Value, carry: Carry) -> ir.Value:
+def _take_in(graph: ir.Graph, value: ir.Value, carry: Carry, taken: set[str]) -> ir.Value:
     """Return what arrives, batch first, for an input of a stage that an earlier stage makes."""
     arriving = value
     if carry.batch_axis != 0:
         arriving = ir.Value()
         order = [axis + 1 if axis < carry.batch_axis else axis for axis in range(len(carry.spec.shape))]
         order[carry.batch_axis] = 0
-        node = ir.node("Transpose", [arriving], {"perm": order}, name=f"{carry.spec.name}.in")
+        node = ir.node("Transpose", [arriving], {"perm": order}, name=free_name(f"{carry.spec.name}.in", taken))
         graph.insert_before(graph[0], node)
         back = node.outputs[0]
-        back.name, back.type, back.shape = f"{value.name}.back", value.type, value.shape
+        back.name, back.type, back.shape = free_name(f"{value.name}.back", taken), value.type, value.shape
         value.replace_all_uses_with(back)
     _describe(arriving, carry.spec)
     return arriving

@@ -1,16 +1,19 @@
 """Plans the stages of a normalised graph: describes it to the split, and finds out what may be kept between stages."""
 
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from math import prod
 from typing import Final, NamedTuple
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 
 from edgeexit.compiler.export.inputs import BATCH
+from edgeexit.compiler.graph import free_name, names_in
 from edgeexit.compiler.splitting.again import is_random, may_run_again
 from edgeexit.compiler.splitting.extract import reads_of
-from edgeexit.compiler.splitting.shapes import ANY, words_needed, words_of
+from edgeexit.compiler.splitting.shapes import input_words, size_or_word, words_needed, words_of
 from edgeexit.compiler.splitting.split import Cut, Flow, Kept, Node, candidates, split
 from edgeexit.manifest import TensorSpec
 
@@ -69,20 +72,20 @@ def plan_stages(graph: ir.Graph, look: Callable[[Sequence[str]], Sequence[Shapes
     flow = _flow(graph)
     inferred = {str(value.name): value.shape for node in graph for value in node.outputs}
     inferred |= {str(value.name): value.shape for value in graph.inputs}
-    known = _words(graph)
-    only_batch_varies = known == {BATCH}
+    known = input_words(graph)
+    taken = names_in(graph)
     carries: dict[str, Carry | None] = {}
     kept: dict[str, Kept | None] = {}
     while unknown := sorted(candidates(flow, kept) - kept.keys()):
         first, second = look(unknown)
         for name in unknown:
             seen = first.get(name), second.get(name)
-            carry = _carry(name, seen, inferred[name], only_batch_varies=only_batch_varies)
+            carry = _carry(name, seen, inferred[name], known, taken)
             carries[name] = carry
             kept[name] = None if carry is None else Kept(carry.size, words_of(carry.spec.shape) & known)
     cuts = split(flow, kept)
-    crossing = {name for cut in cuts for name in cut.kept}
-    return Plan(cuts, {name: carry for name, carry in carries.items() if carry is not None and name in crossing})
+    crossing = flow.inputs + flow.in_order({name for cut in cuts for name in cut.kept})
+    return Plan(cuts, _name_dimensions({name: carry for name in crossing if (carry := carries.get(name))}, known))
 
 
 def _flow(graph: ir.Graph) -> Flow:
@@ -93,14 +96,9 @@ def _flow(graph: ir.Graph) -> Flow:
     )
 
 
-def _words(graph: ir.Graph) -> frozenset[str]:
-    """Return the names of the dimensions of the inputs, each of which every stage can find out."""
-    return frozenset().union(*(words_of(value.shape or ()) for value in graph.inputs))
-
-
 def _describe(graph: ir.Graph) -> list[Node]:
     """Return the graph as splitting sees it."""
-    known = _words(graph)
+    known = input_words(graph)
     weights = {str(v.name): 0 if v.const_value is None else v.const_value.nbytes for v in graph.initializers.values()}
     described = []
     for node in graph:
@@ -133,8 +131,8 @@ def _carry(
     name: str,
     seen: tuple[tuple[str, tuple[int, ...]] | None, tuple[str, tuple[int, ...]] | None],
     inferred: ir.Shape | None,
-    *,
-    only_batch_varies: bool,
+    known: AbstractSet[str],
+    taken: set[str],
 ) -> Carry | None:
     """Say how a value crosses, from its shapes in two batches of `PROBE_BATCHES`, or None: not by rows."""
     first, second = seen
@@ -144,20 +142,27 @@ def _carry(
     if [pair for pair in sizes if pair[0] != pair[1]] != [PROBE_BATCHES]:
         return None
     batch_axis = sizes.index(PROBE_BATCHES)
-    known = (
-        list(inferred) if inferred is not None and len(inferred) == len(sizes) else [ir.SymbolicDim(None)] * len(sizes)
-    )
-    shape = [_size(pair, size, only_batch_varies=only_batch_varies) for pair, size in zip(sizes, known, strict=True)]
+    told = inferred if inferred is not None and len(inferred) == len(sizes) else ir.Shape([None] * len(sizes))
+    shape = [size_or_word(pair[0], size, known) for pair, size in zip(sizes, told, strict=True)]
     del shape[batch_axis]
-    crossing = name if batch_axis == 0 else f"{name}.batch_first"
+    crossing = name if batch_axis == 0 else free_name(f"{name}.batch_first", taken)
     size = prod(first[1]) // PROBE_BATCHES[0] * np.dtype(first[0]).itemsize
     return Carry(TensorSpec(name=crossing, dtype=first[0], shape=(BATCH, *shape)), batch_axis, size)
 
 
-def _size(seen: tuple[int, int], inferred: int | ir.SymbolicDim, *, only_batch_varies: bool) -> int | str:
-    """Return a dimension's size, or a word where it may differ at run time."""
-    if isinstance(inferred, int):
-        return inferred
-    if inferred.value is not None:
-        return inferred.value
-    return seen[0] if only_batch_varies and seen[0] == seen[1] else ANY
+def _name_dimensions(carries: Mapping[str, Carry], known: AbstractSet[str]) -> dict[str, Carry]:
+    """Name the dimensions that differ from run to run, for whoever has to say how large they get.
+
+    One that an input has too keeps that word. Any other is called after the first tensor that has it, and the axis:
+    inference's own words are no names for people, and two dimensions of which it knows nothing are not the same one.
+    """
+    words = {word: word for word in known}
+    named = {}
+    for value, carry in carries.items():
+        shape: list[int | str] = []
+        for axis, size in enumerate(carry.spec.shape):
+            own = free_name(f"{carry.spec.name}.{axis}", set(known))
+            shape.append(size if isinstance(size, int) else words.setdefault(size, own) if size else own)
+        spec = msgspec.structs.replace(carry.spec, shape=tuple(shape))
+        named[value] = carry._replace(spec=spec)
+    return named

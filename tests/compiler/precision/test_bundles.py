@@ -1,9 +1,12 @@
 """Bundles in fp16 and int8: what crosses, what the manifest says was lost, and what is refused."""
 
 import numpy as np
+import onnx
 import pytest
+import torch
 
 from edgeexit.compiler import compile_bundle
+from edgeexit.compiler.precision.quantise import PRODUCTS
 from edgeexit.errors import CompileError, DataError
 from edgeexit.runtime import Runner
 from tests.compiler.composing import run_stages
@@ -57,6 +60,54 @@ def test_the_manifest_says_what_was_lost(reduced, residual, samples):
         assert lost.accuracy_fp32 == pytest.approx(np.mean(answers_fp32 == samples["labels"]), abs=1.5 / 48)
 
 
+def test_patterns_fit_the_modules_of_torch(tmp_path, samples):
+    """`node_linear` and `val_13` are the exporter's names; users know their modules'."""
+    bundle = compile_bundle(
+        Residual(), tmp_path / "bundle", example=samples, precision="fp16", keep_fp32=["heads.*", "blocks.0*"]
+    )
+    types = {}
+    for stage in bundle.manifest.stages:
+        graph = onnx.load(bundle.path / stage.file, load_external_data=False).graph
+        weights = {weight.name: weight.data_type for weight in graph.initializer}
+        types |= {node.name.split("/")[0]: weights[node.input[1]] for node in graph.node if node.op_type in PRODUCTS}
+    kept = {module for module, dtype in types.items() if dtype == onnx.TensorProto.FLOAT}
+    assert types.keys() == {"stem", "blocks.0.1", "heads.0", "blocks.1.1", "heads.1"}
+    assert kept == {"blocks.0.1", "heads.0", "heads.1"}
+
+
+def test_ranges_take_all_of_the_calibration_data(tmp_path, samples, monkeypatch):
+    """Big answers leave room for those of a few samples only; ranges need no answers."""
+    monkeypatch.setattr("edgeexit.compiler.answers._KEPT_BYTES", 8 * 2 * 3 * 4)
+    notes = []
+    bundle = compile_bundle(
+        Residual(), tmp_path / "bundle", example=samples, precision="int8", on_note=notes.append, most_loss=1
+    )
+    assert bundle.manifest.fidelity.samples == 8
+    assert not [note for note in notes if "samples are few" in note]
+
+
+class Hot(Residual):
+    """Between two layers its numbers are beyond float16; no weight and no exit is."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.no_grad():
+            for weight in (self.stem.weight, self.stem.bias, self.blocks[0][0].bias):
+                weight.mul_(1e6)
+            self.heads[0].weight.mul_(1e-6)
+            self.heads[1].weight.mul_(1e-6)
+
+
+def test_what_is_beyond_float16_on_the_way_is_found_on_the_samples(tmp_path, samples):
+    notes = []
+    bundle = compile_bundle(Hot(), tmp_path / "bundle", example=samples, precision="fp16", on_note=notes.append)
+    (note,) = (note for note in notes if "on the samples" in note)
+    assert "'stem/node_conv2d'" in note or "'relu" in note or "node_relu" in note
+    assert all(lost.agreement == 1 for lost in bundle.manifest.fidelity.exits.values())
+    (carry,) = bundle.manifest.stages[0].carry_out
+    assert carry.dtype == "float32"
+
+
 def test_fp32_has_nothing_to_say(residual):
     assert residual.manifest.fidelity is None
     assert residual.manifest.keep_fp32 == ()
@@ -91,7 +142,7 @@ def test_kept_nodes_and_a_loss_are_told(tmp_path, samples):
         (
             {"precision": "int8", "calibration": {"image": np.zeros((4, 1, 8, 9), np.float32)}},
             DataError,
-            "calibration data: 'image' is 4x1x8x9",
+            "samples: 'image' is 4x1x8x9",
         ),
         (
             {"precision": "fp16", "calibration": {"image": np.zeros((2, 1, 8, 8), np.float32), "labels": [0, 7]}},

@@ -1,5 +1,8 @@
 """float16 models: the same answers, no infinity, exact sizes, types that agree."""
 
+import subprocess
+import sys
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -109,6 +112,89 @@ def test_a_node_whose_weights_are_beyond_the_range_stays_in_fp32(tmp_path, x):
     assert any("'w' is beyond" in note for note in notes)
     assert reduced.graph.initializers["w"].dtype == ir.DataType.FLOAT
     assert_close(model, reduced, x, tmp_path)
+
+
+OVERFLOWS = (
+    HEADER
+    + """g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
+  mild = MatMul(x, w) hot = MatMul(mild, w) again = Relu(hot) h = Mul(again, small) e0 = MatMul(h, a)
+  t = Tanh(mild) e1 = MatMul(t, a) }"""
+)
+"""`hot` is beyond 65504 while every weight and every exit is small; ONNX Runtime on a processor would not tell."""
+
+
+def test_what_overflows_on_the_samples_stays_in_fp32_and_is_told(tmp_path, x):
+    model = read_text(tmp_path, OVERFLOWS, w=np.eye(8, dtype=np.float32) * 1000, small=np.float32([1e-4]), a=(8, 3))
+    reduced, notes = halved(model, tmp_path, samples=x)
+    assert types_of(reduced, "hot", "again", "h") == {"FLOAT"}
+    assert types_of(reduced, "mild", "t") == {"FLOAT16"}
+    (note,) = notes
+    assert "'MatMul_hot' (" in note
+    assert "kept in fp32" in note
+    assert_close(model, reduced, x, tmp_path)
+    unseen, notes = halved(model, tmp_path, samples={"x": x["x"] * 1e-3})
+    assert (types_of(unseen, "hot"), notes) == ({"FLOAT16"}, [])
+
+
+def test_the_number_of_a_mask_is_no_overflow(tmp_path, x):
+    text = (
+        HEADER
+        + """g (float[N,8] x, float[N,8] m) => (float[N,3] e0, float[N,3] e1) {
+      masked = Sub(one, m) bias = Mul(masked, least) h = MatMul(x, w) scores = Add(h, bias) p = Softmax(scores)
+      e0 = MatMul(p, a) r = Tanh(p) e1 = MatMul(r, a) }"""
+    )
+    weights = {"one": np.float32([1]), "least": np.float32([np.finfo(np.float32).min]), "w": (8, 8), "a": (8, 3)}
+    inputs = x | {"m": np.float32(np.arange(24).reshape(3, 8) % 3 > 0)}
+    model = read_text(tmp_path, text, **weights)
+    reduced, notes = halved(model, tmp_path, samples=inputs)
+    assert types_of(reduced, "scores", "p") == {"FLOAT16"}
+    assert not any("samples" in note for note in notes)
+    assert_close(model, reduced, inputs, tmp_path)
+
+
+@pytest.mark.parametrize("scale", [1e6, 1e-7])
+def test_a_scale_that_float16_does_not_hold_is_not_changed(tmp_path, x, scale):
+    text = (
+        HEADER
+        + """g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
+      small = MatMul(x, w) h = Mul(small, scale) e0 = MatMul(h, a) r = Tanh(h) e1 = MatMul(r, a) }"""
+    )
+    w = np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32) / np.float32(scale)
+    model = read_text(tmp_path, text, w=w, scale=np.float32([scale]), a=(8, 3))
+    reduced, _ = halved(model, tmp_path, samples=x)
+    assert_close(model, reduced, x, tmp_path, 1e-2)
+
+
+def test_a_square_that_is_a_product_with_itself_stays_in_fp32(tmp_path, x):
+    text = (
+        HEADER
+        + """g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
+      h = MatMul(x, w) square = Mul(h, h) mean = ReduceMean(square, axis) safe = Add(mean, eps) root = Sqrt(safe)
+      n = Div(h, root) e0 = MatMul(n, a) r = Relu(n) e1 = MatMul(r, a) }"""
+    )
+    model = read_text(tmp_path, text, w=(8, 8), a=(8, 3), eps=np.float32([1e-12]), axis=np.array([1]))
+    reduced, _ = halved(model, tmp_path)
+    assert types_of(reduced, "square", "mean", "safe", "root") == {"FLOAT"}
+    assert types_of(reduced, "h", "n") == {"FLOAT16"}
+
+
+def test_a_transpose_before_a_product_does_not_end_the_process(tmp_path):
+    """ONNX Runtime 1.23 to 1.32 crashes there with its default optimisations, on x86-64."""
+    text = (
+        HEADER
+        + """g (float[N,L,8] x) => (float[N,3] e0, float[N,3] e1) {
+      t = Transpose<perm = [1, 0, 2]>(x) m = MatMul(t, w) p = ReduceMean<keepdims = 0>(m, axis) e0 = MatMul(p, a)
+      r = Tanh(p) e1 = MatMul(r, a) }"""
+    )
+    model = read_text(tmp_path, text, w=(8, 8), a=(8, 3), axis=np.array([0]))
+    reduced, _ = halved(model, tmp_path)
+    ir.save(reduced, tmp_path / "reduced.onnx")
+    program = (
+        "from pathlib import Path; import sys; from edgeexit.compiler.sessions import Session; "
+        "Session(Path(sys.argv[1]), what='it')"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "reduced.onnx")]
+    assert subprocess.run(command, check=False).returncode == 0
 
 
 def test_squares_and_epsilons_keep_a_norm_finite(tmp_path, x):

@@ -251,3 +251,71 @@ def test_small_numbers_that_are_concatenated_are_not_quantised(tmp_path):
     (concat,) = nodes_of(reduced, "Concat")
     assert "DequantizeLinear" not in {value.producer().op_type for value in concat.inputs if value.producer()}
     answers(reduced, {"x": images}, tmp_path)
+
+
+TAIL = " e0 = MatMul(h, a) r = Relu(h) e1 = MatMul(r, a) }"
+HALF = np.random.default_rng(2).standard_normal((8, 8)).astype(np.float16)
+
+
+@pytest.mark.parametrize(
+    ("body", "weights", "products"),
+    [
+        ("h = Gemm(x, w, bias)", {"w": (8, 8), "bias": (1, 8)}, 3),
+        ("n = Cast<to = 10>(x) m = MatMul(n, half) h = Cast<to = 1>(m)", {"half": HALF}, 2),
+        ("n = Cast<to = 11>(x) m = MatMul(n, wide) h = Cast<to = 1>(m)", {"wide": HALF.astype(np.float64)}, 2),
+        ("y = Unsqueeze(x, one) m = MatMul(y, w) h = Squeeze(m, one)", {"w": (1, 8, 8), "one": np.array([1])}, 2),
+        ("s = MatMul(x, v) c = Unsqueeze(s, one) h = Mul(x, c)", {"v": (8,), "one": np.array([1])}, 2),
+        ("q = MatMul(x, w) h = Gemm<transB = 1>(q, w)", {"w": (8, 8)}, 4),
+        ("q = MatMul(x, w) g = Relu(q) h = Gemm<alpha = 0.3, transB = 1>(g, v)", {"w": (8, 8), "v": (8, 8)}, 4),
+        ("n = Sub(x, far) d = Relu(n) m = MatMul(d, w) h = Add(m, x)", {"w": (8, 8), "far": np.float32([50])}, 3),
+        ("d = Abs(x) n = Neg(d) h = MatMul(n, w)", {"w": (8, 8)}, 3),
+        ("m = MatMul(x, none) h = Add(m, x)", {"none": np.zeros((8, 8), np.float32)}, 3),
+    ],
+    ids=[
+        "bias of two dimensions", "float16", "float64", "batch of one matrix", "vector", "weight along two axes",
+        "scaled and transposed", "dead", "negative", "zero weights",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("placement", ["before", "around"])
+def test_every_form_of_a_product_answers_nearly_as_in_fp32(tmp_path, body, weights, products, placement):
+    text = HEADER + "g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {" + body + TAIL
+    model = read_text(tmp_path, text, a=(8, 3), **weights)
+    data = samples(256)
+    reduced = quantised(model, data, tmp_path, placement=placement)
+    assert_symmetric(reduced)
+    quantised_weights = [
+        node
+        for op in ("MatMul", "Gemm")
+        for node in nodes_of(reduced, op)
+        if node.inputs[1].producer() is not None and node.inputs[1].producer().op_type == "DequantizeLinear"
+    ]
+    assert len(quantised_weights) == products
+    for node in quantised_weights:
+        weight = node.inputs[1].producer()
+        transposed = node.op_type == "Gemm" and node.attributes.get_int("transB", 0)
+        assert weight.attributes["axis"].as_int() == (0 if transposed else 1)
+    expected, found = (answers(m, data.inputs, tmp_path) for m in (model, reduced))
+    for name, logits in expected.items():
+        assert np.abs(found[name] - logits).mean() < 0.05 * np.abs(logits).max()
+
+
+def test_a_large_bias_does_not_coarsen_the_weights(tmp_path):
+    text = HEADER + "g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) { h = Gemm(x, w, bias)" + TAIL
+    scales = []
+    for bias in (0, 1e9):
+        model = read_text(tmp_path, text, a=(8, 3), w=(8, 8), bias=np.full(8, bias, np.float32))
+        reduced = quantised(model, samples(), tmp_path)
+        (gemm,) = nodes_of(reduced, "Gemm")
+        scales.append(gemm.inputs[1].producer().inputs[1].const_value.numpy())
+    np.testing.assert_array_equal(*scales)
+
+
+def test_a_model_all_in_float16_is_refused_in_one_line(tmp_path):
+    text = (
+        HEADER
+        + """g (float[N,8] x) => (float[N,8] e0, float[N,8] e1) {
+      n = Cast<to = 10>(x) m = MatMul(n, half) e0 = Cast<to = 1>(m) t = Tanh(m) k = MatMul(t, half)
+      e1 = Cast<to = 1>(k) }"""
+    )
+    with pytest.raises(CompileError, match=r"nothing to quantise.*bring the model in float32"):
+        quantised(read_text(tmp_path, text, half=HALF), samples(), tmp_path)

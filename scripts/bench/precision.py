@@ -1,0 +1,204 @@
+"""What a precision costs and pays: ResNet-56 on CIFAR-10 with four exits, in fp32, fp16 and int8.
+
+    python scripts/bench/precision.py --cifar FILE.npz --weights FILE.th [--target NAME] [--json]
+
+FILE.npz holds CIFAR-10 as JPEG files: `train_jpeg` (uint8, all files behind each other), `train_offset` [N + 1] and
+`train_label` [N], and the same for `test`. FILE.th are the public weights of
+github.com/akamaster/pytorch_resnet_cifar10 (`pretrained_models/resnet56`). Only the early heads are trained, with a
+fixed seed. The last rows keep all heads in fp32. Latencies are of this machine, one sample at a time; the precisions
+take turns, and what is printed is the median over the rounds of p50 / p50 of fp32, with the least and the largest.
+"""
+
+import argparse
+import io
+import json
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from resnet56 import ResNet56
+from torch import Tensor
+from torch.nn import functional
+
+from edgeexit.bundle import Bundle
+from edgeexit.compiler import compile_bundle
+from edgeexit.datasets import LABELS
+from edgeexit.manifest import Precision
+from edgeexit.runtime import Runner
+
+_HEADS = ("heads.*", "linear.*")
+_VARIANTS: dict[str, tuple[Precision, tuple[str, ...]]] = {
+    "fp32": ("fp32", ()),
+    "fp16": ("fp16", ()),
+    "int8": ("int8", ()),
+    "int8, heads fp32": ("int8", _HEADS),
+}
+_TRAIN, _CALIBRATION, _TEST = 4000, 512, 2000
+_EPOCHS = 30
+_BATCH = 100
+_ROUNDS, _TURNS = 10, 100
+_MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)[:, None, None]
+_DEVIATION = np.array([0.229, 0.224, 0.225], dtype=np.float32)[:, None, None]
+
+
+class Images(NamedTuple):
+    """Some of CIFAR-10."""
+
+    image: npt.NDArray[np.float32]
+    """[N, 3, 32, 32], normalised."""
+    labels: npt.NDArray[np.int64]
+    """[N]"""
+
+
+def load_images(archive: Mapping[str, npt.NDArray[Any]], split: str, first: int, count: int) -> Images:
+    """Decode `count` images of a split (`train` or `test`), from number `first` on."""
+    try:
+        from PIL import Image  # noqa: PLC0415 - nothing else here needs it
+    except ModuleNotFoundError as error:
+        message = "the images are JPEG files, and pillow, which reads them, is not installed: pip install pillow"
+        raise SystemExit(message) from error
+    offsets, files = archive[f"{split}_offset"], archive[f"{split}_jpeg"].tobytes()
+    pixels = []
+    for number in range(first, first + count):
+        file = io.BytesIO(files[offsets[number] : offsets[number + 1]])
+        pixels.append(np.asarray(Image.open(file).convert("RGB")))
+    images = np.stack(pixels).transpose(0, 3, 1, 2).astype(np.float32) / 255
+    return Images((images - _MEAN) / _DEVIATION, archive[f"{split}_label"][first : first + count].astype(np.int64))
+
+
+def train_heads(network: ResNet56, data: Images) -> None:
+    """Train the early heads on what the frozen trunk makes of the images."""
+    features = _in_batches(network.features, data.image)
+    labels = torch.from_numpy(data.labels)
+    torch.manual_seed(0)
+    for head, seen in zip(network.heads, features, strict=False):
+        optimiser = torch.optim.AdamW(head.parameters(), lr=1e-3, weight_decay=1e-2)
+        for _ in range(_EPOCHS):
+            for chosen in torch.randperm(len(seen)).split(_BATCH):
+                optimiser.zero_grad()
+                functional.cross_entropy(head(seen[chosen]), labels[chosen]).backward()
+                optimiser.step()
+
+
+def answers_of(bundle: Bundle, images: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.int64]]:
+    """Return every exit's answers [N], as the bundle's stages give them."""
+    with Runner(bundle) as runner:
+        outputs = [
+            runner.infer_every_exit({"image": images[first : first + _BATCH]}).outputs
+            for first in range(0, len(images), _BATCH)
+        ]
+    return {name: np.concatenate([some[name] for some in outputs]).argmax(axis=1) for name in bundle.manifest.exits}
+
+
+def relative_latencies(bundles: Mapping[str, Bundle], images: npt.NDArray[np.float32]) -> dict[str, list[list[float]]]:
+    """Return, for every bundle and stage, the median, least and largest of p50 / p50 of the first bundle."""
+    singles = [{"image": images[k : k + 1]} for k in range(_TURNS)]
+    p50: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in bundles}
+    with ExitStack() as stack:
+        runners = {name: stack.enter_context(Runner(bundle)) for name, bundle in bundles.items()}
+        for turn in range(_ROUNDS + 1):
+            for name, runner in runners.items():
+                stage_ms = np.array([runner.infer_every_exit(one).stage_ms for one in singles])
+                if turn:  # the first round warms up
+                    p50[name].append(np.median(stage_ms, axis=0))
+    first = np.array(p50[next(iter(bundles))])
+    return {
+        name: [[float(pick(column)) for pick in (np.median, np.min, np.max)] for column in (np.array(rows) / first).T]
+        for name, rows in p50.items()
+    }
+
+
+def measure(cifar: Path, weights: Path, target: str | None, folder: Path) -> dict[str, Any]:
+    """Train, compile every variant, and return the figures of each."""
+    archive = dict(np.load(cifar, allow_pickle=False))
+    network = ResNet56()
+    network.load_trunk(torch.load(weights, weights_only=True, map_location="cpu")["state_dict"])
+    network.eval()
+    train_heads(network, load_images(archive, "train", 0, _TRAIN))
+    calibration = load_images(archive, "train", _TRAIN, _CALIBRATION)
+    test = load_images(archive, "test", 0, _TEST)
+    torch_answers = [logits.numpy().argmax(axis=1) for logits in _in_batches(network, test.image)]
+
+    bundles, figures = {}, {}
+    for name, (precision, kept) in _VARIANTS.items():
+        started = time.perf_counter()
+        bundle = compile_bundle(
+            network,
+            folder / name.replace(" ", "").replace(",", "-"),
+            target=target,
+            inputs=("image:batch,3,32,32",),
+            calibration=calibration._asdict() | {LABELS: calibration.labels},
+            precision=precision,
+            keep_fp32=kept,
+        )
+        took = time.perf_counter() - started
+        answers = answers_of(bundle, test.image)
+        manifest = bundle.manifest
+        bundles[name] = bundle
+        figures[name] = {
+            "compile_seconds": took,
+            "bundle_bytes": sum(file.stat().st_size for file in bundle.path.iterdir()),
+            "kept_bytes_per_sample": [
+                sum(tensor.bytes_per_sample or 0 for tensor in manifest.kept_after(stage))
+                for stage in range(len(manifest.stages) - 1)
+            ],
+            "accuracy_torch": [float((answer == test.labels).mean()) for answer in torch_answers],
+            "accuracy": [float((answer == test.labels).mean()) for answer in answers.values()],
+            "agreement_with_torch": [
+                float((answer == expected).mean())
+                for answer, expected in zip(answers.values(), torch_answers, strict=True)
+            ],
+        }
+    for name, ratios in relative_latencies(bundles, test.image).items():
+        figures[name]["p50_relative_to_fp32"] = ratios
+    return figures
+
+
+def _in_batches(run: Callable[[Tensor], Sequence[Tensor]], images: npt.NDArray[np.float32]) -> list[Tensor]:
+    """Return each of the tensors that `run` makes of images [N, 3, 32, 32], for all N."""
+    with torch.no_grad():
+        pieces = [run(torch.from_numpy(images[k : k + _BATCH])) for k in range(0, len(images), _BATCH)]
+    return [torch.cat(parts) for parts in zip(*pieces, strict=True)]
+
+
+def _print_table(figures: Mapping[str, Any]) -> None:
+    print(f"{_TEST} test images; heads trained on {_TRAIN}, ranges set and losses told on {_CALIBRATION} others")
+    print(
+        f"{'':<18}{'exit':>5}{'torch':>8}{'shipped':>9}{'agrees':>8}{'keeps, B':>10}{'p50 to fp32 (spread)':>24}"
+        f"{'bundle, B':>12}{'compile':>9}"
+    )
+    for name, row in figures.items():
+        kept = [*row["kept_bytes_per_sample"], 0]
+        for k, (median, least, most) in enumerate(row["p50_relative_to_fp32"]):
+            totals = f"{row['bundle_bytes']:>12,}{row['compile_seconds']:>7.1f} s" if k == 0 else ""
+            print(
+                f"{name if k == 0 else '':<18}{k:>5}{row['accuracy_torch'][k]:>8.1%}{row['accuracy'][k]:>9.1%}"
+                f"{row['agreement_with_torch'][k]:>8.1%}{kept[k]:>10,}{f'{median:.2f} ({least:.2f} to {most:.2f})':>24}"
+                f"{totals}"
+            )
+
+
+def main() -> None:
+    """Print the table."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--cifar", type=Path, required=True, help="CIFAR-10 as JPEG files, .npz")
+    arguments.add_argument("--weights", type=Path, required=True, help="public ResNet-56 weights, .th")
+    arguments.add_argument("--target", help="device kind to compile for; default: this machine's generic one")
+    arguments.add_argument("--json", action="store_true", help="print the figures as JSON")
+    given = arguments.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        figures = measure(given.cifar, given.weights, given.target, Path(folder))
+    if given.json:
+        print(json.dumps(figures, indent=2))
+    else:
+        _print_table(figures)
+
+
+if __name__ == "__main__":
+    main()

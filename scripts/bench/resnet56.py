@@ -1,0 +1,78 @@
+"""ResNet-56 for CIFAR-10 with four exits: what the benchmarks compile."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+EXIT_BLOCKS = (7, 14, 21)
+"""Blocks, of 27, after which an early exit stands; the last exit is the network's own."""
+CLASSES = 10
+_GRID = 4
+"""Width and height to which an early exit's head averages its feature maps."""
+
+
+class Block(nn.Module):
+    """Two convolutions beside a shortcut without parameters (option A of He et al., CVPR 2016, section 4.2)."""
+
+    def __init__(self, width: int, out: int) -> None:
+        super().__init__()
+        self.stride = 1 if width == out else 2
+        self.widened = (out - width) // 2
+        self.conv1 = nn.Conv2d(width, out, 3, self.stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out)
+        self.conv2 = nn.Conv2d(out, out, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return feature maps [B, out, H / stride, W / stride]."""
+        y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        if self.stride > 1:
+            x = functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.widened, self.widened))
+        return torch.relu(x + y)
+
+
+class ResNet56(nn.Module):
+    """ResNet-56 for 32x32 images, its weights random from a seed.
+
+    The trunk's parameters have the names of the weights that are public for it (github.com/akamaster/
+    pytorch_resnet_cifar10).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = _layer(16, 16)
+        self.layer2 = _layer(16, 32)
+        self.layer3 = _layer(32, 64)
+        self.heads = nn.ModuleList(nn.Linear(width * _GRID * _GRID, CLASSES) for width in (16, 32, 64))
+        self.linear = nn.Linear(64, CLASSES)
+
+    def load_trunk(self, published: Mapping[str, Tensor]) -> None:
+        """Take the trunk and the last exit of published weights; the early heads stay as they are."""
+        trunk = {name.removeprefix("module."): value for name, value in published.items()}
+        heads = {f"heads.{name}": value for name, value in self.heads.state_dict().items()}
+        self.load_state_dict(trunk | heads)
+
+    def features(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return what each exit's linear layer reads: three early [B, F], then the last [B, 64]."""
+        x = torch.relu(self.bn1(self.conv1(image)))
+        early = []
+        for number, block in enumerate((*self.layer1, *self.layer2, *self.layer3), start=1):
+            x = block(x)
+            if number in EXIT_BLOCKS:
+                early.append(functional.avg_pool2d(x, x.shape[-1] // _GRID).flatten(1))
+        return (*early, x.mean((2, 3)))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return four logits [B, 10] of an image [B, 3, 32, 32] float32."""
+        return tuple(
+            head(features) for head, features in zip((*self.heads, self.linear), self.features(image), strict=True)
+        )
+
+
+def _layer(width: int, out: int) -> nn.Sequential:
+    return nn.Sequential(Block(width, out), *(Block(out, out) for _ in range(8)))

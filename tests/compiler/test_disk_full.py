@@ -1,0 +1,41 @@
+"""A disk that is full at any moment: one line that names the file, and nothing is left."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.compiler.graphs import REUSED_EXIT, save_graph
+
+ROOT = Path(__file__).parents[2]
+COMPILE = """
+import resource, sys
+from edgeexit.compiler import compile_bundle
+from edgeexit.errors import EdgeExitError
+model, folder = sys.argv[1:3]
+for number, most in enumerate(map(int, sys.argv[3:])):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
+    try:
+        compile_bundle(model, f"{folder}/{number}/new/bundle")
+        answer = "written"
+    except EdgeExitError as error:
+        answer = str(error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    print(answer)
+"""
+"""A limit on the size of a file fails a write as a full disk does."""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit to set")
+def test_whatever_cannot_be_written_is_named_and_nothing_is_left(tmp_path):
+    # The golden samples are 8 rows of 600 numbers, the weights twice 600 by 3, aligned to 4 KiB.
+    path = save_graph(tmp_path / "model.onnx", REUSED_EXIT.replace("N,8]", "N,600]"), head0=(600, 3), head1=(600, 3))
+    limits = ["1000", "16000", "100000"]
+    command = [sys.executable, "-c", COMPILE, str(path), str(tmp_path / "out"), *limits]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
+    lines = result.stdout.splitlines()
+    assert lines[0] == "weights.bin cannot be written: File too large"
+    assert lines[1].endswith("golden.npz cannot be written: File too large")
+    assert lines[2] == "written"
+    assert [place.name for place in (tmp_path / "out").iterdir()] == ["2"]

@@ -1,0 +1,35 @@
+"""Networks that compute in 16 bits before they come to the compiler."""
+
+import torch
+from torch import nn
+
+from edgeexit.compiler import compile_bundle
+from tests.compiler.whole import BATCHES, assert_composed, module_as_whole
+
+
+class Half(nn.Module):
+    """Residual blocks in float16 with an exit in float32 after each."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = nn.ModuleList(nn.Linear(64, 64) for _ in range(3))
+        self.heads = nn.ModuleList(nn.Linear(64, 10) for _ in range(3))
+        self.half()
+
+    def forward(self, x):
+        exits, y = [], x.half()
+        for block, head in zip(self.blocks, self.heads, strict=True):
+            y = y + block(y).relu()
+            exits.append(head(y).float())
+        return tuple(exits)
+
+
+def test_a_network_in_float16_is_proven_within_what_float16_rounds(tmp_path):
+    module = Half()
+    bundle = compile_bundle(module, tmp_path / "bundle", inputs=["x:batch,64"])
+    assert [spec.dtype for stage in bundle.manifest.stages for spec in stage.carry_out] == ["float16", "float16"]
+    proof = bundle.manifest.proof
+    assert max(proof.max_absolute_error.values()) < proof.absolute_tolerance < 0.1
+    x = torch.randn(max(BATCHES), 64, generator=torch.Generator().manual_seed(1)).numpy()
+    assert_composed(bundle, module_as_whole(module), {"x": x}, tolerance=0.02)

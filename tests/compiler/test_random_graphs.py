@@ -1,0 +1,89 @@
+"""Random ONNX models of many operators: each is refused in one line, or its composed stages answer as it does."""
+
+import os
+import re
+from random import Random
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edgeexit.compiler import compile_bundle
+from edgeexit.errors import CompileError
+from edgeexit.manifest import TEMPERATURE_INPUT
+from tests.compiler.random_graphs import random_inputs, random_model
+
+SIZES = ((1, 8), (2, 8), (3, 8), (5, 5), (7, 13), (1, 2), (2, 3), (3, 2), (3, 3))
+"""Batches and lengths; those of the probes are among both."""
+MORE = int(os.environ.get("RANDOM_GRAPHS", "100"))
+
+
+def open_quietly(path):
+    options = ort.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 4, 1
+    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def composed(stages, sessions, inputs, leaving):
+    """Yield each exit's answers and the rows that they are for; a random half leaves after each stage."""
+    rows = np.arange(len(next(iter(inputs.values()))))
+    there = dict(inputs)
+    for stage, session in zip(stages, sessions, strict=True):
+        feeds = {name: there[name] for name in (*stage.inputs, *stage.carry_in)}
+        feeds[TEMPERATURE_INPUT] = np.ones(1, dtype=np.float32)
+        logits, *results = session.run([stage.exit.name, *(spec.name for spec in stage.carry_out)], feeds)
+        yield rows, logits
+        for spec, result in zip(stage.carry_out, results, strict=True):
+            assert (len(result), result.dtype) == (len(rows), spec.dtype)
+            assert all(isinstance(b, str) or a == b for a, b in zip(result.shape, spec.shape, strict=True))
+            there[spec.name] = result
+        stays = leaving.random(len(rows)) < 0.5 if leaving is not None else np.ones(len(rows), dtype=bool)
+        stays[0] |= not stays.any()
+        rows, there = rows[stays], {name: array[stays] for name, array in there.items()}
+
+
+@settings(max_examples=MORE, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@given(st.integers(0, 10**9), st.integers(3, 25))
+def test_the_stages_answer_as_the_model_does_or_it_is_refused_in_a_line(tmp_path_factory, seed, steps):
+    folder = tmp_path_factory.mktemp("random")
+    model = random_model(Random(seed), steps=steps)  # noqa: S311 - no secret
+    onnx.save(model, folder / "model.onnx")
+    whole = open_quietly(folder / "model.onnx")
+    exits = [value.name for value in model.graph.output]
+    bundle, refusal = None, ""
+    try:
+        bundle = compile_bundle(folder / "model.onnx", folder / "bundle", exits=exits)
+    except CompileError as error:
+        refusal = str(error)
+    if bundle is None:
+        assert "\n" not in refusal
+        # The model is right: a refusal says what it does to samples, not that the stages are wrong or no ONNX.
+        assert not re.search("stages differ|valid ONNX|ONNX Runtime does not open", refusal)
+        assert [file.name for file in folder.iterdir()] == ["model.onnx"]
+        return
+    assert {file.name for file in folder.iterdir()} == {"model.onnx", "bundle"}
+    stages, tolerance = bundle.manifest.stages, 2 * bundle.manifest.proof.absolute_tolerance
+    sessions = [open_quietly(bundle.path / stage.file) for stage in stages]
+    for batch, length in SIZES:
+        inputs = random_inputs(model, batch, batch, length)
+        try:
+            expected = whole.run(exits, inputs)
+        except Exception:  # noqa: BLE001, S112 - the model itself does not run on this length
+            continue
+        if any(len(answers) != batch for answers in expected):  # a batch of 1 that a Squeeze without axes took
+            continue
+        for leaving in (None, np.random.default_rng(batch)):
+            for (rows, found), answers in zip(composed(stages, sessions, inputs, leaving), expected, strict=True):
+                np.testing.assert_allclose(found, answers[rows], atol=tolerance, rtol=1e-3)
+
+
+@pytest.mark.parametrize("seed", [3, 7])
+def test_a_random_model_compiles_to_the_same_bytes_twice(tmp_path, seed):
+    model = random_model(Random(seed), steps=20)  # noqa: S311 - no secret
+    onnx.save(model, tmp_path / "model.onnx")
+    exits = [value.name for value in model.graph.output]
+    first, second = (compile_bundle(tmp_path / "model.onnx", tmp_path / name, exits=exits) for name in ("a", "b"))
+    assert first.digest == second.digest
