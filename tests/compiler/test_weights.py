@@ -81,4 +81,4 @@ def test_a_full_disk_is_named_with_the_file_and_leaves_nothing(tmp_path):
     for path, limit, file in ((wide, MEGABYTE, "weights.bin"), (small, 64, r"\w+.onnx")):
         with at_most(limit), pytest.raises(CompileError, match=f"^{file} cannot be written: File too large$"):
             compile_bundle(path, tmp_path / "out" / "bundle")
-        assert list((tmp_path / "out").iterdir()) == []
+        assert not (tmp_path / "out").exists()
