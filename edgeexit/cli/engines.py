@@ -128,11 +128,13 @@ def list_command(cache: CacheOption = None, as_json: JsonOption = False) -> None
         return
     print_table(
         f"{len(records)} plans in {folder}",
-        ("model", "stage", "GPU", "library", "plan", "verified"),
+        ("model", "stage", "precision", "batch", "GPU", "library", "plan", "verified"),
         [
             (
                 record.model,
                 record.stage,
+                record.precision,
+                ", ".join(map(str, record.batch)),
                 record.key.hardware.device or record.key.hardware.sm,
                 f"{record.key.library} {record.key.version}",
                 f"{record.bytes / _MIB:.1f} MiB",

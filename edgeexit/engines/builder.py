@@ -15,6 +15,12 @@ from edgeexit.manifest import Recipe
 
 _ON_GPU: Final = re.compile(r"^\[GpuLayer\] (?:[A-Z_0-9]+: )?(.+)$")
 
+_ADVICE: Final = {
+    "FP32 GEMM is not supported": "this GPU takes fp16 and int8: compile the bundle with --precision fp16",
+    "OutOfMemory": "take a smaller --batch or --workspace-mb",
+}
+"""What to do about TensorRT's complaints."""
+
 
 class Built(NamedTuple):
     """A plan that is built and not checked yet."""
@@ -59,13 +65,18 @@ def build_plan(
     config.progress_monitor = monitor
     plan = stage.builder.build_serialized_network(stage.network, config)
     if plan is None:
-        raise EngineError(f"{name}: {library.description} does not build it: {library.journal.why()}")
+        why = library.journal.why()
+        raise EngineError(f"{name}: {library.description} does not build it: {why}{_advice(why)}")
     return Built(
         plan=bytes(plan),
         seconds=time.perf_counter() - started,
         timings=None if cache is None else bytes(cache.serialize()),
         gpu_layers=None if recipe.dla_core is None else gpu_layers(library.journal.lines()),
     )
+
+
+def _advice(why: str) -> str:
+    return next((f"; {advice}" for words, advice in _ADVICE.items() if words in why), "")
 
 
 def gpu_layers(lines: list[str]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ import msgspec
 from edgeexit.engines.key import PlanKey, timings_name
 from edgeexit.engines.verify import ExitCheck
 from edgeexit.files import write_atomic
+from edgeexit.manifest import Precision
 
 _LOCK: Final = ".lock"
 _OURS: Final = re.compile(r"\.?(.+-[0-9a-f]{32}\.(plan|json)|[0-9a-f]{16}\.timings)(\.[^.]+)?")
@@ -28,7 +29,10 @@ class PlanRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     sha256: str
     """Of the plan."""
     model: str
+    precision: Precision
     stage: str
+    batch: tuple[int, int, int]
+    """Least, optimal and most samples that it takes."""
     bytes: int
     build_seconds: float
     check: ExitCheck | None

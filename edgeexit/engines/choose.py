@@ -46,7 +46,10 @@ def match_site(sm: str | None, libraries: Sequence[Library], here: Hardware | No
     every = ", ".join(dict.fromkeys(name for library in libraries for name in library.ahead_of_time))
     offer = f"--for takes {every}" if every else "install edgeexit[tensorrt-rtx] to build ahead of time for another"
     if wanted is None:
-        raise EngineError(f"there is no NVIDIA GPU here to build for ({why_none}); {offer}")
+        raise EngineError(
+            f"there is no NVIDIA GPU here to build for ({why_none}); build on the device itself (a Jetson always), or: "
+            f"{offer}"
+        )
     if here is not None and wanted == here.sm:
         for library in libraries:
             if not library.ahead_of_time or wanted in library.ahead_of_time:

@@ -285,5 +285,5 @@ def test_labels_and_targets_that_do_not_fit(graph, out, tmp_path):
     (tmp_path / "labels.txt").write_text("cat\n\ndog\n")
     with pytest.raises(DataError, match="line 2 is empty"):
         load_labels(tmp_path / "labels.txt")
-    with pytest.raises(DataError, match="none.txt' cannot be read: No such file or directory"):
+    with pytest.raises(DataError, match=r"none\.txt' cannot be read: No such file or directory"):
         load_labels(tmp_path / "none.txt")

@@ -19,6 +19,8 @@ from edgeexit.compiler.precision.widths import (
 )
 
 _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
+_SURELY_INFINITY = 1e30
+"""Nothing is as large as that but what stands for infinity, such as the least float32 in a mask."""
 _SUFFIXES = {_FLOAT: "float", _HALF: "half"}
 
 
@@ -28,7 +30,8 @@ def to_half(
     """Make a model without functions float16 in place; inputs, exits and what crosses a body's border stay float32.
 
     No value becomes infinite by it: a number that stands for infinity, such as a mask's, becomes the largest float16
-    of its sign, and a scalar that would vanish, such as an epsilon, the smallest. `on_note` is told of the former.
+    of its sign, and a scalar that would vanish, such as an epsilon, the smallest. `on_note` is told of the former,
+    unless it is so large that it can be meant for nothing else.
 
     Types follow ONNX's operator schemas. The converters that come with ONNX Runtime and onnxconverter-common go by
     lists of operators, put the casts of a body into the main graph, and clip every weight to the range in silence.
@@ -48,8 +51,8 @@ class _Halving:
         self._wide = wide
         self._halves: set[ir.Value] = set()
         """Values that were float32 and are float16 now."""
-        self._infinite: set[ir.Value] = set()
-        """Values in float32 that hold a number which stands for infinity."""
+        self._infinite: dict[ir.Value, float] = {}
+        """Values in float32 that hold a number which stands for infinity, and that number's size."""
         self._casts: dict[tuple[ir.Graph, ir.Value], ir.Value] = {}
         self._weights: dict[ir.Value, ir.Value] = {}
         graphs = list(model.graphs())
@@ -121,8 +124,10 @@ class _Halving:
         """Remember which of the float32 `outputs` hold numbers that float16 does not."""
         tensors = [value.const_value for value in node.inputs if value is not None and value.is_initializer()]
         tensors += [a.as_tensor() for a in node.attributes.values() if a.type == ir.AttributeType.TENSOR]
-        if any(value in self._infinite for value in node.inputs) or any(map(beyond_half, tensors)):
-            self._infinite |= set(outputs)
+        found = [self._infinite[value] for value in node.inputs if value in self._infinite]
+        found += [number for number in map(beyond_half, tensors) if number is not None]
+        if found:
+            self._infinite |= dict.fromkeys(outputs, min(found))
 
     def _as_half(self, graph: ir.Graph, value: ir.Value, *, before: ir.Node) -> ir.Value:
         """Return a float32 value in float16, for a node of `graph` to read."""
@@ -139,8 +144,9 @@ class _Halving:
             if tensor is None:
                 raise ValueError(f"initializer '{weight.name}' has no value")
             array = tensor.numpy()
-            if beyond_half(tensor):
-                self.clipped.append(str(weight.name))
+            number = beyond_half(tensor)
+            if number is not None:
+                self._tell(weight, number)
                 array = np.where(np.isfinite(array), array.clip(-HALF_MOST, HALF_MOST), array)
             narrow = array.astype(np.float16)
             if narrow.size == 1 and not narrow.any():
@@ -168,8 +174,12 @@ class _Halving:
         made = ir.Value(name=name, type=ir.TensorType(_FLOAT), shape=value.shape)
         bounds = [self._bound(sign * HALF_MOST) for sign in (-1, 1)]
         graph.insert_before(before, ir.node("Clip", [value, *bounds], outputs=[made], name=f"{name}.clip"))
-        self.clipped.append(str(value.name))
+        self._tell(value, self._infinite[value])
         return made
+
+    def _tell(self, value: ir.Value, number: float) -> None:
+        if not number >= _SURELY_INFINITY:
+            self.clipped.append(str(value.name))
 
     def _bound(self, number: float) -> ir.Value:
         tensor = ir.Tensor(np.array(number, dtype=np.float32))

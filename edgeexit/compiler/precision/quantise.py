@@ -79,7 +79,7 @@ def to_int8(
         try:
             with quietly():
                 quantised = _quantise(path, calibration, left_out, placement)
-        except (CompileError, DataError):
+        except (CompileError, DataError, OSError):  # the last: a full disk
             raise
         except Exception as error:  # the quantiser raises many classes
             raise CompileError(f"the model cannot be quantised: {reason_of(error)}") from error
