@@ -6,6 +6,8 @@ import onnxruntime as ort
 import pytest
 
 from edgeexit.compiler import compile_bundle
+from edgeexit.runtime import Runner
+from edgeexit.runtime.onnxruntime_backend import UNSAFE_OPTIMISERS
 from tests.compiler.composing import run_stages
 from tests.compiler.graphs import BRANCH, QUANTISED, REUSED_EXIT, SHAPES, save_graph, two_heads
 
@@ -124,3 +126,33 @@ def test_a_dimension_left_open_takes_the_size_that_is_given(tmp_path):
     path = save_graph(tmp_path / "branch.onnx", BRANCH, w=(4, 4), head=(4, 3), deep=(4,))
     bundle = compile_bundle(path, tmp_path / "bundle", inputs=["gate:batch,2,1"])
     assert bundle.golden().inputs["x"].shape == (8, 2, 4)
+
+
+CAPTURED = """
+<ir_version: 9, opset_import: ["": 18]>
+g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
+  q = QuantizeLinear(x, scale, zero)
+  d = DequantizeLinear(q, scale, zero)
+  e0 = MatMul(d, head0)
+  moved = Transpose<perm = [0, 1]>(d)
+  size = Size(x)
+  many = Greater(size, size)
+  y = If (many) <
+    then_branch = yes () => (float[N,8] t) { t = Tanh(moved) },
+    else_branch = no () => (float[N,8] f) { f = Relu(moved) }>
+  e1 = MatMul(y, head1)
+}
+"""
+"""ONNX Runtime's Q/DQ propagation ends the process on this."""
+
+
+def test_what_is_dequantised_and_moved_may_be_captured(tmp_path, samples):
+    scale, zero = np.array(0.05, dtype=np.float32), np.array(0, dtype=np.int8)
+    path = save_graph(tmp_path / "captured.onnx", CAPTURED, scale=scale, zero=zero, head0=(8, 3), head1=(8, 3))
+    bundle = compile_bundle(path, tmp_path / "bundle")
+    assert [tensor.dtype for tensor in bundle.manifest.stages[0].carry_out] == ["int8"]
+    with Runner(bundle) as runner:
+        answers = runner.infer_every_exit(samples).outputs
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"], disabled_optimizers=UNSAFE_OPTIMISERS)
+    for name, expected in zip(bundle.manifest.exits, session.run(None, samples), strict=True):
+        np.testing.assert_allclose(answers[name], expected, atol=1e-5)
