@@ -135,7 +135,7 @@ g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
   d = DequantizeLinear(q, scale, zero)
   e0 = MatMul(d, head0)
   moved = Transpose<perm = [0, 1]>(d)
-  size = Size(x)
+  size = Shape<start = 1>(x)
   many = Greater(size, size)
   y = If (many) <
     then_branch = yes () => (float[N,8] t) { t = Tanh(moved) },
