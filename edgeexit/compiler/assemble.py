@@ -8,8 +8,7 @@ import msgspec
 import onnx_ir as ir
 
 from edgeexit.compiler.answers import ExitForm, Logits
-from edgeexit.compiler.export.inputs import BATCH
-from edgeexit.compiler.graph import check, infer_shapes, opset_of
+from edgeexit.compiler.graph import BATCH, check, infer_shapes, opset_of
 from edgeexit.compiler.opset.lowering import lower_opset
 from edgeexit.compiler.readout import add_readout
 from edgeexit.compiler.splitting.building import build_stage

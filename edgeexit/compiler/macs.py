@@ -7,8 +7,8 @@ from typing import NamedTuple
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
+from edgeexit.compiler.extract import needed_for, reads_of
 from edgeexit.compiler.graph import bodies
-from edgeexit.compiler.splitting.extract import needed_for, reads_of
 
 Shape = tuple[int, ...]
 Look = Callable[[ir.Model, Sequence[str]], Sequence[Mapping[str, tuple[str, Shape]]]]

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnxruntime as ort
 
+from edgeexit.compiler.extract import extract, needed_for
 from edgeexit.compiler.reasons import reason_of
-from edgeexit.compiler.splitting.extract import extract, needed_for
 from edgeexit.compiler.weights import save_graph
 from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError

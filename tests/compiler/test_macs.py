@@ -5,7 +5,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from edgeexit.compiler.graph import normalise
+from edgeexit.compiler.export.normal_form import normalise
 from edgeexit.compiler.macs import count_macs
 from edgeexit.compiler.sessions import shapes_inside
 

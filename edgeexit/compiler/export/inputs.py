@@ -7,12 +7,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from edgeexit.compiler.graph import BATCH
 from edgeexit.datasets import LABELS, Inputs, check_inputs
 from edgeexit.errors import CompileError
 from edgeexit.manifest import TensorSpec
-
-BATCH: Final = "batch"
-"""Name of every input's first dimension."""
 
 _DTYPES: Final = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 _INPUT = re.compile(r"(?P<name>.+?):(?P<shape>[^:]*)(?::(?P<dtype>[a-z]+\d*))?")

@@ -8,6 +8,7 @@ import onnx_ir as ir
 import torch
 
 from edgeexit.compiler.export.inputs import Arrays, draw_samples, sizes_given, specs_of, take_samples
+from edgeexit.compiler.export.normal_form import input_specs, normalise
 from edgeexit.compiler.export.source import Loaded, OnnxFile
 from edgeexit.compiler.export.torch_export import (
     ProgramModule,
@@ -17,7 +18,6 @@ from edgeexit.compiler.export.torch_export import (
     parameters_of,
     to_onnx,
 )
-from edgeexit.compiler.graph import input_specs, normalise
 from edgeexit.compiler.opset.lowering import WORKING_OPSET, lower_opset
 from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError

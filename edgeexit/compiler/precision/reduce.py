@@ -8,7 +8,8 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 from onnxscript import optimizer
 
-from edgeexit.compiler.graph import bodies, normalise
+from edgeexit.compiler.export.normal_form import normalise
+from edgeexit.compiler.graph import bodies
 from edgeexit.compiler.precision.extremes import overflowing_nodes
 from edgeexit.compiler.precision.half import to_half
 from edgeexit.compiler.precision.quantise import Placement, to_int8

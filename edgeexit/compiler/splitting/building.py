@@ -3,8 +3,8 @@
 import numpy as np
 import onnx_ir as ir
 
+from edgeexit.compiler.extract import extract, reads_of
 from edgeexit.compiler.graph import free_name, names_in
-from edgeexit.compiler.splitting.extract import extract, reads_of
 from edgeexit.compiler.splitting.shapes import read_sizes_from
 from edgeexit.compiler.splitting.stages import Carry, Plan
 from edgeexit.manifest import TensorSpec

@@ -6,8 +6,7 @@ from itertools import groupby
 import numpy as np
 import onnx_ir as ir
 
-from edgeexit.compiler.export.inputs import BATCH
-from edgeexit.compiler.graph import free_name
+from edgeexit.compiler.graph import BATCH, free_name
 
 
 def words_of(shape: Iterable[int | str | ir.SymbolicDim]) -> frozenset[str]:

@@ -9,10 +9,9 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 
-from edgeexit.compiler.export.inputs import BATCH
-from edgeexit.compiler.graph import free_name, names_in
+from edgeexit.compiler.extract import reads_of
+from edgeexit.compiler.graph import BATCH, free_name, names_in
 from edgeexit.compiler.splitting.again import is_random, may_run_again
-from edgeexit.compiler.splitting.extract import reads_of
 from edgeexit.compiler.splitting.shapes import input_words, size_or_word, words_needed, words_of
 from edgeexit.compiler.splitting.split import Cut, Flow, Kept, Node, candidates, split
 from edgeexit.manifest import TensorSpec
