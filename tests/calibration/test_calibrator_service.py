@@ -156,6 +156,7 @@ def test_messages_are_acknowledged_while_a_refit_takes_long(database, bundle, se
     monkeypatch.setattr(watcher, "refit", slow_refit)
     cohort = register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, who="ada").cohort
     serve()
+    until(lambda: policy_history(database, cohort)[0].published_at is not None)  # it listens by then
     device = connect(down_topic(DEVICE, "ack"))
     for audit in audits_of(bundle, 800, trust=0.5):
         device.publish(up_topic(DEVICE, "audit"), audit)
