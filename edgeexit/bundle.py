@@ -45,7 +45,7 @@ class Golden(msgspec.Struct, frozen=True, kw_only=True):
     inputs: dict[str, npt.NDArray[Any]]
     """Model input name -> [n, ...]."""
     exits: dict[str, npt.NDArray[np.float32]]
-    """Exit name -> raw output [n, C]."""
+    """Exit name -> raw output [n, C]; to segment, [n, C, H, W]."""
 
 
 class Costs(NamedTuple):
@@ -213,7 +213,7 @@ def bundle_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
     A bundle that is replaced stands there until the new one does, where the system can exchange two folders at once.
     When the block raises, nothing is left, no folder on the way to `path` either. Raises BundleError when `path` exists
-    and is not a bundle that may be replaced (`replace`), and when something cannot be written.
+    and is not a bundle that may be replaced (`replace`), and when there is no room to write something.
     """
     if path.exists() and not replace:
         raise BundleError(f"'{path}' exists already; give another name or --force to replace it")

@@ -43,7 +43,7 @@ class TensorSpec(msgspec.Struct, frozen=True, kw_only=True):
 class StageSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One stage: its graph file, and the tensors that go in and out besides readout and temperature."""
 
-    name: str
+    name: FileName
     file: FileName
     exit: TensorSpec
     """The raw output of this stage's exit: logits `[B, C]`, or `[B, C, H, W]` to segment."""

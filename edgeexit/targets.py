@@ -65,7 +65,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     precisions: Annotated[tuple[Literal["fp32", "fp16", "int8"], ...], msgspec.Meta(min_length=1)]
     """Those that pay on this device, the one to start with first."""
     opset: Annotated[int, msgspec.Meta(ge=13)]
-    """ONNX operator set of the stages."""
+    """Newest ONNX operator set of the stages."""
     python: Annotated[str, msgspec.Meta(pattern=r"^3\.[0-9]{1,2}\Z", description='a version such as "3.10"')] = "3.10"
     """Version that the device's system ships."""
     memory_mb: Annotated[int, msgspec.Meta(ge=1)] | None = None

@@ -60,7 +60,9 @@ def inspect_command(
         _print_policy(policy)
     if plot is not None:
         notes.print(f"stage graph: {printable(plot)}", soft_wrap=True)
-    if policy is None:
+    if policy is None and manifest.task == "segment":
+        next_step(f"edgeexit profile {bundle}, or Bundle.write_policy in Python to give it a policy")
+    elif policy is None:
         next_step(f"edgeexit fit {bundle} --data HELDOUT.npz --policy beem")
     else:
         next_step(f"edgeexit run {bundle} --data X.npz --out Y.npz")

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, get_args
 
 import torch
 
 from edgeexit import __version__
 from edgeexit.bundle import POLICY, PROFILE, Bundle, Golden, bundle_folder, write_golden, write_manifest
-from edgeexit.compiler.assemble import with_costs, write_stages
+from edgeexit.compiler.assemble import Stage, with_costs, write_stages
 from edgeexit.compiler.exits import choose_exits
 from edgeexit.compiler.export.inputs import parse_inputs, repeat_to
 from edgeexit.compiler.export.model import export_model
@@ -19,7 +19,7 @@ from edgeexit.compiler.macs import cheaper_exit, count_macs
 from edgeexit.compiler.precision.fidelity import losses, measure_fidelity
 from edgeexit.compiler.recipe import finish_recipe, start_recipe
 from edgeexit.compiler.sessions import Session, shapes_inside
-from edgeexit.compiler.splitting.stages import PROBE_BATCHES, check_exits, plan_stages
+from edgeexit.compiler.splitting.stages import PROBE_BATCHES, Plan, check_exits, plan_stages
 from edgeexit.compiler.verify import answer_staged, prove
 from edgeexit.compiler.whole import Reduction, Whole, prepare_whole
 from edgeexit.datasets import LABELS, Dataset, Inputs
@@ -80,9 +80,12 @@ def compile_bundle(
         on_note: told, in one line each, what was not done quite as asked or is probably not meant so.
 
     Raises CompileError for a model that cannot be compiled as asked, DataError for samples that do not fit it,
-    BundleError when `out` is taken and TargetError for an unknown target. Then nothing is written.
+    EngineError for what TensorRT does not take, BundleError when `out` is taken or the disk is full, and TargetError
+    for an unknown target. Then nothing is written.
 
     """
+    _require_known("precision", precision, get_args(Precision))
+    _require_known("task", task, get_args(Task))
     target_name = target or host_target()
     device = load_target(target_name)
     given = parse_inputs(inputs, on_note=on_note)
@@ -125,15 +128,7 @@ def compile_bundle(
         proof, fidelity, golden = _prove(folder, specs, whole, precision, real=arrays is not None)
         for loss in () if fidelity is None else losses(fidelity, most_loss):
             on_note(loss)
-        one = repeat_to(whole.samples, 1)
-        counts = count_macs(whole.model, lambda model, names: shapes_inside(model, names, [one], folder=folder))
-        specs = [with_costs(stage, cut, counts) for stage, cut in zip(stages, plan.cuts, strict=True)]
-        misplaced = cheaper_exit(whole.model.graph, counts)
-        if misplaced is not None and not exits:
-            named = ",".join(exported.exits)
-            raise CompileError(f"{misplaced}; return them so, or keep this order with --exits {named}")
-        if misplaced is not None:
-            on_note(misplaced)
+        specs = _count_costs(whole, plan, stages, folder, order_is_given=bool(exits), on_note=on_note)
 
         on_step("write")
         write_golden(folder, golden)
@@ -158,6 +153,32 @@ def compile_bundle(
     for what, verb in lost:
         on_note(f"the replaced bundle's {what} is gone with it; run `edgeexit {verb}` on the new one")
     return Bundle.open(out)
+
+
+def _require_known(what: str, value: str | None, known: Sequence[str]) -> None:
+    if value is not None and value not in known:
+        raise CompileError(f"{what} '{value}' is none of {', '.join(known)}")
+
+
+def _count_costs(
+    whole: Whole,
+    plan: Plan,
+    stages: Sequence[Stage],
+    folder: Path,
+    *,
+    order_is_given: bool,
+    on_note: Callable[[str], None],
+) -> list[StageSpec]:
+    """Return the stages' specifications with their costs. Raises CompileError where those say an exit is misplaced."""
+    one = repeat_to(whole.samples, 1)
+    counts = count_macs(whole.model, lambda model, names: shapes_inside(model, names, [one], folder=folder))
+    misplaced = cheaper_exit(whole.model.graph, counts)
+    if misplaced is not None and not order_is_given:
+        named = ",".join(whole.answers)
+        raise CompileError(f"{misplaced}; return them so, or keep this order with --exits {named}")
+    if misplaced is not None:
+        on_note(misplaced)
+    return [with_costs(stage, cut, counts) for stage, cut in zip(stages, plan.cuts, strict=True)]
 
 
 class _Proven(NamedTuple):

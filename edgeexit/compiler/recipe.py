@@ -10,12 +10,10 @@ from edgeexit.compiler.export.inputs import draw_samples
 from edgeexit.compiler.sessions import Session
 from edgeexit.compiler.verify import compose
 from edgeexit.engines import check_range, free_words
+from edgeexit.engines.recipe import Range
 from edgeexit.errors import CompileError
 from edgeexit.manifest import Recipe, StageSpec, TensorSpec
 from edgeexit.targets import Target
-
-Range = tuple[int, int, int]
-"""Least, optimal and most."""
 
 _SAMPLES: Final = 2
 
@@ -73,7 +71,7 @@ def finish_recipe(
     found: dict[str, list[int]] = {}
     for position in range(3):
         sizes = {word: sizes[position] for word, sizes in recipe.dimensions.items()}
-        samples = {name: array[:_SAMPLES] for name, array in draw_samples(inputs, sizes=sizes).items()}
+        samples = draw_samples(inputs, sizes=sizes, count=_SAMPLES)
         seen: dict[str, tuple[int, ...]] = {}
         for run in compose(sessions, stages, samples):
             seen |= {name: array.shape for name, array in run.feeds.items()}

@@ -46,7 +46,7 @@ def check_against_torch(whole: Logits, module: Mapping[str, npt.NDArray[Any]], *
         if not _within(found, expected, absolute, _TORCH_TOLERANCE):
             raise CompileError(
                 f"the exported graph differs from the torch model at exit '{name}' by up to "
-                f"{np.abs(found - expected).max():.3g}; does forward depend on more than its inputs?"
+                f"{_worst(found, expected):.3g}; does forward depend on more than its inputs?"
             )
 
 
@@ -151,8 +151,11 @@ def _require_equal(
     found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], absolute: float, complaint: str
 ) -> None:
     if not _within(found, expected, absolute, _TOLERANCE):
-        worst = np.abs(found - expected).max() if found.shape == expected.shape else np.inf
-        raise CompileError(f"{complaint} (by up to {worst:.3g}, tolerance {absolute:g})")
+        raise CompileError(f"{complaint} (by up to {_worst(found, expected):.3g}, tolerance {absolute:g})")
+
+
+def _worst(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
+    return float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
 
 
 def _within(found: npt.NDArray[Any], expected: npt.NDArray[Any], absolute: float, relative: float) -> bool:

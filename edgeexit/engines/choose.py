@@ -35,9 +35,10 @@ def choose_site(sm: str | None, *, first: str = "tensorrt") -> Site:
     """
     libraries = installed_libraries(first)
     try:
-        return match_site(sm, libraries, find_gpu())
+        here = find_gpu()
     except EngineError as error:
         return match_site(sm, libraries, None, why_none=str(error))
+    return match_site(sm, libraries, here)
 
 
 def match_site(sm: str | None, libraries: Sequence[Library], here: Hardware | None, *, why_none: str = "") -> Site:

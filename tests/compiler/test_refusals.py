@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from edgeexit.bundle import Bundle
 from edgeexit.compiler import compile_bundle, load_labels
 from edgeexit.errors import CompileError, DataError, TargetError
 from tests.compiler.graphs import REUSED_EXIT, save_graph, two_heads
@@ -287,3 +288,40 @@ def test_labels_and_targets_that_do_not_fit(graph, out, tmp_path):
         load_labels(tmp_path / "labels.txt")
     with pytest.raises(DataError, match=r"none\.txt' cannot be read: No such file or directory"):
         load_labels(tmp_path / "none.txt")
+
+
+def test_a_choice_that_there_is_not_loses_nothing(graph, out, tmp_path):
+    whole = compile_bundle(graph(TWO), out)
+    for options, match in (
+        ({"precision": "int4"}, "precision 'int4' is none of"),
+        ({"task": "detect"}, "task 'detect'"),
+    ):
+        with pytest.raises(CompileError, match=match):
+            compile_bundle(graph(TWO), out, replace=True, **options)
+    assert Bundle.open(out).digest == whole.digest
+
+
+def test_a_model_file_that_ends_the_process(tmp_path, out):
+    (tmp_path / "script.py").write_text("import sys\nsys.exit(0)\n")
+    assert_refused(CompileError, out, f"{tmp_path}/script.py:make", "cannot be imported: SystemExit")
+
+
+def test_a_model_file_may_hold_dataclasses(tmp_path, out):
+    text = """from __future__ import annotations
+from dataclasses import dataclass
+from tests.compiler.networks import Dense
+@dataclass
+class Config:
+    width: int = 4
+def make():
+    return Dense()
+"""
+    (tmp_path / "configured.py").write_text(text)
+    bundle = compile_bundle(f"{tmp_path}/configured.py:make", out, inputs=["input:batch,4"])
+    assert bundle.manifest.model == "configured"
+
+
+def test_an_example_of_words(out):
+    words = {"input": np.array(["a", "b"])}
+    with pytest.raises(CompileError, match="'input' is <U1, which is none of float32"):
+        compile_bundle(Dense(), out, example=words)

@@ -4,7 +4,7 @@ import types
 
 import pytest
 
-from edgeexit.engines import Hardware, Library, read_sm
+from edgeexit.engines import Hardware, Library, choose, choose_site, read_sm
 from edgeexit.engines.builder import gpu_layers
 from edgeexit.engines.choose import match_site
 from edgeexit.engines.gpu import read_power_mode
@@ -92,3 +92,11 @@ def test_two_digits_before_the_point():
 def test_what_is_no_compute_capability_is_refused(text):
     with pytest.raises(EngineError, match="is no compute capability, such as SM86"):
         read_sm(text)
+
+
+def test_a_gpu_that_is_here_is_not_forgotten_when_it_is_the_wrong_one(rtx, monkeypatch):
+    monkeypatch.setattr(choose, "find_gpu", lambda: Hardware(sm="SM90"))
+    with pytest.raises(EngineError, match=r"cannot build for SM99 with SM90 here"):
+        choose_site("SM99", first="tensorrt_rtx")
+    with pytest.raises(EngineError, match=r"cannot build for SM90 with SM90 here"):
+        choose_site(None, first="tensorrt_rtx")

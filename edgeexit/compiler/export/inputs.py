@@ -18,7 +18,7 @@ _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 _RANDOM_SAMPLES: Final = 32
 _MOST_SAMPLES: Final = 256
-_WORD_SIZE: Final = 8
+WORD_SIZE: Final = 8
 """Random samples' size in a dimension that is only known at run time."""
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -40,7 +40,7 @@ def parse_inputs(texts: Sequence[str], *, on_note: Callable[[str], None] = lambd
 def specs_of(example: Inputs, names: Sequence[str]) -> tuple[TensorSpec, ...]:
     """Return the specifications of those arrays of an example that `names` names; its labels are none of them.
 
-    Raises CompileError for an array without a batch dimension.
+    Raises CompileError for an array without a batch dimension, or of a type that no tensor has.
     """
     specs = []
     for name in names:
@@ -49,6 +49,8 @@ def specs_of(example: Inputs, names: Sequence[str]) -> tuple[TensorSpec, ...]:
         array = example[name]
         if array.ndim == 0:
             raise CompileError(f"samples: '{name}' is a scalar; the first dimension of every input is the batch")
+        if array.dtype.name not in _DTYPES:
+            raise CompileError(f"samples: '{name}' is {array.dtype}, which is none of {', '.join(_DTYPES)}; convert it")
         specs.append(TensorSpec(name=name, dtype=array.dtype.name, shape=(BATCH, *array.shape[1:])))
     return tuple(specs)
 
@@ -59,8 +61,10 @@ def take_samples(example: Inputs, specs: Sequence[TensorSpec]) -> Arrays:
     return {name: array[:_MOST_SAMPLES] for name, array in checked.items()}
 
 
-def draw_samples(specs: Sequence[TensorSpec], *, sizes: Mapping[str, int] | None = None) -> Arrays:
-    """Draw 32 random samples, the same for the same specifications.
+def draw_samples(
+    specs: Sequence[TensorSpec], *, sizes: Mapping[str, int] | None = None, count: int = _RANDOM_SAMPLES
+) -> Arrays:
+    """Draw random samples, the same for the same specifications.
 
     Floats are standard normal. Integers and booleans are 0 or 1, valid as token ids and as masks; the first of every
     sample is 1, so that no mask is empty. `sizes` says how long a dimension known only at run time is to be.
@@ -68,8 +72,8 @@ def draw_samples(specs: Sequence[TensorSpec], *, sizes: Mapping[str, int] | None
     rng = np.random.default_rng(0)
     samples: Arrays = {}
     for spec in specs:
-        shape = [_RANDOM_SAMPLES]
-        shape += [(sizes or {}).get(size, _WORD_SIZE) if isinstance(size, str) else size for size in spec.shape[1:]]
+        shape = [count]
+        shape += [(sizes or {}).get(size, WORD_SIZE) if isinstance(size, str) else size for size in spec.shape[1:]]
         dtype = np.dtype(spec.dtype)
         if dtype.kind == "f":
             samples[spec.name] = rng.standard_normal(shape).astype(dtype)

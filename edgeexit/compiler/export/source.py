@@ -91,7 +91,7 @@ def _import_module(name: str, text: str) -> ModuleType:
     with _importable(Path.cwd()):
         try:
             return importlib.import_module(name)
-        except Exception as error:  # whatever the user's module does
+        except (Exception, SystemExit) as error:  # whatever the user's module does
             raise CompileError(f"model '{text}': '{name}' cannot be imported: {reason_of(error)}") from error
 
 
@@ -101,9 +101,14 @@ def _import_file(path: Path, text: str) -> ModuleType:
         raise CompileError(f"model '{text}': '{path}' is not a Python file")
     module = importlib.util.module_from_spec(spec)
     with _importable(path.parent.resolve()):
+        before = sys.modules.get(path.stem)
+        sys.modules[path.stem] = module  # dataclasses look their module up
         try:
             spec.loader.exec_module(module)
-        except Exception as error:  # whatever the user's module does
+        except (Exception, SystemExit) as error:  # whatever the user's module does
+            del sys.modules[path.stem]
+            if before is not None:
+                sys.modules[path.stem] = before
             raise CompileError(f"model '{text}': '{path}' cannot be imported: {reason_of(error)}") from error
     return module
 
@@ -119,7 +124,7 @@ def _call_factory(module: ModuleType, name: str, text: str) -> torch.nn.Module:
         raise CompileError(f"model '{text}': '{name}' is {type(factory).__name__}, not a function that makes a model")
     try:
         made = factory()
-    except Exception as error:  # whatever the user's function does
+    except (Exception, SystemExit) as error:  # whatever the user's function does
         raise CompileError(f"model '{text}': {name}() failed: {reason_of(error)}") from error
     if not isinstance(made, torch.nn.Module):
         raise CompileError(f"model '{text}': {name}() returned {type(made).__name__}, not a torch.nn.Module")

@@ -14,7 +14,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree
 
-from edgeexit.compiler.export.inputs import Arrays, repeat_to
+from edgeexit.compiler.export.inputs import WORD_SIZE, Arrays, repeat_to
 from edgeexit.compiler.graph import rename_dimensions
 from edgeexit.compiler.reasons import cause_of, place_in_user_code, quietly, reason_of
 from edgeexit.datasets import Inputs
@@ -38,7 +38,7 @@ def order_inputs(module: torch.nn.Module, specs: Sequence[TensorSpec]) -> tuple[
     """Return inputs in the order of forward's parameters. Raises CompileError where they do not fit it."""
     names, required = parameters_of(module)
     given = {spec.name: spec for spec in specs}
-    takes = ", ".join(f"'{name}'" for name in names) or "nothing by name"
+    takes = ", ".join(f"'{name}'" for name in names) or "nothing by name: wrap it in a module whose does"
     for name in given:
         if name not in names:
             raise CompileError(f"forward has no parameter '{name}'; it takes {takes}")
@@ -152,7 +152,10 @@ def run_module(module: torch.nn.Module, samples: Inputs) -> Arrays:
             returned = module(**_tensors(module, samples))
         except Exception as error:  # whatever the user's forward does
             shapes = ", ".join(f"'{name}' {'x'.join(map(str, array.shape))}" for name, array in samples.items())
-            raise CompileError(f"forward fails on {shapes}: {reason_of(error)}") from error
+            raise CompileError(
+                f"forward fails on {shapes}: {reason_of(error)}; where a size is a word and there is no --example, "
+                f"{WORD_SIZE} is tried"
+            ) from error
     exits = exits_of(returned)
     for name, value in exits.items():
         if not isinstance(value, torch.Tensor):

@@ -7,6 +7,9 @@ import numpy as np
 import onnx_ir as ir
 
 _REDUCTIONS: Final = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
+_ELEMENTWISE: Final = {"ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceSumSquare"}
+"""Reductions that change each element even where they reduce nothing."""
+_HALF: Final = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 _AXES_INPUT: Final = 3  # of Pad
 _SLICED: Final = np.iinfo(np.int64).max  # as far as there is something
 
@@ -26,6 +29,8 @@ def _reduce(node: ir.Node) -> list[ir.Node] | None:
     if axes is not None and axes.size:
         node.attributes["axes"] = ir.AttrInt64s("axes", axes.tolist())
     elif keep is not None and keep.as_int():
+        if node.op_type in _ELEMENTWISE:
+            raise Refusal("noop_with_empty_axes came with opset 18")
         return [_node("Identity", [node.inputs[0]], node)]
     node.resize_inputs(1)
     return None
@@ -98,10 +103,12 @@ def _layer_normalization(node: ir.Node) -> list[ir.Node]:
     if any(value.uses() for value in node.outputs[1:]):
         raise Refusal("its mean and inverse deviation are read, which came with opset 17")
     axes = _axes_from(data, node.attributes.get_int("axis", -1))
-    centred = steps.add("Sub", data, steps.add("ReduceMean", data, axes=axes))
+    wide = steps.widened(data)
+    centred = steps.add("Sub", wide, steps.add("ReduceMean", wide, axes=axes))
     variance = steps.add("ReduceMean", steps.add("Mul", centred, centred), axes=axes)
-    epsilon = steps.constant(node.attributes.get_float("epsilon", 1e-5), data)
+    epsilon = steps.constant(node.attributes.get_float("epsilon", 1e-5), wide)
     normal = steps.add("Div", centred, steps.add("Sqrt", steps.add("Add", variance, epsilon)))
+    normal = steps.narrowed(normal, data)
     if _has(node, 2):
         normal = steps.add("Mul", normal, scale)
         return steps.end("Add", normal, node.inputs[2])
@@ -114,9 +121,11 @@ def _rms_normalization(node: ir.Node) -> list[ir.Node]:
     steps = _Steps(node)
     axes = _axes_from(data, node.attributes.get_int("axis", -1))
     listed = steps.listed(axes)
-    square = steps.add("ReduceMean", steps.add("Mul", data, data), listed)
-    epsilon = steps.constant(node.attributes.get_float("epsilon", 1e-5), data)
-    normal = steps.add("Div", data, steps.add("Sqrt", steps.add("Add", square, epsilon)))
+    wide = steps.widened(data)
+    square = steps.add("ReduceMean", steps.add("Mul", wide, wide), listed)
+    epsilon = steps.constant(node.attributes.get_float("epsilon", 1e-5), wide)
+    normal = steps.add("Div", wide, steps.add("Sqrt", steps.add("Add", square, epsilon)))
+    normal = steps.narrowed(normal, data)
     return steps.end("Mul", normal, scale)
 
 
@@ -198,6 +207,21 @@ class _Steps:
         node.outputs[0].name = name
         self._made.append(node)
         return node.outputs[0]
+
+    def widened(self, value: ir.Value | None) -> ir.Value | None:
+        """Return a value of 16 bits in float32, in which squares do not overflow and sums keep small terms."""
+        return self._cast(value, ir.DataType.FLOAT) if value is not None and value.dtype in _HALF else value
+
+    def narrowed(self, value: ir.Value, like: ir.Value | None) -> ir.Value:
+        """Return a value in 16 bits again, if `like` is."""
+        dtype = None if like is None else like.dtype
+        return self._cast(value, dtype) if dtype in _HALF else value
+
+    def _cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+        made = self.add("Cast", value)
+        self._made[-1].attributes["to"] = ir.AttrInt64("to", int(dtype))
+        made.type = ir.TensorType(dtype)
+        return made
 
     def constant(self, number: float, like: ir.Value | None) -> ir.Value:
         dtype = np.float32 if like is None or like.dtype is None else like.dtype.numpy()

@@ -43,11 +43,6 @@ class Plan(NamedTuple):
     carries: dict[str, Carry]
     """By the value's name in the graph; the inputs of the model are among them."""
 
-    def kept(self, stage: int) -> dict[str, int]:
-        """Return what is kept for a stage and later ones before it runs: name in the manifest -> bytes a sample."""
-        carries = [self.carries[name] for name in self.cuts[stage].kept]
-        return {carry.spec.name: carry.size for carry in carries}
-
 
 def check_exits(graph: ir.Graph) -> None:
     """Raise CompileError for an exit that depends on no input, equals another or adds no work after those before it."""

@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx
+import onnx.reference
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
@@ -141,3 +142,17 @@ def test_what_is_old_enough_stays_as_it_is():
     before = ir.to_proto(model).SerializeToString()
     lower_opset(model, 21)
     assert ir.to_proto(model).SerializeToString() == before
+
+
+@pytest.mark.parametrize(
+    "body", ["y = LayerNormalization<axis = 1>(x, s)", "y = RMSNormalization(x, s)"], ids=["layer", "rms"]
+)
+def test_norms_in_float16_square_in_float32(body):
+    """In true float16, which ONNX's own evaluator computes in, the square of 1000 is infinite."""
+    model, file = graph(body, 24, "float16[N,6] x, float16[6] s", "float16[N,6] y")
+    lower_opset(model, 13)
+    feeds = {"x": np.array([[1000, -900, 800, 30, 5, -1200]], np.float16), "s": np.ones(6, np.float16)}
+    (expected,) = onnx.reference.ReferenceEvaluator(file).run(None, {k: v.astype(np.float32) for k, v in feeds.items()})
+    (found,) = onnx.reference.ReferenceEvaluator(ir.to_proto(model)).run(None, feeds)
+    assert found.dtype == np.float16
+    np.testing.assert_allclose(found, expected, rtol=5e-3)
