@@ -92,7 +92,10 @@ def load_target(name: str) -> Target:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
-        raise TargetError(f"target '{name}' is unknown; {hint}there are {', '.join(sorted(known))}")
+        raise TargetError(
+            f"target '{name}' is unknown; {hint}there are {', '.join(sorted(known))}; one of your own is read from "
+            f"./{USER_FOLDER}/{name}.toml"
+        )
     return _read(known[name])
 
 

@@ -84,7 +84,7 @@ class Stream:
         _log.info("the stream has new samples: %d from '%s'", len(self._dataset), self._path)
 
     def _load(self) -> Dataset:
-        return load_dataset(self._path, self._manifest.inputs, classes=self._manifest.classes)
+        return load_dataset(self._path, self._manifest.inputs, task=self._manifest.task, classes=self._manifest.classes)
 
 
 def ticks(rate_per_s: float, *, stop: threading.Event, duration_s: float | None = None) -> Iterator[None]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
+from edgeexit.cli.advice import how_to_get_a_policy
 from edgeexit.console import next_step, notes, print_json, print_table, progress_bar, share, warn
 
 if TYPE_CHECKING:
@@ -118,10 +119,7 @@ def compile_command(
         notes.print(f"{manifest.target} seldom gains from {manifest.precision}: measure it with `edgeexit profile`")
     elif manifest.precision == "fp32" != device.precisions[0]:
         notes.print(f"{manifest.target} is likely to gain from --precision {device.precisions[0]}")
-    if manifest.task == "segment":
-        next_step(f"edgeexit profile {out}, or Bundle.write_policy in Python to give it a policy")
-    else:
-        next_step(f"edgeexit fit {out} --data HELDOUT.npz")
+    next_step(how_to_get_a_policy(out, manifest))
     if device.runtime == "tensorrt":  # it builds for no other GPU than its machine's
         next_step(f"copy {out} to the device, and there: edgeexit engines build {out.name}")
     elif device.runtime == "tensorrt_rtx":

@@ -110,7 +110,7 @@ def build_command(
                 f"{engine.stage}: {len(engine.gpu_layers)} layers run on the GPU, not the DLA: {engine.gpu_layers[0]} …"
             )
     notes.print(f"plans are in {printable(folder)}", soft_wrap=True)
-    next_step("edgeexit engines list")
+    next_step("edgeexit engines list" if cache is None else f"edgeexit engines list --cache {cache}")
 
 
 @engines_app.command("list")
@@ -140,7 +140,7 @@ def list_command(cache: CacheOption = None, as_json: JsonOption = False) -> None
                 f"{record.bytes / _MIB:.1f} MiB",
                 "no" if record.check is None else "yes",
             )
-            for record in records.values()
+            for record in sorted(records.values(), key=lambda record: (record.model, record.precision, record.stage))
         ],
     )
     next_step("edgeexit engines build BUNDLE" if not records else "edgeexit engines clear, to have the space back")

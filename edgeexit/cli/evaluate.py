@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from edgeexit.cli.advice import how_to_get_a_policy
 from edgeexit.console import milliseconds, next_step, print_json, print_table, progress_bar, share, warn
 
 
@@ -25,7 +26,7 @@ def evaluate_command(
     opened = Bundle.open(bundle)
     document = opened.policy()
     if document is None:
-        raise BundleError(f"bundle '{bundle}' has no policy yet; run `edgeexit fit {bundle} --data HELDOUT.npz`")
+        raise BundleError(f"bundle '{bundle}' has no policy yet, first: {how_to_get_a_policy(bundle, opened.manifest)}")
     if (remark := stand_in(opened)) is not None:
         warn(remark)
     manifest = opened.manifest

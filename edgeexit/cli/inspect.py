@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgeexit.cli.advice import how_to_get_a_policy
 from edgeexit.console import console, milliseconds, next_step, notes, print_json, print_table, printable, share
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def inspect_command(
     _print_stages(manifest, profile)
     _print_kept(manifest)
     if manifest.fidelity is not None:
-        _print_fidelity(manifest.fidelity, manifest.precision)
+        _print_fidelity(manifest.fidelity, manifest)
     if manifest.recipe is not None:
         console.print(printable(_recipe(manifest.recipe)), soft_wrap=True)
     proof = manifest.proof
@@ -60,10 +61,8 @@ def inspect_command(
         _print_policy(policy)
     if plot is not None:
         notes.print(f"stage graph: {printable(plot)}", soft_wrap=True)
-    if policy is None and manifest.task == "segment":
-        next_step(f"edgeexit profile {bundle}, or Bundle.write_policy in Python to give it a policy")
-    elif policy is None:
-        next_step(f"edgeexit fit {bundle} --data HELDOUT.npz --policy beem")
+    if policy is None:
+        next_step(how_to_get_a_policy(bundle, manifest))
     else:
         next_step(f"edgeexit run {bundle} --data X.npz --out Y.npz")
 
@@ -162,13 +161,13 @@ def _print_kept(manifest: "Manifest") -> None:
         console.print(printable(f"varies with the input: {', '.join(varying)}"))
 
 
-def _print_fidelity(fidelity: "Fidelity", precision: str) -> None:
+def _print_fidelity(fidelity: "Fidelity", manifest: "Manifest") -> None:
     print_table(
-        f"{precision} against fp32, on {fidelity.samples:,} samples of the calibration data",
+        f"{manifest.precision} against fp32, on {fidelity.samples:,} samples of the calibration data",
         ("exit", "agreement", "accuracy", "accuracy in fp32"),
         [
             (name, share(of.agreement), _share(of.accuracy), _share(of.accuracy_fp32))
-            for name, of in fidelity.exits.items()
+            for name, of in ((name, fidelity.exits[name]) for name in manifest.exits)
         ],
     )
 

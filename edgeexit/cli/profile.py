@@ -29,7 +29,8 @@ def profile_command(
     if (remark := stand_in(opened)) is not None:
         warn(remark)
     document = opened.policy()
-    dataset = None if data is None else load_dataset(data, opened.manifest.inputs)
+    manifest = opened.manifest
+    dataset = None if data is None else load_dataset(data, manifest.inputs, task=manifest.task)
     with notes.status(f"profiling for {2 * duration:g} s") if notes.is_terminal else nullcontext():
         profile = profile_bundle(
             opened, policy=None if document is None else document.policy, dataset=dataset, seconds=duration

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from edgeexit.cli.advice import how_to_get_a_policy
 from edgeexit.console import console, next_step, print_json, printable, progress_bar, share
 
 
@@ -34,9 +35,10 @@ def run_command(
     document = opened.policy()
     if document is None and not every_exit:
         raise BundleError(
-            f"bundle '{bundle}' has no policy yet; run `edgeexit fit {bundle} --data HELDOUT.npz`, or --every-exit"
+            f"bundle '{bundle}' has no policy yet, first: {how_to_get_a_policy(bundle, opened.manifest)}; or take "
+            "--every-exit"
         )
-    dataset = load_dataset(data, opened.manifest.inputs)
+    dataset = load_dataset(data, opened.manifest.inputs, task=opened.manifest.task)
     if not out.parent.is_dir():
         raise DataError(f"folder '{out.parent}' of --out does not exist; make it first")
     with Runner(opened) as runner, progress_bar("running", total=len(dataset)) as bar:

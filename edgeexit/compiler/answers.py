@@ -56,6 +56,10 @@ def form_of(session: Session, samples: Inputs, exits: Sequence[str], *, task: Ta
     """
     (one,) = in_batches(samples, size=1, until=1)
     answers = dict(zip(exits, session.run(one, exits), strict=True))
+    ranks = {name: logits.ndim for name, logits in answers.items()}
+    if len(set(ranks.values())) > 1:
+        counts = ", ".join(f"'{name}' {rank}" for name, rank in ranks.items())
+        raise CompileError(f"the exits have different numbers of dimensions: {counts}; name those to take with --exits")
     if task is None:
         task = "segment" if any(logits.ndim == _RANKS["segment"] for logits in answers.values()) else "classify"
     _check_form(answers, 1, task)

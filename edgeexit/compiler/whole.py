@@ -17,6 +17,7 @@ from edgeexit.compiler.sessions import Session
 from edgeexit.compiler.verify import check_against_torch, check_independence
 from edgeexit.compiler.weights import save_graph, store_weights
 from edgeexit.datasets import Dataset, Inputs, as_dataset, check_finite
+from edgeexit.errors import DataError
 from edgeexit.manifest import Precision, Task
 
 _TORCH_SAMPLES = 32
@@ -130,6 +131,10 @@ def _calibration(arrays: Inputs, exported: ExportedModel, form: ExitForm, answer
     classes = answers[exported.exits[0]].shape[1]
     data = as_dataset(arrays, exported.inputs, task=form.task, classes=classes, where="calibration data")
     check_finite(data.inputs, where="calibration data")
+    size = answers[exported.exits[0]].shape[2:]
+    if data.labels is not None and data.labels.shape[1:] != size:
+        maps = ("x".join(map(str, shape)) for shape in (data.labels.shape[1:], size))
+        raise DataError("calibration data: 'labels' are maps of {} where the exits' are {}; resize them".format(*maps))
     return data
 
 

@@ -142,6 +142,7 @@ def _check_ranges(manifest: Manifest, recipe: Recipe) -> None:
     if missing:
         which = ", ".join(f"'{word}' of '{tensor}'" for word, tensor in missing.items())
         options = " ".join(f"--dimension {word}=LEAST,OPTIMAL,MOST" for word in missing)
+        options += ", or compile again with --dimension for the inputs, which works out the rest"
         raise EngineError(f"the recipe has no range for what is known only at run time, {which}; give {options}")
 
 

@@ -167,7 +167,7 @@ def test_a_forward_whose_answers_depend_on_earlier_calls(out):
         (
             TWO + "n = Constant<value_ints = [1]>() u = Unsqueeze(e1, n)",
             "float[N,3] e0, float[N,1,3] u",
-            r"exit 'u' is 1x1x3 for a batch of 1; to classify, an exit has to be logits \[batch, classes\]",
+            "have different numbers of dimensions: 'e0' 2, 'u' 3; name those to take with --exits",
         ),
         (TWO + "d = Cast<to = 11>(e1)", "float[N,3] e0, double[N,3] d", "exit 'd' is float64"),
         (TWO + "w = Concat<axis = 1>(e1, e1)", "float[N,3] e0, float[N,6] w", "numbers of classes: 'e0' 3, 'w' 6"),

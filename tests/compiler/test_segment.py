@@ -98,7 +98,7 @@ def test_a_height_and_width_known_only_at_run_time(tmp_path):
         ("segment", lambda x: (x.mean((2, 3)), x.sum((2, 3))), r"'exit0' is 1x2 .*to segment.*height, width\]"),
         ("classify", lambda x: (x + 1, x * 2), r"'exit0' is 1x2x4x4 .*to classify.*classes\]"),
         (None, lambda x: (x[:, :, ::2, ::2], x * 2), r"'exit0' 2x2, 'exit1' 4x4; resize them in the model"),
-        (None, lambda x: (x.mean((2, 3)), x * 2), r"'exit0' is 1x2"),
+        (None, lambda x: (x.mean((2, 3)), x * 2), r"'exit0' 2, 'exit1' 4; name those to take with --exits"),
         (None, lambda x: (torch.softmax(x, dim=1), x * 2), "'exit0' gives probabilities"),
     ],
     ids=["rows", "maps", "sizes", "mixed", "softmaxed"],
@@ -141,3 +141,25 @@ def test_fitting_maps_is_refused_in_one_line(segmenter, tmp_path, monkeypatch, c
         main()
     (line,) = capsys.readouterr().err.splitlines()
     assert "segments" in line
+
+
+def test_maps_as_labels_do_not_stand_in_the_way(segmenter, images, tmp_path, monkeypatch, capsys):
+    """`run` and `profile` need no labels, and `evaluate` says what a segmenter's policy comes from."""
+    data = tmp_path / "maps.npz"
+    np.savez(data, image=images, labels=np.zeros((10, 8, 12), dtype=np.uint8))
+    for arguments, code, words in (
+        (["run", "--data", data, "--every-exit", "--out", tmp_path / "out.npz"], 0, "10 samples"),
+        (["evaluate", "--data", data], 2, "Bundle.write_policy"),
+    ):
+        command, *rest = map(str, arguments)
+        monkeypatch.setattr(sys, "argv", ["edgeexit", command, str(segmenter.path), *rest])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert (stopped.value.code or 0) == code
+        assert words in "".join(capsys.readouterr())
+
+
+def test_labels_of_another_size_are_refused(images, tmp_path):
+    data = {"image": images, "labels": np.zeros((10, 4, 6), dtype=np.int64)}
+    with pytest.raises(DataError, match="'labels' are maps of 4x6 where the exits' are 8x12; resize them"):
+        compile_bundle(Segmenter(), tmp_path / "bundle", calibration=data, precision="fp16")

@@ -155,7 +155,7 @@ class Flow:
         order = sorted(self.exits, key=lambda name: depth[name])
         return (
             f"exit '{wanted}' adds no work after '{self.exits[stage - 1]}': all that it needs has already run; "
-            f"return the exits shallow to deep ({', '.join(order)})"
+            f"return the exits shallow to deep ({', '.join(order)}), or choose among them with --exits"
         )
 
 
