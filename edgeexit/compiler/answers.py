@@ -87,7 +87,7 @@ def in_batches(samples: Inputs, *, size: int, until: int | None = None) -> Itera
 
 def _check_form(answers: Mapping[str, npt.NDArray[Any]], count: int, task: Task) -> None:
     for name, logits in answers.items():
-        if logits.ndim != _RANKS[task] or len(logits) != count:
+        if logits.ndim != _RANKS[task] or len(logits) != count or not logits.size:
             shape = "x".join(map(str, logits.shape)) or "a scalar"
             raise CompileError(
                 f"exit '{name}' is {shape} for a batch of {count}; to {task}, an exit has to be logits {_FORMS[task]}"

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 import onnx_ir as ir
@@ -19,21 +18,14 @@ from edgeexit.compiler.weights import save_graph
 from edgeexit.manifest import StageSpec, TensorSpec
 
 
-class Stage(NamedTuple):
-    """A stage in memory, written to `spec.file` as well."""
-
-    model: ir.Model
-    spec: StageSpec
-
-
 def write_stages(
     model: ir.Model, plan: Plan, form: ExitForm, answers: Logits, folder: Path, *, opset: int
-) -> list[Stage]:
+) -> list[StageSpec]:
     """Build, check and write every stage to `folder`, where the weights are, in `opset` at most; costs are left at 0.
 
     `answers` of the whole model say how big the exits are. Raises CompileError.
     """
-    stages = []
+    specs = []
     opset = min(opset, opset_of(model))
     known = input_words(model.graph)
     for index in range(len(plan.cuts)):
@@ -44,13 +36,13 @@ def write_stages(
         lower_opset(built, opset)
         check(built, what=spec.name)
         save_graph(built, folder / spec.file)
-        stages.append(Stage(built, spec))
-    return stages
+        specs.append(spec)
+    return specs
 
 
-def with_costs(stage: Stage, cut: Cut, counts: Sequence[int | None]) -> StageSpec:
+def with_costs(spec: StageSpec, cut: Cut, counts: Sequence[int | None]) -> StageSpec:
     """Return a stage's specification with its cost; `counts` are those of the whole model's nodes."""
-    return msgspec.structs.replace(stage.spec, macs=sum(counts[index] or 0 for index in cut.nodes))
+    return msgspec.structs.replace(spec, macs=sum(counts[index] or 0 for index in cut.nodes))
 
 
 def _describe(graph: ir.Graph, plan: Plan, index: int, answers: Logits, known: Collection[str]) -> StageSpec:

@@ -9,7 +9,7 @@ import torch
 
 from edgeexit import __version__
 from edgeexit.bundle import POLICY, PROFILE, Bundle, Golden, bundle_folder, write_golden, write_manifest
-from edgeexit.compiler.assemble import Stage, with_costs, write_stages
+from edgeexit.compiler.assemble import with_costs, write_stages
 from edgeexit.compiler.exits import choose_exits
 from edgeexit.compiler.export.inputs import parse_inputs, repeat_to
 from edgeexit.compiler.export.model import export_model
@@ -117,8 +117,7 @@ def compile_bundle(
         plan = plan_stages(whole.model.graph, lambda names: shapes_inside(whole.model, names, batches, folder=folder))
 
         on_step("readout")
-        stages = write_stages(whole.model, plan, whole.form, whole.answers, folder, opset=device.opset)
-        specs = [stage.spec for stage in stages]
+        specs = write_stages(whole.model, plan, whole.form, whole.answers, folder, opset=device.opset)
         if device.runtime != "onnxruntime":
             unseen = check_stages(folder, specs)
             if unseen is not None:
@@ -128,7 +127,7 @@ def compile_bundle(
         proof, fidelity, golden = _prove(folder, specs, whole, precision, real=arrays is not None)
         for loss in () if fidelity is None else losses(fidelity, most_loss):
             on_note(loss)
-        specs = _count_costs(whole, plan, stages, folder, order_is_given=bool(exits), on_note=on_note)
+        specs = _count_costs(whole, plan, specs, folder, order_is_given=bool(exits), on_note=on_note)
 
         on_step("write")
         write_golden(folder, golden)
@@ -163,7 +162,7 @@ def _require_known(what: str, value: str | None, known: Sequence[str]) -> None:
 def _count_costs(
     whole: Whole,
     plan: Plan,
-    stages: Sequence[Stage],
+    specs: Sequence[StageSpec],
     folder: Path,
     *,
     order_is_given: bool,
@@ -178,7 +177,7 @@ def _count_costs(
         raise CompileError(f"{misplaced}; return them so, or keep this order with --exits {named}")
     if misplaced is not None:
         on_note(misplaced)
-    return [with_costs(stage, cut, counts) for stage, cut in zip(stages, plan.cuts, strict=True)]
+    return [with_costs(spec, cut, counts) for spec, cut in zip(specs, plan.cuts, strict=True)]
 
 
 class _Proven(NamedTuple):

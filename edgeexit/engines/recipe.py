@@ -16,8 +16,6 @@ Range = tuple[int, int, int]
 
 _WORKSPACE_MB: Final = 1024
 _BATCH: Final = (1, 1, 32)
-
-
 _RANGE: Final = re.compile(r"(\d{1,9}),(\d{1,9}),(\d{1,9})")
 
 

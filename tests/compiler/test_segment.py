@@ -99,9 +99,10 @@ def test_a_height_and_width_known_only_at_run_time(tmp_path):
         ("classify", lambda x: (x + 1, x * 2), r"'exit0' is 1x2x4x4 .*to classify.*classes\]"),
         (None, lambda x: (x[:, :, ::2, ::2], x * 2), r"'exit0' 2x2, 'exit1' 4x4; resize them in the model"),
         (None, lambda x: (x.mean((2, 3)), x * 2), r"'exit0' 2, 'exit1' 4; name those to take with --exits"),
+        (None, lambda x: (x[:, :, 4:], x[:, :, 4:] * 2), r"'exit0' is 1x2x0x4 for a batch of 1"),
         (None, lambda x: (torch.softmax(x, dim=1), x * 2), "'exit0' gives probabilities"),
     ],
-    ids=["rows", "maps", "sizes", "mixed", "softmaxed"],
+    ids=["rows", "maps", "sizes", "mixed", "empty", "softmaxed"],
 )
 def test_exits_that_do_not_fit_the_task(tmp_path, task, answer, words):
     class Model(nn.Module):

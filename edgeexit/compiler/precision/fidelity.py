@@ -20,17 +20,15 @@ def measure_fidelity(whole: Answers, reduced: Answers, *, labels: npt.NDArray[np
     Args:
         whole: logits in fp32.
         reduced: logits as shipped, of the same exits and shapes.
-        labels: [N], or [N, H, W] to segment; pixels that do not count are left out of the accuracies. They are
-            compared when the logits have the same form; those of the first samples do when there are fewer answers.
+        labels: [N], or [N, H, W] to segment; pixels that do not count are left out of the accuracies.
 
     """
     exits = {}
     for name, logits in whole.items():
         expected, found = logits.argmax(axis=1), reduced[name].argmax(axis=1)
         right = right_fp32 = None
-        truth = None if labels is None else labels[: len(expected)]
-        if truth is not None and truth.shape == expected.shape and (counts := counts_of(truth)).any():
-            right, right_fp32 = (float((answer == truth)[counts].mean()) for answer in (found, expected))
+        if labels is not None and (counts := counts_of(labels)).any():
+            right, right_fp32 = (float((answer == labels)[counts].mean()) for answer in (found, expected))
         exits[name] = ExitFidelity(
             agreement=float((found == expected).mean()), accuracy=right, accuracy_fp32=right_fp32
         )

@@ -6,7 +6,7 @@ from collections.abc import Set as AbstractSet
 import numpy as np
 import onnx_ir as ir
 
-from edgeexit.compiler.graph import bodies
+from edgeexit.compiler.graph import bodies, free_name, names_in
 from edgeexit.compiler.precision.widths import (
     ANY_TYPE,
     HALF_MOST,
@@ -55,9 +55,7 @@ class _Halving:
         """Values in float32 that hold a number which stands for infinity, and that number's size."""
         self._casts: dict[tuple[ir.Graph, ir.Value], ir.Value] = {}
         self._weights: dict[ir.Value, ir.Value] = {}
-        graphs = list(model.graphs())
-        self._taken = {value.name for graph in graphs for node in graph for value in node.outputs}
-        self._taken |= {value.name for graph in graphs for value in (*graph.inputs, *graph.initializers.values())}
+        self._taken = names_in(model.graph)
 
     def convert(self, graph: ir.Graph) -> None:
         """Convert the nodes of a graph; its inputs and outputs stay what they are."""
@@ -151,7 +149,7 @@ class _Halving:
             narrow = array.astype(np.float16)
             if narrow.size == 1 and not narrow.any():
                 narrow = narrow + (np.sign(array) * np.finfo(np.float16).smallest_subnormal).astype(np.float16)
-            name = self._free(f"{weight.name}.half")
+            name = free_name(f"{weight.name}.half", self._taken)
             half = ir.Value(name=name, type=ir.TensorType(_HALF), shape=weight.shape, const_value=ir.Tensor(narrow))
             self._model.graph.register_initializer(half)
             self._weights[weight] = half
@@ -163,14 +161,14 @@ class _Halving:
             source = value
             if to == _HALF and value in self._infinite:
                 source = self._clip(graph, value, before)
-            name = self._free(f"{value.name}.{_SUFFIXES[to]}")
+            name = free_name(f"{value.name}.{_SUFFIXES[to]}", self._taken)
             made = ir.Value(name=name, type=ir.TensorType(to), shape=value.shape)
             graph.insert_before(before, ir.node("Cast", [source], {"to": int(to)}, outputs=[made], name=f"{name}.cast"))
             self._casts[graph, value] = made
         return self._casts[graph, value]
 
     def _clip(self, graph: ir.Graph, value: ir.Value, before: ir.Node) -> ir.Value:
-        name = self._free(f"{value.name}.clipped")
+        name = free_name(f"{value.name}.clipped", self._taken)
         made = ir.Value(name=name, type=ir.TensorType(_FLOAT), shape=value.shape)
         bounds = [self._bound(sign * HALF_MOST) for sign in (-1, 1)]
         graph.insert_before(before, ir.node("Clip", [value, *bounds], outputs=[made], name=f"{name}.clip"))
@@ -183,7 +181,7 @@ class _Halving:
 
     def _bound(self, number: float) -> ir.Value:
         tensor = ir.Tensor(np.array(number, dtype=np.float32))
-        name = self._free(f"float16.{'most' if number > 0 else 'least'}")
+        name = free_name(f"float16.{'most' if number > 0 else 'least'}", self._taken)
         value = ir.Value(name=name, type=ir.TensorType(_FLOAT), shape=tensor.shape, const_value=tensor)
         self._model.graph.register_initializer(value)
         return value
@@ -191,15 +189,7 @@ class _Halving:
     def _restore(self, graph: ir.Graph, value: ir.Value) -> ir.Value:
         """Return what a graph gives out in float32 again, under the name that it had."""
         name = str(value.name)
-        value.name = self._free(f"{name}.half")
+        value.name = free_name(f"{name}.half", self._taken)
         made = ir.Value(name=name, type=ir.TensorType(_FLOAT), shape=value.shape)
         graph.append(ir.node("Cast", [value], {"to": int(_FLOAT)}, outputs=[made], name=f"{name}.cast"))
         return made
-
-    def _free(self, name: str) -> str:
-        free, count = name, 0
-        while free in self._taken:
-            count += 1
-            free = f"{name}.{count}"
-        self._taken.add(free)
-        return free

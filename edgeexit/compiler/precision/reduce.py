@@ -9,7 +9,7 @@ from onnx_ir.passes import common as passes
 from onnxscript import optimizer
 
 from edgeexit.compiler.export.normal_form import normalise
-from edgeexit.compiler.graph import bodies
+from edgeexit.compiler.graph import bodies, free_name, names_in
 from edgeexit.compiler.precision.extremes import overflowing_nodes
 from edgeexit.compiler.precision.half import to_half
 from edgeexit.compiler.precision.quantise import Placement, to_int8
@@ -81,24 +81,17 @@ def reduce_precision(
 
 def _name_nodes(graph: ir.Graph) -> None:
     """Give every node a name of its own: patterns and the quantiser go by it."""
-    nodes = list(_nodes(graph))
-    taken = {node.name for node in nodes}
+    taken = names_in(graph)
     seen: set[str] = set()
-    for node in nodes:
+    for node in ir.traversal.RecursiveGraphIterator(graph):
         if not node.name or node.name in seen:
-            stem = f"{node.op_type}_{node.outputs[0].name}"
-            name, count = stem, 0
-            while name in taken:
-                count += 1
-                name = f"{stem}_{count}"
-            node.name = name
-            taken.add(name)
+            node.name = free_name(f"{node.op_type}_{node.outputs[0].name}", taken)
         seen.add(node.name)
 
 
 def _find(graph: ir.Graph, patterns: Sequence[str]) -> set[ir.Node]:
     """Return the nodes that patterns fit; those inside a body that fits are among them."""
-    names = {node: _names(node) for node in _nodes(graph)}
+    names = {node: _names(node) for node in ir.traversal.RecursiveGraphIterator(graph)}
     found: set[ir.Node] = set()
     for pattern in patterns:
         fits = {node for node, own in names.items() if any(fnmatchcase(name, pattern) for name in own)}
@@ -112,7 +105,7 @@ def _find(graph: ir.Graph, patterns: Sequence[str]) -> set[ir.Node]:
         found |= fits
         for node in fits:
             for body in bodies(node):
-                found |= set(_nodes(body))
+                found |= set(ir.traversal.RecursiveGraphIterator(body))
     return found
 
 
@@ -120,13 +113,3 @@ def _names(node: ir.Node) -> list[str]:
     weights = [value.name for value in node.inputs if value is not None and value.is_initializer()]
     outputs = [value.name for value in node.outputs]
     return [name for name in (node.name, node.op_type, *outputs, *weights) if name]
-
-
-def _nodes(graph: ir.Graph) -> list[ir.Node]:
-    """Return the nodes of a graph and of the bodies in it, in order."""
-    found = []
-    for node in graph:
-        found.append(node)
-        for body in bodies(node):
-            found += _nodes(body)
-    return found
