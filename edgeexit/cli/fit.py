@@ -30,7 +30,7 @@ def fit_command(
     from edgeexit.bundle import Bundle
     from edgeexit.datasets import load_dataset
     from edgeexit.errors import BundleError
-    from edgeexit.fitting import fit_kind
+    from edgeexit.fitting import Evidence, MaxRisk, fit_policy
     from edgeexit.policies import PolicyDocument
     from edgeexit.runtime import Runner, record
     from edgeexit.signing import load_private_key
@@ -44,9 +44,12 @@ def fit_command(
     signing_key = None if key is None else load_private_key(key)
     dataset = load_dataset(data, opened.manifest.inputs, classes=opened.manifest.classes)
     with Runner(opened) as runner, progress_bar("recording every exit", total=len(dataset)) as bar:
-        recording = record(runner, dataset, on_samples=lambda n: bar.advance(bar.task_ids[0], n))
+        recording = record(runner, dataset, probabilities=True, on_samples=lambda n: bar.advance(bar.task_ids[0], n))
     unit, costs = opened.costs()
-    fitted = fit_kind(policy, recording.readouts, dataset.labels, costs, risk=max_risk, delta=delta, seed=seed)
+    evidence = Evidence(
+        readouts=recording.readouts, costs=costs, temperatures=(1.0,) * len(costs), labels=dataset.labels
+    )
+    fitted = fit_policy(policy, evidence, MaxRisk(risk=max_risk, delta=delta), seed=seed)
     document = PolicyDocument(bundle=opened.digest, revision=0, policy=fitted.policy, certificate=fitted.certificate)
     opened.write_policy(document)
     if signing_key is not None:
@@ -54,19 +57,20 @@ def fit_command(
     elif opened.is_signed:
         warn(f"the bundle's signature does not cover its new policy; run `edgeexit sign {bundle} --key KEY`")
 
-    speedup = costs[-1] / fitted.mean_cost
+    speedup = costs[-1] / fitted.expected.mean_cost
     if as_json:
         print_json(
             {
                 "policy": document,
                 "cost_unit": unit,
-                "mean_cost": fitted.mean_cost,
+                "mean_cost": fitted.expected.mean_cost,
                 "full_cost": costs[-1],
                 "speedup": speedup,
             }
         )
         return
     certificate = fitted.certificate
+    assert certificate is not None  # noqa: S101 - this goal always has one
     thresholds = (*fitted.policy.thresholds, None)
     print_table(
         f"{fitted.policy.kind}, fitted on {len(dataset)} samples",
@@ -76,7 +80,7 @@ def fit_command(
             for name, threshold, rate in zip(opened.manifest.exits, thresholds, certificate.exit_rates, strict=True)
         ],
     )
-    cost = f"{fitted.mean_cost:,.0f} MACs" if unit == "macs" else milliseconds(fitted.mean_cost)
+    cost = f"{fitted.expected.mean_cost:,.0f} MACs" if unit == "macs" else milliseconds(fitted.expected.mean_cost)
     notes.print(
         f"certified on {certificate.samples} samples: disagreement at most {share(certificate.risk)} with probability "
         f"{1 - certificate.delta:.0%} (observed {share(certificate.observed)}); mean cost {cost}, {speedup:.2f}x less"

@@ -13,7 +13,7 @@ from edgeexit.policies.document import (
     decode_document,
     encode_document,
 )
-from edgeexit.policies.simulate import disagrees, exit_rates, exits_of, simulate_exits, simulate_scores
+from edgeexit.policies.simulate import Simulation, disagrees, exit_rates, exits_of, simulate, simulate_exits
 
 __all__ = [
     "KINDS",
@@ -26,11 +26,12 @@ __all__ = [
     "PolicyDocument",
     "Rollout",
     "Scope",
+    "Simulation",
     "decode_document",
     "disagrees",
     "encode_document",
     "exit_rates",
     "exits_of",
+    "simulate",
     "simulate_exits",
-    "simulate_scores",
 ]

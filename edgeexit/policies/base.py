@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from edgeexit.policies.readout import Array
+from edgeexit.policies.readout import TOP1, Array
 
 
 class Decision(NamedTuple):
@@ -18,14 +18,18 @@ class Decision(NamedTuple):
     """[B] True where the sample leaves here."""
     score: Array
     """[B] float32; the sample leaves when its score reaches the exit's threshold."""
+    answer: Array
+    """[B] float32; the class that the sample is answered with if it leaves here."""
     state: Array
-    """[B, S] float32; the samples' state after this exit; compact it with the survivors."""
+    """[B, S] float32; the samples' state after this exit; compact it with the survivors. S may grow."""
 
 
-class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
+class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", dict=True):
     """The parameters of an exit policy; a subclass a kind.
 
-    A sample leaves at the first exit k whose score reaches `thresholds[k]`; the final exit always answers.
+    A sample leaves at the first exit k whose score reaches `thresholds[k]`. The final exit always answers, and with
+    its own class: a policy that lets nothing leave early is the whole model. Numbers that are not finite in a readout
+    never let a sample leave. Arrays worked out of the fields are cached properties (`dict=True` gives them a place).
     """
 
     reads_probabilities: ClassVar[bool] = False
@@ -58,9 +62,20 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return len(self.temperatures)
 
     @property
+    def score_limits(self) -> tuple[float, ...]:
+        """[K] the highest score that can occur at each exit; a threshold above it never lets anything leave."""
+        return (1.0,) * self.exits
+
+    @property
     def score_limit(self) -> float:
-        """The highest score that can occur; reports scale their score histogram by it."""
-        return 1.0
+        """The highest score that can occur anywhere; reports scale their score histogram by it."""
+        return max(self.score_limits)
+
+    @property
+    def silent_exits(self) -> tuple[int, ...]:
+        """The exits whose threshold is set, and so high that nothing can ever leave there."""
+        limited = zip(self.thresholds, self.score_limits, strict=False)
+        return tuple(k for k, (threshold, limit) in enumerate(limited) if threshold is not None and threshold > limit)
 
     def initial_state(self, batch: int) -> Array:
         """Return the state [batch, S] of samples that have seen no exit yet; S = 0 without memory."""
@@ -70,15 +85,20 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """Return the score [B] at an exit and the state [B, S] after it, for a readout [B, 4] or [B, 4 + C]."""
         raise NotImplementedError
 
+    def answers(self, exit_index: int, readout: Array, state: Array) -> Array:  # noqa: ARG002 - an ensemble's is its own
+        """Return the classes [B] to answer with at an early exit, given its readout and the state after its score."""
+        return readout[:, TOP1]
+
     def decide(self, exit_index: int, readout: Array, state: Array) -> Decision:
         """Decide which samples leave at `exit_index`, given its readout and their state [B, S]."""
         score, state = self.score(exit_index, readout, state)
         if exit_index == self.exits - 1:
-            return Decision(np.ones(len(score), dtype=np.bool_), score, state)
+            return Decision(np.ones(len(score), dtype=np.bool_), score, readout[:, TOP1], state)
+        answer = self.answers(exit_index, readout, state)
         threshold = self.thresholds[exit_index]
         if threshold is None:
-            return Decision(np.zeros(len(score), dtype=np.bool_), score, state)
-        return Decision(score >= np.float32(threshold), score, state)
+            return Decision(np.zeros(len(score), dtype=np.bool_), score, answer, state)
+        return Decision(score >= np.float32(threshold), score, answer, state)
 
 
 def require_length(field: str, values: Sequence[object], length: int) -> None:

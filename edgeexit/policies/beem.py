@@ -1,5 +1,6 @@
 """BEEM: exits are experts whose confidences add up while they agree."""
 
+from itertools import accumulate
 from math import isfinite
 
 import numpy as np
@@ -32,9 +33,9 @@ class Beem(Policy, frozen=True, kw_only=True, tag="beem"):
             raise ValueError(f"weights {list(self.weights)} must all be finite and above 0")
 
     @property
-    def score_limit(self) -> float:
-        """All exits agree with full confidence."""
-        return sum(self.weights)
+    def score_limits(self) -> tuple[float, ...]:
+        """All exits so far agree with full confidence."""
+        return tuple(accumulate(self.weights))
 
     def initial_state(self, batch: int) -> Array:
         """Return [batch, 2]: no class yet, and a sum of 0."""

@@ -4,7 +4,7 @@ Devices take documents only inside a signed envelope (see `signing`); a bundle s
 """
 
 import hashlib
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 
@@ -13,9 +13,10 @@ from edgeexit.policies.beem import Beem
 from edgeexit.policies.confidence import Confidence
 
 AnyPolicy = Confidence | Beem
-"""The registry: a new kind is a new file and one more name here."""
+"""The registry, the simplest first: a new kind is a new file and one more name here."""
 
-KINDS: dict[str, type[AnyPolicy]] = {str(kind.__struct_config__.tag): kind for kind in (Confidence, Beem)}
+KINDS: dict[str, type[AnyPolicy]] = {str(kind.__struct_config__.tag): kind for kind in get_args(AnyPolicy)}
+"""Name in documents and the CLI -> kind, the simplest first."""
 
 PAYLOAD_TYPE = "application/vnd.edgeexit.policy+json"
 

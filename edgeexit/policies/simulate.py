@@ -1,6 +1,6 @@
 """Replay a policy over recorded readouts of every exit, without running a model."""
 
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -9,14 +9,25 @@ from edgeexit.policies.base import Policy
 from edgeexit.policies.readout import TOP1, Array
 
 
-def simulate_scores(policy: Policy, readouts: Array) -> Array:
-    """Return the score [N, K] of every sample at every exit, as if none had left; readouts are [N, K, 4]."""
+class Simulation(NamedTuple):
+    """Scores and answers of every sample at every exit, as if none had left: thresholds change neither."""
+
+    scores: Array
+    """[N, K] float32."""
+    answers: npt.NDArray[np.int64]
+    """[N, K] class that the policy would answer with at each exit."""
+
+
+def simulate(policy: Policy, readouts: Array) -> Simulation:
+    """Return scores and answers [N, K] for readouts [N, K, 4] or [N, K, 4 + C] under the policy's temperatures."""
     samples, exits = readouts.shape[:2]
     scores = np.empty((samples, exits), dtype=np.float32)
+    answers = np.empty((samples, exits), dtype=np.int64)
     state = policy.initial_state(samples)
-    for exit_index in range(exits):
-        scores[:, exit_index], state = policy.score(exit_index, readouts[:, exit_index], state)
-    return scores
+    for k in range(exits):
+        decision = policy.decide(k, readouts[:, k], state)
+        scores[:, k], answers[:, k], state = decision.score, decision.answer, decision.state
+    return Simulation(scores, answers)
 
 
 def exits_of(scores: Array, thresholds: tuple[float | None, ...]) -> npt.NDArray[np.int64]:
@@ -28,14 +39,15 @@ def exits_of(scores: Array, thresholds: tuple[float | None, ...]) -> npt.NDArray
 
 
 def simulate_exits(policy: Policy, readouts: Array) -> npt.NDArray[np.int64]:
-    """Return the exit [N] at which each sample leaves; readouts are [N, K, 4] under the policy's temperatures."""
-    return exits_of(simulate_scores(policy, readouts), policy.thresholds)
+    """Return the exit [N] at which each sample leaves; readouts as in `simulate`."""
+    return exits_of(simulate(policy, readouts).scores, policy.thresholds)
 
 
-def disagrees(readouts: Array, exits: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Return where the answer at the exit taken [N] differs from the final exit's; readouts are [N, K, 4]."""
-    answers = readouts[np.arange(len(readouts)), exits, TOP1]
-    return cast("npt.NDArray[np.bool_]", answers != readouts[:, -1, TOP1])
+def disagrees(policy: Policy, readouts: Array) -> npt.NDArray[np.bool_]:
+    """Return [N] where the answer under the policy is not the final exit's; readouts as in `simulate`."""
+    scores, answers = simulate(policy, readouts)
+    given = answers[np.arange(len(answers)), exits_of(scores, policy.thresholds)]
+    return cast("npt.NDArray[np.bool_]", given != readouts[:, -1, TOP1])
 
 
 def exit_rates(exits: npt.NDArray[np.int64], count: int) -> tuple[float, ...]:

@@ -10,7 +10,7 @@ from edgeexit.bundle import Bundle
 from edgeexit.compiler import STEPS, compile_bundle
 from edgeexit.console import milliseconds, print_table, progress_bar, share
 from edgeexit.datasets import Dataset
-from edgeexit.fitting import fit_kind
+from edgeexit.fitting import Evidence, MaxRisk, fit_policy
 from edgeexit.latency import LatencyProfile
 from edgeexit.policies import AnyPolicy, PolicyDocument
 from edgeexit.policies.readout import TOP1
@@ -104,11 +104,13 @@ def fit_policies(console: Console, bundle: Bundle, digits: Digits) -> tuple[dict
         f"with probability {1 - DELTA:.0%}. Measured on test samples, one at a time:",
     )
     with Runner(bundle) as runner:
-        readouts = record(runner, as_dataset(digits.held_out)).readouts
-        fits = {
-            kind: fit_kind(kind, readouts, digits.held_out.labels, bundle.costs().cumulative, risk=RISK, delta=DELTA)
-            for kind in ("confidence", "beem")
-        }
+        evidence = Evidence(
+            readouts=record(runner, as_dataset(digits.held_out), probabilities=True).readouts,
+            costs=bundle.costs().cumulative,
+            temperatures=(1.0,) * len(bundle.manifest.stages),
+            labels=digits.held_out.labels,
+        )
+        fits = {kind: fit_policy(kind, evidence, MaxRisk(risk=RISK, delta=DELTA)) for kind in ("confidence", "beem")}
         policies: dict[str, AnyPolicy] = {"whole model": full_depth(fits[_POLICY].policy)}
         policies |= {kind: fit.policy for kind, fit in fits.items()}
         evaluations = evaluate(runner, as_dataset(digits.test), policies)

@@ -14,7 +14,7 @@ from edgeexit.datasets import Inputs, check_inputs
 from edgeexit.errors import PolicyError
 from edgeexit.manifest import PROBABILITIES_SUFFIX, READOUT_SUFFIX, TEMPERATURE_INPUT
 from edgeexit.policies import AnyPolicy
-from edgeexit.policies.readout import COLUMNS, TOP1
+from edgeexit.policies.readout import COLUMNS
 from edgeexit.runtime.backend import StageBackend, make_backend
 
 _MS_PER_NS = 1e-6
@@ -24,7 +24,8 @@ class Inference(msgspec.Struct, frozen=True, kw_only=True):
     """The answers of a batch, in the order of its samples."""
 
     answers: npt.NDArray[np.int64]
-    """[B] class with the highest probability at the exit taken; to segment, on average over the pixels."""
+    """[B] class that the policy answers with: the most probable one at the exit taken, but where a policy lets
+    several exits vote. To segment, the one that is most probable on average over the pixels."""
     exits: npt.NDArray[np.int64]
     """[B] index of the exit taken."""
     outputs: npt.NDArray[np.float32]
@@ -113,6 +114,7 @@ class Runner:
         state = policy.initial_state(batch)
         outputs = np.empty(0, dtype=np.float32)
         readouts = np.empty((batch, len(COLUMNS)), dtype=np.float32)
+        answers = np.empty(batch, dtype=np.int64)
         scores = np.full((batch, exits), np.nan, dtype=np.float32)
         taken = np.empty(batch, dtype=np.int64)
         latency_ms = np.empty(batch, dtype=np.float64)
@@ -129,6 +131,7 @@ class Runner:
             leaving = alive[leaves]
             outputs[leaving] = raw[leaves]
             readouts[leaving] = readout[leaves, : len(COLUMNS)]
+            answers[leaving] = decision.answer[leaves]
             taken[leaving] = k
             latency_ms[leaving] = (time.perf_counter_ns() - started) * _MS_PER_NS
             if len(leaving) == len(alive):
@@ -139,7 +142,7 @@ class Runner:
                 alive, state = alive[stays], state[stays]
                 tensors = {name: array[stays] for name, array in tensors.items()}
         return Inference(
-            answers=readouts[:, TOP1].astype(np.int64),
+            answers=answers,
             exits=taken,
             outputs=outputs,
             readouts=readouts,

@@ -10,7 +10,7 @@ import numpy as np
 import paho.mqtt.client as paho
 
 from edgeexit.bundle import Bundle
-from edgeexit.fitting import fit_max_risk
+from edgeexit.fitting import Evidence, MaxRisk, fit_thresholds
 from edgeexit.latency import BIN_COUNT
 from edgeexit.messages import SCORE_BINS, Audit, AuditedSample, DeviceAddress, ExitCounters, Report, State, encode
 from edgeexit.policies import Confidence, PolicyDocument, simulate_exits
@@ -42,7 +42,8 @@ def fitted_bundle(folder: Path) -> Bundle:
     """Make a bundle whose policy is certified for RISK on readouts with full trust."""
     bundle = make_bundle(folder, exits=EXITS)
     template = Confidence(temperatures=(1.0,) * EXITS, thresholds=(None,) * (EXITS - 1))
-    fit = fit_max_risk(template, readouts_of(2000), bundle.manifest.macs, risk=RISK, delta=DELTA)
+    evidence = Evidence(readouts=readouts_of(2000), costs=bundle.manifest.macs, temperatures=template.temperatures)
+    fit = fit_thresholds(template, evidence, MaxRisk(risk=RISK, delta=DELTA))
     assert any(threshold is not None for threshold in fit.policy.thresholds)
     bundle.write_policy(
         PolicyDocument(bundle=bundle.digest, revision=0, policy=fit.policy, certificate=fit.certificate)

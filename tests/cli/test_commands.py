@@ -113,7 +113,7 @@ def test_a_corrupted_bundle_is_one_line_that_names_the_file(edgeexit, bundle, da
 
 def test_too_few_samples_and_an_unknown_policy_are_one_line(edgeexit, bundle, data):
     assert "at least 4604 are needed" in refusal(edgeexit("fit", bundle.path, "--data", data, "--max-risk", 0.001))
-    assert "beem, confidence" in refusal(edgeexit("fit", bundle.path, "--data", data, "--policy", "psychic"))
+    assert "there are confidence, " in refusal(edgeexit("fit", bundle.path, "--data", data, "--policy", "psychic"))
 
 
 def test_a_bundle_without_policy_says_what_to_run(edgeexit, bundle, data, tmp_path):

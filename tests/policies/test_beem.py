@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from edgeexit.policies import Beem, simulate_exits, simulate_scores
+from edgeexit.policies import Beem, simulate, simulate_exits
 from edgeexit.policies.readout import Array
 
 INF = math.inf
@@ -30,7 +30,7 @@ def test_sums_and_exit_of_the_worked_examples(predictions, confidences, weights,
         weights=tuple(weights),
     )
     readouts = readouts_of(predictions, confidences)
-    np.testing.assert_allclose(simulate_scores(policy, readouts)[0, : len(sums)], sums, rtol=1e-6)
+    np.testing.assert_allclose(simulate(policy, readouts).scores[0, : len(sums)], sums, rtol=1e-6)
     assert simulate_exits(policy, readouts)[0] == leaves_at
 
 

@@ -1,0 +1,104 @@
+"""From evidence and a goal to a fitted policy."""
+
+import msgspec
+import numpy as np
+
+from edgeexit.fitting.certify import certified_thresholds, halves, require_samples
+from edgeexit.fitting.evidence import Evidence, require_sound
+from edgeexit.fitting.frontier import Point
+from edgeexit.fitting.goals import Budget, Expectation, Fit, Goal, MaxRisk
+from edgeexit.fitting.templates import TemplateOptions, make_templates
+from edgeexit.fitting.thresholds import within_budget, within_loss
+from edgeexit.policies import AnyPolicy, exit_rates, exits_of, simulate
+
+
+def fit_policy(
+    kind: str,
+    evidence: Evidence,
+    goal: Goal,
+    *,
+    temperatures: bool = True,
+    weights: str | tuple[float, ...] = "accuracy",
+    seed: int = 0,
+) -> Fit:
+    """Return the best policy of a kind found for a goal.
+
+    Args:
+        kind: a name of `edgeexit.policies.KINDS`.
+        evidence: readouts at temperature 1, with probabilities where the kind reads them or temperatures are fitted.
+        goal: budget, drop or risk. Under a risk, one half of the samples chooses and the other certifies.
+        temperatures: whether temperatures may be fitted.
+        weights: BEEM's: `accuracy`, `cost` or [K] of one's own.
+        seed: of the split into halves and of what is learned.
+
+    Raises FittingError: evidence that is not sound, a goal that cannot be reached, too few samples.
+
+    """
+    require_sound(evidence)
+    choosing = evidence
+    if isinstance(goal, MaxRisk):
+        require_samples(len(evidence), goal)
+        choosing = evidence.take(halves(len(evidence), seed)[0])
+    options = TemplateOptions(budget=_meant_cost(choosing, goal), temperatures=temperatures, weights=weights, seed=seed)
+    templates = make_templates(kind, choosing, options)
+    best = templates[0]
+    if len(templates) > 1:
+        chosen = [(_choose(template, choosing.at(template.temperatures), goal), template) for template in templates]
+        best = min(chosen, key=lambda pair: _rank(pair[0], goal))[1]
+    return fit_thresholds(best, evidence.at(best.temperatures), goal, seed=seed)
+
+
+def fit_thresholds(template: AnyPolicy, evidence: Evidence, goal: Goal, *, seed: int = 0) -> Fit:
+    """Return `template` with thresholds for a goal; evidence is under its temperatures. Raises as `fit_policy`."""
+    require_sound(evidence)
+    if isinstance(goal, MaxRisk):
+        require_samples(len(evidence), goal)
+        choosing, certifying = (evidence.take(half) for half in halves(len(evidence), seed))
+        thresholds, certificate = certified_thresholds(template, choosing, certifying, goal)
+        policy = msgspec.structs.replace(template, thresholds=thresholds)
+        return Fit(policy=policy, goal=goal, expected=expect(policy, certifying), certificate=certificate)
+    policy = msgspec.structs.replace(template, thresholds=_choose(template, evidence, goal).thresholds)
+    return Fit(policy=policy, goal=goal, expected=expect(policy, evidence))
+
+
+def expect(policy: AnyPolicy, evidence: Evidence) -> Expectation:
+    """Return what a policy does on evidence under its temperatures."""
+    scores, answers = simulate(policy, evidence.readouts)
+    exits = exits_of(scores, policy.thresholds)
+    rows = np.arange(len(exits))
+    losses = evidence.losses(answers)
+    return Expectation(
+        samples=len(exits),
+        mean_cost=float(np.asarray(evidence.costs)[exits].mean()),
+        mean_loss=float(losses[rows, exits].mean()),
+        final_loss=float(losses[:, -1].mean()),
+        disagreement=float(evidence.disagreement(answers)[rows, exits].mean()),
+        exit_rates=exit_rates(exits, policy.exits),
+    )
+
+
+def _choose(template: AnyPolicy, evidence: Evidence, goal: Goal) -> Point:
+    """Return thresholds for a goal on the samples that choose; a risk is taken as it is, without its certificate."""
+    scores, answers = simulate(template, evidence.readouts)
+    costs = np.asarray(evidence.costs)
+    if isinstance(goal, MaxRisk):
+        return within_loss(scores, evidence.disagreement(answers), costs, goal.risk)
+    losses = evidence.losses(answers)
+    if isinstance(goal, Budget):
+        return within_budget(scores, losses, costs, goal.cost)
+    return within_loss(scores, losses, costs, float(losses[:, -1].mean()) + goal.drop)
+
+
+def _rank(point: Point, goal: Goal) -> tuple[float, float]:
+    """Return what is least for the best point under a goal."""
+    better = (point.mean_loss, point.mean_cost)
+    return better if isinstance(goal, Budget) else better[::-1]
+
+
+def _meant_cost(evidence: Evidence, goal: Goal) -> float:
+    """Return the mean cost that a goal comes to: a budget's own, else what confidence needs for it."""
+    if isinstance(goal, Budget):
+        return goal.cost
+    options = TemplateOptions(budget=evidence.costs[-1], temperatures=False)
+    plain = make_templates("confidence", evidence, options)[0]
+    return _choose(plain, evidence, goal).mean_cost
