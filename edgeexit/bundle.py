@@ -130,6 +130,11 @@ class Bundle:
                 f"bundle '{self.path}': {POLICY} is for {document.policy.exits} exits, the bundle has "
                 f"{len(self.manifest.stages)}; run `edgeexit fit` again"
             )
+        if document.policy.classes not in {None, self.manifest.classes}:
+            raise BundleError(
+                f"bundle '{self.path}': {POLICY} is for {document.policy.classes} classes, the bundle has "
+                f"{self.manifest.classes}; run `edgeexit fit` again"
+            )
         return document
 
     def write_policy(self, document: PolicyDocument) -> None:

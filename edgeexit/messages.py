@@ -100,6 +100,14 @@ class AuditedSample(msgspec.Struct, frozen=True, kw_only=True):
     entropy: tuple[Annotated[float, msgspec.Meta(ge=0)], ...]
     label: Count | None = None
     """The true class, where the application told it."""
+    answer: Count | None = None
+    """What an early exit was answered with, where that is not `top1[exit]`: a policy may let several exits vote."""
+
+    @property
+    def disagrees(self) -> bool:
+        """Whether the answer was not the final exit's class; the final exit always answers with its own."""
+        answer = self.top1[self.exit] if self.answer is None else self.answer
+        return self.exit < len(self.top1) - 1 and answer != self.top1[-1]
 
     def __post_init__(self) -> None:
         """Refuse lists of different lengths or an exit beyond them (ValueError)."""

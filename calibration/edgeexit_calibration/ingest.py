@@ -86,9 +86,10 @@ def store(session: Session, uplinks: Sequence[Uplink], *, now: datetime) -> list
 
 def _check_fits_float32(audit: AuditMessage) -> None:
     for sample in audit.samples:
-        if max(sample.top1) >= _CLASS_LIMIT or max(sample.entropy) > _LARGEST_ENTROPY:
+        highest = max(*sample.top1, sample.answer or 0)
+        if highest >= _CLASS_LIMIT or max(sample.entropy) > _LARGEST_ENTROPY:
             raise MessageError(
-                f"audit: class {max(sample.top1)} or entropy {max(sample.entropy):g} is beyond what a readout holds"
+                f"audit: class {highest} or entropy {max(sample.entropy):g} is beyond what a readout holds"
             )
 
 
@@ -217,7 +218,7 @@ def _sample_rows(audit: AuditMessage, audit_id: int, cohort_id: int) -> Iterable
             "revision": audit.revision,
             "exits": len(sample.top1),
             "exit": sample.exit,
-            "disagrees": sample.top1[sample.exit] != sample.top1[-1],
+            "disagrees": sample.disagrees,
             "label": sample.label,
             "readouts": readouts.tobytes(),
         }

@@ -45,6 +45,12 @@ def refit(
         min_audits: wait for as many; default: twice what a certificate needs at the least.
 
     """
+    if current.reads_probabilities:
+        reason = (
+            f"policy '{current.kind}' reads the probabilities of all classes, and audits hold top-1, top-2 and entropy "
+            "only; fit it again on held-out samples"
+        )
+        return Hold(cause="no policy fits", reason=reason)
     wanted = 2 * samples_needed(risk, delta) if min_audits is None else min_audits
     if len(readouts) < wanted:
         reason = f"{len(readouts)} audits since the change, {wanted} are needed"

@@ -31,6 +31,10 @@ class Registered(msgspec.Struct, frozen=True, kw_only=True):
     """False where the bundle's policy was registered before and only the goal may have changed."""
     certified_risk: float | None
     """What the bundle's own policy is certified for, where it is."""
+    policy: str
+    """Kind of the bundle's policy."""
+    refittable: bool
+    """Whether audits hold all that its policy reads, so that it can be fitted anew."""
 
 
 def register(
@@ -84,4 +88,11 @@ def register(
         details = {"risk": risk, "delta": delta, "revision": revision, "costs": costs, "cost_unit": unit}
         add_event(session, row.id, "registered", details, who=who, now=now)
     certified_risk = None if shipped.certificate is None else shipped.certificate.risk
-    return Registered(cohort=address, revision=revision, is_new_revision=is_new, certified_risk=certified_risk)
+    return Registered(
+        cohort=address,
+        revision=revision,
+        is_new_revision=is_new,
+        certified_risk=certified_risk,
+        policy=shipped.policy.kind,
+        refittable=not shipped.policy.reads_probabilities,
+    )

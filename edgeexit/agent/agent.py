@@ -30,8 +30,9 @@ from edgeexit.bundle import Bundle
 from edgeexit.datasets import Inputs
 from edgeexit.errors import DataError, EdgeExitError
 from edgeexit.messages import Audit, AuditedSample, Command, Rejection, Report, State
-from edgeexit.policies import AnyPolicy, Confidence, PolicyDocument
-from edgeexit.runtime import Inference, Runner, profile_bundle, stand_in
+from edgeexit.policies import AnyPolicy, PolicyDocument
+from edgeexit.policies.silent import silent_exits_remark
+from edgeexit.runtime import Inference, Runner, profile_bundle, stand_in, whole_model
 
 _log = logging.getLogger(__name__)
 
@@ -66,12 +67,18 @@ class Agent:
             bundle.verify_signature(self._keys)
         self._exits = len(bundle.manifest.stages)
         self._recipient = Recipient(
-            fleet=config.fleet, device=config.device, cohort=config.cohort, bundle=bundle.digest, exits=self._exits
+            fleet=config.fleet,
+            device=config.device,
+            cohort=config.cohort,
+            bundle=bundle.digest,
+            exits=self._exits,
+            classes=bundle.manifest.classes,
         )
         self._shipped = _shipped_policy(bundle)
         self._store = PolicyStore(config.state_dir, self._recipient)
         self._documents = self._store.load(self._keys)
         self._active = self._choose()
+        self._warn_of_silent_exits()
         self._rejected: Rejection | None = None
         self._counters = Counters(self._exits)
         self._started = time.monotonic()
@@ -163,6 +170,10 @@ class Agent:
                 return ActivePolicy(document.revision, document.policy)
         return ActivePolicy(SHIPPED_REVISION, self._shipped)
 
+    def _warn_of_silent_exits(self) -> None:
+        if (remark := silent_exits_remark(self._active.policy, self._bundle.manifest.exits)) is not None:
+            _log.warning("%s", remark)
+
     def _described(self) -> tuple[int, str]:
         return self._active.revision, self._active.policy.kind
 
@@ -200,6 +211,7 @@ class Agent:
         else:
             self._documents[slot_of(checked)] = checked
             self._active = self._choose()
+            self._warn_of_silent_exits()
             self._rejected = None
             _log.info(
                 "policy accepted: revision %d (%s) for this %s; revision %d (%s) is in force",
@@ -276,5 +288,4 @@ def _shipped_policy(bundle: Bundle) -> AnyPolicy:
         document = None
     if document is not None:
         return document.policy
-    exits = len(bundle.manifest.stages)
-    return Confidence(temperatures=(1.0,) * exits, thresholds=(None,) * (exits - 1))
+    return whole_model(len(bundle.manifest.stages))

@@ -35,6 +35,7 @@ class _Drawn(NamedTuple):
 
     inputs: dict[str, npt.NDArray[np.generic]]
     exits: npt.NDArray[np.int64]
+    answers: npt.NDArray[np.int64]
     labels: list[int | None]
     revision: int
     policy: AnyPolicy
@@ -98,6 +99,7 @@ class Auditor:
         batch = _Drawn(
             inputs={name: np.asarray(array)[drawn] for name, array in inputs.items()},  # copies
             exits=result.exits[drawn],
+            answers=result.answers[drawn],
             labels=[None if labels is None or labels[row] < 0 else int(labels[row]) for row in drawn],
             revision=revision,
             policy=policy,
@@ -121,9 +123,11 @@ class Auditor:
     def _audit(self, batch: _Drawn) -> None:
         try:
             every = self._runner.infer_every_exit(batch.inputs, temperatures=batch.policy.temperatures)
-            for readout, exit_index, label in zip(every.readouts, batch.exits, batch.labels, strict=True):
+            rows = zip(every.readouts, batch.exits, batch.answers, batch.labels, strict=True)
+            for readout, exit_index, answer, label in rows:
                 if np.isfinite(readout).all():
-                    self._keep(batch.revision, audited_sample(readout, exit_index=int(exit_index), label=label))
+                    sample = audited_sample(readout, exit_index=int(exit_index), answer=int(answer), label=label)
+                    self._keep(batch.revision, sample)
                 else:  # a broken sample says nothing about the policy, and JSON has no word for it
                     self._skip(1)
         except Exception:  # noqa: BLE001 - an audit that fails must not end those to come
@@ -144,15 +148,22 @@ class Auditor:
         self._emit(revision, tuple(samples))
 
 
-def audited_sample(readout: npt.NDArray[np.float32], *, exit_index: int, label: int | None = None) -> AuditedSample:
-    """Return the message form of a sample's readouts [K, 4]; rounding of the softmax is clipped to its range."""
+def audited_sample(
+    readout: npt.NDArray[np.float32], *, exit_index: int, answer: int | None = None, label: int | None = None
+) -> AuditedSample:
+    """Return the message form of a sample's readouts [K, 4]; rounding of the softmax is clipped to its range.
+
+    `answer` is what the sample was answered with; it is told where the readout does not say so already.
+    """
+    top1 = tuple(int(value) for value in readout[:, TOP1])
     return AuditedSample(
         exit=exit_index,
-        top1=tuple(int(value) for value in readout[:, TOP1]),
+        top1=top1,
         p1=_shortest(readout[:, P1], 1.0),
         p2=_shortest(readout[:, P2], 1.0),
         entropy=_shortest(readout[:, ENTROPY], math.inf),
         label=label,
+        answer=None if exit_index == len(top1) - 1 or answer == top1[exit_index] else answer,
     )
 
 

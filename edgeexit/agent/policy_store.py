@@ -36,6 +36,7 @@ class Recipient(msgspec.Struct, frozen=True, kw_only=True):
     bundle: str
     """Digest of the bundle that runs."""
     exits: int
+    classes: int
 
 
 class Unchanged(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,6 +114,8 @@ def _misfit(document: PolicyDocument, recipient: Recipient) -> str | None:
         return f"it is for bundle {document.bundle[:12]}…, this device runs {recipient.bundle[:12]}…"
     if document.policy.exits != recipient.exits:
         return f"it is for {document.policy.exits} exits, the bundle has {recipient.exits}"
+    if document.policy.classes not in {None, recipient.classes}:
+        return f"it is for {document.policy.classes} classes, the bundle has {recipient.classes}"
     return None
 
 

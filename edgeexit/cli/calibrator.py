@@ -76,6 +76,11 @@ def register_command(
             else f"certified for {share(registered.certified_risk)}"
         )
         warn(f"the bundle's own policy is {known}; it holds until audits show that it breaks {share(max_risk)}")
+    if not registered.refittable:
+        warn(
+            f"policy '{registered.policy}' reads the probabilities of all classes, which audits do not hold: it is "
+            "watched and never fitted anew; fit another kind, e.g. --policy beem, for that"
+        )
     next_step(f"edgeexit calibrator run --fleet {fleet} --database {store.name} --key calibrator.key")
 
 

@@ -1,96 +1,251 @@
-"""`edgeexit fit`: choose a policy's thresholds on held-out data, with a certificate."""
+"""`edgeexit fit`: choose a policy and its thresholds on held-out data, for a stated goal."""
 
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgeexit.cli.fit_goals import AUTO, own_weights, require_policy_name, stated_goal
 from edgeexit.console import milliseconds, next_step, notes, print_json, print_table, progress_bar, share, warn
+
+if TYPE_CHECKING:
+    from edgeexit.bundle import Bundle, Costs
+    from edgeexit.datasets import Dataset
+    from edgeexit.fitting import BeemRule, Choice, Evidence, Fit, Goal
 
 
 def fit_command(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     data: Annotated[Path, typer.Option(help="Held-out samples (.npz); not those the model was trained on.")],
-    policy: Annotated[str, typer.Option(help="Kind of policy: confidence or beem.")] = "beem",
+    policy: Annotated[
+        str,
+        typer.Option(help="Kind of policy, e.g. confidence, beem, eenet; auto compares them all and takes the best."),
+    ] = AUTO,
+    budget_ms: Annotated[
+        float | None, typer.Option(help="Goal: the best accuracy within this mean cost of the stages; needs a profile.")
+    ] = None,
+    speedup: Annotated[
+        float | None, typer.Option(help="Goal: the same, the budget being the whole model's cost divided by this.")
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(help="Goal: the least cost whose accuracy is at most this below the final exit's, e.g. 0.01."),
+    ] = None,
     max_risk: Annotated[
-        float, typer.Option(help="Largest share of answers that may differ from the final exit's.")
-    ] = 0.05,
-    delta: Annotated[float, typer.Option(help="Probability with which that bound may fail.")] = 0.1,
-    seed: Annotated[int, typer.Option(help="Of the split into a choosing and a certifying half.")] = 0,
+        float | None,
+        typer.Option(
+            help="Goal, the default with 0.05: the least cost at which at most this share of answers differ from the "
+            "final exit's, certified."
+        ),
+    ] = None,
+    delta: Annotated[
+        float | None, typer.Option(help="Probability with which the bound of --max-risk may fail; default 0.1.")
+    ] = None,
+    rule: Annotated[
+        str | None, typer.Option(help="Goal, beem only: its paper's error-rate rule (error-rate), or paired.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="beem: accuracy (default), cost, or one number an exit: 0.6,0.7,0.9,1.")
+    ] = None,
+    temperatures: Annotated[
+        bool, typer.Option(help="Fit a softmax temperature an exit first, where that helps.")
+    ] = True,
+    report: Annotated[Path | None, typer.Option(help="Write a page (.html, works offline) that shows it all.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the split into halves or folds, and of what is learned.")] = 0,
     key: Annotated[Path | None, typer.Option(help="Private key: sign the bundle with its new policy.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Fit a policy on the compiled stages' readouts and store it in the bundle.
 
-    The policy is the cheapest found whose answers differ from the final exit's on at most `--max-risk` of inputs
-    like the data, with probability 1 - `--delta`. Costs are those of the profile, or operator counts without one.
+    One goal: `--budget-ms`, `--speedup`, `--max-drop`, `--max-risk` or, for beem, `--rule`. Costs are those of the
+    profile, or operator counts without one. Without labels, agreement with the final exit stands in for accuracy.
 
-    Example: `edgeexit fit quickstart/bundle --data quickstart/heldout.npz --policy beem --max-risk 0.05`
+    Example: `edgeexit fit quickstart/bundle --data quickstart/heldout.npz --policy auto --speedup 2 --report fit.html`
     """
     from edgeexit.bundle import Bundle
     from edgeexit.datasets import load_dataset
-    from edgeexit.errors import BundleError
-    from edgeexit.fitting import Evidence, MaxRisk, fit_policy
+    from edgeexit.errors import DataError
     from edgeexit.policies import PolicyDocument
-    from edgeexit.runtime import Runner, record
     from edgeexit.signing import load_private_key
 
+    require_policy_name(policy)
     opened = Bundle.open(bundle)
-    if opened.manifest.task == "segment":
-        raise BundleError(
-            f"bundle '{bundle}' segments: certificates count answers, and a map is many; policies are fitted for "
-            "classify only, set this one's with Bundle.write_policy in Python"
-        )
+    costs = opened.costs()
+    goal = stated_goal(
+        bundle, costs, policy,
+        budget_ms=budget_ms, speedup=speedup, max_drop=max_drop, max_risk=max_risk, delta=delta, rule=rule,
+    )  # fmt: skip
+    chosen_weights = own_weights(weights, policy)
     signing_key = None if key is None else load_private_key(key)
-    dataset = load_dataset(data, opened.manifest.inputs, classes=opened.manifest.classes)
-    with Runner(opened) as runner, progress_bar("recording every exit", total=len(dataset)) as bar:
-        recording = record(runner, dataset, probabilities=True, on_samples=lambda n: bar.advance(bar.task_ids[0], n))
-    unit, costs = opened.costs()
-    evidence = Evidence(
-        readouts=recording.readouts, costs=costs, temperatures=(1.0,) * len(costs), labels=dataset.labels
-    )
-    fitted = fit_policy(policy, evidence, MaxRisk(risk=max_risk, delta=delta), seed=seed)
+    if report is not None and not report.parent.is_dir():
+        raise DataError(f"--report '{report}': there is no folder '{report.parent}'; make it first")
+    manifest = opened.manifest
+    dataset = load_dataset(data, manifest.inputs, task=manifest.task, classes=manifest.classes)
+    evidence = _record(opened, dataset, costs)
+    fitted, choice = _fit(policy, evidence, goal, temperatures=temperatures, weights=chosen_weights, seed=seed)
     document = PolicyDocument(bundle=opened.digest, revision=0, policy=fitted.policy, certificate=fitted.certificate)
+    if report is not None:
+        _draw(report, opened, evidence, costs, fitted, choice, seed=seed)
     opened.write_policy(document)
     if signing_key is not None:
         opened.sign(signing_key)
     elif opened.is_signed:
         warn(f"the bundle's signature does not cover its new policy; run `edgeexit sign {bundle} --key KEY`")
-
-    speedup = costs[-1] / fitted.expected.mean_cost
     if as_json:
         print_json(
             {
                 "policy": document,
-                "cost_unit": unit,
-                "mean_cost": fitted.expected.mean_cost,
-                "full_cost": costs[-1],
-                "speedup": speedup,
+                "goal": goal,
+                "expected": fitted.expected,
+                "cost_unit": costs.unit,
+                "full_cost": costs.cumulative[-1],
+                "speedup": costs.cumulative[-1] / fitted.expected.mean_cost,
+                "comparison": choice and choice.candidates,
             }
         )
         return
-    certificate = fitted.certificate
-    assert certificate is not None  # noqa: S101 - this goal always has one
+    _print(opened, evidence, costs, fitted, choice)
+    next_step(f"edgeexit evaluate {bundle} --data TEST.npz" if report is None else f"open {report} in a browser")
+
+
+def _record(bundle: "Bundle", dataset: "Dataset", costs: "Costs") -> "Evidence":
+    """Run every exit on the compiled stages: policies are fitted on what ships."""
+    from edgeexit.fitting import Evidence, MapLosses
+    from edgeexit.runtime import Runner, record
+
+    with Runner(bundle) as runner, progress_bar("recording every exit", total=len(dataset)) as bar:
+        recording = record(runner, dataset, probabilities=True, on_samples=lambda n: bar.advance(bar.task_ids[0], n))
+    maps = None
+    if recording.disagreement is not None:
+        maps = MapLosses(disagreement=recording.disagreement, errors=recording.errors)
+    return Evidence(
+        readouts=recording.readouts,
+        costs=tuple(float(cost) for cost in costs.cumulative),
+        temperatures=(1.0,) * len(costs.cumulative),
+        labels=dataset.labels if maps is None else None,
+        maps=maps,
+    )
+
+
+def _fit(
+    kind: str,
+    evidence: "Evidence",
+    goal: "Goal | BeemRule",
+    *,
+    temperatures: bool,
+    weights: str | tuple[float, ...],
+    seed: int,
+) -> "tuple[Fit, Choice | None]":
+    from edgeexit.fitting import BeemRule, Fit, choose_policy, expect, fit_policy
+    from edgeexit.fitting.choose import FOLDS
+    from edgeexit.fitting.published import beem_rule
+    from edgeexit.policies import KINDS
+
+    if isinstance(goal, BeemRule):
+        policy = beem_rule(evidence, weights, rule=goal.rule)
+        return Fit(policy=policy, goal=goal, expected=expect(policy, evidence)), None
+    if kind != AUTO:
+        with notes.status(f"fitting {kind}") if notes.is_terminal else nullcontext():
+            return fit_policy(kind, evidence, goal, temperatures=temperatures, weights=weights, seed=seed), None
+    with progress_bar("comparing", total=len(KINDS) * FOLDS + 1) as bar:
+
+        def fitting(kind: str) -> None:
+            bar.update(bar.task_ids[0], description=f"comparing: {kind}", advance=1)
+
+        choice = choose_policy(evidence, goal, temperatures=temperatures, weights=weights, seed=seed, on_fit=fitting)
+    return choice.fit, choice
+
+
+def _draw(
+    path: Path,
+    bundle: "Bundle",
+    evidence: "Evidence",
+    costs: "Costs",
+    fitted: "Fit",
+    choice: "Choice | None",
+    *,
+    seed: int,
+) -> None:
+    from edgeexit.report import draw_report
+
+    with progress_bar("drawing the report") as bar:
+        draw_report(
+            path,
+            title=f"{bundle.manifest.model}: {fitted.policy.kind}",
+            exits=bundle.manifest.exits,
+            evidence=evidence,
+            unit=costs.unit,
+            fit=fitted,
+            choice=choice,
+            seed=seed,
+            class_names=bundle.manifest.labels,
+            on_step=lambda n: bar.advance(bar.task_ids[0], n),
+        )
+
+
+def _print(bundle: "Bundle", evidence: "Evidence", costs: "Costs", fitted: "Fit", choice: "Choice | None") -> None:
+    """Print what came of the fit: figures on standard output, sentences on standard error."""
+    if choice is not None:
+        _print_comparison(choice, evidence, costs)
+    expected, exits = fitted.expected, bundle.manifest.exits
     thresholds = (*fitted.policy.thresholds, None)
     print_table(
-        f"{fitted.policy.kind}, fitted on {len(dataset)} samples",
-        ("exit", "threshold", "exit rate"),
+        f"{fitted.policy.kind}, fitted on {len(evidence)} samples",
+        ("exit", "threshold", "exit rate", *(("temperature",) if set(fitted.policy.temperatures) != {1.0} else ())),
         [
-            (name, _threshold(threshold, last=name == opened.manifest.exits[-1]), share(rate))
-            for name, threshold, rate in zip(opened.manifest.exits, thresholds, certificate.exit_rates, strict=True)
+            (
+                name,
+                "always" if name == exits[-1] else "never" if threshold is None else f"{threshold:.6g}",
+                share(rate),
+                *((f"{temperature:g}",) if set(fitted.policy.temperatures) != {1.0} else ()),
+            )
+            for name, threshold, rate, temperature in zip(
+                exits, thresholds, expected.exit_rates, fitted.policy.temperatures, strict=True
+            )
         ],
     )
-    cost = f"{fitted.expected.mean_cost:,.0f} MACs" if unit == "macs" else milliseconds(fitted.expected.mean_cost)
+    what = "accuracy" if evidence.has_labels else "agreement with the final exit"
+    final = f" (the final exit alone {share(1 - expected.final_loss)})" if evidence.has_labels else ""
     notes.print(
-        f"certified on {certificate.samples} samples: disagreement at most {share(certificate.risk)} with probability "
-        f"{1 - certificate.delta:.0%} (observed {share(certificate.observed)}); mean cost {cost}, {speedup:.2f}x less"
+        f"mean cost {_cost(expected.mean_cost, costs)} of {_cost(costs.cumulative[-1], costs)}, "
+        f"{costs.cumulative[-1] / expected.mean_cost:.2f}x less; {what} {share(1 - expected.mean_loss)}{final}, on the "
+        f"{expected.samples} samples that {'certify' if fitted.certificate else 'chose it'}"
     )
+    if fitted.certificate is not None:
+        certificate = fitted.certificate
+        notes.print(
+            f"certified on {certificate.samples} samples: disagreement at most {share(certificate.risk)} with "
+            f"probability {1 - certificate.delta:.0%} (observed {share(certificate.observed)})"
+        )
     if all(threshold is None for threshold in fitted.policy.thresholds):
-        warn("nothing leaves early under this bound; give more data or a larger --max-risk")
-    next_step(f"edgeexit evaluate {bundle} --data TEST.npz")
+        warn("nothing leaves early under this goal; give more data or a bolder one")
 
 
-def _threshold(value: float | None, *, last: bool) -> str:
-    if last:
-        return "always"
-    return "never" if value is None else f"{value:.4f}"
+def _print_comparison(choice: "Choice", evidence: "Evidence", costs: "Costs") -> None:
+    from edgeexit.fitting import MaxRisk
+
+    agreement = isinstance(choice.fit.goal, MaxRisk) or not evidence.has_labels
+    print_table(
+        f"policies at a mean cost of {_cost(choice.cost, costs)}, {choice.folds}-fold cross-validation on "
+        f"{choice.samples} samples",
+        ("policy", "agreement" if agreement else "accuracy", "behind the best", "mean cost", ""),
+        [
+            (candidate.kind, "-", "-", "-", candidate.failure or "")
+            if candidate.mean_loss is None or candidate.behind is None or candidate.mean_cost is None
+            else (
+                candidate.kind,
+                share(1 - candidate.mean_loss),
+                "best"
+                if candidate.behind == 0
+                else f"{100 * candidate.behind:.2f} ± {100 * (candidate.standard_error or 0):.2f} %",
+                _cost(candidate.mean_cost, costs),
+                "chosen" if candidate.chosen else "",
+            )
+            for candidate in choice.candidates
+        ],
+    )
+
+
+def _cost(value: float, costs: "Costs") -> str:
+    return f"{value:,.0f} MACs" if costs.unit == "macs" else milliseconds(value)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeexit.cli.advice import how_to_get_a_policy
-from edgeexit.console import console, milliseconds, next_step, notes, print_json, print_table, printable, share
+from edgeexit.console import console, milliseconds, next_step, notes, print_json, print_table, printable, share, warn
 
 if TYPE_CHECKING:
     from edgeexit.bundle import Bundle
@@ -31,6 +31,7 @@ def inspect_command(
     Example: `edgeexit inspect quickstart/bundle --plot stages.svg`
     """
     from edgeexit.bundle import Bundle
+    from edgeexit.policies.silent import silent_exits_remark
     from edgeexit.signing import load_public_key
 
     draw = None if plot is None else _drawing(plot)
@@ -59,6 +60,8 @@ def inspect_command(
     )
     if policy is not None:
         _print_policy(policy)
+        if (remark := silent_exits_remark(policy.policy, manifest.exits)) is not None:
+            warn(remark)
     if plot is not None:
         notes.print(f"stage graph: {printable(plot)}", soft_wrap=True)
     if policy is None:

@@ -29,7 +29,7 @@ def run_command(
     from edgeexit.datasets import load_dataset, save_arrays
     from edgeexit.errors import BundleError, DataError
     from edgeexit.policies import exit_rates
-    from edgeexit.runtime import Runner, record
+    from edgeexit.runtime import Runner, record_outputs
 
     opened = Bundle.open(bundle)
     document = opened.policy()
@@ -43,9 +43,9 @@ def run_command(
         raise DataError(f"folder '{out.parent}' of --out does not exist; make it first")
     with Runner(opened) as runner, progress_bar("running", total=len(dataset)) as bar:
         if document is None or every_exit:
-            recording = record(runner, dataset, on_samples=lambda n: bar.advance(bar.task_ids[0], n))
-            save_arrays(out, recording.outputs)
-            summary: dict[str, object] = {"samples": len(dataset), "exits": list(recording.outputs)}
+            outputs = record_outputs(runner, dataset, batch=batch, on_samples=lambda n: bar.advance(bar.task_ids[0], n))
+            save_arrays(out, outputs)
+            summary: dict[str, object] = {"samples": len(dataset), "exits": list(outputs)}
         else:
             results = []
             for inputs in dataset.batches(batch):

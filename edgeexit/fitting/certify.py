@@ -2,20 +2,23 @@
 
 One half of the samples chooses a path of thresholds from safe to bold, the other certifies along it: fixed-sequence
 tests (Learn then Test, Angelopoulos et al. 2021; for early exits Jazbec et al., NeurIPS 2024) that stop at the first
-failure. The path does not depend on the certifying half, so the bound holds whatever the path.
+failure. The path does not depend on the certifying half, so the bound holds whatever the path. The greedy path is the
+one that certifies the cheapest: solutions of the threshold search, budget by budget, came out as dear or dearer.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeexit.errors import FittingError
-from edgeexit.fitting.evidence import Evidence, Indices
+from edgeexit.fitting.evidence import Evidence, Indices, Values
 from edgeexit.fitting.frontier import Thresholds, frontier
-from edgeexit.fitting.goals import MaxRisk
-from edgeexit.fitting.risk import clean_samples_needed, upper_bound
+from edgeexit.fitting.goals import MaxRisk, require_goal
+from edgeexit.fitting.risk import betting_upper_bound, clean_samples_needed, upper_bound
 from edgeexit.policies import AnyPolicy, Certificate, exit_rates, exits_of, simulate
 
-_METHOD = "learn-then-test, fixed sequence, Clopper-Pearson"
+_SEQUENCE = "learn-then-test, fixed sequence"
 
 
 def halves(samples: int, seed: int) -> tuple[Indices, Indices]:
@@ -24,25 +27,31 @@ def halves(samples: int, seed: int) -> tuple[Indices, Indices]:
     return order[: samples // 2], order[samples // 2 :]
 
 
-def samples_needed(risk: float, delta: float) -> int:
+def samples_needed(risk: float, delta: float, *, shares: bool = False) -> int:
     """Return the least number of samples in all, both halves together, that can certify `risk` at 1 - `delta`.
 
-    Raises FittingError for a risk or delta that is not between 0 and 1.
+    `shares`: of losses in [0, 1], to segment, not 0 or 1. Raises FittingError for a risk or delta that is not between 0
+    and 1.
     """
-    for name, value in (("risk", risk), ("delta", delta)):
-        if not 0 < value < 1:
-            raise FittingError(f"{name} {value:g} must lie between 0 and 1, e.g. 0.05")
-    return 2 * clean_samples_needed(risk, delta)
+    require_goal(MaxRisk(risk=risk, delta=delta))
+    return 2 * clean_samples_needed(risk, delta, shares=shares)
 
 
-def require_samples(samples: int, goal: MaxRisk) -> None:
+def require_samples(samples: int, goal: MaxRisk, *, shares: bool = False) -> None:
     """Raise FittingError, with the number that is needed, where so few samples can certify nothing."""
-    needed = samples_needed(goal.risk, goal.delta)
+    needed = samples_needed(goal.risk, goal.delta, shares=shares)
     if samples < needed:
         raise FittingError(
             f"{samples} samples cannot certify a risk of {goal.risk:g} at {1 - goal.delta:.0%} confidence; "
             f"at least {needed} are needed"
         )
+
+
+class _Passed(NamedTuple):
+    thresholds: Thresholds
+    exits: npt.NDArray[np.int64]
+    losses: Values
+    upper_bound: float
 
 
 def certified_thresholds(
@@ -54,23 +63,29 @@ def certified_thresholds(
     path = frontier(scores, choosing.disagreement(answers), costs)
 
     scores, answers = simulate(template, certifying.readouts)
-    losses = certifying.disagreement(answers)
-    best: tuple[Thresholds, npt.NDArray[np.int64], int] | None = None
+    disagreement = certifying.disagreement(answers)
+    shares = certifying.maps is not None
+    best: _Passed | None = None
     for point in path:
         exits = exits_of(scores, point.thresholds)
-        failures = int(losses[np.arange(len(exits)), exits].sum())
-        if upper_bound(failures, len(exits), goal.delta) > goal.risk:
+        losses = disagreement[np.arange(len(exits)), exits]
+        bound = _bound(losses, goal.delta, shares=shares)
+        if bound > goal.risk:
             break
-        best = point.thresholds, exits, failures
+        best = _Passed(point.thresholds, exits, losses, bound)
     if best is None:  # the path starts at full depth, which never disagrees with itself
         raise FittingError(f"no policy of kind '{template.kind}' reaches a risk of {goal.risk:g}")
-    thresholds, exits, failures = best
-    return thresholds, Certificate(
-        method=_METHOD,
-        samples=len(exits),
+    return best.thresholds, Certificate(
+        method=f"{_SEQUENCE}, {'betting' if shares else 'Clopper-Pearson'}",
+        samples=len(best.exits),
         risk=goal.risk,
         delta=goal.delta,
-        observed=failures / len(exits),
-        upper_bound=upper_bound(failures, len(exits), goal.delta),
-        exit_rates=exit_rates(exits, template.exits),
+        observed=float(best.losses.mean()),
+        upper_bound=best.upper_bound,
+        exit_rates=exit_rates(best.exits, template.exits),
     )
+
+
+def _bound(losses: Values, delta: float, *, shares: bool) -> float:
+    """Return the upper bound on the mean loss: by betting for shares, exact for losses of 0 or 1."""
+    return betting_upper_bound(losses, delta) if shares else upper_bound(int(losses.sum()), len(losses), delta)

@@ -95,6 +95,11 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
         labels = None if self.labels is None else self.labels[chosen]
         return msgspec.structs.replace(self, readouts=self.readouts[chosen], labels=labels, maps=maps)
 
+    def without_labels(self) -> "Evidence":
+        """Return the same samples as if the truth were not known: losses are disagreement with the final exit."""
+        maps = None if self.maps is None else MapLosses(disagreement=self.maps.disagreement)
+        return msgspec.structs.replace(self, labels=None, maps=maps)
+
     def at(self, temperatures: Sequence[float]) -> "Evidence":
         """Return the same samples as they read under other temperatures [K].
 

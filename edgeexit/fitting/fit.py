@@ -1,15 +1,19 @@
 """From evidence and a goal to a fitted policy."""
 
+from collections.abc import Sequence
+
 import msgspec
 import numpy as np
 
+from edgeexit.errors import FittingError
 from edgeexit.fitting.certify import certified_thresholds, halves, require_samples
 from edgeexit.fitting.evidence import Evidence, require_sound
 from edgeexit.fitting.frontier import Point
-from edgeexit.fitting.goals import Budget, Expectation, Fit, Goal, MaxRisk
+from edgeexit.fitting.goals import Budget, Expectation, Fit, Goal, MaxDrop, MaxRisk, require_goal
 from edgeexit.fitting.templates import TemplateOptions, make_templates
-from edgeexit.fitting.thresholds import within_budget, within_loss
+from edgeexit.fitting.thresholds import LossOutOfReachError, mean_cost, rounded_up, within_budget, within_loss
 from edgeexit.policies import AnyPolicy, exit_rates, exits_of, simulate
+from edgeexit.policies.readout import TOP1
 
 
 def fit_policy(
@@ -34,30 +38,29 @@ def fit_policy(
     Raises FittingError: evidence that is not sound, a goal that cannot be reached, too few samples.
 
     """
-    require_sound(evidence)
+    _require_fit(evidence, goal)
     choosing = evidence
     if isinstance(goal, MaxRisk):
-        require_samples(len(evidence), goal)
         choosing = evidence.take(halves(len(evidence), seed)[0])
-    options = TemplateOptions(budget=_meant_cost(choosing, goal), temperatures=temperatures, weights=weights, seed=seed)
+    options = TemplateOptions(budget=meant_cost(choosing, goal), temperatures=temperatures, weights=weights, seed=seed)
     templates = make_templates(kind, choosing, options)
-    best = templates[0]
-    if len(templates) > 1:
-        chosen = [(_choose(template, choosing.at(template.temperatures), goal), template) for template in templates]
-        best = min(chosen, key=lambda pair: _rank(pair[0], goal))[1]
+    best = templates[0] if len(templates) == 1 else _best_template(templates, choosing, goal)
     return fit_thresholds(best, evidence.at(best.temperatures), goal, seed=seed)
 
 
 def fit_thresholds(template: AnyPolicy, evidence: Evidence, goal: Goal, *, seed: int = 0) -> Fit:
     """Return `template` with thresholds for a goal; evidence is under its temperatures. Raises as `fit_policy`."""
-    require_sound(evidence)
+    _require_fit(evidence, goal)
     if isinstance(goal, MaxRisk):
-        require_samples(len(evidence), goal)
         choosing, certifying = (evidence.take(half) for half in halves(len(evidence), seed))
         thresholds, certificate = certified_thresholds(template, choosing, certifying, goal)
         policy = msgspec.structs.replace(template, thresholds=thresholds)
         return Fit(policy=policy, goal=goal, expected=expect(policy, certifying), certificate=certificate)
-    policy = msgspec.structs.replace(template, thresholds=_choose(template, evidence, goal).thresholds)
+    try:
+        thresholds = _choose(template, evidence, goal).thresholds
+    except LossOutOfReachError as error:
+        raise _out_of_reach(error, evidence, goal) from error
+    policy = msgspec.structs.replace(template, thresholds=thresholds)
     return Fit(policy=policy, goal=goal, expected=expect(policy, evidence))
 
 
@@ -69,12 +72,50 @@ def expect(policy: AnyPolicy, evidence: Evidence) -> Expectation:
     losses = evidence.losses(answers)
     return Expectation(
         samples=len(exits),
-        mean_cost=float(np.asarray(evidence.costs)[exits].mean()),
+        mean_cost=mean_cost(exits, np.asarray(evidence.costs)),
         mean_loss=float(losses[rows, exits].mean()),
         final_loss=float(losses[:, -1].mean()),
         disagreement=float(evidence.disagreement(answers)[rows, exits].mean()),
         exit_rates=exit_rates(exits, policy.exits),
     )
+
+
+def meant_cost(evidence: Evidence, goal: Goal) -> float:
+    """Return the mean cost that a goal comes to: a budget's own, else what confidence needs for it.
+
+    Where confidence cannot keep the goal at any cost, it is the full one.
+    """
+    if isinstance(goal, Budget):
+        return goal.cost
+    options = TemplateOptions(budget=evidence.costs[-1], temperatures=False)
+    plain = make_templates("confidence", evidence, options)[0]
+    try:
+        return _choose(plain, evidence, goal).mean_cost
+    except LossOutOfReachError:
+        return evidence.costs[-1]
+
+
+def _require_fit(evidence: Evidence, goal: Goal) -> None:
+    require_sound(evidence)
+    require_goal(goal)
+    if isinstance(goal, MaxRisk):
+        require_samples(len(evidence), goal, shares=evidence.maps is not None)
+
+
+def _best_template(templates: Sequence[AnyPolicy], choosing: Evidence, goal: Goal) -> AnyPolicy:
+    """Return the candidate whose thresholds do best on the samples that choose, the first where several do."""
+    ranked: list[tuple[tuple[float, float], AnyPolicy]] = []
+    failures: list[LossOutOfReachError] = []
+    for template in templates:
+        try:
+            point = _choose(template, choosing.at(template.temperatures), goal)
+        except LossOutOfReachError as error:
+            failures.append(error)
+        else:
+            ranked.append((_rank(point, goal), template))
+    if not ranked:
+        raise _out_of_reach(min(failures, key=lambda error: error.least), choosing, goal)
+    return min(ranked, key=lambda pair: pair[0])[1]
 
 
 def _choose(template: AnyPolicy, evidence: Evidence, goal: Goal) -> Point:
@@ -95,10 +136,10 @@ def _rank(point: Point, goal: Goal) -> tuple[float, float]:
     return better if isinstance(goal, Budget) else better[::-1]
 
 
-def _meant_cost(evidence: Evidence, goal: Goal) -> float:
-    """Return the mean cost that a goal comes to: a budget's own, else what confidence needs for it."""
-    if isinstance(goal, Budget):
-        return goal.cost
-    options = TemplateOptions(budget=evidence.costs[-1], temperatures=False)
-    plain = make_templates("confidence", evidence, options)[0]
-    return _choose(plain, evidence, goal).mean_cost
+def _out_of_reach(error: LossOutOfReachError, evidence: Evidence, goal: Goal) -> FittingError:
+    """Return the error in the words of the goal."""
+    if not isinstance(goal, MaxDrop):
+        return error
+    final_loss = float(evidence.losses(evidence.readouts[:, :, TOP1].astype(np.int64))[:, -1].mean())
+    least = rounded_up(error.least - final_loss)
+    return FittingError(f"a drop of {goal.drop:g} cannot be reached: the least is {least}")

@@ -5,11 +5,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from edgeexit.policies import exits_of
+from edgeexit.fitting.cuts import Ranking
 from edgeexit.policies.readout import Array
 
 Thresholds = tuple[float | None, ...]
 _Values = npt.NDArray[np.float64]
+_Indices = npt.NDArray[np.int64]
 
 _CANDIDATES = 64
 """Quantiles of an exit's scores that may become its threshold."""
@@ -29,6 +30,12 @@ class Point(NamedTuple):
     mean_loss: float
 
 
+class _Step(NamedTuple):
+    bargain: float
+    rung: int
+    moved: _Indices
+
+
 def frontier(scores: Array, losses: _Values, costs: _Values) -> list[Point]:
     """Return nested thresholds from full depth on, each looser than the one before at one exit.
 
@@ -38,46 +45,69 @@ def frontier(scores: Array, losses: _Values, costs: _Values) -> list[Point]:
     each exit, `costs` [K] cumulative.
     """
     samples, exits = scores.shape
-    ladders = [_candidates(scores[:, k]) for k in range(exits - 1)]
-    rungs = [-1] * (exits - 1)  # -1: nothing leaves there yet
+    ranking = Ranking(scores)
+    ladders = [_ladder(ranking, k) for k in range(exits - 1)]
+    rungs = [0] * (exits - 1)  # 0: nothing leaves there yet
     overall = losses.mean(axis=0)
     taken = np.full(samples, exits - 1)
+    cuts = [0] * (exits - 1)
     path = [_point((None,) * (exits - 1), taken, losses, costs)]
     while True:
-        best: tuple[float, int, int, npt.NDArray[np.int64]] | None = None
+        best: tuple[int, _Step] | None = None
         for k, ladder in enumerate(ladders):
-            for stride in _STRIDES:
-                rung = rungs[k] + stride
-                if rung >= len(ladder):
-                    break
-                would_take = exits_of(scores, _replaced(path[-1].thresholds, k, ladder[rung]))
-                moved = np.flatnonzero(would_take != taken)
-                if not len(moved):
-                    continue
-                added = max(float((losses[moved, k] - losses[moved, taken[moved]]).sum()), 0.0)
-                if stride > 1 and added / samples > _STEP_LOSS:
-                    break
-                rate = (added + _PRIOR_SAMPLES * overall[k]) / (len(moved) + _PRIOR_SAMPLES)
-                saved = float((costs[taken[moved]] - costs[k]).sum())
-                bargain = saved / max(rate * len(moved), 1e-9)
-                if best is None or bargain > best[0]:
-                    best = (bargain, k, rung, would_take)
+            step = _best_step(ranking.order[k], ladder, rungs[k], k, taken, losses, costs, float(overall[k]))
+            if step is not None and (best is None or step.bargain > best[1].bargain):
+                best = k, step
         if best is None:
             return path
-        _, k, rungs[k], taken = best
-        path.append(_point(_replaced(path[-1].thresholds, k, ladders[k][rungs[k]]), taken, losses, costs))
+        k, step = best
+        rungs[k] = step.rung
+        cuts[k] = ladders[k][step.rung]
+        taken[step.moved] = k
+        path.append(_point(ranking.thresholds(cuts), taken, losses, costs))
 
 
-def _candidates(scores: Array) -> list[float]:
-    """Return distinct thresholds from strict to loose: quantiles that are observed scores, so ties leave."""
-    quantiles = np.quantile(scores, np.linspace(1, 0, _CANDIDATES), method="higher")
-    return [float(value) for value in np.unique(quantiles)[::-1]]
+def _ladder(ranking: Ranking, k: int) -> list[int]:
+    """Return cuts of an exit from none to the loosest: quantiles of its scores, so that steps take like shares."""
+    wanted = np.linspace(0, ranking.samples, _CANDIDATES + 1)
+    return sorted({ranking.place_near(k, cut) for cut in wanted})
 
 
-def _replaced(thresholds: Thresholds, k: int, threshold: float) -> Thresholds:
-    return (*thresholds[:k], threshold, *thresholds[k + 1 :])
+def _best_step(
+    order: _Indices,
+    ladder: list[int],
+    rung: int,
+    k: int,
+    taken: _Indices,
+    losses: _Values,
+    costs: _Values,
+    prior: float,
+) -> _Step | None:
+    """Return the best bargain among the steps that loosen exit `k` from `rung`; None: there is none that moves any."""
+    last = min(rung + _STRIDES[-1], len(ladder) - 1)
+    passed = order[ladder[rung] : ladder[last]]
+    waiting = taken[passed] > k
+    moved = passed[waiting]
+    counts = np.cumsum(waiting)
+    added = np.cumsum(losses[moved, k] - losses[moved, taken[moved]])
+    saved = np.cumsum(costs[taken[moved]] - costs[k])
+    best: _Step | None = None
+    for stride in _STRIDES:
+        if rung + stride > last:
+            break
+        count = int(counts[ladder[rung + stride] - ladder[rung] - 1])
+        if not count:
+            continue
+        loss = max(float(added[count - 1]), 0.0)
+        if stride > 1 and loss / len(taken) > _STEP_LOSS:
+            break
+        rate = (loss + _PRIOR_SAMPLES * prior) / (count + _PRIOR_SAMPLES)
+        bargain = float(saved[count - 1]) / max(rate * count, 1e-9)
+        if best is None or bargain > best.bargain:
+            best = _Step(bargain, rung + stride, moved[:count])
+    return best
 
 
-def _point(thresholds: Thresholds, taken: npt.NDArray[np.int64], losses: _Values, costs: _Values) -> Point:
+def _point(thresholds: Thresholds, taken: _Indices, losses: _Values, costs: _Values) -> Point:
     mean_loss = losses[np.arange(len(taken)), taken].mean()
     return Point(thresholds, float(costs[taken].mean()), float(mean_loss))

@@ -1,7 +1,11 @@
 """What a fit is asked for: one of three goals, and what came of it."""
 
+from math import isfinite
+from typing import Literal
+
 import msgspec
 
+from edgeexit.errors import FittingError
 from edgeexit.policies import AnyPolicy, Certificate
 
 
@@ -12,7 +16,10 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, tag="budget"):
 
 
 class MaxDrop(msgspec.Struct, frozen=True, kw_only=True, tag="max-drop"):
-    """The least cost whose mean loss is at most `drop` above the final exit's; 0 is BEEM's paired rule."""
+    """The least cost whose mean loss is at most `drop` above the final exit's; 0 is BEEM's paired rule.
+
+    A drop below 0 asks for more than the final exit gives: ensembles, and exits that know better, may have it.
+    """
 
     drop: float
 
@@ -24,7 +31,25 @@ class MaxRisk(msgspec.Struct, frozen=True, kw_only=True, tag="max-risk"):
     delta: float = 0.1
 
 
+class BeemRule(msgspec.Struct, frozen=True, kw_only=True, tag="beem-rule"):
+    """BEEM's own ways to its thresholds: exit by exit, no dearer or worse than the final exit by this rule."""
+
+    rule: Literal["paired", "error-rate"]
+
+
 Goal = Budget | MaxDrop | MaxRisk
+
+
+def require_goal(goal: Goal) -> None:
+    """Raise FittingError, in one line, for a figure that no goal can have."""
+    if isinstance(goal, Budget) and not (isfinite(goal.cost) and goal.cost > 0):
+        raise FittingError(f"budget {goal.cost:g} must be a figure above 0, in the unit of the costs")
+    if isinstance(goal, MaxDrop) and not -1 < goal.drop <= 1:
+        raise FittingError(f"drop {goal.drop:g} must lie between -1 and 1, e.g. 0.01 for one point of accuracy")
+    if isinstance(goal, MaxRisk):
+        for name, value in (("risk", goal.risk), ("delta", goal.delta)):
+            if not 0 < value < 1:
+                raise FittingError(f"{name} {value:g} must lie between 0 and 1, e.g. 0.05")
 
 
 class Expectation(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,7 +71,7 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     """A fitted policy and what is known of it."""
 
     policy: AnyPolicy
-    goal: Goal
+    goal: Goal | BeemRule
     expected: Expectation
     """On the samples that certify, where there is a certificate; otherwise on those that chose the policy."""
     certificate: Certificate | None = None

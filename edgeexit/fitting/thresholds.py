@@ -1,29 +1,113 @@
-"""The K-1 thresholds for a goal on the samples that choose, all together."""
+"""The K-1 thresholds for a goal on the samples that choose, all together.
+
+What counts is how they do on new samples, so they are chosen on expected losses (see `smoothing`), and a published
+schedule stays where a search finds nothing that is better beyond its luck. What is promised on the fitting data, the
+mean cost within the budget or the mean loss within the bound, is kept on the losses and costs as they are.
+"""
+
+from decimal import ROUND_CEILING, Context
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
 
 from edgeexit.errors import FittingError
+from edgeexit.fitting.cuts import Cuts, Ranking
 from edgeexit.fitting.evidence import Values
-from edgeexit.fitting.frontier import Point, frontier
+from edgeexit.fitting.frontier import Point
+from edgeexit.fitting.search import Limit, Search
+from edgeexit.fitting.smoothing import expected_losses
 from edgeexit.policies.readout import Array
+
+_ROUNDING = 1e-9
+
+
+class LossOutOfReachError(FittingError):
+    """No thresholds lose as little as is asked."""
+
+    def __init__(self, most_loss: float, least: float) -> None:
+        """Say what was asked and what there is."""
+        super().__init__(f"a mean loss of {most_loss:g} cannot be reached: the least is {rounded_up(least)}")
+        self.least = least
 
 
 def within_budget(scores: Array, losses: Values, costs: Values, budget: float) -> Point:
-    """Return the thresholds of least mean loss whose mean cost is at most `budget`.
+    """Return the thresholds of least expected loss whose mean cost is at most `budget`.
 
     `scores` [N, K] of a policy, `losses` [N, K] in [0, 1] of answering at each exit, `costs` [K] cumulative. Raises
-    FittingError for a budget below what the first exit costs, which is the least there is.
+    FittingError for a budget that these scores cannot reach, with the least that they can.
     """
-    if budget < costs[0]:
-        raise FittingError(f"a mean cost of {budget:g} cannot be reached: the first exit alone costs {costs[0]:g}")
-    affordable = [point for point in frontier(scores, losses, costs) if point.mean_cost <= budget]
-    return min(affordable, key=lambda point: (point.mean_loss, point.mean_cost))
+    ranking = Ranking(scores)
+    least = mean_cost(ranking.exits_of(ranking.loosest), costs)
+    if not budget >= least:
+        raise FittingError(f"a mean cost of {budget:g} cannot be reached: the least is {rounded_up(least)}")
+    expected = expected_losses(scores, losses)
+    for slack in (0.0, _ROUNDING):
+        search = Search(ranking, expected, [Limit(_spread(costs, scores), budget * (1 - slack))])
+        cuts = _of_least_loss(search, ranking, expected, losses)
+        if mean_cost(ranking.exits_of(cuts), costs) <= budget:
+            return _point(ranking, cuts, losses, costs)
+    return _point(ranking, ranking.loosest, losses, costs)
 
 
 def within_loss(scores: Array, losses: Values, costs: Values, most_loss: float) -> Point:
     """Return the thresholds of least mean cost whose mean loss is at most `most_loss`; arguments as above.
 
-    Raises FittingError where even full depth loses more.
+    Raises LossOutOfReachError where none lose so little, with the least loss found.
     """
-    good = [point for point in frontier(scores, losses, costs) if point.mean_loss <= most_loss]
-    if not good:
-        raise FittingError(f"a mean loss of {most_loss:g} is below what the final exit loses")
-    return min(good, key=lambda point: (point.mean_cost, point.mean_loss))
+    ranking = Ranking(scores)
+    spread, deepest = _spread(costs, scores), (0,) * (ranking.exits - 1)
+    limits = [Limit(losses, most_loss + _ROUNDING), Limit(expected_losses(scores, losses), most_loss + _ROUNDING)]
+    if losses[:, -1].mean() > most_loss + _ROUNDING:
+        # Less than the final exit loses: find out whether that can be had at all, and go on from there.
+        best = Search(ranking, losses, []).best([deepest, ranking.loosest])
+        least = _point(ranking, best, losses, costs)
+        if not least.mean_loss <= most_loss + _ROUNDING:
+            raise LossOutOfReachError(most_loss, least.mean_loss)
+        return _point(ranking, Search(ranking, spread, limits[:1]).best([best]), losses, costs)
+    search = Search(ranking, spread, limits)
+    return _point(ranking, search.best([*search.schedules(cheap=False), deepest]), losses, costs)
+
+
+def mean_cost(exits: npt.NDArray[np.integer], costs: Values) -> float:
+    """Return the mean of `costs` [K] over the exits [N] that samples leave at, rounded once: within a bound it stays.
+
+    A sum of rounded floats may end a hair above a budget that is kept.
+    """
+    counts = np.bincount(exits, minlength=len(costs))
+    total = sum(int(count) * Fraction(float(cost)) for count, cost in zip(counts, costs, strict=True))
+    return float(total / len(exits))
+
+
+def rounded_up(value: float) -> str:
+    """Return a figure in 6 digits, rounded up: asking for what an error says is the least works."""
+    if value == 0:
+        return "0"
+    return f"{Context(prec=6, rounding=ROUND_CEILING).create_decimal(value).normalize():f}"
+
+
+def _of_least_loss(search: Search, ranking: Ranking, expected: Values, losses: Values) -> Cuts:
+    """Return the geometric schedule, or the best cuts found where they are better by more than a standard error.
+
+    Their gain is in expected losses; its error is that of the losses themselves, sample by sample. The search has
+    looked at many cuts, and would otherwise follow the luck of the samples away from a schedule that is as good.
+    """
+    published, alike = search.schedules(cheap=True)
+    found = search.best([published, alike, ranking.loosest])
+    if not np.isfinite(search.value(published)):
+        return found
+    rows = np.arange(ranking.samples)
+    now, before = ranking.exits_of(found), ranking.exits_of(published)
+    gain = float((expected[rows, before] - expected[rows, now]).mean())
+    error = float((losses[rows, before] - losses[rows, now]).std()) / ranking.samples**0.5
+    return found if gain > error else published
+
+
+def _point(ranking: Ranking, cuts: Cuts, losses: Values, costs: Values) -> Point:
+    exits = ranking.exits_of(cuts)
+    mean_loss = float(losses[np.arange(ranking.samples), exits].mean())
+    return Point(ranking.thresholds(cuts), mean_cost(exits, costs), mean_loss)
+
+
+def _spread(costs: Values, scores: Array) -> Values:
+    return np.asarray(np.broadcast_to(costs, scores.shape), dtype=np.float64)

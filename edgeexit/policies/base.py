@@ -1,6 +1,6 @@
 """What every exit policy is: frozen numbers, and a pure decision per exit."""
 
-from collections.abc import Sequence
+from functools import cached_property
 from math import isfinite
 from typing import ClassVar, NamedTuple
 
@@ -8,7 +8,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from edgeexit.policies.readout import TOP1, Array
+from edgeexit.policies.fields import require_length
+from edgeexit.policies.readout import TOP1, Array, as_float32
 
 
 class Decision(NamedTuple):
@@ -29,7 +30,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     A sample leaves at the first exit k whose score reaches `thresholds[k]`. The final exit always answers, and with
     its own class: a policy that lets nothing leave early is the whole model. Numbers that are not finite in a readout
-    never let a sample leave. Arrays worked out of the fields are cached properties (`dict=True` gives them a place).
+    never let a sample leave. What is said of a sample does not depend, to the bit, on its batch mates. Arrays worked
+    out of the fields are cached properties (`dict=True` gives them a place).
     """
 
     reads_probabilities: ClassVar[bool] = False
@@ -62,6 +64,11 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return len(self.temperatures)
 
     @property
+    def classes(self) -> int | None:
+        """Number of classes that the fields are for, or None where they suit any."""
+        return None
+
+    @property
     def score_limits(self) -> tuple[float, ...]:
         """[K] the highest score that can occur at each exit; a threshold above it never lets anything leave."""
         return (1.0,) * self.exits
@@ -74,7 +81,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def silent_exits(self) -> tuple[int, ...]:
         """The exits whose threshold is set, and so high that nothing can ever leave there."""
-        limited = zip(self.thresholds, self.score_limits, strict=False)
+        limited = zip(self._thresholds, as_float32(self.score_limits), strict=False)
         return tuple(k for k, (threshold, limit) in enumerate(limited) if threshold is not None and threshold > limit)
 
     def initial_state(self, batch: int) -> Array:
@@ -82,7 +89,10 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return np.empty((batch, 0), dtype=np.float32)
 
     def score(self, exit_index: int, readout: Array, state: Array) -> tuple[Array, Array]:
-        """Return the score [B] at an exit and the state [B, S] after it, for a readout [B, 4] or [B, 4 + C]."""
+        """Return the score [B] at an exit and the state [B, S] after it, for a readout [B, 4] or [B, 4 + C].
+
+        A row of the readout is all finite or all NaN, and so may be the state that came of it.
+        """
         raise NotImplementedError
 
     def answers(self, exit_index: int, readout: Array, state: Array) -> Array:  # noqa: ARG002 - an ensemble's is its own
@@ -91,17 +101,31 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def decide(self, exit_index: int, readout: Array, state: Array) -> Decision:
         """Decide which samples leave at `exit_index`, given its readout and their state [B, S]."""
-        score, state = self.score(exit_index, readout, state)
-        if exit_index == self.exits - 1:
-            return Decision(np.ones(len(score), dtype=np.bool_), score, readout[:, TOP1], state)
-        answer = self.answers(exit_index, readout, state)
-        threshold = self.thresholds[exit_index]
-        if threshold is None:
-            return Decision(np.zeros(len(score), dtype=np.bool_), score, answer, state)
-        return Decision(score >= np.float32(threshold), score, answer, state)
+        if np.logical_and.reduce(np.isfinite(readout), axis=None):
+            score, state = self.score(exit_index, readout, state)
+        else:
+            score, state = self._score_damaged(exit_index, readout, state)
+        if exit_index == self._final:
+            leaves = np.empty(len(score), dtype=np.bool_)
+            leaves[:] = True  # quicker than np.ones
+            return Decision(leaves, score, readout[:, TOP1], state)
+        threshold = self._thresholds[exit_index]
+        leaves = np.zeros(len(score), dtype=np.bool_) if threshold is None else score >= threshold
+        return Decision(leaves, score, self.answers(exit_index, readout, state), state)
 
+    def _score_damaged(self, exit_index: int, readout: Array, state: Array) -> tuple[Array, Array]:
+        """Return what `score` does, with NaN for the samples whose readout is not all finite."""
+        sound: npt.NDArray[np.bool_] = np.all(np.isfinite(readout), axis=1)
+        nan = np.float32(np.nan)
+        with np.errstate(invalid="ignore"):
+            score, state = self.score(exit_index, np.where(sound[:, None], readout, nan), state)
+        return np.where(sound, score, nan), state
 
-def require_length(field: str, values: Sequence[object], length: int) -> None:
-    """Raise ValueError when a per-exit field does not have `length` entries."""
-    if len(values) != length:
-        raise ValueError(f"{field} has {len(values)} entries where {length} are needed")
+    @cached_property
+    def _final(self) -> int:
+        return self.exits - 1
+
+    @cached_property
+    def _thresholds(self) -> tuple[Array | None, ...]:
+        """The thresholds as they are compared; one that float32 cannot hold becomes infinite."""
+        return tuple(None if t is None else as_float32(t) for t in self.thresholds)

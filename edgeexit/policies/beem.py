@@ -1,12 +1,13 @@
 """BEEM: exits are experts whose confidences add up while they agree."""
 
+from functools import cached_property
 from itertools import accumulate
-from math import isfinite
 
 import numpy as np
 
-from edgeexit.policies.base import Policy, require_length
-from edgeexit.policies.readout import P1, TOP1, Array
+from edgeexit.policies.base import Policy
+from edgeexit.policies.fields import require_length, require_positive
+from edgeexit.policies.readout import P1, TOP1, Array, as_float32
 
 _LAST_CLASS = 0
 _SUM = 1
@@ -29,13 +30,12 @@ class Beem(Policy, frozen=True, kw_only=True, tag="beem"):
         """Refuse weights of the wrong number or sign (ValueError)."""
         super().__post_init__()
         require_length("weights", self.weights, self.exits)
-        if not all(isfinite(w) and w > 0 for w in self.weights):
-            raise ValueError(f"weights {list(self.weights)} must all be finite and above 0")
+        require_positive("weights", self.weights)
 
     @property
     def score_limits(self) -> tuple[float, ...]:
-        """All exits so far agree with full confidence."""
-        return tuple(accumulate(self.weights))
+        """All exits so far agree with full confidence; summed in float32, as the scores are."""
+        return tuple(float(limit) for limit in accumulate(as_float32(self.weights)))
 
     def initial_state(self, batch: int) -> Array:
         """Return [batch, 2]: no class yet, and a sum of 0."""
@@ -45,9 +45,13 @@ class Beem(Policy, frozen=True, kw_only=True, tag="beem"):
 
     def score(self, exit_index: int, readout: Array, state: Array) -> tuple[Array, Array]:
         """Return S_k [B] and the new state [B, 2]."""
-        vote = np.float32(self.weights[exit_index]) * readout[:, P1]
+        vote = readout[:, P1] * self._weights[exit_index]
         total = np.where(readout[:, TOP1] == state[:, _LAST_CLASS], state[:, _SUM] + vote, vote)
         after = np.empty_like(state)
         after[:, _LAST_CLASS] = readout[:, TOP1]
         after[:, _SUM] = total
         return total, after
+
+    @cached_property
+    def _weights(self) -> tuple[Array, ...]:
+        return tuple(as_float32(weight) for weight in self.weights)

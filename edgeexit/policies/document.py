@@ -10,9 +10,17 @@ import msgspec
 
 from edgeexit.errors import PolicyError
 from edgeexit.policies.beem import Beem
+from edgeexit.policies.cats import Cats
 from edgeexit.policies.confidence import Confidence
+from edgeexit.policies.eenet import Eenet
+from edgeexit.policies.entropy import Entropy
+from edgeexit.policies.margin import Margin
+from edgeexit.policies.patience import Patience
+from edgeexit.policies.pcee import Pcee
+from edgeexit.policies.voting import Voting
+from edgeexit.policies.ztw import Ztw
 
-AnyPolicy = Confidence | Beem
+AnyPolicy = Confidence | Entropy | Margin | Patience | Voting | Beem | Pcee | Cats | Ztw | Eenet
 """The registry, the simplest first: a new kind is a new file and one more name here."""
 
 KINDS: dict[str, type[AnyPolicy]] = {str(kind.__struct_config__.tag): kind for kind in get_args(AnyPolicy)}
@@ -45,7 +53,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     observed: Share
     """Mean loss on the certifying samples."""
     upper_bound: Share
-    """Clopper-Pearson bound at level 1 - delta of this policy alone; what the sequence of tests states is `risk`."""
+    """By the test of `method`, at level 1 - delta, of this policy alone; what the sequence of tests states is `risk`."""
     exit_rates: tuple[Share, ...]
     """[K] share of the certifying samples that leave at each exit: the exit mix to expect."""
 

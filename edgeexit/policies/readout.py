@@ -17,3 +17,12 @@ P1: Final = 1  # its probability (max softmax of logits / T)
 P2: Final = 2  # probability of the runner-up
 ENTROPY: Final = 3  # natural-log entropy of the distribution, in nats
 COLUMNS: Final = ("top1", "p1", "p2", "entropy")
+
+
+def as_float32(numbers: npt.ArrayLike) -> Array:
+    """Return numbers in float32; those too large for it become infinite, without a warning.
+
+    A single number becomes an array of no dimensions, with which numpy computes faster than with a Python one.
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        return np.asarray(numbers, dtype=np.float64).astype(np.float32)

@@ -15,7 +15,7 @@ class Simulation(NamedTuple):
     scores: Array
     """[N, K] float32."""
     answers: npt.NDArray[np.int64]
-    """[N, K] class that the policy would answer with at each exit."""
+    """[N, K] class that the policy would answer with at each exit; -1 where the readout holds none."""
 
 
 def simulate(policy: Policy, readouts: Array) -> Simulation:
@@ -26,7 +26,8 @@ def simulate(policy: Policy, readouts: Array) -> Simulation:
     state = policy.initial_state(samples)
     for k in range(exits):
         decision = policy.decide(k, readouts[:, k], state)
-        scores[:, k], answers[:, k], state = decision.score, decision.answer, decision.state
+        scores[:, k], state = decision.score, decision.state
+        answers[:, k] = np.where(np.isfinite(decision.answer), decision.answer, -1)
     return Simulation(scores, answers)
 
 

@@ -17,7 +17,7 @@ from edgeexit.policies.readout import TOP1
 from edgeexit.quickstart.digits import Digits, Part
 from edgeexit.quickstart.fleet import QuickstartError
 from edgeexit.quickstart.network import train
-from edgeexit.runtime import Evaluation, Runner, evaluate, full_depth, profile_bundle, record
+from edgeexit.runtime import Evaluation, Runner, evaluate, profile_bundle, record
 
 RISK: Final = 0.05
 DELTA: Final = 0.1
@@ -111,19 +111,17 @@ def fit_policies(console: Console, bundle: Bundle, digits: Digits) -> tuple[dict
             labels=digits.held_out.labels,
         )
         fits = {kind: fit_policy(kind, evidence, MaxRisk(risk=RISK, delta=DELTA)) for kind in ("confidence", "beem")}
-        policies: dict[str, AnyPolicy] = {"whole model": full_depth(fits[_POLICY].policy)}
-        policies |= {kind: fit.policy for kind, fit in fits.items()}
-        evaluations = evaluate(runner, as_dataset(digits.test), policies)
+        evaluations = evaluate(runner, as_dataset(digits.test), {kind: fit.policy for kind, fit in fits.items()})
     print_table(
         "Policies",
         ("policy", "accuracy", "agreement", *bundle.manifest.exits, "mean latency"),
         [
             (
                 name,
-                "-" if result.accuracy is None else share(result.accuracy),
-                share(result.agreement),
-                *(share(rate) for rate in result.exit_rates),
-                milliseconds(result.latency.mean_ms),
+                "-" if result.accuracy is None else share(result.accuracy.value),
+                share(result.agreement.value),
+                *(share(rate.value) for rate in result.exit_rates),
+                milliseconds(result.latency.mean_ms.value),
             )
             for name, result in evaluations.items()
         ],

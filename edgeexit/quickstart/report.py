@@ -96,10 +96,10 @@ def write_report(path: Path, story: Story) -> None:
     evaluation_rows = [
         (
             name,
-            "-" if result.accuracy is None else share(result.accuracy),
-            share(result.agreement),
-            *(share(rate) for rate in result.exit_rates),
-            f"{result.latency.mean_ms:.3f} ms",
+            "-" if result.accuracy is None else share(result.accuracy.value),
+            share(result.agreement.value),
+            *(share(rate.value) for rate in result.exit_rates),
+            f"{result.latency.mean_ms.value:.3f} ms",
         )
         for name, result in story.evaluations.items()
     ]

@@ -1,63 +1,76 @@
-"""Record every exit of a data set, and measure what policies make of it on this machine."""
+"""What policies make of a data set on this machine: sample by sample, in turns, each figure with its interval."""
 
 from collections.abc import Callable, Mapping
+from typing import Final
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from edgeexit.datasets import Dataset, counts_of
-from edgeexit.latency import LatencySummary, summarise
-from edgeexit.policies import AnyPolicy, exit_rates
-from edgeexit.runtime.runner import Runner
+from edgeexit.datasets import Dataset
+from edgeexit.latency import summarise
+from edgeexit.policies import AnyPolicy, Confidence
+from edgeexit.runtime.intervals import Interval, percentile_interval, ratio_intervals
+from edgeexit.runtime.recording import Answers, classes_of, count_right
+from edgeexit.runtime.runner import Inference, Runner
 
-_RECORDING_BATCH = 64
+WHOLE_MODEL: Final = "whole model"
+"""The name under which every evaluation has the whole model, to compare with."""
+
+_Values = npt.NDArray[np.float64]
 
 
-class Recording(msgspec.Struct, frozen=True, kw_only=True):
-    """Every exit of every sample of a data set."""
+class LatencyFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """From the call to the answer, in ms; a percentile with too few samples behind it is null."""
 
-    readouts: npt.NDArray[np.float32]
-    """[N, K, 4], or [N, K, 4 + C] with the probabilities."""
-    outputs: dict[str, npt.NDArray[np.float32]]
-    """Exit name -> raw outputs [N, C]; to segment, [N, C, H, W]."""
+    mean_ms: Interval
+    p50_ms: Interval
+    p90_ms: Interval | None
+    p99_ms: Interval | None
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """What a policy makes of a data set, sample by sample (batch 1); to segment, every pixel is an answer."""
 
     samples: int
-    accuracy: float | None
-    """Share of right answers; null without labels."""
-    agreement: float
+    accuracy: Interval | None
+    """Share of right answers among those that count; null without labels."""
+    agreement: Interval
     """Share of answers that are the final exit's."""
-    exit_rates: tuple[float, ...]
+    exit_rates: tuple[Interval, ...]
     """[K] share of samples that leave at each exit."""
-    latency: LatencySummary
+    latency: LatencyFigures
+    speedup: Interval
+    """Mean latency of the whole model over this one's, measured side by side."""
+    layer_speedup: Interval
+    """The same counted in exits passed, as papers do: K N / sum over the samples of (exit + 1)."""
 
 
-def record(
-    runner: Runner,
-    dataset: Dataset,
-    *,
-    probabilities: bool = False,
-    on_samples: Callable[[int], None] = lambda _: None,
-) -> Recording:
-    """Run a data set to full depth; `on_samples` is told how many more are done."""
-    passes = []
-    for batch in dataset.batches(_RECORDING_BATCH):
-        every = runner.infer_every_exit(batch, probabilities=probabilities)
-        passes.append(every)
-        on_samples(len(every.readouts))
-    return Recording(
-        readouts=np.concatenate([every.readouts for every in passes]),
-        outputs={name: np.concatenate([every.outputs[name] for every in passes]) for name in passes[0].outputs},
-    )
+class _Trial:
+    """Every sample's answer under one policy: what figures are made of."""
+
+    def __init__(self, samples: int) -> None:
+        self.exits = np.empty(samples, dtype=np.int64)
+        self.latency_ms = np.empty(samples, dtype=np.float64)
+        self.agreed = np.empty(samples, dtype=np.float64)
+        """Share of the sample's answers that are the final exit's."""
+        self.right = np.zeros(samples, dtype=np.float64)
+        self.counted = np.zeros(samples, dtype=np.float64)
+        """Number of the sample's answers that have a label."""
+
+    def take(self, index: int, result: Inference, final: Answers, label: npt.NDArray[np.int64] | None) -> None:
+        answers = _answers(result)
+        self.exits[index] = result.exits[0]
+        self.latency_ms[index] = result.latency_ms[0]
+        self.agreed[index] = (answers == final).mean()
+        if label is not None:
+            right, counted = count_right(answers, label)
+            self.right[index], self.counted[index] = right[0], counted[0]
 
 
-def full_depth(policy: AnyPolicy) -> AnyPolicy:
-    """Return the policy that never leaves early: the whole model, always."""
-    return msgspec.structs.replace(policy, thresholds=(None,) * (policy.exits - 1))
+def whole_model(exits: int) -> Confidence:
+    """Return the policy that never leaves early and reads next to nothing: the whole model, always."""
+    return Confidence(temperatures=(1.0,) * exits, thresholds=(None,) * (exits - 1))
 
 
 def evaluate(
@@ -65,45 +78,75 @@ def evaluate(
     dataset: Dataset,
     policies: Mapping[str, AnyPolicy],
     *,
+    seed: int = 0,
     on_samples: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Evaluation]:
-    """Answer every sample alone under each policy, and to full depth to compare with.
+    """Answer every sample alone under each policy, and under the whole model, which comes first as `WHOLE_MODEL`.
 
-    The policies take turns on each sample (A B A B), so that they share the machine's slow and fast moments.
+    The policies take turns on each sample (A B C, B C A ...), so that they share the machine's slow and fast moments.
+
+    Args:
+        runner: an open one.
+        dataset: samples; with labels there are accuracies.
+        policies: name -> policy.
+        seed: of the resampling behind the intervals.
+        on_samples: is told how many more samples are done.
+
+    Raises PolicyError for a policy of another number of exits, and DataError for labels that are maps of another size
+    than the exits'.
+
     """
-    names = list(policies)
-    samples = len(dataset)
-    exits = {name: np.empty(samples, dtype=np.int64) for name in names}
-    latency = {name: np.empty(samples, dtype=np.float64) for name in names}
-    agreed = dict.fromkeys(names, 0.0)
-    right = dict.fromkeys(names, 0)
-    counted = 0
+    exits = len(runner.manifest.exits)
+    contenders: dict[str, AnyPolicy] = {WHOLE_MODEL: whole_model(exits), **policies}
+    names, trials = list(contenders), {name: _Trial(len(dataset)) for name in contenders}
+    for policy in contenders.values():  # a first run is slow, and refusals come before the work
+        runner.infer(next(dataset.batches(1)), policy=policy)
     for index, sample in enumerate(dataset.batches(1)):
-        final = _answers(list(runner.infer_every_exit(sample).outputs.values())[-1])
+        first = index % len(names)
+        results = {name: runner.infer(sample, policy=contenders[name]) for name in names[first:] + names[:first]}
+        final = _answers(results[WHOLE_MODEL])
         label = None if dataset.labels is None else dataset.labels[index : index + 1]
-        counts = None if label is None else counts_of(label)
-        counted += 0 if counts is None else int(counts.sum())
-        for name in names:
-            result = runner.infer(sample, policy=policies[name])
-            answers = _answers(result.outputs)
-            agreed[name] += float((answers == final).mean())
-            right[name] += 0 if counts is None else int(((answers == label) & counts).sum())
-            exits[name][index] = result.exits[0]
-            latency[name][index] = result.latency_ms[0]
+        for name, result in results.items():
+            trials[name].take(index, result, final, label)
         on_samples(1)
-    return {
-        name: Evaluation(
-            samples=samples,
-            accuracy=right[name] / counted if counted else None,
-            agreement=agreed[name] / samples,
-            exit_rates=exit_rates(exits[name], policies[name].exits),
-            latency=summarise(latency[name]),
-        )
-        for name in names
-    }
+    whole = trials[WHOLE_MODEL]
+    return {name: _figures(trial, whole, exits=exits, seed=seed) for name, trial in trials.items()}
 
 
-def _answers(outputs: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-    """Return the class [B] of outputs [B, C], or [B, H, W] of maps [B, C, H, W]."""
-    classes: npt.NDArray[np.int64] = outputs.argmax(axis=1)
-    return classes
+def _answers(result: Inference) -> Answers:
+    """Return the answers [1] of a policy, or the map [1, H, W] of the exit taken."""
+    return result.answers if result.outputs.ndim == 2 else classes_of(result.outputs)  # noqa: PLR2004 - [B, C]
+
+
+def _figures(trial: _Trial, whole: _Trial, *, exits: int, seed: int) -> Evaluation:
+    one = np.ones(len(trial.exits))
+    ratios: list[tuple[_Values, _Values]] = [
+        (trial.agreed, one),
+        (trial.latency_ms, one),
+        (whole.latency_ms, trial.latency_ms),
+        (exits * one, trial.exits + one),
+        *(((trial.exits == k).astype(np.float64), one) for k in range(exits)),
+    ]
+    if trial.counted.any():
+        ratios.append((trial.right, trial.counted))
+    over, under = (np.stack(columns, axis=1) for columns in zip(*ratios, strict=True))
+    agreement, mean_ms, speedup, layer_speedup, *rest = ratio_intervals(over, under, seed=seed)
+    return Evaluation(
+        samples=len(trial.exits),
+        accuracy=rest[exits] if trial.counted.any() else None,
+        agreement=agreement,
+        exit_rates=tuple(rest[:exits]),
+        latency=_latency(trial.latency_ms, mean_ms, seed),
+        speedup=speedup,
+        layer_speedup=layer_speedup,
+    )
+
+
+def _latency(values: _Values, mean_ms: Interval, seed: int) -> LatencyFigures:
+    summary = summarise(values)
+    return LatencyFigures(
+        mean_ms=mean_ms,
+        p50_ms=percentile_interval(values, 50, seed=seed),
+        p90_ms=None if summary.p90_ms is None else percentile_interval(values, 90, seed=seed),
+        p99_ms=None if summary.p99_ms is None else percentile_interval(values, 99, seed=seed),
+    )

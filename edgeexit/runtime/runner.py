@@ -12,7 +12,7 @@ import numpy.typing as npt
 from edgeexit.bundle import Bundle
 from edgeexit.datasets import Inputs, check_inputs
 from edgeexit.errors import PolicyError
-from edgeexit.manifest import PROBABILITIES_SUFFIX, READOUT_SUFFIX, TEMPERATURE_INPUT
+from edgeexit.manifest import PROBABILITIES_SUFFIX, READOUT_SUFFIX, TEMPERATURE_INPUT, Manifest
 from edgeexit.policies import AnyPolicy
 from edgeexit.policies.readout import COLUMNS
 from edgeexit.runtime.backend import StageBackend, make_backend
@@ -90,6 +90,11 @@ class Runner:
         self._backend.__exit__(kind, error, traceback)
 
     @property
+    def manifest(self) -> Manifest:
+        """The manifest of the bundle that it runs."""
+        return self._manifest
+
+    @property
     def runtime(self) -> str:
         """Name and version of the runtime."""
         return self._backend.description
@@ -99,15 +104,19 @@ class Runner:
 
         Args:
             inputs: model input name -> array [B, ...] of the manifest's shape and dtype.
-            policy: decides after every stage; its number of exits must be the bundle's.
+            policy: decides after every stage; its numbers of exits and classes must be the bundle's.
 
-        Raises DataError for inputs that do not fit and PolicyError for a policy of another number of exits.
+        Raises DataError for inputs that do not fit and PolicyError for a policy of other numbers of exits or classes.
 
         """
         started = time.perf_counter_ns()
         exits = len(self._stages)
         if policy.exits != exits:
             raise PolicyError(f"policy '{policy.kind}' is for {policy.exits} exits, the bundle has {exits}")
+        if policy.classes not in {None, self._manifest.classes}:
+            raise PolicyError(
+                f"policy '{policy.kind}' is for {policy.classes} classes, the bundle has {self._manifest.classes}"
+            )
         tensors: dict[str, npt.NDArray[Any]] = check_inputs(inputs, self._manifest.inputs, where="the batch")
         batch = len(next(iter(tensors.values())))
         alive = np.arange(batch)

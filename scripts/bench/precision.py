@@ -10,20 +10,19 @@ take turns, and what is printed is the median over the rounds of p50 / p50 of fp
 """
 
 import argparse
-import io
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from cifar import BATCH, Images, in_batches, load_images, load_network, open_archive
 from resnet56 import ResNet56
-from torch import Tensor
 from torch.nn import functional
 
 from edgeexit.bundle import Bundle
@@ -41,57 +40,31 @@ _VARIANTS: dict[str, tuple[Precision, tuple[str, ...]]] = {
 }
 _TRAIN, _CALIBRATION, _TEST = 4000, 512, 2000
 _EPOCHS = 30
-_BATCH = 100
 _ROUNDS, _TURNS = 10, 100
-_MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)[:, None, None]
-_DEVIATION = np.array([0.229, 0.224, 0.225], dtype=np.float32)[:, None, None]
-
-
-class Images(NamedTuple):
-    """Some of CIFAR-10."""
-
-    image: npt.NDArray[np.float32]
-    """[N, 3, 32, 32], normalised."""
-    labels: npt.NDArray[np.int64]
-    """[N]"""
-
-
-def load_images(archive: Mapping[str, npt.NDArray[Any]], split: str, first: int, count: int) -> Images:
-    """Decode `count` images of a split (`train` or `test`), from number `first` on."""
-    try:
-        from PIL import Image  # noqa: PLC0415 - nothing else here needs it
-    except ModuleNotFoundError as error:
-        message = "the images are JPEG files, and pillow, which reads them, is not installed: pip install pillow"
-        raise SystemExit(message) from error
-    offsets, files = archive[f"{split}_offset"], archive[f"{split}_jpeg"].tobytes()
-    pixels = []
-    for number in range(first, first + count):
-        file = io.BytesIO(files[offsets[number] : offsets[number + 1]])
-        pixels.append(np.asarray(Image.open(file).convert("RGB")))
-    images = np.stack(pixels).transpose(0, 3, 1, 2).astype(np.float32) / 255
-    return Images((images - _MEAN) / _DEVIATION, archive[f"{split}_label"][first : first + count].astype(np.int64))
 
 
 def train_heads(network: ResNet56, data: Images) -> None:
     """Train the early heads on what the frozen trunk makes of the images."""
-    features = _in_batches(network.features, data.image)
+    features = in_batches(network.features, data.image)
     labels = torch.from_numpy(data.labels)
     torch.manual_seed(0)
     for head, seen in zip(network.heads, features, strict=False):
+        head.train()
         optimiser = torch.optim.AdamW(head.parameters(), lr=1e-3, weight_decay=1e-2)
         for _ in range(_EPOCHS):
-            for chosen in torch.randperm(len(seen)).split(_BATCH):
+            for chosen in torch.randperm(len(seen)).split(BATCH):
                 optimiser.zero_grad()
                 functional.cross_entropy(head(seen[chosen]), labels[chosen]).backward()
                 optimiser.step()
+        head.eval()
 
 
 def answers_of(bundle: Bundle, images: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.int64]]:
     """Return every exit's answers [N], as the bundle's stages give them."""
     with Runner(bundle) as runner:
         outputs = [
-            runner.infer_every_exit({"image": images[first : first + _BATCH]}).outputs
-            for first in range(0, len(images), _BATCH)
+            runner.infer_every_exit({"image": images[first : first + BATCH]}).outputs
+            for first in range(0, len(images), BATCH)
         ]
     return {name: np.concatenate([some[name] for some in outputs]).argmax(axis=1) for name in bundle.manifest.exits}
 
@@ -116,14 +89,12 @@ def relative_latencies(bundles: Mapping[str, Bundle], images: npt.NDArray[np.flo
 
 def measure(cifar: Path, weights: Path, target: str | None, folder: Path) -> dict[str, Any]:
     """Train, compile every variant, and return the figures of each."""
-    archive = dict(np.load(cifar, allow_pickle=False))
-    network = ResNet56()
-    network.load_trunk(torch.load(weights, weights_only=True, map_location="cpu")["state_dict"])
-    network.eval()
+    archive = open_archive(cifar)
+    network = load_network(weights)
     train_heads(network, load_images(archive, "train", 0, _TRAIN))
     calibration = load_images(archive, "train", _TRAIN, _CALIBRATION)
     test = load_images(archive, "test", 0, _TEST)
-    torch_answers = [logits.numpy().argmax(axis=1) for logits in _in_batches(network, test.image)]
+    torch_answers = [logits.numpy().argmax(axis=1) for logits in in_batches(network, test.image)]
 
     bundles, figures = {}, {}
     for name, (precision, kept) in _VARIANTS.items():
@@ -158,13 +129,6 @@ def measure(cifar: Path, weights: Path, target: str | None, folder: Path) -> dic
     for name, ratios in relative_latencies(bundles, test.image).items():
         figures[name]["p50_relative_to_fp32"] = ratios
     return figures
-
-
-def _in_batches(run: Callable[[Tensor], Sequence[Tensor]], images: npt.NDArray[np.float32]) -> list[Tensor]:
-    """Return each of the tensors that `run` makes of images [N, 3, 32, 32], for all N."""
-    with torch.no_grad():
-        pieces = [run(torch.from_numpy(images[k : k + _BATCH])) for k in range(0, len(images), _BATCH)]
-    return [torch.cat(parts) for parts in zip(*pieces, strict=True)]
 
 
 def _print_table(figures: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ EXIT_BLOCKS = (7, 14, 21)
 CLASSES = 10
 _GRID = 4
 """Width and height to which an early exit's head averages its feature maps."""
+_HEAD_WIDTH = 64
 
 
 class Block(nn.Module):
@@ -33,6 +34,20 @@ class Block(nn.Module):
         return torch.relu(x + y)
 
 
+class Head(nn.Sequential):
+    """An early exit: a convolution that halves the grid, an average over 4 x 4 parts of it, a linear layer."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(
+            nn.Conv2d(width, _HEAD_WIDTH, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(_HEAD_WIDTH),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(_GRID),
+            nn.Flatten(),
+            nn.Linear(_HEAD_WIDTH * _GRID * _GRID, CLASSES),
+        )
+
+
 class ResNet56(nn.Module):
     """ResNet-56 for 32x32 images, its weights random from a seed.
 
@@ -48,7 +63,7 @@ class ResNet56(nn.Module):
         self.layer1 = _layer(16, 16)
         self.layer2 = _layer(16, 32)
         self.layer3 = _layer(32, 64)
-        self.heads = nn.ModuleList(nn.Linear(width * _GRID * _GRID, CLASSES) for width in (16, 32, 64))
+        self.heads = nn.ModuleList(Head(width) for width in (16, 32, 64))
         self.linear = nn.Linear(64, CLASSES)
 
     def load_trunk(self, published: Mapping[str, Tensor]) -> None:
@@ -58,13 +73,13 @@ class ResNet56(nn.Module):
         self.load_state_dict(trunk | heads)
 
     def features(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Return what each exit's linear layer reads: three early [B, F], then the last [B, 64]."""
+        """Return what each exit's head reads: three early maps [B, C, H, W], then the last [B, 64]."""
         x = torch.relu(self.bn1(self.conv1(image)))
         early = []
         for number, block in enumerate((*self.layer1, *self.layer2, *self.layer3), start=1):
             x = block(x)
             if number in EXIT_BLOCKS:
-                early.append(functional.avg_pool2d(x, x.shape[-1] // _GRID).flatten(1))
+                early.append(x)
         return (*early, x.mean((2, 3)))
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:

@@ -44,6 +44,22 @@ def test_a_policy_is_taken_over_the_air_and_holds_after_a_restart(
         assert wait_for_revision(fleet, config, 3).boot == 2
 
 
+def test_thresholds_that_nothing_can_reach_are_logged_when_they_come_into_force(
+    fleet: Fleet, bundle: Bundle, config: AgentConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Agent(bundle, config) as agent:
+        fleet.send_policy(config, fleet.document(1))
+        wait_for_revision(fleet, config, 1)
+        assert "can never leave" not in caplog.text
+        fleet.send_policy(config, fleet.document(2, threshold=1.5))
+        wait_for_revision(fleet, config, 2)
+        remark = "policy 'confidence' can never leave at 'e0' (threshold 1.5, highest score possible 1)"
+        assert caplog.text.count(remark) == 1
+        assert set(agent.infer(make_samples(5)).exits) == {2}
+    Agent(bundle, config)
+    assert caplog.text.count(remark) == 2
+
+
 def test_refused_policies_are_told_and_the_good_one_stays_in_force(
     fleet: Fleet, bundle: Bundle, config: AgentConfig, tmp_path: Path
 ) -> None:

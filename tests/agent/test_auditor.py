@@ -11,7 +11,7 @@ import pytest
 from edgeexit.agent.auditor import Auditor, audited_sample
 from edgeexit.bundle import Bundle
 from edgeexit.messages import Audit, AuditedSample, decode, encode
-from edgeexit.policies import Confidence
+from edgeexit.policies import Confidence, Voting
 from edgeexit.policies.readout import COLUMNS
 from edgeexit.runtime import EveryExit, Runner
 from tests.bundles import INPUT, make_samples
@@ -54,6 +54,55 @@ def test_an_audit_holds_every_exit_of_the_sample_as_it_was_when_it_was_answered(
     assert [sample.label for sample in collected.samples] == [3, None, *range(8)]
     found = np.array([[s.top1, s.p1, s.p2, s.entropy] for s in collected.samples], dtype=np.float32)
     np.testing.assert_array_equal(found.transpose(0, 2, 1), expected)
+
+
+def test_an_audit_tells_an_answer_that_is_not_the_exit_s_own_class(runner: Runner) -> None:
+    """Of the votes of two exits, the newest counts; with three, two early ones outvote the third."""
+    voting = Voting(temperatures=(1.0,) * 4, thresholds=(None, None, 0.6))
+    collected = Collected()
+    top1 = np.array([[0, 0, 1, 1], [0, 0, 1, 0], [2, 1, 1, 3], [0, 1, 2, 3]])
+    readouts = np.full((4, 4, 4), 0.5, dtype=np.float32)
+    readouts[:, :, 0] = top1
+    state, answers = voting.initial_state(4), []
+    for k in range(4):
+        decision = voting.decide(k, readouts[:, k], state)
+        answers.append(decision.answer)
+        state = decision.state
+
+    class Recorded:
+        def infer_every_exit(self, inputs: Any, *, temperatures: Any) -> EveryExit:
+            return EveryExit(outputs={}, readouts=readouts, stage_ms=())
+
+    exits = np.array([2, 2, 2, 3])
+    given = np.array(answers)[exits, np.arange(4)].astype(np.int64)
+    result = msgspec.structs.replace(_result(4), exits=exits, answers=given)
+    auditor = Auditor(Recorded(), share=1.0, exits=4, emit=collected)  # type: ignore[arg-type]
+    auditor.offer(make_samples(4), result, revision=0, policy=voting, labels=None)
+    auditor.start()
+    auditor.stop()
+    assert [sample.answer for sample in collected.samples] == [0, 0, None, None]
+    assert [sample.disagrees for sample in collected.samples] == [True, False, True, False]
+
+
+def test_an_audit_of_an_agent_that_knows_no_answers_can_be_read(runner: Runner) -> None:
+    readout = runner.infer_every_exit(make_samples(1)).readouts[0]
+    old = msgspec.to_builtins(audited_sample(readout, exit_index=1))
+    del old["answer"]
+    sample = msgspec.convert(old, AuditedSample)
+    assert sample.answer is None
+    assert sample.disagrees == (readout[1, 0] != readout[-1, 0])
+
+
+@pytest.mark.parametrize("answer", [-1, 1.5, "cat"])
+def test_an_answer_that_is_no_class_is_refused(runner: Runner, answer: object) -> None:
+    told = msgspec.to_builtins(audited_sample(runner.infer_every_exit(make_samples(1)).readouts[0], exit_index=0))
+    with pytest.raises(msgspec.ValidationError, match="answer"):
+        msgspec.convert(told | {"answer": answer}, AuditedSample)
+
+
+def test_an_answer_beside_the_final_exit_changes_nothing() -> None:
+    sample = AuditedSample(exit=1, top1=(0, 1), p1=(0.5, 0.9), p2=(0.3, 0.1), entropy=(1.0, 0.3), answer=7)
+    assert not sample.disagrees
 
 
 def test_numbers_survive_the_wire_bit_for_bit(runner: Runner) -> None:

@@ -15,17 +15,19 @@ import pytest
 from edgeexit.agent.policy_store import PolicyStore, Recipient, Unchanged, check_policy
 from edgeexit.bundle import Bundle
 from edgeexit.messages import MAX_BYTES, Rejection
-from edgeexit.policies import Confidence, PolicyDocument, Rollout, Scope, encode_document
+from edgeexit.policies import Confidence, Entropy, PolicyDocument, Rollout, Scope, encode_document
 from edgeexit.policies.document import PAYLOAD_TYPE, Certificate
 from edgeexit.signing import PrivateKey, generate_key, load_private_key, sign
 
 Make = Callable[..., PolicyDocument]
 Write = Callable[..., bytes]
 
+FOR_NINE_CLASSES = Entropy(temperatures=(1.0,) * 3, thresholds=(0.5, 0.5), classes=9)
+
 
 @pytest.fixture
 def recipient(bundle: Bundle) -> Recipient:
-    return Recipient(fleet="plant", device="press-7", cohort="presses", bundle=bundle.digest, exits=3)
+    return Recipient(fleet="plant", device="press-7", cohort="presses", bundle=bundle.digest, exits=3, classes=4)
 
 
 @pytest.fixture
@@ -64,6 +66,7 @@ def test_a_policy_for_the_cohort_or_the_device_is_taken(write: Write, recipient:
     [
         ({"bundle": "f" * 64}, "it is for bundle ffffffffffff…", 5),
         ({"exits": 4}, "it is for 4 exits, the bundle has 3", 5),
+        ({"policy": FOR_NINE_CLASSES}, "it is for 9 classes, the bundle has 4", 5),
         (
             {"scope": Scope(fleet="foundry", cohort="presses")},
             "it is for fleet 'foundry', this fleet is 'plant'",
@@ -242,7 +245,7 @@ _STORING_LOOP = """
 import sys
 from pathlib import Path
 from edgeexit.agent.policy_store import PolicyStore, Recipient
-recipient = Recipient(fleet="plant", device="press-7", cohort="presses", bundle=sys.argv[3], exits=3)
+recipient = Recipient(fleet="plant", device="press-7", cohort="presses", bundle=sys.argv[3], exits=3, classes=4)
 store = PolicyStore(Path(sys.argv[1]), recipient)
 envelopes = [path.read_bytes() for path in sorted(Path(sys.argv[2]).iterdir())]
 while True:

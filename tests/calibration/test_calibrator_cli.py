@@ -24,7 +24,7 @@ from edgeexit.bundle import Bundle
 from edgeexit.cli.calibrator import calibrator_app
 from edgeexit.errors import EdgeExitError
 from edgeexit.messages import Ack, Command, Rejection, decode, down_topic, policy_topic, up_topic
-from edgeexit.policies import Confidence, PolicyDocument
+from edgeexit.policies import Confidence, PolicyDocument, Ztw
 from edgeexit.signing import generate_key
 from tests.bundles import make_bundle
 from tests.calibration.scenario import (
@@ -35,6 +35,7 @@ from tests.calibration.scenario import (
     Client,
     RefusingBroker,
     audits_of,
+    fitted_bundle,
     report_of,
     state_of,
     until,
@@ -216,6 +217,16 @@ def test_a_goal_tighter_than_the_certificate_is_pointed_out(tmp_path, bundle):
         "--database", tmp_path / "x.sqlite",
     )  # fmt: skip
     assert "policy is certified for 10.0 %" in " ".join(result.stderr.split())
+
+
+def test_a_policy_that_audits_cannot_refit_is_pointed_out(tmp_path):
+    bundle = make_bundle(tmp_path / "bundle", exits=2, classes=4)
+    policy = Ztw(temperatures=(1.0, 1.0), thresholds=(0.9,), weights=((1.0,),), biases=((0.0,) * 4,))
+    bundle.write_policy(PolicyDocument(bundle=bundle.digest, revision=0, policy=policy))
+    where = ("--fleet", FLEET, "--cohort", COHORT, "--database", tmp_path / "calibrator.sqlite")
+    result = invoke("register", bundle.path, *where)
+    assert "policy 'ztw' reads the probabilities of all classes" in result.output
+    assert "reads the probabilities" not in invoke("register", fitted_bundle(tmp_path / "other").path, *where).output
 
 
 def test_what_devices_write_is_shown_as_it_is_and_does_nothing_to_the_terminal(tmp_path, bundle):

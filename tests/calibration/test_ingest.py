@@ -6,14 +6,13 @@ from datetime import datetime, timezone
 
 import msgspec
 import pytest
-from edgeexit_calibration import CohortAddress, audit_watermark, cohorts, devices, disagreement, exit_mix
+from edgeexit_calibration import CohortAddress, audit_watermark, cohorts, devices, disagreement, exit_mix, tables
 from edgeexit_calibration.ingest import Uplink, read_uplink, store
-from edgeexit_calibration.tables import Audit, AuditedSample
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeexit.errors import MessageError
-from edgeexit.messages import MAX_BYTES, DeviceAddress, encode, up_topic
+from edgeexit.messages import MAX_BYTES, AuditedSample, DeviceAddress, encode, up_topic
 from tests.calibration.scenario import COHORT, FLEET, audits_of, report_of, state_of
 
 NOW = datetime(2025, 1, 1, tzinfo=timezone.utc)
@@ -66,8 +65,8 @@ def test_every_copy_is_acknowledged_again(database, bundle):
     assert Counter(first[0].sequences) == Counter([0, 6])
     assert Counter(again[0].sequences) == Counter([5, 0, 6])
     with database.reading() as session:
-        assert session.query(Audit).count() == 1
-        assert session.query(AuditedSample).count() == 3
+        assert session.query(tables.Audit).count() == 1
+        assert session.query(tables.AuditedSample).count() == 3
 
 
 def test_the_same_sequence_of_another_outbox_or_device_is_another_audit(database, bundle):
@@ -140,6 +139,32 @@ def test_a_class_that_float32_cannot_hold_is_refused(bundle):
     huge = msgspec.structs.replace(audit.samples[0], top1=(1, 2**24 + 1, 3))
     message = msgspec.structs.replace(audit, samples=(huge,))
     with pytest.raises(MessageError, match="16777217"):
+        read_uplink(up_topic(DeviceAddress(FLEET, "s0", "a"), "audit"), encode(message))
+
+
+def test_what_was_answered_is_what_disagrees(database, bundle):
+    """An early exit that is outvoted disagrees by its answer, not by its own class."""
+    figures = {"p1": (0.5,) * 3, "p2": (0.2,) * 3, "entropy": (1.0,) * 3}
+    samples = (
+        AuditedSample(exit=1, top1=(0, 1, 1), **figures),
+        AuditedSample(exit=1, top1=(0, 1, 1), answer=0, **figures),
+        AuditedSample(exit=1, top1=(0, 1, 0), answer=0, **figures),
+        AuditedSample(exit=1, top1=(0, 1, 0), **figures),
+        AuditedSample(exit=2, top1=(0, 1, 1), answer=0, **figures),
+    )
+    audit = msgspec.structs.replace(audits_of(bundle, 1)[0], samples=samples)
+    address = DeviceAddress("answers", "s0", "a")
+    ingest(database, [read_uplink(up_topic(address, "audit"), encode(audit))])
+    with database.reading() as session:
+        stored = [row.disagrees for row in session.query(tables.AuditedSample).order_by(tables.AuditedSample.id)]
+    assert stored == [False, True, False, True, False]
+
+
+def test_an_answer_that_float32_cannot_hold_is_refused(bundle):
+    audit = audits_of(bundle, 1)[0]
+    huge = msgspec.structs.replace(audit.samples[0], answer=2**24)
+    message = msgspec.structs.replace(audit, samples=(huge,))
+    with pytest.raises(MessageError, match="16777216"):
         read_uplink(up_topic(DeviceAddress(FLEET, "s0", "a"), "audit"), encode(message))
 
 

@@ -57,9 +57,9 @@ def test_fit_evaluate_profile_and_run_follow_each_other(edgeexit, bundle, data, 
     assert Bundle.open(bundle.path).policy() is not None
 
     results = json.loads(edgeexit("evaluate", bundle.path, "--data", data, "--json").out)
-    assert results["whole model"]["agreement"] == 1
-    assert results["beem"]["agreement"] >= 0.8
-    assert results["beem"]["exit_rates"][0] + results["beem"]["exit_rates"][1] > 0
+    assert results["whole model"]["agreement"]["value"] == 1
+    assert results["beem"]["agreement"]["value"] >= 0.8
+    assert results["beem"]["exit_rates"][0]["value"] + results["beem"]["exit_rates"][1]["value"] > 0
 
     profile = json.loads(edgeexit("profile", bundle.path, "--data", data, "--duration", 0.2, "--json").out)
     assert [stage["name"] for stage in profile["stages"]] == ["stage0", "stage1", "stage2"]
@@ -75,7 +75,7 @@ def test_fit_evaluate_profile_and_run_follow_each_other(edgeexit, bundle, data, 
         assert answers["outputs"].shape == (400, 4)
         with np.load(data) as given:
             assert (answers["answers"] == given["labels"]).mean() == pytest.approx(
-                results["beem"]["agreement"], abs=0.01
+                results["beem"]["agreement"]["value"], abs=0.01
             )
 
 

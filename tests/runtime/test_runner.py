@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from edgeexit.errors import BundleError, DataError, InferenceError, PolicyError
-from edgeexit.policies import Beem, Confidence, simulate_exits
+from edgeexit.policies import KINDS, Beem, Confidence, simulate_exits
 from edgeexit.runtime import Runner, stand_in
 from tests.bundles import INPUT, make_bundle, make_samples
+from tests.runtime.policies_of_every_kind import policies_on
 
 CONFIDENCE = Confidence(temperatures=(1.0,) * 4, thresholds=(0.6, 0.7, 0.8))
 BEEM = Beem(temperatures=(1.0, 1.5, 1.0, 1.0), thresholds=(0.5, 0.8, 1.2), weights=(0.7, 0.8, 0.9, 1.0))
@@ -116,3 +117,22 @@ def test_a_target_without_a_backend_is_stood_in_for_and_that_is_said(tmp_path):
         assert runner.runtime.startswith("onnxruntime")
         for name, logits in runner.infer_every_exit(golden.inputs).outputs.items():
             np.testing.assert_allclose(logits, golden.exits[name], atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sample_that_is_not_a_number_goes_to_full_depth_and_changes_nobody_s_answer(bundle, runner, kind):
+    clean = make_samples(40, seed=8)
+    policy = policies_on(runner.infer_every_exit(clean, probabilities=True).readouts)[kind]
+    expected = runner.infer(clean, policy=policy)
+    broken = np.isin(np.arange(40), [0, 7, 8, 39])
+    inputs = {INPUT: np.where(broken[:, None], np.float32(np.nan), clean[INPUT])}
+    inputs[INPUT][7] = clean[INPUT][7]
+    inputs[INPUT][7, 0] = np.inf
+    result = runner.infer(inputs, policy=policy)
+    assert (result.exits[broken] == 3).all()
+    assert ((result.answers[broken] >= 0) & (result.answers[broken] < bundle.manifest.classes)).all()
+    assert not np.isfinite(result.outputs[broken]).all(axis=1).any()
+    np.testing.assert_array_equal(result.exits[~broken], expected.exits[~broken])
+    np.testing.assert_array_equal(result.answers[~broken], expected.answers[~broken])
+    np.testing.assert_allclose(result.outputs[~broken], expected.outputs[~broken], atol=1e-5)
+    assert len(set(result.exits[~broken])) > 1

@@ -5,16 +5,28 @@ from collections.abc import Callable
 from edgeexit.errors import FittingError
 from edgeexit.fitting.evidence import Evidence
 from edgeexit.fitting.templates.beem import beem_templates
+from edgeexit.fitting.templates.cats import cats_templates
+from edgeexit.fitting.templates.eenet import eenet_templates
+from edgeexit.fitting.templates.entropy import entropy_templates
 from edgeexit.fitting.templates.options import TemplateOptions
+from edgeexit.fitting.templates.pcee import pcee_templates
 from edgeexit.fitting.templates.plain import plain_templates
+from edgeexit.fitting.templates.ztw import ztw_templates
 from edgeexit.policies import KINDS, AnyPolicy
 
 __all__ = ["TemplateOptions", "make_templates"]
 
 Maker = Callable[[Evidence, TemplateOptions], tuple[AnyPolicy, ...]]
 
-_MAKERS: dict[str, Maker] = {"beem": beem_templates}
-"""The registry of kinds that learn more than temperatures."""
+_MAKERS: dict[str, Maker] = {
+    "entropy": entropy_templates,
+    "beem": beem_templates,
+    "pcee": pcee_templates,
+    "cats": cats_templates,
+    "ztw": ztw_templates,
+    "eenet": eenet_templates,
+}
+"""The registry of kinds that take more than temperatures."""
 
 
 def make_templates(kind: str, evidence: Evidence, options: TemplateOptions) -> tuple[AnyPolicy, ...]:
@@ -28,4 +40,4 @@ def make_templates(kind: str, evidence: Evidence, options: TemplateOptions) -> t
         raise FittingError(f"policy '{kind}' is unknown; there are {', '.join(KINDS)}")
     if kind in _MAKERS:
         return _MAKERS[kind](evidence, options)
-    return plain_templates(KINDS[kind], evidence)
+    return plain_templates(KINDS[kind], evidence, options)

@@ -1,16 +1,46 @@
 """BEEM's weights: an exit's accuracy (BEEM-A), its depth (BEEM-C), or one's own."""
 
-import numpy as np
+from math import isfinite
 
+from edgeexit.errors import FittingError
 from edgeexit.fitting.evidence import Evidence
+from edgeexit.fitting.temperature import readings
 from edgeexit.fitting.templates.options import TemplateOptions
 from edgeexit.policies import Beem
 from edgeexit.policies.readout import TOP1
 
+_LEAST = 1e-3
+"""An exit that is never right still needs a weight above 0."""
 
-def beem_templates(evidence: Evidence, options: TemplateOptions) -> tuple[Beem, ...]:  # noqa: ARG001
-    """Return BEEM-A; without labels the final exit's answer stands in for the truth."""
-    accuracy = (evidence.readouts[:, :, TOP1] == evidence.truth[:, None]).mean(axis=0)
-    # An exit that is never right still needs a weight above 0.
-    weights = tuple(round(float(value), 6) for value in np.maximum(accuracy, 1e-3))
-    return (Beem(temperatures=evidence.temperatures, thresholds=(None,) * (evidence.exits - 1), weights=weights),)
+
+def beem_templates(evidence: Evidence, options: TemplateOptions) -> tuple[Beem, ...]:
+    """Return BEEM with the weights that are asked for, under fitted temperatures and as it is.
+
+    Raises FittingError for weights of another name, number or sign.
+    """
+    weights = beem_weights(evidence, options.weights)
+    return tuple(
+        Beem(temperatures=read.temperatures, thresholds=(None,) * (read.exits - 1), weights=weights)
+        for read in readings(evidence, fit=options.temperatures)
+    )
+
+
+def beem_weights(evidence: Evidence, asked: str | tuple[float, ...]) -> tuple[float, ...]:
+    """Return BEEM's weights [K]: `accuracy`, `cost`, or those that are given.
+
+    `accuracy` (BEEM-A): the share of right answers at each exit; without labels, of the final exit's. `cost` (BEEM-C):
+    lambda (k + 1) with lambda = 1 / K, so that the final exit weighs 1. Raises FittingError as `beem_templates`.
+
+    Source: arXiv:2502.00745, section 3; lambda only scales the scores, and thresholds with them.
+    """
+    exits = evidence.exits
+    if asked == "accuracy":
+        accuracy = 1 - evidence.losses(evidence.readouts[:, :, TOP1].astype("int64")).mean(axis=0)
+        return tuple(round(max(float(value), _LEAST), 6) for value in accuracy)
+    if asked == "cost":
+        return tuple(round((k + 1) / exits, 6) for k in range(exits))
+    if isinstance(asked, str):
+        raise FittingError(f"weights '{asked}' are unknown; say accuracy, cost, or {exits} numbers above 0")
+    if len(asked) != exits or not all(isfinite(weight) and weight > 0 for weight in asked):
+        raise FittingError(f"weights {list(asked)} must be {exits} finite numbers above 0, one an exit")
+    return tuple(float(weight) for weight in asked)

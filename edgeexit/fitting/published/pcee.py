@@ -1,0 +1,23 @@
+"""PCEE's own threshold: the accuracy that is asked for, the same at all exits."""
+
+import msgspec
+
+from edgeexit.errors import FittingError
+from edgeexit.fitting.evidence import Evidence
+from edgeexit.fitting.templates import TemplateOptions
+from edgeexit.fitting.templates.pcee import pcee_templates
+from edgeexit.policies import Pcee
+
+
+def pcee_rule(evidence: Evidence, delta: float) -> Pcee:
+    """Return PCEE that leaves where samples as sure as this one were right at a rate of at least `delta`.
+
+    Raises FittingError for a `delta` that is not between 0 and 1.
+
+    Source: Mofakhami et al., arXiv:2412.19325, section 4.
+    """
+    if not 0 <= delta <= 1:
+        raise FittingError(f"delta {delta:g} must lie between 0 and 1, e.g. 0.9")
+    options = TemplateOptions(budget=evidence.costs[-1], temperatures=False)
+    template = pcee_templates(evidence, options)[0]
+    return msgspec.structs.replace(template, thresholds=(float(delta),) * (evidence.exits - 1))

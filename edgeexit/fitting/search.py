@@ -1,0 +1,150 @@
+"""All K-1 thresholds together: the cuts of least objective within limits, by exact scans, pair moves and restarts.
+
+With all other thresholds fixed, what every cut of one exit comes to is a prefix sum over the samples in the order of
+their scores there: one scan, O(N K), finds the best of all. At a limit no single move helps, so pairs of thresholds
+move: one by a step, from coarse to fine, and the other to the best that the limit then allows. A round is at most
+(K-1) * 2 * 4 scans, and there are some tens of rounds from each of a few starts: O(N K^2) in all.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import expit, softmax
+
+from edgeexit.fitting.cuts import Cuts, Ranking
+from edgeexit.fitting.evidence import Values
+
+_COARSEST, _FINEST = 4, 512
+"""Steps of pair moves, as fractions of the samples."""
+_PARTNERS = 4
+"""Exits nearest in depth that one exit's move may be made up for at."""
+_ROUNDS = 6
+"""Rounds at one step size."""
+_HALVINGS = 40
+_STEEPEST = 40.0
+"""Of a schedule: beyond it all samples leave at one end."""
+_TIE = 1e-9
+"""Weight of the first limit's figure in the objective: among equals, the one that spends less."""
+_ROUNDING = 1e-12
+
+
+class Limit(NamedTuple):
+    """A figure whose mean over the samples is bounded."""
+
+    figures: Values
+    """[N, K] of leaving at each exit."""
+    most: float
+    """Bound on the mean."""
+
+
+class Search:
+    """The search for one objective under one set of limits."""
+
+    def __init__(self, ranking: Ranking, objective: Values, limits: Sequence[Limit]) -> None:
+        """Set out to minimise the mean of `objective` [N, K] of the exits that samples leave at."""
+        self._ranking = ranking
+        figures = [limit.figures for limit in limits]
+        first = objective if not figures else objective + _TIE * figures[0] / max(float(np.abs(figures[0]).max()), 1.0)
+        self._tables = np.ascontiguousarray(np.stack([first, *figures]).transpose(0, 2, 1))
+        most = np.array([limit.most for limit in limits])
+        self._limits = (most + _ROUNDING * np.maximum(np.abs(most), 1.0)) * ranking.samples
+        self._rows = np.arange(ranking.samples)
+
+    def value(self, cuts: Sequence[int]) -> float:
+        """Return the sum of the objective, or infinity where a limit is broken."""
+        totals = self._tables[:, self._ranking.exits_of(cuts), self._rows].sum(axis=1)
+        return float(totals[0]) if (totals[1:] <= self._limits).all() else np.inf
+
+    def best(self, starts: Sequence[Cuts]) -> Cuts:
+        """Return the best cuts found from all starts."""
+        found = [self.improved(start) for start in dict.fromkeys(starts)]
+        return min(found, key=self.value)
+
+    def schedules(self, *, cheap: bool) -> tuple[Cuts, Cuts]:
+        """Return the two one-parameter schedules as far as the limits let them go.
+
+        Shares of exits in geometric progression (MSDNet, Huang et al., ICLR 2018, section 5), and the same share of
+        every exit's own ranking. `cheap`: the limits are kept at the cheap end, and one goes for depth; else vice versa.
+        """
+        depths = np.arange(self._ranking.exits)
+
+        def geometric(depth: float) -> Cuts:
+            return self._ranking.with_shares(softmax(depth * depths))
+
+        def alike(depth: float) -> Cuts:
+            cut = expit(-depth) * self._ranking.samples
+            return tuple(self._ranking.place_near(k, round(cut)) for k in range(self._ranking.exits - 1))
+
+        return self._farthest(geometric, cheap=cheap), self._farthest(alike, cheap=cheap)
+
+    def _farthest(self, schedule: Callable[[float], Cuts], *, cheap: bool) -> Cuts:
+        kept, beyond = (-_STEEPEST, _STEEPEST) if cheap else (_STEEPEST, -_STEEPEST)
+        best = schedule(kept)
+        for _ in range(_HALVINGS):
+            middle = (kept + beyond) / 2
+            cuts = schedule(middle)
+            if np.isfinite(self.value(cuts)):
+                kept, best = middle, cuts
+            else:
+                beyond = middle
+        return best
+
+    def improved(self, start: Sequence[int]) -> Cuts:
+        """Return cuts at least as good as `start` that neither a scan nor a pair move improves."""
+        cuts, value = self._scanned(list(start), self.value(start))
+        samples = self._ranking.samples
+        step = max(samples // _COARSEST, 1)
+        finest = max(samples // _FINEST, 1)
+        while step >= finest:
+            for _ in range(_ROUNDS):
+                moved, after = self._paired(cuts, value, step)
+                if after >= value:
+                    break
+                cuts, value = moved, after
+            step //= 2
+        return tuple(self._scanned(cuts, value)[0])
+
+    def _scanned(self, cuts: list[int], value: float) -> tuple[list[int], float]:
+        for k in reversed(range(len(cuts))):
+            found, cut = self._scan(cuts, k)
+            if found < value:
+                cuts, value = _replaced(cuts, k, cut), found
+        return cuts, value
+
+    def _paired(self, cuts: list[int], value: float, step: int) -> tuple[list[int], float]:
+        for j in range(len(cuts)):
+            partners = sorted((k for k in range(len(cuts)) if k != j), key=lambda k, j=j: abs(k - j))[:_PARTNERS]
+            for direction in (-step, step):
+                place = self._ranking.place_near(j, max(cuts[j] + direction, 0))
+                if place == cuts[j]:
+                    continue
+                moved = _replaced(cuts, j, place)
+                for k in partners:
+                    found, cut = self._scan(moved, k)
+                    if found < value - _ROUNDING:
+                        cuts, value = _replaced(moved, k, cut), found
+                        break
+        return cuts, value
+
+    def _scan(self, cuts: Sequence[int], k: int) -> tuple[float, int]:
+        """Return the best objective that exit `k` can give with the others as they are, and its cut."""
+        exits = self._ranking.exits_of(_replaced(cuts, k, 0))
+        now = self._tables[:, exits, self._rows]
+        order = self._ranking.order[k]
+        waiting = order[exits[order] > k]  # those that reach exit k, the highest score first
+        changes = self._tables[:, k, waiting] - now[:, waiting]
+        sums = np.zeros((len(changes), len(waiting) + 1))
+        np.cumsum(changes, axis=1, out=sums[:, 1:])
+        places = self._ranking.places[k]
+        leaving = np.searchsorted(self._ranking.ranks[k][waiting], places)
+        totals = sums[:, leaving] + now.sum(axis=1)[:, None]
+        allowed: npt.NDArray[np.bool_] = (totals[1:] <= self._limits[:, None]).all(axis=0)
+        values = np.where(allowed, totals[0], np.inf)
+        best = int(values.argmin())
+        return float(values[best]), int(places[best])
+
+
+def _replaced(cuts: Sequence[int], k: int, cut: int) -> list[int]:
+    return [*cuts[:k], cut, *cuts[k + 1 :]]

@@ -1,0 +1,68 @@
+"""One softmax temperature an exit, so that probabilities of different exits can be compared."""
+
+from math import exp, log
+from typing import cast
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp
+
+from edgeexit.fitting.evidence import Evidence, Indices, Values
+from edgeexit.policies.readout import Array
+
+_LOW, _HIGH = 1 / 20, 20.0
+_DECIMALS = 3
+"""Temperatures are written into documents; finer ones change no decision that could be told from noise."""
+_CLEAR = 2.0
+"""Standard errors by which the mean gain of a temperature must be above 0."""
+
+
+def fit_temperatures(evidence: Evidence) -> tuple[float, ...]:
+    """Return [K] temperatures of least negative log-likelihood of `evidence.truth`, each exit by itself.
+
+    The evidence's own temperature stays at an exit where the gain is not clear (its mean over the samples is not above
+    two standard errors), where there is no least one between 1/20 and 20 (an exit that is never wrong would be made
+    ever surer), and at the final exit without labels, which cannot judge itself. All stay where nothing can be fitted:
+    readouts without probabilities, averages over the pixels of maps, a single class.
+
+    Source: temperature scaling, "On Calibration of Modern Neural Networks" (Guo et al., ICML 2017, section 4.2).
+    """
+    truth = evidence.truth
+    if evidence.classes is None or evidence.maps is not None or not (truth != truth[0]).any():
+        return evidence.temperatures
+    judged = evidence.exits if evidence.has_labels else evidence.exits - 1
+    fitted = [_fitted(evidence.probabilities[:, k], truth, evidence.temperatures[k]) for k in range(judged)]
+    return (*fitted, *evidence.temperatures[judged:])
+
+
+def readings(evidence: Evidence, *, fit: bool) -> tuple[Evidence, ...]:
+    """Return the evidence under fitted temperatures, where `fit`, and as it is; once if they are equal."""
+    fitted = fit_temperatures(evidence) if fit else evidence.temperatures
+    return (evidence,) if fitted == evidence.temperatures else (evidence.at(fitted), evidence)
+
+
+def _fitted(probabilities: Array, truth: Indices, present: float) -> float:
+    """Return the temperature of one exit, given its probabilities [N, C] under the present one."""
+    logits = present * log_probabilities(probabilities)
+
+    def losses(temperature: float) -> Values:
+        scaled = logits / temperature
+        return cast("Values", logsumexp(scaled, axis=1) - scaled[np.arange(len(truth)), truth])
+
+    found = minimize_scalar(
+        lambda log_t: float(losses(exp(log_t)).mean()),
+        bounds=(log(_LOW), log(_HIGH)),
+        method="bounded",
+        options={"xatol": 1e-4},
+    )
+    best = round(exp(found.x), _DECIMALS)
+    if not 1.01 * _LOW < best < _HIGH / 1.01:
+        return present
+    gain = losses(present) - losses(best)
+    clear = gain.mean() > _CLEAR * gain.std() / np.sqrt(len(gain))
+    return best if clear else present
+
+
+def log_probabilities(probabilities: Array) -> Values:
+    """Return natural logarithms of float32 probabilities of any shape; one that fell to 0 counts as the least above."""
+    return cast("Values", np.log(np.maximum(probabilities, np.finfo(np.float32).tiny), dtype=np.float64))

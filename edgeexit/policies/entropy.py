@@ -1,0 +1,37 @@
+"""Entropy: leave when the distribution is certain enough."""
+
+from functools import cached_property
+from math import log
+
+from edgeexit.policies.base import Policy
+from edgeexit.policies.fields import require_classes
+from edgeexit.policies.readout import ENTROPY, Array, as_float32
+
+_ONE = as_float32(1)
+
+
+class Entropy(Policy, frozen=True, kw_only=True, tag="entropy"):
+    """Leave at the first exit k with 1 - H(p_k) / ln C >= t_k.
+
+    The score is the certainty, in [0, 1]. BranchyNet's rule H(p_k) <= h is the same with t_k = 1 - h / ln C.
+
+    Source: BranchyNet (Teerapittayanon et al., ICPR 2016, arXiv:1709.01686, algorithm 2).
+    """
+
+    classes: int
+    """C, the number of classes."""
+
+    def __post_init__(self) -> None:
+        """Refuse fewer than 2 classes (ValueError)."""
+        super().__post_init__()
+        require_classes("classes", self.classes)
+
+    def score(self, exit_index: int, readout: Array, state: Array) -> tuple[Array, Array]:  # noqa: ARG002
+        """Return the certainty [B]; this policy has no memory."""
+        score = readout[:, ENTROPY] * self._scale
+        score += _ONE
+        return score, state
+
+    @cached_property
+    def _scale(self) -> Array:
+        return as_float32(-1 / log(self.classes))

@@ -1,0 +1,44 @@
+"""Checks of the fields of policy documents: ValueErrors that begin with the name of the field."""
+
+from collections.abc import Sequence
+from math import isfinite
+from typing import Final
+
+_LEAST: Final = 1e-30
+_MOST: Final = 1e30
+"""Between the two, sums of products are still numbers in float32, in which devices decide."""
+
+
+def require_length(field: str, values: Sequence[object], length: int) -> None:
+    """Raise ValueError when `values` does not have `length` entries."""
+    if len(values) != length:
+        raise ValueError(f"{field} has {len(values)} entries where {length} are needed")
+
+
+def require_numbers(field: str, values: Sequence[float]) -> None:
+    """Raise ValueError unless all values are finite numbers of a usable size."""
+    for value in values:
+        if not (isfinite(value) and abs(value) <= _MOST):
+            raise ValueError(f"{field} holds {value:g} where finite numbers of at most {_MOST:g} are needed")
+
+
+def require_positive(field: str, values: Sequence[float]) -> None:
+    """Raise ValueError unless all values are finite numbers above 0 of a usable size."""
+    for value in values:
+        if not (isfinite(value) and _LEAST <= value <= _MOST):
+            raise ValueError(
+                f"{field} holds {value:g} where finite numbers above 0, {_LEAST:g} to {_MOST:g}, are needed"
+            )
+
+
+def require_shares(field: str, values: Sequence[float]) -> None:
+    """Raise ValueError unless all values lie in [0, 1]."""
+    for value in values:
+        if not 0 <= value <= 1:  # false for NaN, too
+            raise ValueError(f"{field} holds {value:g} where numbers from 0 to 1 are needed")
+
+
+def require_classes(field: str, classes: int) -> None:
+    """Raise ValueError for fewer than 2 classes."""
+    if classes < 2:  # noqa: PLR2004 - one class leaves nothing to decide
+        raise ValueError(f"{field} is for {classes} classes; at least 2 are needed")

@@ -1,0 +1,16 @@
+"""Margin: leave when the most probable class is far enough ahead of the next."""
+
+from edgeexit.policies.base import Policy
+from edgeexit.policies.readout import P1, P2, Array
+
+
+class Margin(Policy, frozen=True, kw_only=True, tag="margin"):
+    """Leave at the first exit k with p(1) - p(2) >= t_k, the two highest probabilities.
+
+    Source: "best versus second best" of active learning (Joshi et al., CVPR 2009); as an exit rule, among others, in
+    Jazbec et al., "Fast yet Safe" (NeurIPS 2024, section 5).
+    """
+
+    def score(self, exit_index: int, readout: Array, state: Array) -> tuple[Array, Array]:  # noqa: ARG002
+        """Return the margin [B]; this policy has no memory."""
+        return readout[:, P1] - readout[:, P2], state

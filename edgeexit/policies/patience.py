@@ -1,0 +1,40 @@
+"""Patience: leave when enough consecutive exits say the same."""
+
+import numpy as np
+
+from edgeexit.policies.base import Policy
+from edgeexit.policies.readout import TOP1, Array, as_float32
+
+_LAST_CLASS = 0
+_COUNT = 1
+_ONE = as_float32(1)
+
+
+class Patience(Policy, frozen=True, kw_only=True, tag="patience"):
+    """Leave at the first exit k whose prediction is that of the t_k exits before it.
+
+    The score counts how often the prediction has stayed the same in a row: 0 at the first exit and after a change.
+    PABEE's one patience P is the threshold P at every exit. The state of a sample is its last class and the count.
+
+    Source: PABEE, "BERT Loses Patience" (Zhou et al., NeurIPS 2020, arXiv:2006.04152, section 3.2).
+    """
+
+    @property
+    def score_limits(self) -> tuple[float, ...]:
+        """All exits so far agree."""
+        return tuple(float(k) for k in range(self.exits))
+
+    def initial_state(self, batch: int) -> Array:
+        """Return [batch, 2]: no class yet, and a count of 0."""
+        state = np.zeros((batch, 2), dtype=np.float32)
+        state[:, _LAST_CLASS] = -1
+        return state
+
+    def score(self, exit_index: int, readout: Array, state: Array) -> tuple[Array, Array]:  # noqa: ARG002
+        """Return the count [B] and the new state [B, 2]."""
+        after = np.empty_like(state)
+        after[:, _LAST_CLASS] = readout[:, TOP1]
+        count = state[:, _COUNT] + _ONE
+        count *= readout[:, TOP1] == state[:, _LAST_CLASS]
+        after[:, _COUNT] = count
+        return count, after

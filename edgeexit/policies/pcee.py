@@ -1,0 +1,55 @@
+"""PCEE: leave when held-out samples of the same confidence were right often enough."""
+
+from functools import cached_property
+
+import numpy as np
+
+from edgeexit.policies.base import Policy
+from edgeexit.policies.fields import require_length, require_shares
+from edgeexit.policies.readout import P1, Array, as_float32
+
+
+class Pcee(Policy, frozen=True, kw_only=True, tag="pcee"):
+    """Leave at the first exit k whose accuracy on held-out samples of this confidence is >= t_k, the paper's delta.
+
+    Confidence is the top-1 probability; [0, 1] is cut into M equal bins, each closed below, the last closed on both
+    sides. At the final exit the score is the confidence itself.
+
+    Source: PCEE, "Performance Control in Early Exiting to Deploy Large Models at the Same Cost of Smaller Ones"
+    (Mofakhami et al., 2024, arXiv:2412.19325, section 3).
+    """
+
+    accuracies: tuple[tuple[float, ...], ...]
+    """[K-1][M] share of right answers among the held-out samples of each bin; M is the same at all exits."""
+
+    def __post_init__(self) -> None:
+        """Refuse accuracies of the wrong number or outside [0, 1] (ValueError)."""
+        super().__post_init__()
+        require_length("accuracies", self.accuracies, self.exits - 1)
+        if not self.accuracies[0]:
+            raise ValueError("accuracies[0] has 0 entries; at least one bin is needed")
+        for k, accuracies in enumerate(self.accuracies):
+            require_length(f"accuracies[{k}]", accuracies, len(self.accuracies[0]))
+            require_shares(f"accuracies[{k}]", accuracies)
+
+    @property
+    def score_limits(self) -> tuple[float, ...]:
+        """The accuracy of the best bin."""
+        return (*(max(accuracies) for accuracies in self.accuracies), 1.0)
+
+    def score(self, exit_index: int, readout: Array, state: Array) -> tuple[Array, Array]:
+        """Return the held-out accuracy of the sample's bin [B]; this policy has no memory."""
+        confidence = readout[:, P1]
+        if exit_index == self._final:
+            return confidence, state
+        accuracies = self._arrays[exit_index]
+        bins = (confidence * self._bins).astype(np.intp)
+        return accuracies.take(bins, mode="clip"), state
+
+    @cached_property
+    def _bins(self) -> Array:
+        return as_float32(len(self.accuracies[0]))
+
+    @cached_property
+    def _arrays(self) -> Array:
+        return as_float32(self.accuracies)

@@ -1,0 +1,50 @@
+"""Voting: every exit has a vote, and one leaves when enough of them agree."""
+
+from functools import cached_property
+
+import numpy as np
+
+from edgeexit.policies.base import Policy
+from edgeexit.policies.readout import TOP1, Array, as_float32
+
+_MODE = 0
+_VOTES = 1
+_CAST = 2  # from here on: the votes of the exits so far
+
+
+class Voting(Policy, frozen=True, kw_only=True, tag="voting"):
+    """Leave at the first exit k where the modal class of exits 0..k holds a share of the votes >= t_k, answering it.
+
+    Among classes with equally many votes, the one with the newest vote is the mode: it comes from the deepest exit.
+    The state of a sample is the mode, its number of votes, and the votes so far: k + 2 numbers after k exits.
+
+    Source: "Early Exiting with Ensemble Internal Classifiers" (Sun et al., 2021, arXiv:2105.13792, section 3.3), there
+    with the count of votes; a share does not favour the deep exits.
+    """
+
+    def initial_state(self, batch: int) -> Array:
+        """Return [batch, 2]: no mode yet, with no votes."""
+        state = np.zeros((batch, _CAST), dtype=np.float32)
+        state[:, _MODE] = -1
+        return state
+
+    def score(self, exit_index: int, readout: Array, state: Array) -> tuple[Array, Array]:
+        """Return the mode's share of the votes [B] and the new state [B, k + 3]."""
+        vote = readout[:, TOP1]
+        after = np.empty((len(state), exit_index + _CAST + 1), dtype=np.float32)
+        after[:, _CAST:-1] = state[:, _CAST:]
+        after[:, -1] = vote
+        votes = np.add.reduce(after[:, _CAST:] == vote[:, None], axis=1, dtype=np.float32)
+        # Only the class that was just voted for has gained: it is the mode when it caught up, else nothing changes.
+        after[:, _MODE] = np.where(votes >= state[:, _VOTES], vote, state[:, _MODE])
+        np.maximum(votes, state[:, _VOTES], out=votes)
+        after[:, _VOTES] = votes
+        return votes / self._voters[exit_index], after
+
+    def answers(self, exit_index: int, readout: Array, state: Array) -> Array:  # noqa: ARG002
+        """Return the modal classes [B]."""
+        return state[:, _MODE]
+
+    @cached_property
+    def _voters(self) -> tuple[Array, ...]:
+        return tuple(as_float32(k + 1) for k in range(self.exits))

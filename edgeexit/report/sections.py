@@ -1,0 +1,235 @@
+"""What stands under each heading of a fit's report: words, tables and figures."""
+
+from collections.abc import Sequence
+
+from edgeexit.console import share
+from edgeexit.fitting import Choice, Evidence, Fit, MaxRisk
+from edgeexit.report.curves import Curves
+from edgeexit.report.depth import class_depths, ends
+from edgeexit.report.figures import draw_class_depths, draw_exit_rates, draw_reliability, exit_colours
+from edgeexit.report.marks import Outcome, rates
+from edgeexit.report.page import Drawing, KeyFigure, Section, Table
+from edgeexit.report.reliability import BINS, reliability
+from edgeexit.report.tradeoff import Marks, draw_tradeoff, shown_kinds
+from edgeexit.report.words import Scale, describe_goal, describe_promise, describe_samples, quality_of
+
+
+def figures_first(marks: Marks, scale: Scale, evidence: Evidence) -> list[KeyFigure]:
+    """Return the numbers to see first."""
+    quality, whole = quality_of(evidence), marks.singles[-1]
+    final = f"{quality}; the whole model's is {share(1 - whole.mean_loss)}" if evidence.has_labels else quality
+    return [
+        KeyFigure(value=scale.speedup(marks.chosen.mean_cost), meaning="less than the whole model, on average"),
+        KeyFigure(value=share(1 - marks.chosen.mean_loss), meaning=final),
+        KeyFigure(value=scale.write(marks.chosen.mean_cost), meaning="mean cost of a sample"),
+    ]
+
+
+def summary(marks: Marks, scale: Scale, evidence: Evidence, fit: Fit) -> Section:
+    """Return what the policy does, beside the whole model, single exits and the oracle."""
+
+    def row(name: str, outcome: Outcome) -> tuple[str, ...]:
+        cost = outcome.mean_cost
+        return name, scale.write(cost), share(1 - outcome.mean_loss), scale.speedup(cost)
+
+    *early, whole = zip(marks.exits, marks.singles, strict=True)
+    rows = [
+        row(f"{marks.kind}, as fitted", marks.chosen),
+        row(f"whole model ({whole[0]})", whole[1]),
+        *(row(f"always {name}", outcome) for name, outcome in early),
+        row("oracle", marks.oracle),
+    ]
+    costs = "measured stage latencies" if scale.unit == "ms" else "operator counts, not time: run `edgeexit profile`"
+    return Section(
+        title="In figures",
+        texts=(f"Over all {describe_samples(evidence)}; costs are {costs}.", describe_promise(fit, scale)),
+        tables=(
+            Table(columns=("policy", "mean cost", quality_of(evidence), "speed-up"), rows=tuple(rows), strong=(0,)),
+        ),
+    )
+
+
+def comparison(choice: Choice, scale: Scale, evidence: Evidence) -> Section:
+    """Return how `--policy auto` compared the kinds."""
+    agreement = isinstance(choice.fit.goal, MaxRisk) or not evidence.has_labels
+    rows, failures = [], []
+    for candidate in choice.candidates:
+        if candidate.mean_loss is None or candidate.mean_cost is None or candidate.behind is None:
+            failures.append(f"{candidate.kind} could not be fitted: {candidate.failure}.")
+            continue
+        error = 100 * (candidate.standard_error or 0.0)
+        behind = f"{100 * candidate.behind:.2f} ± {error:.2f} points" if candidate.behind else "best"
+        row = (share(1 - candidate.mean_loss), behind, scale.write(candidate.mean_cost))
+        rows.append((candidate.kind + (", chosen" if candidate.chosen else ""), *row))
+    chosen = next(index for index, row in enumerate(rows) if row[0].endswith(", chosen"))
+    quality = "agreement with the final exit" if agreement else quality_of(evidence)
+    return Section(
+        title="How the kinds compared",
+        texts=(
+            (
+                f"All fitted for a mean cost of {scale.write(choice.cost)} and scored on samples left out of the fit "
+                f"({choice.folds}-fold cross-validation on {choice.samples:,} samples). Taken is the simplest kind that "
+                "is within one standard error of the best one."
+            ),
+        ),
+        tables=(
+            Table(columns=("policy", quality, "behind the best", "mean cost"), rows=tuple(rows), strong=(chosen,)),
+        ),
+        notes=tuple(failures),
+    )
+
+
+def tradeoff(curves: Curves, marks: Marks, scale: Scale, evidence: Evidence) -> Section:
+    """Return accuracy over cost of every kind."""
+    quality = quality_of(evidence)
+    right = "loses the fewest pixels" if evidence.maps is not None else "is right"
+    texts = [
+        (
+            "Every curve is cross-fitted: thresholds chosen on one half of the samples are scored on the other, and "
+            "the other way round, so no curve flatters itself. A fit on all samples tends to be a little better. The "
+            f"oracle leaves at the first exit that {right}; no policy can know it."
+        ),
+    ]
+    if len(curves.curves) > 1:
+        texts.append(
+            f"Below: how much more {quality} than {curves.baseline} at the same mean cost. Inside the grey band a "
+            "difference is within what chance alone gives for this many samples (95 %, sample by sample); it is for "
+            "one comparison, and there are several here."
+        )
+    notes = [f"{kind} is left out: {reason}." for kind, reason in curves.left_out.items()]
+    hidden = len(curves.curves) - len(shown_kinds(curves, marks.kind))
+    if hidden:
+        notes.insert(0, f"{hidden} more kinds wait in the legend: click a name to show or hide it.")
+    return Section(
+        title=f"{quality[0].upper()}{quality[1:]} over {'latency' if scale.unit == 'ms' else 'cost'}",
+        texts=tuple(texts),
+        drawings=(
+            Drawing(
+                name="tradeoff",
+                figure=draw_tradeoff(curves, marks, scale, quality),
+                description=f"{quality} over mean cost for {', '.join(c.kind for c in curves.curves) or 'no kind'}",
+            ),
+        ),
+        notes=tuple(notes),
+    )
+
+
+def exits_taken(marks: Marks, scale: Scale, evidence: Evidence, fit: Fit) -> Section:
+    """Return where samples leave under the policy, and how right they are there."""
+    count = len(marks.exits)
+    policy, best = rates(marks.chosen, count), rates(marks.oracle, count)
+    rows = []
+    for k, name in enumerate(marks.exits):
+        leaves = marks.chosen.exits == k
+        there, final = marks.chosen.losses[leaves], marks.singles[-1].losses[leaves]
+        threshold = "always" if k == count - 1 else _threshold(fit.policy.thresholds[k])
+        seen = (share(1 - there.mean()), share(1 - final.mean())) if leaves.any() else ("-", "-")
+        rows.append((name, threshold, share(policy[k]), *seen, scale.write(evidence.costs[k])))
+    quality = quality_of(evidence)
+    shown = ("exit", "threshold", "leave here", f"their {quality}", "the final exit's on them", "cost")
+    known = evidence.has_labels  # without labels the final exit is always right
+    kept = [0, 1, 2, 3, 4, 5] if known else [0, 1, 2, 3, 5]
+    right = "whose map loses least" if evidence.maps is not None else "that is right"
+    return Section(
+        title="Where samples leave",
+        texts=(
+            f"Asked for: {describe_goal(fit.goal, scale, quality)}.",
+            f"{marks.kind} over all {len(evidence):,} samples; the oracle leaves at the first exit {right}.",
+        ),
+        drawings=(
+            Drawing(
+                name="exit-rates",
+                figure=draw_exit_rates(marks.exits, policy, best, evidence.costs, scale),
+                description="share of samples that leave at each exit, under the fitted policy and the oracle",
+            ),
+        ),
+        tables=(
+            Table(
+                columns=tuple(shown[index] for index in kept),
+                rows=tuple(tuple(row[index] for index in kept) for row in rows),
+            ),
+        ),
+    )
+
+
+def _threshold(value: float | None) -> str:
+    return "never" if value is None else f"{value:.4f}"
+
+
+def exits_believed(exits: Sequence[str], evidence: Evidence, fit: Fit) -> Section:
+    """Return reliability by exit, before and after the fitted temperatures."""
+    title = "How far the exits can be believed"
+    if evidence.maps is not None:
+        text = (
+            "Left out for maps: a readout averages probabilities over the pixels of a sample, so there is no one "
+            "answer to be sure of."
+        )
+        return Section(title=title, texts=(text,))
+    fitted = evidence.at(fit.policy.temperatures)
+    # Without labels the final exit is compared with itself, which says nothing.
+    shown = evidence.exits if evidence.has_labels else evidence.exits - 1
+    drawings = []
+    for k, colour in zip(range(shown), exit_colours(evidence.exits), strict=False):
+        before = reliability(evidence, k)
+        differs = fitted.temperatures[k] != evidence.temperatures[k]
+        after = reliability(fitted, k) if differs else None
+        ece = f"ECE {share(before.ece)}"
+        if after is not None:
+            ece += f" \N{RIGHTWARDS ARROW} {share(after.ece)}, T = {fitted.temperatures[k]:.2f}"
+        drawings.append(
+            Drawing(
+                name=f"reliability-{k}",
+                figure=draw_reliability(before, after, colour),
+                description=f"reliability of exit {exits[k]}",
+                heading=exits[k],
+                caption=ece,
+            )
+        )
+    truth = "right" if evidence.has_labels else "what the final exit answers"
+    texts = [
+        (
+            f"Of the samples that an exit is so sure of (top-1 probability, across), how many are {truth} (up). On the "
+            "dotted line an exit is as sure as it is right; below it, too sure. Grey bars: where the samples are."
+        ),
+        (
+            f"ECE is the expected calibration error, the mean distance from that line over {BINS} bins; few samples "
+            "alone keep it above 0."
+        ),
+    ]
+    if fitted.temperatures != evidence.temperatures:
+        texts.append("Grey lines: before the fitted temperatures T; coloured: under them.")
+    return Section(title=title, texts=tuple(texts), drawings=tuple(drawings))
+
+
+def exits_by_class(
+    exits: Sequence[str], evidence: Evidence, chosen: Outcome, class_names: Sequence[str] | None
+) -> Section:
+    """Return where samples leave, class by class."""
+    title = "How deep each class goes"
+    if evidence.maps is not None:
+        return Section(title=title, texts=("Left out for maps: a map holds many classes.",))
+    depths = class_depths(evidence, chosen)
+    count = max(depth.index for depth in depths) + 1
+    names = class_names if class_names is not None and len(class_names) >= count else [str(c) for c in range(count)]
+    whose = "true class" if evidence.has_labels else "class that the final exit answers with"
+    text = f"Samples by {whose}, the class that leaves earliest on top; at the right, the share answered "
+    text += "rightly." if evidence.has_labels else "as the final exit does."
+    shallow, deep = ends(depths)
+    if deep:
+        text += (
+            f" Of {len(depths)} classes, the {len(shallow)} that leave earliest and the {len(deep)} that go deepest."
+        )
+    missing = (evidence.classes or count) - len(depths)
+    notes = () if missing <= 0 else (f"{missing} of the classes have no samples here.",)
+    return Section(
+        title=title,
+        texts=(text,),
+        drawings=(
+            Drawing(
+                name="classes",
+                figure=draw_class_depths(depths, exits, names),
+                description=f"share of samples that leave at each exit, for each {whose}",
+            ),
+        ),
+        notes=notes,
+    )

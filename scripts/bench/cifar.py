@@ -1,0 +1,64 @@
+"""CIFAR-10 as the benchmarks read it, and the ResNet-56 with the public weights."""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from resnet56 import ResNet56
+from torch import Tensor
+
+BATCH = 100
+_MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)[:, None, None]
+_DEVIATION = np.array([0.229, 0.224, 0.225], dtype=np.float32)[:, None, None]
+
+
+class Images(NamedTuple):
+    """Some of CIFAR-10."""
+
+    image: npt.NDArray[np.float32]
+    """[N, 3, 32, 32], normalised."""
+    labels: npt.NDArray[np.int64]
+    """[N]"""
+
+
+def open_archive(cifar: Path) -> dict[str, npt.NDArray[Any]]:
+    """Read CIFAR-10 as JPEG files.
+
+    `train_jpeg` (uint8, all files behind each other), `train_offset` [N + 1] and `train_label` [N], and the same for
+    `test`.
+    """
+    return dict(np.load(cifar, allow_pickle=False))
+
+
+def load_images(archive: Mapping[str, npt.NDArray[Any]], split: str, first: int, count: int) -> Images:
+    """Decode `count` images of a split (`train` or `test`), from number `first` on."""
+    try:
+        from PIL import Image  # noqa: PLC0415 - nothing else here needs it
+    except ModuleNotFoundError as error:
+        message = "the images are JPEG files, and pillow, which reads them, is not installed: pip install pillow"
+        raise SystemExit(message) from error
+    offsets, files = archive[f"{split}_offset"], archive[f"{split}_jpeg"].tobytes()
+    pixels = []
+    for number in range(first, first + count):
+        file = io.BytesIO(files[offsets[number] : offsets[number + 1]])
+        pixels.append(np.asarray(Image.open(file).convert("RGB")))
+    images = np.stack(pixels).transpose(0, 3, 1, 2).astype(np.float32) / 255
+    return Images((images - _MEAN) / _DEVIATION, archive[f"{split}_label"][first : first + count].astype(np.int64))
+
+
+def load_network(weights: Path) -> ResNet56:
+    """Return the network with the public weights of trunk and last exit, to evaluate; its early heads are new."""
+    network = ResNet56()
+    network.load_trunk(torch.load(weights, weights_only=True, map_location="cpu")["state_dict"])
+    return network.eval()
+
+
+def in_batches(run: Callable[[Tensor], Sequence[Tensor]], images: npt.NDArray[np.float32]) -> list[Tensor]:
+    """Return each of the tensors that `run` makes of images [N, 3, 32, 32], for all N."""
+    with torch.no_grad():
+        pieces = [run(torch.from_numpy(images[k : k + BATCH])) for k in range(0, len(images), BATCH)]
+    return [torch.cat(parts) for parts in zip(*pieces, strict=True)]

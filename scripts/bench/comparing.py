@@ -1,0 +1,131 @@
+"""Accuracy of policies at the same budgets, fitted on one half of the samples and scored on the other, many times."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeexit.errors import FittingError
+from edgeexit.fitting import Evidence
+from edgeexit.policies import AnyPolicy, exits_of, simulate
+from edgeexit.policies.readout import TOP1
+
+Fitter = Callable[[Evidence, float], AnyPolicy]
+"""Evidence and a budget -> a policy. Raises FittingError where it cannot reach the budget."""
+_Values = npt.NDArray[np.float64]
+_Indices = npt.NDArray[np.int64]
+
+
+class Outcome(NamedTuple):
+    """What one way of fitting, at one budget, made of every sample, on average over the splits that scored it."""
+
+    right: _Values
+    """[N] share of right answers."""
+    cost: _Values
+    """[N]"""
+    kinds: Mapping[str, int]
+    """Kind of policy -> in how many of the splits it was fitted."""
+
+
+class Difference(NamedTuple):
+    """A mean difference in accuracy, sample by sample, and its standard error over the samples."""
+
+    mean: float
+    standard_error: float
+
+
+def compare(
+    evidence: Evidence,
+    fitters: Mapping[str, Fitter],
+    budgets: Sequence[float],
+    *,
+    splits: int,
+    pool: ProcessPoolExecutor,
+    on_split: Callable[[int], None] = lambda _: None,
+) -> dict[str, dict[float, Outcome | None]]:
+    """Return name -> budget -> outcome; None where some half could not be fitted for the budget.
+
+    The samples are halved at random `splits` / 2 times, and each half serves once to fit and once to score, so that
+    every sample is scored `splits` / 2 times and never by a policy that it helped to fit.
+    """
+    sums = {name: {budget: np.zeros((2, len(evidence))) for budget in budgets} for name in fitters}
+    kinds: dict[str, dict[float, list[str]]] = {name: {budget: [] for budget in budgets} for name in fitters}
+    jobs = [
+        (scored, pool.submit(_score_split, evidence, fitters, budgets, fitted, scored))
+        for fitted, scored in _halvings(len(evidence), splits)
+    ]
+    for done, (scored, job) in enumerate(jobs, start=1):
+        for (name, budget), (kind, scores) in job.result().items():
+            sums[name][budget][:, scored] += scores
+            kinds[name][budget].append(kind)
+        on_split(done)
+    return {
+        name: {budget: _outcome(sums[name][budget] * 2 / splits, kinds[name][budget], splits) for budget in budgets}
+        for name in fitters
+    }
+
+
+def single_exits(evidence: Evidence) -> list[Outcome]:
+    """Return what answering everything at one exit makes of the samples, exit by exit."""
+    right = np.asarray(evidence.readouts[:, :, TOP1] == evidence.truth[:, None], dtype=np.float64)
+    return [Outcome(right[:, k], np.full(len(right), cost), {}) for k, cost in enumerate(evidence.costs)]
+
+
+def difference(one: Outcome, other: Outcome) -> Difference:
+    """Return how much more accurate `one` is than `other`, whatever they cost."""
+    return _difference(one.right - other.right)
+
+
+def difference_at_its_cost(curve: Sequence[Outcome], other: Outcome) -> Difference:
+    """Return how much more accurate a way of fitting is than `other` at the mean cost that `other` realised.
+
+    `curve` holds its outcomes at several budgets; between two of them it is taken along the straight line, which is
+    what tossing a coin between the two policies for every sample would reach. Beyond the dearest it stays as it is.
+    """
+    by_cost = {float(point.cost.mean()): point for point in curve}
+    costs = sorted(by_cost)
+    wanted = float(other.cost.mean())
+    above = int(np.clip(np.searchsorted(costs, wanted), 1, len(costs) - 1))
+    share = float(np.clip((wanted - costs[above - 1]) / (costs[above] - costs[above - 1]), 0, 1))
+    ours = (1 - share) * by_cost[costs[above - 1]].right + share * by_cost[costs[above]].right
+    return _difference(ours - other.right)
+
+
+def _score_split(
+    evidence: Evidence, fitters: Mapping[str, Fitter], budgets: Sequence[float], fitted: _Indices, scored: _Indices
+) -> dict[tuple[str, float], tuple[str, _Values]]:
+    """Return kind, and right or wrong and cost [2, n], for all that could be fitted."""
+    fitting, scoring = evidence.take(fitted), evidence.take(scored)
+    results = {}
+    for name, fit in fitters.items():
+        for budget in budgets:
+            try:
+                policy = fit(fitting, budget)
+            except FittingError:
+                continue
+            seen = scoring.at(policy.temperatures)
+            scores, answers = simulate(policy, seen.readouts)
+            exits = exits_of(scores, policy.thresholds)
+            given = answers[np.arange(len(exits)), exits]
+            results[name, budget] = policy.kind, np.stack([given == seen.truth, np.asarray(seen.costs)[exits]])
+    return results
+
+
+def _halvings(samples: int, splits: int) -> Iterator[tuple[_Indices, _Indices]]:
+    for seed in range(splits // 2):
+        order = np.random.default_rng(seed).permutation(samples)
+        one, other = order[: samples // 2], order[samples // 2 :]
+        yield one, other
+        yield other, one
+
+
+def _outcome(means: _Values, kinds: Sequence[str], splits: int) -> Outcome | None:
+    if len(kinds) < splits:
+        return None
+    return Outcome(means[0], means[1], {kind: kinds.count(kind) for kind in sorted(set(kinds))})
+
+
+def _difference(by_sample: _Values) -> Difference:
+    return Difference(float(by_sample.mean()), float(by_sample.std(ddof=1) / np.sqrt(len(by_sample))))

@@ -1,0 +1,156 @@
+"""What a decision costs: every policy at every exit, in microseconds.
+
+    python scripts/bench/decisions.py [--classes 10 100] [--batch 1 256] [--exits 5] [--json]
+
+Times `Policy.decide` alone, on readouts of random logits, in one thread. The table shows the slowest exit of each:
+the median over the rounds of the mean CPU time of a call, which other programs lengthen less than the time on the clock.
+The policies take turns in every round, so that a noisy moment touches all of them.
+"""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy is imported
+
+import argparse
+import json
+import statistics
+import time
+import timeit
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from edgeexit.policies import (
+    AnyPolicy,
+    Beem,
+    Cats,
+    Confidence,
+    Eenet,
+    Entropy,
+    Margin,
+    Patience,
+    Pcee,
+    Voting,
+    Ztw,
+)
+from edgeexit.policies.readout import COLUMNS, Array
+
+_ROUNDS = 15
+_ROUND_S = 0.004  # of one policy at one exit
+_BINS = 10
+
+
+class Timing(NamedTuple):
+    """How long a policy takes to decide a batch at each exit."""
+
+    policy: str
+    classes: int
+    batch: int
+    median_us: tuple[float, ...]
+    """[K]"""
+
+
+def make_policies(exits: int, classes: int) -> tuple[AnyPolicy, ...]:
+    """Return one policy a kind whose numbers are of a usual size."""
+    ones = (1.0,) * exits
+    half = (0.5,) * (exits - 1)
+    return (
+        Confidence(temperatures=ones, thresholds=half),
+        Entropy(temperatures=ones, thresholds=half, classes=classes),
+        Margin(temperatures=ones, thresholds=half),
+        Patience(temperatures=ones, thresholds=(2.0,) * (exits - 1)),
+        Voting(temperatures=ones, thresholds=half),
+        Beem(temperatures=ones, thresholds=half, weights=ones),
+        Pcee(
+            temperatures=ones, thresholds=half, accuracies=(tuple(np.linspace(0.1, 1, _BINS).tolist()),) * (exits - 1)
+        ),
+        Cats(temperatures=ones, thresholds=half, weights=((2.0, 1.0, -1.0),) * (exits - 1), biases=half),
+        Ztw(
+            temperatures=ones,
+            thresholds=half,
+            weights=tuple((0.9,) * (k + 1) for k in range(exits - 1)),
+            biases=((0.1,) * classes,) * (exits - 1),
+        ),
+        Eenet(
+            temperatures=ones,
+            thresholds=half,
+            class_weights=((0.1,) * classes,) * (exits - 1),
+            statistic_weights=tuple((0.5,) * (k + 2) for k in range(exits - 1)),
+        ),
+    )
+
+
+def make_readouts(exits: int, classes: int, batch: int) -> list[Array]:
+    """Return [K] readouts [B, 4 + C] of random logits."""
+    random = np.random.default_rng(0)
+    readouts = []
+    for k in range(exits):
+        exponents = np.exp(random.normal(0, 1 + k, (batch, classes)))
+        p = exponents / exponents.sum(axis=1, keepdims=True)
+        top = np.sort(p, axis=1)
+        columns = (p.argmax(axis=1), top[:, -1], top[:, -2], -(p * np.log(p)).sum(axis=1))
+        readouts.append(np.column_stack([*columns, p]).astype(np.float32))
+    return readouts
+
+
+def measure(exits: int, classes: int, batch: int) -> list[Timing]:
+    """Time every policy at every exit; all take turns."""
+    policies = make_policies(exits, classes)
+    wide = make_readouts(exits, classes, batch)
+    narrow = [np.ascontiguousarray(readout[:, : len(COLUMNS)]) for readout in wide]
+    calls: list[tuple[timeit.Timer, int]] = []
+    for policy in policies:
+        state = policy.initial_state(batch)
+        for k, readout in enumerate(wide if policy.reads_probabilities else narrow):
+            timer = timeit.Timer(_call(policy, k, readout, state), timer=time.thread_time)
+            once = min(timer.repeat(3, 10)) / 10
+            calls.append((timer, max(1, int(_ROUND_S / once))))
+            state = policy.decide(k, readout, state).state
+    rounds = [[timer.timeit(number) / number * 1e6 for timer, number in calls] for _ in range(_ROUNDS)]
+    medians = [statistics.median(times) for times in zip(*rounds, strict=True)]
+    return [
+        Timing(policy.kind, classes, batch, tuple(medians[n * exits : (n + 1) * exits]))
+        for n, policy in enumerate(policies)
+    ]
+
+
+def _call(policy: AnyPolicy, exit_index: int, readout: Array, state: Array) -> Callable[[], object]:
+    return lambda: policy.decide(exit_index, readout, state)
+
+
+def print_table(timings: list[Timing]) -> None:
+    """Print a row a policy: its slowest exit for every number of classes and batch size."""
+    columns = list(dict.fromkeys((timing.classes, timing.batch) for timing in timings))
+    print("us per decision at the slowest exit (its index)")
+    print(f"{'policy':12}" + "".join(f"{f'C={classes} B={batch}':>18}" for classes, batch in columns))
+    for policy in dict.fromkeys(timing.policy for timing in timings):
+        cells = []
+        for timing in (timing for timing in timings if timing.policy == policy):
+            slowest = max(timing.median_us)
+            cells.append(f"{f'{slowest:.1f} ({timing.median_us.index(slowest)})':>18}")
+        print(f"{policy:12}" + "".join(cells))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--classes", type=int, nargs="+", default=[10, 100])
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 256])
+    parser.add_argument("--exits", type=int, default=5)
+    parser.add_argument("--json", action="store_true", help="every exit of every policy, for machines")
+    arguments = parser.parse_args()
+    timings = [
+        timing
+        for classes in arguments.classes
+        for batch in arguments.batch
+        for timing in measure(arguments.exits, classes, batch)
+    ]
+    if arguments.json:
+        print(json.dumps([timing._asdict() for timing in timings], indent=1))
+    else:
+        print_table(timings)
+
+
+if __name__ == "__main__":
+    main()

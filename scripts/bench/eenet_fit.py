@@ -1,0 +1,66 @@
+"""How long EENet takes to fit: 10,000 samples, 5 exits, 100 classes. Run: python scripts/bench/eenet_fit.py."""
+
+import argparse
+import statistics
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeexit.fitting import Budget, Evidence, fit_policy
+from edgeexit.fitting.evidence import read_out
+from edgeexit.fitting.published import eenet_policy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BUDGET = 2.5
+
+
+def draw(samples: int, exits: int, classes: int) -> Evidence:
+    """Draw samples of varying difficulty that deeper exits see more sharply; exit k costs k + 1."""
+    random = np.random.default_rng(0)
+    truth, difficulty = random.integers(0, classes, samples), random.exponential(1, samples) + 0.3
+    logits = random.normal(size=(samples, exits, classes))
+    for k in range(exits):
+        logits[np.arange(samples), k, truth] += (2 + 2 * k) / difficulty
+    return Evidence(
+        readouts=read_out(logits).astype(np.float32),
+        costs=tuple(float(k + 1) for k in range(exits)),
+        temperatures=(1.0,) * exits,
+        labels=truth,
+    )
+
+
+def main() -> None:
+    """Time the fits in turn, several rounds, and print seconds and the ratio to confidence's."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--samples", type=int, default=10_000)
+    parser.add_argument("--exits", type=int, default=5)
+    parser.add_argument("--classes", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    evidence = draw(options.samples, options.exits, options.classes)
+    fits: dict[str, Callable[[], object]] = {
+        "confidence": lambda: fit_policy("confidence", evidence, Budget(cost=BUDGET)),
+        "eenet, temperatures as they are": lambda: fit_policy(
+            "eenet", evidence, Budget(cost=BUDGET), temperatures=False
+        ),
+        "eenet": lambda: fit_policy("eenet", evidence, Budget(cost=BUDGET)),
+        "eenet, published recipe": lambda: eenet_policy(evidence, BUDGET),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in fits}
+    for _ in range(options.rounds):
+        for name, fit in fits.items():
+            start = time.perf_counter()
+            fit()
+            seconds[name].append(time.perf_counter() - start)
+    plain = statistics.median(seconds["confidence"])
+    print(f"{options.samples} samples, {options.exits} exits, {options.classes} classes, {options.rounds} rounds")
+    for name, taken in seconds.items():
+        middle = statistics.median(taken)
+        print(f"{name:34} {middle:6.2f} s ({min(taken):.2f} to {max(taken):.2f}), {middle / plain:.1f} x confidence")
+
+
+if __name__ == "__main__":
+    main()

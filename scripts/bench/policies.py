@@ -1,0 +1,161 @@
+"""What exit policies are worth: ResNet-56 on CIFAR-10 with four exits, at budgets from 40 % to 90 % of its cost.
+
+    python scripts/bench/policies.py --cifar FILE.npz --weights FILE.th [--cache FILE.npz] [--json]
+
+The files are those of precision.py. Trunk and exits are fine-tuned together, with a fixed seed, then compiled; every
+policy reads what the compiled stages say. Costs are multiply-accumulates, as shares of the whole network's.
+
+One half of the test images fits and the other scores, for many random halvings: images that the trunk was trained on
+do not tell how sure it may be of others. The second table holds how far `--policy auto` is above each rival at the cost
+that the rival realised, image by image, with the standard error over the images.
+
+Then `--max-risk`: fits on samples drawn from the test images, and how often their true disagreement is within the risk.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from comparing import Outcome, compare, difference, difference_at_its_cost, single_exits
+from fitters import AUTO, OURS, RIVALS
+from recording import exit_accuracies, record_exits
+from risk_bound import DELTA, Held, resample
+
+from edgeexit.fitting import Evidence
+
+_BUDGETS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+_RISKS = (0.01, 0.02, 0.05)
+_SAMPLES = (1000, 2000)
+_CERTIFIED = ("confidence", "beem")
+_RESAMPLINGS = 200
+
+Outcomes = Mapping[str, Mapping[float, Outcome | None]]
+
+
+def measure_budgets(test: Evidence, splits: int, pool: ProcessPoolExecutor) -> dict[str, Any]:
+    """Return the figures of every way of fitting at every budget."""
+    outcomes = compare(test, RIVALS | OURS, _BUDGETS, splits=splits, pool=pool, on_split=_tell(f"of {splits} splits"))
+    ours = [outcome for outcome in outcomes[AUTO].values() if outcome is not None]
+    curve = [single_exits(test)[0], *ours]
+    figures: dict[str, Any] = {}
+    for name, row in outcomes.items():
+        figures[name] = {}
+        for budget, outcome in row.items():
+            if outcome is None:
+                continue
+            cell: dict[str, Any] = {"accuracy": float(outcome.right.mean()), "cost": float(outcome.cost.mean())}
+            chosen = outcomes[AUTO][budget]
+            if name == AUTO:
+                cell["kinds"] = outcome.kinds
+            elif chosen is not None:
+                cell["auto_above"] = difference(chosen, outcome)._asdict()
+                cell["auto_above_at_its_cost"] = difference_at_its_cost(curve, outcome)._asdict()
+            figures[name][f"{budget:g}"] = cell
+    return figures
+
+
+def measure_risks(test: Evidence, pool: ProcessPoolExecutor) -> list[Held]:
+    """Return how often each certified risk held."""
+    held = []
+    wanted = [(kind, samples, risk) for kind in _CERTIFIED for samples in _SAMPLES for risk in _RISKS]
+    tell = _tell(f"of {len(wanted)} rows of certified risks")
+    for done, (kind, samples, risk) in enumerate(wanted, start=1):
+        held.append(resample(test, kind, samples, risk, resamplings=_RESAMPLINGS, pool=pool))
+        tell(done)
+    return held
+
+
+def _print_tables(figures: Mapping[str, Any]) -> None:
+    exits = figures["exits"]
+    print("Accuracy of each exit alone, at its share of the full cost:\n")
+    _print_row("", [f"exit {k}" for k in range(len(exits["cost"]))], rule=True)
+    _print_row("cost", [f"{cost:.1%}" for cost in exits["cost"]])
+    _print_row("test part", [f"{share:.2%}" for share in exits["test"]])
+    _print_row("held out of the train part", [f"{share:.2%}" for share in exits["held_out"]])
+
+    budgets = [f"{budget:g}" for budget in _BUDGETS]
+    print("\nAccuracy on the halves that fitted nothing (mean cost realised there), by budget:\n")
+    _print_row("", [f"{float(budget):.0%}" for budget in budgets], rule=True)
+    for name, row in figures["budgets"].items():
+        cells = (row.get(budget) for budget in budgets)
+        shown = [f"{cell['accuracy']:.2%} ({cell['cost']:.1%})" if cell else "none" for cell in cells]
+        _print_row(name if name in RIVALS else f"`{name}`", shown)
+
+    print("\nWhat `auto` is above each, in points, at the cost that each realised (± standard error):\n")
+    _print_row("", [f"{float(budget):.0%}" for budget in budgets], rule=True)
+    for name, row in figures["budgets"].items():
+        if name != AUTO:
+            cells = (row.get(budget) for budget in budgets)
+            shown = [_points(cell["auto_above_at_its_cost"]) if cell else "none" for cell in cells]
+            _print_row(name if name in RIVALS else f"`{name}`", shown)
+
+    print("\nWhat `auto` took, in how many of the splits:\n")
+    _print_row("", [f"{float(budget):.0%}" for budget in budgets], rule=True)
+    taken = [figures["budgets"][AUTO][budget]["kinds"] for budget in budgets]
+    for kind in dict.fromkeys(kind for kinds in taken for kind in kinds):
+        _print_row(f"`{kind}`", [str(kinds.get(kind, 0)) for kinds in taken])
+
+    print(f"\n`--max-risk EPS --delta {DELTA:g}`, {_RESAMPLINGS} times on samples drawn anew:\n")
+    _print_row("policy", ["samples", "EPS", "bound held", "mean disagreement", "mean cost"], rule=True)
+    for held in figures["risks"]:
+        _print_row(
+            f"`{held['kind']}`",
+            [
+                f"{held['samples']:,}",
+                f"{held['risk']:.0%}",
+                f"{held['share']:.1%}",
+                f"{held['disagreement']:.2%}",
+                f"{held['mean_cost']:.1%}",
+            ],
+        )
+
+
+def _points(above: Mapping[str, float]) -> str:
+    return f"{above['mean'] * 100:+.2f} ± {above['standard_error'] * 100:.2f}"
+
+
+def _print_row(name: str, cells: Sequence[str], *, rule: bool = False) -> None:
+    print(f"| {' | '.join([name, *cells])} |")
+    if rule:
+        print(f"|{'---|' * (len(cells) + 1)}")
+
+
+def _tell(what: str) -> Any:
+    return lambda done: print(f"{done} {what}", file=sys.stderr)
+
+
+def main() -> None:
+    """Print the tables."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--cifar", type=Path, required=True, help="CIFAR-10 as JPEG files, .npz")
+    arguments.add_argument("--weights", type=Path, required=True, help="public ResNet-56 weights, .th")
+    arguments.add_argument("--cache", type=Path, help="keep what the stages say in this .npz, or read it from there")
+    arguments.add_argument("--splits", type=int, default=20, help="how often to fit and score, an even number")
+    arguments.add_argument("--workers", type=int, default=2, help="processes that fit")
+    arguments.add_argument("--json", action="store_true", help="print the figures as JSON")
+    given = arguments.parse_args()
+    recorded = record_exits(given.cifar, given.weights, given.cache)
+    with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn")) as pool:
+        figures = {
+            "training_seconds": recorded.training_seconds,
+            "exits": {
+                "cost": recorded.test.costs,
+                "test": exit_accuracies(recorded.test),
+                "held_out": exit_accuracies(recorded.held_out),
+            },
+            "budgets": measure_budgets(recorded.test, given.splits, pool),
+            "risks": [held._asdict() for held in measure_risks(recorded.test, pool)],
+        }
+    if given.json:
+        print(json.dumps(figures, indent=2))
+    else:
+        _print_tables(figures)
+
+
+if __name__ == "__main__":
+    main()

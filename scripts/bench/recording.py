@@ -1,0 +1,86 @@
+"""Every exit of CIFAR-10's test part on the compiled stages of a fine-tuned ResNet-56: made once, kept in a file."""
+
+import io
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from cifar import load_images, load_network, open_archive
+from training import EPOCHS, fine_tune
+
+from edgeexit.compiler import compile_bundle
+from edgeexit.files import write_atomic
+from edgeexit.fitting import Evidence
+from edgeexit.policies.readout import TOP1
+from edgeexit.runtime import Runner
+
+_TRAIN, _HELD_OUT, _TEST = 28_000, 2_000, 10_000
+_BATCH = 100
+
+
+class Recorded(msgspec.Struct, frozen=True, kw_only=True):
+    """What the stages said of images that trained nothing, and of test images."""
+
+    held_out: Evidence
+    """Of the train part, left out of the fine-tuning."""
+    test: Evidence
+    training_seconds: float
+    """As long as fine-tuning took, on the machine that did it."""
+
+
+def record_exits(cifar: Path, weights: Path, cache: Path | None) -> Recorded:
+    """Train, compile and record, or read what an earlier run wrote into `cache`."""
+    if cache is not None and cache.exists():
+        with np.load(cache, allow_pickle=False) as kept:
+            return _recorded(dict(kept))
+    archive = open_archive(cifar)
+    network = load_network(weights)
+    started = time.perf_counter()
+    fine_tune(network, load_images(archive, "train", 0, _TRAIN))
+    took = time.perf_counter() - started
+    print(f"fine-tuned for {EPOCHS} epochs in {took:.0f} s", file=sys.stderr)
+    parts = {"held_out": ("train", _TRAIN, _HELD_OUT), "test": ("test", 0, _TEST)}
+    arrays: dict[str, Any] = {"training_seconds": np.array(took)}
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = compile_bundle(network, Path(folder) / "bundle", inputs=("image:batch,3,32,32",))
+        # Operator counts: unlike times, they are the same on every machine.
+        arrays["costs"] = np.array(bundle.manifest.macs, dtype=np.float64)
+        with Runner(bundle) as runner:
+            for name, (split, first, count) in parts.items():
+                images = load_images(archive, split, first, count)
+                arrays[f"{name}_labels"] = images.labels
+                arrays[f"{name}_readouts"] = np.concatenate(
+                    [
+                        runner.infer_every_exit({"image": images.image[k : k + _BATCH]}, probabilities=True).readouts
+                        for k in range(0, count, _BATCH)
+                    ]
+                )
+    if cache is not None:
+        content = io.BytesIO()
+        np.savez(content, **arrays)
+        write_atomic(cache, content.getvalue())
+    return _recorded(arrays)
+
+
+def exit_accuracies(evidence: Evidence) -> list[float]:
+    """Return the accuracy [K] of answering everything at each exit."""
+    return [float(share) for share in (evidence.readouts[:, :, TOP1] == evidence.truth[:, None]).mean(axis=0)]
+
+
+def _recorded(arrays: dict[str, Any]) -> Recorded:
+    costs = np.asarray(arrays["costs"], dtype=np.float64)
+    relative = tuple(float(cost) for cost in costs / costs[-1])
+    held_out, test = (
+        Evidence(
+            readouts=arrays[f"{name}_readouts"].astype(np.float32),
+            labels=arrays[f"{name}_labels"].astype(np.int64),
+            costs=relative,
+            temperatures=(1.0,) * len(relative),
+        )
+        for name in ("held_out", "test")
+    )
+    return Recorded(held_out=held_out, test=test, training_seconds=float(arrays["training_seconds"]))

@@ -1,0 +1,55 @@
+"""How often a certified risk holds: fits on samples drawn from a population whose true risk is known."""
+
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from edgeexit.fitting import Evidence, MaxRisk, expect, fit_policy
+
+DELTA = 0.1
+
+
+class Held(NamedTuple):
+    """What came of many fits under one risk."""
+
+    kind: str
+    samples: int
+    risk: float
+    resamplings: int
+    share: float
+    """Of the fits whose disagreement on the whole population is at most the risk; at least 1 - delta is promised."""
+    disagreement: float
+    """Mean over the fits."""
+    mean_cost: float
+    """Mean over the fits, on the population."""
+
+
+def resample(
+    population: Evidence, kind: str, samples: int, risk: float, *, resamplings: int, pool: ProcessPoolExecutor
+) -> Held:
+    """Fit a kind on `samples` drawn with replacement, `resamplings` times, and look at the whole population.
+
+    The population is what is drawn from, so its disagreement is the true risk.
+    """
+    fits = np.array(
+        list(pool.map(partial(_fit_once, population, kind, samples, risk), range(resamplings), chunksize=10))
+    )
+    return Held(
+        kind=kind,
+        samples=samples,
+        risk=risk,
+        resamplings=resamplings,
+        share=float((fits[:, 0] <= risk).mean()),
+        disagreement=float(fits[:, 0].mean()),
+        mean_cost=float(fits[:, 1].mean()),
+    )
+
+
+def _fit_once(population: Evidence, kind: str, samples: int, risk: float, seed: int) -> tuple[float, float]:
+    """Return the true disagreement and cost of one fit."""
+    drawn = np.random.default_rng(seed).integers(len(population), size=samples)
+    policy = fit_policy(kind, population.take(drawn), MaxRisk(risk=risk, delta=DELTA), seed=seed).policy
+    truth = expect(policy, population.at(policy.temperatures))
+    return truth.disagreement, truth.mean_cost

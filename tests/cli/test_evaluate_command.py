@@ -1,0 +1,122 @@
+"""`edgeexit evaluate`: its table, its JSON, its warnings, and how it stops."""
+
+import json
+
+import numpy as np
+import pytest
+
+from edgeexit.datasets import save_arrays
+from edgeexit.policies import Beem, Confidence, Entropy, PolicyDocument, Voting
+from edgeexit.runtime import Runner
+from tests.bundles import INPUT, make_bundle, make_samples
+
+EARLY = Confidence(temperatures=(1.0,) * 3, thresholds=(0.6, 0.7))
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    made = make_bundle(tmp_path / "bundle", exits=3)
+    give(made, EARLY)
+    return made
+
+
+def give(bundle, policy):
+    bundle.write_policy(PolicyDocument(bundle=bundle.digest, revision=0, policy=policy))
+
+
+@pytest.fixture
+def data(tmp_path):
+    path = tmp_path / "test.npz"
+    save_arrays(path, {**make_samples(150, seed=3), "labels": np.random.default_rng(1).integers(0, 4, 150)})
+    return path
+
+
+def test_every_figure_stands_beside_the_whole_model_s_with_its_interval(edgeexit, bundle, data):
+    outcome = edgeexit("evaluate", bundle.path, "--data", data)
+    assert outcome.code == 0
+    assert outcome.err == ""
+    rows = {line.split("|")[1].strip(): line.split("|")[2:4] for line in outcome.out.splitlines() if "|" in line}
+    assert [cell.strip() for cell in rows[""]] == ["whole model", "confidence"]
+    for name in ("accuracy", "agreement with the final exit", "leave at e0", "leave at e2", "mean latency", "p50",
+                 "p90", "speed-up, measured", "speed-up, in layers"):  # fmt: skip
+        assert "(" in rows[name][1], name
+        assert " to " in rows[name][1], name
+    assert rows["agreement with the final exit"][0].strip() == "100.0 %"
+    assert rows["speed-up, measured"][0].strip() == "1.00x"
+    assert outcome.out.splitlines()[-1].startswith("next: edgeexit profile")
+
+
+def test_json_has_value_low_and_high_of_everything(edgeexit, bundle, data):
+    results = json.loads(edgeexit("evaluate", bundle.path, "--data", data, "--json").out)
+    assert list(results) == ["whole model", "confidence"]
+    found = results["confidence"]
+    latency = found["latency"]
+    figures = [found[name] for name in ("accuracy", "agreement", "speedup", "layer_speedup")]
+    figures += [*found["exit_rates"], *(latency[name] for name in ("mean_ms", "p50_ms", "p90_ms"))]
+    for figure in figures:
+        assert list(figure) == ["value", "low", "high"]
+        assert figure["low"] <= figure["value"] <= figure["high"]
+    assert latency["p99_ms"] is None
+    assert found["samples"] == 150
+
+
+def test_what_was_run_and_what_is_counted_are_the_same_twice(edgeexit, bundle, data):
+    once, again = (json.loads(edgeexit("evaluate", bundle.path, "--data", data, "--json").out) for _ in range(2))
+    for name in ("accuracy", "agreement", "exit_rates", "layer_speedup"):
+        assert once["confidence"][name] == again["confidence"][name]
+
+
+def test_a_voting_policy_is_judged_by_its_votes(edgeexit, bundle, data):
+    """Two exits have voted and the newest counts: the answers at e1 are e1's own."""
+    give(bundle, Voting(temperatures=(1.0,) * 3, thresholds=(None, 0.5)))
+    with Runner(bundle) as runner, np.load(data) as given:
+        top1 = runner.infer_every_exit({INPUT: given[INPUT]}).readouts[:, :, 0]
+        accuracy = np.mean(top1[:, 1] == given["labels"])
+    results = json.loads(edgeexit("evaluate", bundle.path, "--data", data, "--json").out)
+    assert results["voting"]["accuracy"]["value"] == pytest.approx(accuracy)
+    assert results["voting"]["agreement"]["value"] == pytest.approx(np.mean(top1[:, 1] == top1[:, 2]))
+
+
+def test_few_samples_without_labels_leave_dashes(edgeexit, bundle, tmp_path):
+    save_arrays(tmp_path / "few.npz", make_samples(20))
+    out = edgeexit("evaluate", bundle.path, "--data", tmp_path / "few.npz").out
+    rows = {line.split("|")[1].strip(): line.split("|")[3].strip() for line in out.splitlines() if "|" in line}
+    assert rows["accuracy"] == rows["p90"] == "-"
+    assert rows["p50"] != "-"
+
+
+def test_thresholds_that_nothing_can_reach_are_told_in_one_line(edgeexit, bundle, data):
+    policy = Beem(temperatures=(1.0,) * 3, thresholds=(0.9, 1.8), weights=(0.5, 1.0, 1.0))
+    give(bundle, policy)
+    for arguments in (["evaluate", bundle.path, "--data", data], ["inspect", bundle.path]):
+        outcome = edgeexit(*arguments)
+        assert outcome.code == 0
+        (line,) = outcome.err.splitlines()
+        assert "'e0' (threshold 0.9, highest score possible 0.5)" in line
+        assert "'e1' (threshold 1.8, highest score possible 1.5)" in line
+    assert json.loads(edgeexit("evaluate", bundle.path, "--data", data, "--json").out)["beem"]["samples"] == 150
+    give(bundle, EARLY)
+    assert edgeexit("inspect", bundle.path).err == ""
+
+
+def test_ctrl_c_ends_it_cleanly(edgeexit, bundle, data, monkeypatch):
+    answered = []
+
+    def infer(self, inputs, *, policy):
+        answered.append(1)
+        if len(answered) > 20:
+            raise KeyboardInterrupt
+        return original(self, inputs, policy=policy)
+
+    original = Runner.infer
+    monkeypatch.setattr(Runner, "infer", infer)
+    outcome = edgeexit("evaluate", bundle.path, "--data", data)
+    assert (outcome.code, outcome.out, outcome.err) == (130, "", "interrupted\n")
+
+
+def test_a_policy_for_other_classes_is_refused_in_one_line(edgeexit, bundle, data):
+    give(bundle, Entropy(temperatures=(1.0,) * 3, thresholds=(0.5, 0.5), classes=9))
+    outcome = edgeexit("evaluate", bundle.path, "--data", data)
+    assert (outcome.code, outcome.out) == (2, "")
+    (line,) = outcome.err.splitlines()
+    assert "policy.json is for 9 classes, the bundle has 4" in line

@@ -1,0 +1,121 @@
+"""`edgeexit fit`: goals, kinds, the comparison and the report, as a user types them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from edgeexit.bundle import Bundle
+from edgeexit.datasets import save_arrays
+from edgeexit.policies import KINDS
+from tests.bundles import make_bundle, make_samples
+
+SAMPLES = 240
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return make_bundle(tmp_path_factory.mktemp("fit") / "bundle", exits=3, classes=4)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, bundle):
+    path = tmp_path_factory.mktemp("data") / "heldout.npz"
+    samples = make_samples(SAMPLES)
+    save_arrays(path, {**samples, "labels": np.random.default_rng(0).integers(0, 4, SAMPLES)})
+    return path
+
+
+def refusal(outcome):
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: ")
+    assert outcome.err.count("\n") == 1
+    return outcome.err
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_can_be_fitted_for_a_speedup_and_evaluated(edgeexit, bundle, data, kind):
+    fitted = json.loads(
+        edgeexit("fit", bundle.path, "--data", data, "--policy", kind, "--speedup", 1.3, "--json").out
+    )
+    assert fitted["policy"]["policy"]["kind"] == kind
+    assert fitted["speedup"] >= 1.3
+    assert fitted["expected"]["mean_cost"] <= fitted["full_cost"] / 1.3
+    evaluated = edgeexit("evaluate", bundle.path, "--data", data, "--json")
+    assert evaluated.code == 0
+    assert kind in json.loads(evaluated.out)
+
+
+def test_auto_prints_what_it_compared_and_stores_the_winner(edgeexit, bundle, data):
+    told = edgeexit("fit", bundle.path, "--data", data, "--speedup", 1.3)
+    assert told.code == 0
+    rows = [line.split("|")[1:-1] for line in told.out.splitlines() if "chosen" in line]
+    assert [cell.strip() for row in rows for cell in row][0] == Bundle.open(bundle.path).policy().policy.kind
+    assert all(kind in told.out for kind in KINDS)
+    compared = json.loads(edgeexit("fit", bundle.path, "--data", data, "--max-drop", 0.02, "--json").out)["comparison"]
+    assert [candidate["kind"] for candidate in compared] == list(KINDS)
+
+
+def test_beems_rules_and_weights(edgeexit, bundle, data):
+    fit = ("fit", bundle.path, "--data", data, "--policy", "beem", "--json")
+    weights = [
+        json.loads(edgeexit(*fit, "--rule", rule, "--weights", text).out)["policy"]["policy"]["weights"]
+        for rule, text in (("paired", "cost"), ("error-rate", "0.5,0.6,0.7"))
+    ]
+    assert weights == [[0.333333, 0.666667, 1.0], [0.5, 0.6, 0.7]]
+    paired = json.loads(edgeexit(*fit, "--rule", "paired").out)["expected"]
+    assert paired["mean_loss"] <= paired["final_loss"]
+
+
+def test_a_report_is_written_beside_the_policy(edgeexit, bundle, data, tmp_path):
+    page = tmp_path / "fit.html"
+    told = edgeexit("fit", bundle.path, "--data", data, "--policy", "beem", "--max-risk", 0.3, "--report", page)
+    assert told.code == 0
+    assert str(page) in told.out
+    assert "plotly" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--budget-ms", 0.1), "edgeexit profile"),
+        (("--speedup", 1.1, "--max-drop", 0.1), "--speedup and --max-drop are goals of their own"),
+        (("--speedup", 1.1, "--delta", 0.1), "--delta goes with --max-risk"),
+        (("--speedup", 99), "--speedup 99 cannot be reached: the first exit alone gives"),
+        (("--speedup", 0.5), "at least 1"),
+        (("--speedup", "nan"), "at least 1"),
+        (("--max-drop", 2), "2"),
+        (("--max-drop", "nan"), "nan"),
+        (("--max-risk", 0), "risk 0 must lie between 0 and 1"),
+        (("--rule", "paired", "--policy", "margin"), "--rule is beem's"),
+        (("--rule", "golden", "--policy", "beem"), "there are paired and error-rate"),
+        (("--weights", "cost", "--policy", "margin"), "--weights are beem's"),
+        (("--weights", "1,2", "--policy", "beem"), "weights [1.0, 2.0] must be 3"),
+        (("--weights", "heavy", "--policy", "beem"), "--weights 'heavy'"),
+        (("--policy", "psychic"), "policy 'psychic' is unknown; there are confidence, "),
+        (("--report", "/no/such/folder/fit.html"), "there is no folder '/no/such/folder'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_changes_nothing(edgeexit, bundle, data, options, says):
+    policy = bundle.path / "policy.json"
+    before = policy.read_bytes() if policy.exists() else None
+    assert says in refusal(edgeexit("fit", bundle.path, "--data", data, *options))
+    assert (policy.read_bytes() if policy.exists() else None) == before
+
+
+def test_labels_of_one_class_are_refused(edgeexit, bundle, tmp_path):
+    save_arrays(tmp_path / "one.npz", {**make_samples(100), "labels": np.full(100, 2)})
+    line = refusal(edgeexit("fit", bundle.path, "--data", tmp_path / "one.npz", "--speedup", 1.2))
+    assert "all 100 labels are class 2" in line
+
+
+def test_a_measured_budget_is_kept(edgeexit, bundle, data):
+    assert edgeexit("profile", bundle.path, "--duration", 0.2).code == 0
+    costs = Bundle.open(bundle.path).costs()
+    budget = (costs.cumulative[0] + costs.cumulative[-1]) / 2
+    fitted = json.loads(
+        edgeexit("fit", bundle.path, "--data", data, "--policy", "entropy", "--budget-ms", budget, "--json").out
+    )
+    assert fitted["cost_unit"] == "ms"
+    assert fitted["expected"]["mean_cost"] <= budget
+    (bundle.path / "profile.json").unlink()

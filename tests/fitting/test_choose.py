@@ -1,0 +1,82 @@
+"""`auto` compares the kinds at one cost, takes the best, and the simpler of two that are as good."""
+
+import msgspec
+import numpy as np
+import pytest
+
+from edgeexit.errors import FittingError
+from edgeexit.fitting import Budget, MaxDrop, MaxRisk, choose_policy, fit_policy
+from edgeexit.fitting.certify import halves
+from edgeexit.policies.readout import ENTROPY, P1, TOP1
+from tests.fitting.populations import population
+
+
+def chosen(choice):
+    return [candidate.kind for candidate in choice.candidates if candidate.chosen]
+
+
+def deaf(evidence):
+    """Make confidences noise, so that only agreement between exits tells anything."""
+    readouts = evidence.readouts.copy()
+    readouts[:, :, P1] = np.random.default_rng(0).random(readouts.shape[:2])
+    return msgspec.structs.replace(evidence, readouts=readouts)
+
+
+def test_of_two_that_are_as_good_the_simpler_is_taken():
+    """Two classes: confidence, entropy and margin order samples alike."""
+    evidence = population(400, seed=1, classes=2)
+    choice = choose_policy(evidence, Budget(cost=2.0), kinds=("confidence", "margin"), temperatures=False)
+    first, second = choice.candidates
+    assert first.mean_loss == pytest.approx(second.mean_loss, abs=0.01)
+    assert chosen(choice) == ["confidence"] == [choice.fit.policy.kind]
+
+
+def test_a_kind_that_is_better_is_taken_though_it_is_not_the_simplest():
+    evidence = deaf(population(1500, seed=2))
+    choice = choose_policy(evidence, Budget(cost=2.5), kinds=("confidence", "patience"), temperatures=False)
+    assert chosen(choice) == ["patience"] == [choice.fit.policy.kind]
+    confidence = choice.candidates[0]
+    assert confidence.behind > 2 * confidence.standard_error
+
+
+def test_the_fit_is_that_of_the_kind_on_all_samples():
+    evidence, goal = population(500, seed=3), MaxDrop(drop=0.02)
+    choice = choose_policy(evidence, goal, kinds=("confidence", "beem"))
+    assert choice.fit == fit_policy(choice.fit.policy.kind, evidence, goal)
+    assert choice.cost == pytest.approx(fit_policy("confidence", evidence, goal, temperatures=False).expected.mean_cost)
+
+
+def test_under_a_risk_the_certifying_half_chooses_nothing():
+    evidence = population(600, seed=4)
+    _, certifying = halves(600, seed=0)
+    readouts = evidence.readouts.copy()
+    readouts[certifying, 0, TOP1] = 0
+    readouts[certifying, :, P1] = 0.5
+    readouts[certifying, :, ENTROPY] = 1.0
+    changed = msgspec.structs.replace(evidence, readouts=readouts)
+    goal = MaxRisk(risk=0.1)
+    choices = [choose_policy(each, goal, kinds=("confidence", "beem")) for each in (evidence, changed)]
+    assert choices[0].candidates == choices[1].candidates
+    assert choices[0].samples == 300
+
+
+def test_a_kind_that_cannot_be_fitted_is_told_and_the_others_go_on():
+    evidence = population(300, seed=5)
+    bare = msgspec.structs.replace(evidence, readouts=evidence.readouts[:, :, :4])
+    choice = choose_policy(bare, Budget(cost=2.0), kinds=("confidence", "eenet"))
+    assert "probabilities" in choice.candidates[1].failure
+    assert chosen(choice) == ["confidence"]
+    with pytest.raises(FittingError, match="no kind of policy can be fitted; eenet: "):
+        choose_policy(bare, Budget(cost=2.0), kinds=("eenet",))
+
+
+def test_every_fit_is_told():
+    told = []
+    choose_policy(population(200, seed=6), Budget(cost=2.0), kinds=("confidence", "beem"), folds=3, on_fit=told.append)
+    assert told[:6] == ["confidence"] * 3 + ["beem"] * 3
+    assert len(told) == 7
+
+
+def test_too_few_samples_to_compare_are_one_line():
+    with pytest.raises(FittingError, match="4 samples are too few"):
+        choose_policy(population(4, seed=0), Budget(cost=2.0))

@@ -1,0 +1,241 @@
+"""What EENet learns: gradients, shares, budgets, and a start that is confidence."""
+
+import msgspec
+import numpy as np
+import pytest
+from scipy.optimize import check_grad
+
+from edgeexit.errors import FittingError
+from edgeexit.fitting import Budget, Evidence, MapLosses, fit_policy
+from edgeexit.fitting.eenet.assignment import (
+    assigned,
+    assignment_loss,
+    fit_assignment,
+    flatten,
+    start_layers,
+    stick_breaking,
+    targets_of,
+    unflatten,
+)
+from edgeexit.fitting.eenet.scoring import cross_entropy, examples_of, exit_loss, fit_scoring, identity, scores_of
+from edgeexit.fitting.eenet.training import learn, unfitted
+from edgeexit.fitting.published.eenet import eenet_policy
+from edgeexit.fitting.templates import TemplateOptions, make_templates
+from edgeexit.policies import Confidence, exits_of, simulate
+from tests.fitting.populations import COSTS, population
+
+
+def outcome(policy, evidence):
+    """Return mean loss and mean cost of a policy on evidence at temperature 1."""
+    seen = evidence.at(policy.temperatures)
+    scores, answers = simulate(policy, seen.readouts)
+    exits = exits_of(scores, policy.thresholds)
+    return seen.losses(answers)[np.arange(len(exits)), exits].mean(), np.asarray(seen.costs)[exits].mean()
+
+
+def test_gradient_of_the_scoring_loss():
+    examples = examples_of(population(100, seed=1))
+    random = np.random.default_rng(0)
+    seen, anchor = random.normal(0.4, 0.5, (100, 7)), random.normal(size=7)
+    emphasis = random.dirichlet(np.ones(100))
+
+    def loss(weights):
+        return exit_loss(weights, seen, examples.correct[:, 0], emphasis=emphasis, anchor=anchor, pull=0.3)
+
+    at = random.normal(size=7)
+    scores = seen @ at
+    assert (scores < 0).any()  # the tangents are tested as well
+    assert (scores > 1).any()
+    error = check_grad(lambda w: loss(w)[0], lambda w: loss(w)[1], at)
+    assert error < 1e-5 * np.linalg.norm(loss(at)[1])
+
+
+def test_gradient_of_the_assignment_loss():
+    examples = examples_of(population(60, seed=1, classes=3))
+    scores = scores_of(examples.inputs, identity(4, 3))
+    layers = start_layers(5, 4, seed=0)
+    flat = flatten(layers) + np.random.default_rng(0).normal(0, 0.5, len(flatten(layers)))
+    seen = [np.hstack([examples.inputs[:, k], scores[:, :k]]) for k in range(3)]
+
+    def loss(numbers):
+        return assignment_loss(unflatten(numbers, layers), seen, targets_of(scores), np.array(COSTS), 1.7)
+
+    error = check_grad(lambda f: loss(f)[0], lambda f: flatten(loss(f)[1]), flat)
+    assert error < 1e-4 * np.linalg.norm(flatten(loss(flat)[1]))
+
+
+def test_shares_of_a_sample_break_one_stick():
+    np.testing.assert_allclose(stick_breaking(np.array([0.8824, 0.7796])), [0.8824, 0.0917, 0.0259], atol=5e-5)
+
+
+def test_layers_survive_flattening():
+    layers = start_layers(6, 3, seed=4)
+    for before, after in zip(layers, unflatten(flatten(layers), layers), strict=True):
+        for ours, theirs in zip(before, after, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("budget", [1.3, 2.0, 3.5])
+def test_assignment_meets_the_budget(budget):
+    examples = examples_of(population(300, seed=2))
+    scores = scores_of(examples.inputs, identity(4, 10))
+    start = start_layers(12, 4, seed=0)
+    layers = fit_assignment(examples.inputs, scores, start, costs=np.array(COSTS), budget=budget, iterations=100)
+    parts = assigned(examples.inputs, scores, layers)
+    np.testing.assert_allclose(parts.sum(axis=1), 1)
+    assert (parts @ np.array(COSTS)).mean() == pytest.approx(budget, rel=0.01)
+
+
+def test_cross_entropy_pulls_back_scores_that_are_wrong_beyond_doubt():
+    _, slope = cross_entropy(np.array([1.2, -0.3, 0.5]), np.array([0.0, 1.0, 1.0]))
+    assert slope[0] > 0  # too high for a wrong answer
+    assert slope[1] < 0  # too low for a right one
+    losses, _ = cross_entropy(np.array([0.5, 0.9]), np.array([1.0, 0.0]))
+    np.testing.assert_allclose(losses, [np.log(2), -np.log(0.1)])
+
+
+def test_learned_scores_tell_right_from_wrong_better_than_confidence():
+    """Exits that are sure of one class without reason: scores have to learn to trust it less."""
+    evidence = misled(1500)
+    examples = examples_of(evidence)
+    start = identity(3, 4)
+    weights = fit_scoring(examples, np.full((1500, 3), 1 / 1500), start, 0.01, start)
+    rank = [separation(scores_of(examples.inputs, w)[:, 0], examples.correct[:, 0]) for w in (start, weights)]
+    assert rank[1] > rank[0] + 0.1
+
+
+def test_policy_scores_as_it_was_learned():
+    evidence = population(200, seed=3)
+    examples = examples_of(evidence)
+    learned = learn(examples, evidence.costs, 2.0, seed=0)
+    scores = simulate(unfitted(evidence, learned.weights), evidence.readouts).scores
+    np.testing.assert_allclose(scores, scores_of(examples.inputs, learned.weights), atol=1e-4)
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+def test_start_is_confidence_to_the_bit(classes):
+    evidence = population(300, seed=4, classes=classes)
+    start = make_templates("eenet", evidence, TemplateOptions(budget=2.0, temperatures=False))[0]
+    plain = Confidence(temperatures=evidence.temperatures, thresholds=start.thresholds)
+    np.testing.assert_array_equal(simulate(start, evidence.readouts).scores, simulate(plain, evidence.readouts).scores)
+
+
+@pytest.mark.parametrize("budget", [1.2, 1.8, 2.5, 3.6])
+@pytest.mark.parametrize(
+    "evidence",
+    [
+        population(400, seed=5, sharpness=3.0),
+        population(300, seed=6, classes=2),
+        population(300, seed=7, labels=False),
+        population(20, seed=8, exits=3),
+    ],
+    ids=["too sure", "two classes", "no labels", "few samples"],
+)
+def test_never_worse_than_confidence_on_the_fitting_data(evidence, budget):
+    for temperatures in (False, True):
+        plain = fit_policy("confidence", evidence, Budget(cost=budget), temperatures=temperatures)
+        fit = fit_policy("eenet", evidence, Budget(cost=budget), temperatures=temperatures)
+        assert fit.expected.mean_loss <= plain.expected.mean_loss
+        assert fit.expected.mean_cost <= budget
+
+
+def test_learned_scores_are_taken_where_they_are_better():
+    fit, plain = (fit_policy(kind, misled(800), Budget(cost=1.8)) for kind in ("eenet", "confidence"))
+    assert fit.expected.mean_loss < plain.expected.mean_loss - 0.02
+
+
+def test_same_seed_same_policy():
+    evidence = population(200, seed=9)
+    first, second, other = (
+        make_templates("eenet", evidence, TemplateOptions(budget=2.0, seed=seed)) for seed in (1, 1, 2)
+    )
+    assert first == second
+    assert eenet_policy(evidence, 2.0, seed=1) == eenet_policy(evidence, 2.0, seed=1)
+    assert [c.temperatures for c in first] == [c.temperatures for c in other]
+
+
+def test_candidates_at_given_and_at_fitted_temperatures():
+    evidence = population(500, seed=10, sharpness=4.0)
+    candidates = make_templates("eenet", evidence, TemplateOptions(budget=2.0))
+    temperatures = [candidate.temperatures for candidate in candidates]
+    assert temperatures[0] == temperatures[2] != evidence.temperatures
+    assert temperatures[1] == temperatures[3] == evidence.temperatures
+    given = make_templates("eenet", evidence, TemplateOptions(budget=2.0, temperatures=False))
+    assert [candidate.temperatures for candidate in given] == [evidence.temperatures] * 2
+
+
+def test_needs_probabilities_of_all_classes():
+    evidence = population(50, seed=11)
+    bare = msgspec.structs.replace(evidence, readouts=evidence.readouts[:, :, :4])
+    with pytest.raises(FittingError, match="probabilities of all classes"):
+        fit_policy("eenet", bare, Budget(cost=2.0))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("right", [0.0, 1.0], ids=["never right", "always right"])
+def test_an_exit_that_is_never_or_always_right(right):
+    evidence = population(60, seed=12, classes=3)
+    readouts, labels = evidence.readouts.copy(), evidence.labels
+    assert labels is not None
+    readouts[:, 1] = 0
+    answers = labels if right else (labels + 1) % 3
+    readouts[np.arange(60), 1, 4 + answers] = 1
+    readouts[:, 1, :3] = np.stack([answers, np.ones(60), np.zeros(60)], axis=1)
+    evidence = msgspec.structs.replace(evidence, readouts=readouts)
+    fit = fit_policy("eenet", evidence, Budget(cost=2.0))
+    assert fit.expected.mean_loss <= fit_policy("confidence", evidence, Budget(cost=2.0)).expected.mean_loss
+    assert outcome(eenet_policy(evidence, 2.0), evidence)[1] <= 2.0
+
+
+@pytest.mark.filterwarnings("error")
+def test_maps_are_learned_from_shares_of_right_pixels():
+    evidence = population(200, seed=13, classes=4)
+    errors = np.random.default_rng(0).random((200, 4)).astype(np.float32)
+    errors[:, 0] = np.clip(1 - evidence.readouts[:, 0, 1], 0, 1)
+    maps = msgspec.structs.replace(evidence, labels=None, maps=MapLosses(disagreement=errors, errors=errors))
+    np.testing.assert_allclose(examples_of(maps).correct, 1 - errors)
+    fit = fit_policy("eenet", maps, Budget(cost=2.0))
+    assert fit.expected.mean_loss <= fit_policy("confidence", maps, Budget(cost=2.0)).expected.mean_loss
+
+
+@pytest.mark.parametrize("budget", [1.0, 1.5, 2.2, 3.0])
+def test_published_recipe_keeps_to_the_budget(budget):
+    evidence = population(333, seed=14)
+    _, cost = outcome(eenet_policy(evidence, budget), evidence)
+    assert 0.97 * budget <= cost <= budget
+
+
+@pytest.mark.parametrize("budget", [-1.0, 0.0, 0.9])
+def test_budget_below_the_first_exit_is_refused(budget):
+    with pytest.raises(FittingError, match="first exit alone costs 1"):
+        fit_policy("eenet", population(50, seed=15), Budget(cost=budget))
+
+
+def test_budget_above_the_whole_model_is_no_hindrance():
+    fit = fit_policy("eenet", population(50, seed=15), Budget(cost=1e9))
+    assert fit.expected.mean_loss <= fit.expected.final_loss
+
+
+def test_published_recipe_refuses_what_no_exit_can_give():
+    with pytest.raises(FittingError, match="first exit alone costs 1"):
+        eenet_policy(population(50, seed=15), 0.9)
+
+
+def misled(samples: int) -> Evidence:
+    """Draw samples whose first exit is sure of class 0 on half of the inputs, and mostly wrong about it."""
+    evidence = population(samples, seed=16, exits=3, classes=4)
+    readouts, labels = evidence.readouts.copy(), evidence.labels
+    assert labels is not None
+    fooled = np.random.default_rng(1).random(samples) < 0.5
+    readouts[fooled, 0, 0] = 0
+    readouts[fooled, 0, 1:3] = [0.97, 0.01]
+    readouts[fooled, 0, 3] = -(0.97 * np.log(0.97) + 3 * 0.01 * np.log(0.01))
+    readouts[fooled, 0, 4:] = [0.97, 0.01, 0.01, 0.01]
+    return msgspec.structs.replace(evidence, readouts=readouts)
+
+
+def separation(scores, correct):
+    """Return the chance that a right answer scores above a wrong one (AUROC)."""
+    right, wrong = scores[correct == 1], scores[correct == 0]
+    above, equal = right[:, None] > wrong, right[:, None] == wrong
+    return float((above + 0.5 * equal).mean())

@@ -1,0 +1,137 @@
+"""What holds for every kind: batches, the final exit, null thresholds, numbers that are none."""
+
+import itertools
+import warnings
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from policy_examples import EXITS, as_read, decide_in_turn, kinds, make_policy, make_readouts, seeds
+
+from edgeexit.policies import KINDS, simulate, simulate_exits
+
+
+@given(kind=kinds, seed=seeds, samples=st.integers(1, 300), classes=st.integers(2, 70))
+def test_a_sample_s_answer_does_not_depend_on_its_batch_mates(kind, seed, samples, classes):
+    """One by one, in one batch and with compaction: the same exits, answers and scores, to the bit."""
+    policy = make_policy(kind, seed=seed, classes=classes)
+    readouts = make_readouts(samples, seed=seed, classes=classes)
+    compacted = decide_in_turn(policy, readouts)
+    scores, answers = simulate(policy, as_read(policy, readouts))
+    exits = simulate_exits(policy, as_read(policy, readouts))
+    rows = np.arange(samples)
+    np.testing.assert_array_equal(compacted.exits, exits)
+    np.testing.assert_array_equal(compacted.answers, answers[rows, exits])
+    np.testing.assert_array_equal(
+        compacted.scores, np.where(np.arange(EXITS) <= exits[:, None], scores, np.float32(np.nan))
+    )
+    for row in rows[:: max(1, samples // 5)]:
+        alone = decide_in_turn(policy, readouts[row : row + 1])
+        np.testing.assert_array_equal(alone.scores[0], compacted.scores[row])
+        assert (alone.exits[0], alone.answers[0]) == (exits[row], answers[row, exits[row]])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_examples_leave_at_every_exit(kind):
+    """Else the test above would show little."""
+    readouts = make_readouts(300)
+    taken = {k for seed in range(5) for k in decide_in_turn(make_policy(kind, seed=seed), readouts).exits}
+    assert taken == set(range(EXITS))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_with_all_thresholds_null_a_policy_is_the_whole_model(kind):
+    policy = make_policy(kind, thresholds=(None,) * (EXITS - 1))
+    readouts = make_readouts(50)
+    outcome = decide_in_turn(policy, readouts)
+    np.testing.assert_array_equal(outcome.exits, EXITS - 1)
+    np.testing.assert_array_equal(outcome.answers, readouts[:, -1, 0])
+
+
+@given(kind=kinds, seed=seeds, thresholds=st.lists(st.none() | st.floats(-1, 3), min_size=4, max_size=4))
+def test_the_final_exit_always_answers_and_with_its_own_class(kind, seed, thresholds):
+    policy = make_policy(kind, seed=seed, thresholds=tuple(thresholds))
+    readouts = make_readouts(40, seed=seed)
+    outcome = decide_in_turn(policy, readouts)
+    final = outcome.exits == EXITS - 1
+    np.testing.assert_array_equal(outcome.answers[final], readouts[final, -1, 0])
+    np.testing.assert_array_equal(simulate(policy, as_read(policy, readouts)).answers[:, -1], readouts[:, -1, 0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_score_that_ties_with_its_threshold_leaves(kind):
+    readouts = make_readouts(20)
+    policy = make_policy(kind)
+    scores = simulate(policy, as_read(policy, readouts)).scores
+    for k in range(EXITS - 1):
+        thresholds = [None] * (EXITS - 1)
+        thresholds[k] = float(scores[7, k])
+        tied = msgspec.structs.replace(policy, thresholds=tuple(thresholds))
+        assert decide_in_turn(tied, readouts).exits[7] == k
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("column", [0, 1, 2, 3, -1])
+def test_a_number_that_is_none_keeps_its_sample_and_no_other(kind, column):
+    policy = make_policy(kind, thresholds=(-1e6,) * (EXITS - 1))
+    sound = as_read(policy, make_readouts(3))
+    for at, value in itertools.product(range(EXITS), (np.nan, np.inf, -np.inf)):
+        damaged = sound.copy()
+        damaged[1, at, column] = value
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            scores = simulate(policy, damaged).scores
+            state = policy.initial_state(3)
+            for k in range(at + 1):
+                decision = policy.decide(k, damaged[:, k], state)
+                state = decision.state
+        np.testing.assert_array_equal(decision.leaves, [True, at == EXITS - 1, True])
+        np.testing.assert_array_equal(scores[[0, 2]], simulate(policy, sound).scores[[0, 2]])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_readout_without_any_number_is_passed_on_to_the_final_exit(kind):
+    policy = make_policy(kind, thresholds=(-1e6,) * (EXITS - 1))
+    width = 8 if policy.reads_probabilities else 4
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        readouts = np.full((2, EXITS, width), np.nan, dtype=np.float32)
+        np.testing.assert_array_equal(simulate_exits(policy, readouts), EXITS - 1)
+        np.testing.assert_array_equal(simulate(policy, readouts).answers[:, -1], -1)
+
+
+@pytest.mark.parametrize("kind", ["patience", "voting", "beem"])
+def test_an_exit_without_numbers_has_no_say_in_those_after_it(kind):
+    """Its class may look like one, but it agrees with nothing."""
+    policy = make_policy(kind, thresholds=(None,) * (EXITS - 1))
+    readouts = np.tile(np.array([2, 0.9, 0.05, 0.1], dtype=np.float32), (1, EXITS, 1))
+    readouts[0, 1, 1] = np.nan
+    scores = simulate(policy, readouts).scores[0]
+    if kind == "patience":
+        np.testing.assert_array_equal(scores[[0, 2, 3, 4]], [0, 0, 1, 2])
+    elif kind == "voting":
+        np.testing.assert_allclose(scores[[0, 2, 3, 4]], [1, 2 / 3, 3 / 4, 4 / 5], rtol=1e-6)
+    else:
+        np.testing.assert_allclose(scores[2], 0.9 * policy.weights[2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_empty_batch_is_decided_too(kind):
+    policy = make_policy(kind)
+    assert decide_in_turn(policy, make_readouts(0)).exits.shape == (0,)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_decision_changes_neither_its_readout_nor_its_state(kind):
+    policy = make_policy(kind)
+    readouts = as_read(policy, make_readouts(6))
+    state = policy.initial_state(6)
+    for k in range(EXITS):
+        before = readouts[:, k].copy(), state.copy()
+        decision = policy.decide(k, readouts[:, k], state)
+        np.testing.assert_array_equal(readouts[:, k], before[0])
+        np.testing.assert_array_equal(state, before[1])
+        assert decision.score.dtype == decision.state.dtype == decision.answer.dtype == np.float32
+        state = decision.state

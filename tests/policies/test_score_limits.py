@@ -1,0 +1,66 @@
+"""Highest possible scores, and thresholds that can never fire."""
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from policy_examples import EXITS, as_read, kinds, make_policy, make_readouts, seeds
+
+from edgeexit.policies import KINDS, simulate
+from edgeexit.policies.readout import Array
+
+CLASSES = 4
+
+
+def corner_cases(classes: int) -> Array:
+    """Return every way for all exits to be sure of one class, and for all to be undecided: [C + 1, K, 4 + C]."""
+    p = np.vstack([np.eye(classes), np.full(classes, 1 / classes)])
+    columns = [p.argmax(axis=1), *np.sort(p, axis=1)[:, -1:-3:-1].T, [0] * classes + [np.log(classes)]]
+    rows = np.column_stack([*columns, p]).astype(np.float32)
+    return np.repeat(rows[:, None], EXITS, axis=1)
+
+
+@given(kind=kinds, seed=seeds)
+def test_no_score_is_above_its_limit(kind, seed):
+    policy = make_policy(kind, seed=seed)
+    readouts = np.concatenate([make_readouts(200, seed=seed), corner_cases(CLASSES)])
+    scores = simulate(policy, as_read(policy, readouts)).scores
+    assert (scores.max(axis=0) <= np.float32(policy.score_limits) + 1e-6).all()
+    assert policy.score_limit == max(policy.score_limits) > 0
+
+
+@pytest.mark.parametrize("kind", ["confidence", "entropy", "margin", "patience", "voting", "beem", "pcee", "ztw"])
+def test_the_limit_can_be_reached(kind):
+    """A threshold at the limit lets something leave, so it is not called silent."""
+    policy = make_policy(kind, seed=1)
+    readouts = np.concatenate([make_readouts(2000, seed=1), corner_cases(CLASSES)])
+    best = simulate(policy, as_read(policy, readouts)).scores.max(axis=0)
+    if kind == "pcee":  # whose bins below 1 / C are never seen
+        best = np.array(policy.score_limits)
+    np.testing.assert_allclose(best, policy.score_limits, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_threshold_above_the_limit_is_silent_and_one_that_fires_is_not(kind):
+    policy = make_policy(kind)
+    readouts = as_read(policy, np.concatenate([make_readouts(300), corner_cases(CLASSES)]))
+    reached = simulate(policy, readouts).scores.max(axis=0)[:-1]
+    fires = msgspec.structs.replace(policy, thresholds=tuple(map(float, reached)))
+    assert fires.silent_exits == ()
+    above = tuple(limit * 1.001 + 0.001 for limit in policy.score_limits[:-1])
+    assert msgspec.structs.replace(policy, thresholds=above).silent_exits == tuple(range(EXITS - 1))
+    assert msgspec.structs.replace(policy, thresholds=(None, above[1], None, above[3])).silent_exits == (1, 3)
+
+
+def test_a_threshold_too_large_for_a_device_s_numbers_is_silent_and_does_not_warn(recwarn):
+    policy = make_policy("confidence", exits=2, thresholds=(1e300,))
+    assert policy.silent_exits == (0,)
+    assert not simulate(policy, np.ones((1, 2, 4), dtype=np.float32)).scores[0, 0] > 1
+    assert not recwarn
+
+
+def test_patience_at_the_first_exit_and_weak_ensembles_have_low_limits():
+    assert make_policy("patience").score_limits == (0, 1, 2, 3, 4)
+    weak = make_policy("ztw", exits=2, thresholds=(0.9,), weights=((0.01,),), biases=((0.0,) * CLASSES,))
+    assert weak.score_limits[0] == pytest.approx(1 / (1 + 3 * np.exp(-0.8733654)))
+    assert weak.silent_exits == (0,)

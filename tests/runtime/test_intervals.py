@@ -1,0 +1,67 @@
+"""Bootstrap intervals: the figure itself, the right width, and pairs that stay together."""
+
+import numpy as np
+import pytest
+
+from edgeexit.runtime.intervals import percentile_interval, ratio_intervals
+
+
+def columns(*values):
+    return np.stack([np.asarray(column, dtype=np.float64) for column in values], axis=1)
+
+
+def test_a_mean_s_interval_is_as_wide_as_theory_says():
+    values = np.random.default_rng(0).normal(5, 2, 4000)
+    (mean,) = ratio_intervals(columns(values), columns(np.ones(4000)))
+    assert mean.value == pytest.approx(values.mean())
+    half = 1.96 * values.std() / np.sqrt(4000)
+    assert mean.low == pytest.approx(values.mean() - half, abs=0.15 * half)
+    assert mean.high == pytest.approx(values.mean() + half, abs=0.15 * half)
+
+
+def test_a_share_s_interval_holds_the_truth_in_about_95_of_100_draws():
+    rng = np.random.default_rng(1)
+    draws = [ratio_intervals(columns(rng.random(200) < 0.3), np.ones((200, 1)), seed=n)[0] for n in range(200)]
+    assert 0.90 <= np.mean([found.low <= 0.3 <= found.high for found in draws]) <= 0.99
+
+
+def test_what_is_compared_is_compared_on_the_same_samples():
+    """Two noisy columns, one always twice the other: their ratio is sure, whatever is drawn."""
+    slow = np.random.default_rng(2).exponential(1, 500)
+    twice, against_noise = ratio_intervals(columns(slow, slow), columns(slow / 2, slow[::-1]))
+    assert (twice.value, twice.low, twice.high) == pytest.approx((2, 2, 2))
+    assert against_noise.high - against_noise.low > 0.05
+
+
+def test_one_seed_gives_one_interval_and_resamples_every_table_alike():
+    values = np.random.default_rng(3).random(3000)
+    ones = np.ones((3000, 1))
+    (alone,) = ratio_intervals(columns(values), ones, seed=4)
+    beside = ratio_intervals(columns(1 - values, values), np.ones((3000, 2)), seed=4)[1]
+    (other,) = ratio_intervals(columns(values), ones, seed=5)
+    assert (alone.low, alone.high) == pytest.approx((beside.low, beside.high), rel=1e-12)
+    assert alone.low != other.low
+
+
+def test_resamples_in_which_nothing_counts_are_left_out():
+    counted = np.array([1.0] + 9 * [0.0])
+    (share,) = ratio_intervals(columns(counted), columns(counted))
+    assert (share.value, share.low, share.high) == (1, 1, 1)
+
+
+def test_one_sample_has_an_interval_without_width():
+    (mean,) = ratio_intervals(np.array([[3.0]]), np.array([[2.0]]))
+    assert (mean.low, mean.value, mean.high) == (1.5, 1.5, 1.5)
+    median = percentile_interval(np.array([7.0]), 50)
+    assert (median.low, median.value, median.high) == (7, 7, 7)
+
+
+@pytest.mark.parametrize(("count", "percent"), [(200, 50), (201, 50), (64, 90), (1000, 90), (5, 100), (2, 50)])
+def test_percentiles_are_those_of_resamples_that_are_really_drawn(count, percent):
+    values = np.random.default_rng(count).exponential(1, count)
+    found = percentile_interval(values, percent)
+    drawn = np.random.default_rng(9).choice(values, (20_000, count))
+    low, high = np.percentile(np.percentile(drawn, percent, axis=1), (2.5, 97.5))
+    assert found.value == np.percentile(values, percent)
+    assert found.low == pytest.approx(low, abs=0.1 * (high - low))
+    assert found.high == pytest.approx(high, abs=0.15 * (high - low))
