@@ -89,7 +89,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Samples that were drawn for an audit and not audited, since the agent started: it was behind, or they failed."""
 
 
-class AuditedSample(msgspec.Struct, frozen=True, kw_only=True):
+class AuditedSample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One sample that was run to full depth after its early answer; lists are [K], shallow to deep."""
 
     exit: Count

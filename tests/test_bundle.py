@@ -10,7 +10,7 @@ import pytest
 
 from edgeexit.bundle import Bundle, bundle_folder
 from edgeexit.errors import BundleError
-from edgeexit.policies import Confidence, PolicyDocument
+from edgeexit.policies import Confidence, Entropy, PolicyDocument
 from edgeexit.signing import generate_key, load_private_key, load_public_key
 from tests.bundles import make_bundle
 
@@ -79,12 +79,16 @@ def test_a_changed_threshold_in_the_policy_file_is_noticed(bundle):
         bundle.policy()
 
 
-def test_a_policy_for_another_bundle_or_number_of_exits_is_refused(bundle):
+def test_a_policy_for_another_bundle_or_number_of_exits_or_classes_is_refused(bundle):
     bundle.write_policy(document_for(bundle, bundle="0" * 64))
     with pytest.raises(BundleError, match="fitted for bundle 000000000000"):
         bundle.policy()
     bundle.write_policy(document_for(bundle, policy=Confidence(temperatures=(1.0, 1.0), thresholds=(0.5,))))
     with pytest.raises(BundleError, match="for 2 exits, the bundle has 3"):
+        bundle.policy()
+    entropy = Entropy(temperatures=(1.0,) * 3, thresholds=(0.5, 0.5), classes=9)
+    bundle.write_policy(document_for(bundle, policy=entropy))
+    with pytest.raises(BundleError, match="for 9 classes, the bundle has 4"):
         bundle.policy()
 
 

@@ -119,7 +119,7 @@ def compile_command(
         notes.print(f"{manifest.target} seldom gains from {manifest.precision}: measure it with `edgeexit profile`")
     elif manifest.precision == "fp32" != device.precisions[0]:
         notes.print(f"{manifest.target} is likely to gain from --precision {device.precisions[0]}")
-    next_step(how_to_get_a_policy(out, manifest))
+    next_step(how_to_get_a_policy(out))
     if device.runtime == "tensorrt":  # it builds for no other GPU than its machine's
         next_step(f"copy {out} to the device, and there: edgeexit engines build {out.name}")
     elif device.runtime == "tensorrt_rtx":

@@ -33,7 +33,7 @@ def evaluate_command(
     opened = Bundle.open(bundle)
     document = opened.policy()
     if document is None:
-        raise BundleError(f"bundle '{bundle}' has no policy yet, first: {how_to_get_a_policy(bundle, opened.manifest)}")
+        raise BundleError(f"bundle '{bundle}' has no policy yet, first: {how_to_get_a_policy(bundle)}")
     policy, manifest = document.policy, opened.manifest
     dataset = load_dataset(data, manifest.inputs, task=manifest.task, classes=manifest.classes)
     for remark in (stand_in(opened), silent_exits_remark(policy, manifest.exits)):

@@ -65,7 +65,7 @@ def inspect_command(
     if plot is not None:
         notes.print(f"stage graph: {printable(plot)}", soft_wrap=True)
     if policy is None:
-        next_step(how_to_get_a_policy(bundle, manifest))
+        next_step(how_to_get_a_policy(bundle))
     else:
         next_step(f"edgeexit run {bundle} --data X.npz --out Y.npz")
 

@@ -35,8 +35,7 @@ def run_command(
     document = opened.policy()
     if document is None and not every_exit:
         raise BundleError(
-            f"bundle '{bundle}' has no policy yet, first: {how_to_get_a_policy(bundle, opened.manifest)}; or take "
-            "--every-exit"
+            f"bundle '{bundle}' has no policy yet, first: {how_to_get_a_policy(bundle)}; or take --every-exit"
         )
     dataset = load_dataset(data, opened.manifest.inputs, task=opened.manifest.task)
     if not out.parent.is_dir():

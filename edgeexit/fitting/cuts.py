@@ -30,6 +30,8 @@ class Ranking:
         """[K-1, N] place of every sample in `order`."""
         self.places: list[npt.NDArray[np.int64]] = []
         """For each early exit the cuts there are, increasing; 0 first: nothing leaves."""
+        self.ties = np.empty((self.exits - 1, self.samples), dtype=np.int32)
+        """[K-1, N] index into `places` of the last cut under which a sample stays; equal scores have one."""
         self._ordered: list[Array] = []
         for k in early:
             ordered = scores[self.order[k], k]
@@ -38,6 +40,7 @@ class Ranking:
             self.places.append(np.unique(np.append(ends, [0, finite])))
             self._ordered.append(ordered)
             self.ranks[k, self.order[k]] = np.arange(self.samples)
+            self.ties[k] = np.searchsorted(self.places[k], self.ranks[k], side="right") - 1
 
     @property
     def loosest(self) -> Cuts:

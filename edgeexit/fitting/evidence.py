@@ -139,7 +139,7 @@ def require_sound(evidence: Evidence) -> None:
     """Raise FittingError, in one line, for evidence that nothing can be fitted on.
 
     Shapes that do not fit, readouts that are not finite, costs that do not increase, labels outside the classes or all
-    of one class.
+    of one class, and losses of maps that are no shares.
     """
     readouts, exits = evidence.readouts, len(evidence.costs)
     if readouts.ndim != 3 or readouts.shape[1] != exits or readouts.shape[2] < _COLUMNS:  # noqa: PLR2004 - [N, K, 4 + C]
@@ -158,6 +158,8 @@ def require_sound(evidence: Evidence) -> None:
         raise FittingError(f"costs {list(evidence.costs)} must be increasing figures above 0, one an exit")
     if evidence.labels is not None:
         _require_labels(evidence.labels, len(evidence), evidence.classes)
+    if evidence.maps is not None:
+        _require_maps(evidence.maps, readouts.shape[:2])
 
 
 def _require_labels(labels: npt.NDArray[np.int64], samples: int, classes: int | None) -> None:
@@ -172,3 +174,13 @@ def _require_labels(labels: npt.NDArray[np.int64], samples: int, classes: int | 
             f"all {samples} labels are class {int(labels[0])}; a policy fitted on one class knows nothing of the "
             "others, give samples of all of them"
         )
+
+
+def _require_maps(maps: MapLosses, shape: tuple[int, ...]) -> None:
+    for name, shares in (("disagreement", maps.disagreement), ("errors", maps.errors)):
+        if shares is None:
+            continue
+        if shares.shape != shape:
+            raise FittingError(f"maps' {name} has shape {shares.shape} where {shape} is needed")
+        if not ((shares >= 0) & (shares <= 1)).all():
+            raise FittingError(f"maps' {name} must be shares of pixels between 0 and 1")

@@ -104,18 +104,19 @@ def _require_fit(evidence: Evidence, goal: Goal) -> None:
 
 def _best_template(templates: Sequence[AnyPolicy], choosing: Evidence, goal: Goal) -> AnyPolicy:
     """Return the candidate whose thresholds do best on the samples that choose, the first where several do."""
-    ranked: list[tuple[tuple[float, float], AnyPolicy]] = []
-    failures: list[LossOutOfReachError] = []
-    for template in templates:
-        try:
-            point = _choose(template, choosing.at(template.temperatures), goal)
-        except LossOutOfReachError as error:
-            failures.append(error)
-        else:
-            ranked.append((_rank(point, goal), template))
+    found = [_choose_or_fail(template, choosing.at(template.temperatures), goal) for template in templates]
+    ranked = [(_rank(point, goal), k) for k, point in enumerate(found) if isinstance(point, Point)]
     if not ranked:
+        failures = [error for error in found if isinstance(error, LossOutOfReachError)]
         raise _out_of_reach(min(failures, key=lambda error: error.least), choosing, goal)
-    return min(ranked, key=lambda pair: pair[0])[1]
+    return templates[min(ranked)[1]]
+
+
+def _choose_or_fail(template: AnyPolicy, evidence: Evidence, goal: Goal) -> Point | LossOutOfReachError:
+    try:
+        return _choose(template, evidence, goal)
+    except LossOutOfReachError as error:
+        return error
 
 
 def _choose(template: AnyPolicy, evidence: Evidence, goal: Goal) -> Point:

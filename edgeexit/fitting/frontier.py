@@ -55,7 +55,9 @@ def frontier(scores: Array, losses: _Values, costs: _Values) -> list[Point]:
     while True:
         best: tuple[int, _Step] | None = None
         for k, ladder in enumerate(ladders):
-            step = _best_step(ranking.order[k], ladder, rungs[k], k, taken, losses, costs, float(overall[k]))
+            step = _best_step(
+                k, ranking.order[k], ladder, rungs[k], taken=taken, losses=losses, costs=costs, prior=float(overall[k])
+            )
             if step is not None and (best is None or step.bargain > best[1].bargain):
                 best = k, step
         if best is None:
@@ -74,10 +76,11 @@ def _ladder(ranking: Ranking, k: int) -> list[int]:
 
 
 def _best_step(
+    k: int,
     order: _Indices,
     ladder: list[int],
     rung: int,
-    k: int,
+    *,
     taken: _Indices,
     losses: _Values,
     costs: _Values,

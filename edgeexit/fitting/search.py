@@ -51,10 +51,13 @@ class Search:
         most = np.array([limit.most for limit in limits])
         self._limits = (most + _ROUNDING * np.maximum(np.abs(most), 1.0)) * ranking.samples
         self._rows = np.arange(ranking.samples)
+        early = range(ranking.exits - 1)
+        nearest = np.abs(np.subtract.outer(early, early)).argsort(axis=1, kind="stable")
+        self._partners = nearest[:, 1 : 1 + _PARTNERS].tolist()
 
     def value(self, cuts: Sequence[int]) -> float:
         """Return the sum of the objective, or infinity where a limit is broken."""
-        totals = self._tables[:, self._ranking.exits_of(cuts), self._rows].sum(axis=1)
+        totals = self._figures(self._ranking.exits_of(cuts)).sum(axis=1)
         return float(totals[0]) if (totals[1:] <= self._limits).all() else np.inf
 
     def best(self, starts: Sequence[Cuts]) -> Cuts:
@@ -66,12 +69,13 @@ class Search:
         """Return the two one-parameter schedules as far as the limits let them go.
 
         Shares of exits in geometric progression (MSDNet, Huang et al., ICLR 2018, section 5), and the same share of
-        every exit's own ranking. `cheap`: the limits are kept at the cheap end, and one goes for depth; else vice versa.
+        every exit's own ranking. `cheap`: the limits are kept at the cheap end, and depth is tried from there; or the
+        other way round.
         """
         depths = np.arange(self._ranking.exits)
 
         def geometric(depth: float) -> Cuts:
-            return self._ranking.with_shares(softmax(depth * depths))
+            return self._ranking.with_shares(softmax(depth * depths).tolist())
 
         def alike(depth: float) -> Cuts:
             cut = expit(-depth) * self._ranking.samples
@@ -115,13 +119,12 @@ class Search:
 
     def _paired(self, cuts: list[int], value: float, step: int) -> tuple[list[int], float]:
         for j in range(len(cuts)):
-            partners = sorted((k for k in range(len(cuts)) if k != j), key=lambda k, j=j: abs(k - j))[:_PARTNERS]
             for direction in (-step, step):
                 place = self._ranking.place_near(j, max(cuts[j] + direction, 0))
                 if place == cuts[j]:
                     continue
                 moved = _replaced(cuts, j, place)
-                for k in partners:
+                for k in self._partners[j]:
                     found, cut = self._scan(moved, k)
                     if found < value - _ROUNDING:
                         cuts, value = _replaced(moved, k, cut), found
@@ -131,19 +134,33 @@ class Search:
     def _scan(self, cuts: Sequence[int], k: int) -> tuple[float, int]:
         """Return the best objective that exit `k` can give with the others as they are, and its cut."""
         exits = self._ranking.exits_of(_replaced(cuts, k, 0))
-        now = self._tables[:, exits, self._rows]
+        now = self._figures(exits)
+        totals = now.sum(axis=1)
         order = self._ranking.order[k]
-        waiting = order[exits[order] > k]  # those that reach exit k, the highest score first
-        changes = self._tables[:, k, waiting] - now[:, waiting]
-        sums = np.zeros((len(changes), len(waiting) + 1))
-        np.cumsum(changes, axis=1, out=sums[:, 1:])
-        places = self._ranking.places[k]
-        leaving = np.searchsorted(self._ranking.ranks[k][waiting], places)
-        totals = sums[:, leaving] + now.sum(axis=1)[:, None]
-        allowed: npt.NDArray[np.bool_] = (totals[1:] <= self._limits[:, None]).all(axis=0)
-        values = np.where(allowed, totals[0], np.inf)
+        waiting = order[exits.take(order) > k]  # those that reach exit k, the highest score first
+        value, cut = (float(totals[0]) if (totals[1:] <= self._limits).all() else np.inf), 0
+        if not len(waiting):
+            return value, cut
+        changes = self._tables[:, k].take(waiting, axis=1)
+        changes -= now.take(waiting, axis=1)
+        sums = np.cumsum(changes, axis=1, out=changes)
+        sums += totals[:, None]
+        ties = self._ranking.ties[k].take(waiting)
+        possible = ties < len(self._ranking.places[k]) - 1  # a score that is no number never leaves
+        possible[:-1] &= ties[1:] != ties[:-1]
+        for row, most in zip(sums[1:], self._limits, strict=True):
+            possible &= row <= most
+        values = np.where(possible, sums[0], np.inf)
         best = int(values.argmin())
-        return float(values[best]), int(places[best])
+        if values[best] < value:
+            value, cut = float(values[best]), int(self._ranking.places[k][ties[best] + 1])
+        return value, cut
+
+    def _figures(self, exits: npt.NDArray[np.intp]) -> Values:
+        """Return [1 + limits, N] what leaving at `exits` [N] comes to."""
+        samples, depth = self._ranking.samples, self._ranking.exits
+        flat: Values = self._tables.reshape(len(self._tables), depth * samples)
+        return np.asarray(flat.take(exits * samples + self._rows, axis=1), dtype=np.float64)
 
 
 def _replaced(cuts: Sequence[int], k: int, cut: int) -> list[int]:

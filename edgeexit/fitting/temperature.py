@@ -5,7 +5,6 @@ from typing import cast
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp
 
 from edgeexit.fitting.evidence import Evidence, Indices, Values
 from edgeexit.policies.readout import Array
@@ -43,17 +42,20 @@ def readings(evidence: Evidence, *, fit: bool) -> tuple[Evidence, ...]:
 
 def _fitted(probabilities: Array, truth: Indices, present: float) -> float:
     """Return the temperature of one exit, given its probabilities [N, C] under the present one."""
-    logits = present * log_probabilities(probabilities)
+    logits = np.float32(present) * log_probabilities(probabilities)
+    logits -= logits.max(axis=1, keepdims=True)
+    of_truth = logits[np.arange(len(truth)), truth].astype(np.float64)
+    scaled = np.empty_like(logits)
 
     def losses(temperature: float) -> Values:
-        scaled = logits / temperature
-        return cast("Values", logsumexp(scaled, axis=1) - scaled[np.arange(len(truth)), truth])
+        np.exp(np.multiply(logits, np.float32(1 / temperature), out=scaled), out=scaled)
+        return cast("Values", np.log(scaled.sum(axis=1, dtype=np.float64)) - of_truth / temperature)
 
     found = minimize_scalar(
         lambda log_t: float(losses(exp(log_t)).mean()),
         bounds=(log(_LOW), log(_HIGH)),
         method="bounded",
-        options={"xatol": 1e-4},
+        options={"xatol": 2e-4},
     )
     best = round(exp(found.x), _DECIMALS)
     if not 1.01 * _LOW < best < _HIGH / 1.01:
@@ -63,6 +65,6 @@ def _fitted(probabilities: Array, truth: Indices, present: float) -> float:
     return best if clear else present
 
 
-def log_probabilities(probabilities: Array) -> Values:
+def log_probabilities(probabilities: Array) -> Array:
     """Return natural logarithms of float32 probabilities of any shape; one that fell to 0 counts as the least above."""
-    return cast("Values", np.log(np.maximum(probabilities, np.finfo(np.float32).tiny), dtype=np.float64))
+    return cast("Array", np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)))

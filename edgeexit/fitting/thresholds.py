@@ -57,7 +57,8 @@ def within_loss(scores: Array, losses: Values, costs: Values, most_loss: float) 
     """
     ranking = Ranking(scores)
     spread, deepest = _spread(costs, scores), (0,) * (ranking.exits - 1)
-    limits = [Limit(losses, most_loss + _ROUNDING), Limit(expected_losses(scores, losses), most_loss + _ROUNDING)]
+    expected = expected_losses(scores, losses)
+    limits = [Limit(losses, most_loss + _ROUNDING), Limit(expected, most_loss + _ROUNDING)]
     if losses[:, -1].mean() > most_loss + _ROUNDING:
         # Less than the final exit loses: find out whether that can be had at all, and go on from there.
         best = Search(ranking, losses, []).best([deepest, ranking.loosest])
@@ -66,7 +67,14 @@ def within_loss(scores: Array, losses: Values, costs: Values, most_loss: float) 
             raise LossOutOfReachError(most_loss, least.mean_loss)
         return _point(ranking, Search(ranking, spread, limits[:1]).best([best]), losses, costs)
     search = Search(ranking, spread, limits)
-    return _point(ranking, search.best([*search.schedules(cheap=False), deepest]), losses, costs)
+    published, alike = search.schedules(cheap=False)
+    found = search.best([published, alike, deepest])
+    if np.isfinite(search.value(published)):
+        cost = mean_cost(ranking.exits_of(found), costs)
+        as_cheap, _ = Search(ranking, expected, [Limit(spread, cost)]).schedules(cheap=True)
+        if not _beats(found, as_cheap, ranking, expected, losses):
+            found = published
+    return _point(ranking, found, losses, costs)
 
 
 def mean_cost(exits: npt.NDArray[np.integer], costs: Values) -> float:
@@ -87,20 +95,24 @@ def rounded_up(value: float) -> str:
 
 
 def _of_least_loss(search: Search, ranking: Ranking, expected: Values, losses: Values) -> Cuts:
-    """Return the geometric schedule, or the best cuts found where they are better by more than a standard error.
+    published, alike = search.schedules(cheap=True)
+    found = search.best([published, alike, ranking.loosest])
+    if np.isfinite(search.value(published)) and not _beats(found, published, ranking, expected, losses):
+        return published
+    return found
+
+
+def _beats(found: Cuts, published: Cuts, ranking: Ranking, expected: Values, losses: Values) -> bool:
+    """Say whether cuts that were searched for are better than a published schedule by more than a standard error.
 
     Their gain is in expected losses; its error is that of the losses themselves, sample by sample. The search has
     looked at many cuts, and would otherwise follow the luck of the samples away from a schedule that is as good.
     """
-    published, alike = search.schedules(cheap=True)
-    found = search.best([published, alike, ranking.loosest])
-    if not np.isfinite(search.value(published)):
-        return found
     rows = np.arange(ranking.samples)
     now, before = ranking.exits_of(found), ranking.exits_of(published)
     gain = float((expected[rows, before] - expected[rows, now]).mean())
     error = float((losses[rows, before] - losses[rows, now]).std()) / ranking.samples**0.5
-    return found if gain > error else published
+    return bool(gain > error)
 
 
 def _point(ranking: Ranking, cuts: Cuts, losses: Values, costs: Values) -> Point:

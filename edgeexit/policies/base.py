@@ -81,8 +81,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def silent_exits(self) -> tuple[int, ...]:
         """The exits whose threshold is set, and so high that nothing can ever leave there."""
-        limited = zip(self._thresholds, as_float32(self.score_limits), strict=False)
-        return tuple(k for k, (threshold, limit) in enumerate(limited) if threshold is not None and threshold > limit)
+        limited = zip(self.thresholds, self.score_limits, strict=False)
+        return tuple(k for k, (t, limit) in enumerate(limited) if t is not None and t - limit > _slack(limit))
 
     def initial_state(self, batch: int) -> Array:
         """Return the state [batch, S] of samples that have seen no exit yet; S = 0 without memory."""
@@ -129,3 +129,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def _thresholds(self) -> tuple[Array | None, ...]:
         """The thresholds as they are compared; one that float32 cannot hold becomes infinite."""
         return tuple(None if t is None else as_float32(t) for t in self.thresholds)
+
+
+def _slack(limit: float) -> float:
+    """Return how far above its limit a score may come out that was summed in float32."""
+    return 1e-5 * max(1.0, abs(limit))

@@ -21,7 +21,7 @@ class Cats(Policy, frozen=True, kw_only=True, tag="cats"):
     exit the score is p(1).
 
     Source: "Consistent Accelerated Inference via Confident Adaptive Transformers" (Schuster et al., EMNLP 2021,
-    arXiv:2104.08803, sections 4 and 5).
+    arXiv:2104.08803).
     """
 
     weights: tuple[tuple[float, ...], ...]

@@ -53,7 +53,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     observed: Share
     """Mean loss on the certifying samples."""
     upper_bound: Share
-    """By the test of `method`, at level 1 - delta, of this policy alone; what the sequence of tests states is `risk`."""
+    """By the test of `method`, at level 1 - delta, of this policy alone; the sequence of tests states `risk`."""
     exit_rates: tuple[Share, ...]
     """[K] share of the certifying samples that leave at each exit: the exit mix to expect."""
 

@@ -23,7 +23,7 @@ class Eenet(Policy, frozen=True, kw_only=True, tag="eenet"):
     The state of a sample is its scores so far.
 
     Source: EENet, "Adaptive Deep Neural Network Inference Optimization with EENet" (Ilhan et al., WACV 2024,
-    arXiv:2301.07099, section 3).
+    arXiv:2301.07099).
     """
 
     reads_probabilities: ClassVar[bool] = True

@@ -15,7 +15,7 @@ class Entropy(Policy, frozen=True, kw_only=True, tag="entropy"):
 
     The score is the certainty, in [0, 1]. BranchyNet's rule H(p_k) <= h is the same with t_k = 1 - h / ln C.
 
-    Source: BranchyNet (Teerapittayanon et al., ICPR 2016, arXiv:1709.01686, algorithm 2).
+    Source: BranchyNet (Teerapittayanon et al., ICPR 2016, arXiv:1709.01686).
     """
 
     classes: int

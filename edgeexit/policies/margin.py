@@ -7,8 +7,7 @@ from edgeexit.policies.readout import P1, P2, Array
 class Margin(Policy, frozen=True, kw_only=True, tag="margin"):
     """Leave at the first exit k with p(1) - p(2) >= t_k, the two highest probabilities.
 
-    Source: "best versus second best" of active learning (Joshi et al., CVPR 2009); as an exit rule, among others, in
-    Jazbec et al., "Fast yet Safe" (NeurIPS 2024, section 5).
+    Source: the "best versus second best" of active learning (Joshi et al., CVPR 2009).
     """
 
     def score(self, exit_index: int, readout: Array, state: Array) -> tuple[Array, Array]:  # noqa: ARG002

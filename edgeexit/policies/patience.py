@@ -16,7 +16,7 @@ class Patience(Policy, frozen=True, kw_only=True, tag="patience"):
     The score counts how often the prediction has stayed the same in a row: 0 at the first exit and after a change.
     PABEE's one patience P is the threshold P at every exit. The state of a sample is its last class and the count.
 
-    Source: PABEE, "BERT Loses Patience" (Zhou et al., NeurIPS 2020, arXiv:2006.04152, section 3.2).
+    Source: PABEE, "BERT Loses Patience" (Zhou et al., NeurIPS 2020, arXiv:2006.04152).
     """
 
     @property

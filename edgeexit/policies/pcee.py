@@ -16,7 +16,7 @@ class Pcee(Policy, frozen=True, kw_only=True, tag="pcee"):
     sides. At the final exit the score is the confidence itself.
 
     Source: PCEE, "Performance Control in Early Exiting to Deploy Large Models at the Same Cost of Smaller Ones"
-    (Mofakhami et al., 2024, arXiv:2412.19325, section 3).
+    (Mofakhami et al., 2024, arXiv:2412.19325).
     """
 
     accuracies: tuple[tuple[float, ...], ...]

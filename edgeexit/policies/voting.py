@@ -16,10 +16,10 @@ class Voting(Policy, frozen=True, kw_only=True, tag="voting"):
     """Leave at the first exit k where the modal class of exits 0..k holds a share of the votes >= t_k, answering it.
 
     Among classes with equally many votes, the one with the newest vote is the mode: it comes from the deepest exit.
-    The state of a sample is the mode, its number of votes, and the votes so far: k + 2 numbers after k exits.
+    At the first exit the share is always 1: a threshold there lets all samples leave, or none. The state of a sample is
+    the mode, its number of votes, and the votes so far: k + 2 numbers after k exits.
 
-    Source: "Early Exiting with Ensemble Internal Classifiers" (Sun et al., 2021, arXiv:2105.13792, section 3.3), there
-    with the count of votes; a share does not favour the deep exits.
+    Source: "Early Exiting with Ensemble Internal Classifiers" (Sun et al., 2021, arXiv:2105.13792).
     """
 
     def initial_state(self, batch: int) -> Array:

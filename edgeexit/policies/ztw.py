@@ -25,7 +25,7 @@ class Ztw(Policy, frozen=True, kw_only=True, tag="ztw"):
     class and ln p of the exits so far, as long as a later exit reads them.
 
     Source: "Zero Time Waste: Recycling Predictions in Early Exit Neural Networks" (Wolczyk et al., NeurIPS 2021,
-    arXiv:2106.05409, section 3.2).
+    arXiv:2106.05409).
     """
 
     reads_probabilities: ClassVar[bool] = True

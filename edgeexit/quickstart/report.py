@@ -1,21 +1,19 @@
 """The story as one HTML page that opens offline: the table, the timeline, the exit mix, the stages' latency."""
 
-import html
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
 
 from edgeexit.console import share
 from edgeexit.files import write_atomic
 from edgeexit.latency import LatencyProfile
 from edgeexit.quickstart.drill import Drill
 from edgeexit.quickstart.watch import Phase
+from edgeexit.report import COLOURS, MUTED, Drawing, Section, Table, draw_page, exit_colours, plain, styled
 from edgeexit.runtime import Evaluation
 
-_COLOURS = ("#0b7285", "#74b816", "#f59f00", "#c92a2a", "#5f3dc4", "#868e96")
+_HEIGHT = 340
 
 
 class Story(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,26 +72,49 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
 def write_report(path: Path, story: Story) -> None:
     """Write the page, whole or not at all."""
     columns, rows = story.table()
-    target = f"{1 - story.risk:.0%}"
-    figures = [
-        (
-            "Agreement with the final exit, over time",
-            f"Of the last 100 audited samples; certified: at least {target}. The calibrator sees it break and refits.",
-            _timeline(story),
-        ),
-        ("Where samples leave", "Shares of audited samples, before and after.", _mix(story)),
-        (
-            "What a stage costs on this machine",
-            f"{story.profile.machine}, {story.profile.runtime}, one sample at a time; whiskers: p50 to p90.",
-            _stages(story.profile),
-        ),
-    ]
-    body = "".join(
-        f"<h2>{title}</h2><p>{html.escape(text)}</p>"
-        + figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False})
-        for title, text, figure in figures
+    page = draw_page(
+        title="The loop, once around",
+        lede=f"{story.model}: compiled, run by two agents, drifted, recalibrated, updated.",
+        sections=[
+            Section(
+                title="Before and after",
+                tables=(Table(columns=columns, rows=tuple(rows)),),
+                notes=(story.caption,),
+            ),
+            Section(title="What policies make of the model", tables=(_evaluations(story),)),
+            Section(
+                title="Agreement with the final exit, over time",
+                texts=(
+                    (
+                        f"Of the last 100 audited samples; certified: at least {1 - story.risk:.0%}. The calibrator "
+                        "sees it break and refits."
+                    ),
+                ),
+                drawings=(Drawing(name="timeline", figure=_timeline(story), description="agreement over time"),),
+            ),
+            Section(
+                title="Where samples leave",
+                texts=("Shares of audited samples, before and after.",),
+                drawings=(
+                    Drawing(name="mix", figure=_mix(story), description="share of samples that leave at each exit"),
+                ),
+            ),
+            Section(
+                title="What a stage costs on this machine",
+                texts=(
+                    (f"{story.profile.machine}, {story.profile.runtime}, one sample at a time; whiskers: p50 to p90."),
+                ),
+                drawings=(
+                    Drawing(name="stages", figure=_stages(story.profile), description="latency of each stage, ms"),
+                ),
+            ),
+        ],
     )
-    evaluation_rows = [
+    write_atomic(path, page)
+
+
+def _evaluations(story: Story) -> Table:
+    rows = [
         (
             name,
             "-" if result.accuracy is None else share(result.accuracy.value),
@@ -103,46 +124,37 @@ def write_report(path: Path, story: Story) -> None:
         )
         for name, result in story.evaluations.items()
     ]
-    evaluation_columns = ("clean test samples", "accuracy", "agreement", *story.exits, "mean latency")
-    page = _PAGE.format(
-        model=html.escape(story.model),
-        plotly=get_plotlyjs(),
-        table=_html_table(columns, rows) + f"<p>{html.escape(story.caption)}</p>",
-        evaluation=_html_table(evaluation_columns, evaluation_rows),
-        body=body,
-    )
-    write_atomic(path, page.encode())
+    columns = ("clean test samples", "accuracy", "agreement", *story.exits, "mean latency")
+    return Table(columns=columns, rows=tuple(rows))
 
 
 def _timeline(story: Story) -> go.Figure:
     figure = go.Figure()
     seconds = [moment.seconds for moment in story.drill.moments]
     agreement = [moment.agreement for moment in story.drill.moments]
-    figure.add_scatter(x=seconds, y=agreement, mode="lines", name="agreement", line={"color": _COLOURS[0], "width": 3})
+    figure.add_scatter(x=seconds, y=agreement, mode="lines", name="agreement", line={"color": COLOURS[0], "width": 3})
     figure.add_hline(
         y=1 - story.risk,
-        line={"dash": "dash", "color": _COLOURS[5]},
+        line={"dash": "dash", "color": MUTED},
         annotation_text="certified",
         annotation_position="bottom left",
     )
     for at, text in ((story.drill.drift_s, "the stream changes"), (story.drill.update_s, "new policy in force")):
-        figure.add_vline(x=at, line={"color": _COLOURS[3]}, annotation_text=text, annotation_position="bottom left")
+        figure.add_vline(x=at, line={"color": COLOURS[3]}, annotation_text=text, annotation_position="bottom left")
     figure.update_yaxes(tickformat=".0%", range=[min(0.8, *agreement) - 0.02, 1.005])
     figure.update_xaxes(title="seconds since the agents started")
-    return _styled(figure)
+    return styled(figure, height=_HEIGHT)
 
 
 def _mix(story: Story) -> go.Figure:
     figure = go.Figure()
     names = [phase.name for phase in story.phases][::-1]
-    for k, exit_name in enumerate(story.exits):
+    for k, (exit_name, colour) in enumerate(zip(story.exits, exit_colours(len(story.exits)), strict=True)):
         shares = [(phase.mix.rates or (0.0,) * len(story.exits))[k] for phase in story.phases][::-1]
-        figure.add_bar(
-            y=names, x=shares, name=exit_name, orientation="h", marker={"color": _COLOURS[k % len(_COLOURS)]}
-        )
+        figure.add_bar(y=names, x=shares, name=plain(exit_name), orientation="h", marker={"color": colour})
     figure.update_layout(barmode="stack", legend={"traceorder": "normal"})
     figure.update_xaxes(tickformat=".0%", range=[0, 1])
-    return _styled(figure)
+    return styled(figure, height=_HEIGHT)
 
 
 def _stages(profile: LatencyProfile) -> go.Figure:
@@ -150,51 +162,10 @@ def _stages(profile: LatencyProfile) -> go.Figure:
     above = [(latency.p90_ms or latency.p50_ms) - latency.p50_ms for latency in latencies]
     figure = go.Figure()
     figure.add_bar(
-        x=[stage.name for stage in profile.stages],
+        x=[plain(stage.name) for stage in profile.stages],
         y=[latency.p50_ms for latency in latencies],
-        error_y={"type": "data", "array": above, "arrayminus": [0] * len(above)},
-        marker={"color": _COLOURS[0]},
+        error_y={"type": "data", "array": above, "arrayminus": [0] * len(above), "color": MUTED},
+        marker={"color": COLOURS[0]},
     )
     figure.update_yaxes(title="ms", rangemode="tozero")
-    return _styled(figure)
-
-
-def _styled(figure: go.Figure) -> go.Figure:
-    return figure.update_layout(
-        template="plotly_white", height=340, margin={"l": 60, "r": 20, "t": 30, "b": 50}, font={"size": 14}
-    )
-
-
-def _html_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
-    lines = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>EdgeExit quickstart</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; color: #212529; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
-h1 {{ margin-bottom: 0; }}
-h2 {{ margin: 2.5rem 0 0; }}
-p {{ color: #495057; margin: .3rem 0 1rem; }}
-table {{ border-collapse: collapse; width: 100%; margin: 1.5rem 0; font-variant-numeric: tabular-nums; }}
-th, td {{ text-align: right; padding: .4rem .6rem; border-bottom: 1px solid #dee2e6; }}
-th:first-child, td:first-child {{ text-align: left; }}
-th {{ font-weight: 600; border-bottom-width: 2px; }}
-</style>
-<script>{plotly}</script>
-</head>
-<body>
-<h1>The loop, once around</h1>
-<p>{model}: compiled, run by two agents, drifted, recalibrated, updated.</p>
-{table}
-{evaluation}
-{body}
-</body>
-</html>
-"""
+    return styled(figure, height=_HEIGHT)

@@ -13,6 +13,8 @@ from edgeexit.report.reliability import BINS, Reliability
 from edgeexit.report.words import Scale
 
 _ROW_HEIGHT: Final = 26
+_FIGURED: Final = 4
+"""Exits whose bars have their figures above them; on a narrow screen more would run into each other."""
 
 
 def exit_colours(count: int) -> tuple[str, ...]:
@@ -24,18 +26,20 @@ def exit_colours(count: int) -> tuple[str, ...]:
 def draw_exit_rates(
     exits: Sequence[str], policy: Sequence[float], oracle: Sequence[float], costs: Sequence[float], scale: Scale
 ) -> go.Figure:
-    """Return a bar an exit for the policy and, paler, for the oracle; all [K]."""
+    """Return a bar an exit for the policy and, grey, for the oracle; all [K]."""
     figure = go.Figure()
     places = list(range(len(exits)))
     names = [plain(name) for name in exits]
-    texts = len(exits) <= 8  # noqa: PLR2004 - more are too narrow for their figures
-    for legend, shares, opacity in (("fitted policy", policy, 1.0), ("oracle", oracle, 0.35)):
+    texts = len(exits) <= _FIGURED
+    for legend, shares, colour in (("fitted policy", policy, COLOURS[0]), ("oracle", oracle, MUTED)):
         figure.add_bar(
             x=places,
             y=list(shares),
             name=legend,
-            marker={"color": COLOURS[0], "opacity": opacity},
-            text=[share(value) for value in shares] if texts else None,
+            marker={"color": colour},
+            texttemplate="%{y:.0%}" if texts else None,
+            textfont={"size": 12},
+            constraintext="none",
             textposition="outside",
             textangle=0,
             cliponaxis=False,
@@ -80,7 +84,7 @@ def draw_class_depths(depths: tuple[ClassDepth, ...], exits: Sequence[str], name
     shallow, deep = ends(depths)
     rows = [*shallow, *deep]
     places = [index + (index >= len(shallow)) for index in range(len(rows))]  # a gap between the two ends
-    labels = [plain(names[depth.index], longest=18) for depth in rows]
+    labels = [plain(names[depth.index], longest=20) for depth in rows]
     figure = go.Figure()
     for k, (exit_name, colour) in enumerate(zip(exits, exit_colours(len(exits)), strict=True)):
         name = plain(exit_name, longest=24)
@@ -122,7 +126,7 @@ def draw_class_depths(depths: tuple[ClassDepth, ...], exits: Sequence[str], name
         barmode="stack",
         bargap=0.25,
         legend={**_ABOVE, "traceorder": "normal"},
-        margin={"l": 10, "r": 64, "t": 30, "b": 40},
+        margin={"l": 10, "r": 72, "t": 30, "b": 40},
     )
 
 

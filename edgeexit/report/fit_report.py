@@ -69,7 +69,7 @@ def draw_report(
     )
     page = draw_page(
         title=title,
-        lede=f"{fit.policy.kind}, fitted for {describe_goal(fit.goal, scale, quality_of(evidence))}.",
+        lede=f"The {fit.policy.kind} policy, fitted for {describe_goal(fit.goal, scale, quality_of(evidence))}.",
         key_figures=figures_first(marks, scale, evidence),
         sections=[
             summary(marks, scale, evidence, fit),

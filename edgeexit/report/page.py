@@ -34,7 +34,8 @@ class Drawing(msgspec.Struct, frozen=True, kw_only=True):
     """What it shows, for those who do not see it. Plain text."""
     heading: str = ""
     """Stands above it where a section holds several. Plain text, as the next."""
-    caption: str = ""
+    lines: tuple[str, ...] = ()
+    """Stand under the heading."""
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +65,7 @@ def draw_page(*, title: str, lede: str, sections: Sequence[Section], key_figures
         parts.append(f'<dl class="key">{"".join(pairs)}</dl>')
     parts += [_section(section) for section in sections]
     # Not str.format: braces in what a user named, or in the script, must stay what they are.
-    head = f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n<script>{get_plotlyjs()}</script>"
+    head = f"<title>{html.escape(title)} - EdgeExit</title>\n<style>{_STYLE}</style>\n<script>{get_plotlyjs()}</script>"
     return "\n".join((_BEFORE, head, "</head>\n<body>", *parts, "</body>\n</html>\n")).encode()
 
 
@@ -84,9 +85,12 @@ def styled(figure: go.Figure, *, height: int) -> go.Figure:
 
 
 def plain(text: str, *, longest: int = 40) -> str:
-    """Return a user's text for a figure, cut and escaped: plotly takes some HTML in its labels."""
+    """Return a user's text for a figure: cut in the middle, and escaped, since plotly takes some HTML in its labels."""
     shown = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
-    return html.escape(shown if len(shown) <= longest else shown[: longest - 1] + "\N{HORIZONTAL ELLIPSIS}")
+    if len(shown) > longest:
+        tail = (longest - 1) // 2
+        shown = shown[: longest - 1 - tail] + "\N{HORIZONTAL ELLIPSIS}" + shown[len(shown) - tail :]
+    return html.escape(shown)
 
 
 def _section(section: Section) -> str:
@@ -115,8 +119,8 @@ def _drawing(drawing: Drawing, *, bar: bool) -> str:
         },
     )
     heading = f"<strong>{html.escape(drawing.heading)}</strong>" if drawing.heading else ""
-    caption = f"<span>{html.escape(drawing.caption)}</span>" if drawing.caption else ""
-    words = f"<figcaption>{heading}{caption}</figcaption>" if heading or caption else ""
+    lines = "".join(f"<span>{html.escape(line)}</span>" for line in drawing.lines)
+    words = f"<figcaption>{heading}{lines}</figcaption>" if heading or lines else ""
     return f'<figure aria-label="{html.escape(drawing.description)}">{words}{inside}</figure>'
 
 
@@ -166,10 +170,15 @@ th { font-weight: 600; border-bottom-width: 2px; vertical-align: bottom; }
 figure { margin: 0; min-width: 0; }
 figcaption { line-height: 1.35; overflow-wrap: anywhere; }
 figcaption span { display: block; color: var(--soft); font-size: .875rem; font-variant-numeric: tabular-nums; }
-.many { display: grid; grid-template-columns: repeat(auto-fill, minmax(10.5rem, 1fr)); gap: 1.25rem 1rem; }
+.many { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: 1.25rem 1rem; }
 .js-plotly-plot .xtick text, .js-plotly-plot .ytick text, .js-plotly-plot .x2tick text, .js-plotly-plot .y2tick text,
 .js-plotly-plot .legendtext, .js-plotly-plot .annotation-text, .js-plotly-plot .gtitle,
-.js-plotly-plot [class*="title"], .js-plotly-plot .textpoint text { fill: var(--ink) !important; }
+.js-plotly-plot [class*="title"], .js-plotly-plot .textpoint text, .js-plotly-plot .bartext-outside {
+  fill: var(--ink) !important; }
 .js-plotly-plot .gridlayer path, .js-plotly-plot .zl { stroke: var(--line) !important; }
-@media (max-width: 40rem) { th, td { padding: .35rem .4rem; font-size: .9rem; } }
+td + td { white-space: nowrap; }
+@media (max-width: 40rem) {
+  th, td { padding: .35rem .4rem; font-size: .9rem; }
+  .many { grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); }
+}
 """

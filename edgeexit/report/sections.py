@@ -68,8 +68,8 @@ def comparison(choice: Choice, scale: Scale, evidence: Evidence) -> Section:
         texts=(
             (
                 f"All fitted for a mean cost of {scale.write(choice.cost)} and scored on samples left out of the fit "
-                f"({choice.folds}-fold cross-validation on {choice.samples:,} samples). Taken is the simplest kind that "
-                "is within one standard error of the best one."
+                f"({choice.folds}-fold cross-validation on {choice.samples:,} samples). Taken is the simplest kind "
+                "that is within one standard error of the best one."
             ),
         ),
         tables=(
@@ -126,15 +126,17 @@ def exits_taken(marks: Marks, scale: Scale, evidence: Evidence, fit: Fit) -> Sec
         seen = (share(1 - there.mean()), share(1 - final.mean())) if leaves.any() else ("-", "-")
         rows.append((name, threshold, share(policy[k]), *seen, scale.write(evidence.costs[k])))
     quality = quality_of(evidence)
-    shown = ("exit", "threshold", "leave here", f"their {quality}", "the final exit's on them", "cost")
+    shown = ("exit", "threshold", "leave", quality, "final exit's", "cost")
     known = evidence.has_labels  # without labels the final exit is always right
     kept = [0, 1, 2, 3, 4, 5] if known else [0, 1, 2, 3, 5]
+    beside = f"The {quality} is that of the samples which leave there"
+    beside += "; beside it, what the final exit makes of the same samples." if known else "."
     right = "whose map loses least" if evidence.maps is not None else "that is right"
     return Section(
         title="Where samples leave",
         texts=(
             f"Asked for: {describe_goal(fit.goal, scale, quality)}.",
-            f"{marks.kind} over all {len(evidence):,} samples; the oracle leaves at the first exit {right}.",
+            f"Over all {len(evidence):,} samples; the oracle leaves at the first exit {right}. " + beside,
         ),
         drawings=(
             Drawing(
@@ -175,14 +177,15 @@ def exits_believed(exits: Sequence[str], evidence: Evidence, fit: Fit) -> Sectio
         after = reliability(fitted, k) if differs else None
         ece = f"ECE {share(before.ece)}"
         if after is not None:
-            ece += f" \N{RIGHTWARDS ARROW} {share(after.ece)}, T = {fitted.temperatures[k]:.2f}"
+            ece += f" \N{RIGHTWARDS ARROW} {share(after.ece)}"
+        lines = (ece, f"T = {fitted.temperatures[k]:.2f}") if fitted.temperatures != evidence.temperatures else (ece,)
         drawings.append(
             Drawing(
                 name=f"reliability-{k}",
                 figure=draw_reliability(before, after, colour),
                 description=f"reliability of exit {exits[k]}",
                 heading=exits[k],
-                caption=ece,
+                lines=lines,
             )
         )
     truth = "right" if evidence.has_labels else "what the final exit answers"

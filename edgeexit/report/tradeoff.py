@@ -23,6 +23,8 @@ _SHOWN: Final = 5
 """Curves to begin with; more cross each other beyond reading, and wait in the legend."""
 _NAMED: Final = 6
 """Single exits whose names stand beside their marks."""
+_BESIDE_FINAL: Final = 0.86
+"""Share of full cost from which on an exit's name would run into the final exit's."""
 _FEW: Final = 14
 """A curve of so few points shows them: its kind knows no other thresholds."""
 _NORMAL: Final = 1.96
@@ -153,7 +155,10 @@ def _add_marks(figure: go.Figure, marks: Marks, scale: Scale) -> None:
         scale,
         [outcome for _, outcome in early],
         names=[plain(name) for name, _ in early],
-        texts=[plain(name, longest=12) if index % every == 0 else "" for index, (name, _) in enumerate(early)],
+        texts=[
+            plain(name, longest=12) if index % every == 0 and outcome.mean_cost < _BESIDE_FINAL * scale.whole else ""
+            for index, (name, outcome) in enumerate(early)
+        ],
         legend="always this exit",
         place="bottom right",
         marker={"symbol": "circle-open", "size": 9, "color": MUTED, "line": {"width": 2}},
@@ -163,7 +168,7 @@ def _add_marks(figure: go.Figure, marks: Marks, scale: Scale) -> None:
         scale,
         [whole[1]],
         names=[f"{plain(whole[0])}, the whole model"],
-        texts=["whole model"],
+        texts=["final exit"],
         legend="whole model",
         place="bottom left",
         marker={"symbol": "square", "size": 10, "color": MUTED},
@@ -176,7 +181,7 @@ def _add_marks(figure: go.Figure, marks: Marks, scale: Scale) -> None:
         texts=["oracle"],
         legend="oracle",
         place="bottom right",
-        marker={"symbol": "diamond", "size": 11, "color": "#74b816", "line": {"width": 1, "color": "white"}},
+        marker={"symbol": "diamond", "size": 12, "color": MUTED},
     )
     _add_points(
         figure,

@@ -35,8 +35,8 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
     def axis(self) -> dict[str, object]:
         """Title and ticks of an axis of costs, for plotly."""
         if self.unit == "ms":
-            return {"title": "mean latency of the stages, ms a sample"}
-        return {"title": "mean cost, operators relative to the whole model", "tickformat": ".0%"}
+            return {"title": "mean latency, ms"}
+        return {"title": "mean cost (whole model: 100%)", "tickformat": ".0%"}
 
     @property
     def hover(self) -> str:

@@ -43,24 +43,26 @@ def compare(
     *,
     splits: int,
     pool: ProcessPoolExecutor,
-    on_split: Callable[[int], None] = lambda _: None,
+    on_done: Callable[[int, int], None],
 ) -> dict[str, dict[float, Outcome | None]]:
     """Return name -> budget -> outcome; None where some half could not be fitted for the budget.
 
     The samples are halved at random `splits` / 2 times, and each half serves once to fit and once to score, so that
-    every sample is scored `splits` / 2 times and never by a policy that it helped to fit.
+    every sample is scored `splits` / 2 times and never by a policy that it helped to fit. `on_done` is told how many
+    of how many budgets and splits are done.
     """
     sums = {name: {budget: np.zeros((2, len(evidence))) for budget in budgets} for name in fitters}
     kinds: dict[str, dict[float, list[str]]] = {name: {budget: [] for budget in budgets} for name in fitters}
     jobs = [
-        (scored, pool.submit(_score_split, evidence, fitters, budgets, fitted, scored))
+        (budget, scored, pool.submit(_score_all, evidence, fitters, budget, fitted, scored))
         for fitted, scored in _halvings(len(evidence), splits)
+        for budget in budgets
     ]
-    for done, (scored, job) in enumerate(jobs, start=1):
-        for (name, budget), (kind, scores) in job.result().items():
+    for done, (budget, scored, job) in enumerate(jobs, start=1):
+        for name, (kind, scores) in job.result().items():
             sums[name][budget][:, scored] += scores
             kinds[name][budget].append(kind)
-        on_split(done)
+        on_done(done, len(jobs))
     return {
         name: {budget: _outcome(sums[name][budget] * 2 / splits, kinds[name][budget], splits) for budget in budgets}
         for name in fitters
@@ -93,23 +95,22 @@ def difference_at_its_cost(curve: Sequence[Outcome], other: Outcome) -> Differen
     return _difference(ours - other.right)
 
 
-def _score_split(
-    evidence: Evidence, fitters: Mapping[str, Fitter], budgets: Sequence[float], fitted: _Indices, scored: _Indices
-) -> dict[tuple[str, float], tuple[str, _Values]]:
+def _score_all(
+    evidence: Evidence, fitters: Mapping[str, Fitter], budget: float, fitted: _Indices, scored: _Indices
+) -> dict[str, tuple[str, _Values]]:
     """Return kind, and right or wrong and cost [2, n], for all that could be fitted."""
     fitting, scoring = evidence.take(fitted), evidence.take(scored)
     results = {}
     for name, fit in fitters.items():
-        for budget in budgets:
-            try:
-                policy = fit(fitting, budget)
-            except FittingError:
-                continue
-            seen = scoring.at(policy.temperatures)
-            scores, answers = simulate(policy, seen.readouts)
-            exits = exits_of(scores, policy.thresholds)
-            given = answers[np.arange(len(exits)), exits]
-            results[name, budget] = policy.kind, np.stack([given == seen.truth, np.asarray(seen.costs)[exits]])
+        try:
+            policy = fit(fitting, budget)
+        except FittingError:
+            continue
+        seen = scoring.at(policy.temperatures)
+        scores, answers = simulate(policy, seen.readouts)
+        exits = exits_of(scores, policy.thresholds)
+        given = answers[np.arange(len(exits)), exits]
+        results[name] = policy.kind, np.stack([given == seen.truth, np.asarray(seen.costs)[exits]])
     return results
 
 

@@ -2,8 +2,8 @@
 
     python scripts/bench/decisions.py [--classes 10 100] [--batch 1 256] [--exits 5] [--json]
 
-Times `Policy.decide` alone, on readouts of random logits, in one thread. The table shows the slowest exit of each:
-the median over the rounds of the mean CPU time of a call, which other programs lengthen less than the time on the clock.
+Times `Policy.decide` alone, on readouts of random logits, in one thread. The table shows the slowest exit of each: the
+median over the rounds of the mean CPU time of a call, which other programs lengthen less than the time on the clock.
 The policies take turns in every round, so that a noisy moment touches all of them.
 """
 

@@ -15,7 +15,7 @@ Then `--max-risk`: fits on samples drawn from the test images, and how often the
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -39,7 +39,7 @@ Outcomes = Mapping[str, Mapping[float, Outcome | None]]
 
 def measure_budgets(test: Evidence, splits: int, pool: ProcessPoolExecutor) -> dict[str, Any]:
     """Return the figures of every way of fitting at every budget."""
-    outcomes = compare(test, RIVALS | OURS, _BUDGETS, splits=splits, pool=pool, on_split=_tell(f"of {splits} splits"))
+    outcomes = compare(test, RIVALS | OURS, _BUDGETS, splits=splits, pool=pool, on_done=_tell("budgets and splits"))
     ours = [outcome for outcome in outcomes[AUTO].values() if outcome is not None]
     curve = [single_exits(test)[0], *ours]
     figures: dict[str, Any] = {}
@@ -63,10 +63,10 @@ def measure_risks(test: Evidence, pool: ProcessPoolExecutor) -> list[Held]:
     """Return how often each certified risk held."""
     held = []
     wanted = [(kind, samples, risk) for kind in _CERTIFIED for samples in _SAMPLES for risk in _RISKS]
-    tell = _tell(f"of {len(wanted)} rows of certified risks")
+    tell = _tell("certified risks")
     for done, (kind, samples, risk) in enumerate(wanted, start=1):
         held.append(resample(test, kind, samples, risk, resamplings=_RESAMPLINGS, pool=pool))
-        tell(done)
+        tell(done, len(wanted))
     return held
 
 
@@ -125,8 +125,8 @@ def _print_row(name: str, cells: Sequence[str], *, rule: bool = False) -> None:
         print(f"|{'---|' * (len(cells) + 1)}")
 
 
-def _tell(what: str) -> Any:
-    return lambda done: print(f"{done} {what}", file=sys.stderr)
+def _tell(what: str) -> Callable[[int, int], None]:
+    return lambda done, total: print(f"{done} of {total} {what}", file=sys.stderr)
 
 
 def main() -> None:

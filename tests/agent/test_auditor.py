@@ -86,8 +86,9 @@ def test_an_audit_tells_an_answer_that_is_not_the_exit_s_own_class(runner: Runne
 
 def test_an_audit_of_an_agent_that_knows_no_answers_can_be_read(runner: Runner) -> None:
     readout = runner.infer_every_exit(make_samples(1)).readouts[0]
-    old = msgspec.to_builtins(audited_sample(readout, exit_index=1))
-    del old["answer"]
+    told = msgspec.to_builtins(audited_sample(readout, exit_index=1))
+    assert told.keys() == {"exit", "top1", "p1", "p2", "entropy"}, "what is as usual takes no room"
+    old = {**told, "label": None}
     sample = msgspec.convert(old, AuditedSample)
     assert sample.answer is None
     assert sample.disagrees == (readout[1, 0] != readout[-1, 0])

@@ -4,7 +4,7 @@ import numpy as np
 from edgeexit_calibration.recalibrate import Hold, refit
 
 from edgeexit.fitting import Fit
-from edgeexit.policies import Confidence, disagrees, simulate_exits
+from edgeexit.policies import Confidence, Ztw, disagrees, simulate_exits
 from tests.calibration.scenario import readouts_of
 
 CURRENT = Confidence(temperatures=(1.0, 1.5, 2.0), thresholds=(0.5, 0.5))
@@ -42,3 +42,18 @@ def test_exits_that_cannot_be_trusted_at_all_go_to_full_depth_as_far_as_the_risk
     fit = refit(CURRENT, readouts_of(1000, trust=0.0), COSTS, **GOAL)
     fresh = readouts_of(10_000, trust=0.0, seed=5)
     assert np.mean(simulate_exits(fit.policy, fresh) == 2) >= 0.9
+
+
+def test_a_policy_that_reads_all_probabilities_cannot_be_refitted_on_audits_and_says_so():
+    """Audits hold four numbers an exit."""
+    current = Ztw(
+        temperatures=(1.0,) * 3,
+        thresholds=(0.5, 0.5),
+        weights=((1.0,), (1.0, 1.0)),
+        biases=((0.0,) * 4, (0.0,) * 4),
+    )
+    held = refit(current, readouts_of(1000), COSTS, **GOAL)
+    assert isinstance(held, Hold)
+    assert held.cause == "no policy fits"
+    assert "'ztw' reads the probabilities" in held.reason
+    assert "\n" not in held.reason

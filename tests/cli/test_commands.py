@@ -50,7 +50,9 @@ def test_inspect_prints_stages_carry_and_proof(edgeexit, bundle):
 
 
 def test_fit_evaluate_profile_and_run_follow_each_other(edgeexit, bundle, data, tmp_path):
-    fitted = json.loads(edgeexit("fit", bundle.path, "--data", data, "--max-risk", 0.2, "--json").out)
+    fitted = json.loads(
+        edgeexit("fit", bundle.path, "--data", data, "--policy", "beem", "--max-risk", 0.2, "--json").out
+    )
     assert fitted["policy"]["policy"]["kind"] == "beem"
     assert fitted["cost_unit"] == "macs"
     assert fitted["speedup"] > 1
@@ -65,7 +67,10 @@ def test_fit_evaluate_profile_and_run_follow_each_other(edgeexit, bundle, data, 
     assert [stage["name"] for stage in profile["stages"]] == ["stage0", "stage1", "stage2"]
     assert profile["policy"] == "beem"
     assert (
-        json.loads(edgeexit("fit", bundle.path, "--data", data, "--max-risk", 0.2, "--json").out)["cost_unit"] == "ms"
+        json.loads(edgeexit("fit", bundle.path, "--data", data, "--policy", "beem", "--max-risk", 0.2, "--json").out)[
+            "cost_unit"
+        ]
+        == "ms"
     )
 
     out = tmp_path / "answers.npz"

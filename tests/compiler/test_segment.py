@@ -1,5 +1,7 @@
 """Segmentation: exits are maps, and readouts averages over their pixels."""
 
+import json
+import shutil
 import sys
 
 import numpy as np
@@ -122,8 +124,8 @@ def test_evaluating_counts_pixels_and_leaves_out_those_that_are_ignored(segmente
         labels[:5, 4:] = CLASSES - 1
         early = Confidence(temperatures=(1.0, 1.0), thresholds=(0.0,))
         found = evaluate(runner, Dataset(inputs={"image": images}, labels=labels), {"early": early})["early"]
-    assert found.agreement == pytest.approx(np.mean(maps[0] == maps[1]))
-    assert found.accuracy == pytest.approx(np.mean(maps[0][:, 4:] == labels[:, 4:]))
+    assert found.agreement.value == pytest.approx(np.mean(maps[0] == maps[1]))
+    assert found.accuracy.value == pytest.approx(np.mean(maps[0][:, 4:] == labels[:, 4:]))
 
 
 def test_labels_of_maps_are_checked(segmenter, images):
@@ -136,21 +138,30 @@ def test_labels_of_maps_are_checked(segmenter, images):
             as_dataset({"image": images, "labels": labels}, specs, task="segment", classes=CLASSES, where="it")
 
 
-def test_fitting_maps_is_refused_in_one_line(segmenter, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["edgeexit", "fit", str(segmenter.path), "--data", str(tmp_path / "none.npz")])
-    with pytest.raises(SystemExit, match="2"):
-        main()
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "segments" in line
+def test_maps_are_fitted_and_evaluated(segmenter, images, tmp_path, monkeypatch, capsys):
+    bundle = tmp_path / "segmenter"
+    shutil.copytree(segmenter.path, bundle)
+    np.savez(tmp_path / "maps.npz", image=images, labels=np.zeros((10, 8, 12), dtype=np.uint8))
+    rest = ["--data", str(tmp_path / "maps.npz"), "--json"]
+    for arguments in (["fit", str(bundle), "--policy", "ztw", "--speedup", "1.05"], ["evaluate", str(bundle)]):
+        monkeypatch.setattr(sys, "argv", ["edgeexit", *arguments, *rest])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert not stopped.value.code
+    results = json.loads(capsys.readouterr().out.partition("\n}\n")[2])
+    assert results["ztw"]["layer_speedup"]["value"] > 1
+    with Runner(segmenter) as runner:
+        final = runner.infer_every_exit({"image": images}).outputs[segmenter.manifest.exits[-1]].argmax(axis=1)
+    assert results["whole model"]["accuracy"]["value"] == pytest.approx(np.mean(final == 0))
 
 
 def test_maps_as_labels_do_not_stand_in_the_way(segmenter, images, tmp_path, monkeypatch, capsys):
-    """`run` and `profile` need no labels, and `evaluate` says what a segmenter's policy comes from."""
+    """`run` needs no labels, and `evaluate` says what a segmenter's policy comes from."""
     data = tmp_path / "maps.npz"
     np.savez(data, image=images, labels=np.zeros((10, 8, 12), dtype=np.uint8))
     for arguments, code, words in (
         (["run", "--data", data, "--every-exit", "--out", tmp_path / "out.npz"], 0, "10 samples"),
-        (["evaluate", "--data", data], 2, "Bundle.write_policy"),
+        (["evaluate", "--data", data], 2, "first: edgeexit fit"),
     ):
         command, *rest = map(str, arguments)
         monkeypatch.setattr(sys, "argv", ["edgeexit", command, str(segmenter.path), *rest])

@@ -7,6 +7,7 @@ import pytest
 from edgeexit.errors import FittingError
 from edgeexit.fitting import MaxRisk, fit_policy, lower_bound, samples_needed, upper_bound
 from edgeexit.fitting.certify import halves
+from edgeexit.fitting.risk import betting_upper_bound
 from edgeexit.policies import disagrees, exit_rates, simulate_exits
 from tests.fitting.populations import COSTS, population
 
@@ -83,3 +84,38 @@ def test_clopper_pearson_brackets_the_truth():
     assert lower_bound(5, 100, 0.05) < 0.05 < upper_bound(5, 100, 0.05)
     assert lower_bound(0, 10, 0.1) == 0
     assert upper_bound(10, 10, 0.1) == 1
+
+
+def test_clopper_pearson_covers_the_truth():
+    """Over 200 draws the bound lies below the true probability no more often than stated (with test slack)."""
+    random = np.random.default_rng(0)
+    for truth in (0.02, 0.3):
+        below = sum(upper_bound(int(random.binomial(150, truth)), 150, 0.1) < truth for _ in range(200))
+        assert below <= 200 * 0.1 + 3 * (200 * 0.1 * 0.9) ** 0.5
+
+
+@pytest.mark.parametrize("draw", ["shares", "zero or one", "constant"])
+def test_betting_covers_the_truth(draw):
+    random = np.random.default_rng(1)
+    below, bounds = 0, []
+    for _ in range(200):
+        if draw == "shares":
+            losses, truth = random.beta(0.5, 4.5, 150), 0.1
+        elif draw == "zero or one":
+            losses, truth = (random.random(150) < 0.1).astype(float), 0.1
+        else:
+            losses, truth = np.full(150, 0.1), 0.1
+        bounds.append(betting_upper_bound(losses, 0.1))
+        below += bounds[-1] < truth
+    assert below <= 200 * 0.1 + 3 * (200 * 0.1 * 0.9) ** 0.5
+    hoeffding = 0.1 + (np.log(10) / 300) ** 0.5
+    assert np.mean(bounds) < hoeffding
+
+
+def test_betting_at_its_ends():
+    assert betting_upper_bound(np.ones(20), 0.1) == 1
+    assert betting_upper_bound(np.zeros(1), 0.1) == 1
+    clean = betting_upper_bound(np.zeros(200), 0.1)
+    assert 1 - 0.1 ** (1 / 200) <= clean < 0.02
+    needed = samples_needed(0.05, 0.1, shares=True)
+    assert betting_upper_bound(np.zeros(needed // 2), 0.1) <= 0.05 < betting_upper_bound(np.zeros(needed // 2 - 1), 0.1)

@@ -1,9 +1,14 @@
 """Policy documents: what is accepted, what is refused and how the refusal reads."""
 
+import json
+import re
+
+import msgspec
 import pytest
+from policy_examples import make_policy
 
 from edgeexit.errors import PolicyError
-from edgeexit.policies import Beem, Confidence, PolicyDocument, Rollout, Scope, decode_document, encode_document
+from edgeexit.policies import KINDS, Beem, Confidence, PolicyDocument, Rollout, Scope, decode_document, encode_document
 
 BUNDLE = "ab" * 32
 
@@ -50,6 +55,105 @@ def test_a_wrong_field_is_refused_by_name(old, new, named):
 def test_beem_needs_a_weight_an_exit():
     with pytest.raises(ValueError, match="weights has 1 entries where 2 are needed"):
         Beem(temperatures=(1.0, 1.0), thresholds=(0.5,), weights=(1.0,))
+
+
+def altered(kind: str, field: str, value: object) -> bytes:
+    """Return a document whose policy of 5 exits and 4 classes has this field so; without it where `value` is ..."""
+    content = json.loads(encode_document(document(policy=make_policy(kind))))
+    content["policy"][field] = value
+    if value is ...:
+        del content["policy"][field]
+    return json.dumps(content).encode()
+
+
+FIELDS = [(kind, field) for kind, policy in KINDS.items() for field in msgspec.structs.asdict(make_policy(kind))]
+PER_EXIT = [(kind, field) for kind, field in FIELDS if field != "classes"]
+NESTED = [
+    ("eenet", "class_weights"),
+    ("eenet", "statistic_weights"),
+    ("ztw", "weights"),
+    ("ztw", "biases"),
+    ("pcee", "accuracies"),
+    ("cats", "weights"),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_survives_the_wire(kind):
+    original = document(policy=make_policy(kind, seed=3))
+    assert decode_document(encode_document(original)) == original
+    assert original.policy.kind == kind
+
+
+@pytest.mark.parametrize(("kind", "field"), FIELDS)
+def test_a_missing_field_is_named(kind, field):
+    with pytest.raises(PolicyError, match=f"`{field}`"):
+        decode_document(altered(kind, field, ...))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_extra_field_is_named(kind):
+    with pytest.raises(PolicyError, match="patient"):
+        decode_document(altered(kind, "patient", 1))
+
+
+@pytest.mark.parametrize(("kind", "field"), PER_EXIT)
+@pytest.mark.parametrize(
+    "change", [lambda entries: entries[:-1], lambda entries: [*entries, entries[-1]], lambda _: []]
+)
+def test_a_field_of_the_wrong_length_is_named(kind, field, change):
+    entries = msgspec.to_builtins(getattr(make_policy(kind), field))
+    refused = "thresholds" if field == "temperatures" and len(change(list(entries))) > 1 else field
+    with pytest.raises(PolicyError, match=rf"policy document: {refused} has \d+ entries"):
+        decode_document(altered(kind, field, change(list(entries))))
+
+
+@pytest.mark.parametrize(("kind", "field"), NESTED)
+def test_an_inner_list_of_the_wrong_length_is_named_with_its_exit(kind, field):
+    entries = [list(row) for row in getattr(make_policy(kind), field)]
+    entries[2].append(0.5)
+    with pytest.raises(PolicyError, match=re.escape(f"policy document: {field}[2] has {len(entries[2])} entries")):
+        decode_document(altered(kind, field, entries))
+    with pytest.raises(PolicyError, match=rf"policy document: {field}\[0\]|policy document: {field} is for"):
+        decode_document(altered(kind, field, [[]] * 4))
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "refusal"),
+    [
+        ("confidence", {"thresholds": (float("nan"),)}, "thresholds [nan] must be finite"),
+        ("confidence", {"temperatures": (1.0, float("inf"))}, "temperatures [1.0, inf] must all be finite"),
+        ("entropy", {"classes": 1}, "classes is for 1 classes"),
+        ("beem", {"weights": (0.5, 0.0)}, "weights holds 0 where"),
+        ("beem", {"weights": (0.5, 1e300)}, "weights holds 1e+300 where"),
+        ("eenet", {"class_weights": ((1.0, float("nan")),)}, "class_weights[0] holds nan where"),
+        ("eenet", {"class_weights": ((1.0,),)}, "class_weights is for 1 classes"),
+        ("eenet", {"statistic_weights": ((1.0, float("inf")),)}, "statistic_weights[0] holds inf where"),
+        ("ztw", {"weights": ((-0.1,),)}, "weights[0] holds -0.1 where"),
+        ("ztw", {"weights": ((0.0,),)}, "weights[0] holds 0 where"),
+        ("ztw", {"biases": ((0.0, float("nan")),)}, "biases[0] holds nan where"),
+        ("ztw", {"biases": ((0.0,),)}, "biases is for 1 classes"),
+        ("pcee", {"accuracies": ((0.5, 1.1),)}, "accuracies[0] holds 1.1 where"),
+        ("pcee", {"accuracies": ((0.5, float("nan")),)}, "accuracies[0] holds nan where"),
+        ("pcee", {"accuracies": ((),)}, "accuracies[0] has 0 entries"),
+        ("cats", {"weights": ((0.1, 0.2, float("inf")),)}, "weights[0] holds inf where"),
+        ("cats", {"biases": (float("nan"),)}, "biases holds nan where"),
+    ],
+)
+def test_a_number_that_cannot_decide_is_refused_with_its_field(kind, fields, refusal):
+    with pytest.raises(ValueError, match=f"^{re.escape(refusal)}"):
+        make_policy(kind, **({"exits": 2, "classes": 2} | fields))
+
+
+def test_weights_that_let_scores_grow_without_end_are_refused():
+    with pytest.raises(ValueError, match=r"^statistic_weights"):
+        make_policy("eenet", exits=3, statistic_weights=((1e30, 0.0), (0.0, 0.0, 1e30)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_policy_says_how_many_classes_its_numbers_are_for(kind):
+    classes = make_policy(kind, classes=7).classes
+    assert classes == (7 if kind in {"entropy", "ztw", "eenet"} else None)
 
 
 def test_a_rollout_grows_without_letting_go():

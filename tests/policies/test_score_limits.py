@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from policy_examples import EXITS, as_read, kinds, make_policy, make_readouts, seeds
 
-from edgeexit.policies import KINDS, simulate
+from edgeexit.policies import simulate
 from edgeexit.policies.readout import Array
 
 CLASSES = 4
@@ -25,7 +25,7 @@ def test_no_score_is_above_its_limit(kind, seed):
     policy = make_policy(kind, seed=seed)
     readouts = np.concatenate([make_readouts(200, seed=seed), corner_cases(CLASSES)])
     scores = simulate(policy, as_read(policy, readouts)).scores
-    assert (scores.max(axis=0) <= np.float32(policy.score_limits) + 1e-6).all()
+    assert (scores.max(axis=0) <= np.array(policy.score_limits) + 1e-5).all()
     assert policy.score_limit == max(policy.score_limits) > 0
 
 
@@ -40,10 +40,10 @@ def test_the_limit_can_be_reached(kind):
     np.testing.assert_allclose(best, policy.score_limits, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_threshold_above_the_limit_is_silent_and_one_that_fires_is_not(kind):
-    policy = make_policy(kind)
-    readouts = as_read(policy, np.concatenate([make_readouts(300), corner_cases(CLASSES)]))
+@given(kind=kinds, seed=seeds)
+def test_a_threshold_above_the_limit_is_silent_and_one_that_fires_is_not(kind, seed):
+    policy = make_policy(kind, seed=seed)
+    readouts = as_read(policy, np.concatenate([make_readouts(50, seed=seed), corner_cases(CLASSES)]))
     reached = simulate(policy, readouts).scores.max(axis=0)[:-1]
     fires = msgspec.structs.replace(policy, thresholds=tuple(map(float, reached)))
     assert fires.silent_exits == ()

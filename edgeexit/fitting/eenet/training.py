@@ -26,7 +26,7 @@ class Learned(NamedTuple):
     weights: tuple[Values, ...]
     """[K-1][C + 2 + k] of the scoring function."""
     shares: tuple[float, ...]
-    """[K] of the samples, that the assignment function gives to each exit on average."""
+    """[K] of the samples that the assignment function gives to each exit on average."""
 
 
 def learn(examples: Examples, costs: Sequence[float], budget: float, *, seed: int) -> Learned:
@@ -34,7 +34,8 @@ def learn(examples: Examples, costs: Sequence[float], budget: float, *, seed: in
 
     Scores start at the identity on the highest probability and are held near it (`fit_scoring`), where the authors stop
     early, at a small learning rate, and decay weights. Each sample weighs on an exit as much as it is assigned to it:
-    w_nk = P_nk / sum_n P_nk. A budget outside the costs is taken as the nearest of them. The same seed gives the same result. Source: EENet (arXiv:2301.07099, section 4).
+    w_nk = P_nk / sum_n P_nk. A budget outside the costs is taken as the nearest of them. The same seed gives the same
+    result. Source: EENet (arXiv:2301.07099, section 4).
     """
     inputs, prices = examples.inputs, np.asarray(costs)
     reachable = min(max(budget, costs[0]), costs[-1])

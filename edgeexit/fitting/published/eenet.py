@@ -13,11 +13,12 @@ from edgeexit.policies import Eenet, simulate
 def eenet_policy(evidence: Evidence, budget: float, *, seed: int = 0) -> Eenet:
     """Return EENet with the scores and the shares of exits that it learns for a mean cost of `budget`.
 
-    Losses, start, the weights of the losses and hidden units are the authors'. Not theirs are stick-breaking (their code
-    has a softmax), the search (L-BFGS until it stands; their Adam stops far from budgets above half of the full cost),
-    and the hold on scores in place of decay towards 0: each makes the rival stronger. Shares are rounded down to whole
-    samples and step back where that costs more than the budget. Raises FittingError for a budget below the cost of the
-    first exit, and for readouts without probabilities.
+    The paper's losses and start, with the authors' weights of the losses and hidden units. Not theirs, since theirs
+    cannot reach every budget, are stick-breaking (their code has a softmax) and the search (L-BFGS until it stands;
+    their Adam stops short of budgets above half of the full cost). Nor is the hold on scores: decay towards 0, run
+    until it stands, gives a weaker rival. Shares are rounded down to whole samples and step back where that costs more
+    than the budget. Raises FittingError for a budget below the cost of the first exit, and for readouts without
+    probabilities.
 
     Source: EENet (Ilhan et al., WACV 2024, arXiv:2301.07099, sections 4 and 5); settings from the authors' code.
     """

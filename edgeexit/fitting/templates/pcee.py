@@ -9,7 +9,7 @@ from edgeexit.policies import Pcee
 from edgeexit.policies.readout import P1, TOP1, Array
 
 _BINS = 50
-_ENOUGH = 20
+_ENOUGH = 50
 """Samples that an accuracy is taken from."""
 
 
@@ -36,7 +36,7 @@ def _accuracies(p1: Array, losses: Values, bins: int = _BINS) -> tuple[float, ..
 
     As in the paper, it is the plain mean in a bin, rising with the probability or not. The paper leaves open what a bin
     says that has few samples or none (one lucky sample would pass any threshold): such a bin takes in its neighbours,
-    as many on either side, until they have 20 samples together.
+    as many on either side, until they have 50 samples together.
 
     Source: reliability diagrams in PCEE (Mofakhami et al., arXiv:2412.19325, section 4).
     """

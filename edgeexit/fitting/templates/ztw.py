@@ -26,7 +26,7 @@ def ztw_templates(evidence: Evidence, options: TemplateOptions) -> tuple[Ztw, ..
     Source: Zero Time Waste (Wolczyk et al., NeurIPS 2021, section 3.2), with the mean over exits of its authors'
     code. They keep weights positive by an exponential; a bound does, too, and leaves the problem convex.
     """
-    logs = log_probabilities(evidence.probabilities).astype(np.float32)
+    logs = log_probabilities(evidence.probabilities)
     weights, biases = [], []
     for k in range(evidence.exits - 1):
         weight, bias = np.ones(k + 1), np.zeros(logs.shape[2])

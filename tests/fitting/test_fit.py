@@ -1,0 +1,127 @@
+"""From evidence and a goal to a policy: every kind keeps every goal, and what cannot be had is said in one line."""
+
+import re
+
+import msgspec
+import numpy as np
+import pytest
+
+from edgeexit.errors import FittingError
+from edgeexit.fitting import Budget, Evidence, MapLosses, MaxDrop, MaxRisk, expect, fit_policy, fit_thresholds
+from edgeexit.policies import KINDS, Voting
+from tests.fitting.populations import COSTS, population
+
+EVIDENCE = population(500, seed=11)
+PLAIN = [kind for kind in KINDS if not KINDS[kind].reads_probabilities]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("cost", [1.0, 1.7, 4.0])
+def test_the_realised_cost_is_within_the_budget(kind, cost):
+    fit = fit_policy(kind, EVIDENCE, Budget(cost=cost), temperatures=False)
+    assert fit.policy.kind == kind
+    assert fit.expected.mean_cost <= cost
+    assert fit.expected == expect(fit.policy, EVIDENCE.at(fit.policy.temperatures))
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_a_drop_is_kept_and_saves_cost(kind):
+    fit = fit_policy(kind, EVIDENCE, MaxDrop(drop=0.02), temperatures=False)
+    assert fit.expected.mean_loss <= fit.expected.final_loss + 0.02 + 1e-9
+    assert fit.expected.mean_cost < COSTS[-1]
+
+
+def test_without_labels_losses_are_disagreement():
+    fit = fit_policy("confidence", EVIDENCE.without_labels(), MaxDrop(drop=0.05), temperatures=False)
+    assert fit.expected.final_loss == 0
+    assert fit.expected.mean_loss == fit.expected.disagreement <= 0.05
+
+
+def test_a_budget_below_the_first_exit_says_the_least():
+    with pytest.raises(FittingError, match=r"a mean cost of 0\.5 cannot be reached: the least is 1$"):
+        fit_policy("confidence", EVIDENCE, Budget(cost=0.5))
+
+
+def test_a_negative_drop_is_kept_where_an_ensemble_is_better_and_else_says_the_least():
+    """Three exits of equal quality vote; the final exit alone is no better than one of them."""
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 10, 1000)
+    classes = np.where(random.random((1000, 4)) < 0.3, random.integers(0, 10, (1000, 4)), truth[:, None])
+    readouts = np.stack([classes, *np.broadcast_to([[[0.8]], [[0.1]], [[0.6]]], (3, 1000, 4))], axis=2)
+    evidence = Evidence(readouts=readouts.astype(np.float32), costs=COSTS, temperatures=(1.0,) * 4, labels=truth)
+    fit = fit_policy("voting", evidence, MaxDrop(drop=-0.1), temperatures=False)
+    assert fit.expected.mean_loss <= fit.expected.final_loss - 0.1 + 1e-9
+    with pytest.raises(FittingError, match=r"a drop of -0\.5 cannot be reached: the least is -0\.") as raised:
+        fit_policy("voting", evidence, MaxDrop(drop=-0.5), temperatures=False)
+    least = float(re.search(r"least is (\S+)", str(raised.value)).group(1))
+    fit_policy("voting", evidence, MaxDrop(drop=least), temperatures=False)
+
+
+@pytest.mark.parametrize(
+    ("goal", "message"),
+    [
+        (Budget(cost=float("nan")), "budget nan"),
+        (Budget(cost=-1.0), "budget -1"),
+        (Budget(cost=float("inf")), "budget inf"),
+        (MaxDrop(drop=float("nan")), "drop nan"),
+        (MaxDrop(drop=2.0), "drop 2"),
+        (MaxRisk(risk=float("nan")), "risk nan"),
+        (MaxRisk(risk=0.05, delta=1.0), "delta 1"),
+    ],
+)
+def test_a_goal_that_nothing_can_have_is_refused_in_one_line(goal, message):
+    for fit in (lambda: fit_policy("confidence", EVIDENCE, goal), lambda: fit_thresholds(UNFITTED, EVIDENCE, goal)):
+        with pytest.raises(FittingError, match=message) as raised:
+            fit()
+        assert "\n" not in str(raised.value)
+
+
+UNFITTED = Voting(temperatures=(1.0,) * 4, thresholds=(None,) * 3)
+
+
+def maps_of(samples: int, seed: int, *, labels: bool) -> Evidence:
+    """Make evidence of a segmentation: shares of pixels that fall with the confidence of an exit and its depth."""
+    random = np.random.default_rng(seed)
+    confidence = np.sort(1 - 0.6 * random.random((samples, 3)) ** 2, axis=1)
+    confidence[:, -1] = 1
+    disagreement = ((1 - confidence) * random.random((samples, 3))).astype(np.float32)
+    errors = np.clip(disagreement + 0.1 * random.random((samples, 1)), 0, 1).astype(np.float32)
+    zeros = np.zeros_like(confidence)
+    return Evidence(
+        readouts=np.stack([zeros, confidence, 1 - confidence, zeros], axis=2).astype(np.float32),
+        costs=(1.0, 2.0, 3.0),
+        temperatures=(1.0,) * 3,
+        maps=MapLosses(disagreement=disagreement, errors=errors if labels else None),
+    )
+
+
+@pytest.mark.parametrize("labels", [True, False])
+@pytest.mark.parametrize("goal", [Budget(cost=1.8), MaxDrop(drop=0.02), MaxRisk(risk=0.05)])
+def test_maps_can_be_fitted_for_every_goal(goal, labels):
+    evidence = maps_of(1000, 0, labels=labels)
+    fit = fit_policy("confidence", evidence, goal, temperatures=False)
+    fresh = expect(fit.policy, maps_of(50_000, 1, labels=labels))
+    assert 1 < fresh.mean_cost < 2.5
+    if isinstance(goal, Budget):
+        assert fit.expected.mean_cost <= 1.8
+    elif isinstance(goal, MaxDrop):
+        assert fit.expected.mean_loss <= fit.expected.final_loss + 0.02 + 1e-9
+        assert fresh.mean_loss <= fresh.final_loss + 0.03
+    else:
+        assert fresh.disagreement <= 0.05
+        assert fit.certificate.observed < fit.certificate.upper_bound <= 0.05
+        assert "betting" in fit.certificate.method
+
+
+def test_too_few_maps_say_how_many_are_needed_and_as_many_do():
+    evidence = maps_of(400, 2, labels=False)
+    goal = MaxRisk(risk=0.05)
+    with pytest.raises(FittingError, match="at least") as raised:
+        fit_policy("confidence", evidence.take(np.arange(60)), goal, temperatures=False)
+    needed = int(re.search(r"at least (\d+)", str(raised.value)).group(1))
+    assert fit_policy("confidence", evidence.take(np.arange(needed)), goal, temperatures=False).certificate
+
+
+def test_the_same_inputs_give_the_same_policy():
+    goal = Budget(cost=2.0)
+    assert fit_policy("beem", EVIDENCE, goal) == fit_policy("beem", msgspec.structs.replace(EVIDENCE), goal)

@@ -1,0 +1,44 @@
+"""The path from safe to bold that certificates walk."""
+
+import numpy as np
+import pytest
+
+from edgeexit.fitting.frontier import frontier
+from edgeexit.policies import Confidence, Patience, exits_of, simulate
+from tests.fitting.populations import COSTS, population
+
+
+@pytest.mark.parametrize("kind", [Confidence, Patience])
+def test_the_path_is_nested_from_full_depth_to_the_first_exit_and_says_what_its_points_do(kind):
+    evidence = population(700, seed=1)
+    scores, answers = simulate(kind(temperatures=(1.0,) * 4, thresholds=(None,) * 3), evidence.readouts)
+    losses = evidence.losses(answers)
+    path = frontier(scores, losses, np.array(COSTS))
+    assert path[0].thresholds == (None, None, None)
+    assert path[-1].mean_cost == COSTS[0]
+    before = np.full(len(scores), 3)
+    for point in path[1:]:
+        exits = exits_of(scores, point.thresholds)
+        assert (exits <= before).all()
+        assert (exits < before).any()
+        assert point.mean_cost == pytest.approx(np.array(COSTS)[exits].mean())
+        assert point.mean_loss == pytest.approx(losses[np.arange(len(exits)), exits].mean())
+        before = exits
+
+
+def test_an_exit_that_is_always_wrong_comes_last():
+    evidence = population(1000, seed=2)
+    scores, answers = simulate(Confidence(temperatures=(1.0,) * 4, thresholds=(None,) * 3), evidence.readouts)
+    losses = evidence.losses(answers)
+    losses[:, 1] = 1.0
+    path = frontier(scores, losses, np.array(COSTS))
+    assert all(point.thresholds[1] is None for point in path if point.mean_cost > 1.2 * COSTS[0])
+
+
+def test_the_path_is_fine_where_loss_begins():
+    """No step near the final exit's loss adds much, so that a certificate stops close to its bound."""
+    evidence = population(4000, seed=3)
+    scores, answers = simulate(Confidence(temperatures=(1.0,) * 4, thresholds=(None,) * 3), evidence.readouts)
+    path = frontier(scores, evidence.disagreement(answers), np.array(COSTS))
+    risks = np.array([point.mean_loss for point in path])
+    assert np.diff(risks[risks < 0.1]).max() < 0.01

@@ -1,0 +1,72 @@
+"""Curves of loss over cost: honest, whole, and without what cannot be fitted."""
+
+import msgspec
+import numpy as np
+import pytest
+
+from edgeexit.fitting import Budget, fit_policy
+from edgeexit.fitting.evidence import Evidence, read_out
+from edgeexit.report.curves import cross_fit
+from tests.fitting.populations import population
+
+
+def test_noise_gains_nothing():
+    # Exits that guess: a fit on the samples that it is scored on finds "better than chance", a curve must not.
+    random = np.random.default_rng(5)
+    evidence = Evidence(
+        readouts=read_out(3 * random.normal(size=(300, 4, 10))).astype(np.float32),
+        costs=(1.0, 2.0, 3.0, 4.0),
+        temperatures=(1.0,) * 4,
+        labels=random.integers(0, 10, 300),
+    )
+    flattered = fit_policy("confidence", evidence, Budget(cost=3.0)).expected.mean_loss
+    curve = cross_fit(("confidence",), evidence).curves[0]
+    assert flattered < 0.87
+    assert curve.losses.mean() == pytest.approx(0.9, abs=0.02)
+
+
+def test_more_cost_buys_accuracy_up_to_the_final_exits():
+    evidence = population(1500, seed=1)
+    steps = []
+    curves = cross_fit(("confidence", "beem"), evidence, on_step=steps.append)
+    assert steps == [1, 1]
+    assert curves.baseline == "confidence"
+    final = float(evidence.losses(evidence.readouts[:, :, 0].astype(np.int64))[:, -1].mean())
+    for curve in curves.curves:
+        assert (np.diff(curve.costs) > 0).all()
+        assert curve.costs[0] == pytest.approx(1.0)
+        assert curve.losses[0] > curve.losses[-1] + 0.1
+        assert curve.losses[-1] == pytest.approx(final, abs=0.02)
+
+
+def test_gain_is_over_the_baseline_at_the_same_cost():
+    curves = cross_fit(("confidence", "beem"), population(1500, seed=1))
+    baseline, beem = curves.curves
+    assert not baseline.gain.any()
+    assert not baseline.noise.any()
+    middle = len(curves.budgets) // 2
+    cost = float(curves.budgets[middle])
+    assert beem.gain[middle] == pytest.approx(float(baseline.loss_at(cost) - beem.loss_at(cost)))
+    assert 0 < beem.noise[middle] < 0.05
+
+
+def test_the_same_seed_draws_the_same_curve():
+    evidence = population(300, seed=2)
+    first, second = (cross_fit(("confidence",), evidence, seed=3).curves[0] for _ in range(2))
+    assert (first.losses == second.losses).all()
+    assert len(cross_fit(("confidence",), evidence, seed=4).curves[0].losses) > 1
+
+
+def test_a_kind_that_cannot_be_fitted_is_left_out_with_its_reason():
+    evidence = population(300, seed=2)
+    bare = msgspec.structs.replace(evidence, readouts=evidence.readouts[:, :, :4])
+    curves = cross_fit(("confidence", "ztw"), bare, temperatures=False)
+    assert [curve.kind for curve in curves.curves] == ["confidence"]
+    assert "probabilities" in curves.left_out["ztw"]
+
+
+def test_too_few_samples_have_no_curve():
+    curves = cross_fit(("confidence",), population(10, seed=2))
+    assert curves.curves == ()
+    assert curves.baseline is None
+    assert "10 samples" in curves.left_out["confidence"]

@@ -1,0 +1,70 @@
+"""The quickstart's page, from a story made up here."""
+
+import re
+
+from edgeexit_calibration import Disagreement, ExitMix
+from plotly.offline import get_plotlyjs
+
+from edgeexit.latency import LatencyProfile, LatencySummary, StageProfile
+from edgeexit.quickstart.drill import Drill
+from edgeexit.quickstart.report import Story, write_report
+from edgeexit.quickstart.watch import Moment, Phase
+from edgeexit.runtime import Evaluation
+from edgeexit.runtime.evaluation import LatencyFigures
+from edgeexit.runtime.intervals import Interval
+
+
+def figure(value):
+    return Interval(value=value, low=value * 0.98, high=value * 1.02)
+
+
+def phase(name, revision, observed, counts):
+    found = Disagreement(
+        samples=200, disagreeing=int(200 * observed), observed=observed, low=observed / 2, high=observed * 2,
+        confidence=0.95,
+    )  # fmt: skip
+    return Phase(name=name, revision=revision, disagreement=found, mix=ExitMix(samples=sum(counts), counts=counts))
+
+
+def stage(name, mean_ms):
+    summary = LatencySummary(samples=500, mean_ms=mean_ms, p50_ms=mean_ms, p90_ms=mean_ms * 1.3, p99_ms=None)
+    return StageProfile(name=name, latency=summary)
+
+
+def story():
+    latency = LatencyFigures(mean_ms=figure(0.12), p50_ms=figure(0.1), p90_ms=None, p99_ms=None)
+    evaluation = Evaluation(
+        samples=400, accuracy=figure(0.97), agreement=figure(0.96),
+        exit_rates=(figure(0.6), figure(0.2), figure(0.2)), latency=latency, speedup=figure(1.4),
+        layer_speedup=figure(1.6),
+    )  # fmt: skip
+    moments = tuple(
+        Moment(
+            seconds=float(s), agreement=0.97 if not 20 < s < 35 else 0.85, revision=1, reported=60 * s, audited=18 * s
+        )
+        for s in range(2, 60)
+    )
+    drill = Drill(
+        before=phase("before", 1, 0.02, (120, 50, 30)), drifted=phase("drifted", 1, 0.14, (90, 60, 50)),
+        after=phase("updated", 2, 0.03, (40, 60, 100)), moments=moments, drift_s=20.0, update_s=36.0, device_ms=0.4,
+    )  # fmt: skip
+    profile = LatencyProfile(
+        bundle="0" * 64, machine="x86_64, a processor", runtime="onnxruntime 1.23.2", threads=1, batch=1,
+        cold_load_ms=10.0, first_run_ms=1.0, stages=(stage("s0", 0.08), stage("s1", 0.05), stage("s2", 0.07)),
+    )  # fmt: skip
+    return Story(
+        model="digits <b>&", exits=("e0", "e1", "e2"), policy="beem", risk=0.05, delta=0.1,
+        evaluations={"whole model": evaluation, "beem": evaluation}, profile=profile, drill=drill,
+    )  # fmt: skip
+
+
+def test_the_page_tells_the_story_and_stands_alone(tmp_path):
+    path = tmp_path / "report.html"
+    write_report(path, story())
+    page = path.read_text().replace(get_plotlyjs(), "")
+    for name in ("timeline", "mix", "stages"):
+        assert f'id="{name}"' in page
+    assert "<td>updated</td><td>2</td><td>97.0 %</td>" in page
+    assert "digits &lt;b&gt;&amp;" in page
+    assert "certified: at least 95%" in page
+    assert not re.findall(r"https?:|@import|url\(|<link|\bsrc=", page)
