@@ -84,7 +84,7 @@ def choose_policy(
     require_sound(evidence)
     compared = evidence
     if isinstance(goal, MaxRisk):
-        require_samples(len(evidence), goal)
+        require_samples(len(evidence), goal, shares=evidence.maps is not None)
         compared = evidence.take(halves(len(evidence), seed)[0]).without_labels()
     if len(compared) < folds:
         raise FittingError(f"{len(compared)} samples are too few to compare policies on; give more or name a --policy")

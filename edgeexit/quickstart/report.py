@@ -10,7 +10,7 @@ from edgeexit.files import write_atomic
 from edgeexit.latency import LatencyProfile
 from edgeexit.quickstart.drill import Drill
 from edgeexit.quickstart.watch import Phase
-from edgeexit.report import COLOURS, MUTED, Drawing, Section, Table, draw_page, exit_colours, plain, styled
+from edgeexit.report import BESIDE, COLOURS, MUTED, Drawing, Section, Table, draw_page, exit_colours, plain, styled
 from edgeexit.runtime import Evaluation
 
 _HEIGHT = 340
@@ -139,8 +139,11 @@ def _timeline(story: Story) -> go.Figure:
         annotation_text="certified",
         annotation_position="bottom left",
     )
-    for at, text in ((story.drill.drift_s, "the stream changes"), (story.drill.update_s, "new policy in force")):
-        figure.add_vline(x=at, line={"color": COLOURS[3]}, annotation_text=text, annotation_position="bottom left")
+    for at, text, place in (
+        (story.drill.drift_s, "the stream changes", "bottom left"),
+        (story.drill.update_s, "new policy in force", "top left"),
+    ):
+        figure.add_vline(x=at, line={"color": COLOURS[3]}, annotation_text=text, annotation_position=place)
     figure.update_yaxes(tickformat=".0%", range=[min(0.8, *agreement) - 0.02, 1.005])
     figure.update_xaxes(title="seconds since the agents started")
     return styled(figure, height=_HEIGHT)
@@ -154,6 +157,7 @@ def _mix(story: Story) -> go.Figure:
         figure.add_bar(y=names, x=shares, name=plain(exit_name), orientation="h", marker={"color": colour})
     figure.update_layout(barmode="stack", legend={"traceorder": "normal"})
     figure.update_xaxes(tickformat=".0%", range=[0, 1])
+    figure.update_yaxes(**BESIDE)
     return styled(figure, height=_HEIGHT)
 
 

@@ -2,9 +2,10 @@
 
 from edgeexit.report.figures import exit_colours
 from edgeexit.report.fit_report import draw_report
-from edgeexit.report.page import COLOURS, MUTED, Drawing, KeyFigure, Section, Table, draw_page, plain, styled
+from edgeexit.report.page import BESIDE, COLOURS, MUTED, Drawing, KeyFigure, Section, Table, draw_page, plain, styled
 
 __all__ = [
+    "BESIDE",
     "COLOURS",
     "MUTED",
     "Drawing",

@@ -8,17 +8,21 @@ from plotly.colors import find_intermediate_color, hex_to_rgb
 
 from edgeexit.console import share
 from edgeexit.report.depth import ClassDepth, ends
-from edgeexit.report.page import COLOURS, MUTED, plain, styled
+from edgeexit.report.page import BESIDE, COLOURS, MUTED, plain, styled
 from edgeexit.report.reliability import BINS, Reliability
 from edgeexit.report.words import Scale
 
+_EXIT_COLOURS: Final = {2: (0, 3), 3: (0, 2, 3)}
+"""Places among the colours; a blend of the middle ones would be a muddy one."""
 _ROW_HEIGHT: Final = 26
 _FIGURED: Final = 4
 """Exits whose bars have their figures above them; on a narrow screen more would run into each other."""
 
 
 def exit_colours(count: int) -> tuple[str, ...]:
-    """Return a colour an exit, from the cheapest to the final one; the house's own where there are four."""
+    """Return a colour an exit, from the cheapest to the final one: the house's own, and blends of them above four."""
+    if count in _EXIT_COLOURS:
+        return tuple(COLOURS[place] for place in _EXIT_COLOURS[count])
     scale = [hex_to_rgb(colour) for colour in COLOURS[:4]]
     return tuple(_between(scale, k / max(count - 1, 1)) for k in range(count))
 
@@ -84,7 +88,7 @@ def draw_class_depths(depths: tuple[ClassDepth, ...], exits: Sequence[str], name
     shallow, deep = ends(depths)
     rows = [*shallow, *deep]
     places = [index + (index >= len(shallow)) for index in range(len(rows))]  # a gap between the two ends
-    labels = [plain(names[depth.index], longest=20) for depth in rows]
+    labels = [plain(names[depth.index], longest=16) for depth in rows]
     figure = go.Figure()
     for k, (exit_name, colour) in enumerate(zip(exits, exit_colours(len(exits)), strict=True)):
         name = plain(exit_name, longest=24)
@@ -117,9 +121,7 @@ def draw_class_depths(depths: tuple[ClassDepth, ...], exits: Sequence[str], name
         range=[max(places) + 0.6, -0.6],
         showgrid=False,
         automargin=True,
-        ticks="outside",
-        ticklen=5,
-        tickcolor="rgba(0,0,0,0)",  # room between names and bars
+        **BESIDE,
     )
     figure.update_xaxes(tickformat=".0%", range=[0, 1])
     return figure.update_layout(

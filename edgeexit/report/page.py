@@ -1,6 +1,7 @@
 """The house's HTML page: one file that opens offline, light and dark, on a wide screen and a narrow one."""
 
 import html
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -11,6 +12,9 @@ from plotly.offline import get_plotlyjs
 COLOURS: Final = ("#0b7285", "#74b816", "#f59f00", "#c92a2a", "#5f3dc4", "#868e96")
 """Of what has no colour of its own; the last one is for references."""
 MUTED: Final = COLOURS[-1]
+
+BESIDE: Final = {"ticks": "outside", "ticklen": 6, "tickcolor": "rgba(0,0,0,0)"}
+"""For an axis of names: room between them and their bars."""
 
 _FONT: Final = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 
@@ -61,7 +65,7 @@ def draw_page(*, title: str, lede: str, sections: Sequence[Section], key_figures
     """Return the page as UTF-8 HTML; plotly's JavaScript stands in it, nothing is fetched."""
     parts = [f"<h1>{html.escape(title)}</h1>", _paragraph(lede, "lede")]
     if key_figures:
-        pairs = (f"<div><dd>{html.escape(k.value)}</dd><dt>{html.escape(k.meaning)}</dt></div>" for k in key_figures)
+        pairs = (f"<div><dd>{_text(k.value)}</dd><dt>{_text(k.meaning)}</dt></div>" for k in key_figures)
         parts.append(f'<dl class="key">{"".join(pairs)}</dl>')
     parts += [_section(section) for section in sections]
     # Not str.format: braces in what a user named, or in the script, must stay what they are.
@@ -136,8 +140,15 @@ def _table(table: Table) -> str:
 
 def _paragraph(text: str, kind: str = "") -> str:
     mark = f' class="{kind}"' if kind else ""
-    return f"<p{mark}>{html.escape(text)}</p>"
+    return f"<p{mark}>{_text(text)}</p>"
 
+
+def _text(text: str) -> str:
+    """Return text in which a figure and its unit stay on one line."""
+    return _UNIT.sub("\N{NO-BREAK SPACE}", html.escape(text))
+
+
+_UNIT: Final = re.compile(r"(?<=\d) (?=(?:%|ms\b))")
 
 _BEFORE: Final = """<!doctype html>
 <html lang="en">

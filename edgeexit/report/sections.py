@@ -11,7 +11,7 @@ from edgeexit.report.marks import Outcome, rates
 from edgeexit.report.page import Drawing, KeyFigure, Section, Table
 from edgeexit.report.reliability import BINS, reliability
 from edgeexit.report.tradeoff import Marks, draw_tradeoff, shown_kinds
-from edgeexit.report.words import Scale, describe_goal, describe_promise, describe_samples, quality_of
+from edgeexit.report.words import Scale, describe_goal, describe_oracle, describe_promise, describe_samples, quality_of
 
 
 def figures_first(marks: Marks, scale: Scale, evidence: Evidence) -> list[KeyFigure]:
@@ -82,19 +82,18 @@ def comparison(choice: Choice, scale: Scale, evidence: Evidence) -> Section:
 def tradeoff(curves: Curves, marks: Marks, scale: Scale, evidence: Evidence) -> Section:
     """Return accuracy over cost of every kind."""
     quality = quality_of(evidence)
-    right = "loses the fewest pixels" if evidence.maps is not None else "is right"
     texts = [
         (
             "Every curve is cross-fitted: thresholds chosen on one half of the samples are scored on the other, and "
             "the other way round, so no curve flatters itself. A fit on all samples tends to be a little better. The "
-            f"oracle leaves at the first exit that {right}; no policy can know it."
+            f"oracle leaves at the first exit {describe_oracle(evidence)}; no policy can know it."
         ),
     ]
     if len(curves.curves) > 1:
         texts.append(
             f"Below: how much more {quality} than {curves.baseline} at the same mean cost. Inside the grey band a "
-            "difference is within what chance alone gives for this many samples (95 %, sample by sample); it is for "
-            "one comparison, and there are several here."
+            "difference is within what chance alone gives for this many samples (95 %, sample by sample; worked out "
+            "for the kind that the legend names, each kind's own is in its hover text)."
         )
     notes = [f"{kind} is left out: {reason}." for kind, reason in curves.left_out.items()]
     hidden = len(curves.curves) - len(shown_kinds(curves, marks.kind))
@@ -131,12 +130,11 @@ def exits_taken(marks: Marks, scale: Scale, evidence: Evidence, fit: Fit) -> Sec
     kept = [0, 1, 2, 3, 4, 5] if known else [0, 1, 2, 3, 5]
     beside = f"The {quality} is that of the samples which leave there"
     beside += "; beside it, what the final exit makes of the same samples." if known else "."
-    right = "whose map loses least" if evidence.maps is not None else "that is right"
     return Section(
         title="Where samples leave",
         texts=(
             f"Asked for: {describe_goal(fit.goal, scale, quality)}.",
-            f"Over all {len(evidence):,} samples; the oracle leaves at the first exit {right}. " + beside,
+            f"Over all {len(evidence):,} samples; the oracle leaves at the first exit {describe_oracle(evidence)}. {beside}",
         ),
         drawings=(
             Drawing(
@@ -155,7 +153,7 @@ def exits_taken(marks: Marks, scale: Scale, evidence: Evidence, fit: Fit) -> Sec
 
 
 def _threshold(value: float | None) -> str:
-    return "never" if value is None else f"{value:.4f}"
+    return "never" if value is None else f"{value:.6g}"
 
 
 def exits_believed(exits: Sequence[str], evidence: Evidence, fit: Fit) -> Section:

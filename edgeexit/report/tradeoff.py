@@ -54,7 +54,7 @@ def draw_tradeoff(curves: Curves, marks: Marks, scale: Scale, quality: str) -> g
         row_heights=[0.66, 0.34] if compared else [1.0],
     )
     if compared:
-        _add_noise(figure, curves, _leader(curves, marks.kind), scale)
+        _add_noise(figure, curves, max(curves.curves[1:], key=lambda curve: curve.mean_gain), scale)
     for curve in curves.curves:
         _add_curve(figure, curves, curve, scale, shown=curve.kind in shown, compared=compared)
     _add_marks(figure, marks, scale)
@@ -80,12 +80,6 @@ def shown_kinds(curves: Curves, chosen: str) -> frozenset[str]:
     order = [chosen, curves.baseline, *(curve.kind for curve in best)]
     present = [kind for kind in dict.fromkeys(order) if any(curve.kind == kind for curve in curves.curves)]
     return frozenset(kind for kind in present[:_SHOWN] if kind is not None)
-
-
-def _leader(curves: Curves, chosen: str) -> Curve:
-    """Return the curve whose noise is shown: the chosen kind's, or the best rival's where that is the baseline."""
-    rivals = curves.curves[1:]
-    return next((curve for curve in rivals if curve.kind == chosen), max(rivals, key=lambda curve: curve.mean_gain))
 
 
 def _place(kind: str) -> int:
@@ -130,6 +124,7 @@ def _add_curve(figure: go.Figure, curves: Curves, curve: Curve, scale: Scale, *,
 
 
 def _add_noise(figure: go.Figure, curves: Curves, leader: Curve, scale: Scale) -> None:
+    """Shade where the kind that gains most would be by chance alone."""
     reach = 100 * _NORMAL * leader.noise
     x = scale.plotted(curves.budgets)
     figure.add_scatter(
@@ -180,7 +175,7 @@ def _add_marks(figure: go.Figure, marks: Marks, scale: Scale) -> None:
         names=["oracle: the first right exit"],
         texts=["oracle"],
         legend="oracle",
-        place="bottom right",
+        place="top center",
         marker={"symbol": "diamond", "size": 12, "color": MUTED},
     )
     _add_points(

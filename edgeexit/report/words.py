@@ -51,6 +51,13 @@ def quality_of(evidence: Evidence) -> str:
     return "pixel accuracy" if evidence.has_labels else "share of pixels as the final exit's"
 
 
+def describe_oracle(evidence: Evidence) -> str:
+    """Return where the oracle leaves, as the end of a sentence on an exit."""
+    if evidence.maps is not None:
+        return "whose map loses least"
+    return "that is right" if evidence.has_labels else "that answers as the final one does"
+
+
 def describe_samples(evidence: Evidence) -> str:
     """Return what the data was."""
     known = "with labels" if evidence.has_labels else "without labels"
@@ -65,8 +72,7 @@ def describe_goal(goal: Goal | BeemRule, scale: Scale, quality: str) -> str:
             times = scale.speedup(cost)
             return f"the best {quality} within a mean cost of {scale.write(cost)}, {times} less than the whole model"
         case MaxDrop(drop=drop):
-            points = f"at most {100 * drop:g} points" if drop else "no point"
-            return f"the least cost at which the {quality} is {points} below the final exit's"
+            return f"the least cost at which the {quality} is at most {100 * drop:g} % below the final exit's"
         case MaxRisk(risk=risk, delta=delta):
             return (
                 f"the least cost at which at most {100 * risk:.3g} % of the answers differ from the final exit's, "

@@ -29,7 +29,7 @@ def draw(path, evidence, fit, **options):
     draw_report(path, evidence=evidence, fit=fit, **{**names, **options})
     page = path.read_text()
     assert get_plotlyjs() in page
-    return page.replace(get_plotlyjs(), "")
+    return page.replace(get_plotlyjs(), "").replace("\N{NO-BREAK SPACE}", " ")
 
 
 @pytest.fixture(scope="module")
