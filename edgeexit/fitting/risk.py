@@ -38,7 +38,7 @@ def betting_upper_bound(losses: _Values, delta: float) -> float:
     losses vary little. The order of the losses matters a little; it must not depend on their values.
 
     Source: Waudby-Smith & Ramdas, "Estimating means of bounded random variables by betting" (JRSS B, 2023), as in
-    Bates et al., "Distribution-Free, Risk-Controlling Prediction Sets" (J. ACM 2021, section 3.1.3).
+    Bates et al., "Distribution-Free, Risk-Controlling Prediction Sets" (J. ACM 2021).
     """
     stakes = _stakes(losses, delta)
 

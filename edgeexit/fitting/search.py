@@ -68,7 +68,7 @@ class Search:
     def schedules(self, *, cheap: bool) -> tuple[Cuts, Cuts]:
         """Return the two one-parameter schedules as far as the limits let them go.
 
-        Shares of exits in geometric progression (MSDNet, Huang et al., ICLR 2018, section 5), and the same share of
+        Shares of exits in geometric progression (MSDNet, Huang et al., ICLR 2018), and the same share of
         every exit's own ranking. `cheap`: the limits are kept at the cheap end, and depth is tried from there; or the
         other way round.
         """

@@ -20,7 +20,7 @@ def thresholds_for_shares(scores: Array, shares: Sequence[float]) -> Thresholds:
     None where n_k is 0 or none are left. Ties leave, so that more may leave than asked, never fewer while some are
     left. `scores` [N, K] of a policy, `shares` [K]. Raises FittingError for shares that are not K parts of one whole.
 
-    Source: MSDNet (Huang et al., ICLR 2018, section 4) and EENet (arXiv:2301.07099, algorithm 1).
+    Source: MSDNet (Huang et al., ICLR 2018) and EENet (arXiv:2301.07099, algorithm 1).
     """
     samples, exits = scores.shape
     left = np.ones(samples, dtype=np.bool_)

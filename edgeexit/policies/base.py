@@ -73,7 +73,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """[K] the highest score that can occur at each exit; a threshold above it never lets anything leave."""
         return (1.0,) * self.exits
 
-    @property
+    @cached_property
     def score_limit(self) -> float:
         """The highest score that can occur anywhere; reports scale their score histogram by it."""
         return max(self.score_limits)

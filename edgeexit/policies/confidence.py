@@ -7,7 +7,7 @@ from edgeexit.policies.readout import P1, Array
 class Confidence(Policy, frozen=True, kw_only=True, tag="confidence"):
     """Leave at the first exit k with max softmax(logits_k / T_k) >= t_k.
 
-    Source: maximum softmax probability as in MSDNet (Huang et al., ICLR 2018, section 4).
+    Source: maximum softmax probability as in MSDNet (Huang et al., ICLR 2018).
     """
 
     def score(self, exit_index: int, readout: Array, state: Array) -> tuple[Array, Array]:  # noqa: ARG002

@@ -9,15 +9,21 @@ from edgeexit.errors import FittingError
 from edgeexit.fitting import Evidence
 from edgeexit.fitting.certify import halves
 from edgeexit.fitting.evidence import Values
-from edgeexit.fitting.frontier import Point, frontier
+from edgeexit.fitting.frontier import Thresholds, frontier
 from edgeexit.fitting.templates import TemplateOptions, make_templates
+from edgeexit.fitting.thresholds import within_budget
 from edgeexit.policies import AnyPolicy, exits_of, simulate
+from edgeexit.policies.readout import Array
 
-_BUDGETS = 41
-"""Mean costs, evenly from the first exit's to the final one's, that a curve is fitted for."""
+_BUDGETS = 17
+"""Mean costs, in geometric progression from the first exit's to the final one's, that a curve is fitted for."""
 _LEARNED_BUDGETS = (0.2, 0.5, 0.8)
 """Where between those a kind is trained that learns for one budget."""
 _FEWEST_SAMPLES = 20
+_MOST_SAMPLES = 10_000
+"""Of more, so many are drawn: the curves' noise is below a line's width by then, and the time grows with them."""
+_ROUNDING = 1e-9
+"""Share of a budget that sums of rounded costs may be off by."""
 
 
 class Curve(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,7 +37,7 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
     gain: Values
     """[B] loss of the baseline less this kind's at the same cost, at each of `Curves.budgets`; NaN: out of reach."""
     noise: Values
-    """[B] standard error of `gain`, sample by sample."""
+    """[B] standard error of `gain`, sample by sample; NaN likewise."""
 
     def loss_at(self, cost: float | Values) -> Values:
         """Return the loss at mean costs: between two points mixed, NaN below the cheapest point."""
@@ -39,8 +45,9 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def mean_gain(self) -> float:
-        """Mean of `gain` over the costs that this kind and the baseline reach."""
-        return float(np.nanmean(self.gain))
+        """Mean of `gain` over the costs that this kind and the baseline reach; -inf where there are none."""
+        reached = self.gain[np.isfinite(self.gain)]
+        return float(reached.mean()) if len(reached) else -np.inf
 
 
 class Curves(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +59,8 @@ class Curves(msgspec.Struct, frozen=True, kw_only=True):
     """The baseline first, then in the order of the kinds."""
     left_out: dict[str, str]
     """Kind -> why it has no curve."""
+    samples: int
+    """That the curves are over."""
 
     @property
     def baseline(self) -> str | None:
@@ -68,10 +77,11 @@ def cross_fit(
     seed: int = 0,
     on_step: Callable[[int], None] = lambda _: None,
 ) -> Curves:
-    """Return a curve a kind: for each of 41 budgets, fitted on one half of the samples and scored on the other.
+    """Return a curve a kind: for each of 17 budgets, fitted on one half of the samples and scored on the other.
 
-    Both halves do both in turn (2-fold cross-fitting), so that a point's loss and cost are means over all samples.
-    Within a half, thresholds come from one frontier path a candidate policy.
+    Both halves do both in turn (2-fold cross-fitting), so that a point's loss and cost are means over all samples, or
+    over 10,000 of them. Thresholds are those that a fit takes; among a kind's candidate policies, one frontier path
+    each tells which to take them for.
 
     Args:
         kinds: names of `edgeexit.policies.KINDS`, the simplest first; the first that can be fitted is the baseline.
@@ -84,7 +94,9 @@ def cross_fit(
     A kind that raises FittingError on this evidence is left out, with the reason.
 
     """
-    budgets = np.linspace(evidence.costs[0], evidence.costs[-1], _BUDGETS)
+    budgets = np.geomspace(evidence.costs[0], evidence.costs[-1], _BUDGETS)
+    if len(evidence) > _MOST_SAMPLES:
+        evidence = evidence.take(np.random.default_rng(seed).permutation(len(evidence))[:_MOST_SAMPLES])
     curves: list[Curve] = []
     left_out: dict[str, str] = {}
     first: Values | None = None  # the baseline's losses [B, N]
@@ -99,24 +111,24 @@ def cross_fit(
             curve = _curve(kind, costs, losses)
             curves.append(_compared(curve, curves[0] if curves else curve, budgets, losses - first))
         on_step(1)
-    return Curves(budgets=budgets, curves=tuple(curves), left_out=left_out)
+    return Curves(budgets=budgets, curves=tuple(curves), left_out=left_out, samples=len(evidence))
 
 
 def _score(kind: str, evidence: Evidence, budgets: Values, options: TemplateOptions) -> tuple[Values, Values]:
-    """Return cost and loss [B, N] of every sample under the policy that the other half chose for each budget."""
+    """Return cost and loss [B, N] of every sample under the policy that the other half chose; NaN: out of reach."""
     if len(evidence) < _FEWEST_SAMPLES:
         raise FittingError(f"{len(evidence)} samples are too few to split into halves; give {_FEWEST_SAMPLES}")
-    costs = np.empty((len(budgets), len(evidence)))
-    losses = np.empty((len(budgets), len(evidence)))
+    costs = np.full((len(budgets), len(evidence)), np.nan)
+    losses = np.full((len(budgets), len(evidence)), np.nan)
     depths = np.asarray(evidence.costs)
     parts = halves(len(evidence), options.seed)
     for choosing, scoring in (parts, parts[::-1]):
-        for template, rows, points in _choose(kind, evidence.take(choosing), budgets, options):
+        for template, chosen in _choose(kind, evidence.take(choosing), budgets, options):
             held_out = evidence.take(scoring).at(template.temperatures)
             scores, answers = simulate(template, held_out.readouts)
             every = held_out.losses(answers)
-            for row, point in zip(rows, points, strict=True):
-                exits = exits_of(scores, point.thresholds)
+            for row, thresholds in chosen.items():
+                exits = exits_of(scores, thresholds)
                 costs[row, scoring] = depths[exits]
                 losses[row, scoring] = every[np.arange(len(exits)), exits]
     return costs, losses
@@ -124,28 +136,30 @@ def _score(kind: str, evidence: Evidence, budgets: Values, options: TemplateOpti
 
 def _choose(
     kind: str, evidence: Evidence, budgets: Values, options: TemplateOptions
-) -> Iterator[tuple[AnyPolicy, list[int], list[Point]]]:
-    """Yield each candidate policy that is best for some budgets, with their rows and its thresholds for them."""
+) -> Iterator[tuple[AnyPolicy, dict[int, Thresholds]]]:
+    """Yield each candidate policy with the rows of the budgets that it is best for, and its thresholds for them."""
     templates = _templates(kind, evidence, budgets, options)
-    best: list[tuple[int, Point] | None] = [None] * len(budgets)
+    costs, limits = np.asarray(evidence.costs), budgets * (1 + _ROUNDING)
+    least = np.full((len(templates), len(limits)), np.inf)
     for index, template in enumerate(templates):
-        seen = evidence.at(template.temperatures)
-        scores, answers = simulate(template, seen.readouts)
-        path = frontier(scores, seen.losses(answers), np.asarray(evidence.costs))
-        for row, budget in enumerate(budgets):
-            within = [point for point in path if point.mean_cost <= budget + 1e-9 * evidence.costs[-1]]
-            found = min(within, key=lambda point: (point.mean_loss, point.mean_cost), default=None)
-            held = best[row]
-            if found is not None and (held is None or found.mean_loss < held[1].mean_loss):
-                best[row] = index, found
-    chosen = [pair for pair in best if pair is not None]
-    # A path that ends above the least budgets has its cheapest point stand in: the curve then starts there.
-    cheapest = min(chosen, key=lambda pair: pair[1].mean_cost)
-    filled = [cheapest if pair is None else pair for pair in best]
+        scores, losses = _simulated(template, evidence)
+        for point in frontier(scores, losses, costs):
+            within = point.mean_cost <= limits
+            least[index, within] = np.minimum(least[index, within], point.mean_loss)
+    best = least.argmin(axis=0)  # the first, where several do as well
+    reached = np.isfinite(least).any(axis=0)
     for index, template in enumerate(templates):
-        rows = [row for row, pair in enumerate(filled) if pair[0] == index]
+        rows = np.flatnonzero((best == index) & reached).tolist()
         if rows:
-            yield template, rows, [filled[row][1] for row in rows]
+            scores, losses = _simulated(template, evidence)
+            yield template, {row: within_budget(scores, losses, costs, limits[row]).thresholds for row in rows}
+
+
+def _simulated(template: AnyPolicy, evidence: Evidence) -> tuple[Array, Values]:
+    """Return scores and losses [N, K] of a policy."""
+    seen = evidence.at(template.temperatures)
+    scores, answers = simulate(template, seen.readouts)
+    return scores, seen.losses(answers)
 
 
 def _templates(kind: str, evidence: Evidence, budgets: Values, options: TemplateOptions) -> list[AnyPolicy]:
@@ -164,8 +178,10 @@ def _templates(kind: str, evidence: Evidence, budgets: Values, options: Template
 
 def _curve(kind: str, costs: Values, losses: Values) -> Curve:
     """Return the curve of costs and losses [B, N]; not compared with anything yet."""
-    distinct, inverse = np.unique(costs.mean(axis=1), return_inverse=True)
-    at_cost = np.bincount(inverse, weights=losses.mean(axis=1)) / np.bincount(inverse)
+    mean_costs, mean_losses = costs.mean(axis=1), losses.mean(axis=1)
+    reached = np.isfinite(mean_costs)
+    distinct, inverse = np.unique(mean_costs[reached], return_inverse=True)
+    at_cost = np.bincount(inverse, weights=mean_losses[reached]) / np.bincount(inverse)
     none = np.zeros(len(costs))
     return Curve(kind=kind, costs=distinct, losses=at_cost, gain=none, noise=none)
 

@@ -95,6 +95,8 @@ def tradeoff(curves: Curves, marks: Marks, scale: Scale, evidence: Evidence) -> 
             "difference is within what chance alone gives for this many samples (95 %, sample by sample; worked out "
             "for the kind that the legend names, each kind's own is in its hover text)."
         )
+    if curves.samples < len(evidence):
+        texts[0] += f" They are over {curves.samples:,} of the samples, drawn at random."
     notes = [f"{kind} is left out: {reason}." for kind, reason in curves.left_out.items()]
     hidden = len(curves.curves) - len(shown_kinds(curves, marks.kind))
     if hidden:
@@ -128,13 +130,14 @@ def exits_taken(marks: Marks, scale: Scale, evidence: Evidence, fit: Fit) -> Sec
     shown = ("exit", "threshold", "leave", quality, "final exit's", "cost")
     known = evidence.has_labels  # without labels the final exit is always right
     kept = [0, 1, 2, 3, 4, 5] if known else [0, 1, 2, 3, 5]
+    oracle = describe_oracle(evidence)
     beside = f"The {quality} is that of the samples which leave there"
     beside += "; beside it, what the final exit makes of the same samples." if known else "."
     return Section(
         title="Where samples leave",
         texts=(
             f"Asked for: {describe_goal(fit.goal, scale, quality)}.",
-            f"Over all {len(evidence):,} samples; the oracle leaves at the first exit {describe_oracle(evidence)}. {beside}",
+            f"Over all {len(evidence):,} samples; the oracle leaves at the first exit {oracle}. {beside}",
         ),
         drawings=(
             Drawing(

@@ -25,8 +25,8 @@ _NAMED: Final = 6
 """Single exits whose names stand beside their marks."""
 _BESIDE_FINAL: Final = 0.86
 """Share of full cost from which on an exit's name would run into the final exit's."""
-_FEW: Final = 14
-"""A curve of so few points shows them: its kind knows no other thresholds."""
+_FEW: Final = 10
+"""A curve of so few points shows them: its kind knows hardly any other thresholds."""
 _NORMAL: Final = 1.96
 """Standard errors to either side of 95 % of a normal distribution."""
 
@@ -125,8 +125,9 @@ def _add_curve(figure: go.Figure, curves: Curves, curve: Curve, scale: Scale, *,
 
 def _add_noise(figure: go.Figure, curves: Curves, leader: Curve, scale: Scale) -> None:
     """Shade where the kind that gains most would be by chance alone."""
-    reach = 100 * _NORMAL * leader.noise
-    x = scale.plotted(curves.budgets)
+    reached = np.isfinite(leader.noise)
+    reach = 100 * _NORMAL * leader.noise[reached]
+    x = scale.plotted(curves.budgets[reached])
     figure.add_scatter(
         x=np.concatenate([x, x[::-1]]),
         y=np.concatenate([reach, -reach[::-1]]),

@@ -72,7 +72,8 @@ def describe_goal(goal: Goal | BeemRule, scale: Scale, quality: str) -> str:
             times = scale.speedup(cost)
             return f"the best {quality} within a mean cost of {scale.write(cost)}, {times} less than the whole model"
         case MaxDrop(drop=drop):
-            return f"the least cost at which the {quality} is at most {100 * drop:g} % below the final exit's"
+            points = "point" if drop == 0.01 else "points"  # noqa: PLR2004 - one percent
+            return f"the least cost whose {quality} is at most {100 * drop:g} {points} below the final exit's"
         case MaxRisk(risk=risk, delta=delta):
             return (
                 f"the least cost at which at most {100 * risk:.3g} % of the answers differ from the final exit's, "

@@ -54,7 +54,8 @@ def load_network(weights: Path) -> ResNet56:
     """Return the network with the public weights of trunk and last exit, to evaluate; its early heads are new."""
     network = ResNet56()
     network.load_trunk(torch.load(weights, weights_only=True, map_location="cpu")["state_dict"])
-    return network.eval()
+    network.eval()
+    return network
 
 
 def in_batches(run: Callable[[Tensor], Sequence[Tensor]], images: npt.NDArray[np.float32]) -> list[Tensor]:

@@ -20,7 +20,7 @@ _PADDING = 4
 def fine_tune(network: ResNet56, data: Images) -> None:
     """Train on the sum of all exits' cross-entropies, on shifted and mirrored images; deterministic.
 
-    In bfloat16 where it pays, and with channels last: twice as quick on a recent CPU, and as accurate.
+    Convolutions are in bfloat16 with channels last: about half the time of float32 on a CPU that multiplies bfloat16.
     """
     torch.manual_seed(0)
     images = torch.from_numpy(data.image).contiguous(memory_format=torch.channels_last)

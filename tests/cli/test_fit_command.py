@@ -35,9 +35,7 @@ def refusal(outcome):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_can_be_fitted_for_a_speedup_and_evaluated(edgeexit, bundle, data, kind):
-    fitted = json.loads(
-        edgeexit("fit", bundle.path, "--data", data, "--policy", kind, "--speedup", 1.3, "--json").out
-    )
+    fitted = json.loads(edgeexit("fit", bundle.path, "--data", data, "--policy", kind, "--speedup", 1.3, "--json").out)
     assert fitted["policy"]["policy"]["kind"] == kind
     assert fitted["speedup"] >= 1.3
     assert fitted["expected"]["mean_cost"] <= fitted["full_cost"] / 1.3

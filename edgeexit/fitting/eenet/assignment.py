@@ -65,7 +65,7 @@ def fit_assignment(
 ) -> tuple[Layers, ...]:
     """Return the MLPs [K-1] of least loss on inputs [N, K, C + 2], scores q [N, K] and cumulative costs [K].
 
-    Source: EENet (arXiv:2301.07099, section 4); weights of the losses and sizes from the authors' code.
+    Source: EENet (arXiv:2301.07099); weights of the losses and sizes from the authors' code.
     """
     seen = _seen(inputs, scores)
     targets = targets_of(scores)

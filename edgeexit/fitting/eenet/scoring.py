@@ -70,7 +70,7 @@ def fit_scoring(
 
     The loss of exit k is sum_n w_nk BCE(q_nk, correct_nk) + pull / 2 |weights - anchor|^2, with `emphasis` w [N, K]
     adding up to 1 over the samples. Past scores are inputs like others: no gradient goes through them, so every exit is
-    a convex problem of its own. Source: EENet (arXiv:2301.07099, section 4).
+    a convex problem of its own. Source: EENet (arXiv:2301.07099).
     """
     inputs, correct = examples
     samples, exits, _ = inputs.shape

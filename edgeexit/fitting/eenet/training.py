@@ -35,7 +35,7 @@ def learn(examples: Examples, costs: Sequence[float], budget: float, *, seed: in
     Scores start at the identity on the highest probability and are held near it (`fit_scoring`), where the authors stop
     early, at a small learning rate, and decay weights. Each sample weighs on an exit as much as it is assigned to it:
     w_nk = P_nk / sum_n P_nk. A budget outside the costs is taken as the nearest of them. The same seed gives the same
-    result. Source: EENet (arXiv:2301.07099, section 4).
+    result. Source: EENet (arXiv:2301.07099).
     """
     inputs, prices = examples.inputs, np.asarray(costs)
     reachable = min(max(budget, costs[0]), costs[-1])

@@ -38,7 +38,7 @@ def beem_rule(
     Raises FittingError for an unknown rule, an error rate outside [0, 1] or with the rule that takes none, and weights
     as in `fit_policy`.
 
-    Source: arXiv:2502.00745 (ICLR 2025), section 3; the paired rule is this project's.
+    Source: arXiv:2502.00745 (ICLR 2025); the paired rule is this project's.
     """
     if rule not in {"paired", "error-rate"}:
         raise FittingError(f"rule '{rule}' is unknown; say paired or error-rate")

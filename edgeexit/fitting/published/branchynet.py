@@ -25,7 +25,7 @@ def branchynet_policy(evidence: Evidence, budget: float) -> Entropy:
     tries all combinations of a list. With more than six exits, one entropy serves all. Raises FittingError where no
     combination is within the budget, and for readouts without probabilities.
 
-    Source: Teerapittayanon et al., ICPR 2016, sections III and IV; `screen_branchy` in the authors' code.
+    Source: Teerapittayanon et al., ICPR 2016; `screen_branchy` in the authors' code.
     """
     options = TemplateOptions(budget=budget, temperatures=False)
     template = entropy_templates(evidence, options)[0]

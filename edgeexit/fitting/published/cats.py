@@ -22,7 +22,7 @@ def cats_rule(evidence: Evidence, eps: float, *, seed: int = 0) -> Cats:
     at most a share `eps` of new samples is answered otherwise than by the final exit. Raises FittingError for an `eps`
     that is not between 0 and 1, and for evidence of maps, where agreement is a share of pixels.
 
-    Source: Schuster et al., EMNLP 2021, section 4 ("shared" calibration).
+    Source: Schuster et al., EMNLP 2021 ("shared" calibration).
     """
     if not 0 < eps < 1:
         raise FittingError(f"eps {eps:g} must lie between 0 and 1, e.g. 0.05")

@@ -20,7 +20,7 @@ def eenet_policy(evidence: Evidence, budget: float, *, seed: int = 0) -> Eenet:
     than the budget. Raises FittingError for a budget below the cost of the first exit, and for readouts without
     probabilities.
 
-    Source: EENet (Ilhan et al., WACV 2024, arXiv:2301.07099, sections 4 and 5); settings from the authors' code.
+    Source: EENet (Ilhan et al., WACV 2024, arXiv:2301.07099); settings from the authors' code.
     """
     if budget < evidence.costs[0]:
         raise FittingError(

@@ -19,7 +19,7 @@ def msdnet_policy(evidence: Evidence, budget: float) -> Confidence:
     budgets near the full cost can be used. Where rounding shares down to whole samples costs more than the budget, the
     deepest ones step back. Raises FittingError for a budget below the cost of the first exit.
 
-    Source: Huang et al., ICLR 2018, section 5 ("Budgeted batch classification"), without its ensembles of exits.
+    Source: Huang et al., ICLR 2018 ("Budgeted batch classification"), without its ensembles of exits.
     """
     costs = np.asarray(evidence.costs)
     depths = np.arange(evidence.exits)

@@ -13,7 +13,7 @@ def pabee_policy(evidence: Evidence, budget: float) -> Patience:
     More patience costs more and, the paper finds, is by and large more accurate. Patience K - 1 is the whole model.
     Raises FittingError where even a patience of 1 costs more than the budget.
 
-    Source: "BERT Loses Patience" (Zhou et al., NeurIPS 2020), sections 3.2 and 4.
+    Source: "BERT Loses Patience" (Zhou et al., NeurIPS 2020).
     """
     early = evidence.exits - 1
     template = Patience(temperatures=evidence.temperatures, thresholds=(None,) * early)

@@ -14,7 +14,7 @@ def pcee_rule(evidence: Evidence, delta: float) -> Pcee:
 
     Raises FittingError for a `delta` that is not between 0 and 1.
 
-    Source: Mofakhami et al., arXiv:2412.19325, section 4.
+    Source: Mofakhami et al., arXiv:2412.19325.
     """
     if not 0 <= delta <= 1:
         raise FittingError(f"delta {delta:g} must lie between 0 and 1, e.g. 0.9")

@@ -31,7 +31,7 @@ def beem_weights(evidence: Evidence, asked: str | tuple[float, ...]) -> tuple[fl
     `accuracy` (BEEM-A): the share of right answers at each exit; without labels, of the final exit's. `cost` (BEEM-C):
     lambda (k + 1) with lambda = 1 / K, so that the final exit weighs 1. Raises FittingError as `beem_templates`.
 
-    Source: arXiv:2502.00745, section 3; lambda only scales the scores, and thresholds with them.
+    Source: arXiv:2502.00745; lambda only scales the scores, and thresholds with them.
     """
     exits = evidence.exits
     if asked == "accuracy":

@@ -19,8 +19,8 @@ _DECIMALS = 4
 def cats_templates(evidence: Evidence, options: TemplateOptions) -> tuple[Cats, ...]:
     """Return CATs with a logistic regression of agreement at each early exit, under fitted temperatures and as it is.
 
-    Source: "Consistent Accelerated Inference via Confident Adaptive Transformers" (Schuster et al., EMNLP 2021,
-    section 4): a meta classifier predicts consistency with the full model.
+    Source: "Consistent Accelerated Inference via Confident Adaptive Transformers" (Schuster et al., EMNLP 2021):
+    a meta classifier predicts consistency with the full model.
     """
     return tuple(_fitted(read) for read in readings(evidence, fit=options.temperatures))
 

@@ -38,7 +38,7 @@ def _accuracies(p1: Array, losses: Values, bins: int = _BINS) -> tuple[float, ..
     says that has few samples or none (one lucky sample would pass any threshold): such a bin takes in its neighbours,
     as many on either side, until they have 50 samples together.
 
-    Source: reliability diagrams in PCEE (Mofakhami et al., arXiv:2412.19325, section 4).
+    Source: reliability diagrams in PCEE (Mofakhami et al., arXiv:2412.19325).
     """
     place = np.minimum((p1 * np.float32(bins)).astype(np.int64), bins - 1)
     count = np.bincount(place, minlength=bins)

@@ -23,7 +23,7 @@ def ztw_templates(evidence: Evidence, options: TemplateOptions) -> tuple[Ztw, ..
     the same ensemble for the same w_j / T_j. To segment, it is the plain geometric mean: averages over pixels are no
     probabilities of one class, and there is no true class to fit them to.
 
-    Source: Zero Time Waste (Wolczyk et al., NeurIPS 2021, section 3.2), with the mean over exits of its authors'
+    Source: Zero Time Waste (Wolczyk et al., NeurIPS 2021), with the mean over exits of its authors'
     code. They keep weights positive by an exponential; a bound does, too, and leaves the problem convex.
     """
     logs = log_probabilities(evidence.probabilities)
