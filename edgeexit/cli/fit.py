@@ -2,7 +2,7 @@
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -86,7 +86,8 @@ def fit_command(
     fitted, choice = _fit(policy, evidence, goal, temperatures=temperatures, weights=chosen_weights, seed=seed)
     document = PolicyDocument(bundle=opened.digest, revision=0, policy=fitted.policy, certificate=fitted.certificate)
     if report is not None:
-        _draw(report, opened, evidence, costs, fitted, choice, seed=seed)
+        asked = {"temperatures": temperatures, "weights": chosen_weights, "seed": seed}
+        _draw(report, opened, evidence, costs, fitted, choice, asked)
     opened.write_policy(document)
     if signing_key is not None:
         opened.sign(signing_key)
@@ -164,12 +165,13 @@ def _draw(
     costs: "Costs",
     fitted: "Fit",
     choice: "Choice | None",
-    *,
-    seed: int,
+    asked: dict[str, Any],
 ) -> None:
+    """Draw the page; `asked` are the options of the fit that its curves are fitted with, too."""
+    from edgeexit.policies import KINDS
     from edgeexit.report import draw_report
 
-    with progress_bar("drawing the report") as bar:
+    with progress_bar("drawing the report", total=len(KINDS)) as bar:
         draw_report(
             path,
             title=f"{bundle.manifest.model}: {fitted.policy.kind}",
@@ -178,9 +180,9 @@ def _draw(
             unit=costs.unit,
             fit=fitted,
             choice=choice,
-            seed=seed,
             class_names=bundle.manifest.labels,
             on_step=lambda n: bar.advance(bar.task_ids[0], n),
+            **asked,
         )
 
 

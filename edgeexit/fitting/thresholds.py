@@ -20,6 +20,13 @@ from edgeexit.fitting.smoothing import expected_losses
 from edgeexit.policies.readout import Array
 
 _ROUNDING = 1e-9
+_CLEARLY, _CLEARLY_CHEAPER = 1.0, 3.0
+"""Standard errors by which cuts have to beat the published schedule; the second where they leave budget unspent.
+
+It takes more to believe that a deeper exit would be no better.
+"""
+_UNSPENT = 0.01
+"""Part of the full cost that cuts may spend less than the schedule and still count as spending as much."""
 
 
 class LossOutOfReachError(FittingError):
@@ -44,7 +51,7 @@ def within_budget(scores: Array, losses: Values, costs: Values, budget: float) -
     expected = expected_losses(scores, losses)
     for slack in (0.0, _ROUNDING):
         search = Search(ranking, expected, [Limit(_spread(costs, scores), budget * (1 - slack))])
-        cuts = _of_least_loss(search, ranking, expected, losses)
+        cuts = _of_least_loss(search, ranking, expected, losses, costs)
         if mean_cost(ranking.exits_of(cuts), costs) <= budget:
             return _point(ranking, cuts, losses, costs)
     return _point(ranking, ranking.loosest, losses, costs)
@@ -94,25 +101,30 @@ def rounded_up(value: float) -> str:
     return f"{Context(prec=6, rounding=ROUND_CEILING).create_decimal(value).normalize():f}"
 
 
-def _of_least_loss(search: Search, ranking: Ranking, expected: Values, losses: Values) -> Cuts:
+def _of_least_loss(search: Search, ranking: Ranking, expected: Values, losses: Values, costs: Values) -> Cuts:
+    """Return the geometric schedule, or the best cuts found where they beat it."""
     published, alike = search.schedules(cheap=True)
     found = search.best([published, alike, ranking.loosest])
-    if np.isfinite(search.value(published)) and not _beats(found, published, ranking, expected, losses):
-        return published
-    return found
+    if not np.isfinite(search.value(published)):
+        return found
+    unspent = float(costs[ranking.exits_of(published)].mean() - costs[ranking.exits_of(found)].mean())
+    errors = _CLEARLY_CHEAPER if unspent > _UNSPENT * costs[-1] else _CLEARLY
+    return found if _beats(found, published, ranking, expected, losses, errors=errors) else published
 
 
-def _beats(found: Cuts, published: Cuts, ranking: Ranking, expected: Values, losses: Values) -> bool:
-    """Say whether cuts that were searched for are better than a published schedule by more than a standard error.
+def _beats(
+    found: Cuts, published: Cuts, ranking: Ranking, expected: Values, losses: Values, *, errors: float = _CLEARLY
+) -> bool:
+    """Say whether cuts that were searched for are better than a published schedule by more than so many `errors`.
 
-    Their gain is in expected losses; its error is that of the losses themselves, sample by sample. The search has
-    looked at many cuts, and would otherwise follow the luck of the samples away from a schedule that is as good.
+    Their gain is in expected losses; its standard error is that of the losses themselves, sample by sample. The search
+    has looked at many cuts, and would otherwise follow the luck of the samples away from a schedule that is as good.
     """
     rows = np.arange(ranking.samples)
     now, before = ranking.exits_of(found), ranking.exits_of(published)
     gain = float((expected[rows, before] - expected[rows, now]).mean())
     error = float((losses[rows, before] - losses[rows, now]).std()) / ranking.samples**0.5
-    return bool(gain > error)
+    return bool(gain > errors * error)
 
 
 def _point(ranking: Ranking, cuts: Cuts, losses: Values, costs: Values) -> Point:

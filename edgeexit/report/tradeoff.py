@@ -21,10 +21,10 @@ _KIND_COLOURS: Final = (
 _DASHES: Final = ("solid", "dash", "dot", "dashdot")
 _SHOWN: Final = 5
 """Curves to begin with; more cross each other beyond reading, and wait in the legend."""
-_NAMED: Final = 6
-"""Single exits whose names stand beside their marks."""
-_BESIDE_FINAL: Final = 0.86
-"""Share of full cost from which on an exit's name would run into the final exit's."""
+_NAMED: Final = 4
+"""Single exits whose names stand beside their marks; more run into each other on a narrow screen."""
+_BESIDE_FINAL: Final = 0.72
+"""Share of full cost from which on one of many exits' names would run into the final exit's."""
 _FEW: Final = 10
 """A curve of so few points shows them: its kind knows hardly any other thresholds."""
 _NORMAL: Final = 1.96
@@ -145,14 +145,14 @@ def _add_noise(figure: go.Figure, curves: Curves, leader: Curve, scale: Scale) -
 
 def _add_marks(figure: go.Figure, marks: Marks, scale: Scale) -> None:
     *early, whole = zip(marks.exits, marks.singles, strict=True)
-    every = ceil(len(early) / _NAMED)
+    every, crowded = ceil(len(early) / _NAMED), _BESIDE_FINAL * scale.whole
     _add_points(
         figure,
         scale,
         [outcome for _, outcome in early],
         names=[plain(name) for name, _ in early],
         texts=[
-            plain(name, longest=12) if index % every == 0 and outcome.mean_cost < _BESIDE_FINAL * scale.whole else ""
+            plain(name, longest=12) if every == 1 or (index % every == 0 and outcome.mean_cost < crowded) else ""
             for index, (name, outcome) in enumerate(early)
         ],
         legend="always this exit",

@@ -6,6 +6,8 @@ import pytest
 
 from edgeexit.fitting import Budget, fit_policy
 from edgeexit.fitting.evidence import Evidence, read_out
+from edgeexit.fitting.frontier import frontier
+from edgeexit.policies import simulate
 from edgeexit.report.curves import cross_fit
 from tests.fitting.populations import population
 
@@ -19,7 +21,8 @@ def test_noise_gains_nothing():
         temperatures=(1.0,) * 4,
         labels=random.integers(0, 10, 300),
     )
-    flattered = fit_policy("confidence", evidence, Budget(cost=3.0)).expected.mean_loss
+    scores, answers = simulate(fit_policy("confidence", evidence, Budget(cost=3.0)).policy, evidence.readouts)
+    flattered = min(point.mean_loss for point in frontier(scores, evidence.losses(answers), np.arange(1.0, 5.0)))
     curve = cross_fit(("confidence",), evidence).curves[0]
     assert flattered < 0.87
     assert curve.losses.mean() == pytest.approx(0.9, abs=0.02)
@@ -70,3 +73,12 @@ def test_too_few_samples_have_no_curve():
     assert curves.curves == ()
     assert curves.baseline is None
     assert "10 samples" in curves.left_out["confidence"]
+
+
+def test_of_very_many_samples_some_are_drawn(monkeypatch):
+    monkeypatch.setattr("edgeexit.report.curves._MOST_SAMPLES", 100)
+    evidence = population(300, seed=2)
+    first, second = (cross_fit(("confidence",), evidence, seed=seed) for seed in (0, 0))
+    assert first.samples == 100
+    assert (first.curves[0].losses == second.curves[0].losses).all()
+    assert cross_fit(("confidence",), evidence.take(np.arange(90))).samples == 90
