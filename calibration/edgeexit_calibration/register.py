@@ -54,8 +54,8 @@ def register(
         delta: probability with which the bound may fail, 0 to 1.
         who: the user, for the audit log.
 
-    Raises MessageError (names), FittingError (risk, delta), BundleError (no policy, costs that do not increase),
-    DatabaseError.
+    Raises MessageError (names), FittingError (risk, delta), BundleError (no policy, maps, costs that do not
+    increase), DatabaseError.
 
     """
     address = CohortAddress(check_name("fleet", fleet), bundle.digest, check_name("cohort", cohort))
@@ -63,6 +63,11 @@ def register(
     shipped = bundle.policy()
     if shipped is None:
         raise BundleError(f"bundle '{bundle.path}' has no policy to begin with; run `edgeexit fit` first")
+    if bundle.manifest.task == "segment":
+        raise BundleError(
+            f"bundle '{bundle.path}' segments, and audits hold no maps: what share of the pixels an early exit gets "
+            "otherwise could neither be watched nor certified; its policy can only ship in the bundle"
+        )
     unit, costs = bundle.costs()
     if len(costs) != len(bundle.manifest.exits) or not all(a < b for a, b in pairwise((0.0, *costs))):
         raise BundleError(f"bundle '{bundle.path}': costs {costs} {unit} do not increase; run `edgeexit profile`")

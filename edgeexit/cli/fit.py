@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeexit.cli.fit_goals import AUTO, own_weights, require_policy_name, stated_goal
-from edgeexit.console import milliseconds, next_step, notes, print_json, print_table, progress_bar, share, warn
+from edgeexit.cli.fit_summary import print_comparison, print_fit
+from edgeexit.console import next_step, notes, print_json, progress_bar, warn
 
 if TYPE_CHECKING:
     from edgeexit.bundle import Bundle, Costs
@@ -106,7 +107,9 @@ def fit_command(
             }
         )
         return
-    _print(opened, evidence, costs, fitted, choice)
+    if choice is not None:
+        print_comparison(choice, evidence, costs)
+    print_fit(fitted, manifest.exits, evidence, costs)
     next_step(f"edgeexit evaluate {bundle} --data TEST.npz" if report is None else f"open {report} in a browser")
 
 
@@ -184,70 +187,3 @@ def _draw(
             on_step=lambda n: bar.advance(bar.task_ids[0], n),
             **asked,
         )
-
-
-def _print(bundle: "Bundle", evidence: "Evidence", costs: "Costs", fitted: "Fit", choice: "Choice | None") -> None:
-    """Print what came of the fit: figures on standard output, sentences on standard error."""
-    if choice is not None:
-        _print_comparison(choice, evidence, costs)
-    expected, exits = fitted.expected, bundle.manifest.exits
-    thresholds = (*fitted.policy.thresholds, None)
-    print_table(
-        f"{fitted.policy.kind}, fitted on {len(evidence)} samples",
-        ("exit", "threshold", "exit rate", *(("temperature",) if set(fitted.policy.temperatures) != {1.0} else ())),
-        [
-            (
-                name,
-                "always" if name == exits[-1] else "never" if threshold is None else f"{threshold:.6g}",
-                share(rate),
-                *((f"{temperature:g}",) if set(fitted.policy.temperatures) != {1.0} else ()),
-            )
-            for name, threshold, rate, temperature in zip(
-                exits, thresholds, expected.exit_rates, fitted.policy.temperatures, strict=True
-            )
-        ],
-    )
-    what = "accuracy" if evidence.has_labels else "agreement with the final exit"
-    final = f" (the final exit alone {share(1 - expected.final_loss)})" if evidence.has_labels else ""
-    notes.print(
-        f"mean cost {_cost(expected.mean_cost, costs)} of {_cost(costs.cumulative[-1], costs)}, "
-        f"{costs.cumulative[-1] / expected.mean_cost:.2f}x less; {what} {share(1 - expected.mean_loss)}{final}, on the "
-        f"{expected.samples} samples that {'certify' if fitted.certificate else 'chose it'}"
-    )
-    if fitted.certificate is not None:
-        certificate = fitted.certificate
-        notes.print(
-            f"certified on {certificate.samples} samples: disagreement at most {share(certificate.risk)} with "
-            f"probability {1 - certificate.delta:.0%} (observed {share(certificate.observed)})"
-        )
-    if all(threshold is None for threshold in fitted.policy.thresholds):
-        warn("nothing leaves early under this goal; give more data or a bolder one")
-
-
-def _print_comparison(choice: "Choice", evidence: "Evidence", costs: "Costs") -> None:
-    from edgeexit.fitting import MaxRisk
-
-    agreement = isinstance(choice.fit.goal, MaxRisk) or not evidence.has_labels
-    print_table(
-        f"policies at a mean cost of {_cost(choice.cost, costs)}, {choice.folds}-fold cross-validation on "
-        f"{choice.samples} samples",
-        ("policy", "agreement" if agreement else "accuracy", "behind the best", "mean cost", ""),
-        [
-            (candidate.kind, "-", "-", "-", candidate.failure or "")
-            if candidate.mean_loss is None or candidate.behind is None or candidate.mean_cost is None
-            else (
-                candidate.kind,
-                share(1 - candidate.mean_loss),
-                "best"
-                if candidate.behind == 0
-                else f"{100 * candidate.behind:.2f} ± {100 * (candidate.standard_error or 0):.2f} %",
-                _cost(candidate.mean_cost, costs),
-                "chosen" if candidate.chosen else "",
-            )
-            for candidate in choice.candidates
-        ],
-    )
-
-
-def _cost(value: float, costs: "Costs") -> str:
-    return f"{value:,.0f} MACs" if costs.unit == "macs" else milliseconds(value)

@@ -1,6 +1,7 @@
 """The options of `edgeexit fit` that state a goal, turned into one, with an error that says what to give instead."""
 
 import math
+from decimal import ROUND_FLOOR, Context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,10 +80,11 @@ def _budget_of_speedup(costs: "Costs", speedup: float) -> "Goal":
 
     if not (math.isfinite(speedup) and speedup >= 1):
         raise FittingError(f"--speedup {speedup:g} must be a figure of at least 1, e.g. 2 for half the cost")
-    most = costs.cumulative[-1] / costs.cumulative[0]
-    if speedup > most:
-        raise FittingError(f"--speedup {speedup:g} cannot be reached: the first exit alone gives {most:.4g}")
-    return Budget(cost=costs.cumulative[-1] / speedup)
+    first, full = costs.cumulative[0], costs.cumulative[-1]
+    if speedup > full / first:
+        most = Context(prec=4, rounding=ROUND_FLOOR).create_decimal(full / first)  # so that asking for it works
+        raise FittingError(f"--speedup {speedup:g} cannot be reached: the first exit alone gives {most.normalize():f}")
+    return Budget(cost=max(full / speedup, float(first)))
 
 
 def _rule(rule: str, policy: str) -> "BeemRule":

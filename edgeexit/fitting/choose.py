@@ -8,7 +8,7 @@ import numpy as np
 from edgeexit.errors import FittingError
 from edgeexit.fitting.certify import halves, require_samples
 from edgeexit.fitting.evidence import Evidence, Indices, Values, require_sound
-from edgeexit.fitting.fit import fit_policy, meant_cost
+from edgeexit.fitting.fit import fit_checked, fit_policy, meant_cost
 from edgeexit.fitting.goals import Budget, Fit, Goal, MaxRisk
 from edgeexit.policies import KINDS, AnyPolicy, exits_of, simulate
 
@@ -98,7 +98,7 @@ def choose_policy(
         try:
             for choosing, scoring in _splits(len(compared), folds, seed):
                 on_fit(kind)
-                fit = fit_policy(
+                fit = fit_checked(
                     kind, compared.take(choosing), budget, temperatures=temperatures, weights=weights, seed=seed
                 )
                 losses[scoring], spent[scoring] = _outcome(fit.policy, compared.take(scoring))
@@ -133,7 +133,7 @@ def _compare(outcomes: dict[str, Values | str], costs: dict[str, float]) -> tupl
         candidates.append(
             Candidate(
                 kind=kind,
-                mean_loss=float(outcome.mean()),
+                mean_loss=max(float(outcome.mean()), 0.0),  # less has no meaning: it spent less than the common cost
                 mean_cost=costs[kind],
                 behind=behind,
                 standard_error=error,

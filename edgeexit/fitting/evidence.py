@@ -65,6 +65,11 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
         return self.readouts[:, -1, TOP1].astype(np.int64) if self.labels is None else self.labels
 
     @property
+    def own_answers(self) -> npt.NDArray[np.int64]:
+        """[N, K] the class that each exit says by itself, whatever a policy makes of it."""
+        return self.readouts[:, :, TOP1].astype(np.int64)
+
+    @property
     def probabilities(self) -> Array:
         """[N, K, C] of all classes. Raises FittingError where the readouts hold none."""
         if self.classes is None:

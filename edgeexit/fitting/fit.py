@@ -13,7 +13,6 @@ from edgeexit.fitting.goals import Budget, Expectation, Fit, Goal, MaxDrop, MaxR
 from edgeexit.fitting.templates import TemplateOptions, make_templates
 from edgeexit.fitting.thresholds import LossOutOfReachError, mean_cost, rounded_up, within_budget, within_loss
 from edgeexit.policies import AnyPolicy, exit_rates, exits_of, simulate
-from edgeexit.policies.readout import TOP1
 
 
 def fit_policy(
@@ -39,18 +38,29 @@ def fit_policy(
 
     """
     _require_fit(evidence, goal)
+    return fit_checked(kind, evidence, goal, temperatures=temperatures, weights=weights, seed=seed)
+
+
+def fit_checked(
+    kind: str, evidence: Evidence, goal: Goal, *, temperatures: bool, weights: str | tuple[float, ...], seed: int
+) -> Fit:
+    """Do as `fit_policy`, of evidence and a goal that are known to be sound: folds of it may lack a rare class."""
     choosing = evidence
     if isinstance(goal, MaxRisk):
         choosing = evidence.take(halves(len(evidence), seed)[0])
     options = TemplateOptions(budget=meant_cost(choosing, goal), temperatures=temperatures, weights=weights, seed=seed)
     templates = make_templates(kind, choosing, options)
     best = templates[0] if len(templates) == 1 else _best_template(templates, choosing, goal)
-    return fit_thresholds(best, evidence.at(best.temperatures), goal, seed=seed)
+    return _with_thresholds(best, evidence.at(best.temperatures), goal, seed)
 
 
 def fit_thresholds(template: AnyPolicy, evidence: Evidence, goal: Goal, *, seed: int = 0) -> Fit:
     """Return `template` with thresholds for a goal; evidence is under its temperatures. Raises as `fit_policy`."""
     _require_fit(evidence, goal)
+    return _with_thresholds(template, evidence, goal, seed)
+
+
+def _with_thresholds(template: AnyPolicy, evidence: Evidence, goal: Goal, seed: int) -> Fit:
     if isinstance(goal, MaxRisk):
         choosing, certifying = (evidence.take(half) for half in halves(len(evidence), seed))
         thresholds, certificate = certified_thresholds(template, choosing, certifying, goal)
@@ -141,6 +151,6 @@ def _out_of_reach(error: LossOutOfReachError, evidence: Evidence, goal: Goal) ->
     """Return the error in the words of the goal."""
     if not isinstance(goal, MaxDrop):
         return error
-    final_loss = float(evidence.losses(evidence.readouts[:, :, TOP1].astype(np.int64))[:, -1].mean())
+    final_loss = float(evidence.losses(evidence.own_answers)[:, -1].mean())
     least = rounded_up(error.least - final_loss)
     return FittingError(f"a drop of {goal.drop:g} cannot be reached: the least is {least}")

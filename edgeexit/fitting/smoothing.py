@@ -13,8 +13,10 @@ from edgeexit.policies.readout import Array
 
 _RIDGE = 1.0
 """Precision of the belief that a coefficient is 0; it counts like a few samples."""
-_ROUNDS = 25
+_ROUNDS = 50
+_HALVINGS = 30
 _CONVERGED = 1e-8
+_ROUNDING = 1e-13
 
 
 def expected_losses(scores: Array, losses: Values) -> Values:
@@ -43,13 +45,26 @@ def _regressed(features: Values, targets: Values) -> Values:
     mean = float(targets.mean())
     coefficients = np.zeros(features.shape[1])
     coefficients[0] = np.log(mean / (1 - mean))
-    chances = expit(features @ coefficients)
-    for _ in range(_ROUNDS):  # Newton's method; the ridge keeps its steps bounded
+    logits = features @ coefficients
+    surprise = _surprise(logits, targets, ridge, coefficients)
+    for _ in range(_ROUNDS):  # Newton's method; where scores all but tell the losses, full steps would swing for ever
+        chances = expit(logits)
         gradient = features.T @ (chances - targets) + ridge * coefficients
         curvature = (features * (chances * (1 - chances) + 1e-9)[:, None]).T @ features + np.diag(ridge)
         step = np.linalg.solve(curvature, gradient)
-        coefficients -= step * min(1.0, 2.0 / float(np.abs(step).max(initial=1e-300)))
-        chances = expit(features @ coefficients)
+        for _ in range(_HALVINGS):
+            tried = coefficients - step
+            logits = features @ tried
+            after = _surprise(logits, targets, ridge, tried)
+            if after <= surprise + _ROUNDING * abs(surprise):
+                break
+            step /= 2
+        coefficients, surprise = tried, after
         if np.abs(step).max() < _CONVERGED:
             break
-    return np.asarray(chances, dtype=np.float64)
+    return np.asarray(expit(logits), dtype=np.float64)
+
+
+def _surprise(logits: Values, targets: Values, ridge: Values, coefficients: Values) -> float:
+    """Return what a regression minimises: minus the log-likelihood of the targets and of the coefficients."""
+    return float(np.logaddexp(0, logits).sum() - targets @ logits + ridge @ coefficients**2 / 2)

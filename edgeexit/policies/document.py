@@ -41,7 +41,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """
 
     loss: Literal["disagreement"] = "disagreement"
-    """1 where the early answer is not the final exit's."""
+    """1 where the early answer is not the final exit's; to segment, the share of pixels where it is not."""
     method: str
     """The test that gave the bound."""
     samples: Annotated[int, msgspec.Meta(ge=1)]

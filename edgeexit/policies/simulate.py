@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeexit.policies.base import Policy
-from edgeexit.policies.readout import TOP1, Array
+from edgeexit.policies.readout import TOP1, Array, as_float32
 
 
 class Simulation(NamedTuple):
@@ -33,7 +33,7 @@ def simulate(policy: Policy, readouts: Array) -> Simulation:
 
 def exits_of(scores: Array, thresholds: tuple[float | None, ...]) -> npt.NDArray[np.int64]:
     """Return the first exit [N] whose score [N, K] reaches its threshold [K-1]; the final exit takes the rest."""
-    limits = np.array([np.inf if t is None else t for t in thresholds], dtype=np.float32)
+    limits = as_float32([np.inf if t is None else t for t in thresholds])
     leaves = np.ones(scores.shape, dtype=np.bool_)
     leaves[:, :-1] = scores[:, :-1] >= limits
     return cast("npt.NDArray[np.int64]", leaves.argmax(axis=1))

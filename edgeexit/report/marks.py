@@ -1,16 +1,13 @@
 """What to hold a policy against: single exits, the oracle, and the policy itself on all samples."""
 
 from collections.abc import Sequence
-from typing import cast
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from edgeexit.fitting import Evidence
 from edgeexit.fitting.evidence import Indices, Values
 from edgeexit.policies import AnyPolicy, exit_rates, exits_of, simulate
-from edgeexit.policies.readout import TOP1
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,7 +27,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 def single_exits(evidence: Evidence) -> tuple[Outcome, ...]:
     """Return, for every exit, what answering there always comes to; the last is the whole model."""
-    losses = _own_losses(evidence)
+    losses = evidence.losses(evidence.own_answers)
     return tuple(
         Outcome(exits=np.full(len(evidence), k), losses=losses[:, k], mean_cost=cost)
         for k, cost in enumerate(evidence.costs)
@@ -42,7 +39,7 @@ def oracle(evidence: Evidence) -> Outcome:
 
     To segment, the first exit whose map loses least.
     """
-    losses = _own_losses(evidence)
+    losses = evidence.losses(evidence.own_answers)
     exits = losses.argmin(axis=1)
     exits[losses.min(axis=1) >= 1] = evidence.exits - 1
     return _outcome(exits, losses, evidence.costs)
@@ -58,10 +55,6 @@ def follow(policy: AnyPolicy, evidence: Evidence) -> Outcome:
 def rates(outcome: Outcome, exits: int) -> tuple[float, ...]:
     """Return the share [exits] of samples that leave at each exit."""
     return exit_rates(outcome.exits, exits)
-
-
-def _own_losses(evidence: Evidence) -> Values:
-    return evidence.losses(cast("npt.NDArray[np.int64]", evidence.readouts[:, :, TOP1].astype(np.int64)))
 
 
 def _outcome(exits: Indices, losses: Values, costs: Sequence[float]) -> Outcome:

@@ -75,3 +75,10 @@ def test_a_goal_or_name_that_cannot_be_is_refused_and_leaves_nothing(database, b
 def test_a_bundle_without_a_policy_has_to_be_fitted_first(database, tmp_path):
     with pytest.raises(BundleError, match="edgeexit fit"):
         register(database, make_bundle(tmp_path / "bundle"), **GOAL)
+
+
+def test_a_bundle_of_maps_is_refused_since_audits_hold_none(database, bundle):
+    maps = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, task="segment"), bundle.digest)
+    with pytest.raises(BundleError, match="audits hold no maps"):
+        register(database, maps, **GOAL)
+    assert cohorts(database) == []

@@ -101,6 +101,14 @@ def test_a_mistake_is_one_line_and_changes_nothing(edgeexit, bundle, data, optio
     assert (policy.read_bytes() if policy.exists() else None) == before
 
 
+def test_the_most_that_a_refusal_names_can_be_had(edgeexit, bundle, data):
+    fit = ("fit", bundle.path, "--data", data, "--policy", "confidence", "--json")
+    most = refusal(edgeexit(*fit, "--speedup", 99)).split()[-1]
+    assert json.loads(edgeexit(*fit, "--speedup", most).out)["speedup"] >= float(most)
+    costs = Bundle.open(bundle.path).costs().cumulative
+    assert json.loads(edgeexit(*fit, "--speedup", costs[-1] / costs[0]).out)["expected"]["exit_rates"] == [1, 0, 0]
+
+
 def test_labels_of_one_class_are_refused(edgeexit, bundle, tmp_path):
     save_arrays(tmp_path / "one.npz", {**make_samples(100), "labels": np.full(100, 2)})
     line = refusal(edgeexit("fit", bundle.path, "--data", tmp_path / "one.npz", "--speedup", 1.2))

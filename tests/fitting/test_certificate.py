@@ -8,7 +8,7 @@ from edgeexit.errors import FittingError
 from edgeexit.fitting import MaxRisk, fit_policy, lower_bound, samples_needed, upper_bound
 from edgeexit.fitting.certify import halves
 from edgeexit.fitting.risk import betting_upper_bound
-from edgeexit.policies import disagrees, exit_rates, simulate_exits
+from edgeexit.policies import KINDS, disagrees, exit_rates, simulate_exits
 from tests.fitting.populations import COSTS, population
 
 GOAL = MaxRisk(risk=0.05, delta=0.1)
@@ -76,6 +76,20 @@ def test_the_certifying_half_chooses_nothing():
         for labels in (evidence.labels, changed)
     ]
     assert fits[0].policy == fits[1].policy
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_but_the_place_on_the_path_is_chosen_without_the_certifying_half(kind):
+    """Other readouts and labels there may certify other thresholds; weights and temperatures stay, of every kind."""
+    evidence, other = population(200, seed=5, classes=4, sharpness=3.0), population(200, seed=6, classes=4)
+    choosing, _ = halves(200, seed=0)
+    readouts, labels = other.readouts.copy(), other.labels.copy()
+    readouts[choosing], labels[choosing] = evidence.readouts[choosing], evidence.labels[choosing]
+    changed = msgspec.structs.replace(evidence, readouts=readouts, labels=labels)
+    fits = [fit_policy(kind, each, MaxRisk(risk=0.15)) for each in (evidence, changed)]
+    bare = [msgspec.structs.replace(fit.policy, thresholds=(None,) * 3) for fit in fits]
+    assert bare[0] == bare[1]
+    assert fits[0].certificate != fits[1].certificate
 
 
 def test_clopper_pearson_brackets_the_truth():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from edgeexit.errors import FittingError
-from edgeexit.fitting import Budget, MaxDrop, MaxRisk, choose_policy, fit_policy
+from edgeexit.fitting import Budget, Evidence, MaxDrop, MaxRisk, choose_policy, fit_policy
 from edgeexit.fitting.certify import halves
 from edgeexit.policies.readout import ENTROPY, P1, TOP1
 from tests.fitting.populations import population
@@ -39,6 +39,20 @@ def test_a_kind_that_is_better_is_taken_though_it_is_not_the_simplest():
     assert confidence.behind > 2 * confidence.standard_error
 
 
+def test_no_kind_is_told_to_be_better_than_perfect():
+    """Where two exits agree, so does the final one: patience is never wrong, and spends less than the common cost."""
+    random = np.random.default_rng(0)
+    final, luck = random.integers(0, 2, 400), random.random(400)
+    first = np.where(luck < 0.25, 1 - final, final)
+    second = np.where((luck > 0.25) & (luck < 0.5), 1 - final, final)
+    readouts = random.random((400, 3, 4)).astype(np.float32)
+    readouts[:, :, TOP1] = np.stack([first, second, final], axis=1)
+    evidence = Evidence(readouts=readouts, costs=(1.0, 2.0, 3.0), temperatures=(1.0,) * 3)
+    choice = choose_policy(evidence, Budget(cost=2.7), kinds=("confidence", "patience"), temperatures=False)
+    assert choice.candidates[1].mean_cost < 2.7
+    assert choice.candidates[1].mean_loss == 0
+
+
 def test_the_fit_is_that_of_the_kind_on_all_samples():
     evidence, goal = population(500, seed=3), MaxDrop(drop=0.02)
     choice = choose_policy(evidence, goal, kinds=("confidence", "beem"))
@@ -68,6 +82,14 @@ def test_a_kind_that_cannot_be_fitted_is_told_and_the_others_go_on():
     assert chosen(choice) == ["confidence"]
     with pytest.raises(FittingError, match="no kind of policy can be fitted; eenet: "):
         choose_policy(bare, Budget(cost=2.0), kinds=("eenet",))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_class_of_one_sample_that_a_fold_lacks_is_no_hindrance():
+    evidence = population(60, seed=7, exits=3, classes=2)
+    rare = msgspec.structs.replace(evidence, labels=np.eye(1, 60, 30, dtype=np.int64)[0])
+    choice = choose_policy(rare, Budget(cost=2.0))
+    assert all(candidate.failure is None for candidate in choice.candidates)
 
 
 def test_every_fit_is_told():

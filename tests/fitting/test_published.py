@@ -240,6 +240,12 @@ def test_cats_rule_refuses_shares_that_are_none(eps):
         cats_rule(population(100, seed=1), eps)
 
 
+def test_cats_rule_needs_a_sample_for_each_half():
+    with pytest.raises(FittingError, match="1 samples are too few"):
+        cats_rule(population(1, seed=1), 0.1)
+    assert cats_rule(population(2, seed=1), 0.1).thresholds == (None,) * 3
+
+
 def test_cats_rule_says_that_maps_are_not_for_it():
     evidence = population(100, seed=1, labels=False)
     maps = msgspec.structs.replace(evidence, maps=MapLosses(disagreement=np.zeros((100, 4), dtype=np.float32)))

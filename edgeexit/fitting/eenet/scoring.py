@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 
 from edgeexit.errors import FittingError
 from edgeexit.fitting.evidence import Evidence, Values
-from edgeexit.policies.readout import ENTROPY, P1, TOP1
+from edgeexit.policies.readout import ENTROPY, P1
 
 STATISTICS = 2
 """The highest probability and the certainty stand behind the probabilities of the classes."""
@@ -42,7 +42,7 @@ def examples_of(evidence: Evidence) -> Examples:
     inputs[..., :classes] = probabilities
     inputs[..., classes] = readouts[..., P1]
     inputs[..., classes + 1] = 1 - readouts[..., ENTROPY] / np.log(classes)
-    return Examples(inputs, 1 - evidence.losses(readouts[..., TOP1].astype(np.int64)))
+    return Examples(inputs, 1 - evidence.losses(evidence.own_answers))
 
 
 def identity(exits: int, classes: int) -> tuple[Values, ...]:

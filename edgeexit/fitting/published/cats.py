@@ -20,7 +20,7 @@ def cats_rule(evidence: Evidence, eps: float, *, seed: int = 0) -> Cats:
 
     One half of the samples fits the meta classifiers, the other calibrates. In expectation over the calibrating half,
     at most a share `eps` of new samples is answered otherwise than by the final exit. Raises FittingError for an `eps`
-    that is not between 0 and 1, and for evidence of maps, where agreement is a share of pixels.
+    that is not between 0 and 1, fewer than 2 samples, and maps, which agree in a share of their pixels.
 
     Source: Schuster et al., EMNLP 2021 ("shared" calibration).
     """
@@ -28,6 +28,8 @@ def cats_rule(evidence: Evidence, eps: float, *, seed: int = 0) -> Cats:
         raise FittingError(f"eps {eps:g} must lie between 0 and 1, e.g. 0.05")
     if evidence.maps is not None:
         raise FittingError("the rule of CATs needs samples that agree or not; maps agree in a share of their pixels")
+    if len(evidence) < 2:  # noqa: PLR2004 - one for each half
+        raise FittingError(f"{len(evidence)} samples are too few for the rule of CATs: one half learns, one calibrates")
     learning, calibrating = (evidence.take(half) for half in halves(len(evidence), seed))
     options = TemplateOptions(budget=evidence.costs[-1], temperatures=False)
     template = cats_templates(learning, options)[0]

@@ -1,13 +1,11 @@
 """BEEM's weights: an exit's accuracy (BEEM-A), its depth (BEEM-C), or one's own."""
 
-from math import isfinite
-
 from edgeexit.errors import FittingError
 from edgeexit.fitting.evidence import Evidence
 from edgeexit.fitting.temperature import readings
 from edgeexit.fitting.templates.options import TemplateOptions
 from edgeexit.policies import Beem
-from edgeexit.policies.readout import TOP1
+from edgeexit.policies.fields import require_positive
 
 _LEAST = 1e-3
 """An exit that is never right still needs a weight above 0."""
@@ -35,12 +33,16 @@ def beem_weights(evidence: Evidence, asked: str | tuple[float, ...]) -> tuple[fl
     """
     exits = evidence.exits
     if asked == "accuracy":
-        accuracy = 1 - evidence.losses(evidence.readouts[:, :, TOP1].astype("int64")).mean(axis=0)
+        accuracy = 1 - evidence.losses(evidence.own_answers).mean(axis=0)
         return tuple(round(max(float(value), _LEAST), 6) for value in accuracy)
     if asked == "cost":
         return tuple(round((k + 1) / exits, 6) for k in range(exits))
     if isinstance(asked, str):
         raise FittingError(f"weights '{asked}' are unknown; say accuracy, cost, or {exits} numbers above 0")
-    if len(asked) != exits or not all(isfinite(weight) and weight > 0 for weight in asked):
+    if len(asked) != exits:
         raise FittingError(f"weights {list(asked)} must be {exits} finite numbers above 0, one an exit")
+    try:
+        require_positive("weights", asked)
+    except ValueError as error:
+        raise FittingError(str(error)) from error
     return tuple(float(weight) for weight in asked)

@@ -8,7 +8,7 @@ from edgeexit.fitting.evidence import Evidence, Values
 from edgeexit.fitting.temperature import readings
 from edgeexit.fitting.templates.options import TemplateOptions
 from edgeexit.policies import Cats
-from edgeexit.policies.readout import ENTROPY, P1, P2, TOP1
+from edgeexit.policies.readout import ENTROPY, P1, P2
 
 _PRIOR = 1.0
 """Strength of the pull of weights and biases to 0, as for C = 1 in common tools: with all samples alike, nothing else
@@ -26,7 +26,7 @@ def cats_templates(evidence: Evidence, options: TemplateOptions) -> tuple[Cats, 
 
 
 def _fitted(evidence: Evidence) -> Cats:
-    agreement = 1 - evidence.disagreement(evidence.readouts[:, :, TOP1].astype(np.int64))
+    agreement = 1 - evidence.disagreement(evidence.own_answers)
     weights, biases = [], []
     for k in range(evidence.exits - 1):
         readout = evidence.readouts[:, k].astype(np.float64)

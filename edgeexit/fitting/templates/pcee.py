@@ -6,7 +6,7 @@ from edgeexit.fitting.evidence import Evidence, Values
 from edgeexit.fitting.temperature import readings
 from edgeexit.fitting.templates.options import TemplateOptions
 from edgeexit.policies import Pcee
-from edgeexit.policies.readout import P1, TOP1, Array
+from edgeexit.policies.readout import P1, Array
 
 _BINS = 50
 _ENOUGH = 50
@@ -27,7 +27,7 @@ def pcee_templates(evidence: Evidence, options: TemplateOptions) -> tuple[Pcee, 
 
 def _early(evidence: Evidence) -> list[tuple[Array, Values]]:
     """Return top-1 probability and loss [N] of every exit but the last."""
-    losses = evidence.losses(evidence.readouts[:, :, TOP1].astype(np.int64))
+    losses = evidence.losses(evidence.own_answers)
     return [(evidence.readouts[:, k, P1], losses[:, k]) for k in range(evidence.exits - 1)]
 
 

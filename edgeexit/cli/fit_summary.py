@@ -1,0 +1,80 @@
+"""What `edgeexit fit` tells people: tables on standard output, sentences on standard error."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from edgeexit.console import milliseconds, notes, print_table, share, warn
+
+if TYPE_CHECKING:
+    from edgeexit.bundle import Costs
+    from edgeexit.fitting import Candidate, Choice, Evidence, Fit
+
+
+def print_comparison(choice: "Choice", evidence: "Evidence", costs: "Costs") -> None:
+    """Print how the kinds compared, the simplest first."""
+    from edgeexit.fitting import MaxRisk
+
+    agreement = isinstance(choice.fit.goal, MaxRisk) or not evidence.has_labels
+    print_table(
+        f"policies at a mean cost of {_cost(choice.cost, costs)}, {choice.folds}-fold cross-validation on "
+        f"{choice.samples} samples",
+        ("policy", "agreement" if agreement else "accuracy", "behind the best", "mean cost", ""),
+        [_row(candidate, costs) for candidate in choice.candidates],
+    )
+
+
+def print_fit(fitted: "Fit", exits: Sequence[str], evidence: "Evidence", costs: "Costs") -> None:
+    """Print thresholds and exit rates, what they come to, and the certificate where there is one."""
+    policy, expected = fitted.policy, fitted.expected
+    columns = {
+        "exit": exits,
+        "threshold": (*map(_threshold, policy.thresholds), "always"),
+        "exit rate": tuple(map(share, expected.exit_rates)),
+    }
+    if set(policy.temperatures) != {1.0}:
+        columns["temperature"] = tuple(f"{temperature:g}" for temperature in policy.temperatures)
+    title = f"{policy.kind}, fitted on {len(evidence)} samples"
+    print_table(title, tuple(columns), list(zip(*columns.values(), strict=True)))
+
+    full = costs.cumulative[-1]
+    notes.print(
+        f"mean cost {_cost(expected.mean_cost, costs)} of {_cost(full, costs)}, {full / expected.mean_cost:.2f}x less"
+    )
+    chose = "certify" if fitted.certificate else "chose the policy"
+    right = share(1 - expected.mean_loss)
+    if evidence.has_labels:
+        final = share(1 - expected.final_loss)
+        notes.print(f"accuracy {right}, the final exit's {final}, on the {expected.samples} samples that {chose}")
+    else:
+        notes.print(f"agreement with the final exit {right} on the {expected.samples} samples that {chose}")
+    if fitted.certificate is not None:
+        certificate = fitted.certificate
+        notes.print(
+            f"certified on {certificate.samples} samples: disagreement at most {share(certificate.risk)} with "
+            f"probability {1 - certificate.delta:.0%} (observed {share(certificate.observed)})"
+        )
+    if all(threshold is None for threshold in policy.thresholds):
+        warn("nothing leaves early under this goal; give more data or a bolder one")
+
+
+def _row(candidate: "Candidate", costs: "Costs") -> tuple[str, ...]:
+    if candidate.mean_loss is None or candidate.mean_cost is None:
+        return (candidate.kind, "-", "-", "-", candidate.failure or "")
+    behind = "best"
+    if candidate.behind and candidate.standard_error is not None:
+        behind = f"{100 * candidate.behind:.2f} ± {100 * candidate.standard_error:.2f} %"
+    return (
+        candidate.kind,
+        share(1 - candidate.mean_loss),
+        behind,
+        _cost(candidate.mean_cost, costs),
+        "chosen" if candidate.chosen else "",
+    )
+
+
+def _threshold(value: float | None) -> str:
+    return "never" if value is None else f"{value:.6g}"
+
+
+def _cost(value: float, costs: "Costs") -> str:
+    return f"{value:,.0f} MACs" if costs.unit == "macs" else milliseconds(value)
