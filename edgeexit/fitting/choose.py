@@ -10,7 +10,9 @@ from edgeexit.fitting.certify import halves, require_samples
 from edgeexit.fitting.evidence import Evidence, Indices, Values, require_sound
 from edgeexit.fitting.fit import fit_checked, fit_policy, meant_cost
 from edgeexit.fitting.goals import Budget, Fit, Goal, MaxRisk
-from edgeexit.policies import KINDS, AnyPolicy, exits_of, simulate
+from edgeexit.fitting.outcome import follow
+from edgeexit.fitting.templates.beem import beem_weights
+from edgeexit.policies import KINDS
 
 FOLDS = 5
 """Of the cross-validation, unless said otherwise."""
@@ -78,7 +80,7 @@ def choose_policy(
         seed: of folds and fits.
         on_fit: told the kind before each of the `len(kinds) * folds + 1` fits.
 
-    Raises FittingError as `fit_policy`, and where no kind can be fitted.
+    Raises FittingError as `fit_policy`, for weights that no BEEM can have, and where no kind can be fitted.
 
     """
     require_sound(evidence)
@@ -88,6 +90,8 @@ def choose_policy(
         compared = evidence.take(halves(len(evidence), seed)[0]).without_labels()
     if len(compared) < folds:
         raise FittingError(f"{len(compared)} samples are too few to compare policies on; give more or name a --policy")
+    if "beem" in kinds:
+        beem_weights(compared, weights)  # refuses those that no BEEM can have
     cost = meant_cost(compared, goal)
     budget = Budget(cost=cost)
     price = _price(compared, cost)
@@ -101,7 +105,8 @@ def choose_policy(
                 fit = fit_checked(
                     kind, compared.take(choosing), budget, temperatures=temperatures, weights=weights, seed=seed
                 )
-                losses[scoring], spent[scoring] = _outcome(fit.policy, compared.take(scoring))
+                outcome = follow(fit.policy, compared.take(scoring))
+                losses[scoring], spent[scoring] = outcome.losses, outcome.spent
         except FittingError as error:
             outcomes[kind] = str(error)
         else:
@@ -141,14 +146,6 @@ def _compare(outcomes: dict[str, Values | str], costs: dict[str, float]) -> tupl
             )
         )
     return tuple(candidates)
-
-
-def _outcome(policy: AnyPolicy, evidence: Evidence) -> tuple[Values, Values]:
-    """Return loss and cost [N] of every sample under a policy."""
-    seen = evidence.at(policy.temperatures)
-    scores, answers = simulate(policy, seen.readouts)
-    exits = exits_of(scores, policy.thresholds)
-    return seen.losses(answers)[np.arange(len(exits)), exits], np.asarray(seen.costs)[exits]
 
 
 def _price(evidence: Evidence, cost: float) -> float:

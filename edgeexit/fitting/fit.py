@@ -10,9 +10,10 @@ from edgeexit.fitting.certify import certified_thresholds, halves, require_sampl
 from edgeexit.fitting.evidence import Evidence, require_sound
 from edgeexit.fitting.frontier import Point
 from edgeexit.fitting.goals import Budget, Expectation, Fit, Goal, MaxDrop, MaxRisk, require_goal
+from edgeexit.fitting.outcome import follow
 from edgeexit.fitting.templates import TemplateOptions, make_templates
-from edgeexit.fitting.thresholds import LossOutOfReachError, mean_cost, rounded_up, within_budget, within_loss
-from edgeexit.policies import AnyPolicy, exit_rates, exits_of, simulate
+from edgeexit.fitting.thresholds import LossOutOfReachError, rounded_up, within_budget, within_loss
+from edgeexit.policies import AnyPolicy, simulate
 
 
 def fit_policy(
@@ -76,17 +77,15 @@ def _with_thresholds(template: AnyPolicy, evidence: Evidence, goal: Goal, seed: 
 
 def expect(policy: AnyPolicy, evidence: Evidence) -> Expectation:
     """Return what a policy does on evidence under its temperatures."""
-    scores, answers = simulate(policy, evidence.readouts)
-    exits = exits_of(scores, policy.thresholds)
-    rows = np.arange(len(exits))
-    losses = evidence.losses(answers)
+    outcome = follow(policy, evidence)
+    losses = evidence.losses(evidence.own_answers)
     return Expectation(
-        samples=len(exits),
-        mean_cost=mean_cost(exits, np.asarray(evidence.costs)),
-        mean_loss=float(losses[rows, exits].mean()),
+        samples=len(evidence),
+        mean_cost=outcome.mean_cost,
+        mean_loss=outcome.mean_loss,
         final_loss=float(losses[:, -1].mean()),
-        disagreement=float(evidence.disagreement(answers)[rows, exits].mean()),
-        exit_rates=exit_rates(exits, policy.exits),
+        disagreement=follow(policy, evidence.without_labels()).mean_loss,
+        exit_rates=outcome.rates,
     )
 
 

@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 
 from edgeexit.fitting import Evidence
-from edgeexit.report.marks import Outcome
+from edgeexit.fitting.outcome import Outcome
 
 _ENDS = 15
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from edgeexit.files import write_atomic
 from edgeexit.fitting import Choice, Evidence, Fit
+from edgeexit.fitting.outcome import follow
 from edgeexit.policies import KINDS
 from edgeexit.report.curves import cross_fit
-from edgeexit.report.marks import follow, oracle, single_exits
+from edgeexit.report.marks import oracle, single_exits
 from edgeexit.report.page import draw_page
 from edgeexit.report.sections import (
     comparison,

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from edgeexit.console import share
 from edgeexit.fitting import Choice, Evidence, Fit, MaxRisk
+from edgeexit.fitting.outcome import Outcome
 from edgeexit.report.curves import Curves
 from edgeexit.report.depth import class_depths, ends
 from edgeexit.report.figures import draw_class_depths, draw_exit_rates, draw_reliability, exit_colours
-from edgeexit.report.marks import Outcome, rates
 from edgeexit.report.page import Drawing, KeyFigure, Section, Table
 from edgeexit.report.reliability import BINS, reliability
 from edgeexit.report.tradeoff import Marks, draw_tradeoff, shown_kinds
@@ -118,7 +118,7 @@ def tradeoff(curves: Curves, marks: Marks, scale: Scale, evidence: Evidence) -> 
 def exits_taken(marks: Marks, scale: Scale, evidence: Evidence, fit: Fit) -> Section:
     """Return where samples leave under the policy, and how right they are there."""
     count = len(marks.exits)
-    policy, best = rates(marks.chosen, count), rates(marks.oracle, count)
+    policy, best = marks.chosen.rates, marks.oracle.rates
     rows = []
     for k, name in enumerate(marks.exits):
         leaves = marks.chosen.exits == k

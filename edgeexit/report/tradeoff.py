@@ -9,9 +9,9 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from edgeexit.fitting.outcome import Outcome
 from edgeexit.policies import KINDS
 from edgeexit.report.curves import Curve, Curves
-from edgeexit.report.marks import Outcome
 from edgeexit.report.page import MUTED, plain, styled
 from edgeexit.report.words import Scale
 

@@ -89,6 +89,7 @@ def test_a_report_is_written_beside_the_policy(edgeexit, bundle, data, tmp_path)
         (("--rule", "golden", "--policy", "beem"), "there are paired and error-rate"),
         (("--weights", "cost", "--policy", "margin"), "--weights are beem's"),
         (("--weights", "1,2", "--policy", "beem"), "weights [1.0, 2.0] must be 3"),
+        (("--weights", "1,2", "--policy", "auto"), "weights [1.0, 2.0] must be 3"),
         (("--weights", "heavy", "--policy", "beem"), "--weights 'heavy'"),
         (("--policy", "psychic"), "policy 'psychic' is unknown; there are confidence, "),
         (("--report", "/no/such/folder/fit.html"), "there is no folder '/no/such/folder'"),

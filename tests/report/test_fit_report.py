@@ -7,9 +7,10 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from edgeexit.fitting import Budget, Evidence, MapLosses, MaxDrop, MaxRisk, choose_policy, fit_policy
+from edgeexit.fitting.outcome import follow
 from edgeexit.report import draw_report
 from edgeexit.report.curves import cross_fit
-from edgeexit.report.marks import follow, oracle, single_exits
+from edgeexit.report.marks import oracle, single_exits
 from edgeexit.report.tradeoff import Marks, draw_tradeoff
 from edgeexit.report.words import Scale
 from tests.fitting.populations import population

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from edgeexit.fitting import Evidence, MapLosses
+from edgeexit.fitting.outcome import follow
 from edgeexit.policies import Confidence
 from edgeexit.report.depth import class_depths, ends
-from edgeexit.report.marks import follow, oracle, rates, single_exits
+from edgeexit.report.marks import oracle, single_exits
 from tests.fitting.populations import population
 from tests.report.worked import worked
 
@@ -22,7 +23,7 @@ def test_the_oracle_leaves_at_the_first_right_exit():
     assert found.exits.tolist() == [0, 1, 0, 2, 2]  # the last is never right, and goes to the end
     assert found.mean_cost == pytest.approx((1 + 2 + 1 + 4 + 4) / 5)
     assert found.mean_loss == pytest.approx(1 / 5)
-    assert rates(found, 3) == pytest.approx((0.4, 0.2, 0.4))
+    assert found.rates == pytest.approx((0.4, 0.2, 0.4))
 
 
 def test_without_labels_the_oracle_waits_for_the_final_answer():
