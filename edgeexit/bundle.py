@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeexit.datasets import save_arrays
-from edgeexit.errors import BundleError, SignatureError
+from edgeexit.errors import BundleError, PolicyError, SignatureError
 from edgeexit.files import exchange, fsync_file, fsync_folder, sha256_of, write_atomic
 from edgeexit.latency import LatencyProfile
 from edgeexit.manifest import Manifest
@@ -119,7 +119,10 @@ class Bundle:
         content = _read_sealed(self.path / POLICY)
         if content is None:
             return None
-        document = decode_document(content)
+        try:
+            document = decode_document(content)
+        except PolicyError as error:
+            raise BundleError(f"bundle '{self.path}': {POLICY}: {error}; run `edgeexit fit` again") from error
         if document.bundle != self.digest:
             raise BundleError(
                 f"bundle '{self.path}': {POLICY} was fitted for bundle {document.bundle[:12]}…, this is "

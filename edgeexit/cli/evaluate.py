@@ -25,7 +25,7 @@ def evaluate_command(
     Example: `edgeexit evaluate quickstart/bundle --data quickstart/test.npz`
     """
     from edgeexit.bundle import Bundle
-    from edgeexit.datasets import load_dataset
+    from edgeexit.datasets import check_finite, load_dataset
     from edgeexit.errors import BundleError
     from edgeexit.policies.silent import silent_exits_remark
     from edgeexit.runtime import Runner, evaluate, stand_in
@@ -36,6 +36,7 @@ def evaluate_command(
         raise BundleError(f"bundle '{bundle}' has no policy yet, first: {how_to_get_a_policy(bundle)}")
     policy, manifest = document.policy, opened.manifest
     dataset = load_dataset(data, manifest.inputs, task=manifest.task, classes=manifest.classes)
+    check_finite(dataset.inputs, where=f"data file '{data}'")
     for remark in (stand_in(opened), silent_exits_remark(policy, manifest.exits)):
         if remark is not None:
             warn(remark)
@@ -50,7 +51,7 @@ def evaluate_command(
         ("", *results),
         [(name, *(column[name] for column in columns)) for name in columns[0]],
     )
-    next_step(f"edgeexit profile {bundle}")
+    next_step(f"edgeexit inspect {bundle}" if opened.profile() else f"edgeexit profile {bundle}")
 
 
 def _figures(result: "Evaluation", exits: tuple[str, ...]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """`edgeexit fit`: choose a policy and its thresholds on held-out data, for a stated goal."""
 
+import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from edgeexit.bundle import Bundle, Costs
     from edgeexit.datasets import Dataset
     from edgeexit.fitting import BeemRule, Choice, Evidence, Fit, Goal
+
+_FEW = 50
+"""Samples below which a fit is told to say little."""
 
 
 def fit_command(
@@ -53,7 +57,7 @@ def fit_command(
         bool, typer.Option(help="Fit a softmax temperature an exit first, where that helps.")
     ] = True,
     report: Annotated[Path | None, typer.Option(help="Write a page (.html, works offline) that shows it all.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the split into halves or folds, and of what is learned.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split into halves or folds, and of what is learned.")] = 0,
     key: Annotated[Path | None, typer.Option(help="Private key: sign the bundle with its new policy.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
@@ -65,8 +69,7 @@ def fit_command(
     Example: `edgeexit fit quickstart/bundle --data quickstart/heldout.npz --policy auto --speedup 2 --report fit.html`
     """
     from edgeexit.bundle import Bundle
-    from edgeexit.datasets import load_dataset
-    from edgeexit.errors import DataError
+    from edgeexit.datasets import check_finite, load_dataset
     from edgeexit.policies import PolicyDocument
     from edgeexit.signing import load_private_key
 
@@ -79,11 +82,14 @@ def fit_command(
     )  # fmt: skip
     chosen_weights = own_weights(weights, policy)
     signing_key = None if key is None else load_private_key(key)
-    if report is not None and not report.parent.is_dir():
-        raise DataError(f"--report '{report}': there is no folder '{report.parent}'; make it first")
+    if report is not None:
+        _require_page(report, bundle)
     manifest = opened.manifest
     dataset = load_dataset(data, manifest.inputs, task=manifest.task, classes=manifest.classes)
+    check_finite(dataset.inputs, where=f"data file '{data}'")
     evidence = _record(opened, dataset, costs)
+    if len(evidence) < _FEW:
+        warn(f"{len(evidence)} samples say little: what is fitted on fewer than {_FEW} may not hold on others")
     fitted, choice = _fit(policy, evidence, goal, temperatures=temperatures, weights=chosen_weights, seed=seed)
     document = PolicyDocument(bundle=opened.digest, revision=0, policy=fitted.policy, certificate=fitted.certificate)
     if report is not None:
@@ -111,6 +117,22 @@ def fit_command(
         print_comparison(choice, evidence, costs)
     print_fit(fitted, manifest.exits, evidence, costs)
     next_step(f"edgeexit evaluate {bundle} --data TEST.npz" if report is None else f"open {report} in a browser")
+
+
+def _require_page(report: Path, bundle: Path) -> None:
+    """Raise DataError, before anything is worked out, for a place where a page cannot or must not be written."""
+    from edgeexit.errors import DataError
+
+    if report.suffix.lower() not in {".html", ".htm"}:
+        raise DataError(f"--report '{report}' must be the name of a page, e.g. fit.html")
+    if not report.parent.is_dir():
+        raise DataError(f"--report '{report}': there is no folder '{report.parent}'; make it first")
+    if report.exists() and not report.is_file():
+        raise DataError(f"--report '{report}' is there and is no file; give another name")
+    if report.resolve().is_relative_to(bundle.resolve()):
+        raise DataError(f"--report '{report}' lies inside the bundle, which holds its own files; give another place")
+    if not os.access(report.parent, os.W_OK):
+        raise DataError(f"--report '{report}': nothing can be written in '{report.parent.resolve()}'")
 
 
 def _record(bundle: "Bundle", dataset: "Dataset", costs: "Costs") -> "Evidence":

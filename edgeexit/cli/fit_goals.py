@@ -1,7 +1,7 @@
 """The options of `edgeexit fit` that state a goal, turned into one, with an error that says what to give instead."""
 
 import math
-from decimal import ROUND_FLOOR, Context
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,12 +56,23 @@ def stated_goal(
     if speedup is not None:
         return _budget_of_speedup(costs, speedup)
     if max_drop is not None:
-        return MaxDrop(drop=max_drop)
+        return _checked("--max-drop", MaxDrop(drop=max_drop))
     if rule is not None:
         return _rule(rule, policy)
-    return MaxRisk(
+    risk = MaxRisk(
         risk=_DEFAULT_RISK if max_risk is None else max_risk, delta=_DEFAULT_DELTA if delta is None else delta
     )
+    return _checked("--max-risk" if delta is None else "--max-risk, --delta", risk)
+
+
+def _checked(option: str, goal: "Goal") -> "Goal":
+    from edgeexit.fitting.goals import require_goal
+
+    try:
+        require_goal(goal)
+    except FittingError as error:
+        raise FittingError(f"{option}: {error}") from error
+    return goal
 
 
 def _budget(bundle: Path, costs: "Costs", budget_ms: float) -> "Goal":
@@ -72,7 +83,11 @@ def _budget(bundle: Path, costs: "Costs", budget_ms: float) -> "Goal":
             f"--budget-ms {budget_ms:g} needs measured costs: run `edgeexit profile {bundle}` on the device first, "
             "or give --speedup"
         )
-    return Budget(cost=budget_ms)
+    first = costs.cumulative[0]
+    if not budget_ms >= first:
+        least = Context(prec=6, rounding=ROUND_CEILING).create_decimal(first).normalize()  # asking for it works
+        raise FittingError(f"--budget-ms {budget_ms:g} cannot be reached: the first exit alone costs {least:f} ms")
+    return _checked("--budget-ms", Budget(cost=budget_ms))
 
 
 def _budget_of_speedup(costs: "Costs", speedup: float) -> "Goal":

@@ -33,20 +33,20 @@ def print_fit(fitted: "Fit", exits: Sequence[str], evidence: "Evidence", costs: 
     }
     if set(policy.temperatures) != {1.0}:
         columns["temperature"] = tuple(f"{temperature:g}" for temperature in policy.temperatures)
-    title = f"{policy.kind}, fitted on {len(evidence)} samples"
+    title = f"{policy.kind}, fitted on {_samples(len(evidence))}"
     print_table(title, tuple(columns), list(zip(*columns.values(), strict=True)))
 
     full = costs.cumulative[-1]
     notes.print(
         f"mean cost {_cost(expected.mean_cost, costs)} of {_cost(full, costs)}, {full / expected.mean_cost:.2f}x less"
     )
-    chose = "certify" if fitted.certificate else "chose the policy"
+    chose = "certified it" if fitted.certificate else "chose it"
     right = share(1 - expected.mean_loss)
     if evidence.has_labels:
         final = share(1 - expected.final_loss)
-        notes.print(f"accuracy {right}, the final exit's {final}, on the {expected.samples} samples that {chose}")
+        notes.print(f"accuracy {right}, the final exit's {final}, on the {_samples(expected.samples)} that {chose}")
     else:
-        notes.print(f"agreement with the final exit {right} on the {expected.samples} samples that {chose}")
+        notes.print(f"agreement with the final exit {right} on the {_samples(expected.samples)} that {chose}")
     if fitted.certificate is not None:
         certificate = fitted.certificate
         notes.print(
@@ -57,12 +57,16 @@ def print_fit(fitted: "Fit", exits: Sequence[str], evidence: "Evidence", costs: 
         warn("nothing leaves early under this goal; give more data or a bolder one")
 
 
+def _samples(count: int) -> str:
+    return "1 sample" if count == 1 else f"{count:,} samples"
+
+
 def _row(candidate: "Candidate", costs: "Costs") -> tuple[str, ...]:
     if candidate.mean_loss is None or candidate.mean_cost is None:
         return (candidate.kind, "-", "-", "-", candidate.failure or "")
     behind = "best"
     if candidate.behind and candidate.standard_error is not None:
-        behind = f"{100 * candidate.behind:.2f} ± {100 * candidate.standard_error:.2f} %"
+        behind = f"{100 * candidate.behind:.2f} ± {100 * candidate.standard_error:.2f} points"
     return (
         candidate.kind,
         share(1 - candidate.mean_loss),

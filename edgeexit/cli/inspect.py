@@ -176,7 +176,8 @@ def _print_fidelity(fidelity: "Fidelity", manifest: "Manifest") -> None:
 
 
 def _print_policy(document: "PolicyDocument") -> None:
-    console.print(printable(f"policy: {document.policy.kind}, thresholds {list(document.policy.thresholds)}"))
+    thresholds = ", ".join("never" if t is None else f"{t:g}" for t in document.policy.thresholds)
+    console.print(printable(f"policy: {document.policy.kind}, thresholds {thresholds}"))
     if document.certificate is not None:
         certificate = document.certificate
         console.print(

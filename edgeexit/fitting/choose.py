@@ -16,6 +16,8 @@ from edgeexit.policies import KINDS
 
 FOLDS = 5
 """Of the cross-validation, unless said otherwise."""
+_CHANCE = 1.645
+"""Standard errors that one kind may be behind the best and still be as good: the normal quantile of 95 %."""
 _AROUND = 0.1
 """Share of the budget, to either side, over which the price of loss in cost is taken."""
 
@@ -66,9 +68,10 @@ def choose_policy(
 
     All are fitted for one budget, what the goal costs confidence, on all folds but one, and scored on that one. Since a
     budget is met only on average, each loss is taken to the common cost at the price that confidence pays around it.
-    The best is the one of least loss; among those within one standard error of it, sample by sample, the simplest is
-    taken (the one-standard-error rule of Breiman et al., Classification and Regression Trees, 1984). Under a risk, the
-    half that certifies has no part in this.
+    The best is the one of least loss; the simplest that is not worse by more than chance is taken, as in the
+    one-standard-error rule of Breiman et al. (Classification and Regression Trees, 1984), here at a one-sided level of
+    5 %, sample by sample, since one of many kinds is ahead by chance. Under a risk, the half that certifies has no part
+    in this.
 
     Args:
         evidence: as in `fit_policy`.
@@ -133,7 +136,7 @@ def _compare(outcomes: dict[str, Values | str], costs: dict[str, float]) -> tupl
             continue
         differences = outcome - losses[best]
         behind, error = float(differences.mean()), float(differences.std(ddof=1) / np.sqrt(len(differences)))
-        takes = not chosen and behind <= error
+        takes = not chosen and behind <= _CHANCE * error
         chosen |= takes
         candidates.append(
             Candidate(

@@ -47,6 +47,12 @@ class Ranking:
         """Everything leaves as early as it can: the least cost there is."""
         return tuple(int(places[-1]) for places in self.places)
 
+    @property
+    def single_exits(self) -> tuple[Cuts, ...]:
+        """For each early exit: everything leaves there that can, and nothing before or after."""
+        early = range(self.exits - 1)
+        return tuple(tuple(int(self.places[k][-1]) if k == taken else 0 for k in early) for taken in early)
+
     def exits_of(self, cuts: Sequence[int]) -> npt.NDArray[np.intp]:
         """Return the exit [N] at which each sample leaves."""
         exits = np.full(self.samples, self.exits - 1, dtype=np.intp)

@@ -151,6 +151,8 @@ def require_sound(evidence: Evidence) -> None:
         raise FittingError(
             f"readouts have shape {readouts.shape} where [N, {exits}, 4] or [N, {exits}, 4 + C] is needed"
         )
+    if exits < 2:  # noqa: PLR2004 - an early exit and a final one
+        raise FittingError(f"readouts have {exits} exits; a policy needs at least 2")
     if len(evidence.temperatures) != exits:
         raise FittingError(f"{len(evidence.temperatures)} temperatures are given for {exits} exits")
     if not len(evidence):
@@ -168,6 +170,8 @@ def require_sound(evidence: Evidence) -> None:
 
 
 def _require_labels(labels: npt.NDArray[np.int64], samples: int, classes: int | None) -> None:
+    if not (isinstance(labels, np.ndarray) and np.issubdtype(labels.dtype, np.integer)):
+        raise FittingError("labels must be a numpy array of class indices (integers)")
     if labels.shape != (samples,):
         raise FittingError(f"labels have shape {labels.shape} where {samples} samples need one each")
     outside = labels < 0 if classes is None else (labels < 0) | (labels >= classes)

@@ -41,7 +41,9 @@ Goal = Budget | MaxDrop | MaxRisk
 
 
 def require_goal(goal: Goal) -> None:
-    """Raise FittingError, in one line, for a figure that no goal can have."""
+    """Raise FittingError, in one line, for a figure that no goal can have, and for what is no goal."""
+    if not isinstance(goal, Budget | MaxDrop | MaxRisk):
+        raise FittingError(f"goal {goal!r} must be a Budget, a MaxDrop or a MaxRisk")
     if isinstance(goal, Budget) and not (isfinite(goal.cost) and goal.cost > 0):
         raise FittingError(f"budget {goal.cost:g} must be a figure above 0, in the unit of the costs")
     if isinstance(goal, MaxDrop) and not -1 < goal.drop <= 1:

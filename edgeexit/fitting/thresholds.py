@@ -1,8 +1,9 @@
 """The K-1 thresholds for a goal on the samples that choose, all together.
 
-What counts is how they do on new samples, so they are chosen on expected losses (see `smoothing`), and a published
-schedule stays where a search finds nothing that is better beyond its luck. What is promised on the fitting data, the
-mean cost within the budget or the mean loss within the bound, is kept on the losses and costs as they are.
+What counts is how they do on new samples, so they are chosen on expected losses (see `smoothing`), and what takes no
+searching, a published schedule or one exit for all, stays where a search finds nothing that is better beyond its luck.
+What is promised on the fitting data, the mean cost within the budget or the mean loss within the bound, is kept on the
+losses and costs as they are.
 """
 
 from decimal import ROUND_CEILING, Context
@@ -21,12 +22,12 @@ from edgeexit.policies.readout import Array
 
 _ROUNDING = 1e-9
 _CLEARLY, _CLEARLY_CHEAPER = 1.0, 3.0
-"""Standard errors by which cuts have to beat the published schedule; the second where they leave budget unspent.
+"""Standard errors by which cuts have to beat what takes no searching; the second where they leave budget unspent.
 
 It takes more to believe that a deeper exit would be no better.
 """
-_UNSPENT = 0.01
-"""Part of the full cost that cuts may spend less than the schedule and still count as spending as much."""
+_ALIKE = 0.01
+"""Difference in mean cost, as a part of the full cost, that is as good as none."""
 
 
 class LossOutOfReachError(FittingError):
@@ -75,13 +76,10 @@ def within_loss(scores: Array, losses: Values, costs: Values, most_loss: float) 
         return _point(ranking, Search(ranking, spread, limits[:1]).best([best]), losses, costs)
     search = Search(ranking, spread, limits)
     published, alike = search.schedules(cheap=False)
-    found = search.best([published, alike, deepest])
-    if np.isfinite(search.value(published)):
-        cost = mean_cost(ranking.exits_of(found), costs)
-        as_cheap, _ = Search(ranking, expected, [Limit(spread, cost)]).schedules(cheap=True)
-        if not _beats(found, as_cheap, ranking, expected, losses):
-            found = published
-    return _point(ranking, found, losses, costs)
+    found = search.best([published, alike, deepest, *ranking.single_exits])
+    plain = min([published, *ranking.single_exits], key=search.value)
+    dearer = (search.value(plain) - search.value(found)) / ranking.samples
+    return _point(ranking, plain if dearer <= _ALIKE * costs[-1] else found, losses, costs)
 
 
 def mean_cost(exits: npt.NDArray[np.integer], costs: Values) -> float:
@@ -102,29 +100,22 @@ def rounded_up(value: float) -> str:
 
 
 def _of_least_loss(search: Search, ranking: Ranking, expected: Values, losses: Values, costs: Values) -> Cuts:
-    """Return the geometric schedule, or the best cuts found where they beat it."""
-    published, alike = search.schedules(cheap=True)
-    found = search.best([published, alike, ranking.loosest])
-    if not np.isfinite(search.value(published)):
-        return found
-    unspent = float(costs[ranking.exits_of(published)].mean() - costs[ranking.exits_of(found)].mean())
-    errors = _CLEARLY_CHEAPER if unspent > _UNSPENT * costs[-1] else _CLEARLY
-    return found if _beats(found, published, ranking, expected, losses, errors=errors) else published
+    """Return what takes no searching, a geometric schedule or one exit for all, or the best cuts found if they beat it.
 
-
-def _beats(
-    found: Cuts, published: Cuts, ranking: Ranking, expected: Values, losses: Values, *, errors: float = _CLEARLY
-) -> bool:
-    """Say whether cuts that were searched for are better than a published schedule by more than so many `errors`.
-
-    Their gain is in expected losses; its standard error is that of the losses themselves, sample by sample. The search
-    has looked at many cuts, and would otherwise follow the luck of the samples away from a schedule that is as good.
+    They have to by some standard errors: their gain is in expected losses, its error that of the losses themselves,
+    sample by sample. The search has looked at many cuts, and would otherwise follow the luck of the samples.
     """
+    published, alike = search.schedules(cheap=True)
+    found = search.best([published, alike, ranking.loosest, *ranking.single_exits])
+    plain = min([published, *ranking.single_exits], key=search.value)
+    if not np.isfinite(search.value(plain)):
+        return found
     rows = np.arange(ranking.samples)
-    now, before = ranking.exits_of(found), ranking.exits_of(published)
+    now, before = ranking.exits_of(found), ranking.exits_of(plain)
     gain = float((expected[rows, before] - expected[rows, now]).mean())
     error = float((losses[rows, before] - losses[rows, now]).std()) / ranking.samples**0.5
-    return bool(gain > errors * error)
+    unspent = float(costs[before].mean() - costs[now].mean()) > _ALIKE * costs[-1]
+    return found if gain > (_CLEARLY_CHEAPER if unspent else _CLEARLY) * error else plain
 
 
 def _point(ranking: Ranking, cuts: Cuts, losses: Values, costs: Values) -> Point:

@@ -8,7 +8,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from edgeexit.policies.fields import require_length
 from edgeexit.policies.readout import TOP1, Array, as_float32
 
 
@@ -49,7 +48,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ValueError(f"temperatures has {exits} entries; a policy needs at least 2 exits")
         if not all(isfinite(t) and t > 0 for t in self.temperatures):
             raise ValueError(f"temperatures {list(self.temperatures)} must all be finite and above 0")
-        require_length("thresholds", self.thresholds, exits - 1)
+        if len(self.thresholds) != exits - 1:
+            found = len(self.thresholds)
+            raise ValueError(f"thresholds has {found} entries where {exits - 1} are needed: one less than temperatures")
         if not all(t is None or isfinite(t) for t in self.thresholds):
             raise ValueError(f"thresholds {list(self.thresholds)} must be finite, or null for 'never here'")
 

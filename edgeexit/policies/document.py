@@ -105,7 +105,8 @@ def decode_document(content: bytes) -> PolicyDocument:
     try:
         return _decoder.decode(content)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise PolicyError(f"policy document: {error}") from error
+        known = f"; there are {', '.join(KINDS)}" if "$.policy.kind" in str(error) else ""
+        raise PolicyError(f"policy document: {error}{known}") from error
 
 
 def encode_document(document: PolicyDocument) -> bytes:

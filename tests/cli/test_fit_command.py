@@ -83,7 +83,6 @@ def test_a_report_is_written_beside_the_policy(edgeexit, bundle, data, tmp_path)
         (("--speedup", 0.5), "at least 1"),
         (("--speedup", "nan"), "at least 1"),
         (("--max-drop", 2), "2"),
-        (("--max-drop", "nan"), "nan"),
         (("--max-risk", 0), "risk 0 must lie between 0 and 1"),
         (("--rule", "paired", "--policy", "margin"), "--rule is beem's"),
         (("--rule", "golden", "--policy", "beem"), "there are paired and error-rate"),
@@ -92,6 +91,11 @@ def test_a_report_is_written_beside_the_policy(edgeexit, bundle, data, tmp_path)
         (("--weights", "1,2", "--policy", "auto"), "weights [1.0, 2.0] must be 3"),
         (("--weights", "heavy", "--policy", "beem"), "--weights 'heavy'"),
         (("--policy", "psychic"), "policy 'psychic' is unknown; there are confidence, "),
+        (("--max-drop", "nan"), "--max-drop: drop nan"),
+        (("--max-risk", 2), "--max-risk: risk 2"),
+        (("--seed", -1), "--seed"),
+        (("--report", "fit.npz"), "--report 'fit.npz' must be the name of a page"),
+        (("--report", ""), "must be the name of a page"),
         (("--report", "/no/such/folder/fit.html"), "there is no folder '/no/such/folder'"),
     ],
 )
@@ -108,6 +112,28 @@ def test_the_most_that_a_refusal_names_can_be_had(edgeexit, bundle, data):
     assert json.loads(edgeexit(*fit, "--speedup", most).out)["speedup"] >= float(most)
     costs = Bundle.open(bundle.path).costs().cumulative
     assert json.loads(edgeexit(*fit, "--speedup", costs[-1] / costs[0]).out)["expected"]["exit_rates"] == [1, 0, 0]
+
+
+def test_a_report_never_takes_the_place_of_something_else(edgeexit, bundle, data, tmp_path):
+    folder = tmp_path / "folder.html"
+    folder.mkdir()
+    for page, says in ((folder, "is there and is no file"), (bundle.path / "fit.html", "inside the bundle")):
+        assert says in refusal(edgeexit("fit", bundle.path, "--data", data, "--speedup", 1.2, "--report", page))
+    assert not (bundle.path / "fit.html").exists()
+
+
+def test_data_that_are_not_finite_are_named(edgeexit, bundle, tmp_path):
+    samples = make_samples(100)
+    samples["x"][5, 0] = np.nan
+    save_arrays(tmp_path / "nan.npz", {**samples, "labels": np.arange(100) % 4})
+    line = refusal(edgeexit("fit", bundle.path, "--data", tmp_path / "nan.npz", "--speedup", 1.2))
+    assert "nan.npz': 'x' has NaN in sample 5" in line
+
+
+def test_few_samples_are_warned_of(edgeexit, bundle, tmp_path):
+    save_arrays(tmp_path / "few.npz", {**make_samples(20), "labels": np.arange(20) % 4})
+    few = ("fit", bundle.path, "--data", tmp_path / "few.npz", "--policy", "confidence", "--speedup", 1.2)
+    assert "20 samples say little" in edgeexit(*few).err
 
 
 def test_labels_of_one_class_are_refused(edgeexit, bundle, tmp_path):
