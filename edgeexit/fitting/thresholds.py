@@ -103,7 +103,8 @@ def _of_least_loss(search: Search, ranking: Ranking, expected: Values, losses: V
     """Return what takes no searching, a geometric schedule or one exit for all, or the best cuts found if they beat it.
 
     They have to by some standard errors: their gain is in expected losses, its error that of the losses themselves,
-    sample by sample. The search has looked at many cuts, and would otherwise follow the luck of the samples.
+    sample by sample. The search has looked at many cuts, and would otherwise follow the luck of the samples. And they
+    may not lose more on the samples as they are: where that differs, the expectation is not to be believed.
     """
     published, alike = search.schedules(cheap=True)
     found = search.best([published, alike, ranking.loosest, *ranking.single_exits])
@@ -113,9 +114,11 @@ def _of_least_loss(search: Search, ranking: Ranking, expected: Values, losses: V
     rows = np.arange(ranking.samples)
     now, before = ranking.exits_of(found), ranking.exits_of(plain)
     gain = float((expected[rows, before] - expected[rows, now]).mean())
-    error = float((losses[rows, before] - losses[rows, now]).std()) / ranking.samples**0.5
+    seen = losses[rows, before] - losses[rows, now]
+    error = float(seen.std()) / ranking.samples**0.5
     unspent = float(costs[before].mean() - costs[now].mean()) > _ALIKE * costs[-1]
-    return found if gain > (_CLEARLY_CHEAPER if unspent else _CLEARLY) * error else plain
+    beats = gain > (_CLEARLY_CHEAPER if unspent else _CLEARLY) * error and float(seen.mean()) >= 0
+    return found if beats else plain
 
 
 def _point(ranking: Ranking, cuts: Cuts, losses: Values, costs: Values) -> Point:

@@ -157,3 +157,15 @@ def test_new_samples_fare_better_than_under_the_published_schedule_where_costs_a
         before, after = (truth[np.arange(len(truth)), exits_of(new.scores, t)].mean() for t in (published, chosen))
         gains.append(before - after)
     assert min(gains) > 0
+
+
+def test_an_exit_that_is_better_than_those_behind_it_answers_everything():
+    """Deeper exits that are worse have no claim to a budget, and a drop is best kept where it is cheapest."""
+    random = np.random.default_rng(2)
+    losses = (random.random((540, 4)) < (0.15, 0.19, 0.22, 0.25)).astype(np.float64)
+    scores = random.random((540, 4)).astype(np.float32)
+    costs = np.array([1.0, 2.7, 5.0, 7.0])
+    assert losses.mean(axis=0).argmin() == 0
+    for point in (within_budget(scores, losses, costs, 2.5), within_loss(scores, losses, costs, losses[:, -1].mean())):
+        assert point.mean_loss <= losses[:, 0].mean() + 1e-12
+        assert point.mean_cost == 1.0
