@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from policy_examples import EXITS, as_read, decide_in_turn, kinds, make_policy, make_readouts, seeds
 
 from edgeexit.policies import KINDS, simulate, simulate_exits
+from tests.policies.policy_examples import EXITS, as_read, decide_in_turn, kinds, make_policy, make_readouts, seeds
 
 
 @given(kind=kinds, seed=seeds, samples=st.integers(1, 300), classes=st.integers(2, 70))

@@ -5,10 +5,10 @@ import re
 
 import msgspec
 import pytest
-from policy_examples import make_policy
 
 from edgeexit.errors import PolicyError
 from edgeexit.policies import KINDS, Beem, Confidence, PolicyDocument, Rollout, Scope, decode_document, encode_document
+from tests.policies.policy_examples import make_policy
 
 BUNDLE = "ab" * 32
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from policy_examples import make_policy, make_readouts
 
 from edgeexit.policies import Voting, Ztw, simulate, simulate_exits
 from edgeexit.policies.readout import Array
+from tests.policies.policy_examples import make_policy, make_readouts
 
 
 def votes_of(*predictions: list[int]) -> Array:

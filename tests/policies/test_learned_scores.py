@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from policy_examples import make_policy, make_readouts
 
 from edgeexit.policies import Cats, Eenet, Pcee, simulate, simulate_exits
+from tests.policies.policy_examples import make_policy, make_readouts
 
 
 def test_eenet_s_worked_example_of_thresholds():

@@ -4,10 +4,10 @@ import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
-from policy_examples import EXITS, as_read, kinds, make_policy, make_readouts, seeds
 
 from edgeexit.policies import simulate, simulate_exits
 from edgeexit.policies.readout import P1, Array
+from tests.policies.policy_examples import EXITS, as_read, kinds, make_policy, make_readouts, seeds
 
 CLASSES = 4
 

@@ -3,53 +3,17 @@
 import msgspec
 import numpy as np
 
-from edgeexit.policies import (
-    KINDS,
-    AnyPolicy,
-    Beem,
-    Cats,
-    Confidence,
-    Eenet,
-    Entropy,
-    Margin,
-    Patience,
-    Pcee,
-    Voting,
-    Ztw,
-    simulate,
-)
+from edgeexit.policies import KINDS, AnyPolicy, simulate
 from edgeexit.policies.readout import COLUMNS, Array
+from tests.policies.policy_examples import make_policy
 
 
 def policies_on(readouts: Array) -> dict[str, AnyPolicy]:
     """Return kind -> policy for readouts [N, K, 4 + C] under temperature 1."""
     _, exits, width = readouts.shape
-    early, classes = exits - 1, width - len(COLUMNS)
-    rng = np.random.default_rng(0)
-    rest = {"temperatures": (1.0,) * exits, "thresholds": (None,) * early}
-    found = [
-        Confidence(**rest),
-        Entropy(**rest, classes=classes),
-        Margin(**rest),
-        Patience(**rest),
-        Voting(**rest),
-        Beem(**rest, weights=tuple(rng.uniform(0.5, 1, exits))),
-        Pcee(**rest, accuracies=tuple(tuple(np.sort(rng.random(6))) for _ in range(early))),
-        Cats(**rest, weights=((1.0, 0.5, -0.5),) * early, biases=(0.1,) * early),
-        Ztw(
-            **rest,
-            weights=tuple(tuple(rng.uniform(0.2, 1, k + 1)) for k in range(early)),
-            biases=tuple(tuple(rng.normal(0, 1, classes)) for _ in range(early)),
-        ),
-        Eenet(
-            **rest,
-            class_weights=tuple(tuple(rng.normal(0, 0.5, classes)) for _ in range(early)),
-            statistic_weights=tuple((1.0, 0.3, *rng.normal(0, 0.3, k)) for k in range(early)),
-        ),
-    ]
-    policies = {policy.kind: _halving(policy, readouts) for policy in found}
-    assert policies.keys() == KINDS.keys(), "a new kind needs an example here"
-    return policies
+    return {
+        kind: _halving(make_policy(kind, exits=exits, classes=width - len(COLUMNS), seed=2), readouts) for kind in KINDS
+    }
 
 
 def _halving(policy: AnyPolicy, readouts: Array) -> AnyPolicy:
