@@ -152,3 +152,8 @@ def test_a_measured_budget_is_kept(edgeexit, bundle, data):
     assert fitted["cost_unit"] == "ms"
     assert fitted["expected"]["mean_cost"] <= budget
     (bundle.path / "profile.json").unlink()
+
+
+def test_the_help_names_every_kind(edgeexit):
+    told = edgeexit("fit", "--help").out
+    assert all(kind in told for kind in (*KINDS, "auto"))
