@@ -25,7 +25,10 @@ def fit_command(
     data: Annotated[Path, typer.Option(help="Held-out samples (.npz); not those the model was trained on.")],
     policy: Annotated[
         str,
-        typer.Option(help="Kind of policy, e.g. confidence, beem, eenet; auto compares them all and takes the best."),
+        typer.Option(
+            help="confidence, entropy, margin, patience, voting, beem, pcee, cats, ztw, eenet; or auto: compare them "
+            "all and take the best."
+        ),
     ] = AUTO,
     budget_ms: Annotated[
         float | None, typer.Option(help="Goal: the best accuracy within this mean cost of the stages; needs a profile.")
