@@ -163,10 +163,13 @@ class Runner:
     def infer_every_exit(
         self, inputs: Inputs, *, temperatures: Sequence[float] | None = None, probabilities: bool = False
     ) -> EveryExit:
-        """Run a batch to full depth and return every exit; temperatures [K], default 1. Raises DataError.
+        """Run a batch to full depth and return every exit; temperatures [K], default 1.
 
-        With `probabilities`, each readout has those of all classes behind its four columns.
+        With `probabilities`, each readout has those of all classes behind its four columns. Raises DataError for inputs
+        that do not fit and PolicyError for another number of temperatures than exits.
         """
+        if temperatures is not None and len(temperatures) != len(self._stages):
+            raise PolicyError(f"{len(temperatures)} temperatures are given for {len(self._stages)} exits")
         tensors: dict[str, npt.NDArray[Any]] = check_inputs(inputs, self._manifest.inputs, where="the batch")
         outputs, readouts, stage_ms = {}, [], []
         for k, temperature in enumerate(temperatures or self._ones):

@@ -136,3 +136,11 @@ def test_a_sample_that_is_not_a_number_goes_to_full_depth_and_changes_nobody_s_a
     np.testing.assert_array_equal(result.answers[~broken], expected.answers[~broken])
     np.testing.assert_allclose(result.outputs[~broken], expected.outputs[~broken], atol=1e-5)
     assert len(set(result.exits[~broken])) > 1
+
+
+def test_every_exit_needs_its_temperature(tmp_path):
+    with (
+        Runner(make_bundle(tmp_path / "bundle")) as opened,
+        pytest.raises(PolicyError, match="2 temperatures are given for 3"),
+    ):
+        opened.infer_every_exit(make_samples(1), temperatures=(1.0, 2.0))
