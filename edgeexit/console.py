@@ -101,3 +101,8 @@ def share(value: float) -> str:
 def milliseconds(value: float | None) -> str:
     """Return a latency with three decimals, or a dash where it is not known."""
     return "-" if value is None else f"{value:.3f} ms"
+
+
+def threshold_of(value: float | None) -> str:
+    """Return a policy's threshold as people read it; nothing ever leaves where there is none."""
+    return "never" if value is None else f"{value:.6g}"

@@ -51,7 +51,8 @@ def fit_command(
         float | None, typer.Option(help="Probability with which the bound of --max-risk may fail; default 0.1.")
     ] = None,
     rule: Annotated[
-        str | None, typer.Option(help="Goal, beem only: its paper's error-rate rule (error-rate), or paired.")
+        str | None,
+        typer.Option(help="Goal, beem only: its paper's error-rate rule (error-rate), or paired; no temperatures."),
     ] = None,
     weights: Annotated[
         str | None, typer.Option(help="beem: accuracy (default), cost, or one number an exit: 0.6,0.7,0.9,1.")
@@ -168,10 +169,12 @@ def _fit(
 ) -> "tuple[Fit, Choice | None]":
     from edgeexit.fitting import BeemRule, Fit, choose_policy, expect, fit_policy
     from edgeexit.fitting.choose import FOLDS
+    from edgeexit.fitting.evidence import require_sound
     from edgeexit.fitting.published import beem_rule
     from edgeexit.policies import KINDS
 
     if isinstance(goal, BeemRule):
+        require_sound(evidence)
         policy = beem_rule(evidence, weights, rule=goal.rule)
         return Fit(policy=policy, goal=goal, expected=expect(policy, evidence)), None
     if kind != AUTO:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from edgeexit.console import milliseconds, notes, print_table, share, warn
+from edgeexit.console import milliseconds, notes, print_table, share, threshold_of, warn
 
 if TYPE_CHECKING:
     from edgeexit.bundle import Costs
@@ -28,7 +28,7 @@ def print_fit(fitted: "Fit", exits: Sequence[str], evidence: "Evidence", costs: 
     policy, expected = fitted.policy, fitted.expected
     columns = {
         "exit": exits,
-        "threshold": (*map(_threshold, policy.thresholds), "always"),
+        "threshold": (*map(threshold_of, policy.thresholds), "always"),
         "exit rate": tuple(map(share, expected.exit_rates)),
     }
     if set(policy.temperatures) != {1.0}:
@@ -74,10 +74,6 @@ def _row(candidate: "Candidate", costs: "Costs") -> tuple[str, ...]:
         _cost(candidate.mean_cost, costs),
         "chosen" if candidate.chosen else "",
     )
-
-
-def _threshold(value: float | None) -> str:
-    return "never" if value is None else f"{value:.6g}"
 
 
 def _cost(value: float, costs: "Costs") -> str:

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeexit.cli.advice import how_to_get_a_policy
-from edgeexit.console import console, milliseconds, next_step, notes, print_json, print_table, printable, share, warn
+from edgeexit.console import (
+    console,
+    milliseconds,
+    next_step,
+    notes,
+    print_json,
+    print_table,
+    printable,
+    share,
+    threshold_of,
+    warn,
+)
 
 if TYPE_CHECKING:
     from edgeexit.bundle import Bundle
@@ -176,7 +187,7 @@ def _print_fidelity(fidelity: "Fidelity", manifest: "Manifest") -> None:
 
 
 def _print_policy(document: "PolicyDocument") -> None:
-    thresholds = ", ".join("never" if t is None else f"{t:g}" for t in document.policy.thresholds)
+    thresholds = ", ".join(map(threshold_of, document.policy.thresholds))
     console.print(printable(f"policy: {document.policy.kind}, thresholds {thresholds}"))
     if document.certificate is not None:
         certificate = document.certificate

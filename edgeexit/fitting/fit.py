@@ -10,10 +10,10 @@ from edgeexit.fitting.certify import certified_thresholds, halves, require_sampl
 from edgeexit.fitting.evidence import Evidence, require_sound
 from edgeexit.fitting.frontier import Point
 from edgeexit.fitting.goals import Budget, Expectation, Fit, Goal, MaxDrop, MaxRisk, require_goal
-from edgeexit.fitting.outcome import follow
+from edgeexit.fitting.outcome import outcome_of
 from edgeexit.fitting.templates import TemplateOptions, make_templates
 from edgeexit.fitting.thresholds import LossOutOfReachError, rounded_up, within_budget, within_loss
-from edgeexit.policies import AnyPolicy, simulate
+from edgeexit.policies import AnyPolicy, exits_of, simulate
 
 
 def fit_policy(
@@ -77,14 +77,15 @@ def _with_thresholds(template: AnyPolicy, evidence: Evidence, goal: Goal, seed: 
 
 def expect(policy: AnyPolicy, evidence: Evidence) -> Expectation:
     """Return what a policy does on evidence under its temperatures."""
-    outcome = follow(policy, evidence)
-    losses = evidence.losses(evidence.own_answers)
+    scores, answers = simulate(policy, evidence.readouts)
+    exits, losses = exits_of(scores, policy.thresholds), evidence.losses(answers)
+    outcome = outcome_of(exits, losses, evidence)
     return Expectation(
         samples=len(evidence),
         mean_cost=outcome.mean_cost,
         mean_loss=outcome.mean_loss,
         final_loss=float(losses[:, -1].mean()),
-        disagreement=follow(policy, evidence.without_labels()).mean_loss,
+        disagreement=outcome_of(exits, evidence.disagreement(answers), evidence).mean_loss,
         exit_rates=outcome.rates,
     )
 

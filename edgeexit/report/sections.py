@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from edgeexit.console import share
+from edgeexit.console import share, threshold_of
 from edgeexit.fitting import Choice, Evidence, Fit, MaxRisk
 from edgeexit.fitting.outcome import Outcome
 from edgeexit.report.curves import Curves
@@ -69,7 +69,7 @@ def comparison(choice: Choice, scale: Scale, evidence: Evidence) -> Section:
             (
                 f"All fitted for a mean cost of {scale.write(choice.cost)} and scored on samples left out of the fit "
                 f"({choice.folds}-fold cross-validation on {choice.samples:,} samples). Taken is the simplest kind "
-                "that is within one standard error of the best one."
+                "that is not behind the best one by more than chance."
             ),
         ),
         tables=(
@@ -123,7 +123,7 @@ def exits_taken(marks: Marks, scale: Scale, evidence: Evidence, fit: Fit) -> Sec
     for k, name in enumerate(marks.exits):
         leaves = marks.chosen.exits == k
         there, final = marks.chosen.losses[leaves], marks.singles[-1].losses[leaves]
-        threshold = "always" if k == count - 1 else _threshold(fit.policy.thresholds[k])
+        threshold = "always" if k == count - 1 else threshold_of(fit.policy.thresholds[k])
         seen = (share(1 - there.mean()), share(1 - final.mean())) if leaves.any() else ("-", "-")
         rows.append((name, threshold, share(policy[k]), *seen, scale.write(evidence.costs[k])))
     quality = quality_of(evidence)
@@ -153,10 +153,6 @@ def exits_taken(marks: Marks, scale: Scale, evidence: Evidence, fit: Fit) -> Sec
             ),
         ),
     )
-
-
-def _threshold(value: float | None) -> str:
-    return "never" if value is None else f"{value:.6g}"
 
 
 def exits_believed(exits: Sequence[str], evidence: Evidence, fit: Fit) -> Section:

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from edgeexit.errors import FittingError
 from edgeexit.fitting import Evidence
-from edgeexit.policies import AnyPolicy, exits_of, simulate
+from edgeexit.fitting.outcome import follow
+from edgeexit.policies import AnyPolicy
 from edgeexit.policies.readout import TOP1
 
 Fitter = Callable[[Evidence, float], AnyPolicy]
@@ -106,11 +107,8 @@ def _score_all(
             policy = fit(fitting, budget)
         except FittingError:
             continue
-        seen = scoring.at(policy.temperatures)
-        scores, answers = simulate(policy, seen.readouts)
-        exits = exits_of(scores, policy.thresholds)
-        given = answers[np.arange(len(exits)), exits]
-        results[name] = policy.kind, np.stack([given == seen.truth, np.asarray(seen.costs)[exits]])
+        outcome = follow(policy, scoring)
+        results[name] = policy.kind, np.stack([1 - outcome.losses, outcome.spent])
     return results
 
 

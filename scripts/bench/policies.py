@@ -142,6 +142,8 @@ def main() -> None:
     arguments.add_argument("--workers", type=int, default=2, help="processes that fit")
     arguments.add_argument("--json", action="store_true", help="print the figures as JSON")
     given = arguments.parse_args()
+    if given.splits < 2 or given.splits % 2:  # noqa: PLR2004 - each halving is scored both ways
+        arguments.error(f"--splits {given.splits} must be an even number of at least 2")
     recorded = record_exits(given.cifar, given.weights, given.cache)
     with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn")) as pool:
         figures = {

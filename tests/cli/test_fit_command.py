@@ -157,3 +157,9 @@ def test_a_measured_budget_is_kept(edgeexit, bundle, data):
 def test_the_help_names_every_kind(edgeexit):
     told = edgeexit("fit", "--help").out
     assert all(kind in told for kind in (*KINDS, "auto"))
+
+
+def test_beems_rules_refuse_labels_of_one_class_too(edgeexit, bundle, tmp_path):
+    save_arrays(tmp_path / "one.npz", {**make_samples(100), "labels": np.full(100, 2)})
+    rule = ("--policy", "beem", "--rule", "paired")
+    assert "all 100 labels are class 2" in refusal(edgeexit("fit", bundle.path, "--data", tmp_path / "one.npz", *rule))
