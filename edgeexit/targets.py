@@ -26,6 +26,8 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
     """Threads inside an operator; 0: one a core."""
+    provider: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z]+ExecutionProvider\Z")] = "CPUExecutionProvider"
+    """ONNX Runtime's execution provider; what it does not take runs on the CPU."""
     spinning: bool = False
     """Idle threads spin; off, because several stages in a row then disturb each other."""
 

@@ -32,7 +32,7 @@ from edgeexit.errors import DataError, EdgeExitError
 from edgeexit.messages import Audit, AuditedSample, Command, Rejection, Report, State
 from edgeexit.policies import AnyPolicy, PolicyDocument
 from edgeexit.policies.silent import silent_exits_remark
-from edgeexit.runtime import Inference, Runner, profile_bundle, stand_in, whole_model
+from edgeexit.runtime import Inference, Runner, profile_bundle, whole_model
 
 _log = logging.getLogger(__name__)
 
@@ -84,8 +84,6 @@ class Agent:
         self._started = time.monotonic()
         self._profiling: threading.Thread | None = None
         self._told_uncounted = False
-        if (remark := stand_in(bundle)) is not None:
-            _log.warning("%s", remark)
         self._runner = Runner(bundle)
         self._life = contextlib.ExitStack()
 
@@ -93,6 +91,8 @@ class Agent:
         """Open the stages, the outbox and the line to the fleet. Raises BundleError for a stage that does not open."""
         with contextlib.ExitStack() as life:
             life.enter_context(self._runner)
+            for remark in self._runner.remarks:
+                _log.warning("%s", remark)
             self._outbox = Outbox(self._config.state_dir, max_bytes=self._config.outbox_max_bytes)
             life.callback(self._outbox.close)
             self._link = FleetLink(

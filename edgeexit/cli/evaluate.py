@@ -28,7 +28,7 @@ def evaluate_command(
     from edgeexit.datasets import check_finite, load_dataset
     from edgeexit.errors import BundleError
     from edgeexit.policies.silent import silent_exits_remark
-    from edgeexit.runtime import Runner, evaluate, stand_in
+    from edgeexit.runtime import Runner, evaluate
 
     opened = Bundle.open(bundle)
     document = opened.policy()
@@ -37,10 +37,11 @@ def evaluate_command(
     policy, manifest = document.policy, opened.manifest
     dataset = load_dataset(data, manifest.inputs, task=manifest.task, classes=manifest.classes)
     check_finite(dataset.inputs, where=f"data file '{data}'")
-    for remark in (stand_in(opened), silent_exits_remark(policy, manifest.exits)):
-        if remark is not None:
-            warn(remark)
+    if (remark := silent_exits_remark(policy, manifest.exits)) is not None:
+        warn(remark)
     with Runner(opened) as runner, progress_bar("evaluating", total=len(dataset)) as bar:
+        for remark in runner.remarks:
+            warn(remark)
         results = evaluate(runner, dataset, {policy.kind: policy}, on_samples=lambda n: bar.advance(bar.task_ids[0], n))
     if as_json:
         print_json(results)

@@ -23,10 +23,10 @@ def profile_command(
     """
     from edgeexit.bundle import Bundle
     from edgeexit.datasets import load_dataset
-    from edgeexit.runtime import profile_bundle, stand_in
+    from edgeexit.runtime import make_backend, profile_bundle
 
     opened = Bundle.open(bundle)
-    if (remark := stand_in(opened)) is not None:
+    for remark in make_backend(opened).remarks:
         warn(remark)
     document = opened.policy()
     manifest = opened.manifest

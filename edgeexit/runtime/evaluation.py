@@ -10,9 +10,10 @@ import numpy.typing as npt
 from edgeexit.datasets import Dataset
 from edgeexit.latency import summarise
 from edgeexit.policies import AnyPolicy, Confidence
+from edgeexit.runtime.inference import Inference
 from edgeexit.runtime.intervals import Interval, percentile_interval, ratio_intervals
 from edgeexit.runtime.recording import Answers, classes_of, count_right
-from edgeexit.runtime.runner import Inference, Runner
+from edgeexit.runtime.runner import Runner
 
 WHOLE_MODEL: Final = "whole model"
 """The name under which every evaluation has the whole model, to compare with."""

@@ -1,68 +1,164 @@
-"""Stages on ONNX Runtime: one session a stage, idle threads asleep."""
+"""Stages on ONNX Runtime: one session a stage, idle threads asleep, one arena for all."""
 
+import functools
+import threading
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final
 
+import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
 from edgeexit.bundle import Bundle
-from edgeexit.errors import BundleError, InferenceError
+from edgeexit.errors import BundleError, EdgeExitError, TargetError
+from edgeexit.runtime.onnxruntime_batch import Buffers, OnnxRuntimeBatch, dimensions_of, make_plan
 from edgeexit.targets import Target
 
-_ERRORS_ONLY = 3
 UNSAFE_OPTIMISERS: Final = ("MatmulTransposeFusion", "QDQPropagationTransformer")
 """Left out everywhere, for they end the process: the first where a float16 is transposed before a matrix product (ONNX
 Runtime 1.23 to 1.32 on x86-64, its issue 28392), the second where a body captures what was dequantised and then moved
 (1.32). Neither made a difference in time on int8 and fp32 networks."""
+MOST_SAMPLES: Final = 64
+"""In one batch: enough for all the efficiency that there is, and bounded memory."""
+
+_ERRORS_ONLY: Final = 3
+_CPU: Final = "CPUExecutionProvider"
+_IDLE_BUFFERS: Final = 4
 
 
 class OnnxRuntimeBackend:
-    """A stage backend on ONNX Runtime's CPU provider."""
+    """A stage backend on ONNX Runtime.
 
-    def __init__(self, bundle: Bundle, target: Target) -> None:
+    Args:
+        bundle: what to run.
+        target: says how.
+        fallback: whether to run on the CPU where the target's execution provider does not work here.
+        remark: what differs from the target already.
+
+    """
+
+    def __init__(self, bundle: Bundle, target: Target, *, fallback: bool, remark: str | None) -> None:
         self._bundle = bundle
         self._target = target
+        self._fallback = fallback
+        self._remarks = [] if remark is None else [remark]
+        self._provider = _CPU if remark is not None else target.session.provider
+        self._plan = make_plan(bundle.manifest)
         self._sessions: list[ort.InferenceSession] = []
+        self._lock = threading.Lock()
+        self._idle: list[Buffers] = []
 
     @property
     def description(self) -> str:
-        """Name and version of the runtime."""
-        return f"onnxruntime {ort.__version__}"
+        """Name and version of the runtime, and the execution provider where it is not the CPU's."""
+        return f"onnxruntime {ort.__version__}" + ("" if self._provider == _CPU else f" ({self._provider})")
 
-    def run(self, stage: int, feeds: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> list[npt.NDArray[Any]]:
-        """Run one stage and return the named outputs in order. Raises InferenceError for inputs that it refuses."""
-        try:
-            results: list[npt.NDArray[Any]] = self._sessions[stage].run(outputs, feeds)
-        except Exception as error:  # onnxruntime raises classes of its own, without a common base
-            name = self._bundle.manifest.stages[stage].name
-            given = ", ".join(f"'{name}' {'x'.join(map(str, array.shape))}" for name, array in feeds.items())
-            raise InferenceError(f"{name} does not run on {given}: {str(error).splitlines()[0]}") from error
-        return results
+    @property
+    def remarks(self) -> Sequence[str]:
+        """What differs from what the target names."""
+        return self._remarks
+
+    @property
+    def most_samples(self) -> int:
+        """Largest batch."""
+        return MOST_SAMPLES
+
+    def begin(self, inputs: Mapping[str, npt.NDArray[Any]], *, probabilities: bool) -> OnnxRuntimeBatch:
+        """Take in a batch; its inputs are copied."""
+        count = len(next(iter(inputs.values())))
+        dimensions = dimensions_of(self._bundle.manifest, inputs)
+        buffers = self._take_idle(dimensions, count)
+        if buffers is None:
+            buffers = Buffers(self._plan, self._sessions, dimensions, count)
+        for name, array in inputs.items():
+            buffers.put(name, array)
+        return OnnxRuntimeBatch(self._plan, buffers, count, probabilities=probabilities, give_back=self._take_back)
 
     def __enter__(self) -> "OnnxRuntimeBackend":
-        """Open a session a stage. Raises BundleError for a graph that ONNX Runtime refuses."""
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = self._target.session.threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = _ERRORS_ONLY
-        # Sessions run in turn, so the idle ones' threads would spin against the busy one.
-        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self._target.session.spinning)))
-        for stage in self._bundle.manifest.stages:
-            path = self._bundle.path / stage.file
-            try:
-                session = ort.InferenceSession(
-                    path, options, providers=["CPUExecutionProvider"], disabled_optimizers=UNSAFE_OPTIMISERS
-                )
-            except Exception as error:  # onnxruntime raises classes of its own, without a common base
-                first_line = str(error).splitlines()[0]
-                raise BundleError(f"bundle '{self._bundle.path}': {stage.file} does not open: {first_line}") from error
-            self._sessions.append(session)
+        """Open a session a stage. Raises BundleError for a graph, TargetError for a provider, that does not work."""
+        try:
+            self._open()
+        except TargetError as error:
+            if not self._fallback:
+                raise
+            self._remarks.append(f"{error}; the CPU runs the stages")
+            self._provider = _CPU
+            self._open()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Release the sessions."""
+        """Release sessions and buffers."""
         self._sessions.clear()
+        self._idle.clear()
+
+    def _open(self) -> None:
+        self._sessions.clear()
+        _share_arena()
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self._target.session.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _ERRORS_ONLY
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        # Sessions run in turn, so the idle ones' threads would spin against the busy one.
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self._target.session.spinning)))
+        if self._provider not in ort.get_available_providers():
+            raise TargetError(f"{self._asked} is not in this build of ONNX Runtime")
+        for stage in self._bundle.manifest.stages:
+            path = self._bundle.path / stage.file
+            try:
+                session = ort.InferenceSession(
+                    path, options, providers=[self._provider], disabled_optimizers=UNSAFE_OPTIMISERS
+                )
+            except Exception as error:  # onnxruntime raises classes of its own, without a common base
+                first_line = str(error).splitlines()[0]
+                if self._provider != _CPU:
+                    raise TargetError(f"{self._asked} does not open {stage.file}: {first_line}") from error
+                raise BundleError(f"bundle '{self._bundle.path}': {stage.file} does not open: {first_line}") from error
+            if session.get_providers()[0] != self._provider:  # it was listed, and left out without an error
+                raise TargetError(f"{self._asked} does not start here")
+            self._sessions.append(session)
+        if self._provider != _CPU:
+            self._try_provider()
+
+    def _try_provider(self) -> None:
+        """Run a golden sample: that a provider opens a graph says little. Raises TargetError where it fails."""
+        inputs = {name: array[:1] for name, array in self._bundle.golden().inputs.items()}
+        try:
+            with self.begin(inputs, probabilities=False) as batch:
+                for _ in self._sessions:
+                    sound = np.isfinite(batch.run(1.0)).all()
+        except EdgeExitError as error:
+            raise TargetError(f"{self._asked} does not run: {error}") from error
+        if not sound:
+            raise TargetError(f"{self._asked} answers a golden sample with numbers that are none")
+
+    @property
+    def _asked(self) -> str:
+        return f"execution provider '{self._provider}' of target '{self._bundle.manifest.target}'"
+
+    def _take_idle(self, dimensions: tuple[tuple[str, int], ...], count: int) -> Buffers | None:
+        with self._lock:
+            for place in reversed(range(len(self._idle))):
+                if self._idle[place].capacity >= count and self._idle[place].dimensions == dimensions:
+                    return self._idle.pop(place)
+        return None
+
+    def _take_back(self, buffers: Buffers) -> None:
+        with self._lock:
+            self._idle.append(buffers)
+            if len(self._idle) > _IDLE_BUFFERS:
+                del self._idle[0]
+
+
+@functools.cache
+def _share_arena() -> None:
+    """Let all sessions of this process have one arena: several would each keep memory that the others need."""
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    try:
+        ort.create_and_register_allocator(memory, None)
+    except Exception as error:  # onnxruntime raises classes of its own
+        if "already registered" not in str(error):  # by the application: as good
+            raise

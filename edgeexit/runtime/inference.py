@@ -1,0 +1,123 @@
+"""What an inference gives, and how it comes together while its samples leave one after the other."""
+
+from collections.abc import Sequence
+from itertools import zip_longest
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from edgeexit.policies import Decision
+from edgeexit.policies.readout import COLUMNS
+from edgeexit.runtime.backend import Rows
+
+_Selected = Rows | slice
+"""Rows by index, or a stretch of them."""
+
+
+class Inference(msgspec.Struct, frozen=True, kw_only=True):
+    """The answers of a batch, in the order of its samples."""
+
+    answers: npt.NDArray[np.int64]
+    """[B] class that the policy answers with: the most probable one at the exit taken, but where a policy lets
+    several exits vote. To segment, the one that is most probable on average over the pixels."""
+    exits: npt.NDArray[np.int64]
+    """[B] index of the exit taken."""
+    outputs: npt.NDArray[np.float32]
+    """[B, C] raw outputs (logits) of the exit taken; to segment, [B, C, H, W]."""
+    readouts: npt.NDArray[np.float32]
+    """[B, 4] readout at the exit taken."""
+    scores: npt.NDArray[np.float32]
+    """[B, K] score at every exit reached, NaN beyond."""
+    latency_ms: npt.NDArray[np.float64]
+    """[B] from the call to the decision that let the sample leave."""
+    stage_ms: tuple[float, ...]
+    """Duration of each stage that ran, readout included, decision not."""
+    decide_ms: tuple[float, ...]
+    """Duration of the policy's decision after each of these stages."""
+
+
+class EveryExit(msgspec.Struct, frozen=True, kw_only=True):
+    """Every exit's raw outputs and readouts of a batch."""
+
+    outputs: dict[str, npt.NDArray[np.float32]]
+    """Exit name -> [B, C]; to segment, [B, C, H, W]."""
+    readouts: npt.NDArray[np.float32]
+    """[B, K, 4], or [B, K, 4 + C] with the probabilities."""
+    stage_ms: tuple[float, ...]
+    """[K] duration of each stage."""
+
+
+class Answers:
+    """The answers of a batch of B samples, filled in as they leave."""
+
+    def __init__(self, batch: int, exits: int) -> None:
+        self._answers = np.empty(batch, dtype=np.int64)
+        self._exits = np.empty(batch, dtype=np.int64)
+        self._outputs: npt.NDArray[np.float32] | None = None
+        self._readouts = np.empty((batch, len(COLUMNS)), dtype=np.float32)
+        self._scores = np.full((batch, exits), np.nan, dtype=np.float32)
+        self._latency_ms = np.empty(batch, dtype=np.float64)
+
+    def score(self, exit_index: int, samples: Rows, scores: npt.NDArray[np.float32]) -> None:
+        """Take the scores [n] of samples that reached an exit."""
+        self._scores[samples, exit_index] = scores
+
+    def leave(
+        self,
+        exit_index: int,
+        samples: Rows,
+        rows: _Selected,
+        *,
+        decision: Decision,
+        readout: npt.NDArray[np.float32],
+        outputs: npt.NDArray[np.float32],
+        latency_ms: float | npt.NDArray[np.float64],
+    ) -> None:
+        """Let samples leave; `rows` says where they stand in what the exit and the policy say."""
+        if self._outputs is None:
+            self._outputs = np.empty((len(self._exits), *outputs.shape[1:]), dtype=np.float32)
+        self._outputs[samples] = outputs[rows]
+        self._readouts[samples] = readout[rows, : len(COLUMNS)]
+        self._answers[samples] = decision.answer[rows]
+        self._exits[samples] = exit_index
+        self._latency_ms[samples] = latency_ms
+
+    def inference(self, stage_ms: Sequence[float], decide_ms: Sequence[float]) -> Inference:
+        """Return the whole, when every sample has left."""
+        if self._outputs is None:
+            raise AssertionError("no sample has left")
+        return Inference(
+            answers=self._answers,
+            exits=self._exits,
+            outputs=self._outputs,
+            readouts=self._readouts,
+            scores=self._scores,
+            latency_ms=self._latency_ms,
+            stage_ms=tuple(stage_ms),
+            decide_ms=tuple(decide_ms),
+        )
+
+
+def concatenate(parts: Sequence[Inference]) -> Inference:
+    """Return the inferences of several batches as that of one; durations add up stage by stage."""
+    return Inference(
+        **{
+            name: np.concatenate([getattr(part, name) for part in parts])
+            for name in ("answers", "exits", "outputs", "readouts", "scores", "latency_ms")
+        },
+        stage_ms=_sums([part.stage_ms for part in parts]),
+        decide_ms=_sums([part.decide_ms for part in parts]),
+    )
+
+
+def survivors(leaves: npt.NDArray[np.bool_]) -> Rows:
+    """Return who goes on, as `StagedBatch.keep` wants it: in place, and the last of them in the gaps of the leavers."""
+    stays = np.flatnonzero(~leaves)
+    rows = np.arange(len(stays))
+    rows[leaves[: len(stays)]] = stays[stays >= len(stays)]
+    return rows
+
+
+def _sums(durations: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    return tuple(map(sum, zip_longest(*durations, fillvalue=0.0)))
