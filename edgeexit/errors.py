@@ -29,6 +29,10 @@ class InferenceError(EdgeExitError):
     """The runtime refused to run a stage on an input."""
 
 
+class OverloadedError(InferenceError):
+    """More samples wait than may."""
+
+
 class FittingError(EdgeExitError):
     """The data cannot give a policy with what was asked of it."""
 
@@ -47,3 +51,7 @@ class TargetError(EdgeExitError):
 
 class ConfigError(EdgeExitError):
     """A configuration file or option is wrong."""
+
+
+class DeployError(EdgeExitError):
+    """A device cannot be reached, does not fit, or did not take a release."""

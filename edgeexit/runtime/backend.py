@@ -50,7 +50,7 @@ class StagedBatch(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Give the memory back."""
+        """Give the memory back; a second time does nothing."""
 
 
 class StageBackend(Protocol):

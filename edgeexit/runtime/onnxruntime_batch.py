@@ -178,6 +178,7 @@ class OnnxRuntimeBatch:
     ) -> None:
         self._plan = plan
         self._buffers = buffers
+        self._closed = False
         self._count = count
         self._probabilities = probabilities
         self._give_back = give_back
@@ -231,8 +232,10 @@ class OnnxRuntimeBatch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Give the buffers back."""
-        self._give_back(self._buffers)
+        """Give the buffers back; a second time does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._give_back(self._buffers)
 
 
 def _shape(spec: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, ...] | None:

@@ -1,8 +1,10 @@
 """The staged runner: stage by stage, every sample leaves at its own exit."""
 
 import itertools
+import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Literal
 
@@ -16,6 +18,7 @@ from edgeexit.manifest import Manifest
 from edgeexit.policies import AnyPolicy
 from edgeexit.runtime.backend import StageBackend, make_backend
 from edgeexit.runtime.inference import Answers, EveryExit, Inference, concatenate, survivors
+from edgeexit.runtime.scheduler import Scheduler
 
 NotFinite = Literal["refuse", "pass"]
 """What becomes of an input with NaN or infinity: refused (DataError), or run, to leave at the final exit."""
@@ -32,6 +35,9 @@ class Runner:
         backend: default: the one that the bundle's target names.
         fallback: whether another may stand in for that one; see `make_backend`.
         not_finite: what becomes of NaN and infinity in an input.
+        max_delay_ms: longest time for which `infer_async` passes samples over for new ones, so that more of them run
+            their next stage together.
+        max_waiting: most samples that `infer_async` has under way.
 
     """
 
@@ -42,11 +48,17 @@ class Runner:
         backend: StageBackend | None = None,
         fallback: bool = True,
         not_finite: NotFinite = "pass",
+        max_delay_ms: float = 0.0,
+        max_waiting: int = 256,
     ) -> None:
         self._manifest = bundle.manifest
         self._backend = backend or make_backend(bundle, fallback=fallback)
         self._exits = len(bundle.manifest.stages)
         self._not_finite = not_finite
+        self._max_delay_ms = max_delay_ms
+        self._max_waiting = max_waiting
+        self._scheduler: Scheduler | None = None
+        self._lock = threading.Lock()
 
     def __enter__(self) -> "Runner":
         """Open the backend."""
@@ -56,7 +68,11 @@ class Runner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close the backend."""
+        """Answer what `infer_async` has taken in, and close the backend."""
+        with self._lock:
+            scheduler, self._scheduler = self._scheduler, None
+        if scheduler is not None:
+            scheduler.close()
         self._backend.__exit__(kind, error, traceback)
 
     @property
@@ -97,6 +113,22 @@ class Runner:
                 for part in _parts(tensors, batch, most)
             ]
         )
+
+    def infer_async(self, inputs: Inputs, *, policy: AnyPolicy) -> Future[Inference]:
+        """Answer a batch in the scheduler's thread, together with whatever else waits at the same stages.
+
+        The inputs are copied. Latencies count from the call, durations are those of the batches that the samples were
+        in. Raises what `infer` does, and OverloadedError where `max_waiting` samples are under way.
+        """
+        self.check_policy(policy)
+        tensors = self.check(inputs)
+        with self._lock:
+            if self._scheduler is None:
+                self._scheduler = Scheduler(
+                    self._backend, self._exits, max_delay_ms=self._max_delay_ms, max_waiting=self._max_waiting
+                )
+            scheduler = self._scheduler
+        return scheduler.submit(tensors, policy)
 
     def infer_every_exit(
         self, inputs: Inputs, *, temperatures: Sequence[float] | None = None, probabilities: bool = False

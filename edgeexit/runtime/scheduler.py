@@ -1,0 +1,318 @@
+"""Many requests at once: what waits at the same stage runs as one batch, and nobody is passed over for long.
+
+One thread runs the stages, one at a time, and never rests while something waits. What comes in waits for stage 0. As
+long as new requests come, survivors wait at their stage for company, which makes batches of the deeper stages larger;
+but nobody is passed over for more than `max_delay_ms` after a stage: then its batch goes first.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeexit.errors import InferenceError, OverloadedError
+from edgeexit.policies import AnyPolicy, Decision
+from edgeexit.policies.readout import Array
+from edgeexit.runtime.backend import Rows, StageBackend, StagedBatch
+from edgeexit.runtime.inference import Answers, Inference, survivors
+
+_MS_PER_NS: Final = 1e-6
+_Tensors = Mapping[str, npt.NDArray[Any]]
+_Company = tuple[int, tuple[tuple[int, ...], ...]]
+"""Who may share a batch: those of one policy whose inputs have one shape, the batch apart."""
+
+
+class _Request:
+    """What one call asked for, filled in as its samples leave."""
+
+    def __init__(self, samples: int, exits: int, policy: AnyPolicy) -> None:
+        self.policy = policy
+        self.future: Future[Inference] = Future()
+        self.submitted = time.perf_counter_ns()
+        self._answers = Answers(samples, exits)
+        self._missing = samples
+        self._stage_ms: list[float] = []
+        self._decide_ms: list[float] = []
+        self._wanted: bool | None = None
+
+    def wanted(self) -> bool:
+        """Tell whether it is to be run: it was not cancelled before its first sample ran, and did not fail."""
+        if self._wanted is None:
+            self._wanted = self.future.set_running_or_notify_cancel()
+        return self._wanted
+
+    def fail(self, error: BaseException) -> None:
+        """End without an answer; those of its samples that are elsewhere come to nothing."""
+        if self._wanted:
+            self._wanted = False
+            self.future.set_exception(error)
+
+    def advance(self, run: "_StageRun", rows: list[int], places: Rows) -> None:
+        """Take what a stage and the policy said of its samples, `places` in the request and `rows` in the batch."""
+        if run.stage == len(self._stage_ms):
+            self._stage_ms.append(0.0)
+            self._decide_ms.append(0.0)
+        self._stage_ms[run.stage] += run.stage_ms
+        self._decide_ms[run.stage] += run.decide_ms
+        self._answers.score(run.stage, places, run.decision.score[rows])
+        left = [place for place, row in enumerate(rows) if run.decision.leaves[row]]
+        if not left:
+            return
+        self._answers.leave(
+            run.stage,
+            places[left],
+            np.array(rows)[left],
+            decision=run.decision,
+            readout=run.readout,
+            outputs=run.outputs,
+            latency_ms=(run.decided - self.submitted) * _MS_PER_NS,
+        )
+        self._missing -= len(left)
+        if not self._missing and self._wanted:
+            self.future.set_result(self._answers.inference(self._stage_ms, self._decide_ms))
+
+
+class _StageRun(NamedTuple):
+    """What a stage and the policy said of a batch, and how long it took them."""
+
+    stage: int
+    decision: Decision
+    readout: Array
+    outputs: Array
+    stage_ms: float
+    decide_ms: float
+    decided: int
+    """Moment of the decision, in ns."""
+
+
+class _Piece:
+    """Samples of a request that wait for stage 0, as many as a batch may have."""
+
+    def __init__(self, request: _Request, tensors: _Tensors, places: Rows, company: _Company) -> None:
+        self.request = request
+        self.tensors = tensors
+        self.places = places
+        self.company = company
+
+
+class _Group:
+    """Samples of several requests that wait together for their next stage."""
+
+    def __init__(self, company: _Company, pieces: Sequence[_Piece], staged: StagedBatch) -> None:
+        self.company = company
+        self.policy = pieces[0].request.policy
+        self.staged = staged
+        self.stage = 0
+        self.owners = [piece.request for piece in pieces for _ in piece.places]
+        self.places = np.concatenate([piece.places for piece in pieces])
+        """Each sample's place in its request."""
+        self.state = self.policy.initial_state(len(self.places))
+        self.since = 0
+        """When the one that waits longest began to, in ns."""
+
+    def go_on(self, run: _StageRun) -> None:
+        """Wait for the stage after this one, without those who left."""
+        self.state = run.decision.state
+        if run.decision.leaves.any():
+            rows = survivors(run.decision.leaves)
+            self.staged.keep(rows)
+            self.owners = [self.owners[row] for row in rows]
+            self.places, self.state = self.places[rows], self.state[rows]
+        self.stage += 1
+        self.since = run.decided
+
+    def close(self) -> None:
+        """Give its memory back."""
+        self.staged.__exit__(None, None, None)
+
+    def join(self, other: "_Group") -> None:
+        """Take in another group that waits for the same stage."""
+        self.staged.join(other.staged)
+        self.owners += other.owners
+        self.places = np.concatenate([self.places, other.places])
+        self.state = np.concatenate([self.state, other.state])
+
+    def run(self) -> _StageRun:
+        """Run the next stage and decide. Raises InferenceError where the runtime refuses."""
+        started = time.perf_counter_ns()
+        readout = self.staged.run(self.policy.temperatures[self.stage])
+        ended = time.perf_counter_ns()
+        decision = self.policy.decide(self.stage, readout, self.state)
+        decided = time.perf_counter_ns()
+        return _StageRun(
+            stage=self.stage,
+            decision=decision,
+            readout=readout,
+            outputs=self.staged.outputs(),
+            stage_ms=(ended - started) * _MS_PER_NS,
+            decide_ms=(decided - ended) * _MS_PER_NS,
+            decided=decided,
+        )
+
+    def rows_by_request(self) -> dict[_Request, list[int]]:
+        """Return which rows are whose."""
+        found: dict[_Request, list[int]] = {}
+        for row, owner in enumerate(self.owners):
+            found.setdefault(owner, []).append(row)
+        return found
+
+
+class Scheduler:
+    """Runs the stages for all requests in a thread of its own.
+
+    Args:
+        backend: an open one.
+        exits: number of exits K.
+        max_delay_ms: longest time for which samples that could run are passed over for new ones, so that more run
+            together. The stage that runs when it ends is waited for.
+        max_waiting: most samples that are under way; more are refused.
+
+    """
+
+    def __init__(self, backend: StageBackend, exits: int, *, max_delay_ms: float, max_waiting: int) -> None:
+        self._backend = backend
+        self._exits = exits
+        self._max_delay_ns = max_delay_ms / _MS_PER_NS
+        self._max_waiting = max_waiting
+        self._changed = threading.Condition()
+        self._fresh: deque[_Piece] = deque()
+        self._groups: list[_Group] = []
+        """Those past stage 0; touched by the thread alone."""
+        self._under_way = 0
+        self._closing = False
+        self._thread = threading.Thread(target=self._work, name="stage-scheduler", daemon=True)
+        self._thread.start()
+
+    def submit(self, tensors: _Tensors, policy: AnyPolicy) -> Future[Inference]:
+        """Ask for the answers of a batch, which is copied; the caller has checked both.
+
+        Raises OverloadedError where too much waits already, and InferenceError once it is closed.
+        """
+        samples = len(next(iter(tensors.values())))
+        company = (id(policy), tuple(array.shape[1:] for array in tensors.values()))
+        request = _Request(samples, self._exits, policy)
+        pieces = [
+            _Piece(request, {name: array[places] for name, array in tensors.items()}, places, company)
+            for places in np.array_split(np.arange(samples), -(-samples // self._backend.most_samples))
+        ]
+        with self._changed:
+            if self._closing:
+                raise InferenceError("the runner is closed; no more samples are taken")
+            if self._under_way and self._under_way + samples > self._max_waiting:
+                raise OverloadedError(
+                    f"{self._under_way} samples are under way and {samples} more would pass the limit of "
+                    f"{self._max_waiting}; try again later"
+                )
+            self._under_way += samples
+            self._fresh.extend(pieces)
+            self._changed.notify()
+        return request.future
+
+    def close(self) -> None:
+        """Answer what has been taken in, and end the thread."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._fresh or self._groups or self._closing):
+                    self._changed.wait()
+                fresh = bool(self._fresh)
+            if not (fresh or self._groups):
+                return
+            group = self._next_waiting(fresh=fresh)
+            if group is not None:
+                self._advance(group)
+            elif pieces := self._next_fresh():
+                self._begin(pieces)
+
+    def _next_waiting(self, *, fresh: bool) -> _Group | None:
+        """Take the group whose turn it is; None where it is that of those who came in."""
+        now, most = time.perf_counter_ns(), self._backend.most_samples
+        due = [group for group in self._groups if now - group.since >= self._max_delay_ns or len(group.places) == most]
+        if due:
+            chosen = min(due, key=lambda group: group.since)
+        elif fresh:
+            return None
+        else:  # survivors of the shallowest are company for those further on
+            chosen = min(self._groups, key=lambda group: group.stage)
+        self._groups.remove(chosen)
+        return chosen
+
+    def _next_fresh(self) -> list[_Piece]:
+        """Take those who came in first, may share a batch and are still wanted."""
+        pieces: list[_Piece] = []
+        room = self._backend.most_samples
+        with self._changed:
+            while self._fresh and len(self._fresh[0].places) <= room:
+                if pieces and self._fresh[0].company != pieces[0].company:
+                    break
+                piece = self._fresh.popleft()
+                if piece.request.wanted():
+                    pieces.append(piece)
+                    room -= len(piece.places)
+                else:
+                    self._under_way -= len(piece.places)
+        return pieces
+
+    def _begin(self, pieces: Sequence[_Piece]) -> None:
+        """Run stage 0 of those who came in."""
+        policy = pieces[0].request.policy
+        tensors = {
+            name: np.concatenate([piece.tensors[name] for piece in pieces]) if len(pieces) > 1 else array
+            for name, array in pieces[0].tensors.items()
+        }
+        try:
+            staged = self._backend.begin(tensors, probabilities=policy.reads_probabilities)
+        except Exception as error:  # noqa: BLE001 - whoever asked is told, and the others go on
+            for piece in pieces:
+                piece.request.fail(error)
+            self._release(sum(len(piece.places) for piece in pieces))
+            return
+        self._advance(_Group(pieces[0].company, pieces, staged))
+
+    def _advance(self, group: _Group) -> None:
+        """Run a group's next stage, let samples leave, and let the others wait for the stage after it."""
+        under_way = len(group.owners)
+        try:
+            run = group.run()
+            for request, rows in group.rows_by_request().items():
+                request.advance(run, rows, group.places[rows])
+            leaves = run.decision.leaves
+            left = int(np.count_nonzero(leaves))
+            self._release(left)
+            under_way -= left
+            if under_way:
+                group.go_on(run)
+                self._wait(group)
+            else:
+                group.close()
+        except Exception as error:  # noqa: BLE001 - whoever asked is told, and the others go on
+            for request in set(group.owners):
+                request.fail(error)
+            self._release(under_way)
+            group.close()
+
+    def _wait(self, group: _Group) -> None:
+        """Let a group wait for its next stage, with those who wait for it already where they fit together."""
+        for other in self._groups:
+            if (
+                other.stage == group.stage
+                and other.company == group.company
+                and len(other.places) + len(group.places) <= self._backend.most_samples
+            ):
+                other.join(group)
+                return
+        self._groups.append(group)
+
+    def _release(self, samples: int) -> None:
+        with self._changed:
+            self._under_way -= samples

@@ -1,0 +1,219 @@
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor, wait
+
+import numpy as np
+import pytest
+from bundles import INPUT, make_bundle, make_samples
+from policies_of_every_kind import policies_on
+
+from edgeexit.errors import DataError, InferenceError, OverloadedError, PolicyError
+from edgeexit.policies import KINDS, Confidence
+from edgeexit.runtime import Runner, make_backend
+
+EXITS = 4
+NEVER_EARLY = Confidence(temperatures=(1.0,) * EXITS, thresholds=(None,) * (EXITS - 1))
+FIRST_EXIT = Confidence(temperatures=(1.0,) * EXITS, thresholds=(0.0,) * (EXITS - 1))
+LONG_MS = 60_000.0
+
+
+class Watched:
+    """A backend that tells which stage ran with how many samples, and waits before each for `gate`."""
+
+    def __init__(self, backend):
+        self._backend = backend
+        self.gate = threading.Event()
+        self.gate.set()
+        self.runs = []
+        self.open_batches = 0
+        self.fails_at = None
+
+    def __getattr__(self, name):
+        return getattr(self._backend, name)
+
+    def __enter__(self):
+        self._backend.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self._backend.__exit__(*error)
+
+    def begin(self, inputs, *, probabilities):
+        self.open_batches += 1
+        return WatchedBatch(self, self._backend.begin(inputs, probabilities=probabilities))
+
+
+class WatchedBatch:
+    def __init__(self, backend, batch):
+        self._backend, self._batch, self._stage, self._open = backend, batch, 0, True
+
+    def __getattr__(self, name):
+        return getattr(self._batch, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._backend.open_batches -= self._open
+        self._open = False
+        self._batch.__exit__(*error)
+
+    def run(self, temperature):
+        assert self._backend.gate.wait(30)
+        if self._stage == self._backend.fails_at:
+            raise InferenceError("the stage is broken")
+        readout = self._batch.run(temperature)
+        self._backend.runs.append((self._stage, len(readout)))
+        self._stage += 1
+        return readout
+
+    def join(self, other):
+        self._batch.join(other._batch)
+        self._backend.open_batches -= other._open
+        other._open = False
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return make_bundle(tmp_path_factory.mktemp("bundle") / "bundle", exits=EXITS)
+
+
+@pytest.fixture
+def watched(bundle):
+    return Watched(make_backend(bundle))
+
+
+def one(samples, index):
+    return {INPUT: samples[INPUT][index : index + 1]}
+
+
+def until_running(future):
+    while not future.running():
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("max_delay_ms", [0.0, 5.0])
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_threads_get_the_answers_that_each_sample_gets_alone(bundle, watched, kind, max_delay_ms):
+    samples = make_samples(120, seed=3)
+    with Runner(bundle) as alone:
+        policy = policies_on(alone.infer_every_exit(samples, probabilities=True).readouts)[kind]
+        expected = [alone.infer(one(samples, i), policy=policy) for i in range(120)]
+    with Runner(bundle, backend=watched, max_delay_ms=max_delay_ms) as runner, ThreadPoolExecutor(8) as pool:
+        futures = list(pool.map(lambda i: runner.infer_async(one(samples, i), policy=policy), range(120)))
+        results = [future.result(30) for future in futures]
+    for result, right in zip(results, expected, strict=True):
+        np.testing.assert_array_equal(result.exits, right.exits)
+        np.testing.assert_array_equal(result.answers, right.answers)
+        np.testing.assert_allclose(result.outputs, right.outputs, atol=1e-5)
+        np.testing.assert_allclose(result.readouts, right.readouts, atol=1e-5)
+        np.testing.assert_allclose(result.scores, right.scores, atol=1e-4)
+        assert len(result.stage_ms) == len(result.decide_ms) == right.exits[0] + 1
+        assert result.latency_ms[0] > 0
+    assert watched.open_batches == 0
+
+
+def test_what_waits_at_a_stage_runs_together(bundle, watched):
+    samples = make_samples(10)
+    with Runner(bundle, backend=watched) as runner:
+        watched.gate.clear()
+        futures = [runner.infer_async(one(samples, i), policy=NEVER_EARLY) for i in range(10)]
+        watched.gate.set()
+        wait(futures, 30)
+    assert max(count for stage, count in watched.runs if stage == 0) >= 9, "the first may have gone alone"
+    assert len(watched.runs) <= 2 * EXITS
+
+
+def test_survivors_wait_for_company_as_long_as_they_may_and_no_longer(bundle, watched):
+    samples = make_samples(40)
+
+    def stages_run(max_delay_ms):
+        watched.runs.clear()
+        with Runner(bundle, backend=watched, max_delay_ms=max_delay_ms) as runner:
+            watched.gate.clear()
+            futures = [runner.infer_async(samples, policy=NEVER_EARLY)]
+            until_running(futures[0])
+            futures.append(runner.infer_async({INPUT: samples[INPUT][:24]}, policy=NEVER_EARLY))
+            futures.append(runner.infer_async({INPUT: samples[INPUT][:2]}, policy=FIRST_EXIT))
+            watched.gate.set()
+            wait(futures, 30)
+        return list(watched.runs)
+
+    assert stages_run(0.0)[:4] == [(0, 40), (1, 40), (2, 40), (3, 40)], "nobody is passed over"
+    assert stages_run(LONG_MS) == [(0, 40), (0, 24), (1, 64), (2, 64), (3, 64), (0, 2)], (
+        "40 wait for the 24, and being 64 they go at once; another policy is no company"
+    )
+
+
+def test_a_request_above_the_largest_batch_is_split_and_comes_back_in_order(bundle, watched):
+    samples = make_samples(150, seed=9)
+    with Runner(bundle, backend=watched) as runner:
+        policy = policies_on(runner.infer_every_exit(samples, probabilities=True).readouts)["beem"]
+        expected = runner.infer(samples, policy=policy)
+        watched.runs.clear()
+        result = runner.infer_async(samples, policy=policy).result(30)
+    assert max(count for _, count in watched.runs) <= 64
+    np.testing.assert_array_equal(result.answers, expected.answers)
+    np.testing.assert_array_equal(result.exits, expected.exits)
+
+
+def test_the_inputs_may_be_written_over_after_the_call(bundle, watched):
+    samples = make_samples(4)
+    with Runner(bundle, backend=watched) as runner:
+        expected = runner.infer(samples, policy=NEVER_EARLY)
+        watched.gate.clear()
+        future = runner.infer_async(samples, policy=NEVER_EARLY)
+        samples[INPUT][:] = 1e3
+        watched.gate.set()
+        np.testing.assert_allclose(future.result(30).outputs, expected.outputs, atol=1e-5)
+
+
+def test_too_much_waiting_is_refused_and_counted_off_again(bundle, watched):
+    with Runner(bundle, backend=watched, max_waiting=8) as runner:
+        watched.gate.clear()
+        futures = [runner.infer_async(make_samples(4), policy=NEVER_EARLY) for _ in range(2)]
+        with pytest.raises(OverloadedError, match="8 samples are under way and 1 more would pass the limit of 8"):
+            runner.infer_async(make_samples(1), policy=NEVER_EARLY)
+        watched.gate.set()
+        wait(futures, 30)
+        runner.infer_async(make_samples(8), policy=NEVER_EARLY).result(30)
+        assert len(runner.infer_async(make_samples(9), policy=NEVER_EARLY).result(30).exits) == 9, "alone it may pass"
+
+
+def test_a_stage_that_fails_is_told_to_those_who_asked_and_the_next_are_answered(bundle, watched):
+    with Runner(bundle, backend=watched, max_waiting=4) as runner:
+        watched.fails_at = 2
+        failed = runner.infer_async(make_samples(4), policy=NEVER_EARLY)
+        with pytest.raises(InferenceError, match="the stage is broken"):
+            failed.result(30)
+        assert len(runner.infer_async(make_samples(4), policy=FIRST_EXIT).result(30).exits) == 4
+        watched.fails_at = None
+        assert len(runner.infer_async(make_samples(4), policy=NEVER_EARLY).result(30).exits) == 4
+    assert watched.open_batches == 0
+
+
+def test_a_cancelled_request_is_not_run(bundle, watched):
+    with Runner(bundle, backend=watched, max_waiting=3) as runner:
+        watched.gate.clear()
+        first = runner.infer_async(make_samples(1), policy=NEVER_EARLY)
+        until_running(first)
+        second = runner.infer_async(make_samples(2), policy=NEVER_EARLY)
+        assert second.cancel()
+        watched.gate.set()
+        first.result(30)
+        assert len(runner.infer_async(make_samples(3), policy=NEVER_EARLY).result(30).exits) == 3
+    assert (0, 2) not in watched.runs
+
+
+def test_closing_answers_what_was_taken_in(bundle, watched):
+    with Runner(bundle, backend=watched) as runner:
+        futures = [runner.infer_async(make_samples(3), policy=NEVER_EARLY) for _ in range(20)]
+    assert all(len(future.result(0).exits) == 3 for future in futures)
+
+
+def test_what_does_not_fit_is_refused_at_the_call(bundle, watched):
+    with Runner(bundle, backend=watched, not_finite="refuse") as runner:
+        with pytest.raises(DataError, match="has NaN in sample 1"):
+            runner.infer_async({INPUT: np.array([[0] * 8, [np.nan] * 8], np.float32)}, policy=NEVER_EARLY)
+        with pytest.raises(PolicyError, match="for 2 exits, the bundle has 4"):
+            runner.infer_async(make_samples(1), policy=Confidence(temperatures=(1.0, 1.0), thresholds=(0.5,)))
