@@ -173,9 +173,11 @@ class Bundle:
             raise BundleError(f"bundle '{self.path}': {GOLDEN} is damaged: {error}") from error
 
     def costs(self) -> Costs:
-        """Return what leaving at each exit costs: measured where there is a profile, counted otherwise."""
+        """Return what leaving at each exit costs: measured where there is a valid profile, counted otherwise."""
         profile = self.profile()
-        return Costs("macs", self.manifest.macs) if profile is None else Costs("ms", profile.cumulative_ms)
+        if profile is None or profile.invalid is not None:
+            return Costs("macs", self.manifest.macs)
+        return Costs("ms", profile.cumulative_ms)
 
     @property
     def is_signed(self) -> bool:

@@ -1,6 +1,5 @@
 """`edgeexit fit`: choose a policy and its thresholds on held-out data, for a stated goal."""
 
-import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +8,7 @@ import typer
 
 from edgeexit.cli.fit_goals import AUTO, own_weights, require_policy_name, stated_goal
 from edgeexit.cli.fit_summary import print_comparison, print_fit
+from edgeexit.cli.pages import require_page
 from edgeexit.console import next_step, notes, print_json, progress_bar, warn
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def fit_command(
     chosen_weights = own_weights(weights, policy)
     signing_key = None if key is None else load_private_key(key)
     if report is not None:
-        _require_page(report, bundle)
+        require_page("--report", report, bundle)
     manifest = opened.manifest
     dataset = load_dataset(data, manifest.inputs, task=manifest.task, classes=manifest.classes)
     check_finite(dataset.inputs, where=f"data file '{data}'")
@@ -121,22 +121,6 @@ def fit_command(
         print_comparison(choice, evidence, costs)
     print_fit(fitted, manifest.exits, evidence, costs)
     next_step(f"edgeexit evaluate {bundle} --data TEST.npz" if report is None else f"open {report} in a browser")
-
-
-def _require_page(report: Path, bundle: Path) -> None:
-    """Raise DataError, before anything is worked out, for a place where a page cannot or must not be written."""
-    from edgeexit.errors import DataError
-
-    if report.suffix.lower() not in {".html", ".htm"}:
-        raise DataError(f"--report '{report}' must be the name of a page, e.g. fit.html")
-    if not report.parent.is_dir():
-        raise DataError(f"--report '{report}': there is no folder '{report.parent}'; make it first")
-    if report.exists() and not report.is_file():
-        raise DataError(f"--report '{report}' is there and is no file; give another name")
-    if report.resolve().is_relative_to(bundle.resolve()):
-        raise DataError(f"--report '{report}' lies inside the bundle, which holds its own files; give another place")
-    if not os.access(report.parent, os.W_OK):
-        raise DataError(f"--report '{report}': nothing can be written in '{report.parent.resolve()}'")
 
 
 def _record(bundle: "Bundle", dataset: "Dataset", costs: "Costs") -> "Evidence":

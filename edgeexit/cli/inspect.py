@@ -73,6 +73,8 @@ def inspect_command(
         _print_policy(policy)
         if (remark := silent_exits_remark(policy.policy, manifest.exits)) is not None:
             warn(remark)
+    if profile is not None and profile.invalid is not None:
+        warn(f"the profile is not used as costs: {profile.invalid}")
     if plot is not None:
         notes.print(f"stage graph: {printable(plot)}", soft_wrap=True)
     if policy is None:

@@ -1,66 +1,164 @@
-"""`edgeexit profile`: what a bundle costs on this machine."""
+"""`edgeexit profile`: what a bundle costs on this machine, or which of two costs less."""
 
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeexit.console import console, milliseconds, next_step, notes, print_json, print_table, share, warn
+from edgeexit.cli.pages import require_page
+from edgeexit.cli.profile_summary import print_comparison, print_profile
+from edgeexit.console import next_step, notes, print_json, printable, warn
+
+if TYPE_CHECKING:
+    from edgeexit.bundle import Bundle
+    from edgeexit.datasets import Dataset
+    from edgeexit.latency import LatencyProfile
+
+_STORED_BATCH = 1
+"""Costs are those of single samples: in a batch, samples share their stages."""
 
 
 def profile_command(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    bundle: Annotated[Path | None, typer.Argument(help="Folder of the bundle.")] = None,
     data: Annotated[
         Path | None, typer.Option(help="Samples with a real mix of exits (.npz); default: the golden ones.")
     ] = None,
-    duration: Annotated[float, typer.Option(min=0.1, help="Seconds of steady state, for each of the two parts.")] = 3.0,
+    duration: Annotated[float, typer.Option(min=0.1, help="Seconds of steady state, for each of the parts.")] = 3.0,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Samples of an inference; only profiles of single ones are stored.")
+    ] = 1,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write a page (.html, works offline) that shows where the time goes.")
+    ] = None,
+    stored: Annotated[
+        bool, typer.Option("--stored", help="Measure nothing: show the profile that the bundle holds.")
+    ] = False,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(help="Two bundles, A and B: measure both in turns, and tell what B takes over what A takes."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Measure cold load, first run and steady state, stage by stage and end to end; store profile.json in the bundle.
 
-    Example: `edgeexit profile quickstart/bundle --data quickstart/test.npz --duration 5`
-    """
-    from edgeexit.bundle import Bundle
-    from edgeexit.datasets import load_dataset
-    from edgeexit.runtime import make_backend, profile_bundle
+    A board that was throttled meanwhile makes the profile invalid: it is stored, and not used as costs. A profile that
+    was taken on a device can be drawn elsewhere: copy profile.json into the bundle there, and use `--stored --plot`.
 
-    opened = Bundle.open(bundle)
-    for remark in make_backend(opened).remarks:
-        warn(remark)
-    document = opened.policy()
-    manifest = opened.manifest
-    dataset = None if data is None else load_dataset(data, manifest.inputs, task=manifest.task)
-    with notes.status(f"profiling for {2 * duration:g} s") if notes.is_terminal else nullcontext():
-        profile = profile_bundle(
-            opened, policy=None if document is None else document.policy, dataset=dataset, seconds=duration
-        )
-    opened.write_profile(profile)
+    Example: `edgeexit profile quickstart/bundle --data quickstart/test.npz --duration 5 --plot profile.html`
+
+    Example: `edgeexit profile --compare bundle-fp32 bundle-int8 --data test.npz`
+    """
+    from edgeexit.errors import ConfigError
+
+    if compare is not None:
+        if bundle is not None or plot is not None or stored or batch != 1:
+            raise ConfigError("--compare takes two bundles, and beside it only --data, --duration and --json")
+        _compare(*compare, data=data, duration=duration, as_json=as_json)
+        return
+    if bundle is None:
+        raise ConfigError("give a bundle to profile, or two with --compare A B")
+    draw = None if plot is None else _drawing(plot, bundle)
+    if stored:
+        profile, opened = _stored(bundle, data)
+    else:
+        profile, opened = _measure(bundle, data, duration, batch)
+    if plot is not None and draw is not None:
+        from edgeexit.files import write_atomic
+
+        write_atomic(plot, draw(profile, opened.manifest.model, opened.manifest.exits))
+    if profile.invalid is not None:
+        warn(f"not to be used as costs: {profile.invalid}")
     if as_json:
         print_json(profile)
         return
-    rows = [(stage.name, stage.latency) for stage in profile.stages]
-    if profile.end_to_end is not None:
-        rows.append((f"end to end, {profile.policy}", profile.end_to_end))
-    print_table(
-        f"{profile.machine}, {profile.runtime}, {profile.threads or 'all'} thread(s), batch 1",
-        ("", "mean", "p50", "p90", "p99", "samples"),
-        [
-            (
-                name,
-                milliseconds(latency.mean_ms),
-                milliseconds(latency.p50_ms),
-                milliseconds(latency.p90_ms),
-                milliseconds(latency.p99_ms),
-                f"{latency.samples:,}",
-            )
-            for name, latency in rows
-        ],
-    )
-    console.print(f"cold load {milliseconds(profile.cold_load_ms)}, first run {milliseconds(profile.first_run_ms)}")
-    if profile.exit_rates is not None:
-        mix = ", ".join(
-            f"{name} {share(rate)}" for name, rate in zip(opened.manifest.exits, profile.exit_rates, strict=True)
+    print_profile(profile, opened.manifest.exits)
+    if plot is not None:
+        notes.print(f"page: {printable(plot)}", soft_wrap=True)
+    if profile.invalid is None:
+        next_step(f"edgeexit inspect {bundle}")
+    else:
+        next_step("let the machine cool down, or give it more power, and profile again")
+
+
+def _measure(path: Path, data: Path | None, duration: float, batch: int) -> "tuple[LatencyProfile, Bundle]":
+    from edgeexit.bundle import Bundle
+    from edgeexit.runtime import profile_bundle
+
+    opened = Bundle.open(path)
+    document = opened.policy()
+    with _status() as tell:
+        profile = profile_bundle(
+            opened,
+            policy=None if document is None else document.policy,
+            dataset=_dataset(data, opened),
+            seconds=duration,
+            batch=batch,
+            on_phase=tell,
         )
-        console.print(f"exit mix of the end-to-end run: {mix}")
-    next_step(f"edgeexit inspect {bundle}")
+    for remark in (text for name, text in profile.settings.items() if name.startswith("remark")):
+        warn(remark)
+    if batch == _STORED_BATCH:
+        opened.write_profile(profile)
+    else:
+        warn(f"nothing is stored: costs are those of single samples, and these are of batches of {batch}")
+    return profile, opened
+
+
+def _stored(path: Path, data: Path | None) -> "tuple[LatencyProfile, Bundle]":
+    from edgeexit.bundle import Bundle
+    from edgeexit.errors import BundleError, ConfigError
+
+    if data is not None:
+        raise ConfigError("--stored measures nothing, so there is nothing to do with --data; leave one of them away")
+    opened = Bundle.open(path)
+    profile = opened.profile()
+    if profile is None:
+        raise BundleError(f"bundle '{path}' holds no profile of itself; run `edgeexit profile {path}` on the device")
+    return profile, opened
+
+
+def _compare(a: Path, b: Path, *, data: Path | None, duration: float, as_json: bool) -> None:
+    from edgeexit.bundle import Bundle
+    from edgeexit.runtime.profiling.compare import compare_bundles
+
+    first, second = Bundle.open(a), Bundle.open(b)
+    with _status() as tell:
+        comparison = compare_bundles(first, second, dataset=_dataset(data, first), seconds=duration, on_phase=tell)
+    if comparison.invalid is not None:
+        warn(f"this says little: {comparison.invalid}")
+    if as_json:
+        print_json(comparison)
+        return
+    print_comparison(comparison, str(a), str(b))
+    next_step(f"edgeexit profile {b}")
+
+
+def _dataset(data: Path | None, bundle: "Bundle") -> "Dataset | None":
+    from edgeexit.datasets import load_dataset
+
+    manifest = bundle.manifest
+    return None if data is None else load_dataset(data, manifest.inputs, task=manifest.task)
+
+
+def _drawing(plot: Path, bundle: Path) -> "Callable[[LatencyProfile, str, tuple[str, ...]], bytes]":
+    """Return what draws a page. Raises DataError for a place where none can be, ConfigError without plotly."""
+    from edgeexit.errors import ConfigError
+
+    require_page("--plot", plot, bundle)
+    try:
+        from edgeexit.report.profile_page import draw_profile
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"--plot needs the package '{error.name}' (edgeexit[compile]); profile here without it, copy profile.json "
+            f"into the bundle on a PC, and draw it there: edgeexit profile BUNDLE --stored --plot {plot.name}"
+        ) from error
+    return draw_profile
+
+
+@contextmanager
+def _status() -> Iterator[Callable[[str], None]]:
+    """Show on a terminal what is measured right now."""
+    with notes.status("profiling") if notes.is_terminal else nullcontext() as status:
+        yield lambda phase: None if status is None else status.update(f"profiling: {phase}")

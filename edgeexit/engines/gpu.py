@@ -2,17 +2,15 @@
 
 import functools
 import importlib
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from edgeexit.errors import EngineError
+from edgeexit.telemetry.jetson import power_mode
 
 _L4T_RELEASE: Final = Path("/etc/nv_tegra_release")
-_POWER_MODE_SECONDS: Final = 5
 
 
 class Hardware(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +41,7 @@ def find_gpu() -> Hardware:
         device=cuda_call("cudaGetDeviceProperties", device).name.decode(),
         cuda=f"{version // 1000}.{version % 1000 // 10}",
         l4t=_l4t(),
-        power_mode=_power_mode(),
+        power_mode=power_mode(),
     )
 
 
@@ -77,25 +75,3 @@ def _l4t() -> str | None:
         return _L4T_RELEASE.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
     except (OSError, IndexError):
         return None
-
-
-def _power_mode() -> str | None:
-    program = shutil.which("nvpmodel", path="/usr/sbin:/usr/bin")
-    if program is None:
-        return None
-    try:
-        told = subprocess.run(  # noqa: S603 - a program of the system, without arguments from outside
-            [program, "-q"], capture_output=True, text=True, timeout=_POWER_MODE_SECONDS, check=True
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return read_power_mode(told)
-
-
-def read_power_mode(told: str) -> str | None:
-    """Return the mode's name from what `nvpmodel -q` prints: `NV Power Mode: 15W`, its number on the next line."""
-    for line in told.splitlines():
-        _, found, name = line.partition("NV Power Mode:")
-        if found:
-            return name.strip() or None
-    return None

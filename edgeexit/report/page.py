@@ -182,7 +182,7 @@ figure { margin: 0; min-width: 0; }
 figcaption { line-height: 1.35; overflow-wrap: anywhere; }
 figcaption span { display: block; color: var(--soft); font-size: .875rem; font-variant-numeric: tabular-nums; }
 .many { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: 1.25rem 1rem; }
-.js-plotly-plot .xtick text, .js-plotly-plot .ytick text, .js-plotly-plot .x2tick text, .js-plotly-plot .y2tick text,
+.js-plotly-plot [class*="tick"] text,
 .js-plotly-plot .legendtext, .js-plotly-plot .annotation-text, .js-plotly-plot .gtitle,
 .js-plotly-plot [class*="title"], .js-plotly-plot .textpoint text, .js-plotly-plot .bartext-outside {
   fill: var(--ink) !important; }

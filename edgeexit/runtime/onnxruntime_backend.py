@@ -55,6 +55,11 @@ class OnnxRuntimeBackend:
         return f"onnxruntime {ort.__version__}" + ("" if self._provider == _CPU else f" ({self._provider})")
 
     @property
+    def provider(self) -> str:
+        """Execution provider that runs the stages."""
+        return self._provider
+
+    @property
     def remarks(self) -> Sequence[str]:
         """What differs from what the target names."""
         return self._remarks
@@ -67,7 +72,7 @@ class OnnxRuntimeBackend:
     def begin(self, inputs: Mapping[str, npt.NDArray[Any]], *, probabilities: bool) -> OnnxRuntimeBatch:
         """Take in a batch; its inputs are copied."""
         count = len(next(iter(inputs.values())))
-        dimensions = dimensions_of(self._bundle.manifest, inputs)
+        dimensions = dimensions_of(self._plan, inputs)
         buffers = self._take_idle(dimensions, count)
         if buffers is None:
             buffers = Buffers(self._plan, self._sessions, dimensions, count)
@@ -97,13 +102,8 @@ class OnnxRuntimeBackend:
     def _open(self) -> None:
         self._sessions.clear()
         _share_arena()
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = self._target.session.threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = _ERRORS_ONLY
+        options = session_options(self._target)
         options.add_session_config_entry("session.use_env_allocators", "1")
-        # Sessions run in turn, so the idle ones' threads would spin against the busy one.
-        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self._target.session.spinning)))
         if self._provider not in ort.get_available_providers():
             raise TargetError(f"{self._asked} is not in this build of ONNX Runtime")
         for stage in self._bundle.manifest.stages:
@@ -151,6 +151,17 @@ class OnnxRuntimeBackend:
             self._idle.append(buffers)
             if len(self._idle) > _IDLE_BUFFERS:
                 del self._idle[0]
+
+
+def session_options(target: Target) -> ort.SessionOptions:
+    """Return what a target says of a session: threads, and whether idle ones spin."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = target.session.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _ERRORS_ONLY
+    # Sessions run in turn, so the idle ones' threads would spin against the busy one.
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(target.session.spinning)))
+    return options
 
 
 @functools.cache

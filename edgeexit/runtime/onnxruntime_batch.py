@@ -43,6 +43,8 @@ class Plan(NamedTuple):
     stages: tuple[StageTensors, ...]
     specs: Mapping[str, TensorSpec]
     """Of inputs, outputs, readouts, probabilities and carries, by name."""
+    words: tuple[tuple[str, str, int], ...]
+    """Dimensions that the manifest has words for, the batch's apart: the word, and an input's name and axis."""
 
 
 def make_plan(manifest: Manifest) -> Plan:
@@ -66,18 +68,28 @@ def make_plan(manifest: Manifest) -> Plan:
                 kept=tuple(spec.name for spec in manifest.kept_after(k)),
             )
         )
-    return Plan(tuple(stages), specs)
-
-
-def dimensions_of(manifest: Manifest, inputs: Mapping[str, _Any]) -> Dimensions:
-    """Return the sizes of a batch's dimensions that the manifest has words for."""
-    found = {
-        word: size
+    words = {
+        word: (word, spec.name, axis)
         for spec in manifest.inputs
-        for word, size in zip(spec.shape[1:], inputs[spec.name].shape[1:], strict=True)
-        if isinstance(word, str)
+        for axis, word in enumerate(spec.shape)
+        if axis and isinstance(word, str)
     }
-    return tuple(sorted(found.items()))
+    return Plan(tuple(stages), specs, tuple(words.values()))
+
+
+def dimensions_of(plan: Plan, inputs: Mapping[str, _Any]) -> Dimensions:
+    """Return the sizes of a batch's dimensions that the manifest has words for."""
+    return tuple([(word, inputs[name].shape[axis]) for word, name, axis in plan.words])
+
+
+class _Bound(NamedTuple):
+    """A stage bound to a number of samples, and what to look at when it has run."""
+
+    binding: Any
+    readout: _Any
+    """[B, 4]."""
+    outputs: _Any
+    """[B, C] or [B, C, H, W]."""
 
 
 class Buffers:
@@ -91,6 +103,8 @@ class Buffers:
         capacity: most samples.
         arrays: name -> [capacity, ...], the samples in front; [B, ...] for a tensor without a buffer.
         temperatures: [K] of [1].
+        readout: [B, 4] of the stage that ran last.
+        outputs: [B, C] or [B, C, H, W] of the stage that ran last.
 
     """
 
@@ -104,7 +118,8 @@ class Buffers:
         self._plan = plan
         self._sessions = sessions
         self._shapes = {name: _shape(spec, dict(dimensions)) for name, spec in plan.specs.items()}
-        self._bindings: dict[tuple[int, int, bool], Any] = {}
+        self._bound: dict[tuple[int, int, bool], _Bound] = {}
+        self.readout = self.outputs = np.empty((0, 0), dtype=np.float32)
 
     def put(self, name: str, rows: _Any, *, at: int = 0) -> None:
         """Write samples of a tensor from place `at` on."""
@@ -118,24 +133,31 @@ class Buffers:
 
     def run(self, stage: int, count: int, *, probabilities: bool) -> None:
         """Run a stage on the first `count` samples. ONNX Runtime's own errors are let through."""
-        binding = self._bindings.get((stage, count, probabilities))
-        if binding is not None:
-            self._sessions[stage].run_with_iobinding(binding)
-            return
+        bound = self._bound.get((stage, count, probabilities))
+        if bound is None:
+            self._run_unbound(stage, count, probabilities=probabilities)
+        else:
+            self._sessions[stage].run_with_iobinding(bound.binding)
+            self.readout, self.outputs = bound.readout, bound.outputs
+
+    def _run_unbound(self, stage: int, count: int, *, probabilities: bool) -> None:
+        """Bind a stage and run it; keep the binding where it can serve again."""
+        tensors = self._plan.stages[stage]
         binding, loose = self._bind(stage, count, probabilities=probabilities)
         self._sessions[stage].run_with_iobinding(binding)
         if loose:
             made = binding.get_outputs()
             self.arrays |= {name: made[place].numpy() for name, place in loose.items()}
-        elif not any(self._shapes[name] is None for name in self._plan.stages[stage].reads):
-            self._bindings[stage, count, probabilities] = binding
+        self.readout, self.outputs = self.arrays[tensors.readout][:count], self.arrays[tensors.output][:count]
+        if not loose and not any(self._shapes[name] is None for name in tensors.reads):
+            self._bound[stage, count, probabilities] = _Bound(binding, self.readout, self.outputs)
 
     def grow(self, capacity: int, count: int, names: Sequence[str]) -> None:
         """Make room for `capacity` samples; the first `count` of the named tensors stay."""
         kept = {name: self.arrays[name] for name in names}
         self.capacity = capacity
         self.arrays = {}
-        self._bindings.clear()
+        self._bound.clear()
         for name, array in kept.items():
             self.put(name, array[:count])
 
@@ -195,14 +217,13 @@ class OnnxRuntimeBatch:
             shapes = ((name, (count, *buffers.arrays[name].shape[1:])) for name in tensors.reads)
             given = ", ".join(f"'{name}' {'x'.join(map(str, shape))}" for name, shape in shapes)
             raise InferenceError(f"{tensors.name} does not run on {given}: {str(error).splitlines()[0]}") from error
-        readout = buffers.arrays[tensors.readout][:count]
         if self._probabilities:
-            return np.concatenate([readout, buffers.arrays[tensors.probabilities][:count]], axis=1)
-        return readout
+            return np.concatenate([buffers.readout, buffers.arrays[tensors.probabilities][:count]], axis=1)
+        return buffers.readout
 
     def outputs(self) -> npt.NDArray[np.float32]:
         """Return the raw outputs [B, C] or [B, C, H, W] of the stage that ran last."""
-        return self._buffers.arrays[self._plan.stages[self._stage].output][: self._count]
+        return self._buffers.outputs
 
     def keep(self, rows: Rows) -> None:
         """Go on with these rows alone, in this order."""

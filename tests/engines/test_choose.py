@@ -7,7 +7,6 @@ import pytest
 from edgeexit.engines import Hardware, Library, choose, choose_site, read_sm
 from edgeexit.engines.builder import gpu_layers
 from edgeexit.engines.choose import match_site
-from edgeexit.engines.gpu import read_power_mode
 from edgeexit.engines.library import Journal
 from edgeexit.errors import EngineError
 
@@ -57,14 +56,6 @@ def test_what_a_dla_build_left_to_the_gpu_is_read_from_its_account():
     ]
     assert gpu_layers(account) == ("GlobalAveragePool_10", "Softmax_12")
     assert gpu_layers(account[:2]) == ()
-
-
-@pytest.mark.parametrize(
-    ("told", "mode"),
-    [("NV Power Mode: 15W\n0\n", "15W"), ("NVPM WARN: x\nNV Power Mode: MAXN\n0", "MAXN"), ("?", None)],
-)
-def test_the_power_mode_is_read_from_what_nvpmodel_prints(told, mode):
-    assert read_power_mode(told) == mode
 
 
 def test_tensorrt_that_does_not_start_says_what_it_needs():

@@ -6,7 +6,6 @@ import pytest
 from edgeexit.bundle import Bundle
 from edgeexit.datasets import Dataset
 from edgeexit.errors import PolicyError
-from edgeexit.latency import BIN_COUNT, bin_centre_ms, bin_of, summarise
 from edgeexit.policies import Confidence, Entropy, Voting, simulate
 from edgeexit.runtime import WHOLE_MODEL, Runner, evaluate, profile_bundle, record
 from tests.bundles import make_bundle, make_samples
@@ -89,19 +88,3 @@ def test_a_profile_measures_every_stage_and_the_mix(bundle):
     assert len(profile.stages[0].raw_us) <= 1000
     bundle.write_profile(profile)
     assert Bundle.open(bundle.path).profile() == profile
-
-
-def test_percentiles_need_enough_samples():
-    assert summarise([1.0] * 63).p90_ms is None
-    assert summarise([1.0] * 64).p90_ms == 1.0
-    assert summarise([1.0] * 661).p99_ms is None
-    assert summarise([1.0] * 662).p99_ms == 1.0
-
-
-def test_latency_bins_are_half_octaves_with_open_ends():
-    latencies = np.array([0.0, 0.01, 1.0, 1.5, 1e9])
-    bins = bin_of(latencies)
-    assert bins[0] == bins[1] == 0
-    assert bins[3] == bins[2] + 1
-    assert bins[-1] == BIN_COUNT - 1
-    assert bin_of(np.array([bin_centre_ms(k) for k in range(BIN_COUNT)])).tolist() == list(range(BIN_COUNT))

@@ -1,0 +1,127 @@
+"""How a profile and a comparison are printed."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from edgeexit.console import console, milliseconds, print_table, printable, share, warn
+
+if TYPE_CHECKING:
+    from edgeexit.latency import Drift, LatencyProfile
+    from edgeexit.runtime.intervals import Interval
+    from edgeexit.runtime.profiling.compare import Comparison
+    from edgeexit.telemetry import Telemetry
+
+
+def print_profile(profile: "LatencyProfile", exits: Sequence[str]) -> None:
+    """Print the figures of a profile, where the time goes, and what the board told."""
+    rows = [(stage.name, stage.latency) for stage in profile.stages]
+    if profile.end_to_end is not None:
+        rows.append((f"end to end, {profile.policy}", profile.end_to_end))
+    print_table(
+        f"{profile.machine}, {profile.runtime}, {profile.threads or 'all'} thread(s), batch {profile.batch}",
+        ("", "mean", "p50", "p90", "p99", "samples"),
+        [
+            (
+                name,
+                milliseconds(latency.mean_ms),
+                milliseconds(latency.p50_ms),
+                milliseconds(latency.p90_ms),
+                milliseconds(latency.p99_ms),
+                f"{latency.samples:,}",
+            )
+            for name, latency in rows
+        ],
+    )
+    console.print("p90 and p99: MLPerf's early-stopping estimates; with 99 % confidence the true ones are not above")
+    console.print(f"cold load {milliseconds(profile.cold_load_ms)}, first run {milliseconds(profile.first_run_ms)}")
+    _print_where_time_goes(profile)
+    if profile.exit_rates is not None:
+        mix = ", ".join(f"{name} {share(rate)}" for name, rate in zip(exits, profile.exit_rates, strict=True))
+        console.print(printable(f"exit mix of the end-to-end run: {mix}"))
+    if profile.drift is not None and profile.drift.drifted:
+        warn(_drift(profile.drift))
+    if profile.telemetry is not None:
+        for line in _board(profile.telemetry):
+            console.print(printable(line), soft_wrap=True)
+    if profile.energy_per_inference_mj is not None:
+        console.print(f"energy of the board, idle included: {profile.energy_per_inference_mj:.3f} mJ an inference")
+    if profile.settings:
+        told = ", ".join(f"{name} {value}" for name, value in profile.settings.items() if "remark" not in name)
+        console.print(printable(f"set to: {told}"), soft_wrap=True)
+
+
+def print_comparison(comparison: "Comparison", a: str, b: str) -> None:
+    """Print the ratio to every exit, and whether it says anything."""
+    rows = [
+        (f"to {name}", milliseconds(comparison.a.exit_ms[name]), milliseconds(comparison.b.exit_ms[name]), ratio)
+        for name, ratio in comparison.exits.items()
+    ]
+    if comparison.end_to_end is not None:
+        policies = {comparison.a.policy, comparison.b.policy}
+        name = f"end to end, {' and '.join(sorted(policy for policy in policies if policy is not None))}"
+        times = milliseconds(comparison.a.end_to_end_ms), milliseconds(comparison.b.end_to_end_ms)
+        rows.append((name, *times, comparison.end_to_end))
+    print_table(
+        f"B = {b} over A = {a}: medians of {comparison.turns:,} turns, end to end means; {comparison.machine}",
+        ("", "A", "B", "B over A", "95 % interval", ""),
+        [
+            (name, of_a, of_b, f"{ratio.value:.3f}x", f"{ratio.low:.3f} to {ratio.high:.3f}", _verdict(ratio))
+            for name, of_a, of_b, ratio in rows
+        ],
+    )
+
+
+def _verdict(ratio: "Interval") -> str:
+    if ratio.low <= 1 <= ratio.high:
+        return "no difference seen"
+    return "B is slower" if ratio.value > 1 else "B is faster"
+
+
+def _print_where_time_goes(profile: "LatencyProfile") -> None:
+    if not profile.paths:
+        return
+    readouts = [stage.readout_ms for stage in profile.stages]
+    print_table(
+        "Where the time of a sample goes, by the exit that it takes: means",
+        ("exit", "all", "stages", "of which readouts", "decisions", "staging"),
+        [
+            (
+                path.exit,
+                milliseconds(path.latency.mean_ms),
+                milliseconds(sum(path.stages_ms)),
+                milliseconds(_sum(readouts[: len(path.stages_ms)])),
+                milliseconds(path.decisions_ms),
+                milliseconds(path.staging_ms),
+            )
+            for path in profile.paths
+        ],
+    )
+
+
+def _sum(values: "Sequence[float | None]") -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
+
+
+def _drift(drift: "Drift") -> str:
+    return (
+        f"the machine drifted: in the last quarter of the run the first stage took {drift.ratio:.2f} times as long as "
+        f"in the first ({drift.low:.2f} to {drift.high:.2f}); measure longer, on a machine that does nothing else"
+    )
+
+
+def _board(told: "Telemetry") -> "Sequence[str]":
+    """Return what the board told, a line a kind of sensor; nothing of those that gave no value."""
+    lines = []
+    for what, unit, sensors in (
+        ("temperature", "°C", told.temperatures_c),
+        ("power", "mW", told.power_mw),
+        ("clock", "MHz", told.clocks_mhz),
+        ("fan", "rpm", told.fans_rpm),
+    ):
+        known = {name: spread for name, spread in sensors.items() if spread is not None}
+        if known:
+            shown = (f"{name} {spread.mean:g} ({spread.low:g} to {spread.high:g})" for name, spread in known.items())
+            lines.append(f"{what} in {unit}, mean (range): {', '.join(shown)}")
+    throttled = {True: "throttled", False: "not throttled", None: "whether it was throttled is not known here"}
+    return (*lines, f"board: {throttled[told.throttled]}, {told.readings} readings of {told.reading_ms:.2f} ms")

@@ -1,0 +1,168 @@
+"""The figures of a latency profile: where the time goes, how it spreads, how it ran."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from edgeexit.latency import LatencyProfile, Phase, StageProfile
+from edgeexit.report.figures import exit_colours
+from edgeexit.report.page import BESIDE, COLOURS, MUTED, plain, styled
+from edgeexit.telemetry import Reading
+
+_ABOVE: Final = {"orientation": "h", "yanchor": "bottom", "y": 1.02, "xanchor": "left", "x": 0, "traceorder": "normal"}
+_US_PER_MS: Final = 1e3
+_ROW: Final = 46
+_LEAST_SHARE: Final = 1e-3
+_SHARES: Final = {1.0: "100%", 0.5: "50%", 0.1: "10%", 0.01: "1%", 0.001: "0.1%"}
+
+
+def draw_where_time_goes(profile: LatencyProfile, exits: Sequence[str]) -> go.Figure:
+    """Return one stacked bar an exit: stages, readouts, decisions, staging; without a policy, stages and readouts."""
+    if profile.paths:
+        rows = [(path.exit, path.stages_ms, path.decisions_ms, path.staging_ms) for path in profile.paths]
+    else:
+        means = [stage.latency.mean_ms for stage in profile.stages]
+        rows = [(name, tuple(means[: k + 1]), 0.0, 0.0) for k, name in enumerate(exits)]
+    parts: dict[str, list[float]] = {"stages": [], "readouts": [], "decisions": [], "staging": []}
+    for _, stages, decisions, staging in rows:
+        # An interval that reaches below 0 may have its middle there, and a bar may not.
+        readouts = sum(max(stage.readout_ms or 0.0, 0.0) for stage in profile.stages[: len(stages)])
+        parts["stages"].append(sum(stages) - readouts)
+        parts["readouts"].append(readouts)
+        parts["decisions"].append(decisions)
+        parts["staging"].append(staging)
+    figure = go.Figure()
+    for (what, values), colour in zip(parts.items(), (COLOURS[0], COLOURS[1], COLOURS[2], MUTED), strict=True):
+        if any(values):
+            figure.add_bar(
+                y=[plain(name, longest=16) for name, *_ in rows],
+                x=values,
+                name=what,
+                orientation="h",
+                marker={"color": colour},
+                hovertemplate=f"%{{y}}: {what} %{{x:.4f}} ms<extra></extra>",
+            )
+    styled(figure, height=110 + _ROW * len(rows))
+    figure.update_yaxes(autorange="reversed", automargin=True, showgrid=False, **BESIDE)
+    figure.update_xaxes(title="ms", rangemode="tozero")
+    return figure.update_layout(barmode="stack", bargap=0.3, legend=_ABOVE)
+
+
+def draw_spread(profile: LatencyProfile) -> go.Figure | None:
+    """Return the share of runs above each latency, on two logarithmic scales; None without raw samples."""
+    series = [(stage.name, stage.raw_us, colour) for stage, colour in _coloured(profile)]
+    if profile.end_to_end_raw_us:
+        series.append((f"end to end, {profile.policy}", profile.end_to_end_raw_us, MUTED))
+    if not any(raw for _, raw, _ in series):
+        return None
+    figure = go.Figure()
+    for name, raw, colour in series:
+        values = np.sort(np.array(raw)) / _US_PER_MS
+        figure.add_scatter(
+            x=values.tolist(),
+            y=(1 - np.arange(len(values)) / len(values)).tolist(),
+            name=plain(name, longest=24),
+            mode="lines",
+            line={"color": colour, "shape": "hv", "width": 2},
+            hovertemplate=f"{plain(name)}: %{{y:.1%}} take %{{x:.3f}} ms or longer<extra></extra>",
+        )
+    styled(figure, height=380)
+    figure.update_xaxes(title="ms", type="log")
+    figure.update_yaxes(
+        title="share that takes as long",
+        type="log",
+        tickvals=list(_SHARES),
+        ticktext=list(_SHARES.values()),
+        range=[np.log10(_LEAST_SHARE), 0.05],
+    )
+    return figure.update_layout(legend=_ABOVE)
+
+
+def draw_run(profile: LatencyProfile) -> go.Figure | None:
+    """Return latency over time, and under it what the board told; None without raw samples."""
+    phases = {phase.name: phase for phase in profile.phases}
+    every_stage = np.array([stage.raw_us for stage in profile.stages]).sum(axis=0)
+    runs = [
+        (name, raw, phases[phase], colour)
+        for name, raw, phase, colour in (
+            ("every stage", every_stage, "stages", COLOURS[0]),
+            ("under the policy", np.array(profile.end_to_end_raw_us), "end to end", COLOURS[2]),
+        )
+        if raw.size and phase in phases
+    ]
+    if not runs:
+        return None
+    sensors = told_sensors(profile.readings)
+    figure = make_subplots(
+        rows=1 + len(sensors), shared_xaxes=True, vertical_spacing=0.06, row_heights=[2, *(1 for _ in sensors)]
+    )
+    for name, raw, phase, colour in runs:
+        figure.add_scatter(
+            x=_times(phase, raw.size),
+            y=(raw / _US_PER_MS).tolist(),
+            name=name,
+            mode="markers",
+            marker={"color": colour, "size": 4, "opacity": 0.5},
+            hovertemplate=f"{name}: %{{y:.3f}} ms after %{{x:.2f}} s<extra></extra>",
+            row=1,
+            col=1,
+        )
+    for row, (unit, series) in enumerate(sensors.items(), 2):
+        for place, (name, values) in enumerate(series.items()):
+            figure.add_scatter(
+                x=[reading.monotonic_s for reading in profile.readings],
+                y=values,
+                name=plain(name, longest=20),
+                mode="lines+markers+text",
+                text=[*("" for _ in values[1:]), plain(name, longest=20)],
+                textposition="top left",
+                textfont={"size": 11},
+                cliponaxis=False,
+                line={"color": COLOURS[place % len(COLOURS)], "width": 1.5},
+                marker={"size": 4},
+                showlegend=False,
+                hovertemplate=f"{plain(name)}: %{{y:g}} {unit} after %{{x:.1f}} s<extra></extra>",
+                row=row,
+                col=1,
+            )
+        highest = max(value for values in series.values() for value in values if value is not None)
+        figure.update_yaxes(
+            title=unit, rangemode="tozero", autorangeoptions={"include": 1.15 * highest}, row=row, col=1
+        )
+    styled(figure, height=300 + 150 * len(sensors))
+    figure.update_yaxes(title="ms", rangemode="tozero", row=1, col=1)
+    figure.update_xaxes(title="seconds", row=1 + len(sensors), col=1)
+    return figure.update_layout(legend=_ABOVE)
+
+
+def told_sensors(readings: Sequence[Reading]) -> dict[str, dict[str, list[float | None]]]:
+    """Return unit -> sensor -> its values over the readings, of sensors that ever gave one.
+
+    Sensors that told the same throughout are one, under all their names.
+    """
+    groups = {
+        "°C": [reading.temperatures_c for reading in readings],
+        "mW": [reading.power_mw for reading in readings],
+        "MHz": [reading.clocks_mhz for reading in readings],
+    }
+    found = {}
+    for unit, tables in groups.items():
+        names = dict.fromkeys(name for table in tables for name, value in table.items() if value is not None)
+        alike: dict[tuple[float | None, ...], list[str]] = {}
+        for name in names:
+            alike.setdefault(tuple(table.get(name) for table in tables), []).append(name)
+        if alike:
+            found[unit] = {", ".join(shared): list(values) for values, shared in alike.items()}
+    return found
+
+
+def _coloured(profile: LatencyProfile) -> list[tuple[StageProfile, str]]:
+    return list(zip(profile.stages, exit_colours(len(profile.stages)), strict=True))
+
+
+def _times(phase: Phase, count: int) -> list[float]:
+    """Return about when samples that stand evenly in a phase ran."""
+    return [round(float(at), 4) for at in np.linspace(phase.start_s, phase.end_s, count, endpoint=False)]

@@ -1,0 +1,23 @@
+"""What machine this is, as it names itself, and what of it this process may use."""
+
+import os
+import platform
+from pathlib import Path
+
+
+def machine_name() -> str:
+    """Return architecture and processor, as the machine names itself."""
+    model = ""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith(("model name", "Model")):
+                model = line.partition(":")[2].strip()
+                break
+    except OSError:
+        model = platform.processor()
+    return f"{platform.machine()} {model}".strip()
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,168 @@
+"""`edgeexit profile`: what it prints, stores, draws, compares and refuses."""
+
+import builtins
+import json
+import signal
+import sys
+
+import pytest
+from msgspec.structs import replace
+from plotly.offline import get_plotlyjs
+
+from edgeexit.bundle import Bundle
+from edgeexit.datasets import save_arrays
+from edgeexit.policies import Confidence, PolicyDocument
+from tests.bundles import make_bundle, make_samples
+
+
+def with_policy(bundle):
+    policy = Confidence(temperatures=(1.0,) * 3, thresholds=(0.45, 0.7))
+    bundle.write_policy(PolicyDocument(bundle=bundle.digest, revision=0, policy=policy))
+    return bundle
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    return with_policy(make_bundle(tmp_path / "bundle"))
+
+
+@pytest.fixture
+def data(tmp_path):
+    path = tmp_path / "data.npz"
+    save_arrays(path, make_samples(100))
+    return path
+
+
+def refusal(outcome) -> str:
+    """Return the one line of a refused command."""
+    assert outcome.code == 2
+    assert outcome.out == ""
+    lines = outcome.err.strip().splitlines()
+    assert len(lines) == 1, outcome.err
+    return lines[0]
+
+
+def test_a_profile_tells_where_the_time_goes_and_is_stored(edgeexit, bundle, data):
+    outcome = edgeexit("profile", bundle.path, "--data", data, "--duration", 0.2)
+    assert outcome.code == 0
+    for words in (
+        "stage2",
+        "end to end, confidence",
+        "Where the time of a sample goes",
+        "staging",
+        "exit mix",
+        "cold load",
+    ):
+        assert words in outcome.out
+    assert "next: edgeexit inspect" in outcome.out
+    stored = Bundle.open(bundle.path).profile()
+    assert stored.policy == "confidence"
+    assert len(stored.paths) >= 2
+
+
+def test_an_invalid_profile_says_so_and_is_no_cost(edgeexit, bundle, data):
+    edgeexit("profile", bundle.path, "--duration", 0.1)
+    bundle.write_profile(replace(bundle.profile(), invalid="the machine was throttled: clock capped"))
+    outcome = edgeexit("profile", bundle.path, "--stored")
+    assert "not to be used as costs: the machine was throttled: clock capped" in outcome.err
+    assert "let the machine cool down" in outcome.out
+    refused = edgeexit("fit", bundle.path, "--data", data, "--policy", "confidence", "--budget-ms", 1.0)
+    assert "needs measured costs" in refusal(refused)
+
+
+def test_the_page_stands_alone(edgeexit, bundle, data, tmp_path):
+    page = tmp_path / "profile.html"
+    assert edgeexit("profile", bundle.path, "--data", data, "--duration", 0.2, "--plot", page).code == 0
+    text = page.read_text()
+    for name in ("where", "spread", "run"):
+        assert f'id="{name}"' in text
+    for scheme in ("http://", "https://", "@import", "<link"):
+        assert scheme not in text.replace(get_plotlyjs(), "")
+
+
+def test_a_stored_profile_is_drawn_elsewhere_without_measuring(edgeexit, bundle, tmp_path):
+    edgeexit("profile", bundle.path, "--duration", 0.1)
+    before = (bundle.path / "profile.json").read_bytes()
+    page = tmp_path / "profile.html"
+    outcome = edgeexit("profile", bundle.path, "--stored", "--plot", page, "--json")
+    assert json.loads(outcome.out) == json.loads(before)["document"]
+    assert page.stat().st_size > 1_000_000
+    assert (bundle.path / "profile.json").read_bytes() == before
+
+
+def test_a_device_without_plotly_says_where_to_draw(edgeexit, bundle, tmp_path, monkeypatch):
+    real = builtins.__import__
+
+    def without_plotly(name, *arguments, **options):
+        if name.partition(".")[0] == "plotly":
+            raise ModuleNotFoundError("No module named 'plotly'", name="plotly")
+        return real(name, *arguments, **options)
+
+    for name in [name for name in sys.modules if name.startswith("edgeexit.report")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(builtins, "__import__", without_plotly)
+    line = refusal(edgeexit("profile", bundle.path, "--plot", tmp_path / "profile.html"))
+    assert "copy profile.json" in line
+    assert "--stored --plot profile.html" in line
+    assert Bundle.open(bundle.path).profile() is None  # told before the work
+
+
+def test_nothing_but_a_file_is_replaced_by_a_page(edgeexit, bundle, tmp_path):
+    (tmp_path / "folder.html").mkdir()
+    (tmp_path / "dangling.html").symlink_to(tmp_path / "nowhere")
+    for name in ("folder.html", "dangling.html"):
+        assert "is there and is no file" in refusal(edgeexit("profile", bundle.path, "--plot", tmp_path / name))
+    assert "must be the name of a page" in refusal(edgeexit("profile", bundle.path, "--plot", tmp_path / "p.png"))
+    assert "lies inside the bundle" in refusal(edgeexit("profile", bundle.path, "--plot", bundle.path / "p.html"))
+    assert "there is no folder" in refusal(edgeexit("profile", bundle.path, "--plot", tmp_path / "no" / "p.html"))
+    assert not (bundle.path / "profile.json").exists()
+
+
+def test_a_profile_of_batches_is_told_and_not_stored(edgeexit, bundle, data):
+    outcome = edgeexit("profile", bundle.path, "--data", data, "--duration", 0.1, "--batch", 8, "--json")
+    assert json.loads(outcome.out)["batch"] == 8
+    assert "nothing is stored" in outcome.err
+    assert Bundle.open(bundle.path).profile() is None
+
+
+def test_two_bundles_are_compared_in_turns(edgeexit, bundle, data, tmp_path):
+    other = with_policy(make_bundle(tmp_path / "other", seed=1))
+    command = ("profile", "--compare", bundle.path, other.path, "--data", data, "--duration", 0.2)
+    told = json.loads(edgeexit(*command, "--json").out)
+    assert told["a"]["bundle"] == bundle.digest
+    assert told["b"]["bundle"] == other.digest
+    for ratio in (*told["exits"].values(), told["end_to_end"]):
+        assert ratio["low"] <= ratio["value"] <= ratio["high"]
+    shown = edgeexit(*command).out
+    assert "to e2" in shown
+    assert any(verdict in shown for verdict in ("no difference seen", "B is slower", "B is faster"))
+    assert bundle.profile() is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "give a bundle to profile"),
+        (("BUNDLE", "--compare", "BUNDLE", "BUNDLE"), "--compare takes two bundles"),
+        (("--compare", "BUNDLE", "BUNDLE", "--stored"), "--compare takes two bundles"),
+        (("BUNDLE", "--stored"), "holds no profile of itself"),
+        (("BUNDLE", "--stored", "--data", "x.npz"), "--stored measures nothing"),
+        (("BUNDLE", "--batch", "17"), "16 samples do not make a batch of 17"),
+    ],
+)
+def test_options_that_do_not_go_together_are_one_line(edgeexit, bundle, arguments, words):
+    arguments = [bundle.path if argument == "BUNDLE" else argument for argument in arguments]
+    assert words in refusal(edgeexit("profile", *arguments))
+
+
+def test_an_interrupted_run_stores_nothing(edgeexit, bundle, monkeypatch):
+    edgeexit("profile", bundle.path, "--duration", 0.1)
+    before = (bundle.path / "profile.json").read_bytes()
+
+    def interrupt(*arguments, **options):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("edgeexit.runtime.profiler.measure_readouts", interrupt)  # what is measured last
+    outcome = edgeexit("profile", bundle.path, "--duration", 0.1)
+    assert (outcome.code, outcome.out, outcome.err) == (130, "", "interrupted\n")
+    assert (bundle.path / "profile.json").read_bytes() == before
