@@ -98,13 +98,8 @@ def check_inputs(arrays: Inputs, specs: Sequence[TensorSpec], *, where: str) -> 
         array = arrays.get(spec.name)
         if array is None:
             raise DataError(f"{where} has no array '{spec.name}'; it has {_names(arrays)}")
-        wanted = "x".join(map(str, spec.shape))
-        fits = array.ndim == len(spec.shape) and all(
-            isinstance(size, str) or position == 0 or size == found
-            for position, (size, found) in enumerate(zip(spec.shape, array.shape, strict=True))
-        )
-        if not fits:
-            found = "x".join(map(str, array.shape)) or "a scalar"
+        if not _fits(array.shape, spec.shape):
+            wanted, found = "x".join(map(str, spec.shape)), "x".join(map(str, array.shape)) or "a scalar"
             raise DataError(f"{where}: '{spec.name}' is {found} where the model takes {wanted}")
         if array.dtype != np.dtype(spec.dtype):
             raise DataError(f"{where}: '{spec.name}' is {array.dtype} where the model takes {spec.dtype}; convert it")
@@ -162,6 +157,15 @@ def _check_labels(
         worst = int(counted.min()) if counted.min() < 0 else int(counted.max())
         raise DataError(f"{where}: label {worst} is outside the model's classes 0 to {classes - 1}")
     return labels.astype(np.int64)
+
+
+def _fits(found: tuple[int, ...], wanted: tuple[int | str, ...]) -> bool:
+    """Tell whether a shape is the wanted one; the first dimension and those with a word may have any size."""
+    if len(found) != len(wanted):
+        return False
+    if found[1:] == wanted[1:]:  # as a rule, and quick: every inference comes by here
+        return True
+    return all(isinstance(size, str) or size == there for size, there in zip(wanted[1:], found[1:], strict=True))
 
 
 def _names(arrays: Inputs) -> str:

@@ -7,6 +7,7 @@ import msgspec
 import onnx_ir as ir
 
 from edgeexit.compiler.answers import ExitForm, Logits
+from edgeexit.compiler.blocked_layout import keep_blocks
 from edgeexit.compiler.graph import BATCH, check, infer_shapes, opset_of
 from edgeexit.compiler.opset.lowering import lower_opset
 from edgeexit.compiler.readout import add_readout
@@ -19,11 +20,12 @@ from edgeexit.manifest import StageSpec, TensorSpec
 
 
 def write_stages(
-    model: ir.Model, plan: Plan, form: ExitForm, answers: Logits, folder: Path, *, opset: int
+    model: ir.Model, plan: Plan, form: ExitForm, answers: Logits, folder: Path, *, opset: int, blocks: bool
 ) -> list[StageSpec]:
     """Build, check and write every stage to `folder`, where the weights are, in `opset` at most; costs are left at 0.
 
-    `answers` of the whole model say how big the exits are. Raises CompileError.
+    `answers` of the whole model say how big the exits are. With `blocks`, feature maps stay in the layout of ONNX
+    Runtime's convolutions on x86-64 across the cuts. Raises CompileError.
     """
     specs = []
     opset = min(opset, opset_of(model))
@@ -33,6 +35,8 @@ def write_stages(
         spec = _describe(built.graph, plan, index, answers, known)
         add_readout(built.graph, built.graph.outputs[-1], task=form.task, classes=answers[spec.exit.name].shape[1])
         infer_shapes(built)
+        if blocks:
+            keep_blocks(built.graph)
         lower_opset(built, opset)
         check(built, what=spec.name)
         save_graph(built, folder / spec.file)

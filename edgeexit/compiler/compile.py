@@ -117,7 +117,8 @@ def compile_bundle(
         plan = plan_stages(whole.model.graph, lambda names: shapes_inside(whole.model, names, batches, folder=folder))
 
         on_step("readout")
-        specs = write_stages(whole.model, plan, whole.form, whole.answers, folder, opset=device.opset)
+        blocks = device.architecture == "x86_64" and device.runtime == "onnxruntime" and precision == "fp32"
+        specs = write_stages(whole.model, plan, whole.form, whole.answers, folder, opset=device.opset, blocks=blocks)
         if device.runtime != "onnxruntime":
             unseen = check_stages(folder, specs)
             if unseen is not None:

@@ -102,7 +102,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def decide(self, exit_index: int, readout: Array, state: Array) -> Decision:
         """Decide which samples leave at `exit_index`, given its readout and their state [B, S]."""
-        if np.logical_and.reduce(np.isfinite(readout), axis=None):
+        if b"\0" not in np.isfinite(readout).tobytes():  # all true; half the time of a reduction
             score, state = self.score(exit_index, readout, state)
         else:
             score, state = self._score_damaged(exit_index, readout, state)

@@ -11,6 +11,7 @@ from edgeexit.policies import Decision
 from edgeexit.policies.readout import COLUMNS
 from edgeexit.runtime.backend import Rows
 
+_COLUMNS = len(COLUMNS)
 _Selected = Rows | slice
 """Rows by index, or a stretch of them."""
 
@@ -55,7 +56,7 @@ class Answers:
         self._answers = np.empty(batch, dtype=np.int64)
         self._exits = np.empty(batch, dtype=np.int64)
         self._outputs: npt.NDArray[np.float32] | None = None
-        self._readouts = np.empty((batch, len(COLUMNS)), dtype=np.float32)
+        self._readouts = np.empty((batch, _COLUMNS), dtype=np.float32)
         self._scores = np.full((batch, exits), np.nan, dtype=np.float32)
         self._latency_ms = np.empty(batch, dtype=np.float64)
 
@@ -78,7 +79,7 @@ class Answers:
         if self._outputs is None:
             self._outputs = np.empty((len(self._exits), *outputs.shape[1:]), dtype=np.float32)
         self._outputs[samples] = outputs[rows]
-        self._readouts[samples] = readout[rows, : len(COLUMNS)]
+        self._readouts[samples] = readout[rows, :_COLUMNS]
         self._answers[samples] = decision.answer[rows]
         self._exits[samples] = exit_index
         self._latency_ms[samples] = latency_ms
@@ -97,6 +98,43 @@ class Answers:
             stage_ms=tuple(stage_ms),
             decide_ms=tuple(decide_ms),
         )
+
+
+def of_one(
+    exit_index: int,
+    exits: int,
+    scores: Sequence[npt.NDArray[np.float32]],
+    *,
+    decision: Decision,
+    readout: npt.NDArray[np.float32],
+    outputs: npt.NDArray[np.float32],
+    latency_ms: float,
+    stage_ms: Sequence[float],
+    decide_ms: Sequence[float],
+) -> Inference:
+    """Return the answers of a batch of one; `scores` [1] are those of the exits that it reached. Arrays are copied.
+
+    What `Answers` gives, in fewer and plainer calls of numpy: after a stage has run, whatever else is called is out of
+    the processor's nearest caches, and costs ten times what it does in a loop of its own.
+    """
+    exit_taken = np.empty(1, dtype=np.int64)
+    exit_taken[0] = exit_index
+    latency = np.empty(1, dtype=np.float64)
+    latency[0] = latency_ms
+    by_exit = np.empty((1, exits), dtype=np.float32)
+    by_exit.fill(np.nan)
+    for k, score in enumerate(scores):
+        by_exit[0, k] = score[0]
+    return Inference(
+        answers=decision.answer.astype(np.int64),
+        exits=exit_taken,
+        outputs=outputs.copy(),
+        readouts=readout[:, :_COLUMNS].copy(),
+        scores=by_exit,
+        latency_ms=latency,
+        stage_ms=tuple(stage_ms),
+        decide_ms=tuple(decide_ms),
+    )
 
 
 def concatenate(parts: Sequence[Inference]) -> Inference:

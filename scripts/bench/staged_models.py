@@ -1,0 +1,208 @@
+"""One network as a bundle, as whole graphs, in eager PyTorch and as one graph with nested If: what `staged.py` runs."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+import torch
+from onnx.utils import Extractor
+from resnet56 import EXIT_BLOCKS, ResNet56
+from torch import nn
+
+from edgeexit.bundle import Bundle
+from edgeexit.compiler import compile_bundle
+from edgeexit.manifest import READOUT_SUFFIX, TEMPERATURE_INPUT
+from edgeexit.policies import Confidence
+from edgeexit.policies.readout import COLUMNS, P1, Array
+from edgeexit.runtime import Runner
+from edgeexit.runtime.onnxruntime_backend import UNSAFE_OPTIMISERS, OnnxRuntimeBackend, session_options
+from edgeexit.targets import Target, load_target
+
+IMAGE = "image"
+EXITS = tuple(f"exit{k}" for k in range(len(EXIT_BLOCKS) + 1))
+SHARES = (0.4, 0.25, 0.2, 0.15)
+"""Of the samples that leave at each exit."""
+_SHAPE = (3, 32, 32)
+_OPSET = 20
+_CPU = "cpu"
+
+
+def make_images(count: int, seed: int) -> Array:
+    """Return random images [count, 3, 32, 32], each of its own contrast."""
+    random = np.random.default_rng(seed)
+    return (random.normal(size=(count, *_SHAPE)) * random.uniform(0.2, 3, (count, 1, 1, 1))).astype(np.float32)
+
+
+def make_network() -> ResNet56:
+    """Return the network with random weights, to evaluate; its normalisations know the images' statistics."""
+    network = ResNet56().train()
+    with torch.no_grad():
+        for seed in range(5):
+            network(torch.from_numpy(make_images(32, seed)))
+    return network.eval()
+
+
+def export(network: ResNet56, path: Path) -> None:
+    """Write the network as one graph with four outputs."""
+    torch.onnx.export(
+        network,
+        (torch.from_numpy(make_images(2, 0)),),
+        path,
+        input_names=[IMAGE],
+        output_names=list(EXITS),
+        dynamic_shapes={IMAGE: {0: torch.export.Dim("batch")}},
+        dynamo=True,
+        opset_version=_OPSET,
+        external_data=False,
+        verbose=False,
+    )
+
+
+def one_thread(target: Target) -> Target:
+    """Return a target whose sessions have one thread."""
+    return msgspec.structs.replace(target, session=msgspec.structs.replace(target.session, threads=1))
+
+
+def open_session(target: Target, model: Path | onnx.ModelProto) -> ort.InferenceSession:
+    """Open a graph with the options of the stages."""
+    options = session_options(target)
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    source = model if isinstance(model, Path) else model.SerializeToString()
+    return ort.InferenceSession(
+        source, options, providers=["CPUExecutionProvider"], disabled_optimizers=UNSAFE_OPTIMISERS
+    )
+
+
+class Models(NamedTuple):
+    """The network in the forms that need no policy."""
+
+    network: ResNet56
+    bundle: Bundle
+    target: Target
+    exported: onnx.ModelProto
+    whole: ort.InferenceSession
+    final: ort.InferenceSession
+    """The whole graph without the early exits."""
+
+
+def make_models(folder: Path) -> Models:
+    """Export, compile and open the network; files stand in `folder`."""
+    network, path = make_network(), folder / "whole.onnx"
+    export(network, path)
+    bundle = compile_bundle(path, folder / "bundle")
+    target = one_thread(load_target(bundle.manifest.target))
+    exported = onnx.load(path)
+    final = Extractor(exported).extract_model([IMAGE], [EXITS[-1]])
+    return Models(network, bundle, target, exported, open_session(target, path), open_session(target, final))
+
+
+def make_runner(models: Models) -> Runner:
+    """Return a runner of one thread, to be opened."""
+    backend = OnnxRuntimeBackend(models.bundle, models.target, fallback=False, remark=None)
+    return Runner(models.bundle, backend=backend)
+
+
+def mixed_policy(runner: Runner, images: Array) -> Confidence:
+    """Return a policy under which the images leave in `SHARES`; each threshold is half-way between two of them."""
+    readouts = runner.infer_every_exit({IMAGE: images}).readouts
+    staying = np.arange(len(images))
+    thresholds = []
+    for k, share in enumerate(SHARES[:-1]):
+        order = staying[np.argsort(-readouts[staying, k, P1])]
+        count = round(share * len(images))
+        thresholds.append(float((readouts[order[count - 1], k, P1] + readouts[order[count], k, P1]) / 2))
+        staying = order[count:]
+    return Confidence(temperatures=(1.0,) * len(EXITS), thresholds=tuple(thresholds))
+
+
+class Answer(NamedTuple):
+    """What a contender says of a sample."""
+
+    answer: int
+    exit_index: int
+
+
+class Eager:
+    """The network in eager PyTorch, which stops at the first exit whose top-1 probability is high enough."""
+
+    def __init__(self, network: ResNet56, thresholds: Sequence[float]) -> None:
+        blocks = [*network.layer1, *network.layer2, *network.layer3]
+        starts = (0, *EXIT_BLOCKS)
+        trunks = [nn.Sequential(*blocks[a:b]) for a, b in zip(starts, (*EXIT_BLOCKS, len(blocks)), strict=True)]
+        trunks[0] = nn.Sequential(network.conv1, network.bn1, nn.ReLU(), *trunks[0])
+        last = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), network.linear)
+        self._stages = list(zip(trunks, [*network.heads, last], strict=True))
+        self._thresholds = thresholds
+
+    @torch.inference_mode()
+    def infer(self, image: Array) -> Answer:
+        """Answer one image [1, 3, 32, 32]."""
+        x = torch.from_numpy(image)
+        for k, (trunk, head) in enumerate(self._stages):
+            x = trunk(x)
+            probability, answer = torch.softmax(head(x), dim=1).max(dim=1)
+            if k == len(self._thresholds) or probability.item() >= self._thresholds[k]:
+                return Answer(int(answer.item()), k)
+        raise AssertionError("the last exit answers")
+
+
+class Bound:
+    """A session whose inputs and outputs are bound to fixed memory.
+
+    Args:
+        session: to run.
+        arrays: memory by name; what is missing of the inputs and the named outputs is added.
+        outputs: names and shapes [batch, ...] of those to make.
+
+    """
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        arrays: dict[str, npt.NDArray[Any]],
+        outputs: Mapping[str, tuple[int, ...]],
+    ) -> None:
+        self._session = session
+        self._binding = session.io_binding()
+        self._arrays = arrays
+        for value in session.get_inputs():
+            array = arrays[value.name]
+            self._binding.bind_input(value.name, _CPU, 0, array.dtype.type, array.shape, array.ctypes.data)
+        for name, shape in outputs.items():
+            array = arrays.setdefault(name, np.empty(shape, dtype=np.float32))
+            self._binding.bind_output(name, _CPU, 0, np.float32, shape, array.ctypes.data)
+
+    def run(self) -> None:
+        """Run on what is in memory."""
+        self._session.run_with_iobinding(self._binding)
+
+
+class BareStages:
+    """The stages of a bundle as bare sessions that hand on fixed memory: what their graphs cost, and nothing else."""
+
+    def __init__(self, models: Models, batch: int) -> None:
+        manifest = models.bundle.manifest
+        self._image = np.empty((batch, *_SHAPE), dtype=np.float32)
+        arrays: dict[str, npt.NDArray[Any]] = {IMAGE: self._image, TEMPERATURE_INPUT: np.ones(1, dtype=np.float32)}
+        self._stages = []
+        for stage in manifest.stages:
+            made = {spec.name: (batch, *map(int, spec.shape[1:])) for spec in (stage.exit, *stage.carry_out)}
+            made[stage.exit.name + READOUT_SUFFIX] = (batch, len(COLUMNS))
+            session = open_session(models.target, models.bundle.path / stage.file)
+            self._stages.append(Bound(session, arrays, made))
+
+    def seconds(self, images: Array, deepest: int) -> list[float]:
+        """Run images [B, 3, 32, 32] through the stages up to `deepest`; return seconds by stage, NaN beyond."""
+        self._image[:] = images
+        taken = [np.nan] * len(self._stages)
+        for k in range(deepest + 1):
+            started = time.perf_counter_ns()
+            self._stages[k].run()
+            taken[k] = (time.perf_counter_ns() - started) * 1e-9
+        return taken
