@@ -13,7 +13,7 @@ from edgeexit.bundle import GOLDEN, Bundle, Golden
 from edgeexit.engines.builder import build_plan
 from edgeexit.engines.cache import PlanCache, PlanRecord, StoredPlan
 from edgeexit.engines.choose import Site
-from edgeexit.engines.execution import GoldenRun
+from edgeexit.engines.golden_run import GoldenRun
 from edgeexit.engines.gpu import Hardware
 from edgeexit.engines.interrupt import run_apart
 from edgeexit.engines.key import PlanKey, plan_key
@@ -211,4 +211,4 @@ def _golden(bundle: Bundle, site: Site, recipe: Recipe) -> tuple[Golden | None, 
         return None, "the bundle has no golden samples"
     golden = bundle.golden()
     why_not = outside(bundle.manifest, recipe, {name: array.shape for name, array in golden.inputs.items()})
-    return (golden, None) if why_not is None else (None, why_not)
+    return (golden, None) if why_not is None else (None, f"the golden samples' {why_not}")

@@ -1,160 +1,187 @@
-"""Runs the plans of a bundle on the GPU with the golden samples, stage by stage, every stage forced."""
+"""The one place where plans run on the GPU: opened, given shapes and addresses, enqueued, as a CUDA graph if it can be.
+
+TensorRT's rules for CUDA graphs (its documentation, "CUDA Graphs"): a graph holds the shapes, the addresses and the
+state of the context that it was captured from, so that context must not change while the graph is used, and every graph
+has a context of its own; after a change of shapes a plan is enqueued once before it is captured. Contexts that run one
+after the other in a stream may share their scratch memory.
+"""
 
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from edgeexit.engines.device import Stream, release
 from edgeexit.engines.gpu import cuda_call, cuda_runtime
 from edgeexit.engines.library import Library
 from edgeexit.errors import EngineError
-from edgeexit.manifest import TEMPERATURE_INPUT, StageSpec
 
-_SMALLEST: Final = 256  # bytes; an empty tensor needs an address too
+Shape = tuple[int, ...]
 
 
-class _DeviceArray(NamedTuple):
-    """A tensor in the GPU's memory."""
+class Scratch(NamedTuple):
+    """Memory of the GPU that executions use while they run, and that holds nothing in between."""
 
     address: int
-    shape: tuple[int, ...]
+    size: int
 
 
-class GoldenRun:
-    """Runs one stage after the other on the same samples; what a stage carries stays on the GPU. A context manager.
-
-    One engine is open at a time, so that the scratch memory of all is that of the largest.
+class OpenPlan:
+    """A plan in the GPU's memory. Its executions are for one thread at a time, and so is making them.
 
     Args:
-        library: what built the plans.
-        inputs: model input name -> [N, ...].
-        batch: least and most samples that a plan takes; N samples run in batches of as many as it takes, the last one
-            filled up with samples from the start.
-        dla_core: where plans run, unless on the GPU.
+        library: what built it.
+        runtime: from `library.new_runtime`.
+        name: of the stage, for messages.
+        plan: its bytes.
+        graphs: whether executions become CUDA graphs.
+
+    Attributes:
+        name: of the stage.
+        inputs: name -> dtype.
+        outputs: name -> dtype.
+        scratch_bytes: what an execution needs of scratch memory.
 
     """
 
-    def __init__(
-        self,
-        library: Library,
-        inputs: Mapping[str, npt.NDArray[Any]],
-        *,
-        batch: tuple[int, int],
-        dla_core: int | None = None,
-    ) -> None:
+    def __init__(self, library: Library, runtime: Any, name: str, plan: bytes, *, graphs: bool) -> None:
+        """Open it. Raises EngineError for a plan that this library does not open, or that cannot run here."""
+        self.name = name
         self._library = library
-        self._count = len(next(iter(inputs.values())))
-        self._batches = batches(self._count, *batch)
-        self._inputs = inputs
-        self._dla_core = dla_core
-        self._tensors: list[dict[str, _DeviceArray]] = []
-        self._stream: Any = None
-
-    def __enter__(self) -> "GoldenRun":
-        """Bring the samples to the GPU. Raises EngineError where CUDA does not."""
-        self._stream = cuda_call("cudaStreamCreate")
-        one = np.ones(1, dtype=np.float32)
-        try:
-            for rows in self._batches:
-                self._tensors.append({})  # first, so that a failure half-way frees what there is
-                for name, array in {**self._inputs, TEMPERATURE_INPUT: one}.items():
-                    self._tensors[-1][name] = self._upload(array if name == TEMPERATURE_INPUT else array[rows])
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Free the GPU's memory."""
-        for tensors in self._tensors:
-            for tensor in tensors.values():
-                cuda_call("cudaFree", tensor.address)
-        self._tensors.clear()
-        cuda_call("cudaStreamDestroy", self._stream)
-
-    def run(self, stage: StageSpec, plan: bytes) -> npt.NDArray[Any]:
-        """Run a stage and return its exit's logits [N, C, ...]; the carries are kept for the stages after it.
-
-        Raises EngineError for a plan that this library does not open or run.
-        """
-        self._library.journal.clear()
-        runtime = self._library.api.Runtime(self._library.log)
-        if self._dla_core is not None:
-            runtime.DLA_core = self._dla_core
+        self._graphs = graphs
+        self._captured_here = graphs and not library.captures_graphs
+        library.journal.clear()
         engine = runtime.deserialize_cuda_engine(plan)
-        context = None if engine is None else engine.create_execution_context()
+        if engine is None:
+            raise EngineError(f"{name}: the plan does not open: {library.journal.why()}")
+        self._engine = engine
+        self._kernel_cache = library.new_kernel_cache(engine)
+        self.inputs: dict[str, np.dtype[Any]] = {}
+        self.outputs: dict[str, np.dtype[Any]] = {}
+        for index in range(engine.num_io_tensors):
+            tensor = engine.get_tensor_name(index)
+            if engine.get_tensor_location(tensor) != library.api.TensorLocation.DEVICE:
+                raise EngineError(
+                    f"{name}: TensorRT wants '{tensor}' in the host's memory, for it decides shapes; such a stage "
+                    "runs on ONNX Runtime only"
+                )
+            is_input = engine.get_tensor_mode(tensor) == library.api.TensorIOMode.INPUT
+            dtype = np.dtype(library.api.nptype(engine.get_tensor_dtype(tensor)))
+            (self.inputs if is_input else self.outputs)[tensor] = dtype
+        self.scratch_bytes = int(engine.device_memory_size_v2)
+
+    @property
+    def captured_here(self) -> bool:
+        """Whether executions are captured as CUDA graphs by this code; not any more, where that failed once."""
+        return self._captured_here
+
+    def give_up_capturing(self) -> None:
+        """Run without CUDA graphs from now on: what failed once is not tried with every shape again."""
+        self._captured_here = False
+
+    def clear_journal(self) -> None:
+        """Forget what TensorRT said, before a new piece of work."""
+        self._library.journal.clear()
+
+    def why(self) -> str:
+        """Return TensorRT's reason for what it just refused."""
+        return self._library.journal.why()
+
+    def new_context(self, scratch: Scratch) -> tuple[Any, Any]:
+        """Return an execution context that uses this scratch memory, and what must outlive it. Raises EngineError."""
+        context, kept = self._library.new_context(self._engine, graphs=self._graphs, kernel_cache=self._kernel_cache)
         if context is None:
-            raise EngineError(f"{stage.name}: the plan does not open: {self._library.journal.why()}")
-        answers = [self._run_batch(stage, engine, context, tensors) for tensors in self._tensors]
-        return np.concatenate(answers)[: self._count]
+            raise EngineError(f"{self.name}: the plan has no room to run: {self.why()}")
+        self._library.lend_scratch(context, scratch.address, scratch.size)
+        return context, kept
 
-    def _run_batch(
-        self, stage: StageSpec, engine: Any, context: Any, tensors: dict[str, _DeviceArray]
-    ) -> npt.NDArray[Any]:
-        api = self._library.api
-        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-        outputs = [name for name in names if engine.get_tensor_mode(name) == api.TensorIOMode.OUTPUT]
-        for name in names:
-            if name not in outputs:
-                self._require(context.set_input_shape(name, tensors[name].shape), stage, name)
-        kept = {stage.exit.name, *(spec.name for spec in stage.carry_out)}
-        scratch: list[int] = []
+
+class Execution:
+    """A plan with shapes and addresses, which stay as they are until it gets others."""
+
+    def __init__(self, plan: OpenPlan, scratch: Scratch) -> None:
+        """Make a context for it. Raises EngineError where TensorRT gives none."""
+        self._plan = plan
+        self._context, self._kept = plan.new_context(scratch)
+        self._graph: Any = None
+        self._has_run = False
+
+    def set_shapes(self, inputs: Mapping[str, Shape]) -> dict[str, Shape]:
+        """Take inputs of these shapes from now on, at addresses still to be set; return the outputs' shapes.
+
+        Raises EngineError for shapes that the plan does not take, and for outputs whose size depends on the data.
+        """
+        self._drop_graph()
+        self._has_run = False
+        self._plan.clear_journal()
+        for name in self._plan.inputs:
+            if not self._context.set_input_shape(name, inputs[name]):
+                self._refuse(f"'{name}' {_text(inputs[name])}")
+        shapes = {name: tuple(self._context.get_tensor_shape(name)) for name in self._plan.outputs}
+        for name, shape in shapes.items():
+            if min(shape, default=0) < 0:
+                raise EngineError(f"{self._plan.name}: the size of '{name}' depends on the data")
+        return shapes
+
+    def set_addresses(self, addresses: Mapping[str, int]) -> None:
+        """Read and write every tensor there from now on; its shapes have just been set. Raises EngineError."""
+        for name in (*self._plan.inputs, *self._plan.outputs):
+            if not self._context.set_tensor_address(name, addresses[name]):
+                self._refuse(f"'{name}' at its address")
+
+    def run(self, stream: Stream) -> None:
+        """Ask for a run: as a CUDA graph from the second time on, where that works. Raises EngineError."""
+        if self._graph is None and self._has_run and self._plan.captured_here:
+            self._graph = self._capture(stream)
+            if self._graph is None:
+                self._plan.give_up_capturing()
+        if self._graph is not None:
+            cuda_call("cudaGraphLaunch", self._graph, stream.handle)
+            return
+        if not self._context.execute_async_v3(int(stream.handle)):
+            raise EngineError(f"{self._plan.name} does not run: {self._plan.why()}")
+        self._has_run = True
+
+    def close(self) -> None:
+        """Give graph and context back; the scratch memory must still be there."""
+        self._drop_graph()
+        self._context = self._kept = None
+
+    def _capture(self, stream: Stream) -> Any | None:
+        """Return this execution as a CUDA graph, or None where that does not work: with loops, conditions, on a DLA."""
+        # Not the global mode, in which other threads may not even allocate memory meanwhile.
+        cuda_call(
+            "cudaStreamBeginCapture",
+            stream.handle,
+            cuda_runtime().cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal,
+        )
+        enqueued = self._context.execute_async_v3(int(stream.handle))
         try:
-            for name in outputs:
-                shape = tuple(context.get_tensor_shape(name))
-                if min(shape, default=0) < 0:
-                    raise EngineError(f"{stage.name}: the size of '{name}' depends on the data")
-                dtype = np.dtype(api.nptype(engine.get_tensor_dtype(name)))
-                address = _allocate(int(np.prod(shape)) * dtype.itemsize)
-                if name in kept:
-                    tensors[name] = self._replace(tensors.get(name), address, shape)
-                else:
-                    scratch.append(address)
-                self._require(context.set_tensor_address(name, address), stage, name)
-            for name in names:
-                if name not in outputs:
-                    self._require(context.set_tensor_address(name, tensors[name].address), stage, name)
-            self._require(context.execute_async_v3(int(self._stream)), stage, stage.exit.name)
-            dtype = np.dtype(api.nptype(engine.get_tensor_dtype(stage.exit.name)))
-            return self._download(tensors[stage.exit.name], dtype)  # which waits for the stage to end
+            graph = cuda_call("cudaStreamEndCapture", stream.handle)
+        except EngineError:
+            _forget_error()
+            return None
+        try:
+            return cuda_call("cudaGraphInstantiate", graph, 0) if enqueued else None
+        except EngineError:
+            _forget_error()
+            return None
         finally:
-            for address in scratch:
-                cuda_call("cudaFree", address)
+            release("cudaGraphDestroy", graph)
 
-    def _replace(self, old: _DeviceArray | None, address: int, shape: tuple[int, ...]) -> _DeviceArray:
-        if old is not None:  # the stage runs again, from a plan that was built anew
-            cuda_call("cudaFree", old.address)
-        return _DeviceArray(address, shape)
+    def _drop_graph(self) -> None:
+        if self._graph is not None:
+            release("cudaGraphExecDestroy", self._graph)
+            self._graph = None
 
-    def _require(self, done: bool, stage: StageSpec, tensor: str) -> None:  # noqa: FBT001 - TensorRT's answer
-        if not done:
-            raise EngineError(f"{stage.name} does not run at '{tensor}': {self._library.journal.why()}")
-
-    def _upload(self, array: npt.NDArray[Any]) -> _DeviceArray:
-        array = np.ascontiguousarray(array)
-        address = _allocate(array.nbytes)
-        to_device = cuda_runtime().cudaMemcpyKind.cudaMemcpyHostToDevice
-        cuda_call("cudaMemcpy", address, array.ctypes.data, array.nbytes, to_device)
-        return _DeviceArray(address, array.shape)
-
-    def _download(self, tensor: _DeviceArray, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-        array = np.empty(tensor.shape, dtype)
-        to_host = cuda_runtime().cudaMemcpyKind.cudaMemcpyDeviceToHost
-        cuda_call("cudaMemcpyAsync", array.ctypes.data, tensor.address, array.nbytes, to_host, self._stream)
-        cuda_call("cudaStreamSynchronize", self._stream)
-        return array
+    def _refuse(self, what: str) -> None:
+        raise EngineError(f"{self._plan.name} does not take {what}: {self._plan.why()}")
 
 
-def batches(count: int, least: int, most: int) -> list[npt.NDArray[np.intp]]:
-    """Return the rows of each batch when `count` samples run in batches of one size between `least` and `most`."""
-    size = min(max(count, least), most)
-    rows = np.arange(-(-count // size) * size) % count
-    return list(rows.reshape(-1, size))
+def _forget_error() -> None:
+    """Take note of a failed call, which the CUDA runtime would tell again with the next one that looks for errors."""
+    cuda_runtime().cudaGetLastError()
 
 
-def _allocate(count: int) -> int:
-    return int(cuda_call("cudaMalloc", max(count, _SMALLEST)))
+def _text(shape: Shape) -> str:
+    return "x".join(map(str, shape)) or "a scalar"

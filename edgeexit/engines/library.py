@@ -3,6 +3,7 @@
 import functools
 import importlib
 import sys
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final, Literal, NamedTuple
 
@@ -18,6 +19,8 @@ _KEPT: Final = frozenset({"INTERNAL_ERROR", "ERROR", "WARNING", "INFO"})
 _ERRORS: Final = frozenset({"INTERNAL_ERROR", "ERROR"})
 _NOISE: Final = "[checkMacros"
 """Begins the complaints that TensorRT-RTX adds to every step where there is no GPU."""
+_LINES: Final = 10_000
+"""Kept of what TensorRT says: more than a build says, and no more than a device that runs for months can hold."""
 
 
 class Journal:
@@ -25,7 +28,7 @@ class Journal:
 
     def __init__(self) -> None:
         self.echo = False
-        self._lines: list[tuple[str, str]] = []
+        self._lines: deque[tuple[str, str]] = deque(maxlen=_LINES)
 
     def add(self, severity: str, text: str) -> None:
         """Take a message; called from TensorRT's threads."""
@@ -40,19 +43,20 @@ class Journal:
 
     def why(self) -> str:
         """Return the first line of the newest error that says something, or that there was none."""
-        errors = [text for severity, text in self._lines if severity in _ERRORS and not text.startswith(_NOISE)]
+        lines = list(self._lines)  # TensorRT's threads go on adding
+        errors = [text for severity, text in lines if severity in _ERRORS and not text.startswith(_NOISE)]
         return errors[-1].splitlines()[0] if errors else "TensorRT gave no reason; run again with --debug"
 
     def lines(self) -> list[str]:
         """Return every message that was kept."""
-        return [text for _, text in self._lines]
+        return [text for _, text in list(self._lines)]
 
 
 class Library(NamedTuple):
     """A library that builds and runs plans.
 
     TensorRT 10, 11 and TensorRT-RTX are called alike but for what stands here: since 11 networks are always strongly
-    typed; TensorRT-RTX builds for GPUs that are not here, and keeps no timings.
+    typed; TensorRT-RTX builds for GPUs that are not here, keeps no timings, and captures CUDA graphs by itself.
     """
 
     name: LibraryName
@@ -87,6 +91,52 @@ class Library(NamedTuple):
             raise EngineError(
                 f"{self.description} does not start: {self.journal.why()}; it needs an NVIDIA GPU and its driver"
             ) from error
+
+    @property
+    def captures_graphs(self) -> bool:
+        """Whether its contexts capture and launch CUDA graphs by themselves, where they are told to."""
+        return hasattr(self.api, "CudaGraphStrategy")
+
+    def new_runtime(self, dla_core: int | None) -> Any:
+        """Return a Runtime for plans of the GPU or a DLA core. Raises EngineError where there is none to be had."""
+        try:
+            runtime = self.api.Runtime(self.log)
+        except (TypeError, RuntimeError) as error:  # pybind11's words for a null pointer
+            raise EngineError(
+                f"{self.description} does not start: {self.journal.why()}; it needs an NVIDIA GPU and its driver"
+            ) from error
+        if dla_core is not None:
+            runtime.DLA_core = dla_core
+        return runtime
+
+    def new_kernel_cache(self, engine: Any) -> Any | None:
+        """Return what the contexts of an engine share of compiled kernels, or None where all of that is in the plan.
+
+        It must outlive them: TensorRT-RTX does not keep it alive.
+        """
+        return engine.create_runtime_config().create_runtime_cache() if self.captures_graphs else None
+
+    def new_context(self, engine: Any, *, graphs: bool, kernel_cache: Any | None) -> tuple[Any | None, Any]:
+        """Return an execution context without scratch memory, None where TensorRT refuses, and what must outlive it.
+
+        With `graphs`, it captures CUDA graphs by itself where it can.
+        """
+        strategy = self.api.ExecutionContextAllocationStrategy.USER_MANAGED
+        if not self.captures_graphs:
+            return engine.create_execution_context(strategy), None
+        config = engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(strategy)
+        config.set_runtime_cache(kernel_cache)
+        choices = self.api.CudaGraphStrategy
+        config.cuda_graph_strategy = choices.WHOLE_GRAPH_CAPTURE if graphs else choices.DISABLED
+        return engine.create_execution_context(config), config
+
+    def lend_scratch(self, context: Any, address: int, size: int) -> None:
+        """Give a context the memory that it may use while it runs."""
+        if hasattr(context, "set_device_memory"):
+            context.set_device_memory(address, size)
+        else:  # the first versions of TensorRT 10 take the size for granted
+            context.device_memory = address
 
     def new_network(self, builder: Any) -> Any:
         """Return an empty strongly typed network."""

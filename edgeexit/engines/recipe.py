@@ -114,7 +114,7 @@ def outside(manifest: Manifest, recipe: Recipe, samples: Mapping[str, tuple[int,
         for axis, size in enumerate(spec.shape[1:], start=1):
             least, _, most = _range(size, axis, recipe)
             if not least <= samples[spec.name][axis] <= most:
-                return f"the golden samples' '{spec.name}' has {size} {samples[spec.name][axis]}, not {least} to {most}"
+                return f"'{spec.name}' has {size} {samples[spec.name][axis]}, not {least} to {most}"
     return None
 
 

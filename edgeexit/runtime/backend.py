@@ -103,7 +103,7 @@ def make_backend(bundle: Bundle, *, fallback: bool = True) -> StageBackend:
     if target.runtime == "onnxruntime":
         return _onnxruntime(bundle, target, fallback=fallback, remark=None)
     try:
-        return _BACKENDS[target.runtime](bundle, target)
+        return _BACKENDS[target.runtime](bundle, target, fallback)
     except (EngineError, TargetError) as error:
         if not fallback:
             raise
@@ -125,10 +125,13 @@ def _onnxruntime(bundle: Bundle, target: Target, *, fallback: bool, remark: str 
     return OnnxRuntimeBackend(bundle, target, fallback=fallback, remark=remark)
 
 
-def _tensorrt(bundle: Bundle, target: Target) -> StageBackend:
+def _tensorrt(bundle: Bundle, target: Target, fallback: bool) -> StageBackend:  # noqa: FBT001 - as in the registry
     from edgeexit.runtime.tensorrt_backend import TensorRtBackend  # noqa: PLC0415 - backends open lazily
 
-    return TensorRtBackend(bundle, target)
+    return TensorRtBackend(bundle, target, fallback=fallback)
 
 
-_BACKENDS: dict[str, Callable[[Bundle, Target], StageBackend]] = {"tensorrt": _tensorrt, "tensorrt_rtx": _tensorrt}
+_BACKENDS: dict[str, Callable[[Bundle, Target, bool], StageBackend]] = {
+    "tensorrt": _tensorrt,
+    "tensorrt_rtx": _tensorrt,
+}

@@ -1,9 +1,11 @@
 """A plan is kept only when it answers as the golden samples say. The GPU is a stand-in; see gpu_standin.py."""
 
+import types
+
 import pytest
 
 from edgeexit.engines import build_engines, choose_site, resolve_recipe
-from edgeexit.engines.execution import batches
+from edgeexit.engines.golden_run import batches
 from edgeexit.errors import EngineError
 
 
@@ -63,14 +65,31 @@ def test_another_gpu_than_the_one_here_is_not_verified(standin, tiny, recipe, ca
 
 
 def test_the_standin_has_the_words_of_the_real_library(rtx):
-    from tests.engines import gpu_standin  # noqa: PLC0415
+    from tests.engines import tensorrt_standin  # noqa: PLC0415
 
     for ours, real in (
-        (gpu_standin.Runtime, rtx.api.Runtime),
-        (gpu_standin.Engine, rtx.api.ICudaEngine),
-        (gpu_standin.Context, rtx.api.IExecutionContext),
+        (tensorrt_standin.Runtime, rtx.api.Runtime),
+        (tensorrt_standin.Engine, rtx.api.ICudaEngine),
+        (tensorrt_standin.Context, rtx.api.IExecutionContext),
+        (tensorrt_standin.RuntimeConfig, rtx.api.IRuntimeConfig),
+        (tensorrt_standin.RuntimeCache, rtx.api.IRuntimeCache),
     ):
         assert [name for name in vars(ours) if not name.startswith("_") and not hasattr(real, name)] == []
+
+
+def test_a_library_that_takes_the_size_of_scratch_memory_for_granted_gets_its_address(rtx):
+    older = types.SimpleNamespace(device_memory=0)
+    rtx.lend_scratch(older, 512, 1024)
+    assert older.device_memory == 512
+
+
+def test_a_plan_that_fails_is_built_again_on_memory_that_is_there(standin, tiny, recipe, cache):
+    build_engines(tiny, choose_site(None), recipe, cache)
+    status = standin.gpu.status.cudaErrorLaunchFailure
+    standin.gpu.fail_next = {"cudaStreamSynchronize": (4, status, False)}  # in stage 1, whose carry is there
+    report = build_engines(tiny, choose_site(None), recipe, cache)
+    assert [engine.cached for engine in report.stages].count(False) == 1
+    assert standin.gpu.blocks == {}
 
 
 @pytest.mark.parametrize(
