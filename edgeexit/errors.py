@@ -33,6 +33,10 @@ class OverloadedError(InferenceError):
     """More samples wait than may."""
 
 
+class ProtocolError(EdgeExitError):
+    """A request to the agent's endpoint does not follow the protocol."""
+
+
 class FittingError(EdgeExitError):
     """The data cannot give a policy with what was asked of it."""
 

@@ -10,6 +10,7 @@ from edgeexit import __version__
 from edgeexit.cli.agent import agent_command
 from edgeexit.cli.calibrator import calibrator_app
 from edgeexit.cli.compile import compile_command
+from edgeexit.cli.deploy import deploy_app
 from edgeexit.cli.engines import engines_app
 from edgeexit.cli.evaluate import evaluate_command
 from edgeexit.cli.fit import fit_command
@@ -62,6 +63,7 @@ app.command("evaluate")(evaluate_command)
 app.command("run")(run_command)
 app.command("profile")(profile_command)
 app.command("agent")(agent_command)
+app.add_typer(deploy_app, name="deploy")
 app.add_typer(calibrator_app, name="calibrator")
 app.command("targets")(targets_command)
 app.command("keygen")(keygen_command)

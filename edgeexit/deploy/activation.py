@@ -1,0 +1,65 @@
+"""Switches a device to a release and follows what it makes of that; the device itself goes back where need be."""
+
+import secrets
+import time
+from typing import Any, Final
+
+from edgeexit.deploy.device import Device
+from edgeexit.deploy.outcome import Listener, NotHealthyError, Step
+from edgeexit.errors import DeployError
+
+_LOOK_S: Final = 0.4
+_STEPS: Final[dict[str, Step]] = {
+    "starting": "start",
+    "going back": "rollback",
+}
+
+
+def activate(
+    device: Device, release: str, *, timeout_s: float, listener: Listener, wheels: list[str] | None = None
+) -> dict[str, Any]:
+    """Let the device switch to a release that it has, and wait for the end of that.
+
+    Args:
+        device: where.
+        release: its id.
+        timeout_s: how long the agent may take to serve; where the device goes back, the old one may take as long.
+        listener: told the steps.
+        wheels: names of the wheels to keep; None keeps all.
+
+    Raises NotHealthyError where the release did not serve, when the device has gone back or stopped.
+
+    """
+    listener.on_step("switch")
+    ticket = secrets.token_hex(8)
+    device.call("activate", ticket=ticket, release=release, timeout_s=timeout_s, wheels=wheels)
+    told = ""
+    while True:
+        seen = device.call("watch", ticket=ticket)
+        activation = seen["activation"]
+        if activation is None:
+            raise DeployError("the device has lost the activation, as after a restart; see `edgeexit deploy status`")
+        step = activation["step"]
+        if step != told and step in _STEPS:
+            listener.on_step(_STEPS[step])
+            told = step
+        if step == "done":
+            break
+        if step != "waiting" and not seen["working"]:
+            raise DeployError("the device stopped working on the activation; see `edgeexit deploy status`")
+        time.sleep(_LOOK_S)
+    if activation["outcome"] == "healthy":
+        return dict(activation)
+    raise NotHealthyError(_failure(release, activation), activation["log"])
+
+
+def _failure(release: str, activation: dict[str, Any]) -> str:
+    reason = f"release {release} did not get healthy: {activation['reason']}"
+    if activation["outcome"] == "failed":
+        return f"{reason}; see `edgeexit deploy status`"
+    if activation["outcome"] == "stopped":
+        return f"{reason}; there is no earlier release to go back to, so the service is stopped"
+    back = f"{reason}; rolled back to {activation['back_to']}"
+    if activation["back_trouble"] is None:
+        return f"{back}, which serves again"
+    return f"{back}, which does not serve either: {activation['back_trouble']}"

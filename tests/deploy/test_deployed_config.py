@@ -1,0 +1,63 @@
+"""agent.toml on its way to a device: what goes along, and what is refused before anything is sent."""
+
+import pytest
+
+from edgeexit.deploy import read_configuration
+from edgeexit.errors import ConfigError
+from edgeexit.signing import generate_key
+
+
+@pytest.fixture
+def write(tmp_path):
+    def made(text, *files):
+        for name in files:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text("content")
+        (tmp_path / "agent.toml").write_text(f'fleet = "shop"\n{text}')
+        return tmp_path / "agent.toml"
+
+    return made
+
+
+def test_what_it_names_goes_along_private_and_absolute_paths_stay_the_devices_own(write, tmp_path):
+    (tmp_path / "keys").mkdir()
+    generate_key(tmp_path / "keys" / "c.pem")
+    path = write(
+        'trusted_keys = ["keys/c.pub"]\nstate_dir = "/data/edgeexit"\n[broker]\nurl = "mqtts://b"\nca_file = "ca.crt"\n'
+        'username = "u"\npassword_file = "secret/password"\nkey_file = "/etc/ssl/device.key"\n'
+        'certificate_file = "/etc/ssl/device.crt"\n[endpoint]\nhost = "0.0.0.0"\nport = 9000\n',
+        "ca.crt",
+        "secret/password",
+    )
+    configuration = read_configuration(path)
+    assert {file.name for file in configuration.files} == {"agent.toml", "keys/c.pub", "ca.crt", "secret/password"}
+    assert {file.mode for file in configuration.files} == {0o600}
+    assert configuration.endpoint == ("127.0.0.1", 9000)
+    assert configuration.writable == ("/data/edgeexit",)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[broker]\nca_file = "ca.crt"', "broker.ca_file = 'ca.crt' is not there"),
+        ('[broker]\nca_file = "../ca.crt"', "must lie beside it"),
+        ('[broker]\nca_file = "state/ca.crt"', "must lie beside it"),
+        ('trusted_keys = ["c.pub"]', "trusted_keys = 'c.pub' is not there"),
+        ('state_dir = "data"', "would be lost with the release"),
+        ('state_dir = "state/../data"', "would be lost with the release"),
+        ("[endpoint]\nenabled = false", "asked for its health"),
+        ("[endpoint]\nport = 0", "give it a port"),
+        ("flet = 1", "flet"),
+        ('[broker]\nurl = "mqtt://u:p@b"', "credentials"),
+    ],
+)
+def test_what_would_fail_there_is_refused_here(write, text, words):
+    with pytest.raises(ConfigError) as refused:
+        read_configuration(write(text))
+    assert words in str(refused.value)
+    assert "agent.toml" in str(refused.value)
+
+
+def test_a_key_that_is_none_is_refused_here(write):
+    with pytest.raises(ConfigError, match=r"c\.pub"):
+        read_configuration(write('trusted_keys = ["c.pub"]', "c.pub"))

@@ -1,0 +1,136 @@
+"""The agent under systemd, as the device's side drives it; a small program stands in for systemctl.
+
+No test can start a systemd of its own safely, so the stand-in runs what the unit says and shows nothing of the unit's
+sandbox; test_unit_file.py lets systemd's own tools read that.
+"""
+
+import sys
+import time
+
+import pytest
+
+from edgeexit.deploy.remote.layout import RefusedError, point_current
+from edgeexit.deploy.remote.service import Service
+
+SYSTEMCTL = f"""#!{sys.executable}
+import os, pathlib, re, signal, subprocess, sys
+here = pathlib.Path(os.environ["HOME"])
+words = [word for word in sys.argv[1:] if not word.startswith("--")]
+with (here / "calls").open("a") as calls:
+    calls.write(" ".join(words) + chr(10))
+pid_file = here / "pid"
+def alive():
+    try:
+        pid = int(pid_file.read_text())
+        state = pathlib.Path(f"/proc/{{pid}}/stat").read_text().rpartition(")")[2].split()[0]
+        return 0 if state == "Z" else pid
+    except (OSError, ValueError):
+        return 0
+if words[0] in ("stop", "restart") and alive():
+    os.kill(alive(), signal.SIGTERM)
+    while alive():
+        pass
+if words[0] == "restart":
+    unit = (here / ".config/systemd/user" / words[1]).read_text()
+    folder = re.search("^WorkingDirectory=(.*)$", unit, re.M)[1]
+    command = re.search("^ExecStart=(.*)$", unit, re.M)[1].split()
+    process = subprocess.Popen(command, cwd=folder, start_new_session=True, stdin=-3, stdout=-3, stderr=-3)
+    pid_file.write_text(str(process.pid))
+if words[0] == "show":
+    print("ActiveState=" + ("active" if alive() else "failed"), "NRestarts=0", "MainPID=%d" % alive(), sep=chr(10))
+"""
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A folder with one release whose agent does nothing, and a user's systemd that is none."""
+    home, root = tmp_path / "home", tmp_path / "edgeexit"
+    home.mkdir()
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, text in {
+        "systemctl": SYSTEMCTL,
+        "loginctl": "#!/bin/sh\n",
+        "journalctl": "#!/bin/sh\necho last words\n",
+    }.items():
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    release = root / "releases" / "0001-a"
+    (release / "venv" / "bin").mkdir(parents=True)
+    (release / "venv" / "bin" / "edgeexit").write_text("#!/bin/sh\nexec sleep 600\n")
+    (release / "venv" / "bin" / "edgeexit").chmod(0o755)
+    write_unit(root, "0001-a")
+    point_current(root, "0001-a")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    yield root
+    Service(root, "user", "edgeexit").stop()
+
+
+def write_unit(root, release, more=""):
+    (root / "releases" / release / "edgeexit.service").write_text(
+        f"[Service]\nWorkingDirectory={root}/current\nExecStart={root}/current/venv/bin/edgeexit agent bundle\n{more}"
+    )
+
+
+def calls(root):
+    return (root.parent / "home" / "calls").read_text().splitlines()
+
+
+def test_a_unit_is_installed_started_replaced_and_forgotten(root):
+    service = Service(root, "user", "edgeexit")
+    service.restart()
+    first = service.pid()
+    assert first is not None
+    assert service.deaths() == 0
+    assert service.log_tail(5) == ["last words"]
+    installed = root.parent / "home" / ".config/systemd/user/edgeexit.service"
+    assert installed.read_text() == (root / "current" / "edgeexit.service").read_text()
+
+    write_unit(root, "0001-a", "WatchdogSec=9\n")
+    service.restart()
+    assert service.pid() not in {None, first}
+    assert "WatchdogSec=9" in installed.read_text()
+    assert calls(root).count("daemon-reload") == 2
+    service.restart()
+    assert calls(root).count("daemon-reload") == 2  # nothing has changed
+
+    service.stop(forget=True)
+    assert service.pid() is None
+    assert service.deaths() is None
+    assert not installed.exists()
+    assert "disable edgeexit.service" in calls(root)
+
+
+def test_another_deployments_unit_is_left_alone(root):
+    installed = root.parent / "home" / ".config/systemd/user/edgeexit.service"
+    installed.parent.mkdir(parents=True)
+    installed.write_text("[Service]\nWorkingDirectory=/srv/other/current\n")
+    with pytest.raises(RefusedError, match="of another deployment"):
+        Service(root, "user", "edgeexit").restart()
+    assert "/srv/other" in installed.read_text()
+
+
+def test_a_plain_process_is_known_by_its_lock_and_not_by_its_number(root):
+    service = Service(root, "process", "edgeexit")
+    service.restart()
+    assert service.pid() is not None
+    assert service.deaths() == 0
+    again = Service(root, "process", "edgeexit")
+    again.stop()
+    assert again.pid() is None
+    assert service.deaths() is None
+    (root / "agent.pid").write_text("1")  # the number is somebody else's now
+    assert service.pid() is None
+    service.stop()
+
+
+def test_a_plain_process_that_dies_leaves_its_words(root):
+    program = root / "current" / "venv" / "bin" / "edgeexit"
+    program.write_text("#!/bin/sh\necho no such model\nexit 2\n")
+    service = Service(root, "process", "edgeexit")
+    service.restart()
+    deadline = time.monotonic() + 30
+    while service.pid() is not None:
+        assert time.monotonic() < deadline
+    assert service.log_tail(5) == ["no such model"]
