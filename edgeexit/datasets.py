@@ -115,14 +115,15 @@ def check_inputs(arrays: Inputs, specs: Sequence[TensorSpec], *, where: str) -> 
 def check_finite(inputs: Inputs, *, where: str) -> None:
     """Raise DataError, with the first bad sample, where an array of floats has NaN or infinity."""
     for name, array in inputs.items():
-        bad = ~np.isfinite(array.reshape(len(array), -1)).all(axis=1) if array.dtype.kind == "f" else np.zeros(1)
-        if bad.any():
-            first = int(bad.argmax())
-            what = "NaN" if np.isnan(array[first]).any() else "infinity"
-            raise DataError(
-                f"{where}: '{name}' has {what} in sample {first}, and {int(bad.sum())} of {len(array)} samples are so; "
-                "leave them out"
-            )
+        if array.dtype.kind != "f" or np.isfinite(array).all():
+            continue
+        bad = ~np.isfinite(array.reshape(len(array), -1)).all(axis=1)
+        first = int(bad.argmax())
+        what = "NaN" if np.isnan(array[first]).any() else "infinity"
+        raise DataError(
+            f"{where}: '{name}' has {what} in sample {first}, and {int(bad.sum())} of {len(array)} samples are so; "
+            "leave them out"
+        )
 
 
 def counts_of(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:

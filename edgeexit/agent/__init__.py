@@ -1,7 +1,8 @@
-"""The device's side of the fleet: inference that never waits for it, reports, audits, policies."""
+"""The device's side of the fleet: inference that never waits for it, reports, audits, policies, a local endpoint."""
 
-from edgeexit.agent.agent import ActivePolicy, Agent
-from edgeexit.agent.config import AgentConfig
+from edgeexit.agent.agent import Agent, Submitted
+from edgeexit.agent.config import AgentConfig, EndpointConfig
+from edgeexit.agent.in_force import ActivePolicy
 from edgeexit.agent.stream import Stream
 
-__all__ = ["ActivePolicy", "Agent", "AgentConfig", "Stream"]
+__all__ = ["ActivePolicy", "Agent", "AgentConfig", "EndpointConfig", "Stream", "Submitted"]

@@ -4,47 +4,41 @@ import contextlib
 import logging
 import threading
 import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from operator import index
 from types import TracebackType
 from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 
 from edgeexit import __version__
-from edgeexit.agent.auditor import Auditor, Labels
+from edgeexit.agent.auditor import Auditor, Drawn, Labels
 from edgeexit.agent.config import AgentConfig
-from edgeexit.agent.counters import Counters
+from edgeexit.agent.counters import Counters, Totals
+from edgeexit.agent.in_force import ActivePolicy, PolicyInForce
 from edgeexit.agent.link import FleetLink
 from edgeexit.agent.outbox import Outbox
-from edgeexit.agent.policy_store import (
-    SHIPPED_REVISION,
-    SLOTS,
-    PolicyStore,
-    Recipient,
-    Unchanged,
-    check_policy,
-    one_line,
-    slot_of,
-)
+from edgeexit.agent.policy_store import PolicyStore, Recipient, one_line
 from edgeexit.bundle import Bundle
 from edgeexit.datasets import Inputs
-from edgeexit.errors import DataError, EdgeExitError
-from edgeexit.messages import Audit, AuditedSample, Command, Rejection, Report, State
-from edgeexit.policies import AnyPolicy, PolicyDocument
-from edgeexit.policies.silent import silent_exits_remark
-from edgeexit.runtime import Inference, Runner, profile_bundle, whole_model
+from edgeexit.errors import DataError
+from edgeexit.manifest import Manifest
+from edgeexit.messages import Audit, AuditedSample, Command, Report, State
+from edgeexit.runtime import Inference, Runner
 
 _log = logging.getLogger(__name__)
 
 _PROFILE_SECONDS = 1.0
 _LONGEST_PROFILE_S = 10.0
+_LONGEST_ANSWER_S = 10.0
 
 
-class ActivePolicy(NamedTuple):
-    """The policy in force and its revision; changed together."""
+class Submitted(NamedTuple):
+    """An inference under way, and the policy that answers it."""
 
-    revision: int
-    policy: AnyPolicy
+    active: ActivePolicy
+    inference: Future[Inference]
 
 
 class Agent:
@@ -54,19 +48,20 @@ class Agent:
         bundle: an opened bundle.
         config: who this device is.
 
-    Raises ConfigError for a trusted key that cannot be read, and BundleError where the configuration asks for a signed
-    bundle and this one is not signed by a trusted key.
+    Raises ConfigError for a trusted key that cannot be read, BundleError where the configuration asks for a signed
+    bundle and this one is not signed by a trusted key, and TargetError for a bundle that is not for this machine, where
+    the configuration allows no fallback.
 
     """
 
     def __init__(self, bundle: Bundle, config: AgentConfig) -> None:
         self._bundle = bundle
         self._config = config
-        self._keys = config.load_keys()
+        keys = config.load_keys()
         if config.signed_bundle:
-            bundle.verify_signature(self._keys)
+            bundle.verify_signature(keys)
         self._exits = len(bundle.manifest.stages)
-        self._recipient = Recipient(
+        recipient = Recipient(
             fleet=config.fleet,
             device=config.device,
             cohort=config.cohort,
@@ -74,25 +69,33 @@ class Agent:
             exits=self._exits,
             classes=bundle.manifest.classes,
         )
-        self._shipped = _shipped_policy(bundle)
-        self._store = PolicyStore(config.state_dir, self._recipient)
-        self._documents = self._store.load(self._keys)
-        self._active = self._choose()
-        self._warn_of_silent_exits()
-        self._rejected: Rejection | None = None
+        self._policies = PolicyInForce(bundle, PolicyStore(config.state_dir, recipient), recipient, keys)
         self._counters = Counters(self._exits)
         self._started = time.monotonic()
         self._profiling: threading.Thread | None = None
         self._told_uncounted = False
-        self._runner = Runner(bundle)
+        self._under_way = 0
+        self._under_way_changed = threading.Condition()
+        self._runner = Runner(
+            bundle,
+            fallback=config.fallback,
+            not_finite=config.not_finite,
+            max_delay_ms=config.max_delay_ms,
+            max_waiting=config.max_waiting,
+        )
         self._life = contextlib.ExitStack()
 
     def __enter__(self) -> "Agent":
-        """Open the stages, the outbox and the line to the fleet. Raises BundleError for a stage that does not open."""
+        """Open the stages, check them on the golden samples, and open the outbox and the line to the fleet.
+
+        Raises BundleError for a stage that does not open, for missing golden samples, and where the stages do not
+        answer them as they should; TargetError or EngineError for a runtime that does not work here.
+        """
         with contextlib.ExitStack() as life:
             life.enter_context(self._runner)
             for remark in self._runner.remarks:
                 _log.warning("%s", remark)
+            self._check_self()
             self._outbox = Outbox(self._config.state_dir, max_bytes=self._config.outbox_max_bytes)
             life.callback(self._outbox.close)
             self._link = FleetLink(
@@ -105,15 +108,21 @@ class Agent:
                 on_command=self._receive_command,
             )
             self._auditor = Auditor(
-                self._runner, share=self._config.audit_share, exits=self._exits, emit=self._keep_audit
+                self._runner,
+                share=self._config.audit_share,
+                exits=self._exits,
+                emit=self._keep_audit,
+                feedback_window_s=self._config.feedback_window_s,
             )
             self._link.start()
             life.callback(self._link.stop)
             self._auditor.start()
             life.callback(self._auditor.stop)
             life.callback(self._finish_profile)
+            life.callback(self._finish_under_way)
             self._life = life.pop_all()
-        _log.info("%s, boot %d: revision %d (%s)", self._config.device, self._outbox.boot, *self._described())
+        revision, policy = self.active
+        _log.info("%s, boot %d: revision %d (%s)", self._config.device, self._outbox.boot, revision, policy.kind)
         return self
 
     def __exit__(
@@ -123,9 +132,28 @@ class Agent:
         self._life.close()
 
     @property
+    def manifest(self) -> Manifest:
+        """What is in the bundle."""
+        return self._bundle.manifest
+
+    @property
+    def bundle_digest(self) -> str:
+        """The bundle's name in messages and policy documents."""
+        return self._bundle.digest
+
+    @property
     def active(self) -> ActivePolicy:
         """The revision and policy that the next inference will use."""
-        return self._active
+        return self._policies.active
+
+    @property
+    def answered(self) -> int:
+        """Number of batches that were answered since the start."""
+        return self._counters.batches
+
+    def totals(self) -> Totals:
+        """Return what was answered since the start, under all policies together."""
+        return self._counters.totals()
 
     @property
     def connected(self) -> bool:
@@ -137,11 +165,12 @@ class Agent:
         """Number of reports and audits that the calibrator has not acknowledged."""
         return self._link.waiting
 
-    def infer(self, inputs: Inputs, *, labels: Labels | None = None) -> Inference:
+    def infer(self, inputs: Inputs, *, id: str | None = None, labels: Labels | None = None) -> Inference:  # noqa: A002
         """Answer a batch under the policy in force.
 
         Args:
             inputs: model input name -> array [B, ...].
+            id: under which `feedback` may give the labels later.
             labels: [B] true classes where the application knows them, negative where not; they go into audits.
 
         Raises DataError for inputs or labels that do not fit. May be called from several threads.
@@ -149,80 +178,142 @@ class Agent:
         """
         if labels is not None:
             _check_labels(labels, inputs)
-        revision, policy = self._active
+        active = self._policies.active
         try:
-            result = self._runner.infer(inputs, policy=policy)
+            result = self._runner.infer(inputs, policy=active.policy)
         except Exception:
-            self._counters.record_failure(revision)
+            self._counters.record_failure(active.revision)
             raise
-        try:
-            self._counters.record(revision, policy, result)
-            self._auditor.offer(inputs, result, revision=revision, policy=policy, labels=labels)
-        except Exception:  # noqa: BLE001 - the answer is there and counts for more
-            if not self._told_uncounted:  # the next one will fail alike
-                self._told_uncounted = True
-                _log.exception("inferences are not counted or audited")
+        self._note(result, active, self._draw(inputs, len(result.exits), labels, id))
         return result
 
-    def _choose(self) -> ActivePolicy:
-        for slot in SLOTS:
-            if (document := self._documents.get(slot)) is not None:
-                return ActivePolicy(document.revision, document.policy)
-        return ActivePolicy(SHIPPED_REVISION, self._shipped)
+    def infer_async(
+        self,
+        inputs: Inputs,
+        *,
+        id: str | None = None,  # noqa: A002 - the protocol's word
+        labels: Labels | None = None,
+    ) -> Future[Inference]:
+        """Answer a batch as `infer` does, together with what else is asked at the same time; see `submit`."""
+        return self.submit(inputs, id=id, labels=labels).inference
 
-    def _warn_of_silent_exits(self) -> None:
-        if (remark := silent_exits_remark(self._active.policy, self._bundle.manifest.exits)) is not None:
-            _log.warning("%s", remark)
+    def submit(
+        self,
+        inputs: Inputs,
+        *,
+        id: str | None = None,  # noqa: A002 - the protocol's word
+        labels: Labels | None = None,
+    ) -> Submitted:
+        """Have a batch answered by the runner's scheduler, and return at once, with the policy that was chosen for it.
 
-    def _described(self) -> tuple[int, str]:
-        return self._active.revision, self._active.policy.kind
+        The arrays are copied. The future may be cancelled as long as nothing of the batch has run. Raises what `infer`
+        does, and OverloadedError where too much waits already.
+        """
+        if labels is not None:
+            _check_labels(labels, inputs)
+        active = self._policies.active
+        try:
+            future = self._runner.infer_async(inputs, policy=active.policy)
+        except Exception:
+            self._counters.record_failure(active.revision)
+            raise
+        drawn = self._draw(inputs, len(next(iter(inputs.values()))), labels, id)
+        with self._under_way_changed:
+            self._under_way += 1
+
+        def note(done: Future[Inference]) -> None:
+            if not done.cancelled() and done.exception() is None:
+                self._note(done.result(), active, drawn)
+            else:
+                if drawn is not None:
+                    self._auditor.drop(drawn)
+                if not done.cancelled():
+                    self._counters.record_failure(active.revision)
+            with self._under_way_changed:
+                self._under_way -= 1
+                self._under_way_changed.notify_all()
+
+        future.add_done_callback(note)
+        return Submitted(active, future)
+
+    def feedback(self, id: str, label: int | Labels) -> bool:  # noqa: A002 - the protocol's word
+        """Tell the true class of what was asked under an id: of its one sample, or of each, negative: not known.
+
+        Returns False where no sample of it waits for a label: none was drawn for an audit, or they have gone out.
+        Raises DataError for another number of labels than samples, and for a class that the model does not have.
+        """
+        labels = [index(value) for value in (label if isinstance(label, Sequence | np.ndarray) else [label])]
+        classes = self._bundle.manifest.classes
+        for value in labels:
+            if value >= classes:
+                raise DataError(f"label {value} is given for id '{id}'; the model has {classes} classes, from 0")
+        return self._auditor.feedback(id, labels)
+
+    def probe(self) -> Future[Inference]:
+        """Answer one golden sample by way of the scheduler, uncounted: whether inference answers at all.
+
+        Raises OverloadedError.
+        """
+        return self._runner.infer_async(self._golden_sample, policy=self.active.policy)
+
+    def _check_self(self) -> None:
+        from edgeexit.runtime.self_check import self_check  # noqa: PLC0415 - of use once
+
+        started = time.monotonic()
+        golden = self._bundle.golden()
+        checks = self_check(self._runner, self._bundle, golden)
+        self._golden_sample = {name: array[:1].copy() for name, array in golden.inputs.items()}
+        _log.info(
+            "%s answers %d golden samples as it should, to %.2g at most (%.2f s)",
+            self._runner.runtime,
+            checks[0].samples,
+            max(check.max_error for check in checks),
+            time.monotonic() - started,
+        )
+
+    def _draw(self, inputs: Inputs, samples: int, labels: Labels | None, identity: str | None) -> Drawn | None:
+        """Draw what to audit; whatever goes wrong, the answer counts for more."""
+        try:
+            return self._auditor.draw(inputs, samples, labels=labels, identity=identity)
+        except Exception:  # noqa: BLE001 - see above
+            self._tell_uncounted()
+            return None
+
+    def _note(self, result: Inference, active: ActivePolicy, drawn: Drawn | None) -> None:
+        """Count an answer and audit what was drawn of it; whatever goes wrong, the answer counts for more."""
+        try:
+            self._counters.record(active.revision, active.policy, result)
+            if drawn is not None:
+                self._auditor.take(drawn, result, revision=active.revision, policy=active.policy)
+        except Exception:  # noqa: BLE001 - see above
+            self._tell_uncounted()
+
+    def _tell_uncounted(self) -> None:
+        if not self._told_uncounted:  # the next one will fail alike
+            self._told_uncounted = True
+            _log.exception("inferences are not counted or audited")
 
     def _state(self, online: bool) -> State:  # noqa: FBT001 - the only thing that varies
-        revision, kind = self._described()
+        revision, policy = self.active
         return State(
             online=online,
             bundle=self._bundle.digest,
             cohort=self._config.cohort,
             boot=self._outbox.boot,
             revision=revision,
-            policy=kind,
+            policy=policy.kind,
             agent=__version__,
-            rejected=self._rejected,
+            rejected=self._policies.rejected,
         )
 
     def _receive_policy(self, envelope: bytes) -> None:
-        checked = check_policy(envelope, self._keys, self._recipient, self._documents)
-        if isinstance(checked, Unchanged):
-            _log.info("policy revision %d changes nothing: %s", checked.revision, checked.reason)
-            if self._rejected is not None:
-                self._rejected = None
-                self._link.publish_state()
-            return
-        if isinstance(checked, PolicyDocument):
-            try:
-                self._store.save(slot_of(checked), envelope)
-            except OSError as error:
-                reason = one_line(f"it cannot be stored: {error.strerror or error}")
-                checked = Rejection(reason=reason, revision=checked.revision)
-        if isinstance(checked, Rejection):
-            revision = "" if checked.revision is None else f" revision {checked.revision}"
-            _log.warning("policy%s rejected: %s", revision, checked.reason)
-            self._rejected = checked
-        else:
-            self._documents[slot_of(checked)] = checked
-            self._active = self._choose()
-            self._warn_of_silent_exits()
-            self._rejected = None
-            _log.info(
-                "policy accepted: revision %d (%s) for this %s; revision %d (%s) is in force",
-                checked.revision, checked.policy.kind, slot_of(checked), *self._described(),
-            )  # fmt: skip
-        self._link.publish_state()
+        if self._policies.receive(envelope):
+            self._link.publish_state()
 
     def _receive_command(self, command: Command) -> None:
         _log.info("command: %s", command.action)
         if command.action == "report":
-            self._collect(always=self._active.revision)
+            self._collect(always=self.active.revision)
         elif self._profiling is None or not self._profiling.is_alive():
             self._profiling = threading.Thread(target=self._profile, name="agent-profile", daemon=True)
             self._profiling.start()
@@ -231,10 +322,11 @@ class Agent:
 
     def _profile(self) -> None:
         """Measure this machine and tell; raw samples stay off the wire."""
+        from edgeexit.runtime import profile_bundle  # noqa: PLC0415 - when the calibrator asks
+
         try:
-            profile = profile_bundle(self._bundle, policy=self._active.policy, seconds=_PROFILE_SECONDS)
-            stages = tuple(msgspec.structs.replace(stage, raw_us=()) for stage in profile.stages)
-            self._link.publish_profile(msgspec.structs.replace(profile, stages=stages))
+            profile = profile_bundle(self._bundle, policy=self.active.policy, seconds=_PROFILE_SECONDS)
+            self._link.publish_profile(profile.without_raw())
             _log.info("profile taken: %s ms to each exit", ", ".join(f"{ms:.3f}" for ms in profile.cumulative_ms))
         except Exception as error:  # noqa: BLE001 - a measurement that fails changes nothing
             _log.warning("no profile: %s", one_line(f"{type(error).__name__}: {error}"))
@@ -242,6 +334,11 @@ class Agent:
     def _finish_profile(self) -> None:
         if self._profiling is not None:
             self._profiling.join(timeout=_LONGEST_PROFILE_S)
+
+    def _finish_under_way(self) -> None:
+        """Wait for what `submit` has taken in, so that the last report tells of it."""
+        with self._under_way_changed:
+            self._under_way_changed.wait_for(lambda: not self._under_way, timeout=_LONGEST_ANSWER_S)
 
     def _collect(self, *, always: int | None = None) -> None:
         self._auditor.flush()
@@ -277,15 +374,3 @@ def _check_labels(labels: Labels, inputs: Inputs) -> None:
     for array in inputs.values():
         if np.shape(array)[:1] not in {(), (len(labels),)}:
             raise DataError(f"labels holds {len(labels)} classes for {len(array)} samples; give one each")
-
-
-def _shipped_policy(bundle: Bundle) -> AnyPolicy:
-    """Return the bundle's own policy, or one that runs every sample to full depth."""
-    try:
-        document = bundle.policy()
-    except EdgeExitError as error:
-        _log.warning("every sample runs to full depth: %s", error)
-        document = None
-    if document is not None:
-        return document.policy
-    return whole_model(len(bundle.manifest.stages))

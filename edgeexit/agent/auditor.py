@@ -5,12 +5,13 @@ import math
 import queue
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from edgeexit.agent.awaiting import AwaitingLabels, Released, Ticket
 from edgeexit.datasets import Inputs
 from edgeexit.messages import AuditedSample
 from edgeexit.policies import AnyPolicy
@@ -30,13 +31,20 @@ Emit = Callable[[int, tuple[AuditedSample, ...]], None]
 """Takes a policy revision and the samples audited under it; called in the auditor's thread."""
 
 
-class _Drawn(NamedTuple):
+class Drawn(NamedTuple):
     """Samples drawn from one inference, copied: their owner may write over the arrays."""
 
+    rows: list[int]
     inputs: dict[str, npt.NDArray[np.generic]]
+    labels: list[int | None]
+    ticket: Ticket | None
+    """Where the inference has an id, under which labels may still come."""
+
+
+class _Answered(NamedTuple):
+    drawn: Drawn
     exits: npt.NDArray[np.int64]
     answers: npt.NDArray[np.int64]
-    labels: list[int | None]
     revision: int
     policy: AnyPolicy
 
@@ -49,6 +57,7 @@ class Auditor:
         share: probability of drawing a sample.
         exits: number of exits K.
         emit: takes full messages' worth of audited samples.
+        feedback_window_s: how long samples with an id are held for labels that come later; see `AwaitingLabels`.
         random_source: gives numbers in [0, 1).
 
     """
@@ -60,6 +69,7 @@ class Auditor:
         share: float,
         exits: int,
         emit: Emit,
+        feedback_window_s: float = 0.0,
         random_source: Callable[[], float] | None = None,
     ) -> None:
         self._runner = runner
@@ -67,7 +77,8 @@ class Auditor:
         self._emit = emit
         self._random = random_source or random.Random().random  # noqa: S311 - sampling, no secret
         self._full = max(1, min(_MOST_SAMPLES, _VALUES_A_MESSAGE // exits))
-        self._queue: queue.Queue[_Drawn | None] = queue.Queue(_WAITING_BATCHES)
+        self._queue: queue.Queue[_Answered | None] = queue.Queue(_WAITING_BATCHES)
+        self._awaiting = AwaitingLabels(feedback_window_s)
         self._lock = threading.Lock()
         self._audited: dict[int, list[AuditedSample]] = {}
         self._abandoned = threading.Event()
@@ -87,65 +98,98 @@ class Auditor:
             self._abandoned.set()
         self._thread.join(timeout_s)
         self._abandoned.set()
-        self.flush()
+        self._keep(self._awaiting.release(everything=True))
+        self._emit_rest()
 
-    def offer(
-        self, inputs: Inputs, result: Inference, *, revision: int, policy: AnyPolicy, labels: Labels | None
-    ) -> None:
-        """Draw from a batch that is answered; never waits: what does not fit is skipped."""
-        drawn = [row for row in range(len(result.exits)) if self._random() < self._share]
-        if not drawn:
-            return
-        batch = _Drawn(
-            inputs={name: np.asarray(array)[drawn] for name, array in inputs.items()},  # copies
-            exits=result.exits[drawn],
-            answers=result.answers[drawn],
-            labels=[None if labels is None or labels[row] < 0 else int(labels[row]) for row in drawn],
-            revision=revision,
-            policy=policy,
+    def draw(
+        self, inputs: Inputs, samples: int, *, labels: Labels | None = None, identity: str | None = None
+    ) -> Drawn | None:
+        """Draw from a batch by chance alone, which looks at nothing of it; None: nothing.
+
+        What is drawn goes to `take` once it is answered, or to `drop`.
+        """
+        rows = [row for row in range(samples) if self._random() < self._share]
+        if not rows:
+            return None
+        known = [None if labels is None or labels[row] < 0 else int(labels[row]) for row in rows]
+        return Drawn(
+            rows=rows,
+            inputs={name: np.asarray(array)[rows] for name, array in inputs.items()},  # copies
+            labels=known,
+            ticket=None
+            if identity is None
+            else self._awaiting.expect(identity, batch=samples, rows=rows, labels=known),
         )
+
+    def take(self, drawn: Drawn, result: Inference, *, revision: int, policy: AnyPolicy) -> None:
+        """Audit what was drawn from a batch that is answered; never waits: what does not fit is skipped."""
+        answered = _Answered(drawn, result.exits[drawn.rows], result.answers[drawn.rows], revision, policy)
         try:
-            self._queue.put_nowait(batch)
+            self._queue.put_nowait(answered)
         except queue.Full:
-            self._skip(len(drawn))
+            self.drop(drawn)
+            self._skip(len(drawn.rows))
+
+    def drop(self, drawn: Drawn) -> None:
+        """Forget what was drawn."""
+        if drawn.ticket is not None:
+            self._awaiting.forget(drawn.ticket)
+
+    def feedback(self, identity: str, labels: Sequence[int]) -> bool:
+        """Attach true classes to what is drawn of an inference and has not gone out; see `AwaitingLabels.attach`."""
+        return self._awaiting.attach(identity, labels)
 
     def flush(self) -> None:
-        """Emit what is audited so far."""
-        with self._lock:
-            audited, self._audited = self._audited, {}
-        for revision, samples in audited.items():
-            self._emit(revision, tuple(samples))
+        """Emit what is audited so far, but for what waits for its label."""
+        self._keep(self._awaiting.release())
+        self._emit_rest()
 
     def _work(self) -> None:
-        while (batch := self._queue.get()) is not None and not self._abandoned.is_set():
-            self._audit(batch)
+        while (answered := self._queue.get()) is not None and not self._abandoned.is_set():
+            self._audit(answered)
 
-    def _audit(self, batch: _Drawn) -> None:
+    def _audit(self, answered: _Answered) -> None:
+        drawn = answered.drawn
         try:
-            every = self._runner.infer_every_exit(batch.inputs, temperatures=batch.policy.temperatures)
-            rows = zip(every.readouts, batch.exits, batch.answers, batch.labels, strict=True)
-            for readout, exit_index, answer, label in rows:
-                if np.isfinite(readout).all():
-                    sample = audited_sample(readout, exit_index=int(exit_index), answer=int(answer), label=label)
-                    self._keep(batch.revision, sample)
-                else:  # a broken sample says nothing about the policy, and JSON has no word for it
-                    self._skip(1)
+            every = self._runner.infer_every_exit(drawn.inputs, temperatures=answered.policy.temperatures)
+            audited = [
+                (place, audited_sample(readout, exit_index=int(exit_index), answer=int(answer), label=label))
+                for place, (readout, exit_index, answer, label) in enumerate(
+                    zip(every.readouts, answered.exits, answered.answers, drawn.labels, strict=True)
+                )
+                if np.isfinite(readout).all()  # else it says nothing about the policy, and JSON has no word for it
+            ]
+            self._skip(len(drawn.rows) - len(audited))
+            if drawn.ticket is None:
+                self._keep((answered.revision, sample) for _, sample in audited)
+            elif audited:
+                self._keep(self._awaiting.hold(drawn.ticket, answered.revision, audited))
+            else:
+                self.drop(drawn)
         except Exception:  # noqa: BLE001 - an audit that fails must not end those to come
-            self._skip(len(batch.exits))
+            self.drop(drawn)
+            self._skip(len(drawn.rows))
             _log.exception("audit failed")
 
     def _skip(self, samples: int) -> None:
         with self._lock:  # several threads may offer
             self.skipped += samples
 
-    def _keep(self, revision: int, sample: AuditedSample) -> None:
+    def _keep(self, audited: Iterable[Released]) -> None:
+        for revision, sample in audited:
+            with self._lock:
+                samples = self._audited.setdefault(revision, [])
+                samples.append(sample)
+                if len(samples) < self._full:
+                    continue
+                del self._audited[revision]
+            self._emit(revision, tuple(samples))
+
+    def _emit_rest(self) -> None:
         with self._lock:
-            samples = self._audited.setdefault(revision, [])
-            samples.append(sample)
-            if len(samples) < self._full:
-                return
-            del self._audited[revision]
-        self._emit(revision, tuple(samples))
+            audited, self._audited = self._audited, {}
+        for revision, samples in audited.items():
+            self._emit(revision, tuple(samples))
 
 
 def audited_sample(

@@ -12,6 +12,7 @@ from edgeexit.errors import ConfigError, MessageError, SignatureError
 from edgeexit.messages import DeviceAddress, check_name
 from edgeexit.mqtt import BrokerConfig
 from edgeexit.policies.document import Name, Share
+from edgeexit.runtime import NotFinite
 from edgeexit.signing import PublicKey, load_public_key
 
 _BROKER_FILES: Final = ("ca_file", "certificate_file", "key_file", "password_file")
@@ -23,6 +24,32 @@ def host_device() -> str:
     """Return this machine's name, made fit to be a level of a topic."""
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", platform.node()).strip("-")[:64]
     return name or "device"
+
+
+class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the local endpoint listens, and what it takes from its clients."""
+
+    enabled: bool | None = None
+    """Null: when the agent runs as a service, and not while it replays a stream."""
+    host: Annotated[str, msgspec.Meta(min_length=1)] = "127.0.0.1"
+    """Address to listen on. Nobody has to log in, so anything else lets the whole network ask."""
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
+    """0: a free one, told in the log."""
+    max_body_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 16 * 1024 * 1024
+    """Of one request. Those that are under way together may hold four times as much."""
+    max_requests: Annotated[int, msgspec.Meta(ge=1)] = 128
+    """Requests in flight, from their headers to the last byte of the answer; more are told to come back."""
+    max_connections: Annotated[int, msgspec.Meta(ge=1)] = 256
+    """Connections at a time; more are told to come back."""
+    idle_timeout_s: Seconds = 60.0
+    """A connection on which no request's headers are complete after so long is closed."""
+    transfer_timeout_s: Seconds = 30.0
+    """Time for a body to come in, and for an answer to go out; after that the connection is closed."""
+
+    def __post_init__(self) -> None:
+        """Refuse times without an end (ValueError)."""
+        if not (isfinite(self.idle_timeout_s) and isfinite(self.transfer_timeout_s)):
+            raise ValueError("idle_timeout_s and transfer_timeout_s must be finite")
 
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,11 +75,23 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """What the calibrator has not acknowledged after this long is sent again."""
     outbox_max_bytes: Annotated[int, msgspec.Meta(ge=64 * 1024)] = 16 * 1024 * 1024
     """Bound of the messages that wait for the calibrator; past it the oldest audits go first."""
+    feedback_window_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """How long the audits of an inference with an id wait for their labels; 0: until the next report."""
+    fallback: bool = False
+    """Whether another runtime or execution provider may stand in for the target's; see `runtime.make_backend`."""
+    not_finite: NotFinite = "refuse"
+    """What becomes of NaN and infinity in an input."""
+    max_delay_ms: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """Longest time for which requests wait for company at a stage; see `runtime.Runner`."""
+    max_waiting: Annotated[int, msgspec.Meta(ge=1)] = 256
+    """Most samples under way in requests; more are refused."""
+    endpoint: EndpointConfig = EndpointConfig()
 
     def __post_init__(self) -> None:
         """Refuse what a type cannot express (ValueError)."""
-        if not (isfinite(self.report_interval_s) and isfinite(self.resend_s)):
-            raise ValueError("report_interval_s and resend_s must be finite")
+        for what in ("report_interval_s", "resend_s", "feedback_window_s", "max_delay_ms"):
+            if not isfinite(getattr(self, what)):
+                raise ValueError(f"{what} must be finite")
         if self.signed_bundle and not self.trusted_keys:
             raise ValueError("signed_bundle needs trusted_keys")
         try:

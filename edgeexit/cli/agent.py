@@ -1,24 +1,31 @@
-"""`edgeexit agent`: run a bundle on a device, on replayed samples, with its line to the fleet."""
+"""`edgeexit agent`: run a bundle on a device, for clients or on replayed samples, with its line to the fleet."""
 
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 import typer
 
 from edgeexit.console import console, milliseconds, next_step, print_json, share
+from edgeexit.errors import ConfigError
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from edgeexit.agent import Agent, Stream
+    from edgeexit.agent.systemd import Notifier
+    from edgeexit.runtime import Inference
 
 _log = logging.getLogger(__name__)
 
@@ -28,28 +35,45 @@ _STATUS_INTERVAL_S: Final = 10.0
 def agent_command(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     config: Annotated[Path, typer.Option(help="Who this device is and where its broker is (TOML).")],
-    stream: Annotated[Path, typer.Option(help="Samples to replay, shuffled and endless (.npz).")],
-    rate: Annotated[float, typer.Option(min=0, help="Inferences a second; 0: one after the other.")] = 20.0,
+    stream: Annotated[
+        Path | None, typer.Option(help="Samples to replay, shuffled and endless (.npz); default: serve clients.")
+    ] = None,
+    rate: Annotated[float, typer.Option(min=0, help="Replayed inferences a second; 0: one after the other.")] = 20.0,
     duration: Annotated[float | None, typer.Option(min=0, help="Seconds to run; default: until stopped.")] = None,
     broker: Annotated[str | None, typer.Option(help="Broker URL instead of the configured one.")] = None,
     device: Annotated[str | None, typer.Option(help="Device name instead of the configured one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the closing summary as JSON.")] = False,
 ) -> None:
-    """Answer replayed samples under the fleet's policy; events go to standard error, Ctrl-C or SIGTERM ends it.
+    """Serve a bundle on this device under the fleet's policy, or replay samples; Ctrl-C or SIGTERM ends it cleanly.
 
-    A stream file that is replaced is picked up, so that drift can be played.
+    As a service it answers clients that speak the Open Inference Protocol, on http://127.0.0.1:8080 unless the
+    configuration's [endpoint] says otherwise, and tells systemd how it is. With --stream it answers the samples of a
+    file; a file that is replaced is picked up, so that drift can be played. Events go to standard error.
 
-    Example: `edgeexit agent quickstart/bundle --config agent.toml --stream quickstart/test.npz --rate 50`
+    Examples: `edgeexit agent mybundle --config agent.toml`,
+    `edgeexit agent quickstart/bundle --config agent.toml --stream quickstart/test.npz --rate 50`
     """
     from edgeexit.agent import Agent, AgentConfig, Stream
+    from edgeexit.agent.service import serving
+    from edgeexit.agent.systemd import Notifier
     from edgeexit.bundle import Bundle
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s", stream=sys.stderr)
+    logging.getLogger("tornado").setLevel(logging.WARNING)  # it tells of every malformed request
     settings = AgentConfig.load(config, broker=broker, device=device)
+    if stream is None and settings.endpoint.enabled is False:
+        raise ConfigError(f"config file '{config}': endpoint.enabled is false and no --stream is given: nobody can ask")
     opened = Bundle.open(bundle)
-    samples = Stream(stream, opened.manifest)
+    samples = None if stream is None else Stream(stream, opened.manifest)
+    notifier = Notifier()
     with _stop_signals() as stop, Agent(opened, settings) as agent:
-        tally = _replay(agent, samples, rate=rate, duration_s=duration, stop=stop, exits=len(opened.manifest.exits))
+        tally = _Tally()
+        with serving(agent, settings.endpoint, by_default=samples is None, notifier=notifier):
+            status = _Status(agent, tally, notifier)
+            if samples is None:
+                _serve(status, duration_s=duration, stop=stop)
+            else:
+                _replay(agent, samples, tally, rate=rate, duration_s=duration, stop=stop, on_sample=status.tell_if_due)
         summary = tally.summary(agent)
     if as_json:
         print_json(summary)
@@ -80,33 +104,27 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Tally:
-    """Counts what was answered."""
+    """What the agent does not count by itself: right answers, and samples of a stream that could not be had."""
 
-    def __init__(self, exits: int) -> None:
-        self.exited = [0] * exits
-        self.failed = 0
-        self._total_ms = 0.0
+    def __init__(self) -> None:
+        self.unavailable = 0
         self._labelled = 0
         self._right = 0
 
-    @property
-    def answered(self) -> int:
-        return sum(self.exited)
-
-    def add(self, result: Any, labels: Any | None) -> None:
-        self.exited[int(result.exits[0])] += 1
-        self._total_ms += float(result.latency_ms[0])
+    def add(self, result: Inference, labels: npt.NDArray[np.int64] | None) -> None:
         if labels is not None:
             self._labelled += 1
             self._right += int(result.answers[0] == labels[0])
 
     def summary(self, agent: Agent) -> Summary:
         revision, policy = agent.active
+        totals = agent.totals()
+        answered = sum(totals.exited)
         return Summary(
-            answered=self.answered,
-            failed=self.failed,
-            exit_rates=tuple(count / max(self.answered, 1) for count in self.exited),
-            mean_ms=self._total_ms / self.answered if self.answered else None,
+            answered=answered,
+            failed=totals.failed + self.unavailable,
+            exit_rates=tuple(count / max(answered, 1) for count in totals.exited),
+            mean_ms=totals.latency_ms / answered if answered else None,
             accuracy=self._right / self._labelled if self._labelled else None,
             revision=revision,
             policy=policy.kind,
@@ -114,35 +132,66 @@ class _Tally:
         )
 
 
+class _Status:
+    """Says now and then how the agent is, in the log and to systemd."""
+
+    def __init__(self, agent: Agent, tally: _Tally, notifier: Notifier) -> None:
+        self._agent = agent
+        self._tally = tally
+        self._notifier = notifier
+        self._due = time.monotonic() + _STATUS_INTERVAL_S
+
+    def tell_if_due(self) -> None:
+        if time.monotonic() < self._due:
+            return
+        self._due += _STATUS_INTERVAL_S
+        text = _status(self._agent, self._tally)
+        _log.info("%s", text)
+        self._notifier.status(text)
+
+
+def _serve(status: _Status, *, duration_s: float | None, stop: threading.Event) -> None:
+    """Let clients ask until it is time to stop."""
+    end = math.inf if duration_s is None else time.monotonic() + duration_s
+    while not stop.is_set() and (left_s := end - time.monotonic()) > 0:
+        stop.wait(min(left_s, _STATUS_INTERVAL_S))
+        status.tell_if_due()
+
+
 def _replay(
-    agent: Agent, samples: Stream, *, rate: float, duration_s: float | None, stop: threading.Event, exits: int
-) -> _Tally:
-    """Answer samples at a rate until it is time to stop, with a status line every few seconds."""
+    agent: Agent,
+    samples: Stream,
+    tally: _Tally,
+    *,
+    rate: float,
+    duration_s: float | None,
+    stop: threading.Event,
+    on_sample: Callable[[], None] = lambda: None,
+) -> None:
+    """Answer samples at a rate until it is time to stop."""
     from edgeexit.agent.stream import ticks
 
-    tally = _Tally(exits)
-    status_due = time.monotonic() + _STATUS_INTERVAL_S
     last_error = ""
     for _ in ticks(rate, stop=stop, duration_s=duration_s):
         try:
-            sample = samples.next_sample()
+            try:
+                sample = samples.next_sample()
+            except Exception:
+                tally.unavailable += 1
+                raise
             tally.add(agent.infer(sample.inputs, labels=sample.labels), sample.labels)
         except Exception as error:  # noqa: BLE001 - the next sample may do; said once, not at every sample
-            tally.failed += 1
             if (text := str(error)) != last_error:
                 _log.error("no answer: %s", text)
                 last_error = text
-        if time.monotonic() >= status_due:
-            status_due += _STATUS_INTERVAL_S
-            _log.info("%s", _status(agent, tally))
-    return tally
+        on_sample()
 
 
 def _status(agent: Agent, tally: _Tally) -> str:
     summary = tally.summary(agent)
     mix = " ".join(share(rate) for rate in summary.exit_rates)
     return (
-        f"{summary.answered} answered, exits {mix}, mean {milliseconds(summary.mean_ms)}, "
+        f"{summary.answered} answered, {summary.failed} failed, exits {mix}, mean {milliseconds(summary.mean_ms)}, "
         f"revision {summary.revision} ({summary.policy}), {'online' if agent.connected else 'offline'}, "
         f"{summary.waiting} waiting"
     )

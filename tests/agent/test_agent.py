@@ -204,7 +204,7 @@ def test_labels_that_do_not_fit_cost_no_inference(
 def test_samples_that_could_not_be_audited_are_told_in_the_reports(
     fleet: Fleet, bundle: Bundle, changed: Change
 ) -> None:
-    config = changed(audit_share=1.0)
+    config = changed(audit_share=1.0, not_finite="pass")
     with Agent(bundle, config) as agent:
         wait_for(lambda: agent.connected, "the broker")
         agent.infer({INPUT: np.full((2, 8), np.nan, dtype=np.float32)})

@@ -43,6 +43,8 @@ def test_only_the_fleet_is_needed(tmp_path: Path) -> None:
     config = AgentConfig.load(write(tmp_path, 'fleet = "plant"'))
     assert config.device == host_device()
     assert (config.audit_share, config.report_interval_s) == (0.01, 60.0)
+    assert (config.fallback, config.not_finite, config.feedback_window_s) == (False, "refuse", 0.0)
+    assert (config.endpoint.enabled, config.endpoint.host, config.endpoint.port) == (None, "127.0.0.1", 8080)
     assert config.state_dir == tmp_path / "state"
 
 
@@ -85,6 +87,19 @@ def test_broker_and_device_can_be_given_apart(tmp_path: Path) -> None:
         ('fleet = "f"\nbroker = "mqtt://x"', "$.broker"),
         ('fleet = "f"\n[broker]\nurl = "http://x"', "http://x"),
         ('fleet = "f"\n[broker]\nport = 1', "port"),
+        ('fleet = "f"\nfeedback_window_s = -1', "$.feedback_window_s"),
+        ('fleet = "f"\nfeedback_window_s = inf', "feedback_window_s"),
+        ('fleet = "f"\nmax_delay_ms = nan', "max_delay_ms"),
+        ('fleet = "f"\nnot_finite = "ignore"', "$.not_finite"),
+        ('fleet = "f"\nfallback = "yes"', "$.fallback"),
+        ('fleet = "f"\nmax_waiting = 0', "$.max_waiting"),
+        ('fleet = "f"\n[endpoint]\nport = 65536', "$.endpoint.port"),
+        ('fleet = "f"\n[endpoint]\nhost = ""', "$.endpoint.host"),
+        ('fleet = "f"\n[endpoint]\nmax_body_bytes = 10', "$.endpoint.max_body_bytes"),
+        ('fleet = "f"\n[endpoint]\nidle_timeout_s = inf', "idle_timeout_s"),
+        ('fleet = "f"\n[endpoint]\ntransfer_timeout_s = 0', "$.endpoint.transfer_timeout_s"),
+        ('fleet = "f"\n[endpoint]\nmax_requests = 0', "$.endpoint.max_requests"),
+        ('fleet = "f"\n[endpoint]\nurl = "x"', "url"),
     ],
 )
 def test_an_error_names_the_file_and_the_field(tmp_path: Path, text: str, named: str) -> None:

@@ -14,6 +14,7 @@ from edgeexit.messages import MAX_BYTES, State
 from edgeexit.policies import Confidence, PolicyDocument, Rollout, Scope
 from edgeexit.signing import PrivateKey, generate_key, load_private_key
 from tests.agent.fleet import Fleet, wait_for, wait_for_rejection, wait_for_revision
+from tests.broker import RealBroker
 from tests.bundles import make_bundle, make_samples
 
 PIN = Scope(fleet="plant", device="press-7")
@@ -146,7 +147,9 @@ def test_a_rollout_reaches_the_device_with_a_higher_percentage(
         wait_for_revision(fleet, config, 3)
 
 
-def test_a_pin_wins_over_the_cohort_s_policy(fleet: Fleet, bundle: Bundle, config: AgentConfig) -> None:
+def test_a_pin_wins_over_the_cohort_s_policy(
+    broker: RealBroker, fleet: Fleet, bundle: Bundle, config: AgentConfig
+) -> None:
     with Agent(bundle, config) as agent:
         fleet.send_policy(config, fleet.document(2, threshold=0.1, scope=PIN))
         wait_for_revision(fleet, config, 2)
@@ -155,6 +158,7 @@ def test_a_pin_wins_over_the_cohort_s_policy(fleet: Fleet, bundle: Bundle, confi
         assert agent.active == (2, fleet.document(2, threshold=0.1).policy)
     with Agent(bundle, config) as agent:
         assert agent.active.revision == 2
+    broker.stop()  # it would send the pin again
     next(config.state_dir.glob("policy.*.device.*.json")).unlink()
     with Agent(bundle, config) as agent:
         assert agent.active.revision == 7

@@ -25,6 +25,13 @@ def runner(bundle: Bundle) -> Iterator[Runner]:
         yield opened
 
 
+def offer(auditor: Auditor, inputs: Any, result: Any, *, revision: int, policy: Any, labels: Any = None) -> None:
+    """Draw from a batch that is answered, and have it audited, as the agent does."""
+    drawn = auditor.draw(inputs, len(result.exits), labels=labels)
+    if drawn is not None:
+        auditor.take(drawn, result, revision=revision, policy=policy)
+
+
 class Collected:
     """Takes what an auditor emits."""
 
@@ -45,7 +52,7 @@ def test_an_audit_holds_every_exit_of_the_sample_as_it_was_when_it_was_answered(
     inputs = make_samples(10)
     expected = runner.infer_every_exit(inputs, temperatures=POLICY.temperatures).readouts
     result = runner.infer(inputs, policy=POLICY)
-    auditor.offer(inputs, result, revision=4, policy=POLICY, labels=[3, -1, *range(8)])
+    offer(auditor, inputs, result, revision=4, policy=POLICY, labels=[3, -1, *range(8)])
     inputs[INPUT][:] = 0  # the caller uses its array again
     auditor.start()
     auditor.stop()
@@ -77,7 +84,7 @@ def test_an_audit_tells_an_answer_that_is_not_the_exit_s_own_class(runner: Runne
     given = np.array(answers)[exits, np.arange(4)].astype(np.int64)
     result = msgspec.structs.replace(_result(4), exits=exits, answers=given)
     auditor = Auditor(Recorded(), share=1.0, exits=4, emit=collected)  # type: ignore[arg-type]
-    auditor.offer(make_samples(4), result, revision=0, policy=voting, labels=None)
+    offer(auditor, make_samples(4), result, revision=0, policy=voting, labels=None)
     auditor.start()
     auditor.stop()
     assert [sample.answer for sample in collected.samples] == [0, 0, None, None]
@@ -135,8 +142,13 @@ def test_the_draw_does_not_look_at_the_sample_and_has_the_share_that_was_asked_f
     inputs = make_samples(100)
     for start in range(0, 100, 10):
         batch = {INPUT: inputs[INPUT][start : start + 10]}
-        auditor.offer(
-            batch, runner.infer(batch, policy=POLICY), revision=0, policy=POLICY, labels=list(range(start, start + 10))
+        offer(
+            auditor,
+            batch,
+            runner.infer(batch, policy=POLICY),
+            revision=0,
+            policy=POLICY,
+            labels=list(range(start, start + 10)),
         )
     auditor.stop()
     assert len(asked) == 100
@@ -164,7 +176,7 @@ def test_offering_never_waits_and_skips_what_does_not_fit(runner: Runner) -> Non
     one = make_samples(1)
     result = runner.infer(one, policy=POLICY)
     for _ in range(200):
-        auditor.offer(one, result, revision=0, policy=POLICY, labels=None)
+        offer(auditor, one, result, revision=0, policy=POLICY, labels=None)
     assert slow.begun.wait(5)
     assert auditor.skipped >= 200 - 66
     slow.go_on.set()
@@ -177,7 +189,7 @@ def test_stopping_does_not_wait_for_an_audit_that_hangs(runner: Runner) -> None:
     auditor = Auditor(slow, share=1.0, exits=3, emit=Collected())  # type: ignore[arg-type]
     auditor.start()
     one = make_samples(1)
-    auditor.offer(one, runner.infer(one, policy=POLICY), revision=0, policy=POLICY, labels=None)
+    offer(auditor, one, runner.infer(one, policy=POLICY), revision=0, policy=POLICY, labels=None)
     auditor.stop(timeout_s=0.1)
     slow.go_on.set()
 
@@ -192,7 +204,7 @@ def test_samples_that_break_the_model_are_left_out_and_the_next_are_audited(
     broken = {INPUT: np.full((2, 8), np.nan, dtype=np.float32)}
     result = runner.infer(good, policy=POLICY)
     for inputs in (wrong, broken, good):
-        auditor.offer(inputs, result, revision=0, policy=POLICY, labels=None)
+        offer(auditor, inputs, result, revision=0, policy=POLICY, labels=None)
     auditor.stop()
     assert len(collected.samples) == 2
     assert auditor.skipped == 4
@@ -210,7 +222,7 @@ def test_a_message_of_a_deep_model_s_audits_fits_the_wire() -> None:
     auditor = Auditor(Deep(), share=1.0, exits=64, emit=collected)  # type: ignore[arg-type]
     deep = Confidence(temperatures=(1.0,) * 64, thresholds=(None,) * 63)
     result = msgspec.structs.replace(_result(40), exits=np.zeros(40, dtype=np.int64))
-    auditor.offer(make_samples(40), result, revision=0, policy=deep, labels=None)
+    offer(auditor, make_samples(40), result, revision=0, policy=deep, labels=None)
     auditor.start()
     auditor.stop()
     assert len(collected.samples) == 40
@@ -232,4 +244,5 @@ def _result(count: int) -> Any:
         scores=nothing,
         latency_ms=nothing,
         stage_ms=(),
+        decide_ms=(),
     )

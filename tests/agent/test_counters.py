@@ -27,6 +27,7 @@ def made_result(exits: list[int], scores: list[list[float]], latency_ms: list[fl
         scores=np.array(scores, dtype=np.float32),
         latency_ms=np.array(latency_ms),
         stage_ms=(),
+        decide_ms=(),
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgeexit.agent import AgentConfig
+from edgeexit.agent import AgentConfig, EndpointConfig
 
 PAGE = Path(__file__).parents[2] / "docs" / "agent.md"
 
@@ -13,8 +13,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "agent.md"
 def test_every_field_is_documented_and_nothing_else(tmp_path):
     (text,) = re.findall(r"```toml\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
     path = tmp_path / "agent.toml"
-    path.write_text(text.replace("# username", "username").replace("# password_file", "password_file"))
+    path.write_text(re.sub(r"^# (?=\w+ = )", "", text, flags=re.MULTILINE))
     config = AgentConfig.load(path)
     documented = msgspec.toml.decode(path.read_bytes())
     assert set(documented) == set(AgentConfig.__struct_fields__)
+    assert set(documented["endpoint"]) == set(EndpointConfig.__struct_fields__)
     assert set(documented["broker"]) == set(type(config.broker).__struct_fields__)

@@ -1,0 +1,170 @@
+"""The endpoint as a whole: a thread with a loop, a server with bounded connections, a start and a clean stop."""
+
+import asyncio
+import ipaddress
+import logging
+import socket
+import threading
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Final
+
+from tornado.httpserver import HTTPServer
+from tornado.iostream import IOStream
+from tornado.netutil import bind_sockets
+
+from edgeexit.agent.agent import Agent
+from edgeexit.agent.config import EndpointConfig
+from edgeexit.agent.endpoint.calls import make_application
+from edgeexit.agent.endpoint.documents import model_metadata, server_metadata
+from edgeexit.agent.endpoint.transport import Service
+from edgeexit.errors import ConfigError
+
+_log = logging.getLogger(__name__)
+
+_MAX_HEADER_BYTES: Final = 16 * 1024
+_ANY_BODY: Final = 2**62
+"""What HTTP itself lets pass; handlers refuse larger bodies than the configuration allows, in words."""
+_STOP_S: Final = 10.0
+_STOP_POLL_S: Final = 0.02
+
+_FULL_BODY: Final = b'{"error":"too many connections are open; try again later"}'
+_FULL: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\n"
+    b"Content-Length: %d\r\n\r\n%b" % (len(_FULL_BODY), _FULL_BODY)
+)
+
+
+class Endpoint:
+    """Serves an agent that is open; a context manager.
+
+    Args:
+        agent: an open one; it outlives the endpoint.
+        config: where to listen and what to take.
+
+    Raises ConfigError, when it is entered, for an address that cannot be listened on.
+
+    """
+
+    def __init__(self, agent: Agent, config: EndpointConfig) -> None:
+        self._config = config
+        self._agent = agent
+        self._service = Service(agent, config, server_metadata(), model_metadata(agent.manifest, agent.bundle_digest))
+        self._thread = threading.Thread(target=self._run, name="agent-endpoint", daemon=True)
+        self._sockets: list[socket.socket] = []
+        self._serving: Future[asyncio.AbstractEventLoop] = Future()
+        self._server: _BoundedServer
+        self._stopped: asyncio.Event
+
+    def __enter__(self) -> "Endpoint":
+        """Bind and serve."""
+        self._sockets = _bind(self._config)
+        self._thread.start()
+        self._serving.result()
+        _log.info("the endpoint serves model '%s' on http://%s", self._service.model.name, self.address)
+        if not _is_local(self._config.host):
+            _log.warning(
+                "the endpoint listens on %s: whoever reaches it over the network can ask, nobody has to log in",
+                self._config.host,
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Take no more, finish what is in flight for a bounded time, and close."""
+        loop = self._serving.result()
+        self._service.ready = False
+        loop.call_soon_threadsafe(self._stopped.set)
+        self._thread.join(2 * _STOP_S)  # a loop that hangs is left behind
+
+    @property
+    def address(self) -> str:
+        """Host and port."""
+        host, port = self._sockets[0].getsockname()[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    @property
+    def port(self) -> int:
+        """The port, also where a free one was asked for."""
+        port: int = self._sockets[0].getsockname()[1]
+        return port
+
+    @property
+    def connections(self) -> int:
+        """Number of connections that are open."""
+        return self._server.open_connections
+
+    def probe(self) -> Future[None]:
+        """Answer one golden sample by way of the endpoint's own loop; the future tells when that is done."""
+        return asyncio.run_coroutine_threadsafe(self._probe(), self._serving.result())
+
+    def tell(self, *, ready: bool) -> None:
+        """Say to clients from now on whether inference answers."""
+        self._service.ready = ready
+
+    async def _probe(self) -> None:
+        await asyncio.wrap_future(self._agent.probe())
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except Exception as error:
+            if self._serving.done():
+                raise
+            self._serving.set_exception(error)
+
+    async def _serve(self) -> None:
+        server = self._server = _BoundedServer(
+            make_application(self._service),
+            max_header_size=_MAX_HEADER_BYTES,
+            max_body_size=_ANY_BODY,
+            idle_connection_timeout=self._config.idle_timeout_s,
+            body_timeout=self._config.transfer_timeout_s,
+        )
+        server.max_connections = self._config.max_connections
+        server.add_sockets(self._sockets)
+        self._stopped = asyncio.Event()
+        self._serving.set_result(asyncio.get_running_loop())
+        await self._stopped.wait()
+        server.stop()
+        deadline = asyncio.get_running_loop().time() + _STOP_S
+        while self._service.admission.requests and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - once in a life
+            await asyncio.sleep(_STOP_POLL_S)
+        await server.close_all_connections()
+
+
+class _BoundedServer(HTTPServer):
+    """Tells clients beyond the bound to come back."""
+
+    max_connections: int
+
+    @property
+    def open_connections(self) -> int:
+        return len(self._connections)
+
+    def handle_stream(self, stream: IOStream, address: tuple[str, int]) -> None:
+        if self.open_connections < self.max_connections:
+            super().handle_stream(stream, address)
+            return
+        stream.write(_FULL).add_done_callback(lambda _: stream.close())
+
+
+def _bind(config: EndpointConfig) -> list[socket.socket]:
+    where = f"endpoint: port {config.port} on {config.host}"
+    try:
+        return bind_sockets(config.port, config.host, backlog=config.max_connections)
+    except socket.gaierror as error:
+        raise ConfigError(f"endpoint: host '{config.host}' does not resolve; give an address of this device") from error
+    except OSError as error:
+        raise ConfigError(
+            f"{where} cannot be listened on ({error.strerror}); stop what listens there, or set another host or port "
+            "under [endpoint]"
+        ) from error
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,38 @@
+"""An agent that serves on a free port."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from edgeexit.agent import Agent, AgentConfig, EndpointConfig
+from edgeexit.agent.endpoint.server import Endpoint
+from edgeexit.bundle import Bundle
+from tests.agent.endpoint.client import Gate, Served
+
+
+@pytest.fixture
+def serve(bundle: Bundle, config: AgentConfig, changed: Callable[..., AgentConfig]) -> Iterator[Callable[..., Served]]:
+    """Start an agent and its endpoint; options are those of the endpoint, `agent` has those of the agent."""
+    with contextlib.ExitStack() as life:
+
+        def start(*, agent: dict[str, Any] | None = None, **options: Any) -> Served:
+            opened = life.enter_context(Agent(bundle, changed(**(agent or {}))))
+            endpoint = life.enter_context(Endpoint(opened, EndpointConfig(port=0, **options)))
+            return Served(opened, endpoint)
+
+        yield start
+
+
+@pytest.fixture
+def served(serve: Callable[..., Served]) -> Served:
+    return serve()
+
+
+@pytest.fixture
+def gate(served: Served, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    """Lets no inference of `served` through until it is opened."""
+    gate = Gate(served, monkeypatch)
+    yield gate
+    gate.open()

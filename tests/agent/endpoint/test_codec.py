@@ -1,0 +1,259 @@
+"""Bytes to arrays and back: what any client can say is understood, and what nobody should say is refused."""
+
+import contextlib
+import json
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from edgeexit.agent.endpoint.codec import (
+    OUTPUTS,
+    Wanted,
+    decode_feedback,
+    decode_request,
+    encode_response,
+)
+from edgeexit.agent.endpoint.tensors import datatype_of
+from edgeexit.errors import ProtocolError
+from edgeexit.runtime import Inference
+
+DTYPES = ["?", "i1", "<i2", "<i4", "<i8", "u1", "<u2", "<u4", "<u8", "<f2", "<f4", "<f8"]
+
+shapes = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
+arrays = st.sampled_from(DTYPES).flatmap(lambda dtype: hnp.arrays(dtype, shapes))
+finite = st.sampled_from([dtype for dtype in DTYPES if dtype != "<f2"]).flatmap(
+    lambda dtype: hnp.arrays(
+        dtype, shapes, elements={"allow_nan": False, "allow_infinity": False} if "f" in dtype else None
+    )
+)
+
+
+def tensor(name: str, array: Any, **rest: Any) -> dict[str, Any]:
+    return {"name": name, "shape": list(array.shape), "datatype": datatype_of(array.dtype), **rest}
+
+
+def binary(*named: tuple[str, Any]) -> tuple[bytes, int]:
+    header = json.dumps(
+        {"inputs": [tensor(name, array, parameters={"binary_data_size": array.nbytes}) for name, array in named]}
+    ).encode()
+    return header + b"".join(array.tobytes() for _, array in named), len(header)
+
+
+def same(found: Any, expected: Any) -> None:
+    assert found.dtype == expected.dtype
+    assert found.shape == expected.shape
+    assert found.tobytes() == expected.tobytes(), "bit for bit"
+
+
+@given(arrays, arrays)
+def test_binary_tensors_come_through_bit_for_bit(first: Any, second: Any) -> None:
+    body, length = binary(("a", first), ("b", second))
+    request = decode_request(body, length, inputs=["a", "b"])
+    same(request.inputs["a"], first)
+    same(request.inputs["b"], second)
+
+
+@given(array=finite, nested=st.booleans())
+def test_json_tensors_come_through_nested_or_flat(array: Any, *, nested: bool) -> None:
+    data = array.tolist() if nested and array.ndim else array.ravel().tolist()
+    body = json.dumps({"inputs": [tensor("a", array, data=data)]}, indent=1).encode()
+    same(decode_request(body, None, inputs=["a"]).inputs["a"], array)
+
+
+def inference(batch: int, exit_shape: tuple[int, ...], generator: np.random.Generator) -> Inference:
+    return Inference(
+        answers=generator.integers(0, 9, batch),
+        exits=generator.integers(0, 3, batch),
+        outputs=generator.standard_normal((batch, *exit_shape)).astype(np.float32),
+        readouts=generator.standard_normal((batch, 4)).astype(np.float32),
+        scores=np.zeros((batch, 3), dtype=np.float32),
+        latency_ms=generator.random(batch),
+        stage_ms=(),
+        decide_ms=(),
+    )
+
+
+@given(
+    st.integers(1, 5),
+    st.sampled_from([(3,), (2, 3, 2)]),
+    st.lists(st.sampled_from(OUTPUTS), unique=True, min_size=1),
+    st.data(),
+)
+def test_a_response_holds_what_was_wanted_in_its_order(
+    batch: int, exit_shape: tuple[int, ...], names: list[str], data: Any
+) -> None:
+    result = inference(batch, exit_shape, np.random.default_rng(batch))
+    wanted = [Wanted(name, data.draw(st.booleans())) for name in names]
+    parameters = {"revision": 7, "policy": "confidence"}
+    body, length = encode_response(result, wanted, model="m", version="v", request_id="x", parameters=parameters)
+    header = json.loads(body if length is None else body[:length])
+    assert (header["model_name"], header["model_version"], header["id"]) == ("m", "v", "x")
+    assert header["parameters"] == parameters
+    assert [output["name"] for output in header["outputs"]] == names
+    rest = memoryview(body)[len(body) if length is None else length :]
+    for output, (name, as_bytes) in zip(header["outputs"], wanted, strict=True):
+        expected = getattr(result, name)
+        assert output["datatype"] == datatype_of(expected.dtype)
+        if as_bytes:
+            size = output["parameters"]["binary_data_size"]
+            found = np.frombuffer(rest[:size], dtype=expected.dtype)
+            rest = rest[size:]
+        else:
+            found = np.array(output["data"], dtype=expected.dtype)
+        same(found.reshape(output["shape"]), expected)
+    assert not len(rest)
+
+
+def test_what_json_has_no_number_for_is_null() -> None:
+    result = msgspec.structs.replace(inference(1, (2,), np.random.default_rng()), outputs=np.array([[np.nan, 1]], "f4"))
+    body, _ = encode_response(
+        result, [Wanted("outputs", binary=False)], model="m", version="v", request_id=None, parameters={}
+    )
+    assert json.loads(body)["outputs"][0]["data"] == [None, 1.0]
+
+
+GOOD = {"name": "a", "shape": [2], "datatype": "FP32", "data": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"name": "b"}, "'b' is none of the model's; it has a"),
+        ({"datatype": "BYTES"}, "datatype 'BYTES'"),
+        ({"datatype": "FP16"}, "FP16, which JSON cannot hold"),
+        ({"shape": [3]}, "2 elements"),
+        ({"shape": [-2]}, "shape"),
+        ({"shape": [2] * 17}, "shape"),
+        ({"shape": [2**62, 2**62]}, "2 elements"),
+        ({"data": None}, "'a' does not hold FP32"),
+        ({"data": ["x", "y"]}, "'a' does not hold FP32"),
+        ({"data": [[1], [2, 3]], "shape": [2, 2]}, "'a' does not hold FP32"),
+        ({"data": [[1], [2, 3, 4]], "shape": [2, 2]}, "'a' does not hold FP32"),
+        ({"data": [[1, 2, 3, 4]], "shape": [2, 2]}, r"shape \[1, 4\] where it says \[2, 2\]"),
+        ({"data": [1.5, 2], "datatype": "INT8"}, "'a' does not hold INT8"),
+        ({"data": [1, 128], "datatype": "INT8"}, "from -128 to 127"),
+        ({"data": [0, -1], "datatype": "UINT64"}, "from 0 to"),
+        ({"data": [1, 0], "datatype": "BOOL"}, "'a' does not hold BOOL"),
+        ({"parameters": {"shared_memory_region": "r"}}, "shared memory"),
+        ({"parameters": {"binary_data_size": 8}}, "both data and binary_data_size"),
+    ],
+)
+def test_a_tensor_that_is_not_as_it_says_is_refused_by_name(change: dict[str, Any], named: str) -> None:
+    with pytest.raises(ProtocolError, match=named):
+        decode_request(json.dumps({"inputs": [{**GOOD, **change}]}).encode(), None, inputs=["a"])
+
+
+@pytest.mark.parametrize(
+    ("request_", "named"),
+    [
+        ({"inputs": [{k: v for k, v in GOOD.items() if k != "data"}]}, "neither data nor binary_data_size"),
+        ({"inputs": [GOOD, GOOD]}, "given twice"),
+        ({}, "inputs"),
+        ({"inputs": [GOOD], "id": "x" * 257}, "id"),
+        ({"inputs": [GOOD], "outputs": [{"name": "logits"}]}, "'logits' is not on offer; there are answers, exits"),
+        ({"inputs": [GOOD], "outputs": [{"name": "exits"}] * 2}, "asked for twice"),
+        ({"inputs": [GOOD], "outputs": [{"name": "exits", "parameters": {"classification": 3}}]}, "no classification"),
+    ],
+)
+def test_a_request_that_is_not_as_it_should_be_is_refused(request_: dict[str, Any], named: str) -> None:
+    with pytest.raises(ProtocolError, match=named):
+        decode_request(json.dumps(request_).encode(), None, inputs=["a"])
+
+
+@pytest.mark.parametrize("length", [-1, 10**9])
+def test_a_header_length_beyond_the_body_is_refused(length: int) -> None:
+    with pytest.raises(ProtocolError, match="Inference-Header-Content-Length"):
+        decode_request(b"{}", length, inputs=["a"])
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+def test_bytes_too_few_or_too_many_are_refused(change: int) -> None:
+    body, length = binary(("a", np.ones(2, "f4")))
+    with pytest.raises(ProtocolError, match="bytes"):
+        decode_request(body[:change] if change < 0 else body + b"x", length, inputs=["a"])
+
+
+def test_a_bool_is_0_or_1() -> None:
+    header = json.dumps(
+        {"inputs": [{"name": "a", "shape": [2], "datatype": "BOOL", "parameters": {"binary_data_size": 2}}]}
+    ).encode()
+    with pytest.raises(ProtocolError, match="neither 0 nor 1"):
+        decode_request(header + b"\x01\x02", len(header), inputs=["a"])
+
+
+def test_large_whole_numbers_keep_every_digit() -> None:
+    exact = [2**53 + 1, 2**64 - 1, 5]
+    body = json.dumps({"inputs": [{"name": "a", "shape": [3], "datatype": "UINT64", "data": exact}]}).encode()
+    assert decode_request(body, None, inputs=["a"]).inputs["a"].tolist() == exact
+
+
+def test_whether_outputs_are_binary_is_said_for_all_or_for_one() -> None:
+    request = {
+        "inputs": [GOOD],
+        "parameters": {"binary_data_output": True},
+        "outputs": [{"name": "exits"}, {"name": "answers", "parameters": {"binary_data": False}}],
+    }
+    found = decode_request(json.dumps(request).encode(), None, inputs=["a"]).outputs
+    assert found == (Wanted("exits", binary=True), Wanted("answers", binary=False))
+    del request["outputs"]
+    found = decode_request(json.dumps(request).encode(), None, inputs=["a"]).outputs
+    assert found == tuple(Wanted(name, binary=True) for name in OUTPUTS)
+
+
+junk = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+nearly_tensor = st.fixed_dictionaries(
+    {"name": st.just("a") | junk, "shape": st.lists(st.integers(-1, 4), max_size=3) | junk},
+    optional={
+        "datatype": st.sampled_from(["FP32", "INT64", "BOOL", "FP16", "UINT8"]) | junk,
+        "data": st.lists(st.integers(-300, 300) | st.floats() | st.lists(st.integers(0, 2), max_size=2), max_size=4)
+        | junk,
+        "parameters": st.fixed_dictionaries({"binary_data_size": st.integers(-1, 20) | junk}) | junk,
+    },
+)
+nearly_request = st.fixed_dictionaries(
+    {"inputs": st.lists(nearly_tensor, max_size=2) | junk},
+    optional={
+        "id": junk,
+        "parameters": junk,
+        "outputs": st.lists(st.fixed_dictionaries({"name": junk}), max_size=2) | junk,
+    },
+)
+
+
+@given(nearly_request, st.binary(max_size=24), st.integers(-2, 10))
+def test_nearly_right_requests_are_understood_or_refused_in_words(request_: Any, rest: bytes, shift: int) -> None:
+    header = json.dumps(request_).encode()
+    understood_or_refused(header + rest, len(header) + shift)
+
+
+@given(st.binary(max_size=200), st.none() | st.integers(-2, 210))
+def test_any_bytes_are_understood_or_refused_in_words(body: bytes, length: int | None) -> None:
+    understood_or_refused(body, length)
+
+
+def test_json_nested_without_end_is_refused_in_words() -> None:
+    deep = b"[" * 100_000
+    understood_or_refused(b'{"inputs": ' + deep, None)
+    understood_or_refused(b'{"inputs": [{"name": "a", "shape": [1], "datatype": "FP32", "data": ' + deep, None)
+
+
+def understood_or_refused(body: bytes, length: int | None) -> None:
+    with contextlib.suppress(ProtocolError):  # any other error fails the test
+        decode_request(body, length, inputs=["a"])
+    with contextlib.suppress(ProtocolError):
+        decode_feedback(body)
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "datetime64[s]", "U3"])
+def test_a_model_of_another_dtype_is_refused_by_name(dtype: str) -> None:
+    with pytest.raises(ProtocolError, match="has no datatype"):
+        datatype_of(dtype)

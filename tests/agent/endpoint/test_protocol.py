@@ -1,0 +1,180 @@
+"""The Open Inference Protocol, as its clients speak it."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.http as triton
+from tritonclient.utils import InferenceServerException
+
+from edgeexit.bundle import Bundle
+from edgeexit.runtime import Runner, whole_model
+from tests.agent.endpoint.client import MODEL, Served, ask, question
+from tests.bundles import FEATURES, INPUT, make_samples
+
+ROWS = make_samples(5)[INPUT]
+
+
+@pytest.fixture
+def client(served: Served) -> Any:
+    with triton.InferenceServerClient(served.endpoint.address) as client:
+        yield client
+
+
+def given_input(*, binary: bool) -> Any:
+    tensor = triton.InferInput(INPUT, list(ROWS.shape), "FP32")
+    tensor.set_data_from_numpy(ROWS, binary_data=binary)
+    return [tensor]
+
+
+def test_health_and_metadata(client: Any, bundle: Bundle) -> None:
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("tiny")
+    assert client.is_model_ready("tiny", bundle.digest)
+    assert "binary_tensor_data" in client.get_server_metadata()["extensions"]
+    for version in ("", bundle.digest):
+        model = client.get_model_metadata("tiny", version)
+        assert (model["name"], model["versions"]) == ("tiny", [bundle.digest])
+        assert model["inputs"] == [{"name": INPUT, "datatype": "FP32", "shape": [-1, FEATURES]}]
+        assert {o["name"]: (o["datatype"], o["shape"]) for o in model["outputs"]} == {
+            "answers": ("INT64", [-1]),
+            "exits": ("INT64", [-1]),
+            "outputs": ("FP32", [-1, 4]),
+            "readouts": ("FP32", [-1, 4]),
+            "latency_ms": ("FP64", [-1]),
+        }
+    (entry,) = client.get_model_repository_index()
+    assert (entry["name"], entry["version"], entry["state"]) == ("tiny", bundle.digest, "READY")
+
+
+@pytest.mark.parametrize("binary_input", [True, False])
+@pytest.mark.parametrize("binary_output", [True, False])
+def test_answers_are_the_runner_s(client: Any, bundle: Bundle, *, binary_input: bool, binary_output: bool) -> None:
+    wanted = [
+        triton.InferRequestedOutput(name, binary_data=binary_output)
+        for name in ("outputs", "answers", "exits", "readouts", "latency_ms")
+    ]
+    found = client.infer("tiny", given_input(binary=binary_input), outputs=wanted, request_id="r-1")
+    with Runner(bundle) as runner:
+        expected = runner.infer({INPUT: ROWS}, policy=whole_model(3))
+    for name in ("answers", "exits", "outputs", "readouts"):
+        np.testing.assert_allclose(found.as_numpy(name), getattr(expected, name), rtol=1e-5, atol=1e-6)
+        assert found.as_numpy(name).dtype == getattr(expected, name).dtype
+    assert (found.as_numpy("latency_ms") > 0).all()
+    told = found.get_response()
+    assert (told["id"], told["model_name"], told["model_version"]) == ("r-1", "tiny", bundle.digest)
+    assert told["parameters"] == {"revision": 0, "policy": "confidence"}
+
+
+def test_all_outputs_come_where_none_is_named_and_only_those_that_are(client: Any) -> None:
+    everything = client.infer("tiny", given_input(binary=True)).get_response()
+    assert [output["name"] for output in everything["outputs"]] == [
+        "answers", "exits", "outputs", "readouts", "latency_ms",
+    ]  # fmt: skip
+    one = client.infer("tiny", given_input(binary=True), outputs=[triton.InferRequestedOutput("exits")])
+    assert [output["name"] for output in one.get_response()["outputs"]] == ["exits"]
+
+
+def test_what_the_client_gets_wrong_it_is_told(client: Any) -> None:
+    wrong = [
+        (lambda: client.infer("other", given_input(binary=True)), "404", "'other' is not here; 'tiny' is"),
+        (lambda: client.infer("tiny", given_input(binary=True), model_version="2"), "404", "no version '2'"),
+        (
+            lambda: client.infer("tiny", given_input(binary=True), outputs=[triton.InferRequestedOutput("logits")]),
+            "400",
+            "'logits' is not on offer",
+        ),
+        (lambda: client.get_inference_statistics("tiny"), "404", "nothing at /v2/models/tiny/stats"),
+        (
+            lambda: client.infer("tiny", given_input(binary=True), request_compression_algorithm="gzip"),
+            "415",
+            "compressed",
+        ),
+    ]
+    for call, status, text in wrong:
+        with pytest.raises(InferenceServerException, match=text) as caught:
+            call()
+        assert caught.value.status() == status
+
+
+@pytest.mark.parametrize(
+    ("rows", "text"),
+    [
+        (np.zeros((2, 5), dtype=np.float32), "the model takes batchx8"),
+        (np.full((2, 8), np.nan, dtype=np.float32), "has NaN in sample 0"),
+        (np.zeros((0, 8), dtype=np.float32), "no samples"),
+        (np.zeros((2, 8), dtype=np.float64), "float64 where the model takes float32"),
+    ],
+)
+def test_inputs_that_do_not_fit_the_model_are_refused(served: Served, rows: Any, text: str) -> None:
+    datatype = "FP64" if rows.dtype == np.float64 else "FP32"
+    parameters = {"binary_data_size": rows.nbytes}
+    tensor = {"name": INPUT, "shape": list(rows.shape), "datatype": datatype, "parameters": parameters}
+    header = json.dumps({"inputs": [tensor]}).encode()
+    answer = ask(
+        served.endpoint.port,
+        f"{MODEL}/infer",
+        header + rows.tobytes(),
+        Inference_Header_Content_Length=str(len(header)),
+    )
+    assert answer.status == 400
+    assert text in answer.body["error"]
+
+
+def test_not_a_number_is_passed_on_where_the_configuration_says_so(serve: Callable[..., Served]) -> None:
+    served = serve(agent={"not_finite": "pass"})
+    with triton.InferenceServerClient(served.endpoint.address) as client:
+        tensor = triton.InferInput(INPUT, [1, FEATURES], "FP32")
+        tensor.set_data_from_numpy(np.full((1, FEATURES), np.nan, dtype=np.float32))
+        assert client.infer("tiny", [tensor]).as_numpy("exits").tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "status", "text"),
+    [
+        ("/", {}, 404, "nothing at /"),
+        ("/v2/models/tiny/versions", {}, 404, "nothing at"),
+        ("/v2/health/live", {"method": "POST", "body": b"x"}, 405, "Method Not Allowed"),
+        ("/v2/health/live", {"method": "DELETE"}, 405, "Method Not Allowed"),
+        (f"{MODEL}/infer", {}, 405, "Method Not Allowed"),
+        (f"{MODEL}/infer", {"body": b"{}", "Origin": "http://evil.example"}, 403, "web pages"),
+        (f"{MODEL}/infer", {"body": b"{}", "Inference_Header_Content_Length": "two"}, 400, "'two'"),
+        ("/edgeexit/v1/feedback", {"body": b'{"id": "nobody", "label": 1}'}, 404, "'nobody'"),
+        ("/edgeexit/v1/feedback", {"body": b'{"id": "a", "label": "cat"}'}, 400, "label"),
+        ("/edgeexit/v1/feedback", {"body": b'{"id": "a", "label": 4}'}, 400, "4 classes"),
+        ("/edgeexit/v1/feedback", {"body": b'{"id": "a", "label": %d}' % 2**70}, 400, "4 classes"),
+    ],
+)
+def test_every_refusal_is_json_in_one_line(
+    served: Served, path: str, options: dict[str, Any], status: int, text: str
+) -> None:
+    answer = ask(served.endpoint.port, path, **options)
+    assert (answer.status, list(answer.body)) == (status, ["error"])
+    assert text in answer.body["error"]
+    assert "\n" not in answer.body["error"]
+    assert answer.headers["Content-Type"] == "application/json"
+
+
+def test_a_label_finds_its_audited_sample_by_the_id_of_the_request(serve: Callable[..., Served]) -> None:
+    served = serve(agent={"audit_share": 1.0, "report_interval_s": 3600.0})
+    port = served.endpoint.port
+    assert ask(port, f"{MODEL}/infer", question(ROWS[:1], id="door-1")).body["id"] == "door-1"
+    assert ask(port, "/edgeexit/v1/feedback", {"id": "door-1", "label": 3}).status == 200
+    assert ask(port, "/edgeexit/v1/feedback", {"id": "door-1", "label": [1, 2]}).status == 400
+    assert ask(port, "/edgeexit/v1/feedback", {"id": "door-2", "label": 3}).status == 404
+
+
+def test_an_agent_that_fails_says_so_without_its_insides(
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("secret insides")
+
+    monkeypatch.setattr(served.agent._runner, "infer_async", broken)
+    answer = ask(served.endpoint.port, f"{MODEL}/infer", question(ROWS))
+    assert answer.status == 500
+    assert answer.body == {"error": "the agent failed; its log says more"}
+    assert "secret insides" in caplog.text

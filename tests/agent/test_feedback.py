@@ -1,0 +1,200 @@
+"""Labels that come after the answer: they find their audited samples, and samples do not wait for them for ever."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeexit.agent import Agent, AgentConfig
+from edgeexit.agent.awaiting import _MOST_SAMPLES, AwaitingLabels
+from edgeexit.bundle import Bundle
+from edgeexit.errors import DataError
+from edgeexit.messages import Audit, AuditedSample
+from tests.agent.fleet import Fleet, wait_for
+from tests.bundles import INPUT, make_samples
+
+Change = Callable[..., AgentConfig]
+SAMPLE = AuditedSample(exit=0, top1=(1, 2), p1=(0.5, 0.9), p2=(0.3, 0.1), entropy=(1.0, 0.3))
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def awaiting(clock: Clock) -> AwaitingLabels:
+    return AwaitingLabels(30.0, clock=clock)
+
+
+def hold(awaiting: AwaitingLabels, identity: str, *, rows: tuple[int, ...] = (0,), batch: int = 1) -> list[Any]:
+    ticket = awaiting.expect(identity, batch=batch, rows=rows, labels=[None] * len(rows))
+    return awaiting.hold(ticket, 7, [(place, SAMPLE) for place in range(len(rows))])
+
+
+def labels(released: list[Any]) -> list[int | None]:
+    assert {revision for revision, _ in released} <= {7}
+    return [sample.label for _, sample in released]
+
+
+def test_a_sample_waits_for_its_label_until_the_window_ends(awaiting: AwaitingLabels, clock: Clock) -> None:
+    hold(awaiting, "a")
+    clock.now += 29
+    hold(awaiting, "b")
+    assert awaiting.release() == []
+    clock.now += 1
+    assert labels(awaiting.release()) == [None]
+    assert not awaiting.attach("a", [1]), "it has gone out"
+    assert awaiting.attach("b", [1])
+    assert labels(awaiting.release()) == [1], "all labels are there, and nothing more to wait for"
+    assert awaiting.release() == []
+
+
+def test_labels_go_to_the_rows_that_were_drawn(awaiting: AwaitingLabels) -> None:
+    hold(awaiting, "a", rows=(1, 3), batch=4)
+    assert awaiting.attach("a", [9, 5, 9, -1])
+    assert awaiting.release() == []
+    assert awaiting.attach("a", [9, -1, 9, 6])
+    assert labels(awaiting.release()) == [5, 6]
+
+
+def test_a_label_may_come_before_the_audit_is_made(awaiting: AwaitingLabels) -> None:
+    ticket = awaiting.expect("a", batch=1, rows=[0], labels=[None])
+    assert awaiting.attach("a", [3])
+    awaiting.hold(ticket, 7, [(0, SAMPLE)])
+    assert labels(awaiting.release()) == [3]
+
+
+def test_another_number_of_labels_than_samples_is_refused(awaiting: AwaitingLabels) -> None:
+    hold(awaiting, "a", rows=(1,), batch=2)
+    with pytest.raises(DataError, match="'a' is an inference of 2 samples, and 1 labels are given"):
+        awaiting.attach("a", [1])
+
+
+def test_the_newest_inference_of_an_id_gets_the_label_and_both_go_out(awaiting: AwaitingLabels, clock: Clock) -> None:
+    hold(awaiting, "a")
+    clock.now += 20
+    hold(awaiting, "a")
+    clock.now += 15
+    assert labels(awaiting.release()) == [None]
+    assert awaiting.attach("a", [2])
+    assert labels(awaiting.release()) == [2]
+
+
+def test_what_waits_is_bounded_and_the_oldest_goes_first(awaiting: AwaitingLabels) -> None:
+    gone = [hold(awaiting, str(n)) for n in range(_MOST_SAMPLES + 10)]
+    assert [len(one) for one in gone] == [0] * _MOST_SAMPLES + [1] * 10
+    assert not awaiting.attach("9", [1])
+    assert awaiting.attach("10", [1])
+    assert len(awaiting._tickets) == _MOST_SAMPLES
+    assert len(awaiting.release(everything=True)) == _MOST_SAMPLES
+    assert not awaiting._tickets
+
+
+def test_what_is_not_held_is_forgotten(awaiting: AwaitingLabels) -> None:
+    awaiting.forget(awaiting.expect("a", batch=1, rows=[0], labels=[None]))
+    assert not awaiting.attach("a", [1])
+
+
+@pytest.fixture
+def patient(changed: Change) -> AgentConfig:
+    """Audits everything, and waits long for labels."""
+    return changed(audit_share=1.0, feedback_window_s=3600.0)
+
+
+def told(fleet: Fleet, config: AgentConfig) -> list[AuditedSample]:
+    once = {audit.sequence: audit for audit in fleet.messages(config, Audit)}
+    return [sample for audit in once.values() for sample in audit.samples]
+
+
+@pytest.fixture(params=["infer", "infer_async"])
+def infer(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
+    """Both ways to ask an agent."""
+
+    def ask(agent: Agent, *arguments: Any, **options: Any) -> Any:
+        found = getattr(agent, request.param)(*arguments, **options)
+        return found if request.param == "infer" else found.result(10)
+
+    return ask
+
+
+def test_a_true_class_that_comes_late_goes_out_with_its_sample(
+    fleet: Fleet, bundle: Bundle, patient: AgentConfig, infer: Callable[..., Any]
+) -> None:
+    with Agent(bundle, patient) as agent:
+        infer(agent, make_samples(1), id="door-1")
+        infer(agent, make_samples(3), id="door-2", labels=[-1, 0, -1])
+        infer(agent, make_samples(2))
+        wait_for(lambda: len(told(fleet, patient)) == 2, "those without an id")
+        time.sleep(0.5)
+        assert len(told(fleet, patient)) == 2, "reports go, and samples with an id wait"
+        assert agent.feedback("door-1", 3)
+        assert agent.feedback("door-2", [1, -1, 2])
+        assert not agent.feedback("door-3", 1)
+        wait_for(lambda: len(told(fleet, patient)) == 6, "the others, labelled")
+        assert not agent.feedback("door-1", 3), "too late"
+    assert sorted(str(sample.label) for sample in told(fleet, patient)) == ["0", "1", "2", "3", "None", "None"]
+
+
+def test_a_clean_stop_sends_what_waits(fleet: Fleet, bundle: Bundle, patient: AgentConfig) -> None:
+    with Agent(bundle, patient) as agent:
+        wait_for(lambda: agent.connected, "the broker")
+        futures = [agent.infer_async(make_samples(2), id=str(n)) for n in range(20)]
+    assert all(future.done() for future in futures)
+    wait_for(lambda: len(told(fleet, patient)) == 40, "all of them")
+
+
+def test_without_a_window_samples_go_with_the_next_report(fleet: Fleet, bundle: Bundle, changed: Change) -> None:
+    config = changed(audit_share=1.0)
+    with Agent(bundle, config) as agent:
+        agent.infer(make_samples(1), id="a")
+        wait_for(lambda: told(fleet, config), "the sample")
+        assert not agent.feedback("a", 1)
+
+
+@pytest.mark.parametrize("label", [4, [0, 4], 2**70])
+def test_a_class_that_the_model_does_not_have_is_refused(bundle: Bundle, patient: AgentConfig, label: Any) -> None:
+    with Agent(bundle, patient) as agent:
+        agent.infer(make_samples(2), id="a")
+        with pytest.raises(DataError, match="the model has 4 classes"):
+            agent.feedback("a", label)
+
+
+def test_the_caller_may_use_its_array_again_as_soon_as_it_has_asked(
+    fleet: Fleet, bundle: Bundle, changed: Change
+) -> None:
+    config = changed(audit_share=1.0)
+    rows = make_samples(1)[INPUT]
+    with Agent(bundle, config) as agent:
+        expected = agent._runner.infer_every_exit({INPUT: rows}).readouts[0]
+        asked = agent.infer_async({INPUT: rows})
+        rows[:] = 0
+        np.testing.assert_allclose(asked.result(10).readouts[0], expected[2], rtol=1e-6)
+        wait_for(lambda: told(fleet, config), "the audit")
+    np.testing.assert_allclose(told(fleet, config)[0].p1, expected[:, 1], rtol=1e-6)
+
+
+def test_what_is_drawn_depends_on_neither_input_nor_label_nor_id(
+    bundle: Bundle, changed: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same random numbers draw the same rows, whatever the samples are and whoever asks how."""
+    drawn: list[list[int]] = []
+    with Agent(bundle, changed(audit_share=0.3)) as agent:
+        take = agent._auditor.take
+        monkeypatch.setattr(agent._auditor, "take", lambda d, *a, **k: (drawn.append(d.rows), take(d, *a, **k)))
+        for options in ({}, {"labels": [3] * 50}, {"id": "x"}, {"id": "y", "labels": [0] * 50}):
+            numbers = iter(np.random.default_rng(5).random(50))
+            monkeypatch.setattr(agent._auditor, "_random", lambda numbers=numbers: next(numbers))
+            agent.infer(make_samples(50, seed=len(drawn)), **options)
+    assert len(drawn) == 4
+    assert all(rows == drawn[0] for rows in drawn)
+    assert 5 < len(drawn[0]) < 25

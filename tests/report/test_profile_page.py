@@ -1,0 +1,102 @@
+"""The page of a profile, from one made up here."""
+
+import pytest
+from plotly.offline import get_plotlyjs
+
+from edgeexit.latency import Drift, ExitPath, LatencyProfile, Phase, StageProfile, summarise
+from edgeexit.report.profile_figures import draw_run, draw_spread, draw_where_time_goes
+from edgeexit.report.profile_page import draw_profile
+from edgeexit.telemetry import Reading, Spread, Telemetry
+
+EXITS = ("first <b>", "last")
+
+
+def stage(name, ms, readout_ms=0.01):
+    return StageProfile(
+        name=name, latency=summarise([ms] * 700), raw_us=(round(1000 * ms),) * 700, readout_ms=readout_ms,
+        readout_interval_ms=None if readout_ms is None else (readout_ms, readout_ms), decision=summarise([0.002] * 70),
+    )  # fmt: skip
+
+
+def path(name, ms, samples, **parts):
+    return ExitPath(exit=name, latency=summarise([ms] * samples), **parts)
+
+
+def profile(**changes):
+    fields = {
+        "bundle": "0" * 64, "machine": "aarch64 <script>", "runtime": "onnxruntime 1.23.2", "threads": 4, "batch": 1,
+        "cold_load_ms": 30.0, "first_run_ms": 4.0, "stages": (stage("s0", 0.5), stage("s1", 0.7)),
+        "end_to_end": summarise([0.6] * 700), "policy": "beem", "exit_rates": (0.75, 0.25),
+        "end_to_end_raw_us": (600,) * 700,
+        "paths": (
+            path(EXITS[0], 0.51, 525, stages_ms=(0.5,), decisions_ms=0.002, staging_ms=0.008),
+            path(EXITS[1], 1.22, 175, stages_ms=(0.5, 0.7), decisions_ms=0.004, staging_ms=0.016),
+        ),
+        "drift": Drift(ratio=1.2, low=1.1, high=1.3, drifted=True),
+        "phases": (Phase(name="stages", start_s=0.2, end_s=3.2), Phase(name="end to end", start_s=3.4, end_s=6.4)),
+        "settings": {"governor": "schedutil", "cold load": "files in the page cache"},
+        "telemetry": Telemetry(
+            probe="jetson", readings=3, seconds=6.5, reading_ms=1.5, throttled=False, total_rail="VDD_IN",
+            energy_mj=30_000.0,
+            temperatures_c={"cpu-thermal": Spread(low=50, mean=52.5, high=55), "cv0-thermal": None},
+        ),
+        "readings": tuple(
+            Reading(monotonic_s=float(second), temperatures_c={"cpu-thermal": 50.0 + second, "cv0-thermal": None})
+            for second in range(6)
+        ),
+        "energy_per_inference_mj": 3.2,
+    }  # fmt: skip
+    return LatencyProfile(**fields | changes)
+
+
+def page(found):
+    return draw_profile(found, "a model", EXITS).decode().replace(get_plotlyjs(), "")
+
+
+def test_every_section_is_there_and_names_are_text():
+    text = page(profile())
+    for words in ("Where the time goes", "How latencies spread", "Over the run", "In figures", "The machine"):
+        assert f"<h2>{words}</h2>" in text
+    for words in ("3.20 mJ", "1.200 times as long", "the machine drifted", "not known", "schedutil", "Exit mix: first"):
+        assert words in text
+    assert "aarch64 &lt;script&gt;" in text
+    assert "aarch64 <script>" not in text
+    assert "first <b>" not in text
+
+
+def test_bars_add_up_to_what_the_exits_took():
+    figure = draw_where_time_goes(profile(), EXITS)
+    bars = {bar.name: bar.x for bar in figure.data}
+    assert list(bars) == ["stages", "readouts", "decisions", "staging"]
+    assert bars["readouts"] == pytest.approx((0.01, 0.02))
+    assert [sum(parts) for parts in zip(*bars.values(), strict=True)] == pytest.approx([0.51, 1.22])
+
+
+def test_without_a_policy_the_bars_are_the_stages_up_to_each_exit():
+    bare = profile(paths=(), end_to_end=None, policy=None, exit_rates=None, end_to_end_raw_us=())
+    bars = {bar.name: bar.x for bar in draw_where_time_goes(bare, EXITS).data}
+    assert bars["stages"] == pytest.approx((0.49, 1.18))
+    assert "decisions" not in bars
+    assert "every one forced to run" in page(bare)
+
+
+def test_readouts_that_are_not_known_stay_in_the_stages_and_are_told():
+    unknown = profile(stages=(stage("s0", 0.5, None), stage("s1", 0.7, None)))
+    assert "readouts" not in {bar.name for bar in draw_where_time_goes(unknown, EXITS).data}
+    assert "not known on this runtime" in page(unknown)
+
+
+def test_the_run_shows_sensors_that_told_something_under_the_latencies():
+    names = [trace.name for trace in draw_run(profile()).data]
+    assert names == ["every stage", "under the policy", "cpu-thermal"]
+
+
+def test_what_came_over_the_wire_is_drawn_without_its_samples():
+    sent = profile().without_raw()
+    assert draw_spread(sent) is None
+    assert draw_run(sent) is None
+    assert "Where the time goes" in page(sent)
+
+
+def test_an_invalid_profile_says_so_first():
+    assert "Not to be used as costs: too hot." in page(profile(invalid="too hot"))
