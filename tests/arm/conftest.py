@@ -1,0 +1,92 @@
+"""An aarch64 machine that lasts a session, the wheels for it, and a bundle compiled on this machine for it."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeexit.bundle import Bundle
+from edgeexit.datasets import save_arrays
+from edgeexit.signing import generate_key
+from tests.arm.emulation import aarch64_programs
+from tests.arm.machine import Machine
+from tests.arm.userland import cached_userland, python_version
+from tests.arm.wheels import build_wheel, fill_wheelhouse
+from tests.broker import RealBroker
+
+
+@pytest.fixture(scope="session")
+def cache() -> Path:
+    """What is the same in every run and takes long to fetch."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeexit-tests"
+
+
+@pytest.fixture(scope="session")
+def userland(cache: Path) -> Path:
+    return cached_userland(cache)
+
+
+@pytest.fixture(scope="session")
+def machine(userland: Path) -> Iterator[Machine]:
+    """A machine with nothing on it but Debian's Python and SSH server."""
+    # not in pytest's folder, which keeps those of three runs
+    with aarch64_programs(), tempfile.TemporaryDirectory(prefix="edgeexit-arm-") as folder:
+        yield Machine.copied_from(userland, Path(folder) / "root")
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This checkout's wheel."""
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="session")
+def wheelhouse(cache: Path, userland: Path, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, and the aarch64 wheels that it needs."""
+    folder = tmp_path_factory.mktemp("wheelhouse")
+    fill_wheelhouse(wheel, folder, cache=cache, python=python_version(userland))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def images() -> np.ndarray:
+    """Images [48, 3, 16, 16] float32, each of another tint, so that they leave at different exits."""
+    generator = np.random.default_rng(5)
+    tints = 3 * generator.standard_normal((48, 3, 1, 1))
+    return (generator.standard_normal((48, 3, 16, 16)) + tints).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def bundle(images: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A convolutional network with three exits, compiled here for any 64-bit Arm processor."""
+    from edgeexit.compiler import compile_bundle  # noqa: PLC0415 - torch waits until a test needs it
+    from tests.arm.network import ThreeExits  # noqa: PLC0415
+
+    out = tmp_path_factory.mktemp("bundles") / "three-exits"
+    return compile_bundle(ThreeExits(), out, target="arm64-cpu", example={"image": images})
+
+
+@pytest.fixture(scope="session")
+def samples(images: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The images as a file to replay."""
+    path = tmp_path_factory.mktemp("samples") / "samples.npz"
+    save_arrays(path, {"image": images})
+    return path
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealBroker]:
+    """A broker on this machine, started."""
+    real = RealBroker(tmp_path_factory.mktemp("broker"))
+    real.start()
+    yield real
+    real.stop()
+
+
+@pytest.fixture(scope="session")
+def public_key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The calibrator's public key; the private one stands beside it."""
+    return generate_key(tmp_path_factory.mktemp("keys") / "calibrator.pem")

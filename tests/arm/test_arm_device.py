@@ -1,0 +1,224 @@
+"""On an aarch64 machine: the wheel installs, a bundle answers as here, the agent survives being killed."""
+
+import json
+import random
+import re
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeexit.agent import AgentConfig
+from edgeexit.agent.policy_store import PolicyStore, Recipient
+from edgeexit.bundle import Bundle
+from edgeexit.messages import Audit, Report, State
+from edgeexit.policies import Confidence
+from edgeexit.runtime import Runner
+from edgeexit.signing import load_private_key, load_public_key
+from tests.agent.fleet import Fleet, wait_for
+from tests.arm.machine import SLOW_S, Machine, Running
+from tests.broker import RealBroker
+
+pytestmark = pytest.mark.arm
+
+_AARCH64 = 183
+_WORK = "/home/edge/by-hand"
+_ROUNDS = 4
+
+
+@pytest.fixture(scope="module")
+def python(machine: Machine, wheelhouse: Path) -> str:
+    """A Python on the device with the built wheel and what it asks for, installed there by pip."""
+    shelf = machine.put_folder(f"{_WORK}/wheelhouse", wheelhouse)
+    (pip,) = (f"/{found.relative_to(machine.root)}" for found in machine.root.glob("usr/share/python-wheels/pip-*.whl"))
+    machine.run("/usr/bin/python3", "-m", "venv", "--without-pip", f"{_WORK}/venv")
+    installed = f"{_WORK}/venv/bin/python"
+    machine.run(
+        "env", f"PYTHONPATH={pip}",  # Debian's own; to copy it into the environment takes half a minute
+        installed, "-m", "pip", "install", "--quiet", "--no-index", "--find-links", shelf,
+        "edgeexit[onnxruntime,endpoint]",
+    )  # fmt: skip
+    return installed
+
+
+@pytest.fixture(scope="module")
+def shipped(machine: Machine, bundle: Bundle) -> str:
+    """The bundle on the device."""
+    return machine.put_folder(f"{_WORK}/bundle", bundle.path)
+
+
+@pytest.fixture(scope="module")
+def replayed(machine: Machine, samples: Path) -> str:
+    return machine.put(f"{_WORK}/samples.npz", samples.read_bytes())
+
+
+def test_the_wheel_runs_there_and_answers_as_here(
+    machine: Machine, python: str, shipped: str, replayed: str, bundle: Bundle, images: np.ndarray
+) -> None:
+    probe = machine.put(f"{_WORK}/probe.py", (Path(__file__).parent / "probe.py").read_bytes())
+    found = json.loads(machine.run(python, probe, shipped, replayed))
+    assert found["machine"] == "aarch64"
+    assert found["edgeexit"].startswith(found["python"])
+    assert found["heavy"] == []
+    (native,) = machine.outside(f"{_WORK}/venv").rglob("onnxruntime_pybind11_state*.so")
+    assert struct.unpack("<H", native.read_bytes()[18:20]) == (_AARCH64,)
+
+    golden, proof = bundle.golden(), bundle.manifest.proof
+    for name in bundle.manifest.exits:
+        np.testing.assert_allclose(
+            found["golden"][name], golden.exits[name], atol=proof.absolute_tolerance, rtol=proof.relative_tolerance
+        )
+    policy = Confidence(temperatures=(1.0,) * 3, thresholds=(0.8,) * 2)
+    with Runner(bundle) as runner:
+        here = runner.infer({"image": images}, policy=policy)
+    assert found["exits"] == here.exits.tolist()
+    assert found["answers"] == here.answers.tolist()
+    assert found["singly"] == [[int(a), int(e)] for a, e in zip(here.answers[:8], here.exits[:8], strict=True)]
+    assert set(found["exits"]) == {0, 1, 2}
+
+
+class Device:
+    """The agent on the machine, as it is started again and again."""
+
+    def __init__(self, machine: Machine, command: list[str], log: Path) -> None:
+        self._machine = machine
+        self._command = command
+        self._log = log
+
+    @contextmanager
+    def running(self) -> Iterator[Running]:
+        with (
+            self._log.open("wb") as log,
+            self._machine.running(*self._command, log=log) as agent,
+        ):
+            self._agent = agent
+            yield agent
+
+    @property
+    def log(self) -> str:
+        """What the agent has written since it was last started."""
+        return self._log.read_text()
+
+    def wait_for(self, condition: Callable[[], Any], what: str) -> Any:
+        """Return what `condition` gives as soon as it is true; fail as soon as the agent has ended."""
+
+        def alive_and_true() -> Any:
+            assert not self._agent.has_ended, f"the agent ended while waiting for {what}:\n{self.log}"
+            return condition()
+
+        return wait_for(alive_and_true, what, timeout_s=SLOW_S)
+
+
+@pytest.fixture(scope="module")
+def config(machine: Machine, broker: RealBroker, public_key: Path) -> AgentConfig:
+    """A device that reports quickly, and sends nothing twice as long as it runs."""
+    machine.put(f"{_WORK}/calibrator.pub", public_key.read_bytes())
+    file = machine.put(
+        f"{_WORK}/agent.toml",
+        'fleet = "plant"\ndevice = "arm-1"\ntrusted_keys = ["calibrator.pub"]\naudit_share = 0.2\n'
+        f'report_interval_s = 0.5\nresend_s = 3600\n[broker]\nurl = "{broker.url}"\n',
+    )
+    return AgentConfig.load(machine.outside(file))
+
+
+@pytest.fixture(scope="module")
+def fleet(broker: RealBroker, bundle: Bundle, public_key: Path) -> Iterator[Fleet]:
+    cloud = Fleet(broker.url, bundle, load_private_key(public_key.with_suffix(".pem")))
+    cloud.start()
+    yield cloud
+    cloud.stop()
+
+
+@pytest.fixture(scope="module")
+def device(
+    machine: Machine,
+    python: str,
+    shipped: str,
+    replayed: str,
+    config: AgentConfig,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Device:
+    agent = [str(Path(python).parent / "edgeexit"), "agent", shipped, "--config", f"{_WORK}/agent.toml"]
+    command = [*agent, "--stream", replayed, "--rate", "20"]
+    return Device(machine, command, tmp_path_factory.mktemp("agent") / "log")
+
+
+def state(fleet: Fleet, config: AgentConfig, **expected: Any) -> State | None:
+    """Return the newest state that came up when its fields are as expected."""
+    newest = fleet.state(config)
+    return newest if newest and all(getattr(newest, name) == value for name, value in expected.items()) else None
+
+
+def sent_audits(fleet: Fleet, config: AgentConfig) -> set[int]:
+    return {audit.sequence for audit in fleet.messages(config, Audit) if audit.boot == 1}
+
+
+def sent_reports(fleet: Fleet, config: AgentConfig) -> dict[int, int]:
+    """Return the newest report of the first boot under each revision, which replaces those before it."""
+    first = (report for report in fleet.messages(config, Report) if report.boot == 1)
+    return {report.revision: report.sequence for report in sorted(first, key=lambda report: report.sequence)}
+
+
+def test_the_agent_takes_a_policy_and_keeps_all_of_its_promises_when_it_is_killed(
+    device: Device, fleet: Fleet, config: AgentConfig
+) -> None:
+    with device.running():
+        device.wait_for(lambda: state(fleet, config, online=True, boot=1, revision=0), "the first state")
+        fleet.send_policy(config, fleet.document(1, threshold=0.8))
+        device.wait_for(lambda: state(fleet, config, online=True, revision=1), "the policy in force")
+        report = device.wait_for(
+            lambda: next((r for r in fleet.messages(config, Report) if r.revision == 1 and r.exits[0].exited), None),
+            "a report of early exits under the policy",
+        )
+        assert report.failed == 0
+        device.wait_for(lambda: fleet.messages(config, Audit), "an audit")
+    wait_for(lambda: state(fleet, config, online=False, boot=1), "the will", timeout_s=SLOW_S)
+    audits, reports = sent_audits(fleet, config), sent_reports(fleet, config)
+
+    fleet.heard.clear()
+    with device.running() as agent:
+        device.wait_for(lambda: state(fleet, config, online=True, boot=2, revision=1), "the same policy, boot 2")
+        assert "boot 2: revision 1 (confidence)" in device.log
+        device.wait_for(lambda: audits <= sent_audits(fleet, config), "the audits that nobody acknowledged, again")
+        device.wait_for(lambda: reports.keys() <= sent_reports(fleet, config).keys(), "the reports, again")
+        again = sent_reports(fleet, config)
+        assert all(again[revision] >= newest for revision, newest in reports.items())
+        assert agent.stop() == 0
+    assert "Traceback" not in device.log
+    wait_for(lambda: state(fleet, config, online=False, boot=2), "the goodbye")
+
+
+def test_killed_while_a_policy_arrives_it_wakes_up_with_the_old_or_the_new_one(
+    device: Device, fleet: Fleet, config: AgentConfig, bundle: Bundle, public_key: Path
+) -> None:
+    moments = random.Random(5)  # noqa: S311 - the same moments in every run, as far as the machine allows
+    store = PolicyStore(
+        config.state_dir,
+        Recipient(fleet="plant", device="arm-1", cohort="default", bundle=bundle.digest, exits=3, classes=6),
+    )
+    keys = [load_public_key(public_key)]
+    old, took_s = None, None
+    for new in range(10, 11 + _ROUNDS):
+        with device.running():
+            device.wait_for(lambda: "connected to the broker" in device.log, "its line to the fleet")
+            if old is not None:
+                woke_with = int(re.search(r"boot \d+: revision (\d+) \(confidence\)", device.log).group(1))
+                assert woke_with in {old, new - 1}
+                assert "not used" not in device.log
+                assert not list(config.state_dir.glob(".policy*")), "the leftover of a write that was cut short"
+                device.wait_for(partial(state, fleet, config, online=True, revision=new - 1), "the retained policy")
+            started = time.monotonic()
+            fleet.send_policy(config, fleet.document(new, threshold=0.8))
+            if took_s is None:
+                device.wait_for(partial(state, fleet, config, online=True, revision=new), "the first policy")
+                took_s = time.monotonic() - started
+            else:
+                time.sleep(moments.uniform(0, took_s))
+        old = new - 1
+        assert store.load(keys)["cohort"].revision in {old, new}
