@@ -90,7 +90,8 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a machine got slower or faster while it was measured."""
 
     ratio: float
-    """Latency in the last quarter of the run over the first: geometric means of the medians of blocks."""
+    """Latency in the last quarter over the first: geometric means of the medians of blocks. Those of the run's parts
+    (stages, end to end) multiplied."""
     low: float
     """99 % interval of the ratio, from blocks of the run: the noise that it has to stand out of."""
     high: float
@@ -162,7 +163,7 @@ class LatencyProfile(msgspec.Struct, frozen=True, kw_only=True):
     paths: tuple[ExitPath, ...] = ()
     """The exits that samples took in the end-to-end run; empty for batches, whose samples share their stages."""
     drift: Drift | None = None
-    """Of the first stage, which every inference runs, over the whole run; null where that is too short to tell."""
+    """Of the first stage, which every inference runs, over both runs; null where that is too short to tell."""
     settings: dict[str, str] = {}
     """What the machine was set to: governor, power mode, highest clock, page cache at the cold load ..."""
     phases: tuple[Phase, ...] = ()

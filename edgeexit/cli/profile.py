@@ -61,7 +61,7 @@ def profile_command(
         raise ConfigError("give a bundle to profile, or two with --compare A B")
     draw = None if plot is None else _drawing(plot, bundle)
     if stored:
-        profile, opened = _stored(bundle, data)
+        profile, opened = _stored(bundle, data, batch)
     else:
         profile, opened = _measure(bundle, data, duration, batch)
     if plot is not None and draw is not None:
@@ -106,12 +106,12 @@ def _measure(path: Path, data: Path | None, duration: float, batch: int) -> "tup
     return profile, opened
 
 
-def _stored(path: Path, data: Path | None) -> "tuple[LatencyProfile, Bundle]":
+def _stored(path: Path, data: Path | None, batch: int) -> "tuple[LatencyProfile, Bundle]":
     from edgeexit.bundle import Bundle
     from edgeexit.errors import BundleError, ConfigError
 
-    if data is not None:
-        raise ConfigError("--stored measures nothing, so there is nothing to do with --data; leave one of them away")
+    if data is not None or batch != _STORED_BATCH:
+        raise ConfigError("--stored measures nothing, so there is nothing to do with --data or --batch; leave it away")
     opened = Bundle.open(path)
     profile = opened.profile()
     if profile is None:
@@ -126,6 +126,9 @@ def _compare(a: Path, b: Path, *, data: Path | None, duration: float, as_json: b
     first, second = Bundle.open(a), Bundle.open(b)
     with _status() as tell:
         comparison = compare_bundles(first, second, dataset=_dataset(data, first), seconds=duration, on_phase=tell)
+    for path, side in ((a, comparison.a), (b, comparison.b)):
+        for remark in side.remarks:
+            warn(f"{path}: {remark}")
     if comparison.invalid is not None:
         warn(f"this says little: {comparison.invalid}")
     if as_json:

@@ -105,8 +105,8 @@ def _sum(values: "Sequence[float | None]") -> float | None:
 
 def _drift(drift: "Drift") -> str:
     return (
-        f"the machine drifted: in the last quarter of the run the first stage took {drift.ratio:.2f} times as long as "
-        f"in the first ({drift.low:.2f} to {drift.high:.2f}); measure longer, on a machine that does nothing else"
+        f"the machine drifted: from its first quarter to its last, the run made the first stage take {drift.ratio:.2f} "
+        f"times as long ({drift.low:.2f} to {drift.high:.2f}); measure longer, on a machine that does nothing else"
     )
 
 

@@ -108,8 +108,8 @@ def _over_the_run(profile: LatencyProfile) -> Section | None:
 def _drift(drift: Drift) -> str:
     verdict = "the machine drifted" if drift.drifted else "no drift beyond noise and 5 %"
     return (
-        f"In the last quarter of the run the first stage, which every inference runs, took {drift.ratio:.3f} times as "
-        f"long as in the first ({drift.low:.3f} to {drift.high:.3f}): {verdict}."
+        "From the first quarter of the run to the last, part by part, the first stage, which every inference runs, "
+        f"took {drift.ratio:.3f} times as long ({drift.low:.3f} to {drift.high:.3f}): {verdict}."
     )
 
 

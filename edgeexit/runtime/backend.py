@@ -69,7 +69,10 @@ class StageBackend(Protocol):
         """Largest batch that `begin` and `join` take."""
 
     def begin(self, inputs: Mapping[str, npt.NDArray[Any]], *, probabilities: bool) -> StagedBatch:
-        """Take in a batch of samples [B, ...] of every model input, checked by the caller; they are copied."""
+        """Take in a batch of samples [B, ...] of every model input, checked by the caller; they are copied.
+
+        Raises InferenceError while it is not open.
+        """
 
     def __enter__(self) -> "StageBackend":
         """Open every stage. Raises BundleError, TargetError or EngineError that says what does not open, and why."""
@@ -106,7 +109,12 @@ def make_backend(bundle: Bundle, *, fallback: bool = True) -> StageBackend:
         return _BACKENDS[target.runtime](bundle, target, fallback)
     except (EngineError, TargetError) as error:
         if not fallback:
-            raise
+            if isinstance(error, TargetError):
+                raise
+            raise EngineError(
+                f"target '{name}' runs plans of {target.runtime}, which does not start here: {error}; run them on the "
+                "target, compile for a target of this machine, or allow fallback"
+            ) from error
         remark = (
             f"target '{name}' runs plans of {target.runtime}; here ONNX Runtime runs the stages, whose latencies say "
             f"nothing of the target's ({error})"

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from edgeexit.bundle import Bundle
-from edgeexit.errors import BundleError, EdgeExitError, TargetError
+from edgeexit.errors import BundleError, EdgeExitError, InferenceError, TargetError
 from edgeexit.runtime.onnxruntime_batch import Buffers, OnnxRuntimeBatch, dimensions_of, make_plan
 from edgeexit.targets import Target
 
@@ -45,7 +45,7 @@ class OnnxRuntimeBackend:
         self._remarks = [] if remark is None else [remark]
         self._provider = _CPU if remark is not None else target.session.provider
         self._plan = make_plan(bundle.manifest)
-        self._sessions: list[ort.InferenceSession] = []
+        self._sessions: tuple[ort.InferenceSession, ...] = ()
         self._lock = threading.Lock()
         self._idle: list[Buffers] = []
 
@@ -70,12 +70,15 @@ class OnnxRuntimeBackend:
         return MOST_SAMPLES
 
     def begin(self, inputs: Mapping[str, npt.NDArray[Any]], *, probabilities: bool) -> OnnxRuntimeBatch:
-        """Take in a batch; its inputs are copied."""
+        """Take in a batch; its inputs are copied. Raises InferenceError while it is closed."""
+        sessions = self._sessions
+        if not sessions:
+            raise InferenceError("the runtime is closed; no more samples are taken")
         count = len(next(iter(inputs.values())))
         dimensions = dimensions_of(self._plan, inputs)
         buffers = self._take_idle(dimensions, count)
         if buffers is None:
-            buffers = Buffers(self._plan, self._sessions, dimensions, count)
+            buffers = Buffers(self._plan, sessions, dimensions, count)
         for name, array in inputs.items():
             buffers.put(name, array)
         return OnnxRuntimeBatch(self._plan, buffers, count, probabilities=probabilities, give_back=self._take_back)
@@ -95,13 +98,12 @@ class OnnxRuntimeBackend:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Release sessions and buffers."""
-        self._sessions.clear()
-        self._idle.clear()
+        """Release sessions and buffers; batches under way keep theirs to their end."""
+        self._use(())
 
     def _open(self) -> None:
-        self._sessions.clear()
         _share_arena()
+        sessions: list[ort.InferenceSession] = []
         options = session_options(self._target)
         options.add_session_config_entry("session.use_env_allocators", "1")
         if self._provider not in ort.get_available_providers():
@@ -119,7 +121,8 @@ class OnnxRuntimeBackend:
                 raise BundleError(f"bundle '{self._bundle.path}': {stage.file} does not open: {first_line}") from error
             if session.get_providers()[0] != self._provider:  # it was listed, and left out without an error
                 raise TargetError(f"{self._asked} does not start here")
-            self._sessions.append(session)
+            sessions.append(session)
+        self._use(tuple(sessions))
         if self._provider != _CPU:
             self._try_provider()
 
@@ -128,8 +131,7 @@ class OnnxRuntimeBackend:
         inputs = {name: array[:1] for name, array in self._bundle.golden().inputs.items()}
         try:
             with self.begin(inputs, probabilities=False) as batch:
-                for _ in self._sessions:
-                    sound = np.isfinite(batch.run(1.0)).all()
+                sound = all(np.isfinite(batch.run(1.0)).all() for _ in self._sessions)
         except EdgeExitError as error:
             raise TargetError(f"{self._asked} does not run: {error}") from error
         if not sound:
@@ -138,6 +140,11 @@ class OnnxRuntimeBackend:
     @property
     def _asked(self) -> str:
         return f"execution provider '{self._provider}' of target '{self._bundle.manifest.target}'"
+
+    def _use(self, sessions: tuple[ort.InferenceSession, ...]) -> None:
+        with self._lock:
+            self._sessions = sessions
+            self._idle.clear()
 
     def _take_idle(self, dimensions: tuple[tuple[str, int], ...], count: int) -> Buffers | None:
         with self._lock:
@@ -148,6 +155,8 @@ class OnnxRuntimeBackend:
 
     def _take_back(self, buffers: Buffers) -> None:
         with self._lock:
+            if buffers.sessions is not self._sessions:  # closed meanwhile; its bindings are of no use to others
+                return
             self._idle.append(buffers)
             if len(self._idle) > _IDLE_BUFFERS:
                 del self._idle[0]

@@ -99,6 +99,7 @@ class Buffers:
     tensor whose size only the run tells has no buffer: ONNX Runtime makes it, and its bindings are made every time.
 
     Attributes:
+        sessions: those that run the stages.
         dimensions: sizes behind the words in shapes.
         capacity: most samples.
         arrays: name -> [capacity, ...], the samples in front; [B, ...] for a tensor without a buffer.
@@ -116,7 +117,7 @@ class Buffers:
         self.arrays: dict[str, _Any] = {}
         self.temperatures = [np.ones(1, dtype=np.float32) for _ in plan.stages]
         self._plan = plan
-        self._sessions = sessions
+        self.sessions = sessions
         self._shapes = {name: _shape(spec, dict(dimensions)) for name, spec in plan.specs.items()}
         self._bound: dict[tuple[int, int, bool], _Bound] = {}
         self.readout = self.outputs = np.empty((0, 0), dtype=np.float32)
@@ -137,14 +138,14 @@ class Buffers:
         if bound is None:
             self._run_unbound(stage, count, probabilities=probabilities)
         else:
-            self._sessions[stage].run_with_iobinding(bound.binding)
+            self.sessions[stage].run_with_iobinding(bound.binding)
             self.readout, self.outputs = bound.readout, bound.outputs
 
     def _run_unbound(self, stage: int, count: int, *, probabilities: bool) -> None:
         """Bind a stage and run it; keep the binding where it can serve again."""
         tensors = self._plan.stages[stage]
         binding, loose = self._bind(stage, count, probabilities=probabilities)
-        self._sessions[stage].run_with_iobinding(binding)
+        self.sessions[stage].run_with_iobinding(binding)
         if loose:
             made = binding.get_outputs()
             self.arrays |= {name: made[place].numpy() for name, place in loose.items()}
@@ -164,7 +165,7 @@ class Buffers:
     def _bind(self, stage: int, count: int, *, probabilities: bool) -> tuple[Any, dict[str, int]]:
         """Bind a stage to the first `count` samples; return the binding and which output without a buffer is where."""
         tensors = self._plan.stages[stage]
-        binding = self._sessions[stage].io_binding()
+        binding = self.sessions[stage].io_binding()
         for name in tensors.reads:
             array = self.arrays[name]
             binding.bind_input(name, _CPU, 0, array.dtype.type, (count, *array.shape[1:]), array.ctypes.data)

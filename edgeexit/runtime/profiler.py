@@ -100,7 +100,7 @@ def profile_bundle(
         cold_load_ms=round(cold_load_ms, 3),
         first_run_ms=round(first_run_ms, 3),
         stages=_stages([stage.name for stage in bundle.manifest.stages], forced.results, mix, readouts),
-        drift=find_drift(_first_stage_ms(forced, mix)),
+        drift=find_drift(*_first_stage_ms(forced, mix)),
         settings=settings,
         phases=(_phase("stages", forced, began), *(() if mix is None else (_phase("end to end", mix, began),))),
         telemetry=telemetry,
@@ -155,10 +155,12 @@ def _stages(
     return tuple(stages)
 
 
-def _first_stage_ms(forced: Steady[StageTimes], mix: Steady[Timed] | None) -> npt.NDArray[np.float64]:
-    """Return what the first stage took over the whole run: every inference runs it, whatever its exit."""
-    early = [] if mix is None else [one.stage_ms[0] for one in mix.results]
-    return np.array([stages[0] for stages in forced.results] + early)
+def _first_stage_ms(forced: Steady[StageTimes], mix: Steady[Timed] | None) -> list[npt.NDArray[np.float64]]:
+    """Return what the first stage took in each part: every inference runs it, whatever its exit."""
+    parts = [[stages[0] for stages in forced.results]]
+    if mix is not None:
+        parts.append([one.stage_ms[0] for one in mix.results])
+    return [np.array(part) for part in parts]
 
 
 def _phase(name: str, run: Steady[StageTimes] | Steady[Timed], began: float) -> Phase:
@@ -176,7 +178,8 @@ def _thinned(readings: Sequence[Reading], began: float) -> tuple[Reading, ...]:
 
 def _energy_per_inference_mj(readings: Iterable[Reading], mix: Steady[Timed]) -> float | None:
     """Return the board's mean power in the end-to-end run by its inferences a second; None where it is not known."""
-    within = [reading for reading in readings if mix.start_s <= reading.monotonic_s <= mix.end_s]
+    known = [reading for reading in readings if reading.total_mw is not None]
+    within = [reading for reading in known if mix.start_s <= reading.monotonic_s <= mix.end_s]
     energy = energy_mj(within)
     if energy is None:
         return None

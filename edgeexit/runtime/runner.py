@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from edgeexit.bundle import Bundle
 from edgeexit.datasets import Inputs, check_finite, check_inputs
-from edgeexit.errors import PolicyError
+from edgeexit.errors import DataError, InferenceError, PolicyError
 from edgeexit.manifest import Manifest
 from edgeexit.policies import AnyPolicy
 from edgeexit.runtime.backend import StageBackend, make_backend
@@ -54,22 +54,29 @@ class Runner:
         self._manifest = bundle.manifest
         self._backend = backend or make_backend(bundle, fallback=fallback)
         self._exits = len(bundle.manifest.stages)
+        self._shared_sizes = _shared_sizes(bundle.manifest)
         self._not_finite = not_finite
         self._max_delay_ms = max_delay_ms
         self._max_waiting = max_waiting
         self._scheduler: Scheduler | None = None
+        self._open = False
         self._lock = threading.Lock()
 
     def __enter__(self) -> "Runner":
         """Open the backend."""
         self._backend.__enter__()
+        self._open = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Answer what `infer_async` has taken in, and close the backend."""
+        """Answer what `infer_async` has taken in, and close the backend.
+
+        A stage that does not end is waited for ten seconds; then whoever asked is told so, and the log.
+        """
         with self._lock:
+            self._open = False
             scheduler, self._scheduler = self._scheduler, None
         if scheduler is not None:
             scheduler.close()
@@ -98,7 +105,8 @@ class Runner:
                 backend takes at a time runs in several batches.
             policy: decides after every stage; its numbers of exits and classes must be the bundle's.
 
-        Raises DataError for inputs that do not fit and PolicyError for a policy of other numbers of exits or classes.
+        Raises DataError for inputs that do not fit, PolicyError for a policy of other numbers of exits or classes, and
+        InferenceError where the runtime refuses or the runner is closed.
 
         """
         started = time.perf_counter_ns()
@@ -120,11 +128,14 @@ class Runner:
         """Answer a batch in the scheduler's thread, together with whatever else waits at the same stages.
 
         The inputs are copied. Latencies count from the call, durations are those of the batches that the samples were
-        in. Raises what `infer` does, and OverloadedError where `max_waiting` samples are under way.
+        in. Raises what `infer` does, and OverloadedError where `max_waiting` samples are under way. The future raises
+        InferenceError where the runtime refuses.
         """
         self.check_policy(policy)
         tensors = self.check(inputs)
         with self._lock:
+            if not self._open:
+                raise InferenceError("the runner is closed; no more samples are taken")
             if self._scheduler is None:
                 self._scheduler = Scheduler(
                     self._backend, self._exits, max_delay_ms=self._max_delay_ms, max_waiting=self._max_waiting
@@ -168,6 +179,13 @@ class Runner:
     def check(self, inputs: Inputs) -> dict[str, npt.NDArray[Any]]:
         """Return the arrays that the model reads. Raises DataError for what is missing, misshapen or refused."""
         tensors = check_inputs(inputs, self._manifest.inputs, where=_WHERE)
+        for word, (first, axis), others in self._shared_sizes:
+            size = tensors[first].shape[axis]
+            for name, place in others:
+                if (found := tensors[name].shape[place]) != size:
+                    raise DataError(
+                        f"{_WHERE}: '{name}' has {found} for '{word}' where '{first}' has {size}; give both the same"
+                    )
         if self._not_finite == "refuse":
             check_finite(tensors, where=_WHERE)
         return tensors
@@ -246,6 +264,16 @@ class Runner:
                 staged.keep(rows)
                 samples, state = samples[rows], state[rows]
         return answers.inference(stage_ms, decide_ms)
+
+
+def _shared_sizes(manifest: Manifest) -> list[tuple[str, tuple[str, int], list[tuple[str, int]]]]:
+    """Return the words in input shapes that stand at several places, the batch's apart: word, first place, others."""
+    places: dict[str, list[tuple[str, int]]] = {}
+    for spec in manifest.inputs:
+        for axis, size in enumerate(spec.shape):
+            if axis and isinstance(size, str):
+                places.setdefault(size, []).append((spec.name, axis))
+    return [(word, found[0], found[1:]) for word, found in places.items() if len(found) > 1]
 
 
 def _parts(tensors: dict[str, npt.NDArray[Any]], batch: int, most: int) -> list[dict[str, npt.NDArray[Any]]]:

@@ -5,11 +5,13 @@ long as new requests come, survivors wait at their stage for company, which make
 but nobody is passed over for more than `max_delay_ms` after a stage: then its batch goes first.
 """
 
+import contextlib
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -21,7 +23,11 @@ from edgeexit.policies.readout import Array
 from edgeexit.runtime.backend import Rows, StageBackend, StagedBatch
 from edgeexit.runtime.inference import Answers, Inference, survivors
 
+PATIENCE_S: Final = 10.0
+"""How long `close` waits for a stage that does not end."""
+
 _MS_PER_NS: Final = 1e-6
+_log = logging.getLogger(__name__)
 _Tensors = Mapping[str, npt.NDArray[Any]]
 _Company = tuple[int, tuple[tuple[int, ...], ...]]
 """Who may share a batch: those of one policy whose inputs have one shape, the batch apart."""
@@ -48,8 +54,8 @@ class _Request:
 
     def fail(self, error: BaseException) -> None:
         """End without an answer; those of its samples that are elsewhere come to nothing."""
-        if self._wanted:
-            self._wanted = False
+        self._wanted = False
+        with contextlib.suppress(InvalidStateError):  # told already, or cancelled
             self.future.set_exception(error)
 
     def advance(self, run: "_StageRun", rows: list[int], places: Rows) -> None:
@@ -73,8 +79,9 @@ class _Request:
             latency_ms=(run.decided - self.submitted) * _MS_PER_NS,
         )
         self._missing -= len(left)
-        if not self._missing and self._wanted:
-            self.future.set_result(self._answers.inference(self._stage_ms, self._decide_ms))
+        if not self._missing:
+            with contextlib.suppress(InvalidStateError):  # it failed
+                self.future.set_result(self._answers.inference(self._stage_ms, self._decide_ms))
 
 
 class _StageRun(NamedTuple):
@@ -132,10 +139,11 @@ class _Group:
 
     def join(self, other: "_Group") -> None:
         """Take in another group that waits for the same stage."""
+        state = np.concatenate([self.state, other.state])  # while the memory that it may lie in is theirs
         self.staged.join(other.staged)
+        self.state = state
         self.owners += other.owners
         self.places = np.concatenate([self.places, other.places])
-        self.state = np.concatenate([self.state, other.state])
 
     def run(self) -> _StageRun:
         """Run the next stage and decide. Raises InferenceError where the runtime refuses."""
@@ -183,8 +191,12 @@ class Scheduler:
         self._fresh: deque[_Piece] = deque()
         self._groups: list[_Group] = []
         """Those past stage 0; touched by the thread alone."""
+        self._requests: set[_Request] = set()
+        """Those without an answer."""
         self._under_way = 0
+        self._stages_run = 0
         self._closing = False
+        self._given_up = False
         self._thread = threading.Thread(target=self._work, name="stage-scheduler", daemon=True)
         self._thread.start()
 
@@ -210,15 +222,37 @@ class Scheduler:
                 )
             self._under_way += samples
             self._fresh.extend(pieces)
+            self._requests.add(request)
             self._changed.notify()
+        request.future.add_done_callback(lambda _: self._requests.discard(request))
         return request.future
 
     def close(self) -> None:
-        """Answer what has been taken in, and end the thread."""
+        """Answer what has been taken in, and end the thread.
+
+        Where a stage does not end for `PATIENCE_S`, what has no answer yet is told so (InferenceError), and the thread
+        is left behind.
+        """
         with self._changed:
             self._closing = True
             self._changed.notify()
-        self._thread.join()
+        while self._thread.is_alive():
+            before = self._stages_run
+            self._thread.join(PATIENCE_S)
+            if self._thread.is_alive() and self._stages_run == before:
+                self._give_up()
+                return
+
+    def _give_up(self) -> None:
+        """Tell those who have no answer that they get none; should the thread come back, it ends."""
+        with self._changed:
+            self._given_up = True
+            self._fresh.clear()
+            unanswered = list(self._requests)
+        reason = f"a stage has not ended for {PATIENCE_S:g} s; the runner was closed without it"
+        _log.warning("%s, %d requests have no answer", reason, len(unanswered))
+        for request in unanswered:
+            request.fail(InferenceError(reason))
 
     def _work(self) -> None:
         while True:
@@ -226,6 +260,10 @@ class Scheduler:
                 while not (self._fresh or self._groups or self._closing):
                     self._changed.wait()
                 fresh = bool(self._fresh)
+            if self._given_up:
+                for left_over in self._groups:
+                    left_over.close()
+                return
             if not (fresh or self._groups):
                 return
             group = self._next_waiting(fresh=fresh)
@@ -266,11 +304,11 @@ class Scheduler:
     def _begin(self, pieces: Sequence[_Piece]) -> None:
         """Run stage 0 of those who came in."""
         policy = pieces[0].request.policy
-        tensors = {
-            name: np.concatenate([piece.tensors[name] for piece in pieces]) if len(pieces) > 1 else array
-            for name, array in pieces[0].tensors.items()
-        }
         try:
+            tensors = {
+                name: np.concatenate([piece.tensors[name] for piece in pieces]) if len(pieces) > 1 else array
+                for name, array in pieces[0].tensors.items()
+            }
             staged = self._backend.begin(tensors, probabilities=policy.reads_probabilities)
         except Exception as error:  # noqa: BLE001 - whoever asked is told, and the others go on
             for piece in pieces:
@@ -284,6 +322,7 @@ class Scheduler:
         under_way = len(group.owners)
         try:
             run = group.run()
+            self._stages_run += 1
             for request, rows in group.rows_by_request().items():
                 request.advance(run, rows, group.places[rows])
             leaves = run.decision.leaves

@@ -107,8 +107,15 @@ class TensorRtBackend:
     def __enter__(self) -> "TensorRtBackend":
         """Open the plan of every stage, and make the first lane.
 
-        Raises EngineError for a plan that is not there or does not open, and where the GPU has no room.
+        Raises EngineError for a plan that is not there or does not open, where the GPU has no room, and while batches
+        from before it was closed are under way.
         """
+        with self._pool:
+            if self._under_way:
+                raise EngineError(
+                    f"{self._under_way} batches from before the runtime was closed are still under way; let them end "
+                    "before opening it again"
+                )
         library, manifest = self._site.library, self._bundle.manifest
         with ExitStack() as resources:
             stream = Stream()

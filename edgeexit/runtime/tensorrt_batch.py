@@ -56,7 +56,8 @@ class TensorRtBatch:
                     for name, array in inputs.items():
                         lane.put(name, array, padded(self._count, staged.recipe.batch))
                     lane.mark.set(staged.stream)
-        except InferenceError:
+        except BaseException:
+            self._failed = True
             self.__exit__(None, None, None)
             raise
 

@@ -18,7 +18,7 @@ from edgeexit.telemetry.thermal import Thermal
 _BITS: Final = ("under-voltage", "clock capped", "throttled", "soft temperature limit")
 """Bits 0 to 3 of `get_throttled`: now. Bits 16 to 19: at any time since the start."""
 _SINCE_START: Final = 16
-_RAIL: Final = re.compile(r"^\s*(\S+)_([AV]) (?:current|volt)\(\d+\)=([0-9.]+)[AV]\s*$", re.MULTILINE)
+_RAIL: Final = re.compile(r"^\s*(\S+)_([AV]) (?:current|volt)\(\d+\)=(\d+(?:\.\d+)?)[AV]\s*$", re.MULTILINE)
 _NUMBER: Final = re.compile(r"=([0-9.]+)")
 
 

@@ -6,9 +6,10 @@ import pytest
 from bundles import INPUT, make_bundle, make_samples
 
 from edgeexit.bundle import Bundle
-from edgeexit.errors import BundleError, EdgeExitError, TargetError
+from edgeexit.errors import BundleError, EdgeExitError, InferenceError, TargetError
 from edgeexit.policies import Confidence
-from edgeexit.runtime import Runner
+from edgeexit.runtime import Runner, make_backend
+from edgeexit.runtime.onnxruntime_batch import OnnxRuntimeBatch
 
 POLICY = Confidence(temperatures=(1.0,) * 3, thresholds=(None,) * 2)
 OTHER_CPU = "raspberry-pi-5" if platform.machine() == "x86_64" else "x86-cpu"
@@ -51,10 +52,13 @@ def test_a_runtime_that_is_not_here_is_refused_unless_fallback_is_allowed(tmp_pa
     bundle = make_bundle(tmp_path / "bundle", target="jetson-orin-nano")
     with pytest.raises(EdgeExitError) as refused:
         Runner(bundle, fallback=False)
-    assert len(str(refused.value).splitlines()) == 1
+    refusal = str(refused.value)
+    assert len(refusal.splitlines()) == 1
+    assert refusal.startswith("target 'jetson-orin-nano' runs plans of tensorrt, which does not start here: ")
+    assert refusal.endswith("compile for a target of this machine, or allow fallback")
     with Runner(bundle, fallback=True) as runner:
         assert "runs plans of tensorrt; here ONNX Runtime runs the stages" in runner.remarks[0]
-        assert str(refused.value) in runner.remarks[0]
+        assert str(refused.value.__cause__) in runner.remarks[0]
         assert runner.runtime == f"onnxruntime {ort.__version__}"
 
 
@@ -87,6 +91,36 @@ def test_a_provider_is_tried_on_a_golden_sample(bundle_on):
     (bundle.path / "golden.npz").write_bytes(b"damaged")
     with pytest.raises(BundleError, match=r"golden\.npz"):
         Runner(bundle, fallback=False).__enter__()
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_a_provider_that_gives_no_numbers_at_a_stage_is_left_and_the_cpu_answers(bundle_on, monkeypatch, stage):
+    bundle = bundle_on("AzureExecutionProvider")
+    batches, run = [], OnnxRuntimeBatch.run
+
+    def spoilt(self, temperature):
+        readout = run(self, temperature)
+        batches.append(self)
+        return np.full_like(readout, np.nan) if self is batches[0] and len(batches) == stage + 1 else readout
+
+    monkeypatch.setattr(OnnxRuntimeBatch, "run", spoilt)
+    with Runner(bundle) as runner:
+        assert "answers a golden sample with numbers that are none; the CPU runs" in runner.remarks[0]
+        assert np.isfinite(runner.infer(make_samples(1), policy=POLICY).outputs).all()
+
+
+def test_a_batch_that_outlives_the_end_ends_well_and_leaves_nothing_behind(tmp_path):
+    backend = make_backend(make_bundle(tmp_path / "bundle"))
+    samples = make_samples(2)
+    with backend:
+        late = backend.begin(samples, probabilities=False)
+        late.run(1.0)
+    with pytest.raises(InferenceError, match="the runtime is closed"):
+        backend.begin(samples, probabilities=False)
+    with late:
+        late.run(1.0)
+    with backend, backend.begin(samples, probabilities=False) as batch:
+        assert np.isfinite(batch.run(1.0)).all()
 
 
 def test_buffers_of_many_sizes_and_threads_do_not_mix_answers(tmp_path):

@@ -12,8 +12,9 @@ from edgeexit.latency import ExitPath, LatencyProfile, LatencySummary, StageProf
 from edgeexit.messages import MAX_EXITS, decode, encode
 from edgeexit.policies import Confidence
 from edgeexit.runtime import profile_bundle
+from edgeexit.runtime.profiler import _energy_per_inference_mj
 from edgeexit.runtime.profiling.onnx_wire import without_outputs
-from edgeexit.runtime.profiling.steady import RAW_KEPT, steady, thinned_us
+from edgeexit.runtime.profiling.steady import RAW_KEPT, Steady, steady, thinned_us
 from edgeexit.telemetry import Reading
 from tests.bundles import make_bundle, make_samples
 
@@ -102,6 +103,14 @@ def test_the_board_and_its_settings_are_told(profile):
     assert profile.invalid is None
     assert [phase.name for phase in profile.phases] == ["stages", "end to end"]
     assert 0 < profile.phases[0].start_s < profile.phases[0].end_s < profile.phases[1].start_s
+
+
+def test_energy_is_that_of_the_readings_that_told_power():
+    told = {0.5: 9000.0, 1.0: None, 2.0: 5000.0, 4.0: 5000.0, 5.0: None, 6.0: 9000.0}
+    readings = [Reading(monotonic_s=at, total_mw=power) for at, power in told.items()]
+    run = Steady([None] * 20, start_s=1.0, end_s=5.0)
+    assert _energy_per_inference_mj(readings, run) == 5000 * 4 / 20
+    assert _energy_per_inference_mj(readings[:3], run) is None
 
 
 def test_a_valid_profile_gives_the_costs(bundle, profile):

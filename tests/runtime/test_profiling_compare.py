@@ -1,5 +1,7 @@
 """Comparing two bundles in turns."""
 
+import platform
+
 import numpy as np
 import pytest
 from msgspec.structs import replace
@@ -68,3 +70,11 @@ def test_a_ratio_that_every_round_shows_is_told():
     ratio = _over_rounds([1.09, 1.11, 1.10, 1.10, 1.08, 1.12, 1.10, 1.10])
     assert ratio.value == pytest.approx(1.1, abs=0.001)
     assert 1.08 < ratio.low < ratio.value < ratio.high < 1.12
+
+
+def test_a_side_that_does_not_run_as_its_target_says_tells_so(tmp_path):
+    a = make_bundle(tmp_path / "a")
+    b = make_bundle(tmp_path / "b", target="raspberry-pi-5" if platform.machine() == "x86_64" else "x86-cpu")
+    found = compare_bundles(a, b, seconds=0.05)
+    assert found.a.remarks == ()
+    assert "latencies say nothing of the target's" in found.b.remarks[0]

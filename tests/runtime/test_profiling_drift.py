@@ -46,3 +46,15 @@ def test_bursts_of_disturbance_are_not_taken_for_a_drift():
 def test_a_short_run_says_nothing():
     assert find_drift(run(3.0, count=191)) is None
     assert find_drift(run(3.0, count=192)).drifted
+
+
+def test_a_part_that_is_slower_than_the_other_is_no_drift():
+    drift = find_drift(run(1.0), 1.3 * run(1.0, seed=1))
+    assert not drift.drifted
+    assert drift.low < 1 < drift.high
+
+
+def test_what_happens_in_each_part_adds_up_and_a_short_part_says_nothing():
+    both, first = find_drift(run(1.2), run(1.2, seed=1)), find_drift(run(1.2), run(3.0, count=191))
+    assert both.ratio == pytest.approx(1.2**1.5, rel=0.05)
+    assert first == find_drift(run(1.2))

@@ -9,6 +9,7 @@ from policies_of_every_kind import policies_on
 
 from edgeexit.errors import DataError, InferenceError, OverloadedError, PolicyError
 from edgeexit.policies import KINDS, Confidence
+from edgeexit.policies.readout import P1
 from edgeexit.runtime import Runner, make_backend
 
 EXITS = 4
@@ -217,3 +218,53 @@ def test_what_does_not_fit_is_refused_at_the_call(bundle, watched):
             runner.infer_async({INPUT: np.array([[0] * 8, [np.nan] * 8], np.float32)}, policy=NEVER_EARLY)
         with pytest.raises(PolicyError, match="for 2 exits, the bundle has 4"):
             runner.infer_async(make_samples(1), policy=Confidence(temperatures=(1.0, 1.0), thresholds=(0.5,)))
+
+
+def test_samples_that_do_not_move_up_fail_alone_and_the_next_are_answered(bundle, watched, monkeypatch):
+    def damaged(self, rows):
+        raise InferenceError("samples do not move")
+
+    samples = make_samples(20)
+    with Runner(bundle, backend=watched) as runner:
+        confidence = runner.infer_every_exit(samples).readouts[:, 0, P1]
+        leaver, stayer = one(samples, int(confidence.argmax())), one(samples, int(confidence.argmin()))
+        policy = Confidence(temperatures=(1.0,) * EXITS, thresholds=(float(confidence.max()) * 0.999, None, None))
+        monkeypatch.setattr(WatchedBatch, "keep", damaged, raising=False)
+        watched.gate.clear()
+        first = runner.infer_async(leaver, policy=policy)
+        until_running(first)
+        left, stayed = (runner.infer_async(sample, policy=policy) for sample in (leaver, stayer))
+        watched.gate.set()
+        assert left.result(30).exits == [0], "it had its answer before"
+        with pytest.raises(InferenceError, match="samples do not move"):
+            stayed.result(30)
+        assert runner.infer_async(leaver, policy=policy).result(30).exits == [0]
+    assert watched.open_batches == 0
+
+
+def test_closing_does_not_wait_for_ever_for_a_stage_that_hangs(bundle, watched, monkeypatch, caplog):
+    monkeypatch.setattr("edgeexit.runtime.scheduler.PATIENCE_S", 0.1)
+    with Runner(bundle, backend=watched) as runner:
+        watched.gate.clear()
+        running = runner.infer_async(make_samples(3), policy=NEVER_EARLY)
+        until_running(running)
+        waiting = runner.infer_async(make_samples(2), policy=NEVER_EARLY)
+    for future in (running, waiting):
+        with pytest.raises(InferenceError, match=r"a stage has not ended for 0\.1 s; the runner was closed without it"):
+            future.result(0)
+    assert "2 requests have no answer" in caplog.text
+    watched.gate.set()
+    deadline = time.monotonic() + 30
+    while watched.open_batches and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert watched.open_batches == 0, "a stage that comes back after all cleans up behind itself"
+
+
+@pytest.mark.parametrize("ask", [Runner.infer, Runner.infer_async])
+def test_a_runner_that_is_not_open_takes_no_samples(bundle, ask):
+    runner = Runner(bundle)
+    for _ in range(2):
+        with pytest.raises(InferenceError, match="is closed; no more samples are taken"):
+            ask(runner, make_samples(1), policy=NEVER_EARLY)
+        with runner:
+            ask(runner, make_samples(1), policy=NEVER_EARLY)

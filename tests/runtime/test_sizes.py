@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from edgeexit.compiler import compile_bundle
+from edgeexit.errors import DataError
 from edgeexit.runtime import Runner
 from tests.runtime.policies_of_every_kind import policies_on
 
@@ -75,3 +76,27 @@ def test_requests_of_several_sizes_at_once_do_not_mix(bundle):
             found = future.result(30)
             np.testing.assert_array_equal(found.exits, right.exits)
             np.testing.assert_allclose(found.outputs, right.outputs, atol=1e-4)
+
+
+class Sum(nn.Module):
+    """Two inputs of one length."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.heads = nn.ModuleList(nn.Linear(4, CLASSES) for _ in range(2))
+
+    def forward(self, left, right):
+        both = torch.tanh(left + right)
+        return self.heads[0](both.mean(1)), self.heads[1](torch.tanh(both).mean(1))
+
+
+@pytest.mark.parametrize("lengths", [(5, 1), (1, 5), (5, 3)])
+def test_two_inputs_of_one_length_are_given_the_same(tmp_path, lengths):
+    bundle = compile_bundle(Sum(), tmp_path / "bundle", inputs=["left:batch,length,4", "right:batch,length,4"])
+    inputs = {
+        name: np.ones((2, length, 4), np.float32) for name, length in zip(("left", "right"), lengths, strict=True)
+    }
+    refusal = f"'right' has {lengths[1]} for 'length' where 'left' has {lengths[0]}; give both the same"
+    with Runner(bundle) as runner, pytest.raises(DataError, match=refusal):
+        runner.infer_every_exit(inputs)

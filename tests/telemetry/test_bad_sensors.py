@@ -86,6 +86,13 @@ def test_throttle_bits_that_cannot_be_read_are_not_known(tmp_path, told):
     assert reading.clocks_mhz["arm"] is None
 
 
+def test_a_rail_that_the_pmic_tells_no_number_of_is_left_out(tmp_path):
+    root = make_board("raspberry-pi-5", tmp_path)
+    lines = ("A_A current(0)=0.5A", "A_V volt(8)=2.0V", "B_A current(1)=0.1.2A", "B_V volt(9)=.V")
+    stand_in(root, "vcgencmd", {"pmic_read_adc": "\n".join(lines)})
+    assert RaspberryPiProbe(root).read().power_mw == {"A": 1000.0}
+
+
 def test_a_raspberry_pi_without_its_tool_still_tells_what_the_kernel_knows(tmp_path):
     root = make_board("raspberry-pi-5", tmp_path)
     (root / "usr/bin/vcgencmd").unlink()

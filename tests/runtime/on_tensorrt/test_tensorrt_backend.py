@@ -11,6 +11,7 @@ from edgeexit.engines import PlanCache, build_engines, choose_site, resolve_reci
 from edgeexit.errors import EngineError, InferenceError, TargetError
 from edgeexit.runtime import Runner, make_backend
 from edgeexit.runtime.tensorrt_backend import TensorRtBackend
+from edgeexit.runtime.tensorrt_lane import Lane
 from edgeexit.targets import load_target
 from tests.bundles import make_samples
 from tests.engines.gpu_machine import rtx_or_skip, standing_in
@@ -86,6 +87,18 @@ def test_where_there_is_no_room_for_another_batch_those_under_way_go_on(only_ten
             batch.run(1.0)
 
 
+def test_a_batch_that_does_not_fit_into_memory_gives_its_lane_back(machine, bundle, cache_folder, monkeypatch):
+    def no_room(*_):
+        raise MemoryError
+
+    backend = open_backend(machine, bundle, cache_folder)
+    with backend, monkeypatch.context() as patch:
+        patch.setattr(Lane, "put", no_room)
+        with pytest.raises(MemoryError):
+            backend.begin(make_samples(2), probabilities=False)
+    assert machine.gpu.blocks == {}
+
+
 @pytest.mark.parametrize(
     ("fault", "complaint"),
     [
@@ -129,6 +142,8 @@ def test_a_batch_that_outlives_its_backend_frees_the_rest(machine, bundle, cache
         batch = backend.begin(make_samples(2), probabilities=False)
     batch.run(1.0)
     assert machine.gpu.blocks
+    with pytest.raises(EngineError, match="1 batches from before the runtime was closed are still under way"):
+        backend.__enter__()
     batch.__exit__(None, None, None)
     assert machine.gpu.blocks == {}
     with pytest.raises(InferenceError, match="closed"):
