@@ -98,6 +98,8 @@ def check_inputs(arrays: Inputs, specs: Sequence[TensorSpec], *, where: str) -> 
         array = arrays.get(spec.name)
         if array is None:
             raise DataError(f"{where} has no array '{spec.name}'; it has {_names(arrays)}")
+        if not isinstance(array, np.ndarray):
+            raise DataError(f"{where}: '{spec.name}' is a {type(array).__name__} where a numpy array is needed")
         if not _fits(array.shape, spec.shape):
             wanted, found = "x".join(map(str, spec.shape)), "x".join(map(str, array.shape)) or "a scalar"
             raise DataError(f"{where}: '{spec.name}' is {found} where the model takes {wanted}")

@@ -1,11 +1,11 @@
 """Run a bundle stage by stage, stopping by policy, and measure it."""
 
-from edgeexit.runtime.backend import make_backend
 from edgeexit.runtime.evaluation import WHOLE_MODEL, Evaluation, LatencyFigures, evaluate, whole_model
 from edgeexit.runtime.inference import EveryExit, Inference
 from edgeexit.runtime.intervals import Interval
 from edgeexit.runtime.profiler import profile_bundle
 from edgeexit.runtime.recording import Recording, record, record_outputs
+from edgeexit.runtime.registry import make_backend
 from edgeexit.runtime.runner import NotFinite, Runner
 
 __all__ = [

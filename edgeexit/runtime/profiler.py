@@ -13,7 +13,6 @@ from edgeexit.datasets import Dataset, Inputs
 from edgeexit.errors import DataError
 from edgeexit.latency import LatencyProfile, Phase, StageProfile, summarise
 from edgeexit.policies import AnyPolicy, exit_rates
-from edgeexit.runtime.backend import make_backend
 from edgeexit.runtime.profiling.drift import find_drift
 from edgeexit.runtime.profiling.machine import machine_name, usable_cores
 from edgeexit.runtime.profiling.mix import (
@@ -26,6 +25,7 @@ from edgeexit.runtime.profiling.mix import (
 )
 from edgeexit.runtime.profiling.readout import ReadoutCost, measure_readouts
 from edgeexit.runtime.profiling.steady import Steady, steady, thinned_us
+from edgeexit.runtime.registry import make_backend
 from edgeexit.runtime.runner import Runner
 from edgeexit.targets import load_target
 from edgeexit.telemetry import Probe, Reading, Sampler, Telemetry, energy_mj, find_probe

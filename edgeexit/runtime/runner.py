@@ -16,8 +16,9 @@ from edgeexit.datasets import Inputs, check_finite, check_inputs
 from edgeexit.errors import DataError, InferenceError, PolicyError
 from edgeexit.manifest import Manifest
 from edgeexit.policies import AnyPolicy
-from edgeexit.runtime.backend import StageBackend, make_backend
+from edgeexit.runtime.backend import StageBackend
 from edgeexit.runtime.inference import Answers, EveryExit, Inference, concatenate, of_one, survivors
+from edgeexit.runtime.registry import make_backend
 from edgeexit.runtime.scheduler import Scheduler
 
 NotFinite = Literal["refuse", "pass"]

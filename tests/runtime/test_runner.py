@@ -88,6 +88,8 @@ def test_inputs_that_do_not_fit_are_named(runner):
         runner.infer({INPUT: np.zeros((2, 9), np.float32)}, policy=CONFIDENCE)
     with pytest.raises(DataError, match="has no array 'x'; it has 'y'"):
         runner.infer({"y": np.zeros((2, 8), np.float32)}, policy=CONFIDENCE)
+    with pytest.raises(DataError, match="'x' is a list where a numpy array is needed"):
+        runner.infer({INPUT: [[0.0] * 8]}, policy=CONFIDENCE)
 
 
 def test_a_policy_for_another_number_of_exits_is_refused(runner):
