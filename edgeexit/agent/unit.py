@@ -120,7 +120,7 @@ def render_unit(
         "# No MemoryDenyWriteExecute: TensorRT and CUDA compile at run time, and ONNX Runtime's providers may.",
     ]
     if system:
-        home = "read-only" if any(path.startswith(_HOMES) for path in (folder, python)) else "yes"
+        home = "read-only" if any(path.startswith(_HOMES) for path in (folder, python, *writable)) else "yes"
         writes = " ".join([f"{folder}/{_STATE}", *writable])
         lines += ["", *_SANDBOX, f"ProtectHome={home}", f"ReadWritePaths={writes}", *_DEVICES[devices]]
     lines += ["", "[Install]", f"WantedBy={'multi-user.target' if system else 'default.target'}", ""]

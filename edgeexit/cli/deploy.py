@@ -1,5 +1,6 @@
 """`edgeexit deploy`: bring a bundle to a device over SSH, go back, see what runs there, print the systemd unit."""
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -141,7 +142,7 @@ def push_command(
             + (f"; {outcome.replaces} is kept" if outcome.replaces else ""),
             soft_wrap=True,
         )
-    next_step(f"edgeexit deploy status {host}" + _where(port, identity, path))
+    next_step(f"edgeexit deploy status {host}" + _where(port, identity, ssh_option, path))
 
 
 @deploy_app.command("rollback")
@@ -170,7 +171,7 @@ def rollback_command(
     console.print(
         f"{printable(host)} serves release {done.release}" + (f"; {done.replaces} is kept" if done.replaces else "")
     )
-    next_step(f"edgeexit deploy status {host}" + _where(port, identity, path))
+    next_step(f"edgeexit deploy status {host}" + _where(port, identity, ssh_option, path))
 
 
 @deploy_app.command("status")
@@ -198,7 +199,7 @@ def status_command(
         return
     state = f"serves (process {view.pid}, {view.service})" if view.serving else f"does not serve: {view.trouble}"
     print_table(
-        f"{host}: {state}",
+        printable(f"{host}: {state}"),
         ("release", "model", "bundle", "edgeexit", "deployed", "by", ""),
         [
             (
@@ -216,7 +217,7 @@ def status_command(
     if not view.serving:
         for line in view.log:
             notes.print(f"  {printable(line)}", soft_wrap=True)
-    next_step(f"edgeexit deploy rollback {host}" + _where(port, identity, path))
+    next_step(f"edgeexit deploy rollback {host}" + _where(port, identity, ssh_option, path))
 
 
 @deploy_app.command("unit")
@@ -241,11 +242,13 @@ def _address(host: str, port: int | None, identity: Path | None, options: list[s
     return Address(host=host, port=port, identity=identity, options=tuple(options or ()))
 
 
-def _where(port: int | None, identity: Path | None, path: str) -> str:
+def _where(port: int | None, identity: Path | None, options: list[str] | None, path: str) -> str:
     """Return the options that the next command needs, too."""
-    words = [f" --port {port}"] if port is not None else []
-    words += [f" --identity {identity}"] if identity is not None else []
-    return "".join(words) + (f" --path {path}" if path != "~/edgeexit" else "")
+    words = [] if port is None else ["--port", str(port)]
+    words += [] if identity is None else ["--identity", str(identity)]
+    words += [word for option in options or () for word in ("-o", option)]
+    words += ["--path", path] if path != "~/edgeexit" else []
+    return "".join(f" {shlex.quote(word)}" for word in words)
 
 
 @contextmanager

@@ -9,10 +9,22 @@ from edgeexit.deploy.outcome import Listener, NotHealthyError, Step
 from edgeexit.errors import DeployError
 
 _LOOK_S: Final = 0.4
+_IDLE_LOOKS: Final = 25
+"""After so many, a device that has not begun never will, as after a restart."""
 _STEPS: Final[dict[str, Step]] = {
     "starting": "start",
     "going back": "rollback",
 }
+
+
+def settle(device: Device, listener: Listener) -> None:
+    """Wait for the end of what a client that has gone has left at work on the device."""
+    told = False
+    while device.call("watch", ticket="")["working"]:
+        if not told:
+            listener.say("the device still works on an earlier deployment; waiting until it has ended")
+            told = True
+        time.sleep(_LOOK_S)
 
 
 def activate(
@@ -33,7 +45,7 @@ def activate(
     listener.on_step("switch")
     ticket = secrets.token_hex(8)
     device.call("activate", ticket=ticket, release=release, timeout_s=timeout_s, wheels=wheels)
-    told = ""
+    told, idle = "", 0
     while True:
         seen = device.call("watch", ticket=ticket)
         activation = seen["activation"]
@@ -45,11 +57,16 @@ def activate(
             told = step
         if step == "done":
             break
-        if step != "waiting" and not seen["working"]:
+        idle = 0 if seen["working"] else idle + 1
+        if idle > (_IDLE_LOOKS if step == "waiting" else 0):
             raise DeployError("the device stopped working on the activation; see `edgeexit deploy status`")
         time.sleep(_LOOK_S)
     if activation["outcome"] == "healthy":
+        if activation["remark"] is not None:
+            listener.say(activation["remark"])
         return dict(activation)
+    if activation["outcome"] == "rolled back" and told != "going back":  # it was over before it was looked for
+        listener.on_step("rollback")
     raise NotHealthyError(_failure(release, activation), activation["log"])
 
 

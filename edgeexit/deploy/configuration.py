@@ -13,7 +13,7 @@ CONFIG_NAME: Final = "agent.toml"
 _PRIVATE: Final = 0o600
 _BROKER_FILES: Final = ("ca_file", "certificate_file", "key_file", "password_file")
 _TAKEN: Final = {"bundle", "venv", "state", "release.json", "healthy", "edgeexit.service", CONFIG_NAME}
-_EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - to ask, not to bind
+_EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - to ask, not to bind
 
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,14 +41,14 @@ def read_configuration(path: Path) -> Configuration:
         place = PurePosixPath(name)
         if place.is_absolute():
             continue
-        if ".." in place.parts or place.parts[0] in _TAKEN:
+        if ".." in place.parts or not place.parts or place.parts[0] in _TAKEN:
             raise ConfigError(f"config file '{path}': {key} = '{name}' must lie beside it, under a name of its own")
         source = path.parent / name
         if not source.is_file():
             raise ConfigError(f"config file '{path}': {key} = '{name}' is not there")
         if str(place) not in {file.name for file in files}:
             files.append(local_file(str(place), source, mode=_PRIVATE))
-    if all(PurePosixPath(name).is_absolute() is False for name in map(str, content.get("trusted_keys", ()))):
+    if not any(PurePosixPath(name).is_absolute() for name in map(str, content.get("trusted_keys", ()))):
         config.load_keys()
     return Configuration(
         files=tuple(files),
@@ -68,7 +68,7 @@ def _state_folders(path: Path, content: dict[str, Any]) -> tuple[str, ...]:
     place = PurePosixPath(str(content.get("state_dir", "state")))
     if place.is_absolute():
         return (str(place),)
-    if place.parts[0] != "state" or ".." in place.parts:
+    if place.parts[:1] != ("state",) or ".." in place.parts:
         raise ConfigError(
             f"config file '{path}': state_dir = '{place}' would be lost with the release; leave it out (it is "
             "then kept over all releases), or give an absolute path of the device"

@@ -67,7 +67,7 @@ def copy_files(device: Device, files: Sequence[PayloadFile], key: str, on_bytes:
                     sent += len(piece)
                     on_bytes(through, total)
 
-        entries = [{**entry, "offset": state.get("offset")} for _, entry, state in todo]
+        entries = [{"offset": None, **entry, **state} for _, entry, state in todo]
         damaged: list[str] = device.call_once("receive", stream, files=entries)["damaged"] if todo else []
         return damaged
 

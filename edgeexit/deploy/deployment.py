@@ -19,7 +19,7 @@ import msgspec
 from edgeexit import __version__
 from edgeexit.agent.unit import Devices, render_unit, unit_name
 from edgeexit.bundle import Bundle
-from edgeexit.deploy.activation import activate
+from edgeexit.deploy.activation import activate, settle
 from edgeexit.deploy.configuration import Configuration, read_configuration
 from edgeexit.deploy.copying import copy_files, described, missing_bytes
 from edgeexit.deploy.device import Device, run_shell
@@ -118,6 +118,7 @@ def deploy(request: Request, listener: Listener | None = None) -> Outcome:
         check_room(facts, 0)
         if not request.dry_run:
             stack.enter_context(device.locked())
+            settle(device, listener)
         wheel = request.wheel or find_wheel(Path(stack.enter_context(tempfile.TemporaryDirectory())))
         environment = plan_environment(target, facts, python, wheel, request.wheelhouse)
         plan = _plan(request, bundle, target, configuration, facts, device, environment)
@@ -125,9 +126,15 @@ def deploy(request: Request, listener: Listener | None = None) -> Outcome:
         if request.dry_run:
             return _outcome(plan, "planned", release=None, replaces=None, sent=plan.send_bytes)
         current = plan.inventory["current"]
-        if current is not None and current["key"] == plan.key and device.call("watch", log_lines=0)["trouble"] is None:
+        if current is not None and current["key"] == plan.key and _serves(plan, device):
             return _outcome(plan, "unchanged", release=current["id"], replaces=current.get("replaces"), sent=0)
         return _carry_out(plan, request, target, device, listener)
+
+
+def _serves(plan: _Plan, device: Device) -> bool:
+    """Return whether the current release has been found healthy and its agent still serves."""
+    seen = device.call("watch", log_lines=0)
+    return plan.inventory["current_healthy"] and seen["pid"] is not None and seen["trouble"] is None
 
 
 def _plan(  # noqa: PLR0917 - all that preflight has gathered

@@ -1,5 +1,7 @@
 """What a device is, as `remote/facts.sh` found it, and whether a bundle can run there."""
 
+import posixpath
+import re
 from typing import Final, Literal
 
 import msgspec
@@ -13,6 +15,8 @@ Supervisor = Literal["systemd", "user", "process"]
 _OLDEST_PYTHON: Final = (3, 10)
 _CLOCK_TOLERANCE_S: Final = 24 * 3600.0
 _MACHINES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
+_FOLDER: Final = re.compile(r"[\w./@+ -]+")
+"""What neither a shell nor pip takes for something else, as the first lines of an environment's programs have it."""
 _SYSTEM_MODULES: Final = {"tensorrt": "tensorrt"}
 """Runtime -> the module that the device's system brings for it."""
 
@@ -71,7 +75,7 @@ def parse_facts(text: str) -> Facts:
             machine=_MACHINES.get(fields["machine"].lower(), fields["machine"].lower()),
             user=fields["user"],
             uid=int(fields["uid"]),
-            folder=fields["folder"],
+            folder=posixpath.normpath(fields["folder"]),
             free_kib=int(fields["free_kib"]),
             writable="writable" in fields,
             time=float(fields["time"]),
@@ -131,7 +135,12 @@ def choose_supervisor(facts: Facts, wanted: Literal["auto"] | Supervisor) -> Sup
 
 
 def check_room(facts: Facts, needed_bytes: int) -> None:
-    """Raise DeployError where the folder cannot be written to, or has too little room."""
+    """Raise DeployError where the folder is none for programs, cannot be written to, or has too little room."""
+    if not _FOLDER.fullmatch(facts.folder):
+        raise DeployError(
+            f"folder '{facts.folder}' of the device cannot hold an environment; give a --path of letters, digits, "
+            "spaces and . _ / @ + -"
+        )
     if not facts.writable:
         raise DeployError(f"user '{facts.user}' may not write to '{facts.folder}' on the device; give another --path")
     if facts.free_kib * 1024 < needed_bytes:

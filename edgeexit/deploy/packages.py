@@ -12,6 +12,8 @@ import sys
 import zipfile
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import msgspec
 
@@ -98,7 +100,7 @@ def find_wheel(folder: Path) -> Path:
 def _checkout(distribution: importlib.metadata.Distribution) -> Path | None:
     origin = json.loads(distribution.read_text("direct_url.json") or "{}")
     if origin.get("dir_info", {}).get("editable"):
-        return Path(str(origin["url"]).removeprefix("file://"))
+        return Path(url2pathname(urlsplit(str(origin["url"])).path))
     beside = Path(__file__).parent.parent.parent  # started from a checkout that is not installed
     return beside if (beside / "pyproject.toml").is_file() else None
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from edgeexit.deploy.activation import activate
+from edgeexit.deploy.activation import activate, settle
 from edgeexit.deploy.deployment import FOLDER
 from edgeexit.deploy.device import Device, run_shell
 from edgeexit.deploy.facts import parse_facts
@@ -68,6 +68,7 @@ def roll_back(
     """
     listener = listener or Listener()
     with _device(address, folder, listener) as device, device.locked():
+        settle(device, listener)
         view = view_of(device)
         release = to or _previous(device, view)
         if release not in {one.id for one in view.releases}:

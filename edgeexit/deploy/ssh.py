@@ -19,7 +19,7 @@ _SSH_FAILED: Final = 255
 _LONGEST_SOCKET: Final = 80
 """Characters of the control socket's path; the system allows about 104 and ssh appends some while it connects."""
 
-_HOST: Final = re.compile(r"(?:[^@\s]+@)?[^@\s]+")
+_HOST: Final = re.compile(r"(?:[^@\s-][^@\s]*@)?[^@\s-][^@\s]*")
 
 _REASONS: Final = {
     r"Could not resolve hostname": "{host} is unknown: check its name, or add it to ~/.ssh/config",
@@ -59,7 +59,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Refuse what ssh would take for an option (ConfigError)."""
-        if self.host.startswith("-") or not _HOST.fullmatch(self.host):
+        if not _HOST.fullmatch(self.host):
             raise ConfigError(f"'{self.host}' is no address; give USER@HOST, or a name of ~/.ssh/config")
         if self.identity is not None and not self.identity.is_file():
             raise ConfigError(f"identity '{self.identity}' is not there; give the private key's file")
@@ -164,6 +164,8 @@ class Connection:
             "ControlMaster": "auto",
             "ControlPath": str(self._folder / "s"),
             "ControlPersist": "20",  # also ends the shared connection when this program is killed
+            "RemoteCommand": "none",
+            "ClearAllForwardings": "yes",
             "ForwardAgent": "no",
             "ForwardX11": "no",
             "PermitLocalCommand": "no",

@@ -42,7 +42,7 @@ def test_no_ssh_here(device, monkeypatch):
         device_status(device.sshd.address())
 
 
-@pytest.mark.parametrize("host", ["-oProxyCommand=touch pwned", "pi@", "a b"])
+@pytest.mark.parametrize("host", ["-oProxyCommand=touch pwned", "pi@-oProxyCommand=pwned", "-l@camera", "pi@", "a b"])
 def test_what_is_no_address_is_never_given_to_ssh(host):
     with pytest.raises(ConfigError, match="is no address"):
         Address(host=host)

@@ -43,6 +43,8 @@ def test_what_it_names_goes_along_private_and_absolute_paths_stay_the_devices_ow
         ('[broker]\nca_file = "../ca.crt"', "must lie beside it"),
         ('[broker]\nca_file = "state/ca.crt"', "must lie beside it"),
         ('trusted_keys = ["c.pub"]', "trusted_keys = 'c.pub' is not there"),
+        ('[broker]\nca_file = "."', "must lie beside it"),
+        ('state_dir = "."', "would be lost with the release"),
         ('state_dir = "data"', "would be lost with the release"),
         ('state_dir = "state/../data"', "would be lost with the release"),
         ("[endpoint]\nenabled = false", "asked for its health"),

@@ -60,7 +60,7 @@ def test_the_life_of_a_device(device, bundles, configured):
     assert [release.current for release in view.releases] == [True, False]
 
 
-def test_the_same_again_does_nothing_unless_the_agent_is_down(device, bundles, configured):
+def test_the_same_again_does_nothing_unless_the_agent_is_down_or_was_never_judged(device, bundles, configured):
     config = configured()
     first = device.push(bundles[0], config)
     pid = (device.root / "agent.pid").read_text()
@@ -72,6 +72,11 @@ def test_the_same_again_does_nothing_unless_the_agent_is_down(device, bundles, c
     repaired = device.push(bundles[0], config)
     assert (repaired.outcome, repaired.send_bytes) == ("healthy", 0)
     assert served(repaired) == [bundles[0].digest]
+
+    (device.root / "current" / "healthy").unlink()  # as after a power cut while it started
+    judged = device.push(bundles[0], config)
+    assert (judged.outcome, judged.send_bytes) == ("healthy", 0)
+    assert (device.root / "current" / "healthy").is_file()
 
 
 def test_a_release_that_does_not_get_healthy_is_taken_back_with_its_last_words(device, bundles, configured):

@@ -80,8 +80,17 @@ def test_too_little_room_and_a_folder_that_is_closed():
     check_room(told(), 800 << 20)
     with pytest.raises(DeployError, match="needs 1000 MiB free and has 879 MiB"):
         check_room(told(), 1000 << 20)
+    check_room(told(folder="/home/jürgen/edge exit@2"), 0)
+    for folder in ("/srv/$HOME", "/srv/it's", "/srv/a;b", "/srv/[a]", "/srv/`a`"):
+        with pytest.raises(DeployError, match="give a --path"):
+            check_room(told(folder=folder), 0)
     with pytest.raises(DeployError, match="user 'pi' may not write"):
         check_room(told(writable=None), 0)
+
+
+@pytest.mark.parametrize("folder", ["/srv/edgeexit/", "/srv//edgeexit", "/srv/x/../edgeexit", "/srv/./edgeexit"])
+def test_a_folder_has_one_name_however_it_is_written(folder):
+    assert told(folder=folder).folder == "/srv/edgeexit"
 
 
 def test_a_clock_that_is_far_off_is_seen():

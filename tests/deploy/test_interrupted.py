@@ -1,5 +1,6 @@
 """A link that drops, a client that is killed, a damaged copy: what runs is untouched, and a second run goes on."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import msgspec
 import pytest
 
 from edgeexit.deploy import ConnectionLostError, Listener, device_status
-from edgeexit.deploy.activation import activate
+from edgeexit.deploy.activation import activate, settle
 from edgeexit.deploy.copying import copy_files
 from edgeexit.deploy.device import Device
 from edgeexit.deploy.payload import local_file
@@ -116,6 +117,20 @@ def test_a_client_that_is_killed_leaves_no_lock_and_what_it_had_copied(device, b
     assert device.current == first.release
     assert device.push(bundles[1]).outcome == "healthy"
     assert device.current != first.release
+
+
+def test_what_a_client_that_has_gone_left_at_work_is_waited_for(device, linked):
+    device.root.mkdir(exist_ok=True)
+    said = []
+    with (device.root / ".operation.lock").open("a") as work:
+        fcntl.flock(work, fcntl.LOCK_EX)
+
+        def say(text):
+            said.append(text)
+            work.close()  # it ends
+
+        settle(linked, Listener(say=say))
+    assert len(said) == 1
 
 
 def test_the_device_ends_its_switch_without_the_client(device, bundles, configured):

@@ -50,7 +50,7 @@ def root(tmp_path, monkeypatch):
     programs.mkdir()
     for name, text in {
         "systemctl": SYSTEMCTL,
-        "loginctl": "#!/bin/sh\n",
+        "loginctl": "#!/bin/sh\necho Linger=no\n",
         "journalctl": "#!/bin/sh\necho last words\n",
     }.items():
         (programs / name).write_text(text)
@@ -84,6 +84,7 @@ def test_a_unit_is_installed_started_replaced_and_forgotten(root):
     assert first is not None
     assert service.deaths() == 0
     assert service.log_tail(5) == ["last words"]
+    assert "enable-linger" in service.remark()
     installed = root.parent / "home" / ".config/systemd/user/edgeexit.service"
     assert installed.read_text() == (root / "current" / "edgeexit.service").read_text()
 
@@ -106,9 +107,13 @@ def test_another_deployments_unit_is_left_alone(root):
     installed = root.parent / "home" / ".config/systemd/user/edgeexit.service"
     installed.parent.mkdir(parents=True)
     installed.write_text("[Service]\nWorkingDirectory=/srv/other/current\n")
-    with pytest.raises(RefusedError, match="of another deployment"):
-        Service(root, "user", "edgeexit").restart()
+    service = Service(root, "user", "edgeexit")
+    for refused in (service.restart, service.stop, lambda: service.stop(forget=True)):
+        with pytest.raises(RefusedError, match="of another deployment"):
+            refused()
     assert "/srv/other" in installed.read_text()
+    assert not (root.parent / "home" / "calls").exists()
+    installed.unlink()
 
 
 def test_a_plain_process_is_known_by_its_lock_and_not_by_its_number(root):

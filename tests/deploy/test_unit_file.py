@@ -55,6 +55,7 @@ def test_it_stays_in_its_release_and_writes_only_where_it_may():
 
 def test_a_deployment_in_somebodys_home_can_be_read():
     assert "ProtectHome=read-only" in lines(render_unit("/home/pi/edgeexit"))
+    assert "ProtectHome=read-only" in lines(render_unit("/opt/edgeexit", writable=["/home/pi/state"]))
     assert "ProtectHome=read-only" in lines(render_unit("/opt/edgeexit", python="/home/pi/.local/bin/python3.12"))
 
 

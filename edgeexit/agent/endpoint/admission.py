@@ -16,11 +16,18 @@ class Admission:
         self._max_requests = max_requests
         self._max_bytes = max_bytes
         self._bytes = 0
+        self._closed = False
         self.requests = 0
         """In flight now."""
 
+    def close(self) -> None:
+        """Let nobody in any more."""
+        self._closed = True
+
     def enter(self, size: int) -> None:
         """Let in a request whose body has `size` bytes. Raises OverloadedError where there is no room."""
+        if self._closed:
+            raise OverloadedError("the agent stops; try again later")
         if self.requests >= self._max_requests:
             raise OverloadedError(f"{self.requests} requests are in flight, which is the limit; try again later")
         if self.requests and self._bytes + size > self._max_bytes:

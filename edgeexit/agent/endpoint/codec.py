@@ -26,6 +26,7 @@ OUTPUTS: Final = ("answers", "exits", "outputs", "readouts", "latency_ms")
 
 _LONGEST_ID: Final = 256
 _MOST_DIMENSIONS: Final = 16
+_LARGEST_DIMENSION: Final = 2**63 - 1
 
 T = TypeVar("T")
 RequestId = Annotated[str, msgspec.Meta(max_length=_LONGEST_ID)]
@@ -57,7 +58,9 @@ class _Parameters(msgspec.Struct):
 
 class _Input(msgspec.Struct):
     name: str
-    shape: Annotated[list[Annotated[int, msgspec.Meta(ge=0)]], msgspec.Meta(max_length=_MOST_DIMENSIONS)]
+    shape: Annotated[
+        list[Annotated[int, msgspec.Meta(ge=0, le=_LARGEST_DIMENSION)]], msgspec.Meta(max_length=_MOST_DIMENSIONS)
+    ]
     datatype: str
     parameters: _Parameters = msgspec.field(default_factory=_Parameters)
     data: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)

@@ -128,6 +128,7 @@ class Endpoint:
         self._serving.set_result(asyncio.get_running_loop())
         await self._stopped.wait()
         server.stop()
+        self._service.admission.close()  # connections that are open could go on asking
         deadline = asyncio.get_running_loop().time() + _STOP_S
         while self._service.admission.requests and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - once in a life
             await asyncio.sleep(_STOP_POLL_S)

@@ -4,6 +4,7 @@ This runs on, detached from the connection, so that a link that drops in these s
 agent. What it does and what came out is in `activation.json`, which `watch.py` reads.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -28,7 +29,7 @@ from edgeexit.deploy.remote.layout import (
     release_ids,
     write_durably,
 )
-from edgeexit.deploy.remote.service import Service, trouble
+from edgeexit.deploy.remote.service import Service, occupied, trouble
 
 ACTIVATION_FILE = "activation.json"
 
@@ -64,6 +65,8 @@ def _outcome(root: Path, arguments: dict[str, Any]) -> dict[str, Any]:
         return {"outcome": "failed", "reason": str(error), "log": []}
     except OSError as error:
         return {"outcome": "failed", "reason": f"'{error.filename}': {error.strerror}", "log": []}
+    except Exception as error:  # noqa: BLE001 - nobody sees a traceback here
+        return {"outcome": "failed", "reason": f"{type(error).__name__}: {error}", "log": []}
 
 
 def _activate(root: Path, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -73,6 +76,7 @@ def _activate(root: Path, arguments: dict[str, Any]) -> dict[str, Any]:
         raise RefusedError(f"release '{release}' is not in '{root}'")
     back_to = _last_good(root, release)
     service = Service(root, document["service"], document["name"])
+    service.check_own()
     before = current_id(root)
     _tell(root, arguments["ticket"], step="switching")
     # Written first: who finds `current` switched can always tell where back is.
@@ -86,7 +90,7 @@ def _activate(root: Path, arguments: dict[str, Any]) -> dict[str, Any]:
     if reason is None:
         write_durably(root / RELEASES / release / HEALTHY_FILE, "")
         _prune(root, keep=[release, *([back_to] if back_to else [])], wheels=arguments["wheels"])
-        return {"outcome": "healthy", "replaces": back_to}
+        return {"outcome": "healthy", "replaces": back_to, "remark": service.remark()}
     log = service.log_tail(_LOG_LINES)
     _tell(root, arguments["ticket"], step="going back")
     if back_to is None:
@@ -103,12 +107,11 @@ def _activate(root: Path, arguments: dict[str, Any]) -> dict[str, Any]:
 
 def _last_good(root: Path, release: str) -> str | None:
     """Return the release to go back to: the current one, or, where that was never healthy, the one that it replaces."""
-    candidate = current_id(root)
+    candidate, passed = current_id(root), {release}
     while candidate is not None and (candidate == release or not is_healthy(root, candidate)):
+        passed.add(candidate)
         before = (read_release(root, candidate) or {}).get("replaces")
-        candidate = before if before != candidate and read_release(root, before) is not None else None
-        if candidate == release:
-            return None
+        candidate = None if before in passed or read_release(root, before) is None else before
     return candidate
 
 
@@ -120,8 +123,14 @@ def _stop_other_kind(root: Path, before: str | None, document: dict[str, Any]) -
 
 
 def _start(service: Service, document: dict[str, Any], timeout_s: float) -> str | None:
-    """Start what `current` names; return None as soon as it serves its bundle, or why it does not."""
+    """Start what `current` names; return None as soon as it serves its bundle, or why it does not.
+
+    What ran before has ended first, so that nothing else can answer in its place.
+    """
     try:
+        service.stop()
+        if (reason := occupied(document)) is not None:
+            return reason
         service.restart()
     except RefusedError as error:
         return str(error)
@@ -133,7 +142,7 @@ def _start(service: Service, document: dict[str, Any], timeout_s: float) -> str 
         if deaths is None or deaths >= _DEATHS:
             return "the service ends by itself"
         reason = trouble(document)
-        if reason is None and service.pid() is not None:
+        if reason is None:
             return None
         if time.monotonic() > deadline:
             return f"not healthy within {timeout_s:g} s: {reason}"
@@ -153,7 +162,8 @@ def _prune(root: Path, *, keep: list[str], wheels: list[str] | None) -> None:
     if wheels is not None:
         for wheel in (root / WHEELS).glob("*"):
             if wheel.name not in wheels:
-                wheel.unlink()
+                with contextlib.suppress(OSError):  # the release serves, whatever is left lying
+                    wheel.unlink()
 
 
 def _tell(root: Path, ticket: str, **fields: Any) -> None:

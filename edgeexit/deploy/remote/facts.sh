@@ -17,9 +17,9 @@ echo "free_kib=$(df -Pk "$there" | awk 'NR == 2 {print $4}')"
 # Is a systemd the init of this system, and may we tell it what to do?
 if [ -d /run/systemd/system ]; then
     if [ "$(id -u)" = 0 ]; then echo "systemd=root"
-    elif sudo -n true 2>/dev/null; then echo "systemd=sudo"
+    elif sudo -n true </dev/null 2>/dev/null; then echo "systemd=sudo"
     fi
-    XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-/run/user/$(id -u)} systemctl --user show-environment >/dev/null 2>&1 &&
+    XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-/run/user/$(id -u)} systemctl --user show-environment </dev/null >/dev/null 2>&1 &&
         echo "systemd_user=yes"
 fi
 

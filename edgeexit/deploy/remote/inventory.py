@@ -6,7 +6,7 @@ from typing import Any
 
 from edgeexit.deploy.remote.layout import (
     COMPLETE_FILE,
-    CURRENT,
+    RELEASES,
     VENVS,
     answer,
     current_id,
@@ -17,9 +17,10 @@ from edgeexit.deploy.remote.layout import (
 
 
 def main(arguments: dict[str, Any]) -> None:
-    """Answer with the state of every file: there, to be taken from the current release, or how much of it came."""
+    """Answer with the state of every file: there, to be taken from a release, or how much of it came."""
     root = Path(arguments["root"])
     current = current_id(root)
+    wanted = arguments.get("files", ())
     answer(
         current=read_release(root, current),
         current_healthy=current is not None and is_healthy(root, current),
@@ -28,7 +29,7 @@ def main(arguments: dict[str, Any]) -> None:
             for release in release_ids(root)
         ],
         venvs=[marker.parent.name for marker in (root / VENVS).glob(f"*/{COMPLETE_FILE}")],
-        files={file["path"]: _state(root, file) for file in arguments.get("files", ())},
+        files={file["path"]: _state(root, file, [*filter(None, [current]), *release_ids(root)]) for file in wanted},
     )
 
 
@@ -49,10 +50,12 @@ def sha256_of(path: Path) -> str | None:
     return digest.hexdigest()
 
 
-def _state(root: Path, file: dict[str, Any]) -> dict[str, Any]:
+def _state(root: Path, file: dict[str, Any], releases: list[str]) -> dict[str, Any]:
     if sha256_of(root / file["path"]) == file["sha256"]:
         return {"kind": "there"}
-    if file["name"] and sha256_of(root / CURRENT / file["name"]) == file["sha256"]:
-        return {"kind": "current"}
+    for release in releases if file["name"] else ():
+        kept = root / RELEASES / release / file["name"]
+        if kept.is_file() and kept.stat().st_size == file["size"] and sha256_of(kept) == file["sha256"]:
+            return {"kind": "kept", "release": release}
     part = partial(root, file)
     return {"kind": "missing", "offset": min(part.stat().st_size, file["size"]) if part.exists() else 0}

@@ -50,9 +50,10 @@ def read_json(path: Path) -> Any:
 
 
 def write_durably(path: Path, content: str) -> None:
-    """Write a small file so that a power cut leaves the old one or the new one, whole."""
+    """Write a small file, for its owner only, so that a power cut leaves the old one or the new one, whole."""
     temporary = path.with_name(f".{path.name}.new")
-    with temporary.open("w") as file:
+    temporary.unlink(missing_ok=True)
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""Takes files in: what the current release has by link, the rest from the connection, each from where it stopped."""
+"""Takes files in: what a release has by link, the rest from the connection, each from where it stopped."""
 
 import os
 import select
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeexit.deploy.remote.inventory import partial, sha256_of
-from edgeexit.deploy.remote.layout import CURRENT, RefusedError, answer, sync_folder
+from edgeexit.deploy.remote.layout import INCOMING, RELEASES, RefusedError, answer, sync_folder
 
 _PIECE = 1 << 16
 _SILENCE_S = 60.0
@@ -23,12 +23,13 @@ def main(arguments: dict[str, Any]) -> None:
     """
     root = Path(arguments["root"])
     damaged = []
+    (root / INCOMING).mkdir(exist_ok=True, mode=0o700)
     for file in arguments["files"]:
         path = root / file["path"]
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
         part = partial(root, file)
         if file["offset"] is None:
-            _take_over(root / CURRENT / file["name"], part)
+            _take_over(root / RELEASES / file["release"] / file["name"], part)
         else:
             _append(part, file["offset"], file["size"], file["mode"])
         if sha256_of(part) != file["sha256"]:

@@ -1,9 +1,12 @@
 """Starts, stops and watches the agent: under systemd, under a user's systemd, or as a plain process."""
 
+import contextlib
 import fcntl
+import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 import urllib.error
@@ -50,6 +53,7 @@ class Service:
         if self.kind == "process":
             self._kill()
             return
+        self.check_own()
         self._systemctl("stop", self.unit, tolerant=True)
         if forget:
             self._systemctl("disable", self.unit, tolerant=True)
@@ -72,7 +76,7 @@ class Service:
             return int(self._properties().get("MainPID") or 0) or None
         with self._lock_path.open("a") as lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two who look do not mislead one another
             except BlockingIOError:  # the agent holds it until it ends
                 return int(self._pid_path.read_text() or 0) or None
         return None
@@ -90,14 +94,34 @@ class Service:
             text = _output([*self._as_root, *command, *since, "--no-pager"], tolerant=True)
         return [line.rstrip() for line in text.splitlines() if line.strip()][-lines:]
 
+    def remark(self) -> str | None:
+        """Return what keeps the agent from staying, where its supervisor does not keep it."""
+        if self.kind != "user" or "Linger=no" not in _output(
+            ["loginctl", "show-user", str(os.getuid()), "--property=Linger"], tolerant=True
+        ):
+            return None
+        return (
+            "the agent ends with this user's last login, since lingering is not allowed; let an administrator run "
+            "`loginctl enable-linger` for the user there"
+        )
+
+    def check_own(self) -> str:
+        """Return the unit that is installed, or nothing. Raises RefusedError where it is not of this deployment."""
+        if self.kind == "process":
+            return ""
+        try:
+            installed = self._unit_path.read_text()
+        except FileNotFoundError:
+            return ""
+        if f"WorkingDirectory={self.root}/{CURRENT}" not in installed.splitlines():
+            raise RefusedError(
+                f"'{self._unit_path}' is of another deployment; remove it, or give a --path of another name"
+            )
+        return installed
+
     def _install(self) -> None:
         text = (self.root / CURRENT / UNIT_FILE).read_text()
-        try:
-            before = self._unit_path.read_text()
-        except FileNotFoundError:
-            before = ""
-        if before and f"WorkingDirectory={self.root}/{CURRENT}" not in before.splitlines():
-            raise RefusedError(f"'{self._unit_path}' is of another deployment; remove it, or give another --path")
+        before = self.check_own()
         if text != before:
             if self.kind == "user":
                 self._unit_path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +159,8 @@ class Service:
                 if pid is None:
                     return
                 if not sent:
-                    os.kill(pid, number)
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, number)
                     sent = True
                 time.sleep(0.05)
         raise RefusedError(f"the agent (process {self.pid()}) does not end")
@@ -165,6 +190,16 @@ class Service:
         return self.root / "agent.pid"
 
 
+def occupied(release: dict[str, Any]) -> str | None:
+    """Return what is amiss where somebody listens at the release's endpoint, whose agent does not run; else None."""
+    host, port = release["endpoint"]
+    try:
+        socket.create_connection((host, port), timeout=_HTTP_S).close()
+    except OSError:
+        return None
+    return f"port {port} on {host} is in use by another program; stop that, or set another port under [endpoint]"
+
+
 def trouble(release: dict[str, Any]) -> str | None:
     """Ask the agent's endpoint; return None where it is ready and serves the release's bundle, else what is amiss."""
     host, port = release["endpoint"]
@@ -174,13 +209,15 @@ def trouble(release: dict[str, Any]) -> str | None:
         with opener.open(f"{base}/health/ready", timeout=_HTTP_S):
             pass
         with opener.open(f"{base}/models/{urllib.parse.quote(release['model'], safe='')}", timeout=_HTTP_S) as reply:
-            versions = json.load(reply).get("versions", [])
+            told = json.load(reply)
     except urllib.error.HTTPError as error:
         return f"{error.url} answers {error.code}"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         return f"{base} does not answer ({getattr(error, 'reason', error)})"
-    if release["bundle"] not in versions:
-        return f"{base} serves bundle {', '.join(map(str, versions)) or '?'}, not {release['bundle']}"
+    versions = told.get("versions") if isinstance(told, dict) else None
+    if not isinstance(versions, list) or release["bundle"] not in versions:
+        found = ", ".join(map(str, versions)) if isinstance(versions, list) else "?"
+        return f"{base} serves bundle {found}, not {release['bundle']}"
     return None
 
 

@@ -36,7 +36,7 @@ def main(arguments: dict[str, Any]) -> None:
 def _is_working(root: Path) -> bool:
     with (root / ".operation.lock").open("a") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
     return False

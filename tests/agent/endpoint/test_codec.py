@@ -148,6 +148,13 @@ def test_a_tensor_that_is_not_as_it_says_is_refused_by_name(change: dict[str, An
         decode_request(json.dumps({"inputs": [{**GOOD, **change}]}).encode(), None, inputs=["a"])
 
 
+def test_a_shape_that_no_memory_could_hold_is_refused() -> None:
+    huge = {"name": "a", "shape": [10**4000] * 2, "datatype": "FP32", "parameters": {"binary_data_size": 4}}
+    header = json.dumps({"inputs": [huge]}).encode()
+    with pytest.raises(ProtocolError, match="shape"):
+        decode_request(header + b"1234", len(header), inputs=["a"])
+
+
 @pytest.mark.parametrize(
     ("request_", "named"),
     [

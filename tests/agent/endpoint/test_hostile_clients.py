@@ -246,13 +246,22 @@ def test_stopping_finishes_what_is_in_flight_and_takes_nothing_new(
         endpoint.__enter__()
         port = endpoint.port
         gate = Gate(Served(agent, endpoint), monkeypatch)
-        with connect(port) as idle:
+        with (
+            connect(port) as idle,
+            contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as open_,
+        ):
+            open_.request("GET", "/v2/health/live")
+            open_.getresponse().read()
             early = pool.submit(ask, port, INFER, ONE)
             assert gate.reached.wait(10)
             stopping = pool.submit(endpoint.__exit__, None, None, None)
             wait_for(lambda: refuses(port), "new connections to be refused")
             assert not early.done()
             assert not stopping.done()
+            open_.request("POST", INFER, json.dumps(ONE))
+            refused = open_.getresponse()
+            assert refused.status == 503
+            assert "the agent stops" in json.loads(refused.read())["error"]
             gate.open()
             assert early.result().status == 200
             stopping.result(20)
