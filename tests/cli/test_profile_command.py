@@ -147,6 +147,7 @@ def test_two_bundles_are_compared_in_turns(edgeexit, bundle, data, tmp_path):
         (("--compare", "BUNDLE", "BUNDLE", "--stored"), "--compare takes two bundles"),
         (("BUNDLE", "--stored"), "holds no profile of itself"),
         (("BUNDLE", "--stored", "--data", "x.npz"), "--stored measures nothing"),
+        (("BUNDLE", "--stored", "--batch", 8), "--stored measures nothing"),
         (("BUNDLE", "--batch", "17"), "16 samples do not make a batch of 17"),
     ],
 )
