@@ -10,6 +10,7 @@ import numpy.typing as npt
 from edgeexit.datasets import Dataset
 from edgeexit.latency import summarise
 from edgeexit.policies import AnyPolicy, Confidence
+from edgeexit.runtime.garbage import undisturbed
 from edgeexit.runtime.inference import Inference
 from edgeexit.runtime.intervals import Interval, percentile_interval, ratio_intervals
 from edgeexit.runtime.recording import Answers, classes_of, count_right
@@ -102,14 +103,15 @@ def evaluate(
     names, trials = list(contenders), {name: _Trial(len(dataset)) for name in contenders}
     for policy in contenders.values():  # a first run is slow, and refusals come before the work
         runner.infer(next(dataset.batches(1)), policy=policy)
-    for index, sample in enumerate(dataset.batches(1)):
-        first = index % len(names)
-        results = {name: runner.infer(sample, policy=contenders[name]) for name in names[first:] + names[:first]}
-        final = _answers(results[WHOLE_MODEL])
-        label = None if dataset.labels is None else dataset.labels[index : index + 1]
-        for name, result in results.items():
-            trials[name].take(index, result, final, label)
-        on_samples(1)
+    with undisturbed():
+        for index, sample in enumerate(dataset.batches(1)):
+            first = index % len(names)
+            results = {name: runner.infer(sample, policy=contenders[name]) for name in names[first:] + names[:first]}
+            final = _answers(results[WHOLE_MODEL])
+            label = None if dataset.labels is None else dataset.labels[index : index + 1]
+            for name, result in results.items():
+                trials[name].take(index, result, final, label)
+            on_samples(1)
     whole = trials[WHOLE_MODEL]
     return {name: _figures(trial, whole, exits=exits, seed=seed) for name, trial in trials.items()}
 

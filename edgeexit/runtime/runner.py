@@ -5,8 +5,9 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from math import isfinite
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +39,9 @@ class Runner:
         not_finite: what becomes of NaN and infinity in an input.
         max_delay_ms: longest time for which `infer_async` passes samples over for new ones, so that more of them run
             their next stage together.
-        max_waiting: most samples that `infer_async` has under way.
+        max_waiting: most samples that `infer_async` has under way; one request alone may have more.
+
+    Raises ValueError for options out of range.
 
     """
 
@@ -52,6 +55,10 @@ class Runner:
         max_delay_ms: float = 0.0,
         max_waiting: int = 256,
     ) -> None:
+        if not_finite not in get_args(NotFinite):
+            raise ValueError(f"not_finite is '{not_finite}'; it is one of {', '.join(get_args(NotFinite))}")
+        if not (max_delay_ms >= 0 and isfinite(max_delay_ms) and max_waiting >= 1):
+            raise ValueError(f"max_delay_ms is {max_delay_ms}, from 0 up; max_waiting is {max_waiting}, from 1 up")
         self._manifest = bundle.manifest
         self._backend = backend or make_backend(bundle, fallback=fallback)
         self._exits = len(bundle.manifest.stages)

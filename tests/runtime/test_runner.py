@@ -97,6 +97,20 @@ def test_a_policy_for_another_number_of_exits_is_refused(runner):
         runner.infer(make_samples(1), policy=Confidence(temperatures=(1.0, 1.0), thresholds=(0.5,)))
 
 
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"not_finite": "maybe"}, "not_finite is 'maybe'; it is one of refuse, pass"),
+        ({"max_delay_ms": float("nan")}, "max_delay_ms is nan"),
+        ({"max_delay_ms": -1.0}, "max_delay_ms is -1.0"),
+        ({"max_waiting": 0}, "max_waiting is 0"),
+    ],
+)
+def test_options_out_of_range_are_refused(bundle, options, word):
+    with pytest.raises(ValueError, match=word):
+        Runner(bundle, **options)
+
+
 def test_a_stage_that_does_not_open_is_named(tmp_path):
     bundle = make_bundle(tmp_path / "bundle")
     (bundle.path / "stage1.onnx").write_bytes(b"not a graph")

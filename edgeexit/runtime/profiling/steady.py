@@ -8,6 +8,8 @@ from typing import Final, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from edgeexit.runtime.garbage import undisturbed
+
 WARM_UP_S: Final = 0.2
 RAW_KEPT: Final = 1000
 
@@ -26,10 +28,11 @@ class Steady(Generic[T]):
 
 def steady(seconds: float, run: Callable[[int], T]) -> Steady[T]:
     """Call `run` with 0, 1, 2 ...: for 0.2 s in vain, and then, from 0 again, for at least `seconds`, at least once."""
-    _repeat(WARM_UP_S, run)
-    start = time.monotonic()
-    results = _repeat(seconds, run)
-    return Steady(results, start, time.monotonic())
+    with undisturbed():
+        _repeat(WARM_UP_S, run)
+        start = time.monotonic()
+        results = _repeat(seconds, run)
+        return Steady(results, start, time.monotonic())
 
 
 def thinned_us(latencies_ms: Sequence[float] | npt.NDArray[np.float64]) -> tuple[int, ...]:
