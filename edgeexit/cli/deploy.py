@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from typer.core import TyperGroup
 
-from edgeexit.console import console, next_step, notes, print_json, print_table, printable, progress_bar, warn
+from edgeexit.console import console, next_step, notes, print_json, print_table, printable, warn
 
 if TYPE_CHECKING:
-    from edgeexit.deploy import Address, Listener
+    from edgeexit.deploy import Address, DeviceView, Listener
 
 _MIB = 1 << 20
 _INTERRUPTED = 130
@@ -142,7 +143,7 @@ def push_command(
             + (f"; {outcome.replaces} is kept" if outcome.replaces else ""),
             soft_wrap=True,
         )
-    next_step(f"edgeexit deploy status {host}" + _where(port, identity, ssh_option, path))
+    next_step(f"edgeexit deploy status {shlex.quote(host)}" + _where(port, identity, ssh_option, path))
 
 
 @deploy_app.command("rollback")
@@ -171,7 +172,7 @@ def rollback_command(
     console.print(
         f"{printable(host)} serves release {done.release}" + (f"; {done.replaces} is kept" if done.replaces else "")
     )
-    next_step(f"edgeexit deploy status {host}" + _where(port, identity, ssh_option, path))
+    next_step(f"edgeexit deploy status {shlex.quote(host)}" + _where(port, identity, ssh_option, path))
 
 
 @deploy_app.command("status")
@@ -193,19 +194,21 @@ def status_command(
     if as_json:
         print_json(view)
         return
+    where = _where(port, identity, ssh_option, path)
     if view.current is None:
         console.print(f"nothing is deployed in {printable(view.folder)} on {printable(host)}", soft_wrap=True)
-        next_step(f"edgeexit deploy BUNDLE {host} --config agent.toml")
+        next_step(f"edgeexit deploy BUNDLE {shlex.quote(host)} --config agent.toml" + where)
         return
     state = f"serves (process {view.pid}, {view.service})" if view.serving else f"does not serve: {view.trouble}"
     print_table(
         printable(f"{host}: {state}"),
-        ("release", "model", "bundle", "edgeexit", "deployed", "by", ""),
+        ("release", "model", "bundle", "policy", "edgeexit", "deployed", "by", ""),
         [
             (
                 release.id,
                 release.model,
                 release.bundle[:12],
+                "yes" if release.has_policy else "none",
                 release.edgeexit,
                 release.deployed_at,
                 release.deployed_by,
@@ -217,7 +220,7 @@ def status_command(
     if not view.serving:
         for line in view.log:
             notes.print(f"  {printable(line)}", soft_wrap=True)
-    next_step(f"edgeexit deploy rollback {host}" + _where(port, identity, ssh_option, path))
+    next_step(f"edgeexit deploy {_remedy(view)}{shlex.quote(host)}" + where)
 
 
 @deploy_app.command("unit")
@@ -242,6 +245,13 @@ def _address(host: str, port: int | None, identity: Path | None, options: list[s
     return Address(host=host, port=port, identity=identity, options=tuple(options or ()))
 
 
+def _remedy(view: "DeviceView") -> str:
+    """Return what a device can be told next: to go back where that helps, else to take a bundle."""
+    earlier = {release.id for release in view.releases if release.healthy}
+    wrong = [release for release in view.releases if release.current and not (view.serving and release.healthy)]
+    return "rollback " if any(release.replaces in earlier for release in wrong) else "BUNDLE "
+
+
 def _where(port: int | None, identity: Path | None, options: list[str] | None, path: str) -> str:
     """Return the options that the next command needs, too."""
     words = [] if port is None else ["--port", str(port)]
@@ -253,20 +263,26 @@ def _where(port: int | None, identity: Path | None, options: list[str] | None, p
 
 @contextmanager
 def _told() -> Iterator["Listener"]:
-    """Give a listener that shows steps and bytes; say what an interruption leaves, and an agent's last words."""
+    """Give a listener that shows steps and bytes; say what an interruption leaves, and an agent's last words.
+
+    On a terminal a bar, elsewhere a line a step.
+    """
     from edgeexit.deploy import Listener, NotHealthyError
 
-    step = "preflight"
-    with progress_bar(step) as bar:
-        task = bar.task_ids[0]
+    step = ""
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[amount]}"), TimeElapsedColumn()
+    with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as bar:
+        task = bar.add_task("connecting", total=None, amount="")
 
         def on_step(name: str) -> None:
             nonlocal step
             step = name
-            bar.update(task, description=name, total=None)
+            bar.reset(task, description=name, total=None, amount="")
+            if not notes.is_terminal:
+                notes.print(f"{name} ...")
 
         def on_bytes(sent: int, total: int) -> None:
-            bar.update(task, description="copy, KiB", completed=sent // 1024, total=total // 1024)
+            bar.update(task, completed=sent, total=total, amount=f"{sent / _MIB:.1f} of {total / _MIB:.1f} MiB")
 
         try:
             yield Listener(on_step=on_step, on_bytes=on_bytes, say=warn)

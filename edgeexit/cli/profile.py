@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgeexit.cli.advice import how_to_get_a_policy
 from edgeexit.cli.pages import require_page
-from edgeexit.cli.profile_summary import print_comparison, print_profile
+from edgeexit.cli.profile_summary import print_comparison, print_no_end_to_end, print_profile
 from edgeexit.console import next_step, notes, print_json, printable, warn
 
 if TYPE_CHECKING:
@@ -16,16 +17,22 @@ if TYPE_CHECKING:
     from edgeexit.datasets import Dataset
     from edgeexit.latency import LatencyProfile
 
+_DURATION_S = 3.0
+_COMPARED = 2
 _STORED_BATCH = 1
 """Costs are those of single samples: in a batch, samples share their stages."""
 
 
 def profile_command(
-    bundle: Annotated[Path | None, typer.Argument(help="Folder of the bundle.")] = None,
+    bundles: Annotated[
+        list[Path] | None, typer.Argument(metavar="BUNDLE", help="Folder of the bundle; with --compare two, A and B.")
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Samples with a real mix of exits (.npz); default: the golden ones.")
     ] = None,
-    duration: Annotated[float, typer.Option(min=0.1, help="Seconds of steady state, for each of the parts.")] = 3.0,
+    duration: Annotated[
+        float | None, typer.Option(min=0.1, help="Seconds of steady state, for each of the parts; default: 3.")
+    ] = None,
     batch: Annotated[
         int, typer.Option(min=1, help="Samples of an inference; only profiles of single ones are stored.")
     ] = 1,
@@ -36,9 +43,9 @@ def profile_command(
         bool, typer.Option("--stored", help="Measure nothing: show the profile that the bundle holds.")
     ] = False,
     compare: Annotated[
-        tuple[Path, Path] | None,
-        typer.Option(help="Two bundles, A and B: measure both in turns, and tell what B takes over what A takes."),
-    ] = None,
+        bool,
+        typer.Option("--compare", help="Measure two bundles, A and B, in turns: what B takes over what A takes."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Measure cold load, first run and steady state, stage by stage and end to end; store profile.json in the bundle.
@@ -52,34 +59,66 @@ def profile_command(
     """
     from edgeexit.errors import ConfigError
 
-    if compare is not None:
-        if bundle is not None or plot is not None or stored or batch != 1:
-            raise ConfigError("--compare takes two bundles, and beside it only --data, --duration and --json")
-        _compare(*compare, data=data, duration=duration, as_json=as_json)
+    named = bundles or []
+    if compare:
+        if len(named) != _COMPARED or plot is not None or stored or batch != 1:
+            raise ConfigError(
+                "--compare takes two bundles, A and B, and beside them only --data, --duration and --json; see "
+                "`edgeexit profile --help`"
+            )
+        _compare(*named, data=data, duration=duration or _DURATION_S, as_json=as_json)
         return
-    if bundle is None:
+    if len(named) != 1:
         raise ConfigError("give a bundle to profile, or two with --compare A B")
-    draw = None if plot is None else _drawing(plot, bundle)
+    draw = None if plot is None else _drawing(plot, named[0])
     if stored:
-        profile, opened = _stored(bundle, data, batch)
+        profile, opened = _stored(named[0], data, duration, batch)
     else:
-        profile, opened = _measure(bundle, data, duration, batch)
+        profile, opened = _measure(named[0], data, duration or _DURATION_S, batch)
+    writes: list[Callable[[], None]] = []
+    if not stored and batch == _STORED_BATCH:
+        writes.append(lambda: opened.write_profile(profile))
     if plot is not None and draw is not None:
-        from edgeexit.files import write_atomic
+        writes.append(lambda: _write_page(plot, draw(profile, opened.manifest.model, opened.manifest.exits)))
+    troubles = [trouble for write in writes if (trouble := _trouble_of(write)) is not None]
+    _show(profile, opened, as_json=as_json)
+    if troubles:
+        raise troubles[0]  # only now: what took so long to measure is shown all the same
+    if not as_json:
+        next_step(_what_next(profile, opened))
 
-        write_atomic(plot, draw(profile, opened.manifest.model, opened.manifest.exits))
+
+def _show(profile: "LatencyProfile", bundle: "Bundle", *, as_json: bool) -> None:
     if profile.invalid is not None:
         warn(f"not to be used as costs: {profile.invalid}")
     if as_json:
         print_json(profile)
         return
-    print_profile(profile, opened.manifest.exits)
-    if plot is not None:
-        notes.print(f"page: {printable(plot)}", soft_wrap=True)
-    if profile.invalid is None:
-        next_step(f"edgeexit inspect {bundle}")
-    else:
-        next_step("let the machine cool down, or give it more power, and profile again")
+    print_profile(profile, bundle.manifest.exits)
+    if profile.end_to_end is None:
+        print_no_end_to_end(bundle.path, has_policy=bundle.policy() is not None)
+
+
+def _what_next(profile: "LatencyProfile", bundle: "Bundle") -> str:
+    if profile.invalid is not None:
+        return "let the machine cool down, or give it more power, and profile again"
+    return how_to_get_a_policy(bundle.path) if bundle.policy() is None else f"edgeexit inspect {bundle.path}"
+
+
+def _write_page(plot: Path, page: bytes) -> None:
+    from edgeexit.files import write_atomic
+
+    write_atomic(plot, page)
+    notes.print(f"page: {printable(plot)}", soft_wrap=True)
+
+
+def _trouble_of(write: Callable[[], None]) -> OSError | None:
+    """Return what kept something from being written."""
+    try:
+        write()
+    except OSError as error:
+        return error
+    return None
 
 
 def _measure(path: Path, data: Path | None, duration: float, batch: int) -> "tuple[LatencyProfile, Bundle]":
@@ -99,19 +138,17 @@ def _measure(path: Path, data: Path | None, duration: float, batch: int) -> "tup
         )
     for remark in (text for name, text in profile.settings.items() if name.startswith("remark")):
         warn(remark)
-    if batch == _STORED_BATCH:
-        opened.write_profile(profile)
-    else:
+    if batch != _STORED_BATCH:
         warn(f"nothing is stored: costs are those of single samples, and these are of batches of {batch}")
     return profile, opened
 
 
-def _stored(path: Path, data: Path | None, batch: int) -> "tuple[LatencyProfile, Bundle]":
+def _stored(path: Path, data: Path | None, duration: float | None, batch: int) -> "tuple[LatencyProfile, Bundle]":
     from edgeexit.bundle import Bundle
     from edgeexit.errors import BundleError, ConfigError
 
-    if data is not None or batch != _STORED_BATCH:
-        raise ConfigError("--stored measures nothing, so there is nothing to do with --data or --batch; leave it away")
+    if data is not None or duration is not None or batch != _STORED_BATCH:
+        raise ConfigError("--stored measures nothing, so --data, --duration and --batch say nothing; leave them out")
     opened = Bundle.open(path)
     profile = opened.profile()
     if profile is None:
@@ -135,6 +172,9 @@ def _compare(a: Path, b: Path, *, data: Path | None, duration: float, as_json: b
         print_json(comparison)
         return
     print_comparison(comparison, str(a), str(b))
+    for path, opened in {a: first, b: second}.items():
+        if opened.policy() is None:
+            print_no_end_to_end(path, has_policy=False)
     next_step(f"edgeexit profile {b}")
 
 

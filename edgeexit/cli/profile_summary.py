@@ -1,8 +1,10 @@
 """How a profile and a comparison are printed."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeexit.cli.advice import how_to_get_a_policy
 from edgeexit.console import console, milliseconds, print_table, printable, share, warn
 
 if TYPE_CHECKING:
@@ -69,6 +71,24 @@ def print_comparison(comparison: "Comparison", a: str, b: str) -> None:
             for name, of_a, of_b, ratio in rows
         ],
     )
+
+    only = [
+        f"{name} of {side}"
+        for side, one in (("A", comparison.a), ("B", comparison.b))
+        for name in one.exit_ms
+        if name not in comparison.exits
+    ]
+    if only:
+        console.print(printable(f"exits that the other does not have are left out: {', '.join(only)}"), soft_wrap=True)
+
+
+def print_no_end_to_end(bundle: Path, *, has_policy: bool) -> None:
+    """Say why there is no end to end, and what gives it."""
+    if has_policy:
+        text = f"the profile of '{bundle}' is older than its policy; `edgeexit profile {bundle}`"
+    else:
+        text = f"'{bundle}' has no policy; `{how_to_get_a_policy(bundle)}`"
+    console.print(printable(f"no end to end: {text}"), soft_wrap=True)
 
 
 def _verdict(ratio: "Interval") -> str:

@@ -148,6 +148,8 @@ def _packed(distribution: importlib.metadata.Distribution, folder: Path) -> Path
 
 def _wheel_file(wheel: Path) -> PayloadFile:
     """Return edgeexit's wheel. Raises DeployError where it is none."""
+    if not wheel.is_file():
+        raise DeployError(f"wheel '{wheel}' does not exist; give edgeexit's, or leave --wheel out to have it made")
     if not re.fullmatch(r"edgeexit-[^-]+(-[^-]+)?-[^-]+-[^-]+-[^-]+\.whl", wheel.name):
         raise DeployError(f"'{wheel}' is not named as a wheel of edgeexit (edgeexit-VERSION-py3-none-any.whl)")
     try:

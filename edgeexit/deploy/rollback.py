@@ -28,6 +28,10 @@ class ReleaseView(msgspec.Struct, frozen=True, kw_only=True):
     deployed_by: str
     healthy: bool
     """Whether it has ever served as it should."""
+    has_policy: bool
+    """Whether its bundle came with one; the calibrator may have sent another since."""
+    replaces: str | None
+    """What it took the place of, and a rollback goes back to."""
     current: bool
 
 
@@ -101,7 +105,7 @@ def view_of(device: Device) -> DeviceView:
         pid=seen["pid"],
         releases=tuple(
             msgspec.convert(
-                {**entry["release"], "healthy": entry["healthy"], "current": entry["release"]["id"] == seen["current"]},
+                {**entry["release"], **entry, "current": entry["release"]["id"] == seen["current"]},
                 ReleaseView,
             )
             for entry in releases

@@ -19,6 +19,7 @@ _SSH_FAILED: Final = 255
 _LONGEST_SOCKET: Final = 80
 """Characters of the control socket's path; the system allows about 104 and ssh appends some while it connects."""
 
+_OPTION: Final = re.compile(r"[A-Za-z0-9]+=\S.*")
 _HOST: Final = re.compile(r"(?:[^@\s-][^@\s]*@)?[^@\s-][^@\s]*")
 
 _REASONS: Final = {
@@ -63,6 +64,9 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError(f"'{self.host}' is no address; give USER@HOST, or a name of ~/.ssh/config")
         if self.identity is not None and not self.identity.is_file():
             raise ConfigError(f"identity '{self.identity}' is not there; give the private key's file")
+        for option in self.options:
+            if not _OPTION.fullmatch(option):
+                raise ConfigError(f"-o '{option}': expected NAME=VALUE, as in -o StrictHostKeyChecking=yes")
 
 
 class Connection:

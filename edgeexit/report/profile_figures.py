@@ -1,7 +1,8 @@
 """The figures of a latency profile: where the time goes, how it spreads, how it ran."""
 
+import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import plotly.graph_objects as go
@@ -15,6 +16,7 @@ from edgeexit.telemetry import Reading
 _ABOVE: Final = {"orientation": "h", "yanchor": "bottom", "y": 1.02, "xanchor": "left", "x": 0, "traceorder": "normal"}
 _US_PER_MS: Final = 1e3
 _ROW: Final = 46
+_WIDE: Final = 5
 _LEAST_SHARE: Final = 1e-3
 _SHARES: Final = {1.0: "100%", 0.5: "50%", 0.1: "10%", 0.01: "1%", 0.001: "0.1%"}
 
@@ -59,8 +61,10 @@ def draw_spread(profile: LatencyProfile) -> go.Figure | None:
     if not any(raw for _, raw, _ in series):
         return None
     figure = go.Figure()
+    every: list[float] = []
     for name, raw, colour in series:
         values = np.sort(np.array(raw)) / _US_PER_MS
+        every.extend(values.tolist())
         figure.add_scatter(
             x=values.tolist(),
             y=(1 - np.arange(len(values)) / len(values)).tolist(),
@@ -70,7 +74,7 @@ def draw_spread(profile: LatencyProfile) -> go.Figure | None:
             hovertemplate=f"{plain(name)}: %{{y:.1%}} take %{{x:.3f}} ms or longer<extra></extra>",
         )
     styled(figure, height=380)
-    figure.update_xaxes(title="ms", type="log")
+    figure.update_xaxes(title="ms", **_logarithmic(every))
     figure.update_yaxes(
         title="share that takes as long",
         type="log",
@@ -133,7 +137,9 @@ def draw_run(profile: LatencyProfile) -> go.Figure | None:
             title=unit, rangemode="tozero", autorangeoptions={"include": 1.15 * highest}, row=row, col=1
         )
     styled(figure, height=300 + 150 * len(sensors))
-    figure.update_yaxes(title="ms", rangemode="tozero", row=1, col=1)
+    # A single run that was held up would flatten all others on a linear scale.
+    latencies = np.concatenate([raw for _, raw, *_ in runs]) / _US_PER_MS
+    figure.update_yaxes(title="ms", **_logarithmic(latencies.tolist()), row=1, col=1)
     figure.update_xaxes(title="seconds", row=1 + len(sensors), col=1)
     return figure.update_layout(legend=_ABOVE)
 
@@ -157,6 +163,16 @@ def told_sensors(readings: Sequence[Reading]) -> dict[str, dict[str, list[float 
         if alike:
             found[unit] = {", ".join(shared): list(values) for values, shared in alike.items()}
     return found
+
+
+def _logarithmic(values: Sequence[float]) -> dict[str, Any]:
+    """Return a logarithmic axis with labels at 1, 2 and 5 of each decade; where these are few, with plotly's own."""
+    positive = [value for value in values if value > 0]
+    if not positive or max(positive) < _WIDE * min(positive):
+        return {"type": "log"}
+    decades = range(math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive))) + 1)
+    ticks = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
 
 def _coloured(profile: LatencyProfile) -> list[tuple[StageProfile, str]]:

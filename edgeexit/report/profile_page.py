@@ -97,9 +97,10 @@ def _over_the_run(profile: LatencyProfile) -> Section | None:
     figure = draw_run(profile)
     if figure is None:
         return None
+    scale = "Latencies stand on a logarithmic scale."
     return Section(
         title="Over the run",
-        texts=() if profile.drift is None else (_drift(profile.drift),),
+        texts=(scale,) if profile.drift is None else (_drift(profile.drift), scale),
         drawings=(Drawing(name="run", figure=figure, description="Latency over the run, and what the board told."),),
         notes=() if told_sensors(profile.readings) else ("The board has no sensors that could be read.",),
     )

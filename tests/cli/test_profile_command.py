@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import resource
 import signal
 import sys
 
@@ -139,6 +140,38 @@ def test_two_bundles_are_compared_in_turns(edgeexit, bundle, data, tmp_path):
     assert bundle.profile() is None
 
 
+def test_a_bundle_without_a_policy_says_what_gives_it_one(edgeexit, tmp_path):
+    bare = make_bundle(tmp_path / "bare")
+    measured = edgeexit("profile", bare.path, "--duration", 0.1).out
+    assert f"no end to end: '{bare.path}' has no policy; `edgeexit fit {bare.path}" in measured
+    assert measured.splitlines()[-1].startswith(f"next: edgeexit fit {bare.path}")
+    with_policy(bare)
+    late = edgeexit("profile", bare.path, "--stored").out
+    assert f"is older than its policy; `edgeexit profile {bare.path}`" in late
+
+
+def test_a_comparison_says_what_is_left_out_and_why(edgeexit, bundle, tmp_path):
+    fewer = make_bundle(tmp_path / "b8", exits=2, seed=1)
+    shown = edgeexit("profile", "--compare", bundle.path, fewer.path, "--duration", 0.1).out
+    assert "left out: e2 of A\n" in shown
+    assert shown.count("no end to end") == 1
+    assert f"no end to end: '{fewer.path}' has no policy; `edgeexit fit {fewer.path}" in shown
+
+
+def test_what_cannot_be_stored_is_shown_first(edgeexit, bundle, tmp_path):
+    page = tmp_path / "profile.html"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (512, before[1]))
+    try:
+        outcome = edgeexit("profile", bundle.path, "--duration", 0.1, "--plot", page)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert outcome.code == 2
+    assert "end to end, confidence" in outcome.out
+    assert "profile.json': File too large" in outcome.err.splitlines()[-1]
+    assert not page.exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -148,6 +181,10 @@ def test_two_bundles_are_compared_in_turns(edgeexit, bundle, data, tmp_path):
         (("BUNDLE", "--stored"), "holds no profile of itself"),
         (("BUNDLE", "--stored", "--data", "x.npz"), "--stored measures nothing"),
         (("BUNDLE", "--stored", "--batch", 8), "--stored measures nothing"),
+        (("BUNDLE", "--stored", "--duration", 3), "--stored measures nothing"),
+        (("BUNDLE", "BUNDLE"), "two with --compare A B"),
+        (("--compare", "BUNDLE"), "takes two bundles, A and B"),
+        (("BUNDLE", "BUNDLE", "--compare", "BUNDLE"), "see `edgeexit profile --help`"),
         (("BUNDLE", "--batch", "17"), "16 samples do not make a batch of 17"),
     ],
 )

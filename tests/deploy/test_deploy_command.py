@@ -1,10 +1,16 @@
 """`edgeexit deploy` as it is typed: the default command, what it prints, and one line for what goes wrong."""
 
 import json
+import os
+import shlex
+import signal
 import subprocess
 import sys
 
 import pytest
+
+from edgeexit.policies import Confidence, PolicyDocument
+from tests.bundles import make_bundle
 
 DEPLOY = [sys.executable, "-m", "edgeexit", "deploy"]
 
@@ -32,14 +38,34 @@ def test_push_needs_no_name_and_status_shows_what_is_there(device, bundles, conf
     assert pushed.returncode == 0, pushed.stderr
     release = json.loads(pushed.stdout)["release"]
     assert "not restarted at boot" in pushed.stderr
+    steps = [line for line in pushed.stderr.splitlines() if line.endswith(" ...")]
+    assert steps == [f"{step} ..." for step in ("preflight", "copy", "environment", "switch", "start", "healthy")]
     shown = command("status", "127.0.0.1")
     assert release in shown.stdout
     assert "serves" in shown.stdout
-    assert f"--path {device.root}" in shown.stdout.splitlines()[-1]
+    last = shown.stdout.splitlines()[-1]
+    assert last.startswith("next: edgeexit deploy BUNDLE 127.0.0.1 --port")
+    assert last.endswith(f"--path {device.root}")
+    for option in device.sshd.address().options:
+        assert f"-o {shlex.quote(option)}" in last
     refused = command("rollback", "127.0.0.1")
     assert refused.returncode == 2
     (line,) = refused.stderr.strip().splitlines()
     assert "is the first on this device" in line
+
+
+def test_status_advises_a_rollback_only_where_it_helps(device, bundles, configured, command, tmp_path):
+    assert command("status", "127.0.0.1").stdout.splitlines()[-1].endswith(f"--path {device.root}")
+    fitted = make_bundle(tmp_path / "fitted", seed=3)
+    policy = Confidence(temperatures=(1.0,) * 3, thresholds=(0.45, 0.7))
+    fitted.write_policy(PolicyDocument(bundle=fitted.digest, revision=0, policy=policy))
+    device.push(bundles[0], configured())
+    device.push(fitted)
+    view = json.loads(command("status", "127.0.0.1", "--json").stdout)
+    assert [release["has_policy"] for release in view["releases"]] == [False, True]
+    assert "deploy BUNDLE" in command("status", "127.0.0.1").stdout.splitlines()[-1]
+    os.kill(view["pid"], signal.SIGKILL)
+    assert "deploy rollback" in command("status", "127.0.0.1").stdout.splitlines()[-1]
 
 
 def test_what_is_wrong_is_one_line_and_exit_code_2(device, bundles, tmp_path, command):
@@ -50,6 +76,7 @@ def test_what_is_wrong_is_one_line_and_exit_code_2(device, bundles, tmp_path, co
         ((bundle, "127.0.0.1", "--target", "arm64-cpu", "--wheel", device.wheel), "the device is"),
         ((bundle, "127.0.0.1", "--wheel", device.wheel, "--service", "process"), "needs --config"),
         ((bundle, "-oProxyCommand=x"), "deploy"),
+        ((bundle, "127.0.0.1", "-o", "foo"), "-o 'foo': expected NAME=VALUE"),
     ]:
         result = command(*words)
         assert result.returncode == 2

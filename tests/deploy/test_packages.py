@@ -4,6 +4,7 @@ import importlib.metadata
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -95,6 +96,8 @@ def test_a_wheel_or_wheelhouse_that_will_not_do(small, tmp_path):
     damaged.write_bytes(flipped)
     with pytest.raises(DeployError, match="is damaged"):
         planned(damaged)
+    with pytest.raises(DeployError, match=r"'nope\.whl' does not exist"):
+        planned(Path("nope.whl"))
     with pytest.raises(DeployError, match="not named as a wheel"):
         planned(write_wheel(tmp_path, "numpy", "1", {}))
     empty = tmp_path / "empty"

@@ -91,6 +91,14 @@ def test_the_run_shows_sensors_that_told_something_under_the_latencies():
     assert names == ["every stage", "under the policy", "cpu-thermal"]
 
 
+def test_axes_of_latency_are_logarithmic_and_labelled_at_1_2_and_5():
+    held_up = profile(stages=(stage("s0", 0.05), stage("s1", 0.7)), end_to_end_raw_us=(49.0, 50.0, 570.0))
+    run, spread = draw_run(held_up).layout.yaxis, draw_spread(held_up).layout.xaxis
+    assert (run.type, spread.type) == ("log", "log")
+    assert run.ticktext == spread.ticktext == ("0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1", "2", "5")
+    assert draw_spread(profile()).layout.xaxis.tickvals is None  # too narrow for them
+
+
 def test_what_came_over_the_wire_is_drawn_without_its_samples():
     sent = profile().without_raw()
     assert draw_spread(sent) is None

@@ -5,7 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from edgeexit.deploy.remote.activate import ACTIVATION_FILE
-from edgeexit.deploy.remote.layout import answer, current_id, is_healthy, read_json, read_release, release_ids
+from edgeexit.deploy.remote.layout import (
+    RELEASES,
+    answer,
+    current_id,
+    is_healthy,
+    read_json,
+    read_release,
+    release_ids,
+)
 from edgeexit.deploy.remote.service import Service, trouble
 
 
@@ -24,7 +32,11 @@ def main(arguments: dict[str, Any]) -> None:
     answer(
         current=current,
         releases=[
-            {"release": read_release(root, release), "healthy": is_healthy(root, release)}
+            {
+                "release": read_release(root, release),
+                "healthy": is_healthy(root, release),
+                "has_policy": (root / RELEASES / release / "bundle" / "policy.json").is_file(),
+            }
             for release in release_ids(root)
         ],
         pid=None if service is None else service.pid(),
