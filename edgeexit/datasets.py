@@ -84,10 +84,13 @@ def load_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
         raise DataError(f"data file '{path}' is not an .npz; save it with numpy.savez")
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+            found = {name: arrays[name] for name in arrays.files}
     except Exception as error:  # numpy, zipfile and zlib each have their own words for a broken file
         reason = str(error).partition(". If you trust")[0]  # numpy's advice to unpickle is none of ours
         raise DataError(f"data file '{path}' cannot be read as .npz: {reason}") from error
+    if not any(isinstance(array, np.ndarray) for array in found.values()):
+        raise DataError(f"data file '{path}' is a zip without an array in it; save it with numpy.savez")
+    return found
 
 
 def check_inputs(arrays: Inputs, specs: Sequence[TensorSpec], *, where: str) -> dict[str, npt.NDArray[Any]]:

@@ -68,8 +68,10 @@ def load_public_key(path: Path) -> PublicKey:
     """Read a PEM public key. Raises SignatureError."""
     try:
         key = serialization.load_pem_public_key(path.read_bytes())
-    except (OSError, ValueError, UnsupportedAlgorithm) as error:
+    except OSError as error:
         raise SignatureError(f"public key '{path}' cannot be read: {_reason(error)}") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise SignatureError(f"'{path}' is no public key; give the .pub that `edgeexit keygen` wrote") from error
     if not isinstance(key, Ed25519PublicKey):
         raise SignatureError(f"public key '{path}' is not an Ed25519 key; make one with `edgeexit keygen`")
     return key

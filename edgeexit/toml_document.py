@@ -2,7 +2,8 @@
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -31,8 +32,20 @@ class TomlError(ValueError):
         self.line = line
 
 
-def decode_toml(content: bytes, type_: type[T]) -> T:
+def decode_toml(
+    content: bytes,
+    type_: type[T],
+    *,
+    dec_hook: Callable[[type, Any], Any] | None = None,
+    instead: Mapping[str, Mapping[str, Any] | str] = MappingProxyType({}),
+) -> T:
     """Return the document as a `type_`, a struct that forbids unknown fields.
+
+    Args:
+        content: of the file.
+        type_: what it holds.
+        dec_hook: as `msgspec.convert` takes it, for types that TOML has not.
+        instead: field -> what goes before the document's own value; of a table, key -> the same.
 
     A struct's `__post_init__` may raise ValueError; text that begins with a field's name in backticks, and below it
     a key's, as in "`jetpack` `6.2` is ...", is told with that field's line. Raises TomlError.
@@ -44,8 +57,13 @@ def decode_toml(content: bytes, type_: type[T]) -> T:
         raise TomlError("not text in UTF-8", line=content.count(b"\n", 0, error.start) + 1) from error
     except msgspec.DecodeError as error:
         raise _syntax_error(str(error), text) from error
+    for field, value in instead.items():
+        if isinstance(value, str):
+            document[field] = value
+        elif isinstance(table := document.setdefault(field, {}), dict):
+            table.update(value)
     try:
-        return msgspec.convert(document, type_)
+        return msgspec.convert(document, type_, dec_hook=dec_hook)
     except msgspec.ValidationError as error:
         raise _field_error(str(error), text, document, inspect.type_info(type_)) from error
 
@@ -113,7 +131,7 @@ def _statement(document: Any, keys: Sequence[str]) -> str:
         document = document.get(key) if isinstance(document, dict) else None
     if document is None or isinstance(document, dict):
         return f"[{'.'.join(keys)}]"
-    shown = msgspec.json.encode(document).decode()
+    shown = str(document) if isinstance(document, float) else msgspec.json.encode(document).decode()  # inf, nan
     cut = shown if len(shown) <= _SHOWN_CHARACTERS else shown[:_SHOWN_CHARACTERS] + "..."
     return f"{keys[-1]} = {cut}"
 

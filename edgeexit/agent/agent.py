@@ -18,11 +18,12 @@ from edgeexit.agent.config import AgentConfig
 from edgeexit.agent.counters import Counters, Totals
 from edgeexit.agent.in_force import ActivePolicy, PolicyInForce
 from edgeexit.agent.link import FleetLink
+from edgeexit.agent.lock import only_agent
 from edgeexit.agent.outbox import Outbox
 from edgeexit.agent.policy_store import PolicyStore, Recipient, one_line
 from edgeexit.bundle import Bundle
 from edgeexit.datasets import Inputs
-from edgeexit.errors import DataError
+from edgeexit.errors import DataError, EngineError, TargetError
 from edgeexit.manifest import Manifest
 from edgeexit.messages import Audit, AuditedSample, Command, Report, State
 from edgeexit.runtime import Inference, Runner
@@ -76,26 +77,24 @@ class Agent:
         self._told_uncounted = False
         self._under_way = 0
         self._under_way_changed = threading.Condition()
-        self._runner = Runner(
-            bundle,
-            fallback=config.fallback,
-            not_finite=config.not_finite,
-            max_delay_ms=config.max_delay_ms,
-            max_waiting=config.max_waiting,
-        )
+        self._runner = _make_runner(bundle, config)
         self._life = contextlib.ExitStack()
 
     def __enter__(self) -> "Agent":
         """Open the stages, check them on the golden samples, and open the outbox and the line to the fleet.
 
-        Raises BundleError for a stage that does not open, for missing golden samples, and where the stages do not
-        answer them as they should; TargetError or EngineError for a runtime that does not work here.
+        Raises ConfigError where another agent runs with this `state_dir`; BundleError for a stage that does not open,
+        for missing golden samples, and where the stages do not answer them as they should; TargetError or EngineError
+        for a runtime that does not work here.
         """
         with contextlib.ExitStack() as life:
+            life.enter_context(only_agent(self._config.state_dir))
             life.enter_context(self._runner)
             for remark in self._runner.remarks:
                 _log.warning("%s", remark)
             self._check_self()
+            for trouble in self._config.broker_file_troubles():
+                _log.warning("%s", trouble)
             self._outbox = Outbox(self._config.state_dir, max_bytes=self._config.outbox_max_bytes)
             life.callback(self._outbox.close)
             self._link = FleetLink(
@@ -121,8 +120,7 @@ class Agent:
             life.callback(self._finish_profile)
             life.callback(self._finish_under_way)
             self._life = life.pop_all()
-        revision, policy = self.active
-        _log.info("%s, boot %d: revision %d (%s)", self._config.device, self._outbox.boot, revision, policy.kind)
+        _log.info("%s, boot %d: %s", self._config.device, self._outbox.boot, self.policy_in_words)
         return self
 
     def __exit__(
@@ -145,6 +143,11 @@ class Agent:
     def active(self) -> ActivePolicy:
         """The revision and policy that the next inference will use."""
         return self._policies.active
+
+    @property
+    def policy_in_words(self) -> str:
+        """The revision and kind of the policy in force, for people."""
+        return self._policies.in_words
 
     @property
     def answered(self) -> int:
@@ -177,7 +180,7 @@ class Agent:
 
         """
         if labels is not None:
-            _check_labels(labels, inputs)
+            labels = self._checked_labels(labels, inputs)
         active = self._policies.active
         try:
             result = self._runner.infer(inputs, policy=active.policy)
@@ -210,7 +213,7 @@ class Agent:
         does, and OverloadedError where too much waits already.
         """
         if labels is not None:
-            _check_labels(labels, inputs)
+            labels = self._checked_labels(labels, inputs)
         active = self._policies.active
         try:
             future = self._runner.infer_async(inputs, policy=active.policy)
@@ -240,14 +243,10 @@ class Agent:
         """Tell the true class of what was asked under an id: of its one sample, or of each, negative: not known.
 
         Returns False where no sample of it waits for a label: none was drawn for an audit, or they have gone out.
-        Raises DataError for another number of labels than samples, and for a class that the model does not have.
+        Raises DataError for another number of labels than samples, and for what is no class of the model.
         """
-        labels = [index(value) for value in (label if isinstance(label, Sequence | np.ndarray) else [label])]
-        classes = self._bundle.manifest.classes
-        for value in labels:
-            if value >= classes:
-                raise DataError(f"label {value} is given for id '{id}'; the model has {classes} classes, from 0")
-        return self._auditor.feedback(id, labels)
+        labels = label if isinstance(label, Sequence | np.ndarray) else [label]
+        return self._auditor.feedback(id, self._classes(labels, f"id '{id}'"))
 
     def probe(self) -> Future[Inference]:
         """Answer one golden sample by way of the scheduler, uncounted: whether inference answers at all.
@@ -270,6 +269,29 @@ class Agent:
             max(check.max_error for check in checks),
             time.monotonic() - started,
         )
+
+    def _checked_labels(self, labels: Labels, inputs: Inputs) -> list[int]:
+        """Refuse labels that are not one a sample (DataError); the inputs themselves are checked where they are run."""
+        checked = self._classes(labels, "a sample")
+        for array in inputs.values():
+            if np.shape(array)[:1] not in {(), (len(checked),)}:
+                raise DataError(f"labels holds {len(checked)} classes for {len(array)} samples; give one each")
+        return checked
+
+    def _classes(self, labels: Labels, whose: str) -> list[int]:
+        """Return labels as whole numbers, or raise DataError for what is none or no class of the model."""
+        classes = self._bundle.manifest.classes
+        try:
+            found = [index(value) for value in labels]
+        except TypeError as error:
+            raise DataError(
+                f"labels of {whose} are no whole numbers ({one_line(str(error))}); give each sample its class, or -1 "
+                "where it is not known"
+            ) from error
+        for value in found:
+            if value >= classes:
+                raise DataError(f"label {value} is given for {whose}; the model has {classes} classes, from 0")
+        return found
 
     def _draw(self, inputs: Inputs, samples: int, labels: Labels | None, identity: str | None) -> Drawn | None:
         """Draw what to audit; whatever goes wrong, the answer counts for more."""
@@ -369,8 +391,16 @@ class Agent:
         }
 
 
-def _check_labels(labels: Labels, inputs: Inputs) -> None:
-    """Refuse labels that are not one a sample (DataError); the inputs themselves are checked where they are run."""
-    for array in inputs.values():
-        if np.shape(array)[:1] not in {(), (len(labels),)}:
-            raise DataError(f"labels holds {len(labels)} classes for {len(array)} samples; give one each")
+def _make_runner(bundle: Bundle, config: AgentConfig) -> Runner:
+    try:
+        return Runner(
+            bundle,
+            fallback=config.fallback,
+            not_finite=config.not_finite,
+            max_delay_ms=config.max_delay_ms,
+            max_waiting=config.max_waiting,
+        )
+    except (EngineError, TargetError) as error:
+        allow = "or allow fallback"
+        advice = f"{allow}: set fallback = true in agent.toml to run it on ONNX Runtime on the CPU"
+        raise type(error)(str(error).replace(allow, advice)) from error

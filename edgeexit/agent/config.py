@@ -2,21 +2,26 @@
 
 import platform
 import re
+from collections.abc import Iterator
 from math import isfinite
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 
 from edgeexit.errors import ConfigError, MessageError, SignatureError
 from edgeexit.messages import DeviceAddress, check_name
 from edgeexit.mqtt import BrokerConfig
-from edgeexit.policies.document import Name, Share
+from edgeexit.policies.document import Name as AnyName
+from edgeexit.policies.document import Share
 from edgeexit.runtime import NotFinite
 from edgeexit.signing import PublicKey, load_public_key
+from edgeexit.toml_document import TomlError, decode_toml
 
-_BROKER_FILES: Final = ("ca_file", "certificate_file", "key_file", "password_file")
+_TLS_FILES: Final = ("ca_file", "certificate_file", "key_file")
+_BROKER_FILES: Final = (*_TLS_FILES, "password_file")
 
+Name = Annotated[AnyName, msgspec.Meta(description="1 to 64 of A-Z a-z 0-9 _ -")]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
@@ -48,8 +53,9 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     def __post_init__(self) -> None:
         """Refuse times without an end (ValueError)."""
-        if not (isfinite(self.idle_timeout_s) and isfinite(self.transfer_timeout_s)):
-            raise ValueError("idle_timeout_s and transfer_timeout_s must be finite")
+        for what in ("idle_timeout_s", "transfer_timeout_s"):
+            if not isfinite(getattr(self, what)):
+                raise ValueError(f"`{what}` must be finite")
 
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -91,15 +97,18 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """Refuse what a type cannot express (ValueError)."""
         for what in ("report_interval_s", "resend_s", "feedback_window_s", "max_delay_ms"):
             if not isfinite(getattr(self, what)):
-                raise ValueError(f"{what} must be finite")
+                raise ValueError(f"`{what}` must be finite")
         if self.signed_bundle and not self.trusted_keys:
-            raise ValueError("signed_bundle needs trusted_keys")
-        try:
-            for what in ("fleet", "shard", "device", "cohort"):
+            raise ValueError("`signed_bundle` needs trusted_keys")
+        for what in ("fleet", "shard", "device", "cohort"):
+            try:
                 check_name(what, getattr(self, what))
+            except MessageError as error:  # noqa: PERF203 - four names
+                raise ValueError(f"`{what}` is not possible: {error}") from error
+        try:
             self.broker.endpoint()
-        except (MessageError, ConfigError) as error:
-            raise ValueError(str(error)) from error
+        except ConfigError as error:
+            raise ValueError(f"`broker` `url` is not possible: {error}") from error
 
     @classmethod
     def load(cls, path: Path, *, broker: str | None = None, device: str | None = None) -> "AgentConfig":
@@ -110,29 +119,44 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             broker: replaces the file's `broker.url`.
             device: replaces the file's `device`.
 
-        Raises ConfigError that names the file and the field.
+        Raises ConfigError that names the file, the line and the field, or `--broker` or `--device`.
 
         """
+        instead: dict[str, dict[str, str] | str] = {}
         try:
-            content: dict[str, Any] = msgspec.toml.decode(path.read_bytes())
+            if device is not None:
+                instead["device"] = check_name("--device", device)
+            if broker is not None:
+                BrokerConfig(url=broker).endpoint()
+                instead["broker"] = {"url": broker}
+        except MessageError as error:
+            raise ConfigError(str(error)) from error
+        except (ConfigError, ValueError) as error:
+            raise ConfigError(f"--broker: {error}") from error
+        try:
+            config = decode_toml(path.read_bytes(), cls, dec_hook=_path, instead=instead)
         except OSError as error:
             raise ConfigError(f"config file '{path}' cannot be read: {error.strerror}") from error
-        except (msgspec.DecodeError, ValueError) as error:
-            raise ConfigError(f"config file '{path}' is not TOML: {error}") from error
-        if device is not None:
-            content["device"] = device
-        if broker is not None and isinstance(content.setdefault("broker", {}), dict):
-            content["broker"]["url"] = broker
-        try:
-            config = msgspec.convert(content, cls, dec_hook=_path)
-        except msgspec.ValidationError as error:
-            raise ConfigError(f"config file '{path}': {error}") from error
+        except TomlError as error:
+            place = "" if error.line is None else f", line {error.line}"
+            raise ConfigError(f"config file '{path}'{place}: {error}") from error
         return _relative_to(path.parent, config)
 
     @property
     def address(self) -> DeviceAddress:
         """Where this device stands in the topic tree."""
         return DeviceAddress(self.fleet, self.shard, self.device)
+
+    def broker_file_troubles(self) -> Iterator[str]:
+        """Yield what is wrong with the files that the way to the broker needs, a line each."""
+        needed = _TLS_FILES if self.broker.endpoint()[2] else ()
+        for name in (*needed, *(("password_file",) if self.broker.username is not None else ())):
+            file = getattr(self.broker, name)
+            try:
+                if file is not None:
+                    Path(file).open("rb").close()
+            except OSError as error:
+                yield f"broker.{name} '{file}' cannot be read ({error.strerror}); the broker is out of reach without it"
 
     def load_keys(self) -> tuple[PublicKey, ...]:
         """Read the trusted keys. Raises ConfigError that names the file."""

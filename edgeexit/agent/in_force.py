@@ -47,10 +47,19 @@ class PolicyInForce:
         self._recipient = recipient
         self._keys = keys
         self._shipped = _shipped_policy(bundle)
+        self._whole_model = whole_model(len(bundle.manifest.stages))
         self._documents = store.load(keys)
         self.active = self._choose()
         self.rejected: Rejection | None = None
+        if self.active.policy is self._whole_model:
+            _log.warning("the bundle has no policy: every sample runs to full depth; see `edgeexit fit`")
         self._warn_of_silent_exits()
+
+    @property
+    def in_words(self) -> str:
+        """Revision and kind of the policy in force, for people."""
+        revision, policy = self.active
+        return f"revision {revision} ({'no policy' if policy is self._whole_model else policy.kind})"
 
     def receive(self, envelope: bytes) -> bool:
         """Take a signed policy, store it and put it in force, or refuse it; return whether there is news to tell."""
@@ -74,10 +83,9 @@ class PolicyInForce:
         self.active = self._choose()
         self._warn_of_silent_exits()
         self.rejected = None
-        revision_now, policy_now = self.active
         _log.info(
-            "policy accepted: revision %d (%s) for this %s; revision %d (%s) is in force",
-            checked.revision, checked.policy.kind, slot_of(checked), revision_now, policy_now.kind,
+            "policy accepted: revision %d (%s) for this %s; %s is in force",
+            checked.revision, checked.policy.kind, slot_of(checked), self.in_words,
         )  # fmt: skip
         return True
 
@@ -85,20 +93,18 @@ class PolicyInForce:
         for slot in SLOTS:
             if (document := self._documents.get(slot)) is not None:
                 return ActivePolicy(document.revision, document.policy)
-        return ActivePolicy(SHIPPED_REVISION, self._shipped)
+        return ActivePolicy(SHIPPED_REVISION, self._whole_model if self._shipped is None else self._shipped)
 
     def _warn_of_silent_exits(self) -> None:
         if (remark := silent_exits_remark(self.active.policy, self._exits)) is not None:
             _log.warning("%s", remark)
 
 
-def _shipped_policy(bundle: Bundle) -> AnyPolicy:
-    """Return the bundle's own policy, or one that runs every sample to full depth."""
+def _shipped_policy(bundle: Bundle) -> AnyPolicy | None:
+    """Return the bundle's own policy; None where there is none that can be used."""
     try:
         document = bundle.policy()
     except EdgeExitError as error:
-        _log.warning("every sample runs to full depth: %s", error)
-        document = None
-    if document is not None:
-        return document.policy
-    return whole_model(len(bundle.manifest.stages))
+        _log.warning("the bundle's policy is not used: %s", error)
+        return None
+    return None if document is None else document.policy

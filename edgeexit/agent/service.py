@@ -10,7 +10,9 @@ from edgeexit.agent.heartbeat import Heartbeat
 from edgeexit.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import socket
+    from collections.abc import Iterator, Sequence
+    from types import ModuleType
 
     from edgeexit.agent.agent import Agent
     from edgeexit.agent.config import EndpointConfig
@@ -23,7 +25,28 @@ _HEARTBEAT_S: Final = 10.0
 
 
 @contextlib.contextmanager
-def serving(agent: Agent, config: EndpointConfig, *, by_default: bool, notifier: Notifier) -> Iterator[Endpoint | None]:
+def listening(config: EndpointConfig, *, by_default: bool) -> Iterator[Sequence[socket.socket]]:
+    """Hold the endpoint's sockets, none where it is off, as long as the block runs.
+
+    Entered before the agent is: a port that is taken ends the start before the fleet hears of it. Raises ConfigError,
+    as `serving` does.
+    """
+    with contextlib.ExitStack() as life:
+        sockets = _server().listen(config) if _is_on(config, by_default=by_default) else []
+        for one in sockets:
+            life.enter_context(one)
+        yield sockets
+
+
+@contextlib.contextmanager
+def serving(
+    agent: Agent,
+    config: EndpointConfig,
+    *,
+    by_default: bool,
+    notifier: Notifier,
+    sockets: Sequence[socket.socket] = (),
+) -> Iterator[Endpoint | None]:
     """Serve an open agent as long as the block runs: endpoint, where it is on, heartbeat, and word to systemd.
 
     The watchdog is fed, and the endpoint is ready, only while a golden sample that takes the way of a client's request
@@ -34,14 +57,15 @@ def serving(agent: Agent, config: EndpointConfig, *, by_default: bool, notifier:
         config: of the endpoint.
         by_default: whether the endpoint is on where the configuration does not say.
         notifier: to systemd.
+        sockets: of `listening`; default: opened here.
 
     Raises ConfigError for an address that cannot be listened on, and where tornado is not installed.
 
     """
     with contextlib.ExitStack() as life:
         endpoint = None
-        if by_default if config.enabled is None else config.enabled:
-            endpoint = life.enter_context(_endpoint(agent, config))
+        if _is_on(config, by_default=by_default):
+            endpoint = life.enter_context(_server().Endpoint(agent, config, sockets))
 
         def tell(alive: bool) -> None:  # noqa: FBT001 - the only thing that there is to tell
             if endpoint is not None:
@@ -63,13 +87,17 @@ def serving(agent: Agent, config: EndpointConfig, *, by_default: bool, notifier:
             notifier.stopping()
 
 
-def _endpoint(agent: Agent, config: EndpointConfig) -> Endpoint:
+def _is_on(config: EndpointConfig, *, by_default: bool) -> bool:
+    return by_default if config.enabled is None else config.enabled
+
+
+def _server() -> ModuleType:
     try:
-        from edgeexit.agent.endpoint.server import Endpoint  # noqa: PLC0415 - tornado, only where it is needed
+        from edgeexit.agent.endpoint import server  # noqa: PLC0415 - tornado, only where it is needed
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "tornado":
             raise
         raise ConfigError(
             "the endpoint needs tornado; install edgeexit[endpoint], or set enabled = false under [endpoint]"
         ) from error
-    return Endpoint(agent, config)
+    return server

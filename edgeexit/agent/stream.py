@@ -26,7 +26,7 @@ class Sample(NamedTuple):
     inputs: dict[str, npt.NDArray[Any]]
     """Model input name -> [1, ...]."""
     labels: npt.NDArray[np.int64] | None
-    """[1] its class, where the file has `labels`."""
+    """[1] its class, where the file has `labels` and they are no maps."""
 
 
 class _Version(NamedTuple):
@@ -71,7 +71,7 @@ class Stream:
         labels = self._dataset.labels
         return Sample(
             inputs={name: array[one] for name, array in self._dataset.inputs.items()},
-            labels=None if labels is None else labels[one],
+            labels=None if labels is None or labels.ndim > 1 else labels[one],
         )
 
     def _change_over(self) -> None:

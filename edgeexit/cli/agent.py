@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import signal
@@ -54,7 +55,7 @@ def agent_command(
     `edgeexit agent quickstart/bundle --config agent.toml --stream quickstart/test.npz --rate 50`
     """
     from edgeexit.agent import Agent, AgentConfig, Stream
-    from edgeexit.agent.service import serving
+    from edgeexit.agent.service import listening, serving
     from edgeexit.agent.systemd import Notifier
     from edgeexit.bundle import Bundle
 
@@ -66,23 +67,32 @@ def agent_command(
     opened = Bundle.open(bundle)
     samples = None if stream is None else Stream(stream, opened.manifest)
     notifier = Notifier()
-    with _stop_signals() as stop, Agent(opened, settings) as agent:
-        tally = _Tally()
-        with serving(agent, settings.endpoint, by_default=samples is None, notifier=notifier):
-            status = _Status(agent, tally, notifier)
-            if samples is None:
-                _serve(status, duration_s=duration, stop=stop)
-            else:
-                _replay(agent, samples, tally, rate=rate, duration_s=duration, stop=stop, on_sample=status.tell_if_due)
-        summary = tally.summary(agent)
+    tally = _Tally()
+    on = samples is None
+    with (
+        _stop_signals() as stop,
+        listening(settings.endpoint, by_default=on) as sockets,
+        Agent(opened, settings) as agent,
+        serving(agent, settings.endpoint, by_default=on, notifier=notifier, sockets=sockets),
+    ):
+        gc.collect()
+        gc.freeze()  # what is open stays; to go through it again and again takes tens of milliseconds
+        status = _Status(agent, tally, notifier)
+        if samples is None:
+            _serve(status, duration_s=duration, stop=stop)
+        else:
+            _replay(agent, samples, tally, rate=rate, duration_s=duration, stop=stop, on_sample=status.tell_if_due)
+        _log.info("stopping: %s", stop.reason or "its time is over")
+    summary = tally.summary(agent)  # with the last report
     if as_json:
         print_json(summary)
         return
     console.print(
         f"{summary.answered:,} answered, {summary.failed:,} failed; "
         + ", ".join(f"{n} {share(r)}" for n, r in zip(opened.manifest.exits, summary.exit_rates, strict=True))
-        + f"; mean latency {milliseconds(summary.mean_ms)}; revision {summary.revision} ({summary.policy})"
+        + f"; mean latency {milliseconds(summary.mean_ms)}; {agent.policy_in_words}"
         + ("" if summary.accuracy is None else f"; accuracy {share(summary.accuracy)}")
+        + (f"; {summary.waiting} reports and audits wait for the calibrator" if summary.waiting else "")
     )
     next_step(f"edgeexit inspect {bundle}")
 
@@ -100,7 +110,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     revision: int
     policy: str
     waiting: int
-    """Reports and audits that the calibrator had not acknowledged when the agent was told to stop."""
+    """Reports and audits that the calibrator had not acknowledged at the end."""
 
 
 class _Tally:
@@ -130,6 +140,12 @@ class _Tally:
             policy=policy.kind,
             waiting=agent.waiting,
         )
+
+
+class _Stop(threading.Event):
+    """Set when it is time to stop; `reason` says why."""
+
+    reason = ""
 
 
 class _Status:
@@ -192,18 +208,19 @@ def _status(agent: Agent, tally: _Tally) -> str:
     mix = " ".join(share(rate) for rate in summary.exit_rates)
     return (
         f"{summary.answered} answered, {summary.failed} failed, exits {mix}, mean {milliseconds(summary.mean_ms)}, "
-        f"revision {summary.revision} ({summary.policy}), {'online' if agent.connected else 'offline'}, "
+        f"{agent.policy_in_words}, {'online' if agent.connected else 'offline'}, "
         f"{summary.waiting} waiting"
     )
 
 
 @contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
+def _stop_signals() -> Iterator[_Stop]:
     """Give an event that SIGTERM and Ctrl-C set; the second signal acts as it always does."""
-    stop = threading.Event()
+    stop = _Stop()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def ask(number: int, _frame: object) -> None:
+        stop.reason = signal.Signals(number).name
         stop.set()
         signal.signal(number, before[signal.Signals(number)])
 

@@ -1,5 +1,6 @@
 """The agent and its fleet over a real broker: reports, audits, commands, and what may break."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -11,12 +12,14 @@ import pytest
 
 from edgeexit.agent import Agent, AgentConfig
 from edgeexit.bundle import Bundle
-from edgeexit.errors import DataError
+from edgeexit.errors import ConfigError, DataError, TargetError
 from edgeexit.latency import LatencyProfile
-from edgeexit.messages import MAX_BYTES, Audit, Report
+from edgeexit.messages import MAX_BYTES, Audit, Report, State
+from edgeexit.mqtt import BrokerConfig
+from edgeexit.targets import host_target
 from tests.agent.fleet import Fleet, wait_for, wait_for_rejection, wait_for_reports, wait_for_revision
 from tests.broker import RealBroker
-from tests.bundles import INPUT, make_samples
+from tests.bundles import INPUT, make_bundle, make_samples
 
 Change = Callable[..., AgentConfig]
 
@@ -93,13 +96,13 @@ def test_audits_hold_what_the_policy_did_and_every_exit(fleet: Fleet, bundle: Bu
     with Agent(bundle, config) as agent:
         fleet.send_policy(config, fleet.document(1, threshold=0.45))
         wait_for_revision(fleet, config, 1)
-        result = agent.infer(samples, labels=list(range(20)))
+        result = agent.infer(samples, labels=[n % 4 for n in range(20)])
         audits = wait_for(lambda: fleet.messages(config, Audit), "an audit")
         fleet.send_ack(config, *audits)
         wait_for(lambda: not agent._outbox.waiting("audit", limit=1), "the acknowledged audit to go")
     assert {(audit.revision, audit.bundle, audit.cohort) for audit in audits} == {(1, bundle.digest, "default")}
-    found = sorted((sample for audit in audits for sample in audit.samples), key=lambda sample: sample.label or 0)
-    assert [sample.label for sample in found] == list(range(20))
+    found = [sample for audit in sorted(audits, key=lambda audit: audit.sequence) for sample in audit.samples]
+    assert [sample.label for sample in found] == [n % 4 for n in range(20)]
     assert [sample.exit for sample in found] == result.exits.tolist()
     assert [sample.top1[sample.exit] for sample in found] == result.answers.tolist()
     assert len(set(result.exits)) > 1, "the samples must not all leave at one exit, or this shows little"
@@ -177,8 +180,77 @@ def test_errors_of_the_caller_are_his_and_are_counted(fleet: Fleet, bundle: Bund
         with pytest.raises(DataError, match="labels holds 2 classes for 3 samples"):
             agent.infer(make_samples(3), labels=[0, 1])
         agent.infer(make_samples(3), labels=np.array([0, 1, 2]))
-        agent.infer(make_samples(3), labels=["a", "b", "c"])  # type: ignore[list-item]
-    assert wait_for_reports(fleet, config, 6)[0].failed == 1
+    assert wait_for_reports(fleet, config, 3)[0].failed == 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        ([99, 1, 1], "label 99 is given for a sample; the model has 4 classes, from 0"),
+        ([1.5, 2, 3], "no whole numbers"),
+        ([[1]] * 3, "no whole numbers"),
+        (np.ones((3, 1), dtype=np.int64), "no whole numbers"),
+        (["a"] * 3, "no whole numbers"),
+        (1, "no whole numbers"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused_before_inference(
+    bundle: Bundle, changed: Change, caplog: pytest.LogCaptureFixture, labels: Any, told: str
+) -> None:
+    with Agent(bundle, changed(audit_share=1.0)) as agent:
+        for ask in (agent.infer, agent.infer_async):
+            with pytest.raises(DataError, match=told):
+                ask(make_samples(3), labels=labels)
+        assert agent.answered == 0
+    assert "Traceback" not in caplog.text
+
+
+def test_a_second_agent_with_the_same_state_is_refused_and_the_fleet_does_not_hear_of_it(
+    fleet: Fleet, bundle: Bundle, config: AgentConfig
+) -> None:
+    with Agent(bundle, config) as agent:
+        wait_for_revision(fleet, config, 0)
+        with pytest.raises(ConfigError, match=f"another agent runs with state_dir '{config.state_dir}'; stop it, or"):
+            Agent(bundle, config).__enter__()
+        time.sleep(0.3)
+        assert agent.connected
+        assert len(fleet.messages(config, State)) == 1
+    with Agent(bundle, config) as agent:
+        assert agent.active.revision == 0
+
+
+def test_a_state_folder_that_cannot_be_locked_is_only_warned_of(
+    bundle: Bundle, changed: Change, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with Agent(bundle, changed(state_dir=tmp_path / "file" / "state")) as agent:
+        agent.infer(make_samples(1))
+    assert "cannot be locked" in caplog.text
+
+
+def test_a_bundle_without_a_policy_is_called_that(
+    bundle: Bundle, config: AgentConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    with Agent(bundle, config) as agent:
+        assert agent.policy_in_words == "revision 0 (no policy)"
+    assert "the bundle has no policy: every sample runs to full depth; see `edgeexit fit`" in caplog.text
+    assert "boot 1: revision 0 (no policy)" in caplog.text
+
+
+def test_a_bundle_for_another_machine_says_which_setting_runs_it(tmp_path: Path, config: AgentConfig) -> None:
+    other = make_bundle(tmp_path / "other", target="arm64-cpu" if host_target() == "x86-cpu" else "x86-cpu")
+    with pytest.raises(TargetError, match=r"set fallback = true in agent\.toml to run it on ONNX Runtime on the CPU$"):
+        Agent(other, config)
+
+
+def test_a_missing_file_of_the_broker_is_named_and_inference_goes_on(
+    bundle: Bundle, changed: Change, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    gone = tmp_path / "ca.crt"
+    with Agent(bundle, changed(broker=BrokerConfig(url="mqtts://127.0.0.1:1", ca_file=str(gone)))) as agent:
+        agent.infer(make_samples(1))
+    assert f"broker.ca_file '{gone}' cannot be read (No such file or directory)" in caplog.text
 
 
 def test_labels_that_do_not_fit_cost_no_inference(

@@ -78,6 +78,7 @@ def test_a_signal_ends_it_cleanly(
     lines = log.splitlines()
     assert sum("connected to the broker" in line for line in lines) == 1
     assert sum("policy accepted: revision 3" in line for line in lines) == 1
+    assert sum(f"stopping: {end.name}" in line for line in lines) == 1
     assert "Traceback" not in log
 
 
@@ -142,6 +143,7 @@ def test_killed_it_is_seen_offline_and_starts_again(
         _, log = process.communicate(timeout=20)
     assert process.returncode == 0, log
     assert "boot 2: revision 1" in log
+    assert "the bundle has no policy" not in log, "the fleet's is in force"
     assert "cannot be used" not in log
 
 
@@ -164,6 +166,9 @@ def test_without_a_broker_it_says_so_once_and_answers(
         out, log = process.communicate(timeout=20)
     assert process.returncode == 0, log
     assert log.count("is not reachable") == 1
+    assert log.count("stopping: its time is over") == 1
+    assert "revision 0 (no policy)" in out
+    assert "reports and audits wait for the calibrator" in " ".join(out.split())
     assert int(out.split(" answered")[0].replace(",", "")) > 200
     assert "e2 100.0 %" in out
 
@@ -171,8 +176,8 @@ def test_without_a_broker_it_says_so_once_and_answers(
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--device", "a/b"], "$.device"),
-        (["--broker", "ftp://x"], "ftp://x"),
+        (["--device", "a/b"], "--device 'a/b'"),
+        (["--broker", "ftp://x"], "--broker: broker url 'ftp://x'"),
         (["--stream", "nowhere.npz"], "nowhere.npz"),
         (["--config", "nowhere.toml"], "nowhere.toml"),
     ],

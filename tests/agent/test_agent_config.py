@@ -72,34 +72,40 @@ def test_broker_and_device_can_be_given_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("fleet = ", "not TOML"),
+        ("fleet = ", "line 1: not valid TOML"),
         ("shard = 's'", "fleet"),
-        ('fleet = "a/b"', "$.fleet"),
-        ('fleet = "f"\nflete = 1', "flete"),
-        ('fleet = "f"\nshard = "policy"', "reserved"),
-        ('fleet = "f"\naudit_share = 1.5', "$.audit_share"),
-        ('fleet = "f"\nreport_interval_s = 0', "$.report_interval_s"),
-        ('fleet = "f"\nresend_s = inf', "resend_s"),
-        ('fleet = "f"\noutbox_max_bytes = 10', "$.outbox_max_bytes"),
-        ('fleet = "f"\ntrusted_keys = "a.pub"', "$.trusted_keys"),
-        ('fleet = "f"\ntrusted_keys = [1]', "$.trusted_keys[0]"),
-        ('fleet = "f"\nsigned_bundle = true', "trusted_keys"),
-        ('fleet = "f"\nbroker = "mqtt://x"', "$.broker"),
-        ('fleet = "f"\n[broker]\nurl = "http://x"', "http://x"),
-        ('fleet = "f"\n[broker]\nport = 1', "port"),
-        ('fleet = "f"\nfeedback_window_s = -1', "$.feedback_window_s"),
+        ('fleet = "a/b"', 'line 1: fleet = "a/b": it has to be 1 to 64 of A-Z'),
+        ('fleet = "f"\nflete = 1', "line 2: unknown field 'flete'; did you mean 'fleet'?"),
+        ('fleet = "f"\nshard = "policy"', "line 2: shard = \"policy\" is not possible: shard 'policy' is reserved"),
+        ('fleet = "f"\naudit_share = 1.5', "line 2: audit_share = 1.5: expected float <= 1.0"),
+        ('fleet = "f"\nreport_interval_s = 0', "report_interval_s = 0: expected float > 0.0"),
+        ('fleet = "f"\nresend_s = inf', "line 2: resend_s = inf must be finite"),
+        ('fleet = "f"\noutbox_max_bytes = 10', "outbox_max_bytes = 10: expected int >= 65536"),
+        ('fleet = "f"\ntrusted_keys = "a.pub"', 'trusted_keys = "a.pub": expected array'),
+        ('fleet = "f"\ntrusted_keys = [1]', "trusted_keys = [1]: expected a path, got 1"),
+        ('fleet = "f"\nsigned_bundle = true', "line 2: signed_bundle = true needs trusted_keys"),
+        ('fleet = "f"\nbroker = "mqtt://x"', 'line 2: broker = "mqtt://x": expected a table'),
+        (
+            'fleet = "f"\n[broker]\nurl = "http://x"',
+            "line 3: url = \"http://x\" is not possible: broker url 'http://x' must be mqtt://",
+        ),
+        ('fleet = "f"\n[broker]\nport = 1', "line 3: unknown field 'port' in [broker]"),
+        ('fleet = "f"\nfeedback_window_s = -1', "feedback_window_s = -1: expected float >= 0.0"),
         ('fleet = "f"\nfeedback_window_s = inf', "feedback_window_s"),
-        ('fleet = "f"\nmax_delay_ms = nan', "max_delay_ms"),
-        ('fleet = "f"\nnot_finite = "ignore"', "$.not_finite"),
-        ('fleet = "f"\nfallback = "yes"', "$.fallback"),
-        ('fleet = "f"\nmax_waiting = 0', "$.max_waiting"),
-        ('fleet = "f"\n[endpoint]\nport = 65536', "$.endpoint.port"),
-        ('fleet = "f"\n[endpoint]\nhost = ""', "$.endpoint.host"),
-        ('fleet = "f"\n[endpoint]\nmax_body_bytes = 10', "$.endpoint.max_body_bytes"),
-        ('fleet = "f"\n[endpoint]\nidle_timeout_s = inf', "idle_timeout_s"),
-        ('fleet = "f"\n[endpoint]\ntransfer_timeout_s = 0', "$.endpoint.transfer_timeout_s"),
-        ('fleet = "f"\n[endpoint]\nmax_requests = 0', "$.endpoint.max_requests"),
-        ('fleet = "f"\n[endpoint]\nurl = "x"', "url"),
+        ('fleet = "f"\nmax_delay_ms = nan', "line 2: max_delay_ms = nan: expected float >= 0.0"),
+        (
+            'fleet = "f"\nnot_finite = "ignore"',
+            "line 2: not_finite = \"ignore\": there is no 'ignore'; one of pass, refuse",
+        ),
+        ('fleet = "f"\nfallback = "yes"', 'fallback = "yes": expected bool'),
+        ('fleet = "f"\nmax_waiting = 0', "max_waiting = 0: expected int >= 1"),
+        ('fleet = "f"\n[endpoint]\nport = 65536', "line 3: port = 65536: expected int <= 65535"),
+        ('fleet = "f"\n[endpoint]\nhost = ""', "host = "),
+        ('fleet = "f"\n[endpoint]\nmax_body_bytes = 10', "max_body_bytes = 10: expected int >= 1024"),
+        ('fleet = "f"\n[endpoint]\nidle_timeout_s = inf', "line 3: idle_timeout_s = inf must be finite"),
+        ('fleet = "f"\n[endpoint]\ntransfer_timeout_s = 0', "transfer_timeout_s = 0: expected float > 0.0"),
+        ('fleet = "f"\n[endpoint]\nmax_requests = 0', "max_requests = 0: expected int >= 1"),
+        ('fleet = "f"\n[endpoint]\nurl = "x"', "unknown field 'url' in [endpoint]; it belongs in [broker]"),
     ],
 )
 def test_an_error_names_the_file_and_the_field(tmp_path: Path, text: str, named: str) -> None:
@@ -110,9 +116,43 @@ def test_an_error_names_the_file_and_the_field(tmp_path: Path, text: str, named:
     assert named in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("device", "a b", "--device 'a b' must be 1 to 64 of A-Z"),
+        ("broker", "foo", "--broker: broker url 'foo' must be mqtt://HOST"),
+        ("broker", "mqtt://me:secret@x", "--broker: a broker url must not hold credentials"),
+    ],
+)
+def test_a_wrong_option_is_not_blamed_on_the_file(tmp_path: Path, option: str, value: str, told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        AgentConfig.load(write(tmp_path, FULL), **{option: value})
+    assert str(caught.value).startswith(told)
+    assert "secret" not in str(caught.value)
+
+
+def test_what_is_no_public_key_is_told_without_jargon(tmp_path: Path) -> None:
+    (tmp_path / "some.pub").write_text("no key")
+    config = AgentConfig.load(write(tmp_path, 'fleet = "f"\ntrusted_keys = ["some.pub"]'))
+    with pytest.raises(ConfigError, match=r"some\.pub' is no public key; give the \.pub that `edgeexit keygen` wrote$"):
+        config.load_keys()
+
+
+def test_files_that_the_way_to_the_broker_needs_are_looked_for(tmp_path: Path) -> None:
+    config = AgentConfig.load(write(tmp_path, FULL + 'key_file = "k"\nusername = "u"\npassword_file = "p"'))
+    (tmp_path / "k").touch()
+    told = list(config.broker_file_troubles())
+    assert [line.split(" cannot")[0] for line in told] == [
+        f"broker.ca_file '{tmp_path / 'ca.pem'}'",
+        f"broker.password_file '{tmp_path / 'p'}'",
+    ]
+    plain = AgentConfig.load(tmp_path / "agent.toml", broker="mqtt://x")
+    assert len(list(plain.broker_file_troubles())) == 1, "no TLS, no certificates"
+
+
 def test_an_unreadable_file_and_a_missing_key_are_named(tmp_path: Path) -> None:
     (tmp_path / "latin.toml").write_bytes(b'fleet = "\xff"')
-    with pytest.raises(ConfigError, match=r"latin\.toml' is not TOML"):
+    with pytest.raises(ConfigError, match=r"latin\.toml', line 1: not text in UTF-8"):
         AgentConfig.load(tmp_path / "latin.toml")
     with pytest.raises(ConfigError, match=r"nowhere\.toml"):
         AgentConfig.load(tmp_path / "nowhere.toml")

@@ -169,6 +169,14 @@ def test_a_class_that_the_model_does_not_have_is_refused(bundle: Bundle, patient
             agent.feedback("a", label)
 
 
+@pytest.mark.parametrize("label", ["a", 1.5, [0, 1.5], [[0], [1]]])
+def test_what_is_no_class_at_all_is_refused(bundle: Bundle, patient: AgentConfig, label: Any) -> None:
+    with Agent(bundle, patient) as agent:
+        agent.infer(make_samples(2), id="a")
+        with pytest.raises(DataError, match="labels of id 'a' are no whole numbers"):
+            agent.feedback("a", label)
+
+
 def test_the_caller_may_use_its_array_again_as_soon_as_it_has_asked(
     fleet: Fleet, bundle: Bundle, changed: Change
 ) -> None:

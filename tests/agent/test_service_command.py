@@ -1,5 +1,6 @@
 """`edgeexit agent` as a service, in a process of its own."""
 
+import gc
 import json
 import re
 import signal
@@ -15,7 +16,9 @@ from edgeexit.agent import Agent, AgentConfig, EndpointConfig
 from edgeexit.agent.service import serving
 from edgeexit.agent.systemd import Notifier
 from edgeexit.bundle import Bundle
+from edgeexit.cli.agent import agent_command
 from edgeexit.errors import ConfigError
+from edgeexit.messages import State
 from tests.agent.endpoint.client import MODEL, ask, question
 from tests.agent.fleet import Fleet, wait_for, wait_for_reports, wait_for_revision
 from tests.agent.test_agent_command import _AGENT, running
@@ -115,6 +118,33 @@ def test_a_port_that_is_taken_is_one_line_that_names_it(bundle: Bundle, config: 
         told = refused(bundle, *write_config(tmp_path, config, endpoint=f"port = {port}"))
     assert f"port {port} on 127.0.0.1 cannot be listened on" in told
     assert "set another host or port under [endpoint]" in told
+
+
+def test_a_second_agent_on_the_port_does_not_disturb_the_first(
+    fleet: Fleet, bundle: Bundle, config: AgentConfig, tmp_path: Path
+) -> None:
+    with running(bundle, *write_config(tmp_path, config)) as process:
+        port = int(Log(process).until(r"on http://127\.0\.0\.1:(\d+)")[1])
+        wait_for_revision(fleet, config, 0)
+        told = refused(bundle, *write_config(tmp_path, config, top='state_dir = "other"', endpoint=f"port = {port}"))
+        assert f"port {port} on 127.0.0.1 cannot be listened on" in told
+        assert not (tmp_path / "other").exists()
+        assert len(fleet.messages(config, State)) == 1
+        told = refused(bundle, *write_config(tmp_path, config))
+        assert "another agent runs with state_dir" in told
+        assert len(fleet.messages(config, State)) == 1
+        assert ask(port, "/v2/health/ready").status == 200
+
+
+def test_the_command_keeps_the_garbage_collector_from_what_stays(
+    bundle: Bundle, config: AgentConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, path = write_config(tmp_path, config)
+    try:
+        agent_command(bundle.path, Path(path), duration=0.1)
+        assert gc.get_freeze_count() > 10_000
+    finally:
+        gc.unfreeze()
 
 
 def test_an_agent_that_nobody_could_ask_is_refused(bundle: Bundle, config: AgentConfig, tmp_path: Path) -> None:

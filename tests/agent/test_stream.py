@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -114,3 +115,10 @@ def test_ticks_end_when_told_to_even_between_two_far_apart() -> None:
     started = time.monotonic()
     assert sum(1 for _ in ticks(0.01, stop=stop)) == 1
     assert time.monotonic() - started < 2
+
+
+def test_a_zip_that_is_no_npz_is_told_so(tmp_path: Path, bundle: Bundle) -> None:
+    with zipfile.ZipFile(tmp_path / "samples.npz", "w") as archive:
+        archive.writestr("readme.txt", "no array")
+    with pytest.raises(DataError, match=r"samples\.npz' is a zip without an array in it; save it with numpy\.savez"):
+        Stream(tmp_path / "samples.npz", bundle.manifest)

@@ -5,6 +5,7 @@ Open Inference Protocol v2 (github.com/kserve/open-inference-protocol), REST, wi
 the header `Inference-Header-Content-Length`, stand the tensors' bytes in the order in which the JSON names them.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, NamedTuple, TypeVar
 
@@ -26,6 +27,7 @@ OUTPUTS: Final = ("answers", "exits", "outputs", "readouts", "latency_ms")
 
 _LONGEST_ID: Final = 256
 _MOST_DIMENSIONS: Final = 16
+_NOT_JSON: Final = re.compile(rb"[\[,:\s]-?(?:NaN|Infinity)[\],}\s]")
 _LARGEST_DIMENSION: Final = 2**63 - 1
 
 T = TypeVar("T")
@@ -177,6 +179,8 @@ def _decode(content: memoryview, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(content, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if _NOT_JSON.search(content):
+            raise ProtocolError("JSON has no NaN and no infinity; send the tensor as binary data") from error
         raise ProtocolError(f"the request's JSON is not as it should be: {error}") from error
 
 

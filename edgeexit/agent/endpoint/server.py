@@ -1,10 +1,12 @@
 """The endpoint as a whole: a thread with a loop, a server with bounded connections, a start and a clean stop."""
 
 import asyncio
+import errno
 import ipaddress
 import logging
 import socket
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Final
@@ -28,6 +30,12 @@ _ANY_BODY: Final = 2**62
 _STOP_S: Final = 10.0
 _STOP_POLL_S: Final = 0.02
 
+_ADVICE: Final = {
+    errno.EADDRINUSE: "stop what listens there, or set another host or port",
+    errno.EADDRNOTAVAIL: "set host to an address of this device",
+    errno.EACCES: "set a port from 1024 on",
+}
+
 _FULL_BODY: Final = b'{"error":"too many connections are open; try again later"}'
 _FULL: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\n"
@@ -41,24 +49,25 @@ class Endpoint:
     Args:
         agent: an open one; it outlives the endpoint.
         config: where to listen and what to take.
+        sockets: of `listen`; default: opened when the endpoint is entered.
 
     Raises ConfigError, when it is entered, for an address that cannot be listened on.
 
     """
 
-    def __init__(self, agent: Agent, config: EndpointConfig) -> None:
+    def __init__(self, agent: Agent, config: EndpointConfig, sockets: Sequence[socket.socket] = ()) -> None:
         self._config = config
         self._agent = agent
         self._service = Service(agent, config, server_metadata(), model_metadata(agent.manifest, agent.bundle_digest))
         self._thread = threading.Thread(target=self._run, name="agent-endpoint", daemon=True)
-        self._sockets: list[socket.socket] = []
+        self._sockets = list(sockets)
         self._serving: Future[asyncio.AbstractEventLoop] = Future()
         self._server: _BoundedServer
         self._stopped: asyncio.Event
 
     def __enter__(self) -> "Endpoint":
-        """Bind and serve."""
-        self._sockets = _bind(self._config)
+        """Listen and serve."""
+        self._sockets = self._sockets or listen(self._config)
         self._thread.start()
         self._serving.result()
         _log.info("the endpoint serves model '%s' on http://%s", self._service.model.name, self.address)
@@ -151,16 +160,16 @@ class _BoundedServer(HTTPServer):
         stream.write(_FULL).add_done_callback(lambda _: stream.close())
 
 
-def _bind(config: EndpointConfig) -> list[socket.socket]:
-    where = f"endpoint: port {config.port} on {config.host}"
+def listen(config: EndpointConfig) -> list[socket.socket]:
+    """Open the sockets of an endpoint; who connects waits until it serves. Raises ConfigError."""
     try:
         return bind_sockets(config.port, config.host, backlog=config.max_connections)
     except socket.gaierror as error:
         raise ConfigError(f"endpoint: host '{config.host}' does not resolve; give an address of this device") from error
     except OSError as error:
         raise ConfigError(
-            f"{where} cannot be listened on ({error.strerror}); stop what listens there, or set another host or port "
-            "under [endpoint]"
+            f"endpoint: port {config.port} on {config.host} cannot be listened on ({error.strerror}); "
+            f"{_ADVICE.get(error.errno or 0, 'set another host or port')} under [endpoint]"
         ) from error
 
 

@@ -165,6 +165,9 @@ class Handler(RequestHandler):
             text = "the agent failed; its log says more"
         else:
             text = f"{self.request.method} {self.request.path}: {self._reason}"
+        if status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            text += f"; use {self.verb}"
+            self.set_header("Allow", self.verb)
         if status_code == HTTPStatus.SERVICE_UNAVAILABLE:
             self.set_header("Retry-After", _RETRY_AFTER_S)
         self.finish(encode_json({"error": text}))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edgeexit.agent import Agent, AgentConfig, EndpointConfig
-from edgeexit.agent.endpoint.server import Endpoint
+from edgeexit.agent.endpoint.server import Endpoint, listen
 from edgeexit.bundle import Bundle
 from edgeexit.errors import ConfigError
 from tests.agent.endpoint.client import MODEL, Gate, Served, ask, question
@@ -296,6 +296,11 @@ def test_listening_to_the_network_is_warned_of(
     served = serve(host=host)
     assert ask(served.endpoint.port, "/v2/health/ready").status == 200
     assert ("nobody has to log in" in caplog.text) == warned
+
+
+def test_a_host_that_is_not_this_device_s_is_told_apart_from_a_port_that_is_taken() -> None:
+    with pytest.raises(ConfigError, match=r"; set host to an address of this device under \[endpoint\]"):
+        listen(EndpointConfig(host="192.0.2.1", port=0))
 
 
 def test_a_host_that_is_none_is_named(bundle: Bundle, config: AgentConfig) -> None:

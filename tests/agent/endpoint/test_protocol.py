@@ -124,6 +124,18 @@ def test_inputs_that_do_not_fit_the_model_are_refused(served: Served, rows: Any,
     assert text in answer.body["error"]
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_what_json_cannot_say_is_told_so(served: Served, number: float) -> None:
+    rows = np.full((1, FEATURES), number, dtype=np.float32)
+    answer = ask(served.endpoint.port, f"{MODEL}/infer", question(rows))
+    assert answer.status == 400
+    assert answer.body["error"] == "JSON has no NaN and no infinity; send the tensor as binary data"
+
+
+def test_a_method_that_is_not_allowed_names_the_one_that_is(served: Served) -> None:
+    assert ask(served.endpoint.port, f"{MODEL}/infer").headers["Allow"] == "POST"
+
+
 def test_not_a_number_is_passed_on_where_the_configuration_says_so(serve: Callable[..., Served]) -> None:
     served = serve(agent={"not_finite": "pass"})
     with triton.InferenceServerClient(served.endpoint.address) as client:
@@ -137,9 +149,9 @@ def test_not_a_number_is_passed_on_where_the_configuration_says_so(serve: Callab
     [
         ("/", {}, 404, "nothing at /"),
         ("/v2/models/tiny/versions", {}, 404, "nothing at"),
-        ("/v2/health/live", {"method": "POST", "body": b"x"}, 405, "Method Not Allowed"),
-        ("/v2/health/live", {"method": "DELETE"}, 405, "Method Not Allowed"),
-        (f"{MODEL}/infer", {}, 405, "Method Not Allowed"),
+        ("/v2/health/live", {"method": "POST", "body": b"x"}, 405, "Method Not Allowed; use GET"),
+        ("/v2/health/live", {"method": "DELETE"}, 405, "Method Not Allowed; use GET"),
+        (f"{MODEL}/infer", {}, 405, "Method Not Allowed; use POST"),
         (f"{MODEL}/infer", {"body": b"{}", "Origin": "http://evil.example"}, 403, "web pages"),
         (f"{MODEL}/infer", {"body": b"{}", "Inference_Header_Content_Length": "two"}, 400, "'two'"),
         ("/edgeexit/v1/feedback", {"body": b'{"id": "nobody", "label": 1}'}, 404, "'nobody'"),
