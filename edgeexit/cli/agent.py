@@ -65,6 +65,10 @@ def agent_command(
     if stream is None and settings.endpoint.enabled is False:
         raise ConfigError(f"config file '{config}': endpoint.enabled is false and no --stream is given: nobody can ask")
     opened = Bundle.open(bundle)
+    if opened.manifest.recipe is not None:
+        from edgeexit.engines import build_missing_plans
+
+        build_missing_plans(opened, on_stage=lambda name: _log.info("building the plan of %s; it is kept", name))
     samples = None if stream is None else Stream(stream, opened.manifest)
     notifier = Notifier()
     tally = _Tally()

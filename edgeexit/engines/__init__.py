@@ -6,6 +6,7 @@ from edgeexit.engines.choose import Site, choose_site, read_sm
 from edgeexit.engines.gpu import Hardware, find_gpu
 from edgeexit.engines.key import PlanKey, plan_key
 from edgeexit.engines.library import Library, installed_libraries
+from edgeexit.engines.missing import build_missing_plans
 from edgeexit.engines.parse import check_stages
 from edgeexit.engines.recipe import check_range, free_words, parse_dimensions, parse_range, resolve_recipe, stage_shapes
 from edgeexit.engines.verify import ExitCheck, check_exit
@@ -22,6 +23,7 @@ __all__ = [
     "StageEngine",
     "StoredPlan",
     "build_engines",
+    "build_missing_plans",
     "check_exit",
     "check_range",
     "check_stages",
