@@ -31,6 +31,11 @@ def run(*arguments, code=0, **options):
     return result
 
 
+def hear_interrupts():
+    """Undo what a shell does to programs in its background: they ignore Ctrl-C, and so do the programs they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def plans(cache):
     return {record.stage for record in PlanCache(cache).records().values()}
 
@@ -133,7 +138,8 @@ def _with_new_digests(bundle):
 def test_an_interrupted_build_keeps_what_is_done_and_goes_on_there(slow, tmp_path):
     cache = tmp_path / "cache"
     arguments = ["build", slow.path, "--for", "SM86", "--cache", cache]
-    process = subprocess.Popen([*PROGRAM, *map(str, arguments)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    command = [*PROGRAM, *map(str, arguments)]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts)  # noqa: PLW1509 - no threads yet
     deadline = time.monotonic() + 30
     while not list(cache.glob("stage0-*.json")) and time.monotonic() < deadline:
         time.sleep(0.01)

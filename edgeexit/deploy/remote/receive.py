@@ -23,7 +23,7 @@ def main(arguments: dict[str, Any]) -> None:
     """
     root = Path(arguments["root"])
     damaged = []
-    (root / INCOMING).mkdir(exist_ok=True, mode=0o700)
+    (root / INCOMING).mkdir(parents=True, exist_ok=True, mode=0o700)
     for file in arguments["files"]:
         path = root / file["path"]
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
