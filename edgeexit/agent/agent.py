@@ -6,32 +6,30 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from operator import index
 from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from edgeexit import __version__
-from edgeexit.agent.auditor import Auditor, Drawn, Labels
+from edgeexit.agent.auditor import Auditor, Drawn
 from edgeexit.agent.config import AgentConfig
 from edgeexit.agent.counters import Counters, Totals
 from edgeexit.agent.in_force import ActivePolicy, PolicyInForce
+from edgeexit.agent.labels import Labels, check_batch_labels, check_labels
 from edgeexit.agent.link import FleetLink
 from edgeexit.agent.lock import only_agent
+from edgeexit.agent.measuring import ProfileOnCommand
 from edgeexit.agent.outbox import Outbox
-from edgeexit.agent.policy_store import PolicyStore, Recipient, one_line
+from edgeexit.agent.policy_store import PolicyStore, Recipient
 from edgeexit.bundle import Bundle
 from edgeexit.datasets import Inputs
-from edgeexit.errors import DataError, EngineError, TargetError
 from edgeexit.manifest import Manifest
 from edgeexit.messages import Audit, AuditedSample, Command, Report, State
 from edgeexit.runtime import Inference, Runner
 
 _log = logging.getLogger(__name__)
 
-_PROFILE_SECONDS = 1.0
-_LONGEST_PROFILE_S = 10.0
 _LONGEST_ANSWER_S = 10.0
 
 
@@ -73,11 +71,16 @@ class Agent:
         self._policies = PolicyInForce(bundle, PolicyStore(config.state_dir, recipient), recipient, keys)
         self._counters = Counters(self._exits)
         self._started = time.monotonic()
-        self._profiling: threading.Thread | None = None
         self._told_uncounted = False
         self._under_way = 0
         self._under_way_changed = threading.Condition()
-        self._runner = _make_runner(bundle, config)
+        self._runner = Runner(
+            bundle,
+            fallback=config.fallback,
+            not_finite=config.not_finite,
+            max_delay_ms=config.max_delay_ms,
+            max_waiting=config.max_waiting,
+        )
         self._life = contextlib.ExitStack()
 
     def __enter__(self) -> "Agent":
@@ -106,6 +109,9 @@ class Agent:
                 on_policy=self._receive_policy,
                 on_command=self._receive_command,
             )
+            self._profiling = ProfileOnCommand(
+                self._bundle, policy=lambda: self.active.policy, publish=self._link.publish_profile
+            )
             self._auditor = Auditor(
                 self._runner,
                 share=self._config.audit_share,
@@ -117,7 +123,7 @@ class Agent:
             life.callback(self._link.stop)
             self._auditor.start()
             life.callback(self._auditor.stop)
-            life.callback(self._finish_profile)
+            life.callback(self._profiling.finish)
             life.callback(self._finish_under_way)
             self._life = life.pop_all()
         _log.info("%s, boot %d: %s", self._config.device, self._outbox.boot, self.policy_in_words)
@@ -180,7 +186,7 @@ class Agent:
 
         """
         if labels is not None:
-            labels = self._checked_labels(labels, inputs)
+            labels = check_batch_labels(labels, inputs, classes=self.manifest.classes)
         active = self._policies.active
         try:
             result = self._runner.infer(inputs, policy=active.policy)
@@ -213,7 +219,7 @@ class Agent:
         does, and OverloadedError where too much waits already.
         """
         if labels is not None:
-            labels = self._checked_labels(labels, inputs)
+            labels = check_batch_labels(labels, inputs, classes=self.manifest.classes)
         active = self._policies.active
         try:
             future = self._runner.infer_async(inputs, policy=active.policy)
@@ -246,7 +252,7 @@ class Agent:
         Raises DataError for another number of labels than samples, and for what is no class of the model.
         """
         labels = label if isinstance(label, Sequence | np.ndarray) else [label]
-        return self._auditor.feedback(id, self._classes(labels, f"id '{id}'"))
+        return self._auditor.feedback(id, check_labels(labels, whose=f"id '{id}'", classes=self.manifest.classes))
 
     def probe(self) -> Future[Inference]:
         """Answer one golden sample by way of the scheduler, uncounted: whether inference answers at all.
@@ -269,29 +275,6 @@ class Agent:
             max(check.max_error for check in checks),
             time.monotonic() - started,
         )
-
-    def _checked_labels(self, labels: Labels, inputs: Inputs) -> list[int]:
-        """Refuse labels that are not one a sample (DataError); the inputs themselves are checked where they are run."""
-        checked = self._classes(labels, "a sample")
-        for array in inputs.values():
-            if np.shape(array)[:1] not in {(), (len(checked),)}:
-                raise DataError(f"labels holds {len(checked)} classes for {len(array)} samples; give one each")
-        return checked
-
-    def _classes(self, labels: Labels, whose: str) -> list[int]:
-        """Return labels as whole numbers, or raise DataError for what is none or no class of the model."""
-        classes = self._bundle.manifest.classes
-        try:
-            found = [index(value) for value in labels]
-        except TypeError as error:
-            raise DataError(
-                f"labels of {whose} are no whole numbers ({one_line(str(error))}); give each sample its class, or -1 "
-                "where it is not known"
-            ) from error
-        for value in found:
-            if value >= classes:
-                raise DataError(f"label {value} is given for {whose}; the model has {classes} classes, from 0")
-        return found
 
     def _draw(self, inputs: Inputs, samples: int, labels: Labels | None, identity: str | None) -> Drawn | None:
         """Draw what to audit; whatever goes wrong, the answer counts for more."""
@@ -336,26 +319,8 @@ class Agent:
         _log.info("command: %s", command.action)
         if command.action == "report":
             self._collect(always=self.active.revision)
-        elif self._profiling is None or not self._profiling.is_alive():
-            self._profiling = threading.Thread(target=self._profile, name="agent-profile", daemon=True)
-            self._profiling.start()
         else:
-            _log.info("a profile is being taken already")
-
-    def _profile(self) -> None:
-        """Measure this machine and tell; raw samples stay off the wire."""
-        from edgeexit.runtime import profile_bundle  # noqa: PLC0415 - when the calibrator asks
-
-        try:
-            profile = profile_bundle(self._bundle, policy=self.active.policy, seconds=_PROFILE_SECONDS)
-            self._link.publish_profile(profile.without_raw())
-            _log.info("profile taken: %s ms to each exit", ", ".join(f"{ms:.3f}" for ms in profile.cumulative_ms))
-        except Exception as error:  # noqa: BLE001 - a measurement that fails changes nothing
-            _log.warning("no profile: %s", one_line(f"{type(error).__name__}: {error}"))
-
-    def _finish_profile(self) -> None:
-        if self._profiling is not None:
-            self._profiling.join(timeout=_LONGEST_PROFILE_S)
+            self._profiling.start()
 
     def _finish_under_way(self) -> None:
         """Wait for what `submit` has taken in, so that the last report tells of it."""
@@ -389,18 +354,3 @@ class Agent:
             "boot": self._outbox.boot,
             "revision": revision,
         }
-
-
-def _make_runner(bundle: Bundle, config: AgentConfig) -> Runner:
-    try:
-        return Runner(
-            bundle,
-            fallback=config.fallback,
-            not_finite=config.not_finite,
-            max_delay_ms=config.max_delay_ms,
-            max_waiting=config.max_waiting,
-        )
-    except (EngineError, TargetError) as error:
-        allow = "or allow fallback"
-        advice = f"{allow}: set fallback = true in agent.toml to run it on ONNX Runtime on the CPU"
-        raise type(error)(str(error).replace(allow, advice)) from error

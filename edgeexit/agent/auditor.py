@@ -6,12 +6,13 @@ import queue
 import random
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeexit.agent.awaiting import AwaitingLabels, Released, Ticket
+from edgeexit.agent.labels import Labels
 from edgeexit.datasets import Inputs
 from edgeexit.messages import AuditedSample
 from edgeexit.policies import AnyPolicy
@@ -25,8 +26,6 @@ _VALUES_A_MESSAGE: Final = 1024
 """Samples times exits in one message: at most about 100 KB of JSON."""
 _MOST_SAMPLES: Final = 256
 
-Labels = Sequence[int] | npt.NDArray[np.integer[Any]]
-"""[B] class of each sample, negative where it is not known."""
 Emit = Callable[[int, tuple[AuditedSample, ...]], None]
 """Takes a policy revision and the samples audited under it; called in the auditor's thread."""
 

@@ -95,7 +95,7 @@ def push_command(
     ] = None,
     service: Annotated[ServiceKind, typer.Option(help="What supervises the agent there.")] = ServiceKind.AUTO,
     timeout: Annotated[
-        float | None, typer.Option(min=1, help="Seconds in which it has to serve; default: 60, with TensorRT 1800.")
+        float | None, typer.Option(min=1, help="Seconds in which it has to serve; default: 60, with TensorRT 180.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would be done.")] = False,
     as_json: JsonOption = False,

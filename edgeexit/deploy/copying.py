@@ -48,17 +48,17 @@ def copy_files(device: Device, files: Sequence[PayloadFile], key: str, on_bytes:
         nonlocal sent
         states = device.call_once("inventory", files=described(files, key))["files"]
         pairs = zip(files, described(files, key), strict=True)
-        todo = [(file, entry, states[entry["path"]]) for file, entry in pairs]
-        todo = [(file, entry, state) for file, entry, state in todo if state["kind"] != "there"]
-        for file, _, state in todo:
+        lacking = [(file, entry, states[entry["path"]]) for file, entry in pairs]
+        lacking = [(file, entry, state) for file, entry, state in lacking if state["kind"] != "there"]
+        for file, _, state in lacking:
             if state["kind"] == "missing" and file.source is None and file.content is None:
                 raise DeployError(f"'{file.name}' of the current release is gone or changed; give --config again")
-        total = sum(file.size - state["offset"] for file, _, state in todo if state["kind"] == "missing")
+        total = sum(file.size - state["offset"] for file, _, state in lacking if state["kind"] == "missing")
 
         def stream() -> Iterator[bytes]:
             nonlocal sent
             through = 0
-            for file, _, state in todo:
+            for file, _, state in lacking:
                 if state["kind"] != "missing":
                     continue
                 for piece in _read(file, state["offset"]):
@@ -67,8 +67,8 @@ def copy_files(device: Device, files: Sequence[PayloadFile], key: str, on_bytes:
                     sent += len(piece)
                     on_bytes(through, total)
 
-        entries = [{"offset": None, **entry, **state} for _, entry, state in todo]
-        damaged: list[str] = device.call_once("receive", stream, files=entries)["damaged"] if todo else []
+        entries = [{"offset": None, **entry, **state} for _, entry, state in lacking]
+        damaged: list[str] = device.call_once("receive", stream, files=entries)["damaged"] if lacking else []
         return damaged
 
     for _ in range(_TRIES):

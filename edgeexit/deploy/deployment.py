@@ -1,4 +1,4 @@
-"""A deployment, step by step: preflight -> copy -> environment -> switch -> start -> healthy, or rollback.
+"""A deployment, step by step: preflight -> copy -> environment -> plans -> switch -> start -> healthy, or rollback.
 
 Up to the switch nothing that runs on the device is touched, and whatever stops before it is taken up again by the same
 command. From the switch on the device works by itself (`remote/activate.py`): it ends with an agent that serves, the
@@ -46,8 +46,8 @@ _INDEX_BYTES: Final = 64 << 20
 """Wheels that a device's packages come as: measured, 54 MiB with ONNX Runtime for x86-64."""
 _RESERVE_BYTES: Final = 32 << 20
 _START_S: Final = 60.0
-_START_WITH_PLANS_S: Final = 1800.0
-"""TensorRT builds its plans at the first start."""
+_START_WITH_PLANS_S: Final = 180.0
+"""TensorRT opens its plans at every start."""
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +66,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """Folder of all other wheels; default: the device asks its package index."""
     service: Literal["auto"] | Supervisor = "auto"
     timeout_s: float | None = None
-    """How long the agent may take to serve; default: 60 s, and half an hour where plans are built."""
+    """How long the agent may take to serve; default: 60 s, with TensorRT 180 s."""
     dry_run: bool = False
     retry_delays_s: tuple[float, ...] | None = None
     """Waits before each new try after the link has dropped."""
@@ -85,6 +85,8 @@ class _Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Of the release's content; the copy goes on under it."""
     send_bytes: int
     needed_bytes: int
+    has_plans: bool
+    """Whether its stages run as TensorRT plans, which are built on the device."""
 
     @property
     def makes_environment(self) -> bool:
@@ -128,7 +130,7 @@ def deploy(request: Request, listener: Listener | None = None) -> Outcome:
         current = plan.inventory["current"]
         if current is not None and current["key"] == plan.key and _serves(plan, device):
             return _outcome(plan, "unchanged", release=current["id"], replaces=current.get("replaces"), sent=0)
-        return _carry_out(plan, request, target, device, listener)
+        return _carry_out(plan, request, device, listener)
 
 
 def _serves(plan: _Plan, device: Device) -> bool:
@@ -192,10 +194,11 @@ def _plan(  # noqa: PLR0917 - all that preflight has gathered
     return _Plan(
         facts=facts, inventory=inventory, release_files=tuple(files), environment=environment, document=document,
         key=key, send_bytes=missing, needed_bytes=needed,
+        has_plans="onnxruntime" not in {target.runtime, load_target(bundle.manifest.target).runtime},
     )  # fmt: skip
 
 
-def _carry_out(plan: _Plan, request: Request, target: Target, device: Device, listener: Listener) -> Outcome:
+def _carry_out(plan: _Plan, request: Request, device: Device, listener: Listener) -> Outcome:
     listener.on_step("copy")
     files = [*plan.release_files, *(plan.environment.wheels if plan.makes_environment else ())]
     sent = copy_files(device, files, plan.key, listener.on_bytes)
@@ -212,7 +215,10 @@ def _carry_out(plan: _Plan, request: Request, target: Target, device: Device, li
         probes=environment.probes,
     )
     release = device.call("finish", key=plan.key, document=plan.document)["id"]
-    timeout_s = request.timeout_s or (_START_S if target.runtime == "onnxruntime" else _START_WITH_PLANS_S)
+    if plan.has_plans:
+        listener.on_step("plans")
+        device.call("plans", release=release)
+    timeout_s = request.timeout_s or (_START_WITH_PLANS_S if plan.has_plans else _START_S)
     kept = [Path(file.name).name for file in environment.wheels]
     activation = activate(
         device, release, timeout_s=timeout_s, listener=listener, wheels=kept if plan.makes_environment else None

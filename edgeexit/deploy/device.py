@@ -26,6 +26,7 @@ _NEEDS: Final = {
     "receive": ("layout", "inventory"),
     "environment": ("layout",),
     "finish": ("layout",),
+    "plans": ("layout", "environment"),
     "activate": ("layout", "service"),
     "watch": ("layout", "service", "activate"),
 }

@@ -8,7 +8,7 @@ import msgspec
 from edgeexit.deploy.facts import Supervisor
 from edgeexit.errors import DeployError
 
-Step = Literal["preflight", "copy", "environment", "switch", "start", "healthy", "rollback"]
+Step = Literal["preflight", "copy", "environment", "plans", "switch", "start", "healthy", "rollback"]
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+ALLOW_FALLBACK: Final = "allow fallback (in agent.toml, fallback = true)"
+"""What to do where nothing but what the target names is asked for, and that is not to be had here."""
 
 Rows = npt.NDArray[np.intp]
 """Rows of a batch, by index."""

@@ -7,13 +7,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from edgeexit.policies import Decision
 from edgeexit.policies.readout import COLUMNS
 from edgeexit.runtime.backend import Rows
+from edgeexit.runtime.stage_run import StageRun
 
 _COLUMNS = len(COLUMNS)
-_Selected = Rows | slice
-"""Rows by index, or a stretch of them."""
 
 
 class Inference(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,23 +63,15 @@ class Answers:
         self._scores[samples, exit_index] = scores
 
     def leave(
-        self,
-        exit_index: int,
-        samples: Rows,
-        rows: _Selected,
-        *,
-        decision: Decision,
-        readout: npt.NDArray[np.float32],
-        outputs: npt.NDArray[np.float32],
-        latency_ms: float | npt.NDArray[np.float64],
+        self, run: StageRun, samples: Rows, rows: Rows, *, outputs: npt.NDArray[np.float32], latency_ms: float
     ) -> None:
-        """Let samples leave; `rows` says where they stand in what the exit and the policy say."""
+        """Let samples leave after a stage that made `outputs`; they stand at `rows` in what it and the policy say."""
         if self._outputs is None:
             self._outputs = np.empty((len(self._exits), *outputs.shape[1:]), dtype=np.float32)
         self._outputs[samples] = outputs[rows]
-        self._readouts[samples] = readout[rows, :_COLUMNS]
-        self._answers[samples] = decision.answer[rows]
-        self._exits[samples] = exit_index
+        self._readouts[samples] = run.readout[rows, :_COLUMNS]
+        self._answers[samples] = run.decision.answer[rows]
+        self._exits[samples] = run.stage
         self._latency_ms[samples] = latency_ms
 
     def inference(self, stage_ms: Sequence[float], decide_ms: Sequence[float]) -> Inference:
@@ -100,40 +90,30 @@ class Answers:
         )
 
 
-def of_one(
-    exit_index: int,
-    exits: int,
-    scores: Sequence[npt.NDArray[np.float32]],
-    *,
-    decision: Decision,
-    readout: npt.NDArray[np.float32],
-    outputs: npt.NDArray[np.float32],
-    latency_ms: float,
-    stage_ms: Sequence[float],
-    decide_ms: Sequence[float],
-) -> Inference:
-    """Return the answers of a batch of one; `scores` [1] are those of the exits that it reached. Arrays are copied.
+def of_one(runs: Sequence[StageRun], *, exits: int, outputs: npt.NDArray[np.float32], latency_ms: float) -> Inference:
+    """Return the answers of a batch of one after the stages that it ran; the last of them made `outputs`, copied here.
 
     What `Answers` gives, in fewer and plainer calls of numpy: after a stage has run, whatever else is called is out of
     the processor's nearest caches, and costs ten times what it does in a loop of its own.
     """
+    last = runs[-1]
     exit_taken = np.empty(1, dtype=np.int64)
-    exit_taken[0] = exit_index
+    exit_taken[0] = last.stage
     latency = np.empty(1, dtype=np.float64)
     latency[0] = latency_ms
-    by_exit = np.empty((1, exits), dtype=np.float32)
-    by_exit.fill(np.nan)
-    for k, score in enumerate(scores):
-        by_exit[0, k] = score[0]
+    scores = np.empty((1, exits), dtype=np.float32)
+    scores.fill(np.nan)
+    for run in runs:
+        scores[0, run.stage] = run.decision.score[0]
     return Inference(
-        answers=decision.answer.astype(np.int64),
+        answers=last.decision.answer.astype(np.int64),
         exits=exit_taken,
         outputs=outputs.copy(),
-        readouts=readout[:, :_COLUMNS].copy(),
-        scores=by_exit,
+        readouts=last.readout[:, :_COLUMNS].copy(),
+        scores=scores,
         latency_ms=latency,
-        stage_ms=tuple(stage_ms),
-        decide_ms=tuple(decide_ms),
+        stage_ms=tuple([run.stage_ms for run in runs]),
+        decide_ms=tuple([run.decide_ms for run in runs]),
     )
 
 

@@ -12,6 +12,7 @@ import onnxruntime as ort
 
 from edgeexit.bundle import Bundle
 from edgeexit.errors import BundleError, EdgeExitError, InferenceError, TargetError
+from edgeexit.runtime.backend import ALLOW_FALLBACK
 from edgeexit.runtime.onnxruntime_batch import Buffers, OnnxRuntimeBatch, dimensions_of, make_plan
 from edgeexit.targets import Target
 
@@ -89,7 +90,7 @@ class OnnxRuntimeBackend:
             self._open()
         except TargetError as error:
             if not self._fallback:
-                raise
+                raise TargetError(f"{error}; name another in the target's [session], or {ALLOW_FALLBACK}") from error
             self._remarks.append(f"{error}; the CPU runs the stages")
             self._provider = _CPU
             self._open()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from edgeexit.bundle import Bundle
 from edgeexit.errors import EngineError, TargetError
-from edgeexit.runtime.backend import StageBackend
+from edgeexit.runtime.backend import ALLOW_FALLBACK, StageBackend
 from edgeexit.targets import Target, load_target
 
 
@@ -27,7 +27,7 @@ def make_backend(bundle: Bundle, *, fallback: bool = True) -> StageBackend:
     if (here := platform.machine()) != target.architecture:
         remark = f"target '{name}' is for {target.architecture}, this is {here}"
         if not fallback:
-            raise TargetError(f"{remark}; compile for a target of {here}, or allow fallback")
+            raise TargetError(f"{remark}; compile for a target of {here}, or {ALLOW_FALLBACK}")
         return _onnxruntime(bundle, target, fallback=True, remark=f"{remark}: latencies say nothing of the target's")
     if target.runtime == "onnxruntime":
         return _onnxruntime(bundle, target, fallback=fallback, remark=None)
@@ -39,7 +39,7 @@ def make_backend(bundle: Bundle, *, fallback: bool = True) -> StageBackend:
                 raise
             raise EngineError(
                 f"target '{name}' runs plans of {target.runtime}, which does not start here: {error}; run them on the "
-                "target, compile for a target of this machine, or allow fallback"
+                f"target, compile for a target of this machine, or {ALLOW_FALLBACK}"
             ) from error
         remark = (
             f"target '{name}' runs plans of {target.runtime}; here ONNX Runtime runs the stages, whose latencies say "

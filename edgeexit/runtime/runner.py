@@ -21,11 +21,11 @@ from edgeexit.runtime.backend import StageBackend
 from edgeexit.runtime.inference import Answers, EveryExit, Inference, concatenate, of_one, survivors
 from edgeexit.runtime.registry import make_backend
 from edgeexit.runtime.scheduler import Scheduler
+from edgeexit.runtime.stage_run import MS_PER_NS, run_stage
 
 NotFinite = Literal["refuse", "pass"]
 """What becomes of an input with NaN or infinity: refused (DataError), or run, to leave at the final exit."""
 
-_MS_PER_NS = 1e-6
 _WHERE = "the batch"
 
 
@@ -171,7 +171,7 @@ class Runner:
                 for k in range(self._exits):
                     stage_started = time.perf_counter_ns()
                     readout = staged.run(1.0 if temperatures is None else temperatures[k])
-                    stage_ms[k] += (time.perf_counter_ns() - stage_started) * _MS_PER_NS
+                    stage_ms[k] += (time.perf_counter_ns() - stage_started) * MS_PER_NS
                     outputs[k].append(staged.outputs().copy())
                     columns.append(readout)
                 readouts.append(np.stack(columns, axis=1))
@@ -210,68 +210,39 @@ class Runner:
 
     def _infer_one(self, tensors: dict[str, npt.NDArray[Any]], policy: AnyPolicy, started: int) -> Inference:
         """Do what `_infer` does, for a batch of one, which has no order to keep and costs least this way."""
-        state = policy.initial_state(1)
-        scores, stage_ms, decide_ms = [], [], []
+        state, runs = policy.initial_state(1), []
         with self._backend.begin(tensors, probabilities=policy.reads_probabilities) as staged:
             for k in range(self._exits):
-                stage_started = time.perf_counter_ns()
-                readout = staged.run(policy.temperatures[k])
-                stage_ended = time.perf_counter_ns()
-                decision = policy.decide(k, readout, state)
-                decided = time.perf_counter_ns()
-                stage_ms.append((stage_ended - stage_started) * _MS_PER_NS)
-                decide_ms.append((decided - stage_ended) * _MS_PER_NS)
-                scores.append(decision.score)
-                if decision.leaves[0]:  # at the final exit always
+                run = run_stage(staged, policy, k, state)
+                runs.append(run)
+                if run.decision.leaves[0]:  # at the final exit always
                     break
-                state = decision.state
-            return of_one(
-                k,
-                self._exits,
-                scores,
-                decision=decision,
-                readout=readout,
-                outputs=staged.outputs(),
-                latency_ms=(decided - started) * _MS_PER_NS,
-                stage_ms=stage_ms,
-                decide_ms=decide_ms,
-            )
+                state = run.decision.state
+            latency_ms = (run.decided - started) * MS_PER_NS
+            return of_one(runs, exits=self._exits, outputs=staged.outputs(), latency_ms=latency_ms)
 
     def _infer(self, tensors: dict[str, npt.NDArray[Any]], batch: int, policy: AnyPolicy, started: int) -> Inference:
         """Answer a batch that the backend takes whole; latencies count from `started`, in ns."""
         answers = Answers(batch, self._exits)
         samples = np.arange(batch)  # the place in the batch of each that goes on
-        state = policy.initial_state(batch)
-        stage_ms, decide_ms = [], []
+        state, runs = policy.initial_state(batch), []
         with self._backend.begin(tensors, probabilities=policy.reads_probabilities) as staged:
             for k in range(self._exits):
-                stage_started = time.perf_counter_ns()
-                readout = staged.run(policy.temperatures[k])
-                stage_ended = time.perf_counter_ns()
-                decision = policy.decide(k, readout, state)
-                decided = time.perf_counter_ns()
-                stage_ms.append((stage_ended - stage_started) * _MS_PER_NS)
-                decide_ms.append((decided - stage_ended) * _MS_PER_NS)
-                answers.score(k, samples, decision.score)
-                leaving = np.flatnonzero(decision.leaves)
-                state = decision.state
+                run = run_stage(staged, policy, k, state)
+                runs.append(run)
+                answers.score(k, samples, run.decision.score)
+                leaving = np.flatnonzero(run.decision.leaves)
+                state = run.decision.state
                 if not len(leaving):
                     continue
-                answers.leave(
-                    k,
-                    samples[leaving],
-                    leaving,
-                    decision=decision,
-                    readout=readout,
-                    outputs=staged.outputs(),
-                    latency_ms=(decided - started) * _MS_PER_NS,
-                )
+                latency_ms = (run.decided - started) * MS_PER_NS
+                answers.leave(run, samples[leaving], leaving, outputs=staged.outputs(), latency_ms=latency_ms)
                 if len(leaving) == len(samples):
                     break
-                rows = survivors(decision.leaves)
+                rows = survivors(run.decision.leaves)
                 staged.keep(rows)
                 samples, state = samples[rows], state[rows]
-        return answers.inference(stage_ms, decide_ms)
+        return answers.inference([run.stage_ms for run in runs], [run.decide_ms for run in runs])
 
 
 def _shared_sizes(manifest: Manifest) -> list[tuple[str, tuple[str, int], list[tuple[str, int]]]]:

@@ -12,21 +12,21 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeexit.errors import InferenceError, OverloadedError
-from edgeexit.policies import AnyPolicy, Decision
+from edgeexit.policies import AnyPolicy
 from edgeexit.policies.readout import Array
 from edgeexit.runtime.backend import Rows, StageBackend, StagedBatch
 from edgeexit.runtime.inference import Answers, Inference, survivors
+from edgeexit.runtime.stage_run import MS_PER_NS, StageRun, run_stage
 
 PATIENCE_S: Final = 10.0
 """How long `close` waits for a stage that does not end."""
 
-_MS_PER_NS: Final = 1e-6
 _log = logging.getLogger(__name__)
 _Tensors = Mapping[str, npt.NDArray[Any]]
 _Company = tuple[int, tuple[tuple[int, ...], ...]]
@@ -58,8 +58,11 @@ class _Request:
         with contextlib.suppress(InvalidStateError):  # told already, or cancelled
             self.future.set_exception(error)
 
-    def advance(self, run: "_StageRun", rows: list[int], places: Rows) -> None:
-        """Take what a stage and the policy said of its samples, `places` in the request and `rows` in the batch."""
+    def advance(self, run: StageRun, outputs: Array | None, rows: list[int], places: Rows) -> None:
+        """Take what a stage and the policy said of its samples, `places` in the request and `rows` in the batch.
+
+        `outputs` are those of the batch; None where nobody leaves it.
+        """
         if run.stage == len(self._stage_ms):
             self._stage_ms.append(0.0)
             self._decide_ms.append(0.0)
@@ -67,34 +70,14 @@ class _Request:
         self._decide_ms[run.stage] += run.decide_ms
         self._answers.score(run.stage, places, run.decision.score[rows])
         left = [place for place, row in enumerate(rows) if run.decision.leaves[row]]
-        if not left:
+        if outputs is None or not left:
             return
-        self._answers.leave(
-            run.stage,
-            places[left],
-            np.array(rows)[left],
-            decision=run.decision,
-            readout=run.readout,
-            outputs=run.outputs,
-            latency_ms=(run.decided - self.submitted) * _MS_PER_NS,
-        )
+        latency_ms = (run.decided - self.submitted) * MS_PER_NS
+        self._answers.leave(run, places[left], np.array(rows)[left], outputs=outputs, latency_ms=latency_ms)
         self._missing -= len(left)
         if not self._missing:
             with contextlib.suppress(InvalidStateError):  # it failed
                 self.future.set_result(self._answers.inference(self._stage_ms, self._decide_ms))
-
-
-class _StageRun(NamedTuple):
-    """What a stage and the policy said of a batch, and how long it took them."""
-
-    stage: int
-    decision: Decision
-    readout: Array
-    outputs: Array
-    stage_ms: float
-    decide_ms: float
-    decided: int
-    """Moment of the decision, in ns."""
 
 
 class _Piece:
@@ -122,7 +105,7 @@ class _Group:
         self.since = 0
         """When the one that waits longest began to, in ns."""
 
-    def go_on(self, run: _StageRun) -> None:
+    def go_on(self, run: StageRun) -> None:
         """Wait for the stage after this one, without those who left."""
         self.state = run.decision.state
         if run.decision.leaves.any():
@@ -144,23 +127,6 @@ class _Group:
         self.state = state
         self.owners += other.owners
         self.places = np.concatenate([self.places, other.places])
-
-    def run(self) -> _StageRun:
-        """Run the next stage and decide. Raises InferenceError where the runtime refuses."""
-        started = time.perf_counter_ns()
-        readout = self.staged.run(self.policy.temperatures[self.stage])
-        ended = time.perf_counter_ns()
-        decision = self.policy.decide(self.stage, readout, self.state)
-        decided = time.perf_counter_ns()
-        return _StageRun(
-            stage=self.stage,
-            decision=decision,
-            readout=readout,
-            outputs=self.staged.outputs(),
-            stage_ms=(ended - started) * _MS_PER_NS,
-            decide_ms=(decided - ended) * _MS_PER_NS,
-            decided=decided,
-        )
 
     def rows_by_request(self) -> dict[_Request, list[int]]:
         """Return which rows are whose."""
@@ -185,7 +151,7 @@ class Scheduler:
     def __init__(self, backend: StageBackend, exits: int, *, max_delay_ms: float, max_waiting: int) -> None:
         self._backend = backend
         self._exits = exits
-        self._max_delay_ns = max_delay_ms / _MS_PER_NS
+        self._max_delay_ns = max_delay_ms / MS_PER_NS
         self._max_waiting = max_waiting
         self._changed = threading.Condition()
         self._fresh: deque[_Piece] = deque()
@@ -321,10 +287,11 @@ class Scheduler:
         """Run a group's next stage, let samples leave, and let the others wait for the stage after it."""
         under_way = len(group.owners)
         try:
-            run = group.run()
+            run = run_stage(group.staged, group.policy, group.stage, group.state)
             self._stages_run += 1
+            outputs = group.staged.outputs() if run.decision.leaves.any() else None  # they may be far away, on a GPU
             for request, rows in group.rows_by_request().items():
-                request.advance(run, rows, group.places[rows])
+                request.advance(run, outputs, rows, group.places[rows])
             leaves = run.decision.leaves
             left = int(np.count_nonzero(leaves))
             self._release(left)

@@ -19,6 +19,7 @@ from edgeexit.engines.key import plan_key
 from edgeexit.engines.recipe import outside, resolve_recipe
 from edgeexit.errors import EngineError, InferenceError, TargetError
 from edgeexit.manifest import StageSpec
+from edgeexit.runtime.backend import ALLOW_FALLBACK
 from edgeexit.runtime.tensorrt_batch import TensorRtBatch
 from edgeexit.runtime.tensorrt_lane import Lane, Staged
 from edgeexit.targets import Target
@@ -69,7 +70,9 @@ class TensorRtBackend:
                 f"target '{bundle.manifest.target}' names {target.runtime}, {self._site.library.name} runs the plans"
             )
             if not fallback:
-                raise TargetError(f"{remark}; install edgeexit[{target.runtime.replace('_', '-')}], or allow fallback")
+                raise TargetError(
+                    f"{remark}; install edgeexit[{target.runtime.replace('_', '-')}], or {ALLOW_FALLBACK}"
+                )
             self._remarks.append(remark)
         self._staged: Staged | None = None
         self._resources = ExitStack()

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from edgeexit.deploy.remote import finish, inventory, receive
+from edgeexit.deploy.remote import finish, inventory, plans, receive
 from edgeexit.deploy.remote.activate import _last_good, _start
 from edgeexit.deploy.remote.layout import RefusedError, point_current
 from edgeexit.deploy.remote.service import Service, trouble
@@ -53,6 +53,28 @@ def answering(answer):
 
 def reply(content):
     return b"HTTP/1.0 200 OK\r\n\r\n" + json.dumps(content).encode()
+
+
+@pytest.fixture
+def release(step, tmp_path):
+    """Finish a release whose environment has a program that notes how it was called."""
+    program = tmp_path / "edgeexit" / "venvs" / "v" / "bin" / "edgeexit"
+    program.parent.mkdir(parents=True)
+    program.write_text(
+        '#!/bin/sh\necho "$XDG_CACHE_HOME $*" > called\ntest -e bundle/a || { echo "error: no a"; exit 2; }\n'
+    )
+    program.chmod(0o755)
+    return step(finish, key="k", document=DOCUMENT)["id"]
+
+
+def test_plans_are_built_by_the_release_into_its_agent_s_cache(step, release, tmp_path):
+    root = tmp_path / "edgeexit"
+    step(plans, release=release)
+    called = (root / "releases" / release / "called").read_text()
+    assert called == f"{root}/state/cache engines build bundle\n"
+    (root / "releases" / release / "bundle" / "a").unlink()
+    with pytest.raises(RefusedError, match="the TensorRT plans cannot be built: error: no a"):
+        step(plans, release=release)
 
 
 def test_a_release_is_finished_once_however_often_that_is_asked(step, tmp_path):

@@ -55,7 +55,7 @@ def test_a_runtime_that_is_not_here_is_refused_unless_fallback_is_allowed(tmp_pa
     refusal = str(refused.value)
     assert len(refusal.splitlines()) == 1
     assert refusal.startswith("target 'jetson-orin-nano' runs plans of tensorrt, which does not start here: ")
-    assert refusal.endswith("compile for a target of this machine, or allow fallback")
+    assert refusal.endswith("compile for a target of this machine, or allow fallback (in agent.toml, fallback = true)")
     with Runner(bundle, fallback=True) as runner:
         assert "runs plans of tensorrt; here ONNX Runtime runs the stages" in runner.remarks[0]
         assert str(refused.value.__cause__) in runner.remarks[0]

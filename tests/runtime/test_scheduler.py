@@ -27,6 +27,7 @@ class Watched:
         self.gate.set()
         self.runs = []
         self.open_batches = 0
+        self.outputs_read = 0
         self.fails_at = None
 
     def __getattr__(self, name):
@@ -67,6 +68,10 @@ class WatchedBatch:
         self._backend.runs.append((self._stage, len(readout)))
         self._stage += 1
         return readout
+
+    def outputs(self):
+        self._backend.outputs_read += 1
+        return self._batch.outputs()
 
     def join(self, other):
         self._batch.join(other._batch)
@@ -123,6 +128,12 @@ def test_what_waits_at_a_stage_runs_together(bundle, watched):
         wait(futures, 30)
     assert max(count for stage, count in watched.runs if stage == 0) >= 9, "the first may have gone alone"
     assert len(watched.runs) <= 2 * EXITS
+
+
+def test_raw_outputs_are_fetched_only_where_somebody_leaves(bundle, watched):
+    with Runner(bundle, backend=watched) as runner:
+        runner.infer_async(make_samples(5), policy=NEVER_EARLY).result(30)
+    assert watched.outputs_read == 1
 
 
 def test_survivors_wait_for_company_as_long_as_they_may_and_no_longer(bundle, watched):

@@ -34,16 +34,16 @@ def main(arguments: dict[str, Any]) -> None:
 
 def _make(root: Path, venv: Path, arguments: dict[str, Any]) -> None:
     system = ["--system-site-packages"] if arguments["system_packages"] else []
-    _run("the environment cannot be made", sys.executable, "-m", "venv", *system, str(venv))
+    run("the environment cannot be made", sys.executable, "-m", "venv", *system, str(venv))
     python = str(venv / "bin" / "python")
     pip = [python, "-m", "pip", "--disable-pip-version-check", "--no-input", "--no-cache-dir", "install", "--quiet"]
     if arguments["offline"]:
         pip += ["--no-index", "--find-links", str(_only_these(venv / "wheels", root / WHEELS, arguments["wheels"]))]
-    _run("the packages cannot be installed", *pip, "--only-binary=:all:", *arguments["requirements"])
+    run("the packages cannot be installed", *pip, "--only-binary=:all:", *arguments["requirements"])
     for code in arguments["probes"]:
-        _run(f"the new environment does not work ({code})", python, "-c", code)
+        run(f"the new environment does not work ({code})", python, "-c", code)
     shutil.rmtree(venv / "wheels", ignore_errors=True)
-    _run("the environment cannot be made durable", "sync")
+    run("the environment cannot be made durable", "sync")
     write_durably(venv / COMPLETE_FILE, "\n".join(arguments["requirements"]) + "\n")
 
 
@@ -55,9 +55,10 @@ def _only_these(folder: Path, wheels: Path, names: list[str]) -> Path:
     return folder
 
 
-def _run(what: str, *command: str) -> None:
+def run(what: str, *command: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
+    """Run a program. Raises RefusedError with `what` and its last words where it fails."""
     result = subprocess.run(  # noqa: S603 - our own words, and no shell
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
     if result.returncode:
         said = [line.strip() for line in (result.stdout + result.stderr).splitlines() if line.strip()]

@@ -15,7 +15,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from edgeexit.deploy.remote.layout import CURRENT, RefusedError
+from edgeexit.deploy.remote.layout import CACHE, CURRENT, RefusedError
 
 UNIT_FILE = "edgeexit.service"
 LOG_FILE = "agent.log"
@@ -144,7 +144,7 @@ class Service:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env={**os.environ, "XDG_CACHE_HOME": str(self.root / "state" / "cache")},
+                env={**os.environ, "XDG_CACHE_HOME": str(self.root / CACHE)},
                 pass_fds=(lock.fileno(),),  # the lock tells that it lives, whatever becomes of process numbers
                 start_new_session=True,
             )
