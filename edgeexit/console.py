@@ -93,7 +93,7 @@ def progress_bar(what: str, *, total: int | None = None) -> Iterator[Progress]:
         yield bar
 
 
-def share(value: float) -> str:
+def percent(value: float) -> str:
     """Return a share as a percentage with one decimal."""
     return f"{100 * value:.1f} %"
 

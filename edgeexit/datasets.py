@@ -1,6 +1,5 @@
 """Data files: `.npz` with one array an input, under the input's name, and `labels`."""
 
-import io
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,9 +9,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from edgeexit.bundle.manifest import Task, TensorSpec
 from edgeexit.errors import DataError
-from edgeexit.files import write_atomic
-from edgeexit.manifest import Task, TensorSpec
 
 LABELS: Final = "labels"
 IGNORED: Final = 255
@@ -44,7 +42,7 @@ def load_dataset(
     path: Path,
     specs: Sequence[TensorSpec],
     *,
-    task: Task = "classify",
+    task: Task = "classification",
     classes: int | None = None,
     need_labels: bool = False,
 ) -> Dataset:
@@ -61,7 +59,12 @@ def load_dataset(
 
 
 def as_dataset(
-    arrays: Inputs, specs: Sequence[TensorSpec], *, task: Task = "classify", classes: int | None = None, where: str
+    arrays: Inputs,
+    specs: Sequence[TensorSpec],
+    *,
+    task: Task = "classification",
+    classes: int | None = None,
+    where: str,
 ) -> Dataset:
     """Return the arrays that `specs` name, and the labels that are there, checked. Raises DataError."""
     inputs = check_inputs(arrays, specs, where=where)
@@ -136,29 +139,15 @@ def counts_of(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     return labels != IGNORED if labels.ndim > 1 else np.ones(labels.shape, dtype=np.bool_)
 
 
-def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Write an .npz whole or not at all: the same arrays give the same bytes. Raises ValueError for objects.
-
-    numpy's own `savez` takes no array called `file`, and one called `allow_pickle` for an option or an array,
-    depending on its version.
-    """
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, array in arrays.items():
-            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
-    write_atomic(path, buffer.getvalue())
-
-
 def _check_labels(
     labels: npt.NDArray[Any], samples: int, task: Task, classes: int | None, where: str
 ) -> npt.NDArray[np.int64]:
-    form = "[N, height, width]" if task == "segment" else "[N]"
+    form = "[N, height, width]" if task == "segmentation" else "[N]"
     if labels.ndim != form.count(",") + 1 or len(labels) != samples:
         raise DataError(f"{where}: '{LABELS}' has shape {labels.shape} where {samples} samples need one each, {form}")
     if not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"{where}: '{LABELS}' is {labels.dtype}; it must hold class indices (integers)")
-    counted = labels[labels != IGNORED] if task == "segment" else labels
+    counted = labels[labels != IGNORED] if task == "segmentation" else labels
     if classes is not None and counted.size and (counted.min() < 0 or counted.max() >= classes):
         worst = int(counted.min()) if counted.min() < 0 else int(counted.max())
         raise DataError(f"{where}: label {worst} is outside the model's classes 0 to {classes - 1}")

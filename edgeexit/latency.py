@@ -130,7 +130,7 @@ class ExitPath(msgspec.Struct, frozen=True, kw_only=True):
     raw_us: tuple[int, ...] = ()
 
 
-class Phase(msgspec.Struct, frozen=True, kw_only=True):
+class ProfilePhase(msgspec.Struct, frozen=True, kw_only=True):
     """A part of the run, in seconds since its steady state began."""
 
     name: str
@@ -166,7 +166,7 @@ class LatencyProfile(msgspec.Struct, frozen=True, kw_only=True):
     """Of the first stage, which every inference runs, over both runs; null where that is too short to tell."""
     settings: dict[str, str] = {}
     """What the machine was set to: governor, power mode, highest clock, page cache at the cold load ..."""
-    phases: tuple[Phase, ...] = ()
+    phases: tuple[ProfilePhase, ...] = ()
     telemetry: Telemetry | None = None
     """What the board told over both runs; null in profiles of earlier versions."""
     readings: tuple[Reading, ...] = ()

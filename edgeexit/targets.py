@@ -21,7 +21,7 @@ _VERSION: Final = re.compile(r"[0-9]+(\.[0-9]+){1,3}")
 _PLANS: Final = ("tensorrt", "tensorrt_rtx")
 
 
-class Session(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SessionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How ONNX Runtime is to be opened."""
 
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
@@ -76,7 +76,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Where clocks, power and temperature are read."""
     notes: str = ""
     """What somebody who chooses this target should know."""
-    session: Session = Session()
+    session: SessionConfig = SessionConfig()
     nvidia: Nvidia | None = None
     """Null: no NVIDIA part. On ONNX Runtime it is for information."""
 

@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeexit.bundle import Bundle, Golden, bundle_folder, write_golden, write_manifest
-from edgeexit.manifest import (
+from edgeexit.bundle.manifest import (
     PROBABILITIES_SUFFIX,
     READOUT_SUFFIX,
     TEMPERATURE_INPUT,
@@ -40,7 +40,7 @@ def make_bundle(folder: Path, exits: int = 3, classes: int = 4, seed: int = 0, *
     generator = np.random.default_rng(seed)
     layers = [_Layer(generator, FEATURES if k == 0 else WIDTH, classes, depth=k) for k in range(exits)]
     golden = generator.standard_normal((GOLDEN_SAMPLES, FEATURES)).astype(np.float32)
-    answers = _whole_model(layers, golden)
+    predictions = _full_model(layers, golden)
     with bundle_folder(folder) as made:
         stages = []
         for k, layer in enumerate(layers):
@@ -58,12 +58,12 @@ def make_bundle(folder: Path, exits: int = 3, classes: int = 4, seed: int = 0, *
                     macs=layer.hidden.size + layer.head.size,
                 )
             )
-        write_golden(made, Golden(inputs={INPUT: golden}, exits=answers))
+        write_golden(made, Golden(inputs={INPUT: golden}, exits=predictions))
         write_manifest(
             made,
             Manifest(
                 model="tiny",
-                task="classify",
+                task="classification",
                 target=target or host_target(),
                 precision="fp32",
                 opset=_OPSET,
@@ -76,7 +76,7 @@ def make_bundle(folder: Path, exits: int = 3, classes: int = 4, seed: int = 0, *
                     runtime="made by tests/bundles.py; the runtime's tests compare with the golden samples",
                     absolute_tolerance=1e-4,
                     relative_tolerance=1e-4,
-                    max_absolute_error=dict.fromkeys(answers, 0.0),
+                    max_absolute_error=dict.fromkeys(predictions, 0.0),
                 ),
                 tools={"onnx": onnx.__version__},
                 files={},
@@ -107,14 +107,14 @@ def _carry_in(k: int) -> tuple[str, ...]:
     return ("hidden0",) if k == 1 else ("hidden0", f"hidden{k - 1}")
 
 
-def _whole_model(layers: list[_Layer], x: _Array) -> dict[str, _Array]:
-    answers: dict[str, _Array] = {}
+def _full_model(layers: list[_Layer], x: _Array) -> dict[str, _Array]:
+    predictions: dict[str, _Array] = {}
     hidden: list[_Array] = []
     for k, layer in enumerate(layers):
         before = x if k == 0 else hidden[0] if k == 1 else hidden[0] + hidden[k - 1]
         hidden.append(np.maximum(before @ layer.hidden + layer.bias, 0))
-        answers[f"e{k}"] = hidden[k] @ layer.head
-    return answers
+        predictions[f"e{k}"] = hidden[k] @ layer.head
+    return predictions
 
 
 def _stage_graph(k: int, layer: _Layer, *, last: bool) -> onnx.ModelProto:

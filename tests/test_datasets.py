@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from edgeexit.datasets import load_dataset, save_arrays
+from edgeexit.bundle.manifest import TensorSpec
+from edgeexit.datasets import load_dataset
 from edgeexit.errors import DataError
-from edgeexit.manifest import TensorSpec
+from edgeexit.npz import save_arrays
 
 SPECS = (
     TensorSpec(name="ids", dtype="int64", shape=("batch", 5)),

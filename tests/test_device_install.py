@@ -90,7 +90,7 @@ def test_a_bundle_is_inspected_and_drawn_and_engines_say_what_they_need(device, 
 def test_onnxruntime_keeps_no_record_of_its_use(tmp_path):
     """Unlike when it is imported alone: it writes a device identity and a database."""
     places = {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
-    code = "import edgeexit.runtime.onnxruntime_backend"
+    code = "import edgeexit.backends.onnxruntime.backend"
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"} | places
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
     assert not any(tmp_path.iterdir())

@@ -21,7 +21,7 @@ def quickstart(tmp_path_factory):
 
 def test_the_model_is_good_and_early_exits_pay(quickstart):
     _, story, _ = quickstart
-    whole = story["evaluations"]["whole model"]
+    whole = story["evaluations"]["full model"]
     assert whole["accuracy"]["value"] >= 0.97
     for kind in ("confidence", "beem"):
         mean_ms = story["evaluations"][kind]["latency"]["mean_ms"]["value"]

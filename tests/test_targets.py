@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgeexit.errors import TargetError
-from edgeexit.targets import Nvidia, Session, Target, host_target, is_users_own, list_targets, load_target
+from edgeexit.targets import Nvidia, SessionConfig, Target, host_target, is_users_own, list_targets, load_target
 
 SHIPPED = {
     *("jetson-nano", "jetson-xavier-nx", "jetson-orin-nano", "jetson-orin-nx", "jetson-agx-orin", "jetson-thor"),
@@ -167,7 +167,7 @@ def test_the_documented_target_reads(own):
 
 def test_every_field_is_documented():
     page = (Path(__file__).parent.parent / "docs" / "targets.md").read_text()
-    tables = {"session": Session, "nvidia": Nvidia}
+    tables = {"session": SessionConfig, "nvidia": Nvidia}
     for name in Target.__struct_fields__:
         inside = tables[name].__struct_fields__ if name in tables else ()
         for field in [f"{name}.{one}" for one in inside] or [name]:

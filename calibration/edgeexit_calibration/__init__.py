@@ -12,7 +12,7 @@ from edgeexit_calibration.measures import (
     exit_mix,
 )
 from edgeexit_calibration.register import Registered, register
-from edgeexit_calibration.service import Service, ServiceConfig
+from edgeexit_calibration.service import CalibratorService, ServiceConfig
 from edgeexit_calibration.views import (
     CohortView,
     DeviceView,
@@ -26,6 +26,7 @@ from edgeexit_calibration.views import (
 
 __all__ = [
     "BrokerError",
+    "CalibratorService",
     "CohortAddress",
     "CohortView",
     "Database",
@@ -36,7 +37,6 @@ __all__ = [
     "ExitMix",
     "PolicyView",
     "Registered",
-    "Service",
     "ServiceConfig",
     "audit_watermark",
     "audited_exit_mix",

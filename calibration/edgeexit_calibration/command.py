@@ -4,8 +4,8 @@ import secrets
 from typing import Final
 
 from edgeexit.errors import EdgeExitError
-from edgeexit.messages import Command, DeviceAddress, check_name, down_topic, encode
-from edgeexit.mqtt import BrokerConfig, BrokerSession
+from edgeexit.wire.messages import Command, DeviceAddress, check_name, down_topic, encode
+from edgeexit.wire.session import BrokerConfig, BrokerSession
 
 _EXPIRY_S: Final = 60
 """A device that comes back later than that has better things to do."""

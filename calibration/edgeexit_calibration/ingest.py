@@ -17,16 +17,16 @@ from sqlalchemy.orm import Session
 
 from edgeexit.errors import MessageError
 from edgeexit.latency import LatencyProfile
-from edgeexit.messages import UP_TYPES, DeviceAddress, State, decode, parse_up_topic
-from edgeexit.messages import Audit as AuditMessage
-from edgeexit.messages import Report as ReportMessage
+from edgeexit.wire.messages import UP_TYPES, DeviceAddress, State, decode, parse_up_topic
+from edgeexit.wire.messages import Audit as AuditMessage
+from edgeexit.wire.messages import Report as ReportMessage
 from edgeexit_calibration.cohorts import CohortAddress, current_revision, find_or_add_cohort
 from edgeexit_calibration.tables import Audit, AuditedSample, Cohort, Device, Profile, Report
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CLASS_LIMIT: Final = 2**24
 """float32, of which readouts are made, holds class indices exactly below it."""
-_LARGEST_ENTROPY: Final = log(_CLASS_LIMIT)
+_MAX_ENTROPY: Final = log(_CLASS_LIMIT)
 _FARTHEST_AHEAD: Final = 1_000_000
 """No lost database was so many revisions ahead: a device that says so cannot use up the numbers that there are."""
 
@@ -86,8 +86,8 @@ def store(session: Session, uplinks: Sequence[Uplink], *, now: datetime) -> list
 
 def _check_fits_float32(audit: AuditMessage) -> None:
     for sample in audit.samples:
-        highest = max(*sample.top1, sample.answer or 0)
-        if highest >= _CLASS_LIMIT or max(sample.entropy) > _LARGEST_ENTROPY:
+        highest = max(*sample.top1, sample.prediction or 0)
+        if highest >= _CLASS_LIMIT or max(sample.entropy) > _MAX_ENTROPY:
             raise MessageError(
                 f"audit: class {highest} or entropy {max(sample.entropy):g} is beyond what a readout holds"
             )

@@ -10,9 +10,9 @@ import msgspec
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
-from edgeexit import messages
 from edgeexit.fitting import lower_bound, upper_bound
 from edgeexit.latency import bin_centre_ms
+from edgeexit.wire import messages
 from edgeexit_calibration.cohorts import CohortAddress, find_cohort
 from edgeexit_calibration.database import Database
 from edgeexit_calibration.tables import AuditedSample, Registration, Report

@@ -14,10 +14,10 @@ from typing import Final
 
 import msgspec
 
-from edgeexit.messages import policy_topic
-from edgeexit.mqtt import BrokerSession
 from edgeexit.policies.document import PAYLOAD_TYPE
 from edgeexit.signing import PrivateKey, key_id, sign
+from edgeexit.wire.messages import policy_topic
+from edgeexit.wire.session import BrokerSession
 from edgeexit_calibration.cohorts import (
     CALIBRATOR,
     CohortAddress,

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from edgeexit.errors import FittingError
-from edgeexit.fitting import Evidence, Fit, MaxRisk, fit_thresholds, samples_needed
+from edgeexit.fitting import Fit, MaxRisk, ReadoutDataset, fit_thresholds, samples_needed
 from edgeexit.policies import AnyPolicy
 from edgeexit.policies.readout import Array
 
@@ -55,8 +55,8 @@ def refit(
     if len(readouts) < wanted:
         reason = f"{len(readouts)} audits since the change, {wanted} are needed"
         return Hold(cause="too few audits", reason=reason)
-    evidence = Evidence(readouts=readouts, costs=tuple(costs), temperatures=current.temperatures)
+    dataset = ReadoutDataset(readouts=readouts, costs=tuple(costs), temperatures=current.temperatures)
     try:
-        return fit_thresholds(current, evidence, MaxRisk(risk=risk, delta=delta), seed=_SEED)
+        return fit_thresholds(current, dataset, MaxRisk(risk=risk, delta=delta), seed=_SEED)
     except FittingError as error:
         return Hold(cause="no policy fits", reason=str(error))

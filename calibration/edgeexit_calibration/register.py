@@ -8,8 +8,8 @@ import msgspec
 from edgeexit.bundle import Bundle
 from edgeexit.errors import BundleError
 from edgeexit.fitting import samples_needed
-from edgeexit.messages import check_name
 from edgeexit.policies import encode_document
+from edgeexit.wire.messages import check_name
 from edgeexit_calibration.cohorts import (
     CohortAddress,
     add_event,
@@ -40,7 +40,7 @@ class Registered(msgspec.Struct, frozen=True, kw_only=True):
 def register(
     database: Database, bundle: Bundle, *, fleet: str, cohort: str, risk: float, delta: float, who: str
 ) -> Registered:
-    """Put a cohort's policy into the calibrator's care; `Service` publishes it at its next check.
+    """Put a cohort's policy into the calibrator's care; `CalibratorService` publishes it at its next check.
 
     The first registration makes the next revision of the policy in the bundle: 1, or above those that devices are
     known to run. A later one changes the goal, and makes the next revision where the bundle has been fitted anew.
@@ -63,7 +63,7 @@ def register(
     shipped = bundle.policy()
     if shipped is None:
         raise BundleError(f"bundle '{bundle.path}' has no policy to begin with; run `edgeexit fit` first")
-    if bundle.manifest.task == "segment":
+    if bundle.manifest.task == "segmentation":
         raise BundleError(
             f"bundle '{bundle.path}' segments, and audits hold no maps: what share of the pixels an early exit gets "
             "otherwise could neither be watched nor certified; its policy can only ship in the bundle"

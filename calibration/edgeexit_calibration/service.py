@@ -15,9 +15,9 @@ from typing import Final
 
 import msgspec
 
-from edgeexit.messages import Ack, down_topic, encode, uplink_filter
-from edgeexit.mqtt import BrokerConfig, BrokerSession, Delivery
 from edgeexit.signing import PrivateKey
+from edgeexit.wire.messages import Ack, down_topic, encode, uplink_filter
+from edgeexit.wire.session import BrokerConfig, BrokerSession, Delivery
 from edgeexit_calibration.database import Database, DatabaseError
 from edgeexit_calibration.ingest import Receipt, Uplink, read_uplink, store
 from edgeexit_calibration.publish import Publisher, policy_filter
@@ -25,12 +25,12 @@ from edgeexit_calibration.watcher import Watcher
 
 _log = logging.getLogger(__name__)
 
-_LARGEST_BATCH: Final = 500
-_LONGEST_BATCH_S: Final = 0.2
+_MAX_BATCH: Final = 500
+_MAX_BATCH_S: Final = 0.2
 _QUIET_S: Final = 0.01
 """A batch ends early when nothing came for so long: brokers send only so many unacknowledged messages."""
 _RETRY_S: Final = 1.0
-_LONGEST_REASON: Final = 300
+_MAX_REASON: Final = 300
 
 
 class _Outage:
@@ -67,7 +67,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True):
     """At most one false alarm in 1/alpha audits while the risk holds."""
 
 
-class Service:
+class CalibratorService:
     """Ingests a fleet's messages, watches its cohorts and publishes their policies, until told to stop.
 
     Args:
@@ -108,7 +108,7 @@ class Service:
         self._session.start()
         try:
             while not stop.is_set():
-                batch = self._take(_LONGEST_BATCH_S)
+                batch = self._take(_MAX_BATCH_S)
                 if batch:
                     self._ingest(batch, stop)
         finally:
@@ -134,8 +134,8 @@ class Service:
         batch: list[Delivery] = []
         try:
             batch.append(self._queue.get(timeout=wait_s))
-            deadline = time.monotonic() + _LONGEST_BATCH_S
-            while len(batch) < _LARGEST_BATCH and time.monotonic() < deadline:
+            deadline = time.monotonic() + _MAX_BATCH_S
+            while len(batch) < _MAX_BATCH and time.monotonic() < deadline:
                 batch.append(self._queue.get(timeout=_QUIET_S))
         except queue.Empty:
             pass
@@ -185,7 +185,7 @@ class Service:
     def _drop(self, where: str, error: Exception) -> None:
         self.dropped += 1
         what = "".join(character if character.isprintable() else " " for character in f"{where}: {error}")
-        _log.warning("message %d dropped: %s", self.dropped, what[:_LONGEST_REASON])
+        _log.warning("message %d dropped: %s", self.dropped, what[:_MAX_REASON])
 
     def _keep_checking(self, stop: threading.Event) -> None:
         """Check every cohort now, again at every new connection, and every so often."""

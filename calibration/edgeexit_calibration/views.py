@@ -7,8 +7,8 @@ import msgspec
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from edgeexit import messages
 from edgeexit.policies import Certificate, decode_document
+from edgeexit.wire import messages
 from edgeexit_calibration.cohorts import CohortAddress, current_revision, find_cohort
 from edgeexit_calibration.database import Database
 from edgeexit_calibration.tables import AuditedSample, Cohort, Device, Event, PolicyRevision, Registration

@@ -34,7 +34,7 @@ from edgeexit_calibration.tables import AuditedSample, Cohort, Registration
 
 _log = logging.getLogger(__name__)
 
-_LARGEST_WINDOW: Final = 20_000
+_MAX_WINDOW: Final = 20_000
 """Newest audits that a refit uses at most."""
 _SAME_EVENT: Final = ("revision", "risk", "cause")
 """Details that make an event the same as the last one, whatever its figures are by now."""
@@ -234,7 +234,7 @@ def _window(
         .filter_by(cohort_id=cohort_id, exits=exits)
         .where(AuditedSample.id >= since, AuditedSample.revision.in_(revisions))
         .order_by(AuditedSample.id.desc())
-        .limit(_LARGEST_WINDOW)
+        .limit(_MAX_WINDOW)
     ).all()
     content = b"".join(row.readouts for row in rows)
     readouts = np.frombuffer(content, dtype="<f4").reshape(len(rows), exits, 4).astype(np.float32)

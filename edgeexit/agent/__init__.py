@@ -1,8 +1,8 @@
 """The device's side of the fleet: inference that never waits for it, reports, audits, policies, a local endpoint."""
 
+from edgeexit.agent.active_policy import ActivePolicy
 from edgeexit.agent.agent import Agent, Submitted
 from edgeexit.agent.config import AgentConfig, EndpointConfig
-from edgeexit.agent.in_force import ActivePolicy
-from edgeexit.agent.stream import Stream
+from edgeexit.agent.stream import SampleStream
 
-__all__ = ["ActivePolicy", "Agent", "AgentConfig", "EndpointConfig", "Stream", "Submitted"]
+__all__ = ["ActivePolicy", "Agent", "AgentConfig", "EndpointConfig", "SampleStream", "Submitted"]

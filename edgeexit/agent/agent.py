@@ -12,25 +12,25 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edgeexit import __version__
+from edgeexit.agent.active_policy import ActivePolicy, PolicySelector
 from edgeexit.agent.auditor import Auditor, Drawn
 from edgeexit.agent.config import AgentConfig
 from edgeexit.agent.counters import Counters, Totals
-from edgeexit.agent.in_force import ActivePolicy, PolicyInForce
 from edgeexit.agent.labels import Labels, check_batch_labels, check_labels
 from edgeexit.agent.link import FleetLink
 from edgeexit.agent.lock import only_agent
-from edgeexit.agent.measuring import ProfileOnCommand
 from edgeexit.agent.outbox import Outbox
 from edgeexit.agent.policy_store import PolicyStore, Recipient
+from edgeexit.agent.profiling import ProfileOnCommand
 from edgeexit.bundle import Bundle
+from edgeexit.bundle.manifest import Manifest
 from edgeexit.datasets import Inputs
-from edgeexit.manifest import Manifest
-from edgeexit.messages import Audit, AuditedSample, Command, Report, State
 from edgeexit.runtime import Inference, Runner
+from edgeexit.wire.messages import Audit, AuditedSample, Command, Report, State
 
 _log = logging.getLogger(__name__)
 
-_LONGEST_ANSWER_S = 10.0
+_MAX_ANSWER_S = 10.0
 
 
 class Submitted(NamedTuple):
@@ -68,7 +68,7 @@ class Agent:
             exits=self._exits,
             classes=bundle.manifest.classes,
         )
-        self._policies = PolicyInForce(bundle, PolicyStore(config.state_dir, recipient), recipient, keys)
+        self._policies = PolicySelector(bundle, PolicyStore(config.state_dir, recipient), recipient, keys)
         self._counters = Counters(self._exits)
         self._started = time.monotonic()
         self._told_uncounted = False
@@ -93,8 +93,8 @@ class Agent:
         with contextlib.ExitStack() as life:
             life.enter_context(only_agent(self._config.state_dir))
             life.enter_context(self._runner)
-            for remark in self._runner.remarks:
-                _log.warning("%s", remark)
+            for warning in self._runner.warnings:
+                _log.warning("%s", warning)
             self._check_self()
             for trouble in self._config.broker_file_troubles():
                 _log.warning("%s", trouble)
@@ -114,7 +114,7 @@ class Agent:
             )
             self._auditor = Auditor(
                 self._runner,
-                share=self._config.audit_share,
+                fraction=self._config.audit_fraction,
                 exits=self._exits,
                 emit=self._keep_audit,
                 feedback_window_s=self._config.feedback_window_s,
@@ -325,7 +325,7 @@ class Agent:
     def _finish_under_way(self) -> None:
         """Wait for what `submit` has taken in, so that the last report tells of it."""
         with self._under_way_changed:
-            self._under_way_changed.wait_for(lambda: not self._under_way, timeout=_LONGEST_ANSWER_S)
+            self._under_way_changed.wait_for(lambda: not self._under_way, timeout=_MAX_ANSWER_S)
 
     def _collect(self, *, always: int | None = None) -> None:
         self._auditor.flush()

@@ -14,17 +14,17 @@ import numpy.typing as npt
 from edgeexit.agent.awaiting import AwaitingLabels, Released, Ticket
 from edgeexit.agent.labels import Labels
 from edgeexit.datasets import Inputs
-from edgeexit.messages import AuditedSample
 from edgeexit.policies import AnyPolicy
 from edgeexit.policies.readout import ENTROPY, P1, P2, TOP1
 from edgeexit.runtime import Inference, Runner
+from edgeexit.wire.messages import AuditedSample
 
 _log = logging.getLogger(__name__)
 
 _WAITING_BATCHES: Final = 64
 _VALUES_A_MESSAGE: Final = 1024
 """Samples times exits in one message: at most about 100 KB of JSON."""
-_MOST_SAMPLES: Final = 256
+_MAX_SAMPLES: Final = 256
 
 Emit = Callable[[int, tuple[AuditedSample, ...]], None]
 """Takes a policy revision and the samples audited under it; called in the auditor's thread."""
@@ -43,7 +43,7 @@ class Drawn(NamedTuple):
 class _Answered(NamedTuple):
     drawn: Drawn
     exits: npt.NDArray[np.int64]
-    answers: npt.NDArray[np.int64]
+    predictions: npt.NDArray[np.int64]
     revision: int
     policy: AnyPolicy
 
@@ -65,17 +65,17 @@ class Auditor:
         self,
         runner: Runner,
         *,
-        share: float,
+        fraction: float,
         exits: int,
         emit: Emit,
         feedback_window_s: float = 0.0,
         random_source: Callable[[], float] | None = None,
     ) -> None:
         self._runner = runner
-        self._share = share
+        self._share = fraction
         self._emit = emit
         self._random = random_source or random.Random().random  # noqa: S311 - sampling, no secret
-        self._full = max(1, min(_MOST_SAMPLES, _VALUES_A_MESSAGE // exits))
+        self._full = max(1, min(_MAX_SAMPLES, _VALUES_A_MESSAGE // exits))
         self._queue: queue.Queue[_Answered | None] = queue.Queue(_WAITING_BATCHES)
         self._awaiting = AwaitingLabels(feedback_window_s)
         self._lock = threading.Lock()
@@ -122,7 +122,7 @@ class Auditor:
 
     def take(self, drawn: Drawn, result: Inference, *, revision: int, policy: AnyPolicy) -> None:
         """Audit what was drawn from a batch that is answered; never waits: what does not fit is skipped."""
-        answered = _Answered(drawn, result.exits[drawn.rows], result.answers[drawn.rows], revision, policy)
+        answered = _Answered(drawn, result.exits[drawn.rows], result.predictions[drawn.rows], revision, policy)
         try:
             self._queue.put_nowait(answered)
         except queue.Full:
@@ -152,9 +152,9 @@ class Auditor:
         try:
             every = self._runner.infer_every_exit(drawn.inputs, temperatures=answered.policy.temperatures)
             audited = [
-                (place, audited_sample(readout, exit_index=int(exit_index), answer=int(answer), label=label))
-                for place, (readout, exit_index, answer, label) in enumerate(
-                    zip(every.readouts, answered.exits, answered.answers, drawn.labels, strict=True)
+                (place, audited_sample(readout, exit_index=int(exit_index), prediction=int(prediction), label=label))
+                for place, (readout, exit_index, prediction, label) in enumerate(
+                    zip(every.readouts, answered.exits, answered.predictions, drawn.labels, strict=True)
                 )
                 if np.isfinite(readout).all()  # else it says nothing about the policy, and JSON has no word for it
             ]
@@ -192,7 +192,7 @@ class Auditor:
 
 
 def audited_sample(
-    readout: npt.NDArray[np.float32], *, exit_index: int, answer: int | None = None, label: int | None = None
+    readout: npt.NDArray[np.float32], *, exit_index: int, prediction: int | None = None, label: int | None = None
 ) -> AuditedSample:
     """Return the message form of a sample's readouts [K, 4]; rounding of the softmax is clipped to its range.
 
@@ -206,7 +206,7 @@ def audited_sample(
         p2=_shortest(readout[:, P2], 1.0),
         entropy=_shortest(readout[:, ENTROPY], math.inf),
         label=label,
-        answer=None if exit_index == len(top1) - 1 or answer == top1[exit_index] else answer,
+        prediction=None if exit_index == len(top1) - 1 or prediction == top1[exit_index] else prediction,
     )
 
 

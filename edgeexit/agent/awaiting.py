@@ -9,9 +9,9 @@ from typing import Final, NamedTuple
 import msgspec
 
 from edgeexit.errors import DataError
-from edgeexit.messages import AuditedSample
+from edgeexit.wire.messages import AuditedSample
 
-_MOST_SAMPLES: Final = 4096
+_MAX_SAMPLES: Final = 4096
 """Held at a time; past it the oldest go out without a label."""
 
 
@@ -26,7 +26,7 @@ class Ticket:
         self.due = due
 
 
-class _Held(NamedTuple):
+class _HeldAudit(NamedTuple):
     ticket: Ticket
     revision: int
     samples: list[tuple[int, AuditedSample]]
@@ -51,7 +51,7 @@ class AwaitingLabels:
         self._clock = clock
         self._lock = threading.Lock()
         self._tickets: dict[str, Ticket] = {}
-        self._held: deque[_Held] = deque()
+        self._held: deque[_HeldAudit] = deque()
         self._samples = 0
 
     def expect(self, identity: str, *, batch: int, rows: Sequence[int], labels: list[int | None]) -> Ticket:
@@ -88,16 +88,16 @@ class AwaitingLabels:
         """Hold what was audited; return what has to go for it."""
         released: list[Released] = []
         with self._lock:
-            self._held.append(_Held(ticket, revision, samples))
+            self._held.append(_HeldAudit(ticket, revision, samples))
             self._samples += len(samples)
-            while self._samples > _MOST_SAMPLES:
+            while self._samples > _MAX_SAMPLES:
                 released += self._release(self._held.popleft())
         return released
 
     def release(self, *, everything: bool = False) -> list[Released]:
         """Return the samples that have all their labels or whose time is over, or everything."""
         now, released = self._clock(), []
-        kept: deque[_Held] = deque()
+        kept: deque[_HeldAudit] = deque()
         with self._lock:
             for held in self._held:
                 if everything or now >= held.ticket.due or None not in held.ticket.labels:
@@ -107,7 +107,7 @@ class AwaitingLabels:
             self._held = kept
         return released
 
-    def _release(self, held: _Held) -> list[Released]:
+    def _release(self, held: _HeldAudit) -> list[Released]:
         self._samples -= len(held.samples)
         self._drop(held.ticket)
         return [

@@ -10,13 +10,13 @@ from typing import Annotated, Final
 import msgspec
 
 from edgeexit.errors import ConfigError, MessageError, SignatureError
-from edgeexit.messages import DeviceAddress, check_name
-from edgeexit.mqtt import BrokerConfig
+from edgeexit.policies.document import Fraction
 from edgeexit.policies.document import Name as AnyName
-from edgeexit.policies.document import Share
 from edgeexit.runtime import NotFinite
 from edgeexit.signing import PublicKey, load_public_key
 from edgeexit.toml_document import TomlError, decode_toml
+from edgeexit.wire.messages import DeviceAddress, check_name
+from edgeexit.wire.session import BrokerConfig
 
 _TLS_FILES: Final = ("ca_file", "certificate_file", "key_file")
 _BROKER_FILES: Final = (*_TLS_FILES, "password_file")
@@ -74,7 +74,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     signed_bundle: bool = False
     """Whether the bundle, too, must be signed by a trusted key."""
     broker: BrokerConfig = BrokerConfig()
-    audit_share: Share = 0.01
+    audit_fraction: Fraction = 0.01
     """Share of samples that are run to full depth after their answer."""
     report_interval_s: Seconds = 60.0
     resend_s: Seconds = 30.0

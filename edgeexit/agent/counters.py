@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeexit.latency import BIN_COUNT, bin_of
-from edgeexit.messages import SCORE_BINS, ExitCounters
 from edgeexit.policies import AnyPolicy
 from edgeexit.runtime import Inference
+from edgeexit.wire.messages import SCORE_BINS, ExitCounters
 
 _UNCOUNTED: Final = 256
 """Batches noted and not yet counted: counting many at once costs hardly more than counting one."""
@@ -58,8 +58,8 @@ class _Counts:
         reached = np.arange(len(self.exited)) <= exits[:, None]
         exit_index = np.nonzero(reached)[1]
         # fmax takes 0 for a score that is not a number: it comes from an output that is none, and is counted as lowest.
-        share = np.fmax(scores[reached] / np.float32(score_limit), 0)
-        score_bin = np.fmin(share * SCORE_BINS, SCORE_BINS - 1).astype(np.int64)
+        fraction = np.fmax(scores[reached] / np.float32(score_limit), 0)
+        score_bin = np.fmin(fraction * SCORE_BINS, SCORE_BINS - 1).astype(np.int64)
         np.add.at(self.exited, exits, 1)
         np.add.at(self.scores, (exit_index, score_bin), 1)
         np.add.at(self.latency, (exits, bin_of(latency_ms)), 1)

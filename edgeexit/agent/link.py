@@ -17,7 +17,7 @@ from edgeexit.agent.config import AgentConfig
 from edgeexit.agent.outbox import Outbox
 from edgeexit.agent.policy_store import one_line
 from edgeexit.agent.window import Window
-from edgeexit.messages import (
+from edgeexit.wire.messages import (
     MAX_BYTES,
     Ack,
     Command,
@@ -30,12 +30,12 @@ from edgeexit.messages import (
     policy_topic,
     up_topic,
 )
-from edgeexit.mqtt import BrokerSession, Delivery
+from edgeexit.wire.session import BrokerSession, Delivery
 
 _log = logging.getLogger(__name__)
 
 _INBOX: Final = 100
-_LONGEST_WAIT_S: Final = 60.0
+_MAX_WAIT_S: Final = 60.0
 
 
 class FleetLink:
@@ -164,7 +164,7 @@ class FleetLink:
         while not self._stopping.is_set():
             wait_s = min(report_due, resend_due) - time.monotonic()
             with contextlib.suppress(queue.Empty):
-                delivery = self._inbox.get(timeout=min(max(wait_s, 0.0), _LONGEST_WAIT_S))
+                delivery = self._inbox.get(timeout=min(max(wait_s, 0.0), _MAX_WAIT_S))
                 self._woken.clear()
                 if delivery is not None:
                     self._receive(delivery)

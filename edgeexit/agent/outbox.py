@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 
 from edgeexit.errors import MessageError
-from edgeexit.messages import Ack, Audit, Report, encode
+from edgeexit.wire.messages import Ack, Audit, Report, encode
 
 _log = logging.getLogger(__name__)
 
@@ -196,18 +196,18 @@ class Outbox:
         )
 
 
-class _Held(NamedTuple):
+class _StoredSize(NamedTuple):
     """What is in the database, kept as a running sum."""
 
     messages: int
     size: int
     """Bytes of the payloads."""
 
-    def plus(self, size: int) -> "_Held":
-        return _Held(self.messages + 1, self.size + size)
+    def plus(self, size: int) -> "_StoredSize":
+        return _StoredSize(self.messages + 1, self.size + size)
 
-    def minus(self, size: int) -> "_Held":
-        return _Held(self.messages - 1, self.size - size)
+    def minus(self, size: int) -> "_StoredSize":
+        return _StoredSize(self.messages - 1, self.size - size)
 
 
 class _Begun(NamedTuple):
@@ -250,8 +250,10 @@ def _connect(name: str) -> sqlite3.Connection:
     return connection
 
 
-def _measure(connection: sqlite3.Connection) -> _Held:
-    return _Held(*connection.execute("SELECT COUNT(*), COALESCE(SUM(LENGTH(payload)), 0) FROM message").fetchone())
+def _measure(connection: sqlite3.Connection) -> _StoredSize:
+    return _StoredSize(
+        *connection.execute("SELECT COUNT(*), COALESCE(SUM(LENGTH(payload)), 0) FROM message").fetchone()
+    )
 
 
 def _delete(database: sqlite3.Connection, sequence: int) -> int:

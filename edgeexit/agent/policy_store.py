@@ -10,10 +10,10 @@ import msgspec
 
 from edgeexit.errors import PolicyError, SignatureError
 from edgeexit.files import write_atomic
-from edgeexit.messages import MAX_BYTES, Rejection
 from edgeexit.policies import PolicyDocument, Rollout, decode_document
 from edgeexit.policies.document import PAYLOAD_TYPE
 from edgeexit.signing import PublicKey, verify
+from edgeexit.wire.messages import MAX_BYTES, Rejection
 
 _log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ SLOTS: Final[tuple[Slot, ...]] = ("device", "cohort")
 SHIPPED_REVISION: Final = 0
 """The revision of the policy in the bundle, and so of a slot that holds none."""
 
-_LONGEST_REASON: Final = 300
+_MAX_REASON: Final = 300
 
 
 class Recipient(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,5 +167,5 @@ class PolicyStore:
 
 def one_line(text: str) -> str:
     """Return a reason fit for a log line and a small message: printable, on one line, of bounded length."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * _LONGEST_REASON]).split())
-    return line if len(line) <= _LONGEST_REASON else f"{line[: _LONGEST_REASON - 1]}…"
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * _MAX_REASON]).split())
+    return line if len(line) <= _MAX_REASON else f"{line[: _MAX_REASON - 1]}…"

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from edgeexit.bundle.manifest import Manifest
 from edgeexit.datasets import Dataset, load_dataset
 from edgeexit.errors import DataError
-from edgeexit.manifest import Manifest
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class _Version(NamedTuple):
     size: int
 
 
-class Stream:
+class SampleStream:
     """Replays a data file; `next_sample` never ends.
 
     Every pass is in a new random order. When the file is replaced its new samples come next; a replacement that is

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 import typer
 
-from edgeexit.console import console, milliseconds, next_step, print_json, share
+from edgeexit.console import console, milliseconds, next_step, percent, print_json
 from edgeexit.errors import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from edgeexit.agent import Agent, Stream
+    from edgeexit.agent import Agent, SampleStream
     from edgeexit.agent.systemd import Notifier
     from edgeexit.runtime import Inference
 
@@ -54,7 +54,7 @@ def agent_command(
     Examples: `edgeexit agent mybundle --config agent.toml`,
     `edgeexit agent quickstart/bundle --config agent.toml --stream quickstart/test.npz --rate 50`
     """
-    from edgeexit.agent import Agent, AgentConfig, Stream
+    from edgeexit.agent import Agent, AgentConfig, SampleStream
     from edgeexit.agent.service import listening, serving
     from edgeexit.agent.systemd import Notifier
     from edgeexit.bundle import Bundle
@@ -65,11 +65,11 @@ def agent_command(
     if stream is None and settings.endpoint.enabled is False:
         raise ConfigError(f"config file '{config}': endpoint.enabled is false and no --stream is given: nobody can ask")
     opened = Bundle.open(bundle)
-    if opened.manifest.recipe is not None:
-        from edgeexit.engines import build_missing_plans
+    if opened.manifest.build_config is not None:
+        from edgeexit.backends.tensorrt.engines import build_missing_plans
 
         build_missing_plans(opened, on_stage=lambda name: _log.info("building the plan of %s; it is kept", name))
-    samples = None if stream is None else Stream(stream, opened.manifest)
+    samples = None if stream is None else SampleStream(stream, opened.manifest)
     notifier = Notifier()
     tally = _Tally()
     on = samples is None
@@ -93,9 +93,9 @@ def agent_command(
         return
     console.print(
         f"{summary.answered:,} answered, {summary.failed:,} failed; "
-        + ", ".join(f"{n} {share(r)}" for n, r in zip(opened.manifest.exits, summary.exit_rates, strict=True))
+        + ", ".join(f"{n} {percent(r)}" for n, r in zip(opened.manifest.exits, summary.exit_rates, strict=True))
         + f"; mean latency {milliseconds(summary.mean_ms)}; {agent.policy_in_words}"
-        + ("" if summary.accuracy is None else f"; accuracy {share(summary.accuracy)}")
+        + ("" if summary.accuracy is None else f"; accuracy {percent(summary.accuracy)}")
         + (f"; {summary.waiting} reports and audits wait for the calibrator" if summary.waiting else "")
     )
     next_step(f"edgeexit inspect {bundle}")
@@ -128,7 +128,7 @@ class _Tally:
     def add(self, result: Inference, labels: npt.NDArray[np.int64] | None) -> None:
         if labels is not None:
             self._labelled += 1
-            self._right += int(result.answers[0] == labels[0])
+            self._right += int(result.predictions[0] == labels[0])
 
     def summary(self, agent: Agent) -> Summary:
         revision, policy = agent.active
@@ -180,7 +180,7 @@ def _serve(status: _Status, *, duration_s: float | None, stop: threading.Event) 
 
 def _replay(
     agent: Agent,
-    samples: Stream,
+    samples: SampleStream,
     tally: _Tally,
     *,
     rate: float,
@@ -209,7 +209,7 @@ def _replay(
 
 def _status(agent: Agent, tally: _Tally) -> str:
     summary = tally.summary(agent)
-    mix = " ".join(share(rate) for rate in summary.exit_rates)
+    mix = " ".join(percent(rate) for rate in summary.exit_rates)
     return (
         f"{summary.answered} answered, {summary.failed} failed, exits {mix}, mean {milliseconds(summary.mean_ms)}, "
         f"{agent.policy_in_words}, {'online' if agent.connected else 'offline'}, "

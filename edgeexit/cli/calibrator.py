@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeexit.console import milliseconds, next_step, print_json, print_table, share, warn
+from edgeexit.console import milliseconds, next_step, percent, print_json, print_table, warn
 
 if TYPE_CHECKING:
     from edgeexit_calibration import CohortView, Database, DeviceView, Disagreement, PolicyView
 
-    from edgeexit.mqtt import BrokerConfig
+    from edgeexit.wire.session import BrokerConfig
 
 calibrator_app = typer.Typer(
     name="calibrator",
@@ -67,15 +67,15 @@ def register_command(
     what = "new revision" if registered.is_new_revision else "unchanged revision"
     console.print(
         f"registered {printable(opened.manifest.model)} for {registered.cohort}: "
-        f"disagreement at most {share(max_risk)} with probability {1 - delta:.0%}; {what} {registered.revision}"
+        f"disagreement at most {percent(max_risk)} with probability {1 - delta:.0%}; {what} {registered.revision}"
     )
     if registered.certified_risk is None or registered.certified_risk > max_risk:
         known = (
             "not certified"
             if registered.certified_risk is None
-            else f"certified for {share(registered.certified_risk)}"
+            else f"certified for {percent(registered.certified_risk)}"
         )
-        warn(f"the bundle's own policy is {known}; it holds until audits show that it breaks {share(max_risk)}")
+        warn(f"the bundle's own policy is {known}; it holds until audits show that it breaks {percent(max_risk)}")
     if not registered.refittable:
         warn(
             f"policy '{registered.policy}' reads the probabilities of all classes, which audits do not hold: it is "
@@ -109,11 +109,11 @@ def run_command(
     import signal
     import threading
 
-    from edgeexit_calibration import Service, ServiceConfig, open_database
+    from edgeexit_calibration import CalibratorService, ServiceConfig, open_database
 
     from edgeexit.errors import SignatureError
-    from edgeexit.messages import check_name
     from edgeexit.signing import load_private_key
+    from edgeexit.wire.messages import check_name
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -128,7 +128,7 @@ def run_command(
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
-    Service(store, config, private_key).run(stop)
+    CalibratorService(store, config, private_key).run(stop)
     store.close()
     next_step(f"edgeexit calibrator status --database {store.name}")
 
@@ -237,7 +237,7 @@ def command_command(
     from edgeexit_calibration import send_command
 
     from edgeexit.console import console
-    from edgeexit.messages import Command, DeviceAddress
+    from edgeexit.wire.messages import Command, DeviceAddress
 
     line = _broker(broker, broker_ca, broker_certificate, broker_key, broker_username, broker_password_file)
     send_command(line, DeviceAddress(fleet, shard, device), Command(action=action.value))
@@ -250,7 +250,7 @@ def _broker(
 ) -> "BrokerConfig":
     """Return where the broker is; a wrong URL is said at once. Raises ConfigError."""
     from edgeexit.errors import ConfigError
-    from edgeexit.mqtt import BrokerConfig
+    from edgeexit.wire.session import BrokerConfig
 
     try:
         config = BrokerConfig(
@@ -320,13 +320,13 @@ def _measured_cells(row: dict[str, Any]) -> Sequence[str]:
     measured: Disagreement = row["disagreement"]
     agreement = "-"
     if measured.observed is not None:
-        agreement = f"{share(1 - measured.observed)} [{share(1 - measured.high)}, {share(1 - measured.low)}]"
+        agreement = f"{percent(1 - measured.observed)} [{percent(1 - measured.high)}, {percent(1 - measured.low)}]"
     return (
         str(cohort.address),
-        "-" if cohort.risk is None else share(1 - cohort.risk),
+        "-" if cohort.risk is None else percent(1 - cohort.risk),
         agreement,
         str(measured.samples),
-        " / ".join(share(rate) for rate in row["exit_rates"] or ()) or "-",
+        " / ".join(percent(rate) for rate in row["exit_rates"] or ()) or "-",
         milliseconds(row["exit_mix"].mean_latency_ms),
     )
 
@@ -341,6 +341,6 @@ def _policy_cells(policy: "PolicyView") -> Sequence[str]:
         " ".join("never" if threshold is None else f"{threshold:.4f}" for threshold in policy.thresholds),
         "none"
         if certificate is None
-        else f"<= {share(certificate.risk)} at {1 - certificate.delta:.0%}, n = {certificate.samples}",
+        else f"<= {percent(certificate.risk)} at {1 - certificate.delta:.0%}, n = {certificate.samples}",
         policy.reason,
     )

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from edgeexit.cli.advice import how_to_get_a_policy
-from edgeexit.console import next_step, notes, print_json, print_table, progress_bar, share, warn
+from edgeexit.console import next_step, notes, percent, print_json, print_table, progress_bar, warn
 
 if TYPE_CHECKING:
-    from edgeexit.manifest import ExitFidelity, Manifest
+    from edgeexit.bundle.manifest import ExitFidelity, Manifest
 
 
 def compile_command(
@@ -40,7 +40,7 @@ def compile_command(
     keep_fp32: Annotated[
         list[str] | None, typer.Option(help="Pattern of nodes that stay in fp32, by name or operator; repeatable.")
     ] = None,
-    most_loss: Annotated[
+    max_loss: Annotated[
         float,
         typer.Option(
             min=0,
@@ -65,19 +65,19 @@ def compile_command(
 
     Example: `edgeexit compile mynet.py:make --input image:batch,1,32,32 --example images.npz --out bundle`
     """
-    from edgeexit.manifest import Precision, Task
+    from edgeexit.bundle.manifest import Precision, Task
     from edgeexit.targets import load_target
 
     _require_one_of("--task", task, get_args(Task))
     _require_one_of("--precision", precision, get_args(Precision))
     os.environ.pop("TORCH_LOGS", None)  # torch logs past the end of the command otherwise
-    remarks: list[str] = []
+    compiler_warnings: list[str] = []
     with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr), progress_bar("loading torch") as bar:
         # What the user's code prints must not stand between the figures, nor torch's warnings beside the one error.
         warnings.simplefilter("ignore")
+        from edgeexit.backends.tensorrt.engines import parse_dimensions
         from edgeexit.compiler import STEPS, compile_bundle, load_labels
         from edgeexit.datasets import load_arrays
-        from edgeexit.engines import parse_dimensions
         from edgeexit.signing import load_private_key
 
         signing_key = None if key is None else load_private_key(key)
@@ -94,19 +94,19 @@ def compile_command(
             precision=precision,  # type: ignore[arg-type]
             calibration=None if calibration is None else load_arrays(calibration),
             keep_fp32=keep_fp32 or (),
-            most_loss=most_loss,
+            max_loss=max_loss,
             dimensions=parse_dimensions(dimension or ()),
             name=name,
             labels=None if labels is None else load_labels(labels),
             replace=force,
             on_step=lambda step: bar.update(progress, description=step, completed=STEPS.index(step)),
-            on_note=remarks.append,
+            on_warning=compiler_warnings.append,
         )
         if signing_key is not None:
             bundle.sign(signing_key)
 
-    for remark in remarks:
-        warn(remark)
+    for warning in compiler_warnings:
+        warn(warning)
     manifest = bundle.manifest
     if as_json:
         print_json({"bundle": str(out), "digest": bundle.digest, "manifest": manifest})
@@ -138,11 +138,11 @@ def _print_stages(manifest: "Manifest") -> None:
             (
                 stage.name,
                 stage.exit.name,
-                _bytes([tensor.bytes_per_sample for tensor in manifest.kept_after(index)]),
+                _bytes([tensor.bytes_per_sample for tensor in manifest.live_after(index)]),
                 f"{stage.macs:,}",
                 f"{manifest.proof.max_absolute_error[stage.exit.name]:.2g}",
-                *([] if lost is None else [share(lost.agreement)]),
-                *(share(accuracy) for accuracy in _accuracies(lost)),
+                *([] if lost is None else [percent(lost.agreement)]),
+                *(percent(accuracy) for accuracy in _accuracies(lost)),
             )
         )
     print_table(f"{manifest.model} for {manifest.target}, {manifest.precision}", columns, rows)

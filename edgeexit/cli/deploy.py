@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from edgeexit.console import console, next_step, notes, print_json, print_table, printable, warn
 
 if TYPE_CHECKING:
-    from edgeexit.deploy import Address, DeviceView, Listener
+    from edgeexit.deploy import Address, DeviceStatus, Listener
 
 _MIB = 1 << 20
 _INTERRUPTED = 130
@@ -104,9 +104,9 @@ def push_command(
 
     Example: `edgeexit deploy mybundle pi@camera-17 --config agent.toml --wheelhouse wheels`
     """
-    from edgeexit.deploy import Request, deploy
+    from edgeexit.deploy import DeployRequest, deploy
 
-    request = Request(
+    request = DeployRequest(
         bundle=bundle,
         address=_address(host, port, identity, ssh_option),
         config=config,
@@ -234,7 +234,7 @@ def unit_command(
 
     Example: `edgeexit deploy unit --path /opt/edgeexit --user edge > edgeexit.service`
     """
-    from edgeexit.agent.unit import render_unit
+    from edgeexit.deploy.unit import render_unit
 
     typer.echo(render_unit(path, manager=manager.value, user=user, devices=devices.value), nl=False)
 
@@ -245,7 +245,7 @@ def _address(host: str, port: int | None, identity: Path | None, options: list[s
     return Address(host=host, port=port, identity=identity, options=tuple(options or ()))
 
 
-def _remedy(view: "DeviceView") -> str:
+def _remedy(view: "DeviceStatus") -> str:
     """Return what a device can be told next: to go back where that helps, else to take a bundle."""
     earlier = {release.id for release in view.releases if release.healthy}
     wrong = [release for release in view.releases if release.current and not (view.serving and release.healthy)]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from edgeexit.console import console, next_step, notes, print_json, print_table, printable, progress_bar, share, warn
+from edgeexit.console import console, next_step, notes, percent, print_json, print_table, printable, progress_bar, warn
 
 engines_app = typer.Typer(
     name="engines",
@@ -46,8 +46,7 @@ def build_command(
 
     Example: `edgeexit engines build quickstart/bundle --for SM86`
     """
-    from edgeexit.bundle import Bundle
-    from edgeexit.engines import (
+    from edgeexit.backends.tensorrt.engines import (
         PlanCache,
         build_engines,
         choose_site,
@@ -55,14 +54,15 @@ def build_command(
         parse_dimensions,
         parse_range,
         read_sm,
-        resolve_recipe,
+        resolve_build_config,
     )
+    from edgeexit.bundle import Bundle
     from edgeexit.signing import load_public_key
     from edgeexit.targets import load_target
 
     opened = Bundle.open(bundle, trusted_keys=[load_public_key(path) for path in trust or ()])
     target = load_target(opened.manifest.target)
-    recipe = resolve_recipe(
+    build_config = resolve_build_config(
         opened.manifest,
         target.nvidia,
         batch=None if batch is None else parse_range("--batch", batch),
@@ -79,7 +79,7 @@ def build_command(
         report = build_engines(
             opened,
             site,
-            recipe,
+            build_config,
             PlanCache(folder),
             force=force,
             on_stage=lambda name: bar.update(task, description=f"building {name}", completed=stages.index(name)),
@@ -97,7 +97,7 @@ def build_command(
                 f"{engine.build_seconds:.2f} s",
                 "cached" if engine.cached else "built",
                 "not verified" if engine.check is None else f"{engine.check.max_error:.2g}",
-                "not verified" if engine.check is None else share(engine.check.agreement),
+                "not verified" if engine.check is None else percent(engine.check.agreement),
             )
             for engine in report.stages
         ],
@@ -119,7 +119,7 @@ def list_command(cache: CacheOption = None, as_json: JsonOption = False) -> None
 
     Example: `edgeexit engines list`
     """
-    from edgeexit.engines import PlanCache, default_folder
+    from edgeexit.backends.tensorrt.engines import PlanCache, default_folder
 
     folder = cache or default_folder()
     records = PlanCache(folder).records()
@@ -152,7 +152,7 @@ def clear_command(cache: CacheOption = None) -> None:
 
     Example: `edgeexit engines clear`
     """
-    from edgeexit.engines import PlanCache, default_folder
+    from edgeexit.backends.tensorrt.engines import PlanCache, default_folder
 
     folder = cache or default_folder()
     files, size = PlanCache(folder).clear()

@@ -27,7 +27,7 @@ def evaluate_command(
     from edgeexit.bundle import Bundle
     from edgeexit.datasets import check_finite, load_dataset
     from edgeexit.errors import BundleError
-    from edgeexit.policies.silent import silent_exits_remark
+    from edgeexit.policies.unreachable import unreachable_exits_warning
     from edgeexit.runtime import Runner, evaluate
 
     opened = Bundle.open(bundle)
@@ -37,11 +37,11 @@ def evaluate_command(
     policy, manifest = document.policy, opened.manifest
     dataset = load_dataset(data, manifest.inputs, task=manifest.task, classes=manifest.classes)
     check_finite(dataset.inputs, where=f"data file '{data}'")
-    if (remark := silent_exits_remark(policy, manifest.exits)) is not None:
-        warn(remark)
+    if (warning := unreachable_exits_warning(policy, manifest.exits)) is not None:
+        warn(warning)
     with Runner(opened) as runner, progress_bar("evaluating", total=len(dataset)) as bar:
-        for remark in runner.remarks:
-            warn(remark)
+        for warning in runner.warnings:
+            warn(warning)
         results = evaluate(runner, dataset, {policy.kind: policy}, on_samples=lambda n: bar.advance(bar.task_ids[0], n))
     if as_json:
         print_json(results)
@@ -59,9 +59,9 @@ def _figures(result: "Evaluation", exits: tuple[str, ...]) -> dict[str, str]:
     """Return name -> cell of every figure."""
     latency = result.latency
     return {
-        "accuracy": _share(result.accuracy),
-        "agreement with the final exit": _share(result.agreement),
-        **{f"leave at {name}": _share(rate) for name, rate in zip(exits, result.exit_rates, strict=True)},
+        "accuracy": _percent(result.accuracy),
+        "agreement with the final exit": _percent(result.agreement),
+        **{f"leave at {name}": _percent(rate) for name, rate in zip(exits, result.exit_rates, strict=True)},
         "mean latency": _cell(latency.mean_ms, "{:.3f}", " ms"),
         "p50": _cell(latency.p50_ms, "{:.3f}", " ms"),
         "p90": _cell(latency.p90_ms, "{:.3f}", " ms"),
@@ -70,8 +70,8 @@ def _figures(result: "Evaluation", exits: tuple[str, ...]) -> dict[str, str]:
     }
 
 
-def _share(share: "Interval | None") -> str:
-    return _cell(share, "{:.1f}", " %", scale=100)
+def _percent(percent: "Interval | None") -> str:
+    return _cell(percent, "{:.1f}", " %", scale=100)
 
 
 def _cell(figure: "Interval | None", form: str, unit: str, *, scale: float = 1) -> str:

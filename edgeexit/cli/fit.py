@@ -14,7 +14,7 @@ from edgeexit.console import next_step, notes, print_json, progress_bar, warn
 if TYPE_CHECKING:
     from edgeexit.bundle import Bundle, Costs
     from edgeexit.datasets import Dataset
-    from edgeexit.fitting import BeemRule, Choice, Evidence, Fit, Goal
+    from edgeexit.fitting import BeemRule, Choice, Fit, Goal, ReadoutDataset
 
 _FEW = 50
 """Samples below which a fit is told to say little."""
@@ -91,14 +91,14 @@ def fit_command(
     manifest = opened.manifest
     dataset = load_dataset(data, manifest.inputs, task=manifest.task, classes=manifest.classes)
     check_finite(dataset.inputs, where=f"data file '{data}'")
-    evidence = _record(opened, dataset, costs)
-    if len(evidence) < _FEW:
-        warn(f"{len(evidence)} samples say little: what is fitted on fewer than {_FEW} may not hold on others")
-    fitted, choice = _fit(policy, evidence, goal, temperatures=temperatures, weights=chosen_weights, seed=seed)
+    readout_dataset = _record(opened, dataset, costs)
+    if len(readout_dataset) < _FEW:
+        warn(f"{len(readout_dataset)} samples say little: what is fitted on fewer than {_FEW} may not hold on others")
+    fitted, choice = _fit(policy, readout_dataset, goal, temperatures=temperatures, weights=chosen_weights, seed=seed)
     document = PolicyDocument(bundle=opened.digest, revision=0, policy=fitted.policy, certificate=fitted.certificate)
     if report is not None:
         asked = {"temperatures": temperatures, "weights": chosen_weights, "seed": seed}
-        _draw(report, opened, evidence, costs, fitted, choice, asked)
+        _draw(report, opened, readout_dataset, costs, fitted, choice, asked)
     opened.write_policy(document)
     if signing_key is not None:
         opened.sign(signing_key)
@@ -113,19 +113,19 @@ def fit_command(
                 "cost_unit": costs.unit,
                 "full_cost": costs.cumulative[-1],
                 "speedup": costs.cumulative[-1] / fitted.expected.mean_cost,
-                "comparison": choice and choice.candidates,
+                "comparison": choice and choice.comparisons,
             }
         )
         return
     if choice is not None:
-        print_comparison(choice, evidence, costs)
-    print_fit(fitted, manifest.exits, evidence, costs)
+        print_comparison(choice, readout_dataset, costs)
+    print_fit(fitted, manifest.exits, readout_dataset, costs)
     next_step(f"edgeexit evaluate {bundle} --data TEST.npz" if report is None else f"open {report} in a browser")
 
 
-def _record(bundle: "Bundle", dataset: "Dataset", costs: "Costs") -> "Evidence":
+def _record(bundle: "Bundle", dataset: "Dataset", costs: "Costs") -> "ReadoutDataset":
     """Run every exit on the compiled stages: policies are fitted on what ships."""
-    from edgeexit.fitting import Evidence, MapLosses
+    from edgeexit.fitting import MapLosses, ReadoutDataset
     from edgeexit.runtime import Runner, record
 
     with Runner(bundle) as runner, progress_bar("recording every exit", total=len(dataset)) as bar:
@@ -133,7 +133,7 @@ def _record(bundle: "Bundle", dataset: "Dataset", costs: "Costs") -> "Evidence":
     maps = None
     if recording.disagreement is not None:
         maps = MapLosses(disagreement=recording.disagreement, errors=recording.errors)
-    return Evidence(
+    return ReadoutDataset(
         readouts=recording.readouts,
         costs=tuple(float(cost) for cost in costs.cumulative),
         temperatures=(1.0,) * len(costs.cumulative),
@@ -144,7 +144,7 @@ def _record(bundle: "Bundle", dataset: "Dataset", costs: "Costs") -> "Evidence":
 
 def _fit(
     kind: str,
-    evidence: "Evidence",
+    readout_dataset: "ReadoutDataset",
     goal: "Goal | BeemRule",
     *,
     temperatures: bool,
@@ -153,30 +153,32 @@ def _fit(
 ) -> "tuple[Fit, Choice | None]":
     from edgeexit.fitting import BeemRule, Fit, choose_policy, expect, fit_policy
     from edgeexit.fitting.choose import FOLDS
-    from edgeexit.fitting.evidence import require_sound
     from edgeexit.fitting.published import beem_rule
+    from edgeexit.fitting.readout_dataset import require_sound
     from edgeexit.policies import KINDS
 
     if isinstance(goal, BeemRule):
-        require_sound(evidence)
-        policy = beem_rule(evidence, weights, rule=goal.rule)
-        return Fit(policy=policy, goal=goal, expected=expect(policy, evidence)), None
+        require_sound(readout_dataset)
+        policy = beem_rule(readout_dataset, weights, rule=goal.rule)
+        return Fit(policy=policy, goal=goal, expected=expect(policy, readout_dataset)), None
     if kind != AUTO:
         with notes.status(f"fitting {kind}") if notes.is_terminal else nullcontext():
-            return fit_policy(kind, evidence, goal, temperatures=temperatures, weights=weights, seed=seed), None
+            return fit_policy(kind, readout_dataset, goal, temperatures=temperatures, weights=weights, seed=seed), None
     with progress_bar("comparing", total=len(KINDS) * FOLDS + 1) as bar:
 
         def fitting(kind: str) -> None:
             bar.update(bar.task_ids[0], description=f"comparing: {kind}", advance=1)
 
-        choice = choose_policy(evidence, goal, temperatures=temperatures, weights=weights, seed=seed, on_fit=fitting)
+        choice = choose_policy(
+            readout_dataset, goal, temperatures=temperatures, weights=weights, seed=seed, on_fit=fitting
+        )
     return choice.fit, choice
 
 
 def _draw(
     path: Path,
     bundle: "Bundle",
-    evidence: "Evidence",
+    readout_dataset: "ReadoutDataset",
     costs: "Costs",
     fitted: "Fit",
     choice: "Choice | None",
@@ -191,7 +193,7 @@ def _draw(
             path,
             title=f"{bundle.manifest.model}: {fitted.policy.kind}",
             exits=bundle.manifest.exits,
-            evidence=evidence,
+            dataset=readout_dataset,
             unit=costs.unit,
             fit=fitted,
             choice=choice,

@@ -12,18 +12,18 @@ from edgeexit.console import (
     milliseconds,
     next_step,
     notes,
+    percent,
     print_json,
     print_table,
     printable,
-    share,
     threshold_of,
     warn,
 )
 
 if TYPE_CHECKING:
     from edgeexit.bundle import Bundle
+    from edgeexit.bundle.manifest import BuildConfig, Fidelity, Manifest
     from edgeexit.latency import LatencyProfile
-    from edgeexit.manifest import Fidelity, Manifest, Recipe
     from edgeexit.policies import PolicyDocument
 
 _NAMES_SHOWN = 3
@@ -42,7 +42,7 @@ def inspect_command(
     Example: `edgeexit inspect quickstart/bundle --plot stages.svg`
     """
     from edgeexit.bundle import Bundle
-    from edgeexit.policies.silent import silent_exits_remark
+    from edgeexit.policies.unreachable import unreachable_exits_warning
     from edgeexit.signing import load_public_key
 
     draw = None if plot is None else _drawing(plot)
@@ -62,8 +62,8 @@ def inspect_command(
     _print_kept(manifest)
     if manifest.fidelity is not None:
         _print_fidelity(manifest.fidelity, manifest)
-    if manifest.recipe is not None:
-        console.print(printable(_recipe(manifest.recipe)), soft_wrap=True)
+    if manifest.build_config is not None:
+        console.print(printable(_build_config(manifest.build_config)), soft_wrap=True)
     proof = manifest.proof
     console.print(
         f"proof: composed stages equal the whole model on {proof.samples} {proof.source} samples "
@@ -71,8 +71,8 @@ def inspect_command(
     )
     if policy is not None:
         _print_policy(policy)
-        if (remark := silent_exits_remark(policy.policy, manifest.exits)) is not None:
-            warn(remark)
+        if (warning := unreachable_exits_warning(policy.policy, manifest.exits)) is not None:
+            warn(warning)
     if profile is not None and profile.invalid is not None:
         warn(f"the profile is not used as costs: {profile.invalid}")
     if plot is not None:
@@ -117,14 +117,14 @@ def _described(opened: "Bundle", policy: "PolicyDocument | None", profile: "Late
         "kept": [
             {
                 "after": stage.name,
-                "tensors": [tensor.name for tensor in manifest.kept_after(index)],
-                "bytes_per_sample": _total([tensor.bytes_per_sample for tensor in manifest.kept_after(index)]),
+                "tensors": [tensor.name for tensor in manifest.live_after(index)],
+                "bytes_per_sample": _total([tensor.bytes_per_sample for tensor in manifest.live_after(index)]),
             }
             for index, stage in enumerate(manifest.stages[:-1])
         ],
         "proof": manifest.proof,
         "fidelity": manifest.fidelity,
-        "recipe": manifest.recipe,
+        "build_config": manifest.build_config,
         "tools": manifest.tools,
         "policy": policy,
         "profile": profile,
@@ -143,7 +143,7 @@ def _print_stages(manifest: "Manifest", profile: "LatencyProfile | None") -> Non
                 stage.exit.name,
                 _names((*stage.inputs, *stage.carry_in)),
                 f"{stage.macs:,}",
-                share(stage.macs / macs),
+                percent(stage.macs / macs),
                 milliseconds(latency),
                 f"{manifest.proof.max_absolute_error[stage.exit.name]:.1e}",
             )
@@ -161,14 +161,14 @@ def _print_kept(manifest: "Manifest") -> None:
         ("after", "tensors", "bytes/sample"),
         [
             (stage.name, _names([tensor.name for tensor in kept]), sample_size(kept, exact=True))
-            for stage, kept in ((stage, manifest.kept_after(index)) for index, stage in enumerate(manifest.stages[:-1]))
+            for stage, kept in ((stage, manifest.live_after(index)) for index, stage in enumerate(manifest.stages[:-1]))
         ],
     )
     varying = sorted(
         {
             size
             for index in range(len(manifest.stages) - 1)
-            for tensor in manifest.kept_after(index)
+            for tensor in manifest.live_after(index)
             for size in tensor.shape[1:]
             if isinstance(size, str)
         }
@@ -182,7 +182,7 @@ def _print_fidelity(fidelity: "Fidelity", manifest: "Manifest") -> None:
         f"{manifest.precision} against fp32, on {fidelity.samples:,} samples of the calibration data",
         ("exit", "agreement", "accuracy", "accuracy in fp32"),
         [
-            (name, share(of.agreement), _share(of.accuracy), _share(of.accuracy_fp32))
+            (name, percent(of.agreement), _percent(of.accuracy), _percent(of.accuracy_fp32))
             for name, of in ((name, fidelity.exits[name]) for name in manifest.exits)
         ],
     )
@@ -194,16 +194,16 @@ def _print_policy(document: "PolicyDocument") -> None:
     if document.certificate is not None:
         certificate = document.certificate
         console.print(
-            f"certificate: disagreement with the final exit at most {share(certificate.risk)} with probability "
+            f"certificate: disagreement with the final exit at most {percent(certificate.risk)} with probability "
             f"{1 - certificate.delta:.0%}, from {certificate.samples} samples"
         )
 
 
-def _recipe(recipe: "Recipe") -> str:
-    ranges = {"samples": recipe.batch, **recipe.dimensions}
+def _build_config(build_config: "BuildConfig") -> str:
+    ranges = {"samples": build_config.batch, **build_config.dimensions}
     sizes = ", ".join(f"{least} to {most} {what} (best at {best})" for what, (least, best, most) in ranges.items())
-    where = "the GPU" if recipe.dla_core is None else f"DLA core {recipe.dla_core}"
-    return f"plans: {sizes}, on {where}, with at most {recipe.workspace_mb:,} MB of workspace"
+    where = "the GPU" if build_config.dla_core is None else f"DLA core {build_config.dla_core}"
+    return f"plans: {sizes}, on {where}, with at most {build_config.workspace_mb:,} MB of workspace"
 
 
 def _names(names: Sequence[str]) -> str:
@@ -211,8 +211,8 @@ def _names(names: Sequence[str]) -> str:
     return shown + (f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else "")
 
 
-def _share(value: float | None) -> str:
-    return "-" if value is None else share(value)
+def _percent(value: float | None) -> str:
+    return "-" if value is None else percent(value)
 
 
 def _total(sizes: Sequence[int | None]) -> int | None:

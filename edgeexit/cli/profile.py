@@ -136,8 +136,8 @@ def _measure(path: Path, data: Path | None, duration: float, batch: int) -> "tup
             batch=batch,
             on_phase=tell,
         )
-    for remark in (text for name, text in profile.settings.items() if name.startswith("remark")):
-        warn(remark)
+    for warning in (text for name, text in profile.settings.items() if name.startswith("remark")):
+        warn(warning)
     if batch != _STORED_BATCH:
         warn(f"nothing is stored: costs are those of single samples, and these are of batches of {batch}")
     return profile, opened
@@ -164,8 +164,8 @@ def _compare(a: Path, b: Path, *, data: Path | None, duration: float, as_json: b
     with _status() as tell:
         comparison = compare_bundles(first, second, dataset=_dataset(data, first), seconds=duration, on_phase=tell)
     for path, side in ((a, comparison.a), (b, comparison.b)):
-        for remark in side.remarks:
-            warn(f"{path}: {remark}")
+        for warning in side.warnings:
+            warn(f"{path}: {warning}")
     if comparison.invalid is not None:
         warn(f"this says little: {comparison.invalid}")
     if as_json:

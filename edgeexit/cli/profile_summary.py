@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeexit.cli.advice import how_to_get_a_policy
-from edgeexit.console import console, milliseconds, print_table, printable, share, warn
+from edgeexit.console import console, milliseconds, percent, print_table, printable, warn
 
 if TYPE_CHECKING:
     from edgeexit.latency import Drift, LatencyProfile
@@ -38,7 +38,7 @@ def print_profile(profile: "LatencyProfile", exits: Sequence[str]) -> None:
     console.print(f"cold load {milliseconds(profile.cold_load_ms)}, first run {milliseconds(profile.first_run_ms)}")
     _print_where_time_goes(profile)
     if profile.exit_rates is not None:
-        mix = ", ".join(f"{name} {share(rate)}" for name, rate in zip(exits, profile.exit_rates, strict=True))
+        mix = ", ".join(f"{name} {percent(rate)}" for name, rate in zip(exits, profile.exit_rates, strict=True))
         console.print(printable(f"exit mix of the end-to-end run: {mix}"))
     if profile.drift is not None and profile.drift.drifted:
         warn(_drift(profile.drift))

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from edgeexit.cli.advice import how_to_get_a_policy
-from edgeexit.console import console, next_step, print_json, printable, progress_bar, share
+from edgeexit.console import console, next_step, percent, print_json, printable, progress_bar
 
 
 def run_command(
@@ -19,15 +19,16 @@ def run_command(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Run inference; write `answers`, `exits`, `latency_ms` and `outputs`, or every exit's raw outputs.
+    """Run inference; write `predictions`, `exits`, `latency_ms` and `outputs`, or every exit's raw outputs.
 
     Example: `edgeexit run quickstart/bundle --data quickstart/test.npz --out answers.npz`
     """
     import numpy as np
 
     from edgeexit.bundle import Bundle
-    from edgeexit.datasets import load_dataset, save_arrays
+    from edgeexit.datasets import load_dataset
     from edgeexit.errors import BundleError, DataError
+    from edgeexit.npz import save_arrays
     from edgeexit.policies import exit_rates
     from edgeexit.runtime import Runner, record_outputs
 
@@ -49,9 +50,9 @@ def run_command(
             results = []
             for inputs in dataset.batches(batch):
                 results.append(runner.infer(inputs, policy=document.policy))
-                bar.advance(bar.task_ids[0], len(results[-1].answers))
+                bar.advance(bar.task_ids[0], len(results[-1].predictions))
             arrays = {
-                "answers": np.concatenate([result.answers for result in results]),
+                "predictions": np.concatenate([result.predictions for result in results]),
                 "exits": np.concatenate([result.exits for result in results]),
                 "latency_ms": np.concatenate([result.latency_ms for result in results]),
                 "outputs": np.concatenate([result.outputs for result in results]),
@@ -68,6 +69,6 @@ def run_command(
     console.print(f"{len(dataset)} samples -> {printable(out)}")
     if "mean_ms" in summary:
         rates = exit_rates(arrays["exits"], len(opened.manifest.exits))
-        mix = ", ".join(f"{name} {share(rate)}" for name, rate in zip(opened.manifest.exits, rates, strict=True))
+        mix = ", ".join(f"{name} {percent(rate)}" for name, rate in zip(opened.manifest.exits, rates, strict=True))
         console.print(f"exits: {mix}; mean latency {summary['mean_ms']:.3f} ms")
     next_step(f"python -c \"import numpy; print(numpy.load('{out}').files)\"")

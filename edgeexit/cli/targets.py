@@ -9,7 +9,7 @@ import typer
 from edgeexit.console import console, next_step, print_json, print_table, printable, warn
 
 if TYPE_CHECKING:
-    from edgeexit.targets import Nvidia, Session, Target
+    from edgeexit.targets import Nvidia, SessionConfig, Target
 
 _LABEL_WIDTH = 14
 _TEXT_WIDTH = 100
@@ -114,7 +114,7 @@ def _print_nvidia(part: "Nvidia", *, builds_plans: bool) -> None:
         )
 
 
-def _session(session: "Session") -> str:
+def _session(session: "SessionConfig") -> str:
     threads = f"{session.threads} thread{'' if session.threads == 1 else 's'}" if session.threads else "a thread a core"
     if session.spinning:
         return f"{threads} an operator; idle threads spin, so that stages run in turn disturb each other"

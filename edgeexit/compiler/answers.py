@@ -6,24 +6,24 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from edgeexit.bundle.manifest import Task
 from edgeexit.compiler.export.inputs import Arrays
-from edgeexit.compiler.sessions import Session
+from edgeexit.compiler.sessions import ReferenceSession
 from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError
-from edgeexit.manifest import Task
 
 Logits = dict[str, npt.NDArray[np.float32]]
 """Exit name -> [N, C], or [N, C, H, W] to segment."""
 
-_RANKS: Final = {"classify": 2, "segment": 4}
-_FORMS: Final = {"classify": "[batch, classes]", "segment": "[batch, classes, height, width]"}
-_LARGEST_BATCH: Final = 32
+_RANKS: Final = {"classification": 2, "segmentation": 4}
+_FORMS: Final = {"classification": "[batch, classes]", "segmentation": "[batch, classes, height, width]"}
+_MAX_BATCH: Final = 32
 _BATCH_BYTES: Final = 64 << 20
 _KEPT_BYTES: Final = 512 << 20
 _GOLDEN_SAMPLES: Final = 8
 _GOLDEN_BYTES: Final = 16 << 20
 _SUM_TOLERANCE: Final = 1e-3
-_FEWEST_CLASSES: Final = 2
+_MIN_CLASSES: Final = 2
 
 
 class ExitForm(NamedTuple):
@@ -36,7 +36,7 @@ class ExitForm(NamedTuple):
     @property
     def batch(self) -> int:
         """How many samples to run at a time, so that big maps do not fill the memory."""
-        return max(1, min(_LARGEST_BATCH, _BATCH_BYTES // self.sample_bytes))
+        return max(1, min(_MAX_BATCH, _BATCH_BYTES // self.sample_bytes))
 
     @property
     def samples(self) -> int:
@@ -49,7 +49,7 @@ class ExitForm(NamedTuple):
         return max(1, min(_GOLDEN_SAMPLES, _GOLDEN_BYTES // self.sample_bytes))
 
 
-def form_of(session: Session, samples: Inputs, exits: Sequence[str], *, task: Task | None) -> ExitForm:
+def form_of(session: ReferenceSession, samples: Inputs, exits: Sequence[str], *, task: Task | None) -> ExitForm:
     """Return the form of the exits, from one sample; without `task` their rank tells it.
 
     Raises CompileError for an exit that is no logits of the task, or of another size than the others.
@@ -61,12 +61,16 @@ def form_of(session: Session, samples: Inputs, exits: Sequence[str], *, task: Ta
         counts = ", ".join(f"'{name}' {rank}" for name, rank in ranks.items())
         raise CompileError(f"the exits have different numbers of dimensions: {counts}; name those to take with --exits")
     if task is None:
-        task = "segment" if any(logits.ndim == _RANKS["segment"] for logits in answers.values()) else "classify"
+        task = (
+            "segmentation"
+            if any(logits.ndim == _RANKS["segmentation"] for logits in answers.values())
+            else "classification"
+        )
     _check_form(answers, 1, task)
     return ExitForm(task, sum(logits.nbytes for logits in answers.values()))
 
 
-def answer(session: Session, samples: Inputs, exits: Sequence[str], form: ExitForm) -> Logits:
+def answer(session: ReferenceSession, samples: Inputs, exits: Sequence[str], form: ExitForm) -> Logits:
     """Return what the whole model answers. Raises CompileError where an answer is no logits."""
     pieces: list[list[npt.NDArray[Any]]] = []
     for batch in in_batches(samples, size=form.batch):
@@ -95,7 +99,7 @@ def _check_form(answers: Mapping[str, npt.NDArray[Any]], count: int, task: Task)
     for name, logits in answers.items():
         if logits.dtype != np.float32:
             raise CompileError(f"exit '{name}' is {logits.dtype}; an exit has to be logits in float32")
-        if logits.shape[1] < _FEWEST_CLASSES:
+        if logits.shape[1] < _MIN_CLASSES:
             raise CompileError(f"exit '{name}' has {logits.shape[1]} class; a classifier has at least 2")
     classes = {name: logits.shape[1] for name, logits in answers.items()}
     if len(set(classes.values())) > 1:

@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 import onnx_ir as ir
 
+from edgeexit.bundle.manifest import StageSpec, TensorSpec
 from edgeexit.compiler.answers import ExitForm, Logits
 from edgeexit.compiler.blocked_layout import keep_blocks
 from edgeexit.compiler.graph import BATCH, check, infer_shapes, opset_of
@@ -14,13 +15,12 @@ from edgeexit.compiler.readout import add_readout
 from edgeexit.compiler.splitting.building import build_stage
 from edgeexit.compiler.splitting.shapes import input_words, size_or_word
 from edgeexit.compiler.splitting.split import Cut
-from edgeexit.compiler.splitting.stages import Plan
+from edgeexit.compiler.splitting.stages import SplitPlan
 from edgeexit.compiler.weights import save_graph
-from edgeexit.manifest import StageSpec, TensorSpec
 
 
 def write_stages(
-    model: ir.Model, plan: Plan, form: ExitForm, answers: Logits, folder: Path, *, opset: int, blocks: bool
+    model: ir.Model, plan: SplitPlan, form: ExitForm, answers: Logits, folder: Path, *, opset: int, blocks: bool
 ) -> list[StageSpec]:
     """Build, check and write every stage to `folder`, where the weights are, in `opset` at most; costs are left at 0.
 
@@ -49,7 +49,7 @@ def with_costs(spec: StageSpec, cut: Cut, counts: Sequence[int | None]) -> Stage
     return msgspec.structs.replace(spec, macs=sum(counts[index] or 0 for index in cut.nodes))
 
 
-def _describe(graph: ir.Graph, plan: Plan, index: int, answers: Logits, known: Collection[str]) -> StageSpec:
+def _describe(graph: ir.Graph, plan: SplitPlan, index: int, answers: Logits, known: Collection[str]) -> StageSpec:
     """Return what a stage reads and makes, and say its exit's shape in the graph."""
     cut = plan.cuts[index]
     carry_in = [plan.carries[name].spec.name for name in cut.carry_in]

@@ -8,24 +8,24 @@ from typing import Final, NamedTuple, get_args
 import torch
 
 from edgeexit import __version__
+from edgeexit.backends.tensorrt.engines import check_stages
 from edgeexit.bundle import POLICY, PROFILE, Bundle, Golden, bundle_folder, write_golden, write_manifest
+from edgeexit.bundle.manifest import Fidelity, Manifest, Precision, Proof, StageSpec, Task
 from edgeexit.compiler.assemble import with_costs, write_stages
+from edgeexit.compiler.build_config import finish_build_config, start_build_config
 from edgeexit.compiler.exits import choose_exits
 from edgeexit.compiler.export.inputs import parse_inputs, repeat_to
 from edgeexit.compiler.export.model import export_model
 from edgeexit.compiler.export.source import load_source
+from edgeexit.compiler.full_model import Reduction, Whole, prepare_whole
 from edgeexit.compiler.graph import is_half, is_quantised, opset_of
 from edgeexit.compiler.macs import cheaper_exit, count_macs
 from edgeexit.compiler.precision.fidelity import losses, measure_fidelity
-from edgeexit.compiler.recipe import finish_recipe, start_recipe
-from edgeexit.compiler.sessions import Session, shapes_inside
-from edgeexit.compiler.splitting.stages import PROBE_BATCHES, Plan, check_exits, plan_stages
+from edgeexit.compiler.sessions import ReferenceSession, shapes_inside
+from edgeexit.compiler.splitting.stages import PROBE_BATCHES, SplitPlan, check_exits, plan_stages
 from edgeexit.compiler.verify import answer_staged, prove
-from edgeexit.compiler.whole import Reduction, Whole, prepare_whole
 from edgeexit.datasets import LABELS, Dataset, Inputs
-from edgeexit.engines import check_stages
 from edgeexit.errors import CompileError, DataError
-from edgeexit.manifest import Fidelity, Manifest, Precision, Proof, StageSpec, Task
 from edgeexit.targets import host_target, load_target
 
 STEPS: Final = ("export", "precision", "split", "readout", "proof", "write")
@@ -46,13 +46,13 @@ def compile_bundle(
     precision: Precision = "fp32",
     calibration: Inputs | Dataset | None = None,
     keep_fp32: Sequence[str] = (),
-    most_loss: float = 0.01,
+    max_loss: float = 0.01,
     dimensions: Mapping[str, tuple[int, int, int]] | None = None,
     name: str | None = None,
     labels: Sequence[str] | None = None,
     replace: bool = False,
     on_step: Callable[[str], None] = lambda _: None,
-    on_note: Callable[[str], None] = lambda _: None,
+    on_warning: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
     """Compile a multi-exit model into a bundle at `out` and return it, opened and verified.
 
@@ -70,7 +70,7 @@ def compile_bundle(
         calibration: samples like those that the device will see, with or without labels: they set the ranges of int8,
             and what each exit loses against fp32 is measured on them. Default: the example.
         keep_fp32: patterns of nodes, by name or operator, that stay in fp32.
-        most_loss: share of answers that an exit may lose by its precision before `on_note` is told.
+        most_loss: share of answers that an exit may lose by its precision before `on_warning` is told.
         dimensions: least, optimal and most sizes of the inputs' dimensions known only at run time, by their words, for
             plans of TensorRT.
         name: of the model; default: the source's.
@@ -88,27 +88,27 @@ def compile_bundle(
     _require_known("task", task, get_args(Task))
     target_name = target or host_target()
     device = load_target(target_name)
-    given = parse_inputs(inputs, on_note=on_note)
+    given = parse_inputs(inputs, on_warning=on_warning)
     out = Path(out)
     lost = [(what, verb) for file, what, verb in _MADE_LATER if (out / file).exists()]
     with bundle_folder(out, replace=replace) as folder:
         on_step("export")
         source_name, loaded = load_source(source)
         if isinstance(loaded, torch.nn.Module) and any(part.training for part in loaded.modules()):
-            on_note("the model was in training mode; it is compiled in evaluation mode")
+            on_warning("the model was in training mode; it is compiled in evaluation mode")
         arrays = _arrays(example) or _arrays(calibration)
         exported = export_model(loaded, inputs=given, example=arrays, opset=device.opset)
         if exits:
             exported = choose_exits(exported, exits)
         check_exits(exported.model.graph)
-        recipe = start_recipe(device, exported.inputs, dimensions or {})
+        build_config = start_build_config(device, exported.inputs, dimensions or {})
         reduction = Reduction(
             precision,
             calibration=_arrays(calibration) or arrays,
             keep_fp32=keep_fp32,
             placement="around" if device.runtime == "onnxruntime" else "before",
         )
-        whole = prepare_whole(exported, reduction, task=task, folder=folder, on_step=on_step, on_note=on_note)
+        whole = prepare_whole(exported, reduction, task=task, folder=folder, on_step=on_step, on_warning=on_warning)
         if labels is not None and len(labels) != whole.classes:
             raise DataError(f"there are {len(labels)} labels where the exits have {whole.classes} classes")
 
@@ -122,13 +122,13 @@ def compile_bundle(
         if device.runtime != "onnxruntime":
             unseen = check_stages(folder, specs)
             if unseen is not None:
-                on_note(unseen)
+                on_warning(unseen)
 
         on_step("proof")
         proof, fidelity, golden = _prove(folder, specs, whole, precision, real=arrays is not None)
-        for loss in () if fidelity is None else losses(fidelity, most_loss):
-            on_note(loss)
-        specs = _count_costs(whole, plan, specs, folder, order_is_given=bool(exits), on_note=on_note)
+        for loss in () if fidelity is None else losses(fidelity, max_loss):
+            on_warning(loss)
+        specs = _count_costs(whole, plan, specs, folder, order_is_given=bool(exits), on_warning=on_warning)
 
         on_step("write")
         write_golden(folder, golden)
@@ -147,11 +147,11 @@ def compile_bundle(
             labels=None if labels is None else tuple(labels),
             keep_fp32=tuple(keep_fp32),
             fidelity=fidelity,
-            recipe=finish_recipe(recipe, exported.inputs, specs, folder, on_note=on_note),
+            build_config=finish_build_config(build_config, exported.inputs, specs, folder, on_warning=on_warning),
         )
         write_manifest(folder, manifest)
     for what, verb in lost:
-        on_note(f"the replaced bundle's {what} is gone with it; run `edgeexit {verb}` on the new one")
+        on_warning(f"the replaced bundle's {what} is gone with it; run `edgeexit {verb}` on the new one")
     return Bundle.open(out)
 
 
@@ -162,12 +162,12 @@ def _require_known(what: str, value: str | None, known: Sequence[str]) -> None:
 
 def _count_costs(
     whole: Whole,
-    plan: Plan,
+    plan: SplitPlan,
     specs: Sequence[StageSpec],
     folder: Path,
     *,
     order_is_given: bool,
-    on_note: Callable[[str], None],
+    on_warning: Callable[[str], None],
 ) -> list[StageSpec]:
     """Return the stages' specifications with their costs. Raises CompileError where those say an exit is misplaced."""
     one = repeat_to(whole.samples, 1)
@@ -177,7 +177,7 @@ def _count_costs(
         named = ",".join(whole.answers)
         raise CompileError(f"{misplaced}; return them so, or keep this order with --exits {named}")
     if misplaced is not None:
-        on_note(misplaced)
+        on_warning(misplaced)
     return [with_costs(spec, cut, counts) for spec, cut in zip(specs, plan.cuts, strict=True)]
 
 
@@ -189,10 +189,10 @@ class _Proven(NamedTuple):
 
 def _prove(folder: Path, specs: Sequence[StageSpec], whole: Whole, precision: Precision, *, real: bool) -> _Proven:
     """Prove the stages, measure what their precision costs where there is something to measure it against."""
-    shipped = [Session(folder / spec.file, what=spec.file) for spec in specs]
+    shipped = [ReferenceSession(folder / spec.file, what=spec.file) for spec in specs]
     proven = shipped
     if precision != "fp32":  # as the whole model was run: every node as it stands
-        proven = [Session(folder / spec.file, what=spec.file, optimise=False) for spec in specs]
+        proven = [ReferenceSession(folder / spec.file, what=spec.file, optimise=False) for spec in specs]
     proof = prove(
         proven,
         specs,

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import onnx_ir as ir
 
+from edgeexit.bundle.manifest import PROBABILITIES_SUFFIX, READOUT_SUFFIX, TEMPERATURE_INPUT, Task
 from edgeexit.compiler.graph import free_name, names_in
-from edgeexit.manifest import PROBABILITIES_SUFFIX, READOUT_SUFFIX, TEMPERATURE_INPUT, Task
 
 _COLUMNS = 4
 
@@ -38,7 +38,7 @@ def add_readout(graph: ir.Graph, exit_value: ir.Value, *, task: Task, classes: i
     graph.inputs.append(temperature)
     write = _Writer(graph, str(exit_value.name))
     scaled = write("Div", exit_value, temperature, makes="scaled")
-    found = (_over_pixels if task == "segment" else _of_sample)(write, scaled)
+    found = (_over_pixels if task == "segmentation" else _of_sample)(write, scaled)
     class_number = write("Cast", found.classes, makes="class", to=int(ir.DataType.FLOAT))
     readout = write("Concat", class_number, found.top, found.entropy, makes="all", axis=1)
     batch = exit_value.shape[0] if exit_value.shape is not None else None

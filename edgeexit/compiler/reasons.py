@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-_LONGEST = 240
+_MAX = 240
 _STANDARD_LIBRARY = Path(contextlib.__file__).parent
 
 
@@ -32,8 +32,8 @@ def reason_of(error: BaseException) -> str:
     """Return the kind of an error and the first line of its text that says something."""
     lines = (line.strip() for line in str(error).splitlines())
     text = next((line for line in lines if line), "")
-    if len(text) > _LONGEST:
-        text = text[:_LONGEST] + "..."
+    if len(text) > _MAX:
+        text = text[:_MAX] + "..."
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -9,17 +9,17 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnxruntime as ort
 
+from edgeexit.backends.onnxruntime.backend import UNSAFE_OPTIMISERS
 from edgeexit.compiler.extract import extract, needed_for
 from edgeexit.compiler.reasons import reason_of
 from edgeexit.compiler.weights import save_graph
 from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError
-from edgeexit.runtime.onnxruntime_backend import UNSAFE_OPTIMISERS
 
 _FATAL_ONLY = 4
 
 
-class Session:
+class ReferenceSession:
     """A graph file, opened in ONNX Runtime on the processor.
 
     Args:
@@ -75,7 +75,7 @@ def shapes_inside(
     path = folder / "probe.onnx"
     try:
         save_graph(probe, path)
-        session = Session(path, what="the model")
+        session = ReferenceSession(path, what="the model")
         for feed, result in zip(feeds, results, strict=True):
             arrays = session.run(feed, [str(value.name) for value in made])
             found = zip(made, arrays, strict=True)

@@ -7,12 +7,12 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from edgeexit.bundle.manifest import TEMPERATURE_INPUT, Proof, StageSpec
 from edgeexit.compiler.answers import Logits, in_batches
 from edgeexit.compiler.export.inputs import Arrays
-from edgeexit.compiler.sessions import Session
+from edgeexit.compiler.sessions import ReferenceSession
 from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError
-from edgeexit.manifest import TEMPERATURE_INPUT, Proof, StageSpec
 
 _SURVIVORS: Final = 7
 """Then 3, then 1: batches that no power of two divides tell on models that depend on the batch's size."""
@@ -27,7 +27,7 @@ _TORCH_TOLERANCE: Final = 1e-3
 _MIXES: Final = "exit '{}' answers differently when other samples have left the batch: does the model mix samples?"
 
 
-class StageRun(NamedTuple):
+class ComposedStage(NamedTuple):
     """One stage's part in a composed run."""
 
     feeds: Arrays
@@ -50,7 +50,9 @@ def check_against_torch(whole: Logits, module: Mapping[str, npt.NDArray[Any]], *
             )
 
 
-def check_independence(session: Session, samples: Inputs, whole: Logits, *, half: bool, quantised: bool) -> None:
+def check_independence(
+    session: ReferenceSession, samples: Inputs, whole: Logits, *, half: bool, quantised: bool
+) -> None:
     """Raise CompileError when samples answer differently in other company; a runner drops those that have left."""
     rows = np.arange(min(_SURVIVORS, len(next(iter(whole.values())))))[1::2]
     if len(rows):
@@ -61,8 +63,8 @@ def check_independence(session: Session, samples: Inputs, whole: Logits, *, half
 
 
 def compose(
-    sessions: Sequence[Session], stages: Sequence[StageSpec], samples: Inputs, *, leave: bool = False
-) -> Iterator[StageRun]:
+    sessions: Sequence[ReferenceSession], stages: Sequence[StageSpec], samples: Inputs, *, leave: bool = False
+) -> Iterator[ComposedStage]:
     """Run every stage in turn on a batch, as a device does, at temperature 1.
 
     With `leave`, every other sample leaves after each stage while there are two: the others' answers must stay.
@@ -73,13 +75,15 @@ def compose(
         feeds[TEMPERATURE_INPUT] = np.ones(1, dtype=np.float32)
         carried = [spec.name for spec in stage.carry_out]
         logits, *results = session.run(feeds, [stage.exit.name, *carried])
-        yield StageRun(feeds, logits)
+        yield ComposedStage(feeds, logits)
         tensors |= zip(carried, results, strict=True)
         if leave and len(logits) > 1:
             tensors = {name: array[1::2] for name, array in tensors.items()}
 
 
-def answer_staged(sessions: Sequence[Session], stages: Sequence[StageSpec], samples: Inputs, *, batch: int) -> Logits:
+def answer_staged(
+    sessions: Sequence[ReferenceSession], stages: Sequence[StageSpec], samples: Inputs, *, batch: int
+) -> Logits:
     """Return what the stages answer, every one of them forced, `batch` samples at a time."""
     pieces = [[run.logits for run in compose(sessions, stages, some)] for some in in_batches(samples, size=batch)]
     return {
@@ -88,7 +92,7 @@ def answer_staged(sessions: Sequence[Session], stages: Sequence[StageSpec], samp
 
 
 def prove(
-    sessions: Sequence[Session],
+    sessions: Sequence[ReferenceSession],
     stages: Sequence[StageSpec],
     samples: Inputs,
     whole: Logits,

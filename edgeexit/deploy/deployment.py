@@ -17,7 +17,6 @@ from typing import Any, Final, Literal
 import msgspec
 
 from edgeexit import __version__
-from edgeexit.agent.unit import Devices, render_unit, unit_name
 from edgeexit.bundle import Bundle
 from edgeexit.deploy.activation import activate, settle
 from edgeexit.deploy.configuration import Configuration, read_configuration
@@ -33,10 +32,11 @@ from edgeexit.deploy.facts import (
     parse_facts,
     wanted_module,
 )
-from edgeexit.deploy.outcome import Listener, Outcome
+from edgeexit.deploy.outcome import DeploymentOutcome, Listener
 from edgeexit.deploy.packages import Environment, find_wheel, plan_environment, room_for
 from edgeexit.deploy.payload import PayloadFile, bundle_files, content_key, local_file, text_file
 from edgeexit.deploy.ssh import Address, Connection
+from edgeexit.deploy.unit import Devices, render_unit, unit_name
 from edgeexit.errors import DeployError
 from edgeexit.targets import Target, is_users_own, list_targets, load_target
 
@@ -50,7 +50,7 @@ _START_WITH_PLANS_S: Final = 180.0
 """TensorRT opens its plans at every start."""
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
+class DeployRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be deployed, and where to."""
 
     bundle: Path
@@ -93,7 +93,7 @@ class _Plan(msgspec.Struct, frozen=True, kw_only=True):
         return self.environment.key not in self.inventory["venvs"]
 
 
-def deploy(request: Request, listener: Listener | None = None) -> Outcome:
+def deploy(request: DeployRequest, listener: Listener | None = None) -> DeploymentOutcome:
     """Bring a bundle to a device and let it serve there.
 
     Raises an EdgeExitError: BundleError, ConfigError, TargetError for what is wrong here, before anything is sent;
@@ -140,7 +140,7 @@ def _serves(plan: _Plan, device: Device) -> bool:
 
 
 def _plan(  # noqa: PLR0917 - all that preflight has gathered
-    request: Request,
+    request: DeployRequest,
     bundle: Bundle,
     target: Target,
     configuration: Configuration | None,
@@ -198,7 +198,7 @@ def _plan(  # noqa: PLR0917 - all that preflight has gathered
     )  # fmt: skip
 
 
-def _carry_out(plan: _Plan, request: Request, device: Device, listener: Listener) -> Outcome:
+def _carry_out(plan: _Plan, request: DeployRequest, device: Device, listener: Listener) -> DeploymentOutcome:
     listener.on_step("copy")
     files = [*plan.release_files, *(plan.environment.wheels if plan.makes_environment else ())]
     sent = copy_files(device, files, plan.key, listener.on_bytes)
@@ -230,10 +230,10 @@ def _carry_out(plan: _Plan, request: Request, device: Device, listener: Listener
 def _outcome(
     plan: _Plan, outcome: Literal["healthy", "unchanged", "planned"], *, release: str | None, replaces: str | None,
     sent: int,
-) -> Outcome:  # fmt: skip
+) -> DeploymentOutcome:  # fmt: skip
     current = plan.inventory["current"]
     host, port = plan.document["endpoint"]
-    return Outcome(
+    return DeploymentOutcome(
         outcome=outcome,
         release=release,
         replaces=replaces if outcome != "planned" or current is None else current["id"],
@@ -267,7 +267,7 @@ def _devices(target: Target) -> Devices:
     return "raspberry-pi" if target.telemetry == "raspberry-pi" else "none"
 
 
-def _users_targets(bundle: Bundle, request: Request) -> Iterator[PayloadFile]:
+def _users_targets(bundle: Bundle, request: DeployRequest) -> Iterator[PayloadFile]:
     """Yield the user's own target files that the bundle needs; the agent looks for them where it starts."""
     known = list_targets()
     for name in sorted({bundle.manifest.target, request.target or bundle.manifest.target}):

@@ -11,7 +11,7 @@ from edgeexit.errors import DeployError
 Step = Literal["preflight", "copy", "environment", "plans", "switch", "start", "healthy", "rollback"]
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+class DeploymentOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """A deployment, or with --dry-run what it would do."""
 
     outcome: Literal["healthy", "unchanged", "planned"]

@@ -35,7 +35,7 @@ class ReleaseView(msgspec.Struct, frozen=True, kw_only=True):
     current: bool
 
 
-class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
+class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What a device has and runs."""
 
     folder: str
@@ -84,19 +84,19 @@ def roll_back(
         return RolledBack(release=release, replaces=activation["replaces"])
 
 
-def device_status(address: Address, *, folder: str = FOLDER) -> DeviceView:
+def device_status(address: Address, *, folder: str = FOLDER) -> DeviceStatus:
     """Return what a device has and runs; changes nothing there."""
     with _device(address, folder, Listener()) as device:
         return view_of(device)
 
 
-def view_of(device: Device) -> DeviceView:
+def view_of(device: Device) -> DeviceStatus:
     """Return what a connected device has and runs."""
     seen = device.call("watch", log_lines=_LOG_LINES)
     releases = [entry for entry in seen["releases"] if entry["release"] is not None]
     current: dict[str, Any] = next((e["release"] for e in releases if e["release"]["id"] == seen["current"]), {})
     serving = seen["pid"] is not None and seen["trouble"] is None
-    return DeviceView(
+    return DeviceStatus(
         folder=device.root,
         current=seen["current"],
         serving=serving,
@@ -114,7 +114,7 @@ def view_of(device: Device) -> DeviceView:
     )
 
 
-def _previous(device: Device, view: DeviceView) -> str:
+def _previous(device: Device, view: DeviceStatus) -> str:
     if view.current is None:
         raise DeployError(f"nothing is deployed in '{view.folder}' on the device")
     previous = (device.call("inventory")["current"] or {}).get("replaces")

@@ -16,7 +16,7 @@ import msgspec
 from edgeexit.errors import ConfigError, DeployError
 
 _SSH_FAILED: Final = 255
-_LONGEST_SOCKET: Final = 80
+_MAX_SOCKET: Final = 80
 """Characters of the control socket's path; the system allows about 104 and ssh appends some while it connects."""
 
 _OPTION: Final = re.compile(r"[A-Za-z0-9]+=\S.*")
@@ -82,7 +82,7 @@ class Connection:
         self.address = address
         self._established = False
         self._folder = Path(tempfile.mkdtemp(prefix="edgeexit-"))  # mode 700: the socket is as good as a key
-        if len(str(self._folder)) > _LONGEST_SOCKET:
+        if len(str(self._folder)) > _MAX_SOCKET:
             self._folder.rmdir()
             self._folder = Path(tempfile.mkdtemp(prefix="edgeexit-", dir="/tmp"))
 

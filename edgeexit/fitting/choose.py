@@ -7,11 +7,11 @@ import numpy as np
 
 from edgeexit.errors import FittingError
 from edgeexit.fitting.certify import halves, require_samples
-from edgeexit.fitting.evidence import Evidence, Indices, Values, require_sound
 from edgeexit.fitting.fit import fit_checked, fit_policy, meant_cost
 from edgeexit.fitting.goals import Budget, Fit, Goal, MaxRisk
+from edgeexit.fitting.kinds.beem import beem_weights
 from edgeexit.fitting.outcome import follow
-from edgeexit.fitting.templates.beem import beem_weights
+from edgeexit.fitting.readout_dataset import Indices, ReadoutDataset, Values, require_sound
 from edgeexit.policies import KINDS
 
 FOLDS = 5
@@ -22,7 +22,7 @@ _AROUND = 0.1
 """Share of the budget, to either side, over which the price of loss in cost is taken."""
 
 
-class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+class KindComparison(msgspec.Struct, frozen=True, kw_only=True):
     """A kind of policy in the comparison; figures are over the samples that were left out of its fit, fold by fold."""
 
     kind: str
@@ -49,12 +49,12 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     folds: int
     samples: int
     """That compared; under a risk only those of the half that chooses."""
-    candidates: tuple[Candidate, ...]
+    comparisons: tuple[KindComparison, ...]
     """The simplest kind first."""
 
 
 def choose_policy(
-    evidence: Evidence,
+    dataset: ReadoutDataset,
     goal: Goal,
     *,
     kinds: Sequence[str] = tuple(KINDS),
@@ -86,11 +86,11 @@ def choose_policy(
     Raises FittingError as `fit_policy`, for weights that no BEEM can have, and where no kind can be fitted.
 
     """
-    require_sound(evidence)
-    compared = evidence
+    require_sound(dataset)
+    compared = dataset
     if isinstance(goal, MaxRisk):
-        require_samples(len(evidence), goal, shares=evidence.maps is not None)
-        compared = evidence.take(halves(len(evidence), seed)[0]).without_labels()
+        require_samples(len(dataset), goal, fractions=dataset.maps is not None)
+        compared = dataset.take(halves(len(dataset), seed)[0]).without_labels()
     if len(compared) < folds:
         raise FittingError(f"{len(compared)} samples are too few to compare policies on; give more or name a --policy")
     if "beem" in kinds:
@@ -116,30 +116,30 @@ def choose_policy(
             # A budget that discrete scores leave unspent earns no more than what the price is known for.
             beyond = float(spent.mean() - np.clip(spent.mean(), cost * (1 - _AROUND), cost * (1 + _AROUND)))
             outcomes[kind], costs[kind] = losses + price * (spent - cost - beyond), float(spent.mean())
-    candidates = _compare(outcomes, costs)
-    best = next(candidate.kind for candidate in candidates if candidate.chosen)
+    comparisons = _compare(outcomes, costs)
+    best = next(comparison.kind for comparison in comparisons if comparison.chosen)
     on_fit(best)
-    fit = fit_policy(best, evidence, goal, temperatures=temperatures, weights=weights, seed=seed)
-    return Choice(fit=fit, cost=cost, folds=folds, samples=len(compared), candidates=candidates)
+    fit = fit_policy(best, dataset, goal, temperatures=temperatures, weights=weights, seed=seed)
+    return Choice(fit=fit, cost=cost, folds=folds, samples=len(compared), comparisons=comparisons)
 
 
-def _compare(outcomes: dict[str, Values | str], costs: dict[str, float]) -> tuple[Candidate, ...]:
+def _compare(outcomes: dict[str, Values | str], costs: dict[str, float]) -> tuple[KindComparison, ...]:
     """Return the candidates in their order, one of them chosen; an outcome is losses [N] or why there are none."""
     losses = {kind: outcome for kind, outcome in outcomes.items() if not isinstance(outcome, str)}
     if not losses:
         raise FittingError(f"no kind of policy can be fitted; {next(iter(outcomes))}: {next(iter(outcomes.values()))}")
     best = min(losses, key=lambda kind: float(losses[kind].mean()))
-    candidates, chosen = [], False
+    comparisons, chosen = [], False
     for kind, outcome in outcomes.items():
         if isinstance(outcome, str):
-            candidates.append(Candidate(kind=kind, failure=outcome))
+            comparisons.append(KindComparison(kind=kind, failure=outcome))
             continue
         differences = outcome - losses[best]
         behind, error = float(differences.mean()), float(differences.std(ddof=1) / np.sqrt(len(differences)))
         takes = not chosen and behind <= _CHANCE * error
         chosen |= takes
-        candidates.append(
-            Candidate(
+        comparisons.append(
+            KindComparison(
                 kind=kind,
                 mean_loss=max(float(outcome.mean()), 0.0),  # less has no meaning: it spent less than the common cost
                 mean_cost=costs[kind],
@@ -148,14 +148,14 @@ def _compare(outcomes: dict[str, Values | str], costs: dict[str, float]) -> tupl
                 chosen=takes,
             )
         )
-    return tuple(candidates)
+    return tuple(comparisons)
 
 
-def _price(evidence: Evidence, cost: float) -> float:
+def _price(dataset: ReadoutDataset, cost: float) -> float:
     """Return the loss that one more unit of mean cost saves confidence around `cost`, at least 0."""
-    lowest, highest = evidence.costs[0], evidence.costs[-1]
+    lowest, highest = dataset.costs[0], dataset.costs[-1]
     around = [min(max(cost * (1 + side * _AROUND), lowest), highest) for side in (-1, 1)]
-    less, more = (fit_policy("confidence", evidence, Budget(cost=c), temperatures=False).expected for c in around)
+    less, more = (fit_policy("confidence", dataset, Budget(cost=c), temperatures=False).expected for c in around)
     if more.mean_cost <= less.mean_cost:
         return 0.0
     return max((less.mean_loss - more.mean_loss) / (more.mean_cost - less.mean_cost), 0.0)

@@ -11,7 +11,7 @@ from edgeexit.policies.readout import Array
 Cuts = tuple[int, ...]
 """[K-1] for each early exit: how many of ALL samples, the highest scores first, reach its threshold."""
 
-_MOST_DECIMALS = 12
+_MAX_DECIMALS = 12
 
 
 class Ranking:
@@ -66,12 +66,12 @@ class Ranking:
         places = self.places[k]
         return int(places[min(int(np.searchsorted(places, cut)), len(places) - 1)])
 
-    def with_shares(self, shares: Sequence[float]) -> Cuts:
+    def with_fractions(self, fractions: Sequence[float]) -> Cuts:
         """Return cuts under which, in order of depth, a share of all samples leaves at each exit; ties may add some."""
         left = np.ones(self.samples, dtype=np.bool_)
         cuts = []
         for k in range(self.exits - 1):
-            wanted = round(shares[k] * self.samples)
+            wanted = round(fractions[k] * self.samples)
             waiting = np.flatnonzero(left[self.order[k]])
             cut = 0
             if wanted > 0 and len(waiting):
@@ -88,22 +88,22 @@ class Ranking:
         if not cut:
             return None
         ordered = self._ordered[k]
-        leaves = float(ordered[cut - 1])
+        exit_mask = float(ordered[cut - 1])
         if cut == self.places[k][-1]:  # all leave: also those of new samples that score lower, where 0 says so
-            return min(leaves, 0.0)
-        return plainest_between(float(ordered[cut]), leaves)
+            return min(exit_mask, 0.0)
+        return plainest_between(float(ordered[cut]), exit_mask)
 
 
-def plainest_between(stays: float, leaves: float) -> float:
-    """Return the number with the fewest decimals above `stays` and at most `leaves`, both float32 values.
+def plainest_between(stays: float, exit_mask: float) -> float:
+    """Return the number with the fewest decimals above `stays` and at most `exit_mask`, both float32 values.
 
     Among those with equally few, one near the middle, so that noise in a device's arithmetic moves nobody across. It
     separates the two as float32, too: that is how a policy compares.
     """
-    middle = (stays + leaves) / 2
-    for decimals in range(_MOST_DECIMALS):
+    middle = (stays + exit_mask) / 2
+    for decimals in range(_MAX_DECIMALS):
         scale = 10.0**decimals
-        for value in (round(middle, decimals), floor(leaves * scale) / scale):
-            if stays < np.float32(value) <= leaves:
+        for value in (round(middle, decimals), floor(exit_mask * scale) / scale):
+            if stays < np.float32(value) <= exit_mask:
                 return float(value)
-    return leaves
+    return exit_mask

@@ -3,12 +3,12 @@
 import msgspec
 import numpy as np
 
-from edgeexit.fitting.evidence import Evidence, Indices, Values
+from edgeexit.fitting.readout_dataset import Indices, ReadoutDataset, Values
 from edgeexit.fitting.thresholds import mean_cost
 from edgeexit.policies import AnyPolicy, exit_rates, exits_of, simulate
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+class PolicyOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """Where each sample left, and what that came to."""
 
     exits: Indices
@@ -39,14 +39,14 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         return exit_rates(self.exits, len(self.costs))
 
 
-def follow(policy: AnyPolicy, evidence: Evidence) -> Outcome:
-    """Return what a policy does on evidence, under its own temperatures. Raises FittingError as `Evidence.at`."""
-    seen = evidence.at(policy.temperatures)
-    scores, answers = simulate(policy, seen.readouts)
-    return outcome_of(exits_of(scores, policy.thresholds), seen.losses(answers), evidence)
+def follow(policy: AnyPolicy, dataset: ReadoutDataset) -> PolicyOutcome:
+    """Return what a policy does on evidence, under its own temperatures. Raises FittingError as `ReadoutDataset.at`."""
+    seen = dataset.at(policy.temperatures)
+    scores, predictions = simulate(policy, seen.readouts)
+    return outcome_of(exits_of(scores, policy.thresholds), seen.losses(predictions), dataset)
 
 
-def outcome_of(exits: Indices, losses: Values, evidence: Evidence) -> Outcome:
+def outcome_of(exits: Indices, losses: Values, dataset: ReadoutDataset) -> PolicyOutcome:
     """Return what leaving at these exits [N] comes to, for losses [N, K] of answering at each exit."""
     taken = losses[np.arange(len(exits)), exits]
-    return Outcome(exits=exits, losses=taken, costs=np.asarray(evidence.costs, dtype=np.float64))
+    return PolicyOutcome(exits=exits, losses=taken, costs=np.asarray(dataset.costs, dtype=np.float64))

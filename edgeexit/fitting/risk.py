@@ -69,17 +69,17 @@ def _most_capital(losses: _Values, stakes: _Values, mean: float) -> float:
         return float(np.cumsum(np.log1p(stakes * (mean - losses))).max())
 
 
-def clean_samples_needed(risk: float, delta: float, *, shares: bool = False) -> int:
+def clean_samples_needed(risk: float, delta: float, *, fractions: bool = False) -> int:
     """Return the least n at which no loss at all certifies `risk`: n >= ln(delta) / ln(1 - risk).
 
     `shares`: by betting, for losses in [0, 1], which takes a little more.
     """
     counted = ceil(log(delta) / log1p(-risk))
-    return _clean_shares_needed(risk, delta, counted) if shares else counted
+    return _clean_fractions_needed(risk, delta, counted) if fractions else counted
 
 
 @lru_cache(maxsize=64)
-def _clean_shares_needed(risk: float, delta: float, least: int) -> int:
+def _clean_fractions_needed(risk: float, delta: float, least: int) -> int:
     def certifies(samples: int) -> bool:
         clean = np.zeros(samples)
         return _most_capital(clean, _stakes(clean, delta), risk) >= -log(delta)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy.special import expit, softmax
 
 from edgeexit.fitting.cuts import Cuts, Ranking
-from edgeexit.fitting.evidence import Values
+from edgeexit.fitting.readout_dataset import Values
 
 _COARSEST, _FINEST = 4, 512
 """Steps of pair moves, as fractions of the samples."""
@@ -75,7 +75,7 @@ class Search:
         depths = np.arange(self._ranking.exits)
 
         def geometric(depth: float) -> Cuts:
-            return self._ranking.with_shares(softmax(depth * depths).tolist())
+            return self._ranking.with_fractions(softmax(depth * depths).tolist())
 
         def alike(depth: float) -> Cuts:
             cut = expit(-depth) * self._ranking.samples

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import expit, ndtri
 from scipy.stats import rankdata
 
-from edgeexit.fitting.evidence import Values
+from edgeexit.fitting.readout_dataset import Values
 from edgeexit.policies.readout import Array
 
 _RIDGE = 1.0

@@ -6,7 +6,7 @@ from typing import cast
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from edgeexit.fitting.evidence import Evidence, Indices, Values
+from edgeexit.fitting.readout_dataset import Indices, ReadoutDataset, Values
 from edgeexit.policies.readout import Array
 
 _LOW, _HIGH = 1 / 20, 20.0
@@ -16,8 +16,8 @@ _CLEAR = 2.0
 """Standard errors by which the mean gain of a temperature must be above 0."""
 
 
-def fit_temperatures(evidence: Evidence) -> tuple[float, ...]:
-    """Return [K] temperatures of least negative log-likelihood of `evidence.truth`, each exit by itself.
+def fit_temperatures(dataset: ReadoutDataset) -> tuple[float, ...]:
+    """Return [K] temperatures of least negative log-likelihood of `dataset.truth`, each exit by itself.
 
     The evidence's own temperature stays at an exit where the gain is not clear (its mean over the samples is not above
     two standard errors), where there is no least one between 1/20 and 20 (an exit that is never wrong would be made
@@ -26,18 +26,18 @@ def fit_temperatures(evidence: Evidence) -> tuple[float, ...]:
 
     Source: temperature scaling, "On Calibration of Modern Neural Networks" (Guo et al., ICML 2017, section 4.2).
     """
-    truth = evidence.truth
-    if evidence.classes is None or evidence.maps is not None or not (truth != truth[0]).any():
-        return evidence.temperatures
-    judged = evidence.exits if evidence.has_labels else evidence.exits - 1
-    fitted = [_fitted(evidence.probabilities[:, k], truth, evidence.temperatures[k]) for k in range(judged)]
-    return (*fitted, *evidence.temperatures[judged:])
+    truth = dataset.truth
+    if dataset.classes is None or dataset.maps is not None or not (truth != truth[0]).any():
+        return dataset.temperatures
+    judged = dataset.exits if dataset.has_labels else dataset.exits - 1
+    fitted = [_fitted(dataset.probabilities[:, k], truth, dataset.temperatures[k]) for k in range(judged)]
+    return (*fitted, *dataset.temperatures[judged:])
 
 
-def readings(evidence: Evidence, *, fit: bool) -> tuple[Evidence, ...]:
+def readings(dataset: ReadoutDataset, *, fit: bool) -> tuple[ReadoutDataset, ...]:
     """Return the evidence under fitted temperatures, where `fit`, and as it is; once if they are equal."""
-    fitted = fit_temperatures(evidence) if fit else evidence.temperatures
-    return (evidence,) if fitted == evidence.temperatures else (evidence.at(fitted), evidence)
+    fitted = fit_temperatures(dataset) if fit else dataset.temperatures
+    return (dataset,) if fitted == dataset.temperatures else (dataset.at(fitted), dataset)
 
 
 def _fitted(probabilities: Array, truth: Indices, present: float) -> float:

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from edgeexit.errors import FittingError
 from edgeexit.fitting.cuts import Cuts, Ranking
-from edgeexit.fitting.evidence import Values
 from edgeexit.fitting.frontier import Point
+from edgeexit.fitting.readout_dataset import Values
 from edgeexit.fitting.search import Limit, Search
 from edgeexit.fitting.smoothing import expected_losses
 from edgeexit.policies.readout import Array
@@ -33,9 +33,9 @@ _ALIKE = 0.01
 class LossOutOfReachError(FittingError):
     """No thresholds lose as little as is asked."""
 
-    def __init__(self, most_loss: float, least: float) -> None:
+    def __init__(self, max_loss: float, least: float) -> None:
         """Say what was asked and what there is."""
-        super().__init__(f"a mean loss of {most_loss:g} cannot be reached: the least is {rounded_up(least)}")
+        super().__init__(f"a mean loss of {max_loss:g} cannot be reached: the least is {rounded_up(least)}")
         self.least = least
 
 
@@ -58,21 +58,21 @@ def within_budget(scores: Array, losses: Values, costs: Values, budget: float) -
     return _point(ranking, ranking.loosest, losses, costs)
 
 
-def within_loss(scores: Array, losses: Values, costs: Values, most_loss: float) -> Point:
-    """Return the thresholds of least mean cost whose mean loss is at most `most_loss`; arguments as above.
+def within_loss(scores: Array, losses: Values, costs: Values, max_loss: float) -> Point:
+    """Return the thresholds of least mean cost whose mean loss is at most `max_loss`; arguments as above.
 
     Raises LossOutOfReachError where none lose so little, with the least loss found.
     """
     ranking = Ranking(scores)
     spread, deepest = _spread(costs, scores), (0,) * (ranking.exits - 1)
     expected = expected_losses(scores, losses)
-    limits = [Limit(losses, most_loss + _ROUNDING), Limit(expected, most_loss + _ROUNDING)]
-    if losses[:, -1].mean() > most_loss + _ROUNDING:
+    limits = [Limit(losses, max_loss + _ROUNDING), Limit(expected, max_loss + _ROUNDING)]
+    if losses[:, -1].mean() > max_loss + _ROUNDING:
         # Less than the final exit loses: find out whether that can be had at all, and go on from there.
         best = Search(ranking, losses, []).best([deepest, ranking.loosest])
         least = _point(ranking, best, losses, costs)
-        if not least.mean_loss <= most_loss + _ROUNDING:
-            raise LossOutOfReachError(most_loss, least.mean_loss)
+        if not least.mean_loss <= max_loss + _ROUNDING:
+            raise LossOutOfReachError(max_loss, least.mean_loss)
         return _point(ranking, Search(ranking, spread, limits[:1]).best([best]), losses, costs)
     search = Search(ranking, spread, limits)
     published, alike = search.schedules(cheap=False)

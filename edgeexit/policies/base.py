@@ -14,11 +14,11 @@ from edgeexit.policies.readout import TOP1, Array, as_float32
 class Decision(NamedTuple):
     """What a policy says of a batch at one exit."""
 
-    leaves: npt.NDArray[np.bool_]
+    exit_mask: npt.NDArray[np.bool_]
     """[B] True where the sample leaves here."""
     score: Array
     """[B] float32; the sample leaves when its score reaches the exit's threshold."""
-    answer: Array
+    prediction: Array
     """[B] float32; the class that the sample is answered with if it leaves here."""
     state: Array
     """[B, S] float32; the samples' state after this exit; compact it with the survivors. S may grow."""
@@ -80,7 +80,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return max(self.score_limits)
 
     @property
-    def silent_exits(self) -> tuple[int, ...]:
+    def unreachable_exits(self) -> tuple[int, ...]:
         """The exits whose threshold is set, and so high that nothing can ever leave there."""
         limited = zip(self.thresholds, self.score_limits, strict=False)
         return tuple(k for k, (t, limit) in enumerate(limited) if t is not None and t - limit > _slack(limit))
@@ -96,7 +96,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """
         raise NotImplementedError
 
-    def answers(self, exit_index: int, readout: Array, state: Array) -> Array:  # noqa: ARG002 - an ensemble's is its own
+    def predictions(self, exit_index: int, readout: Array, state: Array) -> Array:  # noqa: ARG002 - an ensemble's is its own
         """Return the classes [B] to answer with at an early exit, given its readout and the state after its score."""
         return readout[:, TOP1]
 
@@ -107,12 +107,12 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         else:
             score, state = self._score_damaged(exit_index, readout, state)
         if exit_index == self._final:
-            leaves = np.empty(len(score), dtype=np.bool_)
-            leaves[:] = True  # quicker than np.ones
-            return Decision(leaves, score, readout[:, TOP1], state)
+            exit_mask = np.empty(len(score), dtype=np.bool_)
+            exit_mask[:] = True  # quicker than np.ones
+            return Decision(exit_mask, score, readout[:, TOP1], state)
         threshold = self._thresholds[exit_index]
-        leaves = np.zeros(len(score), dtype=np.bool_) if threshold is None else score >= threshold
-        return Decision(leaves, score, self.answers(exit_index, readout, state), state)
+        exit_mask = np.zeros(len(score), dtype=np.bool_) if threshold is None else score >= threshold
+        return Decision(exit_mask, score, self.predictions(exit_index, readout, state), state)
 
     def _score_damaged(self, exit_index: int, readout: Array, state: Array) -> tuple[Array, Array]:
         """Return what `score` does, with NaN for the samples whose readout is not all finite."""

@@ -30,7 +30,7 @@ PAYLOAD_TYPE = "application/vnd.edgeexit.policy+json"
 
 Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
-Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class Certificate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -46,15 +46,15 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """The test that gave the bound."""
     samples: Annotated[int, msgspec.Meta(ge=1)]
     """Number of samples that certified it."""
-    risk: Share
+    risk: Fraction
     """The stated bound on the expected loss."""
-    delta: Share
+    delta: Fraction
     """Probability with which the statement may fail."""
-    observed: Share
+    observed: Fraction
     """Mean loss on the certifying samples."""
-    upper_bound: Share
+    upper_bound: Fraction
     """By the test of `method`, at level 1 - delta, of this policy alone; the sequence of tests states `risk`."""
-    exit_rates: tuple[Share, ...]
+    exit_rates: tuple[Fraction, ...]
     """[K] share of the certifying samples that leave at each exit: the exit mix to expect."""
 
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from math import isfinite
 from typing import Final
 
-_LEAST: Final = 1e-30
-_MOST: Final = 1e30
+_MIN: Final = 1e-30
+_MAX: Final = 1e30
 """Between the two, sums of products are still numbers in float32, in which devices decide."""
 
 
@@ -18,20 +18,18 @@ def require_length(field: str, values: Sequence[object], length: int) -> None:
 def require_numbers(field: str, values: Sequence[float]) -> None:
     """Raise ValueError unless all values are finite numbers of a usable size."""
     for value in values:
-        if not (isfinite(value) and abs(value) <= _MOST):
-            raise ValueError(f"{field} holds {value:g} where finite numbers of at most {_MOST:g} are needed")
+        if not (isfinite(value) and abs(value) <= _MAX):
+            raise ValueError(f"{field} holds {value:g} where finite numbers of at most {_MAX:g} are needed")
 
 
 def require_positive(field: str, values: Sequence[float]) -> None:
     """Raise ValueError unless all values are finite numbers above 0 of a usable size."""
     for value in values:
-        if not (isfinite(value) and _LEAST <= value <= _MOST):
-            raise ValueError(
-                f"{field} holds {value:g} where finite numbers above 0, {_LEAST:g} to {_MOST:g}, are needed"
-            )
+        if not (isfinite(value) and _MIN <= value <= _MAX):
+            raise ValueError(f"{field} holds {value:g} where finite numbers above 0, {_MIN:g} to {_MAX:g}, are needed")
 
 
-def require_shares(field: str, values: Sequence[float]) -> None:
+def require_fractions(field: str, values: Sequence[float]) -> None:
     """Raise ValueError unless all values lie in [0, 1]."""
     for value in values:
         if not 0 <= value <= 1:  # false for NaN, too

@@ -5,7 +5,7 @@ from functools import cached_property
 import numpy as np
 
 from edgeexit.policies.base import Policy
-from edgeexit.policies.fields import require_length, require_shares
+from edgeexit.policies.fields import require_fractions, require_length
 from edgeexit.policies.readout import P1, Array, as_float32
 
 
@@ -30,7 +30,7 @@ class Pcee(Policy, frozen=True, kw_only=True, tag="pcee"):
             raise ValueError("accuracies[0] has 0 entries; at least one bin is needed")
         for k, accuracies in enumerate(self.accuracies):
             require_length(f"accuracies[{k}]", accuracies, len(self.accuracies[0]))
-            require_shares(f"accuracies[{k}]", accuracies)
+            require_fractions(f"accuracies[{k}]", accuracies)
 
     @property
     def score_limits(self) -> tuple[float, ...]:

@@ -14,7 +14,7 @@ class Simulation(NamedTuple):
 
     scores: Array
     """[N, K] float32."""
-    answers: npt.NDArray[np.int64]
+    predictions: npt.NDArray[np.int64]
     """[N, K] class that the policy would answer with at each exit; -1 where the readout holds none."""
 
 
@@ -22,21 +22,21 @@ def simulate(policy: Policy, readouts: Array) -> Simulation:
     """Return scores and answers [N, K] for readouts [N, K, 4] or [N, K, 4 + C] under the policy's temperatures."""
     samples, exits = readouts.shape[:2]
     scores = np.empty((samples, exits), dtype=np.float32)
-    answers = np.empty((samples, exits), dtype=np.int64)
+    predictions = np.empty((samples, exits), dtype=np.int64)
     state = policy.initial_state(samples)
     for k in range(exits):
         decision = policy.decide(k, readouts[:, k], state)
         scores[:, k], state = decision.score, decision.state
-        answers[:, k] = np.where(np.isfinite(decision.answer), decision.answer, -1)
-    return Simulation(scores, answers)
+        predictions[:, k] = np.where(np.isfinite(decision.prediction), decision.prediction, -1)
+    return Simulation(scores, predictions)
 
 
 def exits_of(scores: Array, thresholds: tuple[float | None, ...]) -> npt.NDArray[np.int64]:
     """Return the first exit [N] whose score [N, K] reaches its threshold [K-1]; the final exit takes the rest."""
     limits = as_float32([np.inf if t is None else t for t in thresholds])
-    leaves = np.ones(scores.shape, dtype=np.bool_)
-    leaves[:, :-1] = scores[:, :-1] >= limits
-    return cast("npt.NDArray[np.int64]", leaves.argmax(axis=1))
+    exit_mask = np.ones(scores.shape, dtype=np.bool_)
+    exit_mask[:, :-1] = scores[:, :-1] >= limits
+    return cast("npt.NDArray[np.int64]", exit_mask.argmax(axis=1))
 
 
 def simulate_exits(policy: Policy, readouts: Array) -> npt.NDArray[np.int64]:
@@ -46,8 +46,8 @@ def simulate_exits(policy: Policy, readouts: Array) -> npt.NDArray[np.int64]:
 
 def disagrees(policy: Policy, readouts: Array) -> npt.NDArray[np.bool_]:
     """Return [N] where the answer under the policy is not the final exit's; readouts as in `simulate`."""
-    scores, answers = simulate(policy, readouts)
-    given = answers[np.arange(len(answers)), exits_of(scores, policy.thresholds)]
+    scores, predictions = simulate(policy, readouts)
+    given = predictions[np.arange(len(predictions)), exits_of(scores, policy.thresholds)]
     return cast("npt.NDArray[np.bool_]", given != readouts[:, -1, TOP1])
 
 

@@ -41,7 +41,7 @@ class Voting(Policy, frozen=True, kw_only=True, tag="voting"):
         after[:, _VOTES] = votes
         return votes / self._voters[exit_index], after
 
-    def answers(self, exit_index: int, readout: Array, state: Array) -> Array:  # noqa: ARG002
+    def predictions(self, exit_index: int, readout: Array, state: Array) -> Array:  # noqa: ARG002
         """Return the modal classes [B]."""
         return state[:, _MODE]
 

@@ -13,8 +13,8 @@ from edgeexit.policies.readout import COLUMNS, P1, Array, as_float32
 _ANSWER = 0
 _LOGS = 1  # from here on: ln p of the exits so far
 _ONE = as_float32(1)
-_LEAST_P = as_float32(np.finfo(np.float32).tiny)  # added to probabilities; changes only those that have no logarithm
-_LEAST_LOG = float(np.log(np.float64(_LEAST_P)))
+_MIN_P = as_float32(np.finfo(np.float32).tiny)  # added to probabilities; changes only those that have no logarithm
+_MIN_LOG = float(np.log(np.float64(_MIN_P)))
 
 
 class Ztw(Policy, frozen=True, kw_only=True, tag="ztw"):
@@ -58,7 +58,7 @@ class Ztw(Policy, frozen=True, kw_only=True, tag="ztw"):
         limits = []
         for weights, biases in zip(self.weights, self.biases, strict=True):
             *others, best = sorted(biases)
-            lead = -_LEAST_LOG * fsum(weights) / len(weights)
+            lead = -_MIN_LOG * fsum(weights) / len(weights)
             limits.append(1 / (1 + fsum(exp(bias - best - lead) for bias in others)))
         return (*limits, 1.0)
 
@@ -71,18 +71,18 @@ class Ztw(Policy, frozen=True, kw_only=True, tag="ztw"):
         if exit_index == self._final:
             return readout[:, P1], state
         weights, biases, shape = self._arrays[exit_index]
-        logs = readout[:, len(COLUMNS) :] + _LEAST_P
+        logs = readout[:, len(COLUMNS) :] + _MIN_P
         after = np.concatenate((state, np.log(logs, out=logs)), axis=1)
         # einsum sums in the same order whatever the batch; a matrix product does not.
         z = np.einsum("bjc,j->bc", after[:, _LOGS:].reshape(shape), weights)
         z += biases
-        answer = z.argmax(axis=1)
-        after[:, _ANSWER] = answer
-        z -= z[np.arange(len(z)), answer, None]
+        prediction = z.argmax(axis=1)
+        after[:, _ANSWER] = prediction
+        z -= z[np.arange(len(z)), prediction, None]
         total = np.add.reduce(np.exp(z, out=z), axis=1)
         return _ONE / total, after[:, :_LOGS] if exit_index == self._final - 1 else after
 
-    def answers(self, exit_index: int, readout: Array, state: Array) -> Array:  # noqa: ARG002
+    def predictions(self, exit_index: int, readout: Array, state: Array) -> Array:  # noqa: ARG002
         """Return the ensemble's classes [B]."""
         return state[:, _ANSWER]
 

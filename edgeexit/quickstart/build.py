@@ -8,9 +8,9 @@ from rich.console import Console
 
 from edgeexit.bundle import Bundle
 from edgeexit.compiler import STEPS, compile_bundle
-from edgeexit.console import milliseconds, print_table, progress_bar, share
+from edgeexit.console import milliseconds, percent, print_table, progress_bar
 from edgeexit.datasets import Dataset
-from edgeexit.fitting import Evidence, MaxRisk, fit_policy
+from edgeexit.fitting import MaxRisk, ReadoutDataset, fit_policy
 from edgeexit.latency import LatencyProfile
 from edgeexit.policies import AnyPolicy, PolicyDocument
 from edgeexit.policies.readout import TOP1
@@ -23,7 +23,7 @@ RISK: Final = 0.05
 DELTA: Final = 0.1
 
 _EPOCHS = 20
-_LEAST_ACCURACY = 0.97
+_MIN_ACCURACY = 0.97
 _POLICY = "beem"
 _PROFILE_S = 2.0
 
@@ -61,10 +61,10 @@ def train_and_compile(console: Console, out: Path, digits: Digits, *, seed: int)
     accuracies = (recording.readouts[:, :, TOP1] == digits.test.labels[:, None]).mean(axis=0)
     console.print(
         f"Trained in {trained_s:.0f} s. Accuracy on test samples: "
-        + ", ".join(f"{name} {share(a)}" for name, a in zip(bundle.manifest.exits, accuracies, strict=True))
+        + ", ".join(f"{name} {percent(a)}" for name, a in zip(bundle.manifest.exits, accuracies, strict=True))
     )
-    if accuracies[-1] < _LEAST_ACCURACY:
-        raise QuickstartError(f"the final exit reaches {accuracies[-1]:.1%} where {_LEAST_ACCURACY:.0%} are needed")
+    if accuracies[-1] < _MIN_ACCURACY:
+        raise QuickstartError(f"the final exit reaches {accuracies[-1]:.1%} where {_MIN_ACCURACY:.0%} are needed")
 
     proof = bundle.manifest.proof
     say(
@@ -104,13 +104,15 @@ def fit_policies(console: Console, bundle: Bundle, digits: Digits) -> tuple[dict
         f"with probability {1 - DELTA:.0%}. Measured on test samples, one at a time:",
     )
     with Runner(bundle) as runner:
-        evidence = Evidence(
+        readout_dataset = ReadoutDataset(
             readouts=record(runner, as_dataset(digits.held_out), probabilities=True).readouts,
             costs=bundle.costs().cumulative,
             temperatures=(1.0,) * len(bundle.manifest.stages),
             labels=digits.held_out.labels,
         )
-        fits = {kind: fit_policy(kind, evidence, MaxRisk(risk=RISK, delta=DELTA)) for kind in ("confidence", "beem")}
+        fits = {
+            kind: fit_policy(kind, readout_dataset, MaxRisk(risk=RISK, delta=DELTA)) for kind in ("confidence", "beem")
+        }
         evaluations = evaluate(runner, as_dataset(digits.test), {kind: fit.policy for kind, fit in fits.items()})
     print_table(
         "Policies",
@@ -118,9 +120,9 @@ def fit_policies(console: Console, bundle: Bundle, digits: Digits) -> tuple[dict
         [
             (
                 name,
-                "-" if result.accuracy is None else share(result.accuracy.value),
-                share(result.agreement.value),
-                *(share(rate.value) for rate in result.exit_rates),
+                "-" if result.accuracy is None else percent(result.accuracy.value),
+                percent(result.agreement.value),
+                *(percent(rate.value) for rate in result.exit_rates),
                 milliseconds(result.latency.mean_ms.value),
             )
             for name, result in evaluations.items()

@@ -11,14 +11,15 @@ from rich.console import Console
 
 from edgeexit.bundle import Bundle
 from edgeexit.console import print_table
-from edgeexit.datasets import LABELS, save_arrays
+from edgeexit.datasets import LABELS
+from edgeexit.npz import save_arrays
 from edgeexit.quickstart.build import DELTA, RISK, say
 from edgeexit.quickstart.digits import Part, worsen
 from edgeexit.quickstart.fleet import COHORT, DEVICES, FLEET, Fleet
-from edgeexit.quickstart.watch import Moment, Phase, Watcher
+from edgeexit.quickstart.watch import DrillPhase, DrillWatcher, Moment
 
 _RATE_HZ = 60.0
-_AUDIT_SHARE = 0.3
+_AUDIT_FRACTION = 0.3
 _CHECK_INTERVAL_S = 1.0
 _NOISE, _CONTRAST = 0.2, 0.8
 _NOISY_COPIES = 4
@@ -30,9 +31,9 @@ _STATUS_S = 3.0
 class Drill(msgspec.Struct, frozen=True, kw_only=True):
     """What the audits showed."""
 
-    before: Phase
-    drifted: Phase
-    after: Phase
+    before: DrillPhase
+    drifted: DrillPhase
+    after: DrillPhase
     moments: tuple[Moment, ...]
     drift_s: float
     """When the stream changed, in seconds since the watch began."""
@@ -51,7 +52,7 @@ def run_drill(console: Console, fleet: Fleet, bundle: Bundle, part: Part, *, see
     save_arrays(stream, as_arrays(part))
     _start(console, fleet, bundle, stream)
     cohort = CohortAddress(FLEET, bundle.digest, COHORT)
-    with Watcher(fleet, cohort, on_moment=_now_and_then(_STATUS_S, _status_line(console))) as watcher:
+    with DrillWatcher(fleet, cohort, on_moment=_now_and_then(_STATUS_S, _status_line(console))) as watcher:
         watcher.wait("both agents on revision 1", lambda: watcher.devices_on(1) == len(DEVICES), limit_s=_WAIT_S)
         since = watcher.watermark()
         watcher.wait_for_audits(_AUDITS_BEFORE, after=since, revision=1, limit_s=_WAIT_S)
@@ -101,14 +102,14 @@ def _start(console: Console, fleet: Fleet, bundle: Bundle, stream: Path) -> None
         "Start a fleet",
         f"A broker (MQTT 3.1.1 on port {fleet.ports.mqtt3}, MQTT 5 on {fleet.ports.mqtt5}), a calibrator on SQLite, "
         f"and {len(DEVICES)} agents, each a process of its own. An agent answers {_RATE_HZ:g} samples a second "
-        f"and audits {_AUDIT_SHARE:.0%} of them: it runs them to full depth after the answer.",
+        f"and audits {_AUDIT_FRACTION:.0%} of them: it runs them to full depth after the answer.",
     )
     fleet.start_broker()
     database = open_database(str(fleet.database))
     register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, who="quickstart")
     database.close()
     fleet.start_calibrator(check_interval_s=_CHECK_INTERVAL_S)
-    fleet.start_agents(bundle.path, stream, rate=_RATE_HZ, audit_share=_AUDIT_SHARE)
+    fleet.start_agents(bundle.path, stream, rate=_RATE_HZ, audit_fraction=_AUDIT_FRACTION)
 
 
 def _status_line(console: Console) -> Callable[[Moment], None]:

@@ -98,13 +98,13 @@ class Fleet:
             ],
         )
 
-    def start_agents(self, bundle: Path, stream: Path, *, rate: float, audit_share: float) -> None:
+    def start_agents(self, bundle: Path, stream: Path, *, rate: float, audit_fraction: float) -> None:
         """Start the devices on the bundle; both replay `stream` at `rate` samples a second."""
         for device in DEVICES:
             home = self.folder / device
             home.mkdir(exist_ok=True)
             config = home / "agent.toml"
-            write_atomic(config, _agent_config(device, self.url, audit_share).encode())
+            write_atomic(config, _agent_config(device, self.url, audit_fraction).encode())
             self._start(
                 device,
                 ["agent", str(bundle), "--config", str(config), "--stream", str(stream), "--rate", str(rate)],
@@ -169,10 +169,10 @@ def broker_config(ports: Ports) -> str:
     return f"id = 0\n[router]\nid = 0\n{limits}\n{listeners}"
 
 
-def _agent_config(device: str, url: str, audit_share: float) -> str:
+def _agent_config(device: str, url: str, audit_fraction: float) -> str:
     return (
         f'fleet = "{FLEET}"\nshard = "{SHARD}"\ndevice = "{device}"\ncohort = "{COHORT}"\n'
         'state_dir = "state"\ntrusted_keys = ["../calibrator.pub"]\n'
-        f"audit_share = {audit_share}  # a demonstration is impatient; the default is 0.01\n"
+        f"audit_share = {audit_fraction}  # a demonstration is impatient; the default is 0.01\n"
         f'report_interval_s = 1   # the default is 60\n\n[broker]\nurl = "{url}"\n'
     )

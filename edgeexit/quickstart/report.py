@@ -5,11 +5,11 @@ from pathlib import Path
 import msgspec
 import plotly.graph_objects as go
 
-from edgeexit.console import share
+from edgeexit.console import percent
 from edgeexit.files import write_atomic
 from edgeexit.latency import LatencyProfile
 from edgeexit.quickstart.drill import Drill
-from edgeexit.quickstart.watch import Phase
+from edgeexit.quickstart.watch import DrillPhase
 from edgeexit.report import BESIDE, COLOURS, MUTED, Drawing, Section, Table, draw_page, exit_colours, plain, styled
 from edgeexit.runtime import Evaluation
 
@@ -31,7 +31,7 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
     """On the fleet, under drift."""
 
     @property
-    def phases(self) -> tuple[Phase, ...]:
+    def phases(self) -> tuple[DrillPhase, ...]:
         """The chapters of the drill, in order."""
         return self.drill.before, self.drill.drifted, self.drill.after
 
@@ -60,9 +60,9 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
                 (
                     phase.name,
                     str(phase.revision),
-                    "-" if found.observed is None else share(1 - found.observed),
-                    f"{100 * (1 - found.high):.1f} to {share(1 - found.low)}",
-                    *(share(rate) for rate in rates),
+                    "-" if found.observed is None else percent(1 - found.observed),
+                    f"{100 * (1 - found.high):.1f} to {percent(1 - found.low)}",
+                    *(percent(rate) for rate in rates),
                     f"{phase.mean_ms(self.profile.cumulative_ms):.3f} ms",
                 )
             )
@@ -117,9 +117,9 @@ def _evaluations(story: Story) -> Table:
     rows = [
         (
             name,
-            "-" if result.accuracy is None else share(result.accuracy.value),
-            share(result.agreement.value),
-            *(share(rate.value) for rate in result.exit_rates),
+            "-" if result.accuracy is None else percent(result.accuracy.value),
+            percent(result.agreement.value),
+            *(percent(rate.value) for rate in result.exit_rates),
             f"{result.latency.mean_ms.value:.3f} ms",
         )
         for name, result in story.evaluations.items()
@@ -153,8 +153,8 @@ def _mix(story: Story) -> go.Figure:
     figure = go.Figure()
     names = [phase.name for phase in story.phases][::-1]
     for k, (exit_name, colour) in enumerate(zip(story.exits, exit_colours(len(story.exits)), strict=True)):
-        shares = [(phase.mix.rates or (0.0,) * len(story.exits))[k] for phase in story.phases][::-1]
-        figure.add_bar(y=names, x=shares, name=plain(exit_name), orientation="h", marker={"color": colour})
+        fractions = [(phase.mix.rates or (0.0,) * len(story.exits))[k] for phase in story.phases][::-1]
+        figure.add_bar(y=names, x=fractions, name=plain(exit_name), orientation="h", marker={"color": colour})
     figure.update_layout(barmode="stack", legend={"traceorder": "normal"})
     figure.update_xaxes(tickformat=".0%", range=[0, 1])
     figure.update_yaxes(**BESIDE)

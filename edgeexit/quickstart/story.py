@@ -8,7 +8,7 @@ from typing import Final
 from rich.console import Console
 
 from edgeexit.console import print_table
-from edgeexit.datasets import save_arrays
+from edgeexit.npz import save_arrays
 from edgeexit.quickstart.build import DELTA, RISK, fit_policies, profile_stages, say, train_and_compile
 from edgeexit.quickstart.digits import load_digits
 from edgeexit.quickstart.drill import as_arrays, run_drill

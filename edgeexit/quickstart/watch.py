@@ -39,7 +39,7 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True):
     """Audited samples that have arrived."""
 
 
-class Phase(msgspec.Struct, frozen=True, kw_only=True):
+class DrillPhase(msgspec.Struct, frozen=True, kw_only=True):
     """A chapter of the story, as the audits show it."""
 
     name: str
@@ -52,7 +52,7 @@ class Phase(msgspec.Struct, frozen=True, kw_only=True):
         return sum(rate * cost for rate, cost in zip(self.mix.rates or (), cumulative_ms, strict=False))
 
 
-class Watcher:
+class DrillWatcher:
     """Reads the database that the calibrator writes; a second reader disturbs nobody. A context manager."""
 
     def __init__(self, fleet: Fleet, cohort: CohortAddress, *, on_moment: Callable[[Moment], None]) -> None:
@@ -63,7 +63,7 @@ class Watcher:
         self._started = time.monotonic()
         self.moments: list[Moment] = []
 
-    def __enter__(self) -> "Watcher":
+    def __enter__(self) -> "DrillWatcher":
         """Begin to watch."""
         return self
 
@@ -122,9 +122,9 @@ class Watcher:
 
         self.wait(f"{count} audited samples", enough, limit_s=limit_s)
 
-    def phase(self, name: str, *, revision: int, after: int, until: int | None = None) -> Phase:
+    def phase(self, name: str, *, revision: int, after: int, until: int | None = None) -> DrillPhase:
         """Return what audits in the span (after, until] say of a revision."""
-        return Phase(
+        return DrillPhase(
             name=name,
             revision=revision,
             disagreement=disagreement(self._database, self._cohort, revision=revision, after=after, until=until),

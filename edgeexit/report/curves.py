@@ -6,11 +6,11 @@ import msgspec
 import numpy as np
 
 from edgeexit.errors import FittingError
-from edgeexit.fitting import Evidence
+from edgeexit.fitting import ReadoutDataset
 from edgeexit.fitting.certify import halves
-from edgeexit.fitting.evidence import Values
 from edgeexit.fitting.frontier import Thresholds, frontier
-from edgeexit.fitting.templates import TemplateOptions, make_templates
+from edgeexit.fitting.kinds import CandidateOptions, make_candidates
+from edgeexit.fitting.readout_dataset import Values
 from edgeexit.fitting.thresholds import within_budget
 from edgeexit.policies import AnyPolicy, exits_of, simulate
 from edgeexit.policies.readout import Array
@@ -19,8 +19,8 @@ _BUDGETS = 17
 """Mean costs, in geometric progression from the first exit's to the final one's, that a curve is fitted for."""
 _LEARNED_BUDGETS = (0.2, 0.5, 0.8)
 """Where between those a kind is trained that learns for one budget."""
-_FEWEST_SAMPLES = 20
-_MOST_SAMPLES = 10_000
+_MIN_SAMPLES = 20
+_MAX_SAMPLES = 10_000
 """Of more, so many are drawn: the curves' noise is below a line's width by then, and the time grows with them."""
 _ROUNDING = 1e-9
 """Share of a budget that sums of rounded costs may be off by."""
@@ -70,7 +70,7 @@ class Curves(msgspec.Struct, frozen=True, kw_only=True):
 
 def cross_fit(
     kinds: Sequence[str],
-    evidence: Evidence,
+    dataset: ReadoutDataset,
     *,
     temperatures: bool = True,
     weights: str | tuple[float, ...] = "accuracy",
@@ -94,16 +94,16 @@ def cross_fit(
     A kind that raises FittingError on this evidence is left out, with the reason.
 
     """
-    budgets = np.geomspace(evidence.costs[0], evidence.costs[-1], _BUDGETS)
-    if len(evidence) > _MOST_SAMPLES:
-        evidence = evidence.take(np.random.default_rng(seed).permutation(len(evidence))[:_MOST_SAMPLES])
+    budgets = np.geomspace(dataset.costs[0], dataset.costs[-1], _BUDGETS)
+    if len(dataset) > _MAX_SAMPLES:
+        dataset = dataset.take(np.random.default_rng(seed).permutation(len(dataset))[:_MAX_SAMPLES])
     curves: list[Curve] = []
     left_out: dict[str, str] = {}
     first: Values | None = None  # the baseline's losses [B, N]
-    options = TemplateOptions(budget=evidence.costs[-1], temperatures=temperatures, weights=weights, seed=seed)
+    options = CandidateOptions(budget=dataset.costs[-1], temperatures=temperatures, weights=weights, seed=seed)
     for kind in kinds:
         try:
-            costs, losses = _score(kind, evidence, budgets, options)
+            costs, losses = _score(kind, dataset, budgets, options)
         except FittingError as error:
             left_out[kind] = str(error)
         else:
@@ -111,22 +111,22 @@ def cross_fit(
             curve = _curve(kind, costs, losses)
             curves.append(_compared(curve, curves[0] if curves else curve, budgets, losses - first))
         on_step(1)
-    return Curves(budgets=budgets, curves=tuple(curves), left_out=left_out, samples=len(evidence))
+    return Curves(budgets=budgets, curves=tuple(curves), left_out=left_out, samples=len(dataset))
 
 
-def _score(kind: str, evidence: Evidence, budgets: Values, options: TemplateOptions) -> tuple[Values, Values]:
+def _score(kind: str, dataset: ReadoutDataset, budgets: Values, options: CandidateOptions) -> tuple[Values, Values]:
     """Return cost and loss [B, N] of every sample under the policy that the other half chose; NaN: out of reach."""
-    if len(evidence) < _FEWEST_SAMPLES:
-        raise FittingError(f"{len(evidence)} samples are too few to split into halves; give {_FEWEST_SAMPLES}")
-    costs = np.full((len(budgets), len(evidence)), np.nan)
-    losses = np.full((len(budgets), len(evidence)), np.nan)
-    depths = np.asarray(evidence.costs)
-    parts = halves(len(evidence), options.seed)
+    if len(dataset) < _MIN_SAMPLES:
+        raise FittingError(f"{len(dataset)} samples are too few to split into halves; give {_MIN_SAMPLES}")
+    costs = np.full((len(budgets), len(dataset)), np.nan)
+    losses = np.full((len(budgets), len(dataset)), np.nan)
+    depths = np.asarray(dataset.costs)
+    parts = halves(len(dataset), options.seed)
     for choosing, scoring in (parts, parts[::-1]):
-        for template, chosen in _choose(kind, evidence.take(choosing), budgets, options):
-            held_out = evidence.take(scoring).at(template.temperatures)
-            scores, answers = simulate(template, held_out.readouts)
-            every = held_out.losses(answers)
+        for candidate, chosen in _choose(kind, dataset.take(choosing), budgets, options):
+            held_out = dataset.take(scoring).at(candidate.temperatures)
+            scores, predictions = simulate(candidate, held_out.readouts)
+            every = held_out.losses(predictions)
             for row, thresholds in chosen.items():
                 exits = exits_of(scores, thresholds)
                 costs[row, scoring] = depths[exits]
@@ -135,45 +135,45 @@ def _score(kind: str, evidence: Evidence, budgets: Values, options: TemplateOpti
 
 
 def _choose(
-    kind: str, evidence: Evidence, budgets: Values, options: TemplateOptions
+    kind: str, dataset: ReadoutDataset, budgets: Values, options: CandidateOptions
 ) -> Iterator[tuple[AnyPolicy, dict[int, Thresholds]]]:
     """Yield each candidate policy with the rows of the budgets that it is best for, and its thresholds for them."""
-    templates = _templates(kind, evidence, budgets, options)
-    costs, limits = np.asarray(evidence.costs), budgets * (1 + _ROUNDING)
-    least = np.full((len(templates), len(limits)), np.inf)
-    for index, template in enumerate(templates):
-        scores, losses = _simulated(template, evidence)
+    candidates = _candidates(kind, dataset, budgets, options)
+    costs, limits = np.asarray(dataset.costs), budgets * (1 + _ROUNDING)
+    least = np.full((len(candidates), len(limits)), np.inf)
+    for index, candidate in enumerate(candidates):
+        scores, losses = _simulated(candidate, dataset)
         for point in frontier(scores, losses, costs):
             within = point.mean_cost <= limits
             least[index, within] = np.minimum(least[index, within], point.mean_loss)
     best = least.argmin(axis=0)  # the first, where several do as well
     reached = np.isfinite(least).any(axis=0)
-    for index, template in enumerate(templates):
+    for index, candidate in enumerate(candidates):
         rows = np.flatnonzero((best == index) & reached).tolist()
         if rows:
-            scores, losses = _simulated(template, evidence)
-            yield template, {row: within_budget(scores, losses, costs, limits[row]).thresholds for row in rows}
+            scores, losses = _simulated(candidate, dataset)
+            yield candidate, {row: within_budget(scores, losses, costs, limits[row]).thresholds for row in rows}
 
 
-def _simulated(template: AnyPolicy, evidence: Evidence) -> tuple[Array, Values]:
+def _simulated(candidate: AnyPolicy, dataset: ReadoutDataset) -> tuple[Array, Values]:
     """Return scores and losses [N, K] of a policy."""
-    seen = evidence.at(template.temperatures)
-    scores, answers = simulate(template, seen.readouts)
-    return scores, seen.losses(answers)
+    seen = dataset.at(candidate.temperatures)
+    scores, predictions = simulate(candidate, seen.readouts)
+    return scores, seen.losses(predictions)
 
 
-def _templates(kind: str, evidence: Evidence, budgets: Values, options: TemplateOptions) -> list[AnyPolicy]:
+def _candidates(kind: str, dataset: ReadoutDataset, budgets: Values, options: CandidateOptions) -> list[AnyPolicy]:
     """Return a kind's candidates, those for several budgets where what it learns depends on the budget."""
     least, most = float(budgets[0]), float(budgets[-1])
-    templates: list[AnyPolicy] = []
-    for share in _LEARNED_BUDGETS:
-        budget = least + share * (most - least)
-        made = make_templates(kind, evidence, msgspec.structs.replace(options, budget=budget))
-        fresh = [template for template in made if template not in templates]
+    candidates: list[AnyPolicy] = []
+    for percent in _LEARNED_BUDGETS:
+        budget = least + percent * (most - least)
+        made = make_candidates(kind, dataset, msgspec.structs.replace(options, budget=budget))
+        fresh = [candidate for candidate in made if candidate not in candidates]
         if not fresh:  # the same for another budget
             break
-        templates += fresh
-    return templates
+        candidates += fresh
+    return candidates
 
 
 def _curve(kind: str, costs: Values, losses: Values) -> Curve:

@@ -3,8 +3,8 @@
 import msgspec
 import numpy as np
 
-from edgeexit.fitting import Evidence
-from edgeexit.fitting.outcome import Outcome
+from edgeexit.fitting import ReadoutDataset
+from edgeexit.fitting.outcome import PolicyOutcome
 
 _ENDS = 15
 
@@ -25,9 +25,9 @@ class ClassDepth(msgspec.Struct, frozen=True, kw_only=True):
         return sum(k * rate for k, rate in enumerate(self.rates, start=1))
 
 
-def class_depths(evidence: Evidence, outcome: Outcome) -> tuple[ClassDepth, ...]:
+def class_depths(dataset: ReadoutDataset, outcome: PolicyOutcome) -> tuple[ClassDepth, ...]:
     """Return the classes that have samples, the shallowest first; a class is the label, or the final exit's answer."""
-    truth = evidence.truth
+    truth = dataset.truth
     found = []
     for index in np.unique(truth):
         of_class = truth == index
@@ -36,7 +36,7 @@ def class_depths(evidence: Evidence, outcome: Outcome) -> tuple[ClassDepth, ...]
             ClassDepth(
                 index=int(index),
                 samples=len(exits),
-                rates=tuple(float(n) / len(exits) for n in np.bincount(exits, minlength=evidence.exits)),
+                rates=tuple(float(n) / len(exits) for n in np.bincount(exits, minlength=dataset.exits)),
                 accuracy=1 - float(outcome.losses[of_class].mean()),
             )
         )

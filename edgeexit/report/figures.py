@@ -6,7 +6,7 @@ from typing import Final
 import plotly.graph_objects as go
 from plotly.colors import find_intermediate_color, hex_to_rgb
 
-from edgeexit.console import share
+from edgeexit.console import percent
 from edgeexit.report.depth import ClassDepth, ends
 from edgeexit.report.page import BESIDE, COLOURS, MUTED, plain, styled
 from edgeexit.report.reliability import BINS, Reliability
@@ -35,10 +35,10 @@ def draw_exit_rates(
     places = list(range(len(exits)))
     names = [plain(name) for name in exits]
     texts = len(exits) <= _FIGURED
-    for legend, shares, colour in (("fitted policy", policy, COLOURS[0]), ("oracle", oracle, MUTED)):
+    for legend, fractions, colour in (("fitted policy", policy, COLOURS[0]), ("oracle", oracle, MUTED)):
         figure.add_bar(
             x=places,
-            y=list(shares),
+            y=list(fractions),
             name=legend,
             marker={"color": colour},
             texttemplate="%{y:.0%}" if texts else None,
@@ -99,7 +99,7 @@ def draw_class_depths(depths: tuple[ClassDepth, ...], exits: Sequence[str], name
             orientation="h",
             marker={"color": colour, "line": {"width": 0}},
             customdata=[
-                (plain(names[depth.index]), f"{depth.samples:,}", depth.mean_depth, share(depth.accuracy))
+                (plain(names[depth.index]), f"{depth.samples:,}", depth.mean_depth, percent(depth.accuracy))
                 for depth in rows
             ],
             hovertemplate=(
@@ -109,7 +109,7 @@ def draw_class_depths(depths: tuple[ClassDepth, ...], exits: Sequence[str], name
         )
     for place, depth in zip(places, rows, strict=True):
         figure.add_annotation(
-            x=1, xref="paper", xanchor="left", xshift=6, y=place, text=share(depth.accuracy), showarrow=False
+            x=1, xref="paper", xanchor="left", xshift=6, y=place, text=percent(depth.accuracy), showarrow=False
         )
     ticks = list(zip(places, labels, strict=True))
     if deep:

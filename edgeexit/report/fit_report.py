@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edgeexit.files import write_atomic
-from edgeexit.fitting import Choice, Evidence, Fit
+from edgeexit.fitting import Choice, Fit, ReadoutDataset
 from edgeexit.fitting.outcome import follow
 from edgeexit.policies import KINDS
 from edgeexit.report.curves import cross_fit
@@ -28,7 +28,7 @@ def draw_report(
     *,
     title: str,
     exits: Sequence[str],
-    evidence: Evidence,
+    dataset: ReadoutDataset,
     unit: Unit,
     fit: Fit,
     choice: Choice | None = None,
@@ -59,26 +59,26 @@ def draw_report(
     Raises OSError that names `path`: it cannot be written.
 
     """
-    scale = Scale(unit=unit, whole=evidence.costs[-1])
-    curves = cross_fit(kinds, evidence, temperatures=temperatures, weights=weights, seed=seed, on_step=on_step)
+    scale = Scale(unit=unit, whole=dataset.costs[-1])
+    curves = cross_fit(kinds, dataset, temperatures=temperatures, weights=weights, seed=seed, on_step=on_step)
     marks = Marks(
         exits=tuple(exits),
-        singles=single_exits(evidence),
-        oracle=oracle(evidence),
-        chosen=follow(fit.policy, evidence),
+        singles=single_exits(dataset),
+        oracle=oracle(dataset),
+        chosen=follow(fit.policy, dataset),
         kind=fit.policy.kind,
     )
     page = draw_page(
         title=title,
-        lede=f"The {fit.policy.kind} policy, fitted for {describe_goal(fit.goal, scale, quality_of(evidence))}.",
-        key_figures=figures_first(marks, scale, evidence),
+        lede=f"The {fit.policy.kind} policy, fitted for {describe_goal(fit.goal, scale, quality_of(dataset))}.",
+        key_figures=figures_first(marks, scale, dataset),
         sections=[
-            summary(marks, scale, evidence, fit),
-            *([] if choice is None else [comparison(choice, scale, evidence)]),
-            tradeoff(curves, marks, scale, evidence),
-            exits_taken(marks, scale, evidence, fit),
-            exits_believed(exits, evidence, fit),
-            exits_by_class(exits, evidence, marks.chosen, class_names),
+            summary(marks, scale, dataset, fit),
+            *([] if choice is None else [comparison(choice, scale, dataset)]),
+            tradeoff(curves, marks, scale, dataset),
+            exits_taken(marks, scale, dataset, fit),
+            exits_believed(exits, dataset, fit),
+            exits_by_class(exits, dataset, marks.chosen, class_names),
         ],
     )
     write_atomic(path, page)

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from edgeexit.latency import LatencyProfile, Phase, StageProfile
+from edgeexit.latency import LatencyProfile, ProfilePhase, StageProfile
 from edgeexit.report.figures import exit_colours
 from edgeexit.report.page import BESIDE, COLOURS, MUTED, plain, styled
 from edgeexit.telemetry import Reading
@@ -17,8 +17,8 @@ _ABOVE: Final = {"orientation": "h", "yanchor": "bottom", "y": 1.02, "xanchor": 
 _US_PER_MS: Final = 1e3
 _ROW: Final = 46
 _WIDE: Final = 5
-_LEAST_SHARE: Final = 1e-3
-_SHARES: Final = {1.0: "100%", 0.5: "50%", 0.1: "10%", 0.01: "1%", 0.001: "0.1%"}
+_MIN_SHARE: Final = 1e-3
+_FRACTIONS: Final = {1.0: "100%", 0.5: "50%", 0.1: "10%", 0.01: "1%", 0.001: "0.1%"}
 
 
 def draw_where_time_goes(profile: LatencyProfile, exits: Sequence[str]) -> go.Figure:
@@ -78,9 +78,9 @@ def draw_spread(profile: LatencyProfile) -> go.Figure | None:
     figure.update_yaxes(
         title="share that takes as long",
         type="log",
-        tickvals=list(_SHARES),
-        ticktext=list(_SHARES.values()),
-        range=[np.log10(_LEAST_SHARE), 0.05],
+        tickvals=list(_FRACTIONS),
+        ticktext=list(_FRACTIONS.values()),
+        range=[np.log10(_MIN_SHARE), 0.05],
     )
     return figure.update_layout(legend=_ABOVE)
 
@@ -179,6 +179,6 @@ def _coloured(profile: LatencyProfile) -> list[tuple[StageProfile, str]]:
     return list(zip(profile.stages, exit_colours(len(profile.stages)), strict=True))
 
 
-def _times(phase: Phase, count: int) -> list[float]:
+def _times(phase: ProfilePhase, count: int) -> list[float]:
     """Return about when samples that stand evenly in a phase ran."""
     return [round(float(at), 4) for at in np.linspace(phase.start_s, phase.end_s, count, endpoint=False)]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from edgeexit.console import milliseconds, share
+from edgeexit.console import milliseconds, percent
 from edgeexit.latency import Drift, LatencyProfile, LatencySummary
 from edgeexit.report.page import Drawing, KeyFigure, Section, Table, draw_page
 from edgeexit.report.profile_figures import draw_run, draw_spread, draw_where_time_goes, told_sensors
@@ -132,7 +132,7 @@ def _in_figures(profile: LatencyProfile, exits: Sequence[str]) -> Section:
     ]
     texts: tuple[str, ...] = ()
     if profile.exit_rates is not None:
-        mix = ", ".join(f"{name} {share(rate)}" for name, rate in zip(exits, profile.exit_rates, strict=True))
+        mix = ", ".join(f"{name} {percent(rate)}" for name, rate in zip(exits, profile.exit_rates, strict=True))
         texts = (f"Exit mix: {mix}.",)
     columns = ("", "mean", "p50", "p90", "p99", "samples", "readout", "decisions")
     return Section(

@@ -4,8 +4,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from edgeexit.fitting import Evidence
-from edgeexit.fitting.evidence import Values
+from edgeexit.fitting import ReadoutDataset
+from edgeexit.fitting.readout_dataset import Values
 from edgeexit.policies.readout import P1, TOP1
 
 BINS = 15
@@ -29,14 +29,14 @@ class Reliability(msgspec.Struct, frozen=True, kw_only=True):
         return float((self.counts * abs(self.accuracy - self.confidence)).sum() / self.counts.sum())
 
 
-def reliability(evidence: Evidence, exit_index: int) -> Reliability:
+def reliability(dataset: ReadoutDataset, exit_index: int) -> Reliability:
     """Return how sure an exit is against how right, where right is the label or else the final exit's answer.
 
     Source: Guo et al., "On Calibration of Modern Neural Networks" (ICML 2017), section 2; 15 bins as there.
     """
-    readout = evidence.readouts[:, exit_index]
+    readout = dataset.readouts[:, exit_index]
     sure = readout[:, P1].astype(np.float64)
-    right = readout[:, TOP1] == evidence.truth
+    right = readout[:, TOP1] == dataset.truth
     bins = np.clip(np.ceil(sure * BINS).astype(np.int64) - 1, 0, BINS - 1)  # (lower, upper], as in the source
     counts = np.bincount(bins, minlength=BINS)
     held = counts > 0

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from edgeexit.fitting.outcome import Outcome
+from edgeexit.fitting.outcome import PolicyOutcome
 from edgeexit.policies import KINDS
 from edgeexit.report.curves import Curve, Curves
 from edgeexit.report.page import MUTED, plain, styled
@@ -35,9 +35,9 @@ class Marks(msgspec.Struct, frozen=True, kw_only=True):
     """The points to hold the curves against, with their exits' names."""
 
     exits: tuple[str, ...]
-    singles: tuple[Outcome, ...]
-    oracle: Outcome
-    chosen: Outcome
+    singles: tuple[PolicyOutcome, ...]
+    oracle: PolicyOutcome
+    chosen: PolicyOutcome
     kind: str
     """Of the chosen policy."""
 
@@ -165,7 +165,7 @@ def _add_marks(figure: go.Figure, marks: Marks, scale: Scale) -> None:
         [whole[1]],
         names=[f"{plain(whole[0])}, the whole model"],
         texts=["final exit"],
-        legend="whole model",
+        legend="full model",
         place="bottom left",
         marker={"symbol": "square", "size": 10, "color": MUTED},
     )
@@ -199,7 +199,7 @@ def _add_marks(figure: go.Figure, marks: Marks, scale: Scale) -> None:
 def _add_points(
     figure: go.Figure,
     scale: Scale,
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[PolicyOutcome],
     *,
     names: Sequence[str],
     texts: Sequence[str],

@@ -5,9 +5,9 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from edgeexit.console import milliseconds, share
-from edgeexit.fitting import BeemRule, Budget, Evidence, Fit, Goal, MaxDrop, MaxRisk
-from edgeexit.fitting.evidence import Values
+from edgeexit.console import milliseconds, percent
+from edgeexit.fitting import BeemRule, Budget, Fit, Goal, MaxDrop, MaxRisk, ReadoutDataset
+from edgeexit.fitting.readout_dataset import Values
 
 Unit = Literal["ms", "macs"]
 
@@ -25,7 +25,7 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
 
     def write(self, cost: float) -> str:
         """Return a cost in words."""
-        return milliseconds(cost) if self.unit == "ms" else f"{share(cost / self.whole)} of full"
+        return milliseconds(cost) if self.unit == "ms" else f"{percent(cost / self.whole)} of full"
 
     def speedup(self, cost: float) -> str:
         """Return how many times less a cost is than the whole model's."""
@@ -44,25 +44,25 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
         return "%{x:.3f} ms" if self.unit == "ms" else "%{x:.1%} of full cost"
 
 
-def quality_of(evidence: Evidence) -> str:
+def quality_of(dataset: ReadoutDataset) -> str:
     """Return what 1 - loss is on this evidence."""
-    if evidence.maps is None:
-        return "accuracy" if evidence.has_labels else "agreement with the final exit"
-    return "pixel accuracy" if evidence.has_labels else "share of pixels as the final exit's"
+    if dataset.maps is None:
+        return "accuracy" if dataset.has_labels else "agreement with the final exit"
+    return "pixel accuracy" if dataset.has_labels else "share of pixels as the final exit's"
 
 
-def describe_oracle(evidence: Evidence) -> str:
+def describe_oracle(dataset: ReadoutDataset) -> str:
     """Return where the oracle leaves, as the end of a sentence on an exit."""
-    if evidence.maps is not None:
+    if dataset.maps is not None:
         return "whose map loses least"
-    return "that is right" if evidence.has_labels else "that answers as the final one does"
+    return "that is right" if dataset.has_labels else "that answers as the final one does"
 
 
-def describe_samples(evidence: Evidence) -> str:
+def describe_samples(dataset: ReadoutDataset) -> str:
     """Return what the data was."""
-    known = "with labels" if evidence.has_labels else "without labels"
-    classes = "" if evidence.classes is None or evidence.maps is not None else f" of {evidence.classes} classes"
-    return f"{len(evidence):,} samples{classes} {known}"
+    known = "with labels" if dataset.has_labels else "without labels"
+    classes = "" if dataset.classes is None or dataset.maps is not None else f" of {dataset.classes} classes"
+    return f"{len(dataset):,} samples{classes} {known}"
 
 
 def describe_goal(goal: Goal | BeemRule, scale: Scale, quality: str) -> str:
@@ -93,7 +93,7 @@ def describe_promise(fit: Fit, scale: Scale) -> str:
         )
     return (
         f"Certified on {certificate.samples:,} samples that did not choose the policy: with "
-        f"{100 * (1 - certificate.delta):.3g} % confidence, at most {share(certificate.risk)} of the answers on inputs "
-        f"like these differ from the final exit's. Observed there: {share(certificate.observed)}, upper bound "
-        f"{share(certificate.upper_bound)}, at a mean cost of {scale.write(expected.mean_cost)}."
+        f"{100 * (1 - certificate.delta):.3g} % confidence, at most {percent(certificate.risk)} of the answers on inputs "
+        f"like these differ from the final exit's. Observed there: {percent(certificate.observed)}, upper bound "
+        f"{percent(certificate.upper_bound)}, at a mean cost of {scale.write(expected.mean_cost)}."
     )

@@ -13,10 +13,10 @@ from edgeexit.policies import AnyPolicy, Confidence
 from edgeexit.runtime.garbage import undisturbed
 from edgeexit.runtime.inference import Inference
 from edgeexit.runtime.intervals import Interval, percentile_interval, ratio_intervals
-from edgeexit.runtime.recording import Answers, classes_of, count_right
+from edgeexit.runtime.recording import Predictions, classes_of, count_right
 from edgeexit.runtime.runner import Runner
 
-WHOLE_MODEL: Final = "whole model"
+FULL_MODEL: Final = "full model"
 """The name under which every evaluation has the whole model, to compare with."""
 
 _Values = npt.NDArray[np.float64]
@@ -60,17 +60,17 @@ class _Trial:
         self.counted = np.zeros(samples, dtype=np.float64)
         """Number of the sample's answers that have a label."""
 
-    def take(self, index: int, result: Inference, final: Answers, label: npt.NDArray[np.int64] | None) -> None:
-        answers = _answers(result)
+    def take(self, index: int, result: Inference, final: Predictions, label: npt.NDArray[np.int64] | None) -> None:
+        predictions = _predictions(result)
         self.exits[index] = result.exits[0]
         self.latency_ms[index] = result.latency_ms[0]
-        self.agreed[index] = (answers == final).mean()
+        self.agreed[index] = (predictions == final).mean()
         if label is not None:
-            right, counted = count_right(answers, label)
+            right, counted = count_right(predictions, label)
             self.right[index], self.counted[index] = right[0], counted[0]
 
 
-def whole_model(exits: int) -> Confidence:
+def full_model_policy(exits: int) -> Confidence:
     """Return the policy that never leaves early and reads next to nothing: the whole model, always."""
     return Confidence(temperatures=(1.0,) * exits, thresholds=(None,) * (exits - 1))
 
@@ -83,7 +83,7 @@ def evaluate(
     seed: int = 0,
     on_samples: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Evaluation]:
-    """Answer every sample alone under each policy, and under the whole model, which comes first as `WHOLE_MODEL`.
+    """Answer every sample alone under each policy, and under the whole model, which comes first as `FULL_MODEL`.
 
     The policies take turns on each sample (A B C, B C A ...), so that they share the machine's slow and fast moments.
 
@@ -99,7 +99,7 @@ def evaluate(
 
     """
     exits = len(runner.manifest.exits)
-    contenders: dict[str, AnyPolicy] = {WHOLE_MODEL: whole_model(exits), **policies}
+    contenders: dict[str, AnyPolicy] = {FULL_MODEL: full_model_policy(exits), **policies}
     names, trials = list(contenders), {name: _Trial(len(dataset)) for name in contenders}
     for policy in contenders.values():  # a first run is slow, and refusals come before the work
         runner.infer(next(dataset.batches(1)), policy=policy)
@@ -107,18 +107,18 @@ def evaluate(
         for index, sample in enumerate(dataset.batches(1)):
             first = index % len(names)
             results = {name: runner.infer(sample, policy=contenders[name]) for name in names[first:] + names[:first]}
-            final = _answers(results[WHOLE_MODEL])
+            final = _predictions(results[FULL_MODEL])
             label = None if dataset.labels is None else dataset.labels[index : index + 1]
             for name, result in results.items():
                 trials[name].take(index, result, final, label)
             on_samples(1)
-    whole = trials[WHOLE_MODEL]
+    whole = trials[FULL_MODEL]
     return {name: _figures(trial, whole, exits=exits, seed=seed) for name, trial in trials.items()}
 
 
-def _answers(result: Inference) -> Answers:
+def _predictions(result: Inference) -> Predictions:
     """Return the answers [1] of a policy, or the map [1, H, W] of the exit taken."""
-    return result.answers if result.outputs.ndim == 2 else classes_of(result.outputs)  # noqa: PLR2004 - [B, C]
+    return result.predictions if result.outputs.ndim == 2 else classes_of(result.outputs)  # noqa: PLR2004 - [B, C]
 
 
 def _figures(trial: _Trial, whole: _Trial, *, exits: int, seed: int) -> Evaluation:

@@ -7,8 +7,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from edgeexit.backends.base import Rows
 from edgeexit.policies.readout import COLUMNS
-from edgeexit.runtime.backend import Rows
 from edgeexit.runtime.stage_run import StageRun
 
 _COLUMNS = len(COLUMNS)
@@ -17,7 +17,7 @@ _COLUMNS = len(COLUMNS)
 class Inference(msgspec.Struct, frozen=True, kw_only=True):
     """The answers of a batch, in the order of its samples."""
 
-    answers: npt.NDArray[np.int64]
+    predictions: npt.NDArray[np.int64]
     """[B] class that the policy answers with: the most probable one at the exit taken, but where a policy lets
     several exits vote. To segment, the one that is most probable on average over the pixels."""
     exits: npt.NDArray[np.int64]
@@ -47,11 +47,11 @@ class EveryExit(msgspec.Struct, frozen=True, kw_only=True):
     """[K] duration of each stage."""
 
 
-class Answers:
+class InferenceBuilder:
     """The answers of a batch of B samples, filled in as they leave."""
 
     def __init__(self, batch: int, exits: int) -> None:
-        self._answers = np.empty(batch, dtype=np.int64)
+        self._predictions = np.empty(batch, dtype=np.int64)
         self._exits = np.empty(batch, dtype=np.int64)
         self._outputs: npt.NDArray[np.float32] | None = None
         self._readouts = np.empty((batch, _COLUMNS), dtype=np.float32)
@@ -70,7 +70,7 @@ class Answers:
             self._outputs = np.empty((len(self._exits), *outputs.shape[1:]), dtype=np.float32)
         self._outputs[samples] = outputs[rows]
         self._readouts[samples] = run.readout[rows, :_COLUMNS]
-        self._answers[samples] = run.decision.answer[rows]
+        self._predictions[samples] = run.decision.prediction[rows]
         self._exits[samples] = run.stage
         self._latency_ms[samples] = latency_ms
 
@@ -79,7 +79,7 @@ class Answers:
         if self._outputs is None:
             raise AssertionError("no sample has left")
         return Inference(
-            answers=self._answers,
+            predictions=self._predictions,
             exits=self._exits,
             outputs=self._outputs,
             readouts=self._readouts,
@@ -93,7 +93,7 @@ class Answers:
 def of_one(runs: Sequence[StageRun], *, exits: int, outputs: npt.NDArray[np.float32], latency_ms: float) -> Inference:
     """Return the answers of a batch of one after the stages that it ran; the last of them made `outputs`, copied here.
 
-    What `Answers` gives, in fewer and plainer calls of numpy: after a stage has run, whatever else is called is out of
+    What `InferenceBuilder` gives, in fewer and plainer calls of numpy: after a stage has run, whatever else is called is out of
     the processor's nearest caches, and costs ten times what it does in a loop of its own.
     """
     last = runs[-1]
@@ -106,7 +106,7 @@ def of_one(runs: Sequence[StageRun], *, exits: int, outputs: npt.NDArray[np.floa
     for run in runs:
         scores[0, run.stage] = run.decision.score[0]
     return Inference(
-        answers=last.decision.answer.astype(np.int64),
+        predictions=last.decision.prediction.astype(np.int64),
         exits=exit_taken,
         outputs=outputs.copy(),
         readouts=last.readout[:, :_COLUMNS].copy(),
@@ -122,18 +122,18 @@ def concatenate(parts: Sequence[Inference]) -> Inference:
     return Inference(
         **{
             name: np.concatenate([getattr(part, name) for part in parts])
-            for name in ("answers", "exits", "outputs", "readouts", "scores", "latency_ms")
+            for name in ("predictions", "exits", "outputs", "readouts", "scores", "latency_ms")
         },
         stage_ms=_sums([part.stage_ms for part in parts]),
         decide_ms=_sums([part.decide_ms for part in parts]),
     )
 
 
-def survivors(leaves: npt.NDArray[np.bool_]) -> Rows:
-    """Return who goes on, as `StagedBatch.keep` wants it: in place, and the last of them in the gaps of the leavers."""
-    stays = np.flatnonzero(~leaves)
+def survivors(exit_mask: npt.NDArray[np.bool_]) -> Rows:
+    """Return who goes on, as `StagedBatch.select_rows` wants it: in place, and the last of them in the gaps of the leavers."""
+    stays = np.flatnonzero(~exit_mask)
     rows = np.arange(len(stays))
-    rows[leaves[: len(stays)]] = stays[stays >= len(stays)]
+    rows[exit_mask[: len(stays)]] = stays[stays >= len(stays)]
     return rows
 
 

@@ -8,10 +8,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from edgeexit.backends.registry import make_backend
 from edgeexit.bundle import Bundle
 from edgeexit.datasets import Dataset, Inputs
 from edgeexit.errors import DataError
-from edgeexit.latency import LatencyProfile, Phase, StageProfile, summarise
+from edgeexit.latency import LatencyProfile, ProfilePhase, StageProfile, summarise
 from edgeexit.policies import AnyPolicy, exit_rates
 from edgeexit.runtime.profiling.drift import find_drift
 from edgeexit.runtime.profiling.machine import machine_name, usable_cores
@@ -25,7 +26,6 @@ from edgeexit.runtime.profiling.mix import (
 )
 from edgeexit.runtime.profiling.readout import ReadoutCost, measure_readouts
 from edgeexit.runtime.profiling.steady import Steady, steady, thinned_us
-from edgeexit.runtime.registry import make_backend
 from edgeexit.runtime.runner import Runner
 from edgeexit.targets import load_target
 from edgeexit.telemetry import Probe, Reading, Sampler, Telemetry, energy_mj, find_probe
@@ -74,8 +74,8 @@ def profile_bundle(
     started = time.perf_counter()
     with Runner(bundle, backend=backend) as runner:
         cold_load_ms = (time.perf_counter() - started) * _MS_PER_S
-        if batch > backend.most_samples:
-            raise DataError(f"batches of {batch} samples are more than the {backend.most_samples} that run at a time")
+        if batch > backend.max_batch:
+            raise DataError(f"batches of {batch} samples are more than the {backend.max_batch} that run at a time")
         started = time.perf_counter()
         runner.infer_every_exit(batches[0])
         first_run_ms = (time.perf_counter() - started) * _MS_PER_S
@@ -90,7 +90,7 @@ def profile_bundle(
             on_phase("readouts")
             readouts = measure_readouts(bundle, backend, batches[0], seconds=_READOUT_SHARE * seconds)
         telemetry = sampler.summary()
-        settings |= {f"remark {number}": remark for number, remark in enumerate(runner.remarks, 1)}
+        settings |= {f"remark {number}": warning for number, warning in enumerate(runner.warnings, 1)}
     profile = LatencyProfile(
         bundle=bundle.digest,
         machine=machine_name(),
@@ -163,8 +163,8 @@ def _first_stage_ms(forced: Steady[StageTimes], mix: Steady[Timed] | None) -> li
     return [np.array(part) for part in parts]
 
 
-def _phase(name: str, run: Steady[StageTimes] | Steady[Timed], began: float) -> Phase:
-    return Phase(name=name, start_s=round(run.start_s - began, 3), end_s=round(run.end_s - began, 3))
+def _phase(name: str, run: Steady[StageTimes] | Steady[Timed], began: float) -> ProfilePhase:
+    return ProfilePhase(name=name, start_s=round(run.start_s - began, 3), end_s=round(run.end_s - began, 3))
 
 
 def _thinned(readings: Sequence[Reading], began: float) -> tuple[Reading, ...]:

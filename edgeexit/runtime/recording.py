@@ -15,7 +15,7 @@ _BATCH: Final = 64
 _MAP_BYTES: Final = 2**25
 """Of the raw maps of a batch, all exits together; what the stages need on the way there grows with them."""
 
-Answers = npt.NDArray[np.int64]
+Predictions = npt.NDArray[np.int64]
 """Classes [B]; to segment, [B, H, W]."""
 
 
@@ -42,7 +42,7 @@ def record(
 
     Raises DataError for labels that are maps of another size than the exits'.
     """
-    maps = runner.manifest.task == "segment"
+    maps = runner.manifest.task == "segmentation"
     readouts, disagreement, errors = [], [], []
     done = 0
     for batch in dataset.batches(_map_batch(runner, dataset) if maps else _BATCH):
@@ -54,7 +54,7 @@ def record(
             disagreement.append(np.stack([(found != classes[-1]).mean(axis=(1, 2)) for found in classes], axis=1))
             if dataset.labels is not None:
                 labels = dataset.labels[done : done + count]
-                errors.append(np.stack([_error_shares(found, labels) for found in classes], axis=1))
+                errors.append(np.stack([_error_fractions(found, labels) for found in classes], axis=1))
         done += count
         on_samples(count)
     return Recording(
@@ -85,26 +85,28 @@ def record_outputs(
     return kept
 
 
-def classes_of(outputs: npt.NDArray[np.float32]) -> Answers:
+def classes_of(outputs: npt.NDArray[np.float32]) -> Predictions:
     """Return the most probable class: [B] of outputs [B, C], [B, H, W] of maps [B, C, H, W]."""
-    classes: Answers = outputs.argmax(axis=1)
+    classes: Predictions = outputs.argmax(axis=1)
     return classes
 
 
-def count_right(answers: Answers, labels: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def count_right(
+    predictions: Predictions, labels: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return how many of each sample's answers are right, and of how many that count: [B] each.
 
     A sample is one answer to classify, and a pixel is one to segment. Raises DataError for maps of different sizes.
     """
-    if answers.shape != labels.shape:
-        sizes = ("x".join(map(str, shape[1:])) for shape in (labels.shape, answers.shape))
+    if predictions.shape != labels.shape:
+        sizes = ("x".join(map(str, shape[1:])) for shape in (labels.shape, predictions.shape))
         raise DataError("'labels' are maps of {} where the exits' are {}; resize them".format(*sizes))
     counts = counts_of(labels)
     within = tuple(range(1, labels.ndim))
-    return ((answers == labels) & counts).sum(axis=within), counts.sum(axis=within)
+    return ((predictions == labels) & counts).sum(axis=within), counts.sum(axis=within)
 
 
-def _error_shares(classes: Answers, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def _error_fractions(classes: Predictions, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     right, counted = count_right(classes, labels)
     return (counted - right) / np.maximum(counted, 1)
 

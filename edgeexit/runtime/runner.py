@@ -12,14 +12,14 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from edgeexit.backends.base import StageBackend
+from edgeexit.backends.registry import make_backend
 from edgeexit.bundle import Bundle
+from edgeexit.bundle.manifest import Manifest
 from edgeexit.datasets import Inputs, check_finite, check_inputs
 from edgeexit.errors import DataError, InferenceError, PolicyError
-from edgeexit.manifest import Manifest
 from edgeexit.policies import AnyPolicy
-from edgeexit.runtime.backend import StageBackend
-from edgeexit.runtime.inference import Answers, EveryExit, Inference, concatenate, of_one, survivors
-from edgeexit.runtime.registry import make_backend
+from edgeexit.runtime.inference import EveryExit, Inference, InferenceBuilder, concatenate, of_one, survivors
 from edgeexit.runtime.scheduler import Scheduler
 from edgeexit.runtime.stage_run import MS_PER_NS, run_stage
 
@@ -101,9 +101,9 @@ class Runner:
         return self._backend.description
 
     @property
-    def remarks(self) -> Sequence[str]:
+    def warnings(self) -> Sequence[str]:
         """What differs from what the target names, a line each, known once it is open."""
-        return self._backend.remarks
+        return self._backend.warnings
 
     def infer(self, inputs: Inputs, *, policy: AnyPolicy) -> Inference:
         """Answer a batch, each sample at the first exit that the policy lets it leave.
@@ -120,7 +120,7 @@ class Runner:
         started = time.perf_counter_ns()
         self.check_policy(policy)
         tensors = self.check(inputs)
-        batch, most = len(next(iter(tensors.values()))), self._backend.most_samples
+        batch, most = len(next(iter(tensors.values()))), self._backend.max_batch
         if batch == 1:
             return self._infer_one(tensors, policy, started)
         if batch <= most:
@@ -162,7 +162,7 @@ class Runner:
         if temperatures is not None and len(temperatures) != self._exits:
             raise PolicyError(f"{len(temperatures)} temperatures are given for {self._exits} exits")
         tensors = self.check(inputs)
-        batch, most = len(next(iter(tensors.values()))), self._backend.most_samples
+        batch, most = len(next(iter(tensors.values()))), self._backend.max_batch
         outputs: list[list[npt.NDArray[np.float32]]] = [[] for _ in range(self._exits)]
         readouts, stage_ms = [], np.zeros(self._exits)
         for part in _parts(tensors, batch, most):
@@ -215,7 +215,7 @@ class Runner:
             for k in range(self._exits):
                 run = run_stage(staged, policy, k, state)
                 runs.append(run)
-                if run.decision.leaves[0]:  # at the final exit always
+                if run.decision.exit_mask[0]:  # at the final exit always
                     break
                 state = run.decision.state
             latency_ms = (run.decided - started) * MS_PER_NS
@@ -223,26 +223,26 @@ class Runner:
 
     def _infer(self, tensors: dict[str, npt.NDArray[Any]], batch: int, policy: AnyPolicy, started: int) -> Inference:
         """Answer a batch that the backend takes whole; latencies count from `started`, in ns."""
-        answers = Answers(batch, self._exits)
+        predictions = InferenceBuilder(batch, self._exits)
         samples = np.arange(batch)  # the place in the batch of each that goes on
         state, runs = policy.initial_state(batch), []
         with self._backend.begin(tensors, probabilities=policy.reads_probabilities) as staged:
             for k in range(self._exits):
                 run = run_stage(staged, policy, k, state)
                 runs.append(run)
-                answers.score(k, samples, run.decision.score)
-                leaving = np.flatnonzero(run.decision.leaves)
+                predictions.score(k, samples, run.decision.score)
+                leaving = np.flatnonzero(run.decision.exit_mask)
                 state = run.decision.state
                 if not len(leaving):
                     continue
                 latency_ms = (run.decided - started) * MS_PER_NS
-                answers.leave(run, samples[leaving], leaving, outputs=staged.outputs(), latency_ms=latency_ms)
+                predictions.leave(run, samples[leaving], leaving, outputs=staged.outputs(), latency_ms=latency_ms)
                 if len(leaving) == len(samples):
                     break
-                rows = survivors(run.decision.leaves)
-                staged.keep(rows)
+                rows = survivors(run.decision.exit_mask)
+                staged.select_rows(rows)
                 samples, state = samples[rows], state[rows]
-        return answers.inference([run.stage_ms for run in runs], [run.decide_ms for run in runs])
+        return predictions.inference([run.stage_ms for run in runs], [run.decide_ms for run in runs])
 
 
 def _shared_sizes(manifest: Manifest) -> list[tuple[str, tuple[str, int], list[tuple[str, int]]]]:

@@ -17,11 +17,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from edgeexit.backends.base import Rows, StageBackend, StagedBatch
 from edgeexit.errors import InferenceError, OverloadedError
 from edgeexit.policies import AnyPolicy
 from edgeexit.policies.readout import Array
-from edgeexit.runtime.backend import Rows, StageBackend, StagedBatch
-from edgeexit.runtime.inference import Answers, Inference, survivors
+from edgeexit.runtime.inference import Inference, InferenceBuilder, survivors
 from edgeexit.runtime.stage_run import MS_PER_NS, StageRun, run_stage
 
 PATIENCE_S: Final = 10.0
@@ -33,14 +33,14 @@ _Company = tuple[int, tuple[tuple[int, ...], ...]]
 """Who may share a batch: those of one policy whose inputs have one shape, the batch apart."""
 
 
-class _Request:
+class _PendingRequest:
     """What one call asked for, filled in as its samples leave."""
 
     def __init__(self, samples: int, exits: int, policy: AnyPolicy) -> None:
         self.policy = policy
         self.future: Future[Inference] = Future()
         self.submitted = time.perf_counter_ns()
-        self._answers = Answers(samples, exits)
+        self._predictions = InferenceBuilder(samples, exits)
         self._missing = samples
         self._stage_ms: list[float] = []
         self._decide_ms: list[float] = []
@@ -68,22 +68,22 @@ class _Request:
             self._decide_ms.append(0.0)
         self._stage_ms[run.stage] += run.stage_ms
         self._decide_ms[run.stage] += run.decide_ms
-        self._answers.score(run.stage, places, run.decision.score[rows])
-        left = [place for place, row in enumerate(rows) if run.decision.leaves[row]]
+        self._predictions.score(run.stage, places, run.decision.score[rows])
+        left = [place for place, row in enumerate(rows) if run.decision.exit_mask[row]]
         if outputs is None or not left:
             return
         latency_ms = (run.decided - self.submitted) * MS_PER_NS
-        self._answers.leave(run, places[left], np.array(rows)[left], outputs=outputs, latency_ms=latency_ms)
+        self._predictions.leave(run, places[left], np.array(rows)[left], outputs=outputs, latency_ms=latency_ms)
         self._missing -= len(left)
         if not self._missing:
             with contextlib.suppress(InvalidStateError):  # it failed
-                self.future.set_result(self._answers.inference(self._stage_ms, self._decide_ms))
+                self.future.set_result(self._predictions.inference(self._stage_ms, self._decide_ms))
 
 
 class _Piece:
     """Samples of a request that wait for stage 0, as many as a batch may have."""
 
-    def __init__(self, request: _Request, tensors: _Tensors, places: Rows, company: _Company) -> None:
+    def __init__(self, request: _PendingRequest, tensors: _Tensors, places: Rows, company: _Company) -> None:
         self.request = request
         self.tensors = tensors
         self.places = places
@@ -108,9 +108,9 @@ class _Group:
     def go_on(self, run: StageRun) -> None:
         """Wait for the stage after this one, without those who left."""
         self.state = run.decision.state
-        if run.decision.leaves.any():
-            rows = survivors(run.decision.leaves)
-            self.staged.keep(rows)
+        if run.decision.exit_mask.any():
+            rows = survivors(run.decision.exit_mask)
+            self.staged.select_rows(rows)
             self.owners = [self.owners[row] for row in rows]
             self.places, self.state = self.places[rows], self.state[rows]
         self.stage += 1
@@ -128,9 +128,9 @@ class _Group:
         self.owners += other.owners
         self.places = np.concatenate([self.places, other.places])
 
-    def rows_by_request(self) -> dict[_Request, list[int]]:
+    def rows_by_request(self) -> dict[_PendingRequest, list[int]]:
         """Return which rows are whose."""
-        found: dict[_Request, list[int]] = {}
+        found: dict[_PendingRequest, list[int]] = {}
         for row, owner in enumerate(self.owners):
             found.setdefault(owner, []).append(row)
         return found
@@ -157,7 +157,7 @@ class Scheduler:
         self._fresh: deque[_Piece] = deque()
         self._groups: list[_Group] = []
         """Those past stage 0; touched by the thread alone."""
-        self._requests: set[_Request] = set()
+        self._requests: set[_PendingRequest] = set()
         """Those without an answer."""
         self._under_way = 0
         self._stages_run = 0
@@ -173,10 +173,10 @@ class Scheduler:
         """
         samples = len(next(iter(tensors.values())))
         company = (id(policy), tuple(array.shape[1:] for array in tensors.values()))
-        request = _Request(samples, self._exits, policy)
+        request = _PendingRequest(samples, self._exits, policy)
         pieces = [
             _Piece(request, {name: array[places] for name, array in tensors.items()}, places, company)
-            for places in np.array_split(np.arange(samples), -(-samples // self._backend.most_samples))
+            for places in np.array_split(np.arange(samples), -(-samples // self._backend.max_batch))
         ]
         with self._changed:
             if self._closing:
@@ -240,7 +240,7 @@ class Scheduler:
 
     def _next_waiting(self, *, fresh: bool) -> _Group | None:
         """Take the group whose turn it is; None where it is that of those who came in."""
-        now, most = time.perf_counter_ns(), self._backend.most_samples
+        now, most = time.perf_counter_ns(), self._backend.max_batch
         due = [group for group in self._groups if now - group.since >= self._max_delay_ns or len(group.places) == most]
         if due:
             chosen = min(due, key=lambda group: group.since)
@@ -254,7 +254,7 @@ class Scheduler:
     def _next_fresh(self) -> list[_Piece]:
         """Take those who came in first, may share a batch and are still wanted."""
         pieces: list[_Piece] = []
-        room = self._backend.most_samples
+        room = self._backend.max_batch
         with self._changed:
             while self._fresh and len(self._fresh[0].places) <= room:
                 if pieces and self._fresh[0].company != pieces[0].company:
@@ -289,11 +289,11 @@ class Scheduler:
         try:
             run = run_stage(group.staged, group.policy, group.stage, group.state)
             self._stages_run += 1
-            outputs = group.staged.outputs() if run.decision.leaves.any() else None  # they may be far away, on a GPU
+            outputs = group.staged.outputs() if run.decision.exit_mask.any() else None  # they may be far away, on a GPU
             for request, rows in group.rows_by_request().items():
                 request.advance(run, outputs, rows, group.places[rows])
-            leaves = run.decision.leaves
-            left = int(np.count_nonzero(leaves))
+            exit_mask = run.decision.exit_mask
+            left = int(np.count_nonzero(exit_mask))
             self._release(left)
             under_way -= left
             if under_way:
@@ -313,7 +313,7 @@ class Scheduler:
             if (
                 other.stage == group.stage
                 and other.company == group.company
-                and len(other.places) + len(group.places) <= self._backend.most_samples
+                and len(other.places) + len(group.places) <= self._backend.max_batch
             ):
                 other.join(group)
                 return

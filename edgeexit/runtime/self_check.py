@@ -1,7 +1,7 @@
 """Whether this machine answers a bundle's golden samples as the bundle says it should."""
 
+from edgeexit.backends.tensorrt.engines.verify import ExitCheck, check_exit
 from edgeexit.bundle import Bundle, Golden
-from edgeexit.engines.verify import ExitCheck, check_exit
 from edgeexit.errors import BundleError, EngineError
 from edgeexit.runtime.runner import Runner
 

@@ -3,9 +3,9 @@
 import time
 from typing import Final, NamedTuple
 
+from edgeexit.backends.base import StagedBatch
 from edgeexit.policies import AnyPolicy, Decision
 from edgeexit.policies.readout import Array
-from edgeexit.runtime.backend import StagedBatch
 
 MS_PER_NS: Final = 1e-6
 

@@ -1,6 +1,6 @@
 """The stage graph of a bundle: what flows between its stages, and a drawing of it."""
 
-from edgeexit.stage_graph.flows import Flow, flows_of, sample_size
+from edgeexit.stage_graph.flows import StageFlow, flows_of, sample_size
 from edgeexit.stage_graph.svg import draw_page, draw_svg
 
-__all__ = ["Flow", "draw_page", "draw_svg", "flows_of", "sample_size"]
+__all__ = ["StageFlow", "draw_page", "draw_svg", "flows_of", "sample_size"]

@@ -5,14 +5,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from edgeexit.manifest import Manifest, TensorSpec
+from edgeexit.bundle.manifest import Manifest, TensorSpec
 
 _UNITS = ("B", "KiB", "MiB", "GiB")
 _STEP = 1024
 _TIMES = " \N{MULTIPLICATION SIGN} "
 
 
-class Flow(NamedTuple):
+class StageFlow(NamedTuple):
     """All tensors that one stage, or the model's inputs, gives to one later stage."""
 
     source: int | None
@@ -22,7 +22,7 @@ class Flow(NamedTuple):
     tensors: tuple[TensorSpec, ...]
 
 
-def flows_of(manifest: Manifest) -> tuple[Flow, ...]:
+def flows_of(manifest: Manifest) -> tuple[StageFlow, ...]:
     """Return the flows of a bundle, by target and then by source, the model's inputs first."""
     makers: dict[str, tuple[int | None, TensorSpec]] = {tensor.name: (None, tensor) for tensor in manifest.inputs}
     found = []
@@ -32,7 +32,7 @@ def flows_of(manifest: Manifest) -> tuple[Flow, ...]:
             maker, tensor = makers[name]
             read.setdefault(maker, []).append(tensor)
         sources = sorted(read, key=lambda maker: -1 if maker is None else maker)
-        found += [Flow(maker, index, tuple(read[maker])) for maker in sources]
+        found += [StageFlow(maker, index, tuple(read[maker])) for maker in sources]
         makers |= {tensor.name: (index, tensor) for tensor in stage.carry_out}
     return tuple(found)
 

@@ -7,8 +7,8 @@ Lanes of deeper sources are nearer to the stages, so that no flow crosses anothe
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from edgeexit.manifest import Manifest
-from edgeexit.stage_graph.flows import Flow, sample_size
+from edgeexit.bundle.manifest import Manifest
+from edgeexit.stage_graph.flows import StageFlow, sample_size
 
 INPUTS_SHOWN: Final = 6
 INPUT_LINE: Final = 20
@@ -26,7 +26,7 @@ _BOX_HEIGHT: Final = 88
 _GAP: Final = 70
 _LANE: Final = 18
 _TAP: Final = 22
-_LONGEST_LABEL: Final = 190
+_MAX_LABEL: Final = 190
 _FIRST_TAP: Final = 20
 _LEAVES: Final = 16
 _EXIT_GAP: Final = 60
@@ -54,7 +54,7 @@ class Box(NamedTuple):
 class Tap(NamedTuple):
     """The end of a long flow: from its lane into its target."""
 
-    flow: Flow
+    flow: StageFlow
     y: float
 
 
@@ -76,20 +76,20 @@ class Layout(NamedTuple):
     inputs: Box
     stages: tuple[Box, ...]
     exits: tuple[Box, ...]
-    straight: tuple[Flow, ...]
+    straight: tuple[StageFlow, ...]
     """Flows from one box to the next."""
     lanes: tuple[Lane, ...]
     label_width: float
     """Of the column between lanes and stages."""
 
 
-def flow_label(flow: Flow) -> str:
+def flow_label(flow: StageFlow) -> str:
     """Return what stands on an arrow: bytes of a sample, and how many tensors where there are several."""
     count = len(flow.tensors)
     return sample_size(flow.tensors) + (f" ({count} tensors)" if count > 1 else "")
 
 
-def lay_out(manifest: Manifest, flows: Sequence[Flow]) -> Layout:
+def lay_out(manifest: Manifest, flows: Sequence[StageFlow]) -> Layout:
     """Return where everything goes."""
     straight = tuple(flow for flow in flows if _row(flow.source) + 1 == flow.target)
     long = [flow for flow in flows if _row(flow.source) + 1 < flow.target]
@@ -98,7 +98,7 @@ def lay_out(manifest: Manifest, flows: Sequence[Flow]) -> Layout:
     ranks = _ranks(ends)
     lane_count = max(ranks.values(), default=-1) + 1
     longest = max((len(flow_label(flow)) * LABEL_SIZE * CHARACTER_WIDTH for flow in long), default=0)
-    label_width = min(longest, _LONGEST_LABEL)
+    label_width = min(longest, _MAX_LABEL)
     left = _MARGIN + (lane_count * _LANE + label_width + 26 if long else 0)
 
     lines = min(len(manifest.inputs), INPUTS_SHOWN + 1)

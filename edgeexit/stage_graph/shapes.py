@@ -46,10 +46,10 @@ def add_rect(parent: ET.Element, box: Box, *, radius: float, kind: str = "box") 
     ET.SubElement(parent, "rect", {"class": kind} | {key: f"{value:g}" for key, value in values.items()})
 
 
-def add_bar(parent: ET.Element, track: Box, share: float, kind: str) -> None:
+def add_bar(parent: ET.Element, track: Box, fraction: float, kind: str) -> None:
     """Add a bar that fills a share, 0 to 1, of its track."""
     add_rect(parent, track, radius=track.height / 2, kind="track")
-    filled = track._replace(width=track.width * min(max(share, 0), 1))
+    filled = track._replace(width=track.width * min(max(fraction, 0), 1))
     add_rect(parent, filled, radius=track.height / 2, kind=kind)
 
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Final
 from xml.etree import ElementTree as ET
 
+from edgeexit.bundle.manifest import Manifest, TensorSpec
 from edgeexit.latency import LatencyProfile
-from edgeexit.manifest import Manifest, TensorSpec
-from edgeexit.stage_graph.flows import Flow, flows_of, sample_size
+from edgeexit.stage_graph.flows import StageFlow, flows_of, sample_size
 from edgeexit.stage_graph.layout import (
     INPUT_LINE,
     INPUTS_SHOWN,
@@ -122,7 +122,7 @@ def _draw_header(root: ET.Element, layout: Layout, manifest: Manifest, profile: 
 def _draw_cuts(root: ET.Element, layout: Layout, manifest: Manifest) -> None:
     """Between two stages: a line across, and what is kept of a sample that goes on."""
     for index, (above, below) in enumerate(zip(layout.stages, layout.stages[1:], strict=False)):
-        kept = manifest.kept_after(index)
+        kept = manifest.live_after(index)
         y = (above.bottom + below.y) / 2
         group = ET.SubElement(root, "g")
         add_title(group, _listed(f"kept after {manifest.stages[index].name}, over every arrow that crosses", kept))
@@ -156,7 +156,7 @@ def _lane_path(start: float, lane: Lane, tap: Tap, end: float) -> str:
     )
 
 
-def _draw_straight(root: ET.Element, layout: Layout, flow: Flow) -> None:
+def _draw_straight(root: ET.Element, layout: Layout, flow: StageFlow) -> None:
     colour = _colour(flow.source)
     above = layout.inputs if flow.source is None else layout.stages[flow.source]
     below = layout.stages[flow.target]
@@ -193,16 +193,16 @@ def _draw_stage(root: ET.Element, box: Box, manifest: Manifest, profile: Latency
     group = ET.SubElement(root, "g")
     add_rect(group, box, radius=8)
     add_text(group, box.x + 16, box.y + 29, stage.name, "name", room=box.width / 2 - 16, size=14)
-    share = of_macs
+    fraction = of_macs
     right = box.x + box.width - 16
     if profile is not None:
         latency = profile.stages[index].latency
-        share = latency.mean_ms / max(profile.cumulative_ms[-1], 1e-9)
+        fraction = latency.mean_ms / max(profile.cumulative_ms[-1], 1e-9)
         add_text(group, right, box.y + 29, f"p50 {_milliseconds(latency.p50_ms)}", "figure", anchor="end")
     add_text(group, box.x + 16, box.y + 52, f"{_count(stage.macs)} MACs", "soft")
     add_text(group, right, box.y + 52, f"{_percent(of_macs)} of all MACs", "soft", anchor="end")
     track = Box(box.x + 16, box.y + 65, box.width - 32, 6)
-    add_bar(group, track, share, "bar")
+    add_bar(group, track, fraction, "bar")
 
 
 def _draw_exit(
@@ -233,7 +233,7 @@ def _draw_exit(
         add_text(group, left + room, box.y + 44, _shape(spec.shape[1:]), "soft", anchor="end")
 
 
-def _described(flow: Flow) -> str:
+def _described(flow: StageFlow) -> str:
     return f"from {'the inputs' if flow.source is None else f'stage {flow.source}'} to stage {flow.target}"
 
 
@@ -263,8 +263,8 @@ def _count(number: int) -> str:
     return f"{value:.3g}{unit}"
 
 
-def _percent(share: float) -> str:
-    return "<1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"  # noqa: PLR2004 - what would be shown as none
+def _percent(fraction: float) -> str:
+    return "<1 %" if 0 < fraction < 0.005 else f"{100 * fraction:.0f} %"  # noqa: PLR2004 - what would be shown as none
 
 
 def _milliseconds(value: float) -> str:

@@ -10,7 +10,7 @@ _KILOHERTZ: Final = 1e-3
 HERTZ: Final = 1e-6
 _SLOWEST_MHZ: Final = 1.0
 _FASTEST_MHZ: Final = 10_000.0
-_MOST_READ: Final = 8
+_MAX_READ: Final = 8
 
 
 class Clocks:
@@ -21,7 +21,7 @@ class Clocks:
 
     def __init__(self, root: Path, others: Mapping[str, Path] | None = None) -> None:
         policies = in_order((root / "sys/devices/system/cpu/cpufreq").glob("policy*"))
-        step = -(-len(policies) // _MOST_READ) or 1
+        step = -(-len(policies) // _MAX_READ) or 1
         self._policies = policies[::step]
         self._others = others or {}
 

@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from edgeexit.telemetry.evidence import Evidence
 from edgeexit.telemetry.sysfs import in_order, read_number, read_text, unique
+from edgeexit.telemetry.throttling import ThrottleStatus
 
 TOTAL_RAILS: Final = ("VDD_IN", "POM_5V_IN")
 """Rails that carry the whole module: of Orin NX and Nano, Xavier NX, TX2, and of the first Nano. Others have none."""
 
 _UNCONNECTED: Final = "NC"
 _SUM: Final = "sum of shunt voltages"
-_MOST_MW: Final = 500_000.0
+_MAX_MW: Final = 500_000.0
 
 
 class _Rail(NamedTuple):
@@ -52,11 +52,13 @@ class Ina3221:
         """Return every rail's power in mW."""
         return {name: _power(rail) for name, rail in self._rails.items()}
 
-    def evidence(self) -> Evidence:
+    def throttle_status(self) -> ThrottleStatus:
         """Return the rails whose current is above the critical limit right now."""
         alarms = {name: read_number(rail.alarm) for name, rail in self._rails.items() if rail.alarm is not None}
         told = {name: alarm for name, alarm in alarms.items() if alarm is not None}
-        return Evidence(bool(told), tuple(f"{name} draws too much current" for name, alarm in told.items() if alarm))
+        return ThrottleStatus(
+            bool(told), tuple(f"{name} draws too much current" for name, alarm in told.items() if alarm)
+        )
 
     def _add(self, label: Path, rail: _Rail) -> None:
         name = read_text(label)
@@ -66,10 +68,10 @@ class Ina3221:
 
 def _power(rail: _Rail) -> float | None:
     if rail.power_mw is not None:
-        return read_number(rail.power_mw, low=0, high=_MOST_MW)
+        return read_number(rail.power_mw, low=0, high=_MAX_MW)
     if rail.voltage_mv is None or rail.current_ma is None:
         return None
     voltage, current = read_number(rail.voltage_mv, low=0), read_number(rail.current_ma, low=0)
-    if voltage is None or current is None or voltage * current * 1e-3 > _MOST_MW:
+    if voltage is None or current is None or voltage * current * 1e-3 > _MAX_MW:
         return None
     return round(voltage * current * 1e-3, 1)

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Final
 
 from edgeexit.telemetry.clocks import Clocks
-from edgeexit.telemetry.evidence import Counters, Evidence, weigh
 from edgeexit.telemetry.ina3221 import Ina3221
 from edgeexit.telemetry.linux import fan_files, read_fans
 from edgeexit.telemetry.programs import ask
 from edgeexit.telemetry.reading import Reading
 from edgeexit.telemetry.sysfs import in_order, read_text
 from edgeexit.telemetry.thermal import Thermal
+from edgeexit.telemetry.throttling import ThrottleCounters, ThrottleStatus, weigh
 
 _CONSTANTS: Final = ("PMIC-Die",)
 """Reads 100 or 50 degrees for ever: there is no sensor behind it."""
@@ -44,7 +44,7 @@ class JetsonProbe:
         self._clocks = Clocks(root, _device_clocks(root))
         self._rails = Ina3221(root)
         self._fans = fan_files(root)
-        self._over_currents = Counters(_over_current_files(root))
+        self._over_currents = ThrottleCounters(_over_current_files(root))
         self._before: float | None = None
         self.total_rail = self._rails.total_rail
 
@@ -55,7 +55,7 @@ class JetsonProbe:
         self._before = now
         temperatures, power = self._thermal.read(), self._rails.read()
         throttled, reasons = weigh(
-            (self._thermal.evidence(temperatures), self._rails.evidence(), self._over_current(seconds))
+            (self._thermal.throttle_status(temperatures), self._rails.throttle_status(), self._over_current(seconds))
         )
         return Reading(
             monotonic_s=now,
@@ -78,14 +78,14 @@ class JetsonProbe:
             found["release"] = release.splitlines()[0].lstrip("# ")
         return found
 
-    def _over_current(self, seconds: float) -> Evidence:
+    def _over_current(self, seconds: float) -> ThrottleStatus:
         events = self._over_currents.take()
         reasons = tuple(
             f"{times} over-current or under-voltage events ({name})"
             for name, times in events.items()
             if times > (_BRIEF_EVENTS_PER_S * seconds if name == _BRIEF_EVENTS else 0)
         )
-        return Evidence(bool(events), reasons)
+        return ThrottleStatus(bool(events), reasons)
 
 
 def is_jetson(root: Path) -> bool:

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Final
 
 from edgeexit.telemetry.clocks import Clocks
-from edgeexit.telemetry.evidence import Counters, Evidence, weigh
 from edgeexit.telemetry.reading import Reading
 from edgeexit.telemetry.sysfs import in_order, read_number, read_text, unique
 from edgeexit.telemetry.thermal import Thermal
+from edgeexit.telemetry.throttling import ThrottleCounters, ThrottleStatus, weigh
 
-_MOST_CORES: Final = 64
+_MAX_CORES: Final = 64
 _WHOLE_MACHINE: Final = "psys"
 """RAPL's domain of everything behind the power supply; few machines have it."""
 
@@ -31,8 +31,8 @@ class LinuxProbe:
         self._clock = clock
         self._thermal = Thermal(root)
         self._clocks = Clocks(root)
-        cores = in_order((root / "sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle"))[:_MOST_CORES]
-        self._throttles = Counters(
+        cores = in_order((root / "sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle"))[:_MAX_CORES]
+        self._throttles = ThrottleCounters(
             {
                 f"{core.parent.name} {what}": core / f"{what}_throttle_count"
                 for core in cores
@@ -49,8 +49,10 @@ class LinuxProbe:
         temperatures = self._thermal.read()
         power = self._rapl.read(now)
         events = self._throttles.take()
-        counted = Evidence(bool(events), tuple(f"{name} throttled by heat" for name, times in events.items() if times))
-        throttled, reasons = weigh((self._thermal.evidence(temperatures), counted))
+        counted = ThrottleStatus(
+            bool(events), tuple(f"{name} throttled by heat" for name, times in events.items() if times)
+        )
+        throttled, reasons = weigh((self._thermal.throttle_status(temperatures), counted))
         return Reading(
             monotonic_s=now,
             temperatures_c=temperatures,

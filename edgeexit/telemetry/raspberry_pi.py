@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Final
 
 from edgeexit.telemetry.clocks import HERTZ, Clocks
-from edgeexit.telemetry.evidence import Evidence, weigh
 from edgeexit.telemetry.linux import fan_files, read_fans
 from edgeexit.telemetry.programs import ask
 from edgeexit.telemetry.reading import Reading
 from edgeexit.telemetry.sysfs import read_text
 from edgeexit.telemetry.thermal import Thermal
+from edgeexit.telemetry.throttling import ThrottleStatus, weigh
 
 _BITS: Final = ("under-voltage", "clock capped", "throttled", "soft temperature limit")
 """Bits 0 to 3 of `get_throttled`: now. Bits 16 to 19: at any time since the start."""
@@ -55,7 +55,7 @@ class RaspberryPiProbe:
             hertz = _number(self._ask("measure_clock", "arm"))
             # What the processor runs at; scaling_cur_freq is what the kernel asked for, whatever the firmware gave.
             clocks["arm"] = None if hertz is None else round(hertz * HERTZ, 3)
-        throttled, reasons = weigh((self._thermal.evidence(temperatures), self._throttle_bits()))
+        throttled, reasons = weigh((self._thermal.throttle_status(temperatures), self._throttle_bits()))
         return Reading(
             monotonic_s=now,
             temperatures_c=temperatures,
@@ -74,13 +74,13 @@ class RaspberryPiProbe:
             found["since the board's start"] = ", ".join(since)
         return found
 
-    def _throttle_bits(self) -> Evidence:
+    def _throttle_bits(self) -> ThrottleStatus:
         bits = read_throttle_bits(self._ask("get_throttled"))
         if bits is None:
-            return Evidence(known=False)
+            return ThrottleStatus(known=False)
         before = bits if self._bits_before is None else self._bits_before
         self._bits_before = bits
-        return Evidence(known=True, reasons=(*_names(bits), *_names((bits & ~before) >> _SINCE_START)))
+        return ThrottleStatus(known=True, reasons=(*_names(bits), *_names((bits & ~before) >> _SINCE_START)))
 
     def _rails(self) -> dict[str, float | None]:
         """Return mW of every rail of which the PMIC measures both current and voltage."""

@@ -11,7 +11,7 @@ from edgeexit.telemetry.probes import Probe
 from edgeexit.telemetry.reading import Reading, Spread, Telemetry
 
 INTERVAL_S: Final = 1.0
-_MOST_KEPT: Final = 4096
+_MAX_KEPT: Final = 4096
 
 
 class Sampler:
@@ -77,7 +77,7 @@ class Sampler:
         if reading.throttled is not None:
             self._throttled = bool(self._throttled) or reading.throttled
         self._reasons |= dict.fromkeys(reading.reasons)
-        if len(self._readings) > _MOST_KEPT:
+        if len(self._readings) > _MAX_KEPT:
             self._readings = self._readings[::2]
             self._interval_s *= 2
 

@@ -4,8 +4,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
-from edgeexit.telemetry.evidence import Evidence
 from edgeexit.telemetry.sysfs import in_order, read_number, read_text, unique
+from edgeexit.telemetry.throttling import ThrottleStatus
 
 # Sensors that are switched off read -256 degrees on some boards, and 0 K on others.
 _COLDEST_C: Final = -40.0
@@ -57,7 +57,7 @@ class Thermal:
             name: read_number(path, scale=1e-3, low=_COLDEST_C, high=_HOTTEST_C) for name, path in self._zones.items()
         }
 
-    def evidence(self, temperatures_c: Mapping[str, float | None]) -> Evidence:
+    def throttle_status(self, temperatures_c: Mapping[str, float | None]) -> ThrottleStatus:
         """Return which zones stand at their limit and which cooling devices are at work."""
         reasons = [
             f"{name} at {temperature:.1f} °C, its limit is {self._limits[name]:.0f} °C"
@@ -67,7 +67,7 @@ class Thermal:
         states = {name: read_number(path, low=0) for name, path in self._cooling.items()}
         reasons += [f"{name} is on" for name, state in states.items() if state]
         known = [temperatures_c[name] for name in self._slowed_by_kernel] + list(states.values())
-        return Evidence(any(value is not None for value in known), tuple(reasons))
+        return ThrottleStatus(any(value is not None for value in known), tuple(reasons))
 
 
 def _limits(zone: Path, kinds: Collection[str]) -> list[float]:

@@ -22,8 +22,8 @@ import numpy as np
 
 from edgeexit.agent import Agent, AgentConfig
 from edgeexit.bundle import Bundle
-from edgeexit.mqtt import BrokerConfig
 from edgeexit.runtime import Runner
+from edgeexit.wire.session import BrokerConfig
 
 _WARM_UP = 50
 

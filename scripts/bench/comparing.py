@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeexit.errors import FittingError
-from edgeexit.fitting import Evidence
+from edgeexit.fitting import ReadoutDataset
 from edgeexit.fitting.outcome import follow
 from edgeexit.policies import AnyPolicy
 from edgeexit.policies.readout import TOP1
 
-Fitter = Callable[[Evidence, float], AnyPolicy]
+Fitter = Callable[[ReadoutDataset, float], AnyPolicy]
 """Evidence and a budget -> a policy. Raises FittingError where it cannot reach the budget."""
 _Values = npt.NDArray[np.float64]
 _Indices = npt.NDArray[np.int64]
@@ -38,7 +38,7 @@ class Difference(NamedTuple):
 
 
 def compare(
-    evidence: Evidence,
+    dataset: ReadoutDataset,
     fitters: Mapping[str, Fitter],
     budgets: Sequence[float],
     *,
@@ -52,11 +52,11 @@ def compare(
     every sample is scored `splits` / 2 times and never by a policy that it helped to fit. `on_done` is told how many
     of how many budgets and splits are done.
     """
-    sums = {name: {budget: np.zeros((2, len(evidence))) for budget in budgets} for name in fitters}
+    sums = {name: {budget: np.zeros((2, len(dataset))) for budget in budgets} for name in fitters}
     kinds: dict[str, dict[float, list[str]]] = {name: {budget: [] for budget in budgets} for name in fitters}
     jobs = [
-        (budget, scored, pool.submit(_score_all, evidence, fitters, budget, fitted, scored))
-        for fitted, scored in _halvings(len(evidence), splits)
+        (budget, scored, pool.submit(_score_all, dataset, fitters, budget, fitted, scored))
+        for fitted, scored in _halvings(len(dataset), splits)
         for budget in budgets
     ]
     for done, (budget, scored, job) in enumerate(jobs, start=1):
@@ -70,10 +70,10 @@ def compare(
     }
 
 
-def single_exits(evidence: Evidence) -> list[Outcome]:
+def single_exits(dataset: ReadoutDataset) -> list[Outcome]:
     """Return what answering everything at one exit makes of the samples, exit by exit."""
-    right = np.asarray(evidence.readouts[:, :, TOP1] == evidence.truth[:, None], dtype=np.float64)
-    return [Outcome(right[:, k], np.full(len(right), cost), {}) for k, cost in enumerate(evidence.costs)]
+    right = np.asarray(dataset.readouts[:, :, TOP1] == dataset.truth[:, None], dtype=np.float64)
+    return [Outcome(right[:, k], np.full(len(right), cost), {}) for k, cost in enumerate(dataset.costs)]
 
 
 def difference(one: Outcome, other: Outcome) -> Difference:
@@ -91,16 +91,16 @@ def difference_at_its_cost(curve: Sequence[Outcome], other: Outcome) -> Differen
     costs = sorted(by_cost)
     wanted = float(other.cost.mean())
     above = int(np.clip(np.searchsorted(costs, wanted), 1, len(costs) - 1))
-    share = float(np.clip((wanted - costs[above - 1]) / (costs[above] - costs[above - 1]), 0, 1))
-    ours = (1 - share) * by_cost[costs[above - 1]].right + share * by_cost[costs[above]].right
+    fraction = float(np.clip((wanted - costs[above - 1]) / (costs[above] - costs[above - 1]), 0, 1))
+    ours = (1 - fraction) * by_cost[costs[above - 1]].right + fraction * by_cost[costs[above]].right
     return _difference(ours - other.right)
 
 
 def _score_all(
-    evidence: Evidence, fitters: Mapping[str, Fitter], budget: float, fitted: _Indices, scored: _Indices
+    dataset: ReadoutDataset, fitters: Mapping[str, Fitter], budget: float, fitted: _Indices, scored: _Indices
 ) -> dict[str, tuple[str, _Values]]:
     """Return kind, and right or wrong and cost [2, n], for all that could be fitted."""
-    fitting, scoring = evidence.take(fitted), evidence.take(scored)
+    fitting, scoring = dataset.take(fitted), dataset.take(scored)
     results = {}
     for name, fit in fitters.items():
         try:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeexit.fitting import Budget, Evidence, fit_policy
-from edgeexit.fitting.evidence import read_out
+from edgeexit.fitting import Budget, ReadoutDataset, fit_policy
 from edgeexit.fitting.published import eenet_policy
+from edgeexit.fitting.readout_dataset import read_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 BUDGET = 2.5
 
 
-def draw(samples: int, exits: int, classes: int) -> Evidence:
+def draw(samples: int, exits: int, classes: int) -> ReadoutDataset:
     """Draw samples of varying difficulty that deeper exits see more sharply; exit k costs k + 1."""
     random = np.random.default_rng(0)
     truth, difficulty = random.integers(0, classes, samples), random.exponential(1, samples) + 0.3
     logits = random.normal(size=(samples, exits, classes))
     for k in range(exits):
         logits[np.arange(samples), k, truth] += (2 + 2 * k) / difficulty
-    return Evidence(
+    return ReadoutDataset(
         readouts=read_out(logits).astype(np.float32),
         costs=tuple(float(k + 1) for k in range(exits)),
         temperatures=(1.0,) * exits,
@@ -40,14 +40,14 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    evidence = draw(options.samples, options.exits, options.classes)
+    dataset = draw(options.samples, options.exits, options.classes)
     fits: dict[str, Callable[[], object]] = {
-        "confidence": lambda: fit_policy("confidence", evidence, Budget(cost=BUDGET)),
+        "confidence": lambda: fit_policy("confidence", dataset, Budget(cost=BUDGET)),
         "eenet, temperatures as they are": lambda: fit_policy(
-            "eenet", evidence, Budget(cost=BUDGET), temperatures=False
+            "eenet", dataset, Budget(cost=BUDGET), temperatures=False
         ),
-        "eenet": lambda: fit_policy("eenet", evidence, Budget(cost=BUDGET)),
-        "eenet, published recipe": lambda: eenet_policy(evidence, BUDGET),
+        "eenet": lambda: fit_policy("eenet", dataset, Budget(cost=BUDGET)),
+        "eenet, published recipe": lambda: eenet_policy(dataset, BUDGET),
     }
     seconds: dict[str, list[float]] = {name: [] for name in fits}
     for _ in range(options.rounds):

@@ -4,21 +4,21 @@ from functools import partial
 
 from comparing import Fitter
 
-from edgeexit.fitting import Budget, Evidence, choose_policy, fit_policy
+from edgeexit.fitting import Budget, ReadoutDataset, choose_policy, fit_policy
 from edgeexit.fitting.published import beem_policy, branchynet_policy, eenet_policy, msdnet_policy, pabee_policy
 from edgeexit.policies import KINDS, AnyPolicy
 
 AUTO = "auto"
 
 
-def fit_ours(kind: str, evidence: Evidence, budget: float) -> AnyPolicy:
+def fit_ours(kind: str, dataset: ReadoutDataset, budget: float) -> AnyPolicy:
     """Return our fit of a kind."""
-    return fit_policy(kind, evidence, Budget(cost=budget)).policy
+    return fit_policy(kind, dataset, Budget(cost=budget)).policy
 
 
-def fit_auto(evidence: Evidence, budget: float) -> AnyPolicy:
+def fit_auto(dataset: ReadoutDataset, budget: float) -> AnyPolicy:
     """Return what `--policy auto` takes."""
-    return choose_policy(evidence, Budget(cost=budget)).fit.policy
+    return choose_policy(dataset, Budget(cost=budget)).fit.policy
 
 
 RIVALS: dict[str, Fitter] = {

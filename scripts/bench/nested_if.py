@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
-OUTPUTS = ("logits", "answer", "exit")
+OUTPUTS = ("logits", "prediction", "exit")
 """`[1, C] float32`, `[1] int64`, `[1] int64`: of the exit taken."""
 
 
@@ -31,10 +31,10 @@ def _stage(whole: GraphProto, thresholds: Sequence[float], classes: int, index: 
     weights = [tensor for tensor in whole.initializer if tensor.name in used - known]
     known |= {tensor.name for tensor in weights} | {name for node in nodes for name in node.output}
     said = [f"{name}.{index}" for name in OUTPUTS]
-    logits, answer, taken = said
+    logits, prediction, taken = said
     nodes += [
         helper.make_node("Identity", [exit_name], [logits]),
-        helper.make_node("ArgMax", [logits], [answer], axis=1, keepdims=0),
+        helper.make_node("ArgMax", [logits], [prediction], axis=1, keepdims=0),
         helper.make_node("Constant", [], [taken], value=numpy_helper.from_array(np.array([index], np.int64))),
     ]
     if index < len(thresholds):
@@ -76,9 +76,9 @@ def _needed(graph: GraphProto, name: str) -> list[NodeProto]:
 
 
 def _typed(names: Sequence[str], classes: int) -> list[onnx.ValueInfoProto]:
-    logits, answer, taken = names
+    logits, prediction, taken = names
     return [
         helper.make_tensor_value_info(logits, TensorProto.FLOAT, (1, classes)),
-        helper.make_tensor_value_info(answer, TensorProto.INT64, (1,)),
+        helper.make_tensor_value_info(prediction, TensorProto.INT64, (1,)),
         helper.make_tensor_value_info(taken, TensorProto.INT64, (1,)),
     ]

@@ -26,7 +26,7 @@ from fitters import AUTO, OURS, RIVALS
 from recording import exit_accuracies, record_exits
 from risk_bound import DELTA, Held, resample
 
-from edgeexit.fitting import Evidence
+from edgeexit.fitting import ReadoutDataset
 
 _BUDGETS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _BETWEEN = (0.35, 0.45, 0.55, 0.65, 0.75, 0.85)
@@ -37,7 +37,7 @@ _CERTIFIED = ("confidence", "beem")
 _RESAMPLINGS = 200
 
 
-def measure_budgets(test: Evidence, splits: int, pool: ProcessPoolExecutor) -> dict[str, Any]:
+def measure_budgets(test: ReadoutDataset, splits: int, pool: ProcessPoolExecutor) -> dict[str, Any]:
     """Return the figures of every way of fitting at every budget."""
     outcomes = compare(test, RIVALS | OURS, _BUDGETS, splits=splits, pool=pool, on_done=_tell("budgets and splits"))
     between = compare(
@@ -62,7 +62,7 @@ def measure_budgets(test: Evidence, splits: int, pool: ProcessPoolExecutor) -> d
     return figures
 
 
-def measure_risks(test: Evidence, pool: ProcessPoolExecutor) -> list[Held]:
+def measure_risks(test: ReadoutDataset, pool: ProcessPoolExecutor) -> list[Held]:
     """Return how often each certified risk held."""
     held = []
     wanted = [(kind, samples, risk) for kind in _CERTIFIED for samples in _SAMPLES for risk in _RISKS]
@@ -78,8 +78,8 @@ def _print_tables(figures: Mapping[str, Any]) -> None:
     print("Accuracy of each exit alone, at its share of the full cost:\n")
     _print_row("", [f"exit {k}" for k in range(len(exits["cost"]))], rule=True)
     _print_row("cost", [f"{cost:.1%}" for cost in exits["cost"]])
-    _print_row("test part", [f"{share:.2%}" for share in exits["test"]])
-    _print_row("held out of the train part", [f"{share:.2%}" for share in exits["held_out"]])
+    _print_row("test part", [f"{fraction:.2%}" for fraction in exits["test"]])
+    _print_row("held out of the train part", [f"{fraction:.2%}" for fraction in exits["held_out"]])
 
     budgets = [f"{budget:g}" for budget in _BUDGETS]
     print("\nAccuracy on the halves that fitted nothing (mean cost realised there), by budget:\n")

@@ -26,9 +26,9 @@ from resnet56 import ResNet56
 from torch.nn import functional
 
 from edgeexit.bundle import Bundle
+from edgeexit.bundle.manifest import Precision
 from edgeexit.compiler import compile_bundle
 from edgeexit.datasets import LABELS
-from edgeexit.manifest import Precision
 from edgeexit.runtime import Runner
 
 _HEADS = ("heads.*", "linear.*")
@@ -109,21 +109,21 @@ def measure(cifar: Path, weights: Path, target: str | None, folder: Path) -> dic
             keep_fp32=kept,
         )
         took = time.perf_counter() - started
-        answers = answers_of(bundle, test.image)
+        predictions = answers_of(bundle, test.image)
         manifest = bundle.manifest
         bundles[name] = bundle
         figures[name] = {
             "compile_seconds": took,
             "bundle_bytes": sum(file.stat().st_size for file in bundle.path.iterdir()),
             "kept_bytes_per_sample": [
-                sum(tensor.bytes_per_sample or 0 for tensor in manifest.kept_after(stage))
+                sum(tensor.bytes_per_sample or 0 for tensor in manifest.live_after(stage))
                 for stage in range(len(manifest.stages) - 1)
             ],
-            "accuracy_torch": [float((answer == test.labels).mean()) for answer in torch_answers],
-            "accuracy": [float((answer == test.labels).mean()) for answer in answers.values()],
+            "accuracy_torch": [float((prediction == test.labels).mean()) for prediction in torch_answers],
+            "accuracy": [float((prediction == test.labels).mean()) for prediction in predictions.values()],
             "agreement_with_torch": [
-                float((answer == expected).mean())
-                for answer, expected in zip(answers.values(), torch_answers, strict=True)
+                float((prediction == expected).mean())
+                for prediction, expected in zip(predictions.values(), torch_answers, strict=True)
             ],
         }
     for name, ratios in relative_latencies(bundles, test.image).items():

@@ -14,7 +14,7 @@ from training import EPOCHS, fine_tune
 
 from edgeexit.compiler import compile_bundle
 from edgeexit.files import write_atomic
-from edgeexit.fitting import Evidence
+from edgeexit.fitting import ReadoutDataset
 from edgeexit.policies.readout import TOP1
 from edgeexit.runtime import Runner
 
@@ -25,9 +25,9 @@ _BATCH = 100
 class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     """What the stages said of images that trained nothing, and of test images."""
 
-    held_out: Evidence
+    held_out: ReadoutDataset
     """Of the train part, left out of the fine-tuning."""
-    test: Evidence
+    test: ReadoutDataset
     training_seconds: float
     """As long as fine-tuning took, on the machine that did it."""
 
@@ -66,16 +66,16 @@ def record_exits(cifar: Path, weights: Path, cache: Path | None) -> Recorded:
     return _recorded(arrays)
 
 
-def exit_accuracies(evidence: Evidence) -> list[float]:
+def exit_accuracies(dataset: ReadoutDataset) -> list[float]:
     """Return the accuracy [K] of answering everything at each exit."""
-    return [float(share) for share in (evidence.readouts[:, :, TOP1] == evidence.truth[:, None]).mean(axis=0)]
+    return [float(fraction) for fraction in (dataset.readouts[:, :, TOP1] == dataset.truth[:, None]).mean(axis=0)]
 
 
 def _recorded(arrays: dict[str, Any]) -> Recorded:
     costs = np.asarray(arrays["costs"], dtype=np.float64)
     relative = tuple(float(cost) for cost in costs / costs[-1])
     held_out, test = (
-        Evidence(
+        ReadoutDataset(
             readouts=arrays[f"{name}_readouts"].astype(np.float32),
             labels=arrays[f"{name}_labels"].astype(np.int64),
             costs=relative,

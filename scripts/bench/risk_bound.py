@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgeexit.fitting import Evidence, MaxRisk, expect, fit_policy
+from edgeexit.fitting import MaxRisk, ReadoutDataset, expect, fit_policy
 
 DELTA = 0.1
 
@@ -18,7 +18,7 @@ class Held(NamedTuple):
     samples: int
     risk: float
     resamplings: int
-    share: float
+    fraction: float
     """Of the fits whose disagreement on the whole population is at most the risk; at least 1 - delta is promised."""
     disagreement: float
     """Mean over the fits."""
@@ -27,7 +27,7 @@ class Held(NamedTuple):
 
 
 def resample(
-    population: Evidence, kind: str, samples: int, risk: float, *, resamplings: int, pool: ProcessPoolExecutor
+    population: ReadoutDataset, kind: str, samples: int, risk: float, *, resamplings: int, pool: ProcessPoolExecutor
 ) -> Held:
     """Fit a kind on `samples` drawn with replacement, `resamplings` times, and look at the whole population.
 
@@ -41,13 +41,13 @@ def resample(
         samples=samples,
         risk=risk,
         resamplings=resamplings,
-        share=float((fits[:, 0] <= risk).mean()),
+        fraction=float((fits[:, 0] <= risk).mean()),
         disagreement=float(fits[:, 0].mean()),
         mean_cost=float(fits[:, 1].mean()),
     )
 
 
-def _fit_once(population: Evidence, kind: str, samples: int, risk: float, seed: int) -> tuple[float, float]:
+def _fit_once(population: ReadoutDataset, kind: str, samples: int, risk: float, seed: int) -> tuple[float, float]:
     """Return the true disagreement and cost of one fit."""
     drawn = np.random.default_rng(seed).integers(len(population), size=samples)
     policy = fit_policy(kind, population.take(drawn), MaxRisk(risk=risk, delta=DELTA), seed=seed).policy

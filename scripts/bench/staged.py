@@ -138,14 +138,14 @@ def _rivals(models: Models, runner: Runner, policy: Confidence, images: Array) -
     nested = open_session(models.target, nested_if(models.exported, thresholds, CLASSES))
     for image in images[:, None]:
         result = runner.infer({IMAGE: image}, policy=policy)
-        _, answer, taken = nested.run(OUTPUTS, {IMAGE: image})
-        answers = {
-            Answer(int(result.answers[0]), int(result.exits[0])),
+        _, prediction, taken = nested.run(OUTPUTS, {IMAGE: image})
+        predictions = {
+            Answer(int(result.predictions[0]), int(result.exits[0])),
             eager.infer(image),
-            Answer(int(answer[0]), int(taken[0])),
+            Answer(int(prediction[0]), int(taken[0])),
         }
-        if len(answers) > 1:
-            raise SystemExit(f"the contenders do not answer alike: {answers}")
+        if len(predictions) > 1:
+            raise SystemExit(f"the contenders do not answer alike: {predictions}")
     return {
         "staged": _each(images, lambda image: runner.infer({IMAGE: image}, policy=policy)),
         "eager": _each(images, eager.infer),

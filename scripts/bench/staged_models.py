@@ -15,13 +15,13 @@ from onnx.utils import Extractor
 from resnet56 import EXIT_BLOCKS, ResNet56
 from torch import nn
 
+from edgeexit.backends.onnxruntime.backend import UNSAFE_OPTIMISERS, OnnxRuntimeBackend, session_options
 from edgeexit.bundle import Bundle
+from edgeexit.bundle.manifest import READOUT_SUFFIX, TEMPERATURE_INPUT
 from edgeexit.compiler import compile_bundle
-from edgeexit.manifest import READOUT_SUFFIX, TEMPERATURE_INPUT
 from edgeexit.policies import Confidence
 from edgeexit.policies.readout import COLUMNS, P1, Array
 from edgeexit.runtime import Runner
-from edgeexit.runtime.onnxruntime_backend import UNSAFE_OPTIMISERS, OnnxRuntimeBackend, session_options
 from edgeexit.targets import Target, load_target
 
 IMAGE = "image"
@@ -104,7 +104,7 @@ def make_models(folder: Path) -> Models:
 
 def make_runner(models: Models) -> Runner:
     """Return a runner of one thread, to be opened."""
-    backend = OnnxRuntimeBackend(models.bundle, models.target, fallback=False, remark=None)
+    backend = OnnxRuntimeBackend(models.bundle, models.target, fallback=False, warning=None)
     return Runner(models.bundle, backend=backend)
 
 
@@ -113,9 +113,9 @@ def mixed_policy(runner: Runner, images: Array) -> Confidence:
     readouts = runner.infer_every_exit({IMAGE: images}).readouts
     staying = np.arange(len(images))
     thresholds = []
-    for k, share in enumerate(SHARES[:-1]):
+    for k, fraction in enumerate(SHARES[:-1]):
         order = staying[np.argsort(-readouts[staying, k, P1])]
-        count = round(share * len(images))
+        count = round(fraction * len(images))
         thresholds.append(float((readouts[order[count - 1], k, P1] + readouts[order[count], k, P1]) / 2))
         staying = order[count:]
     return Confidence(temperatures=(1.0,) * len(EXITS), thresholds=tuple(thresholds))
@@ -124,7 +124,7 @@ def mixed_policy(runner: Runner, images: Array) -> Confidence:
 class Answer(NamedTuple):
     """What a contender says of a sample."""
 
-    answer: int
+    prediction: int
     exit_index: int
 
 
@@ -146,9 +146,9 @@ class Eager:
         x = torch.from_numpy(image)
         for k, (trunk, head) in enumerate(self._stages):
             x = trunk(x)
-            probability, answer = torch.softmax(head(x), dim=1).max(dim=1)
+            probability, prediction = torch.softmax(head(x), dim=1).max(dim=1)
             if k == len(self._thresholds) or probability.item() >= self._thresholds[k]:
-                return Answer(int(answer.item()), k)
+                return Answer(int(prediction.item()), k)
         raise AssertionError("the last exit answers")
 
 

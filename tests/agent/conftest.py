@@ -9,9 +9,9 @@ import pytest
 
 from edgeexit.agent import AgentConfig
 from edgeexit.bundle import Bundle
-from edgeexit.mqtt import BrokerConfig
 from edgeexit.policies import Rollout
 from edgeexit.signing import PrivateKey, generate_key, load_private_key
+from edgeexit.wire.session import BrokerConfig
 from tests.agent.fleet import Fleet
 from tests.broker import RealBroker
 from tests.bundles import make_bundle
@@ -60,7 +60,7 @@ def config(tmp_path: Path, broker: RealBroker, key_path: Path) -> AgentConfig:
         state_dir=tmp_path / "state",
         trusted_keys=(key_path,),
         broker=BrokerConfig(url=broker.url),
-        audit_share=0.0,
+        audit_fraction=0.0,
         report_interval_s=0.2,
         resend_s=0.5,
     )

@@ -6,7 +6,10 @@ from typing import Any
 
 from edgeexit.agent import AgentConfig
 from edgeexit.bundle import Bundle
-from edgeexit.messages import (
+from edgeexit.policies import Confidence, PolicyDocument, Scope, encode_document
+from edgeexit.policies.document import PAYLOAD_TYPE
+from edgeexit.signing import PrivateKey, sign
+from edgeexit.wire.messages import (
     UP_TYPES,
     Ack,
     Command,
@@ -19,10 +22,7 @@ from edgeexit.messages import (
     policy_topic,
     uplink_filter,
 )
-from edgeexit.mqtt import BrokerConfig, BrokerSession, Delivery
-from edgeexit.policies import Confidence, PolicyDocument, Scope, encode_document
-from edgeexit.policies.document import PAYLOAD_TYPE
-from edgeexit.signing import PrivateKey, sign
+from edgeexit.wire.session import BrokerConfig, BrokerSession, Delivery
 
 
 def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 10.0) -> Any:

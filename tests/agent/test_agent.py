@@ -14,9 +14,9 @@ from edgeexit.agent import Agent, AgentConfig
 from edgeexit.bundle import Bundle
 from edgeexit.errors import ConfigError, DataError, TargetError
 from edgeexit.latency import LatencyProfile
-from edgeexit.messages import MAX_BYTES, Audit, Report, State
-from edgeexit.mqtt import BrokerConfig
 from edgeexit.targets import host_target
+from edgeexit.wire.messages import MAX_BYTES, Audit, Report, State
+from edgeexit.wire.session import BrokerConfig
 from tests.agent.fleet import Fleet, wait_for, wait_for_rejection, wait_for_reports, wait_for_revision
 from tests.broker import RealBroker
 from tests.bundles import INPUT, make_bundle, make_samples
@@ -91,7 +91,7 @@ def test_what_was_not_acknowledged_is_sent_by_the_next_start(fleet: Fleet, bundl
 
 
 def test_audits_hold_what_the_policy_did_and_every_exit(fleet: Fleet, bundle: Bundle, changed: Change) -> None:
-    config = changed(audit_share=1.0)
+    config = changed(audit_fraction=1.0)
     samples = make_samples(20)
     with Agent(bundle, config) as agent:
         fleet.send_policy(config, fleet.document(1, threshold=0.45))
@@ -104,7 +104,7 @@ def test_audits_hold_what_the_policy_did_and_every_exit(fleet: Fleet, bundle: Bu
     found = [sample for audit in sorted(audits, key=lambda audit: audit.sequence) for sample in audit.samples]
     assert [sample.label for sample in found] == [n % 4 for n in range(20)]
     assert [sample.exit for sample in found] == result.exits.tolist()
-    assert [sample.top1[sample.exit] for sample in found] == result.answers.tolist()
+    assert [sample.top1[sample.exit] for sample in found] == result.predictions.tolist()
     assert len(set(result.exits)) > 1, "the samples must not all leave at one exit, or this shows little"
 
 
@@ -160,7 +160,7 @@ def test_a_state_folder_that_cannot_be_used_stops_nothing_but_new_policies(
     fleet: Fleet, bundle: Bundle, changed: Change, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    config = changed(state_dir=tmp_path / "file" / "state", audit_share=1.0)
+    config = changed(state_dir=tmp_path / "file" / "state", audit_fraction=1.0)
     with Agent(bundle, config) as agent:
         agent.infer(make_samples(5))
         wait_for_reports(fleet, config, 5)
@@ -172,7 +172,7 @@ def test_a_state_folder_that_cannot_be_used_stops_nothing_but_new_policies(
 
 
 def test_errors_of_the_caller_are_his_and_are_counted(fleet: Fleet, bundle: Bundle, changed: Change) -> None:
-    config = changed(audit_share=1.0)
+    config = changed(audit_fraction=1.0)
     with Agent(bundle, config) as agent:
         wait_for(lambda: agent.connected, "the broker")
         with pytest.raises(DataError):
@@ -197,7 +197,7 @@ def test_errors_of_the_caller_are_his_and_are_counted(fleet: Fleet, bundle: Bund
 def test_labels_that_are_no_classes_are_refused_before_inference(
     bundle: Bundle, changed: Change, caplog: pytest.LogCaptureFixture, labels: Any, told: str
 ) -> None:
-    with Agent(bundle, changed(audit_share=1.0)) as agent:
+    with Agent(bundle, changed(audit_fraction=1.0)) as agent:
         for ask in (agent.infer, agent.infer_async):
             with pytest.raises(DataError, match=told):
                 ask(make_samples(3), labels=labels)
@@ -276,7 +276,7 @@ def test_labels_that_do_not_fit_cost_no_inference(
 def test_samples_that_could_not_be_audited_are_told_in_the_reports(
     fleet: Fleet, bundle: Bundle, changed: Change
 ) -> None:
-    config = changed(audit_share=1.0, not_finite="pass")
+    config = changed(audit_fraction=1.0, not_finite="pass")
     with Agent(bundle, config) as agent:
         wait_for(lambda: agent.connected, "the broker")
         agent.infer({INPUT: np.full((2, 8), np.nan, dtype=np.float32)})
@@ -286,7 +286,7 @@ def test_samples_that_could_not_be_audited_are_told_in_the_reports(
 
 
 def test_messages_that_found_no_room_are_told_in_the_reports(fleet: Fleet, bundle: Bundle, changed: Change) -> None:
-    config = changed(audit_share=1.0, outbox_max_bytes=64 * 1024)
+    config = changed(audit_fraction=1.0, outbox_max_bytes=64 * 1024)
     with Agent(bundle, config) as agent:
         wait_for(lambda: agent.connected, "the broker")
         agent.infer(make_samples(2000))

@@ -6,7 +6,7 @@ import pytest
 
 from edgeexit.agent.config import AgentConfig, host_device
 from edgeexit.errors import ConfigError
-from edgeexit.messages import check_name
+from edgeexit.wire.messages import check_name
 
 FULL = """
 fleet = "plant"
@@ -36,13 +36,13 @@ def test_relative_paths_start_at_the_file(tmp_path: Path) -> None:
     assert config.trusted_keys == (tmp_path / "keys/calibrator.pub", Path("/etc/edgeexit/other.pub"))
     assert config.broker.ca_file == str(tmp_path / "ca.pem")
     assert config.broker.endpoint() == ("broker.example", 8884, True)
-    assert config.audit_share == 0.05
+    assert config.audit_fraction == 0.05
 
 
 def test_only_the_fleet_is_needed(tmp_path: Path) -> None:
     config = AgentConfig.load(write(tmp_path, 'fleet = "plant"'))
     assert config.device == host_device()
-    assert (config.audit_share, config.report_interval_s) == (0.01, 60.0)
+    assert (config.audit_fraction, config.report_interval_s) == (0.01, 60.0)
     assert (config.fallback, config.not_finite, config.feedback_window_s) == (False, "refuse", 0.0)
     assert (config.endpoint.enabled, config.endpoint.host, config.endpoint.port) == (None, "127.0.0.1", 8080)
     assert config.state_dir == tmp_path / "state"

@@ -10,9 +10,9 @@ import pytest
 from edgeexit.agent import Agent, AgentConfig
 from edgeexit.bundle import Bundle
 from edgeexit.errors import BundleError
-from edgeexit.messages import MAX_BYTES, State
 from edgeexit.policies import Confidence, PolicyDocument, Rollout, Scope
 from edgeexit.signing import PrivateKey, generate_key, load_private_key
+from edgeexit.wire.messages import MAX_BYTES, State
 from tests.agent.fleet import Fleet, wait_for, wait_for_rejection, wait_for_revision
 from tests.broker import RealBroker
 from tests.bundles import make_bundle, make_samples
@@ -54,11 +54,11 @@ def test_thresholds_that_nothing_can_reach_are_logged_when_they_come_into_force(
         assert "can never leave" not in caplog.text
         fleet.send_policy(config, fleet.document(2, threshold=1.5))
         wait_for_revision(fleet, config, 2)
-        remark = "policy 'confidence' can never leave at 'e0' (threshold 1.5, highest score possible 1)"
-        assert caplog.text.count(remark) == 1
+        warning = "policy 'confidence' can never leave at 'e0' (threshold 1.5, highest score possible 1)"
+        assert caplog.text.count(warning) == 1
         assert set(agent.infer(make_samples(5)).exits) == {2}
     Agent(bundle, config)
-    assert caplog.text.count(remark) == 2
+    assert caplog.text.count(warning) == 2
 
 
 def test_refused_policies_are_told_and_the_good_one_stays_in_force(
@@ -232,4 +232,4 @@ def test_an_agent_that_asks_for_a_signed_bundle_takes_no_other(
         Agent(bundle, config)
     bundle.sign(key)
     with Agent(bundle, config) as agent:
-        assert len(agent.infer(make_samples(3)).answers) == 3
+        assert len(agent.infer(make_samples(3)).predictions) == 3

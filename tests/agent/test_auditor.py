@@ -10,10 +10,10 @@ import pytest
 
 from edgeexit.agent.auditor import Auditor, audited_sample
 from edgeexit.bundle import Bundle
-from edgeexit.messages import Audit, AuditedSample, decode, encode
 from edgeexit.policies import Confidence, Voting
 from edgeexit.policies.readout import COLUMNS
 from edgeexit.runtime import EveryExit, Runner
+from edgeexit.wire.messages import Audit, AuditedSample, decode, encode
 from tests.bundles import INPUT, make_samples
 
 POLICY = Confidence(temperatures=(1.0, 2.0, 1.0), thresholds=(0.4, 0.5))
@@ -48,7 +48,7 @@ class Collected:
 
 def test_an_audit_holds_every_exit_of_the_sample_as_it_was_when_it_was_answered(runner: Runner) -> None:
     collected = Collected()
-    auditor = Auditor(runner, share=1.0, exits=3, emit=collected)
+    auditor = Auditor(runner, fraction=1.0, exits=3, emit=collected)
     inputs = make_samples(10)
     expected = runner.infer_every_exit(inputs, temperatures=POLICY.temperatures).readouts
     result = runner.infer(inputs, policy=POLICY)
@@ -70,10 +70,10 @@ def test_an_audit_tells_an_answer_that_is_not_the_exit_s_own_class(runner: Runne
     top1 = np.array([[0, 0, 1, 1], [0, 0, 1, 0], [2, 1, 1, 3], [0, 1, 2, 3]])
     readouts = np.full((4, 4, 4), 0.5, dtype=np.float32)
     readouts[:, :, 0] = top1
-    state, answers = voting.initial_state(4), []
+    state, predictions = voting.initial_state(4), []
     for k in range(4):
         decision = voting.decide(k, readouts[:, k], state)
-        answers.append(decision.answer)
+        predictions.append(decision.prediction)
         state = decision.state
 
     class Recorded:
@@ -81,13 +81,13 @@ def test_an_audit_tells_an_answer_that_is_not_the_exit_s_own_class(runner: Runne
             return EveryExit(outputs={}, readouts=readouts, stage_ms=())
 
     exits = np.array([2, 2, 2, 3])
-    given = np.array(answers)[exits, np.arange(4)].astype(np.int64)
-    result = msgspec.structs.replace(_result(4), exits=exits, answers=given)
-    auditor = Auditor(Recorded(), share=1.0, exits=4, emit=collected)  # type: ignore[arg-type]
+    given = np.array(predictions)[exits, np.arange(4)].astype(np.int64)
+    result = msgspec.structs.replace(_result(4), exits=exits, predictions=given)
+    auditor = Auditor(Recorded(), fraction=1.0, exits=4, emit=collected)  # type: ignore[arg-type]
     offer(auditor, make_samples(4), result, revision=0, policy=voting, labels=None)
     auditor.start()
     auditor.stop()
-    assert [sample.answer for sample in collected.samples] == [0, 0, None, None]
+    assert [sample.prediction for sample in collected.samples] == [0, 0, None, None]
     assert [sample.disagrees for sample in collected.samples] == [True, False, True, False]
 
 
@@ -97,19 +97,19 @@ def test_an_audit_of_an_agent_that_knows_no_answers_can_be_read(runner: Runner) 
     assert told.keys() == {"exit", "top1", "p1", "p2", "entropy"}, "what is as usual takes no room"
     old = {**told, "label": None}
     sample = msgspec.convert(old, AuditedSample)
-    assert sample.answer is None
+    assert sample.prediction is None
     assert sample.disagrees == (readout[1, 0] != readout[-1, 0])
 
 
-@pytest.mark.parametrize("answer", [-1, 1.5, "cat"])
-def test_an_answer_that_is_no_class_is_refused(runner: Runner, answer: object) -> None:
+@pytest.mark.parametrize("prediction", [-1, 1.5, "cat"])
+def test_an_answer_that_is_no_class_is_refused(runner: Runner, prediction: object) -> None:
     told = msgspec.to_builtins(audited_sample(runner.infer_every_exit(make_samples(1)).readouts[0], exit_index=0))
-    with pytest.raises(msgspec.ValidationError, match="answer"):
-        msgspec.convert(told | {"answer": answer}, AuditedSample)
+    with pytest.raises(msgspec.ValidationError, match="prediction"):
+        msgspec.convert(told | {"prediction": prediction}, AuditedSample)
 
 
 def test_an_answer_beside_the_final_exit_changes_nothing() -> None:
-    sample = AuditedSample(exit=1, top1=(0, 1), p1=(0.5, 0.9), p2=(0.3, 0.1), entropy=(1.0, 0.3), answer=7)
+    sample = AuditedSample(exit=1, top1=(0, 1), p1=(0.5, 0.9), p2=(0.3, 0.1), entropy=(1.0, 0.3), prediction=7)
     assert not sample.disagrees
 
 
@@ -137,7 +137,7 @@ def test_the_draw_does_not_look_at_the_sample_and_has_the_share_that_was_asked_f
         return asked[-1]
 
     collected = Collected()
-    auditor = Auditor(runner, share=0.1, exits=3, emit=collected, random_source=draw)
+    auditor = Auditor(runner, fraction=0.1, exits=3, emit=collected, random_source=draw)
     auditor.start()
     inputs = make_samples(100)
     for start in range(0, 100, 10):
@@ -171,7 +171,7 @@ class SlowRunner:
 
 def test_offering_never_waits_and_skips_what_does_not_fit(runner: Runner) -> None:
     slow, collected = SlowRunner(runner), Collected()
-    auditor = Auditor(slow, share=1.0, exits=3, emit=collected)  # type: ignore[arg-type]
+    auditor = Auditor(slow, fraction=1.0, exits=3, emit=collected)  # type: ignore[arg-type]
     auditor.start()
     one = make_samples(1)
     result = runner.infer(one, policy=POLICY)
@@ -186,7 +186,7 @@ def test_offering_never_waits_and_skips_what_does_not_fit(runner: Runner) -> Non
 
 def test_stopping_does_not_wait_for_an_audit_that_hangs(runner: Runner) -> None:
     slow = SlowRunner(runner)
-    auditor = Auditor(slow, share=1.0, exits=3, emit=Collected())  # type: ignore[arg-type]
+    auditor = Auditor(slow, fraction=1.0, exits=3, emit=Collected())  # type: ignore[arg-type]
     auditor.start()
     one = make_samples(1)
     offer(auditor, one, runner.infer(one, policy=POLICY), revision=0, policy=POLICY, labels=None)
@@ -198,7 +198,7 @@ def test_samples_that_break_the_model_are_left_out_and_the_next_are_audited(
     runner: Runner, caplog: pytest.LogCaptureFixture
 ) -> None:
     collected = Collected()
-    auditor = Auditor(runner, share=1.0, exits=3, emit=collected)
+    auditor = Auditor(runner, fraction=1.0, exits=3, emit=collected)
     auditor.start()
     good, wrong = make_samples(2), {INPUT: np.zeros((2, 5), dtype=np.float32)}
     broken = {INPUT: np.full((2, 8), np.nan, dtype=np.float32)}
@@ -219,7 +219,7 @@ def test_a_message_of_a_deep_model_s_audits_fits_the_wire() -> None:
         def infer_every_exit(self, inputs: Any, *, temperatures: Any) -> EveryExit:
             return EveryExit(outputs={}, readouts=np.stack([readout] * len(inputs[INPUT])), stage_ms=())
 
-    auditor = Auditor(Deep(), share=1.0, exits=64, emit=collected)  # type: ignore[arg-type]
+    auditor = Auditor(Deep(), fraction=1.0, exits=64, emit=collected)  # type: ignore[arg-type]
     deep = Confidence(temperatures=(1.0,) * 64, thresholds=(None,) * 63)
     result = msgspec.structs.replace(_result(40), exits=np.zeros(40, dtype=np.int64))
     offer(auditor, make_samples(40), result, revision=0, policy=deep, labels=None)
@@ -237,7 +237,7 @@ def _result(count: int) -> Any:
 
     nothing = np.zeros(count)
     return Inference(
-        answers=nothing,
+        predictions=nothing,
         exits=nothing,
         outputs=nothing,
         readouts=nothing,

@@ -8,9 +8,9 @@ import pytest
 from edgeexit.agent.counters import Counters
 from edgeexit.bundle import Bundle
 from edgeexit.latency import bin_of
-from edgeexit.messages import SCORE_BINS
 from edgeexit.policies import Beem, Confidence
 from edgeexit.runtime import Inference, Runner
+from edgeexit.wire.messages import SCORE_BINS
 from tests.bundles import make_samples
 
 CONFIDENCE = Confidence(temperatures=(1.0, 1.0, 1.0), thresholds=(0.5, 0.6))
@@ -20,7 +20,7 @@ BEEM = Beem(temperatures=(1.0, 1.0, 1.0), thresholds=(0.5, 0.9), weights=(1.0, 1
 def made_result(exits: list[int], scores: list[list[float]], latency_ms: list[float]) -> Inference:
     count = len(exits)
     return Inference(
-        answers=np.zeros(count, dtype=np.int64),
+        predictions=np.zeros(count, dtype=np.int64),
         exits=np.array(exits),
         outputs=np.zeros((count, 4), dtype=np.float32),
         readouts=np.zeros((count, 4), dtype=np.float32),

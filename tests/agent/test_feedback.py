@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from edgeexit.agent import Agent, AgentConfig
-from edgeexit.agent.awaiting import _MOST_SAMPLES, AwaitingLabels
+from edgeexit.agent.awaiting import _MAX_SAMPLES, AwaitingLabels
 from edgeexit.bundle import Bundle
 from edgeexit.errors import DataError
-from edgeexit.messages import Audit, AuditedSample
+from edgeexit.wire.messages import Audit, AuditedSample
 from tests.agent.fleet import Fleet, wait_for
 from tests.bundles import INPUT, make_samples
 
@@ -91,12 +91,12 @@ def test_the_newest_inference_of_an_id_gets_the_label_and_both_go_out(awaiting: 
 
 
 def test_what_waits_is_bounded_and_the_oldest_goes_first(awaiting: AwaitingLabels) -> None:
-    gone = [hold(awaiting, str(n)) for n in range(_MOST_SAMPLES + 10)]
-    assert [len(one) for one in gone] == [0] * _MOST_SAMPLES + [1] * 10
+    gone = [hold(awaiting, str(n)) for n in range(_MAX_SAMPLES + 10)]
+    assert [len(one) for one in gone] == [0] * _MAX_SAMPLES + [1] * 10
     assert not awaiting.attach("9", [1])
     assert awaiting.attach("10", [1])
-    assert len(awaiting._tickets) == _MOST_SAMPLES
-    assert len(awaiting.release(everything=True)) == _MOST_SAMPLES
+    assert len(awaiting._tickets) == _MAX_SAMPLES
+    assert len(awaiting.release(everything=True)) == _MAX_SAMPLES
     assert not awaiting._tickets
 
 
@@ -108,7 +108,7 @@ def test_what_is_not_held_is_forgotten(awaiting: AwaitingLabels) -> None:
 @pytest.fixture
 def patient(changed: Change) -> AgentConfig:
     """Audits everything, and waits long for labels."""
-    return changed(audit_share=1.0, feedback_window_s=3600.0)
+    return changed(audit_fraction=1.0, feedback_window_s=3600.0)
 
 
 def told(fleet: Fleet, config: AgentConfig) -> list[AuditedSample]:
@@ -154,7 +154,7 @@ def test_a_clean_stop_sends_what_waits(fleet: Fleet, bundle: Bundle, patient: Ag
 
 
 def test_without_a_window_samples_go_with_the_next_report(fleet: Fleet, bundle: Bundle, changed: Change) -> None:
-    config = changed(audit_share=1.0)
+    config = changed(audit_fraction=1.0)
     with Agent(bundle, config) as agent:
         agent.infer(make_samples(1), id="a")
         wait_for(lambda: told(fleet, config), "the sample")
@@ -180,7 +180,7 @@ def test_what_is_no_class_at_all_is_refused(bundle: Bundle, patient: AgentConfig
 def test_the_caller_may_use_its_array_again_as_soon_as_it_has_asked(
     fleet: Fleet, bundle: Bundle, changed: Change
 ) -> None:
-    config = changed(audit_share=1.0)
+    config = changed(audit_fraction=1.0)
     rows = make_samples(1)[INPUT]
     with Agent(bundle, config) as agent:
         expected = agent._runner.infer_every_exit({INPUT: rows}).readouts[0]
@@ -196,7 +196,7 @@ def test_what_is_drawn_depends_on_neither_input_nor_label_nor_id(
 ) -> None:
     """The same random numbers draw the same rows, whatever the samples are and whoever asks how."""
     drawn: list[list[int]] = []
-    with Agent(bundle, changed(audit_share=0.3)) as agent:
+    with Agent(bundle, changed(audit_fraction=0.3)) as agent:
         take = agent._auditor.take
         monkeypatch.setattr(agent._auditor, "take", lambda d, *a, **k: (drawn.append(d.rows), take(d, *a, **k)))
         for options in ({}, {"labels": [3] * 50}, {"id": "x"}, {"id": "y", "labels": [0] * 50}):

@@ -16,14 +16,14 @@ class Inference:
         self.answered = 0
         self.asked: list[Future[Any]] = []
         self.error: Exception | None = None
-        self.answers = True
+        self.predictions = True
 
     def probe(self) -> Future[Any]:
         if self.error is not None:
             raise self.error
         future: Future[Any] = Future()
         self.asked.append(future)
-        if self.answers:
+        if self.predictions:
             future.set_result(None)
         return future
 
@@ -46,18 +46,18 @@ def test_an_answer_is_a_sign_of_life(heartbeat: Heartbeat) -> None:
 
 
 def test_a_hang_is_seen_and_probes_do_not_pile_up(heartbeat: Heartbeat, inference: Inference) -> None:
-    inference.answers = False
+    inference.predictions = False
     assert not heartbeat.beat()
     assert not heartbeat.beat()
     assert len(inference.asked) == 1
     inference.asked[0].set_result(None)
-    inference.answers = True
+    inference.predictions = True
     assert heartbeat.beat()
     assert heartbeat.beat()
 
 
 def test_slow_answers_to_others_are_a_sign_of_life(heartbeat: Heartbeat, inference: Inference) -> None:
-    inference.answers = False
+    inference.predictions = False
     assert not heartbeat.beat()
     inference.answered += 1
     assert heartbeat.beat()

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeexit.agent.stream import Stream, ticks
+from edgeexit.agent.stream import SampleStream, ticks
 from edgeexit.bundle import Bundle
-from edgeexit.datasets import save_arrays
 from edgeexit.errors import DataError
 from edgeexit.files import write_atomic
+from edgeexit.npz import save_arrays
 from tests.bundles import INPUT
 
 
@@ -26,30 +26,30 @@ def write(path: Path, first: int, count: int = 6, *, labels: bool = True) -> Pat
     return path
 
 
-def numbers(stream: Stream, count: int) -> list[int]:
+def numbers(stream: SampleStream, count: int) -> list[int]:
     return [int(stream.next_sample().inputs[INPUT][0, 0]) for _ in range(count)]
 
 
 def test_every_pass_is_whole_and_in_another_order(tmp_path: Path, bundle: Bundle) -> None:
-    stream = Stream(write(tmp_path / "s.npz", 0, 50), bundle.manifest, seed=1)
+    stream = SampleStream(write(tmp_path / "s.npz", 0, 50), bundle.manifest, seed=1)
     first, second = numbers(stream, 50), numbers(stream, 50)
     assert sorted(first) == sorted(second) == list(range(50))
     assert first != second != list(range(50))
 
 
 def test_a_sample_is_a_batch_of_one_with_its_label(tmp_path: Path, bundle: Bundle) -> None:
-    stream = Stream(write(tmp_path / "s.npz", 0), bundle.manifest)
+    stream = SampleStream(write(tmp_path / "s.npz", 0), bundle.manifest)
     for _ in range(6):
         sample = stream.next_sample()
         assert sample.inputs[INPUT].shape == (1, 8)
         assert sample.labels is not None
         assert sample.labels.tolist() == [int(sample.inputs[INPUT][0, 0]) % 4]
-    assert Stream(write(tmp_path / "u.npz", 0, labels=False), bundle.manifest).next_sample().labels is None
+    assert SampleStream(write(tmp_path / "u.npz", 0, labels=False), bundle.manifest).next_sample().labels is None
 
 
 def test_a_replaced_file_is_picked_up_at_once(tmp_path: Path, bundle: Bundle) -> None:
     path = write(tmp_path / "s.npz", 0)
-    stream = Stream(path, bundle.manifest)
+    stream = SampleStream(path, bundle.manifest)
     numbers(stream, 2)
     write(tmp_path / "new.npz", 100).replace(path)
     assert sorted(numbers(stream, 6)) == list(range(100, 106))
@@ -71,7 +71,7 @@ def test_a_bad_replacement_is_told_once_and_the_old_samples_go_on(
     tmp_path: Path, bundle: Bundle, caplog: pytest.LogCaptureFixture, harm: str
 ) -> None:
     path = write(tmp_path / "s.npz", 0)
-    stream = Stream(path, bundle.manifest)
+    stream = SampleStream(path, bundle.manifest)
     if harm == "broken":
         path.write_bytes(path.read_bytes()[:200])
     elif harm == "gone":
@@ -91,14 +91,14 @@ def test_a_bad_replacement_is_told_once_and_the_old_samples_go_on(
 
 def test_a_file_touched_but_not_changed_is_read_again_without_harm(tmp_path: Path, bundle: Bundle) -> None:
     path = write(tmp_path / "s.npz", 0)
-    stream = Stream(path, bundle.manifest)
+    stream = SampleStream(path, bundle.manifest)
     os.utime(path, (1, 1))
     assert sorted(numbers(stream, 6)) == list(range(6))
 
 
 def test_a_file_that_does_not_fit_at_the_start_is_an_error(tmp_path: Path, bundle: Bundle) -> None:
     with pytest.raises(DataError, match=r"s\.npz"):
-        Stream(tmp_path / "s.npz", bundle.manifest)
+        SampleStream(tmp_path / "s.npz", bundle.manifest)
 
 
 def test_ticks_keep_the_rate_and_the_duration() -> None:
@@ -121,4 +121,4 @@ def test_a_zip_that_is_no_npz_is_told_so(tmp_path: Path, bundle: Bundle) -> None
     with zipfile.ZipFile(tmp_path / "samples.npz", "w") as archive:
         archive.writestr("readme.txt", "no array")
     with pytest.raises(DataError, match=r"samples\.npz' is a zip without an array in it; save it with numpy\.savez"):
-        Stream(tmp_path / "samples.npz", bundle.manifest)
+        SampleStream(tmp_path / "samples.npz", bundle.manifest)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgeexit.bundle import Bundle
-from edgeexit.datasets import save_arrays
+from edgeexit.npz import save_arrays
 from edgeexit.signing import generate_key
 from tests.arm.emulation import aarch64_programs
 from tests.arm.machine import Machine

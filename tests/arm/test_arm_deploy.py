@@ -67,7 +67,7 @@ def deployed(server: SshServer, *arguments: str | Path) -> dict[str, Any]:
 
 def ask(port: int, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(f"http://127.0.0.1:{port}/v2/models/{path}", data=data)
+    request = urllib.request.DeployRequest(f"http://127.0.0.1:{port}/v2/models/{path}", data=data)
     with urllib.request.urlopen(request, timeout=SLOW_S) as reply:  # noqa: S310 - of the device
         return json.load(reply)
 

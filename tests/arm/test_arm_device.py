@@ -17,10 +17,10 @@ import pytest
 from edgeexit.agent import AgentConfig
 from edgeexit.agent.policy_store import PolicyStore, Recipient
 from edgeexit.bundle import Bundle
-from edgeexit.messages import Audit, Report, State
 from edgeexit.policies import Confidence
 from edgeexit.runtime import Runner
 from edgeexit.signing import load_private_key, load_public_key
+from edgeexit.wire.messages import Audit, Report, State
 from tests.agent.fleet import Fleet, wait_for
 from tests.arm.machine import SLOW_S, Machine, Running
 from tests.broker import RealBroker

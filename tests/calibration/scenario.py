@@ -10,10 +10,10 @@ import numpy as np
 import paho.mqtt.client as paho
 
 from edgeexit.bundle import Bundle
-from edgeexit.fitting import Evidence, MaxRisk, fit_thresholds
+from edgeexit.fitting import MaxRisk, ReadoutDataset, fit_thresholds
 from edgeexit.latency import BIN_COUNT
-from edgeexit.messages import SCORE_BINS, Audit, AuditedSample, DeviceAddress, ExitCounters, Report, State, encode
 from edgeexit.policies import Confidence, PolicyDocument, simulate_exits
+from edgeexit.wire.messages import SCORE_BINS, Audit, AuditedSample, DeviceAddress, ExitCounters, Report, State, encode
 from tests.broker import RealBroker
 from tests.bundles import make_bundle
 
@@ -44,11 +44,11 @@ def fitted_bundle(folder: Path) -> Bundle:
     One certificate in ten may be wrong; the one that these samples give is right: its policy's true risk is 8.7 %.
     """
     bundle = make_bundle(folder, exits=EXITS)
-    template = Confidence(temperatures=(1.0,) * EXITS, thresholds=(None,) * (EXITS - 1))
-    evidence = Evidence(
-        readouts=readouts_of(2000, seed=1), costs=bundle.manifest.macs, temperatures=template.temperatures
+    candidate = Confidence(temperatures=(1.0,) * EXITS, thresholds=(None,) * (EXITS - 1))
+    evidence = ReadoutDataset(
+        readouts=readouts_of(2000, seed=1), costs=bundle.manifest.macs, temperatures=candidate.temperatures
     )
-    fit = fit_thresholds(template, evidence, MaxRisk(risk=RISK, delta=DELTA))
+    fit = fit_thresholds(candidate, evidence, MaxRisk(risk=RISK, delta=DELTA))
     assert any(threshold is not None for threshold in fit.policy.thresholds)
     bundle.write_policy(
         PolicyDocument(bundle=bundle.digest, revision=0, policy=fit.policy, certificate=fit.certificate)

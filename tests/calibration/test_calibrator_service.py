@@ -6,8 +6,8 @@ import time
 
 import pytest
 from edgeexit_calibration import (
+    CalibratorService,
     CohortAddress,
-    Service,
     ServiceConfig,
     devices,
     disagreement,
@@ -19,11 +19,11 @@ from edgeexit_calibration import (
     watcher,
 )
 
-from edgeexit.messages import UP_TYPES, Ack, decode, down_topic, policy_topic, up_topic
-from edgeexit.mqtt import BrokerConfig
 from edgeexit.policies import Scope, decode_document, disagrees
 from edgeexit.policies.document import PAYLOAD_TYPE
 from edgeexit.signing import generate_key, load_private_key, load_public_key, verify
+from edgeexit.wire.messages import UP_TYPES, Ack, decode, down_topic, policy_topic, up_topic
+from edgeexit.wire.session import BrokerConfig
 from tests.calibration.scenario import (
     COHORT,
     DELTA,
@@ -56,7 +56,7 @@ def serve(database, broker, key):
 
     def start(store=database, url=broker.url, **options):
         config = ServiceConfig(fleet=FLEET, broker=BrokerConfig(url=url), check_interval_s=0.1, **options)
-        service, stop = Service(store, config, load_private_key(key)), threading.Event()
+        service, stop = CalibratorService(store, config, load_private_key(key)), threading.Event()
         thread = threading.Thread(target=service.run, args=(stop,))
         thread.start()
         running.append((stop, thread))
@@ -213,7 +213,7 @@ def test_a_policy_that_the_broker_refuses_is_told(database, bundle, serve, caplo
 def test_acknowledged_is_committed_and_duplicates_are_acknowledged_again(database, serve, connect):
     serve()
     device = connect(down_topic(DEVICE, "ack"))
-    until(lambda: _answers(device, report_of(DIGEST, sequence=1)))
+    until(lambda: _predictions(device, report_of(DIGEST, sequence=1)))
     other = open_database(str(database.engine.url.database))  # sees what is committed and nothing else
     for sequence in range(2, 30):
         device.publish(up_topic(DEVICE, "report"), report_of(DIGEST, sequence=sequence, counts=(sequence, 0, 0)))
@@ -229,7 +229,7 @@ def test_nothing_is_acknowledged_while_the_database_is_locked(database, serve, c
     impatient = open_database(str(database.engine.url.database), busy_timeout_s=0.1)
     serve(impatient)
     device = connect(down_topic(DEVICE, "ack"))
-    until(lambda: _answers(device, report_of(DIGEST, sequence=1)))
+    until(lambda: _predictions(device, report_of(DIGEST, sequence=1)))
     lock = sqlite3.connect(database.engine.url.database)
     lock.execute("BEGIN IMMEDIATE")
     device.publish(up_topic(DEVICE, "report"), report_of(DIGEST, sequence=2))
@@ -244,7 +244,7 @@ def test_nothing_is_acknowledged_while_the_databases_file_is_gone(database, tmp_
     caplog.set_level("INFO", "edgeexit_calibration")
     serve()
     device = connect(down_topic(DEVICE, "ack"))
-    until(lambda: _answers(device, report_of(DIGEST, sequence=1)))
+    until(lambda: _predictions(device, report_of(DIGEST, sequence=1)))
     (tmp_path / "aside").mkdir()
     for file in tmp_path.glob("calibrator.sqlite*"):
         file.rename(tmp_path / "aside" / file.name)
@@ -265,7 +265,7 @@ def test_nothing_is_acknowledged_while_the_databases_file_is_gone(database, tmp_
 def test_garbage_is_dropped_counted_and_does_not_stop_it(database, bundle, serve, connect, caplog):
     service, _ = serve()
     device = connect(down_topic(DEVICE, "ack"))
-    until(lambda: _answers(device, report_of(DIGEST, sequence=1)))
+    until(lambda: _predictions(device, report_of(DIGEST, sequence=1)))
     deep = b"[" * 100_000 + b"]" * 100_000
     garbage = [b"", b"\xff\xfe", b"{}", deep, b"[" * 100_000, b'{"x":' * 40_000, b'{"x":' + deep + b"}"]
     garbage += [b'{"outbox": 1}', b'{"outbox": "\\ud800", "sequence": 1}']
@@ -285,7 +285,7 @@ def test_garbage_is_dropped_counted_and_does_not_stop_it(database, bundle, serve
 def test_what_came_while_it_was_away_is_there_after_a_restart(database, bundle, serve, connect):
     _, stop = serve()
     device = connect(down_topic(DEVICE, "ack"))
-    until(lambda: _answers(device, report_of(DIGEST, sequence=1)))
+    until(lambda: _predictions(device, report_of(DIGEST, sequence=1)))
     stop()
     for audit in audits_of(bundle, 300):
         device.publish(up_topic(DEVICE, "audit"), audit)  # the broker keeps them: the session is persistent
@@ -298,14 +298,14 @@ def test_a_burst_is_taken_in_over_one_connection(database, serve, connect, caplo
     caplog.set_level("INFO")
     serve()
     device = connect(down_topic(DEVICE, "ack"))
-    until(lambda: _answers(device, report_of(DIGEST, sequence=0)))
+    until(lambda: _predictions(device, report_of(DIGEST, sequence=0)))
     for sequence in range(1, 2000):
         device.send(up_topic(DEVICE, "report"), report_of(DIGEST, sequence=sequence))
     until(lambda: set(acknowledged(device)) >= set(range(2000)))
     assert not [record for record in caplog.records if "lost the broker" in record.getMessage()]
 
 
-def _answers(device, message):
+def _predictions(device, message):
     """Send until the service is there: its first connection takes a moment."""
     device.publish(up_topic(DEVICE, "report"), message)
     time.sleep(0.1)

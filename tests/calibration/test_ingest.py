@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeexit.errors import MessageError
-from edgeexit.messages import MAX_BYTES, AuditedSample, DeviceAddress, encode, up_topic
+from edgeexit.wire.messages import MAX_BYTES, AuditedSample, DeviceAddress, encode, up_topic
 from tests.calibration.scenario import COHORT, FLEET, audits_of, report_of, state_of
 
 NOW = datetime(2025, 1, 1, tzinfo=timezone.utc)
@@ -147,13 +147,13 @@ def test_what_was_answered_is_what_disagrees(database, bundle):
     figures = {"p1": (0.5,) * 3, "p2": (0.2,) * 3, "entropy": (1.0,) * 3}
     samples = (
         AuditedSample(exit=1, top1=(0, 1, 1), **figures),
-        AuditedSample(exit=1, top1=(0, 1, 1), answer=0, **figures),
-        AuditedSample(exit=1, top1=(0, 1, 0), answer=0, **figures),
+        AuditedSample(exit=1, top1=(0, 1, 1), prediction=0, **figures),
+        AuditedSample(exit=1, top1=(0, 1, 0), prediction=0, **figures),
         AuditedSample(exit=1, top1=(0, 1, 0), **figures),
-        AuditedSample(exit=2, top1=(0, 1, 1), answer=0, **figures),
+        AuditedSample(exit=2, top1=(0, 1, 1), prediction=0, **figures),
     )
     audit = msgspec.structs.replace(audits_of(bundle, 1)[0], samples=samples)
-    address = DeviceAddress("answers", "s0", "a")
+    address = DeviceAddress("predictions", "s0", "a")
     ingest(database, [read_uplink(up_topic(address, "audit"), encode(audit))])
     with database.reading() as session:
         stored = [row.disagrees for row in session.query(tables.AuditedSample).order_by(tables.AuditedSample.id)]
@@ -162,7 +162,7 @@ def test_what_was_answered_is_what_disagrees(database, bundle):
 
 def test_an_answer_that_float32_cannot_hold_is_refused(bundle):
     audit = audits_of(bundle, 1)[0]
-    huge = msgspec.structs.replace(audit.samples[0], answer=2**24)
+    huge = msgspec.structs.replace(audit.samples[0], prediction=2**24)
     message = msgspec.structs.replace(audit, samples=(huge,))
     with pytest.raises(MessageError, match="16777216"):
         read_uplink(up_topic(DeviceAddress(FLEET, "s0", "a"), "audit"), encode(message))

@@ -6,9 +6,9 @@ from datetime import datetime, timezone
 import pytest
 from edgeexit_calibration import events, policy_history, publish, register
 
-from edgeexit.messages import policy_topic
-from edgeexit.mqtt import BrokerConfig, BrokerSession
 from edgeexit.signing import generate_key, load_private_key
+from edgeexit.wire.messages import policy_topic
+from edgeexit.wire.session import BrokerConfig, BrokerSession
 from tests.calibration.scenario import COHORT, DELTA, FLEET, RISK, Client, RefusingBroker, until
 
 GOAL = {"fleet": FLEET, "cohort": COHORT, "risk": RISK, "delta": DELTA, "who": "ada"}

@@ -78,7 +78,7 @@ def test_a_bundle_without_a_policy_has_to_be_fitted_first(database, tmp_path):
 
 
 def test_a_bundle_of_maps_is_refused_since_audits_hold_none(database, bundle):
-    maps = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, task="segment"), bundle.digest)
+    maps = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, task="segmentation"), bundle.digest)
     with pytest.raises(BundleError, match="audits hold no maps"):
         register(database, maps, **GOAL)
     assert cohorts(database) == []

@@ -8,7 +8,7 @@ import pytest
 from edgeexit import __version__
 from edgeexit.bundle import Bundle
 from edgeexit.console import print_table
-from edgeexit.datasets import save_arrays
+from edgeexit.npz import save_arrays
 from edgeexit.runtime import Runner
 from tests.bundles import INPUT, make_bundle, make_samples
 
@@ -59,7 +59,7 @@ def test_fit_evaluate_profile_and_run_follow_each_other(edgeexit, bundle, data, 
     assert Bundle.open(bundle.path).policy() is not None
 
     results = json.loads(edgeexit("evaluate", bundle.path, "--data", data, "--json").out)
-    assert results["whole model"]["agreement"]["value"] == 1
+    assert results["full model"]["agreement"]["value"] == 1
     assert results["beem"]["agreement"]["value"] >= 0.8
     assert results["beem"]["exit_rates"][0]["value"] + results["beem"]["exit_rates"][1]["value"] > 0
 
@@ -75,11 +75,11 @@ def test_fit_evaluate_profile_and_run_follow_each_other(edgeexit, bundle, data, 
 
     out = tmp_path / "answers.npz"
     assert edgeexit("run", bundle.path, "--data", data, "--out", out, "--batch", 32).code == 0
-    with np.load(out) as answers:
-        assert sorted(answers.files) == ["answers", "exits", "latency_ms", "outputs"]
-        assert answers["outputs"].shape == (400, 4)
+    with np.load(out) as predictions:
+        assert sorted(predictions.files) == ["predictions", "exits", "latency_ms", "outputs"]
+        assert predictions["outputs"].shape == (400, 4)
         with np.load(data) as given:
-            assert (answers["answers"] == given["labels"]).mean() == pytest.approx(
+            assert (predictions["predictions"] == given["labels"]).mean() == pytest.approx(
                 results["beem"]["agreement"]["value"], abs=0.01
             )
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from edgeexit.datasets import save_arrays
+from edgeexit.npz import save_arrays
 from edgeexit.policies import Beem, Confidence, Entropy, PolicyDocument, Voting
 from edgeexit.runtime import Runner
 from tests.bundles import INPUT, make_bundle, make_samples
@@ -36,7 +36,7 @@ def test_every_figure_stands_beside_the_whole_model_s_with_its_interval(edgeexit
     assert outcome.code == 0
     assert outcome.err == ""
     rows = {line.split("|")[1].strip(): line.split("|")[2:4] for line in outcome.out.splitlines() if "|" in line}
-    assert [cell.strip() for cell in rows[""]] == ["whole model", "confidence"]
+    assert [cell.strip() for cell in rows[""]] == ["full model", "confidence"]
     for name in ("accuracy", "agreement with the final exit", "leave at e0", "leave at e2", "mean latency", "p50",
                  "p90", "speed-up, measured", "speed-up, in layers"):  # fmt: skip
         assert "(" in rows[name][1], name
@@ -48,7 +48,7 @@ def test_every_figure_stands_beside_the_whole_model_s_with_its_interval(edgeexit
 
 def test_json_has_value_low_and_high_of_everything(edgeexit, bundle, data):
     results = json.loads(edgeexit("evaluate", bundle.path, "--data", data, "--json").out)
-    assert list(results) == ["whole model", "confidence"]
+    assert list(results) == ["full model", "confidence"]
     found = results["confidence"]
     latency = found["latency"]
     figures = [found[name] for name in ("accuracy", "agreement", "speedup", "layer_speedup")]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgeexit.bundle import Bundle
-from edgeexit.datasets import save_arrays
+from edgeexit.npz import save_arrays
 from edgeexit.policies import KINDS
 from tests.bundles import make_bundle, make_samples
 
@@ -51,7 +51,7 @@ def test_auto_prints_what_it_compared_and_stores_the_winner(edgeexit, bundle, da
     assert winner == Bundle.open(bundle.path).policy().policy.kind
     assert all(kind in told.out for kind in KINDS)
     compared = json.loads(edgeexit("fit", bundle.path, "--data", data, "--max-drop", 0.02, "--json").out)["comparison"]
-    assert [candidate["kind"] for candidate in compared] == list(KINDS)
+    assert [comparison["kind"] for comparison in compared] == list(KINDS)
 
 
 def test_beems_rules_and_weights(edgeexit, bundle, data):

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from edgeexit.bundle import MANIFEST, Bundle
-from edgeexit.manifest import ExitFidelity, Fidelity, Manifest, Recipe, TensorSpec
+from edgeexit.bundle.manifest import BuildConfig, ExitFidelity, Fidelity, Manifest, TensorSpec
 from tests.bundles import make_bundle
 
 
@@ -65,11 +65,11 @@ def test_what_the_precision_cost_is_shown_exit_by_exit(edgeexit, bundle):
 
 
 def test_the_recipe_says_what_plans_are_built(edgeexit, bundle):
-    recipe = Recipe(batch=(1, 4, 16), dimensions={"length": (1, 64, 512)}, workspace_mb=1024)
-    rewrite(bundle, recipe=recipe)
+    build_config = BuildConfig(batch=(1, 4, 16), dimensions={"length": (1, 64, 512)}, workspace_mb=1024)
+    rewrite(bundle, build_config=build_config)
     printed = edgeexit("inspect", bundle.path).out
     assert "plans: 1 to 16 samples (best at 4), 1 to 512 length (best at 64), on the GPU" in printed
-    assert json.loads(edgeexit("inspect", bundle.path, "--json").out)["recipe"]["workspace_mb"] == 1024
+    assert json.loads(edgeexit("inspect", bundle.path, "--json").out)["build_config"]["workspace_mb"] == 1024
 
 
 @pytest.mark.parametrize("name", ["graph.svg", "graph.HTML"])

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from plotly.offline import get_plotlyjs
 
 from edgeexit.bundle import Bundle
-from edgeexit.datasets import save_arrays
+from edgeexit.npz import save_arrays
 from edgeexit.policies import Confidence, PolicyDocument
 from tests.bundles import make_bundle, make_samples
 

@@ -4,8 +4,8 @@ import numpy as np
 import onnxruntime as ort
 
 from edgeexit.bundle import Bundle
+from edgeexit.bundle.manifest import PROBABILITIES_SUFFIX, READOUT_SUFFIX, TEMPERATURE_INPUT
 from edgeexit.datasets import Inputs
-from edgeexit.manifest import PROBABILITIES_SUFFIX, READOUT_SUFFIX, TEMPERATURE_INPUT
 
 
 def run_stages(bundle: Bundle, inputs: Inputs, temperature: float = 1.0) -> dict[str, np.ndarray]:

@@ -93,8 +93,8 @@ def attention(g: Graph) -> None:
     if g.rng.random() < 0.5:
         mask = g.pick(lambda m: broadcast(scores.shape, m.shape) == scores.shape, B)
         (scores,) = g.add("Where", [mask.name, scores.name, g.constant(-9.0)], (F, scores.shape))
-    (shares,) = g.add("Softmax", [scores.name], (F, scores.shape), axis=-1)
-    g.add("MatMul", [shares.name, v.name], (F, v.shape))
+    (fractions,) = g.add("Softmax", [scores.name], (F, scores.shape), axis=-1)
+    g.add("MatMul", [fractions.name, v.name], (F, v.shape))
 
 
 def conv(g: Graph) -> None:

@@ -5,9 +5,9 @@ import onnx
 import onnxruntime as ort
 import pytest
 
+from edgeexit.backends.onnxruntime.backend import UNSAFE_OPTIMISERS
 from edgeexit.compiler import compile_bundle
 from edgeexit.runtime import Runner
-from edgeexit.runtime.onnxruntime_backend import UNSAFE_OPTIMISERS
 from tests.compiler.composing import run_stages
 from tests.compiler.graphs import BRANCH, QUANTISED, REUSED_EXIT, SHAPES, save_graph, two_heads
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from edgeexit.bundle import Bundle
+from edgeexit.bundle.manifest import TensorSpec
 from edgeexit.compiler import STEPS, compile_bundle
 from edgeexit.datasets import Dataset
 from edgeexit.errors import BundleError
-from edgeexit.manifest import TensorSpec
 from edgeexit.runtime import Runner
 from tests.compiler.composing import run_stages
 from tests.compiler.networks import Dense, Masked, Residual, SequenceFirst

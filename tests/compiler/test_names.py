@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from edgeexit.bundle.manifest import PROBABILITIES_SUFFIX, READOUT_SUFFIX, TEMPERATURE_INPUT
 from edgeexit.compiler import compile_bundle
 from edgeexit.errors import CompileError
-from edgeexit.manifest import PROBABILITIES_SUFFIX, READOUT_SUFFIX, TEMPERATURE_INPUT
 from tests.compiler.graphs import save_graph, two_heads
 from tests.compiler.whole import assert_file_composed, carried
 

@@ -16,7 +16,7 @@ def notes_of(tmp_path):
 
     def compiled(source, **options):
         notes = []
-        compile_bundle(source, tmp_path / "bundle", replace=True, on_note=notes.append, **options)
+        compile_bundle(source, tmp_path / "bundle", replace=True, on_warning=notes.append, **options)
         return notes
 
     return compiled

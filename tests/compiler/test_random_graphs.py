@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edgeexit.bundle.manifest import TEMPERATURE_INPUT
 from edgeexit.compiler import compile_bundle
 from edgeexit.errors import CompileError
-from edgeexit.manifest import TEMPERATURE_INPUT
 from tests.compiler.random_graphs import random_inputs, random_model
 
 SIZES = ((1, 8), (2, 8), (3, 8), (5, 5), (7, 13), (1, 2), (2, 3), (3, 2), (3, 3))

@@ -21,7 +21,7 @@ def compiled(tmp_path):
 
     def make(target="nvidia-desktop", **options):
         notes = []
-        return compile_bundle(path, tmp_path / "bundle", target=target, on_note=notes.append, **options), notes
+        return compile_bundle(path, tmp_path / "bundle", target=target, on_warning=notes.append, **options), notes
 
     return make
 
@@ -29,13 +29,13 @@ def compiled(tmp_path):
 def test_ranges_of_what_crosses_follow_from_those_of_the_inputs(compiled):
     bundle, notes = compiled(dimensions={"T": (2, 16, 64)})
     (carry,) = bundle.manifest.stages[0].carry_out
-    assert bundle.manifest.recipe.dimensions == {"T": (2, 16, 64), carry.shape[2]: (1, 8, 32)}
+    assert bundle.manifest.build_config.dimensions == {"T": (2, 16, 64), carry.shape[2]: (1, 8, 32)}
     assert not any("range" in note for note in notes)
 
 
 def test_without_ranges_it_is_said_what_to_give(compiled):
     bundle, notes = compiled()
-    assert bundle.manifest.recipe.dimensions == {}
+    assert bundle.manifest.build_config.dimensions == {}
     (note,) = (note for note in notes if "range" in note)
     assert "`edgeexit engines build` needs --dimension T=LEAST,OPTIMAL,MOST" in note
     assert "compiling with --dimension T=... puts all" in note

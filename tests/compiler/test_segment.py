@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from edgeexit.bundle.manifest import PROBABILITIES_SUFFIX, READOUT_SUFFIX
 from edgeexit.cli.main import main
 from edgeexit.compiler import compile_bundle
 from edgeexit.datasets import IGNORED, Dataset, as_dataset
 from edgeexit.errors import CompileError, DataError
-from edgeexit.manifest import PROBABILITIES_SUFFIX, READOUT_SUFFIX
 from edgeexit.policies import Confidence
 from edgeexit.runtime import Runner, evaluate
 from tests.compiler.composing import run_stages
@@ -51,7 +51,7 @@ def segmenter(tmp_path_factory, images):
 
 
 def test_exits_are_maps_that_answer_as_in_torch(segmenter, images):
-    assert segmenter.manifest.task == "segment"
+    assert segmenter.manifest.task == "segmentation"
     assert [stage.exit.shape for stage in segmenter.manifest.stages] == [("batch", CLASSES, 8, 12)] * 2
     outputs = run_stages(segmenter, {"image": images})
     with torch.no_grad():
@@ -97,8 +97,8 @@ def test_a_height_and_width_known_only_at_run_time(tmp_path):
 @pytest.mark.parametrize(
     ("task", "answer", "words"),
     [
-        ("segment", lambda x: (x.mean((2, 3)), x.sum((2, 3))), r"'exit0' is 1x2 .*to segment.*height, width\]"),
-        ("classify", lambda x: (x + 1, x * 2), r"'exit0' is 1x2x4x4 .*to classify.*classes\]"),
+        ("segmentation", lambda x: (x.mean((2, 3)), x.sum((2, 3))), r"'exit0' is 1x2 .*to segment.*height, width\]"),
+        ("classification", lambda x: (x + 1, x * 2), r"'exit0' is 1x2x4x4 .*to classify.*classes\]"),
         (None, lambda x: (x[:, :, ::2, ::2], x * 2), r"'exit0' 2x2, 'exit1' 4x4; resize them in the model"),
         (None, lambda x: (x.mean((2, 3)), x * 2), r"'exit0' 2, 'exit1' 4; name those to take with --exits"),
         (None, lambda x: (x[:, :, 4:], x[:, :, 4:] * 2), r"'exit0' is 1x2x0x4 for a batch of 1"),
@@ -135,7 +135,7 @@ def test_labels_of_maps_are_checked(segmenter, images):
         (np.full((10, 8, 12), CLASSES), "label 3 is outside the model's classes 0 to 2"),
     ):
         with pytest.raises(DataError, match=words):
-            as_dataset({"image": images, "labels": labels}, specs, task="segment", classes=CLASSES, where="it")
+            as_dataset({"image": images, "labels": labels}, specs, task="segmentation", classes=CLASSES, where="it")
 
 
 def test_maps_are_fitted_and_evaluated(segmenter, images, tmp_path, monkeypatch, capsys):
@@ -152,7 +152,7 @@ def test_maps_are_fitted_and_evaluated(segmenter, images, tmp_path, monkeypatch,
     assert results["ztw"]["layer_speedup"]["value"] > 1
     with Runner(segmenter) as runner:
         final = runner.infer_every_exit({"image": images}).outputs[segmenter.manifest.exits[-1]].argmax(axis=1)
-    assert results["whole model"]["accuracy"]["value"] == pytest.approx(np.mean(final == 0))
+    assert results["full model"]["accuracy"]["value"] == pytest.approx(np.mean(final == 0))
 
 
 def test_maps_as_labels_do_not_stand_in_the_way(segmenter, images, tmp_path, monkeypatch, capsys):

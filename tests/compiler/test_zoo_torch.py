@@ -56,7 +56,7 @@ def test_three_resolutions_are_carried_from_stage_to_stage(compiled):
 
 def test_a_u_shape_carries_what_went_down_and_no_upsampling(compiled):
     bundle, module = compiled("Segmenter", "image:n,1,16,16")
-    assert bundle.manifest.task == "segment"
+    assert bundle.manifest.task == "segmentation"
     first, second, _ = bundle.manifest.stages
     assert [tensor.shape for tensor in first.carry_out] == [("batch", c, s, s) for c, s in ((4, 16), (6, 8), (8, 4))]
     assert [tensor.shape for tensor in second.carry_out] == [("batch", 6, 8, 8)]

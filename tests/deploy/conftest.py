@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from edgeexit.bundle import Bundle
-from edgeexit.deploy import Listener, Outcome, Request, deploy
+from edgeexit.deploy import DeploymentOutcome, DeployRequest, Listener, deploy
 from edgeexit.deploy.packages import find_wheel
 from tests.bundles import make_bundle
 from tests.deploy.local_sshd import MISSING, SERVER, Sshd
@@ -35,7 +35,9 @@ class DeviceHere:
         link = self.root / "current"
         return link.readlink().name if link.is_symlink() else None
 
-    def push(self, bundle: Bundle, config: Path | None = None, on_bytes: Any = None, **fields: Any) -> Outcome:
+    def push(
+        self, bundle: Bundle, config: Path | None = None, on_bytes: Any = None, **fields: Any
+    ) -> DeploymentOutcome:
         self.steps, self.said = [], []
         listener = Listener(
             on_step=self.steps.append, on_bytes=on_bytes or (lambda _sent, _total: None), say=self.said.append
@@ -44,7 +46,7 @@ class DeviceHere:
             "address": self.sshd.address(), "folder": str(self.root), "wheel": self.wheel, "wheelhouse": self.wheels,
             "retry_delays_s": (0.1, 0.1), "timeout_s": 40.0, "service": "process",
         }  # fmt: skip
-        return deploy(Request(bundle=bundle.path, config=config, **{**asked, **fields}), listener)
+        return deploy(DeployRequest(bundle=bundle.path, config=config, **{**asked, **fields}), listener)
 
     def forget(self) -> None:
         with contextlib.suppress(OSError, ValueError):

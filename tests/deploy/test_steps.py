@@ -11,7 +11,7 @@ import pytest
 from edgeexit.deploy.remote import finish, inventory, plans, receive
 from edgeexit.deploy.remote.activate import _last_good, _start
 from edgeexit.deploy.remote.layout import RefusedError, point_current
-from edgeexit.deploy.remote.service import Service, trouble
+from edgeexit.deploy.remote.service import AgentService, trouble
 
 DOCUMENT = {"bundle": "d" * 64, "venv": "v", "key": "k", "configuration": {"writable": []}}
 FILE = {
@@ -145,7 +145,7 @@ def test_another_agent_of_the_same_bundle_on_the_port_is_not_taken_for_the_new_o
     program.write_text("#!/bin/sh\nexec sleep 60\n")
     program.chmod(0o755)
     point_current(tmp_path, "0001-d")
-    service = Service(tmp_path, "process", "edgeexit")
+    service = AgentService(tmp_path, "process", "edgeexit")
     with answering(reply({"versions": ["d" * 64]})) as release:
         assert trouble(release) is None
         assert "is in use by another program" in _start(service, release, 5.0)

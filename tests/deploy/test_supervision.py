@@ -10,7 +10,7 @@ import time
 import pytest
 
 from edgeexit.deploy.remote.layout import RefusedError, point_current
-from edgeexit.deploy.remote.service import Service
+from edgeexit.deploy.remote.service import AgentService
 
 SYSTEMCTL = f"""#!{sys.executable}
 import os, pathlib, re, signal, subprocess, sys
@@ -64,7 +64,7 @@ def root(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
     yield root
-    Service(root, "user", "edgeexit").stop()
+    AgentService(root, "user", "edgeexit").stop()
 
 
 def write_unit(root, release, more=""):
@@ -78,13 +78,13 @@ def calls(root):
 
 
 def test_a_unit_is_installed_started_replaced_and_forgotten(root):
-    service = Service(root, "user", "edgeexit")
+    service = AgentService(root, "user", "edgeexit")
     service.restart()
     first = service.pid()
     assert first is not None
     assert service.deaths() == 0
     assert service.log_tail(5) == ["last words"]
-    assert "enable-linger" in service.remark()
+    assert "enable-linger" in service.warning()
     installed = root.parent / "home" / ".config/systemd/user/edgeexit.service"
     assert installed.read_text() == (root / "current" / "edgeexit.service").read_text()
 
@@ -107,7 +107,7 @@ def test_another_deployments_unit_is_left_alone(root):
     installed = root.parent / "home" / ".config/systemd/user/edgeexit.service"
     installed.parent.mkdir(parents=True)
     installed.write_text("[Service]\nWorkingDirectory=/srv/other/current\n")
-    service = Service(root, "user", "edgeexit")
+    service = AgentService(root, "user", "edgeexit")
     for refused in (service.restart, service.stop, lambda: service.stop(forget=True)):
         with pytest.raises(RefusedError, match="of another deployment"):
             refused()
@@ -117,11 +117,11 @@ def test_another_deployments_unit_is_left_alone(root):
 
 
 def test_a_plain_process_is_known_by_its_lock_and_not_by_its_number(root):
-    service = Service(root, "process", "edgeexit")
+    service = AgentService(root, "process", "edgeexit")
     service.restart()
     assert service.pid() is not None
     assert service.deaths() == 0
-    again = Service(root, "process", "edgeexit")
+    again = AgentService(root, "process", "edgeexit")
     again.stop()
     assert again.pid() is None
     assert service.deaths() is None
@@ -133,7 +133,7 @@ def test_a_plain_process_is_known_by_its_lock_and_not_by_its_number(root):
 def test_a_plain_process_that_dies_leaves_its_words(root):
     program = root / "current" / "venv" / "bin" / "edgeexit"
     program.write_text("#!/bin/sh\necho no such model\nexit 2\n")
-    service = Service(root, "process", "edgeexit")
+    service = AgentService(root, "process", "edgeexit")
     service.restart()
     deadline = time.monotonic() + 30
     while service.pid() is not None:

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from edgeexit.agent.unit import render_unit, unit_name
+from edgeexit.deploy.unit import render_unit, unit_name
 from edgeexit.errors import ConfigError
 
 ANALYZE = shutil.which("systemd-analyze")

@@ -5,37 +5,37 @@ import numpy as np
 import pytest
 
 from edgeexit.errors import FittingError
-from edgeexit.fitting import Budget, Evidence, MaxDrop, MaxRisk, choose_policy, fit_policy
+from edgeexit.fitting import Budget, MaxDrop, MaxRisk, ReadoutDataset, choose_policy, fit_policy
 from edgeexit.fitting.certify import halves
 from edgeexit.policies.readout import ENTROPY, P1, TOP1
 from tests.fitting.populations import population
 
 
 def chosen(choice):
-    return [candidate.kind for candidate in choice.candidates if candidate.chosen]
+    return [comparison.kind for comparison in choice.comparisons if comparison.chosen]
 
 
-def deaf(evidence):
+def deaf(dataset):
     """Make confidences noise, so that only agreement between exits tells anything."""
-    readouts = evidence.readouts.copy()
+    readouts = dataset.readouts.copy()
     readouts[:, :, P1] = np.random.default_rng(0).random(readouts.shape[:2])
-    return msgspec.structs.replace(evidence, readouts=readouts)
+    return msgspec.structs.replace(dataset, readouts=readouts)
 
 
 def test_of_two_that_are_as_good_the_simpler_is_taken():
     """Two classes: confidence, entropy and margin order samples alike."""
-    evidence = population(400, seed=1, classes=2)
-    choice = choose_policy(evidence, Budget(cost=2.0), kinds=("confidence", "margin"), temperatures=False)
-    first, second = choice.candidates
+    dataset = population(400, seed=1, classes=2)
+    choice = choose_policy(dataset, Budget(cost=2.0), kinds=("confidence", "margin"), temperatures=False)
+    first, second = choice.comparisons
     assert first.mean_loss == pytest.approx(second.mean_loss, abs=0.01)
     assert chosen(choice) == ["confidence"] == [choice.fit.policy.kind]
 
 
 def test_a_kind_that_is_better_is_taken_though_it_is_not_the_simplest():
-    evidence = deaf(population(1500, seed=2))
-    choice = choose_policy(evidence, Budget(cost=2.5), kinds=("confidence", "patience"), temperatures=False)
+    dataset = deaf(population(1500, seed=2))
+    choice = choose_policy(dataset, Budget(cost=2.5), kinds=("confidence", "patience"), temperatures=False)
     assert chosen(choice) == ["patience"] == [choice.fit.policy.kind]
-    confidence = choice.candidates[0]
+    confidence = choice.comparisons[0]
     assert confidence.behind > 2 * confidence.standard_error
 
 
@@ -47,38 +47,38 @@ def test_no_kind_is_told_to_be_better_than_perfect():
     second = np.where((luck > 0.25) & (luck < 0.5), 1 - final, final)
     readouts = random.random((400, 3, 4)).astype(np.float32)
     readouts[:, :, TOP1] = np.stack([first, second, final], axis=1)
-    evidence = Evidence(readouts=readouts, costs=(1.0, 2.0, 3.0), temperatures=(1.0,) * 3)
-    choice = choose_policy(evidence, Budget(cost=2.7), kinds=("confidence", "patience"), temperatures=False)
-    assert choice.candidates[1].mean_cost < 2.7
-    assert choice.candidates[1].mean_loss == 0
+    dataset = ReadoutDataset(readouts=readouts, costs=(1.0, 2.0, 3.0), temperatures=(1.0,) * 3)
+    choice = choose_policy(dataset, Budget(cost=2.7), kinds=("confidence", "patience"), temperatures=False)
+    assert choice.comparisons[1].mean_cost < 2.7
+    assert choice.comparisons[1].mean_loss == 0
 
 
 def test_the_fit_is_that_of_the_kind_on_all_samples():
-    evidence, goal = population(500, seed=3), MaxDrop(drop=0.02)
-    choice = choose_policy(evidence, goal, kinds=("confidence", "beem"))
-    assert choice.fit == fit_policy(choice.fit.policy.kind, evidence, goal)
-    assert choice.cost == pytest.approx(fit_policy("confidence", evidence, goal, temperatures=False).expected.mean_cost)
+    dataset, goal = population(500, seed=3), MaxDrop(drop=0.02)
+    choice = choose_policy(dataset, goal, kinds=("confidence", "beem"))
+    assert choice.fit == fit_policy(choice.fit.policy.kind, dataset, goal)
+    assert choice.cost == pytest.approx(fit_policy("confidence", dataset, goal, temperatures=False).expected.mean_cost)
 
 
 def test_under_a_risk_the_certifying_half_chooses_nothing():
-    evidence = population(600, seed=4)
+    dataset = population(600, seed=4)
     _, certifying = halves(600, seed=0)
-    readouts = evidence.readouts.copy()
+    readouts = dataset.readouts.copy()
     readouts[certifying, 0, TOP1] = 0
     readouts[certifying, :, P1] = 0.5
     readouts[certifying, :, ENTROPY] = 1.0
-    changed = msgspec.structs.replace(evidence, readouts=readouts)
+    changed = msgspec.structs.replace(dataset, readouts=readouts)
     goal = MaxRisk(risk=0.1)
-    choices = [choose_policy(each, goal, kinds=("confidence", "beem")) for each in (evidence, changed)]
-    assert choices[0].candidates == choices[1].candidates
+    choices = [choose_policy(each, goal, kinds=("confidence", "beem")) for each in (dataset, changed)]
+    assert choices[0].comparisons == choices[1].comparisons
     assert choices[0].samples == 300
 
 
 def test_a_kind_that_cannot_be_fitted_is_told_and_the_others_go_on():
-    evidence = population(300, seed=5)
-    bare = msgspec.structs.replace(evidence, readouts=evidence.readouts[:, :, :4])
+    dataset = population(300, seed=5)
+    bare = msgspec.structs.replace(dataset, readouts=dataset.readouts[:, :, :4])
     choice = choose_policy(bare, Budget(cost=2.0), kinds=("confidence", "eenet"))
-    assert "probabilities" in choice.candidates[1].failure
+    assert "probabilities" in choice.comparisons[1].failure
     assert chosen(choice) == ["confidence"]
     with pytest.raises(FittingError, match="no kind of policy can be fitted; eenet: "):
         choose_policy(bare, Budget(cost=2.0), kinds=("eenet",))
@@ -86,10 +86,10 @@ def test_a_kind_that_cannot_be_fitted_is_told_and_the_others_go_on():
 
 @pytest.mark.filterwarnings("error")
 def test_a_class_of_one_sample_that_a_fold_lacks_is_no_hindrance():
-    evidence = population(60, seed=7, exits=3, classes=2)
-    rare = msgspec.structs.replace(evidence, labels=np.eye(1, 60, 30, dtype=np.int64)[0])
+    dataset = population(60, seed=7, exits=3, classes=2)
+    rare = msgspec.structs.replace(dataset, labels=np.eye(1, 60, 30, dtype=np.int64)[0])
     choice = choose_policy(rare, Budget(cost=2.0))
-    assert all(candidate.failure is None for candidate in choice.candidates)
+    assert all(comparison.failure is None for comparison in choice.comparisons)
 
 
 def test_every_fit_is_told():

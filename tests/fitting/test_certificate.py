@@ -48,10 +48,10 @@ def test_a_single_sample_is_too_few_and_not_a_crash(kind):
 
 
 def test_readouts_that_are_not_finite_name_the_exit():
-    evidence = population(200, seed=0)
-    evidence.readouts[7, 2, 1] = np.nan
+    dataset = population(200, seed=0)
+    dataset.readouts[7, 2, 1] = np.nan
     with pytest.raises(FittingError, match="exit 2"):
-        fit_policy("confidence", evidence, GOAL)
+        fit_policy("confidence", dataset, GOAL)
 
 
 @pytest.mark.parametrize("costs", [(1.0, 3.0, 2.0, 4.0), (0.0, 1.0, 2.0, 3.0), (1.0, 2.0, 3.0, np.inf)])
@@ -67,13 +67,13 @@ def test_an_unknown_kind_lists_those_there_are():
 
 def test_the_certifying_half_chooses_nothing():
     """BEEM's weights come from the choosing half alone: other labels in the certifying half change nothing."""
-    evidence = population(600, seed=5)
+    dataset = population(600, seed=5)
     _, certifying = halves(600, seed=0)
-    changed = evidence.labels.copy()
+    changed = dataset.labels.copy()
     changed[certifying] = (changed[certifying] + 1) % 10
     fits = [
-        fit_policy("beem", msgspec.structs.replace(evidence, labels=labels), GOAL)
-        for labels in (evidence.labels, changed)
+        fit_policy("beem", msgspec.structs.replace(dataset, labels=labels), GOAL)
+        for labels in (dataset.labels, changed)
     ]
     assert fits[0].policy == fits[1].policy
 
@@ -81,12 +81,12 @@ def test_the_certifying_half_chooses_nothing():
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_but_the_place_on_the_path_is_chosen_without_the_certifying_half(kind):
     """Other readouts and labels there may certify other thresholds; weights and temperatures stay, of every kind."""
-    evidence, other = population(200, seed=5, classes=4, sharpness=3.0), population(200, seed=6, classes=4)
+    dataset, other = population(200, seed=5, classes=4, sharpness=3.0), population(200, seed=6, classes=4)
     choosing, _ = halves(200, seed=0)
     readouts, labels = other.readouts.copy(), other.labels.copy()
-    readouts[choosing], labels[choosing] = evidence.readouts[choosing], evidence.labels[choosing]
-    changed = msgspec.structs.replace(evidence, readouts=readouts, labels=labels)
-    fits = [fit_policy(kind, each, MaxRisk(risk=0.15)) for each in (evidence, changed)]
+    readouts[choosing], labels[choosing] = dataset.readouts[choosing], dataset.labels[choosing]
+    changed = msgspec.structs.replace(dataset, readouts=readouts, labels=labels)
+    fits = [fit_policy(kind, each, MaxRisk(risk=0.15)) for each in (dataset, changed)]
     bare = [msgspec.structs.replace(fit.policy, thresholds=(None,) * 3) for fit in fits]
     assert bare[0] == bare[1]
     assert fits[0].certificate != fits[1].certificate
@@ -131,5 +131,5 @@ def test_betting_at_its_ends():
     assert betting_upper_bound(np.zeros(1), 0.1) == 1
     clean = betting_upper_bound(np.zeros(200), 0.1)
     assert 1 - 0.1 ** (1 / 200) <= clean < 0.02
-    needed = samples_needed(0.05, 0.1, shares=True)
+    needed = samples_needed(0.05, 0.1, fractions=True)
     assert betting_upper_bound(np.zeros(needed // 2), 0.1) <= 0.05 < betting_upper_bound(np.zeros(needed // 2 - 1), 0.1)

@@ -6,7 +6,7 @@ import pytest
 from scipy.optimize import check_grad
 
 from edgeexit.errors import FittingError
-from edgeexit.fitting import Budget, Evidence, MapLosses, fit_policy
+from edgeexit.fitting import Budget, MapLosses, ReadoutDataset, fit_policy
 from edgeexit.fitting.eenet.assignment import (
     assigned,
     assignment_loss,
@@ -19,18 +19,18 @@ from edgeexit.fitting.eenet.assignment import (
 )
 from edgeexit.fitting.eenet.scoring import cross_entropy, examples_of, exit_loss, fit_scoring, identity, scores_of
 from edgeexit.fitting.eenet.training import learn, unfitted
+from edgeexit.fitting.kinds import CandidateOptions, make_candidates
 from edgeexit.fitting.published.eenet import eenet_policy
-from edgeexit.fitting.templates import TemplateOptions, make_templates
 from edgeexit.policies import Confidence, exits_of, simulate
 from tests.fitting.populations import COSTS, population
 
 
-def outcome(policy, evidence):
+def outcome(policy, dataset):
     """Return mean loss and mean cost of a policy on evidence at temperature 1."""
-    seen = evidence.at(policy.temperatures)
-    scores, answers = simulate(policy, seen.readouts)
+    seen = dataset.at(policy.temperatures)
+    scores, predictions = simulate(policy, seen.readouts)
     exits = exits_of(scores, policy.thresholds)
-    return seen.losses(answers)[np.arange(len(exits)), exits].mean(), np.asarray(seen.costs)[exits].mean()
+    return seen.losses(predictions)[np.arange(len(exits)), exits].mean(), np.asarray(seen.costs)[exits].mean()
 
 
 def test_gradient_of_the_scoring_loss():
@@ -96,8 +96,8 @@ def test_cross_entropy_pulls_back_scores_that_are_wrong_beyond_doubt():
 
 def test_learned_scores_tell_right_from_wrong_better_than_confidence():
     """Exits that are sure of one class without reason: scores have to learn to trust it less."""
-    evidence = misled(1500)
-    examples = examples_of(evidence)
+    dataset = misled(1500)
+    examples = examples_of(dataset)
     start = identity(3, 4)
     weights = fit_scoring(examples, np.full((1500, 3), 1 / 1500), start, 0.01, start)
     rank = [separation(scores_of(examples.inputs, w)[:, 0], examples.correct[:, 0]) for w in (start, weights)]
@@ -105,24 +105,24 @@ def test_learned_scores_tell_right_from_wrong_better_than_confidence():
 
 
 def test_policy_scores_as_it_was_learned():
-    evidence = population(200, seed=3)
-    examples = examples_of(evidence)
-    learned = learn(examples, evidence.costs, 2.0, seed=0)
-    scores = simulate(unfitted(evidence, learned.weights), evidence.readouts).scores
+    dataset = population(200, seed=3)
+    examples = examples_of(dataset)
+    learned = learn(examples, dataset.costs, 2.0, seed=0)
+    scores = simulate(unfitted(dataset, learned.weights), dataset.readouts).scores
     np.testing.assert_allclose(scores, scores_of(examples.inputs, learned.weights), atol=1e-4)
 
 
 @pytest.mark.parametrize("classes", [2, 10])
 def test_start_is_confidence_to_the_bit(classes):
-    evidence = population(300, seed=4, classes=classes)
-    start = make_templates("eenet", evidence, TemplateOptions(budget=2.0, temperatures=False))[0]
-    plain = Confidence(temperatures=evidence.temperatures, thresholds=start.thresholds)
-    np.testing.assert_array_equal(simulate(start, evidence.readouts).scores, simulate(plain, evidence.readouts).scores)
+    dataset = population(300, seed=4, classes=classes)
+    start = make_candidates("eenet", dataset, CandidateOptions(budget=2.0, temperatures=False))[0]
+    plain = Confidence(temperatures=dataset.temperatures, thresholds=start.thresholds)
+    np.testing.assert_array_equal(simulate(start, dataset.readouts).scores, simulate(plain, dataset.readouts).scores)
 
 
 @pytest.mark.parametrize("budget", [1.3, 1.8, 2.7])
 @pytest.mark.parametrize(
-    ("evidence", "temperatures"),
+    ("dataset", "temperatures"),
     [
         (population(300, seed=5, sharpness=3.0), True),
         (population(150, seed=5, exits=3, sharpness=3.0), False),
@@ -132,9 +132,9 @@ def test_start_is_confidence_to_the_bit(classes):
     ],
     ids=["too sure, mended", "too sure", "two classes", "no labels", "few samples"],
 )
-def test_never_worse_than_confidence_on_the_fitting_data(evidence, temperatures, budget):
+def test_never_worse_than_confidence_on_the_fitting_data(dataset, temperatures, budget):
     plain, fit = (
-        fit_policy(kind, evidence, Budget(cost=budget), temperatures=temperatures) for kind in ("confidence", "eenet")
+        fit_policy(kind, dataset, Budget(cost=budget), temperatures=temperatures) for kind in ("confidence", "eenet")
     )
     assert fit.expected.mean_loss <= plain.expected.mean_loss
     assert fit.expected.mean_cost <= budget
@@ -146,28 +146,28 @@ def test_learned_scores_are_taken_where_they_are_better():
 
 
 def test_same_seed_same_policy():
-    evidence = population(200, seed=9)
+    dataset = population(200, seed=9)
     first, second, other = (
-        make_templates("eenet", evidence, TemplateOptions(budget=2.0, seed=seed)) for seed in (1, 1, 2)
+        make_candidates("eenet", dataset, CandidateOptions(budget=2.0, seed=seed)) for seed in (1, 1, 2)
     )
     assert first == second
-    assert eenet_policy(evidence, 2.0, seed=1) == eenet_policy(evidence, 2.0, seed=1)
+    assert eenet_policy(dataset, 2.0, seed=1) == eenet_policy(dataset, 2.0, seed=1)
     assert [c.temperatures for c in first] == [c.temperatures for c in other]
 
 
 def test_candidates_at_given_and_at_fitted_temperatures():
-    evidence = population(500, seed=10, sharpness=4.0)
-    candidates = make_templates("eenet", evidence, TemplateOptions(budget=2.0))
+    dataset = population(500, seed=10, sharpness=4.0)
+    candidates = make_candidates("eenet", dataset, CandidateOptions(budget=2.0))
     temperatures = [candidate.temperatures for candidate in candidates]
-    assert temperatures[0] == temperatures[2] != evidence.temperatures
-    assert temperatures[1] == temperatures[3] == evidence.temperatures
-    given = make_templates("eenet", evidence, TemplateOptions(budget=2.0, temperatures=False))
-    assert [candidate.temperatures for candidate in given] == [evidence.temperatures] * 2
+    assert temperatures[0] == temperatures[2] != dataset.temperatures
+    assert temperatures[1] == temperatures[3] == dataset.temperatures
+    given = make_candidates("eenet", dataset, CandidateOptions(budget=2.0, temperatures=False))
+    assert [candidate.temperatures for candidate in given] == [dataset.temperatures] * 2
 
 
 def test_needs_probabilities_of_all_classes():
-    evidence = population(50, seed=11)
-    bare = msgspec.structs.replace(evidence, readouts=evidence.readouts[:, :, :4])
+    dataset = population(50, seed=11)
+    bare = msgspec.structs.replace(dataset, readouts=dataset.readouts[:, :, :4])
     with pytest.raises(FittingError, match="probabilities of all classes"):
         fit_policy("eenet", bare, Budget(cost=2.0))
 
@@ -175,25 +175,25 @@ def test_needs_probabilities_of_all_classes():
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("right", [0.0, 1.0], ids=["never right", "always right"])
 def test_an_exit_that_is_never_or_always_right(right):
-    evidence = population(60, seed=12, classes=3)
-    readouts, labels = evidence.readouts.copy(), evidence.labels
+    dataset = population(60, seed=12, classes=3)
+    readouts, labels = dataset.readouts.copy(), dataset.labels
     assert labels is not None
     readouts[:, 1] = 0
-    answers = labels if right else (labels + 1) % 3
-    readouts[np.arange(60), 1, 4 + answers] = 1
-    readouts[:, 1, :3] = np.stack([answers, np.ones(60), np.zeros(60)], axis=1)
-    evidence = msgspec.structs.replace(evidence, readouts=readouts)
-    fit = fit_policy("eenet", evidence, Budget(cost=2.0))
-    assert fit.expected.mean_loss <= fit_policy("confidence", evidence, Budget(cost=2.0)).expected.mean_loss
-    assert outcome(eenet_policy(evidence, 2.0), evidence)[1] <= 2.0
+    predictions = labels if right else (labels + 1) % 3
+    readouts[np.arange(60), 1, 4 + predictions] = 1
+    readouts[:, 1, :3] = np.stack([predictions, np.ones(60), np.zeros(60)], axis=1)
+    dataset = msgspec.structs.replace(dataset, readouts=readouts)
+    fit = fit_policy("eenet", dataset, Budget(cost=2.0))
+    assert fit.expected.mean_loss <= fit_policy("confidence", dataset, Budget(cost=2.0)).expected.mean_loss
+    assert outcome(eenet_policy(dataset, 2.0), dataset)[1] <= 2.0
 
 
 @pytest.mark.filterwarnings("error")
 def test_maps_are_learned_from_shares_of_right_pixels():
-    evidence = population(200, seed=13, classes=4)
+    dataset = population(200, seed=13, classes=4)
     errors = np.random.default_rng(0).random((200, 4)).astype(np.float32)
-    errors[:, 0] = np.clip(1 - evidence.readouts[:, 0, 1], 0, 1)
-    maps = msgspec.structs.replace(evidence, labels=None, maps=MapLosses(disagreement=errors, errors=errors))
+    errors[:, 0] = np.clip(1 - dataset.readouts[:, 0, 1], 0, 1)
+    maps = msgspec.structs.replace(dataset, labels=None, maps=MapLosses(disagreement=errors, errors=errors))
     np.testing.assert_allclose(examples_of(maps).correct, 1 - errors)
     fit = fit_policy("eenet", maps, Budget(cost=2.0))
     assert fit.expected.mean_loss <= fit_policy("confidence", maps, Budget(cost=2.0)).expected.mean_loss
@@ -201,8 +201,8 @@ def test_maps_are_learned_from_shares_of_right_pixels():
 
 @pytest.mark.parametrize("budget", [1.0, 1.5, 2.2, 3.0])
 def test_published_recipe_keeps_to_the_budget(budget):
-    evidence = population(333, seed=14)
-    _, cost = outcome(eenet_policy(evidence, budget), evidence)
+    dataset = population(333, seed=14)
+    _, cost = outcome(eenet_policy(dataset, budget), dataset)
     assert 0.97 * budget <= cost <= budget
 
 
@@ -221,17 +221,17 @@ def test_published_recipe_refuses_what_no_exit_can_give():
         eenet_policy(population(50, seed=15), 0.9)
 
 
-def misled(samples: int) -> Evidence:
+def misled(samples: int) -> ReadoutDataset:
     """Draw samples whose first exit is sure of class 0 on half of the inputs, and mostly wrong about it."""
-    evidence = population(samples, seed=16, exits=3, classes=4)
-    readouts, labels = evidence.readouts.copy(), evidence.labels
+    dataset = population(samples, seed=16, exits=3, classes=4)
+    readouts, labels = dataset.readouts.copy(), dataset.labels
     assert labels is not None
     fooled = np.random.default_rng(1).random(samples) < 0.5
     readouts[fooled, 0, 0] = 0
     readouts[fooled, 0, 1:3] = [0.97, 0.01]
     readouts[fooled, 0, 3] = -(0.97 * np.log(0.97) + 3 * 0.01 * np.log(0.01))
     readouts[fooled, 0, 4:] = [0.97, 0.01, 0.01, 0.01]
-    return msgspec.structs.replace(evidence, readouts=readouts)
+    return msgspec.structs.replace(dataset, readouts=readouts)
 
 
 def separation(scores, correct):

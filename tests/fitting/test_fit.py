@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edgeexit.errors import FittingError
-from edgeexit.fitting import Budget, Evidence, MapLosses, MaxDrop, MaxRisk, expect, fit_policy, fit_thresholds
+from edgeexit.fitting import Budget, MapLosses, MaxDrop, MaxRisk, ReadoutDataset, expect, fit_policy, fit_thresholds
 from edgeexit.policies import KINDS, Voting
 from tests.fitting.populations import COSTS, population
 
@@ -48,13 +48,13 @@ def test_a_negative_drop_is_kept_where_an_ensemble_is_better_and_else_says_the_l
     truth = random.integers(0, 10, 1000)
     classes = np.where(random.random((1000, 4)) < 0.3, random.integers(0, 10, (1000, 4)), truth[:, None])
     readouts = np.stack([classes, *np.broadcast_to([[[0.8]], [[0.1]], [[0.6]]], (3, 1000, 4))], axis=2)
-    evidence = Evidence(readouts=readouts.astype(np.float32), costs=COSTS, temperatures=(1.0,) * 4, labels=truth)
-    fit = fit_policy("voting", evidence, MaxDrop(drop=-0.1), temperatures=False)
+    dataset = ReadoutDataset(readouts=readouts.astype(np.float32), costs=COSTS, temperatures=(1.0,) * 4, labels=truth)
+    fit = fit_policy("voting", dataset, MaxDrop(drop=-0.1), temperatures=False)
     assert fit.expected.mean_loss <= fit.expected.final_loss - 0.1 + 1e-9
     with pytest.raises(FittingError, match=r"a drop of -0\.5 cannot be reached: the least is -0\.") as raised:
-        fit_policy("voting", evidence, MaxDrop(drop=-0.5), temperatures=False)
+        fit_policy("voting", dataset, MaxDrop(drop=-0.5), temperatures=False)
     least = float(re.search(r"least is (\S+)", str(raised.value)).group(1))
-    fit_policy("voting", evidence, MaxDrop(drop=least), temperatures=False)
+    fit_policy("voting", dataset, MaxDrop(drop=least), temperatures=False)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_goal_that_nothing_can_have_is_refused_in_one_line(goal, message):
 UNFITTED = Voting(temperatures=(1.0,) * 4, thresholds=(None,) * 3)
 
 
-def maps_of(samples: int, seed: int, *, labels: bool) -> Evidence:
+def maps_of(samples: int, seed: int, *, labels: bool) -> ReadoutDataset:
     """Make evidence of a segmentation: shares of pixels that fall with the confidence of an exit and its depth."""
     random = np.random.default_rng(seed)
     confidence = np.sort(1 - 0.6 * random.random((samples, 3)) ** 2, axis=1)
@@ -87,7 +87,7 @@ def maps_of(samples: int, seed: int, *, labels: bool) -> Evidence:
     disagreement = ((1 - confidence) * random.random((samples, 3))).astype(np.float32)
     errors = np.clip(disagreement + 0.1 * random.random((samples, 1)), 0, 1).astype(np.float32)
     zeros = np.zeros_like(confidence)
-    return Evidence(
+    return ReadoutDataset(
         readouts=np.stack([zeros, confidence, 1 - confidence, zeros], axis=2).astype(np.float32),
         costs=(1.0, 2.0, 3.0),
         temperatures=(1.0,) * 3,
@@ -98,8 +98,8 @@ def maps_of(samples: int, seed: int, *, labels: bool) -> Evidence:
 @pytest.mark.parametrize("labels", [True, False])
 @pytest.mark.parametrize("goal", [Budget(cost=1.8), MaxDrop(drop=0.02), MaxRisk(risk=0.05)])
 def test_maps_can_be_fitted_for_every_goal(goal, labels):
-    evidence = maps_of(1000, 0, labels=labels)
-    fit = fit_policy("confidence", evidence, goal, temperatures=False)
+    dataset = maps_of(1000, 0, labels=labels)
+    fit = fit_policy("confidence", dataset, goal, temperatures=False)
     fresh = expect(fit.policy, maps_of(50_000, 1, labels=labels))
     assert 1 < fresh.mean_cost < 2.5
     if isinstance(goal, Budget):
@@ -114,12 +114,12 @@ def test_maps_can_be_fitted_for_every_goal(goal, labels):
 
 
 def test_too_few_maps_say_how_many_are_needed_and_as_many_do():
-    evidence = maps_of(400, 2, labels=False)
+    dataset = maps_of(400, 2, labels=False)
     goal = MaxRisk(risk=0.05)
     with pytest.raises(FittingError, match="at least") as raised:
-        fit_policy("confidence", evidence.take(np.arange(60)), goal, temperatures=False)
+        fit_policy("confidence", dataset.take(np.arange(60)), goal, temperatures=False)
     needed = int(re.search(r"at least (\d+)", str(raised.value)).group(1))
-    assert fit_policy("confidence", evidence.take(np.arange(needed)), goal, temperatures=False).certificate
+    assert fit_policy("confidence", dataset.take(np.arange(needed)), goal, temperatures=False).certificate
 
 
 def test_the_same_inputs_give_the_same_policy():

@@ -10,9 +10,9 @@ from tests.fitting.populations import COSTS, population
 
 @pytest.mark.parametrize("kind", [Confidence, Patience])
 def test_the_path_is_nested_from_full_depth_to_the_first_exit_and_says_what_its_points_do(kind):
-    evidence = population(700, seed=1)
-    scores, answers = simulate(kind(temperatures=(1.0,) * 4, thresholds=(None,) * 3), evidence.readouts)
-    losses = evidence.losses(answers)
+    dataset = population(700, seed=1)
+    scores, predictions = simulate(kind(temperatures=(1.0,) * 4, thresholds=(None,) * 3), dataset.readouts)
+    losses = dataset.losses(predictions)
     path = frontier(scores, losses, np.array(COSTS))
     assert path[0].thresholds == (None, None, None)
     assert path[-1].mean_cost == COSTS[0]
@@ -27,9 +27,9 @@ def test_the_path_is_nested_from_full_depth_to_the_first_exit_and_says_what_its_
 
 
 def test_an_exit_that_is_always_wrong_comes_last():
-    evidence = population(1000, seed=2)
-    scores, answers = simulate(Confidence(temperatures=(1.0,) * 4, thresholds=(None,) * 3), evidence.readouts)
-    losses = evidence.losses(answers)
+    dataset = population(1000, seed=2)
+    scores, predictions = simulate(Confidence(temperatures=(1.0,) * 4, thresholds=(None,) * 3), dataset.readouts)
+    losses = dataset.losses(predictions)
     losses[:, 1] = 1.0
     path = frontier(scores, losses, np.array(COSTS))
     assert all(point.thresholds[1] is None for point in path if point.mean_cost > 1.2 * COSTS[0])
@@ -37,8 +37,8 @@ def test_an_exit_that_is_always_wrong_comes_last():
 
 def test_the_path_is_fine_where_loss_begins():
     """No step near the final exit's loss adds much, so that a certificate stops close to its bound."""
-    evidence = population(4000, seed=3)
-    scores, answers = simulate(Confidence(temperatures=(1.0,) * 4, thresholds=(None,) * 3), evidence.readouts)
-    path = frontier(scores, evidence.disagreement(answers), np.array(COSTS))
+    dataset = population(4000, seed=3)
+    scores, predictions = simulate(Confidence(temperatures=(1.0,) * 4, thresholds=(None,) * 3), dataset.readouts)
+    path = frontier(scores, dataset.disagreement(predictions), np.array(COSTS))
     risks = np.array([point.mean_loss for point in path])
     assert np.diff(risks[risks < 0.1]).max() < 0.01

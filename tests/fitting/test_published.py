@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edgeexit.errors import FittingError
-from edgeexit.fitting import Evidence, MapLosses, expect
+from edgeexit.fitting import MapLosses, ReadoutDataset, expect
 from edgeexit.fitting.published import (
     beem_policy,
     beem_rule,
@@ -33,7 +33,7 @@ def handmade(classes, p1, labels, entropy=0.5):
     samples, exits = classes.shape
     readouts = np.zeros((samples, exits, 14), dtype=np.float32)
     readouts[:, :, 0], readouts[:, :, 1], readouts[:, :, 3] = classes, p1, entropy
-    return Evidence(
+    return ReadoutDataset(
         readouts=readouts,
         costs=tuple(float(k + 1) for k in range(exits)),
         temperatures=(1.0,) * exits,
@@ -46,8 +46,8 @@ def published_vector():
     return handmade([[wrong, 0] for wrong in WRONG], [[s, 0.99] for s in S], [0] * 8)
 
 
-def exits_under(policy, evidence):
-    return exits_of(simulate(policy, evidence.readouts).scores, policy.thresholds)
+def exits_under(policy, dataset):
+    return exits_of(simulate(policy, dataset.readouts).scores, policy.thresholds)
 
 
 def approx(thresholds):
@@ -77,8 +77,8 @@ def test_beem_fits_over_the_survivors():
     """Samples 0 and 1 leave at exit 0. Of 2 and 3, that are left at exit 1, the surer is wrong: nothing leaves."""
     classes = [[0, 0, 0], [0, 0, 0], [1, 0, 0], [1, 2, 0]]
     p1 = [[0.9, 0.9, 0.9], [0.8, 0.9, 0.9], [0.7, 0.5, 0.9], [0.6, 0.95, 0.9]]
-    evidence = handmade(classes, p1, [0] * 4)
-    assert beem_rule(evidence, (1.0,) * 3, rule="error-rate").thresholds == (approx(0.8), None)
+    dataset = handmade(classes, p1, [0] * 4)
+    assert beem_rule(dataset, (1.0,) * 3, rule="error-rate").thresholds == (approx(0.8), None)
 
 
 def counter_example():
@@ -89,13 +89,13 @@ def counter_example():
 
 
 def test_beem_error_rate_rule_does_not_protect_the_whole_and_the_paired_rule_does():
-    evidence = counter_example()
-    published = beem_rule(evidence, (1.0, 1.0), rule="error-rate")
-    expected = expect(published, evidence)
+    dataset = counter_example()
+    published = beem_rule(dataset, (1.0, 1.0), rule="error-rate")
+    expected = expect(published, dataset)
     assert expected.exit_rates == (0.6, 0.4)
     assert expected.final_loss == pytest.approx(0.1)
     assert expected.mean_loss == pytest.approx(0.136)
-    assert beem_rule(evidence, (1.0, 1.0)).thresholds == (None,)
+    assert beem_rule(dataset, (1.0, 1.0)).thresholds == (None,)
 
 
 def test_beem_paired_rule_spends_at_a_later_exit_what_an_earlier_one_has_saved():
@@ -110,19 +110,19 @@ def test_beem_paired_rule_spends_at_a_later_exit_what_an_earlier_one_has_saved()
 
 @pytest.mark.parametrize("weights", ["accuracy", "cost"])
 def test_beem_paired_rule_saves_cost_and_loses_nothing_where_it_was_fitted(weights):
-    evidence = population(3000, seed=1)
-    expected = expect(beem_rule(evidence, weights), evidence)
+    dataset = population(3000, seed=1)
+    expected = expect(beem_rule(dataset, weights), dataset)
     assert expected.mean_loss <= expected.final_loss
     assert expected.mean_cost < 2.5
 
 
 def test_beem_policy_takes_the_lowest_error_rate_within_the_budget():
     """Half of the samples must leave; an error rate of 1/5 lets five go, at a mean cost of 1.375."""
-    evidence = published_vector()
-    policy = beem_policy(evidence, 1.5, (1.0, 1.0))
+    dataset = published_vector()
+    policy = beem_policy(dataset, 1.5, (1.0, 1.0))
     assert policy.thresholds == approx((0.5,))
-    assert beem_policy(evidence, 1.75, (1.0, 1.0)).thresholds == approx((0.8,))
-    assert beem_policy(evidence, 1.0, (1.0, 1.0)).thresholds == approx((0.2,))
+    assert beem_policy(dataset, 1.75, (1.0, 1.0)).thresholds == approx((0.8,))
+    assert beem_policy(dataset, 1.0, (1.0, 1.0)).thresholds == approx((0.2,))
 
 
 @pytest.mark.parametrize(
@@ -142,73 +142,73 @@ def test_beem_refuses_what_it_cannot_mean(options, says):
 def test_msdnet_shares_are_geometric():
     """At 17/7, r = 2: of 7 samples 1, 2 and 4 leave. At 11/7, r = 1/2: 4, 2 and 1."""
     p1 = [[0.9, 0.3, 0.5], [0.8, 0.9, 0.5], [0.7, 0.4, 0.5], [0.6, 0.8, 0.5], [0.5, 0.7, 0.5], [0.4, 0.6, 0.5]]
-    evidence = handmade([[0] * 3] * 7, [*p1, [0.3, 0.5, 0.5]], [0] * 7)
-    assert msdnet_policy(evidence, 17 / 7).thresholds == approx((0.9, 0.8))
-    assert msdnet_policy(evidence, 11 / 7).thresholds == approx((0.6, 0.6))
-    assert list(exits_under(msdnet_policy(evidence, 11 / 7), evidence)) == [0, 0, 0, 0, 1, 1, 2]
+    dataset = handmade([[0] * 3] * 7, [*p1, [0.3, 0.5, 0.5]], [0] * 7)
+    assert msdnet_policy(dataset, 17 / 7).thresholds == approx((0.9, 0.8))
+    assert msdnet_policy(dataset, 11 / 7).thresholds == approx((0.6, 0.6))
+    assert list(exits_under(msdnet_policy(dataset, 11 / 7), dataset)) == [0, 0, 0, 0, 1, 1, 2]
 
 
 def test_msdnet_reaches_both_ends():
-    evidence = population(200, seed=1)
-    assert (exits_under(msdnet_policy(evidence, 1.0), evidence) == 0).all()
-    assert msdnet_policy(evidence, 4.0).thresholds == (None, None, None)
-    assert msdnet_policy(evidence, 9.0).thresholds == (None, None, None)
+    dataset = population(200, seed=1)
+    assert (exits_under(msdnet_policy(dataset, 1.0), dataset) == 0).all()
+    assert msdnet_policy(dataset, 4.0).thresholds == (None, None, None)
+    assert msdnet_policy(dataset, 9.0).thresholds == (None, None, None)
 
 
 def test_branchynet_screens_its_list():
     """Leaving up to .04 nats is right and costs 1.5 on average: .05 is the first of the list that allows it."""
-    evidence = handmade([[0, 0], [0, 0], [1, 0], [1, 0]], [[0.5, 0.5]] * 4, [0] * 4)
-    evidence.readouts[:, 0, 3] = [0.005, 0.04, 0.3, 1.5]
-    assert branchynet_policy(evidence, 1.5).thresholds == approx((1 - 0.05 / np.log(10),))
-    assert branchynet_policy(evidence, 1.4).thresholds == approx((1 - 0.5 / np.log(10),))
+    dataset = handmade([[0, 0], [0, 0], [1, 0], [1, 0]], [[0.5, 0.5]] * 4, [0] * 4)
+    dataset.readouts[:, 0, 3] = [0.005, 0.04, 0.3, 1.5]
+    assert branchynet_policy(dataset, 1.5).thresholds == approx((1 - 0.05 / np.log(10),))
+    assert branchynet_policy(dataset, 1.4).thresholds == approx((1 - 0.5 / np.log(10),))
 
 
 @pytest.mark.parametrize("budget", [1.3, 2.1, 3.0])
 def test_branchynet_finds_the_best_of_all_combinations(budget):
-    evidence = population(300, seed=2, exits=3)
-    policy = branchynet_policy(evidence, budget)
-    simulation = simulate(policy, evidence.readouts)
-    losses, best = evidence.losses(simulation.answers), np.inf
+    dataset = population(300, seed=2, exits=3)
+    policy = branchynet_policy(dataset, budget)
+    simulation = simulate(policy, dataset.readouts)
+    losses, best = dataset.losses(simulation.predictions), np.inf
     for entropies in product(ENTROPIES, repeat=2):
         exits = exits_of(simulation.scores, tuple(float(1 - h / np.log(10)) for h in entropies))
         if (exits + 1).mean() <= budget:
             best = min(best, losses[np.arange(300), exits].mean())
-    expected = expect(policy, evidence)
+    expected = expect(policy, dataset)
     assert expected.mean_loss == pytest.approx(best)
     assert expected.mean_cost <= budget
 
 
 def test_branchynet_has_one_entropy_for_very_many_exits():
-    evidence = population(300, seed=2, exits=8)
-    policy = branchynet_policy(evidence, 3.0)
+    dataset = population(300, seed=2, exits=8)
+    policy = branchynet_policy(dataset, 3.0)
     assert len(set(policy.thresholds)) == 1
-    assert expect(policy, evidence).mean_cost <= 3.0
+    assert expect(policy, dataset).mean_cost <= 3.0
 
 
 def test_pabee_takes_the_largest_patience_that_it_can_afford():
     """Patience 1 costs (2 + 3 + 4) / 3, 2 costs (3 + 4 + 4) / 3, 3 is the whole model."""
-    evidence = handmade([[0, 0, 0, 0], [0, 1, 1, 1], [0, 1, 0, 1]], [[0.5] * 4] * 3, [0] * 3)
-    assert pabee_policy(evidence, 3.2).thresholds == (None, 1.0, 1.0)
-    assert list(exits_under(pabee_policy(evidence, 3.2), evidence)) == [1, 2, 3]
-    assert pabee_policy(evidence, 3.7).thresholds == (None, None, 2.0)
-    assert pabee_policy(evidence, 4.0).thresholds == (None, None, None)
+    dataset = handmade([[0, 0, 0, 0], [0, 1, 1, 1], [0, 1, 0, 1]], [[0.5] * 4] * 3, [0] * 3)
+    assert pabee_policy(dataset, 3.2).thresholds == (None, 1.0, 1.0)
+    assert list(exits_under(pabee_policy(dataset, 3.2), dataset)) == [1, 2, 3]
+    assert pabee_policy(dataset, 3.7).thresholds == (None, None, 2.0)
+    assert pabee_policy(dataset, 4.0).thresholds == (None, None, None)
     with pytest.raises(FittingError, match=r"2\.9 cannot be reached: a patience of 1 costs 3"):
-        pabee_policy(evidence, 2.9)
+        pabee_policy(dataset, 2.9)
 
 
-@pytest.mark.parametrize("recipe", [msdnet_policy, branchynet_policy, pabee_policy, beem_policy])
+@pytest.mark.parametrize("build_config", [msdnet_policy, branchynet_policy, pabee_policy, beem_policy])
 @pytest.mark.parametrize("budget", [2.4, 2.8, 3.3, 3.9])
-def test_budgets_are_kept_where_they_were_fitted(recipe, budget):
-    evidence = population(1001, seed=3)
-    expected = expect(recipe(evidence, budget), evidence)
+def test_budgets_are_kept_where_they_were_fitted(build_config, budget):
+    dataset = population(1001, seed=3)
+    expected = expect(build_config(dataset, budget), dataset)
     assert expected.mean_cost <= budget + 1e-9
     assert expected.mean_loss < 0.5
 
 
-@pytest.mark.parametrize("recipe", [msdnet_policy, branchynet_policy, pabee_policy, beem_policy])
-def test_a_budget_below_the_first_exit_says_what_the_least_is(recipe):
+@pytest.mark.parametrize("build_config", [msdnet_policy, branchynet_policy, pabee_policy, beem_policy])
+def test_a_budget_below_the_first_exit_says_what_the_least_is(build_config):
     with pytest.raises(FittingError, match=r"0\.5 cannot be reached: .* [0-9]"):
-        recipe(population(100, seed=3), 0.5)
+        build_config(population(100, seed=3), 0.5)
 
 
 def test_cats_threshold_is_the_corrected_quantile_of_the_highest_score_that_disagrees():
@@ -247,8 +247,8 @@ def test_cats_rule_needs_a_sample_for_each_half():
 
 
 def test_cats_rule_says_that_maps_are_not_for_it():
-    evidence = population(100, seed=1, labels=False)
-    maps = msgspec.structs.replace(evidence, maps=MapLosses(disagreement=np.zeros((100, 4), dtype=np.float32)))
+    dataset = population(100, seed=1, labels=False)
+    maps = msgspec.structs.replace(dataset, maps=MapLosses(disagreement=np.zeros((100, 4), dtype=np.float32)))
     with pytest.raises(FittingError, match="maps agree in a share of their pixels"):
         cats_rule(maps, 0.1)
 
@@ -256,9 +256,9 @@ def test_cats_rule_says_that_maps_are_not_for_it():
 def test_pcee_leaves_where_the_bin_was_right_often_enough():
     """At p = .91 the first exit is right in 9 of 10, at .71 in 6 of 10."""
     classes = [[0, 0]] * 45 + [[1, 0]] * 5 + [[0, 0]] * 60 + [[1, 0]] * 40
-    evidence = handmade(classes, [[0.91, 1.0]] * 50 + [[0.71, 1.0]] * 100, [0] * 150)
-    assert list(exits_under(pcee_rule(evidence, 0.85), evidence)) == [0] * 50 + [1] * 100
-    assert (exits_under(pcee_rule(evidence, 0.55), evidence) == 0).all()
-    assert (exits_under(pcee_rule(evidence, 0.95), evidence) == 1).all()
+    dataset = handmade(classes, [[0.91, 1.0]] * 50 + [[0.71, 1.0]] * 100, [0] * 150)
+    assert list(exits_under(pcee_rule(dataset, 0.85), dataset)) == [0] * 50 + [1] * 100
+    assert (exits_under(pcee_rule(dataset, 0.55), dataset) == 0).all()
+    assert (exits_under(pcee_rule(dataset, 0.95), dataset) == 1).all()
     with pytest.raises(FittingError, match="delta 2 must lie between 0 and 1"):
-        pcee_rule(evidence, 2)
+        pcee_rule(dataset, 2)

@@ -4,8 +4,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgeexit.fitting import Evidence, MapLosses
-from edgeexit.fitting.evidence import read_out
+from edgeexit.fitting import MapLosses, ReadoutDataset
+from edgeexit.fitting.readout_dataset import read_out
 from edgeexit.fitting.temperature import fit_temperatures, readings
 from tests.fitting.populations import population
 
@@ -17,7 +17,7 @@ def calibrated(samples, *, sharpness, classes=3, seed=0):
     p = read_out(logits)[:, 4:]
     labels = (random.random((samples, 1)) > p.cumsum(axis=1)).sum(axis=1)
     both = np.stack([sharpness[0] * logits, sharpness[1] * logits], axis=1)
-    return Evidence(
+    return ReadoutDataset(
         readouts=read_out(both).astype(np.float32), costs=(1.0, 2.0), temperatures=(1.0, 1.0), labels=labels
     )
 
@@ -27,18 +27,18 @@ def test_logits_that_are_too_large_are_divided_by_what_they_are_too_large_by():
 
 
 def test_the_fit_does_not_depend_on_the_temperature_that_the_readouts_have():
-    evidence = calibrated(5000, sharpness=(3.0, 0.5))
-    assert fit_temperatures(evidence.at((2.0, 0.7))) == pytest.approx(fit_temperatures(evidence), abs=0.01)
+    dataset = calibrated(5000, sharpness=(3.0, 0.5))
+    assert fit_temperatures(dataset.at((2.0, 0.7))) == pytest.approx(fit_temperatures(dataset), abs=0.01)
 
 
 def test_two_samples_right_and_one_wrong_give_the_temperature_that_says_two_thirds():
     """With logits +-1 of two classes, sigmoid(2 / T) = 2/3 at T = 2 / ln 2; the same thrice a hundred times."""
     logits = np.tile(np.array([1.0, -1.0]), (300, 2, 1))
     labels = np.tile([0, 0, 1], 100)
-    evidence = Evidence(
+    dataset = ReadoutDataset(
         readouts=read_out(logits).astype(np.float32), costs=(1.0, 2.0), temperatures=(1.0, 1.0), labels=labels
     )
-    assert fit_temperatures(evidence) == pytest.approx((2 / np.log(2),) * 2, abs=0.002)
+    assert fit_temperatures(dataset) == pytest.approx((2 / np.log(2),) * 2, abs=0.002)
 
 
 def test_a_gain_that_could_be_chance_changes_nothing():
@@ -52,33 +52,33 @@ def test_without_labels_the_final_exit_keeps_its_temperature_and_the_others_are_
 
 
 def test_an_exit_that_is_never_wrong_keeps_its_temperature():
-    evidence = population(500, seed=1)
-    right = msgspec.structs.replace(evidence, labels=evidence.readouts[:, 0, 0].astype(np.int64))
+    dataset = population(500, seed=1)
+    right = msgspec.structs.replace(dataset, labels=dataset.readouts[:, 0, 0].astype(np.int64))
     assert fit_temperatures(right)[0] == 1.0
 
 
 def test_probabilities_of_zero_for_the_true_class_do_no_harm():
-    evidence = calibrated(2000, sharpness=(400.0, 1.0))
-    assert (evidence.readouts[:, 0, 4:] == 0).any()
-    assert np.isfinite(fit_temperatures(evidence)).all()
+    dataset = calibrated(2000, sharpness=(400.0, 1.0))
+    assert (dataset.readouts[:, 0, 4:] == 0).any()
+    assert np.isfinite(fit_temperatures(dataset)).all()
 
 
 @pytest.mark.parametrize("why", ["no probabilities", "maps", "one class"])
 def test_where_nothing_can_be_fitted_the_temperatures_stay(why):
-    evidence = msgspec.structs.replace(population(200, seed=1, sharpness=5.0), temperatures=(1.0, 1.1, 1.2, 1.3))
-    shares = np.zeros((200, 4), dtype=np.float32)
+    dataset = msgspec.structs.replace(population(200, seed=1, sharpness=5.0), temperatures=(1.0, 1.1, 1.2, 1.3))
+    fractions = np.zeros((200, 4), dtype=np.float32)
     changed = {
-        "no probabilities": {"readouts": evidence.readouts[:, :, :4]},
-        "maps": {"labels": None, "maps": MapLosses(disagreement=shares)},
+        "no probabilities": {"readouts": dataset.readouts[:, :, :4]},
+        "maps": {"labels": None, "maps": MapLosses(disagreement=fractions)},
         "one class": {"labels": np.zeros(200, dtype=np.int64)},
     }[why]
-    assert fit_temperatures(msgspec.structs.replace(evidence, **changed)) == (1.0, 1.1, 1.2, 1.3)
+    assert fit_temperatures(msgspec.structs.replace(dataset, **changed)) == (1.0, 1.1, 1.2, 1.3)
 
 
 def test_readings_are_both_where_they_differ_and_one_where_not():
-    evidence = calibrated(2000, sharpness=(3.0, 1.0))
-    fitted, plain = readings(evidence, fit=True)
-    assert plain is evidence
-    assert fitted.temperatures == fit_temperatures(evidence) != evidence.temperatures
-    assert readings(evidence, fit=False) == (evidence,)
+    dataset = calibrated(2000, sharpness=(3.0, 1.0))
+    fitted, plain = readings(dataset, fit=True)
+    assert plain is dataset
+    assert fitted.temperatures == fit_temperatures(dataset) != dataset.temperatures
+    assert readings(dataset, fit=False) == (dataset,)
     assert len(readings(fitted, fit=True)) == 1

@@ -49,9 +49,9 @@ def test_the_search_is_as_good_as_brute_force(seed, budget, levels):
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), st.floats(0.001, 1), st.sampled_from([None, 1, 3, 30]))
-def test_a_budget_is_never_exceeded_and_the_point_says_what_its_thresholds_do(seed, share, levels):
+def test_a_budget_is_never_exceeded_and_the_point_says_what_its_thresholds_do(seed, fraction, levels):
     scores, losses = drawn(seed, levels=levels)
-    budget = float(COSTS3[0] + share * (COSTS3[-1] - COSTS3[0]))
+    budget = float(COSTS3[0] + fraction * (COSTS3[-1] - COSTS3[0]))
     point = within_budget(scores, losses, COSTS3, budget)
     exits = exits_of(scores, point.thresholds)
     assert point.mean_cost <= budget
@@ -147,9 +147,9 @@ def test_new_samples_fare_better_than_under_the_published_schedule_where_costs_a
     gains = []
     for seed in range(4):
         fresh, held = population(20_000, seed=100 + seed), population(1000, seed=seed)
-        template = Confidence(temperatures=held.temperatures, thresholds=(None,) * 3)
-        (scores, answers), new = simulate(template, held.readouts), simulate(template, fresh.readouts)
-        losses, truth = held.losses(answers), fresh.losses(new.answers)
+        candidate = Confidence(temperatures=held.temperatures, thresholds=(None,) * 3)
+        (scores, predictions), new = simulate(candidate, held.readouts), simulate(candidate, fresh.readouts)
+        losses, truth = held.losses(predictions), fresh.losses(new.predictions)
         ranking = Ranking(scores)
         search = Search(ranking, losses, [Limit(np.broadcast_to(costs, scores.shape), 0.3)])
         published = ranking.thresholds(search.schedules(cheap=True)[0])

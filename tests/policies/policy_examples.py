@@ -16,7 +16,7 @@ class Outcome(NamedTuple):
 
     exits: Any
     """[N]"""
-    answers: Any
+    predictions: Any
     """[N]"""
     scores: Any
     """[N, K] NaN beyond the exit taken."""
@@ -82,9 +82,9 @@ def decide_in_turn(policy: AnyPolicy, readouts: Array) -> Outcome:
     for k in range(policy.exits):
         decision = policy.decide(k, np.ascontiguousarray(as_read(policy, readouts)[alive, k]), state)
         outcome.scores[alive, k] = decision.score
-        leaving = alive[decision.leaves]
-        outcome.exits[leaving], outcome.answers[leaving] = k, decision.answer[decision.leaves]
-        alive, state = alive[~decision.leaves], decision.state[~decision.leaves]
+        leaving = alive[decision.exit_mask]
+        outcome.exits[leaving], outcome.predictions[leaving] = k, decision.prediction[decision.exit_mask]
+        alive, state = alive[~decision.exit_mask], decision.state[~decision.exit_mask]
     return outcome
 
 

@@ -45,7 +45,7 @@ def test_state_survives_compaction():
     alive, state = np.arange(64), policy.initial_state(64)
     for k in range(5):
         decision = policy.decide(k, readouts[alive, k], state)
-        exits[alive[decision.leaves]] = k
-        alive, state = alive[~decision.leaves], decision.state[~decision.leaves]
+        exits[alive[decision.exit_mask]] = k
+        alive, state = alive[~decision.exit_mask], decision.state[~decision.exit_mask]
     np.testing.assert_array_equal(exits, simulate_exits(policy, readouts))
     assert len(np.unique(exits)) == 5

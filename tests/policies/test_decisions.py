@@ -19,18 +19,18 @@ def test_a_sample_s_answer_does_not_depend_on_its_batch_mates(kind, seed, sample
     policy = make_policy(kind, seed=seed, classes=classes)
     readouts = make_readouts(samples, seed=seed, classes=classes)
     compacted = decide_in_turn(policy, readouts)
-    scores, answers = simulate(policy, as_read(policy, readouts))
+    scores, predictions = simulate(policy, as_read(policy, readouts))
     exits = simulate_exits(policy, as_read(policy, readouts))
     rows = np.arange(samples)
     np.testing.assert_array_equal(compacted.exits, exits)
-    np.testing.assert_array_equal(compacted.answers, answers[rows, exits])
+    np.testing.assert_array_equal(compacted.predictions, predictions[rows, exits])
     np.testing.assert_array_equal(
         compacted.scores, np.where(np.arange(EXITS) <= exits[:, None], scores, np.float32(np.nan))
     )
     for row in rows[:: max(1, samples // 5)]:
         alone = decide_in_turn(policy, readouts[row : row + 1])
         np.testing.assert_array_equal(alone.scores[0], compacted.scores[row])
-        assert (alone.exits[0], alone.answers[0]) == (exits[row], answers[row, exits[row]])
+        assert (alone.exits[0], alone.predictions[0]) == (exits[row], predictions[row, exits[row]])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -47,7 +47,7 @@ def test_with_all_thresholds_null_a_policy_is_the_whole_model(kind):
     readouts = make_readouts(50)
     outcome = decide_in_turn(policy, readouts)
     np.testing.assert_array_equal(outcome.exits, EXITS - 1)
-    np.testing.assert_array_equal(outcome.answers, readouts[:, -1, 0])
+    np.testing.assert_array_equal(outcome.predictions, readouts[:, -1, 0])
 
 
 @given(kind=kinds, seed=seeds, thresholds=st.lists(st.none() | st.floats(-1, 3), min_size=4, max_size=4))
@@ -56,8 +56,8 @@ def test_the_final_exit_always_answers_and_with_its_own_class(kind, seed, thresh
     readouts = make_readouts(40, seed=seed)
     outcome = decide_in_turn(policy, readouts)
     final = outcome.exits == EXITS - 1
-    np.testing.assert_array_equal(outcome.answers[final], readouts[final, -1, 0])
-    np.testing.assert_array_equal(simulate(policy, as_read(policy, readouts)).answers[:, -1], readouts[:, -1, 0])
+    np.testing.assert_array_equal(outcome.predictions[final], readouts[final, -1, 0])
+    np.testing.assert_array_equal(simulate(policy, as_read(policy, readouts)).predictions[:, -1], readouts[:, -1, 0])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -87,7 +87,7 @@ def test_a_number_that_is_none_keeps_its_sample_and_no_other(kind, column):
             for k in range(at + 1):
                 decision = policy.decide(k, damaged[:, k], state)
                 state = decision.state
-        np.testing.assert_array_equal(decision.leaves, [True, at == EXITS - 1, True])
+        np.testing.assert_array_equal(decision.exit_mask, [True, at == EXITS - 1, True])
         np.testing.assert_array_equal(scores[[0, 2]], simulate(policy, sound).scores[[0, 2]])
 
 
@@ -99,7 +99,7 @@ def test_a_readout_without_any_number_is_passed_on_to_the_final_exit(kind):
         warnings.simplefilter("error")
         readouts = np.full((2, EXITS, width), np.nan, dtype=np.float32)
         np.testing.assert_array_equal(simulate_exits(policy, readouts), EXITS - 1)
-        np.testing.assert_array_equal(simulate(policy, readouts).answers[:, -1], -1)
+        np.testing.assert_array_equal(simulate(policy, readouts).predictions[:, -1], -1)
 
 
 @pytest.mark.parametrize("kind", ["patience", "voting", "beem"])
@@ -133,5 +133,5 @@ def test_a_decision_changes_neither_its_readout_nor_its_state(kind):
         decision = policy.decide(k, readouts[:, k], state)
         np.testing.assert_array_equal(readouts[:, k], before[0])
         np.testing.assert_array_equal(state, before[1])
-        assert decision.score.dtype == decision.state.dtype == decision.answer.dtype == np.float32
+        assert decision.score.dtype == decision.state.dtype == decision.prediction.dtype == np.float32
         state = decision.state

@@ -46,15 +46,15 @@ def test_a_threshold_above_the_limit_is_silent_and_one_that_fires_is_not(kind, s
     readouts = as_read(policy, np.concatenate([make_readouts(50, seed=seed), corner_cases(CLASSES)]))
     reached = simulate(policy, readouts).scores.max(axis=0)[:-1]
     fires = msgspec.structs.replace(policy, thresholds=tuple(map(float, reached)))
-    assert fires.silent_exits == ()
+    assert fires.unreachable_exits == ()
     above = tuple(limit * 1.001 + 0.001 for limit in policy.score_limits[:-1])
-    assert msgspec.structs.replace(policy, thresholds=above).silent_exits == tuple(range(EXITS - 1))
-    assert msgspec.structs.replace(policy, thresholds=(None, above[1], None, above[3])).silent_exits == (1, 3)
+    assert msgspec.structs.replace(policy, thresholds=above).unreachable_exits == tuple(range(EXITS - 1))
+    assert msgspec.structs.replace(policy, thresholds=(None, above[1], None, above[3])).unreachable_exits == (1, 3)
 
 
 def test_a_threshold_too_large_for_a_device_s_numbers_is_silent_and_does_not_warn(recwarn):
     policy = make_policy("confidence", exits=2, thresholds=(1e300,))
-    assert policy.silent_exits == (0,)
+    assert policy.unreachable_exits == (0,)
     assert simulate_exits(policy, np.ones((1, 2, 4), dtype=np.float32)).tolist() == [1]
     assert not recwarn
 
@@ -63,4 +63,4 @@ def test_patience_at_the_first_exit_and_weak_ensembles_have_low_limits():
     assert make_policy("patience").score_limits == (0, 1, 2, 3, 4)
     weak = make_policy("ztw", exits=2, thresholds=(0.9,), weights=((0.01,),), biases=((0.0,) * CLASSES,))
     assert weak.score_limits[0] == pytest.approx(1 / (1 + 3 * np.exp(-0.8733654)))
-    assert weak.silent_exits == (0,)
+    assert weak.unreachable_exits == (0,)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from edgeexit.fitting import Budget, fit_policy
-from edgeexit.fitting.evidence import Evidence, read_out
 from edgeexit.fitting.frontier import frontier
+from edgeexit.fitting.readout_dataset import ReadoutDataset, read_out
 from edgeexit.policies import simulate
 from edgeexit.report.curves import cross_fit
 from tests.fitting.populations import population
@@ -15,26 +15,26 @@ from tests.fitting.populations import population
 def test_noise_gains_nothing():
     # Exits that guess: a fit on the samples that it is scored on finds "better than chance", a curve must not.
     random = np.random.default_rng(5)
-    evidence = Evidence(
+    dataset = ReadoutDataset(
         readouts=read_out(3 * random.normal(size=(300, 4, 10))).astype(np.float32),
         costs=(1.0, 2.0, 3.0, 4.0),
         temperatures=(1.0,) * 4,
         labels=random.integers(0, 10, 300),
     )
-    scores, answers = simulate(fit_policy("confidence", evidence, Budget(cost=3.0)).policy, evidence.readouts)
-    flattered = min(point.mean_loss for point in frontier(scores, evidence.losses(answers), np.arange(1.0, 5.0)))
-    curve = cross_fit(("confidence",), evidence).curves[0]
+    scores, predictions = simulate(fit_policy("confidence", dataset, Budget(cost=3.0)).policy, dataset.readouts)
+    flattered = min(point.mean_loss for point in frontier(scores, dataset.losses(predictions), np.arange(1.0, 5.0)))
+    curve = cross_fit(("confidence",), dataset).curves[0]
     assert flattered < 0.87
     assert curve.losses.mean() == pytest.approx(0.9, abs=0.02)
 
 
 def test_more_cost_buys_accuracy_up_to_the_final_exits():
-    evidence = population(1500, seed=1)
+    dataset = population(1500, seed=1)
     steps = []
-    curves = cross_fit(("confidence", "beem"), evidence, on_step=steps.append)
+    curves = cross_fit(("confidence", "beem"), dataset, on_step=steps.append)
     assert steps == [1, 1]
     assert curves.baseline == "confidence"
-    final = float(evidence.losses(evidence.readouts[:, :, 0].astype(np.int64))[:, -1].mean())
+    final = float(dataset.losses(dataset.readouts[:, :, 0].astype(np.int64))[:, -1].mean())
     for curve in curves.curves:
         assert (np.diff(curve.costs) > 0).all()
         assert curve.costs[0] == pytest.approx(1.0)
@@ -54,15 +54,15 @@ def test_gain_is_over_the_baseline_at_the_same_cost():
 
 
 def test_the_same_seed_draws_the_same_curve():
-    evidence = population(300, seed=2)
-    first, second = (cross_fit(("confidence",), evidence, seed=3).curves[0] for _ in range(2))
+    dataset = population(300, seed=2)
+    first, second = (cross_fit(("confidence",), dataset, seed=3).curves[0] for _ in range(2))
     assert (first.losses == second.losses).all()
-    assert len(cross_fit(("confidence",), evidence, seed=4).curves[0].losses) > 1
+    assert len(cross_fit(("confidence",), dataset, seed=4).curves[0].losses) > 1
 
 
 def test_a_kind_that_cannot_be_fitted_is_left_out_with_its_reason():
-    evidence = population(300, seed=2)
-    bare = msgspec.structs.replace(evidence, readouts=evidence.readouts[:, :, :4])
+    dataset = population(300, seed=2)
+    bare = msgspec.structs.replace(dataset, readouts=dataset.readouts[:, :, :4])
     curves = cross_fit(("confidence", "ztw"), bare, temperatures=False)
     assert [curve.kind for curve in curves.curves] == ["confidence"]
     assert "probabilities" in curves.left_out["ztw"]
@@ -76,9 +76,9 @@ def test_too_few_samples_have_no_curve():
 
 
 def test_of_very_many_samples_some_are_drawn(monkeypatch):
-    monkeypatch.setattr("edgeexit.report.curves._MOST_SAMPLES", 100)
-    evidence = population(300, seed=2)
-    first, second = (cross_fit(("confidence",), evidence, seed=seed) for seed in (0, 0))
+    monkeypatch.setattr("edgeexit.report.curves._MAX_SAMPLES", 100)
+    dataset = population(300, seed=2)
+    first, second = (cross_fit(("confidence",), dataset, seed=seed) for seed in (0, 0))
     assert first.samples == 100
     assert (first.curves[0].losses == second.curves[0].losses).all()
-    assert cross_fit(("confidence",), evidence.take(np.arange(90))).samples == 90
+    assert cross_fit(("confidence",), dataset.take(np.arange(90))).samples == 90

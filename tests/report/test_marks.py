@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgeexit.fitting import Evidence, MapLosses
+from edgeexit.fitting import MapLosses, ReadoutDataset
 from edgeexit.fitting.outcome import follow
 from edgeexit.policies import Confidence
 from edgeexit.report.depth import class_depths, ends
@@ -34,13 +34,13 @@ def test_without_labels_the_oracle_waits_for_the_final_answer():
 
 def test_to_segment_the_oracle_takes_the_exit_that_loses_least():
     errors = np.array([[0.3, 0.2, 0.2], [0.1, 0.2, 0.3]], dtype=np.float32)
-    evidence = Evidence(
+    dataset = ReadoutDataset(
         readouts=np.zeros((2, 3, 4), dtype=np.float32),
         costs=(1.0, 2.0, 4.0),
         temperatures=(1.0,) * 3,
         maps=MapLosses(disagreement=errors, errors=errors),
     )
-    found = oracle(evidence)
+    found = oracle(dataset)
     assert found.exits.tolist() == [1, 0]
     assert found.mean_loss == pytest.approx(0.15)
 
@@ -63,14 +63,14 @@ def test_classes_stand_from_shallow_to_deep():
 
 
 def test_without_labels_a_class_is_the_final_exits_answer():
-    evidence = worked(labels=False)
-    depths = {depth.index: depth.samples for depth in class_depths(evidence, oracle(evidence))}
+    dataset = worked(labels=False)
+    depths = {depth.index: depth.samples for depth in class_depths(dataset, oracle(dataset))}
     assert depths == {0: 3, 1: 2}
 
 
 def test_of_many_classes_the_two_ends_are_shown():
-    evidence = population(3000, seed=4, classes=60)
-    depths = class_depths(evidence, oracle(evidence))
+    dataset = population(3000, seed=4, classes=60)
+    depths = class_depths(dataset, oracle(dataset))
     assert len(depths) == 60
     shallow, deep = ends(depths)
     assert (len(shallow), len(deep)) == (15, 15)

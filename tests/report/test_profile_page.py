@@ -3,7 +3,7 @@
 import pytest
 from plotly.offline import get_plotlyjs
 
-from edgeexit.latency import Drift, ExitPath, LatencyProfile, Phase, StageProfile, summarise
+from edgeexit.latency import Drift, ExitPath, LatencyProfile, ProfilePhase, StageProfile, summarise
 from edgeexit.report.profile_figures import draw_run, draw_spread, draw_where_time_goes
 from edgeexit.report.profile_page import draw_profile
 from edgeexit.telemetry import Reading, Spread, Telemetry
@@ -33,7 +33,7 @@ def profile(**changes):
             path(EXITS[1], 1.22, 175, stages_ms=(0.5, 0.7), decisions_ms=0.004, staging_ms=0.016),
         ),
         "drift": Drift(ratio=1.2, low=1.1, high=1.3, drifted=True),
-        "phases": (Phase(name="stages", start_s=0.2, end_s=3.2), Phase(name="end to end", start_s=3.4, end_s=6.4)),
+        "phases": (ProfilePhase(name="stages", start_s=0.2, end_s=3.2), ProfilePhase(name="end to end", start_s=3.4, end_s=6.4)),
         "settings": {"governor": "schedutil", "cold load": "files in the page cache"},
         "telemetry": Telemetry(
             probe="jetson", readings=3, seconds=6.5, reading_ms=1.5, throttled=False, total_rail="VDD_IN",

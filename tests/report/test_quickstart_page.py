@@ -8,7 +8,7 @@ from plotly.offline import get_plotlyjs
 from edgeexit.latency import LatencyProfile, LatencySummary, StageProfile
 from edgeexit.quickstart.drill import Drill
 from edgeexit.quickstart.report import Story, write_report
-from edgeexit.quickstart.watch import Moment, Phase
+from edgeexit.quickstart.watch import DrillPhase, Moment
 from edgeexit.runtime import Evaluation
 from edgeexit.runtime.evaluation import LatencyFigures
 from edgeexit.runtime.intervals import Interval
@@ -23,7 +23,7 @@ def phase(name, revision, observed, counts):
         samples=200, disagreeing=int(200 * observed), observed=observed, low=observed / 2, high=observed * 2,
         confidence=0.95,
     )  # fmt: skip
-    return Phase(name=name, revision=revision, disagreement=found, mix=ExitMix(samples=sum(counts), counts=counts))
+    return DrillPhase(name=name, revision=revision, disagreement=found, mix=ExitMix(samples=sum(counts), counts=counts))
 
 
 def stage(name, mean_ms):
@@ -54,7 +54,7 @@ def story():
     )  # fmt: skip
     return Story(
         model="digits <b>&", exits=("e0", "e1", "e2"), policy="beem", risk=0.05, delta=0.1,
-        evaluations={"whole model": evaluation, "beem": evaluation}, profile=profile, drill=drill,
+        evaluations={"full model": evaluation, "beem": evaluation}, profile=profile, drill=drill,
     )  # fmt: skip
 
 

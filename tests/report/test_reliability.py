@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgeexit.fitting import Evidence
+from edgeexit.fitting import ReadoutDataset
 from edgeexit.report.reliability import reliability
 
 
@@ -12,8 +12,8 @@ def test_ece_of_a_worked_case():
     readouts = np.zeros((8, 2, 4), dtype=np.float32)
     readouts[:4, :, 1], readouts[4:, :, 1] = 0.95, 0.55
     labels = np.array([0, 0, 0, 1, 0, 0, 1, 1])
-    evidence = Evidence(readouts=readouts, costs=(1.0, 2.0), temperatures=(1.0, 1.0), labels=labels)
-    found = reliability(evidence, 0)
+    dataset = ReadoutDataset(readouts=readouts, costs=(1.0, 2.0), temperatures=(1.0, 1.0), labels=labels)
+    found = reliability(dataset, 0)
     assert found.counts.tolist() == [4, 4]
     assert found.confidence == pytest.approx([0.55, 0.95])
     assert found.accuracy == pytest.approx([0.5, 0.75])
@@ -23,7 +23,7 @@ def test_ece_of_a_worked_case():
 def test_full_and_no_confidence_have_a_bin():
     readouts = np.zeros((2, 2, 4), dtype=np.float32)
     readouts[1, :, 1] = 1.0
-    evidence = Evidence(readouts=readouts, costs=(1.0, 2.0), temperatures=(1.0, 1.0), labels=np.array([1, 0]))
-    found = reliability(evidence, 0)
+    dataset = ReadoutDataset(readouts=readouts, costs=(1.0, 2.0), temperatures=(1.0, 1.0), labels=np.array([1, 0]))
+    found = reliability(dataset, 0)
     assert found.counts.tolist() == [1, 1]
     assert found.ece == pytest.approx(0.0)

@@ -45,8 +45,8 @@ def test_one_seed_gives_one_interval_and_resamples_every_table_alike():
 
 def test_resamples_in_which_nothing_counts_are_left_out():
     counted = np.array([1.0] + 9 * [0.0])
-    (share,) = ratio_intervals(columns(counted), columns(counted))
-    assert (share.value, share.low, share.high) == (1, 1, 1)
+    (fraction,) = ratio_intervals(columns(counted), columns(counted))
+    assert (fraction.value, fraction.low, fraction.high) == (1, 1, 1)
 
 
 def test_one_sample_has_an_interval_without_width():

@@ -24,11 +24,11 @@ class Segmenter(nn.Module):
         self.heads = nn.ModuleList(nn.Conv2d(4, CLASSES, 1) for _ in range(EXITS))
 
     def forward(self, image):
-        answers = []
+        predictions = []
         for block, head in zip(self.blocks, self.heads, strict=True):
             image = torch.relu(block(image))
-            answers.append(4 * head(image))
-        return tuple(answers)
+            predictions.append(4 * head(image))
+        return tuple(predictions)
 
 
 @pytest.fixture(scope="module")

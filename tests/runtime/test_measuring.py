@@ -7,7 +7,7 @@ from edgeexit.bundle import Bundle
 from edgeexit.datasets import Dataset
 from edgeexit.errors import PolicyError
 from edgeexit.policies import Confidence, Entropy, Voting, simulate
-from edgeexit.runtime import WHOLE_MODEL, Runner, evaluate, profile_bundle, record
+from edgeexit.runtime import FULL_MODEL, Runner, evaluate, profile_bundle, record
 from tests.bundles import make_bundle, make_samples
 
 POLICY = Confidence(temperatures=(1.0,) * 3, thresholds=(0.6, 0.7))
@@ -25,7 +25,7 @@ def test_the_whole_model_agrees_with_itself_and_an_early_policy_less(bundle):
         dataset = Dataset(inputs=inputs, labels=readouts[:, -1, 0].astype(np.int64))
         told = []
         results = evaluate(runner, dataset, {"early": POLICY}, on_samples=told.append)
-    assert list(results) == [WHOLE_MODEL, "early"]
+    assert list(results) == [FULL_MODEL, "early"]
     assert sum(told) == 200
     whole, early = results.values()
     assert whole.agreement.value == whole.accuracy.value == 1
@@ -50,11 +50,11 @@ def test_what_a_vote_answers_is_what_counts(bundle):
     policy = Voting(temperatures=(1.0,) * 3, thresholds=(None, 0.5))
     with Runner(bundle) as runner:
         readouts = record(runner, Dataset(inputs=inputs)).readouts
-        answers = simulate(policy, readouts).answers
-        found = evaluate(runner, Dataset(inputs=inputs, labels=answers[:, 1]), {"voting": policy})["voting"]
+        predictions = simulate(policy, readouts).predictions
+        found = evaluate(runner, Dataset(inputs=inputs, labels=predictions[:, 1]), {"voting": policy})["voting"]
     assert found.exit_rates[1].value == 1
     assert found.accuracy.value == 1
-    assert found.agreement.value == pytest.approx(np.mean(answers[:, 1] == readouts[:, -1, 0]))
+    assert found.agreement.value == pytest.approx(np.mean(predictions[:, 1] == readouts[:, -1, 0]))
 
 
 def test_few_samples_and_no_labels_leave_gaps(bundle):

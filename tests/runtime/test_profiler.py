@@ -9,13 +9,13 @@ from edgeexit.bundle import Bundle
 from edgeexit.datasets import Dataset
 from edgeexit.errors import DataError
 from edgeexit.latency import ExitPath, LatencyProfile, LatencySummary, StageProfile
-from edgeexit.messages import MAX_EXITS, decode, encode
 from edgeexit.policies import Confidence
 from edgeexit.runtime import profile_bundle
 from edgeexit.runtime.profiler import _energy_per_inference_mj
 from edgeexit.runtime.profiling.onnx_wire import without_outputs
 from edgeexit.runtime.profiling.steady import RAW_KEPT, Steady, steady, thinned_us
 from edgeexit.telemetry import Reading
+from edgeexit.wire.messages import MAX_EXITS, decode, encode
 from tests.bundles import make_bundle, make_samples
 
 POLICY = Confidence(temperatures=(1.0,) * 3, thresholds=(0.45, 0.7))

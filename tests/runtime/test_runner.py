@@ -54,7 +54,7 @@ def test_a_batch_leaves_sample_by_sample_in_order(runner, policy, batch):
     result = runner.infer(inputs, policy=policy)
     np.testing.assert_array_equal(result.exits, expected)
     rows = np.arange(batch)
-    np.testing.assert_array_equal(result.answers, every.readouts[rows, expected, 0])
+    np.testing.assert_array_equal(result.predictions, every.readouts[rows, expected, 0])
     stacked = np.stack(list(every.outputs.values()), axis=1)
     np.testing.assert_allclose(result.outputs, stacked[rows, expected], rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(np.isnan(result.scores), np.arange(4) > expected[:, None])
@@ -67,7 +67,7 @@ def test_answers_do_not_depend_on_batch_mates(runner):
     together = runner.infer(inputs, policy=BEEM)
     alone = [runner.infer({INPUT: inputs[INPUT][i : i + 1]}, policy=BEEM) for i in range(32)]
     np.testing.assert_array_equal(together.exits, np.concatenate([one.exits for one in alone]))
-    np.testing.assert_array_equal(together.answers, np.concatenate([one.answers for one in alone]))
+    np.testing.assert_array_equal(together.predictions, np.concatenate([one.predictions for one in alone]))
 
 
 def test_stages_stop_when_everything_has_left(runner):
@@ -122,11 +122,11 @@ def test_a_target_without_a_backend_is_stood_in_for_and_that_is_said(tmp_path):
     bundle = make_bundle(tmp_path / "bundle", target="jetson-orin-nano")
     golden = bundle.golden()
     with Runner(make_bundle(tmp_path / "here")) as runner:
-        assert not runner.remarks
+        assert not runner.warnings
     with Runner(bundle) as runner:
         assert runner.runtime.startswith("onnxruntime")
-        assert len(runner.remarks) == 1
-        assert "'jetson-orin-nano' is for aarch64, this is x86_64" in runner.remarks[0]
+        assert len(runner.warnings) == 1
+        assert "'jetson-orin-nano' is for aarch64, this is x86_64" in runner.warnings[0]
         for name, logits in runner.infer_every_exit(golden.inputs).outputs.items():
             np.testing.assert_allclose(logits, golden.exits[name], atol=1e-4)
 
@@ -142,10 +142,10 @@ def test_a_sample_that_is_not_a_number_goes_to_full_depth_and_changes_nobody_s_a
     inputs[INPUT][7, 0] = np.inf
     result = runner.infer(inputs, policy=policy)
     assert (result.exits[broken] == 3).all()
-    assert ((result.answers[broken] >= 0) & (result.answers[broken] < bundle.manifest.classes)).all()
+    assert ((result.predictions[broken] >= 0) & (result.predictions[broken] < bundle.manifest.classes)).all()
     assert not np.isfinite(result.outputs[broken]).all(axis=1).any()
     np.testing.assert_array_equal(result.exits[~broken], expected.exits[~broken])
-    np.testing.assert_array_equal(result.answers[~broken], expected.answers[~broken])
+    np.testing.assert_array_equal(result.predictions[~broken], expected.predictions[~broken])
     np.testing.assert_allclose(result.outputs[~broken], expected.outputs[~broken], atol=1e-5)
     assert len(set(result.exits[~broken])) > 1
 

@@ -4,13 +4,13 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 import pytest
-from bundles import INPUT, make_bundle, make_samples
 from policies_of_every_kind import policies_on
 
 from edgeexit.errors import DataError, InferenceError, OverloadedError, PolicyError
 from edgeexit.policies import KINDS, Confidence
 from edgeexit.policies.readout import P1
 from edgeexit.runtime import Runner, make_backend
+from tests.bundles import INPUT, make_bundle, make_samples
 
 EXITS = 4
 NEVER_EARLY = Confidence(temperatures=(1.0,) * EXITS, thresholds=(None,) * (EXITS - 1))
@@ -110,7 +110,7 @@ def test_many_threads_get_the_answers_that_each_sample_gets_alone(bundle, watche
         results = [future.result(30) for future in futures]
     for result, right in zip(results, expected, strict=True):
         np.testing.assert_array_equal(result.exits, right.exits)
-        np.testing.assert_array_equal(result.answers, right.answers)
+        np.testing.assert_array_equal(result.predictions, right.predictions)
         np.testing.assert_allclose(result.outputs, right.outputs, atol=1e-5)
         np.testing.assert_allclose(result.readouts, right.readouts, atol=1e-5)
         np.testing.assert_allclose(result.scores, right.scores, atol=1e-4)
@@ -165,7 +165,7 @@ def test_a_request_above_the_largest_batch_is_split_and_comes_back_in_order(bund
         watched.runs.clear()
         result = runner.infer_async(samples, policy=policy).result(30)
     assert max(count for _, count in watched.runs) <= 64
-    np.testing.assert_array_equal(result.answers, expected.answers)
+    np.testing.assert_array_equal(result.predictions, expected.predictions)
     np.testing.assert_array_equal(result.exits, expected.exits)
 
 

@@ -33,7 +33,7 @@ def policies(runner, inputs):
 def test_alone_it_is_told_what_it_is_told_in_a_batch(runner, inputs, policies, kind):
     together = runner.infer(inputs, policy=policies[kind])
     alone = [runner.infer({INPUT: inputs[INPUT][n : n + 1]}, policy=policies[kind]) for n in range(SAMPLES)]
-    for field in ("answers", "exits", "outputs", "readouts", "scores"):
+    for field in ("predictions", "exits", "outputs", "readouts", "scores"):
         found = np.concatenate([getattr(one, field) for one in alone])
         assert found.dtype == getattr(together, field).dtype
         np.testing.assert_allclose(found, getattr(together, field), rtol=1e-5, atol=1e-6)

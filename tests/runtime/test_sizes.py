@@ -23,11 +23,11 @@ class AnySize(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(6, CLASSES) for _ in range(EXITS))
 
     def forward(self, image):
-        answers = []
+        predictions = []
         for block, head in zip(self.blocks, self.heads, strict=True):
             image = torch.tanh(3 * block(image))
-            answers.append(8 * head(image.mean((2, 3))))
-        return tuple(answers)
+            predictions.append(8 * head(image.mean((2, 3))))
+        return tuple(predictions)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def images(count, height, width):
 
 def test_a_carry_whose_size_only_the_run_tells_is_part_of_this(bundle):
     words = {size for spec in bundle.manifest.inputs for size in spec.shape if isinstance(size, str)}
-    carried = {size for spec in bundle.manifest.kept_after(0) for size in spec.shape if isinstance(size, str)}
+    carried = {size for spec in bundle.manifest.live_after(0) for size in spec.shape if isinstance(size, str)}
     assert carried - words
 
 

@@ -45,11 +45,11 @@ class Classifier(nn.Module):
 
     def forward(self, input_ids, attention_mask):
         x, mask = self.words(input_ids) + self.places, attention_mask.bool()
-        answers = []
+        predictions = []
         for layer, head in zip(self.layers, self.heads, strict=True):
             x = layer(x, mask)
-            answers.append(head(x[:, 0]))
-        return tuple(answers)
+            predictions.append(head(x[:, 0]))
+        return tuple(predictions)
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +76,11 @@ def test_every_kind_answers_one_by_one_what_its_replay_over_the_recording_says(r
     labels = np.random.default_rng(5).integers(0, 2, SAMPLES)
     found = evaluate(runner, Dataset(inputs=texts, labels=labels), policies)
     final = readouts[:, -1, TOP1]
-    assert found["whole model"].accuracy.value == pytest.approx(np.mean(final == labels))
+    assert found["full model"].accuracy.value == pytest.approx(np.mean(final == labels))
     for kind, policy in policies.items():
-        scores, answers = simulate(policy, readouts)
+        scores, predictions = simulate(policy, readouts)
         exits = exits_of(scores, policy.thresholds)
-        given = answers[np.arange(SAMPLES), exits]
+        given = predictions[np.arange(SAMPLES), exits]
         assert len(set(exits)) > 1, kind
         assert [rate.value for rate in found[kind].exit_rates] == pytest.approx(exit_rates(exits, EXITS)), kind
         assert found[kind].agreement.value == pytest.approx(np.mean(given == final)), kind
@@ -93,4 +93,4 @@ def test_batches_change_no_answer(runner, texts, readouts):
         together = runner.infer(texts, policy=policy)
         alone = [runner.infer({name: ids[n : n + 1] for name, ids in texts.items()}, policy=policy) for n in range(12)]
         assert [int(one.exits[0]) for one in alone] == together.exits[:12].tolist(), kind
-        assert [int(one.answers[0]) for one in alone] == together.answers[:12].tolist(), kind
+        assert [int(one.predictions[0]) for one in alone] == together.predictions[:12].tolist(), kind

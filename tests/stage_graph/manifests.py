@@ -1,7 +1,7 @@
 """Manifests written by hand: any number of stages, each reading what the test says."""
 
+from edgeexit.bundle.manifest import Manifest, Proof, StageSpec, TensorSpec
 from edgeexit.latency import LatencyProfile, LatencySummary, StageProfile
-from edgeexit.manifest import Manifest, Proof, StageSpec, TensorSpec
 
 IMAGE = TensorSpec(name="image", dtype="float32", shape=("batch", 3, 8, 8))
 
@@ -23,7 +23,7 @@ def make_manifest(reads, *, inputs=(IMAGE,), carried=(), model="net", keep_fp32=
     )
     return Manifest(
         model=model,
-        task="classify",
+        task="classification",
         target="x86-cpu",
         precision="fp32",
         opset=20,

@@ -6,7 +6,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from edgeexit.manifest import TensorSpec
+from edgeexit.bundle.manifest import TensorSpec
 from edgeexit.stage_graph import draw_page, draw_svg, flows_of
 from edgeexit.stage_graph.layout import lay_out
 from tests.stage_graph.manifests import IMAGE, make_dense, make_manifest, make_profile

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgeexit.manifest import TensorSpec
+from edgeexit.bundle.manifest import TensorSpec
 from edgeexit.stage_graph import flows_of, sample_size
 from tests.stage_graph.manifests import IMAGE, make_dense, make_manifest
 

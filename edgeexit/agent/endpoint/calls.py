@@ -11,7 +11,7 @@ from tornado.web import Application
 
 from edgeexit.agent.endpoint.codec import decode_feedback, decode_request, encode_json, encode_response
 from edgeexit.agent.endpoint.documents import RepositoryEntry
-from edgeexit.agent.endpoint.transport import LONGEST_NUMBER, BodyHandler, Handler, RefusalError, Service
+from edgeexit.agent.endpoint.transport import MAX_NUMBER, BodyHandler, Handler, InferenceService, RefusalError
 from edgeexit.errors import DataError, EdgeExitError, InferenceError, OverloadedError, ProtocolError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _HEADER_LENGTH: Final = "Inference-Header-Content-Length"
 class InferHandler(BodyHandler):
     """`POST /v2/models/{name}[/versions/{version}]/infer`."""
 
-    def initialize(self, service: Service) -> None:
+    def initialize(self, service: InferenceService) -> None:
         """Begin with nothing under way."""
         super().initialize(service)
         self._asked: Future[Inference] | None = None
@@ -76,7 +76,7 @@ class InferHandler(BodyHandler):
         told = self.request.headers.get(_HEADER_LENGTH)
         if told is None:
             return None
-        if not (told.isascii() and told.isdigit() and len(told) < LONGEST_NUMBER):
+        if not (told.isascii() and told.isdigit() and len(told) < MAX_NUMBER):
             raise ProtocolError(f"{_HEADER_LENGTH} is '{told}'; give the number of bytes of the JSON")
         return int(told)
 
@@ -173,7 +173,7 @@ _ROUTES: Final = (
 )
 
 
-def make_application(service: Service) -> Application:
+def make_application(service: InferenceService) -> Application:
     """Return the application that answers every path."""
     shared = {"service": service}
     return Application(

@@ -22,16 +22,16 @@ from edgeexit.agent.endpoint.tensors import (
 from edgeexit.errors import ProtocolError
 from edgeexit.runtime import Inference
 
-OUTPUTS: Final = ("answers", "exits", "outputs", "readouts", "latency_ms")
+OUTPUTS: Final = ("predictions", "exits", "outputs", "readouts", "latency_ms")
 """The outputs on offer, named as in `Inference`."""
 
-_LONGEST_ID: Final = 256
-_MOST_DIMENSIONS: Final = 16
+_MAX_ID: Final = 256
+_MAX_DIMENSIONS: Final = 16
 _NOT_JSON: Final = re.compile(rb"[\[,:\s]-?(?:NaN|Infinity)[\],}\s]")
-_LARGEST_DIMENSION: Final = 2**63 - 1
+_MAX_DIMENSION: Final = 2**63 - 1
 
 T = TypeVar("T")
-RequestId = Annotated[str, msgspec.Meta(max_length=_LONGEST_ID)]
+RequestId = Annotated[str, msgspec.Meta(max_length=_MAX_ID)]
 
 
 class Wanted(NamedTuple):
@@ -61,7 +61,7 @@ class _Parameters(msgspec.Struct):
 class _Input(msgspec.Struct):
     name: str
     shape: Annotated[
-        list[Annotated[int, msgspec.Meta(ge=0, le=_LARGEST_DIMENSION)]], msgspec.Meta(max_length=_MOST_DIMENSIONS)
+        list[Annotated[int, msgspec.Meta(ge=0, le=_MAX_DIMENSION)]], msgspec.Meta(max_length=_MAX_DIMENSIONS)
     ]
     datatype: str
     parameters: _Parameters = msgspec.field(default_factory=_Parameters)
@@ -73,7 +73,7 @@ class _Output(msgspec.Struct):
     parameters: _Parameters = msgspec.field(default_factory=_Parameters)
 
 
-class _Request(msgspec.Struct):
+class _InferDocument(msgspec.Struct):
     inputs: list[_Input]
     id: RequestId | None = None
     parameters: _Parameters = msgspec.field(default_factory=_Parameters)
@@ -125,7 +125,7 @@ def decode_request(body: bytes | bytearray, header_length: int | None, *, inputs
     length = len(view) if header_length is None else header_length
     if not 0 <= length <= len(view):
         raise ProtocolError(f"Inference-Header-Content-Length is {length} where the body has {len(view)} bytes")
-    request = _decode(view[:length], _Request)
+    request = _decode(view[:length], _InferDocument)
     arrays: dict[str, Array] = {}
     rest = view[length:]
     for tensor in request.inputs:
@@ -201,7 +201,7 @@ def _tensor(tensor: _Input, rest: memoryview) -> tuple[Array, memoryview]:
     return tensor_from_bytes(name, tensor.datatype, tensor.shape, rest[:size]), rest[size:]
 
 
-def _wanted(request: _Request) -> tuple[Wanted, ...]:
+def _wanted(request: _InferDocument) -> tuple[Wanted, ...]:
     """Return the outputs to give: those asked for, or all. Raises ProtocolError for one that is not on offer."""
     by_default = request.parameters.binary_data_output
     if not request.outputs:

@@ -4,7 +4,7 @@ import msgspec
 
 from edgeexit import __version__
 from edgeexit.agent.endpoint.tensors import datatype_of
-from edgeexit.manifest import Manifest, TensorSpec
+from edgeexit.bundle.manifest import Manifest, TensorSpec
 
 
 class ServerMetadata(msgspec.Struct, frozen=True):
@@ -60,7 +60,7 @@ def model_metadata(manifest: Manifest, digest: str) -> ModelMetadata:
         platform="edgeexit",
         inputs=tuple(_tensor(spec) for spec in manifest.inputs),
         outputs=(
-            TensorMetadata("answers", "INT64", (-1,)),
+            TensorMetadata("predictions", "INT64", (-1,)),
             TensorMetadata("exits", "INT64", (-1,)),
             TensorMetadata("outputs", "FP32", (-1, *_shape(exit_shape)[1:])),
             TensorMetadata("readouts", "FP32", (-1, 4)),

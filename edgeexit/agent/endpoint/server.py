@@ -19,7 +19,7 @@ from edgeexit.agent.agent import Agent
 from edgeexit.agent.config import EndpointConfig
 from edgeexit.agent.endpoint.calls import make_application
 from edgeexit.agent.endpoint.documents import model_metadata, server_metadata
-from edgeexit.agent.endpoint.transport import Service
+from edgeexit.agent.endpoint.transport import InferenceService
 from edgeexit.errors import ConfigError
 
 _log = logging.getLogger(__name__)
@@ -58,7 +58,9 @@ class Endpoint:
     def __init__(self, agent: Agent, config: EndpointConfig, sockets: Sequence[socket.socket] = ()) -> None:
         self._config = config
         self._agent = agent
-        self._service = Service(agent, config, server_metadata(), model_metadata(agent.manifest, agent.bundle_digest))
+        self._service = InferenceService(
+            agent, config, server_metadata(), model_metadata(agent.manifest, agent.bundle_digest)
+        )
         self._thread = threading.Thread(target=self._run, name="agent-endpoint", daemon=True)
         self._sockets = list(sockets)
         self._serving: Future[asyncio.AbstractEventLoop] = Future()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from edgeexit.agent.config import EndpointConfig
     from edgeexit.agent.endpoint.documents import ModelMetadata, ServerMetadata
 
-LONGEST_NUMBER: Final = 16
+MAX_NUMBER: Final = 16
 """Digits of a length that is believed."""
 
 _JSON: Final = "application/json"
@@ -37,7 +37,7 @@ _DROPPED_BODIES: Final = 4
 _SEE_OFF_S: Final = 0.1
 
 
-class Service:
+class InferenceService:
     """What all handlers share."""
 
     def __init__(self, agent: Agent, config: EndpointConfig, server: ServerMetadata, model: ModelMetadata) -> None:
@@ -70,7 +70,7 @@ class Handler(RequestHandler):
 
     verb: ClassVar[str] = "GET"
 
-    def initialize(self, service: Service) -> None:
+    def initialize(self, service: InferenceService) -> None:
         """Begin with nothing to refuse."""
         self.service = service
         self._refusal: RefusalError | None = None
@@ -121,7 +121,7 @@ class Handler(RequestHandler):
     def told_size(self) -> int:
         """Return how large a body the headers announce; 0 where they do not say, or not in digits."""
         told = self.request.headers.get("Content-Length", "")
-        return int(told) if told.isascii() and told.isdigit() and len(told) < LONGEST_NUMBER else 0
+        return int(told) if told.isascii() and told.isdigit() and len(told) < MAX_NUMBER else 0
 
     def check_model(self, name: str | None, version: str | None) -> None:
         """Refuse another model, or another version of it, than the one that is served."""
@@ -183,7 +183,7 @@ class BodyHandler(Handler):
 
     verb = "POST"
 
-    def initialize(self, service: Service) -> None:
+    def initialize(self, service: InferenceService) -> None:
         """Begin with an empty body."""
         super().initialize(service)
         self.body = bytearray()

@@ -7,30 +7,30 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from edgeexit.bundle.manifest import TensorSpec
 from edgeexit.compiler.graph import BATCH
 from edgeexit.datasets import LABELS, Inputs, check_inputs
 from edgeexit.errors import CompileError
-from edgeexit.manifest import TensorSpec
 
 _DTYPES: Final = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 _INPUT = re.compile(r"(?P<name>.+?):(?P<shape>[^:]*)(?::(?P<dtype>[a-z]+\d*))?")
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 _RANDOM_SAMPLES: Final = 32
-_MOST_SAMPLES: Final = 256
+_MAX_SAMPLES: Final = 256
 WORD_SIZE: Final = 8
 """Random samples' size in a dimension that is only known at run time."""
 
 Arrays = dict[str, npt.NDArray[Any]]
 
 
-def parse_inputs(texts: Sequence[str], *, on_note: Callable[[str], None] = lambda _: None) -> tuple[TensorSpec, ...]:
+def parse_inputs(texts: Sequence[str], *, on_warning: Callable[[str], None] = lambda _: None) -> tuple[TensorSpec, ...]:
     """Parse `NAME:SHAPE[:DTYPE]` texts, e.g. `image:batch,1,32,32:float32`.
 
-    SHAPE is comma separated; the first dimension is the batch, and `on_note` is told of a number there; a word
+    SHAPE is comma separated; the first dimension is the batch, and `on_warning` is told of a number there; a word
     elsewhere is a dimension known only at run time. DTYPE is float32 when it is not given. Raises CompileError.
     """
-    specs = tuple(_parse(text, on_note) for text in texts)
+    specs = tuple(_parse(text, on_warning) for text in texts)
     for index, spec in enumerate(specs):
         if any(spec.name == earlier.name for earlier in specs[:index]):
             raise CompileError(f"input '{spec.name}' is given twice")
@@ -58,7 +58,7 @@ def specs_of(example: Inputs, names: Sequence[str]) -> tuple[TensorSpec, ...]:
 def take_samples(example: Inputs, specs: Sequence[TensorSpec]) -> Arrays:
     """Return up to 256 samples of an example that fits `specs`. Raises DataError where it does not."""
     checked = check_inputs(example, specs, where="samples")
-    return {name: array[:_MOST_SAMPLES] for name, array in checked.items()}
+    return {name: array[:_MAX_SAMPLES] for name, array in checked.items()}
 
 
 def draw_samples(
@@ -111,7 +111,7 @@ def sizes_given(specs: Sequence[TensorSpec], given: Sequence[TensorSpec]) -> dic
     return sizes
 
 
-def _parse(text: str, on_note: Callable[[str], None]) -> TensorSpec:
+def _parse(text: str, on_warning: Callable[[str], None]) -> TensorSpec:
     match = _INPUT.fullmatch(text)
     if match is None:
         raise CompileError(f"input '{text}' must be NAME:SHAPE[:DTYPE], e.g. image:batch,1,32,32:float32")
@@ -122,7 +122,7 @@ def _parse(text: str, on_note: Callable[[str], None]) -> TensorSpec:
     spec = TensorSpec(name=match["name"], dtype=dtype, shape=(BATCH, *sizes[1:]))
     if isinstance(sizes[0], int):
         free = ":".join([spec.name, ",".join(map(str, spec.shape)), *([dtype] if match["dtype"] else [])])
-        on_note(f"input '{spec.name}': the batch is always free, {sizes[0]} is not kept; write {free}")
+        on_warning(f"input '{spec.name}': the batch is always free, {sizes[0]} is not kept; write {free}")
     return spec
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import onnx_ir as ir
 import torch
 
+from edgeexit.bundle.manifest import TensorSpec
 from edgeexit.compiler.export.inputs import Arrays, draw_samples, sizes_given, specs_of, take_samples
 from edgeexit.compiler.export.normal_form import input_specs, normalise
 from edgeexit.compiler.export.source import Loaded, OnnxFile
@@ -21,7 +22,6 @@ from edgeexit.compiler.export.torch_export import (
 from edgeexit.compiler.opset.lowering import WORKING_OPSET, lower_opset
 from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError
-from edgeexit.manifest import TensorSpec
 
 
 class ExportedModel(NamedTuple):

@@ -8,6 +8,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from edgeexit import __version__
+from edgeexit.bundle.manifest import PROBABILITIES_SUFFIX, READOUT_SUFFIX, TEMPERATURE_INPUT, TensorSpec
 from edgeexit.compiler.graph import (
     BATCH,
     free_name,
@@ -20,10 +21,9 @@ from edgeexit.compiler.graph import (
 )
 from edgeexit.compiler.weights import read_small_weights
 from edgeexit.errors import CompileError
-from edgeexit.manifest import PROBABILITIES_SUFFIX, READOUT_SUFFIX, TEMPERATURE_INPUT, TensorSpec
 
 _OLDEST_OPSET = 13  # the readout's operators
-_FEWEST_EXITS = 2
+_MIN_EXITS = 2
 _SUFFIXES = (READOUT_SUFFIX, PROBABILITIES_SUFFIX)
 _SCOPES = "pkg.torch.onnx.name_scopes"
 """Beside a node: the modules that it was traced in, outer to inner, then its own name, as Python writes a list."""
@@ -92,7 +92,7 @@ def input_specs(graph: ir.Graph) -> tuple[TensorSpec, ...]:
 
 
 def _check_names(graph: ir.Graph, exits: Sequence[str]) -> None:
-    if len(exits) < _FEWEST_EXITS:
+    if len(exits) < _MIN_EXITS:
         raise CompileError(
             f"the model has {len(exits)} exit{'' if len(exits) == 1 else 's'}; an early-exit model returns at least 2, "
             "shallow to deep"

@@ -14,12 +14,12 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree
 
+from edgeexit.bundle.manifest import TensorSpec
 from edgeexit.compiler.export.inputs import WORD_SIZE, Arrays, repeat_to
 from edgeexit.compiler.graph import rename_dimensions
 from edgeexit.compiler.reasons import cause_of, place_in_user_code, quietly, reason_of
 from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError
-from edgeexit.manifest import TensorSpec
 
 _TORCH = Path(torch.__file__).parent
 _BRANCHES = "Could not guard on"  # rather than "Could not extract specialized integer from"

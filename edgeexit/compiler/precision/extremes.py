@@ -13,10 +13,10 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeexit.compiler.precision.widths import HALF_MOST, beyond_half, is_float
-from edgeexit.compiler.sessions import Session
+from edgeexit.compiler.sessions import ReferenceSession
 from edgeexit.datasets import Inputs
 
-_MOST_SAMPLES: Final = 64
+_MAX_SAMPLES: Final = 64
 _GROUP_BYTES: Final = 4 << 20
 _GROUP: Final = 16
 _NEAR: Final = HALF_MOST / 2
@@ -34,11 +34,11 @@ def overflowing_nodes(
     *,
     kept: AbstractSet[ir.Node],
     folder: Path,
-    on_note: Callable[[str], None] = lambda _: None,
+    on_warning: Callable[[str], None] = lambda _: None,
 ) -> set[ir.Node]:
     """Return the nodes that make, or read, what comes near the end of float16's range on the first 64 samples.
 
-    Values that a mask's number for infinity makes large are left out, and so are those inside of bodies. `on_note` is
+    Values that a mask's number for infinity makes large are left out, and so are those inside of bodies. `on_warning` is
     told of nodes that are not among `kept`. Raises CompileError where the model does not run.
     """
     endless = _endless(model.graph)
@@ -57,7 +57,9 @@ def overflowing_nodes(
     told = [f"'{node.name}' ({size:.3g})" for node, size in nodes.items() if node not in kept]
     if told:
         more = f" and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
-        on_note(f"near or beyond float16's range on the samples, and so kept in fp32: {', '.join(told[:_NAMED])}{more}")
+        on_warning(
+            f"near or beyond float16's range on the samples, and so kept in fp32: {', '.join(told[:_NAMED])}{more}"
+        )
     return set(nodes)
 
 
@@ -87,13 +89,13 @@ def _largest(model: ir.Model, names: Collection[str], samples: Inputs, folder: P
     with tempfile.TemporaryDirectory(dir=folder, prefix="extremes.") as scratch:
         path = Path(scratch) / "probe.onnx"
         ir.save(probe, path, external_data="probe.data")
-        session = Session(path, what="the model")
+        session = ReferenceSession(path, what="the model")
         sizes = np.max([np.array(session.run(group, outputs)) for group in _groups(samples)], axis=0)
     return dict(zip(wanted, map(float, sizes), strict=True))
 
 
 def _groups(samples: Inputs) -> Iterator[Inputs]:
-    count = min(_MOST_SAMPLES, *(len(array) for array in samples.values()))
+    count = min(_MAX_SAMPLES, *(len(array) for array in samples.values()))
     sample_bytes = sum(array[0].nbytes for array in samples.values())
     size = min(_GROUP, max(1, _GROUP_BYTES // max(1, sample_bytes)))
     for first in range(0, count, size):

@@ -5,16 +5,16 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
+from edgeexit.bundle.manifest import ExitFidelity, Fidelity
 from edgeexit.datasets import counts_of
-from edgeexit.manifest import ExitFidelity, Fidelity
 
 _DIGITS = 9  # 1 - 0.99 is above 0.01 in binary
 
-Answers = Mapping[str, npt.NDArray[np.float32]]
+Predictions = Mapping[str, npt.NDArray[np.float32]]
 """Exit name -> logits [N, C], or [N, C, H, W] to segment."""
 
 
-def measure_fidelity(whole: Answers, reduced: Answers, *, labels: npt.NDArray[np.int64] | None) -> Fidelity:
+def measure_fidelity(whole: Predictions, reduced: Predictions, *, labels: npt.NDArray[np.int64] | None) -> Fidelity:
     """Compare the answers (argmax over axis 1) of a reduced model with those in fp32 on the same samples.
 
     Args:

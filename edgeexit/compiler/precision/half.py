@@ -25,23 +25,23 @@ _SUFFIXES = {_FLOAT: "float", _HALF: "half"}
 
 
 def to_half(
-    model: ir.Model, *, kept: AbstractSet[ir.Node] = frozenset(), on_note: Callable[[str], None] = lambda _: None
+    model: ir.Model, *, kept: AbstractSet[ir.Node] = frozenset(), on_warning: Callable[[str], None] = lambda _: None
 ) -> None:
     """Make a model without functions float16 in place; inputs, exits and what crosses a body's border stay float32.
 
     No value becomes infinite by it: a number that stands for infinity, such as a mask's, becomes the largest float16
-    of its sign, and a scalar that would vanish, such as an epsilon, the smallest. `on_note` is told of the former,
+    of its sign, and a scalar that would vanish, such as an epsilon, the smallest. `on_warning` is told of the former,
     unless it is so large that it can be meant for nothing else.
 
     Types follow ONNX's operator schemas. The converters that come with ONNX Runtime and onnxconverter-common go by
     lists of operators, put the casts of a body into the main graph, and clip every weight to the range in silence.
     """
-    halving = _Halving(model, wide_nodes(model, kept=kept, on_note=on_note))
+    halving = _Halving(model, wide_nodes(model, kept=kept, on_warning=on_warning))
     halving.convert(model.graph)
     halving.finish()
     if halving.clipped:
         names = ", ".join(f"'{name}'" for name in halving.clipped)
-        on_note(f"beyond float16's range, and so clipped to {HALF_MOST:.0f}: {names}")
+        on_warning(f"beyond float16's range, and so clipped to {HALF_MOST:.0f}: {names}")
 
 
 class _Halving:

@@ -55,7 +55,7 @@ def to_int8(
     kept: AbstractSet[ir.Node] = frozenset(),
     folder: Path,
     placement: Placement = "around",
-    on_note: Callable[[str], None] = lambda _: None,
+    on_warning: Callable[[str], None] = lambda _: None,
 ) -> ir.Model:
     """Return an int8 form of a model without functions, whose nodes have names of their own; `model` is used up.
 
@@ -67,7 +67,7 @@ def to_int8(
     Raises CompileError: the model is quantised already, nothing is to be quantised, or a range is not finite.
     DataError: calibration data with NaN or infinity.
     """
-    _check(calibration, on_note)
+    _check(calibration, on_warning)
     if any(node.op_type == "QuantizeLinear" for node in model.graph):
         raise CompileError("the model is quantised already; compile it with --precision fp32, which keeps that")
     names = _fold_batch_norms(model, {str(node.outputs[0].name) for node in kept if node.outputs})
@@ -109,10 +109,10 @@ class _Groups(CalibrationDataReader):  # type: ignore[misc]  # the base has no t
         return next(self._feeds, None)
 
 
-def _check(calibration: Dataset, on_note: Callable[[str], None]) -> None:
+def _check(calibration: Dataset, on_warning: Callable[[str], None]) -> None:
     check_finite(calibration.inputs, where="calibration data")
     if len(calibration) < _FEW_SAMPLES:
-        on_note(f"{len(calibration)} calibration samples are few for the ranges of activations; give 100 or more")
+        on_warning(f"{len(calibration)} calibration samples are few for the ranges of activations; give 100 or more")
 
 
 def _fold_batch_norms(model: ir.Model, kept: set[str]) -> set[str]:

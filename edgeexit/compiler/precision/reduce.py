@@ -8,6 +8,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 from onnxscript import optimizer
 
+from edgeexit.bundle.manifest import Precision
 from edgeexit.compiler.export.normal_form import normalise
 from edgeexit.compiler.graph import bodies, free_name, names_in
 from edgeexit.compiler.precision.extremes import overflowing_nodes
@@ -17,7 +18,6 @@ from edgeexit.compiler.precision.widths import wide_nodes
 from edgeexit.compiler.reasons import quietly
 from edgeexit.datasets import Dataset, Inputs
 from edgeexit.errors import CompileError
-from edgeexit.manifest import Precision
 
 _NAMED = 6
 """How many names an error lists."""
@@ -32,7 +32,7 @@ def reduce_precision(
     keep_fp32: Sequence[str] = (),
     folder: Path,
     placement: Placement = "around",
-    on_note: Callable[[str], None] = lambda _: None,
+    on_warning: Callable[[str], None] = lambda _: None,
 ) -> ir.Model:
     """Return a normalised model in another precision, normalised again; inputs and exits keep name, shape and type.
 
@@ -69,12 +69,12 @@ def reduce_precision(
         seen = samples if calibration is None else calibration.inputs
         if seen is not None:
             wide = wide_nodes(reduced, kept=kept)
-            kept |= overflowing_nodes(reduced, seen, kept=wide, folder=folder, on_note=on_note)
-        to_half(reduced, kept=kept, on_note=on_note)
+            kept |= overflowing_nodes(reduced, seen, kept=wide, folder=folder, on_warning=on_warning)
+        to_half(reduced, kept=kept, on_warning=on_warning)
     else:
         if calibration is None:
             raise CompileError("int8 takes its scales from real samples: give some 128 with --calibration FILE.npz")
-        reduced = to_int8(reduced, calibration, kept=kept, folder=folder, placement=placement, on_note=on_note)
+        reduced = to_int8(reduced, calibration, kept=kept, folder=folder, placement=placement, on_warning=on_warning)
     normalise(reduced, exits=exits)
     return reduced
 

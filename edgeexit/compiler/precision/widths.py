@@ -27,14 +27,14 @@ _FACTORS = {  # which inputs scale a result, so that a weight there has to keep 
     "Conv": {1}, "ConvTranspose": {1}, "Gemm": _BOTH, "MatMul": _BOTH, "Div": _BOTH, "Mul": _BOTH, "Equal": _BOTH,
     "Greater": _BOTH, "GreaterOrEqual": _BOTH, "Less": _BOTH, "LessOrEqual": _BOTH,
 }  # fmt: skip
-_MOST_ROUNDING: Final = 2.0**-8
+_MAX_ROUNDING: Final = 2.0**-8
 """Of a weight's norm; float16 rounds what is within its range by 2^-11 at most."""
 ANY_TYPE: Final = {"Cast", "Shape", "Size"}
 """Operators that take a float as it comes."""
 
 
 def wide_nodes(
-    model: ir.Model, *, kept: AbstractSet[ir.Node], on_note: Callable[[str], None] = lambda _: None
+    model: ir.Model, *, kept: AbstractSet[ir.Node], on_warning: Callable[[str], None] = lambda _: None
 ) -> set[ir.Node]:
     """Return the nodes to leave in float32; nodes that hold bodies are never among them.
 
@@ -42,7 +42,7 @@ def wide_nodes(
     positions above 2048 are no float16 numbers; powers, exponentials and sums, with the cheap arithmetic on their
     results; and what reads a weight that float16 does not hold.
     """
-    choice = _Choice(model, kept, on_note)
+    choice = _Choice(model, kept, on_warning)
     choice.visit(model.graph)
     return choice.wide
 
@@ -109,11 +109,11 @@ def rounding_of(tensor: ir.TensorProtocol) -> float:
 
 
 class _Choice:
-    def __init__(self, model: ir.Model, kept: AbstractSet[ir.Node], on_note: Callable[[str], None]) -> None:
+    def __init__(self, model: ir.Model, kept: AbstractSet[ir.Node], on_warning: Callable[[str], None]) -> None:
         self.wide: set[ir.Node] = set()
         self._model = model
         self._kept = kept
-        self._on_note = on_note
+        self._on_note = on_warning
         self._content: set[ir.Value] = set()
         """Values that depend on what the inputs hold."""
         self._sizes: set[ir.Value] = set()
@@ -172,7 +172,7 @@ class _Choice:
         if (value, factor) not in self._beyond:
             beyond = beyond_half(value.const_value)
             several = beyond is not None and np.isnan(beyond)
-            self._beyond[value, factor] = several or (factor and rounding_of(value.const_value) > _MOST_ROUNDING)
+            self._beyond[value, factor] = several or (factor and rounding_of(value.const_value) > _MAX_ROUNDING)
             if self._beyond[value, factor] and value.const_value.size > 1:
                 self._on_note(f"node '{node.name}' stays in fp32: its weight '{value.name}' is beyond float16's range")
         return self._beyond[value, factor]

@@ -3,14 +3,14 @@
 import numpy as np
 import onnx_ir as ir
 
+from edgeexit.bundle.manifest import TensorSpec
 from edgeexit.compiler.extract import extract, reads_of
 from edgeexit.compiler.graph import free_name, names_in
 from edgeexit.compiler.splitting.shapes import read_sizes_from
-from edgeexit.compiler.splitting.stages import Carry, Plan
-from edgeexit.manifest import TensorSpec
+from edgeexit.compiler.splitting.stages import Carry, SplitPlan
 
 
-def build_stage(model: ir.Model, plan: Plan, stage: int) -> ir.Model:
+def build_stage(model: ir.Model, plan: SplitPlan, stage: int) -> ir.Model:
     """Return the graph of one stage, self-contained but for the weights that it shares with the others."""
     graph, cut = model.graph, plan.cuts[stage]
     whole = list(graph)

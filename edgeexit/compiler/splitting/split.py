@@ -56,7 +56,7 @@ class Cut(NamedTuple):
     """All that is kept for it and later stages before it runs: inputs of the model, then values."""
 
 
-class Flow:
+class DataflowGraph:
     """A graph as splitting sees it, and the stage that owns each node.
 
     Stage k owns what exit k needs and no earlier exit needed; a node that `stays` belongs where what it reads does.
@@ -159,7 +159,7 @@ class Flow:
         )
 
 
-def candidates(flow: Flow, kept: Mapping[str, Kept | None]) -> set[str]:
+def candidates(flow: DataflowGraph, kept: Mapping[str, Kept | None]) -> set[str]:
     """Return the values that may be kept between stages.
 
     `kept` is what is known so far, None for a value that cannot be kept; there may be more candidates when it grows.
@@ -180,7 +180,7 @@ def candidates(flow: Flow, kept: Mapping[str, Kept | None]) -> set[str]:
     return found
 
 
-def split(flow: Flow, kept: Mapping[str, Kept | None]) -> tuple[Cut, ...]:
+def split(flow: DataflowGraph, kept: Mapping[str, Kept | None]) -> tuple[Cut, ...]:
     """Split a graph at its exits so that the fewest bytes are kept at every cut.
 
     A node that may not run again `freely` is in one stage alone, unless a value that cannot be kept needs it.
@@ -215,7 +215,7 @@ def split(flow: Flow, kept: Mapping[str, Kept | None]) -> tuple[Cut, ...]:
     return tuple(reversed(cuts))
 
 
-def _keepable(flow: Flow, stage: int, later: AbstractSet[str], kept: Mapping[str, Kept | None]) -> set[str]:
+def _keepable(flow: DataflowGraph, stage: int, later: AbstractSet[str], kept: Mapping[str, Kept | None]) -> set[str]:
     """Return what a stage and those after it need of earlier ones; for values that cannot be kept, what makes them."""
     found: set[str] = set()
     pending = list(flow.needed_before(stage, later))
@@ -237,13 +237,13 @@ def _keepable(flow: Flow, stage: int, later: AbstractSet[str], kept: Mapping[str
     return found
 
 
-def _origins(flow: Flow, value: str) -> tuple[str, ...] | None:
+def _origins(flow: DataflowGraph, value: str) -> tuple[str, ...] | None:
     index = flow.maker.get(value)
     return flow.reads_of(value) if index is not None and flow.nodes[index].again == "freely" else None
 
 
 def _add_sizes(
-    flow: Flow, members: AbstractSet[int], reads: set[str], here: set[str], kept: Mapping[str, Kept | None]
+    flow: DataflowGraph, members: AbstractSet[int], reads: set[str], here: set[str], kept: Mapping[str, Kept | None]
 ) -> None:
     """Let a stage read, and keep for it, values that have the dimensions of the shapes that it makes."""
 

@@ -9,12 +9,12 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 
+from edgeexit.bundle.manifest import TensorSpec
 from edgeexit.compiler.extract import reads_of
 from edgeexit.compiler.graph import BATCH, free_name, names_in
-from edgeexit.compiler.splitting.again import is_random, may_run_again
+from edgeexit.compiler.splitting.recompute import is_random, may_run_again
 from edgeexit.compiler.splitting.shapes import input_words, size_or_word, words_needed, words_of
-from edgeexit.compiler.splitting.split import Cut, Flow, Kept, Node, candidates, split
-from edgeexit.manifest import TensorSpec
+from edgeexit.compiler.splitting.split import Cut, DataflowGraph, Kept, Node, candidates, split
 
 PROBE_BATCHES: Final = (2, 3)
 """Sizes of the two batches that tell which dimension of a value is the batch."""
@@ -36,7 +36,7 @@ class Carry(NamedTuple):
     """Bytes a sample, at the lengths of the samples where a dimension is known only at run time."""
 
 
-class Plan(NamedTuple):
+class SplitPlan(NamedTuple):
     """The split of a graph."""
 
     cuts: tuple[Cut, ...]
@@ -49,7 +49,7 @@ def check_exits(graph: ir.Graph) -> None:
     _flow(graph)
 
 
-def plan_stages(graph: ir.Graph, look: Callable[[Sequence[str]], Sequence[Shapes]]) -> Plan:
+def plan_stages(graph: ir.Graph, look: Callable[[Sequence[str]], Sequence[Shapes]]) -> SplitPlan:
     """Decide the stages of a normalised graph.
 
     The runtime drops the samples that have left, so a value crosses a cut only when it has a row a sample. Whatever
@@ -79,11 +79,11 @@ def plan_stages(graph: ir.Graph, look: Callable[[Sequence[str]], Sequence[Shapes
             kept[name] = None if carry is None else Kept(carry.size, words_of(carry.spec.shape) & known)
     cuts = split(flow, kept)
     crossing = flow.inputs + flow.in_order({name for cut in cuts for name in cut.kept})
-    return Plan(cuts, _name_dimensions({name: carry for name in crossing if (carry := carries.get(name))}, known))
+    return SplitPlan(cuts, _name_dimensions({name: carry for name in crossing if (carry := carries.get(name))}, known))
 
 
-def _flow(graph: ir.Graph) -> Flow:
-    return Flow(
+def _flow(graph: ir.Graph) -> DataflowGraph:
+    return DataflowGraph(
         _describe(graph),
         inputs=[str(value.name) for value in graph.inputs],
         exits=[str(value.name) for value in graph.outputs],

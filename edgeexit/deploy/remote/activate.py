@@ -29,7 +29,7 @@ from edgeexit.deploy.remote.layout import (
     release_ids,
     write_durably,
 )
-from edgeexit.deploy.remote.service import Service, occupied, trouble
+from edgeexit.deploy.remote.service import AgentService, occupied, trouble
 
 ACTIVATION_FILE = "activation.json"
 
@@ -75,7 +75,7 @@ def _activate(root: Path, arguments: dict[str, Any]) -> dict[str, Any]:
     if document is None:
         raise RefusedError(f"release '{release}' is not in '{root}'")
     back_to = _last_good(root, release)
-    service = Service(root, document["service"], document["name"])
+    service = AgentService(root, document["service"], document["name"])
     service.check_own()
     before = current_id(root)
     _tell(root, arguments["ticket"], step="switching")
@@ -90,7 +90,7 @@ def _activate(root: Path, arguments: dict[str, Any]) -> dict[str, Any]:
     if reason is None:
         write_durably(root / RELEASES / release / HEALTHY_FILE, "")
         _prune(root, keep=[release, *([back_to] if back_to else [])], wheels=arguments["wheels"])
-        return {"outcome": "healthy", "replaces": back_to, "remark": service.remark()}
+        return {"outcome": "healthy", "replaces": back_to, "remark": service.warning()}
     log = service.log_tail(_LOG_LINES)
     _tell(root, arguments["ticket"], step="going back")
     if back_to is None:
@@ -101,7 +101,7 @@ def _activate(root: Path, arguments: dict[str, Any]) -> dict[str, Any]:
     if (old["service"], old["name"]) != (document["service"], document["name"]):
         service.stop(forget=True)
     point_current(root, back_to)
-    again = _start(Service(root, old["service"], old["name"]), old, timeout_s)
+    again = _start(AgentService(root, old["service"], old["name"]), old, timeout_s)
     return {"outcome": "rolled back", "reason": reason, "log": log, "back_to": back_to, "back_trouble": again}
 
 
@@ -119,10 +119,10 @@ def _stop_other_kind(root: Path, before: str | None, document: dict[str, Any]) -
     """Stop an agent that another kind of supervision runs, which would keep the port and the state."""
     old = read_release(root, before)
     if old is not None and (old["service"], old["name"]) != (document["service"], document["name"]):
-        Service(root, old["service"], old["name"]).stop(forget=True)
+        AgentService(root, old["service"], old["name"]).stop(forget=True)
 
 
-def _start(service: Service, document: dict[str, Any], timeout_s: float) -> str | None:
+def _start(service: AgentService, document: dict[str, Any], timeout_s: float) -> str | None:
     """Start what `current` names; return None as soon as it serves its bundle, or why it does not.
 
     What ran before has ended first, so that nothing else can answer in its place.

@@ -30,7 +30,7 @@ RELEASE_FILE = "release.json"
 HEALTHY_FILE = "healthy"
 COMPLETE_FILE = "complete"
 
-_LONGEST_OPERATION_S = 1800.0
+_MAX_OPERATION_S = 1800.0
 
 
 class RefusedError(Exception):
@@ -116,7 +116,7 @@ def operation(root: Path) -> Iterator[None]:
     Raises RefusedError when an earlier one does not end.
     """
     with (root / ".operation.lock").open("a") as file:
-        deadline = time.monotonic() + _LONGEST_OPERATION_S
+        deadline = time.monotonic() + _MAX_OPERATION_S
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -26,7 +26,7 @@ _LOG_BYTES = 1 << 20
 _COMMAND = ("venv/bin/edgeexit", "agent", "bundle", "--config", "agent.toml")
 
 
-class Service:
+class AgentService:
     """The agent of one folder under one kind of supervision: `systemd`, `user` or `process`."""
 
     def __init__(self, root: Path, kind: str, name: str) -> None:
@@ -94,7 +94,7 @@ class Service:
             text = _output([*self._as_root, *command, *since, "--no-pager"], tolerant=True)
         return [line.rstrip() for line in text.splitlines() if line.strip()][-lines:]
 
-    def remark(self) -> str | None:
+    def warning(self) -> str | None:
         """Return what keeps the agent from staying, where its supervisor does not keep it."""
         if self.kind != "user" or "Linger=no" not in _output(
             ["loginctl", "show-user", str(os.getuid()), "--property=Linger"], tolerant=True

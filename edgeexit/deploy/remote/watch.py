@@ -14,7 +14,7 @@ from edgeexit.deploy.remote.layout import (
     read_release,
     release_ids,
 )
-from edgeexit.deploy.remote.service import Service, trouble
+from edgeexit.deploy.remote.service import AgentService, trouble
 
 
 def main(arguments: dict[str, Any]) -> None:
@@ -28,7 +28,7 @@ def main(arguments: dict[str, Any]) -> None:
         return
     current = current_id(root)
     document = read_release(root, current)
-    service = None if document is None else Service(root, document["service"], document["name"])
+    service = None if document is None else AgentService(root, document["service"], document["name"])
     answer(
         current=current,
         releases=[

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from edgeexit.fitting.evidence import Values
+from edgeexit.fitting.readout_dataset import Values
 
 _DIVERGENCE_WEIGHT, _COST_WEIGHT = 1e-3, 1e-2
 """Weights of the two losses in the authors' settings."""
@@ -15,7 +15,7 @@ _HIDDEN = 0.5
 """Hidden units for each input, in the authors' settings for images."""
 _SHARPNESS = 1.0
 """beta in q^beta / sum q^beta."""
-_LEAST_SCORE = 1e-3
+_MIN_SCORE = 1e-3
 """Scores are raised to this before they become shares: a linear score may be 0 or below."""
 _ROUNDING = 1e-3
 """Part of the budget over which |E[cost] - B| is round: its kink would stop the search."""
@@ -43,7 +43,7 @@ def stick_breaking(keeps: Values) -> Values:
 
 def targets_of(scores: Values) -> Values:
     """Return q^beta / sum q^beta [N, K]: exits share a sample as they are likely to be right."""
-    raised = np.clip(scores, _LEAST_SCORE, 1) ** _SHARPNESS
+    raised = np.clip(scores, _MIN_SCORE, 1) ** _SHARPNESS
     return cast("Values", raised / raised.sum(axis=1, keepdims=True))
 
 
@@ -105,16 +105,16 @@ def assignment_loss(
     logs = np.zeros_like(targets)  # log P: sums of log h and log (1 - h) never meet log 0
     logs[:, :-1] -= np.logaddexp(0, -logits)
     logs[:, 1:] -= np.cumsum(np.logaddexp(0, logits), axis=1)
-    shares = np.exp(logs)
-    samples = len(shares)
+    fractions = np.exp(logs)
+    samples = len(fractions)
 
     surprise = logs - np.log(targets)
-    overrun = float((shares @ costs).mean()) / budget - 1
+    overrun = float((fractions @ costs).mean()) / budget - 1
     size = np.hypot(overrun, _ROUNDING)
-    loss = _DIVERGENCE_WEIGHT * float((shares * surprise).sum()) / samples + _COST_WEIGHT * float(size - _ROUNDING)
+    loss = _DIVERGENCE_WEIGHT * float((fractions * surprise).sum()) / samples + _COST_WEIGHT * float(size - _ROUNDING)
 
     by_share = _DIVERGENCE_WEIGHT * (surprise + 1) + _COST_WEIGHT * overrun / size * costs / budget
-    flow = shares * by_share / samples
+    flow = fractions * by_share / samples
     later = np.cumsum(flow[:, ::-1], axis=1)[:, ::-1]
     by_logit = flow[:, :-1] * (1 - keeps) - keeps * later[:, 1:]
     gradients = []

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from edgeexit.errors import FittingError
-from edgeexit.fitting.evidence import Evidence, Values
+from edgeexit.fitting.readout_dataset import ReadoutDataset, Values
 from edgeexit.policies.readout import ENTROPY, P1
 
 STATISTICS = 2
@@ -32,9 +32,9 @@ class Examples(NamedTuple):
         return int(self.inputs.shape[2]) - STATISTICS
 
 
-def examples_of(evidence: Evidence) -> Examples:
+def examples_of(dataset: ReadoutDataset) -> Examples:
     """Return what can be learned from evidence. Raises FittingError where it has no probabilities of 2 classes."""
-    readouts, probabilities = evidence.readouts, evidence.probabilities
+    readouts, probabilities = dataset.readouts, dataset.probabilities
     samples, exits, classes = probabilities.shape
     if classes < 2:  # noqa: PLR2004 - one class leaves nothing to decide
         raise FittingError(f"policy 'eenet' needs at least 2 classes, and the readouts hold {classes}")
@@ -42,7 +42,7 @@ def examples_of(evidence: Evidence) -> Examples:
     inputs[..., :classes] = probabilities
     inputs[..., classes] = readouts[..., P1]
     inputs[..., classes + 1] = 1 - readouts[..., ENTROPY] / np.log(classes)
-    return Examples(inputs, 1 - evidence.losses(evidence.own_answers))
+    return Examples(inputs, 1 - dataset.losses(dataset.exit_predictions))
 
 
 def identity(exits: int, classes: int) -> tuple[Values, ...]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from edgeexit.fitting.eenet.assignment import Layers, assigned, fit_assignment, start_layers
 from edgeexit.fitting.eenet.scoring import Examples, fit_scoring, identity, scores_of
-from edgeexit.fitting.evidence import Evidence, Values
+from edgeexit.fitting.readout_dataset import ReadoutDataset, Values
 from edgeexit.policies import Eenet
 
 _ROUNDS = 2
@@ -25,7 +25,7 @@ class Learned(NamedTuple):
 
     weights: tuple[Values, ...]
     """[K-1][C + 2 + k] of the scoring function."""
-    shares: tuple[float, ...]
+    fractions: tuple[float, ...]
     """[K] of the samples that the assignment function gives to each exit on average."""
 
 
@@ -57,17 +57,17 @@ def learn(examples: Examples, costs: Sequence[float], budget: float, *, seed: in
         weights = fit_scoring(examples, parts / parts.sum(axis=0), start, pull, weights)
         scores = scores_of(inputs, weights)
     layers = assign(scores, layers)
-    shares = assigned(inputs, scores, layers).mean(axis=0)
-    return Learned(weights, tuple(float(share) for share in shares))
+    fractions = assigned(inputs, scores, layers).mean(axis=0)
+    return Learned(weights, tuple(float(fraction) for fraction in fractions))
 
 
-def unfitted(evidence: Evidence, weights: Sequence[Values]) -> Eenet:
+def unfitted(dataset: ReadoutDataset, weights: Sequence[Values]) -> Eenet:
     """Return EENet with these weights [K-1][C + 2 + k], under the evidence's temperatures, without thresholds."""
-    classes = evidence.probabilities.shape[2]
+    classes = dataset.probabilities.shape[2]
     rounded = [tuple(round(float(value), _DECIMALS) for value in own) for own in weights]
     return Eenet(
-        temperatures=evidence.temperatures,
-        thresholds=(None,) * (evidence.exits - 1),
+        temperatures=dataset.temperatures,
+        thresholds=(None,) * (dataset.exits - 1),
         class_weights=tuple(own[:classes] for own in rounded),
         statistic_weights=tuple(own[classes:] for own in rounded),
     )

@@ -6,10 +6,10 @@ import msgspec
 import numpy as np
 
 from edgeexit.errors import FittingError
-from edgeexit.fitting.evidence import Evidence, Values
 from edgeexit.fitting.frontier import Thresholds
-from edgeexit.fitting.templates import TemplateOptions
-from edgeexit.fitting.templates.beem import beem_templates
+from edgeexit.fitting.kinds import CandidateOptions
+from edgeexit.fitting.kinds.beem import beem_candidates
+from edgeexit.fitting.readout_dataset import ReadoutDataset, Values
 from edgeexit.policies import Beem, exits_of, simulate
 from edgeexit.policies.readout import Array
 
@@ -19,7 +19,7 @@ _ROUNDING = 1e-9
 
 
 def beem_rule(
-    evidence: Evidence,
+    dataset: ReadoutDataset,
     weights: str | tuple[float, ...] = "accuracy",
     *,
     rule: Literal["paired", "error-rate"] = "paired",
@@ -44,30 +44,30 @@ def beem_rule(
         raise FittingError(f"rule '{rule}' is unknown; say paired or error-rate")
     if error_rate is not None and (rule == "paired" or not 0 <= error_rate <= 1):
         raise FittingError(f"error rate {error_rate:g} goes with the error-rate rule only, and must be from 0 to 1")
-    template = _template(evidence, weights)
-    scores, answers = simulate(template, evidence.readouts)
-    losses = evidence.losses(answers)
+    candidate = _candidate(dataset, weights)
+    scores, predictions = simulate(candidate, dataset.readouts)
+    losses = dataset.losses(predictions)
     if rule == "paired":
         thresholds = _in_order_of_depth(scores, losses - losses[:, -1:], carries=True)
     else:
         rate = float(losses[:, -1].mean()) if error_rate is None else error_rate
         thresholds = _in_order_of_depth(scores, losses - rate, carries=False)
-    return msgspec.structs.replace(template, thresholds=thresholds)
+    return msgspec.structs.replace(candidate, thresholds=thresholds)
 
 
-def beem_policy(evidence: Evidence, budget: float, weights: str | tuple[float, ...] = "accuracy") -> Beem:
+def beem_policy(dataset: ReadoutDataset, budget: float, weights: str | tuple[float, ...] = "accuracy") -> Beem:
     """Return BEEM by the error-rate rule, with the lowest error rate found whose mean cost is at most `budget`.
 
     The paper sets no budget; its error rate is the one knob that trades accuracy for cost. Raises FittingError for a
     budget below the cost of the first exit, and weights as in `fit_policy`.
     """
-    if budget < evidence.costs[0]:
+    if budget < dataset.costs[0]:
         raise FittingError(
-            f"a mean cost of {budget:g} cannot be reached: the first exit alone costs {evidence.costs[0]:g}"
+            f"a mean cost of {budget:g} cannot be reached: the first exit alone costs {dataset.costs[0]:g}"
         )
-    template = _template(evidence, weights)
-    scores, answers = simulate(template, evidence.readouts)
-    losses, costs = evidence.losses(answers), np.asarray(evidence.costs)
+    candidate = _candidate(dataset, weights)
+    scores, predictions = simulate(candidate, dataset.readouts)
+    losses, costs = dataset.losses(predictions), np.asarray(dataset.costs)
 
     def thresholds_at(rate: float) -> tuple[Thresholds, float]:
         thresholds = _in_order_of_depth(scores, losses - rate, carries=False)
@@ -84,7 +84,7 @@ def beem_policy(evidence: Evidence, budget: float, weights: str | tuple[float, .
                 best, high = thresholds, middle
             else:
                 low = middle
-    return msgspec.structs.replace(template, thresholds=best)
+    return msgspec.structs.replace(candidate, thresholds=best)
 
 
 def least_threshold(scores: Array, excess: Values, carried: float = 0.0) -> float | None:
@@ -110,13 +110,13 @@ def _in_order_of_depth(scores: Array, excess: Values, *, carries: bool) -> Thres
         thresholds.append(threshold)
         if threshold is None:
             continue
-        leaves = left & (scores[:, k] >= np.float32(threshold))
+        exit_mask = left & (scores[:, k] >= np.float32(threshold))
         if carries:
-            carried += float(excess[leaves, k].sum())
-        left &= ~leaves
+            carried += float(excess[exit_mask, k].sum())
+        left &= ~exit_mask
     return tuple(thresholds)
 
 
-def _template(evidence: Evidence, weights: str | tuple[float, ...]) -> Beem:
-    options = TemplateOptions(budget=evidence.costs[-1], temperatures=False, weights=weights)
-    return beem_templates(evidence, options)[0]
+def _candidate(dataset: ReadoutDataset, weights: str | tuple[float, ...]) -> Beem:
+    options = CandidateOptions(budget=dataset.costs[-1], temperatures=False, weights=weights)
+    return beem_candidates(dataset, options)[0]

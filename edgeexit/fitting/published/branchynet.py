@@ -6,19 +6,19 @@ import msgspec
 import numpy as np
 
 from edgeexit.errors import FittingError
-from edgeexit.fitting.evidence import Evidence, Indices, Values
-from edgeexit.fitting.templates import TemplateOptions
-from edgeexit.fitting.templates.entropy import entropy_templates
+from edgeexit.fitting.kinds import CandidateOptions
+from edgeexit.fitting.kinds.entropy import entropy_candidates
+from edgeexit.fitting.readout_dataset import Indices, ReadoutDataset, Values
 from edgeexit.policies import Entropy, exits_of, simulate
 from edgeexit.policies.readout import Array
 
 ENTROPIES = (1e-4, 5e-4, 1e-3, 5e-3, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.0, 3.0, 5.0, 10.0)
 """In nats: the list in the authors' experiment with ResNet on CIFAR-10."""
-_MOST_EXITS = 6
+_MAX_EXITS = 6
 """Beyond, the combinations outgrow memory (17 ** 5 of them are fine)."""
 
 
-def branchynet_policy(evidence: Evidence, budget: float) -> Entropy:
+def branchynet_policy(dataset: ReadoutDataset, budget: float) -> Entropy:
     """Return entropy with the combination of least loss whose mean cost is at most `budget`.
 
     The paper screens entropies on held-out samples and leaves the choice to the user's trade-off; its authors' code
@@ -27,13 +27,13 @@ def branchynet_policy(evidence: Evidence, budget: float) -> Entropy:
 
     Source: Teerapittayanon et al., ICPR 2016; `screen_branchy` in the authors' code.
     """
-    options = TemplateOptions(budget=budget, temperatures=False)
-    template = entropy_templates(evidence, options)[0]
-    limits = (1 - np.array(ENTROPIES) / np.log(evidence.probabilities.shape[2])).astype(np.float32)
-    scores, answers = simulate(template, evidence.readouts)
-    costs = np.broadcast_to(np.asarray(evidence.costs), scores.shape)
-    losses = evidence.losses(answers)
-    if evidence.exits <= _MOST_EXITS:
+    options = CandidateOptions(budget=budget, temperatures=False)
+    candidate = entropy_candidates(dataset, options)[0]
+    limits = (1 - np.array(ENTROPIES) / np.log(dataset.probabilities.shape[2])).astype(np.float32)
+    scores, predictions = simulate(candidate, dataset.readouts)
+    costs = np.broadcast_to(np.asarray(dataset.costs), scores.shape)
+    losses = dataset.losses(predictions)
+    if dataset.exits <= _MAX_EXITS:
         stops = np.searchsorted(-limits, -scores[:, :-1])  # the place of the least entropy at which a sample leaves
         mean_costs, mean_losses = _all_combinations(stops, costs), _all_combinations(stops, losses)
     else:
@@ -47,8 +47,8 @@ def branchynet_policy(evidence: Evidence, budget: float) -> Entropy:
     order = np.lexsort((mean_costs.ravel(), np.where(within, mean_losses, np.inf).ravel()))
     places = np.unravel_index(order[0], mean_costs.shape)
     chosen = [float(limits[int(place)]) for place in places]
-    thresholds = tuple(chosen) if len(chosen) == evidence.exits - 1 else tuple(chosen) * (evidence.exits - 1)
-    return msgspec.structs.replace(template, thresholds=thresholds)
+    thresholds = tuple(chosen) if len(chosen) == dataset.exits - 1 else tuple(chosen) * (dataset.exits - 1)
+    return msgspec.structs.replace(candidate, thresholds=thresholds)
 
 
 def _one_for_all(scores: Array, limits: Array, values: Values) -> Values:

@@ -8,14 +8,14 @@ import numpy.typing as npt
 
 from edgeexit.errors import FittingError
 from edgeexit.fitting.certify import halves
-from edgeexit.fitting.evidence import Evidence
-from edgeexit.fitting.templates import TemplateOptions
-from edgeexit.fitting.templates.cats import cats_templates
+from edgeexit.fitting.kinds import CandidateOptions
+from edgeexit.fitting.kinds.cats import cats_candidates
+from edgeexit.fitting.readout_dataset import ReadoutDataset
 from edgeexit.policies import Cats, simulate
 from edgeexit.policies.readout import Array
 
 
-def cats_rule(evidence: Evidence, eps: float, *, seed: int = 0) -> Cats:
+def cats_rule(dataset: ReadoutDataset, eps: float, *, seed: int = 0) -> Cats:
     """Return CATs with one threshold for all exits, under which early answers are the final exit's but for `eps`.
 
     One half of the samples fits the meta classifiers, the other calibrates. In expectation over the calibrating half,
@@ -26,16 +26,16 @@ def cats_rule(evidence: Evidence, eps: float, *, seed: int = 0) -> Cats:
     """
     if not 0 < eps < 1:
         raise FittingError(f"eps {eps:g} must lie between 0 and 1, e.g. 0.05")
-    if evidence.maps is not None:
+    if dataset.maps is not None:
         raise FittingError("the rule of CATs needs samples that agree or not; maps agree in a share of their pixels")
-    if len(evidence) < 2:  # noqa: PLR2004 - one for each half
-        raise FittingError(f"{len(evidence)} samples are too few for the rule of CATs: one half learns, one calibrates")
-    learning, calibrating = (evidence.take(half) for half in halves(len(evidence), seed))
-    options = TemplateOptions(budget=evidence.costs[-1], temperatures=False)
-    template = cats_templates(learning, options)[0]
-    scores, answers = simulate(template, calibrating.readouts)
-    threshold = conformal_threshold(scores[:, :-1], calibrating.disagreement(answers)[:, :-1] > 0, eps)
-    return msgspec.structs.replace(template, thresholds=(threshold,) * (evidence.exits - 1))
+    if len(dataset) < 2:  # noqa: PLR2004 - one for each half
+        raise FittingError(f"{len(dataset)} samples are too few for the rule of CATs: one half learns, one calibrates")
+    learning, calibrating = (dataset.take(half) for half in halves(len(dataset), seed))
+    options = CandidateOptions(budget=dataset.costs[-1], temperatures=False)
+    candidate = cats_candidates(learning, options)[0]
+    scores, predictions = simulate(candidate, calibrating.readouts)
+    threshold = conformal_threshold(scores[:, :-1], calibrating.disagreement(predictions)[:, :-1] > 0, eps)
+    return msgspec.structs.replace(candidate, thresholds=(threshold,) * (dataset.exits - 1))
 
 
 def conformal_threshold(scores: Array, disagrees: npt.NDArray[np.bool_], eps: float) -> float | None:

@@ -5,12 +5,12 @@ import msgspec
 from edgeexit.errors import FittingError
 from edgeexit.fitting.eenet.scoring import examples_of
 from edgeexit.fitting.eenet.training import learn, unfitted
-from edgeexit.fitting.evidence import Evidence
-from edgeexit.fitting.shares import shares_within_budget, thresholds_for_shares
+from edgeexit.fitting.exit_fractions import fractions_within_budget, thresholds_for_fractions
+from edgeexit.fitting.readout_dataset import ReadoutDataset
 from edgeexit.policies import Eenet, simulate
 
 
-def eenet_policy(evidence: Evidence, budget: float, *, seed: int = 0) -> Eenet:
+def eenet_policy(dataset: ReadoutDataset, budget: float, *, seed: int = 0) -> Eenet:
     """Return EENet with the scores and the shares of exits that it learns for a mean cost of `budget`.
 
     The paper's losses and start, with the authors' weights of the losses and hidden units. Not theirs, since theirs
@@ -22,12 +22,12 @@ def eenet_policy(evidence: Evidence, budget: float, *, seed: int = 0) -> Eenet:
 
     Source: EENet (Ilhan et al., WACV 2024, arXiv:2301.07099); settings from the authors' code.
     """
-    if budget < evidence.costs[0]:
+    if budget < dataset.costs[0]:
         raise FittingError(
-            f"a mean cost of {budget:g} cannot be reached: the first exit alone costs {evidence.costs[0]:g}"
+            f"a mean cost of {budget:g} cannot be reached: the first exit alone costs {dataset.costs[0]:g}"
         )
-    learned = learn(examples_of(evidence), evidence.costs, budget, seed=seed)
-    template = unfitted(evidence, learned.weights)
-    shares = shares_within_budget(learned.shares, len(evidence), evidence.costs, budget)
-    thresholds = thresholds_for_shares(simulate(template, evidence.readouts).scores, shares)
-    return msgspec.structs.replace(template, thresholds=thresholds)
+    learned = learn(examples_of(dataset), dataset.costs, budget, seed=seed)
+    candidate = unfitted(dataset, learned.weights)
+    fractions = fractions_within_budget(learned.fractions, len(dataset), dataset.costs, budget)
+    thresholds = thresholds_for_fractions(simulate(candidate, dataset.readouts).scores, fractions)
+    return msgspec.structs.replace(candidate, thresholds=thresholds)

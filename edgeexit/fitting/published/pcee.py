@@ -3,13 +3,13 @@
 import msgspec
 
 from edgeexit.errors import FittingError
-from edgeexit.fitting.evidence import Evidence
-from edgeexit.fitting.templates import TemplateOptions
-from edgeexit.fitting.templates.pcee import pcee_templates
+from edgeexit.fitting.kinds import CandidateOptions
+from edgeexit.fitting.kinds.pcee import pcee_candidates
+from edgeexit.fitting.readout_dataset import ReadoutDataset
 from edgeexit.policies import Pcee
 
 
-def pcee_rule(evidence: Evidence, delta: float) -> Pcee:
+def pcee_rule(dataset: ReadoutDataset, delta: float) -> Pcee:
     """Return PCEE that leaves where samples as sure as this one were right at a rate of at least `delta`.
 
     Raises FittingError for a `delta` that is not between 0 and 1.
@@ -18,6 +18,6 @@ def pcee_rule(evidence: Evidence, delta: float) -> Pcee:
     """
     if not 0 <= delta <= 1:
         raise FittingError(f"delta {delta:g} must lie between 0 and 1, e.g. 0.9")
-    options = TemplateOptions(budget=evidence.costs[-1], temperatures=False)
-    template = pcee_templates(evidence, options)[0]
-    return msgspec.structs.replace(template, thresholds=(float(delta),) * (evidence.exits - 1))
+    options = CandidateOptions(budget=dataset.costs[-1], temperatures=False)
+    candidate = pcee_candidates(dataset, options)[0]
+    return msgspec.structs.replace(candidate, thresholds=(float(delta),) * (dataset.exits - 1))

@@ -38,7 +38,7 @@ class Contender(msgspec.Struct, frozen=True, kw_only=True):
     """Digest."""
     precision: str
     runtime: str
-    remarks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     """What differs from what the bundle's target names."""
     policy: str | None
     exit_ms: dict[str, float]
@@ -175,7 +175,7 @@ def _contender(
         bundle=bundle.digest,
         precision=bundle.manifest.precision,
         runtime=runner.runtime,
-        remarks=tuple(runner.remarks),
+        warnings=tuple(runner.warnings),
         policy=None if policy is None else policy.kind,
         exit_ms=dict(zip(bundle.manifest.exits, np.round(reached, 6).tolist(), strict=True)),
         end_to_end_ms=round(float(np.concatenate(early).mean()), 6) if early else None,

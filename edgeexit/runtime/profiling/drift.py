@@ -11,7 +11,7 @@ from edgeexit.latency import Drift
 TOLERANCE: Final = 0.05
 _BLOCKS: Final = 6
 """A quarter of the run: few enough that a block outlasts most disturbances, so that blocks are nearly independent."""
-_LEAST_IN_BLOCK: Final = 8
+_MIN_IN_BLOCK: Final = 8
 _T_99: Final = 3.169
 """Student's t, two-sided 99 %, for the 2 x 6 blocks of one part: 10 degrees of freedom. For more parts a bit wide."""
 
@@ -27,7 +27,7 @@ def find_drift(*parts: _Values) -> Drift | None:
     do: what disturbs one disturbs its neighbours, so their noise looks much smaller than it is. A part below 192
     samples is left out; None where all are.
     """
-    quarters = [(part, len(part) // 4) for part in parts if len(part) // 4 >= _BLOCKS * _LEAST_IN_BLOCK]
+    quarters = [(part, len(part) // 4) for part in parts if len(part) // 4 >= _BLOCKS * _MIN_IN_BLOCK]
     if not quarters:
         return None
     ends = [(_log_medians(part[:quarter]), _log_medians(part[-quarter:])) for part, quarter in quarters]

@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from edgeexit.backends.base import StageBackend
 from edgeexit.bundle import Bundle
-from edgeexit.manifest import PROBABILITIES_SUFFIX, READOUT_SUFFIX, TEMPERATURE_INPUT, StageSpec
-from edgeexit.runtime.backend import StageBackend
+from edgeexit.bundle.manifest import PROBABILITIES_SUFFIX, READOUT_SUFFIX, TEMPERATURE_INPUT, StageSpec
 from edgeexit.runtime.intervals import percentile_interval
 from edgeexit.runtime.profiling.onnx_wire import without_outputs
 from edgeexit.runtime.profiling.steady import WARM_UP_S
 from edgeexit.targets import load_target
 
-_LEAST_TURNS = 30
+_MIN_TURNS = 30
 _MS_PER_NS = 1e-6
 
 
@@ -44,7 +44,7 @@ def measure_readouts(
         import onnxruntime as ort  # noqa: PLC0415 - not on every device
     except ModuleNotFoundError:
         return (None,) * len(bundle.manifest.stages)
-    from edgeexit.runtime.onnxruntime_backend import (  # noqa: PLC0415
+    from edgeexit.backends.onnxruntime.backend import (  # noqa: PLC0415
         UNSAFE_OPTIMISERS,
         OnnxRuntimeBackend,
         session_options,
@@ -96,7 +96,7 @@ def _in_turns(whole: Any, bare: Any, bindings: list[Any], seconds: float) -> Rea
     warm_until = time.perf_counter() + min(WARM_UP_S, seconds / 4)
     deadline = warm_until + seconds
     turn = 0
-    while len(differences) < _LEAST_TURNS or time.perf_counter() < deadline:
+    while len(differences) < _MIN_TURNS or time.perf_counter() < deadline:
         took = [0, 0]
         for session, binding, place in pair if turn % 2 else pair[::-1]:
             started = time.perf_counter_ns()

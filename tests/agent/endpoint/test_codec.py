@@ -67,7 +67,7 @@ def test_json_tensors_come_through_nested_or_flat(array: Any, *, nested: bool) -
 
 def inference(batch: int, exit_shape: tuple[int, ...], generator: np.random.Generator) -> Inference:
     return Inference(
-        answers=generator.integers(0, 9, batch),
+        predictions=generator.integers(0, 9, batch),
         exits=generator.integers(0, 3, batch),
         outputs=generator.standard_normal((batch, *exit_shape)).astype(np.float32),
         readouts=generator.standard_normal((batch, 4)).astype(np.float32),
@@ -203,10 +203,10 @@ def test_whether_outputs_are_binary_is_said_for_all_or_for_one() -> None:
     request = {
         "inputs": [GOOD],
         "parameters": {"binary_data_output": True},
-        "outputs": [{"name": "exits"}, {"name": "answers", "parameters": {"binary_data": False}}],
+        "outputs": [{"name": "exits"}, {"name": "predictions", "parameters": {"binary_data": False}}],
     }
     found = decode_request(json.dumps(request).encode(), None, inputs=["a"]).outputs
-    assert found == (Wanted("exits", binary=True), Wanted("answers", binary=False))
+    assert found == (Wanted("exits", binary=True), Wanted("predictions", binary=False))
     del request["outputs"]
     found = decode_request(json.dumps(request).encode(), None, inputs=["a"]).outputs
     assert found == tuple(Wanted(name, binary=True) for name in OUTPUTS)

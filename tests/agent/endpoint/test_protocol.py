@@ -10,7 +10,7 @@ import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
 from edgeexit.bundle import Bundle
-from edgeexit.runtime import Runner, whole_model
+from edgeexit.runtime import Runner, full_model_policy
 from tests.agent.endpoint.client import MODEL, Served, ask, question
 from tests.bundles import FEATURES, INPUT, make_samples
 
@@ -40,7 +40,7 @@ def test_health_and_metadata(client: Any, bundle: Bundle) -> None:
         assert (model["name"], model["versions"]) == ("tiny", [bundle.digest])
         assert model["inputs"] == [{"name": INPUT, "datatype": "FP32", "shape": [-1, FEATURES]}]
         assert {o["name"]: (o["datatype"], o["shape"]) for o in model["outputs"]} == {
-            "answers": ("INT64", [-1]),
+            "predictions": ("INT64", [-1]),
             "exits": ("INT64", [-1]),
             "outputs": ("FP32", [-1, 4]),
             "readouts": ("FP32", [-1, 4]),
@@ -55,12 +55,12 @@ def test_health_and_metadata(client: Any, bundle: Bundle) -> None:
 def test_answers_are_the_runner_s(client: Any, bundle: Bundle, *, binary_input: bool, binary_output: bool) -> None:
     wanted = [
         triton.InferRequestedOutput(name, binary_data=binary_output)
-        for name in ("outputs", "answers", "exits", "readouts", "latency_ms")
+        for name in ("outputs", "predictions", "exits", "readouts", "latency_ms")
     ]
     found = client.infer("tiny", given_input(binary=binary_input), outputs=wanted, request_id="r-1")
     with Runner(bundle) as runner:
-        expected = runner.infer({INPUT: ROWS}, policy=whole_model(3))
-    for name in ("answers", "exits", "outputs", "readouts"):
+        expected = runner.infer({INPUT: ROWS}, policy=full_model_policy(3))
+    for name in ("predictions", "exits", "outputs", "readouts"):
         np.testing.assert_allclose(found.as_numpy(name), getattr(expected, name), rtol=1e-5, atol=1e-6)
         assert found.as_numpy(name).dtype == getattr(expected, name).dtype
     assert (found.as_numpy("latency_ms") > 0).all()
@@ -72,7 +72,7 @@ def test_answers_are_the_runner_s(client: Any, bundle: Bundle, *, binary_input: 
 def test_all_outputs_come_where_none_is_named_and_only_those_that_are(client: Any) -> None:
     everything = client.infer("tiny", given_input(binary=True)).get_response()
     assert [output["name"] for output in everything["outputs"]] == [
-        "answers", "exits", "outputs", "readouts", "latency_ms",
+        "predictions", "exits", "outputs", "readouts", "latency_ms",
     ]  # fmt: skip
     one = client.infer("tiny", given_input(binary=True), outputs=[triton.InferRequestedOutput("exits")])
     assert [output["name"] for output in one.get_response()["outputs"]] == ["exits"]
@@ -171,7 +171,7 @@ def test_every_refusal_is_json_in_one_line(
 
 
 def test_a_label_finds_its_audited_sample_by_the_id_of_the_request(serve: Callable[..., Served]) -> None:
-    served = serve(agent={"audit_share": 1.0, "report_interval_s": 3600.0})
+    served = serve(agent={"audit_fraction": 1.0, "report_interval_s": 3600.0})
     port = served.endpoint.port
     assert ask(port, f"{MODEL}/infer", question(ROWS[:1], id="door-1")).body["id"] == "door-1"
     assert ask(port, "/edgeexit/v1/feedback", {"id": "door-1", "label": 3}).status == 200

@@ -80,7 +80,7 @@ def test_ranges_take_all_of_the_calibration_data(tmp_path, samples, monkeypatch)
     monkeypatch.setattr("edgeexit.compiler.answers._KEPT_BYTES", 8 * 2 * 3 * 4)
     notes = []
     bundle = compile_bundle(
-        Residual(), tmp_path / "bundle", example=samples, precision="int8", on_note=notes.append, most_loss=1
+        Residual(), tmp_path / "bundle", example=samples, precision="int8", on_warning=notes.append, max_loss=1
     )
     assert bundle.manifest.fidelity.samples == 8
     assert not [note for note in notes if "samples are few" in note]
@@ -100,7 +100,7 @@ class Hot(Residual):
 
 def test_what_is_beyond_float16_on_the_way_is_found_on_the_samples(tmp_path, samples):
     notes = []
-    bundle = compile_bundle(Hot(), tmp_path / "bundle", example=samples, precision="fp16", on_note=notes.append)
+    bundle = compile_bundle(Hot(), tmp_path / "bundle", example=samples, precision="fp16", on_warning=notes.append)
     (note,) = (note for note in notes if "on the samples" in note)
     assert "'stem/node_conv2d'" in note or "'relu" in note or "node_relu" in note
     assert all(lost.agreement == 1 for lost in bundle.manifest.fidelity.exits.values())
@@ -121,8 +121,8 @@ def test_kept_nodes_and_a_loss_are_told(tmp_path, samples):
         example={"image": samples["image"]},
         precision="int8",
         keep_fp32=["*linear*"],
-        most_loss=-1.0,
-        on_note=notes.append,
+        max_loss=-1.0,
+        on_warning=notes.append,
     )
     assert bundle.manifest.keep_fp32 == ("*linear*",)
     assert sum("answers other than in fp32" in note for note in notes) == 2

@@ -15,7 +15,7 @@ HEADER = '<ir_version: 9, opset_import: ["": 18]>\n'
 
 def halved(model, folder, **options):
     notes = []
-    return reduce_precision(model, "fp16", folder=folder, on_note=notes.append, **options), notes
+    return reduce_precision(model, "fp16", folder=folder, on_warning=notes.append, **options), notes
 
 
 def assert_close(model, reduced, inputs, folder, tolerance=5e-3):

@@ -189,9 +189,9 @@ def test_a_value_that_becomes_infinite_is_named(tmp_path):
 def test_few_samples_are_noted(tmp_path):
     notes = []
     model = read_text(tmp_path, TWO_HEADS, w=(8, 8), a=(8, 3), b=(8, 3))
-    quantised(model, samples(31), tmp_path, on_note=notes.append)
+    quantised(model, samples(31), tmp_path, on_warning=notes.append)
     assert [note.split()[0] for note in notes] == ["31"]
-    quantised(model, samples(32), tmp_path, on_note=notes.append)
+    quantised(model, samples(32), tmp_path, on_warning=notes.append)
     assert len(notes) == 1
 
 

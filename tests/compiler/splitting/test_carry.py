@@ -5,7 +5,7 @@ import onnxruntime as ort
 import pytest
 
 from edgeexit.compiler import compile_bundle
-from edgeexit.compiler.splitting.split import Flow, Kept, Node, split
+from edgeexit.compiler.splitting.split import DataflowGraph, Kept, Node, split
 from tests.compiler.composing import run_stages
 from tests.compiler.graphs import save_graph
 
@@ -13,7 +13,7 @@ INPUT = Node(("image",), ("x",), title="stem")
 
 
 def kept_before_the_last(nodes, exits, **sizes):
-    flow = Flow(nodes, inputs=("image",), exits=exits)
+    flow = DataflowGraph(nodes, inputs=("image",), exits=exits)
     *_, last = split(flow, {name: None if size is None else Kept(size) for name, size in sizes.items()})
     return set(last.kept)
 
@@ -86,7 +86,7 @@ def test_what_is_kept_anyway_is_quantised_where_it_is_needed():
         cheap("q", makes="d"),
         dear("d", "x", makes="e1"),
     ]
-    flow = Flow(nodes, inputs=("image",), exits=["e0", "e1"])
+    flow = DataflowGraph(nodes, inputs=("image",), exits=["e0", "e1"])
     first, second = split(flow, {"image": Kept(100), "x": Kept(16), "q": Kept(4), "d": Kept(16)})
     assert second.kept == ("x",)
     assert first.nodes == (0, 1)
@@ -100,7 +100,7 @@ def test_a_random_operator_is_never_run_twice():
         dear("sum", makes="e0"),
         dear("sum", makes="e1"),
     ]
-    flow = Flow(nodes, inputs=("image",), exits=["e0", "e1"])
+    flow = DataflowGraph(nodes, inputs=("image",), exits=["e0", "e1"])
     first, second = split(flow, {"image": Kept(9), "x": Kept(1), "noise": Kept(1), "sum": Kept(9)})
     assert second.kept == ("x", "noise")
     assert 1 in first.nodes
@@ -115,7 +115,7 @@ def test_a_shape_is_made_of_any_tensor_that_is_kept_with_the_same_dimensions():
         Node((), ("shape",), "freely", shape_of="wide", words=frozenset({"batch", "length"})),
         dear("x", "shape", makes="e1"),
     ]
-    flow = Flow(nodes, inputs=("image",), exits=["e0", "e1"])
+    flow = DataflowGraph(nodes, inputs=("image",), exits=["e0", "e1"])
     words = frozenset({"batch", "length"})
     sizes = {"image": Kept(100, words), "wide": Kept(99, words)}
     assert split(flow, sizes | {"x": Kept(8, words)})[1].kept == ("x",)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeexit.compiler.splitting.split import Flow, Kept, Node, candidates, split
+from edgeexit.compiler.splitting.split import DataflowGraph, Kept, Node, candidates, split
 from edgeexit.errors import CompileError
 
 INPUTS = ("in0", "in1")
@@ -35,7 +35,7 @@ def cut_up(graph):
     """Return the split of a graph and what it was made from, or None where it is refused."""
     nodes, exits, sizes = graph
     try:
-        flow = Flow(nodes, inputs=INPUTS, exits=exits)
+        flow = DataflowGraph(nodes, inputs=INPUTS, exits=exits)
         return flow, split(flow, sizes)
     except CompileError:
         return None
@@ -180,7 +180,7 @@ def test_what_is_asked_for_is_enough_to_split_with(graph):
 def test_a_refused_graph_has_an_exit_without_work_or_without_input(graph):
     nodes, exits, _ = graph
     try:
-        Flow(nodes, inputs=INPUTS, exits=exits)
+        DataflowGraph(nodes, inputs=INPUTS, exits=exits)
     except CompileError:
         pass
     else:
@@ -202,7 +202,7 @@ def depends_on_input(index, nodes):
 
 def test_a_value_that_cannot_be_kept_and_not_be_made_again_is_named_with_its_node():
     nodes = [Node(("in0",), ("a",), title="MatMul 'mix'"), Node(("a",), ("e",)), Node(("a",), ("f",))]
-    flow = Flow(nodes, inputs=("in0",), exits=["e", "f"])
+    flow = DataflowGraph(nodes, inputs=("in0",), exits=["e", "f"])
     with pytest.raises(CompileError, match=r"stage 1 needs 'a', which stage 0 makes in MatMul 'mix' and which has no"):
         split(flow, {"in0": Kept(4), "a": None})
 
@@ -218,4 +218,4 @@ def test_a_value_that_cannot_be_kept_and_not_be_made_again_is_named_with_its_nod
 def test_exits_that_are_none(exits, match):
     nodes = [Node(("in0",), ("a",)), Node(("a",), ("b",)), Node(("b",), ("same",), alias=True), Node(("w0",), ("k",))]
     with pytest.raises(CompileError, match=match):
-        Flow(nodes, inputs=("in0",), exits=exits)
+        DataflowGraph(nodes, inputs=("in0",), exits=exits)

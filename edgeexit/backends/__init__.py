@@ -1,0 +1,1 @@
+"""Stage backends: one folder each, with its traits, and the registry of all."""

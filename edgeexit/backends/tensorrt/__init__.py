@@ -1,0 +1,1 @@
+"""Stages as TensorRT plans: built, cached and run."""

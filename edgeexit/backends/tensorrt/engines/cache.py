@@ -1,0 +1,148 @@
+"""The store of plans: what is opened is whole and was built for exactly this, or it is not opened."""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+from edgeexit.backends.tensorrt.engines.key import PlanKey, timings_name
+from edgeexit.backends.tensorrt.engines.verify import ExitCheck
+from edgeexit.bundle.manifest import Precision
+from edgeexit.files import write_atomic
+
+_LOCK: Final = ".lock"
+_OURS: Final = re.compile(r"\.?(.+-[0-9a-f]{32}\.(plan|json)|[0-9a-f]{16}\.timings)(\.[^.]+)?")
+"""Names that the cache gives, those of unfinished files among them; the folder may hold other things."""
+_DIGEST_BYTES: Final = hashlib.sha256().digest_size
+
+
+class PlanRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What stands beside a plan."""
+
+    key: PlanKey
+    sha256: str
+    """Of the plan."""
+    model: str
+    precision: Precision
+    stage: str
+    batch: tuple[int, int, int]
+    """Least, optimal and most samples that it takes."""
+    bytes: int
+    build_seconds: float
+    check: ExitCheck | None
+    """Null where no GPU could run it."""
+    gpu_layers: tuple[str, ...] | None = None
+    """Layers that a DLA build gave to the GPU; null where no DLA was asked for."""
+
+
+class StoredPlan(NamedTuple):
+    """A plan that was opened and found whole."""
+
+    path: Path
+    plan: bytes
+    record: PlanRecord
+
+
+class PlanCache:
+    """Plans in a folder; several processes may use it at a time.
+
+    A plan is written before the record that names its digest, each by temporary file, fsync and rename. So a crash
+    between them, like any damage, leaves a plan that does not fit its record and is built again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def open_plan(self, key: PlanKey, stage: str) -> StoredPlan | None:
+        """Return the plan for a key, or None where there is none, or one that is stale, foreign or damaged."""
+        path = self._path(key, stage)
+        record = _read_record(path.with_suffix(".json"))
+        if record is None or record.key != key:
+            return None
+        try:
+            plan = path.read_bytes()
+        except OSError:
+            return None
+        return StoredPlan(path, plan, record) if hashlib.sha256(plan).hexdigest() == record.sha256 else None
+
+    def store_plan(self, plan: bytes, record: PlanRecord) -> Path:
+        """Write a plan and its record and return the plan's path. Raises OSError (disk full, no permission)."""
+        path = self._path(record.key, record.stage)
+        with self._alone():  # another process may write the same plan, with other bytes
+            write_atomic(path, plan)
+            content = msgspec.json.encode(record, order="deterministic")
+            write_atomic(path.with_suffix(".json"), msgspec.json.format(content, indent=2) + b"\n")
+        return path
+
+    def discard(self, key: PlanKey, stage: str) -> None:
+        """Delete a plan that no longer answers rightly."""
+        with self._alone():
+            for suffix in (".json", ".plan"):
+                self._path(key, stage).with_suffix(suffix).unlink(missing_ok=True)
+
+    def timings(self, key: PlanKey) -> bytes | None:
+        """Return the kernel timings of earlier builds of this kind, or None."""
+        try:
+            content = self._timings(key).read_bytes()
+        except OSError:
+            return None
+        digest, timings = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+        return timings if hashlib.sha256(timings).digest() == digest else None
+
+    def store_timings(self, key: PlanKey, timings: bytes) -> None:
+        """Replace the kernel timings of builds of this kind."""
+        with self._alone():
+            write_atomic(self._timings(key), hashlib.sha256(timings).digest() + timings)
+
+    def records(self) -> dict[Path, PlanRecord]:
+        """Return the plans that are there by their paths; a record that cannot be read is left out."""
+        found = ((path, _read_record(path.with_suffix(".json"))) for path in sorted(self.folder.glob("*.plan")))
+        return {path: record for path, record in found if record is not None}
+
+    def clear(self) -> tuple[int, int]:
+        """Delete plans, records, timings and what a killed process left of them; return how many files and bytes."""
+        files = size = 0
+        if self.folder.is_dir():
+            with self._alone():
+                for path in self.folder.iterdir():
+                    if _OURS.fullmatch(path.name):
+                        size += path.stat().st_size
+                        path.unlink()
+                        files += 1
+        return files, size
+
+    def _path(self, key: PlanKey, stage: str) -> Path:
+        return self.folder / f"{stage}-{key.digest[:32]}.plan"
+
+    def _timings(self, key: PlanKey) -> Path:
+        return self.folder / f"{timings_name(key)}.timings"
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other writers out while the block runs; the system ends the lock of a process that dies."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+
+def default_folder() -> Path:
+    """Return `$XDG_CACHE_HOME/edgeexit/engines`, or `~/.cache/edgeexit/engines`."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "edgeexit" / "engines"
+
+
+def _read_record(path: Path) -> PlanRecord | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=PlanRecord)
+    except (OSError, msgspec.DecodeError):
+        return None

@@ -1,0 +1,64 @@
+"""The key of a plan: everything that decides whether a plan may be loaded."""
+
+import hashlib
+from typing import Final
+
+import msgspec
+
+from edgeexit.backends.tensorrt.cuda.gpu import Hardware
+from edgeexit.backends.tensorrt.library import LibraryName
+from edgeexit.bundle import GOLDEN
+from edgeexit.bundle.manifest import BuildConfig, Manifest, StageSpec
+
+_BUILDER: Final = 1
+"""Raised when the same recipe gives other plans than before."""
+
+
+class PlanKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Two plans with equal keys may stand for each other."""
+
+    stage: str
+    """SHA-256 of the stage's graph file."""
+    weights: dict[str, str]
+    """SHA-256 of the files that the graph may refer to."""
+    build_config: str
+    """SHA-256 of the recipe's JSON."""
+    dla_core: int | None
+    library: LibraryName
+    version: str
+    """The library's exact build."""
+    hardware: Hardware
+    builder: int = _BUILDER
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the key's JSON, hex."""
+        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()
+
+
+def plan_key(
+    manifest: Manifest,
+    stage: StageSpec,
+    build_config: BuildConfig,
+    *,
+    library: LibraryName,
+    version: str,
+    hardware: Hardware,
+) -> PlanKey:
+    """Return the key of a stage's plan."""
+    graphs = {other.file for other in manifest.stages}
+    return PlanKey(
+        stage=manifest.files[stage.file],
+        weights={name: digest for name, digest in manifest.files.items() if name not in graphs and name != GOLDEN},
+        build_config=hashlib.sha256(msgspec.json.encode(build_config, order="deterministic")).hexdigest(),
+        dla_core=build_config.dla_core,
+        library=library,
+        version=version,
+        hardware=hardware,
+    )
+
+
+def timings_name(key: PlanKey) -> str:
+    """Return the name of the timings that builds of this kind share: same library, same device, in the same state."""
+    kind = (key.library, key.version, key.hardware)
+    return hashlib.sha256(msgspec.json.encode(kind, order="deterministic")).hexdigest()[:16]

@@ -1,0 +1,74 @@
+"""How much the exits so far count in ZTW's ensemble, and which classes it leans to."""
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize
+
+from edgeexit.fitting.kinds.options import CandidateOptions
+from edgeexit.fitting.readout_dataset import Indices, ReadoutDataset, Values
+from edgeexit.fitting.temperature import log_probabilities
+from edgeexit.policies import Ztw
+
+_MIN_WEIGHT = 0.01
+_PRIOR_WEIGHT, _PRIOR_BIAS = 1.0, 4.0
+"""Precision of the belief, before any sample, that weights are 1 and biases 0: a plain geometric mean. It counts like
+a sample or a few, so that a class that is rare in a small sample is not ruled out."""
+_DECIMALS = 4
+
+
+def ztw_candidates(dataset: ReadoutDataset, options: CandidateOptions) -> tuple[Ztw, ...]:  # noqa: ARG001 - see below
+    """Return ZTW with each ensemble's weights and biases of least negative log-likelihood.
+
+    There is one candidate, since a weight takes up its exit's temperature: a sum of w_j log softmax(z_j / T_j) gives
+    the same ensemble for the same w_j / T_j. To segment, it is the plain geometric mean: averages over pixels are no
+    probabilities of one class, and there is no true class to fit them to.
+
+    Source: Zero Time Waste (Wolczyk et al., NeurIPS 2021), with the mean over exits of its authors'
+    code. They keep weights positive by an exponential; a bound does, too, and leaves the problem convex.
+    """
+    logs = log_probabilities(dataset.probabilities)
+    weights, biases = [], []
+    for k in range(dataset.exits - 1):
+        weight, bias = np.ones(k + 1), np.zeros(logs.shape[2])
+        if dataset.maps is None:
+            weight, bias = _ensemble(logs[:, : k + 1], dataset.truth)
+        weights.append(tuple(round(float(value), _DECIMALS) for value in weight))
+        biases.append(tuple(round(float(value), _DECIMALS) for value in bias))
+    return (
+        Ztw(
+            temperatures=dataset.temperatures,
+            thresholds=(None,) * (dataset.exits - 1),
+            weights=tuple(weights),
+            biases=tuple(biases),
+        ),
+    )
+
+
+def _ensemble(logs: npt.NDArray[np.float32], truth: Indices) -> tuple[Values, Values]:
+    """Return weights [J] and biases [C] for log-probabilities [N, J, C] of the exits so far."""
+    samples, exits, classes = logs.shape
+    rows = np.arange(samples)
+    seen = np.bincount(truth, minlength=classes)
+
+    def loss(parameters: Values) -> tuple[float, Values]:
+        weights, biases = parameters[:exits], parameters[exits:]
+        logits = np.einsum("j,njc->nc", (weights / exits).astype(np.float32), logs) + biases.astype(np.float32)
+        logits -= logits.max(axis=1, keepdims=True)
+        chances = np.exp(logits)
+        totals = chances.sum(axis=1, keepdims=True)
+        value = (np.log(totals[:, 0]) - logits[rows, truth]).sum(dtype=np.float64)
+        chances /= totals
+        by_bias = chances.sum(axis=0, dtype=np.float64) - seen
+        chances[rows, truth] -= 1
+        by_weight = np.einsum("nc,njc->j", chances, logs, dtype=np.float64) / exits
+        value += (_PRIOR_WEIGHT * ((weights - 1) ** 2).sum() + _PRIOR_BIAS * (biases**2).sum()) / 2
+        gradient = np.concatenate([by_weight + _PRIOR_WEIGHT * (weights - 1), by_bias + _PRIOR_BIAS * biases])
+        return float(value) / samples, gradient / samples
+
+    start = np.concatenate([np.ones(exits), np.zeros(classes)])
+    bounds = [(_MIN_WEIGHT, None)] * exits + [(None, None)] * classes
+    # The sum over samples is in float32 where it is cheap, so no finer tolerance would mean anything.
+    found = minimize(
+        loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-7, "gtol": 1e-5, "maxiter": 200}
+    ).x
+    return found[:exits], found[exits:]

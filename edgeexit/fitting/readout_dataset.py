@@ -1,0 +1,195 @@
+"""What a policy is fitted on: readouts of the compiled stages, labels where they are known, and what stages cost."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from edgeexit.errors import FittingError
+from edgeexit.policies.readout import COLUMNS, ENTROPY, P1, P2, TOP1, Array
+
+Labels = npt.NDArray[np.int64] | None
+Values = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
+
+_COLUMNS = len(COLUMNS)
+
+
+class MapLosses(msgspec.Struct, frozen=True, kw_only=True):
+    """Segmentation: what answering with each exit's map loses, as shares of a sample's pixels."""
+
+    disagreement: Array
+    """[N, K] share of the pixels whose class is not the final exit's."""
+    errors: Array | None = None
+    """[N, K] share of the counted pixels whose class is wrong; None without labels."""
+
+
+class ReadoutDataset(msgspec.Struct, frozen=True, kw_only=True):
+    """N samples at K exits. Costs and losses are all that goals are stated in; readouts are what policies see."""
+
+    readouts: Array
+    """[N, K, 4], or [N, K, 4 + C] with the probabilities, under `temperatures`."""
+    costs: tuple[float, ...]
+    """[K] cumulative cost of leaving at each exit, increasing: ms, or operator counts."""
+    temperatures: tuple[float, ...]
+    """[K] softmax temperatures of the readouts."""
+    labels: Labels = None
+    """[N] true classes; None: the final exit's answers stand in. To segment, None: labels are in `maps`."""
+    maps: MapLosses | None = None
+    """To segment; None: classify."""
+
+    def __len__(self) -> int:
+        """Return the number of samples N."""
+        return len(self.readouts)
+
+    @property
+    def exits(self) -> int:
+        """Number of exits K."""
+        return int(self.readouts.shape[1])
+
+    @property
+    def classes(self) -> int | None:
+        """Number of classes C, or None where the readouts hold no probabilities."""
+        return int(self.readouts.shape[2]) - _COLUMNS or None
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the truth is known, so that losses are errors; else they are disagreement with the final exit."""
+        return self.labels is not None if self.maps is None else self.maps.errors is not None
+
+    @property
+    def truth(self) -> npt.NDArray[np.int64]:
+        """[N] the true classes, or the final exit's answers where they are not known."""
+        return self.readouts[:, -1, TOP1].astype(np.int64) if self.labels is None else self.labels
+
+    @property
+    def exit_predictions(self) -> npt.NDArray[np.int64]:
+        """[N, K] the class that each exit says by itself, whatever a policy makes of it."""
+        return self.readouts[:, :, TOP1].astype(np.int64)
+
+    @property
+    def probabilities(self) -> Array:
+        """[N, K, C] of all classes. Raises FittingError where the readouts hold none."""
+        if self.classes is None:
+            raise FittingError("this policy reads the probabilities of all classes, and the readouts hold none")
+        return self.readouts[:, :, _COLUMNS:]
+
+    def losses(self, predictions: npt.NDArray[np.int64]) -> Values:
+        """Return [N, K] in [0, 1]: what answering `predictions` [N, K] at each exit loses against the truth.
+
+        To segment, the recorded shares of pixels stand, whatever `predictions`.
+        """
+        if self.maps is None:
+            return np.asarray(predictions != self.truth[:, None], dtype=np.float64)
+        return np.asarray(self.maps.disagreement if self.maps.errors is None else self.maps.errors, dtype=np.float64)
+
+    def disagreement(self, predictions: npt.NDArray[np.int64]) -> Values:
+        """Return [N, K] in [0, 1]: how far answering `predictions` [N, K] at each exit is from the final exit's answer."""
+        if self.maps is None:
+            return np.asarray(predictions != self.readouts[:, -1:, TOP1], dtype=np.float64)
+        return np.asarray(self.maps.disagreement, dtype=np.float64)
+
+    def take(self, chosen: Indices) -> "ReadoutDataset":
+        """Return the samples of these indices."""
+        maps = self.maps
+        if maps is not None:
+            errors = None if maps.errors is None else maps.errors[chosen]
+            maps = MapLosses(disagreement=maps.disagreement[chosen], errors=errors)
+        labels = None if self.labels is None else self.labels[chosen]
+        return msgspec.structs.replace(self, readouts=self.readouts[chosen], labels=labels, maps=maps)
+
+    def without_labels(self) -> "ReadoutDataset":
+        """Return the same samples as if the truth were not known: losses are disagreement with the final exit."""
+        maps = None if self.maps is None else MapLosses(disagreement=self.maps.disagreement)
+        return msgspec.structs.replace(self, labels=None, maps=maps)
+
+    def at(self, temperatures: Sequence[float]) -> "ReadoutDataset":
+        """Return the same samples as they read under other temperatures [K].
+
+        softmax(logits / T) is worked out of the probabilities under the present temperature. Raises FittingError where
+        that is not possible: no probabilities, or averages over the pixels of maps.
+        """
+        wanted = tuple(float(t) for t in temperatures)
+        if wanted == self.temperatures:
+            return self
+        if self.maps is not None:
+            raise FittingError("averages over pixels cannot be taken to other temperatures; run the stages under them")
+        ratios = np.array(self.temperatures) / np.array(wanted)
+        with np.errstate(divide="ignore"):  # a probability of 0 stays one
+            logs = np.log(self.probabilities, dtype=np.float64) * ratios[:, None]
+        readouts = read_out(logs).astype(np.float32)
+        same = ratios == 1
+        readouts[:, same] = self.readouts[:, same]  # what the stages gave, to the bit
+        return msgspec.structs.replace(self, readouts=readouts, temperatures=wanted)
+
+
+def read_out(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return readouts [..., 4 + C] of logits [..., C]: what the compiler's readout computes, in float64."""
+    shifted = np.asarray(logits, dtype=np.float64)
+    shifted = shifted - shifted.max(axis=-1, keepdims=True)
+    exponents = np.exp(shifted)
+    p = exponents / exponents.sum(axis=-1, keepdims=True)
+    out = np.empty((*p.shape[:-1], _COLUMNS + p.shape[-1]))
+    out[..., TOP1] = p.argmax(axis=-1)
+    top = np.partition(p, -2, axis=-1)
+    out[..., P1], out[..., P2] = top[..., -1], top[..., -2]
+    out[..., ENTROPY] = -np.where(p > 0, p * np.log(np.where(p > 0, p, 1)), 0).sum(axis=-1)
+    out[..., _COLUMNS:] = p
+    return cast("npt.NDArray[np.float64]", out)
+
+
+def require_sound(dataset: ReadoutDataset) -> None:
+    """Raise FittingError, in one line, for evidence that nothing can be fitted on.
+
+    Shapes that do not fit, readouts that are not finite, costs that do not increase, labels outside the classes or all
+    of one class, and losses of maps that are no shares.
+    """
+    readouts, exits = dataset.readouts, len(dataset.costs)
+    if readouts.ndim != 3 or readouts.shape[1] != exits or readouts.shape[2] < _COLUMNS:  # noqa: PLR2004 - [N, K, 4 + C]
+        raise FittingError(
+            f"readouts have shape {readouts.shape} where [N, {exits}, 4] or [N, {exits}, 4 + C] is needed"
+        )
+    if exits < 2:  # noqa: PLR2004 - an early exit and a final one
+        raise FittingError(f"readouts have {exits} exits; a policy needs at least 2")
+    if len(dataset.temperatures) != exits:
+        raise FittingError(f"{len(dataset.temperatures)} temperatures are given for {exits} exits")
+    if not len(dataset):
+        raise FittingError("there are no samples to fit on")
+    bad = ~np.isfinite(readouts).all(axis=(0, 2))
+    if bad.any():
+        raise FittingError(f"readouts of exit {int(bad.argmax())} are not all finite; does the model give NaN?")
+    costs = np.asarray(dataset.costs)
+    if not np.isfinite(costs).all() or costs[0] <= 0 or not (np.diff(costs) > 0).all():
+        raise FittingError(f"costs {list(dataset.costs)} must be increasing figures above 0, one an exit")
+    if dataset.labels is not None:
+        _require_labels(dataset.labels, len(dataset), dataset.classes)
+    if dataset.maps is not None:
+        _require_maps(dataset.maps, readouts.shape[:2])
+
+
+def _require_labels(labels: npt.NDArray[np.int64], samples: int, classes: int | None) -> None:
+    if not (isinstance(labels, np.ndarray) and np.issubdtype(labels.dtype, np.integer)):
+        raise FittingError("labels must be a numpy array of class indices (integers)")
+    if labels.shape != (samples,):
+        raise FittingError(f"labels have shape {labels.shape} where {samples} samples need one each")
+    outside = labels < 0 if classes is None else (labels < 0) | (labels >= classes)
+    if outside.any():
+        highest = "up" if classes is None else str(classes - 1)
+        raise FittingError(f"label {int(labels[outside][0])} is outside the classes 0 to {highest}")
+    if samples > 1 and (labels == labels[0]).all():
+        raise FittingError(
+            f"all {samples} labels are class {int(labels[0])}; a policy fitted on one class knows nothing of the "
+            "others, give samples of all of them"
+        )
+
+
+def _require_maps(maps: MapLosses, shape: tuple[int, ...]) -> None:
+    for name, fractions in (("disagreement", maps.disagreement), ("errors", maps.errors)):
+        if fractions is None:
+            continue
+        if fractions.shape != shape:
+            raise FittingError(f"maps' {name} has shape {fractions.shape} where {shape} is needed")
+        if not ((fractions >= 0) & (fractions <= 1)).all():
+            raise FittingError(f"maps' {name} must be shares of pixels between 0 and 1")

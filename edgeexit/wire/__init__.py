@@ -1,0 +1,1 @@
+"""What crosses the network: messages, topics and the MQTT session."""

@@ -1,0 +1,162 @@
+"""The real TensorRT-RTX parses and compiles every stage that we emit, for every GPU that it knows."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from edgeexit.backends.tensorrt.engines import PlanCache, build_engines, check_stages, choose_site, resolve_build_config
+from edgeexit.bundle import Bundle
+from edgeexit.errors import EngineError
+from tests.bundles import make_bundle
+from tests.compiler import graphs
+from tests.compiler.networks import Dense, Masked, Motley, Positions, Recurrent, Residual, Segmenter, SequenceFirst
+
+
+def _compiled(folder, network, inputs, **options):
+    from edgeexit.compiler import compile_bundle  # noqa: PLC0415 - torch takes seconds to load
+
+    return compile_bundle(network(), folder, inputs=inputs, **options)
+
+
+RNG = np.random.default_rng(0)
+IMAGES = {"image": RNG.standard_normal((32, 1, 16, 16)).astype(np.float32)}
+STEPS = {"steps": RNG.standard_normal((32, 5, 4)).astype(np.float32)}
+TOKENS = {
+    "ids": RNG.integers(0, 50, (32, 6)),
+    "mask": (np.arange(6) < RNG.integers(2, 7, (32, 1))).astype(np.int64),
+}
+ROWS = {"x": RNG.standard_normal((32, 8)).astype(np.float32)}
+SEQUENCES = {"x": RNG.standard_normal((32, 4, 8)).astype(np.float32)}
+
+
+def _real(folder, network, precision, example=IMAGES, inputs=(), **options):
+    """Compile for a desktop GPU, with samples that set int8's ranges."""
+    return _compiled(folder, network, inputs, example=example, precision=precision, target="nvidia-desktop", **options)
+
+
+def _handmade(folder, text, precision, example=ROWS, **options):
+    path = graphs.save_graph(folder.with_suffix(".onnx"), text, w=(8, 8), head=(8, 3), deep=(8, 8))
+    return _real(folder, lambda: path, precision, example, **options)
+
+
+def _tokens(folder, network, precision):
+    inputs = [f"{name}:n,length:int64" for name in TOKENS]
+    return _real(folder, network, precision, TOKENS, inputs, dimensions={"length": (1, 6, 16)})
+
+
+LENGTH = {"length": (1, 7, 64)}
+FLAGS = ROWS | {"flag": np.arange(32) % 2 == 0}
+GATES = ROWS | {"gate": np.abs(ROWS["x"])}  # whose sum over all samples chooses the branch
+BUNDLES = {
+    # name: how to make it in a folder, and the ranges that its recipe needs
+    "tiny": (make_bundle, {}),
+    "residual": (lambda folder: _compiled(folder, Residual, ["image:batch,1,8,8"]), {}),
+    "dense": (lambda folder: _compiled(folder, Dense, ["input:batch,4"]), {}),
+    "masked": (lambda folder: _compiled(folder, Masked, ["ids:n,length:int64", "mask:n,length:int64"]), LENGTH),
+    "sequence-first": (lambda folder: _compiled(folder, SequenceFirst, ["x:batch,5,6"]), {}),
+    "residual-fp16": (lambda folder: _real(folder, Residual, "fp16"), {}),
+    "residual-int8": (lambda folder: _real(folder, Residual, "int8"), {}),
+    "segmenter": (lambda folder: _real(folder, Segmenter, "fp32"), {}),
+    "segmenter-fp16": (lambda folder: _real(folder, Segmenter, "fp16"), {}),
+    "segmenter-int8": (lambda folder: _real(folder, Segmenter, "int8"), {}),
+    "recurrent-fp16": (lambda folder: _real(folder, Recurrent, "fp16", STEPS), {}),
+    "motley-int8": (lambda folder: _real(folder, Motley, "int8"), {}),
+    "positions-fp16": (lambda folder: _tokens(folder, Positions, "fp16"), {}),
+    "loop-fp16": (lambda folder: _handmade(folder, graphs.LOOP, "fp16"), {}),
+    "loop-int8": (lambda folder: _handmade(folder, graphs.LOOP, "int8"), {}),
+    "scan-int8": (
+        lambda folder: _handmade(folder, graphs.SCAN, "int8", SEQUENCES, dimensions={"T": (1, 4, 9)}),
+        {},
+    ),
+    "functions-fp16": (lambda folder: _handmade(folder, graphs.FUNCTIONS, "fp16", FLAGS), {}),
+    "branches-int8": (lambda folder: _handmade(folder, graphs.SAME_NAMES, "int8", GATES), {}),
+}
+
+
+@pytest.fixture(scope="module", params=BUNDLES)
+def bundle_and_ranges(request, rtx, tmp_path_factory):
+    make, dimensions = BUNDLES[request.param]
+    return make(tmp_path_factory.mktemp("made") / request.param), dimensions
+
+
+def test_every_stage_is_parsed(bundle_and_ranges):
+    bundle, _ = bundle_and_ranges
+    assert check_stages(bundle.path, bundle.manifest.stages) is None
+
+
+def test_every_stage_is_built_and_then_cached(bundle_and_ranges, ahead, cache):
+    bundle, dimensions = bundle_and_ranges
+    build_config = resolve_build_config(bundle.manifest, None, batch=(1, 4, 16), dimensions=dimensions)
+    told = []
+    first = build_engines(bundle, ahead, build_config, cache, on_stage=told.append)
+    assert told == [stage.name for stage in bundle.manifest.stages]
+    assert [engine.stage for engine in first.stages] == told
+    assert not any(engine.cached for engine in first.stages)
+    assert first.not_verified == "no SM86 GPU here"
+    again = build_engines(bundle, ahead, build_config, cache)
+    assert all(engine.cached for engine in again.stages)
+    assert [engine.plan for engine in again.stages] == [engine.plan for engine in first.stages]
+
+
+def test_every_gpu_that_the_library_names_is_built_for(rtx, tiny, build_config, cache):
+    gpus = set(rtx.ahead_of_time) - {"SM75"}  # whose matrix products are fp16 or int8
+    assert {"SM80", "SM86", "SM89", "SM120"} <= gpus
+    plans = set()
+    for sm in gpus:
+        report = build_engines(tiny, choose_site(sm, first="tensorrt_rtx"), build_config, cache)
+        plans.update(engine.plan for engine in report.stages)
+    assert len(plans) == len(gpus) * len(tiny.manifest.stages)
+
+
+def test_what_a_gpu_has_no_kernel_for_is_said_in_one_line(tiny, build_config, cache):
+    with pytest.raises(
+        EngineError, match=r"^stage0: tensorrt_rtx .* does not build it: .*FP32 GEMM is not supported.*--precision fp16"
+    ) as told:
+        build_engines(tiny, choose_site("SM75", first="tensorrt_rtx"), build_config, cache)
+    assert "\n" not in str(told.value)
+    assert cache.records() == {}
+
+
+def test_another_recipe_gives_other_plans(tiny, ahead, build_config, cache):
+    build_engines(tiny, ahead, build_config, cache)
+    other = resolve_build_config(tiny.manifest, None, batch=(1, 8, 8))
+    assert not any(engine.cached for engine in build_engines(tiny, ahead, other, cache).stages)
+
+
+def test_a_bundle_that_was_moved_has_its_plans_still(tiny, tmp_path, ahead, build_config, cache):
+    build_engines(tiny, ahead, build_config, cache)
+    moved = Bundle.open(shutil.copytree(tiny.path, tmp_path / "elsewhere"))
+    assert all(engine.cached for engine in build_engines(moved, ahead, build_config, cache).stages)
+
+
+def test_a_cache_behind_a_link_is_used(tiny, tmp_path, ahead, build_config, cache):
+    cache.folder.mkdir()
+    (tmp_path / "link").symlink_to(cache.folder)
+    build_engines(tiny, ahead, build_config, PlanCache(tmp_path / "link"))
+    assert all(engine.cached for engine in build_engines(tiny, ahead, build_config, cache).stages)
+
+
+def test_force_builds_again(tiny, ahead, build_config, cache):
+    build_engines(tiny, ahead, build_config, cache)
+    assert not any(engine.cached for engine in build_engines(tiny, ahead, build_config, cache, force=True).stages)
+
+
+@pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")
+def test_timings_are_kept_where_the_library_keeps_them(rtx, tiny, ahead, build_config, cache):
+    # TensorRT-RTX still has the calls, without effect; this shows that they are made in an order that it takes.
+    timing = ahead._replace(library=rtx._replace(name="tensorrt"))
+    build_engines(tiny, timing, build_config, cache)
+    (file,) = cache.folder.glob("*.timings")
+    build_engines(tiny, timing, build_config, cache, force=True)
+    file.write_bytes(b"damaged")
+    report = build_engines(tiny, timing, build_config, cache, force=True)
+    assert file.read_bytes() != b"damaged"
+    assert len(report.stages) == len(tiny.manifest.stages)
+
+
+def test_a_graph_that_is_not_the_manifests_is_refused(tmp_path, ahead, build_config, cache):
+    bundle = make_bundle(tmp_path / "mixed")
+    (bundle.path / "stage1.onnx").write_bytes((bundle.path / "stage2.onnx").read_bytes())
+    with pytest.raises(EngineError, match=r"stage1: the graph reads edgeexit\.temperature, hidden0, hidden1"):
+        build_engines(bundle, ahead, build_config, cache)

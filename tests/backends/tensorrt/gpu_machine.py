@@ -1,0 +1,46 @@
+"""A machine with an NVIDIA GPU that is not there: real plans, and stand-ins for CUDA and for running plans."""
+
+import contextlib
+import functools
+import importlib
+import sys
+import types
+
+import pytest
+
+from edgeexit.backends.tensorrt.cuda.gpu import cuda_runtime
+from edgeexit.backends.tensorrt.library import installed_libraries
+from edgeexit.errors import EngineError
+from tests.backends.tensorrt import gpu_standin, tensorrt_standin
+
+
+def rtx_or_skip():
+    """Return the real TensorRT-RTX."""
+    try:
+        found = [library for library in installed_libraries("tensorrt_rtx") if library.name == "tensorrt_rtx"]
+    except EngineError:
+        found = []
+    if not found:
+        pytest.skip(
+            "TensorRT-RTX is not installed: its wheels are for Linux on x86-64 and arm64 (edgeexit[tensorrt-rtx])"
+        )
+    return found[0]
+
+
+@contextlib.contextmanager
+def standing_in(rtx, folder, monkeypatch, *, name="tensorrt_rtx"):
+    """Yield the machine: `gpu`, and `wrong`, which says what stages of the bundle in `folder` answer with an offset.
+
+    As `tensorrt`, the library has no CUDA graphs of its own.
+    """
+    real = importlib.import_module("cuda.bindings.runtime")
+    gpu, wrong = gpu_standin.Gpu(real), {}
+    cuda_runtime.cache_clear()
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", gpu_standin.make_cuda(real, gpu))
+    api = {**vars(rtx.api), "Runtime": functools.partial(tensorrt_standin.Runtime, rtx.api, gpu, folder, wrong)}
+    if name == "tensorrt":
+        del api["CudaGraphStrategy"]
+    library = rtx._replace(name=name, api=types.SimpleNamespace(**api))
+    monkeypatch.setattr("edgeexit.backends.tensorrt.engines.site.installed_libraries", lambda _first: [library])
+    yield types.SimpleNamespace(memory=gpu, gpu=gpu, wrong=wrong, library=library)
+    cuda_runtime.cache_clear()

@@ -1,0 +1,272 @@
+"""Stands in for the GPU that test machines have not, as a strict one: CUDA's memory, streams, events and graphs.
+
+Nothing that was asked for happens before somebody waits for it, what nobody wrote is not read, and what CUDA leaves
+undefined ends the test (MisuseError is no EdgeExitError). Enumerations and status codes are the real library's own.
+"""
+
+import collections
+import contextlib
+import ctypes
+import itertools
+import re
+import threading
+import types
+
+SM = (8, 6)
+POISON = 0xFF  # as float32 a NaN, as int64 -1
+
+
+class MisuseError(AssertionError):
+    """Something that a GPU may answer in any way."""
+
+
+class Block:
+    """Memory that was given out; `written` has a 1 for each byte that somebody wrote."""
+
+    def __init__(self, size):
+        self.bytes = ctypes.create_string_buffer(bytes([POISON]) * size, size)
+        self.address, self.size = ctypes.addressof(self.bytes), size
+        self.written = bytearray(size)
+
+
+class CudaStream:
+    def __init__(self):
+        self.queue, self.done, self.asked = collections.deque(), 0, 0
+        self.captured = None
+        self.capture_failed = False
+
+
+class Gpu:
+    """The state of the machine.
+
+    `fail_next` has functions that fail: name -> (calls that still work, status, whether the GPU is broken for good).
+    """
+
+    def __init__(self, real):
+        self.status = real.cudaError_t
+        self.device, self.pinned = {}, {}
+        self.streams, self.events, self.graphs = {}, {}, {}
+        self.limit = 1 << 30
+        self.lock = threading.RLock()
+        self.fail_next = {}
+        self.broken = None
+        self.calls = collections.Counter()
+        self.bytes = collections.Counter()  # copied, by kind
+        self.captures = "well"  # or "invalidated", or "refused": the call says no and the capture is empty
+        self.hosted, self.sized_by_data = set(), set()  # tensors that TensorRT wants on the host; of unknown size
+        self._names = itertools.count(7)
+
+    @property
+    def blocks(self):
+        """All that has not been given back."""
+        return {**self.device, **self.pinned, **self.streams, **self.events, **self.graphs}
+
+    def name(self):
+        return next(self._names)
+
+    def ask(self, stream, work):
+        """Put work behind what was asked for before; a stream that captures only takes note of it."""
+        stream = self.streams[int(stream)]
+        if stream.captured is not None:
+            stream.captured.append(work)
+            return
+        stream.queue.append(work)
+        stream.asked += 1
+
+    def run_until(self, stream, place):
+        while stream.done < place:
+            stream.done += 1
+            stream.queue.popleft()()
+
+    def check(self, address, size, *, write):
+        """Take note that bytes are written, or see that those read have been; they are in one block that is there."""
+        for block in self.device.values():
+            if block.address <= address and address + size <= block.address + block.size:
+                stretch = slice(address - block.address, address - block.address + size)
+                if write:
+                    block.written[stretch] = b"\1" * size
+                elif not all(block.written[stretch]):
+                    raise MisuseError(f"{size} bytes are read where not all have been written")
+                return
+        raise MisuseError(f"{size} bytes at {address:#x} are no memory of the GPU's, or not any more")
+
+    def failure(self, name):
+        """Return the status with which a function is to fail, or None."""
+        after, status, sticky = self.fail_next.get(name, (1, None, False))
+        if name in self.fail_next:
+            self.fail_next[name] = (after - 1, status, sticky)
+            if not after:
+                del self.fail_next[name]
+                if sticky:
+                    self.broken = status
+                    for stream in self.streams.values():  # nothing happens any more
+                        stream.queue.clear()
+                        stream.done = stream.asked
+                return status
+        return None if name.startswith("cudaGet") else self.broken
+
+    def is_pinned(self, address):
+        return any(block.address <= address < block.address + block.size for block in self.pinned.values())
+
+
+class Cuda:
+    """What a module like cuda.bindings.runtime does on a machine with this one GPU."""
+
+    def __init__(self, real, gpu):
+        self.real, self.gpu = real, gpu
+        self.error, self.kinds = real.cudaError_t, real.cudaMemcpyKind
+        self.ok = self.error.cudaSuccess
+
+    def get_attribute(self, attribute, _device):
+        names = self.real.cudaDeviceAttr
+        major, minor = names.cudaDevAttrComputeCapabilityMajor, names.cudaDevAttrComputeCapabilityMinor
+        return self.ok, {major: SM[0], minor: SM[1]}[attribute]
+
+    def allocate(self, memory, size):
+        if any(stream.captured is not None for stream in self.gpu.streams.values()):
+            raise MisuseError("memory is asked for while a graph is captured")
+        if size + sum(block.size for block in self.gpu.device.values()) > self.gpu.limit:
+            return self.error.cudaErrorMemoryAllocation, None
+        block = Block(size)
+        memory[block.address] = block
+        return self.ok, block.address
+
+    def free(self, memory, address):
+        for stream in self.gpu.streams.values():  # as cudaFree does: it waits for the GPU
+            self.gpu.run_until(stream, stream.asked)
+        if address not in memory:
+            raise MisuseError("memory is freed that is not there")
+        del memory[address]
+        return (self.ok,)
+
+    def copy(self, target, source, size, kind, stream):
+        gpu, kinds = self.gpu, self.kinds
+        gpu.bytes[kind.name.removeprefix("cudaMemcpy")] += size
+        if kind == kinds.cudaMemcpyDeviceToDevice and abs(target - source) < size:
+            raise MisuseError("a copy overlaps itself")
+        pageable = kind == kinds.cudaMemcpyHostToDevice and not gpu.is_pinned(source)
+        now = ctypes.string_at(source, size) if pageable else None
+        if kind == kinds.cudaMemcpyHostToDevice and bytes([POISON]) * 8 in ctypes.string_at(source, size):
+            raise MisuseError("pinned memory is copied to the GPU that nobody filled")
+
+        def work():
+            if kind != kinds.cudaMemcpyHostToDevice:
+                gpu.check(source, size, write=False)
+            if kind != kinds.cudaMemcpyDeviceToHost:
+                gpu.check(target, size, write=True)
+            ctypes.memmove(target, source if now is None else now, size)
+
+        gpu.ask(stream, work)
+        return (self.ok,)
+
+    def create(self, where, thing):
+        name = self.gpu.name()
+        where[name] = thing
+        return self.ok, name
+
+    def destroy(self, where, name):
+        if int(name) not in where:
+            raise MisuseError("something is given back that is not there")
+        del where[int(name)]
+        return (self.ok,)
+
+    def wait_for_stream(self, stream):
+        stream = self.gpu.streams[int(stream)]
+        if stream.captured is not None:
+            raise MisuseError("a stream is waited for that is being captured")
+        self.gpu.run_until(stream, stream.asked)
+        return (self.ok,)
+
+    def record(self, event, stream):
+        self.gpu.events[int(event)] = (self.gpu.streams[int(stream)], self.gpu.streams[int(stream)].asked)
+        return (self.ok,)
+
+    def wait_for_event(self, event):
+        if self.gpu.events[int(event)] is not None:
+            self.gpu.run_until(*self.gpu.events[int(event)])
+        return (self.ok,)
+
+    def begin_capture(self, stream, mode):
+        if mode != self.real.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal:
+            raise MisuseError("other threads' work would be disturbed by this capture")
+        stream = self.gpu.streams[int(stream)]
+        stream.captured, stream.capture_failed = [], False
+        return (self.ok,)
+
+    def end_capture(self, stream):
+        stream = self.gpu.streams[int(stream)]
+        captured, stream.captured = stream.captured, None
+        if stream.capture_failed:
+            return self.error.cudaErrorStreamCaptureInvalidated, 0
+        return self.create(self.gpu.graphs, captured)
+
+    def launch(self, graph, stream):
+        for work in self.gpu.graphs[int(graph)]:
+            self.gpu.ask(stream, work)
+        return (self.ok,)
+
+    def functions(self):
+        gpu, ok = self.gpu, self.ok
+        return {
+            "cudaGetErrorString": lambda status: (ok, status.name.encode()),
+            "cudaGetLastError": lambda: (ok,),
+            "cudaGetDevice": lambda: (ok, 0),
+            "cudaDeviceGetAttribute": self.get_attribute,
+            "cudaDriverGetVersion": lambda: (ok, 13020),
+            "cudaGetDeviceProperties": lambda _device: (ok, types.SimpleNamespace(name=b"Stand-in A2000")),
+            "cudaStreamCreateWithFlags": lambda _flags: self.create(gpu.streams, CudaStream()),
+            "cudaStreamSynchronize": self.wait_for_stream,
+            "cudaStreamDestroy": lambda stream: self.destroy(gpu.streams, stream),
+            "cudaStreamBeginCapture": self.begin_capture,
+            "cudaStreamEndCapture": self.end_capture,
+            "cudaEventCreateWithFlags": lambda _flags: self.create(gpu.events, None),
+            "cudaEventRecord": self.record,
+            "cudaEventSynchronize": self.wait_for_event,
+            "cudaEventDestroy": lambda event: self.destroy(gpu.events, event),
+            "cudaGraphInstantiate": lambda graph, _flags: self.create(gpu.graphs, tuple(gpu.graphs[int(graph)])),
+            "cudaGraphLaunch": self.launch,
+            "cudaGraphDestroy": lambda graph: self.destroy(gpu.graphs, graph),
+            "cudaGraphExecDestroy": lambda graph: self.destroy(gpu.graphs, graph),
+            "cudaMalloc": lambda size: self.allocate(gpu.device, size),
+            "cudaFree": lambda address: self.free(gpu.device, address),
+            "cudaMallocHost": lambda size: self.allocate(gpu.pinned, size),
+            "cudaFreeHost": lambda address: self.free(gpu.pinned, address),
+            "cudaMemcpyAsync": self.copy,
+        }
+
+    def strict(self, name, function):
+        """Let a function take as many arguments as the real one, and fail where it is to."""
+        gpu = self.gpu
+        signature = getattr(self.real, name).__doc__.splitlines()[0]  # such as cudaGraphLaunch(graphExec, stream)
+        names = [word for word in re.search(r"\((.*)\)", signature)[1].split(",") if word]
+
+        def call(*arguments):
+            assert len(arguments) == len(names), signature
+            with gpu.lock:
+                gpu.calls[name] += 1
+                status = gpu.failure(name)
+                if status is None:
+                    return function(*arguments)
+                if name.endswith(("Free", "FreeHost", "Destroy")):  # what is given back is gone with the rest
+                    with contextlib.suppress(KeyError):
+                        function(*arguments)
+                return status, None
+
+        return call
+
+
+def make_cuda(real, gpu):
+    """Return a module like cuda.bindings.runtime for a machine with this one GPU."""
+    constants = (
+        "cudaError_t",
+        "cudaMemcpyKind",
+        "cudaDeviceAttr",
+        "cudaStreamCaptureMode",
+        "cudaStreamNonBlocking",
+        "cudaEventDisableTiming",
+    )
+    cuda = Cuda(real, gpu)
+    return types.SimpleNamespace(
+        **{name: getattr(real, name) for name in constants},
+        **{name: cuda.strict(name, function) for name, function in cuda.functions().items()},
+    )
