@@ -91,18 +91,3 @@ def progress_bar(what: str, *, total: int | None = None) -> Iterator[Progress]:
     with bar:
         bar.add_task(what, total=total)
         yield bar
-
-
-def percent(value: float) -> str:
-    """Return a share as a percentage with one decimal."""
-    return f"{100 * value:.1f} %"
-
-
-def milliseconds(value: float | None) -> str:
-    """Return a latency with three decimals, or a dash where it is not known."""
-    return "-" if value is None else f"{value:.3f} ms"
-
-
-def threshold_of(value: float | None) -> str:
-    """Return a policy's threshold as people read it; nothing ever leaves where there is none."""
-    return "never" if value is None else f"{value:.6g}"

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 import typer
 
-from edgeexit.console import console, milliseconds, next_step, percent, print_json
+from edgeexit.console import console, next_step, print_json
 from edgeexit.errors import ConfigError
+from edgeexit.formatting import milliseconds, percent
 
 if TYPE_CHECKING:
     import numpy as np

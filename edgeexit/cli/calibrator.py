@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeexit.console import milliseconds, next_step, percent, print_json, print_table, warn
+from edgeexit.console import next_step, print_json, print_table, warn
+from edgeexit.formatting import milliseconds, percent
 
 if TYPE_CHECKING:
     from edgeexit_calibration import CohortView, Database, DeviceView, Disagreement, PolicyView

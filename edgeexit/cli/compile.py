@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from edgeexit.cli.advice import how_to_get_a_policy
-from edgeexit.console import next_step, notes, percent, print_json, print_table, progress_bar, warn
+from edgeexit.console import next_step, notes, print_json, print_table, progress_bar, warn
+from edgeexit.formatting import percent
 
 if TYPE_CHECKING:
     from edgeexit.bundle.manifest import ExitFidelity, Manifest

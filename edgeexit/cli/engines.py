@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from edgeexit.console import console, next_step, notes, percent, print_json, print_table, printable, progress_bar, warn
+from edgeexit.console import console, next_step, notes, print_json, print_table, printable, progress_bar, warn
+from edgeexit.formatting import percent
 
 engines_app = typer.Typer(
     name="engines",

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from edgeexit.console import milliseconds, notes, percent, print_table, threshold_of, warn
+from edgeexit.console import notes, print_table, warn
+from edgeexit.formatting import milliseconds, percent
 
 if TYPE_CHECKING:
     from edgeexit.bundle import Costs

@@ -7,18 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeexit.cli.advice import how_to_get_a_policy
-from edgeexit.console import (
-    console,
-    milliseconds,
-    next_step,
-    notes,
-    percent,
-    print_json,
-    print_table,
-    printable,
-    threshold_of,
-    warn,
-)
+from edgeexit.console import console, next_step, notes, print_json, print_table, printable, warn
+from edgeexit.formatting import milliseconds, percent
 
 if TYPE_CHECKING:
     from edgeexit.bundle import Bundle

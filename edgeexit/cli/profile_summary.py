@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeexit.cli.advice import how_to_get_a_policy
-from edgeexit.console import console, milliseconds, percent, print_table, printable, warn
+from edgeexit.console import console, print_table, printable, warn
+from edgeexit.formatting import milliseconds, percent
 
 if TYPE_CHECKING:
     from edgeexit.latency import Drift, LatencyProfile

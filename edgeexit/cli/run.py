@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from edgeexit.cli.advice import how_to_get_a_policy
-from edgeexit.console import console, next_step, percent, print_json, printable, progress_bar
+from edgeexit.console import console, next_step, print_json, printable, progress_bar
+from edgeexit.formatting import percent
 
 
 def run_command(

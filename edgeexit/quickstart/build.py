@@ -8,9 +8,10 @@ from rich.console import Console
 
 from edgeexit.bundle import Bundle
 from edgeexit.compiler import STEPS, compile_bundle
-from edgeexit.console import milliseconds, percent, print_table, progress_bar
+from edgeexit.console import print_table, progress_bar
 from edgeexit.datasets import Dataset
 from edgeexit.fitting import MaxRisk, ReadoutDataset, fit_policy
+from edgeexit.formatting import milliseconds, percent
 from edgeexit.latency import LatencyProfile
 from edgeexit.policies import AnyPolicy, PolicyDocument
 from edgeexit.policies.readout import TOP1

@@ -5,8 +5,8 @@ from pathlib import Path
 import msgspec
 import plotly.graph_objects as go
 
-from edgeexit.console import percent
 from edgeexit.files import write_atomic
+from edgeexit.formatting import percent
 from edgeexit.latency import LatencyProfile
 from edgeexit.quickstart.drill import Drill
 from edgeexit.quickstart.watch import DrillPhase

@@ -6,7 +6,7 @@ from typing import Final
 import plotly.graph_objects as go
 from plotly.colors import find_intermediate_color, hex_to_rgb
 
-from edgeexit.console import percent
+from edgeexit.formatting import percent
 from edgeexit.report.depth import ClassDepth, ends
 from edgeexit.report.page import BESIDE, COLOURS, MUTED, plain, styled
 from edgeexit.report.reliability import BINS, Reliability

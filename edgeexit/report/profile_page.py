@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from edgeexit.console import milliseconds, percent
+from edgeexit.formatting import milliseconds, percent
 from edgeexit.latency import Drift, LatencyProfile, LatencySummary
 from edgeexit.report.page import Drawing, KeyFigure, Section, Table, draw_page
 from edgeexit.report.profile_figures import draw_run, draw_spread, draw_where_time_goes, told_sensors

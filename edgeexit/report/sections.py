@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from edgeexit.console import percent, threshold_of
 from edgeexit.fitting import Choice, Fit, MaxRisk, ReadoutDataset
 from edgeexit.fitting.outcome import PolicyOutcome
+from edgeexit.formatting import percent, threshold_text
 from edgeexit.report.curves import Curves
 from edgeexit.report.depth import class_depths, ends
 from edgeexit.report.figures import draw_class_depths, draw_exit_rates, draw_reliability, exit_colours
@@ -123,7 +123,7 @@ def exits_taken(marks: Marks, scale: Scale, dataset: ReadoutDataset, fit: Fit) -
     for k, name in enumerate(marks.exits):
         exit_mask = marks.chosen.exits == k
         there, final = marks.chosen.losses[exit_mask], marks.singles[-1].losses[exit_mask]
-        threshold = "always" if k == count - 1 else threshold_of(fit.policy.thresholds[k])
+        threshold = "always" if k == count - 1 else threshold_text(fit.policy.thresholds[k])
         seen = (percent(1 - there.mean()), percent(1 - final.mean())) if exit_mask.any() else ("-", "-")
         rows.append((name, threshold, percent(policy[k]), *seen, scale.write(dataset.costs[k])))
     quality = quality_of(dataset)

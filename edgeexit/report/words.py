@@ -5,9 +5,9 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from edgeexit.console import milliseconds, percent
 from edgeexit.fitting import BeemRule, Budget, Fit, Goal, MaxDrop, MaxRisk, ReadoutDataset
 from edgeexit.fitting.readout_dataset import Values
+from edgeexit.formatting import milliseconds, percent
 
 Unit = Literal["ms", "macs"]
 
