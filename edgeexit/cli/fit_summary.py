@@ -29,7 +29,7 @@ def print_fit(fitted: "Fit", exits: Sequence[str], dataset: "ReadoutDataset", co
     policy, expected = fitted.policy, fitted.expected
     columns = {
         "exit": exits,
-        "threshold": (*map(threshold_of, policy.thresholds), "always"),
+        "threshold": (*map(threshold_text, policy.thresholds), "always"),
         "exit rate": tuple(map(percent, expected.exit_rates)),
     }
     if set(policy.temperatures) != {1.0}:

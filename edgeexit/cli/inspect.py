@@ -179,7 +179,7 @@ def _print_fidelity(fidelity: "Fidelity", manifest: "Manifest") -> None:
 
 
 def _print_policy(document: "PolicyDocument") -> None:
-    thresholds = ", ".join(map(threshold_of, document.policy.thresholds))
+    thresholds = ", ".join(map(threshold_text, document.policy.thresholds))
     console.print(printable(f"policy: {document.policy.kind}, thresholds {thresholds}"))
     if document.certificate is not None:
         certificate = document.certificate
