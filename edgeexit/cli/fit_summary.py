@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edgeexit.console import notes, print_table, warn
-from edgeexit.formatting import milliseconds, percent
+from edgeexit.formatting import milliseconds, percent, threshold_text
 
 if TYPE_CHECKING:
     from edgeexit.bundle import Costs

@@ -8,7 +8,7 @@ import typer
 
 from edgeexit.cli.advice import how_to_get_a_policy
 from edgeexit.console import console, next_step, notes, print_json, print_table, printable, warn
-from edgeexit.formatting import milliseconds, percent
+from edgeexit.formatting import milliseconds, percent, threshold_text
 
 if TYPE_CHECKING:
     from edgeexit.bundle import Bundle
