@@ -76,7 +76,7 @@ def draw_page(*, title: str, lede: str, sections: Sequence[Section], key_figures
 def styled(figure: go.Figure, *, height: int) -> go.Figure:
     """Return the figure in the house style, `height` pixels high and as wide as its place."""
     figure.update_layout(
-        candidate="plotly_white",
+        template="plotly_white",
         height=height,
         margin={"l": 60, "r": 20, "t": 30, "b": 50},
         font={"size": 14, "family": _FONT},
