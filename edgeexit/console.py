@@ -9,8 +9,11 @@ import msgspec
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as RichProgress
 from rich.table import Table
+
+from edgeexit.progress import Progress
 
 _PLAIN_WIDTH = 160
 """Columns of a table in a file or pipe, where nothing says how wide the reader's page is."""
@@ -74,12 +77,12 @@ def warn(text: str) -> None:
 
 
 @contextmanager
-def progress_bar(what: str, *, total: int | None = None) -> Iterator[Progress]:
+def progress_bar(what: str, *, total: int | None = None) -> Iterator[RichProgress]:
     """Show a bar on standard error while the block runs; silent where that is no terminal.
 
     The bar's one task is `progress.task_ids[0]`.
     """
-    bar = Progress(
+    bar = RichProgress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -91,3 +94,36 @@ def progress_bar(what: str, *, total: int | None = None) -> Iterator[Progress]:
     with bar:
         bar.add_task(what, total=total)
         yield bar
+
+
+class ProgressOnBar(Progress):
+    """Shows the progress of one operation on a bar of `progress_bar`: one step at a time."""
+
+    def __init__(self, bar: RichProgress, what: str) -> None:
+        self._bar = bar
+        self._what = what
+        self._task = bar.task_ids[0]
+
+    def step(self, name: str) -> None:
+        """Start a new count, under the name of the step."""
+        self._bar.remove_task(self._task)
+        self._task = self._bar.add_task(f"{self._what}: {name}", total=None)
+
+    def advance(self, amount: int = 1, total: int | None = None) -> None:
+        """Advance the bar."""
+        self._bar.update(self._task, advance=amount, total=total)
+
+    def message(self, text: str) -> None:
+        """Print a line above the bar."""
+        notes.print(printable(text), soft_wrap=True)
+
+    def warning(self, text: str) -> None:
+        """Print a warning above the bar."""
+        warn(text)
+
+
+@contextmanager
+def show_progress(what: str, *, total: int | None = None) -> Iterator[Progress]:
+    """Show the progress of one operation on standard error while the block runs; no bar where that is no terminal."""
+    with progress_bar(what, total=total) as bar:
+        yield ProgressOnBar(bar, what)
