@@ -4,8 +4,7 @@ import secrets
 from typing import Final
 
 from edgeexit.errors import EdgeExitError
-from edgeexit.wire.messages import Command, DeviceAddress, check_name, down_topic, encode
-from edgeexit.wire.session import BrokerConfig, BrokerSession
+from edgeexit.wire import BrokerConfig, BrokerSession, Command, DeviceAddress, check_name, down_topic, encode
 
 _EXPIRY_S: Final = 60
 """A device that comes back later than that has better things to do."""

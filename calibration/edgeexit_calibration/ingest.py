@@ -17,9 +17,9 @@ from sqlalchemy.orm import Session
 
 from edgeexit.errors import MessageError
 from edgeexit.latency import LatencyProfile
-from edgeexit.wire.messages import UP_TYPES, DeviceAddress, State, decode, parse_up_topic
-from edgeexit.wire.messages import Audit as AuditMessage
-from edgeexit.wire.messages import Report as ReportMessage
+from edgeexit.wire import UP_TYPES, DeviceAddress, State, decode, parse_up_topic
+from edgeexit.wire import Audit as AuditMessage
+from edgeexit.wire import Report as ReportMessage
 from edgeexit_calibration.cohorts import CohortAddress, current_revision, find_or_add_cohort
 from edgeexit_calibration.tables import Audit, AuditedSample, Cohort, Device, Profile, Report
 

@@ -16,8 +16,7 @@ import msgspec
 
 from edgeexit.policies.document import PAYLOAD_TYPE
 from edgeexit.signing import PrivateKey, key_id, sign
-from edgeexit.wire.messages import policy_topic
-from edgeexit.wire.session import BrokerSession
+from edgeexit.wire import BrokerSession, policy_topic
 from edgeexit_calibration.cohorts import (
     CALIBRATOR,
     CohortAddress,

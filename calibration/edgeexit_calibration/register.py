@@ -9,7 +9,7 @@ from edgeexit.bundle import Bundle
 from edgeexit.errors import BundleError
 from edgeexit.fitting import samples_needed
 from edgeexit.policies import encode_document
-from edgeexit.wire.messages import check_name
+from edgeexit.wire import check_name
 from edgeexit_calibration.cohorts import (
     CohortAddress,
     add_event,

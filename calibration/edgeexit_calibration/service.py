@@ -16,8 +16,7 @@ from typing import Final
 import msgspec
 
 from edgeexit.signing import PrivateKey
-from edgeexit.wire.messages import Ack, down_topic, encode, uplink_filter
-from edgeexit.wire.session import BrokerConfig, BrokerSession, Delivery
+from edgeexit.wire import Ack, BrokerConfig, BrokerSession, Delivery, down_topic, encode, uplink_filter
 from edgeexit_calibration.database import Database, DatabaseError
 from edgeexit_calibration.ingest import Receipt, Uplink, read_uplink, store
 from edgeexit_calibration.publish import Publisher, policy_filter

@@ -20,7 +20,7 @@ from edgeexit.policies import AnyPolicy, PolicyDocument
 from edgeexit.policies.unreachable import unreachable_exits_warning
 from edgeexit.runtime import full_model_policy
 from edgeexit.signing import PublicKey
-from edgeexit.wire.messages import Rejection
+from edgeexit.wire import Rejection
 
 _log = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from edgeexit.bundle import Bundle
 from edgeexit.bundle.manifest import Manifest
 from edgeexit.datasets import Inputs
 from edgeexit.runtime import Inference, Runner
-from edgeexit.wire.messages import Audit, AuditedSample, Command, Report, State
+from edgeexit.wire import Audit, AuditedSample, Command, Report, State
 
 _log = logging.getLogger(__name__)
 

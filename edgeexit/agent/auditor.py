@@ -17,7 +17,7 @@ from edgeexit.datasets import Inputs
 from edgeexit.policies import AnyPolicy
 from edgeexit.policies.readout import ENTROPY, P1, P2, TOP1
 from edgeexit.runtime import Inference, Runner
-from edgeexit.wire.messages import AuditedSample
+from edgeexit.wire import AuditedSample
 
 _log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from edgeexit.errors import DataError
-from edgeexit.wire.messages import AuditedSample
+from edgeexit.wire import AuditedSample
 
 _MAX_SAMPLES: Final = 4096
 """Held at a time; past it the oldest go out without a label."""

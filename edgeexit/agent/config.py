@@ -15,8 +15,7 @@ from edgeexit.policies.document import Name as AnyName
 from edgeexit.runtime import NotFinite
 from edgeexit.signing import PublicKey, load_public_key
 from edgeexit.toml_document import TomlError, decode_toml
-from edgeexit.wire.messages import DeviceAddress, check_name
-from edgeexit.wire.session import BrokerConfig
+from edgeexit.wire import BrokerConfig, DeviceAddress, check_name
 
 _TLS_FILES: Final = ("ca_file", "certificate_file", "key_file")
 _BROKER_FILES: Final = (*_TLS_FILES, "password_file")

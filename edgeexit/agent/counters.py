@@ -10,7 +10,7 @@ import numpy.typing as npt
 from edgeexit.latency import BIN_COUNT, bin_of
 from edgeexit.policies import AnyPolicy
 from edgeexit.runtime import Inference
-from edgeexit.wire.messages import SCORE_BINS, ExitCounters
+from edgeexit.wire import SCORE_BINS, ExitCounters
 
 _UNCOUNTED: Final = 256
 """Batches noted and not yet counted: counting many at once costs hardly more than counting one."""

@@ -17,10 +17,12 @@ from edgeexit.agent.config import AgentConfig
 from edgeexit.agent.outbox import Outbox
 from edgeexit.agent.policy_store import one_line
 from edgeexit.agent.window import Window
-from edgeexit.wire.messages import (
+from edgeexit.wire import (
     MAX_BYTES,
     Ack,
+    BrokerSession,
     Command,
+    Delivery,
     Message,
     State,
     UpKind,
@@ -30,7 +32,6 @@ from edgeexit.wire.messages import (
     policy_topic,
     up_topic,
 )
-from edgeexit.wire.session import BrokerSession, Delivery
 
 _log = logging.getLogger(__name__)
 

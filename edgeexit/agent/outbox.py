@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 
 from edgeexit.errors import MessageError
-from edgeexit.wire.messages import Ack, Audit, Report, encode
+from edgeexit.wire import Ack, Audit, Report, encode
 
 _log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from edgeexit.files import write_atomic
 from edgeexit.policies import PolicyDocument, Rollout, decode_document
 from edgeexit.policies.document import PAYLOAD_TYPE
 from edgeexit.signing import PublicKey, verify
-from edgeexit.wire.messages import MAX_BYTES, Rejection
+from edgeexit.wire import MAX_BYTES, Rejection
 
 _log = logging.getLogger(__name__)
 

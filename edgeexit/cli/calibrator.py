@@ -13,7 +13,7 @@ from edgeexit.formatting import milliseconds, percent
 if TYPE_CHECKING:
     from edgeexit_calibration import CohortView, Database, DeviceView, Disagreement, PolicyView
 
-    from edgeexit.wire.session import BrokerConfig
+    from edgeexit.wire import BrokerConfig
 
 calibrator_app = typer.Typer(
     name="calibrator",
@@ -114,7 +114,7 @@ def run_command(
 
     from edgeexit.errors import SignatureError
     from edgeexit.signing import load_private_key
-    from edgeexit.wire.messages import check_name
+    from edgeexit.wire import check_name
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -238,7 +238,7 @@ def command_command(
     from edgeexit_calibration import send_command
 
     from edgeexit.console import console
-    from edgeexit.wire.messages import Command, DeviceAddress
+    from edgeexit.wire import Command, DeviceAddress
 
     line = _broker(broker, broker_ca, broker_certificate, broker_key, broker_username, broker_password_file)
     send_command(line, DeviceAddress(fleet, shard, device), Command(action=action.value))
@@ -251,7 +251,7 @@ def _broker(
 ) -> "BrokerConfig":
     """Return where the broker is; a wrong URL is said at once. Raises ConfigError."""
     from edgeexit.errors import ConfigError
-    from edgeexit.wire.session import BrokerConfig
+    from edgeexit.wire import BrokerConfig
 
     try:
         config = BrokerConfig(

@@ -173,6 +173,6 @@ def _agent_config(device: str, url: str, audit_fraction: float) -> str:
     return (
         f'fleet = "{FLEET}"\nshard = "{SHARD}"\ndevice = "{device}"\ncohort = "{COHORT}"\n'
         'state_dir = "state"\ntrusted_keys = ["../calibrator.pub"]\n'
-        f"audit_share = {audit_fraction}  # a demonstration is impatient; the default is 0.01\n"
+        f"audit_fraction = {audit_fraction}  # a demonstration is impatient; the default is 0.01\n"
         f'report_interval_s = 1   # the default is 60\n\n[broker]\nurl = "{url}"\n'
     )

@@ -1,1 +1,60 @@
-"""What crosses the network: messages, topics and the MQTT session."""
+"""The contract between devices and cloud: messages, MQTT topics and the broker session."""
+
+from edgeexit.wire.broker_config import BrokerConfig
+from edgeexit.wire.messages import (
+    MAX_BYTES,
+    MAX_EXITS,
+    SCORE_BINS,
+    UP_TYPES,
+    Ack,
+    Audit,
+    AuditedSample,
+    Command,
+    ExitCounters,
+    Message,
+    Rejection,
+    Report,
+    State,
+    decode,
+    encode,
+)
+from edgeexit.wire.session import BrokerSession, Delivery
+from edgeexit.wire.topics import (
+    DeviceAddress,
+    UpKind,
+    check_name,
+    down_topic,
+    parse_up_topic,
+    policy_topic,
+    up_topic,
+    uplink_filter,
+)
+
+__all__ = [
+    "MAX_BYTES",
+    "MAX_EXITS",
+    "SCORE_BINS",
+    "UP_TYPES",
+    "Ack",
+    "Audit",
+    "AuditedSample",
+    "BrokerConfig",
+    "BrokerSession",
+    "Command",
+    "Delivery",
+    "DeviceAddress",
+    "ExitCounters",
+    "Message",
+    "Rejection",
+    "Report",
+    "State",
+    "UpKind",
+    "check_name",
+    "decode",
+    "down_topic",
+    "encode",
+    "parse_up_topic",
+    "policy_topic",
+    "up_topic",
+    "uplink_filter",
+]

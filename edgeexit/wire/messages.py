@@ -4,8 +4,7 @@ JSON payloads, schema-checked, at most `MAX_BYTES`. Uplink messages that must no
 outbox that numbered them and a sequence number; `down/ack` returns those numbers once they are committed.
 """
 
-import re
-from typing import Annotated, Final, Literal, NamedTuple, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
 
@@ -13,26 +12,12 @@ from edgeexit.errors import MessageError
 from edgeexit.latency import BIN_COUNT, LatencyProfile
 from edgeexit.policies.document import Digest, Fraction, Name
 
-ROOT: Final = "edgeexit/v1"
 MAX_BYTES: Final = 256 * 1024
 SCORE_BINS: Final = 20
 MAX_EXITS: Final = 64
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """Databases hold 64-bit integers: a larger one is refused here, not there."""
-UpKind = Literal["state", "report", "audit", "profile"]
-DownKind = Literal["ack", "policy", "command"]
-
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_RESERVED_SHARD: Final = "policy"  # the level below the fleet where cohorts' policies live
-
-
-class DeviceAddress(NamedTuple):
-    """Where a device stands in the topic tree."""
-
-    fleet: str
-    shard: str
-    device: str
 
 
 class Rejection(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,43 +153,3 @@ def decode(payload: bytes, kind: type[M]) -> M:
         return msgspec.json.decode(payload, type=kind)
     except (msgspec.DecodeError, RecursionError) as error:
         raise MessageError(f"{kind.__name__}: {error}") from error
-
-
-def check_name(what: str, name: str) -> str:
-    """Return `name`, or raise MessageError when it cannot be a level of a topic."""
-    if not _NAME.fullmatch(name):
-        raise MessageError(f"{what} '{name}' must be 1 to 64 of A-Z a-z 0-9 _ -")
-    if what == "shard" and name == _RESERVED_SHARD:
-        raise MessageError(f"shard '{name}' is reserved for the cohorts' policies; name it otherwise")
-    return name
-
-
-def up_topic(address: DeviceAddress, kind: UpKind) -> str:
-    """Return the topic on which a device publishes `kind`."""
-    return f"{ROOT}/{address.fleet}/{address.shard}/{address.device}/up/{kind}"
-
-
-def down_topic(address: DeviceAddress, kind: DownKind) -> str:
-    """Return the topic on which a device receives `kind`."""
-    return f"{ROOT}/{address.fleet}/{address.shard}/{address.device}/down/{kind}"
-
-
-def policy_topic(fleet: str, bundle: str, cohort: str) -> str:
-    """Return the retained topic of a cohort's policy."""
-    return f"{ROOT}/{fleet}/policy/{bundle}/{cohort}"
-
-
-def uplink_filter(fleet: str, shard: str = "+") -> str:
-    """Return the subscription to everything that a shard's devices (default: all shards') send up."""
-    return f"{ROOT}/{fleet}/{shard}/+/up/#"
-
-
-def parse_up_topic(topic: str) -> tuple[DeviceAddress, str]:
-    """Return who published and what kind it is. Raises MessageError for any other topic."""
-    levels = topic.split("/")
-    if len(levels) != 7 or "/".join(levels[:2]) != ROOT or levels[5] != "up" or levels[6] not in UP_TYPES:  # noqa: PLR2004
-        raise MessageError(f"topic '{topic}' is not {ROOT}/FLEET/SHARD/DEVICE/up/({'|'.join(UP_TYPES)})")
-    address = DeviceAddress(*levels[2:5])
-    for what, name in zip(DeviceAddress._fields, address, strict=True):
-        check_name(what, name)
-    return address, levels[6]

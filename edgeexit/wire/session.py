@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import msgspec
 import paho.mqtt.client as paho
@@ -19,7 +18,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from edgeexit.errors import ConfigError
+from edgeexit.wire.broker_config import BrokerConfig
 
 _log = logging.getLogger(__name__)
 
@@ -34,38 +33,6 @@ _TRIES_PROVEN: Final = 10
 """The same, once this version has worked: then the broker is more likely restarting than replaced."""
 _NO_ANSWER: Final = "it does not answer"
 _UNSUPPORTED_PROTOCOL: Final = "Unsupported protocol version"
-_PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
-
-
-class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the broker is and how to be let in."""
-
-    url: str = "mqtt://127.0.0.1:1883"
-    """`mqtt://HOST[:PORT]` or, with TLS, `mqtts://HOST[:PORT]`."""
-    ca_file: str | None = None
-    """PEM of the authority that signed the broker's certificate; default: the system's."""
-    certificate_file: str | None = None
-    key_file: str | None = None
-    """This client's certificate and key, for mutual TLS."""
-    username: str | None = None
-    password_file: str | None = None
-    """The password is the file's first line, so that it stands in no configuration and no log."""
-
-    def __post_init__(self) -> None:
-        """Refuse credentials in the URL, which is printed (ValueError)."""
-        if "@" in urlsplit(self.url).netloc:
-            raise ValueError("a broker url must not hold credentials; use username and password_file")
-
-    def endpoint(self) -> tuple[str, int, bool]:
-        """Return host, port and whether TLS is on. Raises ConfigError for a URL that is none."""
-        try:
-            parts = urlsplit(self.url)
-            port = parts.port or _PORTS.get(parts.scheme, 0)
-        except ValueError as error:
-            raise ConfigError(f"broker url '{self.url}': {error}") from error
-        if parts.scheme not in _PORTS or not parts.hostname:
-            raise ConfigError(f"broker url '{self.url}' must be mqtt://HOST[:PORT] or mqtts://HOST[:PORT]")
-        return parts.hostname, port, parts.scheme == "mqtts"
 
 
 class _Ending(Enum):

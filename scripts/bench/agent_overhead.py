@@ -23,7 +23,7 @@ import numpy as np
 from edgeexit.agent import Agent, AgentConfig
 from edgeexit.bundle import Bundle
 from edgeexit.runtime import Runner
-from edgeexit.wire.session import BrokerConfig
+from edgeexit.wire import BrokerConfig
 
 _WARM_UP = 50
 

@@ -33,7 +33,7 @@ from pathlib import Path
 from edgeexit.bundle import Bundle
 bundle = Bundle.open(Path(sys.argv[1]))
 part("+ open the bundle")
-from edgeexit.wire.session import BrokerConfig
+from edgeexit.wire import BrokerConfig
 with tempfile.TemporaryDirectory() as state:
     nobody = BrokerConfig(url="mqtt://127.0.0.1:9")
     config = edgeexit.agent.AgentConfig(fleet="bench", state_dir=Path(state), broker=nobody, fallback=True)

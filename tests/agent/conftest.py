@@ -11,7 +11,7 @@ from edgeexit.agent import AgentConfig
 from edgeexit.bundle import Bundle
 from edgeexit.policies import Rollout
 from edgeexit.signing import PrivateKey, generate_key, load_private_key
-from edgeexit.wire.session import BrokerConfig
+from edgeexit.wire import BrokerConfig
 from tests.agent.fleet import Fleet
 from tests.broker import RealBroker
 from tests.bundles import make_bundle

@@ -9,10 +9,13 @@ from edgeexit.bundle import Bundle
 from edgeexit.policies import Confidence, PolicyDocument, Scope, encode_document
 from edgeexit.policies.document import PAYLOAD_TYPE
 from edgeexit.signing import PrivateKey, sign
-from edgeexit.wire.messages import (
+from edgeexit.wire import (
     UP_TYPES,
     Ack,
+    BrokerConfig,
+    BrokerSession,
     Command,
+    Delivery,
     Report,
     State,
     decode,
@@ -22,7 +25,6 @@ from edgeexit.wire.messages import (
     policy_topic,
     uplink_filter,
 )
-from edgeexit.wire.session import BrokerConfig, BrokerSession, Delivery
 
 
 def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 10.0) -> Any:

@@ -15,8 +15,7 @@ from edgeexit.bundle import Bundle
 from edgeexit.errors import ConfigError, DataError, TargetError
 from edgeexit.latency import LatencyProfile
 from edgeexit.targets import host_target
-from edgeexit.wire.messages import MAX_BYTES, Audit, Report, State
-from edgeexit.wire.session import BrokerConfig
+from edgeexit.wire import MAX_BYTES, Audit, BrokerConfig, Report, State
 from tests.agent.fleet import Fleet, wait_for, wait_for_rejection, wait_for_reports, wait_for_revision
 from tests.broker import RealBroker
 from tests.bundles import INPUT, make_bundle, make_samples

@@ -6,7 +6,7 @@ import pytest
 
 from edgeexit.agent.config import AgentConfig, host_device
 from edgeexit.errors import ConfigError
-from edgeexit.wire.messages import check_name
+from edgeexit.wire import check_name
 
 FULL = """
 fleet = "plant"
@@ -15,7 +15,7 @@ device = "press-7"
 cohort = "presses"
 state_dir = "state"
 trusted_keys = ["keys/calibrator.pub", "/etc/edgeexit/other.pub"]
-audit_share = 0.05
+audit_fraction = 0.05
 report_interval_s = 5
 [broker]
 url = "mqtts://broker.example:8884"
@@ -77,7 +77,7 @@ def test_broker_and_device_can_be_given_apart(tmp_path: Path) -> None:
         ('fleet = "a/b"', 'line 1: fleet = "a/b": it has to be 1 to 64 of A-Z'),
         ('fleet = "f"\nflete = 1', "line 2: unknown field 'flete'; did you mean 'fleet'?"),
         ('fleet = "f"\nshard = "policy"', "line 2: shard = \"policy\" is not possible: shard 'policy' is reserved"),
-        ('fleet = "f"\naudit_share = 1.5', "line 2: audit_share = 1.5: expected float <= 1.0"),
+        ('fleet = "f"\naudit_fraction = 1.5', "line 2: audit_share = 1.5: expected float <= 1.0"),
         ('fleet = "f"\nreport_interval_s = 0', "report_interval_s = 0: expected float > 0.0"),
         ('fleet = "f"\nresend_s = inf', "line 2: resend_s = inf must be finite"),
         ('fleet = "f"\noutbox_max_bytes = 10', "outbox_max_bytes = 10: expected int >= 65536"),
@@ -121,7 +121,7 @@ def test_an_error_names_the_file_and_the_field(tmp_path: Path, text: str, named:
     [
         ("device", "a b", "--device 'a b' must be 1 to 64 of A-Z"),
         ("broker", "foo", "--broker: broker url 'foo' must be mqtt://HOST"),
-        ("broker", "mqtt://me:secret@x", "--broker: a broker url must not hold credentials"),
+        ("broker", "mqtt://me:secret@x", "--broker: a broker url must not contain credentials"),
     ],
 )
 def test_a_wrong_option_is_not_blamed_on_the_file(tmp_path: Path, option: str, value: str, told: str) -> None:

@@ -12,7 +12,7 @@ from edgeexit.bundle import Bundle
 from edgeexit.errors import BundleError
 from edgeexit.policies import Confidence, PolicyDocument, Rollout, Scope
 from edgeexit.signing import PrivateKey, generate_key, load_private_key
-from edgeexit.wire.messages import MAX_BYTES, State
+from edgeexit.wire import MAX_BYTES, State
 from tests.agent.fleet import Fleet, wait_for, wait_for_rejection, wait_for_revision
 from tests.broker import RealBroker
 from tests.bundles import make_bundle, make_samples

@@ -13,7 +13,7 @@ from edgeexit.bundle import Bundle
 from edgeexit.policies import Confidence, Voting
 from edgeexit.policies.readout import COLUMNS
 from edgeexit.runtime import EveryExit, Runner
-from edgeexit.wire.messages import Audit, AuditedSample, decode, encode
+from edgeexit.wire import Audit, AuditedSample, decode, encode
 from tests.bundles import INPUT, make_samples
 
 POLICY = Confidence(temperatures=(1.0, 2.0, 1.0), thresholds=(0.4, 0.5))

@@ -10,7 +10,7 @@ from edgeexit.bundle import Bundle
 from edgeexit.latency import bin_of
 from edgeexit.policies import Beem, Confidence
 from edgeexit.runtime import Inference, Runner
-from edgeexit.wire.messages import SCORE_BINS
+from edgeexit.wire import SCORE_BINS
 from tests.bundles import make_samples
 
 CONFIDENCE = Confidence(temperatures=(1.0, 1.0, 1.0), thresholds=(0.5, 0.6))

@@ -11,7 +11,7 @@ from edgeexit.agent import Agent, AgentConfig
 from edgeexit.agent.awaiting import _MAX_SAMPLES, AwaitingLabels
 from edgeexit.bundle import Bundle
 from edgeexit.errors import DataError
-from edgeexit.wire.messages import Audit, AuditedSample
+from edgeexit.wire import Audit, AuditedSample
 from tests.agent.fleet import Fleet, wait_for
 from tests.bundles import INPUT, make_samples
 

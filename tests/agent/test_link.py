@@ -12,7 +12,7 @@ import pytest
 from edgeexit.agent import AgentConfig
 from edgeexit.agent.link import FleetLink
 from edgeexit.agent.outbox import Outbox
-from edgeexit.wire.messages import Audit, State
+from edgeexit.wire import Audit, State
 from tests.agent.fleet import Fleet, wait_for
 from tests.agent.test_outbox import make_audit
 

@@ -13,7 +13,7 @@ import pytest
 
 from edgeexit.agent.outbox import FILE, Kind, Outbox
 from edgeexit.latency import BIN_COUNT
-from edgeexit.wire.messages import SCORE_BINS, Ack, Audit, AuditedSample, ExitCounters, Report, decode
+from edgeexit.wire import SCORE_BINS, Ack, Audit, AuditedSample, ExitCounters, Report, decode
 
 MAX_BYTES = 64 * 1024
 

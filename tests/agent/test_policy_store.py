@@ -17,7 +17,7 @@ from edgeexit.bundle import Bundle
 from edgeexit.policies import Confidence, Entropy, PolicyDocument, Rollout, Scope, encode_document
 from edgeexit.policies.document import PAYLOAD_TYPE, Certificate
 from edgeexit.signing import PrivateKey, generate_key, load_private_key, sign
-from edgeexit.wire.messages import MAX_BYTES, Rejection
+from edgeexit.wire import MAX_BYTES, Rejection
 
 Make = Callable[..., PolicyDocument]
 Write = Callable[..., bytes]

@@ -7,7 +7,7 @@ import pytest
 
 from edgeexit.agent.outbox import Outbox
 from edgeexit.agent.window import WINDOW, Window
-from edgeexit.wire.messages import Ack, encode
+from edgeexit.wire import Ack, encode
 from tests.agent.test_outbox import make_audit, make_report
 
 RESEND_S = 30.0

@@ -20,7 +20,7 @@ from edgeexit.bundle import Bundle
 from edgeexit.policies import Confidence
 from edgeexit.runtime import Runner
 from edgeexit.signing import load_private_key, load_public_key
-from edgeexit.wire.messages import Audit, Report, State
+from edgeexit.wire import Audit, Report, State
 from tests.agent.fleet import Fleet, wait_for
 from tests.arm.machine import SLOW_S, Machine, Running
 from tests.broker import RealBroker
@@ -121,7 +121,7 @@ def config(machine: Machine, broker: RealBroker, public_key: Path) -> AgentConfi
     machine.put(f"{_WORK}/calibrator.pub", public_key.read_bytes())
     file = machine.put(
         f"{_WORK}/agent.toml",
-        'fleet = "plant"\ndevice = "arm-1"\ntrusted_keys = ["calibrator.pub"]\naudit_share = 0.2\n'
+        'fleet = "plant"\ndevice = "arm-1"\ntrusted_keys = ["calibrator.pub"]\naudit_fraction = 0.2\n'
         f'report_interval_s = 0.5\nresend_s = 3600\n[broker]\nurl = "{broker.url}"\n',
     )
     return AgentConfig.load(machine.outside(file))

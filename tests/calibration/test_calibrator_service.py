@@ -22,8 +22,7 @@ from edgeexit_calibration import (
 from edgeexit.policies import Scope, decode_document, disagrees
 from edgeexit.policies.document import PAYLOAD_TYPE
 from edgeexit.signing import generate_key, load_private_key, load_public_key, verify
-from edgeexit.wire.messages import UP_TYPES, Ack, decode, down_topic, policy_topic, up_topic
-from edgeexit.wire.session import BrokerConfig
+from edgeexit.wire import UP_TYPES, Ack, BrokerConfig, decode, down_topic, policy_topic, up_topic
 from tests.calibration.scenario import (
     COHORT,
     DELTA,

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeexit.errors import MessageError
-from edgeexit.wire.messages import MAX_BYTES, AuditedSample, DeviceAddress, encode, up_topic
+from edgeexit.wire import MAX_BYTES, AuditedSample, DeviceAddress, encode, up_topic
 from tests.calibration.scenario import COHORT, FLEET, audits_of, report_of, state_of
 
 NOW = datetime(2025, 1, 1, tzinfo=timezone.utc)

@@ -7,8 +7,7 @@ import pytest
 from edgeexit_calibration import events, policy_history, publish, register
 
 from edgeexit.signing import generate_key, load_private_key
-from edgeexit.wire.messages import policy_topic
-from edgeexit.wire.session import BrokerConfig, BrokerSession
+from edgeexit.wire import BrokerConfig, BrokerSession, policy_topic
 from tests.calibration.scenario import COHORT, DELTA, FLEET, RISK, Client, RefusingBroker, until
 
 GOAL = {"fleet": FLEET, "cohort": COHORT, "risk": RISK, "delta": DELTA, "who": "ada"}

@@ -9,7 +9,7 @@ from edgeexit_calibration import cohorts, devices, events, open_database, policy
 from edgeexit_calibration.ingest import Uplink, store
 from edgeexit_calibration.watcher import Watcher
 
-from edgeexit.wire.messages import Rejection
+from edgeexit.wire import Rejection
 from tests.calibration.scenario import COHORT, DELTA, DEVICE, FLEET, RISK, audits_of, report_of, state_of
 
 NOW = datetime(2025, 1, 1, tzinfo=timezone.utc)

@@ -46,7 +46,7 @@ def test_the_life_of_a_device(device, bundles, configured):
     assert (device.root / "current" / "state" / "mark").read_text() == "kept"
     assert (device.root / "current" / "keys" / "calibrator.pub").is_file()
 
-    third = device.push(one, configured("audit_share = 0.5", "other"))
+    third = device.push(one, configured("audit_fraction = 0.5", "other"))
     assert sorted(path.name for path in (device.root / "releases").iterdir()) == [second.release, third.release]
     assert not (device.root / "incoming").exists()
     with pytest.raises(DeployError, match=first.release):

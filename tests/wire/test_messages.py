@@ -3,7 +3,7 @@
 import pytest
 
 from edgeexit.errors import MessageError
-from edgeexit.wire.messages import (
+from edgeexit.wire import (
     MAX_BYTES,
     Audit,
     AuditedSample,

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from edgeexit.errors import ConfigError
-from edgeexit.wire.session import BrokerConfig, BrokerSession
+from edgeexit.wire import BrokerConfig, BrokerSession
 from tests.agent.fleet import wait_for
 
 

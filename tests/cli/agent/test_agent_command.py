@@ -17,7 +17,7 @@ from edgeexit.agent.stream import Sample
 from edgeexit.bundle import Bundle
 from edgeexit.cli.agent import _replay, _Tally
 from edgeexit.npz import save_arrays
-from edgeexit.wire.messages import Audit, Report
+from edgeexit.wire import Audit, Report
 from tests.agent.fleet import Fleet, wait_for, wait_for_reports, wait_for_revision
 from tests.agent.test_stream import encrypt
 from tests.broker import RealBroker
@@ -32,7 +32,7 @@ Run = Callable[..., subprocess.Popen[str]]
 def settings(tmp_path: Path, config: AgentConfig) -> list[str]:
     """Arguments that make a process of the device that `config` describes, on samples with labels."""
     (tmp_path / "agent.toml").write_text(
-        f'fleet = "plant"\ntrusted_keys = ["{config.trusted_keys[0]}"]\naudit_share = 1.0\nreport_interval_s = 0.3\n'
+        f'fleet = "plant"\ntrusted_keys = ["{config.trusted_keys[0]}"]\naudit_fraction = 1.0\nreport_interval_s = 0.3\n'
         'device = "to be replaced"\n[broker]\nurl = "mqtt://127.0.0.1:1"\n'
     )
     save_arrays(tmp_path / "samples.npz", {**make_samples(30), "labels": np.arange(30) % 4})

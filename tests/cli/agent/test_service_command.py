@@ -18,7 +18,7 @@ from edgeexit.agent.systemd import Notifier
 from edgeexit.bundle import Bundle
 from edgeexit.cli.agent import agent_command
 from edgeexit.errors import ConfigError
-from edgeexit.wire.messages import State
+from edgeexit.wire import State
 from tests.agent.endpoint.client import MODEL, ask, question
 from tests.agent.fleet import Fleet, wait_for, wait_for_reports, wait_for_revision
 from tests.broker import RealBroker

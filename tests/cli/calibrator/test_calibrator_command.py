@@ -25,7 +25,7 @@ from edgeexit.cli.calibrator import calibrator_app
 from edgeexit.errors import EdgeExitError
 from edgeexit.policies import Confidence, PolicyDocument, Ztw
 from edgeexit.signing import generate_key
-from edgeexit.wire.messages import Ack, Command, Rejection, decode, down_topic, policy_topic, up_topic
+from edgeexit.wire import Ack, Command, Rejection, decode, down_topic, policy_topic, up_topic
 from tests.bundles import make_bundle
 from tests.calibration.scenario import (
     COHORT,
