@@ -1,4 +1,4 @@
-"""What commands print: tables for people, JSON for machines, a last line that says what to do next."""
+"""Output of the commands: tables for people, JSON for scripts, progress, warnings and the next step to take."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from rich.table import Table
 from edgeexit.progress import Progress
 
 _PLAIN_WIDTH = 160
-"""Columns of a table in a file or pipe, where nothing says how wide the reader's page is."""
+"""Width in characters of a table in a file or pipe, where the width of the reader's screen is not known."""
 
 
 def _console(*, stderr: bool = False) -> Console:
@@ -26,9 +26,9 @@ def _console(*, stderr: bool = False) -> Console:
 
 
 console = _console()
-"""Figures and tables, on standard output."""
+"""Prints results to standard output."""
 notes = _console(stderr=True)
-"""Progress, warnings and errors, on standard error, so that `--json` stays clean."""
+"""Prints progress, warnings and errors to standard error, so that the output of `--json` holds JSON only."""
 
 
 def print_json(value: Any) -> None:
@@ -37,7 +37,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, to: Console = console) -> None:
-    """Print a table; the first column is text, the others are figures."""
+    """Print a table; the first column is aligned left, the others right."""
     table = Table(
         title=title,
         title_justify="left",
@@ -52,9 +52,9 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def printable(text: object) -> str:
-    """Return text for `console.print` that shows as it is: no markup, no control characters.
+    """Return `text` for `console.print` with markup escaped and control characters replaced.
 
-    For whatever comes from a file, a user or a device.
+    Use it for every text that comes from a file, a user or a device.
     """
     return escape(
         "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in str(text))
@@ -62,7 +62,7 @@ def printable(text: object) -> str:
 
 
 def next_step(text: str) -> None:
-    """Say what to do next."""
+    """Print what the user can do next."""
     console.print(f"[dim]next:[/] {printable(text)}", soft_wrap=True)
 
 
@@ -78,9 +78,9 @@ def warn(text: str) -> None:
 
 @contextmanager
 def progress_bar(what: str, *, total: int | None = None) -> Iterator[RichProgress]:
-    """Show a bar on standard error while the block runs; silent where that is no terminal.
+    """Show a bar on standard error while the block runs; it shows nothing if standard error is not a terminal.
 
-    The bar's one task is `progress.task_ids[0]`.
+    `ProgressOnBar` connects the bar to an operation.
     """
     bar = RichProgress(
         TextColumn("{task.description}"),
