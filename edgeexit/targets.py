@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from edgeexit.errors import TargetError
-from edgeexit.toml_document import TomlError, decode_toml
+from edgeexit.toml_document import FieldError, TomlError, decode_toml
 
 USER_FOLDER: Final = Path("targets")
 _SHIPPED: Final = Path(__file__).parent / "shipped_targets"
@@ -49,13 +49,15 @@ class Nvidia(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Least, optimal and most samples of a batch."""
 
     def __post_init__(self) -> None:
-        """Refuse a disordered batch range and what does not look like a version (ValueError)."""
+        """Refuse a disordered batch range and what does not look like a version (FieldError)."""
         least, optimal, most = self.batch
         if not 1 <= least <= optimal <= most:
-            raise ValueError("`batch` has to be ordered: least, optimal and most, from 1 up")
+            raise FieldError("must be ordered: min, optimal, max, each at least 1", "batch")
         for release, tensorrt in self.jetpack.items():
             if not (_VERSION.fullmatch(release) and _VERSION.fullmatch(tensorrt)):
-                raise ValueError(f'`jetpack` `{release}` has to give a release its TensorRT, as in "6.2" = "10.3"')
+                raise FieldError(
+                    'must map a JetPack release to its TensorRT version, as in "6.2" = "10.3"', "jetpack", release
+                )
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -83,9 +85,9 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def __post_init__(self) -> None:
         """Refuse a runtime that builds plans without the part to build them for, and a precision given twice."""
         if self.runtime in _PLANS and self.nvidia is None:
-            raise ValueError("`runtime` builds plans, so the file needs a table [nvidia] with sm and workspace_mb")
+            raise FieldError("builds plans, so the file needs a table [nvidia] with sm and workspace_mb", "runtime")
         if len(set(self.precisions)) < len(self.precisions):
-            raise ValueError("`precisions` names one twice")
+            raise FieldError("names a precision twice", "precisions")
 
 
 def load_target(name: str) -> Target:

@@ -14,11 +14,11 @@ ROOT = Path(__file__).parent.parent
 
 ALLOWED = {
     # what the design names, and what those bring along
-    "edgeexit": "", "numpy": "", "msgspec": "", "paho-mqtt": "", "cryptography": "", "typer": "", "rich": "",
+    "edgeexit": "", "numpy": "", "msgspec": "", "paho-mqtt": "", "cryptography": "", "typer": "", "rich": "", "tomli": "",
     "cffi": "cryptography", "pycparser": "cryptography", "typing-extensions": "cryptography",
     "annotated-doc": "typer", "shellingham": "typer", "click": "typer",
     "pydantic": "typer", "pydantic-core": "typer", "annotated-types": "typer", "typing-inspection": "typer",
-    "markdown-it-py": "rich", "mdurl": "rich", "pygments": "rich", "tomli": "Python 3.10",
+    "markdown-it-py": "rich", "mdurl": "rich", "pygments": "rich",
 }  # fmt: skip
 
 PROBE = """

@@ -1,4 +1,4 @@
-"""TOML documents: what is wrong is told with the line that it stands on."""
+"""An error in a TOML document is reported with its line."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeexit.toml_document import TomlError, decode_toml, line_of
+from edgeexit.toml_document import FieldError, TomlError, decode_toml, line_of
 
 _keys = st.text("abcdefgh", min_size=1, max_size=3)
 _values = st.one_of(
@@ -26,7 +26,7 @@ _noise = st.sampled_from(["", "# a = 1", "   ", "# [b]"])
 
 @st.composite
 def documents(draw):
-    """A TOML text, and the line of each of its keys."""
+    """Draw a TOML text and the line of each of its keys."""
     lines, places = [], {}
     for table in [None, *draw(st.lists(_keys.map("t{}".format), unique=True, max_size=3))]:
         if table is not None:
@@ -46,7 +46,7 @@ def test_every_key_is_found_on_the_line_where_it_begins(document, newline):
     text, places = document
     text = text.replace("\n", newline)
     for path, line in places.items():
-        # A statement begins behind the one before it; blank lines and comments are statements of their own.
+        # A statement begins after the previous one; a blank line or a comment is a statement of its own.
         assert line_of(text, path) == line, (path, text)
 
 
@@ -68,14 +68,14 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     size: int = 1
 
 
-class Whole(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     part: Part = Part()
     sizes: dict[str, int] = {}
 
     def __post_init__(self):
         if "bad" in self.sizes:
-            raise ValueError("`sizes` `bad` is not wanted here")
+            raise FieldError("is not allowed", "sizes", "bad")
 
 
 @pytest.mark.parametrize(
@@ -88,25 +88,25 @@ class Whole(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ("nam = 1", 1, "unknown field 'nam'; did you mean 'name'?"),
         ('name = "a"\nsize = 1', 2, "unknown field 'size'; did you mean 'sizes'?"),
         ('name = "a"\n[part]\nname = 1', 3, "unknown field 'name' in [part]; it belongs above the first [table]"),
-        ('name = "a"\n[part]\nzzz = 1', 3, "unknown field 'zzz' in [part]; there are size"),
+        ('name = "a"\n[part]\nzzz = 1', 3, "unknown field 'zzz' in [part]; the known fields are size"),
         ("[part]\nsize = 1", None, "field 'name' is missing"),
         ("name = 3", 1, "name = 3: expected str, got int"),
         ('name = "a"\npart = 3', 2, "part = 3: expected a table, got int"),
-        ('name = "a"\n[part]\n# a remark\nsize = "big"', 4, 'size = "big": expected int, got str'),
-        ('name = "a"\n[sizes]\ngood = 1\nbad = 2', 4, "bad = 2 is not wanted here"),
+        ('name = "a"\n[part]\n# a comment\nsize = "big"', 4, 'size = "big": expected int, got str'),
+        ('name = "a"\n[sizes]\ngood = 1\nbad = 2', 4, "bad = 2 is not allowed"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_line(text, line, message):
+def test_an_error_is_reported_with_its_line(text, line, message):
     with pytest.raises(TomlError) as refusal:
-        decode_toml(text.encode(), Whole)
+        decode_toml(text.encode(), Document)
     assert (refusal.value.line, str(refusal.value)) == (line, message)
 
 
-def test_bytes_that_are_no_text_are_told_with_their_line():
+def test_bytes_that_are_not_utf_8_are_reported_with_their_line():
     with pytest.raises(TomlError, match="UTF-8") as refusal:
-        decode_toml(b'# one\nname = "\xff"', Whole)
+        decode_toml(b'# one\nname = "\xff"', Document)
     assert refusal.value.line == 2
 
 
-def test_a_document_without_fault_is_decoded():
-    assert decode_toml(b'name = "a"\npart.size = 4', Whole) == Whole(name="a", part=Part(size=4))
+def test_a_valid_document_is_decoded():
+    assert decode_toml(b'name = "a"\npart.size = 4', Document) == Document(name="a", part=Part(size=4))

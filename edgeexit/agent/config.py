@@ -14,7 +14,7 @@ from edgeexit.policies.document import Fraction
 from edgeexit.policies.document import Name as AnyName
 from edgeexit.runtime import NotFinite
 from edgeexit.signing import PublicKey, load_public_key
-from edgeexit.toml_document import TomlError, decode_toml
+from edgeexit.toml_document import FieldError, TomlError, decode_toml
 from edgeexit.wire import BrokerConfig, DeviceAddress, check_name
 
 _TLS_FILES: Final = ("ca_file", "certificate_file", "key_file")
@@ -51,10 +51,10 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Time for a body to come in, and for an answer to go out; after that the connection is closed."""
 
     def __post_init__(self) -> None:
-        """Refuse times without an end (ValueError)."""
+        """Refuse times without an end (FieldError)."""
         for what in ("idle_timeout_s", "transfer_timeout_s"):
             if not isfinite(getattr(self, what)):
-                raise ValueError(f"`{what}` must be finite")
+                raise FieldError("must be finite", what)
 
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -93,21 +93,21 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     endpoint: EndpointConfig = EndpointConfig()
 
     def __post_init__(self) -> None:
-        """Refuse what a type cannot express (ValueError)."""
+        """Refuse what a type cannot express (FieldError)."""
         for what in ("report_interval_s", "resend_s", "feedback_window_s", "max_delay_ms"):
             if not isfinite(getattr(self, what)):
-                raise ValueError(f"`{what}` must be finite")
+                raise FieldError("must be finite", what)
         if self.signed_bundle and not self.trusted_keys:
-            raise ValueError("`signed_bundle` needs trusted_keys")
+            raise FieldError("needs trusted_keys", "signed_bundle")
         for what in ("fleet", "shard", "device", "cohort"):
             try:
                 check_name(what, getattr(self, what))
             except MessageError as error:  # noqa: PERF203 - four names
-                raise ValueError(f"`{what}` is not possible: {error}") from error
+                raise FieldError(f"is not valid: {error}", what) from error
         try:
             self.broker.endpoint()
         except ConfigError as error:
-            raise ValueError(f"`broker` `url` is not possible: {error}") from error
+            raise FieldError(f"is not valid: {error}", "broker", "url") from error
 
     @classmethod
     def load(cls, path: Path, *, broker: str | None = None, device: str | None = None) -> "AgentConfig":
@@ -121,19 +121,19 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         Raises ConfigError that names the file, the line and the field, or `--broker` or `--device`.
 
         """
-        instead: dict[str, dict[str, str] | str] = {}
+        overrides: dict[str, dict[str, str] | str] = {}
         try:
             if device is not None:
-                instead["device"] = check_name("--device", device)
+                overrides["device"] = check_name("--device", device)
             if broker is not None:
                 BrokerConfig(url=broker).endpoint()
-                instead["broker"] = {"url": broker}
+                overrides["broker"] = {"url": broker}
         except MessageError as error:
             raise ConfigError(str(error)) from error
         except (ConfigError, ValueError) as error:
             raise ConfigError(f"--broker: {error}") from error
         try:
-            config = decode_toml(path.read_bytes(), cls, dec_hook=_path, instead=instead)
+            config = decode_toml(path.read_bytes(), cls, dec_hook=_path, overrides=overrides)
         except OSError as error:
             raise ConfigError(f"config file '{path}' cannot be read: {error.strerror}") from error
         except TomlError as error:

@@ -74,9 +74,9 @@ def test_broker_and_device_can_be_given_apart(tmp_path: Path) -> None:
     [
         ("fleet = ", "line 1: not valid TOML"),
         ("shard = 's'", "fleet"),
-        ('fleet = "a/b"', 'line 1: fleet = "a/b": it has to be 1 to 64 of A-Z'),
+        ('fleet = "a/b"', 'line 1: fleet = "a/b": it must be 1 to 64 of A-Z'),
         ('fleet = "f"\nflete = 1', "line 2: unknown field 'flete'; did you mean 'fleet'?"),
-        ('fleet = "f"\nshard = "policy"', "line 2: shard = \"policy\" is not possible: shard 'policy' is reserved"),
+        ('fleet = "f"\nshard = "policy"', "line 2: shard = \"policy\" is not valid: shard 'policy' is reserved"),
         ('fleet = "f"\naudit_fraction = 1.5', "line 2: audit_share = 1.5: expected float <= 1.0"),
         ('fleet = "f"\nreport_interval_s = 0', "report_interval_s = 0: expected float > 0.0"),
         ('fleet = "f"\nresend_s = inf', "line 2: resend_s = inf must be finite"),
@@ -87,7 +87,7 @@ def test_broker_and_device_can_be_given_apart(tmp_path: Path) -> None:
         ('fleet = "f"\nbroker = "mqtt://x"', 'line 2: broker = "mqtt://x": expected a table'),
         (
             'fleet = "f"\n[broker]\nurl = "http://x"',
-            "line 3: url = \"http://x\" is not possible: broker url 'http://x' must be mqtt://",
+            "line 3: url = \"http://x\" is not valid: broker url 'http://x' must be mqtt://",
         ),
         ('fleet = "f"\n[broker]\nport = 1', "line 3: unknown field 'port' in [broker]"),
         ('fleet = "f"\nfeedback_window_s = -1', "feedback_window_s = -1: expected float >= 0.0"),
@@ -95,7 +95,7 @@ def test_broker_and_device_can_be_given_apart(tmp_path: Path) -> None:
         ('fleet = "f"\nmax_delay_ms = nan', "line 2: max_delay_ms = nan: expected float >= 0.0"),
         (
             'fleet = "f"\nnot_finite = "ignore"',
-            "line 2: not_finite = \"ignore\": there is no 'ignore'; one of pass, refuse",
+            "line 2: not_finite = \"ignore\": 'ignore' is not one of pass, refuse",
         ),
         ('fleet = "f"\nfallback = "yes"', 'fallback = "yes": expected bool'),
         ('fleet = "f"\nmax_waiting = 0', "max_waiting = 0: expected int >= 1"),
