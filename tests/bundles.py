@@ -8,7 +8,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeexit.bundle import Bundle, Golden, bundle_folder, write_golden, write_manifest
+from edgeexit.bundle import Bundle, GoldenSamples, bundle_folder, write_golden, write_manifest
 from edgeexit.bundle.manifest import (
     PROBABILITIES_SUFFIX,
     READOUT_SUFFIX,
@@ -58,7 +58,7 @@ def make_bundle(folder: Path, exits: int = 3, classes: int = 4, seed: int = 0, *
                     macs=layer.hidden.size + layer.head.size,
                 )
             )
-        write_golden(made, Golden(inputs={INPUT: golden}, exits=predictions))
+        write_golden(made, GoldenSamples(inputs={INPUT: golden}, exits=predictions))
         write_manifest(
             made,
             Manifest(
@@ -78,7 +78,7 @@ def make_bundle(folder: Path, exits: int = 3, classes: int = 4, seed: int = 0, *
                     relative_tolerance=1e-4,
                     max_absolute_error=dict.fromkeys(predictions, 0.0),
                 ),
-                tools={"onnx": onnx.__version__},
+                tool_versions={"onnx": onnx.__version__},
                 files={},
             ),
         )

@@ -1,4 +1,4 @@
-"""The schema of a bundle's manifest: what the stages are, what flows between them, and the proof."""
+"""The schema of `manifest.json`: the model, its stages, the tensors between them, and the proof."""
 
 from typing import Annotated, Final, Literal
 
@@ -8,20 +8,20 @@ from edgeexit.policies.document import Digest
 
 SCHEMA: Final = 1
 TEMPERATURE_INPUT: Final = "edgeexit.temperature"
-"""Name of every stage's softmax temperature input, `[1] float32`."""
+"""Name of the input of every stage that takes the softmax temperature, `[1] float32`."""
 READOUT_SUFFIX: Final = ".readout"
-"""An exit's readout `[B, 4] float32` is the output named after the exit, with this behind it."""
+"""The output `<exit>.readout` of a stage is the readout of its exit, `[B, 4] float32`."""
 PROBABILITIES_SUFFIX: Final = ".probabilities"
-"""An exit's whole probability vector `[B, C] float32` is the output named after the exit, with this behind it."""
+"""The output `<exit>.probabilities` of a stage has the probabilities of all classes, `[B, C] float32`."""
 
 Task = Literal["classification", "segmentation"]
-"""`classify`: logits [B, C]; `segment`: logits [B, C, H, W], whose readout averages over the pixels."""
+"""`classification`: logits `[B, C]`. `segmentation`: logits `[B, C, H, W]`; the readout averages over the pixels."""
 Precision = Literal["fp32", "fp16", "int8"]
 FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")]
 
 
 class TensorSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A tensor's name, numpy dtype name and shape; a string stands for a dimension known only at run time."""
+    """Name, numpy dtype and shape of a tensor. A string in the shape is a symbolic dimension."""
 
     name: str
     dtype: str
@@ -29,8 +29,8 @@ class TensorSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def bytes_per_sample(self) -> int | None:
-        """Bytes of one sample (the first dimension is the batch), or None where a dimension is not known."""
-        import numpy as np  # noqa: PLC0415 - inspecting a manifest needs no arrays otherwise
+        """Bytes per sample (the first dimension is the batch), or None if another dimension is symbolic."""
+        import numpy as np  # noqa: PLC0415 - numpy is not needed to read a manifest
 
         count = 1
         for size in self.shape[1:]:
@@ -41,66 +41,67 @@ class TensorSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StageSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """One stage: its graph file, and the tensors that go in and out besides readout and temperature."""
+    """One stage: its ONNX file, and its inputs and outputs besides temperature, readout and probabilities."""
 
     name: FileName
     file: FileName
     exit: TensorSpec
-    """The raw output of this stage's exit: logits `[B, C]`, or `[B, C, H, W]` to segment."""
+    """The logits of this stage's exit: `[B, C]`, or `[B, C, H, W]` for segmentation."""
     inputs: tuple[str, ...]
-    """The model's inputs that this stage reads."""
+    """Names of the model inputs that this stage reads."""
     carry_in: tuple[str, ...]
-    """Tensors of earlier stages that this stage reads."""
+    """Names of the tensors from earlier stages that this stage reads."""
     carry_out: tuple[TensorSpec, ...]
-    """Tensors that this stage makes and later stages read; the first dimension of each is the batch."""
+    """Tensors that this stage produces and later stages read. The first dimension of each is the batch."""
     macs: Annotated[int, msgspec.Meta(ge=0)]
-    """Multiply-accumulates of one sample in convolutions and matrix products: the cost until there is a profile."""
+    """Multiply-accumulates per sample of the stage's convolutions and matrix multiplications."""
 
 
 class Proof(msgspec.Struct, frozen=True, kw_only=True):
-    """Composed stages against the whole model, every stage forced."""
+    """Comparison of the composed stages with the full model, with early exit disabled."""
 
     samples: int
     source: Literal["data", "random"]
-    """`data`: samples that the user gave; `random`: drawn from a seed."""
+    """`data`: samples from the user. `random`: samples from a seeded generator."""
     runtime: str
+    """Name and version of the runtime that executed both sides."""
     absolute_tolerance: float
     relative_tolerance: float
     max_absolute_error: dict[str, float]
-    """Per exit: the largest |composed - whole|."""
+    """Exit name -> max |logits of the stages - logits of the full model|."""
 
 
 class ExitFidelity(msgspec.Struct, frozen=True, kw_only=True):
-    """What one exit lost by its precision; for segmentation, shares of pixels."""
+    """How the reduced precision changed one exit. For segmentation, all fractions count pixels."""
 
     agreement: Annotated[float, msgspec.Meta(ge=0, le=1)]
-    """Share of answers that are those of the same exit in fp32."""
+    """Fraction of predictions that equal the prediction of the same exit in fp32."""
     accuracy: float | None = None
-    """Share of right answers as shipped; null without labels."""
+    """Accuracy in the bundle's precision; null if the data has no labels."""
     accuracy_fp32: float | None = None
-    """The same in fp32."""
+    """Accuracy in fp32; null if the data has no labels."""
 
 
 class Fidelity(msgspec.Struct, frozen=True, kw_only=True):
-    """The shipped stages against the model in fp32, on the calibration data."""
+    """Comparison of the stages in the bundle's precision with the fp32 model, on the calibration data."""
 
     samples: int
     exits: dict[str, ExitFidelity]
 
 
 class BuildConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How TensorRT plans are built from the stages; each range is least, optimal and most."""
+    """How TensorRT builds its plans from the stages. Each range is (min, optimal, max) of the optimization profile."""
 
     batch: tuple[int, int, int]
     dimensions: dict[str, tuple[int, int, int]] = {}
-    """Ranges of the other dimensions known only at run time, by the word that the inputs have for them."""
+    """Symbolic dimension of the inputs, other than the batch -> its range."""
     workspace_mb: Annotated[int, msgspec.Meta(ge=1)]
     dla_core: int | None = None
     """Null: the GPU."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`manifest.json`: everything about a bundle but its policy and profile, which are made later."""
+    """`manifest.json`: everything about a bundle except its policy and its latency profile."""
 
     schema: Literal[1] = SCHEMA
     model: str
@@ -110,37 +111,37 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     opset: int
     inputs: tuple[TensorSpec, ...]
     classes: int
+    """Number of classes."""
     stages: Annotated[tuple[StageSpec, ...], msgspec.Meta(min_length=2, max_length=64)]
     proof: Proof
-    tools: dict[str, str]
-    """Versions of what compiled it."""
+    tool_versions: dict[str, str]
+    """Name of a compiler or library that produced the bundle -> its version."""
     files: dict[FileName, Digest]
-    """SHA-256 of every file that belongs to the bundle's identity."""
-    labels: tuple[str, ...] | None = None
-    """Names of the classes."""
+    """Name of every file that defines the bundle -> its SHA-256."""
+    class_names: tuple[str, ...] | None = None
     keep_fp32: tuple[str, ...] = ()
-    """Patterns of the node names that were kept in fp32."""
+    """Patterns of the names of the nodes that stay in fp32."""
     fidelity: Fidelity | None = None
-    """What the precision cost; null in fp32, and without calibration data."""
+    """Null if the precision is fp32 or there was no calibration data."""
     build_config: BuildConfig | None = None
-    """How to build plans; null where the target's runtime opens the stages as they are."""
+    """Null if the runtime of the target opens the ONNX files directly."""
 
     @property
     def exits(self) -> tuple[str, ...]:
-        """Names of the exits, shallow to deep."""
+        """Names of the exits, from the shallowest to the deepest."""
         return tuple(stage.exit.name for stage in self.stages)
 
     @property
     def macs(self) -> tuple[int, ...]:
-        """[K] cumulative multiply-accumulates of leaving at each exit."""
+        """[K] cumulative multiply-accumulates per sample up to each exit, strictly increasing."""
         total, cumulative = 0, []
         for stage in self.stages:
-            total += max(stage.macs, 1)  # a stage of cheap operators alone still costs something
+            total += max(stage.macs, 1)  # a stage without conv or matmul still has a cost
             cumulative.append(total)
         return tuple(cumulative)
 
     def live_after(self, stage: int) -> tuple[TensorSpec, ...]:
-        """Return what the runner keeps for the samples that go on after a stage: inputs, then carries, still read."""
-        made = [spec for earlier in self.stages[: stage + 1] for spec in earlier.carry_out]
+        """Return the live tensors after `stage`: the model inputs, then the carries, that later stages still read."""
+        produced = [spec for earlier in self.stages[: stage + 1] for spec in earlier.carry_out]
         read = {name for later in self.stages[stage + 1 :] for name in (*later.inputs, *later.carry_in)}
-        return tuple(spec for spec in (*self.inputs, *made) if spec.name in read)
+        return tuple(spec for spec in (*self.inputs, *produced) if spec.name in read)

@@ -197,7 +197,7 @@ def _draw(
             unit=costs.unit,
             fit=fitted,
             choice=choice,
-            class_names=bundle.manifest.labels,
+            class_names=bundle.manifest.class_names,
             on_step=lambda n: bar.advance(bar.task_ids[0], n),
             **asked,
         )

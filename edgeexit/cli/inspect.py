@@ -95,7 +95,7 @@ def _described(opened: "Bundle", policy: "PolicyDocument | None", profile: "Late
         "keep_fp32": manifest.keep_fp32,
         "opset": manifest.opset,
         "classes": manifest.classes,
-        "labels": manifest.labels,
+        "class_names": manifest.class_names,
         "inputs": manifest.inputs,
         "exits": manifest.exits,
         "stages": manifest.stages,
@@ -115,7 +115,7 @@ def _described(opened: "Bundle", policy: "PolicyDocument | None", profile: "Late
         "proof": manifest.proof,
         "fidelity": manifest.fidelity,
         "build_config": manifest.build_config,
-        "tools": manifest.tools,
+        "tool_versions": manifest.tool_versions,
         "policy": policy,
         "profile": profile,
     }

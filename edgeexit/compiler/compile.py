@@ -9,7 +9,7 @@ import torch
 
 from edgeexit import __version__
 from edgeexit.backends.tensorrt.engines import check_stages
-from edgeexit.bundle import POLICY, PROFILE, Bundle, Golden, bundle_folder, write_golden, write_manifest
+from edgeexit.bundle import POLICY, PROFILE, Bundle, GoldenSamples, bundle_folder, write_golden, write_manifest
 from edgeexit.bundle.manifest import Fidelity, Manifest, Precision, Proof, StageSpec, Task
 from edgeexit.compiler.assemble import with_costs, write_stages
 from edgeexit.compiler.build_config import finish_build_config, start_build_config
@@ -142,9 +142,9 @@ def compile_bundle(
             classes=whole.classes,
             stages=tuple(specs),
             proof=proof,
-            tools={"edgeexit": __version__} | {tool: version(tool) for tool in _TOOLS},
+            tool_versions={"edgeexit": __version__} | {tool: version(tool) for tool in _TOOLS},
             files={},
-            labels=None if labels is None else tuple(labels),
+            class_names=None if labels is None else tuple(labels),
             keep_fp32=tuple(keep_fp32),
             fidelity=fidelity,
             build_config=finish_build_config(build_config, exported.inputs, specs, folder, on_warning=on_warning),
@@ -184,7 +184,7 @@ def _count_costs(
 class _Proven(NamedTuple):
     proof: Proof
     fidelity: Fidelity | None
-    golden: Golden
+    golden: GoldenSamples
 
 
 def _prove(folder: Path, specs: Sequence[StageSpec], whole: Whole, precision: Precision, *, real: bool) -> _Proven:
@@ -204,7 +204,7 @@ def _prove(folder: Path, specs: Sequence[StageSpec], whole: Whole, precision: Pr
         source="data" if real else "random",
     )
     few = {name: array[: whole.form.golden] for name, array in whole.samples.items()}
-    golden = Golden(inputs=few, exits=answer_staged(shipped, specs, few, batch=whole.form.batch))
+    golden = GoldenSamples(inputs=few, exits=answer_staged(shipped, specs, few, batch=whole.form.batch))
     if whole.reference is None:
         return _Proven(proof, None, golden)
     data, answers = whole.reference

@@ -1,12 +1,12 @@
 """Whether this machine answers a bundle's golden samples as the bundle says it should."""
 
 from edgeexit.backends.tensorrt.engines.verify import ExitCheck, check_exit
-from edgeexit.bundle import Bundle, Golden
+from edgeexit.bundle import Bundle, GoldenSamples
 from edgeexit.errors import BundleError, EngineError
 from edgeexit.runtime.runner import Runner
 
 
-def self_check(runner: Runner, bundle: Bundle, golden: Golden) -> tuple[ExitCheck, ...]:
+def self_check(runner: Runner, bundle: Bundle, golden: GoldenSamples) -> tuple[ExitCheck, ...]:
     """Run the golden samples to full depth and compare every exit; return how far each is off.
 
     Args:

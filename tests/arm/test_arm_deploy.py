@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgeexit.bundle import Bundle, Golden, bundle_folder, write_golden, write_manifest
+from edgeexit.bundle import Bundle, GoldenSamples, bundle_folder, write_golden, write_manifest
 from tests.arm.machine import SLOW_S, Machine
 from tests.arm.sshd import SshServer, ssh_server
 from tests.bundles import make_bundle
@@ -78,7 +78,9 @@ def answering_wrongly(bundle: Bundle, folder: Path) -> Path:
     with bundle_folder(folder) as made:
         for name in bundle.manifest.files:
             shutil.copy(bundle.path / name, made / name)
-        write_golden(made, Golden(inputs=golden.inputs, exits={name: -found for name, found in golden.exits.items()}))
+        write_golden(
+            made, GoldenSamples(inputs=golden.inputs, exits={name: -found for name, found in golden.exits.items()})
+        )
         write_manifest(made, msgspec.structs.replace(bundle.manifest, files={}))
     return folder
 

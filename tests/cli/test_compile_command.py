@@ -58,7 +58,7 @@ def test_every_option_reaches_the_bundle(command, model, tmp_path):
     report = json.loads(printed)
     manifest = report["manifest"]
     assert report["digest"] == Bundle.open(out, trusted_keys=[load_public_key(public)]).digest
-    assert (manifest["model"], manifest["target"], manifest["labels"]) == ("pets", "arm64-cpu", ["cat", "dog", "owl"])
+    assert (manifest["model"], manifest["target"], manifest["class_names"]) == ("pets", "arm64-cpu", ["cat", "dog", "owl"])
     assert (manifest["proof"]["samples"], manifest["proof"]["source"]) == (20, "data")
 
 

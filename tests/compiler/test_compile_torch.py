@@ -148,7 +148,7 @@ def test_a_factory_in_a_file_finds_its_neighbours(tmp_path):
         f"{tmp_path / 'mine.py'}:Net", tmp_path / "bundle", inputs=["x:1,4"], labels=["a", "b", "c"]
     )
     assert bundle.manifest.model == "mine"
-    assert bundle.manifest.labels == ("a", "b", "c")
+    assert bundle.manifest.class_names == ("a", "b", "c")
     outputs = run_stages(bundle, bundle.golden().inputs)
     np.testing.assert_allclose(outputs["exit1"], bundle.golden().exits["exit1"], atol=1e-5)
 

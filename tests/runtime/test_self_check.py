@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edgeexit.agent import Agent, AgentConfig
-from edgeexit.bundle import Bundle, Golden, write_golden, write_manifest
+from edgeexit.bundle import Bundle, GoldenSamples, write_golden, write_manifest
 from edgeexit.errors import BundleError, TargetError
 from edgeexit.runtime import Runner
 from edgeexit.runtime.self_check import self_check
@@ -25,7 +25,7 @@ def config(tmp_path: Path) -> AgentConfig:
     return AgentConfig(fleet="plant", state_dir=tmp_path / "state")
 
 
-def rewritten(bundle: Bundle, golden: Golden | None) -> Bundle:
+def rewritten(bundle: Bundle, golden: GoldenSamples | None) -> Bundle:
     """Return the bundle with other golden samples, or none, and digests that fit."""
     (bundle.path / "golden.npz").unlink()
     (bundle.path / "manifest.json").unlink()

@@ -38,7 +38,7 @@ def make_manifest(reads, *, inputs=(IMAGE,), carried=(), model="net", keep_fp32=
             relative_tolerance=0,
             max_absolute_error={stage.exit.name: 0.0 for stage in stages},
         ),
-        tools={},
+        tool_versions={},
         files={},
         keep_fp32=keep_fp32,
     )

@@ -18,7 +18,7 @@ from edgeexit.backends.tensorrt.engines.key import PlanKey, plan_key
 from edgeexit.backends.tensorrt.engines.site import Site
 from edgeexit.backends.tensorrt.engines.verify import ExitCheck, check_exit
 from edgeexit.backends.tensorrt.interrupt import run_apart
-from edgeexit.bundle import GOLDEN, Bundle, Golden
+from edgeexit.bundle import GOLDEN, Bundle, GoldenSamples
 from edgeexit.bundle.manifest import BuildConfig, StageSpec
 from edgeexit.errors import EngineError
 
@@ -76,7 +76,7 @@ class Trial(NamedTuple):
     """How plans are verified."""
 
     run: StageExecution
-    golden: Golden
+    golden: GoldenSamples
 
 
 def build_engines(
@@ -203,7 +203,7 @@ def _check(work: Work, trial: Trial, spec: StageSpec, plan: bytes) -> ExitCheck:
     return check_exit(spec.exit.name, trial.golden.exits[spec.exit.name], logits, work.bundle.manifest.precision)
 
 
-def _golden(bundle: Bundle, site: Site, build_config: BuildConfig) -> tuple[Golden | None, str | None]:
+def _golden(bundle: Bundle, site: Site, build_config: BuildConfig) -> tuple[GoldenSamples | None, str | None]:
     """Return the golden samples where plans can be run on them, or None and why they cannot."""
     if not site.is_here:
         return None, f"no {site.hardware.sm} GPU here"

@@ -1,0 +1,53 @@
+"""JSON documents that are stored together with their own SHA-256, such as `policy.json` and `profile.json`."""
+
+import hashlib
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from edgeexit.bundle.layout import POLICY, PROFILE
+from edgeexit.errors import BundleError
+from edgeexit.files import write_atomic
+
+_COMMANDS: Final = {POLICY: "edgeexit fit", PROFILE: "edgeexit profile"}
+"""File name -> the command that writes the file again."""
+
+
+class _ChecksummedDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """The file's content: a document and the SHA-256 of its compact JSON."""
+
+    sha256: str
+    document: msgspec.Raw
+
+
+def write_checksummed(path: Path, document: msgspec.Struct) -> None:
+    """Write a document and its checksum to `path`, atomically."""
+    content = msgspec.json.encode(document, order="deterministic")
+    checksummed = _ChecksummedDocument(sha256=hashlib.sha256(content).hexdigest(), document=msgspec.Raw(content))
+    write_atomic(path, msgspec.json.format(msgspec.json.encode(checksummed), indent=2) + b"\n")
+
+
+def read_checksummed(path: Path) -> bytes | None:
+    """Return the compact JSON of the document in `path`, or None if the file does not exist.
+
+    Raises BundleError if the file cannot be read, is not valid JSON, or does not match its checksum.
+    """
+    try:
+        checksummed = msgspec.json.decode(path.read_bytes(), type=_ChecksummedDocument)
+        content = msgspec.json.format(bytes(checksummed.document), indent=-1)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as error:
+        raise BundleError(f"bundle '{path.parent}': {path.name} is damaged: {error}; {advice(path.name)}") from error
+    if hashlib.sha256(content).hexdigest() != checksummed.sha256:
+        raise BundleError(
+            f"bundle '{path.parent}': {path.name} is damaged: its checksum does not match its content; "
+            f"{advice(path.name)}"
+        )
+    return content
+
+
+def advice(name: str) -> str:
+    """Return how the user gets a valid `policy.json` or `profile.json`."""
+    return f"run `{_COMMANDS[name]}` again"
