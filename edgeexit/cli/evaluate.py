@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeexit.cli.advice import how_to_get_a_policy
-from edgeexit.console import next_step, print_json, print_table, progress_bar, warn
+from edgeexit.console import next_step, print_json, print_table, show_progress, warn
 
 if TYPE_CHECKING:
     from edgeexit.runtime import Evaluation, Interval
@@ -39,10 +39,10 @@ def evaluate_command(
     check_finite(dataset.inputs, where=f"data file '{data}'")
     if (warning := unreachable_exits_warning(policy, manifest.exits)) is not None:
         warn(warning)
-    with Runner(opened) as runner, progress_bar("evaluating", total=len(dataset)) as bar:
+    with Runner(opened) as runner, show_progress("evaluating", total=len(dataset)) as progress:
         for warning in runner.warnings:
             warn(warning)
-        results = evaluate(runner, dataset, {policy.kind: policy}, on_samples=lambda n: bar.advance(bar.task_ids[0], n))
+        results = evaluate(runner, dataset, {policy.kind: policy}, progress=progress)
     if as_json:
         print_json(results)
         return

@@ -9,7 +9,7 @@ import typer
 from edgeexit.cli.fit_goals import AUTO, own_weights, require_policy_name, stated_goal
 from edgeexit.cli.fit_summary import print_comparison, print_fit
 from edgeexit.cli.pages import require_page
-from edgeexit.console import next_step, notes, print_json, progress_bar, warn
+from edgeexit.console import next_step, notes, print_json, progress_bar, show_progress, warn
 
 if TYPE_CHECKING:
     from edgeexit.bundle import Bundle, Costs
@@ -128,8 +128,8 @@ def _record(bundle: "Bundle", dataset: "Dataset", costs: "Costs") -> "ReadoutDat
     from edgeexit.fitting import MapLosses, ReadoutDataset
     from edgeexit.runtime import Runner, record
 
-    with Runner(bundle) as runner, progress_bar("recording every exit", total=len(dataset)) as bar:
-        recording = record(runner, dataset, probabilities=True, on_samples=lambda n: bar.advance(bar.task_ids[0], n))
+    with Runner(bundle) as runner, show_progress("recording every exit", total=len(dataset)) as progress:
+        recording = record(runner, dataset, probabilities=True, progress=progress)
     maps = None
     if recording.disagreement is not None:
         maps = MapLosses(disagreement=recording.disagreement, errors=recording.errors)

@@ -1,7 +1,6 @@
 """`edgeexit profile`: what a bundle costs on this machine, or which of two costs less."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +9,7 @@ import typer
 from edgeexit.cli.advice import how_to_get_a_policy
 from edgeexit.cli.pages import require_page
 from edgeexit.cli.profile_summary import print_comparison, print_no_end_to_end, print_profile
-from edgeexit.console import next_step, notes, print_json, printable, warn
+from edgeexit.console import next_step, notes, print_json, printable, show_progress, warn
 
 if TYPE_CHECKING:
     from edgeexit.bundle import Bundle
@@ -127,14 +126,14 @@ def _measure(path: Path, data: Path | None, duration: float, batch: int) -> "tup
 
     opened = Bundle.open(path)
     document = opened.policy()
-    with _status() as tell:
+    with show_progress("profiling") as progress:
         profile = profile_bundle(
             opened,
             policy=None if document is None else document.policy,
             dataset=_dataset(data, opened),
             seconds=duration,
             batch=batch,
-            on_phase=tell,
+            progress=progress,
         )
     for warning in (text for name, text in profile.settings.items() if name.startswith("remark")):
         warn(warning)
@@ -161,8 +160,8 @@ def _compare(a: Path, b: Path, *, data: Path | None, duration: float, as_json: b
     from edgeexit.runtime.profiling.compare import compare_bundles
 
     first, second = Bundle.open(a), Bundle.open(b)
-    with _status() as tell:
-        comparison = compare_bundles(first, second, dataset=_dataset(data, first), seconds=duration, on_phase=tell)
+    with show_progress("profiling") as progress:
+        comparison = compare_bundles(first, second, dataset=_dataset(data, first), seconds=duration, progress=progress)
     for path, side in ((a, comparison.a), (b, comparison.b)):
         for warning in side.warnings:
             warn(f"{path}: {warning}")
@@ -198,10 +197,3 @@ def _drawing(plot: Path, bundle: Path) -> "Callable[[LatencyProfile, str, tuple[
             f"into the bundle on a PC, and draw it there: edgeexit profile BUNDLE --stored --plot {plot.name}"
         ) from error
     return draw_profile
-
-
-@contextmanager
-def _status() -> Iterator[Callable[[str], None]]:
-    """Show on a terminal what is measured right now."""
-    with notes.status("profiling") if notes.is_terminal else nullcontext() as status:
-        yield lambda phase: None if status is None else status.update(f"profiling: {phase}")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from edgeexit.cli.advice import how_to_get_a_policy
-from edgeexit.console import console, next_step, print_json, printable, progress_bar
+from edgeexit.console import console, next_step, print_json, printable, show_progress
 from edgeexit.formatting import percent
 
 
@@ -42,16 +42,16 @@ def run_command(
     dataset = load_dataset(data, opened.manifest.inputs, task=opened.manifest.task)
     if not out.parent.is_dir():
         raise DataError(f"folder '{out.parent}' of --out does not exist; make it first")
-    with Runner(opened) as runner, progress_bar("running", total=len(dataset)) as bar:
+    with Runner(opened) as runner, show_progress("running", total=len(dataset)) as progress:
         if document is None or every_exit:
-            outputs = record_outputs(runner, dataset, batch=batch, on_samples=lambda n: bar.advance(bar.task_ids[0], n))
+            outputs = record_outputs(runner, dataset, batch=batch, progress=progress)
             save_arrays(out, outputs)
             summary: dict[str, object] = {"samples": len(dataset), "exits": list(outputs)}
         else:
             results = []
             for inputs in dataset.batches(batch):
                 results.append(runner.infer(inputs, policy=document.policy))
-                bar.advance(bar.task_ids[0], len(results[-1].predictions))
+                progress.advance(len(results[-1].predictions))
             arrays = {
                 "predictions": np.concatenate([result.predictions for result in results]),
                 "exits": np.concatenate([result.exits for result in results]),

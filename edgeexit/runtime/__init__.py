@@ -1,6 +1,6 @@
 """Run a bundle stage by stage, stopping by policy, and measure it."""
 
-from edgeexit.backends.registry import make_backend
+from edgeexit.backends.selection import make_backend
 from edgeexit.runtime.evaluation import FULL_MODEL, Evaluation, LatencyFigures, evaluate, full_model_policy
 from edgeexit.runtime.inference import EveryExit, Inference
 from edgeexit.runtime.intervals import Interval

@@ -1,6 +1,6 @@
 """What policies make of a data set on this machine: sample by sample, in turns, each figure with its interval."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -10,6 +10,7 @@ import numpy.typing as npt
 from edgeexit.datasets import Dataset
 from edgeexit.latency import summarise
 from edgeexit.policies import AnyPolicy, Confidence
+from edgeexit.progress import NO_PROGRESS, Progress
 from edgeexit.runtime.garbage import undisturbed
 from edgeexit.runtime.inference import Inference
 from edgeexit.runtime.intervals import Interval, percentile_interval, ratio_intervals
@@ -81,7 +82,7 @@ def evaluate(
     policies: Mapping[str, AnyPolicy],
     *,
     seed: int = 0,
-    on_samples: Callable[[int], None] = lambda _: None,
+    progress: Progress = NO_PROGRESS,
 ) -> dict[str, Evaluation]:
     """Answer every sample alone under each policy, and under the whole model, which comes first as `FULL_MODEL`.
 
@@ -92,7 +93,7 @@ def evaluate(
         dataset: samples; with labels there are accuracies.
         policies: name -> policy.
         seed: of the resampling behind the intervals.
-        on_samples: is told how many more samples are done.
+        progress: advances by one per sample.
 
     Raises PolicyError for a policy of another number of exits, and DataError for labels that are maps of another size
     than the exits'.
@@ -111,7 +112,7 @@ def evaluate(
             label = None if dataset.labels is None else dataset.labels[index : index + 1]
             for name, result in results.items():
                 trials[name].take(index, result, final, label)
-            on_samples(1)
+            progress.advance(total=len(dataset))
     whole = trials[FULL_MODEL]
     return {name: _figures(trial, whole, exits=exits, seed=seed) for name, trial in trials.items()}
 

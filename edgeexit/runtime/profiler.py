@@ -1,19 +1,20 @@
 """Measure a bundle on this machine: cold load, first run, steady state, stage by stage and end to end."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from edgeexit.backends.registry import make_backend
+from edgeexit.backends.selection import make_backend
 from edgeexit.bundle import Bundle
 from edgeexit.datasets import Dataset, Inputs
 from edgeexit.errors import DataError
 from edgeexit.latency import LatencyProfile, ProfilePhase, StageProfile, summarise
 from edgeexit.policies import AnyPolicy, exit_rates
+from edgeexit.progress import NO_PROGRESS, Progress
 from edgeexit.runtime.profiling.drift import find_drift
 from edgeexit.runtime.profiling.machine import machine_name, usable_cores
 from edgeexit.runtime.profiling.mix import (
@@ -47,7 +48,7 @@ def profile_bundle(
     seconds: float = 3.0,
     batch: int = 1,
     probe: Probe | None = None,
-    on_phase: Callable[[str], None] = lambda _: None,
+    progress: Progress = NO_PROGRESS,
 ) -> LatencyProfile:
     """Measure every stage for `seconds`, whole inferences under `policy` for as long, and the readouts for half of it.
 
@@ -60,7 +61,7 @@ def profile_bundle(
         seconds: of steady state, after a warm-up of 0.2 s.
         batch: samples of an inference.
         probe: reads the board; default: the one that the bundle's target names.
-        on_phase: is told what is measured next.
+        progress: receives the name of each step.
 
     Raises DataError for a batch that the samples do not fill or that is more than runs at a time.
 
@@ -69,7 +70,7 @@ def profile_bundle(
     probe = probe or find_probe(target.telemetry)
     batches = _batches(dataset or Dataset(inputs=bundle.golden().inputs), batch)
     settings = probe.settings() | {"cores": str(usable_cores()), "cold load": "files in the page cache"}
-    on_phase("cold load and first run")
+    progress.step("cold load and first run")
     backend = make_backend(bundle)
     started = time.perf_counter()
     with Runner(bundle, backend=backend) as runner:
@@ -81,13 +82,13 @@ def profile_bundle(
         first_run_ms = (time.perf_counter() - started) * _MS_PER_S
         with Sampler(probe) as sampler:
             began = time.monotonic()
-            on_phase("stages")
+            progress.step("stages")
             forced = steady(seconds, lambda turn: runner.infer_every_exit(batches[turn % len(batches)]).stage_ms)
             mix: Steady[Timed] | None = None
             if policy is not None:
-                on_phase("end to end")
+                progress.step("end to end")
                 mix = _end_to_end(runner, batches, policy, seconds)
-            on_phase("readouts")
+            progress.step("readouts")
             readouts = measure_readouts(bundle, backend, batches[0], seconds=_READOUT_SHARE * seconds)
         telemetry = sampler.summary()
         settings |= {f"remark {number}": warning for number, warning in enumerate(runner.warnings, 1)}

@@ -1,6 +1,5 @@
 """Record every exit of a data set: what policies are fitted on. Maps are reduced to shares of pixels on the way."""
 
-from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -9,6 +8,7 @@ import numpy.typing as npt
 
 from edgeexit.datasets import Dataset, counts_of
 from edgeexit.errors import DataError
+from edgeexit.progress import NO_PROGRESS, Progress
 from edgeexit.runtime.runner import Runner
 
 _BATCH: Final = 64
@@ -36,9 +36,9 @@ def record(
     dataset: Dataset,
     *,
     probabilities: bool = False,
-    on_samples: Callable[[int], None] = lambda _: None,
+    progress: Progress = NO_PROGRESS,
 ) -> Recording:
-    """Run a data set to full depth; `on_samples` is told how many more are done.
+    """Run a data set to full depth. Report the number of recorded samples to `progress`.
 
     Raises DataError for labels that are maps of another size than the exits'.
     """
@@ -56,7 +56,7 @@ def record(
                 labels = dataset.labels[done : done + count]
                 errors.append(np.stack([_error_fractions(found, labels) for found in classes], axis=1))
         done += count
-        on_samples(count)
+        progress.advance(count, total=len(dataset))
     return Recording(
         readouts=np.concatenate(readouts),
         disagreement=np.concatenate(disagreement).astype(np.float32) if disagreement else None,
@@ -65,7 +65,7 @@ def record(
 
 
 def record_outputs(
-    runner: Runner, dataset: Dataset, *, batch: int, on_samples: Callable[[int], None] = lambda _: None
+    runner: Runner, dataset: Dataset, *, batch: int, progress: Progress = NO_PROGRESS
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Run a data set to full depth, `batch` samples at a time; return exit name -> raw outputs, [N, C] or [N, C, H, W].
 
@@ -81,7 +81,7 @@ def record_outputs(
         for name, raw in outputs.items():
             kept[name][done : done + count] = raw
         done += count
-        on_samples(count)
+        progress.advance(count, total=len(dataset))
     return kept
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeexit.backends.base import StageBackend
-from edgeexit.backends.registry import make_backend
+from edgeexit.backends.selection import make_backend
 from edgeexit.bundle import Bundle
 from edgeexit.bundle.manifest import Manifest
 from edgeexit.datasets import Inputs, check_finite, check_inputs

@@ -11,6 +11,7 @@ from edgeexit.errors import DataError
 from edgeexit.policies import Confidence, exit_rates, simulate_exits
 from edgeexit.runtime import Runner, evaluate, record
 from edgeexit.runtime import recording as recording_module
+from tests.recorded_progress import RecordedProgress
 from tests.runtime.policies_of_every_kind import policies_on
 
 SAMPLES, CLASSES, EXITS, HEIGHT, WIDTH = 24, 3, 3, 4, 6
@@ -63,9 +64,9 @@ def labels(maps):
 @pytest.mark.parametrize("most_bytes", [2**25, 5 * EXITS * CLASSES * HEIGHT * WIDTH * 4, 1])
 def test_a_recording_has_the_shares_of_pixels_whatever_the_batch(runner, images, maps, labels, most_bytes, monkeypatch):
     monkeypatch.setattr(recording_module, "_MAP_BYTES", most_bytes)
-    told = []
-    found = record(runner, Dataset(inputs={"image": images}, labels=labels), on_samples=told.append)
-    assert max(told) == min(max(most_bytes // (EXITS * CLASSES * HEIGHT * WIDTH * 4), 1), SAMPLES)
+    progress = RecordedProgress()
+    found = record(runner, Dataset(inputs={"image": images}, labels=labels), progress=progress)
+    assert max(progress.advances) == min(max(most_bytes // (EXITS * CLASSES * HEIGHT * WIDTH * 4), 1), SAMPLES)
     np.testing.assert_allclose(found.disagreement, (maps != maps[:, -1:]).mean(axis=(2, 3)), atol=1e-6)
     wrong = (maps != labels[:, None]) & (labels != IGNORED)[:, None]
     counted = (labels != IGNORED).sum(axis=(1, 2))

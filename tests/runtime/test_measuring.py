@@ -9,6 +9,7 @@ from edgeexit.errors import PolicyError
 from edgeexit.policies import Confidence, Entropy, Voting, simulate
 from edgeexit.runtime import FULL_MODEL, Runner, evaluate, profile_bundle, record
 from tests.bundles import make_bundle, make_samples
+from tests.recorded_progress import RecordedProgress
 
 POLICY = Confidence(temperatures=(1.0,) * 3, thresholds=(0.6, 0.7))
 
@@ -23,10 +24,10 @@ def test_the_whole_model_agrees_with_itself_and_an_early_policy_less(bundle):
     with Runner(bundle) as runner:
         readouts = record(runner, Dataset(inputs=inputs)).readouts
         dataset = Dataset(inputs=inputs, labels=readouts[:, -1, 0].astype(np.int64))
-        told = []
-        results = evaluate(runner, dataset, {"early": POLICY}, on_samples=told.append)
+        progress = RecordedProgress()
+        results = evaluate(runner, dataset, {"early": POLICY}, progress=progress)
     assert list(results) == [FULL_MODEL, "early"]
-    assert sum(told) == 200
+    assert (progress.done, progress.total) == (200, 200)
     whole, early = results.values()
     assert whole.agreement.value == whole.accuracy.value == 1
     assert [rate.value for rate in whole.exit_rates] == [0, 0, 1]
@@ -73,10 +74,10 @@ def test_few_samples_and_no_labels_leave_gaps(bundle):
     ],
 )
 def test_a_policy_of_another_model_is_refused_before_the_work(bundle, policy, words):
-    told = []
+    progress = RecordedProgress()
     with Runner(bundle) as runner, pytest.raises(PolicyError, match=words):
-        evaluate(runner, Dataset(inputs=make_samples(5)), {"other": policy}, on_samples=told.append)
-    assert told == []
+        evaluate(runner, Dataset(inputs=make_samples(5)), {"other": policy}, progress=progress)
+    assert progress.done == 0
 
 
 def test_a_profile_measures_every_stage_and_the_mix(bundle):

@@ -17,6 +17,7 @@ from edgeexit.runtime.profiling.steady import RAW_KEPT, Steady, steady, thinned_
 from edgeexit.telemetry import Reading
 from edgeexit.wire import MAX_EXITS, decode, encode
 from tests.bundles import make_bundle, make_samples
+from tests.recorded_progress import RecordedProgress
 
 POLICY = Confidence(temperatures=(1.0,) * 3, thresholds=(0.45, 0.7))
 
@@ -53,16 +54,16 @@ def bundle(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def profile(bundle):
-    phases = []
+    progress = RecordedProgress()
     taken = profile_bundle(
         bundle,
         policy=POLICY,
         dataset=Dataset(inputs=make_samples(50)),
         seconds=0.3,
         probe=Board(),
-        on_phase=phases.append,
+        progress=progress,
     )
-    assert phases == ["cold load and first run", "stages", "end to end", "readouts"]
+    assert progress.steps == ["cold load and first run", "stages", "end to end", "readouts"]
     return taken
 
 

@@ -7,6 +7,7 @@ from edgeexit.datasets import Dataset
 from edgeexit.policies.readout import COLUMNS, TOP1
 from edgeexit.runtime import Runner, record, record_outputs
 from tests.bundles import make_bundle, make_samples
+from tests.recorded_progress import RecordedProgress
 
 EXITS, CLASSES = 3, 4
 
@@ -19,10 +20,10 @@ def runner(tmp_path_factory):
 
 def test_readouts_are_every_exit_s_in_the_order_of_the_samples(runner):
     inputs = make_samples(150)
-    told = []
-    recording = record(runner, Dataset(inputs=inputs), probabilities=True, on_samples=told.append)
+    progress = RecordedProgress()
+    recording = record(runner, Dataset(inputs=inputs), probabilities=True, progress=progress)
     assert recording.readouts.shape == (150, EXITS, len(COLUMNS) + CLASSES)
-    assert sum(told) == 150
+    assert (progress.done, progress.total) == (150, 150)
     outputs = runner.infer_every_exit(inputs).outputs
     for k, logits in enumerate(outputs.values()):
         np.testing.assert_array_equal(recording.readouts[:, k, TOP1], logits.argmax(axis=1))
@@ -37,9 +38,9 @@ def test_to_classify_there_are_no_shares_of_pixels(runner):
 @pytest.mark.parametrize("batch", [1, 4, 100])
 def test_raw_outputs_stand_under_the_exits_names(runner, batch):
     inputs = make_samples(10)
-    told = []
-    kept = record_outputs(runner, Dataset(inputs=inputs), batch=batch, on_samples=told.append)
+    progress = RecordedProgress()
+    kept = record_outputs(runner, Dataset(inputs=inputs), batch=batch, progress=progress)
     assert list(kept) == ["e0", "e1", "e2"]
     for name, logits in runner.infer_every_exit(inputs).outputs.items():
         np.testing.assert_allclose(kept[name], logits, atol=1e-5)
-    assert sum(told) == 10
+    assert (progress.done, progress.total) == (10, 10)

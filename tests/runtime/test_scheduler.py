@@ -4,13 +4,13 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 import pytest
-from policies_of_every_kind import policies_on
 
 from edgeexit.errors import DataError, InferenceError, OverloadedError, PolicyError
 from edgeexit.policies import KINDS, Confidence
 from edgeexit.policies.readout import P1
 from edgeexit.runtime import Runner, make_backend
 from tests.bundles import INPUT, make_bundle, make_samples
+from tests.runtime.policies_of_every_kind import policies_on
 
 EXITS = 4
 NEVER_EARLY = Confidence(temperatures=(1.0,) * EXITS, thresholds=(None,) * (EXITS - 1))
@@ -240,7 +240,7 @@ def test_samples_that_do_not_move_up_fail_alone_and_the_next_are_answered(bundle
         confidence = runner.infer_every_exit(samples).readouts[:, 0, P1]
         leaver, stayer = one(samples, int(confidence.argmax())), one(samples, int(confidence.argmin()))
         policy = Confidence(temperatures=(1.0,) * EXITS, thresholds=(float(confidence.max()) * 0.999, None, None))
-        monkeypatch.setattr(WatchedBatch, "keep", damaged, raising=False)
+        monkeypatch.setattr(WatchedBatch, "select_rows", damaged, raising=False)
         watched.gate.clear()
         first = runner.infer_async(leaver, policy=policy)
         until_running(first)

@@ -13,6 +13,7 @@ from edgeexit.bundle import Bundle
 from edgeexit.datasets import Dataset, Inputs, check_inputs
 from edgeexit.errors import DataError
 from edgeexit.policies import AnyPolicy
+from edgeexit.progress import NO_PROGRESS, Progress
 from edgeexit.runtime.intervals import Interval
 from edgeexit.runtime.profiling.machine import machine_name
 from edgeexit.runtime.profiling.steady import steady
@@ -78,7 +79,7 @@ def compare_bundles(
     *,
     dataset: Dataset | None = None,
     seconds: float = 3.0,
-    on_phase: Callable[[str], None] = lambda _: None,
+    progress: Progress = NO_PROGRESS,
 ) -> Comparison:
     """Run both bundles on the same samples, one at a time, in turns, for `seconds`; under their policies for as long.
 
@@ -87,7 +88,7 @@ def compare_bundles(
         b: what to compare.
         dataset: samples that fit both; default: the golden ones of `a`.
         seconds: of steady state over all rounds, each after a warm-up of 0.2 s.
-        on_phase: is told what is measured next.
+        progress: receives the name of each step.
 
     Raises DataError for bundles that have no exit of one name, or samples that do not fit both.
 
@@ -107,7 +108,7 @@ def compare_bundles(
     rounds: list[_Round] = []
     with Sampler(find_probe(load_target(b.manifest.target).telemetry)) as sampler:
         for number in range(_ROUNDS):
-            on_phase(f"round {number + 1} of {_ROUNDS}")
+            progress.step(f"round {number + 1} of {_ROUNDS}")
             done = sum(len(past.forced[0]) for past in rounds) % len(singles)
             with ExitStack() as opened:
                 for runner in runners if number % 2 == 0 else runners[::-1]:
