@@ -14,7 +14,7 @@ import numpy.typing as npt
 from edgeexit.agent.awaiting import AwaitingLabels, Released, Ticket
 from edgeexit.agent.labels import Labels
 from edgeexit.datasets import Inputs
-from edgeexit.policies import AnyPolicy
+from edgeexit.policies import Policy
 from edgeexit.policies.readout import ENTROPY, P1, P2, TOP1
 from edgeexit.runtime import Inference, Runner
 from edgeexit.wire import AuditedSample
@@ -45,7 +45,7 @@ class _Answered(NamedTuple):
     exits: npt.NDArray[np.int64]
     predictions: npt.NDArray[np.int64]
     revision: int
-    policy: AnyPolicy
+    policy: Policy
 
 
 class Auditor:
@@ -120,7 +120,7 @@ class Auditor:
             else self._awaiting.expect(identity, batch=samples, rows=rows, labels=known),
         )
 
-    def take(self, drawn: Drawn, result: Inference, *, revision: int, policy: AnyPolicy) -> None:
+    def take(self, drawn: Drawn, result: Inference, *, revision: int, policy: Policy) -> None:
         """Audit what was drawn from a batch that is answered; never waits: what does not fit is skipped."""
         answered = _Answered(drawn, result.exits[drawn.rows], result.predictions[drawn.rows], revision, policy)
         try:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeexit.latency import BIN_COUNT, bin_of
-from edgeexit.policies import AnyPolicy
+from edgeexit.policies import Policy
 from edgeexit.runtime import Inference
 from edgeexit.wire import SCORE_BINS, ExitCounters
 
@@ -93,7 +93,7 @@ class Counters:
         self.batches = 0
         """Number of batches that were answered."""
 
-    def record(self, revision: int, policy: AnyPolicy, result: Inference) -> None:
+    def record(self, revision: int, policy: Policy, result: Inference) -> None:
         """Take note of a batch that was answered under a policy revision."""
         noted = _Noted(result.exits.copy(), result.scores.copy(), result.latency_ms.copy())
         with self._lock:

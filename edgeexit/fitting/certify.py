@@ -16,7 +16,7 @@ from edgeexit.fitting.frontier import Thresholds, frontier
 from edgeexit.fitting.goals import MaxRisk, require_goal
 from edgeexit.fitting.readout_dataset import Indices, ReadoutDataset, Values
 from edgeexit.fitting.risk import betting_upper_bound, clean_samples_needed, upper_bound
-from edgeexit.policies import AnyPolicy, Certificate, exit_rates, exits_of, simulate
+from edgeexit.policies import Certificate, Policy, exit_rates, exits_of, simulate
 
 _SEQUENCE = "learn-then-test, fixed sequence"
 
@@ -55,7 +55,7 @@ class _Passed(NamedTuple):
 
 
 def certified_thresholds(
-    candidate: AnyPolicy, choosing: ReadoutDataset, certifying: ReadoutDataset, goal: MaxRisk
+    candidate: Policy, choosing: ReadoutDataset, certifying: ReadoutDataset, goal: MaxRisk
 ) -> tuple[Thresholds, Certificate]:
     """Return the boldest thresholds of `candidate` that pass, and the certificate. Raises FittingError: none does."""
     costs = np.asarray(choosing.costs)

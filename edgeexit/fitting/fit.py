@@ -13,7 +13,7 @@ from edgeexit.fitting.kinds import CandidateOptions, make_candidates
 from edgeexit.fitting.outcome import outcome_of
 from edgeexit.fitting.readout_dataset import ReadoutDataset, require_sound
 from edgeexit.fitting.thresholds import LossOutOfReachError, rounded_up, within_budget, within_loss
-from edgeexit.policies import AnyPolicy, exits_of, simulate
+from edgeexit.policies import Policy, exits_of, simulate
 
 
 def fit_policy(
@@ -55,13 +55,13 @@ def fit_checked(
     return _with_thresholds(best, dataset.at(best.temperatures), goal, seed)
 
 
-def fit_thresholds(candidate: AnyPolicy, dataset: ReadoutDataset, goal: Goal, *, seed: int = 0) -> Fit:
+def fit_thresholds(candidate: Policy, dataset: ReadoutDataset, goal: Goal, *, seed: int = 0) -> Fit:
     """Return `candidate` with thresholds for a goal; evidence is under its temperatures. Raises as `fit_policy`."""
     _require_fit(dataset, goal)
     return _with_thresholds(candidate, dataset, goal, seed)
 
 
-def _with_thresholds(candidate: AnyPolicy, dataset: ReadoutDataset, goal: Goal, seed: int) -> Fit:
+def _with_thresholds(candidate: Policy, dataset: ReadoutDataset, goal: Goal, seed: int) -> Fit:
     if isinstance(goal, MaxRisk):
         choosing, certifying = (dataset.take(half) for half in halves(len(dataset), seed))
         thresholds, certificate = certified_thresholds(candidate, choosing, certifying, goal)
@@ -75,7 +75,7 @@ def _with_thresholds(candidate: AnyPolicy, dataset: ReadoutDataset, goal: Goal, 
     return Fit(policy=policy, goal=goal, expected=expect(policy, dataset))
 
 
-def expect(policy: AnyPolicy, dataset: ReadoutDataset) -> Expectation:
+def expect(policy: Policy, dataset: ReadoutDataset) -> Expectation:
     """Return what a policy does on evidence under its temperatures."""
     scores, predictions = simulate(policy, dataset.readouts)
     exits, losses = exits_of(scores, policy.thresholds), dataset.losses(predictions)
@@ -112,7 +112,7 @@ def _require_fit(dataset: ReadoutDataset, goal: Goal) -> None:
         require_samples(len(dataset), goal, fractions=dataset.maps is not None)
 
 
-def _best_candidate(candidates: Sequence[AnyPolicy], choosing: ReadoutDataset, goal: Goal) -> AnyPolicy:
+def _best_candidate(candidates: Sequence[Policy], choosing: ReadoutDataset, goal: Goal) -> Policy:
     """Return the candidate whose thresholds do best on the samples that choose, the first where several do."""
     found = [_choose_or_fail(candidate, choosing.at(candidate.temperatures), goal) for candidate in candidates]
     ranked = [(_rank(point, goal), k) for k, point in enumerate(found) if isinstance(point, Point)]
@@ -122,14 +122,14 @@ def _best_candidate(candidates: Sequence[AnyPolicy], choosing: ReadoutDataset, g
     return candidates[min(ranked)[1]]
 
 
-def _choose_or_fail(candidate: AnyPolicy, dataset: ReadoutDataset, goal: Goal) -> Point | LossOutOfReachError:
+def _choose_or_fail(candidate: Policy, dataset: ReadoutDataset, goal: Goal) -> Point | LossOutOfReachError:
     try:
         return _choose(candidate, dataset, goal)
     except LossOutOfReachError as error:
         return error
 
 
-def _choose(candidate: AnyPolicy, dataset: ReadoutDataset, goal: Goal) -> Point:
+def _choose(candidate: Policy, dataset: ReadoutDataset, goal: Goal) -> Point:
     """Return thresholds for a goal on the samples that choose; a risk is taken as it is, without its certificate."""
     scores, predictions = simulate(candidate, dataset.readouts)
     costs = np.asarray(dataset.costs)

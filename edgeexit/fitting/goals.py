@@ -6,7 +6,7 @@ from typing import Literal
 import msgspec
 
 from edgeexit.errors import FittingError
-from edgeexit.policies import AnyPolicy, Certificate
+from edgeexit.policies import Certificate, Policy
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True, tag="budget"):
@@ -72,7 +72,7 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True):
 class Fit(msgspec.Struct, frozen=True, kw_only=True):
     """A fitted policy and what is known of it."""
 
-    policy: AnyPolicy
+    policy: Policy
     goal: Goal | BeemRule
     expected: Expectation
     """On the samples that certify, where there is a certificate; otherwise on those that chose the policy."""

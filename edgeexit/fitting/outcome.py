@@ -5,7 +5,7 @@ import numpy as np
 
 from edgeexit.fitting.readout_dataset import Indices, ReadoutDataset, Values
 from edgeexit.fitting.thresholds import mean_cost
-from edgeexit.policies import AnyPolicy, exit_rates, exits_of, simulate
+from edgeexit.policies import Policy, exit_rates, exits_of, simulate
 
 
 class PolicyOutcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +39,7 @@ class PolicyOutcome(msgspec.Struct, frozen=True, kw_only=True):
         return exit_rates(self.exits, len(self.costs))
 
 
-def follow(policy: AnyPolicy, dataset: ReadoutDataset) -> PolicyOutcome:
+def follow(policy: Policy, dataset: ReadoutDataset) -> PolicyOutcome:
     """Return what a policy does on evidence, under its own temperatures. Raises FittingError as `ReadoutDataset.at`."""
     seen = dataset.at(policy.temperatures)
     scores, predictions = simulate(policy, seen.readouts)

@@ -1,30 +1,18 @@
-"""The policy document: which policy holds for whom, since when, and what is known of its risk.
+"""The policy document: a policy, the bundle and the devices that it is for, and its certificate.
 
-Devices take documents only inside a signed envelope (see `signing`); a bundle ships with one of revision 0.
+Devices accept documents only inside a signed envelope (see `signing`). A bundle ships with a document of revision 0.
 """
 
 import hashlib
-from typing import Annotated, Literal, get_args
+import re
+from functools import lru_cache
+from typing import Annotated, Any, Literal, Union
 
 import msgspec
 
 from edgeexit.errors import PolicyError
-from edgeexit.policies.beem import Beem
-from edgeexit.policies.cats import Cats
-from edgeexit.policies.confidence import Confidence
-from edgeexit.policies.eenet import Eenet
-from edgeexit.policies.entropy import Entropy
-from edgeexit.policies.margin import Margin
-from edgeexit.policies.patience import Patience
-from edgeexit.policies.pcee import Pcee
-from edgeexit.policies.voting import Voting
-from edgeexit.policies.ztw import Ztw
-
-AnyPolicy = Confidence | Entropy | Margin | Patience | Voting | Beem | Pcee | Cats | Ztw | Eenet
-"""The registry, the simplest first: a new kind is a new file and one more name here."""
-
-KINDS: dict[str, type[AnyPolicy]] = {str(kind.__struct_config__.tag): kind for kind in get_args(AnyPolicy)}
-"""Name in documents and the CLI -> kind, the simplest first."""
+from edgeexit.policies.base import Policy
+from edgeexit.policies.registry import KINDS, unknown_kind
 
 PAYLOAD_TYPE = "application/vnd.edgeexit.policy+json"
 
@@ -34,81 +22,102 @@ Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class Certificate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is known of a policy's risk, from samples that did not choose it.
+    """A statistical bound on the risk of a policy, from samples that were not used to choose it.
 
-    With probability at least 1 - `delta` over those samples, the policy's expected loss is at most `risk`
-    on inputs drawn like them.
+    With probability at least 1 - `delta` over those samples, the expected loss of the policy is at most `risk`
+    on inputs from the same distribution.
     """
 
     loss: Literal["disagreement"] = "disagreement"
-    """1 where the early answer is not the final exit's; to segment, the share of pixels where it is not."""
+    """1 if the prediction differs from the final exit's, else 0; for segmentation, the fraction of pixels that differ."""
     method: str
-    """The test that gave the bound."""
+    """The statistical test that gave the bound."""
     samples: Annotated[int, msgspec.Meta(ge=1)]
-    """Number of samples that certified it."""
+    """Number of certifying samples."""
     risk: Fraction
-    """The stated bound on the expected loss."""
+    """The certified upper bound on the expected loss."""
     delta: Fraction
-    """Probability with which the statement may fail."""
+    """Probability that the bound does not hold."""
     observed: Fraction
     """Mean loss on the certifying samples."""
     upper_bound: Fraction
-    """By the test of `method`, at level 1 - delta, of this policy alone; the sequence of tests states `risk`."""
+    """Upper bound of the test in `method` at level 1 - delta, for this policy alone; the sequence of tests certifies `risk`."""
     exit_rates: tuple[Fraction, ...]
-    """[K] share of the certifying samples that leave at each exit: the exit mix to expect."""
+    """[K] fraction of the certifying samples that exit at each exit: the exit rates to expect."""
 
 
 class Scope(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Whom a document is for: a cohort of a fleet, or one device (a pin). Exactly one of the two."""
+    """The devices that a document is for: either a cohort of a fleet, or one device (a pin)."""
 
     fleet: Name
     cohort: Name | None = None
     device: Name | None = None
 
     def __post_init__(self) -> None:
-        """Refuse both or neither (ValueError)."""
+        """Raise ValueError unless exactly one of `cohort` and `device` is set."""
         if (self.cohort is None) == (self.device is None):
-            raise ValueError("scope names a cohort or a device: exactly one of the two")
+            raise ValueError("scope must name either a cohort or a device: exactly one of the two")
 
 
 class Rollout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The share of a cohort that a document has reached; sticky per device."""
+    """The part of a cohort that accepts a document. A device that is included stays included as `percent` grows."""
 
     percent: Annotated[float, msgspec.Meta(ge=0, le=100)] = 100.0
     salt: str = ""
 
     def includes(self, device: str) -> bool:
-        """Say whether `device` is among the first `percent` in the order that the salt draws."""
+        """Return True if `device` is among the first `percent` of devices, in the order given by a hash with `salt`."""
         digest = hashlib.sha256(f"{self.salt}/{device}".encode()).digest()
         return int.from_bytes(digest[:8], "big") * 100 < self.percent * 2**64
 
 
 class PolicyDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A policy with its bundle, revision, scope, rollout and certificate."""
+    """A policy with its bundle, revision, scope, rollout and certificate. `decode_document` reads it from JSON."""
 
     bundle: Digest
-    """Digest of the bundle that it was fitted for; a device refuses another's."""
+    """Digest of the bundle that the policy was fitted for; devices with another bundle reject the document."""
     revision: Annotated[int, msgspec.Meta(ge=0)]
-    """Strictly increasing per scope; 0 is the policy that ships in the bundle."""
-    policy: AnyPolicy
+    """Strictly increasing per scope; 0 for the policy that ships in the bundle."""
+    policy: Policy
+    """Of any registered kind."""
     scope: Scope | None = None
-    """null only for the document inside a bundle."""
+    """None (null in JSON) only for the document inside a bundle."""
     rollout: Rollout = Rollout()
     certificate: Certificate | None = None
 
 
-_decoder = msgspec.json.Decoder(PolicyDocument)
+_UNKNOWN_KIND = re.compile(r"Invalid value '(.*)' - at `\$\.policy\.kind`", re.DOTALL)
+"""msgspec's error about a kind that is not in the union."""
 
 
 def decode_document(content: bytes) -> PolicyDocument:
-    """Read a policy document. Raises PolicyError that names the field."""
+    """Decode a policy document. Raises PolicyError that names the field, or the kind if it is not registered."""
     try:
-        return _decoder.decode(content)
+        decoded = _decoder(tuple(KINDS.values())).decode(content)
     except (msgspec.DecodeError, RecursionError) as error:
-        known = f"; there are {', '.join(KINDS)}" if "$.policy.kind" in str(error) else ""
-        raise PolicyError(f"policy document: {error}{known}") from error
+        unknown = _UNKNOWN_KIND.match(str(error))
+        raise PolicyError(f"policy document: {unknown_kind(unknown[1]) if unknown else error}") from error
+    return PolicyDocument(**msgspec.structs.asdict(decoded))
 
 
 def encode_document(document: PolicyDocument) -> bytes:
-    """Return the document's JSON, the same bytes for the same content."""
+    """Return the document as JSON, the same bytes for the same content."""
     return msgspec.json.encode(document, order="deterministic")
+
+
+@lru_cache(maxsize=1)
+def _decoder(kinds: tuple[type[Policy], ...]) -> msgspec.json.Decoder[PolicyDocument]:
+    """Return a decoder of documents that hold a policy of one of `kinds`.
+
+    msgspec decodes a tagged union of known classes; the union is built here because kinds can be registered at run time.
+    """
+    policy: Any = Union[kinds]  # noqa: UP007 - built from a tuple
+    document = msgspec.defstruct(
+        "PolicyDocument",
+        [("policy", policy)],
+        bases=(PolicyDocument,),
+        frozen=True,
+        kw_only=True,
+        forbid_unknown_fields=True,
+    )
+    return msgspec.json.Decoder(document)

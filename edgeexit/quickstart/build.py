@@ -13,7 +13,7 @@ from edgeexit.datasets import Dataset
 from edgeexit.fitting import MaxRisk, ReadoutDataset, fit_policy
 from edgeexit.formatting import milliseconds, percent
 from edgeexit.latency import LatencyProfile
-from edgeexit.policies import AnyPolicy, PolicyDocument
+from edgeexit.policies import Policy, PolicyDocument
 from edgeexit.policies.readout import TOP1
 from edgeexit.quickstart.digits import Digits, Part
 from edgeexit.quickstart.fleet import QuickstartError
@@ -94,7 +94,7 @@ def train_and_compile(console: Console, out: Path, digits: Digits, *, seed: int)
     return bundle
 
 
-def fit_policies(console: Console, bundle: Bundle, digits: Digits) -> tuple[dict[str, Evaluation], AnyPolicy]:
+def fit_policies(console: Console, bundle: Bundle, digits: Digits) -> tuple[dict[str, Evaluation], Policy]:
     """Fit every kind, store one in the bundle; return all evaluations on test samples, and the stored policy."""
     say(
         console,
@@ -137,7 +137,7 @@ def fit_policies(console: Console, bundle: Bundle, digits: Digits) -> tuple[dict
     return evaluations, fit.policy
 
 
-def profile_stages(console: Console, bundle: Bundle, digits: Digits, policy: AnyPolicy) -> LatencyProfile:
+def profile_stages(console: Console, bundle: Bundle, digits: Digits, policy: Policy) -> LatencyProfile:
     """Measure the bundle on this machine and store the profile in it."""
     profile = profile_bundle(bundle, policy=policy, dataset=as_dataset(digits.test), seconds=_PROFILE_S)
     bundle.write_profile(profile)

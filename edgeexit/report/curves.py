@@ -12,7 +12,7 @@ from edgeexit.fitting.frontier import Thresholds, frontier
 from edgeexit.fitting.kinds import CandidateOptions, make_candidates
 from edgeexit.fitting.readout_dataset import Values
 from edgeexit.fitting.thresholds import within_budget
-from edgeexit.policies import AnyPolicy, exits_of, simulate
+from edgeexit.policies import Policy, exits_of, simulate
 from edgeexit.policies.readout import Array
 
 _BUDGETS = 17
@@ -136,7 +136,7 @@ def _score(kind: str, dataset: ReadoutDataset, budgets: Values, options: Candida
 
 def _choose(
     kind: str, dataset: ReadoutDataset, budgets: Values, options: CandidateOptions
-) -> Iterator[tuple[AnyPolicy, dict[int, Thresholds]]]:
+) -> Iterator[tuple[Policy, dict[int, Thresholds]]]:
     """Yield each candidate policy with the rows of the budgets that it is best for, and its thresholds for them."""
     candidates = _candidates(kind, dataset, budgets, options)
     costs, limits = np.asarray(dataset.costs), budgets * (1 + _ROUNDING)
@@ -155,17 +155,17 @@ def _choose(
             yield candidate, {row: within_budget(scores, losses, costs, limits[row]).thresholds for row in rows}
 
 
-def _simulated(candidate: AnyPolicy, dataset: ReadoutDataset) -> tuple[Array, Values]:
+def _simulated(candidate: Policy, dataset: ReadoutDataset) -> tuple[Array, Values]:
     """Return scores and losses [N, K] of a policy."""
     seen = dataset.at(candidate.temperatures)
     scores, predictions = simulate(candidate, seen.readouts)
     return scores, seen.losses(predictions)
 
 
-def _candidates(kind: str, dataset: ReadoutDataset, budgets: Values, options: CandidateOptions) -> list[AnyPolicy]:
+def _candidates(kind: str, dataset: ReadoutDataset, budgets: Values, options: CandidateOptions) -> list[Policy]:
     """Return a kind's candidates, those for several budgets where what it learns depends on the budget."""
     least, most = float(budgets[0]), float(budgets[-1])
-    candidates: list[AnyPolicy] = []
+    candidates: list[Policy] = []
     for percent in _LEARNED_BUDGETS:
         budget = least + percent * (most - least)
         made = make_candidates(kind, dataset, msgspec.structs.replace(options, budget=budget))

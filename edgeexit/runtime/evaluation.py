@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from edgeexit.datasets import Dataset
 from edgeexit.latency import summarise
-from edgeexit.policies import AnyPolicy, Confidence
+from edgeexit.policies import Policy
+from edgeexit.policies.confidence import Confidence
 from edgeexit.progress import NO_PROGRESS, Progress
 from edgeexit.runtime.garbage import undisturbed
 from edgeexit.runtime.inference import Inference
@@ -79,7 +80,7 @@ def full_model_policy(exits: int) -> Confidence:
 def evaluate(
     runner: Runner,
     dataset: Dataset,
-    policies: Mapping[str, AnyPolicy],
+    policies: Mapping[str, Policy],
     *,
     seed: int = 0,
     progress: Progress = NO_PROGRESS,
@@ -100,7 +101,7 @@ def evaluate(
 
     """
     exits = len(runner.manifest.exits)
-    contenders: dict[str, AnyPolicy] = {FULL_MODEL: full_model_policy(exits), **policies}
+    contenders: dict[str, Policy] = {FULL_MODEL: full_model_policy(exits), **policies}
     names, trials = list(contenders), {name: _Trial(len(dataset)) for name in contenders}
     for policy in contenders.values():  # a first run is slow, and refusals come before the work
         runner.infer(next(dataset.batches(1)), policy=policy)

@@ -13,7 +13,7 @@ from edgeexit.bundle import Bundle
 from edgeexit.datasets import Dataset, Inputs
 from edgeexit.errors import DataError
 from edgeexit.latency import LatencyProfile, ProfilePhase, StageProfile, summarise
-from edgeexit.policies import AnyPolicy, exit_rates
+from edgeexit.policies import Policy, exit_rates
 from edgeexit.progress import NO_PROGRESS, Progress
 from edgeexit.runtime.profiling.drift import find_drift
 from edgeexit.runtime.profiling.machine import machine_name, usable_cores
@@ -43,7 +43,7 @@ StageTimes = tuple[float, ...]
 def profile_bundle(
     bundle: Bundle,
     *,
-    policy: AnyPolicy | None = None,
+    policy: Policy | None = None,
     dataset: Dataset | None = None,
     seconds: float = 3.0,
     batch: int = 1,
@@ -129,7 +129,7 @@ def _batches(dataset: Dataset, size: int) -> list[Inputs]:
     return [batch for batch in dataset.batches(size) if len(next(iter(batch.values()))) == size]
 
 
-def _end_to_end(runner: Runner, batches: Sequence[Inputs], policy: AnyPolicy, seconds: float) -> Steady[Timed]:
+def _end_to_end(runner: Runner, batches: Sequence[Inputs], policy: Policy, seconds: float) -> Steady[Timed]:
     return steady(seconds, lambda turn: timed(runner.infer(batches[turn % len(batches)], policy=policy)))
 
 

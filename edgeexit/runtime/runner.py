@@ -18,7 +18,7 @@ from edgeexit.bundle import Bundle
 from edgeexit.bundle.manifest import Manifest
 from edgeexit.datasets import Inputs, check_finite, check_inputs
 from edgeexit.errors import DataError, InferenceError, PolicyError
-from edgeexit.policies import AnyPolicy
+from edgeexit.policies import Policy
 from edgeexit.runtime.inference import EveryExit, Inference, InferenceBuilder, concatenate, of_one, survivors
 from edgeexit.runtime.scheduler import Scheduler
 from edgeexit.runtime.stage_run import MS_PER_NS, run_stage
@@ -105,7 +105,7 @@ class Runner:
         """What differs from what the target names, a line each, known once it is open."""
         return self._backend.warnings
 
-    def infer(self, inputs: Inputs, *, policy: AnyPolicy) -> Inference:
+    def infer(self, inputs: Inputs, *, policy: Policy) -> Inference:
         """Answer a batch, each sample at the first exit that the policy lets it leave.
 
         Args:
@@ -132,7 +132,7 @@ class Runner:
             ]
         )
 
-    def infer_async(self, inputs: Inputs, *, policy: AnyPolicy) -> Future[Inference]:
+    def infer_async(self, inputs: Inputs, *, policy: Policy) -> Future[Inference]:
         """Answer a batch in the scheduler's thread, together with whatever else waits at the same stages.
 
         The inputs are copied. Latencies count from the call, durations are those of the batches that the samples were
@@ -198,7 +198,7 @@ class Runner:
             check_finite(tensors, where=_WHERE)
         return tensors
 
-    def check_policy(self, policy: AnyPolicy) -> None:
+    def check_policy(self, policy: Policy) -> None:
         """Raise PolicyError for a policy of other numbers of exits or classes than the bundle's."""
         if policy.exits != self._exits:
             raise PolicyError(f"policy '{policy.kind}' is for {policy.exits} exits, the bundle has {self._exits}")
@@ -208,7 +208,7 @@ class Runner:
                 f"policy '{policy.kind}' is for {classes} classes, the bundle has {self._manifest.classes}"
             )
 
-    def _infer_one(self, tensors: dict[str, npt.NDArray[Any]], policy: AnyPolicy, started: int) -> Inference:
+    def _infer_one(self, tensors: dict[str, npt.NDArray[Any]], policy: Policy, started: int) -> Inference:
         """Do what `_infer` does, for a batch of one, which has no order to keep and costs least this way."""
         state, runs = policy.initial_state(1), []
         with self._backend.begin(tensors, probabilities=policy.reads_probabilities) as staged:
@@ -221,7 +221,7 @@ class Runner:
             latency_ms = (run.decided - started) * MS_PER_NS
             return of_one(runs, exits=self._exits, outputs=staged.outputs(), latency_ms=latency_ms)
 
-    def _infer(self, tensors: dict[str, npt.NDArray[Any]], batch: int, policy: AnyPolicy, started: int) -> Inference:
+    def _infer(self, tensors: dict[str, npt.NDArray[Any]], batch: int, policy: Policy, started: int) -> Inference:
         """Answer a batch that the backend takes whole; latencies count from `started`, in ns."""
         predictions = InferenceBuilder(batch, self._exits)
         samples = np.arange(batch)  # the place in the batch of each that goes on

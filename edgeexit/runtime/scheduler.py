@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from edgeexit.backends.base import Rows, StageBackend, StagedBatch
 from edgeexit.errors import InferenceError, OverloadedError
-from edgeexit.policies import AnyPolicy
+from edgeexit.policies import Policy
 from edgeexit.policies.readout import Array
 from edgeexit.runtime.inference import Inference, InferenceBuilder, survivors
 from edgeexit.runtime.stage_run import MS_PER_NS, StageRun, run_stage
@@ -36,7 +36,7 @@ _Company = tuple[int, tuple[tuple[int, ...], ...]]
 class _PendingRequest:
     """What one call asked for, filled in as its samples leave."""
 
-    def __init__(self, samples: int, exits: int, policy: AnyPolicy) -> None:
+    def __init__(self, samples: int, exits: int, policy: Policy) -> None:
         self.policy = policy
         self.future: Future[Inference] = Future()
         self.submitted = time.perf_counter_ns()
@@ -166,7 +166,7 @@ class Scheduler:
         self._thread = threading.Thread(target=self._work, name="stage-scheduler", daemon=True)
         self._thread.start()
 
-    def submit(self, tensors: _Tensors, policy: AnyPolicy) -> Future[Inference]:
+    def submit(self, tensors: _Tensors, policy: Policy) -> Future[Inference]:
         """Ask for the answers of a batch, which is copied; the caller has checked both.
 
         Raises OverloadedError where too much waits already, and InferenceError once it is closed.

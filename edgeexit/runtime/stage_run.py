@@ -4,7 +4,7 @@ import time
 from typing import Final, NamedTuple
 
 from edgeexit.backends.base import StagedBatch
-from edgeexit.policies import AnyPolicy, Decision
+from edgeexit.policies import Decision, Policy
 from edgeexit.policies.readout import Array
 
 MS_PER_NS: Final = 1e-6
@@ -24,7 +24,7 @@ class StageRun(NamedTuple):
     """Moment of the decision, in ns of `time.perf_counter_ns`."""
 
 
-def run_stage(staged: StagedBatch, policy: AnyPolicy, stage: int, state: Array) -> StageRun:
+def run_stage(staged: StagedBatch, policy: Policy, stage: int, state: Array) -> StageRun:
     """Run a batch's next stage, which is `stage`, and decide. Raises InferenceError where the runtime refuses."""
     started = time.perf_counter_ns()
     readout = staged.run(policy.temperatures[stage])

@@ -10,10 +10,10 @@ import numpy.typing as npt
 from edgeexit.errors import FittingError
 from edgeexit.fitting import ReadoutDataset
 from edgeexit.fitting.outcome import follow
-from edgeexit.policies import AnyPolicy
+from edgeexit.policies import Policy
 from edgeexit.policies.readout import TOP1
 
-Fitter = Callable[[ReadoutDataset, float], AnyPolicy]
+Fitter = Callable[[ReadoutDataset, float], Policy]
 """Evidence and a budget -> a policy. Raises FittingError where it cannot reach the budget."""
 _Values = npt.NDArray[np.float64]
 _Indices = npt.NDArray[np.int64]

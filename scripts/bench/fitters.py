@@ -6,17 +6,17 @@ from comparing import Fitter
 
 from edgeexit.fitting import Budget, ReadoutDataset, choose_policy, fit_policy
 from edgeexit.fitting.published import beem_policy, branchynet_policy, eenet_policy, msdnet_policy, pabee_policy
-from edgeexit.policies import KINDS, AnyPolicy
+from edgeexit.policies import KINDS, Policy
 
 AUTO = "auto"
 
 
-def fit_ours(kind: str, dataset: ReadoutDataset, budget: float) -> AnyPolicy:
+def fit_ours(kind: str, dataset: ReadoutDataset, budget: float) -> Policy:
     """Return our fit of a kind."""
     return fit_policy(kind, dataset, Budget(cost=budget)).policy
 
 
-def fit_auto(dataset: ReadoutDataset, budget: float) -> AnyPolicy:
+def fit_auto(dataset: ReadoutDataset, budget: float) -> Policy:
     """Return what `--policy auto` takes."""
     return choose_policy(dataset, Budget(cost=budget)).fit.policy
 

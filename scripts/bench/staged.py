@@ -58,7 +58,8 @@ from staged_models import (
 )
 from turns import Ratio, Times, median_ratio, ratio_of, seconds_each, tail_ratio, take_turns
 
-from edgeexit.policies import AnyPolicy, Confidence
+from edgeexit.policies import Policy
+from edgeexit.policies.confidence import Confidence
 from edgeexit.policies.readout import Array
 from edgeexit.runtime import Runner
 
@@ -156,7 +157,7 @@ def _rivals(models: Models, runner: Runner, policy: Confidence, images: Array) -
 def _decisions(runner: Runner, images: Array) -> dict[str, Turn]:
     """Return, for every kind of policy, turns that give the seconds of decisions that let nothing leave early."""
 
-    def turn(policy: AnyPolicy) -> Turn:
+    def turn(policy: Policy) -> Turn:
         few = images[:_DECISIONS]
         return lambda: [
             ms / 1000

@@ -19,7 +19,7 @@ from edgeexit.backends.onnxruntime.backend import UNSAFE_OPTIMISERS, OnnxRuntime
 from edgeexit.bundle import Bundle
 from edgeexit.bundle.manifest import READOUT_SUFFIX, TEMPERATURE_INPUT
 from edgeexit.compiler import compile_bundle
-from edgeexit.policies import Confidence
+from edgeexit.policies.confidence import Confidence
 from edgeexit.policies.readout import COLUMNS, P1, Array
 from edgeexit.runtime import Runner
 from edgeexit.targets import Target, load_target

@@ -6,7 +6,8 @@ from typing import Any
 
 from edgeexit.agent import AgentConfig
 from edgeexit.bundle import Bundle
-from edgeexit.policies import Confidence, PolicyDocument, Scope, encode_document
+from edgeexit.policies import PolicyDocument, Scope, encode_document
+from edgeexit.policies.confidence import Confidence
 from edgeexit.policies.document import PAYLOAD_TYPE
 from edgeexit.signing import PrivateKey, sign
 from edgeexit.wire import (

@@ -10,7 +10,8 @@ import pytest
 from edgeexit.agent import Agent, AgentConfig
 from edgeexit.bundle import Bundle
 from edgeexit.errors import BundleError
-from edgeexit.policies import Confidence, PolicyDocument, Rollout, Scope
+from edgeexit.policies import PolicyDocument, Rollout, Scope
+from edgeexit.policies.confidence import Confidence
 from edgeexit.signing import PrivateKey, generate_key, load_private_key
 from edgeexit.wire import MAX_BYTES, State
 from tests.agent.fleet import Fleet, wait_for, wait_for_rejection, wait_for_revision

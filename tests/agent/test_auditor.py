@@ -10,8 +10,9 @@ import pytest
 
 from edgeexit.agent.auditor import Auditor, audited_sample
 from edgeexit.bundle import Bundle
-from edgeexit.policies import Confidence, Voting
+from edgeexit.policies.confidence import Confidence
 from edgeexit.policies.readout import COLUMNS
+from edgeexit.policies.voting import Voting
 from edgeexit.runtime import EveryExit, Runner
 from edgeexit.wire import Audit, AuditedSample, decode, encode
 from tests.bundles import INPUT, make_samples

@@ -8,7 +8,8 @@ import pytest
 from edgeexit.agent.counters import Counters
 from edgeexit.bundle import Bundle
 from edgeexit.latency import bin_of
-from edgeexit.policies import Beem, Confidence
+from edgeexit.policies.beem import Beem
+from edgeexit.policies.confidence import Confidence
 from edgeexit.runtime import Inference, Runner
 from edgeexit.wire import SCORE_BINS
 from tests.bundles import make_samples

@@ -14,8 +14,10 @@ import pytest
 
 from edgeexit.agent.policy_store import PolicyStore, Recipient, Unchanged, check_policy
 from edgeexit.bundle import Bundle
-from edgeexit.policies import Confidence, Entropy, PolicyDocument, Rollout, Scope, encode_document
+from edgeexit.policies import PolicyDocument, Rollout, Scope, encode_document
+from edgeexit.policies.confidence import Confidence
 from edgeexit.policies.document import PAYLOAD_TYPE, Certificate
+from edgeexit.policies.entropy import Entropy
 from edgeexit.signing import PrivateKey, generate_key, load_private_key, sign
 from edgeexit.wire import MAX_BYTES, Rejection
 

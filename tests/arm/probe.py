@@ -12,7 +12,7 @@ from pathlib import Path
 import edgeexit.agent
 from edgeexit.bundle import Bundle
 from edgeexit.datasets import load_arrays
-from edgeexit.policies import Confidence
+from edgeexit.policies.confidence import Confidence
 from edgeexit.runtime import Runner
 
 _HEAVY = ("torch", "onnx", "onnx_ir", "onnxscript", "scipy", "sqlalchemy", "sklearn", "plotly", "iotcore")

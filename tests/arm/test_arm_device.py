@@ -17,7 +17,7 @@ import pytest
 from edgeexit.agent import AgentConfig
 from edgeexit.agent.policy_store import PolicyStore, Recipient
 from edgeexit.bundle import Bundle
-from edgeexit.policies import Confidence
+from edgeexit.policies.confidence import Confidence
 from edgeexit.runtime import Runner
 from edgeexit.signing import load_private_key, load_public_key
 from edgeexit.wire import Audit, Report, State

@@ -7,7 +7,7 @@ import pytest
 from edgeexit.backends.onnxruntime.batch import OnnxRuntimeBatch
 from edgeexit.bundle import Bundle
 from edgeexit.errors import BundleError, EdgeExitError, InferenceError, TargetError
-from edgeexit.policies import Confidence
+from edgeexit.policies.confidence import Confidence
 from edgeexit.runtime import Runner, make_backend
 from tests.bundles import INPUT, make_bundle, make_samples
 

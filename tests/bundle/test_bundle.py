@@ -10,7 +10,9 @@ import pytest
 
 from edgeexit.bundle import Bundle, bundle_folder
 from edgeexit.errors import BundleError
-from edgeexit.policies import Confidence, Entropy, PolicyDocument
+from edgeexit.policies import PolicyDocument
+from edgeexit.policies.confidence import Confidence
+from edgeexit.policies.entropy import Entropy
 from edgeexit.signing import generate_key, load_private_key, load_public_key
 from tests.bundles import make_bundle
 

@@ -12,7 +12,8 @@ import paho.mqtt.client as paho
 from edgeexit.bundle import Bundle
 from edgeexit.fitting import MaxRisk, ReadoutDataset, fit_thresholds
 from edgeexit.latency import BIN_COUNT
-from edgeexit.policies import Confidence, PolicyDocument, simulate_exits
+from edgeexit.policies import PolicyDocument, simulate_exits
+from edgeexit.policies.confidence import Confidence
 from edgeexit.wire import SCORE_BINS, Audit, AuditedSample, DeviceAddress, ExitCounters, Report, State, encode
 from tests.broker import RealBroker
 from tests.bundles import make_bundle

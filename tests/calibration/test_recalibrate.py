@@ -4,7 +4,9 @@ import numpy as np
 from edgeexit_calibration.recalibrate import Hold, refit
 
 from edgeexit.fitting import Fit
-from edgeexit.policies import Confidence, Ztw, disagrees, simulate_exits
+from edgeexit.policies import disagrees, simulate_exits
+from edgeexit.policies.confidence import Confidence
+from edgeexit.policies.ztw import Ztw
 from tests.calibration.scenario import readouts_of
 
 CURRENT = Confidence(temperatures=(1.0, 1.5, 2.0), thresholds=(0.5, 0.5))

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 from edgeexit.npz import save_arrays
-from edgeexit.policies import Beem, Confidence, Entropy, PolicyDocument, Voting
+from edgeexit.policies import PolicyDocument
+from edgeexit.policies.beem import Beem
+from edgeexit.policies.confidence import Confidence
+from edgeexit.policies.entropy import Entropy
+from edgeexit.policies.voting import Voting
 from edgeexit.runtime import Runner
 from tests.bundles import INPUT, make_bundle, make_samples
 

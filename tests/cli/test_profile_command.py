@@ -11,7 +11,8 @@ from plotly.offline import get_plotlyjs
 
 from edgeexit.bundle import Bundle
 from edgeexit.npz import save_arrays
-from edgeexit.policies import Confidence, PolicyDocument
+from edgeexit.policies import PolicyDocument
+from edgeexit.policies.confidence import Confidence
 from tests.bundles import make_bundle, make_samples
 
 

@@ -21,7 +21,8 @@ from edgeexit.fitting.eenet.scoring import cross_entropy, examples_of, exit_loss
 from edgeexit.fitting.eenet.training import learn, unfitted
 from edgeexit.fitting.kinds import CandidateOptions, make_candidates
 from edgeexit.fitting.published.eenet import eenet_policy
-from edgeexit.policies import Confidence, exits_of, simulate
+from edgeexit.policies import exits_of, simulate
+from edgeexit.policies.confidence import Confidence
 from tests.fitting.populations import COSTS, population
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from edgeexit.errors import FittingError
 from edgeexit.fitting import Budget, MapLosses, MaxDrop, MaxRisk, ReadoutDataset, expect, fit_policy, fit_thresholds
-from edgeexit.policies import KINDS, Voting
+from edgeexit.policies import KINDS
+from edgeexit.policies.voting import Voting
 from tests.fitting.populations import COSTS, population
 
 EVIDENCE = population(500, seed=11)

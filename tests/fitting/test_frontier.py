@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from edgeexit.fitting.frontier import frontier
-from edgeexit.policies import Confidence, Patience, exits_of, simulate
+from edgeexit.policies import exits_of, simulate
+from edgeexit.policies.confidence import Confidence
+from edgeexit.policies.patience import Patience
 from tests.fitting.populations import COSTS, population
 
 

@@ -12,7 +12,8 @@ from edgeexit.errors import FittingError
 from edgeexit.fitting.cuts import Ranking, plainest_between
 from edgeexit.fitting.search import Limit, Search
 from edgeexit.fitting.thresholds import within_budget, within_loss
-from edgeexit.policies import Confidence, exits_of, simulate
+from edgeexit.policies import exits_of, simulate
+from edgeexit.policies.confidence import Confidence
 from tests.fitting.populations import population
 
 COSTS3 = np.array([1.0, 1.7, 3.0])

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from hypothesis import strategies as st
 
-from edgeexit.policies import KINDS, AnyPolicy
+from edgeexit.policies import KINDS, Policy
 from edgeexit.policies.readout import Array
 
 EXITS = 5
@@ -22,7 +22,7 @@ class Outcome(NamedTuple):
     """[N, K] NaN beyond the exit taken."""
 
 
-def make_policy(kind: str, *, exits: int = EXITS, classes: int = 4, seed: int = 0, **fields: Any) -> AnyPolicy:
+def make_policy(kind: str, *, exits: int = EXITS, classes: int = 4, seed: int = 0, **fields: Any) -> Policy:
     """Return a policy whose thresholds some random readouts reach and some do not."""
     random = np.random.default_rng(seed)
     early = exits - 1
@@ -67,12 +67,12 @@ def make_readouts(samples: int, *, exits: int = EXITS, classes: int = 4, seed: i
     return np.concatenate([columns, p], axis=2).astype(np.float32)
 
 
-def as_read(policy: AnyPolicy, readouts: Array) -> Array:
+def as_read(policy: Policy, readouts: Array) -> Array:
     """Return what the runner would hand to the policy of readouts [N, K, 4 + C]."""
     return readouts if policy.reads_probabilities else readouts[:, :, :4]
 
 
-def decide_in_turn(policy: AnyPolicy, readouts: Array) -> Outcome:
+def decide_in_turn(policy: Policy, readouts: Array) -> Outcome:
     """Decide exit by exit as the runner does: those that left are no longer in the batch."""
     samples = len(readouts)
     outcome = Outcome(

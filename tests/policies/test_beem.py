@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from edgeexit.policies import Beem, simulate, simulate_exits
+from edgeexit.policies import simulate, simulate_exits
+from edgeexit.policies.beem import Beem
 from edgeexit.policies.readout import Array
 
 INF = math.inf

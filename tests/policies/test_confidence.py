@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from edgeexit.policies import Confidence, simulate_exits
+from edgeexit.policies import simulate_exits
+from edgeexit.policies.confidence import Confidence
 
 
 def test_leaves_at_the_first_exit_that_reaches_its_threshold():

@@ -7,7 +7,9 @@ import msgspec
 import pytest
 
 from edgeexit.errors import PolicyError
-from edgeexit.policies import KINDS, Beem, Confidence, PolicyDocument, Rollout, Scope, decode_document, encode_document
+from edgeexit.policies import KINDS, PolicyDocument, Rollout, Scope, decode_document, encode_document
+from edgeexit.policies.beem import Beem
+from edgeexit.policies.confidence import Confidence
 from tests.policies.policy_examples import make_policy
 
 BUNDLE = "ab" * 32

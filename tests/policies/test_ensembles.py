@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeexit.policies import Voting, Ztw, simulate, simulate_exits
+from edgeexit.policies import simulate, simulate_exits
 from edgeexit.policies.readout import Array
+from edgeexit.policies.voting import Voting
+from edgeexit.policies.ztw import Ztw
 from tests.policies.policy_examples import make_policy, make_readouts
 
 

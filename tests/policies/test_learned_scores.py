@@ -5,7 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from edgeexit.policies import Cats, Eenet, Pcee, simulate, simulate_exits
+from edgeexit.policies import simulate, simulate_exits
+from edgeexit.policies.cats import Cats
+from edgeexit.policies.eenet import Eenet
+from edgeexit.policies.pcee import Pcee
 from tests.policies.policy_examples import make_policy, make_readouts
 
 

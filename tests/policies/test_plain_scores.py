@@ -6,7 +6,11 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeexit.policies import Beem, Entropy, Margin, Patience, simulate, simulate_exits
+from edgeexit.policies import simulate, simulate_exits
+from edgeexit.policies.beem import Beem
+from edgeexit.policies.entropy import Entropy
+from edgeexit.policies.margin import Margin
+from edgeexit.policies.patience import Patience
 from edgeexit.policies.readout import Array
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from edgeexit.fitting import MapLosses, ReadoutDataset
 from edgeexit.fitting.outcome import follow
-from edgeexit.policies import Confidence
+from edgeexit.policies.confidence import Confidence
 from edgeexit.report.depth import class_depths, ends
 from edgeexit.report.marks import oracle, single_exits
 from tests.fitting.populations import population

@@ -3,12 +3,12 @@
 import msgspec
 import numpy as np
 
-from edgeexit.policies import KINDS, AnyPolicy, simulate
+from edgeexit.policies import KINDS, Policy, simulate
 from edgeexit.policies.readout import COLUMNS, Array
 from tests.policies.policy_examples import make_policy
 
 
-def policies_on(readouts: Array) -> dict[str, AnyPolicy]:
+def policies_on(readouts: Array) -> dict[str, Policy]:
     """Return kind -> policy for readouts [N, K, 4 + C] under temperature 1."""
     _, exits, width = readouts.shape
     return {
@@ -16,7 +16,7 @@ def policies_on(readouts: Array) -> dict[str, AnyPolicy]:
     }
 
 
-def _halving(policy: AnyPolicy, readouts: Array) -> AnyPolicy:
+def _halving(policy: Policy, readouts: Array) -> Policy:
     scores = simulate(policy, readouts).scores
     distinct = [np.unique(scores[:, k]) for k in range(policy.exits - 1)]
     # One score alone, such as that of the first exit's vote: nothing leaves there.

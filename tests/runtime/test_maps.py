@@ -8,7 +8,8 @@ from torch import nn
 from edgeexit.compiler import compile_bundle
 from edgeexit.datasets import IGNORED, Dataset
 from edgeexit.errors import DataError
-from edgeexit.policies import Confidence, exit_rates, simulate_exits
+from edgeexit.policies import exit_rates, simulate_exits
+from edgeexit.policies.confidence import Confidence
 from edgeexit.runtime import Runner, evaluate, record
 from edgeexit.runtime import recording as recording_module
 from tests.recorded_progress import RecordedProgress

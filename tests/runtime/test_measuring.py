@@ -6,7 +6,10 @@ import pytest
 from edgeexit.bundle import Bundle
 from edgeexit.datasets import Dataset
 from edgeexit.errors import PolicyError
-from edgeexit.policies import Confidence, Entropy, Voting, simulate
+from edgeexit.policies import simulate
+from edgeexit.policies.confidence import Confidence
+from edgeexit.policies.entropy import Entropy
+from edgeexit.policies.voting import Voting
 from edgeexit.runtime import FULL_MODEL, Runner, evaluate, profile_bundle, record
 from tests.bundles import make_bundle, make_samples
 from tests.recorded_progress import RecordedProgress

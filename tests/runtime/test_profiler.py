@@ -9,7 +9,7 @@ from edgeexit.bundle import Bundle
 from edgeexit.datasets import Dataset
 from edgeexit.errors import DataError
 from edgeexit.latency import ExitPath, LatencyProfile, LatencySummary, StageProfile
-from edgeexit.policies import Confidence
+from edgeexit.policies.confidence import Confidence
 from edgeexit.runtime import profile_bundle
 from edgeexit.runtime.profiler import _energy_per_inference_mj
 from edgeexit.runtime.profiling.onnx_pruning import without_outputs

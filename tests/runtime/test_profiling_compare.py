@@ -8,7 +8,8 @@ from msgspec.structs import replace
 
 from edgeexit.bundle import Bundle
 from edgeexit.errors import DataError
-from edgeexit.policies import Confidence, PolicyDocument
+from edgeexit.policies import PolicyDocument
+from edgeexit.policies.confidence import Confidence
 from edgeexit.runtime.profiling.compare import _in_turns, _over_rounds, compare_bundles
 from tests.bundles import make_bundle
 

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from edgeexit.errors import BundleError, DataError, PolicyError
-from edgeexit.policies import KINDS, Beem, Confidence, simulate_exits
+from edgeexit.policies import KINDS, simulate_exits
+from edgeexit.policies.beem import Beem
+from edgeexit.policies.confidence import Confidence
 from edgeexit.runtime import Runner
 from tests.bundles import INPUT, make_bundle, make_samples
 from tests.runtime.policies_of_every_kind import policies_on

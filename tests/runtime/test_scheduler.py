@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from edgeexit.errors import DataError, InferenceError, OverloadedError, PolicyError
-from edgeexit.policies import KINDS, Confidence
+from edgeexit.policies import KINDS
+from edgeexit.policies.confidence import Confidence
 from edgeexit.policies.readout import P1
 from edgeexit.runtime import Runner, make_backend
 from tests.bundles import INPUT, make_bundle, make_samples

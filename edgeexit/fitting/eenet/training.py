@@ -8,7 +8,7 @@ import numpy as np
 from edgeexit.fitting.eenet.assignment import Layers, assigned, fit_assignment, start_layers
 from edgeexit.fitting.eenet.scoring import Examples, fit_scoring, identity, scores_of
 from edgeexit.fitting.readout_dataset import ReadoutDataset, Values
-from edgeexit.policies import Eenet
+from edgeexit.policies.eenet import Eenet
 
 _ROUNDS = 2
 _PULL, _PULL_SAMPLES = 0.1, 100

@@ -12,11 +12,11 @@ from edgeexit.fitting.kinds.pcee import pcee_candidates
 from edgeexit.fitting.kinds.plain import plain_candidates
 from edgeexit.fitting.kinds.ztw import ztw_candidates
 from edgeexit.fitting.readout_dataset import ReadoutDataset
-from edgeexit.policies import KINDS, AnyPolicy
+from edgeexit.policies import KINDS, Policy
 
 __all__ = ["CandidateOptions", "make_candidates"]
 
-Maker = Callable[[ReadoutDataset, CandidateOptions], tuple[AnyPolicy, ...]]
+Maker = Callable[[ReadoutDataset, CandidateOptions], tuple[Policy, ...]]
 
 _MAKERS: dict[str, Maker] = {
     "entropy": entropy_candidates,
@@ -29,7 +29,7 @@ _MAKERS: dict[str, Maker] = {
 """The registry of kinds that take more than temperatures."""
 
 
-def make_candidates(kind: str, dataset: ReadoutDataset, options: CandidateOptions) -> tuple[AnyPolicy, ...]:
+def make_candidates(kind: str, dataset: ReadoutDataset, options: CandidateOptions) -> tuple[Policy, ...]:
     """Return candidates for an unfitted policy of `kind`, at least one, all thresholds None.
 
     A fit takes the candidate whose thresholds do best on the samples that choose, the first where several do. Every

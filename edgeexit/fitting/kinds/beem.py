@@ -4,7 +4,7 @@ from edgeexit.errors import FittingError
 from edgeexit.fitting.kinds.options import CandidateOptions
 from edgeexit.fitting.readout_dataset import ReadoutDataset
 from edgeexit.fitting.temperature import readings
-from edgeexit.policies import Beem
+from edgeexit.policies.beem import Beem
 from edgeexit.policies.fields import require_positive
 
 _MIN = 1e-3

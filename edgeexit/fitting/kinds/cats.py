@@ -7,7 +7,7 @@ from scipy.special import expit
 from edgeexit.fitting.kinds.options import CandidateOptions
 from edgeexit.fitting.readout_dataset import ReadoutDataset, Values
 from edgeexit.fitting.temperature import readings
-from edgeexit.policies import Cats
+from edgeexit.policies.cats import Cats
 from edgeexit.policies.readout import ENTROPY, P1, P2
 
 _PRIOR = 1.0

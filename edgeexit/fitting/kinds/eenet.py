@@ -5,7 +5,7 @@ from edgeexit.fitting.eenet.training import learn, unfitted
 from edgeexit.fitting.kinds.options import CandidateOptions
 from edgeexit.fitting.readout_dataset import ReadoutDataset
 from edgeexit.fitting.temperature import readings
-from edgeexit.policies import Eenet
+from edgeexit.policies.eenet import Eenet
 
 
 def eenet_candidates(dataset: ReadoutDataset, options: CandidateOptions) -> tuple[Eenet, ...]:

@@ -4,7 +4,7 @@ from edgeexit.errors import FittingError
 from edgeexit.fitting.kinds.options import CandidateOptions
 from edgeexit.fitting.readout_dataset import ReadoutDataset
 from edgeexit.fitting.temperature import readings
-from edgeexit.policies import Entropy
+from edgeexit.policies.entropy import Entropy
 
 
 def entropy_candidates(dataset: ReadoutDataset, options: CandidateOptions) -> tuple[Entropy, ...]:

@@ -5,7 +5,7 @@ import numpy as np
 from edgeexit.fitting.kinds.options import CandidateOptions
 from edgeexit.fitting.readout_dataset import ReadoutDataset, Values
 from edgeexit.fitting.temperature import readings
-from edgeexit.policies import Pcee
+from edgeexit.policies.pcee import Pcee
 from edgeexit.policies.readout import P1, Array
 
 _BINS = 50

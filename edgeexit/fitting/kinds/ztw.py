@@ -7,7 +7,7 @@ from scipy.optimize import minimize
 from edgeexit.fitting.kinds.options import CandidateOptions
 from edgeexit.fitting.readout_dataset import Indices, ReadoutDataset, Values
 from edgeexit.fitting.temperature import log_probabilities
-from edgeexit.policies import Ztw
+from edgeexit.policies.ztw import Ztw
 
 _MIN_WEIGHT = 0.01
 _PRIOR_WEIGHT, _PRIOR_BIAS = 1.0, 4.0

@@ -10,7 +10,8 @@ from edgeexit.fitting.frontier import Thresholds
 from edgeexit.fitting.kinds import CandidateOptions
 from edgeexit.fitting.kinds.beem import beem_candidates
 from edgeexit.fitting.readout_dataset import ReadoutDataset, Values
-from edgeexit.policies import Beem, exits_of, simulate
+from edgeexit.policies import exits_of, simulate
+from edgeexit.policies.beem import Beem
 from edgeexit.policies.readout import Array
 
 _HALVINGS = 30

@@ -9,7 +9,8 @@ from edgeexit.errors import FittingError
 from edgeexit.fitting.kinds import CandidateOptions
 from edgeexit.fitting.kinds.entropy import entropy_candidates
 from edgeexit.fitting.readout_dataset import Indices, ReadoutDataset, Values
-from edgeexit.policies import Entropy, exits_of, simulate
+from edgeexit.policies import exits_of, simulate
+from edgeexit.policies.entropy import Entropy
 from edgeexit.policies.readout import Array
 
 ENTROPIES = (1e-4, 5e-4, 1e-3, 5e-3, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.0, 3.0, 5.0, 10.0)

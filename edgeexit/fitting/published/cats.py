@@ -11,7 +11,8 @@ from edgeexit.fitting.certify import halves
 from edgeexit.fitting.kinds import CandidateOptions
 from edgeexit.fitting.kinds.cats import cats_candidates
 from edgeexit.fitting.readout_dataset import ReadoutDataset
-from edgeexit.policies import Cats, simulate
+from edgeexit.policies import simulate
+from edgeexit.policies.cats import Cats
 from edgeexit.policies.readout import Array
 
 

@@ -7,7 +7,8 @@ from edgeexit.fitting.eenet.scoring import examples_of
 from edgeexit.fitting.eenet.training import learn, unfitted
 from edgeexit.fitting.exit_fractions import fractions_within_budget, thresholds_for_fractions
 from edgeexit.fitting.readout_dataset import ReadoutDataset
-from edgeexit.policies import Eenet, simulate
+from edgeexit.policies import simulate
+from edgeexit.policies.eenet import Eenet
 
 
 def eenet_policy(dataset: ReadoutDataset, budget: float, *, seed: int = 0) -> Eenet:

@@ -6,7 +6,8 @@ from scipy.special import softmax
 
 from edgeexit.fitting.exit_fractions import fractions_within_budget, thresholds_for_fractions
 from edgeexit.fitting.readout_dataset import ReadoutDataset
-from edgeexit.policies import Confidence, simulate
+from edgeexit.policies import simulate
+from edgeexit.policies.confidence import Confidence
 
 _STEEPEST = 40.0
 """Logarithm of the ratio between one exit's share and the next beyond which all samples leave at one exit."""

@@ -4,7 +4,8 @@ import msgspec
 
 from edgeexit.errors import FittingError
 from edgeexit.fitting.readout_dataset import ReadoutDataset
-from edgeexit.policies import Patience, exits_of, simulate
+from edgeexit.policies import exits_of, simulate
+from edgeexit.policies.patience import Patience
 
 
 def pabee_policy(dataset: ReadoutDataset, budget: float) -> Patience:

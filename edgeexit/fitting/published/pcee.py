@@ -6,7 +6,7 @@ from edgeexit.errors import FittingError
 from edgeexit.fitting.kinds import CandidateOptions
 from edgeexit.fitting.kinds.pcee import pcee_candidates
 from edgeexit.fitting.readout_dataset import ReadoutDataset
-from edgeexit.policies import Pcee
+from edgeexit.policies.pcee import Pcee
 
 
 def pcee_rule(dataset: ReadoutDataset, delta: float) -> Pcee:

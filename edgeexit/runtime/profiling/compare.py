@@ -12,7 +12,7 @@ import numpy.typing as npt
 from edgeexit.bundle import Bundle
 from edgeexit.datasets import Dataset, Inputs, check_inputs
 from edgeexit.errors import DataError
-from edgeexit.policies import AnyPolicy
+from edgeexit.policies import Policy
 from edgeexit.progress import NO_PROGRESS, Progress
 from edgeexit.runtime.intervals import Interval
 from edgeexit.runtime.profiling.machine import machine_name
@@ -132,7 +132,7 @@ def compare_bundles(
 
 
 def _play(
-    first: Runner, second: Runner, singles: Sequence[Inputs], policies: Sequence[AnyPolicy | None], seconds: float
+    first: Runner, second: Runner, singles: Sequence[Inputs], policies: Sequence[Policy | None], seconds: float
 ) -> _Round:
     """Run one round on samples, from the first on."""
 
@@ -168,7 +168,7 @@ def _in_turns(first: Callable[[], T], second: Callable[[], T], turn: int) -> tup
 
 
 def _contender(
-    bundle: Bundle, runner: Runner, policy: AnyPolicy | None, rounds: Sequence[_Round], side: int
+    bundle: Bundle, runner: Runner, policy: Policy | None, rounds: Sequence[_Round], side: int
 ) -> Contender:
     reached = np.median(np.concatenate([past.forced[side] for past in rounds]), axis=0)
     early = [past.early[:, side] for past in rounds if past.early is not None]

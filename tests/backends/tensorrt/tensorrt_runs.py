@@ -7,7 +7,7 @@ from edgeexit.backends.onnxruntime.backend import OnnxRuntimeBackend
 from edgeexit.backends.tensorrt.backend import TensorRtBackend
 from edgeexit.backends.tensorrt.engines import PlanCache, build_engines, choose_site, resolve_build_config
 from edgeexit.bundle import Bundle
-from edgeexit.policies import Confidence
+from edgeexit.policies.confidence import Confidence
 from edgeexit.runtime import Runner
 from edgeexit.targets import load_target
 

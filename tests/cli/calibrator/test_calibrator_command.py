@@ -23,7 +23,9 @@ from typer.testing import CliRunner
 from edgeexit.bundle import Bundle
 from edgeexit.cli.calibrator import calibrator_app
 from edgeexit.errors import EdgeExitError
-from edgeexit.policies import Confidence, PolicyDocument, Ztw
+from edgeexit.policies import PolicyDocument
+from edgeexit.policies.confidence import Confidence
+from edgeexit.policies.ztw import Ztw
 from edgeexit.signing import generate_key
 from edgeexit.wire import Ack, Command, Rejection, decode, down_topic, policy_topic, up_topic
 from tests.bundles import make_bundle

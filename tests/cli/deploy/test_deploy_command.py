@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from edgeexit.policies import Confidence, PolicyDocument
+from edgeexit.policies import PolicyDocument
+from edgeexit.policies.confidence import Confidence
 from tests.bundles import make_bundle
 
 DEPLOY = [sys.executable, "-m", "edgeexit", "deploy"]

@@ -1,0 +1,177 @@
+"""Segmentation: exits are maps, and readouts averages over their pixels."""
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edgeexit.bundle.manifest import PROBABILITIES_SUFFIX, READOUT_SUFFIX
+from edgeexit.cli.main import main
+from edgeexit.compiler import compile_bundle
+from edgeexit.datasets import IGNORED, Dataset, as_dataset
+from edgeexit.errors import CompileError, DataError
+from edgeexit.policies.confidence import Confidence
+from edgeexit.runtime import Runner, evaluate
+from tests.compiler.staged_run import run_stages
+
+CLASSES = 3
+
+
+class Segmenter(nn.Module):
+    """A U-shape: an early exit from the bottom, upsampled, and a final one that joins what the way down kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(6)
+        self.down = nn.Conv2d(1, 4, 3, padding=1)
+        self.bottom = nn.Conv2d(4, 4, 3, padding=1)
+        self.up = nn.Conv2d(8, 4, 3, padding=1)
+        self.heads = nn.ModuleList(nn.Conv2d(4, CLASSES, 1) for _ in range(2))
+
+    def forward(self, image):
+        wide = torch.relu(self.down(image))
+        small = torch.relu(self.bottom(nn.functional.max_pool2d(wide, 2)))
+        back = nn.functional.interpolate(small, scale_factor=2.0, mode="nearest")
+        final = torch.relu(self.up(torch.cat([back, wide], dim=1)))
+        return self.heads[0](back), self.heads[1](final)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(7).standard_normal((10, 1, 8, 12)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory, images):
+    return compile_bundle(Segmenter(), tmp_path_factory.mktemp("made") / "segmenter", example={"image": images})
+
+
+def test_exits_are_maps_that_answer_as_in_torch(segmenter, images):
+    assert segmenter.manifest.task == "segmentation"
+    assert [stage.exit.shape for stage in segmenter.manifest.stages] == [("batch", CLASSES, 8, 12)] * 2
+    outputs = run_stages(segmenter, {"image": images})
+    with torch.no_grad():
+        expected = Segmenter()(torch.from_numpy(images))
+    for name, answer in zip(segmenter.manifest.exits, expected, strict=True):
+        np.testing.assert_allclose(outputs[name], answer.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_readouts_are_averages_over_the_pixels(segmenter, images, temperature):
+    outputs = run_stages(segmenter, {"image": images}, temperature)
+    for name in segmenter.manifest.exits:
+        scaled = outputs[name].astype(np.float64) / temperature
+        exponents = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        pixels = exponents / exponents.sum(axis=1, keepdims=True)
+        ranked = np.sort(pixels, axis=1)[:, ::-1]
+        classes = pixels.mean(axis=(2, 3))
+        entropy = -(pixels * np.log(pixels)).sum(axis=1).mean(axis=(1, 2))
+        columns = [classes.argmax(axis=1), ranked[:, 0].mean(axis=(1, 2)), ranked[:, 1].mean(axis=(1, 2)), entropy]
+        np.testing.assert_allclose(outputs[name + READOUT_SUFFIX], np.stack(columns, axis=1), atol=1e-5)
+        np.testing.assert_allclose(outputs[name + PROBABILITIES_SUFFIX], classes, atol=1e-6)
+
+
+def test_every_sample_gets_the_map_of_the_exit_that_it_takes(segmenter, images):
+    with Runner(segmenter) as runner:
+        every = runner.infer_every_exit({"image": images})
+        middle = float(np.median(every.readouts[:, 0, 1]))
+        result = runner.infer({"image": images}, policy=Confidence(temperatures=(1.0, 1.0), thresholds=(middle,)))
+    assert set(result.exits) == {0, 1}
+    maps = np.stack([every.outputs[name] for name in segmenter.manifest.exits], axis=1)
+    np.testing.assert_allclose(result.outputs, maps[np.arange(len(images)), result.exits], atol=1e-5)
+
+
+def test_a_height_and_width_known_only_at_run_time(tmp_path):
+    bundle = compile_bundle(Segmenter(), tmp_path / "bundle", inputs=["image:batch,1,height,12"])
+    stage = bundle.manifest.stages[-1]
+    assert stage.exit.shape[:2] == ("batch", CLASSES)
+    assert isinstance(stage.exit.shape[2], str)
+    outputs = run_stages(bundle, {"image": np.ones((2, 1, 6, 12), dtype=np.float32)})
+    assert outputs[stage.exit.name].shape == (2, CLASSES, 6, 12)
+
+
+@pytest.mark.parametrize(
+    ("task", "answer", "words"),
+    [
+        ("segmentation", lambda x: (x.mean((2, 3)), x.sum((2, 3))), r"'exit0' is 1x2 .*to segment.*height, width\]"),
+        ("classification", lambda x: (x + 1, x * 2), r"'exit0' is 1x2x4x4 .*to classify.*classes\]"),
+        (None, lambda x: (x[:, :, ::2, ::2], x * 2), r"'exit0' 2x2, 'exit1' 4x4; resize them in the model"),
+        (None, lambda x: (x.mean((2, 3)), x * 2), r"'exit0' 2, 'exit1' 4; name those to take with --exits"),
+        (None, lambda x: (x[:, :, 4:], x[:, :, 4:] * 2), r"'exit0' is 1x2x0x4 for a batch of 1"),
+        (None, lambda x: (torch.softmax(x, dim=1), x * 2), "'exit0' gives probabilities"),
+    ],
+    ids=["rows", "maps", "sizes", "mixed", "empty", "softmaxed"],
+)
+def test_exits_that_do_not_fit_the_task(tmp_path, task, answer, words):
+    class Model(nn.Module):
+        def forward(self, image):
+            return answer(torch.relu(image) + image)
+
+    with pytest.raises(CompileError, match=words):
+        compile_bundle(Model(), tmp_path / "bundle", inputs=["image:batch,2,4,4"], task=task)
+    assert not any(tmp_path.iterdir())
+
+
+def test_evaluating_counts_pixels_and_leaves_out_those_that_are_ignored(segmenter, images):
+    with Runner(segmenter) as runner:
+        maps = [logits.argmax(axis=1) for logits in runner.infer_every_exit({"image": images}).outputs.values()]
+        labels = maps[0].copy()
+        labels[:, :4] = IGNORED
+        labels[:5, 4:] = CLASSES - 1
+        early = Confidence(temperatures=(1.0, 1.0), thresholds=(0.0,))
+        found = evaluate(runner, Dataset(inputs={"image": images}, labels=labels), {"early": early})["early"]
+    assert found.agreement.value == pytest.approx(np.mean(maps[0] == maps[1]))
+    assert found.accuracy.value == pytest.approx(np.mean(maps[0][:, 4:] == labels[:, 4:]))
+
+
+def test_labels_of_maps_are_checked(segmenter, images):
+    specs = segmenter.manifest.inputs
+    for labels, words in (
+        (np.zeros(10, np.int64), r"shape \(10,\) where 10 samples need one each, \[N, height, width\]"),
+        (np.full((10, 8, 12), CLASSES), "label 3 is outside the model's classes 0 to 2"),
+    ):
+        with pytest.raises(DataError, match=words):
+            as_dataset({"image": images, "labels": labels}, specs, task="segmentation", classes=CLASSES, where="it")
+
+
+def test_maps_are_fitted_and_evaluated(segmenter, images, tmp_path, monkeypatch, capsys):
+    bundle = tmp_path / "segmenter"
+    shutil.copytree(segmenter.path, bundle)
+    np.savez(tmp_path / "maps.npz", image=images, labels=np.zeros((10, 8, 12), dtype=np.uint8))
+    rest = ["--data", str(tmp_path / "maps.npz"), "--json"]
+    for arguments in (["fit", str(bundle), "--policy", "ztw", "--speedup", "1.05"], ["evaluate", str(bundle)]):
+        monkeypatch.setattr(sys, "argv", ["edgeexit", *arguments, *rest])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert not stopped.value.code
+    results = json.loads(capsys.readouterr().out.partition("\n}\n")[2])
+    assert results["ztw"]["layer_speedup"]["value"] > 1
+    with Runner(segmenter) as runner:
+        final = runner.infer_every_exit({"image": images}).outputs[segmenter.manifest.exits[-1]].argmax(axis=1)
+    assert results["full model"]["accuracy"]["value"] == pytest.approx(np.mean(final == 0))
+
+
+def test_maps_as_labels_do_not_stand_in_the_way(segmenter, images, tmp_path, monkeypatch, capsys):
+    """`run` needs no labels, and `evaluate` says what a segmenter's policy comes from."""
+    data = tmp_path / "maps.npz"
+    np.savez(data, image=images, labels=np.zeros((10, 8, 12), dtype=np.uint8))
+    for arguments, code, words in (
+        (["run", "--data", data, "--every-exit", "--out", tmp_path / "out.npz"], 0, "10 samples"),
+        (["evaluate", "--data", data], 2, "first: edgeexit fit"),
+    ):
+        command, *rest = map(str, arguments)
+        monkeypatch.setattr(sys, "argv", ["edgeexit", command, str(segmenter.path), *rest])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert (stopped.value.code or 0) == code
+        assert words in "".join(capsys.readouterr())
+
+
+def test_labels_of_another_size_are_refused(images, tmp_path):
+    data = {"image": images, "labels": np.zeros((10, 4, 6), dtype=np.int64)}
+    with pytest.raises(DataError, match="'labels' are maps of 4x6 where the exits' are 8x12; resize them"):
+        compile_bundle(Segmenter(), tmp_path / "bundle", calibration=data, precision="fp16")
