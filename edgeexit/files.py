@@ -1,4 +1,4 @@
-"""Writing files that survive a power cut, and digests of what was written."""
+"""Writes files so that they survive a power cut, and computes their digests."""
 
 import ctypes
 import hashlib
@@ -7,28 +7,28 @@ import tempfile
 from pathlib import Path
 
 _READ_SIZE = 1 << 20
-_HERE = -100  # AT_FDCWD of <fcntl.h>
-_EXCHANGE = 2  # RENAME_EXCHANGE of <linux/fs.h>
+_AT_FDCWD = -100  # <fcntl.h>
+_RENAME_EXCHANGE = 2  # <linux/fs.h>
 
 
 def sha256_of(path: Path) -> str:
-    """Return the hex SHA-256 of a file's bytes, read in pieces."""
+    """Return the SHA-256 of a file in hex, without loading all of it into memory."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while piece := file.read(_READ_SIZE):
-            digest.update(piece)
+        while chunk := file.read(_READ_SIZE):
+            digest.update(chunk)
     return digest.hexdigest()
 
 
 def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
-    """Write `content` to `path` so that a crash leaves either the old file or the new one, whole.
+    """Write `content` to `path` atomically: after a crash, `path` is the complete old file or the complete new one.
 
-    Temporary file in the same folder, fsync, rename, fsync of the folder. Raises OSError (disk full, no
-    permission) that names `path`; the temporary file is gone then.
+    Writes a temporary file in the same folder, then calls fsync, rename, and fsync on the folder. Raises OSError (e.g.
+    disk full, no permission), which names `path`; the temporary file is removed.
     """
     try:
         _write_and_rename(path, content, mode)
-    except OSError as error:  # which may name the temporary file, or none
+    except OSError as error:  # it may name the temporary file, or no file
         raise OSError(error.errno, error.strerror, str(path)) from error
     fsync_folder(path.parent)
 
@@ -49,16 +49,16 @@ def _write_and_rename(path: Path, content: bytes, mode: int) -> None:
 
 
 def exchange(first: Path, second: Path) -> bool:
-    """Exchange two names on one disk, in one step; say False where the system or the disk's format cannot."""
+    """Atomically exchange two paths of one file system; return False if the system or the file system cannot do it."""
     try:
         rename = ctypes.CDLL(None).renameat2  # Linux, with glibc 2.28 or newer
     except (AttributeError, OSError):
         return False
-    return bool(rename(_HERE, os.fsencode(first), _HERE, os.fsencode(second), _EXCHANGE) == 0)
+    return bool(rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0)
 
 
 def fsync_file(file: Path) -> None:
-    """Make the content of a file that is written already durable."""
+    """Flush the content of an existing file to disk."""
     handle = os.open(file, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -67,5 +67,5 @@ def fsync_file(file: Path) -> None:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable."""
+    """Flush the entries of a folder to disk."""
     fsync_file(folder)

@@ -1,4 +1,4 @@
-"""Latency as data: log-bin histograms on the wire, summaries, and the profile of a bundle on a machine."""
+"""Latency data: logarithmic histograms for messages, summaries, and the profile of a bundle on a machine."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -17,7 +17,10 @@ _CONFIDENCE: Final = 0.99
 
 
 def bin_of(latency_ms: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Return the histogram bin [B] of each latency [B] in ms: half-octave bins from 10 us to 10 s, ends open."""
+    """Return the histogram bin [B] of each latency [B] in ms: half-octave bins from 10 us to 10 s.
+
+    The first bin includes all lower latencies, and the last one all higher latencies.
+    """
     octaves = np.log2(np.maximum(latency_ms, _FIRST_EDGE_MS) / _FIRST_EDGE_MS)
     return np.minimum((octaves * _BINS_PER_OCTAVE).astype(np.int64), BIN_COUNT - 1)
 
@@ -28,16 +31,16 @@ def bin_centre_ms(index: int) -> float:
 
 
 class LatencySummary(msgspec.Struct, frozen=True, kw_only=True):
-    """Mean and percentiles of a set of latencies; a percentile with too few samples behind it is null."""
+    """Mean and percentiles of a set of latencies; a percentile is null if there are too few samples for it."""
 
     samples: int
     mean_ms: float
     p50_ms: float
     """The plain median of the samples."""
     p90_ms: float | None
-    """MLPerf LoadGen's early-stopping estimate (`estimate_percentile`), no plain one; null below 64 samples."""
+    """MLPerf LoadGen's early-stopping estimate, see `estimate_percentile`; null below 64 samples."""
     p99_ms: float | None
-    """The same for 99 %. Null below 662 samples."""
+    """The same for 99 %; null below 662 samples."""
 
 
 def summarise(latencies_ms: Sequence[float] | npt.NDArray[np.float64]) -> LatencySummary:
@@ -54,84 +57,86 @@ def summarise(latencies_ms: Sequence[float] | npt.NDArray[np.float64]) -> Latenc
 
 
 def estimate_percentile(values: npt.NDArray[np.float64], percent: float) -> float | None:
-    """Return MLPerf LoadGen's early-stopping estimate of a percentile of `values` [N], or None where N is too small.
+    """Return MLPerf LoadGen's early-stopping estimate of a percentile of `values` [N], or None if N is too small.
 
-    It is the value that is not below the true percentile with 99 % confidence: so many of the highest are left out as
-    may be (`overlatency_allowed`), and the highest of the others is told. It comes down to the plain percentile as
-    samples are added. MLPerf Inference, loadgen/results.cc, `PerformanceSummary::EarlyStopping`, scenario SingleStream,
-    whose confidence (0.99) and tolerance (0) these are.
+    With 99 % confidence, the true percentile is not above the estimate. The estimate is the highest value after the
+    `overlatency_allowed` highest ones are removed; it approaches the plain percentile as N grows. Source: MLPerf
+    Inference, loadgen/results.cc, `PerformanceSummary::EarlyStopping`, scenario SingleStream, with its confidence
+    (0.99) and tolerance (0).
     """
     allowed = overlatency_allowed(len(values), percent)
     if allowed == 0:
         return None
-    place = len(values) - allowed
-    return float(np.partition(values, place)[place])
+    index = len(values) - allowed
+    return float(np.partition(values, index)[index])
 
 
 def overlatency_allowed(samples: int, percent: float) -> int:
-    """Return how many of so many samples may lie at or above the estimate of a percentile; 0: too few to tell one.
+    """Return how many samples may lie at or above the estimate of a percentile; 0 if there are too few samples.
 
-    The largest t with P(Binomial(samples, 1 - percent/100) <= t) <= 0.01: a percentile that was really higher would so
-    rarely leave so few samples above it. LoadGen finds the same t by the least h = samples - t that each t needs
-    (loadgen/early_stopping.cc, `MinPassingQueriesFinder`). At t = 0 it tells nothing, which makes its floors: 64
-    samples for 90 %, 662 for 99 %.
+    This is the largest t with P(Binomial(samples, 1 - percent/100) <= t) <= 0.01: if the true percentile were higher,
+    at most t samples would lie above the estimate with a probability of at most 0.01. LoadGen finds the same t from the
+    minimum h = samples - t for each t (loadgen/early_stopping.cc, `MinPassingQueriesFinder`). For t = 0 there is no
+    estimate; hence the minimum of 64 samples for 90 %, and of 662 for 99 %.
     """
     over = 1 - percent / 100
-    # Past the mean the sum is near 1/2 and more, so t lies below it.
+    # Beyond the mean the cumulative probability is about 1/2 or more, so t is below the mean.
     counts = np.arange(int(samples * over) + 1)
     log_steps = np.log((samples - counts[:-1]) / (counts[:-1] + 1) * (over / (1 - over)))
     log_terms = samples * np.log1p(-over) + np.concatenate([[0.0], np.cumsum(log_steps)])
-    # Terms too small for a double are 0, and count for nothing beside 0.01.
+    # Terms that underflow to 0 are negligible compared with 0.01.
     allowed = np.searchsorted(np.cumsum(np.exp(log_terms)), 1 - _CONFIDENCE, side="right") - 1
     return max(int(allowed), 0)
 
 
 class Drift(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether a machine got slower or faster while it was measured."""
+    """Whether the machine became slower or faster during the measurement."""
 
     ratio: float
-    """Latency in the last quarter over the first: geometric means of the medians of blocks. Those of the run's parts
-    (stages, end to end) multiplied."""
+    """Latency in the last quarter of the run divided by that in the first (geometric means of block medians). The
+    ratios of the phases (stages, end to end) are multiplied."""
     low: float
-    """99 % interval of the ratio, from blocks of the run: the noise that it has to stand out of."""
+    """Lower end of the 99 % confidence interval of the ratio, from blocks of the run."""
     high: float
+    """Upper end of the interval."""
     drifted: bool
-    """The ratio is more than 5 % from 1, and its interval does not hold 1."""
+    """True if the ratio differs from 1 by more than 5 % and the interval does not contain 1."""
 
 
 class StageProfile(msgspec.Struct, frozen=True, kw_only=True):
-    """Steady-state latency of one stage, and its raw samples in microseconds."""
+    """Steady-state latency of one stage."""
 
     name: str
     latency: LatencySummary
-    """Readout included, decision not, with every stage forced to run."""
+    """Includes the readout and excludes the decision; every stage is forced to run."""
     raw_us: tuple[int, ...] = ()
-    """At most 1000 of the samples, evenly over the run; none on the wire."""
+    """At most 1000 samples in microseconds, evenly spaced over the run; empty in messages."""
     readout_ms: float | None = None
-    """What softmax, top 2 and entropy add to the stage: median difference with and without, in turns. Null: the
-    backend cannot leave them out."""
+    """Time that softmax, top 2 and entropy add to the stage: median difference of runs with and without them. Null if
+    the backend cannot run the stage without them."""
     readout_interval_ms: tuple[float, float] | None = None
-    """95 % bootstrap interval of `readout_ms`; it may reach below 0 where the readout drowns in the noise."""
+    """95 % bootstrap interval of `readout_ms`; its lower end is negative if the noise exceeds the readout's time."""
     decision: LatencySummary | None = None
-    """The policy's decision after this stage, among the samples that reached it; null without a policy."""
+    """Duration of the policy's decision after this stage, for the samples that reached it; null without a policy."""
 
 
 class ExitPath(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the time of the samples went that left at one exit, under the policy."""
+    """How the latency of the samples that exit at one exit is composed, under the policy."""
 
     exit: str
     latency: LatencySummary
     stages_ms: tuple[float, ...]
-    """Mean of each stage up to the exit, readout included."""
+    """Mean duration of each stage up to the exit, including its readout."""
     decisions_ms: float
-    """Mean of all decisions on the way."""
-    staging_ms: float
-    """Mean of what is neither stage nor decision: checking inputs, handing over, collecting the answer."""
+    """Mean total duration of the decisions."""
+    overhead_ms: float
+    """Mean of the remaining time: input checks, copies, assembling the result."""
     raw_us: tuple[int, ...] = ()
+    """As `StageProfile.raw_us`."""
 
 
 class ProfilePhase(msgspec.Struct, frozen=True, kw_only=True):
-    """A part of the run, in seconds since its steady state began."""
+    """A phase of the measurement, in seconds since the start of the first one."""
 
     name: str
     start_s: float
@@ -139,51 +144,55 @@ class ProfilePhase(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LatencyProfile(msgspec.Struct, frozen=True, kw_only=True):
-    """What a bundle costs on one machine; `profile.json` in a bundle, `up/profile` on the wire."""
+    """The latency of a bundle on one machine: `profile.json` in a bundle, `up/profile` as a message."""
 
     bundle: str
+    """Digest of the bundle."""
     machine: str
-    """Architecture and processor, as the machine names itself."""
+    """Architecture and processor model."""
     runtime: str
-    """Name and version, e.g. `onnxruntime 1.23.2`."""
+    """Name and version of the runtime, e.g. `onnxruntime 1.23.2`."""
     threads: int
     batch: int
     cold_load_ms: float
-    """Opening every stage in a fresh backend."""
+    """Time to open every stage in a new backend."""
     first_run_ms: float
-    """The first full-depth inference after that."""
+    """Time of the first full-depth inference."""
     stages: tuple[StageProfile, ...]
     end_to_end: LatencySummary | None = None
-    """From the call to the answer under `policy`, decisions included: a sample's, or that of a batch's last one."""
+    """Latency under `policy`, from the call to the prediction of the last sample of the batch, decisions included."""
     policy: str | None = None
+    """Kind of the policy."""
     exit_rates: tuple[float, ...] | None = None
-    """[K] exit mix of the end-to-end run."""
+    """[K] fraction of samples that exit at each exit in the end-to-end phase."""
     end_to_end_raw_us: tuple[int, ...] = ()
-    """As the stages' raw samples."""
+    """As `StageProfile.raw_us`."""
     paths: tuple[ExitPath, ...] = ()
-    """The exits that samples took in the end-to-end run; empty for batches, whose samples share their stages."""
+    """One entry per exit taken in the end-to-end phase; empty for batches above 1, whose samples share stages."""
     drift: Drift | None = None
-    """Of the first stage, which every inference runs, over both runs; null where that is too short to tell."""
+    """Drift of the first stage, which every inference runs, over both phases; null if these are too short."""
     settings: dict[str, str] = {}
-    """What the machine was set to: governor, power mode, highest clock, page cache at the cold load ..."""
+    """Settings of the machine, e.g. governor, power mode, maximum clock."""
+    warnings: tuple[str, ...] = ()
+    """One line per difference from what the bundle's target names, e.g. a runtime that replaces the target's."""
     phases: tuple[ProfilePhase, ...] = ()
     telemetry: Telemetry | None = None
-    """What the board told over both runs; null in profiles of earlier versions."""
+    """Sensor readings over both phases, summarised; null in profiles of earlier versions."""
     readings: tuple[Reading, ...] = ()
-    """At most 120 of the board's readings; none on the wire."""
+    """At most 120 sensor readings; empty in messages."""
     energy_per_inference_mj: float | None = None
-    """Mean power of the whole board over the end-to-end run by its inferences a second, idle power included; null
-    where no rail carries the whole board."""
+    """Mean power of the whole board in the end-to-end phase divided by the inferences per second, idle power included;
+    null if no rail measures the whole board."""
     invalid: str | None = None
-    """Why these figures must not be used as costs (the machine was throttled, say); null: they may."""
+    """Why the latencies must not be used as costs, e.g. because the machine was throttled; null if they may."""
 
     @property
     def cumulative_ms(self) -> tuple[float, ...]:
-        """[K] mean cost in ms of leaving at each exit: the stages up to it."""
+        """[K] mean cost in ms of each exit: the total of the stages up to it."""
         return tuple(float(cost) for cost in np.cumsum([stage.latency.mean_ms for stage in self.stages]))
 
     def without_raw(self) -> "LatencyProfile":
-        """Return the profile as it goes over the wire: no raw samples, no single readings."""
+        """Return the profile as it is sent in messages: without raw samples and single readings."""
         return msgspec.structs.replace(
             self,
             stages=tuple(msgspec.structs.replace(stage, raw_us=()) for stage in self.stages),

@@ -1,4 +1,4 @@
-"""Write `.npz` files whose bytes depend only on the arrays."""
+"""Writes `.npz` files whose bytes depend only on the arrays."""
 
 import io
 import zipfile
@@ -13,10 +13,10 @@ from edgeexit.files import write_atomic
 
 
 def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Write an .npz whole or not at all: the same arrays give the same bytes. Raises ValueError for objects.
+    """Write an .npz file atomically; the same arrays give the same bytes.
 
-    numpy's own `savez` takes no array called `file`, and one called `allow_pickle` for an option or an array,
-    depending on its version.
+    `numpy.savez` is not used, because it rejects an array named `file` and, depending on its version, takes an array
+    named `allow_pickle` as an option. Raises ValueError for arrays of Python objects, and OSError if writing fails.
     """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:

@@ -135,7 +135,7 @@ def _measure(path: Path, data: Path | None, duration: float, batch: int) -> "tup
             batch=batch,
             progress=progress,
         )
-    for warning in (text for name, text in profile.settings.items() if name.startswith("remark")):
+    for warning in profile.warnings:
         warn(warning)
     if batch != _STORED_BATCH:
         warn(f"nothing is stored: costs are those of single samples, and these are of batches of {batch}")

@@ -11,7 +11,7 @@ from edgeexit.formatting import milliseconds, percent
 if TYPE_CHECKING:
     from edgeexit.latency import Drift, LatencyProfile
     from edgeexit.runtime.intervals import Interval
-    from edgeexit.runtime.profiling.compare import Comparison
+    from edgeexit.runtime.profiling.compare import BundleComparison
     from edgeexit.telemetry import Telemetry
 
 
@@ -49,11 +49,11 @@ def print_profile(profile: "LatencyProfile", exits: Sequence[str]) -> None:
     if profile.energy_per_inference_mj is not None:
         console.print(f"energy of the board, idle included: {profile.energy_per_inference_mj:.3f} mJ an inference")
     if profile.settings:
-        told = ", ".join(f"{name} {value}" for name, value in profile.settings.items() if "remark" not in name)
+        told = ", ".join(f"{name} {value}" for name, value in profile.settings.items())
         console.print(printable(f"set to: {told}"), soft_wrap=True)
 
 
-def print_comparison(comparison: "Comparison", a: str, b: str) -> None:
+def print_comparison(comparison: "BundleComparison", a: str, b: str) -> None:
     """Print the ratio to every exit, and whether it says anything."""
     rows = [
         (f"to {name}", milliseconds(comparison.a.exit_ms[name]), milliseconds(comparison.b.exit_ms[name]), ratio)
@@ -65,7 +65,7 @@ def print_comparison(comparison: "Comparison", a: str, b: str) -> None:
         times = milliseconds(comparison.a.end_to_end_ms), milliseconds(comparison.b.end_to_end_ms)
         rows.append((name, *times, comparison.end_to_end))
     print_table(
-        f"B = {b} over A = {a}: medians of {comparison.turns:,} turns, end to end means; {comparison.machine}",
+        f"B = {b} over A = {a}: medians of {comparison.pairs:,} turns, end to end means; {comparison.machine}",
         ("", "A", "B", "B over A", "95 % interval", ""),
         [
             (name, of_a, of_b, f"{ratio.value:.3f}x", f"{ratio.low:.3f} to {ratio.high:.3f}", _verdict(ratio))
@@ -112,7 +112,7 @@ def _print_where_time_goes(profile: "LatencyProfile") -> None:
                 milliseconds(sum(path.stages_ms)),
                 milliseconds(_sum(readouts[: len(path.stages_ms)])),
                 milliseconds(path.decisions_ms),
-                milliseconds(path.staging_ms),
+                milliseconds(path.overhead_ms),
             )
             for path in profile.paths
         ],

@@ -24,7 +24,7 @@ _FRACTIONS: Final = {1.0: "100%", 0.5: "50%", 0.1: "10%", 0.01: "1%", 0.001: "0.
 def draw_where_time_goes(profile: LatencyProfile, exits: Sequence[str]) -> go.Figure:
     """Return one stacked bar an exit: stages, readouts, decisions, staging; without a policy, stages and readouts."""
     if profile.paths:
-        rows = [(path.exit, path.stages_ms, path.decisions_ms, path.staging_ms) for path in profile.paths]
+        rows = [(path.exit, path.stages_ms, path.decisions_ms, path.overhead_ms) for path in profile.paths]
     else:
         means = [stage.latency.mean_ms for stage in profile.stages]
         rows = [(name, tuple(means[: k + 1]), 0.0, 0.0) for k, name in enumerate(exits)]

@@ -1,8 +1,8 @@
-"""Run a bundle stage by stage, stopping by policy, and measure it."""
+"""Runs a bundle stage by stage with early exits under a policy, and measures it."""
 
 from edgeexit.backends.selection import make_backend
 from edgeexit.runtime.evaluation import FULL_MODEL, Evaluation, LatencyFigures, evaluate, full_model_policy
-from edgeexit.runtime.inference import EveryExit, Inference
+from edgeexit.runtime.inference import EveryExitInference, Inference
 from edgeexit.runtime.intervals import Interval
 from edgeexit.runtime.profiler import profile_bundle
 from edgeexit.runtime.recording import Recording, record, record_outputs
@@ -11,7 +11,7 @@ from edgeexit.runtime.runner import NotFinite, Runner
 __all__ = [
     "FULL_MODEL",
     "Evaluation",
-    "EveryExit",
+    "EveryExitInference",
     "Inference",
     "Interval",
     "LatencyFigures",

@@ -1,4 +1,4 @@
-"""What policies make of a data set on this machine: sample by sample, in turns, each figure with its interval."""
+"""Evaluates policies on a data set on this machine: accuracy, exits and latency, each with a confidence interval."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -12,20 +12,20 @@ from edgeexit.latency import summarise
 from edgeexit.policies import Policy
 from edgeexit.policies.confidence import Confidence
 from edgeexit.progress import NO_PROGRESS, Progress
-from edgeexit.runtime.garbage import undisturbed
+from edgeexit.runtime.gc_freeze import gc_frozen
 from edgeexit.runtime.inference import Inference
 from edgeexit.runtime.intervals import Interval, percentile_interval, ratio_intervals
-from edgeexit.runtime.recording import Predictions, classes_of, count_right
+from edgeexit.runtime.recording import Predictions, count_correct, predictions_of
 from edgeexit.runtime.runner import Runner
 
 FULL_MODEL: Final = "full model"
-"""The name under which every evaluation has the whole model, to compare with."""
+"""Name of the full model in the results; every evaluation includes it as the reference."""
 
 _Values = npt.NDArray[np.float64]
 
 
 class LatencyFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """From the call to the answer, in ms; a percentile with too few samples behind it is null."""
+    """Latency from the call to the prediction, in ms; a percentile is null if there are too few samples for it."""
 
     mean_ms: Interval
     p50_ms: Interval
@@ -34,46 +34,47 @@ class LatencyFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """What a policy makes of a data set, sample by sample (batch 1); to segment, every pixel is an answer."""
+    """A policy on a data set, with batch size 1. For segmentation, every pixel counts as one prediction."""
 
     samples: int
     accuracy: Interval | None
-    """Share of right answers among those that count; null without labels."""
+    """Fraction of correct predictions among those that count (`IGNORED` pixels do not); null without labels."""
     agreement: Interval
-    """Share of answers that are the final exit's."""
+    """Fraction of predictions that equal the final exit's."""
     exit_rates: tuple[Interval, ...]
-    """[K] share of samples that leave at each exit."""
+    """[K] fraction of samples that exit at each exit."""
     latency: LatencyFigures
     speedup: Interval
-    """Mean latency of the whole model over this one's, measured side by side."""
+    """Mean latency of the full model divided by that of this policy, both measured in alternation."""
     layer_speedup: Interval
-    """The same counted in exits passed, as papers do: K N / sum over the samples of (exit + 1)."""
+    """Speed-up in numbers of stages, as papers count it: K N / sum over the samples of (exit + 1)."""
 
 
-class _Trial:
-    """Every sample's answer under one policy: what figures are made of."""
+class _SampleResults:
+    """The results of every sample under one policy."""
 
     def __init__(self, samples: int) -> None:
         self.exits = np.empty(samples, dtype=np.int64)
         self.latency_ms = np.empty(samples, dtype=np.float64)
         self.agreed = np.empty(samples, dtype=np.float64)
-        """Share of the sample's answers that are the final exit's."""
-        self.right = np.zeros(samples, dtype=np.float64)
+        """Fraction of the sample's predictions that equal the final exit's."""
+        self.correct = np.zeros(samples, dtype=np.float64)
         self.counted = np.zeros(samples, dtype=np.float64)
-        """Number of the sample's answers that have a label."""
+        """Number of the sample's predictions that have a label."""
 
-    def take(self, index: int, result: Inference, final: Predictions, label: npt.NDArray[np.int64] | None) -> None:
+    def store(self, index: int, result: Inference, final: Predictions, label: npt.NDArray[np.int64] | None) -> None:
+        """Store the result of the sample at `index`."""
         predictions = _predictions(result)
         self.exits[index] = result.exits[0]
         self.latency_ms[index] = result.latency_ms[0]
         self.agreed[index] = (predictions == final).mean()
         if label is not None:
-            right, counted = count_right(predictions, label)
-            self.right[index], self.counted[index] = right[0], counted[0]
+            correct, counted = count_correct(predictions, label)
+            self.correct[index], self.counted[index] = correct[0], counted[0]
 
 
 def full_model_policy(exits: int) -> Confidence:
-    """Return the policy that never leaves early and reads next to nothing: the whole model, always."""
+    """Return a policy under which no sample exits early, at the lowest cost of a decision."""
     return Confidence(temperatures=(1.0,) * exits, thresholds=(None,) * (exits - 1))
 
 
@@ -85,63 +86,64 @@ def evaluate(
     seed: int = 0,
     progress: Progress = NO_PROGRESS,
 ) -> dict[str, Evaluation]:
-    """Answer every sample alone under each policy, and under the whole model, which comes first as `FULL_MODEL`.
+    """Run every sample alone under the full model and under each policy. Return name -> evaluation, `FULL_MODEL` first.
 
-    The policies take turns on each sample (A B C, B C A ...), so that they share the machine's slow and fast moments.
+    On each sample the policies run in rotating order (A B C, B C A ...), so that slow moments of the machine affect all
+    of them alike.
 
     Args:
-        runner: an open one.
-        dataset: samples; with labels there are accuracies.
+        runner: an opened runner.
+        dataset: samples; the accuracy needs labels.
         policies: name -> policy.
-        seed: of the resampling behind the intervals.
+        seed: seed of the bootstrap.
         progress: advances by one per sample.
 
-    Raises PolicyError for a policy of another number of exits, and DataError for labels that are maps of another size
-    than the exits'.
+    Raises PolicyError for a policy with another number of exits or classes than the bundle, and DataError for label
+    maps of another size than the exits' maps.
 
     """
     exits = len(runner.manifest.exits)
-    contenders: dict[str, Policy] = {FULL_MODEL: full_model_policy(exits), **policies}
-    names, trials = list(contenders), {name: _Trial(len(dataset)) for name in contenders}
-    for policy in contenders.values():  # a first run is slow, and refusals come before the work
+    compared: dict[str, Policy] = {FULL_MODEL: full_model_policy(exits), **policies}
+    names, results = list(compared), {name: _SampleResults(len(dataset)) for name in compared}
+    for policy in compared.values():  # warm-up; also raises errors of any policy at once
         runner.infer(next(dataset.batches(1)), policy=policy)
-    with undisturbed():
+    with gc_frozen():
         for index, sample in enumerate(dataset.batches(1)):
             first = index % len(names)
-            results = {name: runner.infer(sample, policy=contenders[name]) for name in names[first:] + names[:first]}
-            final = _predictions(results[FULL_MODEL])
+            inferences = {name: runner.infer(sample, policy=compared[name]) for name in names[first:] + names[:first]}
+            final = _predictions(inferences[FULL_MODEL])
             label = None if dataset.labels is None else dataset.labels[index : index + 1]
-            for name, result in results.items():
-                trials[name].take(index, result, final, label)
+            for name, inference in inferences.items():
+                results[name].store(index, inference, final, label)
             progress.advance(total=len(dataset))
-    whole = trials[FULL_MODEL]
-    return {name: _figures(trial, whole, exits=exits, seed=seed) for name, trial in trials.items()}
+    full_model = results[FULL_MODEL]
+    return {name: _evaluation(result, full_model, exits=exits, seed=seed) for name, result in results.items()}
 
 
 def _predictions(result: Inference) -> Predictions:
-    """Return the answers [1] of a policy, or the map [1, H, W] of the exit taken."""
-    return result.predictions if result.outputs.ndim == 2 else classes_of(result.outputs)  # noqa: PLR2004 - [B, C]
+    """Return the prediction [1] under a policy; for segmentation, the map [1, H, W] of the exit taken."""
+    return result.predictions if result.outputs.ndim == 2 else predictions_of(result.outputs)  # noqa: PLR2004 - [B, C]
 
 
-def _figures(trial: _Trial, whole: _Trial, *, exits: int, seed: int) -> Evaluation:
-    one = np.ones(len(trial.exits))
+def _evaluation(result: _SampleResults, full_model: _SampleResults, *, exits: int, seed: int) -> Evaluation:
+    one = np.ones(len(result.exits))
     ratios: list[tuple[_Values, _Values]] = [
-        (trial.agreed, one),
-        (trial.latency_ms, one),
-        (whole.latency_ms, trial.latency_ms),
-        (exits * one, trial.exits + one),
-        *(((trial.exits == k).astype(np.float64), one) for k in range(exits)),
+        (result.agreed, one),
+        (result.latency_ms, one),
+        (full_model.latency_ms, result.latency_ms),
+        (exits * one, result.exits + one),
+        *(((result.exits == k).astype(np.float64), one) for k in range(exits)),
     ]
-    if trial.counted.any():
-        ratios.append((trial.right, trial.counted))
+    if result.counted.any():
+        ratios.append((result.correct, result.counted))
     over, under = (np.stack(columns, axis=1) for columns in zip(*ratios, strict=True))
     agreement, mean_ms, speedup, layer_speedup, *rest = ratio_intervals(over, under, seed=seed)
     return Evaluation(
-        samples=len(trial.exits),
-        accuracy=rest[exits] if trial.counted.any() else None,
+        samples=len(result.exits),
+        accuracy=rest[exits] if result.counted.any() else None,
         agreement=agreement,
         exit_rates=tuple(rest[:exits]),
-        latency=_latency(trial.latency_ms, mean_ms, seed),
+        latency=_latency(result.latency_ms, mean_ms, seed),
         speedup=speedup,
         layer_speedup=layer_speedup,
     )

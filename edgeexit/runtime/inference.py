@@ -1,4 +1,4 @@
-"""What an inference gives, and how it comes together while its samples leave one after the other."""
+"""The result of an inference, and how it is assembled while samples exit at different stages."""
 
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -15,40 +15,40 @@ _COLUMNS = len(COLUMNS)
 
 
 class Inference(msgspec.Struct, frozen=True, kw_only=True):
-    """The answers of a batch, in the order of its samples."""
+    """The result of an inference under a policy: one row per sample, in the order of the input batch."""
 
     predictions: npt.NDArray[np.int64]
-    """[B] class that the policy answers with: the most probable one at the exit taken, but where a policy lets
-    several exits vote. To segment, the one that is most probable on average over the pixels."""
+    """[B] predicted class: the most probable class at the exit taken, or the result of the vote for a policy in which
+    several exits vote. For segmentation, the class with the highest probability averaged over the pixels."""
     exits: npt.NDArray[np.int64]
     """[B] index of the exit taken."""
     outputs: npt.NDArray[np.float32]
-    """[B, C] raw outputs (logits) of the exit taken; to segment, [B, C, H, W]."""
+    """[B, C] logits of the exit taken; for segmentation, [B, C, H, W]."""
     readouts: npt.NDArray[np.float32]
     """[B, 4] readout at the exit taken."""
     scores: npt.NDArray[np.float32]
-    """[B, K] score at every exit reached, NaN beyond."""
+    """[B, K] score of the policy at every exit reached; NaN at later exits."""
     latency_ms: npt.NDArray[np.float64]
-    """[B] from the call to the decision that let the sample leave."""
+    """[B] time from the call to the decision at which the sample exited."""
     stage_ms: tuple[float, ...]
-    """Duration of each stage that ran, readout included, decision not."""
+    """Duration of each stage that ran, including the readout and excluding the decision."""
     decide_ms: tuple[float, ...]
     """Duration of the policy's decision after each of these stages."""
 
 
-class EveryExit(msgspec.Struct, frozen=True, kw_only=True):
-    """Every exit's raw outputs and readouts of a batch."""
+class EveryExitInference(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of running a batch to full depth: outputs and readouts of every exit."""
 
     outputs: dict[str, npt.NDArray[np.float32]]
-    """Exit name -> [B, C]; to segment, [B, C, H, W]."""
+    """Exit name -> logits [B, C]; for segmentation, [B, C, H, W]."""
     readouts: npt.NDArray[np.float32]
-    """[B, K, 4], or [B, K, 4 + C] with the probabilities."""
+    """[B, K, 4], or [B, K, 4 + C] with the probabilities of all classes."""
     stage_ms: tuple[float, ...]
     """[K] duration of each stage."""
 
 
 class InferenceBuilder:
-    """The answers of a batch of B samples, filled in as they leave."""
+    """Collects the results of B samples as they exit at different stages, and builds one `Inference`."""
 
     def __init__(self, batch: int, exits: int) -> None:
         self._predictions = np.empty(batch, dtype=np.int64)
@@ -58,14 +58,23 @@ class InferenceBuilder:
         self._scores = np.full((batch, exits), np.nan, dtype=np.float32)
         self._latency_ms = np.empty(batch, dtype=np.float64)
 
-    def score(self, exit_index: int, samples: Rows, scores: npt.NDArray[np.float32]) -> None:
-        """Take the scores [n] of samples that reached an exit."""
+    def add_scores(self, exit_index: int, samples: Rows, scores: npt.NDArray[np.float32]) -> None:
+        """Store the scores [n] of the samples that reached an exit."""
         self._scores[samples, exit_index] = scores
 
-    def leave(
+    def add_exited(
         self, run: StageRun, samples: Rows, rows: Rows, *, outputs: npt.NDArray[np.float32], latency_ms: float
     ) -> None:
-        """Let samples leave after a stage that made `outputs`; they stand at `rows` in what it and the policy say."""
+        """Store the results of samples that exit after a stage.
+
+        Args:
+            run: the stage and the decision.
+            samples: [n] positions of the samples in this inference.
+            rows: [n] their rows in `run` and in `outputs`.
+            outputs: raw outputs of the stage.
+            latency_ms: latency of these samples.
+
+        """
         if self._outputs is None:
             self._outputs = np.empty((len(self._exits), *outputs.shape[1:]), dtype=np.float32)
         self._outputs[samples] = outputs[rows]
@@ -74,10 +83,10 @@ class InferenceBuilder:
         self._exits[samples] = run.stage
         self._latency_ms[samples] = latency_ms
 
-    def inference(self, stage_ms: Sequence[float], decide_ms: Sequence[float]) -> Inference:
-        """Return the whole, when every sample has left."""
+    def build(self, stage_ms: Sequence[float], decide_ms: Sequence[float]) -> Inference:
+        """Return the inference, once every sample has exited."""
         if self._outputs is None:
-            raise AssertionError("no sample has left")
+            raise AssertionError("no sample has exited")
         return Inference(
             predictions=self._predictions,
             exits=self._exits,
@@ -90,11 +99,13 @@ class InferenceBuilder:
         )
 
 
-def of_one(runs: Sequence[StageRun], *, exits: int, outputs: npt.NDArray[np.float32], latency_ms: float) -> Inference:
-    """Return the answers of a batch of one after the stages that it ran; the last of them made `outputs`, copied here.
+def single_inference(
+    runs: Sequence[StageRun], *, exits: int, outputs: npt.NDArray[np.float32], latency_ms: float
+) -> Inference:
+    """Return the inference of a single sample from the stages that it ran; `outputs` of the last one are copied.
 
-    What `InferenceBuilder` gives, in fewer and plainer calls of numpy: after a stage has run, whatever else is called is out of
-    the processor's nearest caches, and costs ten times what it does in a loop of its own.
+    The result equals that of `InferenceBuilder`, with fewer and simpler numpy calls. Right after a stage has run, other
+    code is no longer in the processor's inner caches, so a call costs ten times what it costs in a tight loop.
     """
     last = runs[-1]
     exit_taken = np.empty(1, dtype=np.int64)
@@ -118,7 +129,7 @@ def of_one(runs: Sequence[StageRun], *, exits: int, outputs: npt.NDArray[np.floa
 
 
 def concatenate(parts: Sequence[Inference]) -> Inference:
-    """Return the inferences of several batches as that of one; durations add up stage by stage."""
+    """Return the inferences of several batches as one; the durations of each stage are summed."""
     return Inference(
         **{
             name: np.concatenate([getattr(part, name) for part in parts])
@@ -129,11 +140,14 @@ def concatenate(parts: Sequence[Inference]) -> Inference:
     )
 
 
-def survivors(exit_mask: npt.NDArray[np.bool_]) -> Rows:
-    """Return who goes on, as `StagedBatch.select_rows` wants it: in place, and the last of them in the gaps of the leavers."""
-    stays = np.flatnonzero(~exit_mask)
-    rows = np.arange(len(stays))
-    rows[exit_mask[: len(stays)]] = stays[stays >= len(stays)]
+def continuing_rows(exit_mask: npt.NDArray[np.bool_]) -> Rows:
+    """Return the rows of the samples that continue, in the order that `StagedBatch.select_rows` requires.
+
+    Rows stay where they are; the last continuing rows fill the gaps of the samples that exited.
+    """
+    continuing = np.flatnonzero(~exit_mask)
+    rows = np.arange(len(continuing))
+    rows[exit_mask[: len(continuing)]] = continuing[continuing >= len(continuing)]
     return rows
 
 

@@ -1,8 +1,8 @@
-"""Bootstrap intervals: how far figures of these samples may be from those of all inputs like them.
+"""Bootstrap confidence intervals of means, ratios and percentiles.
 
-Percentile bootstrap (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13): a figure is worked
-out on many resamples, each as many samples drawn with replacement, and the middle 95 % of what comes out is the
-interval. It cannot see what did not occur: a share of 0 or 1 has no width. numpy only, for a device has no scipy.
+Percentile bootstrap (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13): the statistic is
+computed on many resamples, each N samples drawn with replacement, and the middle 95 % of the results are the interval.
+A fraction of 0 or 1 gets an interval of width 0. This module uses only numpy, because devices have no scipy.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ _Values = npt.NDArray[np.float64]
 
 
 class Interval(msgspec.Struct, frozen=True, kw_only=True):
-    """A figure of the samples at hand, and its 95 % bootstrap interval."""
+    """A statistic of a set of samples, and its 95 % bootstrap confidence interval."""
 
     value: float
     low: float
@@ -30,49 +30,49 @@ class Interval(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def ratio_intervals(numerators: _Values, denominators: _Values, *, seed: int = 0) -> tuple[Interval, ...]:
-    """Return sum(numerators) / sum(denominators) over the samples, column by column, each with its interval.
+    """Return sum(numerators) / sum(denominators) over the samples, per column, each with its interval.
 
-    A mean has ones for its denominators. Both stand over the same resampled samples, and one seed resamples any table
-    of N samples alike, so what is compared is compared in pairs. Resamples whose denominators sum to 0 say nothing and
-    are left out.
+    A mean is a ratio whose denominators are ones. Numerator and denominator use the same resample, and the same seed
+    gives the same resamples for any table of N samples, so comparisons are paired. Resamples whose denominators sum to
+    0 are left out.
 
     Args:
         numerators: [N, M].
-        denominators: [N, M], nowhere below 0 and in each column somewhere above it.
-        seed: of the resampling.
+        denominators: [N, M], not negative, with at least one positive value in each column.
+        seed: seed of the resampling.
 
     """
     columns = numerators.shape[1]
     both = np.hstack([numerators, denominators])
     sums = np.concatenate([counts.astype(np.float64) @ both for counts in _counts(len(both), seed)])
-    found = []
+    intervals = []
     for m in range(columns):
-        over, under = sums[:, m], sums[:, columns + m]
+        numerator, denominator = sums[:, m], sums[:, columns + m]
         value = numerators[:, m].sum() / denominators[:, m].sum()
-        found.append(_interval(float(value), over[under > 0] / under[under > 0]))
-    return tuple(found)
+        intervals.append(_interval(float(value), numerator[denominator > 0] / denominator[denominator > 0]))
+    return tuple(intervals)
 
 
 def percentile_interval(values: _Values, percent: float, *, seed: int = 0) -> Interval:
-    """Return a percentile of values [N], interpolated as `numpy.percentile` does, with its interval.
+    """Return a percentile of values [N], interpolated like `numpy.percentile`, with its interval.
 
-    No resample need be made: the r-th smallest of N draws with replacement stands at place floor(N U) of the sorted
-    values, where U, the r-th smallest of N uniform numbers, is Beta(r, N + 1 - r) distributed.
+    The resamples need not be drawn: the r-th smallest of N draws with replacement is the sorted value with index
+    floor(N U), where U, the r-th smallest of N uniform numbers, has the distribution Beta(r, N + 1 - r).
     """
     ordered, count = np.sort(values), len(values)
-    place = percent / 100 * (count - 1)
-    below = int(place)
+    position = percent / 100 * (count - 1)
+    below = int(position)
     generator = np.random.default_rng(seed)
     lower = generator.beta(below + 1, count - below, size=RESAMPLES)
-    estimates = ordered[_places(lower, count)]
-    if place > below:  # the next larger draw is the smallest of those left, uniform above this one
+    estimates = ordered[_indices(lower, count)]
+    if position > below:  # the next draw is the smallest of the remaining ones, which are uniform above `lower`
         upper = lower + (1 - lower) * generator.beta(1, count - below - 1, size=RESAMPLES)
-        estimates = estimates + (place - below) * (ordered[_places(upper, count)] - estimates)
+        estimates = estimates + (position - below) * (ordered[_indices(upper, count)] - estimates)
     return _interval(float(np.percentile(ordered, percent)), estimates)
 
 
 def _counts(samples: int, seed: int) -> Iterator[npt.NDArray[np.int64]]:
-    """Yield how often each of `samples` is drawn, [R, N] at a time, until there are `RESAMPLES` rows."""
+    """Yield how often each sample is drawn: arrays [R, N], until there are `RESAMPLES` rows."""
     generator = np.random.default_rng(seed)
     at_once = max(1, _DRAWS_AT_ONCE // samples)
     for start in range(0, RESAMPLES, at_once):
@@ -81,7 +81,7 @@ def _counts(samples: int, seed: int) -> Iterator[npt.NDArray[np.int64]]:
         yield np.bincount(drawn.ravel(), minlength=rows * samples).reshape(rows, samples)
 
 
-def _places(uniform: _Values, count: int) -> npt.NDArray[np.int64]:
+def _indices(uniform: _Values, count: int) -> npt.NDArray[np.int64]:
     return np.minimum((uniform * count).astype(np.int64), count - 1)
 
 

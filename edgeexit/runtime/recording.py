@@ -1,4 +1,4 @@
-"""Record every exit of a data set: what policies are fitted on. Maps are reduced to shares of pixels on the way."""
+"""Records the readouts of every exit on a data set: the input of a fit. Maps are reduced to fractions of pixels."""
 
 from typing import Final
 
@@ -6,29 +6,29 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from edgeexit.datasets import Dataset, counts_of
+from edgeexit.datasets import Dataset, counted_mask
 from edgeexit.errors import DataError
 from edgeexit.progress import NO_PROGRESS, Progress
 from edgeexit.runtime.runner import Runner
 
 _BATCH: Final = 64
 _MAP_BYTES: Final = 2**25
-"""Of the raw maps of a batch, all exits together; what the stages need on the way there grows with them."""
+"""Limit for the output maps of a batch, all exits together; the memory that the stages need grows with it."""
 
 Predictions = npt.NDArray[np.int64]
-"""Classes [B]; to segment, [B, H, W]."""
+"""Classes [B]; for segmentation, [B, H, W]."""
 
 
 class Recording(msgspec.Struct, frozen=True, kw_only=True):
-    """Every exit of every sample of a data set, under temperature 1."""
+    """The readouts of every exit for every sample of a data set, with temperature 1."""
 
     readouts: npt.NDArray[np.float32]
     """[N, K, 4], or [N, K, 4 + C] with the probabilities."""
     disagreement: npt.NDArray[np.float32] | None = None
-    """To segment, [N, K] share of the pixels whose class is not the final exit's; None: classify."""
+    """For segmentation, [N, K] fraction of pixels whose class differs from the final exit's; else None."""
     errors: npt.NDArray[np.float32] | None = None
-    """To segment, [N, K] share of the counted pixels whose class is wrong; None without labels. A sample with no
-    counted pixel has 0 at every exit: it speaks for none of them."""
+    """For segmentation, [N, K] fraction of the counted pixels whose class is wrong; None without labels. A sample
+    without any counted pixel has 0 at every exit."""
 
 
 def record(
@@ -38,9 +38,10 @@ def record(
     probabilities: bool = False,
     progress: Progress = NO_PROGRESS,
 ) -> Recording:
-    """Run a data set to full depth. Report the number of recorded samples to `progress`.
+    """Run a data set to full depth and return the readouts, with the probabilities of all classes if asked for.
 
-    Raises DataError for labels that are maps of another size than the exits'.
+    `progress` advances by the samples of each batch. Raises DataError for label maps of another size than the exits'
+    maps.
     """
     maps = runner.manifest.task == "segmentation"
     readouts, disagreement, errors = [], [], []
@@ -50,7 +51,7 @@ def record(
         readouts.append(every.readouts)
         count = len(every.readouts)
         if maps:
-            classes = [classes_of(raw) for raw in every.outputs.values()]
+            classes = [predictions_of(raw) for raw in every.outputs.values()]
             disagreement.append(np.stack([(found != classes[-1]).mean(axis=(1, 2)) for found in classes], axis=1))
             if dataset.labels is not None:
                 labels = dataset.labels[done : done + count]
@@ -69,50 +70,51 @@ def record_outputs(
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Run a data set to full depth, `batch` samples at a time; return exit name -> raw outputs, [N, C] or [N, C, H, W].
 
-    All of them are kept: maps take much memory.
+    The outputs of all samples are in memory at once: for segmentation, this can be large.
     """
-    kept: dict[str, npt.NDArray[np.float32]] = {}
+    found: dict[str, npt.NDArray[np.float32]] = {}
     done = 0
     for inputs in dataset.batches(batch):
         outputs = runner.infer_every_exit(inputs).outputs
-        if not kept:
-            kept = {name: np.empty((len(dataset), *raw.shape[1:]), dtype=raw.dtype) for name, raw in outputs.items()}
+        if not found:
+            found = {name: np.empty((len(dataset), *raw.shape[1:]), dtype=raw.dtype) for name, raw in outputs.items()}
         count = len(next(iter(outputs.values())))
         for name, raw in outputs.items():
-            kept[name][done : done + count] = raw
+            found[name][done : done + count] = raw
         done += count
         progress.advance(count, total=len(dataset))
-    return kept
+    return found
 
 
-def classes_of(outputs: npt.NDArray[np.float32]) -> Predictions:
-    """Return the most probable class: [B] of outputs [B, C], [B, H, W] of maps [B, C, H, W]."""
+def predictions_of(outputs: npt.NDArray[np.float32]) -> Predictions:
+    """Return the most probable class: [B] for outputs [B, C], [B, H, W] for maps [B, C, H, W]."""
     classes: Predictions = outputs.argmax(axis=1)
     return classes
 
 
-def count_right(
+def count_correct(
     predictions: Predictions, labels: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return how many of each sample's answers are right, and of how many that count: [B] each.
+    """Return each sample's numbers of correct and of counted predictions, [B] each.
 
-    A sample is one answer to classify, and a pixel is one to segment. Raises DataError for maps of different sizes.
+    A sample has one prediction in classification, and one per pixel in segmentation. Raises DataError for maps of
+    different sizes.
     """
     if predictions.shape != labels.shape:
-        sizes = ("x".join(map(str, shape[1:])) for shape in (labels.shape, predictions.shape))
-        raise DataError("'labels' are maps of {} where the exits' are {}; resize them".format(*sizes))
-    counts = counts_of(labels)
+        label_size, exit_size = ("x".join(map(str, shape[1:])) for shape in (labels.shape, predictions.shape))
+        raise DataError(f"'labels' are maps of {label_size}, but the exits' maps are {exit_size}; resize them")
+    counted = counted_mask(labels)
     within = tuple(range(1, labels.ndim))
-    return ((predictions == labels) & counts).sum(axis=within), counts.sum(axis=within)
+    return ((predictions == labels) & counted).sum(axis=within), counted.sum(axis=within)
 
 
 def _error_fractions(classes: Predictions, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    right, counted = count_right(classes, labels)
-    return (counted - right) / np.maximum(counted, 1)
+    correct, counted = count_correct(classes, labels)
+    return (counted - correct) / np.maximum(counted, 1)
 
 
 def _map_batch(runner: Runner, dataset: Dataset) -> int:
-    """Return how many samples to run at a time; one is run to see how large its maps are."""
+    """Return the batch size for segmentation; the first sample is run to find the size of its maps."""
     first = runner.infer_every_exit(next(dataset.batches(1)))
-    of_one = sum(raw.nbytes for raw in first.outputs.values())
-    return min(max(_MAP_BYTES // of_one, 1), _BATCH)
+    bytes_per_sample = sum(raw.nbytes for raw in first.outputs.values())
+    return min(max(_MAP_BYTES // bytes_per_sample, 1), _BATCH)

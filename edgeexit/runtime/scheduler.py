@@ -1,8 +1,8 @@
-"""Many requests at once: what waits at the same stage runs as one batch, and nobody is passed over for long.
+"""Runs many concurrent requests: samples that wait for the same stage run as one batch, with a bounded delay.
 
-One thread runs the stages, one at a time, and never rests while something waits. What comes in waits for stage 0. As
-long as new requests come, survivors wait at their stage for company, which makes batches of the deeper stages larger;
-but nobody is passed over for more than `max_delay_ms` after a stage: then its batch goes first.
+One thread runs the stages, one at a time, whenever samples wait. New samples wait for stage 0. While new requests
+arrive, samples that continue wait at their stage for others to join them, so batches of the later stages become larger.
+No batch waits longer than `max_delay_ms` after its previous stage: then it runs next.
 """
 
 import contextlib
@@ -21,130 +21,136 @@ from edgeexit.backends.base import Rows, StageBackend, StagedBatch
 from edgeexit.errors import InferenceError, OverloadedError
 from edgeexit.policies import Policy
 from edgeexit.policies.readout import Array
-from edgeexit.runtime.inference import Inference, InferenceBuilder, survivors
+from edgeexit.runtime.inference import Inference, InferenceBuilder, continuing_rows
 from edgeexit.runtime.stage_run import MS_PER_NS, StageRun, run_stage
 
-PATIENCE_S: Final = 10.0
-"""How long `close` waits for a stage that does not end."""
+CLOSE_TIMEOUT_S: Final = 10.0
+"""Time for which `close` waits for a stage that does not end."""
 
 _log = logging.getLogger(__name__)
 _Tensors = Mapping[str, npt.NDArray[Any]]
-_Company = tuple[int, tuple[tuple[int, ...], ...]]
-"""Who may share a batch: those of one policy whose inputs have one shape, the batch apart."""
+_BatchKey = tuple[int, tuple[tuple[int, ...], ...]]
+"""Samples with equal keys may share a batch: same policy object, same input shapes except for the batch dimension."""
 
 
 class _PendingRequest:
-    """What one call asked for, filled in as its samples leave."""
+    """One call of `submit`: its future, and its results as its samples exit."""
 
     def __init__(self, samples: int, exits: int, policy: Policy) -> None:
         self.policy = policy
         self.future: Future[Inference] = Future()
-        self.submitted = time.perf_counter_ns()
-        self._predictions = InferenceBuilder(samples, exits)
-        self._missing = samples
+        self.submitted_ns = time.perf_counter_ns()
+        self._builder = InferenceBuilder(samples, exits)
+        self._unfinished = samples
         self._stage_ms: list[float] = []
         self._decide_ms: list[float] = []
-        self._wanted: bool | None = None
+        self._active: bool | None = None
 
-    def wanted(self) -> bool:
-        """Tell whether it is to be run: it was not cancelled before its first sample ran, and did not fail."""
-        if self._wanted is None:
-            self._wanted = self.future.set_running_or_notify_cancel()
-        return self._wanted
+    def start(self) -> bool:
+        """Return True if the request is to run: it was not cancelled before its first sample ran, and did not fail."""
+        if self._active is None:
+            self._active = self.future.set_running_or_notify_cancel()
+        return self._active
 
     def fail(self, error: BaseException) -> None:
-        """End without an answer; those of its samples that are elsewhere come to nothing."""
-        self._wanted = False
-        with contextlib.suppress(InvalidStateError):  # told already, or cancelled
+        """Set the future's exception. Results of its samples that are still in progress are discarded."""
+        self._active = False
+        with contextlib.suppress(InvalidStateError):  # the future is done or cancelled
             self.future.set_exception(error)
 
-    def advance(self, run: StageRun, outputs: Array | None, rows: list[int], places: Rows) -> None:
-        """Take what a stage and the policy said of its samples, `places` in the request and `rows` in the batch.
+    def add(self, run: StageRun, outputs: Array | None, rows: list[int], positions: Rows) -> None:
+        """Store what one stage and the decision after it gave for samples of this request.
 
-        `outputs` are those of the batch; None where nobody leaves it.
+        Args:
+            run: the stage and the decision.
+            outputs: raw outputs of the batch; None if no sample of the batch exits.
+            rows: rows of this request's samples in the batch.
+            positions: [n] positions of the same samples in this request.
+
         """
         if run.stage == len(self._stage_ms):
             self._stage_ms.append(0.0)
             self._decide_ms.append(0.0)
         self._stage_ms[run.stage] += run.stage_ms
         self._decide_ms[run.stage] += run.decide_ms
-        self._predictions.score(run.stage, places, run.decision.score[rows])
-        left = [place for place, row in enumerate(rows) if run.decision.exit_mask[row]]
-        if outputs is None or not left:
+        self._builder.add_scores(run.stage, positions, run.decision.score[rows])
+        exited = [index for index, row in enumerate(rows) if run.decision.exit_mask[row]]
+        if outputs is None or not exited:
             return
-        latency_ms = (run.decided - self.submitted) * MS_PER_NS
-        self._predictions.leave(run, places[left], np.array(rows)[left], outputs=outputs, latency_ms=latency_ms)
-        self._missing -= len(left)
-        if not self._missing:
-            with contextlib.suppress(InvalidStateError):  # it failed
-                self.future.set_result(self._predictions.inference(self._stage_ms, self._decide_ms))
+        latency_ms = (run.decided_ns - self.submitted_ns) * MS_PER_NS
+        self._builder.add_exited(run, positions[exited], np.array(rows)[exited], outputs=outputs, latency_ms=latency_ms)
+        self._unfinished -= len(exited)
+        if not self._unfinished:
+            with contextlib.suppress(InvalidStateError):  # the request failed before
+                self.future.set_result(self._builder.build(self._stage_ms, self._decide_ms))
 
 
-class _Piece:
-    """Samples of a request that wait for stage 0, as many as a batch may have."""
+class _RequestChunk:
+    """At most `max_batch` samples of one request that wait for stage 0."""
 
-    def __init__(self, request: _PendingRequest, tensors: _Tensors, places: Rows, company: _Company) -> None:
+    def __init__(self, request: _PendingRequest, tensors: _Tensors, positions: Rows, key: _BatchKey) -> None:
         self.request = request
         self.tensors = tensors
-        self.places = places
-        self.company = company
+        self.positions = positions
+        self.key = key
 
 
-class _Group:
-    """Samples of several requests that wait together for their next stage."""
+class _SharedBatch:
+    """Samples of one or several requests that run their next stage together."""
 
-    def __init__(self, company: _Company, pieces: Sequence[_Piece], staged: StagedBatch) -> None:
-        self.company = company
-        self.policy = pieces[0].request.policy
+    def __init__(self, chunks: Sequence[_RequestChunk], staged: StagedBatch) -> None:
+        self.key = chunks[0].key
+        self.policy = chunks[0].request.policy
         self.staged = staged
         self.stage = 0
-        self.owners = [piece.request for piece in pieces for _ in piece.places]
-        self.places = np.concatenate([piece.places for piece in pieces])
-        """Each sample's place in its request."""
-        self.state = self.policy.initial_state(len(self.places))
-        self.since = 0
-        """When the one that waits longest began to, in ns."""
+        self.requests = [chunk.request for chunk in chunks for _ in chunk.positions]
+        """The request of each row."""
+        self.positions = np.concatenate([chunk.positions for chunk in chunks])
+        """The position of each row in its request."""
+        self.state = self.policy.initial_state(len(self.positions))
+        self.waiting_since_ns = 0
+        """When its previous stage ended; after a join, that of the batch that stayed."""
 
-    def go_on(self, run: StageRun) -> None:
-        """Wait for the stage after this one, without those who left."""
+    def move_to_next_stage(self, run: StageRun) -> None:
+        """Remove the samples that exited after `run`; the others wait for the next stage."""
         self.state = run.decision.state
         if run.decision.exit_mask.any():
-            rows = survivors(run.decision.exit_mask)
+            rows = continuing_rows(run.decision.exit_mask)
             self.staged.select_rows(rows)
-            self.owners = [self.owners[row] for row in rows]
-            self.places, self.state = self.places[rows], self.state[rows]
+            self.requests = [self.requests[row] for row in rows]
+            self.positions, self.state = self.positions[rows], self.state[rows]
         self.stage += 1
-        self.since = run.decided
+        self.waiting_since_ns = run.decided_ns
 
     def close(self) -> None:
-        """Give its memory back."""
+        """Release the memory of the batch."""
         self.staged.__exit__(None, None, None)
 
-    def join(self, other: "_Group") -> None:
-        """Take in another group that waits for the same stage."""
-        state = np.concatenate([self.state, other.state])  # while the memory that it may lie in is theirs
+    def join(self, other: "_SharedBatch") -> None:
+        """Append another batch that waits for the same stage."""
+        state = np.concatenate([self.state, other.state])  # before the staged join: the states may lie in its memory
         self.staged.join(other.staged)
         self.state = state
-        self.owners += other.owners
-        self.places = np.concatenate([self.places, other.places])
+        self.requests += other.requests
+        self.positions = np.concatenate([self.positions, other.positions])
 
     def rows_by_request(self) -> dict[_PendingRequest, list[int]]:
-        """Return which rows are whose."""
-        found: dict[_PendingRequest, list[int]] = {}
-        for row, owner in enumerate(self.owners):
-            found.setdefault(owner, []).append(row)
-        return found
+        """Return request -> its rows in this batch."""
+        rows: dict[_PendingRequest, list[int]] = {}
+        for row, request in enumerate(self.requests):
+            rows.setdefault(request, []).append(row)
+        return rows
 
 
 class Scheduler:
-    """Runs the stages for all requests in a thread of its own.
+    """Runs the stages for all requests, in a thread of its own.
 
     Args:
-        backend: an open one.
+        backend: an opened backend.
         exits: number of exits K.
-        max_delay_ms: longest time for which samples that could run are passed over for new ones, so that more run
-            together. The stage that runs when it ends is waited for.
-        max_waiting: most samples that are under way; more are refused.
+        max_delay_ms: longest time for which a batch waits at a stage while new samples run, so that others can join it.
+            A stage that is running when the time ends is not interrupted.
+        max_waiting: maximum number of samples in progress; a request beyond it is refused.
 
     """
 
@@ -154,171 +160,175 @@ class Scheduler:
         self._max_delay_ns = max_delay_ms / MS_PER_NS
         self._max_waiting = max_waiting
         self._changed = threading.Condition()
-        self._fresh: deque[_Piece] = deque()
-        self._groups: list[_Group] = []
-        """Those past stage 0; touched by the thread alone."""
-        self._requests: set[_PendingRequest] = set()
-        """Those without an answer."""
-        self._under_way = 0
+        self._new: deque[_RequestChunk] = deque()
+        self._batches: list[_SharedBatch] = []
+        """Batches past stage 0. Only the scheduler's thread uses this list."""
+        self._unanswered: set[_PendingRequest] = set()
+        self._in_progress = 0
+        """Number of samples that were submitted and have not exited."""
         self._stages_run = 0
         self._closing = False
-        self._given_up = False
+        self._abandoned = False
         self._thread = threading.Thread(target=self._work, name="stage-scheduler", daemon=True)
         self._thread.start()
 
     def submit(self, tensors: _Tensors, policy: Policy) -> Future[Inference]:
-        """Ask for the answers of a batch, which is copied; the caller has checked both.
+        """Copy a batch that the caller has checked, and run it. Return the future of its inference.
 
-        Raises OverloadedError where too much waits already, and InferenceError once it is closed.
+        Raises OverloadedError if too many samples are in progress, and InferenceError if the scheduler is closed.
         """
         samples = len(next(iter(tensors.values())))
-        company = (id(policy), tuple(array.shape[1:] for array in tensors.values()))
+        key = (id(policy), tuple(array.shape[1:] for array in tensors.values()))
         request = _PendingRequest(samples, self._exits, policy)
-        pieces = [
-            _Piece(request, {name: array[places] for name, array in tensors.items()}, places, company)
-            for places in np.array_split(np.arange(samples), -(-samples // self._backend.max_batch))
+        chunks = [
+            _RequestChunk(request, {name: array[positions] for name, array in tensors.items()}, positions, key)
+            for positions in np.array_split(np.arange(samples), -(-samples // self._backend.max_batch))
         ]
         with self._changed:
             if self._closing:
-                raise InferenceError("the runner is closed; no more samples are taken")
-            if self._under_way and self._under_way + samples > self._max_waiting:
+                raise InferenceError("the runner is closed and accepts no samples")
+            if self._in_progress and self._in_progress + samples > self._max_waiting:
                 raise OverloadedError(
-                    f"{self._under_way} samples are under way and {samples} more would pass the limit of "
+                    f"{self._in_progress} samples are in progress and {samples} more would exceed max_waiting = "
                     f"{self._max_waiting}; try again later"
                 )
-            self._under_way += samples
-            self._fresh.extend(pieces)
-            self._requests.add(request)
+            self._in_progress += samples
+            self._new.extend(chunks)
+            self._unanswered.add(request)
             self._changed.notify()
-        request.future.add_done_callback(lambda _: self._requests.discard(request))
+        request.future.add_done_callback(lambda _: self._unanswered.discard(request))
         return request.future
 
     def close(self) -> None:
-        """Answer what has been taken in, and end the thread.
+        """Finish all submitted requests, and end the thread.
 
-        Where a stage does not end for `PATIENCE_S`, what has no answer yet is told so (InferenceError), and the thread
-        is left behind.
+        If a stage does not end within `CLOSE_TIMEOUT_S`, the unfinished requests fail with InferenceError, and the
+        thread is abandoned.
         """
         with self._changed:
             self._closing = True
             self._changed.notify()
         while self._thread.is_alive():
             before = self._stages_run
-            self._thread.join(PATIENCE_S)
+            self._thread.join(CLOSE_TIMEOUT_S)
             if self._thread.is_alive() and self._stages_run == before:
-                self._give_up()
+                self._abandon()
                 return
 
-    def _give_up(self) -> None:
-        """Tell those who have no answer that they get none; should the thread come back, it ends."""
+    def _abandon(self) -> None:
+        """Fail all unfinished requests. The thread ends by itself if its stage ever returns."""
         with self._changed:
-            self._given_up = True
-            self._fresh.clear()
-            unanswered = list(self._requests)
-        reason = f"a stage has not ended for {PATIENCE_S:g} s; the runner was closed without it"
-        _log.warning("%s, %d requests have no answer", reason, len(unanswered))
+            self._abandoned = True
+            self._new.clear()
+            unanswered = list(self._unanswered)
+        reason = f"a stage has not ended for {CLOSE_TIMEOUT_S:g} s; the runner was closed without it"
+        _log.warning("%s; %d requests failed", reason, len(unanswered))
         for request in unanswered:
             request.fail(InferenceError(reason))
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not (self._fresh or self._groups or self._closing):
+                while not (self._new or self._batches or self._closing):
                     self._changed.wait()
-                fresh = bool(self._fresh)
-            if self._given_up:
-                for left_over in self._groups:
-                    left_over.close()
+                has_new = bool(self._new)
+            if self._abandoned:
+                for batch in self._batches:
+                    batch.close()
                 return
-            if not (fresh or self._groups):
+            if not (has_new or self._batches):
                 return
-            group = self._next_waiting(fresh=fresh)
-            if group is not None:
-                self._advance(group)
-            elif pieces := self._next_fresh():
-                self._begin(pieces)
+            next_batch = self._take_batch(has_new=has_new)
+            if next_batch is not None:
+                self._advance(next_batch)
+            elif chunks := self._take_new():
+                self._begin(chunks)
 
-    def _next_waiting(self, *, fresh: bool) -> _Group | None:
-        """Take the group whose turn it is; None where it is that of those who came in."""
-        now, most = time.perf_counter_ns(), self._backend.max_batch
-        due = [group for group in self._groups if now - group.since >= self._max_delay_ns or len(group.places) == most]
+    def _take_batch(self, *, has_new: bool) -> _SharedBatch | None:
+        """Remove and return the waiting batch that runs next; None if new samples run first."""
+        now_ns, max_batch = time.perf_counter_ns(), self._backend.max_batch
+        due = [
+            batch
+            for batch in self._batches
+            if now_ns - batch.waiting_since_ns >= self._max_delay_ns or len(batch.positions) == max_batch
+        ]
         if due:
-            chosen = min(due, key=lambda group: group.since)
-        elif fresh:
+            chosen = min(due, key=lambda batch: batch.waiting_since_ns)
+        elif has_new:
             return None
-        else:  # survivors of the shallowest are company for those further on
-            chosen = min(self._groups, key=lambda group: group.stage)
-        self._groups.remove(chosen)
+        else:  # the batch at the earliest stage first: its samples can join those at later stages
+            chosen = min(self._batches, key=lambda batch: batch.stage)
+        self._batches.remove(chosen)
         return chosen
 
-    def _next_fresh(self) -> list[_Piece]:
-        """Take those who came in first, may share a batch and are still wanted."""
-        pieces: list[_Piece] = []
-        room = self._backend.max_batch
+    def _take_new(self) -> list[_RequestChunk]:
+        """Remove and return the oldest new chunks that can share a batch, without those of cancelled requests."""
+        chunks: list[_RequestChunk] = []
+        free_rows = self._backend.max_batch
         with self._changed:
-            while self._fresh and len(self._fresh[0].places) <= room:
-                if pieces and self._fresh[0].company != pieces[0].company:
+            while self._new and len(self._new[0].positions) <= free_rows:
+                if chunks and self._new[0].key != chunks[0].key:
                     break
-                piece = self._fresh.popleft()
-                if piece.request.wanted():
-                    pieces.append(piece)
-                    room -= len(piece.places)
+                chunk = self._new.popleft()
+                if chunk.request.start():
+                    chunks.append(chunk)
+                    free_rows -= len(chunk.positions)
                 else:
-                    self._under_way -= len(piece.places)
-        return pieces
+                    self._in_progress -= len(chunk.positions)
+        return chunks
 
-    def _begin(self, pieces: Sequence[_Piece]) -> None:
-        """Run stage 0 of those who came in."""
-        policy = pieces[0].request.policy
+    def _begin(self, chunks: Sequence[_RequestChunk]) -> None:
+        """Make one batch of new chunks, and run its stage 0."""
+        policy = chunks[0].request.policy
         try:
             tensors = {
-                name: np.concatenate([piece.tensors[name] for piece in pieces]) if len(pieces) > 1 else array
-                for name, array in pieces[0].tensors.items()
+                name: np.concatenate([chunk.tensors[name] for chunk in chunks]) if len(chunks) > 1 else array
+                for name, array in chunks[0].tensors.items()
             }
             staged = self._backend.begin(tensors, probabilities=policy.reads_probabilities)
-        except Exception as error:  # noqa: BLE001 - whoever asked is told, and the others go on
-            for piece in pieces:
-                piece.request.fail(error)
-            self._release(sum(len(piece.places) for piece in pieces))
+        except Exception as error:  # noqa: BLE001 - the futures of these requests raise it; other requests continue
+            for chunk in chunks:
+                chunk.request.fail(error)
+            self._release(sum(len(chunk.positions) for chunk in chunks))
             return
-        self._advance(_Group(pieces[0].company, pieces, staged))
+        self._advance(_SharedBatch(chunks, staged))
 
-    def _advance(self, group: _Group) -> None:
-        """Run a group's next stage, let samples leave, and let the others wait for the stage after it."""
-        under_way = len(group.owners)
+    def _advance(self, batch: _SharedBatch) -> None:
+        """Run the next stage of a batch, store the results of samples that exit, and queue the others."""
+        remaining = len(batch.requests)
         try:
-            run = run_stage(group.staged, group.policy, group.stage, group.state)
+            run = run_stage(batch.staged, batch.policy, batch.stage, batch.state)
             self._stages_run += 1
-            outputs = group.staged.outputs() if run.decision.exit_mask.any() else None  # they may be far away, on a GPU
-            for request, rows in group.rows_by_request().items():
-                request.advance(run, outputs, rows, group.places[rows])
-            exit_mask = run.decision.exit_mask
-            left = int(np.count_nonzero(exit_mask))
-            self._release(left)
-            under_way -= left
-            if under_way:
-                group.go_on(run)
-                self._wait(group)
+            # Outputs are read only if needed: they may have to be copied from a GPU.
+            outputs = batch.staged.outputs() if run.decision.exit_mask.any() else None
+            for request, rows in batch.rows_by_request().items():
+                request.add(run, outputs, rows, batch.positions[rows])
+            exited = int(np.count_nonzero(run.decision.exit_mask))
+            self._release(exited)
+            remaining -= exited
+            if remaining:
+                batch.move_to_next_stage(run)
+                self._queue(batch)
             else:
-                group.close()
-        except Exception as error:  # noqa: BLE001 - whoever asked is told, and the others go on
-            for request in set(group.owners):
+                batch.close()
+        except Exception as error:  # noqa: BLE001 - the futures of these requests raise it; other requests continue
+            for request in set(batch.requests):
                 request.fail(error)
-            self._release(under_way)
-            group.close()
+            self._release(remaining)
+            batch.close()
 
-    def _wait(self, group: _Group) -> None:
-        """Let a group wait for its next stage, with those who wait for it already where they fit together."""
-        for other in self._groups:
+    def _queue(self, batch: _SharedBatch) -> None:
+        """Let a batch wait for its next stage, joined to a waiting batch with the same stage and key if it fits."""
+        for other in self._batches:
             if (
-                other.stage == group.stage
-                and other.company == group.company
-                and len(other.places) + len(group.places) <= self._backend.max_batch
+                other.stage == batch.stage
+                and other.key == batch.key
+                and len(other.positions) + len(batch.positions) <= self._backend.max_batch
             ):
-                other.join(group)
+                other.join(batch)
                 return
-        self._groups.append(group)
+        self._batches.append(batch)
 
     def _release(self, samples: int) -> None:
         with self._changed:
-            self._under_way -= samples
+            self._in_progress -= samples

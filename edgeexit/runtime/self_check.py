@@ -1,4 +1,4 @@
-"""Whether this machine answers a bundle's golden samples as the bundle says it should."""
+"""Checks that this machine reproduces the logits of a bundle's golden samples."""
 
 from edgeexit.backends.tensorrt.engines.verify import ExitCheck, check_exit
 from edgeexit.bundle import Bundle, GoldenSamples
@@ -7,25 +7,25 @@ from edgeexit.runtime.runner import Runner
 
 
 def self_check(runner: Runner, bundle: Bundle, golden: GoldenSamples) -> tuple[ExitCheck, ...]:
-    """Run the golden samples to full depth and compare every exit; return how far each is off.
+    """Run the golden samples to full depth and compare the logits of every exit. Return the error of each exit.
 
     Args:
-        runner: an open one of the bundle.
-        bundle: names its precision, and with that the tolerances of `engines.verify`.
+        runner: an opened runner of the bundle.
+        bundle: its precision selects the tolerances of `check_exit`.
         golden: the bundle's golden samples.
 
-    Raises BundleError that names the exit and the error where an answer is not what the precision explains.
+    Raises BundleError, which names the exit and its error, if an error exceeds the tolerance of the precision.
 
     """
-    found = runner.infer_every_exit(golden.inputs).outputs
+    outputs = runner.infer_every_exit(golden.inputs).outputs
     try:
         return tuple(
-            check_exit(name, golden.exits[name], found[name], bundle.manifest.precision)
+            check_exit(name, golden.exits[name], outputs[name], bundle.manifest.precision)
             for name in bundle.manifest.exits
         )
     except KeyError as error:
-        raise BundleError(f"bundle '{bundle.path}' has no golden answers for exit {error}; compile it again") from error
+        raise BundleError(f"bundle '{bundle.path}' has no golden logits for exit {error}; compile it again") from error
     except EngineError as error:
         raise BundleError(
-            f"bundle '{bundle.path}' does not answer here as it should ({runner.runtime}): {error}; it is not served"
+            f"bundle '{bundle.path}' gives wrong logits on this machine ({runner.runtime}): {error}; it is not served"
         ) from error

@@ -1,4 +1,4 @@
-"""One stage of a batch and the policy's decision after it, with how long each took."""
+"""Runs one stage of a batch and the policy's decision after it, and measures both."""
 
 import time
 from typing import Final, NamedTuple
@@ -10,25 +10,56 @@ from edgeexit.policies.readout import Array
 MS_PER_NS: Final = 1e-6
 
 
+class TimedReadout(NamedTuple):
+    """The readout of one stage, and when the stage ran."""
+
+    readout: Array
+    """[B, 4] or, with the probabilities of all classes, [B, 4 + C]. It is valid while the batch is open."""
+    started_ns: int
+    """`time.perf_counter_ns` before the stage."""
+    ended_ns: int
+
+
 class StageRun(NamedTuple):
-    """What a stage and the policy said of a batch."""
+    """Readout and decision of a batch after one stage."""
 
     stage: int
     readout: Array
-    """[B, 4], or [B, 4 + C]; valid as long as the batch is open."""
+    """As in `TimedReadout`."""
     decision: Decision
     stage_ms: float
-    """Of the stage, readout included."""
+    """Duration of the stage, readout included."""
     decide_ms: float
-    decided: int
-    """Moment of the decision, in ns of `time.perf_counter_ns`."""
+    """Duration of the policy's decision."""
+    decided_ns: int
+    """`time.perf_counter_ns` after the decision."""
+
+
+def run_and_time(staged: StagedBatch, temperature: float) -> TimedReadout:
+    """Run the next stage of a batch. Raises InferenceError if the runtime fails."""
+    started_ns = time.perf_counter_ns()
+    readout = staged.run(temperature)
+    return TimedReadout(readout, started_ns, time.perf_counter_ns())
 
 
 def run_stage(staged: StagedBatch, policy: Policy, stage: int, state: Array) -> StageRun:
-    """Run a batch's next stage, which is `stage`, and decide. Raises InferenceError where the runtime refuses."""
-    started = time.perf_counter_ns()
-    readout = staged.run(policy.temperatures[stage])
-    ended = time.perf_counter_ns()
+    """Run the next stage of a batch, and decide which samples exit. Raises InferenceError if the runtime fails.
+
+    Args:
+        staged: the batch.
+        policy: makes the decision.
+        stage: index of the batch's next stage.
+        state: [B, S] the policy's state after the previous stage.
+
+    """
+    readout, started_ns, ended_ns = run_and_time(staged, policy.temperatures[stage])
     decision = policy.decide(stage, readout, state)
-    decided = time.perf_counter_ns()
-    return StageRun(stage, readout, decision, (ended - started) * MS_PER_NS, (decided - ended) * MS_PER_NS, decided)
+    decided_ns = time.perf_counter_ns()
+    return StageRun(
+        stage,
+        readout,
+        decision,
+        (ended_ns - started_ns) * MS_PER_NS,
+        (decided_ns - ended_ns) * MS_PER_NS,
+        decided_ns,
+    )

@@ -29,8 +29,8 @@ def profile(**changes):
         "end_to_end": summarise([0.6] * 700), "policy": "beem", "exit_rates": (0.75, 0.25),
         "end_to_end_raw_us": (600,) * 700,
         "paths": (
-            path(EXITS[0], 0.51, 525, stages_ms=(0.5,), decisions_ms=0.002, staging_ms=0.008),
-            path(EXITS[1], 1.22, 175, stages_ms=(0.5, 0.7), decisions_ms=0.004, staging_ms=0.016),
+            path(EXITS[0], 0.51, 525, stages_ms=(0.5,), decisions_ms=0.002, overhead_ms=0.008),
+            path(EXITS[1], 1.22, 175, stages_ms=(0.5, 0.7), decisions_ms=0.004, overhead_ms=0.016),
         ),
         "drift": Drift(ratio=1.2, low=1.1, high=1.3, drifted=True),
         "phases": (ProfilePhase(name="stages", start_s=0.2, end_s=3.2), ProfilePhase(name="end to end", start_s=3.4, end_s=6.4)),

@@ -103,5 +103,5 @@ def test_labels_of_another_size_are_refused(runner, images):
     dataset = Dataset(inputs={"image": images}, labels=np.zeros((SAMPLES, 2, 3), dtype=np.int64))
     policy = Confidence(temperatures=(1.0,) * EXITS, thresholds=(0.0,) * (EXITS - 1))
     for measure in (record, lambda runner, dataset: evaluate(runner, dataset, {"early": policy})):
-        with pytest.raises(DataError, match="'labels' are maps of 2x3 where the exits' are 4x6; resize them"):
+        with pytest.raises(DataError, match="'labels' are maps of 2x3, but the exits' maps are 4x6; resize them"):
             measure(runner, dataset)

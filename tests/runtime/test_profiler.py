@@ -13,7 +13,7 @@ from edgeexit.policies.confidence import Confidence
 from edgeexit.runtime import profile_bundle
 from edgeexit.runtime.profiler import _energy_per_inference_mj
 from edgeexit.runtime.profiling.onnx_pruning import without_outputs
-from edgeexit.runtime.profiling.steady import RAW_KEPT, Steady, steady, thinned_us
+from edgeexit.runtime.profiling.steady import MAX_RAW_SAMPLES, SteadyRun, run_steady, subsample_us
 from edgeexit.telemetry import Reading
 from edgeexit.wire import MAX_EXITS, decode, encode
 from tests.bundles import make_bundle, make_samples
@@ -82,8 +82,8 @@ def test_the_time_of_each_exit_is_accounted_for(profile):
     assert sum(path.latency.samples for path in profile.paths) == profile.end_to_end.samples
     for depth, path in enumerate(profile.paths, 1):
         assert len(path.stages_ms) == depth
-        assert path.staging_ms > 0
-        parts = sum(path.stages_ms) + path.decisions_ms + path.staging_ms
+        assert path.overhead_ms > 0
+        parts = sum(path.stages_ms) + path.decisions_ms + path.overhead_ms
         assert parts == pytest.approx(path.latency.mean_ms, abs=1e-5)
 
 
@@ -109,7 +109,7 @@ def test_the_board_and_its_settings_are_told(profile):
 def test_energy_is_that_of_the_readings_that_told_power():
     told = {0.5: 9000.0, 1.0: None, 2.0: 5000.0, 4.0: 5000.0, 5.0: None, 6.0: 9000.0}
     readings = [Reading(monotonic_s=at, total_mw=power) for at, power in told.items()]
-    run = Steady([None] * 20, start_s=1.0, end_s=5.0)
+    run = SteadyRun([None] * 20, start_s=1.0, end_s=5.0)
     assert _energy_per_inference_mj(readings, run) == 5000 * 4 / 20
     assert _energy_per_inference_mj(readings[:3], run) is None
 
@@ -139,7 +139,9 @@ def test_batches_are_measured_whole(bundle):
     assert sum(profile.exit_rates) == pytest.approx(1)
 
 
-@pytest.mark.parametrize(("batch", "words"), [(17, "16 samples do not make a batch of 17"), (100, "run at a time")])
+@pytest.mark.parametrize(
+    ("batch", "words"), [(17, "16 samples are too few for a batch of 17"), (100, "exceeds the backend's maximum")]
+)
 def test_batches_that_cannot_be_made_are_refused(bundle, batch, words):
     dataset = Dataset(inputs=make_samples(200)) if batch == 100 else None
     with pytest.raises(DataError, match=words):
@@ -170,7 +172,7 @@ def test_the_deepest_model_still_fits_into_a_message():
     )
     paths = tuple(
         ExitPath(
-            exit=f"exit{k}", latency=summary, stages_ms=(12.345678,) * (k + 1), decisions_ms=0.123456, staging_ms=0.123
+            exit=f"exit{k}", latency=summary, stages_ms=(12.345678,) * (k + 1), decisions_ms=0.123456, overhead_ms=0.123
         )
         for k in range(MAX_EXITS)
     )
@@ -197,15 +199,15 @@ def test_a_profile_of_an_earlier_version_is_read():
 
 
 def test_raw_samples_are_thinned_evenly_and_kept_whole_when_few():
-    assert thinned_us([0.001, 0.002]) == (1, 2)
-    many = thinned_us(np.arange(10_500) / 1000)
-    assert len(many) <= RAW_KEPT
+    assert subsample_us([0.001, 0.002]) == (1, 2)
+    many = subsample_us(np.arange(10_500) / 1000)
+    assert len(many) <= MAX_RAW_SAMPLES
     assert set(np.diff(many)) == {11}
-    assert thinned_us([]) == ()
+    assert subsample_us([]) == ()
 
 
 def test_the_warm_up_is_left_out():
-    run = steady(0.0, lambda turn: turn)
+    run = run_steady(0.0, lambda turn: turn)
     assert run.results == [0]
     assert run.start_s <= run.end_s
 

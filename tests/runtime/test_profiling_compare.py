@@ -10,7 +10,7 @@ from edgeexit.bundle import Bundle
 from edgeexit.errors import DataError
 from edgeexit.policies import PolicyDocument
 from edgeexit.policies.confidence import Confidence
-from edgeexit.runtime.profiling.compare import _in_turns, _over_rounds, compare_bundles
+from edgeexit.runtime.profiling.compare import _alternate, _over_rounds, compare_bundles
 from tests.bundles import make_bundle
 
 
@@ -47,14 +47,14 @@ def test_bundles_without_an_exit_in_common_are_refused(tmp_path):
         replace(stage, exit=replace(stage.exit, name=f"other{k}")) for k, stage in enumerate(b.manifest.stages)
     )
     b = Bundle(b.path, replace(b.manifest, stages=stages), b.digest)
-    with pytest.raises(DataError, match="none of one name"):
+    with pytest.raises(DataError, match="no common exit to compare"):
         compare_bundles(a, b, seconds=0.05)
 
 
 def test_the_two_change_places_with_every_turn():
     order = []
     for turn in range(4):
-        assert _in_turns(lambda: order.append("a"), lambda: order.append("b"), turn) == (None, None)
+        assert _alternate(lambda: order.append("a"), lambda: order.append("b"), turn) == (None, None)
     assert "".join(order) == "abbaabba"
 
 
@@ -78,4 +78,4 @@ def test_a_side_that_does_not_run_as_its_target_says_tells_so(tmp_path):
     b = make_bundle(tmp_path / "b", target="raspberry-pi-5" if platform.machine() == "x86_64" else "x86-cpu")
     found = compare_bundles(a, b, seconds=0.05)
     assert found.a.warnings == ()
-    assert "latencies say nothing of the target's" in found.b.warnings[0]
+    assert "latencies do not predict the target's" in found.b.warnings[0]

@@ -86,11 +86,11 @@ def test_who_leaves_early_waits_less(runner):
 
 
 def test_inputs_that_do_not_fit_are_named(runner):
-    with pytest.raises(DataError, match="'x' is 2x9 where the model takes batchx8"):
+    with pytest.raises(DataError, match="'x' has shape 2x9, but the model takes batchx8"):
         runner.infer({INPUT: np.zeros((2, 9), np.float32)}, policy=CONFIDENCE)
     with pytest.raises(DataError, match="has no array 'x'; it has 'y'"):
         runner.infer({"y": np.zeros((2, 8), np.float32)}, policy=CONFIDENCE)
-    with pytest.raises(DataError, match="'x' is a list where a numpy array is needed"):
+    with pytest.raises(DataError, match="'x' is a list; it must be a numpy array"):
         runner.infer({INPUT: [[0.0] * 8]}, policy=CONFIDENCE)
 
 
@@ -102,7 +102,7 @@ def test_a_policy_for_another_number_of_exits_is_refused(runner):
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        ({"not_finite": "maybe"}, "not_finite is 'maybe'; it is one of refuse, pass"),
+        ({"not_finite": "maybe"}, "not_finite is 'maybe'; it must be one of refuse, pass"),
         ({"max_delay_ms": float("nan")}, "max_delay_ms is nan"),
         ({"max_delay_ms": -1.0}, "max_delay_ms is -1.0"),
         ({"max_waiting": 0}, "max_waiting is 0"),
@@ -116,7 +116,7 @@ def test_options_out_of_range_are_refused(bundle, options, word):
 def test_a_stage_that_does_not_open_is_named(tmp_path):
     bundle = make_bundle(tmp_path / "bundle")
     (bundle.path / "stage1.onnx").write_bytes(b"not a graph")
-    with pytest.raises(BundleError, match=r"stage1\.onnx does not open"), Runner(bundle):
+    with pytest.raises(BundleError, match=r"stage1\.onnx cannot be opened"), Runner(bundle):
         pass
 
 
@@ -128,7 +128,7 @@ def test_a_target_without_a_backend_is_stood_in_for_and_that_is_said(tmp_path):
     with Runner(bundle) as runner:
         assert runner.runtime.startswith("onnxruntime")
         assert len(runner.warnings) == 1
-        assert "'jetson-orin-nano' is for aarch64, this is x86_64" in runner.warnings[0]
+        assert "'jetson-orin-nano' is for aarch64, this machine is x86_64" in runner.warnings[0]
         for name, logits in runner.infer_every_exit(golden.inputs).outputs.items():
             np.testing.assert_allclose(logits, golden.exits[name], atol=1e-4)
 
@@ -155,6 +155,6 @@ def test_a_sample_that_is_not_a_number_goes_to_full_depth_and_changes_nobody_s_a
 def test_every_exit_needs_its_temperature(tmp_path):
     with (
         Runner(make_bundle(tmp_path / "bundle")) as opened,
-        pytest.raises(PolicyError, match="2 temperatures are given for 3"),
+        pytest.raises(PolicyError, match="2 temperatures for 3"),
     ):
         opened.infer_every_exit(make_samples(1), temperatures=(1.0, 2.0))

@@ -185,7 +185,7 @@ def test_too_much_waiting_is_refused_and_counted_off_again(bundle, watched):
     with Runner(bundle, backend=watched, max_waiting=8) as runner:
         watched.gate.clear()
         futures = [runner.infer_async(make_samples(4), policy=NEVER_EARLY) for _ in range(2)]
-        with pytest.raises(OverloadedError, match="8 samples are under way and 1 more would pass the limit of 8"):
+        with pytest.raises(OverloadedError, match="8 samples are in progress and 1 more would exceed max_waiting = 8"):
             runner.infer_async(make_samples(1), policy=NEVER_EARLY)
         watched.gate.set()
         wait(futures, 30)
@@ -255,7 +255,7 @@ def test_samples_that_do_not_move_up_fail_alone_and_the_next_are_answered(bundle
 
 
 def test_closing_does_not_wait_for_ever_for_a_stage_that_hangs(bundle, watched, monkeypatch, caplog):
-    monkeypatch.setattr("edgeexit.runtime.scheduler.PATIENCE_S", 0.1)
+    monkeypatch.setattr("edgeexit.runtime.scheduler.CLOSE_TIMEOUT_S", 0.1)
     with Runner(bundle, backend=watched) as runner:
         watched.gate.clear()
         running = runner.infer_async(make_samples(3), policy=NEVER_EARLY)
@@ -264,7 +264,7 @@ def test_closing_does_not_wait_for_ever_for_a_stage_that_hangs(bundle, watched, 
     for future in (running, waiting):
         with pytest.raises(InferenceError, match=r"a stage has not ended for 0\.1 s; the runner was closed without it"):
             future.result(0)
-    assert "2 requests have no answer" in caplog.text
+    assert "2 requests failed" in caplog.text
     watched.gate.set()
     deadline = time.monotonic() + 30
     while watched.open_batches and time.monotonic() < deadline:
@@ -276,7 +276,7 @@ def test_closing_does_not_wait_for_ever_for_a_stage_that_hangs(bundle, watched, 
 def test_a_runner_that_is_not_open_takes_no_samples(bundle, ask):
     runner = Runner(bundle)
     for _ in range(2):
-        with pytest.raises(InferenceError, match="is closed; no more samples are taken"):
+        with pytest.raises(InferenceError, match="is closed and accepts no samples"):
             ask(runner, make_samples(1), policy=NEVER_EARLY)
         with runner:
             ask(runner, make_samples(1), policy=NEVER_EARLY)

@@ -97,6 +97,6 @@ def test_two_inputs_of_one_length_are_given_the_same(tmp_path, lengths):
     inputs = {
         name: np.ones((2, length, 4), np.float32) for name, length in zip(("left", "right"), lengths, strict=True)
     }
-    refusal = f"'right' has {lengths[1]} for 'length' where 'left' has {lengths[0]}; give both the same"
+    refusal = f"dimension 'length' is {lengths[1]} in 'right' and {lengths[0]} in 'left'; give both the same size"
     with Runner(bundle) as runner, pytest.raises(DataError, match=refusal):
         runner.infer_every_exit(inputs)

@@ -1,1 +1,1 @@
-"""The parts of the profiler: loops, drift, the readout's cost, comparing two bundles."""
+"""Parts of the profiler: measurement loops, drift, the cost of readouts, and the comparison of two bundles."""

@@ -1,4 +1,4 @@
-"""Two bundles against each other on one machine: the same samples in turns, A B, B A, so that both share its moods."""
+"""Compares the latency of two bundles on one machine: both run the same samples in alternating order (A B, B A)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,61 +16,62 @@ from edgeexit.policies import Policy
 from edgeexit.progress import NO_PROGRESS, Progress
 from edgeexit.runtime.intervals import Interval
 from edgeexit.runtime.profiling.machine import machine_name
-from edgeexit.runtime.profiling.steady import steady
+from edgeexit.runtime.profiling.steady import run_steady
 from edgeexit.runtime.runner import Runner
 from edgeexit.targets import load_target
 from edgeexit.telemetry import Sampler, find_probe
 
 _ROUNDS: Final = 8
-"""Each opens both anew, the other one first: where a session lies in memory is good or bad luck of up to 1 % and more,
-which no number of turns evens out."""
+"""Each round opens both bundles anew, in alternating order. The memory layout of a session changes its latency by 1 %
+or more, and repetitions within one session do not average this out."""
 _T_95: Final = 2.365
 """Student's t, two-sided 95 %, for 8 rounds: 7 degrees of freedom."""
 
 T = TypeVar("T")
 _Values = npt.NDArray[np.float64]
-_Stages = tuple[float, ...]
+_StageTimes = tuple[float, ...]
 
 
-class Contender(msgspec.Struct, frozen=True, kw_only=True):
+class ComparedBundle(msgspec.Struct, frozen=True, kw_only=True):
     """One side of a comparison."""
 
     bundle: str
-    """Digest."""
+    """Digest of the bundle."""
     precision: str
     runtime: str
     warnings: tuple[str, ...] = ()
-    """What differs from what the bundle's target names."""
+    """One line per difference from what the bundle's target names."""
     policy: str | None
+    """Kind of the bundle's policy."""
     exit_ms: dict[str, float]
-    """Exit -> median time of the stages up to it, every one forced to run."""
+    """Exit -> median total time of the stages up to it; every stage is forced to run."""
     end_to_end_ms: float | None
-    """Mean under the bundle's own policy; null where one of the two has none."""
+    """Mean latency under the bundle's own policy; null if one of the two bundles has no policy."""
 
 
-class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """What the second bundle takes, over what the first one takes."""
+class BundleComparison(msgspec.Struct, frozen=True, kw_only=True):
+    """The latency of bundle B relative to that of bundle A."""
 
     machine: str
-    turns: int
-    """Samples that both ran, each with every stage."""
-    a: Contender
-    b: Contender
+    pairs: int
+    """Number of samples that both ran, with every stage."""
+    a: ComparedBundle
+    b: ComparedBundle
     exits: dict[str, Interval]
-    """Exit that both have -> median ratio of the times to reach it in a turn, B over A, with its 95 % interval."""
+    """Common exit -> median ratio B / A of the times to reach it, with its 95 % interval."""
     end_to_end: Interval | None
-    """Ratio of the mean times under each one's own policy; null where one has none."""
+    """Ratio B / A of the mean latencies, each under the bundle's own policy; null if one has no policy."""
     invalid: str | None = None
-    """Why it says nothing; null: it does."""
+    """Why the comparison must not be used, e.g. because the machine was throttled; null if it may."""
 
 
 class _Round(NamedTuple):
-    """What both took in one round; a column a side."""
+    """The times of both bundles in one round."""
 
     forced: tuple[_Values, _Values]
-    """[N, K] each: times to reach every exit, all stages forced to run."""
+    """[N, K] for each bundle: times to reach every exit; every stage is forced to run."""
     early: _Values | None
-    """[N, 2] under their policies."""
+    """[N, 2] latencies of both bundles under their policies; None if one has no policy."""
 
 
 def compare_bundles(
@@ -80,28 +81,28 @@ def compare_bundles(
     dataset: Dataset | None = None,
     seconds: float = 3.0,
     progress: Progress = NO_PROGRESS,
-) -> Comparison:
-    """Run both bundles on the same samples, one at a time, in turns, for `seconds`; under their policies for as long.
+) -> BundleComparison:
+    """Run both bundles alternately on the same single samples for `seconds`, and under their policies for as long.
 
     Args:
-        a: what to compare with.
-        b: what to compare.
-        dataset: samples that fit both; default: the golden ones of `a`.
-        seconds: of steady state over all rounds, each after a warm-up of 0.2 s.
-        progress: receives the name of each step.
+        a: the reference.
+        b: the bundle to compare with `a`.
+        dataset: samples that match the inputs of both; default: the golden samples of `a`.
+        seconds: steady state over all rounds; each round starts with a warm-up of 0.2 s.
+        progress: receives the name of each round.
 
-    Raises DataError for bundles that have no exit of one name, or samples that do not fit both.
+    Raises DataError if the bundles have no exit name in common, or if the samples do not match the inputs of both.
 
     """
-    shared = [name for name in a.manifest.exits if name in b.manifest.exits]
-    if not shared:
+    common = [name for name in a.manifest.exits if name in b.manifest.exits]
+    if not common:
         raise DataError(
-            f"'{a.path}' has exits {', '.join(a.manifest.exits)} and '{b.path}' {', '.join(b.manifest.exits)}: none of "
-            "one name, so there is nothing to compare"
+            f"'{a.path}' has the exits {', '.join(a.manifest.exits)} and '{b.path}' has {', '.join(b.manifest.exits)}; "
+            "there is no common exit to compare"
         )
     samples = dataset or Dataset(inputs=a.golden().inputs)
     for bundle in (a, b):
-        check_inputs(samples.inputs, bundle.manifest.inputs, where=f"the samples for '{bundle.path}'")
+        check_inputs(samples.inputs, bundle.manifest.inputs, where=f"samples for '{bundle.path}'")
     singles: list[Inputs] = list(samples.batches(1))
     policies = [None if (document := bundle.policy()) is None else document.policy for bundle in (a, b)]
     runners = Runner(a), Runner(b)
@@ -109,70 +110,70 @@ def compare_bundles(
     with Sampler(find_probe(load_target(b.manifest.target).telemetry)) as sampler:
         for number in range(_ROUNDS):
             progress.step(f"round {number + 1} of {_ROUNDS}")
-            done = sum(len(past.forced[0]) for past in rounds) % len(singles)
+            done = sum(len(one.forced[0]) for one in rounds) % len(singles)
             with ExitStack() as opened:
                 for runner in runners if number % 2 == 0 else runners[::-1]:
                     opened.enter_context(runner)
-                rounds.append(_play(*runners, singles[done:] + singles[:done], policies, seconds / _ROUNDS))
-    told = sampler.summary()
-    columns = [[bundle.manifest.exits.index(name) for name in shared] for bundle in (a, b)]
-    early = [past.early for past in rounds if past.early is not None]
-    return Comparison(
+                rounds.append(_run_round(*runners, singles[done:] + singles[:done], policies, seconds / _ROUNDS))
+    telemetry = sampler.summary()
+    columns = [[bundle.manifest.exits.index(name) for name in common] for bundle in (a, b)]
+    early = [one.early for one in rounds if one.early is not None]
+    return BundleComparison(
         machine=machine_name(),
-        turns=sum(len(past.forced[0]) for past in rounds),
-        a=_contender(a, runners[0], policies[0], rounds, 0),
-        b=_contender(b, runners[1], policies[1], rounds, 1),
+        pairs=sum(len(one.forced[0]) for one in rounds),
+        a=_compared(a, runners[0], policies[0], rounds, 0),
+        b=_compared(b, runners[1], policies[1], rounds, 1),
         exits={
-            name: _over_rounds([float(np.median(past.forced[1][:, of_b] / past.forced[0][:, of_a])) for past in rounds])
-            for name, of_a, of_b in zip(shared, *columns, strict=True)
+            name: _over_rounds([float(np.median(one.forced[1][:, of_b] / one.forced[0][:, of_a])) for one in rounds])
+            for name, of_a, of_b in zip(common, *columns, strict=True)
         },
         end_to_end=_over_rounds([float(times[:, 1].sum() / times[:, 0].sum()) for times in early]) if early else None,
-        invalid=f"the machine was throttled: {'; '.join(told.reasons)}" if told.throttled else None,
+        invalid=f"the machine was throttled: {'; '.join(telemetry.reasons)}" if telemetry.throttled else None,
     )
 
 
-def _play(
+def _run_round(
     first: Runner, second: Runner, singles: Sequence[Inputs], policies: Sequence[Policy | None], seconds: float
 ) -> _Round:
-    """Run one round on samples, from the first on."""
+    """Run one round, starting with the first sample."""
 
-    def forced(turn: int) -> tuple[_Stages, _Stages]:
+    def every_stage(turn: int) -> tuple[_StageTimes, _StageTimes]:
         inputs = singles[turn % len(singles)]
-        return _in_turns(
+        return _alternate(
             lambda: first.infer_every_exit(inputs).stage_ms, lambda: second.infer_every_exit(inputs).stage_ms, turn
         )
 
-    stages = steady(seconds, forced).results
+    stages = run_steady(seconds, every_stage).results
     reached = [np.cumsum(np.array([turn[side] for turn in stages]), axis=1) for side in (0, 1)]
     of_a, of_b = policies
     if of_a is None or of_b is None:
         return _Round((reached[0], reached[1]), None)
 
-    def early(turn: int) -> tuple[float, float]:
+    def under_policy(turn: int) -> tuple[float, float]:
         inputs = singles[turn % len(singles)]
-        return _in_turns(
+        return _alternate(
             lambda: float(first.infer(inputs, policy=of_a).latency_ms[0]),
             lambda: float(second.infer(inputs, policy=of_b).latency_ms[0]),
             turn,
         )
 
-    return _Round((reached[0], reached[1]), np.array(steady(seconds, early).results))
+    return _Round((reached[0], reached[1]), np.array(run_steady(seconds, under_policy).results))
 
 
-def _in_turns(first: Callable[[], T], second: Callable[[], T], turn: int) -> tuple[T, T]:
-    """Return what both give; they change places with every turn."""
+def _alternate(first: Callable[[], T], second: Callable[[], T], turn: int) -> tuple[T, T]:
+    """Return the results of both functions; their order alternates with `turn`."""
     if turn % 2:
-        late = second()
-        return first(), late
+        result = second()
+        return first(), result
     return first(), second()
 
 
-def _contender(
+def _compared(
     bundle: Bundle, runner: Runner, policy: Policy | None, rounds: Sequence[_Round], side: int
-) -> Contender:
-    reached = np.median(np.concatenate([past.forced[side] for past in rounds]), axis=0)
-    early = [past.early[:, side] for past in rounds if past.early is not None]
-    return Contender(
+) -> ComparedBundle:
+    reached = np.median(np.concatenate([one.forced[side] for one in rounds]), axis=0)
+    early = [one.early[:, side] for one in rounds if one.early is not None]
+    return ComparedBundle(
         bundle=bundle.digest,
         precision=bundle.manifest.precision,
         runtime=runner.runtime,

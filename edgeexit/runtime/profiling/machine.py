@@ -1,4 +1,4 @@
-"""What machine this is, as it names itself, and what of it this process may use."""
+"""The name of this machine, and the number of processor cores that this process may use."""
 
 import os
 import platform
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def machine_name() -> str:
-    """Return architecture and processor, as the machine names itself."""
+    """Return the architecture and the processor model, e.g. `aarch64 Raspberry Pi 5 Model B Rev 1.0`."""
     model = ""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
@@ -19,5 +19,5 @@ def machine_name() -> str:
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may run on."""
+    """Return the number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Steady state as trtexec measures it: a warm-up, then runs until the time is up."""
+"""Measures the steady state as trtexec does: a warm-up, then runs until the time is up."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -8,36 +8,36 @@ from typing import Final, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from edgeexit.runtime.garbage import undisturbed
+from edgeexit.runtime.gc_freeze import gc_frozen
 
 WARM_UP_S: Final = 0.2
-RAW_KEPT: Final = 1000
+MAX_RAW_SAMPLES: Final = 1000
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Steady(Generic[T]):
-    """What the runs after the warm-up gave, and when they ran."""
+class SteadyRun(Generic[T]):
+    """The results of the runs after the warm-up, and when they ran."""
 
     results: list[T]
     start_s: float
-    """Monotonic, as `end_s`."""
+    """`time.monotonic`, as `end_s`."""
     end_s: float
 
 
-def steady(seconds: float, run: Callable[[int], T]) -> Steady[T]:
-    """Call `run` with 0, 1, 2 ...: for 0.2 s in vain, and then, from 0 again, for at least `seconds`, at least once."""
-    with undisturbed():
+def run_steady(seconds: float, run: Callable[[int], T]) -> SteadyRun[T]:
+    """Call `run` with 0, 1, 2, ... for `seconds`, at least once, after a warm-up of 0.2 s whose results are dropped."""
+    with gc_frozen():
         _repeat(WARM_UP_S, run)
         start = time.monotonic()
         results = _repeat(seconds, run)
-        return Steady(results, start, time.monotonic())
+        return SteadyRun(results, start, time.monotonic())
 
 
-def thinned_us(latencies_ms: Sequence[float] | npt.NDArray[np.float64]) -> tuple[int, ...]:
-    """Return at most `RAW_KEPT` raw samples in microseconds, evenly over the run."""
-    step = -(-len(latencies_ms) // RAW_KEPT) or 1
+def subsample_us(latencies_ms: Sequence[float] | npt.NDArray[np.float64]) -> tuple[int, ...]:
+    """Return at most `MAX_RAW_SAMPLES` latencies in microseconds, evenly spaced over the run."""
+    step = -(-len(latencies_ms) // MAX_RAW_SAMPLES) or 1
     return tuple(round(value * 1000) for value in latencies_ms[::step])
 
 
