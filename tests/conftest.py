@@ -1,4 +1,7 @@
-"""What holds for all tests: a slow machine is no reason to fail, and the ARM lane runs when it is asked for."""
+"""Settings of all tests: Hypothesis without deadlines, the Arm tests on request, and which tests share a process."""
+
+import importlib.util
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -8,7 +11,26 @@ from tests.arm.emulation import what_is_missing
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
 
-_left_out = pytest.StashKey[str]()
+_TESTS = Path(__file__).parent
+
+_GROUPS = {"arm": "arm", "deploy": "deploy", "cli/deploy": "deploy"}
+"""Folder -> group, where a fixture of the session is expensive. Elsewhere each file is a group."""
+
+_NEED_TORCH = [
+    "backends/tensorrt/engines/test_build.py",
+    "backends/tensorrt/engines/test_parse.py",
+    "backends/tensorrt/test_batch.py",
+    "runtime/test_maps.py",
+    "runtime/test_profiler.py",
+    "runtime/test_sizes.py",
+    "runtime/test_text.py",
+]
+"""Tests of the device side that compile a model. scripts/test_device_pythons runs the others without torch."""
+
+if importlib.util.find_spec("torch") is None:
+    collect_ignore = _NEED_TORCH
+
+_arm_skipped = pytest.StashKey[str]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -17,19 +39,34 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(_group(item.path.relative_to(_TESTS))))
+    items.sort(key=lambda item: _is_long(item.path.relative_to(_TESTS)), reverse=True)
     on_arm = [item for item in items if item.get_closest_marker("arm")]
     if not on_arm:
         return
     reason = what_is_missing() if config.getoption("--arm") else "runs with scripts/test --arm (docs/arm.md)"
     if reason is None:
         return
-    config.stash[_left_out] = reason
+    config.stash[_arm_skipped] = reason
     for item in on_arm:
         item.add_marker(pytest.mark.skip(reason=reason))
 
 
+def _group(path: Path) -> str:
+    """Return the group of a test file; with `--dist loadgroup` one process runs all tests of a group."""
+    return _GROUPS.get(path.parent.as_posix(), path.as_posix())
+
+
+def _is_long(path: Path) -> bool:
+    """Return True for the groups that take minutes. They start first, so that no process ends long after the others."""
+    return path.parent.as_posix() in _GROUPS
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say at the very end, too, that what was asked for did not run."""
-    if config.getoption("--arm") and (reason := config.stash.get(_left_out, None)) is not None:
-        terminalreporter.write_line(f"the ARM lane did not run: {reason}", yellow=True)
+    """Repeat at the end why the Arm tests did not run although --arm was given."""
+    if config.getoption("--arm") and (reason := config.stash.get(_arm_skipped, None)) is not None:
+        terminalreporter.write_line(f"the Arm tests did not run: {reason}", yellow=True)
