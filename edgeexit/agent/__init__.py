@@ -1,4 +1,4 @@
-"""The device's side of the fleet: inference that never waits for it, reports, audits, policies, a local endpoint."""
+"""The agent on a device: inference, reports, audits, policies over the air, and a local endpoint."""
 
 from edgeexit.agent.active_policy import ActivePolicy
 from edgeexit.agent.agent import Agent, Submitted

@@ -1,4 +1,4 @@
-"""The agent: inference under the fleet's policy, which never waits for the fleet and never fails because of it."""
+"""The agent: runs inference under the active policy; the fleet can neither delay inference nor make it fail."""
 
 import contextlib
 import logging
@@ -7,49 +7,50 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
-from edgeexit import __version__
 from edgeexit.agent.active_policy import ActivePolicy, PolicySelector
-from edgeexit.agent.auditor import Auditor, Drawn
+from edgeexit.agent.auditor import Auditor, DrawnSamples
 from edgeexit.agent.config import AgentConfig
-from edgeexit.agent.counters import Counters, Totals
+from edgeexit.agent.counters import Counters, CounterTotals
 from edgeexit.agent.labels import Labels, check_batch_labels, check_labels
 from edgeexit.agent.link import FleetLink
-from edgeexit.agent.lock import only_agent
 from edgeexit.agent.outbox import Outbox
-from edgeexit.agent.policy_store import PolicyStore, Recipient
+from edgeexit.agent.policy_check import Recipient
+from edgeexit.agent.policy_store import PolicyStore
 from edgeexit.agent.profiling import ProfileOnCommand
+from edgeexit.agent.reporting import Reporter
+from edgeexit.agent.state_lock import lock_state_dir
 from edgeexit.bundle import Bundle
 from edgeexit.bundle.manifest import Manifest
 from edgeexit.datasets import Inputs
 from edgeexit.runtime import Inference, Runner
-from edgeexit.wire import Audit, AuditedSample, Command, Report, State
+from edgeexit.wire import AuditedSample, Command
 
 _log = logging.getLogger(__name__)
 
-_MAX_ANSWER_S = 10.0
+_MAX_DRAIN_S: Final = 10.0
 
 
 class Submitted(NamedTuple):
-    """An inference under way, and the policy that answers it."""
+    """A pending inference and the policy it runs under."""
 
     active: ActivePolicy
     inference: Future[Inference]
 
 
 class Agent:
-    """Answers with a bundle under the newest policy, and keeps the fleet informed; a context manager.
+    """Runs a bundle under the newest accepted policy and reports to the fleet; a context manager.
 
     Args:
-        bundle: an opened bundle.
-        config: who this device is.
+        bundle: the bundle to run.
+        config: who this device is, whom it trusts, and where its broker is.
 
-    Raises ConfigError for a trusted key that cannot be read, BundleError where the configuration asks for a signed
-    bundle and this one is not signed by a trusted key, and TargetError for a bundle that is not for this machine, where
-    the configuration allows no fallback.
+    Raises ConfigError for a trusted key that is not readable; BundleError if the configuration requires a signed bundle
+    and no trusted key signed this one; TargetError for a bundle that is built for another machine, unless the
+    configuration allows `fallback`.
 
     """
 
@@ -60,7 +61,7 @@ class Agent:
         if config.signed_bundle:
             bundle.verify_signature(keys)
         self._exits = len(bundle.manifest.stages)
-        recipient = Recipient(
+        self._recipient = Recipient(
             fleet=config.fleet,
             device=config.device,
             cohort=config.cohort,
@@ -68,12 +69,12 @@ class Agent:
             exits=self._exits,
             classes=bundle.manifest.classes,
         )
-        self._policies = PolicySelector(bundle, PolicyStore(config.state_dir, recipient), recipient, keys)
+        self._policies = PolicySelector(bundle, PolicyStore(config.state_dir, self._recipient), self._recipient, keys)
         self._counters = Counters(self._exits)
         self._started = time.monotonic()
-        self._told_uncounted = False
-        self._under_way = 0
-        self._under_way_changed = threading.Condition()
+        self._recording_failed = False
+        self._pending = 0
+        self._pending_changed = threading.Condition()
         self._runner = Runner(
             bundle,
             fallback=config.fallback,
@@ -81,33 +82,38 @@ class Agent:
             max_delay_ms=config.max_delay_ms,
             max_waiting=config.max_waiting,
         )
-        self._life = contextlib.ExitStack()
+        self._resources = contextlib.ExitStack()
 
     def __enter__(self) -> "Agent":
-        """Open the stages, check them on the golden samples, and open the outbox and the line to the fleet.
+        """Open the stages, check them on the golden samples, open the outbox, and start to connect to the broker.
 
-        Raises ConfigError where another agent runs with this `state_dir`; BundleError for a stage that does not open,
-        for missing golden samples, and where the stages do not answer them as they should; TargetError or EngineError
-        for a runtime that does not work here.
+        Raises ConfigError if another agent uses this `state_dir`; BundleError if a stage does not open, the golden
+        samples are missing, or the outputs differ from the expected ones; TargetError or EngineError if the runtime
+        does not work on this machine.
         """
-        with contextlib.ExitStack() as life:
-            life.enter_context(only_agent(self._config.state_dir))
-            life.enter_context(self._runner)
-            for warning in self._runner.warnings:
+        with contextlib.ExitStack() as resources:
+            resources.enter_context(lock_state_dir(self._config.state_dir))
+            resources.enter_context(self._runner)
+            for warning in (*self._runner.warnings, *self._config.broker_file_warnings()):
                 _log.warning("%s", warning)
-            self._check_self()
-            for trouble in self._config.broker_file_troubles():
-                _log.warning("%s", trouble)
+            self._check_golden_samples()
             self._outbox = Outbox(self._config.state_dir, max_bytes=self._config.outbox_max_bytes)
-            life.callback(self._outbox.close)
+            resources.callback(self._outbox.close)
+            self._reporter = Reporter(
+                self._recipient,
+                counters=self._counters,
+                policies=self._policies,
+                outbox=self._outbox,
+                started=self._started,
+            )
             self._link = FleetLink(
                 self._config,
                 bundle=self._bundle.digest,
                 outbox=self._outbox,
-                state=self._state,
+                state=self._reporter.state,
                 collect=self._collect,
-                on_policy=self._receive_policy,
-                on_command=self._receive_command,
+                on_policy=self._handle_policy,
+                on_command=self._handle_command,
             )
             self._profiling = ProfileOnCommand(
                 self._bundle, policy=lambda: self.active.policy, publish=self._link.publish_profile
@@ -116,73 +122,73 @@ class Agent:
                 self._runner,
                 fraction=self._config.audit_fraction,
                 exits=self._exits,
-                emit=self._keep_audit,
+                emit=self._add_audit,
                 feedback_window_s=self._config.feedback_window_s,
             )
             self._link.start()
-            life.callback(self._link.stop)
+            resources.callback(self._link.stop)
             self._auditor.start()
-            life.callback(self._auditor.stop)
-            life.callback(self._profiling.finish)
-            life.callback(self._finish_under_way)
-            self._life = life.pop_all()
-        _log.info("%s, boot %d: %s", self._config.device, self._outbox.boot, self.policy_in_words)
+            resources.callback(self._auditor.stop)
+            resources.callback(self._profiling.wait)
+            resources.callback(self._wait_for_pending)
+            self._resources = resources.pop_all()
+        _log.info("%s, boot %d: %s", self._config.device, self._outbox.boot, self.policy_description)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Finish audits, send the last report, say goodbye, and close everything."""
-        self._life.close()
+        """Finish pending inferences and audits, send the last report and the offline state, and close everything."""
+        self._resources.close()
 
     @property
     def manifest(self) -> Manifest:
-        """What is in the bundle."""
+        """The bundle's manifest."""
         return self._bundle.manifest
 
     @property
     def bundle_digest(self) -> str:
-        """The bundle's name in messages and policy documents."""
+        """The digest that identifies the bundle in messages and policy documents."""
         return self._bundle.digest
 
     @property
     def active(self) -> ActivePolicy:
-        """The revision and policy that the next inference will use."""
+        """The revision and policy of the next inference."""
         return self._policies.active
 
     @property
-    def policy_in_words(self) -> str:
-        """The revision and kind of the policy in force, for people."""
-        return self._policies.in_words
+    def policy_description(self) -> str:
+        """Revision and kind of the active policy, for logs: `revision 3 (confidence)`."""
+        return self._policies.description
 
     @property
-    def answered(self) -> int:
-        """Number of batches that were answered since the start."""
+    def completed_batches(self) -> int:
+        """Number of batches completed since the start."""
         return self._counters.batches
 
-    def totals(self) -> Totals:
-        """Return what was answered since the start, under all policies together."""
+    def totals(self) -> CounterTotals:
+        """Return the counts since the start, of all policies together."""
         return self._counters.totals()
 
     @property
     def connected(self) -> bool:
-        """Whether the broker is there."""
+        """True while the agent is connected to the broker."""
         return self._link.connected
 
     @property
-    def waiting(self) -> int:
+    def unacknowledged(self) -> int:
         """Number of reports and audits that the calibrator has not acknowledged."""
-        return self._link.waiting
+        return self._link.unacknowledged
 
-    def infer(self, inputs: Inputs, *, id: str | None = None, labels: Labels | None = None) -> Inference:  # noqa: A002
-        """Answer a batch under the policy in force.
+    def infer(self, inputs: Inputs, *, id: str | None = None, labels: Labels | None = None) -> Inference:  # noqa: A002 - the protocol's name
+        """Run a batch under the active policy. Thread-safe.
 
         Args:
             inputs: model input name -> array [B, ...].
-            id: under which `feedback` may give the labels later.
-            labels: [B] true classes where the application knows them, negative where not; they go into audits.
+            id: identifies the inference for labels that `feedback` passes later.
+            labels: [B] true classes, negative if unknown; audits include them.
 
-        Raises DataError for inputs or labels that do not fit. May be called from several threads.
+        Raises DataError for inputs or labels that do not fit the model.
 
         """
         if labels is not None:
@@ -193,30 +199,31 @@ class Agent:
         except Exception:
             self._counters.record_failure(active.revision)
             raise
-        self._note(result, active, self._draw(inputs, len(result.exits), labels, id))
+        self._record(result, active, self._draw(inputs, len(result.exits), labels, id))
         return result
 
     def infer_async(
         self,
         inputs: Inputs,
         *,
-        id: str | None = None,  # noqa: A002 - the protocol's word
+        id: str | None = None,  # noqa: A002 - the protocol's name
         labels: Labels | None = None,
     ) -> Future[Inference]:
-        """Answer a batch as `infer` does, together with what else is asked at the same time; see `submit`."""
+        """Run a batch as `infer` does, in one batch with other pending requests; see `submit`."""
         return self.submit(inputs, id=id, labels=labels).inference
 
     def submit(
         self,
         inputs: Inputs,
         *,
-        id: str | None = None,  # noqa: A002 - the protocol's word
+        id: str | None = None,  # noqa: A002 - the protocol's name
         labels: Labels | None = None,
     ) -> Submitted:
-        """Have a batch answered by the runner's scheduler, and return at once, with the policy that was chosen for it.
+        """Pass a batch to the runner's scheduler; return at once with the policy selected for it.
 
-        The arrays are copied. The future may be cancelled as long as nothing of the batch has run. Raises what `infer`
-        does, and OverloadedError where too much waits already.
+        The arrays are copied. The future can be cancelled until the batch starts to run.
+
+        Raises DataError as `infer` does, and OverloadedError if too many samples are pending.
         """
         if labels is not None:
             labels = check_batch_labels(labels, inputs, classes=self.manifest.classes)
@@ -227,130 +234,97 @@ class Agent:
             self._counters.record_failure(active.revision)
             raise
         drawn = self._draw(inputs, len(next(iter(inputs.values()))), labels, id)
-        with self._under_way_changed:
-            self._under_way += 1
+        with self._pending_changed:
+            self._pending += 1
 
-        def note(done: Future[Inference]) -> None:
+        def finish(done: Future[Inference]) -> None:
             if not done.cancelled() and done.exception() is None:
-                self._note(done.result(), active, drawn)
+                self._record(done.result(), active, drawn)
             else:
                 if drawn is not None:
-                    self._auditor.drop(drawn)
+                    self._auditor.discard(drawn)
                 if not done.cancelled():
                     self._counters.record_failure(active.revision)
-            with self._under_way_changed:
-                self._under_way -= 1
-                self._under_way_changed.notify_all()
+            with self._pending_changed:
+                self._pending -= 1
+                self._pending_changed.notify_all()
 
-        future.add_done_callback(note)
+        future.add_done_callback(finish)
         return Submitted(active, future)
 
-    def feedback(self, id: str, label: int | Labels) -> bool:  # noqa: A002 - the protocol's word
-        """Tell the true class of what was asked under an id: of its one sample, or of each, negative: not known.
+    def feedback(self, id: str, label: int | Labels) -> bool:  # noqa: A002 - the protocol's name
+        """Pass the true class of an earlier inference: one class, or one per sample of the batch, negative if unknown.
 
-        Returns False where no sample of it waits for a label: none was drawn for an audit, or they have gone out.
-        Raises DataError for another number of labels than samples, and for what is no class of the model.
+        Returns False if no audited sample of this inference waits for a label: none was drawn, or they have been sent.
+        Raises DataError if the number of labels is not the number of samples, or a label is not a class of the model.
         """
         labels = label if isinstance(label, Sequence | np.ndarray) else [label]
         return self._auditor.feedback(id, check_labels(labels, whose=f"id '{id}'", classes=self.manifest.classes))
 
     def probe(self) -> Future[Inference]:
-        """Answer one golden sample by way of the scheduler, uncounted: whether inference answers at all.
+        """Run one golden sample through the scheduler without counting it, to check that inference works.
 
-        Raises OverloadedError.
+        Raises OverloadedError if too many samples are pending.
         """
         return self._runner.infer_async(self._golden_sample, policy=self.active.policy)
 
-    def _check_self(self) -> None:
-        from edgeexit.runtime.self_check import self_check  # noqa: PLC0415 - of use once
+    def _check_golden_samples(self) -> None:
+        from edgeexit.runtime.self_check import self_check  # noqa: PLC0415 - needed once
 
         started = time.monotonic()
         golden = self._bundle.golden()
         checks = self_check(self._runner, self._bundle, golden)
         self._golden_sample = {name: array[:1].copy() for name, array in golden.inputs.items()}
         _log.info(
-            "%s answers %d golden samples as it should, to %.2g at most (%.2f s)",
+            "%s: %d golden samples match, largest error %.2g (%.2f s)",
             self._runner.runtime,
             checks[0].samples,
             max(check.max_error for check in checks),
             time.monotonic() - started,
         )
 
-    def _draw(self, inputs: Inputs, samples: int, labels: Labels | None, identity: str | None) -> Drawn | None:
-        """Draw what to audit; whatever goes wrong, the answer counts for more."""
+    def _draw(self, inputs: Inputs, samples: int, labels: Labels | None, id: str | None) -> DrawnSamples | None:  # noqa: A002 - the protocol's name
+        """Draw the samples to audit. An error here must not fail the inference."""
         try:
-            return self._auditor.draw(inputs, samples, labels=labels, identity=identity)
+            return self._auditor.draw(inputs, samples, labels=labels, id=id)
         except Exception:  # noqa: BLE001 - see above
-            self._tell_uncounted()
+            self._log_recording_failure()
             return None
 
-    def _note(self, result: Inference, active: ActivePolicy, drawn: Drawn | None) -> None:
-        """Count an answer and audit what was drawn of it; whatever goes wrong, the answer counts for more."""
+    def _record(self, result: Inference, active: ActivePolicy, drawn: DrawnSamples | None) -> None:
+        """Count an inference and submit its drawn samples. An error here must not fail the inference."""
         try:
             self._counters.record(active.revision, active.policy, result)
             if drawn is not None:
-                self._auditor.take(drawn, result, revision=active.revision, policy=active.policy)
+                self._auditor.submit(drawn, result, revision=active.revision, policy=active.policy)
         except Exception:  # noqa: BLE001 - see above
-            self._tell_uncounted()
+            self._log_recording_failure()
 
-    def _tell_uncounted(self) -> None:
-        if not self._told_uncounted:  # the next one will fail alike
-            self._told_uncounted = True
-            _log.exception("inferences are not counted or audited")
+    def _log_recording_failure(self) -> None:
+        if not self._recording_failed:  # later inferences would fail in the same way
+            self._recording_failed = True
+            _log.exception("inferences cannot be counted or audited")
 
-    def _state(self, online: bool) -> State:  # noqa: FBT001 - the only thing that varies
-        revision, policy = self.active
-        return State(
-            online=online,
-            bundle=self._bundle.digest,
-            cohort=self._config.cohort,
-            boot=self._outbox.boot,
-            revision=revision,
-            policy=policy.kind,
-            agent=__version__,
-            rejected=self._policies.rejected,
-        )
-
-    def _receive_policy(self, envelope: bytes) -> None:
+    def _handle_policy(self, envelope: bytes) -> None:
         if self._policies.receive(envelope):
             self._link.publish_state()
 
-    def _receive_command(self, command: Command) -> None:
+    def _handle_command(self, command: Command) -> None:
         _log.info("command: %s", command.action)
         if command.action == "report":
             self._collect(always=self.active.revision)
         else:
             self._profiling.start()
 
-    def _finish_under_way(self) -> None:
-        """Wait for what `submit` has taken in, so that the last report tells of it."""
-        with self._under_way_changed:
-            self._under_way_changed.wait_for(lambda: not self._under_way, timeout=_MAX_ANSWER_S)
+    def _wait_for_pending(self) -> None:
+        """Wait for submitted inferences, so that the last report includes them."""
+        with self._pending_changed:
+            self._pending_changed.wait_for(lambda: not self._pending, timeout=_MAX_DRAIN_S)
 
     def _collect(self, *, always: int | None = None) -> None:
         self._auditor.flush()
-        for snapshot in self._counters.take_changed(always=always):
-            self._outbox.add(
-                Report(
-                    **self._origin(snapshot.revision),
-                    uptime_s=round(time.monotonic() - self._started, 3),
-                    exits=snapshot.exits,
-                    failed=snapshot.failed,
-                    skipped=self._auditor.skipped,
-                )
-            )
+        self._reporter.add_reports(skipped=self._auditor.skipped, always=always)
 
-    def _keep_audit(self, revision: int, samples: tuple[AuditedSample, ...]) -> None:
-        self._outbox.add(Audit(**self._origin(revision), samples=samples))
+    def _add_audit(self, revision: int, samples: tuple[AuditedSample, ...]) -> None:
+        self._reporter.add_audit(revision, samples)
         self._link.wake()
-
-    def _origin(self, revision: int) -> dict[str, Any]:
-        """Return the fields that reports and audits share; the outbox numbers them."""
-        return {
-            "outbox": self._outbox.identity,
-            "sequence": 0,
-            "bundle": self._bundle.digest,
-            "cohort": self._config.cohort,
-            "boot": self._outbox.boot,
-            "revision": revision,
-        }

@@ -1,4 +1,4 @@
-"""Audits: a random share of the samples, run to full depth in a thread of its own after their answer."""
+"""Runs a random fraction of the samples to full depth, in a thread of its own, after their prediction was returned."""
 
 import logging
 import math
@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from edgeexit.agent.awaiting import AwaitingLabels, Released, Ticket
+from edgeexit.agent.awaiting_labels import AwaitingLabels, LabelTicket, ReleasedSample
 from edgeexit.agent.labels import Labels
 from edgeexit.datasets import Inputs
 from edgeexit.policies import Policy
@@ -21,27 +21,29 @@ from edgeexit.wire import AuditedSample
 
 _log = logging.getLogger(__name__)
 
-_WAITING_BATCHES: Final = 64
-_VALUES_A_MESSAGE: Final = 1024
+_MAX_QUEUED_BATCHES: Final = 64
+_VALUES_PER_MESSAGE: Final = 1024
 """Samples times exits in one message: at most about 100 KB of JSON."""
-_MAX_SAMPLES: Final = 256
+_MAX_SAMPLES_PER_MESSAGE: Final = 256
 
 Emit = Callable[[int, tuple[AuditedSample, ...]], None]
-"""Takes a policy revision and the samples audited under it; called in the auditor's thread."""
+"""Receives a policy revision and the samples audited under it, in the auditor's thread."""
 
 
-class Drawn(NamedTuple):
-    """Samples drawn from one inference, copied: their owner may write over the arrays."""
+class DrawnSamples(NamedTuple):
+    """Samples drawn from one batch; the arrays are copies, because the caller may overwrite its own."""
 
     rows: list[int]
     inputs: dict[str, npt.NDArray[np.generic]]
     labels: list[int | None]
-    ticket: Ticket | None
-    """Where the inference has an id, under which labels may still come."""
+    ticket: LabelTicket | None
+    """Set if the inference has an id, under which labels may arrive later."""
 
 
-class _Answered(NamedTuple):
-    drawn: Drawn
+class _AuditJob(NamedTuple):
+    """Drawn samples whose predictions have been returned."""
+
+    drawn: DrawnSamples
     exits: npt.NDArray[np.int64]
     predictions: npt.NDArray[np.int64]
     revision: int
@@ -52,12 +54,12 @@ class Auditor:
     """Draws samples by a random bit that does not depend on the input, and runs them to full depth.
 
     Args:
-        runner: shared with inference; thread-safe.
-        share: probability of drawing a sample.
+        runner: the runner that inference uses, too; it is thread-safe.
+        fraction: probability of drawing a sample.
         exits: number of exits K.
-        emit: takes full messages' worth of audited samples.
-        feedback_window_s: how long samples with an id are held for labels that come later; see `AwaitingLabels`.
-        random_source: gives numbers in [0, 1).
+        emit: receives audited samples, enough for one message per call.
+        feedback_window_s: seconds for which samples with an id are held for later labels; see `AwaitingLabels`.
+        random_source: returns numbers in [0, 1).
 
     """
 
@@ -72,114 +74,118 @@ class Auditor:
         random_source: Callable[[], float] | None = None,
     ) -> None:
         self._runner = runner
-        self._share = fraction
+        self._fraction = fraction
         self._emit = emit
-        self._random = random_source or random.Random().random  # noqa: S311 - sampling, no secret
-        self._full = max(1, min(_MAX_SAMPLES, _VALUES_A_MESSAGE // exits))
-        self._queue: queue.Queue[_Answered | None] = queue.Queue(_WAITING_BATCHES)
+        self._random = random_source or random.Random().random  # noqa: S311 - sampling, not cryptography
+        self._samples_per_message = max(1, min(_MAX_SAMPLES_PER_MESSAGE, _VALUES_PER_MESSAGE // exits))
+        self._queue: queue.Queue[_AuditJob | None] = queue.Queue(_MAX_QUEUED_BATCHES)
         self._awaiting = AwaitingLabels(feedback_window_s)
         self._lock = threading.Lock()
         self._audited: dict[int, list[AuditedSample]] = {}
         self._abandoned = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="agent-auditor", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="agent-auditor", daemon=True)
         self.skipped = 0
-        """Samples that were drawn and not audited, because the auditor was behind or their run failed."""
+        """Samples that were drawn but not audited, because the queue was full or their run failed."""
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
     def stop(self, *, timeout_s: float = 2.0) -> None:
-        """Finish what is drawn, for at most `timeout_s`, and emit it."""
+        """Audit what is queued, for at most `timeout_s`, and emit all audited samples."""
         try:
             self._queue.put(None, timeout=timeout_s)
         except queue.Full:
             self._abandoned.set()
         self._thread.join(timeout_s)
         self._abandoned.set()
-        self._keep(self._awaiting.release(everything=True))
+        self._collect(self._awaiting.release(everything=True))
         self._emit_rest()
 
     def draw(
-        self, inputs: Inputs, samples: int, *, labels: Labels | None = None, identity: str | None = None
-    ) -> Drawn | None:
-        """Draw from a batch by chance alone, which looks at nothing of it; None: nothing.
+        self,
+        inputs: Inputs,
+        samples: int,
+        *,
+        labels: Labels | None = None,
+        id: str | None = None,  # noqa: A002 - the protocol's name
+    ) -> DrawnSamples | None:
+        """Draw samples from a batch before its inference; None if none is drawn.
 
-        What is drawn goes to `take` once it is answered, or to `drop`.
+        The caller passes the result to `submit` after the inference, or to `discard`.
         """
-        rows = [row for row in range(samples) if self._random() < self._share]
+        rows = [row for row in range(samples) if self._random() < self._fraction]
         if not rows:
             return None
         known = [None if labels is None or labels[row] < 0 else int(labels[row]) for row in rows]
-        return Drawn(
+        return DrawnSamples(
             rows=rows,
             inputs={name: np.asarray(array)[rows] for name, array in inputs.items()},  # copies
             labels=known,
-            ticket=None
-            if identity is None
-            else self._awaiting.expect(identity, batch=samples, rows=rows, labels=known),
+            ticket=None if id is None else self._awaiting.expect(id, batch=samples, rows=rows, labels=known),
         )
 
-    def take(self, drawn: Drawn, result: Inference, *, revision: int, policy: Policy) -> None:
-        """Audit what was drawn from a batch that is answered; never waits: what does not fit is skipped."""
-        answered = _Answered(drawn, result.exits[drawn.rows], result.predictions[drawn.rows], revision, policy)
+    def submit(self, drawn: DrawnSamples, result: Inference, *, revision: int, policy: Policy) -> None:
+        """Queue drawn samples for their audit. Never blocks: if the queue is full, they are skipped."""
+        job = _AuditJob(drawn, result.exits[drawn.rows], result.predictions[drawn.rows], revision, policy)
         try:
-            self._queue.put_nowait(answered)
+            self._queue.put_nowait(job)
         except queue.Full:
-            self.drop(drawn)
+            self.discard(drawn)
             self._skip(len(drawn.rows))
 
-    def drop(self, drawn: Drawn) -> None:
-        """Forget what was drawn."""
+    def discard(self, drawn: DrawnSamples) -> None:
+        """Forget drawn samples."""
         if drawn.ticket is not None:
             self._awaiting.forget(drawn.ticket)
 
-    def feedback(self, identity: str, labels: Sequence[int]) -> bool:
-        """Attach true classes to what is drawn of an inference and has not gone out; see `AwaitingLabels.attach`."""
-        return self._awaiting.attach(identity, labels)
+    def feedback(self, id: str, labels: Sequence[int]) -> bool:  # noqa: A002 - the protocol's name
+        """Attach true classes to the samples of an inference that wait for labels; see `AwaitingLabels.attach`."""
+        return self._awaiting.attach(id, labels)
 
     def flush(self) -> None:
-        """Emit what is audited so far, but for what waits for its label."""
-        self._keep(self._awaiting.release())
+        """Emit all audited samples except those that wait for a label."""
+        self._collect(self._awaiting.release())
         self._emit_rest()
 
-    def _work(self) -> None:
-        while (answered := self._queue.get()) is not None and not self._abandoned.is_set():
-            self._audit(answered)
+    def _run(self) -> None:
+        while (job := self._queue.get()) is not None and not self._abandoned.is_set():
+            self._audit(job)
 
-    def _audit(self, answered: _Answered) -> None:
-        drawn = answered.drawn
+    def _audit(self, job: _AuditJob) -> None:
+        drawn = job.drawn
         try:
-            every = self._runner.infer_every_exit(drawn.inputs, temperatures=answered.policy.temperatures)
+            every = self._runner.infer_every_exit(drawn.inputs, temperatures=job.policy.temperatures)
             audited = [
-                (place, audited_sample(readout, exit_index=int(exit_index), prediction=int(prediction), label=label))
-                for place, (readout, exit_index, prediction, label) in enumerate(
-                    zip(every.readouts, answered.exits, answered.predictions, drawn.labels, strict=True)
+                (index, audited_sample(readout, exit_index=int(exit_index), prediction=int(prediction), label=label))
+                for index, (readout, exit_index, prediction, label) in enumerate(
+                    zip(every.readouts, job.exits, job.predictions, drawn.labels, strict=True)
                 )
-                if np.isfinite(readout).all()  # else it says nothing about the policy, and JSON has no word for it
+                if np.isfinite(readout).all()  # NaN says nothing about the policy, and JSON cannot represent it
             ]
             self._skip(len(drawn.rows) - len(audited))
             if drawn.ticket is None:
-                self._keep((answered.revision, sample) for _, sample in audited)
+                self._collect((job.revision, sample) for _, sample in audited)
             elif audited:
-                self._keep(self._awaiting.hold(drawn.ticket, answered.revision, audited))
+                self._collect(self._awaiting.hold(drawn.ticket, job.revision, audited))
             else:
-                self.drop(drawn)
-        except Exception:  # noqa: BLE001 - an audit that fails must not end those to come
-            self.drop(drawn)
+                self.discard(drawn)
+        except Exception:  # noqa: BLE001 - one failed audit must not end the thread
+            self.discard(drawn)
             self._skip(len(drawn.rows))
             _log.exception("audit failed")
 
     def _skip(self, samples: int) -> None:
-        with self._lock:  # several threads may offer
+        with self._lock:
             self.skipped += samples
 
-    def _keep(self, audited: Iterable[Released]) -> None:
+    def _collect(self, audited: Iterable[ReleasedSample]) -> None:
+        """Collect samples per revision; emit them when there are enough for one message."""
         for revision, sample in audited:
             with self._lock:
                 samples = self._audited.setdefault(revision, [])
                 samples.append(sample)
-                if len(samples) < self._full:
+                if len(samples) < self._samples_per_message:
                     continue
                 del self._audited[revision]
             self._emit(revision, tuple(samples))
@@ -194,9 +200,9 @@ class Auditor:
 def audited_sample(
     readout: npt.NDArray[np.float32], *, exit_index: int, prediction: int | None = None, label: int | None = None
 ) -> AuditedSample:
-    """Return the message form of a sample's readouts [K, 4]; rounding of the softmax is clipped to its range.
+    """Return the message form of a sample's readouts [K, 4] float32; probabilities are clipped to their range.
 
-    `answer` is what the sample was answered with; it is told where the readout does not say so already.
+    The message holds `prediction` only if it differs from the class in the readout of the exit.
     """
     top1 = tuple(int(value) for value in readout[:, TOP1])
     return AuditedSample(

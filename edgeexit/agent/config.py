@@ -1,4 +1,4 @@
-"""The agent's configuration: one TOML file, checked whole before anything starts."""
+"""The agent's configuration: one TOML file, validated before the agent starts."""
 
 import platform
 import re
@@ -25,75 +25,77 @@ Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
 def host_device() -> str:
-    """Return this machine's name, made fit to be a level of a topic."""
+    """Return this machine's host name, with characters replaced that a topic level cannot contain."""
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", platform.node()).strip("-")[:64]
     return name or "device"
 
 
 class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the local endpoint listens, and what it takes from its clients."""
+    """Where the local endpoint listens, and its limits on clients: the `[endpoint]` table."""
 
     enabled: bool | None = None
-    """Null: when the agent runs as a service, and not while it replays a stream."""
+    """Default: True when the agent runs as a service, False when it replays a stream."""
     host: Annotated[str, msgspec.Meta(min_length=1)] = "127.0.0.1"
-    """Address to listen on. Nobody has to log in, so anything else lets the whole network ask."""
+    """Address to listen on. There is no authentication: any other address opens the endpoint to the network."""
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
-    """0: a free one, told in the log."""
+    """0: a free port, which is logged."""
     max_body_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 16 * 1024 * 1024
-    """Of one request. Those that are under way together may hold four times as much."""
+    """Maximum body of one request. All requests in flight together may hold four times as much."""
     max_requests: Annotated[int, msgspec.Meta(ge=1)] = 128
-    """Requests in flight, from their headers to the last byte of the answer; more are told to come back."""
+    """Maximum requests in flight, from their headers to the last byte of the response; more get a 503."""
     max_connections: Annotated[int, msgspec.Meta(ge=1)] = 256
-    """Connections at a time; more are told to come back."""
+    """Maximum open connections; more get a 503."""
     idle_timeout_s: Seconds = 60.0
-    """A connection on which no request's headers are complete after so long is closed."""
+    """A connection is closed if no request's headers are complete within this time."""
     transfer_timeout_s: Seconds = 30.0
-    """Time for a body to come in, and for an answer to go out; after that the connection is closed."""
+    """A connection is closed if a body is not received, or a response not sent, within this time."""
 
     def __post_init__(self) -> None:
-        """Refuse times without an end (FieldError)."""
+        """Refuse infinite times (FieldError)."""
         for what in ("idle_timeout_s", "transfer_timeout_s"):
             if not isfinite(getattr(self, what)):
                 raise FieldError("must be finite", what)
 
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who a device is, whom it believes, and how it speaks to its fleet."""
+    """Who a device is, whom it trusts, and how it communicates with its fleet."""
 
     fleet: Name
     shard: Name = "s0"
-    """Spreads a fleet over calibrator processes; any name will do."""
+    """Devices of a fleet can be distributed over calibrator processes by shard; any name is valid."""
     device: Name = msgspec.field(default_factory=host_device)
-    """Default: the machine's name."""
+    """Default: the machine's host name."""
     cohort: Name = "default"
+    """Devices of a cohort run the same bundle and get the same policy."""
     state_dir: Path = Path("state")
-    """Holds the stored policies and the outbox; made when it is not there."""
+    """Folder for the accepted policies and the outbox; it is created if it does not exist."""
     trusted_keys: tuple[Path, ...] = ()
-    """Public keys (.pub) whose policies are taken; with none, every policy that is sent is refused."""
+    """Public keys (.pub) that policies must be signed with; without keys, every received policy is rejected."""
     signed_bundle: bool = False
-    """Whether the bundle, too, must be signed by a trusted key."""
+    """True: a trusted key must have signed the bundle, too."""
     broker: BrokerConfig = BrokerConfig()
     audit_fraction: Fraction = 0.01
-    """Share of samples that are run to full depth after their answer."""
+    """Fraction of samples that are run to full depth after their prediction was returned."""
     report_interval_s: Seconds = 60.0
+    """Seconds between reports."""
     resend_s: Seconds = 30.0
-    """What the calibrator has not acknowledged after this long is sent again."""
+    """Seconds after which an unacknowledged message is sent again."""
     outbox_max_bytes: Annotated[int, msgspec.Meta(ge=64 * 1024)] = 16 * 1024 * 1024
-    """Bound of the messages that wait for the calibrator; past it the oldest audits go first."""
+    """Maximum size of the unacknowledged messages; above it the oldest audits are dropped first."""
     feedback_window_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    """How long the audits of an inference with an id wait for their labels; 0: until the next report."""
+    """Seconds for which the audits of an inference with an id wait for labels; 0: until the next report."""
     fallback: bool = False
-    """Whether another runtime or execution provider may stand in for the target's; see `runtime.make_backend`."""
+    """True: if the target's runtime or execution provider is not available, use another; see `backends`."""
     not_finite: NotFinite = "refuse"
-    """What becomes of NaN and infinity in an input."""
+    """refuse: raise an error if an input contains NaN or infinity; pass: run it."""
     max_delay_ms: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    """Longest time for which requests wait for company at a stage; see `runtime.Runner`."""
+    """Maximum time for which samples wait at a stage to be batched with others; see `runtime.Runner`."""
     max_waiting: Annotated[int, msgspec.Meta(ge=1)] = 256
-    """Most samples under way in requests; more are refused."""
+    """Maximum samples pending in requests; more are refused."""
     endpoint: EndpointConfig = EndpointConfig()
 
     def __post_init__(self) -> None:
-        """Refuse what a type cannot express (FieldError)."""
+        """Check what the field types cannot express (FieldError)."""
         for what in ("report_interval_s", "resend_s", "feedback_window_s", "max_delay_ms"):
             if not isfinite(getattr(self, what)):
                 raise FieldError("must be finite", what)
@@ -102,7 +104,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         for what in ("fleet", "shard", "device", "cohort"):
             try:
                 check_name(what, getattr(self, what))
-            except MessageError as error:  # noqa: PERF203 - four names
+            except MessageError as error:  # noqa: PERF203 - only four names
                 raise FieldError(f"is not valid: {error}", what) from error
         try:
             self.broker.endpoint()
@@ -111,14 +113,14 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @classmethod
     def load(cls, path: Path, *, broker: str | None = None, device: str | None = None) -> "AgentConfig":
-        """Read a configuration file; its relative paths start at its own folder.
+        """Read a configuration file; relative paths in it are relative to its folder.
 
         Args:
             path: the TOML file.
-            broker: replaces the file's `broker.url`.
-            device: replaces the file's `device`.
+            broker: replaces `broker.url` of the file.
+            device: replaces `device` of the file.
 
-        Raises ConfigError that names the file, the line and the field, or `--broker` or `--device`.
+        Raises ConfigError that names the file, the line and the field, or the option `--broker` or `--device`.
 
         """
         overrides: dict[str, dict[str, str] | str] = {}
@@ -143,11 +145,11 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @property
     def address(self) -> DeviceAddress:
-        """Where this device stands in the topic tree."""
+        """The topic levels that identify this device."""
         return DeviceAddress(self.fleet, self.shard, self.device)
 
-    def broker_file_troubles(self) -> Iterator[str]:
-        """Yield what is wrong with the files that the way to the broker needs, a line each."""
+    def broker_file_warnings(self) -> Iterator[str]:
+        """Yield a warning for each file that the connection to the broker needs and that is not readable."""
         needed = _TLS_FILES if self.broker.endpoint()[2] else ()
         for name in (*needed, *(("password_file",) if self.broker.username is not None else ())):
             file = getattr(self.broker, name)
@@ -155,10 +157,10 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 if file is not None:
                     Path(file).open("rb").close()
             except OSError as error:
-                yield f"broker.{name} '{file}' cannot be read ({error.strerror}); the broker is out of reach without it"
+                yield f"broker.{name} '{file}' cannot be read ({error.strerror}); the agent cannot connect without it"
 
     def load_keys(self) -> tuple[PublicKey, ...]:
-        """Read the trusted keys. Raises ConfigError that names the file."""
+        """Read the trusted keys. Raises ConfigError that names the file that is not readable."""
         try:
             return tuple(load_public_key(path) for path in self.trusted_keys)
         except SignatureError as error:
@@ -166,14 +168,14 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 def _relative_to(folder: Path, config: AgentConfig) -> AgentConfig:
-    """Return the configuration with its relative paths started at `folder`."""
+    """Return the configuration with its relative paths resolved against `folder`."""
     files = {name: getattr(config.broker, name) for name in _BROKER_FILES}
-    found = {name: str(folder / file) for name, file in files.items() if file is not None}
+    resolved = {name: str(folder / file) for name, file in files.items() if file is not None}
     return msgspec.structs.replace(
         config,
         state_dir=folder / config.state_dir,
         trusted_keys=tuple(folder / key for key in config.trusted_keys),
-        broker=msgspec.structs.replace(config.broker, **found),
+        broker=msgspec.structs.replace(config.broker, **resolved),
     )
 
 

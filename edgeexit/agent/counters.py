@@ -1,4 +1,4 @@
-"""What a device counts: exits, scores and latencies, cumulative per policy revision within a boot."""
+"""Counts exits, scores and latencies: cumulative per policy revision since the start of the agent."""
 
 import threading
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from edgeexit.policies import Policy
 from edgeexit.runtime import Inference
 from edgeexit.wire import SCORE_BINS, ExitCounters
 
-_UNCOUNTED: Final = 256
-"""Batches noted and not yet counted: counting many at once costs hardly more than counting one."""
+_MAX_PENDING: Final = 256
+"""Batches recorded but not yet counted: counting many batches at once costs hardly more than counting one."""
 
 
-class Snapshot(NamedTuple):
-    """The counts of one revision at one moment."""
+class RevisionSnapshot(NamedTuple):
+    """The counts of one policy revision at one moment."""
 
     revision: int
     exits: tuple[ExitCounters, ...]
@@ -25,26 +25,27 @@ class Snapshot(NamedTuple):
     """Inferences that raised an error."""
 
 
-class Totals(NamedTuple):
-    """The counts of all revisions at one moment."""
+class CounterTotals(NamedTuple):
+    """The counts of all policy revisions at one moment."""
 
     exited: tuple[int, ...]
-    """[K] samples that left at each exit."""
+    """[K] samples that exited at each exit."""
     failed: int
+    """Inferences that raised an error."""
     latency_ms: float
-    """Sum over the samples."""
+    """Sum over all samples."""
 
 
-class _Noted(NamedTuple):
-    """What is counted of one batch, copied: the arrays are their owner's."""
+class _PendingBatch(NamedTuple):
+    """Copies of the arrays of one batch; the originals belong to the caller."""
 
     exits: npt.NDArray[np.int64]
     scores: npt.NDArray[np.float32]
     latency_ms: npt.NDArray[np.float64]
 
 
-class _Counts:
-    """The counts of one revision, going on."""
+class _RevisionCounters:
+    """The running counts of one policy revision."""
 
     def __init__(self, exits: int) -> None:
         self.exited: npt.NDArray[np.int64] = np.zeros(exits, dtype=np.int64)
@@ -53,11 +54,11 @@ class _Counts:
         self.failed = 0
         self.total_ms = 0.0
 
-    def count(self, batches: Sequence[_Noted], score_limit: float) -> None:
+    def add(self, batches: Sequence[_PendingBatch], score_limit: float) -> None:
         exits, scores, latency_ms = (np.concatenate(column) for column in zip(*batches, strict=True))
         reached = np.arange(len(self.exited)) <= exits[:, None]
         exit_index = np.nonzero(reached)[1]
-        # fmax takes 0 for a score that is not a number: it comes from an output that is none, and is counted as lowest.
+        # fmax replaces NaN by 0: a score is NaN when the logits are, and it is counted in the lowest bin.
         fraction = np.fmax(scores[reached] / np.float32(score_limit), 0)
         score_bin = np.fmin(fraction * SCORE_BINS, SCORE_BINS - 1).astype(np.int64)
         np.add.at(self.exited, exits, 1)
@@ -65,7 +66,7 @@ class _Counts:
         np.add.at(self.latency, (exits, bin_of(latency_ms)), 1)
         self.total_ms += float(latency_ms.sum())
 
-    def snapshot(self, revision: int) -> Snapshot:
+    def snapshot(self, revision: int) -> RevisionSnapshot:
         reached = np.cumsum(self.exited[::-1])[::-1]
         exits = tuple(
             ExitCounters(
@@ -76,63 +77,63 @@ class _Counts:
             )
             for k in range(len(reached))
         )
-        return Snapshot(revision, exits, self.failed)
+        return RevisionSnapshot(revision, exits, self.failed)
 
 
 class Counters:
-    """Cumulative counters of this boot; may be called from several threads."""
+    """Cumulative counters since the start of the agent. Thread-safe."""
 
     def __init__(self, exits: int) -> None:
         self._exits = exits
         self._lock = threading.Lock()
-        self._counts: dict[int, _Counts] = {}
+        self._counters: dict[int, _RevisionCounters] = {}
         self._changed: set[int] = set()
-        self._noted: dict[tuple[int, float], list[_Noted]] = {}
-        """(revision, its policy's score limit) -> batches that are not counted yet."""
-        self._uncounted = 0
+        self._pending: dict[tuple[int, float], list[_PendingBatch]] = {}
+        """(revision, score limit of its policy) -> batches that are not counted yet."""
+        self._pending_batches = 0
         self.batches = 0
-        """Number of batches that were answered."""
+        """Number of batches recorded."""
 
     def record(self, revision: int, policy: Policy, result: Inference) -> None:
-        """Take note of a batch that was answered under a policy revision."""
-        noted = _Noted(result.exits.copy(), result.scores.copy(), result.latency_ms.copy())
+        """Record a batch that ran under a policy revision."""
+        batch = _PendingBatch(result.exits.copy(), result.scores.copy(), result.latency_ms.copy())
         with self._lock:
-            self._noted.setdefault((revision, policy.score_limit), []).append(noted)
+            self._pending.setdefault((revision, policy.score_limit), []).append(batch)
             self.batches += 1
-            self._uncounted += 1
-            if self._uncounted >= _UNCOUNTED:
-                self._count()
+            self._pending_batches += 1
+            if self._pending_batches >= _MAX_PENDING:
+                self._count_pending()
 
     def record_failure(self, revision: int) -> None:
-        """Count an inference that raised an error."""
+        """Record an inference that raised an error."""
         with self._lock:
             self._of(revision).failed += 1
 
-    def take_changed(self, *, always: int | None = None) -> list[Snapshot]:
-        """Return the revisions that counted something since the last call, and `always` even if it did not."""
+    def take_changed(self, *, always: int | None = None) -> list[RevisionSnapshot]:
+        """Return the revisions whose counts changed since the last call, and revision `always` in any case."""
         with self._lock:
-            self._count()
+            self._count_pending()
             if always is not None:
                 self._of(always)
             revisions, self._changed = sorted(self._changed), set()
-            return [self._counts[revision].snapshot(revision) for revision in revisions]
+            return [self._counters[revision].snapshot(revision) for revision in revisions]
 
-    def totals(self) -> Totals:
-        """Return what all revisions together counted."""
+    def totals(self) -> CounterTotals:
+        """Return the counts of all revisions together."""
         with self._lock:
-            self._count()
-            counts = list(self._counts.values())
-            return Totals(
-                exited=tuple(sum(int(one.exited[k]) for one in counts) for k in range(self._exits)),
-                failed=sum(one.failed for one in counts),
-                latency_ms=sum(one.total_ms for one in counts),
+            self._count_pending()
+            counters = list(self._counters.values())
+            return CounterTotals(
+                exited=tuple(sum(int(one.exited[k]) for one in counters) for k in range(self._exits)),
+                failed=sum(one.failed for one in counters),
+                latency_ms=sum(one.total_ms for one in counters),
             )
 
-    def _count(self) -> None:
-        noted, self._noted, self._uncounted = self._noted, {}, 0
-        for (revision, score_limit), batches in noted.items():
-            self._of(revision).count(batches, score_limit)
+    def _count_pending(self) -> None:
+        pending, self._pending, self._pending_batches = self._pending, {}, 0
+        for (revision, score_limit), batches in pending.items():
+            self._of(revision).add(batches, score_limit)
 
-    def _of(self, revision: int) -> _Counts:
+    def _of(self, revision: int) -> _RevisionCounters:
         self._changed.add(revision)
-        return self._counts.setdefault(revision, _Counts(self._exits))
+        return self._counters.setdefault(revision, _RevisionCounters(self._exits))

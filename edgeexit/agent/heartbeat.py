@@ -1,7 +1,6 @@
-"""Whether inference really answers: a sample goes all the way through, again and again.
+"""Checks again and again that inference works, by running a golden sample through every stage.
 
-That a thread is alive says little: a runtime that hangs in a driver, a scheduler that waits for ever and a loop that is
-stuck all leave the process standing.
+A live thread proves little: a process also survives a runtime that hangs in a driver, or a scheduler that never wakes.
 """
 
 import logging
@@ -18,13 +17,14 @@ _log = logging.getLogger(__name__)
 
 
 class Heartbeat:
-    """Probes in a thread of its own; a context manager.
+    """Runs a check per interval in a thread of its own; a context manager.
 
     Args:
-        probe: begins to answer a sample by the way that clients' requests take.
-        progress: a number that grows with every answer; a service that is overloaded and answers is alive.
-        tell: is told after every beat whether inference answers.
-        interval_s: from one beat to the next; an answer has half as long.
+        probe: starts the inference of one sample on the path that clients' requests take.
+        completed_batches: returns a number that grows with every inference; an overloaded agent that still completes
+            inferences is healthy.
+        on_check: called after every check with its result.
+        interval_s: seconds between checks; a probe times out after half of it.
 
     """
 
@@ -32,62 +32,62 @@ class Heartbeat:
         self,
         probe: Callable[[], Future[Any]],
         *,
-        progress: Callable[[], int],
-        tell: Callable[[bool], None],
+        completed_batches: Callable[[], int],
+        on_check: Callable[[bool], None],
         interval_s: float,
     ) -> None:
         self._probe = probe
-        self._progress = progress
-        self._tell = tell
+        self._completed_batches = completed_batches
+        self._on_check = on_check
         self._interval_s = interval_s
-        self._patience_s = interval_s / 2
-        self._under_way: Future[Any] | None = None
-        self._seen = progress()
-        self._alive = True
+        self._timeout_s = interval_s / 2
+        self._pending: Future[Any] | None = None
+        self._last_completed = completed_batches()
+        self._healthy = True
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="agent-heartbeat", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="agent-heartbeat", daemon=True)
 
     def __enter__(self) -> "Heartbeat":
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End, after the beat that is under way."""
+        """Stop the thread after the current check."""
         self._stopping.set()
         self._thread.join(self._interval_s)
 
-    def beat(self) -> bool:
-        """Return whether a sample is answered in time, or another was since the last beat.
+    def check(self) -> bool:
+        """Return True if the probe completes in time, or another inference has completed since the last check.
 
-        A probe that hangs is waited for at the next beat, so that they do not pile up.
+        The next check waits for a probe that hangs instead of starting another, so that probes do not pile up.
         """
-        before, self._seen = self._seen, self._progress()
+        before, self._last_completed = self._last_completed, self._completed_batches()
         try:
-            if self._under_way is None:
-                self._under_way = self._probe()
-            self._under_way.result(self._patience_s)
+            if self._pending is None:
+                self._pending = self._probe()
+            self._pending.result(self._timeout_s)
         except (OverloadedError, NotDoneError) as error:
             if isinstance(error, OverloadedError):
-                self._under_way = None
-            return self._progress() > before
-        except Exception as error:  # noqa: BLE001 - whatever it is, this was no answer
-            self._under_way = None
-            _log.warning("a golden sample is not answered: %s", error)
+                self._pending = None
+            return self._completed_batches() > before
+        except Exception as error:  # noqa: BLE001 - a probe that fails for any reason is a failed check
+            self._pending = None
+            _log.warning("inference of a golden sample failed: %s", error)
             return False
-        self._under_way = None
+        self._pending = None
         return True
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         while not self._stopping.is_set():
             started = time.monotonic()
-            alive = self.beat()
-            if alive != self._alive:
-                self._alive = alive
+            healthy = self.check()
+            if healthy != self._healthy:
+                self._healthy = healthy
                 _log.log(
-                    logging.INFO if alive else logging.ERROR,
-                    "inference answers again" if alive else "inference does not answer",
+                    logging.INFO if healthy else logging.ERROR,
+                    "inference works again" if healthy else "inference does not complete",
                 )
-            self._tell(alive)
-            pause_s = self._interval_s if alive else self._patience_s
+            self._on_check(healthy)
+            pause_s = self._interval_s if healthy else self._timeout_s
             self._stopping.wait(max(0.0, started + pause_s - time.monotonic()))

@@ -1,4 +1,4 @@
-"""True classes that an application gives: one a sample, and such as the model has."""
+"""Checks the true classes (labels) that an application passes: one class of the model per sample."""
 
 from collections.abc import Sequence
 from operator import index
@@ -7,33 +7,40 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeexit.agent.policy_store import one_line
+from edgeexit.agent.log_text import one_line
 from edgeexit.datasets import Inputs
 from edgeexit.errors import DataError
 
 Labels = Sequence[int] | npt.NDArray[np.integer[Any]]
-"""[B] class of each sample, negative where it is not known."""
+"""[B] true class of each sample, negative if unknown."""
 
 
 def check_labels(labels: Labels, *, whose: str, classes: int) -> list[int]:
-    """Return labels as whole numbers. Raises DataError, with `whose` they are, for what is none or no class."""
+    """Return labels as a list of int. Raises DataError for values that are not integers or not below `classes`.
+
+    Args:
+        labels: [B] classes, negative if unknown.
+        whose: what the labels belong to, for error messages.
+        classes: number of classes of the model.
+
+    """
     try:
-        found = [index(value) for value in labels]
+        checked = [index(value) for value in labels]
     except TypeError as error:
         raise DataError(
-            f"labels of {whose} are no whole numbers ({one_line(str(error))}); give each sample its class, or -1 "
-            "where it is not known"
+            f"labels of {whose} are not integers ({one_line(str(error))}); pass one class per sample, or -1 if it is "
+            "unknown"
         ) from error
-    for value in found:
+    for value in checked:
         if value >= classes:
-            raise DataError(f"label {value} is given for {whose}; the model has {classes} classes, from 0")
-    return found
+            raise DataError(f"label {value} of {whose} is out of range; the model has {classes} classes, from 0")
+    return checked
 
 
 def check_batch_labels(labels: Labels, inputs: Inputs, *, classes: int) -> list[int]:
-    """Do as `check_labels`, and refuse what is not one a sample; the inputs are checked where they are run."""
-    checked = check_labels(labels, whose="a sample", classes=classes)
-    for array in inputs.values():
+    """Check labels as `check_labels` does, and that there is one per sample. Raises DataError."""
+    checked = check_labels(labels, whose="the batch", classes=classes)
+    for array in inputs.values():  # the runner checks the inputs themselves
         if np.shape(array)[:1] not in {(), (len(checked),)}:
-            raise DataError(f"labels holds {len(checked)} classes for {len(array)} samples; give one each")
+            raise DataError(f"labels has {len(checked)} classes for {len(array)} samples; pass one class per sample")
     return checked

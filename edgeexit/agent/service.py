@@ -1,4 +1,4 @@
-"""The agent as a service: the endpoint it is asked through, its heartbeat, and what systemd is told."""
+"""Runs the agent as a service: the local endpoint, the heartbeat, and notifications to systemd."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _HEARTBEAT_S: Final = 10.0
 
 @contextlib.contextmanager
 def listening(config: EndpointConfig, *, by_default: bool) -> Iterator[Sequence[socket.socket]]:
-    """Hold the endpoint's sockets, none where it is off, as long as the block runs.
+    """Open the endpoint's sockets while the block runs; yield no socket if the endpoint is disabled.
 
-    Entered before the agent is: a port that is taken ends the start before the fleet hears of it. Raises ConfigError,
-    as `serving` does.
+    Enter this before the agent: if the port is in use, the process then ends before it connects to the broker. Raises
+    ConfigError, as `serving` does.
     """
-    with contextlib.ExitStack() as life:
-        sockets = _server().listen(config) if _is_on(config, by_default=by_default) else []
+    with contextlib.ExitStack() as resources:
+        sockets = _server().listen(config) if _is_enabled(config, by_default=by_default) else []
         for one in sockets:
-            life.enter_context(one)
+            resources.enter_context(one)
         yield sockets
 
 
@@ -47,39 +47,39 @@ def serving(
     notifier: Notifier,
     sockets: Sequence[socket.socket] = (),
 ) -> Iterator[Endpoint | None]:
-    """Serve an open agent as long as the block runs: endpoint, where it is on, heartbeat, and word to systemd.
+    """Serve an open agent while the block runs: endpoint (if it is enabled), heartbeat and systemd.
 
-    The watchdog is fed, and the endpoint is ready, only while a golden sample that takes the way of a client's request
-    is answered.
+    The endpoint is ready and the systemd watchdog is reset only while a golden sample, on the path of a client's
+    request, completes in time.
 
     Args:
-        agent: an open one.
-        config: of the endpoint.
-        by_default: whether the endpoint is on where the configuration does not say.
-        notifier: to systemd.
-        sockets: of `listening`; default: opened here.
+        agent: an open agent.
+        config: configuration of the endpoint.
+        by_default: whether the endpoint is enabled if the configuration does not say so.
+        notifier: sends notifications to systemd.
+        sockets: result of `listening`; default: sockets are opened here.
 
-    Raises ConfigError for an address that cannot be listened on, and where tornado is not installed.
+    Raises ConfigError if the address is not available, or tornado is not installed.
 
     """
-    with contextlib.ExitStack() as life:
+    with contextlib.ExitStack() as resources:
         endpoint = None
-        if _is_on(config, by_default=by_default):
-            endpoint = life.enter_context(_server().Endpoint(agent, config, sockets))
+        if _is_enabled(config, by_default=by_default):
+            endpoint = resources.enter_context(_server().Endpoint(agent, config, sockets))
 
-        def tell(alive: bool) -> None:  # noqa: FBT001 - the only thing that there is to tell
+        def report_health(healthy: bool) -> None:  # noqa: FBT001 - the only parameter
             if endpoint is not None:
-                endpoint.tell(ready=alive)
-            if alive:
+                endpoint.set_ready(ready=healthy)
+            if healthy:
                 notifier.alive()
 
         heartbeat = Heartbeat(
             agent.probe if endpoint is None else endpoint.probe,
-            progress=lambda: agent.answered,
-            tell=tell,
+            completed_batches=lambda: agent.completed_batches,
+            on_check=report_health,
             interval_s=_HEARTBEAT_S if notifier.watchdog_s is None else notifier.watchdog_s / 2,
         )
-        life.enter_context(heartbeat)
+        resources.enter_context(heartbeat)
         notifier.ready()
         try:
             yield endpoint
@@ -87,13 +87,13 @@ def serving(
             notifier.stopping()
 
 
-def _is_on(config: EndpointConfig, *, by_default: bool) -> bool:
+def _is_enabled(config: EndpointConfig, *, by_default: bool) -> bool:
     return by_default if config.enabled is None else config.enabled
 
 
 def _server() -> ModuleType:
     try:
-        from edgeexit.agent.endpoint import server  # noqa: PLC0415 - tornado, only where it is needed
+        from edgeexit.agent.endpoint import server  # noqa: PLC0415 - imports tornado, which is optional
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "tornado":
             raise

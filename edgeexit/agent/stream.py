@@ -1,4 +1,4 @@
-"""Samples replayed from an .npz file: shuffled, endless, and following the file when it is replaced."""
+"""Replays samples from an .npz file: shuffled, without end, and from the new file when it is replaced."""
 
 import logging
 import math
@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,20 +17,21 @@ from edgeexit.errors import DataError
 
 _log = logging.getLogger(__name__)
 
-_FALLEN_BEHIND_S = 1.0
+_MAX_DELAY_S: Final = 1.0
+"""A consumer that falls further behind does not catch up: the schedule starts again from now."""
 
 
-class Sample(NamedTuple):
+class StreamSample(NamedTuple):
     """One sample as a batch of one."""
 
     inputs: dict[str, npt.NDArray[Any]]
     """Model input name -> [1, ...]."""
     labels: npt.NDArray[np.int64] | None
-    """[1] its class, where the file has `labels` and they are no maps."""
+    """[1] true class; None if the file has no `labels`, or label maps."""
 
 
-class _Version(NamedTuple):
-    """What tells one version of a file from the next."""
+class _FileVersion(NamedTuple):
+    """Changes when the file is replaced."""
 
     inode: int
     modified_ns: int
@@ -38,15 +39,17 @@ class _Version(NamedTuple):
 
 
 class SampleStream:
-    """Replays a data file; `next_sample` never ends.
+    """Replays a data file without end, each pass in a new random order.
 
-    Every pass is in a new random order. When the file is replaced its new samples come next; a replacement that is
-    broken or gone is logged once, and the old samples go on.
+    When the file is replaced, its new samples come next. If the new file is invalid or missing, this is logged once and
+    the old samples are replayed further.
 
     Args:
-        path: the .npz, checked against the model's inputs. Raises DataError when it does not fit at the start.
-        manifest: of the bundle that will answer.
-        seed: of the order; default: another one every time.
+        path: the .npz file; it must fit the model's inputs.
+        manifest: manifest of the bundle that runs the samples.
+        seed: seed of the order; default: a different order each time.
+
+    Raises DataError if the file does not fit the model.
 
     """
 
@@ -54,31 +57,31 @@ class SampleStream:
         self._path = path
         self._manifest = manifest
         self._generator = np.random.default_rng(seed)
-        self._seen = _version(path)
+        self._version = _file_version(path)
         self._dataset = self._load()
         self._order = iter(self._generator.permutation(len(self._dataset)))
 
-    def next_sample(self) -> Sample:
+    def next_sample(self) -> StreamSample:
         """Return the next sample."""
-        if (found := _version(self._path)) != self._seen:
-            self._seen = found
-            self._change_over()
+        if (version := _file_version(self._path)) != self._version:
+            self._version = version
+            self._reload()
         row = next(self._order, None)
         if row is None:
             self._order = iter(self._generator.permutation(len(self._dataset)))
             row = next(self._order)
         one = slice(row, row + 1)
         labels = self._dataset.labels
-        return Sample(
+        return StreamSample(
             inputs={name: array[one] for name, array in self._dataset.inputs.items()},
             labels=None if labels is None or labels.ndim > 1 else labels[one],
         )
 
-    def _change_over(self) -> None:
+    def _reload(self) -> None:
         try:
             self._dataset = self._load()
         except DataError as error:
-            _log.warning("the stream goes on with the old samples: %s", error)
+            _log.warning("the stream continues with the old samples: %s", error)
             return
         self._order = iter(self._generator.permutation(len(self._dataset)))
         _log.info("the stream has new samples: %d from '%s'", len(self._dataset), self._path)
@@ -88,10 +91,7 @@ class SampleStream:
 
 
 def ticks(rate_per_s: float, *, stop: threading.Event, duration_s: float | None = None) -> Iterator[None]:
-    """Yield `rate_per_s` times a second (0: without a pause) until `stop` is set or `duration_s` is over.
-
-    A consumer that is too slow is not hurried: more than a second behind, the beat starts anew.
-    """
+    """Yield `rate_per_s` times per second (0: without a pause) until `stop` is set or `duration_s` is over."""
     due = started = time.monotonic()
     end = started + (math.inf if duration_s is None else duration_s)
     while not stop.is_set() and (now := time.monotonic()) < end:
@@ -100,12 +100,12 @@ def ticks(rate_per_s: float, *, stop: threading.Event, duration_s: float | None 
             continue
         yield
         if rate_per_s:
-            due = (now if now - due > _FALLEN_BEHIND_S else due) + 1 / rate_per_s
+            due = (now if now - due > _MAX_DELAY_S else due) + 1 / rate_per_s
 
 
-def _version(path: Path) -> _Version | None:
+def _file_version(path: Path) -> _FileVersion | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return _Version(found.st_ino, found.st_mtime_ns, found.st_size)
+    return _FileVersion(status.st_ino, status.st_mtime_ns, status.st_size)

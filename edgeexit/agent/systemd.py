@@ -1,6 +1,6 @@
-"""Tells systemd how the service is (sd_notify(3)): ready, stopping, what it is doing, and that it is not hung.
+"""Reports the state of the service to systemd (sd_notify(3)): ready, status, watchdog, stopping.
 
-Without systemd, nothing is told to anybody.
+Without systemd all calls do nothing.
 """
 
 import contextlib
@@ -13,13 +13,13 @@ _USEC: Final = 1e-6
 
 
 class Notifier:
-    """Speaks to the socket that `NOTIFY_SOCKET` names, a path or, with a leading @, an abstract name.
+    """Sends to the socket that `NOTIFY_SOCKET` names: a path, or an abstract name with a leading @.
 
     Args:
-        environment: of the process.
+        environment: environment of the process.
 
     Attributes:
-        watchdog_s: how long systemd waits for a sign of life before it restarts the service; None: it does not wait.
+        watchdog_s: seconds without `alive` after which systemd restarts the service; None: there is no watchdog.
 
     """
 
@@ -29,19 +29,19 @@ class Notifier:
         self.watchdog_s = _watchdog_s(environment) if name else None
 
     def ready(self) -> None:
-        """Say that the start is over."""
+        """Report that the service has started."""
         self._send("READY=1")
 
     def stopping(self) -> None:
-        """Say that the end has begun."""
+        """Report that the service is stopping."""
         self._send("STOPPING=1")
 
     def status(self, text: str) -> None:
-        """Say in one line what the service is doing; `systemctl status` shows it."""
+        """Set the line that `systemctl status` shows."""
         self._send(f"STATUS={' '.join(text.split())}")
 
     def alive(self) -> None:
-        """Feed the watchdog, where there is one."""
+        """Reset the watchdog, if there is one."""
         if self.watchdog_s is not None:
             self._send("WATCHDOG=1")
 
@@ -49,19 +49,19 @@ class Notifier:
         if not self._address:
             return
         with (
-            contextlib.suppress(OSError),  # a systemd that does not listen is no reason to stop
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as line,
+            contextlib.suppress(OSError),  # the service works without systemd, too
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as connection,
         ):
-            line.setblocking(False)  # noqa: FBT003 - one that is stuck is none either
-            line.sendto(state.encode(), self._address)
+            connection.setblocking(False)  # noqa: FBT003 - a receiver that hangs must not block the service
+            connection.sendto(state.encode(), self._address)
 
 
 def _watchdog_s(environment: Mapping[str, str]) -> float | None:
-    """Return the watchdog's patience where it is meant for this process."""
+    """Return the watchdog's timeout if it is meant for this process, else None."""
     if environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
     try:
-        patience_s = int(environment["WATCHDOG_USEC"]) * _USEC
+        timeout_s = int(environment["WATCHDOG_USEC"]) * _USEC
     except (KeyError, ValueError):
         return None
-    return patience_s if patience_s > 0 else None
+    return timeout_s if timeout_s > 0 else None

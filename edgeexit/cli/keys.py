@@ -1,4 +1,4 @@
-"""`edgeexit keygen` and `edgeexit sign`: who may change a device's policy, and who made a bundle."""
+"""`edgeexit keygen` and `edgeexit sign`: create a key pair, and sign a bundle."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,10 +10,10 @@ from edgeexit.console import console, next_step, printable
 
 def keygen_command(
     private_key: Annotated[
-        Path, typer.Argument(help="Where the private key goes; the public one gets the suffix .pub.")
+        Path, typer.Argument(help="Where to write the private key; the public key gets the suffix .pub.")
     ],
 ) -> None:
-    """Make an Ed25519 key pair; the private key stays with the calibrator, the public one goes to the devices.
+    """Create an Ed25519 key pair: the private key for the calibrator, the public key for the devices.
 
     Example: `edgeexit keygen calibrator.key`
     """
@@ -25,15 +25,15 @@ def keygen_command(
     except OSError as error:
         raise SignatureError(f"key '{private_key}' cannot be written: {error.strerror}") from error
     identity = key_id(load_public_key(public_key))
-    console.print(printable(f"private key {private_key} (keep it), public key {public_key}, id {identity}"))
-    next_step(f'put trusted_keys = ["{public_key}"] into the agents\' configuration')
+    console.print(printable(f"private key {private_key} (keep it secret), public key {public_key}, id {identity}"))
+    next_step(f'set trusted_keys = ["{public_key}"] in the configuration of the agents')
 
 
 def sign_command(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
-    key: Annotated[Path, typer.Option(help="Private key.")],
+    key: Annotated[Path, typer.Option(help="Private key (PEM).")],
 ) -> None:
-    """Sign a bundle's manifest and policy as they are now.
+    """Sign the manifest and the policy of a bundle, as they are now.
 
     Example: `edgeexit sign quickstart/bundle --key quickstart/calibrator.key`
     """

@@ -1,4 +1,4 @@
-"""A broker, the cloud's end of the line, a device's configuration, and a bundle to run."""
+"""Fixtures: a broker, the cloud's end of the connection, a device's configuration, a bundle, and policies."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,13 +8,18 @@ import msgspec
 import pytest
 
 from edgeexit.agent import AgentConfig
+from edgeexit.agent.policy_check import Recipient
 from edgeexit.bundle import Bundle
-from edgeexit.policies import Rollout
-from edgeexit.signing import PrivateKey, generate_key, load_private_key
+from edgeexit.policies import PolicyDocument, Rollout, Scope, encode_document
+from edgeexit.policies.confidence import Confidence
+from edgeexit.policies.document import PAYLOAD_TYPE
+from edgeexit.signing import PrivateKey, generate_key, load_private_key, sign
 from edgeexit.wire import BrokerConfig
 from tests.agent.fleet import Fleet
 from tests.broker import RealBroker
 from tests.bundles import make_bundle
+
+MakeDocument = Callable[..., PolicyDocument]
 
 
 @pytest.fixture(scope="session")
@@ -24,12 +29,13 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="session")
 def key_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The calibrator's public key; the private one stands beside it."""
+    """Path of the calibrator's public key; the private key is in the same folder."""
     return generate_key(tmp_path_factory.mktemp("keys") / "calibrator.pem")
 
 
 @pytest.fixture(scope="session")
 def key(key_path: Path) -> PrivateKey:
+    """The calibrator's private key."""
     return load_private_key(key_path.with_suffix(".pem"))
 
 
@@ -43,7 +49,7 @@ def broker(tmp_path: Path) -> Iterator[RealBroker]:
 
 @pytest.fixture
 def fleet(broker: RealBroker, bundle: Bundle, key: PrivateKey) -> Iterator[Fleet]:
-    """The cloud's end, connected to the started broker."""
+    """The cloud's end of the connection; starts the broker and connects to it."""
     broker.start()
     cloud = Fleet(broker.url, bundle, key)
     cloud.start()
@@ -53,7 +59,7 @@ def fleet(broker: RealBroker, bundle: Bundle, key: PrivateKey) -> Iterator[Fleet
 
 @pytest.fixture
 def config(tmp_path: Path, broker: RealBroker, key_path: Path) -> AgentConfig:
-    """A device that reports quickly and audits nothing."""
+    """A device with a short report interval and no audits."""
     return AgentConfig(
         fleet="plant",
         device="press-7",
@@ -68,7 +74,7 @@ def config(tmp_path: Path, broker: RealBroker, key_path: Path) -> AgentConfig:
 
 @pytest.fixture
 def changed(config: AgentConfig) -> Callable[..., AgentConfig]:
-    """The configuration with other fields."""
+    """Return `config` with some fields replaced."""
 
     def change(**fields: Any) -> AgentConfig:
         return msgspec.structs.replace(config, **fields)
@@ -78,5 +84,34 @@ def changed(config: AgentConfig) -> Callable[..., AgentConfig]:
 
 @pytest.fixture
 def half() -> Rollout:
-    """A rollout of a half that leaves `press-7` out (its salt was chosen so)."""
+    """A rollout to half of the devices; its salt is chosen so that `press-7` is not among them."""
     return next(r for r in (Rollout(percent=50, salt=str(n)) for n in range(100)) if not r.includes("press-7"))
+
+
+@pytest.fixture
+def recipient(bundle: Bundle) -> Recipient:
+    return Recipient(fleet="plant", device="press-7", cohort="presses", bundle=bundle.digest, exits=3, classes=4)
+
+
+@pytest.fixture
+def make_document(bundle: Bundle) -> MakeDocument:
+    """Return a policy document that fits `recipient`, with some fields replaced."""
+
+    def document(revision: int = 5, *, exits: int = 3, **fields: Any) -> PolicyDocument:
+        policy = Confidence(temperatures=(1.0,) * exits, thresholds=(0.5,) * (exits - 1))
+        fitting = {"bundle": bundle.digest, "scope": Scope(fleet="plant", cohort="presses"), "policy": policy}
+        return PolicyDocument(revision=revision, **{**fitting, **fields})
+
+    return document
+
+
+@pytest.fixture
+def make_envelope(make_document: MakeDocument, key: PrivateKey) -> Callable[..., bytes]:
+    """Return the signed envelope of a policy document; see `make_document`."""
+
+    def envelope(
+        revision: int = 5, *, signed_by: PrivateKey = key, payload_type: str = PAYLOAD_TYPE, **fields: Any
+    ) -> bytes:
+        return sign(encode_document(make_document(revision, **fields)), payload_type=payload_type, key=signed_by)
+
+    return envelope

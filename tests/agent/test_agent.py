@@ -69,10 +69,10 @@ def test_reports_are_cumulative_and_sent_again_until_they_are_acknowledged(
         wait_for(
             lambda: [m.sequence for m in fleet.messages(config, Report)].count(report.sequence) > 1, "a repetition"
         )
-        assert agent.waiting == 1
+        assert agent.unacknowledged == 1
 
         fleet.send_ack(config, report)
-        wait_for(lambda: agent.waiting == 0, "the acknowledged report to go")
+        wait_for(lambda: agent.unacknowledged == 0, "the acknowledged report to go")
         time.sleep(0.2)
         fleet.heard.clear()
         time.sleep(0.7)
@@ -98,7 +98,7 @@ def test_audits_hold_what_the_policy_did_and_every_exit(fleet: Fleet, bundle: Bu
         result = agent.infer(samples, labels=[n % 4 for n in range(20)])
         audits = wait_for(lambda: fleet.messages(config, Audit), "an audit")
         fleet.send_ack(config, *audits)
-        wait_for(lambda: not agent._outbox.waiting("audit", limit=1), "the acknowledged audit to go")
+        wait_for(lambda: not agent._outbox.pending("audit", limit=1), "the acknowledged audit to go")
     assert {(audit.revision, audit.bundle, audit.cohort) for audit in audits} == {(1, bundle.digest, "default")}
     found = [sample for audit in sorted(audits, key=lambda audit: audit.sequence) for sample in audit.samples]
     assert [sample.label for sample in found] == [n % 4 for n in range(20)]
@@ -113,7 +113,7 @@ def test_the_broker_may_come_later_and_go_and_come_back(
     with Agent(bundle, config) as agent:
         wait_for(lambda: "is not reachable" in caplog.text, "a word about the broker")
         agent.infer(make_samples(7))
-        wait_for(lambda: agent.waiting, "a report that waits")
+        wait_for(lambda: agent.unacknowledged, "a report that waits")
         broker.start()
         fleet = Fleet(broker.url, bundle, key)
         fleet.start()
@@ -146,7 +146,7 @@ def test_commands_are_followed_and_nonsense_is_told_in_one_line(
             fleet.send_command_bytes(config, nonsense)
         fleet.send_command(config, "report")
         wait_for(lambda: fleet.messages(config, Report), "a report on command")
-        ignored = [record for record in caplog.records if "is ignored" in record.message]
+        ignored = [record for record in caplog.records if "ignored" in record.message]
         assert len(ignored) == 5
         assert all("\n" not in record.message and len(record.message) < 500 for record in ignored)
 
@@ -176,7 +176,7 @@ def test_errors_of_the_caller_are_his_and_are_counted(fleet: Fleet, bundle: Bund
         wait_for(lambda: agent.connected, "the broker")
         with pytest.raises(DataError):
             agent.infer({"x": np.zeros((1, 5), dtype=np.float32)})
-        with pytest.raises(DataError, match="labels holds 2 classes for 3 samples"):
+        with pytest.raises(DataError, match="labels has 2 classes for 3 samples"):
             agent.infer(make_samples(3), labels=[0, 1])
         agent.infer(make_samples(3), labels=np.array([0, 1, 2]))
     assert wait_for_reports(fleet, config, 3)[0].failed == 1
@@ -185,12 +185,12 @@ def test_errors_of_the_caller_are_his_and_are_counted(fleet: Fleet, bundle: Bund
 @pytest.mark.parametrize(
     ("labels", "told"),
     [
-        ([99, 1, 1], "label 99 is given for a sample; the model has 4 classes, from 0"),
-        ([1.5, 2, 3], "no whole numbers"),
-        ([[1]] * 3, "no whole numbers"),
-        (np.ones((3, 1), dtype=np.int64), "no whole numbers"),
-        (["a"] * 3, "no whole numbers"),
-        (1, "no whole numbers"),
+        ([99, 1, 1], "label 99 of the batch is out of range; the model has 4 classes, from 0"),
+        ([1.5, 2, 3], "are not integers"),
+        ([[1]] * 3, "are not integers"),
+        (np.ones((3, 1), dtype=np.int64), "are not integers"),
+        (["a"] * 3, "are not integers"),
+        (1, "are not integers"),
     ],
 )
 def test_labels_that_are_no_classes_are_refused_before_inference(
@@ -200,7 +200,7 @@ def test_labels_that_are_no_classes_are_refused_before_inference(
         for ask in (agent.infer, agent.infer_async):
             with pytest.raises(DataError, match=told):
                 ask(make_samples(3), labels=labels)
-        assert agent.answered == 0
+        assert agent.completed_batches == 0
     assert "Traceback" not in caplog.text
 
 
@@ -209,7 +209,7 @@ def test_a_second_agent_with_the_same_state_is_refused_and_the_fleet_does_not_he
 ) -> None:
     with Agent(bundle, config) as agent:
         wait_for_revision(fleet, config, 0)
-        with pytest.raises(ConfigError, match=f"another agent runs with state_dir '{config.state_dir}'; stop it, or"):
+        with pytest.raises(ConfigError, match=f"another agent uses state_dir '{config.state_dir}'; stop it, or"):
             Agent(bundle, config).__enter__()
         time.sleep(0.3)
         assert agent.connected
@@ -232,7 +232,7 @@ def test_a_bundle_without_a_policy_is_called_that(
 ) -> None:
     caplog.set_level(logging.INFO)
     with Agent(bundle, config) as agent:
-        assert agent.policy_in_words == "revision 0 (no policy)"
+        assert agent.policy_description == "revision 0 (no policy)"
     assert "the bundle has no policy: every sample runs to full depth; see `edgeexit fit`" in caplog.text
     assert "boot 1: revision 0 (no policy)" in caplog.text
 
@@ -263,7 +263,7 @@ def test_labels_that_do_not_fit_cost_no_inference(
             return run(inputs, **options)
 
         monkeypatch.setattr(agent._runner, "infer", count)
-        with pytest.raises(DataError, match="labels holds 2 classes for 3 samples"):
+        with pytest.raises(DataError, match="labels has 2 classes for 3 samples"):
             agent.infer(make_samples(3), labels=[0, 1])
         assert batches == []
         with pytest.raises(DataError, match="'x' is a scalar"):

@@ -77,7 +77,7 @@ def test_broker_and_device_can_be_given_apart(tmp_path: Path) -> None:
         ('fleet = "a/b"', 'line 1: fleet = "a/b": it must be 1 to 64 of A-Z'),
         ('fleet = "f"\nflete = 1', "line 2: unknown field 'flete'; did you mean 'fleet'?"),
         ('fleet = "f"\nshard = "policy"', "line 2: shard = \"policy\" is not valid: shard 'policy' is reserved"),
-        ('fleet = "f"\naudit_fraction = 1.5', "line 2: audit_share = 1.5: expected float <= 1.0"),
+        ('fleet = "f"\naudit_fraction = 1.5', "line 2: audit_fraction = 1.5: expected float <= 1.0"),
         ('fleet = "f"\nreport_interval_s = 0', "report_interval_s = 0: expected float > 0.0"),
         ('fleet = "f"\nresend_s = inf', "line 2: resend_s = inf must be finite"),
         ('fleet = "f"\noutbox_max_bytes = 10', "outbox_max_bytes = 10: expected int >= 65536"),
@@ -134,20 +134,20 @@ def test_a_wrong_option_is_not_blamed_on_the_file(tmp_path: Path, option: str, v
 def test_what_is_no_public_key_is_told_without_jargon(tmp_path: Path) -> None:
     (tmp_path / "some.pub").write_text("no key")
     config = AgentConfig.load(write(tmp_path, 'fleet = "f"\ntrusted_keys = ["some.pub"]'))
-    with pytest.raises(ConfigError, match=r"some\.pub' is no public key; give the \.pub that `edgeexit keygen` wrote$"):
+    with pytest.raises(ConfigError, match=r"some\.pub' is not a public key; give a \.pub file of `edgeexit keygen`$"):
         config.load_keys()
 
 
 def test_files_that_the_way_to_the_broker_needs_are_looked_for(tmp_path: Path) -> None:
     config = AgentConfig.load(write(tmp_path, FULL + 'key_file = "k"\nusername = "u"\npassword_file = "p"'))
     (tmp_path / "k").touch()
-    told = list(config.broker_file_troubles())
+    told = list(config.broker_file_warnings())
     assert [line.split(" cannot")[0] for line in told] == [
         f"broker.ca_file '{tmp_path / 'ca.pem'}'",
         f"broker.password_file '{tmp_path / 'p'}'",
     ]
     plain = AgentConfig.load(tmp_path / "agent.toml", broker="mqtt://x")
-    assert len(list(plain.broker_file_troubles())) == 1, "no TLS, no certificates"
+    assert len(list(plain.broker_file_warnings())) == 1, "no TLS, no certificates"
 
 
 def test_an_unreadable_file_and_a_missing_key_are_named(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_refused_policies_are_told_and_the_good_one_stays_in_force(
         fleet.send_policy(config, fleet.document(5))
         wait_for_revision(fleet, config, 5)
         for document, reason in (
-            (fleet.document(4), "revision 4 is lower than 5"),
+            (fleet.document(4), "revision 4 is lower than the current revision 5"),
             (fleet.document(6, bundle="0" * 64), "it is for bundle 000000000000"),
             (fleet.document(7, exits=4), "it is for 4 exits"),
             (
@@ -117,7 +117,7 @@ def test_the_same_document_is_ignored_and_another_of_its_revision_is_refused(
         assert state is not None
         assert state.rejected is None
         fleet.send_policy(config, fleet.document(2, threshold=0.9))
-        wait_for_rejection(fleet, config, "revision 2 is in force with other content")
+        wait_for_rejection(fleet, config, "this device has revision 2 with different content")
         assert agent.active.policy.thresholds == (0.4, 0.4)
 
 
@@ -217,7 +217,7 @@ def test_a_policy_of_the_bundle_before_is_not_used_with_a_new_one(
     fleet.send_policy(config, fleet.document(3))
     with Agent(bundle, config) as agent:
         assert agent.active.revision == 9
-        wait_for_rejection(fleet, config, "revision 3 is lower than 9")
+        wait_for_rejection(fleet, config, "revision 3 is lower than the current revision 9")
 
 
 def test_an_agent_that_asks_for_a_signed_bundle_takes_no_other(

@@ -13,7 +13,7 @@ from edgeexit.bundle import Bundle
 from edgeexit.policies.confidence import Confidence
 from edgeexit.policies.readout import COLUMNS
 from edgeexit.policies.voting import Voting
-from edgeexit.runtime import EveryExit, Runner
+from edgeexit.runtime import EveryExitInference, Runner
 from edgeexit.wire import Audit, AuditedSample, decode, encode
 from tests.bundles import INPUT, make_samples
 
@@ -30,7 +30,7 @@ def offer(auditor: Auditor, inputs: Any, result: Any, *, revision: int, policy: 
     """Draw from a batch that is answered, and have it audited, as the agent does."""
     drawn = auditor.draw(inputs, len(result.exits), labels=labels)
     if drawn is not None:
-        auditor.take(drawn, result, revision=revision, policy=policy)
+        auditor.submit(drawn, result, revision=revision, policy=policy)
 
 
 class Collected:
@@ -78,8 +78,8 @@ def test_an_audit_tells_an_answer_that_is_not_the_exit_s_own_class(runner: Runne
         state = decision.state
 
     class Recorded:
-        def infer_every_exit(self, inputs: Any, *, temperatures: Any) -> EveryExit:
-            return EveryExit(outputs={}, readouts=readouts, stage_ms=())
+        def infer_every_exit(self, inputs: Any, *, temperatures: Any) -> EveryExitInference:
+            return EveryExitInference(outputs={}, readouts=readouts, stage_ms=())
 
     exits = np.array([2, 2, 2, 3])
     given = np.array(predictions)[exits, np.arange(4)].astype(np.int64)
@@ -164,7 +164,7 @@ class SlowRunner:
         self.begun = threading.Event()
         self.go_on = threading.Event()
 
-    def infer_every_exit(self, inputs: Any, *, temperatures: Any) -> EveryExit:
+    def infer_every_exit(self, inputs: Any, *, temperatures: Any) -> EveryExitInference:
         self.begun.set()
         self.go_on.wait(10)
         return self.runner.infer_every_exit(inputs, temperatures=temperatures)
@@ -217,8 +217,8 @@ def test_a_message_of_a_deep_model_s_audits_fits_the_wire() -> None:
     collected = Collected()
 
     class Deep:
-        def infer_every_exit(self, inputs: Any, *, temperatures: Any) -> EveryExit:
-            return EveryExit(outputs={}, readouts=np.stack([readout] * len(inputs[INPUT])), stage_ms=())
+        def infer_every_exit(self, inputs: Any, *, temperatures: Any) -> EveryExitInference:
+            return EveryExitInference(outputs={}, readouts=np.stack([readout] * len(inputs[INPUT])), stage_ms=())
 
     auditor = Auditor(Deep(), fraction=1.0, exits=64, emit=collected)  # type: ignore[arg-type]
     deep = Confidence(temperatures=(1.0,) * 64, thresholds=(None,) * 63)

@@ -1,4 +1,4 @@
-"""What is hung is seen to be hung, and what is only busy is not."""
+"""The heartbeat finds an inference that hangs, and accepts one that is only busy."""
 
 from concurrent.futures import Future
 from typing import Any
@@ -9,69 +9,77 @@ from edgeexit.agent.heartbeat import Heartbeat
 from edgeexit.errors import OverloadedError
 
 
-class Inference:
-    """Answers as it is told."""
+class FakeInference:
+    """Probes that succeed, hang or raise, as the test sets it."""
 
     def __init__(self) -> None:
-        self.answered = 0
-        self.asked: list[Future[Any]] = []
+        self.completed_batches = 0
+        self.probes: list[Future[Any]] = []
         self.error: Exception | None = None
-        self.predictions = True
+        self.hangs = False
 
     def probe(self) -> Future[Any]:
         if self.error is not None:
             raise self.error
         future: Future[Any] = Future()
-        self.asked.append(future)
-        if self.predictions:
+        self.probes.append(future)
+        if not self.hangs:
             future.set_result(None)
         return future
 
-    def progress(self) -> int:
-        return self.answered
+
+@pytest.fixture
+def inference() -> FakeInference:
+    return FakeInference()
 
 
 @pytest.fixture
-def inference() -> Inference:
-    return Inference()
+def heartbeat(inference: FakeInference) -> Heartbeat:
+    return Heartbeat(
+        inference.probe,
+        completed_batches=lambda: inference.completed_batches,
+        on_check=lambda _: None,
+        interval_s=0.02,
+    )
 
 
-@pytest.fixture
-def heartbeat(inference: Inference) -> Heartbeat:
-    return Heartbeat(inference.probe, progress=inference.progress, tell=lambda _: None, interval_s=0.02)
+def test_a_completed_probe_passes_the_check(heartbeat: Heartbeat) -> None:
+    assert heartbeat.check()
 
 
-def test_an_answer_is_a_sign_of_life(heartbeat: Heartbeat) -> None:
-    assert heartbeat.beat()
+def test_a_hanging_probe_fails_the_check_and_no_second_probe_is_started(
+    heartbeat: Heartbeat, inference: FakeInference
+) -> None:
+    inference.hangs = True
+    assert not heartbeat.check()
+    assert not heartbeat.check()
+    assert len(inference.probes) == 1
+    inference.probes[0].set_result(None)
+    inference.hangs = False
+    assert heartbeat.check()
+    assert heartbeat.check()
 
 
-def test_a_hang_is_seen_and_probes_do_not_pile_up(heartbeat: Heartbeat, inference: Inference) -> None:
-    inference.predictions = False
-    assert not heartbeat.beat()
-    assert not heartbeat.beat()
-    assert len(inference.asked) == 1
-    inference.asked[0].set_result(None)
-    inference.predictions = True
-    assert heartbeat.beat()
-    assert heartbeat.beat()
+def test_completed_requests_of_clients_pass_the_check(heartbeat: Heartbeat, inference: FakeInference) -> None:
+    inference.hangs = True
+    assert not heartbeat.check()
+    inference.completed_batches += 1
+    assert heartbeat.check()
+    assert not heartbeat.check()
 
 
-def test_slow_answers_to_others_are_a_sign_of_life(heartbeat: Heartbeat, inference: Inference) -> None:
-    inference.predictions = False
-    assert not heartbeat.beat()
-    inference.answered += 1
-    assert heartbeat.beat()
-    assert not heartbeat.beat()
+def test_an_overloaded_agent_passes_the_check_while_requests_complete(
+    heartbeat: Heartbeat, inference: FakeInference
+) -> None:
+    inference.error = OverloadedError("too many samples are pending")
+    assert not heartbeat.check()
+    inference.completed_batches += 1
+    assert heartbeat.check()
 
 
-def test_overload_is_a_sign_of_life_while_answers_go_out(heartbeat: Heartbeat, inference: Inference) -> None:
-    inference.error = OverloadedError("too much waits")
-    assert not heartbeat.beat()
-    inference.answered += 1
-    assert heartbeat.beat()
-
-
-def test_an_error_is_none(heartbeat: Heartbeat, inference: Inference, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_probe_that_raises_fails_the_check_and_is_logged(
+    heartbeat: Heartbeat, inference: FakeInference, caplog: pytest.LogCaptureFixture
+) -> None:
     inference.error = RuntimeError("the driver is gone")
-    assert not heartbeat.beat()
+    assert not heartbeat.check()
     assert "the driver is gone" in caplog.text

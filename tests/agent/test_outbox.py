@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeexit.agent.outbox import FILE, Kind, Outbox
+from edgeexit.agent.outbox import FILE, Outbox, OutboxKind
 from edgeexit.latency import BIN_COUNT
 from edgeexit.wire import SCORE_BINS, Ack, Audit, AuditedSample, ExitCounters, Report, decode
 
@@ -41,16 +41,16 @@ def open_outbox(folder: Path) -> Outbox:
     return Outbox(folder, max_bytes=MAX_BYTES)
 
 
-def waiting(outbox: Outbox) -> list[tuple[Kind, int]]:
+def waiting(outbox: Outbox) -> list[tuple[OutboxKind, int]]:
     """Kind and sequence of everything that waits."""
-    kinds: tuple[Kind, ...] = ("report", "audit")
-    found = [(kind, sequence) for kind in kinds for sequence in outbox.waiting(kind, limit=10_000)]
+    kinds: tuple[OutboxKind, ...] = ("report", "audit")
+    found = [(kind, sequence) for kind in kinds for sequence in outbox.pending(kind, limit=10_000)]
     assert outbox.count == len(found), "the running count is right"
     return found
 
 
 def read_reports(outbox: Outbox) -> list[Report]:
-    return [decode(outbox.payload(n) or b"", Report) for n in outbox.waiting("report", limit=1000)]
+    return [decode(outbox.payload(n) or b"", Report) for n in outbox.pending("report", limit=1000)]
 
 
 def acknowledge_all(outbox: Outbox) -> int:
@@ -93,12 +93,12 @@ def test_what_waits_is_listed_in_pieces(tmp_path: Path) -> None:
     outbox = open_outbox(tmp_path)
     for _ in range(5):
         outbox.add(make_audit())
-    every = outbox.waiting("audit", limit=9)
+    every = outbox.pending("audit", limit=9)
     assert every == sorted(every)
     assert len(every) == 5
-    assert outbox.waiting("audit", limit=2) == every[:2]
-    assert outbox.waiting("audit", after=every[1], limit=2) == every[2:4]
-    assert outbox.waiting("report", limit=2) == []
+    assert outbox.pending("audit", limit=2) == every[:2]
+    assert outbox.pending("audit", after=every[1], limit=2) == every[2:4]
+    assert outbox.pending("report", limit=2) == []
 
 
 def test_only_the_newest_report_of_a_boot_and_revision_is_kept(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_past_its_bound_it_drops_the_oldest_audits_and_tells_how_many(tmp_path: 
     outbox.add(make_report())
     for _ in range(20):
         outbox.add(make_audit(samples=80))  # about 6.6 KB each
-    kept = outbox.waiting("audit", limit=100)
+    kept = outbox.pending("audit", limit=100)
     assert kept == list(range(kept[-1] - len(kept) + 1, kept[-1] + 1))
     stored = sum(len(outbox.payload(n) or b"") for _, n in waiting(outbox))
     assert MAX_BYTES - 8000 < stored <= MAX_BYTES
@@ -148,7 +148,7 @@ def test_what_was_acknowledged_or_replaced_takes_up_no_room(tmp_path: Path) -> N
     for _ in range(30):
         outbox.add(make_audit(samples=80))
         outbox.add(make_report())
-        outbox.acknowledge(Ack(outbox=outbox.identity, sequences=tuple(outbox.waiting("audit", limit=10))))
+        outbox.acknowledge(Ack(outbox=outbox.identity, sequences=tuple(outbox.pending("audit", limit=10))))
     outbox.close()
     again = open_outbox(tmp_path)
     for _ in range(8):
@@ -175,7 +175,7 @@ def test_where_the_folder_cannot_be_made_it_works_in_memory_and_says_so_once(
     assert outbox.in_memory
     assert acknowledge_all(outbox) == 2
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "cannot be used" in caplog.text
+    assert "is not usable" in caplog.text
 
 
 def test_without_room_at_the_start_it_works_in_memory(tmp_path: Path) -> None:

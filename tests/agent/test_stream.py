@@ -84,7 +84,7 @@ def test_a_bad_replacement_is_told_once_and_the_old_samples_go_on(
         assert sorted(numbers(stream, 6)) == list(range(6))
         numbers(stream, 20)
     assert len(caplog.records) == 1
-    assert "goes on with the old samples" in caplog.text
+    assert "continues with the old samples" in caplog.text
     write(path, 50)
     assert min(numbers(stream, 6)) >= 50
 
@@ -120,5 +120,5 @@ def test_ticks_end_when_told_to_even_between_two_far_apart() -> None:
 def test_a_zip_that_is_no_npz_is_told_so(tmp_path: Path, bundle: Bundle) -> None:
     with zipfile.ZipFile(tmp_path / "samples.npz", "w") as archive:
         archive.writestr("readme.txt", "no array")
-    with pytest.raises(DataError, match=r"samples\.npz' is a zip without an array in it; save it with numpy\.savez"):
+    with pytest.raises(DataError, match=r"samples\.npz' is a zip file without arrays; save it with numpy\.savez"):
         SampleStream(tmp_path / "samples.npz", bundle.manifest)

@@ -81,12 +81,12 @@ def test_the_watchdog_is_not_fed_while_inference_hangs(
             monkeypatch.setattr(agent._runner._backend, "begin", lambda *a, **k: (go_on.wait(20), begin(*a, **k))[1])
         else:
             endpoint._serving.result().call_soon_threadsafe(go_on.wait, 20)
-        wait_for(lambda: "inference does not answer" in caplog.text, "the hang to be seen")
+        wait_for(lambda: "inference does not complete" in caplog.text, "the hang to be seen")
         fed = systemd.count("WATCHDOG=1")
         assert not endpoint._service.ready
         beats: list[bool] = []
-        tell = endpoint.tell
-        monkeypatch.setattr(endpoint, "tell", lambda *, ready: (beats.append(ready), tell(ready=ready)))
+        tell = endpoint.set_ready
+        monkeypatch.setattr(endpoint, "set_ready", lambda *, ready: (beats.append(ready), tell(ready=ready)))
         wait_for(lambda: len(beats) > 2, "two more beats")
         assert not any(beats)
         assert systemd.count("WATCHDOG=1") == fed

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from edgeexit.agent import AgentConfig
-from edgeexit.agent.policy_store import PolicyStore, Recipient
+from edgeexit.agent.policy_check import Recipient
+from edgeexit.agent.policy_store import PolicyStore
 from edgeexit.bundle import Bundle
 from edgeexit.policies.confidence import Confidence
 from edgeexit.runtime import Runner

@@ -1,1 +1,1 @@
-"""The local endpoint: inference for any client that speaks the Open Inference Protocol. Only `server` needs tornado."""
+"""The local HTTP endpoint: the Open Inference Protocol for clients on the device."""

@@ -1,14 +1,14 @@
-"""How much may be in flight at a time, in requests and in bytes of their bodies."""
+"""Limits the requests in flight, in number and in bytes of their bodies."""
 
 from edgeexit.errors import OverloadedError
 
 
 class Admission:
-    """Lets requests in while there is room; used by one thread.
+    """Admits requests up to the limits. Not thread-safe: only the endpoint's loop uses it.
 
     Args:
-        max_requests: most requests at a time.
-        max_bytes: most bytes of their bodies, all together.
+        max_requests: maximum number of requests in flight.
+        max_bytes: maximum bytes of all their bodies together; a single request is admitted in any case.
 
     """
 
@@ -18,27 +18,27 @@ class Admission:
         self._bytes = 0
         self._closed = False
         self.requests = 0
-        """In flight now."""
+        """Number of requests in flight."""
 
     def close(self) -> None:
-        """Let nobody in any more."""
+        """Admit no more requests."""
         self._closed = True
 
     def enter(self, size: int) -> None:
-        """Let in a request whose body has `size` bytes. Raises OverloadedError where there is no room."""
+        """Admit a request whose body has `size` bytes. Raises OverloadedError if a limit would be exceeded."""
         if self._closed:
-            raise OverloadedError("the agent stops; try again later")
+            raise OverloadedError("the agent is stopping; try again later")
         if self.requests >= self._max_requests:
             raise OverloadedError(f"{self.requests} requests are in flight, which is the limit; try again later")
         if self.requests and self._bytes + size > self._max_bytes:
             raise OverloadedError(
-                f"requests of {self._bytes} bytes are in flight and {size} more would pass the limit of "
+                f"requests of {self._bytes} bytes are in flight and {size} more would exceed the limit of "
                 f"{self._max_bytes}; try again later"
             )
         self.requests += 1
         self._bytes += size
 
     def leave(self, size: int) -> None:
-        """Let out a request that came in with `size`."""
+        """Release a request that was admitted with `size` bytes."""
         self.requests -= 1
         self._bytes -= size

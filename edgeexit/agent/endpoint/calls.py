@@ -1,4 +1,4 @@
-"""The calls of the Open Inference Protocol over HTTP, and feedback: what each answers."""
+"""One handler per HTTP call of the Open Inference Protocol, and one for feedback."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tornado.web import Application
 
 from edgeexit.agent.endpoint.codec import decode_feedback, decode_request, encode_json, encode_response
 from edgeexit.agent.endpoint.documents import RepositoryEntry
-from edgeexit.agent.endpoint.transport import MAX_NUMBER, BodyHandler, Handler, InferenceService, RefusalError
+from edgeexit.agent.endpoint.transport import MAX_LENGTH_DIGITS, BodyHandler, Handler, InferenceService, RefusalError
 from edgeexit.errors import DataError, EdgeExitError, InferenceError, OverloadedError, ProtocolError
 
 if TYPE_CHECKING:
@@ -29,29 +29,29 @@ class InferHandler(BodyHandler):
     """`POST /v2/models/{name}[/versions/{version}]/infer`."""
 
     def initialize(self, service: InferenceService) -> None:
-        """Begin with nothing under way."""
+        """Store the shared state."""
         super().initialize(service)
-        self._asked: Future[Inference] | None = None
+        self._inference: Future[Inference] | None = None
 
     async def reply(self, *path: str | None) -> None:
-        """Answer the samples under the policy in force."""
+        """Run the samples under the active policy."""
         self.check_model(*path)
         service = self.service
         try:
             request = decode_request(
                 self.body, self._header_length(), inputs=[tensor.name for tensor in service.model.inputs]
             )
-            active, self._asked = service.agent.submit(request.inputs, id=request.id)
-            result = await asyncio.wrap_future(self._asked)
+            active, self._inference = service.agent.submit(request.inputs, id=request.id)
+            result = await asyncio.wrap_future(self._inference)
         except OverloadedError as error:
             raise RefusalError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from error
         except (ProtocolError, DataError) as error:
             raise RefusalError(HTTPStatus.BAD_REQUEST, str(error)) from error
         except InferenceError as error:
-            if service.is_news(error):
-                _log.warning("a request is not answered: %s", error)
+            if service.is_new_failure(error):
+                _log.warning("a request failed: %s", error)
             raise RefusalError(HTTPStatus.INTERNAL_SERVER_ERROR, str(error)) from error
-        except asyncio.CancelledError:  # the client has gone
+        except asyncio.CancelledError:  # the client has disconnected
             return
         response = encode_response(
             result,
@@ -67,25 +67,25 @@ class InferHandler(BodyHandler):
         self.write(response.body)
 
     def on_connection_close(self) -> None:
-        """Take back the question of a client that has gone."""
+        """Cancel the inference of a client that has disconnected, unless it has started."""
         super().on_connection_close()
-        if self._asked is not None:
-            self._asked.cancel()  # where nothing of it has run
+        if self._inference is not None:
+            self._inference.cancel()
 
     def _header_length(self) -> int | None:
-        told = self.request.headers.get(_HEADER_LENGTH)
-        if told is None:
+        text = self.request.headers.get(_HEADER_LENGTH)
+        if text is None:
             return None
-        if not (told.isascii() and told.isdigit() and len(told) < MAX_NUMBER):
-            raise ProtocolError(f"{_HEADER_LENGTH} is '{told}'; give the number of bytes of the JSON")
-        return int(told)
+        if not (text.isascii() and text.isdigit() and len(text) < MAX_LENGTH_DIGITS):
+            raise ProtocolError(f"{_HEADER_LENGTH} is '{text}'; it must be the number of bytes of the JSON")
+        return int(text)
 
 
 class FeedbackHandler(BodyHandler):
     """`POST /edgeexit/v1/feedback`."""
 
     async def reply(self, *_: str | None) -> None:
-        """Attach true classes to what is audited of an earlier inference."""
+        """Attach true classes to the audited samples of an earlier inference."""
         try:
             feedback = decode_feedback(self.body)
             attached = self.service.agent.feedback(feedback.id, feedback.label)
@@ -94,7 +94,7 @@ class FeedbackHandler(BodyHandler):
         if not attached:
             raise RefusalError(
                 HTTPStatus.NOT_FOUND,
-                f"no audited sample of id '{feedback.id}' waits for a label: none was drawn, or they have gone out",
+                f"no audited sample of id '{feedback.id}' waits for a label: none was drawn, or they have been sent",
             )
         self.write(b"{}")
 
@@ -103,7 +103,7 @@ class LiveHandler(Handler):
     """`GET /v2/health/live`."""
 
     async def reply(self, *_: str | None) -> None:
-        """Say that the process runs."""
+        """Respond as long as the process runs."""
         self.write(b"{}")
 
 
@@ -111,11 +111,11 @@ class ReadyHandler(Handler):
     """`GET /v2/health/ready` and `GET /v2/models/{name}[/versions/{version}]/ready`."""
 
     async def reply(self, *path: str | None) -> None:
-        """Say whether inference answers."""
+        """Respond with 200 if inference works, else 503."""
         if path:
             self.check_model(*path)
         if not self.service.ready:
-            raise RefusalError(HTTPStatus.SERVICE_UNAVAILABLE, "inference does not answer now")
+            raise RefusalError(HTTPStatus.SERVICE_UNAVAILABLE, "inference does not complete; try again later")
         self.write(b"{}")
 
 
@@ -123,7 +123,7 @@ class ServerHandler(Handler):
     """`GET /v2`."""
 
     async def reply(self, *_: str | None) -> None:
-        """Say what this server speaks."""
+        """Respond with the server metadata."""
         self.write(encode_json(self.service.server))
 
 
@@ -131,7 +131,7 @@ class ModelHandler(Handler):
     """`GET /v2/models/{name}[/versions/{version}]`."""
 
     async def reply(self, *path: str | None) -> None:
-        """Say what the model takes and gives."""
+        """Respond with the model metadata."""
         self.check_model(*path)
         self.write(encode_json(self.service.model))
 
@@ -142,17 +142,15 @@ class IndexHandler(Handler):
     verb = "POST"
 
     async def reply(self, *_: str | None) -> None:
-        """List the one model."""
+        """List the model."""
         model, ready = self.service.model, self.service.ready
         entry = RepositoryEntry(name=model.name, version=model.versions[0], state="READY" if ready else "UNAVAILABLE")
         self.write(encode_json([entry]))
 
 
-class _NowhereHandler(Handler):
+class _UnknownPathHandler(Handler):
     def check(self) -> None:
-        raise RefusalError(
-            HTTPStatus.NOT_FOUND, f"there is nothing at {self.request.path}; GET /v2 says what is served"
-        )
+        raise RefusalError(HTTPStatus.NOT_FOUND, f"there is no call {self.request.path}; docs/agent.md lists the calls")
 
 
 class _Route(NamedTuple):
@@ -174,11 +172,11 @@ _ROUTES: Final = (
 
 
 def make_application(service: InferenceService) -> Application:
-    """Return the application that answers every path."""
+    """Return the application with a handler for every path."""
     shared = {"service": service}
     return Application(
         [(pattern, handler, shared) for pattern, handler in _ROUTES],
-        default_handler_class=_NowhereHandler,
+        default_handler_class=_UnknownPathHandler,
         default_handler_args=shared,
-        log_function=lambda _: None,  # no line a request
+        log_function=lambda _: None,  # do not log every request
     )

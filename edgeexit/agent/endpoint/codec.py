@@ -1,8 +1,9 @@
-"""Requests and responses of the Open Inference Protocol: bytes to arrays and back. No sockets, no model.
+"""Decodes requests and encodes responses of the Open Inference Protocol. No sockets, no model.
 
 Open Inference Protocol v2 (github.com/kserve/open-inference-protocol), REST, with the binary tensor data extension
-(github.com/triton-inference-server/server, docs/protocol/extension_binary_data.md): behind the JSON, whose length is in
-the header `Inference-Header-Content-Length`, stand the tensors' bytes in the order in which the JSON names them.
+(github.com/triton-inference-server/server, docs/protocol/extension_binary_data.md): the header
+`Inference-Header-Content-Length` holds the length of the JSON, and the bytes of the tensors follow the JSON in the
+order in which it lists them.
 """
 
 import re
@@ -23,7 +24,7 @@ from edgeexit.errors import ProtocolError
 from edgeexit.runtime import Inference
 
 OUTPUTS: Final = ("predictions", "exits", "outputs", "readouts", "latency_ms")
-"""The outputs on offer, named as in `Inference`."""
+"""Names of the output tensors: the fields of `Inference`."""
 
 _MAX_ID: Final = 256
 _MAX_DIMENSIONS: Final = 16
@@ -34,20 +35,20 @@ T = TypeVar("T")
 RequestId = Annotated[str, msgspec.Meta(max_length=_MAX_ID)]
 
 
-class Wanted(NamedTuple):
-    """An output that was asked for, and whether as bytes."""
+class RequestedOutput(NamedTuple):
+    """An output that the client requests, as bytes (`binary`) or as JSON."""
 
     name: str
     binary: bool
 
 
 class InferRequest(NamedTuple):
-    """What a client asks."""
+    """A decoded inference request."""
 
     id: str | None
     inputs: dict[str, Array]
-    """Views of the request's bytes where the data is binary."""
-    outputs: tuple[Wanted, ...]
+    """Input name -> array; a view of the request's bytes if the data is binary."""
+    outputs: tuple[RequestedOutput, ...]
 
 
 class _Parameters(msgspec.Struct):
@@ -97,81 +98,81 @@ class _Response(msgspec.Struct, omit_defaults=True):
 
 
 class EncodedResponse(NamedTuple):
-    """A response's body, and the length of its JSON where bytes follow it."""
+    """The body of a response, and the length of its JSON (None if no bytes follow it)."""
 
     body: bytes
     header_length: int | None
 
 
 class Feedback(msgspec.Struct, frozen=True):
-    """The body of a feedback request: the true class of the one sample, or of each sample, of an inference."""
+    """The body of a feedback request: one true class for an inference of one sample, else one per sample."""
 
     id: RequestId
     label: int | list[int]
 
 
 def decode_request(body: bytes | bytearray, header_length: int | None, *, inputs: Sequence[str]) -> InferRequest:
-    """Return what a request asks of a model with these inputs.
+    """Decode an inference request.
 
     Args:
-        body: of the request.
-        header_length: the header `Inference-Header-Content-Length`; None where there is none, and all is JSON.
+        body: the body of the request.
+        header_length: value of the header `Inference-Header-Content-Length`; None: the body is JSON only.
         inputs: names of the model's inputs.
 
-    Raises ProtocolError that names the field.
+    Raises ProtocolError, which names the field.
 
     """
     view = memoryview(body)
     length = len(view) if header_length is None else header_length
     if not 0 <= length <= len(view):
-        raise ProtocolError(f"Inference-Header-Content-Length is {length} where the body has {len(view)} bytes")
+        raise ProtocolError(f"Inference-Header-Content-Length is {length}, but the body has {len(view)} bytes")
     request = _decode(view[:length], _InferDocument)
     arrays: dict[str, Array] = {}
     rest = view[length:]
     for tensor in request.inputs:
         if tensor.name not in inputs:
-            raise ProtocolError(f"input '{tensor.name}' is none of the model's; it has {', '.join(inputs)}")
+            raise ProtocolError(f"the model has no input '{tensor.name}'; it has {', '.join(inputs)}")
         if tensor.name in arrays:
             raise ProtocolError(f"input '{tensor.name}' is given twice")
-        arrays[tensor.name], rest = _tensor(tensor, rest)
+        arrays[tensor.name], rest = _decode_tensor(tensor, rest)
     if len(rest):
-        raise ProtocolError(f"{len(rest)} bytes follow the tensors that the request names")
-    return InferRequest(id=request.id or None, inputs=arrays, outputs=_wanted(request))
+        raise ProtocolError(f"the body has {len(rest)} bytes more than its tensors need")
+    return InferRequest(id=request.id or None, inputs=arrays, outputs=_requested_outputs(request))
 
 
 def encode_response(
     result: Inference,
-    wanted: Sequence[Wanted],
+    outputs: Sequence[RequestedOutput],
     *,
     model: str,
     version: str,
     request_id: str | None,
     parameters: dict[str, str | int],
 ) -> EncodedResponse:
-    """Return the response that holds the wanted outputs of an inference, in their order."""
-    tensors, behind = [], []
-    for name, binary in wanted:
+    """Encode a response with the requested outputs, in the requested order."""
+    tensors, binary_parts = [], []
+    for name, binary in outputs:
         array: Array = getattr(result, name)
         tensor = _ResponseTensor(name=name, datatype=datatype_of(array.dtype), shape=array.shape)
         if binary:
-            behind.append(tensor_to_bytes(array))
-            tensor.parameters = {"binary_data_size": len(behind[-1])}
+            binary_parts.append(tensor_to_bytes(array))
+            tensor.parameters = {"binary_data_size": len(binary_parts[-1])}
         else:
             tensor.data = tensor_to_json(array)
         tensors.append(tensor)
     header = msgspec.json.encode(
         _Response(model_name=model, model_version=version, id=request_id, parameters=parameters, outputs=tensors)
     )
-    return EncodedResponse(b"".join((header, *behind)), len(header) if behind else None)
+    return EncodedResponse(b"".join((header, *binary_parts)), len(header) if binary_parts else None)
 
 
 def decode_feedback(body: bytes | bytearray) -> Feedback:
-    """Return what a feedback request says. Raises ProtocolError that names the field."""
+    """Decode a feedback request. Raises ProtocolError, which names the field."""
     return _decode(memoryview(body), Feedback)
 
 
 def encode_json(document: msgspec.Struct | Mapping[str, Any] | Sequence[Any]) -> bytes:
-    """Return a document as JSON."""
+    """Encode a document as JSON."""
     return msgspec.json.encode(document)
 
 
@@ -180,15 +181,15 @@ def _decode(content: memoryview, kind: type[T]) -> T:
         return msgspec.json.decode(content, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         if _NOT_JSON.search(content):
-            raise ProtocolError("JSON has no NaN and no infinity; send the tensor as binary data") from error
-        raise ProtocolError(f"the request's JSON is not as it should be: {error}") from error
+            raise ProtocolError("JSON cannot represent NaN and infinity; send the tensor as binary data") from error
+        raise ProtocolError(f"the JSON of the request is not valid: {error}") from error
 
 
-def _tensor(tensor: _Input, rest: memoryview) -> tuple[Array, memoryview]:
-    """Return an input's array, and the bytes behind it."""
+def _decode_tensor(tensor: _Input, rest: memoryview) -> tuple[Array, memoryview]:
+    """Return the array of an input, and the bytes that follow it."""
     name, size = tensor.name, tensor.parameters.binary_data_size
     if tensor.parameters.shared_memory_region is not None:
-        raise ProtocolError(f"input '{name}' is in shared memory, which is not served; send its data")
+        raise ProtocolError(f"input '{name}' is in shared memory, which is not supported; send its data")
     data = bytes(tensor.data)
     if size is None:
         if not data:
@@ -197,23 +198,27 @@ def _tensor(tensor: _Input, rest: memoryview) -> tuple[Array, memoryview]:
     if data:
         raise ProtocolError(f"input '{name}' has both data and binary_data_size")
     if size > len(rest):
-        raise ProtocolError(f"input '{name}' should have {size} bytes where {len(rest)} are left in the body")
+        raise ProtocolError(f"input '{name}' needs {size} bytes, but only {len(rest)} are left in the body")
     return tensor_from_bytes(name, tensor.datatype, tensor.shape, rest[:size]), rest[size:]
 
 
-def _wanted(request: _InferDocument) -> tuple[Wanted, ...]:
-    """Return the outputs to give: those asked for, or all. Raises ProtocolError for one that is not on offer."""
+def _requested_outputs(request: _InferDocument) -> tuple[RequestedOutput, ...]:
+    """Return the outputs that the request names, or all. Raises ProtocolError for an output that does not exist."""
     by_default = request.parameters.binary_data_output
     if not request.outputs:
-        return tuple(Wanted(name, by_default) for name in OUTPUTS)
-    wanted: dict[str, Wanted] = {}
+        return tuple(RequestedOutput(name, by_default) for name in OUTPUTS)
+    requested: dict[str, RequestedOutput] = {}
     for output in request.outputs:
         name, parameters = output.name, output.parameters
         if name not in OUTPUTS:
-            raise ProtocolError(f"output '{name}' is not on offer; there are {', '.join(OUTPUTS)}")
-        if name in wanted:
-            raise ProtocolError(f"output '{name}' is asked for twice")
+            raise ProtocolError(f"there is no output '{name}'; the outputs are {', '.join(OUTPUTS)}")
+        if name in requested:
+            raise ProtocolError(f"output '{name}' is requested twice")
         if parameters.classification is not None or parameters.shared_memory_region is not None:
-            raise ProtocolError(f"output '{name}' is given as a tensor; no classification, no shared memory")
-        wanted[name] = Wanted(name, by_default if parameters.binary_data is None else parameters.binary_data)
-    return tuple(wanted.values())
+            raise ProtocolError(
+                f"output '{name}' is only available as a tensor; classification and shared memory are not supported"
+            )
+        requested[name] = RequestedOutput(
+            name, by_default if parameters.binary_data is None else parameters.binary_data
+        )
+    return tuple(requested.values())

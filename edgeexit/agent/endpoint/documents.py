@@ -1,4 +1,4 @@
-"""What the endpoint says of the server and the model: the documents of the protocol's metadata calls."""
+"""The documents of the protocol's metadata calls: server, model and repository index."""
 
 import msgspec
 
@@ -16,7 +16,7 @@ class ServerMetadata(msgspec.Struct, frozen=True):
 
 
 class TensorMetadata(msgspec.Struct, frozen=True):
-    """An input or output; -1 is a dimension known only at run time."""
+    """An input or output tensor; -1 is a dynamic dimension."""
 
     name: str
     datatype: str
@@ -35,7 +35,7 @@ class ModelMetadata(msgspec.Struct, frozen=True):
 
 
 class RepositoryEntry(msgspec.Struct, frozen=True):
-    """One model of `POST /v2/repository/index`."""
+    """One entry of `POST /v2/repository/index`."""
 
     name: str
     version: str
@@ -44,21 +44,21 @@ class RepositoryEntry(msgspec.Struct, frozen=True):
 
 
 def server_metadata() -> ServerMetadata:
-    """Return what this server is and speaks."""
+    """Return name, version and protocol extensions of this server."""
     return ServerMetadata(name="edgeexit", version=__version__, extensions=("binary_tensor_data", "model_repository"))
 
 
 def model_metadata(manifest: Manifest, digest: str) -> ModelMetadata:
-    """Return what a bundle takes and gives.
+    """Return the input and output tensors of a bundle.
 
-    Raises ProtocolError for an input whose dtype the protocol has no word for.
+    Raises ProtocolError for an input whose dtype the protocol does not define.
     """
     exit_shape = manifest.stages[-1].exit.shape
     return ModelMetadata(
         name=manifest.model,
         versions=(digest,),
         platform="edgeexit",
-        inputs=tuple(_tensor(spec) for spec in manifest.inputs),
+        inputs=tuple(_tensor_metadata(spec) for spec in manifest.inputs),
         outputs=(
             TensorMetadata("predictions", "INT64", (-1,)),
             TensorMetadata("exits", "INT64", (-1,)),
@@ -69,7 +69,7 @@ def model_metadata(manifest: Manifest, digest: str) -> ModelMetadata:
     )
 
 
-def _tensor(spec: TensorSpec) -> TensorMetadata:
+def _tensor_metadata(spec: TensorSpec) -> TensorMetadata:
     return TensorMetadata(spec.name, datatype_of(spec.dtype), (-1, *_shape(spec.shape)[1:]))
 
 

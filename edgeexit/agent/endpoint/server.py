@@ -1,4 +1,4 @@
-"""The endpoint as a whole: a thread with a loop, a server with bounded connections, a start and a clean stop."""
+"""The endpoint: an HTTP server with bounded connections in a thread of its own, with a clean start and stop."""
 
 import asyncio
 import errno
@@ -25,15 +25,15 @@ from edgeexit.errors import ConfigError
 _log = logging.getLogger(__name__)
 
 _MAX_HEADER_BYTES: Final = 16 * 1024
-_ANY_BODY: Final = 2**62
-"""What HTTP itself lets pass; handlers refuse larger bodies than the configuration allows, in words."""
+_UNLIMITED_BODY: Final = 2**62
+"""Tornado's own limit is disabled: the handlers refuse bodies that are too large with a readable error."""
 _STOP_S: Final = 10.0
 _STOP_POLL_S: Final = 0.02
 
 _ADVICE: Final = {
-    errno.EADDRINUSE: "stop what listens there, or set another host or port",
+    errno.EADDRINUSE: "stop the process that listens there, or set another host or port",
     errno.EADDRNOTAVAIL: "set host to an address of this device",
-    errno.EACCES: "set a port from 1024 on",
+    errno.EACCES: "set a port of at least 1024",
 }
 
 _FULL_BODY: Final = b'{"error":"too many connections are open; try again later"}'
@@ -44,14 +44,14 @@ _FULL: Final = (
 
 
 class Endpoint:
-    """Serves an agent that is open; a context manager.
+    """Serves an open agent over HTTP; a context manager.
 
     Args:
-        agent: an open one; it outlives the endpoint.
-        config: where to listen and what to take.
-        sockets: of `listen`; default: opened when the endpoint is entered.
+        agent: an open agent; it must stay open longer than the endpoint.
+        config: where to listen, and the limits on clients.
+        sockets: result of `listen`; default: opened when the endpoint is entered.
 
-    Raises ConfigError, when it is entered, for an address that cannot be listened on.
+    Raises ConfigError, when it is entered, if the address is not available.
 
     """
 
@@ -68,14 +68,14 @@ class Endpoint:
         self._stopped: asyncio.Event
 
     def __enter__(self) -> "Endpoint":
-        """Listen and serve."""
+        """Listen and start to serve."""
         self._sockets = self._sockets or listen(self._config)
         self._thread.start()
         self._serving.result()
         _log.info("the endpoint serves model '%s' on http://%s", self._service.model.name, self.address)
         if not _is_local(self._config.host):
             _log.warning(
-                "the endpoint listens on %s: whoever reaches it over the network can ask, nobody has to log in",
+                "the endpoint listens on %s without authentication: every host that reaches it can send requests",
                 self._config.host,
             )
         return self
@@ -83,11 +83,11 @@ class Endpoint:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Take no more, finish what is in flight for a bounded time, and close."""
+        """Refuse new requests, finish the requests in flight for up to 10 s, and close."""
         loop = self._serving.result()
         self._service.ready = False
         loop.call_soon_threadsafe(self._stopped.set)
-        self._thread.join(2 * _STOP_S)  # a loop that hangs is left behind
+        self._thread.join(2 * _STOP_S)  # a loop that hangs is abandoned
 
     @property
     def address(self) -> str:
@@ -97,21 +97,21 @@ class Endpoint:
 
     @property
     def port(self) -> int:
-        """The port, also where a free one was asked for."""
+        """The port, also if the configuration asks for a free one."""
         port: int = self._sockets[0].getsockname()[1]
         return port
 
     @property
     def connections(self) -> int:
-        """Number of connections that are open."""
+        """Number of open connections."""
         return self._server.open_connections
 
     def probe(self) -> Future[None]:
-        """Answer one golden sample by way of the endpoint's own loop; the future tells when that is done."""
+        """Run one golden sample through the endpoint's loop; the future completes with it."""
         return asyncio.run_coroutine_threadsafe(self._probe(), self._serving.result())
 
-    def tell(self, *, ready: bool) -> None:
-        """Say to clients from now on whether inference answers."""
+    def set_ready(self, *, ready: bool) -> None:
+        """Set whether the readiness calls respond with 200 or 503."""
         self._service.ready = ready
 
     async def _probe(self) -> None:
@@ -129,7 +129,7 @@ class Endpoint:
         server = self._server = _BoundedServer(
             make_application(self._service),
             max_header_size=_MAX_HEADER_BYTES,
-            max_body_size=_ANY_BODY,
+            max_body_size=_UNLIMITED_BODY,
             idle_connection_timeout=self._config.idle_timeout_s,
             body_timeout=self._config.transfer_timeout_s,
         )
@@ -139,15 +139,15 @@ class Endpoint:
         self._serving.set_result(asyncio.get_running_loop())
         await self._stopped.wait()
         server.stop()
-        self._service.admission.close()  # connections that are open could go on asking
+        self._service.admission.close()  # open connections could send more requests
         deadline = asyncio.get_running_loop().time() + _STOP_S
-        while self._service.admission.requests and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - once in a life
+        while self._service.admission.requests and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - runs once
             await asyncio.sleep(_STOP_POLL_S)
         await server.close_all_connections()
 
 
 class _BoundedServer(HTTPServer):
-    """Tells clients beyond the bound to come back."""
+    """Responds with 503 to connections beyond the limit."""
 
     max_connections: int
 
@@ -163,14 +163,14 @@ class _BoundedServer(HTTPServer):
 
 
 def listen(config: EndpointConfig) -> list[socket.socket]:
-    """Open the sockets of an endpoint; who connects waits until it serves. Raises ConfigError."""
+    """Open the sockets of an endpoint; clients that connect wait until it serves. Raises ConfigError."""
     try:
         return bind_sockets(config.port, config.host, backlog=config.max_connections)
     except socket.gaierror as error:
         raise ConfigError(f"endpoint: host '{config.host}' does not resolve; give an address of this device") from error
     except OSError as error:
         raise ConfigError(
-            f"endpoint: port {config.port} on {config.host} cannot be listened on ({error.strerror}); "
+            f"endpoint: port {config.port} on {config.host} is not available ({error.strerror}); "
             f"{_ADVICE.get(error.errno or 0, 'set another host or port')} under [endpoint]"
         ) from error
 

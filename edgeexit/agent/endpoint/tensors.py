@@ -1,4 +1,4 @@
-"""Tensors as the Open Inference Protocol writes them: datatypes, JSON lists, and little-endian bytes."""
+"""Tensors in the encodings of the Open Inference Protocol: datatypes, JSON lists and little-endian bytes."""
 
 import math
 import re
@@ -30,91 +30,93 @@ _DTYPES: Final[dict[str, np.dtype[Any]]] = {
 }
 _DATATYPES: Final = {dtype: name for name, dtype in _DTYPES.items()}
 _NESTED: Final = re.compile(rb"\s*\[\s*\[")
-_ELEMENTS: Final[dict[str, type]] = {"b": bool, "i": int, "u": int, "f": float}
-"""What a number of each kind of dtype is in JSON."""
+_JSON_TYPES: Final[dict[str, type]] = {"b": bool, "i": int, "u": int, "f": float}
+"""Kind of a numpy dtype -> type of an element in JSON."""
 
 
 def datatype_of(dtype: str | np.dtype[Any]) -> str:
-    """Return the protocol's word for a numpy dtype. Raises ProtocolError for one that it has no word for."""
-    found = _DATATYPES.get(np.dtype(dtype).newbyteorder("<"))
-    if found is None:
-        raise ProtocolError(f"dtype {dtype} has no datatype in the protocol; there are {', '.join(_DTYPES)}")
-    return found
+    """Return the protocol's datatype for a numpy dtype. Raises ProtocolError for a dtype that it does not define."""
+    datatype = _DATATYPES.get(np.dtype(dtype).newbyteorder("<"))
+    if datatype is None:
+        raise ProtocolError(f"dtype {dtype} has no datatype in the protocol, which defines {', '.join(_DTYPES)}")
+    return datatype
 
 
 def tensor_from_json(name: str, datatype: str, shape: Sequence[int], data: bytes) -> Array:
-    """Return the tensor that a JSON list holds, nested as its shape or flat, in row-major order.
+    """Return the tensor in a JSON list, which is nested like the shape or flat, in row-major order.
 
-    Raises ProtocolError for FP16, which has no form in JSON, for elements of another kind or out of range, and for
-    another number of them than the shape says.
+    Raises ProtocolError for FP16, which JSON cannot represent; for elements of the wrong type or out of range; and if
+    the number of elements does not fit the shape.
     """
     dtype = _dtype(name, datatype)
     if datatype == "FP16":
         raise ProtocolError(f"input '{name}' is FP16, which JSON cannot hold; send it as binary data")
-    elements, wanted = data.count(b",") + 1, math.prod(shape)  # nested or flat; to count is cheap, and decoding is not
-    if wanted and elements != wanted:
+    elements, expected = data.count(b",") + 1, math.prod(shape)  # counting is cheap, decoding is not
+    if expected and elements != expected:
         raise ProtocolError(
             f"input '{name}' does not hold {datatype} in shape {list(shape)}: it is a list of {elements} elements"
         )
     depth = len(shape) if _NESTED.match(data) else 1
-    kind = reduce(lambda inner, _: list[inner], range(depth), _ELEMENTS[dtype.kind])  # type: ignore[valid-type]
+    kind = reduce(lambda inner, _: list[inner], range(depth), _JSON_TYPES[dtype.kind])  # type: ignore[valid-type]
     try:
-        found = _as_array(msgspec.json.decode(data, type=kind), dtype)
+        array = _to_array(msgspec.json.decode(data, type=kind), dtype)
     except (msgspec.DecodeError, OverflowError, ValueError, TypeError) as error:
         raise ProtocolError(f"input '{name}' does not hold {datatype} in shape {list(shape)}: {error}") from error
-    if depth > 1 and found.size and found.shape != tuple(shape):
-        raise ProtocolError(f"input '{name}' is a list of shape {list(found.shape)} where it says {list(shape)}")
-    return _shaped(name, found, shape)
+    if depth > 1 and array.size and array.shape != tuple(shape):
+        raise ProtocolError(f"input '{name}' has data of shape {list(array.shape)}, but its shape is {list(shape)}")
+    return _reshape(name, array, shape)
 
 
 def tensor_from_bytes(name: str, datatype: str, shape: Sequence[int], data: memoryview) -> Array:
-    """Return the tensor in little-endian bytes, row-major, without copying them.
+    """Return the tensor in little-endian bytes, in row-major order, as a view of `data`.
 
-    Raises ProtocolError for another number of bytes than the shape says, and for a BOOL that is neither 0 nor 1.
+    Raises ProtocolError if the number of bytes does not fit the shape, and for a BOOL that is neither 0 nor 1.
     """
     dtype = _dtype(name, datatype)
     if len(data) != math.prod(shape) * dtype.itemsize:
         raise ProtocolError(
-            f"input '{name}' has {len(data)} bytes where {datatype} in shape {list(shape)} takes "
+            f"input '{name}' has {len(data)} bytes, but {datatype} in shape {list(shape)} needs "
             f"{math.prod(shape) * dtype.itemsize}"
         )
     if datatype == "BOOL" and len(data) and np.frombuffer(data, dtype="u1").max() > 1:
-        raise ProtocolError(f"input '{name}' is BOOL and has a byte that is neither 0 nor 1")
-    return _shaped(name, np.frombuffer(data, dtype=dtype), shape)
+        raise ProtocolError(f"input '{name}' is BOOL, but has a byte that is neither 0 nor 1")
+    return _reshape(name, np.frombuffer(data, dtype=dtype), shape)
 
 
 def tensor_to_json(array: Array) -> list[Any]:
-    """Return a flat list in row-major order; what is not a finite number becomes null when it is written."""
+    """Return a flat list in row-major order; the JSON encoder writes NaN and infinity as null."""
     values: list[Any] = array.ravel().tolist()
     return values
 
 
 def tensor_to_bytes(array: Array) -> bytes:
-    """Return little-endian bytes in row-major order."""
+    """Return the little-endian bytes in row-major order."""
     return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes()
 
 
 def _dtype(name: str, datatype: str) -> np.dtype[Any]:
-    found = _DTYPES.get(datatype)
-    if found is None:
-        raise ProtocolError(f"input '{name}' has datatype '{datatype}'; there are {', '.join(_DTYPES)}")
-    return found
+    dtype = _DTYPES.get(datatype)
+    if dtype is None:
+        raise ProtocolError(f"input '{name}' has datatype '{datatype}'; supported are {', '.join(_DTYPES)}")
+    return dtype
 
 
-def _as_array(values: list[Any], dtype: np.dtype[Any]) -> Array:
-    """Return nested lists as an array. Raises ValueError for ragged ones and OverflowError for what does not fit."""
+def _to_array(values: list[Any], dtype: np.dtype[Any]) -> Array:
+    """Convert nested lists to an array. Raises ValueError for ragged lists, OverflowError for integers out of range."""
     if dtype.kind not in "iu":
-        with np.errstate(over="ignore"):  # a double beyond float32 becomes infinity, and is dealt with as such
+        with np.errstate(over="ignore"):  # a double that is too large for float32 becomes infinity
             return np.array(values, dtype=dtype)
-    exact = np.array(values, dtype=object)  # whole numbers of any size, which numpy would wrap or round
+    exact = np.array(values, dtype=object)  # Python integers, because numpy would wrap or round
     limits = np.iinfo(dtype)
     if exact.size and not (limits.min <= exact.min() and exact.max() <= limits.max):
-        raise OverflowError(f"a number is not from {limits.min} to {limits.max}")
+        raise OverflowError(f"a number is not in the range from {limits.min} to {limits.max}")
     return exact.astype(dtype)
 
 
-def _shaped(name: str, flat: Array, shape: Sequence[int]) -> Array:
+def _reshape(name: str, flat: Array, shape: Sequence[int]) -> Array:
     try:
         return flat.reshape(tuple(shape))
     except (ValueError, OverflowError) as error:
-        raise ProtocolError(f"input '{name}' has {flat.size} elements, which do not fit shape {list(shape)}") from error
+        raise ProtocolError(
+            f"input '{name}' has {flat.size} elements, which does not fit shape {list(shape)}"
+        ) from error

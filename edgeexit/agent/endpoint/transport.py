@@ -1,7 +1,7 @@
-"""How a request comes in and its answer goes out: refused in JSON, bounded, and not waited for without end.
+"""Receives requests and sends responses with bounds on size and time, and reports errors as JSON.
 
-A body is taken in as it comes, so that one that is too large is refused before it is there. Whatever goes wrong, the
-client gets `{"error": "..."}` in one line, and no traceback.
+A body is received chunk by chunk, so that one that is too large is refused before it has arrived. On every error the
+client gets `{"error": "..."}` on one line, without a traceback.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
     from edgeexit.agent.config import EndpointConfig
     from edgeexit.agent.endpoint.documents import ModelMetadata, ServerMetadata
 
-MAX_NUMBER: Final = 16
-"""Digits of a length that is believed."""
+MAX_LENGTH_DIGITS: Final = 16
+"""A length with this many digits or more is not valid."""
 
 _JSON: Final = "application/json"
 _RETRY_AFTER_S: Final = "1"
-_DROPPED_BODIES: Final = 4
-"""Times the largest body: what is refused and longer than that is not waited for."""
-_SEE_OFF_S: Final = 0.1
+_MAX_DRAINED_BODIES: Final = 4
+"""The body of a refused request is read and dropped if it is at most this many times `max_body_bytes`."""
+_RESPONSE_POLL_S: Final = 0.1
 
 
 class InferenceService:
-    """What all handlers share."""
+    """State that all handlers share."""
 
     def __init__(self, agent: Agent, config: EndpointConfig, server: ServerMetadata, model: ModelMetadata) -> None:
         self.agent = agent
@@ -47,17 +47,17 @@ class InferenceService:
         self.model = model
         self.admission = Admission(max_requests=config.max_requests, max_bytes=4 * config.max_body_bytes)
         self.ready = True
-        """False: inference does not answer, or the endpoint is about to stop."""
-        self._told = ""
+        """False: inference does not complete, or the endpoint is stopping."""
+        self._last_failure = ""
 
-    def is_news(self, failure: BaseException) -> bool:
-        """Return whether a failure is another than the last: a line a request would fill the disk."""
-        before, self._told = self._told, repr(failure)
-        return self._told != before
+    def is_new_failure(self, failure: BaseException) -> bool:
+        """Return True if a failure differs from the last one: logging it for every request would fill the disk."""
+        before, self._last_failure = self._last_failure, repr(failure)
+        return self._last_failure != before
 
 
 class RefusalError(HTTPError):
-    """What the client is told in place of an answer."""
+    """A request is refused with an HTTP status and a one-line text for the client."""
 
     def __init__(self, status: HTTPStatus, text: str) -> None:
         super().__init__(status.value)
@@ -66,49 +66,49 @@ class RefusalError(HTTPError):
 
 @stream_request_body
 class Handler(RequestHandler):
-    """Refuses in JSON, drops a body that nobody asked for, and gives up clients that do not read their answer."""
+    """Reports errors as JSON, drops an unexpected body, and disconnects clients that do not read their response."""
 
     verb: ClassVar[str] = "GET"
 
     def initialize(self, service: InferenceService) -> None:
-        """Begin with nothing to refuse."""
+        """Store the shared state."""
         self.service = service
         self._refusal: RefusalError | None = None
 
     def set_default_headers(self) -> None:
-        """Answer in JSON unless a call says otherwise."""
+        """Set the headers of a JSON response."""
         self.set_header("Server", "edgeexit")
         self.set_header("Content-Type", _JSON)
 
     def check(self) -> None:
-        """Raise RefusalError for what the headers say already."""
+        """Raise RefusalError if the headers already show that the request must be refused."""
         if "Origin" in self.request.headers:
-            # A page that a browser on this machine shows could ask, too: localhost is no secret.
-            raise RefusalError(HTTPStatus.FORBIDDEN, "requests of web pages are not answered")
+            # A web page that a browser on this machine shows can send requests to localhost, too.
+            raise RefusalError(HTTPStatus.FORBIDDEN, "requests of web pages are refused")
 
     async def reply(self, *path: str | None) -> None:
-        """Answer the request, whose body is there; `path` holds the variable parts of the path."""
+        """Respond to the request, whose body has been received; `path` holds the variable parts of the path."""
         raise NotImplementedError
 
     def prepare(self) -> None:
-        """Look at the headers, before the body is there."""
+        """Check the headers before the body is received."""
         try:
             self.check()
         except RefusalError as refusal:
-            if self.told_size() > _DROPPED_BODIES * self.service.config.max_body_bytes:
+            if self.declared_size() > _MAX_DRAINED_BODIES * self.service.config.max_body_bytes:
                 raise
-            # To close while a client is still sending could cost it the answer; so it is told behind its body.
+            # A client that is still sending may miss a response, so its body is received first.
             self._refusal = refusal
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
-        """Drop what nobody asked for."""
+        """Drop an unexpected body."""
 
     async def get(self, *path: str | None) -> None:
-        """Answer where the call is a GET."""
+        """Respond if the call is a GET."""
         await self._reply(path)
 
     async def post(self, *path: str | None) -> None:
-        """Answer where the call is a POST."""
+        """Respond if the call is a POST."""
         await self._reply(path)
 
     async def _reply(self, path: tuple[str | None, ...]) -> None:
@@ -118,51 +118,51 @@ class Handler(RequestHandler):
             raise HTTPError(HTTPStatus.METHOD_NOT_ALLOWED)
         await self.reply(*path)
 
-    def told_size(self) -> int:
-        """Return how large a body the headers announce; 0 where they do not say, or not in digits."""
-        told = self.request.headers.get("Content-Length", "")
-        return int(told) if told.isascii() and told.isdigit() and len(told) < MAX_NUMBER else 0
+    def declared_size(self) -> int:
+        """Return the Content-Length of the request; 0 if it is missing or not valid."""
+        text = self.request.headers.get("Content-Length", "")
+        return int(text) if text.isascii() and text.isdigit() and len(text) < MAX_LENGTH_DIGITS else 0
 
     def check_model(self, name: str | None, version: str | None) -> None:
-        """Refuse another model, or another version of it, than the one that is served."""
+        """Raise RefusalError if this is not the name or version of the model that is served."""
         model = self.service.model
         if name != model.name:
-            raise RefusalError(HTTPStatus.NOT_FOUND, f"model '{name}' is not here; '{model.name}' is")
+            raise RefusalError(HTTPStatus.NOT_FOUND, f"there is no model '{name}'; the model is '{model.name}'")
         if version not in {None, *model.versions}:
             raise RefusalError(
                 HTTPStatus.NOT_FOUND, f"model '{name}' has no version '{version}'; it has {model.versions[0]}"
             )
 
     def finish(self, chunk: Any = None) -> asyncio.Future[None]:
-        """Send the answer, and look after it."""
+        """Send the response, and watch that the client reads it in time."""
         sent = super().finish(chunk)
-        self._see_off(sent, time.monotonic() + self.service.config.transfer_timeout_s)
+        self._watch_response(sent, time.monotonic() + self.service.config.transfer_timeout_s)
         return sent
 
-    def departed(self) -> None:
-        """Take note that the answer has gone out or never will; may be called more than once."""
+    def release(self) -> None:
+        """Release what the request holds, once its response is sent or never will be; may be called repeatedly."""
 
     def on_connection_close(self) -> None:
-        """Take note that the client has gone before its answer."""
-        self.departed()
+        """Release the request of a client that has disconnected."""
+        self.release()
 
-    def _see_off(self, sent: asyncio.Future[None], deadline: float) -> None:
-        """Look after an answer until it has gone out, its client has gone, or its time is over."""
+    def _watch_response(self, sent: asyncio.Future[None], deadline: float) -> None:
+        """Wait until the response is sent, the client disconnects or the deadline passes; then release the request."""
         connection = cast("HTTP1Connection", self.request.connection)
         if not sent.done() and not connection.stream.closed():
             if time.monotonic() < deadline:
-                IOLoop.current().call_later(_SEE_OFF_S, self._see_off, sent, deadline)
+                IOLoop.current().call_later(_RESPONSE_POLL_S, self._watch_response, sent, deadline)
                 return
             connection.close()
-        self.departed()
+        self.release()
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """Tell the client in one line; what only the agent's log should know, stays there."""
+        """Send the error on one line; details of an internal error go to the log only."""
         error = kwargs.get("exc_info", (None, None, None))[1]
         if isinstance(error, RefusalError):
             text = error.text
         elif status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            text = "the agent failed; its log says more"
+            text = "internal error; see the log of the agent"
         else:
             text = f"{self.request.method} {self.request.path}: {self._reason}"
         if status_code == HTTPStatus.METHOD_NOT_ALLOWED:
@@ -173,54 +173,54 @@ class Handler(RequestHandler):
         self.finish(encode_json({"error": text}))
 
     def log_exception(self, typ: Any, value: BaseException | None, tb: Any) -> None:
-        """Log what the agent did wrong, not what a client did."""
-        if value is not None and not isinstance(value, HTTPError) and self.service.is_news(value):
+        """Log errors of the agent, not errors of clients."""
+        if value is not None and not isinstance(value, HTTPError) and self.service.is_new_failure(value):
             super().log_exception(typ, value, tb)
 
 
 class BodyHandler(Handler):
-    """Takes in a body of bounded size, where there is room for one more request."""
+    """Receives a body of bounded size, if the limits admit one more request."""
 
     verb = "POST"
 
     def initialize(self, service: InferenceService) -> None:
-        """Begin with an empty body."""
+        """Store the shared state and start with an empty body."""
         super().initialize(service)
         self.body = bytearray()
-        self._entered: int | None = None
+        self._admitted: int | None = None
 
     def check(self) -> None:
-        """Refuse what is too large, compressed, or one request too many."""
+        """Raise RefusalError for a body that is too large or compressed, and if there are too many requests."""
         super().check()
-        most = self.service.config.max_body_bytes
+        limit = self.service.config.max_body_bytes
         if self.request.headers.get("Content-Encoding", "identity") != "identity":
-            raise RefusalError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "a compressed body is not taken; send it as it is")
-        if self.told_size() > most:
+            raise RefusalError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "compressed bodies are not supported")
+        if self.declared_size() > limit:
             raise self._too_large()
-        size = self.told_size() or most
+        size = self.declared_size() or limit
         try:
             self.service.admission.enter(size)
         except OverloadedError as error:
             raise RefusalError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from error
-        self._entered = size
+        self._admitted = size
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
-        """Keep what comes, up to the bound."""
+        """Append a chunk, up to the limit."""
         if self._refusal is None:
             self.body += chunk
-            if len(self.body) > self.service.config.max_body_bytes:  # it did not say how large it would be
+            if len(self.body) > self.service.config.max_body_bytes:  # it had no valid Content-Length
                 self._refusal, self.body = self._too_large(), bytearray()
         return None
 
-    def departed(self) -> None:
-        """Make room for the next."""
-        size, self._entered = self._entered, None
+    def release(self) -> None:
+        """Release the request's share of the limits."""
+        size, self._admitted = self._admitted, None
         if size is not None:
             self.service.admission.leave(size)
 
     def _too_large(self) -> RefusalError:
-        most = self.service.config.max_body_bytes
+        limit = self.service.config.max_body_bytes
         return RefusalError(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            f"a body may have {most} bytes; send fewer samples, or set max_body_bytes under [endpoint]",
+            f"a body may have at most {limit} bytes; send fewer samples, or raise max_body_bytes under [endpoint]",
         )

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from edgeexit.agent.endpoint.codec import (
     OUTPUTS,
-    Wanted,
+    RequestedOutput,
     decode_feedback,
     decode_request,
     encode_response,
@@ -88,7 +88,7 @@ def test_a_response_holds_what_was_wanted_in_its_order(
     batch: int, exit_shape: tuple[int, ...], names: list[str], data: Any
 ) -> None:
     result = inference(batch, exit_shape, np.random.default_rng(batch))
-    wanted = [Wanted(name, data.draw(st.booleans())) for name in names]
+    wanted = [RequestedOutput(name, data.draw(st.booleans())) for name in names]
     parameters = {"revision": 7, "policy": "confidence"}
     body, length = encode_response(result, wanted, model="m", version="v", request_id="x", parameters=parameters)
     header = json.loads(body if length is None else body[:length])
@@ -112,7 +112,7 @@ def test_a_response_holds_what_was_wanted_in_its_order(
 def test_what_json_has_no_number_for_is_null() -> None:
     result = msgspec.structs.replace(inference(1, (2,), np.random.default_rng()), outputs=np.array([[np.nan, 1]], "f4"))
     body, _ = encode_response(
-        result, [Wanted("outputs", binary=False)], model="m", version="v", request_id=None, parameters={}
+        result, [RequestedOutput("outputs", binary=False)], model="m", version="v", request_id=None, parameters={}
     )
     assert json.loads(body)["outputs"][0]["data"] == [None, 1.0]
 
@@ -123,7 +123,7 @@ GOOD = {"name": "a", "shape": [2], "datatype": "FP32", "data": [1, 2]}
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"name": "b"}, "'b' is none of the model's; it has a"),
+        ({"name": "b"}, "the model has no input 'b'; it has a"),
         ({"datatype": "BYTES"}, "datatype 'BYTES'"),
         ({"datatype": "FP16"}, "FP16, which JSON cannot hold"),
         ({"shape": [3]}, "2 elements"),
@@ -134,9 +134,9 @@ GOOD = {"name": "a", "shape": [2], "datatype": "FP32", "data": [1, 2]}
         ({"data": ["x", "y"]}, "'a' does not hold FP32"),
         ({"data": [[1], [2, 3]], "shape": [2, 2]}, "'a' does not hold FP32"),
         ({"data": [[1], [2, 3, 4]], "shape": [2, 2]}, "'a' does not hold FP32"),
-        ({"data": [[1, 2, 3, 4]], "shape": [2, 2]}, r"shape \[1, 4\] where it says \[2, 2\]"),
+        ({"data": [[1, 2, 3, 4]], "shape": [2, 2]}, r"shape \[1, 4\], but its shape is \[2, 2\]"),
         ({"data": [1.5, 2], "datatype": "INT8"}, "'a' does not hold INT8"),
-        ({"data": [1, 128], "datatype": "INT8"}, "from -128 to 127"),
+        ({"data": [1, 128], "datatype": "INT8"}, "in the range from -128 to 127"),
         ({"data": [0, -1], "datatype": "UINT64"}, "from 0 to"),
         ({"data": [1, 0], "datatype": "BOOL"}, "'a' does not hold BOOL"),
         ({"parameters": {"shared_memory_region": "r"}}, "shared memory"),
@@ -162,9 +162,15 @@ def test_a_shape_that_no_memory_could_hold_is_refused() -> None:
         ({"inputs": [GOOD, GOOD]}, "given twice"),
         ({}, "inputs"),
         ({"inputs": [GOOD], "id": "x" * 257}, "id"),
-        ({"inputs": [GOOD], "outputs": [{"name": "logits"}]}, "'logits' is not on offer; there are answers, exits"),
-        ({"inputs": [GOOD], "outputs": [{"name": "exits"}] * 2}, "asked for twice"),
-        ({"inputs": [GOOD], "outputs": [{"name": "exits", "parameters": {"classification": 3}}]}, "no classification"),
+        (
+            {"inputs": [GOOD], "outputs": [{"name": "logits"}]},
+            "there is no output 'logits'; the outputs are predictions, exits, outputs, readouts, latency_ms",
+        ),
+        ({"inputs": [GOOD], "outputs": [{"name": "exits"}] * 2}, "requested twice"),
+        (
+            {"inputs": [GOOD], "outputs": [{"name": "exits", "parameters": {"classification": 3}}]},
+            "classification and shared memory are not supported",
+        ),
     ],
 )
 def test_a_request_that_is_not_as_it_should_be_is_refused(request_: dict[str, Any], named: str) -> None:
@@ -206,10 +212,10 @@ def test_whether_outputs_are_binary_is_said_for_all_or_for_one() -> None:
         "outputs": [{"name": "exits"}, {"name": "predictions", "parameters": {"binary_data": False}}],
     }
     found = decode_request(json.dumps(request).encode(), None, inputs=["a"]).outputs
-    assert found == (Wanted("exits", binary=True), Wanted("predictions", binary=False))
+    assert found == (RequestedOutput("exits", binary=True), RequestedOutput("predictions", binary=False))
     del request["outputs"]
     found = decode_request(json.dumps(request).encode(), None, inputs=["a"]).outputs
-    assert found == tuple(Wanted(name, binary=True) for name in OUTPUTS)
+    assert found == tuple(RequestedOutput(name, binary=True) for name in OUTPUTS)
 
 
 junk = st.recursive(

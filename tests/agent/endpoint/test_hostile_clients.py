@@ -107,7 +107,7 @@ def test_a_client_that_does_not_read_its_answer_is_closed(serve: Serve) -> None:
         told = f"Inference-Header-Content-Length: {len(header)}"
         line.sendall(request_head(len(header) + rows.nbytes, told) + header + rows.tobytes())
         wait_for(lambda: served.requests == 1, "the request")
-        wait_for(lambda: served.agent.answered == 1, "the answer", timeout_s=30)
+        wait_for(lambda: served.agent.completed_batches == 1, "the answer", timeout_s=30)
         wait_for(lambda: served.requests == 0, "the client to be given up", timeout_s=30)
         wait_for(lambda: not served.endpoint.connections, "its connection to be closed")
     assert ask(served.endpoint.port, INFER, ONE).status == 200
@@ -122,7 +122,7 @@ def test_a_body_that_is_too_large_is_refused_in_words(serve: Serve, times: int) 
             line.sendall(b"x" * 2048 * times)
         answer = line.recv(65536)
     assert answer.startswith(b"HTTP/1.1 413")
-    assert b'{"error":"a body may have 2048 bytes' in answer
+    assert b'{"error":"a body may have at most 2048 bytes' in answer
     assert ask(served.endpoint.port, INFER, ONE).status == 200
 
 
@@ -180,7 +180,7 @@ def test_clients_that_vanish_leave_nothing_behind(served: Served, gate: Gate) ->
     wait_for(lambda: served.requests == 0, "them to have left")
     gate.open()
     assert ask(served.endpoint.port, INFER, ONE).status == 200
-    assert served.agent.answered == 2, "what nobody waits for, and had not begun, is not run"
+    assert served.agent.completed_batches == 2, "what nobody waits for, and had not begun, is not run"
 
 
 def test_more_requests_than_may_be_in_flight_are_told_to_come_back(serve: Serve, monkeypatch: Any) -> None:
@@ -207,7 +207,7 @@ def test_more_samples_than_may_wait_are_told_to_come_back(serve: Serve, monkeypa
         assert gate.reached.wait(10)
         answer = ask(served.endpoint.port, INFER, ONE)
         assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
-        assert "1 samples are under way" in answer.body["error"]
+        assert "1 samples are in progress" in answer.body["error"]
         gate.open()
         assert early.result().status == 200
 
@@ -261,7 +261,7 @@ def test_stopping_finishes_what_is_in_flight_and_takes_nothing_new(
             open_.request("POST", INFER, json.dumps(ONE))
             refused = open_.getresponse()
             assert refused.status == 503
-            assert "the agent stops" in json.loads(refused.read())["error"]
+            assert "the agent is stopping" in json.loads(refused.read())["error"]
             gate.open()
             assert early.result().status == 200
             stopping.result(20)
@@ -280,7 +280,7 @@ def test_a_port_that_is_taken_is_named(bundle: Bundle, config: AgentConfig) -> N
     with socket.create_server(("127.0.0.1", 0)) as taken, Agent(bundle, config) as agent:
         port = taken.getsockname()[1]
         with (
-            pytest.raises(ConfigError, match=rf"port {port} on 127.0.0.1 cannot be listened on .*\[endpoint\]"),
+            pytest.raises(ConfigError, match=rf"port {port} on 127.0.0.1 is not available .*\[endpoint\]"),
             Endpoint(agent, EndpointConfig(port=port)),
         ):
             pass
@@ -295,7 +295,7 @@ def test_listening_to_the_network_is_warned_of(
 ) -> None:
     served = serve(host=host)
     assert ask(served.endpoint.port, "/v2/health/ready").status == 200
-    assert ("nobody has to log in" in caplog.text) == warned
+    assert ("without authentication" in caplog.text) == warned
 
 
 def test_a_host_that_is_not_this_device_s_is_told_apart_from_a_port_that_is_taken() -> None:

@@ -80,14 +80,18 @@ def test_all_outputs_come_where_none_is_named_and_only_those_that_are(client: An
 
 def test_what_the_client_gets_wrong_it_is_told(client: Any) -> None:
     wrong = [
-        (lambda: client.infer("other", given_input(binary=True)), "404", "'other' is not here; 'tiny' is"),
+        (
+            lambda: client.infer("other", given_input(binary=True)),
+            "404",
+            "there is no model 'other'; the model is 'tiny'",
+        ),
         (lambda: client.infer("tiny", given_input(binary=True), model_version="2"), "404", "no version '2'"),
         (
             lambda: client.infer("tiny", given_input(binary=True), outputs=[triton.InferRequestedOutput("logits")]),
             "400",
-            "'logits' is not on offer",
+            "there is no output 'logits'",
         ),
-        (lambda: client.get_inference_statistics("tiny"), "404", "nothing at /v2/models/tiny/stats"),
+        (lambda: client.get_inference_statistics("tiny"), "404", "there is no call /v2/models/tiny/stats"),
         (
             lambda: client.infer("tiny", given_input(binary=True), request_compression_algorithm="gzip"),
             "415",
@@ -106,7 +110,7 @@ def test_what_the_client_gets_wrong_it_is_told(client: Any) -> None:
         (np.zeros((2, 5), dtype=np.float32), "the model takes batchx8"),
         (np.full((2, 8), np.nan, dtype=np.float32), "has NaN in sample 0"),
         (np.zeros((0, 8), dtype=np.float32), "no samples"),
-        (np.zeros((2, 8), dtype=np.float64), "float64 where the model takes float32"),
+        (np.zeros((2, 8), dtype=np.float64), "float64, but the model takes float32"),
     ],
 )
 def test_inputs_that_do_not_fit_the_model_are_refused(served: Served, rows: Any, text: str) -> None:
@@ -129,7 +133,7 @@ def test_what_json_cannot_say_is_told_so(served: Served, number: float) -> None:
     rows = np.full((1, FEATURES), number, dtype=np.float32)
     answer = ask(served.endpoint.port, f"{MODEL}/infer", question(rows))
     assert answer.status == 400
-    assert answer.body["error"] == "JSON has no NaN and no infinity; send the tensor as binary data"
+    assert answer.body["error"] == "JSON cannot represent NaN and infinity; send the tensor as binary data"
 
 
 def test_a_method_that_is_not_allowed_names_the_one_that_is(served: Served) -> None:
@@ -147,8 +151,8 @@ def test_not_a_number_is_passed_on_where_the_configuration_says_so(serve: Callab
 @pytest.mark.parametrize(
     ("path", "options", "status", "text"),
     [
-        ("/", {}, 404, "nothing at /"),
-        ("/v2/models/tiny/versions", {}, 404, "nothing at"),
+        ("/", {}, 404, "there is no call /"),
+        ("/v2/models/tiny/versions", {}, 404, "there is no call"),
         ("/v2/health/live", {"method": "POST", "body": b"x"}, 405, "Method Not Allowed; use GET"),
         ("/v2/health/live", {"method": "DELETE"}, 405, "Method Not Allowed; use GET"),
         (f"{MODEL}/infer", {}, 405, "Method Not Allowed; use POST"),
@@ -188,5 +192,5 @@ def test_an_agent_that_fails_says_so_without_its_insides(
     monkeypatch.setattr(served.agent._runner, "infer_async", broken)
     answer = ask(served.endpoint.port, f"{MODEL}/infer", question(ROWS))
     assert answer.status == 500
-    assert answer.body == {"error": "the agent failed; its log says more"}
+    assert answer.body == {"error": "internal error; see the log of the agent"}
     assert "secret insides" in caplog.text

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edgeexit.agent import Agent, AgentConfig, SampleStream
-from edgeexit.agent.stream import Sample
+from edgeexit.agent.stream import StreamSample
 from edgeexit.bundle import Bundle
 from edgeexit.cli.agent import _replay, _Tally
 from edgeexit.npz import save_arrays
@@ -67,10 +67,10 @@ def test_a_signal_ends_it_cleanly(
     assert process.returncode == 0, log
     summary = json.loads(out)
     assert (summary["revision"], summary["policy"], summary["failed"]) == (3, "confidence", 0)
-    assert summary["answered"] > 0
+    assert summary["samples"] > 0
     assert sum(summary["exit_rates"]) == pytest.approx(1)
     assert 0 <= summary["accuracy"] <= 1
-    wait_for_reports(fleet, config, summary["answered"])
+    wait_for_reports(fleet, config, summary["samples"])
     state = wait_for(lambda: (s := fleet.state(config)) and not s.online and s, "the goodbye")
     assert state.revision == 3
     labels = {sample.label for audit in fleet.messages(config, Audit) for sample in audit.samples}
@@ -94,7 +94,7 @@ def test_a_stream_file_that_becomes_unreadable_ends_nothing(
         out, log = process.communicate(timeout=20)
     assert process.returncode == 0, log
     assert json.loads(out)["failed"] == 0
-    assert log.count("goes on with the old samples") == 1
+    assert log.count("continues with the old samples") == 1
     assert "Traceback" not in log
 
 
@@ -103,7 +103,7 @@ class HalfBrokenStream(SampleStream):
 
     turn = 0
 
-    def next_sample(self) -> Sample:
+    def next_sample(self) -> StreamSample:
         self.turn += 1
         if self.turn % 2:
             raise RuntimeError("the disk is on fire")
@@ -118,8 +118,8 @@ def test_a_sample_that_cannot_be_had_ends_nothing_and_is_told_once(
         tally = _Tally()
         _replay(agent, samples, tally, rate=100, duration_s=0.3, stop=threading.Event())
         summary = tally.summary(agent)
-    assert summary.answered > 1
-    assert summary.failed >= summary.answered
+    assert summary.samples > 1
+    assert summary.failed >= summary.samples
     assert caplog.text.count("the disk is on fire") == 1
 
 
@@ -143,8 +143,8 @@ def test_killed_it_is_seen_offline_and_starts_again(
         _, log = process.communicate(timeout=20)
     assert process.returncode == 0, log
     assert "boot 2: revision 1" in log
-    assert "the bundle has no policy" not in log, "the fleet's is in force"
-    assert "cannot be used" not in log
+    assert "the bundle has no policy" not in log, "the fleet's policy is active"
+    assert "is not usable" not in log
 
 
 def test_an_unsigned_bundle_is_refused_where_the_configuration_asks_for_a_signature(
@@ -166,10 +166,10 @@ def test_without_a_broker_it_says_so_once_and_answers(
         out, log = process.communicate(timeout=20)
     assert process.returncode == 0, log
     assert log.count("is not reachable") == 1
-    assert log.count("stopping: its time is over") == 1
+    assert log.count("stopping: --duration is over") == 1
     assert "revision 0 (no policy)" in out
-    assert "reports and audits wait for the calibrator" in " ".join(out.split())
-    assert int(out.split(" answered")[0].replace(",", "")) > 200
+    assert "reports and audits are not acknowledged" in " ".join(out.split())
+    assert int(out.split(" samples")[0].replace(",", "")) > 200
     assert "e2 100.0 %" in out
 
 

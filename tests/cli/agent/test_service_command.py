@@ -67,7 +67,7 @@ def test_it_serves_until_a_signal_and_the_last_report_goes_out(
         out, rest = process.communicate(timeout=20)
     assert process.returncode == 0, log.text + rest
     summary = json.loads(out)
-    assert (summary["answered"], summary["failed"], summary["exit_rates"]) == (10, 1, [0, 0, 1])
+    assert (summary["samples"], summary["failed"], summary["exit_rates"]) == (10, 1, [0, 0, 1])
     wait_for_reports(fleet, config, 10)
     wait_for(lambda: (state := fleet.state(config)) and not state.online, "the goodbye")
     assert "Traceback" not in log.text + rest
@@ -83,7 +83,7 @@ def test_it_starts_without_network_and_without_a_disk(bundle: Bundle, config: Ag
         process.terminate()
         out, rest = process.communicate(timeout=20)
     assert process.returncode == 0
-    assert out.startswith("2 answered, 0 failed")
+    assert out.startswith("2 samples, 0 failed")
     said = log.text + rest
     assert "no.such.host.invalid" in said
     assert "kept in memory" in said
@@ -116,7 +116,7 @@ def test_a_port_that_is_taken_is_one_line_that_names_it(bundle: Bundle, config: 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         told = refused(bundle, *write_config(tmp_path, config, endpoint=f"port = {port}"))
-    assert f"port {port} on 127.0.0.1 cannot be listened on" in told
+    assert f"port {port} on 127.0.0.1 is not available" in told
     assert "set another host or port under [endpoint]" in told
 
 
@@ -127,11 +127,11 @@ def test_a_second_agent_on_the_port_does_not_disturb_the_first(
         port = int(Log(process).until(r"on http://127\.0\.0\.1:(\d+)")[1])
         wait_for_revision(fleet, config, 0)
         told = refused(bundle, *write_config(tmp_path, config, top='state_dir = "other"', endpoint=f"port = {port}"))
-        assert f"port {port} on 127.0.0.1 cannot be listened on" in told
+        assert f"port {port} on 127.0.0.1 is not available" in told
         assert not (tmp_path / "other").exists()
         assert len(fleet.messages(config, State)) == 1
         told = refused(bundle, *write_config(tmp_path, config))
-        assert "another agent runs with state_dir" in told
+        assert "another agent uses state_dir" in told
         assert len(fleet.messages(config, State)) == 1
         assert ask(port, "/v2/health/ready").status == 200
 
@@ -149,7 +149,7 @@ def test_the_command_keeps_the_garbage_collector_from_what_stays(
 
 def test_an_agent_that_nobody_could_ask_is_refused(bundle: Bundle, config: AgentConfig, tmp_path: Path) -> None:
     told = refused(bundle, *write_config(tmp_path, config, endpoint="enabled = false"))
-    assert "endpoint.enabled is false and no --stream is given" in told
+    assert "endpoint.enabled is false, so the agent would have no work" in told
 
 
 def test_a_replaying_agent_serves_too_where_it_is_told_to(

@@ -1,4 +1,4 @@
-"""One agent to a state folder: two would number messages alike, and take each other's name at the broker."""
+"""Lets only one agent use a state folder: two would number messages alike and disconnect each other at the broker."""
 
 import contextlib
 import fcntl
@@ -16,10 +16,10 @@ FILE: Final = "agent.lock"
 
 
 @contextlib.contextmanager
-def only_agent(folder: Path) -> Iterator[None]:
-    """Keep other agents from a state folder as long as the block runs, or the process lives.
+def lock_state_dir(folder: Path) -> Iterator[None]:
+    """Keep other agents out of a state folder while the block runs.
 
-    A folder that cannot be written is only warned about. Raises ConfigError where another agent has the folder.
+    If the folder is not writable, log a warning and continue. Raises ConfigError if another agent uses the folder.
     """
     handle = _open(folder)
     try:
@@ -28,7 +28,7 @@ def only_agent(folder: Path) -> Iterator[None]:
         yield
     finally:
         if handle is not None:
-            os.close(handle)  # the kernel does the same for a process that is killed; the file stays
+            os.close(handle)  # releases the lock; the kernel does the same for a killed process. The file stays.
 
 
 def _open(folder: Path) -> int | None:
@@ -45,12 +45,11 @@ def _lock(handle: int, folder: Path) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise ConfigError(
-            f"another agent runs with state_dir '{folder}'; stop it, or give this one a state_dir and a device name of "
-            "its own"
+            f"another agent uses state_dir '{folder}'; stop it, or set another state_dir and device name for this one"
         ) from error
-    except OSError as error:  # a file system that knows no locks
+    except OSError as error:  # a file system without locks
         _warn(folder, error)
 
 
 def _warn(folder: Path, error: OSError) -> None:
-    _log.warning("state_dir '%s' cannot be locked (%s); see that no second agent uses it", folder, error.strerror)
+    _log.warning("state_dir '%s' cannot be locked (%s); make sure that no other agent uses it", folder, error.strerror)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from edgeexit.agent.outbox import Outbox
-from edgeexit.agent.window import WINDOW, Window
+from edgeexit.agent.send_window import WINDOW, SendWindow
 from edgeexit.wire import Ack, encode
 from tests.agent.test_outbox import make_audit, make_report
 
@@ -25,7 +25,7 @@ def open_full(folder: Path, audits: int) -> Outbox:
     return again
 
 
-def send(window: Window, now: float) -> list[int]:
+def send(window: SendWindow, now: float) -> list[int]:
     """Send everything that is due."""
     due = window.due(now)
     for sequence in due:
@@ -39,7 +39,7 @@ def acknowledge(outbox: Outbox, *sequences: int) -> int:
 
 def test_a_window_full_goes_and_every_acknowledgement_makes_room(tmp_path: Path) -> None:
     outbox = open_full(tmp_path, WINDOW + 10)
-    window = Window(outbox, "audit", resend_s=RESEND_S)
+    window = SendWindow(outbox, "audit", resend_s=RESEND_S)
     assert window.resend_due() == float("inf")
     assert send(window, now=0) == list(range(1, WINDOW + 1))
     assert send(window, now=1) == []
@@ -50,7 +50,7 @@ def test_a_window_full_goes_and_every_acknowledgement_makes_room(tmp_path: Path)
 
 def test_what_nobody_acknowledges_goes_again_after_all_the_others(tmp_path: Path) -> None:
     outbox = open_full(tmp_path, 2 * WINDOW + 5)
-    window = Window(outbox, "audit", resend_s=RESEND_S)
+    window = SendWindow(outbox, "audit", resend_s=RESEND_S)
     rounds = [send(window, now=turn * RESEND_S) for turn in range(3)]
     assert rounds[0] == list(range(1, WINDOW + 1))
     assert rounds[1] == list(range(WINDOW + 1, 2 * WINDOW + 1))
@@ -60,17 +60,17 @@ def test_what_nobody_acknowledges_goes_again_after_all_the_others(tmp_path: Path
 
 def test_a_few_messages_go_once_in_their_time_and_at_once_on_a_new_connection(tmp_path: Path) -> None:
     outbox = open_full(tmp_path, 3)
-    window = Window(outbox, "audit", resend_s=RESEND_S)
+    window = SendWindow(outbox, "audit", resend_s=RESEND_S)
     assert send(window, now=0) == [1, 2, 3]
     assert send(window, now=RESEND_S - 1) == []
     assert send(window, now=RESEND_S) == [1, 2, 3]
     assert send(window, now=RESEND_S + 1) == []
-    window.lost()
+    window.connection_lost()
     assert send(window, now=RESEND_S + 2) == [1, 2, 3]
 
 
 def test_a_message_that_could_not_be_handed_over_is_due_still(tmp_path: Path) -> None:
-    window = Window(open_full(tmp_path, 3), "audit", resend_s=RESEND_S)
+    window = SendWindow(open_full(tmp_path, 3), "audit", resend_s=RESEND_S)
     assert window.due(0) == [1, 2, 3]
     window.sent(1, 0)
     assert window.due(0) == [2, 3]
@@ -78,7 +78,7 @@ def test_a_message_that_could_not_be_handed_over_is_due_still(tmp_path: Path) ->
 
 def test_reports_that_newer_ones_replaced_take_up_no_room(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path, max_bytes=1024 * 1024)
-    window = Window(outbox, "report", resend_s=RESEND_S)
+    window = SendWindow(outbox, "report", resend_s=RESEND_S)
     for now in range(2 * WINDOW):
         outbox.add(make_report(reached=now))
         assert len(send(window, now=now / 100)) == 1
@@ -94,7 +94,7 @@ def test_reports_that_newer_ones_replaced_take_up_no_room(tmp_path: Path) -> Non
     ],
     ids=["send", "add an audit", "add a report", "count"],
 )
-def test_the_work_does_not_grow_with_what_waits(tmp_path: Path, work: Callable[[Outbox, Window], object]) -> None:
+def test_the_work_does_not_grow_with_what_waits(tmp_path: Path, work: Callable[[Outbox, SendWindow], object]) -> None:
     """Counted in steps of SQLite's machine: at least one for every row that it reads."""
     steps = []
     for audits in (100, 10_000):
@@ -106,7 +106,7 @@ def test_the_work_does_not_grow_with_what_waits(tmp_path: Path, work: Callable[[
             return 0
 
         outbox._connection.set_progress_handler(step, 1)
-        work(outbox, Window(outbox, "audit", resend_s=RESEND_S))
+        work(outbox, SendWindow(outbox, "audit", resend_s=RESEND_S))
         outbox._connection.set_progress_handler(None, 1)
         steps += count
         outbox.close()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgeexit.agent import Agent, AgentConfig
-from edgeexit.agent.awaiting import _MAX_SAMPLES, AwaitingLabels
+from edgeexit.agent.awaiting_labels import _MAX_SAMPLES, AwaitingLabels
 from edgeexit.bundle import Bundle
 from edgeexit.errors import DataError
 from edgeexit.wire import Audit, AuditedSample
@@ -76,7 +76,7 @@ def test_a_label_may_come_before_the_audit_is_made(awaiting: AwaitingLabels) -> 
 
 def test_another_number_of_labels_than_samples_is_refused(awaiting: AwaitingLabels) -> None:
     hold(awaiting, "a", rows=(1,), batch=2)
-    with pytest.raises(DataError, match="'a' is an inference of 2 samples, and 1 labels are given"):
+    with pytest.raises(DataError, match="'a' is an inference of 2 samples, but has 1 labels"):
         awaiting.attach("a", [1])
 
 
@@ -173,7 +173,7 @@ def test_a_class_that_the_model_does_not_have_is_refused(bundle: Bundle, patient
 def test_what_is_no_class_at_all_is_refused(bundle: Bundle, patient: AgentConfig, label: Any) -> None:
     with Agent(bundle, patient) as agent:
         agent.infer(make_samples(2), id="a")
-        with pytest.raises(DataError, match="labels of id 'a' are no whole numbers"):
+        with pytest.raises(DataError, match="labels of id 'a' are not integers"):
             agent.feedback("a", label)
 
 
@@ -197,8 +197,8 @@ def test_what_is_drawn_depends_on_neither_input_nor_label_nor_id(
     """The same random numbers draw the same rows, whatever the samples are and whoever asks how."""
     drawn: list[list[int]] = []
     with Agent(bundle, changed(audit_fraction=0.3)) as agent:
-        take = agent._auditor.take
-        monkeypatch.setattr(agent._auditor, "take", lambda d, *a, **k: (drawn.append(d.rows), take(d, *a, **k)))
+        take = agent._auditor.submit
+        monkeypatch.setattr(agent._auditor, "submit", lambda d, *a, **k: (drawn.append(d.rows), take(d, *a, **k)))
         for options in ({}, {"labels": [3] * 50}, {"id": "x"}, {"id": "y", "labels": [0] * 50}):
             numbers = iter(np.random.default_rng(5).random(50))
             monkeypatch.setattr(agent._auditor, "_random", lambda numbers=numbers: next(numbers))

@@ -1,0 +1,81 @@
+"""Builds the messages that the device publishes: its state, reports from the counters, and audits."""
+
+import time
+from typing import Any
+
+from edgeexit import __version__
+from edgeexit.agent.active_policy import PolicySelector
+from edgeexit.agent.counters import Counters
+from edgeexit.agent.outbox import Outbox
+from edgeexit.agent.policy_check import Recipient
+from edgeexit.wire import Audit, AuditedSample, Report, State
+
+
+class Reporter:
+    """Builds messages and adds reports and audits to the outbox. Thread-safe.
+
+    Args:
+        recipient: who this device is and which bundle it runs.
+        counters: the counters to report.
+        policies: the active policy, and the last one that was rejected.
+        outbox: receives reports and audits, and numbers them.
+        started: monotonic seconds at which the agent started.
+
+    """
+
+    def __init__(
+        self, recipient: Recipient, *, counters: Counters, policies: PolicySelector, outbox: Outbox, started: float
+    ) -> None:
+        self._recipient = recipient
+        self._counters = counters
+        self._policies = policies
+        self._outbox = outbox
+        self._started = started
+
+    def state(self, online: bool) -> State:  # noqa: FBT001 - the only parameter
+        """Return the `up/state` message."""
+        revision, policy = self._policies.active
+        return State(
+            online=online,
+            bundle=self._recipient.bundle,
+            cohort=self._recipient.cohort,
+            boot=self._outbox.boot,
+            revision=revision,
+            policy=policy.kind,
+            agent=__version__,
+            rejected=self._policies.rejected,
+        )
+
+    def add_reports(self, *, skipped: int, always: int | None = None) -> None:
+        """Add a report for each revision whose counters changed, and for revision `always` in any case.
+
+        Args:
+            skipped: samples that were drawn for an audit but not audited.
+            always: a policy revision.
+
+        """
+        for snapshot in self._counters.take_changed(always=always):
+            self._outbox.add(
+                Report(
+                    **self._origin(snapshot.revision),
+                    uptime_s=round(time.monotonic() - self._started, 3),
+                    exits=snapshot.exits,
+                    failed=snapshot.failed,
+                    skipped=skipped,
+                )
+            )
+
+    def add_audit(self, revision: int, samples: tuple[AuditedSample, ...]) -> None:
+        """Add an audit message with samples that ran under a policy revision."""
+        self._outbox.add(Audit(**self._origin(revision), samples=samples))
+
+    def _origin(self, revision: int) -> dict[str, Any]:
+        """Return the fields that reports and audits have in common; the outbox sets the sequence number."""
+        return {
+            "outbox": self._outbox.identity,
+            "sequence": 0,
+            "bundle": self._recipient.bundle,
+            "cohort": self._recipient.cohort,
+            "boot": self._outbox.boot,
+            "revision": revision,
+        }
