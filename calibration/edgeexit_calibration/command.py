@@ -1,4 +1,4 @@
-"""Tell one device to do something now, over a connection of its own that ends behind it."""
+"""Sends a command to one device, over a separate connection that is closed afterwards."""
 
 import secrets
 from typing import Final
@@ -7,17 +7,18 @@ from edgeexit.errors import EdgeExitError
 from edgeexit.wire import BrokerConfig, BrokerSession, Command, DeviceAddress, check_name, down_topic, encode
 
 _EXPIRY_S: Final = 60
-"""A device that comes back later than that has better things to do."""
+"""The broker discards the command if the device does not connect within this time."""
 
 
 class BrokerError(EdgeExitError):
-    """The broker cannot be reached, or refuses what it is given."""
+    """The broker is not reachable, or it refuses a message."""
 
 
 def send_command(broker: BrokerConfig, address: DeviceAddress, command: Command, *, wait_s: float = 5.0) -> None:
-    """Hand a command for a device to the broker, which keeps it for 60 s where the device is away for a moment.
+    """Publish a command for a device; the broker keeps it for 60 s if the device is offline.
 
-    Raises MessageError (names), ConfigError (the broker's URL), BrokerError: not reachable within `wait_s`, or refused.
+    Raises MessageError (an invalid name), ConfigError (an invalid broker URL), and BrokerError if the broker is not
+    reachable within `wait_s` or refuses the message.
     """
     for what, name in zip(DeviceAddress._fields, address, strict=True):
         check_name(what, name)
@@ -35,6 +36,6 @@ def send_command(broker: BrokerConfig, address: DeviceAddress, command: Command,
     is_sent = session.wait_connected(wait_s) and session.publish(topic, encode(command), expiry_s=_EXPIRY_S)
     session.stop()
     if not is_sent:
-        raise BrokerError(f"broker '{broker.url}' is not reachable within {wait_s:g} s: {session.trouble}")
+        raise BrokerError(f"broker '{broker.url}' is not reachable within {wait_s:g} s: {session.last_error}")
     if refused:
         raise BrokerError(f"the broker refuses a message on '{topic}'; its ACL must let this client write there")

@@ -1,7 +1,8 @@
-"""Every message on the wire and the topics: one contract between device and cloud.
+"""The messages between devices and cloud, as documents, and their JSON encoding.
 
-JSON payloads, schema-checked, at most `MAX_BYTES`. Uplink messages that must not be lost carry the identity of the
-outbox that numbered them and a sequence number; `down/ack` returns those numbers once they are committed.
+A payload is JSON of at most `MAX_BYTES` bytes that is checked against its schema. Messages that must not be lost have a
+sequence number and the identity of the outbox that numbered them; `down/ack` returns the numbers of the messages that
+the calibrator has committed to its database.
 """
 
 from typing import Annotated, Final, Literal, TypeVar
@@ -13,23 +14,24 @@ from edgeexit.latency import BIN_COUNT, LatencyProfile
 from edgeexit.policies.document import Digest, Fraction, Name
 
 MAX_BYTES: Final = 256 * 1024
+"""Maximum size of a payload."""
 SCORE_BINS: Final = 20
 MAX_EXITS: Final = 64
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-"""Databases hold 64-bit integers: a larger one is refused here, not there."""
+"""An integer that fits into a 64-bit column of the calibrator's database."""
 
 
 class Rejection(msgspec.Struct, frozen=True, kw_only=True):
-    """The last policy that a device refused, and why."""
+    """The last policy that a device rejected, and why."""
 
     reason: str
     revision: int | None = None
-    """null where the document could not be read that far."""
+    """Null if the document could not be decoded."""
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
-    """`up/state`: what a device is running. Retained; with `online` false it is the will."""
+    """`up/state`: what a device runs. Retained; the will of the connection is a state with `online` false."""
 
     online: bool
     bundle: Digest
@@ -37,7 +39,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     boot: Count
     revision: Count
     policy: str
-    """Kind of the policy in force."""
+    """Kind of the active policy."""
     agent: str
     """Version of the agent."""
     rejected: Rejection | None = None
@@ -47,15 +49,17 @@ class ExitCounters(msgspec.Struct, frozen=True, kw_only=True):
     """Cumulative counts at one exit."""
 
     reached: Count
+    """Samples whose readout was computed at this exit."""
     exited: Count
+    """Samples that exited here."""
     scores: Annotated[tuple[Count, ...], msgspec.Meta(min_length=SCORE_BINS, max_length=SCORE_BINS)]
-    """Histogram of score / the policy's score limit, over equal bins of [0, 1]; samples that reached the exit."""
+    """Histogram of score / score limit of the policy, in equal bins of [0, 1], of the samples that reached it."""
     latency: Annotated[tuple[Count, ...], msgspec.Meta(min_length=BIN_COUNT, max_length=BIN_COUNT)]
-    """Log-bin histogram (see `latency`) of the whole latency of samples that left here."""
+    """Histogram, in logarithmic bins (see `latency`), of the end-to-end latency of the samples that exited here."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """`up/report`: cumulative counters of one (boot, revision); the highest sequence wins."""
+    """`up/report`: cumulative counters of one (boot, revision); the highest sequence number is valid."""
 
     outbox: str
     sequence: Count
@@ -64,45 +68,47 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     boot: Count
     revision: Count
     uptime_s: Annotated[float, msgspec.Meta(ge=0)]
-    """Monotonic seconds since the agent started; devices' wall clocks are not believed."""
+    """Monotonic seconds since the agent started; wall clocks of devices may be wrong."""
     exits: Annotated[tuple[ExitCounters, ...], msgspec.Meta(min_length=2, max_length=MAX_EXITS)]
     failed: Count = 0
     """Inferences that raised an error."""
     dropped: Count = 0
-    """Messages that the bounded outbox had to drop, since it was made."""
+    """Messages dropped because the outbox was full, since the outbox was created."""
     skipped: Count = 0
-    """Samples that were drawn for an audit and not audited, since the agent started: it was behind, or they failed."""
+    """Samples drawn but not audited since the agent started, because the queue was full or their run failed."""
 
 
 class AuditedSample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One sample that was run to full depth after its early answer; lists are [K], shallow to deep."""
+    """One sample that was run to full depth after its prediction was returned; lists are [K], from shallow to deep."""
 
     exit: Count
-    """Where the policy let it leave."""
+    """Index of the exit at which the sample exited."""
     top1: tuple[Count, ...]
     p1: tuple[Fraction, ...]
     p2: tuple[Fraction, ...]
     entropy: tuple[Annotated[float, msgspec.Meta(ge=0)], ...]
     label: Count | None = None
-    """The true class, where the application told it."""
+    """True class, if the application passed it."""
     prediction: Count | None = None
-    """What an early exit was answered with, where that is not `top1[exit]`: a policy may let several exits vote."""
+    """Predicted class of an early exit, if it is not `top1[exit]`, because in some policies several exits vote."""
 
     @property
     def disagrees(self) -> bool:
-        """Whether the answer was not the final exit's class; the final exit always answers with its own."""
+        """True if the prediction differs from the class of the final exit."""
         prediction = self.top1[self.exit] if self.prediction is None else self.prediction
         return self.exit < len(self.top1) - 1 and prediction != self.top1[-1]
 
     def __post_init__(self) -> None:
-        """Refuse lists of different lengths or an exit beyond them (ValueError)."""
+        """Refuse lists of different lengths, and an exit out of range (ValueError)."""
         exits = len(self.top1)
         if not (len(self.p1) == len(self.p2) == len(self.entropy) == exits) or self.exit >= exits:
-            raise ValueError(f"an audited sample needs {exits} values a list, and an exit below that")
+            raise ValueError(
+                f"an audited sample of {exits} exits needs {exits} values in every list, and an exit below {exits}"
+            )
 
 
 class Audit(msgspec.Struct, frozen=True, kw_only=True):
-    """`up/audit`: samples drawn by a random bit that does not depend on the input."""
+    """`up/audit`: audited samples; a random bit that does not depend on the input draws them."""
 
     outbox: str
     sequence: Count
@@ -114,14 +120,14 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ack(msgspec.Struct, frozen=True, kw_only=True):
-    """`down/ack`: these messages of that outbox are in the calibrator's database."""
+    """`down/ack`: messages of an outbox that the calibrator has committed to its database."""
 
     outbox: str
     sequences: tuple[Count, ...]
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
-    """`down/command`: something to do now."""
+    """`down/command`: publish reports now, or measure a profile now."""
 
     action: Literal["report", "profile"]
 
@@ -138,17 +144,19 @@ M = TypeVar("M", State, Report, Audit, LatencyProfile, Ack, Command)
 
 
 def encode(message: Message) -> bytes:
-    """Return a message's JSON. Raises MessageError when it is larger than `MAX_BYTES`."""
+    """Return the JSON of a message. Raises MessageError if it is larger than `MAX_BYTES`."""
     payload = msgspec.json.encode(message)
     if len(payload) > MAX_BYTES:
-        raise MessageError(f"{type(message).__name__} of {len(payload)} bytes is larger than the {MAX_BYTES} allowed")
+        raise MessageError(
+            f"{type(message).__name__} of {len(payload)} bytes is larger than the maximum of {MAX_BYTES} bytes"
+        )
     return payload
 
 
 def decode(payload: bytes, kind: type[M]) -> M:
-    """Read a message of a known kind. Raises MessageError that names the field."""
+    """Decode a message of a known type. Raises MessageError, which names the field."""
     if len(payload) > MAX_BYTES:
-        raise MessageError(f"{kind.__name__} of {len(payload)} bytes is larger than the {MAX_BYTES} allowed")
+        raise MessageError(f"{kind.__name__} of {len(payload)} bytes is larger than the maximum of {MAX_BYTES} bytes")
     try:
         return msgspec.json.decode(payload, type=kind)
     except (msgspec.DecodeError, RecursionError) as error:

@@ -1,7 +1,7 @@
-"""A broker session that comes back by itself: MQTT 5 with 3.1.1 as a fallback, back-off with jitter.
+"""A broker session that reconnects by itself: MQTT 5 with fallback to 3.1.1, exponential back-off with jitter.
 
-Device and calibrator both speak through it. Nothing that matters is kept here: what is published while the broker
-is away is refused, and the caller's outbox or database sends it again.
+The agent and the calibrator both use it. The session queues no messages: while the broker is not connected, `publish`
+returns False, and the caller sends the message again from its outbox or database.
 """
 
 import logging
@@ -24,27 +24,27 @@ _log = logging.getLogger(__name__)
 
 _FIRST_DELAY_S: Final = 0.5
 _MAX_DELAY_S: Final = 30.0
-_CONNACK_S: Final = 10.0
-_SETTLED_S: Final = 30.0
-"""A connection that lasted as long was a good one: the next outage is met with short delays again."""
-_TRIES: Final = 2
-"""Connections without an answer after which the other protocol version is tried."""
-_TRIES_PROVEN: Final = 10
-"""The same, once this version has worked: then the broker is more likely restarting than replaced."""
-_NO_ANSWER: Final = "it does not answer"
+_CONNACK_TIMEOUT_S: Final = 10.0
+_STABLE_S: Final = 30.0
+"""A connection that lasted longer was stable: the back-off starts again with the first delay."""
+_ATTEMPTS: Final = 2
+"""Connections without a CONNACK after which the other protocol version is tried."""
+_ATTEMPTS_PROVEN: Final = 10
+"""The same, if this version has worked before: then the broker probably restarts, and is not a different one."""
+_NO_CONNACK: Final = "no CONNACK"
 _UNSUPPORTED_PROTOCOL: Final = "Unsupported protocol version"
 
 
-class _Ending(Enum):
-    """How an attempt to connect ended."""
+class _ConnectionEnd(Enum):
+    """How a connection, or the attempt to connect, ended."""
 
-    UNREACHABLE = "no connection"
-    UNANSWERED = "a connection, but no CONNACK or a refusal"
-    LOST = "a session that is over"
+    UNREACHABLE = "no TCP connection"
+    NOT_ACCEPTED = "no CONNACK, or one that refuses the client"
+    LOST = "the accepted connection was lost"
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
-    """A message that came in; call `ack` when it is dealt with (only needed with `manual_ack`)."""
+    """A received message. With `manual_ack`, the receiver calls `ack` when it has processed the message."""
 
     topic: str
     payload: bytes
@@ -52,20 +52,20 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BrokerSession:
-    """A connection to the broker that is kept up by its own thread until `stop`.
+    """A connection to the broker, which a thread of its own keeps up until `stop`.
 
     Args:
         config: where the broker is.
-        client_id: stable name of this client; the broker keeps its session under it.
-        subscriptions: topic filters, QoS 1, renewed at every connect.
-        on_message: called in the network thread; must not block. An exception is logged, never fatal.
-        on_connect: called in the network thread after subscribing, at every connect.
-        will: topic and payload that the broker publishes (retained, QoS 1) when this client is lost.
-        session_expiry_s: how long the broker keeps subscriptions and queued messages while away; 0: every connection
-            starts clean, and then every broker sends the retained messages again.
-        manual_ack: messages are acknowledged to the broker by `Delivery.ack`, not on arrival.
-        on_refused: called in the network thread with the topic of a published message that the broker refuses (its
-            ACL, a quota); it has been logged.
+        client_id: constant name of this client; the broker stores its session under this name.
+        subscriptions: topic filters, QoS 1, subscribed again at every connect.
+        on_message: called in the network thread; it must not block. An exception is logged.
+        on_connect: called in the network thread at every connect, after subscribing.
+        will: topic and payload that the broker publishes (retained, QoS 1) when the connection is lost.
+        session_expiry_s: seconds for which the broker keeps subscriptions and queued messages while the client is
+            offline; 0: each connection starts a clean session, and the broker sends the retained messages again.
+        manual_ack: True: `Delivery.ack` acknowledges a message to the broker, not its arrival.
+        on_refused: called in the network thread with the topic of a published message that the broker refuses, e.g.
+            because of its ACL or a quota. The refusal is logged, too.
 
     """
 
@@ -97,33 +97,34 @@ class BrokerSession:
         self._connected_s = 0.0
         self._client: paho.Client | None = None
         self._last_publish: paho.MQTTMessageInfo | None = None
-        self._half_known: dict[int, tuple[str | None, Any]] = {}
+        self._unmatched: dict[int, tuple[str | None, Any]] = {}
+        """Message id -> (topic, reason code), of which one is not known yet."""
         self._refusal = ""
-        self._trouble = _NO_ANSWER
+        self._last_error = _NO_CONNACK
         self._connected = threading.Event()
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._keep_up, name=f"mqtt-{client_id}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"mqtt-{client_id}", daemon=True)
 
     @property
     def connected(self) -> bool:
-        """Whether the broker has accepted this client and not been lost since."""
+        """True while the broker accepts this client."""
         return self._connected.is_set()
 
     @property
-    def trouble(self) -> str:
+    def last_error(self) -> str:
         """Why the last attempt to connect failed, or how the last connection ended."""
-        return self._trouble
+        return self._last_error
 
     def wait_connected(self, timeout_s: float) -> bool:
-        """Wait for a connection; return whether there is one."""
+        """Wait for a connection; return True if there is one."""
         return self._connected.wait(timeout_s)
 
     def start(self) -> None:
-        """Begin to connect, and go on trying, in the background."""
+        """Start to connect, and to reconnect, in the background."""
         self._thread.start()
 
     def stop(self, *, drain_s: float = 2.0) -> None:
-        """Wait up to `drain_s` for the broker to take the last message, then disconnect and end the thread."""
+        """Wait up to `drain_s` until the broker has received the last message, disconnect and end the thread."""
         if self.connected and self._last_publish is not None:
             self._last_publish.wait_for_publish(drain_s)
         self._stopping.set()
@@ -133,7 +134,7 @@ class BrokerSession:
             self._thread.join(timeout=10)
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False, expiry_s: int | None = None) -> bool:
-        """Hand a message to the broker at QoS 1; return False, without keeping it, when there is no connection."""
+        """Send a message at QoS 1. If there is no connection, return False and do not queue the message."""
         client = self._client
         if client is None or not self.connected:
             return False
@@ -148,59 +149,59 @@ class BrokerSession:
         self._last_publish = info
         return True
 
-    def _keep_up(self) -> None:
-        delay_s, unanswered, told = _FIRST_DELAY_S, 0, False
+    def _run(self) -> None:
+        delay_s, not_accepted, logged = _FIRST_DELAY_S, 0, False
         while not self._stopping.is_set():
             self._refusal = ""
-            ending, reason = self._connect_once()
-            self._trouble = reason
+            end, reason = self._connect_once()
+            self._last_error = reason
             if self._stopping.is_set():
                 return
-            if ending is _Ending.LOST:
-                unanswered, told = 0, False
+            if end is _ConnectionEnd.LOST:
+                not_accepted, logged = 0, False
                 _log.warning("lost the broker at %s:%s (%s); reconnecting", self._host, self._port, reason)
-                if self._connected_s > _SETTLED_S:
+                if self._connected_s > _STABLE_S:
                     delay_s = _FIRST_DELAY_S
-            elif not told:
-                told = True
+            elif not logged:
+                logged = True
                 _log.warning("broker %s:%s is not reachable (%s); retrying", self._host, self._port, reason)
-            if ending is _Ending.UNANSWERED:
-                unanswered += 1
-                patience = _TRIES_PROVEN if self._proven else _TRIES
-                if unanswered >= patience or reason == _UNSUPPORTED_PROTOCOL:
+            if end is _ConnectionEnd.NOT_ACCEPTED:
+                not_accepted += 1
+                attempts = _ATTEMPTS_PROVEN if self._proven else _ATTEMPTS
+                if not_accepted >= attempts or reason == _UNSUPPORTED_PROTOCOL:
                     self._change_protocol()
-                    unanswered = 0
-            self._stopping.wait(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads a fleet, no secret
+                    not_accepted = 0
+            self._stopping.wait(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not cryptography
             delay_s = min(delay_s * 2, _MAX_DELAY_S)
 
-    def _connect_once(self) -> tuple["_Ending", str]:
-        """Connect and stay until the connection ends; return how it ended, and why there was none."""
+    def _connect_once(self) -> tuple["_ConnectionEnd", str]:
+        """Connect and run until the connection ends; return how it ended and why."""
         try:
             client = self._new_client()
             client.connect(self._host, self._port, keepalive=30, **self._connect_options())
         except (OSError, ValueError) as error:
-            return _Ending.UNREACHABLE, str(error)
+            return _ConnectionEnd.UNREACHABLE, str(error)
         self._client = client
-        came_up = False
+        accepted = False
         started = time.monotonic()
         try:
             while client.loop(timeout=0.5) == paho.MQTT_ERR_SUCCESS and not self._refusal:
-                came_up = came_up or self.connected
+                accepted = accepted or self.connected
                 if self._stopping.is_set() and not client.is_connected():
                     break
-                if not came_up and time.monotonic() - started > _CONNACK_S:
+                if not accepted and time.monotonic() - started > _CONNACK_TIMEOUT_S:
                     break
-        except Exception:  # noqa: BLE001 - a broken packet must not end the thread
+        except Exception:  # noqa: BLE001 - a malformed packet must not end the thread
             _log.exception("broker session failed; reconnecting")
-        came_up = came_up or self.connected
+        accepted = accepted or self.connected
         self._connected.clear()
         client.disconnect()
-        self._half_known.clear()
-        if came_up:
+        self._unmatched.clear()
+        if accepted:
             self._proven = True
             self._connected_s = time.monotonic() - started
-            return _Ending.LOST, self._refusal or "the connection broke"
-        return _Ending.UNANSWERED, self._refusal or _NO_ANSWER
+            return _ConnectionEnd.LOST, self._refusal or "connection closed"
+        return _ConnectionEnd.NOT_ACCEPTED, self._refusal or _NO_CONNACK
 
     def _new_client(self) -> paho.Client:
         version5 = self._protocol == MQTTProtocolVersion.MQTTv5
@@ -211,13 +212,14 @@ class BrokerSession:
             protocol=self._protocol,
             manual_ack=self._manual_ack,
         )
-        client.on_connect = self._connected_callback
-        client.on_message = self._message_callback
-        client.on_publish = self._published_callback
-        client.on_subscribe = self._subscribed_callback
-        client.on_disconnect = self._disconnected_callback
-        # Leaves all writing to the network thread, which this wakes. Otherwise paho writes from whatever thread
-        # publishes or acknowledges, packets overtake each other, and brokers end connections for acks out of order.
+        client.on_connect = self._handle_connect
+        client.on_message = self._handle_message
+        client.on_publish = self._handle_publish
+        client.on_subscribe = self._handle_subscribe
+        client.on_disconnect = self._handle_disconnect
+        # With this callback only the network thread writes to the socket. Otherwise paho also writes from the threads
+        # that publish or acknowledge, packets are reordered, and brokers disconnect a client that acknowledges out of
+        # order.
         client.on_socket_register_write = lambda *_: None
         if self._tls:
             client.tls_set(self._config.ca_file, self._config.certificate_file, self._config.key_file)
@@ -236,20 +238,18 @@ class BrokerSession:
         return {"clean_start": self._session_expiry_s == 0, "properties": properties}
 
     def _change_protocol(self) -> None:
-        five, older = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
-        self._protocol = older if self._protocol == five else five
+        version5, version3 = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
+        self._protocol = version3 if self._protocol == version5 else version5
         self._proven = False
-        _log.warning("trying MQTT %s", "3.1.1" if self._protocol == older else "5")
+        _log.warning("trying MQTT %s", "3.1.1" if self._protocol == version3 else "5")
 
     def _password(self) -> str | None:
         if self._config.password_file is None:
             return None
-        with open(self._config.password_file, encoding="utf-8") as file:  # noqa: PTH123 - one line of a small file
+        with open(self._config.password_file, encoding="utf-8") as file:  # noqa: PTH123 - reads only the first line
             return file.readline().rstrip("\n")
 
-    def _connected_callback(
-        self, client: paho.Client, _user: object, _flags: object, code: Any, _props: object
-    ) -> None:
+    def _handle_connect(self, client: paho.Client, _user: object, _flags: object, code: Any, _props: object) -> None:
         if code.is_failure:
             self._refusal = str(code)
             return
@@ -259,38 +259,39 @@ class BrokerSession:
         _log.info("connected to the broker at %s:%s", self._host, self._port)
         self._call(self._on_connect)
 
-    def _disconnected_callback(
+    def _handle_disconnect(
         self, _client: paho.Client, _user: object, _flags: object, code: Any, _props: object
     ) -> None:
         if code.is_failure:
             taken_over = "taken over" in str(code)
-            self._refusal = f"{code}: is there another '{self._client_id}'?" if taken_over else str(code)
+            self._refusal = f"{code}: does another client use the id '{self._client_id}'?" if taken_over else str(code)
 
-    def _published_callback(self, _client: paho.Client, _user: object, mid: int, code: Any, _props: object) -> None:
+    def _handle_publish(self, _client: paho.Client, _user: object, mid: int, code: Any, _props: object) -> None:
         self._match(mid, code=code)
 
     def _match(self, mid: int, *, topic: str | None = None, code: Any = None) -> None:
-        """Bring a published message's topic and the broker's answer together; whichever comes second tells.
+        """Match the topic of a published message with the broker's reason code, and log a refusal.
 
-        No lock: paho holds its own in the callback and wants it in `publish`.
+        Called once with the topic and once with the code, in any order. There is no lock, because paho holds its own
+        lock in the callback and needs it in `publish`.
         """
-        first = self._half_known.setdefault(mid, (topic, code))
+        first = self._unmatched.setdefault(mid, (topic, code))
         if first == (topic, code):
             return
-        self._half_known.pop(mid, None)
+        self._unmatched.pop(mid, None)
         topic, code = topic or first[0], code or first[1]
         if code is not None and code.is_failure:
             _log.warning("the broker refuses a message on %s: %s", topic, code)
             self._call(self._on_refused, topic)
 
-    def _subscribed_callback(
+    def _handle_subscribe(
         self, _client: paho.Client, _user: object, _mid: int, codes: Sequence[Any], _props: object
     ) -> None:
         for code in codes:
             if code.is_failure:
                 _log.warning("the broker refuses one of the subscriptions %s: %s", ", ".join(self._subscriptions), code)
 
-    def _message_callback(self, client: paho.Client, _user: object, message: paho.MQTTMessage) -> None:
+    def _handle_message(self, client: paho.Client, _user: object, message: paho.MQTTMessage) -> None:
         def ack() -> object:
             return client.ack(message.mid, message.qos)
 
@@ -298,8 +299,8 @@ class BrokerSession:
 
     @staticmethod
     def _call(function: Callable[..., None], *arguments: object) -> None:
-        """Call the owner's code in the network thread, which must outlive whatever that raises."""
+        """Call a callback in the network thread; its exceptions must not end the thread."""
         try:
             function(*arguments)
         except Exception:  # noqa: BLE001 - see above
-            _log.exception("in the network thread")
+            _log.exception("a callback of the broker session failed")

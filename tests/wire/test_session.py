@@ -1,35 +1,15 @@
-"""The broker session against real and broken brokers."""
+"""The broker session with brokers that misbehave."""
 
 import logging
 import socket
 import threading
 
-import pytest
-
-from edgeexit.errors import ConfigError
 from edgeexit.wire import BrokerConfig, BrokerSession
 from tests.agent.fleet import wait_for
 
 
-@pytest.mark.parametrize("url", ["localhost", "http://localhost:1883", "mqtt://", "mqtt://host:port"])
-def test_a_url_that_is_none_is_refused(url):
-    with pytest.raises(ConfigError, match="broker url"):
-        BrokerConfig(url=url).endpoint()
-
-
-def test_credentials_in_a_url_are_refused_and_not_repeated():
-    with pytest.raises(ValueError, match="password_file") as refused:
-        BrokerConfig(url="mqtt://user:secret@host")
-    assert "secret" not in str(refused.value)
-
-
-def test_defaults_are_plain_1883_and_tls_8883():
-    assert BrokerConfig(url="mqtt://a").endpoint() == ("a", 1883, False)
-    assert BrokerConfig(url="mqtts://a").endpoint() == ("a", 8883, True)
-
-
-def test_a_listener_that_hangs_up_is_told_once_and_both_versions_are_tried(caplog):
-    """The first byte of protocol level in a CONNECT is 5 for MQTT 5 and 4 for 3.1.1."""
+def test_a_server_that_closes_the_connection_is_logged_once_and_both_versions_are_tried(caplog):
+    """The protocol level in a CONNECT packet is 5 for MQTT 5 and 4 for 3.1.1."""
     levels = []
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -47,14 +27,14 @@ def test_a_listener_that_hangs_up_is_told_once_and_both_versions_are_tried(caplo
         session = BrokerSession(config, client_id="test", subscriptions=(), on_message=lambda _: None)
         with caplog.at_level(logging.WARNING, "edgeexit.wire.session"):
             session.start()
-            wait_for(lambda: 4 in levels, "a try with 3.1.1", timeout_s=20)
+            wait_for(lambda: 4 in levels, "a connection with MQTT 3.1.1", timeout_s=20)
             session.stop()
     assert levels[:2] == [5, 5]
     assert sum("not reachable" in record.message for record in caplog.records) == 1
 
 
-def test_a_message_that_the_broker_refuses_is_told():
-    """A broker with an ACL answers a PUBLISH with a PUBACK that says 0x87: not authorised."""
+def test_a_refused_message_is_reported_to_on_refused():
+    """A broker with an ACL answers a PUBLISH with a PUBACK of reason code 0x87 (not authorized)."""
     refused = []
     with socket.create_server(("127.0.0.1", 0)) as server:
 
