@@ -186,10 +186,12 @@ class Runner:
             columns = []
             with self._backend.begin(chunk, probabilities=probabilities) as staged:
                 for k in range(self._exits):
-                    timed = run_and_time(staged, 1.0 if temperatures is None else temperatures[k])
-                    stage_ms[k] += (timed.ended_ns - timed.started_ns) * MS_PER_NS
+                    readout, started_ns, ended_ns = run_and_time(
+                        staged, 1.0 if temperatures is None else temperatures[k]
+                    )
+                    stage_ms[k] += (ended_ns - started_ns) * MS_PER_NS
                     outputs[k].append(staged.outputs().copy())
-                    columns.append(timed.readout)
+                    columns.append(readout)
                 readouts.append(np.stack(columns, axis=1))
         return EveryExitInference(
             outputs={

@@ -10,22 +10,12 @@ from edgeexit.policies.readout import Array
 MS_PER_NS: Final = 1e-6
 
 
-class TimedReadout(NamedTuple):
-    """The readout of one stage, and when the stage ran."""
-
-    readout: Array
-    """[B, 4] or, with the probabilities of all classes, [B, 4 + C]. It is valid while the batch is open."""
-    started_ns: int
-    """`time.perf_counter_ns` before the stage."""
-    ended_ns: int
-
-
 class StageRun(NamedTuple):
     """Readout and decision of a batch after one stage."""
 
     stage: int
     readout: Array
-    """As in `TimedReadout`."""
+    """[B, 4] or, with the probabilities of all classes, [B, 4 + C]. It is valid while the batch is open."""
     decision: Decision
     stage_ms: float
     """Duration of the stage, readout included."""
@@ -35,11 +25,14 @@ class StageRun(NamedTuple):
     """`time.perf_counter_ns` after the decision."""
 
 
-def run_and_time(staged: StagedBatch, temperature: float) -> TimedReadout:
-    """Run the next stage of a batch. Raises InferenceError if the runtime fails."""
+def run_and_time(staged: StagedBatch, temperature: float) -> tuple[Array, int, int]:
+    """Run the next stage of a batch; return its readout, and `time.perf_counter_ns` before and after it.
+
+    Raises InferenceError if the runtime fails.
+    """
     started_ns = time.perf_counter_ns()
     readout = staged.run(temperature)
-    return TimedReadout(readout, started_ns, time.perf_counter_ns())
+    return readout, started_ns, time.perf_counter_ns()
 
 
 def run_stage(staged: StagedBatch, policy: Policy, stage: int, state: Array) -> StageRun:
