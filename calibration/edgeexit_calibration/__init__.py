@@ -1,4 +1,4 @@
-"""The cloud side: stores what the fleet reports, watches drift, refits and publishes policies."""
+"""The calibrator service: stores the messages of a fleet, detects drift, refits policies and publishes them."""
 
 from edgeexit_calibration.cohorts import CohortAddress
 from edgeexit_calibration.command import BrokerError, send_command
@@ -11,7 +11,7 @@ from edgeexit_calibration.measures import (
     disagreement,
     exit_mix,
 )
-from edgeexit_calibration.register import Registered, register
+from edgeexit_calibration.register import RegistrationResult, register
 from edgeexit_calibration.service import CalibratorService, ServiceConfig
 from edgeexit_calibration.views import (
     CohortView,
@@ -36,7 +36,7 @@ __all__ = [
     "EventView",
     "ExitMix",
     "PolicyView",
-    "Registered",
+    "RegistrationResult",
     "ServiceConfig",
     "audit_watermark",
     "audited_exit_mix",

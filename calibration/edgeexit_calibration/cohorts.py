@@ -1,17 +1,19 @@
-"""Cohorts in the database: who they are, what was asked of them, their policies and their events."""
+"""Reads and writes cohorts, their policy revisions and their events in a database session."""
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from edgeexit.policies import AnyPolicy, Certificate, PolicyDocument, Scope, decode_document, encode_document
-from edgeexit_calibration.tables import Cohort, Event, PolicyRevision, Registration
+from edgeexit.policies import Certificate, Policy, PolicyDocument, Scope, decode_document, encode_document
+from edgeexit_calibration.tables import CohortRow, EventRow, PolicyRevisionRow, RegistrationRow
 
 CALIBRATOR: Final = "calibrator"
-"""Who did it, where no person did."""
+"""The actor of an event that no user caused."""
+
+EventKind = Literal["registered", "published", "risk exceeded", "refit postponed", "refitted", "renumbered"]
 
 
 class CohortAddress(NamedTuple):
@@ -22,47 +24,47 @@ class CohortAddress(NamedTuple):
     cohort: str
 
     def __str__(self) -> str:
-        """Return it as people read it, the digest shortened."""
+        """Return FLEET/BUNDLE/COHORT, with the first 12 digits of the bundle's digest."""
         return f"{self.fleet}/{self.bundle[:12]}/{self.cohort}"
 
 
-def find_cohort(session: Session, address: CohortAddress) -> Cohort | None:
-    """Return a cohort, or None where no message and no registration named it yet."""
-    return session.scalar(select(Cohort).filter_by(**address._asdict()))
+def find_cohort(session: Session, address: CohortAddress) -> CohortRow | None:
+    """Return a cohort, or None if no message and no registration has named it."""
+    return session.scalar(select(CohortRow).filter_by(**address._asdict()))
 
 
-def find_or_add_cohort(session: Session, address: CohortAddress) -> Cohort:
-    """Return a cohort, new where it was not known."""
+def find_or_add_cohort(session: Session, address: CohortAddress) -> CohortRow:
+    """Return a cohort; create it if it does not exist."""
     cohort = find_cohort(session, address)
     if cohort is None:
-        cohort = Cohort(**address._asdict())
+        cohort = CohortRow(**address._asdict())
         session.add(cohort)
         session.flush()
     return cohort
 
 
 def registered_cohorts(session: Session, fleet: str) -> list[tuple[int, CohortAddress]]:
-    """Return id and address of a fleet's registered cohorts."""
-    rows = session.scalars(select(Cohort).join(Registration).where(Cohort.fleet == fleet).order_by(Cohort.id))
-    return [(cohort.id, CohortAddress(cohort.fleet, cohort.bundle, cohort.cohort)) for cohort in rows]
+    """Return the id and the address of each registered cohort of a fleet."""
+    query = select(CohortRow).join(RegistrationRow).where(CohortRow.fleet == fleet).order_by(CohortRow.id)
+    return [(cohort.id, CohortAddress(cohort.fleet, cohort.bundle, cohort.cohort)) for cohort in session.scalars(query)]
 
 
-def current_revision(session: Session, cohort_id: int) -> PolicyRevision | None:
-    """Return a cohort's policy in force, the highest revision, or None before it is registered."""
+def current_revision(session: Session, cohort_id: int) -> PolicyRevisionRow | None:
+    """Return a cohort's current policy, which is the highest revision, or None before the registration."""
     return session.scalar(
-        select(PolicyRevision).filter_by(cohort_id=cohort_id).order_by(PolicyRevision.revision.desc()).limit(1)
+        select(PolicyRevisionRow).filter_by(cohort_id=cohort_id).order_by(PolicyRevisionRow.revision.desc()).limit(1)
     )
 
 
 def revisions_with_temperatures(session: Session, cohort_id: int, temperatures: tuple[float, ...]) -> list[int]:
-    """Return the revisions whose readouts were taken under these temperatures, and so can be pooled.
+    """Return the revisions that have these temperatures; their readouts can be used together.
 
-    Revision 0, the policy inside the bundle, is among them only where no revision ever had other temperatures: a
-    bundle can be fitted again, and then it is not known which of its policies a device began with.
+    Revision 0 is the policy inside the bundle. It is included only if all revisions have the same temperatures:
+    `edgeexit fit` can replace the bundle's policy, and then it is unknown which policy a device started with.
     """
     documents = [
         decode_document(content.encode())
-        for content in session.scalars(select(PolicyRevision.document).filter_by(cohort_id=cohort_id))
+        for content in session.scalars(select(PolicyRevisionRow.document).filter_by(cohort_id=cohort_id))
     ]
     alike = [document.revision for document in documents if document.policy.temperatures == temperatures]
     return [0, *alike] if len(alike) == len(documents) else alike
@@ -70,20 +72,20 @@ def revisions_with_temperatures(session: Session, cohort_id: int, temperatures: 
 
 def add_revision(
     session: Session,
-    cohort: Cohort,
-    policy: AnyPolicy,
+    cohort: CohortRow,
+    policy: Policy,
     certificate: Certificate | None,
     *,
     reason: str,
-    who: str,
+    created_by: str,
     now: datetime,
 ) -> int:
-    """Store a policy as a cohort's next revision, above all that it ever had; return the number.
+    """Store a policy as a cohort's next revision and return its number, which is higher than all earlier ones.
 
     The service publishes it at its next check.
     """
     current = current_revision(session, cohort.id)
-    revision = 1 + max(0 if current is None else current.revision, cohort.foreign_revision)
+    revision = 1 + max(0 if current is None else current.revision, cohort.highest_unknown_revision)
     document = PolicyDocument(
         bundle=cohort.bundle,
         revision=revision,
@@ -92,25 +94,32 @@ def add_revision(
         certificate=certificate,
     )
     session.add(
-        PolicyRevision(
+        PolicyRevisionRow(
             cohort_id=cohort.id,
             revision=revision,
             document=encode_document(document).decode(),
             reason=reason,
-            who=who,
-            at=now,
+            created_by=created_by,
+            created_at=now,
         )
     )
     return revision
 
 
 def add_event(
-    session: Session, cohort_id: int | None, what: str, details: Mapping[str, Any], *, who: str, now: datetime
+    session: Session,
+    cohort_id: int | None,
+    kind: EventKind,
+    details: Mapping[str, Any],
+    *,
+    actor: str,
+    now: datetime,
 ) -> None:
-    """Write a line of the audit log."""
-    session.add(Event(cohort_id=cohort_id, what=what, details=dict(details), who=who, at=now))
+    """Add an entry to the audit log."""
+    session.add(EventRow(cohort_id=cohort_id, kind=kind, details=dict(details), actor=actor, time=now))
 
 
-def last_event(session: Session, cohort_id: int, what: str) -> Event | None:
-    """Return the newest event of a kind."""
-    return session.scalar(select(Event).filter_by(cohort_id=cohort_id, what=what).order_by(Event.id.desc()).limit(1))
+def last_event(session: Session, cohort_id: int, kind: EventKind) -> EventRow | None:
+    """Return the newest event of a kind, or None."""
+    query = select(EventRow).filter_by(cohort_id=cohort_id, kind=kind).order_by(EventRow.id.desc()).limit(1)
+    return session.scalar(query)

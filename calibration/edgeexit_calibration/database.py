@@ -1,8 +1,9 @@
-"""Open the database, bring its schema up to date, and give sessions to read or to write.
+"""Opens the database, migrates its schema, and provides sessions for reading and writing.
 
-SQLite goes on writing to a file that was removed or replaced under its name, and what it commits is lost. So the file
-under the name is compared with the one that was opened, before every transaction and again behind every commit. It is
-never made anew while in use: `rm calibrator.sqlite*` could take the new one's log away, unnoticed.
+If an SQLite file is removed or replaced, SQLite continues to write to the old file, and everything it commits is lost.
+So each transaction checks before it starts, and after its commit, that the path still names the file that was opened.
+The file is not created again while the database is open: a running `rm calibrator.sqlite*` could delete the new
+write-ahead log too.
 """
 
 import contextlib
@@ -25,49 +26,49 @@ _log = logging.getLogger(__name__)
 
 _BEGIN: Final = "edgeexit_begin"
 _SQLITE: Final = "sqlite"
-_PROGRAMMING_FAULTS = (exc.IntegrityError, exc.DataError, exc.ProgrammingError, exc.NotSupportedError)
+_PROGRAMMING_ERRORS = (exc.IntegrityError, exc.DataError, exc.ProgrammingError, exc.NotSupportedError)
 
 
 class DatabaseError(EdgeExitError):
-    """The database cannot be opened, read or written now: wrong URL, locked, full, damaged, gone or too new."""
+    """The database cannot be opened, read or written: invalid URL, locked, full, damaged, missing or too new."""
 
 
 class Database:
     """An open database.
 
     Attributes:
-        name: the URL without its passwords, for people.
-        engine: of SQLAlchemy.
+        name: the URL without passwords, for messages.
+        engine: the SQLAlchemy engine.
 
     """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.name = _shown(engine.url)
+        self.name = _without_secrets(engine.url)
         self._file: tuple[str, tuple[int, int]] | None = None
         if engine.url.get_backend_name() == _SQLITE:
             event.listen(engine, "connect", self._remember_file)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Session]:
-        """Give a session that sees one state of the database. Raises DatabaseError."""
-        with self._errors_named():
-            self._check_file()  # before SQLite would make an empty file in place of one that is gone
+        """Yield a session that reads one consistent state of the database. Raises DatabaseError."""
+        with self._translate_errors():
+            self._check_file()  # before SQLite creates an empty file in place of a missing one
             with Session(self.engine) as session:
                 yield session
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Session]:
-        """Give a session that commits when the block ends and undoes everything when it raises.
+        """Yield a session that commits when the block ends, and rolls back if the block raises.
 
-        It holds the write lock from its beginning, so what it reads is still true when it writes. Raises
-        DatabaseError; then nothing was written, or to a file that is gone.
+        It holds the write lock from the start, so the data it reads cannot change before it writes. Raises
+        DatabaseError; then nothing was written, or it was written to a file that has been removed.
         """
         engine = self.engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
-        with self._errors_named():
+        with self._translate_errors():
             self._check_file()
             with Session(engine) as session, session.begin():
-                session.connection()  # takes the lock now, not at the first statement
+                session.connection()  # acquires the lock now, not at the first statement
                 yield session
             self._check_file()
 
@@ -76,7 +77,7 @@ class Database:
         self.engine.dispose()
 
     def _remember_file(self, connection: Any, _record: object) -> None:
-        """Remember the file of the first connection; later ones are made only while it is there."""
+        """Remember the file of the first connection."""
         if self._file is None:
             _, _, path = connection.execute("PRAGMA database_list").fetchone()
             identity = _identity(path)
@@ -89,16 +90,16 @@ class Database:
         if _identity(path) != identity:
             self.engine.dispose()
             raise DatabaseError(
-                f"database '{self.name}': its file was removed or replaced while in use; put it back, or restart "
-                f"what uses it, to go on with what is there then"
+                f"database '{self.name}': its file was removed or replaced while in use; restore the file, or restart "
+                f"the calibrator to use the new one"
             )
 
     @contextlib.contextmanager
-    def _errors_named(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except exc.DBAPIError as error:
-            if isinstance(error, _PROGRAMMING_FAULTS):
+            if isinstance(error, _PROGRAMMING_ERRORS):
                 raise
             raise DatabaseError(f"database '{self.name}': {error.orig}; {_advice(str(error.orig))}") from error
 
@@ -108,16 +109,15 @@ def open_database(url: str, *, create: bool = True, busy_timeout_s: float = 10.0
 
     Args:
         url: e.g. `sqlite:///calibrator.sqlite`, or just `calibrator.sqlite`.
-        create: make an SQLite file that is not there, and the tables where there are none; else that is an error, and
-            nothing is written.
-        busy_timeout_s: how long to wait for another process's write lock.
+        create: create a missing SQLite file and missing tables. If False, they are an error and nothing is written.
+        busy_timeout_s: how long to wait for the write lock of another process.
 
-    Raises DatabaseError: not a URL, no driver, not there, locked, damaged, or written by a newer version.
+    Raises DatabaseError: invalid URL, missing driver, missing, locked or damaged file, or a newer schema.
 
     """
     parsed = _parse(url)
     if parsed.get_backend_name() == _SQLITE and not create and not Path(str(parsed.database)).exists():
-        raise DatabaseError(f"there is no database '{parsed.database}'; `edgeexit calibrator register` makes one")
+        raise DatabaseError(f"database '{parsed.database}' does not exist; `edgeexit calibrator register` creates it")
     options: dict[str, Any] = {}
     if parsed.get_backend_name() == _SQLITE:
         options["connect_args"] = {"timeout": busy_timeout_s}
@@ -125,11 +125,15 @@ def open_database(url: str, *, create: bool = True, busy_timeout_s: float = 10.0
         engine = create_engine(parsed, **options)
     except exc.NoSuchModuleError as error:
         kind = parsed.drivername
-        raise DatabaseError(f"database '{_shown(parsed)}': '{kind}' is not a kind of database known here") from error
+        raise DatabaseError(
+            f"database '{_without_secrets(parsed)}': unknown database type '{kind}'; use e.g. sqlite or postgresql"
+        ) from error
     except ModuleNotFoundError as error:
-        raise DatabaseError(f"database '{_shown(parsed)}' needs the package '{error.name}'; install it") from error
+        raise DatabaseError(
+            f"database '{_without_secrets(parsed)}' needs the package '{error.name}'; install it"
+        ) from error
     except exc.ArgumentError as error:
-        raise _no_url(_shown(parsed)) from error
+        raise _invalid_url(_without_secrets(parsed)) from error
     if parsed.get_backend_name() == _SQLITE:
         _prepare_sqlite(engine, create=create)
     database = Database(engine)
@@ -142,7 +146,7 @@ def open_database(url: str, *, create: bool = True, busy_timeout_s: float = 10.0
 
 
 def migration_config(connection: Connection) -> Config:
-    """Return Alembic's configuration for this package's migrations over `connection`."""
+    """Return the Alembic configuration for the migrations of this package on `connection`."""
     config = Config()
     config.set_main_option("script_location", "edgeexit_calibration:migrations")
     config.attributes["connection"] = connection
@@ -155,42 +159,44 @@ def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)
     except (exc.ArgumentError, ValueError) as error:
-        scheme, _, rest = url.partition("://")  # what cannot be read may still hold a password
-        raise _no_url(f"{scheme}://***@{rest.rpartition('@')[2]}" if "@" in rest else url) from error
+        scheme, _, rest = url.partition("://")  # an invalid URL may still contain a password
+        raise _invalid_url(f"{scheme}://***@{rest.rpartition('@')[2]}" if "@" in rest else url) from error
     if parsed.get_backend_name() == _SQLITE and parsed.database in {None, "", ":memory:"}:
-        raise DatabaseError(f"database '{_shown(parsed)}' names no file; write e.g. sqlite:///calibrator.sqlite")
+        raise DatabaseError(
+            f"database '{_without_secrets(parsed)}' has no file name; write e.g. sqlite:///calibrator.sqlite"
+        )
     return parsed
 
 
-def _no_url(shown: str) -> DatabaseError:
+def _invalid_url(shown: str) -> DatabaseError:
     return DatabaseError(f"database '{shown}' is not a URL; write e.g. sqlite:///calibrator.sqlite")
 
 
-def _shown(url: URL) -> str:
-    """Return a URL for people: without the password, and without its options, where drivers take passwords too."""
-    host = url.host and url.host.rpartition("@")[2]  # a password with an @ that was not escaped reaches into the host
+def _without_secrets(url: URL) -> str:
+    """Return a URL for messages: without the password and without options, which may contain a password too."""
+    host = url.host and url.host.rpartition("@")[2]  # the part before an unescaped @ of a password
     return url.set(query={}, host=host).render_as_string(hide_password=True)
 
 
 def _identity(path: str) -> tuple[int, int] | None:
-    """Return what tells a file from every other under its name, or None where there is none."""
+    """Return device and inode of a file, or None if it does not exist."""
     try:
-        status = os.stat(path)  # noqa: PTH116 - SQLite's own words for it are a string, empty where it has no file
+        status = os.stat(path)  # noqa: PTH116 - SQLite gives a string, which is empty if there is no file
     except OSError:
         return None
     return status.st_dev, status.st_ino
 
 
 def _prepare_sqlite(engine: Engine, *, create: bool) -> None:
-    """Begin transactions ourselves, as SQLAlchemy's documentation of pysqlite says, and make commits durable.
+    """Start transactions explicitly, as SQLAlchemy's documentation of pysqlite recommends, and make commits durable.
 
-    The mode of the journal stands in the file, so only who may make the file sets it.
+    The journal mode is stored in the file, so it is set only if the file may be created.
     """
     pragmas = ["synchronous=FULL", "foreign_keys=ON", *(["journal_mode=WAL"] if create else [])]
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: object) -> None:
-        connection.isolation_level = None  # the driver must not begin transactions by itself
+        connection.isolation_level = None  # the driver must not start transactions
         for pragma in pragmas:
             connection.execute(f"PRAGMA {pragma}")
 
@@ -200,7 +206,7 @@ def _prepare_sqlite(engine: Engine, *, create: bool) -> None:
 
 
 def _migrate(database: Database, *, create: bool) -> None:
-    """Run the migrations that are missing, all in one transaction, and refuse a schema that is not known."""
+    """Run the missing migrations in one transaction. Raises DatabaseError for an unknown schema."""
     with database.reading() as session:
         connection = session.connection()
         scripts = ScriptDirectory.from_config(migration_config(connection))
@@ -209,17 +215,17 @@ def _migrate(database: Database, *, create: bool) -> None:
             return
     if found is None and not create:
         raise DatabaseError(
-            f"'{database.name}' is empty or no calibrator's database; `edgeexit calibrator register` makes one"
+            f"'{database.name}' is empty or not a calibrator database; `edgeexit calibrator register` creates one"
         )
     with database.writing() as session:
         connection = session.connection()
-        found = _schema(connection)  # again: another process may have migrated it meanwhile
+        found = _schema(connection)  # read again: another process may have migrated it meanwhile
         if found is not None and found not in {script.revision for script in scripts.walk_revisions()}:
             raise DatabaseError(
                 f"database '{database.name}' has schema '{found}', which this version does not know; "
-                f"upgrade edgeexit to the version that wrote it, or newer"
+                f"upgrade edgeexit to the version that created it, or a newer one"
             )
-        _log.info("bringing database '%s' to schema %s", database.name, scripts.get_current_head())
+        _log.info("migrating database '%s' to schema %s", database.name, scripts.get_current_head())
         command.upgrade(migration_config(connection), "head")
 
 
@@ -229,9 +235,9 @@ def _schema(connection: Connection) -> str | None:
 
 def _advice(reason: str) -> str:
     if "locked" in reason:
-        return "another process is writing to it; try again, or stop that one"
+        return "another process is writing to it; try again, or stop that process"
     if "not a database" in reason or "malformed" in reason:
-        return "it is damaged or no SQLite file; restore it, or give another"
+        return "the file is damaged or not an SQLite file; restore it, or choose another one"
     if "unable to open" in reason or "readonly" in reason:
-        return "is its folder there, and may you write to it?"
-    return "is it reachable, and is there space on the disk?"
+        return "does its folder exist, and may you write to it?"
+    return "is the database reachable, and is there space on the disk?"

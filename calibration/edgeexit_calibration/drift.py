@@ -1,13 +1,15 @@
-"""Does the risk still hold? An anytime-valid alarm on a stream of 0/1 losses, and since when it does not.
+"""Drift detector: raises an anytime-valid alarm when 0/1 losses exceed a risk, and estimates when the change began.
 
-An e-detector (Shin, Ramdas & Rinaldo, "E-detectors: a nonparametric framework for sequential change detection", New
-England Journal of Statistics in Data Science 2023): the average of CUSUM recursions, one an alternative risk q,
+The detector is an e-detector (Shin, Ramdas & Rinaldo, "E-detectors: a nonparametric framework for sequential change
+detection", New England Journal of Statistics in Data Science 2023). It averages CUSUM recursions, one per alternative
+risk q,
 
-    M_t = max(1, M_{t-1}) L_t,    L_t = q/p for a loss, (1-q)/(1-p) otherwise,    p = the risk that should hold
+    M_t = max(1, M_{t-1}) L_t,    L_t = q/p for a loss, (1-q)/(1-p) otherwise,    p = the registered risk
 
-raises the alarm when it reaches 1/alpha. While the true risk is at most p, whatever it is and however often one
-looks, the mean number of samples until a false alarm is at least 1/alpha; no distribution has to be known. The change
-is put where the run of the largest M began: the last time it stood at or below 1.
+and raises the alarm when the average reaches 1/alpha. While the true risk is at most p, the mean number of samples
+until a false alarm is at least 1/alpha, however often the statistic is checked. The guarantee needs no assumption about
+the distribution of the losses. The estimated change is the start of the current run of the largest M: the last sample
+at which this M was at most 1.
 """
 
 from math import log, log1p
@@ -18,72 +20,75 @@ import numpy as np
 import numpy.typing as npt
 
 _FACTORS: Final = (1.5, 2.0, 3.0, 5.0)
-"""Alternatives, as multiples of the risk: a mild change is found late, a great one soon."""
+"""Alternative risks, as multiples of the registered risk. Small factors detect mild changes, large ones react fast."""
 
 
-class Alarm(msgspec.Struct, frozen=True, kw_only=True):
-    """The risk does not hold any more."""
+class DriftAlarm(msgspec.Struct, frozen=True, kw_only=True):
+    """The losses exceed the registered risk. Positions are those that were passed to `observe`."""
 
-    since: int
+    change_position: int
     """Position of the first sample after the estimated change."""
-    at: int
+    alarm_position: int
     """Position of the sample that raised the alarm."""
-    evidence: float
-    """The averaged statistic there, at least 1/alpha."""
+    e_value: float
+    """The averaged statistic at that sample, at least 1/alpha."""
 
 
-class Watch(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of a detector; `watch` makes one and `observe` gives the next."""
+class DriftDetector(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of a detector: `new_detector` returns the first one and `observe` the next one."""
 
     risk: float
     alpha: float
     log_statistics: tuple[float, ...]
-    """ln M_t of every alternative."""
+    """ln M_t of each alternative risk."""
     run_starts: tuple[int, ...]
-    """Position at which each alternative's current run began."""
+    """Position at which the current run of each alternative risk began."""
     samples: int = 0
-    alarm: Alarm | None = None
+    alarm: DriftAlarm | None = None
 
 
-def watch(risk: float, *, alpha: float) -> Watch:
-    """Return a detector that has seen nothing, for 0 < risk < 1 and at most one false alarm in 1/alpha samples."""
-    return Watch(risk=risk, alpha=alpha, log_statistics=(0.0,) * len(_FACTORS), run_starts=(0,) * len(_FACTORS))
+def new_detector(risk: float, *, alpha: float) -> DriftDetector:
+    """Return a detector without samples, for 0 < risk < 1 and a mean of at least 1/alpha samples per false alarm."""
+    return DriftDetector(risk=risk, alpha=alpha, log_statistics=(0.0,) * len(_FACTORS), run_starts=(0,) * len(_FACTORS))
 
 
 def alternatives(risk: float) -> tuple[float, ...]:
-    """Return the risks that are tested against `risk`, each between it and 1."""
+    """Return the alternative risks that are tested against `risk`; each lies between `risk` and 1."""
     return tuple(min(factor * risk, (1 + risk) / 2) for factor in _FACTORS)
 
 
-def observe(before: Watch, positions: npt.NDArray[np.int64], losses: npt.NDArray[np.bool_]) -> Watch:
-    """Return the detector after more losses [n], whose increasing positions [n] name them; an alarm is final.
+def observe(detector: DriftDetector, positions: npt.NDArray[np.int64], losses: npt.NDArray[np.bool_]) -> DriftDetector:
+    """Return the detector after `losses` [n], whose `positions` [n] increase.
 
-    One call with all samples and many calls with a few give the same alarm.
+    After an alarm the detector no longer changes. One call with all samples and many calls with a few samples each
+    give the same alarm.
     """
-    if before.alarm is not None or not len(losses):
-        return before
+    if detector.alarm is not None or not len(losses):
+        return detector
     runs = [
-        _cusum(_log_ratios(before.risk, q, losses), positions, log_statistic, start)
+        _cusum(_log_ratios(detector.risk, q, losses), positions, log_statistic, start)
         for q, log_statistic, start in zip(
-            alternatives(before.risk), before.log_statistics, before.run_starts, strict=True
+            alternatives(detector.risk), detector.log_statistics, detector.run_starts, strict=True
         )
     ]
     statistics = np.stack([run[0] for run in runs])
     starts = np.stack([run[1] for run in runs])
-    evidence = np.logaddexp.reduce(statistics, axis=0) - log(len(_FACTORS))
-    crossed = evidence >= -log(before.alpha)
+    log_e_values = np.logaddexp.reduce(statistics, axis=0) - log(len(_FACTORS))
+    crossed = log_e_values >= -log(detector.alpha)
     last = int(crossed.argmax()) if crossed.any() else len(losses) - 1
     alarm = None
     if crossed[last]:
         strongest = int(statistics[:, last].argmax())
-        alarm = Alarm(
-            since=int(starts[strongest, last]), at=int(positions[last]), evidence=float(np.exp(evidence[last]))
+        alarm = DriftAlarm(
+            change_position=int(starts[strongest, last]),
+            alarm_position=int(positions[last]),
+            e_value=float(np.exp(log_e_values[last])),
         )
     return msgspec.structs.replace(
-        before,
+        detector,
         log_statistics=tuple(map(float, statistics[:, last])),
         run_starts=tuple(map(int, starts[:, last])),
-        samples=before.samples + last + 1,
+        samples=detector.samples + last + 1,
         alarm=alarm,
     )
 
@@ -95,10 +100,10 @@ def _log_ratios(p: float, q: float, losses: npt.NDArray[np.bool_]) -> npt.NDArra
 def _cusum(
     log_ratios: npt.NDArray[np.float64], positions: npt.NDArray[np.int64], log_statistic: float, start: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Return ln M [n] and the position [n] at which its run began.
+    """Return ln M [n] and the position [n] at which the run of each sample began.
 
-    Unrolled, ln M_t = C_t - min(-ln M_0, C_0, .., C_{t-1}) with C the running sum of the log ratios; where the
-    minimum is C_j, the run began after sample j.
+    Without the recursion, ln M_t = C_t - min(-ln M_0, C_0, .., C_{t-1}), where C is the running sum of the log ratios.
+    If the minimum is C_j, the run began after sample j.
     """
     sums = np.concatenate([[0.0], np.cumsum(log_ratios)])
     floors = np.concatenate([[-log_statistic], sums[:-1]])

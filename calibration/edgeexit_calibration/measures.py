@@ -1,7 +1,7 @@
-"""How well a cohort's policies do: exit mix, latency and disagreement, over revisions and spans of audits.
+"""Metrics of a cohort's policies: exit mix, latency and disagreement, per revision and per span of audits.
 
-A span is (after, until] of watermarks: `audit_watermark` taken at some moment cuts what came before from what comes
-later.
+A span is (after, until] in ids of audited samples. `audit_watermark` returns the current newest id: use it as the end
+of one span and the start of the next one.
 """
 
 from collections.abc import Iterable
@@ -15,26 +15,26 @@ from edgeexit.latency import bin_centre_ms
 from edgeexit.wire import messages
 from edgeexit_calibration.cohorts import CohortAddress, find_cohort
 from edgeexit_calibration.database import Database
-from edgeexit_calibration.tables import AuditedSample, Registration, Report
+from edgeexit_calibration.tables import AuditedSampleRow, RegistrationRow, ReportRow
 
 
 class ExitMix(msgspec.Struct, frozen=True, kw_only=True):
-    """How many samples left at each exit."""
+    """The number of samples that exited at each exit."""
 
     samples: int
     counts: tuple[int, ...]
-    """[K]; empty where nothing is known."""
+    """[K]; empty for an unknown cohort."""
     mean_latency_ms: float | None = None
-    """From half-octave bins, so within some 20 %; null where it was not measured."""
+    """Computed from half-octave histogram bins, so within about 20 %; null if it was not measured."""
 
     @property
     def rates(self) -> tuple[float, ...] | None:
-        """[K] shares, or None without samples."""
+        """[K] fractions of the samples, or None without samples."""
         return tuple(count / self.samples for count in self.counts) if self.samples else None
 
 
 class Disagreement(msgspec.Struct, frozen=True, kw_only=True):
-    """The share of audited samples whose answer was not the final exit's, with its Clopper-Pearson interval."""
+    """The fraction of audited samples whose prediction differs from the final exit's; Clopper-Pearson interval."""
 
     samples: int
     disagreeing: int
@@ -46,12 +46,12 @@ class Disagreement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def exit_mix(database: Database, cohort: CohortAddress, *, revision: int | None = None) -> ExitMix:
-    """Return the exit mix and latency of all samples under a revision (None: all), from the newest reports."""
+    """Return the exit mix and latency of all samples under a revision (None: all revisions), from device reports."""
     with database.reading() as session:
         found = find_cohort(session, cohort)
         if found is None:
             return ExitMix(samples=0, counts=())
-        query = select(Report.content).filter_by(cohort_id=found.id)
+        query = select(ReportRow.content).filter_by(cohort_id=found.id)
         if revision is not None:
             query = query.filter_by(revision=revision)
         reports = [msgspec.json.decode(content, type=messages.Report) for content in session.scalars(query)]
@@ -77,15 +77,15 @@ def audited_exit_mix(
     after: int = 0,
     until: int | None = None,
 ) -> ExitMix:
-    """Return the exit mix of audited samples in the span (after, until] of watermarks; unbiased, no latency."""
+    """Return the exit mix of the audited samples in the span (after, until]; unbiased, without latency."""
     with database.reading() as session:
         found = find_cohort(session, cohort)
         if found is None:
             return ExitMix(samples=0, counts=())
         exits, span = _span(session, found.id, revision, after, until)
-        query = select(AuditedSample.exit, func.count()).where(*span)
-        found_counts = {row[0]: row[1] for row in session.execute(query.group_by(AuditedSample.exit))}
-    counts = tuple(found_counts.get(k, 0) for k in range(exits))
+        query = select(AuditedSampleRow.exit, func.count()).where(*span)
+        by_exit = {row[0]: row[1] for row in session.execute(query.group_by(AuditedSampleRow.exit))}
+    counts = tuple(by_exit.get(k, 0) for k in range(exits))
     return ExitMix(samples=sum(counts), counts=counts)
 
 
@@ -98,49 +98,51 @@ def disagreement(
     until: int | None = None,
     confidence: float = 0.95,
 ) -> Disagreement:
-    """Return how often audited samples in the span (after, until] of watermarks left with another answer."""
+    """Return the disagreement with the final exit over the audited samples in the span (after, until]."""
     with database.reading() as session:
         found = find_cohort(session, cohort)
-        samples = failures = 0
+        samples = disagreeing = 0
         if found is not None:
             _, span = _span(session, found.id, revision, after, until)
-            query = select(AuditedSample.disagrees, func.count()).where(*span).group_by(AuditedSample.disagrees)
+            query = select(AuditedSampleRow.disagrees, func.count()).where(*span).group_by(AuditedSampleRow.disagrees)
             counts = {row[0]: row[1] for row in session.execute(query)}
-            failures, samples = counts.get(True, 0), sum(counts.values())
+            disagreeing, samples = counts.get(True, 0), sum(counts.values())
     tail = (1 - confidence) / 2
     return Disagreement(
         samples=samples,
-        disagreeing=failures,
-        observed=failures / samples if samples else None,
-        low=lower_bound(failures, samples, tail),
-        high=upper_bound(failures, samples, tail),
+        disagreeing=disagreeing,
+        observed=disagreeing / samples if samples else None,
+        low=lower_bound(disagreeing, samples, tail),
+        high=upper_bound(disagreeing, samples, tail),
         confidence=confidence,
     )
 
 
 def audit_watermark(database: Database, cohort: CohortAddress) -> int:
-    """Return the newest audited sample's id, 0 before the first: what comes later is `after` it."""
+    """Return the id of the newest audited sample, or 0 if there is none."""
     with database.reading() as session:
         found = find_cohort(session, cohort)
         if found is None:
             return 0
-        return session.scalar(select(func.max(AuditedSample.id)).filter_by(cohort_id=found.id)) or 0
+        return session.scalar(select(func.max(AuditedSampleRow.id)).filter_by(cohort_id=found.id)) or 0
 
 
 def _span(
     session: Session, cohort_id: int, revision: int | None, after: int, until: int | None
 ) -> tuple[int, list[ColumnElement[bool]]]:
-    """Return K, and what selects the audited samples of a span that have as many exits."""
-    conditions = [AuditedSample.cohort_id == cohort_id, AuditedSample.id > after]
+    """Return K and the conditions that select the audited samples of a span with K exits."""
+    conditions = [AuditedSampleRow.cohort_id == cohort_id, AuditedSampleRow.id > after]
     if revision is not None:
-        conditions.append(AuditedSample.revision == revision)
+        conditions.append(AuditedSampleRow.revision == revision)
     if until is not None:
-        conditions.append(AuditedSample.id <= until)
-    exits = _exit_count(session, cohort_id, session.scalars(select(AuditedSample.exits).where(*conditions).distinct()))
-    return exits, [*conditions, AuditedSample.exits == exits]
+        conditions.append(AuditedSampleRow.id <= until)
+    exits = _exit_count(
+        session, cohort_id, session.scalars(select(AuditedSampleRow.exits).where(*conditions).distinct())
+    )
+    return exits, [*conditions, AuditedSampleRow.exits == exits]
 
 
 def _exit_count(session: Session, cohort_id: int, seen: Iterable[int]) -> int:
-    """Return K as registered; without a registration, the most that a device told."""
-    asked = session.get(Registration, cohort_id)
-    return max(seen, default=0) if asked is None else len(asked.exits)
+    """Return the registered number of exits; without a registration, the highest number that a device reported."""
+    registration = session.get(RegistrationRow, cohort_id)
+    return max(seen, default=0) if registration is None else len(registration.exits)

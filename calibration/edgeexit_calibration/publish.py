@@ -1,7 +1,8 @@
-"""Publishes the policies that the database owns: signed, retained, again at every new connection and when replaced.
+"""Publishes the current policies: signed, as retained messages, again after each connection and after a replacement.
 
-The calibrator hears its fleet's policy topics. A broker orders what is published on a topic: what comes before our own
-message came before it, and is replaced by it; what comes behind it replaced ours, so ours goes out again.
+The calibrator subscribes to the policy topics of its fleet. The broker delivers the messages of a topic in order. A
+message that arrives before the echo of our own message was sent earlier, and ours has replaced it. A message that
+arrives after the echo has replaced ours, so the policy is published again.
 """
 
 import logging
@@ -25,61 +26,62 @@ from edgeexit_calibration.cohorts import (
     registered_cohorts,
 )
 from edgeexit_calibration.database import Database
-from edgeexit_calibration.tables import PolicyRevision
+from edgeexit_calibration.tables import PolicyRevisionRow
 
 _log = logging.getLogger(__name__)
 
-_ANSWER_S: Final = 5.0
-"""Brokers refuse a message within that time, if they do."""
+_REFUSAL_TIMEOUT_S: Final = 5.0
+"""A message that the broker has not refused after this time is accepted."""
 _REPLACED_PAUSE_S: Final = 10.0
-"""Pause between two publications on a topic where somebody else publishes, too."""
+"""Minimum time between two publications on a topic to which another client publishes too."""
 _REFUSED_PAUSE_S: Final = 60.0
-"""Pause before a policy that the broker refused is offered again."""
-_TOLD_PAUSE_S: Final = 600.0
-"""A topic's trouble is told at most once in that time."""
+"""Time until a policy that the broker refused is published again."""
+_WARNING_INTERVAL_S: Final = 600.0
+"""Minimum time between two warnings about the same topic."""
 
 
 def policy_filter(fleet: str) -> str:
-    """Return the subscription to the policies of all cohorts of a fleet."""
+    """Return the topic filter of the policies of all cohorts of a fleet."""
     return policy_topic(fleet, "+", "+")
 
 
-class _Standing(msgspec.Struct, kw_only=True):
-    """A cohort's topic as this connection knows it; times are monotonic seconds unless they are moments."""
+class _TopicState(msgspec.Struct, kw_only=True):
+    """The policy topic of a cohort, as seen over the current connection. Fields in `_s` are monotonic seconds."""
 
     revision: int | None = None
-    """What was handed to the broker and stands there, as far as is known; null: a policy has to go out."""
+    """The revision that was sent and neither refused nor replaced; None if a policy must be sent."""
     envelope: bytes = b""
-    handed_at: datetime | None = None
-    handed_s: float = -math.inf
+    sent_at: datetime | None = None
+    sent_s: float = -math.inf
     echoed: bool = False
-    """Whether it came back from the broker."""
+    """Whether the broker has delivered the envelope back."""
     not_before_s: float = -math.inf
-    """When the next publication may be."""
-    told_s: float = -math.inf
+    """Earliest time of the next publication."""
+    warned_s: float = -math.inf
 
 
-class _Current(msgspec.Struct, frozen=True, kw_only=True):
-    """A cohort's policy in force, as the database has it."""
+class _CurrentPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """A cohort's current policy in the database."""
 
     cohort_id: int
     address: CohortAddress
     revision: int
     document: bytes
-    is_noted: bool
-    """Whether it is written down that it was published."""
+    is_recorded: bool
+    """Whether the database records its publication."""
 
 
 class Publisher:
-    """Keeps a fleet's retained policies as the database has them.
+    """Keeps the retained policies of a fleet equal to the current policies in the database.
 
-    `publish` and `forget` belong to one thread; `notice` and `refused` may be called in another.
+    Call `publish` and `reset` in one thread; `on_policy_message` and `on_refused` may be called in another one.
 
     Args:
-        database: owns the policies.
-        session: to the broker; its messages on `policy_filter` go to `notice`, its refusals to `refused`.
+        database: contains the policies.
+        session: connection to the broker. Its messages on `policy_filter` must go to `on_policy_message`, and the
+            topics of refused messages to `on_refused`.
         fleet: whose cohorts.
-        key: signs them; Ed25519 is deterministic, so the same document has the same envelope every time.
+        key: signs the policies. Ed25519 is deterministic, so the same document always has the same envelope.
 
     """
 
@@ -89,105 +91,103 @@ class Publisher:
         self._fleet = fleet
         self._key = key
         self._lock = threading.Lock()
-        self._standings: dict[str, _Standing] = {}
+        self._topics: dict[str, _TopicState] = {}
 
-    def forget(self) -> None:
-        """Take nothing as published: the broker may have lost what it held."""
+    def reset(self) -> None:
+        """Treat every policy as not published, because the broker may have lost its retained messages."""
         with self._lock:
-            self._standings = {
-                topic: _Standing(not_before_s=standing.not_before_s, told_s=standing.told_s)
-                for topic, standing in self._standings.items()
+            self._topics = {
+                topic: _TopicState(not_before_s=state.not_before_s, warned_s=state.warned_s)
+                for topic, state in self._topics.items()
             }
 
-    def notice(self, topic: str, payload: bytes) -> None:
-        """Compare what came on a policy topic with what was published there, and take note where it was replaced."""
+    def on_policy_message(self, topic: str, payload: bytes) -> None:
+        """Compare a message on a policy topic with the published policy; if it replaced the policy, publish again."""
         with self._lock:
-            standing = self._standings.get(topic)
-            if standing is None or standing.revision is None:
+            state = self._topics.get(topic)
+            if state is None or state.revision is None:
                 return
-            if payload == standing.envelope:
-                standing.echoed = True
-            elif standing.echoed:
-                what = "replaced" if payload else "cleared"
-                consequence = "it goes out again; does somebody else publish there?"
-                self._take_back(topic, standing, what, consequence, pause_s=_REPLACED_PAUSE_S)
+            if payload == state.envelope:
+                state.echoed = True
+            elif state.echoed:
+                problem = "replaced" if payload else "cleared"
+                consequence = "it is published again; does another client publish there?"
+                self._mark_unpublished(topic, state, problem, consequence, pause_s=_REPLACED_PAUSE_S)
 
-    def refused(self, topic: str) -> None:
-        """Take note that the broker refused a message on a topic, whatever it is."""
+    def on_refused(self, topic: str) -> None:
+        """Record that the broker refused a message; other topics than policy topics are ignored."""
         with self._lock:
-            standing = self._standings.get(topic)
-            if standing is not None and standing.revision is not None:
-                consequence = (
-                    f"offered again every {_REFUSED_PAUSE_S:g} s; does its ACL let the calibrator write there?"
-                )
-                self._take_back(topic, standing, "refused by the broker", consequence, pause_s=_REFUSED_PAUSE_S)
+            state = self._topics.get(topic)
+            if state is not None and state.revision is not None:
+                consequence = f"next attempt in {_REFUSED_PAUSE_S:g} s; does its ACL let the calibrator write there?"
+                self._mark_unpublished(topic, state, "refused by the broker", consequence, pause_s=_REFUSED_PAUSE_S)
 
     def publish(self, *, now: datetime) -> None:
-        """Publish every current policy that does not stand at the broker. Raises DatabaseError."""
+        """Publish every current policy that the broker does not have. Raises DatabaseError."""
         if not self._session.connected:
             return
-        current = self._current()
+        current = self._current_policies()
         for policy in current:
-            if self._is_due(policy) and not self._hand_over(policy, now):
-                return  # the connection is gone; the next one starts over
+            if self._is_due(policy) and not self._send(policy, now):
+                return  # the connection is lost; the next one publishes every policy again
         for policy in current:
-            published_at = None if policy.is_noted else self._published_at(policy)
+            published_at = None if policy.is_recorded else self._published_at(policy)
             if published_at is not None:
-                self._note(policy, published_at)
+                self._record_publication(policy, published_at)
 
-    def _current(self) -> Sequence[_Current]:
+    def _current_policies(self) -> Sequence[_CurrentPolicy]:
         with self._database.reading() as session:
             return [
-                _Current(
+                _CurrentPolicy(
                     cohort_id=cohort_id,
                     address=address,
                     revision=row.revision,
                     document=row.document.encode(),
-                    is_noted=row.published_at is not None,
+                    is_recorded=row.published_at is not None,
                 )
                 for cohort_id, address in registered_cohorts(session, self._fleet)
                 if (row := current_revision(session, cohort_id)) is not None
             ]
 
-    def _is_due(self, policy: _Current) -> bool:
+    def _is_due(self, policy: _CurrentPolicy) -> bool:
         with self._lock:
-            standing = self._standings.setdefault(policy_topic(*policy.address), _Standing())
-            return standing.revision != policy.revision and time.monotonic() >= standing.not_before_s
+            state = self._topics.setdefault(policy_topic(*policy.address), _TopicState())
+            return state.revision != policy.revision and time.monotonic() >= state.not_before_s
 
-    def _hand_over(self, policy: _Current, now: datetime) -> bool:
-        """Give a policy to the broker; return False when there is no connection."""
+    def _send(self, policy: _CurrentPolicy, now: datetime) -> bool:
+        """Send a policy to the broker; return False if there is no connection."""
         topic = policy_topic(*policy.address)
         envelope = sign(policy.document, payload_type=PAYLOAD_TYPE, key=self._key)
         with self._lock:
-            standing = self._standings[topic]  # known before it is sent: the broker may answer at once
-            standing.revision, standing.envelope, standing.echoed = policy.revision, envelope, False
-            standing.handed_at, standing.handed_s = now, time.monotonic()
+            state = self._topics[topic]  # set before sending, because the broker may respond at once
+            state.revision, state.envelope, state.echoed = policy.revision, envelope, False
+            state.sent_at, state.sent_s = now, time.monotonic()
         if self._session.publish(topic, envelope, retain=True):
             return True
         with self._lock:
-            standing.revision = None
+            state.revision = None
         return False
 
-    def _published_at(self, policy: _Current) -> datetime | None:
+    def _published_at(self, policy: _CurrentPolicy) -> datetime | None:
         """Return when a policy was published, or None while the broker may still refuse it."""
         with self._lock:
-            standing = self._standings[policy_topic(*policy.address)]
-            is_settled = standing.echoed or time.monotonic() - standing.handed_s > _ANSWER_S
-            return standing.handed_at if standing.revision == policy.revision and is_settled else None
+            state = self._topics[policy_topic(*policy.address)]
+            is_accepted = state.echoed or time.monotonic() - state.sent_s > _REFUSAL_TIMEOUT_S
+            return state.sent_at if state.revision == policy.revision and is_accepted else None
 
-    def _note(self, policy: _Current, published_at: datetime) -> None:
+    def _record_publication(self, policy: _CurrentPolicy, published_at: datetime) -> None:
         with self._database.writing() as session:
-            session.get_one(PolicyRevision, (policy.cohort_id, policy.revision)).published_at = published_at
+            session.get_one(PolicyRevisionRow, (policy.cohort_id, policy.revision)).published_at = published_at
             details = {"revision": policy.revision, "key": key_id(self._key.public_key())}
-            add_event(session, policy.cohort_id, "published", details, who=CALIBRATOR, now=published_at)
+            add_event(session, policy.cohort_id, "published", details, actor=CALIBRATOR, now=published_at)
         _log.info("%s: published revision %d", policy.address, policy.revision)
 
     @staticmethod
-    def _take_back(topic: str, standing: _Standing, what: str, consequence: str, *, pause_s: float) -> None:
-        """Take a policy as not published, and tell it unless that was told lately."""
+    def _mark_unpublished(topic: str, state: _TopicState, problem: str, consequence: str, *, pause_s: float) -> None:
+        """Treat a policy as not published, and log a warning unless there was one about this topic recently."""
         clock = time.monotonic()
-        if clock - standing.told_s > _TOLD_PAUSE_S:
-            standing.told_s = clock
-            _log.warning("%s: the policy of revision %s was %s; %s", topic, standing.revision, what, consequence)
-        standing.revision = None
-        standing.not_before_s = max(clock, standing.handed_s + pause_s)
+        if clock - state.warned_s > _WARNING_INTERVAL_S:
+            state.warned_s = clock
+            _log.warning("%s: the policy of revision %s was %s; %s", topic, state.revision, problem, consequence)
+        state.revision = None
+        state.not_before_s = max(clock, state.sent_s + pause_s)

@@ -1,4 +1,4 @@
-"""Register a bundle for a cohort: what its policy must hold, what its exits cost, and its first revision."""
+"""Registers a bundle for a cohort: the risk to hold, the costs of the exits, and the first policy revision."""
 
 from datetime import datetime, timezone
 from itertools import pairwise
@@ -18,86 +18,87 @@ from edgeexit_calibration.cohorts import (
     find_or_add_cohort,
 )
 from edgeexit_calibration.database import Database
-from edgeexit_calibration.tables import Registration
+from edgeexit_calibration.tables import RegistrationRow
 
 
-class Registered(msgspec.Struct, frozen=True, kw_only=True):
-    """What a registration came to."""
+class RegistrationResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The outcome of a registration."""
 
     cohort: CohortAddress
     revision: int
     """The cohort's current revision."""
     is_new_revision: bool
-    """False where the bundle's policy was registered before and only the goal may have changed."""
+    """False if the bundle's policy was already registered; then only the risk may have changed."""
     certified_risk: float | None
-    """What the bundle's own policy is certified for, where it is."""
+    """The risk in the certificate of the bundle's policy; None if it has no certificate."""
     policy: str
     """Kind of the bundle's policy."""
     refittable: bool
-    """Whether audits hold all that its policy reads, so that it can be fitted anew."""
+    """Whether audits contain everything that the policy reads, so that it can be fitted again from them."""
 
 
 def register(
-    database: Database, bundle: Bundle, *, fleet: str, cohort: str, risk: float, delta: float, who: str
-) -> Registered:
-    """Put a cohort's policy into the calibrator's care; `CalibratorService` publishes it at its next check.
+    database: Database, bundle: Bundle, *, fleet: str, cohort: str, risk: float, delta: float, user: str
+) -> RegistrationResult:
+    """Register a cohort: the calibrator publishes, watches and refits its policy from now on.
 
-    The first registration makes the next revision of the policy in the bundle: 1, or above those that devices are
-    known to run. A later one changes the goal, and makes the next revision where the bundle has been fitted anew.
+    The first registration stores the bundle's policy as revision 1, or as a higher revision if devices already run
+    one. A later registration changes the risk; it adds a revision only if the bundle has a new policy.
 
     Args:
-        database: where to.
-        bundle: opened; with a policy, and a profile where there is one.
-        fleet: whose devices.
-        cohort: which of them.
-        risk: bound on the share of answers that differ from the final exit's, 0 to 1.
+        database: where the registration is stored.
+        bundle: with a policy, and with a profile if there is one.
+        fleet: name of the fleet.
+        cohort: label of the cohort in the fleet.
+        risk: upper bound on the fraction of predictions that differ from the final exit's, 0 to 1.
         delta: probability with which the bound may fail, 0 to 1.
-        who: the user, for the audit log.
+        user: name of the user, for the audit log.
 
-    Raises MessageError (names), FittingError (risk, delta), BundleError (no policy, maps, costs that do not
-    increase), DatabaseError.
+    Raises MessageError (an invalid name), FittingError (an invalid risk or delta), BundleError (no policy, a
+    segmentation model, or costs that do not increase), and DatabaseError.
 
     """
     address = CohortAddress(check_name("fleet", fleet), bundle.digest, check_name("cohort", cohort))
-    samples_needed(risk, delta)  # refuses a goal that nothing could ever certify
-    shipped = bundle.policy()
-    if shipped is None:
-        raise BundleError(f"bundle '{bundle.path}' has no policy to begin with; run `edgeexit fit` first")
+    samples_needed(risk, delta)  # raises FittingError for values that no number of samples can certify
+    document = bundle.policy()
+    if document is None:
+        raise BundleError(f"bundle '{bundle.path}' has no policy; run `edgeexit fit` first")
     if bundle.manifest.task == "segmentation":
         raise BundleError(
-            f"bundle '{bundle.path}' segments, and audits hold no maps: what share of the pixels an early exit gets "
-            "otherwise could neither be watched nor certified; its policy can only ship in the bundle"
+            f"bundle '{bundle.path}' is a segmentation model and audits hold no maps, so its disagreement per pixel "
+            "can be neither watched nor certified; ship its policy in the bundle only"
         )
     unit, costs = bundle.costs()
     if len(costs) != len(bundle.manifest.exits) or not all(a < b for a, b in pairwise((0.0, *costs))):
         raise BundleError(f"bundle '{bundle.path}': costs {costs} {unit} do not increase; run `edgeexit profile`")
-    content = encode_document(shipped).decode()
+    content = encode_document(document).decode()
     now = datetime.now(timezone.utc)
     with database.writing() as session:
         row = find_or_add_cohort(session, address)
-        asked = session.get(Registration, row.id)
-        is_new = asked is None or asked.shipped != content
-        if asked is None:
-            asked = Registration(cohort_id=row.id)
-            session.add(asked)
-        asked.model, asked.exits = bundle.manifest.model, list(bundle.manifest.exits)
-        asked.costs, asked.cost_unit = list(costs), unit
-        asked.risk, asked.delta, asked.shipped = risk, delta, content
-        asked.who, asked.at = who, now
+        registration = session.get(RegistrationRow, row.id)
+        is_new = registration is None or registration.bundle_policy != content
+        if registration is None:
+            registration = RegistrationRow(cohort_id=row.id)
+            session.add(registration)
+        registration.model, registration.exits = bundle.manifest.model, list(bundle.manifest.exits)
+        registration.costs, registration.cost_unit = list(costs), unit
+        registration.risk, registration.delta, registration.bundle_policy = risk, delta, content
+        registration.registered_by, registration.registered_at = user, now
         current = current_revision(session, row.id)
         if current is None or is_new:
-            reason = "registered" if current is None else "registered again with a policy fitted anew"
-            revision = add_revision(session, row, shipped.policy, shipped.certificate, reason=reason, who=who, now=now)
+            reason = "registered" if current is None else "registered again with a new policy"
+            revision = add_revision(
+                session, row, document.policy, document.certificate, reason=reason, created_by=user, now=now
+            )
         else:
             revision = current.revision
         details = {"risk": risk, "delta": delta, "revision": revision, "costs": costs, "cost_unit": unit}
-        add_event(session, row.id, "registered", details, who=who, now=now)
-    certified_risk = None if shipped.certificate is None else shipped.certificate.risk
-    return Registered(
+        add_event(session, row.id, "registered", details, actor=user, now=now)
+    return RegistrationResult(
         cohort=address,
         revision=revision,
         is_new_revision=is_new,
-        certified_risk=certified_risk,
-        policy=shipped.policy.kind,
-        refittable=not shipped.policy.reads_probabilities,
+        certified_risk=None if document.certificate is None else document.certificate.risk,
+        policy=document.policy.kind,
+        refittable=not document.policy.reads_probabilities,
     )

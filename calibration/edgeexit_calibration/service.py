@@ -1,8 +1,8 @@
-"""The calibrator's loop: messages into the database, acknowledged once committed; policies out of it.
+"""The calibrator service: stores messages and acknowledges them after the commit, checks cohorts, publishes policies.
 
-The broker session's thread only puts messages into a queue. One thread takes them in, so what is acknowledged is
-always committed; another checks the cohorts and publishes, so a refit that takes long holds up no acknowledgement.
-They share the database and nothing else.
+The thread of the broker session only puts messages into a queue. One thread stores and then acknowledges them. Another
+thread checks the cohorts and publishes, so a long refit does not delay acknowledgements. The two threads share only
+the database.
 """
 
 import logging
@@ -18,7 +18,7 @@ import msgspec
 from edgeexit.signing import PrivateKey
 from edgeexit.wire import Ack, BrokerConfig, BrokerSession, Delivery, down_topic, encode, uplink_filter
 from edgeexit_calibration.database import Database, DatabaseError
-from edgeexit_calibration.ingest import Receipt, Uplink, read_uplink, store
+from edgeexit_calibration.ingest import Receipt, Uplink, decode_uplink, store_uplinks
 from edgeexit_calibration.publish import Publisher, policy_filter
 from edgeexit_calibration.watcher import Watcher
 
@@ -27,55 +27,59 @@ _log = logging.getLogger(__name__)
 _MAX_BATCH: Final = 500
 _MAX_BATCH_S: Final = 0.2
 _QUIET_S: Final = 0.01
-"""A batch ends early when nothing came for so long: brokers send only so many unacknowledged messages."""
+"""A batch ends early after this time without a message, because brokers limit the unacknowledged messages."""
 _RETRY_S: Final = 1.0
-_MAX_REASON: Final = 300
+_MAX_LOG_CHARACTERS: Final = 300
 
 
-class _Outage:
-    """Tells once that the database does not work, and once that it does again."""
+class _OutageLog:
+    """Logs the beginning and the end of a database outage once each.
 
-    def __init__(self, meanwhile: str, afterwards: str) -> None:
-        self._meanwhile = meanwhile
-        self._afterwards = afterwards
-        self._is_told = False
+    Args:
+        activity: what stops during an outage, for the log messages.
 
-    def goes_on(self, error: DatabaseError) -> None:
-        """Tell the error, the first time."""
-        if not self._is_told:
-            self._is_told = True
-            _log.warning("%s; %s until it works again", error, self._meanwhile)
+    """
 
-    def is_over(self) -> None:
-        """Tell that it works, where it did not."""
-        if self._is_told:
-            self._is_told = False
-            _log.info("the database works again: %s", self._afterwards)
+    def __init__(self, activity: str) -> None:
+        self._activity = activity
+        self._in_outage = False
+
+    def failed(self, error: DatabaseError) -> None:
+        """Log the error if it is the first one of this outage."""
+        if not self._in_outage:
+            self._in_outage = True
+            _log.warning("%s; pausing %s until the database works again", error, self._activity)
+
+    def succeeded(self) -> None:
+        """Log the end of an outage, if there was one."""
+        if self._in_outage:
+            self._in_outage = False
+            _log.info("database reachable again; resuming %s", self._activity)
 
 
 class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """How to run the calibrator."""
+    """Options of the calibrator service."""
 
     fleet: str
     broker: BrokerConfig = BrokerConfig()
     check_interval_s: float = 5.0
-    """How often every cohort is looked at, and new revisions are published."""
+    """Time between two checks of every cohort; each check also publishes new revisions."""
     min_audits: int | None = None
-    """Audits since a change that a refit waits for; null: twice what a certificate needs."""
+    """Number of audits since the change that a refit waits for; null: twice the minimum that a certificate needs."""
     alpha: float = 0.001
-    """At most one false alarm in 1/alpha audits while the risk holds."""
+    """While the risk holds, false alarms are at least 1/alpha audits apart on average."""
 
 
 class CalibratorService:
-    """Ingests a fleet's messages, watches its cohorts and publishes their policies, until told to stop.
+    """Stores a fleet's messages, watches its cohorts and publishes their policies, until it is stopped.
 
     Args:
-        database: owns messages and policies; may be shared with other threads.
-        config: which fleet, over which broker.
+        database: contains messages and policies; other threads may use it too.
+        config: fleet, broker and intervals.
         key: signs the policies.
 
     Attributes:
-        dropped: messages that broke the wire contract, since the start.
+        dropped: number of invalid messages since the start.
 
     """
 
@@ -83,53 +87,53 @@ class CalibratorService:
         self.dropped = 0
         self._database = database
         self._interval_s = config.check_interval_s
-        self._uplink_outage = _Outage("nothing is acknowledged", "messages are acknowledged")
-        self._check_outage = _Outage("no cohort is checked", "cohorts are checked")
+        self._storage_outage = _OutageLog("acknowledgements")
+        self._check_outage = _OutageLog("checks of cohorts")
         self._queue: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
-        self._connected_anew = threading.Event()
+        self._reconnected = threading.Event()
         self._watcher = Watcher(database, fleet=config.fleet, min_audits=config.min_audits, alpha=config.alpha)
         self._session = BrokerSession(
             config.broker,
             client_id=f"edgeexit-calibrator-{config.fleet}",
             subscriptions=[uplink_filter(config.fleet), policy_filter(config.fleet)],
-            on_message=self._arrived,
-            on_connect=self._connected_anew.set,
+            on_message=self._on_message,
+            on_connect=self._reconnected.set,
             manual_ack=True,
-            on_refused=self._refused,
+            on_refused=self._on_refused,
         )
         self._publisher = Publisher(database, self._session, fleet=config.fleet, key=key)
         self._policy_topics = policy_filter(config.fleet).rstrip("+/") + "/"
 
     def run(self, stop: threading.Event) -> None:
-        """Work until `stop` is set; then disconnect. What is not committed by then is sent again by the devices."""
+        """Run until `stop` is set, then disconnect. Devices send messages that are not committed by then again."""
         checks = threading.Thread(target=self._keep_checking, args=(stop,), name="calibrator-checks")
         checks.start()
         self._session.start()
         try:
             while not stop.is_set():
-                batch = self._take(_MAX_BATCH_S)
+                batch = self._next_batch(_MAX_BATCH_S)
                 if batch:
                     self._ingest(batch, stop)
         finally:
             stop.set()
-            self._connected_anew.set()  # wakes the other thread
+            self._reconnected.set()  # wakes the other thread
             checks.join()
             self._session.stop()
 
-    def _arrived(self, delivery: Delivery) -> None:
-        """Take a message in the network thread; all are queued, because brokers want acknowledgements in order."""
+    def _on_message(self, delivery: Delivery) -> None:
+        """Queue a message, in the network thread; policies too, because acknowledgements must keep the order."""
         if self._is_policy(delivery):
-            self._publisher.notice(delivery.topic, delivery.payload)
+            self._publisher.on_policy_message(delivery.topic, delivery.payload)
         self._queue.put(delivery)
 
-    def _refused(self, topic: str) -> None:
-        self._publisher.refused(topic)
+    def _on_refused(self, topic: str) -> None:
+        self._publisher.on_refused(topic)
 
     def _is_policy(self, delivery: Delivery) -> bool:
         return delivery.topic.startswith(self._policy_topics)
 
-    def _take(self, wait_s: float) -> list[Delivery]:
-        """Return the next batch, empty when nothing came in `wait_s`."""
+    def _next_batch(self, wait_s: float) -> list[Delivery]:
+        """Return the next batch; it is empty if no message arrives within `wait_s`."""
         batch: list[Delivery] = []
         try:
             batch.append(self._queue.get(timeout=wait_s))
@@ -141,69 +145,69 @@ class CalibratorService:
         return batch
 
     def _ingest(self, batch: Sequence[Delivery], stop: threading.Event) -> None:
-        """Commit a batch, then acknowledge it; while the database does not take it, keep it and try again."""
-        sent_up = [delivery for delivery in batch if not self._is_policy(delivery)]
-        uplinks = [uplink for delivery in sent_up if (uplink := self._read(delivery)) is not None]
+        """Commit a batch, then acknowledge it. If the database fails, retry until it works or `stop` is set."""
+        uplink_deliveries = [delivery for delivery in batch if not self._is_policy(delivery)]
+        uplinks = [uplink for delivery in uplink_deliveries if (uplink := self._decode(delivery)) is not None]
         receipts: Sequence[Receipt] = ()
         while uplinks:
             try:
-                receipts = self._store(uplinks)
-                self._uplink_outage.is_over()
+                receipts = self._write(uplinks)
+                self._storage_outage.succeeded()
                 break
             except DatabaseError as error:
-                self._uplink_outage.goes_on(error)
+                self._storage_outage.failed(error)
                 if stop.wait(_RETRY_S):
                     return
         for delivery in batch:
             delivery.ack()
         for receipt in receipts:
             ack = Ack(outbox=receipt.outbox, sequences=receipt.sequences)
-            # Without an expiry: rumqttd drops 3.1.1 subscribers that are sent a message with properties.
+            # No expiry: rumqttd disconnects MQTT 3.1.1 subscribers when a message has properties.
             self._session.publish(down_topic(receipt.address, "ack"), encode(ack))
 
-    def _read(self, delivery: Delivery) -> Uplink | None:
+    def _decode(self, delivery: Delivery) -> Uplink | None:
         try:
-            return read_uplink(delivery.topic, delivery.payload)
-        except Exception as error:  # noqa: BLE001 - whatever a message holds, the next one is taken in
+            return decode_uplink(delivery.topic, delivery.payload)
+        except Exception as error:  # noqa: BLE001 - an invalid message must not stop the service
             self._drop(delivery.topic, error)
             return None
 
-    def _store(self, uplinks: Sequence[Uplink]) -> list[Receipt]:
-        """Write a batch; where one message cannot be written at all, write the others. Raises DatabaseError."""
+    def _write(self, uplinks: Sequence[Uplink]) -> list[Receipt]:
+        """Write a batch; if a message cannot be written, drop it and write the others. Raises DatabaseError."""
         try:
             with self._database.writing() as session:
-                return store(session, uplinks, now=datetime.now(timezone.utc))
+                return store_uplinks(session, uplinks, now=datetime.now(timezone.utc))
         except DatabaseError:
             raise
-        except Exception as error:  # noqa: BLE001 - the broker would send the message again and again
+        except Exception as error:  # noqa: BLE001 - the broker would deliver the message again forever
             if len(uplinks) == 1:
                 self._drop("/".join(uplinks[0].address), error)
                 return []
-        return [receipt for uplink in uplinks for receipt in self._store([uplink])]
+        return [receipt for uplink in uplinks for receipt in self._write([uplink])]
 
     def _drop(self, where: str, error: Exception) -> None:
         self.dropped += 1
-        what = "".join(character if character.isprintable() else " " for character in f"{where}: {error}")
-        _log.warning("message %d dropped: %s", self.dropped, what[:_MAX_REASON])
+        text = "".join(character if character.isprintable() else " " for character in f"{where}: {error}")
+        _log.warning("dropped invalid message %d: %s", self.dropped, text[:_MAX_LOG_CHARACTERS])
 
     def _keep_checking(self, stop: threading.Event) -> None:
-        """Check every cohort now, again at every new connection, and every so often."""
+        """Check every cohort now, after each connection, and once per interval, until `stop` is set."""
         while not stop.is_set():
             self._check()
-            self._connected_anew.wait(self._interval_s)
+            self._reconnected.wait(self._interval_s)
 
     def _check(self) -> None:
-        """Check and publish; where the database does not let one of them, the other is done all the same."""
+        """Check the cohorts and publish; if the database fails in one of these steps, the other one still runs."""
         errors = [error for step in (self._watcher.check, self._publish) if (error := self._try(step))]
         if errors:
-            self._check_outage.goes_on(errors[0])
+            self._check_outage.failed(errors[0])
         else:
-            self._check_outage.is_over()
+            self._check_outage.succeeded()
 
     def _publish(self, *, now: datetime) -> None:
-        if self._connected_anew.is_set():
-            self._connected_anew.clear()
-            self._publisher.forget()
+        if self._reconnected.is_set():
+            self._reconnected.clear()
+            self._publisher.reset()
         self._publisher.publish(now=now)
 
     def _try(self, step: Callable[..., None]) -> DatabaseError | None:
@@ -211,6 +215,6 @@ class CalibratorService:
             step(now=datetime.now(timezone.utc))
         except DatabaseError as error:
             return error
-        except Exception:  # noqa: BLE001 - the next check may do better
-            _log.exception("the check of the cohorts failed; checking again in %g s", self._interval_s)
+        except Exception:  # noqa: BLE001 - the next check may succeed
+            _log.exception("the check of the cohorts failed; the next one is in %g s", self._interval_s)
         return None

@@ -1,4 +1,4 @@
-"""The tables: devices, cohorts, what devices sent, and the policies and events of each cohort."""
+"""The database tables: devices, cohorts, the messages of devices, and the policies and events of each cohort."""
 
 from datetime import datetime, timezone
 from typing import Any
@@ -22,25 +22,25 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A moment in UTC; SQLite keeps no time zone, so it is put back on reading."""
+    """A time in UTC. SQLite stores no time zone, so it is removed on writing and added on reading."""
 
     impl = DateTime
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """Return the moment as UTC without its zone."""
+        """Return the time in UTC, without its time zone."""
         return None if value is None else value.astimezone(timezone.utc).replace(tzinfo=None)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """Return the moment with its zone."""
+        """Return the time with the time zone UTC."""
         return None if value is None else value.replace(tzinfo=timezone.utc)
 
 
-_LongId = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers only INTEGER keys by itself
+_LongId = BigInteger().with_variant(Integer, "sqlite")  # SQLite generates values only for INTEGER keys
 
 
-class Base(DeclarativeBase):
-    """All tables; constraints are named so that migrations can address them on any database."""
+class TableBase(DeclarativeBase):
+    """Base class of all tables. Constraints have names, so that migrations can refer to them on every database."""
 
     metadata = MetaData(
         naming_convention={
@@ -62,8 +62,8 @@ class Base(DeclarativeBase):
     }
 
 
-class Device(Base):
-    """A device that has sent something."""
+class DeviceRow(TableBase):
+    """A device that has sent at least one message."""
 
     __tablename__ = "device"
     __table_args__ = (UniqueConstraint("fleet", "shard", "device"),)
@@ -73,13 +73,13 @@ class Device(Base):
     shard: Mapped[str]
     device: Mapped[str]
     state: Mapped[str | None]
-    """JSON of the newest `messages.State`."""
+    """JSON of the newest `messages.State`; null before the first one."""
     first_seen: Mapped[datetime]
     last_seen: Mapped[datetime]
-    """When it last told something new; a broker's replay of retained messages does not count."""
+    """When the device last sent new content; retained messages that the broker repeats do not count."""
 
 
-class Profile(Base):
+class ProfileRow(TableBase):
     """The newest latency profile of a bundle on a device."""
 
     __tablename__ = "profile"
@@ -91,8 +91,8 @@ class Profile(Base):
     received_at: Mapped[datetime]
 
 
-class Cohort(Base):
-    """The devices of a fleet that share a bundle and a label; known from the first message or registration on."""
+class CohortRow(TableBase):
+    """The devices of a fleet that share a bundle and a label; the first message or registration creates the row."""
 
     __tablename__ = "cohort"
     __table_args__ = (UniqueConstraint("fleet", "bundle", "cohort"),)
@@ -101,12 +101,15 @@ class Cohort(Base):
     fleet: Mapped[str]
     bundle: Mapped[str]
     cohort: Mapped[str]
-    foreign_revision: Mapped[int] = mapped_column(default=0)
-    """The highest revision that a device runs and that this database did not give: an earlier one did, and was lost."""
+    highest_unknown_revision: Mapped[int] = mapped_column(default=0)
+    """The highest revision that a device reports and that this database did not issue, or 0.
+
+    Such a revision comes from an earlier database that was lost or replaced by a backup.
+    """
 
 
-class Registration(Base):
-    """What somebody asked of a cohort's policy, and what a refit needs to know of the bundle."""
+class RegistrationRow(TableBase):
+    """The risk that a user registered for a cohort, and the facts of the bundle that a refit needs."""
 
     __tablename__ = "registration"
 
@@ -119,29 +122,29 @@ class Registration(Base):
     """`ms` (measured) or `macs` (counted)."""
     risk: Mapped[float]
     delta: Mapped[float]
-    shipped: Mapped[str]
-    """JSON of the policy document in the bundle, as it was registered last."""
-    who: Mapped[str]
-    at: Mapped[datetime]
+    bundle_policy: Mapped[str]
+    """JSON of the policy document that the bundle held at the latest registration."""
+    registered_by: Mapped[str]
+    registered_at: Mapped[datetime]
 
 
-class PolicyRevision(Base):
-    """A policy that holds or held for a cohort; the highest revision is the current one."""
+class PolicyRevisionRow(TableBase):
+    """A revision of a cohort's policy; the highest revision is the current one."""
 
     __tablename__ = "policy_revision"
 
     cohort_id: Mapped[int] = mapped_column(ForeignKey("cohort.id"), primary_key=True)
     revision: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     document: Mapped[str]
-    """JSON of `policies.PolicyDocument`; signed anew, with the same bytes, whenever it is published."""
+    """JSON of `policies.PolicyDocument`; every publication signs these same bytes again."""
     reason: Mapped[str]
-    who: Mapped[str]
-    at: Mapped[datetime]
+    created_by: Mapped[str]
+    created_at: Mapped[datetime]
     published_at: Mapped[datetime | None]
-    """When it was first handed to the broker, which did not refuse it."""
+    """When the broker first accepted it; null before."""
 
 
-class Report(Base):
+class ReportRow(TableBase):
     """The newest report of each (device, outbox, boot, revision): cumulative counters."""
 
     __tablename__ = "report"
@@ -157,8 +160,8 @@ class Report(Base):
     received_at: Mapped[datetime]
 
 
-class Audit(Base):
-    """An audit message; its key makes samples count once."""
+class AuditRow(TableBase):
+    """An audit message; its unique key makes sure that its samples are stored once."""
 
     __tablename__ = "audit"
     __table_args__ = (UniqueConstraint("device_id", "outbox", "sequence"),)
@@ -171,8 +174,8 @@ class Audit(Base):
     received_at: Mapped[datetime]
 
 
-class AuditedSample(Base):
-    """A sample that was run to full depth; `id` is the order of arrival, which is the order of drift."""
+class AuditedSampleRow(TableBase):
+    """A sample that was run to full depth. `id` is the order of arrival, in which the drift detector reads samples."""
 
     __tablename__ = "audited_sample"
     __table_args__ = (Index(None, "cohort_id", "id"), {"sqlite_autoincrement": True})
@@ -182,26 +185,27 @@ class AuditedSample(Base):
     cohort_id: Mapped[int] = mapped_column(ForeignKey("cohort.id"))
     revision: Mapped[int]
     exits: Mapped[int]
-    """K."""
+    """K, the number of exits."""
     exit: Mapped[int]
-    """Where the policy let it leave."""
+    """Index of the exit that the policy chose."""
     disagrees: Mapped[bool]
-    """Whether the answer there differs from the final exit's."""
+    """Whether the prediction at `exit` differs from the final exit's prediction."""
     readouts: Mapped[bytes]
     """[K, 4] little-endian float32."""
     label: Mapped[int | None]
 
 
-class Event(Base):
-    """The audit log: who did what, when."""
+class EventRow(TableBase):
+    """An entry of the audit log: who did what, and when."""
 
     __tablename__ = "event"
     __table_args__ = (Index(None, "cohort_id", "id"),)
 
     id: Mapped[int] = mapped_column(_LongId, primary_key=True)
-    at: Mapped[datetime]
-    who: Mapped[str]
-    """`calibrator`, or the user."""
-    what: Mapped[str]
+    time: Mapped[datetime]
+    actor: Mapped[str]
+    """`calibrator`, or the name of a user."""
+    kind: Mapped[str]
+    """One of `cohorts.EventKind`."""
     cohort_id: Mapped[int | None] = mapped_column(ForeignKey("cohort.id"))
     details: Mapped[dict[str, Any]]

@@ -1,4 +1,4 @@
-"""Who is there and what happened: devices, cohorts, the history of policies, the audit log."""
+"""Read-only views of the database: devices, cohorts, the history of policies, the audit log."""
 
 from datetime import datetime
 from typing import Any
@@ -11,11 +11,18 @@ from edgeexit.policies import Certificate, decode_document
 from edgeexit.wire import messages
 from edgeexit_calibration.cohorts import CohortAddress, current_revision, find_cohort
 from edgeexit_calibration.database import Database
-from edgeexit_calibration.tables import AuditedSample, Cohort, Device, Event, PolicyRevision, Registration
+from edgeexit_calibration.tables import (
+    AuditedSampleRow,
+    CohortRow,
+    DeviceRow,
+    EventRow,
+    PolicyRevisionRow,
+    RegistrationRow,
+)
 
 
 class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
-    """A device and what it runs; the latter is null until it has told its state."""
+    """A device and what it runs. The optional fields are null until the device has reported its state."""
 
     fleet: str
     shard: str
@@ -28,20 +35,20 @@ class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
     policy: str | None = None
     agent: str | None = None
     rejected: str | None = None
-    """Why it refused the last policy that it refused."""
+    """Why the device rejected a policy, for the latest policy that it rejected."""
 
 
 class CohortView(msgspec.Struct, frozen=True, kw_only=True):
-    """A cohort; what was asked of it is null where nobody registered it."""
+    """A cohort. The fields from `model` on are null if the cohort is not registered."""
 
     fleet: str
     bundle: str
     cohort: str
     devices: int
     up_to_date: int
-    """Devices that run the current revision."""
+    """Number of devices that run the current revision."""
     audits: int
-    """Audited samples, of all revisions."""
+    """Number of audited samples, under all revisions."""
     model: str | None = None
     exits: tuple[str, ...] | None = None
     risk: float | None = None
@@ -49,16 +56,16 @@ class CohortView(msgspec.Struct, frozen=True, kw_only=True):
     revision: int | None = None
     policy: str | None = None
     condition: str | None = None
-    """What stands against the current revision, or null: watched and well."""
+    """The problem of the current revision: `risk exceeded`, and why a refit is postponed; null if there is none."""
 
     @property
     def address(self) -> CohortAddress:
-        """What the other views ask for."""
+        """The cohort's address, which the other views take."""
         return CohortAddress(self.fleet, self.bundle, self.cohort)
 
 
 class PolicyView(msgspec.Struct, frozen=True, kw_only=True):
-    """A revision of a cohort's policy and why there is one."""
+    """A revision of a cohort's policy, and why it was created."""
 
     revision: int
     policy: str
@@ -66,95 +73,98 @@ class PolicyView(msgspec.Struct, frozen=True, kw_only=True):
     thresholds: tuple[float | None, ...]
     certificate: Certificate | None
     reason: str
-    who: str
-    at: datetime
+    created_by: str
+    created_at: datetime
     published_at: datetime | None
-    """null: not handed to the broker yet."""
+    """null: not published yet."""
 
 
 class EventView(msgspec.Struct, frozen=True, kw_only=True):
-    """A line of the audit log."""
+    """An entry of the audit log."""
 
-    at: datetime
-    who: str
-    what: str
+    time: datetime
+    actor: str
+    kind: str
     details: dict[str, Any]
 
 
 def devices(database: Database, *, fleet: str | None = None) -> list[DeviceView]:
-    """Return every device that has sent something, by name."""
-    query = select(Device).order_by(Device.fleet, Device.shard, Device.device)
+    """Return every device that has sent a message, sorted by name."""
+    query = select(DeviceRow).order_by(DeviceRow.fleet, DeviceRow.shard, DeviceRow.device)
     with database.reading() as session:
-        return [_device_view(row) for row in session.scalars(_in_fleet(query, Device.fleet, fleet))]
+        return [_device_view(row) for row in session.scalars(_in_fleet(query, DeviceRow.fleet, fleet))]
 
 
 def cohorts(database: Database, *, fleet: str | None = None) -> list[CohortView]:
-    """Return every cohort that was registered or sent something, in order of appearance."""
-    query = select(Cohort, Registration).outerjoin(Registration).order_by(Cohort.id)
+    """Return every cohort that was registered or that a message named, oldest first."""
+    query = select(CohortRow, RegistrationRow).outerjoin(RegistrationRow).order_by(CohortRow.id)
     with database.reading() as session:
         states = [
             (device.fleet, msgspec.json.decode(device.state, type=messages.State))
-            for device in session.scalars(_in_fleet(select(Device), Device.fleet, fleet))
+            for device in session.scalars(_in_fleet(select(DeviceRow), DeviceRow.fleet, fleet))
             if device.state is not None
         ]
         return [
-            _cohort_view(session, cohort, asked, [s for f, s in states if (f, s.bundle, s.cohort) == _key(cohort)])
-            for cohort, asked in session.execute(_in_fleet(query, Cohort.fleet, fleet))
+            _cohort_view(
+                session, cohort, registration, [s for f, s in states if (f, s.bundle, s.cohort) == _address(cohort)]
+            )
+            for cohort, registration in session.execute(_in_fleet(query, CohortRow.fleet, fleet))
         ]
 
 
 def policy_history(database: Database, cohort: CohortAddress) -> list[PolicyView]:
-    """Return a cohort's revisions, oldest first."""
+    """Return a cohort's policy revisions, oldest first."""
     with database.reading() as session:
         found = find_cohort(session, cohort)
         if found is None:
             return []
-        rows = session.scalars(select(PolicyRevision).filter_by(cohort_id=found.id).order_by(PolicyRevision.revision))
-        return [_policy_view(row) for row in rows]
+        query = select(PolicyRevisionRow).filter_by(cohort_id=found.id).order_by(PolicyRevisionRow.revision)
+        return [_policy_view(row) for row in session.scalars(query)]
 
 
 def events(database: Database, cohort: CohortAddress) -> list[EventView]:
-    """Return a cohort's lines of the audit log, oldest first."""
+    """Return a cohort's entries of the audit log, oldest first."""
     with database.reading() as session:
         found = find_cohort(session, cohort)
         if found is None:
             return []
-        rows = session.scalars(select(Event).filter_by(cohort_id=found.id).order_by(Event.id))
-        return [EventView(at=row.at, who=row.who, what=row.what, details=row.details) for row in rows]
+        rows = session.scalars(select(EventRow).filter_by(cohort_id=found.id).order_by(EventRow.id))
+        return [EventView(time=row.time, actor=row.actor, kind=row.kind, details=row.details) for row in rows]
 
 
 def _in_fleet(query: Any, column: Any, fleet: str | None) -> Any:
     return query if fleet is None else query.where(column == fleet)
 
 
-def _key(cohort: Cohort) -> CohortAddress:
+def _address(cohort: CohortRow) -> CohortAddress:
     return CohortAddress(cohort.fleet, cohort.bundle, cohort.cohort)
 
 
-def _device_view(row: Device) -> DeviceView:
-    known: dict[str, Any] = {}
+def _device_view(row: DeviceRow) -> DeviceView:
+    reported: dict[str, Any] = {}
     if row.state is not None:
         state = msgspec.json.decode(row.state, type=messages.State)
-        known = {name: getattr(state, name) for name in ("online", "bundle", "cohort", "revision", "policy", "agent")}
-        known["rejected"] = None if state.rejected is None else state.rejected.reason
-    return DeviceView(fleet=row.fleet, shard=row.shard, device=row.device, last_seen=row.last_seen, **known)
+        names = ("online", "bundle", "cohort", "revision", "policy", "agent")
+        reported = {name: getattr(state, name) for name in names}
+        reported["rejected"] = None if state.rejected is None else state.rejected.reason
+    return DeviceView(fleet=row.fleet, shard=row.shard, device=row.device, last_seen=row.last_seen, **reported)
 
 
 def _cohort_view(
-    session: Session, cohort: Cohort, asked: Registration | None, states: list[messages.State]
+    session: Session, cohort: CohortRow, registration: RegistrationRow | None, states: list[messages.State]
 ) -> CohortView:
-    audits = session.scalar(select(func.count()).select_from(AuditedSample).filter_by(cohort_id=cohort.id)) or 0
+    audits = session.scalar(select(func.count()).select_from(AuditedSampleRow).filter_by(cohort_id=cohort.id)) or 0
     row = current_revision(session, cohort.id)
-    known: dict[str, Any] = {}
-    if asked is not None and row is not None:
-        known = {
-            "model": asked.model,
-            "exits": tuple(asked.exits),
-            "risk": asked.risk,
-            "delta": asked.delta,
+    registered: dict[str, Any] = {}
+    if registration is not None and row is not None:
+        registered = {
+            "model": registration.model,
+            "exits": tuple(registration.exits),
+            "risk": registration.risk,
+            "delta": registration.delta,
             "revision": row.revision,
             "policy": decode_document(row.document.encode()).policy.kind,
-            "condition": _condition(session, cohort.id, row.revision, asked.risk),
+            "condition": _condition(session, cohort.id, row.revision, registration.risk),
         }
     return CohortView(
         fleet=cohort.fleet,
@@ -163,20 +173,21 @@ def _cohort_view(
         devices=len(states),
         up_to_date=sum(row is not None and state.revision == row.revision for state in states),
         audits=audits,
-        **known,
+        **registered,
     )
 
 
 def _condition(session: Session, cohort_id: int, revision: int, risk: float) -> str | None:
-    """Return what the newest event says against a revision and a goal: a broken certificate, a refit that waits."""
-    query = select(Event).filter_by(cohort_id=cohort_id).where(Event.what.in_(["certificate broken", "held"]))
-    last = session.scalar(query.order_by(Event.id.desc()).limit(1))
+    """Return the problem that the newest event reports for this revision and risk, or None."""
+    query = select(EventRow).filter_by(cohort_id=cohort_id)
+    query = query.where(EventRow.kind.in_(["risk exceeded", "refit postponed"]))
+    last = session.scalar(query.order_by(EventRow.id.desc()).limit(1))
     if last is None or (last.details["revision"], last.details["risk"]) != (revision, risk):
         return None
-    return last.what if last.what == "certificate broken" else f"certificate broken; {last.details['cause']}"
+    return "risk exceeded" if last.kind == "risk exceeded" else f"risk exceeded; {last.details['cause']}"
 
 
-def _policy_view(row: PolicyRevision) -> PolicyView:
+def _policy_view(row: PolicyRevisionRow) -> PolicyView:
     document = decode_document(row.document.encode())
     return PolicyView(
         revision=row.revision,
@@ -185,7 +196,7 @@ def _policy_view(row: PolicyRevision) -> PolicyView:
         thresholds=document.policy.thresholds,
         certificate=document.certificate,
         reason=row.reason,
-        who=row.who,
-        at=row.at,
+        created_by=row.created_by,
+        created_at=row.created_at,
         published_at=row.published_at,
     )

@@ -1,7 +1,7 @@
-"""Watches every registered cohort: new audits into its detector, and after an alarm a refit into the next revision.
+"""Checks every registered cohort: feeds new audits to its drift detector, and refits its policy after an alarm.
 
-Nothing here has to survive a restart: detectors are folded again from the audits in the database, and events are
-written once because the database is asked first.
+No state of this module has to survive a restart. Detectors are computed again from the audits in the database, and
+an event is written only if the database does not have it yet.
 """
 
 import logging
@@ -20,6 +20,7 @@ from edgeexit.policies import PolicyDocument, decode_document
 from edgeexit_calibration.cohorts import (
     CALIBRATOR,
     CohortAddress,
+    EventKind,
     add_event,
     add_revision,
     current_revision,
@@ -28,53 +29,54 @@ from edgeexit_calibration.cohorts import (
     revisions_with_temperatures,
 )
 from edgeexit_calibration.database import Database, DatabaseError
-from edgeexit_calibration.drift import Alarm, Watch, observe, watch
-from edgeexit_calibration.recalibrate import Hold, refit
-from edgeexit_calibration.tables import AuditedSample, Cohort, Registration
+from edgeexit_calibration.drift import DriftAlarm, DriftDetector, new_detector, observe
+from edgeexit_calibration.recalibrate import PostponedRefit, refit
+from edgeexit_calibration.tables import AuditedSampleRow, CohortRow, RegistrationRow
 
 _log = logging.getLogger(__name__)
 
-_MAX_WINDOW: Final = 20_000
-"""Newest audits that a refit uses at most."""
+_MAX_REFIT_AUDITS: Final = 20_000
+"""A refit uses at most this many audits, the newest ones."""
 _SAME_EVENT: Final = ("revision", "risk", "cause")
-"""Details that make an event the same as the last one, whatever its figures are by now."""
+"""Two events of a kind are the same if these details are equal; the other details may differ."""
 
 
-class _Progress(msgspec.Struct, kw_only=True):
-    """How far a cohort's audits have been watched, for one revision and one goal."""
+class _WatchState(msgspec.Struct, kw_only=True):
+    """The detector of a cohort, for one revision and one risk."""
 
     revision: int
-    detector: Watch
-    position: int = 0
-    """The last sample seen."""
-    tried: int = 0
-    """The last sample of the last attempt to refit: the next one waits for news."""
+    detector: DriftDetector
+    last_sample: int = 0
+    """Id of the last audited sample that the detector has seen."""
+    last_refit_sample: int = 0
+    """Id of the last audited sample of the latest refit; the next refit waits for newer ones."""
 
 
-class _Look(msgspec.Struct, frozen=True, kw_only=True):
-    """A cohort whose alarm is on, and what the database held of it."""
+class _RefitInput(msgspec.Struct, frozen=True, kw_only=True):
+    """What the refit of a cohort with an alarm needs, as read from the database."""
 
     cohort_id: int
     address: CohortAddress
     current: PolicyDocument
-    alarm: Alarm
+    alarm: DriftAlarm
     costs: list[float]
     risk: float
     delta: float
-    newest: int
-    """The last sample of the readouts."""
+    newest_sample: int
+    """Id of the newest audited sample in `readouts`."""
     readouts: npt.NDArray[np.float32]
     """[N, K, 4] since the change."""
 
 
 class Watcher:
-    """Looks after the policies of a fleet's cohorts.
+    """Watches the cohorts of a fleet for drift and refits their policies.
 
     Args:
-        database: whose audits are watched and whose revisions are written.
-        fleet: whose cohorts.
-        min_audits: audits since a change that a refit waits for; default: twice what a certificate needs.
-        alpha: at most one false alarm in 1/alpha audits while the risk holds.
+        database: contains the audits and receives the new revisions.
+        fleet: whose cohorts are watched.
+        min_audits: number of audits since the change that a refit waits for; None: twice the minimum that a
+            certificate needs.
+        alpha: while the risk holds, false alarms are at least 1/alpha audits apart on average.
 
     """
 
@@ -83,158 +85,166 @@ class Watcher:
         self._fleet = fleet
         self._min_audits = min_audits
         self._alpha = alpha
-        self._progress: dict[int, _Progress] = {}
+        self._states: dict[int, _WatchState] = {}
 
     def check(self, *, now: datetime) -> None:
-        """Look at every cohort once; one that cannot be dealt with is logged and does not hold up the others.
+        """Check every cohort once. A cohort that fails is logged, and the others are still checked.
 
-        Raises DatabaseError; what was not finished is done at the next check.
+        Raises DatabaseError; the next check does what was not finished.
         """
         with self._database.reading() as session:
             cohorts = registered_cohorts(session, self._fleet)
         for cohort_id, address in cohorts:
-            self._check_apart(cohort_id, address, now)
+            self._check_and_log(cohort_id, address, now)
 
-    def _check_apart(self, cohort_id: int, address: CohortAddress, now: datetime) -> None:
+    def _check_and_log(self, cohort_id: int, address: CohortAddress, now: datetime) -> None:
+        """Check a cohort; log its error, unless it is a DatabaseError, which concerns all cohorts."""
         try:
             self._check_cohort(cohort_id, address, now)
         except DatabaseError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with it, it is this cohort's
-            what = " ".join(str(error).split())
-            _log.warning("%s: the check failed: %s: %s", address, type(error).__name__, what)
+        except Exception as error:  # noqa: BLE001 - an error of one cohort must not stop the others
+            text = " ".join(str(error).split())
+            _log.warning("%s: the check failed: %s: %s", address, type(error).__name__, text)
 
     def _check_cohort(self, cohort_id: int, address: CohortAddress, now: datetime) -> None:
         with self._database.reading() as session:
             row = current_revision(session, cohort_id)
-            overtaken = row is not None and session.get_one(Cohort, cohort_id).foreign_revision >= row.revision
-        if overtaken:
-            self._overtake(cohort_id, address, now)
+            cohort = session.get_one(CohortRow, cohort_id)
+            needs_higher_number = row is not None and cohort.highest_unknown_revision >= row.revision
+        if needs_higher_number:
+            self._renumber(cohort_id, address, now)
         with self._database.reading() as session:
-            look = self._look(session, cohort_id, address)
-        if look is not None:
+            refit_input = self._update_detector(session, cohort_id, address)
+        if refit_input is not None:
             outcome = refit(
-                look.current.policy,
-                look.readouts,
-                look.costs,
-                risk=look.risk,
-                delta=look.delta,
+                refit_input.current.policy,
+                refit_input.readouts,
+                refit_input.costs,
+                risk=refit_input.risk,
+                delta=refit_input.delta,
                 min_audits=self._min_audits,
             )
-            self._act(look, outcome, now)
-            self._progress[cohort_id].tried = look.newest
+            self._store_outcome(refit_input, outcome, now)
+            self._states[cohort_id].last_refit_sample = refit_input.newest_sample
 
-    def _overtake(self, cohort_id: int, address: CohortAddress, now: datetime) -> None:
-        """Give the current policy a number above the one that devices run and this database does not know."""
+    def _renumber(self, cohort_id: int, address: CohortAddress, now: datetime) -> None:
+        """Store the current policy again, under a number above the unknown revision that devices run."""
         with self._database.writing() as session:
-            cohort, row = session.get_one(Cohort, cohort_id), current_revision(session, cohort_id)
-            if row is None or cohort.foreign_revision < row.revision:
+            cohort, row = session.get_one(CohortRow, cohort_id), current_revision(session, cohort_id)
+            if row is None or cohort.highest_unknown_revision < row.revision:
                 return
-            current, foreign = decode_document(row.document.encode()), cohort.foreign_revision
-            reason = f"devices run a revision {foreign} that this database did not give"
+            current, unknown = decode_document(row.document.encode()), cohort.highest_unknown_revision
+            reason = f"devices run revision {unknown}, which this database did not issue"
             revision = add_revision(
-                session, cohort, current.policy, current.certificate, reason=reason, who=CALIBRATOR, now=now
+                session, cohort, current.policy, current.certificate, reason=reason, created_by=CALIBRATOR, now=now
             )
-            details = {"revision": revision, "foreign": foreign, "content_of": row.revision}
-            add_event(session, cohort_id, "overtaken", details, who=CALIBRATOR, now=now)
+            details = {"revision": revision, "device_revision": unknown, "copied_revision": row.revision}
+            add_event(session, cohort_id, "renumbered", details, actor=CALIBRATOR, now=now)
         _log.warning(
-            "%s: %s: was the database restored? The policy of revision %d goes out again as revision %d",
+            "%s: %s; was the database restored from a backup? The policy of revision %d is published again as "
+            "revision %d",
             address,
             reason,
             current.revision,
             revision,
         )
 
-    def _look(self, session: Session, cohort_id: int, address: CohortAddress) -> _Look | None:
-        """Take in new audits; return the cohort where its alarm is on and there are audits not tried yet."""
-        asked, row = session.get_one(Registration, cohort_id), current_revision(session, cohort_id)
+    def _update_detector(self, session: Session, cohort_id: int, address: CohortAddress) -> _RefitInput | None:
+        """Feed new audits to the detector; return the input of a refit if there is an alarm and new audits."""
+        registration, row = session.get_one(RegistrationRow, cohort_id), current_revision(session, cohort_id)
         if row is None:
             return None
         current = decode_document(row.document.encode())
-        progress = self._progress.get(cohort_id)
-        if progress is None or (progress.revision, progress.detector.risk) != (current.revision, asked.risk):
-            progress = _Progress(revision=current.revision, detector=watch(asked.risk, alpha=self._alpha))
-            self._progress[cohort_id] = progress
+        state = self._states.get(cohort_id)
+        if state is None or (state.revision, state.detector.risk) != (current.revision, registration.risk):
+            detector = new_detector(registration.risk, alpha=self._alpha)
+            state = self._states[cohort_id] = _WatchState(revision=current.revision, detector=detector)
         exits = current.policy.exits
-        if progress.detector.alarm is None:
-            positions, losses = _losses(session, cohort_id, current.revision, exits, after=progress.position)
-            progress.detector = observe(progress.detector, positions, losses)
-            progress.position = int(positions[-1]) if len(positions) else progress.position
-        alarm = progress.detector.alarm
+        if state.detector.alarm is None:
+            positions, losses = _losses(session, cohort_id, current.revision, exits, after=state.last_sample)
+            state.detector = observe(state.detector, positions, losses)
+            state.last_sample = int(positions[-1]) if len(positions) else state.last_sample
+        alarm = state.detector.alarm
         if alarm is None:
             return None
         revisions = revisions_with_temperatures(session, cohort_id, current.policy.temperatures)
-        newest, readouts = _window(session, cohort_id, revisions, exits, since=alarm.since)
-        if newest == progress.tried:
+        newest_sample, readouts = _readouts(session, cohort_id, revisions, exits, first=alarm.change_position)
+        if newest_sample == state.last_refit_sample:
             return None
-        return _Look(
+        return _RefitInput(
             cohort_id=cohort_id,
             address=address,
             current=current,
             alarm=alarm,
-            costs=asked.costs,
-            risk=asked.risk,
-            delta=asked.delta,
-            newest=newest,
+            costs=registration.costs,
+            risk=registration.risk,
+            delta=registration.delta,
+            newest_sample=newest_sample,
             readouts=readouts,
         )
 
-    def _act(self, look: _Look, outcome: Fit | Hold, now: datetime) -> None:
-        revision = look.current.revision
-        broken = {"revision": revision, "risk": look.risk, **msgspec.to_builtins(look.alarm)}
+    def _store_outcome(self, refit_input: _RefitInput, outcome: Fit | PostponedRefit, now: datetime) -> None:
+        """Write the events of an alarm, and the new revision if the refit succeeded."""
+        address, alarm, risk = refit_input.address, refit_input.alarm, refit_input.risk
+        cohort_id, revision = refit_input.cohort_id, refit_input.current.revision
+        exceeded = {"revision": revision, "risk": risk, **msgspec.to_builtins(alarm)}
         with self._database.writing() as session:
-            row = current_revision(session, look.cohort_id)
+            row = current_revision(session, cohort_id)
             if row is None or row.revision != revision:
-                return  # somebody registered a policy meanwhile: look again at the next check
-            if _add_event_once(session, look.cohort_id, "certificate broken", broken, now=now):
-                _log.warning("%s: revision %d breaks its risk of %g", look.address, revision, look.risk)
-            if isinstance(outcome, Hold):
-                held = {"revision": revision, "risk": look.risk, "cause": outcome.cause, "reason": outcome.reason}
-                if _add_event_once(session, look.cohort_id, "held", held, now=now):
-                    _log.warning("%s: keeps revision %d: %s", look.address, revision, outcome.reason)
+                return  # a user registered another policy meanwhile; the next check starts from that one
+            if _add_event_once(session, cohort_id, "risk exceeded", exceeded, now=now):
+                _log.warning("%s: revision %d exceeds its risk of %g", address, revision, risk)
+            if isinstance(outcome, PostponedRefit):
+                postponed = {"revision": revision, "risk": risk, "cause": outcome.cause, "reason": outcome.reason}
+                if _add_event_once(session, cohort_id, "refit postponed", postponed, now=now):
+                    _log.warning("%s: refit postponed, revision %d stays: %s", address, revision, outcome.reason)
                 return
-            reason = f"disagreement above {look.risk:g} since audit {look.alarm.since}; refitted"
-            cohort = session.get_one(Cohort, look.cohort_id)
-            refitted_to = add_revision(
-                session, cohort, outcome.policy, outcome.certificate, reason=reason, who=CALIBRATOR, now=now
+            reason = f"refitted: disagreement above {risk:g} since audit {alarm.change_position}"
+            cohort = session.get_one(CohortRow, cohort_id)
+            new_revision = add_revision(
+                session, cohort, outcome.policy, outcome.certificate, reason=reason, created_by=CALIBRATOR, now=now
             )
-            refitted = {"revision": refitted_to, "audits": len(look.readouts), "since": look.alarm.since}
-            add_event(session, look.cohort_id, "refitted", refitted, who=CALIBRATOR, now=now)
-        _log.info("%s: refitted to revision %d on %d audits", look.address, refitted_to, len(look.readouts))
+            audits = len(refit_input.readouts)
+            refitted = {"revision": new_revision, "audits": audits, "change_position": alarm.change_position}
+            add_event(session, cohort_id, "refitted", refitted, actor=CALIBRATOR, now=now)
+        _log.info("%s: refitted on %d audits; new revision %d", address, audits, new_revision)
 
 
-def _add_event_once(session: Session, cohort_id: int, what: str, details: Mapping[str, Any], *, now: datetime) -> bool:
-    """Write an event unless the last one of its kind is about the same; return whether it was written."""
-    last = last_event(session, cohort_id, what)
+def _add_event_once(
+    session: Session, cohort_id: int, kind: EventKind, details: Mapping[str, Any], *, now: datetime
+) -> bool:
+    """Write an event unless the last event of its kind is the same; return True if it was written."""
+    last = last_event(session, cohort_id, kind)
     if last is not None and all(last.details.get(name) == details.get(name) for name in _SAME_EVENT):
         return False
-    add_event(session, cohort_id, what, details, who=CALIBRATOR, now=now)
+    add_event(session, cohort_id, kind, details, actor=CALIBRATOR, now=now)
     return True
 
 
 def _losses(
     session: Session, cohort_id: int, revision: int, exits: int, *, after: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Return ids and losses [n] of a revision's audited samples behind `after`, in order of arrival."""
+    """Return ids and losses [n] of a revision's audited samples with an id above `after`, in order of arrival."""
     rows = session.execute(
-        select(AuditedSample.id, AuditedSample.disagrees)
+        select(AuditedSampleRow.id, AuditedSampleRow.disagrees)
         .filter_by(cohort_id=cohort_id, revision=revision, exits=exits)
-        .where(AuditedSample.id > after)
-        .order_by(AuditedSample.id)
+        .where(AuditedSampleRow.id > after)
+        .order_by(AuditedSampleRow.id)
     ).all()
     return np.array([row.id for row in rows], np.int64), np.array([row.disagrees for row in rows], np.bool_)
 
 
-def _window(
-    session: Session, cohort_id: int, revisions: Sequence[int], exits: int, *, since: int
+def _readouts(
+    session: Session, cohort_id: int, revisions: Sequence[int], exits: int, *, first: int
 ) -> tuple[int, npt.NDArray[np.float32]]:
-    """Return the newest sample's id, and the readouts [N, K, 4] of these revisions from `since` on, newest first."""
+    """Return the newest sample's id and the readouts [N, K, 4] of these revisions from id `first` on, newest first."""
     rows = session.execute(
-        select(AuditedSample.id, AuditedSample.readouts)
+        select(AuditedSampleRow.id, AuditedSampleRow.readouts)
         .filter_by(cohort_id=cohort_id, exits=exits)
-        .where(AuditedSample.id >= since, AuditedSample.revision.in_(revisions))
-        .order_by(AuditedSample.id.desc())
-        .limit(_MAX_WINDOW)
+        .where(AuditedSampleRow.id >= first, AuditedSampleRow.revision.in_(revisions))
+        .order_by(AuditedSampleRow.id.desc())
+        .limit(_MAX_REFIT_AUDITS)
     ).all()
     content = b"".join(row.readouts for row in rows)
     readouts = np.frombuffer(content, dtype="<f4").reshape(len(rows), exits, 4).astype(np.float32)

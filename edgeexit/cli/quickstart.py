@@ -1,4 +1,4 @@
-"""`edgeexit quickstart`: the whole loop on one machine, for a first look."""
+"""`edgeexit quickstart`: trains a small model, deploys it to two agents and updates its policy, all on one machine."""
 
 import os
 import shutil
@@ -17,43 +17,43 @@ if TYPE_CHECKING:
 
 
 def quickstart_command(
-    out: Annotated[Path, typer.Option(help="Folder of all that is made; an earlier quickstart's is replaced.")] = Path(
-        "quickstart"
-    ),
-    seed: Annotated[int, typer.Option(help="Of data split, training and drift.")] = 0,
+    out: Annotated[
+        Path, typer.Option(help="Folder for all files; the folder of an earlier quickstart is replaced.")
+    ] = Path("quickstart"),
+    seed: Annotated[int, typer.Option(help="Seed of the data split, the training and the drift.")] = 0,
     keep_running: Annotated[
-        bool, typer.Option("--keep-running", help="Leave broker, calibrator and agents up until Ctrl-C.")
+        bool, typer.Option("--keep-running", help="Keep broker, calibrator and agents running until Ctrl-C.")
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the figures as JSON; the story goes to stderr.")
+        bool, typer.Option("--json", help="Print the results as JSON; everything else goes to standard error.")
     ] = False,
 ) -> None:
-    """Train a small network, compile, fit, profile, run a fleet of two, let the data drift, and see it recalibrated.
+    """Train a small model, compile it, fit a policy, run it on two agents, and recalibrate it after a data drift.
 
     Example: `edgeexit quickstart --keep-running`
     """
-    from edgeexit.quickstart.story import REPORT, tell
+    from edgeexit.quickstart.steps import REPORT, run_quickstart
 
-    stage = notes if as_json else console
-    story = tell(out, stage, seed=seed, linger=partial(_linger, stage) if keep_running else None)
+    output = notes if as_json else console
+    result = run_quickstart(out, output, seed=seed, before_stop=partial(_wait, output) if keep_running else None)
     if as_json:
-        print_json(story)
+        print_json(result)
         return
     program = "edgeexit" if shutil.which("edgeexit") else os.path.relpath(Path(sys.executable).with_name("edgeexit"))
     next_step(f"{program} inspect {out}/bundle")
     next_step(f"{program} calibrator history --database {out}/calibrator.sqlite")
-    next_step(f"open {out}/{REPORT} in a browser, then bring your own model: {program} compile --help")
+    next_step(f"open {out}/{REPORT} in a browser, then compile your own model: {program} compile --help")
 
 
-def _linger(stage: Console, fleet: "Fleet") -> None:
-    """Keep the fleet up until Ctrl-C. Raises QuickstartError when a process ends by itself."""
+def _wait(output: Console, fleet: "Fleet") -> None:
+    """Wait until Ctrl-C. Raises QuickstartError if a process of the fleet ends."""
     import time
 
-    port = "" if fleet.ports.mqtt3 == 1883 else f"-p {fleet.ports.mqtt3} "  # noqa: PLR2004 - MQTT's own port
-    stage.print(f"\nRunning until Ctrl-C. Listen in: mosquitto_sub {port}-t 'edgeexit/#' -v", soft_wrap=True)
+    port = "" if fleet.ports.mqtt3 == 1883 else f"-p {fleet.ports.mqtt3} "  # noqa: PLR2004 - the default port of MQTT
+    output.print(f"\nRunning until Ctrl-C. To see the messages: mosquitto_sub {port}-t 'edgeexit/#' -v", soft_wrap=True)
     try:
         while True:
             fleet.check()
             time.sleep(1)
     except KeyboardInterrupt:
-        stage.print("stopping")
+        output.print("stopping")

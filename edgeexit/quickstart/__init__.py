@@ -1,1 +1,1 @@
-"""The whole loop on one machine, for a first look."""
+"""The quickstart: trains a small model, deploys it to two agents and updates its policy, all on one machine."""

@@ -1,4 +1,4 @@
-"""Steps 1 to 4 of the quickstart: train, compile with proof, fit on what ships, profile."""
+"""Steps 1 to 4 of the quickstart: train a model, compile it, fit policies, profile the stages."""
 
 import time
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import Final
 from rich.console import Console
 
 from edgeexit.bundle import Bundle
-from edgeexit.compiler import STEPS, compile_bundle
-from edgeexit.console import print_table, progress_bar
+from edgeexit.compiler import CompileOptions, compile_bundle
+from edgeexit.console import print_table, show_progress
 from edgeexit.datasets import Dataset
 from edgeexit.fitting import MaxRisk, ReadoutDataset, fit_policy
 from edgeexit.formatting import milliseconds, percent
@@ -18,6 +18,7 @@ from edgeexit.policies.readout import TOP1
 from edgeexit.quickstart.digits import Digits, Part
 from edgeexit.quickstart.fleet import QuickstartError
 from edgeexit.quickstart.network import train
+from edgeexit.quickstart.output import print_step
 from edgeexit.runtime import Evaluation, Runner, evaluate, profile_bundle, record
 
 RISK: Final = 0.05
@@ -29,34 +30,27 @@ _POLICY = "beem"
 _PROFILE_S = 2.0
 
 
-def say(console: Console, step: int, title: str, text: str) -> None:
-    """Print a step's number, title and paragraph."""
-    console.print(f"\n[bold]{step}/7 {title}[/]\n{text}")
-
-
 def train_and_compile(console: Console, out: Path, digits: Digits, *, seed: int) -> Bundle:
-    """Train a network and write its bundle to `out`. Raises QuickstartError when the network is not good enough."""
-    say(
+    """Train a network and write its bundle to `out`. Raises QuickstartError if its accuracy is too low."""
+    print_step(
         console,
         1,
         "Train",
-        f"A residual network with four exits learns scikit-learn's digits, upscaled to 32x32: "
-        f"{len(digits.train.labels)} to train on, the rest held out for fitting, test and stream.",
+        "A residual network with four exits is trained on the digits of scikit-learn, upscaled to 32x32: "
+        f"{len(digits.train.labels)} for training, the others for fitting, testing and the input stream.",
     )
     started = time.monotonic()
-    with progress_bar("training", total=_EPOCHS) as bar:
-        network = train(digits.train, epochs=_EPOCHS, seed=seed, on_epoch=lambda _: bar.advance(bar.task_ids[0]))
+    with show_progress("training", total=_EPOCHS) as progress:
+        network = train(digits.train, epochs=_EPOCHS, seed=seed, progress=progress)
     trained_s = time.monotonic() - started
 
-    with progress_bar("compiling", total=len(STEPS)) as bar:
-        bundle = compile_bundle(
-            network,
-            out,
-            example={"image": digits.held_out.images[:256]},
-            name="digits",
-            labels=tuple(str(digit) for digit in range(10)),
-            on_step=lambda step: bar.update(bar.task_ids[0], description=f"compiling: {step}", advance=1),
-        )
+    options = CompileOptions(
+        example={"image": digits.held_out.images[:256]},
+        name="digits",
+        class_names=tuple(str(digit) for digit in range(10)),
+    )
+    with show_progress("compiling") as progress:
+        bundle = compile_bundle(network, out, options, progress=progress)
     with Runner(bundle) as runner:
         recording = record(runner, as_dataset(digits.test))
     accuracies = (recording.readouts[:, :, TOP1] == digits.test.labels[:, None]).mean(axis=0)
@@ -65,20 +59,22 @@ def train_and_compile(console: Console, out: Path, digits: Digits, *, seed: int)
         + ", ".join(f"{name} {percent(a)}" for name, a in zip(bundle.manifest.exits, accuracies, strict=True))
     )
     if accuracies[-1] < _MIN_ACCURACY:
-        raise QuickstartError(f"the final exit reaches {accuracies[-1]:.1%} where {_MIN_ACCURACY:.0%} are needed")
+        raise QuickstartError(
+            f"the accuracy of the final exit is {accuracies[-1]:.1%}; at least {_MIN_ACCURACY:.0%} is needed"
+        )
 
     proof = bundle.manifest.proof
-    say(
+    print_step(
         console,
         2,
         "Compile",
         f"The graph is split at its exits into {len(bundle.manifest.stages)} stages for target "
-        f"{bundle.manifest.target}. Proof: with every stage forced, the composed stages equal the whole model on "
-        f"{proof.samples} real samples.",
+        f"{bundle.manifest.target}. Proof: run one after the other, the stages give the same outputs as the full model "
+        f"on {proof.samples} real samples.",
     )
     print_table(
         "Stages",
-        ("stage", "exit", "carries on (bytes/sample)", "MACs", "largest error"),
+        ("stage", "exit", "carry (bytes/sample)", "MACs", "max error"),
         [
             (
                 stage.name,
@@ -95,25 +91,23 @@ def train_and_compile(console: Console, out: Path, digits: Digits, *, seed: int)
 
 
 def fit_policies(console: Console, bundle: Bundle, digits: Digits) -> tuple[dict[str, Evaluation], Policy]:
-    """Fit every kind, store one in the bundle; return all evaluations on test samples, and the stored policy."""
-    say(
+    """Fit policies, write one into the bundle; return their evaluations on test samples, and the written policy."""
+    print_step(
         console,
         3,
         "Fit",
-        f"Policies are fitted on what ships: the compiled stages' readouts of {len(digits.held_out.labels)} held-out "
-        f"samples. Each is the cheapest whose answers differ from the final exit's on at most {RISK:.0%} of inputs, "
-        f"with probability {1 - DELTA:.0%}. Measured on test samples, one at a time:",
+        f"Policies are fitted on the readouts of the compiled stages for {len(digits.held_out.labels)} held-out "
+        "samples. Each fit returns the cheapest policy whose predictions differ from the final exit's on at most "
+        f"{RISK:.0%} of inputs, with probability {1 - DELTA:.0%}. Measured on test samples with batch size 1:",
     )
     with Runner(bundle) as runner:
-        readout_dataset = ReadoutDataset(
+        dataset = ReadoutDataset(
             readouts=record(runner, as_dataset(digits.held_out), probabilities=True).readouts,
             costs=bundle.costs().cumulative,
             temperatures=(1.0,) * len(bundle.manifest.stages),
             labels=digits.held_out.labels,
         )
-        fits = {
-            kind: fit_policy(kind, readout_dataset, MaxRisk(risk=RISK, delta=DELTA)) for kind in ("confidence", "beem")
-        }
+        fits = {kind: fit_policy(kind, dataset, MaxRisk(risk=RISK, delta=DELTA)) for kind in ("confidence", "beem")}
         evaluations = evaluate(runner, as_dataset(digits.test), {kind: fit.policy for kind, fit in fits.items()})
     print_table(
         "Policies",
@@ -138,10 +132,10 @@ def fit_policies(console: Console, bundle: Bundle, digits: Digits) -> tuple[dict
 
 
 def profile_stages(console: Console, bundle: Bundle, digits: Digits, policy: Policy) -> LatencyProfile:
-    """Measure the bundle on this machine and store the profile in it."""
+    """Measure the latency of the stages on this machine and write the profile into the bundle."""
     profile = profile_bundle(bundle, policy=policy, dataset=as_dataset(digits.test), seconds=_PROFILE_S)
     bundle.write_profile(profile)
-    say(console, 4, "Profile", f"What each stage costs on this machine ({profile.machine}, {profile.runtime}).")
+    print_step(console, 4, "Profile", f"Latency of each stage on this machine ({profile.machine}, {profile.runtime}).")
     rows = [(stage.name, stage.latency) for stage in profile.stages]
     if profile.end_to_end is not None:
         rows.append((f"end to end, {profile.policy}", profile.end_to_end))
@@ -149,8 +143,8 @@ def profile_stages(console: Console, bundle: Bundle, digits: Digits, policy: Pol
         "Latency",
         ("", "mean", "p50", "p90", "p99"),
         [
-            (name, *(milliseconds(figure) for figure in (found.mean_ms, found.p50_ms, found.p90_ms, found.p99_ms)))
-            for name, found in rows
+            (name, *map(milliseconds, (summary.mean_ms, summary.p50_ms, summary.p90_ms, summary.p99_ms)))
+            for name, summary in rows
         ],
         to=console,
     )
@@ -158,5 +152,5 @@ def profile_stages(console: Console, bundle: Bundle, digits: Digits, policy: Pol
 
 
 def as_dataset(part: Part) -> Dataset:
-    """Return images and labels as the network's input and its labels."""
+    """Return the part as a data set with the network's input name."""
     return Dataset(inputs={"image": part.images}, labels=part.labels)

@@ -1,4 +1,4 @@
-"""scikit-learn's digits as 32x32 images: four parts that share no sample, and the drift of the story."""
+"""The digits of scikit-learn as 32x32 images, in four disjoint parts, and their degradation for the drift demo."""
 
 from itertools import pairwise
 from typing import NamedTuple
@@ -13,14 +13,14 @@ _TRAIN, _HELD_OUT, _TEST = 800, 500, 250
 
 
 class Part(NamedTuple):
-    """Images [N, 1, 32, 32] float32 in 0..1 and labels [N] int64."""
+    """Images [N, 1, 32, 32] float32 from 0 to 1, and labels [N] int64."""
 
     images: Images
     labels: npt.NDArray[np.int64]
 
 
 class Digits(NamedTuple):
-    """The parts; each has one use."""
+    """The four parts of the data set."""
 
     train: Part
     held_out: Part
@@ -29,8 +29,8 @@ class Digits(NamedTuple):
 
 
 def load_digits(seed: int) -> Digits:
-    """Return the 1797 digits of scikit-learn, shuffled, upscaled and split."""
-    from sklearn import datasets  # noqa: PLC0415 - an extra
+    """Return the 1797 digits of scikit-learn: shuffled with `seed`, upscaled and split into parts."""
+    from sklearn import datasets  # noqa: PLC0415 - an optional dependency
 
     bunch = datasets.load_digits()
     order = np.random.default_rng(seed).permutation(len(bunch.images))
@@ -41,8 +41,8 @@ def load_digits(seed: int) -> Digits:
     return Digits(*parts)
 
 
-def worsen(part: Part, *, noise: float, contrast: float, seed: int) -> Part:
-    """Return the part as a failing camera would show it: less contrast around grey 0.3, and Gaussian noise."""
+def degrade(part: Part, *, noise: float, contrast: float, seed: int) -> Part:
+    """Return the part with less contrast around grey 0.3 and with Gaussian noise, like from a failing camera."""
     grey = 0.3
     random = np.random.default_rng(seed).standard_normal(part.images.shape, dtype=np.float32)
     images = contrast * part.images + (1 - contrast) * grey + noise * random
@@ -50,8 +50,8 @@ def worsen(part: Part, *, noise: float, contrast: float, seed: int) -> Part:
 
 
 def _upscale(images: Images) -> Images:
-    """Return [N, 8, 8] images as [N, 1, 32, 32], bilinear."""
-    from scipy import ndimage  # noqa: PLC0415 - an extra
+    """Return images [N, 8, 8] upscaled to [N, 1, 32, 32] by bilinear interpolation."""
+    from scipy import ndimage  # noqa: PLC0415 - an optional dependency
 
     zoom = SIZE / images.shape[-1]
     larger = ndimage.zoom(images, (1, zoom, zoom), order=1, grid_mode=True, mode="nearest")

@@ -1,4 +1,4 @@
-"""The moving parts of the story, each a process of its own: broker, calibrator, two devices. All on localhost."""
+"""The processes of the quickstart, all on localhost: broker, calibrator and two agents."""
 
 import contextlib
 import logging
@@ -22,29 +22,29 @@ COHORT = "cameras"
 DEVICES = ("camera-1", "camera-2")
 
 _HOST = "127.0.0.1"
-_USUAL_PORT = 1883
+_DEFAULT_PORT = 1883
 _STOP_S = 10.0
 
 
 class QuickstartError(EdgeExitError):
-    """A part of the quickstart did not do what the story needs."""
+    """A step of the quickstart failed."""
 
 
 class Ports(msgspec.Struct, frozen=True):
-    """Where the broker listens, on localhost."""
+    """The broker's ports on localhost."""
 
     mqtt3: int
-    """MQTT 3.1.1, what `mosquitto_sub` speaks unless told otherwise; 1883 where that is free."""
+    """For MQTT 3.1.1, the default of `mosquitto_sub`; 1883 if it is free."""
     mqtt5: int
-    """MQTT 5, what calibrator and agents speak."""
+    """For MQTT 5, which calibrator and agents use."""
 
 
 class Fleet:
-    """Starts and stops the processes; a context manager that leaves none behind.
+    """Starts and stops the processes. A context manager; on exit it stops every process it has started.
 
     Args:
-        folder: where configurations, state and logs go.
-        python: the interpreter that has edgeexit installed.
+        folder: for configurations, state and logs.
+        python: an interpreter with edgeexit installed.
 
     """
 
@@ -52,13 +52,13 @@ class Fleet:
         self.folder = folder
         self.key = folder / "calibrator.key"
         self.database = folder / "calibrator.sqlite"
-        self.ports = Ports(_port(_USUAL_PORT), _port(0))
+        self.ports = Ports(_port(_DEFAULT_PORT), _port(0))
         self._python = python
         self._stack = contextlib.ExitStack()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> "Fleet":
-        """Make the folders and the key; start nothing yet."""
+        """Create the folders and the key; no process is started yet."""
         (self.folder / "logs").mkdir(exist_ok=True)
         generate_key(self.key)
         return self
@@ -66,17 +66,17 @@ class Fleet:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Stop devices, calibrator and broker, in this order."""
+        """Stop agents, calibrator and broker, in this order."""
         self._stack.close()
 
     @property
     def url(self) -> str:
-        """The broker's address for calibrator and agents."""
+        """The broker's URL for calibrator and agents."""
         return f"mqtt://{_HOST}:{self.ports.mqtt5}"
 
     def start_broker(self) -> None:
-        """Start iotcore. Raises QuickstartError when it does not come up."""
-        import iotcore  # noqa: PLC0415 - an extra
+        """Start the iotcore broker. Raises QuickstartError if it does not start."""
+        import iotcore  # noqa: PLC0415 - an optional dependency
 
         logging.getLogger("iotcore").setLevel(logging.WARNING)
         config = self.folder / "broker.toml"
@@ -89,7 +89,7 @@ class Fleet:
         self._stack.callback(broker.stop)
 
     def start_calibrator(self, *, check_interval_s: float) -> None:
-        """Start the calibrator on the database."""
+        """Start the calibrator."""
         self._start(
             "calibrator",
             [
@@ -99,7 +99,7 @@ class Fleet:
         )
 
     def start_agents(self, bundle: Path, stream: Path, *, rate: float, audit_fraction: float) -> None:
-        """Start the devices on the bundle; both replay `stream` at `rate` samples a second."""
+        """Start the agents on the bundle; each replays the samples of `stream` at `rate` samples per second."""
         for device in DEVICES:
             home = self.folder / device
             home.mkdir(exist_ok=True)
@@ -111,7 +111,7 @@ class Fleet:
             )
 
     def check(self) -> None:
-        """Raise QuickstartError with the last line of its log when a process has ended."""
+        """Raise QuickstartError with the last line of its log if a process has ended."""
         for name, process in self._processes.items():
             if process.poll() is not None:
                 log = self.folder / "logs" / f"{name}.log"
@@ -120,7 +120,7 @@ class Fleet:
 
     def _start(self, name: str, arguments: Sequence[str]) -> None:
         log = self._stack.enter_context((self.folder / "logs" / f"{name}.log").open("wb"))
-        process = subprocess.Popen(  # noqa: S603 - our own command line
+        process = subprocess.Popen(  # noqa: S603 - the arguments are ours
             [self._python, "-m", "edgeexit", *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
         self._processes[name] = process
@@ -137,26 +137,26 @@ class Fleet:
 
 
 def ticks(limit_s: float, *, every_s: float = 0.5) -> Iterator[None]:
-    """Yield now and then until `limit_s` have passed: the pace of a loop that waits for something."""
+    """Yield every `every_s` seconds until `limit_s` have passed, to pace a loop that waits for a condition."""
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
         yield
         time.sleep(every_s)
 
 
-def _port(wanted: int) -> int:
-    """Return `wanted` where it is free, otherwise a port that is."""
+def _port(preferred: int) -> int:
+    """Return `preferred` if it is free, otherwise another free port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((_HOST, wanted))
+            probe.bind((_HOST, preferred))
         except OSError:
             return _port(0)
         return int(probe.getsockname()[1])
 
 
 def broker_config(ports: Ports) -> str:
-    """Return the rumqttd configuration of a broker on localhost that speaks MQTT 3.1.1 and 5."""
+    """Return a rumqttd configuration for a broker on localhost with MQTT 3.1.1 and MQTT 5."""
     limits = (
         "max_connections = 100\nmax_outgoing_packet_count = 1000\nmax_segment_size = 10485760\nmax_segment_count = 10"
     )
@@ -173,6 +173,6 @@ def _agent_config(device: str, url: str, audit_fraction: float) -> str:
     return (
         f'fleet = "{FLEET}"\nshard = "{SHARD}"\ndevice = "{device}"\ncohort = "{COHORT}"\n'
         'state_dir = "state"\ntrusted_keys = ["../calibrator.pub"]\n'
-        f"audit_fraction = {audit_fraction}  # a demonstration is impatient; the default is 0.01\n"
+        f"audit_fraction = {audit_fraction}  # high, so that the demo is short; the default is 0.01\n"
         f'report_interval_s = 1   # the default is 60\n\n[broker]\nurl = "{url}"\n'
     )

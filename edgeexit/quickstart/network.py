@@ -1,12 +1,12 @@
-"""A small residual network with four exits, and its training: the kind of model that a user brings."""
+"""A small residual network with four exits, and its training."""
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edgeexit.progress import NO_PROGRESS, Progress
 from edgeexit.quickstart.digits import Part
 
 _WIDTHS = (16, 32, 64, 96)
@@ -19,7 +19,7 @@ _WEIGHT_DECAY = 5e-2
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut."""
+    """Two 3x3 convolutions with a shortcut connection."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class ResidualBlock(nn.Module):
 
 
 class DigitsNet(nn.Module):
-    """A residual network whose forward returns the logits of its four exits, shallow to deep."""
+    """A residual network; `forward` returns the logits of its four exits, shallow to deep."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class DigitsNet(nn.Module):
             channels = width
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """[B, 1, 32, 32] -> four times [B, 10] logits."""
+        """[B, 1, 32, 32] -> the logits [B, 10] of each of the four exits."""
         x = functional.relu(self.stem(image))
         exits = []
         for blocks, head, cells in zip(self.trunk, self.heads, _HEAD_CELLS, strict=True):
@@ -60,10 +60,10 @@ class DigitsNet(nn.Module):
         return tuple(exits)
 
 
-def train(part: Part, *, epochs: int, seed: int, on_epoch: Callable[[float], None]) -> DigitsNet:
-    """Return a network trained on all four exits together; `on_epoch` is told the mean loss of each epoch."""
+def train(part: Part, *, epochs: int, seed: int, progress: Progress = NO_PROGRESS) -> DigitsNet:
+    """Return a network whose four exits are trained jointly; `progress` advances by one per epoch."""
     torch.manual_seed(seed)
-    torch.set_num_threads(1)  # on images this small a second thread wins nothing, and loses much on a busy machine
+    torch.set_num_threads(1)  # a second thread does not help with images this small, and hurts on a busy machine
     images, labels = torch.from_numpy(part.images), torch.from_numpy(part.labels)
     network = DigitsNet()
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=_WEIGHT_DECAY)
@@ -71,7 +71,6 @@ def train(part: Part, *, epochs: int, seed: int, on_epoch: Callable[[float], Non
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _PEAK_RATE, total_steps=steps)
     network.train()
     for _ in range(epochs):
-        losses = []
         for chosen in torch.randperm(len(images)).split(_BATCH):  # type: ignore[no-untyped-call]
             exits = network(_augment(images[chosen]))
             loss = torch.stack([functional.cross_entropy(logits, labels[chosen]) for logits in exits]).sum()
@@ -79,13 +78,12 @@ def train(part: Part, *, epochs: int, seed: int, on_epoch: Callable[[float], Non
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
-            losses.append(loss.item())
-        on_epoch(sum(losses) / len(losses))
+        progress.advance()
     return network.eval()
 
 
 def _augment(images: Tensor) -> Tensor:
-    """Turn, scale, shift and add a little noise, at random."""
+    """Return the images with a random rotation, scale, shift and noise per image."""
     count = len(images)
     angle, scale = (torch.rand(count) - 0.5) * 0.3, 1 + (torch.rand(count) - 0.5) * 0.2
     move = torch.zeros(count, 2, 3)

@@ -1,4 +1,4 @@
-"""The story as one HTML page that opens offline: the table, the timeline, the exit mix, the stages' latency."""
+"""The quickstart's report: one self-contained HTML page with tables, a timeline, the exit mix and stage latencies."""
 
 from pathlib import Path
 
@@ -6,18 +6,28 @@ import msgspec
 import plotly.graph_objects as go
 
 from edgeexit.files import write_atomic
-from edgeexit.formatting import percent
+from edgeexit.formatting import milliseconds, percent
 from edgeexit.latency import LatencyProfile
-from edgeexit.quickstart.drill import Drill
-from edgeexit.quickstart.watch import DrillPhase
-from edgeexit.report import BESIDE, COLOURS, MUTED, Drawing, Section, Table, draw_page, exit_colours, plain, styled
+from edgeexit.quickstart.drift_demo import DriftDemoResult
+from edgeexit.report import (
+    COLOURS,
+    GREY,
+    NAME_AXIS,
+    Chart,
+    Section,
+    Table,
+    escape_label,
+    exit_colours,
+    render_page,
+    set_style,
+)
 from edgeexit.runtime import Evaluation
 
 _HEIGHT = 340
 
 
-class Story(msgspec.Struct, frozen=True, kw_only=True):
-    """Every figure of a quickstart."""
+class QuickstartResult(msgspec.Struct, frozen=True, kw_only=True):
+    """All results of a quickstart."""
 
     model: str
     exits: tuple[str, ...]
@@ -25,140 +35,133 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
     risk: float
     delta: float
     evaluations: dict[str, Evaluation]
-    """On clean test samples."""
+    """Of the full model and of each policy, on test samples without drift."""
     profile: LatencyProfile
-    drill: Drill
-    """On the fleet, under drift."""
-
-    @property
-    def phases(self) -> tuple[DrillPhase, ...]:
-        """The chapters of the drill, in order."""
-        return self.drill.before, self.drill.drifted, self.drill.after
+    drift_demo: DriftDemoResult
 
     @property
     def caption(self) -> str:
-        """What the table's figures are, in a sentence or two."""
-        whole = self.profile.cumulative_ms[-1]
+        """The explanation of the table."""
+        full_ms = self.profile.cumulative_ms[-1]
         text = (
-            "Agreement is with the final exit, from audits. Stage cost is the profile's stage latencies, weighted by "
-            f"the exit mix; the whole model's is {whole:.3f} ms."
+            "Agreement with the final exit is measured on audited samples. Stage latency is computed from the profile "
+            f"and the exit mix; the full model takes {milliseconds(full_ms)}."
         )
-        if self.drill.device_ms is not None:
+        device_ms = self.drift_demo.mean_device_latency_ms
+        if device_ms is not None:
             text += (
-                f" On the devices, which sleep between samples and share this machine, an answer took "
-                f"{self.drill.device_ms:.2f} ms on average."
+                f" The agents measured a mean latency of {device_ms:.2f} ms; it is higher because they sleep between "
+                "samples and share this machine."
             )
         return text
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-        """Return the before/after table: its columns and rows."""
-        columns = ("", "revision", "agreement", "95 % interval", *self.exits, "stage cost")
+        """Return the columns and the rows of the table of the three phases."""
+        columns = ("", "revision", "agreement", "95 % interval", *self.exits, "stage latency")
         rows = []
-        for phase in self.phases:
-            found, rates = phase.disagreement, phase.mix.rates or (0.0,) * len(self.exits)
+        for phase in self.drift_demo.phases:
+            measured, rates = phase.disagreement, phase.mix.rates or (0.0,) * len(self.exits)
             rows.append(
                 (
                     phase.name,
                     str(phase.revision),
-                    "-" if found.observed is None else percent(1 - found.observed),
-                    f"{100 * (1 - found.high):.1f} to {percent(1 - found.low)}",
+                    "-" if measured.observed is None else percent(1 - measured.observed),
+                    f"{100 * (1 - measured.high):.1f} to {percent(1 - measured.low)}",
                     *(percent(rate) for rate in rates),
-                    f"{phase.mean_ms(self.profile.cumulative_ms):.3f} ms",
+                    milliseconds(phase.mean_ms(self.profile.cumulative_ms)),
                 )
             )
         return columns, rows
 
 
-def write_report(path: Path, story: Story) -> None:
-    """Write the page, whole or not at all."""
-    columns, rows = story.table()
-    page = draw_page(
-        title="The loop, once around",
-        lede=f"{story.model}: compiled, run by two agents, drifted, recalibrated, updated.",
+def write_report(path: Path, result: QuickstartResult) -> None:
+    """Write the page to `path`; an error leaves no partial file."""
+    columns, rows = result.table()
+    page = render_page(
+        title="EdgeExit quickstart",
+        subtitle=f"{result.model}: compiled, run by two agents, recalibrated after drift, updated.",
         sections=[
             Section(
-                title="Before and after",
+                title="Before and after the update",
                 tables=(Table(columns=columns, rows=tuple(rows)),),
-                notes=(story.caption,),
+                notes=(result.caption,),
             ),
-            Section(title="What policies make of the model", tables=(_evaluations(story),)),
+            Section(title="Policies on test samples without drift", tables=(_evaluations(result),)),
             Section(
-                title="Agreement with the final exit, over time",
+                title="Agreement with the final exit over time",
                 texts=(
                     (
-                        f"Of the last 100 audited samples; certified: at least {1 - story.risk:.0%}. The calibrator "
-                        "sees it break and refits."
+                        f"Agreement of the last 100 audited samples; certified: at least {1 - result.risk:.0%}. The "
+                        "calibrator detects that the agreement falls below this value, and refits the policy."
                     ),
                 ),
-                drawings=(Drawing(name="timeline", figure=_timeline(story), description="agreement over time"),),
+                charts=(Chart(name="timeline", figure=_timeline(result), description="agreement over time"),),
             ),
             Section(
-                title="Where samples leave",
-                texts=("Shares of audited samples, before and after.",),
-                drawings=(
-                    Drawing(name="mix", figure=_mix(story), description="share of samples that leave at each exit"),
+                title="Exit mix",
+                texts=("Fraction of audited samples that exit at each exit, in each phase.",),
+                charts=(
+                    Chart(name="mix", figure=_mix(result), description="fraction of samples that exit at each exit"),
                 ),
             ),
             Section(
-                title="What a stage costs on this machine",
-                texts=(
-                    (f"{story.profile.machine}, {story.profile.runtime}, one sample at a time; whiskers: p50 to p90."),
-                ),
-                drawings=(
-                    Drawing(name="stages", figure=_stages(story.profile), description="latency of each stage, ms"),
-                ),
+                title="Latency of each stage on this machine",
+                texts=(f"{result.profile.machine}, {result.profile.runtime}, batch size 1. Bars: p50; whiskers: p90.",),
+                charts=(Chart(name="stages", figure=_stages(result.profile), description="latency of each stage, ms"),),
             ),
         ],
     )
     write_atomic(path, page)
 
 
-def _evaluations(story: Story) -> Table:
+def _evaluations(result: QuickstartResult) -> Table:
     rows = [
         (
             name,
-            "-" if result.accuracy is None else percent(result.accuracy.value),
-            percent(result.agreement.value),
-            *(percent(rate.value) for rate in result.exit_rates),
-            f"{result.latency.mean_ms.value:.3f} ms",
+            "-" if evaluation.accuracy is None else percent(evaluation.accuracy.value),
+            percent(evaluation.agreement.value),
+            *(percent(rate.value) for rate in evaluation.exit_rates),
+            milliseconds(evaluation.latency.mean_ms.value),
         )
-        for name, result in story.evaluations.items()
+        for name, evaluation in result.evaluations.items()
     ]
-    columns = ("clean test samples", "accuracy", "agreement", *story.exits, "mean latency")
+    columns = ("policy", "accuracy", "agreement", *result.exits, "mean latency")
     return Table(columns=columns, rows=tuple(rows))
 
 
-def _timeline(story: Story) -> go.Figure:
+def _timeline(result: QuickstartResult) -> go.Figure:
+    demo = result.drift_demo
     figure = go.Figure()
-    seconds = [moment.seconds for moment in story.drill.moments]
-    agreement = [moment.agreement for moment in story.drill.moments]
+    seconds = [point.seconds for point in demo.timeline]
+    agreement = [point.agreement for point in demo.timeline]
     figure.add_scatter(x=seconds, y=agreement, mode="lines", name="agreement", line={"color": COLOURS[0], "width": 3})
     figure.add_hline(
-        y=1 - story.risk,
-        line={"dash": "dash", "color": MUTED},
+        y=1 - result.risk,
+        line={"dash": "dash", "color": GREY},
         annotation_text="certified",
         annotation_position="bottom left",
     )
-    for at, text, place in (
-        (story.drill.drift_s, "the stream changes", "bottom left"),
-        (story.drill.update_s, "new policy in force", "top left"),
+    for time_s, text, position in (
+        (demo.drift_s, "the data changes", "bottom left"),
+        (demo.update_s, "new policy active", "top left"),
     ):
-        figure.add_vline(x=at, line={"color": COLOURS[3]}, annotation_text=text, annotation_position=place)
+        figure.add_vline(x=time_s, line={"color": COLOURS[3]}, annotation_text=text, annotation_position=position)
     figure.update_yaxes(tickformat=".0%", range=[min(0.8, *agreement) - 0.02, 1.005])
     figure.update_xaxes(title="seconds since the agents started")
-    return styled(figure, height=_HEIGHT)
+    return set_style(figure, height=_HEIGHT)
 
 
-def _mix(story: Story) -> go.Figure:
+def _mix(result: QuickstartResult) -> go.Figure:
     figure = go.Figure()
-    names = [phase.name for phase in story.phases][::-1]
-    for k, (exit_name, colour) in enumerate(zip(story.exits, exit_colours(len(story.exits)), strict=True)):
-        fractions = [(phase.mix.rates or (0.0,) * len(story.exits))[k] for phase in story.phases][::-1]
-        figure.add_bar(y=names, x=fractions, name=plain(exit_name), orientation="h", marker={"color": colour})
+    phases = result.drift_demo.phases[::-1]
+    names = [phase.name for phase in phases]
+    for k, (exit_name, colour) in enumerate(zip(result.exits, exit_colours(len(result.exits)), strict=True)):
+        rates = [(phase.mix.rates or (0.0,) * len(result.exits))[k] for phase in phases]
+        figure.add_bar(y=names, x=rates, name=escape_label(exit_name), orientation="h", marker={"color": colour})
     figure.update_layout(barmode="stack", legend={"traceorder": "normal"})
     figure.update_xaxes(tickformat=".0%", range=[0, 1])
-    figure.update_yaxes(**BESIDE)
-    return styled(figure, height=_HEIGHT)
+    figure.update_yaxes(**NAME_AXIS)
+    return set_style(figure, height=_HEIGHT)
 
 
 def _stages(profile: LatencyProfile) -> go.Figure:
@@ -166,10 +169,10 @@ def _stages(profile: LatencyProfile) -> go.Figure:
     above = [(latency.p90_ms or latency.p50_ms) - latency.p50_ms for latency in latencies]
     figure = go.Figure()
     figure.add_bar(
-        x=[plain(stage.name) for stage in profile.stages],
+        x=[escape_label(stage.name) for stage in profile.stages],
         y=[latency.p50_ms for latency in latencies],
-        error_y={"type": "data", "array": above, "arrayminus": [0] * len(above), "color": MUTED},
+        error_y={"type": "data", "array": above, "arrayminus": [0] * len(above), "color": GREY},
         marker={"color": COLOURS[0]},
     )
     figure.update_yaxes(title="ms", rangemode="tozero")
-    return styled(figure, height=_HEIGHT)
+    return set_style(figure, height=_HEIGHT)

@@ -1,20 +1,31 @@
-"""What people see: the house's HTML page that opens offline, and a fit's report on it."""
+"""HTML reports: the page of a fit, the page of a latency profile, and the parts that pages consist of."""
 
 from edgeexit.report.figures import exit_colours
 from edgeexit.report.fit_report import draw_report
-from edgeexit.report.page import BESIDE, COLOURS, MUTED, Drawing, KeyFigure, Section, Table, draw_page, plain, styled
+from edgeexit.report.page import (
+    COLOURS,
+    GREY,
+    NAME_AXIS,
+    Chart,
+    KeyFigure,
+    Section,
+    Table,
+    escape_label,
+    render_page,
+    set_style,
+)
 
 __all__ = [
-    "BESIDE",
     "COLOURS",
-    "MUTED",
-    "Drawing",
+    "GREY",
+    "NAME_AXIS",
+    "Chart",
     "KeyFigure",
     "Section",
     "Table",
-    "draw_page",
     "draw_report",
+    "escape_label",
     "exit_colours",
-    "plain",
-    "styled",
+    "render_page",
+    "set_style",
 ]

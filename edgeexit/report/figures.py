@@ -8,7 +8,7 @@ from plotly.colors import find_intermediate_color, hex_to_rgb
 
 from edgeexit.formatting import percent
 from edgeexit.report.depth import ClassDepth, ends
-from edgeexit.report.page import BESIDE, COLOURS, MUTED, plain, styled
+from edgeexit.report.page import COLOURS, GREY, NAME_AXIS, escape_label, set_style
 from edgeexit.report.reliability import BINS, Reliability
 from edgeexit.report.words import Scale
 
@@ -33,9 +33,9 @@ def draw_exit_rates(
     """Return a bar an exit for the policy and, grey, for the oracle; all [K]."""
     figure = go.Figure()
     places = list(range(len(exits)))
-    names = [plain(name) for name in exits]
+    names = [escape_label(name) for name in exits]
     texts = len(exits) <= _FIGURED
-    for legend, fractions, colour in (("fitted policy", policy, COLOURS[0]), ("oracle", oracle, MUTED)):
+    for legend, fractions, colour in (("fitted policy", policy, COLOURS[0]), ("oracle", oracle, GREY)):
         figure.add_bar(
             x=places,
             y=list(fractions),
@@ -50,9 +50,9 @@ def draw_exit_rates(
             customdata=[(name, scale.write(cost)) for name, cost in zip(names, costs, strict=True)],
             hovertemplate=(f"{legend}: %{{y:.1%}} leave at %{{customdata[0]}}, for %{{customdata[1]}}<extra></extra>"),
         )
-    figure.update_xaxes(tickvals=places, ticktext=[plain(name, longest=12) for name in exits])
+    figure.update_xaxes(tickvals=places, ticktext=[escape_label(name, max_length=12) for name in exits])
     figure.update_yaxes(tickformat=".0%", rangemode="tozero", title="share of samples")
-    styled(figure, height=340)
+    set_style(figure, height=340)
     return figure.update_layout(legend=_ABOVE)
 
 
@@ -65,21 +65,21 @@ def draw_reliability(before: Reliability, after: Reliability | None, colour: str
         x=(last.edges + 0.5 / BINS).tolist(),
         y=(0.3 * last.counts / most).tolist(),
         width=1 / BINS,
-        marker={"color": MUTED, "opacity": 0.25},
+        marker={"color": GREY, "opacity": 0.25},
         hoverinfo="skip",
     )
     figure.add_scatter(
-        x=[0, 1], y=[0, 1], mode="lines", line={"color": MUTED, "dash": "dot", "width": 1.5}, hoverinfo="skip"
+        x=[0, 1], y=[0, 1], mode="lines", line={"color": GREY, "dash": "dot", "width": 1.5}, hoverinfo="skip"
     )
     if after is not None:
-        _add_reliability(figure, before, MUTED, "before: ", width=1.5)
+        _add_reliability(figure, before, GREY, "before: ", width=1.5)
         _add_reliability(figure, after, colour, "after: ", width=2.5)
     else:
         _add_reliability(figure, before, colour, "", width=2.5)
     axis = {"range": [0, 1.03], "tickvals": [0, 0.5, 1], "ticktext": ["0", "50%", "100%"], "tickfont": {"size": 12}}
     figure.update_xaxes(**axis)
     figure.update_yaxes(**axis)
-    styled(figure, height=200)
+    set_style(figure, height=200)
     return figure.update_layout(showlegend=False, margin={"l": 42, "r": 22, "t": 10, "b": 26})
 
 
@@ -88,10 +88,10 @@ def draw_class_depths(depths: tuple[ClassDepth, ...], exits: Sequence[str], name
     shallow, deep = ends(depths)
     rows = [*shallow, *deep]
     places = [index + (index >= len(shallow)) for index in range(len(rows))]  # a gap between the two ends
-    labels = [plain(names[depth.index], longest=16) for depth in rows]
+    labels = [escape_label(names[depth.index], max_length=16) for depth in rows]
     figure = go.Figure()
     for k, (exit_name, colour) in enumerate(zip(exits, exit_colours(len(exits)), strict=True)):
-        name = plain(exit_name, longest=24)
+        name = escape_label(exit_name, max_length=24)
         figure.add_bar(
             y=places,
             x=[depth.rates[k] for depth in rows],
@@ -99,7 +99,7 @@ def draw_class_depths(depths: tuple[ClassDepth, ...], exits: Sequence[str], name
             orientation="h",
             marker={"color": colour, "line": {"width": 0}},
             customdata=[
-                (plain(names[depth.index]), f"{depth.samples:,}", depth.mean_depth, percent(depth.accuracy))
+                (escape_label(names[depth.index]), f"{depth.samples:,}", depth.mean_depth, percent(depth.accuracy))
                 for depth in rows
             ],
             hovertemplate=(
@@ -114,14 +114,14 @@ def draw_class_depths(depths: tuple[ClassDepth, ...], exits: Sequence[str], name
     ticks = list(zip(places, labels, strict=True))
     if deep:
         ticks.append((len(shallow), "\N{VERTICAL ELLIPSIS}"))
-    styled(figure, height=110 + _ROW_HEIGHT * (max(places) + 1))
+    set_style(figure, height=110 + _ROW_HEIGHT * (max(places) + 1))
     figure.update_yaxes(
         tickvals=[place for place, _ in ticks],
         ticktext=[label for _, label in ticks],
         range=[max(places) + 0.6, -0.6],
         showgrid=False,
         automargin=True,
-        **BESIDE,
+        **NAME_AXIS,
     )
     figure.update_xaxes(tickformat=".0%", range=[0, 1])
     return figure.update_layout(

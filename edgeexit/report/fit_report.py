@@ -1,15 +1,16 @@
 """`edgeexit fit --report`: a fit as one page, from the evidence that it was fitted on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgeexit.files import write_atomic
-from edgeexit.fitting import Choice, Fit, ReadoutDataset
+from edgeexit.fitting import FITTING_KINDS, Choice, Fit, FitOptions, ReadoutDataset
+from edgeexit.fitting.options import DEFAULT_OPTIONS
 from edgeexit.fitting.outcome import follow
-from edgeexit.policies import KINDS
+from edgeexit.progress import NO_PROGRESS, Progress
 from edgeexit.report.curves import cross_fit
 from edgeexit.report.marks import oracle, single_exits
-from edgeexit.report.page import draw_page
+from edgeexit.report.page import render_page
 from edgeexit.report.sections import (
     comparison,
     exits_believed,
@@ -32,12 +33,10 @@ def draw_report(
     unit: Unit,
     fit: Fit,
     choice: Choice | None = None,
-    seed: int,
-    kinds: Sequence[str] = tuple(KINDS),
+    kinds: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
-    temperatures: bool = True,
-    weights: str | tuple[float, ...] = "accuracy",
-    on_step: Callable[[int], None] = lambda _: None,
+    options: FitOptions = DEFAULT_OPTIONS,
+    progress: Progress = NO_PROGRESS,
 ) -> None:
     """Write a self-contained HTML page on a fit, whole or not at all.
 
@@ -49,18 +48,17 @@ def draw_report(
         unit: of the costs.
         fit: the fitted policy.
         choice: how `--policy auto` came to it; None where the kind was given.
-        seed: of the halves that the curves are cross-fitted on, and of what kinds learn.
-        kinds: of policies to draw curves for, the simplest first.
+        kinds: of policies to draw curves for, the simplest first; None: all.
         class_names: [C]; None: numbers stand for them.
-        temperatures: whether kinds may fit temperatures, as in `fit_policy`.
-        weights: BEEM's, as in `fit_policy`.
-        on_step: told 1 after each kind.
+        options: of the fit; the curves are fitted with the same.
+        progress: advances by 1 with each kind.
 
     Raises OSError that names `path`: it cannot be written.
 
     """
     scale = Scale(unit=unit, whole=dataset.costs[-1])
-    curves = cross_fit(kinds, dataset, temperatures=temperatures, weights=weights, seed=seed, on_step=on_step)
+    names = tuple(FITTING_KINDS) if kinds is None else kinds
+    curves = cross_fit(names, dataset, options=options, progress=progress)
     marks = Marks(
         exits=tuple(exits),
         singles=single_exits(dataset),
@@ -68,9 +66,9 @@ def draw_report(
         chosen=follow(fit.policy, dataset),
         kind=fit.policy.kind,
     )
-    page = draw_page(
+    page = render_page(
         title=title,
-        lede=f"The {fit.policy.kind} policy, fitted for {describe_goal(fit.goal, scale, quality_of(dataset))}.",
+        subtitle=f"The {fit.policy.kind} policy, fitted for {describe_goal(fit.goal, scale, quality_of(dataset))}.",
         key_figures=figures_first(marks, scale, dataset),
         sections=[
             summary(marks, scale, dataset, fit),

@@ -1,4 +1,4 @@
-"""The house's HTML page: one file that opens offline, light and dark, on a wide screen and a narrow one."""
+"""Renders a report as one self-contained HTML page: works offline, with light and dark mode, on small screens."""
 
 import html
 import re
@@ -10,90 +10,92 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 COLOURS: Final = ("#0b7285", "#74b816", "#f59f00", "#c92a2a", "#5f3dc4", "#868e96")
-"""Of what has no colour of its own; the last one is for references."""
-MUTED: Final = COLOURS[-1]
+"""Default colours of the series of a chart; the last one, grey, is for references."""
+GREY: Final = COLOURS[-1]
 
-BESIDE: Final = {"ticks": "outside", "ticklen": 6, "tickcolor": "rgba(0,0,0,0)"}
-"""For an axis of names: room between them and their bars."""
+NAME_AXIS: Final = {"ticks": "outside", "ticklen": 6, "tickcolor": "rgba(0,0,0,0)"}
+"""Layout of an axis with names: adds space between the names and the bars."""
 
 _FONT: Final = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures in rows; the first column is text. Cells are plain text, whatever is in them."""
+    """A table; its first column is aligned left, the others right. Cells are plain text and are escaped."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     strong: tuple[int, ...] = ()
-    """Indices of rows to stand out."""
+    """Indices of the rows in bold."""
 
 
-class Drawing(msgspec.Struct, frozen=True, kw_only=True):
-    """A figure with a name for the page's links and for screen readers."""
+class Chart(msgspec.Struct, frozen=True, kw_only=True):
+    """A plotly figure with its captions. Captions are plain text and are escaped."""
 
     name: str
-    """Letters, digits and hyphens, once a page."""
+    """The HTML id: letters, digits and hyphens, unique in the page."""
     figure: go.Figure
     description: str
-    """What it shows, for those who do not see it. Plain text."""
+    """Text for screen readers."""
     heading: str = ""
-    """Stands above it where a section holds several. Plain text, as the next."""
+    """Text above the figure, if the section has several figures."""
     lines: tuple[str, ...] = ()
-    """Stand under the heading."""
+    """Lines below the heading."""
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True):
-    """A heading, what to know about it, and figures or tables under it. Plain text throughout."""
+    """A heading with texts, tables and charts. All texts are plain and are escaped."""
 
     title: str
     texts: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
-    drawings: tuple[Drawing, ...] = ()
-    """Side by side where there is more than one and room for it."""
+    charts: tuple[Chart, ...] = ()
+    """Several charts are side by side if the screen is wide enough."""
     notes: tuple[str, ...] = ()
-    """Small print under the figures."""
+    """Paragraphs in small print below the charts."""
 
 
 class KeyFigure(msgspec.Struct, frozen=True, kw_only=True):
-    """A number to see first, and what it is."""
+    """One of the numbers at the top of a page, and its meaning."""
 
     value: str
     meaning: str
 
 
-def draw_page(*, title: str, lede: str, sections: Sequence[Section], key_figures: Sequence[KeyFigure] = ()) -> bytes:
-    """Return the page as UTF-8 HTML; plotly's JavaScript stands in it, nothing is fetched."""
-    parts = [f"<h1>{html.escape(title)}</h1>", _paragraph(lede, "lede")]
+def render_page(
+    *, title: str, subtitle: str, sections: Sequence[Section], key_figures: Sequence[KeyFigure] = ()
+) -> bytes:
+    """Return the page as UTF-8 HTML. It contains plotly's JavaScript and loads nothing from elsewhere."""
+    parts = [f"<h1>{html.escape(title)}</h1>", _paragraph(subtitle, "subtitle")]
     if key_figures:
         pairs = (f"<div><dd>{_text(k.value)}</dd><dt>{_text(k.meaning)}</dt></div>" for k in key_figures)
         parts.append(f'<dl class="key">{"".join(pairs)}</dl>')
     parts += [_section(section) for section in sections]
-    # Not str.format: braces in what a user named, or in the script, must stay what they are.
+    # No str.format: names of users and the script may contain braces.
     head = f"<title>{html.escape(title)} - EdgeExit</title>\n<style>{_STYLE}</style>\n<script>{get_plotlyjs()}</script>"
     return "\n".join((_BEFORE, head, "</head>\n<body>", *parts, "</body>\n</html>\n")).encode()
 
 
-def styled(figure: go.Figure, *, height: int) -> go.Figure:
-    """Return the figure in the house style, `height` pixels high and as wide as its place."""
+def set_style(figure: go.Figure, *, height: int) -> go.Figure:
+    """Set the common style of all charts and a height in pixels; return the figure. Its width follows the page."""
     figure.update_layout(
         template="plotly_white",
         height=height,
         margin={"l": 60, "r": 20, "t": 30, "b": 50},
         font={"size": 14, "family": _FONT},
         hoverlabel={"font": {"family": _FONT}},
-        modebar={"bgcolor": "rgba(0,0,0,0)", "color": MUTED, "activecolor": COLOURS[0]},
-        paper_bgcolor="rgba(0,0,0,0)",  # the page's own shows through, light or dark
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": GREY, "activecolor": COLOURS[0]},
+        paper_bgcolor="rgba(0,0,0,0)",  # transparent, so that light and dark mode both work
         plot_bgcolor="rgba(0,0,0,0)",
     )
     return figure
 
 
-def plain(text: str, *, longest: int = 40) -> str:
-    """Return a user's text for a figure: cut in the middle, and escaped, since plotly takes some HTML in its labels."""
+def escape_label(text: str, *, max_length: int = 40) -> str:
+    """Return a text for a label in a chart: shortened in the middle, and escaped, because plotly renders some HTML."""
     shown = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
-    if len(shown) > longest:
-        tail = (longest - 1) // 2
-        shown = shown[: longest - 1 - tail] + "\N{HORIZONTAL ELLIPSIS}" + shown[len(shown) - tail :]
+    if len(shown) > max_length:
+        tail = (max_length - 1) // 2
+        shown = shown[: max_length - 1 - tail] + "\N{HORIZONTAL ELLIPSIS}" + shown[len(shown) - tail :]
     return html.escape(shown)
 
 
@@ -101,40 +103,39 @@ def _section(section: Section) -> str:
     parts = [f"<section>\n<h2>{html.escape(section.title)}</h2>"]
     parts += [_paragraph(text) for text in section.texts]
     parts += [_table(table) for table in section.tables]
-    if section.drawings:
-        many = len(section.drawings) > 1
-        drawings = "".join(_drawing(drawing, bar=not many) for drawing in section.drawings)
-        parts.append(f'<div class="{"many" if many else "one"}">{drawings}</div>')
+    if section.charts:
+        several = len(section.charts) > 1
+        charts = "".join(_chart(chart, toolbar=not several) for chart in section.charts)
+        parts.append(f'<div class="{"several" if several else "one"}">{charts}</div>')
     parts += [_paragraph(note, "note") for note in section.notes]
     return "\n".join((*parts, "</section>"))
 
 
-def _drawing(drawing: Drawing, *, bar: bool) -> str:
-    inside = drawing.figure.to_html(
+def _chart(chart: Chart, *, toolbar: bool) -> str:
+    plot = chart.figure.to_html(
         full_html=False,
         include_plotlyjs=False,
-        div_id=drawing.name,  # a random one would make two pages of the same figures differ
-        default_height=f"{drawing.figure.layout.height}px",
+        div_id=chart.name,  # plotly's default id is random; then two pages of the same data would differ
+        default_height=f"{chart.figure.layout.height}px",
         config={
             "displaylogo": False,
-            "displayModeBar": None if bar else False,  # None: while the pointer is there
+            "displayModeBar": None if toolbar else False,  # None: while the pointer is over the chart
             "responsive": True,
             "modeBarButtonsToRemove": ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"],
         },
     )
-    heading = f"<strong>{html.escape(drawing.heading)}</strong>" if drawing.heading else ""
-    lines = "".join(f"<span>{html.escape(line)}</span>" for line in drawing.lines)
-    words = f"<figcaption>{heading}{lines}</figcaption>" if heading or lines else ""
-    return f'<figure aria-label="{html.escape(drawing.description)}">{words}{inside}</figure>'
+    heading = f"<strong>{html.escape(chart.heading)}</strong>" if chart.heading else ""
+    lines = "".join(f"<span>{html.escape(line)}</span>" for line in chart.lines)
+    caption = f"<figcaption>{heading}{lines}</figcaption>" if heading or lines else ""
+    return f'<figure aria-label="{html.escape(chart.description)}">{caption}{plot}</figure>'
 
 
 def _table(table: Table) -> str:
     head = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in table.columns)
-    lines = []
+    rows = ""
     for index, row in enumerate(table.rows):
         cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
-        lines.append(f'<tr class="strong">{cells}</tr>' if index in table.strong else f"<tr>{cells}</tr>")
-    rows = "".join(lines)
+        rows += f'<tr class="strong">{cells}</tr>' if index in table.strong else f"<tr>{cells}</tr>"
     return f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
@@ -144,7 +145,7 @@ def _paragraph(text: str, kind: str = "") -> str:
 
 
 def _text(text: str) -> str:
-    """Return text in which a figure and its unit stay on one line."""
+    """Return the escaped text, with a no-break space between a number and its unit."""
     return _UNIT.sub("\N{NO-BREAK SPACE}", html.escape(text))
 
 
@@ -156,7 +157,7 @@ _BEFORE: Final = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">"""
 
-# The chart's own colours are written into it as styles of its parts; only !important reaches over those.
+# plotly sets colours as inline styles, which only !important overrides.
 _STYLE: Final = """
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #212529; --soft: #495057; --line: #dee2e6; --box: #f4f6f8; }
 @media (prefers-color-scheme: dark) {
@@ -181,7 +182,7 @@ th { font-weight: 600; border-bottom-width: 2px; vertical-align: bottom; }
 figure { margin: 0; min-width: 0; }
 figcaption { line-height: 1.35; overflow-wrap: anywhere; }
 figcaption span { display: block; color: var(--soft); font-size: .875rem; font-variant-numeric: tabular-nums; }
-.many { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: 1.25rem 1rem; }
+.several { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: 1.25rem 1rem; }
 .js-plotly-plot [class*="tick"] text,
 .js-plotly-plot .legendtext, .js-plotly-plot .annotation-text, .js-plotly-plot .gtitle,
 .js-plotly-plot [class*="title"], .js-plotly-plot .textpoint text, .js-plotly-plot .bartext-outside {
@@ -190,6 +191,6 @@ figcaption span { display: block; color: var(--soft); font-size: .875rem; font-v
 td + td { white-space: nowrap; }
 @media (max-width: 40rem) {
   th, td { padding: .35rem .4rem; font-size: .9rem; }
-  .many { grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); }
+  .several { grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); }
 }
 """

@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from edgeexit.latency import LatencyProfile, ProfilePhase, StageProfile
 from edgeexit.report.figures import exit_colours
-from edgeexit.report.page import BESIDE, COLOURS, MUTED, plain, styled
+from edgeexit.report.page import COLOURS, GREY, NAME_AXIS, escape_label, set_style
 from edgeexit.telemetry import Reading
 
 _ABOVE: Final = {"orientation": "h", "yanchor": "bottom", "y": 1.02, "xanchor": "left", "x": 0, "traceorder": "normal"}
@@ -37,18 +37,18 @@ def draw_where_time_goes(profile: LatencyProfile, exits: Sequence[str]) -> go.Fi
         parts["decisions"].append(decisions)
         parts["staging"].append(staging)
     figure = go.Figure()
-    for (what, values), colour in zip(parts.items(), (COLOURS[0], COLOURS[1], COLOURS[2], MUTED), strict=True):
+    for (what, values), colour in zip(parts.items(), (COLOURS[0], COLOURS[1], COLOURS[2], GREY), strict=True):
         if any(values):
             figure.add_bar(
-                y=[plain(name, longest=16) for name, *_ in rows],
+                y=[escape_label(name, max_length=16) for name, *_ in rows],
                 x=values,
                 name=what,
                 orientation="h",
                 marker={"color": colour},
                 hovertemplate=f"%{{y}}: {what} %{{x:.4f}} ms<extra></extra>",
             )
-    styled(figure, height=110 + _ROW * len(rows))
-    figure.update_yaxes(autorange="reversed", automargin=True, showgrid=False, **BESIDE)
+    set_style(figure, height=110 + _ROW * len(rows))
+    figure.update_yaxes(autorange="reversed", automargin=True, showgrid=False, **NAME_AXIS)
     figure.update_xaxes(title="ms", rangemode="tozero")
     return figure.update_layout(barmode="stack", bargap=0.3, legend=_ABOVE)
 
@@ -57,7 +57,7 @@ def draw_spread(profile: LatencyProfile) -> go.Figure | None:
     """Return the share of runs above each latency, on two logarithmic scales; None without raw samples."""
     series = [(stage.name, stage.raw_us, colour) for stage, colour in _coloured(profile)]
     if profile.end_to_end_raw_us:
-        series.append((f"end to end, {profile.policy}", profile.end_to_end_raw_us, MUTED))
+        series.append((f"end to end, {profile.policy}", profile.end_to_end_raw_us, GREY))
     if not any(raw for _, raw, _ in series):
         return None
     figure = go.Figure()
@@ -68,12 +68,12 @@ def draw_spread(profile: LatencyProfile) -> go.Figure | None:
         figure.add_scatter(
             x=values.tolist(),
             y=(1 - np.arange(len(values)) / len(values)).tolist(),
-            name=plain(name, longest=24),
+            name=escape_label(name, max_length=24),
             mode="lines",
             line={"color": colour, "shape": "hv", "width": 2},
-            hovertemplate=f"{plain(name)}: %{{y:.1%}} take %{{x:.3f}} ms or longer<extra></extra>",
+            hovertemplate=f"{escape_label(name)}: %{{y:.1%}} take %{{x:.3f}} ms or longer<extra></extra>",
         )
-    styled(figure, height=380)
+    set_style(figure, height=380)
     figure.update_xaxes(title="ms", **_logarithmic(every))
     figure.update_yaxes(
         title="share that takes as long",
@@ -119,16 +119,16 @@ def draw_run(profile: LatencyProfile) -> go.Figure | None:
             figure.add_scatter(
                 x=[reading.monotonic_s for reading in profile.readings],
                 y=values,
-                name=plain(name, longest=20),
+                name=escape_label(name, max_length=20),
                 mode="lines+markers+text",
-                text=[*("" for _ in values[1:]), plain(name, longest=20)],
+                text=[*("" for _ in values[1:]), escape_label(name, max_length=20)],
                 textposition="top left",
                 textfont={"size": 11},
                 cliponaxis=False,
                 line={"color": COLOURS[place % len(COLOURS)], "width": 1.5},
                 marker={"size": 4},
                 showlegend=False,
-                hovertemplate=f"{plain(name)}: %{{y:g}} {unit} after %{{x:.1f}} s<extra></extra>",
+                hovertemplate=f"{escape_label(name)}: %{{y:g}} {unit} after %{{x:.1f}} s<extra></extra>",
                 row=row,
                 col=1,
             )
@@ -136,7 +136,7 @@ def draw_run(profile: LatencyProfile) -> go.Figure | None:
         figure.update_yaxes(
             title=unit, rangemode="tozero", autorangeoptions={"include": 1.15 * highest}, row=row, col=1
         )
-    styled(figure, height=300 + 150 * len(sensors))
+    set_style(figure, height=300 + 150 * len(sensors))
     # A single run that was held up would flatten all others on a linear scale.
     latencies = np.concatenate([raw for _, raw, *_ in runs]) / _US_PER_MS
     figure.update_yaxes(title="ms", **_logarithmic(latencies.tolist()), row=1, col=1)

@@ -5,7 +5,7 @@ from typing import Final
 
 from edgeexit.formatting import milliseconds, percent
 from edgeexit.latency import Drift, LatencyProfile, LatencySummary
-from edgeexit.report.page import Drawing, KeyFigure, Section, Table, draw_page
+from edgeexit.report.page import Chart, KeyFigure, Section, Table, render_page
 from edgeexit.report.profile_figures import draw_run, draw_spread, draw_where_time_goes, told_sensors
 from edgeexit.telemetry import Spread, Telemetry
 
@@ -38,9 +38,9 @@ def draw_profile(profile: LatencyProfile, model: str, exits: Sequence[str]) -> b
         _in_figures(profile, exits),
         _machine(profile),
     )
-    return draw_page(
+    return render_page(
         title=f"{model}: latency",
-        lede=f"{setting}{invalid}",
+        subtitle=f"{setting}{invalid}",
         key_figures=_key_figures(profile),
         sections=[section for section in sections if section is not None],
     )
@@ -68,8 +68,8 @@ def _where_time_goes(profile: LatencyProfile, exits: Sequence[str]) -> Section:
     return Section(
         title="Where the time goes",
         texts=(under_policy if profile.paths else forced,),
-        drawings=(
-            Drawing(
+        charts=(
+            Chart(
                 name="where",
                 figure=draw_where_time_goes(profile, exits),
                 description="Stacked bars: where the time goes, exit by exit.",
@@ -88,7 +88,7 @@ def _spread(profile: LatencyProfile) -> Section | None:
         texts=(
             "The share of runs that take so long or longer, on two logarithmic scales: a steep fall is a steady stage.",
         ),
-        drawings=(Drawing(name="spread", figure=figure, description="Share of runs above each latency, per stage."),),
+        charts=(Chart(name="spread", figure=figure, description="Share of runs above each latency, per stage."),),
         notes=("From a thousand samples of each at most, evenly over the run.",),
     )
 
@@ -101,7 +101,7 @@ def _over_the_run(profile: LatencyProfile) -> Section | None:
     return Section(
         title="Over the run",
         texts=(scale,) if profile.drift is None else (_drift(profile.drift), scale),
-        drawings=(Drawing(name="run", figure=figure, description="Latency over the run, and what the board told."),),
+        charts=(Chart(name="run", figure=figure, description="Latency over the run, and what the board told."),),
         notes=() if told_sensors(profile.readings) else ("The board has no sensors that could be read.",),
     )
 

@@ -8,7 +8,7 @@ from edgeexit.formatting import percent, threshold_text
 from edgeexit.report.curves import Curves
 from edgeexit.report.depth import class_depths, ends
 from edgeexit.report.figures import draw_class_depths, draw_exit_rates, draw_reliability, exit_colours
-from edgeexit.report.page import Drawing, KeyFigure, Section, Table
+from edgeexit.report.page import Chart, KeyFigure, Section, Table
 from edgeexit.report.reliability import BINS, reliability
 from edgeexit.report.tradeoff import Marks, draw_tradeoff, shown_kinds
 from edgeexit.report.words import Scale, describe_goal, describe_oracle, describe_promise, describe_samples, quality_of
@@ -104,8 +104,8 @@ def tradeoff(curves: Curves, marks: Marks, scale: Scale, dataset: ReadoutDataset
     return Section(
         title=f"{quality[0].upper()}{quality[1:]} over {'latency' if scale.unit == 'ms' else 'cost'}",
         texts=tuple(texts),
-        drawings=(
-            Drawing(
+        charts=(
+            Chart(
                 name="tradeoff",
                 figure=draw_tradeoff(curves, marks, scale, quality),
                 description=f"{quality} over mean cost for {', '.join(c.kind for c in curves.curves) or 'no kind'}",
@@ -139,8 +139,8 @@ def exits_taken(marks: Marks, scale: Scale, dataset: ReadoutDataset, fit: Fit) -
             f"Asked for: {describe_goal(fit.goal, scale, quality)}.",
             f"Over all {len(dataset):,} samples; the oracle leaves at the first exit {oracle}. {beside}",
         ),
-        drawings=(
-            Drawing(
+        charts=(
+            Chart(
                 name="exit-rates",
                 figure=draw_exit_rates(marks.exits, policy, best, dataset.costs, scale),
                 description="share of samples that leave at each exit, under the fitted policy and the oracle",
@@ -167,7 +167,7 @@ def exits_believed(exits: Sequence[str], dataset: ReadoutDataset, fit: Fit) -> S
     fitted = dataset.at(fit.policy.temperatures)
     # Without labels the final exit is compared with itself, which says nothing.
     shown = dataset.exits if dataset.has_labels else dataset.exits - 1
-    drawings = []
+    charts = []
     for k, colour in zip(range(shown), exit_colours(dataset.exits), strict=False):
         before = reliability(dataset, k)
         differs = fitted.temperatures[k] != dataset.temperatures[k]
@@ -176,8 +176,8 @@ def exits_believed(exits: Sequence[str], dataset: ReadoutDataset, fit: Fit) -> S
         if after is not None:
             ece += f" \N{RIGHTWARDS ARROW} {percent(after.ece)}"
         lines = (ece, f"T = {fitted.temperatures[k]:.2f}") if fitted.temperatures != dataset.temperatures else (ece,)
-        drawings.append(
-            Drawing(
+        charts.append(
+            Chart(
                 name=f"reliability-{k}",
                 figure=draw_reliability(before, after, colour),
                 description=f"reliability of exit {exits[k]}",
@@ -198,7 +198,7 @@ def exits_believed(exits: Sequence[str], dataset: ReadoutDataset, fit: Fit) -> S
     ]
     if fitted.temperatures != dataset.temperatures:
         texts.append("Grey lines: before the fitted temperatures T; coloured: under them.")
-    return Section(title=title, texts=tuple(texts), drawings=tuple(drawings))
+    return Section(title=title, texts=tuple(texts), charts=tuple(charts))
 
 
 def exits_by_class(
@@ -224,8 +224,8 @@ def exits_by_class(
     return Section(
         title=title,
         texts=(text,),
-        drawings=(
-            Drawing(
+        charts=(
+            Chart(
                 name="classes",
                 figure=draw_class_depths(depths, exits, names),
                 description=f"share of samples that leave at each exit, for each {whose}",

@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 from edgeexit.fitting.outcome import PolicyOutcome
 from edgeexit.policies import KINDS
 from edgeexit.report.curves import Curve, Curves
-from edgeexit.report.page import MUTED, plain, styled
+from edgeexit.report.page import GREY, escape_label, set_style
 from edgeexit.report.words import Scale
 
 _KIND_COLOURS: Final = (
@@ -59,12 +59,12 @@ def draw_tradeoff(curves: Curves, marks: Marks, scale: Scale, quality: str) -> g
         _add_curve(figure, curves, curve, scale, shown=curve.kind in shown, compared=compared)
     _add_marks(figure, marks, scale)
     whole = marks.singles[-1]
-    figure.add_hline(y=1 - whole.mean_loss, line={"dash": "dot", "color": MUTED, "width": 1.5}, row=1, col=1)
+    figure.add_hline(y=1 - whole.mean_loss, line={"dash": "dot", "color": GREY, "width": 1.5}, row=1, col=1)
     figure.update_yaxes(title=quality, tickformat=".0%", row=1, col=1)
     figure.update_xaxes(**scale.axis, row=2 if compared else 1, col=1)
     if compared:
         figure.update_yaxes(title=f"points over {curves.baseline}", row=2, col=1)
-    styled(figure, height=720 if compared else 520)
+    set_style(figure, height=720 if compared else 520)
     figure.update_layout(legend={"orientation": "h", "y": -0.12, "yanchor": "top", "x": 0, "xanchor": "left"})
     return figure
 
@@ -150,24 +150,26 @@ def _add_marks(figure: go.Figure, marks: Marks, scale: Scale) -> None:
         figure,
         scale,
         [outcome for _, outcome in early],
-        names=[plain(name) for name, _ in early],
+        names=[escape_label(name) for name, _ in early],
         texts=[
-            plain(name, longest=12) if every == 1 or (index % every == 0 and outcome.mean_cost < crowded) else ""
+            escape_label(name, max_length=12)
+            if every == 1 or (index % every == 0 and outcome.mean_cost < crowded)
+            else ""
             for index, (name, outcome) in enumerate(early)
         ],
         legend="always this exit",
         place="bottom right",
-        marker={"symbol": "circle-open", "size": 9, "color": MUTED, "line": {"width": 2}},
+        marker={"symbol": "circle-open", "size": 9, "color": GREY, "line": {"width": 2}},
     )
     _add_points(
         figure,
         scale,
         [whole[1]],
-        names=[f"{plain(whole[0])}, the whole model"],
+        names=[f"{escape_label(whole[0])}, the whole model"],
         texts=["final exit"],
         legend="full model",
         place="bottom left",
-        marker={"symbol": "square", "size": 10, "color": MUTED},
+        marker={"symbol": "square", "size": 10, "color": GREY},
     )
     _add_points(
         figure,
@@ -177,7 +179,7 @@ def _add_marks(figure: go.Figure, marks: Marks, scale: Scale) -> None:
         texts=["oracle"],
         legend="oracle",
         place="top center",
-        marker={"symbol": "diamond", "size": 12, "color": MUTED},
+        marker={"symbol": "diamond", "size": 12, "color": GREY},
     )
     _add_points(
         figure,

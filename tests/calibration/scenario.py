@@ -1,4 +1,4 @@
-"""A small fleet to calibrate: a bundle with a fitted policy, audits that keep its risk or break it, a real broker."""
+"""Test data for the calibrator: a bundle with a certified policy, messages of a device, clients and a mock broker."""
 
 import socket
 import threading
@@ -25,7 +25,7 @@ DEVICE = DeviceAddress(FLEET, "s0", "camera-1")
 
 
 def readouts_of(count: int, *, trust: float = 1.0, seed: int = 0) -> np.ndarray:
-    """Return [count, 3, 4]: an early exit agrees with the final one with probability `trust` x its confidence."""
+    """Return readouts [count, 3, 4]; an early exit agrees with the final one with probability `trust` x confidence."""
     rng = np.random.default_rng(seed)
     confidence = np.sort(1 - 0.7 * rng.random((count, EXITS)) ** 3, axis=1)
     final = rng.integers(0, 4, count)
@@ -40,16 +40,16 @@ def readouts_of(count: int, *, trust: float = 1.0, seed: int = 0) -> np.ndarray:
 
 
 def fitted_bundle(folder: Path) -> Bundle:
-    """Make a bundle whose policy is certified for RISK on readouts with full trust, and keeps it there.
+    """Create a bundle whose policy is certified for RISK on readouts with `trust` 1.
 
-    One certificate in ten may be wrong; the one that these samples give is right: its policy's true risk is 8.7 %.
+    One certificate in ten may be wrong. This one is correct: the true risk of its policy is 8.7 %.
     """
     bundle = make_bundle(folder, exits=EXITS)
     candidate = Confidence(temperatures=(1.0,) * EXITS, thresholds=(None,) * (EXITS - 1))
-    evidence = ReadoutDataset(
+    dataset = ReadoutDataset(
         readouts=readouts_of(2000, seed=1), costs=bundle.manifest.macs, temperatures=candidate.temperatures
     )
-    fit = fit_thresholds(candidate, evidence, MaxRisk(risk=RISK, delta=DELTA))
+    fit = fit_thresholds(candidate, dataset, MaxRisk(risk=RISK, delta=DELTA))
     assert any(threshold is not None for threshold in fit.policy.thresholds)
     bundle.write_policy(
         PolicyDocument(bundle=bundle.digest, revision=0, policy=fit.policy, certificate=fit.certificate)
@@ -68,7 +68,7 @@ def audits_of(
     seed: int = 7,
     size: int = 100,
 ) -> list[Audit]:
-    """Return audit messages of `count` samples in all, as a device under `policy` (the bundle's) would send them."""
+    """Return the audit messages of `count` samples that a device with `policy` (default: the bundle's) sends."""
     readouts = readouts_of(count, trust=trust, seed=seed)
     exits = simulate_exits(policy or bundle.policy().policy, readouts)
     samples = [
@@ -118,22 +118,22 @@ def report_of(bundle_digest: str, *, sequence: int, counts=(5, 3, 2), revision: 
 
 
 def state_of(bundle_digest: str, *, revision: int = 1, online: bool = True) -> State:
-    """Return a device's state."""
+    """Return the state message of a device."""
     return State(
         online=online, bundle=bundle_digest, cohort=COHORT, boot=1, revision=revision, policy="confidence", agent="0.1"
     )
 
 
 def until(condition: Callable[[], bool], *, limit_s: float = 15.0) -> None:
-    """Wait for a condition, or fail."""
+    """Wait until a condition holds; fail after `limit_s`."""
     deadline = time.monotonic() + limit_s
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
+        assert time.monotonic() < deadline, "the condition did not hold in time"
         time.sleep(0.02)
 
 
 class RefusingBroker:
-    """A broker with an ACL: it answers a PUBLISH with a PUBACK that says 0x87, not authorised, while it refuses."""
+    """A mock broker with an ACL: while it refuses, its PUBACK has the reason code 0x87, not authorised."""
 
     def __init__(self):
         self.refuses = True
@@ -164,7 +164,7 @@ class RefusingBroker:
 
 
 class Client:
-    """Somebody at the broker: publishes at QoS 1 and keeps what it receives."""
+    """An MQTT client that publishes with QoS 1 and keeps the messages it receives."""
 
     def __init__(self, broker: RealBroker, *subscriptions: str) -> None:
         self.messages: list[paho.MQTTMessage] = []
@@ -176,7 +176,7 @@ class Client:
         until(self._client.is_connected)
 
     def publish(self, topic: str, message: object) -> None:
-        """Publish and wait until the broker has it."""
+        """Publish and wait for the broker's acknowledgement."""
         self.send(topic, message).wait_for_publish(5)
 
     def send(self, topic: str, message: object) -> paho.MQTTMessageInfo:

@@ -1,4 +1,4 @@
-"""The database: its schema follows the models, and what cannot be opened is one clear line."""
+"""The database: the migrations produce the schema of the tables; errors are one clear line."""
 
 import contextlib
 import sqlite3
@@ -7,17 +7,17 @@ import pytest
 from alembic import command
 from edgeexit_calibration import DatabaseError, open_database
 from edgeexit_calibration.database import migration_config
-from edgeexit_calibration.tables import Base
+from edgeexit_calibration.tables import TableBase
 
 
-def test_a_fresh_database_has_the_schema_of_the_models(database):
+def test_a_new_database_has_the_schema_of_the_tables(database):
     with database.reading() as session:
-        command.check(migration_config(session.connection()))  # raises where they differ
+        command.check(migration_config(session.connection()))  # raises if they differ
         tables = session.connection().exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'")
-        assert set(Base.metadata.tables) <= {name for (name,) in tables}
+        assert set(TableBase.metadata.tables) <= {name for (name,) in tables}
 
 
-def test_commits_are_durable_and_readers_do_not_wait(database):
+def test_commits_are_durable_and_readers_do_not_block_writers(database):
     with database.reading() as session:
         connection = session.connection()
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
@@ -27,23 +27,23 @@ def test_commits_are_durable_and_readers_do_not_wait(database):
             writer.connection().exec_driver_sql("DELETE FROM event")
 
 
-def test_a_path_and_a_url_are_the_same_database(tmp_path):
+def test_a_path_and_a_url_open_the_same_database(tmp_path):
     path = tmp_path / "with 100% space.sqlite"
     open_database(str(path)).close()
     open_database(f"sqlite:///{path}", create=False).close()
 
 
 @pytest.mark.parametrize(
-    ("url", "says"),
+    ("url", "message"),
     [
-        ("sqlite://", "names no file"),
-        ("oracel://host/x", "'oracel' is not a kind of database"),
+        ("sqlite://", "has no file name"),
+        ("oracel://host/x", "unknown database type 'oracel'"),
         ("://x", "is not a URL"),
-        ("no/such/folder/x.sqlite", "is its folder there"),
+        ("no/such/folder/x.sqlite", "does its folder exist"),
     ],
 )
-def test_a_wrong_url_is_said_in_one_line(url, says):
-    with pytest.raises(DatabaseError, match=says) as caught:
+def test_an_invalid_url_is_a_one_line_error(url, message):
+    with pytest.raises(DatabaseError, match=message) as caught:
         open_database(url)
     assert "\n" not in str(caught.value)
 
@@ -61,20 +61,20 @@ def test_a_wrong_url_is_said_in_one_line(url, says):
         "sqlite://u:secret@",
     ],
 )
-def test_a_password_in_a_url_is_not_told(url):
+def test_an_error_does_not_contain_the_password_of_a_url(url):
     with pytest.raises(DatabaseError) as caught:
         open_database(url)
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_only_asking_makes_no_database(tmp_path):
-    with pytest.raises(DatabaseError, match="there is no database"):
+def test_opening_without_create_creates_no_database(tmp_path):
+    with pytest.raises(DatabaseError, match="does not exist"):
         open_database(str(tmp_path / "x.sqlite"), create=False)
     assert not (tmp_path / "x.sqlite").exists()
 
 
-def test_a_damaged_file_is_said_and_left_alone(tmp_path):
+def test_a_damaged_file_is_an_error_and_is_not_changed(tmp_path):
     path = tmp_path / "x.sqlite"
     path.write_bytes(b"this is no database at all" * 100)
     with pytest.raises(DatabaseError, match="damaged"):
@@ -82,7 +82,7 @@ def test_a_damaged_file_is_said_and_left_alone(tmp_path):
     assert path.read_bytes().startswith(b"this is no database")
 
 
-def test_a_locked_database_is_said(tmp_path):
+def test_a_locked_database_is_an_error(tmp_path):
     path = tmp_path / "x.sqlite"
     opened = open_database(str(path), busy_timeout_s=0.1)
     other = sqlite3.connect(path)
@@ -94,7 +94,7 @@ def test_a_locked_database_is_said(tmp_path):
         pass
 
 
-def test_a_file_that_was_removed_or_replaced_is_said_and_not_made_anew(tmp_path):
+def test_a_removed_or_replaced_file_is_an_error_and_is_not_created_again(tmp_path):
     path, aside = tmp_path / "x.sqlite", tmp_path / "aside.sqlite"
     opened = open_database(str(path))
     path.rename(aside)
@@ -111,7 +111,7 @@ def test_a_file_that_was_removed_or_replaced_is_said_and_not_made_anew(tmp_path)
     opened.close()
 
 
-def test_what_was_committed_to_a_file_removed_meanwhile_is_not_taken_as_written(tmp_path):
+def test_a_commit_to_a_file_that_was_removed_meanwhile_is_an_error(tmp_path):
     opened = open_database(str(tmp_path / "x.sqlite"))
     with pytest.raises(DatabaseError, match="removed or replaced"), opened.writing():
         (tmp_path / "x.sqlite").unlink()
@@ -119,21 +119,21 @@ def test_what_was_committed_to_a_file_removed_meanwhile_is_not_taken_as_written(
 
 
 @pytest.mark.parametrize("content", [None, "CREATE TABLE t (x)"])
-def test_what_is_no_calibrators_database_is_refused_by_readers_and_left_alone(tmp_path, content):
+def test_another_file_is_an_error_for_readers_and_is_not_changed(tmp_path, content):
     path = tmp_path / "x.sqlite"
     path.touch()
     if content is not None:
         with contextlib.closing(sqlite3.connect(path)) as other:
             other.execute(content)
     before = path.read_bytes()
-    with pytest.raises(DatabaseError, match="empty or no calibrator's database") as caught:
+    with pytest.raises(DatabaseError, match="empty or not a calibrator database") as caught:
         open_database(str(path), create=False)
     assert "\n" not in str(caught.value)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_newer_schema_is_refused_and_left_alone(tmp_path):
+def test_a_newer_schema_is_an_error_and_is_not_changed(tmp_path):
     path = tmp_path / "x.sqlite"
     open_database(str(path)).close()
     newer = sqlite3.connect(path)

@@ -1,4 +1,4 @@
-"""The calibrator as a fleet meets it: over a real broker, into a real database, through restarts of either."""
+"""The calibrator service with a real broker and a real database, through restarts of both."""
 
 import sqlite3
 import threading
@@ -50,7 +50,7 @@ def key(tmp_path):
 
 @pytest.fixture
 def serve(database, broker, key):
-    """Start a service on the database and the broker; it is stopped at the end of the test."""
+    """Return a function that starts a service; it stops at the end of the test."""
     running = []
 
     def start(store=database, url=broker.url, **options):
@@ -90,12 +90,12 @@ def documents(client, topic, key):
     return [decode_document(verify(e, payload_type=PAYLOAD_TYPE, keys=keys)) for e in client.of(topic)]
 
 
-def test_from_registration_to_a_refitted_policy(database, bundle, broker, key, serve, connect):
-    cohort = register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, who="ada").cohort
+def test_a_registered_policy_is_published_and_refitted_after_drift(database, bundle, broker, key, serve, connect):
+    cohort = register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, user="ada").cohort
     serve()
     topic = policy_topic(*cohort)
     until(lambda: policy_history(database, cohort)[0].published_at is not None)
-    device = connect(topic, down_topic(DEVICE, "ack"))  # comes later: the policy is retained
+    device = connect(topic, down_topic(DEVICE, "ack"))  # connects later: the policy is retained
     until(lambda: device.of(topic))
     [first] = documents(device, topic, key)
     assert (first.revision, first.scope, first.bundle) == (1, Scope(fleet=FLEET, cohort=COHORT), bundle.digest)
@@ -119,19 +119,19 @@ def test_from_registration_to_a_refitted_policy(database, bundle, broker, key, s
     assert [view.device for view in devices(database)] == ["camera-1"]
 
 
-def test_a_registration_while_it_runs_is_published(database, bundle, key, serve, connect):
+def test_a_registration_while_the_service_runs_is_published(database, bundle, key, serve, connect):
     serve()
     topic = policy_topic(FLEET, bundle.digest, COHORT)
     device = connect(topic)
-    register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, who="ada")
+    register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, user="ada")
     until(lambda: device.of(topic))
     assert documents(device, topic, key)[0].revision == 1
 
 
-def test_a_device_that_runs_a_higher_revision_gets_the_policy_under_a_higher_one(
+def test_a_device_with_a_higher_revision_gets_the_policy_under_an_even_higher_one(
     database, bundle, key, serve, connect, caplog
 ):
-    register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, who="ada")
+    register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, user="ada")
     serve()
     topic = policy_topic(FLEET, bundle.digest, COHORT)
     device = connect(topic)
@@ -143,19 +143,19 @@ def test_a_device_that_runs_a_higher_revision_gets_the_policy_under_a_higher_one
     assert [record for record in caplog.records if "restored" in record.getMessage()]
 
 
-def test_messages_are_acknowledged_while_a_refit_takes_long(database, bundle, serve, connect, monkeypatch):
-    fitting, go_on = threading.Event(), threading.Event()
+def test_messages_are_acknowledged_during_a_long_refit(database, bundle, serve, connect, monkeypatch):
+    fitting, may_continue = threading.Event(), threading.Event()
 
     def slow_refit(*arguments, **options):
         fitting.set()
-        go_on.wait(20)
+        may_continue.wait(20)
         return refit(*arguments, **options)
 
     refit = watcher.refit
     monkeypatch.setattr(watcher, "refit", slow_refit)
-    cohort = register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, who="ada").cohort
+    cohort = register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, user="ada").cohort
     serve()
-    until(lambda: policy_history(database, cohort)[0].published_at is not None)  # it listens by then
+    until(lambda: policy_history(database, cohort)[0].published_at is not None)  # then it is subscribed
     device = connect(down_topic(DEVICE, "ack"))
     for audit in audits_of(bundle, 800, trust=0.5):
         device.publish(up_topic(DEVICE, "audit"), audit)
@@ -163,15 +163,15 @@ def test_messages_are_acknowledged_while_a_refit_takes_long(database, bundle, se
     device.publish(up_topic(DEVICE, "report"), report_of(bundle.digest, sequence=99))
     until(lambda: 99 in acknowledged(device))
     assert len(policy_history(database, cohort)) == 1
-    go_on.set()
+    may_continue.set()
     until(lambda: len(policy_history(database, cohort)) == 2)
 
 
-def test_policies_come_back_after_the_broker_lost_everything(database, bundle, broker, key, serve, connect):
-    register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, who="ada")
+def test_policies_are_published_again_after_the_broker_lost_everything(database, bundle, broker, key, serve, connect):
+    register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, user="ada")
     topic = policy_topic(FLEET, bundle.digest, COHORT)
     broker.stop()
-    serve()  # there is no broker yet: it keeps trying
+    serve()  # there is no broker yet; the service keeps trying to connect
     time.sleep(0.3)
     for _ in range(2):
         broker.start()
@@ -181,11 +181,11 @@ def test_policies_come_back_after_the_broker_lost_everything(database, bundle, b
         broker.stop()
 
 
-def test_a_policy_that_somebody_replaces_comes_back_between_the_devices_messages(
+def test_a_replaced_policy_is_published_again_while_devices_send_messages(
     database, bundle, serve, connect, monkeypatch, caplog
 ):
     monkeypatch.setattr(publish, "_REPLACED_PAUSE_S", 0.5)
-    register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, who="ada")
+    register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, user="ada")
     topic = policy_topic(FLEET, bundle.digest, COHORT)
     device = connect(topic, down_topic(DEVICE, "ack"))
     serve()
@@ -194,26 +194,28 @@ def test_a_policy_that_somebody_replaces_comes_back_between_the_devices_messages
     for sequence in range(200):
         device.send(up_topic(DEVICE, "report"), report_of(bundle.digest, sequence=sequence))
         if sequence == 100:
-            device.send(topic, b"somebody else's")
-    until(lambda: device.of(topic)[-2:] == [b"somebody else's", ours])
+            device.send(topic, b"from another client")
+    until(lambda: device.of(topic)[-2:] == [b"from another client", ours])
     until(lambda: set(acknowledged(device)) == set(range(200)))
     assert "lost the broker" not in caplog.text
     assert "dropped" not in caplog.text
 
 
-def test_a_policy_that_the_broker_refuses_is_told(database, bundle, serve, caplog):
-    register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, who="ada")
+def test_a_policy_that_the_broker_refuses_is_logged(database, bundle, serve, caplog):
+    register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, user="ada")
     acl = RefusingBroker()
     serve(url=acl.url)
     until(lambda: "was refused by the broker" in caplog.text)
     acl.close()
 
 
-def test_acknowledged_is_committed_and_duplicates_are_acknowledged_again(database, serve, connect):
+def test_messages_are_committed_before_the_acknowledgement_and_duplicates_are_acknowledged_again(
+    database, serve, connect
+):
     serve()
     device = connect(down_topic(DEVICE, "ack"))
-    until(lambda: _predictions(device, report_of(DIGEST, sequence=1)))
-    other = open_database(str(database.engine.url.database))  # sees what is committed and nothing else
+    until(lambda: _is_acknowledged(device, report_of(DIGEST, sequence=1)))
+    other = open_database(str(database.engine.url.database))  # sees committed data only
     for sequence in range(2, 30):
         device.publish(up_topic(DEVICE, "report"), report_of(DIGEST, sequence=sequence, counts=(sequence, 0, 0)))
         until(lambda sequence=sequence: sequence in acknowledged(device))
@@ -224,11 +226,11 @@ def test_acknowledged_is_committed_and_duplicates_are_acknowledged_again(databas
     until(lambda: acknowledged(device).count(29) > before)
 
 
-def test_nothing_is_acknowledged_while_the_database_is_locked(database, serve, connect, tmp_path):
+def test_messages_are_not_acknowledged_while_the_database_is_locked(database, serve, connect, tmp_path):
     impatient = open_database(str(database.engine.url.database), busy_timeout_s=0.1)
     serve(impatient)
     device = connect(down_topic(DEVICE, "ack"))
-    until(lambda: _predictions(device, report_of(DIGEST, sequence=1)))
+    until(lambda: _is_acknowledged(device, report_of(DIGEST, sequence=1)))
     lock = sqlite3.connect(database.engine.url.database)
     lock.execute("BEGIN IMMEDIATE")
     device.publish(up_topic(DEVICE, "report"), report_of(DIGEST, sequence=2))
@@ -239,11 +241,11 @@ def test_nothing_is_acknowledged_while_the_database_is_locked(database, serve, c
     impatient.close()
 
 
-def test_nothing_is_acknowledged_while_the_databases_file_is_gone(database, tmp_path, serve, connect, caplog):
+def test_messages_are_not_acknowledged_while_the_database_file_is_missing(database, tmp_path, serve, connect, caplog):
     caplog.set_level("INFO", "edgeexit_calibration")
     serve()
     device = connect(down_topic(DEVICE, "ack"))
-    until(lambda: _predictions(device, report_of(DIGEST, sequence=1)))
+    until(lambda: _is_acknowledged(device, report_of(DIGEST, sequence=1)))
     (tmp_path / "aside").mkdir()
     for file in tmp_path.glob("calibrator.sqlite*"):
         file.rename(tmp_path / "aside" / file.name)
@@ -254,17 +256,17 @@ def test_nothing_is_acknowledged_while_the_databases_file_is_gone(database, tmp_
     for file in (tmp_path / "aside").iterdir():
         file.rename(tmp_path / file.name)
     until(lambda: 2 in acknowledged(device))
-    until(lambda: "cohorts are checked" in caplog.text)
-    said = [record.getMessage() for record in caplog.records if record.name == "edgeexit_calibration.service"]
-    assert sum("nothing is acknowledged" in line and "removed or replaced" in line for line in said) == 1
-    assert sum("no cohort is checked" in line for line in said) == 1
-    assert sum("works again: " in line for line in said) == 2
+    until(lambda: "resuming checks of cohorts" in caplog.text)
+    lines = [record.getMessage() for record in caplog.records if record.name == "edgeexit_calibration.service"]
+    assert sum("pausing acknowledgements" in line and "removed or replaced" in line for line in lines) == 1
+    assert sum("pausing checks of cohorts" in line for line in lines) == 1
+    assert sum("database reachable again; resuming" in line for line in lines) == 2
 
 
-def test_garbage_is_dropped_counted_and_does_not_stop_it(database, bundle, serve, connect, caplog):
+def test_invalid_messages_are_dropped_and_counted_and_do_not_stop_the_service(database, bundle, serve, connect, caplog):
     service, _ = serve()
     device = connect(down_topic(DEVICE, "ack"))
-    until(lambda: _predictions(device, report_of(DIGEST, sequence=1)))
+    until(lambda: _is_acknowledged(device, report_of(DIGEST, sequence=1)))
     deep = b"[" * 100_000 + b"]" * 100_000
     garbage = [b"", b"\xff\xfe", b"{}", deep, b"[" * 100_000, b'{"x":' * 40_000, b'{"x":' + deep + b"}"]
     garbage += [b'{"outbox": 1}', b'{"outbox": "\\ud800", "sequence": 1}']
@@ -281,10 +283,10 @@ def test_garbage_is_dropped_counted_and_does_not_stop_it(database, bundle, serve
     assert all(line.isprintable() for line in dropped)
 
 
-def test_what_came_while_it_was_away_is_there_after_a_restart(database, bundle, serve, connect):
+def test_messages_sent_while_the_service_is_stopped_are_stored_after_its_restart(database, bundle, serve, connect):
     _, stop = serve()
     device = connect(down_topic(DEVICE, "ack"))
-    until(lambda: _predictions(device, report_of(DIGEST, sequence=1)))
+    until(lambda: _is_acknowledged(device, report_of(DIGEST, sequence=1)))
     stop()
     for audit in audits_of(bundle, 300):
         device.publish(up_topic(DEVICE, "audit"), audit)  # the broker keeps them: the session is persistent
@@ -293,19 +295,19 @@ def test_what_came_while_it_was_away_is_there_after_a_restart(database, bundle, 
     assert disagreement(database, CohortAddress(FLEET, bundle.digest, COHORT)).samples == 300
 
 
-def test_a_burst_is_taken_in_over_one_connection(database, serve, connect, caplog):
+def test_a_burst_of_messages_does_not_break_the_connection(database, serve, connect, caplog):
     caplog.set_level("INFO")
     serve()
     device = connect(down_topic(DEVICE, "ack"))
-    until(lambda: _predictions(device, report_of(DIGEST, sequence=0)))
+    until(lambda: _is_acknowledged(device, report_of(DIGEST, sequence=0)))
     for sequence in range(1, 2000):
         device.send(up_topic(DEVICE, "report"), report_of(DIGEST, sequence=sequence))
     until(lambda: set(acknowledged(device)) >= set(range(2000)))
     assert not [record for record in caplog.records if "lost the broker" in record.getMessage()]
 
 
-def _predictions(device, message):
-    """Send until the service is there: its first connection takes a moment."""
+def _is_acknowledged(device, message):
+    """Send a message; return True when the service, whose first connection takes a moment, acknowledges."""
     device.publish(up_topic(DEVICE, "report"), message)
     time.sleep(0.1)
     return bool(acknowledged(device))

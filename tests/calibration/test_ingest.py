@@ -1,4 +1,4 @@
-"""Ingest: any order and any number of copies of the same messages gives the same counters, and audits count once."""
+"""Storing messages: the result does not depend on the order or the copies of messages; audits are stored once."""
 
 import itertools
 from collections import Counter
@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 import msgspec
 import pytest
 from edgeexit_calibration import CohortAddress, audit_watermark, cohorts, devices, disagreement, exit_mix, tables
-from edgeexit_calibration.ingest import Uplink, read_uplink, store
+from edgeexit_calibration.ingest import Uplink, decode_uplink, store_uplinks
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -24,13 +24,13 @@ def ingest(database, uplinks, *, size=500):
     receipts = []
     for start in range(0, len(uplinks), size):
         with database.writing() as session:
-            receipts += store(session, uplinks[start : start + size], now=NOW)
+            receipts += store_uplinks(session, uplinks[start : start + size], now=NOW)
     return receipts
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_order_and_copies_of_messages_do_not_matter(database, bundle, data):
+def test_the_order_and_the_copies_of_messages_do_not_change_the_result(database, bundle, data):
     fleet = next(_fleets)
     addresses = [DeviceAddress(fleet, "s0", name) for name in ("a", "b")]
     sent = [
@@ -48,7 +48,7 @@ def test_order_and_copies_of_messages_do_not_matter(database, bundle, data):
     assert disagreement(database, cohort).samples == 2 * 12
 
 
-def test_a_gap_in_the_reports_changes_nothing(database):
+def test_missing_reports_do_not_change_the_counters(database):
     cohort = CohortAddress("gap", DIGEST, COHORT)
     address = DeviceAddress("gap", "s0", "a")
     ingest(database, [Uplink(address, report_of(DIGEST, sequence=n, counts=(n, n, n))) for n in (1, 9, 4)])
@@ -56,7 +56,7 @@ def test_a_gap_in_the_reports_changes_nothing(database):
     assert exit_mix(database, cohort).mean_latency_ms == pytest.approx(1.0, rel=0.2)
 
 
-def test_every_copy_is_acknowledged_again(database, bundle):
+def test_every_copy_of_a_message_is_acknowledged(database, bundle):
     address = DeviceAddress(FLEET, "s0", "a")
     audit = audits_of(bundle, 3)[0]
     older, newer = report_of(DIGEST, sequence=5), report_of(DIGEST, sequence=6)
@@ -65,54 +65,54 @@ def test_every_copy_is_acknowledged_again(database, bundle):
     assert Counter(first[0].sequences) == Counter([0, 6])
     assert Counter(again[0].sequences) == Counter([5, 0, 6])
     with database.reading() as session:
-        assert session.query(tables.Audit).count() == 1
-        assert session.query(tables.AuditedSample).count() == 3
+        assert session.query(tables.AuditRow).count() == 1
+        assert session.query(tables.AuditedSampleRow).count() == 3
 
 
-def test_the_same_sequence_of_another_outbox_or_device_is_another_audit(database, bundle):
+def test_the_same_sequence_in_another_outbox_or_device_is_another_audit(database, bundle):
     audit = audits_of(bundle, 2)[0]
-    renewed = msgspec.structs.replace(audit, outbox="made anew")
+    renewed = msgspec.structs.replace(audit, outbox="second box")
     a, b = DeviceAddress(FLEET, "s0", "a"), DeviceAddress(FLEET, "s0", "b")
     receipts = ingest(database, [Uplink(a, audit), Uplink(b, audit), Uplink(a, renewed)])
     assert {(receipt.address.device, receipt.outbox) for receipt in receipts} == {
-        ("a", "box"), ("b", "box"), ("a", "made anew"),
+        ("a", "box"), ("b", "box"), ("a", "second box"),
     }  # fmt: skip
     assert audit_watermark(database, CohortAddress(FLEET, bundle.digest, COHORT)) == 6
 
 
-def test_a_failed_transaction_leaves_nothing(database, bundle):
+def test_a_failed_transaction_stores_nothing(database, bundle):
     address = DeviceAddress(FLEET, "s0", "a")
     uplinks = [Uplink(address, audit) for audit in audits_of(bundle, 10)]
     with pytest.raises(ZeroDivisionError), database.writing() as session:
-        store(session, uplinks, now=NOW).append(1 / 0)
+        store_uplinks(session, uplinks, now=NOW).append(1 / 0)
     assert devices(database) == []
 
 
-def test_the_largest_message_that_is_taken_can_be_read_again(database):
+def test_a_stored_message_of_the_maximum_size_can_be_read(database):
     address = DeviceAddress(FLEET, "s0", "a")
     messages = {"report": (report_of(DIGEST, sequence=1), "outbox"), "state": (state_of(DIGEST), "agent")}
     for kind, (message, name) in messages.items():
         content = msgspec.to_builtins(message)
         for default in {"failed", "dropped", "skipped", "rejected"} & content.keys():
-            del content[default]  # stored, they are written out
+            del content[default]  # defaults are encoded when the message is stored
         content[name] = ""
         content[name] = "x" * (MAX_BYTES - len(msgspec.json.encode(content)))
-        ingest(database, [read_uplink(up_topic(address, kind), msgspec.json.encode(content))])
+        ingest(database, [decode_uplink(up_topic(address, kind), msgspec.json.encode(content))])
     assert exit_mix(database, CohortAddress(FLEET, DIGEST, COHORT)).samples == 10
     assert devices(database)[0].online
     assert cohorts(database)[0].devices == 1
 
 
-def test_a_replayed_state_is_no_news(database):
+def test_a_repeated_state_does_not_change_last_seen(database):
     address = DeviceAddress(FLEET, "s0", "a")
     later = datetime(2025, 6, 1, tzinfo=timezone.utc)
     ingest(database, [Uplink(address, state_of(DIGEST, revision=3))])
     with database.writing() as session:
-        store(session, [Uplink(address, state_of(DIGEST, revision=3))], now=later)
+        store_uplinks(session, [Uplink(address, state_of(DIGEST, revision=3))], now=later)
     [device] = devices(database)
     assert (device.online, device.revision, device.last_seen) == (True, 3, NOW)
     with database.writing() as session:
-        store(session, [Uplink(address, state_of(DIGEST, revision=3, online=False))], now=later)
+        store_uplinks(session, [Uplink(address, state_of(DIGEST, revision=3, online=False))], now=later)
     [device] = devices(database)
     assert (device.online, device.last_seen) == (False, later)
 
@@ -129,21 +129,21 @@ def test_a_replayed_state_is_no_news(database):
         ("edgeexit/v1/shop/s0/a/up/state", b"{" * 300_000),
     ],
 )
-def test_what_breaks_the_contract_is_refused(topic, payload):
+def test_an_invalid_message_raises_message_error(topic, payload):
     with pytest.raises(MessageError):
-        read_uplink(topic, payload)
+        decode_uplink(topic, payload)
 
 
-def test_a_class_that_float32_cannot_hold_is_refused(bundle):
+def test_a_class_that_float32_cannot_represent_raises_message_error(bundle):
     audit = audits_of(bundle, 1)[0]
     huge = msgspec.structs.replace(audit.samples[0], top1=(1, 2**24 + 1, 3))
     message = msgspec.structs.replace(audit, samples=(huge,))
     with pytest.raises(MessageError, match="16777217"):
-        read_uplink(up_topic(DeviceAddress(FLEET, "s0", "a"), "audit"), encode(message))
+        decode_uplink(up_topic(DeviceAddress(FLEET, "s0", "a"), "audit"), encode(message))
 
 
-def test_what_was_answered_is_what_disagrees(database, bundle):
-    """An early exit that is outvoted disagrees by its answer, not by its own class."""
+def test_disagreement_compares_the_returned_prediction_with_the_final_exit(database, bundle):
+    """A policy that votes can return another class than the top-1 class of its exit."""
     figures = {"p1": (0.5,) * 3, "p2": (0.2,) * 3, "entropy": (1.0,) * 3}
     samples = (
         AuditedSample(exit=1, top1=(0, 1, 1), **figures),
@@ -154,20 +154,20 @@ def test_what_was_answered_is_what_disagrees(database, bundle):
     )
     audit = msgspec.structs.replace(audits_of(bundle, 1)[0], samples=samples)
     address = DeviceAddress("predictions", "s0", "a")
-    ingest(database, [read_uplink(up_topic(address, "audit"), encode(audit))])
+    ingest(database, [decode_uplink(up_topic(address, "audit"), encode(audit))])
     with database.reading() as session:
-        stored = [row.disagrees for row in session.query(tables.AuditedSample).order_by(tables.AuditedSample.id)]
+        stored = [row.disagrees for row in session.query(tables.AuditedSampleRow).order_by(tables.AuditedSampleRow.id)]
     assert stored == [False, True, False, True, False]
 
 
-def test_an_answer_that_float32_cannot_hold_is_refused(bundle):
+def test_a_prediction_that_float32_cannot_represent_raises_message_error(bundle):
     audit = audits_of(bundle, 1)[0]
     huge = msgspec.structs.replace(audit.samples[0], prediction=2**24)
     message = msgspec.structs.replace(audit, samples=(huge,))
     with pytest.raises(MessageError, match="16777216"):
-        read_uplink(up_topic(DeviceAddress(FLEET, "s0", "a"), "audit"), encode(message))
+        decode_uplink(up_topic(DeviceAddress(FLEET, "s0", "a"), "audit"), encode(message))
 
 
-def test_an_extreme_sequence_is_stored(database):
+def test_the_largest_sequence_number_is_stored(database):
     address = DeviceAddress(FLEET, "s0", "a")
     assert ingest(database, [Uplink(address, report_of(DIGEST, sequence=2**63 - 1))])[0].sequences == (2**63 - 1,)

@@ -1,4 +1,4 @@
-"""The policies at the broker stay as the database has them: replaced, cleared, or refused, they go out again."""
+"""The publisher publishes a policy again after another client replaced or cleared it, or the broker refused it."""
 
 import time
 from datetime import datetime, timezone
@@ -10,7 +10,7 @@ from edgeexit.signing import generate_key, load_private_key
 from edgeexit.wire import BrokerConfig, BrokerSession, policy_topic
 from tests.calibration.scenario import COHORT, DELTA, FLEET, RISK, Client, RefusingBroker, until
 
-GOAL = {"fleet": FLEET, "cohort": COHORT, "risk": RISK, "delta": DELTA, "who": "ada"}
+GOAL = {"fleet": FLEET, "cohort": COHORT, "risk": RISK, "delta": DELTA, "user": "ada"}
 
 
 @pytest.fixture
@@ -20,8 +20,8 @@ def key(tmp_path):
 
 
 @pytest.fixture
-def publishing(database, key):
-    """Connect a publisher to a broker; returns it with its session, and takes note what the broker says."""
+def connect(database, key):
+    """Return a function that connects a publisher to the broker at a URL."""
     sessions = []
 
     def to(url):
@@ -29,8 +29,8 @@ def publishing(database, key):
             BrokerConfig(url=url),
             client_id="publisher",
             subscriptions=[publish.policy_filter(FLEET)],
-            on_message=lambda delivery: publisher.notice(delivery.topic, delivery.payload),
-            on_refused=lambda topic: publisher.refused(topic),  # noqa: PLW0108 - there is no publisher yet
+            on_message=lambda delivery: publisher.on_policy_message(delivery.topic, delivery.payload),
+            on_refused=lambda topic: publisher.on_refused(topic),  # noqa: PLW0108 - there is no publisher yet
         )
         publisher = publish.Publisher(database, session, fleet=FLEET, key=key)
         sessions.append(session)
@@ -43,31 +43,31 @@ def publishing(database, key):
         session.stop()
 
 
-def go_on(publisher, *, until_it=lambda: False, for_s=15.0):
-    """Publish what is due, again and again, as the service does; return whether it came to what was waited for."""
-    deadline = time.monotonic() + for_s
-    while not (done := until_it()) and time.monotonic() < deadline:
+def publish_until(publisher, *, condition=lambda: False, limit_s=15.0):
+    """Publish repeatedly, as the service does, until a condition holds; return whether it held within the time."""
+    deadline = time.monotonic() + limit_s
+    while not (done := condition()) and time.monotonic() < deadline:
         publisher.publish(now=datetime.now(timezone.utc))
         time.sleep(0.02)
     return done
 
 
-@pytest.mark.parametrize("content", [b"", b"somebody else's"])
-def test_a_policy_that_somebody_clears_or_replaces_comes_back(
-    database, bundle, broker, publishing, monkeypatch, caplog, content
+@pytest.mark.parametrize("content", [b"", b"from another client"])
+def test_a_policy_that_another_client_clears_or_replaces_is_published_again(
+    database, bundle, broker, connect, monkeypatch, caplog, content
 ):
     monkeypatch.setattr(publish, "_REPLACED_PAUSE_S", 0.3)
     topic = policy_topic(*register(database, bundle, **GOAL).cohort)
     client = Client(broker, topic)
-    publisher = publishing(broker.url)
-    assert go_on(publisher, until_it=lambda: client.of(topic))
+    publisher = connect(broker.url)
+    assert publish_until(publisher, condition=lambda: client.of(topic))
     ours = client.of(topic)[0]
-    go_on(publisher, for_s=0.5)
+    publish_until(publisher, limit_s=0.5)
     for times in (1, 2):
         client._client.publish(topic, content, qos=1, retain=True).wait_for_publish(5)
-        assert go_on(publisher, until_it=lambda times=times: client.of(topic).count(ours) > times)
-    go_on(publisher, for_s=0.5)
-    assert client.of(topic) == [ours, content, ours, content, ours]  # and no loop with its own echo
+        assert publish_until(publisher, condition=lambda times=times: client.of(topic).count(ours) > times)
+    publish_until(publisher, limit_s=0.5)
+    assert client.of(topic) == [ours, content, ours, content, ours]  # the publisher does not react to its own echo
     assert len([record for record in caplog.records if "publish there" in record.getMessage()]) == 1
     late = Client(broker, topic)
     until(lambda: late.of(topic) == [ours])
@@ -75,47 +75,49 @@ def test_a_policy_that_somebody_clears_or_replaces_comes_back(
     client.close()
 
 
-def test_against_another_publisher_it_goes_out_at_a_slow_pace(database, bundle, broker, publishing, monkeypatch):
+def test_against_another_publisher_the_policy_is_published_at_a_limited_rate(
+    database, bundle, broker, connect, monkeypatch
+):
     monkeypatch.setattr(publish, "_REPLACED_PAUSE_S", 0.5)
     topic = policy_topic(*register(database, bundle, **GOAL).cohort)
     client = Client(broker, topic)
-    publisher = publishing(broker.url)
-    assert go_on(publisher, until_it=lambda: client.of(topic))
+    publisher = connect(broker.url)
+    assert publish_until(publisher, condition=lambda: client.of(topic))
     deadline = time.monotonic() + 1.2
     while time.monotonic() < deadline:
         client._client.publish(topic, b"other", qos=1, retain=True).wait_for_publish(5)
-        go_on(publisher, for_s=0.05)
+        publish_until(publisher, limit_s=0.05)
     assert 2 <= sum(payload != b"other" for payload in client.of(topic)) <= 4
     client.close()
 
 
-def test_what_the_broker_had_before_is_no_interference(database, bundle, publishing, caplog):
+def test_a_message_from_before_the_publication_is_ignored(database, bundle, connect, caplog):
     topic = policy_topic(*register(database, bundle, **GOAL).cohort)
     broker = RefusingBroker()
     broker.refuses = False
-    publisher = publishing(broker.url)
+    publisher = connect(broker.url)
     publisher.publish(now=datetime.now(timezone.utc))
-    publisher.notice(topic, b"an older policy, sent before ours arrived")
-    go_on(publisher, for_s=0.3)
+    publisher.on_policy_message(topic, b"an older policy, sent before ours arrived")
+    publish_until(publisher, limit_s=0.3)
     assert broker.published == 1
     assert "publish there" not in caplog.text
     broker.close()
 
 
-def test_a_policy_that_the_broker_refuses_is_not_published(database, bundle, publishing, monkeypatch, caplog):
+def test_a_refused_policy_is_not_recorded_as_published(database, bundle, connect, monkeypatch, caplog):
     monkeypatch.setattr(publish, "_REFUSED_PAUSE_S", 0.4)
-    monkeypatch.setattr(publish, "_ANSWER_S", 0.2)
+    monkeypatch.setattr(publish, "_REFUSAL_TIMEOUT_S", 0.2)
     cohort = register(database, bundle, **GOAL).cohort
     acl = RefusingBroker()
-    publisher = publishing(acl.url)
-    go_on(publisher, for_s=1.0)
+    publisher = connect(acl.url)
+    publish_until(publisher, limit_s=1.0)
     assert 2 <= acl.published <= 3
     assert policy_history(database, cohort)[0].published_at is None
-    assert [event.what for event in events(database, cohort)] == ["registered"]
+    assert [event.kind for event in events(database, cohort)] == ["registered"]
     warnings = [r.getMessage() for r in caplog.records if r.name == "edgeexit_calibration.publish"]
     assert len(warnings) == 1
     assert "ACL" in warnings[0]
     acl.refuses = False
-    assert go_on(publisher, until_it=lambda: policy_history(database, cohort)[0].published_at is not None)
-    assert [event.what for event in events(database, cohort)] == ["registered", "published"]
+    assert publish_until(publisher, condition=lambda: policy_history(database, cohort)[0].published_at is not None)
+    assert [event.kind for event in events(database, cohort)] == ["registered", "published"]
     acl.close()

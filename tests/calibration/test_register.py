@@ -1,4 +1,4 @@
-"""Registration: the bundle's policy becomes revision 1; again, it changes the goal and never lowers the revision."""
+"""Registration: the bundle's policy becomes revision 1; a second registration changes the risk or adds a revision."""
 
 import msgspec
 import pytest
@@ -9,7 +9,7 @@ from edgeexit.errors import BundleError, FittingError, MessageError
 from tests.bundles import make_bundle
 from tests.calibration.scenario import COHORT, DELTA, FLEET, RISK, fitted_bundle
 
-GOAL = {"fleet": FLEET, "cohort": COHORT, "risk": RISK, "delta": DELTA, "who": "ada"}
+GOAL = {"fleet": FLEET, "cohort": COHORT, "risk": RISK, "delta": DELTA, "user": "ada"}
 
 
 def test_the_first_revision_is_the_policy_in_the_bundle(database, bundle):
@@ -19,33 +19,33 @@ def test_the_first_revision_is_the_policy_in_the_bundle(database, bundle):
     shipped = bundle.policy()
     assert policy.thresholds == shipped.policy.thresholds
     assert policy.certificate == shipped.certificate
-    assert (policy.revision, policy.who, policy.published_at) == (1, "ada", None)
+    assert (policy.revision, policy.created_by, policy.published_at) == (1, "ada", None)
     [cohort] = cohorts(database)
     assert (cohort.fleet, cohort.bundle, cohort.cohort) == registered.cohort
     assert (cohort.risk, cohort.delta, cohort.exits) == (RISK, DELTA, ("e0", "e1", "e2"))
 
 
-def test_costs_are_those_that_the_bundle_states(database, bundle):
+def test_the_costs_come_from_the_bundle(database, bundle):
     registered = register(database, bundle, **GOAL)
     [event] = events(database, registered.cohort)
     unit, costs = bundle.costs()
     assert (event.details["cost_unit"], event.details["costs"]) == (unit, list(costs))
 
 
-def test_another_risk_changes_the_goal_and_keeps_the_revision(database, bundle):
+def test_another_risk_keeps_the_revision(database, bundle):
     register(database, bundle, **GOAL)
-    again = register(database, bundle, **(GOAL | {"risk": 0.02, "who": "bob"}))
+    again = register(database, bundle, **(GOAL | {"risk": 0.02, "user": "bob"}))
     assert (again.revision, again.is_new_revision) == (1, False)
     [cohort] = cohorts(database)
     assert (cohort.risk, cohort.revision) == (0.02, 1)
     log = events(database, again.cohort)
-    assert [(event.who, event.what, event.details["risk"]) for event in log] == [
+    assert [(event.actor, event.kind, event.details["risk"]) for event in log] == [
         ("ada", "registered", RISK),
         ("bob", "registered", 0.02),
     ]
 
 
-def test_a_bundle_fitted_anew_is_the_next_revision(database, tmp_path):
+def test_a_bundle_with_a_new_policy_adds_a_revision(database, tmp_path):
     bundle = fitted_bundle(tmp_path / "bundle")
     register(database, bundle, **GOAL)
     shipped = bundle.policy()
@@ -66,18 +66,18 @@ def test_a_bundle_fitted_anew_is_the_next_revision(database, tmp_path):
         ({"delta": 1.0}, FittingError),
     ],
 )
-def test_a_goal_or_name_that_cannot_be_is_refused_and_leaves_nothing(database, bundle, change, error):
+def test_an_invalid_risk_or_name_is_an_error_and_stores_nothing(database, bundle, change, error):
     with pytest.raises(error):
         register(database, bundle, **(GOAL | change))
     assert cohorts(database) == []
 
 
-def test_a_bundle_without_a_policy_has_to_be_fitted_first(database, tmp_path):
+def test_a_bundle_without_a_policy_is_an_error_that_names_edgeexit_fit(database, tmp_path):
     with pytest.raises(BundleError, match="edgeexit fit"):
         register(database, make_bundle(tmp_path / "bundle"), **GOAL)
 
 
-def test_a_bundle_of_maps_is_refused_since_audits_hold_none(database, bundle):
+def test_a_segmentation_bundle_is_an_error_because_audits_hold_no_maps(database, bundle):
     maps = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, task="segmentation"), bundle.digest)
     with pytest.raises(BundleError, match="audits hold no maps"):
         register(database, maps, **GOAL)

@@ -1,4 +1,4 @@
-"""The numbers of revisions: never below what devices run, whatever the database has forgotten."""
+"""Revision numbers stay above those that devices run, even after the database was lost or restored."""
 
 import sqlite3
 from datetime import datetime, timezone
@@ -6,19 +6,19 @@ from datetime import datetime, timezone
 import msgspec
 import pytest
 from edgeexit_calibration import cohorts, devices, events, open_database, policy_history, register
-from edgeexit_calibration.ingest import Uplink, store
+from edgeexit_calibration.ingest import Uplink, store_uplinks
 from edgeexit_calibration.watcher import Watcher
 
 from edgeexit.wire import Rejection
 from tests.calibration.scenario import COHORT, DELTA, DEVICE, FLEET, RISK, audits_of, report_of, state_of
 
 NOW = datetime(2025, 1, 1, tzinfo=timezone.utc)
-GOAL = {"fleet": FLEET, "cohort": COHORT, "risk": RISK, "delta": DELTA, "who": "ada"}
+GOAL = {"fleet": FLEET, "cohort": COHORT, "risk": RISK, "delta": DELTA, "user": "ada"}
 
 
 def ingest(database, *messages):
     with database.writing() as session:
-        store(session, [Uplink(DEVICE, message) for message in messages], now=NOW)
+        store_uplinks(session, [Uplink(DEVICE, message) for message in messages], now=NOW)
 
 
 def check(database):
@@ -33,18 +33,20 @@ def check(database):
         lambda bundle: audits_of(bundle, 1, revision=5)[0],
     ],
 )
-def test_a_lost_database_goes_on_above_what_devices_run(database, bundle, message_of):
+def test_a_new_database_numbers_revisions_above_those_that_devices_run(database, bundle, message_of):
     ingest(database, message_of(bundle), state_of(bundle.digest, revision=4))
     assert register(database, bundle, **GOAL).revision == 6
 
 
-def test_what_devices_of_another_cohort_or_bundle_run_does_not_count(database, bundle):
+def test_revisions_of_other_cohorts_and_bundles_are_ignored(database, bundle):
     elsewhere = msgspec.structs.replace(state_of(bundle.digest, revision=5), cohort="elsewhere")
     ingest(database, elsewhere, state_of("d" * 64, revision=5))
     assert register(database, bundle, **GOAL).revision == 1
 
 
-def test_a_restored_database_publishes_what_it_has_above_what_devices_run(database, bundle, tmp_path, caplog):
+def test_a_restored_database_stores_its_policy_again_above_the_revision_that_devices_run(
+    database, bundle, tmp_path, caplog
+):
     cohort = register(database, bundle, **GOAL).cohort
     with sqlite3.connect(database.engine.url.database) as saved, sqlite3.connect(tmp_path / "restored") as copy:
         saved.backup(copy)
@@ -59,8 +61,9 @@ def test_a_restored_database_publishes_what_it_has_above_what_devices_run(databa
         check(restored)
     first, again = policy_history(restored, cohort)
     assert (first.revision, again.revision) == (1, 3)
-    assert (again.thresholds, again.certificate, again.who) == (first.thresholds, first.certificate, "calibrator")
-    assert [event.what for event in events(restored, cohort)] == ["registered", "overtaken"]
+    assert (again.thresholds, again.certificate) == (first.thresholds, first.certificate)
+    assert again.created_by == "calibrator"
+    assert [event.kind for event in events(restored, cohort)] == ["registered", "renumbered"]
     assert [record.levelname for record in caplog.records if "restored" in record.getMessage()] == ["WARNING"]
 
     moved_on = [msgspec.structs.replace(audit, revision=3) for audit in drifted]
@@ -71,23 +74,23 @@ def test_a_restored_database_publishes_what_it_has_above_what_devices_run(databa
     restored.close()
 
 
-def test_a_refit_goes_above_what_devices_run_though_that_came_meanwhile(database, bundle, monkeypatch):
+def test_a_refit_uses_a_revision_above_one_that_a_device_reports_during_the_refit(database, bundle, monkeypatch):
     from edgeexit_calibration import watcher  # noqa: PLC0415
 
     cohort = register(database, bundle, **GOAL).cohort
     ingest(database, *audits_of(bundle, 800, trust=0.5))
 
-    def refit_while_news_come(*arguments, **options):
+    def refit_while_a_state_arrives(*arguments, **options):
         ingest(database, state_of(bundle.digest, revision=7))
         return refit(*arguments, **options)
 
     refit = watcher.refit
-    monkeypatch.setattr(watcher, "refit", refit_while_news_come)
+    monkeypatch.setattr(watcher, "refit", refit_while_a_state_arrives)
     check(database)
     assert [policy.revision for policy in policy_history(database, cohort)] == [1, 8]
 
 
-def test_the_same_number_with_other_content_is_noticed_where_a_device_refuses_it(database, bundle):
+def test_a_rejected_policy_with_the_same_number_is_stored_again_under_a_higher_one(database, bundle):
     cohort = register(database, bundle, **GOAL).cohort
     running = state_of(bundle.digest, revision=1)
     ingest(database, running)
@@ -100,14 +103,14 @@ def test_the_same_number_with_other_content_is_noticed_where_a_device_refuses_it
     assert [policy.revision for policy in policy_history(database, cohort)] == [1, 2]
 
 
-def test_a_device_cannot_use_up_the_numbers(database, bundle):
+def test_a_device_cannot_exhaust_the_revision_numbers(database, bundle):
     cohort = register(database, bundle, **GOAL).cohort
     ingest(database, state_of(bundle.digest, revision=2**63 - 1), state_of(bundle.digest, revision=3))
     check(database)
     assert [policy.revision for policy in policy_history(database, cohort)] == [1, 4]
 
 
-def test_a_will_only_says_that_the_device_is_away(database, bundle):
+def test_an_mqtt_will_changes_only_the_online_flag(database, bundle):
     refused = Rejection(reason="not signed")
     now = msgspec.structs.replace(state_of(bundle.digest, revision=4), policy="beem", rejected=refused)
     ingest(database, now, state_of(bundle.digest, revision=0, online=False))

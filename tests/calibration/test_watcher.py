@@ -1,4 +1,4 @@
-"""The watch over a cohort: silent while the risk holds, one refit when it breaks, one event while it must wait."""
+"""The watcher: no event while the risk holds, one refit after an alarm, one event while a refit is postponed."""
 
 from datetime import datetime, timezone
 
@@ -13,8 +13,8 @@ from edgeexit_calibration import (
     policy_history,
     register,
 )
-from edgeexit_calibration.ingest import Uplink, store
-from edgeexit_calibration.tables import PolicyRevision
+from edgeexit_calibration.ingest import Uplink, store_uplinks
+from edgeexit_calibration.tables import PolicyRevisionRow
 from edgeexit_calibration.watcher import Watcher
 from sqlalchemy import update
 
@@ -26,7 +26,7 @@ NOW = datetime(2025, 1, 1, tzinfo=timezone.utc)
 
 def ingest(database, audits):
     with database.writing() as session:
-        store(session, [Uplink(DEVICE, audit) for audit in audits], now=NOW)
+        store_uplinks(session, [Uplink(DEVICE, audit) for audit in audits], now=NOW)
 
 
 def watcher(database, *, min_audits=None):
@@ -35,23 +35,23 @@ def watcher(database, *, min_audits=None):
 
 @pytest.fixture
 def cohort(database, bundle):
-    return register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, who="ada").cohort
+    return register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, user="ada").cohort
 
 
-def kinds(database, cohort):
-    return [event.what for event in events(database, cohort)]
+def event_kinds(database, cohort):
+    return [event.kind for event in events(database, cohort)]
 
 
-def test_a_risk_that_holds_changes_nothing(database, bundle, cohort):
+def test_a_policy_that_holds_its_risk_is_not_changed(database, bundle, cohort):
     ingest(database, audits_of(bundle, 2000, seed=11))
     watcher(database).check(now=NOW)
     assert [policy.revision for policy in policy_history(database, cohort)] == [1]
-    assert kinds(database, cohort) == ["registered"]
+    assert event_kinds(database, cohort) == ["registered"]
     measured = disagreement(database, cohort, revision=1)
     assert measured.low <= measured.observed <= measured.high < RISK + 0.03
 
 
-def test_a_broken_certificate_gives_a_safer_policy_and_the_watch_begins_anew(database, bundle, cohort):
+def test_an_exceeded_risk_leads_to_a_safer_policy_with_a_new_detector(database, bundle, cohort):
     ingest(database, audits_of(bundle, 500))
     before = audit_watermark(database, cohort)
     ingest(database, audits_of(bundle, 800, trust=0.8, first_sequence=100, seed=8))
@@ -59,7 +59,7 @@ def test_a_broken_certificate_gives_a_safer_policy_and_the_watch_begins_anew(dat
     watching = watcher(database)
     watching.check(now=NOW)
     _, second = policy_history(database, cohort)
-    assert (second.revision, second.who) == (2, "calibrator")
+    assert (second.revision, second.created_by) == (2, "calibrator")
     assert second.certificate.upper_bound <= RISK
     drifted = readouts_of(20_000, trust=0.8, seed=50)
     policies = [bundle.policy().policy, type(bundle.policy().policy)(
@@ -67,12 +67,12 @@ def test_a_broken_certificate_gives_a_safer_policy_and_the_watch_begins_anew(dat
     )]  # fmt: skip
     old, new = (disagrees(policy, drifted).mean() for policy in policies)
     assert new <= RISK < old
-    assert kinds(database, cohort) == ["registered", "certificate broken", "refitted"]
+    assert event_kinds(database, cohort) == ["registered", "risk exceeded", "refitted"]
 
     ingest(database, audits_of(bundle, 2000, policy=policies[1], trust=0.8, revision=2, first_sequence=200, seed=9))
     for _ in range(3):
         watching.check(now=NOW)
-    watcher(database).check(now=NOW)  # and after a restart
+    watcher(database).check(now=NOW)  # after a restart too
     assert [policy.revision for policy in policy_history(database, cohort)] == [1, 2]
     assert cohorts(database)[0].condition is None
 
@@ -89,46 +89,46 @@ def test_a_broken_certificate_gives_a_safer_policy_and_the_watch_begins_anew(dat
     assert sum(mixes[1]) == pytest.approx(1)
 
 
-def test_it_waits_for_audits_says_so_once_and_then_refits(database, bundle, cohort):
+def test_a_refit_waits_for_audits_with_one_event_and_then_runs(database, bundle, cohort):
     ingest(database, audits_of(bundle, 300, trust=0.5))
     watching = watcher(database, min_audits=600)
     for _ in range(3):
         watching.check(now=NOW)
-    watcher(database, min_audits=600).check(now=NOW)  # and a restart does not say it again
+    watcher(database, min_audits=600).check(now=NOW)  # a restart does not write the event again
     ingest(database, audits_of(bundle, 100, trust=0.5, first_sequence=50, seed=8))
     watching.check(now=NOW)
-    assert kinds(database, cohort) == ["registered", "certificate broken", "held"]
+    assert event_kinds(database, cohort) == ["registered", "risk exceeded", "refit postponed"]
     assert "600 are needed" in events(database, cohort)[-1].details["reason"]
-    assert cohorts(database)[0].condition == "certificate broken; too few audits"
+    assert cohorts(database)[0].condition == "risk exceeded; too few audits"
     ingest(database, audits_of(bundle, 400, trust=0.5, first_sequence=100, seed=9))
     watching.check(now=NOW)
-    assert kinds(database, cohort)[-1] == "refitted"
+    assert event_kinds(database, cohort)[-1] == "refitted"
     assert policy_history(database, cohort)[-1].certificate.samples >= 300
 
 
-def test_audits_of_an_older_revision_help_to_refit_but_do_not_raise_the_alarm(database, bundle, cohort):
+def test_a_refit_uses_audits_of_older_revisions_which_do_not_raise_alarms(database, bundle, cohort):
     ingest(database, audits_of(bundle, 1000, trust=0.3, revision=0))
     watching = watcher(database, min_audits=500)
     watching.check(now=NOW)
-    assert kinds(database, cohort) == ["registered"]
+    assert event_kinds(database, cohort) == ["registered"]
     ingest(database, audits_of(bundle, 100, trust=0.3, revision=1, first_sequence=50))
     ingest(database, audits_of(bundle, 450, trust=0.3, revision=0, first_sequence=100, seed=8))
     watching.check(now=NOW)
-    assert kinds(database, cohort) == ["registered", "certificate broken", "refitted"]
+    assert event_kinds(database, cohort) == ["registered", "risk exceeded", "refitted"]
 
 
-def test_a_tighter_goal_is_watched_from_then_on(database, bundle, cohort):
+def test_a_lower_risk_applies_after_its_registration(database, bundle, cohort):
     ingest(database, audits_of(bundle, 3000, seed=11))
     watching = watcher(database)
     watching.check(now=NOW)
-    register(database, bundle, fleet=FLEET, cohort=COHORT, risk=0.01, delta=DELTA, who="ada")
+    register(database, bundle, fleet=FLEET, cohort=COHORT, risk=0.01, delta=DELTA, user="ada")
     watching.check(now=NOW)
     history = policy_history(database, cohort)
     assert [policy.revision for policy in history] == [1, 2]
     assert history[-1].certificate.risk == 0.01
 
 
-def test_audits_with_another_number_of_exits_are_neither_watched_nor_counted(database, bundle, cohort):
+def test_audits_with_another_number_of_exits_are_ignored(database, bundle, cohort):
     shorter = [
         msgspec.structs.replace(
             audit,
@@ -141,25 +141,25 @@ def test_audits_with_another_number_of_exits_are_neither_watched_nor_counted(dat
     ]
     ingest(database, shorter)
     watcher(database).check(now=NOW)
-    assert kinds(database, cohort) == ["registered"]
+    assert event_kinds(database, cohort) == ["registered"]
     assert disagreement(database, cohort).samples == 0
     assert audited_exit_mix(database, cohort).counts == (0, 0, 0)
 
 
-def test_a_cohort_that_cannot_be_checked_does_not_hold_up_the_others(database, bundle, cohort, caplog):
-    well = register(database, bundle, fleet=FLEET, cohort="well", risk=RISK, delta=DELTA, who="ada").cohort
+def test_a_cohort_that_fails_does_not_stop_the_check_of_the_others(database, bundle, cohort, caplog):
+    healthy = register(database, bundle, fleet=FLEET, cohort="healthy", risk=RISK, delta=DELTA, user="ada").cohort
     with database.writing() as session:
-        session.execute(update(PolicyRevision).where(PolicyRevision.cohort_id == 1).values(document="{}"))
-    ingest(database, [msgspec.structs.replace(audit, cohort="well") for audit in audits_of(bundle, 800, trust=0.5)])
+        session.execute(update(PolicyRevisionRow).where(PolicyRevisionRow.cohort_id == 1).values(document="{}"))
+    ingest(database, [msgspec.structs.replace(audit, cohort="healthy") for audit in audits_of(bundle, 800, trust=0.5)])
     watcher(database).check(now=NOW)
-    assert kinds(database, well) == ["registered", "certificate broken", "refitted"]
-    assert kinds(database, cohort) == ["registered"]
+    assert event_kinds(database, healthy) == ["registered", "risk exceeded", "refitted"]
+    assert event_kinds(database, cohort) == ["registered"]
     [line] = [record.getMessage() for record in caplog.records if "the check failed" in record.getMessage()]
     assert str(cohort) in line
     assert "\n" not in line
 
 
-def test_another_fleet_is_left_alone(database, bundle, cohort):
+def test_cohorts_of_another_fleet_are_ignored(database, bundle, cohort):
     ingest(database, audits_of(bundle, 800, trust=0.5))
     Watcher(database, fleet="elsewhere", min_audits=None, alpha=0.001).check(now=NOW)
-    assert kinds(database, cohort) == ["registered"]
+    assert event_kinds(database, cohort) == ["registered"]

@@ -33,7 +33,10 @@ def profile(**changes):
             path(EXITS[1], 1.22, 175, stages_ms=(0.5, 0.7), decisions_ms=0.004, overhead_ms=0.016),
         ),
         "drift": Drift(ratio=1.2, low=1.1, high=1.3, drifted=True),
-        "phases": (ProfilePhase(name="stages", start_s=0.2, end_s=3.2), ProfilePhase(name="end to end", start_s=3.4, end_s=6.4)),
+        "phases": (
+            ProfilePhase(name="stages", start_s=0.2, end_s=3.2),
+            ProfilePhase(name="end to end", start_s=3.4, end_s=6.4),
+        ),
         "settings": {"governor": "schedutil", "cold load": "files in the page cache"},
         "telemetry": Telemetry(
             probe="jetson", readings=3, seconds=6.5, reading_ms=1.5, throttled=False, total_rail="VDD_IN",

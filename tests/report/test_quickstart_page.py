@@ -1,4 +1,4 @@
-"""The quickstart's page, from a story made up here."""
+"""The quickstart's report, from synthetic results."""
 
 import re
 
@@ -6,9 +6,9 @@ from edgeexit_calibration import Disagreement, ExitMix
 from plotly.offline import get_plotlyjs
 
 from edgeexit.latency import LatencyProfile, LatencySummary, StageProfile
-from edgeexit.quickstart.drill import Drill
-from edgeexit.quickstart.report import Story, write_report
-from edgeexit.quickstart.watch import DrillPhase, Moment
+from edgeexit.quickstart.drift_demo import DriftDemoResult
+from edgeexit.quickstart.monitor import PhaseResult, TimelinePoint
+from edgeexit.quickstart.report import QuickstartResult, write_report
 from edgeexit.runtime import Evaluation
 from edgeexit.runtime.evaluation import LatencyFigures
 from edgeexit.runtime.intervals import Interval
@@ -19,11 +19,13 @@ def figure(value):
 
 
 def phase(name, revision, observed, counts):
-    found = Disagreement(
+    measured = Disagreement(
         samples=200, disagreeing=int(200 * observed), observed=observed, low=observed / 2, high=observed * 2,
         confidence=0.95,
     )  # fmt: skip
-    return DrillPhase(name=name, revision=revision, disagreement=found, mix=ExitMix(samples=sum(counts), counts=counts))
+    return PhaseResult(
+        name=name, revision=revision, disagreement=measured, mix=ExitMix(samples=sum(counts), counts=counts)
+    )
 
 
 def stage(name, mean_ms):
@@ -31,36 +33,37 @@ def stage(name, mean_ms):
     return StageProfile(name=name, latency=summary)
 
 
-def story():
+def quickstart_result():
     latency = LatencyFigures(mean_ms=figure(0.12), p50_ms=figure(0.1), p90_ms=None, p99_ms=None)
     evaluation = Evaluation(
         samples=400, accuracy=figure(0.97), agreement=figure(0.96),
         exit_rates=(figure(0.6), figure(0.2), figure(0.2)), latency=latency, speedup=figure(1.4),
         layer_speedup=figure(1.6),
     )  # fmt: skip
-    moments = tuple(
-        Moment(
+    timeline = tuple(
+        TimelinePoint(
             seconds=float(s), agreement=0.97 if not 20 < s < 35 else 0.85, revision=1, reported=60 * s, audited=18 * s
         )
         for s in range(2, 60)
     )
-    drill = Drill(
+    demo = DriftDemoResult(
         before=phase("before", 1, 0.02, (120, 50, 30)), drifted=phase("drifted", 1, 0.14, (90, 60, 50)),
-        after=phase("updated", 2, 0.03, (40, 60, 100)), moments=moments, drift_s=20.0, update_s=36.0, device_ms=0.4,
+        updated=phase("updated", 2, 0.03, (40, 60, 100)), timeline=timeline, drift_s=20.0, update_s=36.0,
+        mean_device_latency_ms=0.4,
     )  # fmt: skip
     profile = LatencyProfile(
         bundle="0" * 64, machine="x86_64, a processor", runtime="onnxruntime 1.23.2", threads=1, batch=1,
         cold_load_ms=10.0, first_run_ms=1.0, stages=(stage("s0", 0.08), stage("s1", 0.05), stage("s2", 0.07)),
     )  # fmt: skip
-    return Story(
+    return QuickstartResult(
         model="digits <b>&", exits=("e0", "e1", "e2"), policy="beem", risk=0.05, delta=0.1,
-        evaluations={"full model": evaluation, "beem": evaluation}, profile=profile, drill=drill,
+        evaluations={"full model": evaluation, "beem": evaluation}, profile=profile, drift_demo=demo,
     )  # fmt: skip
 
 
-def test_the_page_tells_the_story_and_stands_alone(tmp_path):
+def test_the_page_contains_all_results_and_loads_nothing(tmp_path):
     path = tmp_path / "report.html"
-    write_report(path, story())
+    write_report(path, quickstart_result())
     page = path.read_text().replace(get_plotlyjs(), "")
     for name in ("timeline", "mix", "stages"):
         assert f'id="{name}"' in page

@@ -1,3 +1,3 @@
-"""The fixtures of the calibrator's own tests."""
+"""The fixtures of tests/calibration."""
 
 from tests.calibration.conftest import broker, bundle, database  # noqa: F401 - fixtures

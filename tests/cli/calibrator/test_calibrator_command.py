@@ -1,4 +1,4 @@
-"""The command line: register, run in a process of its own that may be killed, status, history."""
+"""The commands of `edgeexit calibrator`; `run` is tested as a process that is killed at random times."""
 
 import contextlib
 import json
@@ -15,8 +15,8 @@ import msgspec
 import pytest
 from edgeexit_calibration import CohortAddress, disagreement, exit_mix, open_database
 from edgeexit_calibration.cohorts import add_event
-from edgeexit_calibration.ingest import Uplink, store
-from edgeexit_calibration.tables import Audit
+from edgeexit_calibration.ingest import Uplink, store_uplinks
+from edgeexit_calibration.tables import AuditRow
 from sqlalchemy import select
 from typer.testing import CliRunner
 
@@ -45,13 +45,13 @@ from tests.calibration.scenario import (
 
 
 def invoke(*arguments):
-    """Run a command in this process; an error is raised as the CLI's entry point would get it."""
+    """Run a command in this process; raise its error as the entry point of the CLI receives it."""
     return CliRunner().invoke(calibrator_app, [str(a) for a in arguments], catch_exceptions=False)
 
 
 @pytest.fixture
-def setting(tmp_path, broker, bundle):
-    """A registered cohort, a key and a broker; returns the arguments of `run`."""
+def registered(tmp_path, broker, bundle):
+    """Return a database with a registered cohort and the arguments of `run`."""
     database = tmp_path / "calibrator.sqlite"
     generate_key(tmp_path / "calibrator.key")
     result = invoke(
@@ -66,7 +66,7 @@ def setting(tmp_path, broker, bundle):
 
 
 class Process:
-    """`edgeexit calibrator ...` as a process."""
+    """`edgeexit calibrator ...` as a separate process."""
 
     def __init__(self, arguments, log):
         self.log = log
@@ -76,18 +76,18 @@ class Process:
                 [sys.executable, "-c", code, *map(str, arguments)], stdout=output, stderr=output
             )
 
-    def end(self, number):
+    def stop(self, number):
         os.kill(self._process.pid, number)
         return self._process.wait(10)
 
 
-def test_killed_at_any_moment_it_loses_nothing_that_it_acknowledged(setting, broker, bundle, tmp_path):
-    database, run = setting
+def test_a_killed_service_has_stored_every_message_that_it_acknowledged(registered, broker, bundle, tmp_path):
+    database, run = registered
     device = Client(broker, down_topic(DEVICE, "ack"), policy_topic(FLEET, bundle.digest, COHORT))
     cohort = CohortAddress(FLEET, bundle.digest, COHORT)
     audits = audits_of(bundle, 600, size=3)
     waiting = {audit.sequence: audit for audit in audits}
-    dice = random.Random(4)  # noqa: S311 - moments to kill at
+    dice = random.Random(4)  # noqa: S311 - random times to kill the process
     process = Process(run, tmp_path / "log")
     until(lambda: device.of(policy_topic(*cohort)))
     for kill_after in (dice.randint(1, 60), dice.randint(61, 150)):
@@ -95,7 +95,7 @@ def test_killed_at_any_moment_it_loses_nothing_that_it_acknowledged(setting, bro
             device.publish(up_topic(DEVICE, "audit"), audit)
             if sent == kill_after:
                 break
-        assert process.end(signal.SIGKILL) == -signal.SIGKILL
+        assert process.stop(signal.SIGKILL) == -signal.SIGKILL
         acknowledged = {n for payload in device.of(down_topic(DEVICE, "ack")) for n in decode(payload, Ack).sequences}
         assert acknowledged <= stored_sequences(database)
         waiting = {sequence: audit for sequence, audit in waiting.items() if sequence not in acknowledged}
@@ -108,7 +108,7 @@ def test_killed_at_any_moment_it_loses_nothing_that_it_acknowledged(setting, bro
     device.publish(up_topic(DEVICE, "state"), state_of(bundle.digest))
     device.publish(up_topic(DEVICE, "report"), report_of(bundle.digest, sequence=9))
     until(lambda: exit_mix_of(database, cohort) == (5, 3, 2))
-    assert process.end(signal.SIGTERM) == 0
+    assert process.stop(signal.SIGTERM) == 0
     device.close()
 
     status = json.loads(invoke("status", "--database", database, "--json").output)
@@ -118,14 +118,14 @@ def test_killed_at_any_moment_it_loses_nothing_that_it_acknowledged(setting, bro
     assert cohort_row["cohort"]["devices"] == cohort_row["cohort"]["up_to_date"] == 1
     assert [row["device"] for row in status["devices"]] == ["camera-1"]
     shown = invoke("status", "--database", database).output
-    assert "watched" in shown
-    assert "90.0 %" in shown  # the goal
+    assert "no drift" in shown
+    assert "90.0 %" in shown  # the minimum agreement
 
 
 def stored_sequences(database):
     opened = open_database(str(database), create=False)
     with opened.reading() as session:
-        sequences = set(session.scalars(select(Audit.sequence)))
+        sequences = set(session.scalars(select(AuditRow.sequence)))
     opened.close()
     return sequences
 
@@ -137,41 +137,41 @@ def exit_mix_of(database, cohort):
     return counts
 
 
-def test_ctrl_c_without_a_broker_ends_cleanly_and_says_what_is_not_reachable(setting, broker, tmp_path):
-    _, run = setting
+def test_without_a_broker_the_service_logs_it_once_and_ctrl_c_stops_it_cleanly(registered, broker, tmp_path):
+    _, run = registered
     broker.stop()
     process = Process(run, tmp_path / "log")
     until(lambda: b"not reachable" in process.log.read_bytes())
     time.sleep(1.5)
-    assert process.end(signal.SIGINT) == 0
+    assert process.stop(signal.SIGINT) == 0
     log = process.log.read_text()
     assert log.count("not reachable") == 1
     assert "Traceback" not in log
 
 
-def test_sigterm_while_the_database_is_locked_does_not_wait_long(setting, broker, bundle, tmp_path):
-    database, run = setting
+def test_sigterm_stops_the_service_quickly_while_the_database_is_locked(registered, broker, bundle, tmp_path):
+    database, run = registered
     process = Process(run, tmp_path / "log")
     device = Client(broker, down_topic(DEVICE, "ack"), policy_topic(FLEET, bundle.digest, COHORT))
     until(lambda: device.of(policy_topic(FLEET, bundle.digest, COHORT)))
     with contextlib.closing(sqlite3.connect(database)) as other:
         other.execute("BEGIN IMMEDIATE")
         device.publish(up_topic(DEVICE, "report"), report_of(bundle.digest, sequence=1))
-        until(lambda: b"nothing is acknowledged" in process.log.read_bytes())
+        until(lambda: b"pausing acknowledgements" in process.log.read_bytes())
         other.rollback()
         until(lambda: device.of(down_topic(DEVICE, "ack")))
-        assert process.log.read_text().count("the database works again: messages are acknowledged") == 1
+        assert process.log.read_text().count("database reachable again; resuming acknowledgements") == 1
         other.execute("BEGIN IMMEDIATE")
         device.publish(up_topic(DEVICE, "report"), report_of(bundle.digest, sequence=2))
         time.sleep(0.5)
         asked = time.monotonic()
-        assert process.end(signal.SIGTERM) == 0
+        assert process.stop(signal.SIGTERM) == 0
         assert time.monotonic() - asked < 5
     device.close()
 
 
 @pytest.mark.parametrize("action", ["report", "profile"])
-def test_a_device_is_told_what_to_do(broker, action):
+def test_a_command_reaches_its_device(broker, action):
     device = Client(broker, down_topic(DEVICE, "command"))
     arguments = ("--fleet", FLEET, "--shard", DEVICE.shard, "--device", DEVICE.device, "--broker", broker.url)
     assert action in invoke("command", action, *arguments).output
@@ -183,7 +183,7 @@ def test_a_device_is_told_what_to_do(broker, action):
     device.close()
 
 
-def test_a_command_without_a_broker_is_one_line(broker):
+def test_a_command_without_a_broker_is_a_one_line_error(broker):
     broker.stop()
     arguments = ("--fleet", FLEET, "--shard", "s0", "--device", "d", "--broker", broker.url)
     asked = time.monotonic()
@@ -196,24 +196,24 @@ def test_a_command_without_a_broker_is_one_line(broker):
     assert "refused" in line
 
 
-def test_a_command_that_the_broker_refuses_is_said():
+def test_a_command_that_the_broker_refuses_is_an_error():
     acl = RefusingBroker()
     with pytest.raises(EdgeExitError, match=r"refuses.*d/down/command.*ACL"):
         invoke("command", "report", "--fleet", FLEET, "--shard", "s0", "--device", "d", "--broker", acl.url)
     acl.close()
 
 
-def test_history_tells_revisions_with_reason_and_certificate(setting):
-    database, _ = setting
+def test_history_shows_revisions_with_reason_and_certificate(registered):
+    database, _ = registered
     [cohort] = json.loads(invoke("history", "--database", database, "--json").output)
     [policy] = cohort["policies"]
     assert (policy["revision"], policy["reason"]) == (1, "registered")
     assert policy["certificate"]["risk"] == 0.1
-    assert [event["what"] for event in cohort["events"]] == ["registered"]
+    assert [event["kind"] for event in cohort["events"]] == ["registered"]
     assert "registered" in invoke("history", "--database", f"sqlite:///{database}").output
 
 
-def test_a_goal_tighter_than_the_certificate_is_pointed_out(tmp_path, bundle):
+def test_a_risk_below_the_certificates_is_a_warning(tmp_path, bundle):
     result = invoke(
         "register", bundle.path, "--fleet", FLEET, "--cohort", COHORT, "--max-risk", "0.01",
         "--database", tmp_path / "x.sqlite",
@@ -221,7 +221,7 @@ def test_a_goal_tighter_than_the_certificate_is_pointed_out(tmp_path, bundle):
     assert "policy is certified for 10.0 %" in " ".join(result.stderr.split())
 
 
-def test_a_policy_that_audits_cannot_refit_is_pointed_out(tmp_path):
+def test_a_policy_that_cannot_be_refitted_is_a_warning(tmp_path):
     bundle = make_bundle(tmp_path / "bundle", exits=2, classes=4)
     policy = Ztw(temperatures=(1.0, 1.0), thresholds=(0.9,), weights=((1.0,),), biases=((0.0,) * 4,))
     bundle.write_policy(PolicyDocument(bundle=bundle.digest, revision=0, policy=policy))
@@ -231,15 +231,17 @@ def test_a_policy_that_audits_cannot_refit_is_pointed_out(tmp_path):
     assert "reads the probabilities" not in invoke("register", fitted_bundle(tmp_path / "other").path, *where).output
 
 
-def test_what_devices_write_is_shown_as_it_is_and_does_nothing_to_the_terminal(tmp_path, bundle):
+def test_markup_and_control_characters_of_devices_are_escaped(tmp_path, bundle):
     database = tmp_path / "x.sqlite"
     invoke("register", bundle.path, "--fleet", FLEET, "--cohort", COHORT, "--database", database)
-    said = Rejection(reason="oops [/x] \x1b[31m", revision=9)
-    state = msgspec.structs.replace(state_of(bundle.digest), policy="[/b]\x1b]0;\x07", agent="\x1b[2J", rejected=said)
+    rejection = Rejection(reason="oops [/x] \x1b[31m", revision=9)
+    state = msgspec.structs.replace(
+        state_of(bundle.digest), policy="[/b]\x1b]0;\x07", agent="\x1b[2J", rejected=rejection
+    )
     opened = open_database(str(database))
     with opened.writing() as session:
-        store(session, [Uplink(DEVICE, state)], now=datetime.now(timezone.utc))
-        add_event(session, 1, "noted", {"reason": said.reason}, who="[/x]\x1b", now=datetime.now(timezone.utc))
+        store_uplinks(session, [Uplink(DEVICE, state)], now=datetime.now(timezone.utc))
+        add_event(session, 1, "noted", {"reason": rejection.reason}, actor="[/x]\x1b", now=datetime.now(timezone.utc))
     opened.close()
     for command in ("status", "history"):
         result = invoke(command, "--database", database)
@@ -248,7 +250,7 @@ def test_what_devices_write_is_shown_as_it_is_and_does_nothing_to_the_terminal(t
         assert "\x07" not in result.output
 
 
-def test_a_models_name_is_shown_as_it_is(tmp_path):
+def test_markup_and_control_characters_of_a_models_name_are_escaped(tmp_path):
     manifest = make_bundle(tmp_path / "bundle").path / "manifest.json"
     manifest.write_bytes(manifest.read_bytes().replace(b'"tiny"', rb'"net [/x] \u001b[31m"'))
     bundle = Bundle.open(manifest.parent)
@@ -260,7 +262,7 @@ def test_a_models_name_is_shown_as_it_is(tmp_path):
     assert "\x1b" not in output
 
 
-def test_a_password_is_not_in_what_to_do_next(tmp_path, bundle):
+def test_the_next_step_does_not_contain_the_password(tmp_path, bundle):
     database = f"sqlite:///file:{tmp_path}/x.sqlite?uri=true&password=secret"
     result = invoke("register", bundle.path, "--fleet", FLEET, "--cohort", COHORT, "--database", database)
     assert "next: edgeexit calibrator run" in result.output
@@ -269,7 +271,7 @@ def test_a_password_is_not_in_what_to_do_next(tmp_path, bundle):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["run", "--fleet", "f", "--key", "no.key", "--database", "x.sqlite"], "edgeexit keygen"),
         (["run", "--fleet", "a/b", "--key", "KEY", "--database", "x.sqlite"], "fleet 'a/b'"),
@@ -278,23 +280,23 @@ def test_a_password_is_not_in_what_to_do_next(tmp_path, bundle):
             ["run", "--fleet", "f", "--key", "KEY", "--broker", "mqtt://u:x@h", "--database", "x.sqlite"],
             "password_file",
         ),
-        (["status", "--database", "no.sqlite"], "there is no database 'no.sqlite'"),
-        (["status", "--database", "KEY.pub"], "damaged or no SQLite file"),
-        (["history", "--database", "empty"], "'.*empty' is empty or no calibrator's database"),
+        (["status", "--database", "no.sqlite"], "database 'no.sqlite' does not exist"),
+        (["status", "--database", "KEY.pub"], "damaged or not an SQLite file"),
+        (["history", "--database", "empty"], "'.*empty' is empty or not a calibrator database"),
         (["command", "report", "--fleet", "f", "--shard", "a/b", "--device", "d"], "shard 'a/b'"),
         (
             ["command", "report", "--fleet", "f", "--shard", "s", "--device", "d", "--broker", "http://x"],
             "mqtt://HOST",
         ),
-        (["history", "--database", "sqlite:///no.sqlite"], "there is no database 'no.sqlite'"),
+        (["history", "--database", "sqlite:///no.sqlite"], "database 'no.sqlite' does not exist"),
         (["register", "UNFITTED", "--fleet", "f", "--cohort", "c", "--database", "x.sqlite"], "edgeexit fit"),
     ],
 )
-def test_a_mistake_is_one_line_that_says_what_to_do(arguments, says, tmp_path, monkeypatch):
+def test_a_user_error_is_one_line_that_names_the_fix(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     generate_key(tmp_path / "KEY")
     (tmp_path / "empty").touch()
     make_bundle(tmp_path / "UNFITTED")
-    with pytest.raises(EdgeExitError, match=says) as caught:
+    with pytest.raises(EdgeExitError, match=message) as caught:
         invoke(*arguments)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Watch the story in the calibrator's database: wait for what has to happen, and keep what was seen."""
+"""Reads the calibrator's database while the drift demo runs: waits for conditions and records a timeline."""
 
 import time
 from collections.abc import Callable
@@ -21,26 +21,26 @@ from edgeexit_calibration import (
 from edgeexit.quickstart.fleet import Fleet, QuickstartError, ticks
 
 _RECENT = 100
-"""Audited samples behind a point of the timeline."""
+"""Number of audited samples per point of the timeline."""
 
 
-class Moment(msgspec.Struct, frozen=True, kw_only=True):
-    """A point of the timeline."""
+class TimelinePoint(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of the fleet at one time."""
 
     seconds: float
     """Since the agents were started."""
     agreement: float
-    """Of the last 100 audited samples with the final exit."""
+    """Agreement of the last 100 audited samples with the final exit."""
     revision: int
-    """The newest that every device runs."""
+    """The newest revision that every device runs."""
     reported: int
-    """Samples in the devices' newest reports."""
+    """Number of samples in the devices' newest reports."""
     audited: int
-    """Audited samples that have arrived."""
+    """Number of audited samples in the database."""
 
 
-class DrillPhase(msgspec.Struct, frozen=True, kw_only=True):
-    """A chapter of the story, as the audits show it."""
+class PhaseResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The audits of one phase of the drift demo."""
 
     name: str
     revision: int
@@ -48,23 +48,30 @@ class DrillPhase(msgspec.Struct, frozen=True, kw_only=True):
     mix: ExitMix
 
     def mean_ms(self, cumulative_ms: tuple[float, ...]) -> float:
-        """Return the mean cost of a sample: the measured stage costs, weighted by this phase's exit mix."""
+        """Return the mean stage latency per sample: `cumulative_ms` [K], weighted by the exit mix of this phase."""
         return sum(rate * cost for rate, cost in zip(self.mix.rates or (), cumulative_ms, strict=False))
 
 
-class DrillWatcher:
-    """Reads the database that the calibrator writes; a second reader disturbs nobody. A context manager."""
+class FleetMonitor:
+    """Reads the database of a running calibrator. A context manager.
 
-    def __init__(self, fleet: Fleet, cohort: CohortAddress, *, on_moment: Callable[[Moment], None]) -> None:
+    Args:
+        fleet: is checked for processes that have ended.
+        cohort: whose audits and policies are read.
+        on_point: is called with each new point of the timeline.
+
+    """
+
+    def __init__(self, fleet: Fleet, cohort: CohortAddress, *, on_point: Callable[[TimelinePoint], None]) -> None:
         self._fleet = fleet
         self._database = open_database(str(fleet.database))
         self._cohort = cohort
-        self._on_moment = on_moment
+        self._on_point = on_point
         self._started = time.monotonic()
-        self.moments: list[Moment] = []
+        self.timeline: list[TimelinePoint] = []
 
-    def __enter__(self) -> "DrillWatcher":
-        """Begin to watch."""
+    def __enter__(self) -> "FleetMonitor":
+        """Return the monitor."""
         return self
 
     def __exit__(
@@ -75,11 +82,11 @@ class DrillWatcher:
 
     @property
     def seconds(self) -> float:
-        """Since this watcher was made."""
+        """Seconds since this monitor was created."""
         return time.monotonic() - self._started
 
     def watermark(self) -> int:
-        """Return the newest audit: what comes later is after it."""
+        """Return the id of the newest audited sample."""
         return audit_watermark(self._database, self._cohort)
 
     def devices_on(self, revision: int) -> int:
@@ -90,59 +97,61 @@ class DrillWatcher:
         )
 
     def device_rows(self) -> list[tuple[str, str, str, str]]:
-        """Return a row a device: its name, whether it is online, its policy's kind and revision."""
+        """Return one row per device: its name, online or offline, kind and revision of its policy."""
         return [
             (device.device, "online" if device.online else "offline", device.policy or "-", str(device.revision))
             for device in devices(self._database, fleet=self._cohort.fleet)
         ]
 
-    def device_ms(self) -> float | None:
-        """Return the mean latency of all answers so far, as the devices report it."""
+    def mean_device_latency_ms(self) -> float | None:
+        """Return the mean latency of all inferences so far, as reported by the devices."""
         return exit_mix(self._database, self._cohort).mean_latency_ms
 
     def newest_revision(self) -> int:
         """Return the cohort's newest revision."""
         return policy_history(self._database, self._cohort)[-1].revision
 
-    def wait(self, what: str, reached: Callable[[], bool], *, limit_s: float) -> None:
-        """Wait until `reached`, keeping the timeline. Raises QuickstartError when it takes longer than `limit_s`."""
+    def wait(self, description: str, condition: Callable[[], bool], *, limit_s: float) -> None:
+        """Wait until `condition` holds, and record the timeline. Raises QuickstartError after `limit_s`."""
         for _ in ticks(limit_s):
             self._fleet.check()
-            self._keep_moment()
-            if reached():
+            self._record_point()
+            if condition():
                 return
-        raise QuickstartError(f"{what} did not happen within {limit_s:g} s; see the logs in {self._fleet.folder}/logs")
+        raise QuickstartError(
+            f"{description} did not happen within {limit_s:g} s; see the logs in {self._fleet.folder}/logs"
+        )
 
     def wait_for_audits(self, count: int, *, after: int, revision: int, limit_s: float) -> None:
-        """Wait for `count` audited samples of a revision."""
+        """Wait for `count` audited samples of a revision with ids above `after`."""
 
         def enough() -> bool:
-            found = disagreement(self._database, self._cohort, revision=revision, after=after)
-            return found.samples >= count
+            measured = disagreement(self._database, self._cohort, revision=revision, after=after)
+            return measured.samples >= count
 
         self.wait(f"{count} audited samples", enough, limit_s=limit_s)
 
-    def phase(self, name: str, *, revision: int, after: int, until: int | None = None) -> DrillPhase:
-        """Return what audits in the span (after, until] say of a revision."""
-        return DrillPhase(
+    def phase(self, name: str, *, revision: int, after: int, until: int | None = None) -> PhaseResult:
+        """Return the disagreement and the exit mix of a revision's audits in the span (after, until]."""
+        return PhaseResult(
             name=name,
             revision=revision,
             disagreement=disagreement(self._database, self._cohort, revision=revision, after=after, until=until),
             mix=audited_exit_mix(self._database, self._cohort, revision=revision, after=after, until=until),
         )
 
-    def _keep_moment(self) -> None:
+    def _record_point(self) -> None:
         newest = self.watermark()
         recent = disagreement(self._database, self._cohort, after=max(0, newest - _RECENT))
-        running = [device.revision or 0 for device in devices(self._database, fleet=self._cohort.fleet)]
-        if recent.observed is None or not running:
+        revisions = [device.revision or 0 for device in devices(self._database, fleet=self._cohort.fleet)]
+        if recent.observed is None or not revisions:
             return
-        moment = Moment(
+        point = TimelinePoint(
             seconds=self.seconds,
             agreement=1 - recent.observed,
-            revision=min(running),
+            revision=min(revisions),
             reported=exit_mix(self._database, self._cohort).samples,
             audited=newest,
         )
-        self.moments.append(moment)
-        self._on_moment(moment)
+        self.timeline.append(point)
+        self._on_point(point)

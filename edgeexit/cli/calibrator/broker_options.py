@@ -1,0 +1,59 @@
+"""The command-line options that describe a connection to the broker, for every command that needs one."""
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from edgeexit.wire import BrokerConfig
+
+
+def with_broker_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Return the command with its parameter `broker: BrokerConfig` replaced by the options of `_broker_config`."""
+    own = [parameter for parameter in inspect.signature(command).parameters.values() if parameter.name != "broker"]
+    options = list(inspect.signature(_broker_config).parameters.values())
+    names = [option.name for option in options]
+
+    def with_options(**values: Any) -> None:
+        broker = _broker_config(**{name: values.pop(name) for name in names})
+        command(broker=broker, **values)
+
+    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*own, *options)]
+    # typer reads the signature and the annotations to define the options.
+    with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    with_options.__doc__ = command.__doc__
+    return with_options
+
+
+def _broker_config(
+    broker: Annotated[
+        str, typer.Option(help="URL of the broker: mqtt://HOST[:PORT], or mqtts:// for TLS.")
+    ] = "mqtt://127.0.0.1:1883",
+    broker_ca: Annotated[str | None, typer.Option(help="PEM file: CA certificate that signed the broker's.")] = None,
+    broker_certificate: Annotated[str | None, typer.Option(help="PEM file: certificate of this client.")] = None,
+    broker_key: Annotated[str | None, typer.Option(help="PEM file: private key of that certificate.")] = None,
+    broker_username: Annotated[str | None, typer.Option(help="User name at the broker.")] = None,
+    broker_password_file: Annotated[
+        str | None, typer.Option(help="File with the user's password in its first line.")
+    ] = None,
+) -> "BrokerConfig":
+    """Return the connection that the options describe. Raises ConfigError for an invalid URL or combination."""
+    from edgeexit.errors import ConfigError
+    from edgeexit.wire import BrokerConfig
+
+    try:
+        config = BrokerConfig(
+            url=broker,
+            ca_file=broker_ca,
+            certificate_file=broker_certificate,
+            key_file=broker_key,
+            username=broker_username,
+            password_file=broker_password_file,
+        )
+    except ValueError as error:
+        raise ConfigError(f"--broker: {error}") from error
+    config.endpoint()
+    return config

@@ -1,0 +1,83 @@
+"""The table rows of `edgeexit calibrator status` and `edgeexit calibrator history`."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from edgeexit.formatting import milliseconds, percent, threshold_text
+
+if TYPE_CHECKING:
+    from edgeexit_calibration import CohortView, DeviceView, Disagreement, EventView, PolicyView
+
+DEVICE_COLUMNS = ("device", "online", "bundle", "cohort", "revision", "policy", "last message (UTC)", "rejected policy")
+COHORT_COLUMNS = ("cohort", "devices", "up to date", "revision", "policy", "condition")
+METRIC_COLUMNS = ("cohort", "min agreement", "agreement, 95 % interval", "audits", "exit mix", "mean latency")
+POLICY_COLUMNS = ("revision", "created (UTC)", "by", "policy", "thresholds", "certificate", "reason")
+EVENT_COLUMNS = ("event", "time (UTC)", "by", "details")
+
+_TIME = "%Y-%m-%d %H:%M:%S"
+
+
+def device_cells(device: "DeviceView") -> Sequence[str]:
+    """Return a row of the table of devices."""
+    return (
+        f"{device.fleet}/{device.shard}/{device.device}",
+        {True: "yes", False: "no", None: "?"}[device.online],
+        (device.bundle or "?")[:12],
+        device.cohort or "?",
+        "?" if device.revision is None else str(device.revision),
+        device.policy or "?",
+        f"{device.last_seen:{_TIME}}",
+        device.rejected or "",
+    )
+
+
+def cohort_cells(cohort: "CohortView") -> Sequence[str]:
+    """Return a row of the table of cohorts."""
+    registered = cohort.revision is not None
+    return (
+        str(cohort.address),
+        str(cohort.devices),
+        str(cohort.up_to_date) if registered else "-",
+        str(cohort.revision) if registered else "-",
+        cohort.policy or "-",
+        (cohort.condition or "no drift") if registered else "not registered",
+    )
+
+
+def metric_cells(status: dict[str, Any]) -> Sequence[str]:
+    """Return a row of the table of measured figures, from the status of a cohort as `--json` prints it."""
+    cohort: CohortView = status["cohort"]
+    measured: Disagreement = status["disagreement"]
+    agreement = "-"
+    if measured.observed is not None:
+        agreement = f"{percent(1 - measured.observed)} [{percent(1 - measured.high)}, {percent(1 - measured.low)}]"
+    return (
+        str(cohort.address),
+        "-" if cohort.risk is None else percent(1 - cohort.risk),
+        agreement,
+        str(measured.samples),
+        " / ".join(percent(rate) for rate in status["exit_rates"] or ()) or "-",
+        milliseconds(status["exit_mix"].mean_latency_ms),
+    )
+
+
+def policy_cells(policy: "PolicyView") -> Sequence[str]:
+    """Return a row of the history of policies."""
+    certificate = policy.certificate
+    return (
+        str(policy.revision),
+        f"{policy.created_at:{_TIME}}" + ("" if policy.published_at else " (not published yet)"),
+        policy.created_by,
+        policy.policy,
+        " ".join(threshold_text(threshold) for threshold in policy.thresholds),
+        "none"
+        if certificate is None
+        else f"<= {percent(certificate.risk)} at {1 - certificate.delta:.0%}, n = {certificate.samples}",
+        policy.reason,
+    )
+
+
+def event_cells(event: "EventView") -> Sequence[str]:
+    """Return a row of the audit log."""
+    details = ", ".join(f"{name} {value}" for name, value in event.details.items())
+    return event.kind, f"{event.time:{_TIME}}", event.actor, details
