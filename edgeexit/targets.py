@@ -1,14 +1,16 @@
-"""Find and read targets: one TOML file a device kind, the user's own folder first, then those shipped."""
+"""Finds and reads targets: one TOML file per device kind, in the user's own folder or shipped with the package."""
 
 import difflib
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import msgspec
 
+from edgeexit.backends.base import BackendTraits
+from edgeexit.backends.registry import BACKENDS
 from edgeexit.errors import TargetError
 from edgeexit.toml_document import FieldError, TomlError, decode_toml
 
@@ -18,40 +20,39 @@ _CHECKOUT: Final = Path(__file__).parent.parent / "targets"
 
 _GENERIC: Final = {"x86_64": "x86-cpu", "amd64": "x86-cpu", "aarch64": "arm64-cpu", "arm64": "arm64-cpu"}
 _VERSION: Final = re.compile(r"[0-9]+(\.[0-9]+){1,3}")
-_PLANS: Final = ("tensorrt", "tensorrt_rtx")
 
 
 class SessionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How ONNX Runtime is to be opened."""
+    """Options of ONNX Runtime's sessions."""
 
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """Threads inside an operator; 0: one a core."""
+    """Threads within an operator; 0: one per core."""
     provider: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z]+ExecutionProvider\Z")] = "CPUExecutionProvider"
-    """ONNX Runtime's execution provider; what it does not take runs on the CPU."""
+    """Execution provider; operators that it does not support run on the CPU."""
     spinning: bool = False
-    """Idle threads spin; off, because several stages in a row then disturb each other."""
+    """Idle threads spin. Off by default: stages run one after the other, and spinning threads slow down the next."""
 
 
 class Nvidia(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What TensorRT has to know of an NVIDIA part."""
+    """What TensorRT needs to know about an NVIDIA GPU."""
 
     sm: Annotated[
         str, msgspec.Meta(pattern=r"^SM[0-9]{2,3}\Z", description='the compute capability, such as "SM87" for 8.7')
     ]
     """Compute capability, e.g. SM87."""
     jetpack: dict[str, str] = {}
-    """JetPack release -> its TensorRT; empty on a desktop."""
+    """JetPack release -> its TensorRT version; empty on a desktop."""
     dla_cores: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """Deep learning accelerators beside the GPU."""
+    """Number of deep learning accelerators beside the GPU."""
     workspace_mb: Annotated[int, msgspec.Meta(ge=1)]
-    """Most scratch memory that TensorRT may take while it builds and runs."""
+    """Max scratch memory of TensorRT, for building and running."""
     batch: tuple[int, int, int] = (1, 1, 32)
-    """Least, optimal and most samples of a batch."""
+    """Min, optimal and max batch size."""
 
     def __post_init__(self) -> None:
-        """Refuse a disordered batch range and what does not look like a version (FieldError)."""
-        least, optimal, most = self.batch
-        if not 1 <= least <= optimal <= most:
+        """Raise FieldError for an unordered batch range and for malformed versions."""
+        smallest, optimal, largest = self.batch
+        if not 1 <= smallest <= optimal <= largest:
             raise FieldError("must be ordered: min, optimal, max, each at least 1", "batch")
         for release, tensorrt in self.jetpack.items():
             if not (_VERSION.fullmatch(release) and _VERSION.fullmatch(tensorrt)):
@@ -65,46 +66,52 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     description: str
     architecture: Literal["x86_64", "aarch64"]
-    runtime: Literal["onnxruntime", "tensorrt", "tensorrt_rtx"]
+    runtime: str
+    """Name of the backend that runs the stages, a key of `edgeexit.backends.registry.BACKENDS`."""
     precisions: Annotated[tuple[Literal["fp32", "fp16", "int8"], ...], msgspec.Meta(min_length=1)]
-    """Those that pay on this device, the one to start with first."""
+    """Precisions that are worth trying on this device, the recommended one first."""
     opset: Annotated[int, msgspec.Meta(ge=13)]
     """Newest ONNX operator set of the stages."""
     python: Annotated[str, msgspec.Meta(pattern=r"^3\.[0-9]{1,2}\Z", description='a version such as "3.10"')] = "3.10"
-    """Version that the device's system ships."""
+    """Python version of the device's operating system."""
     memory_mb: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    """Of the smallest variant of the device, GPU included where they share; null: any."""
+    """Memory of the smallest variant of the device, including the GPU if both share it; null: not specified."""
     telemetry: Literal["none", "jetson", "raspberry-pi"] = "none"
-    """Where clocks, power and temperature are read."""
+    """How clocks, power and temperature are read."""
     notes: str = ""
-    """What somebody who chooses this target should know."""
+    """Notes for users who choose this target."""
     session: SessionConfig = SessionConfig()
     nvidia: Nvidia | None = None
-    """Null: no NVIDIA part. On ONNX Runtime it is for information."""
+    """Null: no NVIDIA GPU. For information only if the backend does not run on it."""
 
     def __post_init__(self) -> None:
-        """Refuse a runtime that builds plans without the part to build them for, and a precision given twice."""
-        if self.runtime in _PLANS and self.nvidia is None:
+        """Raise FieldError for an unknown backend, a missing table [nvidia] and a repeated precision."""
+        backend = BACKENDS.get(self.runtime)
+        if backend is None:
+            raise FieldError(f"is not a known backend; {_suggest(self.runtime, BACKENDS)}", "runtime")
+        if backend.requires_nvidia and self.nvidia is None:
             raise FieldError("builds plans, so the file needs a table [nvidia] with sm and workspace_mb", "runtime")
         if len(set(self.precisions)) < len(self.precisions):
             raise FieldError("names a precision twice", "precisions")
 
+    @property
+    def backend(self) -> BackendTraits:
+        """Return the traits of the backend that `runtime` names."""
+        return BACKENDS[self.runtime]
+
 
 def load_target(name: str) -> Target:
-    """Return the target of that name. Raises TargetError: unknown, unreadable, or a wrong field with its line."""
+    """Return the target `name`. Raises TargetError for an unknown name and for a file that is unreadable or invalid."""
     known = list_targets()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean '{near[0]}'? " if near else ""
         raise TargetError(
-            f"target '{name}' is unknown; {hint}there are {', '.join(sorted(known))}; one of your own is read from "
-            f"./{USER_FOLDER}/{name}.toml"
+            f"target '{name}' is unknown; {_suggest(name, known)}; to add it, write ./{USER_FOLDER}/{name}.toml"
         )
     return _read(known[name])
 
 
 def list_targets() -> dict[str, Path]:
-    """Return every target's name and file, the user's own before those shipped; no file is read."""
+    """Return the name and file of every target; the user's files take precedence over the shipped ones."""
     found: dict[str, Path] = {}
     for path in _files():
         found.setdefault(path.stem, path)
@@ -112,21 +119,26 @@ def list_targets() -> dict[str, Path]:
 
 
 def is_users_own(path: Path) -> bool:
-    """Return whether a file of `list_targets` is from the user's folder, and so goes before a shipped one."""
+    """Return whether a file of `list_targets` is in the user's folder."""
     return path.parent == USER_FOLDER
 
 
 def host_target() -> str:
-    """Return the generic target of this machine. Raises TargetError on an architecture without one."""
+    """Return the name of this machine's generic target. Raises TargetError for an architecture without one."""
     machine = platform.machine().lower()
     if machine not in _GENERIC:
-        raise TargetError(f"no generic target for architecture '{machine}'; name one with --target")
+        raise TargetError(f"architecture '{machine}' has no generic target; name a target with --target")
     return _GENERIC[machine]
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return (f"did you mean '{near[0]}'? " if near else "") + f"known: {', '.join(sorted(known))}"
 
 
 def _files() -> Iterator[Path]:
     shipped = _SHIPPED if _SHIPPED.is_dir() else _CHECKOUT
-    if USER_FOLDER.resolve() != shipped.resolve():  # in a checkout's own folder they are the same
+    if USER_FOLDER.resolve() != shipped.resolve():  # they are the same folder in the root of a checkout
         yield from sorted(USER_FOLDER.glob("*.toml"))
     yield from sorted(shipped.glob("*.toml"))
 

@@ -1,4 +1,4 @@
-"""`edgeexit engines`: build TensorRT plans from a bundle's stages, list and clear those that are cached."""
+"""`edgeexit engines`: build TensorRT plans from a bundle's stages; list and clear the cached plans."""
 
 import sys
 from pathlib import Path
@@ -8,10 +8,11 @@ import typer
 
 from edgeexit.console import console, next_step, notes, print_json, print_table, printable, progress_bar, warn
 from edgeexit.formatting import percent
+from edgeexit.progress import Progress
 
 engines_app = typer.Typer(
     name="engines",
-    help="TensorRT plans: build them from a bundle's stages, list and clear the cache.",
+    help="Build TensorRT plans from a bundle's stages; list and clear the cached plans.",
     no_args_is_help=True,
 )
 
@@ -25,35 +26,39 @@ _MIB = 1 << 20
 def build_command(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     for_: Annotated[
-        str | None, typer.Option("--for", help="GPU to build for, e.g. SM86 or 8.6; default: the one of this machine.")
+        str | None, typer.Option("--for", help="GPU to build for, e.g. SM86 or 8.6; default: the GPU of this machine.")
     ] = None,
-    batch: Annotated[str | None, typer.Option(help="LEAST,OPTIMAL,MOST samples; default: the recipe's.")] = None,
+    batch: Annotated[
+        str | None, typer.Option(help="MIN,OPT,MAX batch size; default: that of the build config.")
+    ] = None,
     dimension: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME=LEAST,OPTIMAL,MOST of a dimension known only at run time, once each."),
+        list[str] | None, typer.Option(help="NAME=MIN,OPT,MAX sizes of a symbolic dimension; repeatable.")
     ] = None,
-    workspace_mb: Annotated[int | None, typer.Option(min=1, help="Most scratch memory; default: the recipe's.")] = None,
-    dla: Annotated[int | None, typer.Option(min=0, help="DLA core to run on; default: the recipe's.")] = None,
+    workspace_mb: Annotated[
+        int | None, typer.Option(min=1, help="Max scratch memory in MB; default: that of the build config.")
+    ] = None,
+    dla: Annotated[
+        int | None, typer.Option(min=0, help="DLA core that runs the plans; default: that of the build config.")
+    ] = None,
     cache: CacheOption = None,
-    force: Annotated[bool, typer.Option(help="Build every stage again.")] = False,
+    force: Annotated[bool, typer.Option(help="Build every stage again, even if its plan is cached.")] = False,
     trust: Annotated[
-        list[Path] | None, typer.Option(help="Public key; the bundle must be signed by one of those given.")
+        list[Path] | None, typer.Option(help="Public key; the bundle must be signed by one of the given keys.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Build a plan of every stage, check it against the golden samples where its GPU is here, and keep it.
+    """Build a plan for every stage, verify it on the golden samples if its GPU is in this machine, and cache it.
 
-    A stage that is cached is built again only when its graph, weights, recipe, TensorRT, GPU or driver have changed.
+    A cached plan is built again only if its graph, weights, build config, TensorRT version, GPU or driver has changed.
 
     Example: `edgeexit engines build quickstart/bundle --for SM86`
     """
+    from edgeexit.backends.dimensions import parse_dimensions, parse_range
     from edgeexit.backends.tensorrt.engines import (
         PlanCache,
         build_engines,
-        choose_site,
+        choose_toolchain,
         default_folder,
-        parse_dimensions,
-        parse_range,
         read_sm,
         resolve_build_config,
     )
@@ -71,26 +76,28 @@ def build_command(
         workspace_mb=workspace_mb,
         dla_core=dla,
     )
-    site = choose_site(None if for_ is None else read_sm(for_), first=target.runtime)
-    site.library.journal.echo = "--debug" in sys.argv
+    toolchain = choose_toolchain(None if for_ is None else read_sm(for_), first=target.runtime)
+    library = toolchain.library
+    library.messages.echo = "--debug" in sys.argv
     folder = cache or default_folder()
     stages = [stage.name for stage in opened.manifest.stages]
-    with progress_bar(f"{site.library.description} for {site.hardware.sm}", total=len(stages)) as bar:
-        task = bar.task_ids[0]
+    with progress_bar(f"{library.description} for {toolchain.hardware.sm}", total=len(stages)) as bar:
+
+        class StageProgress(Progress):
+            """Shows on the bar which stage is being built."""
+
+            def step(self, name: str) -> None:
+                bar.update(bar.task_ids[0], description=f"building {name}", completed=stages.index(name))
+
         report = build_engines(
-            opened,
-            site,
-            build_config,
-            PlanCache(folder),
-            force=force,
-            on_stage=lambda name: bar.update(task, description=f"building {name}", completed=stages.index(name)),
+            opened, toolchain, build_config, PlanCache(folder), force=force, progress=StageProgress()
         )
     if as_json:
         print_json(report)
         return
     print_table(
-        f"{opened.manifest.model} for {report.hardware.device or report.hardware.sm}, {site.library.description}",
-        ("stage", "plan", "build", "", "max error", "top-1 as golden"),
+        f"{opened.manifest.model} for {report.hardware.device or report.hardware.sm}, {library.description}",
+        ("stage", "plan", "build", "", "max error", "top-1 agrees"),
         [
             (
                 engine.stage,
@@ -108,7 +115,8 @@ def build_command(
     for engine in report.stages:
         if engine.gpu_layers:
             warn(
-                f"{engine.stage}: {len(engine.gpu_layers)} layers run on the GPU, not the DLA: {engine.gpu_layers[0]} …"
+                f"{engine.stage}: {len(engine.gpu_layers)} layers run on the GPU, not on the DLA: "
+                f"{engine.gpu_layers[0]} …"
             )
     notes.print(f"plans are in {printable(folder)}", soft_wrap=True)
     next_step("edgeexit engines list" if cache is None else f"edgeexit engines list --cache {cache}")
@@ -116,7 +124,7 @@ def build_command(
 
 @engines_app.command("list")
 def list_command(cache: CacheOption = None, as_json: JsonOption = False) -> None:
-    """List the plans that are cached.
+    """List the cached plans.
 
     Example: `edgeexit engines list`
     """
@@ -144,12 +152,12 @@ def list_command(cache: CacheOption = None, as_json: JsonOption = False) -> None
             for record in sorted(records.values(), key=lambda record: (record.model, record.precision, record.stage))
         ],
     )
-    next_step("edgeexit engines build BUNDLE" if not records else "edgeexit engines clear, to have the space back")
+    next_step("edgeexit engines build BUNDLE" if not records else "edgeexit engines clear, to free the space")
 
 
 @engines_app.command("clear")
 def clear_command(cache: CacheOption = None) -> None:
-    """Delete every plan that is cached, and the timings of earlier builds.
+    """Delete all cached plans and timing caches.
 
     Example: `edgeexit engines clear`
     """

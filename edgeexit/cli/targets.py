@@ -15,11 +15,6 @@ _LABEL_WIDTH = 14
 _TEXT_WIDTH = 100
 _NEEDED_PYTHON = (3, 10)
 
-_RUNTIMES = {
-    "onnxruntime": "ONNX Runtime on the CPU opens the stages as they are",
-    "tensorrt": "TensorRT runs plans, which `edgeexit engines build` makes from the stages on the device",
-    "tensorrt_rtx": "TensorRT for RTX runs plans, which `edgeexit engines build` makes from the stages",
-}
 _TELEMETRY = {
     "none": "none",
     "jetson": "the board's clocks, power rails and temperatures, as Jetson Linux tells them",
@@ -79,14 +74,14 @@ def _explain(name: str, *, as_json: bool) -> None:
         print_json(_described(name, target, path, yours=yours))
         return
     console.print(f"[bold]{printable(name)}[/]  {printable(target.description)}")
-    _line("runs on", f"{_RUNTIMES[target.runtime]} ({target.architecture})")
+    _line("runs on", f"{target.backend.summary} ({target.architecture})")
     first, *others = target.precisions
     _line("precision", f"start with {first}" + (f"; {', '.join(others)} may pay too: measure" if others else ""))
     _line("opset", f"{target.opset} at most")
-    if target.runtime == "onnxruntime":
+    if target.backend.uses_session:
         _line("session", _session(target.session))
     if target.nvidia is not None:
-        _print_nvidia(target.nvidia, builds_plans=target.runtime != "onnxruntime")
+        _print_nvidia(target.nvidia, builds_engines=target.backend.builds_engines)
     _line("telemetry", _TELEMETRY[target.telemetry])
     _line("python", _python(target.python))
     _line("memory", "any" if target.memory_mb is None else f"{_size(target.memory_mb)} on the smallest variant")
@@ -98,17 +93,17 @@ def _explain(name: str, *, as_json: bool) -> None:
     next_step(f"edgeexit compile MODEL --target {name} --out BUNDLE")
 
 
-def _print_nvidia(part: "Nvidia", *, builds_plans: bool) -> None:
+def _print_nvidia(part: "Nvidia", *, builds_engines: bool) -> None:
     tensorrt = ", ".join(f"{version} with JetPack {release}" for release, version in part.jetpack.items())
     least, optimal, most = part.batch
     _line(
         "GPU",
         f"{part.sm}; {part.dla_cores or 'no'} DLA core{'' if part.dla_cores == 1 else 's'}"
-        + ("" if builds_plans else "; not used"),
+        + ("" if builds_engines else "; not used"),
     )
     if tensorrt:
         _line("TensorRT", tensorrt)
-    if builds_plans:
+    if builds_engines:
         _line(
             "plans", f"batches of {least} to {most}, best at {optimal}; at most {part.workspace_mb:,} MB of workspace"
         )

@@ -41,10 +41,12 @@ def bundle_on(tmp_path, monkeypatch):
 
 def test_a_bundle_for_another_architecture_is_refused_unless_fallback_is_allowed(tmp_path):
     bundle = make_bundle(tmp_path / "bundle", target=OTHER_CPU)
-    with pytest.raises(TargetError, match=rf"'{OTHER_CPU}' is for \w+, this is {platform.machine()}; compile for"):
+    with pytest.raises(
+        TargetError, match=rf"'{OTHER_CPU}' is for \w+, this machine is {platform.machine()}; compile for"
+    ):
         Runner(bundle, fallback=False)
     with Runner(bundle, fallback=True) as runner:
-        assert "latencies say nothing of the target's" in runner.warnings[0]
+        assert "latencies do not predict the target's" in runner.warnings[0]
 
 
 def test_a_runtime_that_is_not_here_is_refused_unless_fallback_is_allowed(tmp_path, monkeypatch):
@@ -54,10 +56,10 @@ def test_a_runtime_that_is_not_here_is_refused_unless_fallback_is_allowed(tmp_pa
         Runner(bundle, fallback=False)
     refusal = str(refused.value)
     assert len(refusal.splitlines()) == 1
-    assert refusal.startswith("target 'jetson-orin-nano' runs plans of tensorrt, which does not start here: ")
+    assert refusal.startswith("target 'jetson-orin-nano' runs on TensorRT, which does not start here: ")
     assert refusal.endswith("compile for a target of this machine, or allow fallback (in agent.toml, fallback = true)")
     with Runner(bundle, fallback=True) as runner:
-        assert "runs plans of tensorrt; here ONNX Runtime runs the stages" in runner.warnings[0]
+        assert "; ONNX Runtime runs the stages instead: latencies do not" in runner.warnings[0]
         assert str(refused.value.__cause__) in runner.warnings[0]
         assert runner.runtime == f"onnxruntime {ort.__version__}"
 
@@ -105,7 +107,7 @@ def test_a_provider_that_gives_no_numbers_at_a_stage_is_left_and_the_cpu_answers
 
     monkeypatch.setattr(OnnxRuntimeBatch, "run", spoilt)
     with Runner(bundle) as runner:
-        assert "answers a golden sample with numbers that are none; the CPU runs" in runner.warnings[0]
+        assert "returns NaN or infinity for a golden sample; the CPU runs" in runner.warnings[0]
         assert np.isfinite(runner.infer(make_samples(1), policy=POLICY).outputs).all()
 
 
@@ -115,7 +117,7 @@ def test_a_batch_that_outlives_the_end_ends_well_and_leaves_nothing_behind(tmp_p
     with backend:
         late = backend.begin(samples, probabilities=False)
         late.run(1.0)
-    with pytest.raises(InferenceError, match="the runtime is closed"):
+    with pytest.raises(InferenceError, match="the backend is closed"):
         backend.begin(samples, probabilities=False)
     with late:
         late.run(1.0)

@@ -22,10 +22,9 @@ def test_the_list_has_a_line_a_target_with_what_to_start_with(edgeexit, own):
 
 
 def test_the_list_marks_the_users_own_and_goes_on_past_a_broken_one(edgeexit, own):
-    (own / "broken.toml").write_text('description = "x"\nopset = "new"\n')
-    (own / "x86-cpu.toml").write_text(
-        'description = "mine"\narchitecture = "x86_64"\nruntime = "onnxruntime"\nprecisions = ["int8"]\nopset = 18\n'
-    )
+    target = 'description = "mine"\nopset = 18\narchitecture = "x86_64"\nruntime = "onnxruntime"\nprecisions = ["int8"]\n'
+    (own / "broken.toml").write_text(target.replace("18", '"new"'))
+    (own / "x86-cpu.toml").write_text(target)
     outcome = edgeexit("targets")
     assert outcome.code == 0
     assert "x86-cpu (yours)" in outcome.out

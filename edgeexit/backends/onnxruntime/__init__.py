@@ -1,1 +1,1 @@
-"""Stages on ONNX Runtime."""
+"""The ONNX Runtime backend."""

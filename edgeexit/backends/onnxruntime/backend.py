@@ -1,4 +1,4 @@
-"""Stages on ONNX Runtime: one session a stage, idle threads asleep, one arena for all."""
+"""The ONNX Runtime backend: one session per stage, and one memory arena for all sessions."""
 
 import functools
 import threading
@@ -11,35 +11,41 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from edgeexit.backends.base import ALLOW_FALLBACK
-from edgeexit.backends.onnxruntime.batch import Buffers, OnnxRuntimeBatch, dimensions_of, make_tensor_plan
+from edgeexit.backends.onnxruntime.batch import (
+    Buffers,
+    DimensionSizes,
+    OnnxRuntimeBatch,
+    make_tensor_plan,
+    sizes_of,
+)
 from edgeexit.bundle import Bundle
 from edgeexit.errors import BundleError, EdgeExitError, InferenceError, TargetError
 from edgeexit.targets import Target
 
 UNSAFE_OPTIMISERS: Final = ("MatmulTransposeFusion", "QDQPropagationTransformer")
-"""Left out everywhere, for they end the process: the first where a float16 is transposed before a matrix product (ONNX
-Runtime 1.23 to 1.32 on x86-64, its issue 28392), the second where a body captures what was dequantised and then moved
-(1.32). Neither made a difference in time on int8 and fp32 networks."""
+"""Disabled everywhere, because they crash the process: the first if a float16 tensor is transposed before a matmul (in
+1.23 to 1.32 on x86-64, its issue 28392), the second if a subgraph captures a tensor that was dequantized and
+then transposed or reshaped (1.32). Without them, int8 and fp32 networks are as fast."""
 MAX_BATCH: Final = 64
-"""In one batch: enough for all the efficiency that there is, and bounded memory."""
+"""Largest batch: larger ones are not faster per sample, and memory stays bounded."""
 
 _ERRORS_ONLY: Final = 3
 _CPU: Final = "CPUExecutionProvider"
-_IDLE_BUFFERS: Final = 4
+_MAX_IDLE_BUFFERS: Final = 4
 
 
 class OnnxRuntimeBackend:
-    """A stage backend on ONNX Runtime.
+    """Runs the stages of a bundle in sessions of ONNX Runtime.
 
     Args:
-        bundle: what to run.
-        target: says how.
-        fallback: whether to run on the CPU where the target's execution provider does not work here.
-        remark: what differs from the target already.
+        bundle: the bundle to run.
+        target: its target, whose [session] configures the sessions.
+        fallback: whether to run on the CPU if the target's execution provider does not work here.
+        warning: why this backend runs on the CPU instead of what the target names; None: it runs what the target names.
 
     """
 
-    def __init__(self, bundle: Bundle, target: Target, *, fallback: bool, warning: str | None) -> None:
+    def __init__(self, bundle: Bundle, target: Target, *, fallback: bool, warning: str | None = None) -> None:
         self._bundle = bundle
         self._target = target
         self._fallback = fallback
@@ -52,7 +58,7 @@ class OnnxRuntimeBackend:
 
     @property
     def description(self) -> str:
-        """Name and version of the runtime, and the execution provider where it is not the CPU's."""
+        """Name and version of the runtime, and the execution provider unless it is the CPU's."""
         return f"onnxruntime {ort.__version__}" + ("" if self._provider == _CPU else f" ({self._provider})")
 
     @property
@@ -62,7 +68,7 @@ class OnnxRuntimeBackend:
 
     @property
     def warnings(self) -> Sequence[str]:
-        """What differs from what the target names."""
+        """Differences from what the target names."""
         return self._warnings
 
     @property
@@ -71,26 +77,30 @@ class OnnxRuntimeBackend:
         return MAX_BATCH
 
     def begin(self, inputs: Mapping[str, npt.NDArray[Any]], *, probabilities: bool) -> OnnxRuntimeBatch:
-        """Take in a batch; its inputs are copied. Raises InferenceError while it is closed."""
+        """Start a batch; its inputs are copied. Raises InferenceError while the backend is closed."""
         sessions = self._sessions
         if not sessions:
-            raise InferenceError("the runtime is closed; no more samples are taken")
+            raise InferenceError("the backend is closed and accepts no samples")
         count = len(next(iter(inputs.values())))
-        dimensions = dimensions_of(self._plan, inputs)
-        buffers = self._take_idle(dimensions, count)
+        sizes = sizes_of(self._plan, inputs)
+        buffers = self._take_idle(sizes, count)
         if buffers is None:
-            buffers = Buffers(self._plan, sessions, dimensions, count)
+            buffers = Buffers(self._plan, sessions, sizes, count)
         for name, array in inputs.items():
             buffers.put(name, array)
-        return OnnxRuntimeBatch(self._plan, buffers, count, probabilities=probabilities, give_back=self._take_back)
+        return OnnxRuntimeBatch(
+            self._plan, buffers, count, probabilities=probabilities, return_buffers=self._return_buffers
+        )
 
     def __enter__(self) -> "OnnxRuntimeBackend":
-        """Open a session a stage. Raises BundleError for a graph, TargetError for a provider, that does not work."""
+        """Open one session per stage. Raises BundleError for a broken graph, TargetError for a broken provider."""
         try:
             self._open()
         except TargetError as error:
             if not self._fallback:
-                raise TargetError(f"{error}; name another in the target's [session], or {ALLOW_FALLBACK}") from error
+                raise TargetError(
+                    f"{error}; name another provider in the target's [session], or {ALLOW_FALLBACK}"
+                ) from error
             self._warnings.append(f"{error}; the CPU runs the stages")
             self._provider = _CPU
             self._open()
@@ -99,7 +109,7 @@ class OnnxRuntimeBackend:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Release sessions and buffers; batches under way keep theirs to their end."""
+        """Release sessions and buffers; active batches keep theirs until they are closed."""
         self._use(())
 
     def _open(self) -> None:
@@ -108,38 +118,40 @@ class OnnxRuntimeBackend:
         options = session_options(self._target)
         options.add_session_config_entry("session.use_env_allocators", "1")
         if self._provider not in ort.get_available_providers():
-            raise TargetError(f"{self._asked} is not in this build of ONNX Runtime")
+            raise TargetError(f"{self._provider_text} is not in this build of ONNX Runtime")
         for stage in self._bundle.manifest.stages:
             path = self._bundle.path / stage.file
             try:
                 session = ort.InferenceSession(
                     path, options, providers=[self._provider], disabled_optimizers=UNSAFE_OPTIMISERS
                 )
-            except Exception as error:  # onnxruntime raises classes of its own, without a common base
+            except Exception as error:  # onnxruntime's exceptions have no common base class
                 first_line = str(error).splitlines()[0]
                 if self._provider != _CPU:
-                    raise TargetError(f"{self._asked} does not open {stage.file}: {first_line}") from error
-                raise BundleError(f"bundle '{self._bundle.path}': {stage.file} does not open: {first_line}") from error
-            if session.get_providers()[0] != self._provider:  # it was listed, and left out without an error
-                raise TargetError(f"{self._asked} does not start here")
+                    raise TargetError(f"{self._provider_text} cannot open {stage.file}: {first_line}") from error
+                raise BundleError(
+                    f"bundle '{self._bundle.path}': {stage.file} cannot be opened: {first_line}"
+                ) from error
+            if session.get_providers()[0] != self._provider:  # ONNX Runtime dropped it without an error
+                raise TargetError(f"{self._provider_text} does not start here")
             sessions.append(session)
         self._use(tuple(sessions))
         if self._provider != _CPU:
             self._try_provider()
 
     def _try_provider(self) -> None:
-        """Run a golden sample: that a provider opens a graph says little. Raises TargetError where it fails."""
+        """Run a golden sample, because a provider that opens a graph may still fail. Raises TargetError if it does."""
         inputs = {name: array[:1] for name, array in self._bundle.golden().inputs.items()}
         try:
             with self.begin(inputs, probabilities=False) as batch:
-                sound = all(np.isfinite(batch.run(1.0)).all() for _ in self._sessions)
+                finite = all(np.isfinite(batch.run(1.0)).all() for _ in self._sessions)
         except EdgeExitError as error:
-            raise TargetError(f"{self._asked} does not run: {error}") from error
-        if not sound:
-            raise TargetError(f"{self._asked} answers a golden sample with numbers that are none")
+            raise TargetError(f"{self._provider_text} does not run: {error}") from error
+        if not finite:
+            raise TargetError(f"{self._provider_text} returns NaN or infinity for a golden sample")
 
     @property
-    def _asked(self) -> str:
+    def _provider_text(self) -> str:
         return f"execution provider '{self._provider}' of target '{self._bundle.manifest.target}'"
 
     def _use(self, sessions: tuple[ort.InferenceSession, ...]) -> None:
@@ -147,39 +159,39 @@ class OnnxRuntimeBackend:
             self._sessions = sessions
             self._idle.clear()
 
-    def _take_idle(self, dimensions: tuple[tuple[str, int], ...], count: int) -> Buffers | None:
+    def _take_idle(self, sizes: DimensionSizes, count: int) -> Buffers | None:
         with self._lock:
-            for place in reversed(range(len(self._idle))):
-                if self._idle[place].capacity >= count and self._idle[place].dimensions == dimensions:
-                    return self._idle.pop(place)
+            for index in reversed(range(len(self._idle))):
+                if self._idle[index].capacity >= count and self._idle[index].sizes == sizes:
+                    return self._idle.pop(index)
         return None
 
-    def _take_back(self, buffers: Buffers) -> None:
+    def _return_buffers(self, buffers: Buffers) -> None:
         with self._lock:
-            if buffers.sessions is not self._sessions:  # closed meanwhile; its bindings are of no use to others
+            if buffers.sessions is not self._sessions:  # the backend was closed meanwhile, so the bindings are stale
                 return
             self._idle.append(buffers)
-            if len(self._idle) > _IDLE_BUFFERS:
+            if len(self._idle) > _MAX_IDLE_BUFFERS:
                 del self._idle[0]
 
 
 def session_options(target: Target) -> ort.SessionOptions:
-    """Return what a target says of a session: threads, and whether idle ones spin."""
+    """Return the session options of a target's [session]: threads, and whether idle threads spin."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = target.session.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERRORS_ONLY
-    # Sessions run in turn, so the idle ones' threads would spin against the busy one.
+    # Sessions run one after the other, so spinning threads of idle sessions would slow down the active one.
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(target.session.spinning)))
     return options
 
 
 @functools.cache
 def _share_arena() -> None:
-    """Let all sessions of this process have one arena: several would each keep memory that the others need."""
+    """Make all sessions of this process share one arena: separate ones would each hold memory that the others need."""
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     try:
         ort.create_and_register_allocator(memory, None)
-    except Exception as error:  # onnxruntime raises classes of its own
-        if "already registered" not in str(error):  # by the application: as good
+    except Exception as error:  # onnxruntime's exceptions have no common base class
+        if "already registered" not in str(error):  # by the application, which serves as well
             raise

@@ -1,4 +1,4 @@
-"""A batch in ONNX Runtime: buffers that stages read and write by I/O binding, so that nothing is copied between."""
+"""A batch of the ONNX Runtime backend: stages read and write buffers by I/O binding, without copies between them."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,116 +14,117 @@ from edgeexit.bundle.manifest import PROBABILITIES_SUFFIX, READOUT_SUFFIX, TEMPE
 from edgeexit.errors import InferenceError
 from edgeexit.policies.readout import COLUMNS
 
-_ALIGNMENT: Final = 64  # bytes; a cache line, and what the widest vector instructions like best
+_ALIGNMENT: Final = 64  # bytes; a cache line, and the width of the widest vector registers
 _CPU: Final = "cpu"
 
-_Any = npt.NDArray[Any]
-Dimensions = tuple[tuple[str, int], ...]
-"""The sizes behind the words in shapes, the batch's apart, by word."""
+_Array = npt.NDArray[Any]
+DimensionSizes = tuple[tuple[str, int], ...]
+"""Name and size of every symbolic dimension except the batch."""
 
 
 class StageTensors(NamedTuple):
-    """What one stage reads and makes, looked up at every call and so worked out once."""
+    """The inputs and outputs of one stage, computed once because every call needs them."""
 
     name: str
-    reads: tuple[str, ...]
-    """Model inputs and carries."""
-    makes: tuple[str, ...]
-    """Raw output, readout, carries, and the probabilities at last."""
+    inputs: tuple[str, ...]
+    """Model inputs and carry."""
+    outputs: tuple[str, ...]
+    """Raw output, readout, carry, and last the probabilities."""
     output: str
     readout: str
     probabilities: str
-    kept: tuple[str, ...]
-    """Tensors there after this stage that a later one reads."""
+    live_after: tuple[str, ...]
+    """Tensors that exist after this stage and that a later stage reads."""
 
 
 class StageTensorPlan(NamedTuple):
-    """A bundle as its batches see it."""
+    """The tensors of all stages of a bundle."""
 
     stages: tuple[StageTensors, ...]
     specs: Mapping[str, TensorSpec]
-    """Of inputs, outputs, readouts, probabilities and carries, by name."""
-    words: tuple[tuple[str, str, int], ...]
-    """Dimensions that the manifest has words for, the batch's apart: the word, and an input's name and axis."""
+    """Name -> specification of every input, output, readout, probability and carry tensor."""
+    symbolic_dimensions: tuple[tuple[str, str, int], ...]
+    """Every symbolic dimension of the model inputs except the batch: its name, an input that has it, and the axis."""
 
 
 def make_tensor_plan(manifest: Manifest) -> StageTensorPlan:
-    """Return the plan of a bundle."""
+    """Return the tensor plan of a bundle."""
     specs = {spec.name: spec for spec in manifest.inputs}
     stages = []
-    for k, stage in enumerate(manifest.stages):
+    for index, stage in enumerate(manifest.stages):
         output, batch = stage.exit.name, stage.exit.shape[0]
         readout = TensorSpec(name=output + READOUT_SUFFIX, dtype="float32", shape=(batch, len(COLUMNS)))
         probabilities = TensorSpec(name=output + PROBABILITIES_SUFFIX, dtype="float32", shape=(batch, manifest.classes))
-        made = {spec.name: spec for spec in (stage.exit, readout, *stage.carry_out, probabilities)}
-        specs |= made
+        outputs = {spec.name: spec for spec in (stage.exit, readout, *stage.carry_out, probabilities)}
+        specs |= outputs
         stages.append(
             StageTensors(
                 name=stage.name,
-                reads=(*stage.inputs, *stage.carry_in),
-                makes=tuple(made),
+                inputs=(*stage.inputs, *stage.carry_in),
+                outputs=tuple(outputs),
                 output=output,
                 readout=readout.name,
                 probabilities=probabilities.name,
-                kept=tuple(spec.name for spec in manifest.live_after(k)),
+                live_after=tuple(spec.name for spec in manifest.live_after(index)),
             )
         )
-    words = {
-        word: (word, spec.name, axis)
+    dimensions = {
+        size: (size, spec.name, axis)
         for spec in manifest.inputs
-        for axis, word in enumerate(spec.shape)
-        if axis and isinstance(word, str)
+        for axis, size in enumerate(spec.shape)
+        if axis and isinstance(size, str)
     }
-    return StageTensorPlan(tuple(stages), specs, tuple(words.values()))
+    return StageTensorPlan(tuple(stages), specs, tuple(dimensions.values()))
 
 
-def dimensions_of(plan: StageTensorPlan, inputs: Mapping[str, _Any]) -> Dimensions:
-    """Return the sizes of a batch's dimensions that the manifest has words for."""
-    return tuple([(word, inputs[name].shape[axis]) for word, name, axis in plan.words])
+def sizes_of(plan: StageTensorPlan, inputs: Mapping[str, _Array]) -> DimensionSizes:
+    """Return the sizes that the symbolic dimensions have in these inputs."""
+    return tuple([(dimension, inputs[name].shape[axis]) for dimension, name, axis in plan.symbolic_dimensions])
 
 
-class _Bound(NamedTuple):
-    """A stage bound to a number of samples, and what to look at when it has run."""
+class _BoundStage(NamedTuple):
+    """A stage bound to the buffers for a number of samples, and the views of its results."""
 
     binding: Any
-    readout: _Any
+    readout: _Array
     """[B, 4]."""
-    outputs: _Any
+    outputs: _Array
     """[B, C] or [B, C, H, W]."""
 
 
 class Buffers:
-    """Memory for batches of up to `capacity` samples of the same dimensions, and the bindings of stages to it.
+    """Memory for batches of up to `capacity` samples with equal symbolic dimensions, and the bindings of stages to it.
 
-    A binding is made once for each stage and number of samples, and used again: at batch 1 a stage costs one call. A
-    tensor whose size only the run tells has no buffer: ONNX Runtime makes it, and its bindings are made every time.
+    A binding is created once per stage and number of samples and then reused, so at batch 1 a stage costs one call. A
+    tensor whose size is only known after the run has no buffer: ONNX Runtime allocates it, and the stage is bound anew
+    for every run.
 
     Attributes:
-        sessions: those that run the stages.
-        dimensions: sizes behind the words in shapes.
-        capacity: most samples.
-        arrays: name -> [capacity, ...], the samples in front; [B, ...] for a tensor without a buffer.
-        temperatures: [K] of [1].
+        sessions: the sessions of the stages.
+        sizes: sizes of the symbolic dimensions.
+        capacity: largest number of samples.
+        arrays: name -> [capacity, ...] with the samples in front, or [B, ...] for a tensor without a buffer.
+        temperatures: [K] arrays of shape [1].
         readout: [B, 4] of the stage that ran last.
         outputs: [B, C] or [B, C, H, W] of the stage that ran last.
 
     """
 
     def __init__(
-        self, plan: StageTensorPlan, sessions: Sequence[ort.InferenceSession], dimensions: Dimensions, capacity: int
+        self, plan: StageTensorPlan, sessions: Sequence[ort.InferenceSession], sizes: DimensionSizes, capacity: int
     ) -> None:
-        self.dimensions = dimensions
+        self.sizes = sizes
         self.capacity = capacity
-        self.arrays: dict[str, _Any] = {}
+        self.arrays: dict[str, _Array] = {}
         self.temperatures = [np.ones(1, dtype=np.float32) for _ in plan.stages]
         self._plan = plan
         self.sessions = sessions
-        self._shapes = {name: _shape(spec, dict(dimensions)) for name, spec in plan.specs.items()}
-        self._bound: dict[tuple[int, int, bool], _Bound] = {}
+        self._shapes = {name: _shape(spec, dict(sizes)) for name, spec in plan.specs.items()}
+        self._bound: dict[tuple[int, int, bool], _BoundStage] = {}
         self.readout = self.outputs = np.empty((0, 0), dtype=np.float32)
 
-    def put(self, name: str, rows: _Any, *, at: int = 0) -> None:
-        """Write samples of a tensor from place `at` on."""
+    def put(self, name: str, rows: _Array, *, at: int = 0) -> None:
+        """Write samples of a tensor, from row `at` on."""
         array = self._buffer(name)
         if array is not None:
             array[at : at + len(rows)] = rows
@@ -133,7 +134,7 @@ class Buffers:
             self.arrays[name] = np.ascontiguousarray(rows)
 
     def run(self, stage: int, count: int, *, probabilities: bool) -> None:
-        """Run a stage on the first `count` samples. ONNX Runtime's own errors are let through."""
+        """Run a stage on the first `count` samples. Raises the exceptions of ONNX Runtime."""
         bound = self._bound.get((stage, count, probabilities))
         if bound is None:
             self._run_unbound(stage, count, probabilities=probabilities)
@@ -142,49 +143,49 @@ class Buffers:
             self.readout, self.outputs = bound.readout, bound.outputs
 
     def _run_unbound(self, stage: int, count: int, *, probabilities: bool) -> None:
-        """Bind a stage and run it; keep the binding where it can serve again."""
+        """Bind a stage and run it; keep the binding if it can be reused."""
         tensors = self._plan.stages[stage]
-        binding, loose = self._bind(stage, count, probabilities=probabilities)
+        binding, unbuffered = self._bind(stage, count, probabilities=probabilities)
         self.sessions[stage].run_with_iobinding(binding)
-        if loose:
-            made = binding.get_outputs()
-            self.arrays |= {name: made[place].numpy() for name, place in loose.items()}
+        if unbuffered:
+            outputs = binding.get_outputs()
+            self.arrays |= {name: outputs[index].numpy() for name, index in unbuffered.items()}
         self.readout, self.outputs = self.arrays[tensors.readout][:count], self.arrays[tensors.output][:count]
-        if not loose and not any(self._shapes[name] is None for name in tensors.reads):
-            self._bound[stage, count, probabilities] = _Bound(binding, self.readout, self.outputs)
+        if not unbuffered and not any(self._shapes[name] is None for name in tensors.inputs):
+            self._bound[stage, count, probabilities] = _BoundStage(binding, self.readout, self.outputs)
 
     def grow(self, capacity: int, count: int, names: Sequence[str]) -> None:
-        """Make room for `capacity` samples; the first `count` of the named tensors stay."""
-        kept = {name: self.arrays[name] for name in names}
+        """Reallocate for `capacity` samples and copy the first `count` rows of the named tensors."""
+        old = {name: self.arrays[name] for name in names}
         self.capacity = capacity
         self.arrays = {}
         self._bound.clear()
-        for name, array in kept.items():
+        for name, array in old.items():
             self.put(name, array[:count])
 
     def _bind(self, stage: int, count: int, *, probabilities: bool) -> tuple[Any, dict[str, int]]:
-        """Bind a stage to the first `count` samples; return the binding and which output without a buffer is where."""
+        """Bind a stage to the first `count` samples; return the binding and the indices of outputs without a buffer."""
         tensors = self._plan.stages[stage]
         binding = self.sessions[stage].io_binding()
-        for name in tensors.reads:
+        for name in tensors.inputs:
             array = self.arrays[name]
             binding.bind_input(name, _CPU, 0, array.dtype.type, (count, *array.shape[1:]), array.ctypes.data)
         temperature = self.temperatures[stage]
         binding.bind_input(TEMPERATURE_INPUT, _CPU, 0, np.float32, (1,), temperature.ctypes.data)
-        loose: dict[str, int] = {}
-        made = tensors.makes if probabilities else tensors.makes[:-1]
-        for place, name in enumerate(made):
+        unbuffered: dict[str, int] = {}
+        names = tensors.outputs if probabilities else tensors.outputs[:-1]
+        for index, name in enumerate(names):
             buffer = self._buffer(name)
             if buffer is None:
                 binding.bind_output(name, _CPU)
-                loose[name] = place
+                unbuffered[name] = index
             else:
                 shape = (count, *buffer.shape[1:])
                 binding.bind_output(name, _CPU, 0, buffer.dtype.type, shape, buffer.ctypes.data)
-        return binding, loose
+        return binding, unbuffered
 
-    def _buffer(self, name: str) -> _Any | None:
-        """Return the buffer of a tensor, made now if need be, or None where its size is not known."""
+    def _buffer(self, name: str) -> _Array | None:
+        """Return the buffer of a tensor, allocated if needed; None if its size is not known before the run."""
         shape = self._shapes[name]
         if shape is None:
             return None
@@ -194,7 +195,7 @@ class Buffers:
 
 
 class OnnxRuntimeBatch:
-    """Samples on their way through the stages, in buffers that go back to their pool at the end."""
+    """A batch of samples in buffers, which return to their pool when the batch is closed."""
 
     def __init__(
         self,
@@ -203,14 +204,14 @@ class OnnxRuntimeBatch:
         count: int,
         *,
         probabilities: bool,
-        give_back: Callable[[Buffers], None],
+        return_buffers: Callable[[Buffers], None],
     ) -> None:
         self._plan = plan
         self._buffers = buffers
         self._closed = False
         self._count = count
         self._probabilities = probabilities
-        self._give_back = give_back
+        self._return_buffers = return_buffers
         self._stage = -1
 
     def run(self, temperature: float) -> npt.NDArray[np.float32]:
@@ -220,10 +221,10 @@ class OnnxRuntimeBatch:
         buffers.temperatures[self._stage][0] = temperature
         try:
             buffers.run(self._stage, count, probabilities=self._probabilities)
-        except Exception as error:  # onnxruntime raises classes of its own, without a common base
-            shapes = ((name, (count, *buffers.arrays[name].shape[1:])) for name in tensors.reads)
-            given = ", ".join(f"'{name}' {'x'.join(map(str, shape))}" for name, shape in shapes)
-            raise InferenceError(f"{tensors.name} does not run on {given}: {str(error).splitlines()[0]}") from error
+        except Exception as error:  # onnxruntime's exceptions have no common base class
+            shapes = ((name, (count, *buffers.arrays[name].shape[1:])) for name in tensors.inputs)
+            inputs = ", ".join(f"'{name}' {'x'.join(map(str, shape))}" for name, shape in shapes)
+            raise InferenceError(f"{tensors.name} does not run on {inputs}: {str(error).splitlines()[0]}") from error
         if self._probabilities:
             return np.concatenate([buffers.readout, buffers.arrays[tensors.probabilities][:count]], axis=1)
         return buffers.readout
@@ -233,46 +234,46 @@ class OnnxRuntimeBatch:
         return self._buffers.outputs
 
     def select_rows(self, rows: Rows) -> None:
-        """Go on with these rows alone, in this order."""
+        """Continue with these rows only, in this order."""
         count = len(rows)
         moved = np.flatnonzero(rows != np.arange(count))
-        for name in self._plan.stages[self._stage].kept:
+        for name in self._plan.stages[self._stage].live_after:
             array = self._buffers.arrays[name]
             array[moved] = array[rows[moved]]
         self._count = count
 
     def join(self, other: StagedBatch) -> None:
-        """Take in the samples of another batch, behind its own, and close that one."""
-        assert isinstance(other, OnnxRuntimeBatch)  # noqa: S101 - the caller's promise
-        kept = self._plan.stages[self._stage].kept
-        count = self._count + other._count  # noqa: SLF001 - one of its own
+        """Append the samples of another batch and close that batch."""
+        assert isinstance(other, OnnxRuntimeBatch)  # noqa: S101 - the caller guarantees it
+        live = self._plan.stages[self._stage].live_after
+        count = self._count + other._count  # noqa: SLF001 - of the same class
         if count > self._buffers.capacity:
-            self._buffers.grow(max(count, 2 * self._buffers.capacity), self._count, kept)
-        for name in kept:
+            self._buffers.grow(max(count, 2 * self._buffers.capacity), self._count, live)
+        for name in live:
             self._buffers.put(name, other._buffers.arrays[name][: other._count], at=self._count)  # noqa: SLF001
         self._count = count
         other.__exit__(None, None, None)
 
     def __enter__(self) -> "OnnxRuntimeBatch":
-        """Return itself."""
+        """Return the batch itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Give the buffers back; a second time does nothing."""
+        """Return the buffers to their pool; a second call does nothing."""
         if not self._closed:
             self._closed = True
-            self._give_back(self._buffers)
+            self._return_buffers(self._buffers)
 
 
 def _shape(spec: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
-    """Return a sample's shape, or None where the sizes do not tell it."""
+    """Return the shape of one sample, or None if a size is only known after the run."""
     shape = [sizes.get(size, -1) if isinstance(size, str) else size for size in spec.shape[1:]]
     return None if -1 in shape else tuple(shape)
 
 
-def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> _Any:
+def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> _Array:
     size = math.prod(shape) * dtype.itemsize
     memory = np.empty(size + _ALIGNMENT, dtype=np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT

@@ -1,9 +1,9 @@
-"""The one place where plans run on the GPU: opened, given shapes and addresses, enqueued, as a CUDA graph if it can be.
+"""Runs plans on the GPU: opens them, sets shapes and addresses, and enqueues them, as CUDA graphs if possible.
 
-TensorRT's rules for CUDA graphs (its documentation, "CUDA Graphs"): a graph holds the shapes, the addresses and the
-state of the context that it was captured from, so that context must not change while the graph is used, and every graph
-has a context of its own; after a change of shapes a plan is enqueued once before it is captured. Contexts that run one
-after the other in a stream may share their scratch memory.
+TensorRT's rules for CUDA graphs (its documentation, "CUDA Graphs"): a graph contains the shapes, the addresses and the
+state of the execution context that it was captured from. The context must not change while the graph is used, so every
+graph has its own context. After a change of shapes, a plan is enqueued once before it is captured. Contexts that run
+one after the other in the same stream may share their scratch memory.
 """
 
 from collections.abc import Mapping
@@ -19,41 +19,41 @@ from edgeexit.errors import EngineError
 Shape = tuple[int, ...]
 
 
-class Scratch(NamedTuple):
-    """Memory of the GPU that executions use while they run, and that holds nothing in between."""
+class ScratchMemory(NamedTuple):
+    """Memory on the GPU that executions use while they run. It holds no data between runs."""
 
     address: int
     size: int
 
 
 class OpenPlan:
-    """A plan in the GPU's memory. Its executions are for one thread at a time, and so is making them.
+    """A deserialized plan in the memory of the GPU. It and its executions are used by one thread at a time.
 
     Args:
-        library: what built it.
+        library: the library that built the plan.
         runtime: from `library.new_runtime`.
-        name: of the stage, for messages.
-        plan: its bytes.
+        name: name of the stage, for error messages.
+        plan: the serialized plan.
         graphs: whether executions become CUDA graphs.
 
     Attributes:
-        name: of the stage.
+        name: name of the stage.
         inputs: name -> dtype.
         outputs: name -> dtype.
-        scratch_bytes: what an execution needs of scratch memory.
+        scratch_bytes: scratch memory that an execution needs.
 
     """
 
     def __init__(self, library: Library, runtime: Any, name: str, plan: bytes, *, graphs: bool) -> None:
-        """Open it. Raises EngineError for a plan that this library does not open, or that cannot run here."""
+        """Deserialize the plan. Raises EngineError if this library refuses it, or if it cannot run on this GPU."""
         self.name = name
         self._library = library
         self._graphs = graphs
-        self._captured_here = graphs and not library.captures_graphs
-        library.journal.clear()
+        self._captures_graphs = graphs and not library.captures_graphs
+        library.messages.clear()
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise EngineError(f"{name}: the plan does not open: {library.journal.why()}")
+            raise EngineError(f"{name}: the plan cannot be opened: {library.messages.last_error()}")
         self._engine = engine
         self._kernel_cache = library.new_kernel_cache(engine)
         self.inputs: dict[str, np.dtype[Any]] = {}
@@ -62,8 +62,8 @@ class OpenPlan:
             tensor = engine.get_tensor_name(index)
             if engine.get_tensor_location(tensor) != library.api.TensorLocation.DEVICE:
                 raise EngineError(
-                    f"{name}: TensorRT wants '{tensor}' in the host's memory, for it decides shapes; such a stage "
-                    "runs on ONNX Runtime only"
+                    f"{name}: TensorRT needs '{tensor}' in host memory, because shapes depend on its values; such a "
+                    "stage runs on ONNX Runtime only"
                 )
             is_input = engine.get_tensor_mode(tensor) == library.api.TensorIOMode.INPUT
             dtype = np.dtype(library.api.nptype(engine.get_tensor_dtype(tensor)))
@@ -71,49 +71,49 @@ class OpenPlan:
         self.scratch_bytes = int(engine.device_memory_size_v2)
 
     @property
-    def captured_here(self) -> bool:
-        """Whether executions are captured as CUDA graphs by this code; not any more, where that failed once."""
-        return self._captured_here
+    def captures_graphs(self) -> bool:
+        """Whether this code captures executions as CUDA graphs. False after a capture has failed."""
+        return self._captures_graphs
 
-    def give_up_capturing(self) -> None:
-        """Run without CUDA graphs from now on: what failed once is not tried with every shape again."""
-        self._captured_here = False
+    def disable_capture(self) -> None:
+        """Run without CUDA graphs from now on: after one failure, no other shape is tried."""
+        self._captures_graphs = False
 
-    def clear_journal(self) -> None:
-        """Forget what TensorRT said, before a new piece of work."""
-        self._library.journal.clear()
+    def clear_messages(self) -> None:
+        """Delete TensorRT's messages, before a new operation."""
+        self._library.messages.clear()
 
-    def why(self) -> str:
-        """Return TensorRT's reason for what it just refused."""
-        return self._library.journal.why()
+    def last_error(self) -> str:
+        """Return TensorRT's reason for the last failure."""
+        return self._library.messages.last_error()
 
-    def new_context(self, scratch: Scratch) -> tuple[Any, Any]:
-        """Return an execution context that uses this scratch memory, and what must outlive it. Raises EngineError."""
-        context, kept = self._library.new_context(self._engine, graphs=self._graphs, kernel_cache=self._kernel_cache)
+    def new_context(self, scratch: ScratchMemory) -> tuple[Any, Any]:
+        """Return an execution context on this scratch memory, and an object to keep with it. Raises EngineError."""
+        context, owner = self._library.new_context(self._engine, graphs=self._graphs, kernel_cache=self._kernel_cache)
         if context is None:
-            raise EngineError(f"{self.name}: the plan has no room to run: {self.why()}")
-        self._library.lend_scratch(context, scratch.address, scratch.size)
-        return context, kept
+            raise EngineError(f"{self.name}: the GPU has no memory for another execution context: {self.last_error()}")
+        self._library.set_scratch(context, scratch.address, scratch.size)
+        return context, owner
 
 
 class Execution:
-    """A plan with shapes and addresses, which stay as they are until it gets others."""
+    """A plan with fixed shapes and addresses, until it gets others."""
 
-    def __init__(self, plan: OpenPlan, scratch: Scratch) -> None:
-        """Make a context for it. Raises EngineError where TensorRT gives none."""
+    def __init__(self, plan: OpenPlan, scratch: ScratchMemory) -> None:
+        """Create an execution context. Raises EngineError if TensorRT refuses."""
         self._plan = plan
-        self._context, self._kept = plan.new_context(scratch)
+        self._context, self._owner = plan.new_context(scratch)
         self._graph: Any = None
         self._has_run = False
 
     def set_shapes(self, inputs: Mapping[str, Shape]) -> dict[str, Shape]:
-        """Take inputs of these shapes from now on, at addresses still to be set; return the outputs' shapes.
+        """Set the shapes of the inputs and return those of the outputs. Call `set_addresses` next.
 
-        Raises EngineError for shapes that the plan does not take, and for outputs whose size depends on the data.
+        Raises EngineError for shapes outside the plan's profile, and for outputs whose size depends on the data.
         """
         self._drop_graph()
         self._has_run = False
-        self._plan.clear_journal()
+        self._plan.clear_messages()
         for name in self._plan.inputs:
             if not self._context.set_input_shape(name, inputs[name]):
                 self._refuse(f"'{name}' {_text(inputs[name])}")
@@ -124,32 +124,32 @@ class Execution:
         return shapes
 
     def set_addresses(self, addresses: Mapping[str, int]) -> None:
-        """Read and write every tensor there from now on; its shapes have just been set. Raises EngineError."""
+        """Set the address of every input and output, after their shapes were set. Raises EngineError."""
         for name in (*self._plan.inputs, *self._plan.outputs):
             if not self._context.set_tensor_address(name, addresses[name]):
                 self._refuse(f"'{name}' at its address")
 
     def run(self, stream: CudaStream) -> None:
-        """Ask for a run: as a CUDA graph from the second time on, where that works. Raises EngineError."""
-        if self._graph is None and self._has_run and self._plan.captured_here:
+        """Enqueue a run, as a CUDA graph from the second run on if that works. Raises EngineError."""
+        if self._graph is None and self._has_run and self._plan.captures_graphs:
             self._graph = self._capture(stream)
             if self._graph is None:
-                self._plan.give_up_capturing()
+                self._plan.disable_capture()
         if self._graph is not None:
             cuda_call("cudaGraphLaunch", self._graph, stream.handle)
             return
         if not self._context.execute_async_v3(int(stream.handle)):
-            raise EngineError(f"{self._plan.name} does not run: {self._plan.why()}")
+            raise EngineError(f"{self._plan.name} does not run: {self._plan.last_error()}")
         self._has_run = True
 
     def close(self) -> None:
-        """Give graph and context back; the scratch memory must still be there."""
+        """Release graph and context. The scratch memory must still be allocated."""
         self._drop_graph()
-        self._context = self._kept = None
+        self._context = self._owner = None
 
     def _capture(self, stream: CudaStream) -> Any | None:
-        """Return this execution as a CUDA graph, or None where that does not work: with loops, conditions, on a DLA."""
-        # Not the global mode, in which other threads may not even allocate memory meanwhile.
+        """Return this execution as a CUDA graph; None if it cannot be captured (loops, conditions, a DLA)."""
+        # In the global mode, other threads could not even allocate memory during the capture.
         cuda_call(
             "cudaStreamBeginCapture",
             stream.handle,
@@ -159,12 +159,12 @@ class Execution:
         try:
             graph = cuda_call("cudaStreamEndCapture", stream.handle)
         except EngineError:
-            _forget_error()
+            _clear_cuda_error()
             return None
         try:
             return cuda_call("cudaGraphInstantiate", graph, 0) if enqueued else None
         except EngineError:
-            _forget_error()
+            _clear_cuda_error()
             return None
         finally:
             release("cudaGraphDestroy", graph)
@@ -175,11 +175,11 @@ class Execution:
             self._graph = None
 
     def _refuse(self, what: str) -> None:
-        raise EngineError(f"{self._plan.name} does not take {what}: {self._plan.why()}")
+        raise EngineError(f"{self._plan.name} refuses {what}: {self._plan.last_error()}")
 
 
-def _forget_error() -> None:
-    """Take note of a failed call, which the CUDA runtime would tell again with the next one that looks for errors."""
+def _clear_cuda_error() -> None:
+    """Clear the error of a failed call, which the CUDA runtime would report again at the next check."""
     cuda_runtime().cudaGetLastError()
 
 

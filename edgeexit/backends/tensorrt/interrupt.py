@@ -1,7 +1,7 @@
-"""Keeps Ctrl-C out of TensorRT: its calls run on a thread, for only the main thread is ever interrupted.
+"""Runs TensorRT on a thread of its own, so that Ctrl-C, which only interrupts the main thread, works during a build.
 
-TensorRT swallows what a callback raises, a KeyboardInterrupt in its logger among them, and a build takes minutes on a
-small board, in which the main thread would hear nothing.
+TensorRT swallows exceptions of its callbacks, a KeyboardInterrupt in its logger included, and a build takes minutes on
+a small board. On the main thread, Ctrl-C would have no effect until then.
 """
 
 import threading
@@ -13,10 +13,10 @@ _WAIT_S: Final = 0.1
 _Result = TypeVar("_Result")
 
 
-def run_apart(work: Callable[[threading.Event], _Result]) -> _Result:
+def run_on_thread(work: Callable[[threading.Event], _Result]) -> _Result:
     """Run `work` on a thread and return what it returns, or raise what it raises.
 
-    Ctrl-C sets the event that `work` is given, waits until `work` has come to an end, and is raised then.
+    Ctrl-C sets the event that `work` receives, waits until `work` has ended, and is raised after that.
     """
     stop, done = threading.Event(), threading.Event()
     results: list[_Result] = []
@@ -25,7 +25,7 @@ def run_apart(work: Callable[[threading.Event], _Result]) -> _Result:
     def body() -> None:
         try:
             results.append(work(stop))
-        except BaseException as error:  # noqa: BLE001 - raised again on the other thread
+        except BaseException as error:  # noqa: BLE001 - raised again on the calling thread
             failures.append(error)
         done.set()
 
@@ -34,7 +34,7 @@ def run_apart(work: Callable[[threading.Event], _Result]) -> _Result:
     interrupted: KeyboardInterrupt | None = None
     while not done.is_set():
         try:
-            done.wait(_WAIT_S)  # not thread.join, which in Python 3.11 takes a thread for ended when it is interrupted
+            done.wait(_WAIT_S)  # not thread.join: when interrupted, it marks the thread as ended (Python 3.11)
         except KeyboardInterrupt as error:  # noqa: PERF203 - ten times a second
             interrupted = error
             stop.set()

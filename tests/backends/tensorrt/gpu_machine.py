@@ -41,6 +41,6 @@ def standing_in(rtx, folder, monkeypatch, *, name="tensorrt_rtx"):
     if name == "tensorrt":
         del api["CudaGraphStrategy"]
     library = rtx._replace(name=name, api=types.SimpleNamespace(**api))
-    monkeypatch.setattr("edgeexit.backends.tensorrt.engines.site.installed_libraries", lambda _first: [library])
+    monkeypatch.setattr("edgeexit.backends.tensorrt.engines.toolchain.installed_libraries", lambda _first: [library])
     yield types.SimpleNamespace(memory=gpu, gpu=gpu, wrong=wrong, library=library)
     cuda_runtime.cache_clear()

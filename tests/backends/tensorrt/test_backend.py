@@ -9,7 +9,7 @@ import pytest
 
 from edgeexit.backends.tensorrt.backend import TensorRtBackend
 from edgeexit.backends.tensorrt.batch_context import BatchContext
-from edgeexit.backends.tensorrt.engines import PlanCache, build_engines, choose_site, resolve_build_config
+from edgeexit.backends.tensorrt.engines import PlanCache, build_engines, choose_toolchain, resolve_build_config
 from edgeexit.errors import EngineError, InferenceError, TargetError
 from edgeexit.runtime import Runner, make_backend
 from edgeexit.targets import load_target
@@ -192,7 +192,7 @@ def test_the_target_s_own_runtime_is_taken(bundle, tmp_path, monkeypatch):
             backend.__enter__()
         build_engines(
             bundle,
-            choose_site(None),
+            choose_toolchain(None),
             resolve_build_config(bundle.manifest, load_target("nvidia-desktop").nvidia),
             PlanCache(tmp_path / "edgeexit" / "engines"),
         )

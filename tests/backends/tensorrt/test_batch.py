@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edgeexit.backends.tensorrt import batch_context
-from edgeexit.backends.tensorrt.batch_context import padded
+from edgeexit.backends.tensorrt.batch_context import padded_size
 from edgeexit.errors import InferenceError
 from edgeexit.policies import KINDS
 from edgeexit.runtime import Runner
@@ -80,7 +80,7 @@ g (int64[N,L] ids) => (float[N,3] e0, float[N,3] e1, float[N,3] e2) {
 
 
 def test_lengths_known_only_at_run_time_and_float16(tmp_path, monkeypatch):
-    from edgeexit.compiler import compile_bundle  # noqa: PLC0415 - what the compiler needs takes a moment to load
+    from edgeexit.compiler import CompileOptions, compile_bundle  # noqa: PLC0415 - what the compiler needs takes a moment to load
 
     def tokens(count, length):
         return {"ids": np.random.default_rng(length).integers(0, 50, (count, length))}
@@ -89,11 +89,13 @@ def test_lengths_known_only_at_run_time_and_float16(tmp_path, monkeypatch):
     bundle = compile_bundle(
         graphs.save_graph(tmp_path / "words.onnx", WORDS, table=(50, 8), deep=(8, 8), **heads),
         tmp_path / "bundle",
-        inputs=["ids:N,L:int64"],
-        example=tokens(32, 6),
-        precision="fp16",
-        target="nvidia-desktop",
-        dimensions={"L": (1, 6, 16)},
+        CompileOptions(
+            inputs=["ids:N,L:int64"],
+            example=tokens(32, 6),
+            precision="fp16",
+            target="nvidia-desktop",
+            dimensions={"L": (1, 6, 16)},
+        ),
     )
     assert "float16" in {spec.dtype for stage in bundle.manifest.stages for spec in stage.carry_out}
     monkeypatch.setattr(batch_context, "_MAX_EXECUTIONS", 3)
@@ -118,7 +120,7 @@ def test_lengths_known_only_at_run_time_and_float16(tmp_path, monkeypatch):
 @pytest.mark.parametrize("batch", [(1, 1, 32), (1, 1, 1), (4, 4, 4), (3, 8, 30)])
 def test_few_sizes_are_run_and_few_samples_for_nothing(batch):
     least, _, most = batch
-    sizes = [padded(count, batch) for count in range(1, most + 1)]
+    sizes = [padded_size(count, batch) for count in range(1, most + 1)]
     assert all(size >= count for count, size in enumerate(sizes, start=1))
     assert sizes == sorted(sizes)
     assert (sizes[0], sizes[-1]) == (least, most)

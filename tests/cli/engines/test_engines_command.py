@@ -71,9 +71,9 @@ def test_what_is_wrong_is_said_in_one_line(tiny, tmp_path):
     cache = tmp_path / "cache"
     for options, complaint in (
         (["--for", "SM87"], "cannot build for SM87 with no NVIDIA GPU here; --for takes SM75"),
-        (["--for", "SM86", "--batch", "8"], "--batch '8' is not LEAST,OPTIMAL,MOST"),
+        (["--for", "SM86", "--batch", "8"], "--batch '8' is not MIN,OPT,MAX"),
         (["--for", "SM86", "--batch", "8,4,2"], "the range of 'batch' is 8,4,2"),
-        (["--for", "SM86", "--dimension", "length"], "--dimension 'length' is not NAME=LEAST,OPTIMAL,MOST"),
+        (["--for", "SM86", "--dimension", "length"], "--dimension 'length' is not NAME=MIN,OPT,MAX"),
         (["--for", "SM86", "--dla", "0"], "a DLA runs fp16 and int8"),
     ):
         result = run("build", tiny.path, "--cache", cache, *options, code=2)

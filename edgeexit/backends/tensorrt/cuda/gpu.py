@@ -1,4 +1,4 @@
-"""The NVIDIA GPU of this machine: what it is, and calls of the CUDA runtime that say what went wrong."""
+"""Identifies the NVIDIA GPU of this machine, and calls the CUDA runtime with its errors raised as EngineError."""
 
 import functools
 import importlib
@@ -14,22 +14,22 @@ _L4T_RELEASE: Final = Path("/etc/nv_tegra_release")
 
 
 class Hardware(msgspec.Struct, frozen=True, kw_only=True):
-    """What a plan is built for; all but the compute capability are null where it is built ahead of time."""
+    """The GPU that a plan is built for. Built ahead of time, only the compute capability is known; the rest is null."""
 
     sm: str
     """Compute capability, e.g. SM87."""
     device: str | None = None
-    """The GPU's name for itself."""
+    """Name of the GPU, as CUDA reports it."""
     cuda: str | None = None
     """CUDA version of the driver, e.g. 12.6."""
     l4t: str | None = None
     """First line of a Jetson's release file; null on other machines."""
     power_mode: str | None = None
-    """A Jetson's power mode, as nvpmodel names it; null where it is not known."""
+    """Power mode of a Jetson, as nvpmodel names it; null if it is not known."""
 
 
 def find_gpu() -> Hardware:
-    """Return the GPU of this machine. Raises EngineError where there is none, or no way to ask."""
+    """Return the GPU of this machine. Raises EngineError if there is none, or if cuda-bindings is not installed."""
     device = cuda_call("cudaGetDevice")
     runtime = cuda_runtime()
     attribute = runtime.cudaDeviceAttr
@@ -47,7 +47,7 @@ def find_gpu() -> Hardware:
 
 @functools.cache
 def cuda_runtime() -> Any:
-    """Return the module of the CUDA runtime. Raises EngineError where it is not installed."""
+    """Return the module of the CUDA runtime. Raises EngineError if it is not installed."""
     try:
         return importlib.import_module("cuda.bindings.runtime")
     except ImportError as error:
@@ -58,11 +58,11 @@ def cuda_runtime() -> Any:
 
 
 def cuda_call(function: str, *arguments: Any) -> Any:
-    """Call a function of the CUDA runtime and return what it gives. Raises EngineError with CUDA's own words."""
+    """Call a function of the CUDA runtime and return its result. Raises EngineError with CUDA's error text."""
     runtime = cuda_runtime()
     try:
         status, *results = getattr(runtime, function)(*arguments)
-    except RuntimeError as error:  # the driver's library is not there at all
+    except RuntimeError as error:  # the driver's library is not installed
         raise EngineError(f"{function}: {error}") from error
     if status != runtime.cudaError_t.cudaSuccess:
         _, text = runtime.cudaGetErrorString(status)

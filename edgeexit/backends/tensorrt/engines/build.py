@@ -1,8 +1,8 @@
-"""Builds the plans of a bundle: what is cached is kept, what is new is checked before it is stored."""
+"""Builds the plans of a bundle: reuses cached plans, and verifies new ones before it stores them."""
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any, NamedTuple, Protocol
 
@@ -10,21 +10,22 @@ import msgspec
 import numpy.typing as npt
 
 from edgeexit.backends.tensorrt.cuda.gpu import Hardware
-from edgeexit.backends.tensorrt.engines.build_config import outside, stage_shapes
+from edgeexit.backends.tensorrt.engines.build_config import out_of_range, stage_shapes
 from edgeexit.backends.tensorrt.engines.builder import build_plan
 from edgeexit.backends.tensorrt.engines.cache import PlanCache, PlanRecord, StoredPlan
 from edgeexit.backends.tensorrt.engines.golden_run import GoldenRun
 from edgeexit.backends.tensorrt.engines.key import PlanKey, plan_key
-from edgeexit.backends.tensorrt.engines.site import Site
+from edgeexit.backends.tensorrt.engines.toolchain import Toolchain
 from edgeexit.backends.tensorrt.engines.verify import ExitCheck, check_exit
-from edgeexit.backends.tensorrt.interrupt import run_apart
+from edgeexit.backends.tensorrt.interrupt import run_on_thread
 from edgeexit.bundle import GOLDEN, Bundle, GoldenSamples
 from edgeexit.bundle.manifest import BuildConfig, StageSpec
 from edgeexit.errors import EngineError
+from edgeexit.progress import NO_PROGRESS, Progress
 
 
 class StageEngine(msgspec.Struct, frozen=True, kw_only=True):
-    """One stage's plan."""
+    """The plan of one stage."""
 
     stage: str
     exit: str
@@ -32,94 +33,99 @@ class StageEngine(msgspec.Struct, frozen=True, kw_only=True):
     """Path of the plan."""
     bytes: int
     build_seconds: float
-    """That the plan took when it was built."""
+    """Duration of the build, also for a cached plan."""
     cached: bool
-    """It was built before."""
+    """The plan was in the cache."""
     check: ExitCheck | None
-    """What it answers to the golden samples; null where it was not verified."""
+    """The plan's logits compared with the golden samples; null if the plan was not verified."""
     gpu_layers: tuple[str, ...] | None
-    """Layers that a DLA build gave to the GPU; null where no DLA was asked for."""
+    """Layers of a DLA build that run on the GPU; null if the build was not for a DLA."""
 
 
 class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
     """The plans of a bundle."""
 
     bundle: str
+    """Digest of the bundle."""
     library: str
     version: str
     hardware: Hardware
     build_config: BuildConfig
     not_verified: str | None
-    """Why nothing was run; null where the plans were verified."""
+    """Why the plans were not verified; null if they were."""
     stages: tuple[StageEngine, ...]
 
 
-class Work(NamedTuple):
-    """What is to be built, by whom, how, and where it is kept."""
+class BuildJob(NamedTuple):
+    """What to build, with which library, and where to store it."""
 
     bundle: Bundle
-    site: Site
+    toolchain: Toolchain
     build_config: BuildConfig
     cache: PlanCache
     stop: threading.Event
-    """Set when it is to end before it is done."""
+    """Set to end the build early."""
 
 
 class StageExecution(Protocol):
-    """Runs a stage's plan on the golden samples after those before it, as `GoldenRun` does."""
+    """Runs the plan of a stage on the golden samples, after the stages before it. `GoldenRun` implements it."""
 
     def run(self, stage: StageSpec, plan: bytes) -> npt.NDArray[Any]:
         """Return the exit's logits. Raises EngineError for a plan that does not run."""
 
 
-class Trial(NamedTuple):
-    """How plans are verified."""
+class GoldenCheck(NamedTuple):
+    """Runs plans on the golden samples to verify them."""
 
-    run: StageExecution
+    execution: StageExecution
     golden: GoldenSamples
 
 
 def build_engines(
     bundle: Bundle,
-    site: Site,
+    toolchain: Toolchain,
     build_config: BuildConfig,
     cache: PlanCache,
     *,
     force: bool = False,
-    on_stage: Callable[[str], None] = lambda _: None,
+    progress: Progress = NO_PROGRESS,
 ) -> EngineReport:
-    """Build, verify and store the plan of every stage that has none, and report all of them.
+    """Build, verify and store the plan of every stage that is not cached, and report the plans of all stages.
+
+    Each plan is stored as soon as it is verified, so an interrupted build continues with the next stage.
 
     Args:
-        bundle: opened, so that its files are those of the manifest.
-        site: from `choose_site`.
-        recipe: from `resolve_build_config`.
-        cache: where plans are kept.
-        force: build all anew.
-        on_stage: told each stage's name when it begins, on another thread.
+        bundle: an opened bundle.
+        toolchain: from `choose_toolchain`.
+        build_config: from `resolve_build_config`.
+        cache: where plans are stored.
+        force: build every stage again.
+        progress: `step` receives each stage's name, on another thread.
 
-    A stage is stored as soon as it is done: an interrupted build goes on where it was. Raises EngineError for a stage
-    that TensorRT does not take or that answers wrongly, OSError where the cache cannot be written.
+    Raises EngineError for a stage that TensorRT refuses or whose logits are wrong, and OSError if the cache cannot be
+    written.
 
     """
-    golden, not_verified = _golden(bundle, site, build_config)
+    golden, not_verified = _golden_samples(bundle, toolchain, build_config)
 
-    def work(stop: threading.Event) -> tuple[StageEngine, ...]:
-        task = Work(bundle, site, build_config, cache, stop)
+    def build(stop: threading.Event) -> tuple[StageEngine, ...]:
+        job = BuildJob(bundle, toolchain, build_config, cache, stop)
         with ExitStack() as stack:
-            trial = None
+            check = None
             if golden is not None:
-                least, _, most = build_config.batch
-                run = GoldenRun(site.library, golden.inputs, batch=(least, most), dla_core=build_config.dla_core)
-                trial = Trial(stack.enter_context(run), golden)
-            return tuple(_build_stages(task, trial, force=force, on_stage=on_stage))
+                smallest, _, largest = build_config.batch
+                run = GoldenRun(
+                    toolchain.library, golden.inputs, batch=(smallest, largest), dla_core=build_config.dla_core
+                )
+                check = GoldenCheck(stack.enter_context(run), golden)
+            return tuple(_build_stages(job, check, force=force, progress=progress))
 
-    stages = run_apart(work)
+    stages = run_on_thread(build)
     return EngineReport(
         bundle=bundle.digest,
-        library=site.library.name,
-        version=site.library.version,
-        hardware=site.hardware,
+        library=toolchain.library.name,
+        version=toolchain.library.version,
+        hardware=toolchain.hardware,
         build_config=build_config,
         not_verified=not_verified,
         stages=stages,
@@ -127,33 +133,33 @@ def build_engines(
 
 
 def _build_stages(
-    work: Work, trial: Trial | None, *, force: bool, on_stage: Callable[[str], None]
+    job: BuildJob, golden_check: GoldenCheck | None, *, force: bool, progress: Progress
 ) -> Iterator[StageEngine]:
-    """Do what `build_engines` says, stage by stage; without a trial nothing can be verified."""
-    library, manifest = work.site.library, work.bundle.manifest
+    """Yield the plan of each stage, built if it is not cached; without a golden check no plan is verified."""
+    library, manifest = job.toolchain.library, job.bundle.manifest
     for spec in manifest.stages:
-        if work.stop.is_set():
+        if job.stop.is_set():
             return
-        on_stage(spec.name)
+        progress.step(spec.name)
         key = plan_key(
             manifest,
             spec,
-            work.build_config,
+            job.build_config,
             library=library.name,
             version=library.version,
-            hardware=work.site.hardware,
+            hardware=job.toolchain.hardware,
         )
-        stored = None if force else work.cache.open_plan(key, spec.name)
+        stored = None if force else job.cache.open_plan(key, spec.name)
         check = None
-        if stored is not None and trial is not None:
-            try:  # even one that was right before, and so that later stages have what this one carries
-                check = _check(work, trial, spec, stored.plan)
+        if stored is not None and golden_check is not None:
+            try:  # cached plans are verified again; later stages also need the carry of this one
+                check = _check(job, golden_check, spec, stored.plan)
             except EngineError:
-                work.cache.discard(key, spec.name)
+                job.cache.discard(key, spec.name)
                 stored = None
         cached = stored is not None
         if stored is None:
-            stored, check = _build(work, trial, spec, key)
+            stored, check = _build(job, golden_check, spec, key)
         yield StageEngine(
             stage=spec.name,
             exit=spec.exit.name,
@@ -166,49 +172,54 @@ def _build_stages(
         )
 
 
-def _build(work: Work, trial: Trial | None, spec: StageSpec, key: PlanKey) -> tuple[StoredPlan, ExitCheck | None]:
-    """Build a plan and store it if it answers rightly, or if nothing here can say."""
-    manifest = work.bundle.manifest
+def _build(
+    job: BuildJob, golden_check: GoldenCheck | None, spec: StageSpec, key: PlanKey
+) -> tuple[StoredPlan, ExitCheck | None]:
+    """Build a plan, verify it if there is a golden check, and store it."""
+    manifest = job.bundle.manifest
     built = build_plan(
-        work.site.library,
-        work.bundle.path / spec.file,
+        job.toolchain.library,
+        job.bundle.path / spec.file,
         spec.name,
-        sm=work.site.hardware.sm,
-        shapes=stage_shapes(manifest, spec, work.build_config),
-        build_config=work.build_config,
-        stop=work.stop,
-        timings=work.cache.timings(key),
+        sm=job.toolchain.hardware.sm,
+        shapes=stage_shapes(manifest, spec, job.build_config),
+        build_config=job.build_config,
+        stop=job.stop,
+        timings=job.cache.timings(key),
     )
-    check = None if trial is None else _check(work, trial, spec, built.plan)
+    check = None if golden_check is None else _check(job, golden_check, spec, built.plan)
     record = PlanRecord(
         key=key,
         sha256=hashlib.sha256(built.plan).hexdigest(),
         model=manifest.model,
         precision=manifest.precision,
         stage=spec.name,
-        batch=work.build_config.batch,
+        batch=job.build_config.batch,
         bytes=len(built.plan),
         build_seconds=round(built.seconds, 3),
         check=check,
         gpu_layers=built.gpu_layers,
     )
-    path = work.cache.store_plan(built.plan, record)
+    path = job.cache.store_plan(built.plan, record)
     if built.timings is not None:
-        work.cache.store_timings(key, built.timings)
+        job.cache.store_timings(key, built.timings)
     return StoredPlan(path, built.plan, record), check
 
 
-def _check(work: Work, trial: Trial, spec: StageSpec, plan: bytes) -> ExitCheck:
-    logits = trial.run.run(spec, plan)
-    return check_exit(spec.exit.name, trial.golden.exits[spec.exit.name], logits, work.bundle.manifest.precision)
+def _check(job: BuildJob, golden_check: GoldenCheck, spec: StageSpec, plan: bytes) -> ExitCheck:
+    logits = golden_check.execution.run(spec, plan)
+    name = spec.exit.name
+    return check_exit(name, golden_check.golden.exits[name], logits, job.bundle.manifest.precision)
 
 
-def _golden(bundle: Bundle, site: Site, build_config: BuildConfig) -> tuple[GoldenSamples | None, str | None]:
-    """Return the golden samples where plans can be run on them, or None and why they cannot."""
-    if not site.is_here:
-        return None, f"no {site.hardware.sm} GPU here"
+def _golden_samples(
+    bundle: Bundle, toolchain: Toolchain, build_config: BuildConfig
+) -> tuple[GoldenSamples | None, str | None]:
+    """Return the golden samples if plans can run on them here; otherwise None and the reason."""
+    if not toolchain.gpu_is_local:
+        return None, f"no {toolchain.hardware.sm} GPU here"
     if GOLDEN not in bundle.manifest.files:
         return None, "the bundle has no golden samples"
     golden = bundle.golden()
-    why_not = outside(bundle.manifest, build_config, {name: array.shape for name, array in golden.inputs.items()})
-    return (golden, None) if why_not is None else (None, f"the golden samples' {why_not}")
+    reason = out_of_range(bundle.manifest, build_config, {name: array.shape for name, array in golden.inputs.items()})
+    return (golden, None) if reason is None else (None, f"the golden samples' {reason}")

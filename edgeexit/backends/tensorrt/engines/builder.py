@@ -1,4 +1,4 @@
-"""Builds one plan: a stage's graph, a recipe and the timings of earlier builds in, a plan out."""
+"""Builds the plan of one stage from its graph, a build config, and the kernel timings of earlier builds."""
 
 import re
 import threading
@@ -7,30 +7,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from edgeexit.backends.tensorrt.engines.build_config import Shapes
+from edgeexit.backends.tensorrt.engines.build_config import ProfileShapes
 from edgeexit.backends.tensorrt.engines.parse import ParsedStage, parse_stage
 from edgeexit.backends.tensorrt.library import Library
 from edgeexit.bundle.manifest import BuildConfig
 from edgeexit.errors import EngineError
 
-_ON_GPU: Final = re.compile(r"^\[GpuLayer\] (?:[A-Z_0-9]+: )?(.+)$")
+_GPU_LAYER: Final = re.compile(r"^\[GpuLayer\] (?:[A-Z_0-9]+: )?(.+)$")
 
 _ADVICE: Final = {
-    "FP32 GEMM is not supported": "this GPU takes fp16 and int8: compile the bundle with --precision fp16",
-    "OutOfMemory": "take a smaller --batch or --workspace-mb",
+    "FP32 GEMM is not supported": "this GPU supports fp16 and int8: compile the bundle with --precision fp16",
+    "OutOfMemory": "use a smaller --batch or --workspace-mb",
 }
-"""What to do about TensorRT's complaints."""
+"""Text in an error message of TensorRT -> what to do."""
 
 
-class Built(NamedTuple):
-    """A plan that is built and not checked yet."""
+class BuiltPlan(NamedTuple):
+    """A plan that is built but not verified yet."""
 
     plan: bytes
     seconds: float
     timings: bytes | None
-    """What the next build need not time again; None where the library keeps none."""
+    """TensorRT's timing cache, which speeds up the next build; None if the library keeps none."""
     gpu_layers: tuple[str, ...] | None
-    """Layers that a DLA build gave to the GPU; None where no DLA was asked for."""
+    """Layers of a DLA build that run on the GPU; None if the build was not for a DLA."""
 
 
 def build_plan(
@@ -39,20 +39,20 @@ def build_plan(
     name: str,
     *,
     sm: str,
-    shapes: Mapping[str, Shapes],
+    shapes: Mapping[str, ProfileShapes],
     build_config: BuildConfig,
     stop: threading.Event,
     timings: bytes | None = None,
-) -> Built:
+) -> BuiltPlan:
     """Build the plan of the stage `name` from its graph `file` for the GPU `sm`.
 
-    Products of float32 keep all their bits (no TF32), so that fp32 answers stay those that were proven. `stop` ends the
-    build at its next step. Raises EngineError for what TensorRT does not take, or when it was stopped.
+    TF32 is off, so that fp32 logits stay those of the bundle's proof. Setting `stop` ends the build at its next step.
+    Raises EngineError for a graph that TensorRT refuses, and when the build was stopped.
     """
     started = time.perf_counter()
     stage = parse_stage(library, file, name, prepare=lambda parser: _adjust_for_dla(library, parser, build_config))
     config = stage.builder.create_builder_config()
-    library.aim_at(config, sm)
+    library.set_compute_capability(config, sm)
     config.set_memory_pool_limit(library.api.MemoryPoolType.WORKSPACE, build_config.workspace_mb << 20)
     config.clear_flag(library.api.BuilderFlag.TF32)
     _add_profile(stage, config, name, shapes)
@@ -60,32 +60,33 @@ def build_plan(
         _use_dla(library, stage.builder, config, build_config.dla_core)
     cache = _use_timings(config, timings) if library.keeps_timings else None
 
-    library.journal.clear()
+    library.messages.clear()
     monitor = _make_monitor(library.api, stop)
     config.progress_monitor = monitor
     plan = stage.builder.build_serialized_network(stage.network, config)
     if plan is None:
-        why = library.journal.why()
-        raise EngineError(f"{name}: {library.description} does not build it: {why}{_advice(why)}")
-    return Built(
+        reason = library.messages.last_error()
+        raise EngineError(f"{name}: {library.description} cannot build the plan: {reason}{_advice(reason)}")
+    return BuiltPlan(
         plan=bytes(plan),
         seconds=time.perf_counter() - started,
         timings=None if cache is None else bytes(cache.serialize()),
-        gpu_layers=None if build_config.dla_core is None else gpu_layers(library.journal.lines()),
+        gpu_layers=None if build_config.dla_core is None else gpu_layers(library.messages.texts()),
     )
 
 
-def _advice(why: str) -> str:
-    return next((f"; {advice}" for words, advice in _ADVICE.items() if words in why), "")
+def _advice(reason: str) -> str:
+    return next((f"; {advice}" for text, advice in _ADVICE.items() if text in reason), "")
 
 
-def gpu_layers(lines: list[str]) -> tuple[str, ...]:
-    """Return the layers that a DLA build gave to the GPU, from TensorRT's own account of the build.
+def gpu_layers(messages: list[str]) -> tuple[str, ...]:
+    """Return the layers of a DLA build that run on the GPU, from TensorRT's build messages.
 
-    The account names them one by one; in the finished plan, what the GPU's compiler fused looks like what the DLA took.
+    Only the messages name them one by one: in the finished plan, layers that were fused for the GPU look like those
+    that run on the DLA.
     """
-    found = (_ON_GPU.match(line.removeprefix("[TRT] ")) for line in lines)
-    return tuple(match[1] for match in found if match is not None)
+    matches = (_GPU_LAYER.match(text.removeprefix("[TRT] ")) for text in messages)
+    return tuple(match[1] for match in matches if match is not None)
 
 
 def _adjust_for_dla(library: Library, parser: Any, build_config: BuildConfig) -> None:
@@ -94,27 +95,27 @@ def _adjust_for_dla(library: Library, parser: Any, build_config: BuildConfig) ->
         parser.set_flag(flag)
 
 
-def _add_profile(stage: ParsedStage, config: Any, name: str, shapes: Mapping[str, Shapes]) -> None:
-    """Give every input its shapes. Raises EngineError where graph and manifest have other inputs or ranks."""
+def _add_profile(stage: ParsedStage, config: Any, name: str, shapes: Mapping[str, ProfileShapes]) -> None:
+    """Add an optimization profile. Raises EngineError if graph and manifest differ in their inputs or ranks."""
     profile = stage.builder.create_optimization_profile()
     inputs = [stage.network.get_input(index) for index in range(stage.network.num_inputs)]
     if {tensor.name for tensor in inputs} != set(shapes):
         raise EngineError(
-            f"{name}: the graph reads {', '.join(sorted(tensor.name for tensor in inputs))}, the manifest says "
+            f"{name}: the graph has the inputs {', '.join(sorted(tensor.name for tensor in inputs))}, the manifest "
             f"{', '.join(sorted(shapes))}; compile the bundle again"
         )
     for tensor in inputs:
-        least, optimal, most = shapes[tensor.name]
+        smallest, optimal, largest = shapes[tensor.name]
         declared = tuple(tensor.shape)
-        fixed = zip(declared, least, most, strict=False)
-        if len(declared) != len(least) or any(size >= 0 and not low == size == high for size, low, high in fixed):
+        sizes = zip(declared, smallest, largest, strict=False)
+        if len(declared) != len(smallest) or any(size >= 0 and not low == size == high for size, low, high in sizes):
             raise EngineError(
-                f"{name}: '{tensor.name}' is {_text(declared)} in the graph, which does not fit "
-                f"{_text(least)} to {_text(most)}; compile the bundle again"
+                f"{name}: '{tensor.name}' is {_text(declared)} in the graph, which does not match "
+                f"{_text(smallest)} to {_text(largest)}; compile the bundle again"
             )
-        profile.set_shape(tensor.name, least, optimal, most)
+        profile.set_shape(tensor.name, smallest, optimal, largest)
     if config.add_optimization_profile(profile) < 0:
-        raise EngineError(f"{name}: TensorRT refuses the shapes {dict(shapes)}")
+        raise EngineError(f"{name}: TensorRT refuses the optimization profile {dict(shapes)}")
 
 
 def _text(shape: tuple[int, ...]) -> str:
@@ -124,8 +125,8 @@ def _text(shape: tuple[int, ...]) -> str:
 def _use_dla(library: Library, builder: Any, config: Any, core: int) -> None:
     if core >= builder.num_DLA_cores:
         raise EngineError(
-            f"there is no DLA core {core}: {library.description} sees {builder.num_DLA_cores} here; "
-            "leave --dla out, or build where there is one"
+            f"there is no DLA core {core}: {library.description} finds {builder.num_DLA_cores} here; "
+            "omit --dla, or build on a device that has one"
         )
     config.default_device_type = library.api.DeviceType.DLA
     config.DLA_core = core
@@ -133,7 +134,7 @@ def _use_dla(library: Library, builder: Any, config: Any, core: int) -> None:
 
 
 def _use_timings(config: Any, timings: bytes | None) -> Any:
-    """Attach earlier timings, or a new cache where TensorRT finds them to be another device's."""
+    """Attach the timing cache of earlier builds, or a new one if TensorRT refuses it as that of another device."""
     cache = config.create_timing_cache(timings or b"")
     if cache is None or not config.set_timing_cache(cache, False):  # noqa: FBT003 - pybind11 takes it by position
         cache = config.create_timing_cache(b"")
@@ -142,8 +143,8 @@ def _use_timings(config: Any, timings: bytes | None) -> Any:
 
 
 def _make_monitor(api: Any, stop: threading.Event) -> Any:
-    class Monitor(api.IProgressMonitor):  # type: ignore[misc]
-        """Tells TensorRT to end the build at its next step once `stop` is set."""
+    class StopMonitor(api.IProgressMonitor):  # type: ignore[misc]
+        """Ends a build of TensorRT at its next step once `stop` is set."""
 
         def __init__(self) -> None:
             api.IProgressMonitor.__init__(self)
@@ -157,4 +158,4 @@ def _make_monitor(api: Any, stop: threading.Event) -> Any:
         def phase_finish(self, phase: str) -> None:
             pass
 
-    return Monitor()
+    return StopMonitor()

@@ -1,4 +1,4 @@
-"""The store of plans: what is opened is whole and was built for exactly this, or it is not opened."""
+"""The folder of plans: a plan is opened only if it is undamaged and its whole key matches."""
 
 import contextlib
 import fcntl
@@ -18,31 +18,31 @@ from edgeexit.files import write_atomic
 
 _LOCK: Final = ".lock"
 _OURS: Final = re.compile(r"\.?(.+-[0-9a-f]{32}\.(plan|json)|[0-9a-f]{16}\.timings)(\.[^.]+)?")
-"""Names that the cache gives, those of unfinished files among them; the folder may hold other things."""
+"""Names of the cache's own files, unfinished ones included; the folder may hold other files."""
 _DIGEST_BYTES: Final = hashlib.sha256().digest_size
 
 
 class PlanRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What stands beside a plan."""
+    """The JSON file beside a plan."""
 
     key: PlanKey
     sha256: str
-    """Of the plan."""
+    """Digest of the plan."""
     model: str
     precision: Precision
     stage: str
     batch: tuple[int, int, int]
-    """Least, optimal and most samples that it takes."""
+    """Min, optimal and max batch size."""
     bytes: int
     build_seconds: float
     check: ExitCheck | None
-    """Null where no GPU could run it."""
+    """Null if the plan was not verified, because its GPU was not in the machine."""
     gpu_layers: tuple[str, ...] | None = None
-    """Layers that a DLA build gave to the GPU; null where no DLA was asked for."""
+    """Layers of a DLA build that run on the GPU; null if the build was not for a DLA."""
 
 
 class StoredPlan(NamedTuple):
-    """A plan that was opened and found whole."""
+    """A plan that was read and is undamaged."""
 
     path: Path
     plan: bytes
@@ -50,17 +50,17 @@ class StoredPlan(NamedTuple):
 
 
 class PlanCache:
-    """Plans in a folder; several processes may use it at a time.
+    """Plans in a folder. Several processes may use it at the same time.
 
-    A plan is written before the record that names its digest, each by temporary file, fsync and rename. So a crash
-    between them, like any damage, leaves a plan that does not fit its record and is built again.
+    A plan is written before the record with its digest, each by temporary file, fsync and rename. A crash between the
+    two leaves a plan that does not match its record; like any damaged plan, it is built again.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def open_plan(self, key: PlanKey, stage: str) -> StoredPlan | None:
-        """Return the plan for a key, or None where there is none, or one that is stale, foreign or damaged."""
+        """Return the plan with this key, or None if there is none or it is damaged."""
         path = self._path(key, stage)
         record = _read_record(path.with_suffix(".json"))
         if record is None or record.key != key:
@@ -72,22 +72,22 @@ class PlanCache:
         return StoredPlan(path, plan, record) if hashlib.sha256(plan).hexdigest() == record.sha256 else None
 
     def store_plan(self, plan: bytes, record: PlanRecord) -> Path:
-        """Write a plan and its record and return the plan's path. Raises OSError (disk full, no permission)."""
+        """Write a plan and its record; return the plan's path. Raises OSError (disk full, no permission)."""
         path = self._path(record.key, record.stage)
-        with self._alone():  # another process may write the same plan, with other bytes
+        with self._locked():  # another process may write the same plan, with other bytes
             write_atomic(path, plan)
             content = msgspec.json.encode(record, order="deterministic")
             write_atomic(path.with_suffix(".json"), msgspec.json.format(content, indent=2) + b"\n")
         return path
 
     def discard(self, key: PlanKey, stage: str) -> None:
-        """Delete a plan that no longer answers rightly."""
-        with self._alone():
+        """Delete a plan, for example one whose logits are wrong."""
+        with self._locked():
             for suffix in (".json", ".plan"):
                 self._path(key, stage).with_suffix(suffix).unlink(missing_ok=True)
 
     def timings(self, key: PlanKey) -> bytes | None:
-        """Return the kernel timings of earlier builds of this kind, or None."""
+        """Return the timing cache of earlier builds with the same library and GPU, or None."""
         try:
             content = self._timings(key).read_bytes()
         except OSError:
@@ -96,20 +96,20 @@ class PlanCache:
         return timings if hashlib.sha256(timings).digest() == digest else None
 
     def store_timings(self, key: PlanKey, timings: bytes) -> None:
-        """Replace the kernel timings of builds of this kind."""
-        with self._alone():
+        """Replace the timing cache of builds with the same library and GPU."""
+        with self._locked():
             write_atomic(self._timings(key), hashlib.sha256(timings).digest() + timings)
 
     def records(self) -> dict[Path, PlanRecord]:
-        """Return the plans that are there by their paths; a record that cannot be read is left out."""
+        """Return the record of every plan by its path; plans without a readable record are omitted."""
         found = ((path, _read_record(path.with_suffix(".json"))) for path in sorted(self.folder.glob("*.plan")))
         return {path: record for path, record in found if record is not None}
 
     def clear(self) -> tuple[int, int]:
-        """Delete plans, records, timings and what a killed process left of them; return how many files and bytes."""
+        """Delete plans, records, timing caches and unfinished files; return the number of files and bytes."""
         files = size = 0
         if self.folder.is_dir():
-            with self._alone():
+            with self._locked():
                 for path in self.folder.iterdir():
                     if _OURS.fullmatch(path.name):
                         size += path.stat().st_size
@@ -124,8 +124,8 @@ class PlanCache:
         return self.folder / f"{timings_name(key)}.timings"
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep other writers out while the block runs; the system ends the lock of a process that dies."""
+    def _locked(self) -> Iterator[None]:
+        """Lock the folder for writing; the operating system releases the lock of a process that dies."""
         self.folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:

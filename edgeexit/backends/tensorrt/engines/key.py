@@ -1,4 +1,4 @@
-"""The key of a plan: everything that decides whether a plan may be loaded."""
+"""The key of a plan: everything that must match before the plan is loaded."""
 
 import hashlib
 from typing import Final
@@ -11,22 +11,22 @@ from edgeexit.bundle import GOLDEN
 from edgeexit.bundle.manifest import BuildConfig, Manifest, StageSpec
 
 _BUILDER: Final = 1
-"""Raised when the same recipe gives other plans than before."""
+"""Increase it when the same build config gives other plans than before."""
 
 
 class PlanKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Two plans with equal keys may stand for each other."""
+    """Plans with equal keys are interchangeable."""
 
     stage: str
     """SHA-256 of the stage's graph file."""
     weights: dict[str, str]
-    """SHA-256 of the files that the graph may refer to."""
+    """File name -> SHA-256 of the files with external weights."""
     build_config: str
-    """SHA-256 of the recipe's JSON."""
+    """SHA-256 of the build config's JSON."""
     dla_core: int | None
     library: LibraryName
     version: str
-    """The library's exact build."""
+    """Exact version of the library."""
     hardware: Hardware
     builder: int = _BUILDER
 
@@ -59,6 +59,6 @@ def plan_key(
 
 
 def timings_name(key: PlanKey) -> str:
-    """Return the name of the timings that builds of this kind share: same library, same device, in the same state."""
+    """Return the name of the timing cache that builds with the same library and GPU, in the same power mode, share."""
     kind = (key.library, key.version, key.hardware)
     return hashlib.sha256(msgspec.json.encode(kind, order="deterministic")).hexdigest()[:16]

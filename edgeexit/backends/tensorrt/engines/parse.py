@@ -1,71 +1,73 @@
-"""Reads stage graphs with TensorRT's own parser, and says which node of which stage it does not take."""
+"""Reads stage graphs with TensorRT's own parser, and names the stage and node that the parser refuses."""
 
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from edgeexit.backends.tensorrt.interrupt import run_apart
+from edgeexit.backends.tensorrt.interrupt import run_on_thread
 from edgeexit.backends.tensorrt.library import Library, installed_libraries
 from edgeexit.bundle.manifest import StageSpec
 from edgeexit.errors import EngineError
+from edgeexit.progress import NO_PROGRESS, Progress
 
-_TELLS_NOTHING: Final = frozenset({"", "false"})
+_EMPTY_REASONS: Final = frozenset({"", "false"})
 
 
 class ParsedStage(NamedTuple):
-    """A stage's network and what has to outlive it."""
+    """A stage's network, and the objects that must stay alive as long as it is used."""
 
     network: Any
     builder: Any
     parser: Any
 
 
-def check_stages(
-    folder: Path, stages: Sequence[StageSpec], *, on_stage: Callable[[str], None] = lambda _: None
-) -> str | None:
-    """Let TensorRT's parser read every stage in `folder`; None, or a line that says why that was not done.
+def check_stages(folder: Path, stages: Sequence[StageSpec], *, progress: Progress = NO_PROGRESS) -> str | None:
+    """Let TensorRT's parser read the graph of every stage; return None, or why that was not possible here.
 
-    Raises EngineError that names the stage, the node, the operator and what TensorRT says of it.
+    Raises EngineError that names the stage, the node, the operator and TensorRT's reason.
     """
 
     def check(stop: threading.Event) -> str | None:
         try:
-            library = installed_libraries("tensorrt_rtx")[0]  # which needs no GPU
+            library = installed_libraries("tensorrt_rtx")[0]  # needs no GPU
             library.new_builder()
         except EngineError as error:
-            return f"TensorRT has not seen the stages: {error}"
+            return f"TensorRT has not checked the stages: {error}"
         for stage in stages:
             if not stop.is_set():
-                on_stage(stage.name)
+                progress.step(stage.name)
                 parse_stage(library, folder / stage.file, stage.name)
         return None
 
-    return run_apart(check)
+    return run_on_thread(check)
 
 
 def parse_stage(
     library: Library, file: Path, name: str, *, prepare: Callable[[Any], None] = lambda _: None
 ) -> ParsedStage:
-    """Return a stage's network; `prepare` sees the parser first. Raises EngineError for a node that it refuses."""
-    library.journal.clear()
+    """Return the network of the stage `name`, read from its graph `file`.
+
+    `prepare` receives the parser before it reads. Raises EngineError for a node that the parser refuses.
+    """
+    library.messages.clear()
     builder = library.new_builder()
     network = library.new_network(builder)
     network.name = name
-    parser = library.api.OnnxParser(network, library.log)
+    parser = library.api.OnnxParser(network, library.logger)
     prepare(parser)
-    if not parser.parse_from_file(str(file)):  # from the file, so that weights are found beside it
-        raise EngineError(_complaint(library, parser, name))
+    if not parser.parse_from_file(str(file)):  # from the file, so that the parser finds the weights beside it
+        raise EngineError(_parser_error(library, parser, name))
     return ParsedStage(network, builder, parser)
 
 
-def _complaint(library: Library, parser: Any, name: str) -> str:
+def _parser_error(library: Library, parser: Any, name: str) -> str:
     if parser.num_errors == 0:
-        return f"{name}: {library.description} does not read the graph: {library.journal.why()}"
+        return f"{name}: {library.description} cannot read the graph: {library.messages.last_error()}"
     error = parser.get_error(0)
-    said = [line for line in error.desc().splitlines() if not line.startswith(("[", "Invalid Node"))]
-    reason = said[0] if said and said[0] not in _TELLS_NOTHING else error.code().name.replace("_", " ").lower()
+    lines = [line for line in error.desc().splitlines() if not line.startswith(("[", "Invalid Node"))]
+    reason = lines[0] if lines and lines[0] not in _EMPTY_REASONS else error.code().name.replace("_", " ").lower()
     if not error.node_operator():
-        return f"{name}: {library.description} does not read the graph: {reason}"
+        return f"{name}: {library.description} cannot read the graph: {reason}"
     node = f"node '{error.node_name()}'" if error.node_name() else f"node {error.node()}"
-    return f"{name}: {node}: {library.description} does not take this {error.node_operator()}: {reason}"
+    return f"{name}: {node}: {library.description} does not support this {error.node_operator()}: {reason}"

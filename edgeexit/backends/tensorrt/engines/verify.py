@@ -1,4 +1,4 @@
-"""Whether a plan answers as the bundle says it should."""
+"""Compares the logits of a plan with the golden samples of the bundle."""
 
 from typing import Any, Final
 
@@ -10,16 +10,16 @@ from edgeexit.bundle.manifest import Precision
 from edgeexit.errors import EngineError
 
 _TOLERANCE: Final[dict[Precision, float]] = {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.25}
-"""Largest error, as a share of the exit's largest logit (at least 1): other kernels sum in another order, and where
-values are rounded to 11 bits or to 256 steps a sum may fall on either side.
+"""Largest accepted error, as a fraction of the exit's largest logit (at least 1). Kernels sum in different orders, and
+a sum that is rounded to 11 bits or to 256 steps may fall on either side.
 
-Measured on ResNet-56 with CIFAR-10, over sets of 8 samples: true float16 against float16 that is computed in float32 is
-up to 1 % off; two right ways to run the same int8 graph (ONNX Runtime with and without its optimisations) up to 16 %,
-3 % of the sets by more than 10 %. A plan of other weights is off by the logits themselves."""
+Measured on ResNet-56 with CIFAR-10, over sets of 8 samples: float16 differs from float16 computed in float32 by up to
+1 %; two correct executions of the same int8 graph (ONNX Runtime with and without its optimizations) differ by up to
+16 %, in 3 % of the sets by more than 10 %. A plan with other weights differs by as much as the logits themselves."""
 
 
 class ExitCheck(msgspec.Struct, frozen=True, kw_only=True):
-    """One exit on the golden samples."""
+    """The logits of one exit, compared on the golden samples."""
 
     exit: str
     samples: int
@@ -27,7 +27,7 @@ class ExitCheck(msgspec.Struct, frozen=True, kw_only=True):
     """Largest |plan - golden| of the logits."""
     tolerance: float
     agreement: float
-    """Share of answers (of pixels, to segment) with the golden top-1 class."""
+    """Fraction of predictions (of pixels, for segmentation) that equal the golden top-1 class."""
 
 
 def check_exit(
@@ -35,11 +35,11 @@ def check_exit(
 ) -> ExitCheck:
     """Compare an exit's logits [N, C, ...] with the golden ones.
 
-    Raises EngineError where they differ by more than the precision explains, or where an answer differs whose golden
-    logits are further apart than that.
+    Raises EngineError if a logit differs by more than the precision explains, or if a top-1 class differs although the
+    two largest golden logits are further apart than that.
     """
     if found.shape != expected.shape:
-        raise EngineError(f"exit '{exit_name}' is {found.shape} where the golden samples have {expected.shape}")
+        raise EngineError(f"exit '{exit_name}' has shape {found.shape}, the golden samples have {expected.shape}")
     golden, plan = expected.astype(np.float64), found.astype(np.float64)
     tolerance = _TOLERANCE[precision] * max(1.0, float(np.abs(golden).max()))
     error = float(np.abs(plan - golden).max()) if np.isfinite(plan).all() else float("inf")
@@ -53,14 +53,14 @@ def check_exit(
     )
     if error > tolerance:
         raise EngineError(
-            f"exit '{exit_name}' differs from the golden samples by up to {error:.3g} where {precision} explains "
+            f"exit '{exit_name}' differs from the golden samples by up to {error:.3g}, but {precision} explains only "
             f"{tolerance:.3g}; top-1 agrees on {same.mean():.1%}"
         )
     top2 = np.partition(golden, -2, axis=1)
     sure = np.take(top2, -1, axis=1) - np.take(top2, -2, axis=1) > tolerance
     if (sure & ~same).any():
         raise EngineError(
-            f"exit '{exit_name}' gives another class than the golden samples on {(sure & ~same).mean():.1%} of answers "
-            f"that are not close; the largest error is {error:.3g}"
+            f"exit '{exit_name}' predicts another class than the golden samples for {(sure & ~same).mean():.1%} of the "
+            f"predictions whose logits are not close; the largest error is {error:.3g}"
         )
     return check

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgeexit.backends.tensorrt.engines import PlanCache, choose_site, resolve_build_config
+from edgeexit.backends.tensorrt.engines import PlanCache, choose_toolchain, resolve_build_config
 from tests.backends.tensorrt.gpu_machine import rtx_or_skip, standing_in
 from tests.bundles import make_bundle
 
@@ -25,7 +25,7 @@ def cache(tmp_path):
 @pytest.fixture
 def ahead(rtx):
     """SM86, ahead of time."""
-    return choose_site("SM86", first="tensorrt_rtx")
+    return choose_toolchain("SM86", first="tensorrt_rtx")
 
 
 @pytest.fixture

@@ -5,7 +5,13 @@ import shutil
 import numpy as np
 import pytest
 
-from edgeexit.backends.tensorrt.engines import PlanCache, build_engines, check_stages, choose_site, resolve_build_config
+from edgeexit.backends.tensorrt.engines import (
+    PlanCache,
+    build_engines,
+    check_stages,
+    choose_toolchain,
+    resolve_build_config,
+)
 from edgeexit.bundle import Bundle
 from edgeexit.errors import EngineError
 from tests.bundles import make_bundle
@@ -14,9 +20,9 @@ from tests.compiler.networks import Dense, Masked, Motley, Positions, Recurrent,
 
 
 def _compiled(folder, network, inputs, **options):
-    from edgeexit.compiler import compile_bundle  # noqa: PLC0415 - torch takes seconds to load
+    from edgeexit.compiler import CompileOptions, compile_bundle  # noqa: PLC0415 - torch takes seconds to load
 
-    return compile_bundle(network(), folder, inputs=inputs, **options)
+    return compile_bundle(network(), folder, CompileOptions(inputs=inputs, **options))
 
 
 RNG = np.random.default_rng(0)
@@ -104,7 +110,7 @@ def test_every_gpu_that_the_library_names_is_built_for(rtx, tiny, build_config, 
     assert {"SM80", "SM86", "SM89", "SM120"} <= gpus
     plans = set()
     for sm in gpus:
-        report = build_engines(tiny, choose_site(sm, first="tensorrt_rtx"), build_config, cache)
+        report = build_engines(tiny, choose_toolchain(sm, first="tensorrt_rtx"), build_config, cache)
         plans.update(engine.plan for engine in report.stages)
     assert len(plans) == len(gpus) * len(tiny.manifest.stages)
 
@@ -113,7 +119,7 @@ def test_what_a_gpu_has_no_kernel_for_is_said_in_one_line(tiny, build_config, ca
     with pytest.raises(
         EngineError, match=r"^stage0: tensorrt_rtx .* does not build it: .*FP32 GEMM is not supported.*--precision fp16"
     ) as told:
-        build_engines(tiny, choose_site("SM75", first="tensorrt_rtx"), build_config, cache)
+        build_engines(tiny, choose_toolchain("SM75", first="tensorrt_rtx"), build_config, cache)
     assert "\n" not in str(told.value)
     assert cache.records() == {}
 

@@ -4,14 +4,14 @@ import types
 
 import pytest
 
-from edgeexit.backends.tensorrt.engines import build_engines, choose_site, resolve_build_config
-from edgeexit.backends.tensorrt.engines.golden_run import batches
+from edgeexit.backends.tensorrt.engines import build_engines, choose_toolchain, resolve_build_config
+from edgeexit.backends.tensorrt.engines.golden_run import split_into_batches
 from edgeexit.errors import EngineError
 
 
-def test_plans_are_verified_on_the_gpu_that_is_here(standin, tiny, build_config, cache):
-    site = choose_site(None)
-    assert site.is_here
+def test_plans_are_verified_on_the_gpu_that_gpu_is_local(standin, tiny, build_config, cache):
+    site = choose_toolchain(None)
+    assert site.gpu_is_local
     assert site.hardware.sm == "SM86"
     assert site.hardware.cuda == "13.2"
     for cached in (False, True):
@@ -27,7 +27,7 @@ def test_plans_are_verified_on_the_gpu_that_is_here(standin, tiny, build_config,
 
 @pytest.mark.parametrize("batch", [(1, 1, 1), (1, 4, 5), (40, 40, 64)])
 def test_samples_run_in_batches_that_the_plans_take(standin, tiny, cache, batch):
-    report = build_engines(tiny, choose_site(None), resolve_build_config(tiny.manifest, None, batch=batch), cache)
+    report = build_engines(tiny, choose_toolchain(None), resolve_build_config(tiny.manifest, None, batch=batch), cache)
     assert [engine.check.agreement for engine in report.stages] == [1, 1, 1]
     assert standin.memory.blocks == {}
 
@@ -35,31 +35,31 @@ def test_samples_run_in_batches_that_the_plans_take(standin, tiny, cache, batch)
 def test_a_plan_that_answers_wrongly_is_not_kept(standin, tiny, build_config, cache):
     standin.wrong["stage1"] = 0.5
     with pytest.raises(EngineError, match=r"exit 'e1' differs from the golden samples by up to 0\.5"):
-        build_engines(tiny, choose_site(None), build_config, cache)
+        build_engines(tiny, choose_toolchain(None), build_config, cache)
     assert {record.stage for record in cache.records().values()} == {"stage0"}
     assert standin.memory.blocks == {}
 
 
 def test_a_cached_plan_that_no_longer_answers_rightly_goes(standin, tiny, build_config, cache):
-    build_engines(tiny, choose_site(None), build_config, cache)
+    build_engines(tiny, choose_toolchain(None), build_config, cache)
     standin.wrong["stage2"] = 0.5
     with pytest.raises(EngineError, match="exit 'e2'"):
-        build_engines(tiny, choose_site(None), build_config, cache)
+        build_engines(tiny, choose_toolchain(None), build_config, cache)
     assert {record.stage for record in cache.records().values()} == {"stage0", "stage1"}
     del standin.wrong["stage2"]
-    report = build_engines(tiny, choose_site(None), build_config, cache)
+    report = build_engines(tiny, choose_toolchain(None), build_config, cache)
     assert [engine.cached for engine in report.stages] == [True, True, False]
 
 
 def test_no_memory_on_the_gpu_is_said_and_nothing_leaks(standin, tiny, build_config, cache):
     standin.memory.limit = 2000
     with pytest.raises(EngineError, match="cudaMalloc: cudaErrorMemoryAllocation"):
-        build_engines(tiny, choose_site(None), build_config, cache)
+        build_engines(tiny, choose_toolchain(None), build_config, cache)
     assert standin.memory.blocks == {}
 
 
 def test_another_gpu_than_the_one_here_is_not_verified(standin, tiny, build_config, cache):
-    report = build_engines(tiny, choose_site("SM89"), build_config, cache)
+    report = build_engines(tiny, choose_toolchain("SM89"), build_config, cache)
     assert report.not_verified == "no SM89 GPU here"
     assert report.hardware.device is None
 
@@ -79,15 +79,15 @@ def test_the_standin_has_the_words_of_the_real_library(rtx):
 
 def test_a_library_that_takes_the_size_of_scratch_memory_for_granted_gets_its_address(rtx):
     older = types.SimpleNamespace(device_memory=0)
-    rtx.lend_scratch(older, 512, 1024)
+    rtx.set_scratch(older, 512, 1024)
     assert older.device_memory == 512
 
 
 def test_a_plan_that_fails_is_built_again_on_memory_that_is_there(standin, tiny, build_config, cache):
-    build_engines(tiny, choose_site(None), build_config, cache)
+    build_engines(tiny, choose_toolchain(None), build_config, cache)
     status = standin.gpu.status.cudaErrorLaunchFailure
     standin.gpu.fail_next = {"cudaStreamSynchronize": (4, status, False)}  # in stage 1, whose carry is there
-    report = build_engines(tiny, choose_site(None), build_config, cache)
+    report = build_engines(tiny, choose_toolchain(None), build_config, cache)
     assert [engine.cached for engine in report.stages].count(False) == 1
     assert standin.gpu.blocks == {}
 
@@ -102,4 +102,4 @@ def test_a_plan_that_fails_is_built_again_on_memory_that_is_there(standin, tiny,
     ],
 )
 def test_batches_are_of_one_size_and_hold_every_sample(count, least, most, expected):
-    assert [rows.tolist() for rows in batches(count, least, most)] == expected
+    assert [rows.tolist() for rows in split_into_batches(count, least, most)] == expected

@@ -1,0 +1,17 @@
+"""Traits of the ONNX Runtime backend."""
+
+from typing import Final
+
+from edgeexit.backends.base import BackendTraits
+
+ONNXRUNTIME: Final = BackendTraits(
+    name="onnxruntime",
+    title="ONNX Runtime",
+    summary="ONNX Runtime on the CPU opens the stages as they are",
+    backend="edgeexit.backends.onnxruntime.backend:OnnxRuntimeBackend",
+    uses_session=True,
+    qdq_placement="around",
+    blocked_layout=True,
+    extra="onnxruntime",
+    probe_modules=("onnxruntime",),
+)
