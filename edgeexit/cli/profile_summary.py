@@ -142,7 +142,7 @@ def _board(told: "Telemetry") -> "Sequence[str]":
     ):
         known = {name: spread for name, spread in sensors.items() if spread is not None}
         if known:
-            shown = (f"{name} {spread.mean:g} ({spread.low:g} to {spread.high:g})" for name, spread in known.items())
+            shown = (f"{name} {spread.mean:g} ({spread.min:g} to {spread.max:g})" for name, spread in known.items())
             lines.append(f"{what} in {unit}, mean (range): {', '.join(shown)}")
     throttled = {True: "throttled", False: "not throttled", None: "whether it was throttled is not known here"}
     return (*lines, f"board: {throttled[told.throttled]}, {told.readings} readings of {told.reading_ms:.2f} ms")

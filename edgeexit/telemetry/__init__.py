@@ -1,7 +1,7 @@
-"""What a board tells of itself while it is measured: temperature, power, clocks, and whether it is throttled."""
+"""Reads a board's sensors during a measurement: temperature, power, clocks, fans, and throttling."""
 
 from edgeexit.telemetry.probes import Probe, find_probe
-from edgeexit.telemetry.reading import Reading, Spread, Telemetry
+from edgeexit.telemetry.reading import Reading, SensorRange, Telemetry
 from edgeexit.telemetry.sampler import Sampler, energy_mj
 
-__all__ = ["Probe", "Reading", "Sampler", "Spread", "Telemetry", "energy_mj", "find_probe"]
+__all__ = ["Probe", "Reading", "Sampler", "SensorRange", "Telemetry", "energy_mj", "find_probe"]

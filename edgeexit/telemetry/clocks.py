@@ -1,48 +1,53 @@
-"""Clocks of the processor and of devices, and what governs them."""
+"""Clock frequencies of the processor and of other devices, and the governors of the processor."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from edgeexit.telemetry.sysfs import in_order, read_number, read_text
+from edgeexit.telemetry.sysfs import read_number, read_text, sorted_by_number
 
-_KILOHERTZ: Final = 1e-3
-HERTZ: Final = 1e-6
-_SLOWEST_MHZ: Final = 1.0
-_FASTEST_MHZ: Final = 10_000.0
-_MAX_READ: Final = 8
+_MHZ_PER_KHZ: Final = 1e-3
+MHZ_PER_HZ: Final = 1e-6
+_MIN_MHZ: Final = 1.0
+_MAX_MHZ: Final = 10_000.0
+_MAX_POLICIES: Final = 8
 
 
 class Clocks:
-    """Clocks below `root`: those of the processor's clusters, and `others` by name and file in hertz.
+    """The clocks of the processor's clusters, and other clocks.
 
-    Of a server with a clock for each of many cores, eight are read, evenly over all.
+    If there are more than eight cpufreq policies, as on servers with one per core, eight evenly spaced ones are read.
+
+    Args:
+        root: folder that contains `sys`; `/` on a real machine.
+        others: clock name -> file with the frequency in Hz.
+
     """
 
     def __init__(self, root: Path, others: Mapping[str, Path] | None = None) -> None:
-        policies = in_order((root / "sys/devices/system/cpu/cpufreq").glob("policy*"))
-        step = -(-len(policies) // _MAX_READ) or 1
+        policies = sorted_by_number((root / "sys/devices/system/cpu/cpufreq").glob("policy*"))
+        step = -(-len(policies) // _MAX_POLICIES) or 1
         self._policies = policies[::step]
         self._others = others or {}
 
     def read(self) -> dict[str, float | None]:
-        """Return every clock in MHz, a cluster's under its first core, as `cpu4`."""
-        clocks = {_core(policy): _mhz(policy / "scaling_cur_freq", _KILOHERTZ) for policy in self._policies}
-        return clocks | {name: _mhz(path, HERTZ) for name, path in self._others.items()}
+        """Return clock name -> MHz. A cluster has the name of its first core, e.g. `cpu4`."""
+        clocks = {_core(policy): _mhz(policy / "scaling_cur_freq", _MHZ_PER_KHZ) for policy in self._policies}
+        return clocks | {name: _mhz(path, MHZ_PER_HZ) for name, path in self._others.items()}
 
     def settings(self) -> dict[str, str]:
-        """Return governors and highest clocks; what all clusters share stands there once."""
+        """Return the governors and maximum clocks. A value that all clusters share is given once."""
         governors = {_core(policy): read_text(policy / "scaling_governor") for policy in self._policies}
-        highest = {_core(policy): _mhz(policy / "scaling_max_freq", _KILOHERTZ) for policy in self._policies}
-        told = {
+        maximum = {_core(policy): _mhz(policy / "scaling_max_freq", _MHZ_PER_KHZ) for policy in self._policies}
+        by_core = {
             "governor": governors,
-            "highest clock": {core: None if mhz is None else f"{mhz:g} MHz" for core, mhz in highest.items()},
+            "maximum clock": {core: None if mhz is None else f"{mhz:g} MHz" for core, mhz in maximum.items()},
         }
-        return {what: shared for what, values in told.items() if (shared := _shared(values))}
+        return {name: text for name, values in by_core.items() if (text := _summary(values))}
 
 
-def _shared(values: Mapping[str, str | None]) -> str:
-    """Return the value that all have, or each with its own."""
+def _summary(values: Mapping[str, str | None]) -> str:
+    """Return the common value of all cores, or the value of each core."""
     known = {core: value for core, value in values.items() if value is not None}
     if len(set(known.values())) == 1:
         return next(iter(known.values()))
@@ -54,4 +59,4 @@ def _core(policy: Path) -> str:
 
 
 def _mhz(path: Path, scale: float) -> float | None:
-    return read_number(path, scale=scale, low=_SLOWEST_MHZ, high=_FASTEST_MHZ)
+    return read_number(path, scale=scale, low=_MIN_MHZ, high=_MAX_MHZ)

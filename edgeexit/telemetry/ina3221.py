@@ -1,16 +1,17 @@
-"""The INA3221 power monitors of Jetson boards, which need no root: in hwmon, and in the iio of JetPack 4."""
+"""INA3221 power monitors of Jetson boards, through hwmon or, in JetPack 4, through iio. They need no root access."""
 
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from edgeexit.telemetry.sysfs import in_order, read_number, read_text, unique
+from edgeexit.telemetry.sysfs import read_number, read_text, sorted_by_number, unique_name
 from edgeexit.telemetry.throttling import ThrottleStatus
 
 TOTAL_RAILS: Final = ("VDD_IN", "POM_5V_IN")
-"""Rails that carry the whole module: of Orin NX and Nano, Xavier NX, TX2, and of the first Nano. Others have none."""
+"""Rails that measure the whole module: `VDD_IN` on Orin NX, Orin Nano, Xavier NX and TX2, `POM_5V_IN` on the first
+Jetson Nano. Other modules have no such rail."""
 
 _UNCONNECTED: Final = "NC"
-_SUM: Final = "sum of shunt voltages"
+_SUM_CHANNEL: Final = "sum of shunt voltages"
 _MAX_MW: Final = 500_000.0
 
 
@@ -18,19 +19,19 @@ class _Rail(NamedTuple):
     voltage_mv: Path | None
     current_ma: Path | None
     power_mw: Path | None
-    """Of iio, which multiplies by itself."""
+    """Only in iio, which multiplies voltage and current itself."""
     alarm: Path | None
-    """1 while the current is above what the module may draw, and the hardware slows it down."""
+    """Reads 1 while the current exceeds the module's limit and the hardware throttles."""
 
 
 class Ina3221:
-    """Every channel below `root` that is connected, by the rail's name; names differ from board to board."""
+    """All connected channels below `root`, by the name of their rail. The names differ between boards."""
 
     def __init__(self, root: Path) -> None:
         self._rails: dict[str, _Rail] = {}
         drivers = root / "sys/bus/i2c/drivers"
-        for chip in in_order(drivers.glob("ina3221/*/hwmon/hwmon*")):
-            for label in in_order(chip.glob("in*_label")):
+        for chip in sorted_by_number(drivers.glob("ina3221/*/hwmon/hwmon*")):
+            for label in sorted_by_number(chip.glob("in*_label")):
                 channel = label.name[len("in") : -len("_label")]
                 current = chip / f"curr{channel}_input"
                 if current.exists():
@@ -38,32 +39,33 @@ class Ina3221:
                         label,
                         _Rail(chip / f"in{channel}_input", current, None, chip / f"curr{channel}_crit_alarm"),
                     )
-        for chip in in_order(drivers.glob("ina3221x/*/iio:device*")):
-            for label in in_order(chip.glob("rail_name_*")):
+        for chip in sorted_by_number(drivers.glob("ina3221x/*/iio:device*")):
+            for label in sorted_by_number(chip.glob("rail_name_*")):
                 channel = label.name[len("rail_name_") :]
                 self._add(label, _Rail(None, None, chip / f"in_power{channel}_input", None))
 
     @property
     def total_rail(self) -> str | None:
-        """The rail that carries the whole module, or None."""
+        """Name of the rail that measures the whole module, or None."""
         return next((name for name in TOTAL_RAILS if name in self._rails), None)
 
     def read(self) -> dict[str, float | None]:
-        """Return every rail's power in mW."""
+        """Return rail -> power in mW."""
         return {name: _power(rail) for name, rail in self._rails.items()}
 
     def throttle_status(self) -> ThrottleStatus:
-        """Return the rails whose current is above the critical limit right now."""
+        """Return the rails whose current is above the critical limit at this moment."""
         alarms = {name: read_number(rail.alarm) for name, rail in self._rails.items() if rail.alarm is not None}
-        told = {name: alarm for name, alarm in alarms.items() if alarm is not None}
+        known = {name: alarm for name, alarm in alarms.items() if alarm is not None}
         return ThrottleStatus(
-            bool(told), tuple(f"{name} draws too much current" for name, alarm in told.items() if alarm)
+            bool(known),
+            tuple(f"the current of {name} is above its critical limit" for name, alarm in known.items() if alarm),
         )
 
     def _add(self, label: Path, rail: _Rail) -> None:
         name = read_text(label)
-        if name is not None and name not in {_UNCONNECTED, _SUM}:
-            self._rails[unique(name, self._rails)] = rail
+        if name is not None and name not in {_UNCONNECTED, _SUM_CHANNEL}:
+            self._rails[unique_name(name, self._rails)] = rail
 
 
 def _power(rail: _Rail) -> float | None:

@@ -1,4 +1,4 @@
-"""Telemetry of any Linux machine: thermal zones, clocks, throttle counters and, where it may be read, RAPL energy."""
+"""Telemetry of any Linux machine: thermal zones, clocks, throttle counters and, if readable, RAPL energy."""
 
 import time
 from collections.abc import Callable
@@ -7,21 +7,21 @@ from typing import Final
 
 from edgeexit.telemetry.clocks import Clocks
 from edgeexit.telemetry.reading import Reading
-from edgeexit.telemetry.sysfs import in_order, read_number, read_text, unique
-from edgeexit.telemetry.thermal import Thermal
-from edgeexit.telemetry.throttling import ThrottleCounters, ThrottleStatus, weigh
+from edgeexit.telemetry.sysfs import read_number, read_text, sorted_by_number, unique_name
+from edgeexit.telemetry.thermal import ThermalZones
+from edgeexit.telemetry.throttling import ThrottleCounters, ThrottleStatus, combine
 
 _MAX_CORES: Final = 64
 _WHOLE_MACHINE: Final = "psys"
-"""RAPL's domain of everything behind the power supply; few machines have it."""
+"""RAPL domain of the whole platform; few machines have it."""
 
 
 class LinuxProbe:
-    """Reads what any Linux may have; on a machine without sensors, nothing is known.
+    """Reads the sensors that any Linux machine may have. Without sensors, a reading is empty.
 
     Args:
-        root: where `sys` is.
-        clock: monotonic seconds.
+        root: folder that contains `sys`.
+        clock: returns monotonic seconds.
 
     """
 
@@ -29,9 +29,9 @@ class LinuxProbe:
 
     def __init__(self, root: Path = Path("/"), *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._thermal = Thermal(root)
+        self._thermal = ThermalZones(root)
         self._clocks = Clocks(root)
-        cores = in_order((root / "sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle"))[:_MAX_CORES]
+        cores = sorted_by_number((root / "sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle"))[:_MAX_CORES]
         self._throttles = ThrottleCounters(
             {
                 f"{core.parent.name} {what}": core / f"{what}_throttle_count"
@@ -48,11 +48,11 @@ class LinuxProbe:
         now = self._clock()
         temperatures = self._thermal.read()
         power = self._rapl.read(now)
-        events = self._throttles.take()
+        events = self._throttles.new_events()
         counted = ThrottleStatus(
-            bool(events), tuple(f"{name} throttled by heat" for name, times in events.items() if times)
+            bool(events), tuple(f"{name} throttled by heat" for name, count in events.items() if count)
         )
-        throttled, reasons = weigh((self._thermal.throttle_status(temperatures), counted))
+        throttled, reasons = combine((self._thermal.throttle_status(temperatures), counted))
         return Reading(
             monotonic_s=now,
             temperatures_c=temperatures,
@@ -65,53 +65,58 @@ class LinuxProbe:
         )
 
     def settings(self) -> dict[str, str]:
-        """Return what the machine is set to."""
+        """Return governor and maximum clock."""
         return self._clocks.settings()
 
 
 class Rapl:
-    """Mean power of RAPL's domains between two readings, from energy counters that most systems keep for root."""
+    """Mean power of RAPL domains between two readings, from energy counters that most systems let only root read."""
 
     def __init__(self, root: Path) -> None:
         self._domains: dict[str, Path] = {}
-        for domain in in_order((root / "sys/class/powercap").glob("intel-rapl:*")):
+        for domain in sorted_by_number((root / "sys/class/powercap").glob("intel-rapl:*")):
             name = read_text(domain / "name")
             if name is not None and read_number(domain / "energy_uj", low=0) is not None:
-                self._domains[unique(name, self._domains)] = domain
-        self._before: dict[str, tuple[float, float]] = {}
+                self._domains[unique_name(name, self._domains)] = domain
+        self._previous: dict[str, tuple[float, float]] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The domains that may be read."""
+        """The readable domains."""
         return tuple(self._domains)
 
-    def read(self, now: float) -> dict[str, float | None]:
-        """Return mW of every domain since the last call; null at the first. `now` in seconds."""
+    def read(self, now_s: float) -> dict[str, float | None]:
+        """Return domain -> mean power in mW since the last call; None in the first call.
+
+        Args:
+            now_s: monotonic seconds.
+
+        """
         found: dict[str, float | None] = {}
         for name, domain in self._domains.items():
             energy = read_number(domain / "energy_uj", low=0)
-            then, before = self._before.get(name, (now, 0.0))
+            previous_s, previous_energy = self._previous.get(name, (now_s, 0.0))
             found[name] = None
             if energy is not None:
-                used = energy - before
-                if used < 0:  # the counter has come round
+                used = energy - previous_energy
+                if used < 0:  # the counter has wrapped around
                     used += read_number(domain / "max_energy_range_uj", low=0) or 0
-                if now > then and used >= 0:
-                    found[name] = round(used / (now - then) * 1e-3, 1)
-                self._before[name] = (now, energy)
+                if now_s > previous_s and used >= 0:
+                    found[name] = round(used / (now_s - previous_s) * 1e-3, 1)
+                self._previous[name] = (now_s, energy)
         return found
 
 
 def fan_files(root: Path) -> dict[str, Path]:
-    """Return name -> file of every fan that tells its speed; a Jetson's tachometer calls it `rpm`."""
+    """Return name -> file of every fan with a speed sensor; on a Jetson, the file is named `rpm`."""
     files: dict[str, Path] = {}
-    for chip in in_order((root / "sys/class/hwmon").glob("hwmon*")):
-        for file in (*in_order(chip.glob("fan*_input")), chip / "rpm"):
+    for chip in sorted_by_number((root / "sys/class/hwmon").glob("hwmon*")):
+        for file in (*sorted_by_number(chip.glob("fan*_input")), chip / "rpm"):
             if file.exists():
-                files[unique(read_text(chip / "name") or chip.name, files)] = file
+                files[unique_name(read_text(chip / "name") or chip.name, files)] = file
     return files
 
 
 def read_fans(files: dict[str, Path]) -> dict[str, float | None]:
-    """Return turns a minute of each fan."""
+    """Return fan -> speed in rpm."""
     return {name: read_number(path, low=0) for name, path in files.items()}

@@ -1,4 +1,4 @@
-"""What a probe is, and which one reads this machine."""
+"""The interface of probes, and the selection of the probe for this machine."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,25 +11,25 @@ from edgeexit.telemetry.reading import Reading
 
 
 class Probe(Protocol):
-    """Reads the sensors of one machine. Never raises: what cannot be read is None."""
+    """Reads the sensors of one machine. It never raises; a value that cannot be read is None."""
 
     @property
     def name(self) -> str:
-        """As in `Telemetry.probe`."""
+        """Name of the probe, as in `Telemetry.probe`."""
 
     @property
     def total_rail(self) -> str | None:
-        """Name of the rail that carries the whole board."""
+        """Name of the rail that measures the whole board, or None."""
 
     def read(self) -> Reading:
-        """Read every sensor once; what happened since the call before counts, so calls belong to one thread."""
+        """Read every sensor once. Events count since the previous call, so all calls must come from one thread."""
 
     def settings(self) -> dict[str, str]:
-        """Return what the machine is set to, such as its governor and power mode."""
+        """Return settings of the machine, e.g. its governor and power mode."""
 
 
 class _Board(NamedTuple):
-    is_here: Callable[[Path], bool]
+    matches: Callable[[Path], bool]
     probe: Callable[[Path], Probe]
 
 
@@ -40,9 +40,9 @@ _BOARDS: Final[dict[str, _Board]] = {
 
 
 def find_probe(telemetry: Literal["none", "jetson", "raspberry-pi"], root: Path = Path("/")) -> Probe:
-    """Return the probe that a target's `telemetry` names, where the machine is such a board.
+    """Return the probe that a target's `telemetry` names, if this machine is such a board.
 
-    On any other machine, and with `none`, the one for any Linux: what it finds is true, if less.
+    On any other machine, and for `none`, return the probe for any Linux machine.
     """
     board = _BOARDS.get(telemetry)
-    return board.probe(root) if board is not None and board.is_here(root) else LinuxProbe(root)
+    return board.probe(root) if board is not None and board.matches(root) else LinuxProbe(root)

@@ -1,52 +1,52 @@
-"""What a board tells of itself: one reading, and the summary of many. What is not known is null, never 0."""
+"""Sensor data of a board: one reading, and the summary of many. An unknown value is null, never 0."""
 
 import msgspec
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
-    """The board's sensors at one moment, by the names that the board gives them."""
+    """The values of a board's sensors at one moment, under the names that the board gives them."""
 
     monotonic_s: float
     temperatures_c: dict[str, float | None] = {}
     """Thermal zone -> degrees Celsius."""
     power_mw: dict[str, float | None] = {}
-    """Power rail -> milliwatts; rails may lie behind each other, so their sum means nothing."""
+    """Power rail -> milliwatts. One rail may supply another, so their sum has no meaning."""
     total_mw: float | None = None
-    """The rail that carries the whole board; null where there is none."""
+    """Power of the rail that measures the whole board; null if there is none."""
     clocks_mhz: dict[str, float | None] = {}
     fans_rpm: dict[str, float | None] = {}
     throttled: bool | None = None
-    """Whether the machine held itself back now or since the reading before; null: it has no way to tell."""
+    """Whether the machine is throttled, or was since the previous reading; null if it cannot be determined."""
     reasons: tuple[str, ...] = ()
-    """Why it is throttled."""
+    """Reasons for the throttling."""
 
 
-class Spread(msgspec.Struct, frozen=True, kw_only=True):
-    """A sensor over a run."""
+class SensorRange(msgspec.Struct, frozen=True, kw_only=True):
+    """Minimum, mean and maximum of a sensor over a run."""
 
-    low: float
+    min: float
     mean: float
-    high: float
+    max: float
 
 
 class Telemetry(msgspec.Struct, frozen=True, kw_only=True):
-    """What a board told over a run; a sensor that never gave a value is null."""
+    """Summary of the readings of a run. A sensor that never gave a value is null."""
 
     probe: str
-    """Which readings these are: `linux`, `jetson`, `raspberry-pi`."""
+    """Name of the probe: `linux`, `jetson` or `raspberry-pi`."""
     readings: int
     seconds: float
-    """From the first reading to the last."""
+    """Time from the first reading to the last."""
     reading_ms: float
-    """Mean time that a reading took, in a thread of its own."""
-    temperatures_c: dict[str, Spread | None] = {}
-    power_mw: dict[str, Spread | None] = {}
+    """Mean duration of a reading. Readings run in a separate thread."""
+    temperatures_c: dict[str, SensorRange | None] = {}
+    power_mw: dict[str, SensorRange | None] = {}
     total_rail: str | None = None
-    """Name of the rail that carries the whole board."""
+    """Name of the rail that measures the whole board."""
     energy_mj: float | None = None
-    """Of the whole board from the first reading to the last, by the trapezoidal rule."""
-    clocks_mhz: dict[str, Spread | None] = {}
-    fans_rpm: dict[str, Spread | None] = {}
+    """Energy of the whole board from the first reading to the last, by the trapezoidal rule."""
+    clocks_mhz: dict[str, SensorRange | None] = {}
+    fans_rpm: dict[str, SensorRange | None] = {}
     throttled: bool | None = None
     reasons: tuple[str, ...] = ()
-    """All reasons told, each once."""
+    """All reasons in the readings, each once."""

@@ -1,4 +1,4 @@
-"""Reading a board about once a second in a thread of its own, and summing up what it told."""
+"""Reads a board's sensors about once per second in a separate thread, and summarises the readings."""
 
 import itertools
 import threading
@@ -8,17 +8,17 @@ from types import TracebackType
 from typing import Final
 
 from edgeexit.telemetry.probes import Probe
-from edgeexit.telemetry.reading import Reading, Spread, Telemetry
+from edgeexit.telemetry.reading import Reading, SensorRange, Telemetry
 
 INTERVAL_S: Final = 1.0
-_MAX_KEPT: Final = 4096
+_MAX_READINGS: Final = 4096
 
 
 class Sampler:
-    """Reads a probe at its start, every `interval_s` and at its end; a context manager.
+    """Reads a probe at the start, every `interval_s` and at the end. A context manager.
 
-    Readings run in a thread of its own, never in the one that is measured. Of a run that lasts over an hour, every
-    second reading is let go again whenever there are too many.
+    Readings run in a separate thread, never in the thread that is measured. If a run lasts longer than an hour, every
+    second reading is dropped and the interval is doubled whenever there are too many.
     """
 
     def __init__(self, probe: Probe, *, interval_s: float = INTERVAL_S) -> None:
@@ -33,7 +33,7 @@ class Sampler:
         self._thread = threading.Thread(target=self._run, name="telemetry", daemon=True)
 
     def __enter__(self) -> "Sampler":
-        """Take the first reading, and begin."""
+        """Take the first reading, and start the thread."""
         self._take()
         self._thread.start()
         return self
@@ -41,7 +41,7 @@ class Sampler:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """End, with a last reading where nothing went wrong."""
+        """Stop the thread, and take the last reading unless the block raised an error."""
         self._stop.set()
         self._thread.join()
         if error is None:
@@ -49,11 +49,11 @@ class Sampler:
 
     @property
     def readings(self) -> tuple[Reading, ...]:
-        """Those kept so far, in order."""
+        """The readings so far, in order."""
         return tuple(self._readings)
 
     def summary(self) -> Telemetry:
-        """Sum up; to be called once the sampler has ended."""
+        """Return the summary; call it after the sampler has ended."""
         return summarise_readings(
             self._readings,
             probe=self._probe.name,
@@ -77,7 +77,7 @@ class Sampler:
         if reading.throttled is not None:
             self._throttled = bool(self._throttled) or reading.throttled
         self._reasons |= dict.fromkeys(reading.reasons)
-        if len(self._readings) > _MAX_KEPT:
+        if len(self._readings) > _MAX_READINGS:
             self._readings = self._readings[::2]
             self._interval_s *= 2
 
@@ -92,40 +92,40 @@ def summarise_readings(
     throttled: bool | None,
     reasons: tuple[str, ...],
 ) -> Telemetry:
-    """Return lowest, mean and highest of every sensor over at least one reading, and the energy used."""
+    """Return the summary of at least one reading: range of every sensor, energy, and throttling."""
     return Telemetry(
         probe=probe,
         readings=taken,
         seconds=round(readings[-1].monotonic_s - readings[0].monotonic_s, 3),
         reading_ms=round(reading_ms, 3),
-        temperatures_c=_spreads([reading.temperatures_c for reading in readings]),
-        power_mw=_spreads([reading.power_mw for reading in readings]),
+        temperatures_c=_ranges([reading.temperatures_c for reading in readings]),
+        power_mw=_ranges([reading.power_mw for reading in readings]),
         total_rail=total_rail,
         energy_mj=energy_mj(readings),
-        clocks_mhz=_spreads([reading.clocks_mhz for reading in readings]),
-        fans_rpm=_spreads([reading.fans_rpm for reading in readings]),
+        clocks_mhz=_ranges([reading.clocks_mhz for reading in readings]),
+        fans_rpm=_ranges([reading.fans_rpm for reading in readings]),
         throttled=throttled,
         reasons=reasons,
     )
 
 
 def energy_mj(readings: Sequence[Reading]) -> float | None:
-    """Return the board's energy from the first reading to the last in mJ, by the trapezoidal rule.
+    """Return the energy of the whole board from the first reading to the last in mJ, by the trapezoidal rule.
 
-    None with fewer than two readings of the whole board's power: mW times seconds.
+    Return None if fewer than two readings have the power of the whole board.
     """
     known = [(reading.monotonic_s, reading.total_mw) for reading in readings if reading.total_mw is not None]
-    if len(known) < 2:  # noqa: PLR2004 - a span needs two ends
+    if len(known) < 2:  # noqa: PLR2004 - an interval has two ends
         return None
-    spans = itertools.pairwise(known)
-    return round(sum((power + before) / 2 * (at - then) for (then, before), (at, power) in spans), 3)
+    total = sum((mw + next_mw) / 2 * (next_s - s) for (s, mw), (next_s, next_mw) in itertools.pairwise(known))
+    return round(total, 3)
 
 
-def _spreads(tables: Sequence[dict[str, float | None]]) -> dict[str, Spread | None]:
-    found: dict[str, Spread | None] = {}
+def _ranges(tables: Sequence[dict[str, float | None]]) -> dict[str, SensorRange | None]:
+    found: dict[str, SensorRange | None] = {}
     for name in dict.fromkeys(name for table in tables for name in table):
         values = [value for table in tables if (value := table.get(name)) is not None]
         found[name] = (
-            Spread(low=min(values), mean=round(sum(values) / len(values), 3), high=max(values)) if values else None
+            SensorRange(min=min(values), mean=round(sum(values) / len(values), 3), max=max(values)) if values else None
         )
     return found

@@ -1,4 +1,4 @@
-"""Numbers from the small files of /sys and /proc; whatever is missing, refused or nonsense is None."""
+"""Reads values from the files of /sys and /proc. A value that is missing, unreadable or invalid is None."""
 
 import math
 import re
@@ -9,9 +9,9 @@ _INDEX = re.compile(r"\d+")
 
 
 def read_text(path: Path) -> str | None:
-    """Return a file's text without the white space and NULs around it, or None.
+    """Return the text of a file without surrounding white space and NULs; None if it is empty or unreadable.
 
-    A sensor that sleeps says EAGAIN, one whose bus fails says EIO, one for root only EACCES: all the same here.
+    Reading a suspended sensor gives EAGAIN, a failed bus EIO, and a file that only root may read EACCES.
     """
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip("\0 \t\n") or None
@@ -20,7 +20,7 @@ def read_text(path: Path) -> str | None:
 
 
 def read_number(path: Path, *, scale: float = 1, low: float = -math.inf, high: float = math.inf) -> float | None:
-    """Return the number in a file times `scale`, or None where there is none from `low` to `high`."""
+    """Return the number in a file times `scale`; None if there is no number or it is outside `low` to `high`."""
     text = read_text(path)
     if text is None:
         return None
@@ -31,13 +31,13 @@ def read_number(path: Path, *, scale: float = 1, low: float = -math.inf, high: f
     return round(value, 3) if low <= value <= high and math.isfinite(value) else None
 
 
-def in_order(paths: Iterable[Path]) -> list[Path]:
-    """Return paths by the numbers in their names, so that zone 10 comes after zone 2."""
+def sorted_by_number(paths: Iterable[Path]) -> list[Path]:
+    """Return paths sorted by the numbers in their names, so that zone 10 follows zone 2."""
     return sorted(paths, key=lambda path: ([int(digits) for digits in _INDEX.findall(path.name)], str(path)))
 
 
-def unique(name: str, taken: Iterable[str]) -> str:
-    """Return `name`, with a number behind it where it is taken already."""
+def unique_name(name: str, taken: Iterable[str]) -> str:
+    """Return `name`, with a number appended if it is already taken."""
     known, number, free = set(taken), 2, name
     while free in known:
         free, number = f"{name} {number}", number + 1

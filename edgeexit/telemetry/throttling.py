@@ -1,4 +1,4 @@
-"""Whether a machine held itself back: what its sources say, put together."""
+"""Combines the sources of information on whether a machine is throttled."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -8,39 +8,39 @@ from edgeexit.telemetry.sysfs import read_number
 
 
 class ThrottleStatus(NamedTuple):
-    """What one source says."""
+    """The information of one source."""
 
     known: bool
-    """Whether the source can tell at all."""
+    """Whether the source can detect throttling on this machine."""
     reasons: tuple[str, ...] = ()
 
 
-def weigh(sources: Iterable[ThrottleStatus]) -> tuple[bool | None, tuple[str, ...]]:
-    """Return whether anything speaks for throttling, None where no source can tell, and what does."""
-    every = tuple(sources)
-    reasons = tuple(dict.fromkeys(reason for source in every for reason in source.reasons))
+def combine(sources: Iterable[ThrottleStatus]) -> tuple[bool | None, tuple[str, ...]]:
+    """Return whether any source reports throttling (None if no source can detect it), and all reasons."""
+    statuses = tuple(sources)
+    reasons = tuple(dict.fromkeys(reason for status in statuses for reason in status.reasons))
     if reasons:
         return True, reasons
-    return (False if any(source.known for source in every) else None), ()
+    return (False if any(status.known for status in statuses) else None), ()
 
 
 class ThrottleCounters:
-    """Counters of events in files: how far each went up since it was read last."""
+    """Event counters in files, e.g. of throttling; it returns how much each has increased."""
 
     def __init__(self, files: Mapping[str, Path]) -> None:
         self._files = files
-        self._before: dict[str, float] = {}
+        self._previous: dict[str, float] = {}
 
-    def take(self) -> dict[str, int]:
-        """Return by name how many events there were since the last call; a counter that cannot be read is left out.
+    def new_events(self) -> dict[str, int]:
+        """Return name -> number of events since the last call, without counters that cannot be read.
 
-        At the first call, all 0. One that went down was started anew, and counts from 0.
+        All numbers are 0 in the first call. A counter that decreased was reset, so it counts from 0.
         """
         found = {}
         for name, path in self._files.items():
             now = read_number(path, low=0)
             if now is not None:
-                before = self._before.get(name, now)
-                found[name] = int(now - before if now >= before else now)
-                self._before[name] = now
+                previous = self._previous.get(name, now)
+                found[name] = int(now - previous if now >= previous else now)
+                self._previous[name] = now
         return found

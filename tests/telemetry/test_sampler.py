@@ -1,4 +1,4 @@
-"""The sampler reads while something else runs, and sums up."""
+"""The sampler reads in the background and summarises the readings."""
 
 import threading
 
@@ -10,7 +10,7 @@ from tests.telemetry.board import make_board, write
 
 
 class Scripted:
-    """A probe whose readings a test wrote down; then the last one again and again."""
+    """A probe that returns given readings, and repeats the last one."""
 
     name = "scripted"
     total_rail = "ALL"
@@ -38,7 +38,7 @@ def reading(at, total=None, throttled=None, reasons=(), **temperatures):
     )  # fmt: skip
 
 
-def test_a_run_is_summed_up_with_its_energy():
+def test_the_summary_has_ranges_energy_and_throttling():
     probe = Scripted(
         reading(0.0, 1000.0, throttled=False, cpu=40.0, gpu=None),
         reading(1.0, 3000.0, throttled=True, reasons=("hot",), cpu=50.0, gpu=None),
@@ -46,20 +46,20 @@ def test_a_run_is_summed_up_with_its_energy():
     )
     with Sampler(probe, interval_s=0.001) as sampler:
         assert probe.enough.wait(5)
-    told = sampler.summary()
-    assert told.seconds == 3
-    assert told.energy_mj == 2000 + 4000
-    assert told.temperatures_c["cpu"].low == 40
-    assert told.temperatures_c["cpu"].high == 50
-    assert told.temperatures_c["gpu"] is None
-    assert told.power_mw["ALL"].high == 3000
-    assert told.throttled is True  # once is enough
-    assert told.reasons == ("hot",)
-    assert told.total_rail == "ALL"
-    assert told.readings == len(probe.threads)
+    summary = sampler.summary()
+    assert summary.seconds == 3
+    assert summary.energy_mj == 2000 + 4000
+    assert summary.temperatures_c["cpu"].min == 40
+    assert summary.temperatures_c["cpu"].max == 50
+    assert summary.temperatures_c["gpu"] is None
+    assert summary.power_mw["ALL"].max == 3000
+    assert summary.throttled is True  # one throttled reading is enough
+    assert summary.reasons == ("hot",)
+    assert summary.total_rail == "ALL"
+    assert summary.readings == len(probe.threads)
 
 
-def test_it_reads_in_a_thread_of_its_own_and_is_gone_at_the_end():
+def test_readings_run_in_a_separate_thread_that_ends_with_the_sampler():
     probe = Scripted(reading(0.0), reading(1.0), reading(2.0))
     with Sampler(probe, interval_s=0.001):
         assert probe.enough.wait(5)
@@ -67,31 +67,31 @@ def test_it_reads_in_a_thread_of_its_own_and_is_gone_at_the_end():
     assert "telemetry" not in {thread.name for thread in threading.enumerate()}
 
 
-def test_it_is_gone_after_an_interrupt_too():
+def test_the_thread_ends_after_an_interrupt():
     probe = Scripted(reading(0.0))
     with pytest.raises(KeyboardInterrupt), Sampler(probe, interval_s=60):
         raise KeyboardInterrupt
     assert "telemetry" not in {thread.name for thread in threading.enumerate()}
 
 
-def test_what_nobody_can_tell_stays_unknown():
+def test_values_that_no_sensor_gives_stay_unknown():
     with Sampler(Scripted(reading(0.0)), interval_s=60) as sampler:
         pass
-    told = sampler.summary()
-    assert told.throttled is None
-    assert told.energy_mj is None
-    assert told.power_mw == {"ALL": None}
+    summary = sampler.summary()
+    assert summary.throttled is None
+    assert summary.energy_mj is None
+    assert summary.power_mw == {"ALL": None}
 
 
-def test_a_reading_without_power_leaves_a_gap_and_no_zero():
+def test_a_reading_without_power_does_not_count_as_zero_power():
     assert energy_mj([reading(0.0, 1000.0), reading(1.0), reading(2.0, 1000.0)]) == 2000
     assert energy_mj([reading(0.0, 1000.0), reading(1.0)]) is None
 
 
-def test_a_board_that_gets_hot_meanwhile_is_told(tmp_path):
+def test_a_board_that_becomes_hot_during_the_run_is_throttled(tmp_path):
     root = make_board("jetson-agx-orin", tmp_path)
     with Sampler(JetsonProbe(root), interval_s=60) as sampler:
         write(root, "/sys/class/thermal/thermal_zone0/temp", 99500)
-    told = sampler.summary()
-    assert told.throttled is True
-    assert told.temperatures_c["cpu-thermal"].high == 99.5
+    summary = sampler.summary()
+    assert summary.throttled is True
+    assert summary.temperatures_c["cpu-thermal"].max == 99.5
