@@ -7,7 +7,7 @@ from edgeexit.formatting import milliseconds, percent
 from edgeexit.latency import Drift, LatencyProfile, LatencySummary
 from edgeexit.report.page import Chart, KeyFigure, Section, Table, render_page
 from edgeexit.report.profile_figures import draw_run, draw_spread, draw_where_time_goes, told_sensors
-from edgeexit.telemetry import Spread, Telemetry
+from edgeexit.telemetry import SensorRange, Telemetry
 
 _PARTS: Final = (
     "Readouts: softmax, the two highest probabilities and the entropy, measured as the difference between each stage "
@@ -175,7 +175,7 @@ def _sensor_rows(told: Telemetry) -> tuple[tuple[str, ...], ...]:
     return tuple((name, *_range(spread, unit)) for unit, group in groups for name, spread in group.items())
 
 
-def _range(spread: Spread | None, unit: str) -> tuple[str, str, str]:
+def _range(spread: SensorRange | None, unit: str) -> tuple[str, str, str]:
     if spread is None:
         return ("not known", "-", "-")
-    return (f"{spread.mean:g} {unit}", f"{spread.low:g} {unit}", f"{spread.high:g} {unit}")
+    return (f"{spread.mean:g} {unit}", f"{spread.min:g} {unit}", f"{spread.max:g} {unit}")

@@ -6,7 +6,7 @@ from plotly.offline import get_plotlyjs
 from edgeexit.latency import Drift, ExitPath, LatencyProfile, ProfilePhase, StageProfile, summarise
 from edgeexit.report.profile_figures import draw_run, draw_spread, draw_where_time_goes
 from edgeexit.report.profile_page import draw_profile
-from edgeexit.telemetry import Reading, Spread, Telemetry
+from edgeexit.telemetry import Reading, SensorRange, Telemetry
 
 EXITS = ("first <b>", "last")
 
@@ -41,7 +41,7 @@ def profile(**changes):
         "telemetry": Telemetry(
             probe="jetson", readings=3, seconds=6.5, reading_ms=1.5, throttled=False, total_rail="VDD_IN",
             energy_mj=30_000.0,
-            temperatures_c={"cpu-thermal": Spread(low=50, mean=52.5, high=55), "cv0-thermal": None},
+            temperatures_c={"cpu-thermal": SensorRange(min=50, mean=52.5, max=55), "cv0-thermal": None},
         ),
         "readings": tuple(
             Reading(monotonic_s=float(second), temperatures_c={"cpu-thermal": 50.0 + second, "cv0-thermal": None})
