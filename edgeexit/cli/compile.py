@@ -1,9 +1,10 @@
-"""`edgeexit compile`: turn a trained multi-exit model into a bundle."""
+"""`edgeexit compile`: compile a trained multi-exit model into a bundle."""
 
 import contextlib
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
@@ -12,8 +13,11 @@ import typer
 from edgeexit.cli.advice import how_to_get_a_policy
 from edgeexit.console import next_step, notes, print_json, print_table, progress_bar, warn
 from edgeexit.formatting import percent
+from edgeexit.progress import Progress
 
 if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
     from edgeexit.bundle.manifest import ExitFidelity, Manifest
 
 
@@ -21,48 +25,53 @@ def compile_command(
     model: Annotated[
         str, typer.Argument(help="package.module:factory, path/file.py:factory, a .pt2 or an .onnx file.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the bundle.")],
-    target: Annotated[str | None, typer.Option(help="Device kind; default: this machine's generic one.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder to write the bundle to.")],
+    target: Annotated[
+        str | None, typer.Option(help="Target device; default: the generic target of this machine.")
+    ] = None,
     input_: Annotated[
         list[str] | None,
-        typer.Option("--input", help="NAME:SHAPE[:DTYPE], once an input; the first dimension is the batch."),
+        typer.Option(
+            "--input", help="NAME:SHAPE[:DTYPE] of a model input; the first dimension is the batch. Repeatable."
+        ),
     ] = None,
-    example: Annotated[Path | None, typer.Option(help="Real samples (.npz), to prove the split on.")] = None,
+    example: Annotated[Path | None, typer.Option(help="Real samples (.npz) for the proof of the split.")] = None,
     exits: Annotated[
-        str | None, typer.Option(help="NAME,NAME,...: outputs that are exits, shallow to deep; default: all.")
+        str | None,
+        typer.Option(help="NAME,NAME,...: the outputs that are exits, shallow to deep; default: all outputs."),
     ] = None,
     task: Annotated[
-        str | None, typer.Option(help="classify or segment; default: as the exits' dimensions tell.")
+        str | None, typer.Option(help="classification or segmentation; default: follows from the exits' shapes.")
     ] = None,
     precision: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "fp32",
     calibration: Annotated[
-        Path | None, typer.Option(help="Samples (.npz) that set int8's ranges and measure what is lost.")
+        Path | None, typer.Option(help="Samples (.npz) that set the int8 ranges and measure the loss of accuracy.")
     ] = None,
     keep_fp32: Annotated[
-        list[str] | None, typer.Option(help="Pattern of nodes that stay in fp32, by name or operator; repeatable.")
+        list[str] | None, typer.Option(help="Pattern of node names or operators that stay in fp32. Repeatable.")
     ] = None,
     max_loss: Annotated[
         float,
         typer.Option(
             min=0,
             max=1,
-            help="Warn when an exit loses more than this share of accuracy, or without labels of its answers.",
+            help="Warn if an exit loses more than this fraction of accuracy (without labels: of its predictions).",
         ),
     ] = 0.01,
     dimension: Annotated[
         list[str] | None,
-        typer.Option(help="WORD=LEAST,OPTIMAL,MOST of an input's free dimension, for plans of TensorRT; repeatable."),
+        typer.Option(help="NAME=MIN,OPT,MAX sizes of a symbolic input dimension, for TensorRT plans; repeatable."),
     ] = None,
-    labels: Annotated[Path | None, typer.Option(help="Names of the classes, one a line.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the model; default: the source's.")] = None,
-    force: Annotated[bool, typer.Option(help="Replace a bundle that is there.")] = False,
-    key: Annotated[Path | None, typer.Option(help="Private key: sign the bundle.")] = None,
+    class_names: Annotated[Path | None, typer.Option(help="Text file with the class names, one per line.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model; default: the name of the source.")] = None,
+    force: Annotated[bool, typer.Option(help="Replace an existing bundle.")] = False,
+    key: Annotated[Path | None, typer.Option(help="Private key to sign the bundle with.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Compile a model into a bundle: one graph a stage, proven to answer as the whole model does.
+    """Compile a model into a bundle: one graph per stage, proven to return the same logits as the full model.
 
-    The model's forward returns its exits in order, shallow to deep, as a tuple, list or dict of logits; an ONNX file
-    has one output an exit.
+    The model's forward returns its exits, shallow to deep, as a tuple, list or dict of logits. An ONNX file has one
+    output per exit.
 
     Example: `edgeexit compile mynet.py:make --input image:batch,1,32,32 --example images.npz --out bundle`
     """
@@ -71,22 +80,18 @@ def compile_command(
 
     _require_one_of("--task", task, get_args(Task))
     _require_one_of("--precision", precision, get_args(Precision))
-    os.environ.pop("TORCH_LOGS", None)  # torch logs past the end of the command otherwise
-    compiler_warnings: list[str] = []
+    os.environ.pop("TORCH_LOGS", None)  # with it, torch logs even after the command has ended
     with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr), progress_bar("loading torch") as bar:
-        # What the user's code prints must not stand between the figures, nor torch's warnings beside the one error.
+        # Standard output is for the result only: prints of the user's code go to standard error.
         warnings.simplefilter("ignore")
-        from edgeexit.backends.tensorrt.engines import parse_dimensions
-        from edgeexit.compiler import STEPS, compile_bundle, load_labels
+        from edgeexit.backends.dimensions import parse_dimensions
+        from edgeexit.compiler import STEPS, CompileOptions, compile_bundle, load_class_names
         from edgeexit.datasets import load_arrays
         from edgeexit.signing import load_private_key
 
         signing_key = None if key is None else load_private_key(key)
-        progress = bar.task_ids[0]
-        bar.update(progress, total=len(STEPS))
-        bundle = compile_bundle(
-            model,
-            out,
+        progress = _CompileProgress(bar, STEPS)
+        options = CompileOptions(
             target=target,
             inputs=input_ or (),
             example=None if example is None else load_arrays(example),
@@ -98,15 +103,13 @@ def compile_command(
             max_loss=max_loss,
             dimensions=parse_dimensions(dimension or ()),
             name=name,
-            labels=None if labels is None else load_labels(labels),
-            replace=force,
-            on_step=lambda step: bar.update(progress, description=step, completed=STEPS.index(step)),
-            on_warning=compiler_warnings.append,
+            class_names=None if class_names is None else load_class_names(class_names),
         )
+        bundle = compile_bundle(model, out, options, replace=force, progress=progress)
         if signing_key is not None:
             bundle.sign(signing_key)
 
-    for warning in compiler_warnings:
+    for warning in progress.warnings:
         warn(warning)
     manifest = bundle.manifest
     if as_json:
@@ -117,21 +120,37 @@ def compile_command(
     notes.print(f"proven on {manifest.proof.samples} {kind} samples; digest {bundle.digest[:12]}")
     device = load_target(manifest.target)
     if manifest.precision not in device.precisions:
-        notes.print(f"{manifest.target} seldom gains from {manifest.precision}: measure it with `edgeexit profile`")
+        notes.print(f"{manifest.precision} is seldom faster on {manifest.target}; measure it with `edgeexit profile`")
     elif manifest.precision == "fp32" != device.precisions[0]:
-        notes.print(f"{manifest.target} is likely to gain from --precision {device.precisions[0]}")
+        notes.print(f"--precision {device.precisions[0]} is probably faster on {manifest.target}")
     next_step(how_to_get_a_policy(out))
-    if device.runtime == "tensorrt":  # it builds for no other GPU than its machine's
-        next_step(f"copy {out} to the device, and there: edgeexit engines build {out.name}")
-    elif device.runtime == "tensorrt_rtx":
-        next_step(f"edgeexit engines build {out}, with --for where the GPU is in another machine")
+    if device.backend.builds_ahead_of_time:
+        next_step(f"edgeexit engines build {out}; add --for if the GPU is in another machine")
+    elif device.backend.builds_engines:
+        next_step(f"copy {out} to the device, then run there: edgeexit engines build {out.name}")
+
+
+class _CompileProgress(Progress):
+    """Shows the steps of a compilation on a bar, and collects the warnings."""
+
+    def __init__(self, bar: "RichProgress", steps: Sequence[str]) -> None:
+        self.warnings: list[str] = []
+        self._bar = bar
+        self._steps = steps
+        bar.update(bar.task_ids[0], total=len(steps))
+
+    def step(self, name: str) -> None:
+        self._bar.update(self._bar.task_ids[0], description=name, completed=self._steps.index(name))
+
+    def warning(self, text: str) -> None:
+        self.warnings.append(text)
 
 
 def _print_stages(manifest: "Manifest") -> None:
     fidelity = {} if manifest.fidelity is None else manifest.fidelity.exits
     labelled = any(lost.accuracy is not None for lost in fidelity.values())
-    columns = ["stage", "exit", "keeps, bytes a sample", "MACs", "max error"]
-    columns += (["agrees with fp32"] if fidelity else []) + (["right", "right in fp32"] if labelled else [])
+    columns = ["stage", "exit", "live bytes per sample", "MACs", "max error"]
+    columns += (["agreement with fp32"] if fidelity else []) + (["accuracy", "accuracy in fp32"] if labelled else [])
     rows = []
     for index, stage in enumerate(manifest.stages):
         lost = fidelity.get(stage.exit.name)
@@ -157,7 +176,7 @@ def _accuracies(lost: "ExitFidelity | None") -> list[float]:
 
 def _require_one_of(option: str, value: str | None, known: tuple[str, ...]) -> None:
     if value is not None and value not in known:
-        raise typer.BadParameter(f"{option} '{value}' is none of {', '.join(known)}")
+        raise typer.BadParameter(f"{option} '{value}' is not one of {', '.join(known)}")
 
 
 def _bytes(sizes: list[int | None]) -> str:

@@ -1,6 +1,10 @@
-"""From a multi-exit model to a bundle: export, split, readout, proof. The only home of torch and onnx."""
+"""Compiles a multi-exit model into a bundle: export, precision, split, readout, proof.
+
+torch and onnx are imported in this package only.
+"""
 
 from edgeexit.compiler.compile import STEPS, compile_bundle
-from edgeexit.compiler.export.source import load_labels
+from edgeexit.compiler.export.source import load_class_names
+from edgeexit.compiler.options import CompileOptions
 
-__all__ = ["STEPS", "compile_bundle", "load_labels"]
+__all__ = ["STEPS", "CompileOptions", "compile_bundle", "load_class_names"]

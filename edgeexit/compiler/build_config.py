@@ -1,41 +1,41 @@
-"""Writes down how plans are to be built: the target's numbers, and ranges of what is known only at run time."""
+"""Writes the TensorRT build config: the target's settings, and a size range for every symbolic dimension."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from edgeexit.backends.tensorrt.engines import check_range, free_words
-from edgeexit.backends.tensorrt.engines.build_config import Range
+from edgeexit.backends.dimensions import SizeRange, check_range, symbolic_dimensions
 from edgeexit.bundle.manifest import BuildConfig, StageSpec, TensorSpec
 from edgeexit.compiler.export.inputs import draw_samples
 from edgeexit.compiler.sessions import ReferenceSession
-from edgeexit.compiler.verify import compose
+from edgeexit.compiler.verify import run_stages
 from edgeexit.errors import CompileError
+from edgeexit.progress import NO_PROGRESS, Progress
 from edgeexit.targets import Target
 
 _SAMPLES: Final = 2
 
 
 def start_build_config(
-    device: Target, inputs: Sequence[TensorSpec], dimensions: Mapping[str, Range]
+    device: Target, inputs: Sequence[TensorSpec], dimensions: Mapping[str, SizeRange]
 ) -> BuildConfig | None:
-    """Return the recipe of a target with ranges of the inputs' dimensions, or None where there are no plans.
+    """Return the target's build config with the ranges of the inputs' dimensions; None if the target builds no plans.
 
-    Raises CompileError for a range of a dimension that the inputs do not have, EngineError for one that does not rise.
+    Raises CompileError for a range of a dimension that no input has, EngineError for a range that is not increasing.
     """
-    words = free_words(inputs)
-    for word, sizes in dimensions.items():
-        check_range(word, sizes)
-        if word not in words:
-            known = ", ".join(f"'{name}'" for name in words) or "none"
-            raise CompileError(f"--dimension '{word}': the inputs' dimensions known only at run time are: {known}")
-    if device.runtime == "onnxruntime" or device.nvidia is None:
+    names = symbolic_dimensions(inputs)
+    for name, sizes in dimensions.items():
+        check_range(name, sizes)
+        if name not in names:
+            known = ", ".join(f"'{known}'" for known in names) or "none"
+            raise CompileError(f"--dimension '{name}': no input has it; the symbolic dimensions are: {known}")
+    if not device.backend.builds_engines or device.nvidia is None:
         if dimensions:
             raise CompileError(
-                f"--dimension '{next(iter(dimensions))}': only plans of TensorRT have ranges, the target opens the "
-                f"stages in {device.runtime}; leave it out"
+                f"--dimension '{next(iter(dimensions))}': only TensorRT plans have size ranges; this target runs the "
+                f"stages in {device.backend.title}; remove the option"
             )
         return None
     return BuildConfig(batch=device.nvidia.batch, dimensions=dict(dimensions), workspace_mb=device.nvidia.workspace_mb)
@@ -47,39 +47,39 @@ def finish_build_config(
     stages: Sequence[StageSpec],
     folder: Path,
     *,
-    on_warning: Callable[[str], None],
+    progress: Progress = NO_PROGRESS,
 ) -> BuildConfig | None:
-    """Run the stages at both ends of the inputs' ranges and between, and add the ranges that what crosses has then.
+    """Add the ranges of the carries, found by running the stages at the min, optimal and max sizes of the inputs.
 
-    Where an input has no range, `on_warning` is told what `edgeexit engines build` will ask for. Raises CompileError where
-    a stage does not run at a size that is in range.
+    If an input has no range, the carries get none either, and a warning names the options that `edgeexit engines build`
+    will need. Raises CompileError if a stage does not run at one of the sizes.
     """
     if build_config is None:
         return None
     carried = [spec for stage in stages for spec in stage.carry_out]
-    words = free_words([*inputs, *carried])
-    missing = [word for word in words if word not in build_config.dimensions]
-    if not words:
+    names = symbolic_dimensions([*inputs, *carried])
+    missing = [name for name in names if name not in build_config.dimensions]
+    if not names:
         return build_config
-    if any(word not in build_config.dimensions for word in free_words(inputs)):
-        options = " ".join(f"--dimension {word}=LEAST,OPTIMAL,MOST" for word in missing)
-        here = " ".join(f"--dimension {word}=..." for word in free_words(inputs))
-        on_warning(
-            f"what is known only at run time has no range, so `edgeexit engines build` needs {options}; compiling with "
-            f"{here} puts all of them into the bundle"
+    if any(name not in build_config.dimensions for name in symbolic_dimensions(inputs)):
+        needed = " ".join(f"--dimension {name}=MIN,OPT,MAX" for name in missing)
+        here = " ".join(f"--dimension {name}=..." for name in symbolic_dimensions(inputs))
+        progress.warning(
+            f"symbolic dimensions have no size range, so `edgeexit engines build` will need {needed}; "
+            f"`edgeexit compile` with {here} stores all ranges in the bundle"
         )
         return build_config
     sessions = [ReferenceSession(folder / stage.file, what=stage.name) for stage in stages]
     found: dict[str, list[int]] = {}
     for position in range(3):
-        sizes = {word: sizes[position] for word, sizes in build_config.dimensions.items()}
+        sizes = {name: sizes[position] for name, sizes in build_config.dimensions.items()}
         samples = draw_samples(inputs, sizes=sizes, count=_SAMPLES)
-        seen: dict[str, tuple[int, ...]] = {}
-        for run in compose(sessions, stages, samples):
-            seen |= {name: array.shape for name, array in run.feeds.items()}
+        shapes: dict[str, tuple[int, ...]] = {}
+        for run in run_stages(sessions, stages, samples):
+            shapes |= {name: array.shape for name, array in run.feeds.items()}
         for spec in carried:
-            for word, size in zip(spec.shape, seen[spec.name], strict=True):
-                if word in missing:
-                    found.setdefault(str(word), [size, size, size])[position] = size
-    ranges = {word: (min(sizes), sizes[1], max(sizes)) for word, sizes in found.items()}
+            for name, size in zip(spec.shape, shapes[spec.name], strict=True):
+                if name in missing:
+                    found.setdefault(str(name), [size, size, size])[position] = size
+    ranges = {name: (min(sizes), sizes[1], max(sizes)) for name, sizes in found.items()}
     return msgspec.structs.replace(build_config, dimensions={**build_config.dimensions, **ranges})

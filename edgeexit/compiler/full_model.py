@@ -1,17 +1,17 @@
-"""The model before the split: what it answers as the user brought it, and in the precision that ships."""
+"""Runs the model before the split: first as the user gave it, then in the precision that ships."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import onnx_ir as ir
 
 from edgeexit.bundle.manifest import Precision, Task
-from edgeexit.compiler.answers import ExitForm, Logits, answer, form_of
+from edgeexit.compiler.exit_outputs import ExitFormat, Logits, exit_format_of, run_exits
 from edgeexit.compiler.export.model import ExportedModel
 from edgeexit.compiler.export.torch_export import run_module
-from edgeexit.compiler.graph import is_half, is_quantised
+from edgeexit.compiler.graph import has_16_bit_floats, is_quantised
 from edgeexit.compiler.precision.quantise import Placement
 from edgeexit.compiler.precision.reduce import reduce_precision
 from edgeexit.compiler.sessions import ReferenceSession
@@ -19,36 +19,38 @@ from edgeexit.compiler.verify import check_against_torch, check_independence
 from edgeexit.compiler.weights import save_graph, store_weights
 from edgeexit.datasets import Dataset, Inputs, as_dataset, check_finite
 from edgeexit.errors import DataError
+from edgeexit.progress import NO_PROGRESS, Progress
 
 _TORCH_SAMPLES = 32
 
 
-class Reference(NamedTuple):
-    """What to measure a precision against."""
+class Fp32Reference(NamedTuple):
+    """The reference that a reduced precision is compared with."""
 
-    data: Dataset
-    answers: Logits
-    """In fp32."""
+    dataset: Dataset
+    logits: Logits
+    """Logits of the fp32 model on `dataset`."""
 
 
-class Whole(NamedTuple):
-    """The model that is split, its weights stored, and what the stages have to answer."""
+class FullModel(NamedTuple):
+    """The model to split, in the precision that ships, and the logits that the stages must reproduce."""
 
     model: ir.Model
-    form: ExitForm
+    exit_format: ExitFormat
     samples: Inputs
-    answers: Logits
-    reference: Reference | None
+    logits: Logits
+    """Logits of `model` on `samples`."""
+    fp32_reference: Fp32Reference | None
     """None in fp32, and without real samples."""
 
     @property
     def classes(self) -> int:
         """Number of classes C."""
-        return int(next(iter(self.answers.values())).shape[1])
+        return int(next(iter(self.logits.values())).shape[1])
 
 
-class Reduction(NamedTuple):
-    """The precision that is asked for."""
+class PrecisionRequest(NamedTuple):
+    """The requested precision."""
 
     precision: Precision
     calibration: Inputs | None
@@ -56,57 +58,56 @@ class Reduction(NamedTuple):
     placement: Placement
 
 
-def prepare_whole(
+def prepare_full_model(
     exported: ExportedModel,
-    reduction: Reduction,
+    request: PrecisionRequest,
     *,
     task: Task | None,
     folder: Path,
-    on_step: Callable[[str], None],
-    on_warning: Callable[[str], None],
-) -> Whole:
-    """Answer the samples in fp32, check that against torch, reduce the precision and answer them again.
+    progress: Progress = NO_PROGRESS,
+) -> FullModel:
+    """Run the model in fp32, check it against torch, reduce its precision, and run it again.
 
-    The weights of what is returned stand in `folder`. `on_step` is told `precision` when that begins. Raises
+    The weights of the returned model are written to `folder`. Reports the step `precision` when it begins. Raises
     CompileError and DataError.
     """
-    if reduction.precision == "fp32":
+    if request.precision == "fp32":
         store_weights(exported.model, folder)
         session = _open(exported.model, folder, exported.file)
-        form, samples, answers = _answer_original(exported, session, task)
-        on_step("precision")
-        model = reduce_precision(exported.model, "fp32", keep_fp32=reduction.keep_fp32, folder=folder)
-        return Whole(model, form, samples, answers, None)
+        exit_format, samples, logits = _run_original(exported, session, task)
+        progress.step("precision")
+        model = reduce_precision(exported.model, "fp32", keep_fp32=request.keep_fp32, folder=folder)
+        return FullModel(model, exit_format, samples, logits, None)
     with tempfile.TemporaryDirectory(dir=folder, prefix="fp32.") as scratch:
         store_weights(exported.model, Path(scratch))
         session = _open(exported.model, Path(scratch), exported.file)
-        form, samples, answers = _answer_original(exported, session, task)
-        on_step("precision")
+        exit_format, samples, logits = _run_original(exported, session, task)
+        progress.step("precision")
         calibration = reference = None
-        if reduction.calibration is not None:
-            calibration = _calibration(reduction.calibration, exported, form, answers)
-            measured = _first(calibration, form.samples)
-            reference = Reference(measured, answer(session, measured.inputs, exported.exits, form))
+        if request.calibration is not None:
+            calibration = _calibration(request.calibration, exported, exit_format, logits)
+            compared = _first(calibration, exit_format.max_samples)
+            reference = Fp32Reference(compared, run_exits(session, compared.inputs, exported.exits, exit_format))
         model = reduce_precision(
             exported.model,
-            reduction.precision,
+            request.precision,
             samples=samples,
             calibration=calibration,
-            keep_fp32=reduction.keep_fp32,
+            keep_fp32=request.keep_fp32,
             folder=Path(scratch),
-            placement=reduction.placement,
-            on_warning=on_warning,
+            placement=request.placement,
+            progress=progress,
         )
         store_weights(model, folder)
     session = _open(model, folder, None, optimise=False)
-    return Whole(model, form, samples, answer(session, samples, exported.exits, form), reference)
+    return FullModel(model, exit_format, samples, run_exits(session, samples, exported.exits, exit_format), reference)
 
 
 def _open(model: ir.Model, folder: Path, file: Path | None, *, optimise: bool = True) -> ReferenceSession:
-    """Open a model beside its weights, or the user's own file where there is one."""
+    """Open the user's own file if there is one, else the model, whose weights are in `folder`."""
     if file is not None:
         return ReferenceSession(file, what=f"'{file}'")
-    path = folder / "whole.onnx"
+    path = folder / "full_model.onnx"
     try:
         save_graph(model, path)
         return ReferenceSession(path, what="the exported graph", optimise=optimise)
@@ -114,34 +115,37 @@ def _open(model: ir.Model, folder: Path, file: Path | None, *, optimise: bool = 
         path.unlink(missing_ok=True)
 
 
-def _answer_original(
+def _run_original(
     exported: ExportedModel, session: ReferenceSession, task: Task | None
-) -> tuple[ExitForm, Inputs, Logits]:
+) -> tuple[ExitFormat, Inputs, Logits]:
+    """Run the model as given; return the format of its exits, the samples that were run, and their logits."""
     check_finite(exported.samples, where="samples")
-    form = form_of(session, exported.samples, exported.exits, task=task)
-    samples = {name: array[: form.samples] for name, array in exported.samples.items()}
-    answers = answer(session, samples, exported.exits, form)
-    half, quantised = is_half(exported.model), is_quantised(exported.model)
+    exit_format = exit_format_of(session, exported.samples, exported.exits, task=task)
+    samples = {name: array[: exit_format.max_samples] for name, array in exported.samples.items()}
+    logits = run_exits(session, samples, exported.exits, exit_format)
+    fp16, quantised = has_16_bit_floats(exported.model), is_quantised(exported.model)
     if exported.module is not None:
         few = {name: array[:_TORCH_SAMPLES] for name, array in samples.items()}
-        check_against_torch(answers, run_module(exported.module, few), half=half)
-    check_independence(session, samples, answers, half=half, quantised=quantised)
-    return form, samples, answers
+        check_against_torch(logits, run_module(exported.module, few), fp16=fp16)
+    check_independence(session, samples, logits, fp16=fp16, quantised=quantised)
+    return exit_format, samples, logits
 
 
-def _calibration(arrays: Inputs, exported: ExportedModel, form: ExitForm, answers: Logits) -> Dataset:
-    classes = answers[exported.exits[0]].shape[1]
-    data = as_dataset(arrays, exported.inputs, task=form.task, classes=classes, where="calibration data")
+def _calibration(arrays: Inputs, exported: ExportedModel, exit_format: ExitFormat, logits: Logits) -> Dataset:
+    classes = logits[exported.exits[0]].shape[1]
+    data = as_dataset(arrays, exported.inputs, task=exit_format.task, classes=classes, where="calibration data")
     check_finite(data.inputs, where="calibration data")
-    size = answers[exported.exits[0]].shape[2:]
+    size = logits[exported.exits[0]].shape[2:]
     if data.labels is not None and data.labels.shape[1:] != size:
         maps = ("x".join(map(str, shape)) for shape in (data.labels.shape[1:], size))
-        raise DataError("calibration data: 'labels' are maps of {} where the exits' are {}; resize them".format(*maps))
+        raise DataError(
+            "calibration data: 'labels' are maps of {}, but the exits' maps are {}; resize them".format(*maps)
+        )
     return data
 
 
 def _first(data: Dataset, count: int) -> Dataset:
-    """Return as much of the calibration data as there is room for the answers of; ranges take all of it."""
+    """Return the first `count` samples: their logits must fit into memory, while int8 ranges use all samples."""
     return Dataset(
         inputs={name: array[:count] for name, array in data.inputs.items()},
         labels=None if data.labels is None else data.labels[:count],

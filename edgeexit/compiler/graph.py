@@ -1,4 +1,4 @@
-"""What every step asks of a graph, and does to one."""
+"""Queries and small edits of ONNX graphs that several compiler steps need."""
 
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -8,20 +8,21 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from edgeexit.compiler.reasons import quietly, reason_of
+from edgeexit.compiler.error_text import reason_of
+from edgeexit.compiler.library_output import silence_libraries
 from edgeexit.errors import CompileError
 
 BATCH: Final = "batch"
-"""Name of the first dimension of every input, and of what has a row a sample."""
+"""Name of the first dimension of every input, and of every tensor with one row per sample."""
 
-_IR_VERSION = 10  # what ONNX Runtime 1.20 reads
-_HALF = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
-_ROUNDING = {"DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "QuantizeLinear"}
-_NO_TENSORS = {  # what they make; inference takes the type of what is inside for its type
+_IR_VERSION = 10  # the newest that ONNX Runtime 1.20 reads
+_16_BIT = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
+_QUANTISING = {"DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "QuantizeLinear"}
+_NON_TENSOR = {  # shape inference reports the type of the elements as the type of their outputs
     "Optional", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceMap",
     "SplitToSequence",
 }  # fmt: skip
-_MADE_UP = "unk__"  # how inference calls a dimension of which it knows nothing
+_INFERENCE_PREFIX = "unk__"  # of the names that shape inference gives to unknown dimensions
 
 
 def opset_of(model: ir.Model) -> int:
@@ -30,45 +31,45 @@ def opset_of(model: ir.Model) -> int:
 
 
 def set_ir_version(model: ir.Model) -> None:
-    """Give a model the IR version that goes with its operator set, or 10, which is the oldest that we write."""
+    """Set the IR version that the model's operator set requires, but at least 10."""
     opset = onnx.helper.make_opsetid("", opset_of(model))
     model.ir_version = max(_IR_VERSION, onnx.helper.find_min_ir_version_for([opset]))
 
 
-def is_half(model: ir.Model) -> bool:
-    """Say whether a normalised model computes anything in 16 bits."""
-    return any(value.dtype in _HALF for graph in model.graphs() for value in values_of(graph))
+def has_16_bit_floats(model: ir.Model) -> bool:
+    """Return True if any value of a normalised model is float16 or bfloat16."""
+    return any(value.dtype in _16_BIT for graph in model.graphs() for value in all_values(graph))
 
 
 def is_quantised(model: ir.Model) -> bool:
-    """Say whether some values of a model are rounded to integers."""
-    return any(node.op_type in _ROUNDING for graph in model.graphs() for node in graph)
+    """Return True if any node of a model quantises values to integers."""
+    return any(node.op_type in _QUANTISING for graph in model.graphs() for node in graph)
 
 
 def infer_shapes(model: ir.Model) -> None:
-    """Fill in the types and shapes that ONNX can infer; where it cannot, they stay open."""
-    with quietly():
+    """Fill in the types and shapes that ONNX shape inference finds; unknown dimensions have no name afterwards."""
+    with silence_libraries():
         passes.ShapeInferencePass(strict_mode=False)(model)
-    known = {size.value for value in model.graph.inputs for size in value.shape or () if not isinstance(size, int)}
+    input_dims = {size.value for value in model.graph.inputs for size in value.shape or () if not isinstance(size, int)}
     for graph in model.graphs():
         for value in (output for node in graph for output in node.outputs):
             node = value.producer()
-            if node is not None and node.op_type in _NO_TENSORS and isinstance(value.type, ir.TensorType):
+            if node is not None and node.op_type in _NON_TENSOR and isinstance(value.type, ir.TensorType):
                 value.type = value.shape = None
             elif value.shape is not None:
-                value.shape = ir.Shape([_known(size, known) for size in value.shape])
+                value.shape = ir.Shape([_without_inferred_name(size, input_dims) for size in value.shape])
 
 
 def check(model: ir.Model, *, what: str) -> None:
-    """Run ONNX's checker. Raises CompileError."""
+    """Run the ONNX checker. Raises CompileError."""
     try:
         passes.CheckerPass()(model)
-    except Exception as error:  # the pass wraps and the checker raises classes of their own
+    except Exception as error:  # the pass and the checker raise unrelated classes
         raise CompileError(f"{what} is not valid ONNX: {reason_of(error.__cause__ or error)}") from error
 
 
-def bodies(node: ir.Node) -> Iterator[ir.Graph]:
-    """Yield the graphs inside a node: the branches of an If, the body of a Loop or Scan."""
+def subgraphs_of(node: ir.Node) -> Iterator[ir.Graph]:
+    """Yield the subgraphs of a node: the branches of an If, the body of a Loop or Scan."""
     for attribute in node.attributes.values():
         if attribute.type == ir.AttributeType.GRAPH:
             yield attribute.as_graph()
@@ -76,43 +77,43 @@ def bodies(node: ir.Node) -> Iterator[ir.Graph]:
             yield from attribute.as_graphs()
 
 
-def values_of(graph: ir.Graph) -> Iterator[ir.Value]:
-    """Yield every value of a graph and of the bodies in it."""
+def all_values(graph: ir.Graph) -> Iterator[ir.Value]:
+    """Yield every value of a graph and of its subgraphs, at any depth."""
     yield from graph.inputs
-    yield from tuple(graph.initializers.values())  # one that is renamed changes its key
+    yield from tuple(graph.initializers.values())  # a copy, because renaming an initializer changes its key
     for node in graph:
         yield from node.outputs
-        for body in bodies(node):
-            yield from values_of(body)
+        for subgraph in subgraphs_of(node):
+            yield from all_values(subgraph)
 
 
 def names_in(graph: ir.Graph) -> set[str]:
-    """Return the names of the values and nodes of a graph and of the bodies in it."""
+    """Return the names of all values and nodes of a graph and of its subgraphs."""
     nodes = ir.traversal.RecursiveGraphIterator(graph)
-    return {str(value.name) for value in values_of(graph)}.union(node.name for node in nodes if node.name)
+    return {str(value.name) for value in all_values(graph)}.union(node.name for node in nodes if node.name)
 
 
-def free_name(name: str, taken: set[str]) -> str:
-    """Return a name that is not taken, rather `name` itself, and take it."""
+def unique_name(name: str, taken: set[str]) -> str:
+    """Return `name`, with a number appended if it is in `taken`, and add the result to `taken`."""
     count = 0
-    free = name
-    while free in taken:
+    unique = name
+    while unique in taken:
         count += 1
-        free = f"{name}.{count}"
-    taken.add(free)
-    return free
+        unique = f"{name}.{count}"
+    taken.add(unique)
+    return unique
 
 
 def rename_dimensions(graph: ir.Graph, names: Mapping[str, str]) -> None:
-    """Rename symbolic dimensions of every value of a graph."""
-    for value in values_of(graph):
+    """Rename symbolic dimensions in the shape of every value of a graph."""
+    for value in all_values(graph):
         if value.shape is not None:
             value.shape = ir.Shape(
                 [size if isinstance(size, int) else names.get(str(size.value), size.value) for size in value.shape]
             )
 
 
-def _known(size: int | ir.SymbolicDim, known: AbstractSet[str | None]) -> int | ir.SymbolicDim:
-    if not isinstance(size, int) and str(size.value).startswith(_MADE_UP) and size.value not in known:
-        return ir.SymbolicDim(None)
-    return size
+def _without_inferred_name(size: int | ir.SymbolicDim, input_dims: AbstractSet[str | None]) -> int | ir.SymbolicDim:
+    if isinstance(size, int) or size.value in input_dims or not str(size.value).startswith(_INFERENCE_PREFIX):
+        return size
+    return ir.SymbolicDim(None)

@@ -7,34 +7,34 @@ from typing import NamedTuple
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from edgeexit.compiler.extract import needed_for, reads_of
-from edgeexit.compiler.graph import bodies
+from edgeexit.compiler.extract import nodes_needed_for, values_read_by
+from edgeexit.compiler.graph import subgraphs_of
 
 Shape = tuple[int, ...]
-Look = Callable[[ir.Model, Sequence[str]], Sequence[Mapping[str, tuple[str, Shape]]]]
-"""Runs a model on one sample and returns, as the only item, dtype and shape of the values it is asked for."""
+ShapeProbe = Callable[[ir.Model, Sequence[str]], Sequence[Mapping[str, tuple[str, Shape]]]]
+"""Runs a model on one sample and returns one item: name -> (dtype, shape) of the requested values."""
 
 _CALL = "edgeexit.call"
 _STANDARD = {"", "ai.onnx"}
-_BODIES_UNCOUNTED = {"Scan", "SequenceMap"}
+_UNCOUNTED_LOOPS = {"Scan", "SequenceMap"}
 
 
 class _Formula(NamedTuple):
     reads: tuple[int, ...]
-    """Inputs whose shapes it needs."""
+    """Positions of the inputs whose shapes the formula needs."""
     macs: Callable[[ir.Node, Sequence[Shape], Shape], int]
-    """From a node, the shapes of those inputs and that of the first output."""
+    """(node, shapes of those inputs, shape of the first output) -> multiply-accumulates."""
 
 
-def count_macs(model: ir.Model, look: Look) -> tuple[int | None, ...]:
+def count_macs(model: ir.Model, probe: ShapeProbe) -> tuple[int | None, ...]:
     """Return the multiply-accumulates of each node of a model's graph on one sample.
 
-    Counted are convolutions, matrix products, attention and recurrent layers, in functions too. An If counts as its
-    dearer branch, a Loop as often as its constant trip count says. None stands for what may cost but is not counted:
-    operators of foreign domains, Scan, a Loop whose trips are known at run time alone, shapes that nothing tells.
+    Convolutions, matmuls, attention and recurrent layers are counted, also inside functions. An If counts as its more
+    expensive branch, and the body of a Loop counts once per iteration of a constant trip count. None means unknown:
+    operators of other domains, Scan, a Loop without constant trip count, or unknown shapes.
     """
     flat = _inlined(model)
-    sizes = _Sizes(flat, look)
+    sizes = _OperandShapes(flat, probe)
     counts: list[int | None] = [0] * len(model.graph)
     for place, node in enumerate(flat.graph):
         index = int(node.metadata_props.get(_CALL, place))
@@ -42,13 +42,14 @@ def count_macs(model: ir.Model, look: Look) -> tuple[int | None, ...]:
     return tuple(counts)
 
 
-def cheaper_exit(graph: ir.Graph, counts: Sequence[int | None]) -> str | None:
-    """Say which exit takes fewer multiply-accumulates by itself than the one before it; such are seldom in order.
+def find_cheaper_exit(graph: ir.Graph, counts: Sequence[int | None]) -> str | None:
+    """Return a message about the first exit that needs fewer multiply-accumulates than the exit before it.
 
-    None where there is no such exit, or where it needs a node whose cost is not counted. `counts` are `count_macs`.
+    Such exits are probably not in order, shallow to deep. Return None if there is no such exit, or if any exit needs a
+    node of unknown cost. `counts` is the result of `count_macs`.
     """
     of = dict(zip(graph, counts, strict=True))
-    needed = [[of[node] for node in needed_for(graph, [value])] for value in graph.outputs]
+    needed = [[of[node] for node in nodes_needed_for(graph, [value])] for value in graph.outputs]
     macs = [sum(count for count in each if count is not None) for each in needed]
     if any(None in each for each in needed):
         return None
@@ -57,36 +58,36 @@ def cheaper_exit(graph: ir.Graph, counts: Sequence[int | None]) -> str | None:
         if macs[index] < macs[index - 1]:
             order = ",".join(name for _, name in sorted(zip(macs, names, strict=True), key=lambda pair: pair[0]))
             return (
-                f"exit '{names[index]}' by itself takes {macs[index]:,} MACs, exit '{names[index - 1]}' before it "
-                f"{macs[index - 1]:,}; shallow to deep they are {order}"
+                f"exit '{names[index]}' needs {macs[index]:,} MACs, fewer than the {macs[index - 1]:,} of exit "
+                f"'{names[index - 1]}' before it; shallow to deep, the exits are {order}"
             )
     return None
 
 
-def is_product(node: ir.Node) -> bool:
-    """Say whether a node is one of those that are counted: too dear to be run twice."""
+def is_matmul_or_conv(node: ir.Node) -> bool:
+    """Return True for an operator whose multiply-accumulates are counted: too expensive to run twice."""
     return _formula(node) is not None
 
 
-class _Sizes:
-    """Shapes of values on one sample: as inferred, and from a run of the model where inference does not tell."""
+class _OperandShapes:
+    """Shapes of operands on one sample: inferred, or found by running the model where inference fails."""
 
-    def __init__(self, model: ir.Model, look: Look) -> None:
+    def __init__(self, model: ir.Model, probe: ShapeProbe) -> None:
         inputs = [str(value.name) for value in model.graph.inputs]
-        (given,) = look(model, inputs)
-        self._words: dict[str, int] = {}
+        (given,) = probe(model, inputs)
+        self._symbolic_sizes: dict[str, int] = {}
         for value in model.graph.inputs:
             for size, number in zip(value.shape or (), given[str(value.name)][1], strict=False):
                 if isinstance(size, ir.SymbolicDim) and size.value is not None:
-                    self._words.setdefault(size.value, number)
+                    self._symbolic_sizes.setdefault(size.value, number)
         top = {*model.graph.inputs, *(value for node in model.graph for value in node.outputs)}
         operands = [value for value in _operands(model.graph) if value.name and value in top]
         unknown = dict.fromkeys(value for value in operands if self._inferred(value) is None)
-        (seen,) = look(model, [str(value.name) for value in unknown])
+        (seen,) = probe(model, [str(value.name) for value in unknown])
         self._seen = {value: seen[str(value.name)][1] for value in unknown if str(value.name) in seen}
 
     def of(self, value: ir.Value | None) -> Shape | None:
-        """Return a value's shape, () where an operator leaves it out, or None where nothing tells it."""
+        """Return the shape of a value, () for an omitted input, or None if it is unknown."""
         if value is None or not value.name:
             return ()
         inferred = self._inferred(value)
@@ -96,18 +97,18 @@ class _Sizes:
         shape = value.shape if value.const_value is None else value.const_value.shape
         if shape is None:
             return None
-        sizes = [size if isinstance(size, int) else self._words.get(str(size.value)) for size in shape]
+        sizes = [size if isinstance(size, int) else self._symbolic_sizes.get(str(size.value)) for size in shape]
         known = tuple(size for size in sizes if size is not None)
         return known if len(known) == len(sizes) else None
 
 
 def _inlined(model: ir.Model) -> ir.Model:
-    """Return a model without functions whose nodes tell from which node of `model` they come."""
+    """Return a model without functions; the metadata of its nodes holds the index of the original node."""
     if not model.functions:
         return model
     flat = model.clone()
     for place, node in enumerate(flat.graph):
-        node.metadata_props[_CALL] = str(place)  # the pass hands it on to what it puts in the node's place
+        node.metadata_props[_CALL] = str(place)  # the pass copies it to the nodes that replace this one
     passes.InlinePass()(flat)
     return flat
 
@@ -116,12 +117,12 @@ def _operands(nodes: ir.Graph) -> Iterator[ir.Value]:
     for node in nodes:
         formula = _formula(node)
         if formula is not None:
-            yield from (value for value in (*reads_of(node), *node.outputs[:1]) if value.const_value is None)
-        for body in bodies(node):
-            yield from _operands(body)
+            yield from (value for value in (*values_read_by(node), *node.outputs[:1]) if value.const_value is None)
+        for subgraph in subgraphs_of(node):
+            yield from _operands(subgraph)
 
 
-def _count(node: ir.Node, sizes: _Sizes) -> int | None:
+def _count(node: ir.Node, sizes: _OperandShapes) -> int | None:
     formula = _formula(node)
     if formula is not None:
         shapes = [sizes.of(node.inputs[index]) if index < len(node.inputs) else () for index in formula.reads]
@@ -130,19 +131,19 @@ def _count(node: ir.Node, sizes: _Sizes) -> int | None:
         return None if out is None or len(known) < len(shapes) else formula.macs(node, known, out)
     if node.domain not in _STANDARD:
         return None
-    inside = [_count_all(body, sizes) for body in bodies(node)]
+    inside = [_count_all(subgraph, sizes) for subgraph in subgraphs_of(node)]
     if not any(count != 0 for count in inside):
         return 0
-    if node.op_type in _BODIES_UNCOUNTED or None in inside:
+    if node.op_type in _UNCOUNTED_LOOPS or None in inside:
         return None
-    most = max(count for count in inside if count is not None)
+    largest = max(count for count in inside if count is not None)
     if node.op_type != "Loop":
-        return most
+        return largest
     trips = node.inputs[0].const_value if node.inputs[0] is not None else None
-    return None if trips is None else most * int(trips.numpy().item())
+    return None if trips is None else largest * int(trips.numpy().item())
 
 
-def _count_all(nodes: ir.Graph, sizes: _Sizes) -> int | None:
+def _count_all(nodes: ir.Graph, sizes: _OperandShapes) -> int | None:
     total: int | None = 0
     for node in nodes:
         total = _add(total, _count(node, sizes))
@@ -178,7 +179,7 @@ def _gemm(node: ir.Node, reads: Sequence[Shape], out: Shape) -> int:
 
 
 def _einsum(node: ir.Node, reads: Sequence[Shape], _out: Shape) -> int:
-    """Every combination of indices once, as for two operands; one operand is no product."""
+    """Count every combination of indices once; an Einsum with one operand multiplies nothing."""
     terms = node.attributes.get_string("equation", "").replace(" ", "").split("->")[0].split(",")
     sizes: dict[str, int] = {}
     for term, shape in zip(terms, reads, strict=False):
@@ -190,7 +191,7 @@ def _einsum(node: ir.Node, reads: Sequence[Shape], _out: Shape) -> int:
 
 
 def _attention(node: ir.Node, reads: Sequence[Shape], _out: Shape) -> int:
-    """Multiply queries with keys, and weights with values: [B, heads, length, size] or [B, length, heads * size]."""
+    """Count query times key and weights times value, for [B, heads, length, size] or [B, length, heads * size]."""
     query, key, value = reads
     if len(query) == len("BHLS"):
         return prod(query[:3]) * key[2] * (query[3] + value[3])

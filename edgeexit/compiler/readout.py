@@ -1,4 +1,4 @@
-"""Adds the readout to a stage: temperature, softmax, top-2 and entropy, in operators that TensorRT takes too."""
+"""Adds the readout to a stage: temperature, softmax, top-2 and entropy, with operators that TensorRT supports too."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -7,13 +7,13 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeexit.bundle.manifest import PROBABILITIES_SUFFIX, READOUT_SUFFIX, TEMPERATURE_INPUT, Task
-from edgeexit.compiler.graph import free_name, names_in
+from edgeexit.compiler.graph import names_in, unique_name
 
 _COLUMNS = 4
 
 
 class _Distribution(NamedTuple):
-    """What an exit says of its classes."""
+    """The class distribution of an exit."""
 
     classes: ir.Value
     """[B, 1] int64 top-1 class."""
@@ -28,19 +28,19 @@ class _Distribution(NamedTuple):
 def add_readout(graph: ir.Graph, exit_value: ir.Value, *, task: Task, classes: int) -> None:
     """Add the input `edgeexit.temperature` [1] and two outputs of an exit, all float32.
 
-    `<exit>.readout` [B, 4]: top-1 class, its probability, the runner-up's, entropy in nats; probabilities are
-    softmax(logits / T). `<exit>.probabilities` [B, C]: all of them. To segment, the numbers are averages over the
-    pixels, and the class is the one with the highest average probability.
+    `<exit>.readout` [B, 4]: top-1 class, its probability p1, the second highest probability p2, and the entropy in nats
+    of softmax(logits / T). `<exit>.probabilities` [B, C]: the probabilities of all classes. For segmentation, these are
+    averages over the pixels, and the class is the one with the highest average probability.
 
-    `exit_value` is float32 with C >= 2 classes: [B, C], or [B, C, H, W] to segment.
+    `exit_value` is float32 with C >= 2 classes: [B, C], or [B, C, H, W] for segmentation.
     """
     temperature = ir.Value(name=TEMPERATURE_INPUT, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([1]))
     graph.inputs.append(temperature)
-    write = _Writer(graph, str(exit_value.name))
-    scaled = write("Div", exit_value, temperature, makes="scaled")
-    found = (_over_pixels if task == "segmentation" else _of_sample)(write, scaled)
-    class_number = write("Cast", found.classes, makes="class", to=int(ir.DataType.FLOAT))
-    readout = write("Concat", class_number, found.top, found.entropy, makes="all", axis=1)
+    add = _ReadoutBuilder(graph, str(exit_value.name))
+    scaled = add("Div", exit_value, temperature, output="scaled")
+    found = (_segmentation_readout if task == "segmentation" else _classification_readout)(add, scaled)
+    class_number = add("Cast", found.classes, output="class", to=int(ir.DataType.FLOAT))
+    readout = add("Concat", class_number, found.top, found.entropy, output="all", axis=1)
     batch = exit_value.shape[0] if exit_value.shape is not None else None
     for value, suffix, columns in (
         (readout, READOUT_SUFFIX, _COLUMNS),
@@ -51,37 +51,37 @@ def add_readout(graph: ir.Graph, exit_value: ir.Value, *, task: Task, classes: i
         graph.outputs.append(value)
 
 
-class _Writer:
-    """Adds nodes to a graph under names that begin with the exit's."""
+class _ReadoutBuilder:
+    """Adds nodes to a graph; their names begin with the name of the exit."""
 
     def __init__(self, graph: ir.Graph, exit_name: str) -> None:
         self._graph = graph
         self._prefix = f"{exit_name}{READOUT_SUFFIX}"
         self._taken = names_in(graph)
 
-    def __call__(self, op: str, *inputs: ir.Value, makes: str, **attributes: int) -> ir.Value:
-        """Add a node and return what it makes; of several outputs, the first."""
-        output = self._value(makes)
-        self._graph.append(self._node(op, inputs, attributes, [output], makes))
-        return output
+    def __call__(self, op: str, *inputs: ir.Value, output: str, **attributes: int) -> ir.Value:
+        """Add a node with one output, named after `output`, and return the output."""
+        value = self._value(output)
+        self._graph.append(self._node(op, inputs, attributes, [value], output))
+        return value
 
     def top(self, probabilities: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """Add the two highest entries along axis 1; return them and their places."""
-        outputs = [self._value(name) for name in ("top", "places")]
+        """Add a TopK of the two highest entries along axis 1; return values and indices."""
+        outputs = [self._value(name) for name in ("top", "indices")]
         two = self.constant("two", 2)
         self._graph.append(self._node("TopK", (probabilities, two), {"axis": 1}, outputs, "top"))
         return outputs[0], outputs[1]
 
     def constant(self, name: str, *numbers: int) -> ir.Value:
         """Add an int64 constant."""
-        free = free_name(f"{self._prefix}.{name}", self._taken)
-        tensor = ir.Tensor(np.array(numbers, dtype=np.int64), name=free)
+        unique = unique_name(f"{self._prefix}.{name}", self._taken)
+        tensor = ir.Tensor(np.array(numbers, dtype=np.int64), name=unique)
         value = ir.Value(name=tensor.name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
         self._graph.register_initializer(value)
         return value
 
     def _value(self, name: str) -> ir.Value:
-        return ir.Value(name=free_name(f"{self._prefix}.{name}", self._taken))
+        return ir.Value(name=unique_name(f"{self._prefix}.{name}", self._taken))
 
     def _node(
         self,
@@ -89,40 +89,40 @@ class _Writer:
         inputs: tuple[ir.Value, ...],
         attributes: Mapping[str, int],
         outputs: list[ir.Value],
-        makes: str,
+        output: str,
     ) -> ir.Node:
-        name = free_name(f"{self._prefix}.{op}.{makes}", self._taken)
+        name = unique_name(f"{self._prefix}.{op}.{output}", self._taken)
         return ir.node(op, inputs, attributes, outputs=outputs, name=name)
 
 
-def _of_sample(write: _Writer, scaled: ir.Value) -> _Distribution:
-    """Read out logits [B, C] over the temperature."""
-    probabilities = write("Softmax", scaled, makes="softmax", axis=1)
-    top, places = write.top(probabilities)
-    one = write.constant("one", 1)
-    first = write("Slice", places, write.constant("zero", 0), one, one, makes="first")
-    return _Distribution(first, probabilities, top, _entropy(write, scaled, probabilities))
+def _classification_readout(add: _ReadoutBuilder, scaled: ir.Value) -> _Distribution:
+    """Return the distribution of scaled logits [B, C]."""
+    probabilities = add("Softmax", scaled, output="softmax", axis=1)
+    top, indices = add.top(probabilities)
+    one = add.constant("one", 1)
+    first = add("Slice", indices, add.constant("zero", 0), one, one, output="first")
+    return _Distribution(first, probabilities, top, _entropy(add, scaled, probabilities))
 
 
-def _over_pixels(write: _Writer, scaled: ir.Value) -> _Distribution:
-    """Read out logits [B, C, H, W] over the temperature: averages over H and W."""
-    by_pixel = write("Softmax", scaled, makes="softmax", axis=1)
-    entropy = _average(write, _entropy(write, scaled, by_pixel), makes="entropy")
-    top = _average(write, write.top(by_pixel)[0], makes="top")
-    probabilities = _average(write, by_pixel, makes="softmax")
-    first = write("ArgMax", probabilities, makes="first", axis=1, keepdims=1)
+def _segmentation_readout(add: _ReadoutBuilder, scaled: ir.Value) -> _Distribution:
+    """Return the distribution of scaled logits [B, C, H, W]: averages over H and W."""
+    by_pixel = add("Softmax", scaled, output="softmax", axis=1)
+    entropy = _average(add, _entropy(add, scaled, by_pixel), output="entropy")
+    top = _average(add, add.top(by_pixel)[0], output="top")
+    probabilities = _average(add, by_pixel, output="softmax")
+    first = add("ArgMax", probabilities, output="first", axis=1, keepdims=1)
     return _Distribution(first, probabilities, top, entropy)
 
 
-def _entropy(write: _Writer, scaled: ir.Value, probabilities: ir.Value) -> ir.Value:
-    """Return the entropy over axis 1, which stays with length 1; finite where a probability is 0."""
-    logs = write("LogSoftmax", scaled, makes="log_softmax", axis=1)
-    terms = write("Mul", probabilities, logs, makes="terms")
-    negative = write("ReduceSum", terms, write.constant("axis", 1), makes="negative_entropy", keepdims=1)
-    return write("Neg", negative, makes="entropy")
+def _entropy(add: _ReadoutBuilder, scaled: ir.Value, probabilities: ir.Value) -> ir.Value:
+    """Return the entropy over axis 1, [B, 1, ...] in nats; it is finite also where a probability is 0."""
+    logs = add("LogSoftmax", scaled, output="log_softmax", axis=1)
+    terms = add("Mul", probabilities, logs, output="terms")
+    negative = add("ReduceSum", terms, add.constant("axis", 1), output="negative_entropy", keepdims=1)
+    return add("Neg", negative, output="entropy")
 
 
-def _average(write: _Writer, values: ir.Value, *, makes: str) -> ir.Value:
+def _average(add: _ReadoutBuilder, values: ir.Value, *, output: str) -> ir.Value:
     """Return the average [B, n] of values [B, n, H, W] over the pixels."""
-    pooled = write("GlobalAveragePool", values, makes=f"{makes}_average")
-    return write("Flatten", pooled, makes=f"{makes}_row", axis=1)
+    pooled = add("GlobalAveragePool", values, output=f"{output}_average")
+    return add("Flatten", pooled, output=f"{output}_row", axis=1)

@@ -1,4 +1,4 @@
-"""The proof: that the stages together answer what the whole model answers, and that as the user's module does."""
+"""Proves that the stages return the logits of the full model, and that the exported graph returns those of torch."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
@@ -8,66 +8,69 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from edgeexit.bundle.manifest import TEMPERATURE_INPUT, Proof, StageSpec
-from edgeexit.compiler.answers import Logits, in_batches
+from edgeexit.compiler.exit_outputs import Logits, in_batches
 from edgeexit.compiler.export.inputs import Arrays
 from edgeexit.compiler.sessions import ReferenceSession
 from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError
 
-_SURVIVORS: Final = 7
-"""Then 3, then 1: batches that no power of two divides tell on models that depend on the batch's size."""
+_SHRINKING_BATCH: Final = 7
+"""Then 3, then 1: sizes that are no multiple of two show whether a model depends on the batch size."""
 _TOLERANCE: Final = 1e-4
-"""Absolute and relative: the same kernels, fused differently on either side of a cut."""
-_ROUNDING_TOLERANCE: Final = 0.25
-"""Of the largest logit: a batch of another size may differ in the last bit, and rounded to int8 that is a step."""
-_HALF_TOLERANCE: Final = 5e-3
-"""Of the largest logit: ONNX Runtime computes fp16 in float32 on processors, and rounds where a cut stands."""
+"""Absolute and relative: both sides use the same kernels, but fuse them differently at a cut."""
+_QUANTISED_TOLERANCE: Final = 0.25
+"""Fraction of the largest logit: another batch size may change the last bit, which int8 rounds to a whole step."""
+_FP16_TOLERANCE: Final = 5e-3
+"""Fraction of the largest logit: on CPUs, ONNX Runtime computes fp16 in float32 and rounds at every cut."""
 _TORCH_TOLERANCE: Final = 1e-3
-"""Absolute and relative: other kernels."""
-_MIXES: Final = "exit '{}' answers differently when other samples have left the batch: does the model mix samples?"
+"""Absolute and relative: torch uses other kernels."""
+_MIXES: Final = "exit '{}' returns other logits when some samples have left the batch; does the model mix samples?"
 
 
 class ComposedStage(NamedTuple):
-    """One stage's part in a composed run."""
+    """One stage of a composed run."""
 
     feeds: Arrays
     logits: npt.NDArray[np.float32]
 
 
-def check_against_torch(whole: Logits, module: Mapping[str, npt.NDArray[Any]], *, half: bool) -> None:
-    """Raise CompileError when the exported graph does not answer as the module does, on the module's samples.
+def check_against_torch(logits: Logits, module_logits: Mapping[str, npt.NDArray[Any]], *, fp16: bool) -> None:
+    """Raise CompileError if the exported graph and the torch module return different logits.
 
-    `half`: it computes in 16 bits.
+    `module_logits` may have fewer samples. `fp16`: the graph computes with 16-bit floats.
     """
-    absolute = _absolute(whole, _TORCH_TOLERANCE, half=half)
-    for name, answers in whole.items():
-        expected = module[name]
-        found = answers[: len(expected)]
+    absolute = _absolute(logits, _TORCH_TOLERANCE, fp16=fp16)
+    for name, exit_logits in logits.items():
+        expected = module_logits[name]
+        found = exit_logits[: len(expected)]
         if not _within(found, expected, absolute, _TORCH_TOLERANCE):
             raise CompileError(
                 f"the exported graph differs from the torch model at exit '{name}' by up to "
-                f"{_worst(found, expected):.3g}; does forward depend on more than its inputs?"
+                f"{_max_difference(found, expected):.3g}; does forward depend on anything besides its inputs?"
             )
 
 
 def check_independence(
-    session: ReferenceSession, samples: Inputs, whole: Logits, *, half: bool, quantised: bool
+    session: ReferenceSession, samples: Inputs, logits: Logits, *, fp16: bool, quantised: bool
 ) -> None:
-    """Raise CompileError when samples answer differently in other company; a runner drops those that have left."""
-    rows = np.arange(min(_SURVIVORS, len(next(iter(whole.values())))))[1::2]
+    """Raise CompileError if a sample's logits depend on the other samples of its batch.
+
+    The runtime removes samples from the batch when they exit, so the others must not change.
+    """
+    rows = np.arange(min(_SHRINKING_BATCH, len(next(iter(logits.values())))))[1::2]
     if len(rows):
-        some = session.run({name: array[rows] for name, array in samples.items()}, list(whole))
-        absolute = _after_leaving(whole, half=half, quantised=quantised)
-        for (name, answers), found in zip(whole.items(), some, strict=True):
-            _require_equal(found, answers[rows], absolute, _MIXES.format(name))
+        some = session.run({name: array[rows] for name, array in samples.items()}, list(logits))
+        absolute = _shrinking_tolerance(logits, fp16=fp16, quantised=quantised)
+        for (name, expected), found in zip(logits.items(), some, strict=True):
+            _require_equal(found, expected[rows], absolute, _MIXES.format(name))
 
 
-def compose(
-    sessions: Sequence[ReferenceSession], stages: Sequence[StageSpec], samples: Inputs, *, leave: bool = False
+def run_stages(
+    sessions: Sequence[ReferenceSession], stages: Sequence[StageSpec], samples: Inputs, *, shrink: bool = False
 ) -> Iterator[ComposedStage]:
-    """Run every stage in turn on a batch, as a device does, at temperature 1.
+    """Run all stages in order on one batch, as a device does, at temperature 1.
 
-    With `leave`, every other sample leaves after each stage while there are two: the others' answers must stay.
+    With `shrink`, every other sample is removed after each stage while there are at least two.
     """
     tensors: Arrays = dict(samples)
     for session, stage in zip(sessions, stages, strict=True):
@@ -77,54 +80,62 @@ def compose(
         logits, *results = session.run(feeds, [stage.exit.name, *carried])
         yield ComposedStage(feeds, logits)
         tensors |= zip(carried, results, strict=True)
-        if leave and len(logits) > 1:
+        if shrink and len(logits) > 1:
             tensors = {name: array[1::2] for name, array in tensors.items()}
 
 
-def answer_staged(
-    sessions: Sequence[ReferenceSession], stages: Sequence[StageSpec], samples: Inputs, *, batch: int
+def staged_logits(
+    sessions: Sequence[ReferenceSession], stages: Sequence[StageSpec], samples: Inputs, *, batch_size: int
 ) -> Logits:
-    """Return what the stages answer, every one of them forced, `batch` samples at a time."""
-    pieces = [[run.logits for run in compose(sessions, stages, some)] for some in in_batches(samples, size=batch)]
+    """Return the logits of all exits, with every stage forced, `batch_size` samples at a time."""
+    pieces = [
+        [run.logits for run in run_stages(sessions, stages, some)] for some in in_batches(samples, size=batch_size)
+    ]
     return {
         stage.exit.name: np.concatenate(parts) for stage, parts in zip(stages, zip(*pieces, strict=True), strict=True)
     }
 
 
-def prove(
+def prove_stages(
     sessions: Sequence[ReferenceSession],
     stages: Sequence[StageSpec],
     samples: Inputs,
-    whole: Logits,
+    expected: Logits,
     *,
-    half: bool,
+    fp16: bool,
     quantised: bool,
-    batch: int,
+    batch_size: int,
     source: Literal["data", "random"],
 ) -> Proof:
-    """Compare composed stages with the whole model, every stage forced, and once more while samples leave.
+    """Compare the composed stages with the full model: once with every stage forced, once while samples exit.
 
-    `half`: they compute in 16 bits; `quantised`: some values are rounded to int8. Both sides run alike: two levels of
-    optimisation round int8 differently. Raises CompileError where an exit differs by more than the tolerance.
+    Args:
+        sessions: the stages, opened with the same optimisation as the full model, because two optimisation levels of
+            ONNX Runtime round int8 differently.
+        stages: their specifications.
+        samples: input name -> [N, ...].
+        expected: logits of the full model on `samples`.
+        fp16: the model computes with 16-bit floats.
+        quantised: the model rounds values to int8.
+        batch_size: samples per batch.
+        source: where the samples come from.
+
+    Raises CompileError if an exit differs by more than the tolerance.
+
     """
     errors = {}
-    absolute = _absolute(whole, _TOLERANCE, half=half)
-    after_leaving = _after_leaving(whole, half=half, quantised=quantised)
-    for name, found in answer_staged(sessions, stages, samples, batch=batch).items():
-        _require_equal(found, whole[name], absolute, f"the stages differ from the whole model at exit '{name}'")
-        errors[name] = float(np.abs(found - whole[name]).max())
+    absolute = _absolute(expected, _TOLERANCE, fp16=fp16)
+    for name, found in staged_logits(sessions, stages, samples, batch_size=batch_size).items():
+        _require_equal(found, expected[name], absolute, f"the stages differ from the full model at exit '{name}'")
+        errors[name] = float(np.abs(found - expected[name]).max())
 
-    count = len(next(iter(whole.values())))
-    rows = np.arange(min(_SURVIVORS, count))
+    count = len(next(iter(expected.values())))
+    rows = np.arange(min(_SHRINKING_BATCH, count))
     few = {name: array[rows] for name, array in samples.items()}
-    for stage, run in zip(stages, compose(sessions, stages, few, leave=True), strict=True):
+    tolerance = _shrinking_tolerance(expected, fp16=fp16, quantised=quantised)
+    for stage, run in zip(stages, run_stages(sessions, stages, few, shrink=True), strict=True):
         name = stage.exit.name
-        _require_equal(
-            run.logits,
-            whole[name][rows],
-            after_leaving,
-            _MIXES.format(name),
-        )
+        _require_equal(run.logits, expected[name][rows], tolerance, _MIXES.format(name))
         rows = rows[1::2] if len(rows) > 1 else rows
     return Proof(
         samples=count,
@@ -136,29 +147,30 @@ def prove(
     )
 
 
-def _absolute(whole: Logits, tolerance: float, *, half: bool) -> float:
-    if not half:
-        return tolerance
-    return max(tolerance, _HALF_TOLERANCE * _largest(whole))
+def _absolute(logits: Logits, tolerance: float, *, fp16: bool) -> float:
+    return max(tolerance, _FP16_TOLERANCE * _largest(logits)) if fp16 else tolerance
 
 
-def _after_leaving(whole: Logits, *, half: bool, quantised: bool) -> float:
-    absolute = _absolute(whole, _TOLERANCE, half=half)
-    return max(absolute, _ROUNDING_TOLERANCE * _largest(whole)) if quantised else absolute
+def _shrinking_tolerance(logits: Logits, *, fp16: bool, quantised: bool) -> float:
+    """Return the absolute tolerance for a run whose batch size changes."""
+    absolute = _absolute(logits, _TOLERANCE, fp16=fp16)
+    return max(absolute, _QUANTISED_TOLERANCE * _largest(logits)) if quantised else absolute
 
 
-def _largest(whole: Logits) -> float:
-    return max(float(np.abs(logits).max()) for logits in whole.values())
+def _largest(logits: Logits) -> float:
+    return max(float(np.abs(array).max()) for array in logits.values())
 
 
 def _require_equal(
-    found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], absolute: float, complaint: str
+    found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], absolute: float, message: str
 ) -> None:
     if not _within(found, expected, absolute, _TOLERANCE):
-        raise CompileError(f"{complaint} (by up to {_worst(found, expected):.3g}, tolerance {absolute:g})")
+        raise CompileError(
+            f"{message} (largest difference {_max_difference(found, expected):.3g}, tolerance {absolute:g})"
+        )
 
 
-def _worst(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
+def _max_difference(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
     return float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
 
 

@@ -1,4 +1,4 @@
-"""Writes graphs, and their weights once, in one file that every graph references."""
+"""Writes graph files, and one file of weights that all graphs reference."""
 
 import hashlib
 import sys
@@ -9,19 +9,19 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from edgeexit.compiler.reasons import reason_of
+from edgeexit.compiler.error_text import reason_of
 from edgeexit.errors import CompileError
 
 WEIGHTS: Final = "weights.bin"
 
 _INLINE_BYTES: Final = 1024
-_ALIGNMENT: Final = 4096  # a page, so that runtimes can map the file
-_PIECE: Final = 1 << 24
+_ALIGNMENT: Final = 4096  # one page, so that runtimes can memory-map the weights
+_CHUNK_BYTES: Final = 1 << 24
 _BITS: Final = 8
 
 
 def read_small_weights(model: ir.Model) -> None:
-    """Take initializers that stay inline out of the data files of an ONNX file. Raises CompileError."""
+    """Load the small initializers of a model from its external data files into memory. Raises CompileError."""
     for graph in model.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value
@@ -33,7 +33,7 @@ def read_small_weights(model: ir.Model) -> None:
 
 
 def save_graph(model: ir.Model, path: Path) -> None:
-    """Write a graph whose weights are stored. Raises CompileError where the file cannot be written."""
+    """Write a graph whose weights are stored already. Raises CompileError if the file cannot be written."""
     try:
         ir.save(model, path)
     except OSError as error:
@@ -42,11 +42,11 @@ def save_graph(model: ir.Model, path: Path) -> None:
 
 
 def store_weights(model: ir.Model, folder: Path) -> None:
-    """Write every initializer above 1 KiB to `weights.bin` in `folder` and make the model refer to it.
+    """Write every initializer above 1 KiB to `weights.bin` in `folder`, and make the model reference the file.
 
-    Equal bytes are stored once, whatever their names. Weights are read and written in pieces, so a model may be larger
-    than memory. No file is written where there is nothing to store. Raises CompileError when the data that an
-    initializer refers to cannot be read, or the file cannot be written.
+    Initializers with equal bytes are stored once. Weights are read and written in chunks, so a model may be larger than
+    memory. No file is written if there are no such initializers. Raises CompileError if the data of an initializer
+    cannot be read, or the file cannot be written.
     """
     path = folder / WEIGHTS
     offsets: dict[bytes, int] = {}
@@ -55,14 +55,14 @@ def store_weights(model: ir.Model, folder: Path) -> None:
         with path.open("wb") as file:
             for value, tensor in _large(model.graph):
                 digest = hashlib.sha256()
-                for piece in _pieces(tensor):
-                    digest.update(piece)
+                for chunk in _chunks(tensor):
+                    digest.update(chunk)
                 if digest.digest() not in offsets:
                     start = end + -end % _ALIGNMENT
                     offsets[digest.digest()] = start
                     file.seek(start)
-                    for piece in _pieces(tensor):
-                        file.write(piece)
+                    for chunk in _chunks(tensor):
+                        file.write(chunk)
                     end = start + tensor.nbytes
                 value.const_value = ir.ExternalTensor(
                     WEIGHTS,
@@ -87,17 +87,17 @@ def _large(graph: ir.Graph) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
             yield value, tensor
 
 
-def _pieces(tensor: ir.TensorProtocol) -> Iterator[bytes | memoryview]:
-    """Yield the bytes of a tensor as ONNX stores them."""
+def _chunks(tensor: ir.TensorProtocol) -> Iterator[bytes | memoryview]:
+    """Yield the bytes of a tensor in ONNX's format."""
     try:
-        if tensor.dtype.bitwidth < _BITS or sys.byteorder != "little":  # several elements share a byte there
+        if tensor.dtype.bitwidth < _BITS or sys.byteorder != "little":  # elements are packed or byte-swapped
             yield tensor.tobytes()
             return
         content = np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8)
     except (OSError, ValueError) as error:
         raise _unreadable(tensor, error) from error
-    for start in range(0, len(content), _PIECE):
-        yield content[start : start + _PIECE].data
+    for start in range(0, len(content), _CHUNK_BYTES):
+        yield content[start : start + _CHUNK_BYTES].data
 
 
 def _unreadable(tensor: ir.TensorProtocol, error: Exception) -> CompileError:

@@ -19,7 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 from resnet56 import ResNet56
 from torch import nn
 
-from edgeexit.compiler import compile_bundle
+from edgeexit.compiler import CompileOptions, compile_bundle
+from edgeexit.progress import Progress
 
 _NODES = 5000
 _EXITS = 12
@@ -52,13 +53,22 @@ def write_long_graph(path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
 
 
+class _StepTimes(Progress):
+    """Records when each step begins."""
+
+    def __init__(self) -> None:
+        self.marks: list[tuple[str, float]] = []
+
+    def step(self, name: str) -> None:
+        self.marks.append((name, time.perf_counter()))
+
+
 def seconds_per_step(source: Path | nn.Module, out: Path, inputs: tuple[str, ...] = ()) -> dict[str, float]:
-    """Compile and return seconds a step, `ours` and in total."""
-    marks: list[tuple[str, float]] = []
-    compile_bundle(
-        source, out, inputs=inputs, replace=True, on_step=lambda step: marks.append((step, time.perf_counter()))
-    )
-    marks.append(("end", time.perf_counter()))
+    """Compile and return the seconds of each step, of `ours` and in total."""
+    times = _StepTimes()
+    compile_bundle(source, out, CompileOptions(inputs=inputs), replace=True, progress=times)
+    times.step("end")
+    marks = times.marks
     steps = {step: after - start for (step, start), (_, after) in pairwise(marks)}
     return steps | {
         "ours": sum(took for step, took in steps.items() if step in _OURS),

@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from edgeexit.bundle import Bundle
 from edgeexit.bundle.manifest import Precision
-from edgeexit.compiler import compile_bundle
+from edgeexit.compiler import CompileOptions, compile_bundle
 from edgeexit.datasets import LABELS
 from edgeexit.runtime import Runner
 
@@ -102,11 +102,13 @@ def measure(cifar: Path, weights: Path, target: str | None, folder: Path) -> dic
         bundle = compile_bundle(
             network,
             folder / name.replace(" ", "").replace(",", "-"),
-            target=target,
-            inputs=("image:batch,3,32,32",),
-            calibration=calibration._asdict() | {LABELS: calibration.labels},
-            precision=precision,
-            keep_fp32=kept,
+            CompileOptions(
+                target=target,
+                inputs=("image:batch,3,32,32",),
+                calibration=calibration._asdict() | {LABELS: calibration.labels},
+                precision=precision,
+                keep_fp32=kept,
+            ),
         )
         took = time.perf_counter() - started
         predictions = answers_of(bundle, test.image)

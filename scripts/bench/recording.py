@@ -12,7 +12,7 @@ import numpy as np
 from cifar import load_images, load_network, open_archive
 from training import EPOCHS, fine_tune
 
-from edgeexit.compiler import compile_bundle
+from edgeexit.compiler import CompileOptions, compile_bundle
 from edgeexit.files import write_atomic
 from edgeexit.fitting import ReadoutDataset
 from edgeexit.policies.readout import TOP1
@@ -46,7 +46,7 @@ def record_exits(cifar: Path, weights: Path, cache: Path | None) -> Recorded:
     parts = {"held_out": ("train", _TRAIN, _HELD_OUT), "test": ("test", 0, _TEST)}
     arrays: dict[str, Any] = {"training_seconds": np.array(took)}
     with tempfile.TemporaryDirectory() as folder:
-        bundle = compile_bundle(network, Path(folder) / "bundle", inputs=("image:batch,3,32,32",))
+        bundle = compile_bundle(network, Path(folder) / "bundle", CompileOptions(inputs=("image:batch,3,32,32",)))
         # Operator counts: unlike times, they are the same on every machine.
         arrays["costs"] = np.array(bundle.manifest.macs, dtype=np.float64)
         with Runner(bundle) as runner:

@@ -62,11 +62,11 @@ def images() -> np.ndarray:
 @pytest.fixture(scope="session")
 def bundle(images: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A convolutional network with three exits, compiled here for any 64-bit Arm processor."""
-    from edgeexit.compiler import compile_bundle  # noqa: PLC0415 - torch waits until a test needs it
+    from edgeexit.compiler import CompileOptions, compile_bundle  # noqa: PLC0415 - torch waits until a test needs it
     from tests.arm.network import ThreeExits  # noqa: PLC0415
 
     out = tmp_path_factory.mktemp("bundles") / "three-exits"
-    return compile_bundle(ThreeExits(), out, target="arm64-cpu", example={"image": images})
+    return compile_bundle(ThreeExits(), out, CompileOptions(target="arm64-cpu", example={"image": images}))
 
 
 @pytest.fixture(scope="session")

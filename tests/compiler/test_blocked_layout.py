@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from edgeexit.compiler import compile_bundle
+from edgeexit.compiler import CompileOptions, compile_bundle
 from edgeexit.runtime import Runner
 
 
@@ -40,7 +40,9 @@ class Shortcuts(nn.Module):
 
 
 def compiled(folder, target):
-    return compile_bundle(Shortcuts().eval(), folder / target, target=target, inputs=("image:batch,3,16,16",))
+    return compile_bundle(
+        Shortcuts().eval(), folder / target, CompileOptions(target=target, inputs=("image:batch,3,16,16",))
+    )
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Compiling ONNX files: bodies, functions, shapes, Q/DQ, external data."""
+"""Compiling ONNX files: subgraphs_of, functions, shapes, Q/DQ, external data."""
 
 import numpy as np
 import onnx
@@ -6,10 +6,10 @@ import onnxruntime as ort
 import pytest
 
 from edgeexit.backends.onnxruntime.backend import UNSAFE_OPTIMISERS
-from edgeexit.compiler import compile_bundle
+from edgeexit.compiler import CompileOptions, compile_bundle
 from edgeexit.runtime import Runner
-from tests.compiler.composing import run_stages
 from tests.compiler.graphs import BRANCH, QUANTISED, REUSED_EXIT, SHAPES, save_graph, two_heads
+from tests.compiler.staged_run import run_stages
 
 
 def assert_as_whole(bundle, path, inputs):
@@ -26,7 +26,7 @@ def samples():
 
 def test_what_bodies_capture_is_carried_and_functions_go_with_their_stage(tmp_path):
     path = save_graph(tmp_path / "branch.onnx", BRANCH, w=(4, 4), head=(4, 3), deep=(4,))
-    bundle = compile_bundle(path, tmp_path / "bundle", inputs=["x:batch,5,4"])
+    bundle = compile_bundle(path, tmp_path / "bundle", CompileOptions(inputs=["x:batch,5,4"]))
     first, second = bundle.manifest.stages
     assert second.carry_in == ("h",)
     assert second.inputs == ("x", "gate")
@@ -124,7 +124,7 @@ def test_equal_bytes_are_stored_once_whatever_their_name(tmp_path):
 
 def test_a_dimension_left_open_takes_the_size_that_is_given(tmp_path):
     path = save_graph(tmp_path / "branch.onnx", BRANCH, w=(4, 4), head=(4, 3), deep=(4,))
-    bundle = compile_bundle(path, tmp_path / "bundle", inputs=["gate:batch,2,1"])
+    bundle = compile_bundle(path, tmp_path / "bundle", CompileOptions(inputs=["gate:batch,2,1"]))
     assert bundle.golden().inputs["x"].shape == (8, 2, 4)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from edgeexit.bundle.manifest import PROBABILITIES_SUFFIX, READOUT_SUFFIX
 from edgeexit.cli.main import main
-from edgeexit.compiler import compile_bundle
+from edgeexit.compiler import CompileOptions, compile_bundle
 from edgeexit.datasets import IGNORED, Dataset, as_dataset
 from edgeexit.errors import CompileError, DataError
 from edgeexit.policies.confidence import Confidence
@@ -47,7 +47,9 @@ def images():
 
 @pytest.fixture(scope="module")
 def segmenter(tmp_path_factory, images):
-    return compile_bundle(Segmenter(), tmp_path_factory.mktemp("made") / "segmenter", example={"image": images})
+    return compile_bundle(
+        Segmenter(), tmp_path_factory.mktemp("made") / "segmenter", CompileOptions(example={"image": images})
+    )
 
 
 def test_exits_are_maps_that_answer_as_in_torch(segmenter, images):
@@ -86,7 +88,7 @@ def test_every_sample_gets_the_map_of_the_exit_that_it_takes(segmenter, images):
 
 
 def test_a_height_and_width_known_only_at_run_time(tmp_path):
-    bundle = compile_bundle(Segmenter(), tmp_path / "bundle", inputs=["image:batch,1,height,12"])
+    bundle = compile_bundle(Segmenter(), tmp_path / "bundle", CompileOptions(inputs=["image:batch,1,height,12"]))
     stage = bundle.manifest.stages[-1]
     assert stage.exit.shape[:2] == ("batch", CLASSES)
     assert isinstance(stage.exit.shape[2], str)
@@ -97,12 +99,16 @@ def test_a_height_and_width_known_only_at_run_time(tmp_path):
 @pytest.mark.parametrize(
     ("task", "answer", "words"),
     [
-        ("segmentation", lambda x: (x.mean((2, 3)), x.sum((2, 3))), r"'exit0' is 1x2 .*to segment.*height, width\]"),
-        ("classification", lambda x: (x + 1, x * 2), r"'exit0' is 1x2x4x4 .*to classify.*classes\]"),
+        (
+            "segmentation",
+            lambda x: (x.mean((2, 3)), x.sum((2, 3))),
+            r"'exit0' is 1x2 .*for segmentation.*height, width\]",
+        ),
+        ("classification", lambda x: (x + 1, x * 2), r"'exit0' is 1x2x4x4 .*for classification.*classes\]"),
         (None, lambda x: (x[:, :, ::2, ::2], x * 2), r"'exit0' 2x2, 'exit1' 4x4; resize them in the model"),
-        (None, lambda x: (x.mean((2, 3)), x * 2), r"'exit0' 2, 'exit1' 4; name those to take with --exits"),
+        (None, lambda x: (x.mean((2, 3)), x * 2), r"'exit0' 2, 'exit1' 4; select exits with --exits"),
         (None, lambda x: (x[:, :, 4:], x[:, :, 4:] * 2), r"'exit0' is 1x2x0x4 for a batch of 1"),
-        (None, lambda x: (torch.softmax(x, dim=1), x * 2), "'exit0' gives probabilities"),
+        (None, lambda x: (torch.softmax(x, dim=1), x * 2), "'exit0' returns probabilities"),
     ],
     ids=["rows", "maps", "sizes", "mixed", "empty", "softmaxed"],
 )
@@ -112,7 +118,7 @@ def test_exits_that_do_not_fit_the_task(tmp_path, task, answer, words):
             return answer(torch.relu(image) + image)
 
     with pytest.raises(CompileError, match=words):
-        compile_bundle(Model(), tmp_path / "bundle", inputs=["image:batch,2,4,4"], task=task)
+        compile_bundle(Model(), tmp_path / "bundle", CompileOptions(inputs=["image:batch,2,4,4"], task=task))
     assert not any(tmp_path.iterdir())
 
 
@@ -131,8 +137,8 @@ def test_evaluating_counts_pixels_and_leaves_out_those_that_are_ignored(segmente
 def test_labels_of_maps_are_checked(segmenter, images):
     specs = segmenter.manifest.inputs
     for labels, words in (
-        (np.zeros(10, np.int64), r"shape \(10,\) where 10 samples need one each, \[N, height, width\]"),
-        (np.full((10, 8, 12), CLASSES), "label 3 is outside the model's classes 0 to 2"),
+        (np.zeros(10, np.int64), r"shape \(10,\); 10 samples need labels of shape \[N, height, width\]"),
+        (np.full((10, 8, 12), CLASSES), "label 3 is outside the model's classes, 0 to 2"),
     ):
         with pytest.raises(DataError, match=words):
             as_dataset({"image": images, "labels": labels}, specs, task="segmentation", classes=CLASSES, where="it")
@@ -173,5 +179,5 @@ def test_maps_as_labels_do_not_stand_in_the_way(segmenter, images, tmp_path, mon
 
 def test_labels_of_another_size_are_refused(images, tmp_path):
     data = {"image": images, "labels": np.zeros((10, 4, 6), dtype=np.int64)}
-    with pytest.raises(DataError, match="'labels' are maps of 4x6 where the exits' are 8x12; resize them"):
-        compile_bundle(Segmenter(), tmp_path / "bundle", calibration=data, precision="fp16")
+    with pytest.raises(DataError, match="'labels' are maps of 4x6, but the exits' maps are 8x12; resize them"):
+        compile_bundle(Segmenter(), tmp_path / "bundle", CompileOptions(calibration=data, precision="fp16"))

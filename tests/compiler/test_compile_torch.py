@@ -9,12 +9,13 @@ import torch
 
 from edgeexit.bundle import Bundle
 from edgeexit.bundle.manifest import TensorSpec
-from edgeexit.compiler import STEPS, compile_bundle
+from edgeexit.compiler import STEPS, CompileOptions, compile_bundle
 from edgeexit.datasets import Dataset
 from edgeexit.errors import BundleError
 from edgeexit.runtime import Runner
-from tests.compiler.composing import run_stages
 from tests.compiler.networks import Dense, Masked, Residual, SequenceFirst
+from tests.compiler.staged_run import run_stages
+from tests.recorded_progress import RecordedProgress
 
 
 def answers(module, **inputs):
@@ -84,7 +85,7 @@ def test_weights_that_exits_share_are_stored_once(masked):
 
 
 def test_a_batch_on_another_axis_crosses_in_front(tmp_path):
-    bundle = compile_bundle(SequenceFirst(), tmp_path / "bundle", inputs=["x:batch,5,6"])
+    bundle = compile_bundle(SequenceFirst(), tmp_path / "bundle", CompileOptions(inputs=["x:batch,5,6"]))
     (carry,) = bundle.manifest.stages[0].carry_out
     assert carry.shape == ("batch", 5, 6)
     samples = np.random.default_rng(0).standard_normal((3, 5, 6)).astype(np.float32)
@@ -101,7 +102,7 @@ def test_the_runner_answers_the_golden_samples(residual, masked):
 
 
 def test_the_same_model_gives_the_same_bytes(residual, images, tmp_path):
-    again = compile_bundle(Residual(), tmp_path / "again", example=Dataset(inputs={"image": images}))
+    again = compile_bundle(Residual(), tmp_path / "again", CompileOptions(example=Dataset(inputs={"image": images})))
     assert again.digest == residual.digest
     assert again.manifest.files == residual.manifest.files
 
@@ -145,7 +146,9 @@ def test_a_factory_in_a_file_finds_its_neighbours(tmp_path):
         "        return y, self.b(y)\n"
     )
     bundle = compile_bundle(
-        f"{tmp_path / 'mine.py'}:Net", tmp_path / "bundle", inputs=["x:1,4"], labels=["a", "b", "c"]
+        f"{tmp_path / 'mine.py'}:Net",
+        tmp_path / "bundle",
+        CompileOptions(inputs=["x:1,4"], class_names=["a", "b", "c"]),
     )
     assert bundle.manifest.model == "mine"
     assert bundle.manifest.class_names == ("a", "b", "c")
@@ -154,20 +157,22 @@ def test_a_factory_in_a_file_finds_its_neighbours(tmp_path):
 
 
 def test_a_factory_in_a_package_gives_the_model_its_modules_name(tmp_path):
-    bundle = compile_bundle("tests.compiler.networks:Dense", tmp_path / "bundle", inputs=["input:batch,4"])
+    bundle = compile_bundle(
+        "tests.compiler.networks:Dense", tmp_path / "bundle", CompileOptions(inputs=["input:batch,4"])
+    )
     assert bundle.manifest.model == "networks"
 
 
 def test_the_users_module_stays_in_training_mode_and_steps_are_told(tmp_path):
     module = Dense().train()
-    steps = []
-    compile_bundle(module, tmp_path / "bundle", inputs=["input:batch,4"], on_step=steps.append)
-    assert tuple(steps) == STEPS
+    progress = RecordedProgress()
+    compile_bundle(module, tmp_path / "bundle", CompileOptions(inputs=["input:batch,4"]), progress=progress)
+    assert tuple(progress.steps) == STEPS
     assert module.training
     assert all(layer.training for layer in module.layers)
 
 
 def test_a_bundle_is_replaced_only_when_asked(residual):
     with pytest.raises(BundleError, match="exists already"):
-        compile_bundle(Residual(), residual.path, inputs=["image:batch,1,8,8"])
+        compile_bundle(Residual(), residual.path, CompileOptions(inputs=["image:batch,1,8,8"]))
     assert Bundle.open(residual.path).digest == residual.digest

@@ -5,9 +5,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from edgeexit.compiler.export.normal_form import normalise
+from edgeexit.compiler.export.normalise import normalise
 from edgeexit.compiler.macs import count_macs
-from edgeexit.compiler.sessions import shapes_inside
+from edgeexit.compiler.sessions import probe_shapes
 
 HEAD = '<ir_version: 10, opset_import: ["": 20, "local": 1]> g (float[N,4,6] x) => (float[N,M,K] e0, float[N,4,6] e1) '
 BLOCK = '<domain: "local", opset_import: ["": 20]> Twice (a, b) => (d) { c = MatMul(a, b) d = MatMul(c, b) }'
@@ -24,7 +24,7 @@ def macs(tmp_path):
         loaded = ir.from_proto(model)
         normalise(loaded, exits=["e0", "e1"])
         one = {"x": np.ones((1, 4, 6), dtype=np.float32)}
-        counts = count_macs(loaded, lambda model, names: shapes_inside(model, names, [one], folder=tmp_path))
+        counts = count_macs(loaded, lambda model, names: probe_shapes(model, names, [one], folder=tmp_path))
         return None if None in counts else sum(counts)
 
     return counted

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.compiler.composing import run_stages
+from tests.compiler.staged_run import run_stages
 
 
 @pytest.mark.parametrize("temperature", [0.25, 1.0, 3.0])

@@ -11,8 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeexit.compiler import compile_bundle
 from edgeexit.errors import CompileError
-from tests.compiler.composing import run_stages
 from tests.compiler.graphs import two_heads
+from tests.compiler.staged_run import run_stages
 
 WIDTH = 4096
 MEGABYTE = 1 << 20

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgeexit.compiler import compile_bundle
+from edgeexit.compiler import CompileOptions, compile_bundle
 from edgeexit.datasets import IGNORED, Dataset
 from edgeexit.errors import DataError
 from edgeexit.policies import exit_rates, simulate_exits
@@ -42,7 +42,7 @@ def images():
 @pytest.fixture(scope="module")
 def runner(tmp_path_factory, images):
     folder = tmp_path_factory.mktemp("maps") / "segmenter"
-    with Runner(compile_bundle(Segmenter(), folder, example={"image": images})) as opened:
+    with Runner(compile_bundle(Segmenter(), folder, CompileOptions(example={"image": images}))) as opened:
         yield opened
 
 

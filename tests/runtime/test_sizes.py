@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgeexit.compiler import compile_bundle
+from edgeexit.compiler import CompileOptions, compile_bundle
 from edgeexit.errors import DataError
 from edgeexit.runtime import Runner
 from tests.runtime.policies_of_every_kind import policies_on
@@ -33,9 +33,7 @@ class AnySize(nn.Module):
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
     return compile_bundle(
-        AnySize(),
-        tmp_path_factory.mktemp("sizes") / "bundle",
-        inputs=["image:batch,2,height,width"],
+        AnySize(), tmp_path_factory.mktemp("sizes") / "bundle", CompileOptions(inputs=["image:batch,2,height,width"])
     )
 
 
@@ -93,7 +91,9 @@ class Sum(nn.Module):
 
 @pytest.mark.parametrize("lengths", [(5, 1), (1, 5), (5, 3)])
 def test_two_inputs_of_one_length_are_given_the_same(tmp_path, lengths):
-    bundle = compile_bundle(Sum(), tmp_path / "bundle", inputs=["left:batch,length,4", "right:batch,length,4"])
+    bundle = compile_bundle(
+        Sum(), tmp_path / "bundle", CompileOptions(inputs=["left:batch,length,4", "right:batch,length,4"])
+    )
     inputs = {
         name: np.ones((2, length, 4), np.float32) for name, length in zip(("left", "right"), lengths, strict=True)
     }

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from edgeexit.compiler import compile_bundle
+from edgeexit.compiler import CompileOptions, compile_bundle
 from edgeexit.datasets import Dataset
 from edgeexit.policies import exit_rates, exits_of, simulate
 from edgeexit.policies.readout import TOP1
@@ -62,7 +62,9 @@ def texts():
 @pytest.fixture(scope="module")
 def runner(tmp_path_factory):
     inputs = [f"{name}:batch,{LENGTH}:int64" for name in ("input_ids", "attention_mask")]
-    with Runner(compile_bundle(Classifier(), tmp_path_factory.mktemp("text") / "bundle", inputs=inputs)) as opened:
+    with Runner(
+        compile_bundle(Classifier(), tmp_path_factory.mktemp("text") / "bundle", CompileOptions(inputs=inputs))
+    ) as opened:
         yield opened
 
 

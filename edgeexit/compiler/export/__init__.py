@@ -1,1 +1,1 @@
-"""From what the user brought, a torch module, a program or a graph, to one normalised graph."""
+"""Loads a torch module, an exported program or an ONNX file, and converts it to one normalised graph."""

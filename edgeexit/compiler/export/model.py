@@ -1,4 +1,4 @@
-"""Whatever the user brought, as one normalised graph with its samples and what to check it against."""
+"""Converts a loaded model to one normalised graph, with samples and with the original to check it against."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 
 from edgeexit.bundle.manifest import TensorSpec
 from edgeexit.compiler.export.inputs import Arrays, draw_samples, sizes_given, specs_of, take_samples
-from edgeexit.compiler.export.normal_form import input_specs, normalise
+from edgeexit.compiler.export.normalise import input_specs, normalise
 from edgeexit.compiler.export.source import Loaded, OnnxFile
 from edgeexit.compiler.export.torch_export import (
     ProgramModule,
@@ -25,21 +25,21 @@ from edgeexit.errors import CompileError
 
 
 class ExportedModel(NamedTuple):
-    """A model that is ready to be split."""
+    """A normalised model."""
 
     model: ir.Model
     exits: tuple[str, ...]
     inputs: tuple[TensorSpec, ...]
     samples: Arrays
-    """Real where the user gave an example, random otherwise: input name -> [N, ...]."""
+    """Input name -> [N, ...]: the user's example, or random samples."""
     module: torch.nn.Module | None = None
-    """What the graph was exported from."""
+    """The torch module that the graph was exported from."""
     file: Path | None = None
-    """What the graph was read from."""
+    """The ONNX file that the graph was read from."""
 
 
 def export_model(loaded: Loaded, *, inputs: Sequence[TensorSpec], example: Inputs | None, opset: int) -> ExportedModel:
-    """Export a model for an operator set, or for 18 where that is older. Raises CompileError and DataError."""
+    """Export a model with operator set `opset`, at least 18. Raises CompileError and DataError."""
     if isinstance(loaded, torch.nn.Module):
         return _export_module(loaded, inputs, example, opset)
     if isinstance(loaded, OnnxFile):
@@ -53,7 +53,7 @@ def _export_module(
 ) -> ExportedModel:
     if not given and example is None:
         raise CompileError(
-            "a torch model does not say what its inputs are: give --input NAME:SHAPE[:DTYPE] or --example FILE.npz"
+            "a torch model does not describe its inputs: give --input NAME:SHAPE[:DTYPE] or --example FILE.npz"
         )
     names, _ = parameters_of(module)
     specs = order_inputs(module, given or specs_of(example or {}, names))
@@ -73,7 +73,7 @@ def _export_file(loaded: OnnxFile, given: Sequence[TensorSpec], example: Inputs 
 def _export_graph(
     model: ir.Model, exits: tuple[str, ...], given: Sequence[TensorSpec], example: Inputs | None, opset: int
 ) -> ExportedModel:
-    """Normalise a graph that says itself what its inputs are; `given` may size the dimensions it leaves open."""
+    """Normalise a graph that describes its own inputs; `given` may give sizes for symbolic dimensions."""
     normalise(model, exits=exits)
     lower_opset(model, max(opset, WORKING_OPSET))
     specs = input_specs(model.graph)

@@ -1,4 +1,4 @@
-"""Finds the model that the user names: a factory, a saved program, a graph or a module at hand."""
+"""Loads the model that the user names: a factory, a saved program, an ONNX file or a torch module."""
 
 import importlib
 import importlib.util
@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 import onnx_ir as ir
 import torch
 
-from edgeexit.compiler.reasons import cause_of, quietly, reason_of
+from edgeexit.compiler.error_text import cause_of, reason_of
+from edgeexit.compiler.library_output import silence_libraries
 from edgeexit.errors import CompileError, DataError
 
 
 class OnnxFile(NamedTuple):
-    """An ONNX file and what is in it."""
+    """An ONNX file and the model in it."""
 
     path: Path
     model: ir.Model
@@ -27,11 +28,11 @@ Loaded = torch.nn.Module | torch.export.ExportedProgram | OnnxFile
 
 
 def load_source(source: str | Path | torch.nn.Module) -> tuple[str, Loaded]:
-    """Return a name for the model and the model; the name is a file's stem or a Python module's last part.
+    """Return the name of the model and the model; the name is the file's stem or the last part of the Python module.
 
-    `source` is a module, `package.module:factory`, `path/file.py:factory` (a function without required arguments that
-    returns a module, a module's class, or a module), a `.pt2` (torch.export.save) or an `.onnx` file whose outputs are
-    the exits. Raises CompileError.
+    `source` is a torch module, `package.module:factory`, `path/file.py:factory`, a `.pt2` file (torch.export.save), or
+    an `.onnx` file whose outputs are the exits. A factory is a function without required arguments that returns a torch
+    module, a torch module class, or a torch module. Raises CompileError.
     """
     if isinstance(source, torch.nn.Module):
         return type(source).__name__, source
@@ -51,17 +52,19 @@ def load_source(source: str | Path | torch.nn.Module) -> tuple[str, Loaded]:
     return place.rpartition(".")[2], _call_factory(_import_module(place, text), name, text)
 
 
-def load_labels(path: Path) -> tuple[str, ...]:
-    """Read the names of the classes, one a line. Raises DataError."""
+def load_class_names(path: Path) -> tuple[str, ...]:
+    """Read the names of the classes from a text file, one per line. Raises DataError."""
     try:
-        labels = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
     except OSError as error:
-        raise DataError(f"labels file '{path}' cannot be read: {error.strerror}") from error
+        raise DataError(f"class names file '{path}' cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"labels file '{path}' is not UTF-8 text: {reason_of(error)}") from error
-    if "" in labels:
-        raise DataError(f"labels file '{path}': line {labels.index('') + 1} is empty; it needs one class name a line")
-    return labels
+        raise DataError(f"class names file '{path}' is not UTF-8 text: {reason_of(error)}") from error
+    if "" in names:
+        raise DataError(
+            f"class names file '{path}': line {names.index('') + 1} is empty; write one class name per line"
+        )
+    return names
 
 
 def _existing(text: str) -> Path:
@@ -73,15 +76,15 @@ def _existing(text: str) -> Path:
 
 def _load_onnx(path: Path) -> OnnxFile:
     try:
-        with quietly():
+        with silence_libraries():
             return OnnxFile(path, ir.load(path))
-    except Exception as error:  # protobuf and onnx_ir raise classes of their own
+    except Exception as error:  # protobuf and onnx_ir raise unrelated classes
         raise CompileError(f"model '{path}' is not a readable ONNX file: {reason_of(cause_of(error))}") from error
 
 
 def _load_program(path: Path) -> torch.export.ExportedProgram:
     try:
-        with quietly():
+        with silence_libraries():
             return torch.export.load(path)
     except Exception as error:  # torch raises many classes here
         raise CompileError(f"model '{path}' is not a readable .pt2 file: {reason_of(error)}") from error
@@ -91,7 +94,7 @@ def _import_module(name: str, text: str) -> ModuleType:
     with _importable(Path.cwd()):
         try:
             return importlib.import_module(name)
-        except (Exception, SystemExit) as error:  # whatever the user's module does
+        except (Exception, SystemExit) as error:  # the user's module may raise anything
             raise CompileError(f"model '{text}': '{name}' cannot be imported: {reason_of(error)}") from error
 
 
@@ -102,10 +105,10 @@ def _import_file(path: Path, text: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     with _importable(path.parent.resolve()):
         before = sys.modules.get(path.stem)
-        sys.modules[path.stem] = module  # dataclasses look their module up
+        sys.modules[path.stem] = module  # dataclasses look their module up here
         try:
             spec.loader.exec_module(module)
-        except (Exception, SystemExit) as error:  # whatever the user's module does
+        except (Exception, SystemExit) as error:  # the user's module may raise anything
             del sys.modules[path.stem]
             if before is not None:
                 sys.modules[path.stem] = before
@@ -117,14 +120,14 @@ def _call_factory(module: ModuleType, name: str, text: str) -> torch.nn.Module:
     missing = object()
     factory: Any = getattr(module, name, missing)
     if factory is missing:
-        raise CompileError(f"model '{text}': there is no '{name}' in '{module.__name__}'")
+        raise CompileError(f"model '{text}': '{module.__name__}' has no '{name}'")
     if isinstance(factory, torch.nn.Module):
         return factory
     if not callable(factory):
-        raise CompileError(f"model '{text}': '{name}' is {type(factory).__name__}, not a function that makes a model")
+        raise CompileError(f"model '{text}': '{name}' is {type(factory).__name__}, not a function that returns a model")
     try:
         made = factory()
-    except (Exception, SystemExit) as error:  # whatever the user's function does
+    except (Exception, SystemExit) as error:  # the user's function may raise anything
         raise CompileError(f"model '{text}': {name}() failed: {reason_of(error)}") from error
     if not isinstance(made, torch.nn.Module):
         raise CompileError(f"model '{text}': {name}() returned {type(made).__name__}, not a torch.nn.Module")
@@ -133,7 +136,7 @@ def _call_factory(module: ModuleType, name: str, text: str) -> torch.nn.Module:
 
 @contextmanager
 def _importable(folder: Path) -> Iterator[None]:
-    """Let modules beside the user's be found, as `python` itself would."""
+    """Put a folder on the import path, so that the user's file can import its neighbours."""
     sys.path.insert(0, str(folder))
     try:
         yield

@@ -1,4 +1,4 @@
-"""From a torch module or exported program to an ONNX graph with a dynamic batch."""
+"""Exports a torch module or exported program to an ONNX graph with a dynamic batch."""
 
 import contextlib
 import inspect
@@ -15,62 +15,63 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree
 
 from edgeexit.bundle.manifest import TensorSpec
-from edgeexit.compiler.export.inputs import WORD_SIZE, Arrays, repeat_to
+from edgeexit.compiler.error_text import cause_of, place_in_user_code, reason_of
+from edgeexit.compiler.export.inputs import DEFAULT_DIMENSION_SIZE, Arrays, repeat_to
 from edgeexit.compiler.graph import rename_dimensions
-from edgeexit.compiler.reasons import cause_of, place_in_user_code, quietly, reason_of
+from edgeexit.compiler.library_output import silence_libraries
 from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError
 
 _TORCH = Path(torch.__file__).parent
-_BRANCHES = "Could not guard on"  # rather than "Could not extract specialized integer from"
-_OPSETS = (18, 20)  # torch writes nothing older, whatever it is asked for; runtimes do not yet run all of what is newer
-_EXPORT_BATCH = 2  # a batch of 1 would be taken for a constant
+_BRANCH_ERROR = "Could not guard on"  # the other message is "Could not extract specialized integer from"
+_OPSETS = (18, 20)  # torch writes no older opset, and the runtimes do not fully support newer ones
+_EXPORT_BATCH = 2  # torch.export would specialise a batch of 1
 
 
 def parameters_of(module: torch.nn.Module) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the names of all of forward's parameters, and of those that it cannot do without."""
+    """Return the names of all parameters of forward, and of the required ones."""
     parameters = inspect.signature(module.forward).parameters.values()
     named = [p for p in parameters if p.kind not in {p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY}]
     return tuple(p.name for p in named), tuple(p.name for p in named if p.default is p.empty)
 
 
 def order_inputs(module: torch.nn.Module, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-    """Return inputs in the order of forward's parameters. Raises CompileError where they do not fit it."""
+    """Return the inputs in the order of forward's parameters. Raises CompileError if they do not match."""
     names, required = parameters_of(module)
     given = {spec.name: spec for spec in specs}
-    takes = ", ".join(f"'{name}'" for name in names) or "nothing by name: wrap it in a module whose does"
+    takes = ", ".join(f"'{name}'" for name in names) or "no named parameters; wrap the model in a module that does"
     for name in given:
         if name not in names:
             raise CompileError(f"forward has no parameter '{name}'; it takes {takes}")
     for name in required:
         if name not in given:
-            raise CompileError(f"forward needs '{name}', which is not among the inputs; it takes {takes}")
+            raise CompileError(f"forward needs '{name}', which is not among the inputs; forward takes {takes}")
     return tuple(given[name] for name in names if name in given)
 
 
 def export_module(module: torch.nn.Module, specs: Sequence[TensorSpec], samples: Inputs) -> ExportedProgram:
-    """Trace a module in evaluation mode, with every dimension dynamic for which `specs` have a word.
+    """Trace a module in evaluation mode; the symbolic dimensions of `specs` are dynamic.
 
-    Raises CompileError: forward fails on the samples, or fixes the batch, or cannot be traced.
+    Raises CompileError if forward fails on the samples, fixes the size of a dynamic dimension, or cannot be traced.
     """
     example = repeat_to(samples, _EXPORT_BATCH)
     dynamic = {
         spec.name: {axis: Dim.DYNAMIC for axis, size in enumerate(spec.shape) if isinstance(size, str)}
         for spec in specs
     }
-    with _evaluating(module):
+    with _in_eval_mode(module):
         run_module(module, example)
         try:
-            with quietly():
+            with silence_libraries():
                 return torch.export.export(module, (), _tensors(module, example), dynamic_shapes=dynamic, strict=False)
         except Exception as error:  # torch raises many classes here
-            raise CompileError(_why_not(error)) from error
+            raise CompileError(_export_failure(error)) from error
 
 
 def to_onnx(program: ExportedProgram, *, opset: int) -> tuple[ir.Model, tuple[str, ...]]:
-    """Translate a program to ONNX; return the graph and the names of its exits.
+    """Convert a program to ONNX; return the graph and the names of its exits.
 
-    The graph's operator set is `opset`, or the nearest of 18 to 20. Raises CompileError.
+    The operator set is `opset`, limited to 18 to 20. Raises CompileError.
     """
     opset = sorted((opset, *_OPSETS))[1]
     returned = [spec.arg for spec in program.graph_signature.output_specs if spec.kind == OutputKind.USER_OUTPUT]
@@ -79,23 +80,23 @@ def to_onnx(program: ExportedProgram, *, opset: int) -> tuple[ir.Model, tuple[st
         if not isinstance(value, TensorArgument):
             raise CompileError(f"forward returns {value} as exit '{name}'; every exit must be a tensor of logits")
     try:
-        with quietly():
+        with silence_libraries():
             exported = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False)
     except Exception as error:  # the exporter raises many classes
         reason = reason_of(cause_of(error))
-        raise CompileError(f"the model cannot be translated to ONNX opset {opset}: {reason}") from error
+        raise CompileError(f"the model cannot be converted to ONNX opset {opset}: {reason}") from error
     if exported is None:
-        raise CompileError("the model cannot be translated to ONNX: the exporter returned nothing")
+        raise CompileError("the model cannot be converted to ONNX: the exporter returned nothing")
     if exported.exported_program is not None:
         for name in exported.exported_program.graph_signature.buffers_to_mutate.values():
             raise CompileError(
-                f"forward changes the buffer '{name}'; a stage keeps no state between calls, do that in training alone"
+                f"forward changes the buffer '{name}', but a stage has no state; change buffers in training mode only"
             )
     return exported.model, tuple(exits)
 
 
 class ProgramModule(torch.nn.Module):
-    """An exported program as a module that takes its inputs by the names of the graph, in their order."""
+    """An exported program as a torch module that takes its inputs as keyword arguments, in the graph's order."""
 
     def __init__(self, program: ExportedProgram) -> None:
         super().__init__()
@@ -106,7 +107,7 @@ class ProgramModule(torch.nn.Module):
         ]
 
     def forward(self, **inputs: torch.Tensor) -> Any:
-        """Call the program as it was exported: by position or by name, with the constants that it was given."""
+        """Call the program with the positional, named and constant arguments that it was exported with."""
         arrays = iter(inputs.values())
         leaves = [
             argument.value if isinstance(argument, ConstantArgument) else next(arrays) for argument in self._arguments
@@ -116,18 +117,18 @@ class ProgramModule(torch.nn.Module):
 
 
 def name_inputs(graph: ir.Graph, specs: Sequence[TensorSpec]) -> None:
-    """Give the graph's inputs and their dynamic dimensions the names in `specs`; the exporter has its own."""
-    words: dict[str, str] = {}
+    """Rename the graph's inputs and their dynamic dimensions as in `specs`; the exporter chooses other names."""
+    names: dict[str, str] = {}
     for value, spec in zip(graph.inputs, specs, strict=True):
         value.name = spec.name
-        for size, word in zip(value.shape or (), spec.shape, strict=True):
-            if isinstance(size, ir.SymbolicDim) and size.value is not None and isinstance(word, str):
-                words.setdefault(size.value, word)
-    rename_dimensions(graph, words)
+        for size, wanted in zip(value.shape or (), spec.shape, strict=True):
+            if isinstance(size, ir.SymbolicDim) and size.value is not None and isinstance(wanted, str):
+                names.setdefault(size.value, wanted)
+    rename_dimensions(graph, names)
 
 
 def exits_of(returned: object) -> dict[str, Any]:
-    """Return what forward returned as exit name -> value: a mapping's keys, or exit0, exit1, ... of a sequence.
+    """Return exit name -> value: the keys of a mapping, or exit0, exit1, ... for a sequence.
 
     Raises CompileError for anything else.
     """
@@ -146,31 +147,31 @@ def exits_of(returned: object) -> dict[str, Any]:
 
 
 def run_module(module: torch.nn.Module, samples: Inputs) -> Arrays:
-    """Return exit name -> array of a module in evaluation mode. Raises CompileError where forward fails."""
-    with _evaluating(module), torch.no_grad():
+    """Run a module in evaluation mode and return exit name -> array. Raises CompileError if forward fails."""
+    with _in_eval_mode(module), torch.no_grad():
         try:
             returned = module(**_tensors(module, samples))
-        except Exception as error:  # whatever the user's forward does
+        except Exception as error:  # the user's forward may raise anything
             shapes = ", ".join(f"'{name}' {'x'.join(map(str, array.shape))}" for name, array in samples.items())
             raise CompileError(
-                f"forward fails on {shapes}: {reason_of(error)}; where a size is a word and there is no --example, "
-                f"{WORD_SIZE} is tried"
+                f"forward fails on {shapes}: {reason_of(error)}; without --example, symbolic dimensions have size "
+                f"{DEFAULT_DIMENSION_SIZE}"
             ) from error
     exits = exits_of(returned)
     for name, value in exits.items():
         if not isinstance(value, torch.Tensor):
             raise CompileError(f"forward returns {type(value).__name__} as exit '{name}'; every exit must be a tensor")
         if value.dtype != torch.float32:
-            raise CompileError(f"exit '{name}' is {value.dtype}; an exit has to be logits in float32")
+            raise CompileError(f"exit '{name}' is {value.dtype}; an exit must be float32 logits")
     return {name: value.detach().cpu().numpy() for name, value in exits.items()}
 
 
 @contextlib.contextmanager
-def _evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """Put a module into evaluation mode, and every part of it back as it was."""
+def _in_eval_mode(module: torch.nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode, and restore the mode of every submodule at the end."""
     modes = {part: part.training for part in module.modules()}
     for part in modes:
-        part.training = False  # and not eval(), which an exported program's module refuses
+        part.training = False  # not eval(), which an exported program's module does not support
     try:
         yield
     finally:
@@ -184,17 +185,17 @@ def _tensors(module: torch.nn.Module, samples: Inputs) -> dict[str, torch.Tensor
     return {name: torch.from_numpy(np.ascontiguousarray(array)).to(device) for name, array in samples.items()}
 
 
-def _why_not(error: Exception) -> str:
+def _export_failure(error: Exception) -> str:
     if "specialized it to be a constant" in str(error):
         line = next(line for line in str(error).splitlines() if "specialized it to be a constant" in line)
         return (
-            f"forward fixes a dimension that is to be dynamic ({line.strip(' -').split('. ')[0]}); "
-            "take sizes from x.shape instead of writing numbers, or give that dimension as a number"
+            f"forward fixes the size of a dynamic dimension ({line.strip(' -').split('. ')[0]}); "
+            "read sizes from x.shape instead of using constants, or give that dimension as a number"
         )
     place = place_in_user_code(error, library=_TORCH)
     at = "" if place is None else f" at {place}"
     if isinstance(error, GuardOnDataDependentSymNode):
-        if _BRANCHES in str(error):
-            return f"forward branches on its data{at}; return every exit and let the policy choose"
-        return f"forward takes a number from its data{at}; take sizes and indices from shapes, compute with tensors"
+        if _BRANCH_ERROR in str(error):
+            return f"forward branches on its data{at}; return every exit and let the policy decide"
+        return f"forward converts its data to a number{at}; read sizes from shapes, and compute with tensors"
     return f"forward cannot be traced by torch.export{at}: {reason_of(error)}"

@@ -1,1 +1,1 @@
-"""Rewrites graphs for the older operator sets that targets take."""
+"""Rewrites graphs for older operator sets."""

@@ -1,7 +1,7 @@
-"""Rewrites a graph for an older operator set, because older runtimes read nothing newer.
+"""Rewrites a graph for an older operator set, because older runtimes support no newer one.
 
-ONNX's own converter does not go down to 13 (it knows no way back for Add or Mul), nor through a LayerNormalization, and
-it loses functions. What changed between two versions of an operator is in ONNX's schemas, so most of it is read there.
+The version converter of ONNX cannot convert down to 13 (not even Add or Mul), does not support LayerNormalization, and
+loses functions. Most differences between two versions of an operator are read from the ONNX schemas.
 """
 
 from typing import Any, Final
@@ -12,32 +12,35 @@ import onnx.shape_inference
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from edgeexit.compiler.graph import free_name, infer_shapes, names_in, opset_of, set_ir_version
-from edgeexit.compiler.opset.rules import RULES, Refusal
-from edgeexit.compiler.reasons import quietly, reason_of
+from edgeexit.compiler.error_text import reason_of
+from edgeexit.compiler.graph import infer_shapes, names_in, opset_of, set_ir_version, unique_name
+from edgeexit.compiler.library_output import silence_libraries
+from edgeexit.compiler.opset.rules import RULES, LoweringError
 from edgeexit.errors import CompileError
 
 WORKING_OPSET: Final = 18
-"""The oldest that a newer graph is brought to before it is split; the stages go further down, if they have to."""
+"""The full model is lowered to this opset at most; the stages are lowered further after the split if needed."""
 
-OpSchema = Any  # onnx's is compiled, and its stub lacks half of it
+OpSchema = Any  # the type stub of onnx lacks many attributes
 
-_OURS: Final = 15  # of the nodes that the compiler itself adds, in a graph of whatever opset
+_COMPILER_OPSET: Final = 15  # of the nodes that the compiler adds, whatever opset the graph has
 
 
 def lower_opset(model: ir.Model, opset: int) -> None:
-    """Rewrite a normalised model in place for operator set `opset`; one that is old enough stays as it is.
+    """Rewrite a normalised model in place for operator set `opset`; a model with an older opset is not changed.
 
-    Functions are inlined. Raises CompileError for an operator that cannot be said in `opset`.
+    Functions are inlined. Raises CompileError for an operator that cannot be expressed in `opset`.
     """
-    found = max(opset_of(model), _OURS)
+    found = max(opset_of(model), _COMPILER_OPSET)
     if found <= opset:
         return
     if model.functions:
         try:
             passes.InlinePass()(model)
-        except ValueError as error:  # a function of another opset, or one that calls itself
-            raise CompileError(f"the model's functions do not go into opset {opset}: {reason_of(error)}") from error
+        except ValueError as error:  # a function with another opset, or a recursive one
+            raise CompileError(
+                f"the model's functions cannot be inlined for opset {opset}: {reason_of(error)}"
+            ) from error
     taken = names_in(model.graph)
     for graph in list(model.graphs()):
         for node in list(graph):
@@ -54,7 +57,7 @@ def lower_opset(model: ir.Model, opset: int) -> None:
 
 
 def _lower(node: ir.Node, version: int, opset: int, taken: set[str]) -> None:
-    """Rewrite one node, and what replaces it, from `version` to `opset`; `taken` are the names in the graph."""
+    """Rewrite one node, and the nodes that replace it, from `version` to `opset`; `taken`: the names in the graph."""
     pending = [(node, version)]
     while pending:
         node, version = pending.pop()
@@ -66,40 +69,41 @@ def _lower(node: ir.Node, version: int, opset: int, taken: set[str]) -> None:
         if since <= opset:
             continue
         try:
-            made = _step_down(node, schema)
-        except Refusal as refusal:
+            replacement = _lower_one_version(node, schema)
+        except LoweringError as error:
             raise CompileError(
-                f"operator '{node.op_type}' ({_where(node)}) does not go into opset {opset}, the target's: {refusal}"
-            ) from refusal
-        if made is None:
+                f"operator '{node.op_type}' ({_where(node)}) cannot be expressed in opset {opset} of the target: "
+                f"{error}"
+            ) from error
+        if replacement is None:
             pending.append((node, since - 1))
         else:
-            _replace(node, made, taken)
-            pending.extend((new, since) for new in made if new.domain == "")
+            _replace(node, replacement, taken)
+            pending.extend((new, since) for new in replacement if new.domain == "")
 
 
-def _step_down(node: ir.Node, schema: OpSchema) -> list[ir.Node] | None:
-    """Change a node so that the operator before `schema` does the same, or return what to put in its place."""
+def _lower_one_version(node: ir.Node, schema: OpSchema) -> list[ir.Node] | None:
+    """Change a node to the operator version before `schema`, or return the nodes that replace it."""
     rule = RULES.get((node.op_type, schema.since_version))
-    made = None if rule is None else rule(node)
-    if made is not None:
-        return made
-    older = _before(schema)
+    replacement = None if rule is None else rule(node)
+    if replacement is not None:
+        return replacement
+    older = _previous_version(schema)
     if older is None:
         if schema.has_function or schema.has_context_dependent_function:
             return _expand(node, schema)
-        raise Refusal(f"it came with opset {schema.since_version}")
+        raise LoweringError(f"it was added in opset {schema.since_version}")
     _drop_defaults(node, schema, older)
     while node.inputs and node.inputs[-1] is None:
         node.resize_inputs(len(node.inputs) - 1)
     if len(node.inputs) > older.max_input:
-        raise Refusal(f"before opset {schema.since_version} it takes no input {len(node.inputs)}")
+        raise LoweringError(f"before opset {schema.since_version} it has no input {len(node.inputs)}")
     _check_types(node, schema, older)
     return None
 
 
-def _before(schema: OpSchema) -> OpSchema | None:
-    """Return the operator as it was before `schema`, or None where there was none that may be used."""
+def _previous_version(schema: OpSchema) -> OpSchema | None:
+    """Return the schema of the previous version, or None if there is none or it is deprecated."""
     try:
         older = onnx.defs.get_schema(schema.name, schema.since_version - 1, "")
     except onnx.defs.SchemaError:
@@ -108,12 +112,12 @@ def _before(schema: OpSchema) -> OpSchema | None:
 
 
 def _drop_defaults(node: ir.Node, schema: OpSchema, older: OpSchema) -> None:
-    """Remove the attributes that the older operator has not, which did nothing when they are at their default."""
+    """Remove the attributes that the older version lacks. Raises LoweringError if one is not at its default."""
     for name, attribute in list(node.attributes.items()):
         if name not in older.attributes and name in schema.attributes:
             default = schema.attributes[name].default_value
             if not default.name or attribute.value != ir.serde.deserialize_attribute(default).value:
-                raise Refusal(f"'{name}' = {attribute.value} came with opset {schema.since_version}")
+                raise LoweringError(f"'{name}' = {attribute.value} was added in opset {schema.since_version}")
             del node.attributes[name]
 
 
@@ -124,12 +128,14 @@ def _check_types(node: ir.Node, schema: OpSchema, older: OpSchema) -> None:
             if value is not None and isinstance(value.type, ir.TensorType):
                 dtype = f"tensor({value.type.dtype.name.lower()})"
                 if dtype not in parameter.types:
-                    raise Refusal(f"before opset {schema.since_version} it takes no {dtype}, which '{value.name}' is")
+                    raise LoweringError(
+                        f"before opset {schema.since_version} it does not support {dtype} for '{value.name}'"
+                    )
 
 
 def _expand(node: ir.Node, schema: OpSchema) -> list[ir.Node]:
-    """Return the nodes of the function by which ONNX defines an operator."""
-    for name, attribute in schema.attributes.items():  # the inliner leaves omitted ones out of the body
+    """Return the nodes of the ONNX function that defines an operator."""
+    for name, attribute in schema.attributes.items():  # the inliner does not insert defaults
         if name not in node.attributes and attribute.default_value.name:
             node.attributes[name] = ir.serde.deserialize_attribute(attribute.default_value)
     inputs = [value for value in node.inputs if value is not None]
@@ -140,14 +146,14 @@ def _expand(node: ir.Node, schema: OpSchema) -> list[ir.Node]:
             ),
             opset_imports=[onnx.helper.make_opsetid("", schema.since_version)],
         )
-        with quietly():
+        with silence_libraries():
             inlined = onnx.inliner.inline_selected_functions(alone, [("", node.op_type)], inline_schema_functions=True)
-            inlined = onnx.shape_inference.infer_shapes(inlined)  # for what follows goes by types
+            inlined = onnx.shape_inference.infer_shapes(inlined)  # the next steps need types
         body = ir.from_proto(inlined).graph
-    except Exception as error:  # the inliner's assertions are RuntimeErrors, protobuf has its own
-        raise Refusal(f"it came with opset {schema.since_version}; {reason_of(error)}") from error
+    except Exception as error:  # the inliner raises RuntimeError, protobuf its own classes
+        raise LoweringError(f"it was added in opset {schema.since_version}; {reason_of(error)}") from error
     if any(inner.op_type == node.op_type for inner in body):
-        raise Refusal(f"it came with opset {schema.since_version}")
+        raise LoweringError(f"it was added in opset {schema.since_version}")
     outer = {value.name: value for value in inputs}
     for value in body.inputs:
         value.replace_all_uses_with(outer[value.name])
@@ -173,7 +179,7 @@ def _outputs(node: ir.Node) -> list[onnx.ValueInfoProto]:
 
 
 def _replace(node: ir.Node, made: list[ir.Node], taken: set[str]) -> None:
-    """Put nodes where one was; what they make is found by the name of what it made."""
+    """Replace a node by others; outputs are matched by name."""
     graph: Any = node.graph
     named = {output.name: output for new in made for output in new.outputs}
     wanted = [value for value in node.outputs if value.name in named]
@@ -181,12 +187,12 @@ def _replace(node: ir.Node, made: list[ir.Node], taken: set[str]) -> None:
     kept = {value.name for value in wanted}
     for new in made:
         if new.name:
-            new.name = free_name(new.name, taken)
+            new.name = unique_name(new.name, taken)
         for output in new.outputs:
             if output.name and output.name not in kept:
-                output.name = free_name(output.name, taken)
+                output.name = unique_name(output.name, taken)
     ir.convenience.replace_nodes_and_values(graph, node, [node], made, wanted, [named[value.name] for value in wanted])
 
 
 def _where(node: ir.Node) -> str:
-    return f"node '{node.name}'" if node.name else f"makes '{node.outputs[0].name}'"
+    return f"node '{node.name}'" if node.name else f"which produces '{node.outputs[0].name}'"

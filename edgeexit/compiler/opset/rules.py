@@ -1,4 +1,4 @@
-"""What an operator's newer form is in its older one, where ONNX's schemas do not tell: one function a change."""
+"""Rewrites operators to older versions where the ONNX schemas are not enough: one function per change."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -8,43 +8,43 @@ import onnx_ir as ir
 
 _REDUCTIONS: Final = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
 _ELEMENTWISE: Final = {"ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceSumSquare"}
-"""Reductions that change each element even where they reduce nothing."""
+"""Reductions that change every element even if no axis is reduced."""
 _HALF: Final = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 _AXES_INPUT: Final = 3  # of Pad
-_SLICED: Final = np.iinfo(np.int64).max  # as far as there is something
+_TO_THE_END: Final = np.iinfo(np.int64).max  # end of a Slice
 
 
-class Refusal(Exception):  # noqa: N818 - an answer to the caller, which makes the error of it
-    """Why an operator cannot be said in an older set."""
+class LoweringError(Exception):
+    """An operator cannot be expressed in an older operator set; the message is the reason."""
 
 
 Rule = Callable[[ir.Node], list[ir.Node] | None]
-"""Changes a node in place and returns None, or returns the nodes that make its outputs, by name, in its place."""
+"""Changes a node in place and returns None, or returns nodes that replace it and produce its outputs by name."""
 
 
 def _reduce(node: ir.Node) -> list[ir.Node] | None:
-    """18: the axes became an input."""
+    """Opset 18: the axes became an input."""
     keep = node.attributes.pop("noop_with_empty_axes", None)
-    axes = _constant(node, 1, "the axes are") if _has(node, 1) else None
+    axes = _constant(node, 1, "its axes are") if _has(node, 1) else None
     if axes is not None and axes.size:
         node.attributes["axes"] = ir.AttrInt64s("axes", axes.tolist())
     elif keep is not None and keep.as_int():
         if node.op_type in _ELEMENTWISE:
-            raise Refusal("noop_with_empty_axes came with opset 18")
+            raise LoweringError("noop_with_empty_axes was added in opset 18")
         return [_node("Identity", [node.inputs[0]], node)]
     node.resize_inputs(1)
     return None
 
 
 def _pad(node: ir.Node) -> list[ir.Node] | None:
-    """18: pads may be for some of the axes."""
+    """Opset 18: an input selects the axes to pad."""
     if not _has(node, _AXES_INPUT):
         return None
     data = node.inputs[0]
     if data is None or data.shape is None:
-        raise Refusal("its data has no known rank")
+        raise LoweringError("the rank of its data is unknown")
     rank = len(data.shape)
-    axes, pads = _constant(node, _AXES_INPUT, "the axes are"), _constant(node, 1, "the pads are")
+    axes, pads = _constant(node, _AXES_INPUT, "its axes are"), _constant(node, 1, "its pads are")
     every = np.zeros((2, rank), dtype=np.int64)
     every[:, axes % rank] = pads.reshape(2, -1)
     constant = _make_constant(every.reshape(-1), f"{node.outputs[0].name}.pads")
@@ -53,55 +53,57 @@ def _pad(node: ir.Node) -> list[ir.Node] | None:
 
 
 def _split(node: ir.Node) -> list[ir.Node] | None:
-    """18: the number of outputs became an attribute, and the last of them may be smaller."""
+    """Opset 18: the number of outputs became an attribute, and the last output may be smaller."""
     count = node.attributes.pop("num_outputs", None)
     data = node.inputs[0]
     if count is None or data is None:
         return None
     size = data.shape[node.attributes.get_int("axis", 0)] if data.shape is not None else None
     if not isinstance(size, int) or size % count.as_int():
-        raise Refusal(f"it splits a dimension of {size} into {count.as_int()} parts that may differ")
+        raise LoweringError(
+            f"it splits a dimension of {size} into {count.as_int()} parts that may have different sizes"
+        )
     return None
 
 
 def _resize(node: ir.Node) -> list[ir.Node] | None:
-    """19: half_pixel_symmetric."""
+    """Opset 19: half_pixel_symmetric was added."""
     if node.attributes.get_string("coordinate_transformation_mode", "") == "half_pixel_symmetric":
-        raise Refusal("coordinate_transformation_mode 'half_pixel_symmetric' came with opset 19")
+        raise LoweringError("coordinate_transformation_mode 'half_pixel_symmetric' was added in opset 19")
     return None
 
 
 def _shape(node: ir.Node) -> list[ir.Node] | None:
-    """15: of some dimensions."""
+    """Opset 15: start and end were added."""
     start, end = node.attributes.pop("start", None), node.attributes.pop("end", None)
     if start is None and end is None:
         return None
     name = str(node.outputs[0].name)
-    whole = ir.node("Shape", [node.inputs[0]], name=f"{name}.whole")
-    whole.outputs[0].name = f"{name}.whole"
-    ends = np.array([_SLICED if end is None else end.as_int()])
+    full = ir.node("Shape", [node.inputs[0]], name=f"{name}.full")
+    full.outputs[0].name = f"{name}.full"
+    ends = np.array([_TO_THE_END if end is None else end.as_int()])
     first = _make_constant(np.array([0 if start is None else start.as_int()]), f"{name}.start")
     last = _make_constant(ends, f"{name}.end")
-    return [whole, first, last, _node("Slice", [whole.outputs[0], first.outputs[0], last.outputs[0]], node)]
+    return [full, first, last, _node("Slice", [full.outputs[0], first.outputs[0], last.outputs[0]], node)]
 
 
 def _reshape(node: ir.Node) -> list[ir.Node] | None:
-    """14: a zero may mean zero; it is written of sizes that are never zero, but for one that is."""
+    """Opset 14: allowzero was added. It can be dropped unless a constant shape contains a zero."""
     zero = node.attributes.pop("allowzero", None)
     shape = node.inputs[1]
     if zero is not None and zero.as_int() and shape is not None:
         tensor = ir.convenience.get_const_tensor(shape)
         if tensor is not None and not np.all(tensor.numpy()):
-            raise Refusal("a size of zero came with opset 14")
+            raise LoweringError("a size of zero was added in opset 14")
     return None
 
 
 def _layer_normalization(node: ir.Node) -> list[ir.Node]:
-    """17: one operator for what had been nine. [..., D] -> [..., D], as the operator's text defines it."""
+    """Opset 17: LayerNormalization [..., D] -> [..., D] was added; replace it by its definition in the ONNX docs."""
     data, scale = node.inputs[0], node.inputs[1]
-    steps = _Steps(node)
+    steps = _Decomposition(node)
     if any(value.uses() for value in node.outputs[1:]):
-        raise Refusal("its mean and inverse deviation are read, which came with opset 17")
+        raise LoweringError("its outputs mean and inverse standard deviation, which are in use, were added in opset 17")
     axes = _axes_from(data, node.attributes.get_int("axis", -1))
     wide = steps.widened(data)
     centred = steps.add("Sub", wide, steps.add("ReduceMean", wide, axes=axes))
@@ -116,9 +118,9 @@ def _layer_normalization(node: ir.Node) -> list[ir.Node]:
 
 
 def _rms_normalization(node: ir.Node) -> list[ir.Node]:
-    """23: one operator for what had been six. [..., D] -> [..., D]."""
+    """Opset 23: RMSNormalization [..., D] -> [..., D] was added; replace it by its definition in the ONNX docs."""
     data, scale = node.inputs[0], node.inputs[1]
-    steps = _Steps(node)
+    steps = _Decomposition(node)
     axes = _axes_from(data, node.attributes.get_int("axis", -1))
     listed = steps.listed(axes)
     wide = steps.widened(data)
@@ -130,44 +132,44 @@ def _rms_normalization(node: ir.Node) -> list[ir.Node]:
 
 
 def _roi_align(node: ir.Node) -> list[ir.Node] | None:
-    """16: the default is no longer what the operator did."""
+    """Opset 16: coordinate_transformation_mode was added, with another default than the old behaviour."""
     mode = node.attributes.pop("coordinate_transformation_mode", None)
     if mode is None or mode.as_string() != "output_half_pixel":
-        raise Refusal("coordinate_transformation_mode 'half_pixel' came with opset 16")
+        raise LoweringError("coordinate_transformation_mode 'half_pixel' was added in opset 16")
     return None
 
 
 def _grid_sample(node: ir.Node) -> list[ir.Node] | None:
-    """20: other words for the modes, and volumes."""
-    words = {"linear": "bilinear", "cubic": "bicubic"}
+    """Opset 20: the modes were renamed, and volumes were added."""
+    old_names = {"linear": "bilinear", "cubic": "bicubic"}
     mode = node.attributes.get_string("mode", "linear")
-    node.attributes["mode"] = ir.AttrString("mode", words.get(mode, mode))
+    node.attributes["mode"] = ir.AttrString("mode", old_names.get(mode, mode))
     data = node.inputs[0]
     if data is None or data.shape is None or len(data.shape) != 4:  # noqa: PLR2004 - [N, C, H, W]
-        raise Refusal("before opset 20 it takes images [N, C, H, W] alone")
+        raise LoweringError("before opset 20 it supports only images [N, C, H, W]")
     return None
 
 
 def _dft(_: ir.Node) -> list[ir.Node] | None:
-    """20: the axis became an input with another default."""
-    raise Refusal("its axis is told in another way since opset 20")
+    """Opset 20: the axis became an input, with another default."""
+    raise LoweringError("its axis became an input in opset 20")
 
 
 def _scatter(node: ir.Node) -> list[ir.Node] | None:
-    """18: the largest and the smallest."""
+    """Opset 18: the reductions max and min were added."""
     if node.attributes.get_string("reduction", "none") in {"max", "min"}:
-        raise Refusal("reduction 'max' and 'min' came with opset 18")
+        raise LoweringError("reduction 'max' and 'min' were added in opset 18")
     return None
 
 
 def _quantize(node: ir.Node) -> list[ir.Node] | None:
-    """21: the type may be said without a zero point."""
+    """Opset 21: output_dtype was added, which sets the type without a zero point."""
     if "output_dtype" in node.attributes and not _has(node, 2) and node.attributes["output_dtype"].as_int():
         dtype = ir.DataType(node.attributes.pop("output_dtype").as_int())
         scale = node.inputs[1]
         tensor = None if scale is None else ir.convenience.get_const_tensor(scale)
         if tensor is None:
-            raise Refusal("the scale is no constant")
+            raise LoweringError("its scale is not a constant")
         zero = _make_constant(np.zeros(tensor.shape.numpy(), dtype.numpy()), f"{node.outputs[0].name}.zero")
         inputs = [*node.inputs[:2], zero.outputs[0]]
         return [zero, _node("QuantizeLinear", inputs, node, node.attributes.values())]
@@ -191,11 +193,11 @@ RULES: Final[dict[tuple[str, int], Rule]] = {
     ("ScatterND", 18): _scatter,
     ("QuantizeLinear", 21): _quantize,
 }
-"""By operator and the opset that changed it."""
+"""(operator, opset that changed it) -> rule."""
 
 
-class _Steps:
-    """Nodes that together make what one made, named after it."""
+class _Decomposition:
+    """Collects the nodes that together replace one node, named after its first output."""
 
     def __init__(self, node: ir.Node) -> None:
         self._node = node
@@ -209,11 +211,11 @@ class _Steps:
         return node.outputs[0]
 
     def widened(self, value: ir.Value | None) -> ir.Value | None:
-        """Return a value of 16 bits in float32, in which squares do not overflow and sums keep small terms."""
+        """Return a 16-bit value cast to float32, so that squares do not overflow and sums keep small terms."""
         return self._cast(value, ir.DataType.FLOAT) if value is not None and value.dtype in _HALF else value
 
     def narrowed(self, value: ir.Value, like: ir.Value | None) -> ir.Value:
-        """Return a value in 16 bits again, if `like` is."""
+        """Return a value cast back to the 16-bit type of `like`, if that is 16-bit."""
         dtype = None if like is None else like.dtype
         return self._cast(value, dtype) if dtype in _HALF else value
 
@@ -240,7 +242,7 @@ class _Steps:
 
 
 def _node(op: str, inputs: Sequence[ir.Value | None], instead: ir.Node, attributes: Any = ()) -> ir.Node:
-    """Return a node whose result has the name of the first output of the one that it replaces."""
+    """Return a node whose output has the name of the first output of the node `instead`."""
     made = ir.Node("", op, inputs, list(attributes), num_outputs=1, name=instead.name)
     made.outputs[0].name = instead.outputs[0].name
     return made
@@ -260,14 +262,14 @@ def _constant(node: ir.Node, index: int, what: str) -> np.ndarray[Any, Any]:
     value = node.inputs[index]
     tensor = None if value is None else ir.convenience.get_const_tensor(value)
     if tensor is None:
-        raise Refusal(f"{what} no constant")
+        raise LoweringError(f"{what} not constant")
     return tensor.numpy()
 
 
 def _axes_from(data: ir.Value | None, axis: int) -> list[int]:
-    """Return the axes from `axis` to the last, counted from the end."""
+    """Return the axes from `axis` to the last, as negative numbers."""
     if axis < 0:
         return list(range(axis, 0))
     if data is None or data.shape is None:
-        raise Refusal("its data has no known rank")
+        raise LoweringError("the rank of its data is unknown")
     return list(range(axis - len(data.shape), 0))

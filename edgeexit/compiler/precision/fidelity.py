@@ -1,60 +1,58 @@
-"""What a precision costs: per exit, how often it answers as in fp32, and how often it is right."""
-
-from collections.abc import Mapping
+"""Compares the exits of a reduced-precision model with fp32: agreement and accuracy."""
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeexit.bundle.manifest import ExitFidelity, Fidelity
-from edgeexit.datasets import counts_of
+from edgeexit.compiler.exit_outputs import Logits
+from edgeexit.datasets import counted_mask
+from edgeexit.formatting import percent
 
-_DIGITS = 9  # 1 - 0.99 is above 0.01 in binary
-
-Predictions = Mapping[str, npt.NDArray[np.float32]]
-"""Exit name -> logits [N, C], or [N, C, H, W] to segment."""
+_DIGITS = 9  # because 1 - 0.99 is above 0.01 in binary floating point
 
 
-def measure_fidelity(whole: Predictions, reduced: Predictions, *, labels: npt.NDArray[np.int64] | None) -> Fidelity:
-    """Compare the answers (argmax over axis 1) of a reduced model with those in fp32 on the same samples.
+def measure_fidelity(fp32: Logits, reduced: Logits, *, labels: npt.NDArray[np.int64] | None) -> Fidelity:
+    """Compare the predictions (argmax over axis 1) of a reduced model with those in fp32 on the same samples.
 
     Args:
-        whole: logits in fp32.
-        reduced: logits as shipped, of the same exits and shapes.
-        labels: [N], or [N, H, W] to segment; pixels that do not count are left out of the accuracies.
+        fp32: logits in fp32.
+        reduced: logits of the shipped stages, with the same exits and shapes.
+        labels: [N], or [N, H, W] for segmentation; ignored pixels do not count in the accuracies.
 
     """
     exits = {}
-    for name, logits in whole.items():
+    for name, logits in fp32.items():
         expected, found = logits.argmax(axis=1), reduced[name].argmax(axis=1)
-        right = right_fp32 = None
-        if labels is not None and (counts := counts_of(labels)).any():
-            right, right_fp32 = (float((answer == labels)[counts].mean()) for answer in (found, expected))
+        accuracy = accuracy_fp32 = None
+        if labels is not None and (counted := counted_mask(labels)).any():
+            accuracy, accuracy_fp32 = (float((classes == labels)[counted].mean()) for classes in (found, expected))
         exits[name] = ExitFidelity(
-            agreement=float((found == expected).mean()), accuracy=right, accuracy_fp32=right_fp32
+            agreement=float((found == expected).mean()), accuracy=accuracy, accuracy_fp32=accuracy_fp32
         )
-    return Fidelity(samples=len(next(iter(whole.values()))), exits=exits)
+    return Fidelity(samples=len(next(iter(fp32.values()))), exits=exits)
 
 
-def losses(fidelity: Fidelity, most: float = 0.01) -> list[str]:
-    """Return a line for every exit that lost more than the share `most`.
+def loss_warnings(fidelity: Fidelity, max_loss: float = 0.01) -> list[str]:
+    """Return one line for every exit whose loss is greater than `max_loss`.
 
-    Lost is the accuracy that is missing to fp32's, or without labels the share of answers that are other than fp32's.
+    The loss is the accuracy in fp32 minus the accuracy as shipped; without labels, the fraction of predictions that
+    differ from fp32.
     """
     return [
-        f"exit '{name}' {_what(exit_)} on {fidelity.samples} samples; keep sensitive nodes in fp32 with --keep-fp32, "
-        "give more calibration data, or take another precision"
+        f"exit '{name}' {_loss_text(exit_)} on {fidelity.samples} samples; keep sensitive nodes in fp32 with "
+        "--keep-fp32, give more calibration data, or choose another precision"
         for name, exit_ in fidelity.exits.items()
-        if round(_lost(exit_), _DIGITS) > most
+        if round(_loss(exit_), _DIGITS) > max_loss
     ]
 
 
-def _lost(exit_: ExitFidelity) -> float:
+def _loss(exit_: ExitFidelity) -> float:
     if exit_.accuracy is None or exit_.accuracy_fp32 is None:
         return 1 - exit_.agreement
     return exit_.accuracy_fp32 - exit_.accuracy
 
 
-def _what(exit_: ExitFidelity) -> str:
+def _loss_text(exit_: ExitFidelity) -> str:
     if exit_.accuracy is None or exit_.accuracy_fp32 is None:
-        return f"answers other than in fp32 in {100 * (1 - exit_.agreement):.1f} % of cases"
-    return f"is right in {100 * exit_.accuracy:.1f} % of cases where fp32 is in {100 * exit_.accuracy_fp32:.1f} %"
+        return f"predicts another class than fp32 in {percent(1 - exit_.agreement)} of cases"
+    return f"has an accuracy of {percent(exit_.accuracy)}, in fp32 {percent(exit_.accuracy_fp32)},"

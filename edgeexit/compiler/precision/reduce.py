@@ -1,6 +1,6 @@
-"""Writes a model's precision into its graph: chooses what stays in fp32, and has the rest reduced."""
+"""Converts a model to a precision: selects the nodes that stay in fp32, and converts the others."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -9,18 +9,19 @@ from onnx_ir.passes import common as passes
 from onnxscript import optimizer
 
 from edgeexit.bundle.manifest import Precision
-from edgeexit.compiler.export.normal_form import normalise
-from edgeexit.compiler.graph import bodies, free_name, names_in
-from edgeexit.compiler.precision.extremes import overflowing_nodes
-from edgeexit.compiler.precision.half import to_half
+from edgeexit.compiler.export.normalise import normalise
+from edgeexit.compiler.graph import names_in, subgraphs_of, unique_name
+from edgeexit.compiler.library_output import silence_libraries
+from edgeexit.compiler.precision.fp16 import to_fp16
+from edgeexit.compiler.precision.fp32_nodes import select_fp32_nodes
+from edgeexit.compiler.precision.overflow import overflowing_nodes
 from edgeexit.compiler.precision.quantise import Placement, to_int8
-from edgeexit.compiler.precision.widths import wide_nodes
-from edgeexit.compiler.reasons import quietly
 from edgeexit.datasets import Dataset, Inputs
 from edgeexit.errors import CompileError
+from edgeexit.progress import NO_PROGRESS, Progress
 
-_NAMED = 6
-"""How many names an error lists."""
+_EXAMPLES = 6
+"""Number of node names in an error message."""
 
 
 def reduce_precision(
@@ -32,80 +33,80 @@ def reduce_precision(
     keep_fp32: Sequence[str] = (),
     folder: Path,
     placement: Placement = "around",
-    on_warning: Callable[[str], None] = lambda _: None,
+    progress: Progress = NO_PROGRESS,
 ) -> ir.Model:
     """Return a normalised model in another precision, normalised again; inputs and exits keep name, shape and type.
 
-    Every type is explicit in the graph, so that ONNX Runtime and a strongly typed TensorRT network run the same
-    numbers. `fp32` returns the model as it is.
+    All types are explicit in the graph, so ONNX Runtime and a strongly typed TensorRT network compute with the same
+    types. `fp32` returns `model` itself.
 
     Args:
-        model: stays as it was.
-        precision: of what is inside.
-        samples: real or random; what comes near the end of float16's range on them stays in fp32.
-        calibration: real samples, used before `samples`; `int8` cannot do without.
-        keep_fp32: patterns (`*`, `?`, `[...]`) of nodes that stay in fp32, matched with the name and the operator of
-            each node, and with the names of its outputs and weights.
-        folder: scratch files stand here meanwhile.
-        placement: where `int8` has its Q/DQ pairs.
-        on_note: told what was not done quite as asked.
+        model: a normalised model; it is not changed.
+        precision: precision inside the model.
+        samples: real or random samples; nodes whose values come near float16's limit on them stay in fp32.
+        calibration: real samples, used instead of `samples`; required for `int8`.
+        keep_fp32: patterns (`*`, `?`, `[...]`) of nodes that stay in fp32, matched against the name and the operator of
+            each node and against the names of its outputs and weights.
+        folder: folder for temporary files.
+        placement: where the Q/DQ pairs of `int8` stand.
+        progress: receives a warning for everything that was not done exactly as requested.
 
-    Raises CompileError: a pattern that fits nothing or has nothing to keep, no calibration data, nothing to quantise.
-    DataError: calibration data with NaN or infinity.
+    Raises CompileError if a pattern matches nothing, if nodes are to be kept in fp32 in an fp32 model, if `int8` has no
+    calibration data, or if there is nothing to quantise; DataError for calibration data with NaN or infinity.
 
     """
     if precision == "fp32":
         if keep_fp32:
-            raise CompileError(f"--keep-fp32 '{keep_fp32[0]}': all is kept in fp32; add --precision fp16 or int8")
+            raise CompileError(f"--keep-fp32 '{keep_fp32[0]}': all nodes are in fp32; add --precision fp16 or int8")
         return model
     exits = [str(value.name) for value in model.graph.outputs]
     reduced = model.clone()
-    with quietly():
+    with silence_libraries():
         passes.InlinePass()(reduced)
         optimizer.fold_constants(reduced)
     _name_nodes(reduced.graph)
-    kept = _find(reduced.graph, keep_fp32)
+    kept = _matching_nodes(reduced.graph, keep_fp32)
     if precision == "fp16":
         seen = samples if calibration is None else calibration.inputs
         if seen is not None:
-            wide = wide_nodes(reduced, kept=kept)
-            kept |= overflowing_nodes(reduced, seen, kept=wide, folder=folder, on_warning=on_warning)
-        to_half(reduced, kept=kept, on_warning=on_warning)
+            expected = select_fp32_nodes(reduced, kept=kept)
+            kept |= overflowing_nodes(reduced, seen, expected=expected, folder=folder, progress=progress)
+        to_fp16(reduced, kept=kept, progress=progress)
     else:
         if calibration is None:
-            raise CompileError("int8 takes its scales from real samples: give some 128 with --calibration FILE.npz")
-        reduced = to_int8(reduced, calibration, kept=kept, folder=folder, placement=placement, on_warning=on_warning)
+            raise CompileError("int8 needs real samples for its ranges: give about 128 with --calibration FILE.npz")
+        reduced = to_int8(reduced, calibration, kept=kept, folder=folder, placement=placement, progress=progress)
     normalise(reduced, exits=exits)
     return reduced
 
 
 def _name_nodes(graph: ir.Graph) -> None:
-    """Give every node a name of its own: patterns and the quantiser go by it."""
+    """Give every node a unique name; patterns and the quantiser identify nodes by name."""
     taken = names_in(graph)
     seen: set[str] = set()
     for node in ir.traversal.RecursiveGraphIterator(graph):
         if not node.name or node.name in seen:
-            node.name = free_name(f"{node.op_type}_{node.outputs[0].name}", taken)
+            node.name = unique_name(f"{node.op_type}_{node.outputs[0].name}", taken)
         seen.add(node.name)
 
 
-def _find(graph: ir.Graph, patterns: Sequence[str]) -> set[ir.Node]:
-    """Return the nodes that patterns fit; those inside a body that fits are among them."""
+def _matching_nodes(graph: ir.Graph, patterns: Sequence[str]) -> set[ir.Node]:
+    """Return the nodes that match a pattern, and all nodes in the subgraphs of those nodes."""
     names = {node: _names(node) for node in ir.traversal.RecursiveGraphIterator(graph)}
     found: set[ir.Node] = set()
     for pattern in patterns:
-        fits = {node for node, own in names.items() if any(fnmatchcase(name, pattern) for name in own)}
-        if not fits:
-            some = ", ".join(f"'{node.name}'" for node in list(names)[:_NAMED])
+        matches = {node for node, own in names.items() if any(fnmatchcase(name, pattern) for name in own)}
+        if not matches:
+            some = ", ".join(f"'{node.name}'" for node in list(names)[:_EXAMPLES])
             operators = ", ".join(sorted({node.op_type for node in names}))
             raise CompileError(
-                f"--keep-fp32 '{pattern}' fits no node, operator, output or weight; there are {some}, ..., and the "
-                f"operators {operators}"
+                f"--keep-fp32 '{pattern}' matches no node, operator, output or weight; some nodes are {some}, and "
+                f"the operators are {operators}"
             )
-        found |= fits
-        for node in fits:
-            for body in bodies(node):
-                found |= set(ir.traversal.RecursiveGraphIterator(body))
+        found |= matches
+        for node in matches:
+            for subgraph in subgraphs_of(node):
+                found |= set(ir.traversal.RecursiveGraphIterator(subgraph))
     return found
 
 

@@ -1,1 +1,1 @@
-"""Decides which node runs in which stage and what is kept between stages, and builds the stages."""
+"""Assigns every node to a stage, chooses the tensors that cross between stages, and builds the stage graphs."""

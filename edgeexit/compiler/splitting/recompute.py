@@ -1,10 +1,10 @@
-"""Says which operators a stage may run again rather than be handed what they made."""
+"""Decides which nodes may be recomputed in a later stage instead of carrying their outputs."""
 
 import onnx_ir as ir
 
-from edgeexit.compiler.graph import bodies
-from edgeexit.compiler.macs import is_product
-from edgeexit.compiler.splitting.split import Again
+from edgeexit.compiler.graph import subgraphs_of
+from edgeexit.compiler.macs import is_matmul_or_conv
+from edgeexit.compiler.splitting.split import RecomputeMode
 
 _RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 _MOVEMENT = {
@@ -18,27 +18,30 @@ _ARITHMETIC = {
     "Mul", "Neg", "Not", "Or", "PRelu", "QuantizeLinear", "Relu", "Round", "Sign", "Sub", "Sum", "ThresholdedRelu",
     "Where", "Xor",
 }  # fmt: skip
-"""A few instructions an element."""
+"""Operators that take a few instructions per element."""
 _INTERPOLATION = {"nearest", "linear"}
 
 
 def is_random(node: ir.Node) -> bool:
-    """Say whether a node, or one in its bodies, draws random numbers."""
-    return node.op_type in _RANDOM or any(is_random(inner) for body in bodies(node) for inner in body)
+    """Return True if the node, or any node in its subgraphs, is a random generator."""
+    return node.op_type in _RANDOM or any(is_random(inner) for subgraph in subgraphs_of(node) for inner in subgraph)
 
 
-def may_run_again(node: ir.Node) -> Again:
-    """Say whether more than one stage may run a node.
+def recompute_mode(node: ir.Node) -> RecomputeMode:
+    """Return whether a later stage may run the node again.
 
-    `freely`: data movement and plain arithmetic. `never`: what draws random numbers, and products, which cost too much.
+    `freely`: data movement and elementwise arithmetic. `never`: random generators, and matmuls and convolutions, which
+    are expensive. `if needed`: all other operators.
     """
-    if is_random(node) or _has_product(node):
+    if is_random(node) or _has_matmul_or_conv(node):
         return "never"
     return "freely" if _is_cheap(node) else "if needed"
 
 
-def _has_product(node: ir.Node) -> bool:
-    return is_product(node) or any(_has_product(inner) for body in bodies(node) for inner in body)
+def _has_matmul_or_conv(node: ir.Node) -> bool:
+    return is_matmul_or_conv(node) or any(
+        _has_matmul_or_conv(inner) for subgraph in subgraphs_of(node) for inner in subgraph
+    )
 
 
 def _is_cheap(node: ir.Node) -> bool:

@@ -1,261 +1,297 @@
-"""Which node runs in which stage, and what is kept between them: a pure function of plain data."""
+"""Assigns nodes to stages and chooses the carries between them: pure functions of plain data, without ONNX."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Literal, NamedTuple, cast
 
-from edgeexit.compiler.splitting.carry import fewest_bytes
+from edgeexit.compiler.splitting.min_cut import min_bytes_cut
 from edgeexit.errors import CompileError
 
-Again = Literal["freely", "if needed", "never"]
+RecomputeMode = Literal["freely", "if needed", "never"]
+"""Whether a second stage may run a node again.
+
+`freely`: the node is cheap. `if needed`: only for a value that cannot be carried. `never`: too expensive, or random."""
 
 
-class Node(NamedTuple):
-    """A node as splitting sees it; a value that no node makes is an input of the model or a constant."""
+class GraphNode(NamedTuple):
+    """A node of the graph. A value that no node produces is a model input or a constant."""
 
-    reads: tuple[str, ...]
-    """Values that it needs, those captured by its bodies included."""
-    makes: tuple[str, ...]
-    again: Again = "never"
-    """Whether another stage may run it again: `freely` when it is cheap, `if needed` for what cannot be kept."""
-    stays: bool = False
-    """It runs in the stage of what it reads, even when only later stages need it: QuantizeLinear."""
-    alias: bool = False
-    """It gives what it reads another name: Identity."""
-    random: bool = False
-    """It makes something else every time."""
+    inputs: tuple[str, ...]
+    """Values that the node reads, including those that its subgraphs capture."""
+    outputs: tuple[str, ...]
+    recompute: RecomputeMode = "never"
+    stays_with_inputs: bool = False
+    """The node runs in the stage of its inputs even if only later stages read its output (QuantizeLinear)."""
+    is_alias: bool = False
+    """The output equals the input (Identity)."""
+    is_random: bool = False
+    """The output is different in every run."""
     shape_of: str | None = None
-    """The value whose shape it makes, which it need not read: any values with the same `words` will do."""
-    words: frozenset[str] = frozenset()
-    """Names of the dimensions in the shape that it makes."""
-    title: str = "node"
-    """How errors call it."""
+    """For a Shape node: the value whose shape it returns.
+
+    The node does not have to read this value: any tensors with the same `symbolic_dims` will do."""
+    symbolic_dims: frozenset[str] = frozenset()
+    """For a Shape node: the symbolic dimensions that it returns."""
+    label: str = "node"
+    """Name in error messages."""
 
 
-class Kept(NamedTuple):
-    """What is known of a value that may be kept between stages."""
+class CarryCandidate(NamedTuple):
+    """A value that may be carried from one stage to later ones."""
 
-    size: int
-    """Bytes a sample."""
-    words: frozenset[str] = frozenset()
-    """Names of its dimensions."""
+    bytes_per_sample: int
+    symbolic_dims: frozenset[str] = frozenset()
 
 
-class Cut(NamedTuple):
+class StagePlan(NamedTuple):
     """One stage of the split."""
 
     nodes: tuple[int, ...]
-    """Indices of its nodes in the graph's order, those that run again included."""
+    """Indices of the stage's nodes, in graph order, including the recomputed ones."""
     inputs: tuple[str, ...]
-    """Inputs of the model that it reads, in the model's order."""
+    """Model inputs that the stage reads, in the model's order."""
     carry_in: tuple[str, ...]
-    """Values of earlier stages that it reads, in the order in which the graph makes them."""
+    """Values of earlier stages that the stage reads, in graph order."""
     carry_out: tuple[str, ...]
-    """Values that it makes and later stages read, over any distance, in the graph's order."""
-    kept: tuple[str, ...]
-    """All that is kept for it and later stages before it runs: inputs of the model, then values."""
+    """Values that the stage produces and any later stage reads, in graph order."""
+    live_before: tuple[str, ...]
+    """Values that this or a later stage reads from before the stage: model inputs, then values in graph order."""
 
 
 class DataflowGraph:
-    """A graph as splitting sees it, and the stage that owns each node.
+    """The graph, and the stage that owns each node.
 
-    Stage k owns what exit k needs and no earlier exit needed; a node that `stays` belongs where what it reads does.
+    Stage k owns the nodes that exit k needs and no earlier exit needs. A node with `stays_with_inputs` belongs to the
+    stage of its inputs.
 
     Args:
-        nodes: in an order in which they can run.
+        nodes: in topological order.
         inputs: names of the model's inputs.
-        exits: names of the values that leave, shallow to deep.
+        exits: names of the exit values, shallow to deep.
 
-    Raises CompileError for an exit that depends on no input, equals another or adds no work.
+    Raises CompileError for an exit that does not depend on an input, equals another exit, or adds no work.
 
     """
 
-    def __init__(self, nodes: Sequence[Node], *, inputs: Sequence[str], exits: Sequence[str]) -> None:
+    def __init__(self, nodes: Sequence[GraphNode], *, inputs: Sequence[str], exits: Sequence[str]) -> None:
         self.nodes = nodes
         self.inputs = tuple(inputs)
         self.exits = tuple(exits)
-        self.maker = {value: index for index, node in enumerate(nodes) for value in node.makes}
-        self.varying = self._varying()
+        self.producer = {value: index for index, node in enumerate(nodes) for value in node.outputs}
+        self.non_constant = self._non_constant()
         self.owner: dict[int, int] = {}
         self._check_sources()
         for stage, wanted in enumerate(self.exits):
-            visited, _ = self.walk([wanted], lambda value: self.maker[value] in self.owner)
-            if all(nodes[index].alias or self.varying.isdisjoint(nodes[index].makes) for index in visited):
+            visited, _ = self.walk_upstream([wanted], lambda value: self.producer[value] in self.owner)
+            if all(nodes[index].is_alias or self.non_constant.isdisjoint(nodes[index].outputs) for index in visited):
                 raise CompileError(self._no_work(stage))
             self.owner |= dict.fromkeys(visited, stage)
         for index, node in enumerate(nodes):
-            if node.stays and index in self.owner and not set(node.makes).intersection(self.exits):
-                owners = [self.owner_of(value) for value in node.reads if value in self.varying]
+            if node.stays_with_inputs and index in self.owner and not set(node.outputs).intersection(self.exits):
+                owners = [self.owner_of(value) for value in node.inputs if value in self.non_constant]
                 self.owner[index] = min(self.owner[index], max(owners, default=0))
 
     def owner_of(self, value: str) -> int:
-        """Return the stage that owns a value; inputs of the model are there from the first on."""
-        return self.owner.get(self.maker.get(value, -1), 0)
+        """Return the stage that owns a value; model inputs belong to stage 0."""
+        return self.owner.get(self.producer.get(value, -1), 0)
 
-    def walk(self, wanted: Iterable[str], stop: Callable[[str], bool]) -> tuple[set[int], set[str]]:
-        """Walk up from values to what no node makes or where `stop` says so; return the nodes and where it ended."""
+    def walk_upstream(self, values: Iterable[str], stop: Callable[[str], bool]) -> tuple[set[int], set[str]]:
+        """Walk from values to their producers, up to values without producer and values where `stop` returns True.
+
+        Return the indices of the visited nodes, and the values where the walk ended.
+        """
         visited: set[int] = set()
         ends: set[str] = set()
-        pending = list(wanted)
+        pending = list(values)
         while pending:
             value = pending.pop()
-            index = self.maker.get(value)
+            index = self.producer.get(value)
             if index is None or stop(value):
                 ends.add(value)
             elif index not in visited:
                 visited.add(index)
-                pending.extend(self.nodes[index].reads)
+                pending.extend(self.nodes[index].inputs)
         return visited, ends
 
     def needed_before(self, stage: int, later: Collection[str]) -> set[str]:
-        """Return what a stage and the keeping of `later` need of earlier stages; constants are none of it."""
-        _, ends = self.walk([self.exits[stage], *later], lambda value: self.owner_of(value) < stage)
-        return ends & self.varying
+        """Return the values of earlier stages that a stage needs for its exit and for `later`, without constants."""
+        _, ends = self.walk_upstream([self.exits[stage], *later], lambda value: self.owner_of(value) < stage)
+        return ends & self.non_constant
 
-    def reads_of(self, value: str) -> tuple[str, ...]:
-        """Return the values, constants excepted, from which a value that a node makes is made."""
-        return tuple(read for read in self.nodes[self.maker[value]].reads if read in self.varying)
+    def producer_inputs(self, value: str) -> tuple[str, ...]:
+        """Return the inputs, without constants, of the node that produces a value."""
+        return tuple(read for read in self.nodes[self.producer[value]].inputs if read in self.non_constant)
 
-    def in_order(self, values: Collection[str]) -> tuple[str, ...]:
-        """Return those of `values` that nodes make, in the order in which they do."""
-        made = [value for value in values if value in self.maker]
+    def in_graph_order(self, values: Collection[str]) -> tuple[str, ...]:
+        """Return those of `values` that nodes produce, in graph order."""
+        made = [value for value in values if value in self.producer]
         return tuple(
-            sorted(made, key=lambda value: (self.maker[value], self.nodes[self.maker[value]].makes.index(value)))
+            sorted(
+                made, key=lambda value: (self.producer[value], self.nodes[self.producer[value]].outputs.index(value))
+            )
         )
 
-    def _varying(self) -> set[str]:
-        """Return the inputs and all that may differ from run to run; other values every stage makes for itself."""
-        varying = set(self.inputs)
+    def _non_constant(self) -> set[str]:
+        """Return the model inputs and all values that may differ from run to run; every stage computes the others."""
+        found = set(self.inputs)
         for node in self.nodes:
-            if node.random or not varying.isdisjoint(node.reads):
-                varying.update(node.makes)
-        return varying
+            if node.is_random or not found.isdisjoint(node.inputs):
+                found.update(node.outputs)
+        return found
 
     def _check_sources(self) -> None:
-        fed = set(self.inputs)
+        """Check that every exit depends on an input and that no two exits are the same value."""
+        dependent = set(self.inputs)
         for node in self.nodes:
-            if not fed.isdisjoint(node.reads):
-                fed.update(node.makes)
-        named: dict[str, str] = {}
+            if not dependent.isdisjoint(node.inputs):
+                dependent.update(node.outputs)
+        exit_of: dict[str, str] = {}
         for wanted in self.exits:
-            if wanted not in fed:
-                raise CompileError(f"exit '{wanted}' depends on no input of the model: its answer is always the same")
+            if wanted not in dependent:
+                raise CompileError(f"exit '{wanted}' depends on no input of the model: its value is always the same")
             value = wanted
-            while value in self.maker and self.nodes[self.maker[value]].alias:
-                value = self.nodes[self.maker[value]].reads[0]
-            if value in named:
-                raise CompileError(f"exits '{named[value]}' and '{wanted}' are the same value; return every exit once")
-            named[value] = wanted
+            while value in self.producer and self.nodes[self.producer[value]].is_alias:
+                value = self.nodes[self.producer[value]].inputs[0]
+            if value in exit_of:
+                raise CompileError(
+                    f"exits '{exit_of[value]}' and '{wanted}' are the same value; return every exit once"
+                )
+            exit_of[value] = wanted
 
     def _no_work(self, stage: int) -> str:
+        """Return the error message for an exit whose nodes all belong to earlier stages."""
         wanted = self.exits[stage]
         if not stage:
             return f"exit '{wanted}' adds no work to the input"
-        depth = {name: len(self.walk([name], lambda _: False)[0]) for name in self.exits}
+        depth = {name: len(self.walk_upstream([name], lambda _: False)[0]) for name in self.exits}
         order = sorted(self.exits, key=lambda name: depth[name])
         return (
-            f"exit '{wanted}' adds no work after '{self.exits[stage - 1]}': all that it needs has already run; "
-            f"return the exits shallow to deep ({', '.join(order)}), or choose among them with --exits"
+            f"exit '{wanted}' adds no work after '{self.exits[stage - 1]}': earlier exits need all of its nodes; "
+            f"return the exits shallow to deep ({', '.join(order)}), or select exits with --exits"
         )
 
 
-def candidates(flow: DataflowGraph, kept: Mapping[str, Kept | None]) -> set[str]:
-    """Return the values that may be kept between stages.
+def carry_candidates(flow: DataflowGraph, known: Mapping[str, CarryCandidate | None]) -> set[str]:
+    """Return the values that the split may choose as carries, and that it has to know the size of.
 
-    `kept` is what is known so far, None for a value that cannot be kept; there may be more candidates when it grows.
+    `known` holds the values examined so far; None marks a value that cannot be carried. There may be more candidates
+    when `known` grows, so call this function until it returns no new ones.
     """
     found = set(flow.inputs)
     for stage in range(len(flow.exits)):
         found |= flow.needed_before(stage, [])
     for index, stage in flow.owner.items():
-        found |= {read for read in flow.nodes[index].reads if read in flow.varying and flow.owner_of(read) < stage}
-    pending = [value for value in found if value in flow.maker]
+        found |= {
+            read for read in flow.nodes[index].inputs if read in flow.non_constant and flow.owner_of(read) < stage
+        }
+    pending = [value for value in found if value in flow.producer]
     while pending:
         value = pending.pop()
-        again = flow.nodes[flow.maker[value]].again
-        if again == "freely" or (again == "if needed" and value in kept and kept[value] is None):
-            fresh = set(flow.reads_of(value)) - found
+        recompute = flow.nodes[flow.producer[value]].recompute
+        if recompute == "freely" or (recompute == "if needed" and value in known and known[value] is None):
+            fresh = set(flow.producer_inputs(value)) - found
             found |= fresh
-            pending += [read for read in fresh if read in flow.maker]
+            pending += [read for read in fresh if read in flow.producer]
     return found
 
 
-def split(flow: DataflowGraph, kept: Mapping[str, Kept | None]) -> tuple[Cut, ...]:
-    """Split a graph at its exits so that the fewest bytes are kept at every cut.
+def split(flow: DataflowGraph, candidates: Mapping[str, CarryCandidate | None]) -> tuple[StagePlan, ...]:
+    """Split a graph at its exits such that the live tensors have the fewest bytes at every cut.
 
-    A node that may not run again `freely` is in one stage alone, unless a value that cannot be kept needs it.
+    A node that may not be recomputed `freely` runs in one stage only, except when it is needed for a value that cannot
+    be carried.
 
     Args:
         flow: the graph.
-        kept: of each of `candidates`, None for a value that cannot be kept.
+        candidates: an entry for each of `carry_candidates`; None marks a value that cannot be carried.
 
-    Raises CompileError where a value that cannot be kept would have to be made by a node that may not run again.
+    Raises CompileError if a value that cannot be carried can only be produced by a node that may never be recomputed.
 
     """
-    sizes = {value: known.size for value, known in kept.items() if known is not None}
-    cuts: list[Cut] = []
+    sizes = {value: known.bytes_per_sample for value, known in candidates.items() if known is not None}
+    stages: list[StagePlan] = []
     later: set[str] = set()
     for stage in reversed(range(len(flow.exits))):
-        here = set(flow.inputs)
+        live = set(flow.inputs)
         if stage:
-            here = fewest_bytes(_keepable(flow, stage, later, kept), lambda value: _origins(flow, value), sizes)
-        members, ends = flow.walk([flow.exits[stage], *(later - here)], here.__contains__)
-        reads = ends & flow.varying
-        _add_sizes(flow, members, reads, here, kept)
-        cuts.append(
-            Cut(
+            needed = _carryable_needs(flow, stage, later, candidates)
+            live = min_bytes_cut(needed, lambda value: _recompute_inputs(flow, value), sizes)
+        members, ends = flow.walk_upstream([flow.exits[stage], *(later - live)], live.__contains__)
+        reads = ends & flow.non_constant
+        _add_shape_sources(flow, members, reads, live, candidates)
+        stages.append(
+            StagePlan(
                 nodes=tuple(sorted(members)),
                 inputs=tuple(name for name in flow.inputs if name in reads),
-                carry_in=flow.in_order(reads),
-                carry_out=flow.in_order(later - here),
-                kept=(*(name for name in flow.inputs if name in here), *flow.in_order(here)),
+                carry_in=flow.in_graph_order(reads),
+                carry_out=flow.in_graph_order(later - live),
+                live_before=(*(name for name in flow.inputs if name in live), *flow.in_graph_order(live)),
             )
         )
-        later = here
-    return tuple(reversed(cuts))
+        later = live
+    return tuple(reversed(stages))
 
 
-def _keepable(flow: DataflowGraph, stage: int, later: AbstractSet[str], kept: Mapping[str, Kept | None]) -> set[str]:
-    """Return what a stage and those after it need of earlier ones; for values that cannot be kept, what makes them."""
+def _carryable_needs(
+    flow: DataflowGraph, stage: int, later: AbstractSet[str], candidates: Mapping[str, CarryCandidate | None]
+) -> set[str]:
+    """Return what this and later stages need of earlier stages; values that cannot be carried are replaced by inputs.
+
+    A value that cannot be carried is recomputed, so the inputs of its producer are needed in its place.
+    """
     found: set[str] = set()
     pending = list(flow.needed_before(stage, later))
     seen = set(pending)
     while pending:
         value = pending.pop()
-        if kept[value] is not None:
+        if candidates[value] is not None:
             found.add(value)
             continue
-        node = flow.nodes[flow.maker[value]]
-        if node.again == "never":
+        node = flow.nodes[flow.producer[value]]
+        if node.recompute == "never":
             raise CompileError(
-                f"stage {stage} needs '{value}', which stage {flow.owner_of(value)} makes in {node.title} and which "
-                "has no dimension for the batch alone; keep the batch a dimension of its own where the exits branch off"
+                f"stage {stage} needs '{value}', which {node.label} of stage {flow.owner_of(value)} produces; it "
+                "cannot be carried, because none of its dimensions is the batch alone; keep the batch as a separate "
+                "dimension where the exits branch off"
             )
-        fresh = set(flow.reads_of(value)) - seen
+        fresh = set(flow.producer_inputs(value)) - seen
         seen |= fresh
         pending += fresh
     return found
 
 
-def _origins(flow: DataflowGraph, value: str) -> tuple[str, ...] | None:
-    index = flow.maker.get(value)
-    return flow.reads_of(value) if index is not None and flow.nodes[index].again == "freely" else None
+def _recompute_inputs(flow: DataflowGraph, value: str) -> tuple[str, ...] | None:
+    """Return the values from which a value can be recomputed freely, or None if it cannot."""
+    index = flow.producer.get(value)
+    return flow.producer_inputs(value) if index is not None and flow.nodes[index].recompute == "freely" else None
 
 
-def _add_sizes(
-    flow: DataflowGraph, members: AbstractSet[int], reads: set[str], here: set[str], kept: Mapping[str, Kept | None]
+def _add_shape_sources(
+    flow: DataflowGraph,
+    members: AbstractSet[int],
+    reads: set[str],
+    live: set[str],
+    candidates: Mapping[str, CarryCandidate | None],
 ) -> None:
-    """Let a stage read, and keep for it, values that have the dimensions of the shapes that it makes."""
+    """Add to `reads` and `live` a value for every symbolic dimension that the stage's Shape nodes need.
 
-    def words(value: str) -> frozenset[str]:
-        known = kept[value]
-        return frozenset() if known is None else known.words
+    A value that is live already is preferred, then the smallest one.
+    """
 
-    present = reads.union(*(flow.nodes[index].makes for index in members))
-    wanted = set().union(*(flow.nodes[index].words for index in members if flow.nodes[index].shape_of not in present))
-    for word in sorted(wanted):
-        if not any(word in words(value) for value in reads):
-            known = [value for value in (*flow.in_order(here), *flow.inputs) if word in words(value)]
-            chosen = min(known, key=lambda value: (value not in here, cast("Kept", kept[value]).size))
-            here.add(chosen)
+    def dims_of(value: str) -> frozenset[str]:
+        known = candidates[value]
+        return frozenset() if known is None else known.symbolic_dims
+
+    present = reads.union(*(flow.nodes[index].outputs for index in members))
+    wanted = set().union(
+        *(flow.nodes[index].symbolic_dims for index in members if flow.nodes[index].shape_of not in present)
+    )
+    for name in sorted(wanted):
+        if not any(name in dims_of(value) for value in reads):
+            sources = [value for value in (*flow.in_graph_order(live), *flow.inputs) if name in dims_of(value)]
+            chosen = min(
+                sources,
+                key=lambda value: (value not in live, cast("CarryCandidate", candidates[value]).bytes_per_sample),
+            )
+            live.add(chosen)
             reads.add(chosen)

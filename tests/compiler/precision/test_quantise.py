@@ -9,7 +9,8 @@ from edgeexit.compiler.precision.reduce import reduce_precision
 from edgeexit.datasets import Dataset
 from edgeexit.errors import CompileError, DataError
 from tests.compiler.networks import Masked, Residual
-from tests.compiler.precision.reducing import Segmenter, answers, nodes_of, read_text
+from tests.compiler.precision.reduced_graphs import Segmenter, answers, nodes_of, read_text
+from tests.recorded_progress import RecordedProgress
 
 HEADER = '<ir_version: 9, opset_import: ["": 18]>\n'
 TWO_HEADS = (
@@ -169,7 +170,7 @@ def test_calibration_data_that_are_not_finite_are_refused(tmp_path, value, word)
     model = read_text(tmp_path, TWO_HEADS, w=(8, 8), a=(8, 3), b=(8, 3))
     data = samples()
     data.inputs["x"][[17, 40], 3] = value
-    with pytest.raises(DataError, match=f"'x' has {word} in sample 17, and 2 of 64"):
+    with pytest.raises(DataError, match=f"'x' has {word} in sample 17; 2 of 64"):
         quantised(model, data, tmp_path)
 
 
@@ -187,12 +188,12 @@ def test_a_value_that_becomes_infinite_is_named(tmp_path):
 
 
 def test_few_samples_are_noted(tmp_path):
-    notes = []
+    progress = RecordedProgress()
     model = read_text(tmp_path, TWO_HEADS, w=(8, 8), a=(8, 3), b=(8, 3))
-    quantised(model, samples(31), tmp_path, on_warning=notes.append)
-    assert [note.split()[0] for note in notes] == ["31"]
-    quantised(model, samples(32), tmp_path, on_warning=notes.append)
-    assert len(notes) == 1
+    quantised(model, samples(31), tmp_path, progress=progress)
+    assert [note.split()[0] for note in progress.warnings] == ["31"]
+    quantised(model, samples(32), tmp_path, progress=progress)
+    assert len(progress.warnings) == 1
 
 
 def test_what_cannot_be_quantised_says_why(tmp_path):
@@ -201,7 +202,7 @@ def test_what_cannot_be_quantised_says_why(tmp_path):
         quantised(model, None, tmp_path)
     with pytest.raises(CompileError, match="nothing to quantise"):
         quantised(model, samples(), tmp_path, keep_fp32=["MatMul"])
-    with pytest.raises(CompileError, match="quantised already"):
+    with pytest.raises(CompileError, match="already quantised"):
         quantised(quantised(model, samples(), tmp_path), samples(), tmp_path)
 
 
@@ -317,5 +318,5 @@ def test_a_model_all_in_float16_is_refused_in_one_line(tmp_path):
       n = Cast<to = 10>(x) m = MatMul(n, half) e0 = Cast<to = 1>(m) t = Tanh(m) k = MatMul(t, half)
       e1 = Cast<to = 1>(k) }"""
     )
-    with pytest.raises(CompileError, match=r"nothing to quantise.*bring the model in float32"):
+    with pytest.raises(CompileError, match=r"nothing to quantise.*export the model in float32"):
         quantised(read_text(tmp_path, text, half=HALF), samples(), tmp_path)

@@ -5,11 +5,11 @@ import onnx_ir as ir
 import pytest
 
 from edgeexit.compiler.export.model import export_model
-from edgeexit.compiler.precision.fidelity import losses, measure_fidelity
+from edgeexit.compiler.precision.fidelity import loss_warnings, measure_fidelity
 from edgeexit.compiler.precision.reduce import reduce_precision
 from edgeexit.datasets import IGNORED, Dataset
 from edgeexit.errors import CompileError
-from tests.compiler.precision.reducing import Encoder, Segmenter, read_text
+from tests.compiler.precision.reduced_graphs import Encoder, Segmenter, read_text
 
 TEXT = """<ir_version: 9, opset_import: ["": 18]>
 g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
@@ -23,7 +23,7 @@ def model(tmp_path):
 
 def test_fp32_is_the_model_itself(tmp_path, model):
     assert reduce_precision(model, "fp32", folder=tmp_path) is model
-    with pytest.raises(CompileError, match="all is kept in fp32"):
+    with pytest.raises(CompileError, match="all nodes are in fp32"):
         reduce_precision(model, "fp32", folder=tmp_path, keep_fp32=["*"])
 
 
@@ -55,7 +55,7 @@ def test_patterns_fit_names_operators_outputs_and_weights(tmp_path, model, patte
 
 
 def test_a_pattern_that_fits_nothing_is_refused_with_names_that_exist(tmp_path, model):
-    with pytest.raises(CompileError, match=r"'tail\*' fits no node.*'MatMul_h'.*Softmax"):
+    with pytest.raises(CompileError, match=r"'tail\*' matches no node.*'MatMul_h'.*Softmax"):
         reduce_precision(model, "fp16", folder=tmp_path, keep_fp32=["head*", "tail*"])
 
 
@@ -68,11 +68,11 @@ def test_fidelity_counts_agreement_and_right_answers():
     fidelity = measure_fidelity({"e0": logits(0, 1, 2, 0)}, {"e0": logits(0, 1, 1, 2)}, labels=labels)
     (exit_,) = fidelity.exits.values()
     assert (fidelity.samples, exit_.agreement, exit_.accuracy, exit_.accuracy_fp32) == (4, 0.5, 0.75, 0.75)
-    assert losses(fidelity) == []
+    assert loss_warnings(fidelity) == []
     unlabelled = measure_fidelity({"e0": logits(0, 1, 2, 0)}, {"e0": logits(0, 1, 1, 2)}, labels=None)
-    (warning,) = losses(unlabelled)
-    assert "'e0' answers other than in fp32 in 50.0 %" in warning
-    assert losses(unlabelled, most=0.5) == []
+    (warning,) = loss_warnings(unlabelled)
+    assert "'e0' predicts another class than fp32 in 50.0 %" in warning
+    assert loss_warnings(unlabelled, max_loss=0.5) == []
 
 
 def test_fidelity_of_maps_counts_the_pixels_that_count():
@@ -86,9 +86,9 @@ def test_fidelity_of_maps_counts_the_pixels_that_count():
 def test_a_loss_of_exactly_the_share_is_no_loss():
     whole = logits(*[0] * 100)
     reduced = logits(*[0] * 99, 1)
-    assert losses(measure_fidelity({"e": whole}, {"e": reduced}, labels=None), most=0.01) == []
+    assert loss_warnings(measure_fidelity({"e": whole}, {"e": reduced}, labels=None), max_loss=0.01) == []
     right = measure_fidelity({"e": whole}, {"e": logits(*[0] * 98, 1, 1)}, labels=np.zeros(100, dtype=np.int64))
-    assert "98.0 % of cases where fp32 is in 100.0 %" in losses(right)[0]
+    assert "an accuracy of 98.0 %, in fp32 100.0 %" in loss_warnings(right)[0]
 
 
 @pytest.fixture(scope="module")

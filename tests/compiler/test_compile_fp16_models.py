@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from edgeexit.compiler import compile_bundle
-from tests.compiler.whole import BATCHES, assert_composed, module_as_whole
+from edgeexit.compiler import CompileOptions, compile_bundle
+from tests.compiler.full_model import BATCHES, assert_composed, module_as_whole
 
 
 class Half(nn.Module):
@@ -27,7 +27,7 @@ class Half(nn.Module):
 
 def test_a_network_in_float16_is_proven_within_what_float16_rounds(tmp_path):
     module = Half()
-    bundle = compile_bundle(module, tmp_path / "bundle", inputs=["x:batch,64"])
+    bundle = compile_bundle(module, tmp_path / "bundle", CompileOptions(inputs=["x:batch,64"]))
     assert [spec.dtype for stage in bundle.manifest.stages for spec in stage.carry_out] == ["float16", "float16"]
     proof = bundle.manifest.proof
     assert max(proof.max_absolute_error.values()) < proof.absolute_tolerance < 0.1

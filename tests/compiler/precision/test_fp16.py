@@ -8,14 +8,15 @@ import onnx_ir as ir
 import pytest
 
 from edgeexit.compiler.precision.reduce import reduce_precision
-from tests.compiler.precision.reducing import answers, float_types, nodes_of, read_text
+from tests.compiler.precision.reduced_graphs import answers, float_types, nodes_of, read_text
+from tests.recorded_progress import RecordedProgress
 
 HEADER = '<ir_version: 9, opset_import: ["": 18]>\n'
 
 
 def halved(model, folder, **options):
-    notes = []
-    return reduce_precision(model, "fp16", folder=folder, on_warning=notes.append, **options), notes
+    progress = RecordedProgress()
+    return reduce_precision(model, "fp16", folder=folder, progress=progress, **options), progress.warnings
 
 
 def assert_close(model, reduced, inputs, folder, tolerance=5e-3):
@@ -189,8 +190,8 @@ def test_a_transpose_before_a_product_does_not_end_the_process(tmp_path):
     reduced, _ = halved(model, tmp_path)
     ir.save(reduced, tmp_path / "reduced.onnx")
     program = (
-        "from pathlib import Path; import sys; from edgeexit.compiler.sessions import Session; "
-        "Session(Path(sys.argv[1]), what='it')"
+        "from pathlib import Path; import sys; from edgeexit.compiler.sessions import ReferenceSession; "
+        "ReferenceSession(Path(sys.argv[1]), what='it')"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "reduced.onnx")]
     assert subprocess.run(command, check=False).returncode == 0

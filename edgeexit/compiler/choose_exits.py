@@ -1,4 +1,4 @@
-"""Chooses which outputs of a model are its exits, and in which order."""
+"""Selects which outputs of a model are its exits, and their order."""
 
 from collections.abc import Sequence
 
@@ -7,17 +7,22 @@ from onnx_ir.passes import common as passes
 from edgeexit.compiler.export.model import ExportedModel
 from edgeexit.errors import CompileError
 
+_MIN_EXITS = 2
+
 
 def choose_exits(exported: ExportedModel, names: Sequence[str]) -> ExportedModel:
-    """Keep the outputs `names` alone, in that order, and what they need. Raises CompileError."""
+    """Keep only the outputs `names`, in that order, and the nodes that they need.
+
+    Raises CompileError for a name that is unknown or given twice, and for fewer than two names.
+    """
     known = ", ".join(f"'{name}'" for name in exported.exits)
     for index, name in enumerate(names):
         if name not in exported.exits:
             raise CompileError(f"there is no exit '{name}'; the model has {known}")
         if name in names[:index]:
-            raise CompileError(f"exit '{name}' is named twice; name each once, shallow to deep")
-    if len(names) == 1:
-        raise CompileError(f"'{names[0]}' alone is no early-exit model; name at least 2 of {known}")
+            raise CompileError(f"exit '{name}' is given twice; give each name once, shallow to deep")
+    if len(names) < _MIN_EXITS:
+        raise CompileError(f"'{names[0]}' is the only exit; an early-exit model has at least 2 of {known}")
     graph = exported.model.graph
     values = {str(value.name): value for value in graph.outputs}
     graph.outputs.clear()

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeexit.bundle.manifest import TEMPERATURE_INPUT
-from edgeexit.compiler import compile_bundle
+from edgeexit.compiler import CompileOptions, compile_bundle
 from edgeexit.errors import CompileError
 from tests.compiler.random_graphs import random_inputs, random_model
 
@@ -55,7 +55,7 @@ def test_the_stages_answer_as_the_model_does_or_it_is_refused_in_a_line(tmp_path
     exits = [value.name for value in model.graph.output]
     bundle, refusal = None, ""
     try:
-        bundle = compile_bundle(folder / "model.onnx", folder / "bundle", exits=exits)
+        bundle = compile_bundle(folder / "model.onnx", folder / "bundle", CompileOptions(exits=exits))
     except CompileError as error:
         refusal = str(error)
     if bundle is None:
@@ -85,5 +85,7 @@ def test_a_random_model_compiles_to_the_same_bytes_twice(tmp_path, seed):
     model = random_model(Random(seed), steps=20)  # noqa: S311 - no secret
     onnx.save(model, tmp_path / "model.onnx")
     exits = [value.name for value in model.graph.output]
-    first, second = (compile_bundle(tmp_path / "model.onnx", tmp_path / name, exits=exits) for name in ("a", "b"))
+    first, second = (
+        compile_bundle(tmp_path / "model.onnx", tmp_path / name, CompileOptions(exits=exits)) for name in ("a", "b")
+    )
     assert first.digest == second.digest

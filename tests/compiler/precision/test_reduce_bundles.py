@@ -5,12 +5,13 @@ import onnx
 import pytest
 import torch
 
-from edgeexit.compiler import compile_bundle
-from edgeexit.compiler.precision.quantise import PRODUCTS
+from edgeexit.compiler import CompileOptions, compile_bundle
+from edgeexit.compiler.precision.quantise import INT8_OPERATORS
 from edgeexit.errors import CompileError, DataError
 from edgeexit.runtime import Runner
-from tests.compiler.composing import run_stages
 from tests.compiler.networks import Residual
+from tests.compiler.staged_run import run_stages
+from tests.recorded_progress import RecordedProgress
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,9 @@ def samples():
 @pytest.fixture(scope="module", params=["fp16", "int8"])
 def reduced(request, tmp_path_factory, samples):
     folder = tmp_path_factory.mktemp("made") / request.param
-    return compile_bundle(Residual(), folder, calibration=samples, example=samples, precision=request.param)
+    return compile_bundle(
+        Residual(), folder, CompileOptions(calibration=samples, example=samples, precision=request.param)
+    )
 
 
 def test_what_crosses_is_as_narrow_as_the_precision(reduced):
@@ -63,13 +66,17 @@ def test_the_manifest_says_what_was_lost(reduced, residual, samples):
 def test_patterns_fit_the_modules_of_torch(tmp_path, samples):
     """`node_linear` and `val_13` are the exporter's names; users know their modules'."""
     bundle = compile_bundle(
-        Residual(), tmp_path / "bundle", example=samples, precision="fp16", keep_fp32=["heads.*", "blocks.0*"]
+        Residual(),
+        tmp_path / "bundle",
+        CompileOptions(example=samples, precision="fp16", keep_fp32=["heads.*", "blocks.0*"]),
     )
     types = {}
     for stage in bundle.manifest.stages:
         graph = onnx.load(bundle.path / stage.file, load_external_data=False).graph
         weights = {weight.name: weight.data_type for weight in graph.initializer}
-        types |= {node.name.split("/")[0]: weights[node.input[1]] for node in graph.node if node.op_type in PRODUCTS}
+        types |= {
+            node.name.split("/")[0]: weights[node.input[1]] for node in graph.node if node.op_type in INT8_OPERATORS
+        }
     kept = {module for module, dtype in types.items() if dtype == onnx.TensorProto.FLOAT}
     assert types.keys() == {"stem", "blocks.0.1", "heads.0", "blocks.1.1", "heads.1"}
     assert kept == {"blocks.0.1", "heads.0", "heads.1"}
@@ -77,13 +84,16 @@ def test_patterns_fit_the_modules_of_torch(tmp_path, samples):
 
 def test_ranges_take_all_of_the_calibration_data(tmp_path, samples, monkeypatch):
     """Big answers leave room for those of a few samples only; ranges need no answers."""
-    monkeypatch.setattr("edgeexit.compiler.answers._KEPT_BYTES", 8 * 2 * 3 * 4)
-    notes = []
+    monkeypatch.setattr("edgeexit.compiler.exit_outputs._MAX_LOGIT_BYTES", 8 * 2 * 3 * 4)
+    progress = RecordedProgress()
     bundle = compile_bundle(
-        Residual(), tmp_path / "bundle", example=samples, precision="int8", on_warning=notes.append, max_loss=1
+        Residual(),
+        tmp_path / "bundle",
+        CompileOptions(example=samples, precision="int8", max_loss=1),
+        progress=progress,
     )
     assert bundle.manifest.fidelity.samples == 8
-    assert not [note for note in notes if "samples are few" in note]
+    assert not [warning for warning in progress.warnings if "samples are few" in warning]
 
 
 class Hot(Residual):
@@ -99,10 +109,15 @@ class Hot(Residual):
 
 
 def test_what_is_beyond_float16_on_the_way_is_found_on_the_samples(tmp_path, samples):
-    notes = []
-    bundle = compile_bundle(Hot(), tmp_path / "bundle", example=samples, precision="fp16", on_warning=notes.append)
-    (note,) = (note for note in notes if "on the samples" in note)
-    assert "'stem/node_conv2d'" in note or "'relu" in note or "node_relu" in note
+    progress = RecordedProgress()
+    bundle = compile_bundle(
+        Hot(),
+        tmp_path / "bundle",
+        CompileOptions(example=samples, precision="fp16"),
+        progress=progress,
+    )
+    (warning,) = (warning for warning in progress.warnings if "on the samples" in warning)
+    assert "'stem/node_conv2d'" in warning or "'relu" in warning or "node_relu" in warning
     assert all(lost.agreement == 1 for lost in bundle.manifest.fidelity.exits.values())
     (carry,) = bundle.manifest.stages[0].carry_out
     assert carry.dtype == "float32"
@@ -114,26 +129,23 @@ def test_fp32_has_nothing_to_say(residual):
 
 
 def test_kept_nodes_and_a_loss_are_told(tmp_path, samples):
-    notes = []
+    progress = RecordedProgress()
     bundle = compile_bundle(
         Residual(),
         tmp_path / "bundle",
-        example={"image": samples["image"]},
-        precision="int8",
-        keep_fp32=["*linear*"],
-        max_loss=-1.0,
-        on_warning=notes.append,
+        CompileOptions(example={"image": samples["image"]}, precision="int8", keep_fp32=["*linear*"], max_loss=-1.0),
+        progress=progress,
     )
     assert bundle.manifest.keep_fp32 == ("*linear*",)
-    assert sum("answers other than in fp32" in note for note in notes) == 2
+    assert sum("predicts another class than fp32" in warning for warning in progress.warnings) == 2
 
 
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"precision": "int8"}, CompileError, "int8 takes its scales from real samples"),
-        ({"precision": "fp16", "keep_fp32": ["nothing*"]}, CompileError, r"'nothing\*' fits no node"),
-        ({"keep_fp32": ["*"]}, CompileError, "all is kept in fp32"),
+        ({"precision": "int8"}, CompileError, "int8 needs real samples for its ranges"),
+        ({"precision": "fp16", "keep_fp32": ["nothing*"]}, CompileError, r"'nothing\*' matches no node"),
+        ({"keep_fp32": ["*"]}, CompileError, "all nodes are in fp32"),
         (
             {"precision": "int8", "calibration": {"image": np.full((40, 1, 8, 8), np.nan, np.float32)}},
             DataError,
@@ -155,7 +167,7 @@ def test_kept_nodes_and_a_loss_are_told(tmp_path, samples):
 def test_a_precision_that_cannot_be_had_is_refused(tmp_path, options, error, words):
     options = {name: _arrays(value) if name == "calibration" else value for name, value in options.items()}
     with pytest.raises(error, match=words):
-        compile_bundle(Residual(), tmp_path / "bundle", inputs=["image:batch,1,8,8"], **options)
+        compile_bundle(Residual(), tmp_path / "bundle", CompileOptions(inputs=["image:batch,1,8,8"], **options))
     assert not any(tmp_path.iterdir())
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import onnx
 import pytest
 
-from edgeexit.compiler import compile_bundle
+from edgeexit.compiler import CompileOptions, compile_bundle
+from tests.compiler.full_model import assert_file_composed, bytes_carried, carried
 from tests.compiler.graphs import (
     BRANCH_IN_FUNCTION,
     FUNCTIONS,
@@ -18,7 +19,6 @@ from tests.compiler.graphs import (
     SHAPES,
     save_graph,
 )
-from tests.compiler.whole import assert_file_composed, bytes_carried, carried
 
 SQUARE, HEAD = {"w": (8, 8), "head": (8, 3)}, {"head": (8, 3)}
 DEEP = SQUARE | {"deep": (8, 8)}
@@ -34,7 +34,7 @@ def compiled(tmp_path):
 
     def make(text, *, target=None, **weights):
         path = save_graph(tmp_path / "model.onnx", text, **weights)
-        return compile_bundle(path, tmp_path / "bundle", target=target), path
+        return compile_bundle(path, tmp_path / "bundle", CompileOptions(target=target)), path
 
     return make
 

@@ -11,21 +11,21 @@ import torch
 
 from edgeexit.bundle import Bundle
 from edgeexit.datasets import Inputs
-from tests.compiler.composing import run_stages
+from tests.compiler.staged_run import run_stages
 
-Whole = Callable[[Inputs], Sequence[npt.NDArray[Any]]]
+FullModel = Callable[[Inputs], Sequence[npt.NDArray[Any]]]
 """Inputs -> the answers of all exits, shallow to deep."""
 
 BATCHES = (1, 2, 5)
 
 
-def file_as_whole(path: Path, exits: Sequence[str]) -> Whole:
+def file_as_whole(path: Path, exits: Sequence[str]) -> FullModel:
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     inputs = {value.name for value in session.get_inputs()}
     return lambda batch: session.run(list(exits), {name: batch[name] for name in inputs})
 
 
-def module_as_whole(module: torch.nn.Module) -> Whole:
+def module_as_whole(module: torch.nn.Module) -> FullModel:
     def answer(batch: Inputs) -> list[npt.NDArray[Any]]:
         with torch.no_grad():
             returned = module.eval()(**{name: torch.from_numpy(array) for name, array in batch.items()})
@@ -34,7 +34,7 @@ def module_as_whole(module: torch.nn.Module) -> Whole:
     return answer
 
 
-def assert_composed(bundle: Bundle, whole: Whole, samples: Inputs, tolerance: float = 1e-4) -> None:
+def assert_composed(bundle: Bundle, whole: FullModel, samples: Inputs, tolerance: float = 1e-4) -> None:
     """Every exit of the composed stages is the whole model's, on the first 1, 2 and 5 samples."""
     for count in BATCHES:
         batch = {name: array[:count] for name, array in samples.items()}

@@ -4,9 +4,9 @@ import numpy as np
 import onnx
 import pytest
 
-from edgeexit.compiler import compile_bundle
+from edgeexit.compiler import CompileOptions, compile_bundle
 from tests.compiler import networks
-from tests.compiler.whole import assert_composed, bytes_carried, module_as_whole
+from tests.compiler.full_model import assert_composed, bytes_carried, module_as_whole
 
 RNG = np.random.default_rng(3)
 IMAGES = {"image": RNG.standard_normal((5, 1, 8, 8)).astype(np.float32)}
@@ -33,7 +33,10 @@ def compiled(tmp_path_factory):
             module = getattr(networks, name)().eval()
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(folder)
-                made[name, opset] = compile_bundle(module, folder / "bundle", inputs=inputs, target="old"), module
+                made[name, opset] = (
+                    compile_bundle(module, folder / "bundle", CompileOptions(inputs=inputs, target="old")),
+                    module,
+                )
         return made[name, opset]
 
     return make

@@ -5,48 +5,48 @@ import onnxruntime as ort
 import pytest
 
 from edgeexit.compiler import compile_bundle
-from edgeexit.compiler.splitting.split import DataflowGraph, Kept, Node, split
-from tests.compiler.composing import run_stages
+from edgeexit.compiler.splitting.split import CarryCandidate, DataflowGraph, GraphNode, split
 from tests.compiler.graphs import save_graph
+from tests.compiler.staged_run import run_stages
 
-INPUT = Node(("image",), ("x",), title="stem")
+INPUT = GraphNode(("image",), ("x",), label="stem")
 
 
 def kept_before_the_last(nodes, exits, **sizes):
     flow = DataflowGraph(nodes, inputs=("image",), exits=exits)
-    *_, last = split(flow, {name: None if size is None else Kept(size) for name, size in sizes.items()})
-    return set(last.kept)
+    *_, last = split(flow, {name: None if size is None else CarryCandidate(size) for name, size in sizes.items()})
+    return set(last.live_before)
 
 
 def cheap(*reads, makes, **options):
-    return Node(reads, (makes,), "freely", **options)
+    return GraphNode(reads, (makes,), "freely", **options)
 
 
-def dear(*reads, makes, **options):
-    return Node(reads, (makes,), **options)
+def expensive(*reads, makes, **options):
+    return GraphNode(reads, (makes,), **options)
 
 
 def test_two_kept_tensors_are_joined_again_rather_than_kept_once_more():
     nodes = [
         INPUT,
-        dear("x", makes="a"),
+        expensive("x", makes="a"),
         cheap("x", "a", makes="joined"),
-        dear("joined", makes="e0"),
-        dear("joined", makes="b"),
+        expensive("joined", makes="e0"),
+        expensive("joined", makes="b"),
         cheap("x", "a", "b", makes="wider"),
-        dear("wider", makes="e1"),
+        expensive("wider", makes="e1"),
     ]
     sizes = {"image": 12, "x": 8, "a": 8, "joined": 16, "b": 8, "wider": 24}
     assert kept_before_the_last(nodes, ["e0", "e1"], **sizes) == {"x", "a"}
 
 
 def test_an_enlarged_map_is_made_again_from_the_small_one():
-    nodes = [INPUT, cheap("x", makes="large"), dear("large", makes="e0"), dear("large", makes="e1")]
+    nodes = [INPUT, cheap("x", makes="large"), expensive("large", makes="e0"), expensive("large", makes="e1")]
     assert kept_before_the_last(nodes, ["e0", "e1"], image=100, x=16, large=64) == {"x"}
 
 
 def test_of_equally_many_bytes_the_one_that_needs_nothing_again_is_kept():
-    nodes = [INPUT, cheap("x", makes="relu"), dear("relu", makes="e0"), dear("relu", makes="e1")]
+    nodes = [INPUT, cheap("x", makes="relu"), expensive("relu", makes="e0"), expensive("relu", makes="e1")]
     assert kept_before_the_last(nodes, ["e0", "e1"], image=100, x=16, relu=16) == {"relu"}
 
 
@@ -55,14 +55,14 @@ def test_one_tensor_is_kept_for_two_that_are_made_of_it():
         INPUT,
         cheap("x", makes="relu"),
         cheap("x", makes="negative"),
-        dear("relu", "negative", makes="e0"),
-        dear("relu", "negative", makes="e1"),
+        expensive("relu", "negative", makes="e0"),
+        expensive("relu", "negative", makes="e1"),
     ]
     assert kept_before_the_last(nodes, ["e0", "e1"], image=100, x=16, relu=16, negative=16) == {"x"}
 
 
 def test_an_input_counts_with_its_bytes():
-    nodes = [cheap("image", makes="x"), dear("x", makes="e0"), dear("x", makes="e1")]
+    nodes = [cheap("image", makes="x"), expensive("x", makes="e0"), expensive("x", makes="e1")]
     assert kept_before_the_last(nodes, ["e0", "e1"], image=12, x=48) == {"image"}
     assert kept_before_the_last(nodes, ["e0", "e1"], image=48, x=12) == {"x"}
 
@@ -70,10 +70,10 @@ def test_an_input_counts_with_its_bytes():
 def test_what_is_quantised_crosses_so_even_when_only_a_later_stage_quantises_it():
     nodes = [
         INPUT,
-        dear("x", makes="e0"),
-        cheap("x", makes="q", stays=True),
+        expensive("x", makes="e0"),
+        cheap("x", makes="q", stays_with_inputs=True),
         cheap("q", makes="d"),
-        dear("d", makes="e1"),
+        expensive("d", makes="e1"),
     ]
     assert kept_before_the_last(nodes, ["e0", "e1"], image=100, x=16, q=4, d=16) == {"q"}
 
@@ -81,28 +81,32 @@ def test_what_is_quantised_crosses_so_even_when_only_a_later_stage_quantises_it(
 def test_what_is_kept_anyway_is_quantised_where_it_is_needed():
     nodes = [
         INPUT,
-        dear("x", makes="e0"),
-        cheap("x", makes="q", stays=True),
+        expensive("x", makes="e0"),
+        cheap("x", makes="q", stays_with_inputs=True),
         cheap("q", makes="d"),
-        dear("d", "x", makes="e1"),
+        expensive("d", "x", makes="e1"),
     ]
     flow = DataflowGraph(nodes, inputs=("image",), exits=["e0", "e1"])
-    first, second = split(flow, {"image": Kept(100), "x": Kept(16), "q": Kept(4), "d": Kept(16)})
-    assert second.kept == ("x",)
+    first, second = split(
+        flow, {"image": CarryCandidate(100), "x": CarryCandidate(16), "q": CarryCandidate(4), "d": CarryCandidate(16)}
+    )
+    assert second.live_before == ("x",)
     assert first.nodes == (0, 1)
 
 
 def test_a_random_operator_is_never_run_twice():
     nodes = [
         INPUT,
-        Node(("x",), ("noise",), "never", random=True),
+        GraphNode(("x",), ("noise",), "never", is_random=True),
         cheap("x", "noise", makes="sum"),
-        dear("sum", makes="e0"),
-        dear("sum", makes="e1"),
+        expensive("sum", makes="e0"),
+        expensive("sum", makes="e1"),
     ]
     flow = DataflowGraph(nodes, inputs=("image",), exits=["e0", "e1"])
-    first, second = split(flow, {"image": Kept(9), "x": Kept(1), "noise": Kept(1), "sum": Kept(9)})
-    assert second.kept == ("x", "noise")
+    first, second = split(
+        flow, {"image": CarryCandidate(9), "x": CarryCandidate(1), "noise": CarryCandidate(1), "sum": CarryCandidate(9)}
+    )
+    assert second.live_before == ("x", "noise")
     assert 1 in first.nodes
     assert 1 not in second.nodes
 
@@ -110,17 +114,17 @@ def test_a_random_operator_is_never_run_twice():
 def test_a_shape_is_made_of_any_tensor_that_is_kept_with_the_same_dimensions():
     nodes = [
         INPUT,
-        dear("x", makes="wide"),
-        dear("wide", makes="e0"),
-        Node((), ("shape",), "freely", shape_of="wide", words=frozenset({"batch", "length"})),
-        dear("x", "shape", makes="e1"),
+        expensive("x", makes="wide"),
+        expensive("wide", makes="e0"),
+        GraphNode((), ("shape",), "freely", shape_of="wide", symbolic_dims=frozenset({"batch", "length"})),
+        expensive("x", "shape", makes="e1"),
     ]
     flow = DataflowGraph(nodes, inputs=("image",), exits=["e0", "e1"])
     words = frozenset({"batch", "length"})
-    sizes = {"image": Kept(100, words), "wide": Kept(99, words)}
-    assert split(flow, sizes | {"x": Kept(8, words)})[1].kept == ("x",)
-    without = split(flow, sizes | {"x": Kept(8, frozenset({"batch"}))})[1]
-    assert without.kept == without.inputs + without.carry_in == ("image", "x")
+    sizes = {"image": CarryCandidate(100, words), "wide": CarryCandidate(99, words)}
+    assert split(flow, sizes | {"x": CarryCandidate(8, words)})[1].live_before == ("x",)
+    without = split(flow, sizes | {"x": CarryCandidate(8, frozenset({"batch"}))})[1]
+    assert without.live_before == without.inputs + without.carry_in == ("image", "x")
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from edgeexit.compiler import compile_bundle
-from tests.compiler.whole import assert_composed, assert_file_composed, module_as_whole
+from edgeexit.compiler import CompileOptions, compile_bundle
+from tests.compiler.full_model import assert_composed, assert_file_composed, module_as_whole
 
 transformers = pytest.importorskip("transformers", reason="transformers is in the extra 'dev'")
 
@@ -73,7 +73,7 @@ def hidden(bundle):
 def test_a_module_with_exits_after_chosen_layers(tmp_path, kind, attention):
     module = model(kind, attention)
     inputs = [f"{name}:n,length:int64" for name in tokens(kind, 4)]
-    bundle = compile_bundle(module, tmp_path / "bundle", inputs=inputs)
+    bundle = compile_bundle(module, tmp_path / "bundle", CompileOptions(inputs=inputs))
     assert 16 in hidden(bundle)
     for length in (4, 9):
         assert_composed(bundle, module_as_whole(module), tokens(kind, length))

@@ -10,11 +10,11 @@ from tests.compiler.graphs import FUNCTIONS, save_graph
 ROOT = Path(__file__).parents[2]
 COMPILE = """
 import sys
-from edgeexit.compiler import compile_bundle
+from edgeexit.compiler import CompileOptions, compile_bundle
 from tests.compiler.networks import MultiScale
 file, out = sys.argv[1:]
 for bundle in (
-    compile_bundle(MultiScale(), f"{out}/module", inputs=["image:n,1,8,8"]),
+    compile_bundle(MultiScale(), f"{out}/module", CompileOptions(inputs=["image:n,1,8,8"])),
     compile_bundle(file, f"{out}/file"),
 ):
     print(bundle.digest, [tensor.name for stage in bundle.manifest.stages for tensor in stage.carry_out])

@@ -1,0 +1,44 @@
+"""Shortens the errors of libraries: one line to quote, and the place in the user's code."""
+
+import contextlib
+import traceback
+from pathlib import Path
+
+_MAX_LENGTH = 240
+_STANDARD_LIBRARY = Path(contextlib.__file__).parent
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the class of an error and the first line of its message that is not empty."""
+    lines = (line.strip() for line in str(error).splitlines())
+    text = next((line for line in lines if line), "")
+    if len(text) > _MAX_LENGTH:
+        text = text[:_MAX_LENGTH] + "..."
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """Return the first error of the chain of causes that led to an error."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def place_in_user_code(error: BaseException, *, library: Path) -> str | None:
+    """Return `file.py:line` of the innermost frame that a library called and that is not its own.
+
+    Return None if there is no such frame.
+
+    Args:
+        error: the caught error.
+        library: folder of the library's code.
+
+    """
+    called, place = False, None
+    for frame in traceback.extract_tb(error.__traceback__):
+        path = Path(frame.filename)
+        if library in path.parents:
+            called = True
+        elif called and path.is_file() and path.parent != _STANDARD_LIBRARY:
+            place = f"{path.name}:{frame.lineno}"
+    return place

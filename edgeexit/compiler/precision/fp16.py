@@ -1,0 +1,198 @@
+"""Converts the floats inside a model to float16, with a Cast wherever float16 and float32 meet."""
+
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeexit.compiler.graph import names_in, subgraphs_of, unique_name
+from edgeexit.compiler.precision.fp32_nodes import (
+    FP16_MAX,
+    TYPE_AGNOSTIC_OPERATORS,
+    fp16_inputs,
+    is_float32,
+    number_beyond_fp16,
+    schema_of,
+    select_fp32_nodes,
+    typed_outputs,
+)
+from edgeexit.progress import NO_PROGRESS, Progress
+
+_FLOAT32, _FLOAT16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
+_CERTAINLY_INFINITY = 1e30
+"""A number of this size stands for infinity, like the smallest float32 in an attention mask."""
+_SUFFIXES = {_FLOAT32: "float", _FLOAT16: "half"}
+
+
+def to_fp16(model: ir.Model, *, kept: AbstractSet[ir.Node] = frozenset(), progress: Progress = NO_PROGRESS) -> None:
+    """Convert a model without functions to float16 in place; inputs and outputs of all graphs stay float32.
+
+    The conversion makes no value infinite: a number that stands for infinity, as in an attention mask, becomes the
+    largest float16 of its sign, with a warning unless it is so large that it can only stand for infinity. A scalar that
+    would become zero, like an epsilon, becomes the smallest float16.
+
+    Types follow the ONNX operator schemas. The converters of ONNX Runtime and onnxconverter-common use lists of
+    operators, put the casts of a subgraph into the main graph, and clip weights to the range without a warning.
+    """
+    converter = _Fp16Converter(model, select_fp32_nodes(model, kept=kept, progress=progress))
+    converter.convert(model.graph)
+    converter.finish()
+    if converter.clipped:
+        names = ", ".join(f"'{name}'" for name in converter.clipped)
+        progress.warning(f"values beyond float16's range are clipped to {FP16_MAX:.0f}: {names}")
+
+
+class _Fp16Converter:
+    """Converts the nodes of a model one by one; `fp32_nodes` stay in float32."""
+
+    def __init__(self, model: ir.Model, fp32_nodes: AbstractSet[ir.Node]) -> None:
+        self.clipped: list[str] = []
+        self._model = model
+        self._fp32_nodes = fp32_nodes
+        self._converted: set[ir.Value] = set()
+        """Values that were float32 and are float16 now."""
+        self._infinite: dict[ir.Value, float] = {}
+        """float32 value that may hold a number which stands for infinity -> that number."""
+        self._casts: dict[tuple[ir.Graph, ir.Value], ir.Value] = {}
+        self._weights: dict[ir.Value, ir.Value] = {}
+        self._taken = names_in(model.graph)
+
+    def convert(self, graph: ir.Graph) -> None:
+        """Convert the nodes of a graph and its subgraphs; graph inputs and outputs keep their types."""
+        for node in list(graph):
+            subgraphs = list(subgraphs_of(node))
+            if subgraphs or node in self._fp32_nodes:
+                self._keep_fp32(graph, node)
+            else:
+                self._to_fp16(graph, node)
+            for subgraph in subgraphs:
+                self.convert(subgraph)
+        for position, value in enumerate(graph.outputs):
+            if value in self._converted:
+                graph.outputs[position] = self._output_in_fp32(graph, value)
+
+    def finish(self) -> None:
+        """Remove casts that have no effect, and give the converted weights their original names."""
+        for graph in self._model.graphs():
+            for node in list(graph):
+                if node.op_type == "Cast" and not node.outputs[0].is_graph_output():
+                    (source,) = node.inputs
+                    if source is not None and source.dtype == node.outputs[0].dtype:
+                        node.outputs[0].replace_all_uses_with(source)
+                        graph.remove(node, safe=True)
+        initializers = self._model.graph.initializers
+        for weight, half in self._weights.items():
+            if not weight.uses() and not weight.is_graph_output():
+                name = str(weight.name)
+                del initializers[name]
+                half.name = name
+
+    def _keep_fp32(self, graph: ir.Graph, node: ir.Node) -> None:
+        for position, value in enumerate(node.inputs):
+            if value is not None and value in self._converted:
+                node.replace_input_with(position, self._cast(graph, value, _FLOAT32, before=node))
+        self._trace_infinite(node, node.outputs)
+
+    def _to_fp16(self, graph: ir.Graph, node: ir.Node) -> None:
+        schema = schema_of(node, self._model)
+        if schema is None:
+            raise ValueError(f"operator '{node.op_type}' has no ONNX schema, so it cannot be converted")
+        convertible = {position: variable for position, _, variable in fp16_inputs(node, schema)}
+        for position, value in enumerate(node.inputs):
+            if value is None or node.op_type in TYPE_AGNOSTIC_OPERATORS:
+                continue
+            if position in convertible and is_float32(value):
+                node.replace_input_with(position, self._in_fp16(graph, value, before=node))
+            elif position not in convertible and value in self._converted:
+                node.replace_input_with(position, self._cast(graph, value, _FLOAT32, before=node))
+        fp32_outputs = []
+        for value, variable in typed_outputs(node, schema):
+            if not is_float32(value):
+                continue
+            if node.op_type == "Cast" or variable in convertible.values():
+                value.type = ir.TensorType(_FLOAT16)
+                self._converted.add(value)
+            else:
+                fp32_outputs.append(value)
+        if node.op_type == "Cast" and node.outputs[0] in self._converted:
+            node.attributes["to"] = ir.AttrInt64("to", int(_FLOAT16))
+        self._trace_infinite(node, fp32_outputs)
+
+    def _trace_infinite(self, node: ir.Node, outputs: Sequence[ir.Value]) -> None:
+        """Remember which of the float32 `outputs` may hold numbers beyond float16's range."""
+        tensors = [value.const_value for value in node.inputs if value is not None and value.is_initializer()]
+        tensors += [a.as_tensor() for a in node.attributes.values() if a.type == ir.AttributeType.TENSOR]
+        found = [self._infinite[value] for value in node.inputs if value in self._infinite]
+        found += [number for number in map(number_beyond_fp16, tensors) if number is not None]
+        if found:
+            self._infinite |= dict.fromkeys(outputs, min(found))
+
+    def _in_fp16(self, graph: ir.Graph, value: ir.Value, *, before: ir.Node) -> ir.Value:
+        """Return the float16 form of a float32 value, for a node of `graph`."""
+        if value.is_initializer():
+            return self._fp16_weight(value)
+        producer = value.producer()
+        if producer is not None and producer.op_type == "Cast" and producer.inputs[0] in self._converted:
+            return producer.inputs[0]
+        return self._cast(graph, value, _FLOAT16, before=before)
+
+    def _fp16_weight(self, weight: ir.Value) -> ir.Value:
+        if weight not in self._weights:
+            tensor = weight.const_value
+            if tensor is None:
+                raise ValueError(f"initializer '{weight.name}' has no value")
+            array = tensor.numpy()
+            number = number_beyond_fp16(tensor)
+            if number is not None:
+                self._note_clipped(weight, number)
+                array = np.where(np.isfinite(array), array.clip(-FP16_MAX, FP16_MAX), array)
+            converted = array.astype(np.float16)
+            if converted.size == 1 and not converted.any():
+                converted = converted + (np.sign(array) * np.finfo(np.float16).smallest_subnormal).astype(np.float16)
+            name = unique_name(f"{weight.name}.half", self._taken)
+            half = ir.Value(
+                name=name, type=ir.TensorType(_FLOAT16), shape=weight.shape, const_value=ir.Tensor(converted)
+            )
+            self._model.graph.register_initializer(half)
+            self._weights[weight] = half
+        return self._weights[weight]
+
+    def _cast(self, graph: ir.Graph, value: ir.Value, to: ir.DataType, *, before: ir.Node) -> ir.Value:
+        """Return a value cast to another type; every graph that reads it has one Cast."""
+        if (graph, value) not in self._casts:
+            source = value
+            if to == _FLOAT16 and value in self._infinite:
+                source = self._clip(graph, value, before)
+            name = unique_name(f"{value.name}.{_SUFFIXES[to]}", self._taken)
+            made = ir.Value(name=name, type=ir.TensorType(to), shape=value.shape)
+            graph.insert_before(before, ir.node("Cast", [source], {"to": int(to)}, outputs=[made], name=f"{name}.cast"))
+            self._casts[graph, value] = made
+        return self._casts[graph, value]
+
+    def _clip(self, graph: ir.Graph, value: ir.Value, before: ir.Node) -> ir.Value:
+        name = unique_name(f"{value.name}.clipped", self._taken)
+        made = ir.Value(name=name, type=ir.TensorType(_FLOAT32), shape=value.shape)
+        bounds = [self._clip_limit(sign * FP16_MAX) for sign in (-1, 1)]
+        graph.insert_before(before, ir.node("Clip", [value, *bounds], outputs=[made], name=f"{name}.clip"))
+        self._note_clipped(value, self._infinite[value])
+        return made
+
+    def _note_clipped(self, value: ir.Value, number: float) -> None:
+        if not number >= _CERTAINLY_INFINITY:
+            self.clipped.append(str(value.name))
+
+    def _clip_limit(self, number: float) -> ir.Value:
+        tensor = ir.Tensor(np.array(number, dtype=np.float32))
+        name = unique_name(f"float16.{'max' if number > 0 else 'min'}", self._taken)
+        value = ir.Value(name=name, type=ir.TensorType(_FLOAT32), shape=tensor.shape, const_value=tensor)
+        self._model.graph.register_initializer(value)
+        return value
+
+    def _output_in_fp32(self, graph: ir.Graph, value: ir.Value) -> ir.Value:
+        """Return a graph output cast back to float32, under its original name."""
+        name = str(value.name)
+        value.name = unique_name(f"{name}.half", self._taken)
+        made = ir.Value(name=name, type=ir.TensorType(_FLOAT32), shape=value.shape)
+        graph.append(ir.node("Cast", [value], {"to": int(_FLOAT32)}, outputs=[made], name=f"{name}.cast"))
+        return made

@@ -1,0 +1,118 @@
+"""Finds the nodes whose values exceed float16's range on samples; the model is run in float32 for this.
+
+Running it in float16 on a CPU would not show overflows: ONNX Runtime computes float16 in float32 there, so a value that
+overflows on a GPU stays finite.
+"""
+
+import tempfile
+from collections.abc import Collection, Iterator
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeexit.compiler.precision.fp32_nodes import FP16_MAX, is_float32, number_beyond_fp16
+from edgeexit.compiler.sessions import ReferenceSession
+from edgeexit.datasets import Inputs
+from edgeexit.progress import NO_PROGRESS, Progress
+
+_MAX_SAMPLES: Final = 64
+_MAX_BATCH_BYTES: Final = 4 << 20
+_MAX_BATCH: Final = 16
+_NEAR: Final = FP16_MAX / 2
+"""Other samples may have values twice as large."""
+_EXAMPLES: Final = 3
+"""Number of node names in the warning."""
+_PASSES_INFINITY: Final = {  # their output may hold the number that stands for infinity in an input
+    "Add", "Cast", "Concat", "ConstantOfShape", "Expand", "Gather", "Identity", "Max", "Min", "Mul", "Reshape",
+    "Slice", "Squeeze", "Sub", "Tile", "Transpose", "Unsqueeze", "Where",
+}  # fmt: skip
+
+
+def overflowing_nodes(
+    model: ir.Model,
+    samples: Inputs,
+    *,
+    expected: AbstractSet[ir.Node],
+    folder: Path,
+    progress: Progress = NO_PROGRESS,
+) -> set[ir.Node]:
+    """Return the nodes that produce or read a value near or beyond float16's limit on the first 64 samples.
+
+    Values that are large only because a mask adds a number that stands for infinity are left out, and so are values
+    inside subgraphs. A warning names the nodes that are not in `expected`. Raises CompileError if the model fails.
+    """
+    masked = _values_with_infinity(model.graph)
+    values = {
+        str(value.name): value
+        for node in model.graph
+        for value in node.outputs
+        if value.name and is_float32(value) and value not in masked
+    }
+    found = {values[name]: size for name, size in _largest(model, values, samples, folder).items() if not size <= _NEAR}
+    nodes: dict[ir.Node, float] = {}
+    for value, size in found.items():
+        for node in (value.producer(), *value.consumers()):
+            if node is not None:
+                nodes[node] = max(size, nodes.get(node, 0.0))
+    unexpected = [f"'{node.name}' ({size:.3g})" for node, size in nodes.items() if node not in expected]
+    if unexpected:
+        more = f" and {len(unexpected) - _EXAMPLES} more" if len(unexpected) > _EXAMPLES else ""
+        progress.warning(
+            "nodes kept in fp32, because their values on the samples are near or beyond float16's limit: "
+            f"{', '.join(unexpected[:_EXAMPLES])}{more}"
+        )
+    return set(nodes)
+
+
+def _largest(model: ir.Model, names: Collection[str], samples: Inputs, folder: Path) -> dict[str, float]:
+    """Return the largest absolute value on the samples of each named value of the main graph."""
+    probe = model.clone()
+    graph = probe.graph
+    zero, flat = (
+        ir.Value(name=f"overflow.{name}", type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
+        for name, tensor in (("zero", ir.Tensor(np.zeros(1, np.float32))), ("flat", ir.Tensor(np.array([-1]))))
+    )
+    graph.register_initializer(zero)
+    graph.register_initializer(flat)
+    wanted = {str(value.name): value for node in graph for value in node.outputs if value.name in names}
+    graph.outputs.clear()
+    for number, value in enumerate(wanted.values()):
+        flattened = ir.node("Reshape", [value, flat])
+        magnitudes = ir.node("Abs", flattened.outputs)
+        never_empty = ir.node("Concat", [magnitudes.outputs[0], zero], {"axis": 0})
+        largest = ir.node("ReduceMax", never_empty.outputs, {"keepdims": 0})
+        for node in (flattened, magnitudes, never_empty, largest):
+            node.outputs[0].name = node.name = f"overflow.{number}.{node.op_type}"
+            graph.append(node)
+        largest.outputs[0].type, largest.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([])
+        graph.outputs.append(largest.outputs[0])
+    outputs = [str(value.name) for value in graph.outputs]
+    with tempfile.TemporaryDirectory(dir=folder, prefix="overflow.") as scratch:
+        path = Path(scratch) / "probe.onnx"
+        ir.save(probe, path, external_data="probe.data")
+        session = ReferenceSession(path, what="the model")
+        sizes = np.max([np.array(session.run(batch, outputs)) for batch in _batches(samples)], axis=0)
+    return dict(zip(wanted, map(float, sizes), strict=True))
+
+
+def _batches(samples: Inputs) -> Iterator[Inputs]:
+    count = min(_MAX_SAMPLES, *(len(array) for array in samples.values()))
+    sample_bytes = sum(array[0].nbytes for array in samples.values())
+    size = min(_MAX_BATCH, max(1, _MAX_BATCH_BYTES // max(1, sample_bytes)))
+    for first in range(0, count, size):
+        yield {name: array[first : min(first + size, count)] for name, array in samples.items()}
+
+
+def _values_with_infinity(graph: ir.Graph) -> set[ir.Value]:
+    """Return the values that a number which stands for infinity may have made large."""
+    found: set[ir.Value] = set()
+    for node in graph:
+        tensors = [value.const_value for value in node.inputs if value is not None and value.is_initializer()]
+        tensors += [a.as_tensor() for a in node.attributes.values() if a.type == ir.AttributeType.TENSOR]
+        adds = any(number is not None and not np.isnan(number) for number in map(number_beyond_fp16, tensors))
+        if node.op_type in _PASSES_INFINITY and (adds or any(value in found for value in node.inputs)):
+            found |= set(node.outputs)
+    return found

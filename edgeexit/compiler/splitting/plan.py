@@ -1,0 +1,179 @@
+"""Plans the stages of a normalised graph: describes the graph to the split, and finds which values can be carried."""
+
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from math import prod
+from typing import Final, NamedTuple
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+
+from edgeexit.bundle.manifest import TensorSpec
+from edgeexit.compiler.extract import values_read_by
+from edgeexit.compiler.graph import BATCH, names_in, unique_name
+from edgeexit.compiler.splitting.recompute import is_random, recompute_mode
+from edgeexit.compiler.splitting.split import (
+    CarryCandidate,
+    DataflowGraph,
+    GraphNode,
+    StagePlan,
+    carry_candidates,
+    split,
+)
+from edgeexit.compiler.splitting.symbolic_shapes import (
+    input_symbolic_dims,
+    shape_node_dims,
+    static_or_symbolic,
+    symbolic_dims_of,
+)
+
+PROBE_BATCHES: Final = (2, 3)
+"""Sizes of the two batches that are run to find which dimension of a value is the batch."""
+
+_EXPENSIVE_WEIGHT_BYTES = 1 << 16
+"""A node that reads this many bytes of weights is not cheap: the runtimes of two stages would both hold them."""
+
+Shapes = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Value name -> dtype name and shape in one run."""
+
+
+class Carry(NamedTuple):
+    """A value that crosses from one stage to later ones, batch first."""
+
+    spec: TensorSpec
+    """The tensor between the stages; transposed and renamed if the batch is not the first axis in the model."""
+    batch_axis: int
+    """Axis of the batch in the model."""
+    bytes_per_sample: int
+    """At the sizes of the probe samples where a dimension is symbolic."""
+
+
+class SplitPlan(NamedTuple):
+    """The split of a graph."""
+
+    stages: tuple[StagePlan, ...]
+    carries: dict[str, Carry]
+    """Value name in the model -> how it crosses; includes the model inputs."""
+
+
+def check_exits(graph: ir.Graph) -> None:
+    """Raise CompileError for an exit that depends on no input, equals another exit, or adds no work to earlier ones."""
+    _flow(graph)
+
+
+def plan_stages(graph: ir.Graph, probe: Callable[[Sequence[str]], Sequence[Shapes]]) -> SplitPlan:
+    """Plan the stages of a normalised graph such that the live tensors have the fewest bytes at every cut.
+
+    The runtime removes the samples that exit, so a value can be carried only if it has one row per sample. A value that
+    has not (a shape, a mask for all samples) is recomputed in the stages that need it.
+
+    Args:
+        graph: graph of the full model.
+        probe: runs the model on batches of `PROBE_BATCHES` samples and returns the shapes of the named values.
+
+    Raises CompileError if a value that cannot be carried can only be recomputed with a matmul or conv.
+
+    """
+    flow = _flow(graph)
+    inferred = {str(value.name): value.shape for node in graph for value in node.outputs}
+    inferred |= {str(value.name): value.shape for value in graph.inputs}
+    input_dims = input_symbolic_dims(graph)
+    taken = names_in(graph)
+    carries: dict[str, Carry | None] = {}
+    candidates: dict[str, CarryCandidate | None] = {}
+    while unknown := sorted(carry_candidates(flow, candidates) - candidates.keys()):
+        first, second = probe(unknown)
+        for name in unknown:
+            seen = first.get(name), second.get(name)
+            carry = _carry(name, seen, inferred[name], input_dims, taken)
+            carries[name] = carry
+            candidates[name] = (
+                None
+                if carry is None
+                else CarryCandidate(carry.bytes_per_sample, symbolic_dims_of(carry.spec.shape) & input_dims)
+            )
+    stages = split(flow, candidates)
+    crossing = flow.inputs + flow.in_graph_order({name for stage in stages for name in stage.live_before})
+    found = {name: carry for name in crossing if (carry := carries.get(name))}
+    return SplitPlan(stages, _name_dimensions(found, input_dims))
+
+
+def _flow(graph: ir.Graph) -> DataflowGraph:
+    return DataflowGraph(
+        _describe(graph),
+        inputs=[str(value.name) for value in graph.inputs],
+        exits=[str(value.name) for value in graph.outputs],
+    )
+
+
+def _describe(graph: ir.Graph) -> list[GraphNode]:
+    """Return the nodes of a graph as plain data."""
+    input_dims = input_symbolic_dims(graph)
+    weights = {str(v.name): 0 if v.const_value is None else v.const_value.nbytes for v in graph.initializers.values()}
+    described = []
+    for node in graph:
+        inputs = tuple(str(value.name) for value in values_read_by(node))
+        outputs = tuple(str(value.name) for value in node.outputs if value.name)
+        recompute = recompute_mode(node)
+        weight_bytes = sum(weights.get(name, 0) for name in inputs)
+        if all(name in weights for name in inputs) and not is_random(node):
+            weights |= dict.fromkeys(outputs, weight_bytes)
+        elif recompute == "freely" and weight_bytes > _EXPENSIVE_WEIGHT_BYTES:
+            recompute = "if needed"
+        dims = shape_node_dims(node, input_dims)
+        described.append(
+            GraphNode(
+                inputs=inputs if dims is None else (),
+                outputs=outputs,
+                recompute=recompute,
+                stays_with_inputs=node.op_type == "QuantizeLinear",
+                is_alias=node.op_type == "Identity",
+                is_random=is_random(node),
+                shape_of=None if dims is None else inputs[0],
+                symbolic_dims=dims or frozenset(),
+                label=f"{node.op_type} '{node.name}'" if node.name else f"a {node.op_type}",
+            )
+        )
+    return described
+
+
+def _carry(
+    name: str,
+    seen: tuple[tuple[str, tuple[int, ...]] | None, tuple[str, tuple[int, ...]] | None],
+    inferred: ir.Shape | None,
+    input_dims: AbstractSet[str],
+    taken: set[str],
+) -> Carry | None:
+    """Return how a value is carried, from its shapes in two batches of `PROBE_BATCHES`; None if it cannot be."""
+    first, second = seen
+    if first is None or second is None or len(first[1]) != len(second[1]) or np.dtype(first[0]).hasobject:
+        return None
+    sizes = list(zip(first[1], second[1], strict=True))
+    if [pair for pair in sizes if pair[0] != pair[1]] != [PROBE_BATCHES]:
+        return None
+    batch_axis = sizes.index(PROBE_BATCHES)
+    dims = inferred if inferred is not None and len(inferred) == len(sizes) else ir.Shape([None] * len(sizes))
+    shape = [static_or_symbolic(pair[0], dim, input_dims) for pair, dim in zip(sizes, dims, strict=True)]
+    del shape[batch_axis]
+    crossing = name if batch_axis == 0 else unique_name(f"{name}.batch_first", taken)
+    bytes_per_sample = prod(first[1]) // PROBE_BATCHES[0] * np.dtype(first[0]).itemsize
+    return Carry(TensorSpec(name=crossing, dtype=first[0], shape=(BATCH, *shape)), batch_axis, bytes_per_sample)
+
+
+def _name_dimensions(carries: Mapping[str, Carry], input_dims: AbstractSet[str]) -> dict[str, Carry]:
+    """Give every symbolic dimension of the carries a name that a user can set a range for.
+
+    A dimension of an input keeps its name. Any other is named after the first tensor that has it and the axis: names
+    from shape inference mean nothing to users, and two dimensions without a name may have different sizes.
+    """
+    renamed = {name: name for name in input_dims}
+    named = {}
+    for value, carry in carries.items():
+        shape: list[int | str] = []
+        for axis, size in enumerate(carry.spec.shape):
+            own = unique_name(f"{carry.spec.name}.{axis}", set(input_dims))
+            shape.append(size if isinstance(size, int) else renamed.setdefault(size, own) if size else own)
+        spec = msgspec.structs.replace(carry.spec, shape=tuple(shape))
+        named[value] = carry._replace(spec=spec)
+    return named

@@ -1,0 +1,98 @@
+"""Symbolic dimensions of tensors, and Shape nodes that read them from any tensor with the same dimensions.
+
+So no large tensor is carried only for the sake of its shape.
+"""
+
+from collections.abc import Collection, Iterable
+from itertools import groupby
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeexit.compiler.graph import BATCH, unique_name
+
+
+def symbolic_dims_of(shape: Iterable[int | str | ir.SymbolicDim]) -> frozenset[str]:
+    """Return the names of the symbolic dimensions in a shape; dimensions without name or size are left out."""
+    names = (size.value if isinstance(size, ir.SymbolicDim) else size for size in shape)
+    return frozenset(name for name in names if isinstance(name, str))
+
+
+def input_symbolic_dims(graph: ir.Graph) -> frozenset[str]:
+    """Return the names of the symbolic dimensions of a model's inputs."""
+    return frozenset().union(*(symbolic_dims_of(value.shape or ()) for value in graph.inputs))
+
+
+def static_or_symbolic(seen: int, inferred: int | ir.SymbolicDim, input_dims: Collection[str]) -> int | str:
+    """Return a dimension's size if it is the same in every run, else its symbolic name, which may be empty.
+
+    Args:
+        seen: size in one run.
+        inferred: result of ONNX shape inference.
+        input_dims: `input_symbolic_dims` of the model.
+
+    """
+    if isinstance(inferred, int):
+        return inferred
+    if set(input_dims) == {BATCH}:  # only the batch varies
+        return seen
+    return str(inferred.value or "")
+
+
+def shape_node_dims(node: ir.Node, input_dims: Collection[str]) -> frozenset[str] | None:
+    """Return the symbolic dimensions that a Shape node returns.
+
+    None if the node is no Shape node, or returns a dimension that is neither static nor among `input_dims`.
+    """
+    sizes = _sizes(node)
+    dims = None if sizes is None else symbolic_dims_of(sizes)
+    if sizes is None or dims is None or not dims.issubset(input_dims):
+        return None
+    unknown = [size for size in sizes if not isinstance(size, int) and size.value not in dims]
+    return None if unknown else dims
+
+
+def replace_shape_node(graph: ir.Graph, node: ir.Node, sources: Iterable[ir.Value], taken: set[str]) -> None:
+    """Replace a Shape node by nodes that read its symbolic dimensions from `sources` and concatenate them.
+
+    `sources` must have all symbolic dimensions that the node returns. `taken` are the names in the graph; the names of
+    the new nodes are added.
+    """
+    found: dict[str, tuple[ir.Value, int]] = {}
+    for value in sources:
+        for axis, size in enumerate(value.shape or ()):
+            for name in symbolic_dims_of([size]):
+                found.setdefault(name, (value, axis))
+    result = node.outputs[0]
+    pieces: list[ir.Value] = []
+    for number, (is_static, group) in enumerate(groupby(_sizes(node) or (), key=lambda size: isinstance(size, int))):
+        name = unique_name(f"{result.name}.{number}", taken)
+        if is_static:
+            tensor = ir.Tensor(np.array(list(group), dtype=np.int64), name=name)
+            static = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
+            graph.register_initializer(static)
+            pieces.append(static)
+            continue
+        for size in group:
+            source, axis = found[str(getattr(size, "value", size))]
+            one = unique_name(f"{name}.{axis}", taken)
+            shape = ir.node("Shape", [source], {"start": axis, "end": axis + 1}, name=one)
+            shape.outputs[0].name = one
+            shape.outputs[0].type, shape.outputs[0].shape = ir.TensorType(ir.DataType.INT64), ir.Shape([1])
+            graph.insert_before(node, shape)
+            pieces.append(shape.outputs[0])
+    concat = ir.node("Concat", pieces, {"axis": 0}, name=unique_name(f"{result.name}.sizes", taken))
+    concat.outputs[0].type, concat.outputs[0].shape = result.type, result.shape
+    graph.insert_before(node, concat)
+    result.replace_all_uses_with(concat.outputs[0])
+    graph.remove(node, safe=True)
+    concat.outputs[0].name = result.name
+
+
+def _sizes(node: ir.Node) -> list[int | ir.SymbolicDim] | None:
+    """Return the dimensions that a Shape node returns, or None if they are unknown or the node is no Shape node."""
+    data = node.inputs[0] if node.op_type == "Shape" and node.domain in {"", "ai.onnx"} else None
+    if data is None or data.shape is None:
+        return None
+    start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", len(data.shape))
+    return list(data.shape)[start:end] or None

@@ -1,0 +1,46 @@
+"""One-line texts for the errors of libraries."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgeexit.compiler.error_text import cause_of, place_in_user_code, reason_of
+
+LIBRARY = Path(torch.__file__).parent
+
+
+def test_the_reason_is_the_class_and_the_first_line_of_the_message():
+    assert reason_of(ValueError("\n  first line \nsecond line")) == "ValueError: first line"
+    assert reason_of(KeyError()) == "KeyError"
+    assert reason_of(ValueError("x" * 300)) == f"ValueError: {'x' * 240}..."
+
+
+def test_the_cause_is_the_first_error_of_the_chain():
+    first = ValueError("first")
+    second = RuntimeError("second")
+    second.__cause__ = first
+    third = TypeError("third")
+    third.__cause__ = second
+    assert cause_of(third) is first
+
+
+class _Failing(torch.nn.Module):
+    def forward(self, x):
+        raise ValueError("in forward")
+
+
+def test_the_place_is_the_line_that_the_library_called():
+    with pytest.raises(ValueError, match="in forward") as raised:
+        _Failing()(torch.zeros(1))
+    place = place_in_user_code(raised.value, library=LIBRARY)
+    assert place is not None
+    file, _, line = place.partition(":")
+    assert file == "test_error_text.py"
+    assert Path(__file__).read_text().splitlines()[int(line) - 1].strip() == 'raise ValueError("in forward")'
+
+
+def test_there_is_no_place_if_the_library_called_nothing():
+    with pytest.raises(ValueError, match="in forward") as raised:
+        _Failing.forward(None, None)
+    assert place_in_user_code(raised.value, library=LIBRARY) is None
