@@ -1,4 +1,4 @@
-"""A real broker for tests, with the configuration that the quickstart ships."""
+"""A real broker for tests, with the configuration of the quickstart."""
 
 import socket
 from pathlib import Path
@@ -10,7 +10,7 @@ from edgeexit.quickstart.fleet import Ports, broker_config
 
 
 class RealBroker:
-    """rumqttd on free ports; can be stopped and started again, with nothing kept in between."""
+    """rumqttd on free ports. It can be stopped and started again, but keeps no state in between."""
 
     def __init__(self, folder: Path) -> None:
         with socket.socket() as one, socket.socket() as other:

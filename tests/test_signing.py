@@ -1,4 +1,4 @@
-"""Keys and envelopes."""
+"""Keys and signed envelopes."""
 
 import base64
 import json
@@ -18,20 +18,20 @@ def keys(tmp_path):
     return load_private_key(tmp_path / "a.key"), load_public_key(public)
 
 
-def test_a_signed_payload_comes_back(keys):
+def test_verify_returns_the_signed_payload(keys):
     private, public = keys
     assert verify(sign(b"hello", payload_type=KIND, key=private), payload_type=KIND, keys=[public]) == b"hello"
 
 
 def test_the_envelope_follows_dsse(keys):
-    """The signed bytes are DSSE's pre-authentication encoding, so that other tools can check them."""
+    """The signature covers DSSE's pre-authentication encoding, so other tools can verify it."""
     private, public = keys
     envelope = json.loads(sign(b"hello", payload_type=KIND, key=private))
     signature = base64.b64decode(envelope["signatures"][0]["sig"])
     public.verify(signature, b"DSSEv1 16 application/test 5 hello")
 
 
-def test_a_changed_payload_type_or_key_is_refused(keys, tmp_path):
+def test_a_wrong_payload_payload_type_or_key_is_refused(keys, tmp_path):
     private, public = keys
     envelope = sign(b"hello", payload_type=KIND, key=private)
     changed = json.loads(envelope)
@@ -40,9 +40,9 @@ def test_a_changed_payload_type_or_key_is_refused(keys, tmp_path):
         verify(json.dumps(changed).encode(), payload_type=KIND, keys=[public])
     with pytest.raises(SignatureError, match="application/other"):
         verify(envelope, payload_type="application/other", keys=[public])
-    stranger = load_public_key(generate_key(tmp_path / "b.key"))
+    unknown = load_public_key(generate_key(tmp_path / "b.key"))
     with pytest.raises(SignatureError, match="wrong signature"):
-        verify(envelope, payload_type=KIND, keys=[stranger])
+        verify(envelope, payload_type=KIND, keys=[unknown])
     with pytest.raises(SignatureError, match="trusted keys: none"):
         verify(envelope, payload_type=KIND, keys=[])
 
@@ -58,19 +58,19 @@ GARBAGE = (
 
 
 @pytest.mark.parametrize("garbage", GARBAGE, ids=range(len(GARBAGE)))
-def test_garbage_is_not_an_envelope(keys, garbage):
+def test_garbage_is_refused_as_an_envelope(keys, garbage):
     with pytest.raises(SignatureError, match="not a signed envelope"):
         verify(garbage, payload_type=KIND, keys=[keys[1]])
 
 
-def test_a_key_is_private_and_never_overwritten(tmp_path):
+def test_a_private_key_has_mode_0600_and_is_never_overwritten(tmp_path):
     generate_key(tmp_path / "k.key")
     assert stat.S_IMODE((tmp_path / "k.key").stat().st_mode) == 0o600
     with pytest.raises(SignatureError, match="exists already"):
         generate_key(tmp_path / "k.key")
 
 
-def test_neither_half_of_a_pair_is_overwritten(tmp_path):
+def test_neither_key_of_a_pair_is_overwritten(tmp_path):
     generate_key(tmp_path / "a.key")
     with pytest.raises(SignatureError, match=r"a\.pub' exists already"):
         generate_key(tmp_path / "a.pem")
@@ -78,7 +78,7 @@ def test_neither_half_of_a_pair_is_overwritten(tmp_path):
         generate_key(tmp_path / "b.pub")
 
 
-def test_a_file_that_is_no_key_is_named(tmp_path):
+def test_a_file_that_is_not_a_key_is_named(tmp_path):
     (tmp_path / "x.key").write_text("nothing")
     with pytest.raises(SignatureError, match=r"x\.key"):
         load_private_key(tmp_path / "x.key")

@@ -1,4 +1,4 @@
-"""The cloud's end of the line: hears what devices send, and sends policies, acks and commands."""
+"""The cloud's end of the connection, for tests: records what devices publish, and sends policies, acks and commands."""
 
 import time
 from collections.abc import Callable
@@ -29,28 +29,28 @@ from edgeexit.wire import (
 
 
 def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 10.0) -> Any:
-    """Return what `condition` gives as soon as it is true; fail after the timeout."""
+    """Wait until `condition` returns a true value, and return it; fail after the timeout."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if value := condition():
             return value
         time.sleep(0.01)
-    raise AssertionError(f"waited {timeout_s:g} s in vain for {what}")
+    raise AssertionError(f"timeout after {timeout_s:g} s: {what}")
 
 
 class Fleet:
-    """The cloud's end of the line: hears everything that devices send, and sends policies, acks and commands."""
+    """Records everything that devices publish, and sends policies, acks and commands."""
 
     def __init__(self, url: str, bundle: Bundle, key: PrivateKey) -> None:
         self.bundle = bundle
         self.key = key
-        self.heard: list[tuple[str, Any]] = []
-        """Device and message of everything that came up, in order of arrival."""
+        self.received: list[tuple[str, Any]] = []
+        """(device, message) of everything that devices published, in order of arrival."""
         self._session = BrokerSession(
             BrokerConfig(url=url),
             client_id="fleet",
             subscriptions=[uplink_filter("plant")],
-            on_message=self._hear,
+            on_message=self._record,
             session_expiry_s=0,
         )
 
@@ -62,12 +62,12 @@ class Fleet:
         self._session.stop(drain_s=0.5)
 
     def reconnected(self) -> None:
-        wait_for(lambda: self._session.connected, "the fleet's own session")
+        wait_for(lambda: self._session.connected, "the connection of the test's own session")
 
     def messages(self, config: AgentConfig, kind: Any) -> list[Any]:
-        """Return what the device has sent of a kind (a message type), in order of arrival."""
+        """Return the messages of a type that the device has published, in order of arrival."""
         return [
-            message for device, message in list(self.heard) if device == config.device and isinstance(message, kind)
+            message for device, message in list(self.received) if device == config.device and isinstance(message, kind)
         ]
 
     def state(self, config: AgentConfig) -> State | None:
@@ -111,9 +111,9 @@ class Fleet:
     def send_command_bytes(self, config: AgentConfig, payload: bytes) -> None:
         assert self._session.publish(down_topic(config.address, "command"), payload, expiry_s=60)
 
-    def _hear(self, delivery: Delivery) -> None:
+    def _record(self, delivery: Delivery) -> None:
         address, kind = parse_up_topic(delivery.topic)
-        self.heard.append((address.device, decode(delivery.payload, UP_TYPES[kind])))
+        self.received.append((address.device, decode(delivery.payload, UP_TYPES[kind])))
 
 
 def wait_for_revision(fleet: Fleet, config: AgentConfig, revision: int) -> State:
@@ -135,11 +135,13 @@ def newest_reports(fleet: Fleet, config: AgentConfig) -> dict[int, Report]:
     return {report.revision: report for report in sorted(fleet.messages(config, Report), key=lambda r: r.sequence)}
 
 
-def wait_for_reports(fleet: Fleet, config: AgentConfig, answered: int) -> dict[int, Report]:
-    def all_there() -> dict[int, Report] | None:
+def wait_for_reports(fleet: Fleet, config: AgentConfig, samples: int) -> dict[int, Report]:
+    """Wait until the newest reports of all revisions count this number of samples."""
+
+    def complete() -> dict[int, Report] | None:
         newest = newest_reports(fleet, config)
         total = sum(exit_.exited for report in newest.values() for exit_ in report.exits)
-        return newest if total == answered else None
+        return newest if total == samples else None
 
-    found: dict[int, Report] = wait_for(all_there, f"reports of {answered} answers")
+    found: dict[int, Report] = wait_for(complete, f"reports of {samples} samples")
     return found

@@ -1,4 +1,4 @@
-"""The agent and its fleet over a real broker: reports, audits, commands, and what may break."""
+"""The agent with a real broker: reports, audits, commands, and failures of network, disk and callers."""
 
 import logging
 import threading
@@ -23,17 +23,17 @@ from tests.bundles import INPUT, make_bundle, make_samples
 Change = Callable[..., AgentConfig]
 
 
-def test_every_inference_is_under_one_policy_while_policies_change(
+def test_every_inference_runs_under_one_policy_while_policies_change(
     fleet: Fleet, bundle: Bundle, config: AgentConfig
 ) -> None:
-    """Odd revisions let everything leave at once, even ones let nothing leave early."""
-    samples, stop, answered = make_samples(4), threading.Event(), [0, 0, 0]
+    """All samples exit at the first exit under odd revisions, and at the last exit under even ones."""
+    samples, stop, counts = make_samples(4), threading.Event(), [0, 0, 0]
 
     def work(number: int) -> None:
         while not stop.is_set():
             result = agent.infer(samples)
             assert len(set(result.exits)) == 1
-            answered[number] += len(result.exits)
+            counts[number] += len(result.exits)
 
     with Agent(bundle, config) as agent:
         threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
@@ -46,7 +46,7 @@ def test_every_inference_is_under_one_policy_while_policies_change(
         stop.set()
         for thread in threads:
             thread.join()
-    newest = wait_for_reports(fleet, config, sum(answered))
+    newest = wait_for_reports(fleet, config, sum(counts))
     assert len(newest) > 5
     for revision, report in newest.items():
         exited = [exit_.exited for exit_ in report.exits]
@@ -54,7 +54,7 @@ def test_every_inference_is_under_one_policy_while_policies_change(
         assert exited[2 if revision % 2 else 0] == 0, f"revision {revision} has {exited}"
 
 
-def test_reports_are_cumulative_and_sent_again_until_they_are_acknowledged(
+def test_reports_are_cumulative_and_repeated_until_they_are_acknowledged(
     fleet: Fleet, bundle: Bundle, config: AgentConfig
 ) -> None:
     with Agent(bundle, config) as agent:
@@ -72,24 +72,26 @@ def test_reports_are_cumulative_and_sent_again_until_they_are_acknowledged(
         assert agent.unacknowledged == 1
 
         fleet.send_ack(config, report)
-        wait_for(lambda: agent.unacknowledged == 0, "the acknowledged report to go")
+        wait_for(lambda: agent.unacknowledged == 0, "the acknowledged report to be deleted")
         time.sleep(0.2)
-        fleet.heard.clear()
+        fleet.received.clear()
         time.sleep(0.7)
         assert fleet.messages(config, Report) == []
 
 
-def test_what_was_not_acknowledged_is_sent_by_the_next_start(fleet: Fleet, bundle: Bundle, config: AgentConfig) -> None:
+def test_unacknowledged_messages_are_sent_after_a_restart(fleet: Fleet, bundle: Bundle, config: AgentConfig) -> None:
     with Agent(bundle, config) as agent:
         wait_for(lambda: agent.connected, "the broker")
         agent.infer(make_samples(5))
     before = wait_for_reports(fleet, config, 5)[0]
-    fleet.heard.clear()
+    fleet.received.clear()
     with Agent(bundle, config):
         assert wait_for(lambda: before in fleet.messages(config, Report), "the last boot's report")
 
 
-def test_audits_hold_what_the_policy_did_and_every_exit(fleet: Fleet, bundle: Bundle, changed: Change) -> None:
+def test_audits_contain_the_exit_taken_and_the_readouts_of_all_exits(
+    fleet: Fleet, bundle: Bundle, changed: Change
+) -> None:
     config = changed(audit_fraction=1.0)
     samples = make_samples(20)
     with Agent(bundle, config) as agent:
@@ -98,22 +100,22 @@ def test_audits_hold_what_the_policy_did_and_every_exit(fleet: Fleet, bundle: Bu
         result = agent.infer(samples, labels=[n % 4 for n in range(20)])
         audits = wait_for(lambda: fleet.messages(config, Audit), "an audit")
         fleet.send_ack(config, *audits)
-        wait_for(lambda: not agent._outbox.pending("audit", limit=1), "the acknowledged audit to go")
+        wait_for(lambda: not agent._outbox.pending("audit", limit=1), "the acknowledged audit to be deleted")
     assert {(audit.revision, audit.bundle, audit.cohort) for audit in audits} == {(1, bundle.digest, "default")}
     found = [sample for audit in sorted(audits, key=lambda audit: audit.sequence) for sample in audit.samples]
     assert [sample.label for sample in found] == [n % 4 for n in range(20)]
     assert [sample.exit for sample in found] == result.exits.tolist()
     assert [sample.top1[sample.exit] for sample in found] == result.predictions.tolist()
-    assert len(set(result.exits)) > 1, "the samples must not all leave at one exit, or this shows little"
+    assert len(set(result.exits)) > 1, "the test needs samples that exit at different exits"
 
 
-def test_the_broker_may_come_later_and_go_and_come_back(
+def test_the_broker_may_start_later_stop_and_start_again(
     broker: RealBroker, bundle: Bundle, config: AgentConfig, key: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Agent(bundle, config) as agent:
-        wait_for(lambda: "is not reachable" in caplog.text, "a word about the broker")
+        wait_for(lambda: "is not reachable" in caplog.text, "the warning about the broker")
         agent.infer(make_samples(7))
-        wait_for(lambda: agent.unacknowledged, "a report that waits")
+        wait_for(lambda: agent.unacknowledged, "a report in the outbox")
         broker.start()
         fleet = Fleet(broker.url, bundle, key)
         fleet.start()
@@ -124,7 +126,7 @@ def test_the_broker_may_come_later_and_go_and_come_back(
             broker.stop()
             wait_for(lambda: not agent.connected, "the loss of the broker")
             agent.infer(make_samples(7))
-            fleet.heard.clear()
+            fleet.received.clear()
             broker.start()
             fleet.reconnected()
             wait_for_reports(fleet, config, 14)
@@ -133,17 +135,17 @@ def test_the_broker_may_come_later_and_go_and_come_back(
             wait_for_revision(fleet, config, 1)
         finally:
             fleet.stop()
-    assert caplog.text.count("is not reachable") <= 2, "said once for each time that it was away"
+    assert caplog.text.count("is not reachable") <= 2, "logged once per outage"
 
 
-def test_commands_are_followed_and_nonsense_is_told_in_one_line(
+def test_commands_are_executed_and_invalid_ones_are_logged_on_one_line(
     fleet: Fleet, bundle: Bundle, changed: Change, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = changed(report_interval_s=3600.0)
     with Agent(bundle, config):
         wait_for_revision(fleet, config, 0)
-        for nonsense in (b"", b"\xff\x00", b'{"action":"reboot"}', b'{"x":' + b"[" * 100_000, b"y" * (MAX_BYTES + 1)):
-            fleet.send_command_bytes(config, nonsense)
+        for invalid in (b"", b"\xff\x00", b'{"action":"reboot"}', b'{"x":' + b"[" * 100_000, b"y" * (MAX_BYTES + 1)):
+            fleet.send_command_bytes(config, invalid)
         fleet.send_command(config, "report")
         wait_for(lambda: fleet.messages(config, Report), "a report on command")
         ignored = [record for record in caplog.records if "ignored" in record.message]
@@ -155,7 +157,7 @@ def test_commands_are_followed_and_nonsense_is_told_in_one_line(
         assert (profile.bundle, len(profile.stages), profile.policy) == (bundle.digest, 3, "confidence")
 
 
-def test_a_state_folder_that_cannot_be_used_stops_nothing_but_new_policies(
+def test_an_unusable_state_folder_prevents_only_new_policies(
     fleet: Fleet, bundle: Bundle, changed: Change, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("in the way")
@@ -170,7 +172,7 @@ def test_a_state_folder_that_cannot_be_used_stops_nothing_but_new_policies(
     assert caplog.text.count("messages are kept in memory") == 1
 
 
-def test_errors_of_the_caller_are_his_and_are_counted(fleet: Fleet, bundle: Bundle, changed: Change) -> None:
+def test_errors_of_the_caller_are_raised_and_counted(fleet: Fleet, bundle: Bundle, changed: Change) -> None:
     config = changed(audit_fraction=1.0)
     with Agent(bundle, config) as agent:
         wait_for(lambda: agent.connected, "the broker")
@@ -183,7 +185,7 @@ def test_errors_of_the_caller_are_his_and_are_counted(fleet: Fleet, bundle: Bund
 
 
 @pytest.mark.parametrize(
-    ("labels", "told"),
+    ("labels", "message"),
     [
         ([99, 1, 1], "label 99 of the batch is out of range; the model has 4 classes, from 0"),
         ([1.5, 2, 3], "are not integers"),
@@ -193,18 +195,18 @@ def test_errors_of_the_caller_are_his_and_are_counted(fleet: Fleet, bundle: Bund
         (1, "are not integers"),
     ],
 )
-def test_labels_that_are_no_classes_are_refused_before_inference(
-    bundle: Bundle, changed: Change, caplog: pytest.LogCaptureFixture, labels: Any, told: str
+def test_labels_that_are_not_classes_are_refused_before_inference(
+    bundle: Bundle, changed: Change, caplog: pytest.LogCaptureFixture, labels: Any, message: str
 ) -> None:
     with Agent(bundle, changed(audit_fraction=1.0)) as agent:
-        for ask in (agent.infer, agent.infer_async):
-            with pytest.raises(DataError, match=told):
-                ask(make_samples(3), labels=labels)
+        for infer in (agent.infer, agent.infer_async):
+            with pytest.raises(DataError, match=message):
+                infer(make_samples(3), labels=labels)
         assert agent.completed_batches == 0
     assert "Traceback" not in caplog.text
 
 
-def test_a_second_agent_with_the_same_state_is_refused_and_the_fleet_does_not_hear_of_it(
+def test_a_second_agent_with_the_same_state_dir_is_refused_before_it_connects(
     fleet: Fleet, bundle: Bundle, config: AgentConfig
 ) -> None:
     with Agent(bundle, config) as agent:
@@ -218,7 +220,7 @@ def test_a_second_agent_with_the_same_state_is_refused_and_the_fleet_does_not_he
         assert agent.active.revision == 0
 
 
-def test_a_state_folder_that_cannot_be_locked_is_only_warned_of(
+def test_a_state_folder_that_cannot_be_locked_is_only_a_warning(
     bundle: Bundle, changed: Change, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("in the way")
@@ -227,7 +229,7 @@ def test_a_state_folder_that_cannot_be_locked_is_only_warned_of(
     assert "cannot be locked" in caplog.text
 
 
-def test_a_bundle_without_a_policy_is_called_that(
+def test_a_bundle_without_a_policy_is_described_as_such(
     bundle: Bundle, config: AgentConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -237,13 +239,15 @@ def test_a_bundle_without_a_policy_is_called_that(
     assert "boot 1: revision 0 (no policy)" in caplog.text
 
 
-def test_a_bundle_for_another_machine_says_which_setting_runs_it(tmp_path: Path, config: AgentConfig) -> None:
+def test_the_error_for_a_bundle_of_another_machine_names_the_fallback_setting(
+    tmp_path: Path, config: AgentConfig
+) -> None:
     other = make_bundle(tmp_path / "other", target="arm64-cpu" if host_target() == "x86-cpu" else "x86-cpu")
     with pytest.raises(TargetError, match=r"allow fallback \(in agent\.toml, fallback = true\)$"):
         Agent(other, config)
 
 
-def test_a_missing_file_of_the_broker_is_named_and_inference_goes_on(
+def test_a_missing_broker_file_is_named_and_inference_works(
     bundle: Bundle, changed: Change, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     gone = tmp_path / "ca.crt"
@@ -252,7 +256,7 @@ def test_a_missing_file_of_the_broker_is_named_and_inference_goes_on(
     assert f"broker.ca_file '{gone}' cannot be read (No such file or directory)" in caplog.text
 
 
-def test_labels_that_do_not_fit_cost_no_inference(
+def test_labels_that_do_not_fit_are_refused_without_an_inference(
     bundle: Bundle, config: AgentConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Agent(bundle, config) as agent:
@@ -266,30 +270,28 @@ def test_labels_that_do_not_fit_cost_no_inference(
         with pytest.raises(DataError, match="labels has 2 classes for 3 samples"):
             agent.infer(make_samples(3), labels=[0, 1])
         assert batches == []
-        with pytest.raises(DataError, match="'x' is a scalar"):
+        with pytest.raises(DataError, match="'x' has shape a scalar"):
             agent.infer({INPUT: np.array(1, dtype=np.float32)}, labels=[0])
         agent.infer(make_samples(3), labels=[0, 1, 2])
         assert batches == [(), (3, 8)]
 
 
-def test_samples_that_could_not_be_audited_are_told_in_the_reports(
-    fleet: Fleet, bundle: Bundle, changed: Change
-) -> None:
+def test_reports_count_samples_that_could_not_be_audited(fleet: Fleet, bundle: Bundle, changed: Change) -> None:
     config = changed(audit_fraction=1.0, not_finite="pass")
     with Agent(bundle, config) as agent:
         wait_for(lambda: agent.connected, "the broker")
         agent.infer({INPUT: np.full((2, 8), np.nan, dtype=np.float32)})
-        wait_for(lambda: agent._auditor.skipped == 2, "the audit of samples that give no numbers")
+        wait_for(lambda: agent._auditor.skipped == 2, "the audit of samples with NaN outputs")
         agent.infer(make_samples(1))
     assert wait_for_reports(fleet, config, 3)[0].skipped == 2
 
 
-def test_messages_that_found_no_room_are_told_in_the_reports(fleet: Fleet, bundle: Bundle, changed: Change) -> None:
+def test_reports_count_messages_that_were_dropped(fleet: Fleet, bundle: Bundle, changed: Change) -> None:
     config = changed(audit_fraction=1.0, outbox_max_bytes=64 * 1024)
     with Agent(bundle, config) as agent:
         wait_for(lambda: agent.connected, "the broker")
         agent.infer(make_samples(2000))
-        wait_for(lambda: agent._outbox.dropped, "audits that are dropped")
+        wait_for(lambda: agent._outbox.dropped, "dropped audits")
         dropped = agent._outbox.dropped
         agent.infer(make_samples(1))
     assert wait_for_reports(fleet, config, 2001)[0].dropped >= dropped

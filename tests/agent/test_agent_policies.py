@@ -1,4 +1,4 @@
-"""Policies over the air: which a device takes and refuses, and what is in force after a restart."""
+"""Policies over the air: which ones a device accepts and rejects, and which is active after a restart."""
 
 import logging
 import time
@@ -18,11 +18,11 @@ from tests.agent.fleet import Fleet, wait_for, wait_for_rejection, wait_for_revi
 from tests.broker import RealBroker
 from tests.bundles import make_bundle, make_samples
 
-PIN = Scope(fleet="plant", device="press-7")
+DEVICE_SCOPE = Scope(fleet="plant", device="press-7")
 Change = Callable[..., AgentConfig]
 
 
-def test_a_policy_is_taken_over_the_air_and_holds_after_a_restart(
+def test_an_accepted_policy_stays_active_after_a_restart(
     fleet: Fleet, bundle: Bundle, config: AgentConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     samples = make_samples(50)
@@ -40,13 +40,13 @@ def test_a_policy_is_taken_over_the_air_and_holds_after_a_restart(
         online=False, bundle=bundle.digest, cohort="default", boot=1, revision=3, policy="confidence", agent=state.agent
     )
 
-    fleet.heard.clear()
+    fleet.received.clear()
     with Agent(bundle, config) as again:
         assert again.active.revision == 3
         assert wait_for_revision(fleet, config, 3).boot == 2
 
 
-def test_thresholds_that_nothing_can_reach_are_logged_when_they_come_into_force(
+def test_unreachable_thresholds_are_logged_when_their_policy_becomes_active(
     fleet: Fleet, bundle: Bundle, config: AgentConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Agent(bundle, config) as agent:
@@ -62,11 +62,11 @@ def test_thresholds_that_nothing_can_reach_are_logged_when_they_come_into_force(
     assert caplog.text.count(warning) == 2
 
 
-def test_refused_policies_are_told_and_the_good_one_stays_in_force(
+def test_rejected_policies_are_reported_and_the_active_policy_stays(
     fleet: Fleet, bundle: Bundle, config: AgentConfig, tmp_path: Path
 ) -> None:
-    generate_key(tmp_path / "stranger.pem")
-    stranger = load_private_key(tmp_path / "stranger.pem")
+    generate_key(tmp_path / "unknown.pem")
+    unknown = load_private_key(tmp_path / "unknown.pem")
     with Agent(bundle, config) as agent:
         fleet.send_policy(config, fleet.document(5))
         wait_for_revision(fleet, config, 5)
@@ -83,7 +83,7 @@ def test_refused_policies_are_told_and_the_good_one_stays_in_force(
             state = wait_for_rejection(fleet, config, reason)
             assert state.rejected is not None
             assert (state.revision, state.rejected.revision) == (5, document.revision)
-        fleet.send_policy(config, fleet.document(8), key=stranger)
+        fleet.send_policy(config, fleet.document(8), key=unknown)
         wait_for_rejection(fleet, config, "wrong signature")
         fleet.send_policy_bytes(config, b"\x00garbage")
         wait_for_rejection(fleet, config, "not a signed envelope")
@@ -95,9 +95,7 @@ def test_refused_policies_are_told_and_the_good_one_stays_in_force(
         assert wait_for_revision(fleet, config, 9).rejected is None
 
 
-def test_without_trusted_keys_a_policy_is_refused_and_the_device_says_why(
-    fleet: Fleet, bundle: Bundle, changed: Change
-) -> None:
+def test_without_trusted_keys_a_policy_is_rejected_with_a_reason(fleet: Fleet, bundle: Bundle, changed: Change) -> None:
     config = changed(trusted_keys=())
     with Agent(bundle, config) as agent:
         fleet.send_policy(config, fleet.document(1))
@@ -105,7 +103,7 @@ def test_without_trusted_keys_a_policy_is_refused_and_the_device_says_why(
         assert agent.active.revision == 0
 
 
-def test_the_same_document_is_ignored_and_another_of_its_revision_is_refused(
+def test_the_same_document_is_ignored_and_a_different_one_of_its_revision_is_rejected(
     fleet: Fleet, bundle: Bundle, config: AgentConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO), Agent(bundle, config) as agent:
@@ -121,7 +119,7 @@ def test_the_same_document_is_ignored_and_another_of_its_revision_is_refused(
         assert agent.active.policy.thresholds == (0.4, 0.4)
 
 
-def test_a_refusal_is_told_until_a_valid_policy_arrives_even_the_one_in_force(
+def test_a_rejection_is_reported_until_any_valid_policy_arrives(
     fleet: Fleet, bundle: Bundle, config: AgentConfig, half: Rollout
 ) -> None:
     with Agent(bundle, config):
@@ -131,11 +129,11 @@ def test_a_refusal_is_told_until_a_valid_policy_arrives_even_the_one_in_force(
             fleet.send_policy_bytes(config, b"garbage")
             wait_for_rejection(fleet, config, "not a signed envelope")
             fleet.send_policy(config, good)
-            wait_for(lambda: (s := fleet.state(config)) and s.rejected is None, "the state without a refusal")
+            wait_for(lambda: (s := fleet.state(config)) and s.rejected is None, "a state without a rejection")
             assert fleet.state(config).revision == 5  # type: ignore[union-attr]
 
 
-def test_a_rollout_reaches_the_device_with_a_higher_percentage(
+def test_a_policy_becomes_active_once_its_rollout_includes_the_device(
     fleet: Fleet, bundle: Bundle, config: AgentConfig, half: Rollout, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO), Agent(bundle, config) as agent:
@@ -148,24 +146,24 @@ def test_a_rollout_reaches_the_device_with_a_higher_percentage(
         wait_for_revision(fleet, config, 3)
 
 
-def test_a_pin_wins_over_the_cohort_s_policy(
+def test_a_device_policy_overrides_the_cohort_s_policy(
     broker: RealBroker, fleet: Fleet, bundle: Bundle, config: AgentConfig
 ) -> None:
     with Agent(bundle, config) as agent:
-        fleet.send_policy(config, fleet.document(2, threshold=0.1, scope=PIN))
+        fleet.send_policy(config, fleet.document(2, threshold=0.1, scope=DEVICE_SCOPE))
         wait_for_revision(fleet, config, 2)
         fleet.send_policy(config, fleet.document(7, threshold=0.9))
         wait_for(lambda: list(config.state_dir.glob("policy.*.cohort.*.json")), "the cohort's policy on disk")
         assert agent.active == (2, fleet.document(2, threshold=0.1).policy)
     with Agent(bundle, config) as agent:
         assert agent.active.revision == 2
-    broker.stop()  # it would send the pin again
+    broker.stop()  # it would send the device policy again
     next(config.state_dir.glob("policy.*.device.*.json")).unlink()
     with Agent(bundle, config) as agent:
         assert agent.active.revision == 7
 
 
-def test_a_retained_policy_waits_for_a_device_that_comes_later(
+def test_a_device_that_connects_later_gets_the_retained_policy(
     fleet: Fleet, bundle: Bundle, config: AgentConfig
 ) -> None:
     fleet.send_policy(config, fleet.document(4))
@@ -173,7 +171,7 @@ def test_a_retained_policy_waits_for_a_device_that_comes_later(
         wait_for_revision(fleet, config, 4)
 
 
-def test_a_damaged_stored_policy_gives_way_to_the_bundle_s_own(
+def test_a_damaged_stored_policy_is_replaced_by_that_of_the_bundle(
     tmp_path: Path, config: AgentConfig, fleet: Fleet, caplog: pytest.LogCaptureFixture
 ) -> None:
     bundle = make_bundle(tmp_path / "own", seed=5)
@@ -196,7 +194,7 @@ def test_a_damaged_stored_policy_gives_way_to_the_bundle_s_own(
     assert "runs to full depth" in caplog.text
 
 
-def test_a_policy_of_the_bundle_before_is_not_used_with_a_new_one(
+def test_a_policy_of_one_bundle_is_not_used_with_another(
     tmp_path: Path, config: AgentConfig, fleet: Fleet, bundle: Bundle
 ) -> None:
     with Agent(bundle, config):
@@ -209,7 +207,7 @@ def test_a_policy_of_the_bundle_before_is_not_used_with_a_new_one(
             lambda: (s := fleet.state(config)) and s.online and s.bundle == other.digest and s, "the new bundle"
         )
         time.sleep(0.2)
-        assert state.rejected is None, "the old cohort's retained policy is no concern of the new bundle"
+        assert state.rejected is None, "the retained policy of the old bundle is ignored"
         fleet.bundle = other
         fleet.send_policy(config, fleet.document(1))
         wait_for_revision(fleet, config, 1)
@@ -220,15 +218,15 @@ def test_a_policy_of_the_bundle_before_is_not_used_with_a_new_one(
         wait_for_rejection(fleet, config, "revision 3 is lower than the current revision 9")
 
 
-def test_an_agent_that_asks_for_a_signed_bundle_takes_no_other(
+def test_an_agent_that_requires_a_signed_bundle_refuses_others(
     tmp_path: Path, changed: Change, key: PrivateKey
 ) -> None:
     config = changed(signed_bundle=True)
     bundle = make_bundle(tmp_path / "signed", seed=3)
     with pytest.raises(BundleError, match=r"signature\.json is missing"):
         Agent(bundle, config)
-    generate_key(tmp_path / "stranger.pem")
-    bundle.sign(load_private_key(tmp_path / "stranger.pem"))
+    generate_key(tmp_path / "unknown.pem")
+    bundle.sign(load_private_key(tmp_path / "unknown.pem"))
     with pytest.raises(BundleError, match=r"signature\.json"):
         Agent(bundle, config)
     bundle.sign(key)

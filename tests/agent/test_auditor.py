@@ -1,4 +1,4 @@
-"""Audits: drawn by chance alone, after the answer, with the right content, and never in the way."""
+"""Audits: drawn independently of the input, with the right content, and without delaying inference."""
 
 import threading
 from collections.abc import Iterator
@@ -26,15 +26,17 @@ def runner(bundle: Bundle) -> Iterator[Runner]:
         yield opened
 
 
-def offer(auditor: Auditor, inputs: Any, result: Any, *, revision: int, policy: Any, labels: Any = None) -> None:
-    """Draw from a batch that is answered, and have it audited, as the agent does."""
+def draw_and_submit(
+    auditor: Auditor, inputs: Any, result: Any, *, revision: int, policy: Any, labels: Any = None
+) -> None:
+    """Draw from a batch after its inference and submit the samples, as the agent does."""
     drawn = auditor.draw(inputs, len(result.exits), labels=labels)
     if drawn is not None:
         auditor.submit(drawn, result, revision=revision, policy=policy)
 
 
 class Collected:
-    """Takes what an auditor emits."""
+    """Collects what an auditor emits."""
 
     def __init__(self) -> None:
         self.messages: list[tuple[int, tuple[AuditedSample, ...]]] = []
@@ -47,14 +49,14 @@ class Collected:
         return [sample for _, samples in self.messages for sample in samples]
 
 
-def test_an_audit_holds_every_exit_of_the_sample_as_it_was_when_it_was_answered(runner: Runner) -> None:
+def test_an_audit_contains_all_exits_of_a_copy_of_the_sample(runner: Runner) -> None:
     collected = Collected()
     auditor = Auditor(runner, fraction=1.0, exits=3, emit=collected)
     inputs = make_samples(10)
     expected = runner.infer_every_exit(inputs, temperatures=POLICY.temperatures).readouts
     result = runner.infer(inputs, policy=POLICY)
-    offer(auditor, inputs, result, revision=4, policy=POLICY, labels=[3, -1, *range(8)])
-    inputs[INPUT][:] = 0  # the caller uses its array again
+    draw_and_submit(auditor, inputs, result, revision=4, policy=POLICY, labels=[3, -1, *range(8)])
+    inputs[INPUT][:] = 0  # the caller overwrites its array
     auditor.start()
     auditor.stop()
     assert [revision for revision, _ in collected.messages] == [4]
@@ -64,8 +66,8 @@ def test_an_audit_holds_every_exit_of_the_sample_as_it_was_when_it_was_answered(
     np.testing.assert_array_equal(found.transpose(0, 2, 1), expected)
 
 
-def test_an_audit_tells_an_answer_that_is_not_the_exit_s_own_class(runner: Runner) -> None:
-    """Of the votes of two exits, the newest counts; with three, two early ones outvote the third."""
+def test_an_audit_contains_a_prediction_that_differs_from_the_exit_s_class(runner: Runner) -> None:
+    """With two exits the newest vote counts; with three, two early exits can outvote the third."""
     voting = Voting(temperatures=(1.0,) * 4, thresholds=(None, None, 0.6))
     collected = Collected()
     top1 = np.array([[0, 0, 1, 1], [0, 0, 1, 0], [2, 1, 1, 3], [0, 1, 2, 3]])
@@ -85,36 +87,35 @@ def test_an_audit_tells_an_answer_that_is_not_the_exit_s_own_class(runner: Runne
     given = np.array(predictions)[exits, np.arange(4)].astype(np.int64)
     result = msgspec.structs.replace(_result(4), exits=exits, predictions=given)
     auditor = Auditor(Recorded(), fraction=1.0, exits=4, emit=collected)  # type: ignore[arg-type]
-    offer(auditor, make_samples(4), result, revision=0, policy=voting, labels=None)
+    draw_and_submit(auditor, make_samples(4), result, revision=0, policy=voting, labels=None)
     auditor.start()
     auditor.stop()
     assert [sample.prediction for sample in collected.samples] == [0, 0, None, None]
     assert [sample.disagrees for sample in collected.samples] == [True, False, True, False]
 
 
-def test_an_audit_of_an_agent_that_knows_no_answers_can_be_read(runner: Runner) -> None:
+def test_an_audited_sample_without_a_prediction_is_valid(runner: Runner) -> None:
     readout = runner.infer_every_exit(make_samples(1)).readouts[0]
-    told = msgspec.to_builtins(audited_sample(readout, exit_index=1))
-    assert told.keys() == {"exit", "top1", "p1", "p2", "entropy"}, "what is as usual takes no room"
-    old = {**told, "label": None}
-    sample = msgspec.convert(old, AuditedSample)
+    fields = msgspec.to_builtins(audited_sample(readout, exit_index=1))
+    assert fields.keys() == {"exit", "top1", "p1", "p2", "entropy"}, "defaults are omitted"
+    sample = msgspec.convert({**fields, "label": None}, AuditedSample)
     assert sample.prediction is None
     assert sample.disagrees == (readout[1, 0] != readout[-1, 0])
 
 
 @pytest.mark.parametrize("prediction", [-1, 1.5, "cat"])
-def test_an_answer_that_is_no_class_is_refused(runner: Runner, prediction: object) -> None:
-    told = msgspec.to_builtins(audited_sample(runner.infer_every_exit(make_samples(1)).readouts[0], exit_index=0))
+def test_a_prediction_that_is_not_a_class_is_refused(runner: Runner, prediction: object) -> None:
+    fields = msgspec.to_builtins(audited_sample(runner.infer_every_exit(make_samples(1)).readouts[0], exit_index=0))
     with pytest.raises(msgspec.ValidationError, match="prediction"):
-        msgspec.convert(told | {"prediction": prediction}, AuditedSample)
+        msgspec.convert(fields | {"prediction": prediction}, AuditedSample)
 
 
-def test_an_answer_beside_the_final_exit_changes_nothing() -> None:
+def test_a_prediction_at_the_final_exit_is_ignored() -> None:
     sample = AuditedSample(exit=1, top1=(0, 1), p1=(0.5, 0.9), p2=(0.3, 0.1), entropy=(1.0, 0.3), prediction=7)
     assert not sample.disagrees
 
 
-def test_numbers_survive_the_wire_bit_for_bit(runner: Runner) -> None:
+def test_readouts_are_encoded_bit_for_bit(runner: Runner) -> None:
     readouts = runner.infer_every_exit(make_samples(200), temperatures=POLICY.temperatures).readouts
     samples = tuple(audited_sample(readout, exit_index=0) for readout in readouts)
     audit = Audit(outbox="o", sequence=1, bundle="a" * 64, cohort="c", boot=1, revision=0, samples=samples)
@@ -123,19 +124,19 @@ def test_numbers_survive_the_wire_bit_for_bit(runner: Runner) -> None:
     np.testing.assert_array_equal(np.array(columns, dtype=np.float32).transpose(0, 2, 1), readouts)
 
 
-def test_rounding_of_a_sure_softmax_stays_within_the_wire_s_limits() -> None:
+def test_rounding_errors_of_the_softmax_are_clipped_to_the_schema_s_limits() -> None:
     readout = np.array([[1, 1.0000001, -1e-9, -1e-8], [0, 1, 0, 0]], dtype=np.float32)
     sample = audited_sample(readout, exit_index=1)
     msgspec.convert(msgspec.to_builtins(sample), AuditedSample)  # would raise
     assert (sample.p1[0], sample.p2[0], sample.entropy[0]) == (1.0, 0.0, 0.0)
 
 
-def test_the_draw_does_not_look_at_the_sample_and_has_the_share_that_was_asked_for(runner: Runner) -> None:
-    asked: list[float] = []
+def test_the_draw_depends_only_on_the_random_numbers(runner: Runner) -> None:
+    drawn: list[float] = []
 
     def draw() -> float:
-        asked.append((len(asked) * 7 % 100) / 100)
-        return asked[-1]
+        drawn.append((len(drawn) * 7 % 100) / 100)
+        return drawn[-1]
 
     collected = Collected()
     auditor = Auditor(runner, fraction=0.1, exits=3, emit=collected, random_source=draw)
@@ -143,7 +144,7 @@ def test_the_draw_does_not_look_at_the_sample_and_has_the_share_that_was_asked_f
     inputs = make_samples(100)
     for start in range(0, 100, 10):
         batch = {INPUT: inputs[INPUT][start : start + 10]}
-        offer(
+        draw_and_submit(
             auditor,
             batch,
             runner.infer(batch, policy=POLICY),
@@ -152,33 +153,33 @@ def test_the_draw_does_not_look_at_the_sample_and_has_the_share_that_was_asked_f
             labels=list(range(start, start + 10)),
         )
     auditor.stop()
-    assert len(asked) == 100
-    assert [sample.label for sample in collected.samples] == [n for n, value in enumerate(asked) if value < 0.1]
+    assert len(drawn) == 100
+    assert [sample.label for sample in collected.samples] == [n for n, value in enumerate(drawn) if value < 0.1]
 
 
 class SlowRunner:
-    """Full-depth runs that wait until they are let go."""
+    """A runner whose full-depth runs block until `go_on` is set."""
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
-        self.begun = threading.Event()
+        self.started = threading.Event()
         self.go_on = threading.Event()
 
     def infer_every_exit(self, inputs: Any, *, temperatures: Any) -> EveryExitInference:
-        self.begun.set()
+        self.started.set()
         self.go_on.wait(10)
         return self.runner.infer_every_exit(inputs, temperatures=temperatures)
 
 
-def test_offering_never_waits_and_skips_what_does_not_fit(runner: Runner) -> None:
+def test_submitting_never_blocks_and_skips_samples_if_the_queue_is_full(runner: Runner) -> None:
     slow, collected = SlowRunner(runner), Collected()
     auditor = Auditor(slow, fraction=1.0, exits=3, emit=collected)  # type: ignore[arg-type]
     auditor.start()
     one = make_samples(1)
     result = runner.infer(one, policy=POLICY)
     for _ in range(200):
-        offer(auditor, one, result, revision=0, policy=POLICY, labels=None)
-    assert slow.begun.wait(5)
+        draw_and_submit(auditor, one, result, revision=0, policy=POLICY, labels=None)
+    assert slow.started.wait(5)
     assert auditor.skipped >= 200 - 66
     slow.go_on.set()
     auditor.stop()
@@ -190,12 +191,12 @@ def test_stopping_does_not_wait_for_an_audit_that_hangs(runner: Runner) -> None:
     auditor = Auditor(slow, fraction=1.0, exits=3, emit=Collected())  # type: ignore[arg-type]
     auditor.start()
     one = make_samples(1)
-    offer(auditor, one, runner.infer(one, policy=POLICY), revision=0, policy=POLICY, labels=None)
+    draw_and_submit(auditor, one, runner.infer(one, policy=POLICY), revision=0, policy=POLICY, labels=None)
     auditor.stop(timeout_s=0.1)
     slow.go_on.set()
 
 
-def test_samples_that_break_the_model_are_left_out_and_the_next_are_audited(
+def test_failed_audits_are_skipped_and_later_samples_are_audited(
     runner: Runner, caplog: pytest.LogCaptureFixture
 ) -> None:
     collected = Collected()
@@ -205,14 +206,14 @@ def test_samples_that_break_the_model_are_left_out_and_the_next_are_audited(
     broken = {INPUT: np.full((2, 8), np.nan, dtype=np.float32)}
     result = runner.infer(good, policy=POLICY)
     for inputs in (wrong, broken, good):
-        offer(auditor, inputs, result, revision=0, policy=POLICY, labels=None)
+        draw_and_submit(auditor, inputs, result, revision=0, policy=POLICY, labels=None)
     auditor.stop()
     assert len(collected.samples) == 2
     assert auditor.skipped == 4
     assert "audit failed" in caplog.text
 
 
-def test_a_message_of_a_deep_model_s_audits_fits_the_wire() -> None:
+def test_audits_of_a_model_with_many_exits_fit_into_messages() -> None:
     readout = np.full((64, 4), 0.123456789, dtype=np.float32)
     collected = Collected()
 
@@ -223,7 +224,7 @@ def test_a_message_of_a_deep_model_s_audits_fits_the_wire() -> None:
     auditor = Auditor(Deep(), fraction=1.0, exits=64, emit=collected)  # type: ignore[arg-type]
     deep = Confidence(temperatures=(1.0,) * 64, thresholds=(None,) * 63)
     result = msgspec.structs.replace(_result(40), exits=np.zeros(40, dtype=np.int64))
-    offer(auditor, make_samples(40), result, revision=0, policy=deep, labels=None)
+    draw_and_submit(auditor, make_samples(40), result, revision=0, policy=deep, labels=None)
     auditor.start()
     auditor.stop()
     assert len(collected.samples) == 40

@@ -1,4 +1,4 @@
-"""Labels that come after the answer: they find their audited samples, and samples do not wait for them for ever."""
+"""Labels that arrive after the inference: they find their audited samples, which wait for a bounded time."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -36,8 +36,8 @@ def awaiting(clock: Clock) -> AwaitingLabels:
     return AwaitingLabels(30.0, clock=clock)
 
 
-def hold(awaiting: AwaitingLabels, identity: str, *, rows: tuple[int, ...] = (0,), batch: int = 1) -> list[Any]:
-    ticket = awaiting.expect(identity, batch=batch, rows=rows, labels=[None] * len(rows))
+def hold(awaiting: AwaitingLabels, id_: str, *, rows: tuple[int, ...] = (0,), batch: int = 1) -> list[Any]:
+    ticket = awaiting.expect(id_, batch=batch, rows=rows, labels=[None] * len(rows))
     return awaiting.hold(ticket, 7, [(place, SAMPLE) for place in range(len(rows))])
 
 
@@ -53,13 +53,13 @@ def test_a_sample_waits_for_its_label_until_the_window_ends(awaiting: AwaitingLa
     assert awaiting.release() == []
     clock.now += 1
     assert labels(awaiting.release()) == [None]
-    assert not awaiting.attach("a", [1]), "it has gone out"
+    assert not awaiting.attach("a", [1]), "the sample has been released"
     assert awaiting.attach("b", [1])
-    assert labels(awaiting.release()) == [1], "all labels are there, and nothing more to wait for"
+    assert labels(awaiting.release()) == [1], "the sample has all its labels"
     assert awaiting.release() == []
 
 
-def test_labels_go_to_the_rows_that_were_drawn(awaiting: AwaitingLabels) -> None:
+def test_labels_are_attached_to_the_drawn_rows(awaiting: AwaitingLabels) -> None:
     hold(awaiting, "a", rows=(1, 3), batch=4)
     assert awaiting.attach("a", [9, 5, 9, -1])
     assert awaiting.release() == []
@@ -67,20 +67,22 @@ def test_labels_go_to_the_rows_that_were_drawn(awaiting: AwaitingLabels) -> None
     assert labels(awaiting.release()) == [5, 6]
 
 
-def test_a_label_may_come_before_the_audit_is_made(awaiting: AwaitingLabels) -> None:
+def test_a_label_may_arrive_before_the_audit_has_run(awaiting: AwaitingLabels) -> None:
     ticket = awaiting.expect("a", batch=1, rows=[0], labels=[None])
     assert awaiting.attach("a", [3])
     awaiting.hold(ticket, 7, [(0, SAMPLE)])
     assert labels(awaiting.release()) == [3]
 
 
-def test_another_number_of_labels_than_samples_is_refused(awaiting: AwaitingLabels) -> None:
+def test_a_wrong_number_of_labels_is_refused(awaiting: AwaitingLabels) -> None:
     hold(awaiting, "a", rows=(1,), batch=2)
     with pytest.raises(DataError, match="'a' is an inference of 2 samples, but has 1 labels"):
         awaiting.attach("a", [1])
 
 
-def test_the_newest_inference_of_an_id_gets_the_label_and_both_go_out(awaiting: AwaitingLabels, clock: Clock) -> None:
+def test_the_newest_inference_of_an_id_gets_the_label_and_both_are_released(
+    awaiting: AwaitingLabels, clock: Clock
+) -> None:
     hold(awaiting, "a")
     clock.now += 20
     hold(awaiting, "a")
@@ -90,7 +92,7 @@ def test_the_newest_inference_of_an_id_gets_the_label_and_both_go_out(awaiting: 
     assert labels(awaiting.release()) == [2]
 
 
-def test_what_waits_is_bounded_and_the_oldest_goes_first(awaiting: AwaitingLabels) -> None:
+def test_held_samples_are_bounded_and_the_oldest_is_released_first(awaiting: AwaitingLabels) -> None:
     gone = [hold(awaiting, str(n)) for n in range(_MAX_SAMPLES + 10)]
     assert [len(one) for one in gone] == [0] * _MAX_SAMPLES + [1] * 10
     assert not awaiting.attach("9", [1])
@@ -100,69 +102,76 @@ def test_what_waits_is_bounded_and_the_oldest_goes_first(awaiting: AwaitingLabel
     assert not awaiting._tickets
 
 
-def test_what_is_not_held_is_forgotten(awaiting: AwaitingLabels) -> None:
+def test_a_forgotten_ticket_accepts_no_labels(awaiting: AwaitingLabels) -> None:
     awaiting.forget(awaiting.expect("a", batch=1, rows=[0], labels=[None]))
     assert not awaiting.attach("a", [1])
 
 
 @pytest.fixture
 def patient(changed: Change) -> AgentConfig:
-    """Audits everything, and waits long for labels."""
+    """Audits every sample, and waits an hour for labels."""
     return changed(audit_fraction=1.0, feedback_window_s=3600.0)
 
 
-def told(fleet: Fleet, config: AgentConfig) -> list[AuditedSample]:
+def received_samples(fleet: Fleet, config: AgentConfig) -> list[AuditedSample]:
     once = {audit.sequence: audit for audit in fleet.messages(config, Audit)}
     return [sample for audit in once.values() for sample in audit.samples]
 
 
 @pytest.fixture(params=["infer", "infer_async"])
 def infer(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
-    """Both ways to ask an agent."""
+    """`Agent.infer`, and `Agent.infer_async` with a wait for its result."""
 
-    def ask(agent: Agent, *arguments: Any, **options: Any) -> Any:
+    def run(agent: Agent, *arguments: Any, **options: Any) -> Any:
         found = getattr(agent, request.param)(*arguments, **options)
         return found if request.param == "infer" else found.result(10)
 
-    return ask
+    return run
 
 
-def test_a_true_class_that_comes_late_goes_out_with_its_sample(
+def test_a_late_label_is_sent_with_its_sample(
     fleet: Fleet, bundle: Bundle, patient: AgentConfig, infer: Callable[..., Any]
 ) -> None:
     with Agent(bundle, patient) as agent:
         infer(agent, make_samples(1), id="door-1")
         infer(agent, make_samples(3), id="door-2", labels=[-1, 0, -1])
         infer(agent, make_samples(2))
-        wait_for(lambda: len(told(fleet, patient)) == 2, "those without an id")
+        wait_for(lambda: len(received_samples(fleet, patient)) == 2, "the samples without an id")
         time.sleep(0.5)
-        assert len(told(fleet, patient)) == 2, "reports go, and samples with an id wait"
+        assert len(received_samples(fleet, patient)) == 2, "samples with an id wait"
         assert agent.feedback("door-1", 3)
         assert agent.feedback("door-2", [1, -1, 2])
         assert not agent.feedback("door-3", 1)
-        wait_for(lambda: len(told(fleet, patient)) == 6, "the others, labelled")
+        wait_for(lambda: len(received_samples(fleet, patient)) == 6, "the labelled samples")
         assert not agent.feedback("door-1", 3), "too late"
-    assert sorted(str(sample.label) for sample in told(fleet, patient)) == ["0", "1", "2", "3", "None", "None"]
+    assert sorted(str(sample.label) for sample in received_samples(fleet, patient)) == [
+        "0",
+        "1",
+        "2",
+        "3",
+        "None",
+        "None",
+    ]
 
 
-def test_a_clean_stop_sends_what_waits(fleet: Fleet, bundle: Bundle, patient: AgentConfig) -> None:
+def test_a_clean_stop_sends_the_waiting_samples(fleet: Fleet, bundle: Bundle, patient: AgentConfig) -> None:
     with Agent(bundle, patient) as agent:
         wait_for(lambda: agent.connected, "the broker")
         futures = [agent.infer_async(make_samples(2), id=str(n)) for n in range(20)]
     assert all(future.done() for future in futures)
-    wait_for(lambda: len(told(fleet, patient)) == 40, "all of them")
+    wait_for(lambda: len(received_samples(fleet, patient)) == 40, "all samples")
 
 
-def test_without_a_window_samples_go_with_the_next_report(fleet: Fleet, bundle: Bundle, changed: Change) -> None:
+def test_without_a_window_samples_are_sent_with_the_next_report(fleet: Fleet, bundle: Bundle, changed: Change) -> None:
     config = changed(audit_fraction=1.0)
     with Agent(bundle, config) as agent:
         agent.infer(make_samples(1), id="a")
-        wait_for(lambda: told(fleet, config), "the sample")
+        wait_for(lambda: received_samples(fleet, config), "the sample")
         assert not agent.feedback("a", 1)
 
 
 @pytest.mark.parametrize("label", [4, [0, 4], 2**70])
-def test_a_class_that_the_model_does_not_have_is_refused(bundle: Bundle, patient: AgentConfig, label: Any) -> None:
+def test_a_label_out_of_range_is_refused(bundle: Bundle, patient: AgentConfig, label: Any) -> None:
     with Agent(bundle, patient) as agent:
         agent.infer(make_samples(2), id="a")
         with pytest.raises(DataError, match="the model has 4 classes"):
@@ -170,35 +179,33 @@ def test_a_class_that_the_model_does_not_have_is_refused(bundle: Bundle, patient
 
 
 @pytest.mark.parametrize("label", ["a", 1.5, [0, 1.5], [[0], [1]]])
-def test_what_is_no_class_at_all_is_refused(bundle: Bundle, patient: AgentConfig, label: Any) -> None:
+def test_a_label_that_is_not_an_integer_is_refused(bundle: Bundle, patient: AgentConfig, label: Any) -> None:
     with Agent(bundle, patient) as agent:
         agent.infer(make_samples(2), id="a")
         with pytest.raises(DataError, match="labels of id 'a' are not integers"):
             agent.feedback("a", label)
 
 
-def test_the_caller_may_use_its_array_again_as_soon_as_it_has_asked(
-    fleet: Fleet, bundle: Bundle, changed: Change
-) -> None:
+def test_the_caller_may_overwrite_its_array_after_infer_async(fleet: Fleet, bundle: Bundle, changed: Change) -> None:
     config = changed(audit_fraction=1.0)
     rows = make_samples(1)[INPUT]
     with Agent(bundle, config) as agent:
         expected = agent._runner.infer_every_exit({INPUT: rows}).readouts[0]
-        asked = agent.infer_async({INPUT: rows})
+        future = agent.infer_async({INPUT: rows})
         rows[:] = 0
-        np.testing.assert_allclose(asked.result(10).readouts[0], expected[2], rtol=1e-6)
-        wait_for(lambda: told(fleet, config), "the audit")
-    np.testing.assert_allclose(told(fleet, config)[0].p1, expected[:, 1], rtol=1e-6)
+        np.testing.assert_allclose(future.result(10).readouts[0], expected[2], rtol=1e-6)
+        wait_for(lambda: received_samples(fleet, config), "the audit")
+    np.testing.assert_allclose(received_samples(fleet, config)[0].p1, expected[:, 1], rtol=1e-6)
 
 
-def test_what_is_drawn_depends_on_neither_input_nor_label_nor_id(
+def test_the_drawn_rows_depend_on_neither_input_nor_label_nor_id(
     bundle: Bundle, changed: Change, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same random numbers draw the same rows, whatever the samples are and whoever asks how."""
+    """The same random numbers draw the same rows for all inputs, labels and ids."""
     drawn: list[list[int]] = []
     with Agent(bundle, changed(audit_fraction=0.3)) as agent:
-        take = agent._auditor.submit
-        monkeypatch.setattr(agent._auditor, "submit", lambda d, *a, **k: (drawn.append(d.rows), take(d, *a, **k)))
+        submit = agent._auditor.submit
+        monkeypatch.setattr(agent._auditor, "submit", lambda d, *a, **k: (drawn.append(d.rows), submit(d, *a, **k)))
         for options in ({}, {"labels": [3] * 50}, {"id": "x"}, {"id": "y", "labels": [0] * 50}):
             numbers = iter(np.random.default_rng(5).random(50))
             monkeypatch.setattr(agent._auditor, "_random", lambda numbers=numbers: next(numbers))

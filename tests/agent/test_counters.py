@@ -1,4 +1,4 @@
-"""What is counted is what happened."""
+"""The counters agree with the inferences."""
 
 import threading
 
@@ -18,7 +18,7 @@ CONFIDENCE = Confidence(temperatures=(1.0, 1.0, 1.0), thresholds=(0.5, 0.6))
 BEEM = Beem(temperatures=(1.0, 1.0, 1.0), thresholds=(0.5, 0.9), weights=(1.0, 1.0, 1.0))
 
 
-def made_result(exits: list[int], scores: list[list[float]], latency_ms: list[float]) -> Inference:
+def make_result(exits: list[int], scores: list[list[float]], latency_ms: list[float]) -> Inference:
     count = len(exits)
     return Inference(
         predictions=np.zeros(count, dtype=np.int64),
@@ -33,7 +33,7 @@ def made_result(exits: list[int], scores: list[list[float]], latency_ms: list[fl
 
 
 @pytest.mark.parametrize("policy", [CONFIDENCE, BEEM])
-def test_counts_add_up_to_what_was_answered(bundle: Bundle, policy: Confidence | Beem) -> None:
+def test_counts_equal_those_of_the_results(bundle: Bundle, policy: Confidence | Beem) -> None:
     counters = Counters(3)
     with Runner(bundle) as runner:
         results = [runner.infer(make_samples(20, seed=n), policy=policy) for n in range(5)]
@@ -51,9 +51,9 @@ def test_counts_add_up_to_what_was_answered(bundle: Bundle, policy: Confidence |
         assert list(exit_.latency) == expected.tolist()
 
 
-def test_scores_are_binned_by_the_policy_s_limit() -> None:
+def test_scores_are_binned_relative_to_the_policy_s_score_limit() -> None:
     nan = float("nan")
-    result = made_result([0, 1, 2], [[0.31, nan, nan], [1.0, 2.9999, nan], [nan, 0.0, 3.0001]], [1.0, 1.0, 1.0])
+    result = make_result([0, 1, 2], [[0.31, nan, nan], [1.0, 2.9999, nan], [nan, 0.0, 3.0001]], [1.0, 1.0, 1.0])
     counters = Counters(3)
     counters.record(0, BEEM, result)  # the highest score is 3
     exits = counters.take_changed()[0].exits
@@ -61,9 +61,9 @@ def test_scores_are_binned_by_the_policy_s_limit() -> None:
     assert filled == [{2: 1, 6: 1, 0: 1}, {SCORE_BINS - 1: 1, 0: 1}, {SCORE_BINS - 1: 1}]
 
 
-def test_only_what_changed_is_reported_and_it_is_cumulative() -> None:
+def test_only_changed_revisions_are_returned_and_counts_are_cumulative() -> None:
     counters = Counters(3)
-    one = made_result([0], [[0.9, np.nan, np.nan]], [1.0])
+    one = make_result([0], [[0.9, np.nan, np.nan]], [1.0])
     counters.record(1, CONFIDENCE, one)
     counters.record(2, CONFIDENCE, one)
     assert [snapshot.revision for snapshot in counters.take_changed()] == [1, 2]
@@ -75,9 +75,9 @@ def test_only_what_changed_is_reported_and_it_is_cumulative() -> None:
     assert [snapshot.revision for snapshot in counters.take_changed(always=2)] == [2]
 
 
-def test_threads_lose_no_counts() -> None:
+def test_no_counts_are_lost_with_several_threads() -> None:
     counters = Counters(3)
-    one = made_result([0, 2], [[0.9, np.nan, np.nan], [0.1, 0.1, 0.1]], [1.0, 1.0])
+    one = make_result([0, 2], [[0.9, np.nan, np.nan], [0.1, 0.1, 0.1]], [1.0, 1.0])
 
     def count() -> None:
         for _ in range(500):

@@ -1,4 +1,4 @@
-"""The line under load: what may be dropped, what must not, and how a long outage is made up for."""
+"""The link under load: policies are never dropped, and all messages arrive after a long outage."""
 
 import logging
 import threading
@@ -14,7 +14,7 @@ from edgeexit.agent.link import FleetLink
 from edgeexit.agent.outbox import Outbox
 from edgeexit.wire import Audit, State
 from tests.agent.fleet import Fleet, wait_for
-from tests.agent.test_outbox import make_audit
+from tests.agent.messages import make_audit
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def connected(
 ) -> Iterator[FleetLink]:
     digest = fleet.bundle.digest
 
-    def state(online: bool) -> State:  # noqa: FBT001 - as the link calls it
+    def state(online: bool) -> State:  # noqa: FBT001 - the signature that the link expects
         return State(online=online, bundle=digest, cohort="default", boot=1, revision=0, policy="none", agent="0")
 
     link = FleetLink(
@@ -48,19 +48,19 @@ def connected(
         link.stop()
 
 
-def test_a_policy_is_not_lost_where_acks_and_commands_are(
+def test_policies_are_not_lost_when_the_inbox_is_full(
     fleet: Fleet, config: AgentConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    taken: list[bytes] = []
+    policies: list[bytes] = []
     busy, go_on = threading.Event(), threading.Event()
 
-    def be_busy(_: object) -> None:
+    def block(_: object) -> None:
         busy.set()
         go_on.wait(10)
 
     outbox = Outbox(tmp_path, max_bytes=1024 * 1024)
-    with connected(fleet, config, outbox, on_policy=taken.append, on_command=be_busy):
+    with connected(fleet, config, outbox, on_policy=policies.append, on_command=block):
         fleet.send_command(config, "report")
         assert busy.wait(5)
         for n in range(150):
@@ -69,15 +69,15 @@ def test_a_policy_is_not_lost_where_acks_and_commands_are(
                 fleet.send_policy_bytes(config, b"an older policy")
         wait_for(lambda: "the inbox is full" in caplog.text, "the inbox to be full")
         fleet.send_policy_bytes(config, b"the cohort's policy")
-        fleet.send_policy_bytes(config, b"a pin", pin=True)
+        fleet.send_policy_bytes(config, b"a device policy", pin=True)
         fleet.send_policy_bytes(config, b"")
         wait_for(lambda: "was cleared" in caplog.text, "the last message")
         go_on.set()
-        wait_for(lambda: len(taken) >= 2, "both policies")
-    assert sorted(taken) == [b"a pin", b"the cohort's policy"]
+        wait_for(lambda: len(policies) >= 2, "both policies")
+    assert sorted(policies) == [b"a device policy", b"the cohort's policy"]
 
 
-def test_what_piled_up_arrives_once_as_fast_as_it_is_acknowledged(
+def test_messages_of_an_outage_arrive_once_each_as_they_are_acknowledged(
     fleet: Fleet, config: AgentConfig, tmp_path: Path
 ) -> None:
     count = 200

@@ -1,4 +1,4 @@
-"""Which messages go next to the calibrator, and that looking costs no more when many wait."""
+"""Which messages are sent next, at a cost that does not grow with the size of the outbox."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,13 +8,13 @@ import pytest
 from edgeexit.agent.outbox import Outbox
 from edgeexit.agent.send_window import WINDOW, SendWindow
 from edgeexit.wire import Ack, encode
-from tests.agent.test_outbox import make_audit, make_report
+from tests.agent.messages import make_audit, make_report
 
 RESEND_S = 30.0
 
 
 def open_full(folder: Path, audits: int) -> Outbox:
-    """An outbox in which as many audits wait."""
+    """Return an outbox with this number of audits."""
     outbox = Outbox(folder, max_bytes=64 * 1024 * 1024)
     rows = [(n, "audit", 1, 0, encode(make_audit())) for n in range(1, audits + 1)]
     with outbox._connection as database:
@@ -26,7 +26,7 @@ def open_full(folder: Path, audits: int) -> Outbox:
 
 
 def send(window: SendWindow, now: float) -> list[int]:
-    """Send everything that is due."""
+    """Send all due messages; return their sequence numbers."""
     due = window.due(now)
     for sequence in due:
         window.sent(sequence, now)
@@ -37,7 +37,7 @@ def acknowledge(outbox: Outbox, *sequences: int) -> int:
     return outbox.acknowledge(Ack(outbox=outbox.identity, sequences=sequences))
 
 
-def test_a_window_full_goes_and_every_acknowledgement_makes_room(tmp_path: Path) -> None:
+def test_a_full_window_is_sent_and_every_acknowledgement_makes_room(tmp_path: Path) -> None:
     outbox = open_full(tmp_path, WINDOW + 10)
     window = SendWindow(outbox, "audit", resend_s=RESEND_S)
     assert window.resend_due() == float("inf")
@@ -48,17 +48,17 @@ def test_a_window_full_goes_and_every_acknowledgement_makes_room(tmp_path: Path)
     assert send(window, now=2) == [WINDOW + 1, WINDOW + 2]
 
 
-def test_what_nobody_acknowledges_goes_again_after_all_the_others(tmp_path: Path) -> None:
+def test_unacknowledged_messages_are_sent_again_after_all_others(tmp_path: Path) -> None:
     outbox = open_full(tmp_path, 2 * WINDOW + 5)
     window = SendWindow(outbox, "audit", resend_s=RESEND_S)
     rounds = [send(window, now=turn * RESEND_S) for turn in range(3)]
     assert rounds[0] == list(range(1, WINDOW + 1))
     assert rounds[1] == list(range(WINDOW + 1, 2 * WINDOW + 1))
     assert rounds[2] == [*range(2 * WINDOW + 1, 2 * WINDOW + 6), *range(1, WINDOW - 4)]
-    assert window.resend_due() > 2 * RESEND_S, "there is nothing to look for before"
+    assert window.resend_due() > 2 * RESEND_S, "nothing is due earlier"
 
 
-def test_a_few_messages_go_once_in_their_time_and_at_once_on_a_new_connection(tmp_path: Path) -> None:
+def test_messages_are_repeated_after_resend_s_and_at_once_after_a_reconnect(tmp_path: Path) -> None:
     outbox = open_full(tmp_path, 3)
     window = SendWindow(outbox, "audit", resend_s=RESEND_S)
     assert send(window, now=0) == [1, 2, 3]
@@ -69,14 +69,14 @@ def test_a_few_messages_go_once_in_their_time_and_at_once_on_a_new_connection(tm
     assert send(window, now=RESEND_S + 2) == [1, 2, 3]
 
 
-def test_a_message_that_could_not_be_handed_over_is_due_still(tmp_path: Path) -> None:
+def test_a_message_that_could_not_be_sent_stays_due(tmp_path: Path) -> None:
     window = SendWindow(open_full(tmp_path, 3), "audit", resend_s=RESEND_S)
     assert window.due(0) == [1, 2, 3]
     window.sent(1, 0)
     assert window.due(0) == [2, 3]
 
 
-def test_reports_that_newer_ones_replaced_take_up_no_room(tmp_path: Path) -> None:
+def test_replaced_reports_take_no_space_in_the_window(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path, max_bytes=1024 * 1024)
     window = SendWindow(outbox, "report", resend_s=RESEND_S)
     for now in range(2 * WINDOW):
@@ -94,8 +94,10 @@ def test_reports_that_newer_ones_replaced_take_up_no_room(tmp_path: Path) -> Non
     ],
     ids=["send", "add an audit", "add a report", "count"],
 )
-def test_the_work_does_not_grow_with_what_waits(tmp_path: Path, work: Callable[[Outbox, SendWindow], object]) -> None:
-    """Counted in steps of SQLite's machine: at least one for every row that it reads."""
+def test_the_cost_does_not_grow_with_the_number_of_messages(
+    tmp_path: Path, work: Callable[[Outbox, SendWindow], object]
+) -> None:
+    """The cost is the number of steps of SQLite's virtual machine: at least one per row that it reads."""
     steps = []
     for audits in (100, 10_000):
         outbox = open_full(tmp_path / str(audits), audits)

@@ -1,4 +1,4 @@
-"""Replaying a data file, and following it when it is replaced."""
+"""Replaying a data file, and using the new file when it is replaced."""
 
 import logging
 import os
@@ -13,13 +13,13 @@ import pytest
 from edgeexit.agent.stream import SampleStream, ticks
 from edgeexit.bundle import Bundle
 from edgeexit.errors import DataError
-from edgeexit.files import write_atomic
 from edgeexit.npz import save_arrays
+from tests.agent.damage import encrypt
 from tests.bundles import INPUT
 
 
 def write(path: Path, first: int, count: int = 6, *, labels: bool = True) -> Path:
-    """Samples that can be told apart: every feature holds the sample's number."""
+    """Write samples whose features all equal the number of the sample."""
     numbers = np.arange(first, first + count)
     arrays = {INPUT: np.repeat(numbers[:, None], 8, axis=1).astype(np.float32)}
     save_arrays(path, arrays | ({"labels": numbers % 4} if labels else {}))
@@ -30,7 +30,7 @@ def numbers(stream: SampleStream, count: int) -> list[int]:
     return [int(stream.next_sample().inputs[INPUT][0, 0]) for _ in range(count)]
 
 
-def test_every_pass_is_whole_and_in_another_order(tmp_path: Path, bundle: Bundle) -> None:
+def test_every_pass_contains_all_samples_in_a_new_order(tmp_path: Path, bundle: Bundle) -> None:
     stream = SampleStream(write(tmp_path / "s.npz", 0, 50), bundle.manifest, seed=1)
     first, second = numbers(stream, 50), numbers(stream, 50)
     assert sorted(first) == sorted(second) == list(range(50))
@@ -47,7 +47,7 @@ def test_a_sample_is_a_batch_of_one_with_its_label(tmp_path: Path, bundle: Bundl
     assert SampleStream(write(tmp_path / "u.npz", 0, labels=False), bundle.manifest).next_sample().labels is None
 
 
-def test_a_replaced_file_is_picked_up_at_once(tmp_path: Path, bundle: Bundle) -> None:
+def test_the_samples_of_a_replaced_file_come_next(tmp_path: Path, bundle: Bundle) -> None:
     path = write(tmp_path / "s.npz", 0)
     stream = SampleStream(path, bundle.manifest)
     numbers(stream, 2)
@@ -55,28 +55,17 @@ def test_a_replaced_file_is_picked_up_at_once(tmp_path: Path, bundle: Bundle) ->
     assert sorted(numbers(stream, 6)) == list(range(100, 106))
 
 
-def encrypt(path: Path) -> None:
-    """Set the flags by which a zip archive asks for a password: no kind of error that a data file should raise."""
-    content = bytearray(path.read_bytes())
-    for magic, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
-        place = content.find(magic)
-        while place >= 0:
-            content[place + offset] |= 1
-            place = content.find(magic, place + 1)
-    write_atomic(path, bytes(content))
-
-
-@pytest.mark.parametrize("harm", ["broken", "gone", "other shape", "encrypted"])
-def test_a_bad_replacement_is_told_once_and_the_old_samples_go_on(
-    tmp_path: Path, bundle: Bundle, caplog: pytest.LogCaptureFixture, harm: str
+@pytest.mark.parametrize("damage", ["truncated", "missing", "other shape", "encrypted"])
+def test_an_invalid_replacement_is_logged_once_and_the_old_samples_are_replayed(
+    tmp_path: Path, bundle: Bundle, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
     path = write(tmp_path / "s.npz", 0)
     stream = SampleStream(path, bundle.manifest)
-    if harm == "broken":
+    if damage == "truncated":
         path.write_bytes(path.read_bytes()[:200])
-    elif harm == "gone":
+    elif damage == "missing":
         path.unlink()
-    elif harm == "encrypted":
+    elif damage == "encrypted":
         encrypt(write(path, 70))
     else:
         save_arrays(path, {INPUT: np.zeros((3, 5), dtype=np.float32)})
@@ -89,19 +78,19 @@ def test_a_bad_replacement_is_told_once_and_the_old_samples_go_on(
     assert min(numbers(stream, 6)) >= 50
 
 
-def test_a_file_touched_but_not_changed_is_read_again_without_harm(tmp_path: Path, bundle: Bundle) -> None:
+def test_a_touched_file_with_the_same_content_is_read_again(tmp_path: Path, bundle: Bundle) -> None:
     path = write(tmp_path / "s.npz", 0)
     stream = SampleStream(path, bundle.manifest)
     os.utime(path, (1, 1))
     assert sorted(numbers(stream, 6)) == list(range(6))
 
 
-def test_a_file_that_does_not_fit_at_the_start_is_an_error(tmp_path: Path, bundle: Bundle) -> None:
+def test_a_missing_file_at_the_start_is_an_error(tmp_path: Path, bundle: Bundle) -> None:
     with pytest.raises(DataError, match=r"s\.npz"):
         SampleStream(tmp_path / "s.npz", bundle.manifest)
 
 
-def test_ticks_keep_the_rate_and_the_duration() -> None:
+def test_ticks_follow_the_rate_and_the_duration() -> None:
     started = time.monotonic()
     count = sum(1 for _ in ticks(100, stop=threading.Event(), duration_s=0.3))
     assert 0.3 <= time.monotonic() - started < 1.0
@@ -109,7 +98,7 @@ def test_ticks_keep_the_rate_and_the_duration() -> None:
     assert sum(1 for _ in ticks(0, stop=threading.Event(), duration_s=0.05)) > 100
 
 
-def test_ticks_end_when_told_to_even_between_two_far_apart() -> None:
+def test_ticks_end_at_once_when_stop_is_set() -> None:
     stop = threading.Event()
     threading.Timer(0.1, stop.set).start()
     started = time.monotonic()
@@ -117,7 +106,7 @@ def test_ticks_end_when_told_to_even_between_two_far_apart() -> None:
     assert time.monotonic() - started < 2
 
 
-def test_a_zip_that_is_no_npz_is_told_so(tmp_path: Path, bundle: Bundle) -> None:
+def test_a_zip_file_without_arrays_is_refused(tmp_path: Path, bundle: Bundle) -> None:
     with zipfile.ZipFile(tmp_path / "samples.npz", "w") as archive:
         archive.writestr("readme.txt", "no array")
     with pytest.raises(DataError, match=r"samples\.npz' is a zip file without arrays; save it with numpy\.savez"):

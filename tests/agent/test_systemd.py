@@ -1,4 +1,4 @@
-"""What systemd hears over its socket: ready, alive as long as inference answers, stopping."""
+"""Notifications to systemd: ready, watchdog resets while inference works, stopping."""
 
 import os
 import socket
@@ -17,27 +17,27 @@ from tests.agent.fleet import wait_for
 
 
 class Systemd:
-    """The other end of the socket."""
+    """The receiving end of the socket."""
 
     def __init__(self, name: str) -> None:
-        self.heard: list[str] = []
-        self._line = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._line.bind(f"\0{name[1:]}" if name.startswith("@") else name)
+        self.received: list[str] = []
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(f"\0{name[1:]}" if name.startswith("@") else name)
         self.environment = {"NOTIFY_SOCKET": name}
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
 
-    def count(self, word: str) -> int:
-        return self.heard.count(word)
+    def count(self, message: str) -> int:
+        return self.received.count(message)
 
     def close(self) -> None:
-        self._line.shutdown(socket.SHUT_RDWR)
+        self._socket.shutdown(socket.SHUT_RDWR)
         self._thread.join(5)
-        self._line.close()
+        self._socket.close()
 
     def _listen(self) -> None:
-        while message := self._line.recv(4096).decode():
-            self.heard.append(message)
+        while message := self._socket.recv(4096).decode():
+            self.received.append(message)
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -47,24 +47,27 @@ def systemd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Systemd]
     real.close()
 
 
-def test_ready_once_it_serves_alive_while_it_does_and_stopping_at_the_end(
+def test_the_service_reports_ready_once_then_resets_the_watchdog_and_reports_stopping(
     systemd: Systemd, bundle: Bundle, config: AgentConfig
 ) -> None:
     notifier = Notifier({**systemd.environment, "WATCHDOG_USEC": "200000"})
     with Agent(bundle, config) as agent:
-        assert systemd.heard == []
+        assert systemd.received == []
         with serving(agent, EndpointConfig(port=0), by_default=True, notifier=notifier):
-            wait_for(lambda: systemd.count("WATCHDOG=1") > 2, "signs of life")
+            wait_for(lambda: systemd.count("WATCHDOG=1") > 2, "watchdog resets")
             assert systemd.count("READY=1") == 1
-            assert "STOPPING=1" not in systemd.heard
+            assert "STOPPING=1" not in systemd.received
             notifier.status("42 answered\nexits 50 %")
-            wait_for(lambda: "STATUS=42 answered exits 50 %" in systemd.heard, "the status, in one line")
-        wait_for(lambda: "STOPPING=1" in systemd.heard, "the end")
-    assert [word for word in systemd.heard if word.startswith(("READY", "STOP"))] == ["READY=1", "STOPPING=1"]
+            wait_for(lambda: "STATUS=42 answered exits 50 %" in systemd.received, "the status on one line")
+        wait_for(lambda: "STOPPING=1" in systemd.received, "the stopping message")
+    assert [message for message in systemd.received if message.startswith(("READY", "STOP"))] == [
+        "READY=1",
+        "STOPPING=1",
+    ]
 
 
 @pytest.mark.parametrize("hung", ["backend", "loop"])
-def test_the_watchdog_is_not_fed_while_inference_hangs(
+def test_the_watchdog_is_not_reset_while_inference_hangs(
     bundle: Bundle, config: AgentConfig, tmp_path: Path, hung: str, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     systemd = Systemd(str(tmp_path / "notify"))
@@ -75,29 +78,29 @@ def test_the_watchdog_is_not_fed_while_inference_hangs(
         serving(agent, EndpointConfig(port=0), by_default=True, notifier=notifier) as endpoint,
     ):
         assert endpoint is not None
-        wait_for(lambda: systemd.count("WATCHDOG=1") > 1, "signs of life")
+        wait_for(lambda: systemd.count("WATCHDOG=1") > 1, "watchdog resets")
         if hung == "backend":
             begin = agent._runner._backend.begin
             monkeypatch.setattr(agent._runner._backend, "begin", lambda *a, **k: (go_on.wait(20), begin(*a, **k))[1])
         else:
             endpoint._serving.result().call_soon_threadsafe(go_on.wait, 20)
-        wait_for(lambda: "inference does not complete" in caplog.text, "the hang to be seen")
-        fed = systemd.count("WATCHDOG=1")
+        wait_for(lambda: "inference does not complete" in caplog.text, "the hang to be detected")
+        resets = systemd.count("WATCHDOG=1")
         assert not endpoint._service.ready
-        beats: list[bool] = []
-        tell = endpoint.set_ready
-        monkeypatch.setattr(endpoint, "set_ready", lambda *, ready: (beats.append(ready), tell(ready=ready)))
-        wait_for(lambda: len(beats) > 2, "two more beats")
-        assert not any(beats)
-        assert systemd.count("WATCHDOG=1") == fed
+        checks: list[bool] = []
+        set_ready = endpoint.set_ready
+        monkeypatch.setattr(endpoint, "set_ready", lambda *, ready: (checks.append(ready), set_ready(ready=ready)))
+        wait_for(lambda: len(checks) > 2, "more checks")
+        assert not any(checks)
+        assert systemd.count("WATCHDOG=1") == resets
         go_on.set()
-        wait_for(lambda: systemd.count("WATCHDOG=1") > fed, "life again")
+        wait_for(lambda: systemd.count("WATCHDOG=1") > resets, "a watchdog reset")
         wait_for(lambda: endpoint._service.ready, "the endpoint to be ready again")
     systemd.close()
 
 
 @pytest.mark.parametrize(
-    ("environment", "patience_s"),
+    ("environment", "timeout_s"),
     [
         ({}, None),
         ({"WATCHDOG_USEC": "30000000"}, None),
@@ -108,9 +111,9 @@ def test_the_watchdog_is_not_fed_while_inference_hangs(
         ({"NOTIFY_SOCKET": "/nowhere", "WATCHDOG_USEC": "0"}, None),
     ],
 )
-def test_the_watchdog_s_patience_is_read_where_it_is_meant_for_this_process(
-    environment: dict[str, str], patience_s: float | None
+def test_the_watchdog_timeout_is_read_if_it_is_meant_for_this_process(
+    environment: dict[str, str], timeout_s: float | None
 ) -> None:
     notifier = Notifier(environment)
-    assert notifier.watchdog_s == patience_s
-    notifier.ready()  # nobody listens, and that is no error
+    assert notifier.watchdog_s == timeout_s
+    notifier.ready()  # without a receiver this must not raise

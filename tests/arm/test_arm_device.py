@@ -182,7 +182,7 @@ def test_the_agent_takes_a_policy_and_keeps_all_of_its_promises_when_it_is_kille
     wait_for(lambda: state(fleet, config, online=False, boot=1), "the will", timeout_s=SLOW_S)
     audits, reports = sent_audits(fleet, config), sent_reports(fleet, config)
 
-    fleet.heard.clear()
+    fleet.received.clear()
     with device.running() as agent:
         device.wait_for(lambda: state(fleet, config, online=True, boot=2, revision=1), "the same policy, boot 2")
         assert "boot 2: revision 1 (confidence)" in device.log
@@ -207,7 +207,7 @@ def test_killed_while_a_policy_arrives_it_wakes_up_with_the_old_or_the_new_one(
     old, took_s = None, None
     for new in range(10, 11 + _ROUNDS):
         with device.running():
-            device.wait_for(lambda: "connected to the broker" in device.log, "its line to the fleet")
+            device.wait_for(lambda: "connected to the broker" in device.log, "the connection to the broker")
             if old is not None:
                 woke_with = int(re.search(r"boot \d+: revision (\d+) \(confidence\)", device.log).group(1))
                 assert woke_with in {old, new - 1}

@@ -1,4 +1,4 @@
-"""Plain HTTP to an endpoint, and a gate that holds its inference up."""
+"""Sends HTTP requests to an endpoint, and a gate that blocks its inference."""
 
 import http.client
 import json
@@ -22,11 +22,11 @@ class Served(NamedTuple):
 
     @property
     def requests(self) -> int:
-        """Number in flight."""
+        """Number of requests in flight."""
         return self.endpoint._service.admission.requests
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     status: int
     headers: Any
     body: Any
@@ -34,6 +34,8 @@ class Answer(NamedTuple):
 
 
 class Gate:
+    """Blocks the inference of an agent until it is opened."""
+
     def __init__(self, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
         self._open, self.reached = threading.Event(), threading.Event()
         backend = served.agent._runner._backend
@@ -50,22 +52,22 @@ class Gate:
         self._open.set()
 
 
-def ask(
+def send_request(
     port: int, path: str, body: bytes | dict[str, Any] | None = None, *, method: str = "", **headers: str
-) -> Answer:
-    """Ask over a connection of its own; underscores in the headers' names stand for hyphens."""
+) -> Response:
+    """Send one request over a new connection; underscores in header names stand for hyphens."""
     content = json.dumps(body).encode() if isinstance(body, dict) else body
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     try:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request(method or ("GET" if content is None else "POST"), path, content, named)
+        fields = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method or ("GET" if content is None else "POST"), path, content, fields)
         response = connection.getresponse()
-        return Answer(response.status, response.headers, json.loads(response.read()))
+        return Response(response.status, response.headers, json.loads(response.read()))
     finally:
         connection.close()
 
 
-def question(rows: Any, **changes: Any) -> dict[str, Any]:
-    """Return the JSON request for samples [B, 8]."""
+def infer_request(rows: Any, **changes: Any) -> dict[str, Any]:
+    """Return the JSON document of an inference request for samples [B, 8]."""
     tensor = {"name": INPUT, "shape": [len(rows), FEATURES], "datatype": "FP32", "data": rows.ravel().tolist()}
     return {"inputs": [tensor], **changes}

@@ -1,4 +1,4 @@
-"""An agent that serves on a free port."""
+"""Fixtures: an agent that serves on a free port."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -14,12 +14,12 @@ from tests.agent.endpoint.client import Gate, Served
 
 @pytest.fixture
 def serve(bundle: Bundle, config: AgentConfig, changed: Callable[..., AgentConfig]) -> Iterator[Callable[..., Served]]:
-    """Start an agent and its endpoint; options are those of the endpoint, `agent` has those of the agent."""
-    with contextlib.ExitStack() as life:
+    """Start an agent and its endpoint; `options` configure the endpoint, `agent` the agent."""
+    with contextlib.ExitStack() as resources:
 
         def start(*, agent: dict[str, Any] | None = None, **options: Any) -> Served:
-            opened = life.enter_context(Agent(bundle, changed(**(agent or {}))))
-            endpoint = life.enter_context(Endpoint(opened, EndpointConfig(port=0, **options)))
+            opened = resources.enter_context(Agent(bundle, changed(**(agent or {}))))
+            endpoint = resources.enter_context(Endpoint(opened, EndpointConfig(port=0, **options)))
             return Served(opened, endpoint)
 
         yield start
@@ -32,7 +32,7 @@ def served(serve: Callable[..., Served]) -> Served:
 
 @pytest.fixture
 def gate(served: Served, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    """Lets no inference of `served` through until it is opened."""
+    """Blocks all inference of `served` until it is opened."""
     gate = Gate(served, monkeypatch)
     yield gate
     gate.open()

@@ -1,4 +1,4 @@
-"""Bytes to arrays and back: what any client can say is understood, and what nobody should say is refused."""
+"""Decoding and encoding: valid requests are decoded exactly, and invalid requests are refused."""
 
 import contextlib
 import json
@@ -51,7 +51,7 @@ def same(found: Any, expected: Any) -> None:
 
 
 @given(arrays, arrays)
-def test_binary_tensors_come_through_bit_for_bit(first: Any, second: Any) -> None:
+def test_binary_tensors_are_decoded_bit_for_bit(first: Any, second: Any) -> None:
     body, length = binary(("a", first), ("b", second))
     request = decode_request(body, length, inputs=["a", "b"])
     same(request.inputs["a"], first)
@@ -59,7 +59,7 @@ def test_binary_tensors_come_through_bit_for_bit(first: Any, second: Any) -> Non
 
 
 @given(array=finite, nested=st.booleans())
-def test_json_tensors_come_through_nested_or_flat(array: Any, *, nested: bool) -> None:
+def test_json_tensors_are_decoded_nested_or_flat(array: Any, *, nested: bool) -> None:
     data = array.tolist() if nested and array.ndim else array.ravel().tolist()
     body = json.dumps({"inputs": [tensor("a", array, data=data)]}, indent=1).encode()
     same(decode_request(body, None, inputs=["a"]).inputs["a"], array)
@@ -84,19 +84,19 @@ def inference(batch: int, exit_shape: tuple[int, ...], generator: np.random.Gene
     st.lists(st.sampled_from(OUTPUTS), unique=True, min_size=1),
     st.data(),
 )
-def test_a_response_holds_what_was_wanted_in_its_order(
+def test_a_response_contains_the_requested_outputs_in_their_order(
     batch: int, exit_shape: tuple[int, ...], names: list[str], data: Any
 ) -> None:
     result = inference(batch, exit_shape, np.random.default_rng(batch))
-    wanted = [RequestedOutput(name, data.draw(st.booleans())) for name in names]
+    requested = [RequestedOutput(name, data.draw(st.booleans())) for name in names]
     parameters = {"revision": 7, "policy": "confidence"}
-    body, length = encode_response(result, wanted, model="m", version="v", request_id="x", parameters=parameters)
+    body, length = encode_response(result, requested, model="m", version="v", request_id="x", parameters=parameters)
     header = json.loads(body if length is None else body[:length])
     assert (header["model_name"], header["model_version"], header["id"]) == ("m", "v", "x")
     assert header["parameters"] == parameters
     assert [output["name"] for output in header["outputs"]] == names
     rest = memoryview(body)[len(body) if length is None else length :]
-    for output, (name, as_bytes) in zip(header["outputs"], wanted, strict=True):
+    for output, (name, as_bytes) in zip(header["outputs"], requested, strict=True):
         expected = getattr(result, name)
         assert output["datatype"] == datatype_of(expected.dtype)
         if as_bytes:
@@ -109,7 +109,7 @@ def test_a_response_holds_what_was_wanted_in_its_order(
     assert not len(rest)
 
 
-def test_what_json_has_no_number_for_is_null() -> None:
+def test_nan_is_null_in_json() -> None:
     result = msgspec.structs.replace(inference(1, (2,), np.random.default_rng()), outputs=np.array([[np.nan, 1]], "f4"))
     body, _ = encode_response(
         result, [RequestedOutput("outputs", binary=False)], model="m", version="v", request_id=None, parameters={}
@@ -143,12 +143,12 @@ GOOD = {"name": "a", "shape": [2], "datatype": "FP32", "data": [1, 2]}
         ({"parameters": {"binary_data_size": 8}}, "both data and binary_data_size"),
     ],
 )
-def test_a_tensor_that_is_not_as_it_says_is_refused_by_name(change: dict[str, Any], named: str) -> None:
+def test_an_inconsistent_tensor_is_refused_and_named(change: dict[str, Any], named: str) -> None:
     with pytest.raises(ProtocolError, match=named):
         decode_request(json.dumps({"inputs": [{**GOOD, **change}]}).encode(), None, inputs=["a"])
 
 
-def test_a_shape_that_no_memory_could_hold_is_refused() -> None:
+def test_a_shape_too_large_for_memory_is_refused() -> None:
     huge = {"name": "a", "shape": [10**4000] * 2, "datatype": "FP32", "parameters": {"binary_data_size": 4}}
     header = json.dumps({"inputs": [huge]}).encode()
     with pytest.raises(ProtocolError, match="shape"):
@@ -173,7 +173,7 @@ def test_a_shape_that_no_memory_could_hold_is_refused() -> None:
         ),
     ],
 )
-def test_a_request_that_is_not_as_it_should_be_is_refused(request_: dict[str, Any], named: str) -> None:
+def test_an_invalid_request_is_refused(request_: dict[str, Any], named: str) -> None:
     with pytest.raises(ProtocolError, match=named):
         decode_request(json.dumps(request_).encode(), None, inputs=["a"])
 
@@ -185,13 +185,13 @@ def test_a_header_length_beyond_the_body_is_refused(length: int) -> None:
 
 
 @pytest.mark.parametrize("change", [-1, 1])
-def test_bytes_too_few_or_too_many_are_refused(change: int) -> None:
+def test_too_few_or_too_many_bytes_are_refused(change: int) -> None:
     body, length = binary(("a", np.ones(2, "f4")))
     with pytest.raises(ProtocolError, match="bytes"):
         decode_request(body[:change] if change < 0 else body + b"x", length, inputs=["a"])
 
 
-def test_a_bool_is_0_or_1() -> None:
+def test_a_bool_other_than_0_or_1_is_refused() -> None:
     header = json.dumps(
         {"inputs": [{"name": "a", "shape": [2], "datatype": "BOOL", "parameters": {"binary_data_size": 2}}]}
     ).encode()
@@ -199,13 +199,13 @@ def test_a_bool_is_0_or_1() -> None:
         decode_request(header + b"\x01\x02", len(header), inputs=["a"])
 
 
-def test_large_whole_numbers_keep_every_digit() -> None:
+def test_large_integers_are_decoded_exactly() -> None:
     exact = [2**53 + 1, 2**64 - 1, 5]
     body = json.dumps({"inputs": [{"name": "a", "shape": [3], "datatype": "UINT64", "data": exact}]}).encode()
     assert decode_request(body, None, inputs=["a"]).inputs["a"].tolist() == exact
 
 
-def test_whether_outputs_are_binary_is_said_for_all_or_for_one() -> None:
+def test_binary_outputs_can_be_requested_for_all_outputs_or_for_one() -> None:
     request = {
         "inputs": [GOOD],
         "parameters": {"binary_data_output": True},
@@ -223,7 +223,7 @@ junk = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-nearly_tensor = st.fixed_dictionaries(
+almost_tensor = st.fixed_dictionaries(
     {"name": st.just("a") | junk, "shape": st.lists(st.integers(-1, 4), max_size=3) | junk},
     optional={
         "datatype": st.sampled_from(["FP32", "INT64", "BOOL", "FP16", "UINT8"]) | junk,
@@ -232,8 +232,8 @@ nearly_tensor = st.fixed_dictionaries(
         "parameters": st.fixed_dictionaries({"binary_data_size": st.integers(-1, 20) | junk}) | junk,
     },
 )
-nearly_request = st.fixed_dictionaries(
-    {"inputs": st.lists(nearly_tensor, max_size=2) | junk},
+almost_request = st.fixed_dictionaries(
+    {"inputs": st.lists(almost_tensor, max_size=2) | junk},
     optional={
         "id": junk,
         "parameters": junk,
@@ -242,24 +242,26 @@ nearly_request = st.fixed_dictionaries(
 )
 
 
-@given(nearly_request, st.binary(max_size=24), st.integers(-2, 10))
-def test_nearly_right_requests_are_understood_or_refused_in_words(request_: Any, rest: bytes, shift: int) -> None:
+@given(almost_request, st.binary(max_size=24), st.integers(-2, 10))
+def test_almost_valid_requests_are_decoded_or_refused_with_a_protocol_error(
+    request_: Any, rest: bytes, shift: int
+) -> None:
     header = json.dumps(request_).encode()
-    understood_or_refused(header + rest, len(header) + shift)
+    check_decoded_or_refused(header + rest, len(header) + shift)
 
 
 @given(st.binary(max_size=200), st.none() | st.integers(-2, 210))
-def test_any_bytes_are_understood_or_refused_in_words(body: bytes, length: int | None) -> None:
-    understood_or_refused(body, length)
+def test_arbitrary_bytes_are_decoded_or_refused_with_a_protocol_error(body: bytes, length: int | None) -> None:
+    check_decoded_or_refused(body, length)
 
 
-def test_json_nested_without_end_is_refused_in_words() -> None:
+def test_deeply_nested_json_is_refused_with_a_protocol_error() -> None:
     deep = b"[" * 100_000
-    understood_or_refused(b'{"inputs": ' + deep, None)
-    understood_or_refused(b'{"inputs": [{"name": "a", "shape": [1], "datatype": "FP32", "data": ' + deep, None)
+    check_decoded_or_refused(b'{"inputs": ' + deep, None)
+    check_decoded_or_refused(b'{"inputs": [{"name": "a", "shape": [1], "datatype": "FP32", "data": ' + deep, None)
 
 
-def understood_or_refused(body: bytes, length: int | None) -> None:
+def check_decoded_or_refused(body: bytes, length: int | None) -> None:
     with contextlib.suppress(ProtocolError):  # any other error fails the test
         decode_request(body, length, inputs=["a"])
     with contextlib.suppress(ProtocolError):
@@ -267,6 +269,6 @@ def understood_or_refused(body: bytes, length: int | None) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["complex64", "datetime64[s]", "U3"])
-def test_a_model_of_another_dtype_is_refused_by_name(dtype: str) -> None:
+def test_a_dtype_that_the_protocol_does_not_define_is_refused(dtype: str) -> None:
     with pytest.raises(ProtocolError, match="has no datatype"):
         datatype_of(dtype)

@@ -1,12 +1,10 @@
-"""`edgeexit agent` as a process: what it prints, how it stops, and what the fleet hears when it is killed."""
+"""`edgeexit agent` as a process: its output, a clean stop, and what the fleet receives when it is killed."""
 
 import json
 import signal
 import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,42 +16,29 @@ from edgeexit.bundle import Bundle
 from edgeexit.cli.agent import _replay, _Tally
 from edgeexit.npz import save_arrays
 from edgeexit.wire import Audit, Report
+from tests.agent.damage import encrypt
 from tests.agent.fleet import Fleet, wait_for, wait_for_reports, wait_for_revision
-from tests.agent.test_stream import encrypt
 from tests.broker import RealBroker
 from tests.bundles import make_samples
-
-_AGENT = [sys.executable, "-c", "from edgeexit.cli.main import main; main()", "agent"]
+from tests.cli.agent.process import AGENT, running
 
 Run = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture
 def settings(tmp_path: Path, config: AgentConfig) -> list[str]:
-    """Arguments that make a process of the device that `config` describes, on samples with labels."""
+    """Return the arguments that run the device of `config` on samples with labels."""
     (tmp_path / "agent.toml").write_text(
         f'fleet = "plant"\ntrusted_keys = ["{config.trusted_keys[0]}"]\naudit_fraction = 1.0\nreport_interval_s = 0.3\n'
-        'device = "to be replaced"\n[broker]\nurl = "mqtt://127.0.0.1:1"\n'
+        'device = "overridden"\n[broker]\nurl = "mqtt://127.0.0.1:1"\n'
     )
     save_arrays(tmp_path / "samples.npz", {**make_samples(30), "labels": np.arange(30) % 4})
     files = ["--config", str(tmp_path / "agent.toml"), "--stream", str(tmp_path / "samples.npz")]
     return [*files, "--device", config.device, "--broker", config.broker.url]
 
 
-@contextmanager
-def running(bundle: Bundle, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [*_AGENT, str(bundle.path), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_cleanly(
+def test_a_signal_stops_the_agent_cleanly(
     fleet: Fleet, bundle: Bundle, config: AgentConfig, settings: list[str], end: signal.Signals
 ) -> None:
     with running(bundle, *settings, "--rate", "100", "--json") as process:
@@ -71,7 +56,7 @@ def test_a_signal_ends_it_cleanly(
     assert sum(summary["exit_rates"]) == pytest.approx(1)
     assert 0 <= summary["accuracy"] <= 1
     wait_for_reports(fleet, config, summary["samples"])
-    state = wait_for(lambda: (s := fleet.state(config)) and not s.online and s, "the goodbye")
+    state = wait_for(lambda: (s := fleet.state(config)) and not s.online and s, "the offline state")
     assert state.revision == 3
     labels = {sample.label for audit in fleet.messages(config, Audit) for sample in audit.samples}
     assert labels == {0, 1, 2, 3}
@@ -82,14 +67,14 @@ def test_a_signal_ends_it_cleanly(
     assert "Traceback" not in log
 
 
-def test_a_stream_file_that_becomes_unreadable_ends_nothing(
+def test_a_stream_file_that_becomes_unreadable_does_not_stop_the_agent(
     fleet: Fleet, bundle: Bundle, config: AgentConfig, settings: list[str], tmp_path: Path
 ) -> None:
     with running(bundle, *settings, "--rate", "100", "--json") as process:
         wait_for_revision(fleet, config, 0)
         encrypt(tmp_path / "samples.npz")
-        answered = predictions(fleet, config)
-        wait_for(lambda: predictions(fleet, config) > answered + 50, "more answers")
+        before = samples(fleet, config)
+        wait_for(lambda: samples(fleet, config) > before + 50, "more samples")
         process.terminate()
         out, log = process.communicate(timeout=20)
     assert process.returncode == 0, log
@@ -98,22 +83,22 @@ def test_a_stream_file_that_becomes_unreadable_ends_nothing(
     assert "Traceback" not in log
 
 
-class HalfBrokenStream(SampleStream):
-    """Every second sample cannot be had, for a reason that nobody foresaw."""
+class FailingStream(SampleStream):
+    """Raises an unexpected error for every second sample."""
 
-    turn = 0
+    calls = 0
 
     def next_sample(self) -> StreamSample:
-        self.turn += 1
-        if self.turn % 2:
+        self.calls += 1
+        if self.calls % 2:
             raise RuntimeError("the disk is on fire")
         return super().next_sample()
 
 
-def test_a_sample_that_cannot_be_had_ends_nothing_and_is_told_once(
+def test_a_sample_that_cannot_be_read_is_logged_once_and_does_not_stop_the_agent(
     bundle: Bundle, config: AgentConfig, settings: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    samples = HalfBrokenStream(tmp_path / "samples.npz", bundle.manifest)
+    samples = FailingStream(tmp_path / "samples.npz", bundle.manifest)
     with Agent(bundle, config) as agent:
         tally = _Tally()
         _replay(agent, samples, tally, rate=100, duration_s=0.3, stop=threading.Event())
@@ -123,12 +108,12 @@ def test_a_sample_that_cannot_be_had_ends_nothing_and_is_told_once(
     assert caplog.text.count("the disk is on fire") == 1
 
 
-def predictions(fleet: Fleet, config: AgentConfig) -> int:
+def samples(fleet: Fleet, config: AgentConfig) -> int:
     reports = fleet.messages(config, Report)
     return sum(exit_.exited for exit_ in reports[-1].exits) if reports else 0
 
 
-def test_killed_it_is_seen_offline_and_starts_again(
+def test_a_killed_agent_is_reported_offline_and_starts_again(
     fleet: Fleet, bundle: Bundle, config: AgentConfig, settings: list[str], tmp_path: Path
 ) -> None:
     with running(bundle, *settings, "--rate", "0") as process:
@@ -147,19 +132,19 @@ def test_killed_it_is_seen_offline_and_starts_again(
     assert "is not usable" not in log
 
 
-def test_an_unsigned_bundle_is_refused_where_the_configuration_asks_for_a_signature(
+def test_an_unsigned_bundle_is_refused_if_the_configuration_requires_a_signature(
     broker: RealBroker, bundle: Bundle, settings: list[str], tmp_path: Path
 ) -> None:
     file = tmp_path / "agent.toml"
     file.write_text("signed_bundle = true\n" + file.read_text())
     done = subprocess.run(
-        [*_AGENT, str(bundle.path), *settings], capture_output=True, text=True, timeout=20, check=False
+        [*AGENT, str(bundle.path), *settings], capture_output=True, text=True, timeout=20, check=False
     )
     assert done.returncode == 2
     assert "signature.json is missing" in done.stderr
 
 
-def test_without_a_broker_it_says_so_once_and_answers(
+def test_without_a_broker_the_agent_works_and_logs_it_once(
     broker: RealBroker, bundle: Bundle, settings: list[str], tmp_path: Path
 ) -> None:
     with running(bundle, *settings, "--rate", "200", "--duration", "3") as process:
@@ -182,11 +167,11 @@ def test_without_a_broker_it_says_so_once_and_answers(
         (["--config", "nowhere.toml"], "nowhere.toml"),
     ],
 )
-def test_a_wrong_option_is_one_line_and_exit_code_2(
+def test_a_wrong_option_gives_one_line_and_exit_code_2(
     broker: RealBroker, bundle: Bundle, settings: list[str], arguments: list[str], named: str
 ) -> None:
     done = subprocess.run(
-        [*_AGENT, str(bundle.path), *settings, *arguments], capture_output=True, text=True, timeout=20, check=False
+        [*AGENT, str(bundle.path), *settings, *arguments], capture_output=True, text=True, timeout=20, check=False
     )
     assert done.returncode == 2
     assert named in done.stderr

@@ -29,7 +29,7 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-def test_relative_paths_start_at_the_file(tmp_path: Path) -> None:
+def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     config = AgentConfig.load(write(tmp_path, FULL))
     assert config.address == ("plant", "north", "press-7")
     assert config.state_dir == tmp_path / "state"
@@ -39,7 +39,7 @@ def test_relative_paths_start_at_the_file(tmp_path: Path) -> None:
     assert config.audit_fraction == 0.05
 
 
-def test_only_the_fleet_is_needed(tmp_path: Path) -> None:
+def test_only_the_fleet_is_required(tmp_path: Path) -> None:
     config = AgentConfig.load(write(tmp_path, 'fleet = "plant"'))
     assert config.device == host_device()
     assert (config.audit_fraction, config.report_interval_s) == (0.01, 60.0)
@@ -57,12 +57,12 @@ def test_only_the_fleet_is_needed(tmp_path: Path) -> None:
         ("x" * 90, "x" * 64),
     ],
 )
-def test_the_machine_s_name_is_made_safe(monkeypatch: pytest.MonkeyPatch, name: str, device: str) -> None:
+def test_the_host_name_is_made_a_valid_device_name(monkeypatch: pytest.MonkeyPatch, name: str, device: str) -> None:
     monkeypatch.setattr("platform.node", lambda: name)
     assert host_device() == check_name("device", device)
 
 
-def test_broker_and_device_can_be_given_apart(tmp_path: Path) -> None:
+def test_broker_and_device_can_be_overridden(tmp_path: Path) -> None:
     config = AgentConfig.load(write(tmp_path, FULL), broker="mqtt://other:1", device="press-8")
     assert config.broker.endpoint() == ("other", 1, False)
     assert config.device == "press-8"
@@ -117,37 +117,39 @@ def test_an_error_names_the_file_and_the_field(tmp_path: Path, text: str, named:
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "told"),
+    ("option", "value", "message"),
     [
         ("device", "a b", "--device 'a b' must be 1 to 64 of A-Z"),
         ("broker", "foo", "--broker: broker url 'foo' must be mqtt://HOST"),
         ("broker", "mqtt://me:secret@x", "--broker: a broker url must not contain credentials"),
     ],
 )
-def test_a_wrong_option_is_not_blamed_on_the_file(tmp_path: Path, option: str, value: str, told: str) -> None:
+def test_the_error_for_a_wrong_option_names_the_option_not_the_file(
+    tmp_path: Path, option: str, value: str, message: str
+) -> None:
     with pytest.raises(ConfigError) as caught:
         AgentConfig.load(write(tmp_path, FULL), **{option: value})
-    assert str(caught.value).startswith(told)
+    assert str(caught.value).startswith(message)
     assert "secret" not in str(caught.value)
 
 
-def test_what_is_no_public_key_is_told_without_jargon(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_public_key_is_named(tmp_path: Path) -> None:
     (tmp_path / "some.pub").write_text("no key")
     config = AgentConfig.load(write(tmp_path, 'fleet = "f"\ntrusted_keys = ["some.pub"]'))
     with pytest.raises(ConfigError, match=r"some\.pub' is not a public key; give a \.pub file of `edgeexit keygen`$"):
         config.load_keys()
 
 
-def test_files_that_the_way_to_the_broker_needs_are_looked_for(tmp_path: Path) -> None:
+def test_missing_broker_files_are_warnings(tmp_path: Path) -> None:
     config = AgentConfig.load(write(tmp_path, FULL + 'key_file = "k"\nusername = "u"\npassword_file = "p"'))
     (tmp_path / "k").touch()
-    told = list(config.broker_file_warnings())
-    assert [line.split(" cannot")[0] for line in told] == [
+    warnings = list(config.broker_file_warnings())
+    assert [line.split(" cannot")[0] for line in warnings] == [
         f"broker.ca_file '{tmp_path / 'ca.pem'}'",
         f"broker.password_file '{tmp_path / 'p'}'",
     ]
     plain = AgentConfig.load(tmp_path / "agent.toml", broker="mqtt://x")
-    assert len(list(plain.broker_file_warnings())) == 1, "no TLS, no certificates"
+    assert len(list(plain.broker_file_warnings())) == 1, "certificates are not needed without TLS"
 
 
 def test_an_unreadable_file_and_a_missing_key_are_named(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, as its clients speak it."""
+"""The calls of the Open Inference Protocol, with Triton's client and with plain HTTP."""
 
 import json
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from tritonclient.utils import InferenceServerException
 
 from edgeexit.bundle import Bundle
 from edgeexit.runtime import Runner, full_model_policy
-from tests.agent.endpoint.client import MODEL, Served, ask, question
+from tests.agent.endpoint.client import MODEL, Served, infer_request, send_request
 from tests.bundles import FEATURES, INPUT, make_samples
 
 ROWS = make_samples(5)[INPUT]
@@ -29,7 +29,7 @@ def given_input(*, binary: bool) -> Any:
     return [tensor]
 
 
-def test_health_and_metadata(client: Any, bundle: Bundle) -> None:
+def test_health_and_metadata_calls(client: Any, bundle: Bundle) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready("tiny")
@@ -52,24 +52,26 @@ def test_health_and_metadata(client: Any, bundle: Bundle) -> None:
 
 @pytest.mark.parametrize("binary_input", [True, False])
 @pytest.mark.parametrize("binary_output", [True, False])
-def test_answers_are_the_runner_s(client: Any, bundle: Bundle, *, binary_input: bool, binary_output: bool) -> None:
-    wanted = [
+def test_outputs_equal_those_of_the_runner(
+    client: Any, bundle: Bundle, *, binary_input: bool, binary_output: bool
+) -> None:
+    requested = [
         triton.InferRequestedOutput(name, binary_data=binary_output)
         for name in ("outputs", "predictions", "exits", "readouts", "latency_ms")
     ]
-    found = client.infer("tiny", given_input(binary=binary_input), outputs=wanted, request_id="r-1")
+    found = client.infer("tiny", given_input(binary=binary_input), outputs=requested, request_id="r-1")
     with Runner(bundle) as runner:
         expected = runner.infer({INPUT: ROWS}, policy=full_model_policy(3))
     for name in ("predictions", "exits", "outputs", "readouts"):
         np.testing.assert_allclose(found.as_numpy(name), getattr(expected, name), rtol=1e-5, atol=1e-6)
         assert found.as_numpy(name).dtype == getattr(expected, name).dtype
     assert (found.as_numpy("latency_ms") > 0).all()
-    told = found.get_response()
-    assert (told["id"], told["model_name"], told["model_version"]) == ("r-1", "tiny", bundle.digest)
-    assert told["parameters"] == {"revision": 0, "policy": "confidence"}
+    response = found.get_response()
+    assert (response["id"], response["model_name"], response["model_version"]) == ("r-1", "tiny", bundle.digest)
+    assert response["parameters"] == {"revision": 0, "policy": "confidence"}
 
 
-def test_all_outputs_come_where_none_is_named_and_only_those_that_are(client: Any) -> None:
+def test_a_response_contains_all_outputs_unless_the_request_names_some(client: Any) -> None:
     everything = client.infer("tiny", given_input(binary=True)).get_response()
     assert [output["name"] for output in everything["outputs"]] == [
         "predictions", "exits", "outputs", "readouts", "latency_ms",
@@ -78,7 +80,7 @@ def test_all_outputs_come_where_none_is_named_and_only_those_that_are(client: An
     assert [output["name"] for output in one.get_response()["outputs"]] == ["exits"]
 
 
-def test_what_the_client_gets_wrong_it_is_told(client: Any) -> None:
+def test_an_error_of_the_client_has_a_status_and_a_reason(client: Any) -> None:
     wrong = [
         (
             lambda: client.infer("other", given_input(binary=True)),
@@ -118,29 +120,29 @@ def test_inputs_that_do_not_fit_the_model_are_refused(served: Served, rows: Any,
     parameters = {"binary_data_size": rows.nbytes}
     tensor = {"name": INPUT, "shape": list(rows.shape), "datatype": datatype, "parameters": parameters}
     header = json.dumps({"inputs": [tensor]}).encode()
-    answer = ask(
+    response = send_request(
         served.endpoint.port,
         f"{MODEL}/infer",
         header + rows.tobytes(),
         Inference_Header_Content_Length=str(len(header)),
     )
-    assert answer.status == 400
-    assert text in answer.body["error"]
+    assert response.status == 400
+    assert text in response.body["error"]
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
-def test_what_json_cannot_say_is_told_so(served: Served, number: float) -> None:
+def test_nan_and_infinity_in_json_are_refused_with_advice(served: Served, number: float) -> None:
     rows = np.full((1, FEATURES), number, dtype=np.float32)
-    answer = ask(served.endpoint.port, f"{MODEL}/infer", question(rows))
-    assert answer.status == 400
-    assert answer.body["error"] == "JSON cannot represent NaN and infinity; send the tensor as binary data"
+    response = send_request(served.endpoint.port, f"{MODEL}/infer", infer_request(rows))
+    assert response.status == 400
+    assert response.body["error"] == "JSON cannot represent NaN and infinity; send the tensor as binary data"
 
 
-def test_a_method_that_is_not_allowed_names_the_one_that_is(served: Served) -> None:
-    assert ask(served.endpoint.port, f"{MODEL}/infer").headers["Allow"] == "POST"
+def test_a_wrong_method_is_refused_and_the_right_one_is_named(served: Served) -> None:
+    assert send_request(served.endpoint.port, f"{MODEL}/infer").headers["Allow"] == "POST"
 
 
-def test_not_a_number_is_passed_on_where_the_configuration_says_so(serve: Callable[..., Served]) -> None:
+def test_nan_is_accepted_if_not_finite_is_pass(serve: Callable[..., Served]) -> None:
     served = serve(agent={"not_finite": "pass"})
     with triton.InferenceServerClient(served.endpoint.address) as client:
         tensor = triton.InferInput(INPUT, [1, FEATURES], "FP32")
@@ -164,33 +166,33 @@ def test_not_a_number_is_passed_on_where_the_configuration_says_so(serve: Callab
         ("/edgeexit/v1/feedback", {"body": b'{"id": "a", "label": %d}' % 2**70}, 400, "4 classes"),
     ],
 )
-def test_every_refusal_is_json_in_one_line(
+def test_every_error_is_json_on_one_line(
     served: Served, path: str, options: dict[str, Any], status: int, text: str
 ) -> None:
-    answer = ask(served.endpoint.port, path, **options)
-    assert (answer.status, list(answer.body)) == (status, ["error"])
-    assert text in answer.body["error"]
-    assert "\n" not in answer.body["error"]
-    assert answer.headers["Content-Type"] == "application/json"
+    response = send_request(served.endpoint.port, path, **options)
+    assert (response.status, list(response.body)) == (status, ["error"])
+    assert text in response.body["error"]
+    assert "\n" not in response.body["error"]
+    assert response.headers["Content-Type"] == "application/json"
 
 
-def test_a_label_finds_its_audited_sample_by_the_id_of_the_request(serve: Callable[..., Served]) -> None:
+def test_feedback_finds_an_audited_sample_by_the_id_of_its_request(serve: Callable[..., Served]) -> None:
     served = serve(agent={"audit_fraction": 1.0, "report_interval_s": 3600.0})
     port = served.endpoint.port
-    assert ask(port, f"{MODEL}/infer", question(ROWS[:1], id="door-1")).body["id"] == "door-1"
-    assert ask(port, "/edgeexit/v1/feedback", {"id": "door-1", "label": 3}).status == 200
-    assert ask(port, "/edgeexit/v1/feedback", {"id": "door-1", "label": [1, 2]}).status == 400
-    assert ask(port, "/edgeexit/v1/feedback", {"id": "door-2", "label": 3}).status == 404
+    assert send_request(port, f"{MODEL}/infer", infer_request(ROWS[:1], id="door-1")).body["id"] == "door-1"
+    assert send_request(port, "/edgeexit/v1/feedback", {"id": "door-1", "label": 3}).status == 200
+    assert send_request(port, "/edgeexit/v1/feedback", {"id": "door-1", "label": [1, 2]}).status == 400
+    assert send_request(port, "/edgeexit/v1/feedback", {"id": "door-2", "label": 3}).status == 404
 
 
-def test_an_agent_that_fails_says_so_without_its_insides(
+def test_an_internal_error_is_logged_but_not_sent_to_the_client(
     served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_: Any, **__: Any) -> None:
-        raise RuntimeError("secret insides")
+        raise RuntimeError("secret details")
 
     monkeypatch.setattr(served.agent._runner, "infer_async", broken)
-    answer = ask(served.endpoint.port, f"{MODEL}/infer", question(ROWS))
-    assert answer.status == 500
-    assert answer.body == {"error": "internal error; see the log of the agent"}
-    assert "secret insides" in caplog.text
+    response = send_request(served.endpoint.port, f"{MODEL}/infer", infer_request(ROWS))
+    assert response.status == 500
+    assert response.body == {"error": "internal error; see the log of the agent"}
+    assert "secret details" in caplog.text

@@ -1,4 +1,4 @@
-"""Many clients, slow ones, greedy ones, and those that vanish: the endpoint goes on."""
+"""The endpoint with many, slow, malformed and disconnecting clients: it keeps serving the others."""
 
 import contextlib
 import http.client
@@ -16,12 +16,12 @@ from edgeexit.agent import Agent, AgentConfig, EndpointConfig
 from edgeexit.agent.endpoint.server import Endpoint, listen
 from edgeexit.bundle import Bundle
 from edgeexit.errors import ConfigError
-from tests.agent.endpoint.client import MODEL, Gate, Served, ask, question
+from tests.agent.endpoint.client import MODEL, Gate, Served, infer_request, send_request
 from tests.agent.fleet import wait_for
 from tests.bundles import INPUT, make_samples
 
 INFER = f"{MODEL}/infer"
-ONE = question(make_samples(1)[INPUT])
+ONE = infer_request(make_samples(1)[INPUT])
 
 Serve = Callable[..., Served]
 
@@ -36,7 +36,7 @@ def request_head(length: int | str, *more: str) -> bytes:
 
 
 def is_closed(line: socket.socket) -> bool:
-    """Read what is left; return whether the other side has closed (and not: until the timeout)."""
+    """Read until the server closes the connection; a timeout raises."""
     try:
         while line.recv(65536):
             pass
@@ -45,7 +45,7 @@ def is_closed(line: socket.socket) -> bool:
     return True
 
 
-def test_a_hundred_clients_at_once_each_get_their_own_answers(served: Served) -> None:
+def test_a_hundred_concurrent_clients_each_get_their_own_outputs(served: Served) -> None:
     samples = make_samples(300)[INPUT]
     expected = served.agent.infer({INPUT: samples}).outputs
     begin = threading.Barrier(100)
@@ -55,30 +55,30 @@ def test_a_hundred_clients_at_once_each_get_their_own_answers(served: Served) ->
         begin.wait(60)
         for turn in range(3):
             row = 3 * number + turn
-            connection.request("POST", INFER, json.dumps(question(samples[row : row + 1])))
-            answer = json.loads(connection.getresponse().read())
-            (found,) = (output["data"] for output in answer["outputs"] if output["name"] == "outputs")
+            connection.request("POST", INFER, json.dumps(infer_request(samples[row : row + 1])))
+            response = json.loads(connection.getresponse().read())
+            (found,) = (output["data"] for output in response["outputs"] if output["name"] == "outputs")
             np.testing.assert_allclose(found, expected[row], rtol=1e-4, atol=1e-5)
         connection.close()
 
     with ThreadPoolExecutor(100) as pool:
         list(pool.map(work, range(100)))
-    wait_for(lambda: served.requests == 0, "all to have left")
+    wait_for(lambda: served.requests == 0, "no request in flight")
     assert served.agent.totals().exited == (0, 0, 600)
 
 
-def test_clients_that_send_nothing_or_little_are_closed_and_hold_up_nobody(serve: Serve) -> None:
+def test_clients_that_send_nothing_or_too_slowly_are_disconnected_and_do_not_block_others(serve: Serve) -> None:
     served = serve(idle_timeout_s=0.5, transfer_timeout_s=0.5)
     port = served.endpoint.port
-    with contextlib.ExitStack() as life:
-        silent = [life.enter_context(connect(port)) for _ in range(20)]
-        halfway = [life.enter_context(connect(port)) for _ in range(20)]
-        stalled = [life.enter_context(connect(port)) for _ in range(20)]
+    with contextlib.ExitStack() as resources:
+        silent = [resources.enter_context(connect(port)) for _ in range(20)]
+        halfway = [resources.enter_context(connect(port)) for _ in range(20)]
+        stalled = [resources.enter_context(connect(port)) for _ in range(20)]
         for line in halfway:
             line.sendall(b"POST /v2 HTTP/1.1\r\nHost: he")
         for line in stalled:
             line.sendall(request_head(1000) + b'{"inputs"')
-        dripping = life.enter_context(connect(port))
+        dripping = resources.enter_context(connect(port))
         dripping.sendall(b"GET /v2 HTTP/1.1\r\n")
         stop = threading.Event()
 
@@ -89,44 +89,44 @@ def test_clients_that_send_nothing_or_little_are_closed_and_hold_up_nobody(serve
 
         thread = threading.Thread(target=drip)
         thread.start()
-        assert ask(port, INFER, ONE).status == 200
+        assert send_request(port, INFER, ONE).status == 200
         assert all(is_closed(line) for line in (*silent, *halfway, *stalled, dripping))
         stop.set()
         thread.join()
-    wait_for(lambda: served.requests == 0, "the stalled requests to be given up")
-    assert ask(port, INFER, ONE).status == 200
+    wait_for(lambda: served.requests == 0, "the stalled requests to be released")
+    assert send_request(port, INFER, ONE).status == 200
 
 
-def test_a_client_that_does_not_read_its_answer_is_closed(serve: Serve) -> None:
+def test_a_client_that_does_not_read_its_response_is_disconnected(serve: Serve) -> None:
     served = serve(transfer_timeout_s=1.0, agent={"max_waiting": 100_000})
     with connect(served.endpoint.port) as line:
         line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         rows = make_samples(40_000)[INPUT]
         tensor = {"name": INPUT, "shape": list(rows.shape), "datatype": "FP32"}
         header = json.dumps({"inputs": [{**tensor, "parameters": {"binary_data_size": rows.nbytes}}]}).encode()
-        told = f"Inference-Header-Content-Length: {len(header)}"
-        line.sendall(request_head(len(header) + rows.nbytes, told) + header + rows.tobytes())
+        header_field = f"Inference-Header-Content-Length: {len(header)}"
+        line.sendall(request_head(len(header) + rows.nbytes, header_field) + header + rows.tobytes())
         wait_for(lambda: served.requests == 1, "the request")
-        wait_for(lambda: served.agent.completed_batches == 1, "the answer", timeout_s=30)
-        wait_for(lambda: served.requests == 0, "the client to be given up", timeout_s=30)
+        wait_for(lambda: served.agent.completed_batches == 1, "the inference", timeout_s=30)
+        wait_for(lambda: served.requests == 0, "the request to be released", timeout_s=30)
         wait_for(lambda: not served.endpoint.connections, "its connection to be closed")
-    assert ask(served.endpoint.port, INFER, ONE).status == 200
+    assert send_request(served.endpoint.port, INFER, ONE).status == 200
 
 
 @pytest.mark.parametrize("times", [2, 1000])
-def test_a_body_that_is_too_large_is_refused_in_words(serve: Serve, times: int) -> None:
+def test_a_body_that_is_too_large_is_refused_with_a_reason(serve: Serve, times: int) -> None:
     served = serve(max_body_bytes=2048)
     with connect(served.endpoint.port) as line:
         line.sendall(request_head(2048 * times))
         if times == 2:
             line.sendall(b"x" * 2048 * times)
-        answer = line.recv(65536)
-    assert answer.startswith(b"HTTP/1.1 413")
-    assert b'{"error":"a body may have at most 2048 bytes' in answer
-    assert ask(served.endpoint.port, INFER, ONE).status == 200
+        response = line.recv(65536)
+    assert response.startswith(b"HTTP/1.1 413")
+    assert b'{"error":"a body may have at most 2048 bytes' in response
+    assert send_request(served.endpoint.port, INFER, ONE).status == 200
 
 
-def test_a_body_that_grows_beyond_the_limit_is_refused_in_words(serve: Serve) -> None:
+def test_a_chunked_body_that_exceeds_the_limit_is_refused_with_a_reason(serve: Serve) -> None:
     served = serve(max_body_bytes=2048)
     connection = http.client.HTTPConnection("127.0.0.1", served.endpoint.port, timeout=20)
     connection.request("POST", INFER, (b"x" * 1000 for _ in range(10)), encode_chunked=True)
@@ -138,7 +138,7 @@ def test_a_body_that_grows_beyond_the_limit_is_refused_in_words(serve: Serve) ->
 
 
 @pytest.mark.parametrize(
-    "told",
+    "content",
     [
         b"GARBAGE\r\n\r\n",
         b"POST / HTTP/9.9\r\n\r\n",
@@ -153,92 +153,92 @@ def test_a_body_that_grows_beyond_the_limit_is_refused_in_words(serve: Serve) ->
         b"GET /v2/models/%ff%fe HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
     ],
 )
-def test_what_is_no_http_ends_that_connection_alone(
-    served: Served, told: bytes, caplog: pytest.LogCaptureFixture
+def test_malformed_http_closes_only_that_connection(
+    served: Served, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     with connect(served.endpoint.port) as line:
         with contextlib.suppress(ConnectionError):
-            line.sendall(told)
+            line.sendall(content)
         assert is_closed(line)
-    wait_for(lambda: served.requests == 0, "it to have left")
-    assert ask(served.endpoint.port, INFER, ONE).status == 200
+    wait_for(lambda: served.requests == 0, "no request in flight")
+    assert send_request(served.endpoint.port, INFER, ONE).status == 200
     assert "Traceback" not in caplog.text
 
 
-def test_clients_that_vanish_leave_nothing_behind(served: Served, gate: Gate) -> None:
+def test_requests_of_clients_that_disconnect_are_released(served: Served, gate: Gate) -> None:
     body = json.dumps(ONE).encode()
     for _ in range(10):
-        with connect(served.endpoint.port) as line:  # in the middle of the body
+        with connect(served.endpoint.port) as line:  # disconnects in the middle of the body
             line.sendall(request_head(len(body)) + body[:20])
-    with contextlib.ExitStack() as life:  # before the answer, the first of them while its inference runs
-        lines = [life.enter_context(connect(served.endpoint.port)) for _ in range(10)]
+    with contextlib.ExitStack() as resources:  # disconnect before the response, the first one during its inference
+        lines = [resources.enter_context(connect(served.endpoint.port)) for _ in range(10)]
         lines[0].sendall(request_head(len(body)) + body)
         assert gate.reached.wait(10)
         for line in lines[1:]:
             line.sendall(request_head(len(body)) + body)
         wait_for(lambda: served.requests == 10, "ten requests")
-    wait_for(lambda: served.requests == 0, "them to have left")
+    wait_for(lambda: served.requests == 0, "nothing left in flight")
     gate.open()
-    assert ask(served.endpoint.port, INFER, ONE).status == 200
-    assert served.agent.completed_batches == 2, "what nobody waits for, and had not begun, is not run"
+    assert send_request(served.endpoint.port, INFER, ONE).status == 200
+    assert served.agent.completed_batches == 2, "inferences that had not started are cancelled"
 
 
-def test_more_requests_than_may_be_in_flight_are_told_to_come_back(serve: Serve, monkeypatch: Any) -> None:
+def test_requests_beyond_max_requests_get_a_503(serve: Serve, monkeypatch: Any) -> None:
     served = serve(max_requests=2)
     gate = Gate(served, monkeypatch)
     with ThreadPoolExecutor(2) as pool:
-        early = [pool.submit(ask, served.endpoint.port, INFER, ONE) for _ in range(2)]
+        early = [pool.submit(send_request, served.endpoint.port, INFER, ONE) for _ in range(2)]
         wait_for(lambda: served.requests == 2, "two requests in flight")
-        answer = ask(served.endpoint.port, INFER, ONE)
-        assert answer.status == 503
-        assert "2 requests are in flight" in answer.body["error"]
-        assert answer.headers["Retry-After"] == "1"
-        assert ask(served.endpoint.port, "/v2/health/live").status == 200
+        response = send_request(served.endpoint.port, INFER, ONE)
+        assert response.status == 503
+        assert "2 requests are in flight" in response.body["error"]
+        assert response.headers["Retry-After"] == "1"
+        assert send_request(served.endpoint.port, "/v2/health/live").status == 200
         gate.open()
         assert [one.result().status for one in early] == [200, 200]
-    assert ask(served.endpoint.port, INFER, ONE).status == 200
+    assert send_request(served.endpoint.port, INFER, ONE).status == 200
 
 
-def test_more_samples_than_may_wait_are_told_to_come_back(serve: Serve, monkeypatch: Any) -> None:
+def test_samples_beyond_max_waiting_get_a_503(serve: Serve, monkeypatch: Any) -> None:
     served = serve(agent={"max_waiting": 1})
     gate = Gate(served, monkeypatch)
     with ThreadPoolExecutor(1) as pool:
-        early = pool.submit(ask, served.endpoint.port, INFER, ONE)
+        early = pool.submit(send_request, served.endpoint.port, INFER, ONE)
         assert gate.reached.wait(10)
-        answer = ask(served.endpoint.port, INFER, ONE)
-        assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
-        assert "1 samples are in progress" in answer.body["error"]
+        response = send_request(served.endpoint.port, INFER, ONE)
+        assert (response.status, response.headers["Retry-After"]) == (503, "1")
+        assert "1 samples are in progress" in response.body["error"]
         gate.open()
         assert early.result().status == 200
 
 
-def test_bodies_that_are_under_way_are_bounded_together(serve: Serve) -> None:
+def test_the_bodies_in_flight_are_bounded_together(serve: Serve) -> None:
     served = serve(max_body_bytes=100_000)
-    with contextlib.ExitStack() as life:
+    with contextlib.ExitStack() as resources:
         for _ in range(4):
-            life.enter_context(connect(served.endpoint.port)).sendall(request_head(100_000) + b"x" * 50_000)
-        wait_for(lambda: served.requests == 4, "four bodies under way")
-        answer = ask(served.endpoint.port, INFER, ONE)
-        assert answer.status == 503
-        assert "400000" in answer.body["error"]
-    wait_for(lambda: served.requests == 0, "them to have left")
-    assert ask(served.endpoint.port, INFER, ONE).status == 200
+            resources.enter_context(connect(served.endpoint.port)).sendall(request_head(100_000) + b"x" * 50_000)
+        wait_for(lambda: served.requests == 4, "four bodies in flight")
+        response = send_request(served.endpoint.port, INFER, ONE)
+        assert response.status == 503
+        assert "400000" in response.body["error"]
+    wait_for(lambda: served.requests == 0, "nothing left in flight")
+    assert send_request(served.endpoint.port, INFER, ONE).status == 200
 
 
-def test_more_connections_than_may_be_are_told_to_come_back(serve: Serve) -> None:
+def test_connections_beyond_max_connections_get_a_503(serve: Serve) -> None:
     served = serve(max_connections=3)
-    with contextlib.ExitStack() as life:
+    with contextlib.ExitStack() as resources:
         for _ in range(3):
-            life.enter_context(connect(served.endpoint.port))
+            resources.enter_context(connect(served.endpoint.port))
         wait_for(lambda: served.endpoint.connections == 3, "three connections")
         with connect(served.endpoint.port) as line:
             assert line.recv(65536).startswith(b"HTTP/1.1 503")
             assert is_closed(line)
-    wait_for(lambda: not served.endpoint.connections, "them to have left")
-    assert ask(served.endpoint.port, INFER, ONE).status == 200
+    wait_for(lambda: not served.endpoint.connections, "nothing left in flight")
+    assert send_request(served.endpoint.port, INFER, ONE).status == 200
 
 
-def test_stopping_finishes_what_is_in_flight_and_takes_nothing_new(
+def test_stopping_finishes_the_requests_in_flight_and_refuses_new_ones(
     bundle: Bundle, config: AgentConfig, monkeypatch: Any
 ) -> None:
     with Agent(bundle, config) as agent, ThreadPoolExecutor(2) as pool:
@@ -252,7 +252,7 @@ def test_stopping_finishes_what_is_in_flight_and_takes_nothing_new(
         ):
             open_.request("GET", "/v2/health/live")
             open_.getresponse().read()
-            early = pool.submit(ask, port, INFER, ONE)
+            early = pool.submit(send_request, port, INFER, ONE)
             assert gate.reached.wait(10)
             stopping = pool.submit(endpoint.__exit__, None, None, None)
             wait_for(lambda: refuses(port), "new connections to be refused")
@@ -276,7 +276,7 @@ def refuses(port: int) -> bool:
     return False
 
 
-def test_a_port_that_is_taken_is_named(bundle: Bundle, config: AgentConfig) -> None:
+def test_a_port_in_use_is_named(bundle: Bundle, config: AgentConfig) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, Agent(bundle, config) as agent:
         port = taken.getsockname()[1]
         with (
@@ -288,22 +288,22 @@ def test_a_port_that_is_taken_is_named(bundle: Bundle, config: AgentConfig) -> N
 
 @pytest.mark.parametrize(
     ("host", "warned"),
-    [("0.0.0.0", True), ("127.0.0.1", False), ("localhost", False)],  # noqa: S104 - on purpose
+    [("0.0.0.0", True), ("127.0.0.1", False), ("localhost", False)],  # noqa: S104 - tests the warning
 )
-def test_listening_to_the_network_is_warned_of(
+def test_listening_on_the_network_logs_a_warning(
     serve: Serve, host: str, *, warned: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     served = serve(host=host)
-    assert ask(served.endpoint.port, "/v2/health/ready").status == 200
+    assert send_request(served.endpoint.port, "/v2/health/ready").status == 200
     assert ("without authentication" in caplog.text) == warned
 
 
-def test_a_host_that_is_not_this_device_s_is_told_apart_from_a_port_that_is_taken() -> None:
+def test_the_advice_for_a_foreign_address_differs_from_that_for_a_port_in_use() -> None:
     with pytest.raises(ConfigError, match=r"; set host to an address of this device under \[endpoint\]"):
         listen(EndpointConfig(host="192.0.2.1", port=0))
 
 
-def test_a_host_that_is_none_is_named(bundle: Bundle, config: AgentConfig) -> None:
+def test_an_unknown_host_is_named(bundle: Bundle, config: AgentConfig) -> None:
     with (
         Agent(bundle, config) as agent,
         pytest.raises(ConfigError, match=r"host 'no\.such\.host\.invalid' does not resolve"),
