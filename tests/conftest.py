@@ -16,19 +16,23 @@ _TESTS = Path(__file__).parent
 _GROUPS = {"arm": "arm", "deploy": "deploy", "cli/deploy": "deploy"}
 """Folder -> group, where a fixture of the session is expensive. Elsewhere each file is a group."""
 
-_NEED_TORCH = [
-    "backends/tensorrt/engines/test_build.py",
-    "backends/tensorrt/engines/test_parse.py",
-    "backends/tensorrt/test_batch.py",
-    "runtime/test_maps.py",
-    "runtime/test_profiler.py",
-    "runtime/test_sizes.py",
-    "runtime/test_text.py",
-]
-"""Tests of the device side that compile a model. scripts/test_device_pythons runs the others without torch."""
+_NEEDED = {
+    "torch": [
+        "backends/tensorrt/engines/test_build.py",
+        "backends/tensorrt/engines/test_parse.py",
+        "backends/tensorrt/test_batch.py",
+        "runtime/test_maps.py",
+        "runtime/test_profiler.py",
+        "runtime/test_sizes.py",
+        "runtime/test_text.py",
+    ],
+    "tritonclient": ["agent/endpoint/test_calls.py"],
+}
+"""Package -> the tests of the device side that need it. scripts/test_device_pythons runs the others without it."""
 
-if importlib.util.find_spec("torch") is None:
-    collect_ignore = _NEED_TORCH
+collect_ignore = [
+    file for package, files in _NEEDED.items() if importlib.util.find_spec(package) is None for file in files
+]
 
 _arm_skipped = pytest.StashKey[str]()
 
