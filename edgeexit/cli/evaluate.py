@@ -1,4 +1,4 @@
-"""`edgeexit evaluate`: what the policy makes of a data set on this machine."""
+"""`edgeexit evaluate`: accuracy, exits and latency of a bundle's policy on a data set, on this machine."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 def evaluate_command(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle; it needs a policy (edgeexit fit).")],
-    data: Annotated[Path, typer.Option(help="Test samples (.npz), with labels for the accuracy.")],
+    data: Annotated[Path, typer.Option(help="Test samples (.npz); the accuracy needs labels.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Measure accuracy, agreement with the final exit, exit rates, latency and speed-up, beside the whole model always.
+    """Measure accuracy, agreement with the final exit, exit rates, latency and speed-up, next to the full model's.
 
-    Every figure has its 95 % bootstrap interval. The speed-up is told twice: in measured time, and in layers as papers
-    count it.
+    Every value has a 95 % bootstrap confidence interval. The speed-up is given in measured time, and in layers as in
+    papers.
 
     Example: `edgeexit evaluate quickstart/bundle --data quickstart/test.npz`
     """
@@ -33,7 +33,7 @@ def evaluate_command(
     opened = Bundle.open(bundle)
     document = opened.policy()
     if document is None:
-        raise BundleError(f"bundle '{bundle}' has no policy yet, first: {how_to_get_a_policy(bundle)}")
+        raise BundleError(f"bundle '{bundle}' has no policy; run `{how_to_get_a_policy(bundle)}` first")
     policy, manifest = document.policy, opened.manifest
     dataset = load_dataset(data, manifest.inputs, task=manifest.task, classes=manifest.classes)
     check_finite(dataset.inputs, where=f"data file '{data}'")
@@ -46,7 +46,7 @@ def evaluate_command(
     if as_json:
         print_json(results)
         return
-    columns = [_figures(result, manifest.exits) for result in results.values()]
+    columns = [_cells(result, manifest.exits) for result in results.values()]
     print_table(
         f"{len(dataset)} samples, one at a time; 95 % intervals",
         ("", *results),
@@ -55,13 +55,13 @@ def evaluate_command(
     next_step(f"edgeexit inspect {bundle}" if opened.profile() else f"edgeexit profile {bundle}")
 
 
-def _figures(result: "Evaluation", exits: tuple[str, ...]) -> dict[str, str]:
-    """Return name -> cell of every figure."""
+def _cells(result: "Evaluation", exits: tuple[str, ...]) -> dict[str, str]:
+    """Return row name -> text of the cell."""
     latency = result.latency
     return {
         "accuracy": _percent(result.accuracy),
         "agreement with the final exit": _percent(result.agreement),
-        **{f"leave at {name}": _percent(rate) for name, rate in zip(exits, result.exit_rates, strict=True)},
+        **{f"exit at {name}": _percent(rate) for name, rate in zip(exits, result.exit_rates, strict=True)},
         "mean latency": _cell(latency.mean_ms, "{:.3f}", " ms"),
         "p50": _cell(latency.p50_ms, "{:.3f}", " ms"),
         "p90": _cell(latency.p90_ms, "{:.3f}", " ms"),
@@ -70,13 +70,13 @@ def _figures(result: "Evaluation", exits: tuple[str, ...]) -> dict[str, str]:
     }
 
 
-def _percent(percent: "Interval | None") -> str:
-    return _cell(percent, "{:.1f}", " %", scale=100)
+def _percent(fraction: "Interval | None") -> str:
+    return _cell(fraction, "{:.1f}", " %", scale=100)
 
 
-def _cell(figure: "Interval | None", form: str, unit: str, *, scale: float = 1) -> str:
-    """Return a figure with its interval, but without one that has no width, and a dash for what is not known."""
-    if figure is None:
+def _cell(interval: "Interval | None", form: str, unit: str, *, scale: float = 1) -> str:
+    """Return a value with its interval, without an interval of width 0; a dash if the value is unknown."""
+    if interval is None:
         return "-"
-    value, low, high = (form.format(scale * number) for number in (figure.value, figure.low, figure.high))
-    return f"{value}{unit}" if figure.low == figure.high else f"{value}{unit} ({low} to {high})"
+    value, low, high = (form.format(scale * number) for number in (interval.value, interval.low, interval.high))
+    return f"{value}{unit}" if interval.low == interval.high else f"{value}{unit} ({low} to {high})"

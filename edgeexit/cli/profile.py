@@ -1,4 +1,4 @@
-"""`edgeexit profile`: what a bundle costs on this machine, or which of two costs less."""
+"""`edgeexit profile`: measures the latency of a bundle on this machine, or compares two bundles."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,38 +19,39 @@ if TYPE_CHECKING:
 _DURATION_S = 3.0
 _COMPARED = 2
 _STORED_BATCH = 1
-"""Costs are those of single samples: in a batch, samples share their stages."""
+"""Only profiles of single samples serve as costs, because the samples of a batch share stages."""
 
 
 def profile_command(
     bundles: Annotated[
-        list[Path] | None, typer.Argument(metavar="BUNDLE", help="Folder of the bundle; with --compare two, A and B.")
+        list[Path] | None,
+        typer.Argument(metavar="BUNDLE", help="Folder of the bundle; two folders, A and B, with --compare."),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Samples with a real mix of exits (.npz); default: the golden ones.")
+        Path | None, typer.Option(help="Samples with a realistic mix of exits (.npz); default: the golden samples.")
     ] = None,
     duration: Annotated[
-        float | None, typer.Option(min=0.1, help="Seconds of steady state, for each of the parts; default: 3.")
+        float | None, typer.Option(min=0.1, help="Seconds of steady state for each phase; default: 3.")
     ] = None,
     batch: Annotated[
-        int, typer.Option(min=1, help="Samples of an inference; only profiles of single ones are stored.")
+        int, typer.Option(min=1, help="Samples per inference; only profiles with batch size 1 are stored.")
     ] = 1,
     plot: Annotated[
-        Path | None, typer.Option(help="Write a page (.html, works offline) that shows where the time goes.")
+        Path | None, typer.Option(help="Write a page (.html, works offline) with charts of the profile.")
     ] = None,
     stored: Annotated[
-        bool, typer.Option("--stored", help="Measure nothing: show the profile that the bundle holds.")
+        bool, typer.Option("--stored", help="Show the profile stored in the bundle, without measuring.")
     ] = False,
     compare: Annotated[
         bool,
-        typer.Option("--compare", help="Measure two bundles, A and B, in turns: what B takes over what A takes."),
+        typer.Option("--compare", help="Measure two bundles, A and B, in alternation, and print the ratio B / A."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Measure cold load, first run and steady state, stage by stage and end to end; store profile.json in the bundle.
+    """Measure cold load, first run, and steady state per stage and end to end. Store profile.json in the bundle.
 
-    A board that was throttled meanwhile makes the profile invalid: it is stored, and not used as costs. A profile that
-    was taken on a device can be drawn elsewhere: copy profile.json into the bundle there, and use `--stored --plot`.
+    If the board was throttled during the measurement, the profile is stored as invalid and not used as costs. To draw
+    the profile of a device on another machine, copy profile.json into the bundle there, and use `--stored --plot`.
 
     Example: `edgeexit profile quickstart/bundle --data quickstart/test.npz --duration 5 --plot profile.html`
 
@@ -62,16 +63,16 @@ def profile_command(
     if compare:
         if len(named) != _COMPARED or plot is not None or stored or batch != 1:
             raise ConfigError(
-                "--compare takes two bundles, A and B, and beside them only --data, --duration and --json; see "
+                "--compare takes two bundles, A and B, and only the options --data, --duration and --json; see "
                 "`edgeexit profile --help`"
             )
         _compare(*named, data=data, duration=duration or _DURATION_S, as_json=as_json)
         return
     if len(named) != 1:
-        raise ConfigError("give a bundle to profile, or two with --compare A B")
-    draw = None if plot is None else _drawing(plot, named[0])
+        raise ConfigError("give one bundle to profile, or two with --compare A B")
+    draw = None if plot is None else _require_drawing(plot, named[0])
     if stored:
-        profile, opened = _stored(named[0], data, duration, batch)
+        profile, opened = _load_stored(named[0], data, duration, batch)
     else:
         profile, opened = _measure(named[0], data, duration or _DURATION_S, batch)
     writes: list[Callable[[], None]] = []
@@ -79,17 +80,17 @@ def profile_command(
         writes.append(lambda: opened.write_profile(profile))
     if plot is not None and draw is not None:
         writes.append(lambda: _write_page(plot, draw(profile, opened.manifest.model, opened.manifest.exits)))
-    troubles = [trouble for write in writes if (trouble := _trouble_of(write)) is not None]
+    errors = [error for write in writes if (error := _error_of(write)) is not None]
     _show(profile, opened, as_json=as_json)
-    if troubles:
-        raise troubles[0]  # only now: what took so long to measure is shown all the same
+    if errors:
+        raise errors[0]  # after the figures are shown, so that the measurement is not lost
     if not as_json:
-        next_step(_what_next(profile, opened))
+        next_step(_next_step(profile, opened))
 
 
 def _show(profile: "LatencyProfile", bundle: "Bundle", *, as_json: bool) -> None:
     if profile.invalid is not None:
-        warn(f"not to be used as costs: {profile.invalid}")
+        warn(f"this profile is not used as costs: {profile.invalid}")
     if as_json:
         print_json(profile)
         return
@@ -98,9 +99,9 @@ def _show(profile: "LatencyProfile", bundle: "Bundle", *, as_json: bool) -> None
         print_no_end_to_end(bundle.path, has_policy=bundle.policy() is not None)
 
 
-def _what_next(profile: "LatencyProfile", bundle: "Bundle") -> str:
+def _next_step(profile: "LatencyProfile", bundle: "Bundle") -> str:
     if profile.invalid is not None:
-        return "let the machine cool down, or give it more power, and profile again"
+        return "let the machine cool down or improve its power supply, and profile again"
     return how_to_get_a_policy(bundle.path) if bundle.policy() is None else f"edgeexit inspect {bundle.path}"
 
 
@@ -111,8 +112,8 @@ def _write_page(plot: Path, page: bytes) -> None:
     notes.print(f"page: {printable(plot)}", soft_wrap=True)
 
 
-def _trouble_of(write: Callable[[], None]) -> OSError | None:
-    """Return what kept something from being written."""
+def _error_of(write: Callable[[], None]) -> OSError | None:
+    """Return the error of a write, or None."""
     try:
         write()
     except OSError as error:
@@ -138,20 +139,20 @@ def _measure(path: Path, data: Path | None, duration: float, batch: int) -> "tup
     for warning in profile.warnings:
         warn(warning)
     if batch != _STORED_BATCH:
-        warn(f"nothing is stored: costs are those of single samples, and these are of batches of {batch}")
+        warn(f"the profile is not stored: the batch size is {batch}, and costs need single samples")
     return profile, opened
 
 
-def _stored(path: Path, data: Path | None, duration: float | None, batch: int) -> "tuple[LatencyProfile, Bundle]":
+def _load_stored(path: Path, data: Path | None, duration: float | None, batch: int) -> "tuple[LatencyProfile, Bundle]":
     from edgeexit.bundle import Bundle
     from edgeexit.errors import BundleError, ConfigError
 
     if data is not None or duration is not None or batch != _STORED_BATCH:
-        raise ConfigError("--stored measures nothing, so --data, --duration and --batch say nothing; leave them out")
+        raise ConfigError("--stored measures nothing; remove --data, --duration and --batch")
     opened = Bundle.open(path)
     profile = opened.profile()
     if profile is None:
-        raise BundleError(f"bundle '{path}' holds no profile of itself; run `edgeexit profile {path}` on the device")
+        raise BundleError(f"bundle '{path}' has no profile; run `edgeexit profile {path}` on the device")
     return profile, opened
 
 
@@ -166,7 +167,7 @@ def _compare(a: Path, b: Path, *, data: Path | None, duration: float, as_json: b
         for warning in side.warnings:
             warn(f"{path}: {warning}")
     if comparison.invalid is not None:
-        warn(f"this says little: {comparison.invalid}")
+        warn(f"the comparison is not reliable: {comparison.invalid}")
     if as_json:
         print_json(comparison)
         return
@@ -184,16 +185,16 @@ def _dataset(data: Path | None, bundle: "Bundle") -> "Dataset | None":
     return None if data is None else load_dataset(data, manifest.inputs, task=manifest.task)
 
 
-def _drawing(plot: Path, bundle: Path) -> "Callable[[LatencyProfile, str, tuple[str, ...]], bytes]":
-    """Return what draws a page. Raises DataError for a place where none can be, ConfigError without plotly."""
+def _require_drawing(plot: Path, bundle: Path) -> "Callable[[LatencyProfile, str, tuple[str, ...]], bytes]":
+    """Return the function that draws a page. Raises DataError for an unusable path, ConfigError without plotly."""
     from edgeexit.errors import ConfigError
 
     require_page("--plot", plot, bundle)
     try:
-        from edgeexit.report.profile_page import draw_profile
+        from edgeexit.report.profile_page import render_profile_page
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"--plot needs the package '{error.name}' (edgeexit[compile]); profile here without it, copy profile.json "
-            f"into the bundle on a PC, and draw it there: edgeexit profile BUNDLE --stored --plot {plot.name}"
+            f"--plot needs the package '{error.name}' (edgeexit[compile]); profile without --plot, copy profile.json "
+            f"into the bundle on a PC, and run there: edgeexit profile BUNDLE --stored --plot {plot.name}"
         ) from error
-    return draw_profile
+    return render_profile_page

@@ -1,4 +1,4 @@
-"""How a profile and a comparison are printed."""
+"""Prints a profile, and the comparison of two bundles."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def print_profile(profile: "LatencyProfile", exits: Sequence[str]) -> None:
-    """Print the figures of a profile, where the time goes, and what the board told."""
+    """Print the latencies of a profile, where the time goes, and the board's sensors."""
     rows = [(stage.name, stage.latency) for stage in profile.stages]
     if profile.end_to_end is not None:
         rows.append((f"end to end, {profile.policy}", profile.end_to_end))
@@ -35,26 +35,28 @@ def print_profile(profile: "LatencyProfile", exits: Sequence[str]) -> None:
             for name, latency in rows
         ],
     )
-    console.print("p90 and p99: MLPerf's early-stopping estimates; with 99 % confidence the true ones are not above")
+    console.print("p90 and p99 are MLPerf's early-stopping estimates: upper bounds with 99 % confidence")
     console.print(f"cold load {milliseconds(profile.cold_load_ms)}, first run {milliseconds(profile.first_run_ms)}")
     _print_where_time_goes(profile)
     if profile.exit_rates is not None:
         mix = ", ".join(f"{name} {percent(rate)}" for name, rate in zip(exits, profile.exit_rates, strict=True))
-        console.print(printable(f"exit mix of the end-to-end run: {mix}"))
+        console.print(printable(f"exits taken end to end: {mix}"))
     if profile.drift is not None and profile.drift.drifted:
-        warn(_drift(profile.drift))
+        warn(_drift_warning(profile.drift))
     if profile.telemetry is not None:
-        for line in _board(profile.telemetry):
+        for line in _sensor_lines(profile.telemetry):
             console.print(printable(line), soft_wrap=True)
     if profile.energy_per_inference_mj is not None:
-        console.print(f"energy of the board, idle included: {profile.energy_per_inference_mj:.3f} mJ an inference")
+        console.print(
+            f"energy of the board, idle power included: {profile.energy_per_inference_mj:.3f} mJ per inference"
+        )
     if profile.settings:
-        told = ", ".join(f"{name} {value}" for name, value in profile.settings.items())
-        console.print(printable(f"set to: {told}"), soft_wrap=True)
+        settings = ", ".join(f"{name} {value}" for name, value in profile.settings.items())
+        console.print(printable(f"settings: {settings}"), soft_wrap=True)
 
 
 def print_comparison(comparison: "BundleComparison", a: str, b: str) -> None:
-    """Print the ratio to every exit, and whether it says anything."""
+    """Print the ratio B / A for every exit, with its interval."""
     rows = [
         (f"to {name}", milliseconds(comparison.a.exit_ms[name]), milliseconds(comparison.b.exit_ms[name]), ratio)
         for name, ratio in comparison.exits.items()
@@ -65,7 +67,7 @@ def print_comparison(comparison: "BundleComparison", a: str, b: str) -> None:
         times = milliseconds(comparison.a.end_to_end_ms), milliseconds(comparison.b.end_to_end_ms)
         rows.append((name, *times, comparison.end_to_end))
     print_table(
-        f"B = {b} over A = {a}: medians of {comparison.pairs:,} turns, end to end means; {comparison.machine}",
+        f"B = {b} over A = {a}: medians of {comparison.pairs:,} pairs, end to end means; {comparison.machine}",
         ("", "A", "B", "B over A", "95 % interval", ""),
         [
             (name, of_a, of_b, f"{ratio.value:.3f}x", f"{ratio.low:.3f} to {ratio.high:.3f}", _verdict(ratio))
@@ -80,21 +82,21 @@ def print_comparison(comparison: "BundleComparison", a: str, b: str) -> None:
         if name not in comparison.exits
     ]
     if only:
-        console.print(printable(f"exits that the other does not have are left out: {', '.join(only)}"), soft_wrap=True)
+        console.print(printable(f"exits that only one bundle has are left out: {', '.join(only)}"), soft_wrap=True)
 
 
 def print_no_end_to_end(bundle: Path, *, has_policy: bool) -> None:
-    """Say why there is no end to end, and what gives it."""
+    """Print why there is no end-to-end latency, and the command that gives one."""
     if has_policy:
-        text = f"the profile of '{bundle}' is older than its policy; `edgeexit profile {bundle}`"
+        text = f"the profile of '{bundle}' is older than its policy; run `edgeexit profile {bundle}`"
     else:
-        text = f"'{bundle}' has no policy; `{how_to_get_a_policy(bundle)}`"
-    console.print(printable(f"no end to end: {text}"), soft_wrap=True)
+        text = f"'{bundle}' has no policy; run `{how_to_get_a_policy(bundle)}`"
+    console.print(printable(f"no end-to-end latency: {text}"), soft_wrap=True)
 
 
 def _verdict(ratio: "Interval") -> str:
     if ratio.low <= 1 <= ratio.high:
-        return "no difference seen"
+        return "no significant difference"
     return "B is slower" if ratio.value > 1 else "B is faster"
 
 
@@ -103,8 +105,8 @@ def _print_where_time_goes(profile: "LatencyProfile") -> None:
         return
     readouts = [stage.readout_ms for stage in profile.stages]
     print_table(
-        "Where the time of a sample goes, by the exit that it takes: means",
-        ("exit", "all", "stages", "of which readouts", "decisions", "staging"),
+        "Mean latency per sample, by exit taken",
+        ("exit", "total", "stages", "of which readouts", "decisions", "overhead"),
         [
             (
                 path.exit,
@@ -124,25 +126,28 @@ def _sum(values: "Sequence[float | None]") -> float | None:
     return sum(known) if len(known) == len(values) else None
 
 
-def _drift(drift: "Drift") -> str:
+def _drift_warning(drift: "Drift") -> str:
     return (
-        f"the machine drifted: from its first quarter to its last, the run made the first stage take {drift.ratio:.2f} "
-        f"times as long ({drift.low:.2f} to {drift.high:.2f}); measure longer, on a machine that does nothing else"
+        f"the machine drifted: in the last quarter of the run, the first stage took {drift.ratio:.2f} times as long as "
+        f"in the first quarter ({drift.low:.2f} to {drift.high:.2f}); measure longer, with nothing else running"
     )
 
 
-def _board(told: "Telemetry") -> "Sequence[str]":
-    """Return what the board told, a line a kind of sensor; nothing of those that gave no value."""
+def _sensor_lines(telemetry: "Telemetry") -> "Sequence[str]":
+    """Return one line per kind of sensor, without sensors that gave no value, and a line on throttling."""
     lines = []
     for what, unit, sensors in (
-        ("temperature", "°C", told.temperatures_c),
-        ("power", "mW", told.power_mw),
-        ("clock", "MHz", told.clocks_mhz),
-        ("fan", "rpm", told.fans_rpm),
+        ("temperature", "°C", telemetry.temperatures_c),
+        ("power", "mW", telemetry.power_mw),
+        ("clock", "MHz", telemetry.clocks_mhz),
+        ("fan", "rpm", telemetry.fans_rpm),
     ):
         known = {name: spread for name, spread in sensors.items() if spread is not None}
         if known:
             shown = (f"{name} {spread.mean:g} ({spread.min:g} to {spread.max:g})" for name, spread in known.items())
             lines.append(f"{what} in {unit}, mean (range): {', '.join(shown)}")
-    throttled = {True: "throttled", False: "not throttled", None: "whether it was throttled is not known here"}
-    return (*lines, f"board: {throttled[told.throttled]}, {told.readings} readings of {told.reading_ms:.2f} ms")
+    throttled = {True: "throttled", False: "not throttled", None: "throttling cannot be detected"}
+    return (
+        *lines,
+        f"board: {throttled[telemetry.throttled]}, {telemetry.readings} readings of {telemetry.reading_ms:.2f} ms",
+    )

@@ -1,4 +1,4 @@
-"""`edgeexit evaluate`: its table, its JSON, its warnings, and how it stops."""
+"""The command `edgeexit evaluate`: table, JSON, warnings, errors and interrupts."""
 
 import json
 
@@ -35,13 +35,13 @@ def data(tmp_path):
     return path
 
 
-def test_every_figure_stands_beside_the_whole_model_s_with_its_interval(edgeexit, bundle, data):
+def test_the_table_has_every_value_with_its_interval_next_to_the_full_model(edgeexit, bundle, data):
     outcome = edgeexit("evaluate", bundle.path, "--data", data)
     assert outcome.code == 0
     assert outcome.err == ""
     rows = {line.split("|")[1].strip(): line.split("|")[2:4] for line in outcome.out.splitlines() if "|" in line}
     assert [cell.strip() for cell in rows[""]] == ["full model", "confidence"]
-    for name in ("accuracy", "agreement with the final exit", "leave at e0", "leave at e2", "mean latency", "p50",
+    for name in ("accuracy", "agreement with the final exit", "exit at e0", "exit at e2", "mean latency", "p50",
                  "p90", "speed-up, measured", "speed-up, in layers"):  # fmt: skip
         assert "(" in rows[name][1], name
         assert " to " in rows[name][1], name
@@ -50,7 +50,7 @@ def test_every_figure_stands_beside_the_whole_model_s_with_its_interval(edgeexit
     assert outcome.out.splitlines()[-1].startswith("next: edgeexit profile")
 
 
-def test_json_has_value_low_and_high_of_everything(edgeexit, bundle, data):
+def test_every_json_value_has_an_interval(edgeexit, bundle, data):
     results = json.loads(edgeexit("evaluate", bundle.path, "--data", data, "--json").out)
     assert list(results) == ["full model", "confidence"]
     found = results["confidence"]
@@ -64,14 +64,14 @@ def test_json_has_value_low_and_high_of_everything(edgeexit, bundle, data):
     assert found["samples"] == 150
 
 
-def test_what_was_run_and_what_is_counted_are_the_same_twice(edgeexit, bundle, data):
+def test_two_runs_give_the_same_predictions_and_intervals(edgeexit, bundle, data):
     once, again = (json.loads(edgeexit("evaluate", bundle.path, "--data", data, "--json").out) for _ in range(2))
     for name in ("accuracy", "agreement", "exit_rates", "layer_speedup"):
         assert once["confidence"][name] == again["confidence"][name]
 
 
-def test_a_voting_policy_is_judged_by_its_votes(edgeexit, bundle, data):
-    """Two exits have voted and the newest counts: the answers at e1 are e1's own."""
+def test_a_voting_policy_is_evaluated_on_its_votes(edgeexit, bundle, data):
+    """With two votes the newest one decides, so the predictions at e1 are those of e1 itself."""
     give(bundle, Voting(temperatures=(1.0,) * 3, thresholds=(None, 0.5)))
     with Runner(bundle) as runner, np.load(data) as given:
         top1 = runner.infer_every_exit({INPUT: given[INPUT]}).readouts[:, :, 0]
@@ -81,7 +81,7 @@ def test_a_voting_policy_is_judged_by_its_votes(edgeexit, bundle, data):
     assert results["voting"]["agreement"]["value"] == pytest.approx(np.mean(top1[:, 1] == top1[:, 2]))
 
 
-def test_few_samples_without_labels_leave_dashes(edgeexit, bundle, tmp_path):
+def test_unknown_values_are_dashes(edgeexit, bundle, tmp_path):
     save_arrays(tmp_path / "few.npz", make_samples(20))
     out = edgeexit("evaluate", bundle.path, "--data", tmp_path / "few.npz").out
     rows = {line.split("|")[1].strip(): line.split("|")[3].strip() for line in out.splitlines() if "|" in line}
@@ -89,7 +89,7 @@ def test_few_samples_without_labels_leave_dashes(edgeexit, bundle, tmp_path):
     assert rows["p50"] != "-"
 
 
-def test_thresholds_that_nothing_can_reach_are_told_in_one_line(edgeexit, bundle, data):
+def test_unreachable_exits_give_one_warning(edgeexit, bundle, data):
     policy = Beem(temperatures=(1.0,) * 3, thresholds=(0.9, 1.8), weights=(0.5, 1.0, 1.0))
     give(bundle, policy)
     for arguments in (["evaluate", bundle.path, "--data", data], ["inspect", bundle.path]):
@@ -103,12 +103,12 @@ def test_thresholds_that_nothing_can_reach_are_told_in_one_line(edgeexit, bundle
     assert edgeexit("inspect", bundle.path).err == ""
 
 
-def test_ctrl_c_ends_it_cleanly(edgeexit, bundle, data, monkeypatch):
-    answered = []
+def test_ctrl_c_ends_the_command_without_a_traceback(edgeexit, bundle, data, monkeypatch):
+    calls = []
 
     def infer(self, inputs, *, policy):
-        answered.append(1)
-        if len(answered) > 20:
+        calls.append(1)
+        if len(calls) > 20:
             raise KeyboardInterrupt
         return original(self, inputs, policy=policy)
 
@@ -118,7 +118,7 @@ def test_ctrl_c_ends_it_cleanly(edgeexit, bundle, data, monkeypatch):
     assert (outcome.code, outcome.out, outcome.err) == (130, "", "interrupted\n")
 
 
-def test_a_policy_for_other_classes_is_refused_in_one_line(edgeexit, bundle, data):
+def test_a_policy_for_another_number_of_classes_is_refused(edgeexit, bundle, data):
     give(bundle, Entropy(temperatures=(1.0,) * 3, thresholds=(0.5, 0.5), classes=9))
     outcome = edgeexit("evaluate", bundle.path, "--data", data)
     assert (outcome.code, outcome.out) == (2, "")

@@ -1,4 +1,4 @@
-"""`edgeexit profile`: what it prints, stores, draws, compares and refuses."""
+"""The command `edgeexit profile`: output, stored file, page, comparison, and errors."""
 
 import builtins
 import json
@@ -35,7 +35,7 @@ def data(tmp_path):
 
 
 def refusal(outcome) -> str:
-    """Return the one line of a refused command."""
+    """Return the single error line of a command that failed with exit code 2."""
     assert outcome.code == 2
     assert outcome.out == ""
     lines = outcome.err.strip().splitlines()
@@ -43,15 +43,15 @@ def refusal(outcome) -> str:
     return lines[0]
 
 
-def test_a_profile_tells_where_the_time_goes_and_is_stored(edgeexit, bundle, data):
+def test_a_profile_is_printed_with_its_parts_and_stored(edgeexit, bundle, data):
     outcome = edgeexit("profile", bundle.path, "--data", data, "--duration", 0.2)
     assert outcome.code == 0
     for words in (
         "stage2",
         "end to end, confidence",
-        "Where the time of a sample goes",
-        "staging",
-        "exit mix",
+        "Mean latency per sample, by exit taken",
+        "overhead",
+        "exits taken end to end",
         "cold load",
     ):
         assert words in outcome.out
@@ -61,17 +61,17 @@ def test_a_profile_tells_where_the_time_goes_and_is_stored(edgeexit, bundle, dat
     assert len(stored.paths) >= 2
 
 
-def test_an_invalid_profile_says_so_and_is_no_cost(edgeexit, bundle, data):
+def test_an_invalid_profile_gives_a_warning_and_is_not_used_as_costs(edgeexit, bundle, data):
     edgeexit("profile", bundle.path, "--duration", 0.1)
     bundle.write_profile(replace(bundle.profile(), invalid="the machine was throttled: clock capped"))
     outcome = edgeexit("profile", bundle.path, "--stored")
-    assert "not to be used as costs: the machine was throttled: clock capped" in outcome.err
+    assert "this profile is not used as costs: the machine was throttled: clock capped" in outcome.err
     assert "let the machine cool down" in outcome.out
     refused = edgeexit("fit", bundle.path, "--data", data, "--policy", "confidence", "--budget-ms", 1.0)
     assert "needs measured costs" in refusal(refused)
 
 
-def test_the_page_stands_alone(edgeexit, bundle, data, tmp_path):
+def test_the_page_loads_nothing_from_the_network(edgeexit, bundle, data, tmp_path):
     page = tmp_path / "profile.html"
     assert edgeexit("profile", bundle.path, "--data", data, "--duration", 0.2, "--plot", page).code == 0
     text = page.read_text()
@@ -81,7 +81,7 @@ def test_the_page_stands_alone(edgeexit, bundle, data, tmp_path):
         assert scheme not in text.replace(get_plotlyjs(), "")
 
 
-def test_a_stored_profile_is_drawn_elsewhere_without_measuring(edgeexit, bundle, tmp_path):
+def test_a_stored_profile_is_drawn_without_measuring(edgeexit, bundle, tmp_path):
     edgeexit("profile", bundle.path, "--duration", 0.1)
     before = (bundle.path / "profile.json").read_bytes()
     page = tmp_path / "profile.html"
@@ -91,7 +91,7 @@ def test_a_stored_profile_is_drawn_elsewhere_without_measuring(edgeexit, bundle,
     assert (bundle.path / "profile.json").read_bytes() == before
 
 
-def test_a_device_without_plotly_says_where_to_draw(edgeexit, bundle, tmp_path, monkeypatch):
+def test_without_plotly_the_error_explains_where_to_draw_the_page(edgeexit, bundle, tmp_path, monkeypatch):
     real = builtins.__import__
 
     def without_plotly(name, *arguments, **options):
@@ -105,10 +105,10 @@ def test_a_device_without_plotly_says_where_to_draw(edgeexit, bundle, tmp_path, 
     line = refusal(edgeexit("profile", bundle.path, "--plot", tmp_path / "profile.html"))
     assert "copy profile.json" in line
     assert "--stored --plot profile.html" in line
-    assert Bundle.open(bundle.path).profile() is None  # told before the work
+    assert Bundle.open(bundle.path).profile() is None  # the error comes before the measurement
 
 
-def test_nothing_but_a_file_is_replaced_by_a_page(edgeexit, bundle, tmp_path):
+def test_a_page_is_not_written_to_an_unusable_path(edgeexit, bundle, tmp_path):
     (tmp_path / "folder.html").mkdir()
     (tmp_path / "dangling.html").symlink_to(tmp_path / "nowhere")
     for name in ("folder.html", "dangling.html"):
@@ -119,46 +119,46 @@ def test_nothing_but_a_file_is_replaced_by_a_page(edgeexit, bundle, tmp_path):
     assert not (bundle.path / "profile.json").exists()
 
 
-def test_a_profile_of_batches_is_told_and_not_stored(edgeexit, bundle, data):
+def test_a_profile_of_batches_is_printed_and_not_stored(edgeexit, bundle, data):
     outcome = edgeexit("profile", bundle.path, "--data", data, "--duration", 0.1, "--batch", 8, "--json")
     assert json.loads(outcome.out)["batch"] == 8
-    assert "nothing is stored" in outcome.err
+    assert "the profile is not stored" in outcome.err
     assert Bundle.open(bundle.path).profile() is None
 
 
-def test_two_bundles_are_compared_in_turns(edgeexit, bundle, data, tmp_path):
+def test_two_bundles_are_compared(edgeexit, bundle, data, tmp_path):
     other = with_policy(make_bundle(tmp_path / "other", seed=1))
     command = ("profile", "--compare", bundle.path, other.path, "--data", data, "--duration", 0.2)
-    told = json.loads(edgeexit(*command, "--json").out)
-    assert told["a"]["bundle"] == bundle.digest
-    assert told["b"]["bundle"] == other.digest
-    for ratio in (*told["exits"].values(), told["end_to_end"]):
+    comparison = json.loads(edgeexit(*command, "--json").out)
+    assert comparison["a"]["bundle"] == bundle.digest
+    assert comparison["b"]["bundle"] == other.digest
+    for ratio in (*comparison["exits"].values(), comparison["end_to_end"]):
         assert ratio["low"] <= ratio["value"] <= ratio["high"]
     shown = edgeexit(*command).out
     assert "to e2" in shown
-    assert any(verdict in shown for verdict in ("no difference seen", "B is slower", "B is faster"))
+    assert any(verdict in shown for verdict in ("no significant difference", "B is slower", "B is faster"))
     assert bundle.profile() is None
 
 
-def test_a_bundle_without_a_policy_says_what_gives_it_one(edgeexit, tmp_path):
+def test_for_a_bundle_without_a_policy_the_output_names_the_command_that_fits_one(edgeexit, tmp_path):
     bare = make_bundle(tmp_path / "bare")
     measured = edgeexit("profile", bare.path, "--duration", 0.1).out
-    assert f"no end to end: '{bare.path}' has no policy; `edgeexit fit {bare.path}" in measured
+    assert f"no end-to-end latency: '{bare.path}' has no policy; run `edgeexit fit {bare.path}" in measured
     assert measured.splitlines()[-1].startswith(f"next: edgeexit fit {bare.path}")
     with_policy(bare)
     late = edgeexit("profile", bare.path, "--stored").out
-    assert f"is older than its policy; `edgeexit profile {bare.path}`" in late
+    assert f"is older than its policy; run `edgeexit profile {bare.path}`" in late
 
 
-def test_a_comparison_says_what_is_left_out_and_why(edgeexit, bundle, tmp_path):
+def test_a_comparison_names_the_exits_that_are_left_out(edgeexit, bundle, tmp_path):
     fewer = make_bundle(tmp_path / "b8", exits=2, seed=1)
     shown = edgeexit("profile", "--compare", bundle.path, fewer.path, "--duration", 0.1).out
     assert "left out: e2 of A\n" in shown
-    assert shown.count("no end to end") == 1
-    assert f"no end to end: '{fewer.path}' has no policy; `edgeexit fit {fewer.path}" in shown
+    assert shown.count("no end-to-end latency") == 1
+    assert f"no end-to-end latency: '{fewer.path}' has no policy; run `edgeexit fit {fewer.path}" in shown
 
 
-def test_what_cannot_be_stored_is_shown_first(edgeexit, bundle, tmp_path):
+def test_a_profile_that_cannot_be_stored_is_printed_before_the_error(edgeexit, bundle, tmp_path):
     page = tmp_path / "profile.html"
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (512, before[1]))
@@ -175,32 +175,32 @@ def test_what_cannot_be_stored_is_shown_first(edgeexit, bundle, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "give a bundle to profile"),
+        ((), "give one bundle to profile"),
         (("BUNDLE", "--compare", "BUNDLE", "BUNDLE"), "--compare takes two bundles"),
         (("--compare", "BUNDLE", "BUNDLE", "--stored"), "--compare takes two bundles"),
-        (("BUNDLE", "--stored"), "holds no profile of itself"),
+        (("BUNDLE", "--stored"), "has no profile; run"),
         (("BUNDLE", "--stored", "--data", "x.npz"), "--stored measures nothing"),
         (("BUNDLE", "--stored", "--batch", 8), "--stored measures nothing"),
         (("BUNDLE", "--stored", "--duration", 3), "--stored measures nothing"),
         (("BUNDLE", "BUNDLE"), "two with --compare A B"),
         (("--compare", "BUNDLE"), "takes two bundles, A and B"),
         (("BUNDLE", "BUNDLE", "--compare", "BUNDLE"), "see `edgeexit profile --help`"),
-        (("BUNDLE", "--batch", "17"), "16 samples do not make a batch of 17"),
+        (("BUNDLE", "--batch", "17"), "16 samples are too few for a batch of 17"),
     ],
 )
-def test_options_that_do_not_go_together_are_one_line(edgeexit, bundle, arguments, words):
+def test_options_that_exclude_each_other_are_one_line_of_error(edgeexit, bundle, arguments, words):
     arguments = [bundle.path if argument == "BUNDLE" else argument for argument in arguments]
     assert words in refusal(edgeexit("profile", *arguments))
 
 
-def test_an_interrupted_run_stores_nothing(edgeexit, bundle, monkeypatch):
+def test_an_interrupted_run_leaves_the_stored_profile_unchanged(edgeexit, bundle, monkeypatch):
     edgeexit("profile", bundle.path, "--duration", 0.1)
     before = (bundle.path / "profile.json").read_bytes()
 
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("edgeexit.runtime.profiler.measure_readouts", interrupt)  # what is measured last
+    monkeypatch.setattr("edgeexit.runtime.profiler.measure_readouts", interrupt)  # the last step
     outcome = edgeexit("profile", bundle.path, "--duration", 0.1)
     assert (outcome.code, outcome.out, outcome.err) == (130, "", "interrupted\n")
     assert (bundle.path / "profile.json").read_bytes() == before
