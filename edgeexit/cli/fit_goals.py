@@ -1,31 +1,34 @@
-"""The options of `edgeexit fit` that state a goal, turned into one, with an error that says what to give instead."""
+"""Turns the options of `edgeexit fit` into a goal and weights. Errors state which option to give instead."""
 
 import math
+from collections.abc import Iterable
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import msgspec
 
 from edgeexit.errors import FittingError
 
 if TYPE_CHECKING:
     from edgeexit.bundle import Costs
-    from edgeexit.fitting import BeemRule, Goal
+    from edgeexit.fitting import Goal, KindRule
 
 AUTO = "auto"
+"""The value of `--policy` that compares all kinds."""
+EXAMPLE_WEIGHTS = "0.6,0.7,0.9,1"
 
 _DEFAULT_RISK = 0.05
 _DEFAULT_DELTA = 0.1
-_NAMED_WEIGHTS = ("accuracy", "cost")
 
 
 def require_policy_name(policy: str) -> None:
-    """Raise FittingError for a policy that neither a kind nor `auto` is."""
-    from edgeexit.policies import KINDS
+    """Raise FittingError unless `policy` is a kind of policy or `auto`."""
+    from edgeexit.fitting import require_fitting_kind
 
-    if policy != AUTO and policy not in KINDS:
-        raise FittingError(f"policy '{policy}' is unknown; there are {', '.join(KINDS)}, and {AUTO} to compare them")
+    if policy != AUTO:
+        try:
+            require_fitting_kind(policy)
+        except FittingError as error:
+            raise FittingError(f"--policy: {error}; or {AUTO} to compare all kinds") from error
 
 
 def stated_goal(
@@ -39,8 +42,8 @@ def stated_goal(
     max_risk: float | None,
     delta: float | None,
     rule: str | None,
-) -> "Goal | BeemRule":
-    """Return the one goal that is stated; none: `MaxRisk` with its defaults. Raises FittingError."""
+) -> "Goal | KindRule":
+    """Return the goal that the options state, by default `MaxRisk`. Raises FittingError for more than one goal."""
     from edgeexit.fitting import MaxDrop, MaxRisk
 
     options = {
@@ -48,9 +51,9 @@ def stated_goal(
     }  # fmt: skip
     stated = [name for name, value in options.items() if value is not None]
     if len(stated) > 1:
-        raise FittingError(f"{' and '.join(stated)} are goals of their own; give one of them")
+        raise FittingError(f"{' and '.join(stated)} are different goals; give one of them")
     if delta is not None and stated not in ([], ["--max-risk"]):
-        raise FittingError(f"--delta goes with --max-risk, not with {stated[0]}")
+        raise FittingError(f"--delta belongs to --max-risk, not to {stated[0]}")
     if budget_ms is not None:
         return _budget(bundle, costs, budget_ms)
     if speedup is not None:
@@ -85,8 +88,8 @@ def _budget(bundle: Path, costs: "Costs", budget_ms: float) -> "Goal":
         )
     first = costs.cumulative[0]
     if not budget_ms >= first:
-        least = Context(prec=6, rounding=ROUND_CEILING).create_decimal(first).normalize()  # asking for it works
-        raise FittingError(f"--budget-ms {budget_ms:g} cannot be reached: the first exit alone costs {least:f} ms")
+        lowest = Context(prec=6, rounding=ROUND_CEILING).create_decimal(first).normalize()  # a budget that works
+        raise FittingError(f"--budget-ms {budget_ms:g} cannot be reached: the first exit alone costs {lowest:f} ms")
     return _checked("--budget-ms", Budget(cost=budget_ms))
 
 
@@ -94,36 +97,46 @@ def _budget_of_speedup(costs: "Costs", speedup: float) -> "Goal":
     from edgeexit.fitting import Budget
 
     if not (math.isfinite(speedup) and speedup >= 1):
-        raise FittingError(f"--speedup {speedup:g} must be a figure of at least 1, e.g. 2 for half the cost")
+        raise FittingError(f"--speedup {speedup:g} must be at least 1, e.g. 2 for half the cost")
     first, full = costs.cumulative[0], costs.cumulative[-1]
     if speedup > full / first:
-        most = Context(prec=4, rounding=ROUND_FLOOR).create_decimal(full / first)  # so that asking for it works
-        raise FittingError(f"--speedup {speedup:g} cannot be reached: the first exit alone gives {most.normalize():f}")
+        highest = Context(prec=4, rounding=ROUND_FLOOR).create_decimal(full / first)  # a speedup that works
+        raise FittingError(
+            f"--speedup {speedup:g} cannot be reached: the first exit alone gives {highest.normalize():f}"
+        )
     return Budget(cost=max(full / speedup, float(first)))
 
 
-def _rule(rule: str, policy: str) -> "BeemRule":
-    from edgeexit.fitting import BeemRule
+def _rule(rule: str, policy: str) -> "KindRule":
+    from edgeexit.fitting import FITTING_KINDS, KindRule
 
-    if policy != "beem":
-        raise FittingError(f"--rule is beem's; give --policy beem, or another goal for '{policy}'")
-    try:
-        return msgspec.convert({"type": "beem-rule", "rule": rule}, BeemRule)
-    except msgspec.ValidationError as error:
-        raise FittingError(f"--rule '{rule}' is unknown; there are paired and error-rate") from error
+    rules = () if policy == AUTO else tuple(FITTING_KINDS[policy].rules)
+    if not rules:
+        raise _not_available("--rule", policy, (name for name, kind in FITTING_KINDS.items() if kind.rules))
+    if rule not in rules:
+        raise FittingError(f"--rule '{rule}' is unknown; rules of {policy}: {', '.join(rules)}")
+    return KindRule(kind=policy, rule=rule)
 
 
-def own_weights(text: str | None, policy: str) -> str | tuple[float, ...]:
-    """Return BEEM's weights as `fit_policy` takes them. Raises FittingError."""
+def stated_weights(text: str | None, policy: str) -> str | tuple[float, ...] | None:
+    """Return `--weights` as `FitOptions` takes them. Raises FittingError."""
+    from edgeexit.fitting import FITTING_KINDS
+
     if text is None:
-        return _NAMED_WEIGHTS[0]
-    if policy not in {"beem", AUTO}:
-        raise FittingError(f"--weights are beem's; '{policy}' has none")
-    if text in _NAMED_WEIGHTS:
+        return None
+    kinds = FITTING_KINDS.values() if policy == AUTO else [FITTING_KINDS[policy]]
+    names = [name for kind in kinds for name in kind.weights]
+    if not names:
+        raise _not_available("--weights", policy, (name for name, kind in FITTING_KINDS.items() if kind.weights))
+    if text in names:
         return text
     try:
         return tuple(float(number) for number in text.split(","))
     except ValueError as error:
         raise FittingError(
-            f"--weights '{text}' must be accuracy, cost, or one number an exit such as 0.6,0.7,0.9,1"
+            f"--weights '{text}' must be {', '.join(names)}, or one number per exit, e.g. {EXAMPLE_WEIGHTS}"
         ) from error
+
+
+def _not_available(option: str, policy: str, kinds: Iterable[str]) -> FittingError:
+    return FittingError(f"{option} is not available with --policy {policy}; policies that have it: {', '.join(kinds)}")

@@ -1,4 +1,4 @@
-"""What `edgeexit fit` tells people: tables on standard output, sentences on standard error."""
+"""Prints the result of `edgeexit fit` for people: tables on standard output, sentences on standard error."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def print_comparison(choice: "Choice", dataset: "ReadoutDataset", costs: "Costs") -> None:
-    """Print how the kinds compared, the simplest first."""
+    """Print the comparison of the kinds, the simplest first."""
     from edgeexit.fitting import MaxRisk
 
     agreement = isinstance(choice.fit.goal, MaxRisk) or not dataset.has_labels
@@ -25,7 +25,7 @@ def print_comparison(choice: "Choice", dataset: "ReadoutDataset", costs: "Costs"
 
 
 def print_fit(fitted: "Fit", exits: Sequence[str], dataset: "ReadoutDataset", costs: "Costs") -> None:
-    """Print thresholds and exit rates, what they come to, and the certificate where there is one."""
+    """Print thresholds, exit rates, cost, accuracy, and the certificate if there is one."""
     policy, expected = fitted.policy, fitted.expected
     columns = {
         "exit": exits,
@@ -39,27 +39,29 @@ def print_fit(fitted: "Fit", exits: Sequence[str], dataset: "ReadoutDataset", co
 
     full = costs.cumulative[-1]
     notes.print(
-        f"mean cost {_cost(expected.mean_cost, costs)} of {_cost(full, costs)}, {full / expected.mean_cost:.2f}x less"
+        f"mean cost {_cost(expected.mean_cost, costs)}; the full model costs {_cost(full, costs)}, "
+        f"{full / expected.mean_cost:.2f}x as much"
     )
-    chose = "certified it" if fitted.certificate else "chose it"
-    right = percent(1 - expected.mean_loss)
+    role = "certifying" if fitted.certificate else "fitting"
+    quality = percent(1 - expected.mean_loss)
     if dataset.has_labels:
         final = percent(1 - expected.final_loss)
-        notes.print(f"accuracy {right}, the final exit's {final}, on the {_samples(expected.samples)} that {chose}")
+        notes.print(f"accuracy {quality}, final exit {final}, on the {_samples(expected.samples, role)}")
     else:
-        notes.print(f"agreement with the final exit {right} on the {_samples(expected.samples)} that {chose}")
+        notes.print(f"agreement with the final exit {quality} on the {_samples(expected.samples, role)}")
     if fitted.certificate is not None:
         certificate = fitted.certificate
         notes.print(
-            f"certified on {certificate.samples} samples: disagreement at most {percent(certificate.risk)} with "
+            f"certified on {_samples(certificate.samples)}: disagreement at most {percent(certificate.risk)} with "
             f"probability {1 - certificate.delta:.0%} (observed {percent(certificate.observed)})"
         )
     if all(threshold is None for threshold in policy.thresholds):
-        warn("nothing leaves early under this goal; give more data or a bolder one")
+        warn("no sample exits early under this goal; give more samples or a less strict goal")
 
 
-def _samples(count: int) -> str:
-    return "1 sample" if count == 1 else f"{count:,} samples"
+def _samples(count: int, role: str = "") -> str:
+    noun = f"{role} sample".strip()
+    return f"1 {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _row(comparison: "KindComparison", costs: "Costs") -> tuple[str, ...]:

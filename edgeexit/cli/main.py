@@ -1,4 +1,4 @@
-"""The entry point: registers every command and turns errors into one line and exit code 2."""
+"""The entry point of the command line: registers every command, prints errors as one line, exits with code 2."""
 
 import signal
 import sys
@@ -14,6 +14,7 @@ from edgeexit.cli.deploy import deploy_app
 from edgeexit.cli.engines import engines_app
 from edgeexit.cli.evaluate import evaluate_command
 from edgeexit.cli.fit import fit_command
+from edgeexit.cli.fit_help import FitCommand
 from edgeexit.cli.inspect import inspect_command
 from edgeexit.cli.keys import keygen_command, sign_command
 from edgeexit.cli.profile import profile_command
@@ -23,23 +24,23 @@ from edgeexit.cli.targets import targets_command
 from edgeexit.console import console, notes, print_error
 from edgeexit.errors import EdgeExitError
 
-_BAD_INPUT = 2
+_USER_ERROR = 2
 _INTERRUPTED = 130
 
 _CommandLineError: Any = typer.BadParameter.__mro__[2]
-"""click's ClickException, which typer brings along under a name that depends on its version."""
+"""ClickException. typer contains click under a module name that depends on the version of typer."""
 
 app = typer.Typer(
     name="edgeexit",
-    epilog="Any command takes --debug: show the traceback of an error instead of one line.",
+    epilog="Every command accepts --debug, which prints the traceback of an error.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         console.print(f"edgeexit {__version__}")
         raise typer.Exit
 
@@ -48,17 +49,17 @@ def _print_version(wanted: bool) -> None:
 def _options(
     *,
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version)
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
-    """Compile, run, profile and recalibrate early-exit networks on edge devices."""
+    """Deploy multi-exit (early-exit) neural networks to edge devices: compile, fit, profile, run, recalibrate."""
 
 
 app.command("quickstart")(quickstart_command)
 app.command("compile")(compile_command)
 app.command("inspect")(inspect_command)
 app.add_typer(engines_app, name="engines")
-app.command("fit")(fit_command)
+app.command("fit", cls=FitCommand)(fit_command)
 app.command("evaluate")(evaluate_command)
 app.command("run")(run_command)
 app.command("profile")(profile_command)
@@ -71,35 +72,35 @@ app.command("sign")(sign_command)
 
 
 def main() -> None:
-    """Run the command line; exit code 2 for bad input, 130 for Ctrl-C."""
+    """Run the command line. The exit code is 2 for an error of the user, and 130 after Ctrl-C."""
     debug = "--debug" in sys.argv
-    # A terminated command cleans up as an interrupted one does; those that serve set handlers of their own.
+    # SIGTERM cleans up like Ctrl-C; commands that run a service set their own handlers.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         code = app(args=arguments, prog_name="edgeexit", standalone_mode=False)
     except _CommandLineError as error:
-        if type(error).__name__ != "NoArgsIsHelpError":  # that one has printed the help
+        if type(error).__name__ != "NoArgsIsHelpError":  # this one has already printed the help
             context = getattr(error, "ctx", None)
             command = "edgeexit" if context is None else context.command_path
             print_error(f"{error.format_message().rstrip('.')}; see `{command} --help`")
-        sys.exit(_BAD_INPUT)
+        sys.exit(_USER_ERROR)
     except EdgeExitError as error:
         if debug:
             raise
         print_error(str(error))
-        sys.exit(_BAD_INPUT)
+        sys.exit(_USER_ERROR)
     except ModuleNotFoundError as error:
         if debug:
             raise
-        print_error(f"this command needs the package '{error.name}'; see the extras in README.md")
-        sys.exit(_BAD_INPUT)
+        print_error(f"this command needs the package '{error.name}'; README.md names the extra to install")
+        sys.exit(_USER_ERROR)
     except OSError as error:
         if debug:
             raise
         where = f"'{error.filename}': " if error.filename else ""
         print_error(f"{where}{error.strerror or error}")
-        sys.exit(_BAD_INPUT)
+        sys.exit(_USER_ERROR)
     if code == _INTERRUPTED:
         notes.print("interrupted")
     sys.exit(code if isinstance(code, int) else 0)

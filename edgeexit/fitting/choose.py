@@ -1,54 +1,53 @@
-"""`--policy auto`: fit every kind, compare them at the same cost on samples that did not choose, take the best."""
+"""`--policy auto`: fits every kind, compares them at the same mean cost on held-out folds, and takes the best."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 import numpy as np
 
 from edgeexit.errors import FittingError
 from edgeexit.fitting.certify import halves, require_samples
-from edgeexit.fitting.fit import fit_checked, fit_policy, meant_cost
+from edgeexit.fitting.fit import BASELINE, cost_of_goal, fit_checked, fit_policy
 from edgeexit.fitting.goals import Budget, Fit, Goal, MaxRisk
-from edgeexit.fitting.kinds.beem import beem_weights
+from edgeexit.fitting.kinds import FITTING_KINDS, require_fitting_kind
+from edgeexit.fitting.options import DEFAULT_OPTIONS, FitOptions
 from edgeexit.fitting.outcome import follow
 from edgeexit.fitting.readout_dataset import Indices, ReadoutDataset, Values, require_sound
-from edgeexit.policies import KINDS
+from edgeexit.progress import NO_PROGRESS, Progress
 
-FOLDS = 5
-"""Of the cross-validation, unless said otherwise."""
 _CHANCE = 1.645
-"""Standard errors that one kind may be behind the best and still be as good: the normal quantile of 95 %."""
-_AROUND = 0.1
-"""Share of the budget, to either side, over which the price of loss in cost is taken."""
+"""Standard errors by which a kind may be behind the best and still count as equal: the normal quantile of 95 %."""
+_PRICE_RANGE = 0.1
+"""Fraction of the budget, to either side, over which the price of cost in loss is measured."""
 
 
 class KindComparison(msgspec.Struct, frozen=True, kw_only=True):
-    """A kind of policy in the comparison; figures are over the samples that were left out of its fit, fold by fold."""
+    """The result of one kind in the comparison, over the held-out samples of all folds."""
 
     kind: str
     mean_loss: float | None = None
-    """Share of wrong answers (of those that are not the final exit's, under a risk or without labels), at the cost
-    that all are compared at. None: it could not be fitted."""
+    """Fraction of wrong predictions at the common cost; under a risk or without labels, of predictions that differ from
+    the final exit's. None if the kind cannot be fitted."""
     mean_cost: float | None = None
-    """Realised, before the loss is taken to the common cost."""
+    """Realised mean cost, before the loss is converted to the common cost."""
     behind: float | None = None
-    """Mean loss above the best one's, sample by sample."""
+    """Mean loss minus the mean loss of the best kind."""
     standard_error: float | None = None
-    """Of `behind`."""
+    """Standard error of `behind`, from the differences per sample."""
     chosen: bool = False
     failure: str | None = None
-    """Why it could not be fitted."""
+    """Why the kind cannot be fitted."""
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """What `auto` came to."""
+    """The result of `choose_policy`."""
 
     fit: Fit
     cost: float
     """The mean cost at which the kinds were compared."""
     folds: int
     samples: int
-    """That compared; under a risk only those of the half that chooses."""
+    """Number of samples in the comparison; under a risk, the choosing half only."""
     comparisons: tuple[KindComparison, ...]
     """The simplest kind first."""
 
@@ -57,74 +56,84 @@ def choose_policy(
     dataset: ReadoutDataset,
     goal: Goal,
     *,
-    kinds: Sequence[str] = tuple(KINDS),
-    folds: int = FOLDS,
-    temperatures: bool = True,
-    weights: str | tuple[float, ...] = "accuracy",
-    seed: int = 0,
-    on_fit: Callable[[str], None] = lambda _: None,
+    kinds: Sequence[str] | None = None,
+    options: FitOptions = DEFAULT_OPTIONS,
+    progress: Progress = NO_PROGRESS,
 ) -> Choice:
-    """Return the best kind's fit for a goal, and how the kinds compared.
+    """Return the best kind's fit for a goal, and the comparison of the kinds.
 
-    All are fitted for one budget, what the goal costs confidence, on all folds but one, and scored on that one. Since a
-    budget is met only on average, each loss is taken to the common cost at the price that confidence pays around it.
-    The best is the one of least loss; the simplest that is not worse by more than chance is taken, as in the
-    one-standard-error rule of Breiman et al. (Classification and Regression Trees, 1984), here at a one-sided level of
-    5 %, sample by sample, since one of many kinds is ahead by chance. Under a risk, the half that certifies has no part
-    in this.
+    Each kind is fitted on all folds but one, for the budget that the goal costs `BASELINE`, and scored on the remaining
+    fold. A budget is met on average only, so each loss is converted to the common cost at the price that `BASELINE`
+    pays around it. The best kind is the one of least mean loss. The simplest kind that is not significantly worse is
+    taken, as in the one-standard-error rule of Breiman et al. (Classification and Regression Trees, 1984); here the
+    test is one-sided at 5 %, on the differences per sample, because one of many kinds is ahead by chance. Under a risk,
+    the certifying half is not used in the comparison.
 
     Args:
-        evidence: as in `fit_policy`.
+        dataset: as in `fit_policy`.
         goal: as in `fit_policy`.
-        kinds: to compare, the simplest first.
-        folds: of the cross-validation, at least 2.
-        temperatures: as in `fit_policy`.
-        weights: BEEM's, as in `fit_policy`.
-        seed: of folds and fits.
-        on_fit: told the kind before each of the `len(kinds) * folds + 1` fits.
+        kinds: names in `FITTING_KINDS` to compare, the simplest first; None: all.
+        options: as in `fit_policy`, and the number of folds.
+        progress: receives a step per kind, which advances with each fold, and a step for the final fit.
 
-    Raises FittingError as `fit_policy`, for weights that no BEEM can have, and where no kind can be fitted.
+    Raises FittingError as `fit_policy`, for options that a kind cannot use, and if no kind can be fitted.
 
     """
+    names = tuple(FITTING_KINDS) if kinds is None else tuple(kinds)
+    compared = _require_comparison(dataset, goal, options)
+    for name in names:
+        require_fitting_kind(name).require_options(compared, options)
+    cost = cost_of_goal(compared, goal)
+    price = _price(compared, cost)
+    outcomes: dict[str, Values | str] = {}
+    costs: dict[str, float] = {}
+    for name in names:
+        progress.step(name)
+        try:
+            losses, spent = _cross_validated(name, compared, Budget(cost=cost), options, progress)
+        except FittingError as error:
+            outcomes[name] = str(error)
+        else:
+            # Discrete scores can leave much of a budget unspent; the price is only known around the budget.
+            beyond = float(spent.mean() - np.clip(spent.mean(), cost * (1 - _PRICE_RANGE), cost * (1 + _PRICE_RANGE)))
+            outcomes[name], costs[name] = losses + price * (spent - cost - beyond), float(spent.mean())
+    comparisons = _compare(outcomes, costs)
+    best = next(comparison.kind for comparison in comparisons if comparison.chosen)
+    progress.step(f"{best}, on all samples")
+    fit = fit_policy(best, dataset, goal, options)
+    return Choice(fit=fit, cost=cost, folds=options.folds, samples=len(compared), comparisons=comparisons)
+
+
+def _require_comparison(dataset: ReadoutDataset, goal: Goal, options: FitOptions) -> ReadoutDataset:
+    """Return the samples that the kinds are compared on. Raises FittingError for too few."""
     require_sound(dataset)
     compared = dataset
     if isinstance(goal, MaxRisk):
         require_samples(len(dataset), goal, fractions=dataset.maps is not None)
-        compared = dataset.take(halves(len(dataset), seed)[0]).without_labels()
-    if len(compared) < folds:
-        raise FittingError(f"{len(compared)} samples are too few to compare policies on; give more or name a --policy")
-    if "beem" in kinds:
-        beem_weights(compared, weights)  # refuses those that no BEEM can have
-    cost = meant_cost(compared, goal)
-    budget = Budget(cost=cost)
-    price = _price(compared, cost)
-    outcomes: dict[str, Values | str] = {}
-    costs: dict[str, float] = {}
-    for kind in kinds:
-        losses, spent = np.empty(len(compared)), np.empty(len(compared))
-        try:
-            for choosing, scoring in _splits(len(compared), folds, seed):
-                on_fit(kind)
-                fit = fit_checked(
-                    kind, compared.take(choosing), budget, temperatures=temperatures, weights=weights, seed=seed
-                )
-                outcome = follow(fit.policy, compared.take(scoring))
-                losses[scoring], spent[scoring] = outcome.losses, outcome.spent
-        except FittingError as error:
-            outcomes[kind] = str(error)
-        else:
-            # A budget that discrete scores leave unspent earns no more than what the price is known for.
-            beyond = float(spent.mean() - np.clip(spent.mean(), cost * (1 - _AROUND), cost * (1 + _AROUND)))
-            outcomes[kind], costs[kind] = losses + price * (spent - cost - beyond), float(spent.mean())
-    comparisons = _compare(outcomes, costs)
-    best = next(comparison.kind for comparison in comparisons if comparison.chosen)
-    on_fit(best)
-    fit = fit_policy(best, dataset, goal, temperatures=temperatures, weights=weights, seed=seed)
-    return Choice(fit=fit, cost=cost, folds=folds, samples=len(compared), comparisons=comparisons)
+        compared = dataset.take(halves(len(dataset), options.seed)[0]).without_labels()
+    if len(compared) < options.folds:
+        raise FittingError(
+            f"{len(compared)} samples are too few to compare policies in {options.folds} folds; give more samples or "
+            "name a --policy"
+        )
+    return compared
 
 
-def _compare(outcomes: dict[str, Values | str], costs: dict[str, float]) -> tuple[KindComparison, ...]:
-    """Return the candidates in their order, one of them chosen; an outcome is losses [N] or why there are none."""
+def _cross_validated(
+    kind: str, dataset: ReadoutDataset, budget: Budget, options: FitOptions, progress: Progress
+) -> tuple[Values, Values]:
+    """Return the loss and the cost [N] of each sample under the policy that was fitted on the other folds."""
+    losses, spent = np.empty(len(dataset)), np.empty(len(dataset))
+    for choosing, held_out in _splits(len(dataset), options.folds, options.seed):
+        fit = fit_checked(kind, dataset.take(choosing), budget, options)
+        outcome = follow(fit.policy, dataset.take(held_out))
+        losses[held_out], spent[held_out] = outcome.losses, outcome.spent
+        progress.advance(1, total=options.folds)
+    return losses, spent
+
+
+def _compare(outcomes: Mapping[str, Values | str], costs: Mapping[str, float]) -> tuple[KindComparison, ...]:
+    """Return the comparison in the order of the kinds, one of them chosen; an outcome is losses [N] or a failure."""
     losses = {kind: outcome for kind, outcome in outcomes.items() if not isinstance(outcome, str)}
     if not losses:
         raise FittingError(f"no kind of policy can be fitted; {next(iter(outcomes))}: {next(iter(outcomes.values()))}")
@@ -141,7 +150,7 @@ def _compare(outcomes: dict[str, Values | str], costs: dict[str, float]) -> tupl
         comparisons.append(
             KindComparison(
                 kind=kind,
-                mean_loss=max(float(outcome.mean()), 0.0),  # less has no meaning: it spent less than the common cost
+                mean_loss=max(float(outcome.mean()), 0.0),  # the conversion to the common cost can go below 0
                 mean_cost=costs[kind],
                 behind=behind,
                 standard_error=error,
@@ -152,17 +161,18 @@ def _compare(outcomes: dict[str, Values | str], costs: dict[str, float]) -> tupl
 
 
 def _price(dataset: ReadoutDataset, cost: float) -> float:
-    """Return the loss that one more unit of mean cost saves confidence around `cost`, at least 0."""
-    lowest, highest = dataset.costs[0], dataset.costs[-1]
-    around = [min(max(cost * (1 + side * _AROUND), lowest), highest) for side in (-1, 1)]
-    less, more = (fit_policy("confidence", dataset, Budget(cost=c), temperatures=False).expected for c in around)
-    if more.mean_cost <= less.mean_cost:
+    """Return the loss that `BASELINE` saves per unit of mean cost around `cost`, at least 0."""
+    first, full = dataset.costs[0], dataset.costs[-1]
+    options = FitOptions(temperatures=False)
+    around = [min(max(cost * (1 + side * _PRICE_RANGE), first), full) for side in (-1, 1)]
+    cheaper, costlier = (fit_policy(BASELINE, dataset, Budget(cost=c), options).expected for c in around)
+    if costlier.mean_cost <= cheaper.mean_cost:
         return 0.0
-    return max((less.mean_loss - more.mean_loss) / (more.mean_cost - less.mean_cost), 0.0)
+    return max((cheaper.mean_loss - costlier.mean_loss) / (costlier.mean_cost - cheaper.mean_cost), 0.0)
 
 
 def _splits(samples: int, folds: int, seed: int) -> Iterator[tuple[Indices, Indices]]:
-    """Yield, for each fold, the samples that choose and those that are left out."""
+    """Yield, for each fold, the indices of the choosing samples and of the fold itself."""
     parts = np.array_split(np.random.default_rng(seed).permutation(samples), folds)
-    for left_out, part in enumerate(parts):
-        yield np.concatenate([other for k, other in enumerate(parts) if k != left_out]), part
+    for fold, part in enumerate(parts):
+        yield np.concatenate([other for k, other in enumerate(parts) if k != fold]), part

@@ -1,6 +1,7 @@
-"""From evidence and a goal to a fitted policy."""
+"""Fits a policy of one kind to a dataset, for a goal."""
 
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -8,57 +9,63 @@ import numpy as np
 from edgeexit.errors import FittingError
 from edgeexit.fitting.certify import certified_thresholds, halves, require_samples
 from edgeexit.fitting.frontier import Point
-from edgeexit.fitting.goals import Budget, Expectation, Fit, Goal, MaxDrop, MaxRisk, require_goal
-from edgeexit.fitting.kinds import CandidateOptions, make_candidates
+from edgeexit.fitting.goals import Budget, Expectation, Fit, Goal, KindRule, MaxDrop, MaxRisk, require_goal
+from edgeexit.fitting.kinds import make_candidates, require_fitting_kind
+from edgeexit.fitting.options import DEFAULT_OPTIONS, FitOptions
 from edgeexit.fitting.outcome import outcome_of
 from edgeexit.fitting.readout_dataset import ReadoutDataset, require_sound
 from edgeexit.fitting.thresholds import LossOutOfReachError, rounded_up, within_budget, within_loss
 from edgeexit.policies import Policy, exits_of, simulate
 
+BASELINE: Final = "confidence"
+"""The kind that converts goals to mean costs and losses to costs, so that other kinds are compared at its cost."""
 
-def fit_policy(
-    kind: str,
-    dataset: ReadoutDataset,
-    goal: Goal,
-    *,
-    temperatures: bool = True,
-    weights: str | tuple[float, ...] = "accuracy",
-    seed: int = 0,
-) -> Fit:
-    """Return the best policy of a kind found for a goal.
+
+def fit_policy(kind: str, dataset: ReadoutDataset, goal: Goal, options: FitOptions = DEFAULT_OPTIONS) -> Fit:
+    """Return the best policy of a kind that was found for a goal.
 
     Args:
-        kind: a name of `edgeexit.policies.KINDS`.
-        evidence: readouts at temperature 1, with probabilities where the kind reads them or temperatures are fitted.
-        goal: budget, drop or risk. Under a risk, one half of the samples chooses and the other certifies.
-        temperatures: whether temperatures may be fitted.
-        weights: BEEM's: `accuracy`, `cost` or [K] of one's own.
-        seed: of the split into halves and of what is learned.
+        kind: a name in `FITTING_KINDS`.
+        dataset: readouts at temperature 1, with probabilities if the kind reads them or temperatures are fitted.
+        goal: budget, drop or risk. Under a risk, one half of the samples chooses the policy and the other certifies it.
+        options: temperatures, weights and seed.
 
-    Raises FittingError: evidence that is not sound, a goal that cannot be reached, too few samples.
+    Raises FittingError for an unknown kind, a malformed dataset, a goal that cannot be reached, or too few samples.
 
     """
     _require_fit(dataset, goal)
-    return fit_checked(kind, dataset, goal, temperatures=temperatures, weights=weights, seed=seed)
+    return fit_checked(kind, dataset, goal, options)
 
 
-def fit_checked(
-    kind: str, dataset: ReadoutDataset, goal: Goal, *, temperatures: bool, weights: str | tuple[float, ...], seed: int
-) -> Fit:
-    """Do as `fit_policy`, of evidence and a goal that are known to be sound: folds of it may lack a rare class."""
+def fit_checked(kind: str, dataset: ReadoutDataset, goal: Goal, options: FitOptions) -> Fit:
+    """Do the same as `fit_policy` without checks of dataset and goal: a fold of a checked dataset may lack a class."""
     choosing = dataset
     if isinstance(goal, MaxRisk):
-        choosing = dataset.take(halves(len(dataset), seed)[0])
-    options = CandidateOptions(budget=meant_cost(choosing, goal), temperatures=temperatures, weights=weights, seed=seed)
-    candidates = make_candidates(kind, choosing, options)
+        choosing = dataset.take(halves(len(dataset), options.seed)[0])
+    candidates = make_candidates(kind, choosing, options.for_budget(cost_of_goal(choosing, goal)))
     best = candidates[0] if len(candidates) == 1 else _best_candidate(candidates, choosing, goal)
-    return _with_thresholds(best, dataset.at(best.temperatures), goal, seed)
+    return _with_thresholds(best, dataset.at(best.temperatures), goal, options.seed)
 
 
 def fit_thresholds(candidate: Policy, dataset: ReadoutDataset, goal: Goal, *, seed: int = 0) -> Fit:
-    """Return `candidate` with thresholds for a goal; evidence is under its temperatures. Raises as `fit_policy`."""
+    """Return `candidate` with thresholds for a goal; the dataset is under its temperatures. Raises as `fit_policy`."""
     _require_fit(dataset, goal)
     return _with_thresholds(candidate, dataset, goal, seed)
+
+
+def fit_by_rule(dataset: ReadoutDataset, rule: KindRule, options: FitOptions = DEFAULT_OPTIONS) -> Fit:
+    """Return a policy whose thresholds are chosen by a rule of its kind, under the dataset's temperatures.
+
+    Raises FittingError for an unknown kind or rule, a malformed dataset, and options that the kind cannot use.
+    """
+    require_sound(dataset)
+    rules = require_fitting_kind(rule.kind).rules
+    if rule.rule not in rules:
+        raise FittingError(
+            f"rule '{rule.rule}' of policy '{rule.kind}' is unknown; known rules: {', '.join(rules) or 'none'}"
+        )
+    policy = rules[rule.rule].fit(dataset, options)
+    return Fit(policy=policy, goal=rule, expected=expect(policy, dataset))
 
 
 def _with_thresholds(candidate: Policy, dataset: ReadoutDataset, goal: Goal, seed: int) -> Fit:
@@ -76,7 +83,7 @@ def _with_thresholds(candidate: Policy, dataset: ReadoutDataset, goal: Goal, see
 
 
 def expect(policy: Policy, dataset: ReadoutDataset) -> Expectation:
-    """Return what a policy does on evidence under its temperatures."""
+    """Return cost and loss of a policy on a dataset that is under its temperatures."""
     scores, predictions = simulate(policy, dataset.readouts)
     exits, losses = exits_of(scores, policy.thresholds), dataset.losses(predictions)
     outcome = outcome_of(exits, losses, dataset)
@@ -90,17 +97,17 @@ def expect(policy: Policy, dataset: ReadoutDataset) -> Expectation:
     )
 
 
-def meant_cost(dataset: ReadoutDataset, goal: Goal) -> float:
-    """Return the mean cost that a goal comes to: a budget's own, else what confidence needs for it.
+def cost_of_goal(dataset: ReadoutDataset, goal: Goal) -> float:
+    """Return the mean cost that stands for a goal: the budget itself, or what `BASELINE` needs to reach the goal.
 
-    Where confidence cannot keep the goal at any cost, it is the full one.
+    If `BASELINE` cannot reach the goal, it is the full cost.
     """
     if isinstance(goal, Budget):
         return goal.cost
-    options = CandidateOptions(budget=dataset.costs[-1], temperatures=False)
-    plain = make_candidates("confidence", dataset, options)[0]
+    options = FitOptions(temperatures=False).for_budget(dataset.costs[-1])
+    baseline = make_candidates(BASELINE, dataset, options)[0]
     try:
-        return _choose(plain, dataset, goal).mean_cost
+        return _choose(baseline, dataset, goal).mean_cost
     except LossOutOfReachError:
         return dataset.costs[-1]
 
@@ -113,12 +120,12 @@ def _require_fit(dataset: ReadoutDataset, goal: Goal) -> None:
 
 
 def _best_candidate(candidates: Sequence[Policy], choosing: ReadoutDataset, goal: Goal) -> Policy:
-    """Return the candidate whose thresholds do best on the samples that choose, the first where several do."""
+    """Return the candidate whose thresholds do best on the choosing samples, the first one among equals."""
     found = [_choose_or_fail(candidate, choosing.at(candidate.temperatures), goal) for candidate in candidates]
     ranked = [(_rank(point, goal), k) for k, point in enumerate(found) if isinstance(point, Point)]
     if not ranked:
         failures = [error for error in found if isinstance(error, LossOutOfReachError)]
-        raise _out_of_reach(min(failures, key=lambda error: error.least), choosing, goal)
+        raise _out_of_reach(min(failures, key=lambda error: error.lowest), choosing, goal)
     return candidates[min(ranked)[1]]
 
 
@@ -130,7 +137,7 @@ def _choose_or_fail(candidate: Policy, dataset: ReadoutDataset, goal: Goal) -> P
 
 
 def _choose(candidate: Policy, dataset: ReadoutDataset, goal: Goal) -> Point:
-    """Return thresholds for a goal on the samples that choose; a risk is taken as it is, without its certificate."""
+    """Return thresholds for a goal on the choosing samples; a risk is treated as a bound, without a certificate."""
     scores, predictions = simulate(candidate, dataset.readouts)
     costs = np.asarray(dataset.costs)
     if isinstance(goal, MaxRisk):
@@ -142,15 +149,15 @@ def _choose(candidate: Policy, dataset: ReadoutDataset, goal: Goal) -> Point:
 
 
 def _rank(point: Point, goal: Goal) -> tuple[float, float]:
-    """Return what is least for the best point under a goal."""
-    better = (point.mean_loss, point.mean_cost)
-    return better if isinstance(goal, Budget) else better[::-1]
+    """Return a sort key that is lowest for the best point under a goal."""
+    loss_first = (point.mean_loss, point.mean_cost)
+    return loss_first if isinstance(goal, Budget) else loss_first[::-1]
 
 
 def _out_of_reach(error: LossOutOfReachError, dataset: ReadoutDataset, goal: Goal) -> FittingError:
-    """Return the error in the words of the goal."""
+    """Return the error expressed as the goal is."""
     if not isinstance(goal, MaxDrop):
         return error
     final_loss = float(dataset.losses(dataset.exit_predictions)[:, -1].mean())
-    least = rounded_up(error.least - final_loss)
-    return FittingError(f"a drop of {goal.drop:g} cannot be reached: the least is {least}")
+    lowest = rounded_up(error.lowest - final_loss)
+    return FittingError(f"a drop of {goal.drop:g} cannot be reached: the lowest possible is {lowest}")

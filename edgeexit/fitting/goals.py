@@ -1,7 +1,6 @@
-"""What a fit is asked for: one of three goals, and what came of it."""
+"""The goals that a policy can be fitted for, and the result of a fit."""
 
 from math import isfinite
-from typing import Literal
 
 import msgspec
 
@@ -10,70 +9,74 @@ from edgeexit.policies import Certificate, Policy
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True, tag="budget"):
-    """The least loss whose mean cost is within `cost`, in the unit of the costs."""
+    """The least mean loss whose mean cost is at most `cost`, in the unit of the costs."""
 
     cost: float
 
 
 class MaxDrop(msgspec.Struct, frozen=True, kw_only=True, tag="max-drop"):
-    """The least cost whose mean loss is at most `drop` above the final exit's; 0 is BEEM's paired rule.
+    """The least mean cost whose mean loss is at most `drop` above the final exit's.
 
-    A drop below 0 asks for more than the final exit gives: ensembles, and exits that know better, may have it.
+    A negative drop asks for a lower loss than the final exit's, which ensembles and some early exits can reach.
     """
 
     drop: float
 
 
 class MaxRisk(msgspec.Struct, frozen=True, kw_only=True, tag="max-risk"):
-    """The least cost whose disagreement with the final exit is certified to be at most `risk`, but for `delta`."""
+    """The least mean cost at which a certificate bounds the disagreement with the final exit by `risk`.
+
+    The bound fails with probability at most `delta`.
+    """
 
     risk: float
     delta: float = 0.1
 
 
-class BeemRule(msgspec.Struct, frozen=True, kw_only=True, tag="beem-rule"):
-    """BEEM's own ways to its thresholds: exit by exit, no dearer or worse than the final exit by this rule."""
+class KindRule(msgspec.Struct, frozen=True, kw_only=True, tag="rule"):
+    """A rule that a kind of policy has for its thresholds, in place of a goal (`FittingKind.rules`)."""
 
-    rule: Literal["paired", "error-rate"]
+    kind: str
+    rule: str
 
 
 Goal = Budget | MaxDrop | MaxRisk
 
 
 def require_goal(goal: Goal) -> None:
-    """Raise FittingError, in one line, for a figure that no goal can have, and for what is no goal."""
+    """Raise FittingError for a value that a goal cannot have, and for an object that is not a goal."""
     if not isinstance(goal, Budget | MaxDrop | MaxRisk):
         raise FittingError(f"goal {goal!r} must be a Budget, a MaxDrop or a MaxRisk")
     if isinstance(goal, Budget) and not (isfinite(goal.cost) and goal.cost > 0):
-        raise FittingError(f"budget {goal.cost:g} must be a figure above 0, in the unit of the costs")
+        raise FittingError(f"budget {goal.cost:g} must be a finite number above 0, in the unit of the costs")
     if isinstance(goal, MaxDrop) and not -1 < goal.drop <= 1:
-        raise FittingError(f"drop {goal.drop:g} must lie between -1 and 1, e.g. 0.01 for one point of accuracy")
+        raise FittingError(f"drop {goal.drop:g} must be between -1 and 1, e.g. 0.01 for one point of accuracy")
     if isinstance(goal, MaxRisk):
         for name, value in (("risk", goal.risk), ("delta", goal.delta)):
             if not 0 < value < 1:
-                raise FittingError(f"{name} {value:g} must lie between 0 and 1, e.g. 0.05")
+                raise FittingError(f"{name} {value:g} must be between 0 and 1, e.g. 0.05")
 
 
 class Expectation(msgspec.Struct, frozen=True, kw_only=True):
-    """What a policy does on a set of samples."""
+    """Cost and loss of a policy on a set of samples."""
 
     samples: int
     mean_cost: float
     mean_loss: float
-    """Share of wrong answers, or of those that are not the final exit's where there are no labels."""
+    """Fraction of wrong predictions; without labels, of predictions that differ from the final exit's."""
     final_loss: float
-    """The same of the final exit alone."""
+    """`mean_loss` of the final exit alone."""
     disagreement: float
-    """Share of answers that are not the final exit's."""
+    """Fraction of predictions that differ from the final exit's."""
     exit_rates: tuple[float, ...]
-    """[K]"""
+    """[K] fraction of the samples that exit at each exit."""
 
 
 class Fit(msgspec.Struct, frozen=True, kw_only=True):
-    """A fitted policy and what is known of it."""
+    """A fitted policy, its goal, and its cost and loss."""
 
     policy: Policy
-    goal: Goal | BeemRule
+    goal: Goal | KindRule
     expected: Expectation
-    """On the samples that certify, where there is a certificate; otherwise on those that chose the policy."""
+    """On the certifying samples if there is a certificate, otherwise on the samples that chose the policy."""
     certificate: Certificate | None = None

@@ -34,8 +34,8 @@ def fit_temperatures(dataset: ReadoutDataset) -> tuple[float, ...]:
     return (*fitted, *dataset.temperatures[judged:])
 
 
-def readings(dataset: ReadoutDataset, *, fit: bool) -> tuple[ReadoutDataset, ...]:
-    """Return the evidence under fitted temperatures, where `fit`, and as it is; once if they are equal."""
+def temperature_variants(dataset: ReadoutDataset, *, fit: bool) -> tuple[ReadoutDataset, ...]:
+    """Return the dataset under fitted temperatures (if `fit`), and unchanged; one dataset if both are equal."""
     fitted = fit_temperatures(dataset) if fit else dataset.temperatures
     return (dataset,) if fitted == dataset.temperatures else (dataset.at(fitted), dataset)
 

@@ -1,9 +1,9 @@
-"""The K-1 thresholds for a goal on the samples that choose, all together.
+"""Chooses the K-1 thresholds for a goal on the choosing samples, all together.
 
-What counts is how they do on new samples, so they are chosen on expected losses (see `smoothing`), and what takes no
-searching, a published schedule or one exit for all, stays where a search finds nothing that is better beyond its luck.
-What is promised on the fitting data, the mean cost within the budget or the mean loss within the bound, is kept on the
-losses and costs as they are.
+Thresholds must do well on new samples, so they are chosen on expected losses (see `smoothing`). Thresholds that need
+no search (a published schedule, or one exit for all samples) are kept unless the search finds significantly better
+ones. The bound of the goal, on mean cost or mean loss, is kept on the observed losses and costs of the choosing
+samples.
 """
 
 from decimal import ROUND_CEILING, Context
@@ -21,34 +21,34 @@ from edgeexit.fitting.smoothing import expected_losses
 from edgeexit.policies.readout import Array
 
 _ROUNDING = 1e-9
-_CLEARLY, _CLEARLY_CHEAPER = 1.0, 3.0
-"""Standard errors by which cuts have to beat what takes no searching; the second where they leave budget unspent.
+_MIN_GAIN, _MIN_GAIN_IF_CHEAPER = 1.0, 3.0
+"""Standard errors by which cuts from the search must beat cuts that need no search.
 
-It takes more to believe that a deeper exit would be no better.
+The second applies if they leave budget unspent: stronger evidence is required that deeper exits would not help.
 """
-_ALIKE = 0.01
-"""Difference in mean cost, as a part of the full cost, that is as good as none."""
+_SAME_COST = 0.01
+"""Difference in mean cost, as a fraction of the full cost, that is ignored."""
 
 
 class LossOutOfReachError(FittingError):
-    """No thresholds lose as little as is asked."""
+    """No thresholds have a mean loss as low as the goal asks for."""
 
-    def __init__(self, max_loss: float, least: float) -> None:
-        """Say what was asked and what there is."""
-        super().__init__(f"a mean loss of {max_loss:g} cannot be reached: the least is {rounded_up(least)}")
-        self.least = least
+    def __init__(self, max_loss: float, lowest: float) -> None:
+        """State the loss that was asked for and the lowest possible one."""
+        super().__init__(f"a mean loss of {max_loss:g} cannot be reached: the lowest possible is {rounded_up(lowest)}")
+        self.lowest = lowest
 
 
 def within_budget(scores: Array, losses: Values, costs: Values, budget: float) -> Point:
     """Return the thresholds of least expected loss whose mean cost is at most `budget`.
 
-    `scores` [N, K] of a policy, `losses` [N, K] in [0, 1] of answering at each exit, `costs` [K] cumulative. Raises
-    FittingError for a budget that these scores cannot reach, with the least that they can.
+    `scores` [N, K] of a policy, `losses` [N, K] in [0, 1] of its predictions at each exit, `costs` [K] cumulative.
+    Raises FittingError, with the lowest possible cost, for a budget that these scores cannot reach.
     """
     ranking = Ranking(scores)
-    least = mean_cost(ranking.exits_of(ranking.loosest), costs)
-    if not budget >= least:
-        raise FittingError(f"a mean cost of {budget:g} cannot be reached: the least is {rounded_up(least)}")
+    lowest = mean_cost(ranking.exits_of(ranking.loosest), costs)
+    if not budget >= lowest:
+        raise FittingError(f"a mean cost of {budget:g} cannot be reached: the lowest possible is {rounded_up(lowest)}")
     expected = expected_losses(scores, losses)
     for slack in (0.0, _ROUNDING):
         search = Search(ranking, expected, [Limit(_spread(costs, scores), budget * (1 - slack))])
@@ -59,33 +59,33 @@ def within_budget(scores: Array, losses: Values, costs: Values, budget: float) -
 
 
 def within_loss(scores: Array, losses: Values, costs: Values, max_loss: float) -> Point:
-    """Return the thresholds of least mean cost whose mean loss is at most `max_loss`; arguments as above.
+    """Return the thresholds of least mean cost whose mean loss is at most `max_loss`; arguments as in `within_budget`.
 
-    Raises LossOutOfReachError where none lose so little, with the least loss found.
+    Raises LossOutOfReachError, with the lowest loss found, if no thresholds have a loss as low as that.
     """
     ranking = Ranking(scores)
     spread, deepest = _spread(costs, scores), (0,) * (ranking.exits - 1)
     expected = expected_losses(scores, losses)
     limits = [Limit(losses, max_loss + _ROUNDING), Limit(expected, max_loss + _ROUNDING)]
     if losses[:, -1].mean() > max_loss + _ROUNDING:
-        # Less than the final exit loses: find out whether that can be had at all, and go on from there.
+        # The bound is below the final exit's loss: find the lowest possible loss, and continue from there.
         best = Search(ranking, losses, []).best([deepest, ranking.loosest])
-        least = _point(ranking, best, losses, costs)
-        if not least.mean_loss <= max_loss + _ROUNDING:
-            raise LossOutOfReachError(max_loss, least.mean_loss)
+        lowest = _point(ranking, best, losses, costs)
+        if not lowest.mean_loss <= max_loss + _ROUNDING:
+            raise LossOutOfReachError(max_loss, lowest.mean_loss)
         return _point(ranking, Search(ranking, spread, limits[:1]).best([best]), losses, costs)
     search = Search(ranking, spread, limits)
-    published, alike = search.schedules(cheap=False)
-    found = search.best([published, alike, deepest, *ranking.single_exits])
+    published, uniform = search.schedules(cheap=False)
+    found = search.best([published, uniform, deepest, *ranking.single_exits])
     plain = min([published, *ranking.single_exits], key=search.value)
-    dearer = (search.value(plain) - search.value(found)) / ranking.samples
-    return _point(ranking, plain if dearer <= _ALIKE * costs[-1] else found, losses, costs)
+    saved = (search.value(plain) - search.value(found)) / ranking.samples
+    return _point(ranking, plain if saved <= _SAME_COST * costs[-1] else found, losses, costs)
 
 
 def mean_cost(exits: npt.NDArray[np.integer], costs: Values) -> float:
-    """Return the mean of `costs` [K] over the exits [N] that samples leave at, rounded once: within a bound it stays.
+    """Return the mean of `costs` [K] over the exits [N] of the samples, exact but for one rounding.
 
-    A sum of rounded floats may end a hair above a budget that is kept.
+    A sum of rounded floats can exceed a budget that is met.
     """
     counts = np.bincount(exits, minlength=len(costs))
     total = sum(int(count) * Fraction(float(cost)) for count, cost in zip(counts, costs, strict=True))
@@ -93,31 +93,31 @@ def mean_cost(exits: npt.NDArray[np.integer], costs: Values) -> float:
 
 
 def rounded_up(value: float) -> str:
-    """Return a figure in 6 digits, rounded up: asking for what an error says is the least works."""
+    """Return a number with 6 digits, rounded up: the lowest possible value in an error message can be reached."""
     if value == 0:
         return "0"
     return f"{Context(prec=6, rounding=ROUND_CEILING).create_decimal(value).normalize():f}"
 
 
 def _of_least_loss(search: Search, ranking: Ranking, expected: Values, losses: Values, costs: Values) -> Cuts:
-    """Return what takes no searching, a geometric schedule or one exit for all, or the best cuts found if they beat it.
+    """Return the best cuts that need no search (geometric schedule, one exit for all), unless the search beats them.
 
-    They have to by some standard errors: their gain is in expected losses, its error that of the losses themselves,
-    sample by sample. The search has looked at many cuts, and would otherwise follow the luck of the samples. And they
-    may not lose more on the samples as they are: where that differs, the expectation is not to be believed.
+    The search tries many cuts and would overfit, so its gain in expected loss must exceed some standard errors, which
+    are taken from the observed losses per sample. Its observed loss must not be higher either: where expected and
+    observed losses disagree, the regression is not trusted.
     """
-    published, alike = search.schedules(cheap=True)
-    found = search.best([published, alike, ranking.loosest, *ranking.single_exits])
+    published, uniform = search.schedules(cheap=True)
+    found = search.best([published, uniform, ranking.loosest, *ranking.single_exits])
     plain = min([published, *ranking.single_exits], key=search.value)
     if not np.isfinite(search.value(plain)):
         return found
     rows = np.arange(ranking.samples)
     now, before = ranking.exits_of(found), ranking.exits_of(plain)
     gain = float((expected[rows, before] - expected[rows, now]).mean())
-    seen = losses[rows, before] - losses[rows, now]
-    error = float(seen.std()) / ranking.samples**0.5
-    unspent = float(costs[before].mean() - costs[now].mean()) > _ALIKE * costs[-1]
-    beats = gain > (_CLEARLY_CHEAPER if unspent else _CLEARLY) * error and float(seen.mean()) >= 0
+    observed = losses[rows, before] - losses[rows, now]
+    error = float(observed.std()) / ranking.samples**0.5
+    unspent = float(costs[before].mean() - costs[now].mean()) > _SAME_COST * costs[-1]
+    beats = gain > (_MIN_GAIN_IF_CHEAPER if unspent else _MIN_GAIN) * error and float(observed.mean()) >= 0
     return found if beats else plain
 
 

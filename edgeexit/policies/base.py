@@ -29,10 +29,11 @@ class Decision(NamedTuple):
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", dict=True):
     """The parameters of an exit policy. Each kind is a subclass whose `tag` is the kind's name.
 
-    A sample exits at the first exit k whose score is at least `thresholds[k]`. Every remaining sample exits at the final
-    exit, with the prediction of the final exit. A policy whose thresholds are all None is the full model. A sample whose
-    readout holds a number that is not finite never exits early. The decision on a sample does not depend on the other
-    samples of its batch, to the bit. Arrays derived from the fields are cached properties; `dict=True` stores them.
+    A sample exits at the first exit k whose score is at least `thresholds[k]`. Every remaining sample exits at the
+    final exit, with the prediction of the final exit. A policy whose thresholds are all None is the full model. A
+    sample whose readout holds a number that is not finite never exits early. The decision on a sample does not depend
+    on the other samples of its batch, to the bit. Arrays derived from the fields are cached properties; `dict=True`
+    stores them.
     """
 
     reads_probabilities: ClassVar[bool] = False

@@ -29,7 +29,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """
 
     loss: Literal["disagreement"] = "disagreement"
-    """1 if the prediction differs from the final exit's, else 0; for segmentation, the fraction of pixels that differ."""
+    """1 if the prediction differs from the final exit's, else 0; segmentation: the fraction of pixels that differ."""
     method: str
     """The statistical test that gave the bound."""
     samples: Annotated[int, msgspec.Meta(ge=1)]
@@ -41,7 +41,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     observed: Fraction
     """Mean loss on the certifying samples."""
     upper_bound: Fraction
-    """Upper bound of the test in `method` at level 1 - delta, for this policy alone; the sequence of tests certifies `risk`."""
+    """Bound of the test in `method` at level 1 - delta, for this policy alone; the sequence of tests certifies `risk`."""
     exit_rates: tuple[Fraction, ...]
     """[K] fraction of the certifying samples that exit at each exit: the exit rates to expect."""
 
@@ -109,7 +109,7 @@ def encode_document(document: PolicyDocument) -> bytes:
 def _decoder(kinds: tuple[type[Policy], ...]) -> msgspec.json.Decoder[PolicyDocument]:
     """Return a decoder of documents that hold a policy of one of `kinds`.
 
-    msgspec decodes a tagged union of known classes; the union is built here because kinds can be registered at run time.
+    msgspec decodes a tagged union of known classes. The union is built here, because kinds register at run time.
     """
     policy: Any = Union[kinds]  # noqa: UP007 - built from a tuple
     document = msgspec.defstruct(

@@ -32,14 +32,12 @@ KINDS: Final[Mapping[str, type[Policy]]] = MappingProxyType(_classes)
 def register_policy(policy: type[Policy]) -> None:
     """Add a kind. Documents that hold it can be decoded from then on.
 
-    `policy` is a frozen subclass of `Policy` whose `tag` is its name. Raises ValueError if it has no tag or if another
-    class has the same name.
+    `policy` is a frozen subclass of `Policy` whose `tag` is its name. Raises TypeError if it has no tag, and ValueError if
+    another class has the same name.
     """
     name = policy.__struct_config__.tag
     if not isinstance(name, str):
-        raise ValueError(
-            f"{policy.__name__} has no name; declare it as `class {policy.__name__}(Policy, ..., tag='name')`"
-        )
+        raise TypeError(f"{policy.__name__} has no name; declare the class with tag='name'")
     if _classes.setdefault(name, policy) is not policy:
         raise ValueError(f"policy kind '{name}' is registered already, as {_classes[name].__name__}")
 

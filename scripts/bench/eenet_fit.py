@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeexit.fitting import Budget, ReadoutDataset, fit_policy
-from edgeexit.fitting.published import eenet_policy
+from edgeexit.fitting import Budget, FitOptions, ReadoutDataset, fit_policy
+from edgeexit.fitting.kinds.eenet.kind import eenet_policy
 from edgeexit.fitting.readout_dataset import read_out
 
 if TYPE_CHECKING:
@@ -44,10 +44,10 @@ def main() -> None:
     fits: dict[str, Callable[[], object]] = {
         "confidence": lambda: fit_policy("confidence", dataset, Budget(cost=BUDGET)),
         "eenet, temperatures as they are": lambda: fit_policy(
-            "eenet", dataset, Budget(cost=BUDGET), temperatures=False
+            "eenet", dataset, Budget(cost=BUDGET), FitOptions(temperatures=False)
         ),
         "eenet": lambda: fit_policy("eenet", dataset, Budget(cost=BUDGET)),
-        "eenet, published recipe": lambda: eenet_policy(dataset, BUDGET),
+        "eenet, published method": lambda: eenet_policy(dataset, BUDGET),
     }
     seconds: dict[str, list[float]] = {name: [] for name in fits}
     for _ in range(options.rounds):

@@ -1,12 +1,11 @@
-"""All ways of fitting that are compared: rivals by their papers' recipes, our fit of every kind, and `auto`."""
+"""All ways of fitting that are compared: the papers' own methods, our fit of every kind, and `auto`."""
 
 from functools import partial
 
 from comparing import Fitter
 
-from edgeexit.fitting import Budget, ReadoutDataset, choose_policy, fit_policy
-from edgeexit.fitting.published import beem_policy, branchynet_policy, eenet_policy, msdnet_policy, pabee_policy
-from edgeexit.policies import KINDS, Policy
+from edgeexit.fitting import FITTING_KINDS, Budget, ReadoutDataset, choose_policy, fit_policy
+from edgeexit.policies import Policy
 
 AUTO = "auto"
 
@@ -22,10 +21,8 @@ def fit_auto(dataset: ReadoutDataset, budget: float) -> Policy:
 
 
 RIVALS: dict[str, Fitter] = {
-    "BranchyNet": branchynet_policy,
-    "MSDNet": msdnet_policy,
-    "PABEE": pabee_policy,
-    "BEEM, the paper's rule": beem_policy,
-    "EENet": eenet_policy,
+    kind.published.name: kind.published.fit
+    for kind in FITTING_KINDS.values()
+    if kind.published is not None and kind.published.parameter == "budget"
 }
-OURS: dict[str, Fitter] = {**{kind: partial(fit_ours, kind) for kind in KINDS}, AUTO: fit_auto}
+OURS: dict[str, Fitter] = {**{kind: partial(fit_ours, kind) for kind in FITTING_KINDS}, AUTO: fit_auto}

@@ -111,7 +111,7 @@ def _print_tables(figures: Mapping[str, Any]) -> None:
             [
                 f"{held['samples']:,}",
                 f"{held['risk']:.0%}",
-                f"{held['share']:.1%}",
+                f"{held['fraction']:.1%}",
                 f"{held['disagreement']:.2%}",
                 f"{held['mean_cost']:.1%}",
             ],

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgeexit.fitting import MaxRisk, ReadoutDataset, expect, fit_policy
+from edgeexit.fitting import FitOptions, MaxRisk, ReadoutDataset, expect, fit_policy
 
 DELTA = 0.1
 
@@ -50,6 +50,6 @@ def resample(
 def _fit_once(population: ReadoutDataset, kind: str, samples: int, risk: float, seed: int) -> tuple[float, float]:
     """Return the true disagreement and cost of one fit."""
     drawn = np.random.default_rng(seed).integers(len(population), size=samples)
-    policy = fit_policy(kind, population.take(drawn), MaxRisk(risk=risk, delta=DELTA), seed=seed).policy
+    policy = fit_policy(kind, population.take(drawn), MaxRisk(risk=risk, delta=DELTA), FitOptions(seed=seed)).policy
     truth = expect(policy, population.at(policy.temperatures))
     return truth.disagreement, truth.mean_cost

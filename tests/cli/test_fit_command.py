@@ -77,20 +77,20 @@ def test_a_report_is_written_beside_the_policy(edgeexit, bundle, data, tmp_path)
     ("options", "says"),
     [
         (("--budget-ms", 0.1), "edgeexit profile"),
-        (("--speedup", 1.1, "--max-drop", 0.1), "--speedup and --max-drop are goals of their own"),
-        (("--speedup", 1.1, "--delta", 0.1), "--delta goes with --max-risk"),
+        (("--speedup", 1.1, "--max-drop", 0.1), "--speedup and --max-drop are different goals"),
+        (("--speedup", 1.1, "--delta", 0.1), "--delta belongs to --max-risk"),
         (("--speedup", 99), "--speedup 99 cannot be reached: the first exit alone gives"),
         (("--speedup", 0.5), "at least 1"),
         (("--speedup", "nan"), "at least 1"),
         (("--max-drop", 2), "2"),
-        (("--max-risk", 0), "risk 0 must lie between 0 and 1"),
-        (("--rule", "paired", "--policy", "margin"), "--rule is beem's"),
-        (("--rule", "golden", "--policy", "beem"), "there are paired and error-rate"),
-        (("--weights", "cost", "--policy", "margin"), "--weights are beem's"),
+        (("--max-risk", 0), "risk 0 must be between 0 and 1"),
+        (("--rule", "paired", "--policy", "margin"), "--rule is not available with --policy margin; policies that have it: beem"),
+        (("--rule", "golden", "--policy", "beem"), "--rule 'golden' is unknown; rules of beem: paired, error-rate"),
+        (("--weights", "cost", "--policy", "margin"), "--weights is not available with --policy margin; policies that have it: beem"),
         (("--weights", "1,2", "--policy", "beem"), "weights [1.0, 2.0] must be 3"),
         (("--weights", "1,2", "--policy", "auto"), "weights [1.0, 2.0] must be 3"),
         (("--weights", "heavy", "--policy", "beem"), "--weights 'heavy'"),
-        (("--policy", "psychic"), "policy 'psychic' is unknown; there are confidence, "),
+        (("--policy", "psychic"), "--policy: policy kind 'psychic' is unknown; known kinds: confidence, "),
         (("--max-drop", "nan"), "--max-drop: drop nan"),
         (("--max-risk", 2), "--max-risk: risk 2"),
         (("--seed", -1), "--seed"),
@@ -133,7 +133,7 @@ def test_data_that_are_not_finite_are_named(edgeexit, bundle, tmp_path):
 def test_few_samples_are_warned_of(edgeexit, bundle, tmp_path):
     save_arrays(tmp_path / "few.npz", {**make_samples(20), "labels": np.arange(20) % 4})
     few = ("fit", bundle.path, "--data", tmp_path / "few.npz", "--policy", "confidence", "--speedup", 1.2)
-    assert "20 samples say little" in edgeexit(*few).err
+    assert "20 samples are few" in edgeexit(*few).err
 
 
 def test_labels_of_one_class_are_refused(edgeexit, bundle, tmp_path):

@@ -7,39 +7,50 @@ import numpy as np
 import pytest
 
 from edgeexit.errors import FittingError
-from edgeexit.fitting import Budget, MapLosses, MaxDrop, MaxRisk, ReadoutDataset, expect, fit_policy, fit_thresholds
+from edgeexit.fitting import (
+    Budget,
+    FitOptions,
+    MapLosses,
+    MaxDrop,
+    MaxRisk,
+    ReadoutDataset,
+    expect,
+    fit_policy,
+    fit_thresholds,
+)
 from edgeexit.policies import KINDS
 from edgeexit.policies.voting import Voting
 from tests.fitting.populations import COSTS, population
 
 EVIDENCE = population(500, seed=11)
-PLAIN = [kind for kind in KINDS if not KINDS[kind].reads_probabilities]
+PLAIN = FitOptions(temperatures=False)
+REFITTABLE = [kind for kind in KINDS if not KINDS[kind].reads_probabilities]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("cost", [1.0, 1.7, 4.0])
 def test_the_realised_cost_is_within_the_budget(kind, cost):
-    fit = fit_policy(kind, EVIDENCE, Budget(cost=cost), temperatures=False)
+    fit = fit_policy(kind, EVIDENCE, Budget(cost=cost), PLAIN)
     assert fit.policy.kind == kind
     assert fit.expected.mean_cost <= cost
     assert fit.expected == expect(fit.policy, EVIDENCE.at(fit.policy.temperatures))
 
 
-@pytest.mark.parametrize("kind", PLAIN)
+@pytest.mark.parametrize("kind", REFITTABLE)
 def test_a_drop_is_kept_and_saves_cost(kind):
-    fit = fit_policy(kind, EVIDENCE, MaxDrop(drop=0.02), temperatures=False)
+    fit = fit_policy(kind, EVIDENCE, MaxDrop(drop=0.02), PLAIN)
     assert fit.expected.mean_loss <= fit.expected.final_loss + 0.02 + 1e-9
     assert fit.expected.mean_cost < COSTS[-1]
 
 
 def test_without_labels_losses_are_disagreement():
-    fit = fit_policy("confidence", EVIDENCE.without_labels(), MaxDrop(drop=0.05), temperatures=False)
+    fit = fit_policy("confidence", EVIDENCE.without_labels(), MaxDrop(drop=0.05), PLAIN)
     assert fit.expected.final_loss == 0
     assert fit.expected.mean_loss == fit.expected.disagreement <= 0.05
 
 
 def test_a_budget_below_the_first_exit_says_the_least():
-    with pytest.raises(FittingError, match=r"a mean cost of 0\.5 cannot be reached: the least is 1$"):
+    with pytest.raises(FittingError, match=r"a mean cost of 0\.5 cannot be reached: the lowest possible is 1$"):
         fit_policy("confidence", EVIDENCE, Budget(cost=0.5))
 
 
@@ -50,12 +61,12 @@ def test_a_negative_drop_is_kept_where_an_ensemble_is_better_and_else_says_the_l
     classes = np.where(random.random((1000, 4)) < 0.3, random.integers(0, 10, (1000, 4)), truth[:, None])
     readouts = np.stack([classes, *np.broadcast_to([[[0.8]], [[0.1]], [[0.6]]], (3, 1000, 4))], axis=2)
     dataset = ReadoutDataset(readouts=readouts.astype(np.float32), costs=COSTS, temperatures=(1.0,) * 4, labels=truth)
-    fit = fit_policy("voting", dataset, MaxDrop(drop=-0.1), temperatures=False)
+    fit = fit_policy("voting", dataset, MaxDrop(drop=-0.1), PLAIN)
     assert fit.expected.mean_loss <= fit.expected.final_loss - 0.1 + 1e-9
-    with pytest.raises(FittingError, match=r"a drop of -0\.5 cannot be reached: the least is -0\.") as raised:
-        fit_policy("voting", dataset, MaxDrop(drop=-0.5), temperatures=False)
-    least = float(re.search(r"least is (\S+)", str(raised.value)).group(1))
-    fit_policy("voting", dataset, MaxDrop(drop=least), temperatures=False)
+    with pytest.raises(FittingError, match=r"a drop of -0\.5 cannot be reached: the lowest possible is -0\.") as raised:
+        fit_policy("voting", dataset, MaxDrop(drop=-0.5), PLAIN)
+    lowest = float(re.search(r"possible is (\S+)", str(raised.value)).group(1))
+    fit_policy("voting", dataset, MaxDrop(drop=lowest), PLAIN)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +111,7 @@ def maps_of(samples: int, seed: int, *, labels: bool) -> ReadoutDataset:
 @pytest.mark.parametrize("goal", [Budget(cost=1.8), MaxDrop(drop=0.02), MaxRisk(risk=0.05)])
 def test_maps_can_be_fitted_for_every_goal(goal, labels):
     dataset = maps_of(1000, 0, labels=labels)
-    fit = fit_policy("confidence", dataset, goal, temperatures=False)
+    fit = fit_policy("confidence", dataset, goal, PLAIN)
     fresh = expect(fit.policy, maps_of(50_000, 1, labels=labels))
     assert 1 < fresh.mean_cost < 2.5
     if isinstance(goal, Budget):
@@ -118,9 +129,9 @@ def test_too_few_maps_say_how_many_are_needed_and_as_many_do():
     dataset = maps_of(400, 2, labels=False)
     goal = MaxRisk(risk=0.05)
     with pytest.raises(FittingError, match="at least") as raised:
-        fit_policy("confidence", dataset.take(np.arange(60)), goal, temperatures=False)
+        fit_policy("confidence", dataset.take(np.arange(60)), goal, PLAIN)
     needed = int(re.search(r"at least (\d+)", str(raised.value)).group(1))
-    assert fit_policy("confidence", dataset.take(np.arange(needed)), goal, temperatures=False).certificate
+    assert fit_policy("confidence", dataset.take(np.arange(needed)), goal, PLAIN).certificate
 
 
 def test_the_same_inputs_give_the_same_policy():

@@ -6,7 +6,7 @@ import pytest
 
 from edgeexit.fitting import MapLosses, ReadoutDataset
 from edgeexit.fitting.readout_dataset import read_out
-from edgeexit.fitting.temperature import fit_temperatures, readings
+from edgeexit.fitting.temperature import fit_temperatures, temperature_variants
 from tests.fitting.populations import population
 
 
@@ -77,8 +77,8 @@ def test_where_nothing_can_be_fitted_the_temperatures_stay(why):
 
 def test_readings_are_both_where_they_differ_and_one_where_not():
     dataset = calibrated(2000, sharpness=(3.0, 1.0))
-    fitted, plain = readings(dataset, fit=True)
+    fitted, plain = temperature_variants(dataset, fit=True)
     assert plain is dataset
     assert fitted.temperatures == fit_temperatures(dataset) != dataset.temperatures
-    assert readings(dataset, fit=False) == (dataset,)
-    assert len(readings(fitted, fit=True)) == 1
+    assert temperature_variants(dataset, fit=False) == (dataset,)
+    assert len(temperature_variants(fitted, fit=True)) == 1

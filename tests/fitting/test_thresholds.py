@@ -84,20 +84,20 @@ def test_equality_with_the_budget_is_allowed_at_both_ends():
 def test_a_budget_out_of_reach_says_the_least_and_that_works():
     scores, losses = drawn(1)
     scores[:30, 0] = np.nan  # a sample without a score goes on
-    with pytest.raises(FittingError, match="cannot be reached: the least is") as raised:
+    with pytest.raises(FittingError, match="cannot be reached: the lowest possible is") as raised:
         within_budget(scores, losses, COSTS3, 1.0)
-    least = float(re.search(r"least is (\S+)", str(raised.value)).group(1))
-    assert within_budget(scores, losses, COSTS3, least).mean_cost <= least
+    lowest = float(re.search(r"possible is (\S+)", str(raised.value)).group(1))
+    assert within_budget(scores, losses, COSTS3, lowest).mean_cost <= lowest
 
 
 def test_a_loss_out_of_reach_says_the_least_and_that_works():
     scores, losses = drawn(2)
     losses[:, 1] = np.minimum(losses[:, 1], losses[:, 2])  # the middle exit knows better than the final one
-    with pytest.raises(FittingError, match="cannot be reached: the least is") as raised:
+    with pytest.raises(FittingError, match="cannot be reached: the lowest possible is") as raised:
         within_loss(scores, losses, COSTS3, 0.0)
-    least = float(re.search(r"least is (\S+)", str(raised.value)).group(1))
-    assert least <= losses[:, -1].mean()
-    assert within_loss(scores, losses, COSTS3, least).mean_loss <= least + 1e-9
+    lowest = float(re.search(r"possible is (\S+)", str(raised.value)).group(1))
+    assert lowest <= losses[:, -1].mean()
+    assert within_loss(scores, losses, COSTS3, lowest).mean_loss <= lowest + 1e-9
 
 
 def test_an_exit_that_knows_nothing_is_skipped():

@@ -1,54 +1,74 @@
-"""What top-1 probabilities have been worth: held-out accuracy by bin, at every exit."""
+"""How `pcee` is fitted: the accuracy of held-out samples in each bin of confidence, at every early exit."""
 
+import msgspec
 import numpy as np
 
-from edgeexit.fitting.kinds.options import CandidateOptions
+from edgeexit.errors import FittingError
+from edgeexit.fitting.kinds.kind import FittingKind, PublishedMethod
+from edgeexit.fitting.kinds.unfitted import unfitted
+from edgeexit.fitting.options import CandidateOptions
 from edgeexit.fitting.readout_dataset import ReadoutDataset, Values
-from edgeexit.fitting.temperature import readings
+from edgeexit.fitting.temperature import temperature_variants
 from edgeexit.policies.pcee import Pcee
 from edgeexit.policies.readout import P1, Array
 
 _BINS = 50
-_ENOUGH = 50
-"""Samples that an accuracy is taken from."""
+_MIN_SAMPLES = 50
+"""Samples that an accuracy is computed from."""
 
 
 def pcee_candidates(dataset: ReadoutDataset, options: CandidateOptions) -> tuple[Pcee, ...]:
-    """Return PCEE with each early exit's accuracies, under fitted temperatures and as it is."""
-    return tuple(
-        Pcee(
-            temperatures=read.temperatures,
-            thresholds=(None,) * (read.exits - 1),
-            accuracies=tuple(_accuracies(p1, loss) for p1, loss in _early(read)),
-        )
-        for read in readings(dataset, fit=options.temperatures)
-    )
+    """Return PCEE with the accuracies of each early exit, under fitted temperatures and under the dataset's."""
+    return tuple(_fitted(variant) for variant in temperature_variants(dataset, fit=options.temperatures))
 
 
-def _early(dataset: ReadoutDataset) -> list[tuple[Array, Values]]:
-    """Return top-1 probability and loss [N] of every exit but the last."""
+def pcee_rule(dataset: ReadoutDataset, delta: float) -> Pcee:
+    """Return PCEE with the paper's threshold: `delta` at all exits.
+
+    A sample exits where held-out samples of its confidence were right at a rate of at least `delta`. Raises
+    FittingError for a `delta` outside [0, 1].
+
+    Source: Mofakhami et al., arXiv:2412.19325.
+    """
+    if not 0 <= delta <= 1:
+        raise FittingError(f"delta {delta:g} must be between 0 and 1, e.g. 0.9")
+    return msgspec.structs.replace(_fitted(dataset), thresholds=(float(delta),) * (dataset.exits - 1))
+
+
+def _fitted(dataset: ReadoutDataset) -> Pcee:
     losses = dataset.losses(dataset.exit_predictions)
-    return [(dataset.readouts[:, k, P1], losses[:, k]) for k in range(dataset.exits - 1)]
+    accuracies = tuple(_accuracies(dataset.readouts[:, k, P1], losses[:, k]) for k in range(dataset.exits - 1))
+    return unfitted(Pcee, dataset, accuracies=accuracies)
 
 
 def _accuracies(p1: Array, losses: Values, bins: int = _BINS) -> tuple[float, ...]:
     """Return the accuracy in each of `bins` equal bins of top-1 probability, from 0 to 1.
 
-    As in the paper, it is the plain mean in a bin, rising with the probability or not. The paper leaves open what a bin
-    says that has few samples or none (one lucky sample would pass any threshold): such a bin takes in its neighbours,
-    as many on either side, until they have 50 samples together.
+    As in the paper, it is the plain mean of a bin, whether or not it rises with the probability. The paper does not say
+    what a bin with few or no samples gets; there, one right sample would pass any threshold. Here such a bin is widened
+    by its neighbours, as many on either side, until it holds 50 samples.
 
     Source: reliability diagrams in PCEE (Mofakhami et al., arXiv:2412.19325).
     """
     place = np.minimum((p1 * np.float32(bins)).astype(np.int64), bins - 1)
     count = np.bincount(place, minlength=bins)
     right = np.bincount(place, weights=1 - losses, minlength=bins)
-    enough = min(_ENOUGH, len(p1))
+    wanted = min(_MIN_SAMPLES, len(p1))
     accuracies = []
     for middle in range(bins):
         reach = 0
-        while count[max(middle - reach, 0) : middle + reach + 1].sum() < enough:
+        while count[max(middle - reach, 0) : middle + reach + 1].sum() < wanted:
             reach += 1
         around = slice(max(middle - reach, 0), middle + reach + 1)
         accuracies.append(round(float(right[around].sum() / count[around].sum()), 4))
     return tuple(accuracies)
+
+
+KIND = FittingKind(
+    policy=Pcee,
+    summary="accuracy of held-out samples of this confidence",
+    learns=("temperatures", "accuracy per bin of confidence"),
+    source="PCEE (Mofakhami et al., 2024)",
+    make_candidates=pcee_candidates,
+    published=PublishedMethod(name="PCEE", parameter="accuracy", fit=pcee_rule),
+)

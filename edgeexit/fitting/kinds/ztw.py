@@ -1,30 +1,33 @@
-"""How much the exits so far count in ZTW's ensemble, and which classes it leans to."""
+"""How `ztw` is fitted: the weights of the exits in each ensemble, and the biases of the classes."""
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
 
-from edgeexit.fitting.kinds.options import CandidateOptions
+from edgeexit.fitting.kinds.kind import FittingKind
+from edgeexit.fitting.kinds.unfitted import unfitted
+from edgeexit.fitting.options import CandidateOptions
 from edgeexit.fitting.readout_dataset import Indices, ReadoutDataset, Values
 from edgeexit.fitting.temperature import log_probabilities
 from edgeexit.policies.ztw import Ztw
 
 _MIN_WEIGHT = 0.01
 _PRIOR_WEIGHT, _PRIOR_BIAS = 1.0, 4.0
-"""Precision of the belief, before any sample, that weights are 1 and biases 0: a plain geometric mean. It counts like
-a sample or a few, so that a class that is rare in a small sample is not ruled out."""
+"""Strength of the L2 penalties that pull weights to 1 and biases to 0 (the plain geometric mean). They count like a few
+samples, so that a class that is rare in a small dataset is not ruled out."""
 _DECIMALS = 4
 
 
-def ztw_candidates(dataset: ReadoutDataset, options: CandidateOptions) -> tuple[Ztw, ...]:  # noqa: ARG001 - see below
-    """Return ZTW with each ensemble's weights and biases of least negative log-likelihood.
+def ztw_candidates(dataset: ReadoutDataset, options: CandidateOptions) -> tuple[Ztw]:  # noqa: ARG001 - no options
+    """Return ZTW with the weights and biases of least negative log-likelihood.
 
-    There is one candidate, since a weight takes up its exit's temperature: a sum of w_j log softmax(z_j / T_j) gives
-    the same ensemble for the same w_j / T_j. To segment, it is the plain geometric mean: averages over pixels are no
-    probabilities of one class, and there is no true class to fit them to.
+    There is one candidate, because the weights can express any temperatures: a sum of w_j log softmax(z_j / T_j) is the
+    same ensemble for the same w_j / T_j. For segmentation it is the plain geometric mean: averages over pixels are not
+    the probabilities of one class, and there is no true class to fit to. Raises FittingError for readouts without
+    probabilities.
 
-    Source: Zero Time Waste (Wolczyk et al., NeurIPS 2021), with the mean over exits of its authors'
-    code. They keep weights positive by an exponential; a bound does, too, and leaves the problem convex.
+    Source: Zero Time Waste (Wolczyk et al., NeurIPS 2021), with the mean over exits of the authors' code. They use an
+    exponential to keep weights positive; a lower bound does the same and keeps the problem convex.
     """
     logs = log_probabilities(dataset.probabilities)
     weights, biases = [], []
@@ -34,18 +37,11 @@ def ztw_candidates(dataset: ReadoutDataset, options: CandidateOptions) -> tuple[
             weight, bias = _ensemble(logs[:, : k + 1], dataset.truth)
         weights.append(tuple(round(float(value), _DECIMALS) for value in weight))
         biases.append(tuple(round(float(value), _DECIMALS) for value in bias))
-    return (
-        Ztw(
-            temperatures=dataset.temperatures,
-            thresholds=(None,) * (dataset.exits - 1),
-            weights=tuple(weights),
-            biases=tuple(biases),
-        ),
-    )
+    return (unfitted(Ztw, dataset, weights=tuple(weights), biases=tuple(biases)),)
 
 
 def _ensemble(logs: npt.NDArray[np.float32], truth: Indices) -> tuple[Values, Values]:
-    """Return weights [J] and biases [C] for log-probabilities [N, J, C] of the exits so far."""
+    """Return weights [J] and biases [C] for log-probabilities [N, J, C] of exits 0 to J - 1."""
     samples, exits, classes = logs.shape
     rows = np.arange(samples)
     seen = np.bincount(truth, minlength=classes)
@@ -67,8 +63,17 @@ def _ensemble(logs: npt.NDArray[np.float32], truth: Indices) -> tuple[Values, Va
 
     start = np.concatenate([np.ones(exits), np.zeros(classes)])
     bounds = [(_MIN_WEIGHT, None)] * exits + [(None, None)] * classes
-    # The sum over samples is in float32 where it is cheap, so no finer tolerance would mean anything.
+    # The sums over samples are in float32, so a finer tolerance has no effect.
     found = minimize(
         loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-7, "gtol": 1e-5, "maxiter": 200}
     ).x
     return found[:exits], found[exits:]
+
+
+KIND = FittingKind(
+    policy=Ztw,
+    summary="top-1 probability of an ensemble of the exits so far, whose class is the prediction",
+    learns=("weights", "biases"),
+    source="Zero Time Waste (Wolczyk et al., NeurIPS 2021)",
+    make_candidates=ztw_candidates,
+)

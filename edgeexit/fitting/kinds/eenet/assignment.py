@@ -1,4 +1,4 @@
-"""EENet's assignment function: which share of a sample belongs to each exit, for an average budget."""
+"""EENet's assignment function: the fraction of a sample that is assigned to each exit, for a mean cost."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, cast
@@ -12,13 +12,13 @@ from edgeexit.fitting.readout_dataset import Values
 _DIVERGENCE_WEIGHT, _COST_WEIGHT = 1e-3, 1e-2
 """Weights of the two losses in the authors' settings."""
 _HIDDEN = 0.5
-"""Hidden units for each input, in the authors' settings for images."""
+"""Hidden units per input, in the authors' settings for images."""
 _SHARPNESS = 1.0
 """beta in q^beta / sum q^beta."""
 _MIN_SCORE = 1e-3
-"""Scores are raised to this before they become shares: a linear score may be 0 or below."""
+"""Lower bound of scores before they become fractions: a linear score can be 0 or negative."""
 _ROUNDING = 1e-3
-"""Part of the budget over which |E[cost] - B| is round: its kink would stop the search."""
+"""Part of the budget over which |E[cost] - B| is smoothed: the optimiser would stop at its kink."""
 
 
 class Layers(NamedTuple):
@@ -34,21 +34,21 @@ class Layers(NamedTuple):
     """c [1]."""
 
 
-def stick_breaking(keeps: Values) -> Values:
-    """Return P [..., K] for h [..., K-1]: P_k = h_k prod_{j<k} (1 - h_j); the final exit takes the rest."""
-    left = np.cumprod(1 - keeps, axis=-1)
+def stick_breaking(gates: Values) -> Values:
+    """Return P [..., K] for h [..., K-1]: P_k = h_k prod_{j<k} (1 - h_j); the final exit gets the rest."""
+    left = np.cumprod(1 - gates, axis=-1)
     before = np.concatenate([np.ones_like(left[..., :1]), left[..., :-1]], axis=-1)
-    return np.concatenate([keeps * before, left[..., -1:]], axis=-1)
+    return np.concatenate([gates * before, left[..., -1:]], axis=-1)
 
 
 def targets_of(scores: Values) -> Values:
-    """Return q^beta / sum q^beta [N, K]: exits share a sample as they are likely to be right."""
+    """Return q^beta / sum q^beta [N, K]: a sample is split between exits in proportion to their scores."""
     raised = np.clip(scores, _MIN_SCORE, 1) ** _SHARPNESS
     return cast("Values", raised / raised.sum(axis=1, keepdims=True))
 
 
 def start_layers(width: int, exits: int, seed: int) -> tuple[Layers, ...]:
-    """Return the MLPs [K-1] that learning starts at, drawn small; exit k has `width` + k inputs."""
+    """Return the initial MLPs [K-1], with small random weights; exit k has `width` + k inputs."""
     random = np.random.default_rng(seed)
     layers = []
     for k in range(exits - 1):
@@ -67,11 +67,11 @@ def fit_assignment(
 
     Source: EENet (arXiv:2301.07099); weights of the losses and sizes from the authors' code.
     """
-    seen = _seen(inputs, scores)
+    features = _features(inputs, scores)
     targets = targets_of(scores)
 
     def loss(flat: Values) -> tuple[float, Values]:
-        value, gradients = assignment_loss(unflatten(flat, start), seen, targets, costs, budget)
+        value, gradients = assignment_loss(unflatten(flat, start), features, targets, costs, budget)
         return value, flatten(gradients)
 
     found = minimize(loss, flatten(start), jac=True, method="L-BFGS-B", options={"maxiter": iterations})
@@ -79,59 +79,59 @@ def fit_assignment(
 
 
 def assigned(inputs: Values, scores: Values, layers: Sequence[Layers]) -> Values:
-    """Return P [N, K], the share of each sample at each exit; arguments as in `fit_assignment`."""
-    keeps = [
+    """Return P [N, K], the fraction of each sample at each exit; arguments as in `fit_assignment`."""
+    gates = [
         expit(expit(x @ own.hidden + own.hidden_bias) @ own.output + own.output_bias)
-        for x, own in zip(_seen(inputs, scores), layers, strict=True)
+        for x, own in zip(_features(inputs, scores), layers, strict=True)
     ]
-    return stick_breaking(np.stack(keeps, axis=1))
+    return stick_breaking(np.stack(gates, axis=1))
 
 
-def _seen(inputs: Values, scores: Values) -> list[Values]:
-    """Return what each early exit's MLP sees [K-1][N, C + 2 + k]: its inputs, and the scores before it."""
+def _features(inputs: Values, scores: Values) -> list[Values]:
+    """Return the inputs [K-1][N, C + 2 + k] of the MLP of each early exit: its own, and the scores of earlier exits."""
     return [np.hstack([inputs[:, k], scores[:, :k]]) for k in range(inputs.shape[1] - 1)]
 
 
 def assignment_loss(
-    layers: Sequence[Layers], seen: Sequence[Values], targets: Values, costs: Values, budget: float
+    layers: Sequence[Layers], features: Sequence[Values], targets: Values, costs: Values, budget: float
 ) -> tuple[float, tuple[Layers, ...]]:
-    """Return the loss of the MLPs and its gradient, in their shape.
+    """Return the loss of the MLPs and its gradient, which has their shape.
 
-    The loss is a KL(P || targets) + b |E[cost] - B| / B, with a and b as the authors set them. `seen` [K-1][N, D_k].
+    The loss is a KL(P || targets) + b |E[cost] - B| / B, with the authors' a and b. `features` [K-1][N, D_k].
     """
-    hidden = [expit(x @ own.hidden + own.hidden_bias) for x, own in zip(seen, layers, strict=True)]
+    hidden = [expit(x @ own.hidden + own.hidden_bias) for x, own in zip(features, layers, strict=True)]
     logits = np.stack([z @ own.output + own.output_bias for z, own in zip(hidden, layers, strict=True)], axis=1)
-    keeps = expit(logits)
-    logs = np.zeros_like(targets)  # log P: sums of log h and log (1 - h) never meet log 0
+    gates = expit(logits)
+    logs = np.zeros_like(targets)  # log P: sums of log h and log (1 - h) avoid log 0
     logs[:, :-1] -= np.logaddexp(0, -logits)
     logs[:, 1:] -= np.cumsum(np.logaddexp(0, logits), axis=1)
     fractions = np.exp(logs)
     samples = len(fractions)
 
-    surprise = logs - np.log(targets)
+    divergence = logs - np.log(targets)
     overrun = float((fractions @ costs).mean()) / budget - 1
     size = np.hypot(overrun, _ROUNDING)
-    loss = _DIVERGENCE_WEIGHT * float((fractions * surprise).sum()) / samples + _COST_WEIGHT * float(size - _ROUNDING)
+    loss = _DIVERGENCE_WEIGHT * float((fractions * divergence).sum()) / samples + _COST_WEIGHT * float(size - _ROUNDING)
 
-    by_share = _DIVERGENCE_WEIGHT * (surprise + 1) + _COST_WEIGHT * overrun / size * costs / budget
-    flow = fractions * by_share / samples
+    by_fraction = _DIVERGENCE_WEIGHT * (divergence + 1) + _COST_WEIGHT * overrun / size * costs / budget
+    flow = fractions * by_fraction / samples
     later = np.cumsum(flow[:, ::-1], axis=1)[:, ::-1]
-    by_logit = flow[:, :-1] * (1 - keeps) - keeps * later[:, 1:]
+    by_logit = flow[:, :-1] * (1 - gates) - gates * later[:, 1:]
     gradients = []
     for k, own in enumerate(layers):
         slope, z = by_logit[:, k], hidden[k]
         by_hidden = np.outer(slope, own.output) * z * (1 - z)
-        gradients.append(Layers(seen[k].T @ by_hidden, by_hidden.sum(axis=0), slope @ z, slope.sum(keepdims=True)))
+        gradients.append(Layers(features[k].T @ by_hidden, by_hidden.sum(axis=0), slope @ z, slope.sum(keepdims=True)))
     return loss, tuple(gradients)
 
 
 def flatten(layers: Sequence[Layers]) -> Values:
-    """Return all numbers of the MLPs in a row."""
+    """Return all parameters of the MLPs as one vector."""
     return np.concatenate([part.ravel() for own in layers for part in own])
 
 
 def unflatten(flat: Values, shapes: Sequence[Layers]) -> tuple[Layers, ...]:
-    """Return the MLPs of a row of numbers, shaped as `shapes`."""
+    """Return the MLPs of a vector of parameters, with the shapes of `shapes`."""
     parts = [part for own in shapes for part in own]
     pieces = np.split(flat, np.cumsum([part.size for part in parts])[:-1])
     shaped = [piece.reshape(part.shape) for piece, part in zip(pieces, parts, strict=True)]

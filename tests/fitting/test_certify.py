@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from edgeexit.errors import FittingError
-from edgeexit.fitting import MaxRisk, fit_policy, lower_bound, samples_needed, upper_bound
+from edgeexit.fitting import FitOptions, MaxRisk, fit_policy, lower_bound, samples_needed, upper_bound
 from edgeexit.fitting.certify import halves
 from edgeexit.fitting.risk import betting_upper_bound
 from edgeexit.policies import KINDS, disagrees, exit_rates, simulate_exits
@@ -17,7 +17,7 @@ POPULATION = population(40_000, seed=99).readouts
 
 @pytest.mark.parametrize("kind", ["confidence", "beem"])
 def test_a_fit_saves_cost_and_keeps_its_bound_on_new_samples(kind):
-    fit = fit_policy(kind, population(3000, seed=1, labels=False), GOAL, temperatures=False)
+    fit = fit_policy(kind, population(3000, seed=1, labels=False), GOAL, FitOptions(temperatures=False))
     assert fit.policy.kind == kind
     assert fit.expected.mean_cost < 0.6 * COSTS[-1]
     assert fit.certificate.upper_bound <= 0.05
@@ -30,7 +30,7 @@ def test_the_bound_fails_no_more_often_than_stated():
     """Over 200 draws of fitting data, at most a share delta of the policies breaks the bound (with test slack)."""
     broken = 0
     for seed in range(200):
-        fit = fit_policy("confidence", population(300, seed=seed, labels=False), GOAL, temperatures=False)
+        fit = fit_policy("confidence", population(300, seed=seed, labels=False), GOAL, FitOptions(temperatures=False))
         broken += disagrees(fit.policy, POPULATION).mean() > 0.05
     assert broken <= 200 * 0.1 + 3 * (200 * 0.1 * 0.9) ** 0.5
 
@@ -61,7 +61,7 @@ def test_costs_must_increase_one_an_exit(costs):
 
 
 def test_an_unknown_kind_lists_those_there_are():
-    with pytest.raises(FittingError, match="'psychic' is unknown; there are confidence, "):
+    with pytest.raises(FittingError, match="policy kind 'psychic' is unknown; known kinds: confidence, "):
         fit_policy("psychic", population(200, seed=0), GOAL)
 
 

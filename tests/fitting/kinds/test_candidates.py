@@ -5,16 +5,17 @@ import numpy as np
 import pytest
 
 from edgeexit.errors import FittingError
-from edgeexit.fitting import Budget, MapLosses, ReadoutDataset, fit_policy
-from edgeexit.fitting.kinds import CandidateOptions, make_candidates
+from edgeexit.fitting import FITTING_KINDS, Budget, FitOptions, MapLosses, ReadoutDataset, fit_policy
+from edgeexit.fitting.kinds import make_candidates
+from edgeexit.fitting.options import CandidateOptions
 from edgeexit.fitting.readout_dataset import read_out
 from edgeexit.fitting.temperature import fit_temperatures
-from edgeexit.policies import KINDS, exits_of, simulate
+from edgeexit.policies import exits_of, simulate
 from tests.fitting.populations import population
 
 PLAIN = CandidateOptions(budget=2.0, temperatures=False)
 TEMPERED = CandidateOptions(budget=2.0)
-LEARNED_HERE = sorted(set(KINDS) - {"eenet"})
+LEARNED_HERE = [name for name, kind in FITTING_KINDS.items() if not kind.learns_for_budget]
 
 
 def only(kind, dataset, options=PLAIN):
@@ -64,7 +65,7 @@ def test_beem_takes_weights_of_ones_own():
 @pytest.mark.parametrize(
     ("weights", "says"),
     [
-        ("depth", "weights 'depth' are unknown; say accuracy, cost, or 4 numbers above 0"),
+        ("depth", "weights 'depth' are unknown; give accuracy, cost, or 4 numbers above 0"),
         ((1.0, 2.0), r"weights \[1.0, 2.0\] must be 4 finite numbers above 0"),
         ((1.0, 2.0, 0.0, 1.0), "weights holds 0 where finite numbers above 0"),
         ((1.0, 2.0, float("nan"), 1.0), "weights holds nan where"),
@@ -73,7 +74,7 @@ def test_beem_takes_weights_of_ones_own():
 )
 def test_beem_weights_that_make_no_sense_are_refused(weights, says):
     with pytest.raises(FittingError, match=says):
-        fit_policy("beem", population(50, seed=3), Budget(cost=2.0), weights=weights)
+        fit_policy("beem", population(50, seed=3), Budget(cost=2.0), FitOptions(weights=weights))
 
 
 @pytest.mark.parametrize("kind", LEARNED_HERE)
@@ -81,10 +82,10 @@ def test_temperatures_make_a_second_candidate_where_they_change_anything(kind):
     dataset = population(500, seed=1, sharpness=6.0)
     candidates = make_candidates(kind, dataset, TEMPERED)
     seen = [candidate.temperatures for candidate in candidates]
-    if kind in {"patience", "voting", "ztw"}:
-        assert seen == [dataset.temperatures]
-    else:
+    if "temperatures" in FITTING_KINDS[kind].learns:
         assert seen == [fit_temperatures(dataset), dataset.temperatures]
+    else:
+        assert seen == [dataset.temperatures]
     assert all(candidate.kind == kind for candidate in candidates)
     assert all(candidate.thresholds == (None,) * 3 for candidate in candidates)
 
@@ -168,7 +169,7 @@ def test_entropy_without_probabilities_says_what_it_needs():
 
 
 def test_an_unknown_kind_is_refused():
-    with pytest.raises(FittingError, match="policy 'psychic' is unknown"):
+    with pytest.raises(FittingError, match="policy kind 'psychic' is unknown"):
         make_candidates("psychic", population(5, seed=0), PLAIN)
 
 

@@ -1,4 +1,4 @@
-"""EENet's scoring function: linear in what an exit says, fitted to whether its answer is right."""
+"""EENet's scoring function: linear in the output of an exit, fitted to whether its prediction is right."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,20 +11,20 @@ from edgeexit.fitting.readout_dataset import ReadoutDataset, Values
 from edgeexit.policies.readout import ENTROPY, P1
 
 STATISTICS = 2
-"""The highest probability and the certainty stand behind the probabilities of the classes."""
+"""The highest probability and the certainty follow the probabilities of the classes."""
 
-_CERTAIN = 0.05
-"""How near to 0 or 1 a score may come before the logarithm goes on as a straight line."""
+_MIN_ARGUMENT = 0.05
+"""Argument below which the logarithm continues along its tangent."""
 _ITERATIONS = 200
 
 
 class Examples(NamedTuple):
-    """What the functions of an EENet are learned from."""
+    """The training data of EENet's two functions."""
 
     inputs: Values
     """[N, K, C + 2] probabilities, the highest of them, and the certainty 1 + sum(p log p) / log C."""
     correct: Values
-    """[N, K] whether an exit is right; to segment, the share of pixels on which it is."""
+    """[N, K] 1 where the prediction of an exit is right, else 0; for segmentation, the fraction of right pixels."""
 
     @property
     def classes(self) -> int:
@@ -33,7 +33,7 @@ class Examples(NamedTuple):
 
 
 def examples_of(dataset: ReadoutDataset) -> Examples:
-    """Return what can be learned from evidence. Raises FittingError where it has no probabilities of 2 classes."""
+    """Return the training data in a dataset. Raises FittingError for readouts without probabilities of 2 classes."""
     readouts, probabilities = dataset.readouts, dataset.probabilities
     samples, exits, classes = probabilities.shape
     if classes < 2:  # noqa: PLR2004 - one class leaves nothing to decide
@@ -46,7 +46,7 @@ def examples_of(dataset: ReadoutDataset) -> Examples:
 
 
 def identity(exits: int, classes: int) -> tuple[Values, ...]:
-    """Return the weights [K-1][C + 2 + k] that EENet starts at: the score is the highest probability."""
+    """Return the initial weights [K-1][C + 2 + k]: the score is the highest probability."""
     start = [np.zeros(classes + STATISTICS + k) for k in range(exits - 1)]
     for weights in start:
         weights[classes] = 1
@@ -54,7 +54,7 @@ def identity(exits: int, classes: int) -> tuple[Values, ...]:
 
 
 def scores_of(inputs: Values, weights: Sequence[Values]) -> Values:
-    """Return q [N, K]: linear at every early exit, past scores behind its inputs; the final exit's is max p."""
+    """Return q [N, K]: linear in inputs and earlier scores at each early exit; max p at the final exit."""
     samples, exits, width = inputs.shape
     scores = np.empty((samples, exits))
     scores[:, -1] = inputs[:, -1, width - STATISTICS]
@@ -64,47 +64,51 @@ def scores_of(inputs: Values, weights: Sequence[Values]) -> Values:
 
 
 def fit_scoring(
-    examples: Examples, emphasis: Values, anchors: Sequence[Values], pull: float, start: Sequence[Values]
+    examples: Examples, emphasis: Values, anchors: Sequence[Values], penalty: float, start: Sequence[Values]
 ) -> tuple[Values, ...]:
-    """Return the weights [K-1][C + 2 + k] of least loss at every exit, one exit after another.
+    """Return the weights [K-1][C + 2 + k] of least loss at each exit, exit by exit.
 
-    The loss of exit k is sum_n w_nk BCE(q_nk, correct_nk) + pull / 2 |weights - anchor|^2, with `emphasis` w [N, K]
-    adding up to 1 over the samples. Past scores are inputs like others: no gradient goes through them, so every exit is
-    a convex problem of its own. Source: EENet (arXiv:2301.07099).
+    The loss of exit k is sum_n w_nk BCE(q_nk, correct_nk) + penalty / 2 |weights - anchor|^2, with `emphasis` w [N, K]
+    summing to 1 over the samples. Earlier scores are plain inputs without a gradient, so each exit is a separate convex
+    problem. Source: EENet (arXiv:2301.07099).
     """
     inputs, correct = examples
     samples, exits, _ = inputs.shape
     scores = np.empty((samples, exits - 1))
     fitted = []
     for k in range(exits - 1):
-        seen = np.hstack([inputs[:, k], scores[:, :k]])
-        weights = _fit_exit(start[k], seen, correct[:, k], emphasis=emphasis[:, k], anchor=anchors[k], pull=pull)
+        features = np.hstack([inputs[:, k], scores[:, :k]])
+        weights = _fit_exit(
+            start[k], features, correct[:, k], emphasis=emphasis[:, k], anchor=anchors[k], penalty=penalty
+        )
         fitted.append(weights)
-        scores[:, k] = seen @ weights
+        scores[:, k] = features @ weights
     return tuple(fitted)
 
 
-def _fit_exit(start: Values, seen: Values, correct: Values, *, emphasis: Values, anchor: Values, pull: float) -> Values:
+def _fit_exit(
+    start: Values, features: Values, correct: Values, *, emphasis: Values, anchor: Values, penalty: float
+) -> Values:
     def loss(weights: Values) -> tuple[float, Values]:
-        return exit_loss(weights, seen, correct, emphasis=emphasis, anchor=anchor, pull=pull)
+        return exit_loss(weights, features, correct, emphasis=emphasis, anchor=anchor, penalty=penalty)
 
     return minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": _ITERATIONS}).x
 
 
 def exit_loss(
-    weights: Values, seen: Values, correct: Values, *, emphasis: Values, anchor: Values, pull: float
+    weights: Values, features: Values, correct: Values, *, emphasis: Values, anchor: Values, penalty: float
 ) -> tuple[float, Values]:
-    """Return the loss of one exit's weights [D] and its gradient [D]; `seen` [N, D] are the exit's inputs."""
-    scores, offset = seen @ weights, weights - anchor
+    """Return the loss of one exit's weights [D] and its gradient [D]; `features` [N, D] are its inputs."""
+    scores, offset = features @ weights, weights - anchor
     loss, slope = cross_entropy(scores, correct)
-    return float(emphasis @ loss + pull / 2 * offset @ offset), (emphasis * slope) @ seen + pull * offset
+    return float(emphasis @ loss + penalty / 2 * offset @ offset), (emphasis * slope) @ features + penalty * offset
 
 
 def cross_entropy(scores: Values, correct: Values) -> tuple[Values, Values]:
     """Return BCE(q, correct) [N] and its derivative by q [N], for any q.
 
-    A linear score leaves (0, 1). Clipping it would take the gradient away just where a score is wrong beyond doubt, so
-    the logarithms go on along their tangents: convex still, and one confident mistake weighs no more than 1 / 0.05.
+    A linear score can be outside (0, 1). Clipping would remove the gradient where a score is most wrong, so the
+    logarithms continue along their tangents. The loss stays convex, and its slope is at most 1 / 0.05.
     """
     right, right_slope = _minus_log(scores)
     wrong, wrong_slope = _minus_log(1 - scores)
@@ -112,6 +116,6 @@ def cross_entropy(scores: Values, correct: Values) -> tuple[Values, Values]:
 
 
 def _minus_log(values: Values) -> tuple[Values, Values]:
-    """Return -log and its derivative, along the tangent below `_CERTAIN`."""
-    inside = np.maximum(values, _CERTAIN)
-    return (inside - values) / _CERTAIN - np.log(inside), -1 / inside
+    """Return -log and its derivative; below `_MIN_ARGUMENT` along the tangent."""
+    inside = np.maximum(values, _MIN_ARGUMENT)
+    return (inside - values) / _MIN_ARGUMENT - np.log(inside), -1 / inside

@@ -6,8 +6,9 @@ import pytest
 from scipy.optimize import check_grad
 
 from edgeexit.errors import FittingError
-from edgeexit.fitting import Budget, MapLosses, ReadoutDataset, fit_policy
-from edgeexit.fitting.eenet.assignment import (
+from edgeexit.fitting import Budget, FitOptions, MapLosses, ReadoutDataset, fit_policy
+from edgeexit.fitting.kinds import make_candidates
+from edgeexit.fitting.kinds.eenet.assignment import (
     assigned,
     assignment_loss,
     fit_assignment,
@@ -17,10 +18,10 @@ from edgeexit.fitting.eenet.assignment import (
     targets_of,
     unflatten,
 )
-from edgeexit.fitting.eenet.scoring import cross_entropy, examples_of, exit_loss, fit_scoring, identity, scores_of
-from edgeexit.fitting.eenet.training import learn, unfitted
-from edgeexit.fitting.kinds import CandidateOptions, make_candidates
-from edgeexit.fitting.published.eenet import eenet_policy
+from edgeexit.fitting.kinds.eenet.kind import eenet_policy
+from edgeexit.fitting.kinds.eenet.scoring import cross_entropy, examples_of, exit_loss, fit_scoring, identity, scores_of
+from edgeexit.fitting.kinds.eenet.training import train, with_weights
+from edgeexit.fitting.options import CandidateOptions
 from edgeexit.policies import exits_of, simulate
 from edgeexit.policies.confidence import Confidence
 from tests.fitting.populations import COSTS, population
@@ -41,7 +42,7 @@ def test_gradient_of_the_scoring_loss():
     emphasis = random.dirichlet(np.ones(100))
 
     def loss(weights):
-        return exit_loss(weights, seen, examples.correct[:, 0], emphasis=emphasis, anchor=anchor, pull=0.3)
+        return exit_loss(weights, seen, examples.correct[:, 0], emphasis=emphasis, anchor=anchor, penalty=0.3)
 
     at = random.normal(size=7)
     scores = seen @ at
@@ -108,9 +109,9 @@ def test_learned_scores_tell_right_from_wrong_better_than_confidence():
 def test_policy_scores_as_it_was_learned():
     dataset = population(200, seed=3)
     examples = examples_of(dataset)
-    learned = learn(examples, dataset.costs, 2.0, seed=0)
-    scores = simulate(unfitted(dataset, learned.weights), dataset.readouts).scores
-    np.testing.assert_allclose(scores, scores_of(examples.inputs, learned.weights), atol=1e-4)
+    trained = train(examples, dataset.costs, 2.0, seed=0)
+    scores = simulate(with_weights(dataset, trained.weights), dataset.readouts).scores
+    np.testing.assert_allclose(scores, scores_of(examples.inputs, trained.weights), atol=1e-4)
 
 
 @pytest.mark.parametrize("classes", [2, 10])
@@ -135,7 +136,8 @@ def test_start_is_confidence_to_the_bit(classes):
 )
 def test_never_worse_than_confidence_on_the_fitting_data(dataset, temperatures, budget):
     plain, fit = (
-        fit_policy(kind, dataset, Budget(cost=budget), temperatures=temperatures) for kind in ("confidence", "eenet")
+        fit_policy(kind, dataset, Budget(cost=budget), FitOptions(temperatures=temperatures))
+        for kind in ("confidence", "eenet")
     )
     assert fit.expected.mean_loss <= plain.expected.mean_loss
     assert fit.expected.mean_cost <= budget

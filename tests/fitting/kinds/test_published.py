@@ -8,18 +8,12 @@ import pytest
 
 from edgeexit.errors import FittingError
 from edgeexit.fitting import MapLosses, ReadoutDataset, expect
-from edgeexit.fitting.published import (
-    beem_policy,
-    beem_rule,
-    branchynet_policy,
-    cats_rule,
-    msdnet_policy,
-    pabee_policy,
-    pcee_rule,
-)
-from edgeexit.fitting.published.beem import least_threshold
-from edgeexit.fitting.published.branchynet import ENTROPIES
-from edgeexit.fitting.published.cats import conformal_threshold
+from edgeexit.fitting.kinds.beem import beem_policy, error_rate_rule, lowest_threshold, paired_rule
+from edgeexit.fitting.kinds.cats import cats_rule, conformal_threshold
+from edgeexit.fitting.kinds.confidence import msdnet_policy
+from edgeexit.fitting.kinds.entropy import ENTROPIES, branchynet_policy
+from edgeexit.fitting.kinds.patience import pabee_policy
+from edgeexit.fitting.kinds.pcee import pcee_rule
 from edgeexit.policies import exits_of, simulate
 from tests.fitting.populations import population
 
@@ -56,21 +50,21 @@ def approx(thresholds):
 
 def test_beem_error_rate_threshold_scans_all_candidates():
     """The error exceeds 1/4 at .7 (1/3) and is 1/4 at .6 and 1/5 at .5 again, then above for good."""
-    policy = beem_rule(published_vector(), (1.0, 1.0), rule="error-rate", error_rate=0.25)
+    policy = error_rate_rule(published_vector(), (1.0, 1.0), error_rate=0.25)
     assert policy.thresholds == approx((0.5,))
 
 
 def test_beem_error_rate_is_the_final_exits_by_default():
     """The final exit is always right: q = 0, and only .9 and .8 leave."""
-    assert beem_rule(published_vector(), (1.0, 1.0), rule="error-rate").thresholds == approx((0.8,))
+    assert error_rate_rule(published_vector(), (1.0, 1.0)).thresholds == approx((0.8,))
 
 
 def test_beem_ties_leave_together():
     """Two samples of score .5, one of them wrong: neither may leave, since both would."""
     scores, excess = np.array([0.9, 0.5, 0.5], dtype=np.float32), np.array([0.0, 0.0, 1.0])
-    assert least_threshold(scores, excess) == approx(0.9)
-    assert least_threshold(scores[1:], excess[1:]) is None
-    assert least_threshold(scores[:0], excess[:0]) is None
+    assert lowest_threshold(scores, excess) == approx(0.9)
+    assert lowest_threshold(scores[1:], excess[1:]) is None
+    assert lowest_threshold(scores[:0], excess[:0]) is None
 
 
 def test_beem_fits_over_the_survivors():
@@ -78,7 +72,7 @@ def test_beem_fits_over_the_survivors():
     classes = [[0, 0, 0], [0, 0, 0], [1, 0, 0], [1, 2, 0]]
     p1 = [[0.9, 0.9, 0.9], [0.8, 0.9, 0.9], [0.7, 0.5, 0.9], [0.6, 0.95, 0.9]]
     dataset = handmade(classes, p1, [0] * 4)
-    assert beem_rule(dataset, (1.0,) * 3, rule="error-rate").thresholds == (approx(0.8), None)
+    assert error_rate_rule(dataset, (1.0,) * 3).thresholds == (approx(0.8), None)
 
 
 def counter_example():
@@ -90,28 +84,28 @@ def counter_example():
 
 def test_beem_error_rate_rule_does_not_protect_the_whole_and_the_paired_rule_does():
     dataset = counter_example()
-    published = beem_rule(dataset, (1.0, 1.0), rule="error-rate")
+    published = error_rate_rule(dataset, (1.0, 1.0))
     expected = expect(published, dataset)
     assert expected.exit_rates == (0.6, 0.4)
     assert expected.final_loss == pytest.approx(0.1)
     assert expected.mean_loss == pytest.approx(0.136)
-    assert beem_rule(dataset, (1.0, 1.0)).thresholds == (None,)
+    assert paired_rule(dataset, (1.0, 1.0)).thresholds == (None,)
 
 
 def test_beem_paired_rule_spends_at_a_later_exit_what_an_earlier_one_has_saved():
     """Sample 0 leaves right at exit 0 where the final exit errs; so sample 1 may leave wrong at exit 1."""
     classes = [[0, 0, 1], [2, 1, 0], [2, 3, 0]]
     p1 = [[0.9, 0.9, 0.9], [0.5, 0.8, 0.9], [0.5, 0.7, 0.9]]
-    policy = beem_rule(handmade(classes, p1, [0] * 3), (1.0,) * 3)
+    policy = paired_rule(handmade(classes, p1, [0] * 3), (1.0,) * 3)
     assert policy.thresholds == approx((0.9, 0.8))
     without = handmade([[0, 0, 0], *classes[1:]], p1, [0] * 3)
-    assert beem_rule(without, (1.0,) * 3).thresholds == (approx(0.9), None)
+    assert paired_rule(without, (1.0,) * 3).thresholds == (approx(0.9), None)
 
 
 @pytest.mark.parametrize("weights", ["accuracy", "cost"])
 def test_beem_paired_rule_saves_cost_and_loses_nothing_where_it_was_fitted(weights):
     dataset = population(3000, seed=1)
-    expected = expect(beem_rule(dataset, weights), dataset)
+    expected = expect(paired_rule(dataset, weights), dataset)
     assert expected.mean_loss <= expected.final_loss
     assert expected.mean_cost < 2.5
 
@@ -128,15 +122,13 @@ def test_beem_policy_takes_the_lowest_error_rate_within_the_budget():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"rule": "magic"}, "rule 'magic' is unknown"),
-        ({"rule": "error-rate", "error_rate": 1.5}, "error rate 1.5 "),
-        ({"rule": "paired", "error_rate": 0.1}, "error rate 0.1 goes with the error-rate rule only"),
+        ({"error_rate": 1.5}, "error rate 1.5 "),
         ({"weights": "depth"}, "weights 'depth' are unknown"),
     ],
 )
 def test_beem_refuses_what_it_cannot_mean(options, says):
     with pytest.raises(FittingError, match=says):
-        beem_rule(published_vector(), **options)
+        error_rate_rule(published_vector(), **options)
 
 
 def test_msdnet_shares_are_geometric():
@@ -249,7 +241,7 @@ def test_cats_rule_needs_a_sample_for_each_half():
 def test_cats_rule_says_that_maps_are_not_for_it():
     dataset = population(100, seed=1, labels=False)
     maps = msgspec.structs.replace(dataset, maps=MapLosses(disagreement=np.zeros((100, 4), dtype=np.float32)))
-    with pytest.raises(FittingError, match="maps agree in a share of their pixels"):
+    with pytest.raises(FittingError, match="a sample agrees on a fraction of its pixels"):
         cats_rule(maps, 0.1)
 
 
@@ -260,5 +252,5 @@ def test_pcee_leaves_where_the_bin_was_right_often_enough():
     assert list(exits_under(pcee_rule(dataset, 0.85), dataset)) == [0] * 50 + [1] * 100
     assert (exits_under(pcee_rule(dataset, 0.55), dataset) == 0).all()
     assert (exits_under(pcee_rule(dataset, 0.95), dataset) == 1).all()
-    with pytest.raises(FittingError, match="delta 2 must lie between 0 and 1"):
+    with pytest.raises(FittingError, match="delta 2 must be between 0 and 1"):
         pcee_rule(dataset, 2)

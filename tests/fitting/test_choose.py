@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 
 from edgeexit.errors import FittingError
-from edgeexit.fitting import Budget, MaxDrop, MaxRisk, ReadoutDataset, choose_policy, fit_policy
+from edgeexit.fitting import Budget, FitOptions, MaxDrop, MaxRisk, ReadoutDataset, choose_policy, fit_policy
 from edgeexit.fitting.certify import halves
 from edgeexit.policies.readout import ENTROPY, P1, TOP1
+from edgeexit.progress import Progress
 from tests.fitting.populations import population
+
+PLAIN = FitOptions(temperatures=False)
 
 
 def chosen(choice):
@@ -25,7 +28,7 @@ def deaf(dataset):
 def test_of_two_that_are_as_good_the_simpler_is_taken():
     """Two classes: confidence, entropy and margin order samples alike."""
     dataset = population(400, seed=1, classes=2)
-    choice = choose_policy(dataset, Budget(cost=2.0), kinds=("confidence", "margin"), temperatures=False)
+    choice = choose_policy(dataset, Budget(cost=2.0), kinds=("confidence", "margin"), options=PLAIN)
     first, second = choice.comparisons
     assert first.mean_loss == pytest.approx(second.mean_loss, abs=0.01)
     assert chosen(choice) == ["confidence"] == [choice.fit.policy.kind]
@@ -33,7 +36,7 @@ def test_of_two_that_are_as_good_the_simpler_is_taken():
 
 def test_a_kind_that_is_better_is_taken_though_it_is_not_the_simplest():
     dataset = deaf(population(1500, seed=2))
-    choice = choose_policy(dataset, Budget(cost=2.5), kinds=("confidence", "patience"), temperatures=False)
+    choice = choose_policy(dataset, Budget(cost=2.5), kinds=("confidence", "patience"), options=PLAIN)
     assert chosen(choice) == ["patience"] == [choice.fit.policy.kind]
     confidence = choice.comparisons[0]
     assert confidence.behind > 2 * confidence.standard_error
@@ -48,7 +51,7 @@ def test_no_kind_is_told_to_be_better_than_perfect():
     readouts = random.random((400, 3, 4)).astype(np.float32)
     readouts[:, :, TOP1] = np.stack([first, second, final], axis=1)
     dataset = ReadoutDataset(readouts=readouts, costs=(1.0, 2.0, 3.0), temperatures=(1.0,) * 3)
-    choice = choose_policy(dataset, Budget(cost=2.7), kinds=("confidence", "patience"), temperatures=False)
+    choice = choose_policy(dataset, Budget(cost=2.7), kinds=("confidence", "patience"), options=PLAIN)
     assert choice.comparisons[1].mean_cost < 2.7
     assert choice.comparisons[1].mean_loss == 0
 
@@ -57,7 +60,7 @@ def test_the_fit_is_that_of_the_kind_on_all_samples():
     dataset, goal = population(500, seed=3), MaxDrop(drop=0.02)
     choice = choose_policy(dataset, goal, kinds=("confidence", "beem"))
     assert choice.fit == fit_policy(choice.fit.policy.kind, dataset, goal)
-    assert choice.cost == pytest.approx(fit_policy("confidence", dataset, goal, temperatures=False).expected.mean_cost)
+    assert choice.cost == pytest.approx(fit_policy("confidence", dataset, goal, PLAIN).expected.mean_cost)
 
 
 def test_under_a_risk_the_certifying_half_chooses_nothing():
@@ -92,11 +95,31 @@ def test_a_class_of_one_sample_that_a_fold_lacks_is_no_hindrance():
     assert all(comparison.failure is None for comparison in choice.comparisons)
 
 
-def test_every_fit_is_told():
-    told = []
-    choose_policy(population(200, seed=6), Budget(cost=2.0), kinds=("confidence", "beem"), folds=3, on_fit=told.append)
-    assert told[:6] == ["confidence"] * 3 + ["beem"] * 3
-    assert len(told) == 7
+class Steps(Progress):
+    """Records the steps and how far each of them advanced."""
+
+    def __init__(self):
+        self.steps = {}
+
+    def step(self, name):
+        self.name = name
+        self.steps[name] = 0
+
+    def advance(self, amount=1, total=None):
+        assert total == 3
+        self.steps[self.name] += amount
+
+
+def test_progress_has_a_step_per_kind_that_advances_with_each_fold():
+    progress = Steps()
+    choose_policy(
+        population(200, seed=6),
+        Budget(cost=2.0),
+        kinds=("confidence", "beem"),
+        options=FitOptions(folds=3),
+        progress=progress,
+    )
+    assert progress.steps == {"confidence": 3, "beem": 3, "confidence, on all samples": 0}
 
 
 def test_too_few_samples_to_compare_are_one_line():

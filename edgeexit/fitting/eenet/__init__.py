@@ -1,1 +1,0 @@
-"""What an EENet learns: scores that say which exit is right, and the shares that are to leave at each."""

@@ -1,0 +1,63 @@
+"""The candidates of EENet, and the paper's own method."""
+
+import msgspec
+
+from edgeexit.errors import FittingError
+from edgeexit.fitting.exit_fractions import fractions_within_budget, thresholds_for_fractions
+from edgeexit.fitting.kinds.eenet.scoring import examples_of, identity
+from edgeexit.fitting.kinds.eenet.training import train, with_weights
+from edgeexit.fitting.kinds.kind import FittingKind, PublishedMethod
+from edgeexit.fitting.options import CandidateOptions
+from edgeexit.fitting.readout_dataset import ReadoutDataset
+from edgeexit.fitting.temperature import temperature_variants
+from edgeexit.policies import simulate
+from edgeexit.policies.eenet import Eenet
+
+
+def eenet_candidates(dataset: ReadoutDataset, options: CandidateOptions) -> tuple[Eenet, ...]:
+    """Return EENet untrained and trained for a budget, each under fitted temperatures and under the dataset's.
+
+    The untrained ones come first. Their scores equal confidence's, so that EENet is never worse than confidence on the
+    choosing samples, and a trained scoring function must do better. Raises FittingError for readouts without
+    probabilities.
+    """
+    untrained, trained = [], []
+    for variant in temperature_variants(dataset, fit=options.temperatures):
+        examples = examples_of(variant)
+        untrained.append(with_weights(variant, identity(variant.exits, examples.classes)))
+        trained.append(with_weights(variant, train(examples, variant.costs, options.budget, seed=options.seed).weights))
+    return (*untrained, *trained)
+
+
+def eenet_policy(dataset: ReadoutDataset, budget: float, *, seed: int = 0) -> Eenet:
+    """Return EENet with the scores and the exit fractions that it learns for a mean cost of `budget`.
+
+    Losses, initial values, loss weights and hidden units are the paper's and its code's. Two parts differ, because
+    theirs cannot reach every budget: stick-breaking (their code has a softmax), and the optimiser (L-BFGS to
+    convergence; their Adam stops short of budgets above half of the full cost). The penalty on scores also differs:
+    decay towards 0, run to convergence, gives a weaker method to compare with. Fractions are rounded down to whole
+    samples, and samples move to earlier exits where that exceeds the budget. Raises FittingError for a budget below the
+    cost of the first exit, and for readouts without probabilities.
+
+    Source: EENet (Ilhan et al., WACV 2024, arXiv:2301.07099); settings from the authors' code.
+    """
+    if budget < dataset.costs[0]:
+        raise FittingError(
+            f"a mean cost of {budget:g} cannot be reached: the first exit alone costs {dataset.costs[0]:g}"
+        )
+    trained = train(examples_of(dataset), dataset.costs, budget, seed=seed)
+    candidate = with_weights(dataset, trained.weights)
+    fractions = fractions_within_budget(trained.fractions, len(dataset), dataset.costs, budget)
+    thresholds = thresholds_for_fractions(simulate(candidate, dataset.readouts).scores, fractions)
+    return msgspec.structs.replace(candidate, thresholds=thresholds)
+
+
+KIND = FittingKind(
+    policy=Eenet,
+    summary="linear in probabilities, confidence, entropy and the scores of earlier exits",
+    learns=("temperatures", "scoring weights, for a budget"),
+    source="EENet (Ilhan et al., WACV 2024)",
+    make_candidates=eenet_candidates,
+    learns_for_budget=True,
+    published=PublishedMethod(name="EENet", parameter="budget", fit=eenet_policy),
+)
