@@ -1,28 +1,25 @@
-"""`edgeexit deploy`: bring a bundle to a device over SSH, go back, see what runs there, print the systemd unit."""
+"""`edgeexit deploy`: deploy a bundle to a device over SSH, roll back, show the status, print the systemd unit."""
 
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from typer.core import TyperGroup
 
-from edgeexit.console import console, next_step, notes, print_json, print_table, printable, warn
+from edgeexit.cli.deploy_progress import MIB, show_deploy_progress
+from edgeexit.console import console, next_step, notes, print_json, print_table, printable
 
 if TYPE_CHECKING:
-    from edgeexit.deploy import Address, DeviceStatus, Listener
+    from edgeexit.deploy import Address, DeploymentResult, DeviceStatus
 
-_MIB = 1 << 20
-_INTERRUPTED = 130
-_PUSH = "push"
+_PUSH: Final = "push"
+_FOLDER: Final = "~/edgeexit"
 
 
 class _PushByDefault(TyperGroup):
-    """A group whose first command needs no name: `deploy BUNDLE HOST` is `deploy push BUNDLE HOST`."""
+    """A group whose first command needs no name: `deploy BUNDLE HOST` means `deploy push BUNDLE HOST`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args[0] not in {"--help", "-h"}:
@@ -34,23 +31,25 @@ deploy_app = typer.Typer(
     name="deploy",
     cls=_PushByDefault,
     help=(
-        "Bring a bundle to a device over SSH and let it serve there; it goes back by itself where that fails.\n\n"
+        "Deploy a bundle to a device over SSH and start its agent; the device rolls back if it is not healthy.\n\n"
         "Examples: `edgeexit deploy mybundle pi@camera-17 --config agent.toml`, "
         "`edgeexit deploy rollback pi@camera-17`, `edgeexit deploy status pi@camera-17`"
     ),
     no_args_is_help=True,
 )
 
-HostArgument = Annotated[str, typer.Argument(metavar="USER@HOST", help="The device; names of ~/.ssh/config will do.")]
-PortOption = Annotated[int | None, typer.Option(min=1, max=65535, help="Port of its SSH server.")]
-IdentityOption = Annotated[Path | None, typer.Option(help="Private key to log in with.")]
-SshOption = Annotated[list[str] | None, typer.Option("--ssh-option", "-o", help="NAME=VALUE for ssh, once each.")]
-FolderOption = Annotated[str, typer.Option("--path", help="Folder on the device.")]
+HostArgument = Annotated[str, typer.Argument(metavar="USER@HOST", help="The device, or a host name in ~/.ssh/config.")]
+PortOption = Annotated[int | None, typer.Option(min=1, max=65535, help="Port of the device's SSH server.")]
+IdentityOption = Annotated[Path | None, typer.Option(help="Private key for the SSH login.")]
+SshOption = Annotated[
+    list[str] | None, typer.Option("--ssh-option", "-o", help="Option NAME=VALUE for ssh; may be repeated.")
+]
+FolderOption = Annotated[str, typer.Option("--path", help="Folder of the deployment on the device.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
 class ServiceKind(str, Enum):
-    """What supervises the agent."""
+    """The service manager that starts and restarts the agent."""
 
     AUTO = "auto"
     SYSTEMD = "systemd"
@@ -59,14 +58,14 @@ class ServiceKind(str, Enum):
 
 
 class ManagerKind(str, Enum):
-    """Whose systemd a unit is for."""
+    """The systemd instance that a unit is written for."""
 
     SYSTEM = "system"
     USER = "user"
 
 
 class DevicesKind(str, Enum):
-    """What of /dev an agent needs."""
+    """The device files that an agent may open."""
 
     NONE = "none"
     RASPBERRY_PI = "raspberry-pi"
@@ -78,35 +77,41 @@ def push_command(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     host: HostArgument,
     config: Annotated[
-        Path | None, typer.Option(help="The agent's configuration; default: that of the release that runs there.")
+        Path | None,
+        typer.Option(help="The agent's configuration; default: the one of the device's current release."),
     ] = None,
     target: Annotated[
-        str | None, typer.Option(help="Target that describes the device; default: the bundle's own.")
+        str | None, typer.Option(help="Target that describes the device; default: the bundle's target.")
     ] = None,
     port: PortOption = None,
     identity: IdentityOption = None,
     ssh_option: SshOption = None,
-    path: FolderOption = "~/edgeexit",
+    path: FolderOption = _FOLDER,
     wheel: Annotated[
-        Path | None, typer.Option(help="Wheel of edgeexit to install; default: made from the one that runs here.")
+        Path | None, typer.Option(help="Wheel of edgeexit to install; default: one made from the running edgeexit.")
     ] = None,
     wheelhouse: Annotated[
-        Path | None, typer.Option(help="Folder of all other wheels, for a device that reaches no package index.")
+        Path | None, typer.Option(help="Folder with all other wheels, for a device without access to a package index.")
     ] = None,
-    service: Annotated[ServiceKind, typer.Option(help="What supervises the agent there.")] = ServiceKind.AUTO,
+    service: Annotated[
+        ServiceKind, typer.Option(help="Service manager for the agent; auto: the first that the device offers.")
+    ] = ServiceKind.AUTO,
     timeout: Annotated[
-        float | None, typer.Option(min=1, help="Seconds in which it has to serve; default: 60, with TensorRT 180.")
+        float | None,
+        typer.Option(min=1, help="Seconds in which the agent must get healthy; default: 60, with TensorRT 180."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would be done.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, print what would be done, and change nothing.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Copy a bundle to a device, switch to it, wait until it serves; else go back to what ran before.
+    """Copy a bundle to a device, switch to it and wait until its agent is healthy; roll back if it is not.
 
     Example: `edgeexit deploy mybundle pi@camera-17 --config agent.toml --wheelhouse wheels`
     """
-    from edgeexit.deploy import DeployRequest, deploy
+    from edgeexit.deploy import DeployOptions, deploy
 
-    request = DeployRequest(
+    options = DeployOptions(
         bundle=bundle,
         address=_address(host, port, identity, ssh_option),
         config=config,
@@ -118,61 +123,45 @@ def push_command(
         timeout_s=timeout,
         dry_run=dry_run,
     )
-    with _told() as listener:
-        outcome = deploy(request, listener)
+    with show_deploy_progress() as progress:
+        result = deploy(options, progress=progress)
     if as_json:
-        print_json(outcome)
+        print_json(result)
         return
-    size = f"{outcome.send_bytes / _MIB:.1f} MiB"
-    if outcome.outcome == "planned":
-        environment = "make an environment" if outcome.environment == "made" else "keep the environment"
-        console.print(
-            f"would send {size}, {environment} with {printable(outcome.python)}, "
-            f"replace {outcome.replaces or 'nothing'}; service: {outcome.service}; "
-            f"needs {outcome.needed_bytes / _MIB:.0f} MiB of {outcome.free_bytes / _MIB:.0f} MiB free in "
-            f"{printable(outcome.folder)}",
-            soft_wrap=True,
-        )
+    _print_result(result, host)
+    if result.outcome == "planned":
         next_step("the same command without --dry-run")
-        return
-    if outcome.outcome == "unchanged":
-        console.print(f"{printable(host)} serves just this already (release {outcome.release}); nothing was done")
     else:
-        console.print(
-            f"{printable(host)} serves release {outcome.release} at {printable(outcome.endpoint)}, sent {size}"
-            + (f"; {outcome.replaces} is kept" if outcome.replaces else ""),
-            soft_wrap=True,
-        )
-    next_step(f"edgeexit deploy status {shlex.quote(host)}" + _where(port, identity, ssh_option, path))
+        next_step(f"edgeexit deploy status {shlex.quote(host)}" + _connection_options(port, identity, ssh_option, path))
 
 
 @deploy_app.command("rollback")
 def rollback_command(
     host: HostArgument,
-    to: Annotated[str | None, typer.Option(help="Release; default: the one that the current one replaced.")] = None,
+    to: Annotated[
+        str | None, typer.Option(help="Release id; default: the release that the current one replaced.")
+    ] = None,
     port: PortOption = None,
     identity: IdentityOption = None,
     ssh_option: SshOption = None,
-    path: FolderOption = "~/edgeexit",
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds in which it has to serve.")] = 60.0,
+    path: FolderOption = _FOLDER,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds in which the agent must get healthy.")] = 60.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Go back to the release before; once more, and it goes forward again.
+    """Switch a device back to its previous release; a second rollback returns to the newer one.
 
     Example: `edgeexit deploy rollback pi@camera-17`
     """
     from edgeexit.deploy import roll_back
 
     address = _address(host, port, identity, ssh_option)
-    with _told() as listener:
-        done = roll_back(address, to=to, folder=path, timeout_s=timeout, listener=listener)
+    with show_deploy_progress() as progress:
+        result = roll_back(address, to=to, folder=path, timeout_s=timeout, progress=progress)
     if as_json:
-        print_json(done)
+        print_json(result)
         return
-    console.print(
-        f"{printable(host)} serves release {done.release}" + (f"; {done.replaces} is kept" if done.replaces else "")
-    )
-    next_step(f"edgeexit deploy status {shlex.quote(host)}" + _where(port, identity, ssh_option, path))
+    console.print(f"{printable(host)} serves release {result.release}{_kept(result.replaces)}")
+    next_step(f"edgeexit deploy status {shlex.quote(host)}" + _connection_options(port, identity, ssh_option, path))
 
 
 @deploy_app.command("status")
@@ -181,25 +170,29 @@ def status_command(
     port: PortOption = None,
     identity: IdentityOption = None,
     ssh_option: SshOption = None,
-    path: FolderOption = "~/edgeexit",
+    path: FolderOption = _FOLDER,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a device has and whether it serves; changes nothing there.
+    """Show the releases of a device and whether its agent serves; nothing is changed on the device.
 
     Example: `edgeexit deploy status pi@camera-17`
     """
     from edgeexit.deploy import device_status
 
-    view = device_status(_address(host, port, identity, ssh_option), folder=path)
+    status = device_status(_address(host, port, identity, ssh_option), folder=path)
     if as_json:
-        print_json(view)
+        print_json(status)
         return
-    where = _where(port, identity, ssh_option, path)
-    if view.current is None:
-        console.print(f"nothing is deployed in {printable(view.folder)} on {printable(host)}", soft_wrap=True)
-        next_step(f"edgeexit deploy BUNDLE {shlex.quote(host)} --config agent.toml" + where)
+    connection_options = _connection_options(port, identity, ssh_option, path)
+    if status.current is None:
+        console.print(f"nothing is deployed in {printable(status.folder)} on {printable(host)}", soft_wrap=True)
+        next_step(f"edgeexit deploy BUNDLE {shlex.quote(host)} --config agent.toml" + connection_options)
         return
-    state = f"serves (process {view.pid}, {view.service})" if view.serving else f"does not serve: {view.trouble}"
+    state = (
+        f"serves (process {status.pid}, {status.service})"
+        if status.serving
+        else f"does not serve: {status.health_error}"
+    )
     print_table(
         printable(f"{host}: {state}"),
         ("release", "model", "bundle", "policy", "edgeexit", "deployed", "by", ""),
@@ -209,28 +202,30 @@ def status_command(
                 release.model,
                 release.bundle[:12],
                 "yes" if release.has_policy else "none",
-                release.edgeexit,
+                release.edgeexit_version,
                 release.deployed_at,
                 release.deployed_by,
                 "current" if release.current else "kept" if release.healthy else "never healthy",
             )
-            for release in view.releases
+            for release in status.releases
         ],
     )
-    if not view.serving:
-        for line in view.log:
+    if not status.serving:
+        for line in status.log:
             notes.print(f"  {printable(line)}", soft_wrap=True)
-    next_step(f"edgeexit deploy {_remedy(view)}{shlex.quote(host)}" + where)
+    next_step(f"edgeexit deploy {_next_command(status)}{shlex.quote(host)}" + connection_options)
 
 
 @deploy_app.command("unit")
 def unit_command(
-    path: Annotated[str, typer.Option("--path", help="Absolute folder of the deployment on the device.")],
-    user: Annotated[str, typer.Option(help="Whom the agent runs as.")] = "",
-    manager: Annotated[ManagerKind, typer.Option(help="Whose systemd.")] = ManagerKind.SYSTEM,
-    devices: Annotated[DevicesKind, typer.Option(help="What it needs of /dev.")] = DevicesKind.NONE,
+    path: Annotated[str, typer.Option("--path", help="Absolute path of the deployment's folder on the device.")],
+    user: Annotated[str, typer.Option(help="User that the agent runs as.")] = "",
+    manager: Annotated[
+        ManagerKind, typer.Option(help="Write the unit for the system's systemd or for the user's own.")
+    ] = ManagerKind.SYSTEM,
+    devices: Annotated[DevicesKind, typer.Option(help="Device files that the agent may open.")] = DevicesKind.NONE,
 ) -> None:
-    """Print the systemd unit for an agent that is installed by hand.
+    """Print the systemd unit for an agent that you install yourself.
 
     Example: `edgeexit deploy unit --path /opt/edgeexit --user edge > edgeexit.service`
     """
@@ -239,63 +234,47 @@ def unit_command(
     typer.echo(render_unit(path, manager=manager.value, user=user, devices=devices.value), nl=False)
 
 
+def _print_result(result: "DeploymentResult", host: str) -> None:
+    size = f"{result.sent_bytes / MIB:.1f} MiB"
+    if result.outcome == "planned":
+        environment = "create an environment" if result.environment == "created" else "reuse the environment"
+        text = (
+            f"would send {size}, {environment} with {printable(result.python)}, "
+            f"replace {result.replaces or 'nothing'}; service: {result.service}; "
+            f"needs {result.needed_bytes / MIB:.0f} MiB of {result.free_bytes / MIB:.0f} MiB free in "
+            f"{printable(result.folder)}"
+        )
+    elif result.outcome == "unchanged":
+        text = f"{printable(host)} already serves this release ({result.release}); nothing was done"
+    else:
+        text = (
+            f"{printable(host)} serves release {result.release} at {printable(result.endpoint)}, sent {size}"
+            f"{_kept(result.replaces)}"
+        )
+    console.print(text, soft_wrap=True)
+
+
+def _kept(release: str | None) -> str:
+    return "" if release is None else f"; {release} is kept for a rollback"
+
+
 def _address(host: str, port: int | None, identity: Path | None, options: list[str] | None) -> "Address":
     from edgeexit.deploy import Address
 
     return Address(host=host, port=port, identity=identity, options=tuple(options or ()))
 
 
-def _remedy(view: "DeviceStatus") -> str:
-    """Return what a device can be told next: to go back where that helps, else to take a bundle."""
-    earlier = {release.id for release in view.releases if release.healthy}
-    wrong = [release for release in view.releases if release.current and not (view.serving and release.healthy)]
-    return "rollback " if any(release.replaces in earlier for release in wrong) else "BUNDLE "
+def _next_command(status: "DeviceStatus") -> str:
+    """Return the arguments of the next command: a rollback if the current release fails and one is possible."""
+    healthy = {release.id for release in status.releases if release.healthy}
+    failed = [release for release in status.releases if release.current and not (status.serving and release.healthy)]
+    return "rollback " if any(release.replaces in healthy for release in failed) else "BUNDLE "
 
 
-def _where(port: int | None, identity: Path | None, options: list[str] | None, path: str) -> str:
-    """Return the options that the next command needs, too."""
+def _connection_options(port: int | None, identity: Path | None, options: list[str] | None, path: str) -> str:
+    """Return the options that the next command needs to reach the same deployment."""
     words = [] if port is None else ["--port", str(port)]
     words += [] if identity is None else ["--identity", str(identity)]
     words += [word for option in options or () for word in ("-o", option)]
-    words += ["--path", path] if path != "~/edgeexit" else []
+    words += ["--path", path] if path != _FOLDER else []
     return "".join(f" {shlex.quote(word)}" for word in words)
-
-
-@contextmanager
-def _told() -> Iterator["Listener"]:
-    """Give a listener that shows steps and bytes; say what an interruption leaves, and an agent's last words.
-
-    On a terminal a bar, elsewhere a line a step.
-    """
-    from edgeexit.deploy import Listener, NotHealthyError
-
-    step = ""
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[amount]}"), TimeElapsedColumn()
-    with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as bar:
-        task = bar.add_task("connecting", total=None, amount="")
-
-        def on_step(name: str) -> None:
-            nonlocal step
-            step = name
-            bar.reset(task, description=name, total=None, amount="")
-            if not notes.is_terminal:
-                notes.print(f"{name} ...")
-
-        def on_bytes(sent: int, total: int) -> None:
-            bar.update(task, completed=sent, total=total, amount=f"{sent / _MIB:.1f} of {total / _MIB:.1f} MiB")
-
-        try:
-            yield Listener(on_step=on_step, on_bytes=on_bytes, say=warn)
-        except NotHealthyError as error:
-            bar.stop()
-            for line in error.log:
-                notes.print(f"  {printable(line)}", soft_wrap=True)
-            raise
-        except KeyboardInterrupt:
-            bar.stop()
-            notes.print(
-                "the device goes on by itself and ends with an agent that serves"
-                if step in {"switch", "start", "rollback"}
-                else "what runs on the device is untouched, and the same command goes on from here"
-            )
-            raise typer.Exit(_INTERRUPTED) from None

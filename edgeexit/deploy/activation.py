@@ -1,82 +1,90 @@
-"""Switches a device to a release and follows what it makes of that; the device itself goes back where need be."""
+"""Switch a device to a release and follow the activation; the device itself rolls back if the release fails."""
 
 import secrets
 import time
-from typing import Any, Final
+from typing import Final
 
 from edgeexit.deploy.device import Device
-from edgeexit.deploy.outcome import Listener, NotHealthyError, Step
+from edgeexit.deploy.remote.documents import ActivateArguments, ActivationResult, ActivationStep, WatchArguments
+from edgeexit.deploy.result import NotHealthyError
+from edgeexit.deploy.steps import ACTIVATE, WATCH
 from edgeexit.errors import DeployError
+from edgeexit.progress import NO_PROGRESS, Progress
 
-_LOOK_S: Final = 0.4
-_IDLE_LOOKS: Final = 25
-"""After so many, a device that has not begun never will, as after a restart."""
-_STEPS: Final[dict[str, Step]] = {
-    "starting": "start",
-    "going back": "rollback",
-}
+_POLL_S: Final = 0.4
+_MAX_IDLE_POLLS: Final = 25
+"""If the device has not begun after this many polls, it never will, for example because it restarted."""
+_PROGRESS_STEPS: Final[dict[ActivationStep, str]] = {"starting": "start", "rolling back": "rollback"}
+_LOOK: Final = "see `edgeexit deploy status`"
 
 
-def settle(device: Device, listener: Listener) -> None:
-    """Wait for the end of what a client that has gone has left at work on the device."""
-    told = False
-    while device.call("watch", ticket="")["working"]:
-        if not told:
-            listener.say("the device still works on an earlier deployment; waiting until it has ended")
-            told = True
-        time.sleep(_LOOK_S)
+def wait_for_earlier_step(device: Device, *, progress: Progress = NO_PROGRESS) -> None:
+    """Wait until no step runs on the device any more; a step of a client that has died may still run."""
+    reported = False
+    while device.call(WATCH, WatchArguments(ticket=""))["working"]:
+        if not reported:
+            progress.message("the device is still working on an earlier deployment; waiting until it has ended")
+            reported = True
+        time.sleep(_POLL_S)
 
 
 def activate(
-    device: Device, release: str, *, timeout_s: float, listener: Listener, wheels: list[str] | None = None
-) -> dict[str, Any]:
-    """Let the device switch to a release that it has, and wait for the end of that.
+    device: Device,
+    release: str,
+    *,
+    timeout_s: float,
+    wheels: list[str] | None = None,
+    progress: Progress = NO_PROGRESS,
+) -> ActivationResult:
+    """Switch the device to a release that it has, and wait until the activation has ended.
 
     Args:
-        device: where.
-        release: its id.
-        timeout_s: how long the agent may take to serve; where the device goes back, the old one may take as long.
-        listener: told the steps.
-        wheels: names of the wheels to keep; None keeps all.
+        device: the device.
+        release: id of the release.
+        timeout_s: how long the agent may take to get healthy; a rollback may take the same time again.
+        wheels: file names of the wheels to keep on the device; None keeps all.
+        progress: receives the steps and a warning about the service.
 
-    Raises NotHealthyError where the release did not serve, when the device has gone back or stopped.
+    Raises NotHealthyError if the release did not get healthy; the device has then rolled back or stopped the agent.
 
     """
-    listener.on_step("switch")
+    progress.step("switch")
     ticket = secrets.token_hex(8)
-    device.call("activate", ticket=ticket, release=release, timeout_s=timeout_s, wheels=wheels)
-    told, idle = "", 0
+    device.call(ACTIVATE, ActivateArguments(ticket=ticket, release=release, timeout_s=timeout_s, wheels=wheels))
+    reported: ActivationStep | None = None
+    idle_polls = 0
     while True:
-        seen = device.call("watch", ticket=ticket)
-        activation = seen["activation"]
+        reply = device.call(WATCH, WatchArguments(ticket=ticket))
+        activation = reply["activation"]
         if activation is None:
-            raise DeployError("the device has lost the activation, as after a restart; see `edgeexit deploy status`")
+            raise DeployError(f"the device has lost the state of the activation, perhaps in a restart; {_LOOK}")
         step = activation["step"]
-        if step != told and step in _STEPS:
-            listener.on_step(_STEPS[step])
-            told = step
-        if step == "done":
+        if step != reported and step in _PROGRESS_STEPS:
+            progress.step(_PROGRESS_STEPS[step])
+            reported = step
+        if activation["result"] is not None:
             break
-        idle = 0 if seen["working"] else idle + 1
-        if idle > (_IDLE_LOOKS if step == "waiting" else 0):
-            raise DeployError("the device stopped working on the activation; see `edgeexit deploy status`")
-        time.sleep(_LOOK_S)
-    if activation["outcome"] == "healthy":
-        if activation["remark"] is not None:
-            listener.say(activation["remark"])
-        return dict(activation)
-    if activation["outcome"] == "rolled back" and told != "going back":  # it was over before it was looked for
-        listener.on_step("rollback")
-    raise NotHealthyError(_failure(release, activation), activation["log"])
+        idle_polls = 0 if reply["working"] else idle_polls + 1
+        if idle_polls > (_MAX_IDLE_POLLS if step == "waiting" else 0):
+            raise DeployError(f"the device has stopped working on the activation; {_LOOK}")
+        time.sleep(_POLL_S)
+    result = activation["result"]
+    if result["outcome"] == "healthy":
+        if result["warning"] is not None:
+            progress.warning(result["warning"])
+        return result
+    if result["outcome"] == "rolled back" and reported != "rolling back":  # it ended between two polls
+        progress.step("rollback")
+    raise NotHealthyError(_failure(release, result), result["log"])
 
 
-def _failure(release: str, activation: dict[str, Any]) -> str:
-    reason = f"release {release} did not get healthy: {activation['reason']}"
-    if activation["outcome"] == "failed":
-        return f"{reason}; see `edgeexit deploy status`"
-    if activation["outcome"] == "stopped":
-        return f"{reason}; there is no earlier release to go back to, so the service is stopped"
-    back = f"{reason}; rolled back to {activation['back_to']}"
-    if activation["back_trouble"] is None:
-        return f"{back}, which serves again"
-    return f"{back}, which does not serve either: {activation['back_trouble']}"
+def _failure(release: str, result: ActivationResult) -> str:
+    text = f"release {release} did not get healthy: {result['reason']}"
+    if result["outcome"] == "failed":
+        return f"{text}; {_LOOK}"
+    if result["outcome"] == "stopped":
+        return f"{text}; there is no earlier release to roll back to, so the service is stopped"
+    text = f"{text}; rolled back to {result['rolled_back_to']}"
+    if result["rollback_error"] is None:
+        return f"{text}, which serves again"
+    return f"{text}, which is not healthy either: {result['rollback_error']}"

@@ -1,4 +1,4 @@
-"""The agent's configuration as it goes to a device: checked here, with the files that it names beside it."""
+"""Read and check the agent's configuration and the files that it names, before they are sent to a device."""
 
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -7,53 +7,81 @@ import msgspec
 
 from edgeexit.agent.config import AgentConfig, EndpointConfig
 from edgeexit.deploy.payload import PayloadFile, local_file
+from edgeexit.deploy.remote.documents import ConfigurationDocument
 from edgeexit.errors import ConfigError
 
 CONFIG_NAME: Final = "agent.toml"
 _PRIVATE: Final = 0o600
 _BROKER_FILES: Final = ("ca_file", "certificate_file", "key_file", "password_file")
-_TAKEN: Final = {"bundle", "venv", "state", "release.json", "healthy", "edgeexit.service", CONFIG_NAME}
-_EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - to ask, not to bind
+_RESERVED: Final = {"bundle", "venv", "state", "release.json", "healthy", "edgeexit.service", CONFIG_NAME}
+_LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - an address to connect to
+"""Address that the agent listens on -> address at which the device itself reaches it."""
 
 
-class Configuration(msgspec.Struct, frozen=True, kw_only=True):
-    """What a release keeps of its configuration, so that the next deployment can do without the file."""
+class ReleaseConfiguration(msgspec.Struct, frozen=True, kw_only=True):
+    """The configuration of a release; a later deployment without `--config` uses it again."""
 
     files: tuple[PayloadFile, ...]
-    """`agent.toml` and what it names by relative paths, all private."""
+    """`agent.toml` and the files that it names by relative paths, all with mode 0600."""
     endpoint: tuple[str, int]
-    """Where the agent is asked on the device itself: host and port."""
-    writable: tuple[str, ...]
-    """Absolute folders, beside `state`, that the agent writes to."""
+    """Host and port of the agent's endpoint, as the device itself reaches it."""
+    writable_folders: tuple[str, ...]
+    """Absolute folders on the device, besides `state`, that the agent writes to."""
     signed_bundle: bool
 
+    def to_document(self) -> ConfigurationDocument:
+        """Return what `release.json` stores."""
+        host, port = self.endpoint
+        return {
+            "files": [
+                {"name": file.name, "sha256": file.sha256, "size": file.size, "mode": file.mode} for file in self.files
+            ],
+            "endpoint": {"host": host, "port": port},
+            "writable_folders": list(self.writable_folders),
+            "signed_bundle": self.signed_bundle,
+        }
 
-def read_configuration(path: Path) -> Configuration:
-    """Check a configuration file and gather what it names.
+    @classmethod
+    def from_document(cls, document: ConfigurationDocument) -> "ReleaseConfiguration":
+        """Return the configuration in a `release.json`; its files exist only on the device."""
+        return cls(
+            files=tuple(PayloadFile(**file) for file in document["files"]),
+            endpoint=(document["endpoint"]["host"], document["endpoint"]["port"]),
+            writable_folders=tuple(document["writable_folders"]),
+            signed_bundle=document["signed_bundle"],
+        )
 
-    A relative path stays where it is beside the file; an absolute one is the device's own and nothing is copied.
-    Raises ConfigError for what the agent would refuse, a file that is missing, and one outside the file's folder.
+
+def read_configuration(path: Path) -> ReleaseConfiguration:
+    """Check a configuration file and collect the files that it names.
+
+    A file with a relative path is copied to the same path on the device. An absolute path is a path on the device, so
+    nothing is copied. Raises ConfigError if the agent would refuse the configuration, or if a file with a relative
+    path is missing or lies outside the folder of the configuration.
     """
     config = AgentConfig.load(path)
     content: dict[str, Any] = msgspec.toml.decode(path.read_bytes())
     files = [local_file(CONFIG_NAME, path, mode=_PRIVATE)]
     for key, name in _named_files(content):
-        place = PurePosixPath(name)
-        if place.is_absolute():
+        relative = PurePosixPath(name)
+        if relative.is_absolute():
             continue
-        if ".." in place.parts or not place.parts or place.parts[0] in _TAKEN:
-            raise ConfigError(f"config file '{path}': {key} = '{name}' must lie beside it, under a name of its own")
+        if ".." in relative.parts or not relative.parts or relative.parts[0] in _RESERVED:
+            raise ConfigError(
+                f"config file '{path}': {key} = '{name}' must be a file beside the config file or in a folder there; "
+                f"the names {', '.join(sorted(_RESERVED))} are reserved"
+            )
         source = path.parent / name
         if not source.is_file():
-            raise ConfigError(f"config file '{path}': {key} = '{name}' is not there")
-        if str(place) not in {file.name for file in files}:
-            files.append(local_file(str(place), source, mode=_PRIVATE))
+            raise ConfigError(f"config file '{path}': {key} = '{name}' does not exist")
+        if str(relative) not in {file.name for file in files}:
+            files.append(local_file(str(relative), source, mode=_PRIVATE))
     if not any(PurePosixPath(name).is_absolute() for name in map(str, content.get("trusted_keys", ()))):
         config.load_keys()
-    return Configuration(
+    return ReleaseConfiguration(
         files=tuple(files),
         endpoint=_endpoint(path, config.endpoint),
-        writable=_state_folders(path, content),
+        writable_folders=_state_folders(path, content),
         signed_bundle=config.signed_bundle,
     )
 
@@ -65,22 +93,22 @@ def _named_files(content: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _state_folders(path: Path, content: dict[str, Any]) -> tuple[str, ...]:
-    place = PurePosixPath(str(content.get("state_dir", "state")))
-    if place.is_absolute():
-        return (str(place),)
-    if place.parts[:1] != ("state",) or ".." in place.parts:
+    state = PurePosixPath(str(content.get("state_dir", "state")))
+    if state.is_absolute():
+        return (str(state),)
+    if state.parts[:1] != ("state",) or ".." in state.parts:
         raise ConfigError(
-            f"config file '{path}': state_dir = '{place}' would be lost with the release; leave it out (it is "
-            "then kept over all releases), or give an absolute path of the device"
+            f"config file '{path}': state_dir = '{state}' would be deleted with the release; leave it out (all "
+            "releases then share one state folder), or give an absolute path on the device"
         )
     return ()
 
 
 def _endpoint(path: Path, config: EndpointConfig) -> tuple[str, int]:
-    """Return where the agent is asked on the device itself."""
+    """Return host and port at which the device itself reaches the endpoint."""
     if config.enabled is False or config.port == 0:
         raise ConfigError(
-            f"config file '{path}': endpoint.enabled = {str(config.enabled).lower()}, port = {config.port}; a deployed "
-            "agent is asked for its health at its endpoint, so leave it on and give it a port"
+            f"config file '{path}': endpoint.enabled = {str(config.enabled).lower()}, port = {config.port}; a "
+            "deployment checks the agent's health at its endpoint, so enable it and give it a port"
         )
-    return _EVERYWHERE.get(config.host, config.host), config.port
+    return _LOOPBACK.get(config.host, config.host), config.port

@@ -1,25 +1,31 @@
-"""Copies a release to a device: what is there stays, what has begun goes on, and every file is verified there."""
+"""Copy files to a device: skip files that it has, continue incomplete ones, and verify each one there."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 from edgeexit.deploy.device import Device
 from edgeexit.deploy.payload import PayloadFile
+from edgeexit.deploy.remote.documents import (
+    FileEntry,
+    InventoryArguments,
+    InventoryReply,
+    ReceiveArguments,
+    ReceivedFile,
+)
+from edgeexit.deploy.steps import INVENTORY, RECEIVE
 from edgeexit.errors import DeployError
+from edgeexit.progress import NO_PROGRESS, Progress
 
-_PIECE: Final = 1 << 16
-_TRIES: Final = 2
+_CHUNK_BYTES: Final = 1 << 16
+_MAX_ATTEMPTS: Final = 2
 """How often a file may arrive damaged."""
 
-OnBytes = Callable[[int, int], None]
-"""Called with the bytes of this copy that are through, and with all of them."""
 
-
-def described(files: Sequence[PayloadFile], key: str) -> list[dict[str, Any]]:
-    """Return the files as the device's steps take them."""
+def file_entries(files: Sequence[PayloadFile], content_key: str) -> list[FileEntry]:
+    """Return the files as the steps on the device expect them."""
     return [
         {
-            "path": file.name if file.is_wheel else f"incoming/{key}/{file.name}",
+            "path": file.name if file.is_wheel else f"incoming/{content_key}/{file.name}",
             "name": "" if file.is_wheel else file.name,
             "sha256": file.sha256,
             "size": file.size,
@@ -29,66 +35,83 @@ def described(files: Sequence[PayloadFile], key: str) -> list[dict[str, Any]]:
     ]
 
 
-def missing_bytes(inventory: dict[str, Any], files: Sequence[PayloadFile], key: str) -> int:
-    """Return how many bytes have to be sent, by an answer of the step `inventory`."""
-    states = [inventory["files"][entry["path"]] for entry in described(files, key)]
+def missing_bytes(inventory: InventoryReply, files: Sequence[PayloadFile], content_key: str) -> int:
+    """Return how many bytes of the files have to be sent."""
+    states = [inventory["files"][entry["path"]] for entry in file_entries(files, content_key)]
     return sum(
-        file.size - state["offset"] for file, state in zip(files, states, strict=True) if state["kind"] == "missing"
+        file.size - state["offset"] for file, state in zip(files, states, strict=True) if state["state"] == "missing"
     )
 
 
-def copy_files(device: Device, files: Sequence[PayloadFile], key: str, on_bytes: OnBytes) -> int:
-    """Bring all files to the device and return the bytes that were sent.
+def copy_files(
+    device: Device, files: Sequence[PayloadFile], content_key: str, *, progress: Progress = NO_PROGRESS
+) -> int:
+    """Copy all files to the device and return the number of bytes that were sent.
 
-    Raises DeployError where a file arrives damaged again, or was to be taken from a release that does not have it.
+    `progress` advances by bytes. Raises DeployError if a file arrives damaged twice, or if a file that exists only in
+    the device's current release is missing there.
     """
-    sent = 0
-
-    def once() -> list[str]:
-        nonlocal sent
-        states = device.call_once("inventory", files=described(files, key))["files"]
-        pairs = zip(files, described(files, key), strict=True)
-        lacking = [(file, entry, states[entry["path"]]) for file, entry in pairs]
-        lacking = [(file, entry, state) for file, entry, state in lacking if state["kind"] != "there"]
-        for file, _, state in lacking:
-            if state["kind"] == "missing" and file.source is None and file.content is None:
-                raise DeployError(f"'{file.name}' of the current release is gone or changed; give --config again")
-        total = sum(file.size - state["offset"] for file, _, state in lacking if state["kind"] == "missing")
-
-        def stream() -> Iterator[bytes]:
-            nonlocal sent
-            through = 0
-            for file, _, state in lacking:
-                if state["kind"] != "missing":
-                    continue
-                for piece in _read(file, state["offset"]):
-                    yield piece
-                    through += len(piece)
-                    sent += len(piece)
-                    on_bytes(through, total)
-
-        entries = [{"offset": None, **entry, **state} for _, entry, state in lacking]
-        damaged: list[str] = device.call_once("receive", stream, files=entries)["damaged"] if lacking else []
-        return damaged
-
-    for _ in range(_TRIES):
-        damaged = device.retry(once)
+    copy = _Copy(device, files, content_key, progress)
+    for _ in range(_MAX_ATTEMPTS):
+        damaged = device.retry(copy.send_missing)
         if not damaged:
-            return sent
-    raise DeployError(f"'{damaged[0]}' arrived damaged {_TRIES} times; does its source change, or is the disk failing?")
+            return copy.sent_bytes
+    raise DeployError(
+        f"'{damaged[0]}' arrived damaged {_MAX_ATTEMPTS} times; does the local file change, or is the device's disk "
+        "failing?"
+    )
+
+
+class _Copy:
+    """One copy of some files; it may need several attempts, each of which asks the device what it has."""
+
+    def __init__(self, device: Device, files: Sequence[PayloadFile], content_key: str, progress: Progress) -> None:
+        self._device = device
+        self._progress = progress
+        self._entries = list(zip(files, file_entries(files, content_key), strict=True))
+        self.sent_bytes = 0
+
+    def send_missing(self) -> list[str]:
+        """Send what the device does not have; return the paths of the files that arrived damaged."""
+        inventory = InventoryArguments(files=[entry for _, entry in self._entries])
+        states = self._device.call_once(INVENTORY, inventory)["files"]
+        to_send: list[tuple[PayloadFile, int]] = []
+        received: list[ReceivedFile] = []
+        for file, entry in self._entries:
+            state = states[entry["path"]]
+            if state["state"] == "missing":
+                if file.source is None and file.content is None:
+                    raise DeployError(
+                        f"'{file.name}' of the current release is missing or changed; give --config again"
+                    )
+                to_send.append((file, state["offset"]))
+            if state["state"] != "present":
+                received.append({**entry, "release": state["release"], "offset": state["offset"]})
+        if not received:
+            return []
+        arguments = ReceiveArguments(files=received)
+        return self._device.call_once(RECEIVE, arguments, lambda: self._stream(to_send))["damaged"]
+
+    def _stream(self, files: Sequence[tuple[PayloadFile, int]]) -> Iterator[bytes]:
+        total = self.sent_bytes + sum(file.size - offset for file, offset in files)
+        for file, offset in files:
+            for chunk in _read(file, offset):
+                yield chunk
+                self.sent_bytes += len(chunk)
+                self._progress.advance(len(chunk), total)
 
 
 def _read(file: PayloadFile, offset: int) -> Iterator[bytes]:
-    left = file.size - offset
+    remaining = file.size - offset
     if file.source is None:
-        assert file.content is not None  # noqa: S101 - refused before
+        assert file.content is not None  # noqa: S101 - checked by the caller
         yield file.content[offset:]
         return
     with file.source.open("rb") as opened:
         opened.seek(offset)
-        while left:
-            piece = opened.read(min(left, _PIECE))
-            if not piece:
+        while remaining:
+            chunk = opened.read(min(remaining, _CHUNK_BYTES))
+            if not chunk:
                 raise DeployError(f"'{file.source}' became shorter while it was copied; run the same command again")
-            yield piece
-            left -= len(piece)
+            yield chunk
+            remaining -= len(chunk)

@@ -1,4 +1,4 @@
-"""What a device is, as `remote/facts.sh` found it, and whether a bundle can run there."""
+"""The facts about a device that `remote/facts.sh` prints, and whether a bundle can run there."""
 
 import posixpath
 import re
@@ -9,54 +9,47 @@ import msgspec
 from edgeexit.errors import DeployError
 from edgeexit.targets import Target
 
-Supervisor = Literal["systemd", "user", "process"]
-"""`systemd`: the system's; `user`: the user's own; `process`: none, the agent is a plain process."""
+ServiceManager = Literal["systemd", "user", "process"]
+"""`systemd`: the system's systemd; `user`: the user's own; `process`: none, the agent is a plain process."""
 
-_OLDEST_PYTHON: Final = (3, 10)
+OLDEST_PYTHON: Final = (3, 10)
 _CLOCK_TOLERANCE_S: Final = 24 * 3600.0
 _MACHINES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
 _FOLDER: Final = re.compile(r"[\w./@+ -]+")
-"""What neither a shell nor pip takes for something else, as the first lines of an environment's programs have it."""
-_SYSTEM_MODULES: Final = {"tensorrt": "tensorrt"}
-"""Runtime -> the module that the device's system brings for it."""
+"""Characters that need no quoting in a shell, in pip, and in the `#!` lines of an environment's programs."""
 
 
 class Interpreter(msgspec.Struct, frozen=True, kw_only=True):
-    """A Python of the device."""
+    """A Python interpreter of the device."""
 
     program: str
     version: tuple[int, int]
     bits: int
     modules: tuple[str, ...]
-    """Those that were looked for and are there."""
+    """The modules that `facts.sh` looked for and found."""
 
 
-class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """A device, before anything is written on it."""
+class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A device, before anything is written to it."""
 
     machine: str
     user: str
     uid: int
     folder: str
-    """Where to deploy to, absolute."""
+    """Absolute path of the folder to deploy to."""
     free_kib: int
     writable: bool
     time: float
     """The device's clock, in seconds since 1970."""
-    supervisors: tuple[Supervisor, ...]
-    """Those that can be had, the best first."""
+    service_managers: tuple[ServiceManager, ...]
+    """The service managers that the device offers, the preferred one first."""
     cuda: str | None
     pythons: tuple[Interpreter, ...]
-    """Newest first."""
+    """The newest first."""
 
 
-def wanted_module(target: Target) -> str:
-    """Return the module that a target's runtime needs from the device's system, or an empty name."""
-    return _SYSTEM_MODULES.get(target.runtime, "")
-
-
-def parse_facts(text: str) -> Facts:
-    """Read the lines of `remote/facts.sh`. Raises DeployError where they are not all there."""
+def parse_facts(text: str) -> DeviceFacts:
+    """Parse the output of `remote/facts.sh`. Raises DeployError if a line is missing."""
     fields: dict[str, str] = {}
     pythons = []
     for line in text.splitlines():
@@ -65,13 +58,13 @@ def parse_facts(text: str) -> Facts:
             pythons.append(_interpreter(value))
         else:
             fields[key] = value
-    supervisors: list[Supervisor] = ["process"]
+    service_managers: list[ServiceManager] = ["process"]
     if "systemd_user" in fields:
-        supervisors.insert(0, "user")
+        service_managers.insert(0, "user")
     if "systemd" in fields:
-        supervisors.insert(0, "systemd")
+        service_managers.insert(0, "systemd")
     try:
-        return Facts(
+        return DeviceFacts(
             machine=_MACHINES.get(fields["machine"].lower(), fields["machine"].lower()),
             user=fields["user"],
             uid=int(fields["uid"]),
@@ -79,79 +72,81 @@ def parse_facts(text: str) -> Facts:
             free_kib=int(fields["free_kib"]),
             writable="writable" in fields,
             time=float(fields["time"]),
-            supervisors=tuple(supervisors),
+            service_managers=tuple(service_managers),
             cuda=fields.get("cuda") or None,
             pythons=tuple({python.program: python for python in pythons}.values()),
         )
     except (KeyError, ValueError) as error:
         raise DeployError(
-            f"the device does not say what it is ({error}); it needs a POSIX shell and coreutils"
+            f"the device did not report its facts ({error}); it needs a POSIX shell and coreutils"
         ) from error
 
 
-def choose_python(facts: Facts, target_name: str, target: Target) -> Interpreter:
-    """Return the interpreter to deploy with. Raises DeployError where the device cannot run the target's bundles."""
+def choose_python(facts: DeviceFacts, target_name: str, target: Target) -> Interpreter:
+    """Return the interpreter to deploy with. Raises DeployError if the device cannot run bundles of the target."""
     if facts.machine != target.architecture:
         raise DeployError(
             f"the device is {facts.machine}, target '{target_name}' is {target.architecture}; compile the bundle for a "
-            "target of the device (`edgeexit targets`)"
+            "target that fits the device (`edgeexit targets`)"
         )
-    fit = [python for python in facts.pythons if python.version >= _OLDEST_PYTHON]
-    if not fit:
+    recent = [python for python in facts.pythons if python.version >= OLDEST_PYTHON]
+    if not recent:
         found = ", ".join(".".join(map(str, python.version)) for python in facts.pythons) or "none"
         raise DeployError(f"the device needs Python 3.10 or newer; found: {found}")
-    wide = [python for python in fit if python.bits == 64]  # noqa: PLR2004 - bits
-    if not wide:
+    wide_enough = [python for python in recent if python.bits == 64]  # noqa: PLR2004 - bits
+    if not wide_enough:
         raise DeployError("the device's Python has 32 bits; install a system with 64-bit programs")
-    complete = [python for python in wide if {"venv", "ensurepip"} <= set(python.modules)]
+    complete = [python for python in wide_enough if {"venv", "ensurepip"} <= set(python.modules)]
     if not complete:
-        version = ".".join(map(str, wide[0].version))
+        version = ".".join(map(str, wide_enough[0].version))
         raise DeployError(
-            f"Python {version} of the device cannot make environments; run there: "
+            f"Python {version} of the device cannot create environments; run on the device: "
             f"sudo apt-get install python{version}-venv"
         )
-    module = wanted_module(target)
-    able = [python for python in complete if not module or module in python.modules]
-    if not able:
+    module = target.backend.system_module
+    suitable = [python for python in complete if not module or module in python.modules]
+    if not suitable:
         programs = ", ".join(python.program for python in complete)
         raise DeployError(
-            f"target '{target_name}' needs the module {module} of the device's system, and {programs} cannot "
-            "import it; on a Jetson run `sudo apt-get install python3-libnvinfer` there"
+            f"target '{target_name}' needs the system's Python module {module}, and {programs} cannot import "
+            f"it; {target.backend.system_module_advice}"
         )
-    return able[0]
+    return suitable[0]
 
 
-def choose_supervisor(facts: Facts, wanted: Literal["auto"] | Supervisor) -> Supervisor:
-    """Return what is to supervise the agent. Raises DeployError where the device does not have it."""
+def choose_service_manager(facts: DeviceFacts, wanted: Literal["auto"] | ServiceManager) -> ServiceManager:
+    """Return the service manager for the agent. Raises DeployError if the device does not offer the wanted one."""
     if wanted == "auto":
-        return facts.supervisors[0]
-    if wanted not in facts.supervisors:
+        return facts.service_managers[0]
+    if wanted not in facts.service_managers:
         reasons = {
-            "systemd": "needs systemd there, and root or sudo without a password",
-            "user": "needs a systemd of the user there",
+            "systemd": "needs systemd on the device, and root or sudo without a password",
+            "user": "needs a systemd user instance on the device",
         }
-        raise DeployError(f"--service {wanted} {reasons[wanted]}; this device offers {', '.join(facts.supervisors)}")
+        raise DeployError(
+            f"--service {wanted} {reasons[wanted]}; this device offers {', '.join(facts.service_managers)}"
+        )
     return wanted
 
 
-def check_room(facts: Facts, needed_bytes: int) -> None:
-    """Raise DeployError where the folder is none for programs, cannot be written to, or has too little room."""
+def check_folder(facts: DeviceFacts, needed_bytes: int) -> None:
+    """Raise DeployError if the folder's name, its permissions or its free space do not allow a deployment."""
     if not _FOLDER.fullmatch(facts.folder):
         raise DeployError(
-            f"folder '{facts.folder}' of the device cannot hold an environment; give a --path of letters, digits, "
-            "spaces and . _ / @ + -"
+            f"folder '{facts.folder}' on the device cannot contain a Python environment; give a --path of letters, "
+            "digits, spaces and . _ / @ + -"
         )
     if not facts.writable:
         raise DeployError(f"user '{facts.user}' may not write to '{facts.folder}' on the device; give another --path")
     if facts.free_kib * 1024 < needed_bytes:
         raise DeployError(
             f"'{facts.folder}' on the device needs {needed_bytes / 2**20:.0f} MiB free and has "
-            f"{facts.free_kib / 2**10:.0f} MiB; make room or give another --path"
+            f"{facts.free_kib / 2**10:.0f} MiB; free some space or give another --path"
         )
 
 
-def clock_error_s(facts: Facts, now: float) -> float | None:
-    """Return by how much the device's clock is off, where that is so much that certificates will not be believed."""
+def clock_error_s(facts: DeviceFacts, now: float) -> float | None:
+    """Return the error of the device's clock if it is over 24 h, so that certificates may be rejected, else None."""
     error = facts.time - now
     return error if abs(error) > _CLOCK_TOLERANCE_S else None
 

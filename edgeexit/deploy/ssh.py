@@ -1,4 +1,4 @@
-"""One multiplexed connection to a device, by the system's own OpenSSH client, and its failures in words."""
+"""One multiplexed SSH connection to a device, through the OpenSSH client of the system."""
 
 import contextlib
 import re
@@ -17,77 +17,77 @@ from edgeexit.errors import ConfigError, DeployError
 
 _SSH_FAILED: Final = 255
 _MAX_SOCKET: Final = 80
-"""Characters of the control socket's path; the system allows about 104 and ssh appends some while it connects."""
+"""Characters in the path of the control socket; the system allows about 104, and ssh appends a suffix."""
 
 _OPTION: Final = re.compile(r"[A-Za-z0-9]+=\S.*")
 _HOST: Final = re.compile(r"(?:[^@\s-][^@\s]*@)?[^@\s-][^@\s]*")
 
 _REASONS: Final = {
-    r"Could not resolve hostname": "{host} is unknown: check its name, or add it to ~/.ssh/config",
+    r"Could not resolve hostname": "{host} is unknown: check the name, or add it to ~/.ssh/config",
     r"Connection refused": "{host} refuses the connection: is an SSH server running there, on this port?",
     r"REMOTE HOST IDENTIFICATION HAS CHANGED": (
-        "the host key of {host} has changed since the last connection: if the device was set up anew, remove the old "
-        "key with `ssh-keygen -R`; if not, somebody may stand in between"
+        "the host key of {host} has changed since the last connection: if the device was reinstalled, remove the old "
+        "key with `ssh-keygen -R`; if it was not, another machine may be intercepting the connection"
     ),
     r"Host key verification failed": (
-        "the host key of {host} is not known here: connect once with `ssh` and compare it with the device's"
+        "the host key of {host} is not in known_hosts: connect once with `ssh` and compare the key with the device's"
     ),
     r"Permission denied|Too many authentication failures": (
-        "{host} does not let us in: deployments use keys, never passwords; install yours with `ssh-copy-id`, or name "
-        "one with --identity"
+        "{host} rejects the login: deployments use SSH keys, never passwords; install your key with `ssh-copy-id`, or "
+        "give another one with --identity"
     ),
     r"timed out|No route to host|Network is unreachable": (
-        "{host} does not answer: is it switched on and reachable from here?"
+        "{host} does not answer: is it switched on and reachable from this machine?"
     ),
     r"Bad owner or permissions|no such identity|[Bb]ad configuration|UNPROTECTED": "ssh: {detail}",
 }
-"""What OpenSSH says -> what it means to somebody who deploys; the first that fits."""
+"""Pattern of a message of OpenSSH -> the error for the user; the first match counts."""
 
 
 class ConnectionLostError(DeployError):
-    """The link was up and went away; the same operation may be tried again."""
+    """The connection was established and then lost; the same operation may be tried again."""
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a device is and how to be let in; what is None is for ~/.ssh/config to say."""
+    """How to connect to a device; for a field that is None, ssh uses ~/.ssh/config."""
 
     host: str
-    """`[USER@]HOST`; a name of ~/.ssh/config will do."""
+    """`[USER@]HOST`, or a host name in ~/.ssh/config."""
     port: int | None = None
     identity: Path | None = None
     options: tuple[str, ...] = ()
-    """Further `-o` options of ssh, as `UserKnownHostsFile=...`."""
+    """Further options for `ssh -o`, for example `UserKnownHostsFile=...`."""
 
     def __post_init__(self) -> None:
-        """Refuse what ssh would take for an option (ConfigError)."""
+        """Raise ConfigError for a host that ssh would read as an option, a missing key file and a malformed option."""
         if not _HOST.fullmatch(self.host):
-            raise ConfigError(f"'{self.host}' is no address; give USER@HOST, or a name of ~/.ssh/config")
+            raise ConfigError(f"'{self.host}' is not an address; give USER@HOST, or a host name in ~/.ssh/config")
         if self.identity is not None and not self.identity.is_file():
-            raise ConfigError(f"identity '{self.identity}' is not there; give the private key's file")
+            raise ConfigError(f"identity '{self.identity}' does not exist; give the file of the private key")
         for option in self.options:
             if not _OPTION.fullmatch(option):
                 raise ConfigError(f"-o '{option}': expected NAME=VALUE, as in -o StrictHostKeyChecking=yes")
 
 
 class Connection:
-    """A connection that all commands share; opened by the first, closed at the end of the block.
+    """A connection that all commands share; the first command opens it, the end of the `with` block closes it.
 
-    Commands are run by the device's POSIX shell. Raises DeployError where there is no connection to be had and
-    ConnectionLostError where it breaks.
+    The device's POSIX shell runs the commands. They raise DeployError if the connection cannot be established, and
+    ConnectionLostError if it is lost later.
     """
 
     def __init__(self, address: Address) -> None:
         if shutil.which("ssh") is None:
-            raise DeployError("the program 'ssh' is not here; install the OpenSSH client")
+            raise DeployError("the program 'ssh' is not installed; install the OpenSSH client")
         self.address = address
         self._established = False
-        self._folder = Path(tempfile.mkdtemp(prefix="edgeexit-"))  # mode 700: the socket is as good as a key
+        self._folder = Path(tempfile.mkdtemp(prefix="edgeexit-"))  # mode 700: whoever opens the socket can log in
         if len(str(self._folder)) > _MAX_SOCKET:
             self._folder.rmdir()
             self._folder = Path(tempfile.mkdtemp(prefix="edgeexit-", dir="/tmp"))
 
     def __enter__(self) -> "Connection":
-        """Give the connection; nothing is sent yet."""
+        """Return the connection; nothing is sent yet."""
         return self
 
     def __exit__(
@@ -98,32 +98,32 @@ class Connection:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def close(self) -> None:
-        """End the shared connection; the next command opens another."""
+        """Close the shared connection; the next command opens another."""
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            subprocess.run(  # noqa: S603 - no shell here
+            subprocess.run(  # noqa: S603 - no local shell
                 [*self._ssh(), "-O", "exit", "--", self.address.host], capture_output=True, check=False, timeout=10
             )
 
     def run(self, *command: str, stdin: bytes = b"") -> bytes:
-        """Run a command on the device and return its standard output; its exit status has to be 0."""
+        """Run a command on the device and return its standard output; an exit status other than 0 is a DeployError."""
         with self.process(*command) as process:
-            assert process.stdin is not None  # noqa: S101 - asked for in `process`
+            assert process.stdin is not None  # noqa: S101 - `process` opens pipes
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.write(stdin)
                 process.stdin.close()
-            assert process.stdout is not None  # noqa: S101 - asked for in `process`
+            assert process.stdout is not None  # noqa: S101 - `process` opens pipes
             return process.stdout.read()
 
     @contextlib.contextmanager
     def process(self, *command: str) -> Iterator["subprocess.Popen[bytes]"]:
-        """Start a command with pipes for its input and output; wait for it at the end and judge how it ended."""
-        with tempfile.TemporaryFile() as errors:  # a file: a pipe that nobody reads would stop ssh
-            process = subprocess.Popen(  # noqa: S603 - no shell here; the device's gets quoted words
+        """Start a command with pipes for its input and output; at the end, wait for it and check its exit status."""
+        with tempfile.TemporaryFile() as errors:  # not a pipe: ssh would block when it is full
+            process = subprocess.Popen(  # noqa: S603 - no local shell; the arguments for the device's are quoted
                 [*self._ssh(), "--", self.address.host, " ".join(shlex.quote(word) for word in command)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                start_new_session=True,  # Ctrl-C is ours to deal with; it must not cut the link first
+                start_new_session=True,  # Ctrl-C must not reach ssh before this program handles it
             )
             try:
                 yield process
@@ -138,25 +138,25 @@ class Connection:
                 _close_quietly(process.stdin)
                 _close_quietly(process.stdout)
             errors.seek(0)
-            self._judge(code, errors.read().decode(errors="replace"))
+            self._check_exit_status(code, errors.read().decode(errors="replace"))
 
-    def _judge(self, code: int, said: str) -> None:
+    def _check_exit_status(self, code: int, errors: str) -> None:
         if code == 0:
             self._established = True
             return
-        lines = [line.strip() for line in said.splitlines() if line.strip()]
+        lines = [line.strip() for line in errors.splitlines() if line.strip()]
         detail = lines[-1] if lines else f"exit status {code}"
         if code != _SSH_FAILED and code > 0:
             self._established = True
             raise DeployError(f"{self.address.host}: {detail}")
-        for pattern, meaning in _REASONS.items():
-            if re.search(pattern, said):
-                text = meaning.format(host=f"'{self.address.host}'", detail=detail)
+        for pattern, message in _REASONS.items():
+            if re.search(pattern, errors):
+                text = message.format(host=f"'{self.address.host}'", detail=detail)
                 raise (ConnectionLostError if self._established else DeployError)(text)
         if not self._established:
             raise DeployError(f"no connection to '{self.address.host}': {detail}")
         raise ConnectionLostError(
-            f"the connection to '{self.address.host}' was lost; run the same command again, it goes on where it stopped"
+            f"the connection to '{self.address.host}' was lost; run the same command again to continue"
         )
 
     def _ssh(self) -> list[str]:
@@ -167,7 +167,7 @@ class Connection:
             "ServerAliveCountMax": "3",
             "ControlMaster": "auto",
             "ControlPath": str(self._folder / "s"),
-            "ControlPersist": "20",  # also ends the shared connection when this program is killed
+            "ControlPersist": "20",  # also closes the shared connection after this program is killed
             "RemoteCommand": "none",
             "ClearAllForwardings": "yes",
             "ForwardAgent": "no",

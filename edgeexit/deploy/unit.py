@@ -1,4 +1,4 @@
-"""The systemd unit of a deployed agent: watched, restarted, and kept away from what it does not need."""
+"""The systemd unit of a deployed agent: watchdog, restarts and a sandbox."""
 
 import re
 from collections.abc import Sequence
@@ -8,17 +8,17 @@ from typing import Final, Literal
 from edgeexit.errors import ConfigError
 
 Manager = Literal["system", "user"]
-Devices = Literal["none", "raspberry-pi", "gpu"]
-"""Device files that an agent needs: none, those that tell a Raspberry Pi's clocks and power, or a GPU's."""
+DeviceAccess = Literal["none", "raspberry-pi", "gpu"]
+"""Device files that the agent may open: none, those that report a Raspberry Pi's clocks and power, or a GPU's."""
 
 WATCHDOG_S: Final = 30
 _STATE: Final = "state"
 _START_S: Final = 120
-_START_WITH_PLANS_S: Final = 1800
-"""TensorRT plans that are not cached are built before the agent is ready."""
+_START_WITH_GPU_S: Final = 1800
+"""The agent builds TensorRT engines that are not cached before it is ready."""
 
 _SANDBOX: Final = (
-    "# The disk is read-only but for the state; other programs, kernel and clock are out of reach.",
+    "# The disk is read-only except for the state; other processes, the kernel and the clock are not accessible.",
     "ProtectSystem=strict",
     "PrivateTmp=yes",
     "ProtectKernelTunables=yes",
@@ -31,7 +31,7 @@ _SANDBOX: Final = (
     "AmbientCapabilities=",
 )
 _HOMES: Final = ("/home/", "/root/")
-_DEVICES: Final[dict[Devices, tuple[str, ...]]] = {
+_DEVICES: Final[dict[DeviceAccess, tuple[str, ...]]] = {
     "none": ("PrivateDevices=yes", "DevicePolicy=closed", "ProtectClock=yes"),
     "raspberry-pi": (
         "DevicePolicy=closed",
@@ -40,11 +40,11 @@ _DEVICES: Final[dict[Devices, tuple[str, ...]]] = {
         "ProtectClock=yes",
     ),
     "gpu": (
-        "# A GPU's device files have other names in every JetPack, so their groups and modes guard them; ProtectClock",
-        "# would close them, too.",
+        "# Device files are not restricted: a GPU's have different names in each JetPack, and ProtectClock would close",
+        "# them as well.",
     ),
 }
-_WITHOUT_PRIVILEGES: Final = (
+_UNPRIVILEGED: Final = (
     "NoNewPrivileges=yes",
     "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6",
     "RestrictNamespaces=yes",
@@ -59,7 +59,7 @@ _WITHOUT_PRIVILEGES: Final = (
 
 
 def unit_name(folder: str) -> str:
-    """Return the name of the service of a deployment's folder: `edgeexit`, or `edgeexit-NAME` for another folder."""
+    """Return the name of a deployment's unit: `edgeexit`, or `edgeexit-NAME` if the folder has another name."""
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", PurePosixPath(folder).name).strip("-")
     return "edgeexit" if name in {"", "edgeexit"} else f"edgeexit-{name}"
 
@@ -69,46 +69,46 @@ def render_unit(
     *,
     manager: Manager = "system",
     user: str = "",
-    devices: Devices = "none",
-    writable: Sequence[str] = (),
+    devices: DeviceAccess = "none",
+    writable_folders: Sequence[str] = (),
     python: str = "",
 ) -> str:
-    """Return the unit's text.
+    """Return the text of the unit.
 
     Args:
-        folder: absolute path of the deployment on the device; `current` in it names what runs.
-        manager: the system's systemd, or the user's own. The latter may not set up a sandbox of mounts and
-            capabilities on all systems, so its unit has only what needs no privileges.
-        user: whom the agent runs as; only with the system's.
-        devices: what it needs of /dev.
-        writable: absolute folders, beside the state, that it writes to.
-        python: the interpreter behind the environment, where that may lie in somebody's home.
+        folder: absolute path of the deployment's folder on the device.
+        manager: `system` for the system's systemd, `user` for the user's own. A user's systemd cannot set up mounts
+            and capabilities on every system, so its unit has only the options that need no privileges.
+        user: the user that the agent runs as; only for `system`.
+        devices: the device files that the agent may open.
+        writable_folders: absolute folders, besides `state`, that the agent writes to.
+        python: path of the environment's base interpreter, which may be in a home folder.
 
-    Raises ConfigError for what systemd would misread.
+    Raises ConfigError for a path or user with characters that systemd interprets.
 
     """
-    for text in (folder, user, *writable):
+    for text in (folder, user, *writable_folders):
         if not re.fullmatch(r"[A-Za-z0-9_./@+-]*", text):
-            raise ConfigError(f"'{text}' cannot stand in a systemd unit; use letters, digits and . _ / @ + -")
+            raise ConfigError(f"'{text}' cannot be used in a systemd unit; use only letters, digits and . _ / @ + -")
     if not folder.startswith("/"):
-        raise ConfigError(f"'{folder}' must be an absolute path of the device")
+        raise ConfigError(f"'{folder}' must be an absolute path on the device")
     system = manager == "system"
     lines = [
         "[Unit]",
         f"Description=EdgeExit agent ({folder})",
-        "# Not network-online: the agent answers without a network and finds its broker when there is one.",
+        "# Not network-online.target: the agent serves without a network and connects to its broker later.",
         "After=network.target",
-        "# It is never given up; the waits between starts grow (systemd 254 and newer, others wait 5 s each time).",
+        "# No limit on restarts; the delay grows (with systemd 254 or newer, older versions always wait 5 s).",
         "StartLimitIntervalSec=0",
         "",
         "[Service]",
         "Type=notify",
         *([f"User={user}"] if system and user else []),
-        "# Resolved when it starts: an agent stays in its release until it is restarted.",
+        "# The link is resolved at the start, so a running agent stays in its release until it is restarted.",
         f"WorkingDirectory={folder}/current",
         f"ExecStart={folder}/current/venv/bin/edgeexit agent bundle --config agent.toml",
         f"Environment=XDG_CACHE_HOME={folder}/{_STATE}/cache",
-        f"TimeoutStartSec={_START_WITH_PLANS_S if devices == 'gpu' else _START_S}",
+        f"TimeoutStartSec={_START_WITH_GPU_S if devices == 'gpu' else _START_S}",
         "TimeoutStopSec=30",
         f"WatchdogSec={WATCHDOG_S}",
         "Restart=always",
@@ -116,12 +116,12 @@ def render_unit(
         "RestartSteps=5",
         "RestartMaxDelaySec=120",
         "",
-        *_WITHOUT_PRIVILEGES,
-        "# No MemoryDenyWriteExecute: TensorRT and CUDA compile at run time, and ONNX Runtime's providers may.",
+        *_UNPRIVILEGED,
+        "# No MemoryDenyWriteExecute: TensorRT, CUDA and some ONNX Runtime providers compile at run time.",
     ]
     if system:
-        home = "read-only" if any(path.startswith(_HOMES) for path in (folder, python, *writable)) else "yes"
-        writes = " ".join([f"{folder}/{_STATE}", *writable])
+        home = "read-only" if any(path.startswith(_HOMES) for path in (folder, python, *writable_folders)) else "yes"
+        writes = " ".join([f"{folder}/{_STATE}", *writable_folders])
         lines += ["", *_SANDBOX, f"ProtectHome={home}", f"ReadWritePaths={writes}", *_DEVICES[devices]]
     lines += ["", "[Install]", f"WantedBy={'multi-user.target' if system else 'default.target'}", ""]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""A device on this machine: a real sshd, an environment that is made once, and an agent that really serves."""
+"""A device on this machine: a real sshd, one Python environment for all tests, and the real agent."""
 
 import contextlib
 import os
@@ -12,15 +12,16 @@ from typing import Any
 import pytest
 
 from edgeexit.bundle import Bundle
-from edgeexit.deploy import DeploymentOutcome, DeployRequest, Listener, deploy
+from edgeexit.deploy import DeploymentResult, DeployOptions, deploy
 from edgeexit.deploy.packages import find_wheel
 from tests.bundles import make_bundle
+from tests.deploy.empty_wheels import link_python, make_wheelhouse
 from tests.deploy.local_sshd import MISSING, SERVER, Sshd
-from tests.deploy.stand_ins import link_python, wheelhouse
+from tests.recorded_progress import RecordedProgress
 
 
-class DeviceHere:
-    """Where the tests deploy to; between tests it forgets all but its environments."""
+class LocalDevice:
+    """The device that the tests deploy to; between tests everything except its environments is removed."""
 
     def __init__(self, folder: Path, sshd: Sshd, wheel: Path, wheels: Path) -> None:
         self.root = folder
@@ -28,7 +29,7 @@ class DeviceHere:
         self.wheel = wheel
         self.wheels = wheels
         self.steps: list[str] = []
-        self.said: list[str] = []
+        """Steps of the last deployment."""
 
     @property
     def current(self) -> str | None:
@@ -36,19 +37,17 @@ class DeviceHere:
         return link.readlink().name if link.is_symlink() else None
 
     def push(
-        self, bundle: Bundle, config: Path | None = None, on_bytes: Any = None, **fields: Any
-    ) -> DeploymentOutcome:
-        self.steps, self.said = [], []
-        listener = Listener(
-            on_step=self.steps.append, on_bytes=on_bytes or (lambda _sent, _total: None), say=self.said.append
-        )
-        asked = {
+        self, bundle: Bundle, config: Path | None = None, progress: RecordedProgress | None = None, **fields: Any
+    ) -> DeploymentResult:
+        progress = progress or RecordedProgress()
+        self.steps = progress.steps
+        options = {
             "address": self.sshd.address(), "folder": str(self.root), "wheel": self.wheel, "wheelhouse": self.wheels,
             "retry_delays_s": (0.1, 0.1), "timeout_s": 40.0, "service": "process",
         }  # fmt: skip
-        return deploy(DeployRequest(bundle=bundle.path, config=config, **{**asked, **fields}), listener)
+        return deploy(DeployOptions(bundle=bundle.path, config=config, **{**options, **fields}), progress=progress)
 
-    def forget(self) -> None:
+    def clean_up(self) -> None:
         with contextlib.suppress(OSError, ValueError):
             os.kill(int((self.root / "agent.pid").read_text()), signal.SIGKILL)
         for entry in self.root.glob("*"):
@@ -69,13 +68,13 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of what is being tested."""
+    """The wheel of the code under test."""
     return find_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="session")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return wheelhouse(tmp_path_factory.mktemp("wheelhouse") / "wheels")
+    return make_wheelhouse(tmp_path_factory.mktemp("wheelhouse") / "wheels")
 
 
 @pytest.fixture(scope="session")
@@ -84,23 +83,23 @@ def device_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def device(sshd: Sshd, wheel: Path, wheels: Path, device_folder: Path) -> Iterator[DeviceHere]:
-    known = (sshd.folder / "known_hosts").read_text()
-    there = DeviceHere(device_folder, sshd, wheel, wheels)
-    yield there
-    there.forget()
-    (sshd.folder / "known_hosts").write_text(known)
+def device(sshd: Sshd, wheel: Path, wheels: Path, device_folder: Path) -> Iterator[LocalDevice]:
+    known_hosts = (sshd.folder / "known_hosts").read_text()
+    local = LocalDevice(device_folder, sshd, wheel, wheels)
+    yield local
+    local.clean_up()
+    (sshd.folder / "known_hosts").write_text(known_hosts)
 
 
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Bundle]:
-    """Two bundles of one model, with other weights."""
+    """Two bundles of one model with different weights."""
     folder = tmp_path_factory.mktemp("bundles")
     return make_bundle(folder / "one", seed=1), make_bundle(folder / "two", seed=2)
 
 
 @pytest.fixture
-def configured(tmp_path: Path) -> Callable[..., Path]:
+def write_config(tmp_path: Path) -> Callable[..., Path]:
     """Write a configuration with a free port and return its path."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))

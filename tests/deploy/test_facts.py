@@ -1,8 +1,8 @@
-"""Whether a device fits a bundle, by what it says of itself."""
+"""The facts of a device: which Python and service manager are chosen, and why a device cannot be used."""
 
 import pytest
 
-from edgeexit.deploy.facts import check_room, choose_python, choose_supervisor, clock_error_s, parse_facts
+from edgeexit.deploy.facts import check_folder, choose_python, choose_service_manager, clock_error_s, parse_facts
 from edgeexit.errors import DeployError
 from edgeexit.targets import load_target
 
@@ -22,8 +22,8 @@ python=3.11|64|venv,ensurepip|/usr/bin/python3.11
 """
 
 
-def told(**changes):
-    """A Raspberry Pi's facts with other lines; None takes a line away."""
+def facts_of(**changes):
+    """Return a Raspberry Pi's facts with changed lines; None removes a line."""
     lines = [line for line in PI.splitlines() if line.split("=")[0] not in changes]
     for key, values in changes.items():
         lines += [f"{key}={value}" for value in (values if isinstance(values, list) else [values]) if value is not None]
@@ -31,10 +31,10 @@ def told(**changes):
 
 
 def python_for(target, **changes):
-    return choose_python(told(**changes), target, load_target(target))
+    return choose_python(facts_of(**changes), target, load_target(target))
 
 
-def test_the_newest_python_that_does_is_taken():
+def test_the_newest_suitable_python_is_chosen():
     assert python_for("raspberry-pi-5").program == "/usr/bin/python3.11"
     pythons = ["3.13|64|venv|/opt/python3.13", "3.10|64|venv,ensurepip|/usr/bin/python3.10"]
     assert python_for("raspberry-pi-5", python=pythons).version == (3, 10)
@@ -52,14 +52,14 @@ def test_the_newest_python_that_does_is_taken():
         ("jetson-orin-nano", {}, "/usr/bin/python3.11 cannot import it"),
     ],
 )
-def test_a_device_that_cannot_run_the_bundle_says_why(target, changes, words):
-    with pytest.raises(DeployError) as refused:
+def test_an_unsuitable_device_is_refused_with_the_reason(target, changes, words):
+    with pytest.raises(DeployError) as raised:
         python_for(target, **changes)
-    assert words in str(refused.value)
-    assert "\n" not in str(refused.value)
+    assert words in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
-def test_a_jetson_is_taken_with_the_python_that_has_tensorrt():
+def test_on_a_jetson_the_python_that_has_tensorrt_is_chosen():
     pythons = [
         "3.12|64|venv,ensurepip|/usr/local/bin/python3.12",
         "3.10|64|venv,ensurepip,tensorrt|/usr/bin/python3.10",
@@ -67,37 +67,37 @@ def test_a_jetson_is_taken_with_the_python_that_has_tensorrt():
     assert python_for("jetson-orin-nano", python=pythons).program == "/usr/bin/python3.10"
 
 
-def test_the_best_supervisor_is_taken_and_one_that_is_not_there_is_refused():
-    assert choose_supervisor(told(systemd="root"), "auto") == "systemd"
-    assert choose_supervisor(told(), "auto") == "user"
-    assert choose_supervisor(told(systemd_user=None), "auto") == "process"
-    assert choose_supervisor(told(), "process") == "process"
+def test_the_best_service_manager_is_chosen_and_a_missing_one_is_refused():
+    assert choose_service_manager(facts_of(systemd="root"), "auto") == "systemd"
+    assert choose_service_manager(facts_of(), "auto") == "user"
+    assert choose_service_manager(facts_of(systemd_user=None), "auto") == "process"
+    assert choose_service_manager(facts_of(), "process") == "process"
     with pytest.raises(DeployError, match=r"--service systemd needs .*offers user, process"):
-        choose_supervisor(told(), "systemd")
+        choose_service_manager(facts_of(), "systemd")
 
 
-def test_too_little_room_and_a_folder_that_is_closed():
-    check_room(told(), 800 << 20)
+def test_too_little_space_or_an_unsuitable_folder_is_refused():
+    check_folder(facts_of(), 800 << 20)
     with pytest.raises(DeployError, match="needs 1000 MiB free and has 879 MiB"):
-        check_room(told(), 1000 << 20)
-    check_room(told(folder="/home/jürgen/edge exit@2"), 0)
+        check_folder(facts_of(), 1000 << 20)
+    check_folder(facts_of(folder="/home/jürgen/edge exit@2"), 0)
     for folder in ("/srv/$HOME", "/srv/it's", "/srv/a;b", "/srv/[a]", "/srv/`a`"):
         with pytest.raises(DeployError, match="give a --path"):
-            check_room(told(folder=folder), 0)
+            check_folder(facts_of(folder=folder), 0)
     with pytest.raises(DeployError, match="user 'pi' may not write"):
-        check_room(told(writable=None), 0)
+        check_folder(facts_of(writable=None), 0)
 
 
 @pytest.mark.parametrize("folder", ["/srv/edgeexit/", "/srv//edgeexit", "/srv/x/../edgeexit", "/srv/./edgeexit"])
-def test_a_folder_has_one_name_however_it_is_written(folder):
-    assert told(folder=folder).folder == "/srv/edgeexit"
+def test_the_path_of_a_folder_is_normalised(folder):
+    assert facts_of(folder=folder).folder == "/srv/edgeexit"
 
 
-def test_a_clock_that_is_far_off_is_seen():
-    assert clock_error_s(told(), 1760000000 + 60) is None
-    assert clock_error_s(told(time=0), 1760000000) == -1760000000
+def test_a_clock_error_of_more_than_a_day_is_detected():
+    assert clock_error_s(facts_of(), 1760000000 + 60) is None
+    assert clock_error_s(facts_of(time=0), 1760000000) == -1760000000
 
 
-def test_a_device_that_says_nothing():
+def test_a_device_without_a_shell_is_refused():
     with pytest.raises(DeployError, match="POSIX shell"):
         parse_facts("This account is currently not available.\n")

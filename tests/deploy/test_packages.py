@@ -1,4 +1,4 @@
-"""What an environment is made of: edgeexit's own wheel, the target's packages, and the wheels that fit a device."""
+"""The packages of an environment: edgeexit's own wheel, the backend's packages, and the wheels for a device."""
 
 import importlib.metadata
 import subprocess
@@ -13,7 +13,7 @@ from edgeexit.deploy.facts import Interpreter, parse_facts
 from edgeexit.deploy.packages import plan_environment
 from edgeexit.errors import DeployError
 from edgeexit.targets import load_target
-from tests.deploy.stand_ins import write_wheel
+from tests.deploy.empty_wheels import write_wheel
 from tests.deploy.test_facts import PI
 
 PYTHON = Interpreter(program="/usr/bin/python3.11", version=(3, 11), bits=64, modules=("venv", "ensurepip"))
@@ -24,49 +24,49 @@ def small(tmp_path):
     return write_wheel(tmp_path, "edgeexit", "0.1.0", {"edgeexit/__init__.py": ""})
 
 
-def planned(wheel, target="raspberry-pi-5", wheelhouse=None, python=PYTHON, facts=PI):
+def plan(wheel, target="raspberry-pi-5", wheelhouse=None, python=PYTHON, facts=PI):
     return plan_environment(load_target(target), parse_facts(facts), python, wheel, wheelhouse)
 
 
-def test_the_wheel_that_is_put_together_from_an_installation_is_the_one_that_was_installed(wheel, tmp_path):
+def test_the_wheel_packed_from_an_installation_equals_the_installed_wheel(wheel, tmp_path):
     site = tmp_path / "site"
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", site, wheel], check=True
     )
     (installed,) = importlib.metadata.distributions(name="edgeexit", path=[str(site)])
-    again = packages._packed(installed, tmp_path)
+    again = packages._pack_installed(installed, tmp_path)
     with zipfile.ZipFile(wheel) as one, zipfile.ZipFile(again) as other:
         names = {name for name in one.namelist() if not name.endswith("/RECORD")}
         assert {name for name in other.namelist() if not name.endswith("/RECORD")} == names
         assert all(one.read(name) == other.read(name) for name in names)
     first = again.read_bytes()
-    assert packages._packed(installed, tmp_path).read_bytes() == first
+    assert packages._pack_installed(installed, tmp_path).read_bytes() == first
 
 
-def test_the_scripts_that_a_device_runs_are_in_the_wheel(wheel):
+def test_the_wheel_contains_the_scripts_for_the_device(wheel):
     with zipfile.ZipFile(wheel) as archive:
         assert {"edgeexit/deploy/remote/facts.sh", "edgeexit/deploy/remote/activate.py"} <= set(archive.namelist())
 
 
-def test_a_target_names_its_packages(small):
-    assert planned(small).requirements == ("{wheels}/edgeexit-0.1.0-py3-none-any.whl[onnxruntime,endpoint]",)
-    jetson = planned(small, "jetson-orin-nano", facts=PI.replace("cuda=", "cuda=12.6.68"))
+def test_the_requirements_follow_from_the_target(small):
+    assert plan(small).requirements == ("{wheels}/edgeexit-0.1.0-py3-none-any.whl[onnxruntime,endpoint]",)
+    jetson = plan(small, "jetson-orin-nano", facts=PI.replace("cuda=", "cuda=12.6.68"))
     assert jetson.requirements[1] == "cuda-bindings>=12,<13"
     assert jetson.system_packages
-    assert not planned(small).system_packages
+    assert not plan(small).system_packages
 
 
-def test_an_environment_is_another_one_when_anything_that_goes_in_is(small, tmp_path):
+def test_any_other_wheel_or_python_gives_another_environment(small, tmp_path):
     other = write_wheel(tmp_path, "edgeexit", "0.1.1", {"edgeexit/__init__.py": ""})
     wheels = tmp_path / "wheels"
     wheels.mkdir()
     write_wheel(wheels, "numpy", "2.0", {})
     newer = Interpreter(program="/usr/bin/python3.12", version=(3, 12), bits=64, modules=("venv", "ensurepip"))
-    keys = [planned(small), planned(other), planned(small, wheelhouse=wheels), planned(small, python=newer)]
+    keys = [plan(small), plan(other), plan(small, wheelhouse=wheels), plan(small, python=newer)]
     write_wheel(wheels, "numpy", "2.0", {"numpy/__init__.py": ""})
-    keys.append(planned(small, wheelhouse=wheels))
+    keys.append(plan(small, wheelhouse=wheels))
     assert len({one.key for one in keys}) == len(keys)
-    assert planned(small).key == keys[0].key
+    assert plan(small).key == keys[0].key
 
 
 def test_only_wheels_that_fit_the_device_are_sent(small, tmp_path):
@@ -82,28 +82,28 @@ def test_only_wheels_that_fit_the_device_are_sent(small, tmp_path):
     }  # fmt: skip
     for name in fit | other:
         (wheels / name).write_bytes(b"")
-    found = {file.name.removeprefix("wheels/") for file in planned(small, wheelhouse=wheels).wheels}
+    found = {file.name.removeprefix("wheels/") for file in plan(small, wheelhouse=wheels).wheels}
     assert found == fit | {small.name}
 
 
-def test_a_wheel_or_wheelhouse_that_will_not_do(small, tmp_path):
+def test_an_unsuitable_wheel_or_wheelhouse_is_refused(small, tmp_path):
     damaged = tmp_path / "edgeexit-9-py3-none-any.whl"
     damaged.write_bytes(small.read_bytes()[:-40])
     with pytest.raises(DeployError, match="cannot be read"):
-        planned(damaged)
+        plan(damaged)
     flipped = bytearray(small.read_bytes())
     flipped[flipped.index(b"Metadata-Version")] ^= 1
     damaged.write_bytes(flipped)
     with pytest.raises(DeployError, match="is damaged"):
-        planned(damaged)
+        plan(damaged)
     with pytest.raises(DeployError, match=r"'nope\.whl' does not exist"):
-        planned(Path("nope.whl"))
-    with pytest.raises(DeployError, match="not named as a wheel"):
-        planned(write_wheel(tmp_path, "numpy", "1", {}))
+        plan(Path("nope.whl"))
+    with pytest.raises(DeployError, match="is not a wheel of edgeexit"):
+        plan(write_wheel(tmp_path, "numpy", "1", {}))
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(DeployError, match="has no wheels"):
-        planned(small, wheelhouse=empty)
+        plan(small, wheelhouse=empty)
     (empty / "c-1-cp311-cp311-manylinux_2_28_x86_64.whl").write_bytes(b"")
     with pytest.raises(DeployError, match=r"no wheel for Python 3\.11 on aarch64"):
-        planned(small, wheelhouse=empty)
+        plan(small, wheelhouse=empty)

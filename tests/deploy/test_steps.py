@@ -1,152 +1,73 @@
-"""Steps of a deployment as they run on the device, without a connection: what they leave and what they judge."""
+"""How steps are sent and their replies checked."""
 
-import contextlib
-import http.server
+import inspect
 import json
-import stat
-import threading
+import subprocess
+import sys
+from importlib import import_module
 
 import pytest
 
-from edgeexit.deploy.remote import finish, inventory, plans, receive
-from edgeexit.deploy.remote.activate import _last_good, _start
-from edgeexit.deploy.remote.layout import RefusedError, point_current
-from edgeexit.deploy.remote.service import AgentService, trouble
+from edgeexit.deploy import steps
+from edgeexit.deploy.remote.documents import InventoryArguments, StatusArguments
+from edgeexit.errors import DeployError
 
-DOCUMENT = {"bundle": "d" * 64, "venv": "v", "key": "k", "configuration": {"writable": []}}
-FILE = {
-    "path": "incoming/k/bundle/a", "name": "bundle/a", "size": 1, "mode": 0o644,
-    "sha256": "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb",
-}  # fmt: skip
+ALL_STEPS = [step for step in vars(steps).values() if isinstance(step, steps.RemoteStep)]
 
 
-@pytest.fixture
-def step(tmp_path, capsys):
-    """Run a step in a folder of its own and return its answer."""
-
-    def run(module, **arguments):
-        module.main({"root": str(tmp_path / "edgeexit"), **arguments})
-        return json.loads(capsys.readouterr().out.removeprefix("edgeexit-result "))
-
-    bundle = tmp_path / "edgeexit" / "incoming" / "k" / "bundle"
-    bundle.mkdir(parents=True)
-    (bundle / "a").write_text("a")
-    return run
+def run_bootstrap(program):
+    result = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", steps.BOOTSTRAP, str(len(program))],
+        input=program, capture_output=True, check=True,
+    )  # fmt: skip
+    return b"a message of the login shell\n" + result.stdout
 
 
-@contextlib.contextmanager
-def answering(answer):
-    """Answer what is asked on a port of this machine with these bytes; give the release that would be served there."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.wfile.write(answer)
-
-        def log_message(self, *_):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield {"endpoint": ["127.0.0.1", server.server_port], "model": "tiny", "bundle": "d" * 64}
-        server.shutdown()
+def result_line(message):
+    return steps.RESULT_PREFIX + json.dumps(message).encode() + b"\n"
 
 
-def reply(content):
-    return b"HTTP/1.0 200 OK\r\n\r\n" + json.dumps(content).encode()
+def test_every_module_of_the_remote_side_runs_without_any_package_installed(tmp_path):
+    inventory = steps.INVENTORY.encode(str(tmp_path), InventoryArguments(files=[]))
+    reply = steps.INVENTORY.decode_reply(run_bootstrap(inventory))
+    assert reply == {"current": None, "current_healthy": False, "environments": [], "files": {}}
+    status = steps.STATUS.encode(str(tmp_path), StatusArguments(log_lines=1))
+    assert steps.STATUS.decode_reply(run_bootstrap(status))["releases"] == []
 
 
-@pytest.fixture
-def release(step, tmp_path):
-    """Finish a release whose environment has a program that notes how it was called."""
-    program = tmp_path / "edgeexit" / "venvs" / "v" / "bin" / "edgeexit"
-    program.parent.mkdir(parents=True)
-    program.write_text(
-        '#!/bin/sh\necho "$XDG_CACHE_HOME $*" > called\ntest -e bundle/a || { echo "error: no a"; exit 2; }\n'
-    )
-    program.chmod(0o755)
-    return step(finish, key="k", document=DOCUMENT)["id"]
+@pytest.mark.parametrize("step", ALL_STEPS, ids=lambda step: step.module)
+def test_a_step_is_sent_with_all_modules_that_it_imports(step, tmp_path):
+    program = json.loads(step.encode(str(tmp_path), {}))
+    names = [name for name, _ in program["modules"]]
+    for name, source in program["modules"]:
+        for line in source.splitlines():
+            if line.startswith("from edgeexit"):
+                imported = line.split()[1]
+                assert imported in names[: names.index(name)]
 
 
-def test_plans_are_built_by_the_release_into_its_agent_s_cache(step, release, tmp_path):
-    root = tmp_path / "edgeexit"
-    step(plans, release=release)
-    called = (root / "releases" / release / "called").read_text()
-    assert called == f"{root}/state/cache engines build bundle\n"
-    (root / "releases" / release / "bundle" / "a").unlink()
-    with pytest.raises(RefusedError, match="the TensorRT plans cannot be built: error: no a"):
-        step(plans, release=release)
+@pytest.mark.parametrize("step", ALL_STEPS, ids=lambda step: step.module)
+def test_the_types_of_a_step_are_those_of_its_function(step):
+    main = import_module(f"edgeexit.deploy.remote.{step.module}").main
+    arguments = inspect.signature(main).parameters["arguments"].annotation
+    reply = inspect.signature(main).return_annotation
+    assert arguments is step.arguments_type
+    assert reply is step.reply_type or (step is steps.LOCK and reply is None)  # `lock` replies before it ends
 
 
-def test_a_release_is_finished_once_however_often_that_is_asked(step, tmp_path):
-    first = step(finish, key="k", document=DOCUMENT)["id"]
-    assert step(finish, key="k", document=DOCUMENT)["id"] == first
-    document = tmp_path / "edgeexit" / "releases" / first / "release.json"
-    assert stat.S_IMODE(document.stat().st_mode) == 0o600  # it has the digest of a password
-
-
-def test_what_any_release_has_is_not_sent_again(step, tmp_path):
-    release = step(finish, key="k", document=DOCUMENT)["id"]
-    state = step(inventory, files=[FILE])["files"][FILE["path"]]
-    assert state == {"kind": "kept", "release": release}
-    assert step(receive, files=[{"offset": None, **FILE, **state}])["damaged"] == []
-    assert (tmp_path / "edgeexit" / FILE["path"]).read_text() == "a"
-
-
-def test_what_comes_in_is_for_the_owner_only(step, tmp_path):
-    (tmp_path / "edgeexit" / "incoming").rename(tmp_path / "edgeexit" / "releases")
-    step(receive, files=[])
-    assert stat.S_IMODE((tmp_path / "edgeexit" / "incoming").stat().st_mode) == 0o700
-
-
-def test_a_state_folder_of_the_devices_own_is_made_or_refused_before_anything_is_switched(step, tmp_path):
-    writable = {"configuration": {"writable": [str(tmp_path / "data" / "state")]}}
-    (tmp_path / "data").write_text("")
-    with pytest.raises(RefusedError, match=r"state_dir .*data/state' cannot be made"):
-        step(finish, key="k", document={**DOCUMENT, **writable})
-    (tmp_path / "data").unlink()
-    step(finish, key="k", document={**DOCUMENT, **writable})
-    assert (tmp_path / "data" / "state").is_dir()
+def test_an_error_of_the_device_is_a_deploy_error():
+    with pytest.raises(DeployError, match=r"^the device: the disk is full$"):
+        steps.FINISH.decode_reply(result_line({"error": "the disk is full"}))
 
 
 @pytest.mark.parametrize(
-    ("healthy", "back_to"),
-    [({"1", "2", "3"}, "3"), ({"1", "2"}, "2"), ({"1"}, "1"), ({"4"}, None), (set(), None)],
-)
-def test_back_is_the_newest_of_the_chain_that_has_been_healthy(tmp_path, healthy, back_to):
-    for release, before in {"1": "2", "2": "1", "3": "2", "4": None}.items():  # 1 and 2: gone back to and forward
-        folder = tmp_path / "releases" / release
-        folder.mkdir(parents=True)
-        (folder / "release.json").write_text(json.dumps({"replaces": before}))
-        if release in healthy:
-            (folder / "healthy").touch()
-    point_current(tmp_path, "3")
-    assert _last_good(tmp_path, "4") == back_to
-
-
-@pytest.mark.parametrize(
-    ("answer", "said"),
+    ("output", "expected"),
     [
-        (b"SSH-2.0-other\r\n", "does not answer"),
-        (reply([]), "serves bundle"),
-        (reply({"versions": 1}), "serves bundle"),
-        (reply({"versions": ["e" * 64]}), "serves bundle"),
-        (b"HTTP/1.0 200 OK\r\n\r\n\xff", "does not answer"),
-        (b"HTTP/1.0 503 Busy\r\n\r\n", "answers 503"),
+        (b"bash: python3: not found\n", "ended without a reply.*not found"),
+        (result_line({"reply": {"identifier": "0001-d"}}), "is not valid.*`id`"),
+        (result_line({"reply": {"id": 1}}), "is not valid.*Expected `str`"),
     ],
 )
-def test_whatever_answers_there_a_release_that_does_not_serve_is_told_in_words(answer, said):
-    with answering(answer) as release:
-        assert said in trouble(release)
-
-
-def test_another_agent_of_the_same_bundle_on_the_port_is_not_taken_for_the_new_one(tmp_path):
-    program = tmp_path / "releases" / "0001-d" / "venv" / "bin" / "edgeexit"
-    program.parent.mkdir(parents=True)
-    program.write_text("#!/bin/sh\nexec sleep 60\n")
-    program.chmod(0o755)
-    point_current(tmp_path, "0001-d")
-    service = AgentService(tmp_path, "process", "edgeexit")
-    with answering(reply({"versions": ["d" * 64]})) as release:
-        assert trouble(release) is None
-        assert "is in use by another program" in _start(service, release, 5.0)
-    assert service.pid() is None
+def test_a_reply_that_is_missing_or_has_other_fields_is_an_error(output, expected):
+    with pytest.raises(DeployError, match=expected):
+        steps.FINISH.decode_reply(output)

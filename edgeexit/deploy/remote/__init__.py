@@ -1,5 +1,5 @@
-"""What runs on the device during a deployment: small scripts for sh and for plain Python 3.10.
+"""The steps of a deployment that run on the device: one shell script, and modules for plain Python 3.10.
 
-They are sent over the connection and leave no copy on the device. `edgeexit/deploy/device.py` sends the modules that a
-step needs under their own names, so that they import one another; beside that they import the standard library alone.
+`edgeexit/deploy/device.py` sends the modules that a step needs over the SSH connection; no copy stays on the device.
+They import only the standard library and each other. `documents.py` defines the arguments and the reply of each step.
 """

@@ -1,7 +1,7 @@
-"""Switches to a release, waits until it serves, and goes back by itself when it does not.
+"""The step `activate`: switch to a release, wait until it is healthy, and roll back if it is not.
 
-This runs on, detached from the connection, so that a link that drops in these seconds leaves no device without its
-agent. What it does and what came out is in `activation.json`, which `watch.py` reads.
+The work runs in a process that is detached from the connection, so that a lost connection never leaves the device
+without an agent. The process writes its progress to `activation.json`, which the step `watch` reads.
 """
 
 import contextlib
@@ -10,151 +10,157 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
+from edgeexit.deploy.remote.documents import (
+    ActivateArguments,
+    ActivationDocument,
+    ActivationOutcome,
+    ActivationResult,
+    ActivationStep,
+    EmptyDocument,
+    ReleaseDocument,
+)
 from edgeexit.deploy.remote.layout import (
     HEALTHY_FILE,
     INCOMING,
-    RELEASE_FILE,
     RELEASES,
     VENVS,
     WHEELS,
-    RefusedError,
-    answer,
-    current_id,
+    StepError,
+    current_release_id,
     is_healthy,
-    operation,
-    point_current,
+    operation_lock,
     read_release,
     release_ids,
+    set_current_release,
     write_durably,
+    write_release,
 )
-from edgeexit.deploy.remote.service import AgentService, occupied, trouble
+from edgeexit.deploy.remote.service import AgentService, health_error, port_in_use_error
 
 ACTIVATION_FILE = "activation.json"
 
 _LOG_LINES = 12
-_LOOK_S = 0.3
-_DEATHS = 2
-"""A supervisor that had to start it again so often need not be asked any longer."""
+_POLL_S = 0.3
+_MAX_RESTARTS = 2
+"""The release has failed when its supervisor has restarted the agent this often."""
 
 
-def main(arguments: dict[str, Any]) -> None:
-    """Answer at once; a child of this process does the work."""
-    root = Path(arguments["root"])
-    _tell(root, arguments["ticket"], step="waiting")
+def main(root: Path, arguments: ActivateArguments) -> EmptyDocument:
+    """Start the activation in a child process and return."""
+    _write_progress(root, arguments["ticket"], "waiting")
     if os.fork():
-        answer()
-        return
+        return {}
     os.setsid()
-    nowhere = os.open(os.devnull, os.O_RDWR)
+    null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
-        os.dup2(nowhere, descriptor)
+        os.dup2(null, descriptor)
     try:
-        with operation(root):  # held until the outcome is told: who finds the lock free and none knows that this died
-            _tell(root, arguments["ticket"], step="done", **_outcome(root, arguments))
-    except RefusedError as error:
-        _tell(root, arguments["ticket"], step="done", outcome="failed", reason=str(error), log=[])
+        with operation_lock(root):  # held until the result is written: a free lock without a result means a crash
+            _write_progress(root, arguments["ticket"], "done", _run(root, arguments))
+    except StepError as error:
+        _write_progress(root, arguments["ticket"], "done", _result("failed", reason=str(error)))
     os._exit(0)
 
 
-def _outcome(root: Path, arguments: dict[str, Any]) -> dict[str, Any]:
-    try:
-        return _activate(root, arguments)
-    except RefusedError as error:
-        return {"outcome": "failed", "reason": str(error), "log": []}
-    except OSError as error:
-        return {"outcome": "failed", "reason": f"'{error.filename}': {error.strerror}", "log": []}
-    except Exception as error:  # noqa: BLE001 - nobody sees a traceback here
-        return {"outcome": "failed", "reason": f"{type(error).__name__}: {error}", "log": []}
+def rollback_release(root: Path, release: str) -> str | None:
+    """Return the release to roll back to if `release` fails, or None.
 
-
-def _activate(root: Path, arguments: dict[str, Any]) -> dict[str, Any]:
-    release, timeout_s = arguments["release"], arguments["timeout_s"]
-    document = read_release(root, release)
-    if document is None:
-        raise RefusedError(f"release '{release}' is not in '{root}'")
-    back_to = _last_good(root, release)
-    service = AgentService(root, document["service"], document["name"])
-    service.check_own()
-    before = current_id(root)
-    _tell(root, arguments["ticket"], step="switching")
-    # Written first: who finds `current` switched can always tell where back is.
-    write_durably(
-        root / RELEASES / release / RELEASE_FILE, json.dumps({**document, "replaces": back_to}, indent=2) + "\n"
-    )
-    _stop_other_kind(root, before, document)
-    point_current(root, release)
-    _tell(root, arguments["ticket"], step="starting")
-    reason = _start(service, document, timeout_s)
-    if reason is None:
-        write_durably(root / RELEASES / release / HEALTHY_FILE, "")
-        _prune(root, keep=[release, *([back_to] if back_to else [])], wheels=arguments["wheels"])
-        return {"outcome": "healthy", "replaces": back_to, "remark": service.warning()}
-    log = service.log_tail(_LOG_LINES)
-    _tell(root, arguments["ticket"], step="going back")
-    if back_to is None:
-        service.stop(forget=True)
-        point_current(root, None)
-        return {"outcome": "stopped", "reason": reason, "log": log}
-    old = read_release(root, back_to)
-    if (old["service"], old["name"]) != (document["service"], document["name"]):
-        service.stop(forget=True)
-    point_current(root, back_to)
-    again = _start(AgentService(root, old["service"], old["name"]), old, timeout_s)
-    return {"outcome": "rolled back", "reason": reason, "log": log, "back_to": back_to, "back_trouble": again}
-
-
-def _last_good(root: Path, release: str) -> str | None:
-    """Return the release to go back to: the current one, or, where that was never healthy, the one that it replaces."""
-    candidate, passed = current_id(root), {release}
+    That is the current release or, if it was never healthy, the newest release in its chain of `replaces` that was.
+    """
+    candidate, visited = current_release_id(root), {release}
     while candidate is not None and (candidate == release or not is_healthy(root, candidate)):
-        passed.add(candidate)
-        before = (read_release(root, candidate) or {}).get("replaces")
-        candidate = None if before in passed or read_release(root, before) is None else before
+        visited.add(candidate)
+        document = read_release(root, candidate)
+        replaced = None if document is None else document["replaces"]
+        candidate = None if replaced in visited or read_release(root, replaced) is None else replaced
     return candidate
 
 
-def _stop_other_kind(root: Path, before: str | None, document: dict[str, Any]) -> None:
-    """Stop an agent that another kind of supervision runs, which would keep the port and the state."""
-    old = read_release(root, before)
-    if old is not None and (old["service"], old["name"]) != (document["service"], document["name"]):
-        AgentService(root, old["service"], old["name"]).stop(forget=True)
+def start_agent(service: AgentService, document: ReleaseDocument, timeout_s: float) -> str | None:
+    """Start the agent of the current release; return None when it is healthy, or why it is not.
 
-
-def _start(service: AgentService, document: dict[str, Any], timeout_s: float) -> str | None:
-    """Start what `current` names; return None as soon as it serves its bundle, or why it does not.
-
-    What ran before has ended first, so that nothing else can answer in its place.
+    The previous agent is stopped first, so that it cannot answer the health check in place of the new one.
     """
     try:
         service.stop()
-        if (reason := occupied(document)) is not None:
-            return reason
+        if (error := port_in_use_error(document)) is not None:
+            return error
         service.restart()
-    except RefusedError as error:
-        return str(error)
-    except OSError as error:
-        return f"'{error.filename}' cannot be started: {error.strerror}"
+    except StepError as step_error:
+        return str(step_error)
+    except OSError as os_error:
+        return f"'{os_error.filename}' cannot be started: {os_error.strerror}"
     deadline = time.monotonic() + timeout_s
     while True:
-        deaths = service.deaths()
-        if deaths is None or deaths >= _DEATHS:
-            return "the service ends by itself"
-        reason = trouble(document)
-        if reason is None:
+        restarts = service.restart_count()
+        if restarts is None or restarts >= _MAX_RESTARTS:
+            return "the agent exits after its start"
+        error = health_error(document)
+        if error is None:
             return None
         if time.monotonic() > deadline:
-            return f"not healthy within {timeout_s:g} s: {reason}"
-        time.sleep(_LOOK_S)
+            return f"not healthy within {timeout_s:g} s: {error}"
+        time.sleep(_POLL_S)
+
+
+def _run(root: Path, arguments: ActivateArguments) -> ActivationResult:
+    try:
+        return _activate(root, arguments)
+    except StepError as error:
+        return _result("failed", reason=str(error))
+    except OSError as error:
+        return _result("failed", reason=f"'{error.filename}': {error.strerror}")
+    except Exception as error:  # noqa: BLE001 - the process has no output for a traceback
+        return _result("failed", reason=f"{type(error).__name__}: {error}")
+
+
+def _activate(root: Path, arguments: ActivateArguments) -> ActivationResult:
+    release, ticket, timeout_s = arguments["release"], arguments["ticket"], arguments["timeout_s"]
+    document = read_release(root, release)
+    if document is None:
+        raise StepError(f"release '{release}' is not in '{root}'")
+    rollback_to = rollback_release(root, release)
+    service = AgentService(root, document["service"], document["unit_name"])
+    service.check_unit_owner()
+    previous = read_release(root, current_release_id(root))
+    _write_progress(root, ticket, "switching")
+    # Written before the switch: whoever finds the new release as `current` can read where a rollback leads.
+    write_release(root / RELEASES / release, {**document, "replaces": rollback_to})
+    if previous is not None and not _same_service(previous, document):  # it would keep the port and the state
+        AgentService(root, previous["service"], previous["unit_name"]).stop(disable=True)
+    set_current_release(root, release)
+    _write_progress(root, ticket, "starting")
+    error = start_agent(service, document, timeout_s)
+    if error is None:
+        write_durably(root / RELEASES / release / HEALTHY_FILE, "")
+        _prune(root, keep=[release, *([rollback_to] if rollback_to else [])], wheels=arguments["wheels"])
+        return _result("healthy", replaces=rollback_to, warning=service.warning())
+    log = service.log_tail(_LOG_LINES)
+    _write_progress(root, ticket, "rolling back")
+    earlier = read_release(root, rollback_to)
+    if rollback_to is None or earlier is None:
+        service.stop(disable=True)
+        set_current_release(root, None)
+        return _result("stopped", reason=error, log=log)
+    if not _same_service(earlier, document):
+        service.stop(disable=True)
+    set_current_release(root, rollback_to)
+    rollback_error = start_agent(AgentService(root, earlier["service"], earlier["unit_name"]), earlier, timeout_s)
+    return _result("rolled back", reason=error, log=log, rolled_back_to=rollback_to, rollback_error=rollback_error)
+
+
+def _same_service(one: ReleaseDocument, other: ReleaseDocument) -> bool:
+    return (one["service"], one["unit_name"]) == (other["service"], other["unit_name"])
 
 
 def _prune(root: Path, *, keep: list[str], wheels: list[str] | None) -> None:
-    """Remove releases, environments and wheels that nothing kept names, and copies that were given up."""
+    """Remove the releases not in `keep`, the environments and wheels that they alone used, and unfinished copies."""
     for release in release_ids(root):
         if release not in keep:
             shutil.rmtree(root / RELEASES / release, ignore_errors=True)
-    used = {(read_release(root, release) or {}).get("venv") for release in keep}
+    documents = [read_release(root, release) for release in keep]
+    used = {document["environment"] for document in documents if document is not None}
     for venv in (root / VENVS).glob("*"):
         if venv.name not in used:
             shutil.rmtree(venv, ignore_errors=True)
@@ -162,13 +168,35 @@ def _prune(root: Path, *, keep: list[str], wheels: list[str] | None) -> None:
     if wheels is not None:
         for wheel in (root / WHEELS).glob("*"):
             if wheel.name not in wheels:
-                with contextlib.suppress(OSError):  # the release serves, whatever is left lying
+                with contextlib.suppress(OSError):  # the release is healthy, even if an old file stays
                     wheel.unlink()
 
 
-def _tell(root: Path, ticket: str, **fields: Any) -> None:
-    """Write down how far it is; without room for that, the work goes on."""
+def _result(
+    outcome: ActivationOutcome,
+    *,
+    reason: str | None = None,
+    replaces: str | None = None,
+    warning: str | None = None,
+    rolled_back_to: str | None = None,
+    rollback_error: str | None = None,
+    log: list[str] | None = None,
+) -> ActivationResult:
+    return {
+        "outcome": outcome,
+        "reason": reason,
+        "replaces": replaces,
+        "warning": warning,
+        "rolled_back_to": rolled_back_to,
+        "rollback_error": rollback_error,
+        "log": log or [],
+    }
+
+
+def _write_progress(root: Path, ticket: str, step: ActivationStep, result: ActivationResult | None = None) -> None:
+    """Write `activation.json`; if the disk is full, the activation continues without it."""
+    document: ActivationDocument = {"ticket": ticket, "step": step, "result": result}
     try:
-        write_durably(root / ACTIVATION_FILE, json.dumps({"ticket": ticket, **fields}) + "\n")
+        write_durably(root / ACTIVATION_FILE, json.dumps(document) + "\n")
     except OSError:
         (root / ACTIVATION_FILE).unlink(missing_ok=True)

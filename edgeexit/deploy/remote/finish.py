@@ -1,69 +1,65 @@
-"""Turns a release that has come whole into one that can be switched to."""
+"""The step `finish`: turn the copied files into a release that can be activated."""
 
-import json
 import os
 from pathlib import Path
-from typing import Any
 
+from edgeexit.deploy.remote.documents import FinishArguments, FinishReply
 from edgeexit.deploy.remote.layout import (
     INCOMING,
-    RELEASE_FILE,
     RELEASES,
     STATE,
     VENVS,
-    RefusedError,
-    answer,
-    operation,
+    StepError,
+    fsync_folder,
+    operation_lock,
     read_release,
     release_ids,
-    sync_folder,
-    write_durably,
+    write_release,
 )
 
 
-def main(arguments: dict[str, Any]) -> None:
-    """Move `incoming/<key>` to `releases/<n>-<digest>` with its links and its document; answer with the id."""
-    root = Path(arguments["root"])
-    with operation(root):
+def main(root: Path, arguments: FinishArguments) -> FinishReply:
+    """Move `incoming/<content key>` to `releases/<n>-<digest>`, add its links and `release.json`, and return its id."""
+    release = arguments["release"]
+    with operation_lock(root):
         (root / RELEASES).mkdir(exist_ok=True)
         (root / STATE).mkdir(exist_ok=True, mode=0o700)
-        numbers = [int(release.partition("-")[0]) for release in release_ids(root)]
-        document = arguments["document"]
-        for folder in document["configuration"]["writable"]:
-            _make_writable(folder)
-        release = f"{max(numbers, default=0) + 1:04}-{document['bundle'][:12]}"
-        made = root / INCOMING / arguments["key"]
-        if not made.exists() and (before := _finished(root, arguments["key"])) is not None:
-            answer(id=before)  # the link dropped before it could be told
-            return
-        _link(made / "venv", Path("../..") / VENVS / document["venv"])
-        _link(made / "state", Path("../..") / STATE)
-        write_durably(made / RELEASE_FILE, json.dumps({**document, "id": release}, indent=2) + "\n")
-        sync_folder(made / "bundle")
-        sync_folder(made)
-        os.replace(made, root / RELEASES / release)  # noqa: PTH105 - of a folder
-        sync_folder(root / RELEASES)
-        sync_folder(root / INCOMING)
-    answer(id=release)
+        numbers = [int(existing.partition("-")[0]) for existing in release_ids(root)]
+        for writable in release["configuration"]["writable_folders"]:
+            _create_writable_folder(writable)
+        release_id = f"{max(numbers, default=0) + 1:04}-{release['bundle'][:12]}"
+        folder = root / INCOMING / release["content_key"]
+        if not folder.exists() and (finished := _finished_release(root, release["content_key"])) is not None:
+            return {"id": finished}  # the connection was lost before the client got the reply
+        _replace_link(folder / "venv", Path("../..") / VENVS / release["environment"])
+        _replace_link(folder / "state", Path("../..") / STATE)
+        write_release(folder, {**release, "id": release_id, "replaces": None})
+        fsync_folder(folder / "bundle")
+        fsync_folder(folder)
+        os.replace(folder, root / RELEASES / release_id)  # noqa: PTH105 - a folder
+        fsync_folder(root / RELEASES)
+        fsync_folder(root / INCOMING)
+    return {"id": release_id}
 
 
-def _make_writable(folder: str) -> None:
-    """Make a state folder of the device's own: a sandboxed agent could not, and does not even start without it."""
-    advice = "make it there for this user, or leave state_dir out"
+def _create_writable_folder(folder: str) -> None:
+    """Create an absolute state folder: the agent in its sandbox cannot, and does not start without it."""
+    advice = "create it on the device for this user, or remove state_dir from the configuration"
     try:
         Path(folder).mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        raise RefusedError(f"state_dir '{folder}' cannot be made ({error.strerror}); {advice}") from error
+        raise StepError(f"state_dir '{folder}' cannot be created ({error.strerror}); {advice}") from error
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise RefusedError(f"state_dir '{folder}' cannot be written to by this user; {advice}")
+        raise StepError(f"state_dir '{folder}' is not writable for this user; {advice}")
 
 
-def _finished(root: Path, key: str) -> str | None:
-    """Return the newest release, where it was made of just this."""
+def _finished_release(root: Path, content_key: str) -> str | None:
+    """Return the id of the newest release if it has this content, else None."""
     newest = next(reversed(release_ids(root)), None)
-    return newest if (read_release(root, newest) or {}).get("key") == key else None
+    document = read_release(root, newest)
+    return newest if document is not None and document["content_key"] == content_key else None
 
 
-def _link(link: Path, to: Path) -> None:
+def _replace_link(link: Path, target: Path) -> None:
     link.unlink(missing_ok=True)
-    link.symlink_to(to)
+    link.symlink_to(target)

@@ -1,11 +1,11 @@
-"""Where things are under the folder of a deployment, and the few ways in which they are written.
+"""The files under the folder of a deployment, and how the steps read and write them.
 
 releases/<id>/   bundle/, agent.toml and its files, venv -> ../../venvs/<key>, state -> ../../state, release.json
-current          -> releases/<id>, what the service runs
-venvs/<key>/     environments; one without its file `complete` is made again
-wheels/          what environments are made of
+current          -> releases/<id>, the release that the service runs
+venvs/<key>/     Python environments; one without the file `complete` is created again
+wheels/          the wheels that environments are installed from
 incoming/<key>/  a release that is being copied
-state/           the agent's own, kept over all releases
+state/           the agent's state, shared by all releases
 """
 
 import contextlib
@@ -14,9 +14,11 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from edgeexit.deploy.remote.documents import ReleaseDocument
 
 RELEASES = "releases"
 CURRENT = "current"
@@ -25,26 +27,31 @@ WHEELS = "wheels"
 INCOMING = "incoming"
 STATE = "state"
 CACHE = f"{STATE}/cache"
-"""Of what agents make for themselves, as TensorRT plans."""
+"""Files that agents can create again, such as TensorRT plan files."""
 RELEASE_FILE = "release.json"
 HEALTHY_FILE = "healthy"
 COMPLETE_FILE = "complete"
+OPERATION_LOCK = ".operation.lock"
 
 _MAX_OPERATION_S = 1800.0
 
 
-class RefusedError(Exception):
-    """What the device says no to, in one line."""
+class StepError(Exception):
+    """A step failed; the message is one line for the user."""
 
 
-def answer(**fields: Any) -> None:
-    """Tell the client what came out; the mark tells it apart from what a login shell may print."""
-    sys.stdout.write(f"edgeexit-result {json.dumps(fields)}\n")
-    sys.stdout.flush()
+def send_reply(reply: Mapping[str, object]) -> None:
+    """Send the reply of a step to the client. The prefix separates it from what a login shell may print."""
+    _send({"reply": reply})
+
+
+def send_error(message: str) -> None:
+    """Tell the client that the step failed."""
+    _send({"error": message})
 
 
 def read_json(path: Path) -> Any:
-    """Return a JSON file's content, or None where there is none that can be read."""
+    """Return the content of a JSON file, or None if it cannot be read."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
@@ -52,7 +59,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_durably(path: Path, content: str) -> None:
-    """Write a small file, for its owner only, so that a power cut leaves the old one or the new one, whole."""
+    """Write a small file with mode 0600; after a power cut the file has its old or its new content."""
     temporary = path.with_name(f".{path.name}.new")
     temporary.unlink(missing_ok=True)
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -60,10 +67,10 @@ def write_durably(path: Path, content: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    sync_folder(path.parent)
+    fsync_folder(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
     """Make the names in a folder durable."""
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -72,8 +79,8 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def current_id(root: Path) -> str | None:
-    """Return the id of the release that `current` names, or None."""
+def current_release_id(root: Path) -> str | None:
+    """Return the id of the release that the link `current` names, or None."""
     try:
         name = (root / CURRENT).readlink().name
     except OSError:
@@ -81,8 +88,8 @@ def current_id(root: Path) -> str | None:
     return name if (root / RELEASES / name / RELEASE_FILE).is_file() else None
 
 
-def point_current(root: Path, release: str | None) -> None:
-    """Let `current` name a release, in one step; None removes it."""
+def set_current_release(root: Path, release: str | None) -> None:
+    """Point the link `current` to a release, atomically; None removes the link."""
     link = root / CURRENT
     if release is None:
         link.unlink(missing_ok=True)
@@ -91,31 +98,37 @@ def point_current(root: Path, release: str | None) -> None:
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(Path(RELEASES) / release)
         temporary.replace(link)
-    sync_folder(root)
+    fsync_folder(root)
 
 
 def release_ids(root: Path) -> list[str]:
-    """Return the ids of all whole releases, oldest first."""
+    """Return the ids of all complete releases, the oldest first."""
     return sorted(file.parent.name for file in (root / RELEASES).glob(f"*/{RELEASE_FILE}"))
 
 
-def read_release(root: Path, release: str | None) -> Any:
-    """Return a release's document, or None."""
-    return None if release is None else read_json(root / RELEASES / release / RELEASE_FILE)
+def read_release(root: Path, release: str | None) -> ReleaseDocument | None:
+    """Return the `release.json` of a release, or None if there is none."""
+    document = None if release is None else read_json(root / RELEASES / release / RELEASE_FILE)
+    return cast("ReleaseDocument | None", document)
+
+
+def write_release(folder: Path, document: ReleaseDocument) -> None:
+    """Write `release.json` into the folder of a release."""
+    write_durably(folder / RELEASE_FILE, json.dumps(document, indent=2) + "\n")
 
 
 def is_healthy(root: Path, release: str) -> bool:
-    """Return whether a release has ever served as it should, here."""
+    """Return True if the release has been healthy at least once on this device."""
     return (root / RELEASES / release / HEALTHY_FILE).is_file()
 
 
 @contextlib.contextmanager
-def operation(root: Path) -> Iterator[None]:
-    """Let one step at a time change things, also where the client of an earlier one is gone and it still runs.
+def operation_lock(root: Path) -> Iterator[None]:
+    """Hold the lock that lets one step at a time change files; a step of a client that has died may still hold it.
 
-    Raises RefusedError when an earlier one does not end.
+    Raises StepError if the other step does not end in time.
     """
-    with (root / ".operation.lock").open("a") as file:
+    with (root / OPERATION_LOCK).open("a") as file:
         deadline = time.monotonic() + _MAX_OPERATION_S
         while True:
             try:
@@ -123,6 +136,11 @@ def operation(root: Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise RefusedError(f"an earlier step still works in '{root}'; try again later") from None
+                    raise StepError(f"an earlier step is still running in '{root}'; try again later") from None
                 time.sleep(0.2)
         yield
+
+
+def _send(message: Mapping[str, object]) -> None:
+    sys.stdout.write(f"edgeexit-result {json.dumps(message)}\n")
+    sys.stdout.flush()

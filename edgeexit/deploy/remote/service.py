@@ -1,4 +1,4 @@
-"""Starts, stops and watches the agent: under systemd, under a user's systemd, or as a plain process."""
+"""Start, stop and check the agent: under the system's systemd, a user's systemd, or as a plain process."""
 
 import contextlib
 import fcntl
@@ -13,9 +13,10 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from edgeexit.deploy.remote.layout import CACHE, CURRENT, RefusedError
+from edgeexit.deploy.remote.documents import ReleaseDocument
+from edgeexit.deploy.remote.layout import CACHE, CURRENT, StepError
 
 UNIT_FILE = "edgeexit.service"
 LOG_FILE = "agent.log"
@@ -27,19 +28,26 @@ _COMMAND = ("venv/bin/edgeexit", "agent", "bundle", "--config", "agent.toml")
 
 
 class AgentService:
-    """The agent of one folder under one kind of supervision: `systemd`, `user` or `process`."""
+    """The agent of one deployment.
 
-    def __init__(self, root: Path, kind: str, name: str) -> None:
+    Args:
+        root: the folder of the deployment.
+        kind: `systemd` for the system's systemd, `user` for the user's own, `process` for a plain process.
+        unit_name: name of the systemd unit, without `.service`.
+
+    """
+
+    def __init__(self, root: Path, kind: Literal["systemd", "user", "process"], unit_name: str) -> None:
         self.root = root
         self.kind = kind
-        self.unit = f"{name}.service"
+        self.unit = f"{unit_name}.service"
         self._started: float | None = None
-        self._as_root = [] if os.geteuid() == 0 or kind == "user" else ["sudo", "-n"]
+        self._sudo = [] if os.geteuid() == 0 or kind == "user" else ["sudo", "-n"]
         self._user = ["--user"] if kind == "user" else []
         os.environ.setdefault("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}")
 
     def restart(self) -> None:
-        """Run what `current` names, and nothing else; does not wait until it serves."""
+        """Start the agent of the current release, after stopping one that runs; do not wait until it is healthy."""
         self._started = time.time()
         if self.kind == "process":
             self.stop()
@@ -48,41 +56,41 @@ class AgentService:
         self._install()
         self._systemctl("restart", "--no-block", self.unit)
 
-    def stop(self, *, forget: bool = False) -> None:
-        """Stop the agent and wait for its end; with `forget`, it does not come back when the device starts again."""
+    def stop(self, *, disable: bool = False) -> None:
+        """Stop the agent and wait until it has ended; with `disable`, also remove its systemd unit."""
         if self.kind == "process":
             self._kill()
             return
-        self.check_own()
-        self._systemctl("stop", self.unit, tolerant=True)
-        if forget:
-            self._systemctl("disable", self.unit, tolerant=True)
-            self._root_run("rm", "-f", str(self._unit_path))
+        self.check_unit_owner()
+        self._systemctl("stop", self.unit, check=False)
+        if disable:
+            self._systemctl("disable", self.unit, check=False)
+            self._run_with_sudo("rm", "-f", str(self._unit_path))
             self._systemctl("daemon-reload")
 
-    def deaths(self) -> int | None:
-        """Return how often the agent has ended by itself since it was started; None where it is gone for good."""
+    def restart_count(self) -> int | None:
+        """Return how often the supervisor has restarted the agent; None if the agent has ended for good."""
         if self.kind == "process":
             return 0 if self.pid() is not None else None
         fields = self._properties()
-        gone = fields.get("ActiveState") in {"failed", "inactive"}
-        if gone and fields.get("Job", "0") == "0":  # else it is between its end and its start
+        inactive = fields.get("ActiveState") in {"failed", "inactive"}
+        if inactive and fields.get("Job", "0") == "0":  # with a job, systemd is about to start it
             return None
         return int(fields.get("NRestarts") or 0)
 
     def pid(self) -> int | None:
-        """Return the process that runs, or None."""
+        """Return the process id of the running agent, or None."""
         if self.kind != "process":
             return int(self._properties().get("MainPID") or 0) or None
         with self._lock_path.open("a") as lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two who look do not mislead one another
-            except BlockingIOError:  # the agent holds it until it ends
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two callers may check at once
+            except BlockingIOError:  # the agent holds the lock until it ends
                 return int(self._pid_path.read_text() or 0) or None
         return None
 
     def log_tail(self, lines: int) -> list[str]:
-        """Return the last lines that the agent said."""
+        """Return the last `lines` lines of the agent's log."""
         if self.kind == "process":
             try:
                 text = (self.root / LOG_FILE).read_bytes()[-_LOG_BYTES:].decode(errors="replace")
@@ -91,22 +99,25 @@ class AgentService:
         else:
             command = ["journalctl", *self._user, "--unit", self.unit, "--lines", str(lines), "--output", "cat"]
             since = [] if self._started is None else [f"--since=@{self._started:.0f}"]
-            text = _output([*self._as_root, *command, *since, "--no-pager"], tolerant=True)
+            text = _output([*self._sudo, *command, *since, "--no-pager"], check=False)
         return [line.rstrip() for line in text.splitlines() if line.strip()][-lines:]
 
     def warning(self) -> str | None:
-        """Return what keeps the agent from staying, where its supervisor does not keep it."""
+        """Return a warning if the agent will end when the user logs out, else None."""
         if self.kind != "user" or "Linger=no" not in _output(
-            ["loginctl", "show-user", str(os.getuid()), "--property=Linger"], tolerant=True
+            ["loginctl", "show-user", str(os.getuid()), "--property=Linger"], check=False
         ):
             return None
         return (
-            "the agent ends with this user's last login, since lingering is not allowed; let an administrator run "
-            "`loginctl enable-linger` for the user there"
+            "the agent ends when this user logs out of the device, because lingering is not enabled; ask an "
+            "administrator to run `loginctl enable-linger` for this user there"
         )
 
-    def check_own(self) -> str:
-        """Return the unit that is installed, or nothing. Raises RefusedError where it is not of this deployment."""
+    def check_unit_owner(self) -> str:
+        """Return the text of the installed unit, or "" if there is none.
+
+        Raises StepError if the unit belongs to a deployment in another folder.
+        """
         if self.kind == "process":
             return ""
         try:
@@ -114,23 +125,23 @@ class AgentService:
         except FileNotFoundError:
             return ""
         if f"WorkingDirectory={self.root}/{CURRENT}" not in installed.splitlines():
-            raise RefusedError(
-                f"'{self._unit_path}' is of another deployment; remove it, or give a --path of another name"
+            raise StepError(
+                f"'{self._unit_path}' belongs to another deployment; remove it, or give a --path with another name"
             )
         return installed
 
     def _install(self) -> None:
         text = (self.root / CURRENT / UNIT_FILE).read_text()
-        before = self.check_own()
-        if text != before:
+        installed = self.check_unit_owner()
+        if text != installed:
             if self.kind == "user":
                 self._unit_path.parent.mkdir(parents=True, exist_ok=True)
-            self._root_run("tee", str(self._unit_path), said=text)
+            self._run_with_sudo("tee", str(self._unit_path), stdin=text)
             self._systemctl("daemon-reload")
         self._systemctl("enable", self.unit)
-        self._systemctl("reset-failed", self.unit, tolerant=True)
-        if self.kind == "user":  # else it would end with the last login; a system may forbid it
-            _output(["loginctl", "enable-linger"], tolerant=True)
+        self._systemctl("reset-failed", self.unit, check=False)
+        if self.kind == "user":  # without lingering it ends at logout; a system may forbid it
+            _output(["loginctl", "enable-linger"], check=False)
 
     def _spawn(self) -> None:
         log = self.root / LOG_FILE
@@ -138,20 +149,20 @@ class AgentService:
             log.replace(log.with_name(f"{LOG_FILE}.1"))
         with self._lock_path.open("a") as lock, log.open("ab") as output:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            process = subprocess.Popen(  # noqa: S603 - our own words, and no shell
+            process = subprocess.Popen(  # noqa: S603 - a fixed command, no shell
                 _COMMAND,
-                cwd=(self.root / CURRENT).resolve(),  # stays in its release when `current` moves on
+                cwd=(self.root / CURRENT).resolve(),  # it stays in its release when `current` changes
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 env={**os.environ, "XDG_CACHE_HOME": str(self.root / CACHE)},
-                pass_fds=(lock.fileno(),),  # the lock tells that it lives, whatever becomes of process numbers
+                pass_fds=(lock.fileno(),),  # the agent holds the lock while it runs; a pid may be reused
                 start_new_session=True,
             )
             self._pid_path.write_text(str(process.pid))
 
     def _kill(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGKILL):
+        for signal_number in (signal.SIGTERM, signal.SIGKILL):
             deadline = time.monotonic() + _STOP_S
             sent = False
             while time.monotonic() < deadline:
@@ -160,21 +171,21 @@ class AgentService:
                     return
                 if not sent:
                     with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, number)
+                        os.kill(pid, signal_number)
                     sent = True
                 time.sleep(0.05)
-        raise RefusedError(f"the agent (process {self.pid()}) does not end")
+        raise StepError(f"the agent (process {self.pid()}) does not stop")
 
     def _properties(self) -> dict[str, str]:
-        wanted = "--property=ActiveState,NRestarts,MainPID,Job"
-        shown = self._systemctl("show", self.unit, wanted, tolerant=True)
+        properties = "--property=ActiveState,NRestarts,MainPID,Job"
+        shown = self._systemctl("show", self.unit, properties, check=False)
         return dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
 
-    def _systemctl(self, *words: str, tolerant: bool = False) -> str:
-        return _output([*self._as_root, "systemctl", *self._user, *words], tolerant=tolerant)
+    def _systemctl(self, *words: str, check: bool = True) -> str:
+        return _output([*self._sudo, "systemctl", *self._user, *words], check=check)
 
-    def _root_run(self, *command: str, said: str = "") -> None:
-        _output([*self._as_root, *command], said=said)
+    def _run_with_sudo(self, *command: str, stdin: str = "") -> None:
+        _output([*self._sudo, *command], stdin=stdin)
 
     @property
     def _unit_path(self) -> Path:
@@ -190,42 +201,47 @@ class AgentService:
         return self.root / "agent.pid"
 
 
-def occupied(release: dict[str, Any]) -> str | None:
-    """Return what is amiss where somebody listens at the release's endpoint, whose agent does not run; else None."""
-    host, port = release["endpoint"]
+def port_in_use_error(release: ReleaseDocument) -> str | None:
+    """Return an error if a program listens on the release's endpoint while its agent is stopped, else None."""
+    host, port = _endpoint(release)
     try:
         socket.create_connection((host, port), timeout=_HTTP_S).close()
     except OSError:
         return None
-    return f"port {port} on {host} is in use by another program; stop that, or set another port under [endpoint]"
+    return f"port {port} on {host} is in use by another program; stop it, or set another port under [endpoint]"
 
 
-def trouble(release: dict[str, Any]) -> str | None:
-    """Ask the agent's endpoint; return None where it is ready and serves the release's bundle, else what is amiss."""
-    host, port = release["endpoint"]
+def health_error(release: ReleaseDocument) -> str | None:
+    """Return None if the agent's endpoint is ready and serves the release's bundle, else what is wrong."""
+    host, port = _endpoint(release)
     base = f"http://{f'[{host}]' if ':' in host else host}:{port}/v2"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(f"{base}/health/ready", timeout=_HTTP_S):
             pass
         with opener.open(f"{base}/models/{urllib.parse.quote(release['model'], safe='')}", timeout=_HTTP_S) as reply:
-            told = json.load(reply)
+            model = json.load(reply)
     except urllib.error.HTTPError as error:
         return f"{error.url} answers {error.code}"
     except (OSError, ValueError, http.client.HTTPException) as error:
         return f"{base} does not answer ({getattr(error, 'reason', error)})"
-    versions = told.get("versions") if isinstance(told, dict) else None
+    versions = model.get("versions") if isinstance(model, dict) else None
     if not isinstance(versions, list) or release["bundle"] not in versions:
         found = ", ".join(map(str, versions)) if isinstance(versions, list) else "?"
         return f"{base} serves bundle {found}, not {release['bundle']}"
     return None
 
 
-def _output(command: list[str], *, said: str = "", tolerant: bool = False) -> str:
-    result = subprocess.run(  # noqa: S603 - our own words, and no shell
-        command, input=said, capture_output=True, text=True, check=False
+def _endpoint(release: ReleaseDocument) -> tuple[str, int]:
+    endpoint = release["configuration"]["endpoint"]
+    return endpoint["host"], endpoint["port"]
+
+
+def _output(command: list[str], *, stdin: str = "", check: bool = True) -> str:
+    result = subprocess.run(  # noqa: S603 - a fixed command, no shell
+        command, input=stdin, capture_output=True, text=True, check=False
     )
-    if result.returncode and not tolerant:
+    if result.returncode and check:
         lines = (result.stderr.strip() or result.stdout.strip()).splitlines()
-        raise RefusedError(f"`{' '.join(command)}`: {lines[-1] if lines else f'exit status {result.returncode}'}")
+        raise StepError(f"`{' '.join(command)}`: {lines[-1] if lines else f'exit status {result.returncode}'}")
     return result.stdout

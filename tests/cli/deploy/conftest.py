@@ -1,3 +1,3 @@
-"""The fixtures of the deployment's own tests."""
+"""The fixtures of tests/deploy."""
 
-from tests.deploy.conftest import bundles, configured, device, device_folder, sshd, wheel, wheels  # noqa: F401 - fixtures
+from tests.deploy.conftest import bundles, device, device_folder, sshd, wheel, wheels, write_config  # noqa: F401 - fixtures

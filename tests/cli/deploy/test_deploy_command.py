@@ -1,4 +1,4 @@
-"""`edgeexit deploy` as it is typed: the default command, what it prints, and one line for what goes wrong."""
+"""`edgeexit deploy` on the command line: the default command, its output, and errors in one line."""
 
 import json
 import os
@@ -29,9 +29,9 @@ def command(device):
     return run
 
 
-def test_push_needs_no_name_and_status_shows_what_is_there(device, bundles, configured, command):
+def test_push_is_the_default_command_and_status_shows_the_release(device, bundles, write_config, command):
     packages = ["--wheel", device.wheel, "--wheelhouse", device.wheels, "--service", "process"]
-    config = configured()
+    config = write_config()
     planned = command(bundles[0].path, "127.0.0.1", "--config", config, "--dry-run", *packages)
     assert planned.returncode == 0, planned.stderr
     assert "would send" in planned.stdout
@@ -49,18 +49,18 @@ def test_push_needs_no_name_and_status_shows_what_is_there(device, bundles, conf
     assert last.endswith(f"--path {device.root}")
     for option in device.sshd.address().options:
         assert f"-o {shlex.quote(option)}" in last
-    refused = command("rollback", "127.0.0.1")
-    assert refused.returncode == 2
-    (line,) = refused.stderr.strip().splitlines()
+    failed = command("rollback", "127.0.0.1")
+    assert failed.returncode == 2
+    (line,) = failed.stderr.strip().splitlines()
     assert "is the first on this device" in line
 
 
-def test_status_advises_a_rollback_only_where_it_helps(device, bundles, configured, command, tmp_path):
+def test_status_advises_a_rollback_only_if_the_current_release_fails(device, bundles, write_config, command, tmp_path):
     assert command("status", "127.0.0.1").stdout.splitlines()[-1].endswith(f"--path {device.root}")
     fitted = make_bundle(tmp_path / "fitted", seed=3)
     policy = Confidence(temperatures=(1.0,) * 3, thresholds=(0.45, 0.7))
     fitted.write_policy(PolicyDocument(bundle=fitted.digest, revision=0, policy=policy))
-    device.push(bundles[0], configured())
+    device.push(bundles[0], write_config())
     device.push(fitted)
     view = json.loads(command("status", "127.0.0.1", "--json").stdout)
     assert [release["has_policy"] for release in view["releases"]] == [False, True]
@@ -69,9 +69,9 @@ def test_status_advises_a_rollback_only_where_it_helps(device, bundles, configur
     assert "deploy rollback" in command("status", "127.0.0.1").stdout.splitlines()[-1]
 
 
-def test_what_is_wrong_is_one_line_and_exit_code_2(device, bundles, tmp_path, command):
+def test_an_error_is_one_line_with_exit_code_2(device, bundles, tmp_path, command):
     bundle = bundles[0].path
-    for words, said in [
+    for words, expected in [
         ((tmp_path, "127.0.0.1"), "is not a bundle"),
         ((bundle, "127.0.0.1", "--config", tmp_path / "no.toml"), "no.toml"),
         ((bundle, "127.0.0.1", "--target", "arm64-cpu", "--wheel", device.wheel), "the device is"),
@@ -83,15 +83,15 @@ def test_what_is_wrong_is_one_line_and_exit_code_2(device, bundles, tmp_path, co
         assert result.returncode == 2
         line = result.stderr.strip().splitlines()[-1]
         assert line.startswith("error:")
-        assert said in line
+        assert expected in line
 
 
-def test_help_shows_every_command_with_examples(command):
+def test_help_lists_every_command_with_examples(command):
     shown = subprocess.run([*DEPLOY, "--help"], capture_output=True, text=True, check=True).stdout
     assert all(word in shown for word in ("push", "rollback", "status", "unit", "Examples"))
 
 
-def test_a_unit_is_printed_for_installs_by_hand():
+def test_unit_prints_the_systemd_unit():
     printed = subprocess.run(
         [*DEPLOY, "unit", "--path", "/opt/edgeexit", "--user", "edge"],
         capture_output=True, text=True, check=True,

@@ -1,4 +1,4 @@
-"""agent.toml on its way to a device: what goes along, and what is refused before anything is sent."""
+"""The configuration that is sent to a device: the files that it names, and errors before anything is sent."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def write(tmp_path):
     return made
 
 
-def test_what_it_names_goes_along_private_and_absolute_paths_stay_the_devices_own(write, tmp_path):
+def test_files_with_relative_paths_are_copied_and_absolute_paths_are_the_devices_own(write, tmp_path):
     (tmp_path / "keys").mkdir()
     generate_key(tmp_path / "keys" / "c.pem")
     path = write(
@@ -33,33 +33,33 @@ def test_what_it_names_goes_along_private_and_absolute_paths_stay_the_devices_ow
     assert {file.name for file in configuration.files} == {"agent.toml", "keys/c.pub", "ca.crt", "secret/password"}
     assert {file.mode for file in configuration.files} == {0o600}
     assert configuration.endpoint == ("127.0.0.1", 9000)
-    assert configuration.writable == ("/data/edgeexit",)
+    assert configuration.writable_folders == ("/data/edgeexit",)
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('[broker]\nca_file = "ca.crt"', "broker.ca_file = 'ca.crt' is not there"),
-        ('[broker]\nca_file = "../ca.crt"', "must lie beside it"),
-        ('[broker]\nca_file = "state/ca.crt"', "must lie beside it"),
-        ('trusted_keys = ["c.pub"]', "trusted_keys = 'c.pub' is not there"),
-        ('[broker]\nca_file = "."', "must lie beside it"),
-        ('state_dir = "."', "would be lost with the release"),
-        ('state_dir = "data"', "would be lost with the release"),
-        ('state_dir = "state/../data"', "would be lost with the release"),
-        ("[endpoint]\nenabled = false", "asked for its health"),
+        ('[broker]\nca_file = "ca.crt"', "broker.ca_file = 'ca.crt' does not exist"),
+        ('[broker]\nca_file = "../ca.crt"', "must be a file beside the config file"),
+        ('[broker]\nca_file = "state/ca.crt"', "must be a file beside the config file"),
+        ('trusted_keys = ["c.pub"]', "trusted_keys = 'c.pub' does not exist"),
+        ('[broker]\nca_file = "."', "must be a file beside the config file"),
+        ('state_dir = "."', "would be deleted with the release"),
+        ('state_dir = "data"', "would be deleted with the release"),
+        ('state_dir = "state/../data"', "would be deleted with the release"),
+        ("[endpoint]\nenabled = false", "checks the agent's health"),
         ("[endpoint]\nport = 0", "give it a port"),
         ("flet = 1", "flet"),
         ('[broker]\nurl = "mqtt://u:p@b"', "credentials"),
     ],
 )
-def test_what_would_fail_there_is_refused_here(write, text, words):
-    with pytest.raises(ConfigError) as refused:
+def test_a_configuration_that_would_fail_on_the_device_is_refused(write, text, words):
+    with pytest.raises(ConfigError) as raised:
         read_configuration(write(text))
-    assert words in str(refused.value)
-    assert "agent.toml" in str(refused.value)
+    assert words in str(raised.value)
+    assert "agent.toml" in str(raised.value)
 
 
-def test_a_key_that_is_none_is_refused_here(write):
+def test_a_file_that_is_not_a_key_is_refused(write):
     with pytest.raises(ConfigError, match=r"c\.pub"):
         read_configuration(write('trusted_keys = ["c.pub"]', "c.pub"))

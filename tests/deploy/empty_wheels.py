@@ -1,7 +1,7 @@
-"""Wheels for a test's device: edgeexit's own, and empty ones in place of the packages that it needs.
+"""Empty wheels in place of the packages that edgeexit needs on a device.
 
-Installing the real ones takes long and shows nothing of a deployment; tests/arm does it once. An empty wheel has a
-package's name and version, and one of them lets the environment see the packages of the tests' interpreter.
+The real wheels take long to install, and tests/arm installs them once. An empty wheel has only a package's name and
+version. The one of numpy adds the packages of the tests' interpreter to the environment.
 """
 
 import base64
@@ -11,20 +11,31 @@ import sysconfig
 import zipfile
 from pathlib import Path
 
-NEEDED = ("numpy", "msgspec", "paho-mqtt", "cryptography", "typer", "rich", "onnxruntime", "tornado", "tomli")
+NEEDED = (
+    "numpy",
+    "msgspec",
+    "paho-mqtt",
+    "cryptography",
+    "typer",
+    "rich",
+    "onnxruntime",
+    "protobuf",
+    "tornado",
+    "tomli",
+)
 
 
-def wheelhouse(folder: Path) -> Path:
-    """Fill a folder with empty wheels; the one of numpy brings the path of this interpreter's packages."""
+def make_wheelhouse(folder: Path) -> Path:
+    """Create a folder with empty wheels and return it."""
     folder.mkdir()
     for name in NEEDED:
-        files = {"stand_ins.pth": f"{sysconfig.get_paths()['purelib']}\n"} if name == "numpy" else {}
+        files = {"interpreter_packages.pth": f"{sysconfig.get_paths()['purelib']}\n"} if name == "numpy" else {}
         write_wheel(folder, name.replace("-", "_"), "99.0", files)
     return folder
 
 
 def write_wheel(folder: Path, name: str, version: str, files: dict[str, str], scripts: str = "") -> Path:
-    """Write a wheel of pure Python."""
+    """Write a pure-Python wheel with these files."""
     information = f"{name}-{version}.dist-info"
     files = {
         **files,
@@ -47,5 +58,5 @@ def _digest(text: str) -> str:
 
 
 def link_python(programs: Path) -> None:
-    """Let a device's Python be the one that runs the tests, whose packages its environments see."""
+    """Make the interpreter that runs the tests the Python of the device."""
     (programs / f"python3.{sys.version_info[1]}").symlink_to(sys.executable)

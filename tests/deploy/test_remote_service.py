@@ -1,7 +1,7 @@
-"""The agent under systemd, as the device's side drives it; a small program stands in for systemctl.
+"""The agent as a systemd service, with a small program in place of systemctl, and as a plain process.
 
-No test can start a systemd of its own safely, so the stand-in runs what the unit says and shows nothing of the unit's
-sandbox; test_unit_file.py lets systemd's own tools read that.
+A test cannot safely start a systemd, so the program runs the command in the unit and ignores the unit's sandbox;
+test_unit.py checks that with systemd's own tools.
 """
 
 import sys
@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from edgeexit.deploy.remote.layout import RefusedError, point_current
+from edgeexit.deploy.remote.layout import StepError, set_current_release
 from edgeexit.deploy.remote.service import AgentService
 
 SYSTEMCTL = f"""#!{sys.executable}
@@ -43,7 +43,7 @@ if words[0] == "show":
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """A folder with one release whose agent does nothing, and a user's systemd that is none."""
+    """A deployment with one release, whose agent does nothing, and programs in place of systemd's."""
     home, root = tmp_path / "home", tmp_path / "edgeexit"
     home.mkdir()
     programs = tmp_path / "bin"
@@ -60,7 +60,7 @@ def root(tmp_path, monkeypatch):
     (release / "venv" / "bin" / "edgeexit").write_text("#!/bin/sh\nexec sleep 600\n")
     (release / "venv" / "bin" / "edgeexit").chmod(0o755)
     write_unit(root, "0001-a")
-    point_current(root, "0001-a")
+    set_current_release(root, "0001-a")
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
     yield root
@@ -77,12 +77,12 @@ def calls(root):
     return (root.parent / "home" / "calls").read_text().splitlines()
 
 
-def test_a_unit_is_installed_started_replaced_and_forgotten(root):
+def test_a_unit_is_installed_started_replaced_and_removed(root):
     service = AgentService(root, "user", "edgeexit")
     service.restart()
     first = service.pid()
     assert first is not None
-    assert service.deaths() == 0
+    assert service.restart_count() == 0
     assert service.log_tail(5) == ["last words"]
     assert "enable-linger" in service.warning()
     installed = root.parent / "home" / ".config/systemd/user/edgeexit.service"
@@ -94,43 +94,43 @@ def test_a_unit_is_installed_started_replaced_and_forgotten(root):
     assert "WatchdogSec=9" in installed.read_text()
     assert calls(root).count("daemon-reload") == 2
     service.restart()
-    assert calls(root).count("daemon-reload") == 2  # nothing has changed
+    assert calls(root).count("daemon-reload") == 2  # the unit has not changed
 
-    service.stop(forget=True)
+    service.stop(disable=True)
     assert service.pid() is None
-    assert service.deaths() is None
+    assert service.restart_count() is None
     assert not installed.exists()
     assert "disable edgeexit.service" in calls(root)
 
 
-def test_another_deployments_unit_is_left_alone(root):
+def test_the_unit_of_another_deployment_is_not_touched(root):
     installed = root.parent / "home" / ".config/systemd/user/edgeexit.service"
     installed.parent.mkdir(parents=True)
     installed.write_text("[Service]\nWorkingDirectory=/srv/other/current\n")
     service = AgentService(root, "user", "edgeexit")
-    for refused in (service.restart, service.stop, lambda: service.stop(forget=True)):
-        with pytest.raises(RefusedError, match="of another deployment"):
-            refused()
+    for operation in (service.restart, service.stop, lambda: service.stop(disable=True)):
+        with pytest.raises(StepError, match="belongs to another deployment"):
+            operation()
     assert "/srv/other" in installed.read_text()
     assert not (root.parent / "home" / "calls").exists()
     installed.unlink()
 
 
-def test_a_plain_process_is_known_by_its_lock_and_not_by_its_number(root):
+def test_a_plain_process_is_identified_by_its_lock_and_not_by_its_pid(root):
     service = AgentService(root, "process", "edgeexit")
     service.restart()
     assert service.pid() is not None
-    assert service.deaths() == 0
+    assert service.restart_count() == 0
     again = AgentService(root, "process", "edgeexit")
     again.stop()
     assert again.pid() is None
-    assert service.deaths() is None
-    (root / "agent.pid").write_text("1")  # the number is somebody else's now
+    assert service.restart_count() is None
+    (root / "agent.pid").write_text("1")  # the pid now belongs to another process
     assert service.pid() is None
     service.stop()
 
 
-def test_a_plain_process_that_dies_leaves_its_words(root):
+def test_a_plain_process_that_exits_leaves_its_log(root):
     program = root / "current" / "venv" / "bin" / "edgeexit"
     program.write_text("#!/bin/sh\necho no such model\nexit 2\n")
     service = AgentService(root, "process", "edgeexit")

@@ -1,0 +1,79 @@
+"""How `edgeexit deploy` shows its progress, and what it prints after an interruption or a failed release."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import typer
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as RichProgress
+
+from edgeexit.console import notes, printable, warn
+from edgeexit.progress import Progress
+
+MIB: Final = 1 << 20
+_INTERRUPTED: Final = 130
+"""Exit code after Ctrl-C, as a shell reports it."""
+_STEPS_ON_DEVICE: Final = {"switch", "start", "rollback"}
+"""During these steps the device works on without the client."""
+
+
+class DeployProgress(Progress):
+    """Shows the current step and the bytes copied: a bar on a terminal, elsewhere one line per step."""
+
+    def __init__(self, bar: RichProgress) -> None:
+        self.current_step = ""
+        self._bar = bar
+        self._task = bar.add_task("connect", total=None, amount="")
+        self._bytes = 0
+
+    def step(self, name: str) -> None:
+        """Show the name of the step."""
+        self.current_step = name
+        self._bytes = 0
+        self._bar.reset(self._task, description=name, total=None, amount="")
+        if not notes.is_terminal:
+            notes.print(f"{name} ...")
+
+    def advance(self, amount: int = 1, total: int | None = None) -> None:
+        """Show the bytes copied."""
+        self._bytes += amount
+        of = "" if total is None else f" of {total / MIB:.1f}"
+        self._bar.update(self._task, completed=self._bytes, total=total, amount=f"{self._bytes / MIB:.1f}{of} MiB")
+
+    def message(self, text: str) -> None:
+        """Print a line above the bar."""
+        notes.print(printable(text), soft_wrap=True)
+
+    def warning(self, text: str) -> None:
+        """Print a warning above the bar."""
+        warn(text)
+
+
+@contextmanager
+def show_deploy_progress() -> Iterator[Progress]:
+    """Show the progress of a deployment or rollback on standard error while the block runs.
+
+    After a release that did not get healthy, print the last lines of its agent's log. After Ctrl-C, print the state
+    in which the device is left, and exit with code 130.
+    """
+    from edgeexit.deploy import NotHealthyError
+
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[amount]}"), TimeElapsedColumn()
+    with RichProgress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as bar:
+        progress = DeployProgress(bar)
+        try:
+            yield progress
+        except NotHealthyError as error:
+            bar.stop()
+            for line in error.log:
+                notes.print(f"  {printable(line)}", soft_wrap=True)
+            raise
+        except KeyboardInterrupt:
+            bar.stop()
+            notes.print(
+                "the device continues on its own and ends with a running agent: the new release or the previous one"
+                if progress.current_step in _STEPS_ON_DEVICE
+                else "the agent on the device was not touched; run the same command again to continue"
+            )
+            raise typer.Exit(_INTERRUPTED) from None

@@ -1,0 +1,155 @@
+"""The first step of a deployment: check everything on both sides and plan the other steps; nothing is changed."""
+
+import getpass
+import platform
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from edgeexit import __version__
+from edgeexit.bundle import Bundle
+from edgeexit.deploy.configuration import ReleaseConfiguration
+from edgeexit.deploy.copying import file_entries, missing_bytes
+from edgeexit.deploy.device import Device
+from edgeexit.deploy.facts import DeviceFacts, Interpreter, ServiceManager, check_folder, choose_service_manager
+from edgeexit.deploy.options import DeployOptions
+from edgeexit.deploy.packages import Environment, installed_bytes, plan_environment
+from edgeexit.deploy.payload import PayloadFile, bundle_files, content_key, local_file, text_file
+from edgeexit.deploy.remote.documents import InventoryArguments, InventoryReply, NewReleaseDocument
+from edgeexit.deploy.steps import INVENTORY
+from edgeexit.deploy.unit import DeviceAccess, render_unit, unit_name
+from edgeexit.errors import DeployError
+from edgeexit.targets import Target, is_users_own, list_targets, load_target
+
+UNIT_FILE: Final = "edgeexit.service"
+_INDEX_BYTES: Final = 64 << 20
+"""Size of the wheels that a device downloads: measured, 54 MiB with ONNX Runtime for x86-64."""
+_RESERVE_BYTES: Final = 32 << 20
+
+
+class DeploymentPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What the steps after preflight do."""
+
+    facts: DeviceFacts
+    inventory: InventoryReply
+    release_files: tuple[PayloadFile, ...]
+    environment: Environment
+    release: NewReleaseDocument
+    missing_bytes: int
+    """Bytes that have to be sent."""
+    needed_bytes: int
+    """Estimate of the free space that is needed on the device."""
+    builds_engines: bool
+    """The device builds engines before the switch."""
+    start_timeout_s: float
+    """How long the agent may take to get healthy, unless the options say otherwise."""
+
+    @property
+    def creates_environment(self) -> bool:
+        """True if the device does not have the Python environment yet."""
+        return self.environment.key not in self.inventory["environments"]
+
+    @property
+    def files_to_copy(self) -> list[PayloadFile]:
+        """The files of the release and, for a new environment, its wheels."""
+        return [*self.release_files, *(self.environment.wheels if self.creates_environment else ())]
+
+    @property
+    def wheel_names(self) -> list[str]:
+        """File names of the environment's wheels."""
+        return [Path(wheel.name).name for wheel in self.environment.wheels]
+
+
+def plan_deployment(
+    options: DeployOptions,
+    *,
+    bundle: Bundle,
+    configuration: ReleaseConfiguration | None,
+    target: Target,
+    facts: DeviceFacts,
+    python: Interpreter,
+    wheel: Path,
+    device: Device,
+) -> DeploymentPlan:
+    """Compare what the release needs with what the device has.
+
+    Raises DeployError if the device lacks space, the wanted service manager, or a wheel for its Python, and if neither
+    the options nor the device have a configuration.
+    """
+    if configuration is None:
+        current = device.call(INVENTORY, InventoryArguments(files=[]))["current"]
+        if current is None:
+            raise DeployError("the first deployment to a device needs --config agent.toml")
+        configuration = ReleaseConfiguration.from_document(current["configuration"])
+    environment = plan_environment(target, facts, python, wheel, options.wheelhouse)
+    service = choose_service_manager(facts, options.service)
+    files = [*bundle_files(bundle), *configuration.files, *_users_own_targets(bundle, options)]
+    if service != "process":
+        files.append(text_file(UNIT_FILE, _unit_text(service, facts, target, configuration, environment)))
+    key = content_key(files, environment.key, service)
+    inventory = device.call(INVENTORY, InventoryArguments(files=file_entries([*files, *environment.wheels], key)))
+    creates_environment = environment.key not in inventory["environments"]
+    missing = missing_bytes(inventory, [*files, *(environment.wheels if creates_environment else ())], key)
+    needed = missing + (installed_bytes(environment, _INDEX_BYTES) if creates_environment else 0) + _RESERVE_BYTES
+    check_folder(facts, needed)
+    # Another target than the bundle's may describe the device; engines are built only if both targets need them.
+    backends = (target.backend, load_target(bundle.manifest.target).backend)
+    return DeploymentPlan(
+        facts=facts,
+        inventory=inventory,
+        release_files=tuple(files),
+        environment=environment,
+        release={
+            "bundle": bundle.digest,
+            "model": bundle.manifest.model,
+            "target": options.target or bundle.manifest.target,
+            "content_key": key,
+            "environment": environment.key,
+            "edgeexit_version": __version__,
+            "wheel_sha256": environment.wheels[0].sha256,
+            "python": environment.python,
+            "service": service,
+            "unit_name": unit_name(facts.folder),
+            "configuration": configuration.to_document(),
+            "deployed_by": f"{getpass.getuser()}@{platform.node()}",
+            "deployed_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        },
+        missing_bytes=missing,
+        needed_bytes=needed,
+        builds_engines=all(backend.builds_engines for backend in backends),
+        start_timeout_s=min(backend.start_timeout_s for backend in backends),
+    )
+
+
+def _unit_text(
+    service: ServiceManager,
+    facts: DeviceFacts,
+    target: Target,
+    configuration: ReleaseConfiguration,
+    environment: Environment,
+) -> str:
+    return render_unit(
+        facts.folder,
+        manager="system" if service == "systemd" else "user",
+        user=facts.user,
+        devices=_device_access(target),
+        writable_folders=configuration.writable_folders,
+        python=environment.python,
+    )
+
+
+def _device_access(target: Target) -> DeviceAccess:
+    if target.backend.device_access == "gpu" or target.telemetry == "jetson":
+        return "gpu"
+    return "raspberry-pi" if target.telemetry == "raspberry-pi" else "none"
+
+
+def _users_own_targets(bundle: Bundle, options: DeployOptions) -> Iterator[PayloadFile]:
+    """Yield the target files of the user's own that the bundle needs; the agent reads them from `targets/`."""
+    targets = list_targets()
+    for name in sorted({bundle.manifest.target, options.target or bundle.manifest.target}):
+        if name in targets and is_users_own(targets[name]):
+            yield local_file(f"targets/{name}.toml", targets[name])

@@ -1,0 +1,47 @@
+"""The result of a deployment, and the error of one whose release did not get healthy."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from edgeexit.deploy.facts import ServiceManager
+from edgeexit.errors import DeployError
+
+
+class DeploymentResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What a deployment did or, with `--dry-run`, would do."""
+
+    outcome: Literal["healthy", "unchanged", "planned"]
+    """`unchanged`: the device serves the same release already, so nothing was done."""
+    release: str | None
+    """Id on the device; null for a dry run."""
+    replaces: str | None
+    """The release that a rollback returns to."""
+    bundle: str
+    """Digest of the bundle."""
+    folder: str
+    service: ServiceManager
+    user: str
+    python: str
+    sent_bytes: int
+    """Bytes that were sent or, in a dry run, would be sent."""
+    needed_bytes: int
+    """Estimate of the free space that the deployment needs on the device."""
+    free_bytes: int
+    environment: Literal["created", "reused"]
+    endpoint: str
+    """URL of the agent's endpoint on the device itself."""
+
+
+class NotHealthyError(DeployError):
+    """A release did not get healthy.
+
+    Attributes:
+        log: the last lines of its agent's log.
+
+    """
+
+    def __init__(self, text: str, log: Sequence[str]) -> None:
+        super().__init__(text)
+        self.log = tuple(log)
