@@ -4,7 +4,16 @@ import secrets
 from typing import Final
 
 from edgeexit.errors import EdgeExitError
-from edgeexit.wire import BrokerConfig, BrokerSession, Command, DeviceAddress, check_name, down_topic, encode
+from edgeexit.wire import (
+    BrokerConfig,
+    BrokerSession,
+    Command,
+    DeviceAddress,
+    SessionOptions,
+    check_name,
+    down_topic,
+    encode,
+)
 
 _EXPIRY_S: Final = 60
 """The broker discards the command if the device does not connect within this time."""
@@ -25,10 +34,8 @@ def send_command(broker: BrokerConfig, address: DeviceAddress, command: Command,
     refused: list[str] = []
     session = BrokerSession(
         broker,
-        client_id=f"edgeexit-command-{secrets.token_hex(4)}",
-        subscriptions=(),
+        SessionOptions(client_id=f"edgeexit-command-{secrets.token_hex(4)}", session_expiry_s=0),
         on_message=lambda _: None,
-        session_expiry_s=0,
         on_refused=refused.append,
     )
     topic = down_topic(address, "command")

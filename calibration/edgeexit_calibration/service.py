@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from edgeexit.signing import PrivateKey
-from edgeexit.wire import Ack, BrokerConfig, BrokerSession, Delivery, down_topic, encode, uplink_filter
+from edgeexit.wire import Ack, BrokerConfig, BrokerSession, Delivery, SessionOptions, down_topic, encode, uplink_filter
 from edgeexit_calibration.database import Database, DatabaseError
 from edgeexit_calibration.ingest import Receipt, Uplink, decode_uplink, store_uplinks
 from edgeexit_calibration.publish import Publisher, policy_filter
@@ -94,11 +94,13 @@ class CalibratorService:
         self._watcher = Watcher(database, fleet=config.fleet, min_audits=config.min_audits, alpha=config.alpha)
         self._session = BrokerSession(
             config.broker,
-            client_id=f"edgeexit-calibrator-{config.fleet}",
-            subscriptions=[uplink_filter(config.fleet), policy_filter(config.fleet)],
+            SessionOptions(
+                client_id=f"edgeexit-calibrator-{config.fleet}",
+                subscriptions=(uplink_filter(config.fleet), policy_filter(config.fleet)),
+                manual_ack=True,
+            ),
             on_message=self._on_message,
             on_connect=self._reconnected.set,
-            manual_ack=True,
             on_refused=self._on_refused,
         )
         self._publisher = Publisher(database, self._session, fleet=config.fleet, key=key)

@@ -24,6 +24,7 @@ from edgeexit.wire import (
     Command,
     Delivery,
     Message,
+    SessionOptions,
     State,
     UpKind,
     decode,
@@ -87,12 +88,14 @@ class FleetLink:
         self._thread = threading.Thread(target=self._run, name="agent-link", daemon=True)
         self._session = BrokerSession(
             config.broker,
-            client_id=f"edgeexit.{address.fleet}.{address.shard}.{address.device}",
-            subscriptions=(self._ack_topic, self._command_topic, *self._policy_topics),
+            SessionOptions(
+                client_id=f"edgeexit.{address.fleet}.{address.shard}.{address.device}",
+                subscriptions=(self._ack_topic, self._command_topic, *self._policy_topics),
+                session_expiry_s=0,  # nothing sent while offline is missed: policies are retained, acks are repeated
+                will=(up_topic(address, "state"), encode(state(False))),  # noqa: FBT003 - `online`
+            ),
             on_message=self._enqueue,
             on_connect=self._handle_connect,
-            session_expiry_s=0,  # nothing sent while offline is missed: policies are retained, acks are repeated
-            will=(up_topic(address, "state"), encode(state(False))),  # noqa: FBT003 - `online`
         )
 
     @property

@@ -18,7 +18,7 @@ from edgeexit.wire.messages import (
     decode,
     encode,
 )
-from edgeexit.wire.session import BrokerSession, Delivery
+from edgeexit.wire.session import BrokerSession, Delivery, SessionOptions
 from edgeexit.wire.topics import (
     DeviceAddress,
     UpKind,
@@ -47,6 +47,7 @@ __all__ = [
     "Message",
     "Rejection",
     "Report",
+    "SessionOptions",
     "State",
     "UpKind",
     "check_name",

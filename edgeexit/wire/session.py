@@ -51,46 +51,51 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     ack: Callable[[], object]
 
 
+class SessionOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client asks of its session at the broker."""
+
+    client_id: str
+    """Constant name of this client; the broker stores its session under this name."""
+    subscriptions: tuple[str, ...] = ()
+    """Topic filters, QoS 1, subscribed again at every connect."""
+    will: tuple[str, bytes] | None = None
+    """Topic and payload that the broker publishes (retained, QoS 1) when the connection is lost."""
+    session_expiry_s: int = 24 * 3600
+    """Seconds for which the broker stores subscriptions and queued messages while the client is offline; 0: each
+    connection starts a clean session, and the broker sends the retained messages again."""
+    manual_ack: bool = False
+    """True: `Delivery.ack` acknowledges a message to the broker, not its arrival."""
+
+
 class BrokerSession:
     """A connection to the broker, which a thread of its own keeps up until `stop`.
 
+    All callbacks run in the network thread and must not block. Their exceptions are logged.
+
     Args:
         config: where the broker is.
-        client_id: constant name of this client; the broker stores its session under this name.
-        subscriptions: topic filters, QoS 1, subscribed again at every connect.
-        on_message: called in the network thread; it must not block. An exception is logged.
-        on_connect: called in the network thread at every connect, after subscribing.
-        will: topic and payload that the broker publishes (retained, QoS 1) when the connection is lost.
-        session_expiry_s: seconds for which the broker keeps subscriptions and queued messages while the client is
-            offline; 0: each connection starts a clean session, and the broker sends the retained messages again.
-        manual_ack: True: `Delivery.ack` acknowledges a message to the broker, not its arrival.
-        on_refused: called in the network thread with the topic of a published message that the broker refuses, e.g.
-            because of its ACL or a quota. The refusal is logged, too.
+        options: what the client asks of its session.
+        on_message: receives a message.
+        on_connect: called at every connect, after subscribing.
+        on_refused: receives the topic of a published message that the broker refuses, e.g. because of its ACL or a
+            quota. The refusal is logged, too.
 
     """
 
     def __init__(
         self,
         config: BrokerConfig,
+        options: SessionOptions,
         *,
-        client_id: str,
-        subscriptions: Sequence[str],
         on_message: Callable[[Delivery], None],
         on_connect: Callable[[], None] = lambda: None,
-        will: tuple[str, bytes] | None = None,
-        session_expiry_s: int = 24 * 3600,
-        manual_ack: bool = False,
         on_refused: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._config = config
         self._host, self._port, self._tls = config.endpoint()
-        self._client_id = client_id
-        self._subscriptions = tuple(subscriptions)
+        self._options = options
         self._on_message = on_message
         self._on_connect = on_connect
-        self._will = will
-        self._session_expiry_s = session_expiry_s
-        self._manual_ack = manual_ack
         self._on_refused = on_refused
         self._protocol = MQTTProtocolVersion.MQTTv5
         self._proven = False
@@ -103,7 +108,7 @@ class BrokerSession:
         self._last_error = _NO_CONNACK
         self._connected = threading.Event()
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"mqtt-{client_id}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"mqtt-{options.client_id}", daemon=True)
 
     @property
     def connected(self) -> bool:
@@ -207,10 +212,10 @@ class BrokerSession:
         version5 = self._protocol == MQTTProtocolVersion.MQTTv5
         client = paho.Client(
             CallbackAPIVersion.VERSION2,
-            client_id=self._client_id,
-            clean_session=None if version5 else self._session_expiry_s == 0,
+            client_id=self._options.client_id,
+            clean_session=None if version5 else self._options.session_expiry_s == 0,
             protocol=self._protocol,
-            manual_ack=self._manual_ack,
+            manual_ack=self._options.manual_ack,
         )
         client.on_connect = self._handle_connect
         client.on_message = self._handle_message
@@ -225,8 +230,8 @@ class BrokerSession:
             client.tls_set(self._config.ca_file, self._config.certificate_file, self._config.key_file)
         if self._config.username is not None:
             client.username_pw_set(self._config.username, self._password())
-        if self._will is not None:
-            topic, payload = self._will
+        if self._options.will is not None:
+            topic, payload = self._options.will
             client.will_set(topic, payload, qos=1, retain=True)
         return client
 
@@ -234,8 +239,8 @@ class BrokerSession:
         if self._protocol != MQTTProtocolVersion.MQTTv5:
             return {}
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-        properties.SessionExpiryInterval = self._session_expiry_s
-        return {"clean_start": self._session_expiry_s == 0, "properties": properties}
+        properties.SessionExpiryInterval = self._options.session_expiry_s
+        return {"clean_start": self._options.session_expiry_s == 0, "properties": properties}
 
     def _change_protocol(self) -> None:
         version5, version3 = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
@@ -253,7 +258,7 @@ class BrokerSession:
         if code.is_failure:
             self._refusal = str(code)
             return
-        for topic in self._subscriptions:
+        for topic in self._options.subscriptions:
             client.subscribe(topic, qos=1)
         self._connected.set()
         _log.info("connected to the broker at %s:%s", self._host, self._port)
@@ -264,7 +269,9 @@ class BrokerSession:
     ) -> None:
         if code.is_failure:
             taken_over = "taken over" in str(code)
-            self._refusal = f"{code}: does another client use the id '{self._client_id}'?" if taken_over else str(code)
+            self._refusal = (
+                f"{code}: does another client use the id '{self._options.client_id}'?" if taken_over else str(code)
+            )
 
     def _handle_publish(self, _client: paho.Client, _user: object, mid: int, code: Any, _props: object) -> None:
         self._match(mid, code=code)
@@ -289,7 +296,9 @@ class BrokerSession:
     ) -> None:
         for code in codes:
             if code.is_failure:
-                _log.warning("the broker refuses one of the subscriptions %s: %s", ", ".join(self._subscriptions), code)
+                _log.warning(
+                    "the broker refuses one of the subscriptions %s: %s", ", ".join(self._options.subscriptions), code
+                )
 
     def _handle_message(self, client: paho.Client, _user: object, message: paho.MQTTMessage) -> None:
         def ack() -> object:

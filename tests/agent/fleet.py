@@ -18,6 +18,7 @@ from edgeexit.wire import (
     Command,
     Delivery,
     Report,
+    SessionOptions,
     State,
     decode,
     down_topic,
@@ -48,10 +49,8 @@ class Fleet:
         """(device, message) of everything that devices published, in order of arrival."""
         self._session = BrokerSession(
             BrokerConfig(url=url),
-            client_id="fleet",
-            subscriptions=[uplink_filter("plant")],
+            SessionOptions(client_id="fleet", subscriptions=(uplink_filter("plant"),), session_expiry_s=0),
             on_message=self._record,
-            session_expiry_s=0,
         )
 
     def start(self) -> None:

@@ -7,7 +7,7 @@ import pytest
 from edgeexit_calibration import events, policy_history, publish, register
 
 from edgeexit.signing import generate_key, load_private_key
-from edgeexit.wire import BrokerConfig, BrokerSession, policy_topic
+from edgeexit.wire import BrokerConfig, BrokerSession, SessionOptions, policy_topic
 from tests.calibration.scenario import COHORT, DELTA, FLEET, RISK, Client, RefusingBroker, until
 
 GOAL = {"fleet": FLEET, "cohort": COHORT, "risk": RISK, "delta": DELTA, "user": "ada"}
@@ -27,8 +27,7 @@ def connect(database, key):
     def to(url):
         session = BrokerSession(
             BrokerConfig(url=url),
-            client_id="publisher",
-            subscriptions=[publish.policy_filter(FLEET)],
+            SessionOptions(client_id="publisher", subscriptions=(publish.policy_filter(FLEET),)),
             on_message=lambda delivery: publisher.on_policy_message(delivery.topic, delivery.payload),
             on_refused=lambda topic: publisher.on_refused(topic),  # noqa: PLW0108 - there is no publisher yet
         )

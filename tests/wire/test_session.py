@@ -4,7 +4,7 @@ import logging
 import socket
 import threading
 
-from edgeexit.wire import BrokerConfig, BrokerSession
+from edgeexit.wire import BrokerConfig, BrokerSession, SessionOptions
 from tests.agent.fleet import wait_for
 
 
@@ -24,7 +24,7 @@ def test_a_server_that_closes_the_connection_is_logged_once_and_both_versions_ar
 
         threading.Thread(target=hang_up, daemon=True).start()
         config = BrokerConfig(url=f"mqtt://127.0.0.1:{server.getsockname()[1]}")
-        session = BrokerSession(config, client_id="test", subscriptions=(), on_message=lambda _: None)
+        session = BrokerSession(config, SessionOptions(client_id="test"), on_message=lambda _: None)
         with caplog.at_level(logging.WARNING, "edgeexit.wire.session"):
             session.start()
             wait_for(lambda: 4 in levels, "a connection with MQTT 3.1.1", timeout_s=20)
@@ -51,8 +51,7 @@ def test_a_refused_message_is_reported_to_on_refused():
         threading.Thread(target=refuse, daemon=True).start()
         session = BrokerSession(
             BrokerConfig(url=f"mqtt://127.0.0.1:{server.getsockname()[1]}"),
-            client_id="test",
-            subscriptions=(),
+            SessionOptions(client_id="test"),
             on_message=lambda _: None,
             on_refused=refused.append,
         )
