@@ -11,12 +11,12 @@ from math import log
 from typing import Any, Final, NamedTuple
 
 import msgspec
-import numpy as np
 from sqlalchemy import insert, select, tuple_
 from sqlalchemy.orm import Session
 
 from edgeexit.errors import MessageError
 from edgeexit.latency import LatencyProfile
+from edgeexit.policies.readout import readouts_to_bytes
 from edgeexit.wire import UP_TYPES, Audit, DeviceAddress, Report, State, decode, parse_up_topic
 from edgeexit_calibration.cohorts import CohortAddress, current_revision, find_or_add_cohort
 from edgeexit_calibration.tables import AuditedSampleRow, AuditRow, CohortRow, DeviceRow, ProfileRow, ReportRow
@@ -209,7 +209,6 @@ def _store_audits(
 
 def _sample_rows(audit: Audit, audit_id: int, cohort_id: int) -> Iterable[dict[str, object]]:
     for sample in audit.samples:
-        readouts = np.array([sample.top1, sample.p1, sample.p2, sample.entropy], dtype="<f4").T
         yield {
             "audit_id": audit_id,
             "cohort_id": cohort_id,
@@ -218,7 +217,7 @@ def _sample_rows(audit: Audit, audit_id: int, cohort_id: int) -> Iterable[dict[s
             "exit": sample.exit,
             "disagrees": sample.disagrees,
             "label": sample.label,
-            "readouts": readouts.tobytes(),
+            "readouts": readouts_to_bytes(sample.readouts()),
         }
 
 

@@ -11,7 +11,14 @@ from typing import Literal
 import msgspec
 
 from edgeexit.errors import FittingError
-from edgeexit.fitting import Fit, MaxRisk, ReadoutDataset, fit_thresholds, samples_needed
+from edgeexit.fitting import (
+    Fit,
+    MaxRisk,
+    ReadoutDataset,
+    fit_thresholds,
+    require_fitting_kind,
+    samples_needed,
+)
 from edgeexit.policies import Policy
 from edgeexit.policies.readout import Array
 
@@ -45,7 +52,7 @@ def refit(
         min_audits: number of audits to wait for; default: twice the minimum that a certificate needs.
 
     """
-    if current.reads_probabilities:
+    if not require_fitting_kind(current.kind).refits_from_audits:
         reason = (
             f"policy '{current.kind}' reads the probabilities of all classes, but audits contain only the top-1 class, "
             "the two highest probabilities and the entropy; fit the policy again on held-out samples"

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from edgeexit.fitting import Fit
 from edgeexit.policies import PolicyDocument, decode_document
+from edgeexit.policies.readout import readouts_from_bytes
 from edgeexit_calibration.cohorts import (
     CALIBRATOR,
     CohortAddress,
@@ -246,6 +247,5 @@ def _readouts(
         .order_by(AuditedSampleRow.id.desc())
         .limit(_MAX_REFIT_AUDITS)
     ).all()
-    content = b"".join(row.readouts for row in rows)
-    readouts = np.frombuffer(content, dtype="<f4").reshape(len(rows), exits, 4).astype(np.float32)
+    readouts = readouts_from_bytes(b"".join(row.readouts for row in rows), exits)
     return (rows[0].id if rows else 0), readouts

@@ -1,7 +1,6 @@
 """Runs a random fraction of the samples to full depth, in a thread of its own, after their prediction was returned."""
 
 import logging
-import math
 import queue
 import random
 import threading
@@ -15,7 +14,6 @@ from edgeexit.agent.awaiting_labels import AwaitingLabels, LabelTicket, Released
 from edgeexit.agent.labels import Labels
 from edgeexit.datasets import Inputs
 from edgeexit.policies import Policy
-from edgeexit.policies.readout import ENTROPY, P1, P2, TOP1
 from edgeexit.runtime import Inference, Runner
 from edgeexit.wire import AuditedSample
 
@@ -157,7 +155,12 @@ class Auditor:
         try:
             every = self._runner.infer_every_exit(drawn.inputs, temperatures=job.policy.temperatures)
             audited = [
-                (index, audited_sample(readout, exit_index=int(exit_index), prediction=int(prediction), label=label))
+                (
+                    index,
+                    AuditedSample.from_readout(
+                        readout, exit_index=int(exit_index), prediction=int(prediction), label=label
+                    ),
+                )
                 for index, (readout, exit_index, prediction, label) in enumerate(
                     zip(every.readouts, job.exits, job.predictions, drawn.labels, strict=True)
                 )
@@ -195,27 +198,3 @@ class Auditor:
             audited, self._audited = self._audited, {}
         for revision, samples in audited.items():
             self._emit(revision, tuple(samples))
-
-
-def audited_sample(
-    readout: npt.NDArray[np.float32], *, exit_index: int, prediction: int | None = None, label: int | None = None
-) -> AuditedSample:
-    """Return the message form of a sample's readouts [K, 4] float32; probabilities are clipped to their range.
-
-    The message holds `prediction` only if it differs from the class in the readout of the exit.
-    """
-    top1 = tuple(int(value) for value in readout[:, TOP1])
-    return AuditedSample(
-        exit=exit_index,
-        top1=top1,
-        p1=_shortest(readout[:, P1], 1.0),
-        p2=_shortest(readout[:, P2], 1.0),
-        entropy=_shortest(readout[:, ENTROPY], math.inf),
-        label=label,
-        prediction=None if exit_index == len(top1) - 1 or prediction == top1[exit_index] else prediction,
-    )
-
-
-def _shortest(values: npt.NDArray[np.float32], highest: float) -> tuple[float, ...]:
-    """Return float32 values, clipped to [0, highest], as the shortest decimals that give the same float32 back."""
-    return tuple(float(str(value)) for value in np.clip(values, 0.0, highest))

@@ -110,8 +110,8 @@ def _mismatch(document: PolicyDocument, recipient: Recipient) -> str | None:
             return f"it is for {what} '{required}', this {what} is '{own}'"
     if document.bundle != recipient.bundle:
         return f"it is for bundle {document.bundle[:12]}…, this device runs {recipient.bundle[:12]}…"
-    if document.policy.exits != recipient.exits:
-        return f"it is for {document.policy.exits} exits, the bundle has {recipient.exits}"
-    if document.policy.classes not in {None, recipient.classes}:
-        return f"it is for {document.policy.classes} classes, the bundle has {recipient.classes}"
+    try:
+        document.policy.require_fits(recipient.exits, recipient.classes)
+    except PolicyError as error:
+        return str(error)
     return None

@@ -98,16 +98,10 @@ class Bundle:
                 f"bundle '{self.path}': {POLICY} was fitted for bundle {document.bundle[:12]}…, this is "
                 f"{self.digest[:12]}…; {advice(POLICY)}"
             )
-        if document.policy.exits != len(self.manifest.stages):
-            raise BundleError(
-                f"bundle '{self.path}': {POLICY} is for {document.policy.exits} exits, the bundle has "
-                f"{len(self.manifest.stages)}; {advice(POLICY)}"
-            )
-        if document.policy.classes not in {None, self.manifest.classes}:
-            raise BundleError(
-                f"bundle '{self.path}': {POLICY} is for {document.policy.classes} classes, the bundle has "
-                f"{self.manifest.classes}; {advice(POLICY)}"
-            )
+        try:
+            document.policy.require_fits(len(self.manifest.stages), self.manifest.classes)
+        except PolicyError as error:
+            raise BundleError(f"bundle '{self.path}': {POLICY}: {error}; {advice(POLICY)}") from error
         return document
 
     def write_policy(self, document: PolicyDocument) -> None:

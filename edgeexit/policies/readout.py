@@ -18,6 +18,18 @@ P2: Final = 2  # probability of the runner-up
 ENTROPY: Final = 3  # natural-log entropy of the distribution, in nats
 COLUMNS: Final = ("top1", "p1", "p2", "entropy")
 
+_STORED: Final = "<f4"
+
+
+def readouts_to_bytes(readouts: Array) -> bytes:
+    """Return readouts [K, 4] as little-endian float32, row by row: the form in the calibrator's database."""
+    return np.ascontiguousarray(readouts, dtype=_STORED).tobytes()
+
+
+def readouts_from_bytes(content: bytes, exits: int) -> Array:
+    """Return the readouts [N, K, 4] of N samples whose `readouts_to_bytes` are concatenated in `content`."""
+    return np.frombuffer(content, dtype=_STORED).reshape(-1, exits, len(COLUMNS)).astype(np.float32)
+
 
 def as_float32(numbers: npt.ArrayLike) -> Array:
     """Return numbers in float32; those too large for it become infinite, without a warning.

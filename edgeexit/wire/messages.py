@@ -5,13 +5,17 @@ sequence number and the identity of the outbox that numbered them; `down/ack` re
 the calibrator has committed to its database.
 """
 
+import math
 from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from edgeexit.errors import MessageError
 from edgeexit.latency import BIN_COUNT, LatencyProfile
 from edgeexit.policies.document import Digest, Fraction, Name
+from edgeexit.policies.readout import COLUMNS, ENTROPY, P1, P2, TOP1
 
 MAX_BYTES: Final = 256 * 1024
 """Maximum size of a payload."""
@@ -92,6 +96,39 @@ class AuditedSample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     prediction: Count | None = None
     """Predicted class of an early exit, if it is not `top1[exit]`, because in some policies several exits vote."""
 
+    @classmethod
+    def from_readout(
+        cls,
+        readout: npt.NDArray[np.float32],
+        *,
+        exit_index: int,
+        prediction: int | None = None,
+        label: int | None = None,
+    ) -> "AuditedSample":
+        """Return the message form of one sample's readout [K, 4] float32, clipped to the ranges of its columns.
+
+        `prediction` is the class that was returned for the sample. The message holds it only if `top1[exit_index]`
+        does not imply it.
+        """
+        top1 = tuple(int(value) for value in readout[:, TOP1])
+        return cls(
+            exit=exit_index,
+            top1=top1,
+            p1=_shortest(readout[:, P1], 1.0),
+            p2=_shortest(readout[:, P2], 1.0),
+            entropy=_shortest(readout[:, ENTROPY], math.inf),
+            label=label,
+            prediction=None if exit_index == len(top1) - 1 or prediction == top1[exit_index] else prediction,
+        )
+
+    def readouts(self) -> npt.NDArray[np.float32]:
+        """Return the readouts of all exits [K, 4] float32; the inverse of `from_readout`."""
+        columns = {TOP1: self.top1, P1: self.p1, P2: self.p2, ENTROPY: self.entropy}
+        readouts = np.empty((len(self.top1), len(COLUMNS)), dtype=np.float32)
+        for column, values in columns.items():
+            readouts[:, column] = values
+        return readouts
+
     @property
     def disagrees(self) -> bool:
         """True if the prediction differs from the class of the final exit."""
@@ -105,6 +142,11 @@ class AuditedSample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
             raise ValueError(
                 f"an audited sample of {exits} exits needs {exits} values in every list, and an exit below {exits}"
             )
+
+
+def _shortest(values: npt.NDArray[np.float32], highest: float) -> tuple[float, ...]:
+    """Return float32 values, clipped to [0, highest], as the shortest decimals that give the same float32 back."""
+    return tuple(float(str(value)) for value in np.clip(values, 0.0, highest))
 
 
 class Audit(msgspec.Struct, frozen=True, kw_only=True):

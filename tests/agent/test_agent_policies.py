@@ -73,7 +73,7 @@ def test_rejected_policies_are_reported_and_the_active_policy_stays(
         for document, reason in (
             (fleet.document(4), "revision 4 is lower than the current revision 5"),
             (fleet.document(6, bundle="0" * 64), "it is for bundle 000000000000"),
-            (fleet.document(7, exits=4), "it is for 4 exits"),
+            (fleet.document(7, exits=4), "policy 'confidence' is for 4 exits"),
             (
                 fleet.document(8, scope=Scope(fleet="foundry", cohort="default")),
                 "fleet 'foundry', this fleet is 'plant'",

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgeexit.agent.auditor import Auditor, audited_sample
+from edgeexit.agent.auditor import Auditor
 from edgeexit.bundle import Bundle
 from edgeexit.policies.confidence import Confidence
 from edgeexit.policies.readout import COLUMNS
@@ -96,7 +96,7 @@ def test_an_audit_contains_a_prediction_that_differs_from_the_exit_s_class(runne
 
 def test_an_audited_sample_without_a_prediction_is_valid(runner: Runner) -> None:
     readout = runner.infer_every_exit(make_samples(1)).readouts[0]
-    fields = msgspec.to_builtins(audited_sample(readout, exit_index=1))
+    fields = msgspec.to_builtins(AuditedSample.from_readout(readout, exit_index=1))
     assert fields.keys() == {"exit", "top1", "p1", "p2", "entropy"}, "defaults are omitted"
     sample = msgspec.convert({**fields, "label": None}, AuditedSample)
     assert sample.prediction is None
@@ -105,7 +105,9 @@ def test_an_audited_sample_without_a_prediction_is_valid(runner: Runner) -> None
 
 @pytest.mark.parametrize("prediction", [-1, 1.5, "cat"])
 def test_a_prediction_that_is_not_a_class_is_refused(runner: Runner, prediction: object) -> None:
-    fields = msgspec.to_builtins(audited_sample(runner.infer_every_exit(make_samples(1)).readouts[0], exit_index=0))
+    fields = msgspec.to_builtins(
+        AuditedSample.from_readout(runner.infer_every_exit(make_samples(1)).readouts[0], exit_index=0)
+    )
     with pytest.raises(msgspec.ValidationError, match="prediction"):
         msgspec.convert(fields | {"prediction": prediction}, AuditedSample)
 
@@ -117,7 +119,7 @@ def test_a_prediction_at_the_final_exit_is_ignored() -> None:
 
 def test_readouts_are_encoded_bit_for_bit(runner: Runner) -> None:
     readouts = runner.infer_every_exit(make_samples(200), temperatures=POLICY.temperatures).readouts
-    samples = tuple(audited_sample(readout, exit_index=0) for readout in readouts)
+    samples = tuple(AuditedSample.from_readout(readout, exit_index=0) for readout in readouts)
     audit = Audit(outbox="o", sequence=1, bundle="a" * 64, cohort="c", boot=1, revision=0, samples=samples)
     back = decode(encode(audit), Audit)
     columns = [[getattr(sample, column) for column in COLUMNS] for sample in back.samples]
@@ -126,7 +128,7 @@ def test_readouts_are_encoded_bit_for_bit(runner: Runner) -> None:
 
 def test_rounding_errors_of_the_softmax_are_clipped_to_the_schema_s_limits() -> None:
     readout = np.array([[1, 1.0000001, -1e-9, -1e-8], [0, 1, 0, 0]], dtype=np.float32)
-    sample = audited_sample(readout, exit_index=1)
+    sample = AuditedSample.from_readout(readout, exit_index=1)
     msgspec.convert(msgspec.to_builtins(sample), AuditedSample)  # would raise
     assert (sample.p1[0], sample.p2[0], sample.entropy[0]) == (1.0, 0.0, 0.0)
 

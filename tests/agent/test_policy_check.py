@@ -33,8 +33,8 @@ def test_a_policy_for_the_cohort_or_the_device_is_accepted(
     ("changes", "reason", "revision"),
     [
         ({"bundle": "f" * 64}, "it is for bundle ffffffffffff…", 5),
-        ({"exits": 4}, "it is for 4 exits, the bundle has 3", 5),
-        ({"policy": FOR_NINE_CLASSES}, "it is for 9 classes, the bundle has 4", 5),
+        ({"exits": 4}, "policy 'confidence' is for 4 exits, the bundle has 3", 5),
+        ({"policy": FOR_NINE_CLASSES}, "policy 'entropy' is for 9 classes, the bundle has 4", 5),
         (
             {"scope": Scope(fleet="foundry", cohort="presses")},
             "it is for fleet 'foundry', this fleet is 'plant'",

@@ -123,4 +123,4 @@ def test_a_policy_for_another_number_of_classes_is_refused(edgeexit, bundle, dat
     outcome = edgeexit("evaluate", bundle.path, "--data", data)
     assert (outcome.code, outcome.out) == (2, "")
     (line,) = outcome.err.splitlines()
-    assert "policy.json is for 9 classes, the bundle has 4" in line
+    assert "policy.json: policy 'entropy' is for 9 classes, the bundle has 4" in line
