@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pkgutil import resolve_name
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, cast
 
@@ -73,8 +74,7 @@ class BackendTraits(msgspec.Struct, frozen=True, kw_only=True):
 
     def load_backend(self) -> "StageBackendFactory":
         """Import the backend's class and return it. Raises ModuleNotFoundError where its runtime is not installed."""
-        module, _, name = self.backend.partition(":")
-        return cast("StageBackendFactory", getattr(importlib.import_module(module), name))
+        return cast("StageBackendFactory", resolve_name(self.backend))
 
     def load_engines(self) -> "EngineBuilder":
         """Import the module that builds this backend's engines and return it. Only where `builds_engines`."""

@@ -1,0 +1,11 @@
+"""Traits of the dummy backend."""
+
+from edgeexit.backends.base import BackendTraits
+
+DUMMY = BackendTraits(
+    name="dummy",
+    title="ONNX's reference evaluator",
+    summary="ONNX's reference evaluator opens the stages as they are",
+    backend="tests.backends.dummy.backend:DummyBackend",
+    probe_modules=("onnx",),
+)
