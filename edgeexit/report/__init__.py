@@ -1,7 +1,7 @@
 """HTML reports: the page of a fit, the page of a latency profile, and the parts that pages consist of."""
 
-from edgeexit.report.figures import exit_colours
-from edgeexit.report.fit_report import draw_report
+from edgeexit.report.fit_figures import exit_colours
+from edgeexit.report.fit_report import FitReport, write_fit_report
 from edgeexit.report.page import (
     COLOURS,
     GREY,
@@ -20,12 +20,13 @@ __all__ = [
     "GREY",
     "NAME_AXIS",
     "Chart",
+    "FitReport",
     "KeyFigure",
     "Section",
     "Table",
-    "draw_report",
     "escape_label",
     "exit_colours",
     "render_page",
     "set_style",
+    "write_fit_report",
 ]

@@ -1,82 +1,73 @@
-"""`edgeexit fit --report`: a fit as one page, from the evidence that it was fitted on."""
+"""Writes the report of a fit as one self-contained HTML page (`edgeexit fit --report`)."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from edgeexit.files import write_atomic
 from edgeexit.fitting import FITTING_KINDS, Choice, Fit, FitOptions, ReadoutDataset
 from edgeexit.fitting.options import DEFAULT_OPTIONS
-from edgeexit.fitting.outcome import follow
 from edgeexit.progress import NO_PROGRESS, Progress
-from edgeexit.report.curves import cross_fit
-from edgeexit.report.marks import oracle, single_exits
-from edgeexit.report.page import render_page
-from edgeexit.report.sections import (
-    comparison,
-    exits_believed,
-    exits_by_class,
-    exits_taken,
-    figures_first,
-    summary,
-    tradeoff,
+from edgeexit.report.cost_scale import CostScale, CostUnit
+from edgeexit.report.descriptions import describe_goal, quality_name
+from edgeexit.report.fit_sections import (
+    calibration_section,
+    classes_section,
+    comparison_section,
+    exits_section,
+    key_figures,
+    summary_section,
+    tradeoff_section,
 )
-from edgeexit.report.tradeoff import Marks
-from edgeexit.report.words import Scale, Unit, describe_goal, quality_of
+from edgeexit.report.outcomes import report_outcomes
+from edgeexit.report.page import render_page
+from edgeexit.report.tradeoff_curves import cross_fit
 
 
-def draw_report(
-    path: Path,
-    *,
-    title: str,
-    exits: Sequence[str],
-    dataset: ReadoutDataset,
-    unit: Unit,
-    fit: Fit,
-    choice: Choice | None = None,
-    kinds: Sequence[str] | None = None,
-    class_names: Sequence[str] | None = None,
-    options: FitOptions = DEFAULT_OPTIONS,
-    progress: Progress = NO_PROGRESS,
-) -> None:
-    """Write a self-contained HTML page on a fit, whole or not at all.
+class FitReport(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """What the report of a fit shows."""
 
-    Args:
-        path: of the page.
-        title: its heading, such as the model's name.
-        exits: names [K] of the exits.
-        evidence: what the fit was made from, at the temperatures that the stages were read out under.
-        unit: of the costs.
-        fit: the fitted policy.
-        choice: how `--policy auto` came to it; None where the kind was given.
-        kinds: of policies to draw curves for, the simplest first; None: all.
-        class_names: [C]; None: numbers stand for them.
-        options: of the fit; the curves are fitted with the same.
-        progress: advances by 1 with each kind.
+    title: str
+    """Heading of the page, e.g. the model's name."""
+    exits: Sequence[str]
+    """Names [K] of the exits."""
+    class_names: Sequence[str] | None = None
+    """Names [C] of the classes; None: their indices."""
+    dataset: ReadoutDataset
+    """The readouts that the fit used, at the temperatures at which they were recorded."""
+    unit: CostUnit
+    """Unit of the costs."""
+    fit: Fit
+    choice: Choice | None = None
+    """The comparison of `--policy auto`; None if the kind was given."""
+    options: FitOptions = DEFAULT_OPTIONS
+    """Options of the fit; the curves use the same."""
+    kinds: Sequence[str] | None = None
+    """Kinds of policies with a curve, the simplest first; None: all."""
 
-    Raises OSError that names `path`: it cannot be written.
 
+def write_fit_report(path: Path, report: FitReport, *, progress: Progress = NO_PROGRESS) -> None:
+    """Write the page to `path`; `progress` advances by 1 per kind.
+
+    Raises OSError if the file cannot be written; then an existing file is unchanged.
     """
-    scale = Scale(unit=unit, whole=dataset.costs[-1])
-    names = tuple(FITTING_KINDS) if kinds is None else kinds
-    curves = cross_fit(names, dataset, options=options, progress=progress)
-    marks = Marks(
-        exits=tuple(exits),
-        singles=single_exits(dataset),
-        oracle=oracle(dataset),
-        chosen=follow(fit.policy, dataset),
-        kind=fit.policy.kind,
-    )
+    dataset, fit = report.dataset, report.fit
+    scale = CostScale(unit=report.unit, full_cost=dataset.costs[-1])
+    kinds = tuple(FITTING_KINDS) if report.kinds is None else report.kinds
+    curves = cross_fit(kinds, dataset, options=report.options, progress=progress)
+    outcomes = report_outcomes(fit.policy, report.exits, dataset)
     page = render_page(
-        title=title,
-        subtitle=f"The {fit.policy.kind} policy, fitted for {describe_goal(fit.goal, scale, quality_of(dataset))}.",
-        key_figures=figures_first(marks, scale, dataset),
+        title=report.title,
+        subtitle=f"Policy {fit.policy.kind}, fitted for {describe_goal(fit.goal, scale, quality_name(dataset))}.",
+        key_figures=key_figures(outcomes, scale, dataset),
         sections=[
-            summary(marks, scale, dataset, fit),
-            *([] if choice is None else [comparison(choice, scale, dataset)]),
-            tradeoff(curves, marks, scale, dataset),
-            exits_taken(marks, scale, dataset, fit),
-            exits_believed(exits, dataset, fit),
-            exits_by_class(exits, dataset, marks.chosen, class_names),
+            summary_section(outcomes, scale, dataset, fit),
+            *([] if report.choice is None else [comparison_section(report.choice, scale, dataset)]),
+            tradeoff_section(curves, outcomes, scale, dataset),
+            exits_section(outcomes, scale, dataset, fit),
+            calibration_section(report.exits, dataset, fit),
+            classes_section(report.exits, dataset, outcomes.fitted, report.class_names),
         ],
     )
     write_atomic(path, page)

@@ -1,4 +1,4 @@
-"""The figures of a latency profile: where the time goes, how it spreads, how it ran."""
+"""The charts of a latency profile: time per part, distribution of latencies, latency over the run."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from edgeexit.latency import LatencyProfile, ProfilePhase, StageProfile
-from edgeexit.report.figures import exit_colours
+from edgeexit.report.fit_figures import exit_colours
 from edgeexit.report.page import COLOURS, GREY, NAME_AXIS, escape_label, set_style
 from edgeexit.telemetry import Reading
 
@@ -17,25 +17,25 @@ _ABOVE: Final = {"orientation": "h", "yanchor": "bottom", "y": 1.02, "xanchor": 
 _US_PER_MS: Final = 1e3
 _ROW: Final = 46
 _WIDE: Final = 5
-_MIN_SHARE: Final = 1e-3
+_MIN_FRACTION: Final = 1e-3
 _FRACTIONS: Final = {1.0: "100%", 0.5: "50%", 0.1: "10%", 0.01: "1%", 0.001: "0.1%"}
 
 
-def draw_where_time_goes(profile: LatencyProfile, exits: Sequence[str]) -> go.Figure:
-    """Return one stacked bar an exit: stages, readouts, decisions, staging; without a policy, stages and readouts."""
+def draw_time_per_part(profile: LatencyProfile, exits: Sequence[str]) -> go.Figure:
+    """Return one stacked bar per exit: stages, readouts, decisions, overhead; without a policy, stages and readouts."""
     if profile.paths:
         rows = [(path.exit, path.stages_ms, path.decisions_ms, path.overhead_ms) for path in profile.paths]
     else:
         means = [stage.latency.mean_ms for stage in profile.stages]
         rows = [(name, tuple(means[: k + 1]), 0.0, 0.0) for k, name in enumerate(exits)]
-    parts: dict[str, list[float]] = {"stages": [], "readouts": [], "decisions": [], "staging": []}
-    for _, stages, decisions, staging in rows:
-        # An interval that reaches below 0 may have its middle there, and a bar may not.
+    parts: dict[str, list[float]] = {"stages": [], "readouts": [], "decisions": [], "overhead": []}
+    for _, stages, decisions, overhead in rows:
+        # The measured difference can be slightly negative, but a bar must not be.
         readouts = sum(max(stage.readout_ms or 0.0, 0.0) for stage in profile.stages[: len(stages)])
         parts["stages"].append(sum(stages) - readouts)
         parts["readouts"].append(readouts)
         parts["decisions"].append(decisions)
-        parts["staging"].append(staging)
+        parts["overhead"].append(overhead)
     figure = go.Figure()
     for (what, values), colour in zip(parts.items(), (COLOURS[0], COLOURS[1], COLOURS[2], GREY), strict=True):
         if any(values):
@@ -53,18 +53,18 @@ def draw_where_time_goes(profile: LatencyProfile, exits: Sequence[str]) -> go.Fi
     return figure.update_layout(barmode="stack", bargap=0.3, legend=_ABOVE)
 
 
-def draw_spread(profile: LatencyProfile) -> go.Figure | None:
-    """Return the share of runs above each latency, on two logarithmic scales; None without raw samples."""
+def draw_distribution(profile: LatencyProfile) -> go.Figure | None:
+    """Return the fraction of runs above each latency, on two logarithmic axes; None without raw samples."""
     series = [(stage.name, stage.raw_us, colour) for stage, colour in _coloured(profile)]
     if profile.end_to_end_raw_us:
         series.append((f"end to end, {profile.policy}", profile.end_to_end_raw_us, GREY))
     if not any(raw for _, raw, _ in series):
         return None
     figure = go.Figure()
-    every: list[float] = []
+    all_values: list[float] = []
     for name, raw, colour in series:
         values = np.sort(np.array(raw)) / _US_PER_MS
-        every.extend(values.tolist())
+        all_values.extend(values.tolist())
         figure.add_scatter(
             x=values.tolist(),
             y=(1 - np.arange(len(values)) / len(values)).tolist(),
@@ -74,32 +74,32 @@ def draw_spread(profile: LatencyProfile) -> go.Figure | None:
             hovertemplate=f"{escape_label(name)}: %{{y:.1%}} take %{{x:.3f}} ms or longer<extra></extra>",
         )
     set_style(figure, height=380)
-    figure.update_xaxes(title="ms", **_logarithmic(every))
+    figure.update_xaxes(title="ms", **_logarithmic(all_values))
     figure.update_yaxes(
-        title="share that takes as long",
+        title="fraction of runs",
         type="log",
         tickvals=list(_FRACTIONS),
         ticktext=list(_FRACTIONS.values()),
-        range=[np.log10(_MIN_SHARE), 0.05],
+        range=[np.log10(_MIN_FRACTION), 0.05],
     )
     return figure.update_layout(legend=_ABOVE)
 
 
-def draw_run(profile: LatencyProfile) -> go.Figure | None:
-    """Return latency over time, and under it what the board told; None without raw samples."""
+def draw_timeline(profile: LatencyProfile) -> go.Figure | None:
+    """Return latency over time, and below it the readings of the board's sensors; None without raw samples."""
     phases = {phase.name: phase for phase in profile.phases}
     every_stage = np.array([stage.raw_us for stage in profile.stages]).sum(axis=0)
     runs = [
         (name, raw, phases[phase], colour)
         for name, raw, phase, colour in (
-            ("every stage", every_stage, "stages", COLOURS[0]),
-            ("under the policy", np.array(profile.end_to_end_raw_us), "end to end", COLOURS[2]),
+            ("all stages", every_stage, "stages", COLOURS[0]),
+            ("with the policy", np.array(profile.end_to_end_raw_us), "end to end", COLOURS[2]),
         )
         if raw.size and phase in phases
     ]
     if not runs:
         return None
-    sensors = told_sensors(profile.readings)
+    sensors = sensor_series(profile.readings)
     figure = make_subplots(
         rows=1 + len(sensors), shared_xaxes=True, vertical_spacing=0.06, row_heights=[2, *(1 for _ in sensors)]
     )
@@ -137,17 +137,17 @@ def draw_run(profile: LatencyProfile) -> go.Figure | None:
             title=unit, rangemode="tozero", autorangeoptions={"include": 1.15 * highest}, row=row, col=1
         )
     set_style(figure, height=300 + 150 * len(sensors))
-    # A single run that was held up would flatten all others on a linear scale.
+    # On a linear axis, a single slow run would hide the differences between all others.
     latencies = np.concatenate([raw for _, raw, *_ in runs]) / _US_PER_MS
     figure.update_yaxes(title="ms", **_logarithmic(latencies.tolist()), row=1, col=1)
     figure.update_xaxes(title="seconds", row=1 + len(sensors), col=1)
     return figure.update_layout(legend=_ABOVE)
 
 
-def told_sensors(readings: Sequence[Reading]) -> dict[str, dict[str, list[float | None]]]:
-    """Return unit -> sensor -> its values over the readings, of sensors that ever gave one.
+def sensor_series(readings: Sequence[Reading]) -> dict[str, dict[str, list[float | None]]]:
+    """Return unit -> sensor -> its values over the readings, without sensors that never had a value.
 
-    Sensors that told the same throughout are one, under all their names.
+    Sensors with the same values in all readings are combined; the name lists all of them.
     """
     groups = {
         "°C": [reading.temperatures_c for reading in readings],
@@ -166,7 +166,7 @@ def told_sensors(readings: Sequence[Reading]) -> dict[str, dict[str, list[float 
 
 
 def _logarithmic(values: Sequence[float]) -> dict[str, Any]:
-    """Return a logarithmic axis with labels at 1, 2 and 5 of each decade; where these are few, with plotly's own."""
+    """Return a logarithmic axis with labels at 1, 2 and 5 of each decade; for a narrow range, plotly's default."""
     positive = [value for value in values if value > 0]
     if not positive or max(positive) < _WIDE * min(positive):
         return {"type": "log"}
@@ -180,5 +180,5 @@ def _coloured(profile: LatencyProfile) -> list[tuple[StageProfile, str]]:
 
 
 def _times(phase: ProfilePhase, count: int) -> list[float]:
-    """Return about when samples that stand evenly in a phase ran."""
+    """Return the approximate times of `count` samples that are evenly distributed over a phase."""
     return [round(float(at), 4) for at in np.linspace(phase.start_s, phase.end_s, count, endpoint=False)]

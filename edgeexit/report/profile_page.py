@@ -1,4 +1,4 @@
-"""A bundle's latency profile as a page."""
+"""Renders a latency profile as one self-contained HTML page (`edgeexit profile --plot`)."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -6,36 +6,36 @@ from typing import Final
 from edgeexit.formatting import milliseconds, percent
 from edgeexit.latency import Drift, LatencyProfile, LatencySummary
 from edgeexit.report.page import Chart, KeyFigure, Section, Table, render_page
-from edgeexit.report.profile_figures import draw_run, draw_spread, draw_where_time_goes, told_sensors
+from edgeexit.report.profile_figures import draw_distribution, draw_time_per_part, draw_timeline, sensor_series
 from edgeexit.telemetry import SensorRange, Telemetry
 
 _PARTS: Final = (
-    "Readouts: softmax, the two highest probabilities and the entropy, measured as the difference between each stage "
-    "with and without them. Decisions: the policy. Staging: checking inputs, handing over, collecting the answer."
+    "Readouts: softmax, the two highest probabilities and the entropy; measured as the difference between each stage "
+    "with and without them. Decisions: the policy. Overhead: checking inputs, passing tensors, collecting the results."
 )
-_NO_READOUTS: Final = "What the readouts cost is not known on this runtime; it is part of the stages."
+_NO_READOUTS: Final = "The latency of the readouts cannot be measured on this runtime; it is part of the stages."
 _PERCENTILES: Final = (
-    "p50 is the plain median. p90 and p99 are MLPerf LoadGen's early-stopping estimates: with 99 % confidence the true "
-    "ones are not above. Below 64 and 662 samples they are not told."
+    "p50 is the median. p90 and p99 are the early-stopping estimates of MLPerf LoadGen: with 99 % confidence the true "
+    "percentiles are not higher. They need at least 64 and 662 samples."
 )
 
 
-def draw_profile(profile: LatencyProfile, model: str, exits: Sequence[str]) -> bytes:
-    """Return the page as UTF-8 HTML; nothing is fetched.
+def render_profile_page(profile: LatencyProfile, model: str, exits: Sequence[str]) -> bytes:
+    """Return the page as UTF-8 HTML; it loads nothing from elsewhere.
 
     Args:
-        profile: as measured; without raw samples, as it comes over the wire, two figures are left out.
-        model: its name, for the heading.
-        exits: names [K].
+        profile: a measured profile. A profile that a device has sent has no raw samples, so two charts are missing.
+        model: name of the model.
+        exits: names [K] of the exits.
 
     """
     setting = f"{profile.machine}, {profile.runtime}, {profile.threads or 'all'} thread(s), batch {profile.batch}."
-    invalid = "" if profile.invalid is None else f" Not to be used as costs: {profile.invalid}."
+    invalid = "" if profile.invalid is None else f" Invalid, not usable as costs: {profile.invalid}."
     sections = (
-        _where_time_goes(profile, exits),
-        _spread(profile),
-        _over_the_run(profile),
-        _in_figures(profile, exits),
+        _latency_per_part(profile, exits),
+        _distribution(profile),
+        _timeline(profile),
+        _table(profile, exits),
         _machine(profile),
     )
     return render_page(
@@ -47,74 +47,79 @@ def draw_profile(profile: LatencyProfile, model: str, exits: Sequence[str]) -> b
 
 
 def _key_figures(profile: LatencyProfile) -> list[KeyFigure]:
-    whole = KeyFigure(value=milliseconds(profile.cumulative_ms[-1]), meaning="mean of all stages together")
+    full_model = KeyFigure(value=milliseconds(profile.cumulative_ms[-1]), meaning="mean latency of the full model")
     if profile.end_to_end is None:
-        return [whole]
-    early = profile.end_to_end
-    figures = [
-        KeyFigure(value=milliseconds(early.mean_ms), meaning=f"mean under the {profile.policy} policy"),
-        KeyFigure(value=milliseconds(early.p99_ms), meaning="p99 under it, MLPerf's estimate"),
-        whole,
+        return [full_model]
+    end_to_end = profile.end_to_end
+    key_figures = [
+        KeyFigure(value=milliseconds(end_to_end.mean_ms), meaning=f"mean latency with policy {profile.policy}"),
+        KeyFigure(value=milliseconds(end_to_end.p99_ms), meaning="p99 with this policy, estimate of MLPerf"),
+        full_model,
     ]
     if (energy := profile.energy_per_inference_mj) is not None:
-        figures.append(KeyFigure(value=f"{energy:.2f} mJ", meaning="of the whole board, an inference"))
-    return figures
+        key_figures.append(KeyFigure(value=f"{energy:.2f} mJ", meaning="energy of the entire board per inference"))
+    return key_figures
 
 
-def _where_time_goes(profile: LatencyProfile, exits: Sequence[str]) -> Section:
-    under_policy = "Means of the samples that left at each exit, under the policy and with the data's mix of exits."
-    forced = "Means of the stages up to each exit, every one forced to run."
+def _latency_per_part(profile: LatencyProfile, exits: Sequence[str]) -> Section:
+    under_policy = "Mean latencies of the samples that exit at each exit, measured with the policy."
+    forced = "Sums of the mean latencies of the stages up to each exit, measured without a policy."
     unknown = any(stage.readout_ms is None for stage in profile.stages)
     return Section(
-        title="Where the time goes",
+        title="Latency per part",
         texts=(under_policy if profile.paths else forced,),
         charts=(
             Chart(
                 name="where",
-                figure=draw_where_time_goes(profile, exits),
-                description="Stacked bars: where the time goes, exit by exit.",
+                figure=draw_time_per_part(profile, exits),
+                description="Stacked bars: latency of each part, per exit.",
             ),
         ),
         notes=(_PARTS, _NO_READOUTS) if unknown else (_PARTS,),
     )
 
 
-def _spread(profile: LatencyProfile) -> Section | None:
-    figure = draw_spread(profile)
+def _distribution(profile: LatencyProfile) -> Section | None:
+    figure = draw_distribution(profile)
     if figure is None:
         return None
     return Section(
-        title="How latencies spread",
+        title="Distribution of latencies",
         texts=(
-            "The share of runs that take so long or longer, on two logarithmic scales: a steep fall is a steady stage.",
+            (
+                "The fraction of runs that take at least this long, on two logarithmic axes. A steep curve means a "
+                "stable latency."
+            ),
         ),
-        charts=(Chart(name="spread", figure=figure, description="Share of runs above each latency, per stage."),),
-        notes=("From a thousand samples of each at most, evenly over the run.",),
+        charts=(Chart(name="spread", figure=figure, description="Fraction of runs above each latency, per stage."),),
+        notes=("At most a thousand samples per stage, evenly distributed over the run.",),
     )
 
 
-def _over_the_run(profile: LatencyProfile) -> Section | None:
-    figure = draw_run(profile)
+def _timeline(profile: LatencyProfile) -> Section | None:
+    figure = draw_timeline(profile)
     if figure is None:
         return None
-    scale = "Latencies stand on a logarithmic scale."
+    scale = "The latency axis is logarithmic."
     return Section(
-        title="Over the run",
+        title="Latency over the run",
         texts=(scale,) if profile.drift is None else (_drift(profile.drift), scale),
-        charts=(Chart(name="run", figure=figure, description="Latency over the run, and what the board told."),),
-        notes=() if told_sensors(profile.readings) else ("The board has no sensors that could be read.",),
+        charts=(
+            Chart(name="run", figure=figure, description="Latency over the run, and readings of the board's sensors."),
+        ),
+        notes=() if sensor_series(profile.readings) else ("The board has no readable sensors.",),
     )
 
 
 def _drift(drift: Drift) -> str:
     verdict = "the machine drifted" if drift.drifted else "no drift beyond noise and 5 %"
     return (
-        "From the first quarter of the run to the last, part by part, the first stage, which every inference runs, "
-        f"took {drift.ratio:.3f} times as long ({drift.low:.3f} to {drift.high:.3f}): {verdict}."
+        "In the last quarter of the run, the first stage, which every inference runs, took "
+        f"{drift.ratio:.3f} times as long as in the first quarter ({drift.low:.3f} to {drift.high:.3f}): {verdict}."
     )
 
 
-def _in_figures(profile: LatencyProfile, exits: Sequence[str]) -> Section:
+def _table(profile: LatencyProfile, exits: Sequence[str]) -> Section:
     rows = [
         (
             stage.name,
@@ -127,8 +132,7 @@ def _in_figures(profile: LatencyProfile, exits: Sequence[str]) -> Section:
     if profile.end_to_end is not None:
         rows.append((f"end to end, {profile.policy}", *_cells(profile.end_to_end), "-", "-"))
     rows += [
-        (f"leaves at {path.exit}", *_cells(path.latency), "-", milliseconds(path.decisions_ms))
-        for path in profile.paths
+        (f"exits at {path.exit}", *_cells(path.latency), "-", milliseconds(path.decisions_ms)) for path in profile.paths
     ]
     texts: tuple[str, ...] = ()
     if profile.exit_rates is not None:
@@ -136,13 +140,13 @@ def _in_figures(profile: LatencyProfile, exits: Sequence[str]) -> Section:
         texts = (f"Exit mix: {mix}.",)
     columns = ("", "mean", "p50", "p90", "p99", "samples", "readout", "decisions")
     return Section(
-        title="In figures", texts=texts, tables=(Table(columns=columns, rows=tuple(rows)),), notes=(_PERCENTILES,)
+        title="Table", texts=texts, tables=(Table(columns=columns, rows=tuple(rows)),), notes=(_PERCENTILES,)
     )
 
 
 def _cells(latency: LatencySummary) -> tuple[str, ...]:
-    figures = (latency.mean_ms, latency.p50_ms, latency.p90_ms, latency.p99_ms)
-    return (*(milliseconds(figure) for figure in figures), f"{latency.samples:,}")
+    values = (latency.mean_ms, latency.p50_ms, latency.p90_ms, latency.p99_ms)
+    return (*map(milliseconds, values), f"{latency.samples:,}")
 
 
 def _machine(profile: LatencyProfile) -> Section:
@@ -153,29 +157,36 @@ def _machine(profile: LatencyProfile) -> Section:
         **{name: value for name, value in profile.settings.items() if name != "cold load"},
     }
     tables = [Table(columns=("", ""), rows=tuple(settings.items()))]
-    if (told := profile.telemetry) is not None and (rows := _sensor_rows(told)):
-        tables.append(Table(columns=("sensor", "mean", "lowest", "highest"), rows=rows))
-    return Section(title="The machine", texts=() if told is None else (_board(told),), tables=tuple(tables))
+    if (telemetry := profile.telemetry) is not None and (rows := _sensor_rows(telemetry)):
+        tables.append(Table(columns=("sensor", "mean", "min", "max"), rows=rows))
+    return Section(title="Machine", texts=() if telemetry is None else (_board_state(telemetry),), tables=tuple(tables))
 
 
-def _board(told: Telemetry) -> str:
+def _board_state(telemetry: Telemetry) -> str:
     state = {
-        True: f"throttled ({'; '.join(told.reasons)})",
+        True: f"throttled ({'; '.join(telemetry.reasons)})",
         False: "not throttled",
-        None: "throttled or not, it cannot tell",
+        None: "throttling unknown",
     }
     return (
-        f"The board: {state[told.throttled]}; {told.readings} readings over {told.seconds:.1f} s, "
-        f"{told.reading_ms:.2f} ms each."
+        f"Board: {state[telemetry.throttled]}; {telemetry.readings} sensor readings over {telemetry.seconds:.1f} s, "
+        f"{telemetry.reading_ms:.2f} ms per reading."
     )
 
 
-def _sensor_rows(told: Telemetry) -> tuple[tuple[str, ...], ...]:
-    groups = (("°C", told.temperatures_c), ("mW", told.power_mw), ("MHz", told.clocks_mhz), ("rpm", told.fans_rpm))
-    return tuple((name, *_range(spread, unit)) for unit, group in groups for name, spread in group.items())
+def _sensor_rows(telemetry: Telemetry) -> tuple[tuple[str, ...], ...]:
+    groups = {
+        "°C": telemetry.temperatures_c,
+        "mW": telemetry.power_mw,
+        "MHz": telemetry.clocks_mhz,
+        "rpm": telemetry.fans_rpm,
+    }
+    return tuple(
+        (name, *_range_cells(values, unit)) for unit, group in groups.items() for name, values in group.items()
+    )
 
 
-def _range(spread: SensorRange | None, unit: str) -> tuple[str, str, str]:
-    if spread is None:
-        return ("not known", "-", "-")
-    return (f"{spread.mean:g} {unit}", f"{spread.min:g} {unit}", f"{spread.max:g} {unit}")
+def _range_cells(values: SensorRange | None, unit: str) -> tuple[str, str, str]:
+    if values is None:
+        return ("not readable", "-", "-")
+    return (f"{values.mean:g} {unit}", f"{values.min:g} {unit}", f"{values.max:g} {unit}")

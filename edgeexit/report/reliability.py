@@ -1,4 +1,4 @@
-"""Whether an exit is as sure as it is right: reliability by bins, and the expected calibration error."""
+"""Reliability diagrams: accuracy over confidence in bins, and the expected calibration error."""
 
 import msgspec
 import numpy as np
@@ -12,16 +12,16 @@ BINS = 15
 
 
 class Reliability(msgspec.Struct, frozen=True, kw_only=True):
-    """Top-1 probability against accuracy, over bins of equal width; only bins that hold samples."""
+    """The reliability diagram of an exit: B bins of equal width over the top-1 probability, without empty bins."""
 
     edges: Values
     """[B] lower edge of each bin."""
     confidence: Values
-    """[B] mean top-1 probability in it."""
+    """[B] mean top-1 probability in each bin."""
     accuracy: Values
-    """[B] share of right answers in it."""
+    """[B] fraction of correct predictions in each bin."""
     counts: npt.NDArray[np.int64]
-    """[B] samples in it."""
+    """[B] number of samples in each bin."""
 
     @property
     def ece(self) -> float:
@@ -30,19 +30,21 @@ class Reliability(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def reliability(dataset: ReadoutDataset, exit_index: int) -> Reliability:
-    """Return how sure an exit is against how right, where right is the label or else the final exit's answer.
+    """Return the reliability diagram of an exit. Without labels, a prediction is correct if the final exit agrees.
 
     Source: Guo et al., "On Calibration of Modern Neural Networks" (ICML 2017), section 2; 15 bins as there.
     """
     readout = dataset.readouts[:, exit_index]
-    sure = readout[:, P1].astype(np.float64)
-    right = readout[:, TOP1] == dataset.truth
-    bins = np.clip(np.ceil(sure * BINS).astype(np.int64) - 1, 0, BINS - 1)  # (lower, upper], as in the source
+    confidence = readout[:, P1].astype(np.float64)
+    correct = readout[:, TOP1] == dataset.truth
+    bins = np.clip(
+        np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1
+    )  # bins are (lower, upper], as in the source
     counts = np.bincount(bins, minlength=BINS)
-    held = counts > 0
+    non_empty = counts > 0
     return Reliability(
-        edges=np.arange(BINS)[held] / BINS,
-        confidence=np.bincount(bins, weights=sure, minlength=BINS)[held] / counts[held],
-        accuracy=np.bincount(bins, weights=right, minlength=BINS)[held] / counts[held],
-        counts=counts[held],
+        edges=np.arange(BINS)[non_empty] / BINS,
+        confidence=np.bincount(bins, weights=confidence, minlength=BINS)[non_empty] / counts[non_empty],
+        accuracy=np.bincount(bins, weights=correct, minlength=BINS)[non_empty] / counts[non_empty],
+        counts=counts[non_empty],
     )

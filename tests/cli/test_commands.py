@@ -1,4 +1,4 @@
-"""The commands on a real bundle: what they print, write and refuse."""
+"""The commands with a real bundle: their output, their files and their errors."""
 
 import json
 
@@ -20,7 +20,7 @@ def bundle(tmp_path):
 
 @pytest.fixture
 def data(bundle, tmp_path):
-    """400 samples, labelled with the final exit's answer."""
+    """Return the path of 400 samples, labelled with the final exit's predictions."""
     inputs = make_samples(400, seed=3)
     with Runner(bundle) as runner:
         labels = runner.infer_every_exit(inputs).readouts[:, -1, 0].astype(np.int64)
@@ -29,8 +29,8 @@ def data(bundle, tmp_path):
     return path
 
 
-def refusal(outcome) -> str:
-    """Return the one line of a refused command."""
+def error_line(outcome) -> str:
+    """Return the one-line error of a command."""
     assert outcome.code == 2
     assert outcome.out == ""
     lines = outcome.err.strip().splitlines()
@@ -49,7 +49,7 @@ def test_inspect_prints_stages_carry_and_proof(edgeexit, bundle):
     assert "composed stages equal the whole model" in edgeexit("inspect", bundle.path).out
 
 
-def test_fit_evaluate_profile_and_run_follow_each_other(edgeexit, bundle, data, tmp_path):
+def test_fit_evaluate_profile_and_run_work_one_after_the_other(edgeexit, bundle, data, tmp_path):
     fitted = json.loads(
         edgeexit("fit", bundle.path, "--data", data, "--policy", "beem", "--max-risk", 0.2, "--json").out
     )
@@ -84,7 +84,7 @@ def test_fit_evaluate_profile_and_run_follow_each_other(edgeexit, bundle, data, 
             )
 
 
-def test_run_every_exit_writes_each_exit_under_its_name(edgeexit, bundle, data, tmp_path):
+def test_run_every_exit_writes_the_outputs_of_each_exit_under_its_name(edgeexit, bundle, data, tmp_path):
     out = tmp_path / "exits.npz"
     assert edgeexit("run", bundle.path, "--data", data, "--out", out, "--every-exit").code == 0
     with np.load(out) as exits:
@@ -92,50 +92,52 @@ def test_run_every_exit_writes_each_exit_under_its_name(edgeexit, bundle, data, 
         assert exits["e1"].shape == (400, 4)
 
 
-def test_keys_sign_a_bundle_and_trust_checks_it(edgeexit, bundle, tmp_path):
+def test_sign_signs_a_bundle_and_trust_verifies_it(edgeexit, bundle, tmp_path):
     key = tmp_path / "maker.key"
     assert "private key" in edgeexit("keygen", key).out
-    assert "signature.json is missing" in refusal(edgeexit("inspect", bundle.path, "--trust", key.with_suffix(".pub")))
+    assert "signature.json is missing" in error_line(
+        edgeexit("inspect", bundle.path, "--trust", key.with_suffix(".pub"))
+    )
     assert edgeexit("sign", bundle.path, "--key", key).code == 0
     assert edgeexit("inspect", bundle.path, "--trust", key.with_suffix(".pub")).code == 0
-    assert "exists already" in refusal(edgeexit("keygen", key))
+    assert "exists already" in error_line(edgeexit("keygen", key))
 
 
-def test_labels_of_the_wrong_length_are_one_line(edgeexit, bundle, data, tmp_path):
+def test_labels_of_the_wrong_length_are_a_one_line_error(edgeexit, bundle, data, tmp_path):
     with np.load(data) as given:
         save_arrays(tmp_path / "short.npz", {INPUT: given[INPUT], "labels": given["labels"][:-1]})
-    line = refusal(edgeexit("fit", bundle.path, "--data", tmp_path / "short.npz"))
-    assert "'labels' has shape (399,) where 400 samples need one each" in line
+    line = error_line(edgeexit("fit", bundle.path, "--data", tmp_path / "short.npz"))
+    assert "'labels' has shape (399,); 400 samples need labels of shape [N]" in line
     assert Bundle.open(bundle.path).policy() is None
 
 
-def test_a_corrupted_bundle_is_one_line_that_names_the_file(edgeexit, bundle, data):
+def test_a_damaged_bundle_is_a_one_line_error_that_names_the_file(edgeexit, bundle, data):
     path = bundle.path / "stage1.onnx"
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
     for command in (["inspect", bundle.path], ["fit", bundle.path, "--data", data], ["profile", bundle.path]):
-        assert "stage1.onnx is damaged" in refusal(edgeexit(*command))
+        assert "stage1.onnx is damaged" in error_line(edgeexit(*command))
 
 
-def test_too_few_samples_and_an_unknown_policy_are_one_line(edgeexit, bundle, data):
-    assert "at least 4604 are needed" in refusal(edgeexit("fit", bundle.path, "--data", data, "--max-risk", 0.001))
-    assert "there are confidence, " in refusal(edgeexit("fit", bundle.path, "--data", data, "--policy", "psychic"))
+def test_too_few_samples_and_an_unknown_policy_are_one_line_errors(edgeexit, bundle, data):
+    assert "at least 4604 are needed" in error_line(edgeexit("fit", bundle.path, "--data", data, "--max-risk", 0.001))
+    assert "there are confidence, " in error_line(edgeexit("fit", bundle.path, "--data", data, "--policy", "psychic"))
 
 
-def test_a_bundle_without_policy_says_what_to_run(edgeexit, bundle, data, tmp_path):
-    assert "edgeexit fit" in refusal(edgeexit("evaluate", bundle.path, "--data", data))
-    assert "edgeexit fit" in refusal(edgeexit("run", bundle.path, "--data", data, "--out", tmp_path / "y.npz"))
+def test_a_bundle_without_a_policy_is_an_error_that_names_edgeexit_fit(edgeexit, bundle, data, tmp_path):
+    assert "edgeexit fit" in error_line(edgeexit("evaluate", bundle.path, "--data", data))
+    assert "edgeexit fit" in error_line(edgeexit("run", bundle.path, "--data", data, "--out", tmp_path / "y.npz"))
     assert not (tmp_path / "y.npz").exists()
 
 
-def test_an_output_that_cannot_be_written_is_one_line(edgeexit, bundle, data, tmp_path):
+def test_an_output_that_cannot_be_written_is_a_one_line_error(edgeexit, bundle, data, tmp_path):
     assert edgeexit("fit", bundle.path, "--data", data, "--max-risk", 0.2).code == 0
     (tmp_path / "folder").mkdir()
-    line = refusal(edgeexit("run", bundle.path, "--data", data, "--out", tmp_path / "folder"))
+    line = error_line(edgeexit("run", bundle.path, "--data", data, "--out", tmp_path / "folder"))
     assert "folder" in line
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "data.npz", "folder"]
 
 
-def test_a_new_policy_in_a_signed_bundle_asks_for_a_new_signature(edgeexit, bundle, data, tmp_path):
+def test_a_new_policy_in_a_signed_bundle_needs_a_new_signature(edgeexit, bundle, data, tmp_path):
     edgeexit("keygen", tmp_path / "maker.key")
     edgeexit("sign", bundle.path, "--key", tmp_path / "maker.key")
     assert "edgeexit sign" in edgeexit("fit", bundle.path, "--data", data, "--max-risk", 0.2).err
@@ -144,19 +146,19 @@ def test_a_new_policy_in_a_signed_bundle_asks_for_a_new_signature(edgeexit, bund
     assert edgeexit("inspect", bundle.path, "--trust", tmp_path / "maker.pub").code == 0
 
 
-def test_markup_and_control_characters_are_shown_as_they_are(capsys):
+def test_markup_and_control_characters_are_escaped_in_tables(capsys):
     print_table("t", ("name", "value"), [("a", "oops [/x] \x1b[31m")])
     shown = capsys.readouterr().out
     assert "oops [/x]" in shown
     assert "\x1b" not in shown
 
 
-def test_debug_shows_the_traceback(edgeexit, tmp_path):
+def test_debug_raises_the_error_with_its_traceback(edgeexit, tmp_path):
     with pytest.raises(Exception, match="is not a bundle"):
         edgeexit("inspect", tmp_path, "--debug")
 
 
-def test_the_version_is_told(edgeexit):
+def test_version_prints_the_version(edgeexit):
     assert edgeexit("--version").out == f"edgeexit {__version__}\n"
 
 
@@ -164,29 +166,29 @@ def test_an_unknown_option_exits_with_2(edgeexit, bundle):
     assert edgeexit("inspect", bundle.path, "--colour").code == 2
 
 
-def test_a_wrong_option_is_told_with_the_help_of_its_own_command(edgeexit, tmp_path):
+def test_a_wrong_option_is_an_error_that_names_the_help_of_its_command(edgeexit, tmp_path):
     out = tmp_path / "bundle"
-    line = refusal(edgeexit("compile", "m.onnx", "--out", out, "--precision", "int9"))
+    line = error_line(edgeexit("compile", "m.onnx", "--out", out, "--precision", "int9"))
     assert "--precision 'int9' is none of fp32, fp16, int8" in line
     assert line.endswith("see `edgeexit compile --help`")
-    assert refusal(edgeexit("engines", "build", out, "--dla", -1)).endswith("see `edgeexit engines build --help`")
+    assert error_line(edgeexit("engines", "build", out, "--dla", -1)).endswith("see `edgeexit engines build --help`")
     assert not out.exists()
 
 
-def test_a_missing_key_is_told_once(edgeexit, bundle, tmp_path):
-    line = refusal(edgeexit("inspect", bundle.path, "--trust", tmp_path / "no.pub"))
+def test_a_missing_key_is_a_one_line_error(edgeexit, bundle, tmp_path):
+    line = error_line(edgeexit("inspect", bundle.path, "--trust", tmp_path / "no.pub"))
     assert line == f"error: public key '{tmp_path / 'no.pub'}' cannot be read: No such file or directory"
 
 
 COMMANDS = (
     *("compile", "inspect", "fit", "evaluate", "run", "profile", "agent", "targets", "quickstart", "keygen", "sign"),
     *("engines build", "engines list", "engines clear"),
-    *("calibrator register", "calibrator run", "calibrator status", "calibrator history"),
+    *("calibrator register", "calibrator run", "calibrator status", "calibrator history", "calibrator command"),
 )
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself_with_an_example(edgeexit, command):
+def test_the_help_of_every_command_has_an_example(edgeexit, command):
     outcome = edgeexit(*command.split(), "--help")
     assert outcome.code == 0
     assert "Usage" in outcome.out

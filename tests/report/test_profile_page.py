@@ -1,11 +1,11 @@
-"""The page of a profile, from one made up here."""
+"""The page of a latency profile, from a synthetic profile."""
 
 import pytest
 from plotly.offline import get_plotlyjs
 
 from edgeexit.latency import Drift, ExitPath, LatencyProfile, ProfilePhase, StageProfile, summarise
-from edgeexit.report.profile_figures import draw_run, draw_spread, draw_where_time_goes
-from edgeexit.report.profile_page import draw_profile
+from edgeexit.report.profile_figures import draw_distribution, draw_time_per_part, draw_timeline
+from edgeexit.report.profile_page import render_profile_page
 from edgeexit.telemetry import Reading, SensorRange, Telemetry
 
 EXITS = ("first <b>", "last")
@@ -53,61 +53,68 @@ def profile(**changes):
 
 
 def page(found):
-    return draw_profile(found, "a model", EXITS).decode().replace(get_plotlyjs(), "")
+    return render_profile_page(found, "a model", EXITS).decode().replace(get_plotlyjs(), "")
 
 
-def test_every_section_is_there_and_names_are_text():
+def test_the_page_has_every_section_and_names_are_escaped():
     text = page(profile())
-    for words in ("Where the time goes", "How latencies spread", "Over the run", "In figures", "The machine"):
+    for words in ("Latency per part", "Distribution of latencies", "Latency over the run", "Table", "Machine"):
         assert f"<h2>{words}</h2>" in text
-    for words in ("3.20 mJ", "1.200 times as long", "the machine drifted", "not known", "schedutil", "Exit mix: first"):
+    for words in (
+        "3.20 mJ",
+        "1.200 times as long",
+        "the machine drifted",
+        "not readable",
+        "schedutil",
+        "Exit mix: first",
+    ):
         assert words in text
     assert "aarch64 &lt;script&gt;" in text
     assert "aarch64 <script>" not in text
     assert "first <b>" not in text
 
 
-def test_bars_add_up_to_what_the_exits_took():
-    figure = draw_where_time_goes(profile(), EXITS)
+def test_the_bars_add_up_to_the_latency_of_each_exit():
+    figure = draw_time_per_part(profile(), EXITS)
     bars = {bar.name: bar.x for bar in figure.data}
-    assert list(bars) == ["stages", "readouts", "decisions", "staging"]
+    assert list(bars) == ["stages", "readouts", "decisions", "overhead"]
     assert bars["readouts"] == pytest.approx((0.01, 0.02))
     assert [sum(parts) for parts in zip(*bars.values(), strict=True)] == pytest.approx([0.51, 1.22])
 
 
 def test_without_a_policy_the_bars_are_the_stages_up_to_each_exit():
-    bare = profile(paths=(), end_to_end=None, policy=None, exit_rates=None, end_to_end_raw_us=())
-    bars = {bar.name: bar.x for bar in draw_where_time_goes(bare, EXITS).data}
+    without_policy = profile(paths=(), end_to_end=None, policy=None, exit_rates=None, end_to_end_raw_us=())
+    bars = {bar.name: bar.x for bar in draw_time_per_part(without_policy, EXITS).data}
     assert bars["stages"] == pytest.approx((0.49, 1.18))
     assert "decisions" not in bars
-    assert "every one forced to run" in page(bare)
+    assert "measured without a policy" in page(without_policy)
 
 
-def test_readouts_that_are_not_known_stay_in_the_stages_and_are_told():
+def test_unknown_readout_latencies_are_part_of_the_stages_and_are_mentioned():
     unknown = profile(stages=(stage("s0", 0.5, None), stage("s1", 0.7, None)))
-    assert "readouts" not in {bar.name for bar in draw_where_time_goes(unknown, EXITS).data}
-    assert "not known on this runtime" in page(unknown)
+    assert "readouts" not in {bar.name for bar in draw_time_per_part(unknown, EXITS).data}
+    assert "cannot be measured on this runtime" in page(unknown)
 
 
-def test_the_run_shows_sensors_that_told_something_under_the_latencies():
-    names = [trace.name for trace in draw_run(profile()).data]
-    assert names == ["every stage", "under the policy", "cpu-thermal"]
+def test_the_timeline_shows_the_sensors_that_have_values():
+    names = [trace.name for trace in draw_timeline(profile()).data]
+    assert names == ["all stages", "with the policy", "cpu-thermal"]
 
 
-def test_axes_of_latency_are_logarithmic_and_labelled_at_1_2_and_5():
-    held_up = profile(stages=(stage("s0", 0.05), stage("s1", 0.7)), end_to_end_raw_us=(49.0, 50.0, 570.0))
-    run, spread = draw_run(held_up).layout.yaxis, draw_spread(held_up).layout.xaxis
+def test_latency_axes_are_logarithmic_with_labels_at_1_2_and_5():
+    slow = profile(stages=(stage("s0", 0.05), stage("s1", 0.7)), end_to_end_raw_us=(49.0, 50.0, 570.0))
+    run, spread = draw_timeline(slow).layout.yaxis, draw_distribution(slow).layout.xaxis
     assert (run.type, spread.type) == ("log", "log")
     assert run.ticktext == spread.ticktext == ("0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1", "2", "5")
-    assert draw_spread(profile()).layout.xaxis.tickvals is None  # too narrow for them
+    assert draw_distribution(profile()).layout.xaxis.tickvals is None  # the range is too narrow for these labels
 
 
-def test_what_came_over_the_wire_is_drawn_without_its_samples():
+def test_a_profile_without_raw_samples_has_no_distribution_and_no_timeline():
     sent = profile().without_raw()
-    assert draw_spread(sent) is None
-    assert draw_run(sent) is None
-    assert "Where the time goes" in page(sent)
+    assert draw_distribution(sent) is None
+    assert draw_timeline(sent) is None
+    assert "Latency per part" in page(sent)
 
 
-def test_an_invalid_profile_says_so_first():
-    assert "Not to be used as costs: too hot." in page(profile(invalid="too hot"))
+def test_an_invalid_profile_is_marked_at_the_top():
+    assert "Invalid, not usable as costs: too hot." in page(profile(invalid="too hot"))

@@ -1,50 +1,39 @@
-"""The first figure: accuracy over latency of every kind, and under it what each gains over the simplest."""
+"""The trade-off chart: accuracy over cost for every kind of policy, and below it the gain over the simplest kind."""
 
 from collections.abc import Sequence
 from math import ceil
 from typing import Final
 
-import msgspec
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from edgeexit.fitting.outcome import PolicyOutcome
 from edgeexit.policies import KINDS
-from edgeexit.report.curves import Curve, Curves
+from edgeexit.report.cost_scale import CostScale
+from edgeexit.report.outcomes import ReportOutcomes
 from edgeexit.report.page import GREY, escape_label, set_style
-from edgeexit.report.words import Scale
+from edgeexit.report.tradeoff_curves import TradeoffCurve, TradeoffCurves
 
 _KIND_COLOURS: Final = (
     "#1c7ed6", "#e8590c", "#2f9e44", "#e64980", "#f59f00", "#0c8599", "#ae3ec9", "#845ef7", "#74b816", "#c92a2a",
 )  # fmt: skip
 _DASHES: Final = ("solid", "dash", "dot", "dashdot")
-_SHOWN: Final = 5
-"""Curves to begin with; more cross each other beyond reading, and wait in the legend."""
-_NAMED: Final = 4
-"""Single exits whose names stand beside their marks; more run into each other on a narrow screen."""
-_BESIDE_FINAL: Final = 0.72
-"""Share of full cost from which on one of many exits' names would run into the final exit's."""
-_FEW: Final = 10
-"""A curve of so few points shows them: its kind knows hardly any other thresholds."""
-_NORMAL: Final = 1.96
-"""Standard errors to either side of 95 % of a normal distribution."""
+_VISIBLE: Final = 5
+"""Number of curves that are visible at first; more would be hard to read. The legend shows and hides them."""
+_MAX_NAMES: Final = 4
+"""Maximum number of exits with a visible name; more names would overlap on a small screen."""
+_NEAR_FINAL: Final = 0.72
+"""Fraction of the full cost from which on the name of an exit would overlap with the final exit's."""
+_FEW_POINTS: Final = 10
+"""A curve with at most this many points shows its points, because its kind has only few thresholds."""
+_Z95: Final = 1.96
+"""Standard errors on each side of a 95 % interval of a normal distribution."""
 
 
-class Marks(msgspec.Struct, frozen=True, kw_only=True):
-    """The points to hold the curves against, with their exits' names."""
-
-    exits: tuple[str, ...]
-    singles: tuple[PolicyOutcome, ...]
-    oracle: PolicyOutcome
-    chosen: PolicyOutcome
-    kind: str
-    """Of the chosen policy."""
-
-
-def draw_tradeoff(curves: Curves, marks: Marks, scale: Scale, quality: str) -> go.Figure:
-    """Return the figure; `quality` names what 1 - loss is."""
-    shown = shown_kinds(curves, marks.kind)
+def draw_tradeoff(curves: TradeoffCurves, outcomes: ReportOutcomes, scale: CostScale, quality: str) -> go.Figure:
+    """Return the chart; `quality` is the name of 1 - loss."""
+    shown = shown_kinds(curves, outcomes.kind)
     compared = len(curves.curves) > 1
     figure = make_subplots(
         rows=2 if compared else 1,
@@ -57,9 +46,10 @@ def draw_tradeoff(curves: Curves, marks: Marks, scale: Scale, quality: str) -> g
         _add_noise(figure, curves, max(curves.curves[1:], key=lambda curve: curve.mean_gain), scale)
     for curve in curves.curves:
         _add_curve(figure, curves, curve, scale, shown=curve.kind in shown, compared=compared)
-    _add_marks(figure, marks, scale)
-    whole = marks.singles[-1]
-    figure.add_hline(y=1 - whole.mean_loss, line={"dash": "dot", "color": GREY, "width": 1.5}, row=1, col=1)
+    _add_outcomes(figure, outcomes, scale)
+    figure.add_hline(
+        y=1 - outcomes.full_model.mean_loss, line={"dash": "dot", "color": GREY, "width": 1.5}, row=1, col=1
+    )
     figure.update_yaxes(title=quality, tickformat=".0%", row=1, col=1)
     figure.update_xaxes(**scale.axis, row=2 if compared else 1, col=1)
     if compared:
@@ -70,24 +60,26 @@ def draw_tradeoff(curves: Curves, marks: Marks, scale: Scale, quality: str) -> g
 
 
 def colour_of(kind: str) -> str:
-    """Return a kind's colour, the same in every figure and report."""
+    """Return the colour of a kind, which is the same in all charts and reports."""
     return _KIND_COLOURS[_place(kind) % len(_KIND_COLOURS)]
 
 
-def shown_kinds(curves: Curves, chosen: str) -> frozenset[str]:
-    """Return the kinds to show to begin with: the chosen one, the baseline, and those that gain the most."""
+def shown_kinds(curves: TradeoffCurves, chosen: str) -> frozenset[str]:
+    """Return the kinds that are visible at first: the chosen one, the baseline, and those with the largest gain."""
     best = sorted(curves.curves, key=lambda curve: -curve.mean_gain)
     order = [chosen, curves.baseline, *(curve.kind for curve in best)]
     present = [kind for kind in dict.fromkeys(order) if any(curve.kind == kind for curve in curves.curves)]
-    return frozenset(kind for kind in present[:_SHOWN] if kind is not None)
+    return frozenset(kind for kind in present[:_VISIBLE] if kind is not None)
 
 
 def _place(kind: str) -> int:
     return list(KINDS).index(kind) if kind in KINDS else len(KINDS)
 
 
-def _add_curve(figure: go.Figure, curves: Curves, curve: Curve, scale: Scale, *, shown: bool, compared: bool) -> None:
-    few = len(curve.costs) <= _FEW
+def _add_curve(
+    figure: go.Figure, curves: TradeoffCurves, curve: TradeoffCurve, scale: CostScale, *, shown: bool, compared: bool
+) -> None:
+    few = len(curve.costs) <= _FEW_POINTS
     line = {"color": colour_of(curve.kind), "width": 2.5, "dash": _DASHES[_place(curve.kind) // 5 % len(_DASHES)]}
     style = {
         "mode": "lines+markers" if few else "lines",
@@ -98,10 +90,10 @@ def _add_curve(figure: go.Figure, curves: Curves, curve: Curve, scale: Scale, *,
         "visible": True if shown else "legendonly",
     }
     figure.add_scatter(
-        x=scale.plotted(curve.costs),
+        x=scale.axis_values(curve.costs),
         y=1 - curve.losses,
         customdata=[scale.speedup(cost) for cost in curve.costs],
-        hovertemplate=f"{curve.kind}: %{{y:.1%}} at {scale.hover}, %{{customdata}} less<extra></extra>",
+        hovertemplate=f"{curve.kind}: %{{y:.1%}} at {scale.hover}, speed-up %{{customdata}}<extra></extra>",
         row=1,
         col=1,
         **style,
@@ -109,9 +101,9 @@ def _add_curve(figure: go.Figure, curves: Curves, curve: Curve, scale: Scale, *,
     if compared:
         style["mode"] = "lines"
         figure.add_scatter(
-            x=scale.plotted(curves.budgets),
+            x=scale.axis_values(curves.budgets),
             y=100 * curve.gain,
-            customdata=100 * _NORMAL * curve.noise,
+            customdata=100 * _Z95 * curve.noise,
             hovertemplate=(
                 f"{curve.kind}: %{{y:+.2f}} ± %{{customdata:.2f}} points over {curves.baseline} at {scale.hover}"
                 "<extra></extra>"
@@ -123,11 +115,11 @@ def _add_curve(figure: go.Figure, curves: Curves, curve: Curve, scale: Scale, *,
         )
 
 
-def _add_noise(figure: go.Figure, curves: Curves, leader: Curve, scale: Scale) -> None:
-    """Shade where the kind that gains most would be by chance alone."""
+def _add_noise(figure: go.Figure, curves: TradeoffCurves, leader: TradeoffCurve, scale: CostScale) -> None:
+    """Add the 95 % band around zero gain, for the kind with the largest gain."""
     reached = np.isfinite(leader.noise)
-    reach = 100 * _NORMAL * leader.noise[reached]
-    x = scale.plotted(curves.budgets[reached])
+    reach = 100 * _Z95 * leader.noise[reached]
+    x = scale.axis_values(curves.budgets[reached])
     figure.add_scatter(
         x=np.concatenate([x, x[::-1]]),
         y=np.concatenate([reach, -reach[::-1]]),
@@ -136,16 +128,16 @@ def _add_noise(figure: go.Figure, curves: Curves, leader: Curve, scale: Scale) -
         line={"width": 0},
         mode="lines",
         hoverinfo="skip",
-        name=f"chance alone, 95 % ({leader.kind})",
+        name=f"explained by chance, 95 % ({leader.kind})",
         legendrank=2000,
         row=2,
         col=1,
     )
 
 
-def _add_marks(figure: go.Figure, marks: Marks, scale: Scale) -> None:
-    *early, whole = zip(marks.exits, marks.singles, strict=True)
-    every, crowded = ceil(len(early) / _NAMED), _BESIDE_FINAL * scale.whole
+def _add_outcomes(figure: go.Figure, outcomes: ReportOutcomes, scale: CostScale) -> None:
+    *early, final = zip(outcomes.exits, outcomes.single_exits, strict=True)
+    every, crowded = ceil(len(early) / _MAX_NAMES), _NEAR_FINAL * scale.full_cost
     _add_points(
         figure,
         scale,
@@ -164,8 +156,8 @@ def _add_marks(figure: go.Figure, marks: Marks, scale: Scale) -> None:
     _add_points(
         figure,
         scale,
-        [whole[1]],
-        names=[f"{escape_label(whole[0])}, the whole model"],
+        [final[1]],
+        names=[f"{escape_label(final[0])}, the full model"],
         texts=["final exit"],
         legend="full model",
         place="bottom left",
@@ -174,8 +166,8 @@ def _add_marks(figure: go.Figure, marks: Marks, scale: Scale) -> None:
     _add_points(
         figure,
         scale,
-        [marks.oracle],
-        names=["oracle: the first right exit"],
+        [outcomes.oracle],
+        names=["oracle: the first correct exit"],
         texts=["oracle"],
         legend="oracle",
         place="top center",
@@ -184,15 +176,15 @@ def _add_marks(figure: go.Figure, marks: Marks, scale: Scale) -> None:
     _add_points(
         figure,
         scale,
-        [marks.chosen],
-        names=[f"the fitted policy ({marks.kind})"],
+        [outcomes.fitted],
+        names=[f"the fitted policy ({outcomes.kind})"],
         texts=[""],
-        legend=f"fitted policy ({marks.kind})",
+        legend=f"fitted policy ({outcomes.kind})",
         place="top left",
         marker={
             "symbol": "star",
             "size": 18,
-            "color": colour_of(marks.kind),
+            "color": colour_of(outcomes.kind),
             "line": {"width": 1.5, "color": "white"},
         },
     )
@@ -200,7 +192,7 @@ def _add_marks(figure: go.Figure, marks: Marks, scale: Scale) -> None:
 
 def _add_points(
     figure: go.Figure,
-    scale: Scale,
+    scale: CostScale,
     outcomes: Sequence[PolicyOutcome],
     *,
     names: Sequence[str],
@@ -210,14 +202,14 @@ def _add_points(
     marker: dict[str, object],
 ) -> None:
     figure.add_scatter(
-        x=scale.plotted(np.array([outcome.mean_cost for outcome in outcomes])),
+        x=scale.axis_values(np.array([outcome.mean_cost for outcome in outcomes])),
         y=[1 - outcome.mean_loss for outcome in outcomes],
         mode="markers+text",
         text=list(texts),
         textposition=place,
         marker=marker,
         customdata=[(name, scale.speedup(outcome.mean_cost)) for name, outcome in zip(names, outcomes, strict=True)],
-        hovertemplate=(f"%{{customdata[0]}}: %{{y:.1%}} at {scale.hover}, %{{customdata[1]}} less<extra></extra>"),
+        hovertemplate=(f"%{{customdata[0]}}: %{{y:.1%}} at {scale.hover}, speed-up %{{customdata[1]}}<extra></extra>"),
         name=legend,
         legendrank=1500,
         cliponaxis=False,

@@ -1,4 +1,4 @@
-"""The figures of one policy: where samples leave, how far its exits can be believed, how deep each class goes."""
+"""The charts of a fitted policy: exit rates, reliability diagrams, exits per class."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -7,20 +7,20 @@ import plotly.graph_objects as go
 from plotly.colors import find_intermediate_color, hex_to_rgb
 
 from edgeexit.formatting import percent
-from edgeexit.report.depth import ClassDepth, ends
+from edgeexit.report.class_depth import ClassDepth, shallowest_and_deepest
+from edgeexit.report.cost_scale import CostScale
 from edgeexit.report.page import COLOURS, GREY, NAME_AXIS, escape_label, set_style
 from edgeexit.report.reliability import BINS, Reliability
-from edgeexit.report.words import Scale
 
 _EXIT_COLOURS: Final = {2: (0, 3), 3: (0, 2, 3)}
-"""Places among the colours; a blend of the middle ones would be a muddy one."""
+"""Number of exits -> indices of their colours, chosen by hand because blends would look muddy."""
 _ROW_HEIGHT: Final = 26
-_FIGURED: Final = 4
-"""Exits whose bars have their figures above them; on a narrow screen more would run into each other."""
+_MAX_LABELLED: Final = 4
+"""Maximum number of exits with labels above their bars; more labels would overlap on a small screen."""
 
 
 def exit_colours(count: int) -> tuple[str, ...]:
-    """Return a colour an exit, from the cheapest to the final one: the house's own, and blends of them above four."""
+    """Return one colour per exit, from the cheapest to the final one; for more than four exits, blends."""
     if count in _EXIT_COLOURS:
         return tuple(COLOURS[place] for place in _EXIT_COLOURS[count])
     scale = [hex_to_rgb(colour) for colour in COLOURS[:4]]
@@ -28,13 +28,13 @@ def exit_colours(count: int) -> tuple[str, ...]:
 
 
 def draw_exit_rates(
-    exits: Sequence[str], policy: Sequence[float], oracle: Sequence[float], costs: Sequence[float], scale: Scale
+    exits: Sequence[str], policy: Sequence[float], oracle: Sequence[float], costs: Sequence[float], scale: CostScale
 ) -> go.Figure:
-    """Return a bar an exit for the policy and, grey, for the oracle; all [K]."""
+    """Return one bar per exit for the rates [K] of the policy, and a grey one for those of the oracle."""
     figure = go.Figure()
     places = list(range(len(exits)))
     names = [escape_label(name) for name in exits]
-    texts = len(exits) <= _FIGURED
+    texts = len(exits) <= _MAX_LABELLED
     for legend, fractions, colour in (("fitted policy", policy, COLOURS[0]), ("oracle", oracle, GREY)):
         figure.add_bar(
             x=places,
@@ -47,21 +47,21 @@ def draw_exit_rates(
             textposition="outside",
             textangle=0,
             cliponaxis=False,
-            customdata=[(name, scale.write(cost)) for name, cost in zip(names, costs, strict=True)],
-            hovertemplate=(f"{legend}: %{{y:.1%}} leave at %{{customdata[0]}}, for %{{customdata[1]}}<extra></extra>"),
+            customdata=[(name, scale.text(cost)) for name, cost in zip(names, costs, strict=True)],
+            hovertemplate=(f"{legend}: %{{y:.1%}} exit at %{{customdata[0]}}, cost %{{customdata[1]}}<extra></extra>"),
         )
     figure.update_xaxes(tickvals=places, ticktext=[escape_label(name, max_length=12) for name in exits])
-    figure.update_yaxes(tickformat=".0%", rangemode="tozero", title="share of samples")
+    figure.update_yaxes(tickformat=".0%", rangemode="tozero", title="fraction of samples")
     set_style(figure, height=340)
     return figure.update_layout(legend=_ABOVE)
 
 
 def draw_reliability(before: Reliability, after: Reliability | None, colour: str) -> go.Figure:
-    """Return accuracy over top-1 probability; `after` is under fitted temperatures, None where they do not differ."""
+    """Return a reliability diagram; `after` is with fitted temperatures, None if they do not change the exit."""
     figure = go.Figure()
     last = after or before
     most = max(last.counts.max(), 1)
-    figure.add_bar(  # how many samples each bin holds, along the foot
+    figure.add_bar(  # number of samples per bin
         x=(last.edges + 0.5 / BINS).tolist(),
         y=(0.3 * last.counts / most).tolist(),
         width=1 / BINS,
@@ -84,10 +84,12 @@ def draw_reliability(before: Reliability, after: Reliability | None, colour: str
 
 
 def draw_class_depths(depths: tuple[ClassDepth, ...], exits: Sequence[str], names: Sequence[str]) -> go.Figure:
-    """Return a stacked bar a class, the shallowest on top; of many only the two ends. `names` [C] of the classes."""
-    shallow, deep = ends(depths)
+    """Return one stacked bar per class with the names [C], the shallowest class on top; at most 30 classes."""
+    shallow, deep = shallowest_and_deepest(depths)
     rows = [*shallow, *deep]
-    places = [index + (index >= len(shallow)) for index in range(len(rows))]  # a gap between the two ends
+    places = [
+        index + (index >= len(shallow)) for index in range(len(rows))
+    ]  # leaves a gap between the shallowest and the deepest classes
     labels = [escape_label(names[depth.index], max_length=16) for depth in rows]
     figure = go.Figure()
     for k, (exit_name, colour) in enumerate(zip(exits, exit_colours(len(exits)), strict=True)):
@@ -103,8 +105,8 @@ def draw_class_depths(depths: tuple[ClassDepth, ...], exits: Sequence[str], name
                 for depth in rows
             ],
             hovertemplate=(
-                f"%{{customdata[0]}}: %{{x:.1%}} leave at {name}<br>%{{customdata[1]}} samples, mean exit "
-                "%{customdata[2]:.2f}, %{customdata[3]} right<extra></extra>"
+                f"%{{customdata[0]}}: %{{x:.1%}} exit at {name}<br>%{{customdata[1]}} samples, mean exit "
+                "%{customdata[2]:.2f}, accuracy %{customdata[3]}<extra></extra>"
             ),
         )
     for place, depth in zip(places, rows, strict=True):
@@ -132,15 +134,15 @@ def draw_class_depths(depths: tuple[ClassDepth, ...], exits: Sequence[str], name
     )
 
 
-def _add_reliability(figure: go.Figure, found: Reliability, colour: str, when: str, *, width: float) -> None:
+def _add_reliability(figure: go.Figure, diagram: Reliability, colour: str, when: str, *, width: float) -> None:
     figure.add_scatter(
-        x=found.confidence.tolist(),
-        y=found.accuracy.tolist(),
+        x=diagram.confidence.tolist(),
+        y=diagram.accuracy.tolist(),
         mode="lines+markers",
         line={"color": colour, "width": width},
-        marker={"size": 5 if width > 2 else 4},  # noqa: PLR2004 - the finer line, the finer marks
-        customdata=found.counts.tolist(),
-        hovertemplate=f"{when}%{{y:.1%}} right where %{{x:.1%}} sure, %{{customdata:,}} samples<extra></extra>",
+        marker={"size": 5 if width > 2 else 4},  # noqa: PLR2004 - thin lines have small markers
+        customdata=diagram.counts.tolist(),
+        hovertemplate=f"{when}accuracy %{{y:.1%}} at probability %{{x:.1%}}, %{{customdata:,}} samples<extra></extra>",
     )
 
 

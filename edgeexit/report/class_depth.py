@@ -1,0 +1,55 @@
+"""Exit rates and accuracy per class: how deep the samples of each class go."""
+
+import msgspec
+import numpy as np
+
+from edgeexit.fitting import ReadoutDataset
+from edgeexit.fitting.outcome import PolicyOutcome
+
+_SHOWN_PER_END = 15
+
+
+class ClassDepth(msgspec.Struct, frozen=True, kw_only=True):
+    """The exits of the samples of one class."""
+
+    index: int
+    samples: int
+    rates: tuple[float, ...]
+    """[K] fraction of the samples that exits at each exit."""
+    accuracy: float
+    """Fraction of correct predictions; without labels, of predictions that equal the final exit's."""
+
+    @property
+    def mean_depth(self) -> float:
+        """Mean index of the exit, counted from 1."""
+        return sum(k * rate for k, rate in enumerate(self.rates, start=1))
+
+
+def class_depths(dataset: ReadoutDataset, outcome: PolicyOutcome) -> tuple[ClassDepth, ...]:
+    """Return the classes that have samples, sorted by mean depth.
+
+    The class of a sample is its label, or without labels the prediction of the final exit.
+    """
+    truth = dataset.truth
+    depths = []
+    for index in np.unique(truth):
+        of_class = truth == index
+        exits = outcome.exits[of_class]
+        depths.append(
+            ClassDepth(
+                index=int(index),
+                samples=len(exits),
+                rates=tuple(float(n) / len(exits) for n in np.bincount(exits, minlength=dataset.exits)),
+                accuracy=1 - float(outcome.losses[of_class].mean()),
+            )
+        )
+    return tuple(sorted(depths, key=lambda depth: (depth.mean_depth, depth.index)))
+
+
+def shallowest_and_deepest(
+    depths: tuple[ClassDepth, ...],
+) -> tuple[tuple[ClassDepth, ...], tuple[ClassDepth, ...]]:
+    """Return the 15 shallowest and the 15 deepest classes; up to 30 classes, all classes and nothing."""
+    if len(depths) <= 2 * _SHOWN_PER_END:
+        return depths, ()
+    return depths[:_SHOWN_PER_END], depths[-_SHOWN_PER_END:]
