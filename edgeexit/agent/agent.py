@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from edgeexit.agent.active_policy import ActivePolicy, PolicySelector
-from edgeexit.agent.auditor import Auditor, DrawnSamples
+from edgeexit.agent.auditor import Auditor
 from edgeexit.agent.config import AgentConfig
 from edgeexit.agent.counters import Counters, CounterTotals
 from edgeexit.agent.labels import Labels, check_batch_labels, check_labels
@@ -21,6 +21,7 @@ from edgeexit.agent.outbox import Outbox
 from edgeexit.agent.policy_check import Recipient
 from edgeexit.agent.policy_store import PolicyStore
 from edgeexit.agent.profiling import ProfileOnCommand
+from edgeexit.agent.recording import InferenceRecorder
 from edgeexit.agent.reporting import Reporter
 from edgeexit.agent.state_lock import lock_state_dir
 from edgeexit.bundle import Bundle
@@ -72,7 +73,6 @@ class Agent:
         self._policies = PolicySelector(bundle, PolicyStore(config.state_dir, self._recipient), self._recipient, keys)
         self._counters = Counters(self._exits)
         self._started = time.monotonic()
-        self._recording_failed = False
         self._pending = 0
         self._pending_changed = threading.Condition()
         self._runner = Runner(
@@ -125,6 +125,7 @@ class Agent:
                 emit=self._add_audit,
                 feedback_window_s=self._config.feedback_window_s,
             )
+            self._recorder = InferenceRecorder(self._counters, self._auditor)
             self._link.start()
             resources.callback(self._link.stop)
             self._auditor.start()
@@ -199,7 +200,8 @@ class Agent:
         except Exception:
             self._counters.record_failure(active.revision)
             raise
-        self._record(result, active, self._draw(inputs, len(result.exits), labels, id))
+        drawn = self._recorder.draw(inputs, len(result.exits), labels=labels, id=id)
+        self._recorder.record(result, active, drawn)
         return result
 
     def infer_async(
@@ -233,18 +235,18 @@ class Agent:
         except Exception:
             self._counters.record_failure(active.revision)
             raise
-        drawn = self._draw(inputs, len(next(iter(inputs.values()))), labels, id)
+        drawn = self._recorder.draw(inputs, len(next(iter(inputs.values()))), labels=labels, id=id)
         with self._pending_changed:
             self._pending += 1
 
         def finish(done: Future[Inference]) -> None:
-            if not done.cancelled() and done.exception() is None:
-                self._record(done.result(), active, drawn)
+            if done.cancelled():
+                self._recorder.discard(drawn)
+            elif done.exception() is not None:
+                self._counters.record_failure(active.revision)
+                self._recorder.discard(drawn)
             else:
-                if drawn is not None:
-                    self._auditor.discard(drawn)
-                if not done.cancelled():
-                    self._counters.record_failure(active.revision)
+                self._recorder.record(done.result(), active, drawn)
             with self._pending_changed:
                 self._pending -= 1
                 self._pending_changed.notify_all()
@@ -282,28 +284,6 @@ class Agent:
             max(check.max_error for check in checks),
             time.monotonic() - started,
         )
-
-    def _draw(self, inputs: Inputs, samples: int, labels: Labels | None, id: str | None) -> DrawnSamples | None:  # noqa: A002 - the protocol's name
-        """Draw the samples to audit. An error here must not fail the inference."""
-        try:
-            return self._auditor.draw(inputs, samples, labels=labels, id=id)
-        except Exception:  # noqa: BLE001 - see above
-            self._log_recording_failure()
-            return None
-
-    def _record(self, result: Inference, active: ActivePolicy, drawn: DrawnSamples | None) -> None:
-        """Count an inference and submit its drawn samples. An error here must not fail the inference."""
-        try:
-            self._counters.record(active.revision, active.policy, result)
-            if drawn is not None:
-                self._auditor.submit(drawn, result, revision=active.revision, policy=active.policy)
-        except Exception:  # noqa: BLE001 - see above
-            self._log_recording_failure()
-
-    def _log_recording_failure(self) -> None:
-        if not self._recording_failed:  # later inferences would fail in the same way
-            self._recording_failed = True
-            _log.exception("inferences cannot be counted or audited")
 
     def _handle_policy(self, envelope: bytes) -> None:
         if self._policies.receive(envelope):

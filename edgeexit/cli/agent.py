@@ -106,7 +106,7 @@ def agent_command(
     next_step(f"edgeexit inspect {bundle}")
 
 
-class Summary(msgspec.Struct, frozen=True, kw_only=True):
+class AgentSummary(msgspec.Struct, frozen=True, kw_only=True):
     """What the agent did from start to stop."""
 
     samples: int
@@ -146,11 +146,11 @@ class _Tally:
             self._labelled += 1
             self._correct += int(result.predictions[0] == labels[0])
 
-    def summary(self, agent: Agent) -> Summary:
+    def summary(self, agent: Agent) -> AgentSummary:
         revision, policy = agent.active
         totals = agent.totals()
         samples = sum(totals.exited)
-        return Summary(
+        return AgentSummary(
             samples=samples,
             failed=totals.failed + self.unreadable,
             exit_rates=tuple(count / max(samples, 1) for count in totals.exited),

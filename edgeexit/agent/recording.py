@@ -1,0 +1,48 @@
+"""Records each inference: counts it, and submits its drawn samples for an audit."""
+
+import logging
+
+from edgeexit.agent.active_policy import ActivePolicy
+from edgeexit.agent.auditor import Auditor, DrawnSamples
+from edgeexit.agent.counters import Counters
+from edgeexit.agent.labels import Labels
+from edgeexit.datasets import Inputs
+from edgeexit.runtime import Inference
+
+_log = logging.getLogger(__name__)
+
+
+class InferenceRecorder:
+    """Records inferences. Thread-safe. An error in counting or auditing is logged once and never fails an inference."""
+
+    def __init__(self, counters: Counters, auditor: Auditor) -> None:
+        self._counters = counters
+        self._auditor = auditor
+        self._error_logged = False
+
+    def draw(self, inputs: Inputs, samples: int, *, labels: Labels | None, id: str | None) -> DrawnSamples | None:  # noqa: A002 - the protocol's name
+        """Draw the samples to audit from a batch; see `Auditor.draw`."""
+        try:
+            return self._auditor.draw(inputs, samples, labels=labels, id=id)
+        except Exception:  # noqa: BLE001 - the inference is more important
+            self._log_error()
+            return None
+
+    def record(self, result: Inference, active: ActivePolicy, drawn: DrawnSamples | None) -> None:
+        """Count an inference and submit its drawn samples."""
+        try:
+            self._counters.record(active.revision, active.policy, result)
+            if drawn is not None:
+                self._auditor.submit(drawn, result, revision=active.revision, policy=active.policy)
+        except Exception:  # noqa: BLE001 - the inference is more important
+            self._log_error()
+
+    def discard(self, drawn: DrawnSamples | None) -> None:
+        """Discard the drawn samples of an inference that was cancelled or failed."""
+        if drawn is not None:
+            self._auditor.discard(drawn)
+
+    def _log_error(self) -> None:
+        if not self._error_logged:  # later inferences would fail in the same way
+            self._error_logged = True
+            _log.exception("inferences cannot be counted or audited")
