@@ -11,6 +11,8 @@ from edgeexit.wire import MAX_BYTES, Audit, AuditedSample, State, decode, encode
 
 BUNDLE = "0f" * 32
 STATE = State(online=True, bundle=BUNDLE, cohort="c", boot=1, revision=2, policy="beem", agent="0.1.0")
+READOUT = np.array([[2, 0.6, 0.3, 0.9], [1, 0.7, 0.2, 0.8], [0, 0.9, 0.05, 0.4]], dtype=np.float32)
+"""[K, 4] of one sample: every exit has another class."""
 
 
 def test_decoding_inverts_encoding_and_the_json_is_readable():
@@ -29,6 +31,33 @@ def test_an_audited_sample_needs_a_value_per_exit():
     audit = Audit(outbox="o", sequence=1, bundle=BUNDLE, cohort="c", boot=1, revision=1, samples=(sample,))
     with pytest.raises(MessageError, match=r"samples\[0\]|samples\[\.\.\.\]"):
         decode(encode(audit).replace(b'"p2":[0.1,0.1]', b'"p2":[0.1]'), Audit)
+
+
+def test_an_audited_sample_without_a_prediction_is_valid():
+    fields = msgspec.to_builtins(AuditedSample.from_readout(READOUT, exit_index=1))
+    assert fields.keys() == {"exit", "top1", "p1", "p2", "entropy"}, "defaults are omitted"
+    sample = msgspec.convert({**fields, "label": None}, AuditedSample)
+    assert sample.prediction is None
+    assert sample.disagrees
+
+
+@pytest.mark.parametrize("prediction", [-1, 1.5, "cat"])
+def test_a_prediction_that_is_not_a_class_is_refused(prediction):
+    fields = msgspec.to_builtins(AuditedSample.from_readout(READOUT, exit_index=0))
+    with pytest.raises(msgspec.ValidationError, match="prediction"):
+        msgspec.convert(fields | {"prediction": prediction}, AuditedSample)
+
+
+def test_a_prediction_at_the_final_exit_is_ignored():
+    sample = AuditedSample(exit=1, top1=(0, 1), p1=(0.5, 0.9), p2=(0.3, 0.1), entropy=(1.0, 0.3), prediction=7)
+    assert not sample.disagrees
+
+
+def test_rounding_errors_of_the_softmax_are_clipped_to_the_limits_of_the_schema():
+    readout = np.array([[1, 1.0000001, -1e-9, -1e-8], [0, 1, 0, 0]], dtype=np.float32)
+    sample = AuditedSample.from_readout(readout, exit_index=1)
+    msgspec.convert(msgspec.to_builtins(sample), AuditedSample)  # would raise
+    assert (sample.p1[0], sample.p2[0], sample.entropy[0]) == (1.0, 0.0, 0.0)
 
 
 @given(st.integers(0, 2**32 - 1))
