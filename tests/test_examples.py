@@ -12,7 +12,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NAMES = sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir())
-NEEDS = {"03_endpoint_client": ("01_bring_a_cnn",)}
+NEEDS = {"03_endpoint_client": ("01_bring_a_cnn",), "04_custom_policy": ("01_bring_a_cnn",)}
 """Example -> the examples that its README says to run first."""
 
 pytestmark = pytest.mark.xdist_group("examples")
