@@ -1,4 +1,4 @@
-"""Data files: what does not fit is named, with its value."""
+"""Data files: errors name the array that does not match, with its value."""
 
 import numpy as np
 import pytest
@@ -43,13 +43,13 @@ def test_inputs_and_labels_are_read(path):
         ({"ids": IDS, "mask": MASK, "labels": np.ones(3)}, "integers"),
     ],
 )
-def test_what_does_not_fit_is_named(path, arrays, message):
+def test_an_array_that_does_not_match_is_named(path, arrays, message):
     save_arrays(path, arrays)
     with pytest.raises(DataError, match=message):
         load_dataset(path, SPECS, classes=3)
 
 
-def test_missing_labels_are_an_error_only_where_they_are_needed(path):
+def test_missing_labels_are_an_error_only_if_they_are_needed(path):
     save_arrays(path, {"ids": IDS, "mask": MASK})
     assert load_dataset(path, SPECS).labels is None
     with pytest.raises(DataError, match="labels"):
@@ -77,7 +77,7 @@ def test_an_array_may_have_any_name(path, name):
         assert arrays.files == [name]
 
 
-def test_a_damaged_compressed_file_is_one_error(path):
+def test_a_damaged_compressed_file_raises_a_data_error(path):
     np.savez_compressed(path, ids=np.arange(1000).reshape(200, 5), mask=np.ones((200, 5), np.float32))
     content = bytearray(path.read_bytes())
     content[60:90] = b"\xff" * 30

@@ -7,8 +7,8 @@ from scipy.stats import binom
 from edgeexit.latency import BIN_COUNT, bin_centre_ms, bin_of, estimate_percentile, overlatency_allowed, summarise
 
 
-def least_passing(allowed, percent):
-    """Return LoadGen's h of t by its definition: least h with P(Binomial(h + t, 1 - p) <= t) <= 1 - 0.99."""
+def min_passing(allowed, percent):
+    """Return LoadGen's h of t by its definition: the minimum h with P(Binomial(h + t, 1 - p) <= t) <= 1 - 0.99."""
     h = 1
     while binom.cdf(allowed, h + allowed, 1 - percent / 100) > 0.01:
         h += 1
@@ -18,29 +18,29 @@ def least_passing(allowed, percent):
 @pytest.mark.parametrize(
     ("percent", "allowed"), [(90, 1), (90, 2), (90, 3), (90, 10), (90, 40), (50, 1), (50, 7), (97, 5), (99, 1), (99, 4)]
 )
-def test_as_many_samples_are_left_out_as_loadgen_leaves_out(percent, allowed):
-    samples = least_passing(allowed, percent) + allowed
+def test_the_allowed_overlatency_equals_loadgen_s(percent, allowed):
+    samples = min_passing(allowed, percent) + allowed
     assert overlatency_allowed(samples, percent) == allowed
     assert overlatency_allowed(samples - 1, percent) == allowed - 1
 
 
 @pytest.mark.parametrize("percent", [50, 90, 99])
 @pytest.mark.parametrize("samples", [1000, 12_345, 100_000, 1_000_000])
-def test_with_many_samples_too_the_count_is_that_of_the_binomial(percent, samples):
+def test_the_allowed_overlatency_follows_the_binomial_distribution_for_many_samples(percent, samples):
     allowed = overlatency_allowed(samples, percent)
     assert binom.cdf(allowed, samples, 1 - percent / 100) <= 0.01
     assert binom.cdf(allowed + 1, samples, 1 - percent / 100) > 0.01
 
 
-@pytest.mark.parametrize(("percent", "floor"), [(90, 64), (99, 662)])
-def test_below_loadgens_floors_there_is_no_percentile(percent, floor):
-    values = np.arange(floor, dtype=np.float64)
+@pytest.mark.parametrize(("percent", "minimum"), [(90, 64), (99, 662)])
+def test_below_loadgen_s_minimum_there_is_no_percentile(percent, minimum):
+    values = np.arange(minimum, dtype=np.float64)
     assert estimate_percentile(values[:-1], percent) is None
-    assert estimate_percentile(values, percent) == floor - 1  # the highest: one may be over, and it is told itself
+    assert estimate_percentile(values, percent) == minimum - 1  # the highest value
     assert estimate_percentile(values[:1], percent) is None
 
 
-def test_a_summary_has_the_percentiles_that_its_samples_carry():
+def test_a_summary_has_the_percentiles_for_which_there_are_enough_samples():
     assert summarise([1.0] * 63).p90_ms is None
     assert summarise([1.0] * 64).p90_ms == 1.0
     assert summarise([1.0] * 661).p99_ms is None
@@ -49,7 +49,7 @@ def test_a_summary_has_the_percentiles_that_its_samples_carry():
     assert (one.samples, one.mean_ms, one.p50_ms, one.p90_ms) == (1, 2.5, 2.5, None)
 
 
-def test_the_estimate_lies_above_the_plain_percentile_and_comes_down_to_it():
+def test_the_estimate_lies_above_the_plain_percentile_and_approaches_it():
     values = np.random.default_rng(0).lognormal(size=200_000)
     few, many = (
         estimate_percentile(values[:count], 99) / np.percentile(values[:count], 99) for count in (700, 200_000)
@@ -58,15 +58,15 @@ def test_the_estimate_lies_above_the_plain_percentile_and_comes_down_to_it():
     assert many < 1.02
 
 
-def test_the_true_percentile_is_hardly_ever_above_the_estimate():
-    """With 99 % confidence: of 2000 runs, about 20 and, but for bad luck, at most 35 may be too low."""
+def test_the_true_percentile_is_rarely_above_the_estimate():
+    """With 99 % confidence, about 20 of 2000 estimates are too low, and more than 35 only by bad luck."""
     runs = np.random.default_rng(1).exponential(size=(2000, 700))
     truth = -np.log(0.01)
     too_low = sum(estimate_percentile(run, 99) < truth for run in runs)
     assert too_low <= 35
 
 
-def test_order_does_not_matter_and_the_samples_stay_as_they_are():
+def test_the_order_does_not_matter_and_the_samples_are_not_changed():
     values = np.random.default_rng(2).random(1000)
     before = values.copy()
     assert summarise(values) == summarise(np.sort(values))

@@ -1,8 +1,6 @@
-"""The profiler on a real bundle: what it measures, what it makes of a board that holds back, what the wire carries."""
+"""The profiler on a real bundle: measurements, throttled boards, and the message form of a profile."""
 
 import msgspec
-import numpy as np
-import onnx
 import pytest
 
 from edgeexit.bundle import Bundle
@@ -12,8 +10,7 @@ from edgeexit.latency import ExitPath, LatencyProfile, LatencySummary, StageProf
 from edgeexit.policies.confidence import Confidence
 from edgeexit.runtime import profile_bundle
 from edgeexit.runtime.profiler import _energy_per_inference_mj
-from edgeexit.runtime.profiling.onnx_pruning import without_outputs
-from edgeexit.runtime.profiling.steady import MAX_RAW_SAMPLES, SteadyRun, run_steady, subsample_us
+from edgeexit.runtime.profiling.steady import SteadyRun
 from edgeexit.telemetry import Reading
 from edgeexit.wire import MAX_EXITS, decode, encode
 from tests.bundles import make_bundle, make_samples
@@ -22,8 +19,8 @@ from tests.recorded_progress import RecordedProgress
 POLICY = Confidence(temperatures=(1.0,) * 3, thresholds=(0.45, 0.7))
 
 
-class Board:
-    """A board with a rail for all of it, which tells that it is throttled from some reading on."""
+class FakeProbe:
+    """A probe with a rail for the whole board, which is throttled from a given reading on."""
 
     name = "test"
     total_rail = "ALL"
@@ -60,7 +57,7 @@ def profile(bundle):
         policy=POLICY,
         dataset=Dataset(inputs=make_samples(50)),
         seconds=0.3,
-        probe=Board(),
+        probe=FakeProbe(),
         progress=progress,
     )
     assert progress.steps == ["cold load and first run", "stages", "end to end", "readouts"]
@@ -71,14 +68,14 @@ def test_every_stage_is_measured_with_its_readout_and_decision(profile):
     assert [stage.name for stage in profile.stages] == ["stage0", "stage1", "stage2"]
     for stage in profile.stages:
         assert stage.readout_interval_ms[0] <= stage.readout_ms <= stage.readout_interval_ms[1]
-        assert stage.readout_ms > 0  # nine of its fourteen nodes
+        assert stage.readout_ms > 0  # the readout has nine of the fourteen nodes
         assert stage.decision.mean_ms > 0
     reached = [stage.decision.samples for stage in profile.stages]
-    assert reached == sorted(reached, reverse=True)  # fewer and fewer go on
+    assert reached == sorted(reached, reverse=True)  # fewer samples reach later stages
     assert reached[0] == profile.end_to_end.samples
 
 
-def test_the_time_of_each_exit_is_accounted_for(profile):
+def test_the_parts_of_each_exit_add_up_to_its_latency(profile):
     assert sum(path.latency.samples for path in profile.paths) == profile.end_to_end.samples
     for depth, path in enumerate(profile.paths, 1):
         assert len(path.stages_ms) == depth
@@ -87,7 +84,7 @@ def test_the_time_of_each_exit_is_accounted_for(profile):
         assert parts == pytest.approx(path.latency.mean_ms, abs=1e-5)
 
 
-def test_the_exit_mix_is_that_of_the_data(bundle, profile):
+def test_the_exit_rates_match_the_paths(bundle, profile):
     assert sum(profile.exit_rates) == pytest.approx(1)
     assert profile.exit_rates[0] > 0
     assert [path.exit for path in profile.paths] == [
@@ -95,7 +92,7 @@ def test_the_exit_mix_is_that_of_the_data(bundle, profile):
     ]
 
 
-def test_the_board_and_its_settings_are_told(profile):
+def test_the_profile_has_the_board_s_telemetry_and_settings(profile):
     assert profile.telemetry.throttled is False
     assert profile.telemetry.total_rail == "ALL"
     assert profile.telemetry.power_mw["ALL"].mean == 5000
@@ -106,15 +103,15 @@ def test_the_board_and_its_settings_are_told(profile):
     assert 0 < profile.phases[0].start_s < profile.phases[0].end_s < profile.phases[1].start_s
 
 
-def test_energy_is_that_of_the_readings_that_told_power():
-    told = {0.5: 9000.0, 1.0: None, 2.0: 5000.0, 4.0: 5000.0, 5.0: None, 6.0: 9000.0}
-    readings = [Reading(monotonic_s=at, total_mw=power) for at, power in told.items()]
+def test_energy_uses_the_readings_that_have_power():
+    power_at = {0.5: 9000.0, 1.0: None, 2.0: 5000.0, 4.0: 5000.0, 5.0: None, 6.0: 9000.0}
+    readings = [Reading(monotonic_s=at, total_mw=power) for at, power in power_at.items()]
     run = SteadyRun([None] * 20, start_s=1.0, end_s=5.0)
     assert _energy_per_inference_mj(readings, run) == 5000 * 4 / 20
     assert _energy_per_inference_mj(readings[:3], run) is None
 
 
-def test_a_valid_profile_gives_the_costs(bundle, profile):
+def test_a_valid_profile_gives_the_costs_of_the_bundle(bundle, profile):
     bundle.write_profile(profile)
     opened = Bundle.open(bundle.path)
     assert opened.profile() == profile
@@ -122,17 +119,17 @@ def test_a_valid_profile_gives_the_costs(bundle, profile):
     assert opened.costs().cumulative == profile.cumulative_ms
 
 
-def test_a_throttled_run_is_invalid_and_its_costs_are_not_used(bundle):
-    profile = profile_bundle(bundle, seconds=0.05, probe=Board(throttled_from=2))
+def test_the_profile_of_a_throttled_board_is_invalid_and_not_used_as_costs(bundle):
+    profile = profile_bundle(bundle, seconds=0.05, probe=FakeProbe(throttled_from=2))
     assert profile.invalid == "the machine was throttled: too hot"
     assert profile.end_to_end is None
     bundle.write_profile(profile)
     assert Bundle.open(bundle.path).costs().unit == "macs"
 
 
-def test_batches_are_measured_whole(bundle):
+def test_a_profile_of_batches_has_no_paths(bundle):
     profile = profile_bundle(
-        bundle, policy=POLICY, dataset=Dataset(inputs=make_samples(50)), seconds=0.05, batch=8, probe=Board()
+        bundle, policy=POLICY, dataset=Dataset(inputs=make_samples(50)), seconds=0.05, batch=8, probe=FakeProbe()
     )
     assert profile.batch == 8
     assert profile.paths == ()
@@ -142,13 +139,13 @@ def test_batches_are_measured_whole(bundle):
 @pytest.mark.parametrize(
     ("batch", "words"), [(17, "16 samples are too few for a batch of 17"), (100, "exceeds the backend's maximum")]
 )
-def test_batches_that_cannot_be_made_are_refused(bundle, batch, words):
+def test_an_impossible_batch_size_is_refused(bundle, batch, words):
     dataset = Dataset(inputs=make_samples(200)) if batch == 100 else None
     with pytest.raises(DataError, match=words):
-        profile_bundle(bundle, dataset=dataset, seconds=0.05, batch=batch, probe=Board())
+        profile_bundle(bundle, dataset=dataset, seconds=0.05, batch=batch, probe=FakeProbe())
 
 
-def test_the_wire_carries_all_but_what_is_raw(profile):
+def test_the_message_has_everything_except_raw_samples(profile):
     sent = profile.without_raw()
     payload = encode(sent)
     assert decode(payload, LatencyProfile) == sent
@@ -158,7 +155,7 @@ def test_the_wire_carries_all_but_what_is_raw(profile):
     assert sent.cumulative_ms == profile.cumulative_ms
 
 
-def test_the_deepest_model_still_fits_into_a_message():
+def test_the_profile_of_the_deepest_model_fits_into_a_message():
     summary = LatencySummary(samples=123456, mean_ms=12.345678, p50_ms=12.345678, p90_ms=12.345678, p99_ms=12.345678)
     stages = tuple(
         StageProfile(
@@ -185,8 +182,8 @@ def test_the_deepest_model_still_fits_into_a_message():
     )  # fmt: skip
 
 
-def test_a_profile_of_an_earlier_version_is_read():
-    """As it stands in bundles and databases: without any of the later fields."""
+def test_a_profile_of_an_earlier_version_can_be_read():
+    """Bundles and databases hold profiles without the later fields."""
     summary = {"samples": 10, "mean_ms": 1.0, "p50_ms": 1.0, "p90_ms": None, "p99_ms": None}
     old = {
         "bundle": "0" * 64, "machine": "x86_64", "runtime": "onnxruntime 1.23.2", "threads": 1, "batch": 1,
@@ -198,59 +195,12 @@ def test_a_profile_of_an_earlier_version_is_read():
     assert read.cumulative_ms == (1.0,)
 
 
-def test_raw_samples_are_thinned_evenly_and_kept_whole_when_few():
-    assert subsample_us([0.001, 0.002]) == (1, 2)
-    many = subsample_us(np.arange(10_500) / 1000)
-    assert len(many) <= MAX_RAW_SAMPLES
-    assert set(np.diff(many)) == {11}
-    assert subsample_us([]) == ()
-
-
-def test_the_warm_up_is_left_out():
-    run = run_steady(0.0, lambda turn: turn)
-    assert run.results == [0]
-    assert run.start_s <= run.end_s
-
-
-def test_a_stage_without_its_readout_is_the_stage_without_its_readout(bundle):
-    """Read with the package onnx, which a device has not: exactly the readout's nodes and outputs are gone."""
-    path = bundle.path / "stage2.onnx"
-    whole, bare = (
-        onnx.load(path),
-        onnx.load_from_string(without_outputs(path.read_bytes(), {"e2.readout", "e2.probabilities"})),
-    )
-    assert [output.name for output in bare.graph.output] == ["e2"]
-    assert [node.op_type for node in bare.graph.node] == ["Add", "Gemm", "Relu", "MatMul"]
-    assert [node.op_type for node in whole.graph.node][:4] == [node.op_type for node in bare.graph.node]
-    assert bare.graph.initializer == whole.graph.initializer
-    assert bare.opset_import == whole.opset_import
-
-
-def test_what_a_body_captures_stays():
-    """A node whose result only the branch of an If reads, by capture."""
-    branch = onnx.helper.make_graph(
-        [onnx.helper.make_node("Neg", ["captured"], ["flipped"])], "then", [], [_value("flipped")]
-    )
-    graph = onnx.helper.make_graph(
-        [
-            onnx.helper.make_node("Abs", ["x"], ["captured"]),
-            onnx.helper.make_node("Exp", ["x"], ["readout"]),
-            onnx.helper.make_node("If", ["condition"], ["y"], then_branch=branch, else_branch=branch),
-        ],
-        "g",
-        [_value("x"), onnx.helper.make_tensor_value_info("condition", onnx.TensorProto.BOOL, [])],
-        [_value("y"), _value("readout")],
-    )
-    bare = onnx.load_from_string(without_outputs(onnx.helper.make_model(graph).SerializeToString(), {"readout"}))
-    onnx.checker.check_model(bare, full_check=True)
-    assert [node.op_type for node in bare.graph.node] == ["Abs", "If"]
-
-
-@pytest.mark.parametrize("content", [b"\x3a\xff\x01", b"\x3a", b"\x3b", b"\xff" * 3])
-def test_what_is_no_model_is_refused(content):
-    with pytest.raises(ValueError, match="not an ONNX model"):
-        without_outputs(content, {"readout"})
-
-
-def _value(name):
-    return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1])
+def test_a_profile_with_the_real_probe_is_stored_and_read_again(bundle):
+    profile = profile_bundle(bundle, policy=POLICY, dataset=Dataset(inputs=make_samples(50)), seconds=0.2)
+    assert [stage.name for stage in profile.stages] == ["stage0", "stage1", "stage2"]
+    assert list(profile.cumulative_ms) == sorted(profile.cumulative_ms)
+    assert profile.exit_rates is not None
+    assert sum(profile.exit_rates) == pytest.approx(1)
+    assert len(profile.stages[0].raw_us) <= 1000
+    bundle.write_profile(profile)
+    assert Bundle.open(bundle.path).profile() == profile

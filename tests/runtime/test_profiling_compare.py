@@ -1,4 +1,4 @@
-"""Comparing two bundles in turns."""
+"""The comparison of two bundles."""
 
 import platform
 
@@ -20,7 +20,7 @@ def give_policy(bundle, thresholds):
     return Bundle.open(bundle.path)
 
 
-def test_leaving_at_once_is_told_to_be_faster_than_never_leaving(tmp_path):
+def test_a_policy_that_exits_first_is_faster_than_one_that_never_exits_early(tmp_path):
     never = give_policy(make_bundle(tmp_path / "a", exits=4), (None, None, None))
     at_once = give_policy(make_bundle(tmp_path / "b", exits=4, seed=1), (0.0, 0.0, 0.0))
     found = compare_bundles(never, at_once, seconds=0.3)
@@ -33,15 +33,15 @@ def test_leaving_at_once_is_told_to_be_faster_than_never_leaving(tmp_path):
         assert found.a.exit_ms[name] > 0
 
 
-def test_without_both_policies_stages_alone_are_compared(tmp_path):
+def test_without_two_policies_only_the_stages_are_compared(tmp_path):
     a, b = make_bundle(tmp_path / "a"), give_policy(make_bundle(tmp_path / "b", exits=2, seed=1), (0.5,))
     found = compare_bundles(a, b, seconds=0.05)
-    assert list(found.exits) == ["e0", "e1"]  # those that both have
+    assert list(found.exits) == ["e0", "e1"]  # the common exits
     assert found.end_to_end is None
     assert found.b.end_to_end_ms is None
 
 
-def test_bundles_without_an_exit_in_common_are_refused(tmp_path):
+def test_bundles_without_a_common_exit_are_refused(tmp_path):
     a, b = make_bundle(tmp_path / "a"), make_bundle(tmp_path / "b", seed=1)
     stages = tuple(
         replace(stage, exit=replace(stage.exit, name=f"other{k}")) for k, stage in enumerate(b.manifest.stages)
@@ -51,14 +51,14 @@ def test_bundles_without_an_exit_in_common_are_refused(tmp_path):
         compare_bundles(a, b, seconds=0.05)
 
 
-def test_the_two_change_places_with_every_turn():
+def test_the_order_of_the_two_bundles_alternates():
     order = []
     for turn in range(4):
         assert _alternate(lambda: order.append("a"), lambda: order.append("b"), turn) == (None, None)
     assert "".join(order) == "abbaabba"
 
 
-def test_equal_ones_are_not_told_apart():
+def test_equal_bundles_are_rarely_significantly_different():
     generator = np.random.default_rng(1)
     outside = 0
     for _ in range(400):
@@ -67,13 +67,13 @@ def test_equal_ones_are_not_told_apart():
     assert 8 <= outside <= 34  # 20 are expected
 
 
-def test_a_ratio_that_every_round_shows_is_told():
+def test_a_ratio_that_all_rounds_agree_on_is_significant():
     ratio = _over_rounds([1.09, 1.11, 1.10, 1.10, 1.08, 1.12, 1.10, 1.10])
     assert ratio.value == pytest.approx(1.1, abs=0.001)
     assert 1.08 < ratio.low < ratio.value < ratio.high < 1.12
 
 
-def test_a_side_that_does_not_run_as_its_target_says_tells_so(tmp_path):
+def test_a_bundle_for_another_target_has_a_warning(tmp_path):
     a = make_bundle(tmp_path / "a")
     b = make_bundle(tmp_path / "b", target="raspberry-pi-5" if platform.machine() == "x86_64" else "x86-cpu")
     found = compare_bundles(a, b, seconds=0.05)

@@ -1,4 +1,4 @@
-"""Recording every exit: what is kept, in order, whatever the batch."""
+"""Recording every exit: readouts and raw outputs, in the order of the samples, for any batch size."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def runner(tmp_path_factory):
         yield opened
 
 
-def test_readouts_are_every_exit_s_in_the_order_of_the_samples(runner):
+def test_a_recording_has_the_readouts_of_every_exit_in_the_order_of_the_samples(runner):
     inputs = make_samples(150)
     progress = RecordedProgress()
     recording = record(runner, Dataset(inputs=inputs), probabilities=True, progress=progress)
@@ -29,18 +29,18 @@ def test_readouts_are_every_exit_s_in_the_order_of_the_samples(runner):
         np.testing.assert_array_equal(recording.readouts[:, k, TOP1], logits.argmax(axis=1))
 
 
-def test_to_classify_there_are_no_shares_of_pixels(runner):
+def test_a_recording_for_classification_has_no_pixel_fractions(runner):
     recording = record(runner, Dataset(inputs=make_samples(3), labels=np.zeros(3, dtype=np.int64)))
     assert recording.disagreement is None
     assert recording.errors is None
 
 
 @pytest.mark.parametrize("batch", [1, 4, 100])
-def test_raw_outputs_stand_under_the_exits_names(runner, batch):
+def test_raw_outputs_have_the_names_of_the_exits(runner, batch):
     inputs = make_samples(10)
     progress = RecordedProgress()
-    kept = record_outputs(runner, Dataset(inputs=inputs), batch=batch, progress=progress)
-    assert list(kept) == ["e0", "e1", "e2"]
+    outputs = record_outputs(runner, Dataset(inputs=inputs), batch=batch, progress=progress)
+    assert list(outputs) == ["e0", "e1", "e2"]
     for name, logits in runner.infer_every_exit(inputs).outputs.items():
-        np.testing.assert_allclose(kept[name], logits, atol=1e-5)
+        np.testing.assert_allclose(outputs[name], logits, atol=1e-5)
     assert (progress.done, progress.total) == (10, 10)

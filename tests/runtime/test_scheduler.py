@@ -1,3 +1,5 @@
+"""The scheduler: concurrent requests share batches, and fail, close and are refused independently."""
+
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -19,8 +21,8 @@ FIRST_EXIT = Confidence(temperatures=(1.0,) * EXITS, thresholds=(0.0,) * (EXITS 
 LONG_MS = 60_000.0
 
 
-class Watched:
-    """A backend that tells which stage ran with how many samples, and waits before each for `gate`."""
+class WatchedBackend:
+    """A backend that records which stage ran with how many samples, and waits for `gate` before each stage."""
 
     def __init__(self, backend):
         self._backend = backend
@@ -87,7 +89,7 @@ def bundle(tmp_path_factory):
 
 @pytest.fixture
 def watched(bundle):
-    return Watched(make_backend(bundle))
+    return WatchedBackend(make_backend(bundle))
 
 
 def one(samples, index):
@@ -101,7 +103,7 @@ def until_running(future):
 
 @pytest.mark.parametrize("max_delay_ms", [0.0, 5.0])
 @pytest.mark.parametrize("kind", KINDS)
-def test_many_threads_get_the_answers_that_each_sample_gets_alone(bundle, watched, kind, max_delay_ms):
+def test_requests_of_many_threads_get_the_same_results_as_single_inferences(bundle, watched, kind, max_delay_ms):
     samples = make_samples(120, seed=3)
     with Runner(bundle) as alone:
         policy = policies_on(alone.infer_every_exit(samples, probabilities=True).readouts)[kind]
@@ -120,24 +122,24 @@ def test_many_threads_get_the_answers_that_each_sample_gets_alone(bundle, watche
     assert watched.open_batches == 0
 
 
-def test_what_waits_at_a_stage_runs_together(bundle, watched):
+def test_requests_that_wait_for_the_same_stage_run_together(bundle, watched):
     samples = make_samples(10)
     with Runner(bundle, backend=watched) as runner:
         watched.gate.clear()
         futures = [runner.infer_async(one(samples, i), policy=NEVER_EARLY) for i in range(10)]
         watched.gate.set()
         wait(futures, 30)
-    assert max(count for stage, count in watched.runs if stage == 0) >= 9, "the first may have gone alone"
+    assert max(count for stage, count in watched.runs if stage == 0) >= 9, "the first one may have run alone"
     assert len(watched.runs) <= 2 * EXITS
 
 
-def test_raw_outputs_are_fetched_only_where_somebody_leaves(bundle, watched):
+def test_raw_outputs_are_read_only_after_a_stage_at_which_a_sample_exits(bundle, watched):
     with Runner(bundle, backend=watched) as runner:
         runner.infer_async(make_samples(5), policy=NEVER_EARLY).result(30)
     assert watched.outputs_read == 1
 
 
-def test_survivors_wait_for_company_as_long_as_they_may_and_no_longer(bundle, watched):
+def test_samples_that_continue_wait_for_others_for_at_most_the_delay(bundle, watched):
     samples = make_samples(40)
 
     def stages_run(max_delay_ms):
@@ -152,13 +154,13 @@ def test_survivors_wait_for_company_as_long_as_they_may_and_no_longer(bundle, wa
             wait(futures, 30)
         return list(watched.runs)
 
-    assert stages_run(0.0)[:4] == [(0, 40), (1, 40), (2, 40), (3, 40)], "nobody is passed over"
+    assert stages_run(0.0)[:4] == [(0, 40), (1, 40), (2, 40), (3, 40)], "without a delay no batch waits"
     assert stages_run(LONG_MS) == [(0, 40), (0, 24), (1, 64), (2, 64), (3, 64), (0, 2)], (
-        "40 wait for the 24, and being 64 they go at once; another policy is no company"
+        "40 wait for the 24, and a full batch of 64 runs at once; another policy needs a batch of its own"
     )
 
 
-def test_a_request_above_the_largest_batch_is_split_and_comes_back_in_order(bundle, watched):
+def test_a_request_above_the_maximum_batch_is_split_and_returned_in_order(bundle, watched):
     samples = make_samples(150, seed=9)
     with Runner(bundle, backend=watched) as runner:
         policy = policies_on(runner.infer_every_exit(samples, probabilities=True).readouts)["beem"]
@@ -170,7 +172,7 @@ def test_a_request_above_the_largest_batch_is_split_and_comes_back_in_order(bund
     np.testing.assert_array_equal(result.exits, expected.exits)
 
 
-def test_the_inputs_may_be_written_over_after_the_call(bundle, watched):
+def test_the_inputs_may_be_overwritten_after_the_call(bundle, watched):
     samples = make_samples(4)
     with Runner(bundle, backend=watched) as runner:
         expected = runner.infer(samples, policy=NEVER_EARLY)
@@ -181,7 +183,7 @@ def test_the_inputs_may_be_written_over_after_the_call(bundle, watched):
         np.testing.assert_allclose(future.result(30).outputs, expected.outputs, atol=1e-5)
 
 
-def test_too_much_waiting_is_refused_and_counted_off_again(bundle, watched):
+def test_samples_beyond_max_waiting_are_refused_until_others_finish(bundle, watched):
     with Runner(bundle, backend=watched, max_waiting=8) as runner:
         watched.gate.clear()
         futures = [runner.infer_async(make_samples(4), policy=NEVER_EARLY) for _ in range(2)]
@@ -190,10 +192,12 @@ def test_too_much_waiting_is_refused_and_counted_off_again(bundle, watched):
         watched.gate.set()
         wait(futures, 30)
         runner.infer_async(make_samples(8), policy=NEVER_EARLY).result(30)
-        assert len(runner.infer_async(make_samples(9), policy=NEVER_EARLY).result(30).exits) == 9, "alone it may pass"
+        assert len(runner.infer_async(make_samples(9), policy=NEVER_EARLY).result(30).exits) == 9, (
+            "a single request may exceed it"
+        )
 
 
-def test_a_stage_that_fails_is_told_to_those_who_asked_and_the_next_are_answered(bundle, watched):
+def test_a_failing_stage_fails_its_requests_and_later_requests_succeed(bundle, watched):
     with Runner(bundle, backend=watched, max_waiting=4) as runner:
         watched.fails_at = 2
         failed = runner.infer_async(make_samples(4), policy=NEVER_EARLY)
@@ -218,13 +222,13 @@ def test_a_cancelled_request_is_not_run(bundle, watched):
     assert (0, 2) not in watched.runs
 
 
-def test_closing_answers_what_was_taken_in(bundle, watched):
+def test_closing_finishes_the_submitted_requests(bundle, watched):
     with Runner(bundle, backend=watched) as runner:
         futures = [runner.infer_async(make_samples(3), policy=NEVER_EARLY) for _ in range(20)]
     assert all(len(future.result(0).exits) == 3 for future in futures)
 
 
-def test_what_does_not_fit_is_refused_at_the_call(bundle, watched):
+def test_invalid_inputs_and_policies_are_refused_at_the_call(bundle, watched):
     with Runner(bundle, backend=watched, not_finite="refuse") as runner:
         with pytest.raises(DataError, match="has NaN in sample 1"):
             runner.infer_async({INPUT: np.array([[0] * 8, [np.nan] * 8], np.float32)}, policy=NEVER_EARLY)
@@ -232,29 +236,29 @@ def test_what_does_not_fit_is_refused_at_the_call(bundle, watched):
             runner.infer_async(make_samples(1), policy=Confidence(temperatures=(1.0, 1.0), thresholds=(0.5,)))
 
 
-def test_samples_that_do_not_move_up_fail_alone_and_the_next_are_answered(bundle, watched, monkeypatch):
+def test_a_failure_to_select_rows_fails_only_the_samples_that_continue(bundle, watched, monkeypatch):
     def damaged(self, rows):
-        raise InferenceError("samples do not move")
+        raise InferenceError("rows cannot be selected")
 
     samples = make_samples(20)
     with Runner(bundle, backend=watched) as runner:
         confidence = runner.infer_every_exit(samples).readouts[:, 0, P1]
-        leaver, stayer = one(samples, int(confidence.argmax())), one(samples, int(confidence.argmin()))
+        exiting, continuing = one(samples, int(confidence.argmax())), one(samples, int(confidence.argmin()))
         policy = Confidence(temperatures=(1.0,) * EXITS, thresholds=(float(confidence.max()) * 0.999, None, None))
         monkeypatch.setattr(WatchedBatch, "select_rows", damaged, raising=False)
         watched.gate.clear()
-        first = runner.infer_async(leaver, policy=policy)
+        first = runner.infer_async(exiting, policy=policy)
         until_running(first)
-        left, stayed = (runner.infer_async(sample, policy=policy) for sample in (leaver, stayer))
+        exited, continued = (runner.infer_async(sample, policy=policy) for sample in (exiting, continuing))
         watched.gate.set()
-        assert left.result(30).exits == [0], "it had its answer before"
-        with pytest.raises(InferenceError, match="samples do not move"):
-            stayed.result(30)
-        assert runner.infer_async(leaver, policy=policy).result(30).exits == [0]
+        assert exited.result(30).exits == [0], "it had exited before"
+        with pytest.raises(InferenceError, match="rows cannot be selected"):
+            continued.result(30)
+        assert runner.infer_async(exiting, policy=policy).result(30).exits == [0]
     assert watched.open_batches == 0
 
 
-def test_closing_does_not_wait_for_ever_for_a_stage_that_hangs(bundle, watched, monkeypatch, caplog):
+def test_closing_abandons_a_stage_that_hangs(bundle, watched, monkeypatch, caplog):
     monkeypatch.setattr("edgeexit.runtime.scheduler.CLOSE_TIMEOUT_S", 0.1)
     with Runner(bundle, backend=watched) as runner:
         watched.gate.clear()
@@ -269,11 +273,11 @@ def test_closing_does_not_wait_for_ever_for_a_stage_that_hangs(bundle, watched, 
     deadline = time.monotonic() + 30
     while watched.open_batches and time.monotonic() < deadline:
         time.sleep(0.001)
-    assert watched.open_batches == 0, "a stage that comes back after all cleans up behind itself"
+    assert watched.open_batches == 0, "a stage that returns later releases its memory"
 
 
 @pytest.mark.parametrize("ask", [Runner.infer, Runner.infer_async])
-def test_a_runner_that_is_not_open_takes_no_samples(bundle, ask):
+def test_a_runner_that_is_not_open_refuses_samples(bundle, ask):
     runner = Runner(bundle)
     for _ in range(2):
         with pytest.raises(InferenceError, match="is closed and accepts no samples"):

@@ -1,4 +1,4 @@
-"""Inputs whose height and width only the call tells, and carries whose size only the run tells."""
+"""Inputs with symbolic height and width, and carries whose size is known only at run time."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ EXITS, CLASSES = 3, 4
 
 
 class AnySize(nn.Module):
-    """Strided convolutions with an exit after each."""
+    """Strided convolutions with an exit after each one."""
 
     def __init__(self):
         super().__init__()
@@ -41,14 +41,14 @@ def images(count, height, width):
     return {"image": np.random.default_rng(height).normal(size=(count, 2, height, width)).astype(np.float32)}
 
 
-def test_a_carry_whose_size_only_the_run_tells_is_part_of_this(bundle):
-    words = {size for spec in bundle.manifest.inputs for size in spec.shape if isinstance(size, str)}
+def test_the_bundle_has_a_carry_whose_size_is_known_only_at_run_time(bundle):
+    input_symbols = {size for spec in bundle.manifest.inputs for size in spec.shape if isinstance(size, str)}
     carried = {size for spec in bundle.manifest.live_after(0) for size in spec.shape if isinstance(size, str)}
-    assert carried - words
+    assert carried - input_symbols
 
 
 @pytest.mark.parametrize("sizes", [(16, 16), (9, 31), (40, 12)])
-def test_batches_of_any_size_answer_as_the_model_does(bundle, sizes):
+def test_images_of_any_size_give_the_outputs_of_the_model(bundle, sizes):
     batch = images(70, *sizes)
     with torch.inference_mode():
         expected = AnySize()(torch.from_numpy(batch["image"]))
@@ -64,12 +64,12 @@ def test_batches_of_any_size_answer_as_the_model_does(bundle, sizes):
         )
 
 
-def test_requests_of_several_sizes_at_once_do_not_mix(bundle):
-    asked = [images(count, height, 16) for count in (1, 3, 2) for height in (16, 24, 33)] * 3
+def test_concurrent_requests_of_different_sizes_do_not_mix(bundle):
+    requests = [images(count, height, 16) for count in (1, 3, 2) for height in (16, 24, 33)] * 3
     with Runner(bundle, max_delay_ms=20) as runner:
         policy = policies_on(runner.infer_every_exit(images(60, 24, 16), probabilities=True).readouts)["patience"]
-        expected = [runner.infer(inputs, policy=policy) for inputs in asked]
-        futures = [runner.infer_async(inputs, policy=policy) for inputs in asked]
+        expected = [runner.infer(inputs, policy=policy) for inputs in requests]
+        futures = [runner.infer_async(inputs, policy=policy) for inputs in requests]
         for future, right in zip(futures, expected, strict=True):
             found = future.result(30)
             np.testing.assert_array_equal(found.exits, right.exits)
@@ -77,7 +77,7 @@ def test_requests_of_several_sizes_at_once_do_not_mix(bundle):
 
 
 class Sum(nn.Module):
-    """Two inputs of one length."""
+    """A model with two inputs that share the symbolic dimension `length`."""
 
     def __init__(self):
         super().__init__()
@@ -90,7 +90,7 @@ class Sum(nn.Module):
 
 
 @pytest.mark.parametrize("lengths", [(5, 1), (1, 5), (5, 3)])
-def test_two_inputs_of_one_length_are_given_the_same(tmp_path, lengths):
+def test_inputs_that_share_a_symbolic_dimension_must_have_the_same_size(tmp_path, lengths):
     bundle = compile_bundle(
         Sum(), tmp_path / "bundle", CompileOptions(inputs=["left:batch,length,4", "right:batch,length,4"])
     )

@@ -1,4 +1,4 @@
-"""A BERT-like classifier of two classes, with ids and a mask as inputs, under policies of every kind."""
+"""A BERT-like classifier with two inputs, ids and mask, and two classes, under all kinds of policies."""
 
 import numpy as np
 import pytest
@@ -13,11 +13,11 @@ from edgeexit.policies.readout import TOP1
 from edgeexit.runtime import Runner, evaluate, record
 from tests.runtime.policies_of_every_kind import policies_on
 
-SAMPLES, EXITS, LENGTH, WIDTH, WORDS = 60, 4, 10, 16, 50
+SAMPLES, EXITS, LENGTH, WIDTH, VOCABULARY = 60, 4, 10, 16, 50
 
 
 class Layer(nn.Module):
-    """Masked self-attention with two heads, then a feed-forward part, each with its norm behind it as in BERT."""
+    """Masked self-attention with two heads and a feed-forward part, each followed by LayerNorm as in BERT."""
 
     def __init__(self):
         super().__init__()
@@ -34,17 +34,17 @@ class Layer(nn.Module):
 
 
 class Classifier(nn.Module):
-    """An exit after every layer, from the first token."""
+    """A classifier with an exit after every layer, on the first token."""
 
     def __init__(self):
         super().__init__()
         torch.manual_seed(3)
-        self.words, self.places = nn.Embedding(WORDS, WIDTH), nn.Parameter(torch.randn(LENGTH, WIDTH))
+        self.embedding, self.positions = nn.Embedding(VOCABULARY, WIDTH), nn.Parameter(torch.randn(LENGTH, WIDTH))
         self.layers = nn.ModuleList(Layer() for _ in range(EXITS))
         self.heads = nn.ModuleList(nn.Linear(WIDTH, 2) for _ in range(EXITS))
 
     def forward(self, input_ids, attention_mask):
-        x, mask = self.words(input_ids) + self.places, attention_mask.bool()
+        x, mask = self.embedding(input_ids) + self.positions, attention_mask.bool()
         predictions = []
         for layer, head in zip(self.layers, self.heads, strict=True):
             x = layer(x, mask)
@@ -56,7 +56,7 @@ class Classifier(nn.Module):
 def texts():
     rng = np.random.default_rng(4)
     mask = np.arange(LENGTH) < rng.integers(1, LENGTH + 1, SAMPLES)[:, None]
-    return {"input_ids": rng.integers(1, WORDS, (SAMPLES, LENGTH)) * mask, "attention_mask": mask.astype(np.int64)}
+    return {"input_ids": rng.integers(1, VOCABULARY, (SAMPLES, LENGTH)) * mask, "attention_mask": mask.astype(np.int64)}
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def readouts(runner, texts):
     return record(runner, Dataset(inputs=texts), probabilities=True).readouts
 
 
-def test_every_kind_answers_one_by_one_what_its_replay_over_the_recording_says(runner, texts, readouts):
+def test_the_evaluation_of_every_kind_equals_its_simulation_on_the_recording(runner, texts, readouts):
     policies = policies_on(readouts)
     labels = np.random.default_rng(5).integers(0, 2, SAMPLES)
     found = evaluate(runner, Dataset(inputs=texts, labels=labels), policies)
@@ -90,7 +90,7 @@ def test_every_kind_answers_one_by_one_what_its_replay_over_the_recording_says(r
         assert found[kind].layer_speedup.value == pytest.approx(EXITS * SAMPLES / (exits + 1).sum()), kind
 
 
-def test_batches_change_no_answer(runner, texts, readouts):
+def test_predictions_do_not_depend_on_the_batch(runner, texts, readouts):
     for kind, policy in policies_on(readouts).items():
         together = runner.infer(texts, policy=policy)
         alone = [runner.infer({name: ids[n : n + 1] for name, ids in texts.items()}, policy=policy) for n in range(12)]

@@ -1,4 +1,4 @@
-"""Segmentation on real stages: policies of every kind decide, and what is counted are pixels."""
+"""Recording and evaluation for segmentation: all kinds of policies, with one prediction per pixel."""
 
 import numpy as np
 import pytest
@@ -48,32 +48,34 @@ def runner(tmp_path_factory, images):
 
 @pytest.fixture(scope="module")
 def maps(runner, images):
-    """[N, K, H, W] classes of every exit."""
+    """Return the classes of every exit, [N, K, H, W]."""
     outputs = runner.infer_every_exit({"image": images}).outputs
     return np.stack([raw.argmax(axis=1) for raw in outputs.values()], axis=1)
 
 
 @pytest.fixture(scope="module")
 def labels(maps):
-    """The second exit's maps, with some pixels that do not count and a sample in which none does."""
+    """Return the second exit's maps, with some ignored pixels, and one sample in which all are ignored."""
     labels = maps[:, 1].copy()
     labels[:, 0] = IGNORED
     labels[3] = IGNORED
     return labels
 
 
-@pytest.mark.parametrize("most_bytes", [2**25, 5 * EXITS * CLASSES * HEIGHT * WIDTH * 4, 1])
-def test_a_recording_has_the_shares_of_pixels_whatever_the_batch(runner, images, maps, labels, most_bytes, monkeypatch):
-    monkeypatch.setattr(recording_module, "_MAP_BYTES", most_bytes)
+@pytest.mark.parametrize("max_bytes", [2**25, 5 * EXITS * CLASSES * HEIGHT * WIDTH * 4, 1])
+def test_a_recording_has_the_same_pixel_fractions_for_any_batch_size(
+    runner, images, maps, labels, max_bytes, monkeypatch
+):
+    monkeypatch.setattr(recording_module, "_MAP_BYTES", max_bytes)
     progress = RecordedProgress()
     found = record(runner, Dataset(inputs={"image": images}, labels=labels), progress=progress)
-    assert max(progress.advances) == min(max(most_bytes // (EXITS * CLASSES * HEIGHT * WIDTH * 4), 1), SAMPLES)
+    assert max(progress.advances) == min(max(max_bytes // (EXITS * CLASSES * HEIGHT * WIDTH * 4), 1), SAMPLES)
     np.testing.assert_allclose(found.disagreement, (maps != maps[:, -1:]).mean(axis=(2, 3)), atol=1e-6)
     wrong = (maps != labels[:, None]) & (labels != IGNORED)[:, None]
     counted = (labels != IGNORED).sum(axis=(1, 2))
     np.testing.assert_allclose(found.errors, wrong.sum(axis=(2, 3)) / np.maximum(counted, 1)[:, None], atol=1e-6)
     assert found.errors.dtype == found.disagreement.dtype == np.float32
-    assert not found.errors[3].any(), "no pixel counts in this sample: it speaks for no exit"
+    assert not found.errors[3].any(), "no pixel of this sample counts"
     assert found.errors[:, 0].any()
     assert not found.errors[:, 1].any()
 
@@ -84,7 +86,7 @@ def test_without_labels_there_are_no_errors(runner, images):
     assert found.errors is None
 
 
-def test_every_kind_is_evaluated_on_the_map_of_the_exit_taken(runner, images, maps, labels):
+def test_every_kind_of_policy_is_evaluated_on_the_map_of_the_exit_taken(runner, images, maps, labels):
     readouts = record(runner, Dataset(inputs={"image": images}), probabilities=True).readouts
     policies = policies_on(readouts)
     found = evaluate(runner, Dataset(inputs={"image": images}, labels=labels), policies)
@@ -99,7 +101,7 @@ def test_every_kind_is_evaluated_on_the_map_of_the_exit_taken(runner, images, ma
         assert found[kind].accuracy.low < found[kind].accuracy.value < found[kind].accuracy.high, kind
 
 
-def test_labels_of_another_size_are_refused(runner, images):
+def test_label_maps_of_another_size_are_refused(runner, images):
     dataset = Dataset(inputs={"image": images}, labels=np.zeros((SAMPLES, 2, 3), dtype=np.int64))
     policy = Confidence(temperatures=(1.0,) * EXITS, thresholds=(0.0,) * (EXITS - 1))
     for measure in (record, lambda runner, dataset: evaluate(runner, dataset, {"early": policy})):

@@ -1,16 +1,15 @@
-"""Evaluation and profile: figures that follow from what was run."""
+"""Evaluation: accuracy, agreement, exit rates, speed-up and latency of policies on a bundle."""
 
 import numpy as np
 import pytest
 
-from edgeexit.bundle import Bundle
 from edgeexit.datasets import Dataset
 from edgeexit.errors import PolicyError
 from edgeexit.policies import simulate
 from edgeexit.policies.confidence import Confidence
 from edgeexit.policies.entropy import Entropy
 from edgeexit.policies.voting import Voting
-from edgeexit.runtime import FULL_MODEL, Runner, evaluate, profile_bundle, record
+from edgeexit.runtime import FULL_MODEL, Runner, evaluate, record
 from tests.bundles import make_bundle, make_samples
 from tests.recorded_progress import RecordedProgress
 
@@ -22,7 +21,7 @@ def bundle(tmp_path_factory):
     return make_bundle(tmp_path_factory.mktemp("measuring") / "bundle")
 
 
-def test_the_whole_model_agrees_with_itself_and_an_early_policy_less(bundle):
+def test_the_full_model_agrees_with_itself_and_an_early_policy_agrees_less(bundle):
     inputs = make_samples(200)
     with Runner(bundle) as runner:
         readouts = record(runner, Dataset(inputs=inputs)).readouts
@@ -31,10 +30,10 @@ def test_the_whole_model_agrees_with_itself_and_an_early_policy_less(bundle):
         results = evaluate(runner, dataset, {"early": POLICY}, progress=progress)
     assert list(results) == [FULL_MODEL, "early"]
     assert (progress.done, progress.total) == (200, 200)
-    whole, early = results.values()
-    assert whole.agreement.value == whole.accuracy.value == 1
-    assert [rate.value for rate in whole.exit_rates] == [0, 0, 1]
-    assert whole.speedup.value == whole.layer_speedup.value == 1
+    full_model, early = results.values()
+    assert full_model.agreement.value == full_model.accuracy.value == 1
+    assert [rate.value for rate in full_model.exit_rates] == [0, 0, 1]
+    assert full_model.speedup.value == full_model.layer_speedup.value == 1
     assert early.accuracy == early.agreement
     assert early.agreement.low < early.agreement.value < early.agreement.high < 1
     assert early.samples == 200
@@ -42,14 +41,14 @@ def test_the_whole_model_agrees_with_itself_and_an_early_policy_less(bundle):
     assert rates[0] > 0
     assert early.layer_speedup.value == pytest.approx(3 / (rates[0] + 2 * rates[1] + 3 * rates[2]))
     assert early.layer_speedup.low < early.layer_speedup.value < early.layer_speedup.high
-    assert early.speedup.value == pytest.approx(whole.latency.mean_ms.value / early.latency.mean_ms.value)
+    assert early.speedup.value == pytest.approx(full_model.latency.mean_ms.value / early.latency.mean_ms.value)
     for figure in (early.latency.mean_ms, early.latency.p50_ms, early.latency.p90_ms, early.speedup):
         assert figure.low <= figure.value <= figure.high
     assert early.latency.p99_ms is None
 
 
-def test_what_a_vote_answers_is_what_counts(bundle):
-    """Three exits vote: the mode of the first two is the second's class, and with a share of 1/2 all leave there."""
+def test_a_voting_policy_is_evaluated_on_the_result_of_the_vote(bundle):
+    """With two votes the second exit's class wins, and with a threshold of 1/2 every sample exits there."""
     inputs = make_samples(100)
     policy = Voting(temperatures=(1.0,) * 3, thresholds=(None, 0.5))
     with Runner(bundle) as runner:
@@ -61,7 +60,7 @@ def test_what_a_vote_answers_is_what_counts(bundle):
     assert found.agreement.value == pytest.approx(np.mean(predictions[:, 1] == readouts[:, -1, 0]))
 
 
-def test_few_samples_and_no_labels_leave_gaps(bundle):
+def test_values_that_need_labels_or_more_samples_are_none(bundle):
     with Runner(bundle) as runner:
         found = evaluate(runner, Dataset(inputs=make_samples(63)), {"early": POLICY})["early"]
     assert found.accuracy is None
@@ -76,19 +75,8 @@ def test_few_samples_and_no_labels_leave_gaps(bundle):
         (Entropy(temperatures=(1.0,) * 3, thresholds=(0.5, 0.5), classes=5), "for 5 classes, the bundle has 4"),
     ],
 )
-def test_a_policy_of_another_model_is_refused_before_the_work(bundle, policy, words):
+def test_a_policy_for_another_model_is_refused_before_any_sample_is_counted(bundle, policy, words):
     progress = RecordedProgress()
     with Runner(bundle) as runner, pytest.raises(PolicyError, match=words):
         evaluate(runner, Dataset(inputs=make_samples(5)), {"other": policy}, progress=progress)
     assert progress.done == 0
-
-
-def test_a_profile_measures_every_stage_and_the_mix(bundle):
-    profile = profile_bundle(bundle, policy=POLICY, dataset=Dataset(inputs=make_samples(50)), seconds=0.2)
-    assert [stage.name for stage in profile.stages] == ["stage0", "stage1", "stage2"]
-    assert list(profile.cumulative_ms) == sorted(profile.cumulative_ms)
-    assert profile.exit_rates is not None
-    assert sum(profile.exit_rates) == pytest.approx(1)
-    assert len(profile.stages[0].raw_us) <= 1000
-    bundle.write_profile(profile)
-    assert Bundle.open(bundle.path).profile() == profile

@@ -1,4 +1,4 @@
-"""A policy that reads the whole probability vector gets it, and keeps its samples apart."""
+"""Readouts with the probabilities of all classes, for policies that read them."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ EXITS, CLASSES = 3, 4
 
 
 class LastClass(Policy, frozen=True, kw_only=True, tag="last-class"):
-    """Leaves when the last class is probable: that stands nowhere in the four columns."""
+    """Exits if the last class is probable, which the four columns of a readout do not contain."""
 
     reads_probabilities = True
 
@@ -28,7 +28,7 @@ def runner(tmp_path_factory):
         yield opened
 
 
-def test_probabilities_stand_behind_the_columns_and_follow_the_temperature(runner):
+def test_probabilities_follow_the_four_columns_and_depend_on_the_temperature(runner):
     every = runner.infer_every_exit(make_samples(6), temperatures=(1.0, 2.0, 4.0), probabilities=True)
     for k, (name, temperature) in enumerate(zip(every.outputs, (1.0, 2.0, 4.0), strict=True)):
         exponents = np.exp(every.outputs[name] / temperature)
@@ -37,18 +37,18 @@ def test_probabilities_stand_behind_the_columns_and_follow_the_temperature(runne
         )
 
 
-def test_a_policy_decides_on_them_sample_by_sample(runner):
+def test_a_policy_decides_on_the_probabilities_of_each_sample(runner):
     samples = make_samples(40)
     every = runner.infer_every_exit(samples, probabilities=True)
-    going_on = every.readouts[every.readouts[:, 0, -1] < 0.3]
-    policy = LastClass(temperatures=(1.0,) * EXITS, thresholds=(0.3, float(np.median(going_on[:, 1, -1]))))
+    continuing = every.readouts[every.readouts[:, 0, -1] < 0.3]
+    policy = LastClass(temperatures=(1.0,) * EXITS, thresholds=(0.3, float(np.median(continuing[:, 1, -1]))))
     result = runner.infer(samples, policy=policy)
     np.testing.assert_array_equal(result.exits, simulate_exits(policy, every.readouts))
     assert len(set(result.exits)) == EXITS
     assert result.readouts.shape == (40, len(COLUMNS))
 
 
-def test_a_recording_holds_them_when_asked(runner):
+def test_a_recording_has_the_probabilities_if_asked_for(runner):
     dataset = Dataset(inputs=make_samples(5))
     assert record(runner, dataset).readouts.shape == (5, EXITS, len(COLUMNS))
     assert record(runner, dataset, probabilities=True).readouts.shape == (5, EXITS, len(COLUMNS) + CLASSES)
