@@ -1,4 +1,4 @@
-"""`edgeexit inspect`: what is in a bundle."""
+"""`edgeexit inspect`: verify a bundle and print its content."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,12 +22,13 @@ _NAMES_SHOWN = 3
 def inspect_command(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     trust: Annotated[
-        list[Path] | None, typer.Option(help="Public key; the bundle must be signed by one of those given.")
+        list[Path] | None,
+        typer.Option(help="Public key; the bundle must be signed by one of the keys. May be repeated."),
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the stage graph to this .svg or .html file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Verify a bundle and show its stages, what is kept between them, the proof, the policy and the profile.
+    """Verify a bundle; show its stages, the live tensors between them, the proof, the policy and the profile.
 
     Example: `edgeexit inspect quickstart/bundle --plot stages.svg`
     """
@@ -35,7 +36,7 @@ def inspect_command(
     from edgeexit.policies.unreachable import unreachable_exits_warning
     from edgeexit.signing import load_public_key
 
-    draw = None if plot is None else _drawing(plot)
+    draw = None if plot is None else _drawing_function(plot)
     opened = Bundle.open(bundle, trusted_keys=[load_public_key(path) for path in trust or ()])
     manifest, policy, profile = opened.manifest, opened.policy(), opened.profile()
     if plot is not None and draw is not None:
@@ -43,20 +44,20 @@ def inspect_command(
 
         write_atomic(plot, draw(manifest, profile).encode())
     if as_json:
-        print_json(_described(opened, policy, profile))
+        print_json(_content(opened, policy, profile))
         return
-    kept_fp32 = f" ({', '.join(manifest.keep_fp32)} kept in fp32)" if manifest.keep_fp32 else ""
-    facts = f"{manifest.task}, {manifest.classes} classes, {manifest.precision}{kept_fp32}, for {manifest.target}"
+    fp32_nodes = f" ({', '.join(manifest.keep_fp32)} kept in fp32)" if manifest.keep_fp32 else ""
+    facts = f"{manifest.task}, {manifest.classes} classes, {manifest.precision}{fp32_nodes}, for {manifest.target}"
     console.print(f"[bold]{printable(manifest.model)}[/]  {printable(facts)}\ndigest {opened.digest}")
     _print_stages(manifest, profile)
-    _print_kept(manifest)
+    _print_live_tensors(manifest)
     if manifest.fidelity is not None:
         _print_fidelity(manifest.fidelity, manifest)
     if manifest.build_config is not None:
-        console.print(printable(_build_config(manifest.build_config)), soft_wrap=True)
+        console.print(printable(_build_config_text(manifest.build_config)), soft_wrap=True)
     proof = manifest.proof
     console.print(
-        f"proof: composed stages equal the whole model on {proof.samples} {proof.source} samples "
+        f"proof: the composed stages equal the full model on {proof.samples} {proof.source} samples "
         f"({printable(proof.runtime)}; tolerance {proof.absolute_tolerance:g} + {proof.relative_tolerance:g} relative)"
     )
     if policy is not None:
@@ -64,7 +65,7 @@ def inspect_command(
         if (warning := unreachable_exits_warning(policy.policy, manifest.exits)) is not None:
             warn(warning)
     if profile is not None and profile.invalid is not None:
-        warn(f"the profile is not used as costs: {profile.invalid}")
+        warn(f"the profile is not used for the costs of the exits: {profile.invalid}")
     if plot is not None:
         notes.print(f"stage graph: {printable(plot)}", soft_wrap=True)
     if policy is None:
@@ -73,18 +74,20 @@ def inspect_command(
         next_step(f"edgeexit run {bundle} --data X.npz --out Y.npz")
 
 
-def _drawing(plot: Path) -> "Callable[[Manifest, LatencyProfile | None], str]":
-    """Return what draws for the file's suffix. Raises DataError for one that there is no drawing for."""
+def _drawing_function(plot: Path) -> "Callable[[Manifest, LatencyProfile | None], str]":
+    """Return the function that draws a file with this suffix. Raises DataError for any other suffix."""
     from edgeexit.errors import DataError
     from edgeexit.stage_graph import draw_page, draw_svg
 
-    drawings = {".svg": draw_svg, ".html": draw_page}
-    if plot.suffix.lower() not in drawings:
-        raise DataError(f"--plot '{plot}': the stage graph is drawn as .svg or .html; name the file so")
-    return drawings[plot.suffix.lower()]
+    functions = {".svg": draw_svg, ".html": draw_page}
+    if plot.suffix.lower() not in functions:
+        raise DataError(
+            f"--plot '{plot}': the stage graph is drawn as .svg or .html; give a file name with one of them"
+        )
+    return functions[plot.suffix.lower()]
 
 
-def _described(opened: "Bundle", policy: "PolicyDocument | None", profile: "LatencyProfile | None") -> dict[str, Any]:
+def _content(opened: "Bundle", policy: "PolicyDocument | None", profile: "LatencyProfile | None") -> dict[str, Any]:
     manifest = opened.manifest
     return {
         "digest": opened.digest,
@@ -104,7 +107,7 @@ def _described(opened: "Bundle", policy: "PolicyDocument | None", profile: "Late
             for stage in manifest.stages
             for tensor in stage.carry_out
         ],
-        "kept": [
+        "live_tensors": [
             {
                 "after": stage.name,
                 "tensors": [tensor.name for tensor in manifest.live_after(index)],
@@ -142,19 +145,19 @@ def _print_stages(manifest: "Manifest", profile: "LatencyProfile | None") -> Non
     )
 
 
-def _print_kept(manifest: "Manifest") -> None:
-    """Print what every cut keeps; where that depends on a size known only at run time, its word stands there."""
-    from edgeexit.stage_graph import sample_size
+def _print_live_tensors(manifest: "Manifest") -> None:
+    """Print the live tensors after each stage; a size that depends on a symbolic dimension contains its name."""
+    from edgeexit.stage_graph import bytes_per_sample_text
 
     print_table(
-        "Kept of a sample that goes on",
+        "Live tensors of a sample that continues",
         ("after", "tensors", "bytes/sample"),
         [
-            (stage.name, _names([tensor.name for tensor in kept]), sample_size(kept, exact=True))
-            for stage, kept in ((stage, manifest.live_after(index)) for index, stage in enumerate(manifest.stages[:-1]))
+            (stage.name, _names([tensor.name for tensor in live]), bytes_per_sample_text(live, exact=True))
+            for stage, live in ((stage, manifest.live_after(index)) for index, stage in enumerate(manifest.stages[:-1]))
         ],
     )
-    varying = sorted(
+    symbolic = sorted(
         {
             size
             for index in range(len(manifest.stages) - 1)
@@ -163,8 +166,8 @@ def _print_kept(manifest: "Manifest") -> None:
             if isinstance(size, str)
         }
     )
-    if varying:
-        console.print(printable(f"varies with the input: {', '.join(varying)}"))
+    if symbolic:
+        console.print(printable(f"symbolic dimensions: {', '.join(symbolic)}"))
 
 
 def _print_fidelity(fidelity: "Fidelity", manifest: "Manifest") -> None:
@@ -172,8 +175,8 @@ def _print_fidelity(fidelity: "Fidelity", manifest: "Manifest") -> None:
         f"{manifest.precision} against fp32, on {fidelity.samples:,} samples of the calibration data",
         ("exit", "agreement", "accuracy", "accuracy in fp32"),
         [
-            (name, percent(of.agreement), _percent(of.accuracy), _percent(of.accuracy_fp32))
-            for name, of in ((name, fidelity.exits[name]) for name in manifest.exits)
+            (name, percent(exit_.agreement), _percent(exit_.accuracy), _percent(exit_.accuracy_fp32))
+            for name, exit_ in ((name, fidelity.exits[name]) for name in manifest.exits)
         ],
     )
 
@@ -189,11 +192,11 @@ def _print_policy(document: "PolicyDocument") -> None:
         )
 
 
-def _build_config(build_config: "BuildConfig") -> str:
+def _build_config_text(build_config: "BuildConfig") -> str:
     ranges = {"samples": build_config.batch, **build_config.dimensions}
-    sizes = ", ".join(f"{least} to {most} {what} (best at {best})" for what, (least, best, most) in ranges.items())
-    where = "the GPU" if build_config.dla_core is None else f"DLA core {build_config.dla_core}"
-    return f"plans: {sizes}, on {where}, with at most {build_config.workspace_mb:,} MB of workspace"
+    sizes = ", ".join(f"{low} to {high} {what} (optimal {optimal})" for what, (low, optimal, high) in ranges.items())
+    device = "the GPU" if build_config.dla_core is None else f"DLA core {build_config.dla_core}"
+    return f"engines: {sizes}, on {device}, with at most {build_config.workspace_mb:,} MB of workspace"
 
 
 def _names(names: Sequence[str]) -> str:

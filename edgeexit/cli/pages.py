@@ -1,20 +1,20 @@
-"""Where a command may write a page."""
+"""Check the path of a report page before a command starts its work."""
 
 import os
 from pathlib import Path
 
 
 def require_page(option: str, page: Path, bundle: Path) -> None:
-    """Raise DataError, before anything is worked out, for a place where a page cannot or must not be written."""
+    """Raise DataError if an HTML page cannot or must not be written to `page`, the value of the option `option`."""
     from edgeexit.errors import DataError
 
     if page.suffix.lower() not in {".html", ".htm"}:
-        raise DataError(f"{option} '{page}' must be the name of a page, e.g. {option.strip('-')}.html")
+        raise DataError(f"{option} '{page}' must have the suffix .html, e.g. {option.strip('-')}.html")
     if not page.parent.is_dir():
-        raise DataError(f"{option} '{page}': there is no folder '{page.parent}'; make it first")
+        raise DataError(f"{option} '{page}': the folder '{page.parent}' does not exist; create it first")
     if os.path.lexists(page) and not page.is_file():
-        raise DataError(f"{option} '{page}' is there and is no file; give another name")
+        raise DataError(f"{option} '{page}' exists and is not a regular file; give another name")
     if page.resolve().is_relative_to(bundle.resolve()):
-        raise DataError(f"{option} '{page}' lies inside the bundle, which holds its own files; give another place")
+        raise DataError(f"{option} '{page}' is inside the bundle folder; give a path outside of it")
     if not os.access(page.parent, os.W_OK):
-        raise DataError(f"{option} '{page}': nothing can be written in '{page.parent.resolve()}'")
+        raise DataError(f"{option} '{page}': the folder '{page.parent.resolve()}' is not writable; give another path")

@@ -1,4 +1,4 @@
-"""The few shapes that a stage graph is drawn with, as SVG elements."""
+"""The shapes of a stage graph as SVG elements."""
 
 from typing import Final
 from xml.etree import ElementTree as ET
@@ -6,11 +6,11 @@ from xml.etree import ElementTree as ET
 from edgeexit.stage_graph.layout import CHARACTER_WIDTH, LABEL_SIZE, Box
 
 HEAD: Final = 5
-"""Half the width of an arrow head, in pixels."""
+"""Half the width of an arrowhead, in pixels."""
 
 
 def clean(text: str) -> str:
-    """Return text that XML can hold: names come from models."""
+    """Return text without characters that XML does not allow; names come from models."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
@@ -22,32 +22,32 @@ def add_text(
     kind: str,
     *,
     anchor: str = "start",
-    room: float | None = None,
+    max_width: float | None = None,
     size: int = LABEL_SIZE,
 ) -> None:
-    """Add a line of text; what is longer than about `room` pixels is cut, and whole in its tooltip."""
-    whole = clean(text)
-    most = len(whole) if room is None else max(int(room / (size * CHARACTER_WIDTH)), 4)
-    shown = whole if len(whole) <= most else f"{whole[: most - 1]}…"
+    """Add a line of text. Text longer than about `max_width` pixels is truncated; its tooltip has the full text."""
+    full = clean(text)
+    max_characters = len(full) if max_width is None else max(int(max_width / (size * CHARACTER_WIDTH)), 4)
+    shown = full if len(full) <= max_characters else f"{full[: max_characters - 1]}…"
     element = ET.SubElement(parent, "text", {"class": kind, "x": f"{x:g}", "y": f"{y:g}", "text-anchor": anchor})
     element.text = shown
-    if shown != whole:
-        add_title(element, whole)
+    if shown != full:
+        add_title(element, full)
 
 
 def add_title(parent: ET.Element, text: str) -> None:
-    """Add a tooltip of one line or several."""
+    """Add a tooltip with one or more lines."""
     ET.SubElement(parent, "title").text = "\n".join(clean(line) for line in text.split("\n"))
 
 
 def add_rect(parent: ET.Element, box: Box, *, radius: float, kind: str = "box") -> None:
-    """Add a rectangle with round corners."""
+    """Add a rectangle with rounded corners."""
     values = {"x": box.x, "y": box.y, "width": box.width, "height": box.height, "rx": radius}
     ET.SubElement(parent, "rect", {"class": kind} | {key: f"{value:g}" for key, value in values.items()})
 
 
 def add_bar(parent: ET.Element, track: Box, fraction: float, kind: str) -> None:
-    """Add a bar that fills a share, 0 to 1, of its track."""
+    """Add a bar that fills a fraction, 0 to 1, of its track."""
     add_rect(parent, track, radius=track.height / 2, kind="track")
     filled = track._replace(width=track.width * min(max(fraction, 0), 1))
     add_rect(parent, filled, radius=track.height / 2, kind=kind)
@@ -59,10 +59,10 @@ def add_line(parent: ET.Element, kind: str, start: tuple[float, float], end: tup
     ET.SubElement(parent, "path", {"class": kind, "d": path} | style)
 
 
-def add_head(
+def add_arrowhead(
     parent: ET.Element, x: float, y: float, towards: tuple[int, int], *, fill: str | None = None, kind: str = "head"
 ) -> None:
-    """Add an arrow head whose point is at (x, y)."""
+    """Add an arrowhead whose tip is at (x, y)."""
     along, across = towards, (-towards[1], towards[0])
     back = (x - along[0] * 2 * HEAD, y - along[1] * 2 * HEAD)
     points = [(x, y), *((back[0] + side * across[0] * HEAD, back[1] + side * across[1] * HEAD) for side in (1, -1))]

@@ -1,4 +1,4 @@
-"""Draws a stage graph as SVG that stands alone: no script, no font, no network, light and dark."""
+"""Draw a stage graph as one self-contained SVG: no scripts, fonts or links; with a light and a dark color scheme."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -6,27 +6,27 @@ from xml.etree import ElementTree as ET
 
 from edgeexit.bundle.manifest import Manifest, TensorSpec
 from edgeexit.latency import LatencyProfile
-from edgeexit.stage_graph.flows import StageFlow, flows_of, sample_size
+from edgeexit.stage_graph.flows import StageFlow, bytes_per_sample_text, stage_flows
 from edgeexit.stage_graph.layout import (
     INPUT_LINE,
     INPUTS_SHOWN,
     Box,
+    Branch,
     Lane,
     Layout,
-    Tap,
+    compute_layout,
     flow_label,
-    lay_out,
 )
-from edgeexit.stage_graph.shapes import HEAD, add_bar, add_head, add_line, add_rect, add_text, add_title, clean
+from edgeexit.stage_graph.shapes import HEAD, add_arrowhead, add_bar, add_line, add_rect, add_text, add_title, clean
 
 _INPUT_COLOUR: Final = "#868e96"
 _COLOURS: Final = ("#1c7ed6", "#e8590c", "#2f9e44", "#ae3ec9", "#0c8599", "#d6336c", "#f08c00", "#7950f2")
 
 _STYLE: Final = """
 .stage-graph { --paper: #ffffff; --box: #f4f6f8; --edge: #c5ccd3; --ink: #1b2127; --soft: #5c6770; --bar: #1c7ed6;
-  --leave: #2f9e44; font: 13px system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+  --exit: #2f9e44; font: 13px system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 @media (prefers-color-scheme: dark) { .stage-graph { --paper: #14181c; --box: #20262c; --edge: #46505a; --ink: #e9edf0;
-  --soft: #a3aeb8; --bar: #4dabf7; --leave: #69db7c; } }
+  --soft: #a3aeb8; --bar: #4dabf7; --exit: #69db7c; } }
 .stage-graph text { fill: var(--ink); }
 .stage-graph .paper { fill: var(--paper); }
 .stage-graph .title { font-size: 19px; font-weight: 600; }
@@ -38,7 +38,7 @@ _STYLE: Final = """
 .stage-graph .box { fill: var(--box); stroke: var(--edge); }
 .stage-graph .track { fill: var(--edge); opacity: 0.5; }
 .stage-graph .bar { fill: var(--bar); }
-.stage-graph .leave { fill: var(--leave); }
+.stage-graph .exit { fill: var(--exit); }
 .stage-graph .flow { fill: none; stroke-width: 2px; }
 .stage-graph .under { fill: none; stroke: var(--paper); stroke-width: 6px; }
 .stage-graph .out { fill: none; stroke: var(--soft); stroke-width: 1.5px; }
@@ -67,7 +67,7 @@ svg {{ display: block; margin: 0 auto; max-width: 100%; height: auto; }}
 
 
 def draw_svg(manifest: Manifest, profile: LatencyProfile | None) -> str:
-    """Return the stage graph as an SVG document; latency and exit rates where there is a profile."""
+    """Return the stage graph as an SVG document; with a profile, it shows latencies and exit rates."""
     root = _draw(manifest, profile)
     root.set("xmlns", "http://www.w3.org/2000/svg")
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
@@ -83,7 +83,7 @@ def draw_page(manifest: Manifest, profile: LatencyProfile | None) -> str:
 
 
 def _draw(manifest: Manifest, profile: LatencyProfile | None) -> ET.Element:
-    layout = lay_out(manifest, flows_of(manifest))
+    layout = compute_layout(manifest, stage_flows(manifest))
     width, height = f"{layout.width:g}", f"{layout.height:g}"
     root = ET.Element(
         "svg", {"class": "stage-graph", "width": width, "height": height, "viewBox": f"0 0 {width} {height}"}
@@ -104,55 +104,65 @@ def _draw(manifest: Manifest, profile: LatencyProfile | None) -> ET.Element:
 
 
 def _draw_header(root: ET.Element, layout: Layout, manifest: Manifest, profile: LatencyProfile | None) -> None:
-    add_text(root, layout.margin, 42, manifest.model, "title", room=layout.width - 2 * layout.margin, size=19)
-    kept = f" ({', '.join(manifest.keep_fp32)} in fp32)" if manifest.keep_fp32 else ""
-    facts = f"{manifest.task}, {manifest.classes:,} classes, {manifest.precision}{kept}, for {manifest.target}"
-    add_text(root, layout.margin, 65, facts, "soft", room=layout.width - 2 * layout.margin)
-    notes = ["On arrows: bytes of one sample. Dashed: all that is kept of a sample that goes on."]
+    add_text(root, layout.margin, 42, manifest.model, "title", max_width=layout.width - 2 * layout.margin, size=19)
+    fp32_nodes = f" ({', '.join(manifest.keep_fp32)} in fp32)" if manifest.keep_fp32 else ""
+    facts = f"{manifest.task}, {manifest.classes:,} classes, {manifest.precision}{fp32_nodes}, for {manifest.target}"
+    add_text(root, layout.margin, 65, facts, "soft", max_width=layout.width - 2 * layout.margin)
+    notes = ["On arrows: bytes per sample. Dashed lines: all live tensors of a sample that continues."]
     if profile is None:
-        notes.append("Bars: share of the multiply-accumulates; no latency yet, run `edgeexit profile`.")
+        notes.append("Bars: fraction of the multiply-accumulates; run `edgeexit profile` for latencies.")
     else:
-        notes.append("Bars: share of the latency. After: mean latency of a sample that leaves there.")
+        notes.append("Bars: fraction of the latency. After: mean latency of a sample that exits there.")
         notes.append(f"Measured on {profile.machine}, {profile.runtime}, batch {profile.batch}.")
     for number, note in enumerate(notes):
         y = layout.stages[-1].bottom + 34 + number * 18
-        add_text(root, layout.margin, y, note, "soft", room=layout.width - 2 * layout.margin)
+        add_text(root, layout.margin, y, note, "soft", max_width=layout.width - 2 * layout.margin)
 
 
 def _draw_cuts(root: ET.Element, layout: Layout, manifest: Manifest) -> None:
-    """Between two stages: a line across, and what is kept of a sample that goes on."""
+    """Draw a dashed line between each two stages, with the size of the live tensors there."""
     for index, (above, below) in enumerate(zip(layout.stages, layout.stages[1:], strict=False)):
-        kept = manifest.live_after(index)
+        live = manifest.live_after(index)
         y = (above.bottom + below.y) / 2
         group = ET.SubElement(root, "g")
-        add_title(group, _listed(f"kept after {manifest.stages[index].name}, over every arrow that crosses", kept))
+        add_title(
+            group, _tensor_list(f"live after {manifest.stages[index].name}, on all arrows that cross the line", live)
+        )
         right = layout.width - layout.margin
         add_line(group, "cut", (layout.margin, y), (right, y))
-        text = f"kept: {sample_size(kept)}"
-        add_text(group, right, y - 7, text, "soft", anchor="end", room=right - layout.exits[0].x)
+        text = f"live: {bytes_per_sample_text(live)}"
+        add_text(group, right, y - 7, text, "soft", anchor="end", max_width=right - layout.exits[0].x)
 
 
 def _draw_lane(root: ET.Element, layout: Layout, lane: Lane) -> None:
-    """Draw one source's long flows: those of other lanes that they cross are cut, and their own are not."""
+    """Draw the long flows of one source, with a gap in every line of another lane that they cross."""
     colour = _colour(lane.source)
     box = layout.inputs if lane.source is None else layout.stages[lane.source]
-    paths = [_lane_path(box.x, lane, tap, layout.stages[tap.flow.target].x - HEAD) for tap in lane.taps]
+    paths = [_lane_path(box.x, lane, branch, layout.stages[branch.flow.target].x - HEAD) for branch in lane.branches]
     for path in paths:
         ET.SubElement(root, "path", {"class": "under", "d": path})
-    for tap, path in zip(lane.taps, paths, strict=True):
-        target = layout.stages[tap.flow.target]
+    for branch, path in zip(lane.branches, paths, strict=True):
+        target = layout.stages[branch.flow.target]
         group = ET.SubElement(root, "g")
-        add_title(group, _listed(_described(tap.flow), tap.flow.tensors))
+        add_title(group, _tensor_list(_flow_title(branch.flow), branch.flow.tensors))
         ET.SubElement(group, "path", {"class": "flow", "stroke": colour, "d": path})
-        add_head(group, target.x, tap.y, (1, 0), fill=colour)
-        add_text(group, target.x - 12, tap.y - 5, flow_label(tap.flow), "label", anchor="end", room=layout.label_width)
+        add_arrowhead(group, target.x, branch.y, (1, 0), fill=colour)
+        add_text(
+            group,
+            target.x - 12,
+            branch.y - 5,
+            flow_label(branch.flow),
+            "label",
+            anchor="end",
+            max_width=layout.label_width,
+        )
 
 
-def _lane_path(start: float, lane: Lane, tap: Tap, end: float) -> str:
-    left, top, corner = lane.x, lane.leaves_y, 7
+def _lane_path(start: float, lane: Lane, branch: Branch, end: float) -> str:
+    left, top, corner = lane.x, lane.start_y, 7
     return (
         f"M{start:g} {top:g}H{left + corner:g}Q{left:g} {top:g} {left:g} {top + corner:g}"
-        f"V{tap.y - corner:g}Q{left:g} {tap.y:g} {left + corner:g} {tap.y:g}H{end:g}"
+        f"V{branch.y - corner:g}Q{left:g} {branch.y:g} {left + corner:g} {branch.y:g}H{end:g}"
     )
 
 
@@ -161,46 +171,46 @@ def _draw_straight(root: ET.Element, layout: Layout, flow: StageFlow) -> None:
     above = layout.inputs if flow.source is None else layout.stages[flow.source]
     below = layout.stages[flow.target]
     group = ET.SubElement(root, "g")
-    add_title(group, _listed(_described(flow), flow.tensors))
+    add_title(group, _tensor_list(_flow_title(flow), flow.tensors))
     add_line(group, "under", (above.middle, above.bottom), (above.middle, below.y - HEAD))
     add_line(group, "flow", (above.middle, above.bottom), (above.middle, below.y - HEAD), stroke=colour)
-    add_head(group, above.middle, below.y, (0, 1), fill=colour)
+    add_arrowhead(group, above.middle, below.y, (0, 1), fill=colour)
     add_text(
         group,
         above.middle + 12,
         above.bottom + 24,
         flow_label(flow),
         "label",
-        room=layout.exits[0].x - above.middle - 20,
+        max_width=layout.exits[0].x - above.middle - 20,
     )
 
 
 def _draw_inputs(root: ET.Element, box: Box, inputs: Sequence[TensorSpec]) -> None:
     group = ET.SubElement(root, "g")
-    add_title(group, _listed("the model's inputs", inputs))
+    add_title(group, _tensor_list("the model's inputs", inputs))
     add_rect(group, box, radius=14)
     add_text(group, box.x + 18, box.y + 24, "inputs", "name")
     shown = [_signature(tensor) for tensor in inputs[:INPUTS_SHOWN]]
     if len(inputs) > INPUTS_SHOWN:
         shown.append(f"and {len(inputs) - INPUTS_SHOWN} more")
     for number, line in enumerate(shown):
-        add_text(group, box.x + 18, box.y + 25 + (number + 1) * INPUT_LINE - 2, line, "soft", room=box.width - 36)
+        add_text(group, box.x + 18, box.y + 25 + (number + 1) * INPUT_LINE - 2, line, "soft", max_width=box.width - 36)
 
 
 def _draw_stage(root: ET.Element, box: Box, manifest: Manifest, profile: LatencyProfile | None, index: int) -> None:
     stage = manifest.stages[index]
-    of_macs = stage.macs / max(sum(each.macs for each in manifest.stages), 1)
+    macs_fraction = stage.macs / max(sum(each.macs for each in manifest.stages), 1)
     group = ET.SubElement(root, "g")
     add_rect(group, box, radius=8)
-    add_text(group, box.x + 16, box.y + 29, stage.name, "name", room=box.width / 2 - 16, size=14)
-    fraction = of_macs
+    add_text(group, box.x + 16, box.y + 29, stage.name, "name", max_width=box.width / 2 - 16, size=14)
+    fraction = macs_fraction
     right = box.x + box.width - 16
     if profile is not None:
         latency = profile.stages[index].latency
         fraction = latency.mean_ms / max(profile.cumulative_ms[-1], 1e-9)
         add_text(group, right, box.y + 29, f"p50 {_milliseconds(latency.p50_ms)}", "figure", anchor="end")
     add_text(group, box.x + 16, box.y + 52, f"{_count(stage.macs)} MACs", "soft")
-    add_text(group, right, box.y + 52, f"{_percent(of_macs)} of all MACs", "soft", anchor="end")
+    add_text(group, right, box.y + 52, f"{_percent(macs_fraction)} of all MACs", "soft", anchor="end")
     track = Box(box.x + 16, box.y + 65, box.width - 32, 6)
     add_bar(group, track, fraction, "bar")
 
@@ -214,7 +224,7 @@ def _draw_exit(
     add_title(group, f"{_signature(spec)}\n{readout}")
     y = box.y + box.height / 2
     add_line(group, "out", (stage.x + stage.width, y), (box.x - HEAD, y))
-    add_head(group, box.x, y, (1, 0), kind="outhead")
+    add_arrowhead(group, box.x, y, (1, 0), kind="outhead")
     add_rect(group, box, radius=box.height / 2)
     cost = (
         f"after {_count(manifest.macs[index])} MACs"
@@ -223,23 +233,23 @@ def _draw_exit(
     )
     left, room = box.x + 26, box.width - 52
     rate = None if profile is None or profile.exit_rates is None else profile.exit_rates[index]
-    add_text(group, left, box.y + 25, spec.name, "name", room=room - (0 if rate is None else 64), size=14)
-    add_text(group, left, box.y + 44, cost, "soft", room=room)
+    add_text(group, left, box.y + 25, spec.name, "name", max_width=room - (0 if rate is None else 64), size=14)
+    add_text(group, left, box.y + 44, cost, "soft", max_width=room)
     if rate is not None:
         add_text(group, left + room, box.y + 25, f"{100 * rate:.1f} %", "figure", anchor="end")
-        add_text(group, left + room, box.y + 44, "leave here", "soft", anchor="end")
-        add_bar(group, Box(left, box.y + 52, room, 4), rate, "leave")
+        add_text(group, left + room, box.y + 44, "exit here", "soft", anchor="end")
+        add_bar(group, Box(left, box.y + 52, room, 4), rate, "exit")
     else:
         add_text(group, left + room, box.y + 44, _shape(spec.shape[1:]), "soft", anchor="end")
 
 
-def _described(flow: StageFlow) -> str:
+def _flow_title(flow: StageFlow) -> str:
     return f"from {'the inputs' if flow.source is None else f'stage {flow.source}'} to stage {flow.target}"
 
 
-def _listed(what: str, tensors: Sequence[TensorSpec]) -> str:
-    lines = [f"{_signature(tensor)}: {sample_size([tensor])}" for tensor in tensors]
-    return "\n".join([f"{what}: {sample_size(tensors)} a sample", *lines])
+def _tensor_list(what: str, tensors: Sequence[TensorSpec]) -> str:
+    lines = [f"{_signature(tensor)}: {bytes_per_sample_text([tensor])}" for tensor in tensors]
+    return "\n".join([f"{what}: {bytes_per_sample_text(tensors)} per sample", *lines])
 
 
 def _signature(tensor: TensorSpec) -> str:
@@ -257,14 +267,14 @@ def _colour(source: int | None) -> str:
 def _count(number: int) -> str:
     value, unit = float(number), ""
     for larger in (" k", " M", " G", " T"):
-        if value < 1000:  # noqa: PLR2004 - a thousand is the step of these units
+        if value < 1000:  # noqa: PLR2004 - the factor between the units
             break
         value, unit = value / 1000, larger
     return f"{value:.3g}{unit}"
 
 
 def _percent(fraction: float) -> str:
-    return "<1 %" if 0 < fraction < 0.005 else f"{100 * fraction:.0f} %"  # noqa: PLR2004 - what would be shown as none
+    return "<1 %" if 0 < fraction < 0.005 else f"{100 * fraction:.0f} %"  # noqa: PLR2004 - would be shown as 0 %
 
 
 def _milliseconds(value: float) -> str:

@@ -9,6 +9,7 @@ from edgeexit.bundle import Bundle
 from edgeexit.npz import save_arrays
 from edgeexit.policies import KINDS
 from tests.bundles import make_bundle, make_samples
+from tests.fitting.new_kind import new_kind
 
 SAMPLES = 240
 
@@ -84,9 +85,15 @@ def test_a_report_is_written_beside_the_policy(edgeexit, bundle, data, tmp_path)
         (("--speedup", "nan"), "at least 1"),
         (("--max-drop", 2), "2"),
         (("--max-risk", 0), "risk 0 must be between 0 and 1"),
-        (("--rule", "paired", "--policy", "margin"), "--rule is not available with --policy margin; policies that have it: beem"),
+        (
+            ("--rule", "paired", "--policy", "margin"),
+            "--rule is not available with --policy margin; policies that have it: beem",
+        ),
         (("--rule", "golden", "--policy", "beem"), "--rule 'golden' is unknown; rules of beem: paired, error-rate"),
-        (("--weights", "cost", "--policy", "margin"), "--weights is not available with --policy margin; policies that have it: beem"),
+        (
+            ("--weights", "cost", "--policy", "margin"),
+            "--weights is not available with --policy margin; policies that have it: beem",
+        ),
         (("--weights", "1,2", "--policy", "beem"), "weights [1.0, 2.0] must be 3"),
         (("--weights", "1,2", "--policy", "auto"), "weights [1.0, 2.0] must be 3"),
         (("--weights", "heavy", "--policy", "beem"), "--weights 'heavy'"),
@@ -94,9 +101,9 @@ def test_a_report_is_written_beside_the_policy(edgeexit, bundle, data, tmp_path)
         (("--max-drop", "nan"), "--max-drop: drop nan"),
         (("--max-risk", 2), "--max-risk: risk 2"),
         (("--seed", -1), "--seed"),
-        (("--report", "fit.npz"), "--report 'fit.npz' must be the name of a page"),
-        (("--report", ""), "must be the name of a page"),
-        (("--report", "/no/such/folder/fit.html"), "there is no folder '/no/such/folder'"),
+        (("--report", "fit.npz"), "--report 'fit.npz' must have the suffix .html"),
+        (("--report", ""), "must have the suffix .html"),
+        (("--report", "/no/such/folder/fit.html"), "the folder '/no/such/folder' does not exist"),
     ],
 )
 def test_a_mistake_is_one_line_and_changes_nothing(edgeexit, bundle, data, options, says):
@@ -117,7 +124,7 @@ def test_the_most_that_a_refusal_names_can_be_had(edgeexit, bundle, data):
 def test_a_report_never_takes_the_place_of_something_else(edgeexit, bundle, data, tmp_path):
     folder = tmp_path / "folder.html"
     folder.mkdir()
-    for page, says in ((folder, "is there and is no file"), (bundle.path / "fit.html", "inside the bundle")):
+    for page, says in ((folder, "exists and is not a regular file"), (bundle.path / "fit.html", "inside the bundle")):
         assert says in refusal(edgeexit("fit", bundle.path, "--data", data, "--speedup", 1.2, "--report", page))
     assert not (bundle.path / "fit.html").exists()
 
@@ -154,9 +161,24 @@ def test_a_measured_budget_is_kept(edgeexit, bundle, data):
     (bundle.path / "profile.json").unlink()
 
 
-def test_the_help_names_every_kind(edgeexit):
-    told = edgeexit("fit", "--help").out
-    assert all(kind in told for kind in (*KINDS, "auto"))
+def test_the_help_lists_every_kind_with_its_weights_and_rules(edgeexit):
+    shown = " ".join(edgeexit("fit", "--help").out.replace("│", " ").split())
+    assert f"{', '.join(KINDS)}; or auto" in shown
+    assert "(beem: paired, error-rate)" in shown
+    assert "beem: accuracy, cost" in shown
+
+
+def test_a_new_kind_is_in_the_help_and_can_be_fitted(edgeexit, bundle, data):
+    with new_kind():
+        assert "scaled: confidence times the accuracy of the exit" in edgeexit("fit", "--help").out
+        fit = ("fit", bundle.path, "--data", data, "--speedup", 1.3, "--json")
+        fitted = json.loads(edgeexit(*fit, "--policy", "scaled").out)
+        assert fitted["policy"]["policy"]["kind"] == "scaled"
+        assert Bundle.open(bundle.path).policy().policy.kind == "scaled"
+        assert edgeexit("evaluate", bundle.path, "--data", data).code == 0
+        assert [row["kind"] for row in json.loads(edgeexit(*fit).out)["comparison"]] == list(KINDS)
+    (bundle.path / "policy.json").unlink()
+    assert "'scaled' is unknown" in refusal(edgeexit(*fit, "--policy", "scaled"))
 
 
 def test_beems_rules_refuse_labels_of_one_class_too(edgeexit, bundle, tmp_path):

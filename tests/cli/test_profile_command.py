@@ -112,9 +112,9 @@ def test_a_page_is_not_written_to_an_unusable_path(edgeexit, bundle, tmp_path):
     (tmp_path / "folder.html").mkdir()
     (tmp_path / "dangling.html").symlink_to(tmp_path / "nowhere")
     for name in ("folder.html", "dangling.html"):
-        assert "is there and is no file" in refusal(edgeexit("profile", bundle.path, "--plot", tmp_path / name))
-    assert "must be the name of a page" in refusal(edgeexit("profile", bundle.path, "--plot", tmp_path / "p.png"))
-    assert "lies inside the bundle" in refusal(edgeexit("profile", bundle.path, "--plot", bundle.path / "p.html"))
+        assert "exists and is not a regular file" in refusal(edgeexit("profile", bundle.path, "--plot", tmp_path / name))
+    assert "must have the suffix .html" in refusal(edgeexit("profile", bundle.path, "--plot", tmp_path / "p.png"))
+    assert "is inside the bundle" in refusal(edgeexit("profile", bundle.path, "--plot", bundle.path / "p.html"))
     assert "there is no folder" in refusal(edgeexit("profile", bundle.path, "--plot", tmp_path / "no" / "p.html"))
     assert not (bundle.path / "profile.json").exists()
 

@@ -1,4 +1,4 @@
-"""Manifests written by hand: any number of stages, each reading what the test says."""
+"""Manifests with any number of stages, which read the tensors that a test names."""
 
 from edgeexit.bundle.manifest import Manifest, Proof, StageSpec, TensorSpec
 from edgeexit.latency import LatencyProfile, LatencySummary, StageProfile
@@ -7,7 +7,7 @@ IMAGE = TensorSpec(name="image", dtype="float32", shape=("batch", 3, 8, 8))
 
 
 def make_manifest(reads, *, inputs=(IMAGE,), carried=(), model="net", keep_fp32=()):
-    """Return a manifest whose stage k reads the names `reads[k]`; `carried[k]` is what it makes for later stages."""
+    """Return a manifest whose stage k reads the tensors named in `reads[k]` and produces the carries `carried[k]`."""
     names = {tensor.name for tensor in inputs}
     stages = tuple(
         StageSpec(
@@ -45,7 +45,7 @@ def make_manifest(reads, *, inputs=(IMAGE,), carried=(), model="net", keep_fp32=
 
 
 def make_dense(stages):
-    """Return a manifest in which every stage makes three tensors and reads those of all earlier stages."""
+    """Return a manifest in which every stage produces three tensors and reads those of all earlier stages."""
     carried = [
         [TensorSpec(name=f"made{k}.{part}", dtype="float32", shape=("batch", 256)) for part in range(3)]
         for k in range(stages - 1)

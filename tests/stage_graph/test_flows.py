@@ -1,9 +1,9 @@
-"""What flows between stages: grouped by pair, over any distance, and how many bytes a sample it is."""
+"""The flows between stages: grouped by source and target, and their size in bytes per sample."""
 
 import pytest
 
 from edgeexit.bundle.manifest import TensorSpec
-from edgeexit.stage_graph import flows_of, sample_size
+from edgeexit.stage_graph import bytes_per_sample_text, stage_flows
 from tests.stage_graph.manifests import IMAGE, make_dense, make_manifest
 
 
@@ -11,11 +11,11 @@ def tensor(name, *shape, dtype="float32"):
     return TensorSpec(name=name, dtype=dtype, shape=("batch", *shape))
 
 
-def test_flows_are_grouped_by_source_and_reach_over_stages():
+def test_flows_are_grouped_by_source_and_may_skip_stages():
     mask = tensor("mask", 4, dtype="int64")
     a, b, c = tensor("a", 2), tensor("b", 3), tensor("c", 5)
     manifest = make_manifest([["image"], ["a", "b"], ["mask", "c", "a"]], inputs=(IMAGE, mask), carried=[[a, b], [c]])
-    assert [(flow.source, flow.target, [made.name for made in flow.tensors]) for flow in flows_of(manifest)] == [
+    assert [(flow.source, flow.target, [made.name for made in flow.tensors]) for flow in stage_flows(manifest)] == [
         (None, 0, ["image"]),
         (0, 1, ["a", "b"]),
         (None, 2, ["mask"]),
@@ -25,7 +25,7 @@ def test_flows_are_grouped_by_source_and_reach_over_stages():
 
 
 def test_a_dense_graph_has_a_flow_for_every_pair():
-    flows = flows_of(make_dense(6))
+    flows = stage_flows(make_dense(6))
     assert len(flows) == 1 + 5 * 6 / 2
     assert all(len(flow.tensors) == 3 for flow in flows if flow.source is not None)
 
@@ -39,7 +39,7 @@ def test_a_dense_graph_has_a_flow_for_every_pair():
         ([tensor("a", 256), tensor("b", 256)], "2 KiB", "2,048"),
         ([tensor("a", 64, 1024, 1024)], "256 MiB", "268,435,456"),
         ([tensor("a", dtype="bool")], "1 B", "1"),
-        ([tensor("a", "length", 8)], "32 B × length", "32 × length"),  # noqa: RUF001 - what is printed
+        ([tensor("a", "length", 8)], "32 B × length", "32 × length"),  # noqa: RUF001 - as printed
         (
             [tensor("a", 8), tensor("b", "w", "h"), tensor("c", "h", "w", dtype="int64")],
             "32 B + 12 B × h × w",  # noqa: RUF001
@@ -47,6 +47,6 @@ def test_a_dense_graph_has_a_flow_for_every_pair():
         ),
     ],
 )
-def test_bytes_of_a_sample_as_text(tensors, text, exact):
-    assert sample_size(tensors) == text
-    assert sample_size(tensors, exact=True) == exact
+def test_bytes_per_sample_as_text(tensors, text, exact):
+    assert bytes_per_sample_text(tensors) == text
+    assert bytes_per_sample_text(tensors, exact=True) == exact
