@@ -115,7 +115,7 @@ def test_a_page_is_not_written_to_an_unusable_path(edgeexit, bundle, tmp_path):
         assert "exists and is not a regular file" in refusal(edgeexit("profile", bundle.path, "--plot", tmp_path / name))
     assert "must have the suffix .html" in refusal(edgeexit("profile", bundle.path, "--plot", tmp_path / "p.png"))
     assert "is inside the bundle" in refusal(edgeexit("profile", bundle.path, "--plot", bundle.path / "p.html"))
-    assert "there is no folder" in refusal(edgeexit("profile", bundle.path, "--plot", tmp_path / "no" / "p.html"))
+    assert "does not exist; create it first" in refusal(edgeexit("profile", bundle.path, "--plot", tmp_path / "no" / "p.html"))
     assert not (bundle.path / "profile.json").exists()
 
 
