@@ -1,4 +1,4 @@
-"""Targets: those shipped, the user's own, and wrong ones."""
+"""The shipped targets, the user's targets, and invalid target files."""
 
 import platform
 import re
@@ -19,7 +19,7 @@ NVIDIA = '[nvidia]\nsm = "SM87"\nworkspace_mb = 64\n'
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """Write a target file into the user's own folder."""
+    """Return a function that writes a target file into the user's folder."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "targets").mkdir()
     return lambda text, name="mine": (tmp_path / "targets" / f"{name}.toml").write_text(text)
@@ -31,14 +31,14 @@ def test_the_generic_target_of_this_machine_is_shipped():
     )
 
 
-def test_every_promised_target_is_shipped_and_reads(tmp_path, monkeypatch):
+def test_every_documented_target_is_shipped_and_valid(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert set(list_targets()) == SHIPPED
     for name in SHIPPED:
         assert load_target(name).description
 
 
-def test_nvidia_parts_have_the_capability_that_their_plans_are_built_for(tmp_path, monkeypatch):
+def test_nvidia_targets_have_the_compute_capability_of_their_gpu(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     parts = {name: load_target(name).nvidia for name in SHIPPED}
     assert {name: part.sm for name, part in parts.items() if part is not None} == {
@@ -58,7 +58,7 @@ def test_nvidia_parts_have_the_capability_that_their_plans_are_built_for(tmp_pat
 
 
 @pytest.mark.parametrize("name", ["jetson-nano", "jetson-xavier-nx"])
-def test_boards_that_only_have_tensorrt_8_run_on_the_cpu_and_say_why(name):
+def test_boards_with_tensorrt_8_run_on_the_cpu_and_their_notes_explain_it(name):
     target = load_target(name)
     assert target.runtime == "onnxruntime"
     assert tuple(map(int, target.python.split("."))) < (3, 10)
@@ -66,11 +66,11 @@ def test_boards_that_only_have_tensorrt_8_run_on_the_cpu_and_say_why(name):
         assert word in target.notes
 
 
-def test_every_target_opens_idle_threads_asleep():
+def test_idle_threads_do_not_spin_on_any_target():
     assert not any(load_target(name).session.spinning for name in SHIPPED)
 
 
-def test_the_users_own_file_wins(own):
+def test_the_users_file_overrides_a_shipped_target(own):
     own(CPU, "x86-cpu")
     assert load_target("x86-cpu").description == "mine"
     assert load_target("arm64-cpu").opset == 20
@@ -78,7 +78,7 @@ def test_the_users_own_file_wins(own):
     assert not is_users_own(list_targets()["arm64-cpu"])
 
 
-def test_in_a_folder_that_ships_its_targets_they_are_not_the_users_own(monkeypatch):
+def test_shipped_targets_are_not_the_users_in_the_root_of_a_checkout(monkeypatch):
     shipped = next(iter(list_targets().values())).resolve().parent
     monkeypatch.chdir(shipped.parent)
     if shipped.name == "targets":
@@ -91,8 +91,8 @@ def test_in_a_folder_that_ships_its_targets_they_are_not_the_users_own(monkeypat
         (
             CPU.replace("onnxruntime", "tensorflow"),
             3,
-            "runtime = \"tensorflow\" is not a known backend; did you mean 'tensorrt'? "
-            "known: onnxruntime, tensorrt, tensorrt_rtx",
+            'runtime = "tensorflow" is not a known backend; '
+            + "did you mean 'tensorrt'? known: onnxruntime, tensorrt, tensorrt_rtx",
         ),
         (
             CPU.replace('["fp32"]', '[\n  "fp32",\n  "fp8",\n]'),
@@ -138,7 +138,7 @@ def test_a_missing_field_is_named_with_its_file(own):
         load_target("mine")
 
 
-def test_one_broken_file_spoils_no_other_target(own):
+def test_a_broken_file_does_not_affect_other_targets(own):
     own("nonsense")
     assert load_target("x86-cpu").runtime == "onnxruntime"
     assert "mine" in list_targets()
@@ -150,14 +150,14 @@ def test_a_file_that_cannot_be_read_is_one_line(own, tmp_path):
         load_target("mine")
 
 
-def test_an_unknown_target_names_a_near_one_and_all_there_are():
+def test_an_unknown_target_is_an_error_with_the_closest_and_all_known_names():
     with pytest.raises(TargetError, match=r"'jetson-orin-nanoo' is unknown; did you mean 'jetson-orin-nano'\? known: "):
         load_target("jetson-orin-nanoo")
     with pytest.raises(TargetError, match=r"'abacus' is unknown; known: arm64-cpu, imx8m-plus, jetson-agx-orin"):
         load_target("abacus")
 
 
-def test_the_documented_target_reads(own):
+def test_the_documented_target_is_valid(own):
     page = Path(__file__).parent.parent / "docs" / "targets.md"
     (example,) = re.findall(r"```toml\n(.*?)```", page.read_text(), flags=re.DOTALL)
     own(example)

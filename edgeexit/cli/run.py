@@ -1,4 +1,4 @@
-"""`edgeexit run`: answer a data file with a bundle."""
+"""`edgeexit run`: run a bundle on the samples of a file."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,16 +13,16 @@ from edgeexit.formatting import percent
 def run_command(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     data: Annotated[Path, typer.Option(help="Samples (.npz).")],
-    out: Annotated[Path, typer.Option(help="Where the answers go (.npz).")],
-    batch: Annotated[int, typer.Option(min=1, help="Samples at a time.")] = 1,
+    out: Annotated[Path, typer.Option(help="File to write the results to (.npz).")],
+    batch: Annotated[int, typer.Option(min=1, help="Batch size.")] = 1,
     every_exit: Annotated[
-        bool, typer.Option("--every-exit", help="Force all stages; write every exit's raw outputs under its name.")
+        bool, typer.Option("--every-exit", help="Run all stages; write the raw outputs of every exit under its name.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Run inference; write `predictions`, `exits`, `latency_ms` and `outputs`, or every exit's raw outputs.
+    """Run inference and write `predictions`, `exits`, `latency_ms` and `outputs`, or the raw outputs of every exit.
 
-    Example: `edgeexit run quickstart/bundle --data quickstart/test.npz --out answers.npz`
+    Example: `edgeexit run quickstart/bundle --data quickstart/test.npz --out predictions.npz`
     """
     import numpy as np
 
@@ -37,11 +37,11 @@ def run_command(
     document = opened.policy()
     if document is None and not every_exit:
         raise BundleError(
-            f"bundle '{bundle}' has no policy yet, first: {how_to_get_a_policy(bundle)}; or take --every-exit"
+            f"bundle '{bundle}' has no policy yet; run {how_to_get_a_policy(bundle)}, or use --every-exit"
         )
     dataset = load_dataset(data, opened.manifest.inputs, task=opened.manifest.task)
     if not out.parent.is_dir():
-        raise DataError(f"folder '{out.parent}' of --out does not exist; make it first")
+        raise DataError(f"folder '{out.parent}' of --out does not exist; create it")
     with Runner(opened) as runner, show_progress("running", total=len(dataset)) as progress:
         if document is None or every_exit:
             outputs = record_outputs(runner, dataset, batch=batch, progress=progress)

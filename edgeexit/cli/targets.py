@@ -1,4 +1,4 @@
-"""`edgeexit targets`: the device kinds that a bundle can be compiled for."""
+"""`edgeexit targets`: lists the device kinds that a bundle can be compiled for, and describes one."""
 
 import textwrap
 from pathlib import Path
@@ -17,23 +17,23 @@ _NEEDED_PYTHON = (3, 10)
 
 _TELEMETRY = {
     "none": "none",
-    "jetson": "the board's clocks, power rails and temperatures, as Jetson Linux tells them",
-    "raspberry-pi": "clocks, temperature and throttling, as the firmware tells them",
+    "jetson": "the board's clocks, power rails and temperatures, from Jetson Linux",
+    "raspberry-pi": "clocks, temperature and throttling, from the firmware",
 }
 
 
 def targets_command(
-    name: Annotated[str | None, typer.Argument(help="Explain this one.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Describe this target.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """List the targets, or explain one. Your own `./targets/NAME.toml` goes before a shipped one.
+    """List the targets, or describe one. Your own `./targets/NAME.toml` overrides a shipped target.
 
     Example: `edgeexit targets jetson-orin-nano`
     """
     if name is None:
         _list(as_json=as_json)
     else:
-        _explain(name, as_json=as_json)
+        _describe(name, as_json=as_json)
 
 
 def _list(*, as_json: bool) -> None:
@@ -41,16 +41,16 @@ def _list(*, as_json: bool) -> None:
     from edgeexit.targets import is_users_own, list_targets, load_target
 
     described: dict[str, Any] = {}
-    rows, wrong = [], []
+    rows, errors = [], []
     for name, path in sorted(list_targets().items()):
         yours = is_users_own(path)
         shown = f"{name} (yours)" if yours else name
         try:
             target = load_target(name)
         except TargetError as error:
-            wrong.append(str(error))
+            errors.append(str(error))
             described[name] = {"file": str(path), "yours": yours, "error": str(error)}
-            rows.append((shown, "-", "-", "-", "-", "cannot be used; see the warning"))
+            rows.append((shown, "-", "-", "-", "-", "invalid; see the warning"))
             continue
         described[name] = _described(name, target, path, yours=yours)
         memory = "any" if target.memory_mb is None else _size(target.memory_mb)
@@ -59,12 +59,12 @@ def _list(*, as_json: bool) -> None:
         print_json(described)
         return
     print_table("Targets", ("target", "runtime", "architecture", "start with", "memory from", "description"), rows)
-    for line in wrong:
-        warn(line)
+    for message in errors:
+        warn(message)
     next_step("edgeexit targets NAME, or edgeexit compile MODEL --target NAME --out BUNDLE")
 
 
-def _explain(name: str, *, as_json: bool) -> None:
+def _describe(name: str, *, as_json: bool) -> None:
     from edgeexit.targets import USER_FOLDER, is_users_own, list_targets, load_target
 
     target = load_target(name)
@@ -76,7 +76,7 @@ def _explain(name: str, *, as_json: bool) -> None:
     console.print(f"[bold]{printable(name)}[/]  {printable(target.description)}")
     _line("runs on", f"{target.backend.summary} ({target.architecture})")
     first, *others = target.precisions
-    _line("precision", f"start with {first}" + (f"; {', '.join(others)} may pay too: measure" if others else ""))
+    _line("precision", f"start with {first}" + (f"; then measure {' and '.join(others)}" if others else ""))
     _line("opset", f"{target.opset} at most")
     if target.backend.uses_session:
         _line("session", _session(target.session))
@@ -88,14 +88,14 @@ def _explain(name: str, *, as_json: bool) -> None:
     if target.notes.strip():
         _line("notes", target.notes)
     own = USER_FOLDER / f"{name}.toml"
-    told = "yours; it goes before a shipped one" if yours else f"copy it to {own} to change it: yours goes first"
-    _line("file", f"{path} ({told})")
+    hint = "yours; it overrides a shipped target" if yours else f"copy it to {own} to change it: your file overrides it"
+    _line("file", f"{path} ({hint})")
     next_step(f"edgeexit compile MODEL --target {name} --out BUNDLE")
 
 
 def _print_nvidia(part: "Nvidia", *, builds_engines: bool) -> None:
     tensorrt = ", ".join(f"{version} with JetPack {release}" for release, version in part.jetpack.items())
-    least, optimal, most = part.batch
+    smallest, optimal, largest = part.batch
     _line(
         "GPU",
         f"{part.sm}; {part.dla_cores or 'no'} DLA core{'' if part.dla_cores == 1 else 's'}"
@@ -105,21 +105,25 @@ def _print_nvidia(part: "Nvidia", *, builds_engines: bool) -> None:
         _line("TensorRT", tensorrt)
     if builds_engines:
         _line(
-            "plans", f"batches of {least} to {most}, best at {optimal}; at most {part.workspace_mb:,} MB of workspace"
+            "plans", f"batch sizes {smallest} to {largest}, optimal {optimal}; max workspace {part.workspace_mb:,} MB"
         )
 
 
 def _session(session: "SessionConfig") -> str:
-    threads = f"{session.threads} thread{'' if session.threads == 1 else 's'}" if session.threads else "a thread a core"
+    threads = (
+        f"{session.threads} thread{'' if session.threads == 1 else 's'}" if session.threads else "one thread per core"
+    )
     if session.spinning:
-        return f"{threads} an operator; idle threads spin, so that stages run in turn disturb each other"
-    return f"{threads} an operator; idle threads sleep, because the stages run in turn and would disturb each other"
+        return f"{threads} per operator; idle threads spin, which slows down the stage that runs"
+    return f"{threads} per operator; idle threads sleep, because spinning would slow down the stage that runs"
 
 
 def _python(version: str) -> str:
     if tuple(map(int, version.split("."))) >= _NEEDED_PYTHON:
-        return f"{version} comes with the system"
-    return f"{version} comes with the system and is too old; add {'.'.join(map(str, _NEEDED_PYTHON))} or newer"
+        return f"{version} comes with the operating system"
+    return (
+        f"{version} comes with the operating system and is too old; add {'.'.join(map(str, _NEEDED_PYTHON))} or newer"
+    )
 
 
 def _described(name: str, target: "Target", path: Path, *, yours: bool) -> dict[str, Any]:

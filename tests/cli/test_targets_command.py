@@ -1,4 +1,4 @@
-"""`edgeexit targets`: the list, one explained, and the user's own files."""
+"""`edgeexit targets`: the list, the description of one target, and the user's own files."""
 
 import json
 
@@ -7,22 +7,24 @@ import pytest
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """The user's own folder of targets."""
+    """The user's folder of targets."""
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "targets"
     folder.mkdir()
     return folder
 
 
-def test_the_list_has_a_line_a_target_with_what_to_start_with(edgeexit, own):
+def test_the_list_has_one_line_per_target_with_the_recommended_precision(edgeexit, own):
     lines = edgeexit("targets").out.splitlines()
     (orin,) = [line for line in lines if "jetson-orin-nano " in line]
     for word in ("tensorrt", "aarch64", "fp16", "4 GB", "TensorRT on the GPU"):
         assert word in orin
 
 
-def test_the_list_marks_the_users_own_and_goes_on_past_a_broken_one(edgeexit, own):
-    target = 'description = "mine"\nopset = 18\narchitecture = "x86_64"\nruntime = "onnxruntime"\nprecisions = ["int8"]\n'
+def test_the_list_marks_the_users_targets_and_continues_after_a_broken_file(edgeexit, own):
+    target = (
+        'description = "mine"\nopset = 18\narchitecture = "x86_64"\nruntime = "onnxruntime"\nprecisions = ["int8"]\n'
+    )
     (own / "broken.toml").write_text(target.replace("18", '"new"'))
     (own / "x86-cpu.toml").write_text(target)
     outcome = edgeexit("targets")
@@ -43,37 +45,37 @@ def test_the_list_marks_the_users_own_and_goes_on_past_a_broken_one(edgeexit, ow
     assert asked.err.startswith("error: target file 'targets/broken.toml', line 2: ")
 
 
-def test_a_jetson_is_explained_with_gpu_and_tensorrt(edgeexit, own):
+def test_the_description_of_a_jetson_has_its_gpu_and_tensorrt(edgeexit, own):
     text = " ".join(edgeexit("targets", "jetson-orin-nx").out.split())
-    for said in (
+    for part in (
         "edgeexit engines build",
         "start with fp16",
         "SM87; 1 DLA core",
         "10.3 with JetPack 6.2",
-        "batches of 1 to 32, best at 1; at most 2,048 MB of workspace",
+        "batch sizes 1 to 32, optimal 1; max workspace 2,048 MB",
         "8 GB on the smallest variant",
         "the 16 GB module two",
         "copy it to targets/jetson-orin-nx.toml",
     ):
-        assert said in text
+        assert part in text
     assert "idle threads" not in text
 
 
-def test_a_board_with_an_old_python_says_so(edgeexit, own):
+def test_the_description_of_a_board_says_that_its_python_is_too_old(edgeexit, own):
     text = " ".join(edgeexit("targets", "jetson-nano").out.split())
-    assert "3.6 comes with the system and is too old; add 3.10 or newer" in text
+    assert "3.6 comes with the operating system and is too old; add 3.10 or newer" in text
     assert "SM53; no DLA cores; not used" in text
-    assert "4 threads an operator; idle threads sleep" in text
+    assert "4 threads per operator; idle threads sleep" in text
 
 
 def test_one_target_as_json_has_its_fields_and_its_file(edgeexit, own):
-    told = json.loads(edgeexit("targets", "jetson-thor", "--json").out)
-    assert told["nvidia"]["sm"] == "SM110"
-    assert told["file"].endswith("jetson-thor.toml")
-    assert not told["yours"]
+    target = json.loads(edgeexit("targets", "jetson-thor", "--json").out)
+    assert target["nvidia"]["sm"] == "SM110"
+    assert target["file"].endswith("jetson-thor.toml")
+    assert not target["yours"]
 
 
-def test_an_unknown_name_is_one_line_with_the_nearest(edgeexit, own):
+def test_an_unknown_name_is_one_line_with_the_closest_name(edgeexit, own):
     outcome = edgeexit("targets", "raspberrypi-5")
     assert outcome.code == 2
     assert "did you mean 'raspberry-pi-5'?" in outcome.err

@@ -78,8 +78,8 @@ class TensorRtBatch:
             context.done.wait()
         except EngineError as error:
             shapes = {name: (count, *self._rows[name]) for name in (*spec.inputs, *spec.carry_in)}
-            given = ", ".join(f"'{name}' {'x'.join(map(str, shape))}" for name, shape in shapes.items())
-            raise self._failure(f"{spec.name} does not run on {given}", error) from error
+            sizes = ", ".join(f"'{name}' {'x'.join(map(str, shape))}" for name, shape in shapes.items())
+            raise self._failure(f"{spec.name} does not run on {sizes}", error) from error
         for name, shape in shapes.items():
             self._rows[name] = shape[1:]
         if self._probabilities:

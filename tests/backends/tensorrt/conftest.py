@@ -1,4 +1,4 @@
-"""A bundle, its answers on ONNX Runtime, and machines with a stand-in GPU on which nothing may be left at the end."""
+"""A bundle, a reference on ONNX Runtime, and machines with a stand-in GPU that fail on leaked resources."""
 
 import pytest
 
@@ -33,7 +33,7 @@ def machine(library, bundle, monkeypatch):
     with standing_in(rtx_or_skip(), bundle.path, monkeypatch, name=library) as found:
         found.name = library
         yield found
-        assert found.gpu.blocks == {}, "something on the GPU was not given back"
+        assert found.gpu.blocks == {}, "a resource on the GPU was not released"
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A machine with an NVIDIA GPU that is not there: real plans, and stand-ins for CUDA and for running plans."""
+"""A machine with a stand-in NVIDIA GPU: plans are real; CUDA and the execution of plans are stand-ins."""
 
 import contextlib
 import functools
@@ -15,7 +15,7 @@ from tests.backends.tensorrt import gpu_standin, tensorrt_standin
 
 
 def rtx_or_skip():
-    """Return the real TensorRT-RTX."""
+    """Return the real TensorRT-RTX, or skip the test."""
     try:
         found = [library for library in installed_libraries("tensorrt_rtx") if library.name == "tensorrt_rtx"]
     except EngineError:
@@ -29,9 +29,9 @@ def rtx_or_skip():
 
 @contextlib.contextmanager
 def standing_in(rtx, folder, monkeypatch, *, name="tensorrt_rtx"):
-    """Yield the machine: `gpu`, and `wrong`, which says what stages of the bundle in `folder` answer with an offset.
+    """Yield a machine that runs the bundle in `folder`: `gpu`, and `wrong`, the offset to add to a stage's logits.
 
-    As `tensorrt`, the library has no CUDA graphs of its own.
+    With the name `tensorrt`, the library does not capture CUDA graphs by itself.
     """
     real = importlib.import_module("cuda.bindings.runtime")
     gpu, wrong = gpu_standin.Gpu(real), {}

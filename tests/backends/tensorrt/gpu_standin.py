@@ -1,7 +1,7 @@
-"""Stands in for the GPU that test machines have not, as a strict one: CUDA's memory, streams, events and graphs.
+"""A strict stand-in for a GPU, which test machines do not have: CUDA's memory, streams, events and graphs.
 
-Nothing that was asked for happens before somebody waits for it, what nobody wrote is not read, and what CUDA leaves
-undefined ends the test (MisuseError is no EdgeExitError). Enumerations and status codes are the real library's own.
+Operations only run when the host waits for them. Reading memory that was never written, and everything else that CUDA
+leaves undefined, raises MisuseError, which is not an EdgeExitError. Enumerations and status codes are the real ones.
 """
 
 import collections
@@ -17,11 +17,11 @@ POISON = 0xFF  # as float32 a NaN, as int64 -1
 
 
 class MisuseError(AssertionError):
-    """Something that a GPU may answer in any way."""
+    """An operation whose result is undefined on a real GPU."""
 
 
 class Block:
-    """Memory that was given out; `written` has a 1 for each byte that somebody wrote."""
+    """An allocation; `written` has a 1 for each byte that was written."""
 
     def __init__(self, size):
         self.bytes = ctypes.create_string_buffer(bytes([POISON]) * size, size)
@@ -37,9 +37,9 @@ class CudaStream:
 
 
 class Gpu:
-    """The state of the machine.
+    """The state of the GPU.
 
-    `fail_next` has functions that fail: name -> (calls that still work, status, whether the GPU is broken for good).
+    `fail_next` has functions that will fail: name -> (calls that succeed first, status, whether all later calls fail).
     """
 
     def __init__(self, real):
@@ -52,20 +52,25 @@ class Gpu:
         self.broken = None
         self.calls = collections.Counter()
         self.bytes = collections.Counter()  # copied, by kind
-        self.captures = "well"  # or "invalidated", or "refused": the call says no and the capture is empty
-        self.hosted, self.sized_by_data = set(), set()  # tensors that TensorRT wants on the host; of unknown size
+        self.captures = (
+            "well"  # or "invalidated", or "refused": the enqueue call returns False and the capture is empty
+        )
+        self.hosted, self.sized_by_data = (
+            set(),
+            set(),
+        )  # tensors that TensorRT needs on the host; whose size depends on the data
         self._names = itertools.count(7)
 
     @property
     def blocks(self):
-        """All that has not been given back."""
+        """All resources that were not released."""
         return {**self.device, **self.pinned, **self.streams, **self.events, **self.graphs}
 
     def name(self):
         return next(self._names)
 
-    def ask(self, stream, work):
-        """Put work behind what was asked for before; a stream that captures only takes note of it."""
+    def enqueue(self, stream, work):
+        """Append work to a stream; a stream that captures only records it."""
         stream = self.streams[int(stream)]
         if stream.captured is not None:
             stream.captured.append(work)
@@ -79,19 +84,19 @@ class Gpu:
             stream.queue.popleft()()
 
     def check(self, address, size, *, write):
-        """Take note that bytes are written, or see that those read have been; they are in one block that is there."""
+        """Mark bytes as written, or check that bytes to read were written. They must be in one live allocation."""
         for block in self.device.values():
             if block.address <= address and address + size <= block.address + block.size:
                 stretch = slice(address - block.address, address - block.address + size)
                 if write:
                     block.written[stretch] = b"\1" * size
                 elif not all(block.written[stretch]):
-                    raise MisuseError(f"{size} bytes are read where not all have been written")
+                    raise MisuseError(f"{size} bytes are read, but not all were written")
                 return
-        raise MisuseError(f"{size} bytes at {address:#x} are no memory of the GPU's, or not any more")
+        raise MisuseError(f"{size} bytes at {address:#x} are not allocated on the GPU")
 
     def failure(self, name):
-        """Return the status with which a function is to fail, or None."""
+        """Return the status with which a function fails, or None."""
         after, status, sticky = self.fail_next.get(name, (1, None, False))
         if name in self.fail_next:
             self.fail_next[name] = (after - 1, status, sticky)
@@ -99,7 +104,7 @@ class Gpu:
                 del self.fail_next[name]
                 if sticky:
                     self.broken = status
-                    for stream in self.streams.values():  # nothing happens any more
+                    for stream in self.streams.values():  # nothing runs any more
                         stream.queue.clear()
                         stream.done = stream.asked
                 return status
@@ -110,7 +115,7 @@ class Gpu:
 
 
 class Cuda:
-    """What a module like cuda.bindings.runtime does on a machine with this one GPU."""
+    """The functions of a module like cuda.bindings.runtime on a machine with this one GPU."""
 
     def __init__(self, real, gpu):
         self.real, self.gpu = real, gpu
@@ -124,7 +129,7 @@ class Cuda:
 
     def allocate(self, memory, size):
         if any(stream.captured is not None for stream in self.gpu.streams.values()):
-            raise MisuseError("memory is asked for while a graph is captured")
+            raise MisuseError("memory is allocated while a graph is captured")
         if size + sum(block.size for block in self.gpu.device.values()) > self.gpu.limit:
             return self.error.cudaErrorMemoryAllocation, None
         block = Block(size)
@@ -132,10 +137,10 @@ class Cuda:
         return self.ok, block.address
 
     def free(self, memory, address):
-        for stream in self.gpu.streams.values():  # as cudaFree does: it waits for the GPU
+        for stream in self.gpu.streams.values():  # like cudaFree, which waits for the GPU
             self.gpu.run_until(stream, stream.asked)
         if address not in memory:
-            raise MisuseError("memory is freed that is not there")
+            raise MisuseError("memory is freed that is not allocated")
         del memory[address]
         return (self.ok,)
 
@@ -143,11 +148,11 @@ class Cuda:
         gpu, kinds = self.gpu, self.kinds
         gpu.bytes[kind.name.removeprefix("cudaMemcpy")] += size
         if kind == kinds.cudaMemcpyDeviceToDevice and abs(target - source) < size:
-            raise MisuseError("a copy overlaps itself")
+            raise MisuseError("source and target of a copy overlap")
         pageable = kind == kinds.cudaMemcpyHostToDevice and not gpu.is_pinned(source)
         now = ctypes.string_at(source, size) if pageable else None
         if kind == kinds.cudaMemcpyHostToDevice and bytes([POISON]) * 8 in ctypes.string_at(source, size):
-            raise MisuseError("pinned memory is copied to the GPU that nobody filled")
+            raise MisuseError("uninitialized pinned memory is copied to the GPU")
 
         def work():
             if kind != kinds.cudaMemcpyHostToDevice:
@@ -156,7 +161,7 @@ class Cuda:
                 gpu.check(target, size, write=True)
             ctypes.memmove(target, source if now is None else now, size)
 
-        gpu.ask(stream, work)
+        gpu.enqueue(stream, work)
         return (self.ok,)
 
     def create(self, where, thing):
@@ -166,14 +171,14 @@ class Cuda:
 
     def destroy(self, where, name):
         if int(name) not in where:
-            raise MisuseError("something is given back that is not there")
+            raise MisuseError("a resource is released that does not exist")
         del where[int(name)]
         return (self.ok,)
 
     def wait_for_stream(self, stream):
         stream = self.gpu.streams[int(stream)]
         if stream.captured is not None:
-            raise MisuseError("a stream is waited for that is being captured")
+            raise MisuseError("the host waits for a stream that captures")
         self.gpu.run_until(stream, stream.asked)
         return (self.ok,)
 
@@ -188,7 +193,7 @@ class Cuda:
 
     def begin_capture(self, stream, mode):
         if mode != self.real.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal:
-            raise MisuseError("other threads' work would be disturbed by this capture")
+            raise MisuseError("this capture mode disturbs other threads")
         stream = self.gpu.streams[int(stream)]
         stream.captured, stream.capture_failed = [], False
         return (self.ok,)
@@ -202,7 +207,7 @@ class Cuda:
 
     def launch(self, graph, stream):
         for work in self.gpu.graphs[int(graph)]:
-            self.gpu.ask(stream, work)
+            self.gpu.enqueue(stream, work)
         return (self.ok,)
 
     def functions(self):
@@ -235,9 +240,9 @@ class Cuda:
         }
 
     def strict(self, name, function):
-        """Let a function take as many arguments as the real one, and fail where it is to."""
+        """Wrap a function so that it checks the number of arguments, and fails as `fail_next` says."""
         gpu = self.gpu
-        signature = getattr(self.real, name).__doc__.splitlines()[0]  # such as cudaGraphLaunch(graphExec, stream)
+        signature = getattr(self.real, name).__doc__.splitlines()[0]  # e.g. cudaGraphLaunch(graphExec, stream)
         names = [word for word in re.search(r"\((.*)\)", signature)[1].split(",") if word]
 
         def call(*arguments):
@@ -247,7 +252,7 @@ class Cuda:
                 status = gpu.failure(name)
                 if status is None:
                     return function(*arguments)
-                if name.endswith(("Free", "FreeHost", "Destroy")):  # what is given back is gone with the rest
+                if name.endswith(("Free", "FreeHost", "Destroy")):  # the broken context has freed it
                     with contextlib.suppress(KeyError):
                         function(*arguments)
                 return status, None

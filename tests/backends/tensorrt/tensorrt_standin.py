@@ -1,6 +1,7 @@
-"""Stands in for running plans: stages run by ONNX Runtime on the stand-in GPU's memory, as strict as TensorRT's rules.
+"""A stand-in for the execution of plans: ONNX Runtime runs the stages in the stand-in GPU's memory.
 
-Plans are still built by the real TensorRT-RTX, which writes the stage's name into each. Enumerations are its own.
+It checks TensorRT's rules strictly. The real TensorRT-RTX builds the plans and writes the stage's name into each.
+Enumerations are the real ones.
 """
 
 import ctypes
@@ -18,7 +19,7 @@ _TYPES = {"float": "float32"} | {name: name for name in ("float16", "int64", "in
 
 
 class Runtime:
-    """Opens a plan by finding the stage that it names in a bundle's folder; `wrong` stages answer with an offset."""
+    """Opens a plan as the stage of the bundle that it names; stages in `wrong` add an offset to their logits."""
 
     def __init__(self, api, gpu, folder: Path, wrong, log):
         self._api, self._gpu, self._folder, self._wrong = api, gpu, folder, wrong
@@ -29,7 +30,7 @@ class Runtime:
                 options = ort.SessionOptions()
                 options.intra_op_num_threads = 1
                 session = ort.InferenceSession(file, options, disabled_optimizers=UNSAFE_OPTIMISERS)
-                # The stage in the middle needs most, so that neither the first nor the last tells what is enough.
+                # The middle stage needs the most, so neither the first nor the last has the right size.
                 scratch = 512 + 256 * (place % 2)
                 return Engine(self._api, self._gpu, session, self._wrong.get(file.stem, 0.0), scratch)
         return None
@@ -61,7 +62,7 @@ class Engine:
     def create_execution_context(self, how):
         strategy = how.strategy if isinstance(how, RuntimeConfig) else how
         if strategy != self._api.ExecutionContextAllocationStrategy.USER_MANAGED:
-            raise MisuseError("every context would have scratch memory of its own")
+            raise MisuseError("every context would allocate its own scratch memory")
         return Context(self, self._gpu, how)
 
 
@@ -77,7 +78,7 @@ class RuntimeConfig:
         return RuntimeCache()
 
     def set_runtime_cache(self, cache):
-        self.cache = weakref.ref(cache)  # TensorRT-RTX keeps nothing alive
+        self.cache = weakref.ref(cache)  # TensorRT-RTX does not keep it alive
         return True
 
     def set_execution_context_allocation_strategy(self, strategy):
@@ -89,7 +90,7 @@ class Context:
         self._engine, self._gpu = engine, gpu
         self._config = weakref.ref(how) if isinstance(how, RuntimeConfig) else None
         self._shapes, self._addresses, self._scratch = {}, {}, (0, 0)
-        self._state = self._ran = 0  # counts changes; the state that it last ran in
+        self._state = self._ran = 0  # number of changes, now and at the last run
 
     def set_device_memory(self, memory, size):
         self._change()
@@ -117,21 +118,21 @@ class Context:
             gpu.calls["execute_async_v3"] += 1
             _, size = self._scratch
             if stream == 0 or size < self._engine.device_memory_size_v2:
-                raise MisuseError("a context runs in the default stream, or without enough scratch memory")
+                raise MisuseError("a context runs in the default stream or with too little scratch memory")
             if self._config is not None and (self._config() is None or self._config().cache() is None):
-                raise MisuseError("a context's configuration or its kernel cache was not kept")
+                raise MisuseError("the runtime config of a context or its kernel cache was freed")
             capturing = gpu.streams[stream].captured is not None
             if capturing and gpu.captures != "well":
                 gpu.streams[stream].capture_failed = gpu.captures == "invalidated"
                 return False
             if capturing and self._ran != self._state:
-                raise MisuseError("a graph is captured before the context has run with these shapes and addresses")
+                raise MisuseError("a graph is captured before the context ran with these shapes and addresses")
             self._ran = self._state
-            gpu.ask(stream, self._work(dict(self._shapes), dict(self._addresses), self._state, weakref.ref(self)))
+            gpu.enqueue(stream, self._work(dict(self._shapes), dict(self._addresses), self._state, weakref.ref(self)))
             return True
 
     def _work(self, shapes, addresses, state, context):
-        """Return what the GPU will do, of the context as it is now; a graph does it again and again."""
+        """Return the work of the context in its present state; a graph repeats it."""
         gpu, engine, scratch = self._gpu, self._engine, self._scratch
         outputs = [value.name for value in engine._session.get_outputs()]
         dtypes = {name: self._dtype(name) for name in addresses}
@@ -144,7 +145,7 @@ class Context:
 
         def work():
             if context() is None or context()._state != state:
-                raise MisuseError("a context was changed or given back before it, or its graph, had run")
+                raise MisuseError("a context was changed or freed before it, or its graph, ran")
             gpu.check(scratch[0], engine.device_memory_size_v2, write=True)
             ctypes.memset(scratch[0], POISON, engine.device_memory_size_v2)
             feeds = {name: array(name, shape, write=False) for name, shape in shapes.items()}

@@ -1,4 +1,4 @@
-"""The TensorRT backend uses a GPU by its rules, gives all of it back, and says what is wrong, on a stand-in."""
+"""The TensorRT backend on a stand-in GPU: it follows CUDA's rules, releases everything, and reports failures."""
 
 import contextlib
 import itertools
@@ -20,7 +20,7 @@ from tests.bundles import make_samples
 pytestmark = pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")
 
 
-def test_only_readouts_come_back_and_only_gaps_are_filled(only_tensorrt, bundle, cache_folder):
+def test_only_readouts_are_downloaded_and_only_rows_that_fill_gaps_are_copied(only_tensorrt, bundle, cache_folder):
     with open_backend(only_tensorrt, bundle, cache_folder) as backend:
         only_tensorrt.gpu.bytes.clear()
         with backend.begin(make_samples(32), probabilities=False) as batch:
@@ -42,18 +42,18 @@ def test_stages_that_cannot_be_captured_run_without_graphs(only_tensorrt, bundle
         for batch in (1, 4, 1, 4, 1, 4):
             inputs = make_samples(batch, seed=batch)
             assert_same(runner.infer(inputs, policy=NEVER_EARLY), reference.infer(inputs, policy=NEVER_EARLY))
-    assert only_tensorrt.gpu.calls["cudaStreamBeginCapture"] == EXITS, "it is tried once for each stage"
+    assert only_tensorrt.gpu.calls["cudaStreamBeginCapture"] == EXITS, "it is tried once per stage"
     assert only_tensorrt.gpu.calls["cudaGraphLaunch"] == 0
 
 
-def test_graphs_can_be_switched_off(machine, bundle, cache_folder):
+def test_cuda_graphs_can_be_disabled(machine, bundle, cache_folder):
     with Runner(bundle, backend=open_backend(machine, bundle, cache_folder, graphs=False)) as runner:
         for _ in range(3):
             runner.infer(make_samples(2), policy=NEVER_EARLY)
     assert machine.gpu.calls["cudaStreamBeginCapture"] == 0
 
 
-def test_a_stage_is_captured_once_for_each_size(only_tensorrt, bundle, cache_folder):
+def test_a_stage_is_captured_once_per_batch_size(only_tensorrt, bundle, cache_folder):
     with Runner(bundle, backend=open_backend(only_tensorrt, bundle, cache_folder)) as runner:
         for _ in range(5):
             for batch in (5, 6, 7, 8):
@@ -64,7 +64,7 @@ def test_a_stage_is_captured_once_for_each_size(only_tensorrt, bundle, cache_fol
 @pytest.mark.parametrize(
     "function", ["cudaMalloc", "cudaMallocHost", "cudaStreamCreateWithFlags", "cudaEventCreateWithFlags"]
 )
-def test_what_fails_half_way_leaves_nothing_behind(only_tensorrt, bundle, cache_folder, function):
+def test_a_failure_while_opening_leaks_nothing(only_tensorrt, bundle, cache_folder, function):
     gpu = only_tensorrt.gpu
     backend = open_backend(only_tensorrt, bundle, cache_folder)
     for after in itertools.count():
@@ -75,19 +75,21 @@ def test_what_fails_half_way_leaves_nothing_behind(only_tensorrt, bundle, cache_
     assert after >= 1
 
 
-def test_where_there_is_no_room_for_another_batch_those_under_way_go_on(only_tensorrt, bundle, cache_folder):
+def test_active_batches_continue_when_there_is_no_memory_for_another_one(only_tensorrt, bundle, cache_folder):
     gpu = only_tensorrt.gpu
     with open_backend(only_tensorrt, bundle, cache_folder) as backend:
         with backend.begin(make_samples(3), probabilities=False) as batch:
             gpu.limit = sum(block.size for block in gpu.device.values()) + 1000
-            with pytest.raises(InferenceError, match="no room for another batch beside the 1 under way: cudaMalloc"):
+            with pytest.raises(
+                InferenceError, match="no GPU memory for another batch beside the 1 active ones: cudaMalloc"
+            ):
                 backend.begin(make_samples(3), probabilities=False)
             batch.run(1.0)
         with backend.begin(make_samples(3), probabilities=False) as batch:
             batch.run(1.0)
 
 
-def test_a_batch_that_does_not_fit_into_memory_gives_its_lane_back(machine, bundle, cache_folder, monkeypatch):
+def test_a_batch_that_fails_to_begin_returns_its_context(machine, bundle, cache_folder, monkeypatch):
     def no_room(*_):
         raise MemoryError
 
@@ -100,25 +102,27 @@ def test_a_batch_that_does_not_fit_into_memory_gives_its_lane_back(machine, bund
 
 
 @pytest.mark.parametrize(
-    ("fault", "complaint"),
+    ("fault", "message"),
     [
-        ("hosted", "stage0: TensorRT wants 'hidden0' in the host's memory"),
+        ("hosted", "stage0: TensorRT needs 'hidden0' in host memory"),
         ("sized_by_data", "stage0: the size of 'hidden0' depends on the data"),
     ],
 )
-def test_a_stage_that_cannot_run_like_this_is_refused_when_it_is_opened(
-    only_tensorrt, bundle, cache_folder, fault, complaint
+def test_a_plan_that_cannot_run_on_the_gpu_is_refused_when_it_is_opened(
+    only_tensorrt, bundle, cache_folder, fault, message
 ):
     backend = open_backend(only_tensorrt, bundle, cache_folder)
     getattr(only_tensorrt.gpu, fault).add("hidden0")
-    with pytest.raises(EngineError) as told, backend:
+    with pytest.raises(EngineError) as error, backend:
         pass
-    assert str(told.value).startswith(complaint)
+    assert str(error.value).startswith(message)
 
 
 @pytest.mark.parametrize("sticky", [False, True])
 @pytest.mark.parametrize("function", ["cudaEventSynchronize", "cudaGraphLaunch", "cudaMemcpyAsync"])
-def test_a_failure_on_the_way_is_told_and_the_lane_is_given_up(only_tensorrt, bundle, cache_folder, function, sticky):
+def test_a_failed_operation_is_reported_and_its_context_is_not_reused(
+    only_tensorrt, bundle, cache_folder, function, sticky
+):
     gpu = only_tensorrt.gpu
     with Runner(bundle, backend=open_backend(only_tensorrt, bundle, cache_folder)) as runner:
         for _ in range(3):
@@ -132,17 +136,17 @@ def test_a_failure_on_the_way_is_told_and_the_lane_is_given_up(only_tensorrt, bu
             with pytest.raises(InferenceError, match="cudaErrorIllegalAddress"):
                 runner.infer(make_samples(2), policy=NEVER_EARLY)
         else:
-            assert gpu.calls["cudaFree"], "who knows what state that was in"
+            assert gpu.calls["cudaFree"], "the state of a failed context is unknown"
             assert_same(runner.infer(make_samples(2), policy=NEVER_EARLY), expected)
 
 
-def test_a_batch_that_outlives_its_backend_frees_the_rest(machine, bundle, cache_folder):
+def test_the_last_batch_of_a_closed_backend_frees_its_resources(machine, bundle, cache_folder):
     backend = open_backend(machine, bundle, cache_folder)
     with backend:
         batch = backend.begin(make_samples(2), probabilities=False)
     batch.run(1.0)
     assert machine.gpu.blocks
-    with pytest.raises(EngineError, match="1 batches from before the runtime was closed are still under way"):
+    with pytest.raises(EngineError, match="1 batches that began before the backend was closed are still active"):
         backend.__enter__()
     batch.__exit__(None, None, None)
     assert machine.gpu.blocks == {}
@@ -158,28 +162,31 @@ def test_a_backend_can_be_opened_again(machine, bundle, cache_folder):
         assert machine.gpu.blocks == {}
 
 
-def test_a_plan_that_is_missing_or_stale_says_what_to_run(machine, bundle, cache_folder, tmp_path):
+def test_a_missing_plan_is_an_error_with_the_command_to_run(machine, bundle, cache_folder, tmp_path):
     backend = open_backend(machine, bundle, tmp_path)
     for plan in tmp_path.glob("stage2-*.plan"):
         plan.write_bytes(b"damaged")
-    with pytest.raises(EngineError, match=r"no plan of stage2 for .* on Stand-in A2000 as it is now") as told, backend:
+    with (
+        pytest.raises(EngineError, match=r"no plan of stage2 for .* on Stand-in A2000 in its present state") as error,
+        backend,
+    ):
         pass
-    assert f"run `edgeexit engines build {bundle.path} --cache {tmp_path}`" in str(told.value)
+    assert f"run `edgeexit engines build {bundle.path} --cache {tmp_path}`" in str(error.value)
     assert machine.gpu.blocks == {}
 
 
-def test_the_other_library_is_used_only_where_that_is_allowed(machine, bundle, cache_folder):
+def test_the_other_library_is_used_only_if_fallback_is_allowed(machine, bundle, cache_folder):
     other = {"tensorrt": "tensorrt_rtx", "tensorrt_rtx": "tensorrt"}[machine.name]
     target = msgspec.structs.replace(load_target("nvidia-desktop"), runtime=other)
     backend = TensorRtBackend(bundle, target, cache=cache_folder)
-    assert list(backend.warnings) == [f"target 'nvidia-desktop' names {other}, {machine.name} runs the plans"]
+    assert list(backend.warnings) == [f"target 'nvidia-desktop' names {other}, but {machine.name} runs the plans"]
     with pytest.raises(TargetError, match=f"names {other}"):
         TensorRtBackend(bundle, target, cache=cache_folder, fallback=False)
     target = msgspec.structs.replace(target, runtime=machine.name)
     assert not TensorRtBackend(bundle, target, cache=cache_folder, fallback=False).warnings
 
 
-def test_the_target_s_own_runtime_is_taken(bundle, tmp_path, monkeypatch):
+def test_the_backend_that_the_target_names_is_used(bundle, tmp_path, monkeypatch):
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(EngineError, match="there is no NVIDIA GPU here"):

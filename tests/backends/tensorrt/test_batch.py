@@ -1,4 +1,4 @@
-"""What the TensorRT backend answers is what ONNX Runtime does. The GPU is a stand-in; see tests/engines."""
+"""The TensorRT backend gives the same results as ONNX Runtime. The GPU is a stand-in; see gpu_standin.py."""
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
@@ -21,11 +21,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:D
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_policy_answers_as_on_onnx_runtime(machine, bundle, cache_folder, reference, kind):
+def test_every_policy_kind_gives_the_same_results_as_on_onnx_runtime(machine, bundle, cache_folder, reference, kind):
     samples = make_samples(64, seed=8)
     policy = policies_on(reference.infer_every_exit(samples, probabilities=True).readouts)[kind]
     with Runner(bundle, backend=open_backend(machine, bundle, cache_folder)) as runner:
-        # Again and again, so that graphs are captured, and launched with other samples than those they were made with.
+        # Repeated sizes, so that graphs are captured and then launched with other samples.
         for seed, batch in enumerate((1, 7, 33, 1, 64, 7, 33, 1, 3, 33, 64, 7)):
             inputs = make_samples(batch, seed=100 + seed)
             assert_same(runner.infer(inputs, policy=policy), reference.infer(inputs, policy=policy))
@@ -47,7 +47,7 @@ def test_every_exit_matches_the_golden_samples(machine, bundle, cache_folder):
 
 
 @pytest.mark.parametrize("batch", [(1, 1, 1), (1, 4, 6), (5, 5, 5), (7, 8, 30)])
-def test_batches_that_the_plans_do_not_take_are_split_or_filled_up(
+def test_batches_outside_the_range_of_the_plans_are_split_or_padded(
     only_tensorrt, bundle, cache_folder, reference, batch
 ):
     policy = policies_on(reference.infer_every_exit(make_samples(64), probabilities=True).readouts)["confidence"]
@@ -59,7 +59,7 @@ def test_batches_that_the_plans_do_not_take_are_split_or_filled_up(
             assert_same(runner.infer(inputs, policy=policy), reference.infer(inputs, policy=policy))
 
 
-WORDS = """
+TOKENS = """
 <ir_version: 9, opset_import: ["": 18]>
 g (int64[N,L] ids) => (float[N,3] e0, float[N,3] e1, float[N,3] e2) {
   h = Gather(table, ids)
@@ -76,18 +76,18 @@ g (int64[N,L] ids) => (float[N,3] e0, float[N,3] e1, float[N,3] e2) {
   e2 = MatMul(p2, head2)
 }
 """
-"""Words by number, as many as there are: ids beyond the table are refused by whoever runs them."""
+"""Token ids index a table of 50 rows; every runtime refuses ids beyond it."""
 
 
-def test_lengths_known_only_at_run_time_and_float16(tmp_path, monkeypatch):
-    from edgeexit.compiler import CompileOptions, compile_bundle  # noqa: PLC0415 - what the compiler needs takes a moment to load
+def test_symbolic_lengths_and_float16(tmp_path, monkeypatch):
+    from edgeexit.compiler import CompileOptions, compile_bundle  # noqa: PLC0415 - loads slowly
 
     def tokens(count, length):
         return {"ids": np.random.default_rng(length).integers(0, 50, (count, length))}
 
     heads = {f"head{k}": (8, 3) for k in range(3)}
     bundle = compile_bundle(
-        graphs.save_graph(tmp_path / "words.onnx", WORDS, table=(50, 8), deep=(8, 8), **heads),
+        graphs.save_graph(tmp_path / "tokens.onnx", TOKENS, table=(50, 8), deep=(8, 8), **heads),
         tmp_path / "bundle",
         CompileOptions(
             inputs=["ids:N,L:int64"],
@@ -118,17 +118,17 @@ def test_lengths_known_only_at_run_time_and_float16(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("batch", [(1, 1, 32), (1, 1, 1), (4, 4, 4), (3, 8, 30)])
-def test_few_sizes_are_run_and_few_samples_for_nothing(batch):
-    least, _, most = batch
-    sizes = [padded_size(count, batch) for count in range(1, most + 1)]
+def test_there_are_few_batch_sizes_and_few_padding_rows(batch):
+    smallest, _, largest = batch
+    sizes = [padded_size(count, batch) for count in range(1, largest + 1)]
     assert all(size >= count for count, size in enumerate(sizes, start=1))
     assert sizes == sorted(sizes)
-    assert (sizes[0], sizes[-1]) == (least, most)
+    assert (sizes[0], sizes[-1]) == (smallest, largest)
     assert all(size - count < 8 for count, size in enumerate(sizes, start=1))
-    assert len(set(sizes)) <= 4 + most / 8
+    assert len(set(sizes)) <= 4 + largest / 8
 
 
-def test_a_sample_that_is_not_a_number_changes_nobody_s_answer(machine, bundle, cache_folder, reference):
+def test_a_nan_sample_does_not_change_the_results_of_the_other_samples(machine, bundle, cache_folder, reference):
     inputs = make_samples(21, seed=3)
     policy = policies_on(reference.infer_every_exit(inputs, probabilities=True).readouts)["confidence"]
     inputs[INPUT][[0, 5, 20]] = np.nan
@@ -136,7 +136,7 @@ def test_a_sample_that_is_not_a_number_changes_nobody_s_answer(machine, bundle, 
         assert_same(runner.infer(inputs, policy=policy), reference.infer(inputs, policy=policy))
 
 
-def test_several_threads_have_their_own_answers(machine, bundle, cache_folder, reference):
+def test_several_threads_get_the_results_of_their_own_samples(machine, bundle, cache_folder, reference):
     policy = policies_on(reference.infer_every_exit(make_samples(64), probabilities=True).readouts)["ztw"]
     batches = [make_samples(1 + seed % 9, seed=seed) for seed in range(48)]
     with (
@@ -151,7 +151,7 @@ def test_several_threads_have_their_own_answers(machine, bundle, cache_folder, r
 
 @pytest.mark.parametrize("rows", [([0, 4, 3], [3, 1]), ([0], [0, 1, 2, 3]), ([4, 3, 2, 1], [0])])
 @pytest.mark.parametrize("stages", [0, 1, 2])
-def test_batches_that_meet_at_a_stage_go_on_together(machine, bundle, cache_folder, reference, rows, stages):
+def test_batches_at_the_same_stage_are_joined(machine, bundle, cache_folder, reference, rows, stages):
     first, second = make_samples(5, seed=1), make_samples(4, seed=2)
     third = make_samples(4, seed=3)
     first, second = {INPUT: first[INPUT][rows[0]]}, {INPUT: second[INPUT][rows[1]]}
@@ -165,7 +165,7 @@ def test_batches_that_meet_at_a_stage_go_on_together(machine, bundle, cache_fold
             mine.join(theirs)
             allocated = machine.gpu.calls["cudaMalloc"]
             other = backend.begin(third, probabilities=False)
-            assert machine.gpu.calls["cudaMalloc"] == allocated, "what joined has given its memory back"
+            assert machine.gpu.calls["cudaMalloc"] == allocated, "the joined batch has returned its memory"
             for k in range(stages, EXITS):
                 np.testing.assert_allclose(mine.run(1.0), expected.readouts[:, k], atol=1e-5)
                 np.testing.assert_allclose(mine.outputs(), expected.outputs[f"e{k}"], atol=1e-5)
@@ -173,16 +173,16 @@ def test_batches_that_meet_at_a_stage_go_on_together(machine, bundle, cache_fold
                 batch.__exit__(None, None, None)
 
 
-def test_a_batch_takes_no_more_in_than_plans_do(machine, bundle, cache_folder):
+def test_a_batch_does_not_grow_beyond_the_max_of_the_plans(machine, bundle, cache_folder):
     with open_backend(machine, bundle, cache_folder) as backend:
         mine, theirs = (backend.begin(make_samples(count), probabilities=False) for count in (40, 25))
-        with mine, theirs, pytest.raises(InferenceError, match="40 and 25 samples are more than the 64 of a batch"):
+        with mine, theirs, pytest.raises(InferenceError, match="40 and 25 samples exceed the max batch size 64"):
             mine.join(theirs)
-        with pytest.raises(InferenceError, match="65 samples are more than the 64"):
+        with pytest.raises(InferenceError, match="65 samples exceed the max batch size 64"):
             backend.begin(make_samples(65), probabilities=False)
 
 
-def test_what_is_asked_for_all_at_once_is_answered(machine, bundle, cache_folder, reference):
+def test_concurrent_asynchronous_requests_get_their_results(machine, bundle, cache_folder, reference):
     policy = policies_on(reference.infer_every_exit(make_samples(64), probabilities=True).readouts)["voting"]
     batches = [make_samples(1 + seed % 5, seed=seed) for seed in range(40)]
     with Runner(bundle, backend=open_backend(machine, bundle, cache_folder)) as runner:

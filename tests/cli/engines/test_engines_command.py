@@ -1,4 +1,4 @@
-"""`edgeexit engines` as a user meets it."""
+"""`edgeexit engines`, run as a program."""
 
 import json
 import os
@@ -31,8 +31,8 @@ def run(*arguments, code=0, **options):
     return result
 
 
-def hear_interrupts():
-    """Undo what a shell does to programs in its background: they ignore Ctrl-C, and so do the programs they start."""
+def restore_interrupts():
+    """Restore the default for Ctrl-C: a shell makes background programs, and the programs they start, ignore it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -67,22 +67,22 @@ def test_build_list_and_clear(tiny, tmp_path):
     assert json.loads(run("list", "--cache", cache, "--json").stdout) == {}
 
 
-def test_what_is_wrong_is_said_in_one_line(tiny, tmp_path):
+def test_a_wrong_option_is_one_line(tiny, tmp_path):
     cache = tmp_path / "cache"
-    for options, complaint in (
-        (["--for", "SM87"], "cannot build for SM87 with no NVIDIA GPU here; --for takes SM75"),
+    for options, message in (
+        (["--for", "SM87"], "cannot build for SM87 with no NVIDIA GPU here; --for accepts SM75"),
         (["--for", "SM86", "--batch", "8"], "--batch '8' is not MIN,OPT,MAX"),
         (["--for", "SM86", "--batch", "8,4,2"], "the range of 'batch' is 8,4,2"),
         (["--for", "SM86", "--dimension", "length"], "--dimension 'length' is not NAME=MIN,OPT,MAX"),
         (["--for", "SM86", "--dla", "0"], "a DLA runs fp16 and int8"),
     ):
         result = run("build", tiny.path, "--cache", cache, *options, code=2)
-        assert complaint in result.stderr
+        assert message in result.stderr
         assert len(result.stderr.strip().splitlines()) == 1
     assert not cache.exists()
 
 
-def test_a_signed_bundle_is_opened_with_its_key_only(tmp_path):
+def test_a_signed_bundle_is_opened_only_with_its_key(tmp_path):
     bundle = make_bundle(tmp_path / "signed")
     ours, theirs = generate_key(tmp_path / "ours"), generate_key(tmp_path / "theirs")
     bundle.sign(load_private_key(tmp_path / "ours"))
@@ -91,9 +91,9 @@ def test_a_signed_bundle_is_opened_with_its_key_only(tmp_path):
     assert "signature.json" in run(*build, theirs, code=2).stderr
 
 
-def test_a_full_disk_is_said_and_leaves_nothing_half_written(tiny, tmp_path):
+def test_a_full_disk_is_one_line_and_leaves_no_partial_files(tiny, tmp_path):
     cache = tmp_path / "cache"
-    limit = 'ulimit -f 300; exec "$@"'  # blocks of 1 KiB: the file system refuses what is over them
+    limit = 'ulimit -f 300; exec "$@"'  # blocks of 1 KiB: larger files cannot be written
     result = subprocess.run(
         ["bash", "-c", limit, "bash", *PROGRAM, "build", tiny.path, "--for", "SM86", "--cache", cache],
         cwd=ROOT, capture_output=True, text=True, check=False,
@@ -107,7 +107,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(tiny, tmp_path):
 
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory):
-    """A bundle whose second stage takes TensorRT seconds."""
+    """A bundle whose second stage takes TensorRT seconds to build."""
     bundle = make_bundle(tmp_path_factory.mktemp("made") / "slow")
     path = bundle.path / "stage1.onnx"
     stage = onnx.load(path)
@@ -135,25 +135,25 @@ def _with_new_digests(bundle):
     return Bundle.open(bundle.path)
 
 
-def test_an_interrupted_build_keeps_what_is_done_and_goes_on_there(slow, tmp_path):
+def test_an_interrupted_build_keeps_finished_stages_and_continues_after_them(slow, tmp_path):
     cache = tmp_path / "cache"
     arguments = ["build", slow.path, "--for", "SM86", "--cache", cache]
     command = [*PROGRAM, *map(str, arguments)]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts)  # noqa: PLW1509 - no threads yet
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=restore_interrupts)  # noqa: PLW1509 - no threads yet
     deadline = time.monotonic() + 30
     while not list(cache.glob("stage0-*.json")) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=30)
-    assert process.returncode == 130, told
-    assert told.strip() == "interrupted"
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130, stderr
+    assert stderr.strip() == "interrupted"
     assert plans(cache) == {"stage0"}
     assert unfinished(cache) == []
     report = json.loads(run(*arguments, "--json").stdout)
     assert [stage["cached"] for stage in report["stages"]] == [True, False, False]
 
 
-def test_without_either_library_the_extras_are_named(tiny, tmp_path):
+def test_without_tensorrt_the_error_names_the_extras(tiny, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\nfor name in ('tensorrt', 'tensorrt_rtx', 'tensorrt_rtx_bindings'):\n    sys.modules[name] = None\n"
     )

@@ -1,4 +1,4 @@
-"""Bundles and the TensorRT-RTX that builds them; what needs the wheel is skipped where it is not installed."""
+"""A bundle and the real TensorRT-RTX that builds it; tests that need its wheel are skipped without it."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def cache(tmp_path):
 
 @pytest.fixture
 def ahead(rtx):
-    """SM86, ahead of time."""
+    """A toolchain that builds for SM86 ahead of time."""
     return choose_toolchain("SM86", first="tensorrt_rtx")
 
 
@@ -35,6 +35,6 @@ def build_config(tiny):
 
 @pytest.fixture
 def standin(rtx, tiny, monkeypatch):
-    """A machine with an SM86 GPU that is not there, for the plans of `tiny`."""
+    """A machine with a stand-in SM86 GPU that runs the plans of `tiny`."""
     with standing_in(rtx, tiny.path, monkeypatch) as machine:
         yield machine

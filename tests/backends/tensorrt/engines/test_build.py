@@ -1,4 +1,4 @@
-"""The real TensorRT-RTX parses and compiles every stage that we emit, for every GPU that it knows."""
+"""The real TensorRT-RTX parses and builds every stage that the compiler emits, for every GPU that it supports."""
 
 import shutil
 
@@ -17,6 +17,7 @@ from edgeexit.errors import EngineError
 from tests.bundles import make_bundle
 from tests.compiler import graphs
 from tests.compiler.networks import Dense, Masked, Motley, Positions, Recurrent, Residual, Segmenter, SequenceFirst
+from tests.recorded_progress import RecordedProgress
 
 
 def _compiled(folder, network, inputs, **options):
@@ -37,7 +38,7 @@ SEQUENCES = {"x": RNG.standard_normal((32, 4, 8)).astype(np.float32)}
 
 
 def _real(folder, network, precision, example=IMAGES, inputs=(), **options):
-    """Compile for a desktop GPU, with samples that set int8's ranges."""
+    """Compile for a desktop GPU; the example sets the int8 ranges."""
     return _compiled(folder, network, inputs, example=example, precision=precision, target="nvidia-desktop", **options)
 
 
@@ -53,9 +54,9 @@ def _tokens(folder, network, precision):
 
 LENGTH = {"length": (1, 7, 64)}
 FLAGS = ROWS | {"flag": np.arange(32) % 2 == 0}
-GATES = ROWS | {"gate": np.abs(ROWS["x"])}  # whose sum over all samples chooses the branch
+GATES = ROWS | {"gate": np.abs(ROWS["x"])}  # their sum over all samples chooses the branch
 BUNDLES = {
-    # name: how to make it in a folder, and the ranges that its recipe needs
+    # name: function that makes the bundle in a folder, and the ranges that its build config needs
     "tiny": (make_bundle, {}),
     "residual": (lambda folder: _compiled(folder, Residual, ["image:batch,1,8,8"]), {}),
     "dense": (lambda folder: _compiled(folder, Dense, ["input:batch,4"]), {}),
@@ -94,10 +95,10 @@ def test_every_stage_is_parsed(bundle_and_ranges):
 def test_every_stage_is_built_and_then_cached(bundle_and_ranges, ahead, cache):
     bundle, dimensions = bundle_and_ranges
     build_config = resolve_build_config(bundle.manifest, None, batch=(1, 4, 16), dimensions=dimensions)
-    told = []
-    first = build_engines(bundle, ahead, build_config, cache, on_stage=told.append)
-    assert told == [stage.name for stage in bundle.manifest.stages]
-    assert [engine.stage for engine in first.stages] == told
+    progress = RecordedProgress()
+    first = build_engines(bundle, ahead, build_config, cache, progress=progress)
+    assert progress.steps == [stage.name for stage in bundle.manifest.stages]
+    assert [engine.stage for engine in first.stages] == progress.steps
     assert not any(engine.cached for engine in first.stages)
     assert first.not_verified == "no SM86 GPU here"
     again = build_engines(bundle, ahead, build_config, cache)
@@ -105,8 +106,8 @@ def test_every_stage_is_built_and_then_cached(bundle_and_ranges, ahead, cache):
     assert [engine.plan for engine in again.stages] == [engine.plan for engine in first.stages]
 
 
-def test_every_gpu_that_the_library_names_is_built_for(rtx, tiny, build_config, cache):
-    gpus = set(rtx.ahead_of_time) - {"SM75"}  # whose matrix products are fp16 or int8
+def test_plans_are_built_for_every_gpu_that_the_library_supports(rtx, tiny, build_config, cache):
+    gpus = set(rtx.ahead_of_time) - {"SM75"}  # it has no fp32 matmul
     assert {"SM80", "SM86", "SM89", "SM120"} <= gpus
     plans = set()
     for sm in gpus:
@@ -115,42 +116,43 @@ def test_every_gpu_that_the_library_names_is_built_for(rtx, tiny, build_config, 
     assert len(plans) == len(gpus) * len(tiny.manifest.stages)
 
 
-def test_what_a_gpu_has_no_kernel_for_is_said_in_one_line(tiny, build_config, cache):
+def test_an_operation_without_a_kernel_for_the_gpu_is_one_line_with_advice(tiny, build_config, cache):
     with pytest.raises(
-        EngineError, match=r"^stage0: tensorrt_rtx .* does not build it: .*FP32 GEMM is not supported.*--precision fp16"
-    ) as told:
+        EngineError,
+        match=r"^stage0: tensorrt_rtx .* cannot build the plan: .*FP32 GEMM is not supported.*--precision fp16",
+    ) as error:
         build_engines(tiny, choose_toolchain("SM75", first="tensorrt_rtx"), build_config, cache)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
     assert cache.records() == {}
 
 
-def test_another_recipe_gives_other_plans(tiny, ahead, build_config, cache):
+def test_another_build_config_gives_other_plans(tiny, ahead, build_config, cache):
     build_engines(tiny, ahead, build_config, cache)
     other = resolve_build_config(tiny.manifest, None, batch=(1, 8, 8))
     assert not any(engine.cached for engine in build_engines(tiny, ahead, other, cache).stages)
 
 
-def test_a_bundle_that_was_moved_has_its_plans_still(tiny, tmp_path, ahead, build_config, cache):
+def test_a_moved_bundle_keeps_its_plans(tiny, tmp_path, ahead, build_config, cache):
     build_engines(tiny, ahead, build_config, cache)
     moved = Bundle.open(shutil.copytree(tiny.path, tmp_path / "elsewhere"))
     assert all(engine.cached for engine in build_engines(moved, ahead, build_config, cache).stages)
 
 
-def test_a_cache_behind_a_link_is_used(tiny, tmp_path, ahead, build_config, cache):
+def test_a_cache_behind_a_symbolic_link_is_used(tiny, tmp_path, ahead, build_config, cache):
     cache.folder.mkdir()
     (tmp_path / "link").symlink_to(cache.folder)
     build_engines(tiny, ahead, build_config, PlanCache(tmp_path / "link"))
     assert all(engine.cached for engine in build_engines(tiny, ahead, build_config, cache).stages)
 
 
-def test_force_builds_again(tiny, ahead, build_config, cache):
+def test_force_builds_every_stage_again(tiny, ahead, build_config, cache):
     build_engines(tiny, ahead, build_config, cache)
     assert not any(engine.cached for engine in build_engines(tiny, ahead, build_config, cache, force=True).stages)
 
 
 @pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")
-def test_timings_are_kept_where_the_library_keeps_them(rtx, tiny, ahead, build_config, cache):
-    # TensorRT-RTX still has the calls, without effect; this shows that they are made in an order that it takes.
+def test_the_timing_cache_is_stored_if_the_library_has_one(rtx, tiny, ahead, build_config, cache):
+    # TensorRT-RTX still has the functions, without effect: this only tests that their order is valid.
     timing = ahead._replace(library=rtx._replace(name="tensorrt"))
     build_engines(tiny, timing, build_config, cache)
     (file,) = cache.folder.glob("*.timings")
@@ -161,8 +163,8 @@ def test_timings_are_kept_where_the_library_keeps_them(rtx, tiny, ahead, build_c
     assert len(report.stages) == len(tiny.manifest.stages)
 
 
-def test_a_graph_that_is_not_the_manifests_is_refused(tmp_path, ahead, build_config, cache):
+def test_a_graph_with_other_inputs_than_the_manifest_is_refused(tmp_path, ahead, build_config, cache):
     bundle = make_bundle(tmp_path / "mixed")
     (bundle.path / "stage1.onnx").write_bytes((bundle.path / "stage2.onnx").read_bytes())
-    with pytest.raises(EngineError, match=r"stage1: the graph reads edgeexit\.temperature, hidden0, hidden1"):
+    with pytest.raises(EngineError, match=r"stage1: the graph has the inputs edgeexit\.temperature, hidden0, hidden1"):
         build_engines(bundle, ahead, build_config, cache)

@@ -1,4 +1,4 @@
-"""What is opened is whole and was built for exactly this."""
+"""The cache opens a plan only if it is undamaged and its whole key matches."""
 
 import multiprocessing
 
@@ -37,7 +37,7 @@ def record(key, plan=PLAN):
     )
 
 
-def test_a_plan_comes_back_as_it_was(cache):
+def test_a_stored_plan_is_opened_unchanged(cache):
     path = cache.store_plan(PLAN, record(KEY))
     stored = cache.open_plan(KEY, "stage0")
     assert (stored.path, stored.plan, stored.record) == (path, PLAN, record(KEY))
@@ -62,12 +62,12 @@ def test_a_plan_comes_back_as_it_was(cache):
     ],
     ids=str,
 )
-def test_whatever_matters_makes_another_plan(cache, change):
+def test_a_plan_with_another_key_is_not_opened(cache, change):
     cache.store_plan(PLAN, record(KEY))
     assert cache.open_plan(msgspec.structs.replace(KEY, **change), "stage0") is None
 
 
-def test_the_key_of_a_stage_has_its_own_graph_the_weights_and_the_recipe(tiny):
+def test_the_key_depends_on_the_graph_the_weights_and_the_build_config(tiny):
     manifest = tiny.manifest
     build_config = BuildConfig(batch=(1, 1, 8), workspace_mb=64)
     make = {"library": "tensorrt", "version": "10.3.0", "hardware": KEY.hardware}
@@ -103,7 +103,7 @@ def test_a_damaged_plan_is_not_opened(cache, damage):
     assert cache.open_plan(KEY, "stage0").plan == PLAN
 
 
-def test_a_foreign_plan_under_the_right_name_is_not_opened(cache):
+def test_a_plan_with_another_key_under_the_right_file_name_is_not_opened(cache):
     path = cache.store_plan(PLAN, record(KEY))
     other = msgspec.structs.replace(KEY, version="10.13.0")
     foreign = cache.store_plan(b"other", record(other, b"other"))
@@ -118,7 +118,7 @@ def _store_often(folder, content):
         cache.store_plan(content, record(KEY, content))
 
 
-def test_two_writers_leave_one_whole_plan(cache):
+def test_two_concurrent_writers_leave_one_undamaged_plan(cache):
     context = multiprocessing.get_context("fork")
     plans = [b"x" * 50_000, b"y" * 60_000]
     writers = [context.Process(target=_store_often, args=(cache.folder, plan)) for plan in plans]
@@ -132,7 +132,7 @@ def test_two_writers_leave_one_whole_plan(cache):
     assert not list(cache.folder.glob(".*.*plan*"))
 
 
-def test_timings_are_shared_by_stages_and_not_by_devices(cache):
+def test_the_timing_cache_is_shared_by_stages_and_not_by_devices(cache):
     cache.store_timings(KEY, b"timings")
     assert cache.timings(msgspec.structs.replace(KEY, stage="f" * 64)) == b"timings"
     assert cache.timings(msgspec.structs.replace(KEY, version="10.4.0")) is None
@@ -142,7 +142,7 @@ def test_timings_are_shared_by_stages_and_not_by_devices(cache):
     assert cache.timings(KEY) is None
 
 
-def test_clear_deletes_what_is_ours_and_nothing_else(cache):
+def test_clear_deletes_only_files_of_the_cache(cache):
     path = cache.store_plan(PLAN, record(KEY))
     cache.store_timings(KEY, b"timings")
     (cache.folder / f".{path.name}.k1ll3d").write_bytes(b"left by a killed process")

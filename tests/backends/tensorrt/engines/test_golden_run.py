@@ -1,4 +1,4 @@
-"""A plan is kept only when it answers as the golden samples say. The GPU is a stand-in; see gpu_standin.py."""
+"""Plans are stored only if their logits match the golden samples. The GPU is a stand-in; see gpu_standin.py."""
 
 import types
 
@@ -9,13 +9,13 @@ from edgeexit.backends.tensorrt.engines.golden_run import split_into_batches
 from edgeexit.errors import EngineError
 
 
-def test_plans_are_verified_on_the_gpu_that_gpu_is_local(standin, tiny, build_config, cache):
-    site = choose_toolchain(None)
-    assert site.gpu_is_local
-    assert site.hardware.sm == "SM86"
-    assert site.hardware.cuda == "13.2"
+def test_plans_are_verified_on_the_local_gpu(standin, tiny, build_config, cache):
+    toolchain = choose_toolchain(None)
+    assert toolchain.gpu_is_local
+    assert toolchain.hardware.sm == "SM86"
+    assert toolchain.hardware.cuda == "13.2"
     for cached in (False, True):
-        report = build_engines(tiny, site, build_config, cache)
+        report = build_engines(tiny, toolchain, build_config, cache)
         assert report.not_verified is None
         for engine in report.stages:
             assert engine.cached is cached
@@ -26,13 +26,13 @@ def test_plans_are_verified_on_the_gpu_that_gpu_is_local(standin, tiny, build_co
 
 
 @pytest.mark.parametrize("batch", [(1, 1, 1), (1, 4, 5), (40, 40, 64)])
-def test_samples_run_in_batches_that_the_plans_take(standin, tiny, cache, batch):
+def test_samples_run_in_batches_within_the_range_of_the_plans(standin, tiny, cache, batch):
     report = build_engines(tiny, choose_toolchain(None), resolve_build_config(tiny.manifest, None, batch=batch), cache)
     assert [engine.check.agreement for engine in report.stages] == [1, 1, 1]
     assert standin.memory.blocks == {}
 
 
-def test_a_plan_that_answers_wrongly_is_not_kept(standin, tiny, build_config, cache):
+def test_a_plan_with_wrong_logits_is_not_stored(standin, tiny, build_config, cache):
     standin.wrong["stage1"] = 0.5
     with pytest.raises(EngineError, match=r"exit 'e1' differs from the golden samples by up to 0\.5"):
         build_engines(tiny, choose_toolchain(None), build_config, cache)
@@ -40,7 +40,7 @@ def test_a_plan_that_answers_wrongly_is_not_kept(standin, tiny, build_config, ca
     assert standin.memory.blocks == {}
 
 
-def test_a_cached_plan_that_no_longer_answers_rightly_goes(standin, tiny, build_config, cache):
+def test_a_cached_plan_with_wrong_logits_is_deleted(standin, tiny, build_config, cache):
     build_engines(tiny, choose_toolchain(None), build_config, cache)
     standin.wrong["stage2"] = 0.5
     with pytest.raises(EngineError, match="exit 'e2'"):
@@ -51,20 +51,20 @@ def test_a_cached_plan_that_no_longer_answers_rightly_goes(standin, tiny, build_
     assert [engine.cached for engine in report.stages] == [True, True, False]
 
 
-def test_no_memory_on_the_gpu_is_said_and_nothing_leaks(standin, tiny, build_config, cache):
+def test_an_allocation_failure_is_reported_and_leaks_nothing(standin, tiny, build_config, cache):
     standin.memory.limit = 2000
     with pytest.raises(EngineError, match="cudaMalloc: cudaErrorMemoryAllocation"):
         build_engines(tiny, choose_toolchain(None), build_config, cache)
     assert standin.memory.blocks == {}
 
 
-def test_another_gpu_than_the_one_here_is_not_verified(standin, tiny, build_config, cache):
+def test_plans_for_another_gpu_than_the_local_one_are_not_verified(standin, tiny, build_config, cache):
     report = build_engines(tiny, choose_toolchain("SM89"), build_config, cache)
     assert report.not_verified == "no SM89 GPU here"
     assert report.hardware.device is None
 
 
-def test_the_standin_has_the_words_of_the_real_library(rtx):
+def test_the_stand_in_has_the_same_api_as_the_real_library(rtx):
     from tests.backends.tensorrt import tensorrt_standin  # noqa: PLC0415
 
     for ours, real in (
@@ -77,23 +77,23 @@ def test_the_standin_has_the_words_of_the_real_library(rtx):
         assert [name for name in vars(ours) if not name.startswith("_") and not hasattr(real, name)] == []
 
 
-def test_a_library_that_takes_the_size_of_scratch_memory_for_granted_gets_its_address(rtx):
+def test_a_library_without_a_scratch_size_argument_gets_the_address(rtx):
     older = types.SimpleNamespace(device_memory=0)
     rtx.set_scratch(older, 512, 1024)
     assert older.device_memory == 512
 
 
-def test_a_plan_that_fails_is_built_again_on_memory_that_is_there(standin, tiny, build_config, cache):
+def test_a_cached_plan_that_fails_is_built_again_and_reuses_the_memory_of_the_run(standin, tiny, build_config, cache):
     build_engines(tiny, choose_toolchain(None), build_config, cache)
     status = standin.gpu.status.cudaErrorLaunchFailure
-    standin.gpu.fail_next = {"cudaStreamSynchronize": (4, status, False)}  # in stage 1, whose carry is there
+    standin.gpu.fail_next = {"cudaStreamSynchronize": (4, status, False)}  # in stage 1, whose carry is allocated
     report = build_engines(tiny, choose_toolchain(None), build_config, cache)
     assert [engine.cached for engine in report.stages].count(False) == 1
     assert standin.gpu.blocks == {}
 
 
 @pytest.mark.parametrize(
-    ("count", "least", "most", "expected"),
+    ("count", "min_size", "max_size", "expected"),
     [
         (5, 1, 8, [[0, 1, 2, 3, 4]]),
         (5, 1, 2, [[0, 1], [2, 3], [4, 0]]),
@@ -101,5 +101,5 @@ def test_a_plan_that_fails_is_built_again_on_memory_that_is_there(standin, tiny,
         (1, 1, 1, [[0]]),
     ],
 )
-def test_batches_are_of_one_size_and_hold_every_sample(count, least, most, expected):
-    assert [rows.tolist() for rows in split_into_batches(count, least, most)] == expected
+def test_batches_have_one_size_and_hold_every_sample(count, min_size, max_size, expected):
+    assert [rows.tolist() for rows in split_into_batches(count, min_size, max_size)] == expected

@@ -1,4 +1,4 @@
-"""TensorRT's parser says which node of which stage it does not take. All of it is the real parser."""
+"""The real TensorRT parser names the stage and node that it refuses."""
 
 import numpy as np
 import onnx
@@ -11,7 +11,7 @@ from tests.bundles import make_bundle
 
 
 def _replace_stage(bundle, index, nodes, weights=()):
-    """Put other nodes, from `x` to `y`, in the place of a stage's graph."""
+    """Replace the graph of a stage with nodes from `x` to `y`."""
     graph = helper.make_graph(
         nodes,
         f"stage{index}",
@@ -29,7 +29,7 @@ def bundle(rtx, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("node", "complaint"),
+    ("node", "message"),
     [
         (
             helper.make_node("Det", ["x"], ["y"], name="determinant"),
@@ -38,9 +38,9 @@ def bundle(rtx, tmp_path):
         (helper.make_node("Wobble", ["x"], ["y"], domain="com.example"), r"node 0: .* this Wobble: .*Plugin not found"),
     ],
 )
-def test_an_operator_that_is_not_taken_is_named_in_one_line(bundle, capfd, node, complaint):
+def test_an_unsupported_operator_is_named_in_one_line(bundle, capfd, node, message):
     _replace_stage(bundle, 1, [node])
-    with pytest.raises(EngineError, match=rf"^stage1: {complaint}") as caught:
+    with pytest.raises(EngineError, match=rf"^stage1: {message}") as caught:
         check_stages(bundle.path, bundle.manifest.stages)
     assert "tensorrt_rtx 1." in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -61,16 +61,16 @@ def test_an_int32_bias_behind_a_dequantizer_is_named(bundle):
         check_stages(bundle.path, bundle.manifest.stages)
 
 
-def test_a_file_that_is_no_graph_is_named(bundle):
+def test_a_file_that_is_not_an_onnx_graph_is_named(bundle):
     (bundle.path / "stage0.onnx").write_bytes(b"no graph")
-    with pytest.raises(EngineError, match=r"stage0: .*does not read the graph"):
+    with pytest.raises(EngineError, match=r"stage0: .*cannot read the graph"):
         check_stages(bundle.path, bundle.manifest.stages)
 
 
-def test_where_nothing_is_installed_it_is_said_that_nothing_was_checked(tiny, monkeypatch):
+def test_without_tensorrt_the_stages_are_reported_as_not_checked(tiny, monkeypatch):
     def none(first):
         raise EngineError("neither is installed")
 
     monkeypatch.setattr("edgeexit.backends.tensorrt.engines.parse.installed_libraries", none)
-    note = check_stages(tiny.path, tiny.manifest.stages)
-    assert note == "TensorRT has not seen the stages: neither is installed"
+    warning = check_stages(tiny.path, tiny.manifest.stages)
+    assert warning == "TensorRT has not checked the stages: neither is installed"

@@ -1,4 +1,4 @@
-"""Whether logits are those of the golden samples, as far as the precision allows."""
+"""Comparison of logits with the golden samples, within the tolerance of the precision."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from edgeexit.errors import EngineError
 GOLDEN = np.array([[10, 0, 0], [0, 8, 0], [0, 3.9, 4]], dtype=np.float32)
 
 
-def test_rounding_is_told_and_let_pass():
+def test_rounding_errors_pass_and_are_reported():
     check = check_exit("e0", GOLDEN, GOLDEN + np.float32(0.005), "fp32")
     assert check.max_error == pytest.approx(0.005, rel=1e-3)
     assert check.tolerance == pytest.approx(0.01)
@@ -23,42 +23,42 @@ def test_the_tolerance_follows_the_precision_and_the_logits_scale(precision, pas
     if passes:
         assert check_exit("e0", GOLDEN, found, precision).agreement == 1
     else:
-        with pytest.raises(EngineError, match=r"exit 'e0' differs from the golden samples by up to 0\.15 where fp32"):
+        with pytest.raises(EngineError, match=r"exit 'e0' differs from the golden samples by up to 0\.15, but fp32"):
             check_exit("e0", GOLDEN, found, precision)
 
 
-def test_a_close_answer_may_turn_and_is_counted():
+def test_a_different_top_1_class_passes_if_the_logits_are_close_and_lowers_the_agreement():
     found = GOLDEN.copy()
     found[2] = [0, 4, 3.9]
     assert check_exit("e0", GOLDEN, found, "fp16").agreement == pytest.approx(2 / 3)
 
 
-def test_an_answer_that_is_not_close_may_not_turn():
+def test_a_different_top_1_class_is_refused_if_the_logits_are_not_close():
     golden = np.array([[10, 0], [0, 3]], dtype=np.float32)
     found = np.array([[10, 0], [1.6, 1.4]], dtype=np.float32)
-    with pytest.raises(EngineError, match=r"exit 'deep' gives another class .* 50\.0%"):
+    with pytest.raises(EngineError, match=r"exit 'deep' predicts another class .* 50\.0%"):
         check_exit("deep", golden, found, "int8")
 
 
-def test_int8_that_is_run_in_another_right_way_passes_and_other_weights_do_not():
+def test_another_correct_int8_execution_passes_and_other_weights_do_not():
     rng = np.random.default_rng(0)
     golden = 4 * rng.standard_normal((8, 10)).astype(np.float32)
     largest = np.abs(golden).max()
     other_order = golden + 0.16 * largest * rng.uniform(-1, 1, golden.shape).astype(np.float32)
     assert check_exit("e0", golden, other_order, "int8").max_error > 0.1 * largest
-    with pytest.raises(EngineError, match="where int8 explains"):
+    with pytest.raises(EngineError, match="but int8 explains"):
         check_exit("e0", golden, 4 * rng.standard_normal((8, 10)).astype(np.float32), "int8")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_no_number_is_refused(value):
+def test_nan_and_infinity_are_refused(value):
     found = GOLDEN.copy()
     found[1, 1] = value
     with pytest.raises(EngineError, match="by up to inf"):
         check_exit("e0", GOLDEN, found, "int8")
 
 
-def test_pixels_are_answers_too():
+def test_segmentation_counts_the_agreement_per_pixel():
     golden = np.zeros((2, 3, 4, 4), dtype=np.float32)
     golden[:, 1] = 5
     found = golden.copy()
@@ -68,5 +68,5 @@ def test_pixels_are_answers_too():
 
 
 def test_another_shape_is_refused():
-    with pytest.raises(EngineError, match=r"exit 'e0' is \(2, 3\)"):
+    with pytest.raises(EngineError, match=r"exit 'e0' has shape \(2, 3\)"):
         check_exit("e0", GOLDEN, GOLDEN[:2], "fp32")
