@@ -14,6 +14,10 @@ SHIPPED = {
     *("raspberry-pi-4", "raspberry-pi-5", "imx8m-plus", "arm64-cpu", "x86-cpu", "nvidia-desktop"),
 }
 CPU = 'description = "mine"\narchitecture = "x86_64"\nruntime = "onnxruntime"\nprecisions = ["fp32"]\nopset = 18\n'
+UNKNOWN_RUNTIME = (
+    'runtime = "tensorflow" is not a known backend; '
+    "did you mean 'tensorrt'? known: onnxruntime, tensorrt, tensorrt_rtx"
+)
 NVIDIA = '[nvidia]\nsm = "SM87"\nworkspace_mb = 64\n'
 
 
@@ -91,8 +95,7 @@ def test_shipped_targets_are_not_the_users_in_the_root_of_a_checkout(monkeypatch
         (
             CPU.replace("onnxruntime", "tensorflow"),
             3,
-            'runtime = "tensorflow" is not a known backend; '
-            + "did you mean 'tensorrt'? known: onnxruntime, tensorrt, tensorrt_rtx",
+            UNKNOWN_RUNTIME,
         ),
         (
             CPU.replace('["fp32"]', '[\n  "fp32",\n  "fp8",\n]'),

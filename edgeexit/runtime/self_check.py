@@ -1,6 +1,6 @@
 """Checks that this machine reproduces the logits of a bundle's golden samples."""
 
-from edgeexit.backends.tensorrt.engines.verify import ExitCheck, check_exit
+from edgeexit.backends.golden_check import ExitCheck, check_exit
 from edgeexit.bundle import Bundle, GoldenSamples
 from edgeexit.errors import BundleError, EngineError
 from edgeexit.runtime.runner import Runner

@@ -8,12 +8,10 @@ from edgeexit.backends.tensorrt.engines.cache import PlanCache, PlanRecord, Stor
 from edgeexit.backends.tensorrt.engines.key import PlanKey, plan_key
 from edgeexit.backends.tensorrt.engines.parse import check_stages
 from edgeexit.backends.tensorrt.engines.toolchain import Toolchain, choose_toolchain, read_sm
-from edgeexit.backends.tensorrt.engines.verify import ExitCheck, check_exit
 from edgeexit.backends.tensorrt.library import Library, installed_libraries
 
 __all__ = [
     "EngineReport",
-    "ExitCheck",
     "Hardware",
     "Library",
     "PlanCache",
@@ -24,7 +22,6 @@ __all__ = [
     "Toolchain",
     "build_engines",
     "build_missing_engines",
-    "check_exit",
     "check_stages",
     "choose_toolchain",
     "default_folder",

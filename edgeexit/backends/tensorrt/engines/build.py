@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 import numpy.typing as npt
 
+from edgeexit.backends.golden_check import ExitCheck, check_exit
 from edgeexit.backends.tensorrt.cuda.gpu import Hardware
 from edgeexit.backends.tensorrt.engines.build_config import out_of_range, stage_shapes
 from edgeexit.backends.tensorrt.engines.builder import build_plan
@@ -16,7 +17,6 @@ from edgeexit.backends.tensorrt.engines.cache import PlanCache, PlanRecord, Stor
 from edgeexit.backends.tensorrt.engines.golden_run import GoldenRun
 from edgeexit.backends.tensorrt.engines.key import PlanKey, plan_key
 from edgeexit.backends.tensorrt.engines.toolchain import Toolchain
-from edgeexit.backends.tensorrt.engines.verify import ExitCheck, check_exit
 from edgeexit.backends.tensorrt.interrupt import run_on_thread
 from edgeexit.bundle import GOLDEN, Bundle, GoldenSamples
 from edgeexit.bundle.manifest import BuildConfig, StageSpec

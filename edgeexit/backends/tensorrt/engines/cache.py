@@ -11,8 +11,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from edgeexit.backends.golden_check import ExitCheck
 from edgeexit.backends.tensorrt.engines.key import PlanKey, timings_name
-from edgeexit.backends.tensorrt.engines.verify import ExitCheck
 from edgeexit.bundle.manifest import Precision
 from edgeexit.files import write_atomic
 

@@ -1,4 +1,4 @@
-"""Compares the logits of a plan with the golden samples of the bundle."""
+"""Compares the logits of a backend with the golden samples of the bundle."""
 
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ a sum that is rounded to 11 bits or to 256 steps may fall on either side.
 
 Measured on ResNet-56 with CIFAR-10, over sets of 8 samples: float16 differs from float16 computed in float32 by up to
 1 %; two correct executions of the same int8 graph (ONNX Runtime with and without its optimizations) differ by up to
-16 %, in 3 % of the sets by more than 10 %. A plan with other weights differs by as much as the logits themselves."""
+16 %, in 3 % of the sets by more than 10 %. A model with other weights differs by as much as the logits themselves."""
 
 
 class ExitCheck(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,7 +24,7 @@ class ExitCheck(msgspec.Struct, frozen=True, kw_only=True):
     exit: str
     samples: int
     max_error: float
-    """Largest |plan - golden| of the logits."""
+    """Largest |logit - golden logit|."""
     tolerance: float
     agreement: float
     """Fraction of predictions (of pixels, for segmentation) that equal the golden top-1 class."""
@@ -40,10 +40,10 @@ def check_exit(
     """
     if found.shape != expected.shape:
         raise EngineError(f"exit '{exit_name}' has shape {found.shape}, the golden samples have {expected.shape}")
-    golden, plan = expected.astype(np.float64), found.astype(np.float64)
+    golden, logits = expected.astype(np.float64), found.astype(np.float64)
     tolerance = _TOLERANCE[precision] * max(1.0, float(np.abs(golden).max()))
-    error = float(np.abs(plan - golden).max()) if np.isfinite(plan).all() else float("inf")
-    same = plan.argmax(axis=1) == golden.argmax(axis=1)
+    error = float(np.abs(logits - golden).max()) if np.isfinite(logits).all() else float("inf")
+    same = logits.argmax(axis=1) == golden.argmax(axis=1)
     check = ExitCheck(
         exit=exit_name,
         samples=len(golden),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgeexit.backends.tensorrt.engines import check_exit
+from edgeexit.backends.golden_check import check_exit
 from edgeexit.errors import EngineError
 
 GOLDEN = np.array([[10, 0, 0], [0, 8, 0], [0, 3.9, 4]], dtype=np.float32)
