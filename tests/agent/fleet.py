@@ -89,13 +89,15 @@ class Fleet:
 
     def send_policy(self, config: AgentConfig, document: PolicyDocument, key: PrivateKey | None = None) -> None:
         self.send_policy_bytes(
-            config, self.envelope(document, key), pin=document.scope is not None and document.scope.device is not None
+            config,
+            self.envelope(document, key),
+            to_device=document.scope is not None and document.scope.device is not None,
         )
 
-    def send_policy_bytes(self, config: AgentConfig, payload: bytes, *, pin: bool = False) -> None:
+    def send_policy_bytes(self, config: AgentConfig, payload: bytes, *, to_device: bool = False) -> None:
         topic = (
             down_topic(config.address, "policy")
-            if pin
+            if to_device
             else policy_topic(config.fleet, self.bundle.digest, config.cohort)
         )
         assert self._session.publish(topic, payload, retain=True)

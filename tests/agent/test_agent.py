@@ -250,10 +250,10 @@ def test_the_error_for_a_bundle_of_another_machine_names_the_fallback_setting(
 def test_a_missing_broker_file_is_named_and_inference_works(
     bundle: Bundle, changed: Change, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gone = tmp_path / "ca.crt"
-    with Agent(bundle, changed(broker=BrokerConfig(url="mqtts://127.0.0.1:1", ca_file=str(gone)))) as agent:
+    missing = tmp_path / "ca.crt"
+    with Agent(bundle, changed(broker=BrokerConfig(url="mqtts://127.0.0.1:1", ca_file=str(missing)))) as agent:
         agent.infer(make_samples(1))
-    assert f"broker.ca_file '{gone}' cannot be read (No such file or directory)" in caplog.text
+    assert f"broker.ca_file '{missing}' cannot be read (No such file or directory)" in caplog.text
 
 
 def test_labels_that_do_not_fit_are_refused_without_an_inference(

@@ -93,8 +93,8 @@ def test_the_newest_inference_of_an_id_gets_the_label_and_both_are_released(
 
 
 def test_held_samples_are_bounded_and_the_oldest_is_released_first(awaiting: AwaitingLabels) -> None:
-    gone = [hold(awaiting, str(n)) for n in range(_MAX_SAMPLES + 10)]
-    assert [len(one) for one in gone] == [0] * _MAX_SAMPLES + [1] * 10
+    released = [hold(awaiting, str(n)) for n in range(_MAX_SAMPLES + 10)]
+    assert [len(one) for one in released] == [0] * _MAX_SAMPLES + [1] * 10
     assert not awaiting.attach("9", [1])
     assert awaiting.attach("10", [1])
     assert len(awaiting._tickets) == _MAX_SAMPLES

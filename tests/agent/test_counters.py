@@ -40,14 +40,14 @@ def test_counts_equal_those_of_the_results(bundle: Bundle, policy: Confidence | 
     for result in results:
         counters.record(3, policy, result)
     (snapshot,) = counters.take_changed()
-    taken = np.concatenate([result.exits for result in results])
+    exits = np.concatenate([result.exits for result in results])
     latency = np.concatenate([result.latency_ms for result in results])
     assert snapshot.revision == 3
-    assert [exit_.exited for exit_ in snapshot.exits] == np.bincount(taken, minlength=3).tolist()
-    assert [exit_.reached for exit_ in snapshot.exits] == [int((taken >= k).sum()) for k in range(3)]
+    assert [exit_.exited for exit_ in snapshot.exits] == np.bincount(exits, minlength=3).tolist()
+    assert [exit_.reached for exit_ in snapshot.exits] == [int((exits >= k).sum()) for k in range(3)]
     for k, exit_ in enumerate(snapshot.exits):
         assert sum(exit_.scores) == exit_.reached
-        expected = np.bincount(bin_of(latency[taken == k]), minlength=len(exit_.latency))
+        expected = np.bincount(bin_of(latency[exits == k]), minlength=len(exit_.latency))
         assert list(exit_.latency) == expected.tolist()
 
 

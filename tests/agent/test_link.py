@@ -69,7 +69,7 @@ def test_policies_are_not_lost_when_the_inbox_is_full(
                 fleet.send_policy_bytes(config, b"an older policy")
         wait_for(lambda: "the inbox is full" in caplog.text, "the inbox to be full")
         fleet.send_policy_bytes(config, b"the cohort's policy")
-        fleet.send_policy_bytes(config, b"a device policy", pin=True)
+        fleet.send_policy_bytes(config, b"a device policy", to_device=True)
         fleet.send_policy_bytes(config, b"")
         wait_for(lambda: "was cleared" in caplog.text, "the last message")
         go_on.set()

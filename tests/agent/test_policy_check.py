@@ -83,8 +83,8 @@ def test_a_policy_that_does_not_fit_is_rejected_with_a_reason(
 def test_a_signature_of_an_unknown_key_is_rejected(
     make_envelope: MakeEnvelope, recipient: Recipient, key: PrivateKey, tmp_path: Path
 ) -> None:
-    generate_key(tmp_path / "stranger.pem")
-    envelope = make_envelope(signed_by=load_private_key(tmp_path / "stranger.pem"))
+    generate_key(tmp_path / "unknown.pem")
+    envelope = make_envelope(signed_by=load_private_key(tmp_path / "unknown.pem"))
     rejection = check_policy(envelope, [key.public_key()], recipient, {})
     assert isinstance(rejection, Rejection)
     assert "wrong signature" in rejection.reason
@@ -137,8 +137,10 @@ def test_the_current_document_changes_nothing_and_a_different_one_of_its_revisio
 def test_each_slot_has_its_own_revisions(
     make_document: MakeDocument, make_envelope: MakeEnvelope, recipient: Recipient, key: PrivateKey
 ) -> None:
-    pin = make_envelope(1, scope=Scope(fleet="plant", device="press-7"))
-    assert isinstance(check_policy(pin, [key.public_key()], recipient, {"cohort": make_document(4)}), PolicyDocument)
+    device_policy = make_envelope(1, scope=Scope(fleet="plant", device="press-7"))
+    assert isinstance(
+        check_policy(device_policy, [key.public_key()], recipient, {"cohort": make_document(4)}), PolicyDocument
+    )
 
 
 def test_a_policy_is_accepted_once_its_rollout_includes_the_device(

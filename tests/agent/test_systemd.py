@@ -57,8 +57,8 @@ def test_the_service_reports_ready_once_then_resets_the_watchdog_and_reports_sto
             wait_for(lambda: systemd.count("WATCHDOG=1") > 2, "watchdog resets")
             assert systemd.count("READY=1") == 1
             assert "STOPPING=1" not in systemd.received
-            notifier.status("42 answered\nexits 50 %")
-            wait_for(lambda: "STATUS=42 answered exits 50 %" in systemd.received, "the status on one line")
+            notifier.status("42 samples\nexits 50 %")
+            wait_for(lambda: "STATUS=42 samples exits 50 %" in systemd.received, "the status on one line")
         wait_for(lambda: "STOPPING=1" in systemd.received, "the stopping message")
     assert [message for message in systemd.received if message.startswith(("READY", "STOP"))] == [
         "READY=1",

@@ -277,8 +277,8 @@ def refuses(port: int) -> bool:
 
 
 def test_a_port_in_use_is_named(bundle: Bundle, config: AgentConfig) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken, Agent(bundle, config) as agent:
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as other, Agent(bundle, config) as agent:
+        port = other.getsockname()[1]
         with (
             pytest.raises(ConfigError, match=rf"port {port} on 127.0.0.1 is not available .*\[endpoint\]"),
             Endpoint(agent, EndpointConfig(port=port)),
