@@ -1,4 +1,4 @@
-"""An aarch64 machine that lasts a session, the wheels for it, and a bundle compiled on this machine for it."""
+"""An emulated aarch64 machine for the whole session, the wheels for it, and a bundle compiled for it on the host."""
 
 import os
 import tempfile
@@ -20,7 +20,7 @@ from tests.broker import RealBroker
 
 @pytest.fixture(scope="session")
 def cache() -> Path:
-    """What is the same in every run and takes long to fetch."""
+    """Folder for downloads that all runs share."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeexit-tests"
 
 
@@ -31,8 +31,8 @@ def userland(cache: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def machine(userland: Path) -> Iterator[Machine]:
-    """A machine with nothing on it but Debian's Python and SSH server."""
-    # not in pytest's folder, which keeps those of three runs
+    """A machine with only Debian's Python and SSH server."""
+    # not in pytest's folder, which keeps the folders of three runs
     with aarch64_programs(), tempfile.TemporaryDirectory(prefix="edgeexit-arm-") as folder:
         yield Machine.copied_from(userland, Path(folder) / "root")
 
@@ -45,7 +45,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def wheelhouse(cache: Path, userland: Path, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, and the aarch64 wheels that it needs."""
+    """The wheel, and the aarch64 wheels of its dependencies."""
     folder = tmp_path_factory.mktemp("wheelhouse")
     fill_wheelhouse(wheel, folder, cache=cache, python=python_version(userland))
     return folder
@@ -53,7 +53,7 @@ def wheelhouse(cache: Path, userland: Path, wheel: Path, tmp_path_factory: pytes
 
 @pytest.fixture(scope="session")
 def images() -> np.ndarray:
-    """Images [48, 3, 16, 16] float32, each of another tint, so that they leave at different exits."""
+    """Images [48, 3, 16, 16] float32, each with a different tint, so that they exit at different exits."""
     generator = np.random.default_rng(5)
     tints = 3 * generator.standard_normal((48, 3, 1, 1))
     return (generator.standard_normal((48, 3, 16, 16)) + tints).astype(np.float32)
@@ -61,8 +61,8 @@ def images() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def bundle(images: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A convolutional network with three exits, compiled here for any 64-bit Arm processor."""
-    from edgeexit.compiler import CompileOptions, compile_bundle  # noqa: PLC0415 - torch waits until a test needs it
+    """A convolutional network with three exits, compiled on the host for any 64-bit Arm processor."""
+    from edgeexit.compiler import CompileOptions, compile_bundle  # noqa: PLC0415 - torch is imported only if a test needs it
     from tests.arm.network import ThreeExits  # noqa: PLC0415
 
     out = tmp_path_factory.mktemp("bundles") / "three-exits"
@@ -71,7 +71,7 @@ def bundle(images: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Bund
 
 @pytest.fixture(scope="session")
 def samples(images: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The images as a file to replay."""
+    """A file with the images."""
     path = tmp_path_factory.mktemp("samples") / "samples.npz"
     save_arrays(path, {"image": images})
     return path
@@ -79,7 +79,7 @@ def samples(images: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealBroker]:
-    """A broker on this machine, started."""
+    """A broker that runs on the host."""
     real = RealBroker(tmp_path_factory.mktemp("broker"))
     real.start()
     yield real
@@ -88,5 +88,5 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealBroker]:
 
 @pytest.fixture(scope="session")
 def public_key(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The calibrator's public key; the private one stands beside it."""
+    """The calibrator's public key; the private key is in the same folder."""
     return generate_key(tmp_path_factory.mktemp("keys") / "calibrator.pem")

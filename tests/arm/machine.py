@@ -1,7 +1,7 @@
-"""A machine of its own processor: a private copy of the user-land, and processes in it that end with the tests.
+"""An emulated machine: a private copy of the user-land, and processes in it that end with the tests.
 
-Every process gets mounts and a process tree of its own, so that /proc and /dev are gone, and whatever it has started
-is dead, when its first process ends, however it ends. The network is this machine's.
+Every process has its own mount and process namespaces. When its first process ends, the kernel unmounts /proc and /dev
+and kills all processes that it started. The network is that of the host.
 """
 
 import contextlib
@@ -17,77 +17,80 @@ from typing import IO, Final
 from tests.arm.userland import ACCOUNT, ACCOUNT_ID
 
 SLOW_S: Final = 240.0
-"""Nothing here takes as long, under emulation and on a busy machine, unless it hangs."""
+"""A timeout that is long enough for emulation on a busy machine."""
 
 _ENTER: Final = """\
 mount --rbind /dev "$ROOT/dev" || exit 125
 "$@"
 exit $?
 """
-"""The shell stays: the kernel spares a tree's first process most signals, and what crashes is to die of it. /sys stays
-empty: it would tell of this machine's processor, and onnxruntime for aarch64 crashes when it believes that."""
+"""The shell is the first process, because the kernel does not deliver most signals to the first process of a
+namespace, and a program that crashes must end. /sys stays empty, because it describes the host's processor and
+onnxruntime for aarch64 crashes when it reads that."""
 
 
 class Machine:
-    """An aarch64 machine in a folder; paths that its methods take and return start at its own root."""
+    """An aarch64 machine in a folder; the paths of its methods start at its own root."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     @classmethod
     def copied_from(cls, userland: Path, root: Path) -> "Machine":
-        """Make a machine whose disk is a copy, so that the user-land stays as it was made."""
+        """Return a machine on a copy of the user-land, so that the user-land itself does not change."""
         subprocess.run(["cp", "--archive", "--reflink=auto", userland, root], check=True)
         return cls(root)
 
-    def outside(self, path: str) -> Path:
-        """Return where this machine's `path` is found from outside."""
+    def host_path(self, path: str) -> Path:
+        """Return the path on the host of the machine's `path`."""
         return self.root / path.lstrip("/")
 
     def put(self, path: str, content: bytes | str, *, mode: int = 0o644) -> str:
-        """Write a file that belongs to the account, and the folders above that are missing; return its path."""
-        file = self.outside(path)
-        self.make_folder(str(Path(path).parent))
+        """Write a file that belongs to the account, create missing parent folders, and return its path."""
+        file = self.host_path(path)
+        self.create_folder(str(Path(path).parent))
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
         file.chmod(mode)
-        _give(file)
+        _change_owner(file)
         return path
 
     def put_folder(self, path: str, source: Path) -> str:
-        """Copy a folder, as the account's own; return its path."""
-        self.make_folder(str(Path(path).parent))
-        subprocess.run(["cp", "--recursive", source, self.outside(path)], check=True)
-        _give(self.outside(path), recursive=True)
+        """Copy a folder, owned by the account; return its path."""
+        self.create_folder(str(Path(path).parent))
+        subprocess.run(["cp", "--recursive", source, self.host_path(path)], check=True)
+        _change_owner(self.host_path(path), recursive=True)
         return path
 
-    def make_folder(self, path: str) -> None:
-        """Make a folder of the account's, and those above it that are missing."""
+    def create_folder(self, path: str) -> None:
+        """Create a folder and its missing parents, owned by the account."""
         missing = []
-        folder = self.outside(path)
+        folder = self.host_path(path)
         while not folder.exists():
             missing.append(folder)
             folder = folder.parent
         for new in reversed(missing):
             new.mkdir()
-            _give(new)
+            _change_owner(new)
 
     def run(self, *command: str, account: bool = True) -> str:
-        """Run a program to its end, as the account or as root, and return its standard output.
+        """Run a program as the account or as root, and return its standard output.
 
-        Raises AssertionError with what it wrote to standard error where it fails.
+        Raises AssertionError with its standard error if the exit code is not 0.
 
         """
-        done = subprocess.run(
+        result = subprocess.run(
             self._command(command, account=account),
             env=self._environment(account=account),
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SLOW_S, check=False,
         )  # fmt: skip
-        assert done.returncode == 0, f"{' '.join(command)[:200]}: exit code {done.returncode}\n{done.stderr[-4000:]}"
-        return done.stdout
+        assert result.returncode == 0, (
+            f"{' '.join(command)[:200]}: exit code {result.returncode}\n{result.stderr[-4000:]}"
+        )
+        return result.stdout
 
     @contextmanager
     def running(self, *command: str, log: IO[bytes], account: bool = True) -> Iterator["Running"]:
-        """Start a program that goes on; it and all that it has started are killed at the end of the block."""
+        """Start a program in the background; at the end of the block it and all its children are killed."""
         process = subprocess.Popen(
             self._command(command, account=account),
             env=self._environment(account=account),
@@ -100,8 +103,8 @@ class Machine:
             started.kill()
 
     def _command(self, command: Sequence[str], *, account: bool) -> list[str]:
-        # --kill-child: the kernel kills the process tree's first process when unshare goes, and so the whole tree.
-        # setpriv: unshare itself is killed when the tests are.
+        # --kill-child: when unshare ends, the kernel kills the first process of the namespace and so all of them.
+        # setpriv: when the tests are killed, the kernel kills unshare.
         unshare = [
             "setpriv",
             "--pdeathsig",
@@ -123,28 +126,28 @@ class Machine:
 
 
 class Running:
-    """A program that goes on inside a machine."""
+    """A program that runs in the background inside a machine."""
 
     def __init__(self, process: "subprocess.Popen[bytes]") -> None:
         self._unshare = process
 
     def kill(self) -> None:
-        """End it as `kill -9` does, and wait until it is gone."""
+        """Send SIGKILL and wait until the program has ended."""
         self._signal(signal.SIGKILL)
         self._unshare.wait(timeout=SLOW_S)
 
     def stop(self) -> int:
-        """Ask it to end, by SIGTERM, and return its exit code."""
+        """Send SIGTERM, wait until the program has ended, and return its exit code."""
         self._signal(signal.SIGTERM)
         return self._unshare.wait(timeout=SLOW_S)
 
     @property
     def has_ended(self) -> bool:
-        """Whether it has ended by itself."""
+        """True if the program has ended."""
         return self._unshare.poll() is not None
 
     def _signal(self, number: signal.Signals) -> None:
-        """Signal the program itself, once it is there; unshare and the shell around it take no part."""
+        """Send the signal to the program itself, as soon as it has started, and not to unshare or the shell."""
         while not self.has_ended:
             if (program := _child(_child(self._unshare.pid))) is not None:
                 with contextlib.suppress(ProcessLookupError):
@@ -154,7 +157,7 @@ class Running:
 
 
 def _child(pid: int | None) -> int | None:
-    """Return the first child of a process, or None where it has none or is gone."""
+    """Return the first child of a process, or None if it has none or has ended."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
@@ -162,7 +165,7 @@ def _child(pid: int | None) -> int | None:
     return int(children[0]) if children else None
 
 
-def _give(path: Path, *, recursive: bool = False) -> None:
+def _change_owner(path: Path, *, recursive: bool = False) -> None:
     subprocess.run(
         ["chown", *(["--recursive"] if recursive else []), f"{ACCOUNT_ID}:{ACCOUNT_ID}", str(path)], check=True
     )

@@ -1,4 +1,4 @@
-"""A small convolutional network with three exits, as a user would write it, with fixed weights."""
+"""A small convolutional network with three exits and fixed weights."""
 
 from itertools import pairwise
 
@@ -9,7 +9,7 @@ _CLASSES = 6
 
 
 class ThreeExits(nn.Module):
-    """Three residual stages at falling resolution, an exit after each."""
+    """Three residual stages with decreasing resolution and an exit after each."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -19,7 +19,7 @@ class ThreeExits(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(width, _CLASSES) for width in widths[1:])
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Return three logits [B, 6] of an image [B, 3, 16, 16] float32."""
+        """Return the logits [B, 6] of all three exits for an image [B, 3, 16, 16] float32."""
         x, exits = image, []
         for stage, head in zip(self.stages, self.heads, strict=True):
             x = stage(x)
@@ -28,7 +28,7 @@ class ThreeExits(nn.Module):
 
 
 class _Stage(nn.Module):
-    """Two convolutions beside a projected shortcut; halves the resolution."""
+    """Two convolutions with a projection shortcut; halves the resolution."""
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""Runs on the device, with nothing but the installed wheel: what is there, and what a bundle answers there.
+"""Runs on the device with only the installed wheel: prints the installation and the results of a bundle as JSON.
 
-Arguments: folder of a bundle, file of samples. Prints one JSON object.
+Arguments: folder of a bundle, file of samples.
 """
 
 import importlib.util
@@ -22,9 +22,9 @@ samples = load_arrays(Path(sys.argv[2]))
 golden, exits = bundle.golden(), bundle.manifest.exits
 policy = Confidence(temperatures=(1.0,) * len(exits), thresholds=(0.8,) * (len(exits) - 1))
 with Runner(bundle) as runner:
-    every = runner.infer_every_exit(golden.inputs)
-    whole = runner.infer(samples, policy=policy)
-    singly = [runner.infer({name: x[k : k + 1] for name, x in samples.items()}, policy=policy) for k in range(8)]
+    golden_results = runner.infer_every_exit(golden.inputs)
+    batch = runner.infer(samples, policy=policy)
+    one_by_one = [runner.infer({name: x[k : k + 1] for name, x in samples.items()}, policy=policy) for k in range(8)]
     runtime = runner.runtime
 json.dump(
     {
@@ -33,10 +33,10 @@ json.dump(
         "edgeexit": edgeexit.agent.__file__,
         "runtime": runtime,
         "heavy": [name for name in _HEAVY if importlib.util.find_spec(name)],
-        "golden": {name: every.outputs[name].tolist() for name in exits},
-        "answers": whole.answers.tolist(),
-        "exits": whole.exits.tolist(),
-        "singly": [[int(one.answers[0]), int(one.exits[0])] for one in singly],
+        "golden": {name: golden_results.outputs[name].tolist() for name in exits},
+        "predictions": batch.predictions.tolist(),
+        "exits": batch.exits.tolist(),
+        "one_by_one": [[int(one.predictions[0]), int(one.exits[0])] for one in one_by_one],
     },
     sys.stdout,
 )

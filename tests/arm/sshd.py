@@ -1,4 +1,4 @@
-"""An SSH server inside the machine, which lets one key in as the account, and nobody else."""
+"""An SSH server inside the emulated machine that accepts one key for one account."""
 
 import socket
 import subprocess
@@ -40,7 +40,7 @@ Host {account}@127.0.0.1 127.0.0.1
 
 
 class SshServer:
-    """Where the server is and how to be let in."""
+    """The address of the server and the files for logging in."""
 
     def __init__(self, port: int, folder: Path) -> None:
         self.port = port
@@ -48,33 +48,33 @@ class SshServer:
         self.identity = folder / "id"
         self.known_hosts = folder / "known_hosts"
         self.client_config = folder / "config"
-        """For `ssh -F`: port, key and the host key that is known."""
+        """Configuration for `ssh -F`: port, key and known_hosts."""
 
     def run(self, *command: str) -> str:
-        """Run a command over there and return its standard output. Raises AssertionError where it fails."""
+        """Run a command on the machine and return its standard output. Raises AssertionError if it fails."""
         ssh = ["ssh", "-F", str(self.client_config), self.destination, *command]
-        done = subprocess.run(ssh, capture_output=True, text=True, timeout=SLOW_S, check=False)
-        assert done.returncode == 0, f"{' '.join(command)}: exit code {done.returncode}\n{done.stderr[-4000:]}"
-        return done.stdout
+        result = subprocess.run(ssh, capture_output=True, text=True, timeout=SLOW_S, check=False)
+        assert result.returncode == 0, f"{' '.join(command)}: exit code {result.returncode}\n{result.stderr[-4000:]}"
+        return result.stdout
 
 
 @contextmanager
 def ssh_server(machine: Machine, folder: Path) -> Iterator[SshServer]:
-    """Run sshd in the machine; its logins, and all that they leave running, are killed at the end of the block.
+    """Run sshd in the machine; at the end of the block, its sessions and all processes that they started are killed.
 
     Args:
-        machine: where it runs.
-        folder: for the client's key, what it knows of the host, and sshd's log.
+        machine: the emulated machine.
+        folder: folder for the client's key, its known_hosts, and the log of sshd.
 
     """
     for key in ("id", "host_key"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", key, "-f", folder / key], check=True)
     machine.put(f"/home/{ACCOUNT}/.ssh/authorized_keys", (folder / "id.pub").read_bytes(), mode=0o600)
-    host_key = machine.outside("/etc/ssh/host_key")
+    host_key = machine.host_path("/etc/ssh/host_key")
     host_key.touch(mode=0o600)
     host_key.write_bytes((folder / "host_key").read_bytes())
     port = _free_port()
-    machine.outside("/etc/ssh/sshd_config").write_text(_CONFIG.format(port=port, account=ACCOUNT))
+    machine.host_path("/etc/ssh/sshd_config").write_text(_CONFIG.format(port=port, account=ACCOUNT))
     (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {(folder / 'host_key.pub').read_text()}")
     (folder / "config").write_text(_CLIENT.format(port=port, account=ACCOUNT, folder=folder))
     with (

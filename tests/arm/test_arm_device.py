@@ -1,4 +1,4 @@
-"""On an aarch64 machine: the wheel installs, a bundle answers as here, the agent survives being killed."""
+"""On an emulated aarch64 machine: the wheel installs, a bundle gives the same results, the agent survives kill -9."""
 
 import json
 import random
@@ -35,39 +35,39 @@ _ROUNDS = 4
 
 @pytest.fixture(scope="module")
 def python(machine: Machine, wheelhouse: Path) -> str:
-    """A Python on the device with the built wheel and what it asks for, installed there by pip."""
-    shelf = machine.put_folder(f"{_WORK}/wheelhouse", wheelhouse)
+    """The Python of an environment on the device in which pip has installed the built wheel and its dependencies."""
+    wheels = machine.put_folder(f"{_WORK}/wheelhouse", wheelhouse)
     (pip,) = (f"/{found.relative_to(machine.root)}" for found in machine.root.glob("usr/share/python-wheels/pip-*.whl"))
     machine.run("/usr/bin/python3", "-m", "venv", "--without-pip", f"{_WORK}/venv")
     installed = f"{_WORK}/venv/bin/python"
     machine.run(
-        "env", f"PYTHONPATH={pip}",  # Debian's own; to copy it into the environment takes half a minute
-        installed, "-m", "pip", "install", "--quiet", "--no-index", "--find-links", shelf,
+        "env", f"PYTHONPATH={pip}",  # Debian's pip; copying it into the environment takes half a minute
+        installed, "-m", "pip", "install", "--quiet", "--no-index", "--find-links", wheels,
         "edgeexit[onnxruntime,endpoint]",
     )  # fmt: skip
     return installed
 
 
 @pytest.fixture(scope="module")
-def shipped(machine: Machine, bundle: Bundle) -> str:
-    """The bundle on the device."""
+def bundle_path(machine: Machine, bundle: Bundle) -> str:
+    """The bundle's folder on the device."""
     return machine.put_folder(f"{_WORK}/bundle", bundle.path)
 
 
 @pytest.fixture(scope="module")
-def replayed(machine: Machine, samples: Path) -> str:
+def samples_path(machine: Machine, samples: Path) -> str:
     return machine.put(f"{_WORK}/samples.npz", samples.read_bytes())
 
 
-def test_the_wheel_runs_there_and_answers_as_here(
-    machine: Machine, python: str, shipped: str, replayed: str, bundle: Bundle, images: np.ndarray
+def test_the_wheel_gives_the_same_results_on_the_device(
+    machine: Machine, python: str, bundle_path: str, samples_path: str, bundle: Bundle, images: np.ndarray
 ) -> None:
     probe = machine.put(f"{_WORK}/probe.py", (Path(__file__).parent / "probe.py").read_bytes())
-    found = json.loads(machine.run(python, probe, shipped, replayed))
+    found = json.loads(machine.run(python, probe, bundle_path, samples_path))
     assert found["machine"] == "aarch64"
     assert found["edgeexit"].startswith(found["python"])
     assert found["heavy"] == []
-    (native,) = machine.outside(f"{_WORK}/venv").rglob("onnxruntime_pybind11_state*.so")
+    (native,) = machine.host_path(f"{_WORK}/venv").rglob("onnxruntime_pybind11_state*.so")
     assert struct.unpack("<H", native.read_bytes()[18:20]) == (_AARCH64,)
 
     golden, proof = bundle.golden(), bundle.manifest.proof
@@ -77,15 +77,17 @@ def test_the_wheel_runs_there_and_answers_as_here(
         )
     policy = Confidence(temperatures=(1.0,) * 3, thresholds=(0.8,) * 2)
     with Runner(bundle) as runner:
-        here = runner.infer({"image": images}, policy=policy)
-    assert found["exits"] == here.exits.tolist()
-    assert found["answers"] == here.answers.tolist()
-    assert found["singly"] == [[int(a), int(e)] for a, e in zip(here.answers[:8], here.exits[:8], strict=True)]
+        local = runner.infer({"image": images}, policy=policy)
+    assert found["exits"] == local.exits.tolist()
+    assert found["predictions"] == local.predictions.tolist()
+    assert found["one_by_one"] == [
+        [int(prediction), int(exit_)] for prediction, exit_ in zip(local.predictions[:8], local.exits[:8], strict=True)
+    ]
     assert set(found["exits"]) == {0, 1, 2}
 
 
-class Device:
-    """The agent on the machine, as it is started again and again."""
+class DeviceAgent:
+    """The agent on the device; a test may start it several times."""
 
     def __init__(self, machine: Machine, command: list[str], log: Path) -> None:
         self._machine = machine
@@ -103,29 +105,29 @@ class Device:
 
     @property
     def log(self) -> str:
-        """What the agent has written since it was last started."""
+        """The log since the last start."""
         return self._log.read_text()
 
     def wait_for(self, condition: Callable[[], Any], what: str) -> Any:
-        """Return what `condition` gives as soon as it is true; fail as soon as the agent has ended."""
+        """Wait until `condition` returns a true value and return it; fail if the agent ends."""
 
-        def alive_and_true() -> Any:
+        def checked_condition() -> Any:
             assert not self._agent.has_ended, f"the agent ended while waiting for {what}:\n{self.log}"
             return condition()
 
-        return wait_for(alive_and_true, what, timeout_s=SLOW_S)
+        return wait_for(checked_condition, what, timeout_s=SLOW_S)
 
 
 @pytest.fixture(scope="module")
 def config(machine: Machine, broker: RealBroker, public_key: Path) -> AgentConfig:
-    """A device that reports quickly, and sends nothing twice as long as it runs."""
+    """The configuration of a device that reports every 0.5 s and resends only after a restart."""
     machine.put(f"{_WORK}/calibrator.pub", public_key.read_bytes())
     file = machine.put(
         f"{_WORK}/agent.toml",
         'fleet = "plant"\ndevice = "arm-1"\ntrusted_keys = ["calibrator.pub"]\naudit_fraction = 0.2\n'
         f'report_interval_s = 0.5\nresend_s = 3600\n[broker]\nurl = "{broker.url}"\n',
     )
-    return AgentConfig.load(machine.outside(file))
+    return AgentConfig.load(machine.host_path(file))
 
 
 @pytest.fixture(scope="module")
@@ -140,18 +142,18 @@ def fleet(broker: RealBroker, bundle: Bundle, public_key: Path) -> Iterator[Flee
 def device(
     machine: Machine,
     python: str,
-    shipped: str,
-    replayed: str,
+    bundle_path: str,
+    samples_path: str,
     config: AgentConfig,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Device:
-    agent = [str(Path(python).parent / "edgeexit"), "agent", shipped, "--config", f"{_WORK}/agent.toml"]
-    command = [*agent, "--stream", replayed, "--rate", "20"]
-    return Device(machine, command, tmp_path_factory.mktemp("agent") / "log")
+) -> DeviceAgent:
+    agent = [str(Path(python).parent / "edgeexit"), "agent", bundle_path, "--config", f"{_WORK}/agent.toml"]
+    command = [*agent, "--stream", samples_path, "--rate", "20"]
+    return DeviceAgent(machine, command, tmp_path_factory.mktemp("agent") / "log")
 
 
 def state(fleet: Fleet, config: AgentConfig, **expected: Any) -> State | None:
-    """Return the newest state that came up when its fields are as expected."""
+    """Return the newest state message if its fields are as expected."""
     newest = fleet.state(config)
     return newest if newest and all(getattr(newest, name) == value for name, value in expected.items()) else None
 
@@ -161,44 +163,44 @@ def sent_audits(fleet: Fleet, config: AgentConfig) -> set[int]:
 
 
 def sent_reports(fleet: Fleet, config: AgentConfig) -> dict[int, int]:
-    """Return the newest report of the first boot under each revision, which replaces those before it."""
+    """Return revision -> sequence number of the newest report in the first boot; it replaces earlier reports."""
     first = (report for report in fleet.messages(config, Report) if report.boot == 1)
     return {report.revision: report.sequence for report in sorted(first, key=lambda report: report.sequence)}
 
 
-def test_the_agent_takes_a_policy_and_keeps_all_of_its_promises_when_it_is_killed(
-    device: Device, fleet: Fleet, config: AgentConfig
+def test_the_policy_and_all_unacknowledged_messages_survive_kill_9(
+    device: DeviceAgent, fleet: Fleet, config: AgentConfig
 ) -> None:
     with device.running():
         device.wait_for(lambda: state(fleet, config, online=True, boot=1, revision=0), "the first state")
         fleet.send_policy(config, fleet.document(1, threshold=0.8))
-        device.wait_for(lambda: state(fleet, config, online=True, revision=1), "the policy in force")
+        device.wait_for(lambda: state(fleet, config, online=True, revision=1), "the new policy to be active")
         report = device.wait_for(
             lambda: next((r for r in fleet.messages(config, Report) if r.revision == 1 and r.exits[0].exited), None),
             "a report of early exits under the policy",
         )
         assert report.failed == 0
         device.wait_for(lambda: fleet.messages(config, Audit), "an audit")
-    wait_for(lambda: state(fleet, config, online=False, boot=1), "the will", timeout_s=SLOW_S)
+    wait_for(lambda: state(fleet, config, online=False, boot=1), "the last will", timeout_s=SLOW_S)
     audits, reports = sent_audits(fleet, config), sent_reports(fleet, config)
 
     fleet.received.clear()
     with device.running() as agent:
         device.wait_for(lambda: state(fleet, config, online=True, boot=2, revision=1), "the same policy, boot 2")
         assert "boot 2: revision 1 (confidence)" in device.log
-        device.wait_for(lambda: audits <= sent_audits(fleet, config), "the audits that nobody acknowledged, again")
-        device.wait_for(lambda: reports.keys() <= sent_reports(fleet, config).keys(), "the reports, again")
+        device.wait_for(lambda: audits <= sent_audits(fleet, config), "the unacknowledged audits to be sent again")
+        device.wait_for(lambda: reports.keys() <= sent_reports(fleet, config).keys(), "the reports to be sent again")
         again = sent_reports(fleet, config)
         assert all(again[revision] >= newest for revision, newest in reports.items())
         assert agent.stop() == 0
     assert "Traceback" not in device.log
-    wait_for(lambda: state(fleet, config, online=False, boot=2), "the goodbye")
+    wait_for(lambda: state(fleet, config, online=False, boot=2), "the offline state")
 
 
-def test_killed_while_a_policy_arrives_it_wakes_up_with_the_old_or_the_new_one(
-    device: Device, fleet: Fleet, config: AgentConfig, bundle: Bundle, public_key: Path
+def test_an_agent_killed_while_a_policy_arrives_starts_with_the_old_or_the_new_one(
+    device: DeviceAgent, fleet: Fleet, config: AgentConfig, bundle: Bundle, public_key: Path
 ) -> None:
-    moments = random.Random(5)  # noqa: S311 - the same moments in every run, as far as the machine allows
+    delays = random.Random(5)  # noqa: S311 - a fixed seed gives the same delays in every run
     store = PolicyStore(
         config.state_dir,
         Recipient(fleet="plant", device="arm-1", cohort="default", bundle=bundle.digest, exits=3, classes=6),
@@ -209,10 +211,10 @@ def test_killed_while_a_policy_arrives_it_wakes_up_with_the_old_or_the_new_one(
         with device.running():
             device.wait_for(lambda: "connected to the broker" in device.log, "the connection to the broker")
             if old is not None:
-                woke_with = int(re.search(r"boot \d+: revision (\d+) \(confidence\)", device.log).group(1))
-                assert woke_with in {old, new - 1}
+                started_with = int(re.search(r"boot \d+: revision (\d+) \(confidence\)", device.log).group(1))
+                assert started_with in {old, new - 1}
                 assert "not used" not in device.log
-                assert not list(config.state_dir.glob(".policy*")), "the leftover of a write that was cut short"
+                assert not list(config.state_dir.glob(".policy*")), "a temporary file of an interrupted write is left"
                 device.wait_for(partial(state, fleet, config, online=True, revision=new - 1), "the retained policy")
             started = time.monotonic()
             fleet.send_policy(config, fleet.document(new, threshold=0.8))
@@ -220,6 +222,6 @@ def test_killed_while_a_policy_arrives_it_wakes_up_with_the_old_or_the_new_one(
                 device.wait_for(partial(state, fleet, config, online=True, revision=new), "the first policy")
                 took_s = time.monotonic() - started
             else:
-                time.sleep(moments.uniform(0, took_s))
+                time.sleep(delays.uniform(0, took_s))
         old = new - 1
         assert store.load(keys)["cohort"].revision in {old, new}

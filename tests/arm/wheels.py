@@ -1,4 +1,4 @@
-"""The wheel of this checkout, and a folder of the aarch64 wheels that it needs, as they are published."""
+"""The wheel of this checkout, and a folder with the published aarch64 wheels of its dependencies."""
 
 import hashlib
 import shutil
@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 from typing import Final
 
-from tests.arm.userland import call, exclusive, made_whole
+from tests.arm.userland import call, created_atomically, exclusive
 
 _CHECKOUT: Final = Path(__file__).resolve().parents[2]
 _EXTRAS: Final = "onnxruntime,endpoint"
@@ -23,26 +23,26 @@ def build_wheel(folder: Path) -> Path:
 
 
 def fill_wheelhouse(wheel: Path, folder: Path, *, cache: Path, python: str) -> None:
-    """Put the wheel and all that a device needs beside it into `folder`; what is published comes from the cache.
+    """Put the wheel and its dependencies for a device into `folder`.
 
     Args:
-        wheel: of EdgeExit.
+        wheel: the wheel of EdgeExit.
         folder: the wheelhouse.
-        cache: keeps the published wheels for as long as the wheel asks for the same.
+        cache: folder that keeps the downloaded wheels until the requirements of the wheel change.
         python: version of the device's Python, e.g. `3.11`.
 
     """
-    asked = f"{_EXTRAS} {python} {_PLATFORMS}".encode() + b"\n".join(_requirements(wheel))
-    kept = cache / f"wheels-{hashlib.sha256(asked).hexdigest()[:16]}"
+    requirements = f"{_EXTRAS} {python} {_PLATFORMS}".encode() + b"\n".join(_requirements(wheel))
+    cached = cache / f"wheels-{hashlib.sha256(requirements).hexdigest()[:16]}"
     with exclusive(cache):
-        if not kept.exists():
-            with made_whole(kept) as fresh:
+        if not cached.exists():
+            with created_atomically(cached) as downloaded:
                 platforms = [f"--platform={name}_aarch64" for name in _PLATFORMS]
                 only = ["--only-binary=:all:", "--implementation=cp", f"--python-version={python}"]
-                call(*_PIP, "download", *only, *platforms, "--dest", fresh, f"{wheel}[{_EXTRAS}]")
-                (fresh / wheel.name).unlink()
+                call(*_PIP, "download", *only, *platforms, "--dest", downloaded, f"{wheel}[{_EXTRAS}]")
+                (downloaded / wheel.name).unlink()
     folder.mkdir(exist_ok=True)
-    for file in (*kept.iterdir(), wheel):
+    for file in (*cached.iterdir(), wheel):
         shutil.copy(file, folder)
 
 
