@@ -1,4 +1,4 @@
-"""`edgeexit compile` on a small graph: what it says to do next."""
+"""The next steps that `edgeexit compile` prints."""
 
 import numpy as np
 import onnx
@@ -36,21 +36,21 @@ def model(tmp_path):
             "jetson-orin-nano",
             [
                 "next: edgeexit fit {out} --data HELDOUT.npz",
-                "next: copy {out} to the device, and there: edgeexit engines build bundle",
+                "next: copy {out} to the device, then run there: edgeexit engines build bundle",
             ],
         ),
         (
             "nvidia-desktop",
             [
                 "next: edgeexit fit {out} --data HELDOUT.npz",
-                "next: edgeexit engines build {out}, with --for where the GPU is in another machine",
+                "next: edgeexit engines build {out}; add --for if the GPU is in another machine",
             ],
         ),
     ],
 )
-def test_what_to_do_next_depends_on_where_plans_are_built(edgeexit, model, tmp_path, target, steps):
+def test_the_next_steps_depend_on_where_plans_are_built(edgeexit, model, tmp_path, target, steps):
     out = tmp_path / "bundle"
     outcome = edgeexit("compile", model, "--target", target, "--out", out)
     assert outcome.code == 0, outcome.err
-    told = [line for line in outcome.out.splitlines() if line.startswith("next:")]
-    assert told == [step.format(out=out) for step in steps]
+    printed = [line for line in outcome.out.splitlines() if line.startswith("next:")]
+    assert printed == [step.format(out=out) for step in steps]

@@ -36,7 +36,7 @@ def command(monkeypatch, capfd):
     return run
 
 
-def test_a_table_of_stages_and_the_next_step(command, model, tmp_path):
+def test_the_command_prints_a_table_of_stages_and_the_next_step(command, model, tmp_path):
     code, out, _ = command(model, "--out", tmp_path / "bundle")
     assert code == 0
     assert "stage0" in out
@@ -49,9 +49,9 @@ def test_every_option_reaches_the_bundle(command, model, tmp_path):
     public = generate_key(tmp_path / "key.pem")
     samples = np.random.default_rng(0).standard_normal((20, 8)).astype(np.float32)
     np.savez(tmp_path / "samples.npz", x=samples, labels=np.zeros(20, dtype=np.int64))
-    (tmp_path / "labels.txt").write_text("cat\ndog\nowl\n")
+    (tmp_path / "classes.txt").write_text("cat\ndog\nowl\n")
     out = tmp_path / "bundle"
-    options = ["--example", tmp_path / "samples.npz", "--labels", tmp_path / "labels.txt", "--name", "pets"]
+    options = ["--example", tmp_path / "samples.npz", "--class-names", tmp_path / "classes.txt", "--name", "pets"]
     options += ["--target", "arm64-cpu", "--input", "x:batch,8", "--key", tmp_path / "key.pem", "--json"]
     code, printed, error = command(model, "--out", out, *options)
     assert (code, error) == (0, "")
@@ -80,7 +80,7 @@ class Net(torch.nn.Module):
 """
 
 
-def test_a_forward_that_branches_on_its_data_is_one_line_whatever_torch_logs(tmp_path):
+def test_an_error_in_forward_is_one_line_even_if_torch_logging_is_on(tmp_path):
     (tmp_path / "mymodel.py").write_text(NETWORK.format(branch="if y.max() > 0.5: return y, y").replace("print", "id"))
     arguments = ["compile", "mymodel.py:Net", "--input", "x:2,4", "--out", "bundle"]
     done = subprocess.run(
@@ -93,22 +93,22 @@ def test_a_forward_that_branches_on_its_data_is_one_line_whatever_torch_logs(tmp
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "error: forward branches on its data at mymodel.py:14; return every exit and let the policy choose\n"
+        "error: forward branches on its data at mymodel.py:14; return every exit and let the policy decide\n"
     )
 
 
-def test_what_the_model_prints_does_not_stand_in_the_figures_and_notes_are_warnings(command, tmp_path):
+def test_prints_of_the_model_and_warnings_go_to_standard_error(command, tmp_path):
     (tmp_path / "mymodel.py").write_text(NETWORK.format(branch=""))
     options = ["--input", "x:2,4", "--out", tmp_path / "bundle", "--json"]
     code, out, error = command(f"{tmp_path / 'mymodel.py'}:Net", *options)
     assert code == 0
     assert json.loads(out)["manifest"]["model"] == "mymodel"
     assert "forward runs" in error
-    assert "warning: input 'x': the batch is always free, 2 is not kept; write x:batch,4\n" in error
+    assert "warning: input 'x': the batch is always dynamic, so 2 is ignored; write x:batch,4\n" in error
     assert "warning: the model was in training mode; it is compiled in evaluation mode\n" in error
 
 
-def test_a_bundle_is_replaced_with_force_alone(command, model, tmp_path):
+def test_an_existing_bundle_is_replaced_only_with_force(command, model, tmp_path):
     out = tmp_path / "bundle"
     command(model, "--out", out, "--name", "first")
     code, _, error = command(model, "--out", out, "--name", "second")
@@ -123,13 +123,13 @@ def test_a_bundle_is_replaced_with_force_alone(command, model, tmp_path):
     ("options", "words"),
     [
         (["--example", "none.npz"], "'none.npz' does not exist"),
-        (["--labels", "none.txt"], "labels file 'none.txt' cannot be read"),
+        (["--class-names", "none.txt"], "class names file 'none.txt' cannot be read"),
         (["--key", "none.pem"], "private key 'none.pem' cannot be read"),
         (["--target", "toaster"], "target 'toaster' is unknown"),
         (["--input", "x:batch,9"], "input 'x' is given as batch,9"),
     ],
 )
-def test_a_mistake_is_one_line_and_writes_nothing(command, model, tmp_path, options, words):
+def test_a_user_error_is_one_line_and_writes_nothing(command, model, tmp_path, options, words):
     code, out, error = command(model, "--out", tmp_path / "bundle", *options)
     assert (code, out) == (2, "")
     assert words in error

@@ -167,7 +167,7 @@ def test_maps_as_labels_do_not_stand_in_the_way(segmenter, images, tmp_path, mon
     np.savez(data, image=images, labels=np.zeros((10, 8, 12), dtype=np.uint8))
     for arguments, code, words in (
         (["run", "--data", data, "--every-exit", "--out", tmp_path / "out.npz"], 0, "10 samples"),
-        (["evaluate", "--data", data], 2, "first: edgeexit fit"),
+        (["evaluate", "--data", data], 2, "run `edgeexit fit"),
     ):
         command, *rest = map(str, arguments)
         monkeypatch.setattr(sys, "argv", ["edgeexit", command, str(segmenter.path), *rest])

@@ -154,7 +154,7 @@ def test_kept_nodes_and_a_loss_are_told(tmp_path, samples):
         (
             {"precision": "int8", "calibration": {"image": np.zeros((4, 1, 8, 9), np.float32)}},
             DataError,
-            "samples: 'image' is 4x1x8x9",
+            "samples: 'image' has shape 4x1x8x9",
         ),
         (
             {"precision": "fp16", "calibration": {"image": np.zeros((2, 1, 8, 8), np.float32), "labels": [0, 7]}},
