@@ -7,13 +7,15 @@ import griffe
 
 ROOT = Path(__file__).parent.parent
 FROZEN = Path(__file__).parent / "public_api.txt"
-PACKAGES = (
+MODULES = (
     "edgeexit.agent",
-    "edgeexit.backends",
+    "edgeexit.backends.base",
+    "edgeexit.backends.registry",
     "edgeexit.backends.tensorrt.engines",
     "edgeexit.bundle",
     "edgeexit.compiler",
     "edgeexit.deploy",
+    "edgeexit.errors",
     "edgeexit.fitting",
     "edgeexit.policies",
     "edgeexit.runtime",
@@ -24,7 +26,7 @@ PACKAGES = (
 
 
 def describe() -> str:
-    """Return every name that the packages export, with its signature or its fields, one per line.
+    """Return every public name of the modules, with its signature or its fields, one per line.
 
     The source is read and not imported, so the text is the same on every version of Python.
     """
@@ -33,15 +35,20 @@ def describe() -> str:
         loader.load(package, try_relative_path=False)
     loader.resolve_aliases(external=False)
     lines = []
-    for name in PACKAGES:
-        package = loader.modules_collection[name]
+    for name in MODULES:
+        module = loader.modules_collection[name]
         lines += ["", name]
-        for exported in sorted(map(str, package.exports or ())):
-            member = package[exported]
-            if member.is_module and exported in package.imports:  # a function with the name of a module
-                member = loader.modules_collection[package.imports[exported]]
+        for exported in sorted(module.exports or _defined(module)):
+            member = module[exported]
+            if member.is_module and exported in module.imports:  # a function with the name of a module
+                member = loader.modules_collection[module.imports[exported]]
             lines += _described(member.final_target if member.is_alias else member)
     return "\n".join(lines[1:]) + "\n"
+
+
+def _defined(module: griffe.Module) -> list[str]:
+    """Return the public names that a module without `__all__` defines."""
+    return [name for name, member in module.members.items() if not name.startswith("_") and not member.is_alias]
 
 
 def _described(member: griffe.Object) -> Iterator[str]:
@@ -51,7 +58,7 @@ def _described(member: griffe.Object) -> Iterator[str]:
         bases = ", ".join(map(str, member.bases))
         yield f"  class {member.name}({bases})" if bases else f"  class {member.name}"
         for name, inner in member.members.items():
-            if name.startswith("_") and name != "__init__":
+            if name.startswith("_") and not (name.startswith("__") and name != "__post_init__"):
                 continue
             if isinstance(inner, griffe.Function):
                 yield f"    def {inner.signature(return_type=True)}"

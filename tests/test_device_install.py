@@ -1,4 +1,4 @@
-"""The base install on a device: built as a wheel, in an environment of its own, and light."""
+"""The base installation on a device: the wheel, in a new environment, with few dependencies."""
 
 import json
 import os
@@ -13,13 +13,13 @@ from tests.bundles import make_bundle
 ROOT = Path(__file__).parent.parent
 
 ALLOWED = {
-    # what the design names, and what those bring along
-    "edgeexit": "", "numpy": "", "msgspec": "", "paho-mqtt": "", "cryptography": "", "typer": "", "rich": "", "tomli": "",
-    "cffi": "cryptography", "pycparser": "cryptography", "typing-extensions": "cryptography",
+    "edgeexit": "", "numpy": "", "msgspec": "", "paho-mqtt": "", "cryptography": "", "tomli": "", "typer": "",
+    "rich": "", "cffi": "cryptography", "pycparser": "cryptography", "typing-extensions": "cryptography",
     "annotated-doc": "typer", "shellingham": "typer", "click": "typer",
     "pydantic": "typer", "pydantic-core": "typer", "annotated-types": "typer", "typing-inspection": "typer",
     "markdown-it-py": "rich", "mdurl": "rich", "pygments": "rich",
 }  # fmt: skip
+"""Package -> the package that depends on it; "": a dependency of edgeexit."""
 
 PROBE = """
 import importlib.util, json, sys
@@ -36,7 +36,7 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def device(tmp_path_factory):
-    """An interpreter that has the built wheel and nothing else."""
+    """Return the Python of an environment in which only the built wheel is installed."""
     folder = tmp_path_factory.mktemp("device")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", folder, ROOT], check=True)
@@ -47,7 +47,7 @@ def device(tmp_path_factory):
     return python
 
 
-def test_the_agent_imports_where_nothing_heavy_is_installed(device, tmp_path):
+def test_the_agent_can_be_imported_without_heavy_packages(device, tmp_path):
     result = subprocess.run([device, "-c", PROBE], cwd=tmp_path, capture_output=True, text=True, check=True)
     found = json.loads(result.stdout)
     assert found["installed"] == []
@@ -55,7 +55,7 @@ def test_the_agent_imports_where_nothing_heavy_is_installed(device, tmp_path):
     assert {"x86-cpu", "arm64-cpu"} <= set(found["targets"])
 
 
-def test_the_base_install_brings_nothing_unexpected(device):
+def test_the_base_installation_has_only_the_allowed_packages(device):
     listed = subprocess.run(
         [device, "-m", "pip", "list", "--format", "json"], capture_output=True, text=True, check=True
     )
@@ -63,7 +63,7 @@ def test_the_base_install_brings_nothing_unexpected(device):
     assert names - set(ALLOWED) == set()
 
 
-def test_the_command_line_starts_and_says_which_extra_is_missing(device, tmp_path):
+def test_the_command_line_names_the_extra_that_is_missing(device, tmp_path):
     program = device.parent / "edgeexit"
     assert subprocess.run([program, "targets"], capture_output=True, check=False).returncode == 0
     missing = subprocess.run(
@@ -74,7 +74,7 @@ def test_the_command_line_starts_and_says_which_extra_is_missing(device, tmp_pat
     assert len(missing.stderr.strip().splitlines()) == 1
 
 
-def test_a_bundle_is_inspected_and_drawn_and_engines_say_what_they_need(device, tmp_path):
+def test_inspect_draws_a_bundle_and_engines_build_names_the_missing_extra(device, tmp_path):
     program = device.parent / "edgeexit"
     bundle = make_bundle(tmp_path / "bundle", target="jetson-orin-nano").path
     page = tmp_path / "stages.html"
@@ -87,8 +87,8 @@ def test_a_bundle_is_inspected_and_drawn_and_engines_say_what_they_need(device, 
     assert "edgeexit[tensorrt]" in line
 
 
-def test_onnxruntime_keeps_no_record_of_its_use(tmp_path):
-    """Unlike when it is imported alone: it writes a device identity and a database."""
+def test_onnxruntime_writes_no_telemetry_files(tmp_path):
+    """ONNX Runtime alone writes a device identity and a database; importing edgeexit first prevents this."""
     places = {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
     code = "import edgeexit.backends.onnxruntime.backend"
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"} | places
