@@ -1,4 +1,4 @@
-"""A tiny real bundle for tests, made without torch: small ONNX stages with readouts, and golden samples."""
+"""A small bundle for tests, built without torch: ONNX stages with readouts, and golden samples."""
 
 from pathlib import Path
 from typing import Final
@@ -33,18 +33,19 @@ _Array = npt.NDArray[np.float32]
 def make_bundle(folder: Path, exits: int = 3, classes: int = 4, seed: int = 0, *, target: str | None = None) -> Bundle:
     """Write a bundle into the new folder `folder` and open it.
 
-    Input `x` is [batch, 8] float32, the exits are `e0`, `e1` ... with logits [batch, classes]. Every stage carries
-    its hidden tensor to the next one, and stage 0's goes to all later ones. Another seed gives other weights, and so
-    another digest; the same arguments give the same bytes. It has golden samples and no policy.
+    The input `x` is [batch, 8] float32; the exits `e0`, `e1` ... have logits [batch, classes]. Every stage but the last
+    carries its hidden tensor to the next one, and stage 0 carries its hidden tensor to all later stages. Another seed
+    gives other weights and so another digest; the same arguments give the same bytes. The bundle has golden samples
+    and no policy.
     """
     generator = np.random.default_rng(seed)
     layers = [_Layer(generator, FEATURES if k == 0 else WIDTH, classes, depth=k) for k in range(exits)]
     golden = generator.standard_normal((GOLDEN_SAMPLES, FEATURES)).astype(np.float32)
-    predictions = _full_model(layers, golden)
-    with bundle_folder(folder) as made:
+    logits = _full_model(layers, golden)
+    with bundle_folder(folder) as new:
         stages = []
         for k, layer in enumerate(layers):
-            onnx.save(_stage_graph(k, layer, last=k == exits - 1), made / f"stage{k}.onnx")
+            onnx.save(_stage_graph(k, layer, last=k == exits - 1), new / f"stage{k}.onnx")
             stages.append(
                 StageSpec(
                     name=f"stage{k}",
@@ -58,9 +59,9 @@ def make_bundle(folder: Path, exits: int = 3, classes: int = 4, seed: int = 0, *
                     macs=layer.hidden.size + layer.head.size,
                 )
             )
-        write_golden(made, GoldenSamples(inputs={INPUT: golden}, exits=predictions))
+        write_golden(new, GoldenSamples(inputs={INPUT: golden}, exits=logits))
         write_manifest(
-            made,
+            new,
             Manifest(
                 model="tiny",
                 task="classification",
@@ -73,10 +74,10 @@ def make_bundle(folder: Path, exits: int = 3, classes: int = 4, seed: int = 0, *
                 proof=Proof(
                     samples=GOLDEN_SAMPLES,
                     source="random",
-                    runtime="made by tests/bundles.py; the runtime's tests compare with the golden samples",
+                    runtime="tests/bundles.py; the tests of the runtime compare with the golden samples",
                     absolute_tolerance=1e-4,
                     relative_tolerance=1e-4,
-                    max_absolute_error=dict.fromkeys(predictions, 0.0),
+                    max_absolute_error=dict.fromkeys(logits, 0.0),
                 ),
                 tool_versions={"onnx": onnx.__version__},
                 files={},
@@ -91,7 +92,7 @@ def make_samples(count: int, seed: int = 1) -> dict[str, npt.NDArray[np.float32]
 
 
 class _Layer:
-    """A stage's weights; deeper exits are surer of their answer."""
+    """The weights of a stage; deeper exits have more confident predictions."""
 
     def __init__(self, generator: np.random.Generator, fan_in: int, classes: int, depth: int) -> None:
         self.hidden: _Array = (generator.standard_normal((fan_in, WIDTH)) / np.sqrt(fan_in)).astype(np.float32)
@@ -108,13 +109,13 @@ def _carry_in(k: int) -> tuple[str, ...]:
 
 
 def _full_model(layers: list[_Layer], x: _Array) -> dict[str, _Array]:
-    predictions: dict[str, _Array] = {}
+    logits: dict[str, _Array] = {}
     hidden: list[_Array] = []
     for k, layer in enumerate(layers):
         before = x if k == 0 else hidden[0] if k == 1 else hidden[0] + hidden[k - 1]
         hidden.append(np.maximum(before @ layer.hidden + layer.bias, 0))
-        predictions[f"e{k}"] = hidden[k] @ layer.head
-    return predictions
+        logits[f"e{k}"] = hidden[k] @ layer.head
+    return logits
 
 
 def _stage_graph(k: int, layer: _Layer, *, last: bool) -> onnx.ModelProto:
@@ -151,7 +152,7 @@ def _stage_graph(k: int, layer: _Layer, *, last: bool) -> onnx.ModelProto:
 
 
 def _readout_nodes(logits: str) -> list[onnx.NodeProto]:
-    """Return the nodes of top-1 class, top-1 and top-2 probability and entropy of softmax(logits / T)."""
+    """Return the nodes that compute top-1 class, top-1 and top-2 probability, and entropy of softmax(logits / T)."""
     make, probabilities = helper.make_node, f"{logits}{PROBABILITIES_SUFFIX}"
     return [
         make("Div", [logits, TEMPERATURE_INPUT], ["scaled"]),
