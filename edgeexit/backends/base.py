@@ -47,7 +47,7 @@ class BackendTraits(msgspec.Struct, frozen=True, kw_only=True):
     """The backend reads the target's table [session]."""
 
     qdq_placement: Literal["around", "before"] = "before"
-    """Where int8 graphs have their Q/DQ pairs: before each matmul or conv, or behind convolutions as well."""
+    """Position of the Q/DQ pairs in int8 graphs: before each matmul or conv, or behind convolutions as well."""
     blocked_layout: bool = False
     """On x86-64, float32 convolutions use a blocked layout (NCHWc), which the compiler keeps across a cut."""
 
@@ -73,12 +73,12 @@ class BackendTraits(msgspec.Struct, frozen=True, kw_only=True):
         return self.engines is not None
 
     def load_backend(self) -> "StageBackendFactory":
-        """Import the backend's class and return it. Raises ModuleNotFoundError where its runtime is not installed."""
+        """Import the backend's class and return it. Raises ModuleNotFoundError if its runtime is not installed."""
         return cast("StageBackendFactory", resolve_name(self.backend))
 
     def load_engines(self) -> "EngineBuilder":
-        """Import the module that builds this backend's engines and return it. Only where `builds_engines`."""
-        assert self.engines is not None  # noqa: S101 - the caller's promise
+        """Import the module that builds this backend's engines and return it. Requires `builds_engines`."""
+        assert self.engines is not None  # noqa: S101 - the caller has checked builds_engines
         return cast("EngineBuilder", importlib.import_module(self.engines))
 
 
@@ -142,7 +142,7 @@ class StageBackend(Protocol):
         """
 
     def __enter__(self) -> "StageBackend":
-        """Open every stage. Raises BundleError, TargetError or EngineError that names what does not open, and why."""
+        """Open every stage. Raises BundleError, TargetError or EngineError with the stage or runtime and the reason."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -154,7 +154,7 @@ class StageBackendFactory(Protocol):
     """How the class of a backend is called."""
 
     def __call__(self, bundle: "Bundle", target: "Target", *, fallback: bool) -> StageBackend:
-        """Return a backend for a bundle, not open yet; `fallback`: whether it may depart from what the target names.
+        """Return a backend for a bundle, not open yet. `fallback`: it may differ from what the target names.
 
         Raises TargetError or EngineError if the runtime does not start on this machine.
         """

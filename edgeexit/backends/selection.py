@@ -1,4 +1,4 @@
-"""Selects the backend that runs a bundle on this machine, and the fallback where that one does not work here."""
+"""Selects the backend that runs a bundle on this machine: the target's own, or the fallback if that does not work."""
 
 import platform
 
@@ -14,7 +14,7 @@ def make_backend(bundle: Bundle, *, fallback: bool = True) -> StageBackend:
 
     Args:
         bundle: an opened bundle.
-        fallback: whether ONNX Runtime on the CPU may run the stages, with a line in `warnings`, where the target is for
+        fallback: whether ONNX Runtime on the CPU may run the stages, with a line in `warnings`, if the target is for
             another architecture, or its runtime or execution provider does not work here. Stages are ONNX graphs for
             every target, so predictions are the target's except for rounding; latencies are not.
 

@@ -11,20 +11,15 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from edgeexit.backends.base import ALLOW_FALLBACK
-from edgeexit.backends.onnxruntime.batch import (
-    Buffers,
-    DimensionSizes,
-    OnnxRuntimeBatch,
-    make_tensor_plan,
-    sizes_of,
-)
+from edgeexit.backends.onnxruntime.batch import OnnxRuntimeBatch
+from edgeexit.backends.onnxruntime.buffers import Buffers, DimensionSizes, make_tensor_plan, sizes_of
 from edgeexit.bundle import Bundle
 from edgeexit.errors import BundleError, EdgeExitError, InferenceError, TargetError
 from edgeexit.targets import Target
 
 UNSAFE_OPTIMISERS: Final = ("MatmulTransposeFusion", "QDQPropagationTransformer")
-"""Disabled everywhere, because they crash the process: the first if a float16 tensor is transposed before a matmul (in
-1.23 to 1.32 on x86-64, its issue 28392), the second if a subgraph captures a tensor that was dequantized and
+"""Disabled everywhere, because they crash the process: the first if a float16 tensor is transposed before a matmul
+(ONNX Runtime 1.23 to 1.32 on x86-64, issue 28392), the second if a subgraph captures a tensor that was dequantized and
 then transposed or reshaped (1.32). Without them, int8 and fp32 networks are as fast."""
 MAX_BATCH: Final = 64
 """Largest batch: larger ones are not faster per sample, and memory stays bounded."""

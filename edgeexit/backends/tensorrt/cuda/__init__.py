@@ -1,1 +1,1 @@
-"""The GPU: what it is, its memory and its streams."""
+"""The NVIDIA GPU of this machine: its identity, memory, streams and events."""
