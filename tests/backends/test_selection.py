@@ -1,9 +1,13 @@
+"""The choice of the backend on this machine, with and without the fallback; the ONNX Runtime backend itself."""
+
 import platform
 
 import numpy as np
 import onnxruntime as ort
 import pytest
 
+from edgeexit.backends import registry
+from edgeexit.backends.base import BackendTraits
 from edgeexit.backends.onnxruntime.batch import OnnxRuntimeBatch
 from edgeexit.bundle import Bundle
 from edgeexit.errors import BundleError, EdgeExitError, InferenceError, TargetError
@@ -61,6 +65,26 @@ def test_a_runtime_that_does_not_start_is_refused_unless_fallback_is_allowed(tmp
     with Runner(bundle, fallback=True) as runner:
         assert "; ONNX Runtime runs the stages instead: latencies do not" in runner.warnings[0]
         assert str(refused.value.__cause__) in runner.warnings[0]
+        assert runner.runtime == f"onnxruntime {ort.__version__}"
+
+
+def test_a_runtime_that_is_not_installed_is_refused_unless_fallback_is_allowed(tmp_path, monkeypatch):
+    traits = BackendTraits(
+        name="absent", title="Absent", summary="", backend="absent_runtime:Backend", extra="absent", probe_modules=()
+    )
+    monkeypatch.setitem(registry._registered, "absent", traits)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "targets").mkdir()
+    text = TARGET.replace('"onnxruntime"', '"absent"').format(
+        architecture=platform.machine(), provider="AbsentExecutionProvider"
+    )
+    (tmp_path / "targets" / "box.toml").write_text(text)
+    bundle = make_bundle(tmp_path / "bundle", target="box")
+    missing = "target 'box' runs on Absent, but module 'absent_runtime' is not installed"
+    with pytest.raises(TargetError, match=rf"^{missing}; install edgeexit\[absent\]$"):
+        Runner(bundle, fallback=False)
+    with Runner(bundle, fallback=True) as runner:
+        assert runner.warnings[0].startswith(f"{missing}; ONNX Runtime runs the stages instead")
         assert runner.runtime == f"onnxruntime {ort.__version__}"
 
 
