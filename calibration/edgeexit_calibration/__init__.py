@@ -3,7 +3,7 @@
 from edgeexit_calibration.cohorts import CohortAddress
 from edgeexit_calibration.command import BrokerError, send_command
 from edgeexit_calibration.database import Database, DatabaseError, open_database
-from edgeexit_calibration.measures import (
+from edgeexit_calibration.metrics import (
     Disagreement,
     ExitMix,
     audit_watermark,

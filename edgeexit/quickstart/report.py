@@ -50,8 +50,8 @@ class QuickstartResult(msgspec.Struct, frozen=True, kw_only=True):
         device_ms = self.drift_demo.mean_device_latency_ms
         if device_ms is not None:
             text += (
-                f" The agents measured a mean latency of {device_ms:.2f} ms; it is higher because they sleep between "
-                "samples and share this machine."
+                f" The agents, which sleep between samples and share this machine, measured a mean latency of "
+                f"{device_ms:.2f} ms."
             )
         return text
 

@@ -35,7 +35,7 @@ def render_profile_page(profile: LatencyProfile, model: str, exits: Sequence[str
         _latency_per_part(profile, exits),
         _distribution(profile),
         _timeline(profile),
-        _table(profile, exits),
+        _latencies(profile, exits),
         _machine(profile),
     )
     return render_page(
@@ -47,14 +47,14 @@ def render_profile_page(profile: LatencyProfile, model: str, exits: Sequence[str
 
 
 def _key_figures(profile: LatencyProfile) -> list[KeyFigure]:
-    full_model = KeyFigure(value=milliseconds(profile.cumulative_ms[-1]), meaning="mean latency of the full model")
+    all_stages = KeyFigure(value=milliseconds(profile.cumulative_ms[-1]), meaning="mean latency of all stages together")
     if profile.end_to_end is None:
-        return [full_model]
+        return [all_stages]
     end_to_end = profile.end_to_end
     key_figures = [
         KeyFigure(value=milliseconds(end_to_end.mean_ms), meaning=f"mean latency with policy {profile.policy}"),
         KeyFigure(value=milliseconds(end_to_end.p99_ms), meaning="p99 with this policy, estimate of MLPerf"),
-        full_model,
+        all_stages,
     ]
     if (energy := profile.energy_per_inference_mj) is not None:
         key_figures.append(KeyFigure(value=f"{energy:.2f} mJ", meaning="energy of the entire board per inference"))
@@ -112,14 +112,14 @@ def _timeline(profile: LatencyProfile) -> Section | None:
 
 
 def _drift(drift: Drift) -> str:
-    verdict = "the machine drifted" if drift.drifted else "no drift beyond noise and 5 %"
+    verdict = "the speed of the machine drifted" if drift.drifted else "no drift beyond noise and 5 %"
     return (
         "In the last quarter of the run, the first stage, which every inference runs, took "
         f"{drift.ratio:.3f} times as long as in the first quarter ({drift.low:.3f} to {drift.high:.3f}): {verdict}."
     )
 
 
-def _table(profile: LatencyProfile, exits: Sequence[str]) -> Section:
+def _latencies(profile: LatencyProfile, exits: Sequence[str]) -> Section:
     rows = [
         (
             stage.name,
@@ -140,7 +140,7 @@ def _table(profile: LatencyProfile, exits: Sequence[str]) -> Section:
         texts = (f"Exit mix: {mix}.",)
     columns = ("", "mean", "p50", "p90", "p99", "samples", "readout", "decisions")
     return Section(
-        title="Table", texts=texts, tables=(Table(columns=columns, rows=tuple(rows)),), notes=(_PERCENTILES,)
+        title="Latencies", texts=texts, tables=(Table(columns=columns, rows=tuple(rows)),), notes=(_PERCENTILES,)
     )
 
 

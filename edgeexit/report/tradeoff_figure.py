@@ -61,7 +61,7 @@ def draw_tradeoff(curves: TradeoffCurves, outcomes: ReportOutcomes, scale: CostS
 
 def colour_of(kind: str) -> str:
     """Return the colour of a kind, which is the same in all charts and reports."""
-    return _KIND_COLOURS[_place(kind) % len(_KIND_COLOURS)]
+    return _KIND_COLOURS[_kind_index(kind) % len(_KIND_COLOURS)]
 
 
 def shown_kinds(curves: TradeoffCurves, chosen: str) -> frozenset[str]:
@@ -72,7 +72,7 @@ def shown_kinds(curves: TradeoffCurves, chosen: str) -> frozenset[str]:
     return frozenset(kind for kind in present[:_VISIBLE] if kind is not None)
 
 
-def _place(kind: str) -> int:
+def _kind_index(kind: str) -> int:
     return list(KINDS).index(kind) if kind in KINDS else len(KINDS)
 
 
@@ -80,7 +80,7 @@ def _add_curve(
     figure: go.Figure, curves: TradeoffCurves, curve: TradeoffCurve, scale: CostScale, *, shown: bool, compared: bool
 ) -> None:
     few = len(curve.costs) <= _FEW_POINTS
-    line = {"color": colour_of(curve.kind), "width": 2.5, "dash": _DASHES[_place(curve.kind) // 5 % len(_DASHES)]}
+    line = {"color": colour_of(curve.kind), "width": 2.5, "dash": _DASHES[_kind_index(curve.kind) // 5 % len(_DASHES)]}
     style = {
         "mode": "lines+markers" if few else "lines",
         "line": line,
