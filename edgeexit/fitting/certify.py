@@ -1,9 +1,9 @@
-"""The boldest thresholds along a path whose disagreement with the final exit is certified on other samples.
+"""Certifies thresholds: the cheapest ones on a path whose disagreement with the final exit is bounded on other samples.
 
-One half of the samples chooses a path of thresholds from safe to bold, the other certifies along it: fixed-sequence
-tests (Learn then Test, Angelopoulos et al. 2021; for early exits Jazbec et al., NeurIPS 2024) that stop at the first
-failure. The path does not depend on the certifying half, so the bound holds whatever the path. The greedy path is the
-one that certifies the cheapest: solutions of the threshold search, budget by budget, came out as dear or dearer.
+One half of the samples chooses a path of thresholds from the safest to the cheapest. The other half certifies along it
+by fixed-sequence tests that stop at the first failure (Learn then Test, Angelopoulos et al. 2021; for early exits
+Jazbec et al., NeurIPS 2024). The path does not depend on the certifying half, so the bound holds for any path. The
+greedy path certifies the lowest costs: paths of the threshold search, budget by budget, were no cheaper.
 """
 
 from typing import NamedTuple
@@ -22,23 +22,23 @@ _SEQUENCE = "learn-then-test, fixed sequence"
 
 
 def halves(samples: int, seed: int) -> tuple[Indices, Indices]:
-    """Return the samples that choose and those that certify."""
+    """Return the indices of the choosing samples and of the certifying samples."""
     order = np.random.default_rng(seed).permutation(samples)
     return order[: samples // 2], order[samples // 2 :]
 
 
 def samples_needed(risk: float, delta: float, *, fractions: bool = False) -> int:
-    """Return the least number of samples in all, both halves together, that can certify `risk` at 1 - `delta`.
+    """Return the minimum number of samples, both halves together, that can certify `risk` at level 1 - `delta`.
 
-    `shares`: of losses in [0, 1], to segment, not 0 or 1. Raises FittingError for a risk or delta that is not between 0
-    and 1.
+    `fractions`: losses are fractions in [0, 1] (segmentation), not 0 or 1. Raises FittingError for a risk or delta that
+    is not between 0 and 1.
     """
     require_goal(MaxRisk(risk=risk, delta=delta))
     return 2 * clean_samples_needed(risk, delta, fractions=fractions)
 
 
 def require_samples(samples: int, goal: MaxRisk, *, fractions: bool = False) -> None:
-    """Raise FittingError, with the number that is needed, where so few samples can certify nothing."""
+    """Raise FittingError, with the number that is needed, if so few samples cannot certify the goal."""
     needed = samples_needed(goal.risk, goal.delta, fractions=fractions)
     if samples < needed:
         raise FittingError(
@@ -47,7 +47,9 @@ def require_samples(samples: int, goal: MaxRisk, *, fractions: bool = False) -> 
         )
 
 
-class _Passed(NamedTuple):
+class _PassedTest(NamedTuple):
+    """The thresholds of a test that passed, and the exits and losses of the certifying samples under them."""
+
     thresholds: Thresholds
     exits: npt.NDArray[np.int64]
     losses: Values
@@ -57,7 +59,10 @@ class _Passed(NamedTuple):
 def certified_thresholds(
     candidate: Policy, choosing: ReadoutDataset, certifying: ReadoutDataset, goal: MaxRisk
 ) -> tuple[Thresholds, Certificate]:
-    """Return the boldest thresholds of `candidate` that pass, and the certificate. Raises FittingError: none does."""
+    """Return the cheapest thresholds of `candidate` that pass, and their certificate.
+
+    Raises FittingError if no thresholds pass.
+    """
     costs = np.asarray(choosing.costs)
     scores, predictions = simulate(candidate, choosing.readouts)
     path = frontier(scores, choosing.disagreement(predictions), costs)
@@ -65,16 +70,16 @@ def certified_thresholds(
     scores, predictions = simulate(candidate, certifying.readouts)
     disagreement = certifying.disagreement(predictions)
     fractions = certifying.maps is not None
-    best: _Passed | None = None
+    best: _PassedTest | None = None
     for point in path:
         exits = exits_of(scores, point.thresholds)
         losses = disagreement[np.arange(len(exits)), exits]
         bound = _bound(losses, goal.delta, fractions=fractions)
         if bound > goal.risk:
             break
-        best = _Passed(point.thresholds, exits, losses, bound)
-    if best is None:  # the path starts at full depth, which never disagrees with itself
-        raise FittingError(f"no policy of kind '{candidate.kind}' reaches a risk of {goal.risk:g}")
+        best = _PassedTest(point.thresholds, exits, losses, bound)
+    if best is None:  # cannot happen with enough samples: the path starts at full depth, which never disagrees
+        raise FittingError(f"no policy of kind '{candidate.kind}' can be certified for a risk of {goal.risk:g}")
     return best.thresholds, Certificate(
         method=f"{_SEQUENCE}, {'betting' if fractions else 'Clopper-Pearson'}",
         samples=len(best.exits),
@@ -87,5 +92,5 @@ def certified_thresholds(
 
 
 def _bound(losses: Values, delta: float, *, fractions: bool) -> float:
-    """Return the upper bound on the mean loss: by betting for shares, exact for losses of 0 or 1."""
+    """Return the upper bound on the mean loss: by betting for fractions, Clopper-Pearson for losses of 0 or 1."""
     return betting_upper_bound(losses, delta) if fractions else upper_bound(int(losses.sum()), len(losses), delta)

@@ -1,4 +1,4 @@
-"""Thresholds as cuts through the samples in the order of their scores: how many would leave at each exit."""
+"""Cuts: thresholds as positions in the ranking of the samples by score, i.e. how many samples reach each of them."""
 
 from collections.abc import Sequence
 from math import floor
@@ -9,29 +9,29 @@ import numpy.typing as npt
 from edgeexit.policies.readout import Array
 
 Cuts = tuple[int, ...]
-"""[K-1] for each early exit: how many of ALL samples, the highest scores first, reach its threshold."""
+"""[K-1] number of samples, of ALL samples, whose score reaches the threshold of each early exit."""
 
 _MAX_DECIMALS = 12
 
 
 class Ranking:
-    """The samples in the order of their scores at each early exit, and where that order may be cut.
+    """The samples in the order of their scores at each early exit, and the cuts that this order permits.
 
-    Ties leave together, so a cut never separates equal scores; a score that is not a finite number never leaves.
+    Equal scores exit together, so a cut never separates them. A score that is not finite never exits.
     """
 
     def __init__(self, scores: Array) -> None:
-        """Sort `scores` [N, K] of a policy; the final exit's are not looked at."""
+        """Rank the samples by the `scores` [N, K] of a policy; those of the final exit are not used."""
         self.samples, self.exits = scores.shape
         early = range(self.exits - 1)
         self.order = [np.argsort(-scores[:, k], kind="stable") for k in early]
-        """For each early exit the samples [N], the highest score first."""
+        """For each early exit the indices of the samples [N], the highest score first."""
         self.ranks = np.empty((self.exits - 1, self.samples), dtype=np.int32)
-        """[K-1, N] place of every sample in `order`."""
+        """[K-1, N] position of each sample in `order`."""
         self.places: list[npt.NDArray[np.int64]] = []
-        """For each early exit the cuts there are, increasing; 0 first: nothing leaves."""
+        """For each early exit the possible cuts, increasing; the first is 0: no sample exits."""
         self.ties = np.empty((self.exits - 1, self.samples), dtype=np.int32)
-        """[K-1, N] index into `places` of the last cut under which a sample stays; equal scores have one."""
+        """[K-1, N] index into `places` of the last cut at which the sample continues; the same for equal scores."""
         self._ordered: list[Array] = []
         for k in early:
             ordered = scores[self.order[k], k]
@@ -44,17 +44,17 @@ class Ranking:
 
     @property
     def loosest(self) -> Cuts:
-        """Everything leaves as early as it can: the least cost there is."""
+        """The cuts of the lowest possible cost: every sample exits as early as its scores permit."""
         return tuple(int(places[-1]) for places in self.places)
 
     @property
     def single_exits(self) -> tuple[Cuts, ...]:
-        """For each early exit: everything leaves there that can, and nothing before or after."""
+        """For each early exit, the cuts at which all samples exit there that can, and none at other early exits."""
         early = range(self.exits - 1)
         return tuple(tuple(int(self.places[k][-1]) if k == taken else 0 for k in early) for taken in early)
 
     def exits_of(self, cuts: Sequence[int]) -> npt.NDArray[np.intp]:
-        """Return the exit [N] at which each sample leaves."""
+        """Return the exit [N] at which each sample exits."""
         exits = np.full(self.samples, self.exits - 1, dtype=np.intp)
         for k in range(self.exits - 2, -1, -1):
             if cuts[k]:
@@ -62,12 +62,12 @@ class Ranking:
         return exits
 
     def place_near(self, k: int, cut: float) -> int:
-        """Return the least cut of exit `k` that is at least `cut`, or its loosest."""
+        """Return the lowest possible cut of exit `k` that is at least `cut`, or its highest cut."""
         places = self.places[k]
         return int(places[min(int(np.searchsorted(places, cut)), len(places) - 1)])
 
     def with_fractions(self, fractions: Sequence[float]) -> Cuts:
-        """Return cuts under which, in order of depth, a share of all samples leaves at each exit; ties may add some."""
+        """Return cuts at which, in order of depth, these fractions of all samples exit; ties can add samples."""
         left = np.ones(self.samples, dtype=np.bool_)
         cuts = []
         for k in range(self.exits - 1):
@@ -81,29 +81,29 @@ class Ranking:
         return tuple(cuts)
 
     def thresholds(self, cuts: Sequence[int]) -> tuple[float | None, ...]:
-        """Return thresholds [K-1] that cut as asked; they lie between scores and have as few decimals as can be."""
+        """Return the thresholds [K-1] of cuts; they lie between two scores and have as few decimals as possible."""
         return tuple(self._threshold(k, cut) for k, cut in enumerate(cuts))
 
     def _threshold(self, k: int, cut: int) -> float | None:
         if not cut:
             return None
         ordered = self._ordered[k]
-        exit_mask = float(ordered[cut - 1])
-        if cut == self.places[k][-1]:  # all leave: also those of new samples that score lower, where 0 says so
-            return min(exit_mask, 0.0)
-        return plainest_between(float(ordered[cut]), exit_mask)
+        exits = float(ordered[cut - 1])
+        if cut == self.places[k][-1]:  # all samples exit: with 0, also new samples with lower positive scores
+            return min(exits, 0.0)
+        return shortest_between(float(ordered[cut]), exits)
 
 
-def plainest_between(stays: float, exit_mask: float) -> float:
-    """Return the number with the fewest decimals above `stays` and at most `exit_mask`, both float32 values.
+def shortest_between(continues: float, exits: float) -> float:
+    """Return the number with the fewest decimals above `continues` and at most `exits`, both float32 values.
 
-    Among those with equally few, one near the middle, so that noise in a device's arithmetic moves nobody across. It
-    separates the two as float32, too: that is how a policy compares.
+    Among equally short numbers it is one near the middle, so that rounding on a device does not move samples across.
+    It also separates the two in float32, because policies compare in float32.
     """
-    middle = (stays + exit_mask) / 2
+    middle = (continues + exits) / 2
     for decimals in range(_MAX_DECIMALS):
         scale = 10.0**decimals
-        for value in (round(middle, decimals), floor(exit_mask * scale) / scale):
-            if stays < np.float32(value) <= exit_mask:
+        for value in (round(middle, decimals), floor(exits * scale) / scale):
+            if continues < np.float32(value) <= exits:
                 return float(value)
-    return exit_mask
+    return exits

@@ -1,4 +1,4 @@
-"""From safe to bold: a path of thresholds along which cost falls and risk grows, each step the best bargain."""
+"""A path of thresholds from the safest to the cheapest: each step lowers the cost and raises the expected loss."""
 
 from typing import NamedTuple
 
@@ -13,17 +13,17 @@ _Values = npt.NDArray[np.float64]
 _Indices = npt.NDArray[np.int64]
 
 _CANDIDATES = 64
-"""Quantiles of an exit's scores that may become its threshold."""
+"""Number of quantiles of an exit's scores that can become its threshold."""
 _STRIDES = (1, 2, 4, 8, 16)
-"""How far one step may loosen a threshold: a longer one passes over candidates that cost and bring nothing."""
+"""Numbers of quantiles by which one step can lower a threshold; long steps skip quantiles without a gain."""
 _STEP_LOSS = 0.002
-"""A step longer than one candidate may add this much loss, so that the path is fine where it gets dangerous."""
+"""Maximum mean loss that a step of more than one quantile can add, so that the path is fine where losses begin."""
 _PRIOR_SAMPLES = 2.0
-"""Weight of an exit's loss on all samples in the estimate for the few that a step moves there."""
+"""Weight of the mean loss of an exit in the estimate for the few samples that a step moves there."""
 
 
 class Point(NamedTuple):
-    """Thresholds, and what they do on the samples that chose them."""
+    """Thresholds, and their mean cost and loss on the choosing samples."""
 
     thresholds: Thresholds
     mean_cost: float
@@ -31,23 +31,24 @@ class Point(NamedTuple):
 
 
 class _Step(NamedTuple):
-    bargain: float
+    saving: float
+    """Cost saved per unit of expected additional loss."""
     rung: int
     moved: _Indices
 
 
 def frontier(scores: Array, losses: _Values, costs: _Values) -> list[Point]:
-    """Return nested thresholds from full depth on, each looser than the one before at one exit.
+    """Return nested thresholds that start at full depth, each lower than the one before at one exit.
 
-    Greedy: every step loosens the exit that saves the most cost for each unit of loss that it is expected to add.
-    No loss among the few samples that a step moves does not mean that there is none in the long run, so the estimate
-    is shrunk towards the exit's loss on all samples. `scores` [N, K] of a policy, `losses` [N, K] of answering at
-    each exit, `costs` [K] cumulative.
+    Greedy: each step lowers the threshold of the exit that saves the most cost per unit of loss that it is expected to
+    add. The few samples that a step moves can be without loss by chance, so the estimate is shrunk towards the mean
+    loss of the exit. `scores` [N, K] of a policy, `losses` [N, K] of its predictions at each exit, `costs` [K]
+    cumulative.
     """
     samples, exits = scores.shape
     ranking = Ranking(scores)
     ladders = [_ladder(ranking, k) for k in range(exits - 1)]
-    rungs = [0] * (exits - 1)  # 0: nothing leaves there yet
+    rungs = [0] * (exits - 1)  # 0: no sample exits there yet
     overall = losses.mean(axis=0)
     taken = np.full(samples, exits - 1)
     cuts = [0] * (exits - 1)
@@ -58,7 +59,7 @@ def frontier(scores: Array, losses: _Values, costs: _Values) -> list[Point]:
             step = _best_step(
                 k, ranking.order[k], ladder, rungs[k], taken=taken, losses=losses, costs=costs, prior=float(overall[k])
             )
-            if step is not None and (best is None or step.bargain > best[1].bargain):
+            if step is not None and (best is None or step.saving > best[1].saving):
                 best = k, step
         if best is None:
             return path
@@ -70,7 +71,7 @@ def frontier(scores: Array, losses: _Values, costs: _Values) -> list[Point]:
 
 
 def _ladder(ranking: Ranking, k: int) -> list[int]:
-    """Return cuts of an exit from none to the loosest: quantiles of its scores, so that steps take like shares."""
+    """Return the cuts of an exit from 0 to the highest, at quantiles of its scores."""
     wanted = np.linspace(0, ranking.samples, _CANDIDATES + 1)
     return sorted({ranking.place_near(k, cut) for cut in wanted})
 
@@ -86,7 +87,7 @@ def _best_step(
     costs: _Values,
     prior: float,
 ) -> _Step | None:
-    """Return the best bargain among the steps that loosen exit `k` from `rung`; None: there is none that moves any."""
+    """Return the step of exit `k` from `rung` that saves the most, or None if no step moves a sample."""
     last = min(rung + _STRIDES[-1], len(ladder) - 1)
     passed = order[ladder[rung] : ladder[last]]
     waiting = taken[passed] > k
@@ -105,9 +106,9 @@ def _best_step(
         if stride > 1 and loss / len(taken) > _STEP_LOSS:
             break
         rate = (loss + _PRIOR_SAMPLES * prior) / (count + _PRIOR_SAMPLES)
-        bargain = float(saved[count - 1]) / max(rate * count, 1e-9)
-        if best is None or bargain > best.bargain:
-            best = _Step(bargain, rung + stride, moved[:count])
+        saving = float(saved[count - 1]) / max(rate * count, 1e-9)
+        if best is None or saving > best.saving:
+            best = _Step(saving, rung + stride, moved[:count])
     return best
 
 

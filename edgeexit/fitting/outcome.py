@@ -1,4 +1,4 @@
-"""What a policy does on samples whose every exit is known."""
+"""The exits, losses and costs of a policy on a readout dataset."""
 
 import msgspec
 import numpy as np
@@ -9,14 +9,14 @@ from edgeexit.policies import Policy, exit_rates, exits_of, simulate
 
 
 class PolicyOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """Where each sample left, and what that came to."""
+    """The exit and the loss of each sample under a policy."""
 
     exits: Indices
-    """[N] the exit at which each sample leaves."""
+    """[N] the exit at which each sample exits."""
     losses: Values
     """[N] in [0, 1]."""
     costs: Values
-    """[K] cumulative cost of leaving at each exit."""
+    """[K] cumulative cost of each exit."""
 
     @property
     def mean_loss(self) -> float:
@@ -30,23 +30,23 @@ class PolicyOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def mean_cost(self) -> float:
-        """Mean cost of a sample."""
+        """Mean cost per sample."""
         return mean_cost(self.exits, self.costs)
 
     @property
     def rates(self) -> tuple[float, ...]:
-        """[K] share of the samples that leave at each exit."""
+        """[K] fraction of the samples that exit at each exit."""
         return exit_rates(self.exits, len(self.costs))
 
 
 def follow(policy: Policy, dataset: ReadoutDataset) -> PolicyOutcome:
-    """Return what a policy does on evidence, under its own temperatures. Raises FittingError as `ReadoutDataset.at`."""
-    seen = dataset.at(policy.temperatures)
-    scores, predictions = simulate(policy, seen.readouts)
-    return outcome_of(exits_of(scores, policy.thresholds), seen.losses(predictions), dataset)
+    """Return the outcome of a policy on a dataset, under its temperatures. Raises as `ReadoutDataset.at`."""
+    read = dataset.at(policy.temperatures)
+    scores, predictions = simulate(policy, read.readouts)
+    return outcome_of(exits_of(scores, policy.thresholds), read.losses(predictions), dataset)
 
 
 def outcome_of(exits: Indices, losses: Values, dataset: ReadoutDataset) -> PolicyOutcome:
-    """Return what leaving at these exits [N] comes to, for losses [N, K] of answering at each exit."""
+    """Return the outcome of samples that exit at `exits` [N], for the losses [N, K] of all exits."""
     taken = losses[np.arange(len(exits)), exits]
     return PolicyOutcome(exits=exits, losses=taken, costs=np.asarray(dataset.costs, dtype=np.float64))

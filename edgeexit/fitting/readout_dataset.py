@@ -1,4 +1,4 @@
-"""What a policy is fitted on: readouts of the compiled stages, labels where they are known, and what stages cost."""
+"""The readout dataset that policies are fitted on: readouts of the compiled stages, stage costs, and labels."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -18,27 +18,27 @@ _COLUMNS = len(COLUMNS)
 
 
 class MapLosses(msgspec.Struct, frozen=True, kw_only=True):
-    """Segmentation: what answering with each exit's map loses, as shares of a sample's pixels."""
+    """Segmentation: the losses of the predicted maps of each exit, as fractions of the pixels of a sample."""
 
     disagreement: Array
-    """[N, K] share of the pixels whose class is not the final exit's."""
+    """[N, K] fraction of the pixels whose class differs from the final exit's."""
     errors: Array | None = None
-    """[N, K] share of the counted pixels whose class is wrong; None without labels."""
+    """[N, K] fraction of the labelled pixels whose class is wrong; None without labels."""
 
 
 class ReadoutDataset(msgspec.Struct, frozen=True, kw_only=True):
-    """N samples at K exits. Costs and losses are all that goals are stated in; readouts are what policies see."""
+    """The readouts of N samples at all K exits, run to full depth. Policies see the readouts only."""
 
     readouts: Array
-    """[N, K, 4], or [N, K, 4 + C] with the probabilities, under `temperatures`."""
+    """[N, K, 4] float32, or [N, K, 4 + C] with the probabilities, under `temperatures`."""
     costs: tuple[float, ...]
-    """[K] cumulative cost of leaving at each exit, increasing: ms, or operator counts."""
+    """[K] cumulative cost of each exit, increasing, in ms or in multiply-accumulates."""
     temperatures: tuple[float, ...]
     """[K] softmax temperatures of the readouts."""
     labels: Labels = None
-    """[N] true classes; None: the final exit's answers stand in. To segment, None: labels are in `maps`."""
+    """[N] int64 true classes; None: the predictions of the final exit replace them. Always None for segmentation."""
     maps: MapLosses | None = None
-    """To segment; None: classify."""
+    """Losses of a segmentation; None for a classification."""
 
     def __len__(self) -> int:
         """Return the number of samples N."""
@@ -51,48 +51,48 @@ class ReadoutDataset(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def classes(self) -> int | None:
-        """Number of classes C, or None where the readouts hold no probabilities."""
+        """Number of classes C, or None if the readouts hold no probabilities."""
         return int(self.readouts.shape[2]) - _COLUMNS or None
 
     @property
     def has_labels(self) -> bool:
-        """Whether the truth is known, so that losses are errors; else they are disagreement with the final exit."""
+        """True if losses are errors; False without labels, when they are disagreement with the final exit."""
         return self.labels is not None if self.maps is None else self.maps.errors is not None
 
     @property
     def truth(self) -> npt.NDArray[np.int64]:
-        """[N] the true classes, or the final exit's answers where they are not known."""
+        """[N] the labels, or the predictions of the final exit if there are none."""
         return self.readouts[:, -1, TOP1].astype(np.int64) if self.labels is None else self.labels
 
     @property
     def exit_predictions(self) -> npt.NDArray[np.int64]:
-        """[N, K] the class that each exit says by itself, whatever a policy makes of it."""
+        """[N, K] the class that each exit itself predicts; ensembles can predict another."""
         return self.readouts[:, :, TOP1].astype(np.int64)
 
     @property
     def probabilities(self) -> Array:
-        """[N, K, C] of all classes. Raises FittingError where the readouts hold none."""
+        """[N, K, C] of all classes. Raises FittingError if the readouts hold none."""
         if self.classes is None:
-            raise FittingError("this policy reads the probabilities of all classes, and the readouts hold none")
+            raise FittingError("this policy needs the probabilities of all classes, and the readouts hold none")
         return self.readouts[:, :, _COLUMNS:]
 
     def losses(self, predictions: npt.NDArray[np.int64]) -> Values:
-        """Return [N, K] in [0, 1]: what answering `predictions` [N, K] at each exit loses against the truth.
+        """Return the losses [N, K] in [0, 1] of `predictions` [N, K] at each exit against the truth.
 
-        To segment, the recorded shares of pixels stand, whatever `predictions`.
+        For segmentation they are the recorded fractions of pixels, and `predictions` is not used.
         """
         if self.maps is None:
             return np.asarray(predictions != self.truth[:, None], dtype=np.float64)
         return np.asarray(self.maps.disagreement if self.maps.errors is None else self.maps.errors, dtype=np.float64)
 
     def disagreement(self, predictions: npt.NDArray[np.int64]) -> Values:
-        """Return [N, K] in [0, 1]: how far answering `predictions` [N, K] at each exit is from the final exit's answer."""
+        """Return the disagreement [N, K] in [0, 1] of `predictions` [N, K] at each exit with the final exit."""
         if self.maps is None:
             return np.asarray(predictions != self.readouts[:, -1:, TOP1], dtype=np.float64)
         return np.asarray(self.maps.disagreement, dtype=np.float64)
 
     def take(self, chosen: Indices) -> "ReadoutDataset":
-        """Return the samples of these indices."""
+        """Return the samples with these indices."""
         maps = self.maps
         if maps is not None:
             errors = None if maps.errors is None else maps.errors[chosen]
@@ -101,32 +101,34 @@ class ReadoutDataset(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, readouts=self.readouts[chosen], labels=labels, maps=maps)
 
     def without_labels(self) -> "ReadoutDataset":
-        """Return the same samples as if the truth were not known: losses are disagreement with the final exit."""
+        """Return the same samples without labels: losses are disagreement with the final exit."""
         maps = None if self.maps is None else MapLosses(disagreement=self.maps.disagreement)
         return msgspec.structs.replace(self, labels=None, maps=maps)
 
     def at(self, temperatures: Sequence[float]) -> "ReadoutDataset":
-        """Return the same samples as they read under other temperatures [K].
+        """Return the same samples with readouts under other temperatures [K].
 
-        softmax(logits / T) is worked out of the probabilities under the present temperature. Raises FittingError where
-        that is not possible: no probabilities, or averages over the pixels of maps.
+        softmax(logits / T) is computed from the probabilities under the current temperatures. Raises FittingError for
+        readouts without probabilities, and for segmentation, where readouts are averages over pixels.
         """
         wanted = tuple(float(t) for t in temperatures)
         if wanted == self.temperatures:
             return self
         if self.maps is not None:
-            raise FittingError("averages over pixels cannot be taken to other temperatures; run the stages under them")
+            raise FittingError(
+                "averages over pixels cannot be converted to other temperatures; run the stages with these temperatures"
+            )
         ratios = np.array(self.temperatures) / np.array(wanted)
-        with np.errstate(divide="ignore"):  # a probability of 0 stays one
+        with np.errstate(divide="ignore"):  # a probability of 0 stays 0
             logs = np.log(self.probabilities, dtype=np.float64) * ratios[:, None]
         readouts = read_out(logs).astype(np.float32)
         same = ratios == 1
-        readouts[:, same] = self.readouts[:, same]  # what the stages gave, to the bit
+        readouts[:, same] = self.readouts[:, same]  # bit-identical to the stages
         return msgspec.structs.replace(self, readouts=readouts, temperatures=wanted)
 
 
 def read_out(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Return readouts [..., 4 + C] of logits [..., C]: what the compiler's readout computes, in float64."""
+    """Return the readouts [..., 4 + C] float64 of logits [..., C], as compiled stages compute them."""
     shifted = np.asarray(logits, dtype=np.float64)
     shifted = shifted - shifted.max(axis=-1, keepdims=True)
     exponents = np.exp(shifted)
@@ -141,10 +143,10 @@ def read_out(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 
 
 def require_sound(dataset: ReadoutDataset) -> None:
-    """Raise FittingError, in one line, for evidence that nothing can be fitted on.
+    """Raise FittingError for a dataset that no policy can be fitted on.
 
-    Shapes that do not fit, readouts that are not finite, costs that do not increase, labels outside the classes or all
-    of one class, and losses of maps that are no shares.
+    The reasons are wrong shapes, readouts that are not finite, costs that do not increase, labels outside the classes
+    or all of one class, and losses of a segmentation outside [0, 1].
     """
     readouts, exits = dataset.readouts, len(dataset.costs)
     if readouts.ndim != 3 or readouts.shape[1] != exits or readouts.shape[2] < _COLUMNS:  # noqa: PLR2004 - [N, K, 4 + C]
@@ -152,17 +154,19 @@ def require_sound(dataset: ReadoutDataset) -> None:
             f"readouts have shape {readouts.shape} where [N, {exits}, 4] or [N, {exits}, 4 + C] is needed"
         )
     if exits < 2:  # noqa: PLR2004 - an early exit and a final one
-        raise FittingError(f"readouts have {exits} exits; a policy needs at least 2")
+        raise FittingError(f"readouts have {exits} exits; a policy needs at least 2 exits")
     if len(dataset.temperatures) != exits:
         raise FittingError(f"{len(dataset.temperatures)} temperatures are given for {exits} exits")
     if not len(dataset):
-        raise FittingError("there are no samples to fit on")
+        raise FittingError("the dataset has no samples")
     bad = ~np.isfinite(readouts).all(axis=(0, 2))
     if bad.any():
-        raise FittingError(f"readouts of exit {int(bad.argmax())} are not all finite; does the model give NaN?")
+        raise FittingError(
+            f"readouts of exit {int(bad.argmax())} are not all finite; check whether the model outputs NaN"
+        )
     costs = np.asarray(dataset.costs)
     if not np.isfinite(costs).all() or costs[0] <= 0 or not (np.diff(costs) > 0).all():
-        raise FittingError(f"costs {list(dataset.costs)} must be increasing figures above 0, one an exit")
+        raise FittingError(f"costs {list(dataset.costs)} must be increasing numbers above 0, one per exit")
     if dataset.labels is not None:
         _require_labels(dataset.labels, len(dataset), dataset.classes)
     if dataset.maps is not None:
@@ -173,15 +177,15 @@ def _require_labels(labels: npt.NDArray[np.int64], samples: int, classes: int | 
     if not (isinstance(labels, np.ndarray) and np.issubdtype(labels.dtype, np.integer)):
         raise FittingError("labels must be a numpy array of class indices (integers)")
     if labels.shape != (samples,):
-        raise FittingError(f"labels have shape {labels.shape} where {samples} samples need one each")
+        raise FittingError(f"labels have shape {labels.shape} where {samples} samples need shape ({samples},)")
     outside = labels < 0 if classes is None else (labels < 0) | (labels >= classes)
     if outside.any():
         highest = "up" if classes is None else str(classes - 1)
         raise FittingError(f"label {int(labels[outside][0])} is outside the classes 0 to {highest}")
     if samples > 1 and (labels == labels[0]).all():
         raise FittingError(
-            f"all {samples} labels are class {int(labels[0])}; a policy fitted on one class knows nothing of the "
-            "others, give samples of all of them"
+            f"all {samples} labels are class {int(labels[0])}; a policy fitted on one class fails on the others, so give "
+            "samples of all classes"
         )
 
 
@@ -192,4 +196,4 @@ def _require_maps(maps: MapLosses, shape: tuple[int, ...]) -> None:
         if fractions.shape != shape:
             raise FittingError(f"maps' {name} has shape {fractions.shape} where {shape} is needed")
         if not ((fractions >= 0) & (fractions <= 1)).all():
-            raise FittingError(f"maps' {name} must be shares of pixels between 0 and 1")
+            raise FittingError(f"maps' {name} must be fractions of pixels between 0 and 1")

@@ -1,7 +1,7 @@
-"""What answering at an exit is expected to lose, given the sample's scores: losses without their luck.
+"""Expected losses: a regression of the loss of each exit on the scores of the sample.
 
-A loss of 0 or 1 says little of the next sample that looks the same. Thresholds chosen on its expectation do better on
-new samples than those chosen on the losses themselves.
+An observed loss of 0 or 1 says little about a new sample with the same scores. Thresholds that are chosen on expected
+losses do better on new samples than thresholds that are chosen on observed losses.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from edgeexit.fitting.readout_dataset import Values
 from edgeexit.policies.readout import Array
 
 _RIDGE = 1.0
-"""Precision of the belief that a coefficient is 0; it counts like a few samples."""
+"""Strength of the L2 penalty on coefficients; it counts like a few samples."""
 _ROUNDS = 50
 _HALVINGS = 30
 _CONVERGED = 1e-8
@@ -20,10 +20,11 @@ _ROUNDING = 1e-13
 
 
 def expected_losses(scores: Array, losses: Values) -> Values:
-    """Return [N, K] in [0, 1]: logistic regressions of each exit's loss on scores at it and around it.
+    """Return the expected losses [N, K] in [0, 1]: a logistic regression of the loss of each exit on scores.
 
-    The features are normal quantiles of the ranks of a sample's scores, so that any kind's scores will do: at the exit
-    itself, also squared, at the ones before and after it, and at the final one. `scores` and `losses` [N, K].
+    The features are normal quantiles of the ranks of the scores, so they do not depend on the kind of policy. They are
+    taken at the exit itself (also squared), at the exits before and after it, and at the final exit. `scores` and
+    `losses` [N, K].
     """
     samples, exits = scores.shape
     normal = ndtri((rankdata(scores, axis=0, nan_policy="omit") - 0.5) / samples)
@@ -37,34 +38,34 @@ def expected_losses(scores: Array, losses: Values) -> Values:
 
 
 def _regressed(features: Values, targets: Values) -> Values:
-    """Return the logistic regression [N] of targets in [0, 1] on `features` [N, F], the first of them the constant."""
+    """Return the fitted values [N] of a logistic regression of targets in [0, 1] on features [N, F]; feature 0 is 1."""
     if targets.min() == targets.max():
         return targets
     ridge = np.full(features.shape[1], _RIDGE)
-    ridge[0] = 0.0  # so that the mean stays what it is
+    ridge[0] = 0.0  # the fitted values keep the mean of the targets
     mean = float(targets.mean())
     coefficients = np.zeros(features.shape[1])
     coefficients[0] = np.log(mean / (1 - mean))
     logits = features @ coefficients
-    surprise = _surprise(logits, targets, ridge, coefficients)
-    for _ in range(_ROUNDS):  # Newton's method; where scores all but tell the losses, full steps would swing for ever
-        chances = expit(logits)
-        gradient = features.T @ (chances - targets) + ridge * coefficients
-        curvature = (features * (chances * (1 - chances) + 1e-9)[:, None]).T @ features + np.diag(ridge)
+    objective = _negative_log_posterior(logits, targets, ridge, coefficients)
+    for _ in range(_ROUNDS):  # Newton's method; full steps would oscillate if scores nearly separate the losses
+        fitted = expit(logits)
+        gradient = features.T @ (fitted - targets) + ridge * coefficients
+        curvature = (features * (fitted * (1 - fitted) + 1e-9)[:, None]).T @ features + np.diag(ridge)
         step = np.linalg.solve(curvature, gradient)
         for _ in range(_HALVINGS):
             tried = coefficients - step
             logits = features @ tried
-            after = _surprise(logits, targets, ridge, tried)
-            if after <= surprise + _ROUNDING * abs(surprise):
+            after = _negative_log_posterior(logits, targets, ridge, tried)
+            if after <= objective + _ROUNDING * abs(objective):
                 break
             step /= 2
-        coefficients, surprise = tried, after
+        coefficients, objective = tried, after
         if np.abs(step).max() < _CONVERGED:
             break
     return np.asarray(expit(logits), dtype=np.float64)
 
 
-def _surprise(logits: Values, targets: Values, ridge: Values, coefficients: Values) -> float:
-    """Return what a regression minimises: minus the log-likelihood of the targets and of the coefficients."""
+def _negative_log_posterior(logits: Values, targets: Values, ridge: Values, coefficients: Values) -> float:
+    """Return the objective of the regression: the negative log-likelihood and the penalty."""
     return float(np.logaddexp(0, logits).sum() - targets @ logits + ridge @ coefficients**2 / 2)

@@ -1,4 +1,4 @@
-"""One softmax temperature an exit, so that probabilities of different exits can be compared."""
+"""Fits one softmax temperature per exit, so that probabilities of different exits are comparable."""
 
 from math import exp, log
 from typing import cast
@@ -11,18 +11,18 @@ from edgeexit.policies.readout import Array
 
 _LOW, _HIGH = 1 / 20, 20.0
 _DECIMALS = 3
-"""Temperatures are written into documents; finer ones change no decision that could be told from noise."""
-_CLEAR = 2.0
-"""Standard errors by which the mean gain of a temperature must be above 0."""
+"""Decimals of temperatures in documents; more would not change decisions beyond noise."""
+_MIN_GAIN = 2.0
+"""Standard errors by which the mean gain of a temperature must exceed 0."""
 
 
 def fit_temperatures(dataset: ReadoutDataset) -> tuple[float, ...]:
-    """Return [K] temperatures of least negative log-likelihood of `dataset.truth`, each exit by itself.
+    """Return the temperatures [K] of least negative log-likelihood of `dataset.truth`, fitted to each exit separately.
 
-    The evidence's own temperature stays at an exit where the gain is not clear (its mean over the samples is not above
-    two standard errors), where there is no least one between 1/20 and 20 (an exit that is never wrong would be made
-    ever surer), and at the final exit without labels, which cannot judge itself. All stay where nothing can be fitted:
-    readouts without probabilities, averages over the pixels of maps, a single class.
+    An exit keeps the temperature of the dataset if the gain is not significant (its mean over the samples is at most
+    two standard errors), or if there is no minimum between 1/20 and 20 (e.g. for an exit that is never wrong). Without
+    labels, the final exit keeps its temperature, because its own predictions are the truth. All exits keep theirs for
+    readouts without probabilities, for segmentation, and if the truth is a single class.
 
     Source: temperature scaling, "On Calibration of Modern Neural Networks" (Guo et al., ICML 2017, section 4.2).
     """
@@ -40,9 +40,9 @@ def temperature_variants(dataset: ReadoutDataset, *, fit: bool) -> tuple[Readout
     return (dataset,) if fitted == dataset.temperatures else (dataset.at(fitted), dataset)
 
 
-def _fitted(probabilities: Array, truth: Indices, present: float) -> float:
-    """Return the temperature of one exit, given its probabilities [N, C] under the present one."""
-    logits = np.float32(present) * log_probabilities(probabilities)
+def _fitted(probabilities: Array, truth: Indices, current: float) -> float:
+    """Return the temperature of one exit, given its probabilities [N, C] under the current one."""
+    logits = np.float32(current) * log_probabilities(probabilities)
     logits -= logits.max(axis=1, keepdims=True)
     of_truth = logits[np.arange(len(truth)), truth].astype(np.float64)
     scaled = np.empty_like(logits)
@@ -59,12 +59,12 @@ def _fitted(probabilities: Array, truth: Indices, present: float) -> float:
     )
     best = round(exp(found.x), _DECIMALS)
     if not 1.01 * _LOW < best < _HIGH / 1.01:
-        return present
-    gain = losses(present) - losses(best)
-    clear = gain.mean() > _CLEAR * gain.std() / np.sqrt(len(gain))
-    return best if clear else present
+        return current
+    gain = losses(current) - losses(best)
+    significant = gain.mean() > _MIN_GAIN * gain.std() / np.sqrt(len(gain))
+    return best if significant else current
 
 
 def log_probabilities(probabilities: Array) -> Array:
-    """Return natural logarithms of float32 probabilities of any shape; one that fell to 0 counts as the least above."""
+    """Return the natural logarithms of float32 probabilities of any shape; 0 counts as the smallest normal float32."""
     return cast("Array", np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)))

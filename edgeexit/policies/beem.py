@@ -1,4 +1,4 @@
-"""BEEM: exits are experts whose confidences add up while they agree."""
+"""BEEM: the confidences of consecutive exits are summed while the exits agree."""
 
 from functools import cached_property
 from itertools import accumulate
@@ -14,9 +14,9 @@ _SUM = 1
 
 
 class Beem(Policy, frozen=True, kw_only=True, tag="beem"):
-    """Leave at the first exit k with S_k >= a_k, answering y_k.
+    """Exit at the first exit k with S_k >= t_k (a_k in the paper); the prediction is y_k.
 
-    S_0 = w_0 C_0; S_k = S_{k-1} + w_k C_k where y_k == y_{k-1}, else S_k = w_k C_k (re-seeded).
+    S_0 = w_0 C_0; S_k = S_{k-1} + w_k C_k if y_k == y_{k-1}, else S_k = w_k C_k.
     C_k is the top-1 probability and y_k the class of exit k. The state of a sample is its last class and S.
 
     Source: BEEM, "Boosting Performance of Early Exit DNNs using Multi-Exit Classifiers as Experts"
@@ -24,29 +24,29 @@ class Beem(Policy, frozen=True, kw_only=True, tag="beem"):
     """
 
     weights: tuple[float, ...]
-    """[K] weight of every exit, above 0: its cost (BEEM-C) or its held-out accuracy (BEEM-A)."""
+    """[K] weight of each exit, above 0: its cost (BEEM-C) or its held-out accuracy (BEEM-A)."""
 
     def __post_init__(self) -> None:
-        """Refuse weights of the wrong number or sign (ValueError)."""
+        """Raise ValueError for weights of the wrong number, or not above 0."""
         super().__post_init__()
         require_length("weights", self.weights, self.exits)
         require_positive("weights", self.weights)
 
     @property
     def score_limits(self) -> tuple[float, ...]:
-        """All exits so far agree with full confidence; summed in float32, as the scores are."""
+        """[K] reached if all exits so far agree with a confidence of 1; summed in float32, as the scores are."""
         return tuple(float(limit) for limit in accumulate(as_float32(self.weights)))
 
     def initial_state(self, batch: int) -> Array:
-        """Return [batch, 2]: no class yet, and a sum of 0."""
+        """Return [batch, 2]: no class (-1), and a sum of 0."""
         state = np.zeros((batch, 2), dtype=np.float32)
         state[:, _LAST_CLASS] = -1
         return state
 
     def score(self, exit_index: int, readout: Array, state: Array) -> tuple[Array, Array]:
         """Return S_k [B] and the new state [B, 2]."""
-        vote = readout[:, P1] * self._weights[exit_index]
-        total = np.where(readout[:, TOP1] == state[:, _LAST_CLASS], state[:, _SUM] + vote, vote)
+        confidence = readout[:, P1] * self._weights[exit_index]
+        total = np.where(readout[:, TOP1] == state[:, _LAST_CLASS], state[:, _SUM] + confidence, confidence)
         after = np.empty_like(state)
         after[:, _LAST_CLASS] = readout[:, TOP1]
         after[:, _SUM] = total

@@ -1,4 +1,4 @@
-"""CATs: leave when the exit probably agrees with the final one."""
+"""CATs: exit when the final exit probably agrees."""
 
 from functools import cached_property
 from math import exp
@@ -14,23 +14,22 @@ _HALF = as_float32(0.5)
 
 
 class Cats(Policy, frozen=True, kw_only=True, tag="cats"):
-    """Leave at the first exit k where the estimated probability of agreeing with the final exit is >= t_k.
+    """Exit at the first exit k where the estimated probability that the final exit agrees is >= t_k.
 
     The estimate is sigmoid(w_k . [p(1), p(1) - p(2), H(p)] + b_k), the paper's meta consistency classifier on features
-    of the readout; its threshold is the (1 - eps) quantile of the highest score among exits that disagree. At the final
-    exit the score is p(1).
+    of the readout. At the final exit the score is p(1).
 
     Source: "Consistent Accelerated Inference via Confident Adaptive Transformers" (Schuster et al., EMNLP 2021,
     arXiv:2104.08803).
     """
 
     weights: tuple[tuple[float, ...], ...]
-    """[K-1][3] of every exit but the last: for the top-1 probability, the margin, and the entropy in nats."""
+    """[K-1][3] of each early exit, for the top-1 probability, the margin, and the entropy in nats."""
     biases: tuple[float, ...]
-    """[K-1]"""
+    """[K-1] of each early exit."""
 
     def __post_init__(self) -> None:
-        """Refuse weights and biases of the wrong number or size (ValueError)."""
+        """Raise ValueError for weights or biases of the wrong number, or out of range."""
         super().__post_init__()
         require_length("weights", self.weights, self.exits - 1)
         for k, weights in enumerate(self.weights):
@@ -41,30 +40,30 @@ class Cats(Policy, frozen=True, kw_only=True, tag="cats"):
 
     @property
     def score_limits(self) -> tuple[float, ...]:
-        """Upper bounds: entropy counts as 0 where it lowers the score, and as unbounded where it raises it."""
+        """[K] upper bounds: the entropy counts as 0 if it lowers the score, and as unbounded if it raises it."""
         limits = []
         for (top, margin, entropy), bias in zip(self.weights, self.biases, strict=True):
-            # Corners of what p(1) and the margin can be together: p(1) = 1, a tie of two classes, a tie of very many.
+            # The extreme points of (p(1), margin): p(1) = 1, a tie of two classes, a tie of very many.
             highest = bias + max(top + margin, top / 2, 0.0)
             limits.append(1.0 if entropy > 0 else _sigmoid(highest))
         return (*limits, 1.0)
 
     def score(self, exit_index: int, readout: Array, state: Array) -> tuple[Array, Array]:
-        """Return the estimated probability of agreement [B]; this policy has no memory."""
+        """Return the estimated probability of agreement [B], and the state unchanged."""
         if exit_index == self._final:
             return readout[:, P1], state
         row, bias = self._arrays[exit_index]
-        # einsum sums a row in the same order whatever the batch; a matrix product does not.
+        # einsum sums a row in the same order for every batch size; a matrix product does not.
         z = np.einsum("bc,c->b", readout[:, : len(COLUMNS)], row)
         z += bias
-        np.tanh(z, out=z)  # half the logit makes of it a sigmoid, one that cannot overflow
+        np.tanh(z, out=z)  # sigmoid(2 z) = (1 + tanh z) / 2, which cannot overflow
         z *= _HALF
         z += _HALF
         return z, state
 
     @cached_property
     def _arrays(self) -> tuple[tuple[Array, Array], ...]:
-        """For each early exit: half of the logit = readout [4] . row + bias."""
+        """For each early exit (row, bias): half of the logit is readout [4] . row + bias."""
         arrays = []
         for (top, margin, entropy), bias in zip(self.weights, self.biases, strict=True):
             row = np.zeros(len(COLUMNS))

@@ -1,15 +1,15 @@
-"""Confidence: leave when the top-1 probability is high enough."""
+"""Confidence: exit when the top-1 probability is high enough."""
 
 from edgeexit.policies.base import Policy
 from edgeexit.policies.readout import P1, Array
 
 
 class Confidence(Policy, frozen=True, kw_only=True, tag="confidence"):
-    """Leave at the first exit k with max softmax(logits_k / T_k) >= t_k.
+    """Exit at the first exit k with max softmax(logits_k / T_k) >= t_k.
 
     Source: maximum softmax probability as in MSDNet (Huang et al., ICLR 2018).
     """
 
     def score(self, exit_index: int, readout: Array, state: Array) -> tuple[Array, Array]:  # noqa: ARG002
-        """Return the top-1 probability [B]; this policy has no memory."""
+        """Return the top-1 probability [B], and the state unchanged."""
         return readout[:, P1], state

@@ -41,7 +41,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     observed: Fraction
     """Mean loss on the certifying samples."""
     upper_bound: Fraction
-    """Bound of the test in `method` at level 1 - delta, for this policy alone; the sequence of tests certifies `risk`."""
+    """Bound at level 1 - delta by the test in `method`, for this policy alone; all tests together certify `risk`."""
     exit_rates: tuple[Fraction, ...]
     """[K] fraction of the certifying samples that exit at each exit: the exit rates to expect."""
 

@@ -1,4 +1,4 @@
-"""EENet: a learned score of the probabilities, their certainty and the scores of earlier exits."""
+"""EENet: a learned score, linear in the probabilities, their certainty and the scores of earlier exits."""
 
 from functools import cached_property
 from math import isfinite, log
@@ -16,10 +16,10 @@ _PAST = 2
 
 
 class Eenet(Policy, frozen=True, kw_only=True, tag="eenet"):
-    """Leave at the first exit k with q_k >= t_k.
+    """Exit at the first exit k with q_k >= t_k.
 
     q_k = w1_k . p_k + w2_k . [max p_k, 1 - H(p_k) / ln C, q_0 .. q_{k-1}]. At the final exit q is max p. H is the
-    readout's entropy, which is exact where a probability is 0 (the paper's code adds an epsilon inside the logarithm).
+    entropy in the readout, which is exact for a probability of 0 (the authors' code adds an epsilon in the logarithm).
     The state of a sample is its scores so far.
 
     Source: EENet, "Adaptive Deep Neural Network Inference Optimization with EENet" (Ilhan et al., WACV 2024,
@@ -29,12 +29,12 @@ class Eenet(Policy, frozen=True, kw_only=True, tag="eenet"):
     reads_probabilities: ClassVar[bool] = True
 
     class_weights: tuple[tuple[float, ...], ...]
-    """[K-1][C] w1 of every exit but the last."""
+    """[K-1][C] w1 of each early exit."""
     statistic_weights: tuple[tuple[float, ...], ...]
-    """[K-1][2 + k] w2 of every exit but the last: for max p, the certainty, and the scores of the k exits before."""
+    """[K-1][2 + k] w2 of each early exit: for max p, the certainty, and the scores of the k exits before it."""
 
     def __post_init__(self) -> None:
-        """Refuse weights of the wrong number or size (ValueError)."""
+        """Raise ValueError for weights of the wrong number, or out of range."""
         super().__post_init__()
         require_length("class_weights", self.class_weights, self.exits - 1)
         require_length("statistic_weights", self.statistic_weights, self.exits - 1)
@@ -45,7 +45,7 @@ class Eenet(Policy, frozen=True, kw_only=True, tag="eenet"):
             require_length(f"statistic_weights[{k}]", statistics, _PAST + k)
             require_numbers(f"statistic_weights[{k}]", statistics)
         if not isfinite(as_float32(sum(map(abs, _ends(self._intervals)))).item()):
-            raise ValueError("statistic_weights let scores grow beyond what float32 can hold")
+            raise ValueError("statistic_weights allow scores beyond the range of float32")
 
     @property
     def classes(self) -> int:
@@ -54,7 +54,7 @@ class Eenet(Policy, frozen=True, kw_only=True, tag="eenet"):
 
     @property
     def score_limits(self) -> tuple[float, ...]:
-        """Upper bounds by interval arithmetic: no score is higher, the highest may be lower."""
+        """[K] upper bounds by interval arithmetic; the highest possible score may be lower."""
         return (*(high for _, high in self._intervals), 1.0)
 
     def score(self, exit_index: int, readout: Array, state: Array) -> tuple[Array, Array]:
@@ -64,7 +64,7 @@ class Eenet(Policy, frozen=True, kw_only=True, tag="eenet"):
         row, past, constant = self._arrays[exit_index]
         after = np.empty((len(state), exit_index + 1), dtype=np.float32)
         after[:, :exit_index] = state
-        # einsum sums a row in the same order whatever the batch; a matrix product does not.
+        # einsum sums a row in the same order for every batch size; a matrix product does not.
         q = np.einsum("bc,c->b", readout, row)
         q += constant
         if exit_index:
@@ -74,7 +74,7 @@ class Eenet(Policy, frozen=True, kw_only=True, tag="eenet"):
 
     @cached_property
     def _arrays(self) -> tuple[tuple[Array, Array, Array], ...]:
-        """For each early exit: q = readout [4 + C] . row + past scores . past + constant."""
+        """For each early exit (row, past, constant): q = readout [4 + C] . row + earlier scores . past + constant."""
         arrays = []
         for classes, statistics in zip(self.class_weights, self.statistic_weights, strict=True):
             row = np.zeros(len(COLUMNS) + self.classes)
@@ -86,7 +86,7 @@ class Eenet(Policy, frozen=True, kw_only=True, tag="eenet"):
 
     @cached_property
     def _intervals(self) -> tuple[tuple[float, float], ...]:
-        """[K-1] an interval that holds every score of each early exit."""
+        """[K-1] an interval that contains all possible scores of each early exit."""
         intervals: list[tuple[float, float]] = []
         for classes, statistics in zip(self.class_weights, self.statistic_weights, strict=True):
             ranges = ((1 / self.classes, 1.0), (0.0, 1.0), *intervals)

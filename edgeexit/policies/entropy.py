@@ -1,4 +1,4 @@
-"""Entropy: leave when the distribution is certain enough."""
+"""Entropy: exit when the entropy of the class probabilities is low enough."""
 
 from functools import cached_property
 from math import log
@@ -11,7 +11,7 @@ _ONE = as_float32(1)
 
 
 class Entropy(Policy, frozen=True, kw_only=True, tag="entropy"):
-    """Leave at the first exit k with 1 - H(p_k) / ln C >= t_k.
+    """Exit at the first exit k with 1 - H(p_k) / ln C >= t_k.
 
     The score is the certainty, in [0, 1]. BranchyNet's rule H(p_k) <= h is the same with t_k = 1 - h / ln C.
 
@@ -19,15 +19,15 @@ class Entropy(Policy, frozen=True, kw_only=True, tag="entropy"):
     """
 
     classes: int
-    """C, the number of classes."""
+    """Number of classes C."""
 
     def __post_init__(self) -> None:
-        """Refuse fewer than 2 classes (ValueError)."""
+        """Raise ValueError for fewer than 2 classes."""
         super().__post_init__()
         require_classes("classes", self.classes)
 
     def score(self, exit_index: int, readout: Array, state: Array) -> tuple[Array, Array]:  # noqa: ARG002
-        """Return the certainty [B]; this policy has no memory."""
+        """Return the certainty [B], and the state unchanged."""
         score = readout[:, ENTROPY] * self._scale
         score += _ONE
         return score, state

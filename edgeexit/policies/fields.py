@@ -1,4 +1,4 @@
-"""Checks of the fields of policy documents: ValueErrors that begin with the name of the field."""
+"""Checks of the fields of policies; each raises a ValueError that begins with the name of the field."""
 
 from collections.abc import Sequence
 from math import isfinite
@@ -6,24 +6,24 @@ from typing import Final
 
 _MIN: Final = 1e-30
 _MAX: Final = 1e30
-"""Between the two, sums of products are still numbers in float32, in which devices decide."""
+"""Range of magnitudes in which sums of products stay finite in float32, in which devices compute scores."""
 
 
 def require_length(field: str, values: Sequence[object], length: int) -> None:
-    """Raise ValueError when `values` does not have `length` entries."""
+    """Raise ValueError unless `values` has `length` entries."""
     if len(values) != length:
         raise ValueError(f"{field} has {len(values)} entries where {length} are needed")
 
 
 def require_numbers(field: str, values: Sequence[float]) -> None:
-    """Raise ValueError unless all values are finite numbers of a usable size."""
+    """Raise ValueError unless all values are finite and in the usable range."""
     for value in values:
         if not (isfinite(value) and abs(value) <= _MAX):
             raise ValueError(f"{field} holds {value:g} where finite numbers of at most {_MAX:g} are needed")
 
 
 def require_positive(field: str, values: Sequence[float]) -> None:
-    """Raise ValueError unless all values are finite numbers above 0 of a usable size."""
+    """Raise ValueError unless all values are finite, above 0, and in the usable range."""
     for value in values:
         if not (isfinite(value) and _MIN <= value <= _MAX):
             raise ValueError(f"{field} holds {value:g} where finite numbers above 0, {_MIN:g} to {_MAX:g}, are needed")
@@ -38,5 +38,5 @@ def require_fractions(field: str, values: Sequence[float]) -> None:
 
 def require_classes(field: str, classes: int) -> None:
     """Raise ValueError for fewer than 2 classes."""
-    if classes < 2:  # noqa: PLR2004 - one class leaves nothing to decide
+    if classes < 2:  # noqa: PLR2004 - with one class there is nothing to decide
         raise ValueError(f"{field} is for {classes} classes; at least 2 are needed")

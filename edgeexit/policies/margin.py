@@ -1,15 +1,15 @@
-"""Margin: leave when the most probable class is far enough ahead of the next."""
+"""Margin: exit when the two highest probabilities differ enough."""
 
 from edgeexit.policies.base import Policy
 from edgeexit.policies.readout import P1, P2, Array
 
 
 class Margin(Policy, frozen=True, kw_only=True, tag="margin"):
-    """Leave at the first exit k with p(1) - p(2) >= t_k, the two highest probabilities.
+    """Exit at the first exit k with p(1) - p(2) >= t_k; p(1) and p(2) are the two highest probabilities.
 
     Source: the "best versus second best" of active learning (Joshi et al., CVPR 2009).
     """
 
     def score(self, exit_index: int, readout: Array, state: Array) -> tuple[Array, Array]:  # noqa: ARG002
-        """Return the margin [B]; this policy has no memory."""
+        """Return the margin [B], and the state unchanged."""
         return readout[:, P1] - readout[:, P2], state

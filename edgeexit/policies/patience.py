@@ -1,4 +1,4 @@
-"""Patience: leave when enough consecutive exits say the same."""
+"""Patience: exit when enough consecutive exits have the same prediction."""
 
 import numpy as np
 
@@ -11,21 +11,22 @@ _ONE = as_float32(1)
 
 
 class Patience(Policy, frozen=True, kw_only=True, tag="patience"):
-    """Leave at the first exit k whose prediction is that of the t_k exits before it.
+    """Exit at the first exit k whose prediction equals that of the t_k exits before it.
 
-    The score counts how often the prediction has stayed the same in a row: 0 at the first exit and after a change.
-    PABEE's one patience P is the threshold P at every exit. The state of a sample is its last class and the count.
+    The score is the number of consecutive exits before it with the same prediction: 0 at the first exit and after a
+    change. PABEE has one patience P, which is the threshold of all exits. The state of a sample is its last class and
+    the count.
 
     Source: PABEE, "BERT Loses Patience" (Zhou et al., NeurIPS 2020, arXiv:2006.04152).
     """
 
     @property
     def score_limits(self) -> tuple[float, ...]:
-        """All exits so far agree."""
+        """[K] reached if all exits so far agree."""
         return tuple(float(k) for k in range(self.exits))
 
     def initial_state(self, batch: int) -> Array:
-        """Return [batch, 2]: no class yet, and a count of 0."""
+        """Return [batch, 2]: no class (-1), and a count of 0."""
         state = np.zeros((batch, 2), dtype=np.float32)
         state[:, _LAST_CLASS] = -1
         return state

@@ -1,4 +1,4 @@
-"""PCEE: leave when held-out samples of the same confidence were right often enough."""
+"""PCEE: exit when held-out samples of the same confidence were right often enough."""
 
 from functools import cached_property
 
@@ -10,20 +10,20 @@ from edgeexit.policies.readout import P1, Array, as_float32
 
 
 class Pcee(Policy, frozen=True, kw_only=True, tag="pcee"):
-    """Leave at the first exit k whose accuracy on held-out samples of this confidence is >= t_k, the paper's delta.
+    """Exit at the first exit k whose accuracy on held-out samples of this confidence is >= t_k (delta in the paper).
 
-    Confidence is the top-1 probability; [0, 1] is cut into M equal bins, each closed below, the last closed on both
-    sides. At the final exit the score is the confidence itself.
+    Confidence is the top-1 probability. [0, 1] is divided into M equal bins, each closed at its lower end, the last at
+    both ends. At the final exit the score is the confidence itself.
 
     Source: PCEE, "Performance Control in Early Exiting to Deploy Large Models at the Same Cost of Smaller Ones"
     (Mofakhami et al., 2024, arXiv:2412.19325).
     """
 
     accuracies: tuple[tuple[float, ...], ...]
-    """[K-1][M] share of right answers among the held-out samples of each bin; M is the same at all exits."""
+    """[K-1][M] accuracy of the held-out samples in each bin; M is the same at all exits."""
 
     def __post_init__(self) -> None:
-        """Refuse accuracies of the wrong number or outside [0, 1] (ValueError)."""
+        """Raise ValueError for accuracies of the wrong number, or outside [0, 1]."""
         super().__post_init__()
         require_length("accuracies", self.accuracies, self.exits - 1)
         if not self.accuracies[0]:
@@ -34,11 +34,11 @@ class Pcee(Policy, frozen=True, kw_only=True, tag="pcee"):
 
     @property
     def score_limits(self) -> tuple[float, ...]:
-        """The accuracy of the best bin."""
+        """[K] the accuracy of the best bin."""
         return (*(max(accuracies) for accuracies in self.accuracies), 1.0)
 
     def score(self, exit_index: int, readout: Array, state: Array) -> tuple[Array, Array]:
-        """Return the held-out accuracy of the sample's bin [B]; this policy has no memory."""
+        """Return the held-out accuracy of each sample's bin [B], and the state unchanged."""
         confidence = readout[:, P1]
         if exit_index == self._final:
             return confidence, state

@@ -1,8 +1,9 @@
-"""The few numbers of an exit that a policy reads.
+"""Readouts: the few numbers per sample and exit that policies read.
 
-A readout is one row a sample: `[B, 4] float32` with the columns below. A policy that reads the whole probability vector
-gets `[B, 4 + C]`: the C probabilities stand behind. A recording of every exit is `[N, K, 4]`, or `[N, K, 4 + C]`. To
-segment, the numbers are averages over the pixels. The class index is exact in float32 up to 2**24 classes.
+A readout is `[B, 4] float32`: one row per sample, with the columns below. A policy that reads the probabilities of all
+classes gets `[B, 4 + C]`: the C probabilities follow the four columns. A recording of all exits is `[N, K, 4]` or
+`[N, K, 4 + C]`. For segmentation, the numbers are averages over the pixels. The class index is exact in float32 for up
+to 2**24 classes.
 """
 
 from typing import Final
@@ -13,9 +14,9 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float32]
 
 TOP1: Final = 0  # class with the highest probability
-P1: Final = 1  # its probability (max softmax of logits / T)
-P2: Final = 2  # probability of the runner-up
-ENTROPY: Final = 3  # natural-log entropy of the distribution, in nats
+P1: Final = 1  # the highest probability (max softmax of logits / T)
+P2: Final = 2  # the second highest probability
+ENTROPY: Final = 3  # entropy of the probabilities, in nats
 COLUMNS: Final = ("top1", "p1", "p2", "entropy")
 
 _STORED: Final = "<f4"
@@ -32,9 +33,9 @@ def readouts_from_bytes(content: bytes, exits: int) -> Array:
 
 
 def as_float32(numbers: npt.ArrayLike) -> Array:
-    """Return numbers in float32; those too large for it become infinite, without a warning.
+    """Return numbers in float32; numbers beyond its range become infinite, without a warning.
 
-    A single number becomes an array of no dimensions, with which numpy computes faster than with a Python one.
+    A single number becomes an array without dimensions, with which numpy computes faster than with a Python float.
     """
     with np.errstate(over="ignore", under="ignore"):
         return np.asarray(numbers, dtype=np.float64).astype(np.float32)

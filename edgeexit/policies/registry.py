@@ -32,8 +32,8 @@ KINDS: Final[Mapping[str, type[Policy]]] = MappingProxyType(_classes)
 def register_policy(policy: type[Policy]) -> None:
     """Add a kind. Documents that hold it can be decoded from then on.
 
-    `policy` is a frozen subclass of `Policy` whose `tag` is its name. Raises TypeError if it has no tag, and ValueError if
-    another class has the same name.
+    `policy` is a frozen subclass of `Policy` whose `tag` is its name. Raises TypeError if it has no tag, and ValueError
+    if another class has the same name.
     """
     name = policy.__struct_config__.tag
     if not isinstance(name, str):

@@ -1,4 +1,4 @@
-"""Replay a policy over recorded readouts of every exit, without running a model."""
+"""Applies a policy to recorded readouts of all exits, without running a model."""
 
 from typing import NamedTuple, cast
 
@@ -10,16 +10,16 @@ from edgeexit.policies.readout import TOP1, Array, as_float32
 
 
 class Simulation(NamedTuple):
-    """Scores and answers of every sample at every exit, as if none had left: thresholds change neither."""
+    """Scores and predictions of all samples at all exits; they do not depend on the thresholds."""
 
     scores: Array
     """[N, K] float32."""
     predictions: npt.NDArray[np.int64]
-    """[N, K] class that the policy would answer with at each exit; -1 where the readout holds none."""
+    """[N, K] prediction of the policy at each exit; -1 if the readout is not finite."""
 
 
 def simulate(policy: Policy, readouts: Array) -> Simulation:
-    """Return scores and answers [N, K] for readouts [N, K, 4] or [N, K, 4 + C] under the policy's temperatures."""
+    """Return scores and predictions [N, K] for readouts [N, K, 4] or [N, K, 4 + C] under the policy's temperatures."""
     samples, exits = readouts.shape[:2]
     scores = np.empty((samples, exits), dtype=np.float32)
     predictions = np.empty((samples, exits), dtype=np.int64)
@@ -32,7 +32,7 @@ def simulate(policy: Policy, readouts: Array) -> Simulation:
 
 
 def exits_of(scores: Array, thresholds: tuple[float | None, ...]) -> npt.NDArray[np.int64]:
-    """Return the first exit [N] whose score [N, K] reaches its threshold [K-1]; the final exit takes the rest."""
+    """Return the first exit [N] whose score [N, K] is at least its threshold [K-1], else the final exit."""
     limits = as_float32([np.inf if t is None else t for t in thresholds])
     exit_mask = np.ones(scores.shape, dtype=np.bool_)
     exit_mask[:, :-1] = scores[:, :-1] >= limits
@@ -40,17 +40,17 @@ def exits_of(scores: Array, thresholds: tuple[float | None, ...]) -> npt.NDArray
 
 
 def simulate_exits(policy: Policy, readouts: Array) -> npt.NDArray[np.int64]:
-    """Return the exit [N] at which each sample leaves; readouts as in `simulate`."""
+    """Return the exit [N] at which each sample exits; readouts as in `simulate`."""
     return exits_of(simulate(policy, readouts).scores, policy.thresholds)
 
 
 def disagrees(policy: Policy, readouts: Array) -> npt.NDArray[np.bool_]:
-    """Return [N] where the answer under the policy is not the final exit's; readouts as in `simulate`."""
+    """Return True [N] where the policy's prediction differs from the final exit's; readouts as in `simulate`."""
     scores, predictions = simulate(policy, readouts)
-    given = predictions[np.arange(len(predictions)), exits_of(scores, policy.thresholds)]
-    return cast("npt.NDArray[np.bool_]", given != readouts[:, -1, TOP1])
+    taken = predictions[np.arange(len(predictions)), exits_of(scores, policy.thresholds)]
+    return cast("npt.NDArray[np.bool_]", taken != readouts[:, -1, TOP1])
 
 
 def exit_rates(exits: npt.NDArray[np.int64], count: int) -> tuple[float, ...]:
-    """Return the share [count] of samples that left at each exit."""
+    """Return the fraction [count] of the samples that exited at each exit."""
     return tuple(float(rate) for rate in np.bincount(exits, minlength=count) / max(len(exits), 1))

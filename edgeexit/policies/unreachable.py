@@ -1,4 +1,4 @@
-"""Says, in words, which thresholds of a policy can never let anything leave."""
+"""The warning about thresholds that no sample can reach."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,11 @@ from edgeexit.policies.base import Policy
 
 
 def unreachable_exits_warning(policy: Policy, exits: Sequence[str]) -> str | None:
-    """Return one line on the policy's `unreachable_exits`, given the names [K] of the exits; None where there are none."""
-    silent = [
-        f"'{exits[k]}' (threshold {policy.thresholds[k]:g}, highest score possible {policy.score_limits[k]:g})"
+    """Return a warning about `policy.unreachable_exits`, given the names [K] of the exits; None if there are none."""
+    unreachable = [
+        f"'{exits[k]}' (threshold {policy.thresholds[k]:g}, highest possible score {policy.score_limits[k]:g})"
         for k in policy.unreachable_exits
     ]
-    if not silent:
+    if not unreachable:
         return None
-    return f"policy '{policy.kind}' can never leave at {', '.join(silent)}; lower it, or fit again"
+    return f"policy '{policy.kind}': no sample can exit at {', '.join(unreachable)}; lower it, or fit the policy again"

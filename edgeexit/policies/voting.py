@@ -1,4 +1,4 @@
-"""Voting: every exit has a vote, and one leaves when enough of them agree."""
+"""Voting: each exit votes for its class; a sample exits when enough votes agree."""
 
 from functools import cached_property
 
@@ -9,33 +9,33 @@ from edgeexit.policies.readout import TOP1, Array, as_float32
 
 _MODE = 0
 _VOTES = 1
-_CAST = 2  # from here on: the votes of the exits so far
+_CAST = 2  # from this column on: the votes of the exits so far
 
 
 class Voting(Policy, frozen=True, kw_only=True, tag="voting"):
-    """Leave at the first exit k where the modal class of exits 0..k holds a share of the votes >= t_k, answering it.
+    """Exit at the first exit k where the modal class of exits 0..k has a fraction of the votes >= t_k; it is predicted.
 
-    Among classes with equally many votes, the one with the newest vote is the mode: it comes from the deepest exit.
-    At the first exit the share is always 1: a threshold there lets all samples leave, or none. The state of a sample is
-    the mode, its number of votes, and the votes so far: k + 2 numbers after k exits.
+    Among classes with equally many votes, the one with the newest vote is the mode, because it comes from the deepest
+    exit. At the first exit the fraction is always 1, so its threshold lets all samples exit, or none. The state of a
+    sample is the mode, its number of votes, and the votes so far: k + 2 numbers after k exits.
 
     Source: "Early Exiting with Ensemble Internal Classifiers" (Sun et al., 2021, arXiv:2105.13792).
     """
 
     def initial_state(self, batch: int) -> Array:
-        """Return [batch, 2]: no mode yet, with no votes."""
+        """Return [batch, 2]: no mode (-1), and no votes."""
         state = np.zeros((batch, _CAST), dtype=np.float32)
         state[:, _MODE] = -1
         return state
 
     def score(self, exit_index: int, readout: Array, state: Array) -> tuple[Array, Array]:
-        """Return the mode's share of the votes [B] and the new state [B, k + 3]."""
+        """Return the fraction of the votes for the mode [B] and the new state [B, k + 3]."""
         vote = readout[:, TOP1]
         after = np.empty((len(state), exit_index + _CAST + 1), dtype=np.float32)
         after[:, _CAST:-1] = state[:, _CAST:]
         after[:, -1] = vote
         votes = np.add.reduce(after[:, _CAST:] == vote[:, None], axis=1, dtype=np.float32)
-        # Only the class that was just voted for has gained: it is the mode when it caught up, else nothing changes.
+        # Only the class of the newest vote gained a vote: it becomes the mode if it now has as many votes.
         after[:, _MODE] = np.where(votes >= state[:, _VOTES], vote, state[:, _MODE])
         np.maximum(votes, state[:, _VOTES], out=votes)
         after[:, _VOTES] = votes

@@ -1,4 +1,4 @@
-"""ZTW: every exit answers with an ensemble of itself and the exits before it."""
+"""ZTW: the prediction at each exit is that of an ensemble of this exit and the exits before it."""
 
 from functools import cached_property
 from math import exp, fsum
@@ -10,19 +10,21 @@ from edgeexit.policies.base import Policy
 from edgeexit.policies.fields import require_classes, require_length, require_numbers, require_positive
 from edgeexit.policies.readout import COLUMNS, P1, Array, as_float32
 
-_ANSWER = 0
-_LOGS = 1  # from here on: ln p of the exits so far
+_CLASS = 0
+_LOGS = 1  # from this column on: ln p of the exits so far
 _ONE = as_float32(1)
-_MIN_P = as_float32(np.finfo(np.float32).tiny)  # added to probabilities; changes only those that have no logarithm
+_MIN_P = as_float32(
+    np.finfo(np.float32).tiny
+)  # added to probabilities, so that 0 has a logarithm; changes no other value
 _MIN_LOG = float(np.log(np.float64(_MIN_P)))
 
 
 class Ztw(Policy, frozen=True, kw_only=True, tag="ztw"):
-    """Leave at the first exit k where max softmax(z_k) >= t_k, answering argmax z_k.
+    """Exit at the first exit k where max softmax(z_k) >= t_k; the prediction is argmax z_k.
 
-    z_k = mean over j <= k of weights_kj ln p_j, plus biases_k: a geometric ensemble whose weights are above 0, being
-    exp(w) of the paper's w. At the final exit the score is its own max p. The state of a sample is the ensemble's
-    class and ln p of the exits so far, as long as a later exit reads them.
+    z_k = mean over j <= k of weights_kj ln p_j, plus biases_k: a geometric ensemble with weights above 0 (exp(w) in
+    the paper). At the final exit the score is its own max p. The state of a sample is the
+    class of the ensemble and, if a later early exit reads them, ln p of the exits so far.
 
     Source: "Zero Time Waste: Recycling Predictions in Early Exit Neural Networks" (Wolczyk et al., NeurIPS 2021,
     arXiv:2106.05409).
@@ -31,12 +33,12 @@ class Ztw(Policy, frozen=True, kw_only=True, tag="ztw"):
     reads_probabilities: ClassVar[bool] = True
 
     weights: tuple[tuple[float, ...], ...]
-    """[K-1][k + 1] weight of every exit so far in the ensemble of each exit but the last, above 0."""
+    """[K-1][k + 1] weights of exits 0..k in the ensemble of early exit k, above 0."""
     biases: tuple[tuple[float, ...], ...]
-    """[K-1][C] what is added for each class."""
+    """[K-1][C] bias of each class."""
 
     def __post_init__(self) -> None:
-        """Refuse weights and biases of the wrong number, sign or size (ValueError)."""
+        """Raise ValueError for weights or biases of the wrong number, or out of range."""
         super().__post_init__()
         require_length("weights", self.weights, self.exits - 1)
         require_length("biases", self.biases, self.exits - 1)
@@ -54,7 +56,7 @@ class Ztw(Policy, frozen=True, kw_only=True, tag="ztw"):
 
     @property
     def score_limits(self) -> tuple[float, ...]:
-        """All exits so far are certain of the class with the highest bias."""
+        """[K] reached if all exits so far are certain of the class with the highest bias."""
         limits = []
         for weights, biases in zip(self.weights, self.biases, strict=True):
             *others, best = sorted(biases)
@@ -63,7 +65,7 @@ class Ztw(Policy, frozen=True, kw_only=True, tag="ztw"):
         return (*limits, 1.0)
 
     def initial_state(self, batch: int) -> Array:
-        """Return [batch, 1]: no class yet."""
+        """Return [batch, 1]: no class (-1)."""
         return np.full((batch, _LOGS), -1, dtype=np.float32)
 
     def score(self, exit_index: int, readout: Array, state: Array) -> tuple[Array, Array]:
@@ -73,22 +75,22 @@ class Ztw(Policy, frozen=True, kw_only=True, tag="ztw"):
         weights, biases, shape = self._arrays[exit_index]
         logs = readout[:, len(COLUMNS) :] + _MIN_P
         after = np.concatenate((state, np.log(logs, out=logs)), axis=1)
-        # einsum sums in the same order whatever the batch; a matrix product does not.
+        # einsum sums in the same order for every batch size; a matrix product does not.
         z = np.einsum("bjc,j->bc", after[:, _LOGS:].reshape(shape), weights)
         z += biases
         prediction = z.argmax(axis=1)
-        after[:, _ANSWER] = prediction
+        after[:, _CLASS] = prediction
         z -= z[np.arange(len(z)), prediction, None]
         total = np.add.reduce(np.exp(z, out=z), axis=1)
         return _ONE / total, after[:, :_LOGS] if exit_index == self._final - 1 else after
 
     def predictions(self, exit_index: int, readout: Array, state: Array) -> Array:  # noqa: ARG002
-        """Return the ensemble's classes [B]."""
-        return state[:, _ANSWER]
+        """Return the classes of the ensembles [B]."""
+        return state[:, _CLASS]
 
     @cached_property
     def _arrays(self) -> tuple[tuple[Array, Array, tuple[int, int, int]], ...]:
-        """For each early exit: weights [k + 1] over their number, biases [1, C], the shape of its logarithms."""
+        """For each early exit: weights [k + 1] divided by k + 1, biases [1, C], and the shape of its logarithms."""
         return tuple(
             (as_float32(np.array(weights) / len(weights)), as_float32([biases]), (-1, len(weights), len(biases)))
             for weights, biases in zip(self.weights, self.biases, strict=True)

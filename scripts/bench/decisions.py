@@ -1,10 +1,10 @@
-"""What a decision costs: every policy at every exit, in microseconds.
+"""Measures the time of a decision: every kind of policy at every exit, in microseconds.
 
     python scripts/bench/decisions.py [--classes 10 100] [--batch 1 256] [--exits 5] [--json]
 
-Times `Policy.decide` alone, on readouts of random logits, in one thread. The table shows the slowest exit of each: the
-median over the rounds of the mean CPU time of a call, which other programs lengthen less than the time on the clock.
-The policies take turns in every round, so that a noisy moment touches all of them.
+Times `Policy.decide` alone, on readouts of random logits, in one thread. The table shows the slowest exit of each kind:
+the median over the rounds of the mean CPU time of a call, which other programs affect less than the elapsed time. The
+policies alternate within a round, so that a disturbance affects all of them.
 """
 
 import os
@@ -19,26 +19,16 @@ import timeit
 from collections.abc import Callable
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
-from edgeexit.policies import (
-    AnyPolicy,
-    Beem,
-    Cats,
-    Confidence,
-    Eenet,
-    Entropy,
-    Margin,
-    Patience,
-    Pcee,
-    Voting,
-    Ztw,
-)
-from edgeexit.policies.readout import COLUMNS, Array
+from edgeexit.fitting import FITTING_KINDS, FitOptions, ReadoutDataset
+from edgeexit.policies import Policy, simulate
+from edgeexit.policies.readout import COLUMNS, TOP1, Array
 
 _ROUNDS = 15
 _ROUND_S = 0.004  # of one policy at one exit
-_BINS = 10
+_FITTING_SAMPLES = 500
 
 
 class Timing(NamedTuple):
@@ -51,34 +41,19 @@ class Timing(NamedTuple):
     """[K]"""
 
 
-def make_policies(exits: int, classes: int) -> tuple[AnyPolicy, ...]:
-    """Return one policy a kind whose numbers are of a usual size."""
-    ones = (1.0,) * exits
-    half = (0.5,) * (exits - 1)
-    return (
-        Confidence(temperatures=ones, thresholds=half),
-        Entropy(temperatures=ones, thresholds=half, classes=classes),
-        Margin(temperatures=ones, thresholds=half),
-        Patience(temperatures=ones, thresholds=(2.0,) * (exits - 1)),
-        Voting(temperatures=ones, thresholds=half),
-        Beem(temperatures=ones, thresholds=half, weights=ones),
-        Pcee(
-            temperatures=ones, thresholds=half, accuracies=(tuple(np.linspace(0.1, 1, _BINS).tolist()),) * (exits - 1)
-        ),
-        Cats(temperatures=ones, thresholds=half, weights=((2.0, 1.0, -1.0),) * (exits - 1), biases=half),
-        Ztw(
-            temperatures=ones,
-            thresholds=half,
-            weights=tuple((0.9,) * (k + 1) for k in range(exits - 1)),
-            biases=((0.1,) * classes,) * (exits - 1),
-        ),
-        Eenet(
-            temperatures=ones,
-            thresholds=half,
-            class_weights=((0.1,) * classes,) * (exits - 1),
-            statistic_weights=tuple((0.5,) * (k + 2) for k in range(exits - 1)),
-        ),
-    )
+def make_policies(exits: int, classes: int) -> list[Policy]:
+    """Return one policy per registered kind, fitted to random readouts, with the median score as threshold."""
+    readouts = np.stack(make_readouts(exits, classes, _FITTING_SAMPLES), axis=1)
+    labels = readouts[:, -1, TOP1].astype(np.int64)
+    costs = tuple(float(k + 1) for k in range(exits))
+    dataset = ReadoutDataset(readouts=readouts, costs=costs, temperatures=(1.0,) * exits, labels=labels)
+    options = FitOptions(temperatures=False).for_budget(costs[-1] / 2)
+    policies = []
+    for kind in FITTING_KINDS.values():
+        candidate = kind.make_candidates(dataset, options)[-1]
+        medians = np.median(simulate(candidate, readouts).scores[:, :-1], axis=0)
+        policies.append(msgspec.structs.replace(candidate, thresholds=tuple(medians.tolist())))
+    return policies
 
 
 def make_readouts(exits: int, classes: int, batch: int) -> list[Array]:
@@ -115,7 +90,7 @@ def measure(exits: int, classes: int, batch: int) -> list[Timing]:
     ]
 
 
-def _call(policy: AnyPolicy, exit_index: int, readout: Array, state: Array) -> Callable[[], object]:
+def _call(policy: Policy, exit_index: int, readout: Array, state: Array) -> Callable[[], object]:
     return lambda: policy.decide(exit_index, readout, state)
 
 

@@ -52,10 +52,10 @@ def test_unreachable_thresholds_are_logged_when_their_policy_becomes_active(
     with Agent(bundle, config) as agent:
         fleet.send_policy(config, fleet.document(1))
         wait_for_revision(fleet, config, 1)
-        assert "can never leave" not in caplog.text
+        assert "no sample can exit at" not in caplog.text
         fleet.send_policy(config, fleet.document(2, threshold=1.5))
         wait_for_revision(fleet, config, 2)
-        warning = "policy 'confidence' can never leave at 'e0' (threshold 1.5, highest score possible 1)"
+        warning = "policy 'confidence': no sample can exit at 'e0' (threshold 1.5, highest possible score 1)"
         assert caplog.text.count(warning) == 1
         assert set(agent.infer(make_samples(5)).exits) == {2}
     Agent(bundle, config)

@@ -96,8 +96,8 @@ def test_unreachable_exits_give_one_warning(edgeexit, bundle, data):
         outcome = edgeexit(*arguments)
         assert outcome.code == 0
         (line,) = outcome.err.splitlines()
-        assert "'e0' (threshold 0.9, highest score possible 0.5)" in line
-        assert "'e1' (threshold 1.8, highest score possible 1.5)" in line
+        assert "'e0' (threshold 0.9, highest possible score 0.5)" in line
+        assert "'e1' (threshold 1.8, highest possible score 1.5)" in line
     assert json.loads(edgeexit("evaluate", bundle.path, "--data", data, "--json").out)["beem"]["samples"] == 150
     give(bundle, EARLY)
     assert edgeexit("inspect", bundle.path).err == ""

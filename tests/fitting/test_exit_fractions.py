@@ -58,5 +58,5 @@ def test_refuses_a_budget_below_the_first_exit_and_shares_of_no_whole():
     with pytest.raises(FittingError, match="first exit alone costs 1"):
         fractions_within_budget([0.5, 0.5], 10, [1.0, 2.0], 0.9)
     for fractions in ([0.5, 0.4], [1.2, -0.2], [1.0], [float("nan"), 1.0]):
-        with pytest.raises(FittingError, match="add up to 1"):
+        with pytest.raises(FittingError, match="sum to 1"):
             thresholds_for_fractions(scores_of_worked_example()[:, :2], fractions)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeexit.errors import FittingError
-from edgeexit.fitting.cuts import Ranking, plainest_between
+from edgeexit.fitting.cuts import Ranking, shortest_between
 from edgeexit.fitting.search import Limit, Search
 from edgeexit.fitting.thresholds import within_budget, within_loss
 from edgeexit.policies import exits_of, simulate
@@ -126,14 +126,14 @@ def test_saturated_scores_all_leave_or_all_stay():
 def test_thresholds_lie_between_scores_also_as_float32(first, second):
     low, high = sorted((first, second))
     if low < high:
-        assert low < np.float32(plainest_between(low, high)) <= high
+        assert low < np.float32(shortest_between(low, high)) <= high
 
 
 def test_thresholds_are_plain():
-    assert plainest_between(2.0, 3.0) == 3
-    assert plainest_between(0.8123, 0.8971) == 0.85
-    assert plainest_between(0.61, 0.97) == 0.8
-    assert plainest_between(float(np.nextafter(np.float32(1), np.float32(0))), 1.0) == 1.0
+    assert shortest_between(2.0, 3.0) == 3
+    assert shortest_between(0.8123, 0.8971) == 0.85
+    assert shortest_between(0.61, 0.97) == 0.8
+    assert shortest_between(float(np.nextafter(np.float32(1), np.float32(0))), 1.0) == 1.0
 
 
 def test_where_all_leave_the_threshold_holds_for_new_samples_too():
