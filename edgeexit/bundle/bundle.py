@@ -25,7 +25,7 @@ from edgeexit.signing import PrivateKey, PublicKey
 
 
 class Costs(NamedTuple):
-    """Average cost of a sample, by the exit where it leaves the network."""
+    """Average cost of a sample that exits at each exit."""
 
     unit: Literal["ms", "macs"]
     cumulative: tuple[float, ...]

@@ -54,8 +54,8 @@ def bundle_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         name = str(error.filename or "")
         if partial not in name and error.errno not in _DISK_FULL:
             raise
-        what = f"bundle '{path}': {Path(name).name}" if partial in name else f"bundle '{path}'"
-        raise BundleError(f"{what} cannot be written: {error.strerror}") from error
+        name_in_error = f"bundle '{path}': {Path(name).name}" if partial in name else f"bundle '{path}'"
+        raise BundleError(f"{name_in_error} cannot be written: {error.strerror}") from error
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -273,8 +273,8 @@ def _next_command(status: "DeviceStatus") -> str:
 
 def _connection_options(port: int | None, identity: Path | None, options: list[str] | None, path: str) -> str:
     """Return the options that the next command needs to reach the same deployment."""
-    words = [] if port is None else ["--port", str(port)]
-    words += [] if identity is None else ["--identity", str(identity)]
-    words += [word for option in options or () for word in ("-o", option)]
-    words += ["--path", path] if path != _FOLDER else []
-    return "".join(f" {shlex.quote(word)}" for word in words)
+    arguments = [] if port is None else ["--port", str(port)]
+    arguments += [] if identity is None else ["--identity", str(identity)]
+    arguments += [argument for option in options or () for argument in ("-o", option)]
+    arguments += ["--path", path] if path != _FOLDER else []
+    return "".join(f" {shlex.quote(argument)}" for argument in arguments)

@@ -194,7 +194,9 @@ def _print_policy(document: "PolicyDocument") -> None:
 
 def _build_config_text(build_config: "BuildConfig") -> str:
     ranges = {"samples": build_config.batch, **build_config.dimensions}
-    sizes = ", ".join(f"{low} to {high} {what} (optimal {optimal})" for what, (low, optimal, high) in ranges.items())
+    sizes = ", ".join(
+        f"{low} to {high} {dimension} (optimal {optimal})" for dimension, (low, optimal, high) in ranges.items()
+    )
     device = "the GPU" if build_config.dla_core is None else f"DLA core {build_config.dla_core}"
     return f"engines: {sizes}, on {device}, with at most {build_config.workspace_mb:,} MB of workspace"
 

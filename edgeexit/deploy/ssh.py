@@ -119,7 +119,7 @@ class Connection:
         """Start a command with pipes for its input and output; at the end, wait for it and check its exit status."""
         with tempfile.TemporaryFile() as errors:  # not a pipe: ssh would block when it is full
             process = subprocess.Popen(  # noqa: S603 - no local shell; the arguments for the device's are quoted
-                [*self._ssh(), "--", self.address.host, " ".join(shlex.quote(word) for word in command)],
+                [*self._ssh(), "--", self.address.host, " ".join(shlex.quote(argument) for argument in command)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

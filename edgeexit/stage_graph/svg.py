@@ -247,9 +247,9 @@ def _flow_title(flow: StageFlow) -> str:
     return f"from {'the inputs' if flow.source is None else f'stage {flow.source}'} to stage {flow.target}"
 
 
-def _tensor_list(what: str, tensors: Sequence[TensorSpec]) -> str:
+def _tensor_list(title: str, tensors: Sequence[TensorSpec]) -> str:
     lines = [f"{_signature(tensor)}: {bytes_per_sample_text([tensor])}" for tensor in tensors]
-    return "\n".join([f"{what}: {bytes_per_sample_text(tensors)} per sample", *lines])
+    return "\n".join([f"{title}: {bytes_per_sample_text(tensors)} per sample", *lines])
 
 
 def _signature(tensor: TensorSpec) -> str:

@@ -31,15 +31,15 @@ def main(root: Path, arguments: EnvironmentArguments) -> EnvironmentReply:
     return {"created": True}
 
 
-def run_program(what: str, *command: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
-    """Run a program. Raises StepError with `what` and the last lines of its output if the exit status is not 0."""
+def run_program(failure: str, *command: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
+    """Run a program. For an exit status other than 0, raise StepError with `failure` and the end of the output."""
     result = subprocess.run(  # noqa: S603 - a fixed command, no shell
         command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
     if result.returncode:
         output = [line.strip() for line in (result.stdout + result.stderr).splitlines() if line.strip()]
         errors = [line for line in output if "ERROR" in line or "Error" in line] or output
-        raise StepError(f"{what}: {' '.join(errors[-_SHOWN_LINES:]) or f'exit status {result.returncode}'}")
+        raise StepError(f"{failure}: {' '.join(errors[-_SHOWN_LINES:]) or f'exit status {result.returncode}'}")
 
 
 def _create(root: Path, venv: Path, arguments: EnvironmentArguments) -> None:

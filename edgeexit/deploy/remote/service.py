@@ -181,8 +181,8 @@ class AgentService:
         shown = self._systemctl("show", self.unit, properties, check=False)
         return dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
 
-    def _systemctl(self, *words: str, check: bool = True) -> str:
-        return _output([*self._sudo, "systemctl", *self._user, *words], check=check)
+    def _systemctl(self, *arguments: str, check: bool = True) -> str:
+        return _output([*self._sudo, "systemctl", *self._user, *arguments], check=check)
 
     def _run_with_sudo(self, *command: str, stdin: str = "") -> None:
         _output([*self._sudo, *command], stdin=stdin)
@@ -212,7 +212,7 @@ def port_in_use_error(release: ReleaseDocument) -> str | None:
 
 
 def health_error(release: ReleaseDocument) -> str | None:
-    """Return None if the agent's endpoint is ready and serves the release's bundle, else what is wrong."""
+    """Return None if the agent's endpoint is ready and serves the release's bundle, else an error."""
     host, port = _endpoint(release)
     base = f"http://{f'[{host}]' if ':' in host else host}:{port}/v2"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
