@@ -1,4 +1,4 @@
-"""Policies of every kind with drawn parameters, readouts to decide on, and ways to decide."""
+"""Policies of all kinds with random parameters, random readouts, and a reference loop over the exits."""
 
 from typing import Any, NamedTuple
 
@@ -11,19 +11,19 @@ from edgeexit.policies.readout import Array
 EXITS = 5
 
 
-class Outcome(NamedTuple):
-    """What became of every sample."""
+class Decided(NamedTuple):
+    """Exit, prediction and scores of each sample."""
 
     exits: Any
     """[N]"""
     predictions: Any
     """[N]"""
     scores: Any
-    """[N, K] NaN beyond the exit taken."""
+    """[N, K]; NaN after the exit taken."""
 
 
 def make_policy(kind: str, *, exits: int = EXITS, classes: int = 4, seed: int = 0, **fields: Any) -> Policy:
-    """Return a policy whose thresholds some random readouts reach and some do not."""
+    """Return a policy whose thresholds are reached by some random readouts and not by others."""
     random = np.random.default_rng(seed)
     early = exits - 1
 
@@ -37,7 +37,7 @@ def make_policy(kind: str, *, exits: int = EXITS, classes: int = 4, seed: int = 
     elif kind == "patience":
         thresholds = random.integers(0, 3, early).astype(float)
     elif kind == "voting":
-        thresholds[0] = 2 if seed % 2 else 0.9  # at the first exit all votes agree
+        thresholds[0] = 2 if seed % 2 else 0.9  # at the first exit the fraction is always 1
     elif kind == "beem":
         own = {"weights": tuple(random.uniform(0.3, 1, exits).tolist())}
     elif kind == "pcee":
@@ -56,7 +56,7 @@ def make_policy(kind: str, *, exits: int = EXITS, classes: int = 4, seed: int = 
 
 
 def make_readouts(samples: int, *, exits: int = EXITS, classes: int = 4, seed: int = 0) -> Array:
-    """Return readouts [N, K, 4 + C] of random logits, some of them very sure."""
+    """Return readouts [N, K, 4 + C] of random logits, some of them very confident."""
     random = np.random.default_rng(seed)
     logits = random.normal(0, 1, (samples, exits, classes)) * random.choice([0.5, 3, 200], (samples, exits, 1))
     exponents = np.exp(logits - logits.max(axis=2, keepdims=True))
@@ -68,23 +68,23 @@ def make_readouts(samples: int, *, exits: int = EXITS, classes: int = 4, seed: i
 
 
 def as_read(policy: Policy, readouts: Array) -> Array:
-    """Return what the runner would hand to the policy of readouts [N, K, 4 + C]."""
+    """Return the part of readouts [N, K, 4 + C] that the runner passes to the policy."""
     return readouts if policy.reads_probabilities else readouts[:, :, :4]
 
 
-def decide_in_turn(policy: Policy, readouts: Array) -> Outcome:
-    """Decide exit by exit as the runner does: those that left are no longer in the batch."""
+def decide_in_turn(policy: Policy, readouts: Array) -> Decided:
+    """Decide exit by exit as the runner does: samples that exited are removed from the batch."""
     samples = len(readouts)
-    outcome = Outcome(
+    outcome = Decided(
         np.full(samples, -1), np.full(samples, -1.0), np.full((samples, policy.exits), np.nan, np.float32)
     )
-    alive, state = np.arange(samples), policy.initial_state(samples)
+    remaining, state = np.arange(samples), policy.initial_state(samples)
     for k in range(policy.exits):
-        decision = policy.decide(k, np.ascontiguousarray(as_read(policy, readouts)[alive, k]), state)
-        outcome.scores[alive, k] = decision.score
-        leaving = alive[decision.exit_mask]
+        decision = policy.decide(k, np.ascontiguousarray(as_read(policy, readouts)[remaining, k]), state)
+        outcome.scores[remaining, k] = decision.score
+        leaving = remaining[decision.exit_mask]
         outcome.exits[leaving], outcome.predictions[leaving] = k, decision.prediction[decision.exit_mask]
-        alive, state = alive[~decision.exit_mask], decision.state[~decision.exit_mask]
+        remaining, state = remaining[~decision.exit_mask], decision.state[~decision.exit_mask]
     return outcome
 
 

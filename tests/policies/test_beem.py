@@ -1,4 +1,4 @@
-"""BEEM against the worked examples of the paper's rule."""
+"""BEEM: worked examples of the paper's rule, and its state."""
 
 import math
 
@@ -23,8 +23,8 @@ def readouts_of(predictions: str, confidences: list[float]) -> Array:
     return np.array([rows], dtype=np.float32)
 
 
-@pytest.mark.parametrize(("predictions", "confidences", "weights", "thresholds", "sums", "leaves_at"), VECTORS)
-def test_sums_and_exit_of_the_worked_examples(predictions, confidences, weights, thresholds, sums, leaves_at):
+@pytest.mark.parametrize(("predictions", "confidences", "weights", "thresholds", "sums", "exits_at"), VECTORS)
+def test_sums_and_exits_of_the_worked_examples(predictions, confidences, weights, thresholds, sums, exits_at):
     policy = Beem(
         temperatures=(1.0,) * len(weights),
         thresholds=tuple(None if math.isinf(t) else t for t in thresholds),
@@ -32,21 +32,21 @@ def test_sums_and_exit_of_the_worked_examples(predictions, confidences, weights,
     )
     readouts = readouts_of(predictions, confidences)
     np.testing.assert_allclose(simulate(policy, readouts).scores[0, : len(sums)], sums, rtol=1e-6)
-    assert simulate_exits(policy, readouts)[0] == leaves_at
+    assert simulate_exits(policy, readouts)[0] == exits_at
 
 
-def test_state_survives_compaction():
-    """Deciding a batch and then only its survivors gives what deciding each sample alone gives."""
+def test_removing_the_rows_of_exited_samples_keeps_the_state_of_the_others():
+    """Deciding a batch, and then only the samples that continue, equals deciding each sample alone."""
     random = np.random.default_rng(0)
     readouts = np.stack(
         [random.integers(0, 2, (64, 5)), random.random((64, 5)), np.zeros((64, 5)), np.zeros((64, 5))], axis=-1
     ).astype(np.float32)
     policy = Beem(temperatures=(1.0,) * 5, thresholds=(0.5, 0.6, 0.9, 1.0), weights=(0.6, 0.7, 0.8, 0.85, 0.9))
     exits = np.full(64, -1)
-    alive, state = np.arange(64), policy.initial_state(64)
+    remaining, state = np.arange(64), policy.initial_state(64)
     for k in range(5):
-        decision = policy.decide(k, readouts[alive, k], state)
-        exits[alive[decision.exit_mask]] = k
-        alive, state = alive[~decision.exit_mask], decision.state[~decision.exit_mask]
+        decision = policy.decide(k, readouts[remaining, k], state)
+        exits[remaining[decision.exit_mask]] = k
+        remaining, state = remaining[~decision.exit_mask], decision.state[~decision.exit_mask]
     np.testing.assert_array_equal(exits, simulate_exits(policy, readouts))
     assert len(np.unique(exits)) == 5

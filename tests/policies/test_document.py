@@ -1,4 +1,4 @@
-"""Policy documents: what is accepted, what is refused and how the refusal reads."""
+"""Policy documents: encoding, and the errors for wrong fields."""
 
 import json
 import re
@@ -25,7 +25,7 @@ def document(**changes: object) -> PolicyDocument:
     return PolicyDocument(**(fields | changes))  # type: ignore[arg-type]
 
 
-def test_a_document_survives_the_wire():
+def test_decoding_inverts_encoding():
     original = document(policy=Beem(temperatures=(1.0, 1.0), thresholds=(1.25,), weights=(0.5, 0.9)))
     assert decode_document(encode_document(original)) == original
 
@@ -47,20 +47,20 @@ def test_the_same_document_gives_the_same_bytes():
         (b'"device":null', b'"device":"d"', "exactly one of the two"),
     ],
 )
-def test_a_wrong_field_is_refused_by_name(old, new, named):
+def test_a_wrong_field_is_refused_with_its_name(old, new, named):
     content = encode_document(document())
     assert old in content
     with pytest.raises(PolicyError, match=named):
         decode_document(content.replace(old, new))
 
 
-def test_beem_needs_a_weight_an_exit():
+def test_beem_needs_one_weight_per_exit():
     with pytest.raises(ValueError, match="weights has 1 entries where 2 are needed"):
         Beem(temperatures=(1.0, 1.0), thresholds=(0.5,), weights=(1.0,))
 
 
 def altered(kind: str, field: str, value: object) -> bytes:
-    """Return a document whose policy of 5 exits and 4 classes has this field so; without it where `value` is ..."""
+    """Return a document in which one field of the policy is replaced, or removed if `value` is ..."""
     content = json.loads(encode_document(document(policy=make_policy(kind))))
     content["policy"][field] = value
     if value is ...:
@@ -81,7 +81,7 @@ NESTED = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_survives_the_wire(kind):
+def test_decoding_inverts_encoding_for_every_kind(kind):
     original = document(policy=make_policy(kind, seed=3))
     assert decode_document(encode_document(original)) == original
     assert original.policy.kind == kind
@@ -142,23 +142,23 @@ def test_an_inner_list_of_the_wrong_length_is_named_with_its_exit(kind, field):
         ("cats", {"biases": (float("nan"),)}, "biases holds nan where"),
     ],
 )
-def test_a_number_that_cannot_decide_is_refused_with_its_field(kind, fields, refusal):
+def test_a_number_out_of_range_is_refused_with_its_field(kind, fields, refusal):
     with pytest.raises(ValueError, match=f"^{re.escape(refusal)}"):
         make_policy(kind, **({"exits": 2, "classes": 2} | fields))
 
 
-def test_weights_that_let_scores_grow_without_end_are_refused():
+def test_weights_that_allow_scores_beyond_float32_are_refused():
     with pytest.raises(ValueError, match=r"^statistic_weights"):
         make_policy("eenet", exits=3, statistic_weights=((1e30, 0.0), (0.0, 0.0, 1e30)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_policy_says_how_many_classes_its_numbers_are_for(kind):
+def test_the_number_of_classes_of_each_kind(kind):
     classes = make_policy(kind, classes=7).classes
     assert classes == (7 if kind in {"entropy", "ztw", "eenet"} else None)
 
 
-def test_a_rollout_grows_without_letting_go():
+def test_a_device_stays_in_a_rollout_that_grows():
     devices = [f"device-{n}" for n in range(2000)]
     reached = [{d for d in devices if Rollout(percent=p, salt="spring").includes(d)} for p in (0, 10, 50, 100)]
     assert reached[0] == set()

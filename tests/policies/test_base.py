@@ -1,4 +1,4 @@
-"""What holds for every kind: batches, the final exit, null thresholds, numbers that are none."""
+"""All kinds of policies: batches, the final exit, null thresholds, readouts that are not finite, require_fits."""
 
 import itertools
 import warnings
@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeexit.errors import PolicyError
 from edgeexit.policies import KINDS, simulate, simulate_exits
 from tests.policies.policy_examples import EXITS, as_read, decide_in_turn, kinds, make_policy, make_readouts, seeds
 
 
 @given(kind=kinds, seed=seeds, samples=st.integers(1, 300), classes=st.integers(2, 70))
-def test_a_sample_s_answer_does_not_depend_on_its_batch_mates(kind, seed, samples, classes):
-    """One by one, in one batch and with compaction: the same exits, answers and scores, to the bit."""
+def test_the_decision_on_a_sample_does_not_depend_on_its_batch(kind, seed, samples, classes):
+    """One by one, in one batch, and without the rows of exited samples: bit-identical results."""
     policy = make_policy(kind, seed=seed, classes=classes)
     readouts = make_readouts(samples, seed=seed, classes=classes)
     compacted = decide_in_turn(policy, readouts)
@@ -34,15 +35,15 @@ def test_a_sample_s_answer_does_not_depend_on_its_batch_mates(kind, seed, sample
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_examples_leave_at_every_exit(kind):
-    """Else the test above would show little."""
+def test_the_examples_exit_at_every_exit(kind):
+    """Otherwise the test above would cover little."""
     readouts = make_readouts(300)
     taken = {k for seed in range(5) for k in decide_in_turn(make_policy(kind, seed=seed), readouts).exits}
     assert taken == set(range(EXITS))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_with_all_thresholds_null_a_policy_is_the_whole_model(kind):
+def test_a_policy_whose_thresholds_are_all_null_is_the_full_model(kind):
     policy = make_policy(kind, thresholds=(None,) * (EXITS - 1))
     readouts = make_readouts(50)
     outcome = decide_in_turn(policy, readouts)
@@ -51,7 +52,7 @@ def test_with_all_thresholds_null_a_policy_is_the_whole_model(kind):
 
 
 @given(kind=kinds, seed=seeds, thresholds=st.lists(st.none() | st.floats(-1, 3), min_size=4, max_size=4))
-def test_the_final_exit_always_answers_and_with_its_own_class(kind, seed, thresholds):
+def test_the_prediction_at_the_final_exit_is_its_own_class(kind, seed, thresholds):
     policy = make_policy(kind, seed=seed, thresholds=tuple(thresholds))
     readouts = make_readouts(40, seed=seed)
     outcome = decide_in_turn(policy, readouts)
@@ -61,7 +62,7 @@ def test_the_final_exit_always_answers_and_with_its_own_class(kind, seed, thresh
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_score_that_ties_with_its_threshold_leaves(kind):
+def test_a_score_equal_to_its_threshold_exits(kind):
     readouts = make_readouts(20)
     policy = make_policy(kind)
     scores = simulate(policy, as_read(policy, readouts)).scores
@@ -74,7 +75,7 @@ def test_a_score_that_ties_with_its_threshold_leaves(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("column", [0, 1, 2, 3, -1])
-def test_a_number_that_is_none_keeps_its_sample_and_no_other(kind, column):
+def test_a_number_that_is_not_finite_keeps_its_sample_from_exiting_and_no_other(kind, column):
     policy = make_policy(kind, thresholds=(-1e6,) * (EXITS - 1))
     sound = as_read(policy, make_readouts(3))
     for at, value in itertools.product(range(EXITS), (np.nan, np.inf, -np.inf)):
@@ -92,7 +93,7 @@ def test_a_number_that_is_none_keeps_its_sample_and_no_other(kind, column):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_readout_without_any_number_is_passed_on_to_the_final_exit(kind):
+def test_a_readout_of_nan_continues_to_the_final_exit(kind):
     policy = make_policy(kind, thresholds=(-1e6,) * (EXITS - 1))
     width = 8 if policy.reads_probabilities else 4
     with warnings.catch_warnings():
@@ -103,8 +104,8 @@ def test_a_readout_without_any_number_is_passed_on_to_the_final_exit(kind):
 
 
 @pytest.mark.parametrize("kind", ["patience", "voting", "beem"])
-def test_an_exit_without_numbers_has_no_say_in_those_after_it(kind):
-    """Its class may look like one, but it agrees with nothing."""
+def test_an_exit_whose_readout_is_not_finite_does_not_count_at_later_exits(kind):
+    """Its class is finite, but it agrees with no other exit."""
     policy = make_policy(kind, thresholds=(None,) * (EXITS - 1))
     readouts = np.tile(np.array([2, 0.9, 0.05, 0.1], dtype=np.float32), (1, EXITS, 1))
     readouts[0, 1, 1] = np.nan
@@ -118,7 +119,7 @@ def test_an_exit_without_numbers_has_no_say_in_those_after_it(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_empty_batch_is_decided_too(kind):
+def test_a_batch_can_be_empty(kind):
     policy = make_policy(kind)
     assert decide_in_turn(policy, make_readouts(0)).exits.shape == (0,)
 
@@ -135,3 +136,16 @@ def test_a_decision_changes_neither_its_readout_nor_its_state(kind):
         np.testing.assert_array_equal(state, before[1])
         assert decision.score.dtype == decision.state.dtype == decision.prediction.dtype == np.float32
         state = decision.state
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_policy_for_another_model_is_refused(kind):
+    policy = make_policy(kind, exits=5, classes=4)
+    policy.require_fits(5, 4)
+    with pytest.raises(PolicyError, match=f"policy '{kind}' is for 5 exits, the bundle has 3"):
+        policy.require_fits(3, 4)
+    if policy.classes is None:
+        policy.require_fits(5, 9)
+    else:
+        with pytest.raises(PolicyError, match=f"policy '{kind}' is for 4 classes, the bundle has 9"):
+            policy.require_fits(5, 9)
