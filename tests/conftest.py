@@ -1,6 +1,7 @@
 """Settings of all tests: Hypothesis without deadlines, the Arm tests on request, and which tests share a process."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -16,23 +17,11 @@ _TESTS = Path(__file__).parent
 _GROUPS = {"arm": "arm", "deploy": "deploy", "cli/deploy": "deploy"}
 """Folder -> group, where a fixture of the session is expensive. Elsewhere each file is a group."""
 
-_NEEDED = {
-    "torch": [
-        "backends/tensorrt/engines/test_build.py",
-        "backends/tensorrt/engines/test_parse.py",
-        "backends/tensorrt/test_batch.py",
-        "runtime/test_maps.py",
-        "runtime/test_profiler.py",
-        "runtime/test_sizes.py",
-        "runtime/test_text.py",
-    ],
-    "tritonclient": ["agent/endpoint/test_calls.py"],
-}
-"""Package -> the tests of the device side that need it. scripts/test_device_pythons runs the others without it."""
+_OPTIONAL = {"torch": r"torch|edgeexit\.compiler", "tritonclient": "tritonclient"}
+"""Package -> imports that need it. scripts/test_device_pythons runs the tests of the device side without them."""
 
-collect_ignore = [
-    file for package, files in _NEEDED.items() if importlib.util.find_spec(package) is None for file in files
-]
+_MISSING = [imports for package, imports in _OPTIONAL.items() if importlib.util.find_spec(package) is None]
+_IMPORTS_MISSING = re.compile(rf"^ *(from|import) ({'|'.join(_MISSING)})\b", re.MULTILINE) if _MISSING else None
 
 _arm_skipped = pytest.StashKey[str]()
 
@@ -41,6 +30,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--arm", action="store_true", help="also run the tests on an emulated aarch64 machine (docs/arm.md)"
     )
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out the files that import a package which is not installed."""
+    if _IMPORTS_MISSING is None or collection_path.suffix != ".py":
+        return None
+    return True if _IMPORTS_MISSING.search(collection_path.read_text()) else None
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
