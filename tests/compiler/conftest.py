@@ -1,4 +1,4 @@
-"""Compiled bundles that several tests look at; the exporter takes seconds, so each is made once."""
+"""Compiled bundles for several tests; the export takes seconds, so each is compiled once."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def images():
 
 @pytest.fixture(scope="session")
 def residual(tmp_path_factory, images):
-    """A bundle made from real samples."""
+    """A bundle compiled with real samples."""
     return compile_bundle(
         Residual(), tmp_path_factory.mktemp("made") / "residual", CompileOptions(example={"image": images})
     )
@@ -27,7 +27,7 @@ def dense(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def masked(tmp_path_factory):
-    """Two inputs whose second dimension is known only at run time; named in another order than forward's."""
+    """Two inputs with a symbolic dimension, given in another order than forward's parameters."""
     return compile_bundle(
         Masked(),
         tmp_path_factory.mktemp("made") / "masked",

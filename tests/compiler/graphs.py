@@ -1,4 +1,4 @@
-"""Handmade ONNX files: the graphs that exporters write and splitting gets wrong."""
+"""Handwritten ONNX graphs that are difficult to split."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ g (float[N,L,4] x, float[N,L,1] gate) => (float[N,3] e0, float[N,3] e1) {
 <domain: "local", opset_import: ["": 18]>
 Block (a, b) => (c) { d = MatMul(a, b) c = Relu(d) }
 """
-"""A function, and an If that captures two inputs, a weight and an earlier stage's value, at two depths."""
+"""A function, and nested Ifs that capture two inputs, a weight and a value of an earlier stage."""
 
 SHAPES = """
 <ir_version: 9, opset_import: ["": 18]>
@@ -49,7 +49,7 @@ g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
   e1 = MatMul(y, head1)
 }
 """
-"""Exit 1 needs the shape, and nothing else, of a tensor [64, N, 8] of the first stage."""
+"""Exit 1 needs only the shape of a tensor [64, N, 8] of the first stage."""
 
 QUANTISED = """
 <ir_version: 9, opset_import: ["": 18]>
@@ -62,7 +62,7 @@ g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
   e1 = MatMul(r, head1)
 }
 """
-"""What crosses is int8."""
+"""The carry is int8."""
 
 REUSED_EXIT = """
 <ir_version: 9, opset_import: ["": 18]>
@@ -72,11 +72,11 @@ g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
   e1 = Add(e0, deeper)
 }
 """
-"""An exit that a later stage builds on."""
+"""A later stage reads an exit."""
 
 
 def save_graph(path: Path, text: str, seed: int = 0, **weights: tuple[int, ...] | npt.NDArray[np.generic]) -> Path:
-    """Write a graph in ONNX's text form, with initializers of the given value or of random values of a shape."""
+    """Write a graph in ONNX's text format; initializers have a given value, or random values of a given shape."""
     rng = np.random.default_rng(seed)
     model = onnx.parser.parse_model(text)
     for name, weight in weights.items():
@@ -90,7 +90,7 @@ def save_graph(path: Path, text: str, seed: int = 0, **weights: tuple[int, ...] 
 def two_heads(
     path: Path, body: str, outputs: str = "float[N,3] e0, float[N,3] e1", inputs: str = "float[N,8] x"
 ) -> Path:
-    """Write a graph of a few lines over weights `a` [8, 3], `b` [8, 3] and `c` [3, 3]."""
+    """Write a small graph with weights `a` [8, 3], `b` [8, 3] and `c` [3, 3]."""
     text = f'<ir_version: 9, opset_import: ["": 18]> g ({inputs}) => ({outputs}) {{ {body} }}'
     return save_graph(path, text, a=(8, 3), b=(8, 3), c=(3, 3))
 
@@ -114,7 +114,7 @@ g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
   e1 = MatMul(y, head)
 }
 """
-"""A Loop whose body captures an earlier stage's value and a weight."""
+"""A Loop whose body captures a value of an earlier stage and a weight."""
 
 SCAN = """
 <ir_version: 9, opset_import: ["": 18]>
@@ -135,7 +135,7 @@ g (float[N,T,8] x) => (float[N,3] e0, float[N,3] e1) {
   e1 = MatMul(last, head)
 }
 """
-"""A Scan over steps of any number, whose body captures what the first exit read and a weight."""
+"""A Scan over any number of steps, whose body captures a weight and a value that the first exit reads."""
 
 FUNCTIONS = """
 <ir_version: 9, opset_import: ["": 18, "local": 1]>
@@ -159,7 +159,7 @@ Outer (a, b) => (c) { d = local.Inner(a, b) c = HardSwish(d) }
 <domain: "local", opset_import: ["": 18]>
 Inner (a, b) => (c) { c = MatMul(a, b) }
 """
-"""Functions that only branches call, one of which calls the other."""
+"""Two functions that only branches call; one calls the other."""
 
 BRANCH_IN_FUNCTION = """
 <ir_version: 9, opset_import: ["": 18, "local": 1]>
@@ -179,7 +179,7 @@ Choose (a, b) => (c) {
     else_branch = no () => (float[N,8] v) { v = Relu(a) }>
 }
 """
-"""A function with branches of its own."""
+"""A function with branches."""
 
 SAME_NAMES = """
 <ir_version: 9, opset_import: ["": 18]>
@@ -196,7 +196,7 @@ g (float[N,8] x, float[N,8] gate) => (float[N,3] e0, float[N,3] e1) {
   e1 = MatMul(y, head)
 }
 """
-"""Two branches with an initializer each, of one name."""
+"""Two branches whose initializers have the same name."""
 
 SEQUENCES = """
 <ir_version: 9, opset_import: ["": 18]>
@@ -225,7 +225,7 @@ g (float[N,8] x, float[8,3] head) => (float[N,3] e0, float[N,3] e1) {
   e1 = MatMul(r, head)
 }
 """
-"""A weight that is listed as an input as well, as old exporters do."""
+"""An initializer that is also listed as an input, as old exporters do."""
 
 MANY_OPERATORS = """
 <ir_version: 10, opset_import: ["": OPSET]>
@@ -243,4 +243,4 @@ g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
   e1 = MatMul(k, head)
 }
 """
-"""Operators that opset 13 has already and newer ones have again."""
+"""Operators that exist in opset 13 and changed in newer opsets."""

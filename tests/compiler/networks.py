@@ -25,7 +25,7 @@ class Residual(nn.Module):
 
 
 class Dense(nn.Module):
-    """Every layer reads all earlier ones; exits come as a dict, and not in the order of the alphabet."""
+    """Every layer reads all earlier ones; the exits are a dict that is not in alphabetical order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Masked(nn.Module):
 
 
 class SequenceFirst(nn.Module):
-    """Works on [sequence, batch, features], so that what crosses has its batch on the second axis."""
+    """Works on [sequence, batch, features], so the carry has its batch on the second axis."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class SequenceFirst(nn.Module):
 
 
 class DenselyConnected(nn.Module):
-    """DenseNet-like: every layer reads the maps of all before it; two stages later the first is read again."""
+    """Like DenseNet: every layer reads the maps of all earlier layers; the first is read two stages later."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class DenselyConnected(nn.Module):
 
 
 class MultiScale(nn.Module):
-    """MSDNet-like: three resolutions all the way, exits at the coarsest."""
+    """Like MSDNet: three resolutions in every layer, exits at the coarsest."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class MultiScale(nn.Module):
 
 
 class Segmenter(nn.Module):
-    """U-shaped: what went down is joined on the way up; an exit a resolution, each [B, C, H, W] at full size."""
+    """A U-Net with one exit per resolution, each [B, C, H, W] at full size."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -151,7 +151,7 @@ class Segmenter(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """An LSTM, then a GRU both ways; an exit after each, at the last step."""
+    """An LSTM, then a bidirectional GRU; an exit after each, from the last step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -167,7 +167,7 @@ class Recurrent(nn.Module):
 
 
 class SharedTrunkOfHeads(nn.Module):
-    """Heads that share a projection, and one weight: the second exit's head begins with what the first one ran."""
+    """Heads that share a projection and a weight: the second head starts with the output of the first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -206,7 +206,7 @@ class Positions(nn.Module):
 
 
 class Motley(nn.Module):
-    """Operators that came with newer operator sets, or that changed since 13, one after the other."""
+    """A sequence of operators that were added or changed after opset 13."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from tests.compiler.growing import BATCH, LENGTH, B, F, Graph, I, Value, num
+from tests.compiler.graph_builder import BATCH, LENGTH, B, F, Graph, I, Value, num
 from tests.compiler.random_operators import STEPS, branch, loop, out, quantised
 
 
 def _head(g: Graph, value: Value, name: str) -> None:
-    """Classify by a value that has a row a sample."""
+    """Add a classifier head on a value with one row per sample."""
     if value.dtype != F:
         (value,) = g.add("Cast", [value.name], (F, value.shape), to=F)
     axis = value.batch_axis
@@ -50,14 +50,14 @@ def random_model(rng: Random, *, steps: int) -> onnx.ModelProto:
     g.fed |= {value.name for value in g.inputs}
     g.names |= {value.name for value in g.inputs} | {f"e{index}" for index in range(5)}
     exits = rng.randint(2, 5)
-    # ONNX Runtime 1.32 ends the process where a body captures what is dequantised and moved.
+    # ONNX Runtime 1.32 crashes if a subgraph captures a transposed dequantised value.
     unwanted = rng.choice([{quantised}, {branch, loop}])
     choices = [step for step in STEPS if step not in unwanted]
     found = 0
     for _ in range(exits):
         before = len(g.values)
         for _ in range(max(1, steps // exits)):
-            with suppress(IndexError):  # nothing there that fits
+            with suppress(IndexError):  # no value fits
                 rng.choice(choices)(g)
         fresh = [value for value in g.values[before:] if value.batch_axis is not None and value.name in g.fed]
         if fresh:

@@ -1,4 +1,4 @@
-"""Steps by which a random graph grows, each a few nodes on values that fit: one function an operator or idiom."""
+"""Operators and idioms that a random graph is built from: each function adds a few nodes."""
 
 from collections.abc import Sequence
 from math import prod
@@ -6,7 +6,7 @@ from math import prod
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.compiler.growing import B, Dim, F, Graph, I, Value, num
+from tests.compiler.graph_builder import B, Dim, F, Graph, I, Value, num
 
 
 def out(value: Value, axis: int, dim: Dim | None) -> list[Dim]:
@@ -64,7 +64,7 @@ def with_constant(g: Graph) -> None:
 
 
 def squash(g: Graph) -> None:
-    """Keep numbers small: Clip with and without its lower end."""
+    """Add a Clip, with or without a lower limit."""
     v = g.pick()
     low = g.rng.choice(["", g.constant(-1.0)])
     g.add("Clip", [v.name, low, g.constant(1.0)], (F, v.shape))
@@ -154,7 +154,7 @@ def transpose(g: Graph) -> None:
 
 
 def there_and_back(g: Graph) -> None:
-    """Compute with the batch on another axis, as recurrent layers and some attentions do."""
+    """Compute with the batch on another axis, as recurrent layers and some attention layers do."""
     v = g.pick(lambda v: v.rank >= 2 and v.batch_axis == 0)
     perm = [1, 0, *range(2, v.rank)]
     (t,) = g.add("Transpose", [v.name], (F, [v.shape[axis] for axis in perm]), perm=perm)
@@ -195,7 +195,7 @@ def reshape(g: Graph) -> None:
         known += [g.dim_of(dim) for dim in dims[axis + 1 :]]
         sizes = g.add("Concat", known, (I, [num(len(dims))]), axis=0)[0].name
     (y,) = g.add("Reshape", [v.name, sizes], (F, dims))
-    if g.rng.random() < 0.6:  # what was folded is used and unfolded again
+    if g.rng.random() < 0.6:  # the folded value is used and unfolded again
         (r,) = g.add("Tanh", [y.name], (F, y.shape))
         if y.shape[-1] == v.shape[-1] and y.fixed(-1) and axis + 2 < v.rank:
             (r,) = g.add("MatMul", [r.name, g.weight(*[r.shape[-1][0]] * 2)], (F, r.shape))
@@ -230,7 +230,7 @@ def filled(g: Graph) -> None:
 
 
 def positions(g: Graph) -> None:
-    """Positions along a dimension, and a mask of them that has no batch."""
+    """Add positions along a dimension, and a mask of them without a batch dimension."""
     v = g.pick(lambda v: v.rank >= 2 and bool(v.free_axes()), None)
     axis = g.rng.choice(v.free_axes())
     size = g.dim_of(v.shape[axis])
@@ -286,7 +286,7 @@ def mask(g: Graph) -> None:
 
 
 def integers(g: Graph) -> None:
-    v = g.pick(lambda v: v.rank < 4 and v.name in g.fed, dtype=I)  # sizes would make answers depend on the batch's
+    v = g.pick(lambda v: v.rank < 4 and v.name in g.fed, dtype=I)  # sizes would make results depend on the batch size
     (index,) = g.add("Mod", [v.name, g.constant(5, np.int64)], (I, v.shape))
     g.add("Gather", [g.weight(5, 4), index.name], (F, [*v.shape, num(4)]), axis=0)
 
@@ -299,7 +299,7 @@ def topk(g: Graph) -> None:
 
 
 def branch(g: Graph) -> None:
-    """An If on a length, whose branches capture values and weights."""
+    """Add an If on a length, whose branches capture values and weights."""
     v = g.pick(lambda v: bool(v.free_axes()))
     w = g.pick(lambda w: broadcast(v.shape, w.shape) == v.shape)
     size = g.dim_of(v.shape[g.rng.choice(v.free_axes())])
@@ -351,7 +351,7 @@ def function(g: Graph) -> None:
 
 
 def twice(g: Graph) -> None:
-    """The same computation, twice."""
+    """Add the same computation twice."""
     v = g.pick()
     weight = g.constant(1.25)
     for _ in range(2):
@@ -384,7 +384,7 @@ def einsum(g: Graph) -> None:
 
 
 def nothing_of_a_batch(g: Graph) -> None:
-    """A value made of constants alone."""
+    """Add a value computed only from constants."""
     shape = [g.rng.choice([1, 2, 3, 4]) for _ in range(g.rng.randint(1, 2))]
     g.add("Tanh", [g.weight(*shape)], (F, [num(size) for size in shape]))
 

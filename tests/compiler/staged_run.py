@@ -1,4 +1,4 @@
-"""Runs a bundle's stages one after the other with nothing but ONNX Runtime: the contract, read literally."""
+"""Runs the stages of a bundle in order, with ONNX Runtime only and exactly as the manifest says."""
 
 import numpy as np
 import onnxruntime as ort
@@ -9,7 +9,7 @@ from edgeexit.datasets import Inputs
 
 
 def run_stages(bundle: Bundle, inputs: Inputs, temperature: float = 1.0) -> dict[str, np.ndarray]:
-    """Return every output of every stage; a stage gets just the tensors that the manifest says it reads."""
+    """Return every output of every stage; a stage gets only the tensors that the manifest lists."""
     seen = dict(inputs)
     outputs = {}
     for stage in bundle.manifest.stages:

@@ -1,4 +1,4 @@
-"""Residual sums behind a cut stay inside ONNX Runtime's convolutions on x86-64, and change nothing."""
+"""On x86-64, ONNX Runtime fuses residual sums after a cut into its convolutions, with the same results."""
 
 import platform
 from collections import Counter
@@ -16,7 +16,7 @@ from edgeexit.runtime import Runner
 
 
 class Shortcuts(nn.Module):
-    """Residual blocks of 16 and 32 channels, widened by slices and zeros as in ResNet-56; an exit after each two."""
+    """Residual blocks of 16 and 32 channels, widened by slice and pad as in ResNet-56; an exit after every second."""
 
     def __init__(self):
         super().__init__()
@@ -51,7 +51,7 @@ def bundle(tmp_path_factory):
 
 
 def operators(path, folder):
-    """Return how many of each operator ONNX Runtime runs for a graph."""
+    """Return operator -> count in the graph that ONNX Runtime runs."""
     options = ort.SessionOptions()
     options.optimized_model_filepath = str(folder / "optimised.onnx")
     options.log_severity_level = 3
@@ -65,7 +65,7 @@ def images(count):
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="blocked convolutions are those of x86-64")
-def test_onnx_runtime_adds_the_shortcuts_behind_a_cut_inside_its_convolutions(bundle, tmp_path):
+def test_onnx_runtime_fuses_the_shortcuts_after_a_cut_into_its_convolutions(bundle, tmp_path):
     for stage in bundle.manifest.stages:
         found = operators(bundle.path / stage.file, tmp_path)
         if "ReorderOutput" not in found:
@@ -73,7 +73,7 @@ def test_onnx_runtime_adds_the_shortcuts_behind_a_cut_inside_its_convolutions(bu
         assert found["Add"] == found["Relu"] == 0
 
 
-def test_answers_stay_those_of_torch_at_any_batch(bundle):
+def test_logits_equal_those_of_torch_at_any_batch_size(bundle):
     for batch in (1, 5):
         with torch.no_grad():
             expected = [logits.numpy() for logits in Shortcuts().eval()(torch.from_numpy(images(batch)))]
@@ -84,7 +84,7 @@ def test_answers_stay_those_of_torch_at_any_batch(bundle):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_what_is_no_number_stays_none_behind_the_cut(bundle, bad):
+def test_nan_and_infinity_stay_not_finite_after_the_cut(bundle, bad):
     image = images(2)
     image[0, 1, 5, 5] = bad
     with Runner(bundle) as runner, np.errstate(invalid="ignore"):
@@ -93,6 +93,6 @@ def test_what_is_no_number_stays_none_behind_the_cut(bundle, bad):
             assert np.isfinite(found[1]).all()
 
 
-def test_a_target_without_blocked_convolutions_gets_its_stages_as_they_are(tmp_path):
+def test_a_target_without_blocked_convolutions_gets_no_pooling(tmp_path):
     stage = onnx.load(compiled(tmp_path, "arm64-cpu").path / "stage1.onnx", load_external_data=False)
     assert "AveragePool" not in {node.op_type for node in stage.graph.node}

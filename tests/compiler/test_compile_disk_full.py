@@ -1,4 +1,4 @@
-"""A disk that is full at any moment: one line that names the file, and nothing is left."""
+"""A disk that becomes full at any moment: one line names the file, and no files are left."""
 
 import subprocess
 import sys
@@ -24,12 +24,12 @@ for number, most in enumerate(map(int, sys.argv[3:])):
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     print(answer)
 """
-"""A limit on the size of a file fails a write as a full disk does."""
+"""With a limit on the file size, a write fails as on a full disk."""
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no limit to set")
-def test_whatever_cannot_be_written_is_named_and_nothing_is_left(tmp_path):
-    # The golden samples are 8 rows of 600 numbers, the weights twice 600 by 3, aligned to 4 KiB.
+def test_a_file_that_cannot_be_written_is_named_and_no_files_are_left(tmp_path):
+    # The golden samples are 8 rows of 600 numbers; the weights are two 600 x 3 matrices, aligned to 4 KiB.
     path = save_graph(tmp_path / "model.onnx", REUSED_EXIT.replace("N,8]", "N,600]"), head0=(600, 3), head1=(600, 3))
     limits = ["1000", "16000", "100000"]
     command = [sys.executable, "-c", COMPILE, str(path), str(tmp_path / "out"), *limits]

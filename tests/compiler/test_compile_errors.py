@@ -1,4 +1,4 @@
-"""Every mistake with a model or its inputs: one line that names it, and nothing is written."""
+"""Every user error with a model or its inputs: one line describes it, and nothing is written."""
 
 import numpy as np
 import onnx
@@ -16,8 +16,8 @@ ONE = "e0 = MatMul(x, a) "
 TWO = ONE + "r = Relu(x) e1 = MatMul(r, b) "
 
 
-def assert_refused(error, out, source, match, **options):
-    """The compile fails with one line that matches, and leaves nothing where the bundle would have stood."""
+def assert_rejected(error, out, source, match, **options):
+    """Assert that compiling fails with one line that matches, and leaves no files."""
     with pytest.raises(error, match=match) as raised:
         compile_bundle(source, out, CompileOptions(**options))
     assert "\n" not in str(raised.value)
@@ -33,7 +33,7 @@ def out(tmp_path):
 
 @pytest.fixture
 def graph(tmp_path):
-    """Write an ONNX file of a few lines and return its path."""
+    """Write a small ONNX file and return its path."""
 
     def write(body, **options):
         return two_heads(tmp_path / "model.onnx", body, **options)
@@ -42,15 +42,15 @@ def graph(tmp_path):
 
 
 class Returning(nn.Module):
-    """A model whose forward answers what a test wants it to."""
+    """A model whose forward returns the result of a given function."""
 
-    def __init__(self, answer):
+    def __init__(self, function):
         super().__init__()
         self.layer = nn.Linear(8, 3)
-        self.answer = answer
+        self.function = function
 
     def forward(self, x, scale=1.0):
-        return self.answer(self.layer(x) * scale, x)
+        return self.function(self.layer(x) * scale, x)
 
 
 SOURCE = """
@@ -79,12 +79,12 @@ def nothing(): return None
         ("{folder}/text.pt2", "text.pt2' is not a readable .pt2 file"),
     ],
 )
-def test_a_source_that_is_not_there(tmp_path, out, source, match):
+def test_a_source_that_cannot_be_loaded(tmp_path, out, source, match):
     (tmp_path / "mine.py").write_text(SOURCE)
     (tmp_path / "broken.py").write_text("1 / 0\n")
     for name in ("text.onnx", "text.pt2"):
         (tmp_path / name).write_text("this is no model")
-    assert_refused(CompileError, out, source.format(folder=tmp_path), match, inputs=["x:batch,2"])
+    assert_rejected(CompileError, out, source.format(folder=tmp_path), match, inputs=["x:batch,2"])
 
 
 @pytest.mark.parametrize(
@@ -101,23 +101,27 @@ def test_a_source_that_is_not_there(tmp_path, out, source, match):
         (("input:batch,4", "input:batch,4"), "input 'input' is given twice"),
     ],
 )
-def test_inputs_that_do_not_fit_the_module(out, given, match):
-    assert_refused(CompileError, out, Dense(), match, inputs=given)
+def test_inputs_that_do_not_match_the_module(out, given, match):
+    assert_rejected(CompileError, out, Dense(), match, inputs=given)
 
 
-def test_an_input_that_forward_cannot_do_without(out):
+def test_a_required_input_is_missing(out):
     module = Returning(lambda y, _: (y, y.relu()))
-    assert_refused(CompileError, out, module, "forward needs 'x'.*forward takes 'x', 'scale'", inputs=["scale:batch,1"])
+    assert_rejected(
+        CompileError, out, module, "forward needs 'x'.*forward takes 'x', 'scale'", inputs=["scale:batch,1"]
+    )
 
 
-def test_an_example_that_does_not_fit(out):
+def test_an_example_that_does_not_match_the_model(out):
     wrong = {"input": np.zeros((4, 4), dtype=np.float64)}
-    assert_refused(DataError, out, Dense(), "float64, but the model takes float32", example=wrong, inputs=["input:b,4"])
-    assert_refused(CompileError, out, Dense(), "forward needs 'input'", example={"image": np.zeros((4, 4))})
+    assert_rejected(
+        DataError, out, Dense(), "float64, but the model takes float32", example=wrong, inputs=["input:b,4"]
+    )
+    assert_rejected(CompileError, out, Dense(), "forward needs 'input'", example={"image": np.zeros((4, 4))})
 
 
 @pytest.mark.parametrize(
-    ("answer", "match"),
+    ("function", "match"),
     [
         (lambda y, _: y, "the model has 1 exit;"),
         (lambda y, _: (y, None), "forward returns NoneType as exit 'exit1'"),
@@ -140,11 +144,11 @@ def test_an_example_that_does_not_fit(out):
         (lambda y, _: (y, y - y.mean(0)), "exit 'exit1' returns other logits when some samples have left"),
     ],
 )
-def test_a_forward_that_cannot_be_compiled(out, answer, match):
-    assert_refused(CompileError, out, Returning(answer), match, inputs=["x:batch,8"])
+def test_a_forward_that_cannot_be_compiled(out, function, match):
+    assert_rejected(CompileError, out, Returning(function), match, inputs=["x:batch,8"])
 
 
-def test_a_forward_whose_answers_depend_on_earlier_calls(out):
+def test_a_forward_whose_result_depends_on_earlier_calls(out):
     class Counting(nn.Module):
         def __init__(self):
             super().__init__()
@@ -155,7 +159,7 @@ def test_a_forward_whose_answers_depend_on_earlier_calls(out):
             self.calls += 1
             return self.layer(x), self.layer(x.relu()) + self.calls
 
-    assert_refused(CompileError, out, Counting(), "forward changes the buffer 'calls'", inputs=["x:batch,8"])
+    assert_rejected(CompileError, out, Counting(), "forward changes the buffer 'calls'", inputs=["x:batch,8"])
 
 
 @pytest.mark.parametrize(
@@ -183,14 +187,14 @@ def test_a_forward_whose_answers_depend_on_earlier_calls(out):
         ("y = MatMul(x, a) e0 = MatMul(y, c)", "float[N,3] e0, float[N,3] y", "exit 'y' adds no work after 'e0'"),
     ],
 )
-def test_outputs_that_are_no_exits(graph, out, body, outputs, match):
-    assert_refused(CompileError, out, graph(body, outputs=outputs), match)
+def test_outputs_that_cannot_be_exits(graph, out, body, outputs, match):
+    assert_rejected(CompileError, out, graph(body, outputs=outputs), match)
 
 
 def test_an_exit_with_one_class(tmp_path, out):
     text = REUSED_EXIT.replace("N,3", "N,1")
     path = save_graph(tmp_path / "one.onnx", text, head0=(8, 1), head1=(8, 1))
-    assert_refused(CompileError, out, path, "exit 'e0' has 1 class")
+    assert_rejected(CompileError, out, path, "exit 'e0' has 1 class")
 
 
 @pytest.mark.parametrize(
@@ -211,7 +215,7 @@ def test_an_exit_with_one_class(tmp_path, out):
         (ONE + "h = Relu(x) e1 = MatMul(h, b)", "float x", "input 'x' has no dimensions"),
     ],
 )  # fmt: skip
-def test_a_graph_that_is_no_model(tmp_path, out, body, inputs, match):
+def test_an_invalid_graph(tmp_path, out, body, inputs, match):
     header = '<ir_version: 9, opset_import: ["": 18, "other": 1]>'
     model = onnx.parser.parse_model(f"{header} g ({inputs}) => (float[N,3] e0, float[N,3] e1) {{ {body} }}")
     rng = np.random.default_rng(0)
@@ -219,16 +223,16 @@ def test_a_graph_that_is_no_model(tmp_path, out, body, inputs, match):
         weight = rng.standard_normal(shape).astype(np.float32)
         model.graph.initializer.append(onnx.numpy_helper.from_array(weight, name))
     onnx.save(model, tmp_path / "model.onnx")
-    assert_refused(CompileError, out, tmp_path / "model.onnx", match)
+    assert_rejected(CompileError, out, tmp_path / "model.onnx", match)
 
 
-def test_weights_that_are_no_numbers(tmp_path, out):
+def test_weights_with_nan(tmp_path, out):
     weight = np.full((8, 3), np.nan, dtype=np.float32)
     path = save_graph(tmp_path / "nan.onnx", REUSED_EXIT, head0=(8, 3), head1=weight)
-    assert_refused(CompileError, out, path, "exit 'e1' is NaN or infinite on 32 of 32 samples")
+    assert_rejected(CompileError, out, path, "exit 'e1' is NaN or infinite on 32 of 32 samples")
 
 
-def test_an_operator_that_the_targets_opset_has_not(tmp_path, out, monkeypatch):
+def test_an_operator_that_the_opset_of_the_target_lacks(tmp_path, out, monkeypatch):
     (tmp_path / "targets").mkdir()
     (tmp_path / "targets" / "old.toml").write_text(
         'description = "old"\narchitecture = "x86_64"\nruntime = "onnxruntime"\nprecisions = ["fp32"]\nopset = 13\n'
@@ -237,23 +241,23 @@ def test_an_operator_that_the_targets_opset_has_not(tmp_path, out, monkeypatch):
     square = "size = Constant<value_ints = [0, 2, 4]>() square = Reshape(x, size)"
     body = f"{ONE} {square} t = Trilu(square) flat = Flatten(t) e1 = MatMul(flat, b)"
     match = r"operator 'Trilu' \(which produces 't'\) cannot be expressed in opset 13 .*: it was added in opset 14"
-    assert_refused(CompileError, out, two_heads(tmp_path / "trilu.onnx", body), match, target="old")
+    assert_rejected(CompileError, out, two_heads(tmp_path / "trilu.onnx", body), match, target="old")
 
 
-def test_files_cut_short(tmp_path, out, graph):
-    whole = graph(TWO).read_bytes()
-    (tmp_path / "short.onnx").write_bytes(whole[: len(whole) // 2])
-    assert_refused(CompileError, out, tmp_path / "short.onnx", "short.onnx' is not a readable ONNX file")
+def test_truncated_files(tmp_path, out, graph):
+    content = graph(TWO).read_bytes()
+    (tmp_path / "short.onnx").write_bytes(content[: len(content) // 2])
+    assert_rejected(CompileError, out, tmp_path / "short.onnx", "short.onnx' is not a readable ONNX file")
     program = torch.export.export(Dense().eval(), (torch.zeros(2, 4),))
-    torch.export.save(program, tmp_path / "whole.pt2")
-    whole = (tmp_path / "whole.pt2").read_bytes()
-    (tmp_path / "short.pt2").write_bytes(whole[: len(whole) // 2])
-    assert_refused(CompileError, out, tmp_path / "short.pt2", "short.pt2' is not a readable .pt2 file")
+    torch.export.save(program, tmp_path / "complete.pt2")
+    content = (tmp_path / "complete.pt2").read_bytes()
+    (tmp_path / "short.pt2").write_bytes(content[: len(content) // 2])
+    assert_rejected(CompileError, out, tmp_path / "short.pt2", "short.pt2' is not a readable .pt2 file")
 
 
-def test_a_recurrent_layer_over_steps_of_any_number_which_torch_unrolls(out):
+def test_a_recurrent_layer_with_a_symbolic_length_that_torch_unrolls(out):
     inputs = ["steps:n,length,4"]
-    assert_refused(
+    assert_rejected(
         CompileError,
         out,
         Recurrent(),
@@ -272,8 +276,8 @@ def test_a_recurrent_layer_over_steps_of_any_number_which_torch_unrolls(out):
         ("float[N,8] x", {"inputs": ["x:batch,8,8"]}, "given as batch,8,8"),
     ],
 )
-def test_an_onnx_input_that_does_not_fit(graph, out, inputs, options, match):
-    assert_refused(CompileError, out, graph(TWO, inputs=inputs), match, **options)
+def test_an_input_option_that_does_not_match_the_onnx_file(graph, out, inputs, options, match):
+    assert_rejected(CompileError, out, graph(TWO, inputs=inputs), match, **options)
 
 
 def test_an_onnx_file_that_is_too_old_or_lacks_its_data(graph, out, tmp_path):
@@ -281,22 +285,22 @@ def test_an_onnx_file_that_is_too_old_or_lacks_its_data(graph, out, tmp_path):
     model = onnx.load(path)
     model.opset_import[0].version = 11
     onnx.save(model, tmp_path / "other.onnx")
-    assert_refused(CompileError, out, tmp_path / "other.onnx", "opset 11 is too old")
+    assert_rejected(CompileError, out, tmp_path / "other.onnx", "opset 11 is too old")
     model.opset_import[0].version = 1600
     onnx.save(model, tmp_path / "other.onnx")
-    assert_refused(
+    assert_rejected(
         CompileError, out, tmp_path / "other.onnx", "opset 1600 is too new: onnx .* supports [0-9]+; upgrade"
     )
     onnx.save(onnx.load(path), tmp_path / "apart.onnx", save_as_external_data=True, location="gone", size_threshold=0)
     (tmp_path / "gone").unlink()
-    assert_refused(CompileError, out, tmp_path / "apart.onnx", "weight 'a' in 'gone' cannot be read")
+    assert_rejected(CompileError, out, tmp_path / "apart.onnx", "weight 'a' in 'gone' cannot be read")
 
 
-def test_labels_and_targets_that_do_not_fit(graph, out, tmp_path):
-    assert_refused(
+def test_wrong_class_names_and_an_unknown_target(graph, out, tmp_path):
+    assert_rejected(
         DataError, out, graph(TWO), "2 class names, but the exits have 3 classes", class_names=["cat", "dog"]
     )
-    assert_refused(TargetError, out, graph(TWO), "target 'toaster' is unknown", target="toaster")
+    assert_rejected(TargetError, out, graph(TWO), "target 'toaster' is unknown", target="toaster")
     (tmp_path / "labels.txt").write_text("cat\n\ndog\n")
     with pytest.raises(DataError, match="line 2 is empty"):
         load_class_names(tmp_path / "labels.txt")
@@ -304,23 +308,23 @@ def test_labels_and_targets_that_do_not_fit(graph, out, tmp_path):
         load_class_names(tmp_path / "none.txt")
 
 
-def test_a_choice_that_there_is_not_loses_nothing(graph, out, tmp_path):
-    whole = compile_bundle(graph(TWO), out)
+def test_an_unknown_choice_does_not_delete_the_existing_bundle(graph, out, tmp_path):
+    existing = compile_bundle(graph(TWO), out)
     for options, match in (
         ({"precision": "int4"}, "precision 'int4' is not one of"),
         ({"task": "detect"}, "task 'detect'"),
     ):
         with pytest.raises(CompileError, match=match):
             compile_bundle(graph(TWO), out, CompileOptions(**options), replace=True)
-    assert Bundle.open(out).digest == whole.digest
+    assert Bundle.open(out).digest == existing.digest
 
 
-def test_a_model_file_that_ends_the_process(tmp_path, out):
+def test_a_model_file_that_calls_sys_exit(tmp_path, out):
     (tmp_path / "script.py").write_text("import sys\nsys.exit(0)\n")
-    assert_refused(CompileError, out, f"{tmp_path}/script.py:make", "cannot be imported: SystemExit")
+    assert_rejected(CompileError, out, f"{tmp_path}/script.py:make", "cannot be imported: SystemExit")
 
 
-def test_a_model_file_may_hold_dataclasses(tmp_path, out):
+def test_a_model_file_may_define_dataclasses(tmp_path, out):
     text = """from __future__ import annotations
 from dataclasses import dataclass
 from tests.compiler.networks import Dense
@@ -335,7 +339,7 @@ def make():
     assert bundle.manifest.model == "configured"
 
 
-def test_an_example_of_words(out):
+def test_an_example_with_strings(out):
     words = {"input": np.array(["a", "b"])}
     with pytest.raises(CompileError, match="'input' is <U1, which is not one of float32"):
         compile_bundle(Dense(), out, CompileOptions(example=words))

@@ -1,10 +1,10 @@
-"""Networks that compute in 16 bits before they come to the compiler."""
+"""Networks that already compute in float16."""
 
 import torch
 from torch import nn
 
 from edgeexit.compiler import CompileOptions, compile_bundle
-from tests.compiler.full_model import BATCHES, assert_composed, module_as_whole
+from tests.compiler.full_model import BATCHES, assert_composed, module_as_full_model
 
 
 class Half(nn.Module):
@@ -25,11 +25,11 @@ class Half(nn.Module):
         return tuple(exits)
 
 
-def test_a_network_in_float16_is_proven_within_what_float16_rounds(tmp_path):
+def test_a_float16_network_is_proven_within_the_float16_tolerance(tmp_path):
     module = Half()
     bundle = compile_bundle(module, tmp_path / "bundle", CompileOptions(inputs=["x:batch,64"]))
     assert [spec.dtype for stage in bundle.manifest.stages for spec in stage.carry_out] == ["float16", "float16"]
     proof = bundle.manifest.proof
     assert max(proof.max_absolute_error.values()) < proof.absolute_tolerance < 0.1
     x = torch.randn(max(BATCHES), 64, generator=torch.Generator().manual_seed(1)).numpy()
-    assert_composed(bundle, module_as_whole(module), {"x": x}, tolerance=0.02)
+    assert_composed(bundle, module_as_full_model(module), {"x": x}, tolerance=0.02)

@@ -1,4 +1,4 @@
-"""Names in a user's graph that the compiler would give to what it adds, and names for dimensions that nothing names."""
+"""Names in a user's graph that collide with names the compiler adds, and names of unknown dimensions."""
 
 import numpy as np
 import pytest
@@ -19,13 +19,13 @@ e0 = MatMul(back, a) two = Add({0}, {0}) {1} = Sigmoid(two) again = Transpose<pe
 @pytest.mark.parametrize(
     "name", [TEMPERATURE_INPUT, "e0.readout", "e1.probabilities", "e0.readout.softmax", "e0.readout.two", "e1.exit"]
 )
-def test_a_value_with_a_name_of_the_readouts(tmp_path, name):
+def test_a_value_with_the_name_of_a_readout_value(tmp_path, name):
     body = f'"{name}" = MatMul(x, a) e0 = Relu("{name}") t = Tanh("{name}") e1 = MatMul(t, c)'
     path = two_heads(tmp_path / "model.onnx", body)
     assert_file_composed(compile_bundle(path, tmp_path / "bundle"), path, ROWS)
 
 
-def test_a_weight_with_a_name_of_the_readouts(tmp_path):
+def test_a_weight_with_the_name_of_a_readout_value(tmp_path):
     text = '<ir_version: 9, opset_import: ["": 18]> g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) { BODY }'
     text = text.replace("BODY", 'e0 = MatMul(x, "e0.readout.two") r = Relu(x) e1 = MatMul(r, "edgeexit.temperature")')
     path = save_graph(tmp_path / "model.onnx", text, **{"e0.readout.two": (8, 3), TEMPERATURE_INPUT: (8, 3)})
@@ -33,7 +33,7 @@ def test_a_weight_with_a_name_of_the_readouts(tmp_path):
 
 
 @pytest.mark.parametrize("names", [("v", '"v.batch_first"'), ("v", '"v.back"'), ("v", '"v.batch_first.out"')])
-def test_a_value_with_the_name_of_one_that_crosses_transposed(tmp_path, names):
+def test_a_value_with_the_name_of_a_transposed_carry(tmp_path, names):
     text = '<ir_version: 9, opset_import: ["": 18]> g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) { BODY }'
     text = text.replace("BODY", MOVED.format(*names))
     path = save_graph(tmp_path / "model.onnx", text, w=(8, 8), a=(8, 3), b=(8, 3))
@@ -44,7 +44,7 @@ def test_a_value_with_the_name_of_one_that_crosses_transposed(tmp_path, names):
 
 
 @pytest.mark.parametrize("suffix", [READOUT_SUFFIX, PROBABILITIES_SUFFIX])
-def test_an_input_or_exit_with_the_name_of_a_readout_is_refused(tmp_path, suffix):
+def test_an_input_or_exit_with_the_name_of_a_readout_is_rejected(tmp_path, suffix):
     body = f'z = Add(x, "e0{suffix}") e0 = MatMul(z, a) t = Tanh(z) e1 = MatMul(t, b)'
     path = two_heads(tmp_path / "input.onnx", body, inputs=f'float[N,8] x, float[N,8] "e0{suffix}"')
     with pytest.raises(CompileError, match=f"input 'e0{suffix}' has the name of a readout of exit 'e0'"):
@@ -66,7 +66,7 @@ g (float[N,2,H,W] x) => (float[N,3] e0, float[N,3] e1, float[N,3] e2) {
 """
 
 
-def test_dimensions_that_only_a_run_tells_have_a_name_each_and_those_of_the_inputs_theirs(tmp_path):
+def test_unknown_dimensions_of_carries_get_unique_names(tmp_path):
     path = save_graph(tmp_path / "model.onnx", STRIDES, k=(2, 2, 2, 2), h=(2, 3))
     bundle = compile_bundle(path, tmp_path / "bundle", CompileOptions(inputs=["x:batch,2,30,20"]))
     first, second, _ = bundle.manifest.stages

@@ -1,4 +1,4 @@
-"""Compiling ONNX files: subgraphs_of, functions, shapes, Q/DQ, external data."""
+"""Compiling ONNX files: subgraphs, functions, shapes, Q/DQ, external data."""
 
 import numpy as np
 import onnx
@@ -12,7 +12,7 @@ from tests.compiler.graphs import BRANCH, QUANTISED, REUSED_EXIT, SHAPES, save_g
 from tests.compiler.staged_run import run_stages
 
 
-def assert_as_whole(bundle, path, inputs):
+def assert_equals_full_model(bundle, path, inputs):
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     outputs = run_stages(bundle, inputs)
     for name, expected in zip(bundle.manifest.exits, session.run(list(bundle.manifest.exits), inputs), strict=True):
@@ -24,7 +24,7 @@ def samples():
     return {"x": np.random.default_rng(1).standard_normal((3, 8)).astype(np.float32)}
 
 
-def test_what_bodies_capture_is_carried_and_functions_go_with_their_stage(tmp_path):
+def test_values_captured_by_subgraphs_are_carried_and_functions_are_in_their_stage(tmp_path):
     path = save_graph(tmp_path / "branch.onnx", BRANCH, w=(4, 4), head=(4, 3), deep=(4,))
     bundle = compile_bundle(path, tmp_path / "bundle", CompileOptions(inputs=["x:batch,5,4"]))
     first, second = bundle.manifest.stages
@@ -39,10 +39,10 @@ def test_what_bodies_capture_is_carried_and_functions_go_with_their_stage(tmp_pa
             "x": rng.standard_normal((3, length, 4)).astype(np.float32),
             "gate": rng.standard_normal((3, length, 1)).astype(np.float32),
         }
-        assert_as_whole(bundle, path, inputs)
+        assert_equals_full_model(bundle, path, inputs)
 
 
-def test_a_shape_is_made_again_where_it_is_needed(tmp_path, samples):
+def test_a_shape_is_recomputed_in_the_stage_that_needs_it(tmp_path, samples):
     path = save_graph(
         tmp_path / "shapes.onnx",
         SHAPES,
@@ -58,10 +58,10 @@ def test_a_shape_is_made_again_where_it_is_needed(tmp_path, samples):
     first, second = bundle.manifest.stages
     assert [(tensor.name, tensor.shape) for tensor in first.carry_out] == [("pooled", ("batch", 8))]
     assert second.inputs == ()
-    assert_as_whole(bundle, path, samples)
+    assert_equals_full_model(bundle, path, samples)
 
 
-def test_int8_crosses_between_quantize_and_dequantize(tmp_path, samples):
+def test_the_carry_between_quantize_and_dequantize_is_int8(tmp_path, samples):
     path = save_graph(
         tmp_path / "quantised.onnx",
         QUANTISED,
@@ -74,19 +74,19 @@ def test_int8_crosses_between_quantize_and_dequantize(tmp_path, samples):
     bundle = compile_bundle(path, tmp_path / "bundle")
     (carry,) = bundle.manifest.stages[0].carry_out
     assert (carry.name, carry.dtype, carry.bytes_per_sample) == ("q", "int8", 8)
-    assert_as_whole(bundle, path, samples)
+    assert_equals_full_model(bundle, path, samples)
 
 
-def test_an_exit_may_be_read_on(tmp_path, samples):
+def test_a_later_stage_may_read_an_exit(tmp_path, samples):
     path = save_graph(tmp_path / "reused.onnx", REUSED_EXIT, head0=(8, 3), head1=(8, 3))
     bundle = compile_bundle(path, tmp_path / "bundle")
     first, second = bundle.manifest.stages
     assert first.exit.name == "e0"
     assert "e0" not in second.carry_in
-    assert_as_whole(bundle, path, samples)
+    assert_equals_full_model(bundle, path, samples)
 
 
-def test_an_input_that_only_a_body_reads_reaches_its_stage(tmp_path):
+def test_a_model_input_that_only_a_subgraph_reads_is_an_input_of_its_stage(tmp_path):
     body = (
         "e0 = MatMul(x, a) n = Shape<start = 1>(x) one = Constant<value_ints = [1]>() late_is_used = Greater(n, one) "
         "y = If (late_is_used) <then_branch = t () => (float[N,3] u) { u = MatMul(late, b) }, "
@@ -98,7 +98,7 @@ def test_an_input_that_only_a_body_reads_reaches_its_stage(tmp_path):
     assert "late" in bundle.manifest.stages[1].inputs
 
 
-def test_external_data_is_read_and_stored_anew(tmp_path, samples):
+def test_external_data_is_copied_into_the_bundle(tmp_path, samples):
     path = save_graph(tmp_path / "big.onnx", REUSED_EXIT.replace("head", "w"), w0=(8, 3), w1=(8, 3))
     onnx.save(
         onnx.load(path),
@@ -109,12 +109,12 @@ def test_external_data_is_read_and_stored_anew(tmp_path, samples):
         convert_attribute=True,
     )
     bundle = compile_bundle(path, tmp_path / "bundle")
-    assert_as_whole(bundle, path, samples)
+    assert_equals_full_model(bundle, path, samples)
     (tmp_path / "elsewhere.data").unlink()
     run_stages(bundle, samples)
 
 
-def test_equal_bytes_are_stored_once_whatever_their_name(tmp_path):
+def test_weights_with_equal_bytes_are_stored_once(tmp_path):
     same = np.random.default_rng(0).standard_normal((8, 300)).astype(np.float32)
     text = """<ir_version: 9, opset_import: ["": 18]>
     g (float[N,8] x) => (float[N,300] e0, float[N,300] e1) { e0 = MatMul(x, w0) y = Relu(x) e1 = MatMul(y, w1) }"""
@@ -122,7 +122,7 @@ def test_equal_bytes_are_stored_once_whatever_their_name(tmp_path):
     assert (bundle.path / "weights.bin").stat().st_size == same.nbytes
 
 
-def test_a_dimension_left_open_takes_the_size_that_is_given(tmp_path):
+def test_a_symbolic_dimension_takes_the_given_size_in_random_samples(tmp_path):
     path = save_graph(tmp_path / "branch.onnx", BRANCH, w=(4, 4), head=(4, 3), deep=(4,))
     bundle = compile_bundle(path, tmp_path / "bundle", CompileOptions(inputs=["gate:batch,2,1"]))
     assert bundle.golden().inputs["x"].shape == (8, 2, 4)
@@ -143,10 +143,10 @@ g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
   e1 = MatMul(y, head1)
 }
 """
-"""ONNX Runtime's Q/DQ propagation ends the process on this."""
+"""ONNX Runtime's Q/DQ propagation crashes on this graph."""
 
 
-def test_what_is_dequantised_and_moved_may_be_captured(tmp_path, samples):
+def test_a_subgraph_may_capture_a_transposed_dequantised_value(tmp_path, samples):
     scale, zero = np.array(0.05, dtype=np.float32), np.array(0, dtype=np.int8)
     path = save_graph(tmp_path / "captured.onnx", CAPTURED, scale=scale, zero=zero, head0=(8, 3), head1=(8, 3))
     bundle = compile_bundle(path, tmp_path / "bundle")

@@ -1,4 +1,4 @@
-"""Random ONNX models of many operators: each is refused in one line, or its composed stages answer as it does."""
+"""Random ONNX models of many operators: each is rejected with one line, or its stages return the same logits."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from edgeexit.errors import CompileError
 from tests.compiler.random_graphs import random_inputs, random_model
 
 SIZES = ((1, 8), (2, 8), (3, 8), (5, 5), (7, 13), (1, 2), (2, 3), (3, 2), (3, 3))
-"""Batches and lengths; those of the probes are among both."""
+"""Batch sizes and lengths, including those of the probes."""
 MORE = int(os.environ.get("RANDOM_GRAPHS", "100"))
 
 
@@ -28,7 +28,7 @@ def open_quietly(path):
 
 
 def composed(stages, sessions, inputs, leaving):
-    """Yield each exit's answers and the rows that they are for; a random half leaves after each stage."""
+    """Yield the logits of each exit and their rows; a random half of the samples exits after each stage."""
     rows = np.arange(len(next(iter(inputs.values()))))
     there = dict(inputs)
     for stage, session in zip(stages, sessions, strict=True):
@@ -47,21 +47,21 @@ def composed(stages, sessions, inputs, leaving):
 
 @settings(max_examples=MORE, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 @given(st.integers(0, 10**9), st.integers(3, 25))
-def test_the_stages_answer_as_the_model_does_or_it_is_refused_in_a_line(tmp_path_factory, seed, steps):
+def test_the_stages_equal_the_random_model_or_it_is_rejected_with_one_line(tmp_path_factory, seed, steps):
     folder = tmp_path_factory.mktemp("random")
     model = random_model(Random(seed), steps=steps)  # noqa: S311 - no secret
     onnx.save(model, folder / "model.onnx")
-    whole = open_quietly(folder / "model.onnx")
+    full_model = open_quietly(folder / "model.onnx")
     exits = [value.name for value in model.graph.output]
-    bundle, refusal = None, ""
+    bundle, message = None, ""
     try:
         bundle = compile_bundle(folder / "model.onnx", folder / "bundle", CompileOptions(exits=exits))
     except CompileError as error:
-        refusal = str(error)
+        message = str(error)
     if bundle is None:
-        assert "\n" not in refusal
-        # The model is right: a refusal says what it does to samples, not that the stages are wrong or no ONNX.
-        assert not re.search("stages differ|valid ONNX|ONNX Runtime does not open", refusal)
+        assert "\n" not in message
+        # The model is valid, so an error must be about the model, not about wrong stages or invalid ONNX.
+        assert not re.search("stages differ|valid ONNX|ONNX Runtime cannot open", message)
         assert [file.name for file in folder.iterdir()] == ["model.onnx"]
         return
     assert {file.name for file in folder.iterdir()} == {"model.onnx", "bundle"}
@@ -70,14 +70,14 @@ def test_the_stages_answer_as_the_model_does_or_it_is_refused_in_a_line(tmp_path
     for batch, length in SIZES:
         inputs = random_inputs(model, batch, batch, length)
         try:
-            expected = whole.run(exits, inputs)
+            expected = full_model.run(exits, inputs)
         except Exception:  # noqa: BLE001, S112 - the model itself does not run on this length
             continue
-        if any(len(answers) != batch for answers in expected):  # a batch of 1 that a Squeeze without axes took
+        if any(len(logits) != batch for logits in expected):  # a Squeeze without axes removed a batch of 1
             continue
         for leaving in (None, np.random.default_rng(batch)):
-            for (rows, found), answers in zip(composed(stages, sessions, inputs, leaving), expected, strict=True):
-                np.testing.assert_allclose(found, answers[rows], atol=tolerance, rtol=1e-3)
+            for (rows, found), logits in zip(composed(stages, sessions, inputs, leaving), expected, strict=True):
+                np.testing.assert_allclose(found, logits[rows], atol=tolerance, rtol=1e-3)
 
 
 @pytest.mark.parametrize("seed", [3, 7])

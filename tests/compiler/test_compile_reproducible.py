@@ -1,4 +1,4 @@
-"""The same model gives the same bundle, whatever the process: digests, names of stages and of what is carried."""
+"""The same model gives the same bundle in every process: digests, names of stages and carries."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ for bundle in (
 """
 
 
-def test_two_processes_with_other_hash_seeds_agree(tmp_path):
+def test_two_processes_with_different_hash_seeds_write_the_same_bytes(tmp_path):
     path = save_graph(tmp_path / "model.onnx", FUNCTIONS, w=(8, 8), head=(8, 3), deep=(8, 8))
     processes = [
         subprocess.Popen(

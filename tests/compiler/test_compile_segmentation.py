@@ -1,4 +1,4 @@
-"""Segmentation: exits are maps, and readouts averages over their pixels."""
+"""Segmentation: exits are maps, and readouts are averages over the pixels."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ CLASSES = 3
 
 
 class Segmenter(nn.Module):
-    """A U-shape: an early exit from the bottom, upsampled, and a final one that joins what the way down kept."""
+    """A U-Net: the early exit is the upsampled bottom, the final exit adds the skip connection."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ def segmenter(tmp_path_factory, images):
     )
 
 
-def test_exits_are_maps_that_answer_as_in_torch(segmenter, images):
+def test_exits_are_maps_equal_to_those_of_torch(segmenter, images):
     assert segmenter.manifest.task == "segmentation"
     assert [stage.exit.shape for stage in segmenter.manifest.stages] == [("batch", CLASSES, 8, 12)] * 2
     outputs = run_stages(segmenter, {"image": images})
@@ -77,7 +77,7 @@ def test_readouts_are_averages_over_the_pixels(segmenter, images, temperature):
         np.testing.assert_allclose(outputs[name + PROBABILITIES_SUFFIX], classes, atol=1e-6)
 
 
-def test_every_sample_gets_the_map_of_the_exit_that_it_takes(segmenter, images):
+def test_every_sample_gets_the_map_of_the_exit_where_it_exits(segmenter, images):
     with Runner(segmenter) as runner:
         every = runner.infer_every_exit({"image": images})
         middle = float(np.median(every.readouts[:, 0, 1]))
@@ -87,7 +87,7 @@ def test_every_sample_gets_the_map_of_the_exit_that_it_takes(segmenter, images):
     np.testing.assert_allclose(result.outputs, maps[np.arange(len(images)), result.exits], atol=1e-5)
 
 
-def test_a_height_and_width_known_only_at_run_time(tmp_path):
+def test_a_symbolic_height(tmp_path):
     bundle = compile_bundle(Segmenter(), tmp_path / "bundle", CompileOptions(inputs=["image:batch,1,height,12"]))
     stage = bundle.manifest.stages[-1]
     assert stage.exit.shape[:2] == ("batch", CLASSES)
@@ -112,7 +112,7 @@ def test_a_height_and_width_known_only_at_run_time(tmp_path):
     ],
     ids=["rows", "maps", "sizes", "mixed", "empty", "softmaxed"],
 )
-def test_exits_that_do_not_fit_the_task(tmp_path, task, answer, words):
+def test_exits_that_do_not_match_the_task_are_rejected(tmp_path, task, answer, words):
     class Model(nn.Module):
         def forward(self, image):
             return answer(torch.relu(image) + image)
@@ -122,7 +122,7 @@ def test_exits_that_do_not_fit_the_task(tmp_path, task, answer, words):
     assert not any(tmp_path.iterdir())
 
 
-def test_evaluating_counts_pixels_and_leaves_out_those_that_are_ignored(segmenter, images):
+def test_evaluation_counts_pixels_and_leaves_out_ignored_ones(segmenter, images):
     with Runner(segmenter) as runner:
         maps = [logits.argmax(axis=1) for logits in runner.infer_every_exit({"image": images}).outputs.values()]
         labels = maps[0].copy()
@@ -161,8 +161,8 @@ def test_maps_are_fitted_and_evaluated(segmenter, images, tmp_path, monkeypatch,
     assert results["full model"]["accuracy"]["value"] == pytest.approx(np.mean(final == 0))
 
 
-def test_maps_as_labels_do_not_stand_in_the_way(segmenter, images, tmp_path, monkeypatch, capsys):
-    """`run` needs no labels, and `evaluate` says what a segmenter's policy comes from."""
+def test_commands_that_need_no_labels_accept_maps_as_labels(segmenter, images, tmp_path, monkeypatch, capsys):
+    """`run` ignores the labels, and `evaluate` says how to get a policy."""
     data = tmp_path / "maps.npz"
     np.savez(data, image=images, labels=np.zeros((10, 8, 12), dtype=np.uint8))
     for arguments, code, words in (
@@ -177,7 +177,7 @@ def test_maps_as_labels_do_not_stand_in_the_way(segmenter, images, tmp_path, mon
         assert words in "".join(capsys.readouterr())
 
 
-def test_labels_of_another_size_are_refused(images, tmp_path):
+def test_labels_of_another_size_are_rejected(images, tmp_path):
     data = {"image": images, "labels": np.zeros((10, 4, 6), dtype=np.int64)}
     with pytest.raises(DataError, match="'labels' are maps of 4x6, but the exits' maps are 8x12; resize them"):
         compile_bundle(Segmenter(), tmp_path / "bundle", CompileOptions(calibration=data, precision="fp16"))

@@ -1,4 +1,4 @@
-"""Compiling torch models: what the bundle holds and answers."""
+"""Compiling torch models: the contents of the bundle and its logits."""
 
 import re
 
@@ -18,22 +18,22 @@ from tests.compiler.staged_run import run_stages
 from tests.recorded_progress import RecordedProgress
 
 
-def answers(module, **inputs):
+def module_logits(module, **inputs):
     with torch.no_grad():
         returned = module.eval()(**{name: torch.from_numpy(array) for name, array in inputs.items()})
     values = returned.values() if isinstance(returned, dict) else returned
     return [value.numpy() for value in values]
 
 
-def assert_answers(bundle, module, **inputs):
+def assert_equals_module(bundle, module, **inputs):
     outputs = run_stages(bundle, inputs)
-    for name, expected in zip(bundle.manifest.exits, answers(module, **inputs), strict=True):
+    for name, expected in zip(bundle.manifest.exits, module_logits(module, **inputs), strict=True):
         np.testing.assert_allclose(outputs[name], expected, atol=1e-5, rtol=1e-4)
 
 
-def test_a_residual_network_answers_as_in_torch_at_any_batch(residual, images):
+def test_a_residual_network_equals_torch_at_any_batch_size(residual, images):
     for batch in (1, 2, 7):
-        assert_answers(residual, Residual(), image=images[:batch])
+        assert_equals_module(residual, Residual(), image=images[:batch])
 
 
 def test_the_manifest_describes_stages_inputs_and_cost(residual):
@@ -50,31 +50,31 @@ def test_the_manifest_describes_stages_inputs_and_cost(residual):
     assert second.macs == convolution * 4 + 4 * 3
 
 
-def test_the_proof_and_the_golden_samples_come_from_the_users_data(residual, images):
+def test_the_proof_and_the_golden_samples_use_the_example(residual, images):
     assert (residual.manifest.proof.samples, residual.manifest.proof.source) == (12, "data")
     assert max(residual.manifest.proof.max_absolute_error.values()) < 1e-5
     golden = residual.golden()
     np.testing.assert_array_equal(golden.inputs["image"], images[:8])
-    for name, expected in zip(("exit0", "exit1"), answers(Residual(), image=images[:8]), strict=True):
+    for name, expected in zip(("exit0", "exit1"), module_logits(Residual(), image=images[:8]), strict=True):
         np.testing.assert_allclose(golden.exits[name], expected, atol=1e-5)
 
 
-def test_dense_connections_cross_several_stages(dense):
+def test_dense_connections_are_carried_over_several_stages(dense):
     assert dense.manifest.exits == ("shallow", "middle", "deep")
     first, second, third = dense.manifest.stages
     assert {tensor.name for tensor in first.carry_out} & set(third.carry_in)
     assert second.carry_out
     samples = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
-    assert_answers(dense, Dense(), input=samples)
+    assert_equals_module(dense, Dense(), input=samples)
 
 
-def test_two_inputs_of_any_length(masked):
+def test_two_inputs_with_a_symbolic_length(masked):
     names = [(spec.name, spec.dtype, spec.shape) for spec in masked.manifest.inputs]
     assert names == [("ids", "int64", ("batch", "length")), ("mask", "int64", ("batch", "length"))]
     rng = np.random.default_rng(0)
     for batch, length in ((1, 3), (3, 8), (4, 13)):
         mask = (np.arange(length) < rng.integers(1, length + 1, size=(batch, 1))).astype(np.int64)
-        assert_answers(masked, Masked(), ids=rng.integers(0, 50, (batch, length)), mask=mask)
+        assert_equals_module(masked, Masked(), ids=rng.integers(0, 50, (batch, length)), mask=mask)
 
 
 def test_weights_that_exits_share_are_stored_once(masked):
@@ -84,15 +84,15 @@ def test_weights_that_exits_share_are_stored_once(masked):
     assert all((masked.path / f"stage{k}.onnx").stat().st_size < head for k in (0, 1))
 
 
-def test_a_batch_on_another_axis_crosses_in_front(tmp_path):
+def test_a_carry_whose_batch_is_on_another_axis_is_transposed(tmp_path):
     bundle = compile_bundle(SequenceFirst(), tmp_path / "bundle", CompileOptions(inputs=["x:batch,5,6"]))
     (carry,) = bundle.manifest.stages[0].carry_out
     assert carry.shape == ("batch", 5, 6)
     samples = np.random.default_rng(0).standard_normal((3, 5, 6)).astype(np.float32)
-    assert_answers(bundle, SequenceFirst(), x=samples)
+    assert_equals_module(bundle, SequenceFirst(), x=samples)
 
 
-def test_the_runner_answers_the_golden_samples(residual, masked):
+def test_the_runner_reproduces_the_golden_samples(residual, masked):
     for bundle in (residual, masked):
         golden = bundle.golden()
         with Runner(bundle) as runner:
@@ -107,7 +107,7 @@ def test_the_same_model_gives_the_same_bytes(residual, images, tmp_path):
     assert again.manifest.files == residual.manifest.files
 
 
-def test_nothing_of_the_build_machine_stands_in_the_stages(residual):
+def test_the_stages_contain_no_paths_or_code_of_the_build_machine(residual):
     for file in residual.path.iterdir():
         assert not re.search(rb"site-packages|networks\.py|forward\(|torch\.nn", file.read_bytes()), file.name
     for stage in residual.manifest.stages:
@@ -121,7 +121,7 @@ def test_every_value_inside_a_stage_has_a_shape(residual):
         assert {name for node in graph.node for name in node.output} <= known
 
 
-def test_a_saved_program_is_taken_as_it_is(tmp_path, images):
+def test_a_saved_program_is_compiled(tmp_path, images):
     module = Residual().eval()
     program = torch.export.export(
         module, (torch.from_numpy(images[:2]),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
@@ -130,10 +130,10 @@ def test_a_saved_program_is_taken_as_it_is(tmp_path, images):
     bundle = compile_bundle(tmp_path / "saved.pt2", tmp_path / "bundle")
     assert bundle.manifest.model == "saved"
     assert bundle.manifest.proof.source == "random"
-    assert_answers(bundle, Residual(), image=images)
+    assert_equals_module(bundle, Residual(), image=images)
 
 
-def test_a_factory_in_a_file_finds_its_neighbours(tmp_path):
+def test_a_factory_file_can_import_its_neighbours(tmp_path):
     (tmp_path / "widths.py").write_text("WIDTH = 3\n")
     (tmp_path / "mine.py").write_text(
         "import torch\nfrom widths import WIDTH\n"
@@ -156,14 +156,14 @@ def test_a_factory_in_a_file_finds_its_neighbours(tmp_path):
     np.testing.assert_allclose(outputs["exit1"], bundle.golden().exits["exit1"], atol=1e-5)
 
 
-def test_a_factory_in_a_package_gives_the_model_its_modules_name(tmp_path):
+def test_a_factory_in_a_package_names_the_model_after_its_module(tmp_path):
     bundle = compile_bundle(
         "tests.compiler.networks:Dense", tmp_path / "bundle", CompileOptions(inputs=["input:batch,4"])
     )
     assert bundle.manifest.model == "networks"
 
 
-def test_the_users_module_stays_in_training_mode_and_steps_are_told(tmp_path):
+def test_the_module_stays_in_training_mode_and_the_steps_are_reported(tmp_path):
     module = Dense().train()
     progress = RecordedProgress()
     compile_bundle(module, tmp_path / "bundle", CompileOptions(inputs=["input:batch,4"]), progress=progress)
@@ -172,7 +172,7 @@ def test_the_users_module_stays_in_training_mode_and_steps_are_told(tmp_path):
     assert all(layer.training for layer in module.layers)
 
 
-def test_a_bundle_is_replaced_only_when_asked(residual):
+def test_an_existing_bundle_is_replaced_only_with_replace(residual):
     with pytest.raises(BundleError, match="exists already"):
         compile_bundle(Residual(), residual.path, CompileOptions(inputs=["image:batch,1,8,8"]))
     assert Bundle.open(residual.path).digest == residual.digest

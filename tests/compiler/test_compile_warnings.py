@@ -1,4 +1,4 @@
-"""What compiling tells that was not done quite as asked, or is probably not meant so."""
+"""Warnings about everything that was not done as requested or is probably not intended."""
 
 import pytest
 
@@ -13,7 +13,7 @@ TWO = "e0 = MatMul(x, a) r = Relu(x) e1 = MatMul(r, b)"
 
 @pytest.fixture
 def warnings_of(tmp_path):
-    """Compile into one folder and return the progress.warnings."""
+    """Compile into one folder and return the warnings."""
 
     def compiled(source, **options):
         progress = RecordedProgress()
@@ -23,23 +23,23 @@ def warnings_of(tmp_path):
     return compiled
 
 
-def test_nothing_is_told_of_a_model_that_is_as_it_should_be(warnings_of):
+def test_a_correct_model_gives_no_warning(warnings_of):
     assert warnings_of(Dense().eval(), inputs=["input:batch,4"]) == []
 
 
-def test_a_model_in_training_mode_even_in_part(warnings_of):
+def test_a_submodule_in_training_mode_gives_a_warning(warnings_of):
     module = Dense().eval()
     module.layers[1].train()
     (warning,) = warnings_of(module, inputs=["input:n,4"])
     assert warning == "the model was in training mode; it is compiled in evaluation mode"
 
 
-def test_a_number_as_batch_says_what_to_write(warnings_of, tmp_path):
+def test_a_number_as_batch_gives_a_warning_with_the_correct_text(warnings_of, tmp_path):
     (warning,) = warnings_of(two_heads(tmp_path / "two.onnx", TWO), inputs=["x:16,8:float32"])
     assert warning == "input 'x': the batch is always dynamic, so 16 is ignored; write x:batch,8:float32"
 
 
-def test_a_policy_and_a_profile_that_a_replaced_bundle_had(warnings_of, tmp_path):
+def test_the_deleted_policy_and_profile_of_a_replaced_bundle_give_warnings(warnings_of, tmp_path):
     model = two_heads(tmp_path / "two.onnx", TWO)
     warnings_of(model)
     (tmp_path / "bundle" / "policy.json").write_text("{}")
@@ -70,7 +70,7 @@ def exits(path, *outputs, text=EXITS):
     return save_graph(path, text, trunk0=(8, 8), trunk1=(8, 8), head0=(8, 3), head1=(8, 3))
 
 
-def test_exits_that_come_deep_first_are_refused_unless_their_order_is_given(warnings_of, tmp_path):
+def test_exits_that_are_deep_first_are_rejected_unless_their_order_is_given(warnings_of, tmp_path):
     path = exits(tmp_path / "reversed.onnx", "deep", "shallow")
     complaint = (
         "exit 'shallow' needs 88 MACs, fewer than the 152 of exit 'deep' before it; "
@@ -82,7 +82,7 @@ def test_exits_that_come_deep_first_are_refused_unless_their_order_is_given(warn
     assert warnings_of(path, exits=["shallow", "deep"]) == []
 
 
-def test_the_order_is_not_judged_where_an_operator_has_no_known_cost(warnings_of, tmp_path):
+def test_the_order_is_not_checked_if_an_operator_has_unknown_cost(warnings_of, tmp_path):
     text = EXITS.replace("MatMul(h, head0)", "com.microsoft.FusedMatMul(h, head0)")
     text = text.replace('"": 18', '"": 18, "com.microsoft": 1')
     assert warnings_of(exits(tmp_path / "foreign.onnx", "deep", "shallow", text=text)) == []

@@ -1,4 +1,4 @@
-"""ONNX files of every age, with every kind of body, function and type in them."""
+"""ONNX files of all opsets, with all kinds of subgraphs, functions and types."""
 
 import numpy as np
 import onnx
@@ -30,7 +30,7 @@ def rows(seed=0, *shape):
 
 @pytest.fixture
 def compiled(tmp_path):
-    """Compile a graph in ONNX's text form; return the bundle and the file."""
+    """Compile a graph in ONNX's text format; return the bundle and the file."""
 
     def make(text, *, target=None, **weights):
         path = save_graph(tmp_path / "model.onnx", text, **weights)
@@ -51,7 +51,7 @@ def test_a_loop_captures_an_earlier_stages_value_and_a_weight(compiled):
     assert_file_composed(bundle, path, {"x": rows()})
 
 
-def test_a_scan_over_steps_of_any_number(compiled):
+def test_a_scan_over_any_number_of_steps(compiled):
     bundle, path = compiled(SCAN, **DEEP)
     assert set(carried(bundle)[0]) <= {"h", "p"}
     assert "h" in carried(bundle)[0]
@@ -59,7 +59,7 @@ def test_a_scan_over_steps_of_any_number(compiled):
         assert_file_composed(bundle, path, {"x": rows(steps, steps, 8)})
 
 
-def test_functions_that_only_branches_call_go_with_their_stage(compiled):
+def test_functions_that_only_branches_call_are_in_their_stage(compiled):
     bundle, path = compiled(FUNCTIONS, **DEEP)
     assert functions(bundle) == [[], ["Inner", "Outer"]]
     assert carried(bundle) == [["h"], []]
@@ -68,20 +68,20 @@ def test_functions_that_only_branches_call_go_with_their_stage(compiled):
     assert_file_composed(bundle, path, {"x": rows(), "flag": np.array([True, False, True, True, False])})
 
 
-def test_a_function_with_branches_of_its_own(compiled):
+def test_a_function_with_branches(compiled):
     bundle, path = compiled(BRANCH_IN_FUNCTION, **DEEP)
     assert functions(bundle) == [[], ["Choose"]]
     assert carried(bundle) == [["h"], []]
     assert_file_composed(bundle, path, {"x": rows()})
 
 
-def test_branches_with_initializers_of_one_name_keep_their_own(compiled):
+def test_branches_with_initializers_of_the_same_name(compiled):
     bundle, path = compiled(SAME_NAMES, **SQUARE)
     for sign in (1, -1):
         assert_file_composed(bundle, path, {"x": rows(), "gate": sign * np.abs(rows(1))})
 
 
-def test_a_body_whose_initializer_has_the_name_of_one_outside(tmp_path):
+def test_a_subgraph_initializer_with_the_name_of_an_outer_one(tmp_path):
     path = save_graph(tmp_path / "model.onnx", SAME_NAMES.replace("factor", "scale"), **SQUARE)
     model = onnx.load(path)
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32([7]), "scale"))
@@ -92,13 +92,13 @@ def test_a_body_whose_initializer_has_the_name_of_one_outside(tmp_path):
     assert_file_composed(bundle, path, {"x": rows(), "gate": np.abs(rows(1))})
 
 
-def test_a_sequence_is_made_again_where_a_later_stage_reads_it(compiled):
+def test_a_sequence_is_recomputed_in_the_later_stage_that_reads_it(compiled):
     bundle, path = compiled(SEQUENCES, **SQUARE)
     assert set(carried(bundle)[0]) <= {"h", "r"}
     assert_file_composed(bundle, path, {"x": rows()})
 
 
-def test_a_weight_that_is_listed_as_an_input_is_a_weight(compiled):
+def test_an_initializer_that_is_listed_as_an_input_is_not_a_model_input(compiled):
     bundle, path = compiled(INITIALIZER_INPUT, **HEAD)
     assert [spec.name for spec in bundle.manifest.inputs] == ["x"]
     assert_file_composed(bundle, path, {"x": rows()})
@@ -107,7 +107,7 @@ def test_a_weight_that_is_listed_as_an_input_is_a_weight(compiled):
 @pytest.mark.parametrize(
     ("opset", "ir_version"), [(13, 7), (15, 8), (17, 8), (18, 8), (20, 9), (21, 10), (23, 11), (26, 13), (28, 14)]
 )
-def test_files_of_every_age(compiled, opset, ir_version):
+def test_files_of_every_opset_and_ir_version(compiled, opset, ir_version):
     text = MANY_OPERATORS.replace("OPSET", str(opset)).replace("ir_version: 10", f"ir_version: {ir_version}")
     bundle, path = compiled(text, **SQUARE)
     assert bundle.manifest.opset == min(opset, 20)
@@ -115,13 +115,13 @@ def test_files_of_every_age(compiled, opset, ir_version):
     assert_file_composed(bundle, path, {"x": rows()})
 
 
-def test_the_other_name_of_the_standard_operators(compiled):
+def test_the_alias_of_the_standard_domain(compiled):
     bundle, path = compiled(MANY_OPERATORS.replace('"": OPSET', '"ai.onnx": 18'), **SQUARE)
     assert bundle.manifest.opset == 18
     assert_file_composed(bundle, path, {"x": rows()})
 
 
-def test_a_shape_is_made_again_in_operators_that_an_old_file_has(compiled):
+def test_a_shape_is_recomputed_with_operators_of_the_old_opset(compiled):
     text = (
         SHAPES.replace('"": 18', '"": 13').replace("(wide, axis)", "(wide)").replace("keepdims", "axes = [0], keepdims")
     )
@@ -132,14 +132,14 @@ def test_a_shape_is_made_again_in_operators_that_an_old_file_has(compiled):
 
 
 @pytest.mark.parametrize("opset", [13, 19, 21, 23])
-def test_int8_crosses_in_every_opset(compiled, opset):
+def test_the_carry_is_int8_in_every_opset(compiled, opset):
     scale = {"scale": np.array(0.05, dtype=np.float32), "zero": np.array(0, dtype=np.int8)}
     bundle, path = compiled(QUANTISED.replace('"": 18', f'"": {opset}'), w=(8, 8), head0=(8, 3), head1=(8, 3), **scale)
     assert (carried(bundle), bytes_carried(bundle)) == ([["q"], []], [0, 8])
     assert_file_composed(bundle, path, {"x": rows()})
 
 
-def test_what_nothing_fixes_is_any_size_and_not_a_word_of_the_tools(compiled):
+def test_unknown_dimensions_have_no_names_from_shape_inference(compiled):
     text = """<ir_version: 9, opset_import: ["": 18]>
     g (float[N,8] x, float[N,T] y) => (float[N,3] e0, float[N,3] e1) {
       h = MatMul(x, w) e0 = MatMul(h, head)

@@ -1,4 +1,4 @@
-"""BERT-like classes of transformers, from tiny configurations, as modules and as files that both exporters write."""
+"""BERT-like models of transformers in tiny configurations, as torch modules and as files of both torch exporters."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from edgeexit.compiler import CompileOptions, compile_bundle
-from tests.compiler.full_model import assert_composed, assert_file_composed, module_as_whole
+from tests.compiler.full_model import assert_composed, assert_file_composed, module_as_full_model
 
 transformers = pytest.importorskip("transformers", reason="transformers is in the extra 'dev'")
 
@@ -30,7 +30,7 @@ class FirstToken(nn.Module):
 
 
 class MeanOfTokens(FirstToken):
-    """The same, from the mean of the tokens that count; with types of tokens."""
+    """The same, from the mean of the unmasked tokens; with token types."""
 
     def forward(self, input_ids, attention_mask, token_type_ids):
         states = self.body(
@@ -70,16 +70,16 @@ def hidden(bundle):
 
 
 @pytest.mark.parametrize(("kind", "attention"), [("bert", "sdpa"), ("distilbert", "eager"), ("roberta", "sdpa")])
-def test_a_module_with_exits_after_chosen_layers(tmp_path, kind, attention):
+def test_a_module_with_exits_after_some_layers(tmp_path, kind, attention):
     module = model(kind, attention)
     inputs = [f"{name}:n,length:int64" for name in tokens(kind, 4)]
     bundle = compile_bundle(module, tmp_path / "bundle", CompileOptions(inputs=inputs))
     assert 16 in hidden(bundle)
     for length in (4, 9):
-        assert_composed(bundle, module_as_whole(module), tokens(kind, length))
+        assert_composed(bundle, module_as_full_model(module), tokens(kind, length))
 
 
-@pytest.mark.filterwarnings("ignore")  # the old exporter's, of which it has many
+@pytest.mark.filterwarnings("ignore")  # the old exporter emits many warnings
 @pytest.mark.parametrize(
     ("kind", "attention", "dynamo", "opset"),
     [
@@ -90,7 +90,7 @@ def test_a_module_with_exits_after_chosen_layers(tmp_path, kind, attention):
         ("roberta", "sdpa", False, 20),
     ],
 )
-def test_a_file_that_torch_wrote(tmp_path, kind, attention, dynamo, opset):
+def test_a_file_that_torch_exported(tmp_path, kind, attention, dynamo, opset):
     module, path = model(kind, attention), tmp_path / "model.onnx"
     example = {name: torch.from_numpy(array) for name, array in tokens(kind, 7).items()}
     names = {"input_names": list(example), "output_names": ["shallow", "deep"], "opset_version": opset}

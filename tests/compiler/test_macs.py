@@ -1,4 +1,4 @@
-"""What a node is counted to cost, on one sample."""
+"""The multiply-accumulates of each node, on one sample."""
 
 import numpy as np
 import onnx
@@ -15,7 +15,7 @@ BLOCK = '<domain: "local", opset_import: ["": 20]> Twice (a, b) => (d) { c = Mat
 
 @pytest.fixture
 def macs(tmp_path):
-    """Count a graph of a few lines that makes `e0` of `x` [N, 4, 6] and the weight `w` [6, 6]."""
+    """Count the MACs of a small graph that computes `e0` from `x` [N, 4, 6] and the weight `w` [6, 6]."""
 
     def counted(body, functions=""):
         model = onnx.parser.parse_model(f"{HEAD} {{ {body} e1 = Relu(x) }} {functions}")
@@ -42,16 +42,16 @@ def macs(tmp_path):
         ("y = LayerNormalization(x, o) e0 = Relu(y)", 0),
     ],
 )
-def test_an_operator(macs, body, expected):
+def test_the_macs_of_one_operator(macs, body, expected):
     constants = "s = Constant<value_ints = [5, 4, 3]>() o = Constant<value_floats = [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]>() "
     assert macs(constants + body) == expected
 
 
-def test_a_function_counts_what_is_in_it(macs):
+def test_the_macs_of_a_function_are_those_of_its_nodes(macs):
     assert macs("y = local.Twice(x, w) z = local.Twice(y, w) e0 = Relu(z)", BLOCK) == 4 * (4 * 6 * 6)
 
 
-def test_of_an_if_the_dearer_branch_counts(macs):
+def test_an_if_counts_as_its_more_expensive_branch(macs):
     body = """
     m = ReduceMax<keepdims = 0>(x) k = Constant<value_float = 0.5>() is_large = Greater(m, k)
     e0 = If (is_large) <
@@ -68,13 +68,13 @@ e0 = Loop (trips, true, x) <
 """
 
 
-def test_a_loop_counts_as_often_as_it_is_known_to_run(macs):
+def test_a_loop_counts_once_per_constant_iteration(macs):
     assert macs("trips = Constant<value_int = 3>() " + LOOP) == 3 * (4 * 6 * 6)
     open_ended = "sh = Shape<start = 0, end = 1>(x) zero = Constant<value_int = 0>() trips = Gather(sh, zero) "
     assert macs(open_ended + LOOP) is None
 
 
-def test_a_recurrent_layer_whose_first_output_nobody_reads(macs):
+def test_a_recurrent_layer_whose_first_output_is_unused(macs):
     body = """
     wide = Constant<value_ints = [1, 12, 6]>() deep = Constant<value_ints = [1, 12, 3]>()
     i = ConstantOfShape<value = float[1] {0.1}>(wide) r = ConstantOfShape<value = float[1] {0.1}>(deep)

@@ -1,4 +1,4 @@
-"""Weights that are larger than what one message or the memory holds, and a disk that is full."""
+"""Weights that are larger than a protobuf message or the memory, and a full disk."""
 
 import contextlib
 import resource
@@ -20,7 +20,7 @@ MEGABYTE = 1 << 20
 
 @contextlib.contextmanager
 def at_most(size):
-    """Let no file grow beyond `size` bytes while the block runs, as on a disk that is full."""
+    """Limit the size of files to `size` bytes while the block runs: writes fail as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -30,7 +30,7 @@ def at_most(size):
 
 
 def save_wide(folder):
-    """Write a model with 64 MB of external weights, of which all but one row are a hole in the file."""
+    """Write a model with 64 MB of external weights in a sparse file."""
     wide = TensorProto(name="wide", data_type=TensorProto.FLOAT, dims=[WIDTH, WIDTH])
     wide.data_location = TensorProto.EXTERNAL
     for key, value in (("location", "wide.data"), ("offset", 0), ("length", 4 * WIDTH * WIDTH)):
@@ -58,7 +58,7 @@ def save_wide(folder):
     return folder / "wide.onnx"
 
 
-def test_large_weights_are_neither_held_in_memory_nor_written_into_a_graph(tmp_path):
+def test_large_weights_are_neither_loaded_into_memory_nor_written_into_a_graph(tmp_path):
     path = save_wide(tmp_path)
     tracemalloc.start()
     try:
@@ -74,7 +74,7 @@ def test_large_weights_are_neither_held_in_memory_nor_written_into_a_graph(tmp_p
     np.testing.assert_allclose(outputs["e1"], golden.exits["e1"], atol=1e-4, rtol=1e-4)
 
 
-def test_a_full_disk_is_named_with_the_file_and_leaves_nothing(tmp_path):
+def test_a_full_disk_error_names_the_file_and_leaves_no_files(tmp_path):
     wide = save_wide(tmp_path)
     body = "e0 = MatMul(x, a) " + " ".join(f"r{k} = Relu(x)" for k in range(99)) + " e1 = MatMul(r98, b)"
     small = two_heads(tmp_path / "small.onnx", body)

@@ -126,12 +126,12 @@ def _call_factory(module: ModuleType, name: str, text: str) -> torch.nn.Module:
     if not callable(factory):
         raise CompileError(f"model '{text}': '{name}' is {type(factory).__name__}, not a function that returns a model")
     try:
-        made = factory()
+        model = factory()
     except (Exception, SystemExit) as error:  # the user's function may raise anything
         raise CompileError(f"model '{text}': {name}() failed: {reason_of(error)}") from error
-    if not isinstance(made, torch.nn.Module):
-        raise CompileError(f"model '{text}': {name}() returned {type(made).__name__}, not a torch.nn.Module")
-    return made
+    if not isinstance(model, torch.nn.Module):
+        raise CompileError(f"model '{text}': {name}() returned {type(model).__name__}, not a torch.nn.Module")
+    return model
 
 
 @contextmanager

@@ -140,14 +140,14 @@ def _expand(node: ir.Node, schema: OpSchema) -> list[ir.Node]:
             node.attributes[name] = ir.serde.deserialize_attribute(attribute.default_value)
     inputs = [value for value in node.inputs if value is not None]
     try:
-        alone = onnx.helper.make_model(
+        model = onnx.helper.make_model(
             onnx.helper.make_graph(
-                [ir.to_proto(node)], "alone", [_typed(value) for value in dict.fromkeys(inputs)], _outputs(node)
+                [ir.to_proto(node)], "operator", [_typed(value) for value in dict.fromkeys(inputs)], _outputs(node)
             ),
             opset_imports=[onnx.helper.make_opsetid("", schema.since_version)],
         )
         with silence_libraries():
-            inlined = onnx.inliner.inline_selected_functions(alone, [("", node.op_type)], inline_schema_functions=True)
+            inlined = onnx.inliner.inline_selected_functions(model, [("", node.op_type)], inline_schema_functions=True)
             inlined = onnx.shape_inference.infer_shapes(inlined)  # the next steps need types
         body = ir.from_proto(inlined).graph
     except Exception as error:  # the inliner raises RuntimeError, protobuf its own classes
@@ -157,16 +157,16 @@ def _expand(node: ir.Node, schema: OpSchema) -> list[ir.Node]:
     outer = {value.name: value for value in inputs}
     for value in body.inputs:
         value.replace_all_uses_with(outer[value.name])
-    made = list(body)
+    replacement = list(body)
     results = list(body.outputs)
     body.outputs.clear()
-    body.remove(made)
-    for inner in made:
+    body.remove(replacement)
+    for inner in replacement:
         inner.name = f"{node.name or node.outputs[0].name}.{inner.op_type}"
         for output in inner.outputs:
             if output not in results:
                 output.name = f"{node.outputs[0].name}.{output.name}"
-    return made
+    return replacement
 
 
 def _typed(value: ir.Value) -> onnx.ValueInfoProto:
@@ -178,20 +178,22 @@ def _outputs(node: ir.Node) -> list[onnx.ValueInfoProto]:
     return [_typed(value) for value in node.outputs if value.name]
 
 
-def _replace(node: ir.Node, made: list[ir.Node], taken: set[str]) -> None:
+def _replace(node: ir.Node, replacement: list[ir.Node], taken: set[str]) -> None:
     """Replace a node by others; outputs are matched by name."""
     graph: Any = node.graph
-    named = {output.name: output for new in made for output in new.outputs}
+    named = {output.name: output for new in replacement for output in new.outputs}
     wanted = [value for value in node.outputs if value.name in named]
     taken.discard(node.name or "")
     kept = {value.name for value in wanted}
-    for new in made:
+    for new in replacement:
         if new.name:
             new.name = unique_name(new.name, taken)
         for output in new.outputs:
             if output.name and output.name not in kept:
                 output.name = unique_name(output.name, taken)
-    ir.convenience.replace_nodes_and_values(graph, node, [node], made, wanted, [named[value.name] for value in wanted])
+    ir.convenience.replace_nodes_and_values(
+        graph, node, [node], replacement, wanted, [named[value.name] for value in wanted]
+    )
 
 
 def _where(node: ir.Node) -> str:

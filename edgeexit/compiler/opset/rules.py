@@ -105,16 +105,16 @@ def _layer_normalization(node: ir.Node) -> list[ir.Node]:
     if any(value.uses() for value in node.outputs[1:]):
         raise LoweringError("its outputs mean and inverse standard deviation, which are in use, were added in opset 17")
     axes = _axes_from(data, node.attributes.get_int("axis", -1))
-    wide = steps.widened(data)
+    wide = steps.as_float32(data)
     centred = steps.add("Sub", wide, steps.add("ReduceMean", wide, axes=axes))
     variance = steps.add("ReduceMean", steps.add("Mul", centred, centred), axes=axes)
     epsilon = steps.constant(node.attributes.get_float("epsilon", 1e-5), wide)
     normal = steps.add("Div", centred, steps.add("Sqrt", steps.add("Add", variance, epsilon)))
-    normal = steps.narrowed(normal, data)
+    normal = steps.as_type_of(normal, data)
     if _has(node, 2):
         normal = steps.add("Mul", normal, scale)
-        return steps.end("Add", normal, node.inputs[2])
-    return steps.end("Mul", normal, scale)
+        return steps.finish("Add", normal, node.inputs[2])
+    return steps.finish("Mul", normal, scale)
 
 
 def _rms_normalization(node: ir.Node) -> list[ir.Node]:
@@ -122,13 +122,13 @@ def _rms_normalization(node: ir.Node) -> list[ir.Node]:
     data, scale = node.inputs[0], node.inputs[1]
     steps = _Decomposition(node)
     axes = _axes_from(data, node.attributes.get_int("axis", -1))
-    listed = steps.listed(axes)
-    wide = steps.widened(data)
-    square = steps.add("ReduceMean", steps.add("Mul", wide, wide), listed)
+    axes_value = steps.int64_list(axes)
+    wide = steps.as_float32(data)
+    square = steps.add("ReduceMean", steps.add("Mul", wide, wide), axes_value)
     epsilon = steps.constant(node.attributes.get_float("epsilon", 1e-5), wide)
     normal = steps.add("Div", wide, steps.add("Sqrt", steps.add("Add", square, epsilon)))
-    normal = steps.narrowed(normal, data)
-    return steps.end("Mul", normal, scale)
+    normal = steps.as_type_of(normal, data)
+    return steps.finish("Mul", normal, scale)
 
 
 def _roi_align(node: ir.Node) -> list[ir.Node] | None:
@@ -210,29 +210,29 @@ class _Decomposition:
         self._made.append(node)
         return node.outputs[0]
 
-    def widened(self, value: ir.Value | None) -> ir.Value | None:
+    def as_float32(self, value: ir.Value | None) -> ir.Value | None:
         """Return a 16-bit value cast to float32, so that squares do not overflow and sums keep small terms."""
         return self._cast(value, ir.DataType.FLOAT) if value is not None and value.dtype in _HALF else value
 
-    def narrowed(self, value: ir.Value, like: ir.Value | None) -> ir.Value:
+    def as_type_of(self, value: ir.Value, like: ir.Value | None) -> ir.Value:
         """Return a value cast back to the 16-bit type of `like`, if that is 16-bit."""
         dtype = None if like is None else like.dtype
         return self._cast(value, dtype) if dtype in _HALF else value
 
     def _cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
-        made = self.add("Cast", value)
+        result = self.add("Cast", value)
         self._made[-1].attributes["to"] = ir.AttrInt64("to", int(dtype))
-        made.type = ir.TensorType(dtype)
-        return made
+        result.type = ir.TensorType(dtype)
+        return result
 
     def constant(self, number: float, like: ir.Value | None) -> ir.Value:
         dtype = np.float32 if like is None or like.dtype is None else like.dtype.numpy()
         return self._append(np.array(number, dtype=dtype))
 
-    def listed(self, axes: Sequence[int]) -> ir.Value:
+    def int64_list(self, axes: Sequence[int]) -> ir.Value:
         return self._append(np.array(axes, dtype=np.int64))
 
-    def end(self, op: str, *inputs: ir.Value | None) -> list[ir.Node]:
+    def finish(self, op: str, *inputs: ir.Value | None) -> list[ir.Node]:
         return [*self._made, _node(op, inputs, self._node)]
 
     def _append(self, array: np.ndarray[Any, Any]) -> ir.Value:
@@ -243,9 +243,9 @@ class _Decomposition:
 
 def _node(op: str, inputs: Sequence[ir.Value | None], instead: ir.Node, attributes: Any = ()) -> ir.Node:
     """Return a node whose output has the name of the first output of the node `instead`."""
-    made = ir.Node("", op, inputs, list(attributes), num_outputs=1, name=instead.name)
-    made.outputs[0].name = instead.outputs[0].name
-    return made
+    node = ir.Node("", op, inputs, list(attributes), num_outputs=1, name=instead.name)
+    node.outputs[0].name = instead.outputs[0].name
+    return node
 
 
 def _make_constant(array: np.ndarray[Any, Any], name: str) -> ir.Node:

@@ -165,18 +165,20 @@ class _Fp16Converter:
             if to == _FLOAT16 and value in self._infinite:
                 source = self._clip(graph, value, before)
             name = unique_name(f"{value.name}.{_SUFFIXES[to]}", self._taken)
-            made = ir.Value(name=name, type=ir.TensorType(to), shape=value.shape)
-            graph.insert_before(before, ir.node("Cast", [source], {"to": int(to)}, outputs=[made], name=f"{name}.cast"))
-            self._casts[graph, value] = made
+            result = ir.Value(name=name, type=ir.TensorType(to), shape=value.shape)
+            graph.insert_before(
+                before, ir.node("Cast", [source], {"to": int(to)}, outputs=[result], name=f"{name}.cast")
+            )
+            self._casts[graph, value] = result
         return self._casts[graph, value]
 
     def _clip(self, graph: ir.Graph, value: ir.Value, before: ir.Node) -> ir.Value:
         name = unique_name(f"{value.name}.clipped", self._taken)
-        made = ir.Value(name=name, type=ir.TensorType(_FLOAT32), shape=value.shape)
+        result = ir.Value(name=name, type=ir.TensorType(_FLOAT32), shape=value.shape)
         bounds = [self._clip_limit(sign * FP16_MAX) for sign in (-1, 1)]
-        graph.insert_before(before, ir.node("Clip", [value, *bounds], outputs=[made], name=f"{name}.clip"))
+        graph.insert_before(before, ir.node("Clip", [value, *bounds], outputs=[result], name=f"{name}.clip"))
         self._note_clipped(value, self._infinite[value])
-        return made
+        return result
 
     def _note_clipped(self, value: ir.Value, number: float) -> None:
         if not number >= _CERTAINLY_INFINITY:
@@ -193,6 +195,6 @@ class _Fp16Converter:
         """Return a graph output cast back to float32, under its original name."""
         name = str(value.name)
         value.name = unique_name(f"{name}.half", self._taken)
-        made = ir.Value(name=name, type=ir.TensorType(_FLOAT32), shape=value.shape)
-        graph.append(ir.node("Cast", [value], {"to": int(_FLOAT32)}, outputs=[made], name=f"{name}.cast"))
-        return made
+        result = ir.Value(name=name, type=ir.TensorType(_FLOAT32), shape=value.shape)
+        graph.append(ir.node("Cast", [value], {"to": int(_FLOAT32)}, outputs=[result], name=f"{name}.cast"))
+        return result

@@ -1,4 +1,4 @@
-"""Operators said in an older operator set: the same answers, and a line for those that cannot be."""
+"""Lowering to older opsets: the same results, and one line for operators that cannot be lowered."""
 
 import numpy as np
 import onnx
@@ -18,7 +18,7 @@ SAME = "float[N,6] y"
 
 
 def graph(body, opset, inputs, outputs):
-    """Return a graph of a few lines, its constants lifted and its shapes inferred, and the file that it was."""
+    """Return a small graph with lifted constants and inferred shapes, and the original model."""
     text = f'<ir_version: 10, opset_import: ["": {opset}, "local": 1]> g ({inputs}) => ({outputs}) {{ {body} }}'
     body, _, functions = text.partition("FUNCTIONS")
     file = onnx.parser.parse_model(body + (" }" if functions else "") + functions.removesuffix(" }"))
@@ -99,7 +99,7 @@ def run(file, feeds):
         ),
     ],
 )
-def test_the_answers_are_the_same_in_opset_13(body, opset, inputs, outputs):
+def test_the_results_are_the_same_in_opset_13(body, opset, inputs, outputs):
     model, file = graph(body, opset, inputs, outputs)
     lower_opset(model, 13)
     lowered = ir.to_proto(model)
@@ -140,14 +140,14 @@ def test_the_answers_are_the_same_in_opset_13(body, opset, inputs, outputs):
         ("y = Nonsense(x)", 22, 13, r"operator 'Nonsense' \(which produces 'y'\) is not in ONNX opset 22"),
     ],
 )
-def test_an_operator_that_has_no_older_form_is_named(body, opset, target, match):
+def test_an_operator_without_an_older_form_is_named(body, opset, target, match):
     model, _ = graph(body, opset, "float[N,6] x, int64[1] k", SAME)
     with pytest.raises(CompileError, match=match) as raised:
         lower_opset(model, target)
     assert "\n" not in str(raised.value)
 
 
-def test_what_is_old_enough_stays_as_it_is():
+def test_a_model_with_an_older_opset_is_not_changed():
     model, _ = graph("y = Gelu(x)", 20, ONE, SAME)
     before = ir.to_proto(model).SerializeToString()
     lower_opset(model, 21)
@@ -158,7 +158,7 @@ def test_what_is_old_enough_stays_as_it_is():
     "body", ["y = LayerNormalization<axis = 1>(x, s)", "y = RMSNormalization(x, s)"], ids=["layer", "rms"]
 )
 def test_norms_in_float16_square_in_float32(body):
-    """In true float16, which ONNX's own evaluator computes in, the square of 1000 is infinite."""
+    """In real float16, as ONNX's reference evaluator computes, the square of 1000 is infinite."""
     model, file = graph(body, 24, "float16[N,6] x, float16[6] s", "float16[N,6] y")
     lower_opset(model, 13)
     feeds = {"x": np.array([[1000, -900, 800, 30, 5, -1200]], np.float16), "s": np.ones(6, np.float16)}

@@ -1,4 +1,4 @@
-"""Graphs as files and as ONNX Runtime answers them, for tests of precision."""
+"""Models and ONNX Runtime runs for the tests of precision."""
 
 from pathlib import Path
 
@@ -15,15 +15,15 @@ from tests.compiler.graphs import save_graph
 
 
 def read_text(folder: Path, text: str, **weights) -> ir.Model:
-    """Return a normalised graph of ONNX's text form."""
+    """Return a normalised model from ONNX's text format."""
     model = ir.load(save_graph(folder / "text.onnx", text, **weights))
     normalise(model, exits=[str(value.name) for value in model.graph.outputs])
     return model
 
 
-def answers(model: ir.Model, inputs: Inputs, folder: Path) -> dict[str, np.ndarray]:
-    """Check a graph and run it in ONNX Runtime."""
-    path = folder / "answers.onnx"
+def outputs_of(model: ir.Model, inputs: Inputs, folder: Path) -> dict[str, np.ndarray]:
+    """Check a model and return its outputs from ONNX Runtime."""
+    path = folder / "model.onnx"
     ir.save(model, path)
     onnx.checker.check_model(path, full_check=True)
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -36,7 +36,7 @@ def nodes_of(model: ir.Model, op: str) -> list[ir.Node]:
 
 
 def float_types(model: ir.Model) -> set[str]:
-    """Return the float types of what the nodes of the main graph make."""
+    """Return the float types of the outputs of the main graph's nodes."""
     types = {value.dtype for node in model.graph for value in node.outputs}
     return {dtype.name for dtype in types if dtype in {ir.DataType.FLOAT, ir.DataType.FLOAT16}}
 
@@ -63,7 +63,7 @@ class Segmenter(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Token ids with positions, a mask that adds the least float32, and an exit after each of two layers."""
+    """Token ids with positions, a mask that adds the smallest float32, and an exit after each of two layers."""
 
     def __init__(self) -> None:
         super().__init__()

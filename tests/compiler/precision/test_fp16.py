@@ -8,19 +8,19 @@ import onnx_ir as ir
 import pytest
 
 from edgeexit.compiler.precision.reduce import reduce_precision
-from tests.compiler.precision.reduced_graphs import answers, float_types, nodes_of, read_text
+from tests.compiler.precision.reduced_graphs import float_types, nodes_of, outputs_of, read_text
 from tests.recorded_progress import RecordedProgress
 
 HEADER = '<ir_version: 9, opset_import: ["": 18]>\n'
 
 
-def halved(model, folder, **options):
+def in_fp16(model, folder, **options):
     progress = RecordedProgress()
     return reduce_precision(model, "fp16", folder=folder, progress=progress, **options), progress.warnings
 
 
 def assert_close(model, reduced, inputs, folder, tolerance=5e-3):
-    expected, found = answers(model, inputs, folder), answers(reduced, inputs, folder)
+    expected, found = outputs_of(model, inputs, folder), outputs_of(reduced, inputs, folder)
     assert expected.keys() == found.keys()
     for name, logits in expected.items():
         assert found[name].dtype == np.float32
@@ -37,12 +37,12 @@ def x():
 
 
 @pytest.mark.parametrize("opset", [13, 18])
-def test_all_but_inputs_and_exits_is_float16(tmp_path, x, opset):
+def test_everything_except_inputs_and_exits_is_float16(tmp_path, x, opset):
     text = f"""<ir_version: 9, opset_import: ["": {opset}]>
     g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {{
       h = MatMul(x, w) r = Relu(h) e0 = MatMul(r, a) d = Add(r, h) e1 = MatMul(d, a) }}"""
     model = read_text(tmp_path, text, w=(8, 8), a=(8, 3))
-    reduced, notes = halved(model, tmp_path)
+    reduced, warnings = in_fp16(model, tmp_path)
     made = {str(value.name): value.dtype.name for node in reduced.graph for value in node.outputs}
     floats = {name for name, dtype in made.items() if dtype == "FLOAT"}
     assert floats == {"e0", "e1"}
@@ -51,7 +51,7 @@ def test_all_but_inputs_and_exits_is_float16(tmp_path, x, opset):
         "a": "FLOAT16",
     }
     assert [node.op_type for node in reduced.graph].count("Cast") == 3
-    assert notes == []
+    assert warnings == []
     assert_close(model, reduced, x, tmp_path)
 
 
@@ -65,8 +65,8 @@ def test_sizes_beyond_2048_stay_exact(tmp_path):
     )
     two = np.array([2.0], dtype=np.float32)
     model = read_text(tmp_path, text, two=two, a=np.full((4099, 3), 1e-3, dtype=np.float32))
-    reduced, _ = halved(model, tmp_path)
-    assert types_of(reduced, "as_float", "doubled", "half") == {"FLOAT"}  # ONNX Runtime alone may not round between
+    reduced, _ = in_fp16(model, tmp_path)
+    assert types_of(reduced, "as_float", "doubled", "half") == {"FLOAT"}  # ONNX Runtime may not round in between
     assert_close(model, reduced, {"x": np.ones((2, 4099), dtype=np.float32)}, tmp_path, 1e-2)
 
 
@@ -78,9 +78,9 @@ def test_sizes_beyond_2048_stay_exact(tmp_path):
         "zeros = Sub(x, x) bias = Add(zeros, table)",  # a table of one number
     ],
 )
-@pytest.mark.parametrize(("least", "told"), [(np.finfo(np.float32).min, 0), (-1e6, 1)])
-def test_a_mask_that_stands_for_infinity_stays_finite(tmp_path, x, mask, least, told):
-    """A row that is masked altogether would become NaN if minus infinity were added."""
+@pytest.mark.parametrize(("least", "warning_count"), [(np.finfo(np.float32).min, 0), (-1e6, 1)])
+def test_a_mask_with_a_number_for_infinity_stays_finite(tmp_path, x, mask, least, warning_count):
+    """A fully masked row would become NaN if minus infinity were added."""
     text = (
         HEADER
         + f"""g (float[N,8] x, float[N,8] m) => (float[N,3] e0, float[N,3] e1) {{
@@ -94,10 +94,10 @@ def test_a_mask_that_stands_for_infinity_stays_finite(tmp_path, x, mask, least, 
         table=np.full((1, 8), least, dtype=np.float32),
         a=(8, 3),
     )
-    reduced, notes = halved(model, tmp_path)
-    found = answers(reduced, x | {"m": np.zeros((3, 8), dtype=np.float32)}, tmp_path)
+    reduced, warnings = in_fp16(model, tmp_path)
+    found = outputs_of(reduced, x | {"m": np.zeros((3, 8), dtype=np.float32)}, tmp_path)
     assert np.isfinite(found["e0"]).all()
-    assert ["65504" in note for note in notes] == [True] * told
+    assert ["65504" in warning for warning in warnings] == [True] * warning_count
 
 
 def test_a_node_whose_weights_are_beyond_the_range_stays_in_fp32(tmp_path, x):
@@ -108,8 +108,8 @@ def test_a_node_whose_weights_are_beyond_the_range_stays_in_fp32(tmp_path, x):
     )
     w = np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32) * 1e6
     model = read_text(tmp_path, text, w=w, small=np.float32([1e-6]), a=(8, 3))
-    reduced, notes = halved(model, tmp_path)
-    assert any("'w' is beyond" in note for note in notes)
+    reduced, warnings = in_fp16(model, tmp_path)
+    assert any("'w' is beyond" in warning for warning in warnings)
     assert reduced.graph.initializers["w"].dtype == ir.DataType.FLOAT
     assert_close(model, reduced, x, tmp_path)
 
@@ -120,23 +120,23 @@ OVERFLOWS = (
   mild = MatMul(x, w) hot = MatMul(mild, w) again = Relu(hot) h = Mul(again, small) e0 = MatMul(h, a)
   t = Tanh(mild) e1 = MatMul(t, a) }"""
 )
-"""`hot` is beyond 65504 while every weight and every exit is small; ONNX Runtime on a processor would not tell."""
+"""`hot` exceeds 65504, although all weights and exits are small. On a CPU, ONNX Runtime does not overflow."""
 
 
-def test_what_overflows_on_the_samples_stays_in_fp32_and_is_told(tmp_path, x):
+def test_nodes_that_overflow_on_the_samples_stay_in_fp32_with_a_warning(tmp_path, x):
     model = read_text(tmp_path, OVERFLOWS, w=np.eye(8, dtype=np.float32) * 1000, small=np.float32([1e-4]), a=(8, 3))
-    reduced, notes = halved(model, tmp_path, samples=x)
+    reduced, warnings = in_fp16(model, tmp_path, samples=x)
     assert types_of(reduced, "hot", "again", "h") == {"FLOAT"}
     assert types_of(reduced, "mild", "t") == {"FLOAT16"}
-    (note,) = notes
-    assert "'MatMul_hot' (" in note
-    assert "kept in fp32" in note
+    (warning,) = warnings
+    assert "'MatMul_hot' (" in warning
+    assert "kept in fp32" in warning
     assert_close(model, reduced, x, tmp_path)
-    unseen, notes = halved(model, tmp_path, samples={"x": x["x"] * 1e-3})
-    assert (types_of(unseen, "hot"), notes) == ({"FLOAT16"}, [])
+    unseen, warnings = in_fp16(model, tmp_path, samples={"x": x["x"] * 1e-3})
+    assert (types_of(unseen, "hot"), warnings) == ({"FLOAT16"}, [])
 
 
-def test_the_number_of_a_mask_is_no_overflow(tmp_path, x):
+def test_the_large_number_of_a_mask_is_not_an_overflow(tmp_path, x):
     text = (
         HEADER
         + """g (float[N,8] x, float[N,8] m) => (float[N,3] e0, float[N,3] e1) {
@@ -146,14 +146,14 @@ def test_the_number_of_a_mask_is_no_overflow(tmp_path, x):
     weights = {"one": np.float32([1]), "least": np.float32([np.finfo(np.float32).min]), "w": (8, 8), "a": (8, 3)}
     inputs = x | {"m": np.float32(np.arange(24).reshape(3, 8) % 3 > 0)}
     model = read_text(tmp_path, text, **weights)
-    reduced, notes = halved(model, tmp_path, samples=inputs)
+    reduced, warnings = in_fp16(model, tmp_path, samples=inputs)
     assert types_of(reduced, "scores", "p") == {"FLOAT16"}
-    assert not any("samples" in note for note in notes)
+    assert not any("samples" in warning for warning in warnings)
     assert_close(model, reduced, inputs, tmp_path)
 
 
 @pytest.mark.parametrize("scale", [1e6, 1e-7])
-def test_a_scale_that_float16_does_not_hold_is_not_changed(tmp_path, x, scale):
+def test_a_scale_that_float16_cannot_represent_is_not_changed(tmp_path, x, scale):
     text = (
         HEADER
         + """g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
@@ -161,11 +161,11 @@ def test_a_scale_that_float16_does_not_hold_is_not_changed(tmp_path, x, scale):
     )
     w = np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32) / np.float32(scale)
     model = read_text(tmp_path, text, w=w, scale=np.float32([scale]), a=(8, 3))
-    reduced, _ = halved(model, tmp_path, samples=x)
+    reduced, _ = in_fp16(model, tmp_path, samples=x)
     assert_close(model, reduced, x, tmp_path, 1e-2)
 
 
-def test_a_square_that_is_a_product_with_itself_stays_in_fp32(tmp_path, x):
+def test_a_mul_of_a_value_with_itself_stays_in_fp32(tmp_path, x):
     text = (
         HEADER
         + """g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
@@ -173,12 +173,12 @@ def test_a_square_that_is_a_product_with_itself_stays_in_fp32(tmp_path, x):
       n = Div(h, root) e0 = MatMul(n, a) r = Relu(n) e1 = MatMul(r, a) }"""
     )
     model = read_text(tmp_path, text, w=(8, 8), a=(8, 3), eps=np.float32([1e-12]), axis=np.array([1]))
-    reduced, _ = halved(model, tmp_path)
+    reduced, _ = in_fp16(model, tmp_path)
     assert types_of(reduced, "square", "mean", "safe", "root") == {"FLOAT"}
     assert types_of(reduced, "h", "n") == {"FLOAT16"}
 
 
-def test_a_transpose_before_a_product_does_not_end_the_process(tmp_path):
+def test_a_transpose_before_a_matmul_does_not_crash_onnx_runtime(tmp_path):
     """ONNX Runtime 1.23 to 1.32 crashes there with its default optimisations, on x86-64."""
     text = (
         HEADER
@@ -187,7 +187,7 @@ def test_a_transpose_before_a_product_does_not_end_the_process(tmp_path):
       r = Tanh(p) e1 = MatMul(r, a) }"""
     )
     model = read_text(tmp_path, text, w=(8, 8), a=(8, 3), axis=np.array([0]))
-    reduced, _ = halved(model, tmp_path)
+    reduced, _ = in_fp16(model, tmp_path)
     ir.save(reduced, tmp_path / "reduced.onnx")
     program = (
         "from pathlib import Path; import sys; from edgeexit.compiler.sessions import ReferenceSession; "
@@ -197,7 +197,7 @@ def test_a_transpose_before_a_product_does_not_end_the_process(tmp_path):
     assert subprocess.run(command, check=False).returncode == 0
 
 
-def test_squares_and_epsilons_keep_a_norm_finite(tmp_path, x):
+def test_a_norm_stays_finite_with_squares_and_an_epsilon(tmp_path, x):
     text = (
         HEADER
         + """g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
@@ -208,13 +208,13 @@ def test_squares_and_epsilons_keep_a_norm_finite(tmp_path, x):
     w = np.eye(8, dtype=np.float32) * 1000
     constants = {"two": np.float32([2]), "eps": np.float32([1e-12]), "axis": np.array([1])}
     model = read_text(tmp_path, text, w=w, a=(8, 3), **constants)
-    reduced, _ = halved(model, tmp_path)
+    reduced, _ = in_fp16(model, tmp_path)
     assert types_of(reduced, "square", "mean", "safe", "root") == {"FLOAT"}
     assert types_of(reduced, "h", "n") == {"FLOAT16"}
     assert_close(model, reduced, x, tmp_path, 1e-2)
 
 
-def test_bodies_read_float16_and_give_float32(tmp_path):
+def test_subgraphs_read_float16_and_return_float32(tmp_path):
     text = (
         HEADER
         + """g (float[N,8] x, bool[N] up) => (float[N,3] e0, float[N,3] e1) {
@@ -230,7 +230,7 @@ def test_bodies_read_float16_and_give_float32(tmp_path):
     )
     weights = {"scale": np.float32([0.5]), "axis": np.array([1]), "zero": np.array(0), "trips": np.array(3)}
     model = read_text(tmp_path, text, w=(8, 8), a=(8, 3), **weights)
-    reduced, _ = halved(model, tmp_path)
+    reduced, _ = in_fp16(model, tmp_path)
     types = {value.dtype.name for graph in reduced.graphs() for node in graph for value in node.outputs if value.dtype}
     assert "FLOAT16" in types
     rng = np.random.default_rng(0)
@@ -239,7 +239,7 @@ def test_bodies_read_float16_and_give_float32(tmp_path):
         assert_close(model, reduced, inputs, tmp_path, 5e-2)
 
 
-def test_a_cast_that_was_there_does_not_pile_up(tmp_path, x):
+def test_existing_casts_are_not_doubled(tmp_path, x):
     text = (
         HEADER
         + """g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
@@ -247,32 +247,32 @@ def test_a_cast_that_was_there_does_not_pile_up(tmp_path, x):
       t = Tanh(wide) e1 = MatMul(t, a) }"""
     )
     model = read_text(tmp_path, text, w=(8, 8), a=(8, 3))
-    reduced, _ = halved(model, tmp_path)
+    reduced, _ = in_fp16(model, tmp_path)
     assert len(nodes_of(reduced, "Cast")) == 3
     assert_close(model, reduced, x, tmp_path)
 
 
-def test_operators_of_others_stay_in_fp32(tmp_path, x):
+def test_operators_of_other_domains_stay_in_fp32(tmp_path, x):
     text = """<ir_version: 9, opset_import: ["": 18, "com.microsoft": 1]>
     g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
       h = MatMul(x, w) r = com.microsoft.QuickGelu<alpha = 1.7>(h) e0 = MatMul(r, a) t = Tanh(r) e1 = MatMul(t, a) }"""
     model = read_text(tmp_path, text, w=(8, 8), a=(8, 3))
-    reduced, _ = halved(model, tmp_path)
+    reduced, _ = in_fp16(model, tmp_path)
     (gelu,) = nodes_of(reduced, "QuickGelu")
     assert gelu.inputs[0].dtype == ir.DataType.FLOAT
     assert_close(model, reduced, x, tmp_path)
 
 
-def test_what_is_kept_is_not_touched(tmp_path, x):
+def test_nodes_in_keep_fp32_are_not_changed(tmp_path, x):
     text = (
         HEADER
         + """g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
       h = MatMul(x, w) e0 = MatMul(h, a) r = Relu(h) last = MatMul(r, a) e1 = Add(last, bias) }"""
     )
     model = read_text(tmp_path, text, w=(8, 8), a=(8, 3), bias=(3,))
-    reduced, _ = halved(model, tmp_path, keep_fp32=["last"])
+    reduced, _ = in_fp16(model, tmp_path, keep_fp32=["last"])
     kept = next(node for node in reduced.graph if node.outputs[0].name == "last")
     assert {value.dtype.name for value in (*kept.inputs, *kept.outputs)} == {"FLOAT"}
-    assert reduced.graph.outputs[1].producer().op_type == "Add"  # a bias does not narrow what is kept
+    assert reduced.graph.outputs[1].producer().op_type == "Add"  # the bias does not change the type of a kept node
     assert float_types(reduced) == {"FLOAT", "FLOAT16"}
     assert_close(model, reduced, x, tmp_path)

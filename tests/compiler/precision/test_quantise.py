@@ -9,7 +9,7 @@ from edgeexit.compiler.precision.reduce import reduce_precision
 from edgeexit.datasets import Dataset
 from edgeexit.errors import CompileError, DataError
 from tests.compiler.networks import Masked, Residual
-from tests.compiler.precision.reduced_graphs import Segmenter, answers, nodes_of, read_text
+from tests.compiler.precision.reduced_graphs import Segmenter, nodes_of, outputs_of, read_text
 from tests.recorded_progress import RecordedProgress
 
 HEADER = '<ir_version: 9, opset_import: ["": 18]>\n'
@@ -46,18 +46,18 @@ def segmenter():
 
 
 @pytest.mark.parametrize("placement", ["before", "around"])
-def test_answers_stay_near_those_in_fp32(tmp_path, segmenter, placement):
+def test_logits_are_close_to_fp32(tmp_path, segmenter, placement):
     model, calibration = segmenter
     reduced = quantised(model, calibration, tmp_path, placement=placement)
     assert_symmetric(reduced)
-    expected, found = (answers(m, calibration.inputs, tmp_path) for m in (model, reduced))
+    expected, found = (outputs_of(m, calibration.inputs, tmp_path) for m in (model, reduced))
     for name, logits in expected.items():
         assert found[name].dtype == np.float32
         assert np.abs(found[name] - logits).mean() < 0.05 * np.abs(logits).mean() + 0.02
         assert (found[name] != logits).any()
 
 
-def test_weights_have_a_scale_for_every_output_channel(tmp_path, segmenter):
+def test_weights_have_one_scale_per_output_channel(tmp_path, segmenter):
     model, calibration = segmenter
     reduced = quantised(model, calibration, tmp_path)
     for op, axis in (("Conv", 0), ("ConvTranspose", 1)):
@@ -71,7 +71,7 @@ def test_weights_have_a_scale_for_every_output_channel(tmp_path, segmenter):
                 assert node.inputs[2].const_value.dtype == ir.DataType.FLOAT
 
 
-def test_what_crosses_is_int8_and_quantised_once(tmp_path):
+def test_every_value_is_quantised_once(tmp_path):
     model = read_text(tmp_path, TWO_HEADS, w=(8, 8), a=(8, 3), b=(8, 3))
     reduced = quantised(model, samples(), tmp_path, placement="before")
     pairs = nodes_of(reduced, "QuantizeLinear")
@@ -83,7 +83,7 @@ def test_what_crosses_is_int8_and_quantised_once(tmp_path):
 @pytest.mark.parametrize(
     "tail", ["e1 = Conv(r, v)", "deep = Conv(r, v) e1 = Relu(deep)", "e1 = Conv(r, v) more = Relu(e1)"]
 )
-def test_exits_are_not_behind_a_pair(tmp_path, tail):
+def test_exits_are_not_quantised(tmp_path, tail):
     text = (
         HEADER
         + f"""g (float[N,3,4,4] x) => (float[N,2,M,K] e0, float[N,2,M,K] e1) {{
@@ -96,10 +96,10 @@ def test_exits_are_not_behind_a_pair(tmp_path, tail):
     assert {value.producer().op_type for value in reduced.graph.outputs} <= {"Conv", "Relu"}
     made = {node.inputs[0].name for node in nodes_of(reduced, "QuantizeLinear")}
     assert made == {"x", "h", "r"}
-    answers(reduced, {"x": images}, tmp_path)
+    outputs_of(reduced, {"x": images}, tmp_path)
 
 
-def test_an_exit_that_is_read_on_leaves_as_it_was_made(tmp_path):
+def test_an_exit_that_a_later_node_reads_is_not_quantised(tmp_path):
     text = (
         HEADER
         + """g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
@@ -113,7 +113,7 @@ def test_an_exit_that_is_read_on_leaves_as_it_was_made(tmp_path):
     assert source.op_type == "MatMul"
 
 
-def test_batch_norms_are_folded_first_and_may_be_kept(tmp_path):
+def test_batch_norms_are_folded_unless_they_are_kept_in_fp32(tmp_path):
     text = (
         HEADER
         + """g (float[N,3,4,4] x) => (float[N,2] e0, float[N,2] e1) {
@@ -127,7 +127,7 @@ def test_batch_norms_are_folded_first_and_may_be_kept(tmp_path):
     data = Dataset(inputs={"x": images})
     reduced = quantised(model, data, tmp_path)
     assert not nodes_of(reduced, "BatchNormalization")
-    expected, found = (answers(m, {"x": images}, tmp_path)["e1"] for m in (model, reduced))
+    expected, found = (outputs_of(m, {"x": images}, tmp_path)["e1"] for m in (model, reduced))
     np.testing.assert_allclose(found, expected, atol=0.1)
     for pattern in ("h", "w", "BatchNormalization"):
         kept = quantised(model, data, tmp_path, keep_fp32=[pattern])
@@ -135,7 +135,7 @@ def test_batch_norms_are_folded_first_and_may_be_kept(tmp_path):
         assert conv.inputs[1].is_initializer()
 
 
-def test_a_scaled_bias_stays_scaled(tmp_path):
+def test_the_beta_of_a_gemm_is_preserved(tmp_path):
     text = (
         HEADER
         + """g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
@@ -143,20 +143,20 @@ def test_a_scaled_bias_stays_scaled(tmp_path):
     )
     model = read_text(tmp_path, text, a=(8, 3), bias=np.float32([100, 0, -100]))
     reduced = quantised(model, samples(), tmp_path)
-    expected, found = (answers(m, samples().inputs, tmp_path)["e0"] for m in (model, reduced))
+    expected, found = (outputs_of(m, samples().inputs, tmp_path)["e0"] for m in (model, reduced))
     np.testing.assert_allclose(found, expected, atol=0.2)
 
 
-def test_token_ids_and_masks_are_no_ranges(tmp_path):
+def test_token_ids_and_masks_get_no_range(tmp_path):
     rng = np.random.default_rng(0)
     inputs = {"ids": rng.integers(0, 50, (40, 6)), "mask": np.ones((40, 6), dtype=np.int64)}
     model = export_model(Masked(), inputs=(), example=inputs, opset=18).model
     reduced = quantised(model, Dataset(inputs=inputs), tmp_path)
     assert_symmetric(reduced)
-    answers(reduced, inputs, tmp_path)
+    outputs_of(reduced, inputs, tmp_path)
 
 
-def test_the_same_data_give_the_same_bytes_and_leave_nothing_behind(tmp_path, segmenter):
+def test_the_same_data_give_the_same_bytes_and_leave_no_files(tmp_path, segmenter):
     model, calibration = segmenter
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -166,7 +166,7 @@ def test_the_same_data_give_the_same_bytes_and_leave_nothing_behind(tmp_path, se
 
 
 @pytest.mark.parametrize(("value", "word"), [(np.nan, "NaN"), (np.inf, "infinity")])
-def test_calibration_data_that_are_not_finite_are_refused(tmp_path, value, word):
+def test_calibration_data_with_nan_or_infinity_are_rejected(tmp_path, value, word):
     model = read_text(tmp_path, TWO_HEADS, w=(8, 8), a=(8, 3), b=(8, 3))
     data = samples()
     data.inputs["x"][[17, 40], 3] = value
@@ -187,16 +187,16 @@ def test_a_value_that_becomes_infinite_is_named(tmp_path):
     assert not list(scratch.iterdir())
 
 
-def test_few_samples_are_noted(tmp_path):
+def test_few_samples_give_a_warning(tmp_path):
     progress = RecordedProgress()
     model = read_text(tmp_path, TWO_HEADS, w=(8, 8), a=(8, 3), b=(8, 3))
     quantised(model, samples(31), tmp_path, progress=progress)
-    assert [note.split()[0] for note in progress.warnings] == ["31"]
+    assert [warning.split()[0] for warning in progress.warnings] == ["31"]
     quantised(model, samples(32), tmp_path, progress=progress)
     assert len(progress.warnings) == 1
 
 
-def test_what_cannot_be_quantised_says_why(tmp_path):
+def test_a_model_that_cannot_be_quantised_is_an_error_with_the_reason(tmp_path):
     model = read_text(tmp_path, TWO_HEADS, w=(8, 8), a=(8, 3), b=(8, 3))
     with pytest.raises(CompileError, match="--calibration"):
         quantised(model, None, tmp_path)
@@ -206,7 +206,7 @@ def test_what_cannot_be_quantised_says_why(tmp_path):
         quantised(quantised(model, samples(), tmp_path), samples(), tmp_path)
 
 
-def test_weights_that_stand_in_a_data_file_are_read(tmp_path):
+def test_external_weights_are_read(tmp_path):
     model = read_text(tmp_path, TWO_HEADS, w=(8, 8), a=(8, 3), b=(8, 3))
     expected = ir.to_proto(quantised(model, samples(), tmp_path)).SerializeToString()
     ir.save(model, tmp_path / "outside.onnx", external_data="outside.data", size_threshold_bytes=0)
@@ -214,15 +214,15 @@ def test_weights_that_stand_in_a_data_file_are_read(tmp_path):
     assert ir.to_proto(quantised(outside, samples(), tmp_path)).SerializeToString() == expected
 
 
-def test_a_model_with_residuals_of_torch_is_quantised(tmp_path, images):
+def test_a_residual_torch_model_is_quantised(tmp_path, images):
     model = export_model(Residual(), inputs=(), example={"image": images}, opset=13).model
     reduced = quantised(model, Dataset(inputs={"image": images}), tmp_path)
-    expected, found = (answers(m, {"image": images}, tmp_path) for m in (model, reduced))
+    expected, found = (outputs_of(m, {"image": images}, tmp_path) for m in (model, reduced))
     np.testing.assert_allclose(found["exit1"], expected["exit1"], atol=0.05)
 
 
-def test_what_a_dense_network_carries_is_int8(tmp_path):
-    """Its maps are concatenated anew in every stage, so it is the inputs of the Concat that cross."""
+def test_the_carries_of_a_densely_connected_network_are_int8(tmp_path):
+    """Every stage recomputes the Concat, so the inputs of the Concat are the carries."""
     text = (
         HEADER
         + """g (float[N,3,4,4] x) => (float[N,2] e0, float[N,2] e1) {
@@ -237,7 +237,7 @@ def test_what_a_dense_network_carries_is_int8(tmp_path):
     assert [value.producer().op_type for value in concat.inputs] == ["DequantizeLinear"] * 2
 
 
-def test_small_numbers_that_are_concatenated_are_not_quantised(tmp_path):
+def test_a_concat_that_is_not_of_maps_is_not_quantised(tmp_path):
     text = (
         HEADER
         + """g (float[N,3,4,4] x) => (float[N,2,M,K] e0, float[N,2,M,K] e1) {
@@ -251,7 +251,7 @@ def test_small_numbers_that_are_concatenated_are_not_quantised(tmp_path):
     reduced = quantised(model, Dataset(inputs={"x": images}), tmp_path)
     (concat,) = nodes_of(reduced, "Concat")
     assert "DequantizeLinear" not in {value.producer().op_type for value in concat.inputs if value.producer()}
-    answers(reduced, {"x": images}, tmp_path)
+    outputs_of(reduced, {"x": images}, tmp_path)
 
 
 TAIL = " e0 = MatMul(h, a) r = Relu(h) e1 = MatMul(r, a) }"
@@ -259,7 +259,7 @@ HALF = np.random.default_rng(2).standard_normal((8, 8)).astype(np.float16)
 
 
 @pytest.mark.parametrize(
-    ("body", "weights", "products"),
+    ("body", "weights", "quantised_count"),
     [
         ("h = Gemm(x, w, bias)", {"w": (8, 8), "bias": (1, 8)}, 3),
         ("n = Cast<to = 10>(x) m = MatMul(n, half) h = Cast<to = 1>(m)", {"half": HALF}, 2),
@@ -278,7 +278,7 @@ HALF = np.random.default_rng(2).standard_normal((8, 8)).astype(np.float16)
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("placement", ["before", "around"])
-def test_every_form_of_a_product_answers_nearly_as_in_fp32(tmp_path, body, weights, products, placement):
+def test_every_form_of_a_matmul_is_close_to_fp32(tmp_path, body, weights, quantised_count, placement):
     text = HEADER + "g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {" + body + TAIL
     model = read_text(tmp_path, text, a=(8, 3), **weights)
     data = samples(256)
@@ -290,12 +290,12 @@ def test_every_form_of_a_product_answers_nearly_as_in_fp32(tmp_path, body, weigh
         for node in nodes_of(reduced, op)
         if node.inputs[1].producer() is not None and node.inputs[1].producer().op_type == "DequantizeLinear"
     ]
-    assert len(quantised_weights) == products
+    assert len(quantised_weights) == quantised_count
     for node in quantised_weights:
         weight = node.inputs[1].producer()
         transposed = node.op_type == "Gemm" and node.attributes.get_int("transB", 0)
         assert weight.attributes["axis"].as_int() == (0 if transposed else 1)
-    expected, found = (answers(m, data.inputs, tmp_path) for m in (model, reduced))
+    expected, found = (outputs_of(m, data.inputs, tmp_path) for m in (model, reduced))
     for name, logits in expected.items():
         assert np.abs(found[name] - logits).mean() < 0.05 * np.abs(logits).max()
 
@@ -311,7 +311,7 @@ def test_a_large_bias_does_not_coarsen_the_weights(tmp_path):
     np.testing.assert_array_equal(*scales)
 
 
-def test_a_model_all_in_float16_is_refused_in_one_line(tmp_path):
+def test_a_float16_model_is_rejected_with_one_line(tmp_path):
     text = (
         HEADER
         + """g (float[N,8] x) => (float[N,8] e0, float[N,8] e1) {

@@ -1,4 +1,4 @@
-"""Choosing precision: what stays in fp32, what an exit loses, and that TensorRT builds what comes out."""
+"""Reducing precision: nodes that stay in fp32, the loss of each exit, and engines that TensorRT builds."""
 
 import numpy as np
 import onnx_ir as ir
@@ -21,13 +21,13 @@ def model(tmp_path):
     return read_text(tmp_path, TEXT.replace(".", "_"), stem_weight=(8, 8), head_weight=(8, 3))
 
 
-def test_fp32_is_the_model_itself(tmp_path, model):
+def test_fp32_returns_the_model_itself(tmp_path, model):
     assert reduce_precision(model, "fp32", folder=tmp_path) is model
     with pytest.raises(CompileError, match="all nodes are in fp32"):
         reduce_precision(model, "fp32", folder=tmp_path, keep_fp32=["*"])
 
 
-def test_the_model_stays_as_it_was(tmp_path, model):
+def test_the_original_model_is_not_changed(tmp_path, model):
     before = ir.to_proto(model).SerializeToString()
     reduce_precision(model, "fp16", folder=tmp_path)
     assert ir.to_proto(model).SerializeToString() == before
@@ -43,7 +43,7 @@ def test_the_model_stays_as_it_was(tmp_path, model):
         ("MatMul_h", {"h"}),
     ],
 )
-def test_patterns_fit_names_operators_outputs_and_weights(tmp_path, model, pattern, kept):
+def test_patterns_match_names_operators_outputs_and_weights(tmp_path, model, pattern, kept):
     reduced = reduce_precision(model, "fp16", folder=tmp_path, keep_fp32=[pattern])
     wide = {
         str(value.name)
@@ -54,7 +54,7 @@ def test_patterns_fit_names_operators_outputs_and_weights(tmp_path, model, patte
     assert wide == kept
 
 
-def test_a_pattern_that_fits_nothing_is_refused_with_names_that_exist(tmp_path, model):
+def test_a_pattern_without_a_match_is_rejected_with_some_existing_names(tmp_path, model):
     with pytest.raises(CompileError, match=r"'tail\*' matches no node.*'MatMul_h'.*Softmax"):
         reduce_precision(model, "fp16", folder=tmp_path, keep_fp32=["head*", "tail*"])
 
@@ -63,7 +63,7 @@ def logits(*classes):
     return np.eye(3, dtype=np.float32)[list(classes)]
 
 
-def test_fidelity_counts_agreement_and_right_answers():
+def test_fidelity_is_agreement_and_accuracy():
     labels = np.array([0, 1, 2, 2])
     fidelity = measure_fidelity({"e0": logits(0, 1, 2, 0)}, {"e0": logits(0, 1, 1, 2)}, labels=labels)
     (exit_,) = fidelity.exits.values()
@@ -75,25 +75,25 @@ def test_fidelity_counts_agreement_and_right_answers():
     assert loss_warnings(unlabelled, max_loss=0.5) == []
 
 
-def test_fidelity_of_maps_counts_the_pixels_that_count():
-    whole = np.moveaxis(logits(0, 1, 2, 0).reshape(1, 2, 2, 3), 3, 1)
+def test_fidelity_of_maps_leaves_out_ignored_pixels():
+    fp32 = np.moveaxis(logits(0, 1, 2, 0).reshape(1, 2, 2, 3), 3, 1)
     reduced = np.moveaxis(logits(0, 1, 2, 2).reshape(1, 2, 2, 3), 3, 1)
     labels = np.array([[[0, 0], [IGNORED, 0]]])
-    (exit_,) = measure_fidelity({"e0": whole}, {"e0": reduced}, labels=labels).exits.values()
+    (exit_,) = measure_fidelity({"e0": fp32}, {"e0": reduced}, labels=labels).exits.values()
     assert (exit_.agreement, exit_.accuracy, exit_.accuracy_fp32) == (0.75, 1 / 3, 2 / 3)
 
 
-def test_a_loss_of_exactly_the_share_is_no_loss():
-    whole = logits(*[0] * 100)
+def test_a_loss_of_exactly_max_loss_gives_no_warning():
+    fp32 = logits(*[0] * 100)
     reduced = logits(*[0] * 99, 1)
-    assert loss_warnings(measure_fidelity({"e": whole}, {"e": reduced}, labels=None), max_loss=0.01) == []
-    right = measure_fidelity({"e": whole}, {"e": logits(*[0] * 98, 1, 1)}, labels=np.zeros(100, dtype=np.int64))
+    assert loss_warnings(measure_fidelity({"e": fp32}, {"e": reduced}, labels=None), max_loss=0.01) == []
+    right = measure_fidelity({"e": fp32}, {"e": logits(*[0] * 98, 1, 1)}, labels=np.zeros(100, dtype=np.int64))
     assert "an accuracy of 98.0 %, in fp32 100.0 %" in loss_warnings(right)[0]
 
 
 @pytest.fixture(scope="module")
 def exported():
-    """Two networks with samples; the exporter takes seconds, so each is made once."""
+    """Two exported networks with samples; the export takes seconds, so it runs once."""
     rng = np.random.default_rng(0)
     images = {"image": rng.standard_normal((32, 3, 16, 16)).astype(np.float32)}
     mask = (np.arange(6) < rng.integers(2, 7, (32, 1))).astype(np.int64)
@@ -135,7 +135,7 @@ def build(path, inputs):
     ],
     ids=["fp16", "fp16-mixed", "int8", "int8-mixed"],
 )
-def test_tensorrt_builds_it(tmp_path, exported, network, precision, options):
+def test_tensorrt_builds_the_reduced_model(tmp_path, exported, network, precision, options):
     model, calibration = exported[network]
     reduced = reduce_precision(model, precision, calibration=calibration, folder=tmp_path, **options)
     ir.save(reduced, tmp_path / "reduced.onnx")

@@ -1,4 +1,4 @@
-"""Bundles in fp16 and int8: what crosses, what the manifest says was lost, and what is refused."""
+"""Bundles in fp16 and int8: types of the carries, fidelity in the manifest, and rejected options."""
 
 import numpy as np
 import onnx
@@ -28,7 +28,7 @@ def reduced(request, tmp_path_factory, samples):
     )
 
 
-def test_what_crosses_is_as_narrow_as_the_precision(reduced):
+def test_the_carry_has_the_type_of_the_precision(reduced):
     (carry,) = reduced.manifest.stages[0].carry_out
     assert carry.dtype == {"fp16": "float16", "int8": "int8"}[reduced.manifest.precision]
     assert carry.bytes_per_sample == 4 * 8 * 8 * np.dtype(carry.dtype).itemsize
@@ -40,31 +40,31 @@ def test_inputs_logits_and_readouts_stay_float32(reduced, samples):
     assert [spec.dtype for spec in reduced.manifest.inputs] == ["float32"]
 
 
-def test_every_exit_answers_nearly_as_in_fp32(reduced, residual, samples):
+def test_the_logits_of_every_exit_are_close_to_fp32(reduced, residual, samples):
     with Runner(residual) as exact, Runner(reduced) as runner:
         expected = exact.infer_every_exit({"image": samples["image"]}).outputs
         found = runner.infer_every_exit({"image": samples["image"]}).outputs
     span = {"fp16": 0.005, "int8": 0.05}[reduced.manifest.precision]
     for name, logits in expected.items():
         np.testing.assert_allclose(found[name], logits, atol=span * np.abs(logits).max())
-        assert np.abs(found[name] - logits).max() > 0  # it is not fp32 under another name
+        assert np.abs(found[name] - logits).max() > 0  # the precision was really reduced
 
 
-def test_the_manifest_says_what_was_lost(reduced, residual, samples):
+def test_the_manifest_contains_the_fidelity(reduced, residual, samples):
     fidelity = reduced.manifest.fidelity
     assert fidelity.samples == 48
     with Runner(residual) as exact, Runner(reduced) as runner:
-        whole = exact.infer_every_exit({"image": samples["image"]}).outputs
+        fp32 = exact.infer_every_exit({"image": samples["image"]}).outputs
         shipped = runner.infer_every_exit({"image": samples["image"]}).outputs
     for name, lost in fidelity.exits.items():
-        answers, answers_fp32 = shipped[name].argmax(axis=1), whole[name].argmax(axis=1)
-        assert lost.agreement == pytest.approx(np.mean(answers == answers_fp32), abs=1.5 / 48)
-        assert lost.accuracy == pytest.approx(np.mean(answers == samples["labels"]), abs=1.5 / 48)
-        assert lost.accuracy_fp32 == pytest.approx(np.mean(answers_fp32 == samples["labels"]), abs=1.5 / 48)
+        classes, classes_fp32 = shipped[name].argmax(axis=1), fp32[name].argmax(axis=1)
+        assert lost.agreement == pytest.approx(np.mean(classes == classes_fp32), abs=1.5 / 48)
+        assert lost.accuracy == pytest.approx(np.mean(classes == samples["labels"]), abs=1.5 / 48)
+        assert lost.accuracy_fp32 == pytest.approx(np.mean(classes_fp32 == samples["labels"]), abs=1.5 / 48)
 
 
-def test_patterns_fit_the_modules_of_torch(tmp_path, samples):
-    """`node_linear` and `val_13` are the exporter's names; users know their modules'."""
+def test_patterns_match_the_names_of_torch_modules(tmp_path, samples):
+    """The exporter names nodes `node_linear` and `val_13`; users know the names of their modules."""
     bundle = compile_bundle(
         Residual(),
         tmp_path / "bundle",
@@ -82,8 +82,8 @@ def test_patterns_fit_the_modules_of_torch(tmp_path, samples):
     assert kept == {"blocks.0.1", "heads.0", "heads.1"}
 
 
-def test_ranges_take_all_of_the_calibration_data(tmp_path, samples, monkeypatch):
-    """Big answers leave room for those of a few samples only; ranges need no answers."""
+def test_ranges_use_all_calibration_samples(tmp_path, samples, monkeypatch):
+    """Large logits limit the number of samples for the fidelity, but not for the int8 ranges."""
     monkeypatch.setattr("edgeexit.compiler.exit_outputs._MAX_LOGIT_BYTES", 8 * 2 * 3 * 4)
     progress = RecordedProgress()
     bundle = compile_bundle(
@@ -97,7 +97,7 @@ def test_ranges_take_all_of_the_calibration_data(tmp_path, samples, monkeypatch)
 
 
 class Hot(Residual):
-    """Between two layers its numbers are beyond float16; no weight and no exit is."""
+    """The values between two layers exceed float16's range; weights and exits do not."""
 
     def __init__(self):
         super().__init__()
@@ -108,7 +108,7 @@ class Hot(Residual):
             self.heads[1].weight.mul_(1e-6)
 
 
-def test_what_is_beyond_float16_on_the_way_is_found_on_the_samples(tmp_path, samples):
+def test_intermediate_values_beyond_float16_are_found_on_the_samples(tmp_path, samples):
     progress = RecordedProgress()
     bundle = compile_bundle(
         Hot(),
@@ -123,12 +123,12 @@ def test_what_is_beyond_float16_on_the_way_is_found_on_the_samples(tmp_path, sam
     assert carry.dtype == "float32"
 
 
-def test_fp32_has_nothing_to_say(residual):
+def test_an_fp32_bundle_has_no_fidelity(residual):
     assert residual.manifest.fidelity is None
     assert residual.manifest.keep_fp32 == ()
 
 
-def test_kept_nodes_and_a_loss_are_told(tmp_path, samples):
+def test_kept_nodes_are_in_the_manifest_and_a_loss_gives_a_warning(tmp_path, samples):
     progress = RecordedProgress()
     bundle = compile_bundle(
         Residual(),
@@ -164,7 +164,7 @@ def test_kept_nodes_and_a_loss_are_told(tmp_path, samples):
     ],
     ids=["no data", "pattern", "fp32", "NaN", "shape", "label"],
 )
-def test_a_precision_that_cannot_be_had_is_refused(tmp_path, options, error, words):
+def test_an_impossible_precision_is_rejected(tmp_path, options, error, words):
     options = {name: _arrays(value) if name == "calibration" else value for name, value in options.items()}
     with pytest.raises(error, match=words):
         compile_bundle(Residual(), tmp_path / "bundle", CompileOptions(inputs=["image:batch,1,8,8"], **options))

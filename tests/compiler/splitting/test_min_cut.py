@@ -1,4 +1,4 @@
-"""Which tensors cross a cut, and how many bytes they have."""
+"""The tensors that are carried across a cut, and their bytes."""
 
 import numpy as np
 import onnxruntime as ort
@@ -12,79 +12,79 @@ from tests.compiler.staged_run import run_stages
 INPUT = GraphNode(("image",), ("x",), label="stem")
 
 
-def kept_before_the_last(nodes, exits, **sizes):
+def live_before_the_last_stage(nodes, exits, **sizes):
     flow = DataflowGraph(nodes, inputs=("image",), exits=exits)
     *_, last = split(flow, {name: None if size is None else CarryCandidate(size) for name, size in sizes.items()})
     return set(last.live_before)
 
 
-def cheap(*reads, makes, **options):
-    return GraphNode(reads, (makes,), "freely", **options)
+def cheap(*inputs, output, **options):
+    return GraphNode(inputs, (output,), "freely", **options)
 
 
-def expensive(*reads, makes, **options):
-    return GraphNode(reads, (makes,), **options)
+def expensive(*inputs, output, **options):
+    return GraphNode(inputs, (output,), **options)
 
 
-def test_two_kept_tensors_are_joined_again_rather_than_kept_once_more():
+def test_a_concatenation_is_recomputed_from_carried_parts():
     nodes = [
         INPUT,
-        expensive("x", makes="a"),
-        cheap("x", "a", makes="joined"),
-        expensive("joined", makes="e0"),
-        expensive("joined", makes="b"),
-        cheap("x", "a", "b", makes="wider"),
-        expensive("wider", makes="e1"),
+        expensive("x", output="a"),
+        cheap("x", "a", output="joined"),
+        expensive("joined", output="e0"),
+        expensive("joined", output="b"),
+        cheap("x", "a", "b", output="wider"),
+        expensive("wider", output="e1"),
     ]
     sizes = {"image": 12, "x": 8, "a": 8, "joined": 16, "b": 8, "wider": 24}
-    assert kept_before_the_last(nodes, ["e0", "e1"], **sizes) == {"x", "a"}
+    assert live_before_the_last_stage(nodes, ["e0", "e1"], **sizes) == {"x", "a"}
 
 
-def test_an_enlarged_map_is_made_again_from_the_small_one():
-    nodes = [INPUT, cheap("x", makes="large"), expensive("large", makes="e0"), expensive("large", makes="e1")]
-    assert kept_before_the_last(nodes, ["e0", "e1"], image=100, x=16, large=64) == {"x"}
+def test_an_enlarged_map_is_recomputed_from_the_small_one():
+    nodes = [INPUT, cheap("x", output="large"), expensive("large", output="e0"), expensive("large", output="e1")]
+    assert live_before_the_last_stage(nodes, ["e0", "e1"], image=100, x=16, large=64) == {"x"}
 
 
-def test_of_equally_many_bytes_the_one_that_needs_nothing_again_is_kept():
-    nodes = [INPUT, cheap("x", makes="relu"), expensive("relu", makes="e0"), expensive("relu", makes="e1")]
-    assert kept_before_the_last(nodes, ["e0", "e1"], image=100, x=16, relu=16) == {"relu"}
+def test_among_equal_sizes_the_value_without_recomputation_is_carried():
+    nodes = [INPUT, cheap("x", output="relu"), expensive("relu", output="e0"), expensive("relu", output="e1")]
+    assert live_before_the_last_stage(nodes, ["e0", "e1"], image=100, x=16, relu=16) == {"relu"}
 
 
-def test_one_tensor_is_kept_for_two_that_are_made_of_it():
+def test_one_tensor_is_carried_for_two_that_are_computed_from_it():
     nodes = [
         INPUT,
-        cheap("x", makes="relu"),
-        cheap("x", makes="negative"),
-        expensive("relu", "negative", makes="e0"),
-        expensive("relu", "negative", makes="e1"),
+        cheap("x", output="relu"),
+        cheap("x", output="negative"),
+        expensive("relu", "negative", output="e0"),
+        expensive("relu", "negative", output="e1"),
     ]
-    assert kept_before_the_last(nodes, ["e0", "e1"], image=100, x=16, relu=16, negative=16) == {"x"}
+    assert live_before_the_last_stage(nodes, ["e0", "e1"], image=100, x=16, relu=16, negative=16) == {"x"}
 
 
-def test_an_input_counts_with_its_bytes():
-    nodes = [cheap("image", makes="x"), expensive("x", makes="e0"), expensive("x", makes="e1")]
-    assert kept_before_the_last(nodes, ["e0", "e1"], image=12, x=48) == {"image"}
-    assert kept_before_the_last(nodes, ["e0", "e1"], image=48, x=12) == {"x"}
+def test_the_bytes_of_a_model_input_count():
+    nodes = [cheap("image", output="x"), expensive("x", output="e0"), expensive("x", output="e1")]
+    assert live_before_the_last_stage(nodes, ["e0", "e1"], image=12, x=48) == {"image"}
+    assert live_before_the_last_stage(nodes, ["e0", "e1"], image=48, x=12) == {"x"}
 
 
-def test_what_is_quantised_crosses_so_even_when_only_a_later_stage_quantises_it():
+def test_int8_is_carried_even_if_only_a_later_stage_reads_it():
     nodes = [
         INPUT,
-        expensive("x", makes="e0"),
-        cheap("x", makes="q", stays_with_inputs=True),
-        cheap("q", makes="d"),
-        expensive("d", makes="e1"),
+        expensive("x", output="e0"),
+        cheap("x", output="q", stays_with_inputs=True),
+        cheap("q", output="d"),
+        expensive("d", output="e1"),
     ]
-    assert kept_before_the_last(nodes, ["e0", "e1"], image=100, x=16, q=4, d=16) == {"q"}
+    assert live_before_the_last_stage(nodes, ["e0", "e1"], image=100, x=16, q=4, d=16) == {"q"}
 
 
-def test_what_is_kept_anyway_is_quantised_where_it_is_needed():
+def test_a_value_that_is_carried_anyway_is_quantised_in_the_later_stage():
     nodes = [
         INPUT,
-        expensive("x", makes="e0"),
-        cheap("x", makes="q", stays_with_inputs=True),
-        cheap("q", makes="d"),
-        expensive("d", "x", makes="e1"),
+        expensive("x", output="e0"),
+        cheap("x", output="q", stays_with_inputs=True),
+        cheap("q", output="d"),
+        expensive("d", "x", output="e1"),
     ]
     flow = DataflowGraph(nodes, inputs=("image",), exits=["e0", "e1"])
     first, second = split(
@@ -94,13 +94,13 @@ def test_what_is_kept_anyway_is_quantised_where_it_is_needed():
     assert first.nodes == (0, 1)
 
 
-def test_a_random_operator_is_never_run_twice():
+def test_a_random_operator_never_runs_twice():
     nodes = [
         INPUT,
         GraphNode(("x",), ("noise",), "never", is_random=True),
-        cheap("x", "noise", makes="sum"),
-        expensive("sum", makes="e0"),
-        expensive("sum", makes="e1"),
+        cheap("x", "noise", output="sum"),
+        expensive("sum", output="e0"),
+        expensive("sum", output="e1"),
     ]
     flow = DataflowGraph(nodes, inputs=("image",), exits=["e0", "e1"])
     first, second = split(
@@ -111,13 +111,13 @@ def test_a_random_operator_is_never_run_twice():
     assert 1 not in second.nodes
 
 
-def test_a_shape_is_made_of_any_tensor_that_is_kept_with_the_same_dimensions():
+def test_a_shape_is_read_from_any_live_tensor_with_the_same_dimensions():
     nodes = [
         INPUT,
-        expensive("x", makes="wide"),
-        expensive("wide", makes="e0"),
+        expensive("x", output="wide"),
+        expensive("wide", output="e0"),
         GraphNode((), ("shape",), "freely", shape_of="wide", symbolic_dims=frozenset({"batch", "length"})),
-        expensive("x", "shape", makes="e1"),
+        expensive("x", "shape", output="e1"),
     ]
     flow = DataflowGraph(nodes, inputs=("image",), exits=["e0", "e1"])
     words = frozenset({"batch", "length"})
@@ -128,8 +128,8 @@ def test_a_shape_is_made_of_any_tensor_that_is_kept_with_the_same_dimensions():
 
 
 @pytest.fixture
-def crossing(tmp_path):
-    """Compile a graph of a few lines; return inputs read again and tensors carried, name -> bytes a sample."""
+def carries_of(tmp_path):
+    """Compile a small graph; return the inputs of the second stage, and carry -> bytes per sample."""
 
     def compiled(body, given="float[N,8] x", **weights):
         text = f'<ir_version: 9, opset_import: ["": 18]> g ({given}) => (float[N,3] e0, float[N,3] e1) {{ {body} }}'
@@ -146,37 +146,37 @@ def crossing(tmp_path):
     return compiled
 
 
-def test_a_joined_tensor_crosses_in_one_part(crossing):
+def test_a_concatenation_of_one_tensor_is_carried_as_that_tensor(carries_of):
     body = """
     h = MatMul(x, a) t = Tanh(h) wide = Concat<axis = 1>(t, t, t) e0 = MatMul(wide, b)
     n = Neg(wide) s = Sigmoid(n) e1 = MatMul(s, b)
     """
-    assert crossing(body, a=(8, 3), b=(9, 3)) == ((), {"t": 12})
+    assert carries_of(body, a=(8, 3), b=(9, 3)) == ((), {"t": 12})
 
 
-def test_eight_bits_cross_though_only_the_later_stage_reads_them(crossing):
+def test_int8_is_carried_in_a_compiled_bundle_even_if_only_the_later_stage_reads_it(carries_of):
     body = """
     h = MatMul(x, a) e0 = MatMul(h, b)
     q = QuantizeLinear(h, scale, zero) d = DequantizeLinear(q, scale, zero) r = Tanh(d) e1 = MatMul(r, b)
     """
     scale, zero = np.array(0.05, dtype=np.float32), np.array(0, dtype=np.int8)
-    assert crossing(body, a=(8, 8), b=(8, 3), scale=scale, zero=zero) == ((), {"q": 8})
+    assert carries_of(body, a=(8, 8), b=(8, 3), scale=scale, zero=zero) == ((), {"q": 8})
 
 
-def test_a_length_is_read_off_what_crosses_anyway(crossing):
+def test_a_length_is_read_from_a_tensor_that_is_carried_anyway(carries_of):
     body = """
     h = MatMul(x, a) last = ReduceMean<keepdims = 0>(h, axis) e0 = MatMul(last, b)
     sizes = Shape(x) wide = Expand(bias, sizes) y = Add(h, wide) t = Tanh(y)
     mean = ReduceMean<keepdims = 0>(t, axis) e1 = MatMul(mean, b)
     """
-    inputs, carried = crossing(body, "float[N,L,8] x", a=(8, 8), b=(8, 3), bias=(1, 1, 8), axis=np.array([1]))
+    inputs, carried = carries_of(body, "float[N,L,8] x", a=(8, 8), b=(8, 3), bias=(1, 1, 8), axis=np.array([1]))
     assert (inputs, carried.keys()) == ((), {"h"})
 
 
 @pytest.mark.parametrize(("entries", "expected"), [(50, (("ids",), {})), (5000, ((), {"found": 5 * 32}))])
-def test_a_table_is_looked_into_again_only_when_it_is_small(crossing, entries, expected):
+def test_a_gather_is_recomputed_only_from_a_small_table(carries_of, entries, expected):
     body = """
     found = Gather(table, ids) mean = ReduceMean<keepdims = 0>(found, axis) e0 = MatMul(mean, b)
     t = Tanh(found) deep = ReduceMean<keepdims = 0>(t, axis) e1 = MatMul(deep, b)
     """
-    assert crossing(body, "int64[N,5] ids", table=(entries, 8), b=(8, 3), axis=np.array([1])) == expected
+    assert carries_of(body, "int64[N,5] ids", table=(entries, 8), b=(8, 3), axis=np.array([1])) == expected

@@ -1,4 +1,4 @@
-"""The pure core of splitting, on random graphs."""
+"""The split of random graphs, compared with brute force."""
 
 from itertools import combinations
 
@@ -15,19 +15,22 @@ SIZES = (1, 1, 2, 4, 16)
 
 
 @st.composite
-def graphs(draw, most=14, *, uncarryable=True):
+def graphs(draw, max_nodes=14, *, uncarryable=True):
     """Draw nodes that read any earlier values, two to four exits, and the values that can be carried."""
     nodes, values = [], []
-    for index in range(draw(st.integers(2, most))):
-        reads = draw(st.lists(st.sampled_from([*INPUTS, *CONSTANTS, *values]), min_size=1, max_size=3, unique=True))
-        makes = [f"v{index}.{output}" for output in range(draw(st.sampled_from((1, 1, 1, 2))))]
-        again = draw(st.sampled_from(("freely", "freely", "if needed", "never")))
+    for index in range(draw(st.integers(2, max_nodes))):
+        inputs = draw(st.lists(st.sampled_from([*INPUTS, *CONSTANTS, *values]), min_size=1, max_size=3, unique=True))
+        outputs = [f"v{index}.{output}" for output in range(draw(st.sampled_from((1, 1, 1, 2))))]
+        recompute = draw(st.sampled_from(("freely", "freely", "if needed", "never")))
         nodes.append(
             GraphNode(
-                tuple(reads), tuple(makes), again, stays_with_inputs=again == "freely" and draw(st.integers(0, 4)) == 0
+                tuple(inputs),
+                tuple(outputs),
+                recompute,
+                stays_with_inputs=recompute == "freely" and draw(st.integers(0, 4)) == 0,
             )
         )
-        values += makes
+        values += outputs
     exits = draw(st.lists(st.sampled_from(values), min_size=2, max_size=4, unique=True))
     sizes = {name: CarryCandidate(draw(st.sampled_from(SIZES))) for name in (*INPUTS, *values)}
     if uncarryable:
@@ -35,8 +38,8 @@ def graphs(draw, most=14, *, uncarryable=True):
     return nodes, sorted(exits, key=values.index), sizes
 
 
-def cut_up(graph):
-    """Return the split of a graph and what it was made from, or None where it is refused."""
+def split_or_none(graph):
+    """Return the dataflow graph and its split, or None if the graph is rejected."""
     nodes, exits, sizes = graph
     try:
         flow = DataflowGraph(nodes, inputs=INPUTS, exits=exits)
@@ -46,7 +49,7 @@ def cut_up(graph):
 
 
 def compute(nodes, order, values):
-    """Run nodes in order on what is there; a value is the record of how it came about."""
+    """Run nodes in order; a value is the hash of its name and of the values it was computed from."""
     for index in order:
         record = tuple(values[name] for name in nodes[index].inputs)
         values |= {name: hash((name, record)) for name in nodes[index].outputs}
@@ -54,10 +57,10 @@ def compute(nodes, order, values):
 
 
 def ancestors(wanted, nodes):
-    maker = {value: index for index, node in enumerate(nodes) for value in node.outputs}
+    producer = {value: index for index, node in enumerate(nodes) for value in node.outputs}
     found, pending = set(), list(wanted)
     while pending:
-        index = maker.get(pending.pop())
+        index = producer.get(pending.pop())
         if index is not None and index not in found:
             found.add(index)
             pending += nodes[index].inputs
@@ -65,28 +68,33 @@ def ancestors(wanted, nodes):
 
 
 @given(graphs())
-def test_the_stages_composed_are_the_whole_graph(graph):
+def test_the_composed_stages_compute_the_full_graph(graph):
     nodes, exits, _ = graph
-    if (found := cut_up(graph)) is None:
+    if (found := split_or_none(graph)) is None:
         return
     constants = {name: hash(name) for name in CONSTANTS}
     inputs = {name: hash(name) for name in INPUTS}
-    whole = compute(nodes, range(len(nodes)), constants | inputs)
-    there = dict(inputs)
-    for cut, exit_name in zip(found[1], exits, strict=True):
-        there = {name: there[name] for name in cut.live_before}  # a KeyError: kept, and no earlier stage gives it
-        made = compute(nodes, cut.nodes, constants | {name: there[name] for name in (*cut.inputs, *cut.carry_in)})
-        assert made[exit_name] == whole[exit_name]
-        there |= {name: made[name] for name in cut.carry_out}
+    full_model = compute(nodes, range(len(nodes)), constants | inputs)
+    available = dict(inputs)
+    for plan, exit_name in zip(found[1], exits, strict=True):
+        # A KeyError here means that no earlier stage produces a live value.
+        available = {name: available[name] for name in plan.live_before}
+        made = compute(
+            nodes,
+            plan.nodes,
+            constants | {name: available[name] for name in (*plan.inputs, *plan.carry_in)},
+        )
+        assert made[exit_name] == full_model[exit_name]
+        available |= {name: made[name] for name in plan.carry_out}
 
 
 @given(graphs())
-def test_what_is_dear_runs_in_one_stage_and_only_what_is_needed_runs(graph):
+def test_expensive_nodes_run_in_one_stage_and_only_needed_nodes_run(graph):
     nodes, exits, sizes = graph
-    if (found := cut_up(graph)) is None:
+    if (found := split_or_none(graph)) is None:
         return
-    flow, cuts = found
-    runs = [index for cut in cuts for index in cut.nodes if not flow.non_constant.isdisjoint(nodes[index].outputs)]
+    flow, plans = found
+    runs = [index for plan in plans for index in plan.nodes if not flow.non_constant.isdisjoint(nodes[index].outputs)]
     assert {index for index, node in enumerate(nodes) if node.recompute == "never" and runs.count(index) > 1} == set()
     if None not in sizes.values():
         assert all(nodes[index].recompute == "freely" for index in set(runs) if runs.count(index) > 1)
@@ -96,24 +104,24 @@ def test_what_is_dear_runs_in_one_stage_and_only_what_is_needed_runs(graph):
 
 
 @given(graphs())
-def test_a_value_has_one_maker_and_is_kept_from_there_to_its_last_reader(graph):
-    if (found := cut_up(graph)) is None:
+def test_a_carry_has_one_producer_and_is_live_up_to_its_last_reader(graph):
+    if (found := split_or_none(graph)) is None:
         return
-    _, cuts = found
-    handed_out = [name for cut in cuts for name in cut.carry_out]
+    _, plans = found
+    handed_out = [name for plan in plans for name in plan.carry_out]
     assert len(handed_out) == len(set(handed_out))
-    for k, cut in enumerate(cuts):
-        read_from_here = {name for later in cuts[k:] for name in (*later.inputs, *later.carry_in)}
-        made_before = {name for earlier in cuts[:k] for name in earlier.carry_out}.union(INPUTS)
-        assert k == 0 or set(cut.live_before) == read_from_here & made_before
+    for k, plan in enumerate(plans):
+        read_from_here = {name for later in plans[k:] for name in (*later.inputs, *later.carry_in)}
+        made_before = {name for earlier in plans[:k] for name in earlier.carry_out}.union(INPUTS)
+        assert k == 0 or set(plan.live_before) == read_from_here & made_before
 
 
-def bytes_kept(cut, sizes):
-    return sum(sizes[name].bytes_per_sample for name in cut.live_before)
+def live_bytes(plan, sizes):
+    return sum(sizes[name].bytes_per_sample for name in plan.live_before)
 
 
 def naive_bytes(flow, stage, sizes):
-    """Bytes of all that later stages read of what earlier ones own: nothing is made again."""
+    """Return the bytes of all values that later stages read from earlier ones if nothing is recomputed."""
     crossing = set()
     for index, owner in flow.owner.items():
         if owner >= stage:
@@ -123,37 +131,37 @@ def naive_bytes(flow, stage, sizes):
 
 
 @given(graphs(uncarryable=False))
-def test_never_more_bytes_are_kept_than_when_nothing_is_made_again(graph):
+def test_recomputing_never_increases_the_live_bytes(graph):
     sizes = graph[2]
-    if (found := cut_up(graph)) is None:
+    if (found := split_or_none(graph)) is None:
         return
-    flow, cuts = found
-    for stage, cut in enumerate(cuts[1:], start=1):
-        assert bytes_kept(cut, sizes) <= naive_bytes(flow, stage, sizes)
+    flow, plans = found
+    for stage, plan in enumerate(plans[1:], start=1):
+        assert live_bytes(plan, sizes) <= naive_bytes(flow, stage, sizes)
 
 
 @settings(max_examples=150, deadline=None)
-@given(graphs(most=8))
-def test_no_other_set_of_values_is_smaller(graph):
+@given(graphs(max_nodes=8))
+def test_no_other_set_of_values_has_fewer_bytes(graph):
     nodes, exits, sizes = graph
-    if (found := cut_up(graph)) is None:
+    if (found := split_or_none(graph)) is None:
         return
-    flow, cuts = found
+    flow, plans = found
 
     def is_enough(stage, chosen):
-        """Later exits can be made of `chosen` by later stages' nodes and by earlier ones that may run again."""
-        there = {*chosen, *CONSTANTS}
+        """Return True if the later exits can be computed from `chosen`, with recomputation of earlier nodes."""
+        available = {*chosen, *CONSTANTS}
         for index, node in enumerate(nodes):
-            may_run = flow.owner.get(index, stage) >= stage or node.recompute == "freely"
-            may_run |= not flow.non_constant.intersection(node.outputs)
-            # What cannot be kept is made again by whatever makes it, unless that may never run again.
-            may_run |= node.recompute == "if needed" and any(sizes[name] is None for name in node.outputs)
-            if may_run and there.issuperset(node.inputs):
-                there.update(node.outputs)
-        return there.issuperset(exits[stage:])
+            can_run = flow.owner.get(index, stage) >= stage or node.recompute == "freely"
+            can_run |= not flow.non_constant.intersection(node.outputs)
+            # A value that cannot be carried is recomputed, unless its producer may never be recomputed.
+            can_run |= node.recompute == "if needed" and any(sizes[name] is None for name in node.outputs)
+            if can_run and available.issuperset(node.inputs):
+                available.update(node.outputs)
+        return available.issuperset(exits[stage:])
 
-    for stage, cut in enumerate(cuts[1:], start=1):
-        assert is_enough(stage, cut.live_before)
+    for stage, plan in enumerate(plans[1:], start=1):
+        assert is_enough(stage, plan.live_before)
         old = [name for name in (*INPUTS, *flow.producer) if sizes[name] is not None and flow.owner_of(name) < stage]
         old = [name for name in old if name in INPUTS or flow.producer[name] in flow.owner]
         smallest = min(
@@ -163,25 +171,25 @@ def test_no_other_set_of_values_is_smaller(graph):
             if is_enough(stage, chosen)
         )
         if None in sizes.values():
-            assert bytes_kept(cut, sizes) >= smallest
+            assert live_bytes(plan, sizes) >= smallest
         else:
-            assert bytes_kept(cut, sizes) == smallest
+            assert live_bytes(plan, sizes) == smallest
 
 
 @given(graphs())
-def test_what_is_asked_for_is_enough_to_split_with(graph):
+def test_the_carry_candidates_are_enough_for_the_split(graph):
     sizes = graph[2]
-    if (found := cut_up(graph)) is None:
+    if (found := split_or_none(graph)) is None:
         return
-    flow, cuts = found
+    flow, plans = found
     known = {}
     while unknown := carry_candidates(flow, known) - known.keys():
         known |= {name: sizes[name] for name in unknown}
-    assert split(flow, known) == cuts
+    assert split(flow, known) == plans
 
 
 @given(graphs())
-def test_a_refused_graph_has_an_exit_without_work_or_without_input(graph):
+def test_a_rejected_graph_has_an_exit_without_work_or_without_input(graph):
     nodes, exits, _ = graph
     try:
         DataflowGraph(nodes, inputs=INPUTS, exits=exits)
@@ -204,7 +212,7 @@ def depends_on_input(index, nodes):
     return any(set(INPUTS).intersection(nodes[a].inputs) for a in ancestors(nodes[index].outputs, nodes))
 
 
-def test_a_value_that_cannot_be_kept_and_not_be_made_again_is_named_with_its_node():
+def test_a_value_that_can_be_neither_carried_nor_recomputed_is_named_with_its_node():
     nodes = [GraphNode(("in0",), ("a",), label="MatMul 'mix'"), GraphNode(("a",), ("e",)), GraphNode(("a",), ("f",))]
     flow = DataflowGraph(nodes, inputs=("in0",), exits=["e", "f"])
     with pytest.raises(CompileError, match=r"stage 1 needs 'a', which MatMul 'mix' of stage 0 produces; it cannot"):
@@ -219,7 +227,7 @@ def test_a_value_that_cannot_be_kept_and_not_be_made_again_is_named_with_its_nod
         (["a", "k"], "exit 'k' depends on no input"),
     ],
 )
-def test_exits_that_are_none(exits, match):
+def test_invalid_exits_are_rejected(exits, match):
     nodes = [
         GraphNode(("in0",), ("a",)),
         GraphNode(("a",), ("b",)),

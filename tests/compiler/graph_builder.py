@@ -1,4 +1,4 @@
-"""An ONNX graph that grows node by node, whose shapes are known for several batches and lengths at once."""
+"""Builds an ONNX graph node by node, and knows every shape for several batch sizes and lengths."""
 
 from collections.abc import Callable, Sequence
 from math import prod
@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 RUNS = ((11, 13), (17, 13), (11, 6))
-"""Batch and length of the runs that tell dimensions apart."""
+"""Batch size and length of the runs that distinguish the dimensions."""
 Dim = tuple[int, ...]
 """A dimension's size in each of `RUNS`."""
 BATCH: Dim = tuple(batch for batch, _ in RUNS)
@@ -20,7 +20,7 @@ _AWKWARD = (
     "batch", "e0.readout", "e1.probabilities", "x.batch_first", "a/b:0", "with space", "größe", "probe", "h.out",
     "edgeexit.temperature", "N", "stage0", "e0.value", "x.back", "whole", "v1.batch_first", "v2.batch_first", "",
 )  # fmt: skip
-"""Names of values that a compiler may stumble over."""
+"""Names of values that may break the compiler."""
 _ELEMENTS = 20_000
 
 
@@ -29,7 +29,7 @@ def num(size: int) -> Dim:
 
 
 class Value(NamedTuple):
-    """What a model computes."""
+    """A value of the graph."""
 
     name: str
     dtype: int
@@ -41,7 +41,7 @@ class Value(NamedTuple):
 
     @property
     def batch_axis(self) -> int | None:
-        """Where the batch is, if it is a dimension of its own and the only one that follows it."""
+        """Axis of the batch, if it is a separate dimension and the only one that depends on the batch size."""
         varying = [axis for axis, dim in enumerate(self.shape) if dim[0] != dim[1]]
         return varying[0] if len(varying) == 1 and self.shape[varying[0]] == BATCH else None
 
@@ -49,12 +49,12 @@ class Value(NamedTuple):
         return len(set(self.shape[axis])) == 1
 
     def free_axes(self) -> list[int]:
-        """Axes that neither are the batch nor follow it."""
+        """Axes whose size does not depend on the batch size."""
         return [axis for axis, dim in enumerate(self.shape) if dim[0] == dim[1]]
 
 
 class Graph:
-    """A model that grows node by node."""
+    """A graph to which nodes are added."""
 
     def __init__(self, rng: Random) -> None:
         self.rng = rng
@@ -65,7 +65,7 @@ class Graph:
         self.constants: list[onnx.TensorProto] = []
         self.names: set[str] = {""}
         self.fed: set[str] = set()
-        """Values that depend on an input, and not on its shape alone."""
+        """Values that depend on the data of an input, not only on its shape."""
 
     def name(self) -> str:
         free = [name for name in _AWKWARD if name not in self.names]
@@ -102,14 +102,14 @@ class Graph:
         return outputs
 
     def pick(self, fits: Callable[[Value], bool] = lambda _: True, dtype: int | None = F) -> Value:
-        """Return a value that fits, rather a late one; raises IndexError where none does."""
+        """Return a value that fits, preferably a late one. Raises IndexError if there is none."""
         found = [value for value in self.values if (dtype is None or value.dtype == dtype) and fits(value)]
         if self.rng.random() < 0.6:
             found = found[-4:]
         return self.rng.choice(found)
 
     def dim_of(self, dim: Dim) -> str:
-        """Return a one-element int64 tensor with a dimension's size, read off some value that has it."""
+        """Return the name of an int64 tensor [1] with a dimension's size, read from a value that has it."""
         if len(set(dim)) == 1 and self.rng.random() < 0.7:
             return self.constant([dim[0]], np.int64)
         value = self.pick(lambda v: dim in v.shape, None)
@@ -124,7 +124,7 @@ class Graph:
         return self.add("Unsqueeze", [scalar.name, self.constant([0], np.int64)], (I, [num(1)]))[0].name
 
     def sizes(self, dims: Sequence[Dim]) -> str:
-        """Return an int64 tensor with these sizes, computed where they are not fixed."""
+        """Return the name of an int64 tensor with these sizes; sizes that vary are computed."""
         if all(len(set(dim)) == 1 for dim in dims):
             return self.constant([dim[0] for dim in dims], np.int64)
         parts = [self.dim_of(dim) for dim in dims]
