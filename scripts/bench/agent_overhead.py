@@ -1,10 +1,9 @@
-"""What the agent adds to an inference: `Agent.infer` against `Runner.infer`, in turns.
+"""Measures the time that the agent adds to an inference: `Agent.infer` against `Runner.infer`, in alternation.
 
     python scripts/bench/agent_overhead.py --bundle FOLDER [--samples 4000] [--json]
 
-One sample at a time, the golden ones in turn, in one thread, with no broker in reach: counters and the draw for audits
-are what is added; both refuse inputs that are not finite. The smaller the model, the more it shows; the difference is
-the median over pairs.
+Runs the golden samples one at a time in one thread, without a broker. The agent adds counters and the draw for audits;
+both sides refuse inputs that are not finite. The difference is the median over pairs. It matters most for small models.
 """
 
 import os
@@ -41,18 +40,18 @@ def measure(bundle: Bundle, samples: int) -> dict[str, float]:
         with Agent(bundle, config) as agent, Runner(bundle, not_finite=config.not_finite) as runner:
             policy = agent.active.policy
 
-            def alone(number: int) -> object:
+            def by_runner(number: int) -> object:
                 return runner.infer(batches[number % count], policy=policy)
 
             def by_agent(number: int) -> object:
                 return agent.infer(batches[number % count])
 
             for number in range(-_WARM_UP, samples):
-                turns = [(alone, runner_us), (by_agent, agent_us)]
-                for call, times in turns if number % 2 else reversed(turns):
-                    taken = _time_us(call, number)
+                pair = [(by_runner, runner_us), (by_agent, agent_us)]
+                for call, times in pair if number % 2 else reversed(pair):
+                    elapsed_us = _time_us(call, number)
                     if number >= 0:
-                        times[number] = taken
+                        times[number] = elapsed_us
     return {
         "runner_us": float(np.median(runner_us)),
         "agent_us": float(np.median(agent_us)),
@@ -80,7 +79,7 @@ def main() -> None:
         return
     print(
         f"Runner.infer {found['runner_us']:.1f} us, Agent.infer {found['agent_us']:.1f} us: "
-        f"{found['added_us']:.2f} us are added ({found['ratio']:.3f}x)"
+        f"the agent adds {found['added_us']:.2f} us ({found['ratio']:.3f}x)"
     )
 
 

@@ -1,4 +1,4 @@
-"""CIFAR-10 as the benchmarks read it, and the ResNet-56 with the public weights."""
+"""Loads CIFAR-10 and the ResNet-56 with public weights for the benchmarks."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ _DEVIATION = np.array([0.229, 0.224, 0.225], dtype=np.float32)[:, None, None]
 
 
 class Images(NamedTuple):
-    """Some of CIFAR-10."""
+    """A part of CIFAR-10."""
 
     image: npt.NDArray[np.float32]
     """[N, 3, 32, 32], normalised."""
@@ -28,18 +28,18 @@ class Images(NamedTuple):
 def open_archive(cifar: Path) -> dict[str, npt.NDArray[Any]]:
     """Read CIFAR-10 as JPEG files.
 
-    `train_jpeg` (uint8, all files behind each other), `train_offset` [N + 1] and `train_label` [N], and the same for
+    `train_jpeg` (uint8, all files concatenated), `train_offset` [N + 1] and `train_label` [N], and the same for
     `test`.
     """
     return dict(np.load(cifar, allow_pickle=False))
 
 
 def load_images(archive: Mapping[str, npt.NDArray[Any]], split: str, first: int, count: int) -> Images:
-    """Decode `count` images of a split (`train` or `test`), from number `first` on."""
+    """Decode `count` images of a split (`train` or `test`), starting with number `first`."""
     try:
-        from PIL import Image  # noqa: PLC0415 - nothing else here needs it
+        from PIL import Image  # noqa: PLC0415 - only this function needs it
     except ModuleNotFoundError as error:
-        message = "the images are JPEG files, and pillow, which reads them, is not installed: pip install pillow"
+        message = "reading the JPEG images needs pillow, which is not installed; run: pip install pillow"
         raise SystemExit(message) from error
     offsets, files = archive[f"{split}_offset"], archive[f"{split}_jpeg"].tobytes()
     pixels = []
@@ -51,7 +51,7 @@ def load_images(archive: Mapping[str, npt.NDArray[Any]], split: str, first: int,
 
 
 def load_network(weights: Path) -> ResNet56:
-    """Return the network with the public weights of trunk and last exit, to evaluate; its early heads are new."""
+    """Return the network in evaluation mode: public weights for trunk and final exit, untrained early heads."""
     network = ResNet56()
     network.load_trunk(torch.load(weights, weights_only=True, map_location="cpu")["state_dict"])
     network.eval()
@@ -59,7 +59,7 @@ def load_network(weights: Path) -> ResNet56:
 
 
 def in_batches(run: Callable[[Tensor], Sequence[Tensor]], images: npt.NDArray[np.float32]) -> list[Tensor]:
-    """Return each of the tensors that `run` makes of images [N, 3, 32, 32], for all N."""
+    """Return the tensors that `run` computes from images [N, 3, 32, 32], in batches, for all N."""
     with torch.no_grad():
-        pieces = [run(torch.from_numpy(images[k : k + BATCH])) for k in range(0, len(images), BATCH)]
-    return [torch.cat(parts) for parts in zip(*pieces, strict=True)]
+        batches = [run(torch.from_numpy(images[k : k + BATCH])) for k in range(0, len(images), BATCH)]
+    return [torch.cat(parts) for parts in zip(*batches, strict=True)]

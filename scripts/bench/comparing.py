@@ -1,4 +1,4 @@
-"""Accuracy of policies at the same budgets, fitted on one half of the samples and scored on the other, many times."""
+"""Compares the accuracy of policies at equal budgets, fitted on one half of the samples and scored on the other."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -14,24 +14,24 @@ from edgeexit.policies import Policy
 from edgeexit.policies.readout import TOP1
 
 Fitter = Callable[[ReadoutDataset, float], Policy]
-"""Evidence and a budget -> a policy. Raises FittingError where it cannot reach the budget."""
+"""Readout dataset and budget -> policy. Raises FittingError if it cannot reach the budget."""
 _Values = npt.NDArray[np.float64]
 _Indices = npt.NDArray[np.int64]
 
 
 class Outcome(NamedTuple):
-    """What one way of fitting, at one budget, made of every sample, on average over the splits that scored it."""
+    """Results of one fitter at one budget for every sample, averaged over the splits that scored it."""
 
-    right: _Values
-    """[N] share of right answers."""
+    correct: _Values
+    """[N] fraction of correct predictions."""
     cost: _Values
-    """[N]"""
+    """[N] mean cost."""
     kinds: Mapping[str, int]
-    """Kind of policy -> in how many of the splits it was fitted."""
+    """Kind of policy -> number of splits in which it was fitted."""
 
 
 class Difference(NamedTuple):
-    """A mean difference in accuracy, sample by sample, and its standard error over the samples."""
+    """Mean of the per-sample differences in accuracy, and its standard error over the samples."""
 
     mean: float
     standard_error: float
@@ -46,11 +46,11 @@ def compare(
     pool: ProcessPoolExecutor,
     on_done: Callable[[int, int], None],
 ) -> dict[str, dict[float, Outcome | None]]:
-    """Return name -> budget -> outcome; None where some half could not be fitted for the budget.
+    """Return name -> budget -> outcome; None if the budget could not be reached on one of the halves.
 
     The samples are halved at random `splits` / 2 times, and each half serves once to fit and once to score, so that
-    every sample is scored `splits` / 2 times and never by a policy that it helped to fit. `on_done` is told how many
-    of how many budgets and splits are done.
+    every sample is scored `splits` / 2 times and never by a policy that was fitted on it. `on_done` receives the
+    number of finished budgets and splits, and their total number.
     """
     sums = {name: {budget: np.zeros((2, len(dataset))) for budget in budgets} for name in fitters}
     kinds: dict[str, dict[float, list[str]]] = {name: {budget: [] for budget in budgets} for name in fitters}
@@ -71,35 +71,35 @@ def compare(
 
 
 def single_exits(dataset: ReadoutDataset) -> list[Outcome]:
-    """Return what answering everything at one exit makes of the samples, exit by exit."""
-    right = np.asarray(dataset.readouts[:, :, TOP1] == dataset.truth[:, None], dtype=np.float64)
-    return [Outcome(right[:, k], np.full(len(right), cost), {}) for k, cost in enumerate(dataset.costs)]
+    """Return the outcome of using one exit for all samples, for each exit."""
+    correct = np.asarray(dataset.readouts[:, :, TOP1] == dataset.truth[:, None], dtype=np.float64)
+    return [Outcome(correct[:, k], np.full(len(correct), cost), {}) for k, cost in enumerate(dataset.costs)]
 
 
 def difference(one: Outcome, other: Outcome) -> Difference:
-    """Return how much more accurate `one` is than `other`, whatever they cost."""
-    return _difference(one.right - other.right)
+    """Return how much more accurate `one` is than `other`, regardless of their costs."""
+    return _difference(one.correct - other.correct)
 
 
 def difference_at_its_cost(curve: Sequence[Outcome], other: Outcome) -> Difference:
-    """Return how much more accurate a way of fitting is than `other` at the mean cost that `other` realised.
+    """Return how much more accurate a fitter is than `other` at the mean cost of `other`.
 
-    `curve` holds its outcomes at several budgets; between two of them it is taken along the straight line, which is
-    what tossing a coin between the two policies for every sample would reach. Beyond the dearest it stays as it is.
+    `curve` holds the outcomes of the fitter at several budgets. Between two of them it is interpolated linearly, which
+    equals a random choice between the two policies per sample. Beyond the most expensive one it is constant.
     """
     by_cost = {float(point.cost.mean()): point for point in curve}
     costs = sorted(by_cost)
-    wanted = float(other.cost.mean())
-    above = int(np.clip(np.searchsorted(costs, wanted), 1, len(costs) - 1))
-    fraction = float(np.clip((wanted - costs[above - 1]) / (costs[above] - costs[above - 1]), 0, 1))
-    ours = (1 - fraction) * by_cost[costs[above - 1]].right + fraction * by_cost[costs[above]].right
-    return _difference(ours - other.right)
+    cost = float(other.cost.mean())
+    above = int(np.clip(np.searchsorted(costs, cost), 1, len(costs) - 1))
+    fraction = float(np.clip((cost - costs[above - 1]) / (costs[above] - costs[above - 1]), 0, 1))
+    ours = (1 - fraction) * by_cost[costs[above - 1]].correct + fraction * by_cost[costs[above]].correct
+    return _difference(ours - other.correct)
 
 
 def _score_all(
     dataset: ReadoutDataset, fitters: Mapping[str, Fitter], budget: float, fitted: _Indices, scored: _Indices
 ) -> dict[str, tuple[str, _Values]]:
-    """Return kind, and right or wrong and cost [2, n], for all that could be fitted."""
+    """Return name -> kind, and correctness and cost [2, n], for the fitters that reached the budget."""
     fitting, scoring = dataset.take(fitted), dataset.take(scored)
     results = {}
     for name, fit in fitters.items():

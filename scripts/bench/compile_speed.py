@@ -1,9 +1,9 @@
-"""Times each step of compiling: a ResNet-56 with four exits, and a graph of 5,000 nodes with twelve.
+"""Measures the time of each compilation step: a ResNet-56 with four exits, and a graph of 5,000 nodes with twelve.
 
     python scripts/bench/compile_speed.py [--json]
 
-The export holds what the exporter and the run of the whole model take; `ours` is the sum of split, readout and write,
-which this project does itself.
+The export step includes the exporter and a run of the full model. `ours` is the sum of split, readout and write, which
+this project implements itself.
 """
 
 import argparse

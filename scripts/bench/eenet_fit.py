@@ -1,4 +1,4 @@
-"""How long EENet takes to fit: 10,000 samples, 5 exits, 100 classes. Run: python scripts/bench/eenet_fit.py."""
+"""Measures the time of an EENet fit: 10,000 samples, 5 exits, 100 classes. Run: python scripts/bench/eenet_fit.py."""
 
 import argparse
 import statistics
@@ -18,7 +18,7 @@ BUDGET = 2.5
 
 
 def draw(samples: int, exits: int, classes: int) -> ReadoutDataset:
-    """Draw samples of varying difficulty that deeper exits see more sharply; exit k costs k + 1."""
+    """Draw samples of varying difficulty, on which deeper exits are more accurate; exit k costs k + 1."""
     random = np.random.default_rng(0)
     truth, difficulty = random.integers(0, classes, samples), random.exponential(1, samples) + 0.3
     logits = random.normal(size=(samples, exits, classes))
@@ -33,7 +33,7 @@ def draw(samples: int, exits: int, classes: int) -> ReadoutDataset:
 
 
 def main() -> None:
-    """Time the fits in turn, several rounds, and print seconds and the ratio to confidence's."""
+    """Run the fits in alternation, and print seconds and the ratio to the confidence fit."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--exits", type=int, default=5)
@@ -43,7 +43,7 @@ def main() -> None:
     dataset = draw(options.samples, options.exits, options.classes)
     fits: dict[str, Callable[[], object]] = {
         "confidence": lambda: fit_policy("confidence", dataset, Budget(cost=BUDGET)),
-        "eenet, temperatures as they are": lambda: fit_policy(
+        "eenet, temperatures not fitted": lambda: fit_policy(
             "eenet", dataset, Budget(cost=BUDGET), FitOptions(temperatures=False)
         ),
         "eenet": lambda: fit_policy("eenet", dataset, Budget(cost=BUDGET)),
@@ -55,11 +55,13 @@ def main() -> None:
             start = time.perf_counter()
             fit()
             seconds[name].append(time.perf_counter() - start)
-    plain = statistics.median(seconds["confidence"])
+    reference = statistics.median(seconds["confidence"])
     print(f"{options.samples} samples, {options.exits} exits, {options.classes} classes, {options.rounds} rounds")
     for name, taken in seconds.items():
-        middle = statistics.median(taken)
-        print(f"{name:34} {middle:6.2f} s ({min(taken):.2f} to {max(taken):.2f}), {middle / plain:.1f} x confidence")
+        median = statistics.median(taken)
+        print(
+            f"{name:34} {median:6.2f} s ({min(taken):.2f} to {max(taken):.2f}), {median / reference:.1f} x confidence"
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""All ways of fitting that are compared: the papers' own methods, our fit of every kind, and `auto`."""
+"""The fitters that are compared: the papers' own methods, our fit of every kind, and `auto`."""
 
 from functools import partial
 
@@ -16,7 +16,7 @@ def fit_ours(kind: str, dataset: ReadoutDataset, budget: float) -> Policy:
 
 
 def fit_auto(dataset: ReadoutDataset, budget: float) -> Policy:
-    """Return what `--policy auto` takes."""
+    """Return the policy that `--policy auto` chooses."""
     return choose_policy(dataset, Budget(cost=budget)).fit.policy
 
 

@@ -1,4 +1,4 @@
-"""One ONNX graph that leaves early by itself: every stage stands in the else-branch of an If on the exit before it."""
+"""Builds one ONNX graph with early exits: every stage is in the else-branch of an If on the previous exit."""
 
 from collections.abc import Sequence
 
@@ -7,31 +7,31 @@ import onnx
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 OUTPUTS = ("logits", "prediction", "exit")
-"""`[1, C] float32`, `[1] int64`, `[1] int64`: of the exit taken."""
+"""`[1, C] float32`, `[1] int64`, `[1] int64`, all of the exit taken."""
 
 
-def nested_if(whole: onnx.ModelProto, thresholds: Sequence[float], classes: int) -> onnx.ModelProto:
-    """Return a graph with one output an exit as one for one sample that leaves where the top-1 probability is enough.
+def nested_if(full_model: onnx.ModelProto, thresholds: Sequence[float], classes: int) -> onnx.ModelProto:
+    """Return a graph for a single sample, which exits where the top-1 probability reaches the threshold.
 
-    Weights stand where they are used, so that ONNX Runtime can prepare them. Softmax, the maximum, its place and the
-    comparison are all that is added.
+    `full_model` has one output per exit. Weights are in the subgraph that uses them, so that ONNX Runtime can prepack
+    them. The graph adds only softmax, maximum, argmax and the comparison.
     """
-    body = _stage(whole.graph, thresholds, classes, 0, set())
-    graph = helper.make_graph(body.node, "nested_if", whole.graph.input, body.output, body.initializer)
-    model = helper.make_model(graph, opset_imports=whole.opset_import, ir_version=whole.ir_version)
+    body = _stage(full_model.graph, thresholds, classes, 0, set())
+    graph = helper.make_graph(body.node, "nested_if", full_model.graph.input, body.output, body.initializer)
+    model = helper.make_model(graph, opset_imports=full_model.opset_import, ir_version=full_model.ir_version)
     onnx.checker.check_model(model)
     return model
 
 
-def _stage(whole: GraphProto, thresholds: Sequence[float], classes: int, index: int, known: set[str]) -> GraphProto:
-    """Return a stage and all after it; `known` are the values that the graphs around it have."""
-    exit_name = whole.output[index].name
-    nodes = [node for node in _needed(whole, exit_name) if node.output[0] not in known]
+def _stage(graph: GraphProto, thresholds: Sequence[float], classes: int, index: int, known: set[str]) -> GraphProto:
+    """Return a stage and all later ones; `known` are the values of the outer graphs."""
+    exit_name = graph.output[index].name
+    nodes = [node for node in _needed(graph, exit_name) if node.output[0] not in known]
     used = {name for node in nodes for name in node.input}
-    weights = [tensor for tensor in whole.initializer if tensor.name in used - known]
+    weights = [tensor for tensor in graph.initializer if tensor.name in used - known]
     known |= {tensor.name for tensor in weights} | {name for node in nodes for name in node.output}
-    said = [f"{name}.{index}" for name in OUTPUTS]
-    logits, prediction, taken = said
+    outputs = [f"{name}.{index}" for name in OUTPUTS]
+    logits, prediction, taken = outputs
     nodes += [
         helper.make_node("Identity", [exit_name], [logits]),
         helper.make_node("ArgMax", [logits], [prediction], axis=1, keepdims=0),
@@ -43,30 +43,30 @@ def _stage(whole: GraphProto, thresholds: Sequence[float], classes: int, index: 
             helper.make_node("Softmax", [logits], [f"p.{index}"], axis=1),
             helper.make_node("ReduceMax", [f"p.{index}"], [f"p1.{index}"], keepdims=0),
             helper.make_node("Constant", [], [f"t.{index}"], value=threshold),
-            helper.make_node("GreaterOrEqual", [f"p1.{index}", f"t.{index}"], [f"leaves.{index}"]),
+            helper.make_node("GreaterOrEqual", [f"p1.{index}", f"t.{index}"], [f"exits.{index}"]),
         ]
-        ended = [f"{name}.ended" for name in said] if index else list(OUTPUTS)
+        ended = [f"{name}.ended" for name in outputs] if index else list(OUTPUTS)
         nodes.append(
             helper.make_node(
                 "If",
-                [f"leaves.{index}"],
+                [f"exits.{index}"],
                 ended,
-                then_branch=_leave(said, classes),
-                else_branch=_stage(whole, thresholds, classes, index + 1, known),
+                then_branch=_exit_branch(outputs, classes),
+                else_branch=_stage(graph, thresholds, classes, index + 1, known),
             )
         )
-        said = ended
-    return helper.make_graph(nodes, f"stage{index}", [], _typed(said, classes), weights)
+        outputs = ended
+    return helper.make_graph(nodes, f"stage{index}", [], _typed(outputs, classes), weights)
 
 
-def _leave(said: Sequence[str], classes: int) -> GraphProto:
-    left = [f"{name}.left" for name in said]
-    nodes = [helper.make_node("Identity", [name], [out]) for name, out in zip(said, left, strict=True)]
-    return helper.make_graph(nodes, "leave", [], _typed(left, classes))
+def _exit_branch(outputs: Sequence[str], classes: int) -> GraphProto:
+    copies = [f"{name}.copy" for name in outputs]
+    nodes = [helper.make_node("Identity", [name], [out]) for name, out in zip(outputs, copies, strict=True)]
+    return helper.make_graph(nodes, "exit", [], _typed(copies, classes))
 
 
 def _needed(graph: GraphProto, name: str) -> list[NodeProto]:
-    """Return the nodes, in order, that make a value."""
+    """Return the nodes that compute a value, in order."""
     wanted, nodes = {name}, []
     for node in reversed(graph.node):
         if wanted.intersection(node.output):

@@ -1,15 +1,16 @@
-"""What exit policies are worth: ResNet-56 on CIFAR-10 with four exits, at budgets from 40 % to 90 % of its cost.
+"""Compares exit policies: ResNet-56 with four exits on CIFAR-10, at budgets from 40 % to 90 % of its cost.
 
     python scripts/bench/policies.py --cifar FILE.npz --weights FILE.th [--cache FILE.npz] [--json]
 
-The files are those of precision.py. Trunk and exits are fine-tuned together, with a fixed seed, then compiled; every
-policy reads what the compiled stages say. Costs are multiply-accumulates, as shares of the whole network's.
+The files are those of precision.py. Trunk and exits are fine-tuned together with a fixed seed, then compiled. Every
+policy reads the readouts of the compiled stages. Costs are multiply-accumulates, as fractions of the full model's.
 
-One half of the test images fits and the other scores, for many random halvings: images that the trunk was trained on
-do not tell how sure it may be of others. A table holds how far `--policy auto` is above each rival at the cost
-that the rival realised, image by image, with the standard error over the images.
+Policies are fitted on one half of the test images and scored on the other, for several random halvings. Training images
+are not used, because the network is overconfident on them. One table shows by how much `--policy auto` is more accurate
+than each other fitter at the mean cost of that fitter, with the standard error over the images.
 
-Then `--max-risk`: fits on samples drawn from the test images, and how often their true disagreement is within the risk.
+Another table is on `--max-risk`: fits on samples drawn from the test images, and how often their true disagreement is
+within the risk.
 """
 
 import argparse
@@ -24,13 +25,13 @@ from typing import Any
 from comparing import compare, difference, difference_at_its_cost, single_exits
 from fitters import AUTO, OURS, RIVALS
 from recording import exit_accuracies, record_exits
-from risk_bound import DELTA, Held, resample
+from risk_bound import DELTA, RiskOutcome, resample
 
 from edgeexit.fitting import ReadoutDataset
 
 _BUDGETS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _BETWEEN = (0.35, 0.45, 0.55, 0.65, 0.75, 0.85)
-"""Where `auto` is fitted too, since rivals that cannot reach a budget stand between."""
+"""Further budgets for `auto`, because a published method that cannot reach a budget exactly lies between."""
 _RISKS = (0.01, 0.02, 0.05)
 _SAMPLES = (1000, 2000)
 _CERTIFIED = ("confidence", "beem")
@@ -38,10 +39,10 @@ _RESAMPLINGS = 200
 
 
 def measure_budgets(test: ReadoutDataset, splits: int, pool: ProcessPoolExecutor) -> dict[str, Any]:
-    """Return the figures of every way of fitting at every budget."""
-    outcomes = compare(test, RIVALS | OURS, _BUDGETS, splits=splits, pool=pool, on_done=_tell("budgets and splits"))
+    """Return the accuracy and cost of every fitter at every budget."""
+    outcomes = compare(test, RIVALS | OURS, _BUDGETS, splits=splits, pool=pool, on_done=_progress("budgets and splits"))
     between = compare(
-        test, {AUTO: OURS[AUTO]}, _BETWEEN, splits=splits, pool=pool, on_done=_tell("budgets between and splits")
+        test, {AUTO: OURS[AUTO]}, _BETWEEN, splits=splits, pool=pool, on_done=_progress("budgets between and splits")
     )
     ours = [*outcomes[AUTO].values(), *between[AUTO].values()]
     curve = [single_exits(test)[0], *(outcome for outcome in ours if outcome is not None)]
@@ -51,7 +52,7 @@ def measure_budgets(test: ReadoutDataset, splits: int, pool: ProcessPoolExecutor
         for budget, outcome in row.items():
             if outcome is None:
                 continue
-            cell: dict[str, Any] = {"accuracy": float(outcome.right.mean()), "cost": float(outcome.cost.mean())}
+            cell: dict[str, Any] = {"accuracy": float(outcome.correct.mean()), "cost": float(outcome.cost.mean())}
             chosen = outcomes[AUTO][budget]
             if name == AUTO:
                 cell["kinds"] = outcome.kinds
@@ -62,34 +63,36 @@ def measure_budgets(test: ReadoutDataset, splits: int, pool: ProcessPoolExecutor
     return figures
 
 
-def measure_risks(test: ReadoutDataset, pool: ProcessPoolExecutor) -> list[Held]:
+def measure_risks(test: ReadoutDataset, pool: ProcessPoolExecutor) -> list[RiskOutcome]:
     """Return how often each certified risk held."""
     held = []
     wanted = [(kind, samples, risk) for kind in _CERTIFIED for samples in _SAMPLES for risk in _RISKS]
-    tell = _tell("certified risks")
+    report = _progress("certified risks")
     for done, (kind, samples, risk) in enumerate(wanted, start=1):
         held.append(resample(test, kind, samples, risk, resamplings=_RESAMPLINGS, pool=pool))
-        tell(done, len(wanted))
+        report(done, len(wanted))
     return held
 
 
 def _print_tables(figures: Mapping[str, Any]) -> None:
     exits = figures["exits"]
-    print("Accuracy of each exit alone, at its share of the full cost:\n")
+    print("Accuracy of each exit alone, at its fraction of the full cost:\n")
     _print_row("", [f"exit {k}" for k in range(len(exits["cost"]))], rule=True)
     _print_row("cost", [f"{cost:.1%}" for cost in exits["cost"]])
     _print_row("test part", [f"{fraction:.2%}" for fraction in exits["test"]])
     _print_row("held out of the train part", [f"{fraction:.2%}" for fraction in exits["held_out"]])
 
     budgets = [f"{budget:g}" for budget in _BUDGETS]
-    print("\nAccuracy on the halves that fitted nothing (mean cost realised there), by budget:\n")
+    print("\nAccuracy (and mean cost) on the halves that were not used for fitting, by budget:\n")
     _print_row("", [f"{float(budget):.0%}" for budget in budgets], rule=True)
     for name, row in figures["budgets"].items():
         cells = (row.get(budget) for budget in budgets)
         shown = [f"{cell['accuracy']:.2%} ({cell['cost']:.1%})" if cell else "none" for cell in cells]
         _print_row(name if name in RIVALS else f"`{name}`", shown)
 
-    print("\nWhat `auto` is above each, in points, at the cost that each realised (± standard error):\n")
+    print(
+        "\nAccuracy of `auto` minus that of each fitter, in points, at the fitter's mean cost (± standard error):\n"
+    )
     _print_row("", [f"{float(budget):.0%}" for budget in budgets], rule=True)
     for name, row in figures["budgets"].items():
         if name != AUTO:
@@ -97,13 +100,13 @@ def _print_tables(figures: Mapping[str, Any]) -> None:
             shown = [_points(cell["auto_above_at_its_cost"]) if cell else "none" for cell in cells]
             _print_row(name if name in RIVALS else f"`{name}`", shown)
 
-    print("\nWhat `auto` took, in how many of the splits:\n")
+    print("\nKinds that `auto` chose, in number of splits:\n")
     _print_row("", [f"{float(budget):.0%}" for budget in budgets], rule=True)
     taken = [figures["budgets"][AUTO][budget]["kinds"] for budget in budgets]
     for kind in dict.fromkeys(kind for kinds in taken for kind in kinds):
         _print_row(f"`{kind}`", [str(kinds.get(kind, 0)) for kinds in taken])
 
-    print(f"\n`--max-risk EPS --delta {DELTA:g}`, {_RESAMPLINGS} times on samples drawn anew:\n")
+    print(f"\n`--max-risk EPS --delta {DELTA:g}`, {_RESAMPLINGS} fits on newly drawn samples each:\n")
     _print_row("policy", ["samples", "EPS", "bound held", "mean disagreement", "mean cost"], rule=True)
     for held in figures["risks"]:
         _print_row(
@@ -128,7 +131,7 @@ def _print_row(name: str, cells: Sequence[str], *, rule: bool = False) -> None:
         print(f"|{'---|' * (len(cells) + 1)}")
 
 
-def _tell(what: str) -> Callable[[int, int], None]:
+def _progress(what: str) -> Callable[[int, int], None]:
     return lambda done, total: print(f"{done} of {total} {what}", file=sys.stderr)
 
 
@@ -137,9 +140,9 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--cifar", type=Path, required=True, help="CIFAR-10 as JPEG files, .npz")
     arguments.add_argument("--weights", type=Path, required=True, help="public ResNet-56 weights, .th")
-    arguments.add_argument("--cache", type=Path, help="keep what the stages say in this .npz, or read it from there")
-    arguments.add_argument("--splits", type=int, default=4, help="how often to fit and score, an even number")
-    arguments.add_argument("--workers", type=int, default=2, help="processes that fit")
+    arguments.add_argument("--cache", type=Path, help="write the readouts to this .npz, or read them from it")
+    arguments.add_argument("--splits", type=int, default=4, help="number of fits and scores, an even number")
+    arguments.add_argument("--workers", type=int, default=2, help="number of processes")
     arguments.add_argument("--json", action="store_true", help="print the figures as JSON")
     given = arguments.parse_args()
     if given.splits < 2 or given.splits % 2:  # noqa: PLR2004 - each halving is scored both ways

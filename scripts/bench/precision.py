@@ -1,12 +1,12 @@
-"""What a precision costs and pays: ResNet-56 on CIFAR-10 with four exits, in fp32, fp16 and int8.
+"""Measures accuracy and latency per precision: ResNet-56 with four exits on CIFAR-10, in fp32, fp16 and int8.
 
     python scripts/bench/precision.py --cifar FILE.npz --weights FILE.th [--target NAME] [--json]
 
-FILE.npz holds CIFAR-10 as JPEG files: `train_jpeg` (uint8, all files behind each other), `train_offset` [N + 1] and
-`train_label` [N], and the same for `test`. FILE.th are the public weights of
+FILE.npz holds CIFAR-10 as JPEG files: `train_jpeg` (uint8, all files concatenated), `train_offset` [N + 1] and
+`train_label` [N], and the same for `test`. FILE.th holds the public weights of
 github.com/akamaster/pytorch_resnet_cifar10 (`pretrained_models/resnet56`). Only the early heads are trained, with a
-fixed seed. The last rows keep all heads in fp32. Latencies are of this machine, one sample at a time; the precisions
-take turns, and what is printed is the median over the rounds of p50 / p50 of fp32, with the least and the largest.
+fixed seed. The last rows keep all heads in fp32. Latencies are measured on this machine, one sample at a time, with the
+precisions in alternation. The table has the median over the rounds of p50 / p50 of fp32, with minimum and maximum.
 """
 
 import argparse
@@ -44,23 +44,23 @@ _ROUNDS, _TURNS = 10, 100
 
 
 def train_heads(network: ResNet56, data: Images) -> None:
-    """Train the early heads on what the frozen trunk makes of the images."""
+    """Train the early heads on the features of the frozen trunk."""
     features = in_batches(network.features, data.image)
     labels = torch.from_numpy(data.labels)
     torch.manual_seed(0)
-    for head, seen in zip(network.heads, features, strict=False):
+    for head, inputs in zip(network.heads, features, strict=False):
         head.train()
         optimiser = torch.optim.AdamW(head.parameters(), lr=1e-3, weight_decay=1e-2)
         for _ in range(_EPOCHS):
-            for chosen in torch.randperm(len(seen)).split(BATCH):
+            for chosen in torch.randperm(len(inputs)).split(BATCH):
                 optimiser.zero_grad()
-                functional.cross_entropy(head(seen[chosen]), labels[chosen]).backward()
+                functional.cross_entropy(head(inputs[chosen]), labels[chosen]).backward()
                 optimiser.step()
         head.eval()
 
 
-def answers_of(bundle: Bundle, images: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.int64]]:
-    """Return every exit's answers [N], as the bundle's stages give them."""
+def predictions_of(bundle: Bundle, images: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.int64]]:
+    """Return exit name -> predictions [N] of the bundle's stages."""
     with Runner(bundle) as runner:
         outputs = [
             runner.infer_every_exit({"image": images[first : first + BATCH]}).outputs
@@ -70,7 +70,7 @@ def answers_of(bundle: Bundle, images: npt.NDArray[np.float32]) -> dict[str, npt
 
 
 def relative_latencies(bundles: Mapping[str, Bundle], images: npt.NDArray[np.float32]) -> dict[str, list[list[float]]]:
-    """Return, for every bundle and stage, the median, least and largest of p50 / p50 of the first bundle."""
+    """Return, for every bundle and stage, the median, minimum and maximum of p50 / p50 of the first bundle."""
     singles = [{"image": images[k : k + 1]} for k in range(_TURNS)]
     p50: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in bundles}
     with ExitStack() as stack:
@@ -88,16 +88,16 @@ def relative_latencies(bundles: Mapping[str, Bundle], images: npt.NDArray[np.flo
 
 
 def measure(cifar: Path, weights: Path, target: str | None, folder: Path) -> dict[str, Any]:
-    """Train, compile every variant, and return the figures of each."""
+    """Train, compile every variant, and return the results of each."""
     archive = open_archive(cifar)
     network = load_network(weights)
     train_heads(network, load_images(archive, "train", 0, _TRAIN))
     calibration = load_images(archive, "train", _TRAIN, _CALIBRATION)
     test = load_images(archive, "test", 0, _TEST)
-    torch_answers = [logits.numpy().argmax(axis=1) for logits in in_batches(network, test.image)]
+    torch_predictions = [logits.numpy().argmax(axis=1) for logits in in_batches(network, test.image)]
 
     bundles, figures = {}, {}
-    for name, (precision, kept) in _VARIANTS.items():
+    for name, (precision, fp32_nodes) in _VARIANTS.items():
         started = time.perf_counter()
         bundle = compile_bundle(
             network,
@@ -107,25 +107,25 @@ def measure(cifar: Path, weights: Path, target: str | None, folder: Path) -> dic
                 inputs=("image:batch,3,32,32",),
                 calibration=calibration._asdict() | {LABELS: calibration.labels},
                 precision=precision,
-                keep_fp32=kept,
+                keep_fp32=fp32_nodes,
             ),
         )
         took = time.perf_counter() - started
-        predictions = answers_of(bundle, test.image)
+        predictions = predictions_of(bundle, test.image)
         manifest = bundle.manifest
         bundles[name] = bundle
         figures[name] = {
             "compile_seconds": took,
             "bundle_bytes": sum(file.stat().st_size for file in bundle.path.iterdir()),
-            "kept_bytes_per_sample": [
+            "carry_bytes_per_sample": [
                 sum(tensor.bytes_per_sample or 0 for tensor in manifest.live_after(stage))
                 for stage in range(len(manifest.stages) - 1)
             ],
-            "accuracy_torch": [float((prediction == test.labels).mean()) for prediction in torch_answers],
+            "accuracy_torch": [float((prediction == test.labels).mean()) for prediction in torch_predictions],
             "accuracy": [float((prediction == test.labels).mean()) for prediction in predictions.values()],
             "agreement_with_torch": [
                 float((prediction == expected).mean())
-                for prediction, expected in zip(predictions.values(), torch_answers, strict=True)
+                for prediction, expected in zip(predictions.values(), torch_predictions, strict=True)
             ],
         }
     for name, ratios in relative_latencies(bundles, test.image).items():
@@ -134,18 +134,18 @@ def measure(cifar: Path, weights: Path, target: str | None, folder: Path) -> dic
 
 
 def _print_table(figures: Mapping[str, Any]) -> None:
-    print(f"{_TEST} test images; heads trained on {_TRAIN}, ranges set and losses told on {_CALIBRATION} others")
+    print(f"{_TEST} test images; heads trained on {_TRAIN}, calibrated on {_CALIBRATION} others")
     print(
-        f"{'':<18}{'exit':>5}{'torch':>8}{'shipped':>9}{'agrees':>8}{'keeps, B':>10}{'p50 to fp32 (spread)':>24}"
+        f"{'':<18}{'exit':>5}{'torch':>8}{'shipped':>9}{'agrees':>8}{'carry, B':>10}{'p50 to fp32 (spread)':>24}"
         f"{'bundle, B':>12}{'compile':>9}"
     )
     for name, row in figures.items():
-        kept = [*row["kept_bytes_per_sample"], 0]
-        for k, (median, least, most) in enumerate(row["p50_relative_to_fp32"]):
+        carry = [*row["carry_bytes_per_sample"], 0]
+        for k, (median, low, high) in enumerate(row["p50_relative_to_fp32"]):
             totals = f"{row['bundle_bytes']:>12,}{row['compile_seconds']:>7.1f} s" if k == 0 else ""
             print(
                 f"{name if k == 0 else '':<18}{k:>5}{row['accuracy_torch'][k]:>8.1%}{row['accuracy'][k]:>9.1%}"
-                f"{row['agreement_with_torch'][k]:>8.1%}{kept[k]:>10,}{f'{median:.2f} ({least:.2f} to {most:.2f})':>24}"
+                f"{row['agreement_with_torch'][k]:>8.1%}{carry[k]:>10,}{f'{median:.2f} ({low:.2f} to {high:.2f})':>24}"
                 f"{totals}"
             )
 
@@ -155,7 +155,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--cifar", type=Path, required=True, help="CIFAR-10 as JPEG files, .npz")
     arguments.add_argument("--weights", type=Path, required=True, help="public ResNet-56 weights, .th")
-    arguments.add_argument("--target", help="device kind to compile for; default: this machine's generic one")
+    arguments.add_argument("--target", help="device kind to compile for; default: the generic target of this machine")
     arguments.add_argument("--json", action="store_true", help="print the figures as JSON")
     given = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Every exit of CIFAR-10's test part on the compiled stages of a fine-tuned ResNet-56: made once, kept in a file."""
+"""Records the readouts of a fine-tuned, compiled ResNet-56 on CIFAR-10, or reads them from a file."""
 
 import io
 import sys
@@ -23,20 +23,20 @@ _BATCH = 100
 
 
 class Recorded(msgspec.Struct, frozen=True, kw_only=True):
-    """What the stages said of images that trained nothing, and of test images."""
+    """Readouts of held-out training images and of test images."""
 
     held_out: ReadoutDataset
-    """Of the train part, left out of the fine-tuning."""
+    """Images of the train part that were not used for fine-tuning."""
     test: ReadoutDataset
     training_seconds: float
-    """As long as fine-tuning took, on the machine that did it."""
+    """Duration of the fine-tuning, on the machine that ran it."""
 
 
 def record_exits(cifar: Path, weights: Path, cache: Path | None) -> Recorded:
-    """Train, compile and record, or read what an earlier run wrote into `cache`."""
+    """Train, compile and record, or read the result of an earlier run from `cache`."""
     if cache is not None and cache.exists():
-        with np.load(cache, allow_pickle=False) as kept:
-            return _recorded(dict(kept))
+        with np.load(cache, allow_pickle=False) as cached:
+            return _recorded(dict(cached))
     archive = open_archive(cifar)
     network = load_network(weights)
     started = time.perf_counter()
@@ -47,7 +47,7 @@ def record_exits(cifar: Path, weights: Path, cache: Path | None) -> Recorded:
     arrays: dict[str, Any] = {"training_seconds": np.array(took)}
     with tempfile.TemporaryDirectory() as folder:
         bundle = compile_bundle(network, Path(folder) / "bundle", CompileOptions(inputs=("image:batch,3,32,32",)))
-        # Operator counts: unlike times, they are the same on every machine.
+        # Operation counts, because they are the same on every machine.
         arrays["costs"] = np.array(bundle.manifest.macs, dtype=np.float64)
         with Runner(bundle) as runner:
             for name, (split, first, count) in parts.items():
@@ -67,7 +67,7 @@ def record_exits(cifar: Path, weights: Path, cache: Path | None) -> Recorded:
 
 
 def exit_accuracies(dataset: ReadoutDataset) -> list[float]:
-    """Return the accuracy [K] of answering everything at each exit."""
+    """Return the accuracy [K] of each exit on all samples."""
     return [float(fraction) for fraction in (dataset.readouts[:, :, TOP1] == dataset.truth[:, None]).mean(axis=0)]
 
 

@@ -1,4 +1,4 @@
-"""ResNet-56 for CIFAR-10 with four exits: what the benchmarks compile."""
+"""ResNet-56 for CIFAR-10 with four exits, the model of the benchmarks."""
 
 from collections.abc import Mapping
 
@@ -7,15 +7,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 EXIT_BLOCKS = (7, 14, 21)
-"""Blocks, of 27, after which an early exit stands; the last exit is the network's own."""
+"""Blocks, of 27, after which there is an early exit; the final exit is the network's own classifier."""
 CLASSES = 10
 _GRID = 4
-"""Width and height to which an early exit's head averages its feature maps."""
+"""Width and height of an early exit's feature maps after average pooling."""
 _HEAD_WIDTH = 64
 
 
 class Block(nn.Module):
-    """Two convolutions beside a shortcut without parameters (option A of He et al., CVPR 2016, section 4.2)."""
+    """Two convolutions and a shortcut without parameters (option A of He et al., CVPR 2016, section 4.2)."""
 
     def __init__(self, width: int, out: int) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Block(nn.Module):
 
 
 class Head(nn.Sequential):
-    """An early exit: a convolution that halves the grid, an average over 4 x 4 parts of it, a linear layer."""
+    """An early exit: a convolution with stride 2, adaptive average pooling to 4 x 4, and a linear layer."""
 
     def __init__(self, width: int) -> None:
         super().__init__(
@@ -49,10 +49,9 @@ class Head(nn.Sequential):
 
 
 class ResNet56(nn.Module):
-    """ResNet-56 for 32x32 images, its weights random from a seed.
+    """ResNet-56 for 32x32 images, with random weights from a fixed seed.
 
-    The trunk's parameters have the names of the weights that are public for it (github.com/akamaster/
-    pytorch_resnet_cifar10).
+    The parameters of the trunk have the names of the public weights (github.com/akamaster/pytorch_resnet_cifar10).
     """
 
     def __init__(self) -> None:
@@ -67,13 +66,13 @@ class ResNet56(nn.Module):
         self.linear = nn.Linear(64, CLASSES)
 
     def load_trunk(self, published: Mapping[str, Tensor]) -> None:
-        """Take the trunk and the last exit of published weights; the early heads stay as they are."""
+        """Load published weights into the trunk and the final exit; the early heads are unchanged."""
         trunk = {name.removeprefix("module."): value for name, value in published.items()}
         heads = {f"heads.{name}": value for name, value in self.heads.state_dict().items()}
         self.load_state_dict(trunk | heads)
 
     def features(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Return what each exit's head reads: three early maps [B, C, H, W], then the last [B, 64]."""
+        """Return the inputs of the exits' heads: three feature maps [B, C, H, W], then [B, 64]."""
         x = torch.relu(self.bn1(self.conv1(image)))
         early = []
         for number, block in enumerate((*self.layer1, *self.layer2, *self.layer3), start=1):

@@ -1,4 +1,4 @@
-"""How often a certified risk holds: fits on samples drawn from a population whose true risk is known."""
+"""Measures how often a certified risk holds, with fits on samples from a population whose true risk is known."""
 
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -11,15 +11,15 @@ from edgeexit.fitting import FitOptions, MaxRisk, ReadoutDataset, expect, fit_po
 DELTA = 0.1
 
 
-class Held(NamedTuple):
-    """What came of many fits under one risk."""
+class RiskOutcome(NamedTuple):
+    """The results of many fits under one risk."""
 
     kind: str
     samples: int
     risk: float
     resamplings: int
     fraction: float
-    """Of the fits whose disagreement on the whole population is at most the risk; at least 1 - delta is promised."""
+    """Fraction of fits whose disagreement on the population is at most the risk; the certificate promises 1 - delta."""
     disagreement: float
     """Mean over the fits."""
     mean_cost: float
@@ -28,15 +28,15 @@ class Held(NamedTuple):
 
 def resample(
     population: ReadoutDataset, kind: str, samples: int, risk: float, *, resamplings: int, pool: ProcessPoolExecutor
-) -> Held:
-    """Fit a kind on `samples` drawn with replacement, `resamplings` times, and look at the whole population.
+) -> RiskOutcome:
+    """Fit a kind on `samples` drawn with replacement, `resamplings` times, and measure each fit on the population.
 
-    The population is what is drawn from, so its disagreement is the true risk.
+    Samples are drawn from the population, so the disagreement on it is the true risk.
     """
     fits = np.array(
         list(pool.map(partial(_fit_once, population, kind, samples, risk), range(resamplings), chunksize=10))
     )
-    return Held(
+    return RiskOutcome(
         kind=kind,
         samples=samples,
         risk=risk,

@@ -1,26 +1,24 @@
-"""What staged running costs and gains, in one process and one thread: ResNet-56 with four exits, random weights.
+"""Measures staged inference against other forms of the same model: ResNet-56, four exits, random weights, one thread.
 
     python scripts/bench/staged.py [--rounds 60] [--json]
 
-All contenders take turns, on the same samples, each after a call to warm up, and only ratios are told: the median over
-the rounds, or p99 over all of them, with the bounds within which 95 % of resamplings of the rounds put it. What each
-row says:
+All contenders run in alternation on the same samples, each after a warm-up call. Only ratios are reported: the median
+over the rounds, or the p99 over all rounds, with a 95 % interval over resamplings of the rounds. The rows:
 
-- every stage forced: `Runner.infer` with a policy that lets nothing leave early, against `InferenceSession.run` of the
-  exported graph with its four exits; both take an array and give new ones. Below it the same against that graph with
-  everything bound to fixed memory, and against the graph of the final exit alone.
-- under a policy: the mean of `Runner.infer` against the sum over the stages of the share that reached it times its
-  p50, when the bare sessions run bound, one after the other, on the same path. Below it what stands on the left with
-  the p50 of those that leave at an exit in place of the mean, and the mean of the bare sessions: a mean above the p50
-  is this machine's doing.
-- a decision: p50 of `Inference.decide_ms` at the slowest exit, in microseconds.
-- rivals: the same torch module in eager PyTorch, a stage at a time, with the same rule; and one ONNX graph with nested
-  If, made of the exported graph. All answer every sample alike, at the same exits, or this ends with an error.
-- batch 64: samples that leave at all four exits; what their own stages cost them, each at the p50 of a full batch,
-  over the time of `Runner.infer`.
+- forced: `Runner.infer` under a policy without early exits, against `InferenceSession.run` of the exported graph with
+  its four exits; both take an array and return new ones. The next rows compare with that graph bound to fixed memory,
+  and with the graph of the final exit alone.
+- under a policy: the mean of `Runner.infer`, against the sum over the stages of the fraction of samples that reach the
+  stage times its p50, measured with bare bound sessions on the same path. The next rows replace the mean by the p50 of
+  the samples at each exit, and by the mean of the bare sessions: a mean above the p50 is noise of the machine.
+- decides: p50 of `Inference.decide_ms` at the slowest exit, in microseconds.
+- eager, nested If: the same torch module in eager PyTorch, one stage at a time, with the same rule; and one ONNX graph
+  with nested If, built from the exported graph. If predictions or exits differ, the benchmark ends with an error.
+- batch 64: with samples that exit at all four exits, the cost of their own stages, each at the p50 of a full batch,
+  divided by the time of `Runner.infer`.
 
-About 40 %, 25 %, 20 % and 15 % of the samples leave at the four exits. A p99 is held to be no worse where its bounds
-do not exclude that.
+About 40 %, 25 %, 20 % and 15 % of the samples exit at the four exits. A limit on a p99 counts as met unless the
+interval excludes it.
 """
 
 import os
@@ -45,11 +43,11 @@ from resnet56 import CLASSES
 from staged_models import (
     EXITS,
     IMAGE,
-    Answer,
     BareStages,
-    Bound,
+    BoundSession,
     Eager,
     Models,
+    Taken,
     make_images,
     make_models,
     make_runner,
@@ -78,14 +76,14 @@ class Row(NamedTuple):
     what: str
     ratio: Ratio
     limit: float | None
-    """The most that is wanted, or the least where `at_least`; None: told for information."""
+    """Maximum for the ratio, or its minimum if `at_least`; None: no limit."""
     at_least: bool = False
     within_noise: bool = False
-    """Whether it is held where the bounds do not exclude it."""
+    """Whether the limit counts as met unless the interval excludes it."""
 
     @property
     def holds(self) -> bool | None:
-        """Whether the limit is kept."""
+        """Whether the limit is met; None if there is none."""
         if self.limit is None:
             return None
         if self.at_least:
@@ -94,13 +92,13 @@ class Row(NamedTuple):
 
 
 def measure(rounds: int) -> list[Row]:
-    """Make the contenders, let them take turns, and return what came of it."""
+    """Run all contenders in alternation, and return the rows of the table."""
     with tempfile.TemporaryDirectory() as folder:
         models = make_models(Path(folder))
         with make_runner(models) as runner:
             images, batch = make_images(_SINGLES, 100), make_images(_BATCH, 200)
             policy, batch_policy = mixed_policy(runner, images), mixed_policy(runner, batch)
-            contenders = _whole(models, runner, images) | _rivals(models, runner, policy, images)
+            contenders = _every_stage(models, runner, images) | _other_forms(models, runner, policy, images)
             contenders |= _decisions(runner, images)
             stages, stages_64 = BareStages(models, 1), BareStages(models, _BATCH)
             exits = runner.infer({IMAGE: images}, policy=policy).exits
@@ -114,26 +112,26 @@ def measure(rounds: int) -> list[Row]:
     return _rows(times, exits, batch_exits)
 
 
-def _whole(models: Models, runner: Runner, images: Array) -> dict[str, Turn]:
-    """Return every stage forced, and the whole graphs."""
+def _every_stage(models: Models, runner: Runner, images: Array) -> dict[str, Turn]:
+    """Return the contenders without early exits."""
     never = Confidence(temperatures=(1.0,) * len(EXITS), thresholds=(None,) * (len(EXITS) - 1))
     memory = {IMAGE: np.empty_like(images[:1])}
-    bound = Bound(models.whole, memory, dict.fromkeys(EXITS, (1, CLASSES)))
+    bound = BoundSession(models.full, memory, dict.fromkeys(EXITS, (1, CLASSES)))
 
-    def whole_bound(image: Array) -> None:
+    def full_bound(image: Array) -> None:
         memory[IMAGE][:] = image
         bound.run()
 
     return {
         "forced": _each(images, lambda image: runner.infer({IMAGE: image}, policy=never)),
-        "whole": _each(images, lambda image: models.whole.run(None, {IMAGE: image})),
-        "whole, bound": _each(images, whole_bound),
+        "full": _each(images, lambda image: models.full.run(None, {IMAGE: image})),
+        "full, bound": _each(images, full_bound),
         "final exit": _each(images, lambda image: models.final.run(None, {IMAGE: image})),
     }
 
 
-def _rivals(models: Models, runner: Runner, policy: Confidence, images: Array) -> dict[str, Turn]:
-    """Return the ways to leave early; ends the process where they do not answer alike."""
+def _other_forms(models: Models, runner: Runner, policy: Confidence, images: Array) -> dict[str, Turn]:
+    """Return the contenders with early exits. Raises SystemExit if their predictions or exits differ."""
     thresholds = [threshold for threshold in policy.thresholds if threshold is not None]
     eager = Eager(models.network, thresholds)
     nested = open_session(models.target, nested_if(models.exported, thresholds, CLASSES))
@@ -141,12 +139,12 @@ def _rivals(models: Models, runner: Runner, policy: Confidence, images: Array) -
         result = runner.infer({IMAGE: image}, policy=policy)
         _, prediction, taken = nested.run(OUTPUTS, {IMAGE: image})
         predictions = {
-            Answer(int(result.predictions[0]), int(result.exits[0])),
+            Taken(int(result.predictions[0]), int(result.exits[0])),
             eager.infer(image),
-            Answer(int(prediction[0]), int(taken[0])),
+            Taken(int(prediction[0]), int(taken[0])),
         }
         if len(predictions) > 1:
-            raise SystemExit(f"the contenders do not answer alike: {predictions}")
+            raise SystemExit(f"the contenders have different results: {predictions}")
     return {
         "staged": _each(images, lambda image: runner.infer({IMAGE: image}, policy=policy)),
         "eager": _each(images, eager.infer),
@@ -155,7 +153,7 @@ def _rivals(models: Models, runner: Runner, policy: Confidence, images: Array) -
 
 
 def _decisions(runner: Runner, images: Array) -> dict[str, Turn]:
-    """Return, for every kind of policy, turns that give the seconds of decisions that let nothing leave early."""
+    """Return one contender per kind of policy; its seconds are those of decisions under which no sample exits early."""
 
     def turn(policy: Policy) -> Turn:
         few = images[:_DECISIONS]
@@ -173,9 +171,9 @@ def _decisions(runner: Runner, images: Array) -> dict[str, Turn]:
 
 
 def _each(images: Array, call: Callable[[Array], object]) -> Turn:
-    """Return a turn that calls with every image [1, 3, 32, 32] and gives the seconds of each.
+    """Return a turn that runs `call` on every image [1, 3, 32, 32] and returns the seconds of each call.
 
-    A call goes before that is not counted: it finds the caches as the contender before has left them.
+    A first call is not counted, because the previous contender has filled the caches with other data.
     """
     calls = [functools.partial(call, image) for image in images[:, None]]
 
@@ -189,10 +187,10 @@ def _each(images: Array, call: Callable[[Array], object]) -> Turn:
 def _rows(times: Mapping[str, Times], exits: npt.NDArray[np.int64], batch_exits: npt.NDArray[np.int64]) -> list[Row]:
     forced, staged = times["forced"], times["staged"]
     rows = [
-        Row("forced / whole graph, p50", median_ratio(forced, times["whole"]), 1.03),
-        Row("forced / whole graph, p99", tail_ratio(forced, times["whole"]), 1.0, within_noise=True),
-        Row("forced / whole graph bound, p50", median_ratio(forced, times["whole, bound"]), None),
-        Row("forced / whole graph bound, p99", tail_ratio(forced, times["whole, bound"]), None),
+        Row("forced / full graph, p50", median_ratio(forced, times["full"]), 1.03),
+        Row("forced / full graph, p99", tail_ratio(forced, times["full"]), 1.0, within_noise=True),
+        Row("forced / full graph bound, p50", median_ratio(forced, times["full, bound"]), None),
+        Row("forced / full graph bound, p99", tail_ratio(forced, times["full, bound"]), None),
         Row("forced / final exit alone, p50", median_ratio(forced, times["final exit"]), None),
     ]
     by_stage = times["path"].reshape(len(staged), -1, len(EXITS))
@@ -206,9 +204,9 @@ def _rows(times: Mapping[str, Times], exits: npt.NDArray[np.int64], batch_exits:
         if name.startswith(_DECIDES):
             slowest = np.median(decide.reshape(len(staged), -1, len(EXITS)), axis=1).max(axis=1)
             rows.append(Row(f"{name}, us", ratio_of(slowest * _US), 15.0))
-    for rival in ("eager", "nested If"):
-        rows.append(Row(f"staged / {rival}, p50", median_ratio(staged, times[rival]), 1.0))
-        rows.append(Row(f"staged / {rival}, p99", tail_ratio(staged, times[rival]), 1.0))
+    for other in ("eager", "nested If"):
+        rows.append(Row(f"staged / {other}, p50", median_ratio(staged, times[other]), 1.0))
+        rows.append(Row(f"staged / {other}, p99", tail_ratio(staged, times[other]), 1.0))
     ideal = (_reached(batch_exits) / len(batch_exits) * times["full batch"]).sum(axis=1)
     rows.append(Row("batch 64: own stages / actual", ratio_of(ideal / times["batch"].mean(axis=1)), 0.9, at_least=True))
     return rows
@@ -220,18 +218,18 @@ def _reached(exits: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def _print_table(rows: Sequence[Row]) -> None:
-    print(f"{'':<38}{'':>9}{'95 % within':>18}{'wanted':>10}")
+    print(f"{'':<38}{'':>9}{'95 % interval':>22}{'limit':>10}")
     for row in rows:
-        bounds = f"{row.ratio.low:.3f} to {row.ratio.high:.3f}"
-        wanted = "" if row.limit is None else f"{'>=' if row.at_least else '<='} {row.limit:g}"
+        interval = f"{row.ratio.low:.3f} to {row.ratio.high:.3f}"
+        limit = "" if row.limit is None else f"{'>=' if row.at_least else '<='} {row.limit:g}"
         missed = "" if row.holds in {None, True} else "  missed"
-        print(f"{row.what:<38}{row.ratio.value:>9.3f}{bounds:>18}{wanted:>10}{missed}")
+        print(f"{row.what:<38}{row.ratio.value:>9.3f}{interval:>22}{limit:>10}{missed}")
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=60, help="turns of every contender")
+    parser.add_argument("--rounds", type=int, default=60, help="number of rounds")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

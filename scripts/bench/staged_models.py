@@ -1,4 +1,4 @@
-"""One network as a bundle, as whole graphs, in eager PyTorch and as one graph with nested If: what `staged.py` runs."""
+"""The forms of one network that `staged.py` compares: bundle, full graph, eager PyTorch, and nested If."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -26,21 +26,21 @@ from edgeexit.targets import Target, load_target
 
 IMAGE = "image"
 EXITS = tuple(f"exit{k}" for k in range(len(EXIT_BLOCKS) + 1))
-SHARES = (0.4, 0.25, 0.2, 0.15)
-"""Of the samples that leave at each exit."""
+EXIT_FRACTIONS = (0.4, 0.25, 0.2, 0.15)
+"""Fraction of the samples that exit at each exit."""
 _SHAPE = (3, 32, 32)
 _OPSET = 20
 _CPU = "cpu"
 
 
 def make_images(count: int, seed: int) -> Array:
-    """Return random images [count, 3, 32, 32], each of its own contrast."""
+    """Return random images [count, 3, 32, 32], each with a different contrast."""
     random = np.random.default_rng(seed)
     return (random.normal(size=(count, *_SHAPE)) * random.uniform(0.2, 3, (count, 1, 1, 1))).astype(np.float32)
 
 
 def make_network() -> ResNet56:
-    """Return the network with random weights, to evaluate; its normalisations know the images' statistics."""
+    """Return the network in evaluation mode, with random weights and batch statistics from random images."""
     network = ResNet56().train()
     with torch.no_grad():
         for seed in range(5):
@@ -65,12 +65,12 @@ def export(network: ResNet56, path: Path) -> None:
 
 
 def one_thread(target: Target) -> Target:
-    """Return a target whose sessions have one thread."""
+    """Return the target with one thread per session."""
     return msgspec.structs.replace(target, session=msgspec.structs.replace(target.session, threads=1))
 
 
 def open_session(target: Target, model: Path | onnx.ModelProto) -> ort.InferenceSession:
-    """Open a graph with the options of the stages."""
+    """Open a graph with the session options of the stages."""
     options = session_options(target)
     options.add_session_config_entry("session.use_env_allocators", "1")
     source = model if isinstance(model, Path) else model.SerializeToString()
@@ -86,14 +86,15 @@ class Models(NamedTuple):
     bundle: Bundle
     target: Target
     exported: onnx.ModelProto
-    whole: ort.InferenceSession
+    full: ort.InferenceSession
+    """The exported graph with all exits."""
     final: ort.InferenceSession
-    """The whole graph without the early exits."""
+    """The exported graph with only the final exit."""
 
 
 def make_models(folder: Path) -> Models:
-    """Export, compile and open the network; files stand in `folder`."""
-    network, path = make_network(), folder / "whole.onnx"
+    """Export, compile and open the network, with its files in `folder`."""
+    network, path = make_network(), folder / "full.onnx"
     export(network, path)
     bundle = compile_bundle(path, folder / "bundle")
     target = one_thread(load_target(bundle.manifest.target))
@@ -103,26 +104,26 @@ def make_models(folder: Path) -> Models:
 
 
 def make_runner(models: Models) -> Runner:
-    """Return a runner of one thread, to be opened."""
+    """Return a runner with one thread, not yet open."""
     backend = OnnxRuntimeBackend(models.bundle, models.target, fallback=False, warning=None)
     return Runner(models.bundle, backend=backend)
 
 
 def mixed_policy(runner: Runner, images: Array) -> Confidence:
-    """Return a policy under which the images leave in `SHARES`; each threshold is half-way between two of them."""
+    """Return a policy under which the images exit in `EXIT_FRACTIONS`; thresholds are midway between two scores."""
     readouts = runner.infer_every_exit({IMAGE: images}).readouts
-    staying = np.arange(len(images))
+    continuing = np.arange(len(images))
     thresholds = []
-    for k, fraction in enumerate(SHARES[:-1]):
-        order = staying[np.argsort(-readouts[staying, k, P1])]
+    for k, fraction in enumerate(EXIT_FRACTIONS[:-1]):
+        order = continuing[np.argsort(-readouts[continuing, k, P1])]
         count = round(fraction * len(images))
         thresholds.append(float((readouts[order[count - 1], k, P1] + readouts[order[count], k, P1]) / 2))
-        staying = order[count:]
+        continuing = order[count:]
     return Confidence(temperatures=(1.0,) * len(EXITS), thresholds=tuple(thresholds))
 
 
-class Answer(NamedTuple):
-    """What a contender says of a sample."""
+class Taken(NamedTuple):
+    """The result of a contender for one sample."""
 
     prediction: int
     exit_index: int
@@ -141,24 +142,24 @@ class Eager:
         self._thresholds = thresholds
 
     @torch.inference_mode()
-    def infer(self, image: Array) -> Answer:
-        """Answer one image [1, 3, 32, 32]."""
+    def infer(self, image: Array) -> Taken:
+        """Return prediction and exit of one image [1, 3, 32, 32]."""
         x = torch.from_numpy(image)
         for k, (trunk, head) in enumerate(self._stages):
             x = trunk(x)
             probability, prediction = torch.softmax(head(x), dim=1).max(dim=1)
             if k == len(self._thresholds) or probability.item() >= self._thresholds[k]:
-                return Answer(int(prediction.item()), k)
-        raise AssertionError("the last exit answers")
+                return Taken(int(prediction.item()), k)
+        raise AssertionError("every sample exits at the final exit")
 
 
-class Bound:
+class BoundSession:
     """A session whose inputs and outputs are bound to fixed memory.
 
     Args:
-        session: to run.
-        arrays: memory by name; what is missing of the inputs and the named outputs is added.
-        outputs: names and shapes [batch, ...] of those to make.
+        session: the session.
+        arrays: name -> memory. It must have the inputs; memory for missing outputs is added.
+        outputs: name -> shape [batch, ...] of the outputs to compute.
 
     """
 
@@ -179,12 +180,12 @@ class Bound:
             self._binding.bind_output(name, _CPU, 0, np.float32, shape, array.ctypes.data)
 
     def run(self) -> None:
-        """Run on what is in memory."""
+        """Run the session on the current content of the memory."""
         self._session.run_with_iobinding(self._binding)
 
 
 class BareStages:
-    """The stages of a bundle as bare sessions that hand on fixed memory: what their graphs cost, and nothing else."""
+    """The stages of a bundle as bare sessions on fixed memory: the cost of the graphs alone."""
 
     def __init__(self, models: Models, batch: int) -> None:
         manifest = models.bundle.manifest
@@ -192,17 +193,17 @@ class BareStages:
         arrays: dict[str, npt.NDArray[Any]] = {IMAGE: self._image, TEMPERATURE_INPUT: np.ones(1, dtype=np.float32)}
         self._stages = []
         for stage in manifest.stages:
-            made = {spec.name: (batch, *map(int, spec.shape[1:])) for spec in (stage.exit, *stage.carry_out)}
-            made[stage.exit.name + READOUT_SUFFIX] = (batch, len(COLUMNS))
+            shapes = {spec.name: (batch, *map(int, spec.shape[1:])) for spec in (stage.exit, *stage.carry_out)}
+            shapes[stage.exit.name + READOUT_SUFFIX] = (batch, len(COLUMNS))
             session = open_session(models.target, models.bundle.path / stage.file)
-            self._stages.append(Bound(session, arrays, made))
+            self._stages.append(BoundSession(session, arrays, shapes))
 
     def seconds(self, images: Array, deepest: int) -> list[float]:
         """Run images [B, 3, 32, 32] through the stages up to `deepest`; return seconds by stage, NaN beyond."""
         self._image[:] = images
-        taken = [np.nan] * len(self._stages)
+        seconds = [np.nan] * len(self._stages)
         for k in range(deepest + 1):
             started = time.perf_counter_ns()
             self._stages[k].run()
-            taken[k] = (time.perf_counter_ns() - started) * 1e-9
-        return taken
+            seconds[k] = (time.perf_counter_ns() - started) * 1e-9
+        return seconds

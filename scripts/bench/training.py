@@ -1,4 +1,4 @@
-"""Trains trunk and exits of the ResNet-56 together, for a few epochs from the public weights."""
+"""Fine-tunes trunk and exits of the ResNet-56 together, for a few epochs, starting from the public weights."""
 
 import sys
 from collections.abc import Iterator
@@ -13,14 +13,14 @@ EPOCHS = 6
 _BATCH = 128
 _RATE = 0.05
 _WARM_UP = 0.05
-"""Share of the steps over which the learning rate rises, before it falls to 0 along a cosine."""
+"""Fraction of the steps in which the learning rate rises; after that it falls to 0 along a cosine."""
 _PADDING = 4
 
 
 def fine_tune(network: ResNet56, data: Images) -> None:
     """Train on the sum of all exits' cross-entropies, on shifted and mirrored images; deterministic.
 
-    Convolutions are in bfloat16 with channels last: about half the time of float32 on a CPU that multiplies bfloat16.
+    Convolutions run in bfloat16 with channels last, which halves the time on a CPU with bfloat16 instructions.
     """
     torch.manual_seed(0)
     images = torch.from_numpy(data.image).contiguous(memory_format=torch.channels_last)
@@ -51,7 +51,7 @@ def _batches(samples: int) -> Iterator[Tensor]:
 
 
 def _augmented(images: Tensor) -> Tensor:
-    """Return images [B, C, H, W] shifted by up to four pixels, half of them mirrored."""
+    """Return images [B, C, H, W] shifted by up to four pixels, and half of them mirrored."""
     batch, _, height, width = images.shape
     padded = functional.pad(images, (_PADDING,) * 4)
     rows = torch.randint(2 * _PADDING + 1, (batch, 1)) + torch.arange(height)

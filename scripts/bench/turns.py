@@ -1,4 +1,4 @@
-"""Contenders that take turns in one process, and what their times say: ratios, and how far noise moves them."""
+"""Runs calls in alternation in one process, and compares their times by ratios with bootstrap intervals."""
 
 import gc
 import time
@@ -15,7 +15,7 @@ _WARM_UP = 2
 
 
 class Ratio(NamedTuple):
-    """A ratio, and the bounds within which 95 % of resamplings of the rounds put it."""
+    """A ratio, and its 95 % interval over resamplings of the rounds."""
 
     value: float
     low: float
@@ -23,12 +23,12 @@ class Ratio(NamedTuple):
 
 
 def take_turns(contenders: Mapping[str, Callable[[], Sequence[float]]], rounds: int) -> dict[str, Times]:
-    """Let every contender have its turn in every round, and another one begin each time; a turn returns seconds.
+    """Run every contender once per round, in rotating order. Return name -> seconds of its calls [rounds, calls].
 
-    A noisy moment so touches all of them. Rounds to warm up come on top and are left out.
+    So a disturbance affects all contenders. Additional rounds for warm-up are dropped.
     """
     gc.collect()
-    gc.freeze()  # what setting up has left behind is looked through no more, whoever's turn it is
+    gc.freeze()  # so that no collection scans the objects of the set-up during a measurement
     names = list(contenders)
     times: dict[str, list[Sequence[float]]] = {name: [] for name in names}
     for number in range(-_WARM_UP, rounds):
@@ -41,27 +41,27 @@ def take_turns(contenders: Mapping[str, Callable[[], Sequence[float]]], rounds: 
 
 
 def seconds_each(calls: Sequence[Callable[[], object]]) -> list[float]:
-    """Call each once and return how long it took."""
-    taken = []
+    """Call each function once and return its duration in seconds."""
+    durations = []
     for call in calls:
         started = time.perf_counter_ns()
         call()
-        taken.append((time.perf_counter_ns() - started) * 1e-9)
-    return taken
+        durations.append((time.perf_counter_ns() - started) * 1e-9)
+    return durations
 
 
 def ratio_of(by_round: npt.NDArray[np.float64]) -> Ratio:
-    """Return the median of the ratios [rounds] that every round gave by itself."""
+    """Return the median of the ratios of all rounds."""
     return _resampled(len(by_round), lambda rounds: float(np.median(by_round[rounds])))
 
 
 def median_ratio(one: Times, other: Times) -> Ratio:
-    """Return p50 to p50, round by round."""
+    """Return the ratio of the medians, per round."""
     return ratio_of(np.median(one, axis=1) / np.median(other, axis=1))
 
 
 def tail_ratio(one: Times, other: Times, percentile: float = 99) -> Ratio:
-    """Return p99 to p99 over all rounds: one round has too few calls for a tail."""
+    """Return the ratio of the p99 over all rounds; a single round has too few calls for a p99."""
     return _resampled(
         len(one),
         lambda rounds: float(np.percentile(one[rounds], percentile) / np.percentile(other[rounds], percentile)),
