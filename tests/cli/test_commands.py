@@ -46,7 +46,7 @@ def test_inspect_prints_stages_carry_and_proof(edgeexit, bundle):
     assert content["carry"][0] == {"stage": "stage0", "tensor": "hidden0", "bytes_per_sample": 64}
     assert content["proof"]["samples"] == 16
     assert content["digest"] == bundle.digest
-    assert "composed stages equal the whole model" in edgeexit("inspect", bundle.path).out
+    assert "composed stages equal the full model" in edgeexit("inspect", bundle.path).out
 
 
 def test_fit_evaluate_profile_and_run_work_one_after_the_other(edgeexit, bundle, data, tmp_path):
@@ -73,10 +73,10 @@ def test_fit_evaluate_profile_and_run_work_one_after_the_other(edgeexit, bundle,
         == "ms"
     )
 
-    out = tmp_path / "answers.npz"
+    out = tmp_path / "predictions.npz"
     assert edgeexit("run", bundle.path, "--data", data, "--out", out, "--batch", 32).code == 0
     with np.load(out) as predictions:
-        assert sorted(predictions.files) == ["predictions", "exits", "latency_ms", "outputs"]
+        assert sorted(predictions.files) == ["exits", "latency_ms", "outputs", "predictions"]
         assert predictions["outputs"].shape == (400, 4)
         with np.load(data) as given:
             assert (predictions["predictions"] == given["labels"]).mean() == pytest.approx(
@@ -120,7 +120,7 @@ def test_a_damaged_bundle_is_a_one_line_error_that_names_the_file(edgeexit, bund
 
 def test_too_few_samples_and_an_unknown_policy_are_one_line_errors(edgeexit, bundle, data):
     assert "at least 4604 are needed" in error_line(edgeexit("fit", bundle.path, "--data", data, "--max-risk", 0.001))
-    assert "there are confidence, " in error_line(edgeexit("fit", bundle.path, "--data", data, "--policy", "psychic"))
+    assert "known kinds: confidence, " in error_line(edgeexit("fit", bundle.path, "--data", data, "--policy", "psychic"))
 
 
 def test_a_bundle_without_a_policy_is_an_error_that_names_edgeexit_fit(edgeexit, bundle, data, tmp_path):
@@ -169,7 +169,7 @@ def test_an_unknown_option_exits_with_2(edgeexit, bundle):
 def test_a_wrong_option_is_an_error_that_names_the_help_of_its_command(edgeexit, tmp_path):
     out = tmp_path / "bundle"
     line = error_line(edgeexit("compile", "m.onnx", "--out", out, "--precision", "int9"))
-    assert "--precision 'int9' is none of fp32, fp16, int8" in line
+    assert "--precision 'int9' is not one of fp32, fp16, int8" in line
     assert line.endswith("see `edgeexit compile --help`")
     assert error_line(edgeexit("engines", "build", out, "--dla", -1)).endswith("see `edgeexit engines build --help`")
     assert not out.exists()
