@@ -62,7 +62,7 @@ def printable(text: object) -> str:
 
 
 def next_step(text: str) -> None:
-    """Print what the user can do next."""
+    """Print a command or an action that the user can do next."""
     console.print(f"[dim]next:[/] {printable(text)}", soft_wrap=True)
 
 
@@ -77,7 +77,7 @@ def warn(text: str) -> None:
 
 
 @contextmanager
-def progress_bar(what: str, *, total: int | None = None) -> Iterator[RichProgress]:
+def progress_bar(name: str, *, total: int | None = None) -> Iterator[RichProgress]:
     """Show a bar on standard error while the block runs; it shows nothing if standard error is not a terminal.
 
     `ProgressOnBar` connects the bar to an operation.
@@ -92,22 +92,22 @@ def progress_bar(what: str, *, total: int | None = None) -> Iterator[RichProgres
         disable=not notes.is_terminal,
     )
     with bar:
-        bar.add_task(what, total=total)
+        bar.add_task(name, total=total)
         yield bar
 
 
 class ProgressOnBar(Progress):
-    """Shows the progress of one operation on a bar of `progress_bar`: one step at a time."""
+    """Shows the progress of an operation on a bar of `progress_bar`, one step at a time."""
 
-    def __init__(self, bar: RichProgress, what: str) -> None:
+    def __init__(self, bar: RichProgress, name: str) -> None:
         self._bar = bar
-        self._what = what
+        self._name = name
         self._task = bar.task_ids[0]
 
     def step(self, name: str) -> None:
-        """Start a new count, under the name of the step."""
+        """Show the name of the step; its count starts at 0."""
         self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(f"{self._what}: {name}", total=None)
+        self._task = self._bar.add_task(f"{self._name}: {name}", total=None)
 
     def advance(self, amount: int = 1, total: int | None = None) -> None:
         """Advance the bar."""
@@ -123,7 +123,7 @@ class ProgressOnBar(Progress):
 
 
 @contextmanager
-def show_progress(what: str, *, total: int | None = None) -> Iterator[Progress]:
-    """Show the progress of one operation on standard error while the block runs; no bar where that is no terminal."""
-    with progress_bar(what, total=total) as bar:
-        yield ProgressOnBar(bar, what)
+def show_progress(name: str, *, total: int | None = None) -> Iterator[Progress]:
+    """Yield a `Progress` that shows an operation on standard error while the block runs; without a terminal, no bar."""
+    with progress_bar(name, total=total) as bar:
+        yield ProgressOnBar(bar, name)

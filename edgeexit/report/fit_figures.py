@@ -60,10 +60,10 @@ def draw_reliability(before: Reliability, after: Reliability | None, colour: str
     """Return a reliability diagram; `after` is with fitted temperatures, None if they do not change the exit."""
     figure = go.Figure()
     last = after or before
-    most = max(last.counts.max(), 1)
+    max_count = max(last.counts.max(), 1)
     figure.add_bar(  # number of samples per bin
         x=(last.edges + 0.5 / BINS).tolist(),
-        y=(0.3 * last.counts / most).tolist(),
+        y=(0.3 * last.counts / max_count).tolist(),
         width=1 / BINS,
         marker={"color": GREY, "opacity": 0.25},
         hoverinfo="skip",

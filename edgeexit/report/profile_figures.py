@@ -37,15 +37,15 @@ def draw_time_per_part(profile: LatencyProfile, exits: Sequence[str]) -> go.Figu
         parts["decisions"].append(decisions)
         parts["overhead"].append(overhead)
     figure = go.Figure()
-    for (what, values), colour in zip(parts.items(), (COLOURS[0], COLOURS[1], COLOURS[2], GREY), strict=True):
+    for (part, values), colour in zip(parts.items(), (COLOURS[0], COLOURS[1], COLOURS[2], GREY), strict=True):
         if any(values):
             figure.add_bar(
                 y=[escape_label(name, max_length=16) for name, *_ in rows],
                 x=values,
-                name=what,
+                name=part,
                 orientation="h",
                 marker={"color": colour},
-                hovertemplate=f"%{{y}}: {what} %{{x:.4f}} ms<extra></extra>",
+                hovertemplate=f"%{{y}}: {part} %{{x:.4f}} ms<extra></extra>",
             )
     set_style(figure, height=110 + _ROW * len(rows))
     figure.update_yaxes(autorange="reversed", automargin=True, showgrid=False, **NAME_AXIS)

@@ -155,6 +155,7 @@ def _machine(profile: LatencyProfile) -> Section:
         "cold load": milliseconds(profile.cold_load_ms) + ("" if cold is None else f", {cold}"),
         "first run": milliseconds(profile.first_run_ms),
         **{name: value for name, value in profile.settings.items() if name != "cold load"},
+        **{f"warning {number}": warning for number, warning in enumerate(profile.warnings, 1)},
     }
     tables = [Table(columns=("", ""), rows=tuple(settings.items()))]
     if (telemetry := profile.telemetry) is not None and (rows := _sensor_rows(telemetry)):
