@@ -1,4 +1,4 @@
-"""A policy of every kind, with thresholds in the middle of what a recording's samples score at each exit."""
+"""Makes a policy of every kind, whose thresholds are the median scores of a recording at each exit."""
 
 import msgspec
 import numpy as np
@@ -19,6 +19,6 @@ def policies_on(readouts: Array) -> dict[str, Policy]:
 def _halving(policy: Policy, readouts: Array) -> Policy:
     scores = simulate(policy, readouts).scores
     distinct = [np.unique(scores[:, k]) for k in range(policy.exits - 1)]
-    # One score alone, such as that of the first exit's vote: nothing leaves there.
+    # An exit at which all samples have the same score, e.g. the first vote: no sample exits there.
     thresholds = tuple(float(found[len(found) // 2]) if len(found) > 1 else None for found in distinct)
     return msgspec.structs.replace(policy, thresholds=thresholds)
