@@ -17,13 +17,14 @@ _TESTS = Path(__file__).parent
 _GROUPS = {"arm": "arm", "deploy": "deploy", "cli/deploy": "deploy"}
 """Folder -> group, where a fixture of the session is expensive. Elsewhere each file is a group."""
 
+_FIRST = ("arm", "deploy", "compiler/test_compile_zoo_torch.py", "examples")
+"""The groups that take minutes. They start first, so that no process ends long after the others."""
+
 _OPTIONAL = {"torch": r"torch|edgeexit\.compiler", "tritonclient": "tritonclient"}
 """Package -> imports that need it. scripts/test_device_pythons runs the tests of the device side without them."""
 
 _MISSING = [imports for package, imports in _OPTIONAL.items() if importlib.util.find_spec(package) is None]
 _IMPORTS_MISSING = re.compile(rf"^ *(from|import) ({'|'.join(_MISSING)})\b", re.MULTILINE) if _MISSING else None
-
-_arm_skipped = pytest.StashKey[str]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,16 +45,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(_group(item.path.relative_to(_TESTS))))
-    items.sort(key=lambda item: _is_long(item.path.relative_to(_TESTS)), reverse=True)
+    items.sort(key=_start_order)
     on_arm = [item for item in items if item.get_closest_marker("arm")]
     if not on_arm:
         return
     reason = what_is_missing() if config.getoption("--arm") else "runs with scripts/test --arm (docs/arm.md)"
-    if reason is None:
-        return
-    config.stash[_arm_skipped] = reason
-    for item in on_arm:
-        item.add_marker(pytest.mark.skip(reason=reason))
+    if reason is not None:
+        for item in on_arm:
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def _group(path: Path) -> str:
@@ -61,12 +60,12 @@ def _group(path: Path) -> str:
     return _GROUPS.get(path.parent.as_posix(), path.as_posix())
 
 
-def _is_long(path: Path) -> bool:
-    """Return True for the groups that take minutes. They start first, so that no process ends long after the others."""
-    return path.parent.as_posix() in _GROUPS
+def _start_order(item: pytest.Item) -> int:
+    group = item.get_closest_marker("xdist_group").args[0]
+    return _FIRST.index(group) if group in _FIRST else len(_FIRST)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Repeat at the end why the Arm tests did not run although --arm was given."""
-    if config.getoption("--arm") and (reason := config.stash.get(_arm_skipped, None)) is not None:
+    if config.getoption("--arm") and (reason := what_is_missing()) is not None:
         terminalreporter.write_line(f"the Arm tests did not run: {reason}", yellow=True)
