@@ -1,4 +1,4 @@
-"""`auto` compares the kinds at one cost, takes the best, and the simpler of two that are as good."""
+"""`choose_policy` compares the kinds at one cost and takes the simplest of the best."""
 
 import msgspec
 import numpy as np
@@ -18,15 +18,15 @@ def chosen(choice):
     return [comparison.kind for comparison in choice.comparisons if comparison.chosen]
 
 
-def deaf(dataset):
-    """Make confidences noise, so that only agreement between exits tells anything."""
+def with_random_confidences(dataset):
+    """Replace the confidences by noise, so that only agreement between exits is informative."""
     readouts = dataset.readouts.copy()
     readouts[:, :, P1] = np.random.default_rng(0).random(readouts.shape[:2])
     return msgspec.structs.replace(dataset, readouts=readouts)
 
 
-def test_of_two_that_are_as_good_the_simpler_is_taken():
-    """Two classes: confidence, entropy and margin order samples alike."""
+def test_the_simpler_of_two_equal_kinds_is_chosen():
+    """With two classes, confidence and margin rank the samples in the same order."""
     dataset = population(400, seed=1, classes=2)
     choice = choose_policy(dataset, Budget(cost=2.0), kinds=("confidence", "margin"), options=PLAIN)
     first, second = choice.comparisons
@@ -34,20 +34,20 @@ def test_of_two_that_are_as_good_the_simpler_is_taken():
     assert chosen(choice) == ["confidence"] == [choice.fit.policy.kind]
 
 
-def test_a_kind_that_is_better_is_taken_though_it_is_not_the_simplest():
-    dataset = deaf(population(1500, seed=2))
+def test_a_better_kind_is_chosen_even_if_it_is_not_the_simplest():
+    dataset = with_random_confidences(population(1500, seed=2))
     choice = choose_policy(dataset, Budget(cost=2.5), kinds=("confidence", "patience"), options=PLAIN)
     assert chosen(choice) == ["patience"] == [choice.fit.policy.kind]
     confidence = choice.comparisons[0]
     assert confidence.behind > 2 * confidence.standard_error
 
 
-def test_no_kind_is_told_to_be_better_than_perfect():
-    """Where two exits agree, so does the final one: patience is never wrong, and spends less than the common cost."""
+def test_a_mean_loss_is_never_negative():
+    """If two exits agree, the final one agrees: patience is never wrong, and costs less than the common cost."""
     random = np.random.default_rng(0)
-    final, luck = random.integers(0, 2, 400), random.random(400)
-    first = np.where(luck < 0.25, 1 - final, final)
-    second = np.where((luck > 0.25) & (luck < 0.5), 1 - final, final)
+    final, chance = random.integers(0, 2, 400), random.random(400)
+    first = np.where(chance < 0.25, 1 - final, final)
+    second = np.where((chance > 0.25) & (chance < 0.5), 1 - final, final)
     readouts = random.random((400, 3, 4)).astype(np.float32)
     readouts[:, :, TOP1] = np.stack([first, second, final], axis=1)
     dataset = ReadoutDataset(readouts=readouts, costs=(1.0, 2.0, 3.0), temperatures=(1.0,) * 3)
@@ -56,14 +56,14 @@ def test_no_kind_is_told_to_be_better_than_perfect():
     assert choice.comparisons[1].mean_loss == 0
 
 
-def test_the_fit_is_that_of_the_kind_on_all_samples():
+def test_the_chosen_kind_is_fitted_on_all_samples():
     dataset, goal = population(500, seed=3), MaxDrop(drop=0.02)
     choice = choose_policy(dataset, goal, kinds=("confidence", "beem"))
     assert choice.fit == fit_policy(choice.fit.policy.kind, dataset, goal)
     assert choice.cost == pytest.approx(fit_policy("confidence", dataset, goal, PLAIN).expected.mean_cost)
 
 
-def test_under_a_risk_the_certifying_half_chooses_nothing():
+def test_under_a_risk_the_certifying_half_is_not_used_in_the_comparison():
     dataset = population(600, seed=4)
     _, certifying = halves(600, seed=0)
     readouts = dataset.readouts.copy()
@@ -77,7 +77,7 @@ def test_under_a_risk_the_certifying_half_chooses_nothing():
     assert choices[0].samples == 300
 
 
-def test_a_kind_that_cannot_be_fitted_is_told_and_the_others_go_on():
+def test_a_kind_that_cannot_be_fitted_is_reported_and_the_others_are_compared():
     dataset = population(300, seed=5)
     bare = msgspec.structs.replace(dataset, readouts=dataset.readouts[:, :, :4])
     choice = choose_policy(bare, Budget(cost=2.0), kinds=("confidence", "eenet"))
@@ -88,7 +88,7 @@ def test_a_kind_that_cannot_be_fitted_is_told_and_the_others_go_on():
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_class_of_one_sample_that_a_fold_lacks_is_no_hindrance():
+def test_a_fold_can_lack_a_class():
     dataset = population(60, seed=7, exits=3, classes=2)
     rare = msgspec.structs.replace(dataset, labels=np.eye(1, 60, 30, dtype=np.int64)[0])
     choice = choose_policy(rare, Budget(cost=2.0))
@@ -122,6 +122,6 @@ def test_progress_has_a_step_per_kind_that_advances_with_each_fold():
     assert progress.steps == {"confidence": 3, "beem": 3, "confidence, on all samples": 0}
 
 
-def test_too_few_samples_to_compare_are_one_line():
+def test_fewer_samples_than_folds_are_refused():
     with pytest.raises(FittingError, match="4 samples are too few"):
         choose_policy(population(4, seed=0), Budget(cost=2.0))

@@ -1,4 +1,4 @@
-"""Thresholds that let a share of the samples leave at each exit."""
+"""Exit fractions and their thresholds."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def scores_of_worked_example() -> Array:
     return np.array([FIRST, SECOND, [1.0] * 10], dtype=np.float32).T
 
 
-def test_worked_example():
+def test_thresholds_of_a_worked_example():
     scores = scores_of_worked_example()
     thresholds = thresholds_for_fractions(scores, [0.3, 0.4, 0.3])
     assert thresholds == pytest.approx((0.80, 0.60))
@@ -25,19 +25,19 @@ def test_worked_example():
     assert np.array([1.0, 2.0, 3.0])[exits].mean() == 2.0
 
 
-def test_no_share_means_never_and_rounding_loses_no_sample():
+def test_a_fraction_of_zero_gives_none_and_rounding_loses_no_sample():
     scores = np.random.default_rng(0).random((100, 3)).astype(np.float32)
     assert thresholds_for_fractions(scores, [0.0, 0.009, 0.991]) == (None, None)
     thresholds = thresholds_for_fractions(scores, [0.29, 0.71, 0.0])  # 0.29 * 100 is 28.999999999999996
     assert exit_rates(exits_of(scores, thresholds), 3) == (0.29, 0.71, 0.0)
 
 
-def test_ties_leave_and_nobody_is_left_to_leave_later():
+def test_equal_scores_exit_together_and_later_exits_get_none():
     scores = np.full((8, 3), 0.5, dtype=np.float32)
     assert thresholds_for_fractions(scores, [0.25, 0.5, 0.25]) == (0.5, None)
 
 
-def test_steps_back_where_rounding_down_costs_more_than_the_budget():
+def test_samples_move_to_earlier_exits_if_rounding_exceeds_the_budget():
     fractions, costs = [0.4363, 0.3236, 0.2401], [1.0, 2.0, 4.0]
     assert fractions_within_budget(fractions, 10, costs, 2.2) == (0.4, 0.3, 0.3)
     assert fractions_within_budget(fractions, 10, costs, 2.0) == (0.4, 0.4, 0.2)
@@ -54,7 +54,7 @@ def test_realised_cost_is_within_the_budget(budget):
         assert costs[exits_of(scores, thresholds_for_fractions(scores, fractions))].mean() <= budget + 1e-12
 
 
-def test_refuses_a_budget_below_the_first_exit_and_shares_of_no_whole():
+def test_a_budget_below_the_first_exit_and_invalid_fractions_are_refused():
     with pytest.raises(FittingError, match="first exit alone costs 1"):
         fractions_within_budget([0.5, 0.5], 10, [1.0, 2.0], 0.9)
     for fractions in ([0.5, 0.4], [1.2, -0.2], [1.0], [float("nan"), 1.0]):

@@ -1,4 +1,4 @@
-"""From evidence and a goal to a policy: every kind keeps every goal, and what cannot be had is said in one line."""
+"""Fits of all kinds for all goals, and the errors for goals that cannot be reached."""
 
 import re
 
@@ -22,7 +22,7 @@ from edgeexit.policies import KINDS
 from edgeexit.policies.voting import Voting
 from tests.fitting.populations import COSTS, population
 
-EVIDENCE = population(500, seed=11)
+DATASET = population(500, seed=11)
 PLAIN = FitOptions(temperatures=False)
 REFITTABLE = [kind for kind in KINDS if not KINDS[kind].reads_probabilities]
 
@@ -30,32 +30,32 @@ REFITTABLE = [kind for kind in KINDS if not KINDS[kind].reads_probabilities]
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("cost", [1.0, 1.7, 4.0])
 def test_the_realised_cost_is_within_the_budget(kind, cost):
-    fit = fit_policy(kind, EVIDENCE, Budget(cost=cost), PLAIN)
+    fit = fit_policy(kind, DATASET, Budget(cost=cost), PLAIN)
     assert fit.policy.kind == kind
     assert fit.expected.mean_cost <= cost
-    assert fit.expected == expect(fit.policy, EVIDENCE.at(fit.policy.temperatures))
+    assert fit.expected == expect(fit.policy, DATASET.at(fit.policy.temperatures))
 
 
 @pytest.mark.parametrize("kind", REFITTABLE)
-def test_a_drop_is_kept_and_saves_cost(kind):
-    fit = fit_policy(kind, EVIDENCE, MaxDrop(drop=0.02), PLAIN)
+def test_the_drop_is_within_the_bound_and_saves_cost(kind):
+    fit = fit_policy(kind, DATASET, MaxDrop(drop=0.02), PLAIN)
     assert fit.expected.mean_loss <= fit.expected.final_loss + 0.02 + 1e-9
     assert fit.expected.mean_cost < COSTS[-1]
 
 
 def test_without_labels_losses_are_disagreement():
-    fit = fit_policy("confidence", EVIDENCE.without_labels(), MaxDrop(drop=0.05), PLAIN)
+    fit = fit_policy("confidence", DATASET.without_labels(), MaxDrop(drop=0.05), PLAIN)
     assert fit.expected.final_loss == 0
     assert fit.expected.mean_loss == fit.expected.disagreement <= 0.05
 
 
-def test_a_budget_below_the_first_exit_says_the_least():
+def test_the_error_for_a_budget_below_the_first_exit_states_the_lowest_one():
     with pytest.raises(FittingError, match=r"a mean cost of 0\.5 cannot be reached: the lowest possible is 1$"):
-        fit_policy("confidence", EVIDENCE, Budget(cost=0.5))
+        fit_policy("confidence", DATASET, Budget(cost=0.5))
 
 
-def test_a_negative_drop_is_kept_where_an_ensemble_is_better_and_else_says_the_least():
-    """Three exits of equal quality vote; the final exit alone is no better than one of them."""
+def test_an_ensemble_can_reach_a_negative_drop_and_the_error_states_the_lowest_one():
+    """Three early exits are as accurate as the final one, so their vote is more accurate."""
     random = np.random.default_rng(0)
     truth = random.integers(0, 10, 1000)
     classes = np.where(random.random((1000, 4)) < 0.3, random.integers(0, 10, (1000, 4)), truth[:, None])
@@ -81,8 +81,8 @@ def test_a_negative_drop_is_kept_where_an_ensemble_is_better_and_else_says_the_l
         (MaxRisk(risk=0.05, delta=1.0), "delta 1"),
     ],
 )
-def test_a_goal_that_nothing_can_have_is_refused_in_one_line(goal, message):
-    for fit in (lambda: fit_policy("confidence", EVIDENCE, goal), lambda: fit_thresholds(UNFITTED, EVIDENCE, goal)):
+def test_a_goal_out_of_range_is_refused_in_one_line(goal, message):
+    for fit in (lambda: fit_policy("confidence", DATASET, goal), lambda: fit_thresholds(UNFITTED, DATASET, goal)):
         with pytest.raises(FittingError, match=message) as raised:
             fit()
         assert "\n" not in str(raised.value)
@@ -91,8 +91,8 @@ def test_a_goal_that_nothing_can_have_is_refused_in_one_line(goal, message):
 UNFITTED = Voting(temperatures=(1.0,) * 4, thresholds=(None,) * 3)
 
 
-def maps_of(samples: int, seed: int, *, labels: bool) -> ReadoutDataset:
-    """Make evidence of a segmentation: shares of pixels that fall with the confidence of an exit and its depth."""
+def segmentation(samples: int, seed: int, *, labels: bool) -> ReadoutDataset:
+    """Return a segmentation dataset: fractions of pixels that decrease with the confidence and depth of an exit."""
     random = np.random.default_rng(seed)
     confidence = np.sort(1 - 0.6 * random.random((samples, 3)) ** 2, axis=1)
     confidence[:, -1] = 1
@@ -109,10 +109,10 @@ def maps_of(samples: int, seed: int, *, labels: bool) -> ReadoutDataset:
 
 @pytest.mark.parametrize("labels", [True, False])
 @pytest.mark.parametrize("goal", [Budget(cost=1.8), MaxDrop(drop=0.02), MaxRisk(risk=0.05)])
-def test_maps_can_be_fitted_for_every_goal(goal, labels):
-    dataset = maps_of(1000, 0, labels=labels)
+def test_segmentation_can_be_fitted_for_every_goal(goal, labels):
+    dataset = segmentation(1000, 0, labels=labels)
     fit = fit_policy("confidence", dataset, goal, PLAIN)
-    fresh = expect(fit.policy, maps_of(50_000, 1, labels=labels))
+    fresh = expect(fit.policy, segmentation(50_000, 1, labels=labels))
     assert 1 < fresh.mean_cost < 2.5
     if isinstance(goal, Budget):
         assert fit.expected.mean_cost <= 1.8
@@ -125,8 +125,8 @@ def test_maps_can_be_fitted_for_every_goal(goal, labels):
         assert "betting" in fit.certificate.method
 
 
-def test_too_few_maps_say_how_many_are_needed_and_as_many_do():
-    dataset = maps_of(400, 2, labels=False)
+def test_the_number_of_samples_in_the_error_suffices_for_segmentation():
+    dataset = segmentation(400, 2, labels=False)
     goal = MaxRisk(risk=0.05)
     with pytest.raises(FittingError, match="at least") as raised:
         fit_policy("confidence", dataset.take(np.arange(60)), goal, PLAIN)
@@ -136,4 +136,4 @@ def test_too_few_maps_say_how_many_are_needed_and_as_many_do():
 
 def test_the_same_inputs_give_the_same_policy():
     goal = Budget(cost=2.0)
-    assert fit_policy("beem", EVIDENCE, goal) == fit_policy("beem", msgspec.structs.replace(EVIDENCE), goal)
+    assert fit_policy("beem", DATASET, goal) == fit_policy("beem", msgspec.structs.replace(DATASET), goal)

@@ -1,4 +1,4 @@
-"""The path from safe to bold that certificates walk."""
+"""The path of thresholds from the safest to the cheapest."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from tests.fitting.populations import COSTS, population
 
 
 @pytest.mark.parametrize("kind", [Confidence, Patience])
-def test_the_path_is_nested_from_full_depth_to_the_first_exit_and_says_what_its_points_do(kind):
+def test_the_path_is_nested_from_full_depth_to_the_first_exit_with_the_right_costs_and_losses(kind):
     dataset = population(700, seed=1)
     scores, predictions = simulate(kind(temperatures=(1.0,) * 4, thresholds=(None,) * 3), dataset.readouts)
     losses = dataset.losses(predictions)
@@ -28,7 +28,7 @@ def test_the_path_is_nested_from_full_depth_to_the_first_exit_and_says_what_its_
         before = exits
 
 
-def test_an_exit_that_is_always_wrong_comes_last():
+def test_an_exit_that_is_always_wrong_is_used_last():
     dataset = population(1000, seed=2)
     scores, predictions = simulate(Confidence(temperatures=(1.0,) * 4, thresholds=(None,) * 3), dataset.readouts)
     losses = dataset.losses(predictions)
@@ -37,8 +37,8 @@ def test_an_exit_that_is_always_wrong_comes_last():
     assert all(point.thresholds[1] is None for point in path if point.mean_cost > 1.2 * COSTS[0])
 
 
-def test_the_path_is_fine_where_loss_begins():
-    """No step near the final exit's loss adds much, so that a certificate stops close to its bound."""
+def test_steps_are_small_at_low_losses():
+    """So that a certificate ends close to its bound."""
     dataset = population(4000, seed=3)
     scores, predictions = simulate(Confidence(temperatures=(1.0,) * 4, thresholds=(None,) * 3), dataset.readouts)
     path = frontier(scores, dataset.disagreement(predictions), np.array(COSTS))

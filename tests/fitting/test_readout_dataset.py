@@ -1,4 +1,4 @@
-"""Evidence that nothing can be fitted on is refused in one line that names what is wrong."""
+"""Readout datasets: checks, and other temperatures."""
 
 import msgspec
 import numpy as np
@@ -10,15 +10,15 @@ from edgeexit.fitting.readout_dataset import read_out, require_sound
 from edgeexit.policies.readout import P1, TOP1
 from tests.fitting.populations import population
 
-SOUND = population(50, seed=0)
+VALID = population(50, seed=0)
 
 
 def changed(**fields) -> ReadoutDataset:
-    return msgspec.structs.replace(SOUND, **fields)
+    return msgspec.structs.replace(VALID, **fields)
 
 
 def with_readout(value: float) -> ReadoutDataset:
-    readouts = SOUND.readouts.copy()
+    readouts = VALID.readouts.copy()
     readouts[3, 2, P1] = value
     return changed(readouts=readouts)
 
@@ -29,31 +29,31 @@ def with_readout(value: float) -> ReadoutDataset:
         (with_readout(np.nan), "exit 2 are not all finite"),
         (with_readout(np.inf), "exit 2 are not all finite"),
         (changed(labels=np.full(50, 3)), "all 50 labels are class 3"),
-        (changed(labels=np.append(SOUND.labels[:-1], 10)), "label 10 is outside the classes 0 to 9"),
-        (changed(labels=np.append(SOUND.labels[:-1], -1)), "label -1 is outside the classes 0 to 9"),
-        (changed(labels=SOUND.labels[:-1]), r"labels have shape \(49,\) where 50 samples"),
+        (changed(labels=np.append(VALID.labels[:-1], 10)), "label 10 is outside the classes 0 to 9"),
+        (changed(labels=np.append(VALID.labels[:-1], -1)), "label -1 is outside the classes 0 to 9"),
+        (changed(labels=VALID.labels[:-1]), r"labels have shape \(49,\) where 50 samples"),
         (changed(costs=(1.0, 2.0, 3.0)), r"readouts have shape \(50, 4, 14\)"),
         (changed(costs=(1.0, 2.0, 2.0, 3.0)), "costs .* must be increasing"),
         (changed(costs=(1.0, 2.0, 3.0, np.nan)), "costs .* must be increasing"),
         (changed(temperatures=(1.0,) * 3), "3 temperatures are given for 4 exits"),
-        (SOUND.take(np.arange(0)), "no samples"),
+        (VALID.take(np.arange(0)), "no samples"),
         (changed(maps=MapLosses(disagreement=np.zeros((50, 3), np.float32))), r"maps.*shape \(50, 3\)"),
         (changed(labels=None, maps=MapLosses(disagreement=np.full((50, 4), 1.5, np.float32))), "between 0 and 1"),
         (changed(labels=None, maps=MapLosses(disagreement=np.full((50, 4), np.nan, np.float32))), "between 0 and 1"),
     ],
 )
-def test_evidence_that_is_not_sound_is_refused(dataset, message):
+def test_a_malformed_dataset_is_refused_in_one_line(dataset, message):
     with pytest.raises(FittingError, match=message) as raised:
         require_sound(dataset)
     assert "\n" not in str(raised.value)
 
 
-def test_sound_evidence_passes():
-    require_sound(SOUND)
-    require_sound(SOUND.without_labels())
+def test_a_valid_dataset_passes():
+    require_sound(VALID)
+    require_sound(VALID.without_labels())
 
 
-def test_other_temperatures_read_as_if_the_logits_were_at_hand():
+def test_readouts_at_other_temperatures_equal_those_of_the_logits():
     logits = np.random.default_rng(0).normal(size=(20, 2, 5)) * 3
     cold = ReadoutDataset(readouts=read_out(logits).astype(np.float32), costs=(1.0, 2.0), temperatures=(1.0, 1.0))
     warm = cold.at((2.0, 0.5))
@@ -61,8 +61,8 @@ def test_other_temperatures_read_as_if_the_logits_were_at_hand():
     assert (warm.readouts[..., TOP1] == cold.readouts[..., TOP1]).all()
 
 
-def test_without_probabilities_temperatures_stay():
-    bare = changed(readouts=SOUND.readouts[..., :4])
+def test_other_temperatures_need_probabilities():
+    bare = changed(readouts=VALID.readouts[..., :4])
     assert bare.at(bare.temperatures) is bare
     with pytest.raises(FittingError, match="probabilities of all classes"):
         bare.at((2.0,) * 4)

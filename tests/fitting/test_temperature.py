@@ -1,4 +1,4 @@
-"""Temperatures: those that make probabilities honest, and the present ones where that cannot be told."""
+"""Temperatures: calibrated ones, and the dataset's where the gain is not significant."""
 
 import msgspec
 import numpy as np
@@ -11,7 +11,7 @@ from tests.fitting.populations import population
 
 
 def calibrated(samples, *, sharpness, classes=3, seed=0):
-    """Two exits whose labels are drawn from their probabilities; logits are too large by `sharpness` [2]."""
+    """Return two exits whose labels are drawn from their probabilities; logits are multiplied by `sharpness` [2]."""
     random = np.random.default_rng(seed)
     logits = 2 * random.normal(size=(samples, classes))
     p = read_out(logits)[:, 4:]
@@ -22,17 +22,17 @@ def calibrated(samples, *, sharpness, classes=3, seed=0):
     )
 
 
-def test_logits_that_are_too_large_are_divided_by_what_they_are_too_large_by():
+def test_the_temperature_is_the_factor_by_which_logits_are_too_large():
     assert fit_temperatures(calibrated(20_000, sharpness=(3.0, 0.5))) == pytest.approx((3.0, 0.5), rel=0.05)
 
 
-def test_the_fit_does_not_depend_on_the_temperature_that_the_readouts_have():
+def test_the_fit_does_not_depend_on_the_temperature_of_the_readouts():
     dataset = calibrated(5000, sharpness=(3.0, 0.5))
     assert fit_temperatures(dataset.at((2.0, 0.7))) == pytest.approx(fit_temperatures(dataset), abs=0.01)
 
 
-def test_two_samples_right_and_one_wrong_give_the_temperature_that_says_two_thirds():
-    """With logits +-1 of two classes, sigmoid(2 / T) = 2/3 at T = 2 / ln 2; the same thrice a hundred times."""
+def test_two_right_samples_of_three_give_the_temperature_of_probability_two_thirds():
+    """With logits +-1 of two classes, sigmoid(2 / T) = 2/3 at T = 2 / ln 2."""
     logits = np.tile(np.array([1.0, -1.0]), (300, 2, 1))
     labels = np.tile([0, 0, 1], 100)
     dataset = ReadoutDataset(
@@ -41,11 +41,11 @@ def test_two_samples_right_and_one_wrong_give_the_temperature_that_says_two_thir
     assert fit_temperatures(dataset) == pytest.approx((2 / np.log(2),) * 2, abs=0.002)
 
 
-def test_a_gain_that_could_be_chance_changes_nothing():
+def test_an_insignificant_gain_keeps_the_temperature():
     assert fit_temperatures(calibrated(300, sharpness=(1.05, 1.0))) == (1.0, 1.0)
 
 
-def test_without_labels_the_final_exit_keeps_its_temperature_and_the_others_are_fitted_to_its_answers():
+def test_without_labels_the_final_exit_keeps_its_temperature_and_the_others_are_fitted_to_its_predictions():
     first, *_, last = fit_temperatures(population(3000, seed=1, labels=False, sharpness=3.0))
     assert first != 1.0
     assert last == 1.0
@@ -57,14 +57,14 @@ def test_an_exit_that_is_never_wrong_keeps_its_temperature():
     assert fit_temperatures(right)[0] == 1.0
 
 
-def test_probabilities_of_zero_for_the_true_class_do_no_harm():
+def test_a_probability_of_zero_for_the_true_class_gives_a_finite_temperature():
     dataset = calibrated(2000, sharpness=(400.0, 1.0))
     assert (dataset.readouts[:, 0, 4:] == 0).any()
     assert np.isfinite(fit_temperatures(dataset)).all()
 
 
 @pytest.mark.parametrize("why", ["no probabilities", "maps", "one class"])
-def test_where_nothing_can_be_fitted_the_temperatures_stay(why):
+def test_the_temperatures_stay_if_none_can_be_fitted(why):
     dataset = msgspec.structs.replace(population(200, seed=1, sharpness=5.0), temperatures=(1.0, 1.1, 1.2, 1.3))
     fractions = np.zeros((200, 4), dtype=np.float32)
     changed = {
@@ -75,7 +75,7 @@ def test_where_nothing_can_be_fitted_the_temperatures_stay(why):
     assert fit_temperatures(msgspec.structs.replace(dataset, **changed)) == (1.0, 1.1, 1.2, 1.3)
 
 
-def test_readings_are_both_where_they_differ_and_one_where_not():
+def test_there_are_two_variants_if_the_temperatures_differ_and_else_one():
     dataset = calibrated(2000, sharpness=(3.0, 1.0))
     fitted, plain = temperature_variants(dataset, fit=True)
     assert plain is dataset

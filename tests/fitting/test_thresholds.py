@@ -1,7 +1,6 @@
-"""The threshold search: as good as brute force, within its goal to the last bit, and honest on new samples."""
+"""Thresholds for a budget or a loss: within the bound, and better on new samples than a schedule."""
 
 import re
-from itertools import product
 
 import numpy as np
 import pytest
@@ -9,48 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeexit.errors import FittingError
-from edgeexit.fitting.cuts import Ranking, shortest_between
+from edgeexit.fitting.cuts import Ranking
 from edgeexit.fitting.search import Limit, Search
 from edgeexit.fitting.thresholds import within_budget, within_loss
 from edgeexit.policies import exits_of, simulate
 from edgeexit.policies.confidence import Confidence
 from tests.fitting.populations import population
-
-COSTS3 = np.array([1.0, 1.7, 3.0])
-
-
-def drawn(seed: int, samples: int = 80, *, levels: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Draw scores and losses [N, 3]; `levels`: scores with many ties, down to negative ones."""
-    random = np.random.default_rng(seed)
-    scores = random.random((samples, 3)).astype(np.float32)
-    losses = (random.random((samples, 3)) > 0.4 + 0.5 * scores).astype(np.float64)
-    return (scores if levels is None else np.floor(scores * levels) - 1), losses
-
-
-def by_brute_force(scores, losses, costs, budget):
-    """Return the least mean loss of all pairs of thresholds."""
-    options = [[None, *np.unique(scores[:, k]).tolist()] for k in range(2)]
-    best = np.inf
-    for pair in product(*options):
-        exits = exits_of(scores, pair)
-        if costs[exits].mean() <= budget + 1e-12:
-            best = min(best, losses[np.arange(len(exits)), exits].mean())
-    return best
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10_000), st.floats(1.05, 2.9), st.sampled_from([None, 2, 5]))
-def test_the_search_is_as_good_as_brute_force(seed, budget, levels):
-    scores, losses = drawn(seed, 40, levels=levels)
-    ranking = Ranking(scores)
-    search = Search(ranking, losses, [Limit(np.broadcast_to(COSTS3, scores.shape), budget)])
-    found = search.best([*search.schedules(cheap=True), ranking.loosest])
-    assert search.value(found) / 40 <= by_brute_force(scores, losses, COSTS3, budget) + 1 / 40 + 1e-6
+from tests.fitting.random_scores import COSTS3, drawn
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), st.floats(0.001, 1), st.sampled_from([None, 1, 3, 30]))
-def test_a_budget_is_never_exceeded_and_the_point_says_what_its_thresholds_do(seed, fraction, levels):
+def test_a_budget_is_never_exceeded_and_the_point_has_the_right_cost_and_loss(seed, fraction, levels):
     scores, losses = drawn(seed, levels=levels)
     budget = float(COSTS3[0] + fraction * (COSTS3[-1] - COSTS3[0]))
     point = within_budget(scores, losses, COSTS3, budget)
@@ -62,7 +31,7 @@ def test_a_budget_is_never_exceeded_and_the_point_says_what_its_thresholds_do(se
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.floats(0, 0.4), st.sampled_from([None, 3]))
-def test_a_loss_is_never_exceeded_and_more_of_it_is_never_dearer_than_full_depth(seed, drop, levels):
+def test_a_loss_bound_is_never_exceeded_and_the_cost_is_at_most_full_depth(seed, drop, levels):
     scores, losses = drawn(seed, levels=levels)
     most = float(losses[:, -1].mean()) + drop
     point = within_loss(scores, losses, COSTS3, most)
@@ -71,8 +40,8 @@ def test_a_loss_is_never_exceeded_and_more_of_it_is_never_dearer_than_full_depth
     assert point.mean_cost <= COSTS3[-1]
 
 
-def test_equality_with_the_budget_is_allowed_at_both_ends():
-    """Sums of a rounded figure do not push a mean above it."""
+def test_a_mean_cost_equal_to_the_budget_is_allowed():
+    """Rounding in the sum of a cost does not take the mean above it."""
     scores, losses = drawn(3, 37)
     costs = np.array([0.1, 0.7, 1.1])
     everything = within_budget(scores, losses, costs, 0.1)
@@ -81,18 +50,18 @@ def test_equality_with_the_budget_is_allowed_at_both_ends():
     assert within_budget(scores, losses, costs, 1.1).mean_cost <= 1.1
 
 
-def test_a_budget_out_of_reach_says_the_least_and_that_works():
+def test_the_lowest_budget_in_the_error_can_be_reached():
     scores, losses = drawn(1)
-    scores[:30, 0] = np.nan  # a sample without a score goes on
+    scores[:30, 0] = np.nan  # a sample without a finite score continues
     with pytest.raises(FittingError, match="cannot be reached: the lowest possible is") as raised:
         within_budget(scores, losses, COSTS3, 1.0)
     lowest = float(re.search(r"possible is (\S+)", str(raised.value)).group(1))
     assert within_budget(scores, losses, COSTS3, lowest).mean_cost <= lowest
 
 
-def test_a_loss_out_of_reach_says_the_least_and_that_works():
+def test_the_lowest_loss_in_the_error_can_be_reached():
     scores, losses = drawn(2)
-    losses[:, 1] = np.minimum(losses[:, 1], losses[:, 2])  # the middle exit knows better than the final one
+    losses[:, 1] = np.minimum(losses[:, 1], losses[:, 2])  # the middle exit is more accurate than the final one
     with pytest.raises(FittingError, match="cannot be reached: the lowest possible is") as raised:
         within_loss(scores, losses, COSTS3, 0.0)
     lowest = float(re.search(r"possible is (\S+)", str(raised.value)).group(1))
@@ -100,13 +69,13 @@ def test_a_loss_out_of_reach_says_the_least_and_that_works():
     assert within_loss(scores, losses, COSTS3, lowest).mean_loss <= lowest + 1e-9
 
 
-def test_an_exit_that_knows_nothing_is_skipped():
+def test_an_exit_that_is_always_wrong_is_not_used():
     scores, losses = drawn(4, 2000)
     losses[:, 0] = 1.0
     assert within_budget(scores, losses, COSTS3, 2.5).thresholds[0] is None
 
 
-def test_ties_leave_together_and_thresholds_of_counts_are_whole_numbers():
+def test_thresholds_of_integer_scores_are_integers():
     scores, losses = drawn(5, 300, levels=4)
     scores += 1
     for budget in (1.2, 1.6, 2.0, 2.4):
@@ -114,7 +83,7 @@ def test_ties_leave_together_and_thresholds_of_counts_are_whole_numbers():
         assert all(t is None or t == int(t) for t in thresholds)
 
 
-def test_saturated_scores_all_leave_or_all_stay():
+def test_equal_scores_all_exit_or_all_continue():
     scores, losses = drawn(6, 200)
     scores[:150, 0] = 1.0
     for budget in np.linspace(1.05, 2.95, 20):
@@ -122,27 +91,7 @@ def test_saturated_scores_all_leave_or_all_stay():
         assert (exits[:150] == 0).all() or (exits[:150] != 0).all()
 
 
-@given(st.floats(-8, 8, width=32), st.floats(-8, 8, width=32))
-def test_thresholds_lie_between_scores_also_as_float32(first, second):
-    low, high = sorted((first, second))
-    if low < high:
-        assert low < np.float32(shortest_between(low, high)) <= high
-
-
-def test_thresholds_are_plain():
-    assert shortest_between(2.0, 3.0) == 3
-    assert shortest_between(0.8123, 0.8971) == 0.85
-    assert shortest_between(0.61, 0.97) == 0.8
-    assert shortest_between(float(np.nextafter(np.float32(1), np.float32(0))), 1.0) == 1.0
-
-
-def test_where_all_leave_the_threshold_holds_for_new_samples_too():
-    ranking = Ranking(np.array([[0.4, -2.0, 1.0], [0.9, 3.0, 1.0]], dtype=np.float32))
-    assert ranking.thresholds(ranking.loosest) == (0.0, -2.0)
-    assert ranking.thresholds((0, 0)) == (None, None)
-
-
-def test_new_samples_fare_better_than_under_the_published_schedule_where_costs_are_uneven():
+def test_new_samples_have_less_loss_than_under_the_published_schedule_if_costs_are_uneven():
     """Fitted on 1000 samples, scored on others, over several draws."""
     costs = np.array([0.1, 0.15, 0.9, 1.0])
     gains = []
@@ -160,8 +109,8 @@ def test_new_samples_fare_better_than_under_the_published_schedule_where_costs_a
     assert min(gains) > 0
 
 
-def test_an_exit_that_is_better_than_those_behind_it_answers_everything():
-    """Deeper exits that are worse have no claim to a budget, and a drop is best kept where it is cheapest."""
+def test_all_samples_exit_at_an_exit_that_is_better_than_the_deeper_ones():
+    """A budget need not be spent on deeper exits that are worse, and the drop is kept at the lowest cost."""
     random = np.random.default_rng(2)
     losses = (random.random((540, 4)) < (0.15, 0.19, 0.22, 0.25)).astype(np.float64)
     scores = random.random((540, 4)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What EENet learns: gradients, shares, budgets, and a start that is confidence."""
+"""EENet: gradients of its losses, budgets, candidates, and the paper's method."""
 
 import msgspec
 import numpy as np
@@ -28,7 +28,7 @@ from tests.fitting.populations import COSTS, population
 
 
 def outcome(policy, dataset):
-    """Return mean loss and mean cost of a policy on evidence at temperature 1."""
+    """Return mean loss and mean cost of a policy on a dataset at temperature 1."""
     seen = dataset.at(policy.temperatures)
     scores, predictions = simulate(policy, seen.readouts)
     exits = exits_of(scores, policy.thresholds)
@@ -38,15 +38,15 @@ def outcome(policy, dataset):
 def test_gradient_of_the_scoring_loss():
     examples = examples_of(population(100, seed=1))
     random = np.random.default_rng(0)
-    seen, anchor = random.normal(0.4, 0.5, (100, 7)), random.normal(size=7)
+    features, anchor = random.normal(0.4, 0.5, (100, 7)), random.normal(size=7)
     emphasis = random.dirichlet(np.ones(100))
 
     def loss(weights):
-        return exit_loss(weights, seen, examples.correct[:, 0], emphasis=emphasis, anchor=anchor, penalty=0.3)
+        return exit_loss(weights, features, examples.correct[:, 0], emphasis=emphasis, anchor=anchor, penalty=0.3)
 
     at = random.normal(size=7)
-    scores = seen @ at
-    assert (scores < 0).any()  # the tangents are tested as well
+    scores = features @ at
+    assert (scores < 0).any()  # the tangents are tested, too
     assert (scores > 1).any()
     error = check_grad(lambda w: loss(w)[0], lambda w: loss(w)[1], at)
     assert error < 1e-5 * np.linalg.norm(loss(at)[1])
@@ -57,24 +57,24 @@ def test_gradient_of_the_assignment_loss():
     scores = scores_of(examples.inputs, identity(4, 3))
     layers = start_layers(5, 4, seed=0)
     flat = flatten(layers) + np.random.default_rng(0).normal(0, 0.5, len(flatten(layers)))
-    seen = [np.hstack([examples.inputs[:, k], scores[:, :k]]) for k in range(3)]
+    features = [np.hstack([examples.inputs[:, k], scores[:, :k]]) for k in range(3)]
 
     def loss(numbers):
-        return assignment_loss(unflatten(numbers, layers), seen, targets_of(scores), np.array(COSTS), 1.7)
+        return assignment_loss(unflatten(numbers, layers), features, targets_of(scores), np.array(COSTS), 1.7)
 
     error = check_grad(lambda f: loss(f)[0], lambda f: flatten(loss(f)[1]), flat)
     assert error < 1e-4 * np.linalg.norm(flatten(loss(flat)[1]))
 
 
-def test_shares_of_a_sample_break_one_stick():
+def test_stick_breaking_of_a_worked_example():
     np.testing.assert_allclose(stick_breaking(np.array([0.8824, 0.7796])), [0.8824, 0.0917, 0.0259], atol=5e-5)
 
 
-def test_layers_survive_flattening():
+def test_unflatten_inverts_flatten():
     layers = start_layers(6, 3, seed=4)
     for before, after in zip(layers, unflatten(flatten(layers), layers), strict=True):
-        for ours, theirs in zip(before, after, strict=True):
-            np.testing.assert_array_equal(ours, theirs)
+        for expected, found in zip(before, after, strict=True):
+            np.testing.assert_array_equal(expected, found)
 
 
 @pytest.mark.parametrize("budget", [1.3, 2.0, 3.5])
@@ -88,17 +88,17 @@ def test_assignment_meets_the_budget(budget):
     assert (parts @ np.array(COSTS)).mean() == pytest.approx(budget, rel=0.01)
 
 
-def test_cross_entropy_pulls_back_scores_that_are_wrong_beyond_doubt():
+def test_cross_entropy_has_a_gradient_outside_zero_to_one():
     _, slope = cross_entropy(np.array([1.2, -0.3, 0.5]), np.array([0.0, 1.0, 1.0]))
-    assert slope[0] > 0  # too high for a wrong answer
+    assert slope[0] > 0  # too high for a wrong prediction
     assert slope[1] < 0  # too low for a right one
     losses, _ = cross_entropy(np.array([0.5, 0.9]), np.array([1.0, 0.0]))
     np.testing.assert_allclose(losses, [np.log(2), -np.log(0.1)])
 
 
-def test_learned_scores_tell_right_from_wrong_better_than_confidence():
-    """Exits that are sure of one class without reason: scores have to learn to trust it less."""
-    dataset = misled(1500)
+def test_trained_scores_separate_right_from_wrong_better_than_confidence():
+    """The first exit is overconfident in one class: the scores must learn a lower weight for it."""
+    dataset = overconfident_in_one_class(1500)
     examples = examples_of(dataset)
     start = identity(3, 4)
     weights = fit_scoring(examples, np.full((1500, 3), 1 / 1500), start, 0.01, start)
@@ -106,7 +106,7 @@ def test_learned_scores_tell_right_from_wrong_better_than_confidence():
     assert rank[1] > rank[0] + 0.1
 
 
-def test_policy_scores_as_it_was_learned():
+def test_the_policy_computes_the_trained_scores():
     dataset = population(200, seed=3)
     examples = examples_of(dataset)
     trained = train(examples, dataset.costs, 2.0, seed=0)
@@ -115,7 +115,7 @@ def test_policy_scores_as_it_was_learned():
 
 
 @pytest.mark.parametrize("classes", [2, 10])
-def test_start_is_confidence_to_the_bit(classes):
+def test_the_untrained_scores_equal_confidence_to_the_bit(classes):
     dataset = population(300, seed=4, classes=classes)
     start = make_candidates("eenet", dataset, CandidateOptions(budget=2.0, temperatures=False))[0]
     plain = Confidence(temperatures=dataset.temperatures, thresholds=start.thresholds)
@@ -132,7 +132,7 @@ def test_start_is_confidence_to_the_bit(classes):
         (population(150, seed=7, exits=3, labels=False), False),
         (population(20, seed=8, exits=3), True),
     ],
-    ids=["too sure, mended", "too sure", "two classes", "no labels", "few samples"],
+    ids=["overconfident, fitted temperatures", "overconfident", "two classes", "no labels", "few samples"],
 )
 def test_never_worse_than_confidence_on_the_fitting_data(dataset, temperatures, budget):
     plain, fit = (
@@ -143,12 +143,14 @@ def test_never_worse_than_confidence_on_the_fitting_data(dataset, temperatures, 
     assert fit.expected.mean_cost <= budget
 
 
-def test_learned_scores_are_taken_where_they_are_better():
-    fit, plain = (fit_policy(kind, misled(800), Budget(cost=1.8)) for kind in ("eenet", "confidence"))
+def test_trained_scores_are_used_if_they_are_better():
+    fit, plain = (
+        fit_policy(kind, overconfident_in_one_class(800), Budget(cost=1.8)) for kind in ("eenet", "confidence")
+    )
     assert fit.expected.mean_loss < plain.expected.mean_loss - 0.02
 
 
-def test_same_seed_same_policy():
+def test_the_same_seed_gives_the_same_policy():
     dataset = population(200, seed=9)
     first, second, other = (
         make_candidates("eenet", dataset, CandidateOptions(budget=2.0, seed=seed)) for seed in (1, 1, 2)
@@ -168,7 +170,7 @@ def test_candidates_at_given_and_at_fitted_temperatures():
     assert [candidate.temperatures for candidate in given] == [dataset.temperatures] * 2
 
 
-def test_needs_probabilities_of_all_classes():
+def test_readouts_without_probabilities_are_refused():
     dataset = population(50, seed=11)
     bare = msgspec.structs.replace(dataset, readouts=dataset.readouts[:, :, :4])
     with pytest.raises(FittingError, match="probabilities of all classes"):
@@ -192,7 +194,7 @@ def test_an_exit_that_is_never_or_always_right(right):
 
 
 @pytest.mark.filterwarnings("error")
-def test_maps_are_learned_from_shares_of_right_pixels():
+def test_segmentation_is_learned_from_fractions_of_right_pixels():
     dataset = population(200, seed=13, classes=4)
     errors = np.random.default_rng(0).random((200, 4)).astype(np.float32)
     errors[:, 0] = np.clip(1 - dataset.readouts[:, 0, 1], 0, 1)
@@ -203,42 +205,42 @@ def test_maps_are_learned_from_shares_of_right_pixels():
 
 
 @pytest.mark.parametrize("budget", [1.0, 1.5, 2.2, 3.0])
-def test_published_recipe_keeps_to_the_budget(budget):
+def test_the_paper_s_method_keeps_the_budget(budget):
     dataset = population(333, seed=14)
     _, cost = outcome(eenet_policy(dataset, budget), dataset)
     assert 0.97 * budget <= cost <= budget
 
 
-def test_budget_below_the_first_exit_is_refused():
+def test_a_budget_below_the_first_exit_is_refused():
     with pytest.raises(FittingError, match="cannot be reached"):
         fit_policy("eenet", population(50, seed=15), Budget(cost=0.9))
 
 
-def test_budget_above_the_whole_model_is_no_hindrance():
+def test_a_budget_above_the_full_model_can_be_fitted():
     fit = fit_policy("eenet", population(50, seed=15), Budget(cost=1e9))
     assert fit.expected.mean_loss <= fit.expected.final_loss
 
 
-def test_published_recipe_refuses_what_no_exit_can_give():
+def test_the_paper_s_method_refuses_a_budget_below_the_first_exit():
     with pytest.raises(FittingError, match="first exit alone costs 1"):
         eenet_policy(population(50, seed=15), 0.9)
 
 
-def misled(samples: int) -> ReadoutDataset:
-    """Draw samples whose first exit is sure of class 0 on half of the inputs, and mostly wrong about it."""
+def overconfident_in_one_class(samples: int) -> ReadoutDataset:
+    """Draw a dataset whose first exit is confident of class 0 on half of the samples, and mostly wrong there."""
     dataset = population(samples, seed=16, exits=3, classes=4)
     readouts, labels = dataset.readouts.copy(), dataset.labels
     assert labels is not None
-    fooled = np.random.default_rng(1).random(samples) < 0.5
-    readouts[fooled, 0, 0] = 0
-    readouts[fooled, 0, 1:3] = [0.97, 0.01]
-    readouts[fooled, 0, 3] = -(0.97 * np.log(0.97) + 3 * 0.01 * np.log(0.01))
-    readouts[fooled, 0, 4:] = [0.97, 0.01, 0.01, 0.01]
+    affected = np.random.default_rng(1).random(samples) < 0.5
+    readouts[affected, 0, 0] = 0
+    readouts[affected, 0, 1:3] = [0.97, 0.01]
+    readouts[affected, 0, 3] = -(0.97 * np.log(0.97) + 3 * 0.01 * np.log(0.01))
+    readouts[affected, 0, 4:] = [0.97, 0.01, 0.01, 0.01]
     return msgspec.structs.replace(dataset, readouts=readouts)
 
 
 def separation(scores, correct):
-    """Return the chance that a right answer scores above a wrong one (AUROC)."""
+    """Return the probability that a right prediction has a higher score than a wrong one (AUROC)."""
     right, wrong = scores[correct == 1], scores[correct == 0]
     above, equal = right[:, None] > wrong, right[:, None] == wrong
     return float((above + 0.5 * equal).mean())
