@@ -184,8 +184,8 @@ def _require_labels(labels: npt.NDArray[np.int64], samples: int, classes: int | 
         raise FittingError(f"label {int(labels[outside][0])} is outside the classes 0 to {highest}")
     if samples > 1 and (labels == labels[0]).all():
         raise FittingError(
-            f"all {samples} labels are class {int(labels[0])}; a policy fitted on one class fails on the others, so give "
-            "samples of all classes"
+            f"all {samples} labels are class {int(labels[0])}; give samples of all classes: a policy fitted on one "
+            "class fails on the others"
         )
 
 

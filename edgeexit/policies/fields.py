@@ -38,5 +38,5 @@ def require_fractions(field: str, values: Sequence[float]) -> None:
 
 def require_classes(field: str, classes: int) -> None:
     """Raise ValueError for fewer than 2 classes."""
-    if classes < 2:  # noqa: PLR2004 - with one class there is nothing to decide
+    if classes < 2:  # noqa: PLR2004 - one class needs no decision
         raise ValueError(f"{field} is for {classes} classes; at least 2 are needed")

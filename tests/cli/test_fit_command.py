@@ -1,4 +1,4 @@
-"""`edgeexit fit`: goals, kinds, the comparison and the report, as a user types them."""
+"""`edgeexit fit`: goals, kinds, the comparison, the report, and errors."""
 
 import json
 
@@ -45,17 +45,17 @@ def test_every_kind_can_be_fitted_for_a_speedup_and_evaluated(edgeexit, bundle, 
     assert kind in json.loads(evaluated.out)
 
 
-def test_auto_prints_what_it_compared_and_stores_the_winner(edgeexit, bundle, data):
-    told = edgeexit("fit", bundle.path, "--data", data, "--speedup", 1.3)
-    assert told.code == 0
-    [winner] = [line.split("|")[1].strip() for line in told.out.splitlines() if "chosen" in line]
-    assert winner == Bundle.open(bundle.path).policy().policy.kind
-    assert all(kind in told.out for kind in KINDS)
+def test_auto_prints_the_comparison_and_stores_the_chosen_policy(edgeexit, bundle, data):
+    shown = edgeexit("fit", bundle.path, "--data", data, "--speedup", 1.3)
+    assert shown.code == 0
+    [chosen] = [line.split("|")[1].strip() for line in shown.out.splitlines() if "chosen" in line]
+    assert chosen == Bundle.open(bundle.path).policy().policy.kind
+    assert all(kind in shown.out for kind in KINDS)
     compared = json.loads(edgeexit("fit", bundle.path, "--data", data, "--max-drop", 0.02, "--json").out)["comparison"]
     assert [comparison["kind"] for comparison in compared] == list(KINDS)
 
 
-def test_beems_rules_and_weights(edgeexit, bundle, data):
+def test_rules_and_weights_of_beem(edgeexit, bundle, data):
     fit = ("fit", bundle.path, "--data", data, "--policy", "beem", "--json")
     weights = [
         json.loads(edgeexit(*fit, "--rule", rule, "--weights", text).out)["policy"]["policy"]["weights"]
@@ -68,14 +68,14 @@ def test_beems_rules_and_weights(edgeexit, bundle, data):
 
 def test_a_report_is_written_beside_the_policy(edgeexit, bundle, data, tmp_path):
     page = tmp_path / "fit.html"
-    told = edgeexit("fit", bundle.path, "--data", data, "--policy", "beem", "--max-risk", 0.3, "--report", page)
-    assert told.code == 0
-    assert str(page) in told.out
+    shown = edgeexit("fit", bundle.path, "--data", data, "--policy", "beem", "--max-risk", 0.3, "--report", page)
+    assert shown.code == 0
+    assert str(page) in shown.out
     assert "plotly" in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         (("--budget-ms", 0.1), "edgeexit profile"),
         (("--speedup", 1.1, "--max-drop", 0.1), "--speedup and --max-drop are different goals"),
@@ -106,30 +106,33 @@ def test_a_report_is_written_beside_the_policy(edgeexit, bundle, data, tmp_path)
         (("--report", "/no/such/folder/fit.html"), "the folder '/no/such/folder' does not exist"),
     ],
 )
-def test_a_mistake_is_one_line_and_changes_nothing(edgeexit, bundle, data, options, says):
+def test_a_wrong_option_gives_one_line_and_changes_nothing(edgeexit, bundle, data, options, message):
     policy = bundle.path / "policy.json"
     before = policy.read_bytes() if policy.exists() else None
-    assert says in refusal(edgeexit("fit", bundle.path, "--data", data, *options))
+    assert message in refusal(edgeexit("fit", bundle.path, "--data", data, *options))
     assert (policy.read_bytes() if policy.exists() else None) == before
 
 
-def test_the_most_that_a_refusal_names_can_be_had(edgeexit, bundle, data):
+def test_the_highest_speedup_in_the_error_can_be_reached(edgeexit, bundle, data):
     fit = ("fit", bundle.path, "--data", data, "--policy", "confidence", "--json")
-    most = refusal(edgeexit(*fit, "--speedup", 99)).split()[-1]
-    assert json.loads(edgeexit(*fit, "--speedup", most).out)["speedup"] >= float(most)
+    highest = refusal(edgeexit(*fit, "--speedup", 99)).split()[-1]
+    assert json.loads(edgeexit(*fit, "--speedup", highest).out)["speedup"] >= float(highest)
     costs = Bundle.open(bundle.path).costs().cumulative
     assert json.loads(edgeexit(*fit, "--speedup", costs[-1] / costs[0]).out)["expected"]["exit_rates"] == [1, 0, 0]
 
 
-def test_a_report_never_takes_the_place_of_something_else(edgeexit, bundle, data, tmp_path):
+def test_a_report_replaces_neither_a_folder_nor_a_file_of_the_bundle(edgeexit, bundle, data, tmp_path):
     folder = tmp_path / "folder.html"
     folder.mkdir()
-    for page, says in ((folder, "exists and is not a regular file"), (bundle.path / "fit.html", "inside the bundle")):
-        assert says in refusal(edgeexit("fit", bundle.path, "--data", data, "--speedup", 1.2, "--report", page))
+    for page, message in (
+        (folder, "exists and is not a regular file"),
+        (bundle.path / "fit.html", "inside the bundle"),
+    ):
+        assert message in refusal(edgeexit("fit", bundle.path, "--data", data, "--speedup", 1.2, "--report", page))
     assert not (bundle.path / "fit.html").exists()
 
 
-def test_data_that_are_not_finite_are_named(edgeexit, bundle, tmp_path):
+def test_the_error_for_data_that_is_not_finite_names_the_sample(edgeexit, bundle, tmp_path):
     samples = make_samples(100)
     samples["x"][5, 0] = np.nan
     save_arrays(tmp_path / "nan.npz", {**samples, "labels": np.arange(100) % 4})
@@ -137,7 +140,7 @@ def test_data_that_are_not_finite_are_named(edgeexit, bundle, tmp_path):
     assert "nan.npz': 'x' has NaN in sample 5" in line
 
 
-def test_few_samples_are_warned_of(edgeexit, bundle, tmp_path):
+def test_few_samples_give_a_warning(edgeexit, bundle, tmp_path):
     save_arrays(tmp_path / "few.npz", {**make_samples(20), "labels": np.arange(20) % 4})
     few = ("fit", bundle.path, "--data", tmp_path / "few.npz", "--policy", "confidence", "--speedup", 1.2)
     assert "20 samples are few" in edgeexit(*few).err
@@ -149,7 +152,7 @@ def test_labels_of_one_class_are_refused(edgeexit, bundle, tmp_path):
     assert "all 100 labels are class 2" in line
 
 
-def test_a_measured_budget_is_kept(edgeexit, bundle, data):
+def test_a_budget_in_milliseconds_is_kept(edgeexit, bundle, data):
     assert edgeexit("profile", bundle.path, "--duration", 0.2).code == 0
     costs = Bundle.open(bundle.path).costs()
     budget = (costs.cumulative[0] + costs.cumulative[-1]) / 2
@@ -181,7 +184,7 @@ def test_a_new_kind_is_in_the_help_and_can_be_fitted(edgeexit, bundle, data):
     assert "'scaled' is unknown" in refusal(edgeexit(*fit, "--policy", "scaled"))
 
 
-def test_beems_rules_refuse_labels_of_one_class_too(edgeexit, bundle, tmp_path):
+def test_rules_refuse_labels_of_one_class_too(edgeexit, bundle, tmp_path):
     save_arrays(tmp_path / "one.npz", {**make_samples(100), "labels": np.full(100, 2)})
     rule = ("--policy", "beem", "--rule", "paired")
     assert "all 100 labels are class 2" in refusal(edgeexit("fit", bundle.path, "--data", tmp_path / "one.npz", *rule))

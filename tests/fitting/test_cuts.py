@@ -1,4 +1,4 @@
-"""Cuts: the thresholds that they stand for."""
+"""Cuts: their thresholds."""
 
 import numpy as np
 from hypothesis import given

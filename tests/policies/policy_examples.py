@@ -82,8 +82,8 @@ def decide_in_turn(policy: Policy, readouts: Array) -> Decided:
     for k in range(policy.exits):
         decision = policy.decide(k, np.ascontiguousarray(as_read(policy, readouts)[remaining, k]), state)
         outcome.scores[remaining, k] = decision.score
-        leaving = remaining[decision.exit_mask]
-        outcome.exits[leaving], outcome.predictions[leaving] = k, decision.prediction[decision.exit_mask]
+        exiting = remaining[decision.exit_mask]
+        outcome.exits[exiting], outcome.predictions[exiting] = k, decision.prediction[decision.exit_mask]
         remaining, state = remaining[~decision.exit_mask], decision.state[~decision.exit_mask]
     return outcome
 

@@ -47,7 +47,7 @@ def test_weights_can_be_given_as_numbers():
 
 
 @pytest.mark.parametrize(
-    ("weights", "says"),
+    ("weights", "message"),
     [
         ("depth", "weights 'depth' are unknown; give accuracy, cost, or 4 numbers above 0"),
         ((1.0, 2.0), r"weights \[1.0, 2.0\] must be 4 finite numbers above 0"),
@@ -56,8 +56,8 @@ def test_weights_can_be_given_as_numbers():
         ((1.0, 2.0, 1e40, 1.0), r"weights holds 1e\+40 where"),
     ],
 )
-def test_unusable_weights_are_refused(weights, says):
-    with pytest.raises(FittingError, match=says):
+def test_unusable_weights_are_refused(weights, message):
+    with pytest.raises(FittingError, match=message):
         fit_policy("beem", population(50, seed=3), Budget(cost=2.0), FitOptions(weights=weights))
 
 
@@ -133,12 +133,12 @@ def test_the_method_for_a_budget_takes_the_lowest_error_rate_within_it():
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         ({"error_rate": 1.5}, "error rate 1.5 "),
         ({"weights": "depth"}, "weights 'depth' are unknown"),
     ],
 )
-def test_unusable_options_of_the_error_rate_rule_are_refused(options, says):
-    with pytest.raises(FittingError, match=says):
+def test_unusable_options_of_the_error_rate_rule_are_refused(options, message):
+    with pytest.raises(FittingError, match=message):
         error_rate_rule(two_exits(), **options)

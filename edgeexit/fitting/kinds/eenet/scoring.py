@@ -36,7 +36,7 @@ def examples_of(dataset: ReadoutDataset) -> Examples:
     """Return the training data in a dataset. Raises FittingError for readouts without probabilities of 2 classes."""
     readouts, probabilities = dataset.readouts, dataset.probabilities
     samples, exits, classes = probabilities.shape
-    if classes < 2:  # noqa: PLR2004 - one class leaves nothing to decide
+    if classes < 2:  # noqa: PLR2004 - one class needs no decision
         raise FittingError(f"policy 'eenet' needs at least 2 classes, and the readouts hold {classes}")
     inputs = np.empty((samples, exits, classes + STATISTICS))
     inputs[..., :classes] = probabilities
