@@ -1,4 +1,4 @@
-"""Counts multiply-accumulates: what a stage costs until it has been measured."""
+"""Counts multiply-accumulates (MACs): the cost of a stage until the bundle has a latency profile."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod

@@ -23,7 +23,7 @@ WORKING_OPSET: Final = 18
 
 OpSchema = Any  # the type stub of onnx lacks many attributes
 
-_COMPILER_OPSET: Final = 15  # of the nodes that the compiler adds, whatever opset the graph has
+_COMPILER_OPSET: Final = 15  # the opset of the nodes that the compiler adds to any graph
 
 
 def lower_opset(model: ir.Model, opset: int) -> None:

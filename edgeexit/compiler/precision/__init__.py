@@ -1,1 +1,1 @@
-"""Reduces a whole graph to fp16 or int8, and measures what that costs."""
+"""Converts a model to fp16 or int8, and measures the loss of accuracy."""

@@ -28,7 +28,7 @@ from edgeexit.errors import CompileError, DataError
 from edgeexit.progress import NO_PROGRESS, Progress
 
 Placement = Literal["before", "around"]
-"""Where the Q/DQ pairs stand; both runtimes accept both placements.
+"""Position of the Q/DQ pairs; both runtimes accept both placements.
 
 `before`: only before each matmul or conv, as TensorRT expects; it then fuses the operators behind it. `around`: behind
 convolutions too, because ONNX Runtime has no int8 convolution with a float output."""
@@ -160,7 +160,7 @@ def _channel_axis(node: ir.Node) -> int | None:
 
 
 def _is_unsupported(node: ir.Node) -> bool:
-    """Return True if the quantiser gets this form of a node wrong, or for a Concat of tensors that are no maps."""
+    """Return True if the quantiser converts a node incorrectly, or for a Concat that is not of feature maps."""
     if any(value.dtype in _OTHER_FLOATS for value in (*node.inputs, *node.outputs) if value is not None):
         return True  # the scales would have that type, which the operator set does not support
     if node.op_type == "Concat":
@@ -171,10 +171,8 @@ def _is_unsupported(node: ir.Node) -> bool:
     if second is not None and second.is_initializer() and (second.shape is None or len(second.shape) != 2):  # noqa: PLR2004 - [in, out]
         return True  # ONNX Runtime has no such matmul with a scale per channel
     beta = node.attributes.get("beta")
-    if (
-        beta is not None and beta.as_float() != 1.0
-    ):  # the quantiser would set it to 1, as if it were folded into the bias
-        return True
+    if beta is not None and beta.as_float() != 1.0:
+        return True  # the quantiser would set it to 1, as if it were folded into the bias
     first = node.inputs[0]
     return first is not None and first.is_initializer()  # its scales would lie along the axis that is summed
 

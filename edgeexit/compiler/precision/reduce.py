@@ -48,7 +48,7 @@ def reduce_precision(
         keep_fp32: patterns (`*`, `?`, `[...]`) of nodes that stay in fp32, matched against the name and the operator of
             each node and against the names of its outputs and weights.
         folder: folder for temporary files.
-        placement: where the Q/DQ pairs of `int8` stand.
+        placement: position of the Q/DQ pairs in `int8`.
         progress: receives a warning for everything that was not done exactly as requested.
 
     Raises CompileError if a pattern matches nothing, if nodes are to be kept in fp32 in an fp32 model, if `int8` has no
