@@ -1,4 +1,4 @@
-"""Ed25519 keys and signed DSSE envelopes, which prove who wrote a policy or a bundle.
+"""Ed25519 keys and signed DSSE envelopes, which prove that a known key signed a policy or a bundle.
 
 DSSE v1: https://github.com/secure-systems-lab/dsse. The signature covers the type and the bytes of the payload.
 """
@@ -21,14 +21,14 @@ PublicKey = Ed25519PublicKey
 
 
 class Signature(msgspec.Struct, frozen=True):
-    """One signature of an envelope."""
+    """One signature of an envelope; `sig` is base64."""
 
     keyid: str
     sig: str
 
 
 class Envelope(msgspec.Struct, frozen=True, rename={"payload_type": "payloadType"}):
-    """A DSSE envelope; `payload` and `sig` are base64."""
+    """A DSSE envelope; `payload` is base64."""
 
     payload: str
     payload_type: str
@@ -42,7 +42,10 @@ def generate_key(private_path: Path) -> Path:
     """
     public_path = private_path.with_suffix(".pub")
     if private_path == public_path:
-        raise SignatureError(f"'{private_path}' is the name of a public key; name the private key, e.g. calibrator.key")
+        raise SignatureError(
+            f"'{private_path}' is the name of a public key, because it ends in .pub; choose another name for the "
+            "private key, e.g. calibrator.key"
+        )
     for path in (private_path, public_path):
         if path.exists():
             raise SignatureError(f"key '{path}' exists already; remove it first if you want to replace it")
@@ -54,7 +57,10 @@ def generate_key(private_path: Path) -> Path:
 
 
 def load_private_key(path: Path) -> PrivateKey:
-    """Read a private key from a PEM file. Raises SignatureError, which names the file."""
+    """Read a private key from a PEM file.
+
+    Raises SignatureError, which names the file, if it is not readable, is encrypted, or is not an Ed25519 private key.
+    """
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -65,25 +71,30 @@ def load_private_key(path: Path) -> PrivateKey:
 
 
 def load_public_key(path: Path) -> PublicKey:
-    """Read a public key from a PEM file. Raises SignatureError, which names the file."""
+    """Read a public key from a PEM file.
+
+    Raises SignatureError, which names the file, if it is not readable or is not an Ed25519 public key.
+    """
     try:
         key = serialization.load_pem_public_key(path.read_bytes())
     except OSError as error:
         raise SignatureError(f"public key '{path}' cannot be read: {_reason(error)}") from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise SignatureError(f"'{path}' is not a public key; give a .pub file of `edgeexit keygen`") from error
+        raise SignatureError(
+            f"'{path}' is not a public key; use the .pub file that `edgeexit keygen` created"
+        ) from error
     if not isinstance(key, Ed25519PublicKey):
         raise SignatureError(f"public key '{path}' is not an Ed25519 key; create one with `edgeexit keygen`")
     return key
 
 
 def key_id(key: PublicKey) -> str:
-    """Return the first 16 hex digits of the SHA-256 of the raw public key, to name the key in messages."""
+    """Return the id of a key in envelopes and messages: the first 16 hex digits of the SHA-256 of its 32 raw bytes."""
     return hashlib.sha256(key.public_bytes_raw()).hexdigest()[:16]
 
 
 def sign(payload: bytes, *, payload_type: str, key: PrivateKey) -> bytes:
-    """Return a signed envelope with `payload`, as JSON."""
+    """Sign `payload` and return the JSON of the DSSE envelope that contains both."""
     signature = key.sign(_pre_authentication(payload_type, payload))
     envelope = Envelope(
         payload=base64.b64encode(payload).decode(),
@@ -96,7 +107,8 @@ def sign(payload: bytes, *, payload_type: str, key: PrivateKey) -> bytes:
 def verify(envelope: bytes, *, payload_type: str, keys: Sequence[PublicKey]) -> bytes:
     """Return the payload of an envelope that one of `keys` signed.
 
-    Raises SignatureError if this is not an envelope, has another payload type, or no valid signature of one of `keys`.
+    Raises SignatureError if `envelope` is not a DSSE envelope, has another payload type, or has no valid signature of
+    one of `keys`.
     """
     try:
         decoded = msgspec.json.decode(envelope, type=Envelope)
@@ -114,9 +126,11 @@ def verify(envelope: bytes, *, payload_type: str, keys: Sequence[PublicKey]) -> 
             except InvalidSignature:
                 continue
             return payload
-    signers = ", ".join(signature.keyid for signature in decoded.signatures) or "nobody"
+    signers = ", ".join(signature.keyid for signature in decoded.signatures) or "none"
     trusted = ", ".join(key_id(key) for key in keys) or "none"
-    raise SignatureError(f"wrong signature: signed by {signers}, trusted keys: {trusted}")
+    raise SignatureError(
+        f"wrong signature: no trusted key signed this content (keys in its signatures: {signers}; trusted keys: {trusted})"
+    )
 
 
 def _reason(error: Exception) -> str:

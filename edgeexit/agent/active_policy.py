@@ -37,7 +37,7 @@ class PolicySelector:
 
     Attributes:
         active: the policy of the next inference.
-        rejected: the last rejected policy; None once a valid policy has arrived since.
+        rejected: the last rejected policy; None if a valid policy arrived after it.
 
     """
 
@@ -62,7 +62,7 @@ class PolicySelector:
         return f"revision {revision} ({'no policy' if policy is self._full_model else policy.kind})"
 
     def receive(self, envelope: bytes) -> bool:
-        """Check a signed policy; store and activate it if it is accepted. Return True if `up/state` changes."""
+        """Check a signed policy; store and activate it if it is accepted. Return True if `up/state` must be sent."""
         result = check_policy(envelope, self._keys, self._recipient, self._documents)
         if isinstance(result, Unchanged):
             _log.info("policy revision %d changes nothing: %s", result.revision, result.reason)

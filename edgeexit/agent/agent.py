@@ -133,7 +133,9 @@ class Agent:
             resources.callback(self._profiling.wait)
             resources.callback(self._wait_for_pending)
             self._resources = resources.pop_all()
-        _log.info("%s, boot %d: %s", self._config.device, self._outbox.boot, self.policy_description)
+        _log.info(
+            "agent of device '%s' started, boot %d: %s", self._config.device, self._outbox.boot, self.policy_description
+        )
         return self
 
     def __exit__(
@@ -164,11 +166,11 @@ class Agent:
 
     @property
     def completed_batches(self) -> int:
-        """Number of batches completed since the start."""
+        """Number of batches completed since the agent started."""
         return self._counters.batches
 
     def totals(self) -> CounterTotals:
-        """Return the counts since the start, of all policies together."""
+        """Return the counts since the agent started, of all policies together."""
         return self._counters.totals()
 
     @property
@@ -181,15 +183,15 @@ class Agent:
         """Number of reports and audits that the calibrator has not acknowledged."""
         return self._link.unacknowledged
 
-    def infer(self, inputs: Inputs, *, id: str | None = None, labels: Labels | None = None) -> Inference:  # noqa: A002 - the protocol's name
+    def infer(self, inputs: Inputs, *, id: str | None = None, labels: Labels | None = None) -> Inference:  # noqa: A002 - the protocol calls it id
         """Run a batch under the active policy. Thread-safe.
 
         Args:
             inputs: model input name -> array [B, ...].
-            id: identifies the inference for labels that `feedback` passes later.
+            id: name of the inference, under which `feedback` can pass its labels later.
             labels: [B] true classes, negative if unknown; audits include them.
 
-        Raises DataError for inputs or labels that do not fit the model.
+        Raises DataError for inputs or labels that do not fit the model, and InferenceError if the runtime fails.
 
         """
         if labels is not None:
@@ -208,17 +210,17 @@ class Agent:
         self,
         inputs: Inputs,
         *,
-        id: str | None = None,  # noqa: A002 - the protocol's name
+        id: str | None = None,  # noqa: A002 - the protocol calls it id
         labels: Labels | None = None,
     ) -> Future[Inference]:
-        """Run a batch as `infer` does, in one batch with other pending requests; see `submit`."""
+        """Run the samples as `infer` does, but together with other pending requests in one batch; see `submit`."""
         return self.submit(inputs, id=id, labels=labels).inference
 
     def submit(
         self,
         inputs: Inputs,
         *,
-        id: str | None = None,  # noqa: A002 - the protocol's name
+        id: str | None = None,  # noqa: A002 - the protocol calls it id
         labels: Labels | None = None,
     ) -> Submitted:
         """Pass a batch to the runner's scheduler; return at once with the policy selected for it.
@@ -254,14 +256,16 @@ class Agent:
         future.add_done_callback(finish)
         return Submitted(active, future)
 
-    def feedback(self, id: str, label: int | Labels) -> bool:  # noqa: A002 - the protocol's name
+    def feedback(self, id: str, label: int | Labels) -> bool:  # noqa: A002 - the protocol calls it id
         """Pass the true class of an earlier inference: one class, or one per sample of the batch, negative if unknown.
 
-        Returns False if no audited sample of this inference waits for a label: none was drawn, or they have been sent.
+        Returns False if no sample of this inference waits for a label: none was drawn for an audit, or the audited
+        samples have been sent already.
+
         Raises DataError if the number of labels is not the number of samples, or a label is not a class of the model.
         """
         labels = label if isinstance(label, Sequence | np.ndarray) else [label]
-        return self._auditor.feedback(id, check_labels(labels, whose=f"id '{id}'", classes=self.manifest.classes))
+        return self._auditor.feedback(id, check_labels(labels, owner=f"id '{id}'", classes=self.manifest.classes))
 
     def probe(self) -> Future[Inference]:
         """Run one golden sample through the scheduler without counting it, to check that inference works.
@@ -290,7 +294,7 @@ class Agent:
             self._link.publish_state()
 
     def _handle_command(self, command: Command) -> None:
-        _log.info("command: %s", command.action)
+        _log.info("received the command '%s'", command.action)
         if command.action == "report":
             self._collect(always=self.active.revision)
         else:

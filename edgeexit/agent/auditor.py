@@ -1,4 +1,4 @@
-"""Runs a random fraction of the samples to full depth, in a thread of its own, after their prediction was returned."""
+"""Runs a random fraction of the samples to full depth, in its own thread, after their prediction was returned."""
 
 import logging
 import queue
@@ -25,7 +25,7 @@ _VALUES_PER_MESSAGE: Final = 1024
 _MAX_SAMPLES_PER_MESSAGE: Final = 256
 
 Emit = Callable[[int, tuple[AuditedSample, ...]], None]
-"""Receives a policy revision and the samples audited under it, in the auditor's thread."""
+"""Receives a policy revision and the samples audited under it, in any thread."""
 
 
 class DrawnSamples(NamedTuple):
@@ -49,13 +49,13 @@ class _AuditJob(NamedTuple):
 
 
 class Auditor:
-    """Draws samples by a random bit that does not depend on the input, and runs them to full depth.
+    """Draws samples at random, independently of the input, and runs them to full depth.
 
     Args:
         runner: the runner that inference uses, too; it is thread-safe.
-        fraction: probability of drawing a sample.
+        fraction: probability with which a sample is drawn.
         exits: number of exits K.
-        emit: receives audited samples, enough for one message per call.
+        emit: receives audited samples, per call at most as many as fit into one message.
         feedback_window_s: seconds for which samples with an id are held for later labels; see `AwaitingLabels`.
         random_source: returns numbers in [0, 1).
 
@@ -90,7 +90,7 @@ class Auditor:
         self._thread.start()
 
     def stop(self, *, timeout_s: float = 2.0) -> None:
-        """Audit what is queued, for at most `timeout_s`, and emit all audited samples."""
+        """Audit the queued samples, then emit all audited samples; waits at most 2 * `timeout_s` for the audits."""
         try:
             self._queue.put(None, timeout=timeout_s)
         except queue.Full:
@@ -106,11 +106,11 @@ class Auditor:
         samples: int,
         *,
         labels: Labels | None = None,
-        id: str | None = None,  # noqa: A002 - the protocol's name
+        id: str | None = None,  # noqa: A002 - the protocol calls it id
     ) -> DrawnSamples | None:
-        """Draw samples from a batch before its inference; None if none is drawn.
+        """Draw samples from a batch; return None if none is drawn.
 
-        The caller passes the result to `submit` after the inference, or to `discard`.
+        The caller passes the result to `submit` when the inference has succeeded, else to `discard`.
         """
         rows = [row for row in range(samples) if self._random() < self._fraction]
         if not rows:
@@ -133,11 +133,11 @@ class Auditor:
             self._skip(len(drawn.rows))
 
     def discard(self, drawn: DrawnSamples) -> None:
-        """Forget drawn samples."""
+        """Drop drawn samples that will not be audited, and accept no labels for them."""
         if drawn.ticket is not None:
             self._awaiting.forget(drawn.ticket)
 
-    def feedback(self, id: str, labels: Sequence[int]) -> bool:  # noqa: A002 - the protocol's name
+    def feedback(self, id: str, labels: Sequence[int]) -> bool:  # noqa: A002 - the protocol calls it id
         """Attach true classes to the samples of an inference that wait for labels; see `AwaitingLabels.attach`."""
         return self._awaiting.attach(id, labels)
 
@@ -153,7 +153,7 @@ class Auditor:
     def _audit(self, job: _AuditJob) -> None:
         drawn = job.drawn
         try:
-            every = self._runner.infer_every_exit(drawn.inputs, temperatures=job.policy.temperatures)
+            full_depth = self._runner.infer_every_exit(drawn.inputs, temperatures=job.policy.temperatures)
             audited = [
                 (
                     index,
@@ -162,9 +162,9 @@ class Auditor:
                     ),
                 )
                 for index, (readout, exit_index, prediction, label) in enumerate(
-                    zip(every.readouts, job.exits, job.predictions, drawn.labels, strict=True)
+                    zip(full_depth.readouts, job.exits, job.predictions, drawn.labels, strict=True)
                 )
-                if np.isfinite(readout).all()  # NaN says nothing about the policy, and JSON cannot represent it
+                if np.isfinite(readout).all()  # NaN is useless for a fit, and JSON cannot represent it
             ]
             self._skip(len(drawn.rows) - len(audited))
             if drawn.ticket is None:

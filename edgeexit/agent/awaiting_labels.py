@@ -12,13 +12,22 @@ from edgeexit.errors import DataError
 from edgeexit.wire import AuditedSample
 
 _MAX_SAMPLES: Final = 4096
-"""Samples held at a time; above that the oldest are released without a label."""
+"""Maximum number of samples held at a time; above it the oldest are released, labelled or not."""
 
 
 class LabelTicket:
-    """The rows drawn from one inference that has an id, and their labels so far; made by `AwaitingLabels.expect`."""
+    """The rows drawn from one inference that has an id; created by `AwaitingLabels.expect`.
 
-    def __init__(self, id: str, *, batch: int, rows: Sequence[int], labels: list[int | None], due: float) -> None:  # noqa: A002 - the protocol's name
+    Attributes:
+        id: id of the inference.
+        batch: number of samples of the inference.
+        rows: the drawn rows of the batch.
+        labels: label of each drawn row; None until it is known.
+        due: monotonic seconds at which the samples are released without waiting further.
+
+    """
+
+    def __init__(self, id: str, *, batch: int, rows: Sequence[int], labels: list[int | None], due: float) -> None:  # noqa: A002 - the protocol calls it id
         self.id = id
         self.batch = batch
         self.rows = rows
@@ -40,10 +49,10 @@ ReleasedSample = tuple[int, AuditedSample]
 
 
 class AwaitingLabels:
-    """Holds audited samples for up to `window_s` after their inference. Thread-safe.
+    """Holds audited samples until they have their labels or `window_s` has passed since they were drawn. Thread-safe.
 
     Args:
-        window_s: seconds; 0 holds samples until the next call of `release`.
+        window_s: seconds; with 0 the next call of `release` returns all samples.
         clock: returns monotonic seconds.
 
     """
@@ -56,8 +65,12 @@ class AwaitingLabels:
         self._held: deque[_HeldAudit] = deque()
         self._samples = 0
 
-    def expect(self, id: str, *, batch: int, rows: Sequence[int], labels: list[int | None]) -> LabelTicket:  # noqa: A002 - the protocol's name
-        """Accept labels for these rows of an inference of `batch` samples; a newer inference replaces an id."""
+    def expect(self, id: str, *, batch: int, rows: Sequence[int], labels: list[int | None]) -> LabelTicket:  # noqa: A002 - the protocol calls it id
+        """Accept labels for the drawn rows of an inference of `batch` samples from now on.
+
+        `labels` holds the label of each row, None if it is not known yet. If an earlier inference has the same id, it
+        accepts no more labels.
+        """
         ticket = LabelTicket(id, batch=batch, rows=rows, labels=labels, due=self._clock() + self._window_s)
         with self._lock:
             self._tickets[id] = ticket
@@ -68,7 +81,7 @@ class AwaitingLabels:
         with self._lock:
             self._remove(ticket)
 
-    def attach(self, id: str, labels: Sequence[int]) -> bool:  # noqa: A002 - the protocol's name
+    def attach(self, id: str, labels: Sequence[int]) -> bool:  # noqa: A002 - the protocol calls it id
         """Store the true classes [B] of an inference, negative if unknown; return False if none of its samples waits.
 
         Raises DataError if the number of labels is not the number of samples.
@@ -78,7 +91,10 @@ class AwaitingLabels:
             if ticket is None:
                 return False
             if len(labels) != ticket.batch:
-                raise DataError(f"id '{id}' is an inference of {ticket.batch} samples, but has {len(labels)} labels")
+                raise DataError(
+                    f"the inference with id '{id}' has {ticket.batch} samples, but {len(labels)} labels were passed; "
+                    "pass one label per sample"
+                )
             for index, row in enumerate(ticket.rows):
                 if labels[row] >= 0:
                     ticket.labels[index] = int(labels[row])
@@ -87,7 +103,10 @@ class AwaitingLabels:
     def hold(
         self, ticket: LabelTicket, revision: int, samples: list[tuple[int, AuditedSample]]
     ) -> list[ReleasedSample]:
-        """Hold audited samples; return the oldest samples that have to be released to make room."""
+        """Hold audited samples, each with its index into `ticket.rows`.
+
+        Returns the oldest samples, which are released if there are too many.
+        """
         released: list[ReleasedSample] = []
         with self._lock:
             self._held.append(_HeldAudit(ticket, revision, samples))
@@ -97,7 +116,10 @@ class AwaitingLabels:
         return released
 
     def release(self, *, everything: bool = False) -> list[ReleasedSample]:
-        """Remove and return the samples that have all their labels or whose time is over, or all samples."""
+        """Remove and return the samples of each inference that has all its labels or whose time is over.
+
+        With `everything`, remove and return all samples.
+        """
         now, released = self._clock(), []
         remaining: deque[_HeldAudit] = deque()
         with self._lock:

@@ -20,12 +20,12 @@ from edgeexit.wire import BrokerConfig, DeviceAddress, check_name
 _TLS_FILES: Final = ("ca_file", "certificate_file", "key_file")
 _BROKER_FILES: Final = (*_TLS_FILES, "password_file")
 
-Name = Annotated[AnyName, msgspec.Meta(description="1 to 64 of A-Z a-z 0-9 _ -")]
+Name = Annotated[AnyName, msgspec.Meta(description="1 to 64 characters of A-Z a-z 0-9 _ -")]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
 def host_device() -> str:
-    """Return this machine's host name, with characters replaced that a topic level cannot contain."""
+    """Return this machine's host name; hyphens replace the characters that a device name cannot contain."""
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", platform.node()).strip("-")[:64]
     return name or "device"
 
@@ -51,10 +51,10 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """A connection is closed if a body is not received, or a response not sent, within this time."""
 
     def __post_init__(self) -> None:
-        """Refuse infinite times (FieldError)."""
-        for what in ("idle_timeout_s", "transfer_timeout_s"):
-            if not isfinite(getattr(self, what)):
-                raise FieldError("must be finite", what)
+        """Raise FieldError if a timeout is not finite."""
+        for field in ("idle_timeout_s", "transfer_timeout_s"):
+            if not isfinite(getattr(self, field)):
+                raise FieldError("must be finite", field)
 
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -70,7 +70,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     state_dir: Path = Path("state")
     """Folder for the accepted policies and the outbox; it is created if it does not exist."""
     trusted_keys: tuple[Path, ...] = ()
-    """Public keys (.pub) that policies must be signed with; without keys, every received policy is rejected."""
+    """Public keys (.pub), one of which must have signed a policy; without keys, every received policy is rejected."""
     signed_bundle: bool = False
     """True: a trusted key must have signed the bundle, too."""
     broker: BrokerConfig = BrokerConfig()
@@ -85,7 +85,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     feedback_window_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     """Seconds for which the audits of an inference with an id wait for labels; 0: until the next report."""
     fallback: bool = False
-    """True: if the target's runtime or execution provider is not available, use another; see `backends`."""
+    """True: if the target's runtime or execution provider is not available, use another; see docs/backends.md."""
     not_finite: NotFinite = "refuse"
     """refuse: raise an error if an input contains NaN or infinity; pass: run it."""
     max_delay_ms: Annotated[float, msgspec.Meta(ge=0)] = 0.0
@@ -95,17 +95,17 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     endpoint: EndpointConfig = EndpointConfig()
 
     def __post_init__(self) -> None:
-        """Check what the field types cannot express (FieldError)."""
-        for what in ("report_interval_s", "resend_s", "feedback_window_s", "max_delay_ms"):
-            if not isfinite(getattr(self, what)):
-                raise FieldError("must be finite", what)
+        """Raise FieldError if a value is not valid for a reason that its type does not express."""
+        for field in ("report_interval_s", "resend_s", "feedback_window_s", "max_delay_ms"):
+            if not isfinite(getattr(self, field)):
+                raise FieldError("must be finite", field)
         if self.signed_bundle and not self.trusted_keys:
             raise FieldError("needs trusted_keys", "signed_bundle")
-        for what in ("fleet", "shard", "device", "cohort"):
+        for field in ("fleet", "shard", "device", "cohort"):
             try:
-                check_name(what, getattr(self, what))
+                check_name(field, getattr(self, field))
             except MessageError as error:  # noqa: PERF203 - only four names
-                raise FieldError(f"is not valid: {error}", what) from error
+                raise FieldError(f"is not valid: {error}", field) from error
         try:
             self.broker.endpoint()
         except ConfigError as error:

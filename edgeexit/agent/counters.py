@@ -13,7 +13,7 @@ from edgeexit.runtime import Inference
 from edgeexit.wire import SCORE_BINS, ExitCounters
 
 _MAX_PENDING: Final = 256
-"""Batches recorded but not yet counted: counting many batches at once costs hardly more than counting one."""
+"""Maximum number of batches recorded but not counted: counting many at once costs hardly more than counting one."""
 
 
 class RevisionSnapshot(NamedTuple):

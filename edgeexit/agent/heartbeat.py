@@ -1,6 +1,7 @@
-"""Checks again and again that inference works, by running a golden sample through every stage.
+"""Checks periodically that inference works, by running a golden sample through every stage.
 
-A live thread proves little: a process also survives a runtime that hangs in a driver, or a scheduler that never wakes.
+It is not enough to check that a thread is alive: threads stay alive while the runtime hangs in a driver, or while the
+scheduler waits forever.
 """
 
 import logging
@@ -8,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as NotDoneError
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
 from edgeexit.errors import OverloadedError
@@ -17,13 +18,13 @@ _log = logging.getLogger(__name__)
 
 
 class Heartbeat:
-    """Runs a check per interval in a thread of its own; a context manager.
+    """Runs one check per interval in its own thread; a context manager.
 
     Args:
         probe: starts the inference of one sample on the path that clients' requests take.
         completed_batches: returns a number that grows with every inference; an overloaded agent that still completes
             inferences is healthy.
-        on_check: called after every check with its result.
+        on_check: called after every check, with True if inference works.
         interval_s: seconds between checks; a probe times out after half of it.
 
     """
@@ -60,14 +61,14 @@ class Heartbeat:
     def check(self) -> bool:
         """Return True if the probe completes in time, or another inference has completed since the last check.
 
-        The next check waits for a probe that hangs instead of starting another, so that probes do not pile up.
+        While a probe hangs, later checks wait for it and start no other, so that probes do not accumulate.
         """
         before, self._last_completed = self._last_completed, self._completed_batches()
         try:
             if self._pending is None:
                 self._pending = self._probe()
             self._pending.result(self._timeout_s)
-        except (OverloadedError, NotDoneError) as error:
+        except (OverloadedError, FutureTimeoutError) as error:
             if isinstance(error, OverloadedError):
                 self._pending = None
             return self._completed_batches() > before

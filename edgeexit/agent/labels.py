@@ -15,12 +15,12 @@ Labels = Sequence[int] | npt.NDArray[np.integer[Any]]
 """[B] true class of each sample, negative if unknown."""
 
 
-def check_labels(labels: Labels, *, whose: str, classes: int) -> list[int]:
+def check_labels(labels: Labels, *, owner: str, classes: int) -> list[int]:
     """Return labels as a list of int. Raises DataError for values that are not integers or not below `classes`.
 
     Args:
         labels: [B] classes, negative if unknown.
-        whose: what the labels belong to, for error messages.
+        owner: the batch or id that the labels belong to, for error messages.
         classes: number of classes of the model.
 
     """
@@ -28,19 +28,21 @@ def check_labels(labels: Labels, *, whose: str, classes: int) -> list[int]:
         checked = [index(value) for value in labels]
     except TypeError as error:
         raise DataError(
-            f"labels of {whose} are not integers ({one_line(str(error))}); pass one class per sample, or -1 if it is "
+            f"labels of {owner} are not integers ({one_line(str(error))}); pass one class per sample, or -1 if it is "
             "unknown"
         ) from error
     for value in checked:
         if value >= classes:
-            raise DataError(f"label {value} of {whose} is out of range; the model has {classes} classes, from 0")
+            raise DataError(
+                f"label {value} of {owner} is out of range; the model has {classes} classes, numbered from 0"
+            )
     return checked
 
 
 def check_batch_labels(labels: Labels, inputs: Inputs, *, classes: int) -> list[int]:
     """Check labels as `check_labels` does, and that there is one per sample. Raises DataError."""
-    checked = check_labels(labels, whose="the batch", classes=classes)
+    checked = check_labels(labels, owner="the batch", classes=classes)
     for array in inputs.values():  # the runner checks the inputs themselves
         if np.shape(array)[:1] not in {(), (len(checked),)}:
-            raise DataError(f"labels has {len(checked)} classes for {len(array)} samples; pass one class per sample")
+            raise DataError(f"{len(checked)} labels were passed for {len(array)} samples; pass one label per sample")
     return checked

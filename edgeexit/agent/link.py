@@ -1,6 +1,6 @@
 """Connects the agent to its fleet: state, reports, audits and profile up; policies, acks and commands down.
 
-All work is done in the MQTT session's network thread and in the link's own thread; inference waits for neither.
+All work is done in the network thread of the MQTT session and in the thread of the link. Inference waits for neither.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ _MAX_WAIT_S: Final = 60.0
 
 
 class FleetLink:
-    """Keeps the connection up, sends the messages of the outbox, and dispatches the messages that arrive.
+    """Connects to the broker, sends the messages of the outbox, and dispatches the messages that arrive.
 
     Args:
         config: who this device is and where its broker is.
@@ -91,7 +91,7 @@ class FleetLink:
             SessionOptions(
                 client_id=f"edgeexit.{address.fleet}.{address.shard}.{address.device}",
                 subscriptions=(self._ack_topic, self._command_topic, *self._policy_topics),
-                session_expiry_s=0,  # nothing sent while offline is missed: policies are retained, acks are repeated
+                session_expiry_s=0,  # an offline device misses nothing: policies are retained, acks are repeated
                 will=(up_topic(address, "state"), encode(state(False))),  # noqa: FBT003 - `online`
             ),
             on_message=self._enqueue,
@@ -123,10 +123,10 @@ class FleetLink:
         self._session.stop()
 
     def wake(self) -> None:
-        """Make the link's thread look at the outbox now."""
+        """Wake the link's thread, so that it sends the messages of the outbox now."""
         if not self._woken.is_set():
             self._woken.set()
-            with contextlib.suppress(queue.Full):  # the thread is awake then
+            with contextlib.suppress(queue.Full):  # the thread is awake if the inbox is full
                 self._inbox.put_nowait(None)
 
     def publish_state(self) -> None:
@@ -146,7 +146,10 @@ class FleetLink:
         self.wake()
 
     def _enqueue(self, delivery: Delivery) -> None:
-        """Queue a message, in the network thread. One that is too large is cut, and rejected later for its size."""
+        """Queue a message; called in the network thread.
+
+        A message that is too large is cut to `MAX_BYTES` + 1 bytes, so that it is rejected later because of its size.
+        """
         if len(delivery.payload) > MAX_BYTES:
             delivery = Delivery(topic=delivery.topic, payload=delivery.payload[: MAX_BYTES + 1], ack=delivery.ack)
         if delivery.topic in self._policy_topics:
@@ -154,7 +157,7 @@ class FleetLink:
                 self._policies[delivery.topic] = delivery
                 self.wake()
             else:
-                _log.info("the retained policy was cleared; the active policy stays")
+                _log.info("the retained policy on '%s' was cleared; the active policy does not change", delivery.topic)
             return
         try:
             self._inbox.put_nowait(delivery)
@@ -181,13 +184,13 @@ class FleetLink:
                     self._collect()
                 resend_due = self._send()
             except Exception:  # noqa: BLE001 - one message that fails must not end the thread
-                _log.exception("agent link failed; retrying")
+                _log.exception("reports and audits could not be collected or sent; retrying")
                 resend_due = time.monotonic() + self._config.resend_s
         try:
             self._collect()
             self._send()
         except Exception:  # noqa: BLE001 - the agent must stop in any case
-            _log.exception("agent link failed while stopping")
+            _log.exception("the last reports and audits could not be collected or sent")
 
     def _dispatch(self, delivery: Delivery) -> None:
         try:
@@ -197,12 +200,11 @@ class FleetLink:
                 self._outbox.acknowledge(decode(delivery.payload, Ack))
             elif delivery.topic == self._command_topic:
                 self._on_command(decode(delivery.payload, Command))
-            # Other topics come from subscriptions that the broker remembers from another bundle or cohort.
         except Exception as error:  # noqa: BLE001 - one message that fails must not end the thread
             _log.warning("message on '%s' ignored: %s", delivery.topic, one_line(f"{type(error).__name__}: {error}"))
 
     def _send(self) -> float:
-        """Send the due messages of the outbox; return when the next message must be sent again."""
+        """Send the due messages of the outbox; return the monotonic time at which the next one must be sent again."""
         if not self.connected:
             return math.inf
         if self._reconnected.is_set():

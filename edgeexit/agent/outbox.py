@@ -30,7 +30,7 @@ _SCHEMA: Final = (
         "CREATE TABLE IF NOT EXISTS message (sequence INTEGER PRIMARY KEY, kind TEXT NOT NULL, "
         "boot INTEGER NOT NULL, revision INTEGER NOT NULL, payload BLOB NOT NULL)"
     ),
-    "CREATE INDEX IF NOT EXISTS message_kind ON message (kind)",  # SQLite appends the sequence to it
+    "CREATE INDEX IF NOT EXISTS message_kind ON message (kind)",  # SQLite appends the primary key, the sequence
 )
 
 OutboxKind = Literal["report", "audit"]
@@ -39,15 +39,15 @@ OutboxKind = Literal["report", "audit"]
 class Outbox:
     """A bounded, durable queue of messages. Thread-safe, but inference must not call it, because it writes to the disk.
 
-    If the disk is not usable (read-only, full, damaged), the outbox continues in memory and logs this once.
+    If the disk is not usable (read-only, full, damaged), the outbox continues in memory and logs one warning.
 
     Args:
         folder: state folder; it is created if it does not exist.
-        max_bytes: bound on the payloads of all messages.
+        max_bytes: maximum size of the payloads of all messages together.
 
     Attributes:
-        identity: random name of the database; sequence numbers are unique together with it.
-        boot: number of this start, counted in the database.
+        identity: random name of the database; it identifies a message together with the sequence number.
+        boot: number of times that the database has been opened, including this time.
         in_memory: True if the disk is not used.
 
     """
@@ -92,7 +92,7 @@ class Outbox:
                 self._add(message)
 
     def acknowledge(self, ack: Ack) -> int:
-        """Delete the messages that the calibrator has stored; return how many of them were still here."""
+        """Delete the messages that the calibrator has stored; return how many of them were in the outbox."""
         if ack.outbox != self.identity:
             return 0
         with self._lock:
@@ -144,7 +144,9 @@ class Outbox:
             message = msgspec.structs.replace(message, dropped=dropped)
         payload = encode(message)
         if len(payload) > self._max_bytes:
-            raise MessageError(f"{kind} of {len(payload)} bytes is larger than outbox_max_bytes ({self._max_bytes})")
+            raise MessageError(
+                f"{kind} of {len(payload)} bytes is larger than outbox_max_bytes ({self._max_bytes}); increase it"
+            )
         key = (message.boot, message.revision)
         stored = self._stored.plus(len(payload))
         with self._connection as database:
@@ -205,7 +207,7 @@ class Outbox:
 
 
 class _StoredSize(NamedTuple):
-    """Number and size of the stored messages, as a running sum."""
+    """Number and total size of the stored messages, updated with every change."""
 
     messages: int
     size: int
@@ -219,7 +221,7 @@ class _StoredSize(NamedTuple):
 
 
 class _OutboxHeader(NamedTuple):
-    """The row of the `outbox` table, with this start counted."""
+    """The row of the `outbox` table; `boot` includes this start."""
 
     identity: str
     boot: int

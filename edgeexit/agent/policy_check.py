@@ -14,8 +14,8 @@ from edgeexit.wire import MAX_BYTES, Rejection
 
 PolicySlot = Literal["device", "cohort"]
 POLICY_SLOTS: Final[tuple[PolicySlot, ...]] = ("device", "cohort")
-"""A device holds one policy per scope. The first slot that holds one is active: a policy for this device overrides the
-policy of its cohort."""
+"""One slot per scope, each for one policy. The first slot that is not empty holds the active policy: a policy for this
+device overrides the policy of its cohort."""
 
 SHIPPED_REVISION: Final = 0
 """Revision of the policy that ships with the bundle; an empty slot counts as this revision."""
@@ -66,13 +66,13 @@ def check_policy(
     recipient: Recipient,
     current: Mapping[PolicySlot, PolicyDocument],
 ) -> PolicyDocument | Unchanged | Rejection:
-    """Return the document if it must be accepted, else why it changes nothing or why it is rejected.
+    """Return the document if the device accepts it, else why it changes nothing or why it is rejected.
 
     Args:
         envelope: the received message.
         keys: trusted public keys.
         recipient: this device.
-        current: the document in each filled slot.
+        current: the accepted document of each slot that is not empty.
 
     """
     document = verify_policy(envelope, keys, recipient)
@@ -89,7 +89,7 @@ def check_policy(
         reason = f"this device has revision {revision} with different content; publish this one under a higher revision"
         return Rejection(reason=reason, revision=revision)
     if not document.rollout.includes(recipient.device):
-        reason = f"this device is outside the first {document.rollout.percent:g} %"
+        reason = f"the rollout to {document.rollout.percent:g} % of the devices does not include this device"
         return Unchanged(revision=revision, reason=reason)
     return document
 

@@ -15,9 +15,9 @@ _log = logging.getLogger(__name__)
 
 
 class PolicyStore:
-    """Signed envelopes of accepted policies. After a crash each file holds the old or the new envelope.
+    """Stores the signed envelopes of accepted policies. After a crash each file holds the old or the new envelope.
 
-    Each fleet, bundle and cohort or device name has a file of its own. A device that returns to an earlier bundle or
+    The store has one file per fleet, bundle, and cohort or device name. A device that returns to an earlier bundle or
     cohort therefore returns to its revision there, and rejects an older policy that is sent again.
 
     """
@@ -30,7 +30,7 @@ class PolicyStore:
                 leftover.unlink(missing_ok=True)
 
     def save(self, slot: PolicySlot, envelope: bytes) -> None:
-        """Write an envelope durably. Raises OSError; the previous envelope then stays."""
+        """Write an envelope durably. Raises OSError if this fails; the file then holds the previous envelope."""
         self._folder.mkdir(parents=True, exist_ok=True)
         write_atomic(self._path(slot), envelope)
 
@@ -56,6 +56,7 @@ class PolicyStore:
         return documents
 
     def _path(self, slot: PolicySlot) -> Path:
-        to = self._recipient
-        name = to.device if slot == "device" else to.cohort
-        return self._folder / f"policy.{to.fleet}.{slot}.{name}.{to.bundle[:16]}.json"  # names contain no dots
+        recipient = self._recipient
+        name = recipient.device if slot == "device" else recipient.cohort
+        # Names contain no dots, so different names give different files.
+        return self._folder / f"policy.{recipient.fleet}.{slot}.{name}.{recipient.bundle[:16]}.json"

@@ -1,4 +1,4 @@
-"""Measures a latency profile on command, in a thread of its own, one at a time."""
+"""Measures a latency profile in a separate thread when a command requests it."""
 
 import logging
 import threading
@@ -17,7 +17,7 @@ _MAX_WAIT_S: Final = 10.0
 
 
 class ProfileOnCommand:
-    """Profiles a bundle on this machine when the calibrator asks for it.
+    """Profiles a bundle on this machine; runs one measurement at a time.
 
     Args:
         bundle: the bundle to measure.
@@ -53,6 +53,9 @@ class ProfileOnCommand:
         try:
             profile = profile_bundle(self._bundle, policy=self._policy(), seconds=_MEASURE_S)
             self._publish(profile.without_raw())
-            _log.info("profile measured: %s ms to each exit", ", ".join(f"{ms:.3f}" for ms in profile.cumulative_ms))
+            _log.info(
+                "measured a latency profile: %s ms from the input to each exit",
+                ", ".join(f"{ms:.3f}" for ms in profile.cumulative_ms),
+            )
         except Exception as error:  # noqa: BLE001 - a failed measurement must not affect the agent
-            _log.warning("profile failed: %s", one_line(f"{type(error).__name__}: {error}"))
+            _log.warning("the latency profile could not be measured: %s", one_line(f"{type(error).__name__}: {error}"))

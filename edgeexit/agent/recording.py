@@ -20,7 +20,7 @@ class InferenceRecorder:
         self._auditor = auditor
         self._error_logged = False
 
-    def draw(self, inputs: Inputs, samples: int, *, labels: Labels | None, id: str | None) -> DrawnSamples | None:  # noqa: A002 - the protocol's name
+    def draw(self, inputs: Inputs, samples: int, *, labels: Labels | None, id: str | None) -> DrawnSamples | None:  # noqa: A002 - the protocol calls it id
         """Draw the samples to audit from a batch; see `Auditor.draw`."""
         try:
             return self._auditor.draw(inputs, samples, labels=labels, id=id)
@@ -43,6 +43,6 @@ class InferenceRecorder:
             self._auditor.discard(drawn)
 
     def _log_error(self) -> None:
-        if not self._error_logged:  # later inferences would fail in the same way
+        if not self._error_logged:  # later inferences probably fail in the same way
             self._error_logged = True
             _log.exception("inferences cannot be counted or audited")

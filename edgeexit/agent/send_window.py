@@ -6,18 +6,18 @@ from typing import Final
 from edgeexit.agent.outbox import Outbox, OutboxKind
 
 WINDOW: Final = 32
-"""Messages sent but not acknowledged at a time, so that an absent calibrator does not fill the connection."""
+"""Maximum number of messages in flight: sent less than `resend_s` ago, and not acknowledged."""
 
 
 class SendWindow:
-    """Reads at most `WINDOW` messages at a time, however many the outbox holds.
+    """Limits how many messages of one kind are in flight, at a cost that does not grow with the size of the outbox.
 
-    Messages are sent in the order of the outbox, and from its beginning again at its end, so that messages that are
-    never acknowledged do not block the others. Times are monotonic seconds.
+    Messages are sent in the order of their sequence numbers. After the last message the window starts again with the
+    first, so that messages that are never acknowledged do not block the others. Times are monotonic seconds.
 
     Args:
         outbox: the messages to deliver.
-        kind: which of its messages.
+        kind: the kind of the messages to send.
         resend_s: seconds after which an unacknowledged message may be sent again.
 
     """
@@ -32,9 +32,9 @@ class SendWindow:
     def due(self, now: float) -> list[int]:
         """Return the sequence numbers to send now, in order; the caller calls `sent` for each message it sends."""
         self._sent_at = {
-            sequence: moment
-            for sequence, moment in self._sent_at.items()
-            if now - moment < self._resend_s and self._outbox.holds(sequence)
+            sequence: sent_at
+            for sequence, sent_at in self._sent_at.items()
+            if now - sent_at < self._resend_s and self._outbox.holds(sequence)
         }
         room = WINDOW - len(self._sent_at)
         if not room:
@@ -54,5 +54,5 @@ class SendWindow:
         self._sent_at.clear()
 
     def resend_due(self) -> float:
-        """Return when the first unacknowledged message may be sent again; infinity if there is none."""
+        """Return the time at which the first unacknowledged message may be sent again; infinity if there is none."""
         return min(self._sent_at.values(), default=math.inf) + self._resend_s

@@ -28,13 +28,14 @@ _HEARTBEAT_S: Final = 10.0
 def listening(config: EndpointConfig, *, by_default: bool) -> Iterator[Sequence[socket.socket]]:
     """Open the endpoint's sockets while the block runs; yield no socket if the endpoint is disabled.
 
-    Enter this before the agent: if the port is in use, the process then ends before it connects to the broker. Raises
-    ConfigError, as `serving` does.
+    Enter this before the agent: if the port is in use, the process then ends before it connects to the broker.
+
+    Raises ConfigError if the address is not available, or tornado is not installed.
     """
     with contextlib.ExitStack() as resources:
         sockets = _server().listen(config) if _is_enabled(config, by_default=by_default) else []
-        for one in sockets:
-            resources.enter_context(one)
+        for opened in sockets:
+            resources.enter_context(opened)
         yield sockets
 
 
@@ -49,13 +50,13 @@ def serving(
 ) -> Iterator[Endpoint | None]:
     """Serve an open agent while the block runs: endpoint (if it is enabled), heartbeat and systemd.
 
-    The endpoint is ready and the systemd watchdog is reset only while a golden sample, on the path of a client's
-    request, completes in time.
+    The endpoint is ready and the systemd watchdog is reset only while inference works: a golden sample, on the path of
+    a client's request, completes in time, or other inferences complete.
 
     Args:
         agent: an open agent.
         config: configuration of the endpoint.
-        by_default: whether the endpoint is enabled if the configuration does not say so.
+        by_default: whether the endpoint is enabled if the configuration does not set `enabled`.
         notifier: sends notifications to systemd.
         sockets: result of `listening`; default: sockets are opened here.
 

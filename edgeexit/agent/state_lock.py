@@ -1,4 +1,4 @@
-"""Lets only one agent use a state folder: two would number messages alike and disconnect each other at the broker."""
+"""Locks a state folder for one agent: two would use the same sequence numbers and the same MQTT client id."""
 
 import contextlib
 import fcntl
@@ -17,7 +17,7 @@ FILE: Final = "agent.lock"
 
 @contextlib.contextmanager
 def lock_state_dir(folder: Path) -> Iterator[None]:
-    """Keep other agents out of a state folder while the block runs.
+    """Lock a state folder against other agents while the block runs.
 
     If the folder is not writable, log a warning and continue. Raises ConfigError if another agent uses the folder.
     """
@@ -28,7 +28,7 @@ def lock_state_dir(folder: Path) -> Iterator[None]:
         yield
     finally:
         if handle is not None:
-            os.close(handle)  # releases the lock; the kernel does the same for a killed process. The file stays.
+            os.close(handle)  # releases the lock; the kernel does this for a killed process, too
 
 
 def _open(folder: Path) -> int | None:

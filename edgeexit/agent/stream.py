@@ -1,4 +1,4 @@
-"""Replays samples from an .npz file: shuffled, without end, and from the new file when it is replaced."""
+"""Replays the samples of an .npz file endlessly and shuffled; when the file is replaced, replays the new samples."""
 
 import logging
 import math
@@ -18,7 +18,7 @@ from edgeexit.errors import DataError
 _log = logging.getLogger(__name__)
 
 _MAX_DELAY_S: Final = 1.0
-"""A consumer that falls further behind does not catch up: the schedule starts again from now."""
+"""A consumer with a longer delay does not catch up: the schedule starts again from now."""
 
 
 class StreamSample(NamedTuple):
@@ -27,7 +27,7 @@ class StreamSample(NamedTuple):
     inputs: dict[str, npt.NDArray[Any]]
     """Model input name -> [1, ...]."""
     labels: npt.NDArray[np.int64] | None
-    """[1] true class; None if the file has no `labels`, or label maps."""
+    """[1] true class; None if the file has no `labels`, or if they are label maps (segmentation)."""
 
 
 class _FileVersion(NamedTuple):
@@ -39,13 +39,13 @@ class _FileVersion(NamedTuple):
 
 
 class SampleStream:
-    """Replays a data file without end, each pass in a new random order.
+    """Replays a data file endlessly, each pass in a new random order.
 
-    When the file is replaced, its new samples come next. If the new file is invalid or missing, this is logged once and
-    the old samples are replayed further.
+    When the file is replaced, its new samples come next. If the new file is invalid or missing, the stream logs one
+    warning and continues with the old samples.
 
     Args:
-        path: the .npz file; it must fit the model's inputs.
+        path: the .npz file; its arrays must fit the model's inputs.
         manifest: manifest of the bundle that runs the samples.
         seed: seed of the order; default: a different order each time.
 
@@ -84,7 +84,7 @@ class SampleStream:
             _log.warning("the stream continues with the old samples: %s", error)
             return
         self._order = iter(self._generator.permutation(len(self._dataset)))
-        _log.info("the stream has new samples: %d from '%s'", len(self._dataset), self._path)
+        _log.info("the stream file '%s' was replaced; it now has %d samples", self._path, len(self._dataset))
 
     def _load(self) -> Dataset:
         return load_dataset(self._path, self._manifest.inputs, task=self._manifest.task, classes=self._manifest.classes)

@@ -42,7 +42,9 @@ def agent_command(
         Path | None, typer.Option(help="Samples to replay, shuffled and without end (.npz); default: serve clients.")
     ] = None,
     rate: Annotated[float, typer.Option(min=0, help="Replayed samples per second; 0: without a pause.")] = 20.0,
-    duration: Annotated[float | None, typer.Option(min=0, help="Seconds to run; default: until it is stopped.")] = None,
+    duration: Annotated[
+        float | None, typer.Option(min=0, help="Seconds to run; default: until Ctrl-C or SIGTERM.")
+    ] = None,
     broker: Annotated[str | None, typer.Option(help="Broker URL; replaces broker.url of the configuration.")] = None,
     device: Annotated[str | None, typer.Option(help="Device name; replaces device of the configuration.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the final summary as JSON.")] = False,
@@ -77,12 +79,12 @@ def agent_command(
     samples = None if stream is None else SampleStream(stream, opened.manifest)
     notifier = Notifier()
     tally = _Tally()
-    on = samples is None
+    is_service = samples is None
     with (
         _stop_signals() as stop,
-        listening(settings.endpoint, by_default=on) as sockets,
+        listening(settings.endpoint, by_default=is_service) as sockets,
         Agent(opened, settings) as agent,
-        serving(agent, settings.endpoint, by_default=on, notifier=notifier, sockets=sockets),
+        serving(agent, settings.endpoint, by_default=is_service, notifier=notifier, sockets=sockets),
     ):
         gc.collect()
         gc.freeze()  # these objects stay; scanning them in each collection takes tens of milliseconds
@@ -92,7 +94,7 @@ def agent_command(
         else:
             _replay(agent, samples, tally, rate=rate, duration_s=duration, stop=stop, on_sample=status.report_if_due)
         _log.info("stopping: %s", stop.reason or "--duration is over")
-    summary = tally.summary(agent)  # after the last report
+    summary = tally.summary(agent)  # the stopped agent has counted all inferences and sent its last report
     if as_json:
         print_json(summary)
         return
@@ -116,10 +118,11 @@ class AgentSummary(msgspec.Struct, frozen=True, kw_only=True):
     exit_rates: tuple[float, ...]
     """[K] fraction of the samples that exited at each exit; zeros if there were no samples."""
     mean_ms: float | None
-    """Mean latency."""
+    """Mean latency per sample; None if there were no samples."""
     accuracy: float | None
     """Fraction of correct predictions; None if the stream has no labels."""
     revision: int
+    """Revision of the active policy."""
     policy: str
     """Kind of the active policy."""
     unacknowledged: int
@@ -134,7 +137,7 @@ class _LoggedProgress(Progress):
 
 
 class _Tally:
-    """Counts what the agent itself does not: correct predictions, and samples of the stream that could not be read."""
+    """Counts correct predictions and unreadable samples of the stream, which the agent itself does not count."""
 
     def __init__(self) -> None:
         self.unreadable = 0
@@ -169,7 +172,7 @@ class _Stop(threading.Event):
 
 
 class _Status:
-    """Reports the status of the agent every 10 s, in the log and to systemd."""
+    """Logs the status of the agent every 10 s, and sends it to systemd."""
 
     def __init__(self, agent: Agent, tally: _Tally, notifier: Notifier) -> None:
         self._agent = agent
@@ -216,9 +219,9 @@ def _replay(
                 tally.unreadable += 1
                 raise
             tally.add(agent.infer(sample.inputs, labels=sample.labels), sample.labels)
-        except Exception as error:  # noqa: BLE001 - the next sample may work; the same error is logged once
+        except Exception as error:  # noqa: BLE001 - the next sample may succeed; an error is logged once
             if (text := str(error)) != last_error:
-                _log.error("inference failed: %s", text)
+                _log.error("a sample of the stream failed: %s", text)
                 last_error = text
         on_sample()
 
@@ -235,7 +238,7 @@ def _status_text(agent: Agent, tally: _Tally) -> str:
 
 @contextmanager
 def _stop_signals() -> Iterator[_Stop]:
-    """Yield an event that SIGTERM and Ctrl-C set; a second signal has its default effect."""
+    """Yield an event that SIGTERM and Ctrl-C set; if the signal arrives again, the earlier handler handles it."""
     stop = _Stop()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 

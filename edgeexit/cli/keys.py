@@ -31,9 +31,9 @@ def keygen_command(
 
 def sign_command(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
-    key: Annotated[Path, typer.Option(help="Private key (PEM).")],
+    key: Annotated[Path, typer.Option(help="Private key (PEM), created by `edgeexit keygen`.")],
 ) -> None:
-    """Sign the manifest and the policy of a bundle, as they are now.
+    """Sign the manifest and the policy of a bundle; sign it again after a change of either.
 
     Example: `edgeexit sign quickstart/bundle --key quickstart/calibrator.key`
     """

@@ -25,7 +25,7 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """The first line of this file is the password, so that no configuration and no log contains it."""
 
     def __post_init__(self) -> None:
-        """Refuse credentials in the URL, because the URL is logged (ValueError)."""
+        """Raise ValueError if the URL contains credentials, because the URL is logged."""
         if "@" in urlsplit(self.url).netloc:
             raise ValueError("a broker url must not contain credentials; use username and password_file")
 

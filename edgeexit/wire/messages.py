@@ -20,7 +20,9 @@ from edgeexit.policies.readout import COLUMNS, ENTROPY, P1, P2, TOP1
 MAX_BYTES: Final = 256 * 1024
 """Maximum size of a payload."""
 SCORE_BINS: Final = 20
+"""Number of bins of a histogram of scores."""
 MAX_EXITS: Final = 64
+"""Maximum number of exits of a bundle whose agent sends reports."""
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """An integer that fits into a 64-bit column of the calibrator's database."""
@@ -57,13 +59,13 @@ class ExitCounters(msgspec.Struct, frozen=True, kw_only=True):
     exited: Count
     """Samples that exited here."""
     scores: Annotated[tuple[Count, ...], msgspec.Meta(min_length=SCORE_BINS, max_length=SCORE_BINS)]
-    """Histogram of score / score limit of the policy, in equal bins of [0, 1], of the samples that reached it."""
+    """Histogram of the scores at this exit, each divided by the policy's `score_limit`, in equal bins of [0, 1]."""
     latency: Annotated[tuple[Count, ...], msgspec.Meta(min_length=BIN_COUNT, max_length=BIN_COUNT)]
-    """Histogram, in logarithmic bins (see `latency`), of the end-to-end latency of the samples that exited here."""
+    """Histogram of the end-to-end latency of the samples that exited here, in the bins of `latency.bin_of`."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """`up/report`: cumulative counters of one (boot, revision); the highest sequence number is valid."""
+    """`up/report`: cumulative counters of one (boot, revision); a higher sequence number replaces all lower ones."""
 
     outbox: str
     sequence: Count
@@ -79,7 +81,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     dropped: Count = 0
     """Messages dropped because the outbox was full, since the outbox was created."""
     skipped: Count = 0
-    """Samples drawn but not audited since the agent started, because the queue was full or their run failed."""
+    """Samples drawn for an audit but not audited since the agent started: the queue was full or the run failed."""
 
 
 class AuditedSample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -92,9 +94,9 @@ class AuditedSample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     p2: tuple[Fraction, ...]
     entropy: tuple[Annotated[float, msgspec.Meta(ge=0)], ...]
     label: Count | None = None
-    """True class, if the application passed it."""
+    """True class; None if the application did not pass it."""
     prediction: Count | None = None
-    """Predicted class of an early exit, if it is not `top1[exit]`, because in some policies several exits vote."""
+    """Predicted class of an early exit if it differs from `top1[exit]`, as in policies in which several exits vote."""
 
     @classmethod
     def from_readout(
@@ -136,7 +138,7 @@ class AuditedSample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         return self.exit < len(self.top1) - 1 and prediction != self.top1[-1]
 
     def __post_init__(self) -> None:
-        """Refuse lists of different lengths, and an exit out of range (ValueError)."""
+        """Raise ValueError if the lists differ in length or the exit is out of range."""
         exits = len(self.top1)
         if not (len(self.p1) == len(self.p2) == len(self.entropy) == exits) or self.exit >= exits:
             raise ValueError(
@@ -150,7 +152,7 @@ def _shortest(values: npt.NDArray[np.float32], highest: float) -> tuple[float, .
 
 
 class Audit(msgspec.Struct, frozen=True, kw_only=True):
-    """`up/audit`: audited samples; a random bit that does not depend on the input draws them."""
+    """`up/audit`: audited samples, which are drawn at random, independently of the input."""
 
     outbox: str
     sequence: Count
@@ -169,7 +171,7 @@ class Ack(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
-    """`down/command`: publish reports now, or measure a profile now."""
+    """`down/command`: requests that the agent publishes reports now, or measures a latency profile now."""
 
     action: Literal["report", "profile"]
 
@@ -181,6 +183,7 @@ UP_TYPES: Final[dict[str, type[State | Report | Audit | LatencyProfile]]] = {
     "audit": Audit,
     "profile": LatencyProfile,
 }
+"""Last level of an `up` topic -> type of its messages."""
 
 M = TypeVar("M", State, Report, Audit, LatencyProfile, Ack, Command)
 
@@ -196,7 +199,10 @@ def encode(message: Message) -> bytes:
 
 
 def decode(payload: bytes, kind: type[M]) -> M:
-    """Decode a message of a known type. Raises MessageError, which names the field."""
+    """Decode a message of type `kind`.
+
+    Raises MessageError if the message is too large, or if a field is not valid; the error then names the field.
+    """
     if len(payload) > MAX_BYTES:
         raise MessageError(f"{kind.__name__} of {len(payload)} bytes is larger than the maximum of {MAX_BYTES} bytes")
     try:

@@ -1,4 +1,4 @@
-"""A broker session that reconnects by itself: MQTT 5 with fallback to 3.1.1, exponential back-off with jitter.
+"""A broker session that reconnects automatically: MQTT 5 with fallback to 3.1.1, exponential back-off with jitter.
 
 The agent and the calibrator both use it. The session queues no messages: while the broker is not connected, `publish`
 returns False, and the caller sends the message again from its outbox or database.
@@ -30,7 +30,7 @@ _STABLE_S: Final = 30.0
 _ATTEMPTS: Final = 2
 """Connections without a CONNACK after which the other protocol version is tried."""
 _ATTEMPTS_PROVEN: Final = 10
-"""The same, if this version has worked before: then the broker probably restarts, and is not a different one."""
+"""The same after a connection with this version: then the broker probably restarts, and still supports the version."""
 _NO_CONNACK: Final = "no CONNACK"
 _UNSUPPORTED_PROTOCOL: Final = "Unsupported protocol version"
 
@@ -52,31 +52,31 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client asks of its session at the broker."""
+    """Options of a client's session at the broker."""
 
     client_id: str
-    """Constant name of this client; the broker stores its session under this name."""
+    """Id of this client, the same at every start; the broker stores the session under this id."""
     subscriptions: tuple[str, ...] = ()
-    """Topic filters, QoS 1, subscribed again at every connect."""
+    """Topic filters; the client subscribes to them with QoS 1 at every connect."""
     will: tuple[str, bytes] | None = None
     """Topic and payload that the broker publishes (retained, QoS 1) when the connection is lost."""
     session_expiry_s: int = 24 * 3600
     """Seconds for which the broker stores subscriptions and queued messages while the client is offline; 0: each
     connection starts a clean session, and the broker sends the retained messages again."""
     manual_ack: bool = False
-    """True: `Delivery.ack` acknowledges a message to the broker, not its arrival."""
+    """True: a message is acknowledged to the broker when the receiver calls `Delivery.ack`, not when it arrives."""
 
 
 class BrokerSession:
-    """A connection to the broker, which a thread of its own keeps up until `stop`.
+    """Keeps a connection to the broker, in its own thread, from `start` until `stop`.
 
     All callbacks run in the network thread and must not block. Their exceptions are logged.
 
     Args:
         config: where the broker is.
-        options: what the client asks of its session.
+        options: options of the session.
         on_message: receives a message.
-        on_connect: called at every connect, after subscribing.
+        on_connect: called at every connect, after the client has sent its subscriptions.
         on_refused: receives the topic of a published message that the broker refuses, e.g. because of its ACL or a
             quota. The refusal is logged, too.
 
@@ -112,7 +112,7 @@ class BrokerSession:
 
     @property
     def connected(self) -> bool:
-        """True while the broker accepts this client."""
+        """True while this client is connected to the broker."""
         return self._connected.is_set()
 
     @property
@@ -121,7 +121,7 @@ class BrokerSession:
         return self._last_error
 
     def wait_connected(self, timeout_s: float) -> bool:
-        """Wait for a connection; return True if there is one."""
+        """Wait until the client is connected; return False after the timeout."""
         return self._connected.wait(timeout_s)
 
     def start(self) -> None:
@@ -129,7 +129,7 @@ class BrokerSession:
         self._thread.start()
 
     def stop(self, *, drain_s: float = 2.0) -> None:
-        """Wait up to `drain_s` until the broker has received the last message, disconnect and end the thread."""
+        """Wait up to `drain_s` until the broker has received the last message, then disconnect and end the thread."""
         if self.connected and self._last_publish is not None:
             self._last_publish.wait_for_publish(drain_s)
         self._stopping.set()
@@ -139,7 +139,10 @@ class BrokerSession:
             self._thread.join(timeout=10)
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False, expiry_s: int | None = None) -> bool:
-        """Send a message at QoS 1. If there is no connection, return False and do not queue the message."""
+        """Send a message at QoS 1. If there is no connection, return False and do not queue the message.
+
+        With `expiry_s` and MQTT 5, the broker discards the message if it cannot deliver it within this time.
+        """
         client = self._client
         if client is None or not self.connected:
             return False
@@ -164,12 +167,14 @@ class BrokerSession:
                 return
             if end is _ConnectionEnd.LOST:
                 not_accepted, logged = 0, False
-                _log.warning("lost the broker at %s:%s (%s); reconnecting", self._host, self._port, reason)
+                _log.warning(
+                    "lost the connection to the broker at %s:%s (%s); reconnecting", self._host, self._port, reason
+                )
                 if self._connected_s > _STABLE_S:
                     delay_s = _FIRST_DELAY_S
             elif not logged:
                 logged = True
-                _log.warning("broker %s:%s is not reachable (%s); retrying", self._host, self._port, reason)
+                _log.warning("cannot connect to the broker at %s:%s (%s); retrying", self._host, self._port, reason)
             if end is _ConnectionEnd.NOT_ACCEPTED:
                 not_accepted += 1
                 attempts = _ATTEMPTS_PROVEN if self._proven else _ATTEMPTS
@@ -246,7 +251,7 @@ class BrokerSession:
         version5, version3 = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
         self._protocol = version3 if self._protocol == version5 else version5
         self._proven = False
-        _log.warning("trying MQTT %s", "3.1.1" if self._protocol == version3 else "5")
+        _log.warning("trying to connect with MQTT %s", "3.1.1" if self._protocol == version3 else "5")
 
     def _password(self) -> str | None:
         if self._config.password_file is None:

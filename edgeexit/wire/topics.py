@@ -15,7 +15,7 @@ DownKind = Literal["ack", "policy", "command"]
 _UP_KINDS: Final[tuple[str, ...]] = get_args(UpKind)
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _RESERVED_SHARD: Final = "policy"
-"""The topic level that holds the cohorts' policies stands where devices have their shard."""
+"""In the topics of the cohorts' policies, this level stands in the place of a shard."""
 _UP_LEVELS: Final = 7
 
 
@@ -28,9 +28,17 @@ class DeviceAddress(NamedTuple):
 
 
 def check_name(what: str, name: str) -> str:
-    """Return `name`. Raises MessageError, which names `what`, if `name` cannot be a topic level."""
+    """Check that `name` can be a topic level, and return it.
+
+    Args:
+        what: kind of the name, for the error message; the name of a "shard" must also not be reserved.
+        name: the name to check.
+
+    Raises MessageError if the name is not valid.
+
+    """
     if not _NAME.fullmatch(name):
-        raise MessageError(f"{what} '{name}' must be 1 to 64 of A-Z a-z 0-9 _ -")
+        raise MessageError(f"{what} '{name}' must be 1 to 64 characters of A-Z a-z 0-9 _ -")
     if what == "shard" and name == _RESERVED_SHARD:
         raise MessageError(f"shard '{name}' is reserved for the policies of cohorts; choose another name")
     return name

@@ -74,7 +74,7 @@ def config(tmp_path: Path, broker: RealBroker, key_path: Path) -> AgentConfig:
 
 @pytest.fixture
 def changed(config: AgentConfig) -> Callable[..., AgentConfig]:
-    """Return `config` with some fields replaced."""
+    """Return a function that returns `config` with some fields replaced."""
 
     def change(**fields: Any) -> AgentConfig:
         return msgspec.structs.replace(config, **fields)
@@ -95,7 +95,7 @@ def recipient(bundle: Bundle) -> Recipient:
 
 @pytest.fixture
 def make_document(bundle: Bundle) -> MakeDocument:
-    """Return a policy document that fits `recipient`, with some fields replaced."""
+    """Return a function that returns a policy document for `recipient`, with some fields replaced."""
 
     def document(revision: int = 5, *, exits: int = 3, **fields: Any) -> PolicyDocument:
         policy = Confidence(temperatures=(1.0,) * exits, thresholds=(0.5,) * (exits - 1))
@@ -107,7 +107,7 @@ def make_document(bundle: Bundle) -> MakeDocument:
 
 @pytest.fixture
 def make_envelope(make_document: MakeDocument, key: PrivateKey) -> Callable[..., bytes]:
-    """Return the signed envelope of a policy document; see `make_document`."""
+    """Return a function that returns the signed envelope of a policy document; see `make_document`."""
 
     def envelope(
         revision: int = 5, *, signed_by: PrivateKey = key, payload_type: str = PAYLOAD_TYPE, **fields: Any

@@ -113,7 +113,7 @@ def test_the_broker_may_start_later_stop_and_start_again(
     broker: RealBroker, bundle: Bundle, config: AgentConfig, key: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Agent(bundle, config) as agent:
-        wait_for(lambda: "is not reachable" in caplog.text, "the warning about the broker")
+        wait_for(lambda: "cannot connect to the broker" in caplog.text, "the warning about the broker")
         agent.infer(make_samples(7))
         wait_for(lambda: agent.unacknowledged, "a report in the outbox")
         broker.start()
@@ -135,7 +135,7 @@ def test_the_broker_may_start_later_stop_and_start_again(
             wait_for_revision(fleet, config, 1)
         finally:
             fleet.stop()
-    assert caplog.text.count("is not reachable") <= 2, "logged once per outage"
+    assert caplog.text.count("cannot connect to the broker") <= 2, "logged once per outage"
 
 
 def test_commands_are_executed_and_invalid_ones_are_logged_on_one_line(
@@ -157,7 +157,7 @@ def test_commands_are_executed_and_invalid_ones_are_logged_on_one_line(
         assert (profile.bundle, len(profile.stages), profile.policy) == (bundle.digest, 3, "confidence")
 
 
-def test_an_unusable_state_folder_prevents_only_new_policies(
+def test_with_an_unusable_state_folder_only_new_policies_are_rejected(
     fleet: Fleet, bundle: Bundle, changed: Change, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("in the way")
@@ -178,7 +178,7 @@ def test_errors_of_the_caller_are_raised_and_counted(fleet: Fleet, bundle: Bundl
         wait_for(lambda: agent.connected, "the broker")
         with pytest.raises(DataError):
             agent.infer({"x": np.zeros((1, 5), dtype=np.float32)})
-        with pytest.raises(DataError, match="labels has 2 classes for 3 samples"):
+        with pytest.raises(DataError, match="2 labels were passed for 3 samples"):
             agent.infer(make_samples(3), labels=[0, 1])
         agent.infer(make_samples(3), labels=np.array([0, 1, 2]))
     assert wait_for_reports(fleet, config, 3)[0].failed == 1
@@ -187,7 +187,7 @@ def test_errors_of_the_caller_are_raised_and_counted(fleet: Fleet, bundle: Bundl
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([99, 1, 1], "label 99 of the batch is out of range; the model has 4 classes, from 0"),
+        ([99, 1, 1], "label 99 of the batch is out of range; the model has 4 classes, numbered from 0"),
         ([1.5, 2, 3], "are not integers"),
         ([[1]] * 3, "are not integers"),
         (np.ones((3, 1), dtype=np.int64), "are not integers"),
@@ -220,7 +220,7 @@ def test_a_second_agent_with_the_same_state_dir_is_refused_before_it_connects(
         assert agent.active.revision == 0
 
 
-def test_a_state_folder_that_cannot_be_locked_is_only_a_warning(
+def test_a_state_folder_that_cannot_be_locked_is_logged_and_the_agent_runs(
     bundle: Bundle, changed: Change, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("in the way")
@@ -229,7 +229,7 @@ def test_a_state_folder_that_cannot_be_locked_is_only_a_warning(
     assert "cannot be locked" in caplog.text
 
 
-def test_a_bundle_without_a_policy_is_described_as_such(
+def test_the_log_and_the_description_report_a_bundle_without_a_policy(
     bundle: Bundle, config: AgentConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -256,7 +256,7 @@ def test_a_missing_broker_file_is_named_and_inference_works(
     assert f"broker.ca_file '{missing}' cannot be read (No such file or directory)" in caplog.text
 
 
-def test_labels_that_do_not_fit_are_refused_without_an_inference(
+def test_a_wrong_number_of_labels_is_refused_before_inference(
     bundle: Bundle, config: AgentConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Agent(bundle, config) as agent:
@@ -267,7 +267,7 @@ def test_labels_that_do_not_fit_are_refused_without_an_inference(
             return run(inputs, **options)
 
         monkeypatch.setattr(agent._runner, "infer", count)
-        with pytest.raises(DataError, match="labels has 2 classes for 3 samples"):
+        with pytest.raises(DataError, match="2 labels were passed for 3 samples"):
             agent.infer(make_samples(3), labels=[0, 1])
         assert batches == []
         with pytest.raises(DataError, match="'x' has shape a scalar"):

@@ -103,7 +103,7 @@ def test_without_trusted_keys_a_policy_is_rejected_with_a_reason(fleet: Fleet, b
         assert agent.active.revision == 0
 
 
-def test_the_same_document_is_ignored_and_a_different_one_of_its_revision_is_rejected(
+def test_the_same_document_is_ignored_and_a_different_one_with_its_revision_is_rejected(
     fleet: Fleet, bundle: Bundle, config: AgentConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO), Agent(bundle, config) as agent:
@@ -140,13 +140,16 @@ def test_a_policy_becomes_active_once_its_rollout_includes_the_device(
         fleet.send_policy(config, fleet.document(2))
         wait_for_revision(fleet, config, 2)
         fleet.send_policy(config, fleet.document(3, rollout=half))
-        wait_for(lambda: "outside the first 50 %" in caplog.text, "the rollout's first step")
+        wait_for(
+            lambda: "the rollout to 50 % of the devices does not include this device" in caplog.text,
+            "the rollout's first step",
+        )
         assert agent.active.revision == 2
         fleet.send_policy(config, fleet.document(3, rollout=Rollout(percent=100, salt=half.salt)))
         wait_for_revision(fleet, config, 3)
 
 
-def test_a_device_policy_overrides_the_cohort_s_policy(
+def test_a_policy_for_the_device_overrides_the_policy_for_its_cohort(
     broker: RealBroker, fleet: Fleet, bundle: Bundle, config: AgentConfig
 ) -> None:
     with Agent(bundle, config) as agent:
@@ -157,7 +160,7 @@ def test_a_device_policy_overrides_the_cohort_s_policy(
         assert agent.active == (2, fleet.document(2, threshold=0.1).policy)
     with Agent(bundle, config) as agent:
         assert agent.active.revision == 2
-    broker.stop()  # it would send the device policy again
+    broker.stop()  # because it would send the retained policy for the device again
     next(config.state_dir.glob("policy.*.device.*.json")).unlink()
     with Agent(bundle, config) as agent:
         assert agent.active.revision == 7
@@ -171,7 +174,7 @@ def test_a_device_that_connects_later_gets_the_retained_policy(
         wait_for_revision(fleet, config, 4)
 
 
-def test_a_damaged_stored_policy_is_replaced_by_that_of_the_bundle(
+def test_the_policy_of_the_bundle_is_used_if_the_stored_policy_is_damaged(
     tmp_path: Path, config: AgentConfig, fleet: Fleet, caplog: pytest.LogCaptureFixture
 ) -> None:
     bundle = make_bundle(tmp_path / "own", seed=5)

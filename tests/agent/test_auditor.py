@@ -36,7 +36,7 @@ def draw_and_submit(
 
 
 class Collected:
-    """Collects what an auditor emits."""
+    """Collects the audited samples that an auditor emits."""
 
     def __init__(self) -> None:
         self.messages: list[tuple[int, tuple[AuditedSample, ...]]] = []
@@ -49,7 +49,7 @@ class Collected:
         return [sample for _, samples in self.messages for sample in samples]
 
 
-def test_an_audit_contains_all_exits_of_a_copy_of_the_sample(runner: Runner) -> None:
+def test_an_audit_contains_the_readouts_of_all_exits_even_if_the_caller_overwrites_its_array(runner: Runner) -> None:
     collected = Collected()
     auditor = Auditor(runner, fraction=1.0, exits=3, emit=collected)
     inputs = make_samples(10)
@@ -66,8 +66,8 @@ def test_an_audit_contains_all_exits_of_a_copy_of_the_sample(runner: Runner) -> 
     np.testing.assert_array_equal(found.transpose(0, 2, 1), expected)
 
 
-def test_an_audit_contains_a_prediction_that_differs_from_the_exit_s_class(runner: Runner) -> None:
-    """With two exits the newest vote counts; with three, two early exits can outvote the third."""
+def test_an_audit_contains_the_prediction_if_it_differs_from_the_class_of_the_exit(runner: Runner) -> None:
+    """When three exits vote, two exits with the same class outvote the exit at which the sample exits."""
     voting = Voting(temperatures=(1.0,) * 4, thresholds=(None, None, 0.6))
     collected = Collected()
     top1 = np.array([[0, 0, 1, 1], [0, 0, 1, 0], [2, 1, 1, 3], [0, 1, 2, 3]])
@@ -103,7 +103,7 @@ def test_readouts_are_encoded_bit_for_bit(runner: Runner) -> None:
     np.testing.assert_array_equal(np.array(columns, dtype=np.float32).transpose(0, 2, 1), readouts)
 
 
-def test_the_draw_depends_only_on_the_random_numbers(runner: Runner) -> None:
+def test_which_samples_are_drawn_depends_only_on_the_random_numbers(runner: Runner) -> None:
     drawn: list[float] = []
 
     def draw() -> float:
@@ -130,16 +130,16 @@ def test_the_draw_depends_only_on_the_random_numbers(runner: Runner) -> None:
 
 
 class SlowRunner:
-    """A runner whose full-depth runs block until `go_on` is set."""
+    """A runner whose full-depth runs block until `resume` is set."""
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
         self.started = threading.Event()
-        self.go_on = threading.Event()
+        self.resume = threading.Event()
 
     def infer_every_exit(self, inputs: Any, *, temperatures: Any) -> EveryExitInference:
         self.started.set()
-        self.go_on.wait(10)
+        self.resume.wait(10)
         return self.runner.infer_every_exit(inputs, temperatures=temperatures)
 
 
@@ -153,7 +153,7 @@ def test_submitting_never_blocks_and_skips_samples_if_the_queue_is_full(runner: 
         draw_and_submit(auditor, one, result, revision=0, policy=POLICY, labels=None)
     assert slow.started.wait(5)
     assert auditor.skipped >= 200 - 66
-    slow.go_on.set()
+    slow.resume.set()
     auditor.stop()
     assert len(collected.samples) + auditor.skipped == 200
 
@@ -165,7 +165,7 @@ def test_stopping_does_not_wait_for_an_audit_that_hangs(runner: Runner) -> None:
     one = make_samples(1)
     draw_and_submit(auditor, one, runner.infer(one, policy=POLICY), revision=0, policy=POLICY, labels=None)
     auditor.stop(timeout_s=0.1)
-    slow.go_on.set()
+    slow.resume.set()
 
 
 def test_failed_audits_are_skipped_and_later_samples_are_audited(

@@ -1,4 +1,4 @@
-"""Labels that arrive after the inference: they find their audited samples, which wait for a bounded time."""
+"""Labels that arrive after the inference: they are attached to the audited samples, which wait for a bounded time."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -38,7 +38,7 @@ def awaiting(clock: Clock) -> AwaitingLabels:
 
 def hold(awaiting: AwaitingLabels, id_: str, *, rows: tuple[int, ...] = (0,), batch: int = 1) -> list[Any]:
     ticket = awaiting.expect(id_, batch=batch, rows=rows, labels=[None] * len(rows))
-    return awaiting.hold(ticket, 7, [(place, SAMPLE) for place in range(len(rows))])
+    return awaiting.hold(ticket, 7, [(index, SAMPLE) for index in range(len(rows))])
 
 
 def labels(released: list[Any]) -> list[int | None]:
@@ -76,7 +76,7 @@ def test_a_label_may_arrive_before_the_audit_has_run(awaiting: AwaitingLabels) -
 
 def test_a_wrong_number_of_labels_is_refused(awaiting: AwaitingLabels) -> None:
     hold(awaiting, "a", rows=(1,), batch=2)
-    with pytest.raises(DataError, match="'a' is an inference of 2 samples, but has 1 labels"):
+    with pytest.raises(DataError, match="the inference with id 'a' has 2 samples, but 1 labels were passed"):
         awaiting.attach("a", [1])
 
 
@@ -108,8 +108,8 @@ def test_a_forgotten_ticket_accepts_no_labels(awaiting: AwaitingLabels) -> None:
 
 
 @pytest.fixture
-def patient(changed: Change) -> AgentConfig:
-    """Audits every sample, and waits an hour for labels."""
+def waiting(changed: Change) -> AgentConfig:
+    """A device that audits every sample, and waits up to an hour for the label."""
     return changed(audit_fraction=1.0, feedback_window_s=3600.0)
 
 
@@ -130,21 +130,21 @@ def infer(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
 
 
 def test_a_late_label_is_sent_with_its_sample(
-    fleet: Fleet, bundle: Bundle, patient: AgentConfig, infer: Callable[..., Any]
+    fleet: Fleet, bundle: Bundle, waiting: AgentConfig, infer: Callable[..., Any]
 ) -> None:
-    with Agent(bundle, patient) as agent:
+    with Agent(bundle, waiting) as agent:
         infer(agent, make_samples(1), id="door-1")
         infer(agent, make_samples(3), id="door-2", labels=[-1, 0, -1])
         infer(agent, make_samples(2))
-        wait_for(lambda: len(received_samples(fleet, patient)) == 2, "the samples without an id")
+        wait_for(lambda: len(received_samples(fleet, waiting)) == 2, "the samples without an id")
         time.sleep(0.5)
-        assert len(received_samples(fleet, patient)) == 2, "samples with an id wait"
+        assert len(received_samples(fleet, waiting)) == 2, "samples with an id wait"
         assert agent.feedback("door-1", 3)
         assert agent.feedback("door-2", [1, -1, 2])
         assert not agent.feedback("door-3", 1)
-        wait_for(lambda: len(received_samples(fleet, patient)) == 6, "the labelled samples")
+        wait_for(lambda: len(received_samples(fleet, waiting)) == 6, "the labelled samples")
         assert not agent.feedback("door-1", 3), "too late"
-    assert sorted(str(sample.label) for sample in received_samples(fleet, patient)) == [
+    assert sorted(str(sample.label) for sample in received_samples(fleet, waiting)) == [
         "0",
         "1",
         "2",
@@ -154,12 +154,12 @@ def test_a_late_label_is_sent_with_its_sample(
     ]
 
 
-def test_a_clean_stop_sends_the_waiting_samples(fleet: Fleet, bundle: Bundle, patient: AgentConfig) -> None:
-    with Agent(bundle, patient) as agent:
+def test_a_clean_stop_sends_the_waiting_samples(fleet: Fleet, bundle: Bundle, waiting: AgentConfig) -> None:
+    with Agent(bundle, waiting) as agent:
         wait_for(lambda: agent.connected, "the broker")
         futures = [agent.infer_async(make_samples(2), id=str(n)) for n in range(20)]
     assert all(future.done() for future in futures)
-    wait_for(lambda: len(received_samples(fleet, patient)) == 40, "all samples")
+    wait_for(lambda: len(received_samples(fleet, waiting)) == 40, "all samples")
 
 
 def test_without_a_window_samples_are_sent_with_the_next_report(fleet: Fleet, bundle: Bundle, changed: Change) -> None:
@@ -171,16 +171,16 @@ def test_without_a_window_samples_are_sent_with_the_next_report(fleet: Fleet, bu
 
 
 @pytest.mark.parametrize("label", [4, [0, 4], 2**70])
-def test_a_label_out_of_range_is_refused(bundle: Bundle, patient: AgentConfig, label: Any) -> None:
-    with Agent(bundle, patient) as agent:
+def test_a_label_out_of_range_is_refused(bundle: Bundle, waiting: AgentConfig, label: Any) -> None:
+    with Agent(bundle, waiting) as agent:
         agent.infer(make_samples(2), id="a")
         with pytest.raises(DataError, match="the model has 4 classes"):
             agent.feedback("a", label)
 
 
 @pytest.mark.parametrize("label", ["a", 1.5, [0, 1.5], [[0], [1]]])
-def test_a_label_that_is_not_an_integer_is_refused(bundle: Bundle, patient: AgentConfig, label: Any) -> None:
-    with Agent(bundle, patient) as agent:
+def test_a_label_that_is_not_an_integer_is_refused(bundle: Bundle, waiting: AgentConfig, label: Any) -> None:
+    with Agent(bundle, waiting) as agent:
         agent.infer(make_samples(2), id="a")
         with pytest.raises(DataError, match="labels of id 'a' are not integers"):
             agent.feedback("a", label)
@@ -198,7 +198,7 @@ def test_the_caller_may_overwrite_its_array_after_infer_async(fleet: Fleet, bund
     np.testing.assert_allclose(received_samples(fleet, config)[0].p1, expected[:, 1], rtol=1e-6)
 
 
-def test_the_drawn_rows_depend_on_neither_input_nor_label_nor_id(
+def test_which_rows_are_drawn_depends_on_neither_input_nor_label_nor_id(
     bundle: Bundle, changed: Change, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same random numbers draw the same rows for all inputs, labels and ids."""

@@ -74,7 +74,7 @@ def test_broker_and_device_can_be_overridden(tmp_path: Path) -> None:
     [
         ("fleet = ", "line 1: not valid TOML"),
         ("shard = 's'", "fleet"),
-        ('fleet = "a/b"', 'line 1: fleet = "a/b": it must be 1 to 64 of A-Z'),
+        ('fleet = "a/b"', 'line 1: fleet = "a/b": it must be 1 to 64 characters of A-Z'),
         ('fleet = "f"\nflete = 1', "line 2: unknown field 'flete'; did you mean 'fleet'?"),
         ('fleet = "f"\nshard = "policy"', "line 2: shard = \"policy\" is not valid: shard 'policy' is reserved"),
         ('fleet = "f"\naudit_fraction = 1.5', "line 2: audit_fraction = 1.5: expected float <= 1.0"),
@@ -119,7 +119,7 @@ def test_an_error_names_the_file_and_the_field(tmp_path: Path, text: str, named:
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("device", "a b", "--device 'a b' must be 1 to 64 of A-Z"),
+        ("device", "a b", "--device 'a b' must be 1 to 64 characters of A-Z"),
         ("broker", "foo", "--broker: broker url 'foo' must be mqtt://HOST"),
         ("broker", "mqtt://me:secret@x", "--broker: a broker url must not contain credentials"),
     ],
@@ -136,7 +136,9 @@ def test_the_error_for_a_wrong_option_names_the_option_not_the_file(
 def test_a_file_that_is_not_a_public_key_is_named(tmp_path: Path) -> None:
     (tmp_path / "some.pub").write_text("no key")
     config = AgentConfig.load(write(tmp_path, 'fleet = "f"\ntrusted_keys = ["some.pub"]'))
-    with pytest.raises(ConfigError, match=r"some\.pub' is not a public key; give a \.pub file of `edgeexit keygen`$"):
+    with pytest.raises(
+        ConfigError, match=r"some\.pub' is not a public key; use the \.pub file that `edgeexit keygen` created$"
+    ):
         config.load_keys()
 
 

@@ -51,7 +51,7 @@ def test_counts_equal_those_of_the_results(bundle: Bundle, policy: Confidence | 
         assert list(exit_.latency) == expected.tolist()
 
 
-def test_scores_are_binned_relative_to_the_policy_s_score_limit() -> None:
+def test_scores_are_divided_by_the_score_limit_of_the_policy_before_they_are_counted_in_bins() -> None:
     nan = float("nan")
     result = make_result([0, 1, 2], [[0.31, nan, nan], [1.0, 2.9999, nan], [nan, 0.0, 3.0001]], [1.0, 1.0, 1.0])
     counters = Counters(3)

@@ -1,4 +1,4 @@
-"""The heartbeat finds an inference that hangs, and accepts one that is only busy."""
+"""The heartbeat detects that inference hangs, and accepts an agent that is only busy."""
 
 from concurrent.futures import Future
 from typing import Any

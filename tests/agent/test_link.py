@@ -53,11 +53,11 @@ def test_policies_are_not_lost_when_the_inbox_is_full(
 ) -> None:
     caplog.set_level(logging.INFO)
     policies: list[bytes] = []
-    busy, go_on = threading.Event(), threading.Event()
+    busy, resume = threading.Event(), threading.Event()
 
     def block(_: object) -> None:
         busy.set()
-        go_on.wait(10)
+        resume.wait(10)
 
     outbox = Outbox(tmp_path, max_bytes=1024 * 1024)
     with connected(fleet, config, outbox, on_policy=policies.append, on_command=block):
@@ -72,7 +72,7 @@ def test_policies_are_not_lost_when_the_inbox_is_full(
         fleet.send_policy_bytes(config, b"a device policy", to_device=True)
         fleet.send_policy_bytes(config, b"")
         wait_for(lambda: "was cleared" in caplog.text, "the last message")
-        go_on.set()
+        resume.set()
         wait_for(lambda: len(policies) >= 2, "both policies")
     assert sorted(policies) == [b"a device policy", b"the cohort's policy"]
 

@@ -51,7 +51,7 @@ def full_disk(size: int = 0) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, ignored)
 
 
-def test_messages_are_numbered_and_kept_until_they_are_acknowledged(tmp_path: Path) -> None:
+def test_messages_are_numbered_and_stored_until_they_are_acknowledged(tmp_path: Path) -> None:
     outbox = open_outbox(tmp_path)
     outbox.add(make_audit())
     outbox.add(make_report())
@@ -70,7 +70,7 @@ def test_messages_are_numbered_and_kept_until_they_are_acknowledged(tmp_path: Pa
     assert (outbox.holds(report), outbox.holds(audit)) == (True, False)
 
 
-def test_pending_returns_the_messages_in_pieces(tmp_path: Path) -> None:
+def test_pending_returns_at_most_limit_messages_in_order(tmp_path: Path) -> None:
     outbox = open_outbox(tmp_path)
     for _ in range(5):
         outbox.add(make_audit())
@@ -82,7 +82,7 @@ def test_pending_returns_the_messages_in_pieces(tmp_path: Path) -> None:
     assert outbox.pending("report", limit=2) == []
 
 
-def test_only_the_newest_report_per_boot_and_revision_is_kept(tmp_path: Path) -> None:
+def test_only_the_newest_report_per_boot_and_revision_is_stored(tmp_path: Path) -> None:
     outbox = open_outbox(tmp_path)
     for revision, reached in ((0, 1), (0, 2), (3, 3), (0, 4)):
         outbox.add(make_report(revision=revision, reached=reached))
@@ -112,11 +112,11 @@ def test_a_full_outbox_drops_the_oldest_audits_and_counts_them(tmp_path: Path) -
     outbox.add(make_report())
     for _ in range(20):
         outbox.add(make_audit(samples=80))  # about 6.6 KB each
-    kept = outbox.pending("audit", limit=100)
-    assert kept == list(range(kept[-1] - len(kept) + 1, kept[-1] + 1))
+    remaining = outbox.pending("audit", limit=100)
+    assert remaining == list(range(remaining[-1] - len(remaining) + 1, remaining[-1] + 1))
     stored = sum(len(outbox.payload(n) or b"") for _, n in unacknowledged(outbox))
     assert MAX_BYTES - 8000 < stored <= MAX_BYTES
-    assert outbox.dropped == 20 - len(kept) > 0
+    assert outbox.dropped == 20 - len(remaining) > 0
     outbox.add(make_report())
     assert read_reports(outbox)[0].dropped == outbox.dropped, "reports are dropped after audits, and contain the count"
     dropped = outbox.dropped
@@ -124,7 +124,7 @@ def test_a_full_outbox_drops_the_oldest_audits_and_counts_them(tmp_path: Path) -
     assert open_outbox(tmp_path).dropped == dropped
 
 
-def test_acknowledged_and_replaced_messages_take_no_space(tmp_path: Path) -> None:
+def test_acknowledged_and_replaced_messages_do_not_count_towards_the_size(tmp_path: Path) -> None:
     outbox = open_outbox(tmp_path)
     for _ in range(30):
         outbox.add(make_audit(samples=80))

@@ -80,7 +80,7 @@ def test_a_policy_that_does_not_fit_is_rejected_with_a_reason(
     assert rejection.revision == revision
 
 
-def test_a_signature_of_an_unknown_key_is_rejected(
+def test_a_policy_signed_by_an_unknown_key_is_rejected(
     make_envelope: MakeEnvelope, recipient: Recipient, key: PrivateKey, tmp_path: Path
 ) -> None:
     generate_key(tmp_path / "unknown.pem")
@@ -116,7 +116,7 @@ def test_garbage_is_rejected_with_a_reason_of_one_short_line(
     assert rejection.reason.isprintable()
 
 
-def test_the_current_document_changes_nothing_and_a_different_one_of_its_revision_is_rejected(
+def test_the_current_document_changes_nothing_and_a_different_one_with_its_revision_is_rejected(
     make_document: MakeDocument, make_envelope: MakeEnvelope, recipient: Recipient, key: PrivateKey, half: Rollout
 ) -> None:
     keys, current = [key.public_key()], {"cohort": make_document(4, rollout=half)}
@@ -149,8 +149,8 @@ def test_a_policy_is_accepted_once_its_rollout_includes_the_device(
     current = {"cohort": make_document(4)}
     outside = check_policy(make_envelope(rollout=half), [key.public_key()], recipient, current)
     assert isinstance(outside, Unchanged)
-    assert "outside the first 50 %" in outside.reason
-    all_of_it = Rollout(percent=100, salt=half.salt)
+    assert "the rollout to 50 % of the devices does not include this device" in outside.reason
+    full_rollout = Rollout(percent=100, salt=half.salt)
     assert isinstance(
-        check_policy(make_envelope(rollout=all_of_it), [key.public_key()], recipient, current), PolicyDocument
+        check_policy(make_envelope(rollout=full_rollout), [key.public_key()], recipient, current), PolicyDocument
     )

@@ -1,4 +1,4 @@
-"""Stored policies survive a restart, and a crash leaves the old or the new one."""
+"""Stored policies are loaded after a restart; after a crash the old or the new policy is stored."""
 
 import logging
 import signal

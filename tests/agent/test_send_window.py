@@ -37,7 +37,7 @@ def acknowledge(outbox: Outbox, *sequences: int) -> int:
     return outbox.acknowledge(Ack(outbox=outbox.identity, sequences=sequences))
 
 
-def test_a_full_window_is_sent_and_every_acknowledgement_makes_room(tmp_path: Path) -> None:
+def test_a_full_window_is_sent_and_one_more_message_per_acknowledgement(tmp_path: Path) -> None:
     outbox = open_full(tmp_path, WINDOW + 10)
     window = SendWindow(outbox, "audit", resend_s=RESEND_S)
     assert window.resend_due() == float("inf")
@@ -76,7 +76,7 @@ def test_a_message_that_could_not_be_sent_stays_due(tmp_path: Path) -> None:
     assert window.due(0) == [2, 3]
 
 
-def test_replaced_reports_take_no_space_in_the_window(tmp_path: Path) -> None:
+def test_replaced_reports_do_not_count_towards_the_window(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path, max_bytes=1024 * 1024)
     window = SendWindow(outbox, "report", resend_s=RESEND_S)
     for now in range(2 * WINDOW):

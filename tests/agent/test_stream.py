@@ -19,7 +19,7 @@ from tests.bundles import INPUT
 
 
 def write(path: Path, first: int, count: int = 6, *, labels: bool = True) -> Path:
-    """Write samples whose features all equal the number of the sample."""
+    """Write samples numbered from `first`; all features of a sample equal its number."""
     numbers = np.arange(first, first + count)
     arrays = {INPUT: np.repeat(numbers[:, None], 8, axis=1).astype(np.float32)}
     save_arrays(path, arrays | ({"labels": numbers % 4} if labels else {}))
@@ -47,7 +47,7 @@ def test_a_sample_is_a_batch_of_one_with_its_label(tmp_path: Path, bundle: Bundl
     assert SampleStream(write(tmp_path / "u.npz", 0, labels=False), bundle.manifest).next_sample().labels is None
 
 
-def test_the_samples_of_a_replaced_file_come_next(tmp_path: Path, bundle: Bundle) -> None:
+def test_the_samples_of_the_new_file_come_next_when_the_file_is_replaced(tmp_path: Path, bundle: Bundle) -> None:
     path = write(tmp_path / "s.npz", 0)
     stream = SampleStream(path, bundle.manifest)
     numbers(stream, 2)
@@ -78,7 +78,7 @@ def test_an_invalid_replacement_is_logged_once_and_the_old_samples_are_replayed(
     assert min(numbers(stream, 6)) >= 50
 
 
-def test_a_touched_file_with_the_same_content_is_read_again(tmp_path: Path, bundle: Bundle) -> None:
+def test_a_file_with_a_new_modification_time_is_read_again(tmp_path: Path, bundle: Bundle) -> None:
     path = write(tmp_path / "s.npz", 0)
     stream = SampleStream(path, bundle.manifest)
     os.utime(path, (1, 1))

@@ -17,7 +17,7 @@ from tests.agent.fleet import wait_for
 
 
 class Systemd:
-    """The receiving end of the socket."""
+    """Receives the notifications in the place of systemd."""
 
     def __init__(self, name: str) -> None:
         self.received: list[str] = []
@@ -72,7 +72,7 @@ def test_the_watchdog_is_not_reset_while_inference_hangs(
 ) -> None:
     systemd = Systemd(str(tmp_path / "notify"))
     notifier = Notifier({**systemd.environment, "WATCHDOG_USEC": "200000"})
-    go_on = threading.Event()
+    resume = threading.Event()
     with (
         Agent(bundle, config) as agent,
         serving(agent, EndpointConfig(port=0), by_default=True, notifier=notifier) as endpoint,
@@ -81,9 +81,9 @@ def test_the_watchdog_is_not_reset_while_inference_hangs(
         wait_for(lambda: systemd.count("WATCHDOG=1") > 1, "watchdog resets")
         if hung == "backend":
             begin = agent._runner._backend.begin
-            monkeypatch.setattr(agent._runner._backend, "begin", lambda *a, **k: (go_on.wait(20), begin(*a, **k))[1])
+            monkeypatch.setattr(agent._runner._backend, "begin", lambda *a, **k: (resume.wait(20), begin(*a, **k))[1])
         else:
-            endpoint._serving.result().call_soon_threadsafe(go_on.wait, 20)
+            endpoint._serving.result().call_soon_threadsafe(resume.wait, 20)
         wait_for(lambda: "inference does not complete" in caplog.text, "the hang to be detected")
         resets = systemd.count("WATCHDOG=1")
         assert not endpoint._service.ready
@@ -93,7 +93,7 @@ def test_the_watchdog_is_not_reset_while_inference_hangs(
         wait_for(lambda: len(checks) > 2, "more checks")
         assert not any(checks)
         assert systemd.count("WATCHDOG=1") == resets
-        go_on.set()
+        resume.set()
         wait_for(lambda: systemd.count("WATCHDOG=1") > resets, "a watchdog reset")
         wait_for(lambda: endpoint._service.ready, "the endpoint to be ready again")
     systemd.close()

@@ -1,4 +1,4 @@
-"""Messages: the JSON encoding, and what decoding refuses."""
+"""Messages: their JSON encoding, and which messages are refused."""
 
 import msgspec
 import numpy as np
@@ -12,7 +12,7 @@ from edgeexit.wire import MAX_BYTES, Audit, AuditedSample, State, decode, encode
 BUNDLE = "0f" * 32
 STATE = State(online=True, bundle=BUNDLE, cohort="c", boot=1, revision=2, policy="beem", agent="0.1.0")
 READOUT = np.array([[2, 0.6, 0.3, 0.9], [1, 0.7, 0.2, 0.8], [0, 0.9, 0.05, 0.4]], dtype=np.float32)
-"""[K, 4] of one sample: every exit has another class."""
+"""[K, 4] of one sample, with a different class at every exit."""
 
 
 def test_decoding_inverts_encoding_and_the_json_is_readable():
@@ -61,7 +61,7 @@ def test_rounding_errors_of_the_softmax_are_clipped_to_the_limits_of_the_schema(
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_the_readouts_of_an_audited_sample_survive_the_wire_to_the_bit(seed):
+def test_the_readouts_of_an_audited_sample_are_decoded_bit_for_bit(seed):
     readouts = np.random.default_rng(seed).random((5, 4)).astype(np.float32)
     readouts[:, 0] = np.arange(5)
     sample = AuditedSample.from_readout(readouts, exit_index=1)

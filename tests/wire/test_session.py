@@ -1,4 +1,4 @@
-"""The broker session with brokers that misbehave."""
+"""The broker session with a server that closes every connection, and with a broker that refuses messages."""
 
 import logging
 import socket
@@ -13,7 +13,7 @@ def test_a_server_that_closes_the_connection_is_logged_once_and_both_versions_ar
     levels = []
     with socket.create_server(("127.0.0.1", 0)) as server:
 
-        def hang_up() -> None:
+        def close_every_connection() -> None:
             while True:
                 try:
                     connection, _ = server.accept()
@@ -22,7 +22,7 @@ def test_a_server_that_closes_the_connection_is_logged_once_and_both_versions_ar
                 with connection:
                     levels.append(connection.recv(64)[8])
 
-        threading.Thread(target=hang_up, daemon=True).start()
+        threading.Thread(target=close_every_connection, daemon=True).start()
         config = BrokerConfig(url=f"mqtt://127.0.0.1:{server.getsockname()[1]}")
         session = BrokerSession(config, SessionOptions(client_id="test"), on_message=lambda _: None)
         with caplog.at_level(logging.WARNING, "edgeexit.wire.session"):
@@ -30,11 +30,11 @@ def test_a_server_that_closes_the_connection_is_logged_once_and_both_versions_ar
             wait_for(lambda: 4 in levels, "a connection with MQTT 3.1.1", timeout_s=20)
             session.stop()
     assert levels[:2] == [5, 5]
-    assert sum("not reachable" in record.message for record in caplog.records) == 1
+    assert sum("cannot connect to the broker" in record.message for record in caplog.records) == 1
 
 
 def test_a_refused_message_is_reported_to_on_refused():
-    """A broker with an ACL answers a PUBLISH with a PUBACK of reason code 0x87 (not authorized)."""
+    """A broker with an ACL responds to a PUBLISH with a PUBACK of reason code 0x87 (not authorized)."""
     refused = []
     with socket.create_server(("127.0.0.1", 0)) as server:
 

@@ -8,7 +8,7 @@ class Admission:
 
     Args:
         max_requests: maximum number of requests in flight.
-        max_bytes: maximum bytes of all their bodies together; a single request is admitted in any case.
+        max_bytes: maximum bytes of all their bodies together; a request alone is admitted whatever its size.
 
     """
 
@@ -29,11 +29,13 @@ class Admission:
         if self._closed:
             raise OverloadedError("the agent is stopping; try again later")
         if self.requests >= self._max_requests:
-            raise OverloadedError(f"{self.requests} requests are in flight, which is the limit; try again later")
+            raise OverloadedError(
+                f"{self.requests} requests are in flight, which is the limit (max_requests); try again later"
+            )
         if self.requests and self._bytes + size > self._max_bytes:
             raise OverloadedError(
-                f"requests of {self._bytes} bytes are in flight and {size} more would exceed the limit of "
-                f"{self._max_bytes}; try again later"
+                f"the requests in flight have {self._bytes} bytes, and {size} more would exceed the limit of "
+                f"{self._max_bytes} bytes; try again later"
             )
         self.requests += 1
         self._bytes += size

@@ -29,7 +29,7 @@ class InferHandler(BodyHandler):
     """`POST /v2/models/{name}[/versions/{version}]/infer`."""
 
     def initialize(self, service: InferenceService) -> None:
-        """Store the shared state."""
+        """Store the state that all handlers share."""
         super().initialize(service)
         self._inference: Future[Inference] | None = None
 
@@ -85,7 +85,7 @@ class FeedbackHandler(BodyHandler):
     """`POST /edgeexit/v1/feedback`."""
 
     async def reply(self, *_: str | None) -> None:
-        """Attach true classes to the audited samples of an earlier inference."""
+        """Attach labels to the audited samples of an earlier inference."""
         try:
             feedback = decode_feedback(self.body)
             attached = self.service.agent.feedback(feedback.id, feedback.label)
@@ -94,7 +94,8 @@ class FeedbackHandler(BodyHandler):
         if not attached:
             raise RefusalError(
                 HTTPStatus.NOT_FOUND,
-                f"no audited sample of id '{feedback.id}' waits for a label: none was drawn, or they have been sent",
+                f"no sample of id '{feedback.id}' waits for a label: none was drawn for an audit, or the audited "
+                "samples have been sent already (see feedback_window_s)",
             )
         self.write(b"{}")
 

@@ -29,6 +29,7 @@ OUTPUTS: Final = ("predictions", "exits", "outputs", "readouts", "latency_ms")
 _MAX_ID: Final = 256
 _MAX_DIMENSIONS: Final = 16
 _NOT_JSON: Final = re.compile(rb"[\[,:\s]-?(?:NaN|Infinity)[\],}\s]")
+"""NaN or infinity as a value, as Python's `json.dumps` writes them although JSON does not allow it."""
 _MAX_DIMENSION: Final = 2**63 - 1
 
 T = TypeVar("T")
@@ -43,7 +44,7 @@ class RequestedOutput(NamedTuple):
 
 
 class InferRequest(NamedTuple):
-    """A decoded inference request."""
+    """A decoded inference request; `outputs` holds all outputs if the client requests none by name."""
 
     id: str | None
     inputs: dict[str, Array]
@@ -131,7 +132,7 @@ def decode_request(body: bytes | bytearray, header_length: int | None, *, inputs
     rest = view[length:]
     for tensor in request.inputs:
         if tensor.name not in inputs:
-            raise ProtocolError(f"the model has no input '{tensor.name}'; it has {', '.join(inputs)}")
+            raise ProtocolError(f"the model has no input '{tensor.name}'; its inputs are {', '.join(inputs)}")
         if tensor.name in arrays:
             raise ProtocolError(f"input '{tensor.name}' is given twice")
         arrays[tensor.name], rest = _decode_tensor(tensor, rest)
@@ -193,10 +194,10 @@ def _decode_tensor(tensor: _Input, rest: memoryview) -> tuple[Array, memoryview]
     data = bytes(tensor.data)
     if size is None:
         if not data:
-            raise ProtocolError(f"input '{name}' has neither data nor binary_data_size")
+            raise ProtocolError(f"input '{name}' has neither data nor binary_data_size; send one of them")
         return tensor_from_json(name, tensor.datatype, tensor.shape, data), rest
     if data:
-        raise ProtocolError(f"input '{name}' has both data and binary_data_size")
+        raise ProtocolError(f"input '{name}' has both data and binary_data_size; send one of them")
     if size > len(rest):
         raise ProtocolError(f"input '{name}' needs {size} bytes, but only {len(rest)} are left in the body")
     return tensor_from_bytes(name, tensor.datatype, tensor.shape, rest[:size]), rest[size:]

@@ -1,4 +1,4 @@
-"""The endpoint: an HTTP server with bounded connections in a thread of its own, with a clean start and stop."""
+"""The endpoint: an HTTP server in its own thread, with a maximum number of connections and a clean stop."""
 
 import asyncio
 import errno
@@ -91,13 +91,13 @@ class Endpoint:
 
     @property
     def address(self) -> str:
-        """Host and port."""
+        """Address of the endpoint for a URL: `HOST:PORT`, or `[HOST]:PORT` for IPv6."""
         host, port = self._sockets[0].getsockname()[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     @property
     def port(self) -> int:
-        """The port, also if the configuration asks for a free one."""
+        """The port that the endpoint listens on; if the configured port is 0, the free port that was chosen."""
         port: int = self._sockets[0].getsockname()[1]
         return port
 
@@ -107,7 +107,7 @@ class Endpoint:
         return self._server.open_connections
 
     def probe(self) -> Future[None]:
-        """Run one golden sample through the endpoint's loop; the future completes with it."""
+        """Run one golden sample, started in the endpoint's loop; the future completes when the inference does."""
         return asyncio.run_coroutine_threadsafe(self._probe(), self._serving.result())
 
     def set_ready(self, *, ready: bool) -> None:
@@ -147,7 +147,7 @@ class Endpoint:
 
 
 class _BoundedServer(HTTPServer):
-    """Responds with 503 to connections beyond the limit."""
+    """Responds with 503 to every connection that exceeds the maximum."""
 
     max_connections: int
 
@@ -163,11 +163,16 @@ class _BoundedServer(HTTPServer):
 
 
 def listen(config: EndpointConfig) -> list[socket.socket]:
-    """Open the sockets of an endpoint; clients that connect wait until it serves. Raises ConfigError."""
+    """Open the sockets of an endpoint; clients that connect wait until it serves.
+
+    Raises ConfigError if the host does not resolve, or the address is not available.
+    """
     try:
         return bind_sockets(config.port, config.host, backlog=config.max_connections)
     except socket.gaierror as error:
-        raise ConfigError(f"endpoint: host '{config.host}' does not resolve; give an address of this device") from error
+        raise ConfigError(
+            f"endpoint: host '{config.host}' does not resolve; set host to an address of this device under [endpoint]"
+        ) from error
     except OSError as error:
         raise ConfigError(
             f"endpoint: port {config.port} on {config.host} is not available ({error.strerror}); "

@@ -50,18 +50,18 @@ def tensor_from_json(name: str, datatype: str, shape: Sequence[int], data: bytes
     """
     dtype = _dtype(name, datatype)
     if datatype == "FP16":
-        raise ProtocolError(f"input '{name}' is FP16, which JSON cannot hold; send it as binary data")
+        raise ProtocolError(f"input '{name}' is FP16, which JSON cannot represent; send it as binary data")
     elements, expected = data.count(b",") + 1, math.prod(shape)  # counting is cheap, decoding is not
     if expected and elements != expected:
         raise ProtocolError(
-            f"input '{name}' does not hold {datatype} in shape {list(shape)}: it is a list of {elements} elements"
+            f"the data of input '{name}' is not {datatype} of shape {list(shape)}: it has {elements} elements"
         )
     depth = len(shape) if _NESTED.match(data) else 1
     kind = reduce(lambda inner, _: list[inner], range(depth), _JSON_TYPES[dtype.kind])  # type: ignore[valid-type]
     try:
         array = _to_array(msgspec.json.decode(data, type=kind), dtype)
     except (msgspec.DecodeError, OverflowError, ValueError, TypeError) as error:
-        raise ProtocolError(f"input '{name}' does not hold {datatype} in shape {list(shape)}: {error}") from error
+        raise ProtocolError(f"the data of input '{name}' is not {datatype} of shape {list(shape)}: {error}") from error
     if depth > 1 and array.size and array.shape != tuple(shape):
         raise ProtocolError(f"input '{name}' has data of shape {list(array.shape)}, but its shape is {list(shape)}")
     return _reshape(name, array, shape)
@@ -75,8 +75,8 @@ def tensor_from_bytes(name: str, datatype: str, shape: Sequence[int], data: memo
     dtype = _dtype(name, datatype)
     if len(data) != math.prod(shape) * dtype.itemsize:
         raise ProtocolError(
-            f"input '{name}' has {len(data)} bytes, but {datatype} in shape {list(shape)} needs "
-            f"{math.prod(shape) * dtype.itemsize}"
+            f"input '{name}' has {len(data)} bytes, but {datatype} of shape {list(shape)} needs "
+            f"{math.prod(shape) * dtype.itemsize} bytes"
         )
     if datatype == "BOOL" and len(data) and np.frombuffer(data, dtype="u1").max() > 1:
         raise ProtocolError(f"input '{name}' is BOOL, but has a byte that is neither 0 nor 1")

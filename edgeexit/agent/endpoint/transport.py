@@ -1,7 +1,7 @@
 """Receives requests and sends responses with bounds on size and time, and reports errors as JSON.
 
-A body is received chunk by chunk, so that one that is too large is refused before it has arrived. On every error the
-client gets `{"error": "..."}` on one line, without a traceback.
+A body is received in chunks, so that a body that is too large is refused before all of it has arrived. On every error
+the client gets `{"error": "..."}` on one line, without a traceback.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class InferenceService:
 
 
 class RefusalError(HTTPError):
-    """A request is refused with an HTTP status and a one-line text for the client."""
+    """Refuses a request with an HTTP status and a one-line text for the client."""
 
     def __init__(self, status: HTTPStatus, text: str) -> None:
         super().__init__(status.value)
@@ -71,7 +71,7 @@ class Handler(RequestHandler):
     verb: ClassVar[str] = "GET"
 
     def initialize(self, service: InferenceService) -> None:
-        """Store the shared state."""
+        """Store the state that all handlers share."""
         self.service = service
         self._refusal: RefusalError | None = None
 
@@ -84,7 +84,9 @@ class Handler(RequestHandler):
         """Raise RefusalError if the headers already show that the request must be refused."""
         if "Origin" in self.request.headers:
             # A web page that a browser on this machine shows can send requests to localhost, too.
-            raise RefusalError(HTTPStatus.FORBIDDEN, "requests of web pages are refused")
+            raise RefusalError(
+                HTTPStatus.FORBIDDEN, "requests with an Origin header, which web pages send, are refused"
+            )
 
     async def reply(self, *path: str | None) -> None:
         """Respond to the request, whose body has been received; `path` holds the variable parts of the path."""
@@ -127,10 +129,12 @@ class Handler(RequestHandler):
         """Raise RefusalError if this is not the name or version of the model that is served."""
         model = self.service.model
         if name != model.name:
-            raise RefusalError(HTTPStatus.NOT_FOUND, f"there is no model '{name}'; the model is '{model.name}'")
+            raise RefusalError(
+                HTTPStatus.NOT_FOUND, f"there is no model '{name}'; the endpoint serves model '{model.name}'"
+            )
         if version not in {None, *model.versions}:
             raise RefusalError(
-                HTTPStatus.NOT_FOUND, f"model '{name}' has no version '{version}'; it has {model.versions[0]}"
+                HTTPStatus.NOT_FOUND, f"model '{name}' has no version '{version}'; its version is {model.versions[0]}"
             )
 
     def finish(self, chunk: Any = None) -> asyncio.Future[None]:
@@ -140,7 +144,10 @@ class Handler(RequestHandler):
         return sent
 
     def release(self) -> None:
-        """Release what the request holds, once its response is sent or never will be; may be called repeatedly."""
+        """Release the resources of the request.
+
+        Called when the response is sent or cannot be sent; further calls have no effect.
+        """
 
     def on_connection_close(self) -> None:
         """Release the request of a client that has disconnected."""
@@ -184,13 +191,13 @@ class BodyHandler(Handler):
     verb = "POST"
 
     def initialize(self, service: InferenceService) -> None:
-        """Store the shared state and start with an empty body."""
+        """Store the state that all handlers share, and start with an empty body."""
         super().initialize(service)
         self.body = bytearray()
         self._admitted: int | None = None
 
     def check(self) -> None:
-        """Raise RefusalError for a body that is too large or compressed, and if there are too many requests."""
+        """Raise RefusalError if the body is too large or compressed, or if too many requests are in flight."""
         super().check()
         limit = self.service.config.max_body_bytes
         if self.request.headers.get("Content-Encoding", "identity") != "identity":
@@ -213,7 +220,7 @@ class BodyHandler(Handler):
         return None
 
     def release(self) -> None:
-        """Release the request's share of the limits."""
+        """Stop counting this request against the limits."""
         size, self._admitted = self._admitted, None
         if size is not None:
             self.service.admission.leave(size)

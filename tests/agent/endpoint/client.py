@@ -1,4 +1,4 @@
-"""Sends HTTP requests to an endpoint, and a gate that blocks its inference."""
+"""Helpers for tests of the endpoint: send HTTP requests, and block inference."""
 
 import http.client
 import json

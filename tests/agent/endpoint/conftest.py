@@ -1,4 +1,4 @@
-"""Fixtures: an agent that serves on a free port."""
+"""Fixtures: an agent whose endpoint listens on a free port, and a gate that blocks its inference."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from tests.agent.endpoint.client import Gate, Served
 
 @pytest.fixture
 def serve(bundle: Bundle, config: AgentConfig, changed: Callable[..., AgentConfig]) -> Iterator[Callable[..., Served]]:
-    """Start an agent and its endpoint; `options` configure the endpoint, `agent` the agent."""
+    """Return a function that starts an agent and its endpoint; `options` configure the endpoint, `agent` the agent."""
     with contextlib.ExitStack() as resources:
 
         def start(*, agent: dict[str, Any] | None = None, **options: Any) -> Served:

@@ -23,7 +23,7 @@ def client(served: Served) -> Any:
         yield client
 
 
-def given_input(*, binary: bool) -> Any:
+def make_input(*, binary: bool) -> Any:
     tensor = triton.InferInput(INPUT, list(ROWS.shape), "FP32")
     tensor.set_data_from_numpy(ROWS, binary_data=binary)
     return [tensor]
@@ -59,7 +59,7 @@ def test_outputs_equal_those_of_the_runner(
         triton.InferRequestedOutput(name, binary_data=binary_output)
         for name in ("outputs", "predictions", "exits", "readouts", "latency_ms")
     ]
-    found = client.infer("tiny", given_input(binary=binary_input), outputs=requested, request_id="r-1")
+    found = client.infer("tiny", make_input(binary=binary_input), outputs=requested, request_id="r-1")
     with Runner(bundle) as runner:
         expected = runner.infer({INPUT: ROWS}, policy=full_model_policy(3))
     for name in ("predictions", "exits", "outputs", "readouts"):
@@ -72,30 +72,30 @@ def test_outputs_equal_those_of_the_runner(
 
 
 def test_a_response_contains_all_outputs_unless_the_request_names_some(client: Any) -> None:
-    everything = client.infer("tiny", given_input(binary=True)).get_response()
+    everything = client.infer("tiny", make_input(binary=True)).get_response()
     assert [output["name"] for output in everything["outputs"]] == [
         "predictions", "exits", "outputs", "readouts", "latency_ms",
     ]  # fmt: skip
-    one = client.infer("tiny", given_input(binary=True), outputs=[triton.InferRequestedOutput("exits")])
+    one = client.infer("tiny", make_input(binary=True), outputs=[triton.InferRequestedOutput("exits")])
     assert [output["name"] for output in one.get_response()["outputs"]] == ["exits"]
 
 
 def test_an_error_of_the_client_has_a_status_and_a_reason(client: Any) -> None:
     wrong = [
         (
-            lambda: client.infer("other", given_input(binary=True)),
+            lambda: client.infer("other", make_input(binary=True)),
             "404",
-            "there is no model 'other'; the model is 'tiny'",
+            "there is no model 'other'; the endpoint serves model 'tiny'",
         ),
-        (lambda: client.infer("tiny", given_input(binary=True), model_version="2"), "404", "no version '2'"),
+        (lambda: client.infer("tiny", make_input(binary=True), model_version="2"), "404", "no version '2'"),
         (
-            lambda: client.infer("tiny", given_input(binary=True), outputs=[triton.InferRequestedOutput("logits")]),
+            lambda: client.infer("tiny", make_input(binary=True), outputs=[triton.InferRequestedOutput("logits")]),
             "400",
             "there is no output 'logits'",
         ),
         (lambda: client.get_inference_statistics("tiny"), "404", "there is no call /v2/models/tiny/stats"),
         (
-            lambda: client.infer("tiny", given_input(binary=True), request_compression_algorithm="gzip"),
+            lambda: client.infer("tiny", make_input(binary=True), request_compression_algorithm="gzip"),
             "415",
             "compressed",
         ),
@@ -160,7 +160,7 @@ def test_nan_is_accepted_if_not_finite_is_pass(serve: Callable[..., Served]) -> 
         (f"{MODEL}/infer", {}, 405, "Method Not Allowed; use POST"),
         (f"{MODEL}/infer", {"body": b"{}", "Origin": "http://evil.example"}, 403, "web pages"),
         (f"{MODEL}/infer", {"body": b"{}", "Inference_Header_Content_Length": "two"}, 400, "'two'"),
-        ("/edgeexit/v1/feedback", {"body": b'{"id": "nobody", "label": 1}'}, 404, "'nobody'"),
+        ("/edgeexit/v1/feedback", {"body": b'{"id": "unknown", "label": 1}'}, 404, "'unknown'"),
         ("/edgeexit/v1/feedback", {"body": b'{"id": "a", "label": "cat"}'}, 400, "label"),
         ("/edgeexit/v1/feedback", {"body": b'{"id": "a", "label": 4}'}, 400, "4 classes"),
         ("/edgeexit/v1/feedback", {"body": b'{"id": "a", "label": %d}' % 2**70}, 400, "4 classes"),

@@ -44,7 +44,7 @@ def binary(*named: tuple[str, Any]) -> tuple[bytes, int]:
     return header + b"".join(array.tobytes() for _, array in named), len(header)
 
 
-def same(found: Any, expected: Any) -> None:
+def assert_same(found: Any, expected: Any) -> None:
     assert found.dtype == expected.dtype
     assert found.shape == expected.shape
     assert found.tobytes() == expected.tobytes(), "bit for bit"
@@ -54,15 +54,15 @@ def same(found: Any, expected: Any) -> None:
 def test_binary_tensors_are_decoded_bit_for_bit(first: Any, second: Any) -> None:
     body, length = binary(("a", first), ("b", second))
     request = decode_request(body, length, inputs=["a", "b"])
-    same(request.inputs["a"], first)
-    same(request.inputs["b"], second)
+    assert_same(request.inputs["a"], first)
+    assert_same(request.inputs["b"], second)
 
 
 @given(array=finite, nested=st.booleans())
 def test_json_tensors_are_decoded_nested_or_flat(array: Any, *, nested: bool) -> None:
     data = array.tolist() if nested and array.ndim else array.ravel().tolist()
     body = json.dumps({"inputs": [tensor("a", array, data=data)]}, indent=1).encode()
-    same(decode_request(body, None, inputs=["a"]).inputs["a"], array)
+    assert_same(decode_request(body, None, inputs=["a"]).inputs["a"], array)
 
 
 def inference(batch: int, exit_shape: tuple[int, ...], generator: np.random.Generator) -> Inference:
@@ -105,7 +105,7 @@ def test_a_response_contains_the_requested_outputs_in_their_order(
             rest = rest[size:]
         else:
             found = np.array(output["data"], dtype=expected.dtype)
-        same(found.reshape(output["shape"]), expected)
+        assert_same(found.reshape(output["shape"]), expected)
     assert not len(rest)
 
 
@@ -123,22 +123,22 @@ GOOD = {"name": "a", "shape": [2], "datatype": "FP32", "data": [1, 2]}
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"name": "b"}, "the model has no input 'b'; it has a"),
+        ({"name": "b"}, "the model has no input 'b'; its inputs are a"),
         ({"datatype": "BYTES"}, "datatype 'BYTES'"),
-        ({"datatype": "FP16"}, "FP16, which JSON cannot hold"),
+        ({"datatype": "FP16"}, "FP16, which JSON cannot represent"),
         ({"shape": [3]}, "2 elements"),
         ({"shape": [-2]}, "shape"),
         ({"shape": [2] * 17}, "shape"),
         ({"shape": [2**62, 2**62]}, "2 elements"),
-        ({"data": None}, "'a' does not hold FP32"),
-        ({"data": ["x", "y"]}, "'a' does not hold FP32"),
-        ({"data": [[1], [2, 3]], "shape": [2, 2]}, "'a' does not hold FP32"),
-        ({"data": [[1], [2, 3, 4]], "shape": [2, 2]}, "'a' does not hold FP32"),
+        ({"data": None}, "the data of input 'a' is not FP32"),
+        ({"data": ["x", "y"]}, "the data of input 'a' is not FP32"),
+        ({"data": [[1], [2, 3]], "shape": [2, 2]}, "the data of input 'a' is not FP32"),
+        ({"data": [[1], [2, 3, 4]], "shape": [2, 2]}, "the data of input 'a' is not FP32"),
         ({"data": [[1, 2, 3, 4]], "shape": [2, 2]}, r"shape \[1, 4\], but its shape is \[2, 2\]"),
-        ({"data": [1.5, 2], "datatype": "INT8"}, "'a' does not hold INT8"),
+        ({"data": [1.5, 2], "datatype": "INT8"}, "the data of input 'a' is not INT8"),
         ({"data": [1, 128], "datatype": "INT8"}, "in the range from -128 to 127"),
         ({"data": [0, -1], "datatype": "UINT64"}, "from 0 to"),
-        ({"data": [1, 0], "datatype": "BOOL"}, "'a' does not hold BOOL"),
+        ({"data": [1, 0], "datatype": "BOOL"}, "the data of input 'a' is not BOOL"),
         ({"parameters": {"shared_memory_region": "r"}}, "shared memory"),
         ({"parameters": {"binary_data_size": 8}}, "both data and binary_data_size"),
     ],

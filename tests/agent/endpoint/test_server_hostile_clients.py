@@ -35,10 +35,10 @@ def request_head(length: int | str, *more: str) -> bytes:
     return "\r\n".join(lines).encode() + b"\r\n\r\n"
 
 
-def is_closed(line: socket.socket) -> bool:
+def is_closed(client: socket.socket) -> bool:
     """Read until the server closes the connection; a timeout raises."""
     try:
-        while line.recv(65536):
+        while client.recv(65536):
             pass
     except ConnectionError:
         pass
@@ -74,10 +74,10 @@ def test_clients_that_send_nothing_or_too_slowly_are_disconnected_and_do_not_blo
         silent = [resources.enter_context(connect(port)) for _ in range(20)]
         halfway = [resources.enter_context(connect(port)) for _ in range(20)]
         stalled = [resources.enter_context(connect(port)) for _ in range(20)]
-        for line in halfway:
-            line.sendall(b"POST /v2 HTTP/1.1\r\nHost: he")
-        for line in stalled:
-            line.sendall(request_head(1000) + b'{"inputs"')
+        for client in halfway:
+            client.sendall(b"POST /v2 HTTP/1.1\r\nHost: he")
+        for client in stalled:
+            client.sendall(request_head(1000) + b'{"inputs"')
         dripping = resources.enter_context(connect(port))
         dripping.sendall(b"GET /v2 HTTP/1.1\r\n")
         stop = threading.Event()
@@ -90,7 +90,7 @@ def test_clients_that_send_nothing_or_too_slowly_are_disconnected_and_do_not_blo
         thread = threading.Thread(target=drip)
         thread.start()
         assert send_request(port, INFER, ONE).status == 200
-        assert all(is_closed(line) for line in (*silent, *halfway, *stalled, dripping))
+        assert all(is_closed(client) for client in (*silent, *halfway, *stalled, dripping))
         stop.set()
         thread.join()
     wait_for(lambda: served.requests == 0, "the stalled requests to be released")
@@ -99,13 +99,13 @@ def test_clients_that_send_nothing_or_too_slowly_are_disconnected_and_do_not_blo
 
 def test_a_client_that_does_not_read_its_response_is_disconnected(serve: Serve) -> None:
     served = serve(transfer_timeout_s=1.0, agent={"max_waiting": 100_000})
-    with connect(served.endpoint.port) as line:
-        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    with connect(served.endpoint.port) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         rows = make_samples(40_000)[INPUT]
         tensor = {"name": INPUT, "shape": list(rows.shape), "datatype": "FP32"}
         header = json.dumps({"inputs": [{**tensor, "parameters": {"binary_data_size": rows.nbytes}}]}).encode()
         header_field = f"Inference-Header-Content-Length: {len(header)}"
-        line.sendall(request_head(len(header) + rows.nbytes, header_field) + header + rows.tobytes())
+        client.sendall(request_head(len(header) + rows.nbytes, header_field) + header + rows.tobytes())
         wait_for(lambda: served.requests == 1, "the request")
         wait_for(lambda: served.agent.completed_batches == 1, "the inference", timeout_s=30)
         wait_for(lambda: served.requests == 0, "the request to be released", timeout_s=30)
@@ -116,11 +116,11 @@ def test_a_client_that_does_not_read_its_response_is_disconnected(serve: Serve) 
 @pytest.mark.parametrize("times", [2, 1000])
 def test_a_body_that_is_too_large_is_refused_with_a_reason(serve: Serve, times: int) -> None:
     served = serve(max_body_bytes=2048)
-    with connect(served.endpoint.port) as line:
-        line.sendall(request_head(2048 * times))
+    with connect(served.endpoint.port) as client:
+        client.sendall(request_head(2048 * times))
         if times == 2:
-            line.sendall(b"x" * 2048 * times)
-        response = line.recv(65536)
+            client.sendall(b"x" * 2048 * times)
+        response = client.recv(65536)
     assert response.startswith(b"HTTP/1.1 413")
     assert b'{"error":"a body may have at most 2048 bytes' in response
     assert send_request(served.endpoint.port, INFER, ONE).status == 200
@@ -156,10 +156,10 @@ def test_a_chunked_body_that_exceeds_the_limit_is_refused_with_a_reason(serve: S
 def test_malformed_http_closes_only_that_connection(
     served: Served, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with connect(served.endpoint.port) as line:
+    with connect(served.endpoint.port) as client:
         with contextlib.suppress(ConnectionError):
-            line.sendall(content)
-        assert is_closed(line)
+            client.sendall(content)
+        assert is_closed(client)
     wait_for(lambda: served.requests == 0, "no request in flight")
     assert send_request(served.endpoint.port, INFER, ONE).status == 200
     assert "Traceback" not in caplog.text
@@ -168,14 +168,14 @@ def test_malformed_http_closes_only_that_connection(
 def test_requests_of_clients_that_disconnect_are_released(served: Served, gate: Gate) -> None:
     body = json.dumps(ONE).encode()
     for _ in range(10):
-        with connect(served.endpoint.port) as line:  # disconnects in the middle of the body
-            line.sendall(request_head(len(body)) + body[:20])
+        with connect(served.endpoint.port) as client:  # disconnects in the middle of the body
+            client.sendall(request_head(len(body)) + body[:20])
     with contextlib.ExitStack() as resources:  # disconnect before the response, the first one during its inference
-        lines = [resources.enter_context(connect(served.endpoint.port)) for _ in range(10)]
-        lines[0].sendall(request_head(len(body)) + body)
+        clients = [resources.enter_context(connect(served.endpoint.port)) for _ in range(10)]
+        clients[0].sendall(request_head(len(body)) + body)
         assert gate.reached.wait(10)
-        for line in lines[1:]:
-            line.sendall(request_head(len(body)) + body)
+        for client in clients[1:]:
+            client.sendall(request_head(len(body)) + body)
         wait_for(lambda: served.requests == 10, "ten requests")
     wait_for(lambda: served.requests == 0, "nothing left in flight")
     gate.open()
@@ -231,9 +231,9 @@ def test_connections_beyond_max_connections_get_a_503(serve: Serve) -> None:
         for _ in range(3):
             resources.enter_context(connect(served.endpoint.port))
         wait_for(lambda: served.endpoint.connections == 3, "three connections")
-        with connect(served.endpoint.port) as line:
-            assert line.recv(65536).startswith(b"HTTP/1.1 503")
-            assert is_closed(line)
+        with connect(served.endpoint.port) as client:
+            assert client.recv(65536).startswith(b"HTTP/1.1 503")
+            assert is_closed(client)
     wait_for(lambda: not served.endpoint.connections, "nothing left in flight")
     assert send_request(served.endpoint.port, INFER, ONE).status == 200
 

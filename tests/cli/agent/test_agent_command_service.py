@@ -96,16 +96,16 @@ def test_systemd_is_notified_of_ready_and_stopping(
     bundle: Bundle, config: AgentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
-        line.bind(str(tmp_path / "notify"))
-        line.settimeout(20)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(str(tmp_path / "notify"))
+        receiver.settimeout(20)
         with running(bundle, *write_config(tmp_path, config), "--duration", "0.2") as process:
-            assert [line.recv(100), line.recv(100)] == [b"READY=1", b"STOPPING=1"]
+            assert [receiver.recv(100), receiver.recv(100)] == [b"READY=1", b"STOPPING=1"]
             _, log = process.communicate(timeout=20)
     assert process.returncode == 0, log
 
 
-def refused(bundle: Bundle, *arguments: str) -> str:
+def error_of(bundle: Bundle, *arguments: str) -> str:
     done = subprocess.run(
         [*AGENT, str(bundle.path), *arguments], capture_output=True, text=True, timeout=20, check=False
     )
@@ -117,7 +117,7 @@ def refused(bundle: Bundle, *arguments: str) -> str:
 def test_a_port_in_use_gives_one_line_that_names_it(bundle: Bundle, config: AgentConfig, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        error = refused(bundle, *write_config(tmp_path, config, endpoint=f"port = {port}"))
+        error = error_of(bundle, *write_config(tmp_path, config, endpoint=f"port = {port}"))
     assert f"port {port} on 127.0.0.1 is not available" in error
     assert "set another host or port under [endpoint]" in error
 
@@ -128,11 +128,11 @@ def test_a_second_agent_on_the_port_does_not_affect_the_first(
     with running(bundle, *write_config(tmp_path, config)) as process:
         port = int(Log(process).until(r"on http://127\.0\.0\.1:(\d+)")[1])
         wait_for_revision(fleet, config, 0)
-        error = refused(bundle, *write_config(tmp_path, config, top='state_dir = "other"', endpoint=f"port = {port}"))
+        error = error_of(bundle, *write_config(tmp_path, config, top='state_dir = "other"', endpoint=f"port = {port}"))
         assert f"port {port} on 127.0.0.1 is not available" in error
         assert not (tmp_path / "other").exists()
         assert len(fleet.messages(config, State)) == 1
-        error = refused(bundle, *write_config(tmp_path, config))
+        error = error_of(bundle, *write_config(tmp_path, config))
         assert "another agent uses state_dir" in error
         assert len(fleet.messages(config, State)) == 1
         assert send_request(port, "/v2/health/ready").status == 200
@@ -150,7 +150,7 @@ def test_the_command_excludes_long_lived_objects_from_garbage_collection(
 
 
 def test_an_agent_without_endpoint_and_stream_is_refused(bundle: Bundle, config: AgentConfig, tmp_path: Path) -> None:
-    error = refused(bundle, *write_config(tmp_path, config, endpoint="enabled = false"))
+    error = error_of(bundle, *write_config(tmp_path, config, endpoint="enabled = false"))
     assert "endpoint.enabled is false, so the agent would have no work" in error
 
 
@@ -166,7 +166,7 @@ def test_a_replaying_agent_serves_if_the_endpoint_is_enabled(
             assert endpoint is None
 
 
-def test_without_tornado_the_error_says_what_to_install(
+def test_without_tornado_the_error_names_the_extra_to_install(
     bundle: Bundle, config: AgentConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [name for name in sys.modules if name.startswith(("tornado", "edgeexit.agent.endpoint"))]:

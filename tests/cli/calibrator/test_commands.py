@@ -141,11 +141,11 @@ def test_without_a_broker_the_service_logs_it_once_and_ctrl_c_stops_it_cleanly(r
     _, run = registered
     broker.stop()
     process = Process(run, tmp_path / "log")
-    until(lambda: b"not reachable" in process.log.read_bytes())
+    until(lambda: b"cannot connect to the broker" in process.log.read_bytes())
     time.sleep(1.5)
     assert process.stop(signal.SIGINT) == 0
     log = process.log.read_text()
-    assert log.count("not reachable") == 1
+    assert log.count("cannot connect to the broker") == 1
     assert "Traceback" not in log
 
 
