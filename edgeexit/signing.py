@@ -129,7 +129,7 @@ def verify(envelope: bytes, *, payload_type: str, keys: Sequence[PublicKey]) -> 
     signers = ", ".join(signature.keyid for signature in decoded.signatures) or "none"
     trusted = ", ".join(key_id(key) for key in keys) or "none"
     raise SignatureError(
-        f"wrong signature: no trusted key signed this content (keys in its signatures: {signers}; trusted keys: {trusted})"
+        f"wrong signature: no trusted key signed this content (keys that it names: {signers}; trusted keys: {trusted})"
     )
 
 

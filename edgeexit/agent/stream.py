@@ -91,7 +91,7 @@ class SampleStream:
 
 
 def ticks(rate_per_s: float, *, stop: threading.Event, duration_s: float | None = None) -> Iterator[None]:
-    """Yield `rate_per_s` times per second (0: without a pause) until `stop` is set or `duration_s` is over."""
+    """Yield `rate_per_s` times per second (0: as often as possible) until `stop` is set or `duration_s` is over."""
     due = started = time.monotonic()
     end = started + (math.inf if duration_s is None else duration_s)
     while not stop.is_set() and (now := time.monotonic()) < end:

@@ -39,9 +39,9 @@ def agent_command(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     config: Annotated[Path, typer.Option(help="Configuration file of the agent (TOML).")],
     stream: Annotated[
-        Path | None, typer.Option(help="Samples to replay, shuffled and without end (.npz); default: serve clients.")
+        Path | None, typer.Option(help="Samples to replay endlessly and shuffled (.npz); default: serve clients.")
     ] = None,
-    rate: Annotated[float, typer.Option(min=0, help="Replayed samples per second; 0: without a pause.")] = 20.0,
+    rate: Annotated[float, typer.Option(min=0, help="Replayed samples per second; 0: as fast as possible.")] = 20.0,
     duration: Annotated[
         float | None, typer.Option(min=0, help="Seconds to run; default: until Ctrl-C or SIGTERM.")
     ] = None,

@@ -33,7 +33,7 @@ def sign_command(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     key: Annotated[Path, typer.Option(help="Private key (PEM), created by `edgeexit keygen`.")],
 ) -> None:
-    """Sign the manifest and the policy of a bundle; sign it again after a change of either.
+    """Sign the manifest and the policy of a bundle. Sign again after each change of one of them.
 
     Example: `edgeexit sign quickstart/bundle --key quickstart/calibrator.key`
     """
