@@ -71,7 +71,7 @@ def _suppress() -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet_loggers() -> Iterator[None]:
     """Raise the level of every logger of the libraries; loggers created meanwhile inherit it."""
-    names = {*_LIBRARIES, *(name for name in logging.root.manager.loggerDict if name.startswith(_PREFIXES))}
+    names = {*_LIBRARIES, *(name for name in tuple(logging.root.manager.loggerDict) if name.startswith(_PREFIXES))}
     levels = {logger: logger.level for logger in map(logging.getLogger, sorted(names))}
     logging.root.addFilter(_is_not_onnxruntime)
     for logger in levels:

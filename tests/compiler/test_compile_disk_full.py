@@ -18,11 +18,11 @@ for number, most in enumerate(map(int, sys.argv[3:])):
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
     try:
         compile_bundle(model, f"{folder}/{number}/new/bundle")
-        answer = "written"
+        result = "written"
     except EdgeExitError as error:
-        answer = str(error)
+        result = str(error)
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    print(answer)
+    print(result)
 """
 """With a limit on the file size, a write fails as on a full disk."""
 

@@ -152,7 +152,7 @@ def test_a_subgraph_may_capture_a_transposed_dequantised_value(tmp_path, samples
     bundle = compile_bundle(path, tmp_path / "bundle")
     assert [tensor.dtype for tensor in bundle.manifest.stages[0].carry_out] == ["int8"]
     with Runner(bundle) as runner:
-        answers = runner.infer_every_exit(samples).outputs
+        outputs = runner.infer_every_exit(samples).outputs
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"], disabled_optimizers=UNSAFE_OPTIMISERS)
     for name, expected in zip(bundle.manifest.exits, session.run(None, samples), strict=True):
-        np.testing.assert_allclose(answers[name], expected, atol=1e-5)
+        np.testing.assert_allclose(outputs[name], expected, atol=1e-5)

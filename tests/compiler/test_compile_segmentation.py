@@ -58,8 +58,8 @@ def test_exits_are_maps_equal_to_those_of_torch(segmenter, images):
     outputs = run_stages(segmenter, {"image": images})
     with torch.no_grad():
         expected = Segmenter()(torch.from_numpy(images))
-    for name, answer in zip(segmenter.manifest.exits, expected, strict=True):
-        np.testing.assert_allclose(outputs[name], answer.numpy(), atol=1e-4)
+    for name, logits in zip(segmenter.manifest.exits, expected, strict=True):
+        np.testing.assert_allclose(outputs[name], logits.numpy(), atol=1e-4)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
@@ -97,7 +97,7 @@ def test_a_symbolic_height(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("task", "answer", "words"),
+    ("task", "function", "words"),
     [
         (
             "segmentation",
@@ -112,10 +112,10 @@ def test_a_symbolic_height(tmp_path):
     ],
     ids=["rows", "maps", "sizes", "mixed", "empty", "softmaxed"],
 )
-def test_exits_that_do_not_match_the_task_are_rejected(tmp_path, task, answer, words):
+def test_exits_that_do_not_match_the_task_are_rejected(tmp_path, task, function, words):
     class Model(nn.Module):
         def forward(self, image):
-            return answer(torch.relu(image) + image)
+            return function(torch.relu(image) + image)
 
     with pytest.raises(CompileError, match=words):
         compile_bundle(Model(), tmp_path / "bundle", CompileOptions(inputs=["image:batch,2,4,4"], task=task))

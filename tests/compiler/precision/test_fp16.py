@@ -1,4 +1,4 @@
-"""float16 models: the same answers, no infinity, exact sizes, types that agree."""
+"""float16 models: logits close to fp32, no infinity, exact sizes, valid types."""
 
 import subprocess
 import sys

@@ -1,13 +1,12 @@
-"""Reducing precision: nodes that stay in fp32, the loss of each exit, and engines that TensorRT builds."""
+"""Reducing precision: nodes that stay in fp32, and engines that TensorRT builds."""
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
 from edgeexit.compiler.export.model import export_model
-from edgeexit.compiler.precision.fidelity import loss_warnings, measure_fidelity
 from edgeexit.compiler.precision.reduce import reduce_precision
-from edgeexit.datasets import IGNORED, Dataset
+from edgeexit.datasets import Dataset
 from edgeexit.errors import CompileError
 from tests.compiler.precision.reduced_graphs import Encoder, Segmenter, read_text
 
@@ -57,38 +56,6 @@ def test_patterns_match_names_operators_outputs_and_weights(tmp_path, model, pat
 def test_a_pattern_without_a_match_is_rejected_with_some_existing_names(tmp_path, model):
     with pytest.raises(CompileError, match=r"'tail\*' matches no node.*'MatMul_h'.*Softmax"):
         reduce_precision(model, "fp16", folder=tmp_path, keep_fp32=["head*", "tail*"])
-
-
-def logits(*classes):
-    return np.eye(3, dtype=np.float32)[list(classes)]
-
-
-def test_fidelity_is_agreement_and_accuracy():
-    labels = np.array([0, 1, 2, 2])
-    fidelity = measure_fidelity({"e0": logits(0, 1, 2, 0)}, {"e0": logits(0, 1, 1, 2)}, labels=labels)
-    (exit_,) = fidelity.exits.values()
-    assert (fidelity.samples, exit_.agreement, exit_.accuracy, exit_.accuracy_fp32) == (4, 0.5, 0.75, 0.75)
-    assert loss_warnings(fidelity) == []
-    unlabelled = measure_fidelity({"e0": logits(0, 1, 2, 0)}, {"e0": logits(0, 1, 1, 2)}, labels=None)
-    (warning,) = loss_warnings(unlabelled)
-    assert "'e0' predicts another class than fp32 in 50.0 %" in warning
-    assert loss_warnings(unlabelled, max_loss=0.5) == []
-
-
-def test_fidelity_of_maps_leaves_out_ignored_pixels():
-    fp32 = np.moveaxis(logits(0, 1, 2, 0).reshape(1, 2, 2, 3), 3, 1)
-    reduced = np.moveaxis(logits(0, 1, 2, 2).reshape(1, 2, 2, 3), 3, 1)
-    labels = np.array([[[0, 0], [IGNORED, 0]]])
-    (exit_,) = measure_fidelity({"e0": fp32}, {"e0": reduced}, labels=labels).exits.values()
-    assert (exit_.agreement, exit_.accuracy, exit_.accuracy_fp32) == (0.75, 1 / 3, 2 / 3)
-
-
-def test_a_loss_of_exactly_max_loss_gives_no_warning():
-    fp32 = logits(*[0] * 100)
-    reduced = logits(*[0] * 99, 1)
-    assert loss_warnings(measure_fidelity({"e": fp32}, {"e": reduced}, labels=None), max_loss=0.01) == []
-    right = measure_fidelity({"e": fp32}, {"e": logits(*[0] * 98, 1, 1)}, labels=np.zeros(100, dtype=np.int64))
-    assert "an accuracy of 98.0 %, in fp32 100.0 %" in loss_warnings(right)[0]
 
 
 @pytest.fixture(scope="module")
