@@ -35,8 +35,14 @@ def option_texts() -> dict[str, str]:
 
 
 def policy_list() -> str:
-    """Return a Markdown list of the kinds with their scores."""
+    """Return Markdown lists of the kinds with their scores, and of their rules."""
     from edgeexit.fitting import FITTING_KINDS
 
-    lines = [f"- {name}: {kind.summary}" for name, kind in FITTING_KINDS.items()]
-    return "\n".join(["Policies and the score that each compares with its thresholds:", "", *lines])
+    kinds = [f"- {name}: {kind.summary}" for name, kind in FITTING_KINDS.items()]
+    rules = [
+        f"- {name}, {rule}: {stated.summary}"
+        for name, kind in FITTING_KINDS.items()
+        for rule, stated in kind.rules.items()
+    ]
+    headings = ("Policies and the score that each compares with its thresholds:", "Rules of policies (`--rule`):")
+    return "\n".join([headings[0], "", *kinds, "", headings[1], "", *rules])

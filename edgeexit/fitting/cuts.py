@@ -68,16 +68,16 @@ class Ranking:
 
     def with_fractions(self, fractions: Sequence[float]) -> Cuts:
         """Return cuts at which, in order of depth, these fractions of all samples exit; ties can add samples."""
-        left = np.ones(self.samples, dtype=np.bool_)
+        remaining = np.ones(self.samples, dtype=np.bool_)
         cuts = []
         for k in range(self.exits - 1):
             wanted = round(fractions[k] * self.samples)
-            waiting = np.flatnonzero(left[self.order[k]])
+            ranks = np.flatnonzero(remaining[self.order[k]])
             cut = 0
-            if wanted > 0 and len(waiting):
-                cut = self.place_near(k, waiting[min(wanted, len(waiting)) - 1] + 1)
+            if wanted > 0 and len(ranks):
+                cut = self.place_near(k, ranks[min(wanted, len(ranks)) - 1] + 1)
             cuts.append(cut)
-            left &= self.ranks[k] >= cut
+            remaining &= self.ranks[k] >= cut
         return tuple(cuts)
 
     def thresholds(self, cuts: Sequence[int]) -> tuple[float | None, ...]:

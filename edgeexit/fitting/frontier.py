@@ -33,7 +33,7 @@ class Point(NamedTuple):
 class _Step(NamedTuple):
     saving: float
     """Cost saved per unit of expected additional loss."""
-    rung: int
+    level: int
     moved: _Indices
 
 
@@ -47,30 +47,37 @@ def frontier(scores: Array, losses: _Values, costs: _Values) -> list[Point]:
     """
     samples, exits = scores.shape
     ranking = Ranking(scores)
-    ladders = [_ladder(ranking, k) for k in range(exits - 1)]
-    rungs = [0] * (exits - 1)  # 0: no sample exits there yet
+    levels = [_cut_levels(ranking, k) for k in range(exits - 1)]
+    reached = [0] * (exits - 1)  # 0: no sample exits there yet
     overall = losses.mean(axis=0)
     taken = np.full(samples, exits - 1)
     cuts = [0] * (exits - 1)
     path = [_point((None,) * (exits - 1), taken, losses, costs)]
     while True:
         best: tuple[int, _Step] | None = None
-        for k, ladder in enumerate(ladders):
+        for k, cut_levels in enumerate(levels):
             step = _best_step(
-                k, ranking.order[k], ladder, rungs[k], taken=taken, losses=losses, costs=costs, prior=float(overall[k])
+                k,
+                ranking.order[k],
+                cut_levels,
+                reached[k],
+                taken=taken,
+                losses=losses,
+                costs=costs,
+                prior=float(overall[k]),
             )
             if step is not None and (best is None or step.saving > best[1].saving):
                 best = k, step
         if best is None:
             return path
         k, step = best
-        rungs[k] = step.rung
-        cuts[k] = ladders[k][step.rung]
+        reached[k] = step.level
+        cuts[k] = levels[k][step.level]
         taken[step.moved] = k
         path.append(_point(ranking.thresholds(cuts), taken, losses, costs))
 
 
-def _ladder(ranking: Ranking, k: int) -> list[int]:
+def _cut_levels(ranking: Ranking, k: int) -> list[int]:
     """Return the cuts of an exit from 0 to the highest, at quantiles of its scores."""
     wanted = np.linspace(0, ranking.samples, _CANDIDATES + 1)
     return sorted({ranking.place_near(k, cut) for cut in wanted})
@@ -79,27 +86,27 @@ def _ladder(ranking: Ranking, k: int) -> list[int]:
 def _best_step(
     k: int,
     order: _Indices,
-    ladder: list[int],
-    rung: int,
+    cut_levels: list[int],
+    level: int,
     *,
     taken: _Indices,
     losses: _Values,
     costs: _Values,
     prior: float,
 ) -> _Step | None:
-    """Return the step of exit `k` from `rung` that saves the most, or None if no step moves a sample."""
-    last = min(rung + _STRIDES[-1], len(ladder) - 1)
-    passed = order[ladder[rung] : ladder[last]]
-    waiting = taken[passed] > k
-    moved = passed[waiting]
-    counts = np.cumsum(waiting)
+    """Return the step of exit `k` from `cut_levels[level]` that saves the most, or None if none moves a sample."""
+    last = min(level + _STRIDES[-1], len(cut_levels) - 1)
+    passed = order[cut_levels[level] : cut_levels[last]]
+    remaining = taken[passed] > k
+    moved = passed[remaining]
+    counts = np.cumsum(remaining)
     added = np.cumsum(losses[moved, k] - losses[moved, taken[moved]])
     saved = np.cumsum(costs[taken[moved]] - costs[k])
     best: _Step | None = None
     for stride in _STRIDES:
-        if rung + stride > last:
+        if level + stride > last:
             break
-        count = int(counts[ladder[rung + stride] - ladder[rung] - 1])
+        count = int(counts[cut_levels[level + stride] - cut_levels[level] - 1])
         if not count:
             continue
         loss = max(float(added[count - 1]), 0.0)
@@ -108,7 +115,7 @@ def _best_step(
         rate = (loss + _PRIOR_SAMPLES * prior) / (count + _PRIOR_SAMPLES)
         saving = float(saved[count - 1]) / max(rate * count, 1e-9)
         if best is None or saving > best.saving:
-            best = _Step(saving, rung + stride, moved[:count])
+            best = _Step(saving, level + stride, moved[:count])
     return best
 
 

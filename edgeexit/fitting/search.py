@@ -137,15 +137,15 @@ class Search:
         now = self._values_at(exits)
         totals = now.sum(axis=1)
         order = self._ranking.order[k]
-        waiting = order[exits.take(order) > k]  # the samples that reach exit k, the highest score first
+        remaining = order[exits.take(order) > k]  # the samples that reach exit k, the highest score first
         value, cut = (float(totals[0]) if (totals[1:] <= self._limits).all() else np.inf), 0
-        if not len(waiting):
+        if not len(remaining):
             return value, cut
-        changes = self._tables[:, k].take(waiting, axis=1)
-        changes -= now.take(waiting, axis=1)
+        changes = self._tables[:, k].take(remaining, axis=1)
+        changes -= now.take(remaining, axis=1)
         sums = np.cumsum(changes, axis=1, out=changes)
         sums += totals[:, None]
-        ties = self._ranking.ties[k].take(waiting)
+        ties = self._ranking.ties[k].take(remaining)
         possible = ties < len(self._ranking.places[k]) - 1  # a score that is not finite never exits
         possible[:-1] &= ties[1:] != ties[:-1]
         for row, limit in zip(sums[1:], self._limits, strict=True):

@@ -169,6 +169,7 @@ def test_the_help_lists_every_kind_with_its_weights_and_rules(edgeexit):
     assert f"{', '.join(KINDS)}; or auto" in shown
     assert "(beem: paired, error-rate)" in shown
     assert "beem: accuracy, cost" in shown
+    assert "beem, paired: no more errors than the final exit" in shown
 
 
 def test_a_new_kind_is_in_the_help_and_can_be_fitted(edgeexit, bundle, data):

@@ -178,7 +178,7 @@ KIND = FittingKind(
             fit=lambda dataset, options: paired_rule(dataset, options.weights),
         ),
         "error-rate": ThresholdRule(
-            summary="the paper's: at each exit, an error rate of at most the final exit's",
+            summary="at each exit, an error rate of at most the final exit's (the rule of the paper)",
             fit=lambda dataset, options: error_rate_rule(dataset, options.weights),
         ),
     },
