@@ -31,7 +31,8 @@ deploy_app = typer.Typer(
     name="deploy",
     cls=_PushByDefault,
     help=(
-        "Deploy a bundle to a device over SSH and start its agent; the device rolls back if it is not healthy.\n\n"
+        "Deploy a bundle to a device over SSH and start its agent. "
+        "If the agent is not healthy, the device rolls back.\n\n"
         "Examples: `edgeexit deploy mybundle pi@camera-17 --config agent.toml`, "
         "`edgeexit deploy rollback pi@camera-17`, `edgeexit deploy status pi@camera-17`"
     ),
