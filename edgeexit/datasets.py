@@ -49,7 +49,7 @@ def load_dataset(
     """Read a data file and check it against the inputs of a model.
 
     Raises DataError if the file is unreadable, an input is missing, a shape or dtype does not match, the labels have
-    the wrong shape or are outside `classes`, or there are no labels and `need_labels` is True.
+    the wrong shape or dtype or are outside `classes`, or there are no labels and `need_labels` is True.
     """
     where = f"data file '{path}'"
     dataset = as_dataset(load_arrays(path), specs, task=task, classes=classes, where=where)
@@ -107,8 +107,9 @@ def check_inputs(arrays: Inputs, specs: Sequence[TensorSpec], *, where: str) -> 
         if not isinstance(array, np.ndarray):
             raise DataError(f"{where}: '{spec.name}' is a {type(array).__name__}; it must be a numpy array")
         if not _matches(array.shape, spec.shape):
-            expected, found = "x".join(map(str, spec.shape)), "x".join(map(str, array.shape)) or "a scalar"
-            raise DataError(f"{where}: '{spec.name}' has shape {found}, but the model takes {expected}")
+            expected = "x".join(map(str, spec.shape))
+            found = f"has shape {'x'.join(map(str, array.shape))}" if array.shape else "is a scalar"
+            raise DataError(f"{where}: '{spec.name}' {found}, but the model takes {expected}")
         if array.dtype != np.dtype(spec.dtype):
             raise DataError(f"{where}: '{spec.name}' is {array.dtype}, but the model takes {spec.dtype}; convert it")
         if count is not None and len(array) != count:
@@ -121,7 +122,7 @@ def check_inputs(arrays: Inputs, specs: Sequence[TensorSpec], *, where: str) -> 
 
 
 def check_finite(inputs: Inputs, *, where: str) -> None:
-    """Raise DataError, which names the first bad sample, if a floating-point array has NaN or infinity."""
+    """Raise DataError, which names the first such sample, if a floating-point array contains NaN or infinity."""
     for name, array in inputs.items():
         if array.dtype.kind != "f" or np.isfinite(array).all():
             continue

@@ -12,7 +12,7 @@ _RENAME_EXCHANGE = 2  # <linux/fs.h>
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file in hex, without loading all of it into memory."""
+    """Return the SHA-256 of a file in hex, read in chunks. Raises OSError if the file cannot be read."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_READ_SIZE):
@@ -49,7 +49,7 @@ def _write_and_rename(path: Path, content: bytes, mode: int) -> None:
 
 
 def exchange(first: Path, second: Path) -> bool:
-    """Atomically exchange two paths of one file system; return False if the system or the file system cannot do it."""
+    """Atomically exchange two paths of one file system. Return False if it fails, e.g. without renameat2 in libc."""
     try:
         rename = ctypes.CDLL(None).renameat2  # Linux, with glibc 2.28 or newer
     except (AttributeError, OSError):
@@ -58,7 +58,7 @@ def exchange(first: Path, second: Path) -> bool:
 
 
 def fsync_file(file: Path) -> None:
-    """Flush the content of an existing file to disk."""
+    """Flush the content of an existing file to disk. Raises OSError if it fails."""
     handle = os.open(file, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -67,5 +67,5 @@ def fsync_file(file: Path) -> None:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Flush the entries of a folder to disk."""
+    """Flush the entries of a folder to disk, e.g. after a rename. Raises OSError if it fails."""
     fsync_file(folder)

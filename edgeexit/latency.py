@@ -36,7 +36,7 @@ class LatencySummary(msgspec.Struct, frozen=True, kw_only=True):
     samples: int
     mean_ms: float
     p50_ms: float
-    """The plain median of the samples."""
+    """The median of the samples, not an upper bound like the other percentiles."""
     p90_ms: float | None
     """MLPerf LoadGen's early-stopping estimate, see `estimate_percentile`; null below 64 samples."""
     p99_ms: float | None
@@ -59,10 +59,10 @@ def summarise(latencies_ms: Sequence[float] | npt.NDArray[np.float64]) -> Latenc
 def estimate_percentile(values: npt.NDArray[np.float64], percent: float) -> float | None:
     """Return MLPerf LoadGen's early-stopping estimate of a percentile of `values` [N], or None if N is too small.
 
-    With 99 % confidence, the true percentile is not above the estimate. The estimate is the highest value after the
-    `overlatency_allowed` highest ones are removed; it approaches the plain percentile as N grows. Source: MLPerf
-    Inference, loadgen/results.cc, `PerformanceSummary::EarlyStopping`, scenario SingleStream, with its confidence
-    (0.99) and tolerance (0).
+    With 99 % confidence, the true percentile is not above the estimate. The estimate is the t-th highest value, where
+    t is `overlatency_allowed`; it approaches the plain percentile as N grows. Source: MLPerf Inference,
+    loadgen/results.cc, `PerformanceSummary::EarlyStopping`, scenario SingleStream, with its confidence (0.99) and
+    tolerance (0).
     """
     allowed = overlatency_allowed(len(values), percent)
     if allowed == 0:
@@ -74,10 +74,10 @@ def estimate_percentile(values: npt.NDArray[np.float64], percent: float) -> floa
 def overlatency_allowed(samples: int, percent: float) -> int:
     """Return how many samples may lie at or above the estimate of a percentile; 0 if there are too few samples.
 
-    This is the largest t with P(Binomial(samples, 1 - percent/100) <= t) <= 0.01: if the true percentile were higher,
-    at most t samples would lie above the estimate with a probability of at most 0.01. LoadGen finds the same t from the
-    minimum h = samples - t for each t (loadgen/early_stopping.cc, `MinPassingQueriesFinder`). For t = 0 there is no
-    estimate; hence the minimum of 64 samples for 90 %, and of 662 for 99 %.
+    This is the largest t with P(Binomial(samples, 1 - percent/100) <= t) <= 0.01: if the true percentile were above the
+    estimate, the probability that at most t samples lie at or above the estimate would be at most 0.01. LoadGen finds
+    the same t from the minimum h = samples - t for each t (loadgen/early_stopping.cc, `MinPassingQueriesFinder`). For
+    t = 0 there is no estimate. Therefore the minimum is 64 samples for 90 %, and 662 for 99 %.
     """
     over = 1 - percent / 100
     # Beyond the mean the cumulative probability is about 1/2 or more, so t is below the mean.
@@ -117,11 +117,11 @@ class StageProfile(msgspec.Struct, frozen=True, kw_only=True):
     readout_interval_ms: tuple[float, float] | None = None
     """95 % bootstrap interval of `readout_ms`; its lower end is negative if the noise exceeds the readout's time."""
     decision: LatencySummary | None = None
-    """Duration of the policy's decision after this stage, for the samples that reached it; null without a policy."""
+    """Duration of the policy's decision after this stage, in the inferences that reached it; null without a policy."""
 
 
 class ExitPath(msgspec.Struct, frozen=True, kw_only=True):
-    """How the latency of the samples that exit at one exit is composed, under the policy."""
+    """The parts of the latency of the samples that exit at one exit, under the policy."""
 
     exit: str
     latency: LatencySummary
@@ -136,7 +136,7 @@ class ExitPath(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProfilePhase(msgspec.Struct, frozen=True, kw_only=True):
-    """A phase of the measurement, in seconds since the start of the first one."""
+    """Start and end of a phase of the measurement, in seconds since the start of the first phase's warm-up."""
 
     name: str
     start_s: float
@@ -153,7 +153,9 @@ class LatencyProfile(msgspec.Struct, frozen=True, kw_only=True):
     runtime: str
     """Name and version of the runtime, e.g. `onnxruntime 1.23.2`."""
     threads: int
+    """Threads of ONNX Runtime within an operator; 0: one per core."""
     batch: int
+    """Samples per inference."""
     cold_load_ms: float
     """Time to open every stage in a new backend."""
     first_run_ms: float
@@ -174,15 +176,16 @@ class LatencyProfile(msgspec.Struct, frozen=True, kw_only=True):
     settings: dict[str, str] = {}
     """Settings of the machine, e.g. governor, power mode, maximum clock."""
     warnings: tuple[str, ...] = ()
-    """One line per difference from what the bundle's target names, e.g. a runtime that replaces the target's."""
+    """One line per difference from the bundle's target, e.g. a runtime that replaces the target's."""
     phases: tuple[ProfilePhase, ...] = ()
     telemetry: Telemetry | None = None
-    """Sensor readings over both phases, summarised; null in profiles of earlier versions."""
+    """Summary of the sensor readings in both phases and during the measurement of the readouts; null in profiles of
+    earlier versions."""
     readings: tuple[Reading, ...] = ()
     """At most 120 sensor readings; empty in messages."""
     energy_per_inference_mj: float | None = None
-    """Mean power of the whole board in the end-to-end phase divided by the inferences per second, idle power included;
-    null if no rail measures the whole board."""
+    """Energy of the whole board per inference in the end-to-end phase, idle power included: mean power divided by
+    inferences per second. Null if no rail measures the whole board."""
     invalid: str | None = None
     """Why the latencies must not be used as costs, e.g. because the machine was throttled; null if they may."""
 

@@ -1,10 +1,10 @@
-"""What a long operation reports to its caller while it runs."""
+"""The interface through which a long operation reports its progress."""
 
 from typing import Final
 
 
 class Progress:
-    """Receives the progress of one operation. This class ignores everything; subclasses show what they want to show.
+    """Receives the progress of one operation. This class ignores it; subclasses override methods to show it.
 
     Methods are called in the thread that runs the operation, and must not raise.
     """
@@ -13,14 +13,14 @@ class Progress:
         """Receive the name of the step that starts now."""
 
     def advance(self, amount: int = 1, total: int | None = None) -> None:
-        """Receive how many more items (samples, bytes, stages) of the current step are done, and of how many if known."""
+        """Receive that `amount` more items (samples, bytes, stages) of the step are done, out of `total` if known."""
 
     def message(self, text: str) -> None:
         """Receive one line of information for the user."""
 
     def warning(self, text: str) -> None:
-        """Receive one line that the user should act on or know about."""
+        """Receive one line of warning for the user."""
 
 
 NO_PROGRESS: Final = Progress()
-"""Ignores everything: the default of every operation that reports progress."""
+"""Ignores all progress: the default of every operation that reports progress."""

@@ -34,6 +34,7 @@ def test_inputs_and_labels_are_read(path):
     [
         ({"ids": IDS}, "no array 'mask'; it has 'ids'"),
         ({"ids": IDS, "mask": MASK[:, :4]}, "'mask' has shape 3x4, but the model takes batchx5"),
+        ({"ids": IDS, "mask": np.float32(1)}, "'mask' is a scalar, but the model takes batchx5"),
         ({"ids": IDS, "mask": MASK.astype(np.float64)}, "'mask' is float64, but the model takes float32"),
         ({"ids": IDS, "mask": MASK[:2]}, "'mask' has 2 samples, but 'ids' has 3"),
         ({"ids": IDS[:0], "mask": MASK[:0]}, "no samples"),

@@ -17,10 +17,10 @@ def evaluate_command(
     data: Annotated[Path, typer.Option(help="Test samples (.npz); the accuracy needs labels.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Measure accuracy, agreement with the final exit, exit rates, latency and speed-up, next to the full model's.
+    """Measure accuracy, agreement with the final exit, exit rates, latency and speed-up, beside the full model.
 
-    Every value has a 95 % bootstrap confidence interval. The speed-up is given in measured time, and in layers as in
-    papers.
+    Every value has a 95 % bootstrap confidence interval. The speed-up is shown in measured time, and in number of
+    layers as papers count it.
 
     Example: `edgeexit evaluate quickstart/bundle --data quickstart/test.npz`
     """
@@ -75,7 +75,7 @@ def _percent(fraction: "Interval | None") -> str:
 
 
 def _cell(interval: "Interval | None", form: str, unit: str, *, scale: float = 1) -> str:
-    """Return a value with its interval, without an interval of width 0; a dash if the value is unknown."""
+    """Return a value, with its interval unless the width is 0; a dash if the value is unknown."""
     if interval is None:
         return "-"
     value, low, high = (form.format(scale * number) for number in (interval.value, interval.low, interval.high))

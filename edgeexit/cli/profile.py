@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _DURATION_S = 3.0
 _COMPARED = 2
 _STORED_BATCH = 1
-"""Only profiles of single samples serve as costs, because the samples of a batch share stages."""
+"""Only profiles of single samples give the costs of the exits, because the samples of a batch share stages."""
 
 
 def profile_command(
@@ -31,7 +31,7 @@ def profile_command(
         Path | None, typer.Option(help="Samples with a realistic mix of exits (.npz); default: the golden samples.")
     ] = None,
     duration: Annotated[
-        float | None, typer.Option(min=0.1, help="Seconds of steady state for each phase; default: 3.")
+        float | None, typer.Option(min=0.1, help="Seconds of each phase, after its warm-up; default: 3.")
     ] = None,
     batch: Annotated[
         int, typer.Option(min=1, help="Samples per inference; only profiles with batch size 1 are stored.")
@@ -50,8 +50,9 @@ def profile_command(
 ) -> None:
     """Measure cold load, first run, and steady state per stage and end to end. Store profile.json in the bundle.
 
-    If the board was throttled during the measurement, the profile is stored as invalid and not used as costs. To draw
-    the profile of a device on another machine, copy profile.json into the bundle there, and use `--stored --plot`.
+    If the board was throttled during the measurement, the profile is stored as invalid, and no costs are taken from it.
+    To draw the profile of a device on another machine, copy profile.json into the bundle there, and use `--stored
+    --plot`.
 
     Example: `edgeexit profile quickstart/bundle --data quickstart/test.npz --duration 5 --plot profile.html`
 
@@ -186,7 +187,7 @@ def _dataset(data: Path | None, bundle: "Bundle") -> "Dataset | None":
 
 
 def _require_drawing(plot: Path, bundle: Path) -> "Callable[[LatencyProfile, str, tuple[str, ...]], bytes]":
-    """Return the function that draws a page. Raises DataError for an unusable path, ConfigError without plotly."""
+    """Return the function that draws a page. Raises DataError for an unusable path, and ConfigError without plotly."""
     from edgeexit.errors import ConfigError
 
     require_page("--plot", plot, bundle)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def print_profile(profile: "LatencyProfile", exits: Sequence[str]) -> None:
-    """Print the latencies of a profile, where the time goes, and the board's sensors."""
+    """Print the latencies of a profile, their parts for each exit, and the board's sensors."""
     rows = [(stage.name, stage.latency) for stage in profile.stages]
     if profile.end_to_end is not None:
         rows.append((f"end to end, {profile.policy}", profile.end_to_end))
@@ -86,7 +86,7 @@ def print_comparison(comparison: "BundleComparison", a: str, b: str) -> None:
 
 
 def print_no_end_to_end(bundle: Path, *, has_policy: bool) -> None:
-    """Print why there is no end-to-end latency, and the command that gives one."""
+    """Print why there is no end-to-end latency, and the command that measures it or makes it possible."""
     if has_policy:
         text = f"the profile of '{bundle}' is older than its policy; run `edgeexit profile {bundle}`"
     else:
@@ -134,7 +134,7 @@ def _drift_warning(drift: "Drift") -> str:
 
 
 def _sensor_lines(telemetry: "Telemetry") -> "Sequence[str]":
-    """Return one line per kind of sensor, without sensors that gave no value, and a line on throttling."""
+    """Return one line per kind of sensor, without sensors that gave no value, and a line about throttling."""
     lines = []
     for what, unit, sensors in (
         ("temperature", "°C", telemetry.temperatures_c),

@@ -34,20 +34,20 @@ class LatencyFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """A policy on a data set, with batch size 1. For segmentation, every pixel counts as one prediction."""
+    """Results of a policy on a data set, one sample at a time. For segmentation, every pixel is one prediction."""
 
     samples: int
     accuracy: Interval | None
-    """Fraction of correct predictions among those that count (`IGNORED` pixels do not); null without labels."""
+    """Fraction of correct predictions, without those of `IGNORED` pixels; null without labels."""
     agreement: Interval
     """Fraction of predictions that equal the final exit's."""
     exit_rates: tuple[Interval, ...]
     """[K] fraction of samples that exit at each exit."""
     latency: LatencyFigures
     speedup: Interval
-    """Mean latency of the full model divided by that of this policy, both measured in alternation."""
+    """Mean latency of the full model divided by the mean latency under this policy, measured in alternation."""
     layer_speedup: Interval
-    """Speed-up in numbers of stages, as papers count it: K N / sum over the samples of (exit + 1)."""
+    """Speed-up in number of stages, as papers compute it: K N / sum over the samples of (exit + 1)."""
 
 
 class _SampleResults:
@@ -59,8 +59,9 @@ class _SampleResults:
         self.agreed = np.empty(samples, dtype=np.float64)
         """Fraction of the sample's predictions that equal the final exit's."""
         self.correct = np.zeros(samples, dtype=np.float64)
+        """Number of the sample's correct predictions; 0 without labels."""
         self.counted = np.zeros(samples, dtype=np.float64)
-        """Number of the sample's predictions that have a label."""
+        """Number of the sample's predictions that have a label; pixels with the label `IGNORED` have none."""
 
     def store(self, index: int, result: Inference, final: Predictions, label: npt.NDArray[np.int64] | None) -> None:
         """Store the result of the sample at `index`."""
@@ -74,7 +75,7 @@ class _SampleResults:
 
 
 def full_model_policy(exits: int) -> Confidence:
-    """Return a policy under which no sample exits early, at the lowest cost of a decision."""
+    """Return a policy under which no sample exits early. Its kind, confidence, has one of the fastest decisions."""
     return Confidence(temperatures=(1.0,) * exits, thresholds=(None,) * (exits - 1))
 
 
@@ -88,24 +89,24 @@ def evaluate(
 ) -> dict[str, Evaluation]:
     """Run every sample alone under the full model and under each policy. Return name -> evaluation, `FULL_MODEL` first.
 
-    On each sample the policies run in rotating order (A B C, B C A ...), so that slow moments of the machine affect all
-    of them alike.
+    On each sample the policies run in rotating order (A B C, B C A ...), so that a slowdown of the machine affects
+    all of them equally.
 
     Args:
         runner: an opened runner.
         dataset: samples; the accuracy needs labels.
-        policies: name -> policy.
+        policies: name -> policy; the name `FULL_MODEL` is reserved.
         seed: seed of the bootstrap.
         progress: advances by one per sample.
 
-    Raises PolicyError for a policy with another number of exits or classes than the bundle, and DataError for label
-    maps of another size than the exits' maps.
+    Raises PolicyError for a policy with another number of exits or classes than the bundle, DataError for label maps of
+    another size than the exits' maps, and InferenceError if the runtime fails.
 
     """
     exits = len(runner.manifest.exits)
     compared: dict[str, Policy] = {FULL_MODEL: full_model_policy(exits), **policies}
     names, results = list(compared), {name: _SampleResults(len(dataset)) for name in compared}
-    for policy in compared.values():  # warm-up; also raises errors of any policy at once
+    for policy in compared.values():  # warm-up; it also raises the PolicyError of any policy before the first sample
         runner.infer(next(dataset.batches(1)), policy=policy)
     with gc_frozen():
         for index, sample in enumerate(dataset.batches(1)):
@@ -136,8 +137,8 @@ def _evaluation(result: _SampleResults, full_model: _SampleResults, *, exits: in
     ]
     if result.counted.any():
         ratios.append((result.correct, result.counted))
-    over, under = (np.stack(columns, axis=1) for columns in zip(*ratios, strict=True))
-    agreement, mean_ms, speedup, layer_speedup, *rest = ratio_intervals(over, under, seed=seed)
+    numerators, denominators = (np.stack(columns, axis=1) for columns in zip(*ratios, strict=True))
+    agreement, mean_ms, speedup, layer_speedup, *rest = ratio_intervals(numerators, denominators, seed=seed)
     return Evaluation(
         samples=len(result.exits),
         accuracy=rest[exits] if result.counted.any() else None,

@@ -1,4 +1,4 @@
-"""Keeps the garbage collector from interrupting a measurement with a scan of all earlier objects."""
+"""Excludes existing objects from garbage collection during a measurement."""
 
 import gc
 from collections.abc import Iterator
@@ -7,7 +7,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def gc_frozen() -> Iterator[None]:
-    """Within the block, collections scan only the objects made in it: full ones took 15 to 36 ms of one inference."""
+    """Within the block, the garbage collector scans only objects that were created in the block.
+
+    A collection of all objects added 15 to 36 ms to the latency of one inference.
+    """
     gc.collect()
     gc.freeze()
     try:

@@ -29,7 +29,7 @@ class Inference(msgspec.Struct, frozen=True, kw_only=True):
     scores: npt.NDArray[np.float32]
     """[B, K] score of the policy at every exit reached; NaN at later exits."""
     latency_ms: npt.NDArray[np.float64]
-    """[B] time from the call to the decision at which the sample exited."""
+    """[B] time from the call to the end of the decision after which the sample exited."""
     stage_ms: tuple[float, ...]
     """Duration of each stage that ran, including the readout and excluding the decision."""
     decide_ms: tuple[float, ...]
@@ -68,10 +68,10 @@ class InferenceBuilder:
         """Store the results of samples that exit after a stage.
 
         Args:
-            run: the stage and the decision.
+            run: results of the stage, with the decision after it.
             samples: [n] positions of the samples in this inference.
-            rows: [n] their rows in `run` and in `outputs`.
-            outputs: raw outputs of the stage.
+            rows: [n] rows of the same samples in `run` and in `outputs`.
+            outputs: raw outputs of the stage for all rows, [B, C] or [B, C, H, W].
             latency_ms: latency of these samples.
 
         """
@@ -102,10 +102,10 @@ class InferenceBuilder:
 def single_inference(
     runs: Sequence[StageRun], *, exits: int, outputs: npt.NDArray[np.float32], latency_ms: float
 ) -> Inference:
-    """Return the inference of a single sample from the stages that it ran; `outputs` of the last one are copied.
+    """Return the inference of a single sample from its stage runs; `outputs` [1, ...] of the last stage are copied.
 
-    The result equals that of `InferenceBuilder`, with fewer and simpler numpy calls. Right after a stage has run, other
-    code is no longer in the processor's inner caches, so a call costs ten times what it costs in a tight loop.
+    The result equals that of `InferenceBuilder`, with fewer and simpler numpy calls. A stage evicts Python's
+    code from the inner caches of the processor, so a numpy call right after it takes ten times as long as in a loop.
     """
     last = runs[-1]
     exit_taken = np.empty(1, dtype=np.int64)
@@ -143,7 +143,10 @@ def concatenate(parts: Sequence[Inference]) -> Inference:
 def continuing_rows(exit_mask: npt.NDArray[np.bool_]) -> Rows:
     """Return the rows of the samples that continue, in the order that `StagedBatch.select_rows` requires.
 
-    Rows stay where they are; the last continuing rows fill the gaps of the samples that exited.
+    Args:
+        exit_mask: [B] whether the sample exits.
+
+    A continuing row stays in place if it can. The last continuing rows replace those of samples that exit.
     """
     continuing = np.flatnonzero(~exit_mask)
     rows = np.arange(len(continuing))

@@ -17,6 +17,7 @@ RESAMPLES: Final = 1000
 
 _TAILS: Final = (50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE))  # in percent
 _DRAWS_AT_ONCE: Final = 2**20
+"""Limits the memory of the resamples that are drawn together."""
 
 _Values = npt.NDArray[np.float64]
 
@@ -72,7 +73,7 @@ def percentile_interval(values: _Values, percent: float, *, seed: int = 0) -> In
 
 
 def _counts(samples: int, seed: int) -> Iterator[npt.NDArray[np.int64]]:
-    """Yield how often each sample is drawn: arrays [R, N], until there are `RESAMPLES` rows."""
+    """Yield arrays [R, N]: how often each resample contains each sample. All arrays together have `RESAMPLES` rows."""
     generator = np.random.default_rng(seed)
     at_once = max(1, _DRAWS_AT_ONCE // samples)
     for start in range(0, RESAMPLES, at_once):

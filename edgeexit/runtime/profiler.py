@@ -50,7 +50,7 @@ def profile_bundle(
     probe: Probe | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> LatencyProfile:
-    """Measure the stages and the inferences under `policy` for `seconds` each, and the readouts for half as long.
+    """Measure all stages for `seconds`, inferences under `policy` for `seconds`, and the readouts for half as long.
 
     If the board was throttled during the measurement, the profile is invalid, and `Bundle.costs` does not use it.
 
@@ -58,12 +58,13 @@ def profile_bundle(
         bundle: the bundle to measure.
         policy: policy of the end-to-end phase; None: measure the stages only.
         dataset: samples with a realistic mix of exits; default: the bundle's golden samples.
-        seconds: duration of each phase in steady state, after a warm-up of 0.2 s.
+        seconds: duration of each phase, after its warm-up of 0.2 s.
         batch: samples per inference.
         probe: reads the board's sensors; default: the probe that the bundle's target names.
         progress: receives the name of each step.
 
-    Raises DataError if there are fewer samples than `batch`, or if `batch` exceeds the backend's maximum.
+    Raises DataError if there are fewer samples than `batch`, or if `batch` exceeds the backend's maximum, and the
+    errors of `Runner`.
 
     """
     target = load_target(bundle.manifest.target)
@@ -188,7 +189,7 @@ def _subsample(readings: Sequence[Reading], started_s: float) -> tuple[Reading, 
 
 
 def _energy_per_inference_mj(readings: Iterable[Reading], end_to_end: SteadyRun[InferenceTimes]) -> float | None:
-    """Return the board's energy per inference in the end-to-end phase; None if its power is not known."""
+    """Return the board's energy per inference in the end-to-end phase; None if the power is not known."""
     known = [reading for reading in readings if reading.total_mw is not None]
     within = [reading for reading in known if end_to_end.start_s <= reading.monotonic_s <= end_to_end.end_s]
     energy = energy_mj(within)

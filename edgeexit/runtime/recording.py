@@ -1,4 +1,4 @@
-"""Records the readouts of every exit on a data set: the input of a fit. Maps are reduced to fractions of pixels."""
+"""Records the readouts of every exit on a data set: the input of a fit. For maps, also fractions of pixels."""
 
 from typing import Final
 
@@ -13,7 +13,7 @@ from edgeexit.runtime.runner import Runner
 
 _BATCH: Final = 64
 _MAP_BYTES: Final = 2**25
-"""Limit for the output maps of a batch, all exits together; the memory that the stages need grows with it."""
+"""Max bytes of the output maps of a batch, all exits together. The stages need memory in proportion to it."""
 
 Predictions = npt.NDArray[np.int64]
 """Classes [B]; for segmentation, [B, H, W]."""
@@ -38,7 +38,7 @@ def record(
     probabilities: bool = False,
     progress: Progress = NO_PROGRESS,
 ) -> Recording:
-    """Run a data set to full depth and return the readouts, with the probabilities of all classes if asked for.
+    """Run a data set to full depth and return the readouts, with the probabilities of all classes on request.
 
     `progress` advances by the samples of each batch. Raises DataError for label maps of another size than the exits'
     maps.
@@ -109,12 +109,13 @@ def count_correct(
 
 
 def _error_fractions(classes: Predictions, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Return the fraction [B] of the counted pixels whose class is wrong; 0 if no pixel counts."""
     correct, counted = count_correct(classes, labels)
     return (counted - correct) / np.maximum(counted, 1)
 
 
 def _map_batch(runner: Runner, dataset: Dataset) -> int:
-    """Return the batch size for segmentation; the first sample is run to find the size of its maps."""
+    """Return the batch size for segmentation. Runs the first sample to measure the size of its maps."""
     first = runner.infer_every_exit(next(dataset.batches(1)))
     bytes_per_sample = sum(raw.nbytes for raw in first.outputs.values())
     return min(max(_MAP_BYTES // bytes_per_sample, 1), _BATCH)

@@ -1,4 +1,4 @@
-"""The staged runner: it runs a batch stage by stage, and each sample exits when the policy decides so."""
+"""Runs a batch stage by stage; the policy decides after each stage which samples exit."""
 
 import itertools
 import threading
@@ -41,7 +41,7 @@ class Runner:
 
     Args:
         bundle: an opened bundle.
-        backend: default: the backend that the bundle's target names.
+        backend: runs the stages; default: the backend that the bundle's target names.
         fallback: whether another runtime or provider may replace the one that the target names; see `make_backend`.
         not_finite: what happens to an input that contains NaN or infinity.
         max_delay_ms: longest time for which `infer_async` lets samples wait at a stage while new ones run the earlier
@@ -65,11 +65,10 @@ class Runner:
     ) -> None:
         if not_finite not in get_args(NotFinite):
             raise ValueError(f"not_finite is '{not_finite}'; it must be one of {', '.join(get_args(NotFinite))}")
-        if not (max_delay_ms >= 0 and isfinite(max_delay_ms) and max_waiting >= 1):
-            raise ValueError(
-                f"max_delay_ms is {max_delay_ms} and must be at least 0; max_waiting is {max_waiting} and must be at "
-                "least 1"
-            )
+        if not (max_delay_ms >= 0 and isfinite(max_delay_ms)):
+            raise ValueError(f"max_delay_ms is {max_delay_ms}; it must be finite and at least 0")
+        if max_waiting < 1:
+            raise ValueError(f"max_waiting is {max_waiting}; it must be at least 1")
         self._manifest = bundle.manifest
         self._backend = backend or make_backend(bundle, fallback=fallback)
         self._exits = len(bundle.manifest.stages)
@@ -113,7 +112,7 @@ class Runner:
 
     @property
     def warnings(self) -> Sequence[str]:
-        """One line per difference from what the target names, e.g. the provider; filled when the runner is open."""
+        """One line per difference from the target, e.g. another execution provider; empty until the runner is open."""
         return self._backend.warnings
 
     def infer(self, inputs: Inputs, *, policy: Policy) -> Inference:
@@ -122,7 +121,8 @@ class Runner:
         Args:
             inputs: model input name -> array [B, ...] of the manifest's shape and dtype. A batch above the backend's
                 `max_batch` runs in several chunks.
-            policy: decides after every stage; its numbers of exits and classes must equal the bundle's.
+            policy: decides after every stage which samples exit. It must have the same numbers of exits and classes as
+                the bundle.
 
         Raises DataError for inputs that do not match the manifest, PolicyError for a policy with other numbers of exits
         or classes, and InferenceError if the runtime fails or the runner is closed.
@@ -144,11 +144,11 @@ class Runner:
         )
 
     def infer_async(self, inputs: Inputs, *, policy: Policy) -> Future[Inference]:
-        """Run a batch in the scheduler's thread, together with other requests that wait for the same stages.
+        """Run a batch in the scheduler's thread, together with other requests that wait for the same stage.
 
         The inputs are copied. Latencies count from the call; stage durations are those of the combined batches. Raises
-        the errors of `infer`, and OverloadedError if `max_waiting` samples are in progress. The future raises
-        InferenceError if the runtime fails.
+        the errors of `infer`, and OverloadedError if more than `max_waiting` samples would be in progress. The future
+        raises InferenceError if the runtime fails.
         """
         self.check_policy(policy)
         tensors = self.check(inputs)
@@ -222,7 +222,7 @@ class Runner:
         policy.require_fits(self._exits, self._manifest.classes)
 
     def _infer_single(self, tensors: dict[str, npt.NDArray[Any]], policy: Policy, started_ns: int) -> Inference:
-        """Run a single sample: a faster form of `_infer`, without the book-keeping of rows."""
+        """Run a single sample; faster than `_infer`, because no rows are selected."""
         state, runs = policy.initial_state(1), []
         with self._backend.begin(tensors, probabilities=policy.reads_probabilities) as staged:
             for k in range(self._exits):
@@ -261,7 +261,7 @@ class Runner:
 def _shared_dimensions(manifest: Manifest) -> list[tuple[str, tuple[str, int], list[tuple[str, int]]]]:
     """Return the symbolic dimensions, except the batch, that occur on several axes of the inputs.
 
-    Each entry is the symbol, its first (input name, axis), and the others.
+    Each entry is the name of the dimension, its first (input name, axis), and its other ones.
     """
     axes: dict[str, list[tuple[str, int]]] = {}
     for spec in manifest.inputs:

@@ -2,7 +2,7 @@
 
 One thread runs the stages, one at a time, whenever samples wait. New samples wait for stage 0. While new requests
 arrive, samples that continue wait at their stage for others to join them, so batches of the later stages become larger.
-No batch waits longer than `max_delay_ms` after its previous stage: then it runs next.
+A batch that has waited `max_delay_ms` since its previous stage runs next.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from edgeexit.runtime.inference import Inference, InferenceBuilder, continuing_r
 from edgeexit.runtime.stage_run import MS_PER_NS, StageRun, run_stage
 
 CLOSE_TIMEOUT_S: Final = 10.0
-"""Time for which `close` waits for a stage that does not end."""
+"""Max time for which `close` waits for a running stage."""
 
 _log = logging.getLogger(__name__)
 _Tensors = Mapping[str, npt.NDArray[Any]]
@@ -47,7 +47,7 @@ class _PendingRequest:
         self._active: bool | None = None
 
     def start(self) -> bool:
-        """Return True if the request is to run: it was not cancelled before its first sample ran, and did not fail."""
+        """Mark the request as running. Return False if it was cancelled before its first sample ran, or has failed."""
         if self._active is None:
             self._active = self.future.set_running_or_notify_cancel()
         return self._active
@@ -59,10 +59,10 @@ class _PendingRequest:
             self.future.set_exception(error)
 
     def add(self, run: StageRun, outputs: Array | None, rows: list[int], positions: Rows) -> None:
-        """Store what one stage and the decision after it gave for samples of this request.
+        """Store the results of one stage, and of the decision after it, for samples of this request.
 
         Args:
-            run: the stage and the decision.
+            run: results of the stage, with the decision after it.
             outputs: raw outputs of the batch; None if no sample of the batch exits.
             rows: rows of this request's samples in the batch.
             positions: [n] positions of the same samples in this request.
@@ -109,7 +109,7 @@ class _SharedBatch:
         """The position of each row in its request."""
         self.state = self.policy.initial_state(len(self.positions))
         self.waiting_since_ns = 0
-        """When its previous stage ended; after a join, that of the batch that stayed."""
+        """Time of the decision after the previous stage. `join` does not change it."""
 
     def move_to_next_stage(self, run: StageRun) -> None:
         """Remove the samples that exited after `run`; the others wait for the next stage."""
@@ -128,7 +128,7 @@ class _SharedBatch:
 
     def join(self, other: "_SharedBatch") -> None:
         """Append another batch that waits for the same stage."""
-        state = np.concatenate([self.state, other.state])  # before the staged join: the states may lie in its memory
+        state = np.concatenate([self.state, other.state])  # before `staged.join`, which closes the memory of `other`
         self.staged.join(other.staged)
         self.state = state
         self.requests += other.requests
@@ -143,14 +143,15 @@ class _SharedBatch:
 
 
 class Scheduler:
-    """Runs the stages for all requests, in a thread of its own.
+    """Runs the stages for all requests, in a separate thread.
 
     Args:
         backend: an opened backend.
         exits: number of exits K.
         max_delay_ms: longest time for which a batch waits at a stage while new samples run, so that others can join it.
             A stage that is running when the time ends is not interrupted.
-        max_waiting: maximum number of samples in progress; a request beyond it is refused.
+        max_waiting: maximum number of samples in progress. A request that would exceed it is refused, unless no other
+            sample is in progress.
 
     """
 
@@ -163,7 +164,7 @@ class Scheduler:
         self._new: deque[_RequestChunk] = deque()
         self._batches: list[_SharedBatch] = []
         """Batches past stage 0. Only the scheduler's thread uses this list."""
-        self._unanswered: set[_PendingRequest] = set()
+        self._pending: set[_PendingRequest] = set()
         self._in_progress = 0
         """Number of samples that were submitted and have not exited."""
         self._stages_run = 0
@@ -173,9 +174,10 @@ class Scheduler:
         self._thread.start()
 
     def submit(self, tensors: _Tensors, policy: Policy) -> Future[Inference]:
-        """Copy a batch that the caller has checked, and run it. Return the future of its inference.
+        """Copy a batch that the caller has checked, and queue it. Return the future of its inference.
 
-        Raises OverloadedError if too many samples are in progress, and InferenceError if the scheduler is closed.
+        Raises OverloadedError if more than `max_waiting` samples would be in progress, and InferenceError if the
+        scheduler is closed.
         """
         samples = len(next(iter(tensors.values())))
         key = (id(policy), tuple(array.shape[1:] for array in tensors.values()))
@@ -194,9 +196,9 @@ class Scheduler:
                 )
             self._in_progress += samples
             self._new.extend(chunks)
-            self._unanswered.add(request)
+            self._pending.add(request)
             self._changed.notify()
-        request.future.add_done_callback(lambda _: self._unanswered.discard(request))
+        request.future.add_done_callback(lambda _: self._pending.discard(request))
         return request.future
 
     def close(self) -> None:
@@ -220,13 +222,14 @@ class Scheduler:
         with self._changed:
             self._abandoned = True
             self._new.clear()
-            unanswered = list(self._unanswered)
-        reason = f"a stage has not ended for {CLOSE_TIMEOUT_S:g} s; the runner was closed without it"
-        _log.warning("%s; %d requests failed", reason, len(unanswered))
-        for request in unanswered:
+            pending = list(self._pending)
+        reason = f"a stage has not ended for {CLOSE_TIMEOUT_S:g} s; the runner was closed without waiting for it"
+        _log.warning("%s; %d requests failed", reason, len(pending))
+        for request in pending:
             request.fail(InferenceError(reason))
 
     def _work(self) -> None:
+        """Run stages until the scheduler is closed and no samples wait."""
         while True:
             with self._changed:
                 while not (self._new or self._batches or self._closing):
@@ -256,7 +259,7 @@ class Scheduler:
             chosen = min(due, key=lambda batch: batch.waiting_since_ns)
         elif has_new:
             return None
-        else:  # the batch at the earliest stage first: its samples can join those at later stages
+        else:  # the batch at the earliest stage: its samples can then join batches at later stages
             chosen = min(self._batches, key=lambda batch: batch.stage)
         self._batches.remove(chosen)
         return chosen
@@ -318,7 +321,7 @@ class Scheduler:
             batch.close()
 
     def _queue(self, batch: _SharedBatch) -> None:
-        """Let a batch wait for its next stage, joined to a waiting batch with the same stage and key if it fits."""
+        """Append a batch to a waiting batch with the same stage and key; if none has room, let it wait by itself."""
         for other in self._batches:
             if (
                 other.stage == batch.stage

@@ -11,7 +11,7 @@ def self_check(runner: Runner, bundle: Bundle, golden: GoldenSamples) -> tuple[E
 
     Args:
         runner: an opened runner of the bundle.
-        bundle: its precision selects the tolerances of `check_exit`.
+        bundle: the bundle of the golden samples; its precision selects the tolerance, see `check_exit`.
         golden: the bundle's golden samples.
 
     Raises BundleError, which names the exit and its error, if an error exceeds the tolerance of the precision.

@@ -1,4 +1,4 @@
-"""Runs one stage of a batch and the policy's decision after it, and measures both."""
+"""Runs one stage of a batch and the policy's decision after it, and measures the duration of both."""
 
 import time
 from typing import Final, NamedTuple
@@ -15,7 +15,7 @@ class StageRun(NamedTuple):
 
     stage: int
     readout: Array
-    """[B, 4] or, with the probabilities of all classes, [B, 4 + C]. It is valid while the batch is open."""
+    """[B, 4] or, with the probabilities of all classes, [B, 4 + C]. The array is valid while the batch is open."""
     decision: Decision
     stage_ms: float
     """Duration of the stage, readout included."""
@@ -26,7 +26,7 @@ class StageRun(NamedTuple):
 
 
 def run_and_time(staged: StagedBatch, temperature: float) -> tuple[Array, int, int]:
-    """Run the next stage of a batch; return its readout, and `time.perf_counter_ns` before and after it.
+    """Run the next stage of a batch; return its readout, and `time.perf_counter_ns` before and after the stage.
 
     Raises InferenceError if the runtime fails.
     """

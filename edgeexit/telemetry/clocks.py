@@ -36,7 +36,7 @@ class Clocks:
         return clocks | {name: _mhz(path, MHZ_PER_HZ) for name, path in self._others.items()}
 
     def settings(self) -> dict[str, str]:
-        """Return the governors and maximum clocks. A value that all clusters share is given once."""
+        """Return the governors and maximum clocks. A value that is the same for all clusters occurs once."""
         governors = {_core(policy): read_text(policy / "scaling_governor") for policy in self._policies}
         maximum = {_core(policy): _mhz(policy / "scaling_max_freq", _MHZ_PER_KHZ) for policy in self._policies}
         by_core = {
@@ -47,7 +47,7 @@ class Clocks:
 
 
 def _summary(values: Mapping[str, str | None]) -> str:
-    """Return the common value of all cores, or the value of each core."""
+    """Return the common value of all clusters, or the value of each cluster under its first core."""
     known = {core: value for core, value in values.items() if value is not None}
     if len(set(known.values())) == 1:
         return next(iter(known.values()))

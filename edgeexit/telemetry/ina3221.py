@@ -25,7 +25,12 @@ class _Rail(NamedTuple):
 
 
 class Ina3221:
-    """All connected channels below `root`, by the name of their rail. The names differ between boards."""
+    """All connected channels, by the name of their rail. The names differ between boards.
+
+    Args:
+        root: folder that contains `sys`; `/` on a real machine.
+
+    """
 
     def __init__(self, root: Path) -> None:
         self._rails: dict[str, _Rail] = {}

@@ -18,6 +18,7 @@ from edgeexit.telemetry.throttling import ThrottleCounters, ThrottleStatus, comb
 _NO_SENSOR: Final = ("PMIC-Die",)
 """Zones without a sensor; they always read 100 or 50 degrees."""
 _GPU_NAMES: Final = ("gpu", "gp10b", "gv11b", "ga10b", "gb10b")
+"""Parts of the names of GPUs in `sys/class/devfreq`."""
 _MEMORY_CLOCKS: Final = ("sys/kernel/debug/bpmp/debug/clk/emc/rate", "sys/kernel/debug/clk/emc/clk_rate")
 
 # An event of instantaneous over-current (oc3) halves the clocks for about a millisecond. On Orin boards in MAXN modes
@@ -30,7 +31,7 @@ class JetsonProbe:
     """Reads the sensors of a Jetson; none of them needs root access.
 
     Args:
-        root: folder that contains `sys`, `proc` and `usr`.
+        root: folder that contains `sys`, `proc`, `usr` and `etc`; `/` on a real machine.
         clock: returns monotonic seconds.
 
     """
@@ -69,7 +70,7 @@ class JetsonProbe:
         )
 
     def settings(self) -> dict[str, str]:
-        """Return governor, maximum clock, power mode and release."""
+        """Return governor, maximum clock, power mode, and the release of L4T (NVIDIA's Linux)."""
         found = self._clocks.settings()
         mode, release = power_mode(self._root), read_text(self._root / "etc/nv_tegra_release")
         if mode is not None:
@@ -101,7 +102,7 @@ def power_mode(root: Path = Path("/")) -> str | None:
 
 
 def read_power_mode(output: str) -> str | None:
-    """Return the name of the mode in the output of `nvpmodel -q`: `NV Power Mode: 15W`, then its number on a line."""
+    """Return the name of the mode in the output of `nvpmodel -q`, e.g. `15W` in the line `NV Power Mode: 15W`."""
     for line in output.splitlines():
         _, found, name = line.partition("NV Power Mode:")
         if found:
@@ -110,7 +111,7 @@ def read_power_mode(output: str) -> str | None:
 
 
 def _device_clocks(root: Path) -> dict[str, Path]:
-    """Return the clocks of the GPU (several on Thor), and that of the memory if it is readable."""
+    """Return clock name -> file: the clocks of the GPU (several on Thor), and the clock of the memory if readable."""
     devices = sorted_by_number((root / "sys/class/devfreq").glob("*"))
     gpus = [device for device in devices if any(name in device.name for name in _GPU_NAMES)]
     clocks = {"gpu" if len(gpus) == 1 else device.name: device / "cur_freq" for device in gpus}
@@ -119,7 +120,10 @@ def _device_clocks(root: Path) -> dict[str, Path]:
 
 
 def _over_current_files(root: Path) -> dict[str, Path]:
-    """Return the event counters of Orin and Thor: oc1 under-voltage, oc2 average and oc3 instantaneous over-current."""
+    """Return the event counters of Orin and Thor.
+
+    oc1 counts under-voltage, oc2 average over-current, and oc3 instantaneous over-current.
+    """
     chips = (root / "sys/class/hwmon").glob("hwmon*")
     return {
         file.name.removesuffix("_event_cnt"): file

@@ -13,14 +13,14 @@ from edgeexit.telemetry.throttling import ThrottleCounters, ThrottleStatus, comb
 
 _MAX_CORES: Final = 64
 _WHOLE_MACHINE: Final = "psys"
-"""RAPL domain of the whole platform; few machines have it."""
+"""RAPL domain that measures the complete machine; few machines have it."""
 
 
 class LinuxProbe:
     """Reads the sensors that any Linux machine may have. Without sensors, a reading is empty.
 
     Args:
-        root: folder that contains `sys`.
+        root: folder that contains `sys`; `/` on a real machine.
         clock: returns monotonic seconds.
 
     """
@@ -70,7 +70,7 @@ class LinuxProbe:
 
 
 class Rapl:
-    """Mean power of RAPL domains between two readings, from energy counters that most systems let only root read."""
+    """Mean power of RAPL domains between two readings. On most systems only root can read the energy counters."""
 
     def __init__(self, root: Path) -> None:
         self._domains: dict[str, Path] = {}
@@ -86,7 +86,7 @@ class Rapl:
         return tuple(self._domains)
 
     def read(self, now_s: float) -> dict[str, float | None]:
-        """Return domain -> mean power in mW since the last call; None in the first call.
+        """Return domain -> mean power in mW since the previous call; None in the first call.
 
         Args:
             now_s: monotonic seconds.

@@ -16,17 +16,17 @@ from edgeexit.telemetry.thermal import ThermalZones
 from edgeexit.telemetry.throttling import ThrottleStatus, combine
 
 _BITS: Final = ("under-voltage", "clock capped", "throttled", "soft temperature limit")
-"""Bits 0 to 3 of `get_throttled`: the current state. Bits 16 to 19: the same, at any time since boot."""
+"""Meaning of bits 0 to 3 of `get_throttled`, the current state, and of bits 16 to 19: the state since boot."""
 _SINCE_BOOT_SHIFT: Final = 16
 _RAIL: Final = re.compile(r"^\s*(\S+)_([AV]) (?:current|volt)\(\d+\)=(\d+(?:\.\d+)?)[AV]\s*$", re.MULTILINE)
 _NUMBER: Final = re.compile(r"=([0-9.]+)")
 
 
 class RaspberryPiProbe:
-    """Reads the sensors of a Raspberry Pi. Only a Pi 5 measures power: the rails of its PMIC, but not its input.
+    """Reads the sensors of a Raspberry Pi. Only a Pi 5 measures power: of the rails of its PMIC, not of the board.
 
     Args:
-        root: folder that contains `sys`, `proc` and `usr`.
+        root: folder that contains `sys`, `proc`, `usr` and `opt`; `/` on a real machine.
         clock: returns monotonic seconds.
 
     """
@@ -47,12 +47,12 @@ class RaspberryPiProbe:
         """Read every sensor once, with at most five short runs of vcgencmd."""
         now = self._clock()
         temperatures = self._thermal.read()
-        soc = _number(self._ask("measure_temp"))
+        soc = _number(self._query("measure_temp"))
         if self._program is not None:
             temperatures["soc"] = soc
         clocks = self._clocks.read()
         if self._program is not None:
-            hertz = _number(self._ask("measure_clock", "arm"))
+            hertz = _number(self._query("measure_clock", "arm"))
             # The actual clock. scaling_cur_freq is what the kernel requested; the firmware may choose a lower one.
             clocks["arm"] = None if hertz is None else round(hertz * MHZ_PER_HZ, 3)
         throttled, reasons = combine((self._thermal.throttle_status(temperatures), self._throttle_bits()))
@@ -69,13 +69,13 @@ class RaspberryPiProbe:
     def settings(self) -> dict[str, str]:
         """Return governor, maximum clock, and the reasons for which the firmware has throttled since boot."""
         found = self._clocks.settings()
-        bits = read_throttle_bits(self._ask("get_throttled"))
+        bits = read_throttle_bits(self._query("get_throttled"))
         if bits is not None and (since := _names(bits >> _SINCE_BOOT_SHIFT)):
             found["throttled since boot"] = ", ".join(since)
         return found
 
     def _throttle_bits(self) -> ThrottleStatus:
-        bits = read_throttle_bits(self._ask("get_throttled"))
+        bits = read_throttle_bits(self._query("get_throttled"))
         if bits is None:
             return ThrottleStatus(known=False)
         previous = bits if self._previous_bits is None else self._previous_bits
@@ -85,7 +85,7 @@ class RaspberryPiProbe:
     def _rails(self) -> dict[str, float | None]:
         """Return rail -> power in mW, for the rails whose current and voltage the PMIC measures."""
         measured: dict[str, dict[str, float]] = {}
-        for rail, unit, value in _RAIL.findall(self._ask("pmic_read_adc") or ""):
+        for rail, unit, value in _RAIL.findall(self._query("pmic_read_adc") or ""):
             measured.setdefault(rail, {})[unit] = float(value)
         return {
             rail: round(values["A"] * values["V"] * 1e3, 1)
@@ -93,7 +93,8 @@ class RaspberryPiProbe:
             if values.keys() == {"A", "V"}
         }
 
-    def _ask(self, *arguments: str) -> str | None:
+    def _query(self, *arguments: str) -> str | None:
+        """Return the output of vcgencmd; None if it is not installed or fails."""
         return None if self._program is None else output_of(self._program, *arguments)
 
 

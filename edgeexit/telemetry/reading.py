@@ -7,6 +7,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """The values of a board's sensors at one moment, under the names that the board gives them."""
 
     monotonic_s: float
+    """Time of the reading in seconds of `time.monotonic`; in a profile, since the start of the first phase."""
     temperatures_c: dict[str, float | None] = {}
     """Thermal zone -> degrees Celsius."""
     power_mw: dict[str, float | None] = {}

@@ -17,8 +17,13 @@ _MAX_READINGS: Final = 4096
 class Sampler:
     """Reads a probe at the start, every `interval_s` and at the end. A context manager.
 
-    Readings run in a separate thread, never in the thread that is measured. If a run lasts longer than an hour, every
-    second reading is dropped and the interval is doubled whenever there are too many.
+    Readings run in a separate thread, except the first and the last one. Above 4096 readings, which take more than an
+    hour, every second reading is dropped and the interval is doubled.
+
+    Args:
+        probe: reads the sensors.
+        interval_s: time between two readings.
+
     """
 
     def __init__(self, probe: Probe, *, interval_s: float = INTERVAL_S) -> None:
@@ -53,7 +58,7 @@ class Sampler:
         return tuple(self._readings)
 
     def summary(self) -> Telemetry:
-        """Return the summary; call it after the sampler has ended."""
+        """Return the summary. Call it after the `with` block."""
         return summarise_readings(
             self._readings,
             probe=self._probe.name,

@@ -11,7 +11,8 @@ _INDEX = re.compile(r"\d+")
 def read_text(path: Path) -> str | None:
     """Return the text of a file without surrounding white space and NULs; None if it is empty or unreadable.
 
-    Reading a suspended sensor gives EAGAIN, a failed bus EIO, and a file that only root may read EACCES.
+    Reading a suspended sensor fails with EAGAIN, a sensor on a failed bus with EIO, and a file that only root may read
+    with EACCES.
     """
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip("\0 \t\n") or None

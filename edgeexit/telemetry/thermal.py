@@ -12,9 +12,10 @@ _MIN_C: Final = -40.0
 _MAX_C: Final = 150.0
 
 _PASSIVE: Final = "passive"
-"""Type of the trip points at which the kernel lowers clocks. At `active` ones it only speeds up a fan."""
+"""Type of the trip points at which the kernel lowers clocks. At those of type `active` it only speeds up a fan."""
 _UPPER_LIMITS: Final = ("hot", "critical")
-"""Types of the trip points at which the kernel warns or shuts down. Firmware may throttle below them, unreported."""
+"""Types of the trip points at which the kernel warns or shuts down. Firmware may throttle at lower temperatures, and
+does not report it."""
 _LIMITERS: Final = ("cpufreq", "thermal-cpufreq", "devfreq", "thermal-devfreq", "Processor")
 """Prefixes of the names of cooling devices that lower clocks."""
 _ALERT: Final = "-alert"
@@ -69,7 +70,7 @@ class ThermalZones:
 
 
 def _limits(zone: Path, kinds: Collection[str]) -> list[float]:
-    """Return the temperatures of a zone's trip points of these types, without unset ones, which read 0."""
+    """Return the temperatures of a zone's trip points of these types, without unset ones, whose files contain 0."""
     names = [kind.name.replace("_type", "_temp") for kind in zone.glob("trip_point_*_type") if read_text(kind) in kinds]
     limits = [read_number(zone / name, scale=1e-3, low=1, high=_MAX_C) for name in names]
     return [limit for limit in limits if limit is not None]

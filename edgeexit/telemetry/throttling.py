@@ -8,7 +8,7 @@ from edgeexit.telemetry.sysfs import read_number
 
 
 class ThrottleStatus(NamedTuple):
-    """The information of one source."""
+    """The status that one source reports, e.g. the thermal zones or an event counter."""
 
     known: bool
     """Whether the source can detect throttling on this machine."""
@@ -25,14 +25,14 @@ def combine(sources: Iterable[ThrottleStatus]) -> tuple[bool | None, tuple[str, 
 
 
 class ThrottleCounters:
-    """Event counters in files, e.g. of throttling; it returns how much each has increased."""
+    """Event counters in files, e.g. of throttling, of which the increases are read."""
 
     def __init__(self, files: Mapping[str, Path]) -> None:
         self._files = files
         self._previous: dict[str, float] = {}
 
     def new_events(self) -> dict[str, int]:
-        """Return name -> number of events since the last call, without counters that cannot be read.
+        """Return name -> number of events since the previous call, without counters that cannot be read.
 
         All numbers are 0 in the first call. A counter that decreased was reset, so it counts from 0.
         """

@@ -103,9 +103,9 @@ def test_a_policy_for_another_number_of_exits_is_refused(runner):
     ("options", "word"),
     [
         ({"not_finite": "maybe"}, "not_finite is 'maybe'; it must be one of refuse, pass"),
-        ({"max_delay_ms": float("nan")}, "max_delay_ms is nan"),
-        ({"max_delay_ms": -1.0}, "max_delay_ms is -1.0"),
-        ({"max_waiting": 0}, "max_waiting is 0"),
+        ({"max_delay_ms": float("nan")}, "max_delay_ms is nan; it must be finite and at least 0"),
+        ({"max_delay_ms": -1.0}, "max_delay_ms is -1.0; it must be finite and at least 0"),
+        ({"max_waiting": 0}, "max_waiting is 0; it must be at least 1"),
     ],
 )
 def test_options_out_of_range_are_refused(bundle, options, word):

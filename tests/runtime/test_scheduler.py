@@ -156,7 +156,7 @@ def test_samples_that_continue_wait_for_others_for_at_most_the_delay(bundle, wat
 
     assert stages_run(0.0)[:4] == [(0, 40), (1, 40), (2, 40), (3, 40)], "without a delay no batch waits"
     assert stages_run(LONG_MS) == [(0, 40), (0, 24), (1, 64), (2, 64), (3, 64), (0, 2)], (
-        "40 wait for the 24, and a full batch of 64 runs at once; another policy needs a batch of its own"
+        "40 wait for the 24, and a full batch of 64 runs at once; samples under another policy run in a separate batch"
     )
 
 
@@ -266,7 +266,9 @@ def test_closing_abandons_a_stage_that_hangs(bundle, watched, monkeypatch, caplo
         until_running(running)
         waiting = runner.infer_async(make_samples(2), policy=NEVER_EARLY)
     for future in (running, waiting):
-        with pytest.raises(InferenceError, match=r"a stage has not ended for 0\.1 s; the runner was closed without it"):
+        with pytest.raises(
+            InferenceError, match=r"a stage has not ended for 0\.1 s; the runner was closed without waiting for it"
+        ):
             future.result(0)
     assert "2 requests failed" in caplog.text
     watched.gate.set()
@@ -276,11 +278,11 @@ def test_closing_abandons_a_stage_that_hangs(bundle, watched, monkeypatch, caplo
     assert watched.open_batches == 0, "a stage that returns later releases its memory"
 
 
-@pytest.mark.parametrize("ask", [Runner.infer, Runner.infer_async])
-def test_a_runner_that_is_not_open_refuses_samples(bundle, ask):
+@pytest.mark.parametrize("infer", [Runner.infer, Runner.infer_async])
+def test_a_runner_that_is_not_open_refuses_samples(bundle, infer):
     runner = Runner(bundle)
     for _ in range(2):
         with pytest.raises(InferenceError, match="is closed and accepts no samples"):
-            ask(runner, make_samples(1), policy=NEVER_EARLY)
+            infer(runner, make_samples(1), policy=NEVER_EARLY)
         with runner:
-            ask(runner, make_samples(1), policy=NEVER_EARLY)
+            infer(runner, make_samples(1), policy=NEVER_EARLY)

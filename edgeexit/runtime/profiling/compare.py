@@ -22,7 +22,7 @@ from edgeexit.targets import load_target
 from edgeexit.telemetry import Sampler, find_probe
 
 _ROUNDS: Final = 8
-"""Each round opens both bundles anew, in alternating order. The memory layout of a session changes its latency by 1 %
+"""Each round opens both bundles again, in alternating order. The memory layout of a session changes its latency by 1 %
 or more, and repetitions within one session do not average this out."""
 _T_95: Final = 2.365
 """Student's t, two-sided 95 %, for 8 rounds: 7 degrees of freedom."""
@@ -40,7 +40,7 @@ class ComparedBundle(msgspec.Struct, frozen=True, kw_only=True):
     precision: str
     runtime: str
     warnings: tuple[str, ...] = ()
-    """One line per difference from what the bundle's target names."""
+    """One line per difference from the bundle's target, e.g. another runtime."""
     policy: str | None
     """Kind of the bundle's policy."""
     exit_ms: dict[str, float]
@@ -82,13 +82,14 @@ def compare_bundles(
     seconds: float = 3.0,
     progress: Progress = NO_PROGRESS,
 ) -> BundleComparison:
-    """Run both bundles alternately on the same single samples for `seconds`, and under their policies for as long.
+    """Run both bundles in alternation on the same single samples: with every stage, and under their policies.
 
     Args:
         a: the reference.
         b: the bundle to compare with `a`.
         dataset: samples that match the inputs of both; default: the golden samples of `a`.
-        seconds: steady state over all rounds; each round starts with a warm-up of 0.2 s.
+        seconds: duration with every stage, over all rounds; the same again under the policies. In each round, a
+            warm-up of 0.2 s precedes both.
         progress: receives the name of each round.
 
     Raises DataError if the bundles have no exit name in common, or if the samples do not match the inputs of both.
@@ -135,7 +136,7 @@ def compare_bundles(
 def _run_round(
     first: Runner, second: Runner, singles: Sequence[Inputs], policies: Sequence[Policy | None], seconds: float
 ) -> _Round:
-    """Run one round, starting with the first sample."""
+    """Run one round on `singles`, starting with the first one; `policies` are those of both bundles."""
 
     def every_stage(turn: int) -> tuple[_StageTimes, _StageTimes]:
         inputs = singles[turn % len(singles)]

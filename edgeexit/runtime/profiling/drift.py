@@ -10,16 +10,18 @@ from edgeexit.latency import Drift
 
 TOLERANCE: Final = 0.05
 _BLOCKS: Final = 6
-"""Blocks per quarter of a run. With so few, a block outlasts most disturbances, so blocks are nearly independent."""
+"""Blocks per quarter of a phase. Blocks this long outlast most disturbances, so they are nearly independent."""
 _MIN_IN_BLOCK: Final = 8
 _T_99: Final = 3.169
-"""Student's t, two-sided 99 %, for the 2 x 6 blocks of one phase: 10 degrees of freedom. Conservative for more."""
+"""Student's t, two-sided 99 %, for the 2 x 6 blocks of one phase: 10 degrees of freedom.
+
+Two phases have 20 degrees of freedom, and so a lower t; the test is then conservative."""
 
 _Values = npt.NDArray[np.float64]
 
 
 def find_drift(*phases: _Values) -> Drift | None:
-    """Compare the last quarter of each phase's latencies [N], in the order of measurement, with its first quarter.
+    """Compare the last quarter of each phase with its first quarter; a phase is latencies [N] in order of measurement.
 
     The ratios of the phases are multiplied. Phases are not compared with each other, because a stage's latency also
     depends on what runs before it and on whether the policy reads probabilities. Each quarter is split into 6 blocks of

@@ -1,4 +1,4 @@
-"""The durations within inferences under a policy: stages, decisions and the rest, per exit."""
+"""Durations of the parts of inferences under a policy, per exit: stages, decisions, and the remaining overhead."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -25,7 +25,7 @@ class InferenceTimes(NamedTuple):
 
 
 def times_of(inference: Inference) -> InferenceTimes:
-    """Return the times of an inference, without its other arrays."""
+    """Return the times of an inference; its outputs and readouts are not referenced, so their memory can be freed."""
     return InferenceTimes(float(inference.latency_ms.max()), inference.exits, inference.stage_ms, inference.decide_ms)
 
 
@@ -35,7 +35,7 @@ def latencies_ms(inferences: Sequence[InferenceTimes]) -> _Values:
 
 
 def exits_taken(inferences: Sequence[InferenceTimes]) -> npt.NDArray[np.int64]:
-    """Return the exits of all samples."""
+    """Return the exits of all samples of all inferences, [N B]."""
     return np.concatenate([times.exits for times in inferences])
 
 

@@ -35,7 +35,9 @@ def without_outputs(model: bytes, names: Collection[str]) -> bytes:
         if outputs[index].name in names:
             del outputs[index]
     used = {output.name for output in outputs}
-    for index in reversed(range(len(nodes))):  # nodes are in topological order, so each precedes its readers
+    for index in reversed(
+        range(len(nodes))
+    ):  # nodes are in topological order: each node precedes those that read its outputs
         if used.isdisjoint(nodes[index].output):
             del nodes[index]
         else:
@@ -55,7 +57,7 @@ def _read_by(nodes: Iterable[Any]) -> set[str]:
 
 
 def _model_type() -> Any:
-    """Return the class of ModelProto, in a descriptor pool of its own: the package `onnx` uses the default pool."""
+    """Return the class of ModelProto, in a new descriptor pool, because the package `onnx` uses the default pool."""
     file = descriptor_pb2.FileDescriptorProto(name="pruning.proto", package="pruning")
     for type_name, fields in _FIELDS.items():
         declared = file.message_type.add(name=type_name)

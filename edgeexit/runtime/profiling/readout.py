@@ -1,8 +1,9 @@
-"""The time that the readout adds to a stage: run the stage with and without softmax, top 2 and entropy, alternating.
+"""Measures the time that the readout adds to a stage: runs it with and without softmax, top 2 and entropy.
 
-ONNX Runtime runs every node of a graph even if its result is not fetched: its option `only_execute_path_to_fetches`
-skips none and costs 40 us per call, and its own profiler costs 3 us per node, as much as a node of a readout takes. So
-the readout is removed from the graph, and two sessions that differ in nothing else run side by side.
+ONNX Runtime runs every node of a graph, even if its result is not fetched. The option `only_execute_path_to_fetches`
+skips no node and costs 40 us per call. The profiler of ONNX Runtime costs 3 us per node, which is as long as a node of
+a readout takes. Therefore the readout is removed from the graph, and two sessions, which differ only in this, run in
+alternation.
 """
 
 import time
@@ -36,8 +37,8 @@ def measure_readouts(
 ) -> tuple[ReadoutCost | None, ...]:
     """Measure the readout of every stage on one batch, for `seconds` over all stages. Return one cost per stage.
 
-    Only ONNX Runtime can open a stage without its readout. The cost is None for every stage on another backend, and for
-    a stage that ONNX Runtime does not open this way and the stages after it.
+    Only ONNX Runtime can open a stage without its readout; on another backend, every cost is None. If ONNX Runtime
+    fails to open a stage without its readout, the costs of this stage and of all later ones are None.
     """
     unknown = (None,) * len(bundle.manifest.stages)
     try:  # not installed on every device
@@ -70,7 +71,7 @@ def measure_readouts(
                 )
                 for content in (graph, without_outputs(graph, readout_outputs))
             )
-        except Exception:  # noqa: BLE001 - ONNX Runtime raises many classes here; an unknown cost does no harm
+        except Exception:  # noqa: BLE001 - ONNX Runtime raises errors of many classes; the profile is valid without this cost
             return (*costs, *unknown[len(costs) :])
         bindings = [_bind(session, stage, tensors, readout_outputs) for session in (full, pruned)]
         costs.append(_alternate(full, pruned, bindings, seconds_per_stage))

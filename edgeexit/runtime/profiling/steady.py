@@ -22,7 +22,7 @@ class SteadyRun(Generic[T]):
 
     results: list[T]
     start_s: float
-    """`time.monotonic`, as `end_s`."""
+    """Start in seconds of `time.monotonic`; `end_s` has the same clock."""
     end_s: float
 
 
