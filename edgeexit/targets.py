@@ -26,7 +26,7 @@ class SessionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Options of ONNX Runtime's sessions."""
 
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """Threads within an operator; 0: one per core."""
+    """Threads per operator; 0: one per core."""
     provider: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z]+ExecutionProvider\Z")] = "CPUExecutionProvider"
     """Execution provider; operators that it does not support run on the CPU."""
     spinning: bool = False
@@ -43,7 +43,7 @@ class Nvidia(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     jetpack: dict[str, str] = {}
     """JetPack release -> its TensorRT version; empty on a desktop."""
     dla_cores: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """Number of deep learning accelerators beside the GPU."""
+    """Number of deep learning accelerators (DLAs)."""
     workspace_mb: Annotated[int, msgspec.Meta(ge=1)]
     """Max scratch memory of TensorRT, for building and running."""
     batch: tuple[int, int, int] = (1, 1, 32)
@@ -77,12 +77,12 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     memory_mb: Annotated[int, msgspec.Meta(ge=1)] | None = None
     """Memory of the smallest variant of the device, including the GPU if both share it; null: not specified."""
     telemetry: Literal["none", "jetson", "raspberry-pi"] = "none"
-    """How clocks, power and temperature are read."""
+    """Source of clocks, power and temperature."""
     notes: str = ""
     """Notes for users who choose this target."""
     session: SessionConfig = SessionConfig()
     nvidia: Nvidia | None = None
-    """Null: no NVIDIA GPU. For information only if the backend does not run on it."""
+    """Null: no NVIDIA GPU. For information only, if the backend does not use the GPU."""
 
     def __post_init__(self) -> None:
         """Raise FieldError for an unknown backend, a missing table [nvidia] and a repeated precision."""
@@ -138,7 +138,7 @@ def _suggest(name: str, known: Iterable[str]) -> str:
 
 def _files() -> Iterator[Path]:
     shipped = _SHIPPED if _SHIPPED.is_dir() else _CHECKOUT
-    if USER_FOLDER.resolve() != shipped.resolve():  # they are the same folder in the root of a checkout
+    if USER_FOLDER.resolve() != shipped.resolve():  # in the root of a checkout, both are the same folder
         yield from sorted(USER_FOLDER.glob("*.toml"))
     yield from sorted(shipped.glob("*.toml"))
 

@@ -1,4 +1,4 @@
-"""The shipped targets, the user's targets, and invalid target files."""
+"""The shipped targets, the user's own targets, and invalid target files."""
 
 import platform
 import re

@@ -1,1 +1,1 @@
-"""Stage backends: one folder each, with its traits, and the registry of all."""
+"""The backends that run stages, one folder per runtime, and their registry."""

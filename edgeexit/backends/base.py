@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edgeexit.targets import Target
 
 ALLOW_FALLBACK: Final = "allow fallback (in agent.toml, fallback = true)"
-"""The advice of every error that ends a run because the target's own backend does not work on this machine."""
+"""Advice at the end of every error that reports that the target's backend does not work on this machine."""
 
 Rows = npt.NDArray[np.intp]
 """Indices of the rows of a batch."""
@@ -31,41 +31,42 @@ class BackendTraits(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     """The value of `runtime` in a target file."""
     title: str
-    """Name for people, e.g. `ONNX Runtime`."""
+    """Name in messages, e.g. `ONNX Runtime`."""
     summary: str
-    """What runs the stages, as `edgeexit targets NAME` prints it."""
+    """One line for `edgeexit targets NAME`: which runtime runs the stages, and in which form."""
     backend: str
-    """`module:class` of the `StageBackend`, called as `StageBackendFactory`."""
+    """`module:class` of the backend. The class implements `StageBackend`, its constructor `StageBackendFactory`."""
 
     engines: str | None = None
-    """Module with the functions of `EngineBuilder`; None: the backend opens the stages' ONNX graphs as they are."""
+    """Module with the functions of `EngineBuilder`; None: the backend runs the ONNX graphs of the stages directly."""
     builds_ahead_of_time: bool = False
     """Engines can be built on a machine without the GPU; otherwise they are built on the device."""
     requires_nvidia: bool = False
-    """A target needs the table [nvidia]."""
+    """A target of this backend must have the table [nvidia]."""
     uses_session: bool = False
-    """The backend reads the target's table [session]."""
+    """The backend reads the table [session] of the target."""
 
     qdq_placement: Literal["around", "before"] = "before"
-    """Position of the Q/DQ pairs in int8 graphs: before each matmul or conv, or behind convolutions as well."""
+    """Position of the Q/DQ pairs in int8 graphs. `before`: before each matmul and conv. `around`: also behind convs."""
     blocked_layout: bool = False
-    """On x86-64, float32 convolutions use a blocked layout (NCHWc), which the compiler keeps across a cut."""
+    """On x86-64, the runtime stores feature maps of float32 convs in blocks of channels (NCHWc). The compiler then adds
+    nodes that restore this layout after a cut."""
 
     extra: str = ""
-    """Extra of the `edgeexit` package that installs the runtime; empty: it needs no other package."""
+    """Extra of the `edgeexit` package that installs the runtime; empty: the runtime needs no extra."""
     system_module: str = ""
-    """Python module of the runtime that the device's system has to bring, because no wheel does; empty: none. The
-    extra is then not installed on the device."""
+    """Python module of the runtime that must be installed with the device's operating system, because it has no wheel
+    for the device. A deployment then does not install the extra. Empty: there is no such module."""
     system_module_advice: str = ""
     """How to install the system module."""
     cuda_bindings: bool = False
     """The device needs `cuda-bindings` of its CUDA major version."""
     probe_modules: tuple[str, ...]
-    """Modules that have to import in the environment of a deployed agent."""
+    """Modules that a deployment imports in the environment of the agent, to check that the runtime is installed."""
     device_access: Literal["none", "gpu"] = "none"
-    """Device files that the agent's systemd unit leaves open."""
+    """Device files that the systemd unit of a deployed agent may open."""
     start_timeout_s: float = 60.0
-    """How long a deployed agent may take until it serves."""
+    """Max time from the start of a deployed agent until it serves."""
 
     @property
     def builds_engines(self) -> bool:
@@ -83,32 +84,33 @@ class BackendTraits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StagedBatch(Protocol):
-    """A batch of samples that runs through the stages one by one. The backend keeps the tensors that later stages read.
+    """A batch of samples that runs through the stages one by one. It owns the tensors that later stages read.
 
-    A context manager that frees the batch's memory. Arrays that it returns are valid until then. Used by one thread at
-    a time.
+    A context manager: leaving it frees the memory of the batch, and invalidates the arrays that the batch returned. One
+    thread at a time may use it.
     """
 
     def run(self, temperature: float) -> npt.NDArray[np.float32]:
         """Run the next stage and return its readout [B, 4], or [B, 4 + C] if the batch began with `probabilities`.
 
-        Raises InferenceError if the runtime refuses.
+        Raises InferenceError if the runtime fails.
         """
 
     def outputs(self) -> npt.NDArray[np.float32]:
         """Return the raw outputs [B, C] or [B, C, H, W] of the stage that ran last."""
 
     def select_rows(self, rows: Rows) -> None:
-        """Continue with these rows only, in this order: row i of the batch becomes what was row rows[i].
+        """Keep only these rows: the new row i is the old row rows[i].
 
-        Where rows[i] != i, rows[i] >= len(rows): only rows beyond the new end move, into the gaps of the samples that
-        have exited.
+        The caller guarantees rows[i] == i or rows[i] >= len(rows) for every i. So most rows stay in place, and rows
+        from behind the new end replace those of samples that have exited.
         """
 
     def join(self, other: "StagedBatch") -> None:
         """Append the samples of another batch and close that batch.
 
-        Both batches are of one backend, have run the same stages, and have the same dimensions except for the batch.
+        The caller guarantees that both batches belong to this backend, have run the same stages, and differ in no
+        dimension but the batch.
         """
 
     def __enter__(self) -> "StagedBatch":
@@ -129,34 +131,37 @@ class StageBackend(Protocol):
 
     @property
     def warnings(self) -> Sequence[str]:
-        """Differences from what the target names, complete once the backend is open; empty: there are none."""
+        """One line per difference from the runtime that the target names; complete once the backend is open."""
 
     @property
     def max_batch(self) -> int:
-        """Largest batch that `begin` and `join` accept."""
+        """Max number of samples in a batch."""
 
     def begin(self, inputs: Mapping[str, npt.NDArray[Any]], *, probabilities: bool) -> StagedBatch:
-        """Start a batch from arrays [B, ...] of every model input. The caller has checked them; they are copied.
+        """Start a batch of B <= `max_batch` samples; the inputs are copied.
 
-        Raises InferenceError while the backend is not open.
+        `inputs` maps each model input to an array [B, ...] whose shape and dtype the caller has checked. With
+        `probabilities`, readouts include the probabilities of all classes. Raises InferenceError if the backend is not
+        open.
         """
 
     def __enter__(self) -> "StageBackend":
-        """Open every stage. Raises BundleError, TargetError or EngineError with the stage or runtime and the reason."""
+        """Open every stage. Raises BundleError, TargetError or EngineError, which names the stage or runtime."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Release everything that the stages hold."""
+        """Release the memory of all stages."""
 
 
 class StageBackendFactory(Protocol):
-    """How the class of a backend is called."""
+    """The constructor of a backend."""
 
     def __call__(self, bundle: "Bundle", target: "Target", *, fallback: bool) -> StageBackend:
-        """Return a backend for a bundle, not open yet. `fallback`: it may differ from what the target names.
+        """Return a backend for a bundle, not open yet.
 
-        Raises TargetError or EngineError if the runtime does not start on this machine.
+        `fallback`: whether the backend may use another library or execution provider than the target names. Raises
+        TargetError or EngineError if the runtime does not start on this machine.
         """
 
 
@@ -166,13 +171,15 @@ class EngineBuilder(Protocol):
     def check_stages(
         self, folder: Path, stages: "Sequence[StageSpec]", *, progress: Progress = NO_PROGRESS
     ) -> str | None:
-        """Let the runtime's own parser read the stages' graphs; return why that was not possible here, or None.
+        """Parse the graphs of the stages with the runtime's own parser.
+
+        Returns None, or the reason if this machine cannot run the parser.
 
         Raises EngineError that names the stage and the node that the parser refuses.
         """
 
     def build_missing_engines(self, bundle: "Bundle", *, progress: Progress = NO_PROGRESS) -> bool:
-        """Build the engines that this machine needs for the bundle and does not have; return whether any was built.
+        """Build the engines of the bundle that this machine does not have yet; return whether any was built.
 
-        Raises EngineError for a stage that cannot be built.
+        Raises EngineError for a stage whose engine cannot be built.
         """

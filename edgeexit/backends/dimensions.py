@@ -44,7 +44,7 @@ def check_range(name: str, sizes: SizeRange) -> None:
 
 
 def symbolic_dimensions(tensors: Iterable[TensorSpec]) -> dict[str, str]:
-    """Return every symbolic dimension except the batch, and the name of the first tensor that has it."""
+    """Return symbolic dimension -> name of the first tensor that has it, for all dimensions except the batch."""
     found: dict[str, str] = {}
     for spec in tensors:
         for size in spec.shape[1:]:

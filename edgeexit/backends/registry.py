@@ -17,13 +17,15 @@ _TRAITS: Final = (
 _registered: dict[str, BackendTraits] = {}
 
 BACKENDS: Final[Mapping[str, BackendTraits]] = MappingProxyType(_registered)
-"""`runtime` of a target -> traits. `register_backend` adds to it."""
+"""`runtime` of a target -> traits of the backend. `register_backend` adds to it."""
 
 
 def register_backend(traits: BackendTraits) -> None:
-    """Add a backend, which targets can name from then on. Raises ValueError if another one has the same name."""
+    """Add a backend that targets can name as their `runtime`. Raises ValueError if another one has the same name."""
     if _registered.setdefault(traits.name, traits) is not traits:
-        raise ValueError(f"backend '{traits.name}' is registered already: {_registered[traits.name].backend}")
+        raise ValueError(
+            f"backend '{traits.name}' is registered already: {_registered[traits.name].backend}; choose another name"
+        )
 
 
 for _location in _TRAITS:

@@ -1,4 +1,4 @@
-"""Selects the backend that runs a bundle on this machine: the target's own, or the fallback if that does not work."""
+"""Selects the backend that runs a bundle on this machine: the one that the target names, or the fallback."""
 
 import platform
 
@@ -15,8 +15,8 @@ def make_backend(bundle: Bundle, *, fallback: bool = True) -> StageBackend:
     Args:
         bundle: an opened bundle.
         fallback: whether ONNX Runtime on the CPU may run the stages, with a line in `warnings`, if the target is for
-            another architecture, or its runtime or execution provider does not work here. Stages are ONNX graphs for
-            every target, so predictions are the target's except for rounding; latencies are not.
+            another architecture, or its runtime or execution provider does not work here. A bundle contains ONNX graphs
+            for every target, so predictions then equal the target's except for rounding; latencies do not.
 
     Raises TargetError for an unknown target, another architecture, or a runtime that is not installed, and EngineError
     for a runtime that does not start here.
@@ -57,6 +57,7 @@ def _make_fallback(bundle: Bundle, target: Target, warning: str) -> StageBackend
         from edgeexit.backends.onnxruntime.backend import OnnxRuntimeBackend  # noqa: PLC0415 - backends load lazily
     except ModuleNotFoundError as error:
         raise TargetError(
-            f"{warning}; and module '{error.name}' is not installed; install edgeexit[{ONNXRUNTIME.extra}]"
+            f"{warning}; the fallback needs module '{error.name}', which is not installed; install "
+            f"edgeexit[{ONNXRUNTIME.extra}]"
         ) from error
     return OnnxRuntimeBackend(bundle, target, fallback=True, warning=warning)

@@ -29,27 +29,30 @@ def build_command(
         str | None, typer.Option("--for", help="GPU to build for, e.g. SM86 or 8.6; default: the GPU of this machine.")
     ] = None,
     batch: Annotated[
-        str | None, typer.Option(help="MIN,OPT,MAX batch size; default: that of the build config.")
+        str | None, typer.Option(help="MIN,OPT,MAX batch size; default: that of the bundle's build config.")
     ] = None,
     dimension: Annotated[
-        list[str] | None, typer.Option(help="NAME=MIN,OPT,MAX sizes of a symbolic dimension; repeatable.")
+        list[str] | None, typer.Option(help="NAME=MIN,OPT,MAX size of a symbolic dimension. Repeatable.")
     ] = None,
     workspace_mb: Annotated[
-        int | None, typer.Option(min=1, help="Max scratch memory in MB; default: that of the build config.")
+        int | None, typer.Option(min=1, help="Max scratch memory in MB; default: that of the bundle's build config.")
     ] = None,
     dla: Annotated[
-        int | None, typer.Option(min=0, help="DLA core that runs the plans; default: that of the build config.")
+        int | None,
+        typer.Option(min=0, help="DLA core that runs the plans; default: that of the bundle's build config."),
     ] = None,
     cache: CacheOption = None,
     force: Annotated[bool, typer.Option(help="Build every stage again, even if its plan is cached.")] = False,
     trust: Annotated[
-        list[Path] | None, typer.Option(help="Public key; the bundle must be signed by one of the given keys.")
+        list[Path] | None,
+        typer.Option(help="Public key: refuse the bundle unless one of the given keys has signed it. Repeatable."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Build a plan for every stage, verify it on the golden samples if its GPU is in this machine, and cache it.
 
-    A cached plan is built again only if its graph, weights, build config, TensorRT version, GPU or driver has changed.
+    A cached plan is built again only if its graph, weights, build config, TensorRT version, GPU, driver or
+    power mode has changed.
 
     Example: `edgeexit engines build quickstart/bundle --for SM86`
     """
@@ -84,7 +87,7 @@ def build_command(
     with progress_bar(f"{library.description} for {toolchain.hardware.sm}", total=len(stages)) as bar:
 
         class StageProgress(Progress):
-            """Shows on the bar which stage is being built."""
+            """Shows the stage that is being built on the progress bar."""
 
             def step(self, name: str) -> None:
                 bar.update(bar.task_ids[0], description=f"building {name}", completed=stages.index(name))

@@ -16,11 +16,14 @@ def run_command(
     out: Annotated[Path, typer.Option(help="File to write the results to (.npz).")],
     batch: Annotated[int, typer.Option(min=1, help="Batch size.")] = 1,
     every_exit: Annotated[
-        bool, typer.Option("--every-exit", help="Run all stages; write the raw outputs of every exit under its name.")
+        bool,
+        typer.Option(
+            "--every-exit", help="Run all stages without a policy, and write one array per exit: its raw outputs."
+        ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Run inference and write `predictions`, `exits`, `latency_ms` and `outputs`, or the raw outputs of every exit.
+    """Run a bundle on samples, and write the arrays `predictions`, `exits`, `latency_ms` and `outputs` to a file.
 
     Example: `edgeexit run quickstart/bundle --data quickstart/test.npz --out predictions.npz`
     """

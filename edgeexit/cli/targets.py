@@ -1,4 +1,4 @@
-"""`edgeexit targets`: lists the device kinds that a bundle can be compiled for, and describes one."""
+"""`edgeexit targets`: list the device kinds that a bundle can be compiled for, or describe one."""
 
 import textwrap
 from pathlib import Path
@@ -77,7 +77,7 @@ def _describe(name: str, *, as_json: bool) -> None:
     _line("runs on", f"{target.backend.summary} ({target.architecture})")
     first, *others = target.precisions
     _line("precision", f"start with {first}" + (f"; then measure {' and '.join(others)}" if others else ""))
-    _line("opset", f"{target.opset} at most")
+    _line("opset", f"max {target.opset}")
     if target.backend.uses_session:
         _line("session", _session(target.session))
     if target.nvidia is not None:
@@ -88,7 +88,11 @@ def _describe(name: str, *, as_json: bool) -> None:
     if target.notes.strip():
         _line("notes", target.notes)
     own = USER_FOLDER / f"{name}.toml"
-    hint = "yours; it overrides a shipped target" if yours else f"copy it to {own} to change it: your file overrides it"
+    hint = (
+        "yours; it overrides any shipped target of this name"
+        if yours
+        else f"copy it to {own} to change it: your file overrides it"
+    )
     _line("file", f"{path} ({hint})")
     next_step(f"edgeexit compile MODEL --target {name} --out BUNDLE")
 
@@ -121,9 +125,8 @@ def _session(session: "SessionConfig") -> str:
 def _python(version: str) -> str:
     if tuple(map(int, version.split("."))) >= _NEEDED_PYTHON:
         return f"{version} comes with the operating system"
-    return (
-        f"{version} comes with the operating system and is too old; add {'.'.join(map(str, _NEEDED_PYTHON))} or newer"
-    )
+    needed = ".".join(map(str, _NEEDED_PYTHON))
+    return f"{version} comes with the operating system and is too old; install {needed} or newer"
 
 
 def _described(name: str, target: "Target", path: Path, *, yours: bool) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A new backend is one folder and one registry line: a backend in the test folder compiles, profiles and deploys."""
+"""A new backend is one folder and one registry line: the dummy backend of these tests is complete."""
 
 import json
 import platform
@@ -56,7 +56,7 @@ def bundle(tmp_path):
     return compile_bundle(Residual(), tmp_path / "bundle", options)
 
 
-def test_it_compiles_and_runs_with_the_predictions_of_the_golden_samples(bundle):
+def test_a_bundle_for_the_new_backend_compiles_and_gives_the_golden_logits(bundle):
     golden = bundle.golden()
     never = Confidence(temperatures=(1.0, 1.0), thresholds=(None,))
     with Runner(bundle, fallback=False) as runner:
@@ -68,7 +68,7 @@ def test_it_compiles_and_runs_with_the_predictions_of_the_golden_samples(bundle)
     np.testing.assert_array_equal(result.predictions, golden.exits[bundle.manifest.exits[-1]].argmax(axis=1))
 
 
-def test_samples_exit_early_on_it(bundle):
+def test_samples_exit_early_on_the_new_backend(bundle):
     inputs = {name: np.repeat(array, 4, axis=0) for name, array in bundle.golden().inputs.items()}
     half = Confidence(temperatures=(1.0, 1.0), thresholds=(0.36,))
     with Runner(bundle, fallback=False) as runner:
@@ -77,19 +77,19 @@ def test_samples_exit_early_on_it(bundle):
     np.testing.assert_array_equal(exits == 0, readouts[:, 0, 1] >= 0.36)
 
 
-def test_it_is_profiled(bundle):
+def test_the_new_backend_is_profiled(bundle):
     profile = profile_bundle(bundle, seconds=0.1)
     assert profile.runtime == RUNTIME
     assert [stage.name for stage in profile.stages] == [stage.name for stage in bundle.manifest.stages]
     assert not profile.warnings
 
 
-def test_the_targets_command_describes_it(edgeexit):  # noqa: F811 - the fixture
+def test_the_targets_command_describes_a_target_of_the_new_backend(edgeexit):  # noqa: F811 - the fixture
     assert DUMMY.summary in edgeexit("targets", TARGET.stem).out
     assert load_target(TARGET.stem).backend is DUMMY
 
 
-def test_it_is_deployed_and_serves(bundle, device, write_config):  # noqa: F811 - the fixtures
+def test_an_agent_on_the_new_backend_is_deployed_and_serves(bundle, device, write_config):  # noqa: F811 - the fixtures
     config = write_config()
     assert device.push(bundle, config, dry_run=True).outcome == "planned"
     result = device.push(bundle, config)

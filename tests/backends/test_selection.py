@@ -1,4 +1,4 @@
-"""The choice of the backend on this machine, with and without the fallback; the ONNX Runtime backend itself."""
+"""The choice of the backend with and without the fallback, execution providers, and buffers of ONNX Runtime."""
 
 import platform
 
@@ -110,7 +110,7 @@ def test_a_listed_provider_that_does_not_start_is_refused_unless_fallback_is_all
 
 
 def test_a_provider_runs_a_golden_sample_before_it_is_used(bundle_on):
-    """The Azure provider is in every build, starts, and supports no node."""
+    """The Azure provider is in every build of ONNX Runtime, starts, and supports no node, so the CPU runs all nodes."""
     bundle = bundle_on("AzureExecutionProvider")
     with Runner(bundle, fallback=False) as runner:
         assert runner.runtime.endswith("(AzureExecutionProvider)")

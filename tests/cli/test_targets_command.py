@@ -63,7 +63,7 @@ def test_the_description_of_a_jetson_has_its_gpu_and_tensorrt(edgeexit, own):
 
 def test_the_description_of_a_board_says_that_its_python_is_too_old(edgeexit, own):
     text = " ".join(edgeexit("targets", "jetson-nano").out.split())
-    assert "3.6 comes with the operating system and is too old; add 3.10 or newer" in text
+    assert "3.6 comes with the operating system and is too old; install 3.10 or newer" in text
     assert "SM53; no DLA cores; not used" in text
     assert "4 threads per operator; idle threads sleep" in text
 

@@ -18,11 +18,13 @@ from edgeexit.errors import BundleError, EdgeExitError, InferenceError, TargetEr
 from edgeexit.targets import Target
 
 UNSAFE_OPTIMISERS: Final = ("MatmulTransposeFusion", "QDQPropagationTransformer")
-"""Disabled everywhere, because they crash the process: the first if a float16 tensor is transposed before a matmul
-(ONNX Runtime 1.23 to 1.32 on x86-64, issue 28392), the second if a subgraph captures a tensor that was dequantized and
-then transposed or reshaped (1.32). Without them, int8 and fp32 networks are as fast."""
+"""Graph optimizers that every session disables, because they crash the process.
+
+The first crashes if a float16 tensor is transposed before a matmul (ONNX Runtime 1.23 to 1.32 on x86-64, issue 28392),
+the second if a subgraph captures a tensor that was dequantized and then transposed or reshaped (1.32). int8 and fp32
+networks are not slower without them."""
 MAX_BATCH: Final = 64
-"""Largest batch: larger ones are not faster per sample, and memory stays bounded."""
+"""Max batch size: larger batches take as long per sample and need more memory."""
 
 _ERRORS_ONLY: Final = 3
 _CPU: Final = "CPUExecutionProvider"
@@ -36,7 +38,8 @@ class OnnxRuntimeBackend:
         bundle: the bundle to run.
         target: its target, whose [session] configures the sessions.
         fallback: whether to run on the CPU if the target's execution provider does not work here.
-        warning: why this backend runs on the CPU instead of what the target names; None: it runs what the target names.
+        warning: if this backend is the fallback for another one, the reason for `warnings`; the CPU then runs the
+            stages. None: the execution provider of the target runs them.
 
     """
 
@@ -63,16 +66,16 @@ class OnnxRuntimeBackend:
 
     @property
     def warnings(self) -> Sequence[str]:
-        """Differences from what the target names."""
+        """One line per difference from the runtime or provider that the target names."""
         return self._warnings
 
     @property
     def max_batch(self) -> int:
-        """Largest batch."""
+        """Max number of samples in a batch."""
         return MAX_BATCH
 
     def begin(self, inputs: Mapping[str, npt.NDArray[Any]], *, probabilities: bool) -> OnnxRuntimeBatch:
-        """Start a batch; its inputs are copied. Raises InferenceError while the backend is closed."""
+        """Start a batch; its inputs are copied. Raises InferenceError if the backend is closed."""
         sessions = self._sessions
         if not sessions:
             raise InferenceError("the backend is closed and accepts no samples")
@@ -127,7 +130,7 @@ class OnnxRuntimeBackend:
                 raise BundleError(
                     f"bundle '{self._bundle.path}': {stage.file} cannot be opened: {first_line}"
                 ) from error
-            if session.get_providers()[0] != self._provider:  # ONNX Runtime dropped it without an error
+            if session.get_providers()[0] != self._provider:  # ONNX Runtime dropped the provider without an error
                 raise TargetError(f"{self._provider_text} does not start here")
             sessions.append(session)
         self._use(tuple(sessions))
@@ -183,10 +186,10 @@ def session_options(target: Target) -> ort.SessionOptions:
 
 @functools.cache
 def _share_arena() -> None:
-    """Make all sessions of this process share one arena: separate ones would each hold memory that the others need."""
+    """Make all sessions of this process share one arena, so that a session reuses memory that another one has freed."""
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     try:
         ort.create_and_register_allocator(memory, None)
     except Exception as error:  # onnxruntime's exceptions have no common base class
-        if "already registered" not in str(error):  # by the application, which serves as well
+        if "already registered" not in str(error):  # the application has registered one, which serves as well
             raise

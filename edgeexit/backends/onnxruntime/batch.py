@@ -1,4 +1,4 @@
-"""A batch of the ONNX Runtime backend: its samples are in buffers, in which the stages run one after the other."""
+"""A batch of the ONNX Runtime backend: the stages read and write the tensors of the batch in reused buffers."""
 
 from collections.abc import Callable
 from types import TracebackType
@@ -51,7 +51,7 @@ class OnnxRuntimeBatch:
         return self._buffers.outputs
 
     def select_rows(self, rows: Rows) -> None:
-        """Continue with these rows only, in this order."""
+        """Keep only these rows; see `StagedBatch.select_rows`."""
         count = len(rows)
         moved = np.flatnonzero(rows != np.arange(count))
         for name in self._plan.stages[self._stage].live_after:

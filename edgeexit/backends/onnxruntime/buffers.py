@@ -20,18 +20,18 @@ DimensionSizes = tuple[tuple[str, int], ...]
 
 
 class StageTensors(NamedTuple):
-    """The inputs and outputs of one stage, computed once because every call needs them."""
+    """Names of the inputs and outputs of one stage, computed once because every run needs them."""
 
     name: str
     inputs: tuple[str, ...]
     """Model inputs and carry."""
     outputs: tuple[str, ...]
-    """Raw output, readout, carry, and last the probabilities."""
+    """Raw output, readout, carry and, as the last one, the probabilities."""
     output: str
     readout: str
     probabilities: str
     live_after: tuple[str, ...]
-    """Tensors that exist after this stage and that a later stage reads."""
+    """The live tensors after this stage."""
 
 
 class StageTensorPlan(NamedTuple):
@@ -75,12 +75,12 @@ def make_tensor_plan(manifest: Manifest) -> StageTensorPlan:
 
 
 def sizes_of(plan: StageTensorPlan, inputs: Mapping[str, _Array]) -> DimensionSizes:
-    """Return the sizes that the symbolic dimensions have in these inputs."""
+    """Return the sizes of the symbolic dimensions in these inputs."""
     return tuple([(dimension, inputs[name].shape[axis]) for dimension, name, axis in plan.symbolic_dimensions])
 
 
 class _BoundStage(NamedTuple):
-    """A stage bound to the buffers for a number of samples, and the views of its results."""
+    """The I/O binding of a stage for one batch size, and views of its results in the buffers."""
 
     binding: Any
     readout: _Array
@@ -92,16 +92,17 @@ class _BoundStage(NamedTuple):
 class Buffers:
     """Memory for batches of up to `capacity` samples with equal symbolic dimensions, and the bindings of stages to it.
 
-    A binding is created once per stage and number of samples and then reused, so at batch 1 a stage costs one call. A
-    tensor whose size is only known after the run has no buffer: ONNX Runtime allocates it, and the stage is bound anew
+    A binding is created once per stage and batch size and then reused, so a further run of a stage is a single call. A
+    tensor whose size is only known after the run has no buffer: ONNX Runtime allocates it, and the stage is bound again
     for every run.
 
     Attributes:
         sessions: the sessions of the stages.
         sizes: sizes of the symbolic dimensions.
-        capacity: largest number of samples.
-        arrays: name -> [capacity, ...] with the samples in front, or [B, ...] for a tensor without a buffer.
-        temperatures: [K] arrays of shape [1].
+        capacity: max number of samples.
+        arrays: tensor name -> [capacity, ...], whose first B rows are the samples, or [B, ...] for a tensor without a
+            buffer.
+        temperatures: the temperature input of each of the K stages, [1] float32.
         readout: [B, 4] of the stage that ran last.
         outputs: [B, C] or [B, C, H, W] of the stage that ran last.
 
@@ -121,7 +122,7 @@ class Buffers:
         self.readout = self.outputs = np.empty((0, 0), dtype=np.float32)
 
     def put(self, name: str, rows: _Array, *, at: int = 0) -> None:
-        """Write samples of a tensor, from row `at` on."""
+        """Write samples of a tensor, beginning at row `at`."""
         array = self._buffer(name)
         if array is not None:
             array[at : at + len(rows)] = rows
@@ -140,7 +141,7 @@ class Buffers:
             self.readout, self.outputs = bound.readout, bound.outputs
 
     def _run_unbound(self, stage: int, count: int, *, probabilities: bool) -> None:
-        """Bind a stage and run it; keep the binding if it can be reused."""
+        """Bind a stage and run it; store the binding if it can be reused."""
         tensors = self._plan.stages[stage]
         binding, unbuffered = self._bind(stage, count, probabilities=probabilities)
         self.sessions[stage].run_with_iobinding(binding)

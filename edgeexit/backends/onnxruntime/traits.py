@@ -7,7 +7,7 @@ from edgeexit.backends.base import BackendTraits
 ONNXRUNTIME: Final = BackendTraits(
     name="onnxruntime",
     title="ONNX Runtime",
-    summary="ONNX Runtime on the CPU opens the stages as they are",
+    summary="ONNX Runtime runs the ONNX graphs of the stages",
     backend="edgeexit.backends.onnxruntime.backend:OnnxRuntimeBackend",
     uses_session=True,
     qdq_placement="around",

@@ -1,1 +1,1 @@
-"""Stages as TensorRT plans: built, cached and run."""
+"""The TensorRT backends: build, cache and run stages as TensorRT plans."""

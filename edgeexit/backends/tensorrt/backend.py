@@ -30,10 +30,11 @@ _MAX_IDLE_CONTEXTS: Final = 4
 class TensorRtBackend:
     """Runs the stages of a bundle as plans of TensorRT 10, 11 or TensorRT-RTX.
 
-    `edgeexit engines build` has put the plans into the cache.
+    The plans must be in the cache: `edgeexit engines build` puts them there.
 
-    All operations go into one stream, so one stage runs at a time: a small GPU has no room for more. All stages share
-    the scratch memory of the largest one. Batches of several threads are active together, each with its own memory.
+    All operations are enqueued in one stream, so one stage runs at a time; one stage is enough to occupy a small GPU.
+    All stages share the scratch memory of the largest one. Batches of several threads may be active at the same time;
+    each has its own batch context.
 
     Args:
         bundle: the bundle to run.
@@ -53,12 +54,16 @@ class TensorRtBackend:
         cache: Path | None = None,
         graphs: bool = True,
     ) -> None:
-        """Find library and GPU. Raises EngineError if one is missing, or if a symbolic dimension has no range."""
+        """Find the library and the GPU.
+
+        Raises EngineError if one is missing or a symbolic dimension has no range, and TargetError if only the other
+        library is installed and `fallback` is False.
+        """
         self._bundle = bundle
         try:
             find_gpu()
         except EngineError as error:
-            raise EngineError(f"there is no NVIDIA GPU here ({error})") from error
+            raise EngineError(f"no NVIDIA GPU was found here: {error}") from error
         self._toolchain = choose_toolchain(None, first=target.runtime)
         self._build_config = resolve_build_config(bundle.manifest, target.nvidia)
         self._cache = cache
@@ -83,12 +88,12 @@ class TensorRtBackend:
 
     @property
     def warnings(self) -> Sequence[str]:
-        """Differences from what the target names."""
+        """One line per difference from the library that the target names."""
         return self._warnings
 
     @property
     def max_batch(self) -> int:
-        """Largest batch: the max of the build config."""
+        """Max number of samples in a batch: the max of the build config."""
         return self._build_config.batch[-1]
 
     def begin(self, inputs: Mapping[str, npt.NDArray[Any]], *, probabilities: bool) -> TensorRtBatch:
@@ -96,18 +101,18 @@ class TensorRtBackend:
         shapes = {name: array.shape for name, array in inputs.items()}
         reason = out_of_range(self._bundle.manifest, self._build_config, shapes)
         if reason is not None:
-            raise InferenceError(f"the batch's {reason}; compile with a wider --dimension")
+            raise InferenceError(f"{reason}; compile the bundle with a wider --dimension")
         count = len(next(iter(inputs.values())))
         if count > self.max_batch:
-            raise InferenceError(f"{count} samples exceed the max batch size {self.max_batch}")
+            raise InferenceError(f"{count} samples exceed the max batch size {self.max_batch}; split the batch")
         shared, context = self._take_context()
         return TensorRtBatch(shared, context, inputs, probabilities=probabilities, return_context=self._return_context)
 
     def __enter__(self) -> "TensorRtBackend":
         """Open the plan of every stage, and create the first batch context.
 
-        Raises EngineError for a plan that is missing or cannot be opened, if the GPU has no memory, and while batches
-        are active that began before the backend was closed.
+        Raises EngineError for a plan that is missing or cannot be opened, if the GPU has too little memory, and if
+        batches are still active that began before the backend was closed.
         """
         with self._pool:
             if self._active:
@@ -159,8 +164,8 @@ class TensorRtBackend:
         if stored is None:
             option = "" if self._cache is None else f" --cache {folder}"
             raise EngineError(
-                f"{folder} has no plan of {spec.name} for {self.description} in its present state; run "
-                f"`edgeexit engines build {self._bundle.path}{option}`"
+                f"{folder} has no plan of {spec.name} for {self.description} with its present driver and power mode; "
+                f"run `edgeexit engines build {self._bundle.path}{option}`"
             )
         return stored.plan
 
@@ -178,7 +183,9 @@ class TensorRtBackend:
                 return shared, BatchContext(shared)
         except EngineError as error:
             self._finish_batch()
-            raise InferenceError(f"no GPU memory for another batch beside the {others} active ones: {error}") from error
+            raise InferenceError(
+                f"the GPU has no memory for another batch while {others} are active: {error}"
+            ) from error
 
     def _return_context(self, context: BatchContext, failed: bool) -> None:  # noqa: FBT001 - a callback
         with self._pool:
@@ -190,7 +197,7 @@ class TensorRtBackend:
         self._finish_batch()
 
     def _finish_batch(self) -> None:
-        """Count one batch less; the last one frees the resources of a closed backend."""
+        """Decrement the number of active batches; the last one frees the resources of a closed backend."""
         with self._pool:
             self._active -= 1
             last = not self._active and self._shared is None

@@ -98,7 +98,7 @@ class TensorRtBatch:
         return outputs.astype(np.float32, copy=False)
 
     def select_rows(self, rows: Rows) -> None:
-        """Continue with these rows only, in this order. Raises InferenceError."""
+        """Keep only these rows; see `StagedBatch.select_rows`. Raises InferenceError."""
         moved = np.flatnonzero(rows != np.arange(len(rows)))
         # Adjacent rows that stay adjacent are moved in one copy.
         breaks = np.flatnonzero((np.diff(moved) != 1) | (np.diff(rows[moved]) != 1)) + 1
@@ -116,7 +116,8 @@ class TensorRtBatch:
         count = mine + theirs
         if count > self._shared.build_config.batch[-1]:
             raise InferenceError(
-                f"{mine} and {theirs} samples exceed the max batch size {self._shared.build_config.batch[-1]}"
+                f"{mine} and {theirs} samples exceed the max batch size {self._shared.build_config.batch[-1]}; join "
+                "smaller batches"
             )
         context = self._open
         with self._as_inference_error("rows cannot be copied on the GPU"), self._shared.lock:
@@ -150,13 +151,13 @@ class TensorRtBatch:
         return self._context
 
     @contextlib.contextmanager
-    def _as_inference_error(self, what: str) -> Iterator[None]:
+    def _as_inference_error(self, problem: str) -> Iterator[None]:
         try:
             yield
         except EngineError as error:
-            raise self._failure(what, error) from error
+            raise self._failure(problem, error) from error
 
-    def _failure(self, what: str, error: EngineError) -> InferenceError:
+    def _failure(self, problem: str, error: EngineError) -> InferenceError:
         """Return the error to raise, and mark the context as unusable: its state is unknown."""
         self._failed = True
-        return InferenceError(f"{what}: {error}")
+        return InferenceError(f"{problem}: {error}")

@@ -17,7 +17,8 @@ from edgeexit.bundle.manifest import PROBABILITIES_SUFFIX, READOUT_SUFFIX, TEMPE
 from edgeexit.errors import EngineError
 
 _MAX_EXECUTIONS: Final = 32
-"""Per stage; the least recently used one is reused. Only symbolic dimensions other than the batch make so many."""
+"""Max executions per stage; beyond it, the least recently used one is reused for the new shapes. Only symbolic
+dimensions other than the batch lead to so many shapes."""
 _POWERS_OF_TWO_UP_TO: Final = 8
 _SIZE_STEP: Final = 8
 
@@ -27,7 +28,10 @@ RowShapes = Mapping[str, Shape]
 
 
 class SharedResources(NamedTuple):
-    """The objects that all batch contexts of a backend share, used under `lock`: TensorRT's are not thread-safe."""
+    """The objects that all batch contexts of a backend share.
+
+    Hold `lock` to use them, because TensorRT's objects are not thread-safe.
+    """
 
     manifest: Manifest
     build_config: BuildConfig
@@ -72,7 +76,7 @@ class _Temperature:
 def padded_size(count: int, batch: tuple[int, int, int]) -> int:
     """Return the size of the batch that runs `count` samples: 1, 2, 4, 8 or a multiple of 8, within min and max.
 
-    There are few sizes, so that each gets its CUDA graph; above the min, at most 7 rows are padding.
+    Each size needs its own CUDA graph, so there are only a few sizes. Above the min, at most 7 rows are padding.
     """
     smallest, _, largest = batch
     size = 1 << (count - 1).bit_length() if count <= _POWERS_OF_TWO_UP_TO else -(-count // _SIZE_STEP) * _SIZE_STEP
@@ -83,13 +87,13 @@ class BatchContext:
     """Memory, tensors and executions for one batch at a time. Created and used under the lock of `SharedResources`.
 
     Attributes:
-        results: [K] stages; each has a readout [max, 4] and probabilities [max, C] in pinned host memory.
+        results: for each of the K stages a readout [max, 4] and probabilities [max, C] in pinned host memory.
         done: event to record behind the operations that the host waits for.
 
     """
 
     def __init__(self, shared: SharedResources) -> None:
-        """Allocate everything. Raises EngineError if the GPU has no memory, or if a plan does not match the bundle."""
+        """Allocate everything. Raises EngineError if memory is short, or if a plan does not match the bundle."""
         self._shared = shared
         self._tensors: dict[str, _DeviceTensor] = {}
         self._staging: dict[str, _Array] = {}
@@ -168,11 +172,14 @@ class BatchContext:
             largest = {name: sizes.max for name, sizes in stage_shapes(manifest, spec, build_config).items()}
             if largest.keys() != plan.inputs.keys():
                 raise EngineError(
-                    f"{spec.name}: plan and bundle have different inputs; run `edgeexit engines build` again"
+                    f"{spec.name}: plan and bundle have different inputs; run `edgeexit engines build --force`"
                 )
             for name in (*spec.inputs, *spec.carry_in):
                 if plan.inputs[name] != dtypes[name]:
-                    raise EngineError(f"{spec.name} needs '{name}' as {plan.inputs[name]}, but it is {dtypes[name]}")
+                    raise EngineError(
+                        f"{spec.name}: the plan reads '{name}' as {plan.inputs[name]}, but it is {dtypes[name]}; run "
+                        "`edgeexit engines build --force`"
+                    )
             execution, outputs = Execution(plan, self._shared.scratch), dict[str, Shape]()
             key = (build_config.batch[-1], tuple(largest[name][1:] for name in (*spec.inputs, *spec.carry_in)))
             self._executions[k][key] = (execution, outputs)
@@ -211,7 +218,7 @@ class BatchContext:
             return found
         if len(executions) < _MAX_EXECUTIONS:
             execution = Execution(self._shared.plans[stage], self._shared.scratch)
-        else:  # reuse its context, which is cheaper than a new one
+        else:  # reuse the oldest context, which is cheaper than creating one
             execution = executions.popitem(last=False)[1][0]
         shapes: dict[str, Shape] = {}
         executions[key] = (execution, shapes)  # stored first, so that it is closed if set_shapes fails
@@ -221,7 +228,8 @@ class BatchContext:
             tensor = self._tensors[name]
             if math.prod(shape) * tensor.dtype.itemsize > tensor.size:
                 raise EngineError(
-                    f"{spec.name} has an output '{name}' that is larger than for the max shapes of the build config"
+                    f"{spec.name}: output '{name}' {'x'.join(map(str, shape))} is larger than the {tensor.size} bytes "
+                    "that TensorRT computed for the max shapes of the build config"
                 )
         execution.set_addresses(self._addresses(stage))
         return executions[key]

@@ -62,8 +62,8 @@ class OpenPlan:
             tensor = engine.get_tensor_name(index)
             if engine.get_tensor_location(tensor) != library.api.TensorLocation.DEVICE:
                 raise EngineError(
-                    f"{name}: TensorRT needs '{tensor}' in host memory, because shapes depend on its values; such a "
-                    "stage runs on ONNX Runtime only"
+                    f"{name}: TensorRT needs '{tensor}' in host memory, because shapes depend on its values; this "
+                    "stage can only run on ONNX Runtime: compile the bundle for a CPU target"
                 )
             is_input = engine.get_tensor_mode(tensor) == library.api.TensorIOMode.INPUT
             dtype = np.dtype(library.api.nptype(engine.get_tensor_dtype(tensor)))
@@ -72,7 +72,7 @@ class OpenPlan:
 
     @property
     def captures_graphs(self) -> bool:
-        """Whether this code captures executions as CUDA graphs. False after a capture has failed."""
+        """Whether `Execution` captures CUDA graphs: not if the library captures them, nor after a failed capture."""
         return self._captures_graphs
 
     def disable_capture(self) -> None:
@@ -88,7 +88,10 @@ class OpenPlan:
         return self._library.messages.last_error()
 
     def new_context(self, scratch: ScratchMemory) -> tuple[Any, Any]:
-        """Return an execution context on this scratch memory, and an object to keep with it. Raises EngineError."""
+        """Return an execution context on this scratch memory, and an object that must live as long as it.
+
+        Raises EngineError if TensorRT refuses.
+        """
         context, owner = self._library.new_context(self._engine, graphs=self._graphs, kernel_cache=self._kernel_cache)
         if context is None:
             raise EngineError(f"{self.name}: the GPU has no memory for another execution context: {self.last_error()}")
@@ -97,7 +100,7 @@ class OpenPlan:
 
 
 class Execution:
-    """A plan with fixed shapes and addresses, until it gets others."""
+    """An execution context of a plan with its present shapes and addresses, and the CUDA graph captured from it."""
 
     def __init__(self, plan: OpenPlan, scratch: ScratchMemory) -> None:
         """Create an execution context. Raises EngineError if TensorRT refuses."""
@@ -116,18 +119,20 @@ class Execution:
         self._plan.clear_messages()
         for name in self._plan.inputs:
             if not self._context.set_input_shape(name, inputs[name]):
-                self._refuse(f"'{name}' {_text(inputs[name])}")
+                self._refuse(f"the shape {_text(inputs[name])} of '{name}'")
         shapes = {name: tuple(self._context.get_tensor_shape(name)) for name in self._plan.outputs}
         for name, shape in shapes.items():
             if min(shape, default=0) < 0:
-                raise EngineError(f"{self._plan.name}: the size of '{name}' depends on the data")
+                raise EngineError(
+                    f"{self._plan.name}: the size of '{name}' depends on the data; compile the bundle for a CPU target"
+                )
         return shapes
 
     def set_addresses(self, addresses: Mapping[str, int]) -> None:
         """Set the address of every input and output, after their shapes were set. Raises EngineError."""
         for name in (*self._plan.inputs, *self._plan.outputs):
             if not self._context.set_tensor_address(name, addresses[name]):
-                self._refuse(f"'{name}' at its address")
+                self._refuse(f"the address of '{name}'")
 
     def run(self, stream: CudaStream) -> None:
         """Enqueue a run, as a CUDA graph from the second run on if that works. Raises EngineError."""
@@ -174,8 +179,8 @@ class Execution:
             release("cudaGraphExecDestroy", self._graph)
             self._graph = None
 
-    def _refuse(self, what: str) -> None:
-        raise EngineError(f"{self._plan.name} refuses {what}: {self._plan.last_error()}")
+    def _refuse(self, setting: str) -> None:
+        raise EngineError(f"{self._plan.name}: TensorRT refuses {setting}: {self._plan.last_error()}")
 
 
 def _clear_cuda_error() -> None:

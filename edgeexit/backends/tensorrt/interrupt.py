@@ -1,7 +1,8 @@
-"""Runs TensorRT on a thread of its own, so that Ctrl-C, which only interrupts the main thread, works during a build.
+"""Runs TensorRT on a second thread, so that Ctrl-C works during a build.
 
-TensorRT swallows exceptions of its callbacks, a KeyboardInterrupt in its logger included, and a build takes minutes on
-a small board. On the main thread, Ctrl-C would have no effect until then.
+Python raises KeyboardInterrupt on the main thread only. If TensorRT ran on it, the exception would be raised in one of
+its callbacks, such as the logger, and TensorRT ignores exceptions in callbacks. Ctrl-C would then have no effect until
+the build ends, which takes minutes on a small board.
 """
 
 import threading
@@ -14,9 +15,9 @@ _Result = TypeVar("_Result")
 
 
 def run_on_thread(work: Callable[[threading.Event], _Result]) -> _Result:
-    """Run `work` on a thread and return what it returns, or raise what it raises.
+    """Run `work` on a thread and return its result, or raise its exception.
 
-    Ctrl-C sets the event that `work` receives, waits until `work` has ended, and is raised after that.
+    Ctrl-C sets the event that `work` receives. KeyboardInterrupt is raised after `work` has ended.
     """
     stop, done = threading.Event(), threading.Event()
     results: list[_Result] = []

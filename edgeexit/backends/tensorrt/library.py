@@ -20,7 +20,7 @@ _ERROR_SEVERITIES: Final = frozenset({"INTERNAL_ERROR", "ERROR"})
 _NOISE: Final = "[checkMacros"
 """Start of the errors that TensorRT-RTX logs at every step on a machine without a GPU."""
 _MAX_MESSAGES: Final = 10_000
-"""More than one build logs, and few enough for a device that runs for months."""
+"""More than one build logs; the limit bounds the memory on a device that runs for months."""
 
 
 class TensorRtMessages:
@@ -42,7 +42,7 @@ class TensorRtMessages:
         self._messages.clear()
 
     def last_error(self) -> str:
-        """Return the first line of the newest error, or a text that says there was none."""
+        """Return the first line of the newest error; if there is none, the advice to run with --debug."""
         messages = list(self._messages)  # TensorRT's threads may add messages meanwhile
         errors = [text for severity, text in messages if severity in _ERROR_SEVERITIES and not text.startswith(_NOISE)]
         return errors[-1].splitlines()[0] if errors else "TensorRT gave no reason; run again with --debug"
@@ -75,7 +75,7 @@ class Library(NamedTuple):
 
     @property
     def ahead_of_time(self) -> tuple[str, ...]:
-        """GPUs that it builds for without having them, e.g. SM86; empty if it has to time kernels on the GPU."""
+        """GPUs that it builds for on a machine without them, e.g. SM86; empty if it must time kernels on the GPU."""
         capabilities = getattr(self.api, "ComputeCapability", None)
         return () if capabilities is None else tuple(n for n in capabilities.__members__ if n.startswith("SM"))
 
@@ -111,16 +111,16 @@ class Library(NamedTuple):
         return runtime
 
     def new_kernel_cache(self, engine: Any) -> Any | None:
-        """Return the cache of compiled kernels that the contexts of an engine share; None: the plan has them all.
+        """Return the cache of compiled kernels that the contexts of an engine share; None: the plan contains them all.
 
-        The caller keeps it alive as long as the contexts: TensorRT-RTX does not.
+        The caller must hold a reference to it as long as the contexts exist: TensorRT-RTX holds none.
         """
         return engine.create_runtime_config().create_runtime_cache() if self.captures_graphs else None
 
     def new_context(self, engine: Any, *, graphs: bool, kernel_cache: Any | None) -> tuple[Any | None, Any]:
-        """Return an execution context without scratch memory (None: TensorRT refuses), and what must outlive it.
+        """Return an execution context without scratch memory, and an object that must live as long as the context.
 
-        With `graphs`, the context captures CUDA graphs by itself if it can.
+        The context is None if TensorRT refuses. With `graphs`, it captures CUDA graphs by itself if it can.
         """
         strategy = self.api.ExecutionContextAllocationStrategy.USER_MANAGED
         if not self.captures_graphs:
@@ -174,9 +174,11 @@ def _open(name: LibraryName) -> Library | None:
         except ModuleNotFoundError as error:
             if error.name == module:
                 continue
-            raise EngineError(f"{name} is installed but needs the package '{error.name}'; install it again") from error
+            raise EngineError(
+                f"{name} is installed but its package '{error.name}' is not; install {name} again"
+            ) from error
         except (ImportError, OSError) as error:
-            raise EngineError(f"{name} is installed but does not load: {error}; install it again") from error
+            raise EngineError(f"{name} is installed but cannot be imported: {error}; install {name} again") from error
         messages = TensorRtMessages()
         return Library(name, str(api.__version__), api, _make_logger(api, messages), messages)
     return None

@@ -7,7 +7,7 @@ from edgeexit.backends.base import BackendTraits
 _BACKEND: Final = "edgeexit.backends.tensorrt.backend:TensorRtBackend"
 _ENGINES: Final = "edgeexit.backends.tensorrt.engines"
 _START_TIMEOUT_S: Final = 180.0
-"""TensorRT deserializes its plans at every start."""
+"""More than the default, because every start deserializes all plans."""
 
 TENSORRT: Final = BackendTraits(
     name="tensorrt",
@@ -18,7 +18,7 @@ TENSORRT: Final = BackendTraits(
     requires_nvidia=True,
     extra="tensorrt",
     system_module="tensorrt",
-    system_module_advice="on a Jetson run `sudo apt-get install python3-libnvinfer` there",
+    system_module_advice="on a Jetson, run `sudo apt-get install python3-libnvinfer`",
     cuda_bindings=True,
     probe_modules=("tensorrt", "cuda.bindings"),
     device_access="gpu",

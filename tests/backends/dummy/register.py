@@ -1,4 +1,4 @@
-"""Registers the dummy backend; a device of the tests imports this module whenever its Python starts."""
+"""Registers the dummy backend; the Python of the test device imports this module when it starts."""
 
 from edgeexit.backends.registry import register_backend
 from tests.backends.dummy.traits import DUMMY

@@ -5,7 +5,7 @@ from edgeexit.backends.base import BackendTraits
 DUMMY = BackendTraits(
     name="dummy",
     title="ONNX's reference evaluator",
-    summary="ONNX's reference evaluator opens the stages as they are",
+    summary="ONNX's reference evaluator runs the ONNX graphs of the stages",
     backend="tests.backends.dummy.backend:DummyBackend",
     probe_modules=("onnx",),
 )

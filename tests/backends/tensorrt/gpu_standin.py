@@ -1,7 +1,7 @@
 """A strict stand-in for a GPU, which test machines do not have: CUDA's memory, streams, events and graphs.
 
-Operations only run when the host waits for them. Reading memory that was never written, and everything else that CUDA
-leaves undefined, raises MisuseError, which is not an EdgeExitError. Enumerations and status codes are the real ones.
+Operations run only when the host waits for them. Undefined behaviour, for example a read of memory that was never
+written, raises MisuseError, which is not an EdgeExitError. Enumerations and status codes are the real ones.
 """
 
 import collections
@@ -31,7 +31,8 @@ class Block:
 
 class CudaStream:
     def __init__(self):
-        self.queue, self.done, self.asked = collections.deque(), 0, 0
+        self.queue = collections.deque()
+        self.enqueued = self.executed = 0  # number of operations
         self.captured = None
         self.capture_failed = False
 
@@ -39,7 +40,7 @@ class CudaStream:
 class Gpu:
     """The state of the GPU.
 
-    `fail_next` has functions that will fail: name -> (calls that succeed first, status, whether all later calls fail).
+    `fail_next`: function that will fail -> (calls that succeed before it fails, status, whether all later calls fail).
     """
 
     def __init__(self, real):
@@ -52,22 +53,19 @@ class Gpu:
         self.broken = None
         self.calls = collections.Counter()
         self.bytes = collections.Counter()  # copied, by kind
-        self.captures = (
-            "well"  # or "invalidated", or "refused": the enqueue call returns False and the capture is empty
-        )
-        self.hosted, self.sized_by_data = (
-            set(),
-            set(),
-        )  # tensors that TensorRT needs on the host; whose size depends on the data
-        self._names = itertools.count(7)
+        # "invalidated": the capture fails. "refused": the enqueue call returns False, and the capture is empty.
+        self.captures = "succeed"
+        self.hosted = set()  # tensors that TensorRT needs in host memory
+        self.sized_by_data = set()  # tensors whose size depends on the data
+        self._handles = itertools.count(7)
 
     @property
     def blocks(self):
         """All resources that were not released."""
         return {**self.device, **self.pinned, **self.streams, **self.events, **self.graphs}
 
-    def name(self):
-        return next(self._names)
+    def new_handle(self):
+        return next(self._handles)
 
     def enqueue(self, stream, work):
         """Append work to a stream; a stream that captures only records it."""
@@ -76,21 +74,22 @@ class Gpu:
             stream.captured.append(work)
             return
         stream.queue.append(work)
-        stream.asked += 1
+        stream.enqueued += 1
 
-    def run_until(self, stream, place):
-        while stream.done < place:
-            stream.done += 1
+    def run_until(self, stream, count):
+        """Run the queue of a stream until `count` operations have been executed."""
+        while stream.executed < count:
+            stream.executed += 1
             stream.queue.popleft()()
 
     def check(self, address, size, *, write):
         """Mark bytes as written, or check that bytes to read were written. They must be in one live allocation."""
         for block in self.device.values():
             if block.address <= address and address + size <= block.address + block.size:
-                stretch = slice(address - block.address, address - block.address + size)
+                span = slice(address - block.address, address - block.address + size)
                 if write:
-                    block.written[stretch] = b"\1" * size
-                elif not all(block.written[stretch]):
+                    block.written[span] = b"\1" * size
+                elif not all(block.written[span]):
                     raise MisuseError(f"{size} bytes are read, but not all were written")
                 return
         raise MisuseError(f"{size} bytes at {address:#x} are not allocated on the GPU")
@@ -104,9 +103,9 @@ class Gpu:
                 del self.fail_next[name]
                 if sticky:
                     self.broken = status
-                    for stream in self.streams.values():  # nothing runs any more
+                    for stream in self.streams.values():  # a broken CUDA context executes nothing
                         stream.queue.clear()
-                        stream.done = stream.asked
+                        stream.executed = stream.enqueued
                 return status
         return None if name.startswith("cudaGet") else self.broken
 
@@ -138,7 +137,7 @@ class Cuda:
 
     def free(self, memory, address):
         for stream in self.gpu.streams.values():  # like cudaFree, which waits for the GPU
-            self.gpu.run_until(stream, stream.asked)
+            self.gpu.run_until(stream, stream.enqueued)
         if address not in memory:
             raise MisuseError("memory is freed that is not allocated")
         del memory[address]
@@ -164,26 +163,27 @@ class Cuda:
         gpu.enqueue(stream, work)
         return (self.ok,)
 
-    def create(self, where, thing):
-        name = self.gpu.name()
-        where[name] = thing
-        return self.ok, name
+    def create(self, resources, resource):
+        handle = self.gpu.new_handle()
+        resources[handle] = resource
+        return self.ok, handle
 
-    def destroy(self, where, name):
-        if int(name) not in where:
+    def destroy(self, resources, handle):
+        if int(handle) not in resources:
             raise MisuseError("a resource is released that does not exist")
-        del where[int(name)]
+        del resources[int(handle)]
         return (self.ok,)
 
     def wait_for_stream(self, stream):
         stream = self.gpu.streams[int(stream)]
         if stream.captured is not None:
             raise MisuseError("the host waits for a stream that captures")
-        self.gpu.run_until(stream, stream.asked)
+        self.gpu.run_until(stream, stream.enqueued)
         return (self.ok,)
 
     def record(self, event, stream):
-        self.gpu.events[int(event)] = (self.gpu.streams[int(stream)], self.gpu.streams[int(stream)].asked)
+        stream = self.gpu.streams[int(stream)]
+        self.gpu.events[int(event)] = (stream, stream.enqueued)
         return (self.ok,)
 
     def wait_for_event(self, event):
@@ -240,10 +240,10 @@ class Cuda:
         }
 
     def strict(self, name, function):
-        """Wrap a function so that it checks the number of arguments, and fails as `fail_next` says."""
+        """Wrap a function so that it checks the number of its arguments, and fails if `fail_next` names it."""
         gpu = self.gpu
         signature = getattr(self.real, name).__doc__.splitlines()[0]  # e.g. cudaGraphLaunch(graphExec, stream)
-        names = [word for word in re.search(r"\((.*)\)", signature)[1].split(",") if word]
+        names = [name for name in re.search(r"\((.*)\)", signature)[1].split(",") if name]
 
         def call(*arguments):
             assert len(arguments) == len(names), signature

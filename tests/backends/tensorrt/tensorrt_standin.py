@@ -1,7 +1,7 @@
 """A stand-in for the execution of plans: ONNX Runtime runs the stages in the stand-in GPU's memory.
 
-It checks TensorRT's rules strictly. The real TensorRT-RTX builds the plans and writes the stage's name into each.
-Enumerations are the real ones.
+It raises MisuseError if a rule of TensorRT is broken. The real TensorRT-RTX builds the plans and writes the name of the
+stage into each. Enumerations are the real ones.
 """
 
 import ctypes
@@ -25,13 +25,13 @@ class Runtime:
         self._api, self._gpu, self._folder, self._wrong = api, gpu, folder, wrong
 
     def deserialize_cuda_engine(self, plan):
-        for place, file in enumerate(sorted(self._folder.glob("*.onnx"))):
+        for index, file in enumerate(sorted(self._folder.glob("*.onnx"))):
             if file.stem.encode() in plan:
                 options = ort.SessionOptions()
                 options.intra_op_num_threads = 1
                 session = ort.InferenceSession(file, options, disabled_optimizers=UNSAFE_OPTIMISERS)
-                # The middle stage needs the most, so neither the first nor the last has the right size.
-                scratch = 512 + 256 * (place % 2)
+                # Neither the first nor the last stage needs the most scratch memory.
+                scratch = 512 + 256 * (index % 2)
                 return Engine(self._api, self._gpu, session, self._wrong.get(file.stem, 0.0), scratch)
         return None
 
@@ -90,7 +90,7 @@ class Context:
         self._engine, self._gpu = engine, gpu
         self._config = weakref.ref(how) if isinstance(how, RuntimeConfig) else None
         self._shapes, self._addresses, self._scratch = {}, {}, (0, 0)
-        self._state = self._ran = 0  # number of changes, now and at the last run
+        self._changes = self._changes_at_run = 0  # number of changes so far, and at the last run
 
     def set_device_memory(self, memory, size):
         self._change()
@@ -122,17 +122,17 @@ class Context:
             if self._config is not None and (self._config() is None or self._config().cache() is None):
                 raise MisuseError("the runtime config of a context or its kernel cache was freed")
             capturing = gpu.streams[stream].captured is not None
-            if capturing and gpu.captures != "well":
+            if capturing and gpu.captures != "succeed":
                 gpu.streams[stream].capture_failed = gpu.captures == "invalidated"
                 return False
-            if capturing and self._ran != self._state:
+            if capturing and self._changes_at_run != self._changes:
                 raise MisuseError("a graph is captured before the context ran with these shapes and addresses")
-            self._ran = self._state
-            gpu.enqueue(stream, self._work(dict(self._shapes), dict(self._addresses), self._state, weakref.ref(self)))
+            self._changes_at_run = self._changes
+            gpu.enqueue(stream, self._work(dict(self._shapes), dict(self._addresses), self._changes, weakref.ref(self)))
             return True
 
-    def _work(self, shapes, addresses, state, context):
-        """Return the work of the context in its present state; a graph repeats it."""
+    def _work(self, shapes, addresses, changes, context):
+        """Return a function that runs the plan with these shapes and addresses; a graph calls it again."""
         gpu, engine, scratch = self._gpu, self._engine, self._scratch
         outputs = [value.name for value in engine._session.get_outputs()]
         dtypes = {name: self._dtype(name) for name in addresses}
@@ -144,19 +144,19 @@ class Context:
             return np.ctypeslib.as_array(block).view(dtypes[name]).reshape(shape)
 
         def work():
-            if context() is None or context()._state != state:
+            if context() is None or context()._changes != changes:
                 raise MisuseError("a context was changed or freed before it, or its graph, ran")
             gpu.check(scratch[0], engine.device_memory_size_v2, write=True)
             ctypes.memset(scratch[0], POISON, engine.device_memory_size_v2)
             feeds = {name: array(name, shape, write=False) for name, shape in shapes.items()}
             results = engine._session.run(outputs, feeds)
-            for place, (name, result) in enumerate(zip(outputs, results, strict=True)):
-                array(name, result.shape, write=True)[...] = result + (engine._offset if place == 0 else 0)
+            for index, (name, result) in enumerate(zip(outputs, results, strict=True)):
+                array(name, result.shape, write=True)[...] = result + (engine._offset if index == 0 else 0)
 
         return work
 
     def _change(self):
-        self._state += 1
+        self._changes += 1
 
     def _dtype(self, name):
         return np.dtype(self._engine._api.nptype(self._engine.get_tensor_dtype(name)))

@@ -32,7 +32,7 @@ def test_only_readouts_are_downloaded_and_only_rows_that_fill_gaps_are_copied(on
         with backend.begin(make_samples(32), probabilities=False) as batch:
             batch.run(1.0)
             batch.select_rows(np.array([0, 31, 2, *range(3, 30)]))
-            assert only_tensorrt.gpu.bytes["DeviceToDevice"] == 16 * 4, "one row of one carry had to move"
+            assert only_tensorrt.gpu.bytes["DeviceToDevice"] == 16 * 4, "only row 31 of one carry is copied, to row 1"
 
 
 @pytest.mark.parametrize("how", ["invalidated", "refused"])
@@ -42,7 +42,7 @@ def test_stages_that_cannot_be_captured_run_without_graphs(only_tensorrt, bundle
         for batch in (1, 4, 1, 4, 1, 4):
             inputs = make_samples(batch, seed=batch)
             assert_same(runner.infer(inputs, policy=NEVER_EARLY), reference.infer(inputs, policy=NEVER_EARLY))
-    assert only_tensorrt.gpu.calls["cudaStreamBeginCapture"] == EXITS, "it is tried once per stage"
+    assert only_tensorrt.gpu.calls["cudaStreamBeginCapture"] == EXITS, "the capture is tried once per stage"
     assert only_tensorrt.gpu.calls["cudaGraphLaunch"] == 0
 
 
@@ -81,7 +81,7 @@ def test_active_batches_continue_when_there_is_no_memory_for_another_one(only_te
         with backend.begin(make_samples(3), probabilities=False) as batch:
             gpu.limit = sum(block.size for block in gpu.device.values()) + 1000
             with pytest.raises(
-                InferenceError, match="no GPU memory for another batch beside the 1 active ones: cudaMalloc"
+                InferenceError, match="the GPU has no memory for another batch while 1 are active: cudaMalloc"
             ):
                 backend.begin(make_samples(3), probabilities=False)
             batch.run(1.0)
@@ -90,12 +90,12 @@ def test_active_batches_continue_when_there_is_no_memory_for_another_one(only_te
 
 
 def test_a_batch_that_fails_to_begin_returns_its_context(machine, bundle, cache_folder, monkeypatch):
-    def no_room(*_):
+    def out_of_memory(*_):
         raise MemoryError
 
     backend = open_backend(machine, bundle, cache_folder)
     with backend, monkeypatch.context() as patch:
-        patch.setattr(BatchContext, "put", no_room)
+        patch.setattr(BatchContext, "put", out_of_memory)
         with pytest.raises(MemoryError):
             backend.begin(make_samples(2), probabilities=False)
     assert machine.gpu.blocks == {}
@@ -167,7 +167,9 @@ def test_a_missing_plan_is_an_error_with_the_command_to_run(machine, bundle, cac
     for plan in tmp_path.glob("stage2-*.plan"):
         plan.write_bytes(b"damaged")
     with (
-        pytest.raises(EngineError, match=r"no plan of stage2 for .* on Stand-in A2000 in its present state") as error,
+        pytest.raises(
+            EngineError, match=r"no plan of stage2 for .* on Stand-in A2000 with its present driver"
+        ) as error,
         backend,
     ):
         pass
@@ -189,7 +191,7 @@ def test_the_other_library_is_used_only_if_fallback_is_allowed(machine, bundle, 
 def test_the_backend_that_the_target_names_is_used(bundle, tmp_path, monkeypatch):
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(EngineError, match="there is no NVIDIA GPU here"):
+    with pytest.raises(EngineError, match="no NVIDIA GPU was found here: "):
         make_backend(bundle, fallback=False)
     assert make_backend(bundle).description.startswith("onnxruntime")
     with standing_in(rtx_or_skip(), bundle.path, monkeypatch) as machine:

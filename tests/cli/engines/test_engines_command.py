@@ -19,7 +19,7 @@ from edgeexit.bundle.manifest import Manifest
 from edgeexit.signing import generate_key, load_private_key
 from tests.bundles import make_bundle
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent.parent.parent
 PROGRAM = [sys.executable, "-m", "edgeexit", "engines"]
 
 
@@ -70,11 +70,11 @@ def test_build_list_and_clear(tiny, tmp_path):
 def test_a_wrong_option_is_one_line(tiny, tmp_path):
     cache = tmp_path / "cache"
     for options, message in (
-        (["--for", "SM87"], "cannot build for SM87 with no NVIDIA GPU here; --for accepts SM75"),
+        (["--for", "SM87"], "cannot build for SM87 with no NVIDIA GPU here; use --for with one of SM75"),
         (["--for", "SM86", "--batch", "8"], "--batch '8' is not MIN,OPT,MAX"),
         (["--for", "SM86", "--batch", "8,4,2"], "the range of 'batch' is 8,4,2"),
         (["--for", "SM86", "--dimension", "length"], "--dimension 'length' is not NAME=MIN,OPT,MAX"),
-        (["--for", "SM86", "--dla", "0"], "a DLA runs fp16 and int8"),
+        (["--for", "SM86", "--dla", "0"], "a DLA runs fp16 and int8 only"),
     ):
         result = run("build", tiny.path, "--cache", cache, *options, code=2)
         assert message in result.stderr
@@ -107,7 +107,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_partial_files(tiny, tmp_path):
 
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory):
-    """A bundle whose second stage takes TensorRT seconds to build."""
+    """A bundle whose second stage takes seconds to build."""
     bundle = make_bundle(tmp_path_factory.mktemp("made") / "slow")
     path = bundle.path / "stage1.onnx"
     stage = onnx.load(path)
@@ -116,8 +116,8 @@ def slow(tmp_path_factory):
     for k in range(400):
         weight = numpy_helper.from_array(generator.standard_normal((16, 16)).astype(np.float32), f"slow{k}")
         stage.graph.initializer.append(weight)
-        stage.graph.node.append(helper.make_node("MatMul", [value, weight.name], [f"slow{k}.product"]))
-        stage.graph.node.append(helper.make_node("Softmax", [f"slow{k}.product"], [f"slow{k}.out"]))
+        stage.graph.node.append(helper.make_node("MatMul", [value, weight.name], [f"slow{k}.matmul"]))
+        stage.graph.node.append(helper.make_node("Softmax", [f"slow{k}.matmul"], [f"slow{k}.out"]))
         value = f"slow{k}.out"
     stage.graph.output.append(helper.make_tensor_value_info(value, TensorProto.FLOAT, ("batch", 16)))
     onnx.save(stage, path)

@@ -14,7 +14,7 @@ _L4T_RELEASE: Final = Path("/etc/nv_tegra_release")
 
 
 class Hardware(msgspec.Struct, frozen=True, kw_only=True):
-    """The GPU that a plan is built for. Built ahead of time, only the compute capability is known; the rest is null."""
+    """The GPU that a plan is built for. For a plan that is built ahead of time, all fields but `sm` are null."""
 
     sm: str
     """Compute capability, e.g. SM87."""
@@ -25,7 +25,7 @@ class Hardware(msgspec.Struct, frozen=True, kw_only=True):
     l4t: str | None = None
     """First line of a Jetson's release file; null on other machines."""
     power_mode: str | None = None
-    """Power mode of a Jetson, as nvpmodel names it; null if it is not known."""
+    """Power mode of a Jetson, as nvpmodel names it; null if it is unknown and on other machines."""
 
 
 def find_gpu() -> Hardware:

@@ -12,21 +12,21 @@ from edgeexit.backends.tensorrt.cuda.gpu import cuda_call, cuda_runtime
 from edgeexit.errors import EngineError
 
 _SMALLEST: Final = 256
-"""Bytes. An empty tensor needs an address too, and TensorRT requires this alignment of its scratch memory."""
+"""Min size of an allocation in bytes, because an empty tensor and empty scratch memory need an address too."""
 
 
 class DeviceMemory:
     """Memory on the GPU and pinned memory on the host that are freed together, in reverse order.
 
-    Freeing raises no error: it only fails after an earlier call broke the CUDA context, which frees the memory too, and
-    that call raised an error.
+    Freeing raises no error. It fails only if an earlier call broke the CUDA context. That call raised an error, and the
+    memory is freed with the context.
     """
 
     def __init__(self) -> None:
         self._frees = contextlib.ExitStack()
 
     def allocate(self, size: int) -> int:
-        """Allocate `size` bytes on the GPU and return their address. Raises EngineError if there is no memory."""
+        """Allocate `size` bytes on the GPU and return the address. Raises EngineError if memory is short."""
         address = int(cuda_call("cudaMalloc", max(size, _SMALLEST)))
         self._frees.callback(release, "cudaFree", address)
         return address
@@ -34,7 +34,7 @@ class DeviceMemory:
     def pin(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
         """Return an uninitialized array in pinned host memory, for asynchronous copies.
 
-        It must not be used after `close`. Raises EngineError if there is no memory.
+        It must not be used after `close`. Raises EngineError if memory is short.
         """
         size = math.prod(shape) * dtype.itemsize
         address = int(cuda_call("cudaMallocHost", max(size, _SMALLEST)))
@@ -43,7 +43,7 @@ class DeviceMemory:
         return np.ctypeslib.as_array(block).view(dtype).reshape(shape)
 
     def close(self) -> None:
-        """Free all of it, the last allocation first."""
+        """Free all memory, the last allocation first."""
         self._frees.close()
 
 
@@ -83,7 +83,7 @@ class CudaStream:
         release("cudaStreamSynchronize", self.handle)
 
     def close(self) -> None:
-        """Destroy it."""
+        """Destroy the stream."""
         release("cudaStreamDestroy", self.handle)
 
 
@@ -102,7 +102,7 @@ class StreamEvent:
         cuda_call("cudaEventSynchronize", self._event)
 
     def close(self) -> None:
-        """Destroy it."""
+        """Destroy the event."""
         release("cudaEventDestroy", self._event)
 
 

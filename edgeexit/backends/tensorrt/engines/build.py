@@ -43,7 +43,7 @@ class StageEngine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The plans of a bundle."""
+    """The plans of all stages of a bundle, as `build_engines` returns them."""
 
     bundle: str
     """Digest of the bundle."""
@@ -64,7 +64,7 @@ class BuildJob(NamedTuple):
     build_config: BuildConfig
     cache: PlanCache
     stop: threading.Event
-    """Set to end the build early."""
+    """Setting it ends the build."""
 
 
 class StageExecution(Protocol):
@@ -99,7 +99,7 @@ def build_engines(
         toolchain: from `choose_toolchain`.
         build_config: from `resolve_build_config`.
         cache: where plans are stored.
-        force: build every stage again.
+        force: build every stage, even if its plan is cached.
         progress: `step` receives each stage's name, on another thread.
 
     Raises EngineError for a stage that TensorRT refuses or whose logits are wrong, and OSError if the cache cannot be
@@ -222,4 +222,4 @@ def _golden_samples(
         return None, "the bundle has no golden samples"
     golden = bundle.golden()
     reason = out_of_range(bundle.manifest, build_config, {name: array.shape for name, array in golden.inputs.items()})
-    return (golden, None) if reason is None else (None, f"the golden samples' {reason}")
+    return (golden, None) if reason is None else (None, f"golden samples: {reason}")

@@ -1,4 +1,4 @@
-"""From a build config to the shapes of the optimization profile that a plan is built for."""
+"""Resolves the build config of a bundle, and derives the optimization profile of each stage from it."""
 
 import itertools
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ def resolve_build_config(
     workspace_mb: int | None = None,
     dla_core: int | None = None,
 ) -> BuildConfig:
-    """Return the bundle's build config, or the target's if it has none, with the given values in place of its own.
+    """Return the bundle's build config, or the target's if it has none, with the given values replacing its own.
 
     Raises EngineError for a range that is not 1 <= min <= optimal <= max, for a dimension that the bundle does not have
     or that has no range, and for a bundle that cannot run on a DLA.
@@ -55,7 +55,7 @@ def resolve_build_config(
 
 
 def stage_shapes(manifest: Manifest, stage: StageSpec, build_config: BuildConfig) -> dict[str, ProfileShapes]:
-    """Return the profile's shapes of every input of a stage's graph, the temperature included."""
+    """Return the profile's shapes of every input of a stage's graph: model inputs, carry and temperature."""
     specs = _tensors(manifest)
     shapes = {TEMPERATURE_INPUT: ProfileShapes((1,), (1,), (1,))}
     for name in (*stage.inputs, *stage.carry_in):
@@ -73,7 +73,7 @@ def out_of_range(manifest: Manifest, build_config: BuildConfig, shapes: Mapping[
         for axis, size in enumerate(spec.shape[1:], start=1):
             smallest, _, largest = _range(size, axis, build_config)
             if not smallest <= shapes[spec.name][axis] <= largest:
-                return f"'{spec.name}' has {size} {shapes[spec.name][axis]}, not {smallest} to {largest}"
+                return f"input '{spec.name}' has {size} = {shapes[spec.name][axis]}, outside {smallest} to {largest}"
     return None
 
 
@@ -107,7 +107,9 @@ def _check_ranges(manifest: Manifest, build_config: BuildConfig) -> None:
 
 def _check_dla(manifest: Manifest, build_config: BuildConfig) -> None:
     if manifest.precision == "fp32":
-        raise EngineError("a DLA runs fp16 and int8, the bundle is fp32; compile it with --precision fp16 or int8")
+        raise EngineError(
+            "a DLA runs fp16 and int8 only, but the bundle is fp32; compile it with --precision fp16 or int8"
+        )
     for name, sizes in {"batch": build_config.batch, **build_config.dimensions}.items():
         if len(set(sizes)) > 1:
             raise EngineError(

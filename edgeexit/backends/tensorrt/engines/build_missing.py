@@ -16,8 +16,8 @@ from edgeexit.targets import load_target
 def build_missing_engines(bundle: Bundle, *, progress: Progress = NO_PROGRESS) -> bool:
     """Build and verify the plans of a bundle unless all of them are cached; return whether any was built.
 
-    Returns False for a target that needs no plans or is of another architecture, and if its GPU or library is missing
-    here: opening the backend reports that. `progress.step` receives each stage's name, on another thread. Raises
+    Builds nothing for a target without plans or of another architecture, and if the GPU or the library is missing here:
+    opening the backend reports that. `progress.step` receives each stage's name, on another thread. Raises
     EngineError for a stage that TensorRT refuses or whose logits are wrong, and OSError if the cache cannot be written.
     """
     manifest = bundle.manifest

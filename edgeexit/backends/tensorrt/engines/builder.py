@@ -28,7 +28,7 @@ class BuiltPlan(NamedTuple):
     plan: bytes
     seconds: float
     timings: bytes | None
-    """TensorRT's timing cache, which speeds up the next build; None if the library keeps none."""
+    """TensorRT's timing cache, which speeds up the next build; None if the library has none."""
     gpu_layers: tuple[str, ...] | None
     """Layers of a DLA build that run on the GPU; None if the build was not for a DLA."""
 
@@ -46,7 +46,7 @@ def build_plan(
 ) -> BuiltPlan:
     """Build the plan of the stage `name` from its graph `file` for the GPU `sm`.
 
-    TF32 is off, so that fp32 logits stay those of the bundle's proof. Setting `stop` ends the build at its next step.
+    TF32 is off, so that fp32 logits match those of the ONNX graphs. Setting `stop` ends the build at its next step.
     Raises EngineError for a graph that TensorRT refuses, and when the build was stopped.
     """
     started = time.perf_counter()
@@ -82,8 +82,8 @@ def _advice(reason: str) -> str:
 def gpu_layers(messages: list[str]) -> tuple[str, ...]:
     """Return the layers of a DLA build that run on the GPU, from TensorRT's build messages.
 
-    Only the messages name them one by one: in the finished plan, layers that were fused for the GPU look like those
-    that run on the DLA.
+    Only the messages name each of them: the finished plan does not distinguish fused layers on the GPU from layers on
+    the DLA.
     """
     matches = (_GPU_LAYER.match(text.removeprefix("[TRT] ")) for text in messages)
     return tuple(match[1] for match in matches if match is not None)
@@ -134,7 +134,7 @@ def _use_dla(library: Library, builder: Any, config: Any, core: int) -> None:
 
 
 def _use_timings(config: Any, timings: bytes | None) -> Any:
-    """Attach the timing cache of earlier builds, or a new one if TensorRT refuses it as that of another device."""
+    """Attach the timing cache of earlier builds, or a new one if TensorRT refuses it because of another device."""
     cache = config.create_timing_cache(timings or b"")
     if cache is None or not config.set_timing_cache(cache, False):  # noqa: FBT003 - pybind11 takes it by position
         cache = config.create_timing_cache(b"")
@@ -144,7 +144,7 @@ def _use_timings(config: Any, timings: bytes | None) -> Any:
 
 def _make_monitor(api: Any, stop: threading.Event) -> Any:
     class StopMonitor(api.IProgressMonitor):  # type: ignore[misc]
-        """Ends a build of TensorRT at its next step once `stop` is set."""
+        """Ends a build of TensorRT at its next step after `stop` is set."""
 
         def __init__(self) -> None:
             api.IProgressMonitor.__init__(self)

@@ -1,4 +1,4 @@
-"""The folder of plans: a plan is opened only if it is undamaged and its whole key matches."""
+"""The folder of plans: a plan is opened only if it is undamaged and every field of its key matches."""
 
 import contextlib
 import fcntl
@@ -17,8 +17,8 @@ from edgeexit.bundle.manifest import Precision
 from edgeexit.files import write_atomic
 
 _LOCK: Final = ".lock"
-_OURS: Final = re.compile(r"\.?(.+-[0-9a-f]{32}\.(plan|json)|[0-9a-f]{16}\.timings)(\.[^.]+)?")
-"""Names of the cache's own files, unfinished ones included; the folder may hold other files."""
+_CACHE_FILE: Final = re.compile(r"\.?(.+-[0-9a-f]{32}\.(plan|json)|[0-9a-f]{16}\.timings)(\.[^.]+)?")
+"""Names of the files that the cache writes, unfinished ones included; the folder may contain other files."""
 _DIGEST_BYTES: Final = hashlib.sha256().digest_size
 
 
@@ -36,7 +36,7 @@ class PlanRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     bytes: int
     build_seconds: float
     check: ExitCheck | None
-    """Null if the plan was not verified, because its GPU was not in the machine."""
+    """The plan's logits compared with the golden samples; null if the plan was not verified."""
     gpu_layers: tuple[str, ...] | None = None
     """Layers of a DLA build that run on the GPU; null if the build was not for a DLA."""
 
@@ -111,7 +111,7 @@ class PlanCache:
         if self.folder.is_dir():
             with self._locked():
                 for path in self.folder.iterdir():
-                    if _OURS.fullmatch(path.name):
+                    if _CACHE_FILE.fullmatch(path.name):
                         size += path.stat().st_size
                         path.unlink()
                         files += 1

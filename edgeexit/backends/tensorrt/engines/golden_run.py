@@ -23,15 +23,15 @@ class _GoldenTensor(NamedTuple):
 
 
 class GoldenRun:
-    """Runs one stage after the other on the same samples; the carry stays on the GPU. A context manager.
+    """Runs the stages in order on the same samples; the carry stays on the GPU. A context manager.
 
     Only one plan is open at a time, so the run needs the scratch memory of one plan.
 
     Args:
         library: the library that built the plans.
         inputs: model input name -> [N, ...].
-        batch: min and max batch size of the plans. The N samples run in batches of one size; the last batch is filled
-            up with samples from the start.
+        batch: min and max batch size of the plans. The N samples run in batches of one size; the last batch is padded
+            with the first samples.
         dla_core: the DLA core that runs the plans; None: the GPU.
 
     """
@@ -73,7 +73,7 @@ class GoldenRun:
         self._resources.close()
 
     def run(self, stage: StageSpec, plan: bytes) -> npt.NDArray[Any]:
-        """Run a stage and return its exit's logits [N, C, ...]. Its carry is kept for the stages after it.
+        """Run a stage and return its exit's logits [N, C, ...]. Its carry stays on the GPU for later stages.
 
         Raises EngineError for a plan that this library cannot open or run.
         """
@@ -126,7 +126,7 @@ class GoldenRun:
 
 
 def split_into_batches(count: int, min_size: int, max_size: int) -> list[npt.NDArray[np.intp]]:
-    """Return the rows of each batch, all of one size in the range; the last one is filled up with the first samples."""
+    """Return the rows of each batch, all of one size in the range; the last one is padded with the first samples."""
     size = min(max(count, min_size), max_size)
     rows = np.arange(-(-count // size) * size) % count
     return list(rows.reshape(-1, size))

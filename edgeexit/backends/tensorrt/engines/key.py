@@ -11,7 +11,7 @@ from edgeexit.bundle import GOLDEN
 from edgeexit.bundle.manifest import BuildConfig, Manifest, StageSpec
 
 _BUILDER: Final = 1
-"""Increase it when the same build config gives other plans than before."""
+"""Version of the code that builds plans: increase it when the same inputs give other plans than before."""
 
 
 class PlanKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -20,7 +20,7 @@ class PlanKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     stage: str
     """SHA-256 of the stage's graph file."""
     weights: dict[str, str]
-    """File name -> SHA-256 of the files with external weights."""
+    """File name -> SHA-256, for every file with external weights."""
     build_config: str
     """SHA-256 of the build config's JSON."""
     dla_core: int | None
@@ -59,6 +59,6 @@ def plan_key(
 
 
 def timings_name(key: PlanKey) -> str:
-    """Return the name of the timing cache that builds with the same library and GPU, in the same power mode, share."""
-    kind = (key.library, key.version, key.hardware)
-    return hashlib.sha256(msgspec.json.encode(kind, order="deterministic")).hexdigest()[:16]
+    """Return the file name of the timing cache for the library, GPU, driver and power mode of a key."""
+    shared = (key.library, key.version, key.hardware)
+    return hashlib.sha256(msgspec.json.encode(shared, order="deterministic")).hexdigest()[:16]

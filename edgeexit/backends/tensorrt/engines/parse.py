@@ -12,6 +12,7 @@ from edgeexit.errors import EngineError
 from edgeexit.progress import NO_PROGRESS, Progress
 
 _EMPTY_REASONS: Final = frozenset({"", "false"})
+"""Descriptions of a parser error that contain no reason."""
 
 
 class ParsedStage(NamedTuple):
@@ -23,9 +24,10 @@ class ParsedStage(NamedTuple):
 
 
 def check_stages(folder: Path, stages: Sequence[StageSpec], *, progress: Progress = NO_PROGRESS) -> str | None:
-    """Let TensorRT's parser read the graph of every stage; return None, or why that was not possible here.
+    """Parse the graph of every stage with TensorRT's parser.
 
-    Raises EngineError that names the stage, the node, the operator and TensorRT's reason.
+    Returns None, or a warning with the reason if TensorRT does not start on this machine. Raises EngineError that names
+    the stage, the node, the operator and TensorRT's reason.
     """
 
     def check(stop: threading.Event) -> str | None:

@@ -47,16 +47,14 @@ def choose_toolchain(sm: str | None, *, first: str = "tensorrt") -> Toolchain:
 def match_toolchain(
     sm: str | None, libraries: Sequence[Library], local_gpu: Hardware | None, *, why_no_gpu: str = ""
 ) -> Toolchain:
-    """Choose as `choose_toolchain` does, from these libraries and this machine's GPU (None: it has none)."""
+    """Choose one of these libraries, as `choose_toolchain` does, for `sm` or this machine's GPU (None: it has none)."""
     wanted = sm or (local_gpu.sm if local_gpu is not None else None)
     known = ", ".join(dict.fromkeys(name for library in libraries for name in library.ahead_of_time))
-    advice = (
-        f"--for accepts {known}" if known else "install edgeexit[tensorrt-rtx] to build ahead of time for another GPU"
-    )
+    advice = f"use --for with one of {known}" if known else "install edgeexit[tensorrt-rtx] to build for another GPU"
     if wanted is None:
         raise EngineError(
-            f"there is no NVIDIA GPU here to build for ({why_no_gpu}); build on the device itself (a Jetson always), "
-            f"or: {advice}"
+            f"no NVIDIA GPU to build for was found here: {why_no_gpu}; build on the device (required for a Jetson), or "
+            f"{advice}"
         )
     if local_gpu is not None and wanted == local_gpu.sm:
         for library in libraries:

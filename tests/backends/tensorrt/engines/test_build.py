@@ -38,7 +38,7 @@ SEQUENCES = {"x": RNG.standard_normal((32, 4, 8)).astype(np.float32)}
 
 
 def _real(folder, network, precision, example=IMAGES, inputs=(), **options):
-    """Compile for a desktop GPU; the example sets the int8 ranges."""
+    """Compile for a desktop GPU; the example samples give the int8 ranges."""
     return _compiled(folder, network, inputs, example=example, precision=precision, target="nvidia-desktop", **options)
 
 
@@ -56,7 +56,7 @@ LENGTH = {"length": (1, 7, 64)}
 FLAGS = ROWS | {"flag": np.arange(32) % 2 == 0}
 GATES = ROWS | {"gate": np.abs(ROWS["x"])}  # their sum over all samples chooses the branch
 BUNDLES = {
-    # name: function that makes the bundle in a folder, and the ranges that its build config needs
+    # name -> function that makes the bundle in a folder, and the `dimensions` of its build config
     "tiny": (make_bundle, {}),
     "residual": (lambda folder: _compiled(folder, Residual, ["image:batch,1,8,8"]), {}),
     "dense": (lambda folder: _compiled(folder, Dense, ["input:batch,4"]), {}),
@@ -107,7 +107,7 @@ def test_every_stage_is_built_and_then_cached(bundle_and_ranges, ahead, cache):
 
 
 def test_plans_are_built_for_every_gpu_that_the_library_supports(rtx, tiny, build_config, cache):
-    gpus = set(rtx.ahead_of_time) - {"SM75"}  # it has no fp32 matmul
+    gpus = set(rtx.ahead_of_time) - {"SM75"}  # TensorRT-RTX has no fp32 matmul for it
     assert {"SM80", "SM86", "SM89", "SM120"} <= gpus
     plans = set()
     for sm in gpus:
@@ -152,7 +152,7 @@ def test_force_builds_every_stage_again(tiny, ahead, build_config, cache):
 
 @pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")
 def test_the_timing_cache_is_stored_if_the_library_has_one(rtx, tiny, ahead, build_config, cache):
-    # TensorRT-RTX still has the functions, without effect: this only tests that their order is valid.
+    # The timing functions of TensorRT-RTX exist but have no effect: this tests only that the calls are valid.
     timing = ahead._replace(library=rtx._replace(name="tensorrt"))
     build_engines(tiny, timing, build_config, cache)
     (file,) = cache.folder.glob("*.timings")

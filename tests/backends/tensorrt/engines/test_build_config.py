@@ -1,4 +1,4 @@
-"""From a build config to the shapes of an optimization profile."""
+"""Build configs: which values apply, invalid ones, and the optimization profiles of the stages."""
 
 import msgspec
 import pytest
@@ -50,7 +50,10 @@ def test_options_override_the_build_config_of_the_bundle_which_overrides_the_tar
         ({"dimensions": {"length": (3, 2, 8)}}, r"the range of 'length' is 3,2,8"),
         ({}, r"no range for the symbolic dimension 'length' of 'x'; give --dimension length=MIN"),
         ({"dimensions": {"lenght": (1, 2, 8)}}, r"no dimension 'lenght'; its symbolic dimensions are: 'length'"),
-        ({"dimensions": {"length": (1, 2, 8)}, "dla_core": 0}, r"a DLA runs fp16 and int8, the bundle is fp32"),
+        (
+            {"dimensions": {"length": (1, 2, 8)}, "dla_core": 0},
+            r"a DLA runs fp16 and int8 only, but the bundle is fp32",
+        ),
     ],
 )
 def test_an_invalid_build_config_is_refused(manifest, options, message):
@@ -68,7 +71,7 @@ def test_a_dla_needs_one_size_per_dimension(tiny):
 def test_an_input_shape_outside_the_ranges_is_described(manifest):
     build_config = resolve_build_config(manifest, ORIN, dimensions={"length": (4, 16, 64)})
     assert out_of_range(manifest, build_config, {"x": (9, 4, 8)}) is None
-    assert out_of_range(manifest, build_config, {"x": (9, 3, 8)}) == "'x' has length 3, not 4 to 64"
+    assert out_of_range(manifest, build_config, {"x": (9, 3, 8)}) == "input 'x' has length = 3, outside 4 to 64"
 
 
 def test_one_error_names_all_symbolic_dimensions_without_a_range(manifest):

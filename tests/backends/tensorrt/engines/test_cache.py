@@ -1,4 +1,4 @@
-"""The cache opens a plan only if it is undamaged and its whole key matches."""
+"""The cache opens a plan only if it is undamaged and every field of its key matches."""
 
 import multiprocessing
 

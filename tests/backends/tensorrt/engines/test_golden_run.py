@@ -1,4 +1,4 @@
-"""Plans are stored only if their logits match the golden samples. The GPU is a stand-in; see gpu_standin.py."""
+"""Plans are stored only if their logits match the golden logits. The GPU is a stand-in; see gpu_standin.py."""
 
 import types
 

@@ -1,4 +1,4 @@
-"""The choice of library and GPU. TensorRT itself is a stand-in, because its wheels need a GPU to start."""
+"""The choice of library and GPU. TensorRT is a stand-in, because it needs a GPU to start; TensorRT-RTX is real."""
 
 import types
 
@@ -39,10 +39,10 @@ def test_a_gpu_that_no_library_builds_for_is_refused_with_the_supported_ones(rtx
     ):
         match_toolchain("SM86", [TRT], ORIN)
     with pytest.raises(
-        EngineError, match=r"cannot build for SM90 with no NVIDIA GPU here; --for accepts SM75, SM80, SM86"
+        EngineError, match=r"cannot build for SM90 with no NVIDIA GPU here; use --for with one of SM75, SM80, SM86"
     ):
         match_toolchain("SM90", [rtx], None)
-    with pytest.raises(EngineError, match=r"there is no NVIDIA GPU here to build for \(no driver\)"):
+    with pytest.raises(EngineError, match=r"no NVIDIA GPU to build for was found here: no driver; .*, or use --for"):
         match_toolchain(None, [rtx], None, why_no_gpu="no driver")
 
 
