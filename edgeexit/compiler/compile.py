@@ -17,13 +17,13 @@ from edgeexit.compiler.export.inputs import parse_inputs, repeat_to
 from edgeexit.compiler.export.model import export_model
 from edgeexit.compiler.export.source import load_source
 from edgeexit.compiler.full_model import FullModel, PrecisionRequest, prepare_full_model
-from edgeexit.compiler.graph import has_16_bit_floats, is_quantised, opset_of
+from edgeexit.compiler.graph import opset_of
 from edgeexit.compiler.macs import count_macs, find_cheaper_exit
 from edgeexit.compiler.options import CompileOptions
 from edgeexit.compiler.precision.fidelity import loss_warnings, measure_fidelity
 from edgeexit.compiler.sessions import ReferenceSession, probe_shapes
 from edgeexit.compiler.splitting.plan import PROBE_BATCHES, SplitPlan, check_exits, plan_stages
-from edgeexit.compiler.verify import prove_stages, staged_logits
+from edgeexit.compiler.verify import prove_stages, rounding_of, staged_logits
 from edgeexit.datasets import LABELS, Dataset, Inputs
 from edgeexit.errors import CompileError, DataError
 from edgeexit.progress import NO_PROGRESS, Progress
@@ -180,8 +180,7 @@ def _prove(
         specs,
         full_model.samples,
         full_model.logits,
-        fp16=has_16_bit_floats(full_model.model),
-        quantised=is_quantised(full_model.model),
+        rounding_of(full_model.model),
         batch_size=exit_format.batch_size,
         source="data" if real else "random",
     )

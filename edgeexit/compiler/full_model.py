@@ -11,11 +11,10 @@ from edgeexit.bundle.manifest import Precision, Task
 from edgeexit.compiler.exit_outputs import ExitFormat, Logits, exit_format_of, run_exits
 from edgeexit.compiler.export.model import ExportedModel
 from edgeexit.compiler.export.torch_export import run_module
-from edgeexit.compiler.graph import has_16_bit_floats, is_quantised
 from edgeexit.compiler.precision.quantise import Placement
 from edgeexit.compiler.precision.reduce import reduce_precision
 from edgeexit.compiler.sessions import ReferenceSession
-from edgeexit.compiler.verify import check_against_torch, check_independence
+from edgeexit.compiler.verify import check_against_torch, check_independence, rounding_of
 from edgeexit.compiler.weights import save_graph, store_weights
 from edgeexit.datasets import Dataset, Inputs, as_dataset, check_finite
 from edgeexit.errors import DataError
@@ -123,11 +122,11 @@ def _run_original(
     exit_format = exit_format_of(session, exported.samples, exported.exits, task=task)
     samples = {name: array[: exit_format.max_samples] for name, array in exported.samples.items()}
     logits = run_exits(session, samples, exported.exits, exit_format)
-    fp16, quantised = has_16_bit_floats(exported.model), is_quantised(exported.model)
+    rounding = rounding_of(exported.model)
     if exported.module is not None:
         few = {name: array[:_TORCH_SAMPLES] for name, array in samples.items()}
-        check_against_torch(logits, run_module(exported.module, few), fp16=fp16)
-    check_independence(session, samples, logits, fp16=fp16, quantised=quantised)
+        check_against_torch(logits, run_module(exported.module, few), rounding)
+    check_independence(session, samples, logits, rounding)
     return exit_format, samples, logits
 
 

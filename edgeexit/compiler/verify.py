@@ -5,11 +5,13 @@ from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 import onnxruntime as ort
 
 from edgeexit.bundle.manifest import TEMPERATURE_INPUT, Proof, StageSpec
 from edgeexit.compiler.exit_outputs import Logits, in_batches
 from edgeexit.compiler.export.inputs import Arrays
+from edgeexit.compiler.graph import has_16_bit_floats, is_quantised
 from edgeexit.compiler.sessions import ReferenceSession
 from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError
@@ -27,6 +29,20 @@ _TORCH_TOLERANCE: Final = 1e-3
 _MIXES: Final = "exit '{}' returns other logits when some samples have left the batch; does the model mix samples?"
 
 
+class Rounding(NamedTuple):
+    """The reduced types that a model computes with; they widen the tolerances."""
+
+    fp16: bool
+    """float16 or bfloat16."""
+    quantised: bool
+    """Values are rounded to int8."""
+
+
+def rounding_of(model: ir.Model) -> Rounding:
+    """Return the reduced types of a normalised model."""
+    return Rounding(fp16=has_16_bit_floats(model), quantised=is_quantised(model))
+
+
 class ComposedStage(NamedTuple):
     """One stage of a composed run."""
 
@@ -34,12 +50,12 @@ class ComposedStage(NamedTuple):
     logits: npt.NDArray[np.float32]
 
 
-def check_against_torch(logits: Logits, module_logits: Mapping[str, npt.NDArray[Any]], *, fp16: bool) -> None:
+def check_against_torch(logits: Logits, module_logits: Mapping[str, npt.NDArray[Any]], rounding: Rounding) -> None:
     """Raise CompileError if the exported graph and the torch module return different logits.
 
-    `module_logits` may have fewer samples. `fp16`: the graph computes with 16-bit floats.
+    `module_logits` may have fewer samples.
     """
-    absolute = _absolute(logits, _TORCH_TOLERANCE, fp16=fp16)
+    absolute = _absolute(logits, _TORCH_TOLERANCE, rounding)
     for name, exit_logits in logits.items():
         expected = module_logits[name]
         found = exit_logits[: len(expected)]
@@ -50,9 +66,7 @@ def check_against_torch(logits: Logits, module_logits: Mapping[str, npt.NDArray[
             )
 
 
-def check_independence(
-    session: ReferenceSession, samples: Inputs, logits: Logits, *, fp16: bool, quantised: bool
-) -> None:
+def check_independence(session: ReferenceSession, samples: Inputs, logits: Logits, rounding: Rounding) -> None:
     """Raise CompileError if a sample's logits depend on the other samples of its batch.
 
     The runtime removes samples from the batch when they exit, so the others must not change.
@@ -60,7 +74,7 @@ def check_independence(
     rows = np.arange(min(_SHRINKING_BATCH, len(next(iter(logits.values())))))[1::2]
     if len(rows):
         some = session.run({name: array[rows] for name, array in samples.items()}, list(logits))
-        absolute = _shrinking_tolerance(logits, fp16=fp16, quantised=quantised)
+        absolute = _shrinking_tolerance(logits, rounding)
         for (name, expected), found in zip(logits.items(), some, strict=True):
             _require_equal(found, expected[rows], absolute, _MIXES.format(name))
 
@@ -101,9 +115,8 @@ def prove_stages(
     stages: Sequence[StageSpec],
     samples: Inputs,
     expected: Logits,
+    rounding: Rounding,
     *,
-    fp16: bool,
-    quantised: bool,
     batch_size: int,
     source: Literal["data", "random"],
 ) -> Proof:
@@ -115,8 +128,7 @@ def prove_stages(
         stages: their specifications.
         samples: input name -> [N, ...].
         expected: logits of the full model on `samples`.
-        fp16: the model computes with 16-bit floats.
-        quantised: the model rounds values to int8.
+        rounding: reduced types of the full model.
         batch_size: samples per batch.
         source: where the samples come from.
 
@@ -124,7 +136,7 @@ def prove_stages(
 
     """
     errors = {}
-    absolute = _absolute(expected, _TOLERANCE, fp16=fp16)
+    absolute = _absolute(expected, _TOLERANCE, rounding)
     for name, found in staged_logits(sessions, stages, samples, batch_size=batch_size).items():
         _require_equal(found, expected[name], absolute, f"the stages differ from the full model at exit '{name}'")
         errors[name] = float(np.abs(found - expected[name]).max())
@@ -132,7 +144,7 @@ def prove_stages(
     count = len(next(iter(expected.values())))
     rows = np.arange(min(_SHRINKING_BATCH, count))
     few = {name: array[rows] for name, array in samples.items()}
-    tolerance = _shrinking_tolerance(expected, fp16=fp16, quantised=quantised)
+    tolerance = _shrinking_tolerance(expected, rounding)
     for stage, run in zip(stages, run_stages(sessions, stages, few, shrink=True), strict=True):
         name = stage.exit.name
         _require_equal(run.logits, expected[name][rows], tolerance, _MIXES.format(name))
@@ -147,14 +159,14 @@ def prove_stages(
     )
 
 
-def _absolute(logits: Logits, tolerance: float, *, fp16: bool) -> float:
-    return max(tolerance, _FP16_TOLERANCE * _largest(logits)) if fp16 else tolerance
+def _absolute(logits: Logits, tolerance: float, rounding: Rounding) -> float:
+    return max(tolerance, _FP16_TOLERANCE * _largest(logits)) if rounding.fp16 else tolerance
 
 
-def _shrinking_tolerance(logits: Logits, *, fp16: bool, quantised: bool) -> float:
+def _shrinking_tolerance(logits: Logits, rounding: Rounding) -> float:
     """Return the absolute tolerance for a run whose batch size changes."""
-    absolute = _absolute(logits, _TOLERANCE, fp16=fp16)
-    return max(absolute, _QUANTISED_TOLERANCE * _largest(logits)) if quantised else absolute
+    absolute = _absolute(logits, _TOLERANCE, rounding)
+    return max(absolute, _QUANTISED_TOLERANCE * _largest(logits)) if rounding.quantised else absolute
 
 
 def _largest(logits: Logits) -> float:
