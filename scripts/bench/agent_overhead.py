@@ -2,8 +2,9 @@
 
     python scripts/bench/agent_overhead.py --bundle FOLDER [--samples 4000] [--json]
 
-Runs the golden samples one at a time in one thread, without a broker. The agent adds counters and the draw for audits;
-both sides refuse inputs that are not finite. The difference is the median over pairs. It matters most for small models.
+Runs the golden samples one at a time in one thread, without a broker. The agent adds counters and the random choice of
+audits; both sides refuse inputs that are not finite. The difference is the median over pairs. It matters most for
+small models.
 """
 
 import os
@@ -69,9 +70,9 @@ def _time_us(call: Callable[[int], object], number: int) -> float:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, required=True)
-    parser.add_argument("--samples", type=int, default=4000)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--bundle", type=Path, required=True, help="folder of a bundle with a policy")
+    parser.add_argument("--samples", type=int, default=4000, help="number of pairs; default: %(default)s")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     options = parser.parse_args()
     found = measure(Bundle.open(options.bundle), options.samples)
     if options.json:

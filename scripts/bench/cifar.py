@@ -26,10 +26,10 @@ class Images(NamedTuple):
 
 
 def open_archive(cifar: Path) -> dict[str, npt.NDArray[Any]]:
-    """Read CIFAR-10 as JPEG files.
+    """Return the arrays of an .npz file that holds CIFAR-10 as JPEG files.
 
-    `train_jpeg` (uint8, all files concatenated), `train_offset` [N + 1] and `train_label` [N], and the same for
-    `test`.
+    They are `train_jpeg` (uint8, all files concatenated), `train_offset` [N + 1] and `train_label` [N], and the same
+    for `test`.
     """
     return dict(np.load(cifar, allow_pickle=False))
 

@@ -32,7 +32,7 @@ _FITTING_SAMPLES = 500
 
 
 class Timing(NamedTuple):
-    """How long a policy takes to decide a batch at each exit."""
+    """The duration of a policy's decision on a batch, at each exit."""
 
     policy: str
     classes: int
@@ -70,7 +70,7 @@ def make_readouts(exits: int, classes: int, batch: int) -> list[Array]:
 
 
 def measure(exits: int, classes: int, batch: int) -> list[Timing]:
-    """Time every policy at every exit; all take turns."""
+    """Time every policy at every exit, in alternation."""
     policies = make_policies(exits, classes)
     wide = make_readouts(exits, classes, batch)
     narrow = [np.ascontiguousarray(readout[:, : len(COLUMNS)]) for readout in wide]
@@ -95,7 +95,7 @@ def _call(policy: Policy, exit_index: int, readout: Array, state: Array) -> Call
 
 
 def print_table(timings: list[Timing]) -> None:
-    """Print a row a policy: its slowest exit for every number of classes and batch size."""
+    """Print one row per policy: its slowest exit for every number of classes and batch size."""
     columns = list(dict.fromkeys((timing.classes, timing.batch) for timing in timings))
     print("us per decision at the slowest exit (its index)")
     print(f"{'policy':12}" + "".join(f"{f'C={classes} B={batch}':>18}" for classes, batch in columns))
@@ -110,10 +110,10 @@ def print_table(timings: list[Timing]) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--classes", type=int, nargs="+", default=[10, 100])
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 256])
-    parser.add_argument("--exits", type=int, default=5)
-    parser.add_argument("--json", action="store_true", help="every exit of every policy, for machines")
+    parser.add_argument("--classes", type=int, nargs="+", default=[10, 100], help="numbers of classes")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 256], help="batch sizes")
+    parser.add_argument("--exits", type=int, default=5, help="number of exits; default: %(default)s")
+    parser.add_argument("--json", action="store_true", help="print the times at every exit as JSON")
     arguments = parser.parse_args()
     timings = [
         timing

@@ -35,10 +35,10 @@ def draw(samples: int, exits: int, classes: int) -> ReadoutDataset:
 def main() -> None:
     """Run the fits in alternation, and print seconds and the ratio to the confidence fit."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--samples", type=int, default=10_000)
-    parser.add_argument("--exits", type=int, default=5)
-    parser.add_argument("--classes", type=int, default=100)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--samples", type=int, default=10_000, help="default: %(default)s")
+    parser.add_argument("--exits", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--classes", type=int, default=100, help="default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=3, help="fits per method; default: %(default)s")
     options = parser.parse_args()
     dataset = draw(options.samples, options.exits, options.classes)
     fits: dict[str, Callable[[], object]] = {

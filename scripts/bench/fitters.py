@@ -1,4 +1,4 @@
-"""The fitters that are compared: the papers' own methods, our fit of every kind, and `auto`."""
+"""The fitters that are compared: the published methods, our fit of every kind of policy, and `auto`."""
 
 from functools import partial
 
@@ -11,7 +11,7 @@ AUTO = "auto"
 
 
 def fit_ours(kind: str, dataset: ReadoutDataset, budget: float) -> Policy:
-    """Return our fit of a kind."""
+    """Return our fit of a kind of policy. Raises FittingError if it cannot reach the budget."""
     return fit_policy(kind, dataset, Budget(cost=budget)).policy
 
 
@@ -20,7 +20,7 @@ def fit_auto(dataset: ReadoutDataset, budget: float) -> Policy:
     return choose_policy(dataset, Budget(cost=budget)).fit.policy
 
 
-RIVALS: dict[str, Fitter] = {
+PUBLISHED: dict[str, Fitter] = {
     kind.published.name: kind.published.fit
     for kind in FITTING_KINDS.values()
     if kind.published is not None and kind.published.parameter == "budget"

@@ -9,8 +9,8 @@ Policies are fitted on one half of the test images and scored on the other, for 
 are not used, because the network is overconfident on them. One table shows by how much `--policy auto` is more accurate
 than each other fitter at the mean cost of that fitter, with the standard error over the images.
 
-Another table is on `--max-risk`: fits on samples drawn from the test images, and how often their true disagreement is
-within the risk.
+Another table is about `--max-risk`. Policies are fitted on samples that are drawn from the test images. The table shows
+how often the disagreement on all test images is at most the risk.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from comparing import compare, difference, difference_at_its_cost, single_exits
-from fitters import AUTO, OURS, RIVALS
+from fitters import AUTO, OURS, PUBLISHED
 from recording import exit_accuracies, record_exits
 from risk_bound import DELTA, RiskOutcome, resample
 
@@ -31,7 +31,7 @@ from edgeexit.fitting import ReadoutDataset
 
 _BUDGETS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _BETWEEN = (0.35, 0.45, 0.55, 0.65, 0.75, 0.85)
-"""Further budgets for `auto`, because a published method that cannot reach a budget exactly lies between."""
+"""Further budgets for `auto`, because the costs of the published methods can lie between the budgets."""
 _RISKS = (0.01, 0.02, 0.05)
 _SAMPLES = (1000, 2000)
 _CERTIFIED = ("confidence", "beem")
@@ -40,9 +40,11 @@ _RESAMPLINGS = 200
 
 def measure_budgets(test: ReadoutDataset, splits: int, pool: ProcessPoolExecutor) -> dict[str, Any]:
     """Return the accuracy and cost of every fitter at every budget."""
-    outcomes = compare(test, RIVALS | OURS, _BUDGETS, splits=splits, pool=pool, on_done=_progress("budgets and splits"))
+    outcomes = compare(
+        test, PUBLISHED | OURS, _BUDGETS, splits=splits, pool=pool, on_done=_progress("budgets and splits")
+    )
     between = compare(
-        test, {AUTO: OURS[AUTO]}, _BETWEEN, splits=splits, pool=pool, on_done=_progress("budgets between and splits")
+        test, {AUTO: OURS[AUTO]}, _BETWEEN, splits=splits, pool=pool, on_done=_progress("further budgets and splits")
     )
     ours = [*outcomes[AUTO].values(), *between[AUTO].values()]
     curve = [single_exits(test)[0], *(outcome for outcome in ours if outcome is not None)]
@@ -64,7 +66,7 @@ def measure_budgets(test: ReadoutDataset, splits: int, pool: ProcessPoolExecutor
 
 
 def measure_risks(test: ReadoutDataset, pool: ProcessPoolExecutor) -> list[RiskOutcome]:
-    """Return how often each certified risk held."""
+    """Return how often each certified risk held, per kind of policy and number of samples."""
     held = []
     wanted = [(kind, samples, risk) for kind in _CERTIFIED for samples in _SAMPLES for risk in _RISKS]
     report = _progress("certified risks")
@@ -77,37 +79,35 @@ def measure_risks(test: ReadoutDataset, pool: ProcessPoolExecutor) -> list[RiskO
 def _print_tables(figures: Mapping[str, Any]) -> None:
     exits = figures["exits"]
     print("Accuracy of each exit alone, at its fraction of the full cost:\n")
-    _print_row("", [f"exit {k}" for k in range(len(exits["cost"]))], rule=True)
+    _print_row("", [f"exit {k}" for k in range(len(exits["cost"]))], header=True)
     _print_row("cost", [f"{cost:.1%}" for cost in exits["cost"]])
     _print_row("test part", [f"{fraction:.2%}" for fraction in exits["test"]])
     _print_row("held out of the train part", [f"{fraction:.2%}" for fraction in exits["held_out"]])
 
     budgets = [f"{budget:g}" for budget in _BUDGETS]
     print("\nAccuracy (and mean cost) on the halves that were not used for fitting, by budget:\n")
-    _print_row("", [f"{float(budget):.0%}" for budget in budgets], rule=True)
+    _print_row("", [f"{float(budget):.0%}" for budget in budgets], header=True)
     for name, row in figures["budgets"].items():
         cells = (row.get(budget) for budget in budgets)
         shown = [f"{cell['accuracy']:.2%} ({cell['cost']:.1%})" if cell else "none" for cell in cells]
-        _print_row(name if name in RIVALS else f"`{name}`", shown)
+        _print_row(name if name in PUBLISHED else f"`{name}`", shown)
 
-    print(
-        "\nAccuracy of `auto` minus that of each fitter, in points, at the fitter's mean cost (± standard error):\n"
-    )
-    _print_row("", [f"{float(budget):.0%}" for budget in budgets], rule=True)
+    print("\nAccuracy of `auto` minus that of each fitter, in points, at the fitter's mean cost (± standard error):\n")
+    _print_row("", [f"{float(budget):.0%}" for budget in budgets], header=True)
     for name, row in figures["budgets"].items():
         if name != AUTO:
             cells = (row.get(budget) for budget in budgets)
             shown = [_points(cell["auto_above_at_its_cost"]) if cell else "none" for cell in cells]
-            _print_row(name if name in RIVALS else f"`{name}`", shown)
+            _print_row(name if name in PUBLISHED else f"`{name}`", shown)
 
     print("\nKinds that `auto` chose, in number of splits:\n")
-    _print_row("", [f"{float(budget):.0%}" for budget in budgets], rule=True)
+    _print_row("", [f"{float(budget):.0%}" for budget in budgets], header=True)
     taken = [figures["budgets"][AUTO][budget]["kinds"] for budget in budgets]
     for kind in dict.fromkeys(kind for kinds in taken for kind in kinds):
         _print_row(f"`{kind}`", [str(kinds.get(kind, 0)) for kinds in taken])
 
     print(f"\n`--max-risk EPS --delta {DELTA:g}`, {_RESAMPLINGS} fits on newly drawn samples each:\n")
-    _print_row("policy", ["samples", "EPS", "bound held", "mean disagreement", "mean cost"], rule=True)
+    _print_row("policy", ["samples", "EPS", "bound held", "mean disagreement", "mean cost"], header=True)
     for held in figures["risks"]:
         _print_row(
             f"`{held['kind']}`",
@@ -125,9 +125,9 @@ def _points(above: Mapping[str, float]) -> str:
     return f"{above['mean'] * 100:+.2f} ± {above['standard_error'] * 100:.2f}"
 
 
-def _print_row(name: str, cells: Sequence[str], *, rule: bool = False) -> None:
+def _print_row(name: str, cells: Sequence[str], *, header: bool = False) -> None:
     print(f"| {' | '.join([name, *cells])} |")
-    if rule:
+    if header:
         print(f"|{'---|' * (len(cells) + 1)}")
 
 
@@ -144,11 +144,11 @@ def main() -> None:
     arguments.add_argument("--splits", type=int, default=4, help="number of fits and scores, an even number")
     arguments.add_argument("--workers", type=int, default=2, help="number of processes")
     arguments.add_argument("--json", action="store_true", help="print the figures as JSON")
-    given = arguments.parse_args()
-    if given.splits < 2 or given.splits % 2:  # noqa: PLR2004 - each halving is scored both ways
-        arguments.error(f"--splits {given.splits} must be an even number of at least 2")
-    recorded = record_exits(given.cifar, given.weights, given.cache)
-    with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn")) as pool:
+    options = arguments.parse_args()
+    if options.splits < 2 or options.splits % 2:  # noqa: PLR2004 - each halving is scored both ways
+        arguments.error(f"--splits {options.splits} must be an even number of at least 2")
+    recorded = record_exits(options.cifar, options.weights, options.cache)
+    with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
         figures = {
             "training_seconds": recorded.training_seconds,
             "exits": {
@@ -156,10 +156,10 @@ def main() -> None:
                 "test": exit_accuracies(recorded.test),
                 "held_out": exit_accuracies(recorded.held_out),
             },
-            "budgets": measure_budgets(recorded.test, given.splits, pool),
+            "budgets": measure_budgets(recorded.test, options.splits, pool),
             "risks": [held._asdict() for held in measure_risks(recorded.test, pool)],
         }
-    if given.json:
+    if options.json:
         print(json.dumps(figures, indent=2))
     else:
         _print_tables(figures)

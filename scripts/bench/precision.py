@@ -5,8 +5,10 @@
 FILE.npz holds CIFAR-10 as JPEG files: `train_jpeg` (uint8, all files concatenated), `train_offset` [N + 1] and
 `train_label` [N], and the same for `test`. FILE.th holds the public weights of
 github.com/akamaster/pytorch_resnet_cifar10 (`pretrained_models/resnet56`). Only the early heads are trained, with a
-fixed seed. The last rows keep all heads in fp32. Latencies are measured on this machine, one sample at a time, with the
-precisions in alternation. The table has the median over the rounds of p50 / p50 of fp32, with minimum and maximum.
+fixed seed. The last rows have all heads in fp32. Latencies are measured on this machine, one sample at a time, with the
+precisions in alternation. The columns `torch` and `bundle` are accuracies, `agrees` is the fraction of
+predictions of the bundle that equal those of torch. `p50 / fp32` is the p50 relative to that of fp32: median over the
+rounds, with minimum and maximum.
 """
 
 import argparse
@@ -136,7 +138,7 @@ def measure(cifar: Path, weights: Path, target: str | None, folder: Path) -> dic
 def _print_table(figures: Mapping[str, Any]) -> None:
     print(f"{_TEST} test images; heads trained on {_TRAIN}, calibrated on {_CALIBRATION} others")
     print(
-        f"{'':<18}{'exit':>5}{'torch':>8}{'shipped':>9}{'agrees':>8}{'carry, B':>10}{'p50 to fp32 (spread)':>24}"
+        f"{'':<18}{'exit':>5}{'torch':>8}{'bundle':>9}{'agrees':>8}{'carry, B':>10}{'p50 / fp32 (range)':>24}"
         f"{'bundle, B':>12}{'compile':>9}"
     )
     for name, row in figures.items():

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 EXIT_BLOCKS = (7, 14, 21)
-"""Blocks, of 27, after which there is an early exit; the final exit is the network's own classifier."""
+"""Numbers of the blocks, from 1 to 27, that end with an early exit. The final exit is the classifier of ResNet-56."""
 CLASSES = 10
 _GRID = 4
 """Width and height of an early exit's feature maps after average pooling."""

@@ -1,4 +1,4 @@
-"""The forms of one network that `staged.py` compares: bundle, full graph, eager PyTorch, and nested If."""
+"""Makes the variants of one network that `staged.py` compares: bundle, full graph, and eager PyTorch."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -80,7 +80,7 @@ def open_session(target: Target, model: Path | onnx.ModelProto) -> ort.Inference
 
 
 class Models(NamedTuple):
-    """The network in the forms that need no policy."""
+    """The network in the variants that need no policy."""
 
     network: ResNet56
     bundle: Bundle
@@ -110,7 +110,7 @@ def make_runner(models: Models) -> Runner:
 
 
 def mixed_policy(runner: Runner, images: Array) -> Confidence:
-    """Return a policy under which the images exit in `EXIT_FRACTIONS`; thresholds are midway between two scores."""
+    """Return a policy under which the images exit in `EXIT_FRACTIONS`; each threshold is midway between two scores."""
     readouts = runner.infer_every_exit({IMAGE: images}).readouts
     continuing = np.arange(len(images))
     thresholds = []
@@ -122,8 +122,8 @@ def mixed_policy(runner: Runner, images: Array) -> Confidence:
     return Confidence(temperatures=(1.0,) * len(EXITS), thresholds=tuple(thresholds))
 
 
-class Taken(NamedTuple):
-    """The result of a contender for one sample."""
+class Result(NamedTuple):
+    """The result of a variant for one sample."""
 
     prediction: int
     exit_index: int
@@ -142,14 +142,14 @@ class Eager:
         self._thresholds = thresholds
 
     @torch.inference_mode()
-    def infer(self, image: Array) -> Taken:
+    def infer(self, image: Array) -> Result:
         """Return prediction and exit of one image [1, 3, 32, 32]."""
         x = torch.from_numpy(image)
         for k, (trunk, head) in enumerate(self._stages):
             x = trunk(x)
             probability, prediction = torch.softmax(head(x), dim=1).max(dim=1)
             if k == len(self._thresholds) or probability.item() >= self._thresholds[k]:
-                return Taken(int(prediction.item()), k)
+                return Result(int(prediction.item()), k)
         raise AssertionError("every sample exits at the final exit")
 
 
@@ -158,7 +158,7 @@ class BoundSession:
 
     Args:
         session: the session.
-        arrays: name -> memory. It must have the inputs; memory for missing outputs is added.
+        arrays: name -> memory of inputs and outputs. Memory for missing outputs is added; all inputs must be present.
         outputs: name -> shape [batch, ...] of the outputs to compute.
 
     """
@@ -185,7 +185,7 @@ class BoundSession:
 
 
 class BareStages:
-    """The stages of a bundle as bare sessions on fixed memory: the cost of the graphs alone."""
+    """The stages of a bundle as bare sessions on fixed memory, to measure the duration of the graphs alone."""
 
     def __init__(self, models: Models, batch: int) -> None:
         manifest = models.bundle.manifest
@@ -198,11 +198,11 @@ class BareStages:
             session = open_session(models.target, models.bundle.path / stage.file)
             self._stages.append(BoundSession(session, arrays, shapes))
 
-    def seconds(self, images: Array, deepest: int) -> list[float]:
-        """Run images [B, 3, 32, 32] through the stages up to `deepest`; return seconds by stage, NaN beyond."""
+    def seconds(self, images: Array, last: int) -> list[float]:
+        """Run images [B, 3, 32, 32] through the stages up to `last`. Return seconds per stage, NaN after `last`."""
         self._image[:] = images
         seconds = [np.nan] * len(self._stages)
-        for k in range(deepest + 1):
+        for k in range(last + 1):
             started = time.perf_counter_ns()
             self._stages[k].run()
             seconds[k] = (time.perf_counter_ns() - started) * 1e-9

@@ -35,8 +35,8 @@ bundle = Bundle.open(Path(sys.argv[1]))
 step("+ open the bundle")
 from edgeexit.wire import BrokerConfig
 with tempfile.TemporaryDirectory() as state:
-    nobody = BrokerConfig(url="mqtt://127.0.0.1:9")
-    config = edgeexit.agent.AgentConfig(fleet="bench", state_dir=Path(state), broker=nobody, fallback=True)
+    unreachable = BrokerConfig(url="mqtt://127.0.0.1:9")
+    config = edgeexit.agent.AgentConfig(fleet="bench", state_dir=Path(state), broker=unreachable, fallback=True)
     with edgeexit.agent.Agent(bundle, config):
         step("+ start an agent with self-check")
 print(json.dumps(done))
@@ -53,7 +53,7 @@ class Step(NamedTuple):
 
 
 def measure(bundle: Path, runs: int) -> tuple[float, list[Step]]:
-    """Return the seconds of an empty interpreter, and the medians over `runs` processes of each step."""
+    """Return the seconds of an interpreter that runs `pass`, and the median of each step over `runs` processes."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""}
     started: list[list[Step]] = []
     empty: list[float] = []
@@ -84,8 +84,8 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, help="default: ResNet-56 with four exits, compiled here")
-    parser.add_argument("--runs", type=int, default=9)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--runs", type=int, default=9, help="number of measured processes; default: %(default)s")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         empty_s, steps = measure(options.bundle or compile_resnet56(Path(scratch)), options.runs)

@@ -22,21 +22,21 @@ class Ratio(NamedTuple):
     high: float
 
 
-def take_turns(contenders: Mapping[str, Callable[[], Sequence[float]]], rounds: int) -> dict[str, Times]:
-    """Run every contender once per round, in rotating order. Return name -> seconds of its calls [rounds, calls].
+def run_in_alternation(variants: Mapping[str, Callable[[], Sequence[float]]], rounds: int) -> dict[str, Times]:
+    """Run every variant once per round, in rotating order. Return name -> seconds of its calls [rounds, calls].
 
-    So a disturbance affects all contenders. Additional rounds for warm-up are dropped.
+    So a disturbance affects all variants. The results of additional warm-up rounds are dropped.
     """
     gc.collect()
     gc.freeze()  # so that no collection scans the objects of the set-up during a measurement
-    names = list(contenders)
+    names = list(variants)
     times: dict[str, list[Sequence[float]]] = {name: [] for name in names}
     for number in range(-_WARM_UP, rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            turn = contenders[name]()
+            seconds = variants[name]()
             if number >= 0:
-                times[name].append(turn)
+                times[name].append(seconds)
     return {name: np.array(rows) for name, rows in times.items()}
 
 
@@ -51,17 +51,17 @@ def seconds_each(calls: Sequence[Callable[[], object]]) -> list[float]:
 
 
 def ratio_of(by_round: npt.NDArray[np.float64]) -> Ratio:
-    """Return the median of the ratios of all rounds."""
+    """Return the median over the rounds of `by_round` [rounds]."""
     return _resampled(len(by_round), lambda rounds: float(np.median(by_round[rounds])))
 
 
 def median_ratio(one: Times, other: Times) -> Ratio:
-    """Return the ratio of the medians, per round."""
+    """Return the median over the rounds of the ratio of the medians of each round."""
     return ratio_of(np.median(one, axis=1) / np.median(other, axis=1))
 
 
 def tail_ratio(one: Times, other: Times, percentile: float = 99) -> Ratio:
-    """Return the ratio of the p99 over all rounds; a single round has too few calls for a p99."""
+    """Return the ratio of the percentiles over all rounds; a single round has too few calls for a p99."""
     return _resampled(
         len(one),
         lambda rounds: float(np.percentile(one[rounds], percentile) / np.percentile(other[rounds], percentile)),
