@@ -31,16 +31,16 @@ def targets_command(
     Example: `edgeexit targets jetson-orin-nano`
     """
     if name is None:
-        _list(as_json=as_json)
+        _list_targets(as_json=as_json)
     else:
-        _describe(name, as_json=as_json)
+        _describe_target(name, as_json=as_json)
 
 
-def _list(*, as_json: bool) -> None:
+def _list_targets(*, as_json: bool) -> None:
     from edgeexit.errors import TargetError
     from edgeexit.targets import is_users_own, list_targets, load_target
 
-    described: dict[str, Any] = {}
+    documents: dict[str, Any] = {}
     rows, errors = [], []
     for name, path in sorted(list_targets().items()):
         yours = is_users_own(path)
@@ -49,14 +49,14 @@ def _list(*, as_json: bool) -> None:
             target = load_target(name)
         except TargetError as error:
             errors.append(str(error))
-            described[name] = {"file": str(path), "yours": yours, "error": str(error)}
+            documents[name] = {"file": str(path), "yours": yours, "error": str(error)}
             rows.append((shown, "-", "-", "-", "-", "invalid; see the warning"))
             continue
-        described[name] = _described(name, target, path, yours=yours)
+        documents[name] = _as_document(name, target, path, yours=yours)
         memory = "any" if target.memory_mb is None else _size(target.memory_mb)
         rows.append((shown, target.runtime, target.architecture, target.precisions[0], memory, target.description))
     if as_json:
-        print_json(described)
+        print_json(documents)
         return
     print_table("Targets", ("target", "runtime", "architecture", "start with", "memory from", "description"), rows)
     for message in errors:
@@ -64,52 +64,52 @@ def _list(*, as_json: bool) -> None:
     next_step("edgeexit targets NAME, or edgeexit compile MODEL --target NAME --out BUNDLE")
 
 
-def _describe(name: str, *, as_json: bool) -> None:
+def _describe_target(name: str, *, as_json: bool) -> None:
     from edgeexit.targets import USER_FOLDER, is_users_own, list_targets, load_target
 
     target = load_target(name)
     path = list_targets()[name]
     yours = is_users_own(path)
     if as_json:
-        print_json(_described(name, target, path, yours=yours))
+        print_json(_as_document(name, target, path, yours=yours))
         return
     console.print(f"[bold]{printable(name)}[/]  {printable(target.description)}")
-    _line("runs on", f"{target.backend.summary} ({target.architecture})")
+    _print_line("runs on", f"{target.backend.summary} ({target.architecture})")
     first, *others = target.precisions
-    _line("precision", f"start with {first}" + (f"; then measure {' and '.join(others)}" if others else ""))
-    _line("opset", f"max {target.opset}")
+    _print_line("precision", f"start with {first}" + (f"; then measure {' and '.join(others)}" if others else ""))
+    _print_line("opset", f"max {target.opset}")
     if target.backend.uses_session:
-        _line("session", _session(target.session))
+        _print_line("session", _session(target.session))
     if target.nvidia is not None:
         _print_nvidia(target.nvidia, builds_engines=target.backend.builds_engines)
-    _line("telemetry", _TELEMETRY[target.telemetry])
-    _line("python", _python(target.python))
-    _line("memory", "any" if target.memory_mb is None else f"{_size(target.memory_mb)} on the smallest variant")
+    _print_line("telemetry", _TELEMETRY[target.telemetry])
+    _print_line("python", _python(target.python))
+    _print_line("memory", "any" if target.memory_mb is None else f"{_size(target.memory_mb)} on the smallest variant")
     if target.notes.strip():
-        _line("notes", target.notes)
+        _print_line("notes", target.notes)
     own = USER_FOLDER / f"{name}.toml"
     hint = (
         "yours; it overrides any shipped target of this name"
         if yours
         else f"copy it to {own} to change it: your file overrides it"
     )
-    _line("file", f"{path} ({hint})")
+    _print_line("file", f"{path} ({hint})")
     next_step(f"edgeexit compile MODEL --target {name} --out BUNDLE")
 
 
-def _print_nvidia(part: "Nvidia", *, builds_engines: bool) -> None:
-    tensorrt = ", ".join(f"{version} with JetPack {release}" for release, version in part.jetpack.items())
-    smallest, optimal, largest = part.batch
-    _line(
+def _print_nvidia(nvidia: "Nvidia", *, builds_engines: bool) -> None:
+    tensorrt = ", ".join(f"{version} with JetPack {release}" for release, version in nvidia.jetpack.items())
+    smallest, optimal, largest = nvidia.batch
+    _print_line(
         "GPU",
-        f"{part.sm}; {part.dla_cores or 'no'} DLA core{'' if part.dla_cores == 1 else 's'}"
+        f"{nvidia.sm}; {nvidia.dla_cores or 'no'} DLA core{'' if nvidia.dla_cores == 1 else 's'}"
         + ("" if builds_engines else "; not used"),
     )
     if tensorrt:
-        _line("TensorRT", tensorrt)
+        _print_line("TensorRT", tensorrt)
     if builds_engines:
-        _line(
-            "plans", f"batch sizes {smallest} to {largest}, optimal {optimal}; max workspace {part.workspace_mb:,} MB"
+        _print_line(
+            "plans", f"batch sizes {smallest} to {largest}, optimal {optimal}; max workspace {nvidia.workspace_mb:,} MB"
         )
 
 
@@ -129,7 +129,7 @@ def _python(version: str) -> str:
     return f"{version} comes with the operating system and is too old; install {needed} or newer"
 
 
-def _described(name: str, target: "Target", path: Path, *, yours: bool) -> dict[str, Any]:
+def _as_document(name: str, target: "Target", path: Path, *, yours: bool) -> dict[str, Any]:
     from msgspec import to_builtins
 
     return {"name": name, "file": str(path), "yours": yours, **to_builtins(target)}
@@ -139,7 +139,7 @@ def _size(megabytes: int) -> str:
     return f"{megabytes // 1024} GB" if megabytes % 1024 == 0 else f"{megabytes} MB"
 
 
-def _line(label: str, text: str) -> None:
+def _print_line(label: str, text: str) -> None:
     indent = " " * _LABEL_WIDTH
     wrapped = textwrap.wrap(" ".join(text.split()), _TEXT_WIDTH, break_long_words=False, break_on_hyphens=False)
     for number, line in enumerate(wrapped):

@@ -1,7 +1,5 @@
 """Plans are stored only if their logits match the golden logits. The GPU is a stand-in; see gpu_standin.py."""
 
-import types
-
 import pytest
 
 from edgeexit.backends.tensorrt.engines import build_engines, choose_toolchain, resolve_build_config
@@ -75,12 +73,6 @@ def test_the_stand_in_has_the_same_api_as_the_real_library(rtx):
         (tensorrt_standin.RuntimeCache, rtx.api.IRuntimeCache),
     ):
         assert [name for name in vars(ours) if not name.startswith("_") and not hasattr(real, name)] == []
-
-
-def test_a_library_without_a_scratch_size_argument_gets_the_address(rtx):
-    older = types.SimpleNamespace(device_memory=0)
-    rtx.set_scratch(older, 512, 1024)
-    assert older.device_memory == 512
 
 
 def test_a_cached_plan_that_fails_is_built_again_and_reuses_the_memory_of_the_run(standin, tiny, build_config, cache):

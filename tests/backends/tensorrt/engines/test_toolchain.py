@@ -5,7 +5,6 @@ import types
 import pytest
 
 from edgeexit.backends.tensorrt.engines import Hardware, Library, choose_toolchain, read_sm, toolchain
-from edgeexit.backends.tensorrt.engines.builder import gpu_layers
 from edgeexit.backends.tensorrt.engines.toolchain import match_toolchain
 from edgeexit.backends.tensorrt.library import TensorRtMessages
 from edgeexit.errors import EngineError
@@ -44,30 +43,6 @@ def test_a_gpu_that_no_library_builds_for_is_refused_with_the_supported_ones(rtx
         match_toolchain("SM90", [rtx], None)
     with pytest.raises(EngineError, match=r"no NVIDIA GPU to build for was found here: no driver; .*, or use --for"):
         match_toolchain(None, [rtx], None, why_no_gpu="no driver")
-
-
-def test_the_gpu_layers_of_a_dla_build_are_read_from_its_messages():
-    messages = [
-        "---------- Layers Running on DLA ----------",
-        "[DlaLayer] {ForeignNode[Conv_0...Relu_9]}",
-        "---------- Layers Running on GPU ----------",
-        "[GpuLayer] POOLING: GlobalAveragePool_10",
-        "[GpuLayer] Softmax_12",
-    ]
-    assert gpu_layers(messages) == ("GlobalAveragePool_10", "Softmax_12")
-    assert gpu_layers(messages[:2]) == ()
-
-
-def test_tensorrt_that_does_not_start_names_what_it_needs():
-    def refuse(log):
-        raise TypeError("pybind11::init(): factory function returned nullptr")
-
-    broken = TRT._replace(api=types.SimpleNamespace(Builder=refuse))
-    broken.messages.add("ERROR", "CUDA initialization failure with error: 35")
-    with pytest.raises(
-        EngineError, match=r"tensorrt 10.3.0 does not start: CUDA initialization failure .* needs an NVIDIA"
-    ):
-        broken.new_builder()
 
 
 @pytest.mark.parametrize("text", ["SM86", "sm86", "sm_86", "8.6", "86", " 86 "])
