@@ -270,7 +270,7 @@ def test_a_wrong_number_of_labels_is_refused_before_inference(
         with pytest.raises(DataError, match="2 labels were passed for 3 samples"):
             agent.infer(make_samples(3), labels=[0, 1])
         assert batches == []
-        with pytest.raises(DataError, match="'x' has shape a scalar"):
+        with pytest.raises(DataError, match="'x' is a scalar, but the model takes batchx8"):
             agent.infer({INPUT: np.array(1, dtype=np.float32)}, labels=[0])
         agent.infer(make_samples(3), labels=[0, 1, 2])
         assert batches == [(), (3, 8)]
