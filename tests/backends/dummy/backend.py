@@ -8,6 +8,8 @@ from tests.backends.dummy.batch import DummyBatch
 
 
 class DummyBackend:
+    """Implements the protocol `StageBackend`."""
+
     warnings = ()
     max_batch = 64
 

@@ -6,6 +6,8 @@ from edgeexit.bundle.manifest import PROBABILITIES_SUFFIX, READOUT_SUFFIX, TEMPE
 
 
 class DummyBatch:
+    """Implements the protocol `StagedBatch`."""
+
     def __init__(self, manifest, evaluators, inputs, *, probabilities):
         self._manifest = manifest
         self._evaluators = tuple(evaluators)
@@ -34,6 +36,7 @@ class DummyBatch:
     def join(self, other):
         for spec in self._manifest.live_after(self._stage):
             self._tensors[spec.name] = np.concatenate([self._tensors[spec.name], other._tensors[spec.name]])
+        other.__exit__()
 
     def __enter__(self):
         return self
