@@ -113,11 +113,14 @@ def check_inputs(arrays: Inputs, specs: Sequence[TensorSpec], *, where: str) -> 
         if array.dtype != np.dtype(spec.dtype):
             raise DataError(f"{where}: '{spec.name}' is {array.dtype}, but the model takes {spec.dtype}; convert it")
         if count is not None and len(array) != count:
-            raise DataError(f"{where}: '{spec.name}' has {len(array)} samples, but '{specs[0].name}' has {count}")
+            raise DataError(
+                f"{where}: '{spec.name}' has {len(array)} samples, but '{specs[0].name}' has {count}; "
+                "give both the same number"
+            )
         count = len(array)
         inputs[spec.name] = array
     if not count:
-        raise DataError(f"{where} has no samples")
+        raise DataError(f"{where} has no samples; give at least 1")
     return inputs
 
 

@@ -187,7 +187,8 @@ class LatencyProfile(msgspec.Struct, frozen=True, kw_only=True):
     """Energy of the whole board per inference in the end-to-end phase, idle power included: mean power divided by
     inferences per second. Null if no rail measures the whole board."""
     invalid: str | None = None
-    """Why the latencies must not be used as costs, e.g. because the machine was throttled; null if they may."""
+    """Why no costs may be taken from the latencies, e.g. because the machine was throttled; null for a valid
+    profile."""
 
     @property
     def cumulative_ms(self) -> tuple[float, ...]:

@@ -59,7 +59,7 @@ def test_the_estimate_lies_above_the_plain_percentile_and_approaches_it():
 
 
 def test_the_true_percentile_is_rarely_above_the_estimate():
-    """With 99 % confidence, about 20 of 2000 estimates are too low, and more than 35 only by bad luck."""
+    """With 99 % confidence, about 20 of 2000 estimates are too low; more than 35 are improbable."""
     runs = np.random.default_rng(1).exponential(size=(2000, 700))
     truth = -np.log(0.01)
     too_low = sum(estimate_percentile(run, 99) < truth for run in runs)

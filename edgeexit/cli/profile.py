@@ -91,7 +91,7 @@ def profile_command(
 
 def _show(profile: "LatencyProfile", bundle: "Bundle", *, as_json: bool) -> None:
     if profile.invalid is not None:
-        warn(f"this profile is not used as costs: {profile.invalid}")
+        warn(f"no costs are taken from this profile: {profile.invalid}")
     if as_json:
         print_json(profile)
         return

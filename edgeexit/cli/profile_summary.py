@@ -128,8 +128,9 @@ def _sum(values: "Sequence[float | None]") -> float | None:
 
 def _drift_warning(drift: "Drift") -> str:
     return (
-        f"the machine drifted: in the last quarter of the run, the first stage took {drift.ratio:.2f} times as long as "
-        f"in the first quarter ({drift.low:.2f} to {drift.high:.2f}); measure longer, with nothing else running"
+        "the speed of the machine drifted: in the last quarter of the run, the first stage took "
+        f"{drift.ratio:.2f} times as long as in the first quarter ({drift.low:.2f} to {drift.high:.2f}); "
+        "measure longer, with nothing else running"
     )
 
 

@@ -27,5 +27,6 @@ def self_check(runner: Runner, bundle: Bundle, golden: GoldenSamples) -> tuple[E
         raise BundleError(f"bundle '{bundle.path}' has no golden logits for exit {error}; compile it again") from error
     except EngineError as error:
         raise BundleError(
-            f"bundle '{bundle.path}' gives wrong logits on this machine ({runner.runtime}): {error}; it is not served"
+            f"bundle '{bundle.path}' gives wrong logits on this machine ({runner.runtime}): {error}; the agent does "
+            "not serve it; compile it again, or use another version of the runtime"
         ) from error

@@ -61,11 +61,11 @@ def test_a_profile_is_printed_with_its_parts_and_stored(edgeexit, bundle, data):
     assert len(stored.paths) >= 2
 
 
-def test_an_invalid_profile_gives_a_warning_and_is_not_used_as_costs(edgeexit, bundle, data):
+def test_an_invalid_profile_gives_a_warning_and_no_costs(edgeexit, bundle, data):
     edgeexit("profile", bundle.path, "--duration", 0.1)
     bundle.write_profile(replace(bundle.profile(), invalid="the machine was throttled: clock capped"))
     outcome = edgeexit("profile", bundle.path, "--stored")
-    assert "this profile is not used as costs: the machine was throttled: clock capped" in outcome.err
+    assert "no costs are taken from this profile: the machine was throttled: clock capped" in outcome.err
     assert "let the machine cool down" in outcome.out
     refused = edgeexit("fit", bundle.path, "--data", data, "--policy", "confidence", "--budget-ms", 1.0)
     assert "needs measured costs" in refusal(refused)
@@ -112,10 +112,14 @@ def test_a_page_is_not_written_to_an_unusable_path(edgeexit, bundle, tmp_path):
     (tmp_path / "folder.html").mkdir()
     (tmp_path / "dangling.html").symlink_to(tmp_path / "nowhere")
     for name in ("folder.html", "dangling.html"):
-        assert "exists and is not a regular file" in refusal(edgeexit("profile", bundle.path, "--plot", tmp_path / name))
+        assert "exists and is not a regular file" in refusal(
+            edgeexit("profile", bundle.path, "--plot", tmp_path / name)
+        )
     assert "must have the suffix .html" in refusal(edgeexit("profile", bundle.path, "--plot", tmp_path / "p.png"))
     assert "is inside the bundle" in refusal(edgeexit("profile", bundle.path, "--plot", bundle.path / "p.html"))
-    assert "does not exist; create it first" in refusal(edgeexit("profile", bundle.path, "--plot", tmp_path / "no" / "p.html"))
+    assert "does not exist; create it first" in refusal(
+        edgeexit("profile", bundle.path, "--plot", tmp_path / "no" / "p.html")
+    )
     assert not (bundle.path / "profile.json").exists()
 
 

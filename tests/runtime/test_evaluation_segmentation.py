@@ -55,7 +55,7 @@ def maps(runner, images):
 
 @pytest.fixture(scope="module")
 def labels(maps):
-    """Return the second exit's maps, with some ignored pixels, and one sample in which all are ignored."""
+    """Return the second exit's maps, with some ignored pixels; in sample 3, all pixels are ignored."""
     labels = maps[:, 1].copy()
     labels[:, 0] = IGNORED
     labels[3] = IGNORED

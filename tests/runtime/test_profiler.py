@@ -119,7 +119,7 @@ def test_a_valid_profile_gives_the_costs_of_the_bundle(bundle, profile):
     assert opened.costs().cumulative == profile.cumulative_ms
 
 
-def test_the_profile_of_a_throttled_board_is_invalid_and_not_used_as_costs(bundle):
+def test_the_profile_of_a_throttled_board_is_invalid_and_gives_no_costs(bundle):
     profile = profile_bundle(bundle, seconds=0.05, probe=FakeProbe(throttled_from=2))
     assert profile.invalid == "the machine was throttled: too hot"
     assert profile.end_to_end is None

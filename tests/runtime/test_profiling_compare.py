@@ -20,7 +20,8 @@ def give_policy(bundle, thresholds):
     return Bundle.open(bundle.path)
 
 
-def test_a_policy_that_exits_first_is_faster_than_one_that_never_exits_early(tmp_path):
+@pytest.mark.timing
+def test_a_policy_that_uses_only_the_first_exit_is_faster_than_one_without_early_exits(tmp_path):
     never = give_policy(make_bundle(tmp_path / "a", exits=4), (None, None, None))
     at_once = give_policy(make_bundle(tmp_path / "b", exits=4, seed=1), (0.0, 0.0, 0.0))
     found = compare_bundles(never, at_once, seconds=0.3)

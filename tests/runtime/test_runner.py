@@ -120,7 +120,7 @@ def test_a_stage_that_cannot_be_opened_is_named(tmp_path):
         pass
 
 
-def test_onnx_runtime_on_the_cpu_replaces_a_missing_target_with_a_warning(tmp_path):
+def test_onnx_runtime_on_the_cpu_replaces_a_missing_runtime_with_a_warning(tmp_path):
     bundle = make_bundle(tmp_path / "bundle", target="jetson-orin-nano")
     golden = bundle.golden()
     with Runner(make_bundle(tmp_path / "here")) as runner:

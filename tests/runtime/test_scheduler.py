@@ -1,4 +1,4 @@
-"""The scheduler: concurrent requests share batches, and fail, close and are refused independently."""
+"""The scheduler: concurrent requests share batches; failures, refusals, and closing."""
 
 import threading
 import time
@@ -96,7 +96,7 @@ def one(samples, index):
     return {INPUT: samples[INPUT][index : index + 1]}
 
 
-def until_running(future):
+def wait_until_running(future):
     while not future.running():
         time.sleep(0.001)
 
@@ -147,7 +147,7 @@ def test_samples_that_continue_wait_for_others_for_at_most_the_delay(bundle, wat
         with Runner(bundle, backend=watched, max_delay_ms=max_delay_ms) as runner:
             watched.gate.clear()
             futures = [runner.infer_async(samples, policy=NEVER_EARLY)]
-            until_running(futures[0])
+            wait_until_running(futures[0])
             futures.append(runner.infer_async({INPUT: samples[INPUT][:24]}, policy=NEVER_EARLY))
             futures.append(runner.infer_async({INPUT: samples[INPUT][:2]}, policy=FIRST_EXIT))
             watched.gate.set()
@@ -156,7 +156,7 @@ def test_samples_that_continue_wait_for_others_for_at_most_the_delay(bundle, wat
 
     assert stages_run(0.0)[:4] == [(0, 40), (1, 40), (2, 40), (3, 40)], "without a delay no batch waits"
     assert stages_run(LONG_MS) == [(0, 40), (0, 24), (1, 64), (2, 64), (3, 64), (0, 2)], (
-        "40 wait for the 24, and a full batch of 64 runs at once; samples under another policy run in a separate batch"
+        "the batch of 40 waits for the 24, and a full batch of 64 runs at once; another policy has a separate batch"
     )
 
 
@@ -213,7 +213,7 @@ def test_a_cancelled_request_is_not_run(bundle, watched):
     with Runner(bundle, backend=watched, max_waiting=3) as runner:
         watched.gate.clear()
         first = runner.infer_async(make_samples(1), policy=NEVER_EARLY)
-        until_running(first)
+        wait_until_running(first)
         second = runner.infer_async(make_samples(2), policy=NEVER_EARLY)
         assert second.cancel()
         watched.gate.set()
@@ -237,7 +237,7 @@ def test_invalid_inputs_and_policies_are_refused_at_the_call(bundle, watched):
 
 
 def test_a_failure_to_select_rows_fails_only_the_samples_that_continue(bundle, watched, monkeypatch):
-    def damaged(self, rows):
+    def fail(self, rows):
         raise InferenceError("rows cannot be selected")
 
     samples = make_samples(20)
@@ -245,10 +245,10 @@ def test_a_failure_to_select_rows_fails_only_the_samples_that_continue(bundle, w
         confidence = runner.infer_every_exit(samples).readouts[:, 0, P1]
         exiting, continuing = one(samples, int(confidence.argmax())), one(samples, int(confidence.argmin()))
         policy = Confidence(temperatures=(1.0,) * EXITS, thresholds=(float(confidence.max()) * 0.999, None, None))
-        monkeypatch.setattr(WatchedBatch, "select_rows", damaged, raising=False)
+        monkeypatch.setattr(WatchedBatch, "select_rows", fail, raising=False)
         watched.gate.clear()
         first = runner.infer_async(exiting, policy=policy)
-        until_running(first)
+        wait_until_running(first)
         exited, continued = (runner.infer_async(sample, policy=policy) for sample in (exiting, continuing))
         watched.gate.set()
         assert exited.result(30).exits == [0], "it had exited before"
@@ -263,7 +263,7 @@ def test_closing_abandons_a_stage_that_hangs(bundle, watched, monkeypatch, caplo
     with Runner(bundle, backend=watched) as runner:
         watched.gate.clear()
         running = runner.infer_async(make_samples(3), policy=NEVER_EARLY)
-        until_running(running)
+        wait_until_running(running)
         waiting = runner.infer_async(make_samples(2), policy=NEVER_EARLY)
     for future in (running, waiting):
         with pytest.raises(

@@ -57,7 +57,7 @@ def test_an_orin_nano_reads_total_power_fan_and_the_governor_of_each_cluster(tmp
     assert probe.total_rail == "VDD_IN"
     assert reading.total_mw == reading.power_mw["VDD_IN"] == 4784.6
     assert reading.fans_rpm == {"pwm_tach": 2140}
-    assert reading.temperatures_c["cv0-thermal"] is None  # the file is not there while the engine sleeps
+    assert reading.temperatures_c["cv0-thermal"] is None  # the file does not exist while the engine is suspended
     assert probe.settings()["governor"] == "cpu0 schedutil, cpu4 performance"
     assert probe.settings()["power mode"] == "MAXN_SUPER"
 

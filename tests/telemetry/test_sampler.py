@@ -9,7 +9,7 @@ from edgeexit.telemetry.jetson import JetsonProbe
 from tests.telemetry.board import make_board, write
 
 
-class Scripted:
+class ScriptedProbe:
     """A probe that returns given readings, and repeats the last one."""
 
     name = "scripted"
@@ -39,7 +39,7 @@ def reading(at, total=None, throttled=None, reasons=(), **temperatures):
 
 
 def test_the_summary_has_ranges_energy_and_throttling():
-    probe = Scripted(
+    probe = ScriptedProbe(
         reading(0.0, 1000.0, throttled=False, cpu=40.0, gpu=None),
         reading(1.0, 3000.0, throttled=True, reasons=("hot",), cpu=50.0, gpu=None),
         reading(3.0, 1000.0, throttled=False, cpu=45.0, gpu=None),
@@ -60,7 +60,7 @@ def test_the_summary_has_ranges_energy_and_throttling():
 
 
 def test_readings_run_in_a_separate_thread_that_ends_with_the_sampler():
-    probe = Scripted(reading(0.0), reading(1.0), reading(2.0))
+    probe = ScriptedProbe(reading(0.0), reading(1.0), reading(2.0))
     with Sampler(probe, interval_s=0.001):
         assert probe.enough.wait(5)
     assert set(probe.threads[1:-1]) == {"telemetry"}
@@ -68,14 +68,14 @@ def test_readings_run_in_a_separate_thread_that_ends_with_the_sampler():
 
 
 def test_the_thread_ends_after_an_interrupt():
-    probe = Scripted(reading(0.0))
+    probe = ScriptedProbe(reading(0.0))
     with pytest.raises(KeyboardInterrupt), Sampler(probe, interval_s=60):
         raise KeyboardInterrupt
     assert "telemetry" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_values_that_no_sensor_gives_stay_unknown():
-    with Sampler(Scripted(reading(0.0)), interval_s=60) as sampler:
+    with Sampler(ScriptedProbe(reading(0.0)), interval_s=60) as sampler:
         pass
     summary = sampler.summary()
     assert summary.throttled is None

@@ -62,7 +62,7 @@ class BundleComparison(msgspec.Struct, frozen=True, kw_only=True):
     end_to_end: Interval | None
     """Ratio B / A of the mean latencies, each under the bundle's own policy; null if one has no policy."""
     invalid: str | None = None
-    """Why the comparison must not be used, e.g. because the machine was throttled; null if it may."""
+    """Why the comparison is not reliable, e.g. because the machine was throttled; null if it is reliable."""
 
 
 class _Round(NamedTuple):
