@@ -17,7 +17,7 @@ def evaluate_command(
     data: Annotated[Path, typer.Option(help="Test samples (.npz); the accuracy needs labels.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Measure accuracy, agreement with the final exit, exit rates, latency and speed-up, beside the full model.
+    """Measure accuracy, agreement with the final exit, exit rates, latency and speed-up, and those of the full model.
 
     Every value has a 95 % bootstrap confidence interval. The speed-up is shown in measured time, and in number of
     layers as papers count it.
