@@ -1,7 +1,9 @@
 """Settings of all tests: Hypothesis without deadlines, the Arm tests on request, and which tests share a process."""
 
+import fcntl
 import importlib.util
 import re
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,9 @@ _GROUPS = {"arm": "arm", "deploy": "deploy", "cli/deploy": "deploy"}
 
 _FIRST = ("arm", "deploy", "compiler/test_compile_zoo_torch.py", "examples")
 """The groups that take minutes. They start first, so that no process ends long after the others."""
+
+_FIRST_LOCK, _SECOND_LOCK = _TESTS / "conftest.py", _TESTS / "broker.py"
+"""Any two files that all processes can open; see `pytest_runtest_protocol`."""
 
 _OPTIONAL = {"torch": r"torch|edgeexit\.compiler", "tritonclient": "tritonclient"}
 """Package -> imports that need it. scripts/test_device_pythons runs the tests of the device side without them."""
@@ -53,6 +58,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if reason is not None:
         for item in on_arm:
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Run a test that is marked `timing` while no other process of this run runs a test.
+
+    Each test holds the second lock: shared, or alone if it measures time. Each process takes the first lock before it
+    waits for the second one, so a test that waits to be alone is the next one.
+    """
+    if not hasattr(item.config, "workerinput"):
+        return (yield)
+    alone = item.get_closest_marker("timing") is not None
+    with _FIRST_LOCK.open() as first, _SECOND_LOCK.open() as second:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        fcntl.flock(second, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(first, fcntl.LOCK_UN)
+        try:
+            return (yield)
+        finally:
+            fcntl.flock(second, fcntl.LOCK_UN)  # a child process may still have the file open
 
 
 def _group(path: Path) -> str:

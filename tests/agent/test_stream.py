@@ -90,6 +90,7 @@ def test_a_missing_file_at_the_start_is_an_error(tmp_path: Path, bundle: Bundle)
         SampleStream(tmp_path / "s.npz", bundle.manifest)
 
 
+@pytest.mark.timing
 def test_ticks_follow_the_rate_and_the_duration() -> None:
     started = time.monotonic()
     count = sum(1 for _ in ticks(100, stop=threading.Event(), duration_s=0.3))
@@ -98,6 +99,7 @@ def test_ticks_follow_the_rate_and_the_duration() -> None:
     assert sum(1 for _ in ticks(0, stop=threading.Event(), duration_s=0.05)) > 100
 
 
+@pytest.mark.timing
 def test_ticks_end_at_once_when_stop_is_set() -> None:
     stop = threading.Event()
     threading.Timer(0.1, stop.set).start()

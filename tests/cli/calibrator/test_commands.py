@@ -149,6 +149,7 @@ def test_without_a_broker_the_service_logs_it_once_and_ctrl_c_stops_it_cleanly(r
     assert "Traceback" not in log
 
 
+@pytest.mark.timing
 def test_sigterm_stops_the_service_quickly_while_the_database_is_locked(registered, broker, bundle, tmp_path):
     database, run = registered
     process = Process(run, tmp_path / "log")
@@ -183,6 +184,7 @@ def test_a_command_reaches_its_device(broker, action):
     device.close()
 
 
+@pytest.mark.timing
 def test_a_command_without_a_broker_is_a_one_line_error(broker):
     broker.stop()
     arguments = ("--fleet", FLEET, "--shard", "s0", "--device", "d", "--broker", broker.url)
