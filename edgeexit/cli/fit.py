@@ -37,18 +37,18 @@ def fit_command(
     max_drop: Annotated[
         float | None,
         typer.Option(
-            help="Goal: the least cost whose accuracy is at most this much below the final exit's, e.g. 0.01."
+            help="Goal: the lowest mean cost with an accuracy at most this much below the final exit's, e.g. 0.01."
         ),
     ] = None,
     max_risk: Annotated[
         float | None,
         typer.Option(
-            help="Goal (the default, with 0.05): the least cost at which at most this fraction of the predictions "
-            "differ from the final exit's, with a certificate."
+            help="Goal (the default, with 0.05): the lowest mean cost at which at most this fraction of the "
+            "predictions differ from the final exit's, with a certificate."
         ),
     ] = None,
     delta: Annotated[
-        float | None, typer.Option(help="Probability that the bound of --max-risk does not hold; default 0.1.")
+        float | None, typer.Option(help="Maximum probability that the bound of --max-risk does not hold; default 0.1.")
     ] = None,
     rule: Annotated[str | None, typer.Option(help=_FROM_REGISTRY)] = None,
     weights: Annotated[str | None, typer.Option(help=_FROM_REGISTRY)] = None,
@@ -57,7 +57,7 @@ def fit_command(
     ] = True,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report of the fit (.html, works offline).")] = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="Seed of the split into halves or folds, and of learned scores.")
+        int, typer.Option(min=0, help="Seed of the random split into halves or folds, and of the training of scores.")
     ] = 0,
     key: Annotated[Path | None, typer.Option(help="Private key that signs the bundle with its new policy.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
@@ -92,11 +92,11 @@ def fit_command(
     check_finite(dataset.inputs, where=f"data file '{data}'")
     readouts = _record(opened, dataset, costs)
     if len(readouts) < _MIN_SAMPLES:
-        warn(f"{len(readouts)} samples are few: a policy fitted on fewer than {_MIN_SAMPLES} may do worse on new ones")
+        warn(f"{len(readouts)} samples are few; with fewer than {_MIN_SAMPLES}, a policy may be worse on new samples")
     fitted, choice = _fit(policy, readouts, goal, options)
     document = PolicyDocument(bundle=opened.digest, revision=0, policy=fitted.policy, certificate=fitted.certificate)
     if report is not None:
-        _draw(report, opened, readouts, costs, fitted, choice, options)
+        _write_report(report, opened, readouts, costs, fitted, choice, options)
     opened.write_policy(document)
     if signing_key is not None:
         opened.sign(signing_key)
@@ -155,7 +155,7 @@ def _fit(
     return choice.fit, choice
 
 
-def _draw(
+def _write_report(
     path: Path,
     bundle: "Bundle",
     readouts: "ReadoutDataset",

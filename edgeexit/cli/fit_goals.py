@@ -43,7 +43,11 @@ def stated_goal(
     delta: float | None,
     rule: str | None,
 ) -> "Goal | KindRule":
-    """Return the goal that the options state, by default `MaxRisk`. Raises FittingError for more than one goal."""
+    """Return the goal that the options state, by default `MaxRisk`.
+
+    `costs` are those of `bundle`. Raises FittingError for more than one goal, for values out of range, and for a
+    budget or speed-up that the first exit alone cannot reach.
+    """
     from edgeexit.fitting import MaxDrop, MaxRisk
 
     options = {
@@ -88,7 +92,7 @@ def _budget(bundle: Path, costs: "Costs", budget_ms: float) -> "Goal":
         )
     first = costs.cumulative[0]
     if not budget_ms >= first:
-        lowest = Context(prec=6, rounding=ROUND_CEILING).create_decimal(first).normalize()  # a budget that works
+        lowest = Context(prec=6, rounding=ROUND_CEILING).create_decimal(first).normalize()  # rounded to a valid budget
         raise FittingError(f"--budget-ms {budget_ms:g} cannot be reached: the first exit alone costs {lowest:f} ms")
     return _checked("--budget-ms", Budget(cost=budget_ms))
 
@@ -100,7 +104,7 @@ def _budget_of_speedup(costs: "Costs", speedup: float) -> "Goal":
         raise FittingError(f"--speedup {speedup:g} must be at least 1, e.g. 2 for half the cost")
     first, full = costs.cumulative[0], costs.cumulative[-1]
     if speedup > full / first:
-        highest = Context(prec=4, rounding=ROUND_FLOOR).create_decimal(full / first)  # a speedup that works
+        highest = Context(prec=4, rounding=ROUND_FLOOR).create_decimal(full / first)  # rounded to a valid speed-up
         raise FittingError(
             f"--speedup {speedup:g} cannot be reached: the first exit alone gives {highest.normalize():f}"
         )
@@ -119,7 +123,10 @@ def _rule(rule: str, policy: str) -> "KindRule":
 
 
 def stated_weights(text: str | None, policy: str) -> str | tuple[float, ...] | None:
-    """Return `--weights` as `FitOptions` takes them. Raises FittingError."""
+    """Return `--weights` in the form of `FitOptions.weights`.
+
+    Raises FittingError for text that is neither a name nor numbers, and for policies without weights.
+    """
     from edgeexit.fitting import FITTING_KINDS
 
     if text is None:

@@ -40,9 +40,9 @@ def policy_list() -> str:
 
     kinds = [f"- {name}: {kind.summary}" for name, kind in FITTING_KINDS.items()]
     rules = [
-        f"- {name}, {rule}: {stated.summary}"
+        f"- {name}, {rule}: {details.summary}"
         for name, kind in FITTING_KINDS.items()
-        for rule, stated in kind.rules.items()
+        for rule, details in kind.rules.items()
     ]
     headings = ("Policies and the score that each compares with its thresholds:", "Rules of policies (`--rule`):")
     return "\n".join([headings[0], "", *kinds, "", headings[1], "", *rules])

@@ -1,4 +1,4 @@
-"""Fitting: from readouts, labels and stage costs to a policy, with a certificate where one is asked for."""
+"""Fits policies to readouts, labels and stage costs. A fit for a risk also returns a certificate."""
 
 from edgeexit.fitting.certify import samples_needed
 from edgeexit.fitting.choose import Choice, KindComparison, choose_policy

@@ -1,9 +1,10 @@
-"""Certifies thresholds: the cheapest ones on a path whose disagreement with the final exit is bounded on other samples.
+"""Chooses thresholds whose disagreement with the final exit is bounded, and certifies the bound.
 
-One half of the samples chooses a path of thresholds from the safest to the cheapest. The other half certifies along it
-by fixed-sequence tests that stop at the first failure (Learn then Test, Angelopoulos et al. 2021; for early exits
-Jazbec et al., NeurIPS 2024). The path does not depend on the certifying half, so the bound holds for any path. The
-greedy path certifies the lowest costs: paths of the threshold search, budget by budget, were no cheaper.
+The choosing half of the samples gives a path of thresholds from the safest to the cheapest. The certifying half tests
+them in this order and stops at the first failure (fixed-sequence testing: Learn then Test, Angelopoulos et al. 2021;
+for early exits Jazbec et al., NeurIPS 2024). The path does not depend on the certifying half, so the bound holds for
+any path. The path is greedy (see `frontier`): in experiments, a path with one threshold search per budget was no
+cheaper.
 """
 
 from typing import NamedTuple
@@ -22,7 +23,7 @@ _SEQUENCE = "learn-then-test, fixed sequence"
 
 
 def halves(samples: int, seed: int) -> tuple[Indices, Indices]:
-    """Return the indices of the choosing samples and of the certifying samples."""
+    """Return the indices of the choosing and of the certifying samples: random halves, which `seed` determines."""
     order = np.random.default_rng(seed).permutation(samples)
     return order[: samples // 2], order[samples // 2 :]
 
@@ -38,7 +39,7 @@ def samples_needed(risk: float, delta: float, *, fractions: bool = False) -> int
 
 
 def require_samples(samples: int, goal: MaxRisk, *, fractions: bool = False) -> None:
-    """Raise FittingError, with the number that is needed, if so few samples cannot certify the goal."""
+    """Raise FittingError, with the number that is needed, if `samples` are too few to certify the goal."""
     needed = samples_needed(goal.risk, goal.delta, fractions=fractions)
     if samples < needed:
         raise FittingError(
@@ -48,7 +49,7 @@ def require_samples(samples: int, goal: MaxRisk, *, fractions: bool = False) -> 
 
 
 class _PassedTest(NamedTuple):
-    """The thresholds of a test that passed, and the exits and losses of the certifying samples under them."""
+    """Thresholds that passed their test, with the exits and losses [N] of the certifying samples under them."""
 
     thresholds: Thresholds
     exits: npt.NDArray[np.int64]
@@ -59,7 +60,7 @@ class _PassedTest(NamedTuple):
 def certified_thresholds(
     candidate: Policy, choosing: ReadoutDataset, certifying: ReadoutDataset, goal: MaxRisk
 ) -> tuple[Thresholds, Certificate]:
-    """Return the cheapest thresholds of `candidate` that pass, and their certificate.
+    """Return the last thresholds of the path for `candidate` that pass their test, and their certificate.
 
     Raises FittingError if no thresholds pass.
     """

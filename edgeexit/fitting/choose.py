@@ -15,10 +15,10 @@ from edgeexit.fitting.outcome import follow
 from edgeexit.fitting.readout_dataset import Indices, ReadoutDataset, Values, require_sound
 from edgeexit.progress import NO_PROGRESS, Progress
 
-_CHANCE = 1.645
-"""Standard errors by which a kind may be behind the best and still count as equal: the normal quantile of 95 %."""
-_PRICE_RANGE = 0.1
-"""Fraction of the budget, to either side, over which the price of cost in loss is measured."""
+_MAX_STANDARD_ERRORS = 1.645
+"""Standard errors by which a kind may be worse than the best and still count as equal: the normal quantile of 95 %."""
+_SLOPE_RANGE = 0.1
+"""Fraction of the common cost, to either side, over which the slope of loss against cost is measured."""
 
 
 class KindComparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,10 +26,10 @@ class KindComparison(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: str
     mean_loss: float | None = None
-    """Fraction of wrong predictions at the common cost; under a risk or without labels, of predictions that differ from
-    the final exit's. None if the kind cannot be fitted."""
+    """Fraction of wrong predictions, corrected to the common cost; under a risk or without labels, fraction of
+    predictions that differ from the final exit's. None if the kind cannot be fitted."""
     mean_cost: float | None = None
-    """Realised mean cost, before the loss is converted to the common cost."""
+    """Mean cost on the held-out samples. It can differ from the common cost."""
     behind: float | None = None
     """Mean loss minus the mean loss of the best kind."""
     standard_error: float | None = None
@@ -62,12 +62,15 @@ def choose_policy(
 ) -> Choice:
     """Return the best kind's fit for a goal, and the comparison of the kinds.
 
-    Each kind is fitted on all folds but one, for the budget that the goal costs `BASELINE`, and scored on the remaining
-    fold. A budget is met on average only, so each loss is converted to the common cost at the price that `BASELINE`
-    pays around it. The best kind is the one of least mean loss. The simplest kind that is not significantly worse is
-    taken, as in the one-standard-error rule of Breiman et al. (Classification and Regression Trees, 1984); here the
-    test is one-sided at 5 %, on the differences per sample, because one of many kinds is ahead by chance. Under a risk,
-    the certifying half is not used in the comparison.
+    The common cost is the mean cost at which `BASELINE` reaches the goal. Each kind is fitted on all folds but one,
+    with the common cost as its budget, and evaluated on the remaining fold. Its mean cost there differs slightly from
+    the budget, so its losses are corrected to the common cost by the slope of loss against cost that `BASELINE` has
+    there.
+
+    The best kind has the lowest mean loss. With many kinds, one is ahead by chance, so the simplest kind that is not
+    significantly worse is taken, as in the one-standard-error rule of Breiman et al. (Classification and Regression
+    Trees, 1984). Here the test is one-sided at 5 %, on the differences per sample. Under a risk, the certifying half is
+    not used in the comparison.
 
     Args:
         dataset: as in `fit_policy`.
@@ -84,7 +87,7 @@ def choose_policy(
     for name in names:
         require_fitting_kind(name).require_options(compared, options)
     cost = cost_of_goal(compared, goal)
-    price = _price(compared, cost)
+    slope = _loss_per_cost(compared, cost)
     outcomes: dict[str, Values | str] = {}
     costs: dict[str, float] = {}
     for name in names:
@@ -94,9 +97,10 @@ def choose_policy(
         except FittingError as error:
             outcomes[name] = str(error)
         else:
-            # Discrete scores can leave much of a budget unspent; the price is only known around the budget.
-            beyond = float(spent.mean() - np.clip(spent.mean(), cost * (1 - _PRICE_RANGE), cost * (1 + _PRICE_RANGE)))
-            outcomes[name], costs[name] = losses + price * (spent - cost - beyond), float(spent.mean())
+            # Kinds with few distinct scores can spend much less than the budget. The slope is known only near the
+            # budget, so the correction is limited to that range.
+            beyond = float(spent.mean() - np.clip(spent.mean(), cost * (1 - _SLOPE_RANGE), cost * (1 + _SLOPE_RANGE)))
+            outcomes[name], costs[name] = losses + slope * (spent - cost - beyond), float(spent.mean())
     comparisons = _compare(outcomes, costs)
     best = next(comparison.kind for comparison in comparisons if comparison.chosen)
     progress.step(f"{best}, on all samples")
@@ -113,8 +117,8 @@ def _require_comparison(dataset: ReadoutDataset, goal: Goal, options: FitOptions
         compared = dataset.take(halves(len(dataset), options.seed)[0]).without_labels()
     if len(compared) < options.folds:
         raise FittingError(
-            f"{len(compared)} samples are too few to compare policies in {options.folds} folds; give more samples or "
-            "name a --policy"
+            f"{len(compared)} samples are too few to compare policies in {options.folds} folds; give more samples, or "
+            "name a kind of policy"
         )
     return compared
 
@@ -133,7 +137,11 @@ def _cross_validated(
 
 
 def _compare(outcomes: Mapping[str, Values | str], costs: Mapping[str, float]) -> tuple[KindComparison, ...]:
-    """Return the comparison in the order of the kinds, one of them chosen; an outcome is losses [N] or a failure."""
+    """Return the comparisons in the order of the kinds, one of them chosen.
+
+    An outcome is the corrected losses [N] of a kind, or the reason why it cannot be fitted. Raises FittingError if no
+    kind can be fitted.
+    """
     losses = {kind: outcome for kind, outcome in outcomes.items() if not isinstance(outcome, str)}
     if not losses:
         raise FittingError(f"no kind of policy can be fitted; {next(iter(outcomes))}: {next(iter(outcomes.values()))}")
@@ -145,26 +153,26 @@ def _compare(outcomes: Mapping[str, Values | str], costs: Mapping[str, float]) -
             continue
         differences = outcome - losses[best]
         behind, error = float(differences.mean()), float(differences.std(ddof=1) / np.sqrt(len(differences)))
-        takes = not chosen and behind <= _CHANCE * error
-        chosen |= takes
+        is_chosen = not chosen and behind <= _MAX_STANDARD_ERRORS * error
+        chosen |= is_chosen
         comparisons.append(
             KindComparison(
                 kind=kind,
-                mean_loss=max(float(outcome.mean()), 0.0),  # the conversion to the common cost can go below 0
+                mean_loss=max(float(outcome.mean()), 0.0),  # the correction to the common cost can go below 0
                 mean_cost=costs[kind],
                 behind=behind,
                 standard_error=error,
-                chosen=takes,
+                chosen=is_chosen,
             )
         )
     return tuple(comparisons)
 
 
-def _price(dataset: ReadoutDataset, cost: float) -> float:
-    """Return the loss that `BASELINE` saves per unit of mean cost around `cost`, at least 0."""
+def _loss_per_cost(dataset: ReadoutDataset, cost: float) -> float:
+    """Return the decrease of the mean loss of `BASELINE` per unit of mean cost near `cost`, at least 0."""
     first, full = dataset.costs[0], dataset.costs[-1]
     options = FitOptions(temperatures=False)
-    around = [min(max(cost * (1 + side * _PRICE_RANGE), first), full) for side in (-1, 1)]
+    around = [min(max(cost * (1 + side * _SLOPE_RANGE), first), full) for side in (-1, 1)]
     cheaper, costlier = (fit_policy(BASELINE, dataset, Budget(cost=c), options).expected for c in around)
     if costlier.mean_cost <= cheaper.mean_cost:
         return 0.0

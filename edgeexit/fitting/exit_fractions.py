@@ -10,7 +10,7 @@ from edgeexit.fitting.frontier import Thresholds
 from edgeexit.policies.readout import Array
 
 _SLACK = 1e-9
-"""Rounding error of fraction x samples that is ignored: 0.29 x 100 is slightly below 29."""
+"""Rounding error of fraction * samples that is ignored: 0.29 * 100 is slightly below 29."""
 
 
 def thresholds_for_fractions(scores: Array, fractions: Sequence[float]) -> Thresholds:
@@ -26,12 +26,12 @@ def thresholds_for_fractions(scores: Array, fractions: Sequence[float]) -> Thres
     remaining = np.ones(samples, dtype=np.bool_)
     thresholds: list[float | None] = []
     for k, count in enumerate(_counts(fractions, samples, exits)[:-1]):
-        candidates = scores[remaining, k]
-        wanted = min(count, len(candidates))
+        scores_here = scores[remaining, k]
+        wanted = min(count, len(scores_here))
         if not wanted:
             thresholds.append(None)
             continue
-        threshold = np.partition(candidates, len(candidates) - wanted)[len(candidates) - wanted]
+        threshold = np.partition(scores_here, len(scores_here) - wanted)[len(scores_here) - wanted]
         thresholds.append(float(threshold))
         remaining &= scores[:, k] < threshold
     return tuple(thresholds)
@@ -40,10 +40,10 @@ def thresholds_for_fractions(scores: Array, fractions: Sequence[float]) -> Thres
 def fractions_within_budget(
     fractions: Sequence[float], samples: int, costs: Sequence[float], budget: float
 ) -> tuple[float, ...]:
-    """Return exit fractions [K] of whole samples whose mean cost is at most `budget`.
+    """Return the exit fractions [K] rounded to multiples of 1 / `samples`, at a mean cost of at most `budget`.
 
-    Rounding down moves samples to the final exit, so the realised cost can exceed the budget. Then samples move from
-    the deepest exits to the exits before them. `costs` [K] cumulative. Raises FittingError for a budget below the cost
+    Rounding down moves samples to the final exit, so the cost can exceed the budget. Then samples move from the deepest
+    exits to the exits before them. `costs` [K] cumulative. Raises FittingError for a budget below the cost
     of the first exit, or for fractions as in `thresholds_for_fractions`.
     """
     if budget < costs[0]:

@@ -18,7 +18,7 @@ from edgeexit.fitting.thresholds import LossOutOfReachError, rounded_up, within_
 from edgeexit.policies import Policy, exits_of, simulate
 
 BASELINE: Final = "confidence"
-"""The kind that converts goals to mean costs and losses to costs, so that other kinds are compared at its cost."""
+"""The kind that sets the common mean cost of a comparison: the mean cost at which this kind reaches the goal."""
 
 
 def fit_policy(kind: str, dataset: ReadoutDataset, goal: Goal, options: FitOptions = DEFAULT_OPTIONS) -> Fit:
@@ -38,7 +38,7 @@ def fit_policy(kind: str, dataset: ReadoutDataset, goal: Goal, options: FitOptio
 
 
 def fit_checked(kind: str, dataset: ReadoutDataset, goal: Goal, options: FitOptions) -> Fit:
-    """Do the same as `fit_policy` without checks of dataset and goal: a fold of a checked dataset may lack a class."""
+    """Do the same as `fit_policy` without its checks, because a fold of a checked dataset may lack a class."""
     choosing = dataset
     if isinstance(goal, MaxRisk):
         choosing = dataset.take(halves(len(dataset), options.seed)[0])
@@ -48,7 +48,10 @@ def fit_checked(kind: str, dataset: ReadoutDataset, goal: Goal, options: FitOpti
 
 
 def fit_thresholds(candidate: Policy, dataset: ReadoutDataset, goal: Goal, *, seed: int = 0) -> Fit:
-    """Return `candidate` with thresholds for a goal; the dataset is under its temperatures. Raises as `fit_policy`."""
+    """Return `candidate` with thresholds for a goal.
+
+    The readouts of the dataset must be under the temperatures of the candidate. Raises FittingError as `fit_policy`.
+    """
     _require_fit(dataset, goal)
     return _with_thresholds(candidate, dataset, goal, seed)
 
@@ -83,7 +86,7 @@ def _with_thresholds(candidate: Policy, dataset: ReadoutDataset, goal: Goal, see
 
 
 def expect(policy: Policy, dataset: ReadoutDataset) -> Expectation:
-    """Return cost and loss of a policy on a dataset that is under its temperatures."""
+    """Return cost and loss of a policy on a dataset whose readouts are under the temperatures of the policy."""
     scores, predictions = simulate(policy, dataset.readouts)
     exits, losses = exits_of(scores, policy.thresholds), dataset.losses(predictions)
     outcome = outcome_of(exits, losses, dataset)
@@ -98,9 +101,9 @@ def expect(policy: Policy, dataset: ReadoutDataset) -> Expectation:
 
 
 def cost_of_goal(dataset: ReadoutDataset, goal: Goal) -> float:
-    """Return the mean cost that stands for a goal: the budget itself, or what `BASELINE` needs to reach the goal.
+    """Return the mean cost at which kinds are compared for a goal, in the unit of the costs.
 
-    If `BASELINE` cannot reach the goal, it is the full cost.
+    It is the budget, or the mean cost at which `BASELINE` reaches the goal; the full cost if it cannot.
     """
     if isinstance(goal, Budget):
         return goal.cost
@@ -155,7 +158,7 @@ def _rank(point: Point, goal: Goal) -> tuple[float, float]:
 
 
 def _out_of_reach(error: LossOutOfReachError, dataset: ReadoutDataset, goal: Goal) -> FittingError:
-    """Return the error expressed as the goal is."""
+    """Return the error in terms of the goal: as a drop for `MaxDrop`, and unchanged for other goals."""
     if not isinstance(goal, MaxDrop):
         return error
     final_loss = float(dataset.losses(dataset.exit_predictions)[:, -1].mean())

@@ -5,21 +5,21 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from edgeexit.fitting.cuts import Ranking
+from edgeexit.fitting.ranking import Ranking
 from edgeexit.policies.readout import Array
 
 Thresholds = tuple[float | None, ...]
 _Values = npt.NDArray[np.float64]
 _Indices = npt.NDArray[np.int64]
 
-_CANDIDATES = 64
+_QUANTILES = 64
 """Number of quantiles of an exit's scores that can become its threshold."""
 _STRIDES = (1, 2, 4, 8, 16)
 """Numbers of quantiles by which one step can lower a threshold; long steps skip quantiles without a gain."""
 _STEP_LOSS = 0.002
-"""Maximum mean loss that a step of more than one quantile can add, so that the path is fine where losses begin."""
+"""Maximum mean loss that a step of more than one quantile can add: once early exits cause losses, steps are short."""
 _PRIOR_SAMPLES = 2.0
-"""Weight of the mean loss of an exit in the estimate for the few samples that a step moves there."""
+"""Weight, in samples, of the mean loss of an exit in the estimate for the few samples that a step moves to it."""
 
 
 class Point(NamedTuple):
@@ -34,32 +34,33 @@ class _Step(NamedTuple):
     saving: float
     """Cost saved per unit of expected additional loss."""
     level: int
+    """The new index into the quantile positions of the exit."""
     moved: _Indices
+    """The samples that the step moves to the exit."""
 
 
 def frontier(scores: Array, losses: _Values, costs: _Values) -> list[Point]:
-    """Return nested thresholds that start at full depth, each lower than the one before at one exit.
+    """Return a path of thresholds from full depth to the first exit; each step lowers the threshold of one exit.
 
-    Greedy: each step lowers the threshold of the exit that saves the most cost per unit of loss that it is expected to
-    add. The few samples that a step moves can be without loss by chance, so the estimate is shrunk towards the mean
-    loss of the exit. `scores` [N, K] of a policy, `losses` [N, K] of its predictions at each exit, `costs` [K]
-    cumulative.
+    The path is greedy: each step takes the exit that saves the most cost per unit of loss that it is expected to add.
+    The few samples that a step moves can have no loss by chance, so the expected loss is shrunk towards the mean loss
+    of the exit. `scores` [N, K] of a policy, `losses` [N, K] of its predictions at each exit, `costs` [K] cumulative.
     """
     samples, exits = scores.shape
     ranking = Ranking(scores)
-    levels = [_cut_levels(ranking, k) for k in range(exits - 1)]
-    reached = [0] * (exits - 1)  # 0: no sample exits there yet
+    quantiles = [_quantile_positions(ranking, k) for k in range(exits - 1)]
+    reached = [0] * (exits - 1)  # 0: no sample exits at this exit yet
     overall = losses.mean(axis=0)
     taken = np.full(samples, exits - 1)
-    cuts = [0] * (exits - 1)
+    positions = [0] * (exits - 1)
     path = [_point((None,) * (exits - 1), taken, losses, costs)]
     while True:
         best: tuple[int, _Step] | None = None
-        for k, cut_levels in enumerate(levels):
+        for k, exit_positions in enumerate(quantiles):
             step = _best_step(
                 k,
                 ranking.order[k],
-                cut_levels,
+                exit_positions,
                 reached[k],
                 taken=taken,
                 losses=losses,
@@ -72,21 +73,21 @@ def frontier(scores: Array, losses: _Values, costs: _Values) -> list[Point]:
             return path
         k, step = best
         reached[k] = step.level
-        cuts[k] = levels[k][step.level]
+        positions[k] = quantiles[k][step.level]
         taken[step.moved] = k
-        path.append(_point(ranking.thresholds(cuts), taken, losses, costs))
+        path.append(_point(ranking.thresholds(positions), taken, losses, costs))
 
 
-def _cut_levels(ranking: Ranking, k: int) -> list[int]:
-    """Return the cuts of an exit from 0 to the highest, at quantiles of its scores."""
-    wanted = np.linspace(0, ranking.samples, _CANDIDATES + 1)
-    return sorted({ranking.place_near(k, cut) for cut in wanted})
+def _quantile_positions(ranking: Ranking, k: int) -> list[int]:
+    """Return the positions of exit `k` at quantiles of its scores, from 0 (no sample) to all samples."""
+    wanted = np.linspace(0, ranking.samples, _QUANTILES + 1)
+    return sorted({ranking.nearest_position(k, position) for position in wanted})
 
 
 def _best_step(
     k: int,
     order: _Indices,
-    cut_levels: list[int],
+    positions: list[int],
     level: int,
     *,
     taken: _Indices,
@@ -94,9 +95,9 @@ def _best_step(
     costs: _Values,
     prior: float,
 ) -> _Step | None:
-    """Return the step of exit `k` from `cut_levels[level]` that saves the most, or None if none moves a sample."""
-    last = min(level + _STRIDES[-1], len(cut_levels) - 1)
-    passed = order[cut_levels[level] : cut_levels[last]]
+    """Return the step of exit `k` from `positions[level]` with the highest saving; None if no step moves a sample."""
+    last = min(level + _STRIDES[-1], len(positions) - 1)
+    passed = order[positions[level] : positions[last]]
     remaining = taken[passed] > k
     moved = passed[remaining]
     counts = np.cumsum(remaining)
@@ -106,7 +107,7 @@ def _best_step(
     for stride in _STRIDES:
         if level + stride > last:
             break
-        count = int(counts[cut_levels[level + stride] - cut_levels[level] - 1])
+        count = int(counts[positions[level + stride] - positions[level] - 1])
         if not count:
             continue
         loss = max(float(added[count - 1]), 0.0)

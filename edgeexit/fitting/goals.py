@@ -9,24 +9,24 @@ from edgeexit.policies import Certificate, Policy
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True, tag="budget"):
-    """The least mean loss whose mean cost is at most `cost`, in the unit of the costs."""
+    """Minimise the mean loss, at a mean cost of at most `cost`, in the unit of the costs of the dataset."""
 
     cost: float
 
 
 class MaxDrop(msgspec.Struct, frozen=True, kw_only=True, tag="max-drop"):
-    """The least mean cost whose mean loss is at most `drop` above the final exit's.
+    """Minimise the mean cost, at a mean loss of at most `drop` above the final exit's.
 
-    A negative drop asks for a lower loss than the final exit's, which ensembles and some early exits can reach.
+    A negative drop requires a lower loss than the final exit's, which ensembles and some early exits can reach.
     """
 
     drop: float
 
 
 class MaxRisk(msgspec.Struct, frozen=True, kw_only=True, tag="max-risk"):
-    """The least mean cost at which a certificate bounds the disagreement with the final exit by `risk`.
+    """Minimise the mean cost, with a certificate that disagreement with the final exit is at most `risk`.
 
-    The bound fails with probability at most `delta`.
+    The certificate is wrong with probability at most `delta`.
     """
 
     risk: float
@@ -34,10 +34,12 @@ class MaxRisk(msgspec.Struct, frozen=True, kw_only=True, tag="max-risk"):
 
 
 class KindRule(msgspec.Struct, frozen=True, kw_only=True, tag="rule"):
-    """A rule that a kind of policy has for its thresholds, in place of a goal (`FittingKind.rules`)."""
+    """A threshold rule of a kind of policy, used instead of a goal."""
 
     kind: str
+    """A name in `FITTING_KINDS`."""
     rule: str
+    """A name in `FittingKind.rules` of that kind."""
 
 
 Goal = Budget | MaxDrop | MaxRisk
@@ -50,7 +52,9 @@ def require_goal(goal: Goal) -> None:
     if isinstance(goal, Budget) and not (isfinite(goal.cost) and goal.cost > 0):
         raise FittingError(f"budget {goal.cost:g} must be a finite number above 0, in the unit of the costs")
     if isinstance(goal, MaxDrop) and not -1 < goal.drop <= 1:
-        raise FittingError(f"drop {goal.drop:g} must be between -1 and 1, e.g. 0.01 for one point of accuracy")
+        raise FittingError(
+            f"drop {goal.drop:g} must be between -1 and 1, e.g. 0.01 for one percentage point of accuracy"
+        )
     if isinstance(goal, MaxRisk):
         for name, value in (("risk", goal.risk), ("delta", goal.delta)):
             if not 0 < value < 1:
@@ -62,12 +66,14 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True):
 
     samples: int
     mean_cost: float
+    """In the unit of the costs of the dataset."""
     mean_loss: float
-    """Fraction of wrong predictions; without labels, of predictions that differ from the final exit's."""
+    """Fraction of wrong predictions; without labels, of predictions that differ from the final exit's. For
+    segmentation, these are mean fractions of pixels."""
     final_loss: float
     """`mean_loss` of the final exit alone."""
     disagreement: float
-    """Fraction of predictions that differ from the final exit's."""
+    """Fraction of predictions (segmentation: of pixels) that differ from the final exit's."""
     exit_rates: tuple[float, ...]
     """[K] fraction of the samples that exit at each exit."""
 
@@ -78,5 +84,6 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     policy: Policy
     goal: Goal | KindRule
     expected: Expectation
-    """On the certifying samples if there is a certificate, otherwise on the samples that chose the policy."""
+    """Measured on the certifying samples if there is a certificate, otherwise on the samples that chose the policy."""
     certificate: Certificate | None = None
+    """None unless the goal is `MaxRisk`."""

@@ -1,4 +1,4 @@
-"""The options of a fit that do not depend on its goal."""
+"""The options of a fit besides its goal."""
 
 from typing import Final
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class FitOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """The options of a fit. They are the same for all kinds; a kind ignores what it does not use."""
+    """The options of a fit. They are the same for all kinds; a kind ignores those that it does not use."""
 
     temperatures: bool = True
     """Whether a softmax temperature may be fitted to each exit. If False, the temperatures of the dataset are used."""
@@ -14,7 +14,7 @@ class FitOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Weights of the exits, for kinds that have them: a name in `FittingKind.weights`, or [K] numbers above 0.
     None: the first name."""
     seed: int = 0
-    """Seed of the split into halves or folds, and of the training of learned scores."""
+    """Seed of the random split into halves or folds, and of the training of learned scores."""
     folds: int = 5
     """Number of folds of the cross-validation in `choose_policy`, at least 2."""
 

@@ -40,13 +40,16 @@ class PolicyOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def follow(policy: Policy, dataset: ReadoutDataset) -> PolicyOutcome:
-    """Return the outcome of a policy on a dataset, under its temperatures. Raises as `ReadoutDataset.at`."""
-    read = dataset.at(policy.temperatures)
-    scores, predictions = simulate(policy, read.readouts)
-    return outcome_of(exits_of(scores, policy.thresholds), read.losses(predictions), dataset)
+    """Return the outcome of a policy on a dataset, which is converted to the temperatures of the policy.
+
+    Raises FittingError as `ReadoutDataset.at`.
+    """
+    converted = dataset.at(policy.temperatures)
+    scores, predictions = simulate(policy, converted.readouts)
+    return outcome_of(exits_of(scores, policy.thresholds), converted.losses(predictions), dataset)
 
 
 def outcome_of(exits: Indices, losses: Values, dataset: ReadoutDataset) -> PolicyOutcome:
-    """Return the outcome of samples that exit at `exits` [N], for the losses [N, K] of all exits."""
+    """Return the outcome of samples that exit at `exits` [N], given their losses [N, K] at every exit."""
     taken = losses[np.arange(len(exits)), exits]
     return PolicyOutcome(exits=exits, losses=taken, costs=np.asarray(dataset.costs, dtype=np.float64))

@@ -27,7 +27,7 @@ class MapLosses(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReadoutDataset(msgspec.Struct, frozen=True, kw_only=True):
-    """The readouts of N samples at all K exits, run to full depth. Policies see the readouts only."""
+    """The readouts of N samples at all K exits, with costs and labels. A policy reads the readouts only."""
 
     readouts: Array
     """[N, K, 4] float32, or [N, K, 4 + C] with the probabilities, under `temperatures`."""
@@ -56,7 +56,7 @@ class ReadoutDataset(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def has_labels(self) -> bool:
-        """True if losses are errors; False without labels, when they are disagreement with the final exit."""
+        """True if labels are known. Losses are errors then, and otherwise disagreement with the final exit."""
         return self.labels is not None if self.maps is None else self.maps.errors is not None
 
     @property
@@ -71,9 +71,12 @@ class ReadoutDataset(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def probabilities(self) -> Array:
-        """[N, K, C] of all classes. Raises FittingError if the readouts hold none."""
+        """[N, K, C] probabilities of all classes. Raises FittingError if the readouts hold none."""
         if self.classes is None:
-            raise FittingError("this policy needs the probabilities of all classes, and the readouts hold none")
+            raise FittingError(
+                "the probabilities of all classes are needed, and the readouts hold none; record them with "
+                "`probabilities=True`"
+            )
         return self.readouts[:, :, _COLUMNS:]
 
     def losses(self, predictions: npt.NDArray[np.int64]) -> Values:
@@ -143,10 +146,10 @@ def read_out(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 
 
 def require_sound(dataset: ReadoutDataset) -> None:
-    """Raise FittingError for a dataset that no policy can be fitted on.
+    """Raise FittingError for a dataset to which no policy can be fitted.
 
-    The reasons are wrong shapes, readouts that are not finite, costs that do not increase, labels outside the classes
-    or all of one class, and losses of a segmentation outside [0, 1].
+    Such a dataset has wrong shapes, no samples, readouts that are not finite, costs that do not increase, labels
+    outside the classes or all of one class, or losses of a segmentation outside [0, 1].
     """
     readouts, exits = dataset.readouts, len(dataset.costs)
     if readouts.ndim != 3 or readouts.shape[1] != exits or readouts.shape[2] < _COLUMNS:  # noqa: PLR2004 - [N, K, 4 + C]
@@ -156,9 +159,9 @@ def require_sound(dataset: ReadoutDataset) -> None:
     if exits < 2:  # noqa: PLR2004 - an early exit and a final one
         raise FittingError(f"readouts have {exits} exits; a policy needs at least 2 exits")
     if len(dataset.temperatures) != exits:
-        raise FittingError(f"{len(dataset.temperatures)} temperatures are given for {exits} exits")
+        raise FittingError(f"{len(dataset.temperatures)} temperatures are given for {exits} exits; give one per exit")
     if not len(dataset):
-        raise FittingError("the dataset has no samples")
+        raise FittingError("the readout dataset has no samples; give at least 1")
     bad = ~np.isfinite(readouts).all(axis=(0, 2))
     if bad.any():
         raise FittingError(
@@ -180,8 +183,8 @@ def _require_labels(labels: npt.NDArray[np.int64], samples: int, classes: int | 
         raise FittingError(f"labels have shape {labels.shape} where {samples} samples need shape ({samples},)")
     outside = labels < 0 if classes is None else (labels < 0) | (labels >= classes)
     if outside.any():
-        highest = "up" if classes is None else str(classes - 1)
-        raise FittingError(f"label {int(labels[outside][0])} is outside the classes 0 to {highest}")
+        known = ", which start at 0" if classes is None else f" 0 to {classes - 1}"
+        raise FittingError(f"label {int(labels[outside][0])} is outside the classes{known}")
     if samples > 1 and (labels == labels[0]).all():
         raise FittingError(
             f"all {samples} labels are class {int(labels[0])}; give samples of all classes: a policy fitted on one "
@@ -194,6 +197,6 @@ def _require_maps(maps: MapLosses, shape: tuple[int, ...]) -> None:
         if fractions is None:
             continue
         if fractions.shape != shape:
-            raise FittingError(f"maps' {name} has shape {fractions.shape} where {shape} is needed")
+            raise FittingError(f"maps.{name} has shape {fractions.shape} where {shape} is needed")
         if not ((fractions >= 0) & (fractions <= 1)).all():
-            raise FittingError(f"maps' {name} must be fractions of pixels between 0 and 1")
+            raise FittingError(f"maps.{name} must be fractions of pixels between 0 and 1")

@@ -65,15 +65,15 @@ def _stakes(losses: _Values, delta: float) -> _Values:
 
 
 def _max_log_capital(losses: _Values, stakes: _Values, mean: float) -> float:
-    """Return the logarithm of the highest capital that the bettor against `mean` reached."""
-    with np.errstate(divide="ignore"):  # a loss of 1 against a mean of 0 loses the whole capital
+    """Return the logarithm of the highest capital that the bettor against `mean` has reached."""
+    with np.errstate(divide="ignore"):  # a loss of 1 against a mean of 0 loses the entire capital
         return float(np.cumsum(np.log1p(stakes * (mean - losses))).max())
 
 
 def clean_samples_needed(risk: float, delta: float, *, fractions: bool = False) -> int:
-    """Return the minimum number of samples without any loss that certify `risk`: n >= ln(delta) / ln(1 - risk).
+    """Return the minimum number of samples that certify `risk` if none has a loss: n >= ln(delta) / ln(1 - risk).
 
-    `fractions`: by betting, for losses in [0, 1], which needs slightly more samples.
+    `fractions`: losses are fractions in [0, 1]; the betting bound needs slightly more samples.
     """
     counted = ceil(log(delta) / log1p(-risk))
     return _clean_fractions_needed(risk, delta, counted) if fractions else counted

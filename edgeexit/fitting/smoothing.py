@@ -1,7 +1,7 @@
 """Expected losses: a regression of the loss of each exit on the scores of the sample.
 
-An observed loss of 0 or 1 says little about a new sample with the same scores. Thresholds that are chosen on expected
-losses do better on new samples than thresholds that are chosen on observed losses.
+The observed loss of a sample, 0 or 1, is a poor estimate for a new sample with the same scores. Thresholds that are
+chosen on expected losses do better on new samples than thresholds that are chosen on observed losses.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from edgeexit.fitting.readout_dataset import Values
 from edgeexit.policies.readout import Array
 
 _RIDGE = 1.0
-"""Strength of the L2 penalty on coefficients; it counts like a few samples."""
+"""Strength of the L2 penalty on coefficients; its effect is that of a few samples."""
 _ROUNDS = 50
 _HALVINGS = 30
 _CONVERGED = 1e-8

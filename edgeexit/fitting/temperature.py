@@ -11,13 +11,13 @@ from edgeexit.policies.readout import Array
 
 _LOW, _HIGH = 1 / 20, 20.0
 _DECIMALS = 3
-"""Decimals of temperatures in documents; more would not change decisions beyond noise."""
+"""Decimals of temperatures in documents; further decimals change fewer decisions than noise does."""
 _MIN_GAIN = 2.0
 """Standard errors by which the mean gain of a temperature must exceed 0."""
 
 
 def fit_temperatures(dataset: ReadoutDataset) -> tuple[float, ...]:
-    """Return the temperatures [K] of least negative log-likelihood of `dataset.truth`, fitted to each exit separately.
+    """Return the temperatures [K] of minimum negative log-likelihood of `dataset.truth`, fitted exit by exit.
 
     An exit keeps the temperature of the dataset if the gain is not significant (its mean over the samples is at most
     two standard errors), or if there is no minimum between 1/20 and 20 (e.g. for an exit that is never wrong). Without
@@ -29,13 +29,13 @@ def fit_temperatures(dataset: ReadoutDataset) -> tuple[float, ...]:
     truth = dataset.truth
     if dataset.classes is None or dataset.maps is not None or not (truth != truth[0]).any():
         return dataset.temperatures
-    judged = dataset.exits if dataset.has_labels else dataset.exits - 1
-    fitted = [_fitted(dataset.probabilities[:, k], truth, dataset.temperatures[k]) for k in range(judged)]
-    return (*fitted, *dataset.temperatures[judged:])
+    fittable = dataset.exits if dataset.has_labels else dataset.exits - 1
+    fitted = [_fitted(dataset.probabilities[:, k], truth, dataset.temperatures[k]) for k in range(fittable)]
+    return (*fitted, *dataset.temperatures[fittable:])
 
 
 def temperature_variants(dataset: ReadoutDataset, *, fit: bool) -> tuple[ReadoutDataset, ...]:
-    """Return the dataset under fitted temperatures (if `fit`), and unchanged; one dataset if both are equal."""
+    """Return the dataset under fitted temperatures (if `fit`) and the unchanged dataset; only one if both are equal."""
     fitted = fit_temperatures(dataset) if fit else dataset.temperatures
     return (dataset,) if fitted == dataset.temperatures else (dataset.at(fitted), dataset)
 

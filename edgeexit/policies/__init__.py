@@ -1,4 +1,4 @@
-"""Exit policies: frozen numbers and pure numpy functions that decide at which exit a sample exits.
+"""Exit policies: immutable parameters, and pure numpy functions that decide at which exit a sample exits.
 
 Each kind of policy is one module of this package; `registry` lists them. Import a kind from its own module, e.g.
 `from edgeexit.policies.confidence import Confidence`.
@@ -14,7 +14,7 @@ from edgeexit.policies.document import (
     encode_document,
 )
 from edgeexit.policies.registry import KINDS, register_policy, require_kind
-from edgeexit.policies.simulate import Simulation, disagrees, exit_rates, exits_of, simulate, simulate_exits
+from edgeexit.policies.simulation import Simulation, disagrees, exit_rates, exits_of, simulate, simulate_exits
 
 __all__ = [
     "KINDS",

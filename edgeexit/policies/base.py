@@ -1,4 +1,4 @@
-"""The base class of all exit policies: frozen numbers, and a pure decision at each exit."""
+"""The base class of all exit policies: immutable parameters, and a pure function that decides at each exit."""
 
 from functools import cached_property
 from math import isfinite
@@ -18,7 +18,7 @@ class Decision(NamedTuple):
     exit_mask: npt.NDArray[np.bool_]
     """[B] True where the sample exits here."""
     score: Array
-    """[B] float32; the sample exits if its score is at least the threshold of this exit."""
+    """[B] float32; at an early exit, the sample exits if its score is at least the threshold."""
     prediction: Array
     """[B] float32; the class that is returned for the sample if it exits here."""
     state: Array
@@ -31,13 +31,13 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     A sample exits at the first exit k whose score is at least `thresholds[k]`. Every remaining sample exits at the
     final exit, with the prediction of the final exit. A policy whose thresholds are all None is the full model. A
-    sample whose readout holds a number that is not finite never exits early. The decision on a sample does not depend
-    on the other samples of its batch, to the bit. Arrays derived from the fields are cached properties; `dict=True`
-    stores them.
+    sample does not exit at an early exit whose readout contains a number that is not finite. The decision on a sample
+    does not depend on the other samples of its batch, to the bit. Arrays that are derived from the fields are cached
+    properties, for which msgspec needs `dict=True`.
     """
 
     reads_probabilities: ClassVar[bool] = False
-    """True if readouts must hold the probabilities of all classes after their four columns."""
+    """True if readouts must contain the probabilities of all classes after their four columns."""
 
     temperatures: tuple[float, ...]
     """[K] softmax temperature of each exit; the stage divides the logits by it."""
@@ -45,7 +45,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """[K-1] lowest score that exits, for each exit but the final one; None (null in JSON): no sample exits here."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for numbers that cannot be used; msgspec adds the path of the field."""
+        """Raise ValueError for fields of the wrong length or out of range; msgspec adds the path of the field."""
         exits = len(self.temperatures)
         if exits < 2:  # noqa: PLR2004 - an early exit and the final one
             raise ValueError(f"temperatures has {exits} entries; a policy needs at least 2 exits")
@@ -53,7 +53,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ValueError(f"temperatures {list(self.temperatures)} must all be finite and above 0")
         if len(self.thresholds) != exits - 1:
             found = len(self.thresholds)
-            raise ValueError(f"thresholds has {found} entries where {exits - 1} are needed: one less than temperatures")
+            raise ValueError(f"thresholds has {found} entries where {exits - 1} are needed, one per early exit")
         if not all(t is None or isfinite(t) for t in self.thresholds):
             raise ValueError(f"thresholds {list(self.thresholds)} must be finite, or null where no sample exits")
 
@@ -69,7 +69,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def classes(self) -> int | None:
-        """Number of classes that the fields are for, or None if the policy works for any number."""
+        """Number of classes that the parameters are for, or None if the policy works for any number."""
         return None
 
     @property
@@ -84,25 +84,25 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def unreachable_exits(self) -> tuple[int, ...]:
-        """The exits whose threshold is so high that no sample can ever exit there."""
+        """The early exits whose threshold is above the highest possible score, so that no sample exits there."""
         limited = zip(self.thresholds, self.score_limits, strict=False)
         return tuple(k for k, (t, limit) in enumerate(limited) if t is not None and t - limit > _slack(limit))
 
     def require_fits(self, exits: int, classes: int) -> None:
-        """Raise PolicyError unless the policy is for a model with so many exits and classes."""
+        """Raise PolicyError unless the policy is for a model with this number of exits and of classes."""
         if self.exits != exits:
             raise PolicyError(f"policy '{self.kind}' is for {self.exits} exits, the bundle has {exits}")
         if self.classes not in {None, classes}:
             raise PolicyError(f"policy '{self.kind}' is for {self.classes} classes, the bundle has {classes}")
 
     def initial_state(self, batch: int) -> Array:
-        """Return the state [batch, S] float32 of samples before the first exit; S = 0 for a policy without memory."""
+        """Return the state [batch, S] float32 of samples before the first exit; S = 0 for a policy without a state."""
         return np.empty((batch, 0), dtype=np.float32)
 
     def score(self, exit_index: int, readout: Array, state: Array) -> tuple[Array, Array]:
-        """Return the score [B] at an exit and the state [B, S] after it, for a readout [B, 4] or [B, 4 + C].
+        """Return the score [B] float32 at an exit and the state [B, S] after it, for a readout [B, 4] or [B, 4 + C].
 
-        Each row of the readout is either all finite or all NaN; the same holds for the state computed from it.
+        Each row of the readout is either all finite or all NaN. A row of NaN may leave NaN in the state of its sample.
         """
         raise NotImplementedError
 
@@ -112,7 +112,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def decide(self, exit_index: int, readout: Array, state: Array) -> Decision:
         """Decide which samples exit at `exit_index`, given its readout [B, 4] or [B, 4 + C] and their state [B, S]."""
-        if b"\0" not in np.isfinite(readout).tobytes():  # all true; takes half the time of a reduction
+        if b"\0" not in np.isfinite(readout).tobytes():  # all finite; takes half the time of np.all
             score, state = self.score(exit_index, readout, state)
         else:
             score, state = self._score_non_finite(exit_index, readout, state)
@@ -143,5 +143,5 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def _slack(limit: float) -> float:
-    """Return how far rounding in float32 can take a score above its limit."""
+    """Return the highest error by which rounding in float32 can raise a score above its limit."""
     return 1e-5 * max(1.0, abs(limit))

@@ -24,7 +24,7 @@ class Beem(Policy, frozen=True, kw_only=True, tag="beem"):
     """
 
     weights: tuple[float, ...]
-    """[K] weight of each exit, above 0: its cost (BEEM-C) or its held-out accuracy (BEEM-A)."""
+    """[K] weight of each exit, above 0, e.g. its cost (BEEM-C) or its held-out accuracy (BEEM-A)."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for weights of the wrong number, or not above 0."""

@@ -24,9 +24,9 @@ class Cats(Policy, frozen=True, kw_only=True, tag="cats"):
     """
 
     weights: tuple[tuple[float, ...], ...]
-    """[K-1][3] of each early exit, for the top-1 probability, the margin, and the entropy in nats."""
+    """`[K-1][3]` weights of each early exit for the top-1 probability, the margin, and the entropy in nats."""
     biases: tuple[float, ...]
-    """[K-1] of each early exit."""
+    """[K-1] bias of each early exit."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for weights or biases of the wrong number, or out of range."""
@@ -43,7 +43,7 @@ class Cats(Policy, frozen=True, kw_only=True, tag="cats"):
         """[K] upper bounds: the entropy counts as 0 if it lowers the score, and as unbounded if it raises it."""
         limits = []
         for (top, margin, entropy), bias in zip(self.weights, self.biases, strict=True):
-            # The extreme points of (p(1), margin): p(1) = 1, a tie of two classes, a tie of very many.
+            # (p(1), margin) is in the triangle of (1, 1), (1/2, 0) (two equal classes), and (0, 0) (very many).
             highest = bias + max(top + margin, top / 2, 0.0)
             limits.append(1.0 if entropy > 0 else _sigmoid(highest))
         return (*limits, 1.0)

@@ -22,10 +22,11 @@ Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class Certificate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A statistical bound on the risk of a policy, from samples that were not used to choose it.
+    """A statistical bound on the risk of a policy, from samples that did not choose its parameters.
 
-    With probability at least 1 - `delta` over those samples, the expected loss of the policy is at most `risk`
-    on inputs from the same distribution.
+    These samples only select one of a sequence of thresholds, by tests that allow for the selection (see
+    `edgeexit.fitting`). With probability at least 1 - `delta` over these samples, the expected loss of the policy is at
+    most `risk` on inputs from the same distribution.
     """
 
     loss: Literal["disagreement"] = "disagreement"
@@ -37,17 +38,19 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     risk: Fraction
     """The certified upper bound on the expected loss."""
     delta: Fraction
-    """Probability that the bound does not hold."""
+    """Maximum probability that the bound does not hold."""
     observed: Fraction
     """Mean loss on the certifying samples."""
     upper_bound: Fraction
-    """Bound at level 1 - delta by the test in `method`, for this policy alone; all tests together certify `risk`."""
+    """Upper bound at level 1 - `delta` of the expected loss of this policy, as if it had been tested alone.
+
+    Only `risk` is certified, because several policies were tested."""
     exit_rates: tuple[Fraction, ...]
     """[K] fraction of the certifying samples that exit at each exit: the exit rates to expect."""
 
 
 class Scope(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The devices that a document is for: either a cohort of a fleet, or one device (a pin)."""
+    """The devices that a document is for: either a cohort of a fleet, or one device."""
 
     fleet: Name
     cohort: Name | None = None
@@ -56,14 +59,16 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def __post_init__(self) -> None:
         """Raise ValueError unless exactly one of `cohort` and `device` is set."""
         if (self.cohort is None) == (self.device is None):
-            raise ValueError("scope must name either a cohort or a device: exactly one of the two")
+            raise ValueError(f"scope has cohort {self.cohort!r} and device {self.device!r}; set exactly one of the two")
 
 
 class Rollout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The part of a cohort that accepts a document. A device that is included stays included as `percent` grows."""
 
     percent: Annotated[float, msgspec.Meta(ge=0, le=100)] = 100.0
+    """Percentage of the devices of the cohort."""
     salt: str = ""
+    """Determines, with the name of a device, which devices come first."""
 
     def includes(self, device: str) -> bool:
         """Return True if `device` is among the first `percent` of devices, in the order given by a hash with `salt`."""
@@ -79,15 +84,16 @@ class PolicyDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     revision: Annotated[int, msgspec.Meta(ge=0)]
     """Strictly increasing per scope; 0 for the policy that ships in the bundle."""
     policy: Policy
-    """Of any registered kind."""
+    """A policy of any registered kind."""
     scope: Scope | None = None
     """None (null in JSON) only for the document inside a bundle."""
     rollout: Rollout = Rollout()
     certificate: Certificate | None = None
+    """None if the policy was not fitted for a risk."""
 
 
 _UNKNOWN_KIND = re.compile(r"Invalid value '(.*)' - at `\$\.policy\.kind`", re.DOTALL)
-"""msgspec's error about a kind that is not in the union."""
+"""Matches the error of msgspec about a kind that is not in the union."""
 
 
 def decode_document(content: bytes) -> PolicyDocument:

@@ -10,9 +10,10 @@ from edgeexit.policies.base import Policy
 from edgeexit.policies.fields import require_classes, require_length, require_numbers
 from edgeexit.policies.readout import COLUMNS, ENTROPY, P1, Array, as_float32
 
+# Columns of statistic_weights.
 _MAX = 0
 _CERTAINTY = 1
-_PAST = 2
+_PAST = 2  # from this column on: the scores of earlier exits
 
 
 class Eenet(Policy, frozen=True, kw_only=True, tag="eenet"):
@@ -29,9 +30,9 @@ class Eenet(Policy, frozen=True, kw_only=True, tag="eenet"):
     reads_probabilities: ClassVar[bool] = True
 
     class_weights: tuple[tuple[float, ...], ...]
-    """[K-1][C] w1 of each early exit."""
+    """`[K-1][C]` w1 of each early exit."""
     statistic_weights: tuple[tuple[float, ...], ...]
-    """[K-1][2 + k] w2 of each early exit: for max p, the certainty, and the scores of the k exits before it."""
+    """`[K-1][2 + k]` w2 of each early exit: for max p, the certainty, and the scores of the k exits before it."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for weights of the wrong number, or out of range."""
@@ -45,7 +46,7 @@ class Eenet(Policy, frozen=True, kw_only=True, tag="eenet"):
             require_length(f"statistic_weights[{k}]", statistics, _PAST + k)
             require_numbers(f"statistic_weights[{k}]", statistics)
         if not isfinite(as_float32(sum(map(abs, _ends(self._intervals)))).item()):
-            raise ValueError("statistic_weights allow scores beyond the range of float32")
+            raise ValueError("statistic_weights allow scores beyond the range of float32; use smaller weights")
 
     @property
     def classes(self) -> int:

@@ -6,7 +6,7 @@ from typing import Final
 
 _MIN: Final = 1e-30
 _MAX: Final = 1e30
-"""Range of magnitudes in which sums of products stay finite in float32, in which devices compute scores."""
+"""Range of magnitudes for which sums of products stay finite in float32, the precision of scores on devices."""
 
 
 def require_length(field: str, values: Sequence[object], length: int) -> None:
@@ -19,7 +19,7 @@ def require_numbers(field: str, values: Sequence[float]) -> None:
     """Raise ValueError unless all values are finite and in the usable range."""
     for value in values:
         if not (isfinite(value) and abs(value) <= _MAX):
-            raise ValueError(f"{field} holds {value:g} where finite numbers of at most {_MAX:g} are needed")
+            raise ValueError(f"{field} holds {value:g} where finite numbers from -{_MAX:g} to {_MAX:g} are needed")
 
 
 def require_positive(field: str, values: Sequence[float]) -> None:

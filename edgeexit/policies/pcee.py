@@ -20,7 +20,7 @@ class Pcee(Policy, frozen=True, kw_only=True, tag="pcee"):
     """
 
     accuracies: tuple[tuple[float, ...], ...]
-    """[K-1][M] accuracy of the held-out samples in each bin; M is the same at all exits."""
+    """`[K-1][M]` accuracy of the held-out samples in each bin; M is the same at all exits."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for accuracies of the wrong number, or outside [0, 1]."""

@@ -39,7 +39,8 @@ def register_policy(policy: type[Policy]) -> None:
     if not isinstance(name, str):
         raise TypeError(f"{policy.__name__} has no name; declare the class with tag='name'")
     if _classes.setdefault(name, policy) is not policy:
-        raise ValueError(f"policy kind '{name}' is registered already, as {_classes[name].__name__}")
+        known = _classes[name].__name__
+        raise ValueError(f"policy kind '{name}' is registered already, as {known}; choose another tag")
 
 
 def require_kind(name: str) -> type[Policy]:
@@ -50,7 +51,7 @@ def require_kind(name: str) -> type[Policy]:
 
 
 def unknown_kind(name: str) -> str:
-    """Return the text of an error about a kind that is not registered: the closest name and all known names."""
+    """Return the error message for a kind that is not registered; it contains the closest and all known names."""
     near = difflib.get_close_matches(name, _classes, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else ";"
     return f"policy kind '{name}' is unknown{hint} known kinds: {', '.join(_classes)}"

@@ -13,4 +13,7 @@ def unreachable_exits_warning(policy: Policy, exits: Sequence[str]) -> str | Non
     ]
     if not unreachable:
         return None
-    return f"policy '{policy.kind}': no sample can exit at {', '.join(unreachable)}; lower it, or fit the policy again"
+    return (
+        f"policy '{policy.kind}': no sample can exit at {', '.join(unreachable)}; lower the threshold, or "
+        "fit the policy again"
+    )

@@ -13,9 +13,8 @@ from edgeexit.policies.readout import COLUMNS, P1, Array, as_float32
 _CLASS = 0
 _LOGS = 1  # from this column on: ln p of the exits so far
 _ONE = as_float32(1)
-_MIN_P = as_float32(
-    np.finfo(np.float32).tiny
-)  # added to probabilities, so that 0 has a logarithm; changes no other value
+_MIN_P = as_float32(np.finfo(np.float32).tiny)
+"""Added to probabilities, so that 0 has a logarithm. It changes no probability above 4e-31."""
 _MIN_LOG = float(np.log(np.float64(_MIN_P)))
 
 
@@ -23,7 +22,7 @@ class Ztw(Policy, frozen=True, kw_only=True, tag="ztw"):
     """Exit at the first exit k where max softmax(z_k) >= t_k; the prediction is argmax z_k.
 
     z_k = mean over j <= k of weights_kj ln p_j, plus biases_k: a geometric ensemble with weights above 0 (exp(w) in
-    the paper). At the final exit the score is its own max p. The state of a sample is the
+    the paper). At the final exit the score is the top-1 probability of that exit alone. The state of a sample is the
     class of the ensemble and, if a later early exit reads them, ln p of the exits so far.
 
     Source: "Zero Time Waste: Recycling Predictions in Early Exit Neural Networks" (Wolczyk et al., NeurIPS 2021,
@@ -33,9 +32,9 @@ class Ztw(Policy, frozen=True, kw_only=True, tag="ztw"):
     reads_probabilities: ClassVar[bool] = True
 
     weights: tuple[tuple[float, ...], ...]
-    """[K-1][k + 1] weights of exits 0..k in the ensemble of early exit k, above 0."""
+    """`[K-1][k + 1]` weights of exits 0..k in the ensemble of early exit k, above 0."""
     biases: tuple[tuple[float, ...], ...]
-    """[K-1][C] bias of each class."""
+    """`[K-1][C]` bias of each class."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for weights or biases of the wrong number, or out of range."""

@@ -55,7 +55,7 @@ def test_auto_prints_the_comparison_and_stores_the_chosen_policy(edgeexit, bundl
     assert [comparison["kind"] for comparison in compared] == list(KINDS)
 
 
-def test_rules_and_weights_of_beem(edgeexit, bundle, data):
+def test_beem_can_be_fitted_by_its_rules_with_given_weights(edgeexit, bundle, data):
     fit = ("fit", bundle.path, "--data", data, "--policy", "beem", "--json")
     weights = [
         json.loads(edgeexit(*fit, "--rule", rule, "--weights", text).out)["policy"]["policy"]["weights"]
@@ -143,7 +143,7 @@ def test_the_error_for_data_that_is_not_finite_names_the_sample(edgeexit, bundle
 def test_few_samples_give_a_warning(edgeexit, bundle, tmp_path):
     save_arrays(tmp_path / "few.npz", {**make_samples(20), "labels": np.arange(20) % 4})
     few = ("fit", bundle.path, "--data", tmp_path / "few.npz", "--policy", "confidence", "--speedup", 1.2)
-    assert "20 samples are few" in edgeexit(*few).err
+    assert "20 samples are few; with fewer than 50, a policy may be worse on new samples" in edgeexit(*few).err
 
 
 def test_labels_of_one_class_are_refused(edgeexit, bundle, tmp_path):
@@ -152,7 +152,7 @@ def test_labels_of_one_class_are_refused(edgeexit, bundle, tmp_path):
     assert "all 100 labels are class 2" in line
 
 
-def test_a_budget_in_milliseconds_is_kept(edgeexit, bundle, data):
+def test_a_budget_in_milliseconds_is_met(edgeexit, bundle, data):
     assert edgeexit("profile", bundle.path, "--duration", 0.2).code == 0
     costs = Bundle.open(bundle.path).costs()
     budget = (costs.cumulative[0] + costs.cumulative[-1]) / 2

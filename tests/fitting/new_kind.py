@@ -1,4 +1,4 @@
-"""A complete kind of policy that is not part of the package: what one file and one registration per side must provide.
+"""A complete kind of policy outside the package: its policy, its fitting kind, and their two registrations.
 
 `scaled` multiplies the confidence of each exit by a factor that is learned: the exit's accuracy.
 """

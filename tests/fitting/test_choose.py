@@ -123,5 +123,8 @@ def test_progress_has_a_step_per_kind_that_advances_with_each_fold():
 
 
 def test_fewer_samples_than_folds_are_refused():
-    with pytest.raises(FittingError, match="4 samples are too few"):
+    with pytest.raises(
+        FittingError,
+        match="4 samples are too few to compare policies in 5 folds; give more samples, or name a kind of policy",
+    ):
         choose_policy(population(4, seed=0), Budget(cost=2.0))

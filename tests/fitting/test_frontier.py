@@ -38,7 +38,7 @@ def test_an_exit_that_is_always_wrong_is_used_last():
 
 
 def test_steps_are_small_at_low_losses():
-    """So that a certificate ends close to its bound."""
+    """With small steps, a certificate ends close to its bound."""
     dataset = population(4000, seed=3)
     scores, predictions = simulate(Confidence(temperatures=(1.0,) * 4, thresholds=(None,) * 3), dataset.readouts)
     path = frontier(scores, dataset.disagreement(predictions), np.array(COSTS))

@@ -1,4 +1,4 @@
-"""The search for cuts, compared with brute force."""
+"""The search for positions, compared with brute force."""
 
 from itertools import product
 
@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeexit.fitting.cuts import Ranking
+from edgeexit.fitting.ranking import Ranking
 from edgeexit.fitting.search import Limit, Search
 from edgeexit.policies import exits_of
 from tests.fitting.random_scores import COSTS3, drawn

@@ -30,7 +30,7 @@ def test_the_mean_is_kept_if_scores_nearly_separate_the_losses(steepness, seed):
 
 
 @pytest.mark.filterwarnings("error")
-def test_separable_and_constant_losses():
+def test_expected_losses_follow_separable_and_constant_losses():
     scores, _, _ = drawn(300, lambda place: place)
     losses = np.stack([scores[:, 0] < 0.2, np.ones(300)], axis=1).astype(np.float64)
     expected = expected_losses(scores, losses)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeexit.errors import FittingError
-from edgeexit.fitting.cuts import Ranking
+from edgeexit.fitting.ranking import Ranking
 from edgeexit.fitting.search import Limit, Search
 from edgeexit.fitting.thresholds import within_budget, within_loss
 from edgeexit.policies import exits_of, simulate
@@ -33,10 +33,10 @@ def test_a_budget_is_never_exceeded_and_the_point_has_the_right_cost_and_loss(se
 @given(st.integers(0, 10_000), st.floats(0, 0.4), st.sampled_from([None, 3]))
 def test_a_loss_bound_is_never_exceeded_and_the_cost_is_at_most_full_depth(seed, drop, levels):
     scores, losses = drawn(seed, levels=levels)
-    most = float(losses[:, -1].mean()) + drop
-    point = within_loss(scores, losses, COSTS3, most)
+    max_loss = float(losses[:, -1].mean()) + drop
+    point = within_loss(scores, losses, COSTS3, max_loss)
     exits = exits_of(scores, point.thresholds)
-    assert losses[np.arange(len(exits)), exits].mean() <= most + 1e-9
+    assert losses[np.arange(len(exits)), exits].mean() <= max_loss + 1e-9
     assert point.mean_cost <= COSTS3[-1]
 
 
@@ -92,7 +92,7 @@ def test_equal_scores_all_exit_or_all_continue():
 
 
 def test_new_samples_have_less_loss_than_under_the_published_schedule_if_costs_are_uneven():
-    """Fitted on 1000 samples, scored on others, over several draws."""
+    """Thresholds are fitted on 1000 samples and evaluated on others, over several draws."""
     costs = np.array([0.1, 0.15, 0.9, 1.0])
     gains = []
     for seed in range(4):
@@ -110,7 +110,7 @@ def test_new_samples_have_less_loss_than_under_the_published_schedule_if_costs_a
 
 
 def test_all_samples_exit_at_an_exit_that_is_better_than_the_deeper_ones():
-    """A budget need not be spent on deeper exits that are worse, and the drop is kept at the lowest cost."""
+    """A budget need not be spent on deeper exits that are worse; a drop is reached at the lowest cost."""
     random = np.random.default_rng(2)
     losses = (random.random((540, 4)) < (0.15, 0.19, 0.22, 0.25)).astype(np.float64)
     scores = random.random((540, 4)).astype(np.float32)

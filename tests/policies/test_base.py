@@ -36,7 +36,7 @@ def test_the_decision_on_a_sample_does_not_depend_on_its_batch(kind, seed, sampl
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_examples_exit_at_every_exit(kind):
-    """Otherwise the test above would cover little."""
+    """If they did not, the test above would cover little."""
     readouts = make_readouts(300)
     taken = {k for seed in range(5) for k in decide_in_turn(make_policy(kind, seed=seed), readouts).exits}
     assert taken == set(range(EXITS))
@@ -75,7 +75,7 @@ def test_a_score_equal_to_its_threshold_exits(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("column", [0, 1, 2, 3, -1])
-def test_a_number_that_is_not_finite_keeps_its_sample_from_exiting_and_no_other(kind, column):
+def test_a_sample_does_not_exit_where_its_readout_is_not_finite_and_others_do(kind, column):
     policy = make_policy(kind, thresholds=(-1e6,) * (EXITS - 1))
     sound = as_read(policy, make_readouts(3))
     for at, value in itertools.product(range(EXITS), (np.nan, np.inf, -np.inf)):
@@ -101,6 +101,13 @@ def test_a_readout_of_nan_continues_to_the_final_exit(kind):
         readouts = np.full((2, EXITS, width), np.nan, dtype=np.float32)
         np.testing.assert_array_equal(simulate_exits(policy, readouts), EXITS - 1)
         np.testing.assert_array_equal(simulate(policy, readouts).predictions[:, -1], -1)
+
+
+def test_a_sample_can_exit_early_after_an_exit_whose_readout_is_not_finite():
+    policy = make_policy("confidence", thresholds=(0.5,) * (EXITS - 1))
+    readouts = np.tile(np.array([2, 0.9, 0.05, 0.1], dtype=np.float32), (1, EXITS, 1))
+    readouts[0, 0, 3] = np.nan
+    assert decide_in_turn(policy, readouts).exits[0] == 1
 
 
 @pytest.mark.parametrize("kind", ["patience", "voting", "beem"])

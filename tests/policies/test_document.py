@@ -37,14 +37,18 @@ def test_the_same_document_gives_the_same_bytes():
 @pytest.mark.parametrize(
     ("old", "new", "named"),
     [
-        (b'"thresholds":[0.9,null]', b'"thresholds":[0.9]', "thresholds has 1 entries where 2 are needed"),
+        (
+            b'"thresholds":[0.9,null]',
+            b'"thresholds":[0.9]',
+            "thresholds has 1 entries where 2 are needed, one per early exit",
+        ),
         (b'"thresholds":[0.9,null]', b'"thresholds":[0.9,null],"extra":1', "extra"),
         (b'"temperatures":[1.0,1.0,2.0]', b'"temperatures":[1.0,0.0,2.0]', "temperatures"),
         (b'"kind":"confidence"', b'"kind":"psychic"', "psychic"),
         (b'"revision":3', b'"revision":-1', "revision"),
         (b'"revision":3,', b"", "revision"),
         (b'"cohort":"cameras"', b'"cohort":"a/b"', "cohort"),
-        (b'"device":null', b'"device":"d"', "exactly one of the two"),
+        (b'"device":null', b'"device":"d"', "scope has cohort 'cameras' and device 'd'; set exactly one of the two"),
     ],
 )
 def test_a_wrong_field_is_refused_with_its_name(old, new, named):
@@ -128,7 +132,11 @@ def test_an_inner_list_of_the_wrong_length_is_named_with_its_exit(kind, field):
         ("entropy", {"classes": 1}, "classes is for 1 classes"),
         ("beem", {"weights": (0.5, 0.0)}, "weights holds 0 where"),
         ("beem", {"weights": (0.5, 1e300)}, "weights holds 1e+300 where"),
-        ("eenet", {"class_weights": ((1.0, float("nan")),)}, "class_weights[0] holds nan where"),
+        (
+            "eenet",
+            {"class_weights": ((1.0, float("nan")),)},
+            "class_weights[0] holds nan where finite numbers from -1e+30 to 1e+30 are needed",
+        ),
         ("eenet", {"class_weights": ((1.0,),)}, "class_weights is for 1 classes"),
         ("eenet", {"statistic_weights": ((1.0, float("inf")),)}, "statistic_weights[0] holds inf where"),
         ("ztw", {"weights": ((-0.1,),)}, "weights[0] holds -0.1 where"),
@@ -148,7 +156,9 @@ def test_a_number_out_of_range_is_refused_with_its_field(kind, fields, refusal):
 
 
 def test_weights_that_allow_scores_beyond_float32_are_refused():
-    with pytest.raises(ValueError, match=r"^statistic_weights"):
+    with pytest.raises(
+        ValueError, match=r"^statistic_weights allow scores beyond the range of float32; use smaller weights"
+    ):
         make_policy("eenet", exits=3, statistic_weights=((1e30, 0.0), (0.0, 0.0, 1e30)))
 
 

@@ -37,7 +37,7 @@ def test_voting_equals_counting_all_votes_again_at_every_exit(votes):
     scores, predictions = simulate(policy, votes_of(votes))
     for k in range(len(votes)):
         counts = Counter(votes[: k + 1])
-        most = max(counts.values())
-        mode = next(vote for vote in reversed(votes[: k + 1]) if counts[vote] == most)
-        assert scores[0, k] == np.float32(most / (k + 1))
+        highest = max(counts.values())
+        mode = next(vote for vote in reversed(votes[: k + 1]) if counts[vote] == highest)
+        assert scores[0, k] == np.float32(highest / (k + 1))
         assert predictions[0, k] == (mode if k < len(votes) - 1 else votes[-1])

@@ -22,7 +22,7 @@ _MIN_WEIGHT = 1e-3
 """Weight of an exit that is never right: weights must be above 0."""
 _HALVINGS = 30
 _ROUNDING = 1e-9
-"""How far rounding can take a sum of errors above a bound, in samples."""
+"""Rounding error that is allowed in a sum of errors, in samples."""
 
 
 def beem_candidates(dataset: ReadoutDataset, options: CandidateOptions) -> tuple[Beem, ...]:
@@ -126,7 +126,8 @@ def beem_policy(dataset: ReadoutDataset, budget: float, weights: Weights = None)
 def lowest_threshold(scores: Array, excess: Values, carried: float = 0.0) -> float | None:
     """Return the lowest of `scores` [n] at which `carried` plus the `excess` [n] of all that reach it is at most 0.
 
-    `excess` is the error of each sample above what is allowed. None if no score satisfies this.
+    `excess` is the error of each sample minus the allowed error; `carried` is the sum of earlier exits. Returns None if
+    no score satisfies this.
     """
     order = np.argsort(-scores, kind="stable")
     ordered = scores[order]
@@ -137,7 +138,10 @@ def lowest_threshold(scores: Array, excess: Values, carried: float = 0.0) -> flo
 
 
 def _thresholds_by_depth(scores: Array, excess: Values, *, cumulative: bool) -> Thresholds:
-    """Return the lowest threshold of each early exit over the samples that remain; sums run on if `cumulative`."""
+    """Return the lowest threshold of each early exit over the samples that remain.
+
+    If `cumulative`, the excess of the samples that exited earlier is added.
+    """
     remaining = np.ones(len(scores), dtype=np.bool_)
     carried = 0.0
     thresholds: list[float | None] = []
@@ -166,7 +170,7 @@ def _require_weights(dataset: ReadoutDataset, options: FitOptions) -> None:
 
 KIND = FittingKind(
     policy=Beem,
-    summary="S_k: weighted confidences are summed while consecutive exits agree, and restart when they do not",
+    summary="S_k: sum of the weighted confidences of consecutive exits that agree; it restarts when the class changes",
     learns=("temperatures", "weights"),
     source="BEEM (ICLR 2025)",
     make_candidates=beem_candidates,

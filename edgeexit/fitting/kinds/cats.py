@@ -67,10 +67,11 @@ def conformal_threshold(scores: Array, disagrees: npt.NDArray[np.bool_], eps: fl
 
     Only samples with an exit that disagrees count. The highest score of a disagreeing exit of such a sample is
     exchangeable with that of a new one: the ceil((n + 1)(1 - eps))-th lowest of n is exceeded with probability at most
-    eps. A sample must exit strictly above it, hence the next float32. None: there are too few such samples.
+    eps. A sample must exit strictly above it, so the next float32 is returned, or None if there are too few such
+    samples.
     """
-    endangered = disagrees.any(axis=1)
-    highest = np.sort(np.where(disagrees, scores, -np.inf).max(axis=1)[endangered])
+    affected = disagrees.any(axis=1)
+    highest = np.sort(np.where(disagrees, scores, -np.inf).max(axis=1)[affected])
     rank = ceil((len(highest) + 1) * (1 - eps) - 1e-9)
     if rank > len(highest):
         return None

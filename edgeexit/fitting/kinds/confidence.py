@@ -22,7 +22,7 @@ def confidence_candidates(dataset: ReadoutDataset, options: CandidateOptions) ->
 
 
 def msdnet_policy(dataset: ReadoutDataset, budget: float) -> Confidence:
-    """Return confidence with exit fractions proportional to 1, r, r^2, ..., and r as large as the mean cost allows.
+    """Return confidence with exit fractions proportional to 1, r, r^2, ..., with r as large as `budget` allows.
 
     The paper has q_k = z (1 - q)^(k-1) q, with q solved for the budget. The authors' code lets r = 1 - q exceed 1, so
     that budgets near the full cost can be used. Where rounding to whole samples exceeds the budget, samples move from

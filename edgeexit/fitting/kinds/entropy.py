@@ -15,7 +15,7 @@ from edgeexit.policies.entropy import Entropy
 from edgeexit.policies.readout import Array
 
 ENTROPIES = (1e-4, 5e-4, 1e-3, 5e-3, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.0, 3.0, 5.0, 10.0)
-"""In nats: the list in the authors' experiment with ResNet on CIFAR-10."""
+"""Thresholds in nats, from the authors' experiment with ResNet on CIFAR-10."""
 _MAX_EXITS = 6
 """With more exits, the combinations do not fit in memory (17 ** 5 of them do)."""
 
@@ -29,11 +29,11 @@ def entropy_candidates(dataset: ReadoutDataset, options: CandidateOptions) -> tu
 
 
 def branchynet_policy(dataset: ReadoutDataset, budget: float) -> Entropy:
-    """Return entropy with the combination of least loss whose mean cost is at most `budget`.
+    """Return entropy with the combination of lowest loss whose mean cost is at most `budget`.
 
-    The paper tests entropies on held-out samples and leaves the trade-off to the user; the authors' code tries all
-    combinations of a list. With more than six exits, one entropy is used for all. Raises FittingError if no combination
-    is within the budget, and for readouts without probabilities.
+    The paper tests entropies on held-out samples, and the user chooses the trade-off; the authors' code tries all
+    combinations of a list. With more than six exits, all exits have the same entropy. Raises FittingError if no
+    combination is within the budget, and for readouts without probabilities.
 
     Source: Teerapittayanon et al., ICPR 2016; `screen_branchy` in the authors' code.
     """
@@ -73,15 +73,16 @@ def _one_for_all(scores: Array, limits: Array, values: Values) -> Values:
     """Return [G] the mean of `values` [N, K] at the exits taken, for each of G thresholds used at all exits."""
     rows = np.arange(len(scores))
     exits = [exits_of(scores, (float(limit),) * (scores.shape[1] - 1)) for limit in limits]
-    return np.array([values[rows, exit_of].mean() for exit_of in exits])
+    return np.array([values[rows, taken].mean() for taken in exits])
 
 
 def _all_combinations(stops: Indices, values: Values) -> Values:
     """Return [G, ..., G] the mean of `values` [N, K] at the exits taken, for each combination of K - 1 thresholds.
 
-    Sample n exits at exit k under threshold index g if g >= `stops[n, k]` [N, K-1]. Sums of values over cells of
-    `stops`, accumulated from above for the exits where samples continue and from below for the exit they take, give all
-    combinations at once.
+    At threshold index g, the score of sample n reaches exit k if g >= `stops[n, k]` [N, K-1]. For each exit k, the
+    values are added up in a histogram over the stops of exits 0 to k. Its cumulative sums give all combinations at
+    once: the cells with stop <= g along axis k, where samples exit, and the cells with stop > g along the axes before
+    it, where they continue.
     """
     samples, early = stops.shape
     limits = len(ENTROPIES)

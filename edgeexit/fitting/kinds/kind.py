@@ -1,4 +1,4 @@
-"""What a kind of policy declares so that it can be fitted, offered by the command line, and documented."""
+"""The declaration of a kind of policy: how it is fitted, and its entry in help texts, docs and benchmarks."""
 
 from collections.abc import Callable, Mapping
 from typing import Literal
@@ -20,10 +20,11 @@ class PublishedMethod(msgspec.Struct, frozen=True, kw_only=True):
     """The method of a paper that chooses the thresholds of this kind, for comparisons in benchmarks."""
 
     name: str
-    """As benchmarks print it."""
+    """Name in the tables of benchmarks."""
     parameter: Literal["budget", "accuracy", "disagreement"]
-    """What the number that `fit` takes means: a mean cost in the unit of the costs, or a fraction of the samples."""
+    """Meaning of the second argument of `fit`: a mean cost in the unit of the costs, or a fraction of the samples."""
     fit: Callable[[ReadoutDataset, float], Policy]
+    """Returns the policy that the method chooses. Raises FittingError if it has none for this number."""
 
 
 class ThresholdRule(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +33,7 @@ class ThresholdRule(msgspec.Struct, frozen=True, kw_only=True):
     summary: str
     """One phrase for help texts."""
     fit: Callable[[ReadoutDataset, FitOptions], Policy]
+    """Returns the policy with thresholds. Raises FittingError for options that it cannot use."""
 
 
 def _accept(dataset: ReadoutDataset, options: FitOptions) -> None:
@@ -39,9 +41,10 @@ def _accept(dataset: ReadoutDataset, options: FitOptions) -> None:
 
 
 class FittingKind(msgspec.Struct, frozen=True, kw_only=True):
-    """One kind of policy: how it is fitted, and what help texts, documentation and benchmarks state about it."""
+    """One kind of policy: how it is fitted, and the texts about it in help, documentation and benchmarks."""
 
     policy: type[Policy]
+    """The class of the policies of this kind."""
     summary: str
     """The score at exit k, as one phrase in Markdown."""
     learns: tuple[str, ...] = ()
@@ -49,14 +52,17 @@ class FittingKind(msgspec.Struct, frozen=True, kw_only=True):
     source: str = ""
     """The paper that the kind comes from."""
     make_candidates: CandidateMaker
+    """Learns everything but the thresholds."""
     learns_for_budget: bool = False
-    """Whether the candidates depend on the mean cost that they are made for."""
+    """True if the candidates depend on `CandidateOptions.budget`."""
     weights: tuple[str, ...] = ()
     """Named choices of the weights of the exits (`FitOptions.weights`), the default first. Empty: no weights."""
     require_options: OptionCheck = _accept
+    """Checks the options before a comparison of kinds starts."""
     rules: Mapping[str, ThresholdRule] = msgspec.field(default_factory=dict)
-    """Name -> rule."""
+    """Name on the command line -> rule."""
     published: PublishedMethod | None = None
+    """The method of the paper, for benchmarks; None if there is none."""
 
     @property
     def name(self) -> str:
@@ -65,8 +71,8 @@ class FittingKind(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def refits_from_audits(self) -> bool:
-        """Whether audits hold everything that the kind reads, so that the calibrator can refit it.
+        """True if audits contain everything that the kind reads, so that the calibrator can refit it.
 
-        Audits hold the four columns of a readout, without the probabilities of all classes.
+        Audits contain the four columns of a readout, but not the probabilities of all classes.
         """
         return not self.policy.reads_probabilities

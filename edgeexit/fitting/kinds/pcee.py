@@ -14,7 +14,7 @@ from edgeexit.policies.readout import P1, Array
 
 _BINS = 50
 _MIN_SAMPLES = 50
-"""Samples that an accuracy is computed from."""
+"""Minimum number of samples from which an accuracy is computed, if the dataset has as many."""
 
 
 def pcee_candidates(dataset: ReadoutDataset, options: CandidateOptions) -> tuple[Pcee, ...]:
@@ -44,9 +44,9 @@ def _fitted(dataset: ReadoutDataset) -> Pcee:
 def _accuracies(p1: Array, losses: Values, bins: int = _BINS) -> tuple[float, ...]:
     """Return the accuracy in each of `bins` equal bins of top-1 probability, from 0 to 1.
 
-    As in the paper, it is the plain mean of a bin, whether or not it rises with the probability. The paper does not say
-    what a bin with few or no samples gets; there, one right sample would pass any threshold. Here such a bin is widened
-    by its neighbours, as many on either side, until it holds 50 samples.
+    As in the paper, it is the plain mean of a bin, whether or not it rises with the probability. The paper does not
+    define the accuracy of a bin with few or no samples, in which one right sample would give an accuracy of 1. Here,
+    such a bin is joined with its neighbours, as many on either side, until there are 50 samples.
 
     Source: reliability diagrams in PCEE (Mofakhami et al., arXiv:2412.19325).
     """

@@ -31,14 +31,14 @@ FITTING_KINDS: Final[Mapping[str, FittingKind]] = MappingProxyType(_kinds)
 
 
 def register_fitting_kind(kind: FittingKind) -> None:
-    """Add a kind, which `fit_policy`, `choose_policy`, the command line and reports then offer.
+    """Add a kind. `fit_policy`, `choose_policy`, the command line and reports offer it from then on.
 
     Raises ValueError if its policy is not registered (`edgeexit.policies.register_policy`), or if the name is taken.
     """
     if KINDS.get(kind.name) is not kind.policy:
         raise ValueError(f"policy kind '{kind.name}' is not registered; call register_policy({kind.policy.__name__})")
     if _kinds.setdefault(kind.name, kind) is not kind:
-        raise ValueError(f"fitting kind '{kind.name}' is registered already")
+        raise ValueError(f"fitting kind '{kind.name}' is registered already; register each kind once")
 
 
 def require_fitting_kind(name: str) -> FittingKind:

@@ -13,18 +13,20 @@ from edgeexit.policies.ztw import Ztw
 
 _MIN_WEIGHT = 0.01
 _PRIOR_WEIGHT, _PRIOR_BIAS = 1.0, 4.0
-"""Strength of the L2 penalties that pull weights to 1 and biases to 0 (the plain geometric mean). They count like a few
-samples, so that a class that is rare in a small dataset is not ruled out."""
+"""Strength of the L2 penalties that pull weights to 1 and biases to 0 (the plain geometric mean).
+
+Their effect is that of a few samples: a class that is rare in a small dataset still gets a probability.
+"""
 _DECIMALS = 4
 
 
 def ztw_candidates(dataset: ReadoutDataset, options: CandidateOptions) -> tuple[Ztw]:  # noqa: ARG001 - no options
-    """Return ZTW with the weights and biases of least negative log-likelihood.
+    """Return ZTW with the weights and biases of minimum negative log-likelihood.
 
     There is one candidate, because the weights can express any temperatures: a sum of w_j log softmax(z_j / T_j) is the
-    same ensemble for the same w_j / T_j. For segmentation it is the plain geometric mean: averages over pixels are not
-    the probabilities of one class, and there is no true class to fit to. Raises FittingError for readouts without
-    probabilities.
+    same ensemble for the same w_j / T_j. For segmentation it is the plain geometric mean, because an average over
+    pixels is not the probability of a class, and a sample has no single true class to fit to. Raises FittingError for
+    readouts without probabilities.
 
     Source: Zero Time Waste (Wolczyk et al., NeurIPS 2021), with the mean over exits of the authors' code. They use an
     exponential to keep weights positive; a lower bound does the same and keeps the problem convex.

@@ -52,7 +52,7 @@ def test_the_threshold_depends_on_disagreeing_exits_only():
     assert conformal_threshold(scores, np.array([[True, False]] * 9), 0.2) == approx(0.2)
 
 
-def test_the_rule_keeps_the_disagreement_below_eps_and_saves_cost():
+def test_the_disagreement_under_the_rule_is_below_eps_and_cost_is_saved():
     fresh = population(20_000, seed=99)
     outcomes = [expect(cats_rule(population(600, seed=seed), 0.1), fresh) for seed in range(20)]
     assert np.mean([outcome.disagreement for outcome in outcomes]) <= 0.1

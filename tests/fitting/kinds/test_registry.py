@@ -96,13 +96,13 @@ def test_two_kinds_cannot_have_one_name(scaled):
     class Nameless(msgspec.Struct, frozen=True):
         pass
 
-    with pytest.raises(ValueError, match="'scaled' is registered already, as Scaled"):
+    with pytest.raises(ValueError, match="'scaled' is registered already, as Scaled; choose another tag"):
         register_policy(Impostor)
     with pytest.raises(TypeError, match="Nameless has no name"):
         register_policy(Nameless)
     with pytest.raises(ValueError, match="'scaled' is not registered; call register_policy"):
         register_fitting_kind(msgspec.structs.replace(new_kind.KIND, policy=Impostor))
-    with pytest.raises(ValueError, match="'scaled' is registered already"):
+    with pytest.raises(ValueError, match="'scaled' is registered already; register each kind once"):
         register_fitting_kind(msgspec.structs.replace(new_kind.KIND))
 
 

@@ -1,1 +1,1 @@
-"""How `eenet` is fitted: a scoring function that predicts which exit is right, and exit fractions for a budget."""
+"""How `eenet` is fitted: a scoring function that predicts whether an exit is right, and exit fractions for a budget."""

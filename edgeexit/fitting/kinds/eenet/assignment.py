@@ -18,7 +18,7 @@ _SHARPNESS = 1.0
 _MIN_SCORE = 1e-3
 """Lower bound of scores before they become fractions: a linear score can be 0 or negative."""
 _ROUNDING = 1e-3
-"""Part of the budget over which |E[cost] - B| is smoothed: the optimiser would stop at its kink."""
+"""Fraction of the budget over which |E[cost] - B| is smoothed, because the optimiser would stop at its kink."""
 
 
 class Layers(NamedTuple):
@@ -35,7 +35,7 @@ class Layers(NamedTuple):
 
 
 def stick_breaking(gates: Values) -> Values:
-    """Return P [..., K] for h [..., K-1]: P_k = h_k prod_{j<k} (1 - h_j); the final exit gets the rest."""
+    """Return P [..., K] for gates h [..., K-1]: P_k = h_k prod_{j<k} (1 - h_j); the final exit gets the rest."""
     left = np.cumprod(1 - gates, axis=-1)
     before = np.concatenate([np.ones_like(left[..., :1]), left[..., :-1]], axis=-1)
     return np.concatenate([gates * before, left[..., -1:]], axis=-1)
@@ -63,7 +63,7 @@ def start_layers(width: int, exits: int, seed: int) -> tuple[Layers, ...]:
 def fit_assignment(
     inputs: Values, scores: Values, start: Sequence[Layers], *, costs: Values, budget: float, iterations: int
 ) -> tuple[Layers, ...]:
-    """Return the MLPs [K-1] of least loss on inputs [N, K, C + 2], scores q [N, K] and cumulative costs [K].
+    """Return the MLPs [K-1] of lowest loss on inputs [N, K, C + 2], scores q [N, K] and cumulative costs [K].
 
     Source: EENet (arXiv:2301.07099); weights of the losses and sizes from the authors' code.
     """
@@ -97,7 +97,8 @@ def assignment_loss(
 ) -> tuple[float, tuple[Layers, ...]]:
     """Return the loss of the MLPs and its gradient, which has their shape.
 
-    The loss is a KL(P || targets) + b |E[cost] - B| / B, with the authors' a and b. `features` [K-1][N, D_k].
+    The loss is a KL(P || targets) + b |E[cost] - B| / B, with a and b in `_DIVERGENCE_WEIGHT` and `_COST_WEIGHT`.
+    `features` [K-1][N, D_k].
     """
     hidden = [expit(x @ own.hidden + own.hidden_bias) for x, own in zip(features, layers, strict=True)]
     logits = np.stack([z @ own.output + own.output_bias for z, own in zip(hidden, layers, strict=True)], axis=1)
@@ -131,7 +132,7 @@ def flatten(layers: Sequence[Layers]) -> Values:
 
 
 def unflatten(flat: Values, shapes: Sequence[Layers]) -> tuple[Layers, ...]:
-    """Return the MLPs of a vector of parameters, with the shapes of `shapes`."""
+    """Return the inverse of `flatten`: MLPs with the shapes of `shapes` and the parameters in `flat`."""
     parts = [part for own in shapes for part in own]
     pieces = np.split(flat, np.cumsum([part.size for part in parts])[:-1])
     shaped = [piece.reshape(part.shape) for piece, part in zip(pieces, parts, strict=True)]

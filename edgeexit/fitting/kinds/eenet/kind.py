@@ -32,12 +32,15 @@ def eenet_candidates(dataset: ReadoutDataset, options: CandidateOptions) -> tupl
 def eenet_policy(dataset: ReadoutDataset, budget: float, *, seed: int = 0) -> Eenet:
     """Return EENet with the scores and the exit fractions that it learns for a mean cost of `budget`.
 
-    Losses, initial values, loss weights and hidden units are the paper's and its code's. Two parts differ, because
-    theirs cannot reach every budget: stick-breaking (their code has a softmax), and the optimiser (L-BFGS to
-    convergence; their Adam stops short of budgets above half of the full cost). The penalty on scores also differs:
-    decay towards 0, run to convergence, gives a weaker method to compare with. Fractions are rounded down to whole
-    samples, and samples move to earlier exits where that exceeds the budget. Raises FittingError for a budget below the
-    cost of the first exit, and for readouts without probabilities.
+    Losses, initial values, loss weights and hidden units are those of the paper and of the authors' code. Three parts
+    differ:
+
+    * Fractions come from stick-breaking, because the softmax in their code cannot reach every budget.
+    * The optimiser is L-BFGS, because Adam with their settings does not reach budgets above half of the full cost.
+    * The penalty pulls scores towards their initial values, because weight decay, run to convergence, is less accurate.
+
+    Each fraction is rounded down to a number of samples; where that exceeds the budget, samples move to earlier exits.
+    Raises FittingError for a budget below the cost of the first exit, and for readouts without probabilities.
 
     Source: EENet (Ilhan et al., WACV 2024, arXiv:2301.07099); settings from the authors' code.
     """

@@ -33,7 +33,10 @@ class Examples(NamedTuple):
 
 
 def examples_of(dataset: ReadoutDataset) -> Examples:
-    """Return the training data in a dataset. Raises FittingError for readouts without probabilities of 2 classes."""
+    """Return the training data in a dataset.
+
+    Raises FittingError for readouts without probabilities, or with those of fewer than 2 classes.
+    """
     readouts, probabilities = dataset.readouts, dataset.probabilities
     samples, exits, classes = probabilities.shape
     if classes < 2:  # noqa: PLR2004 - one class needs no decision
@@ -66,7 +69,7 @@ def scores_of(inputs: Values, weights: Sequence[Values]) -> Values:
 def fit_scoring(
     examples: Examples, emphasis: Values, anchors: Sequence[Values], penalty: float, start: Sequence[Values]
 ) -> tuple[Values, ...]:
-    """Return the weights [K-1][C + 2 + k] of least loss at each exit, exit by exit.
+    """Return the weights [K-1][C + 2 + k] of lowest loss, fitted exit by exit.
 
     The loss of exit k is sum_n w_nk BCE(q_nk, correct_nk) + penalty / 2 |weights - anchor|^2, with `emphasis` w [N, K]
     summing to 1 over the samples. Earlier scores are plain inputs without a gradient, so each exit is a separate convex
@@ -116,6 +119,6 @@ def cross_entropy(scores: Values, correct: Values) -> tuple[Values, Values]:
 
 
 def _minus_log(values: Values) -> tuple[Values, Values]:
-    """Return -log and its derivative; below `_MIN_ARGUMENT` along the tangent."""
+    """Return -log(values) and its derivative; below `_MIN_ARGUMENT` the function continues along its tangent."""
     inside = np.maximum(values, _MIN_ARGUMENT)
     return (inside - values) / _MIN_ARGUMENT - np.log(inside), -1 / inside

@@ -13,29 +13,29 @@ from edgeexit.policies.eenet import Eenet
 
 _ROUNDS = 2
 _PENALTY, _PENALTY_SAMPLES = 0.1, 100
-"""Strength of the L2 penalty that keeps scores near the identity: `_PENALTY` for many samples, more for few."""
+"""Strength of the L2 penalty that keeps scores near their initial values: `_PENALTY` + `_PENALTY_SAMPLES` / N."""
 _ASSIGNMENT_SAMPLES = 2000
-"""The assignment is trained on at most so many random samples: its output hardly differs between inputs."""
+"""Maximum number of random samples for the assignment function, whose output hardly depends on its input."""
 _ASSIGNMENT_ITERATIONS = 60
 _DECIMALS = 6
-"""Of weights in documents."""
+"""Decimals of weights in documents."""
 
 
 class Trained(NamedTuple):
     """The result of `train`."""
 
     weights: tuple[Values, ...]
-    """[K-1][C + 2 + k] of the scoring function."""
+    """[K-1][C + 2 + k] weights of the scoring function."""
     fractions: tuple[float, ...]
-    """[K] mean fraction of a sample that the assignment function gives to each exit."""
+    """[K] fraction of a sample that the assignment function assigns to each exit, averaged over the samples."""
 
 
 def train(examples: Examples, costs: Sequence[float], budget: float, *, seed: int) -> Trained:
     """Return a scoring function and exit fractions for a mean cost of `budget`, in the unit of the costs [K].
 
-    Scores start at the identity on the highest probability and are kept near it (`fit_scoring`); the authors use early
-    stopping, a small learning rate and weight decay instead. The weight of sample n at exit k is its assignment there:
-    w_nk = P_nk / sum_n P_nk. A budget outside the costs is clipped to them. The same seed gives the same result.
+    The initial score is the highest probability, and a penalty keeps scores near it (`fit_scoring`); the authors use
+    early stopping, a small learning rate and weight decay instead. The weight of sample n at exit k is its assignment
+    there: w_nk = P_nk / sum_n P_nk. A budget outside the costs is clipped to them. The same seed gives the same result.
 
     Source: EENet (arXiv:2301.07099).
     """

@@ -18,7 +18,7 @@ from edgeexit.fitting.kinds.eenet.scoring import examples_of, identity, scores_o
 from tests.fitting.populations import COSTS, population
 
 
-def test_gradient_of_the_assignment_loss():
+def test_the_gradient_of_the_assignment_loss_equals_finite_differences():
     examples = examples_of(population(60, seed=1, classes=3))
     scores = scores_of(examples.inputs, identity(4, 3))
     layers = start_layers(5, 4, seed=0)

@@ -44,7 +44,7 @@ def test_the_untrained_scores_equal_confidence_to_the_bit(classes):
     ],
     ids=["overconfident, fitted temperatures", "overconfident", "two classes", "no labels", "few samples"],
 )
-def test_never_worse_than_confidence_on_the_fitting_data(dataset, temperatures, budget):
+def test_eenet_is_never_worse_than_confidence_on_the_fitting_samples(dataset, temperatures, budget):
     plain, fit = (
         fit_policy(kind, dataset, Budget(cost=budget), FitOptions(temperatures=temperatures))
         for kind in ("confidence", "eenet")
@@ -89,7 +89,7 @@ def test_readouts_without_probabilities_are_refused():
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("right", [0.0, 1.0], ids=["never right", "always right"])
-def test_an_exit_that_is_never_or_always_right(right):
+def test_an_exit_that_is_never_or_always_right_can_be_fitted(right):
     dataset = population(60, seed=12, classes=3)
     readouts, labels = dataset.readouts.copy(), dataset.labels
     assert labels is not None
@@ -115,7 +115,7 @@ def test_segmentation_is_learned_from_fractions_of_right_pixels():
 
 
 @pytest.mark.parametrize("budget", [1.0, 1.5, 2.2, 3.0])
-def test_the_paper_s_method_keeps_the_budget(budget):
+def test_the_paper_s_method_stays_within_the_budget(budget):
     dataset = population(333, seed=14)
     _, cost = outcome(eenet_policy(dataset, budget), dataset)
     assert 0.97 * budget <= cost <= budget

@@ -8,7 +8,7 @@ from tests.fitting.kinds.eenet.overconfident import overconfident_in_one_class
 from tests.fitting.populations import population
 
 
-def test_gradient_of_the_scoring_loss():
+def test_the_gradient_of_the_scoring_loss_equals_finite_differences():
     examples = examples_of(population(100, seed=1))
     random = np.random.default_rng(0)
     features, anchor = random.normal(0.4, 0.5, (100, 7)), random.normal(size=7)

@@ -32,7 +32,10 @@ def simulate(policy: Policy, readouts: Array) -> Simulation:
 
 
 def exits_of(scores: Array, thresholds: tuple[float | None, ...]) -> npt.NDArray[np.int64]:
-    """Return the first exit [N] whose score [N, K] is at least its threshold [K-1], else the final exit."""
+    """Return the exit [N] of each sample: the first whose score is at least its threshold, or the final exit.
+
+    `scores` [N, K], `thresholds` [K-1].
+    """
     limits = as_float32([np.inf if t is None else t for t in thresholds])
     exit_mask = np.ones(scores.shape, dtype=np.bool_)
     exit_mask[:, :-1] = scores[:, :-1] >= limits
@@ -52,5 +55,5 @@ def disagrees(policy: Policy, readouts: Array) -> npt.NDArray[np.bool_]:
 
 
 def exit_rates(exits: npt.NDArray[np.int64], count: int) -> tuple[float, ...]:
-    """Return the fraction [count] of the samples that exited at each exit."""
+    """Return the fraction of the samples [N] that exit at each of `count` exits."""
     return tuple(float(rate) for rate in np.bincount(exits, minlength=count) / max(len(exits), 1))

@@ -1,10 +1,10 @@
-"""Cuts: their thresholds."""
+"""Positions in the ranking of samples, and their thresholds."""
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeexit.fitting.cuts import Ranking, shortest_between
+from edgeexit.fitting.ranking import Ranking, shortest_between
 
 
 @given(st.floats(-8, 8, width=32), st.floats(-8, 8, width=32))
