@@ -1,4 +1,4 @@
-"""Model inputs: parses `--input`, derives specifications from an example, and draws random samples."""
+"""Parses `--input`, derives the specifications of model inputs from an example, and draws random samples."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ _DIMENSION_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _RANDOM_SAMPLES: Final = 32
 _MAX_SAMPLES: Final = 256
 DEFAULT_DIMENSION_SIZE: Final = 8
-"""Size of the symbolic dimensions of random samples."""
+"""Size that random samples have in a symbolic dimension without a given size."""
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -28,19 +28,22 @@ Arrays = dict[str, npt.NDArray[Any]]
 def parse_inputs(texts: Sequence[str], *, progress: Progress = NO_PROGRESS) -> tuple[TensorSpec, ...]:
     """Parse `NAME:SHAPE[:DTYPE]` texts, e.g. `image:batch,1,32,32:float32`.
 
-    SHAPE is comma separated. Its first dimension is the batch; a number there gets a warning, because the batch is
-    always dynamic. Any other dimension is a size, or a name for a symbolic dimension. DTYPE defaults to float32. Raises
-    CompileError.
+    SHAPE is comma separated. Its first dimension is the batch; a number there gives a warning, because the batch is
+    always dynamic. Any other dimension is a size, or the name of a symbolic dimension. DTYPE defaults to float32.
+
+    Raises CompileError for a text of another form, an unknown dtype, or a name that is given twice.
     """
     specs = tuple(_parse(text, progress) for text in texts)
     for index, spec in enumerate(specs):
         if any(spec.name == earlier.name for earlier in specs[:index]):
-            raise CompileError(f"input '{spec.name}' is given twice")
+            raise CompileError(f"input '{spec.name}' is given twice; give each input once")
     return specs
 
 
 def specs_of(example: Inputs, names: Sequence[str]) -> tuple[TensorSpec, ...]:
-    """Return the specifications of the arrays in an example that have one of the `names`; labels are left out.
+    """Return the specifications of the arrays in an example that have one of the `names`.
+
+    An array named `labels` counts as the labels of the example, and so is left out, unless it is the only name.
 
     Raises CompileError for an array without a batch dimension, or of a dtype that a model input cannot have.
     """
@@ -60,7 +63,7 @@ def specs_of(example: Inputs, names: Sequence[str]) -> tuple[TensorSpec, ...]:
 
 
 def take_samples(example: Inputs, specs: Sequence[TensorSpec]) -> Arrays:
-    """Return up to 256 samples of an example. Raises DataError if it does not match `specs`."""
+    """Return the inputs of the first 256 samples of an example. Raises DataError if it does not match `specs`."""
     checked = check_inputs(example, specs, where="samples")
     return {name: array[:_MAX_SAMPLES] for name, array in checked.items()}
 
@@ -68,10 +71,11 @@ def take_samples(example: Inputs, specs: Sequence[TensorSpec]) -> Arrays:
 def draw_samples(
     specs: Sequence[TensorSpec], *, sizes: Mapping[str, int] | None = None, count: int = _RANDOM_SAMPLES
 ) -> Arrays:
-    """Draw random samples; equal specifications give equal samples.
+    """Draw `count` random samples, input name -> [count, ...]; equal specifications give equal samples.
 
-    Floats are standard normal. Integers and booleans are 0 or 1, valid as token ids and as masks; the first element of
-    every sample is 1, so that no mask is empty. `sizes` gives the sizes of symbolic dimensions; the default is 8.
+    Floats are standard normal. Integers and booleans are 0 or 1, valid as token ids and as masks; the first element
+    along the last axis is 1, so that no mask of tokens is empty. `sizes` maps symbolic dimensions to sizes; the others
+    have size 8.
     """
     rng = np.random.default_rng(0)
     samples: Arrays = {}
@@ -92,29 +96,34 @@ def draw_samples(
 
 
 def repeat_to(samples: Inputs, count: int) -> Arrays:
-    """Return `count` samples; where there are fewer, they repeat from the first."""
+    """Return the first `count` samples, and start again at the first one if there are fewer."""
     return {name: np.resize(array, (count, *array.shape[1:])) for name, array in samples.items()}
 
 
 def sizes_given(specs: Sequence[TensorSpec], given: Sequence[TensorSpec]) -> dict[str, int]:
-    """Return symbolic dimension -> size, for the dimensions of the graph's `specs` that have a size in `given`.
+    """Return symbolic dimension -> size, for the symbolic dimensions of `specs` that have a size in `given`.
 
-    Raises CompileError if `given` does not match the graph.
+    Args:
+        specs: the inputs of the graph.
+        given: the inputs that the user described; all or some of the graph's inputs.
+
+    Raises CompileError if `given` names another input, or contradicts the dtype or shape of one.
+
     """
     sizes: dict[str, int] = {}
-    own = {spec.name: spec for spec in specs}
+    declared = {spec.name: spec for spec in specs}
     for spec in given:
-        graph = own.get(spec.name)
-        if graph is None:
-            names = ", ".join(f"'{name}'" for name in own)
+        actual = declared.get(spec.name)
+        if actual is None:
+            names = ", ".join(f"'{name}'" for name in declared)
             raise CompileError(f"the model has no input '{spec.name}'; it has {names}")
-        fits = spec.dtype == graph.dtype and len(spec.shape) == len(graph.shape)
-        for size, has in zip(spec.shape[1:], graph.shape[1:], strict=False):
-            if isinstance(has, str) and isinstance(size, int):
-                sizes[has] = size
-            fits = fits and (isinstance(has, str) or size == has)
+        fits = spec.dtype == actual.dtype and len(spec.shape) == len(actual.shape)
+        for given_size, actual_size in zip(spec.shape[1:], actual.shape[1:], strict=False):
+            if isinstance(actual_size, str) and isinstance(given_size, int):
+                sizes[actual_size] = given_size
+            fits = fits and (isinstance(actual_size, str) or given_size == actual_size)
         if not fits:
-            raise CompileError(f"input '{spec.name}' is given as {_text(spec)}, but the model takes {_text(graph)}")
+            raise CompileError(f"input '{spec.name}' is given as {_text(spec)}, but the model takes {_text(actual)}")
     return sizes
 
 

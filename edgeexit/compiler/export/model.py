@@ -1,4 +1,4 @@
-"""Converts a loaded model to one normalised graph, with samples and with the original to check it against."""
+"""Converts a loaded model to one normalised graph, with samples and the original model, which the graph must equal."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,10 +25,11 @@ from edgeexit.errors import CompileError
 
 
 class ExportedModel(NamedTuple):
-    """A normalised model."""
+    """A model as one normalised graph, with samples and the original to compare the graph with."""
 
     model: ir.Model
     exits: tuple[str, ...]
+    """Names of the graph's outputs."""
     inputs: tuple[TensorSpec, ...]
     samples: Arrays
     """Input name -> [N, ...]: the user's example, or random samples."""
@@ -39,7 +40,20 @@ class ExportedModel(NamedTuple):
 
 
 def export_model(loaded: Loaded, *, inputs: Sequence[TensorSpec], example: Inputs | None, opset: int) -> ExportedModel:
-    """Export a model with operator set `opset`, at least 18. Raises CompileError and DataError."""
+    """Convert a model to a normalised graph for operator set `opset`, or 18 if `opset` is older.
+
+    A graph with an older operator set is not converted to a newer one.
+
+    Args:
+        loaded: the model.
+        inputs: the inputs that the user described; a torch module needs them or an `example`.
+        example: real samples, input name -> [N, ...]; random samples are drawn without it.
+        opset: newest operator set that the target supports.
+
+    Raises CompileError for a model that cannot be converted, or whose inputs do not match `inputs`; DataError for an
+    example that does not match the model.
+
+    """
     if isinstance(loaded, torch.nn.Module):
         return _export_module(loaded, inputs, example, opset)
     if isinstance(loaded, OnnxFile):
@@ -73,7 +87,7 @@ def _export_file(loaded: OnnxFile, given: Sequence[TensorSpec], example: Inputs 
 def _export_graph(
     model: ir.Model, exits: tuple[str, ...], given: Sequence[TensorSpec], example: Inputs | None, opset: int
 ) -> ExportedModel:
-    """Normalise a graph that describes its own inputs; `given` may give sizes for symbolic dimensions."""
+    """Normalise a graph, which describes its inputs; `given` must match them, and sets sizes of symbolic dimensions."""
     normalise(model, exits=exits)
     lower_opset(model, max(opset, WORKING_OPSET))
     specs = input_specs(model.graph)

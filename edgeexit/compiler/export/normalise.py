@@ -1,4 +1,4 @@
-"""Normalises an exported graph into the form that the later steps expect, and describes its inputs."""
+"""Normalises an exported graph for the later steps of the compiler, and describes its inputs."""
 
 import ast
 from collections.abc import Sequence
@@ -25,6 +25,7 @@ from edgeexit.errors import CompileError
 _MIN_OPSET = 13  # required by the operators of the readout
 _MIN_EXITS = 2
 _SUFFIXES = (READOUT_SUFFIX, PROBABILITIES_SUFFIX)
+_NUMERIC_KINDS = "biuf"  # numpy's own booleans, integers and floats
 _SCOPES = "pkg.torch.onnx.name_scopes"
 """Metadata key of the torch exporter: a Python list of the enclosing modules, then the node's name."""
 
@@ -33,11 +34,12 @@ def normalise(model: ir.Model, *, exits: Sequence[str]) -> None:
     """Normalise a model in place and name its outputs `exits`.
 
     Afterwards, constants are initializers of the main graph. The first dimension of every input is `batch`. Shapes are
-    inferred, and unused nodes are removed. No node reads an exit, and no exit appears twice. No value has a name that a
-    readout needs. Metadata of the export (stack traces, paths, tool names) is removed.
+    inferred, and unused nodes are removed. No node reads an exit, and no value is two exits. No value has a name that
+    the readouts need. Metadata of the export (stack traces, paths, tool names) is removed.
 
-    Raises CompileError for fewer than two exits, for duplicate names or names of readouts, for a fixed batch, for a
-    value that no node produces, and for an operator set that is too old or too new.
+    Raises CompileError for fewer than two exits, for duplicate names or names of readouts, for an input without a
+    dynamic batch, for a value that no node produces, for weights that cannot be read, and for an operator set that is
+    too old or too new.
     """
     graph = model.graph
     if "ai.onnx" in model.opset_imports:  # an alias of the standard domain
@@ -74,7 +76,7 @@ def normalise(model: ir.Model, *, exits: Sequence[str]) -> None:
 
 
 def input_specs(graph: ir.Graph) -> tuple[TensorSpec, ...]:
-    """Return the specifications of a graph's inputs; a dimension without name or size gets a name.
+    """Return the specifications of a graph's inputs; a dimension without name or size is named `<input>_<axis>`.
 
     Raises CompileError for an input that is not a numeric tensor, or that is empty.
     """
@@ -116,7 +118,9 @@ def _check_names(graph: ir.Graph, exits: Sequence[str]) -> None:
                     f"input '{name}{suffix}' has the name of a readout of exit '{name}'; rename the input"
                 )
     if TEMPERATURE_INPUT in inputs:
-        raise CompileError(f"the model already has an input '{TEMPERATURE_INPUT}'; is it a stage of a bundle?")
+        raise CompileError(
+            f"the model already has an input '{TEMPERATURE_INPUT}'; is it a stage of a bundle? Compile the full model"
+        )
 
 
 def _check_producers(model: ir.Model) -> None:
@@ -131,7 +135,10 @@ def _check_producers(model: ir.Model) -> None:
 
 
 def _name_exits(graph: ir.Graph, exits: Sequence[str]) -> None:
-    """Name the outputs after the exits; add an Identity if a node reads the value or if it is two outputs."""
+    """Name the outputs after the exits, and rename all other values with a name that an exit or a readout needs.
+
+    An Identity is added behind a value that a node reads, that no node produces, or that is also another output.
+    """
     values = list(graph.outputs)
     graph.outputs.clear()
     taken = names_in(graph)
@@ -180,8 +187,8 @@ def _name_batch(graph: ir.Graph) -> None:
 def _name_after_modules(model: ir.Model) -> None:
     """Put the path of the torch module before the name of each node: `heads.0/node_linear`.
 
-    The torch exporter stores the path in the node's metadata. Users then find their modules in patterns, error messages
-    and TensorRT's logs.
+    The torch exporter stores the path in the node's metadata. With it, users recognise their modules in error messages
+    and in TensorRT's logs, and can select them with `--keep-fp32`.
     """
     for graph in model.graphs():
         for node in graph:
@@ -195,7 +202,7 @@ def _name_after_modules(model: ir.Model) -> None:
 
 
 def _strip(model: ir.Model) -> None:
-    """Remove metadata of the export."""
+    """Remove the metadata of the export, after the nodes are named after their torch modules."""
     _name_after_modules(model)
     passes.ClearMetadataAndDocStringPass()(model)
     graphs: list[ir.Graph | ir.Function] = [*model.graphs(), *model.functions.values()]
@@ -212,11 +219,14 @@ def _strip(model: ir.Model) -> None:
 
 
 def _dtype_name(value: ir.Value) -> str:
-    if value.dtype is None:
+    if value.dtype in {None, ir.DataType.UNDEFINED}:
         raise CompileError(f"input '{value.name}' has no type; is the file complete?")
     if not isinstance(value.type, ir.TensorType):
         raise CompileError(f"input '{value.name}' is a {type(value.type).__name__}; every input must be a tensor")
-    try:
-        return str(value.dtype.numpy().name)
-    except TypeError as error:
-        raise CompileError(f"input '{value.name}' is {value.dtype}, which is not a numeric type") from error
+    dtype = value.dtype.numpy()
+    if dtype.kind not in _NUMERIC_KINDS:
+        raise CompileError(
+            f"input '{value.name}' has the type {value.dtype.name}; every input must be a tensor of booleans, integers "
+            "or floats in a type of numpy"
+        )
+    return str(dtype.name)

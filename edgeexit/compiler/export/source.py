@@ -1,4 +1,4 @@
-"""Loads the model that the user names: a factory, a saved program, an ONNX file or a torch module."""
+"""Loads the model that the user names: a torch module, a factory of one, a `.pt2` file or an ONNX file."""
 
 import importlib
 import importlib.util
@@ -28,11 +28,14 @@ Loaded = torch.nn.Module | torch.export.ExportedProgram | OnnxFile
 
 
 def load_source(source: str | Path | torch.nn.Module) -> tuple[str, Loaded]:
-    """Return the name of the model and the model; the name is the file's stem or the last part of the Python module.
+    """Return the name of the model, and the model.
 
     `source` is a torch module, `package.module:factory`, `path/file.py:factory`, a `.pt2` file (torch.export.save), or
-    an `.onnx` file whose outputs are the exits. A factory is a function without required arguments that returns a torch
-    module, a torch module class, or a torch module. Raises CompileError.
+    an `.onnx` file whose outputs are the exits. A factory is a torch module, a class of torch modules, or a function
+    that returns a torch module; the class or function takes no required arguments. The name is the class of the torch
+    module, the stem of the file, or the last part of `package.module`.
+
+    Raises CompileError if the model does not exist, cannot be read, or if the user's code fails.
     """
     if isinstance(source, torch.nn.Module):
         return type(source).__name__, source
@@ -53,7 +56,10 @@ def load_source(source: str | Path | torch.nn.Module) -> tuple[str, Loaded]:
 
 
 def load_class_names(path: Path) -> tuple[str, ...]:
-    """Read the names of the classes from a text file, one per line. Raises DataError."""
+    """Read the names of the classes from a text file, one per line.
+
+    Raises DataError if the file cannot be read, is not UTF-8, or has an empty line.
+    """
     try:
         names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
     except OSError as error:

@@ -29,17 +29,20 @@ _EXPORT_BATCH = 2  # torch.export would specialise a batch of 1
 
 
 def parameters_of(module: torch.nn.Module) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the names of all parameters of forward, and of the required ones."""
+    """Return the names of forward's parameters that may be passed by keyword, and of the required ones among them."""
     parameters = inspect.signature(module.forward).parameters.values()
     named = [p for p in parameters if p.kind not in {p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY}]
     return tuple(p.name for p in named), tuple(p.name for p in named if p.default is p.empty)
 
 
 def order_inputs(module: torch.nn.Module, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-    """Return the inputs in the order of forward's parameters. Raises CompileError if they do not match."""
+    """Return the inputs in the order of forward's parameters.
+
+    Raises CompileError for an input that is no parameter, or for a required parameter that is no input.
+    """
     names, required = parameters_of(module)
     given = {spec.name: spec for spec in specs}
-    takes = ", ".join(f"'{name}'" for name in names) or "no named parameters; wrap the model in a module that does"
+    takes = ", ".join(f"'{name}'" for name in names) or "no named parameters; wrap the model in a module that has them"
     for name in given:
         if name not in names:
             raise CompileError(f"forward has no parameter '{name}'; it takes {takes}")
@@ -50,7 +53,7 @@ def order_inputs(module: torch.nn.Module, specs: Sequence[TensorSpec]) -> tuple[
 
 
 def export_module(module: torch.nn.Module, specs: Sequence[TensorSpec], samples: Inputs) -> ExportedProgram:
-    """Trace a module in evaluation mode; the symbolic dimensions of `specs` are dynamic.
+    """Trace a module in evaluation mode with torch.export; the symbolic dimensions of `specs` are dynamic.
 
     Raises CompileError if forward fails on the samples, fixes the size of a dynamic dimension, or cannot be traced.
     """
@@ -69,16 +72,18 @@ def export_module(module: torch.nn.Module, specs: Sequence[TensorSpec], samples:
 
 
 def to_onnx(program: ExportedProgram, *, opset: int) -> tuple[ir.Model, tuple[str, ...]]:
-    """Convert a program to ONNX; return the graph and the names of its exits.
+    """Convert a program to ONNX; return the model and the names of its exits.
 
-    The operator set is `opset`, limited to 18 to 20. Raises CompileError.
+    The operator set is the nearest to `opset` between 18 and 20. Raises CompileError for an exit that is not a tensor,
+    for a buffer that forward changes, or if the exporter fails.
     """
     opset = sorted((opset, *_OPSETS))[1]
     returned = [spec.arg for spec in program.graph_signature.output_specs if spec.kind == OutputKind.USER_OUTPUT]
     exits = exits_of(_pytree.tree_unflatten(returned, program.call_spec.out_spec))
     for name, value in exits.items():
         if not isinstance(value, TensorArgument):
-            raise CompileError(f"forward returns {value} as exit '{name}'; every exit must be a tensor of logits")
+            found = value.value if isinstance(value, ConstantArgument) else type(value).__name__
+            raise CompileError(f"forward returns {found} as exit '{name}'; every exit must be a tensor of logits")
     try:
         with silence_libraries():
             exported = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False)
@@ -128,9 +133,9 @@ def name_inputs(graph: ir.Graph, specs: Sequence[TensorSpec]) -> None:
 
 
 def exits_of(returned: object) -> dict[str, Any]:
-    """Return exit name -> value: the keys of a mapping, or exit0, exit1, ... for a sequence.
+    """Return exit name -> value for the return value of forward: its keys, or exit0, exit1, ... for a tuple or list.
 
-    Raises CompileError for anything else.
+    A single value is exit0. Raises CompileError for nested mappings, tuples or lists.
     """
     if isinstance(returned, Mapping):
         exits = {str(name): value for name, value in returned.items()}
@@ -147,15 +152,18 @@ def exits_of(returned: object) -> dict[str, Any]:
 
 
 def run_module(module: torch.nn.Module, samples: Inputs) -> Arrays:
-    """Run a module in evaluation mode and return exit name -> array. Raises CompileError if forward fails."""
+    """Run a module in evaluation mode and return exit name -> logits, [N, ...] float32.
+
+    Raises CompileError if forward fails, or if an exit is not a float32 tensor.
+    """
     with _in_eval_mode(module), torch.no_grad():
         try:
             returned = module(**_tensors(module, samples))
         except Exception as error:  # the user's forward may raise anything
             shapes = ", ".join(f"'{name}' {'x'.join(map(str, array.shape))}" for name, array in samples.items())
             raise CompileError(
-                f"forward fails on {shapes}: {reason_of(error)}; without --example, symbolic dimensions have size "
-                f"{DEFAULT_DIMENSION_SIZE}"
+                f"forward fails on {shapes}: {reason_of(error)}; check --input, or give real samples with --example "
+                f"(without it, symbolic dimensions have size {DEFAULT_DIMENSION_SIZE})"
             ) from error
     exits = exits_of(returned)
     for name, value in exits.items():
@@ -168,15 +176,15 @@ def run_module(module: torch.nn.Module, samples: Inputs) -> Arrays:
 
 @contextlib.contextmanager
 def _in_eval_mode(module: torch.nn.Module) -> Iterator[None]:
-    """Put a module into evaluation mode, and restore the mode of every submodule at the end."""
-    modes = {part: part.training for part in module.modules()}
-    for part in modes:
-        part.training = False  # not eval(), which an exported program's module does not support
+    """Put a module into evaluation mode, and restore the mode of each submodule at the end."""
+    modes = {submodule: submodule.training for submodule in module.modules()}
+    for submodule in modes:
+        submodule.training = False  # not eval(), which an exported program's module does not support
     try:
         yield
     finally:
-        for part, training in modes.items():
-            part.training = training
+        for submodule, training in modes.items():
+            submodule.training = training
 
 
 def _tensors(module: torch.nn.Module, samples: Inputs) -> dict[str, torch.Tensor]:

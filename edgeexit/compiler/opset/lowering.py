@@ -19,17 +19,18 @@ from edgeexit.compiler.opset.rules import RULES, LoweringError
 from edgeexit.errors import CompileError
 
 WORKING_OPSET: Final = 18
-"""The full model is lowered to this opset at most; the stages are lowered further after the split if needed."""
+"""The full model is not lowered below this opset; if the target needs an older one, the stages are lowered."""
 
 OpSchema = Any  # the type stub of onnx lacks many attributes
 
-_COMPILER_OPSET: Final = 15  # the opset of the nodes that the compiler adds to any graph
+_COMPILER_OPSET: Final = 15  # the compiler adds nodes of this opset to all graphs, even older ones
 
 
 def lower_opset(model: ir.Model, opset: int) -> None:
-    """Rewrite a normalised model in place for operator set `opset`; a model with an older opset is not changed.
+    """Rewrite a normalised model in place for the older operator set `opset`, and inline its functions.
 
-    Functions are inlined. Raises CompileError for an operator that cannot be expressed in `opset`.
+    A model is not changed if neither its own nodes nor those that the compiler adds (opset 15) need a newer operator
+    set. Raises CompileError for an operator that cannot be expressed in `opset`, or that ONNX does not define.
     """
     found = max(opset_of(model), _COMPILER_OPSET)
     if found <= opset:
@@ -57,7 +58,10 @@ def lower_opset(model: ir.Model, opset: int) -> None:
 
 
 def _lower(node: ir.Node, version: int, opset: int, taken: set[str]) -> None:
-    """Rewrite one node, and the nodes that replace it, from `version` to `opset`; `taken`: the names in the graph."""
+    """Rewrite one node, and then the nodes that replace it, from opset `version` to `opset`.
+
+    `taken` are the names in the graph.
+    """
     pending = [(node, version)]
     while pending:
         node, version = pending.pop()
@@ -83,7 +87,10 @@ def _lower(node: ir.Node, version: int, opset: int, taken: set[str]) -> None:
 
 
 def _lower_one_version(node: ir.Node, schema: OpSchema) -> list[ir.Node] | None:
-    """Change a node to the operator version before `schema`, or return the nodes that replace it."""
+    """Change a node to the version of its operator before `schema`, or return the nodes that replace it.
+
+    Raises LoweringError if neither is possible.
+    """
     rule = RULES.get((node.op_type, schema.since_version))
     replacement = None if rule is None else rule(node)
     if replacement is not None:
@@ -134,7 +141,7 @@ def _check_types(node: ir.Node, schema: OpSchema, older: OpSchema) -> None:
 
 
 def _expand(node: ir.Node, schema: OpSchema) -> list[ir.Node]:
-    """Return the nodes of the ONNX function that defines an operator."""
+    """Return nodes that replace a node: the body of the ONNX function that defines its operator."""
     for name, attribute in schema.attributes.items():  # the inliner does not insert defaults
         if name not in node.attributes and attribute.default_value.name:
             node.attributes[name] = ir.serde.deserialize_attribute(attribute.default_value)
@@ -179,7 +186,7 @@ def _outputs(node: ir.Node) -> list[onnx.ValueInfoProto]:
 
 
 def _replace(node: ir.Node, replacement: list[ir.Node], taken: set[str]) -> None:
-    """Replace a node by others; outputs are matched by name."""
+    """Replace a node by others, which produce its outputs under the same names."""
     graph: Any = node.graph
     named = {output.name: output for new in replacement for output in new.outputs}
     wanted = [value for value in node.outputs if value.name in named]

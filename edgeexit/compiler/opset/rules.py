@@ -1,4 +1,4 @@
-"""Rewrites operators to older versions where the ONNX schemas are not enough: one function per change."""
+"""Rewrites operators to an older version if a comparison of the ONNX schemas is not enough: one function per change."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -9,7 +9,7 @@ import onnx_ir as ir
 _REDUCTIONS: Final = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
 _ELEMENTWISE: Final = {"ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceSumSquare"}
 """Reductions that change every element even if no axis is reduced."""
-_HALF: Final = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
+_16_BIT: Final = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 _AXES_INPUT: Final = 3  # of Pad
 _TO_THE_END: Final = np.iinfo(np.int64).max  # end of a Slice
 
@@ -24,11 +24,11 @@ Rule = Callable[[ir.Node], list[ir.Node] | None]
 
 def _reduce(node: ir.Node) -> list[ir.Node] | None:
     """Opset 18: the axes became an input."""
-    keep = node.attributes.pop("noop_with_empty_axes", None)
+    noop = node.attributes.pop("noop_with_empty_axes", None)
     axes = _constant(node, 1, "its axes are") if _has(node, 1) else None
     if axes is not None and axes.size:
         node.attributes["axes"] = ir.AttrInt64s("axes", axes.tolist())
-    elif keep is not None and keep.as_int():
+    elif noop is not None and noop.as_int():
         if node.op_type in _ELEMENTWISE:
             raise LoweringError("noop_with_empty_axes was added in opset 18")
         return [_node("Identity", [node.inputs[0]], node)]
@@ -45,11 +45,11 @@ def _pad(node: ir.Node) -> list[ir.Node] | None:
         raise LoweringError("the rank of its data is unknown")
     rank = len(data.shape)
     axes, pads = _constant(node, _AXES_INPUT, "its axes are"), _constant(node, 1, "its pads are")
-    every = np.zeros((2, rank), dtype=np.int64)
-    every[:, axes % rank] = pads.reshape(2, -1)
-    constant = _make_constant(every.reshape(-1), f"{node.outputs[0].name}.pads")
-    rest = [node.inputs[0], constant.outputs[0], *node.inputs[2:_AXES_INPUT]]
-    return [constant, _node("Pad", rest, node, node.attributes.values())]
+    all_pads = np.zeros((2, rank), dtype=np.int64)
+    all_pads[:, axes % rank] = pads.reshape(2, -1)
+    constant = _make_constant(all_pads.reshape(-1), f"{node.outputs[0].name}.pads")
+    inputs = [node.inputs[0], constant.outputs[0], *node.inputs[2:_AXES_INPUT]]
+    return [constant, _node("Pad", inputs, node, node.attributes.values())]
 
 
 def _split(node: ir.Node) -> list[ir.Node] | None:
@@ -94,7 +94,7 @@ def _reshape(node: ir.Node) -> list[ir.Node] | None:
     if zero is not None and zero.as_int() and shape is not None:
         tensor = ir.convenience.get_const_tensor(shape)
         if tensor is not None and not np.all(tensor.numpy()):
-            raise LoweringError("a size of zero was added in opset 14")
+            raise LoweringError("'allowzero' = 1 with a size of 0 was added in opset 14")
     return None
 
 
@@ -103,7 +103,9 @@ def _layer_normalization(node: ir.Node) -> list[ir.Node]:
     data, scale = node.inputs[0], node.inputs[1]
     steps = _Decomposition(node)
     if any(value.uses() for value in node.outputs[1:]):
-        raise LoweringError("its outputs mean and inverse standard deviation, which are in use, were added in opset 17")
+        raise LoweringError(
+            "it was added in opset 17, and its outputs Mean and InvStdDev, which are in use, are not replaced"
+        )
     axes = _axes_from(data, node.attributes.get_int("axis", -1))
     wide = steps.as_float32(data)
     centred = steps.add("Sub", wide, steps.add("ReduceMean", wide, axes=axes))
@@ -132,7 +134,7 @@ def _rms_normalization(node: ir.Node) -> list[ir.Node]:
 
 
 def _roi_align(node: ir.Node) -> list[ir.Node] | None:
-    """Opset 16: coordinate_transformation_mode was added, with another default than the old behaviour."""
+    """Opset 16: coordinate_transformation_mode was added; its default differs from the old behaviour."""
     mode = node.attributes.pop("coordinate_transformation_mode", None)
     if mode is None or mode.as_string() != "output_half_pixel":
         raise LoweringError("coordinate_transformation_mode 'half_pixel' was added in opset 16")
@@ -140,7 +142,7 @@ def _roi_align(node: ir.Node) -> list[ir.Node] | None:
 
 
 def _grid_sample(node: ir.Node) -> list[ir.Node] | None:
-    """Opset 20: the modes were renamed, and volumes were added."""
+    """Opset 20: the modes were renamed, and volumes [N, C, D, H, W] were added."""
     old_names = {"linear": "bilinear", "cubic": "bicubic"}
     mode = node.attributes.get_string("mode", "linear")
     node.attributes["mode"] = ir.AttrString("mode", old_names.get(mode, mode))
@@ -151,7 +153,7 @@ def _grid_sample(node: ir.Node) -> list[ir.Node] | None:
 
 
 def _dft(_: ir.Node) -> list[ir.Node] | None:
-    """Opset 20: the axis became an input, with another default."""
+    """Opset 20: the axis became an input, and its default changed."""
     raise LoweringError("its axis became an input in opset 20")
 
 
@@ -163,7 +165,7 @@ def _scatter(node: ir.Node) -> list[ir.Node] | None:
 
 
 def _quantize(node: ir.Node) -> list[ir.Node] | None:
-    """Opset 21: output_dtype was added, which sets the type without a zero point."""
+    """Opset 21: output_dtype was added, which sets the output type if there is no zero point."""
     if "output_dtype" in node.attributes and not _has(node, 2) and node.attributes["output_dtype"].as_int():
         dtype = ir.DataType(node.attributes.pop("output_dtype").as_int())
         scale = node.inputs[1]
@@ -197,7 +199,7 @@ RULES: Final[dict[tuple[str, int], Rule]] = {
 
 
 class _Decomposition:
-    """Collects the nodes that together replace one node, named after its first output."""
+    """Collects the nodes that replace one node; their names begin with the name of its first output."""
 
     def __init__(self, node: ir.Node) -> None:
         self._node = node
@@ -211,13 +213,13 @@ class _Decomposition:
         return node.outputs[0]
 
     def as_float32(self, value: ir.Value | None) -> ir.Value | None:
-        """Return a 16-bit value cast to float32, so that squares do not overflow and sums keep small terms."""
-        return self._cast(value, ir.DataType.FLOAT) if value is not None and value.dtype in _HALF else value
+        """Return a value cast to float32 if it is a 16-bit float: squares may overflow, and sums lose small terms."""
+        return self._cast(value, ir.DataType.FLOAT) if value is not None and value.dtype in _16_BIT else value
 
     def as_type_of(self, value: ir.Value, like: ir.Value | None) -> ir.Value:
-        """Return a value cast back to the 16-bit type of `like`, if that is 16-bit."""
+        """Return a value cast to the type of `like` if that is a 16-bit float."""
         dtype = None if like is None else like.dtype
-        return self._cast(value, dtype) if dtype in _HALF else value
+        return self._cast(value, dtype) if dtype in _16_BIT else value
 
     def _cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
         result = self.add("Cast", value)
@@ -241,10 +243,10 @@ class _Decomposition:
         return node.outputs[0]
 
 
-def _node(op: str, inputs: Sequence[ir.Value | None], instead: ir.Node, attributes: Any = ()) -> ir.Node:
-    """Return a node whose output has the name of the first output of the node `instead`."""
-    node = ir.Node("", op, inputs, list(attributes), num_outputs=1, name=instead.name)
-    node.outputs[0].name = instead.outputs[0].name
+def _node(op: str, inputs: Sequence[ir.Value | None], replaced: ir.Node, attributes: Any = ()) -> ir.Node:
+    """Return a node with the name of the node `replaced`, whose output has the name of that node's first output."""
+    node = ir.Node("", op, inputs, list(attributes), num_outputs=1, name=replaced.name)
+    node.outputs[0].name = replaced.outputs[0].name
     return node
 
 
@@ -259,6 +261,7 @@ def _has(node: ir.Node, index: int) -> bool:
 
 
 def _constant(node: ir.Node, index: int, what: str) -> np.ndarray[Any, Any]:
+    """Return the value of a constant input. Raises LoweringError, which begins with `what`, if it is not constant."""
     value = node.inputs[index]
     tensor = None if value is None else ir.convenience.get_const_tensor(value)
     if tensor is None:
@@ -267,7 +270,7 @@ def _constant(node: ir.Node, index: int, what: str) -> np.ndarray[Any, Any]:
 
 
 def _axes_from(data: ir.Value | None, axis: int) -> list[int]:
-    """Return the axes from `axis` to the last, as negative numbers."""
+    """Return the axes from `axis` to the last one, as negative numbers. Raises LoweringError for an unknown rank."""
     if axis < 0:
         return list(range(axis, 0))
     if data is None or data.shape is None:

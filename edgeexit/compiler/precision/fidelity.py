@@ -1,4 +1,4 @@
-"""Compares the exits of a reduced-precision model with fp32: agreement and accuracy."""
+"""Compares the predictions of a reduced-precision model with fp32: agreement and accuracy of each exit."""
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +15,9 @@ def measure_fidelity(fp32: Logits, reduced: Logits, *, labels: npt.NDArray[np.in
     """Compare the predictions (argmax over axis 1) of a reduced model with those in fp32 on the same samples.
 
     Args:
-        fp32: logits in fp32.
+        fp32: exit -> logits in fp32, [N, K], or [N, K, H, W] for segmentation.
         reduced: logits of the shipped stages, with the same exits and shapes.
-        labels: [N], or [N, H, W] for segmentation; ignored pixels do not count in the accuracies.
+        labels: [N] or [N, H, W]; ignored pixels do not count. Without labels, no accuracy is measured.
 
     """
     exits = {}
@@ -33,10 +33,10 @@ def measure_fidelity(fp32: Logits, reduced: Logits, *, labels: npt.NDArray[np.in
 
 
 def loss_warnings(fidelity: Fidelity, max_loss: float = 0.01) -> list[str]:
-    """Return one line for every exit whose loss is greater than `max_loss`.
+    """Return a warning for each exit whose loss is greater than the fraction `max_loss`.
 
-    The loss is the accuracy in fp32 minus the accuracy as shipped; without labels, the fraction of predictions that
-    differ from fp32.
+    The loss is the accuracy in fp32 minus the accuracy of the shipped stages; without labels, it is the fraction of
+    predictions that differ from fp32.
     """
     return [
         f"exit '{name}' {_loss_text(exit_)} on {fidelity.samples} samples; keep sensitive nodes in fp32 with "

@@ -21,16 +21,18 @@ from edgeexit.progress import NO_PROGRESS, Progress
 
 _FLOAT32, _FLOAT16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
 _CERTAINLY_INFINITY = 1e30
-"""A number of this size stands for infinity, like the smallest float32 in an attention mask."""
+"""A number of at least this size can only stand for infinity, like the lowest float32 in an attention mask."""
 _SUFFIXES = {_FLOAT32: "float", _FLOAT16: "half"}
 
 
 def to_fp16(model: ir.Model, *, kept: AbstractSet[ir.Node] = frozenset(), progress: Progress = NO_PROGRESS) -> None:
     """Convert a model without functions to float16 in place; inputs and outputs of all graphs stay float32.
 
-    The conversion makes no value infinite: a number that stands for infinity, as in an attention mask, becomes the
-    largest float16 of its sign, with a warning unless it is so large that it can only stand for infinity. A scalar that
-    would become zero, like an epsilon, becomes the smallest float16.
+    The nodes in `kept` stay in float32, and so do those that `select_fp32_nodes` chooses.
+
+    A constant beyond float16's range is clipped to it instead of becoming infinite. In an attention mask, for example,
+    such a number stands for infinity. There is a warning unless the number is at least 1e30. A constant of one element
+    that would become zero, like an epsilon, becomes the smallest float16 of its sign.
 
     Types follow the ONNX operator schemas. The converters of ONNX Runtime and onnxconverter-common use lists of
     operators, put the casts of a subgraph into the main graph, and clip weights to the range without a warning.
@@ -40,7 +42,10 @@ def to_fp16(model: ir.Model, *, kept: AbstractSet[ir.Node] = frozenset(), progre
     converter.finish()
     if converter.clipped:
         names = ", ".join(f"'{name}'" for name in converter.clipped)
-        progress.warning(f"values beyond float16's range are clipped to {FP16_MAX:.0f}: {names}")
+        progress.warning(
+            f"values beyond float16's range are clipped to {FP16_MAX:.0f}: {names}; if the logits change, keep the "
+            "nodes that read them in fp32 with --keep-fp32"
+        )
 
 
 class _Fp16Converter:
@@ -53,7 +58,7 @@ class _Fp16Converter:
         self._converted: set[ir.Value] = set()
         """Values that were float32 and are float16 now."""
         self._infinite: dict[ir.Value, float] = {}
-        """float32 value that may hold a number which stands for infinity -> that number."""
+        """float32 value that may contain a number beyond float16's range -> that number; NaN for several."""
         self._casts: dict[tuple[ir.Graph, ir.Value], ir.Value] = {}
         self._weights: dict[ir.Value, ir.Value] = {}
         self._taken = names_in(model.graph)
@@ -120,7 +125,7 @@ class _Fp16Converter:
         self._trace_infinite(node, fp32_outputs)
 
     def _trace_infinite(self, node: ir.Node, outputs: Sequence[ir.Value]) -> None:
-        """Remember which of the float32 `outputs` may hold numbers beyond float16's range."""
+        """Record which of the float32 `outputs` may contain the numbers beyond float16's range that a node reads."""
         tensors = [value.const_value for value in node.inputs if value is not None and value.is_initializer()]
         tensors += [a.as_tensor() for a in node.attributes.values() if a.type == ir.AttributeType.TENSOR]
         found = [self._infinite[value] for value in node.inputs if value in self._infinite]
@@ -129,7 +134,7 @@ class _Fp16Converter:
             self._infinite |= dict.fromkeys(outputs, min(found))
 
     def _in_fp16(self, graph: ir.Graph, value: ir.Value, *, before: ir.Node) -> ir.Value:
-        """Return the float16 form of a float32 value, for a node of `graph`."""
+        """Return a float32 value as float16, for the node `before` of `graph`."""
         if value.is_initializer():
             return self._fp16_weight(value)
         producer = value.producer()
@@ -145,7 +150,7 @@ class _Fp16Converter:
             array = tensor.numpy()
             number = number_beyond_fp16(tensor)
             if number is not None:
-                self._note_clipped(weight, number)
+                self._record_clipped(weight, number)
                 array = np.where(np.isfinite(array), array.clip(-FP16_MAX, FP16_MAX), array)
             converted = array.astype(np.float16)
             if converted.size == 1 and not converted.any():
@@ -159,7 +164,7 @@ class _Fp16Converter:
         return self._weights[weight]
 
     def _cast(self, graph: ir.Graph, value: ir.Value, to: ir.DataType, *, before: ir.Node) -> ir.Value:
-        """Return a value cast to another type; every graph that reads it has one Cast."""
+        """Return a value cast to the type `to`; a graph has one Cast for all its nodes that read the value."""
         if (graph, value) not in self._casts:
             source = value
             if to == _FLOAT16 and value in self._infinite:
@@ -177,11 +182,11 @@ class _Fp16Converter:
         result = ir.Value(name=name, type=ir.TensorType(_FLOAT32), shape=value.shape)
         bounds = [self._clip_limit(sign * FP16_MAX) for sign in (-1, 1)]
         graph.insert_before(before, ir.node("Clip", [value, *bounds], outputs=[result], name=f"{name}.clip"))
-        self._note_clipped(value, self._infinite[value])
+        self._record_clipped(value, self._infinite[value])
         return result
 
-    def _note_clipped(self, value: ir.Value, number: float) -> None:
-        if not number >= _CERTAINLY_INFINITY:
+    def _record_clipped(self, value: ir.Value, number: float) -> None:
+        if not number >= _CERTAINLY_INFINITY:  # smaller, or NaN
             self.clipped.append(str(value.name))
 
     def _clip_limit(self, number: float) -> ir.Value:

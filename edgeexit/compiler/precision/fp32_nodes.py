@@ -14,32 +14,34 @@ from edgeexit.progress import NO_PROGRESS, Progress
 FP16_MAX: Final = 65504.0
 """The largest finite float16."""
 
-_QUANTISED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
-_SUMS = {  # they overflow or lose small terms although inputs and results fit into float16
+_QDQ_OPERATORS = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
+_SENSITIVE_OPERATORS = {  # results or partial sums overflow, or lose small terms, although the inputs fit into float16
     "CumSum", "Exp", "Pow", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceProd", "ReduceSum",
     "ReduceSumSquare",
 }  # fmt: skip
-_FOLLOWS = {  # cheap operators that stay in float32 if all their inputs are
+_CHEAP_OPERATORS = {  # they stay in float32 if all their computed inputs are in float32
     "Abs", "Add", "Clip", "Div", "Expand", "Flatten", "Identity", "Log", "Max", "Min", "Mul", "Neg", "Reciprocal",
     "ReduceMax", "ReduceMean", "ReduceMin", "Reshape", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze",
 }  # fmt: skip
 _BOTH = frozenset({0, 1})
-_SCALE_INPUTS = {  # inputs that scale the result, so a weight there must keep its precision
+_SCALE_INPUTS = {  # factors, divisors and compared values: a weight there must keep its relative precision
     "Conv": {1}, "ConvTranspose": {1}, "Gemm": _BOTH, "MatMul": _BOTH, "Div": _BOTH, "Mul": _BOTH, "Equal": _BOTH,
     "Greater": _BOTH, "GreaterOrEqual": _BOTH, "Less": _BOTH, "LessOrEqual": _BOTH,
 }  # fmt: skip
 _MAX_ROUNDING: Final = 2.0**-8
-"""Fraction of a weight's norm; within its range, float16 rounds by at most 2^-11."""
+"""Largest accepted rounding error of a weight, as a fraction of its norm; normal float16 numbers have at most 2^-11."""
 TYPE_AGNOSTIC_OPERATORS: Final = {"Cast", "Shape", "Size"}
 """Operators whose result does not depend on the float type of their input."""
 
 
 def select_fp32_nodes(model: ir.Model, *, kept: AbstractSet[ir.Node], progress: Progress = NO_PROGRESS) -> set[ir.Node]:
-    """Return the nodes that stay in float32. Nodes with subgraphs are never among them.
+    """Return the nodes that must stay in float32.
 
-    These nodes are: the ones in `kept`; operators without a float16 form in ONNX; computations on shapes, because
-    float16 cannot represent all integers above 2048; powers, exponentials and sums, and the cheap arithmetic on their
-    results; and nodes that read a weight which float16 cannot represent.
+    These are: the nodes in `kept`; operators without a float16 form in ONNX; operators on sequences; Q/DQ nodes;
+    computations on shapes, because float16 cannot represent all integers above 2048; powers, exponentials and sums, and
+    the cheap arithmetic on their results; and nodes that read a weight which float16 cannot represent, with a warning
+    unless the weight has one element. Nodes with subgraphs are left out: only the nodes in their subgraphs are
+    converted.
     """
     selection = _Fp32NodeSelection(model, kept, progress)
     selection.visit(model.graph)
@@ -57,7 +59,7 @@ def schema_of(node: ir.Node, model: ir.Model) -> onnx.defs.OpSchema | None:
 
 
 def fp16_inputs(node: ir.Node, schema: onnx.defs.OpSchema) -> Iterator[tuple[int, ir.Value, str]]:
-    """Yield position, value and type variable of the float inputs that may be float16 as well as float32."""
+    """Yield position, value and schema type variable of each float input that the operator also accepts in float16."""
     if node.op_type in TYPE_AGNOSTIC_OPERATORS:
         return
     takes_half = {t.type_param_str for t in schema.type_constraints if "tensor(float16)" in t.allowed_type_strs}
@@ -69,14 +71,14 @@ def fp16_inputs(node: ir.Node, schema: onnx.defs.OpSchema) -> Iterator[tuple[int
 
 
 def typed_outputs(node: ir.Node, schema: onnx.defs.OpSchema) -> Iterator[tuple[ir.Value, str]]:
-    """Yield the outputs of a node, each with its type variable."""
+    """Yield the outputs of a node, each with its type variable in the schema."""
     last = len(schema.outputs) - 1  # a variadic parameter stands for all remaining ones
     for position, value in enumerate(node.outputs):
         yield value, schema.outputs[min(position, last)].type_str
 
 
 def is_scale_input(node: ir.Node, position: int) -> bool:
-    """Return True if the input at `position` scales the result of the node."""
+    """Return True if the input at `position` is a factor, a divisor or a compared value."""
     return position in _SCALE_INPUTS.get(node.op_type, ())
 
 
@@ -86,9 +88,10 @@ def is_float32(value: ir.Value) -> bool:
 
 
 def number_beyond_fp16(tensor: ir.TensorProtocol | None) -> float | None:
-    """Return the only absolute value in a float tensor beyond float16's range, or NaN if there are several.
+    """Return the absolute value beyond float16's range that a float32 tensor contains.
 
-    A single value, as in a mask, stands for infinity. Return None if all finite values are in range.
+    Return NaN if there are different ones, and None if all finite values are in range. A tensor with only one such
+    value, as in a mask, uses it in place of infinity.
     """
     if tensor is None or tensor.dtype != ir.DataType.FLOAT:
         return None
@@ -100,7 +103,10 @@ def number_beyond_fp16(tensor: ir.TensorProtocol | None) -> float | None:
 
 
 def fp16_rounding_error(tensor: ir.TensorProtocol) -> float:
-    """Return the norm of the error of a float16 tensor as a fraction of its norm; infinities are left out."""
+    """Return the L2 norm of the error that float16 causes in a float32 tensor, as a fraction of the tensor's L2 norm.
+
+    Infinities are left out.
+    """
     array = tensor.numpy()
     largest = float(np.abs(array, where=np.isfinite(array), out=np.zeros_like(array)).max(initial=0.0))
     if tensor.dtype != ir.DataType.FLOAT or not largest:
@@ -153,7 +159,7 @@ class _Fp32NodeSelection:
             self._size_dependent |= set(node.outputs)
 
     def _stays(self, node: ir.Node, schema: onnx.defs.OpSchema) -> bool:
-        if node in self._kept or node.op_type in _SUMS | _QUANTISED:
+        if node in self._kept or node.op_type in _SENSITIVE_OPERATORS | _QDQ_OPERATORS:
             return True
         if node.op_type == "Mul" and node.inputs[0] is node.inputs[1]:  # a square, as norms compute it
             return True
@@ -164,12 +170,15 @@ class _Fp32NodeSelection:
             return True
         floats = [value for value in node.inputs if value is not None and is_float32(value)]
         computed = [value for value in floats if not value.is_initializer()]
-        if node.op_type in _FOLLOWS and computed and all(value in self._in_float32 for value in computed):
+        if node.op_type in _CHEAP_OPERATORS and computed and all(value in self._in_float32 for value in computed):
             return True
         return any(self._is_unrepresentable(value, node, position) for position, value, _ in fp16_inputs(node, schema))
 
     def _is_unrepresentable(self, value: ir.Value, node: ir.Node, position: int) -> bool:
-        """Return True if a weight cannot be float16; a single large number that is only added stands for infinity."""
+        """Return True if a value is a weight that float16 cannot represent.
+
+        A weight whose numbers beyond the range are all equal is clipped instead, unless it scales the result.
+        """
         if not value.is_initializer() or value.const_value is None:
             return False
         scales = is_scale_input(node, position)
@@ -181,6 +190,7 @@ class _Fp32NodeSelection:
             )
             if self._unrepresentable[value, scales] and value.const_value.size > 1:
                 self._progress.warning(
-                    f"node '{node.name}' stays in fp32, because its weight '{value.name}' is beyond float16's range"
+                    f"node '{node.name}' stays in fp32, because values of its weight '{value.name}' are too large or "
+                    "too small for float16"
                 )
         return self._unrepresentable[value, scales]

@@ -1,6 +1,6 @@
-"""Finds the nodes whose values exceed float16's range on samples; the model is run in float32 for this.
+"""Finds the nodes whose values exceed float16's range on samples, by running the model in float32.
 
-Running it in float16 on a CPU would not show overflows: ONNX Runtime computes float16 in float32 there, so a value that
+A run in float16 on a CPU would not show overflows: ONNX Runtime computes float16 in float32 there, so a value that
 overflows on a GPU stays finite.
 """
 
@@ -22,7 +22,7 @@ _MAX_SAMPLES: Final = 64
 _MAX_BATCH_BYTES: Final = 4 << 20
 _MAX_BATCH: Final = 16
 _NEAR: Final = FP16_MAX / 2
-"""Other samples may have values twice as large."""
+"""Larger values count as near the limit, because other samples may have values twice as large."""
 _EXAMPLES: Final = 3
 """Number of node names in the warning."""
 _PASSES_INFINITY: Final = {  # their output may hold the number that stands for infinity in an input
@@ -41,8 +41,9 @@ def overflowing_nodes(
 ) -> set[ir.Node]:
     """Return the nodes that produce or read a value near or beyond float16's limit on the first 64 samples.
 
-    Values that are large only because a mask adds a number that stands for infinity are left out, and so are values
-    inside subgraphs. A warning names the nodes that are not in `expected`. Raises CompileError if the model fails.
+    Values that may be large only because of a number that stands for infinity, as in a mask, are not checked, nor are
+    values in subgraphs. A warning names up to three nodes that are not in `expected`, and counts the others. Temporary
+    files are written to `folder`. Raises CompileError if the model cannot be run on the samples.
     """
     masked = _values_with_infinity(model.graph)
     values = {
@@ -51,7 +52,8 @@ def overflowing_nodes(
         for value in node.outputs
         if value.name and is_float32(value) and value not in masked
     }
-    found = {values[name]: size for name, size in _largest(model, values, samples, folder).items() if not size <= _NEAR}
+    largest = _largest(model, values, samples, folder)
+    found = {values[name]: size for name, size in largest.items() if not size <= _NEAR}  # near, beyond, or NaN
     nodes: dict[ir.Node, float] = {}
     for value, size in found.items():
         for node in (value.producer(), *value.consumers()):
@@ -68,7 +70,7 @@ def overflowing_nodes(
 
 
 def _largest(model: ir.Model, names: Collection[str], samples: Inputs, folder: Path) -> dict[str, float]:
-    """Return the largest absolute value on the samples of each named value of the main graph."""
+    """Return name -> largest absolute number on the samples, for the named values of the main graph."""
     probe = model.clone()
     graph = probe.graph
     zero, flat = (
@@ -112,7 +114,7 @@ def _values_with_infinity(graph: ir.Graph) -> set[ir.Value]:
     for node in graph:
         tensors = [value.const_value for value in node.inputs if value is not None and value.is_initializer()]
         tensors += [a.as_tensor() for a in node.attributes.values() if a.type == ir.AttributeType.TENSOR]
-        adds = any(number is not None and not np.isnan(number) for number in map(number_beyond_fp16, tensors))
-        if node.op_type in _PASSES_INFINITY and (adds or any(value in found for value in node.inputs)):
+        reads_one = any(number is not None and not np.isnan(number) for number in map(number_beyond_fp16, tensors))
+        if node.op_type in _PASSES_INFINITY and (reads_one or any(value in found for value in node.inputs)):
             found |= set(node.outputs)
     return found

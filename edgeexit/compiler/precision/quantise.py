@@ -1,4 +1,4 @@
-"""Quantises the convolutions and matmuls of a model to int8: static, symmetric, with Q/DQ pairs from real samples."""
+"""Quantises the convolutions and matmuls of a model to int8, statically and symmetrically, with Q/DQ pairs."""
 
 import tempfile
 from collections.abc import Iterator
@@ -30,18 +30,18 @@ from edgeexit.progress import NO_PROGRESS, Progress
 Placement = Literal["before", "around"]
 """Position of the Q/DQ pairs; both runtimes accept both placements.
 
-`before`: only before each matmul or conv, as TensorRT expects; it then fuses the operators behind it. `around`: behind
-convolutions too, because ONNX Runtime has no int8 convolution with a float output."""
+`before`: only before each matmul or conv, so that TensorRT fuses the operators behind the matmul or conv into it.
+`around`: behind convolutions too, because ONNX Runtime has no int8 convolution with a float output."""
 
 INT8_OPERATORS: Final = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators computed in int8. Others gain little and lose accuracy, above all norms and softmax."""
 
 _CHANNEL_AXIS: Final = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
-_OTHER_FLOATS: Final = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
+_OTHER_FLOATS: Final = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})  # not float32
 _QUANTISED_OPERATORS: Final = (*INT8_OPERATORS, "Concat")
-"""Also a Concat of feature maps: in densely connected networks its inputs are the carries."""
-_MAP_RANK: Final = 4
-_FEW_SAMPLES: Final = 32
+"""A Concat of feature maps, too: in densely connected networks its inputs are the carries."""
+_MAP_RANK: Final = 4  # [N, C, H, W]
+_FEW_SAMPLES: Final = 32  # fewer give a warning
 _MAX_BATCH: Final = 16
 _MAX_BATCH_BYTES: Final = 16 << 20
 _BATCH_NORM_RULES: Final = (
@@ -60,15 +60,25 @@ def to_int8(
     placement: Placement = "around",
     progress: Progress = NO_PROGRESS,
 ) -> ir.Model:
-    """Return the int8 form of a model without functions, whose nodes have unique names; `model` is changed, too.
+    """Return a model in int8.
 
-    Weights have one scale per output channel, activations have one scale. All zero points are 0. Biases stay float32,
-    because TensorRT accepts no int32 input of a DequantizeLinear. Values that no later matmul or conv reads stay
-    float32, above all the exits. The range of an activation is the mean of its min and max over batches of 16 samples:
-    an outlier in one sample then does not widen the range for all, and one pass without stored activations is enough.
+    Weights have one scale per output channel, and an activation has one scale. All zero points are 0. Biases stay
+    float32, because TensorRT accepts no int32 input of a DequantizeLinear. Values on which no later matmul or conv
+    depends stay float32, above all the exits. The range of an activation is its min and its max, each averaged over
+    batches of at most 16 samples. So an outlier in one sample does not widen the range for all, and one pass without
+    stored activations is enough.
 
-    Raises CompileError if the model is already quantised, if there is nothing to quantise, or if a range is not finite;
-    DataError for calibration data with NaN or infinity.
+    Args:
+        model: a model without functions, whose nodes have unique names; it is changed.
+        calibration: real samples; fewer than 32 give a warning.
+        kept: nodes that stay in fp32.
+        folder: folder for temporary files.
+        placement: position of the Q/DQ pairs.
+        progress: receives the warning.
+
+    Raises CompileError if the model is already quantised, if there is nothing to quantise, if a range is not finite, or
+    if ONNX Runtime's quantiser fails; DataError for calibration data with NaN or infinity.
+
     """
     _check(calibration, progress)
     if any(node.op_type == "QuantizeLinear" for node in model.graph):
@@ -90,10 +100,10 @@ def to_int8(
             raise CompileError(f"the model cannot be quantised: {reason_of(error)}") from error
     if not any(node.op_type == "QuantizeLinear" for node in quantised.graph):
         raise CompileError(
-            f"int8 has nothing to quantise: the main graph has no {', '.join(INT8_OPERATORS)} in float32; use fp32 or "
-            "fp16, or export the model in float32"
+            f"int8 has nothing to quantise: the main graph has no {', '.join(INT8_OPERATORS)} in float32, apart from "
+            "nodes that --keep-fp32 keeps; use fp32 or fp16, or export the model in float32"
         )
-    _remove_redundant_qdq(quantised.graph)
+    _bypass_redundant_qdq(quantised.graph)
     passes.RemoveUnusedNodesPass()(quantised)
     return quantised
 
@@ -118,12 +128,16 @@ def _check(calibration: Dataset, progress: Progress) -> None:
     check_finite(calibration.inputs, where="calibration data")
     if len(calibration) < _FEW_SAMPLES:
         progress.warning(
-            f"{len(calibration)} calibration samples are few for the ranges of activations; give 100 or more"
+            f"{len(calibration)} calibration samples are few for the ranges of activations; give about 128"
         )
 
 
 def _fold_batch_norms(model: ir.Model, kept: set[str]) -> set[str]:
-    """Fold batch norms into the matmul or conv before them; return the output names of the kept nodes afterwards."""
+    """Fold batch norms into the matmul or conv before them.
+
+    Return `kept`, the outputs of the nodes that stay in fp32, with the outputs of the batch norms folded into them: a
+    folded node has the output of its batch norm.
+    """
     for node in model.graph:
         if node.op_type in INT8_OPERATORS and node.outputs[0].name in kept:
             kept |= {str(u.outputs[0].name) for u in node.outputs[0].consumers() if u.op_type == "BatchNormalization"}
@@ -136,7 +150,7 @@ def _fold_batch_norms(model: ir.Model, kept: set[str]) -> set[str]:
 
 
 def _split_shared_weights(graph: ir.Graph) -> None:
-    """Copy a weight that is read with different channel axes, because its scales lie along one axis."""
+    """Copy a weight for each channel axis that its readers use, because the scales of a weight lie along one axis."""
     for weight in list(graph.initializers.values()):
         copies: dict[int, ir.Value] = {}
         for node, position in list(weight.uses()):
@@ -160,9 +174,9 @@ def _channel_axis(node: ir.Node) -> int | None:
 
 
 def _is_unsupported(node: ir.Node) -> bool:
-    """Return True if the quantiser converts a node incorrectly, or for a Concat that is not of feature maps."""
+    """Return True for a node that the quantiser converts incorrectly, and for a Concat that is not of feature maps."""
     if any(value.dtype in _OTHER_FLOATS for value in (*node.inputs, *node.outputs) if value is not None):
-        return True  # the scales would have that type, which the operator set does not support
+        return True  # Q/DQ operators support scales of that type only in newer opsets, or not at all
     if node.op_type == "Concat":
         return node.outputs[0].shape is None or len(node.outputs[0].shape) < _MAP_RANK
     if node.op_type not in {"Gemm", "MatMul"}:
@@ -180,7 +194,7 @@ def _is_unsupported(node: ir.Node) -> bool:
 def _quantise(path: Path, calibration: Dataset, excluded: list[str], placement: Placement) -> ir.Model:
     """Calibrate and quantise a graph file.
 
-    This uses the parts of `quantize_static`, which itself would write to the temporary folder of the system.
+    This calls the parts of ONNX Runtime's `quantize_static`, which itself would write to the system's temporary folder.
     """
     calibrator = create_calibrator(
         path,
@@ -195,7 +209,10 @@ def _quantise(path: Path, calibration: Dataset, excluded: list[str], placement: 
     model = load_model_with_shape_infer(path)
     for name in (name for node in model.graph.node for name in (*node.input, *node.output) if name in ranges):
         if not np.isfinite(ranges[name].range_value).all():
-            raise CompileError(f"'{name}' becomes NaN or infinite on the calibration data, so it has no int8 range")
+            raise CompileError(
+                f"'{name}' becomes NaN or infinite on the calibration data, so it has no int8 range; use fp32 or fp16, "
+                "or change the model"
+            )
     quantizer = QDQQuantizer(
         model,
         per_channel=True,
@@ -222,8 +239,8 @@ def _quantise(path: Path, calibration: Dataset, excluded: list[str], placement: 
     return quantised
 
 
-def _remove_redundant_qdq(graph: ir.Graph) -> None:
-    """Remove the Q/DQ pairs of values that no later matmul or conv depends on: near the exits."""
+def _bypass_redundant_qdq(graph: ir.Graph) -> None:
+    """Bypass the Q/DQ pairs of values on which no later matmul or conv depends: those near the exits."""
     leads_to_int8: set[ir.Node] = set()
     for node in reversed(graph):
         if node.op_type in INT8_OPERATORS or any(

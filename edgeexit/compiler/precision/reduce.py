@@ -1,4 +1,4 @@
-"""Converts a model to a precision: selects the nodes that stay in fp32, and converts the others."""
+"""Converts a model to fp16 or int8: selects the nodes that stay in fp32, and converts the others."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -35,24 +35,24 @@ def reduce_precision(
     placement: Placement = "around",
     progress: Progress = NO_PROGRESS,
 ) -> ir.Model:
-    """Return a normalised model in another precision, normalised again; inputs and exits keep name, shape and type.
+    """Return a model in another precision; names, shapes and types of inputs and exits do not change.
 
     All types are explicit in the graph, so ONNX Runtime and a strongly typed TensorRT network compute with the same
-    types. `fp32` returns `model` itself.
+    types. The result is normalised. For `fp32` it is `model` itself.
 
     Args:
         model: a normalised model; it is not changed.
-        precision: precision inside the model.
-        samples: real or random samples; nodes whose values come near float16's limit on them stay in fp32.
-        calibration: real samples, used instead of `samples`; required for `int8`.
+        precision: precision of the values between inputs and exits.
+        samples: real or random samples; in `fp16`, nodes whose values come near float16's limit on them stay in fp32.
+        calibration: real samples; required for `int8`, and used instead of `samples` in `fp16`.
         keep_fp32: patterns (`*`, `?`, `[...]`) of nodes that stay in fp32, matched against the name and the operator of
             each node and against the names of its outputs and weights.
         folder: folder for temporary files.
         placement: position of the Q/DQ pairs in `int8`.
         progress: receives a warning for everything that was not done exactly as requested.
 
-    Raises CompileError if a pattern matches nothing, if nodes are to be kept in fp32 in an fp32 model, if `int8` has no
-    calibration data, or if there is nothing to quantise; DataError for calibration data with NaN or infinity.
+    Raises CompileError if a pattern matches nothing, for a pattern with precision `fp32`, for `int8` without
+    calibration data, or if the model cannot be quantised; DataError for calibration data with NaN or infinity.
 
     """
     if precision == "fp32":
@@ -67,10 +67,10 @@ def reduce_precision(
     _name_nodes(reduced.graph)
     kept = _matching_nodes(reduced.graph, keep_fp32)
     if precision == "fp16":
-        seen = samples if calibration is None else calibration.inputs
-        if seen is not None:
+        probed = samples if calibration is None else calibration.inputs
+        if probed is not None:
             expected = select_fp32_nodes(reduced, kept=kept)
-            kept |= overflowing_nodes(reduced, seen, expected=expected, folder=folder, progress=progress)
+            kept |= overflowing_nodes(reduced, probed, expected=expected, folder=folder, progress=progress)
         to_fp16(reduced, kept=kept, progress=progress)
     else:
         if calibration is None:
@@ -92,13 +92,13 @@ def _name_nodes(graph: ir.Graph) -> None:
 
 def _matching_nodes(graph: ir.Graph, patterns: Sequence[str]) -> set[ir.Node]:
     """Return the nodes that match a pattern, and all nodes in the subgraphs of those nodes."""
-    names = {node: _names(node) for node in ir.traversal.RecursiveGraphIterator(graph)}
+    names_of = {node: _names(node) for node in ir.traversal.RecursiveGraphIterator(graph)}
     found: set[ir.Node] = set()
     for pattern in patterns:
-        matches = {node for node, own in names.items() if any(fnmatchcase(name, pattern) for name in own)}
+        matches = {node for node, names in names_of.items() if any(fnmatchcase(name, pattern) for name in names)}
         if not matches:
-            some = ", ".join(f"'{node.name}'" for node in list(names)[:_EXAMPLES])
-            operators = ", ".join(sorted({node.op_type for node in names}))
+            some = ", ".join(f"'{node.name}'" for node in list(names_of)[:_EXAMPLES])
+            operators = ", ".join(sorted({node.op_type for node in names_of}))
             raise CompileError(
                 f"--keep-fp32 '{pattern}' matches no node, operator, output or weight; some nodes are {some}, and "
                 f"the operators are {operators}"
@@ -111,6 +111,7 @@ def _matching_nodes(graph: ir.Graph, patterns: Sequence[str]) -> set[ir.Node]:
 
 
 def _names(node: ir.Node) -> list[str]:
+    """Return the texts that a pattern can match: name, operator, outputs and weights."""
     weights = [value.name for value in node.inputs if value is not None and value.is_initializer()]
     outputs = [value.name for value in node.outputs]
     return [name for name in (node.name, node.op_type, *outputs, *weights) if name]

@@ -1,4 +1,4 @@
-"""Lowering to older opsets: the same results, and one line for operators that cannot be lowered."""
+"""Lowering to older opsets: equal results, and one-line errors for operators that cannot be lowered."""
 
 import numpy as np
 import onnx

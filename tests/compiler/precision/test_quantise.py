@@ -1,4 +1,4 @@
-"""int8 models: Q/DQ as both runtimes take it, exits untouched, bad data refused, nothing left behind."""
+"""int8 models: Q/DQ pairs that both runtimes accept, exits in float32, rejected data, no temporary files left."""
 
 import numpy as np
 import onnx_ir as ir
@@ -94,8 +94,8 @@ def test_exits_are_not_quantised(tmp_path, tail):
     reduced = quantised(model, Dataset(inputs={"x": images}), tmp_path)
     assert [value.name for value in reduced.graph.outputs] == ["e0", "e1"]
     assert {value.producer().op_type for value in reduced.graph.outputs} <= {"Conv", "Relu"}
-    made = {node.inputs[0].name for node in nodes_of(reduced, "QuantizeLinear")}
-    assert made == {"x", "h", "r"}
+    quantised_values = {node.inputs[0].name for node in nodes_of(reduced, "QuantizeLinear")}
+    assert quantised_values == {"x", "h", "r"}
     outputs_of(reduced, {"x": images}, tmp_path)
 
 
@@ -165,12 +165,12 @@ def test_the_same_data_give_the_same_bytes_and_leave_no_files(tmp_path, segmente
     assert not list(scratch.iterdir())
 
 
-@pytest.mark.parametrize(("value", "word"), [(np.nan, "NaN"), (np.inf, "infinity")])
-def test_calibration_data_with_nan_or_infinity_are_rejected(tmp_path, value, word):
+@pytest.mark.parametrize(("value", "text"), [(np.nan, "NaN"), (np.inf, "infinity")])
+def test_calibration_data_with_nan_or_infinity_are_rejected(tmp_path, value, text):
     model = read_text(tmp_path, TWO_HEADS, w=(8, 8), a=(8, 3), b=(8, 3))
     data = samples()
     data.inputs["x"][[17, 40], 3] = value
-    with pytest.raises(DataError, match=f"'x' has {word} in sample 17; 2 of 64"):
+    with pytest.raises(DataError, match=f"'x' has {text} in sample 17; 2 of 64"):
         quantised(model, data, tmp_path)
 
 
@@ -274,7 +274,7 @@ HALF = np.random.default_rng(2).standard_normal((8, 8)).astype(np.float16)
     ],
     ids=[
         "bias of two dimensions", "float16", "float64", "batch of one matrix", "vector", "weight along two axes",
-        "scaled and transposed", "dead", "negative", "zero weights",
+        "scaled and transposed", "zero activations", "negative", "zero weights",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("placement", ["before", "around"])

@@ -1,4 +1,4 @@
-"""Reducing precision: nodes that stay in fp32, and engines that TensorRT builds."""
+"""Nodes that stay in fp32 in a reduced precision, and engines that TensorRT builds from reduced models."""
 
 import numpy as np
 import onnx_ir as ir
@@ -12,12 +12,12 @@ from tests.compiler.precision.reduced_graphs import Encoder, Segmenter, read_tex
 
 TEXT = """<ir_version: 9, opset_import: ["": 18]>
 g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
-  h = MatMul(x, stem.weight) r = Relu(h) e0 = MatMul(r, head.weight) s = Softmax(h) e1 = MatMul(s, head.weight) }"""
+  h = MatMul(x, stem_weight) r = Relu(h) e0 = MatMul(r, head_weight) s = Softmax(h) e1 = MatMul(s, head_weight) }"""
 
 
 @pytest.fixture
 def model(tmp_path):
-    return read_text(tmp_path, TEXT.replace(".", "_"), stem_weight=(8, 8), head_weight=(8, 3))
+    return read_text(tmp_path, TEXT, stem_weight=(8, 8), head_weight=(8, 3))
 
 
 def test_fp32_returns_the_model_itself(tmp_path, model):

@@ -22,7 +22,7 @@ def samples():
 
 @pytest.fixture(scope="module", params=["fp16", "int8"])
 def reduced(request, tmp_path_factory, samples):
-    folder = tmp_path_factory.mktemp("made") / request.param
+    folder = tmp_path_factory.mktemp("reduced") / request.param
     return compile_bundle(
         Residual(), folder, CompileOptions(calibration=samples, example=samples, precision=request.param)
     )
@@ -141,7 +141,7 @@ def test_kept_nodes_are_in_the_manifest_and_a_loss_gives_a_warning(tmp_path, sam
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "words"),
+    ("options", "error", "match"),
     [
         ({"precision": "int8"}, CompileError, "int8 needs real samples for its ranges"),
         ({"precision": "fp16", "keep_fp32": ["nothing*"]}, CompileError, r"'nothing\*' matches no node"),
@@ -164,9 +164,9 @@ def test_kept_nodes_are_in_the_manifest_and_a_loss_gives_a_warning(tmp_path, sam
     ],
     ids=["no data", "pattern", "fp32", "NaN", "shape", "label"],
 )
-def test_an_impossible_precision_is_rejected(tmp_path, options, error, words):
+def test_an_impossible_precision_is_rejected(tmp_path, options, error, match):
     options = {name: _arrays(value) if name == "calibration" else value for name, value in options.items()}
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=match):
         compile_bundle(Residual(), tmp_path / "bundle", CompileOptions(inputs=["image:batch,1,8,8"], **options))
     assert not any(tmp_path.iterdir())
 
