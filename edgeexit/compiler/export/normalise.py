@@ -129,8 +129,8 @@ def _check_producers(model: ir.Model) -> None:
             for value in node.inputs:
                 if value is not None and not (value.producer() or value.is_graph_input() or value.is_initializer()):
                     raise CompileError(
-                        f"node '{node.name}' ({node.op_type}) reads '{value.name}', which no node produces; is the "
-                        "file complete?"
+                        f"the node that produces '{node.outputs[0].name}' ({node.op_type}) reads '{value.name}', which "
+                        "no node produces; is the file complete?"
                     )
 
 

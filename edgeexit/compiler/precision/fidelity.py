@@ -17,7 +17,7 @@ def measure_fidelity(fp32: Logits, reduced: Logits, *, labels: npt.NDArray[np.in
     Args:
         fp32: exit -> logits in fp32, [N, K], or [N, K, H, W] for segmentation.
         reduced: logits of the shipped stages, with the same exits and shapes.
-        labels: [N] or [N, H, W]; ignored pixels do not count. Without labels, no accuracy is measured.
+        labels: [N] or [N, H, W]; ignored pixels count in the agreement only. Without labels, no accuracy is measured.
 
     """
     exits = {}

@@ -57,7 +57,7 @@ class _Fp16Converter:
         self._fp32_nodes = fp32_nodes
         self._converted: set[ir.Value] = set()
         """Values that were float32 and are float16 now."""
-        self._infinite: dict[ir.Value, float] = {}
+        self._beyond_range: dict[ir.Value, float] = {}
         """float32 value that may contain a number beyond float16's range -> that number; NaN for several."""
         self._casts: dict[tuple[ir.Graph, ir.Value], ir.Value] = {}
         self._weights: dict[ir.Value, ir.Value] = {}
@@ -97,7 +97,7 @@ class _Fp16Converter:
         for position, value in enumerate(node.inputs):
             if value is not None and value in self._converted:
                 node.replace_input_with(position, self._cast(graph, value, _FLOAT32, before=node))
-        self._trace_infinite(node, node.outputs)
+        self._trace_beyond_range(node, node.outputs)
 
     def _to_fp16(self, graph: ir.Graph, node: ir.Node) -> None:
         schema = schema_of(node, self._model)
@@ -122,16 +122,16 @@ class _Fp16Converter:
                 fp32_outputs.append(value)
         if node.op_type == "Cast" and node.outputs[0] in self._converted:
             node.attributes["to"] = ir.AttrInt64("to", int(_FLOAT16))
-        self._trace_infinite(node, fp32_outputs)
+        self._trace_beyond_range(node, fp32_outputs)
 
-    def _trace_infinite(self, node: ir.Node, outputs: Sequence[ir.Value]) -> None:
+    def _trace_beyond_range(self, node: ir.Node, outputs: Sequence[ir.Value]) -> None:
         """Record which of the float32 `outputs` may contain the numbers beyond float16's range that a node reads."""
         tensors = [value.const_value for value in node.inputs if value is not None and value.is_initializer()]
         tensors += [a.as_tensor() for a in node.attributes.values() if a.type == ir.AttributeType.TENSOR]
-        found = [self._infinite[value] for value in node.inputs if value in self._infinite]
+        found = [self._beyond_range[value] for value in node.inputs if value in self._beyond_range]
         found += [number for number in map(number_beyond_fp16, tensors) if number is not None]
         if found:
-            self._infinite |= dict.fromkeys(outputs, min(found))
+            self._beyond_range |= dict.fromkeys(outputs, min(found))
 
     def _in_fp16(self, graph: ir.Graph, value: ir.Value, *, before: ir.Node) -> ir.Value:
         """Return a float32 value as float16, for the node `before` of `graph`."""
@@ -167,7 +167,7 @@ class _Fp16Converter:
         """Return a value cast to the type `to`; a graph has one Cast for all its nodes that read the value."""
         if (graph, value) not in self._casts:
             source = value
-            if to == _FLOAT16 and value in self._infinite:
+            if to == _FLOAT16 and value in self._beyond_range:
                 source = self._clip(graph, value, before)
             name = unique_name(f"{value.name}.{_SUFFIXES[to]}", self._taken)
             result = ir.Value(name=name, type=ir.TensorType(to), shape=value.shape)
@@ -182,7 +182,7 @@ class _Fp16Converter:
         result = ir.Value(name=name, type=ir.TensorType(_FLOAT32), shape=value.shape)
         bounds = [self._clip_limit(sign * FP16_MAX) for sign in (-1, 1)]
         graph.insert_before(before, ir.node("Clip", [value, *bounds], outputs=[result], name=f"{name}.clip"))
-        self._record_clipped(value, self._infinite[value])
+        self._record_clipped(value, self._beyond_range[value])
         return result
 
     def _record_clipped(self, value: ir.Value, number: float) -> None:

@@ -129,7 +129,9 @@ class _Fp32NodeSelection:
         self._size_dependent: set[ir.Value] = set()
         """Values that depend only on the sizes of the inputs."""
         self._in_float32: set[ir.Value] = set()
+        """Values that the visited nodes compute in float32."""
         self._unrepresentable: dict[tuple[ir.Value, bool], bool] = {}
+        """(weight, whether it scales a result) -> whether float16 cannot represent it; so each warning appears once."""
 
     def visit(self, graph: ir.Graph) -> None:
         self._data_dependent |= set(graph.inputs)
@@ -151,6 +153,7 @@ class _Fp32NodeSelection:
                 self._in_float32 |= {value for value, variable in typed_outputs(node, schema) if variable not in halves}
 
     def _trace(self, node: ir.Node) -> None:
+        """Record whether a node's outputs depend on the data in the inputs, only on their sizes, or on neither."""
         if node.op_type in {"Shape", "Size"}:
             self._size_dependent |= set(node.outputs)
         elif any(value in self._data_dependent for value in node.inputs):

@@ -80,7 +80,7 @@ def to_int8(
     if ONNX Runtime's quantiser fails; DataError for calibration data with NaN or infinity.
 
     """
-    _check(calibration, progress)
+    _check_calibration(calibration, progress)
     if any(node.op_type == "QuantizeLinear" for node in model.graph):
         raise CompileError(
             "the model is already quantised; compile it with --precision fp32, which keeps its int8 nodes"
@@ -124,7 +124,7 @@ class _CalibrationBatches(CalibrationDataReader):  # type: ignore[misc]  # the b
         return next(self._feeds, None)
 
 
-def _check(calibration: Dataset, progress: Progress) -> None:
+def _check_calibration(calibration: Dataset, progress: Progress) -> None:
     check_finite(calibration.inputs, where="calibration data")
     if len(calibration) < _FEW_SAMPLES:
         progress.warning(
