@@ -28,16 +28,16 @@ def fit_command(
     policy: Annotated[str, typer.Option(help=_FROM_REGISTRY)] = AUTO,
     budget_ms: Annotated[
         float | None,
-        typer.Option(help="Goal: the best accuracy within this mean latency of the stages, in ms; needs a profile."),
+        typer.Option(help="Goal: the highest accuracy within this mean latency of the stages, in ms; needs a profile."),
     ] = None,
     speedup: Annotated[
         float | None,
-        typer.Option(help="Goal: the best accuracy within the full model's cost divided by this, e.g. 2."),
+        typer.Option(help="Goal: the highest accuracy within the full model's cost divided by this number, e.g. 2."),
     ] = None,
     max_drop: Annotated[
         float | None,
         typer.Option(
-            help="Goal: the lowest mean cost with an accuracy at most this much below the final exit's, e.g. 0.01."
+            help="Goal: the lowest mean cost with an accuracy at most this fraction below the final exit's, e.g. 0.01."
         ),
     ] = None,
     max_risk: Annotated[

@@ -29,7 +29,7 @@ def option_texts() -> dict[str, str]:
     return {
         "policy": f"Kind of policy: {', '.join(FITTING_KINDS)}; or {AUTO}: compare all kinds and take the best.",
         "weights": f"Weights of the exits, for policies that have them: a name ({'; '.join(weights)}; the first is the "
-        f"default), or one number per exit: {EXAMPLE_WEIGHTS}.",
+        f"default), or one number per exit, e.g. {EXAMPLE_WEIGHTS}.",
         "rule": f"Use a rule of the policy instead of a goal; no temperatures are fitted ({'; '.join(rules)}).",
     }
 

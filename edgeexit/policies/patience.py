@@ -13,8 +13,8 @@ _ONE = as_float32(1)
 class Patience(Policy, frozen=True, kw_only=True, tag="patience"):
     """Exit at the first exit k whose prediction equals that of the t_k exits before it.
 
-    The score is the number of consecutive exits before it with the same prediction: 0 at the first exit and after a
-    change. PABEE has one patience P, which is the threshold of all exits. The state of a sample is its last class and
+    The score is the number of exits directly before this one with the same prediction: 0 at the first exit and after
+    a change. PABEE has one patience P, which is the threshold of all exits. The state of a sample is its last class and
     the count.
 
     Source: PABEE, "BERT Loses Patience" (Zhou et al., NeurIPS 2020, arXiv:2006.04152).

@@ -170,7 +170,7 @@ def _require_weights(dataset: ReadoutDataset, options: FitOptions) -> None:
 
 KIND = FittingKind(
     policy=Beem,
-    summary="S_k: sum of the weighted confidences of consecutive exits that agree; it restarts when the class changes",
+    summary="sum S_k of the weighted confidences of consecutive exits that agree; it restarts when the class changes",
     learns=("temperatures", "weights"),
     source="BEEM (ICLR 2025)",
     make_candidates=beem_candidates,

@@ -101,7 +101,7 @@ def _all_combinations(stops: Indices, values: Values) -> Values:
 
 KIND = FittingKind(
     policy=Entropy,
-    summary="1 - H / ln C",
+    summary="1 - H / ln C, with the entropy H of C classes",
     learns=("temperatures",),
     source="BranchyNet (Teerapittayanon et al., ICPR 2016), which exits at H <= t",
     make_candidates=entropy_candidates,

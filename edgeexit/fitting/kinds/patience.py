@@ -37,7 +37,7 @@ def pabee_policy(dataset: ReadoutDataset, budget: float) -> Patience:
 
 KIND = FittingKind(
     policy=Patience,
-    summary="number of consecutive exits before it with the same prediction",
+    summary="number of exits directly before this one with the same prediction",
     source="PABEE (Zhou et al., NeurIPS 2020), which has one threshold for all exits",
     make_candidates=patience_candidates,
     published=PublishedMethod(name="PABEE", parameter="budget", fit=pabee_policy),

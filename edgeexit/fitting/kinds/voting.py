@@ -14,7 +14,7 @@ def voting_candidates(dataset: ReadoutDataset, options: CandidateOptions) -> tup
 
 KIND = FittingKind(
     policy=Voting,
-    summary="fraction of the exits so far that predict the modal class, which is the prediction",
+    summary="fraction of the exits so far that predict the modal class; that class is the prediction",
     source="Sun et al., 2021",
     make_candidates=voting_candidates,
 )

@@ -74,7 +74,7 @@ def _ensemble(logs: npt.NDArray[np.float32], truth: Indices) -> tuple[Values, Va
 
 KIND = FittingKind(
     policy=Ztw,
-    summary="top-1 probability of an ensemble of the exits so far, whose class is the prediction",
+    summary="top-1 probability of an ensemble of the exits so far; its class is the prediction",
     learns=("weights", "biases"),
     source="Zero Time Waste (Wolczyk et al., NeurIPS 2021)",
     make_candidates=ztw_candidates,

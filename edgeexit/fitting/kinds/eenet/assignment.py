@@ -81,14 +81,14 @@ def fit_assignment(
 def assigned(inputs: Values, scores: Values, layers: Sequence[Layers]) -> Values:
     """Return P [N, K], the fraction of each sample at each exit; arguments as in `fit_assignment`."""
     gates = [
-        expit(expit(x @ own.hidden + own.hidden_bias) @ own.output + own.output_bias)
-        for x, own in zip(_features(inputs, scores), layers, strict=True)
+        expit(expit(x @ mlp.hidden + mlp.hidden_bias) @ mlp.output + mlp.output_bias)
+        for x, mlp in zip(_features(inputs, scores), layers, strict=True)
     ]
     return stick_breaking(np.stack(gates, axis=1))
 
 
 def _features(inputs: Values, scores: Values) -> list[Values]:
-    """Return the inputs [K-1][N, C + 2 + k] of the MLP of each early exit: its own, and the scores of earlier exits."""
+    """Return the inputs [K-1][N, C + 2 + k] of the MLP of each early exit: its inputs, and earlier scores."""
     return [np.hstack([inputs[:, k], scores[:, :k]]) for k in range(inputs.shape[1] - 1)]
 
 
@@ -100,8 +100,8 @@ def assignment_loss(
     The loss is a KL(P || targets) + b |E[cost] - B| / B, with a and b in `_DIVERGENCE_WEIGHT` and `_COST_WEIGHT`.
     `features` [K-1][N, D_k].
     """
-    hidden = [expit(x @ own.hidden + own.hidden_bias) for x, own in zip(features, layers, strict=True)]
-    logits = np.stack([z @ own.output + own.output_bias for z, own in zip(hidden, layers, strict=True)], axis=1)
+    hidden = [expit(x @ mlp.hidden + mlp.hidden_bias) for x, mlp in zip(features, layers, strict=True)]
+    logits = np.stack([z @ mlp.output + mlp.output_bias for z, mlp in zip(hidden, layers, strict=True)], axis=1)
     gates = expit(logits)
     logs = np.zeros_like(targets)  # log P: sums of log h and log (1 - h) avoid log 0
     logs[:, :-1] -= np.logaddexp(0, -logits)
@@ -119,21 +119,21 @@ def assignment_loss(
     later = np.cumsum(flow[:, ::-1], axis=1)[:, ::-1]
     by_logit = flow[:, :-1] * (1 - gates) - gates * later[:, 1:]
     gradients = []
-    for k, own in enumerate(layers):
+    for k, mlp in enumerate(layers):
         slope, z = by_logit[:, k], hidden[k]
-        by_hidden = np.outer(slope, own.output) * z * (1 - z)
+        by_hidden = np.outer(slope, mlp.output) * z * (1 - z)
         gradients.append(Layers(features[k].T @ by_hidden, by_hidden.sum(axis=0), slope @ z, slope.sum(keepdims=True)))
     return loss, tuple(gradients)
 
 
 def flatten(layers: Sequence[Layers]) -> Values:
     """Return all parameters of the MLPs as one vector."""
-    return np.concatenate([part.ravel() for own in layers for part in own])
+    return np.concatenate([part.ravel() for mlp in layers for part in mlp])
 
 
 def unflatten(flat: Values, shapes: Sequence[Layers]) -> tuple[Layers, ...]:
     """Return the inverse of `flatten`: MLPs with the shapes of `shapes` and the parameters in `flat`."""
-    parts = [part for own in shapes for part in own]
+    parts = [part for mlp in shapes for part in mlp]
     pieces = np.split(flat, np.cumsum([part.size for part in parts])[:-1])
     shaped = [piece.reshape(part.shape) for piece, part in zip(pieces, parts, strict=True)]
     return tuple(Layers(*shaped[i : i + 4]) for i in range(0, len(shaped), 4))

@@ -4,7 +4,7 @@ import msgspec
 
 from edgeexit.errors import FittingError
 from edgeexit.fitting.exit_fractions import fractions_within_budget, thresholds_for_fractions
-from edgeexit.fitting.kinds.eenet.scoring import examples_of, identity
+from edgeexit.fitting.kinds.eenet.scoring import examples_of, initial_weights
 from edgeexit.fitting.kinds.eenet.training import train, with_weights
 from edgeexit.fitting.kinds.kind import FittingKind, PublishedMethod
 from edgeexit.fitting.options import CandidateOptions
@@ -24,7 +24,7 @@ def eenet_candidates(dataset: ReadoutDataset, options: CandidateOptions) -> tupl
     untrained, trained = [], []
     for variant in temperature_variants(dataset, fit=options.temperatures):
         examples = examples_of(variant)
-        untrained.append(with_weights(variant, identity(variant.exits, examples.classes)))
+        untrained.append(with_weights(variant, initial_weights(variant.exits, examples.classes)))
         trained.append(with_weights(variant, train(examples, variant.costs, options.budget, seed=options.seed).weights))
     return (*untrained, *trained)
 

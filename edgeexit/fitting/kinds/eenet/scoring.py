@@ -48,7 +48,7 @@ def examples_of(dataset: ReadoutDataset) -> Examples:
     return Examples(inputs, 1 - dataset.losses(dataset.exit_predictions))
 
 
-def identity(exits: int, classes: int) -> tuple[Values, ...]:
+def initial_weights(exits: int, classes: int) -> tuple[Values, ...]:
     """Return the initial weights [K-1][C + 2 + k]: the score is the highest probability."""
     start = [np.zeros(classes + STATISTICS + k) for k in range(exits - 1)]
     for weights in start:
@@ -61,19 +61,19 @@ def scores_of(inputs: Values, weights: Sequence[Values]) -> Values:
     samples, exits, width = inputs.shape
     scores = np.empty((samples, exits))
     scores[:, -1] = inputs[:, -1, width - STATISTICS]
-    for k, own in enumerate(weights):
-        scores[:, k] = inputs[:, k] @ own[:width] + scores[:, :k] @ own[width:]
+    for k, exit_weights in enumerate(weights):
+        scores[:, k] = inputs[:, k] @ exit_weights[:width] + scores[:, :k] @ exit_weights[width:]
     return scores
 
 
 def fit_scoring(
-    examples: Examples, emphasis: Values, anchors: Sequence[Values], penalty: float, start: Sequence[Values]
+    examples: Examples, sample_weights: Values, anchors: Sequence[Values], penalty: float, start: Sequence[Values]
 ) -> tuple[Values, ...]:
     """Return the weights [K-1][C + 2 + k] of lowest loss, fitted exit by exit.
 
-    The loss of exit k is sum_n w_nk BCE(q_nk, correct_nk) + penalty / 2 |weights - anchor|^2, with `emphasis` w [N, K]
-    summing to 1 over the samples. Earlier scores are plain inputs without a gradient, so each exit is a separate convex
-    problem. Source: EENet (arXiv:2301.07099).
+    The loss of exit k is sum_n w_nk BCE(q_nk, correct_nk) + penalty / 2 |weights - anchor|^2, where `sample_weights`
+    w [N, K] sum to 1 over the samples. Earlier scores are plain inputs without a gradient, so each exit is a separate
+    convex problem. Source: EENet (arXiv:2301.07099).
     """
     inputs, correct = examples
     samples, exits, _ = inputs.shape
@@ -82,7 +82,7 @@ def fit_scoring(
     for k in range(exits - 1):
         features = np.hstack([inputs[:, k], scores[:, :k]])
         weights = _fit_exit(
-            start[k], features, correct[:, k], emphasis=emphasis[:, k], anchor=anchors[k], penalty=penalty
+            start[k], features, correct[:, k], sample_weights=sample_weights[:, k], anchor=anchors[k], penalty=penalty
         )
         fitted.append(weights)
         scores[:, k] = features @ weights
@@ -90,21 +90,23 @@ def fit_scoring(
 
 
 def _fit_exit(
-    start: Values, features: Values, correct: Values, *, emphasis: Values, anchor: Values, penalty: float
+    start: Values, features: Values, correct: Values, *, sample_weights: Values, anchor: Values, penalty: float
 ) -> Values:
     def loss(weights: Values) -> tuple[float, Values]:
-        return exit_loss(weights, features, correct, emphasis=emphasis, anchor=anchor, penalty=penalty)
+        return exit_loss(weights, features, correct, sample_weights=sample_weights, anchor=anchor, penalty=penalty)
 
     return minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": _ITERATIONS}).x
 
 
 def exit_loss(
-    weights: Values, features: Values, correct: Values, *, emphasis: Values, anchor: Values, penalty: float
+    weights: Values, features: Values, correct: Values, *, sample_weights: Values, anchor: Values, penalty: float
 ) -> tuple[float, Values]:
     """Return the loss of one exit's weights [D] and its gradient [D]; `features` [N, D] are its inputs."""
     scores, offset = features @ weights, weights - anchor
     loss, slope = cross_entropy(scores, correct)
-    return float(emphasis @ loss + penalty / 2 * offset @ offset), (emphasis * slope) @ features + penalty * offset
+    return float(sample_weights @ loss + penalty / 2 * offset @ offset), (
+        sample_weights * slope
+    ) @ features + penalty * offset
 
 
 def cross_entropy(scores: Values, correct: Values) -> tuple[Values, Values]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edgeexit.fitting.kinds.eenet.assignment import Layers, assigned, fit_assignment, start_layers
-from edgeexit.fitting.kinds.eenet.scoring import Examples, fit_scoring, identity, scores_of
+from edgeexit.fitting.kinds.eenet.scoring import Examples, fit_scoring, initial_weights, scores_of
 from edgeexit.fitting.kinds.unfitted import unfitted
 from edgeexit.fitting.readout_dataset import ReadoutDataset, Values
 from edgeexit.policies.eenet import Eenet
@@ -44,7 +44,7 @@ def train(examples: Examples, costs: Sequence[float], budget: float, *, seed: in
     samples, exits, width = inputs.shape
     subset = np.random.default_rng(seed).permutation(samples)[:_ASSIGNMENT_SAMPLES]
     layers = start_layers(width, exits, seed)
-    weights = start = identity(exits, examples.classes)
+    weights = start = initial_weights(exits, examples.classes)
     penalty = _PENALTY + _PENALTY_SAMPLES / samples
     scores = scores_of(inputs, weights)
 
@@ -71,10 +71,10 @@ def train(examples: Examples, costs: Sequence[float], budget: float, *, seed: in
 def with_weights(dataset: ReadoutDataset, weights: Sequence[Values]) -> Eenet:
     """Return EENet with weights [K-1][C + 2 + k], under the dataset's temperatures, without thresholds."""
     classes = dataset.probabilities.shape[2]
-    rounded = [tuple(round(float(value), _DECIMALS) for value in own) for own in weights]
+    rounded = [tuple(round(float(value), _DECIMALS) for value in exit_weights) for exit_weights in weights]
     return unfitted(
         Eenet,
         dataset,
-        class_weights=tuple(own[:classes] for own in rounded),
-        statistic_weights=tuple(own[classes:] for own in rounded),
+        class_weights=tuple(exit_weights[:classes] for exit_weights in rounded),
+        statistic_weights=tuple(exit_weights[classes:] for exit_weights in rounded),
     )

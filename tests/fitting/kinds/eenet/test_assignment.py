@@ -14,13 +14,13 @@ from edgeexit.fitting.kinds.eenet.assignment import (
     targets_of,
     unflatten,
 )
-from edgeexit.fitting.kinds.eenet.scoring import examples_of, identity, scores_of
+from edgeexit.fitting.kinds.eenet.scoring import examples_of, initial_weights, scores_of
 from tests.fitting.populations import COSTS, population
 
 
 def test_the_gradient_of_the_assignment_loss_equals_finite_differences():
     examples = examples_of(population(60, seed=1, classes=3))
-    scores = scores_of(examples.inputs, identity(4, 3))
+    scores = scores_of(examples.inputs, initial_weights(4, 3))
     layers = start_layers(5, 4, seed=0)
     flat = flatten(layers) + np.random.default_rng(0).normal(0, 0.5, len(flatten(layers)))
     features = [np.hstack([examples.inputs[:, k], scores[:, :k]]) for k in range(3)]
@@ -46,7 +46,7 @@ def test_unflatten_inverts_flatten():
 @pytest.mark.parametrize("budget", [1.3, 2.0, 3.5])
 def test_assignment_meets_the_budget(budget):
     examples = examples_of(population(300, seed=2))
-    scores = scores_of(examples.inputs, identity(4, 10))
+    scores = scores_of(examples.inputs, initial_weights(4, 10))
     start = start_layers(12, 4, seed=0)
     layers = fit_assignment(examples.inputs, scores, start, costs=np.array(COSTS), budget=budget, iterations=100)
     parts = assigned(examples.inputs, scores, layers)

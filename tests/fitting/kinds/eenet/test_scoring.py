@@ -3,7 +3,14 @@
 import numpy as np
 from scipy.optimize import check_grad
 
-from edgeexit.fitting.kinds.eenet.scoring import cross_entropy, examples_of, exit_loss, fit_scoring, identity, scores_of
+from edgeexit.fitting.kinds.eenet.scoring import (
+    cross_entropy,
+    examples_of,
+    exit_loss,
+    fit_scoring,
+    initial_weights,
+    scores_of,
+)
 from tests.fitting.kinds.eenet.overconfident import overconfident_in_one_class
 from tests.fitting.populations import population
 
@@ -12,10 +19,12 @@ def test_the_gradient_of_the_scoring_loss_equals_finite_differences():
     examples = examples_of(population(100, seed=1))
     random = np.random.default_rng(0)
     features, anchor = random.normal(0.4, 0.5, (100, 7)), random.normal(size=7)
-    emphasis = random.dirichlet(np.ones(100))
+    sample_weights = random.dirichlet(np.ones(100))
 
     def loss(weights):
-        return exit_loss(weights, features, examples.correct[:, 0], emphasis=emphasis, anchor=anchor, penalty=0.3)
+        return exit_loss(
+            weights, features, examples.correct[:, 0], sample_weights=sample_weights, anchor=anchor, penalty=0.3
+        )
 
     at = random.normal(size=7)
     scores = features @ at
@@ -44,7 +53,7 @@ def test_trained_scores_separate_right_from_wrong_better_than_confidence():
     """The first exit is overconfident in one class: the scores must learn a lower weight for it."""
     dataset = overconfident_in_one_class(1500)
     examples = examples_of(dataset)
-    start = identity(3, 4)
+    start = initial_weights(3, 4)
     weights = fit_scoring(examples, np.full((1500, 3), 1 / 1500), start, 0.01, start)
     rank = [separation(scores_of(examples.inputs, w)[:, 0], examples.correct[:, 0]) for w in (start, weights)]
     assert rank[1] > rank[0] + 0.1
