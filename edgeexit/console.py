@@ -20,7 +20,7 @@ _PLAIN_WIDTH = 160
 
 
 def _console(*, stderr: bool = False) -> Console:
-    """Return a console: styled on a terminal, plain text of full lines elsewhere."""
+    """Return a console: styled on a terminal; elsewhere plain text without wrapped lines."""
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
     return Console(stderr=stderr, highlight=False, soft_wrap=not terminal, width=None if terminal else _PLAIN_WIDTH)
 
@@ -28,7 +28,7 @@ def _console(*, stderr: bool = False) -> Console:
 console = _console()
 """Prints results to standard output."""
 notes = _console(stderr=True)
-"""Prints progress, warnings and errors to standard error, so that the output of `--json` holds JSON only."""
+"""Prints progress, warnings and errors to standard error, so that `--json` prints only JSON to standard output."""
 
 
 def print_json(value: Any) -> None:
@@ -62,7 +62,7 @@ def printable(text: object) -> str:
 
 
 def next_step(text: str) -> None:
-    """Print a command or an action that the user can do next."""
+    """Print the next step for the user: a command or an action."""
     console.print(f"[dim]next:[/] {printable(text)}", soft_wrap=True)
 
 
@@ -77,10 +77,16 @@ def warn(text: str) -> None:
 
 
 @contextmanager
-def progress_bar(name: str, *, total: int | None = None) -> Iterator[RichProgress]:
-    """Show a bar on standard error while the block runs; it shows nothing if standard error is not a terminal.
+def show_progress(name: str, *, total: int | None = None, steps: Sequence[str] = ()) -> Iterator[Progress]:
+    """Yield a `Progress` that shows an operation as a bar on standard error while the block runs.
 
-    `ProgressOnBar` connects the bar to an operation.
+    If standard error is not a terminal, there is no bar, but messages and warnings are printed.
+
+    Args:
+        name: name of the operation.
+        total: number of items, if it is known; the bar counts them.
+        steps: names of all steps, if they are known; then the bar counts finished steps, not items.
+
     """
     bar = RichProgress(
         TextColumn("{task.description}"),
@@ -92,26 +98,31 @@ def progress_bar(name: str, *, total: int | None = None) -> Iterator[RichProgres
         disable=not notes.is_terminal,
     )
     with bar:
-        bar.add_task(name, total=total)
-        yield bar
+        yield _BarProgress(bar, name, total=len(steps) if steps else total, steps=steps)
 
 
-class ProgressOnBar(Progress):
-    """Shows the progress of an operation on a bar of `progress_bar`, one step at a time."""
+class _BarProgress(Progress):
+    """Shows the progress of an operation on a bar."""
 
-    def __init__(self, bar: RichProgress, name: str) -> None:
+    def __init__(self, bar: RichProgress, name: str, *, total: int | None, steps: Sequence[str]) -> None:
         self._bar = bar
         self._name = name
-        self._task = bar.task_ids[0]
+        self._steps = steps
+        self._task = bar.add_task(name, total=total)
 
     def step(self, name: str) -> None:
-        """Show the name of the step; its count starts at 0."""
-        self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(f"{self._name}: {name}", total=None)
+        """Show the name of the step. If all steps are known, show how many are finished; otherwise count from 0."""
+        description = f"{self._name}: {name}"
+        if self._steps:
+            self._bar.update(self._task, description=description, completed=self._steps.index(name))
+        else:
+            self._bar.remove_task(self._task)
+            self._task = self._bar.add_task(description, total=None)
 
     def advance(self, amount: int = 1, total: int | None = None) -> None:
-        """Advance the bar."""
-        self._bar.update(self._task, advance=amount, total=total)
+        """Advance the bar by `amount` items, unless it counts steps."""
+        if not self._steps:
+            self._bar.update(self._task, advance=amount, total=total)
 
     def message(self, text: str) -> None:
         """Print a line above the bar."""
@@ -120,10 +131,3 @@ class ProgressOnBar(Progress):
     def warning(self, text: str) -> None:
         """Print a warning above the bar."""
         warn(text)
-
-
-@contextmanager
-def show_progress(name: str, *, total: int | None = None) -> Iterator[Progress]:
-    """Yield a `Progress` that shows an operation on standard error while the block runs; without a terminal, no bar."""
-    with progress_bar(name, total=total) as bar:
-        yield ProgressOnBar(bar, name)

@@ -11,7 +11,7 @@ from edgeexit.policies import Certificate, Policy, PolicyDocument, Scope, decode
 from edgeexit_calibration.tables import CohortRow, EventRow, PolicyRevisionRow, RegistrationRow
 
 CALIBRATOR: Final = "calibrator"
-"""The actor of an event that no user caused."""
+"""The actor of an event that the service caused, not a user."""
 
 EventKind = Literal["registered", "published", "risk exceeded", "refit postponed", "refitted", "renumbered"]
 
@@ -29,7 +29,7 @@ class CohortAddress(NamedTuple):
 
 
 def find_cohort(session: Session, address: CohortAddress) -> CohortRow | None:
-    """Return a cohort, or None if no message and no registration has named it."""
+    """Return a cohort, or None if the database does not contain it."""
     return session.scalar(select(CohortRow).filter_by(**address._asdict()))
 
 
@@ -57,10 +57,10 @@ def current_revision(session: Session, cohort_id: int) -> PolicyRevisionRow | No
 
 
 def revisions_with_temperatures(session: Session, cohort_id: int, temperatures: tuple[float, ...]) -> list[int]:
-    """Return the revisions that have these temperatures; their readouts can be used together.
+    """Return the revisions whose policies have these temperatures [K]; a refit can combine their audits.
 
-    Revision 0 is the policy inside the bundle. It is included only if all revisions have the same temperatures:
-    `edgeexit fit` can replace the bundle's policy, and then it is unknown which policy a device started with.
+    Revision 0 is the policy in the bundle. It is included only if all revisions have these temperatures, because
+    `edgeexit fit` may have replaced the bundle's policy after a device started with it.
     """
     documents = [
         decode_document(content.encode())
@@ -80,9 +80,9 @@ def add_revision(
     created_by: str,
     now: datetime,
 ) -> int:
-    """Store a policy as a cohort's next revision and return its number, which is higher than all earlier ones.
+    """Store a policy as a cohort's next revision; return its number, which is higher than all earlier ones.
 
-    The service publishes it at its next check.
+    The service publishes the policy at its next check.
     """
     current = current_revision(session, cohort.id)
     revision = 1 + max(0 if current is None else current.revision, cohort.highest_unknown_revision)

@@ -24,13 +24,13 @@ class BrokerError(EdgeExitError):
 
 
 def send_command(broker: BrokerConfig, address: DeviceAddress, command: Command, *, wait_s: float = 5.0) -> None:
-    """Publish a command for a device; the broker keeps it for 60 s if the device is offline.
+    """Publish a command for a device; if the device is offline, the broker stores the command for up to 60 s.
 
-    Raises MessageError (an invalid name), ConfigError (an invalid broker URL), and BrokerError if the broker is not
-    reachable within `wait_s` or refuses the message.
+    Raises MessageError for an invalid name in the address, ConfigError for an invalid broker URL, and BrokerError if
+    the broker is not reachable within `wait_s` seconds or refuses the message.
     """
-    for what, name in zip(DeviceAddress._fields, address, strict=True):
-        check_name(what, name)
+    for field, name in zip(DeviceAddress._fields, address, strict=True):
+        check_name(field, name)
     refused: list[str] = []
     session = BrokerSession(
         broker,

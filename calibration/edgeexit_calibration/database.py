@@ -1,9 +1,9 @@
 """Opens the database, migrates its schema, and provides sessions for reading and writing.
 
 If an SQLite file is removed or replaced, SQLite continues to write to the old file, and everything it commits is lost.
-So each transaction checks before it starts, and after its commit, that the path still names the file that was opened.
-The file is not created again while the database is open: a running `rm calibrator.sqlite*` could delete the new
-write-ahead log too.
+So each transaction checks before its start and after its commit that the path still names the file that was opened.
+A missing file is not created again while the database is open, because an `rm calibrator.sqlite*` that is still running
+could delete the new write-ahead log.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ _PROGRAMMING_ERRORS = (exc.IntegrityError, exc.DataError, exc.ProgrammingError, 
 
 
 class DatabaseError(EdgeExitError):
-    """The database cannot be opened, read or written: invalid URL, locked, full, damaged, missing or too new."""
+    """The database cannot be opened, read or written: e.g. an invalid URL, or a locked, damaged or missing file."""
 
 
 class Database:
@@ -62,7 +62,7 @@ class Database:
         """Yield a session that commits when the block ends, and rolls back if the block raises.
 
         It holds the write lock from the start, so the data it reads cannot change before it writes. Raises
-        DatabaseError; then nothing was written, or it was written to a file that has been removed.
+        DatabaseError; then the changes are lost: they were rolled back, or the file was removed before the commit.
         """
         engine = self.engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
         with self._translate_errors():
@@ -108,11 +108,11 @@ def open_database(url: str, *, create: bool = True, busy_timeout_s: float = 10.0
     """Open a database by SQLAlchemy URL, or by the path of an SQLite file, and migrate it to this version's schema.
 
     Args:
-        url: e.g. `sqlite:///calibrator.sqlite`, or just `calibrator.sqlite`.
-        create: create a missing SQLite file and missing tables. If False, they are an error and nothing is written.
-        busy_timeout_s: how long to wait for the write lock of another process.
+        url: e.g. `sqlite:///calibrator.sqlite`, or `calibrator.sqlite`.
+        create: True: create a missing SQLite file and missing tables. False: they are an error.
+        busy_timeout_s: maximum time to wait for another process that holds the write lock (SQLite only).
 
-    Raises DatabaseError: invalid URL, missing driver, missing, locked or damaged file, or a newer schema.
+    Raises DatabaseError for an invalid URL, a missing driver, a missing, locked or damaged file, or a newer schema.
 
     """
     parsed = _parse(url)
@@ -130,7 +130,7 @@ def open_database(url: str, *, create: bool = True, busy_timeout_s: float = 10.0
         ) from error
     except ModuleNotFoundError as error:
         raise DatabaseError(
-            f"database '{_without_secrets(parsed)}' needs the package '{error.name}'; install it"
+            f"database '{_without_secrets(parsed)}' needs the Python package '{error.name}'; install it"
         ) from error
     except exc.ArgumentError as error:
         raise _invalid_url(_without_secrets(parsed)) from error
@@ -181,7 +181,7 @@ def _without_secrets(url: URL) -> str:
 def _identity(path: str) -> tuple[int, int] | None:
     """Return device and inode of a file, or None if it does not exist."""
     try:
-        status = os.stat(path)  # noqa: PTH116 - SQLite gives a string, which is empty if there is no file
+        status = os.stat(path)  # noqa: PTH116 - SQLite returns the path as a string, which is empty for a database in memory
     except OSError:
         return None
     return status.st_dev, status.st_ino

@@ -1,4 +1,4 @@
-"""Drift detector: raises an anytime-valid alarm when 0/1 losses exceed a risk, and estimates when the change began.
+"""Drift detector: raises an anytime-valid alarm when the mean of 0/1 losses exceeds a risk; estimates when it began.
 
 The detector is an e-detector (Shin, Ramdas & Rinaldo, "E-detectors: a nonparametric framework for sequential change
 detection", New England Journal of Statistics in Data Science 2023). It averages CUSUM recursions, one per alternative
@@ -8,8 +8,8 @@ risk q,
 
 and raises the alarm when the average reaches 1/alpha. While the true risk is at most p, the mean number of samples
 until a false alarm is at least 1/alpha, however often the statistic is checked. The guarantee needs no assumption about
-the distribution of the losses. The estimated change is the start of the current run of the largest M: the last sample
-at which this M was at most 1.
+the distribution of the losses. The estimated change is the first sample of the current run of the largest M: the sample
+after the last one at which this M was at most 1.
 """
 
 from math import log, log1p
@@ -20,14 +20,17 @@ import numpy as np
 import numpy.typing as npt
 
 _FACTORS: Final = (1.5, 2.0, 3.0, 5.0)
-"""Alternative risks, as multiples of the registered risk. Small factors detect mild changes, large ones react fast."""
+"""Alternative risks, as multiples of the registered risk.
+
+Small factors detect small changes; large factors detect large changes faster.
+"""
 
 
 class DriftAlarm(msgspec.Struct, frozen=True, kw_only=True):
     """The losses exceed the registered risk. Positions are those that were passed to `observe`."""
 
     change_position: int
-    """Position of the first sample after the estimated change."""
+    """Position of the first sample of the estimated change."""
     alarm_position: int
     """Position of the sample that raised the alarm."""
     e_value: float
@@ -35,20 +38,20 @@ class DriftAlarm(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DriftDetector(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of a detector: `new_detector` returns the first one and `observe` the next one."""
+    """The state of a detector, from `new_detector`; `observe` returns the next state."""
 
     risk: float
     alpha: float
     log_statistics: tuple[float, ...]
     """ln M_t of each alternative risk."""
     run_starts: tuple[int, ...]
-    """Position at which the current run of each alternative risk began."""
+    """Position of the first sample of the current run, for each alternative risk."""
     samples: int = 0
     alarm: DriftAlarm | None = None
 
 
 def new_detector(risk: float, *, alpha: float) -> DriftDetector:
-    """Return a detector without samples, for 0 < risk < 1 and a mean of at least 1/alpha samples per false alarm."""
+    """Return a detector without samples, for 0 < risk < 1; on average, at least 1/alpha samples per false alarm."""
     return DriftDetector(risk=risk, alpha=alpha, log_statistics=(0.0,) * len(_FACTORS), run_starts=(0,) * len(_FACTORS))
 
 
@@ -58,10 +61,10 @@ def alternatives(risk: float) -> tuple[float, ...]:
 
 
 def observe(detector: DriftDetector, positions: npt.NDArray[np.int64], losses: npt.NDArray[np.bool_]) -> DriftDetector:
-    """Return the detector after `losses` [n], whose `positions` [n] increase.
+    """Return the detector after the losses [n] of the samples at `positions` [n], which must increase.
 
-    After an alarm the detector no longer changes. One call with all samples and many calls with a few samples each
-    give the same alarm.
+    After an alarm the detector does not change any more. The alarm does not depend on how the samples are split into
+    calls.
     """
     if detector.alarm is not None or not len(losses):
         return detector
@@ -100,10 +103,10 @@ def _log_ratios(p: float, q: float, losses: npt.NDArray[np.bool_]) -> npt.NDArra
 def _cusum(
     log_ratios: npt.NDArray[np.float64], positions: npt.NDArray[np.int64], log_statistic: float, start: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Return ln M [n] and the position [n] at which the run of each sample began.
+    """Return ln M [n] after each sample, and the position [n] of the first sample of the run that it belongs to.
 
-    Without the recursion, ln M_t = C_t - min(-ln M_0, C_0, .., C_{t-1}), where C is the running sum of the log ratios.
-    If the minimum is C_j, the run began after sample j.
+    In closed form, ln M_t = C_t - min(-ln M_0, C_0, .., C_{t-1}), where C is the cumulative sum of the log ratios. If
+    the minimum is C_j, the run began with sample j + 1.
     """
     sums = np.concatenate([[0.0], np.cumsum(log_ratios)])
     floors = np.concatenate([[-log_statistic], sums[:-1]])

@@ -1,7 +1,7 @@
-"""Stores the messages of devices: decodes them, drops duplicates, writes a batch in one session. Independent of MQTT.
+"""Stores the messages of devices: decodes them, drops duplicates, writes a batch in one session. Needs no MQTT client.
 
 Reports are cumulative, so only the highest sequence of each (device, outbox, boot, revision) is stored. An audit is
-stored once per (device, outbox, sequence). So the rows do not depend on the order and the number of copies of messages.
+stored once per (device, outbox, sequence). So the rows do not depend on the order of messages, nor on duplicates.
 """
 
 import re
@@ -26,7 +26,7 @@ _CLASS_LIMIT: Final = 2**24
 """Readouts are float32, which represents class indices exactly below this limit."""
 _MAX_ENTROPY: Final = log(_CLASS_LIMIT)
 _MAX_REVISIONS_AHEAD: Final = 1_000_000
-"""A device that reports a revision further ahead than this is ignored, so that it cannot exhaust the numbers."""
+"""A reported revision that is further ahead is ignored, so that no device can exhaust the revision numbers."""
 
 
 class Uplink(NamedTuple):
@@ -37,7 +37,7 @@ class Uplink(NamedTuple):
 
 
 class Receipt(NamedTuple):
-    """The sequences, duplicates included, to acknowledge to a device after the transaction is committed."""
+    """The sequence numbers of a device's messages to acknowledge after the commit, duplicates included."""
 
     address: DeviceAddress
     outbox: str
@@ -45,7 +45,7 @@ class Receipt(NamedTuple):
 
 
 def decode_uplink(topic: str, payload: bytes) -> Uplink:
-    """Return a decoded message. Raises MessageError if the topic or the payload is invalid."""
+    """Return the decoded message with the device's address. Raises MessageError for an invalid topic or payload."""
     address, kind = parse_up_topic(topic)
     expected: Any = UP_TYPES[kind]
     message: State | Report | Audit | LatencyProfile = decode(payload, expected)
@@ -57,7 +57,7 @@ def decode_uplink(topic: str, payload: bytes) -> Uplink:
 
 
 def store_uplinks(session: Session, uplinks: Sequence[Uplink], *, now: datetime) -> list[Receipt]:
-    """Write a batch in its order of arrival; return the receipts to acknowledge after the commit."""
+    """Write a batch in its order of arrival; return one receipt per device and outbox."""
     devices = _find_or_add_devices(session, {uplink.address for uplink in uplinks}, now)
     cohorts = _CohortCache(session)
     sequences: dict[tuple[DeviceAddress, str], dict[int, None]] = {}  # per outbox, an ordered set
@@ -66,12 +66,12 @@ def store_uplinks(session: Session, uplinks: Sequence[Uplink], *, now: datetime)
     for address, message in uplinks:
         device = devices[address]
         if isinstance(message, State):
-            cohorts.note_revision(device, message)
+            cohorts.record_unknown_revision(device, message)
             _store_state(device, message, now)
         elif isinstance(message, LatencyProfile):
             _store_profile(session, device, message, now)
         else:
-            cohorts.note_revision(device, message)
+            cohorts.record_unknown_revision(device, message)
             sequences.setdefault((address, message.outbox), {})[message.sequence] = None
             if isinstance(message, Report):
                 reports.append((device, message))
@@ -92,7 +92,7 @@ def _check_fits_float32(audit: Audit) -> None:
 
 
 class _CohortCache:
-    """Reads each cohort of a batch, and its current revision, once from the database."""
+    """Reads each cohort of a batch and its current revision from the database, once per batch."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -101,10 +101,11 @@ class _CohortCache:
     def id_of(self, device: DeviceRow, message: Report | Audit) -> int:
         return self._find(device, message)[0].id
 
-    def note_revision(self, device: DeviceRow, message: State | Report | Audit) -> None:
+    def record_unknown_revision(self, device: DeviceRow, message: State | Report | Audit) -> None:
         """Record the revision that a device runs if this database did not issue it.
 
-        Such a revision is higher than the newest one here; or it has the same number, and the device rejects ours.
+        Such a revision is higher than the newest one in the database. Or it has the same number, and the device has
+        rejected the policy of this database.
         """
         cohort, newest = self._find(device, message)
         rejected = message.rejected.revision if isinstance(message, State) and message.rejected is not None else None
@@ -138,7 +139,7 @@ def _find_or_add_devices(
 def _store_state(device: DeviceRow, state: State, now: datetime) -> None:
     if not state.online and device.state is not None:
         known = msgspec.json.decode(device.state, type=State)
-        if known.boot == state.boot:  # the MQTT will has the state at connect time; only `online` is news
+        if known.boot == state.boot:  # an MQTT will repeats the state at connect time; only `online` is new
             state = msgspec.structs.replace(known, online=False)
     content = _json(state)
     if content != device.state:

@@ -25,7 +25,7 @@ class ExitMix(msgspec.Struct, frozen=True, kw_only=True):
     counts: tuple[int, ...]
     """[K]; empty for an unknown cohort."""
     mean_latency_ms: float | None = None
-    """Computed from half-octave histogram bins, so within about 20 %; null if it was not measured."""
+    """Computed from histogram bins of half an octave, so accurate to about 20 %; null if it was not measured."""
 
     @property
     def rates(self) -> tuple[float, ...] | None:
@@ -34,19 +34,24 @@ class ExitMix(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Disagreement(msgspec.Struct, frozen=True, kw_only=True):
-    """The fraction of audited samples whose prediction differs from the final exit's; Clopper-Pearson interval."""
+    """The fraction of audited samples whose prediction differs from the final exit's."""
 
     samples: int
+    """Number of audited samples."""
     disagreeing: int
+    """Number of samples whose prediction differs."""
     observed: float | None
-    """null without samples."""
+    """`disagreeing` / `samples`; null without samples."""
     low: float
+    """Lower end of the Clopper-Pearson interval; 0 without samples."""
     high: float
+    """Upper end of the Clopper-Pearson interval; 1 without samples."""
     confidence: float
+    """Confidence of the interval, e.g. 0.95."""
 
 
 def exit_mix(database: Database, cohort: CohortAddress, *, revision: int | None = None) -> ExitMix:
-    """Return the exit mix and latency of all samples under a revision (None: all revisions), from device reports."""
+    """Return the exit mix and the latency of the samples that devices reported under a revision (None: under all)."""
     with database.reading() as session:
         found = find_cohort(session, cohort)
         if found is None:
@@ -77,7 +82,10 @@ def audited_exit_mix(
     after: int = 0,
     until: int | None = None,
 ) -> ExitMix:
-    """Return the exit mix of the audited samples in the span (after, until]; unbiased, without latency."""
+    """Return the exit mix of the audited samples in the span (after, until], without latency.
+
+    It is an unbiased estimate of the mix of all samples, because audits are chosen at random.
+    """
     with database.reading() as session:
         found = find_cohort(session, cohort)
         if found is None:

@@ -1,8 +1,8 @@
-"""Publishes the current policies: signed, as retained messages, again after each connection and after a replacement.
+"""Publishes the current policies as signed, retained messages: after each connection, and after each replacement.
 
 The calibrator subscribes to the policy topics of its fleet. The broker delivers the messages of a topic in order. A
-message that arrives before the echo of our own message was sent earlier, and ours has replaced it. A message that
-arrives after the echo has replaced ours, so the policy is published again.
+message that arrives before the echo of our message is older, and our message has replaced it. A message that arrives
+after the echo has replaced our message, so the policy is published again.
 """
 
 import logging
@@ -31,11 +31,11 @@ from edgeexit_calibration.tables import PolicyRevisionRow
 _log = logging.getLogger(__name__)
 
 _REFUSAL_TIMEOUT_S: Final = 5.0
-"""A message that the broker has not refused after this time is accepted."""
+"""A message that the broker has not refused within this time counts as accepted."""
 _REPLACED_PAUSE_S: Final = 10.0
 """Minimum time between two publications on a topic to which another client publishes too."""
 _REFUSED_PAUSE_S: Final = 60.0
-"""Time until a policy that the broker refused is published again."""
+"""Minimum time until a policy that the broker refused is published again."""
 _WARNING_INTERVAL_S: Final = 600.0
 """Minimum time between two warnings about the same topic."""
 
@@ -46,10 +46,10 @@ def policy_filter(fleet: str) -> str:
 
 
 class _TopicState(msgspec.Struct, kw_only=True):
-    """The policy topic of a cohort, as seen over the current connection. Fields in `_s` are monotonic seconds."""
+    """The state of a cohort's policy topic over the current connection. Fields in `_s` are monotonic seconds."""
 
     revision: int | None = None
-    """The revision that was sent and neither refused nor replaced; None if a policy must be sent."""
+    """The revision that was sent and neither refused nor replaced; None if the policy must be sent."""
     envelope: bytes = b""
     sent_at: datetime | None = None
     sent_s: float = -math.inf
@@ -78,9 +78,9 @@ class Publisher:
 
     Args:
         database: contains the policies.
-        session: connection to the broker. Its messages on `policy_filter` must go to `on_policy_message`, and the
+        session: connection to the broker. It must pass messages on `policy_filter` to `on_policy_message`, and the
             topics of refused messages to `on_refused`.
-        fleet: whose cohorts.
+        fleet: the fleet whose policies are published.
         key: signs the policies. Ed25519 is deterministic, so the same document always has the same envelope.
 
     """
@@ -115,7 +115,7 @@ class Publisher:
                 self._mark_unpublished(topic, state, problem, consequence, pause_s=_REPLACED_PAUSE_S)
 
     def on_refused(self, topic: str) -> None:
-        """Record that the broker refused a message; other topics than policy topics are ignored."""
+        """Record that the broker refused a message; topics that are not policy topics are ignored."""
         with self._lock:
             state = self._topics.get(topic)
             if state is not None and state.revision is not None:
@@ -159,7 +159,7 @@ class Publisher:
         topic = policy_topic(*policy.address)
         envelope = sign(policy.document, payload_type=PAYLOAD_TYPE, key=self._key)
         with self._lock:
-            state = self._topics[topic]  # set before sending, because the broker may respond at once
+            state = self._topics[topic]  # changed before sending, because the broker may respond at once
             state.revision, state.envelope, state.echoed = policy.revision, envelope, False
             state.sent_at, state.sent_s = now, time.monotonic()
         if self._session.publish(topic, envelope, retain=True):

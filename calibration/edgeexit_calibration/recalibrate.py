@@ -1,8 +1,9 @@
-"""Fits a cohort's next policy to its recent audits, or returns why the refit must wait. Pure functions, no I/O.
+"""Fits a cohort's next policy to its recent audits, or returns why the refit is postponed. Pure functions, no I/O.
 
-The audits after a change are selected by an alarm that losses raised. So the first of them contain rather too many
-losses than too few, and the certificate is conservative. If the change is estimated too early, the fit includes older,
-easier samples; then the detector of the next revision raises a new alarm.
+A refit uses the audits after the change that the drift detector estimates. The detector raises its alarm after many
+losses, so these audits tend to contain more losses than later ones, and the certificate is conservative. If the change
+is estimated too early, the fit includes older samples with fewer losses; then the detector of the next revision raises
+a new alarm.
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ _SEED = 0
 
 
 class PostponedRefit(msgspec.Struct, frozen=True, kw_only=True):
-    """Why the current policy stays for now."""
+    """Why a refit is postponed; the current policy stays active."""
 
     cause: Literal["too few audits", "no policy fits"]
     reason: str
@@ -41,15 +42,15 @@ def refit(
     delta: float,
     min_audits: int | None = None,
 ) -> Fit | PostponedRefit:
-    """Return a policy fitted to the readouts [N, K, 4] of audits under the current temperatures, or why not yet.
+    """Return a policy fitted to the readouts of audits, or why the refit is postponed.
 
     Args:
         current: the current policy; the new one has the same kind, temperatures and weights.
-        readouts: of every exit, in any order of samples.
+        readouts: [N, K, 4] float32, at the temperatures of the current policy; the order of the samples is irrelevant.
         costs: [K] cumulative cost of each exit.
         risk: upper bound on the disagreement with the final exit, to be certified.
         delta: probability with which that bound may fail.
-        min_audits: number of audits to wait for; default: twice the minimum that a certificate needs.
+        min_audits: minimum number of audits; default: twice the minimum that a certificate needs.
 
     """
     if not require_fitting_kind(current.kind).refits_from_audits:
@@ -60,7 +61,7 @@ def refit(
         return PostponedRefit(cause="no policy fits", reason=reason)
     needed = 2 * samples_needed(risk, delta) if min_audits is None else min_audits
     if len(readouts) < needed:
-        reason = f"{len(readouts)} audits since the change, {needed} are needed"
+        reason = f"{len(readouts)} audits since the change, but {needed} are needed"
         return PostponedRefit(cause="too few audits", reason=reason)
     dataset = ReadoutDataset(readouts=readouts, costs=tuple(costs), temperatures=current.temperatures)
     try:

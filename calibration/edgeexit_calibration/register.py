@@ -1,4 +1,4 @@
-"""Registers a bundle for a cohort: the risk to hold, the costs of the exits, and the first policy revision."""
+"""Registers a bundle for a cohort: stores the maximum risk, the costs of the exits and the first policy revision."""
 
 from datetime import datetime, timezone
 from itertools import pairwise
@@ -34,28 +34,28 @@ class RegistrationResult(msgspec.Struct, frozen=True, kw_only=True):
     policy: str
     """Kind of the bundle's policy."""
     refittable: bool
-    """Whether audits contain everything that the policy reads, so that it can be fitted again from them."""
+    """Whether audits contain everything that the policy reads, so that the calibrator can refit it."""
 
 
 def register(
     database: Database, bundle: Bundle, *, fleet: str, cohort: str, risk: float, delta: float, user: str
 ) -> RegistrationResult:
-    """Register a cohort: the calibrator publishes, watches and refits its policy from now on.
+    """Register a cohort, so that the calibrator publishes, watches and refits its policy.
 
     The first registration stores the bundle's policy as revision 1, or as a higher revision if devices already run
     one. A later registration changes the risk; it adds a revision only if the bundle has a new policy.
 
     Args:
-        database: where the registration is stored.
-        bundle: with a policy, and with a profile if there is one.
+        database: stores the registration.
+        bundle: must contain a policy; the costs are latencies if it contains a profile, otherwise operator counts.
         fleet: name of the fleet.
         cohort: label of the cohort in the fleet.
         risk: upper bound on the fraction of predictions that differ from the final exit's, 0 to 1.
         delta: probability with which the bound may fail, 0 to 1.
         user: name of the user, for the audit log.
 
-    Raises MessageError (an invalid name), FittingError (an invalid risk or delta), BundleError (no policy, a
-    segmentation model, or costs that do not increase), and DatabaseError.
+    Raises MessageError for an invalid name, FittingError for an invalid risk or delta, BundleError for a bundle without
+    a policy, of a segmentation model or with costs that do not increase, and DatabaseError.
 
     """
     address = CohortAddress(check_name("fleet", fleet), bundle.digest, check_name("cohort", cohort))
@@ -65,12 +65,14 @@ def register(
         raise BundleError(f"bundle '{bundle.path}' has no policy; run `edgeexit fit` first")
     if bundle.manifest.task == "segmentation":
         raise BundleError(
-            f"bundle '{bundle.path}' is a segmentation model and audits hold no maps, so its disagreement per pixel "
-            "can be neither watched nor certified; ship its policy in the bundle only"
+            f"bundle '{bundle.path}' is a segmentation model; audits contain no class maps, so the calibrator can "
+            "neither watch nor certify its disagreement per pixel. Ship the policy in the bundle, without registration"
         )
     unit, costs = bundle.costs()
     if len(costs) != len(bundle.manifest.exits) or not all(a < b for a, b in pairwise((0.0, *costs))):
-        raise BundleError(f"bundle '{bundle.path}': costs {costs} {unit} do not increase; run `edgeexit profile`")
+        raise BundleError(
+            f"bundle '{bundle.path}': the costs of the exits, {costs} {unit}, do not increase; run `edgeexit profile`"
+        )
     content = encode_document(document).decode()
     now = datetime.now(timezone.utc)
     with database.writing() as session:

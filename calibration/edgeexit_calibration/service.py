@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 _MAX_BATCH: Final = 500
 _MAX_BATCH_S: Final = 0.2
 _QUIET_S: Final = 0.01
-"""A batch ends early after this time without a message, because brokers limit the unacknowledged messages."""
+"""A batch ends after this time without a message, because brokers limit the number of unacknowledged messages."""
 _RETRY_S: Final = 1.0
 _MAX_LOG_CHARACTERS: Final = 300
 
@@ -36,7 +36,7 @@ class _OutageLog:
     """Logs the beginning and the end of a database outage once each.
 
     Args:
-        activity: what stops during an outage, for the log messages.
+        activity: what the service pauses during an outage; a part of the log messages.
 
     """
 
@@ -63,11 +63,11 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True):
     fleet: str
     broker: BrokerConfig = BrokerConfig()
     check_interval_s: float = 5.0
-    """Time between two checks of every cohort; each check also publishes new revisions."""
+    """Time between two checks of all cohorts; each check also publishes new revisions."""
     min_audits: int | None = None
     """Number of audits since the change that a refit waits for; null: twice the minimum that a certificate needs."""
     alpha: float = 0.001
-    """While the risk holds, false alarms are at least 1/alpha audits apart on average."""
+    """While the risk is not exceeded, there are on average at least 1/alpha audits until a false alarm."""
 
 
 class CalibratorService:
@@ -75,7 +75,7 @@ class CalibratorService:
 
     Args:
         database: contains messages and policies; other threads may use it too.
-        config: fleet, broker and intervals.
+        config: fleet, broker, intervals and limits.
         key: signs the policies.
 
     Attributes:
@@ -123,7 +123,7 @@ class CalibratorService:
             self._session.stop()
 
     def _on_message(self, delivery: Delivery) -> None:
-        """Queue a message, in the network thread; policies too, because acknowledgements must keep the order."""
+        """Queue a message, in the network thread; also policies, because acknowledgements follow the arrival order."""
         if self._is_policy(delivery):
             self._publisher.on_policy_message(delivery.topic, delivery.payload)
         self._queue.put(delivery)
@@ -147,7 +147,7 @@ class CalibratorService:
         return batch
 
     def _ingest(self, batch: Sequence[Delivery], stop: threading.Event) -> None:
-        """Commit a batch, then acknowledge it. If the database fails, retry until it works or `stop` is set."""
+        """Commit a batch, then acknowledge it. After a DatabaseError, retry until it works or `stop` is set."""
         uplink_deliveries = [delivery for delivery in batch if not self._is_policy(delivery)]
         uplinks = [uplink for delivery in uplink_deliveries if (uplink := self._decode(delivery)) is not None]
         receipts: Sequence[Receipt] = ()
@@ -175,7 +175,7 @@ class CalibratorService:
             return None
 
     def _write(self, uplinks: Sequence[Uplink]) -> list[Receipt]:
-        """Write a batch; if a message cannot be written, drop it and write the others. Raises DatabaseError."""
+        """Write a batch; drop each message that cannot be written. Raises DatabaseError if the database fails."""
         try:
             with self._database.writing() as session:
                 return store_uplinks(session, uplinks, now=datetime.now(timezone.utc))

@@ -63,7 +63,7 @@ class TableBase(DeclarativeBase):
 
 
 class DeviceRow(TableBase):
-    """A device that has sent at least one message."""
+    """A device that has sent a message."""
 
     __tablename__ = "device"
     __table_args__ = (UniqueConstraint("fleet", "shard", "device"),)
@@ -76,7 +76,7 @@ class DeviceRow(TableBase):
     """JSON of the newest `messages.State`; null before the first one."""
     first_seen: Mapped[datetime]
     last_seen: Mapped[datetime]
-    """When the device last sent new content; retained messages that the broker repeats do not count."""
+    """Time of the last message with new content; a retained message that the broker repeats does not count."""
 
 
 class ProfileRow(TableBase):
@@ -109,7 +109,7 @@ class CohortRow(TableBase):
 
 
 class RegistrationRow(TableBase):
-    """The risk that a user registered for a cohort, and the facts of the bundle that a refit needs."""
+    """The maximum risk that a user registered for a cohort, and the data of the bundle that a refit needs."""
 
     __tablename__ = "registration"
 
@@ -123,7 +123,7 @@ class RegistrationRow(TableBase):
     risk: Mapped[float]
     delta: Mapped[float]
     bundle_policy: Mapped[str]
-    """JSON of the policy document that the bundle held at the latest registration."""
+    """JSON of the policy document in the bundle at the latest registration."""
     registered_by: Mapped[str]
     registered_at: Mapped[datetime]
 
@@ -136,7 +136,7 @@ class PolicyRevisionRow(TableBase):
     cohort_id: Mapped[int] = mapped_column(ForeignKey("cohort.id"), primary_key=True)
     revision: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     document: Mapped[str]
-    """JSON of `policies.PolicyDocument`; every publication signs these same bytes again."""
+    """JSON of `policies.PolicyDocument`; every publication signs exactly these bytes."""
     reason: Mapped[str]
     created_by: Mapped[str]
     created_at: Mapped[datetime]
@@ -145,7 +145,7 @@ class PolicyRevisionRow(TableBase):
 
 
 class ReportRow(TableBase):
-    """The newest report of each (device, outbox, boot, revision): cumulative counters."""
+    """The newest report of a (device, outbox, boot, revision); its counters are cumulative."""
 
     __tablename__ = "report"
 
@@ -161,7 +161,7 @@ class ReportRow(TableBase):
 
 
 class AuditRow(TableBase):
-    """An audit message; its unique key makes sure that its samples are stored once."""
+    """An audit message; the unique key prevents that its samples are stored twice."""
 
     __tablename__ = "audit"
     __table_args__ = (UniqueConstraint("device_id", "outbox", "sequence"),)
@@ -175,7 +175,7 @@ class AuditRow(TableBase):
 
 
 class AuditedSampleRow(TableBase):
-    """A sample that was run to full depth. `id` is the order of arrival, in which the drift detector reads samples."""
+    """A sample that was run to full depth. `id` increases in the order of arrival; the drift detector follows it."""
 
     __tablename__ = "audited_sample"
     __table_args__ = (Index(None, "cohort_id", "id"), {"sqlite_autoincrement": True})

@@ -35,7 +35,7 @@ class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
     policy: str | None = None
     agent: str | None = None
     rejected: str | None = None
-    """Why the device rejected a policy, for the latest policy that it rejected."""
+    """Reason for which the device rejected the latest policy; null if it did not reject one."""
 
 
 class CohortView(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,11 +56,11 @@ class CohortView(msgspec.Struct, frozen=True, kw_only=True):
     revision: int | None = None
     policy: str | None = None
     condition: str | None = None
-    """The problem of the current revision: `risk exceeded`, and why a refit is postponed; null if there is none."""
+    """The problem of the current revision: `risk exceeded`, with the cause if a refit is postponed; null if none."""
 
     @property
     def address(self) -> CohortAddress:
-        """The cohort's address, which the other views take."""
+        """The address of the cohort, e.g. for `policy_history` and `events`."""
         return CohortAddress(self.fleet, self.bundle, self.cohort)
 
 
@@ -89,14 +89,14 @@ class EventView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def devices(database: Database, *, fleet: str | None = None) -> list[DeviceView]:
-    """Return every device that has sent a message, sorted by name."""
+    """Return every device of a fleet (None: all fleets) that has sent a message, sorted by fleet, shard and name."""
     query = select(DeviceRow).order_by(DeviceRow.fleet, DeviceRow.shard, DeviceRow.device)
     with database.reading() as session:
         return [_device_view(row) for row in session.scalars(_in_fleet(query, DeviceRow.fleet, fleet))]
 
 
 def cohorts(database: Database, *, fleet: str | None = None) -> list[CohortView]:
-    """Return every cohort that was registered or that a message named, oldest first."""
+    """Return every cohort of a fleet (None: all fleets) that was registered or named in a message, oldest first."""
     query = select(CohortRow, RegistrationRow).outerjoin(RegistrationRow).order_by(CohortRow.id)
     with database.reading() as session:
         states = [

@@ -1,7 +1,7 @@
 """Checks every registered cohort: feeds new audits to its drift detector, and refits its policy after an alarm.
 
-No state of this module has to survive a restart. Detectors are computed again from the audits in the database, and
-an event is written only if the database does not have it yet.
+A restart loses no state: detectors are recomputed from the audits in the database, and an event is written only if the
+database does not contain it yet.
 """
 
 import logging
@@ -74,10 +74,10 @@ class Watcher:
 
     Args:
         database: contains the audits and receives the new revisions.
-        fleet: whose cohorts are watched.
+        fleet: the fleet whose cohorts are watched.
         min_audits: number of audits since the change that a refit waits for; None: twice the minimum that a
             certificate needs.
-        alpha: while the risk holds, false alarms are at least 1/alpha audits apart on average.
+        alpha: while the risk is not exceeded, there are on average at least 1/alpha audits until a false alarm.
 
     """
 
@@ -89,9 +89,9 @@ class Watcher:
         self._states: dict[int, _WatchState] = {}
 
     def check(self, *, now: datetime) -> None:
-        """Check every cohort once. A cohort that fails is logged, and the others are still checked.
+        """Check every cohort once. An error in one cohort is logged, and the others are still checked.
 
-        Raises DatabaseError; the next check does what was not finished.
+        Raises DatabaseError; the next check repeats everything that was not committed.
         """
         with self._database.reading() as session:
             cohorts = registered_cohorts(session, self._fleet)
@@ -193,13 +193,13 @@ class Watcher:
         with self._database.writing() as session:
             row = current_revision(session, cohort_id)
             if row is None or row.revision != revision:
-                return  # a user registered another policy meanwhile; the next check starts from that one
+                return  # a user registered another policy meanwhile, which the next check reads
             if _add_event_once(session, cohort_id, "risk exceeded", exceeded, now=now):
                 _log.warning("%s: revision %d exceeds its risk of %g", address, revision, risk)
             if isinstance(outcome, PostponedRefit):
                 postponed = {"revision": revision, "risk": risk, "cause": outcome.cause, "reason": outcome.reason}
                 if _add_event_once(session, cohort_id, "refit postponed", postponed, now=now):
-                    _log.warning("%s: refit postponed, revision %d stays: %s", address, revision, outcome.reason)
+                    _log.warning("%s: refit postponed, revision %d stays active: %s", address, revision, outcome.reason)
                 return
             reason = f"refitted: disagreement above {risk:g} since audit {alarm.change_position}"
             cohort = session.get_one(CohortRow, cohort_id)

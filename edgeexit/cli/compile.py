@@ -4,20 +4,17 @@ import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
 from edgeexit.cli.advice import how_to_get_a_policy
-from edgeexit.console import next_step, notes, print_json, print_table, progress_bar, warn
+from edgeexit.console import next_step, notes, print_json, print_table, show_progress, warn
 from edgeexit.formatting import percent
 from edgeexit.progress import Progress
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as RichProgress
-
     from edgeexit.bundle.manifest import ExitFidelity, Manifest
 
 
@@ -35,32 +32,38 @@ def compile_command(
             "--input", help="NAME:SHAPE[:DTYPE] of a model input; the first dimension is the batch. Repeatable."
         ),
     ] = None,
-    example: Annotated[Path | None, typer.Option(help="Real samples (.npz) for the proof of the split.")] = None,
+    example: Annotated[
+        Path | None, typer.Option(help="Real samples (.npz) for the proof and the golden samples.")
+    ] = None,
     exits: Annotated[
         str | None,
         typer.Option(help="NAME,NAME,...: the outputs that are exits, shallow to deep; default: all outputs."),
     ] = None,
     task: Annotated[
-        str | None, typer.Option(help="classification or segmentation; default: follows from the exits' shapes.")
+        str | None, typer.Option(help="classification or segmentation; default: the rank of the exits decides.")
     ] = None,
     precision: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "fp32",
     calibration: Annotated[
-        Path | None, typer.Option(help="Samples (.npz) that set the int8 ranges and measure the loss of accuracy.")
+        Path | None,
+        typer.Option(help="Samples (.npz) that set the int8 ranges and measure the loss; default: --example."),
     ] = None,
     keep_fp32: Annotated[
-        list[str] | None, typer.Option(help="Pattern of node names or operators that stay in fp32. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="Pattern of nodes that stay in fp32: their names, operators, outputs or weights. Repeatable."
+        ),
     ] = None,
     max_loss: Annotated[
         float,
         typer.Option(
             min=0,
             max=1,
-            help="Warn if an exit loses more than this fraction of accuracy (without labels: of its predictions).",
+            help="Warn if an exit loses more accuracy than this fraction (without labels: if more predictions change).",
         ),
     ] = 0.01,
     dimension: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=MIN,OPT,MAX sizes of a symbolic input dimension, for TensorRT plans; repeatable."),
+        typer.Option(help="NAME=MIN,OPT,MAX sizes of a symbolic input dimension, for TensorRT plans. Repeatable."),
     ] = None,
     class_names: Annotated[Path | None, typer.Option(help="Text file with the class names, one per line.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model; default: the name of the source.")] = None,
@@ -80,17 +83,17 @@ def compile_command(
 
     _require_one_of("--task", task, get_args(Task))
     _require_one_of("--precision", precision, get_args(Precision))
-    os.environ.pop("TORCH_LOGS", None)  # with it, torch logs even after the command has ended
-    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr), progress_bar("loading torch") as bar:
+    os.environ.pop("TORCH_LOGS", None)  # with this variable, torch logs even after the command has ended
+    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
         # Standard output is for the result only: prints of the user's code go to standard error.
         warnings.simplefilter("ignore")
-        from edgeexit.backends.dimensions import parse_dimensions
-        from edgeexit.compiler import STEPS, CompileOptions, compile_bundle, load_class_names
-        from edgeexit.datasets import load_arrays
-        from edgeexit.signing import load_private_key
+        with show_progress("loading torch"):
+            from edgeexit.backends.dimensions import parse_dimensions
+            from edgeexit.compiler import STEPS, CompileOptions, compile_bundle, load_class_names
+            from edgeexit.datasets import load_arrays
+            from edgeexit.signing import load_private_key
 
         signing_key = None if key is None else load_private_key(key)
-        progress = _CompileProgress(bar, STEPS)
         options = CompileOptions(
             target=target,
             inputs=input_ or (),
@@ -105,7 +108,9 @@ def compile_command(
             name=name,
             class_names=None if class_names is None else load_class_names(class_names),
         )
-        bundle = compile_bundle(model, out, options, replace=force, progress=progress)
+        with show_progress("compiling", steps=STEPS) as shown:
+            progress = _CompileProgress(shown)
+            bundle = compile_bundle(model, out, options, replace=force, progress=progress)
         if signing_key is not None:
             bundle.sign(signing_key)
 
@@ -120,7 +125,7 @@ def compile_command(
     notes.print(f"proven on {manifest.proof.samples} {kind} samples; digest {bundle.digest[:12]}")
     device = load_target(manifest.target)
     if manifest.precision not in device.precisions:
-        notes.print(f"{manifest.precision} is seldom faster on {manifest.target}; measure it with `edgeexit profile`")
+        notes.print(f"{manifest.precision} is rarely faster on {manifest.target}; measure it with `edgeexit profile`")
     elif manifest.precision == "fp32" != device.precisions[0]:
         notes.print(f"--precision {device.precisions[0]} is probably faster on {manifest.target}")
     next_step(how_to_get_a_policy(out))
@@ -131,16 +136,14 @@ def compile_command(
 
 
 class _CompileProgress(Progress):
-    """Shows the steps of a compilation on a bar, and collects the warnings."""
+    """Shows the steps, and collects the warnings, because a compilation that fails prints only its error."""
 
-    def __init__(self, bar: "RichProgress", steps: Sequence[str]) -> None:
+    def __init__(self, shown: Progress) -> None:
         self.warnings: list[str] = []
-        self._bar = bar
-        self._steps = steps
-        bar.update(bar.task_ids[0], total=len(steps))
+        self._shown = shown
 
     def step(self, name: str) -> None:
-        self._bar.update(self._bar.task_ids[0], description=name, completed=self._steps.index(name))
+        self._shown.step(name)
 
     def warning(self, text: str) -> None:
         self.warnings.append(text)

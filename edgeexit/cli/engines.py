@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-from edgeexit.console import console, next_step, notes, print_json, print_table, printable, progress_bar, warn
+from edgeexit.console import console, next_step, notes, print_json, print_table, printable, show_progress, warn
 from edgeexit.formatting import percent
-from edgeexit.progress import Progress
 
 engines_app = typer.Typer(
     name="engines",
@@ -84,17 +83,8 @@ def build_command(
     library.messages.echo = "--debug" in sys.argv
     folder = cache or default_folder()
     stages = [stage.name for stage in opened.manifest.stages]
-    with progress_bar(f"{library.description} for {toolchain.hardware.sm}", total=len(stages)) as bar:
-
-        class StageProgress(Progress):
-            """Shows the stage that is being built on the progress bar."""
-
-            def step(self, name: str) -> None:
-                bar.update(bar.task_ids[0], description=f"building {name}", completed=stages.index(name))
-
-        report = build_engines(
-            opened, toolchain, build_config, PlanCache(folder), force=force, progress=StageProgress()
-        )
+    with show_progress(f"building for {toolchain.hardware.sm}", steps=stages) as progress:
+        report = build_engines(opened, toolchain, build_config, PlanCache(folder), force=force, progress=progress)
     if as_json:
         print_json(report)
         return

@@ -1,4 +1,4 @@
-"""The entry point of the command line: registers every command, prints errors as one line, exits with code 2."""
+"""The entry point of the command line: registers every command; prints an error as one line and exits with 2."""
 
 import signal
 import sys
@@ -28,7 +28,7 @@ _USER_ERROR = 2
 _INTERRUPTED = 130
 
 _CommandLineError: Any = typer.BadParameter.__mro__[2]
-"""ClickException. typer contains click under a module name that depends on the version of typer."""
+"""click.ClickException, without an import: the module that contains it depends on the version of typer."""
 
 app = typer.Typer(
     name="edgeexit",
@@ -74,13 +74,13 @@ app.command("sign")(sign_command)
 def main() -> None:
     """Run the command line. The exit code is 2 for an error of the user, and 130 after Ctrl-C."""
     debug = "--debug" in sys.argv
-    # SIGTERM cleans up like Ctrl-C; commands that run a service set their own handlers.
+    # SIGTERM stops a command like Ctrl-C, with clean-up; commands that run a service set other handlers.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         code = app(args=arguments, prog_name="edgeexit", standalone_mode=False)
     except _CommandLineError as error:
-        if type(error).__name__ != "NoArgsIsHelpError":  # this one has already printed the help
+        if type(error).__name__ != "NoArgsIsHelpError":  # typer has already printed the help
             context = getattr(error, "ctx", None)
             command = "edgeexit" if context is None else context.command_path
             print_error(f"{error.format_message().rstrip('.')}; see `{command} --help`")

@@ -25,10 +25,10 @@ def quickstart_command(
         bool, typer.Option("--keep-running", help="Keep broker, calibrator and agents running until Ctrl-C.")
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the results as JSON; everything else goes to standard error.")
+        bool, typer.Option("--json", help="Print the results as JSON, and everything else to standard error.")
     ] = False,
 ) -> None:
-    """Train a small model, compile it, fit a policy, run it on two agents, and recalibrate it after a data drift.
+    """Train a small model, compile it, fit a policy, run two agents, and recalibrate after the input data drifts.
 
     Example: `edgeexit quickstart --keep-running`
     """

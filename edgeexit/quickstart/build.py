@@ -7,7 +7,7 @@ from typing import Final
 from rich.console import Console
 
 from edgeexit.bundle import Bundle
-from edgeexit.compiler import CompileOptions, compile_bundle
+from edgeexit.compiler import STEPS, CompileOptions, compile_bundle
 from edgeexit.console import print_table, show_progress
 from edgeexit.datasets import Dataset
 from edgeexit.fitting import MaxRisk, ReadoutDataset, fit_policy
@@ -49,7 +49,7 @@ def train_and_compile(console: Console, out: Path, digits: Digits, *, seed: int)
         name="digits",
         class_names=tuple(str(digit) for digit in range(10)),
     )
-    with show_progress("compiling") as progress:
+    with show_progress("compiling", steps=STEPS) as progress:
         bundle = compile_bundle(network, out, options, progress=progress)
     with Runner(bundle) as runner:
         recording = record(runner, as_dataset(digits.test))
@@ -60,7 +60,8 @@ def train_and_compile(console: Console, out: Path, digits: Digits, *, seed: int)
     )
     if accuracies[-1] < _MIN_ACCURACY:
         raise QuickstartError(
-            f"the accuracy of the final exit is {accuracies[-1]:.1%}; at least {_MIN_ACCURACY:.0%} is needed"
+            f"the accuracy of the final exit is {percent(accuracies[-1])}, but the quickstart needs at least "
+            f"{percent(_MIN_ACCURACY)}; try another --seed"
         )
 
     proof = bundle.manifest.proof
@@ -69,21 +70,21 @@ def train_and_compile(console: Console, out: Path, digits: Digits, *, seed: int)
         2,
         "Compile",
         f"The graph is split at its exits into {len(bundle.manifest.stages)} stages for target "
-        f"{bundle.manifest.target}. Proof: run one after the other, the stages give the same outputs as the full model "
-        f"on {proof.samples} real samples.",
+        f"{bundle.manifest.target}. Proof: the stages, run one after the other, give the same logits as the full model "
+        f"on {proof.samples} real samples. The live bytes are the size of the tensors that later stages need.",
     )
     print_table(
         "Stages",
-        ("stage", "exit", "carry (bytes/sample)", "MACs", "max error"),
+        ("stage", "exit", "live bytes per sample", "MACs", "max error"),
         [
             (
                 stage.name,
                 stage.exit.name,
-                f"{sum(tensor.bytes_per_sample or 0 for tensor in stage.carry_out):,}",
+                f"{sum(tensor.bytes_per_sample or 0 for tensor in bundle.manifest.live_after(index)):,}",
                 f"{stage.macs:,}",
-                f"{proof.max_absolute_error[stage.exit.name]:.1e}",
+                f"{proof.max_absolute_error[stage.exit.name]:.2g}",
             )
-            for stage in bundle.manifest.stages
+            for index, stage in enumerate(bundle.manifest.stages)
         ],
         to=console,
     )
@@ -98,7 +99,9 @@ def fit_policies(console: Console, bundle: Bundle, digits: Digits) -> tuple[dict
         "Fit",
         f"Policies are fitted on the readouts of the compiled stages for {len(digits.held_out.labels)} held-out "
         "samples. Each fit returns the cheapest policy whose predictions differ from the final exit's on at most "
-        f"{RISK:.0%} of inputs, with probability {1 - DELTA:.0%}. Measured on test samples with batch size 1:",
+        f"{100 * RISK:g} % of the inputs, with probability {100 * (1 - DELTA):g} %. The table shows measurements on "
+        "test samples with batch size 1. Agreement is the fraction of predictions that equal the final exit's. The "
+        "columns with the names of exits show the fraction of samples that exit there.",
     )
     with Runner(bundle) as runner:
         dataset = ReadoutDataset(
@@ -132,16 +135,21 @@ def fit_policies(console: Console, bundle: Bundle, digits: Digits) -> tuple[dict
 
 
 def profile_stages(console: Console, bundle: Bundle, digits: Digits, policy: Policy) -> LatencyProfile:
-    """Measure the latency of the stages on this machine and write the profile into the bundle."""
+    """Measure the latency of the stages and of the policy on this machine; write the profile into the bundle."""
     profile = profile_bundle(bundle, policy=policy, dataset=as_dataset(digits.test), seconds=_PROFILE_S)
     bundle.write_profile(profile)
-    print_step(console, 4, "Profile", f"Latency of each stage on this machine ({profile.machine}, {profile.runtime}).")
+    print_step(
+        console,
+        4,
+        "Profile",
+        f"The latency of each stage is measured on this machine ({profile.machine}, {profile.runtime}).",
+    )
     rows = [(stage.name, stage.latency) for stage in profile.stages]
     if profile.end_to_end is not None:
         rows.append((f"end to end, {profile.policy}", profile.end_to_end))
     print_table(
         "Latency",
-        ("", "mean", "p50", "p90", "p99"),
+        ("part", "mean", "p50", "p90", "p99"),
         [
             (name, *map(milliseconds, (summary.mean_ms, summary.p50_ms, summary.p90_ms, summary.p99_ms)))
             for name, summary in rows

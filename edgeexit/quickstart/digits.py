@@ -29,7 +29,7 @@ class Digits(NamedTuple):
 
 
 def load_digits(seed: int) -> Digits:
-    """Return the 1797 digits of scikit-learn: shuffled with `seed`, upscaled and split into parts."""
+    """Return the 1797 digits of scikit-learn, shuffled with `seed`, upscaled, and split into the four parts."""
     from sklearn import datasets  # noqa: PLC0415 - an optional dependency
 
     bunch = datasets.load_digits()
@@ -42,7 +42,7 @@ def load_digits(seed: int) -> Digits:
 
 
 def degrade(part: Part, *, noise: float, contrast: float, seed: int) -> Part:
-    """Return the part with less contrast around grey 0.3 and with Gaussian noise, like from a failing camera."""
+    """Return the part with less contrast around grey 0.3 and with Gaussian noise, as a failing camera gives."""
     grey = 0.3
     random = np.random.default_rng(seed).standard_normal(part.images.shape, dtype=np.float32)
     images = contrast * part.images + (1 - contrast) * grey + noise * random

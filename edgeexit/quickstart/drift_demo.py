@@ -30,16 +30,16 @@ _STATUS_INTERVAL_S = 3.0
 
 
 class DriftDemoResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The audits before the drift, after the drift, and after the update."""
+    """The measurements before the drift, after the drift, and after the update."""
 
     before: PhaseResult
     drifted: PhaseResult
     updated: PhaseResult
     timeline: tuple[TimelinePoint, ...]
     drift_s: float
-    """When the data changed, in seconds since the agents were started."""
+    """When the data changed, in seconds since the start of the timeline."""
     update_s: float
-    """When every device ran the new policy."""
+    """When every device ran the new policy, in seconds since the start of the timeline."""
     mean_device_latency_ms: float | None
     """Mean latency of all inferences on the devices, from the histograms of their reports."""
 
@@ -50,7 +50,7 @@ class DriftDemoResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run_drift_demo(console: Console, fleet: Fleet, bundle: Bundle, part: Part, *, seed: int) -> DriftDemoResult:
-    """Start the fleet on `part`, degrade its data, and wait for enough audits of the updated policy.
+    """Start a fleet whose input is `part`, degrade the input, and wait for enough audits of the updated policy.
 
     The fleet is still running afterwards. Raises QuickstartError if a wait takes too long.
     """
@@ -59,7 +59,7 @@ def run_drift_demo(console: Console, fleet: Fleet, bundle: Bundle, part: Part, *
     _start(console, fleet, bundle, stream)
     cohort = CohortAddress(FLEET, bundle.digest, COHORT)
     with FleetMonitor(fleet, cohort, on_point=_at_most_every(_STATUS_INTERVAL_S, _status_printer(console))) as monitor:
-        monitor.wait("both agents on revision 1", lambda: monitor.devices_on(1) == len(DEVICES), limit_s=_WAIT_S)
+        monitor.wait("both agents to run revision 1", lambda: monitor.devices_on(1) == len(DEVICES), limit_s=_WAIT_S)
         started = monitor.watermark()
         monitor.wait_for_audits(_AUDITS_BEFORE, after=started, revision=1, limit_s=_WAIT_S)
         drifted = monitor.watermark()
@@ -77,13 +77,15 @@ def run_drift_demo(console: Console, fleet: Fleet, bundle: Bundle, part: Part, *
             "The input data changes: less contrast, more noise. Early exits stay confident but are wrong more often, "
             "so the certificate no longer holds. The calibrator detects this from the audits, without labels. It "
             "refits the policy on the new audits, certifies it, signs it and publishes it. The agents verify it, "
-            "store it and apply it.",
+            "store it and apply it. With the new policy, more samples continue to deeper exits, so the latency rises.",
         )
         drift_s = monitor.seconds
         save_arrays(stream, as_arrays(_degraded(part, seed)))
         monitor.wait("a new revision", lambda: monitor.newest_revision() > 1, limit_s=_WAIT_S)
-        console.print(f"  the calibrator signed revision 2 {monitor.seconds - drift_s:.0f} s after the change")
-        monitor.wait("both agents on revision 2", lambda: monitor.devices_on(2) == len(DEVICES), limit_s=_WAIT_S)
+        console.print(
+            f"  {monitor.seconds - drift_s:.0f} s after the change, the calibrator has a new policy, revision 2"
+        )
+        monitor.wait("both agents to run revision 2", lambda: monitor.devices_on(2) == len(DEVICES), limit_s=_WAIT_S)
         update_s, updated = monitor.seconds, monitor.watermark()
         monitor.wait_for_audits(_AUDITS_AFTER, after=updated, revision=2, limit_s=_WAIT_S)
         return DriftDemoResult(
@@ -98,7 +100,7 @@ def run_drift_demo(console: Console, fleet: Fleet, bundle: Bundle, part: Part, *
 
 
 def as_arrays(part: Part) -> dict[str, npt.NDArray[np.generic]]:
-    """Return images and labels as the arrays of a data file."""
+    """Return images and labels as the arrays of a data set file."""
     return {"image": part.images, LABELS: part.labels}
 
 
@@ -107,10 +109,10 @@ def _start(console: Console, fleet: Fleet, bundle: Bundle, stream: Path) -> None
         console,
         5,
         "Start a fleet",
-        f"A broker (MQTT 3.1.1 on port {fleet.ports.mqtt3}, MQTT 5 on port {fleet.ports.mqtt5}), a calibrator on "
-        f"SQLite, and {len(DEVICES)} agents, each in its own process. Each agent processes {_RATE_HZ:g} samples per "
-        f"second and audits {_AUDIT_FRACTION:.0%} of them: it runs them to full depth after it has returned the "
-        "prediction.",
+        f"These start, each in its own process: a broker (MQTT 3.1.1 on port {fleet.ports.mqtt3}, MQTT 5 on port "
+        f"{fleet.ports.mqtt5}), a calibrator with an SQLite database, and {len(DEVICES)} agents. Each agent processes "
+        f"{_RATE_HZ:g} samples per second and audits {100 * _AUDIT_FRACTION:g} % of them: it runs them to full depth "
+        "after it has returned the prediction. The lines below show the agreement of the last 100 audited samples.",
     )
     fleet.start_broker()
     database = open_database(str(fleet.database))
@@ -124,7 +126,7 @@ def _status_printer(console: Console) -> Callable[[TimelinePoint], None]:
     def show(point: TimelinePoint) -> None:
         console.print(
             f"  {point.seconds:3.0f} s  {point.reported:6,} samples reported, {point.audited:5,} audited; "
-            f"agreement of the last 100: {point.agreement:.0%}; revision {point.revision}"
+            f"agreement {100 * point.agreement:3.0f} %; revision {point.revision}"
         )
 
     return show

@@ -34,17 +34,17 @@ class Ports(msgspec.Struct, frozen=True):
     """The broker's ports on localhost."""
 
     mqtt3: int
-    """For MQTT 3.1.1, the default of `mosquitto_sub`; 1883 if it is free."""
+    """For MQTT 3.1.1, which `mosquitto_sub` uses by default; 1883 if it is free."""
     mqtt5: int
     """For MQTT 5, which calibrator and agents use."""
 
 
 class Fleet:
-    """Starts and stops the processes. A context manager; on exit it stops every process it has started.
+    """Starts and stops broker, calibrator and agents. A context manager; on exit it stops what it has started.
 
     Args:
-        folder: for configurations, state and logs.
-        python: an interpreter with edgeexit installed.
+        folder: folder for configurations, state and logs.
+        python: Python interpreter of the processes; edgeexit must be installed for it.
 
     """
 
@@ -58,7 +58,7 @@ class Fleet:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> "Fleet":
-        """Create the folders and the key; no process is started yet."""
+        """Create the folder of the logs and the calibrator's key; start nothing yet."""
         (self.folder / "logs").mkdir(exist_ok=True)
         generate_key(self.key)
         return self
@@ -85,7 +85,9 @@ class Fleet:
         try:
             broker.start()
         except (OSError, RuntimeError) as error:
-            raise QuickstartError(f"the broker did not start on port {self.ports.mqtt3}: {error}") from error
+            raise QuickstartError(
+                f"the broker did not start on ports {self.ports.mqtt3} and {self.ports.mqtt5}: {error}"
+            ) from error
         self._stack.callback(broker.stop)
 
     def start_calibrator(self, *, check_interval_s: float) -> None:
@@ -111,7 +113,7 @@ class Fleet:
             )
 
     def check(self) -> None:
-        """Raise QuickstartError with the last line of its log if a process has ended."""
+        """Raise QuickstartError if a process has ended; the message contains the last line of its log."""
         for name, process in self._processes.items():
             if process.poll() is not None:
                 log = self.folder / "logs" / f"{name}.log"
@@ -156,7 +158,7 @@ def _port(preferred: int) -> int:
 
 
 def broker_config(ports: Ports) -> str:
-    """Return a rumqttd configuration for a broker on localhost with MQTT 3.1.1 and MQTT 5."""
+    """Return the configuration (TOML) of a rumqttd broker on localhost with MQTT 3.1.1 and MQTT 5."""
     limits = (
         "max_connections = 100\nmax_outgoing_packet_count = 1000\nmax_segment_size = 10485760\nmax_segment_count = 10"
     )
@@ -173,6 +175,6 @@ def _agent_config(device: str, url: str, audit_fraction: float) -> str:
     return (
         f'fleet = "{FLEET}"\nshard = "{SHARD}"\ndevice = "{device}"\ncohort = "{COHORT}"\n'
         'state_dir = "state"\ntrusted_keys = ["../calibrator.pub"]\n'
-        f"audit_fraction = {audit_fraction}  # high, so that the demo is short; the default is 0.01\n"
+        f"audit_fraction = {audit_fraction}  # high, to keep the demo short; the default is 0.01\n"
         f'report_interval_s = 1   # the default is 60\n\n[broker]\nurl = "{url}"\n'
     )

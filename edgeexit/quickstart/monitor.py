@@ -1,4 +1,4 @@
-"""Reads the calibrator's database while the drift demo runs: waits for conditions and records a timeline."""
+"""Waits for conditions in the calibrator's database while the drift demo runs, and records a timeline."""
 
 import time
 from collections.abc import Callable
@@ -21,26 +21,26 @@ from edgeexit_calibration import (
 from edgeexit.quickstart.fleet import Fleet, QuickstartError, ticks
 
 _RECENT = 100
-"""Number of audited samples per point of the timeline."""
+"""Number of audited samples over which a point of the timeline computes the agreement."""
 
 
 class TimelinePoint(msgspec.Struct, frozen=True, kw_only=True):
     """The state of the fleet at one time."""
 
     seconds: float
-    """Since the agents were started."""
+    """Since the monitor was created, just after the agents were started."""
     agreement: float
-    """Agreement of the last 100 audited samples with the final exit."""
+    """Fraction of the last 100 audited samples, or of all if there are fewer, that agree with the final exit."""
     revision: int
-    """The newest revision that every device runs."""
+    """The lowest revision that a device runs."""
     reported: int
-    """Number of samples in the devices' newest reports."""
+    """Number of samples that the devices have reported, under all revisions."""
     audited: int
-    """Number of audited samples in the database."""
+    """Number of audited samples in the database: the id of the newest one."""
 
 
 class PhaseResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The audits of one phase of the drift demo."""
+    """The measurements on the audits of one phase of the drift demo."""
 
     name: str
     revision: int
@@ -86,18 +86,18 @@ class FleetMonitor:
         return time.monotonic() - self._started
 
     def watermark(self) -> int:
-        """Return the id of the newest audited sample."""
+        """Return the id of the newest audited sample, or 0 if there is none."""
         return audit_watermark(self._database, self._cohort)
 
     def devices_on(self, revision: int) -> int:
-        """Return how many devices run this revision or a later one."""
+        """Return how many online devices run this revision or a later one."""
         return sum(
             bool(device.online) and (device.revision or 0) >= revision
             for device in devices(self._database, fleet=self._cohort.fleet)
         )
 
     def device_rows(self) -> list[tuple[str, str, str, str]]:
-        """Return one row per device: its name, online or offline, kind and revision of its policy."""
+        """Return one row per device: its name, `online` or `offline`, and the kind and the revision of its policy."""
         return [
             (device.device, "online" if device.online else "offline", device.policy or "-", str(device.revision))
             for device in devices(self._database, fleet=self._cohort.fleet)
@@ -112,18 +112,27 @@ class FleetMonitor:
         return policy_history(self._database, self._cohort)[-1].revision
 
     def wait(self, description: str, condition: Callable[[], bool], *, limit_s: float) -> None:
-        """Wait until `condition` holds, and record the timeline. Raises QuickstartError after `limit_s`."""
+        """Record the timeline until `condition` is true.
+
+        Args:
+            description: completes the error message "timeout while waiting for ...".
+            condition: is called twice per second.
+            limit_s: maximum time to wait.
+
+        Raises QuickstartError after `limit_s`, or if a process of the fleet has ended.
+
+        """
         for _ in ticks(limit_s):
             self._fleet.check()
             self._record_point()
             if condition():
                 return
         raise QuickstartError(
-            f"{description} did not happen within {limit_s:g} s; see the logs in {self._fleet.folder}/logs"
+            f"timeout after {limit_s:g} s while waiting for {description}; see the logs in {self._fleet.folder}/logs"
         )
 
     def wait_for_audits(self, count: int, *, after: int, revision: int, limit_s: float) -> None:
-        """Wait for `count` audited samples of a revision with ids above `after`."""
+        """Wait for `count` audited samples of a revision with ids above `after`. Raises QuickstartError as `wait`."""
 
         def enough() -> bool:
             measured = disagreement(self._database, self._cohort, revision=revision, after=after)

@@ -63,7 +63,7 @@ class DigitsNet(nn.Module):
 def train(part: Part, *, epochs: int, seed: int, progress: Progress = NO_PROGRESS) -> DigitsNet:
     """Return a network whose four exits are trained jointly; `progress` advances by one per epoch."""
     torch.manual_seed(seed)
-    torch.set_num_threads(1)  # a second thread does not help with images this small, and hurts on a busy machine
+    torch.set_num_threads(1)  # a second thread is no faster with images this small, and slower on a busy machine
     images, labels = torch.from_numpy(part.images), torch.from_numpy(part.labels)
     network = DigitsNet()
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=_WEIGHT_DECAY)

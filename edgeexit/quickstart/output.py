@@ -1,4 +1,4 @@
-"""Console output that all steps of the quickstart share."""
+"""Prints the heading of a step of the quickstart."""
 
 from typing import Final
 
@@ -8,5 +8,5 @@ _STEPS: Final = 7
 
 
 def print_step(console: Console, number: int, title: str, text: str) -> None:
-    """Print the number, the title and the description of a step."""
+    """Print the number and the title of a step, and what it does."""
     console.print(f"\n[bold]{number}/{_STEPS} {title}[/]\n{text}")

@@ -35,17 +35,18 @@ class QuickstartResult(msgspec.Struct, frozen=True, kw_only=True):
     risk: float
     delta: float
     evaluations: dict[str, Evaluation]
-    """Of the full model and of each policy, on test samples without drift."""
+    """`full model` or the kind of a policy -> its evaluation on test samples without drift."""
     profile: LatencyProfile
     drift_demo: DriftDemoResult
 
     @property
     def caption(self) -> str:
-        """The explanation of the table."""
+        """The text that explains the table of the three phases."""
         full_ms = self.profile.cumulative_ms[-1]
         text = (
-            "Agreement with the final exit is measured on audited samples. Stage latency is computed from the profile "
-            f"and the exit mix; the full model takes {milliseconds(full_ms)}."
+            "Agreement with the final exit and the exit mix (columns with the names of exits) are measured on audited "
+            "samples. Stage latency is computed from the profile and the exit mix; the full model takes "
+            f"{milliseconds(full_ms)}."
         )
         device_ms = self.drift_demo.mean_device_latency_ms
         if device_ms is not None:
@@ -57,7 +58,7 @@ class QuickstartResult(msgspec.Struct, frozen=True, kw_only=True):
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """Return the columns and the rows of the table of the three phases."""
-        columns = ("", "revision", "agreement", "95 % interval", *self.exits, "stage latency")
+        columns = ("phase", "revision", "agreement", "95 % interval", *self.exits, "stage latency")
         rows = []
         for phase in self.drift_demo.phases:
             measured, rates = phase.disagreement, phase.mix.rates or (0.0,) * len(self.exits)
@@ -91,22 +92,25 @@ def write_report(path: Path, result: QuickstartResult) -> None:
                 title="Agreement with the final exit over time",
                 texts=(
                     (
-                        f"Agreement of the last 100 audited samples; certified: at least {1 - result.risk:.0%}. The "
-                        "calibrator detects that the agreement falls below this value, and refits the policy."
+                        "The line shows the agreement of the last 100 audited samples. The policy is certified for an "
+                        f"agreement of at least {100 * (1 - result.risk):g} %. The calibrator detects that the "
+                        "agreement is lower, and refits the policy."
                     ),
                 ),
                 charts=(Chart(name="timeline", figure=_timeline(result), description="agreement over time"),),
             ),
             Section(
                 title="Exit mix",
-                texts=("Fraction of audited samples that exit at each exit, in each phase.",),
+                texts=("The bars show the fraction of audited samples that exit at each exit, in each phase.",),
                 charts=(
                     Chart(name="mix", figure=_mix(result), description="fraction of samples that exit at each exit"),
                 ),
             ),
             Section(
                 title="Latency of each stage on this machine",
-                texts=(f"{result.profile.machine}, {result.profile.runtime}, batch size 1. Bars: p50; whiskers: p90.",),
+                texts=(
+                    f"{result.profile.machine}, {result.profile.runtime}, batch size 1. Bars: p50; grey lines: to p90.",
+                ),
                 charts=(Chart(name="stages", figure=_stages(result.profile), description="latency of each stage, ms"),),
             ),
         ],
@@ -139,7 +143,7 @@ def _timeline(result: QuickstartResult) -> go.Figure:
         y=1 - result.risk,
         line={"dash": "dash", "color": GREY},
         annotation_text="certified",
-        annotation_position="bottom left",
+        annotation_position="bottom right",
     )
     for time_s, text, position in (
         (demo.drift_s, "the data changes", "bottom left"),

@@ -29,7 +29,7 @@ def run_quickstart(
     Args:
         folder: is created. The folder of an earlier quickstart is replaced; any other existing folder is an error.
         console: receives the descriptions of the steps and the tables.
-        seed: of the data split, the training and the drift.
+        seed: seed of the data split, the training and the drift.
         before_stop: is called with the running fleet before the fleet stops.
 
     Raises QuickstartError if a step fails.
@@ -61,12 +61,17 @@ def run_quickstart(
         write_report(folder / REPORT, result)
         if demo.updated.disagreement.low > RISK:
             raise QuickstartError(
-                f"the updated policy has {demo.updated.disagreement.observed:.1%} disagreement, above the certified "
-                f"{RISK:.0%}; see {folder / REPORT}"
+                f"the disagreement of the updated policy is {100 * (demo.updated.disagreement.observed or 0):.1f} %, "
+                f"significantly above the certified {100 * RISK:g} %; see {folder / REPORT}"
             )
         if before_stop is not None:
             before_stop(fleet)
-    print_step(console, 7, "Stop", f"All processes are stopped. Bundle, database and report are in {folder}/.")
+    print_step(
+        console,
+        7,
+        "Stop",
+        f"Broker, calibrator and agents are stopped. Bundle, database, logs and report are in {folder}/.",
+    )
     return result
 
 

@@ -1,4 +1,4 @@
-"""HTML reports: the page of a fit, the page of a latency profile, and the parts that pages consist of."""
+"""HTML reports: the page of a fit, the page of a latency profile, and the elements that all pages share."""
 
 from edgeexit.report.fit_figures import exit_colours
 from edgeexit.report.fit_report import FitReport, write_fit_report

@@ -1,4 +1,4 @@
-"""Exit rates and accuracy per class: how deep the samples of each class go."""
+"""Exit rates, mean exit and accuracy per class."""
 
 import msgspec
 import numpy as np
@@ -7,21 +7,24 @@ from edgeexit.fitting import ReadoutDataset
 from edgeexit.fitting.outcome import PolicyOutcome
 
 _SHOWN_PER_END = 15
+"""Number of classes that are shown from each end of the order by mean exit."""
 
 
 class ClassDepth(msgspec.Struct, frozen=True, kw_only=True):
     """The exits of the samples of one class."""
 
     index: int
+    """Index of the class."""
     samples: int
+    """Number of samples of the class."""
     rates: tuple[float, ...]
-    """[K] fraction of the samples that exits at each exit."""
+    """[K] fraction of the samples that exit at each exit."""
     accuracy: float
     """Fraction of correct predictions; without labels, of predictions that equal the final exit's."""
 
     @property
     def mean_depth(self) -> float:
-        """Mean index of the exit, counted from 1."""
+        """Mean index of the exit; the first exit has index 1."""
         return sum(k * rate for k, rate in enumerate(self.rates, start=1))
 
 
@@ -49,7 +52,7 @@ def class_depths(dataset: ReadoutDataset, outcome: PolicyOutcome) -> tuple[Class
 def shallowest_and_deepest(
     depths: tuple[ClassDepth, ...],
 ) -> tuple[tuple[ClassDepth, ...], tuple[ClassDepth, ...]]:
-    """Return the 15 shallowest and the 15 deepest classes; up to 30 classes, all classes and nothing."""
+    """Return the 15 shallowest and the 15 deepest classes; of at most 30 classes, all of them and an empty tuple."""
     if len(depths) <= 2 * _SHOWN_PER_END:
         return depths, ()
     return depths[:_SHOWN_PER_END], depths[-_SHOWN_PER_END:]

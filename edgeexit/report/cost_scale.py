@@ -12,14 +12,14 @@ CostUnit = Literal["ms", "macs"]
 
 
 class CostScale(msgspec.Struct, frozen=True, kw_only=True):
-    """Converts costs to texts and to positions on an axis."""
+    """Converts costs to text and to positions on an axis."""
 
     unit: CostUnit
     full_cost: float
     """Cost of the full model, in `unit`."""
 
     def axis_values(self, costs: Values | float) -> Values:
-        """Return the positions of costs on an axis."""
+        """Return the positions of costs on an axis: milliseconds, or fractions of the full model's cost."""
         return np.asarray(costs, dtype=np.float64) / (1.0 if self.unit == "ms" else self.full_cost)
 
     def text(self, cost: float) -> str:

@@ -1,4 +1,4 @@
-"""The phrases of a fit report that depend on the goal, the certificate and the dataset."""
+"""The texts of a fit report that depend on the goal, the certificate and the dataset."""
 
 from edgeexit.fitting import Budget, Fit, Goal, KindRule, MaxDrop, MaxRisk, ReadoutDataset
 from edgeexit.formatting import percent
@@ -13,7 +13,7 @@ def quality_name(dataset: ReadoutDataset) -> str:
 
 
 def describe_oracle(dataset: ReadoutDataset) -> str:
-    """Return at which exit the oracle exits, as a relative clause."""
+    """Return the condition that the oracle's exit meets, to follow "the first exit"."""
     if dataset.maps is not None:
         return "with the smallest loss"
     return "that is correct" if dataset.has_labels else "that predicts the same as the final one"
@@ -49,12 +49,14 @@ def describe_certificate(fit: Fit, scale: CostScale) -> str:
     certificate, expected = fit.certificate, fit.expected
     if certificate is None:
         return (
-            f"Not certified: these figures use the {expected.samples:,} samples that chose the thresholds, so they "
-            "are slightly optimistic. For a certificate that holds on new inputs, fit with --max-risk."
+            f"The policy is not certified: these figures use the {expected.samples:,} samples that chose the "
+            "thresholds, so they are slightly optimistic. For a certificate that holds on new inputs, fit with "
+            "--max-risk."
         )
     return (
-        f"Certified on {certificate.samples:,} samples that did not choose the policy: with "
+        f"The policy is certified on {certificate.samples:,} samples that did not choose it: with "
         f"{100 * (1 - certificate.delta):.3g} % confidence, at most {percent(certificate.risk)} of the predictions on "
-        f"similar inputs differ from the final exit's. On these samples: {percent(certificate.observed)}, upper bound "
-        f"{percent(certificate.upper_bound)}, mean cost {scale.text(expected.mean_cost)}."
+        f"similar inputs differ from the final exit's. On these samples, {percent(certificate.observed)} "
+        f"differ (upper bound {percent(certificate.upper_bound)}), and the mean cost is "
+        f"{scale.text(expected.mean_cost)}."
     )

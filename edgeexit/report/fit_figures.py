@@ -13,16 +13,16 @@ from edgeexit.report.page import COLOURS, GREY, NAME_AXIS, escape_label, set_sty
 from edgeexit.report.reliability import BINS, Reliability
 
 _EXIT_COLOURS: Final = {2: (0, 3), 3: (0, 2, 3)}
-"""Number of exits -> indices of their colours, chosen by hand because blends would look muddy."""
+"""Number of exits -> indices of their colours in `COLOURS`; mixed colours would be hard to distinguish."""
 _ROW_HEIGHT: Final = 26
 _MAX_LABELLED: Final = 4
-"""Maximum number of exits with labels above their bars; more labels would overlap on a small screen."""
+"""Maximum number of exits with labels above their bars: more labels would overlap on a small screen."""
 
 
 def exit_colours(count: int) -> tuple[str, ...]:
-    """Return one colour per exit, from the cheapest to the final one; for more than four exits, blends."""
+    """Return one colour per exit, shallow to deep; for more than four exits, colours between the default ones."""
     if count in _EXIT_COLOURS:
-        return tuple(COLOURS[place] for place in _EXIT_COLOURS[count])
+        return tuple(COLOURS[index] for index in _EXIT_COLOURS[count])
     scale = [hex_to_rgb(colour) for colour in COLOURS[:4]]
     return tuple(_between(scale, k / max(count - 1, 1)) for k in range(count))
 
@@ -30,14 +30,23 @@ def exit_colours(count: int) -> tuple[str, ...]:
 def draw_exit_rates(
     exits: Sequence[str], policy: Sequence[float], oracle: Sequence[float], costs: Sequence[float], scale: CostScale
 ) -> go.Figure:
-    """Return one bar per exit for the rates [K] of the policy, and a grey one for those of the oracle."""
+    """Return two bars per exit: the exit rate of the policy, and in grey the exit rate of the oracle.
+
+    Args:
+        exits: names [K] of the exits.
+        policy: exit rates [K] of the policy.
+        oracle: exit rates [K] of the oracle.
+        costs: [K] cumulative cost of each exit, for the hover text.
+        scale: converts costs to text.
+
+    """
     figure = go.Figure()
-    places = list(range(len(exits)))
+    positions = list(range(len(exits)))
     names = [escape_label(name) for name in exits]
     texts = len(exits) <= _MAX_LABELLED
     for legend, fractions, colour in (("fitted policy", policy, COLOURS[0]), ("oracle", oracle, GREY)):
         figure.add_bar(
-            x=places,
+            x=positions,
             y=list(fractions),
             name=legend,
             marker={"color": colour},
@@ -50,14 +59,14 @@ def draw_exit_rates(
             customdata=[(name, scale.text(cost)) for name, cost in zip(names, costs, strict=True)],
             hovertemplate=(f"{legend}: %{{y:.1%}} exit at %{{customdata[0]}}, cost %{{customdata[1]}}<extra></extra>"),
         )
-    figure.update_xaxes(tickvals=places, ticktext=[escape_label(name, max_length=12) for name in exits])
+    figure.update_xaxes(tickvals=positions, ticktext=[escape_label(name, max_length=12) for name in exits])
     figure.update_yaxes(tickformat=".0%", rangemode="tozero", title="fraction of samples")
     set_style(figure, height=340)
     return figure.update_layout(legend=_ABOVE)
 
 
 def draw_reliability(before: Reliability, after: Reliability | None, colour: str) -> go.Figure:
-    """Return a reliability diagram; `after` is with fitted temperatures, None if they do not change the exit."""
+    """Return a reliability diagram before and after temperature scaling; `after` is None if it changes nothing."""
     figure = go.Figure()
     last = after or before
     max_count = max(last.counts.max(), 1)
@@ -87,15 +96,15 @@ def draw_class_depths(depths: tuple[ClassDepth, ...], exits: Sequence[str], name
     """Return one stacked bar per class with the names [C], the shallowest class on top; at most 30 classes."""
     shallow, deep = shallowest_and_deepest(depths)
     rows = [*shallow, *deep]
-    places = [
+    positions = [
         index + (index >= len(shallow)) for index in range(len(rows))
-    ]  # leaves a gap between the shallowest and the deepest classes
+    ]  # one empty row between the shallowest and the deepest classes
     labels = [escape_label(names[depth.index], max_length=16) for depth in rows]
     figure = go.Figure()
     for k, (exit_name, colour) in enumerate(zip(exits, exit_colours(len(exits)), strict=True)):
         name = escape_label(exit_name, max_length=24)
         figure.add_bar(
-            y=places,
+            y=positions,
             x=[depth.rates[k] for depth in rows],
             name=name,
             orientation="h",
@@ -109,18 +118,18 @@ def draw_class_depths(depths: tuple[ClassDepth, ...], exits: Sequence[str], name
                 "%{customdata[2]:.2f}, accuracy %{customdata[3]}<extra></extra>"
             ),
         )
-    for place, depth in zip(places, rows, strict=True):
+    for position, depth in zip(positions, rows, strict=True):
         figure.add_annotation(
-            x=1, xref="paper", xanchor="left", xshift=6, y=place, text=percent(depth.accuracy), showarrow=False
+            x=1, xref="paper", xanchor="left", xshift=6, y=position, text=percent(depth.accuracy), showarrow=False
         )
-    ticks = list(zip(places, labels, strict=True))
+    ticks = list(zip(positions, labels, strict=True))
     if deep:
         ticks.append((len(shallow), "\N{VERTICAL ELLIPSIS}"))
-    set_style(figure, height=110 + _ROW_HEIGHT * (max(places) + 1))
+    set_style(figure, height=110 + _ROW_HEIGHT * (max(positions) + 1))
     figure.update_yaxes(
-        tickvals=[place for place, _ in ticks],
+        tickvals=[position for position, _ in ticks],
         ticktext=[label for _, label in ticks],
-        range=[max(places) + 0.6, -0.6],
+        range=[max(positions) + 0.6, -0.6],
         showgrid=False,
         automargin=True,
         **NAME_AXIS,

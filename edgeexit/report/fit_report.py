@@ -1,4 +1,4 @@
-"""Writes the report of a fit as one self-contained HTML page (`edgeexit fit --report`)."""
+"""Writes the report of a fit as one self-contained HTML page, for `edgeexit fit --report`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,20 +29,20 @@ class FitReport(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """What the report of a fit shows."""
 
     title: str
-    """Heading of the page, e.g. the model's name."""
+    """Heading of the page."""
     exits: Sequence[str]
     """Names [K] of the exits."""
     class_names: Sequence[str] | None = None
     """Names [C] of the classes; None: their indices."""
     dataset: ReadoutDataset
-    """The readouts that the fit used, at the temperatures at which they were recorded."""
+    """The readout dataset of the fit, at the temperatures at which it was recorded."""
     unit: CostUnit
     """Unit of the costs."""
     fit: Fit
     choice: Choice | None = None
-    """The comparison of `--policy auto`; None if the kind was given."""
+    """The comparison of kinds by `--policy auto`; None if the user chose the kind."""
     options: FitOptions = DEFAULT_OPTIONS
-    """Options of the fit; the curves use the same."""
+    """Options of the fit; the curves are fitted with the same options."""
     kinds: Sequence[str] | None = None
     """Kinds of policies with a curve, the simplest first; None: all."""
 

@@ -23,7 +23,7 @@ from edgeexit.report.tradeoff_figure import draw_tradeoff, shown_kinds
 
 
 def key_figures(outcomes: ReportOutcomes, scale: CostScale, dataset: ReadoutDataset) -> list[KeyFigure]:
-    """Return the numbers at the top of the page."""
+    """Return the speed-up, the quality and the mean cost of the fitted policy."""
     quality = quality_name(dataset)
     if dataset.has_labels:
         quality = f"{quality}; full model: {percent(1 - outcomes.full_model.mean_loss)}"
@@ -49,10 +49,17 @@ def summary_section(outcomes: ReportOutcomes, scale: CostScale, dataset: Readout
         *(row(f"always {name}", outcome) for name, outcome in early),
         row("oracle", outcomes.oracle),
     ]
-    costs = "measured stage latencies" if scale.unit == "ms" else "operator counts, not time: run `edgeexit profile`"
+    costs = (
+        "measured stage latencies"
+        if scale.unit == "ms"
+        else "operator counts, not latencies; `edgeexit profile` measures latencies"
+    )
     return Section(
         title="Summary",
-        texts=(f"Over all {describe_samples(dataset)}; costs are {costs}.", describe_certificate(fit, scale)),
+        texts=(
+            f"The table covers all {describe_samples(dataset)}. Costs are {costs}.",
+            describe_certificate(fit, scale),
+        ),
         tables=(
             Table(columns=("policy", "mean cost", quality_name(dataset), "speed-up"), rows=tuple(rows), strong=(0,)),
         ),
@@ -78,8 +85,8 @@ def comparison_section(choice: Choice, scale: CostScale, dataset: ReadoutDataset
         texts=(
             (
                 f"Each kind is fitted for a mean cost of {scale.text(choice.cost)} and scored on samples that the fit "
-                f"did not use ({choice.folds}-fold cross-validation on {choice.samples:,} samples). The choice is the "
-                "simplest kind whose difference to the best one can be explained by chance."
+                f"did not use ({choice.folds}-fold cross-validation on {choice.samples:,} samples). The simplest kind "
+                "whose difference to the best kind can be explained by chance is chosen."
             ),
         ),
         tables=(
@@ -103,16 +110,16 @@ def tradeoff_section(
     ]
     if len(curves.curves) > 1:
         texts.append(
-            f"Lower chart: {quality} minus that of {curves.baseline} at the same mean cost. Differences inside the "
-            "grey band can be explained by chance at this number of samples (95 % band of the kind in the legend; the "
-            "hover text shows the band of each kind)."
+            f"The lower chart shows the difference in {quality} to the kind {curves.baseline} at the same mean cost, "
+            "in percentage points. Differences inside the grey band can be explained by chance at this number of "
+            "samples. It is the 95 % band of the kind in the legend; the hover text shows the band of each kind."
         )
     if curves.samples < len(dataset):
         texts[0] += f" They use {curves.samples:,} of the samples, drawn at random."
     notes = [f"{kind} has no curve: {reason}." for kind, reason in curves.left_out.items()]
     hidden = len(curves.curves) - len(shown_kinds(curves, outcomes.kind))
     if hidden:
-        notes.insert(0, f"{hidden} more kinds are hidden: click a name in the legend to show or hide a kind.")
+        notes.insert(0, f"{hidden} more kinds are hidden. Click a name in the legend to show or hide a kind.")
     return Section(
         title=f"{quality[0].upper()}{quality[1:]} over {'latency' if scale.unit == 'ms' else 'cost'}",
         texts=tuple(texts),
@@ -139,17 +146,17 @@ def exits_section(outcomes: ReportOutcomes, scale: CostScale, dataset: ReadoutDa
         scores = (percent(1 - losses.mean()), percent(1 - final_losses.mean())) if exit_mask.any() else ("-", "-")
         rows.append((name, threshold, percent(rates[k]), *scores, scale.text(dataset.costs[k])))
     quality = quality_name(dataset)
-    columns = ("exit", "threshold", "exit rate", quality, "final exit's", "cost")
+    columns = ("exit", "threshold", "exit rate", quality, f"final exit's {quality}", "cost")
     # Without labels the final exit is the reference, so its own column would be 100 %.
     shown = [0, 1, 2, 3, 4, 5] if dataset.has_labels else [0, 1, 2, 3, 5]
     explanation = f"The table shows the {quality} of the samples that exit at each exit"
-    explanation += ", and what the final exit reaches on the same samples." if dataset.has_labels else "."
+    explanation += f", and the {quality} of the final exit on the same samples." if dataset.has_labels else "."
     oracle = f"The oracle exits at the first exit {describe_oracle(dataset)}."
     return Section(
         title="Exits",
         texts=(
             f"Goal of the fit: {describe_goal(fit.goal, scale, quality)}.",
-            f"Over all {len(dataset):,} samples. {oracle} {explanation}",
+            f"Chart and table cover all {len(dataset):,} samples. {oracle} {explanation}",
         ),
         charts=(
             Chart(
@@ -200,9 +207,9 @@ def calibration_section(exits: Sequence[str], dataset: ReadoutDataset, fit: Fit)
     correct = "are correct" if dataset.has_labels else "agree with the final exit"
     texts = [
         (
-            f"Reliability diagrams: the fraction of predictions that {correct} (vertical) over their top-1 probability "
-            "(horizontal). On the dotted line an exit is perfectly calibrated; below it, the exit is overconfident. "
-            "Grey bars show the number of samples."
+            f"A reliability diagram shows the fraction of predictions that {correct} (vertical) over their top-1 "
+            "probability (horizontal). On the dotted line an exit is perfectly calibrated; below it, the exit is "
+            "overconfident. Grey bars show the number of samples."
         ),
         (
             f"ECE is the expected calibration error: the mean distance from the dotted line over {BINS} bins. With few "
@@ -210,7 +217,7 @@ def calibration_section(exits: Sequence[str], dataset: ReadoutDataset, fit: Fit)
         ),
     ]
     if fitted.temperatures != dataset.temperatures:
-        texts.append("Grey lines: before the fitted temperatures T. Coloured lines: after.")
+        texts.append("Grey lines show the exits before the fitted temperatures T, coloured lines after.")
     return Section(title=title, texts=tuple(texts), charts=tuple(charts))
 
 
@@ -226,10 +233,10 @@ def classes_section(
     names = class_names if class_names is not None and len(class_names) >= count else [str(c) for c in range(count)]
     grouping = "true class" if dataset.has_labels else "class that the final exit predicts"
     right_side = "accuracy" if dataset.has_labels else "agreement with the final exit"
-    text = f"Exit rates per {grouping}, sorted by mean exit. On the right: {right_side}."
+    text = f"The bars show the exit rates per {grouping}, sorted by mean exit; on the right is the {right_side}."
     shallow, deep = shallowest_and_deepest(depths)
     if deep:
-        text += f" Shown are the {len(shallow)} shallowest and the {len(deep)} deepest of {len(depths)} classes."
+        text += f" The chart shows the {len(shallow)} shallowest and the {len(deep)} deepest of {len(depths)} classes."
     missing = (dataset.classes or count) - len(depths)
     notes = () if missing <= 0 else (f"{missing} classes have no samples.",)
     return Section(

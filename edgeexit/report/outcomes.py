@@ -11,7 +11,7 @@ from edgeexit.policies import Policy
 
 
 class ReportOutcomes(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcomes of a fitted policy and of its references on the same samples."""
+    """The outcomes of a fitted policy, of each exit alone and of the oracle, on the same samples."""
 
     exits: tuple[str, ...]
     """Names [K] of the exits."""
@@ -19,7 +19,7 @@ class ReportOutcomes(msgspec.Struct, frozen=True, kw_only=True):
     """Kind of the fitted policy."""
     fitted: PolicyOutcome
     single_exits: tuple[PolicyOutcome, ...]
-    """[K] if every sample exits at exit k; the last one is the full model."""
+    """[K] outcome k: every sample exits at exit k. The last one is the full model."""
     oracle: PolicyOutcome
 
     @property
@@ -29,7 +29,7 @@ class ReportOutcomes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def report_outcomes(policy: Policy, exits: Sequence[str], dataset: ReadoutDataset) -> ReportOutcomes:
-    """Return the outcomes of a policy and of its references on a dataset whose exits have the names `exits` [K]."""
+    """Return the outcomes of a policy, of each exit alone and of the oracle; `exits` [K] are the names of the exits."""
     return ReportOutcomes(
         exits=tuple(exits),
         kind=policy.kind,
@@ -40,7 +40,7 @@ def report_outcomes(policy: Policy, exits: Sequence[str], dataset: ReadoutDatase
 
 
 def single_exit_outcomes(dataset: ReadoutDataset) -> tuple[PolicyOutcome, ...]:
-    """Return for each exit the outcome if every sample exits there; the last one is the full model."""
+    """Return one outcome [K] per exit, as if every sample exited there; the last one is the full model."""
     losses = dataset.losses(dataset.exit_predictions)
     return tuple(outcome_of(np.full(len(dataset), k), losses, dataset) for k in range(dataset.exits))
 
@@ -48,7 +48,8 @@ def single_exit_outcomes(dataset: ReadoutDataset) -> tuple[PolicyOutcome, ...]:
 def oracle_outcome(dataset: ReadoutDataset) -> PolicyOutcome:
     """Return the outcome if every sample exits at its first correct exit, or at the final one if none is correct.
 
-    For segmentation, a sample exits at the first of the exits with the smallest loss.
+    Without labels, an exit is correct if it predicts the same as the final exit. For segmentation, a sample exits at
+    the first exit with the smallest loss.
     """
     losses = dataset.losses(dataset.exit_predictions)
     exits = losses.argmin(axis=1)

@@ -1,4 +1,4 @@
-"""Renders a report as one self-contained HTML page: works offline, with light and dark mode, on small screens."""
+"""Renders a report as one self-contained HTML page that works offline, in light and dark mode, and on small screens."""
 
 import html
 import re
@@ -29,7 +29,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Chart(msgspec.Struct, frozen=True, kw_only=True):
-    """A plotly figure with its captions. Captions are plain text and are escaped."""
+    """A plotly figure with a caption. All texts are plain and are escaped."""
 
     name: str
     """The HTML id: letters, digits and hyphens, unique in the page."""
@@ -39,7 +39,7 @@ class Chart(msgspec.Struct, frozen=True, kw_only=True):
     heading: str = ""
     """Text above the figure, if the section has several figures."""
     lines: tuple[str, ...] = ()
-    """Lines below the heading."""
+    """Lines of text below the heading."""
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +55,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeyFigure(msgspec.Struct, frozen=True, kw_only=True):
-    """One of the numbers at the top of a page, and its meaning."""
+    """A number at the top of a page, and its meaning."""
 
     value: str
     meaning: str
@@ -70,7 +70,7 @@ def render_page(
         pairs = (f"<div><dd>{_text(k.value)}</dd><dt>{_text(k.meaning)}</dt></div>" for k in key_figures)
         parts.append(f'<dl class="key">{"".join(pairs)}</dl>')
     parts += [_section(section) for section in sections]
-    # No str.format: names of users and the script may contain braces.
+    # No str.format, because names from users and the script may contain braces.
     head = f"<title>{html.escape(title)} - EdgeExit</title>\n<style>{_STYLE}</style>\n<script>{get_plotlyjs()}</script>"
     return "\n".join((_BEFORE, head, "</head>\n<body>", *parts, "</body>\n</html>\n")).encode()
 

@@ -16,8 +16,11 @@ from edgeexit.telemetry import Reading
 _ABOVE: Final = {"orientation": "h", "yanchor": "bottom", "y": 1.02, "xanchor": "left", "x": 0, "traceorder": "normal"}
 _US_PER_MS: Final = 1e3
 _ROW: Final = 46
+"""Height of a bar with its space, in pixels."""
 _WIDE: Final = 5
+"""Ratio of the largest to the smallest value from which an axis has labels at 1, 2 and 5."""
 _MIN_FRACTION: Final = 1e-3
+"""Lower end of the axis of fractions of runs."""
 _FRACTIONS: Final = {1.0: "100%", 0.5: "50%", 0.1: "10%", 0.01: "1%", 0.001: "0.1%"}
 
 
@@ -115,7 +118,7 @@ def draw_timeline(profile: LatencyProfile) -> go.Figure | None:
             col=1,
         )
     for row, (unit, series) in enumerate(sensors.items(), 2):
-        for place, (name, values) in enumerate(series.items()):
+        for index, (name, values) in enumerate(series.items()):
             figure.add_scatter(
                 x=[reading.monotonic_s for reading in profile.readings],
                 y=values,
@@ -125,7 +128,7 @@ def draw_timeline(profile: LatencyProfile) -> go.Figure | None:
                 textposition="top left",
                 textfont={"size": 11},
                 cliponaxis=False,
-                line={"color": COLOURS[place % len(COLOURS)], "width": 1.5},
+                line={"color": COLOURS[index % len(COLOURS)], "width": 1.5},
                 marker={"size": 4},
                 showlegend=False,
                 hovertemplate=f"{escape_label(name)}: %{{y:g}} {unit} after %{{x:.1f}} s<extra></extra>",
@@ -145,7 +148,7 @@ def draw_timeline(profile: LatencyProfile) -> go.Figure | None:
 
 
 def sensor_series(readings: Sequence[Reading]) -> dict[str, dict[str, list[float | None]]]:
-    """Return unit -> sensor -> its values over the readings, without sensors that never had a value.
+    """Return unit -> name of a sensor -> its value in each reading; sensors without any value are omitted.
 
     Sensors with the same values in all readings are combined; the name lists all of them.
     """
@@ -161,7 +164,7 @@ def sensor_series(readings: Sequence[Reading]) -> dict[str, dict[str, list[float
         for name in names:
             alike.setdefault(tuple(table.get(name) for table in tables), []).append(name)
         if alike:
-            found[unit] = {", ".join(shared): list(values) for values, shared in alike.items()}
+            found[unit] = {", ".join(sensors): list(values) for values, sensors in alike.items()}
     return found
 
 

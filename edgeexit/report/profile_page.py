@@ -1,4 +1,4 @@
-"""Renders a latency profile as one self-contained HTML page (`edgeexit profile --plot`)."""
+"""Renders a latency profile as one self-contained HTML page, for `edgeexit profile --plot`."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -10,13 +10,14 @@ from edgeexit.report.profile_figures import draw_distribution, draw_time_per_par
 from edgeexit.telemetry import SensorRange, Telemetry
 
 _PARTS: Final = (
-    "Readouts: softmax, the two highest probabilities and the entropy; measured as the difference between each stage "
-    "with and without them. Decisions: the policy. Overhead: checking inputs, passing tensors, collecting the results."
+    "Readouts compute softmax, the two highest probabilities and the entropy; their latency is the difference between "
+    "each stage with and without them. Decisions are the policy's. Overhead is checking inputs, passing tensors "
+    "between stages, and collecting the results."
 )
 _NO_READOUTS: Final = "The latency of the readouts cannot be measured on this runtime; it is part of the stages."
 _PERCENTILES: Final = (
     "p50 is the median. p90 and p99 are the early-stopping estimates of MLPerf LoadGen: with 99 % confidence the true "
-    "percentiles are not higher. They need at least 64 and 662 samples."
+    "percentiles are not higher. p90 needs at least 64 samples, p99 at least 662."
 )
 
 
@@ -24,7 +25,7 @@ def render_profile_page(profile: LatencyProfile, model: str, exits: Sequence[str
     """Return the page as UTF-8 HTML; it loads nothing from elsewhere.
 
     Args:
-        profile: a measured profile. A profile that a device has sent has no raw samples, so two charts are missing.
+        profile: a measured profile. Without raw samples, as in a profile from a device, two charts are omitted.
         model: name of the model.
         exits: names [K] of the exits.
 
@@ -62,17 +63,19 @@ def _key_figures(profile: LatencyProfile) -> list[KeyFigure]:
 
 
 def _latency_per_part(profile: LatencyProfile, exits: Sequence[str]) -> Section:
-    under_policy = "Mean latencies of the samples that exit at each exit, measured with the policy."
-    forced = "Sums of the mean latencies of the stages up to each exit, measured without a policy."
+    with_policy = "The bars show the mean latency of the samples that exit at each exit, measured with the policy."
+    without_policy = (
+        "The bars show the sum of the mean latencies of the stages up to each exit, measured without a policy."
+    )
     unknown = any(stage.readout_ms is None for stage in profile.stages)
     return Section(
         title="Latency per part",
-        texts=(under_policy if profile.paths else forced,),
+        texts=(with_policy if profile.paths else without_policy,),
         charts=(
             Chart(
                 name="where",
                 figure=draw_time_per_part(profile, exits),
-                description="Stacked bars: latency of each part, per exit.",
+                description="latency of each part, per exit",
             ),
         ),
         notes=(_PARTS, _NO_READOUTS) if unknown else (_PARTS,),
@@ -87,12 +90,12 @@ def _distribution(profile: LatencyProfile) -> Section | None:
         title="Distribution of latencies",
         texts=(
             (
-                "The fraction of runs that take at least this long, on two logarithmic axes. A steep curve means a "
-                "stable latency."
+                "The curves show the fraction of runs that take at least a given latency, on two logarithmic axes. A "
+                "steep curve means a stable latency."
             ),
         ),
-        charts=(Chart(name="spread", figure=figure, description="Fraction of runs above each latency, per stage."),),
-        notes=("At most a thousand samples per stage, evenly distributed over the run.",),
+        charts=(Chart(name="spread", figure=figure, description="fraction of runs above each latency, per stage"),),
+        notes=("The chart contains at most a thousand samples per stage, evenly distributed over the run.",),
     )
 
 
@@ -105,7 +108,7 @@ def _timeline(profile: LatencyProfile) -> Section | None:
         title="Latency over the run",
         texts=(scale,) if profile.drift is None else (_drift(profile.drift), scale),
         charts=(
-            Chart(name="run", figure=figure, description="Latency over the run, and readings of the board's sensors."),
+            Chart(name="run", figure=figure, description="latency over the run, and readings of the board's sensors"),
         ),
         notes=() if sensor_series(profile.readings) else ("The board has no readable sensors.",),
     )

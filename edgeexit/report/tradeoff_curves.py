@@ -1,4 +1,4 @@
-"""Loss over mean cost for each kind of policy, cross-fitted: thresholds are never scored on samples that chose them."""
+"""Cross-fitted curves of loss over mean cost: no threshold is scored on samples that chose it."""
 
 from collections.abc import Iterator, Sequence
 
@@ -20,7 +20,7 @@ from edgeexit.progress import NO_PROGRESS, Progress
 _BUDGETS = 17
 """Number of mean costs per curve, in geometric progression from the first exit's cost to the final exit's."""
 _LEARNED_BUDGETS = (0.2, 0.5, 0.8)
-"""Positions between these costs for which kinds are trained that learn for one budget."""
+"""Fractions of the way between these costs: a kind that learns for one budget is trained for these budgets."""
 _MIN_SAMPLES = 20
 _MAX_SAMPLES = 10_000
 """Larger datasets are subsampled: more samples make the curves slower, but not visibly more precise."""
@@ -60,13 +60,13 @@ class TradeoffCurves(msgspec.Struct, frozen=True, kw_only=True):
     curves: tuple[TradeoffCurve, ...]
     """In the order of the kinds; the first one is the baseline."""
     left_out: dict[str, str]
-    """Kind -> why it has no curve."""
+    """Kind -> the reason why it has no curve."""
     samples: int
     """Number of samples of the curves."""
 
     @property
     def baseline(self) -> str | None:
-        """The kind with which the others are compared; None if no kind has a curve."""
+        """The kind that the others are compared with; None if no kind has a curve."""
         return self.curves[0].kind if self.curves else None
 
 
@@ -77,11 +77,12 @@ def cross_fit(
     options: FitOptions = DEFAULT_OPTIONS,
     progress: Progress = NO_PROGRESS,
 ) -> TradeoffCurves:
-    """Return one curve per kind. For each of 17 budgets, one half of the samples is used to fit, the other to score.
+    """Return one curve of loss over cost per kind, by 2-fold cross-fitting.
 
-    Then the halves swap their roles (2-fold cross-fitting), so the loss and the cost of a point are means over all
-    samples, or over 10,000 of them in a larger dataset. Thresholds are fitted as in `fit_policy`; the candidate policy
-    of a kind is chosen by its frontier.
+    For each of 17 budgets, thresholds are fitted on one half of the samples and scored on the other half, and vice
+    versa. So the loss and the cost of a point are means over all samples, or over 10,000 of them in a larger dataset.
+    Thresholds are fitted as in `fit_policy`. If a kind has several candidates, each budget uses the candidate with the
+    lowest loss on the half that is fitted.
 
     Args:
         kinds: names in `FITTING_KINDS`, the simplest first; the first one that can be fitted is the baseline.
@@ -134,7 +135,7 @@ def _cross_scores(kind: str, dataset: ReadoutDataset, budgets: Values, options: 
 def _best_candidates(
     kind: str, dataset: ReadoutDataset, budgets: Values, options: FitOptions
 ) -> Iterator[tuple[Policy, dict[int, Thresholds]]]:
-    """Yield each candidate with its thresholds for the budgets for which it is best, by the row of the budget."""
+    """Yield each candidate that has the lowest loss at some budgets: with index of the budget -> thresholds."""
     candidates = _candidates(kind, dataset, budgets, options)
     costs, limits = np.asarray(dataset.costs), budgets * (1 + _ROUNDING)
     lowest = np.full((len(candidates), len(limits)), np.inf)
@@ -160,7 +161,7 @@ def _scores_and_losses(candidate: Policy, dataset: ReadoutDataset) -> tuple[Arra
 
 
 def _candidates(kind: str, dataset: ReadoutDataset, budgets: Values, options: FitOptions) -> list[Policy]:
-    """Return the candidates of a kind; of several budgets if the kind learns for a budget."""
+    """Return the candidates of a kind; if the kind learns for a budget, those of several budgets."""
     min_budget, max_budget = float(budgets[0]), float(budgets[-1])
     candidates: list[Policy] = []
     budget_matters = require_fitting_kind(kind).learns_for_budget

@@ -20,7 +20,7 @@ _KIND_COLOURS: Final = (
 )  # fmt: skip
 _DASHES: Final = ("solid", "dash", "dot", "dashdot")
 _VISIBLE: Final = 5
-"""Number of curves that are visible at first; more would be hard to read. The legend shows and hides them."""
+"""Number of curves that are visible at first; more would be hard to read. A click in the legend shows the others."""
 _MAX_NAMES: Final = 4
 """Maximum number of exits with a visible name; more names would overlap on a small screen."""
 _NEAR_FINAL: Final = 0.72
@@ -28,11 +28,11 @@ _NEAR_FINAL: Final = 0.72
 _FEW_POINTS: Final = 10
 """A curve with at most this many points shows its points, because its kind has only few thresholds."""
 _Z95: Final = 1.96
-"""Standard errors on each side of a 95 % interval of a normal distribution."""
+"""Half the width of a 95 % interval of a normal distribution, in standard errors."""
 
 
 def draw_tradeoff(curves: TradeoffCurves, outcomes: ReportOutcomes, scale: CostScale, quality: str) -> go.Figure:
-    """Return the chart; `quality` is the name of 1 - loss."""
+    """Return the chart; `quality` is the name of 1 - loss, e.g. `accuracy`."""
     shown = shown_kinds(curves, outcomes.kind)
     compared = len(curves.curves) > 1
     figure = make_subplots(
@@ -60,7 +60,7 @@ def draw_tradeoff(curves: TradeoffCurves, outcomes: ReportOutcomes, scale: CostS
 
 
 def colour_of(kind: str) -> str:
-    """Return the colour of a kind, which is the same in all charts and reports."""
+    """Return the colour of a kind; it is the same in all charts and reports."""
     return _KIND_COLOURS[_kind_index(kind) % len(_KIND_COLOURS)]
 
 
@@ -118,11 +118,11 @@ def _add_curve(
 def _add_noise(figure: go.Figure, curves: TradeoffCurves, leader: TradeoffCurve, scale: CostScale) -> None:
     """Add the 95 % band around zero gain, for the kind with the largest gain."""
     reached = np.isfinite(leader.noise)
-    reach = 100 * _Z95 * leader.noise[reached]
+    half_width = 100 * _Z95 * leader.noise[reached]
     x = scale.axis_values(curves.budgets[reached])
     figure.add_scatter(
         x=np.concatenate([x, x[::-1]]),
-        y=np.concatenate([reach, -reach[::-1]]),
+        y=np.concatenate([half_width, -half_width[::-1]]),
         fill="toself",
         fillcolor="rgba(134, 142, 150, 0.22)",
         line={"width": 0},

@@ -14,7 +14,7 @@ def database(tmp_path):
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory):
-    return fitted_bundle(tmp_path_factory.mktemp("made") / "bundle")
+    return fitted_bundle(tmp_path_factory.mktemp("fitted") / "bundle")
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ DEVICE = DeviceAddress(FLEET, "s0", "camera-1")
 
 
 def readouts_of(count: int, *, trust: float = 1.0, seed: int = 0) -> np.ndarray:
-    """Return readouts [count, 3, 4]; an early exit agrees with the final one with probability `trust` x confidence."""
+    """Return readouts [count, 3, 4]; the probability that an early exit agrees with the final one is trust x p1."""
     rng = np.random.default_rng(seed)
     confidence = np.sort(1 - 0.7 * rng.random((count, EXITS)) ** 3, axis=1)
     final = rng.integers(0, 4, count)
@@ -42,7 +42,7 @@ def readouts_of(count: int, *, trust: float = 1.0, seed: int = 0) -> np.ndarray:
 def fitted_bundle(folder: Path) -> Bundle:
     """Create a bundle whose policy is certified for RISK on readouts with `trust` 1.
 
-    One certificate in ten may be wrong. This one is correct: the true risk of its policy is 8.7 %.
+    A certificate may be wrong with probability DELTA. This one is correct: the true risk of its policy is 8.7 %.
     """
     bundle = make_bundle(folder, exits=EXITS)
     candidate = Confidence(temperatures=(1.0,) * EXITS, thresholds=(None,) * (EXITS - 1))
@@ -73,13 +73,13 @@ def audits_of(
     exits = simulate_exits(policy or bundle.policy().policy, readouts)
     samples = [
         AuditedSample(
-            exit=int(taken),
+            exit=int(exit_index),
             top1=tuple(map(int, row[:, 0])),
             p1=tuple(map(float, row[:, 1])),
             p2=tuple(map(float, row[:, 2])),
             entropy=tuple(map(float, row[:, 3])),
         )
-        for row, taken in zip(readouts, exits, strict=True)
+        for row, exit_index in zip(readouts, exits, strict=True)
     ]
     return [
         Audit(
@@ -133,7 +133,7 @@ def until(condition: Callable[[], bool], *, limit_s: float = 15.0) -> None:
 
 
 class RefusingBroker:
-    """A mock broker with an ACL: while it refuses, its PUBACK has the reason code 0x87, not authorised."""
+    """A mock broker with an ACL; while `refuses` is set, its PUBACK has the reason code 0x87, not authorised."""
 
     def __init__(self):
         self.refuses = True
@@ -164,7 +164,7 @@ class RefusingBroker:
 
 
 class Client:
-    """An MQTT client that publishes with QoS 1 and keeps the messages it receives."""
+    """An MQTT client that publishes with QoS 1 and records the messages it receives."""
 
     def __init__(self, broker: RealBroker, *subscriptions: str) -> None:
         self.messages: list[paho.MQTTMessage] = []

@@ -1,4 +1,4 @@
-"""The database: the migrations produce the schema of the tables; errors are one clear line."""
+"""The database: the migrations create the schema of the tables; an error is one line."""
 
 import contextlib
 import sqlite3

@@ -1,4 +1,4 @@
-"""The drift detector: rare false alarms, fast alarms after a change, and the same alarm for any split into batches."""
+"""The drift detector: rare false alarms, early alarms after a change, and the same alarm for any split into batches."""
 
 from itertools import pairwise
 
@@ -54,15 +54,15 @@ def test_there_is_no_alarm_while_the_losses_stay_well_below_the_risk():
 
 def test_a_doubled_risk_raises_an_alarm_soon_and_the_change_is_estimated_closely():
     rng = np.random.default_rng(2)
-    delays, misplaced = [], []
+    delays, errors = [], []
     for _ in range(200):
         losses = np.concatenate([rng.random(1000) < 0.4 * RISK, rng.random(8000) < 2 * RISK])
         alarm = run(losses).alarm
         assert alarm is not None
         delays.append(alarm.alarm_position - 1000)
-        misplaced.append(abs(alarm.change_position - 1000))
+        errors.append(abs(alarm.change_position - 1000))
     assert np.median(delays) < 600
-    assert np.median(misplaced) < 150
+    assert np.median(errors) < 150
 
 
 def test_a_large_change_raises_an_alarm_within_tens_of_samples():

@@ -1,4 +1,4 @@
-"""Storing messages: the result does not depend on the order or the copies of messages; audits are stored once."""
+"""Storing messages: the result does not depend on their order, nor on duplicates; each audit is stored once."""
 
 import itertools
 from collections import Counter
@@ -30,7 +30,7 @@ def ingest(database, uplinks, *, size=500):
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_the_order_and_the_copies_of_messages_do_not_change_the_result(database, bundle, data):
+def test_the_order_of_messages_and_duplicates_do_not_change_the_result(database, bundle, data):
     fleet = next(_fleets)
     addresses = [DeviceAddress(fleet, "s0", name) for name in ("a", "b")]
     sent = [
@@ -41,8 +41,8 @@ def test_the_order_and_the_copies_of_messages_do_not_change_the_result(database,
     ]
     sent += [Uplink(address, audit) for address in addresses for audit in audits_of(bundle, 12, size=4)]
     newest = (2 * (4 + 4), 2 * (8 + 8), 2 * (1 + 2))  # two devices, boots 1 and 2, their last reports
-    copies = data.draw(st.lists(st.sampled_from(sent), max_size=20))
-    ingest(database, data.draw(st.permutations(sent + copies)), size=data.draw(st.integers(1, 40)))
+    duplicates = data.draw(st.lists(st.sampled_from(sent), max_size=20))
+    ingest(database, data.draw(st.permutations(sent + duplicates)), size=data.draw(st.integers(1, 40)))
     cohort = CohortAddress(fleet, bundle.digest, COHORT)
     assert exit_mix(database, cohort, revision=1).counts == newest
     assert disagreement(database, cohort).samples == 2 * 12
@@ -56,7 +56,7 @@ def test_missing_reports_do_not_change_the_counters(database):
     assert exit_mix(database, cohort).mean_latency_ms == pytest.approx(1.0, rel=0.2)
 
 
-def test_every_copy_of_a_message_is_acknowledged(database, bundle):
+def test_every_duplicate_of_a_message_is_acknowledged(database, bundle):
     address = DeviceAddress(FLEET, "s0", "a")
     audit = audits_of(bundle, 3)[0]
     older, newer = report_of(DIGEST, sequence=5), report_of(DIGEST, sequence=6)

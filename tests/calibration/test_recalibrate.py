@@ -1,4 +1,4 @@
-"""A refit returns a policy that holds the risk, or the reason to wait."""
+"""A refit returns a policy that holds the risk, or the reason why it is postponed."""
 
 import numpy as np
 from edgeexit_calibration.recalibrate import PostponedRefit, refit
@@ -40,7 +40,7 @@ def test_audits_that_no_policy_fits_postpone_the_refit():
     assert "increasing" in postponed.reason
 
 
-def test_exits_that_are_always_wrong_are_used_only_as_often_as_the_risk_allows():
+def test_samples_exit_at_exits_that_are_always_wrong_only_as_often_as_the_risk_allows():
     fit = refit(CURRENT, readouts_of(1000, trust=0.0), COSTS, **GOAL)
     fresh = readouts_of(10_000, trust=0.0, seed=5)
     assert np.mean(simulate_exits(fit.policy, fresh) == 2) >= 0.9

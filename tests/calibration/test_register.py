@@ -32,7 +32,7 @@ def test_the_costs_come_from_the_bundle(database, bundle):
     assert (event.details["cost_unit"], event.details["costs"]) == (unit, list(costs))
 
 
-def test_another_risk_keeps_the_revision(database, bundle):
+def test_another_risk_does_not_add_a_revision(database, bundle):
     register(database, bundle, **GOAL)
     again = register(database, bundle, **(GOAL | {"risk": 0.02, "user": "bob"}))
     assert (again.revision, again.is_new_revision) == (1, False)
@@ -77,8 +77,8 @@ def test_a_bundle_without_a_policy_is_an_error_that_names_edgeexit_fit(database,
         register(database, make_bundle(tmp_path / "bundle"), **GOAL)
 
 
-def test_a_segmentation_bundle_is_an_error_because_audits_hold_no_maps(database, bundle):
+def test_a_segmentation_bundle_is_an_error_because_audits_contain_no_class_maps(database, bundle):
     maps = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, task="segmentation"), bundle.digest)
-    with pytest.raises(BundleError, match="audits hold no maps"):
+    with pytest.raises(BundleError, match="audits contain no class maps"):
         register(database, maps, **GOAL)
     assert cohorts(database) == []

@@ -128,7 +128,7 @@ def test_a_registration_while_the_service_runs_is_published(database, bundle, ke
     assert documents(device, topic, key)[0].revision == 1
 
 
-def test_a_device_with_a_higher_revision_gets_the_policy_under_an_even_higher_one(
+def test_a_device_with_an_unknown_revision_gets_the_policy_with_a_higher_revision(
     database, bundle, key, serve, connect, caplog
 ):
     register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, user="ada")
@@ -155,7 +155,7 @@ def test_messages_are_acknowledged_during_a_long_refit(database, bundle, serve, 
     monkeypatch.setattr(watcher, "refit", slow_refit)
     cohort = register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, user="ada").cohort
     serve()
-    until(lambda: policy_history(database, cohort)[0].published_at is not None)  # then it is subscribed
+    until(lambda: policy_history(database, cohort)[0].published_at is not None)  # then the service has subscribed
     device = connect(down_topic(DEVICE, "ack"))
     for audit in audits_of(bundle, 800, trust=0.5):
         device.publish(up_topic(DEVICE, "audit"), audit)
@@ -171,7 +171,7 @@ def test_policies_are_published_again_after_the_broker_lost_everything(database,
     register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, user="ada")
     topic = policy_topic(FLEET, bundle.digest, COHORT)
     broker.stop()
-    serve()  # there is no broker yet; the service keeps trying to connect
+    serve()  # the broker is not running; the service retries
     time.sleep(0.3)
     for _ in range(2):
         broker.start()
@@ -289,7 +289,7 @@ def test_messages_sent_while_the_service_is_stopped_are_stored_after_its_restart
     until(lambda: _is_acknowledged(device, report_of(DIGEST, sequence=1)))
     stop()
     for audit in audits_of(bundle, 300):
-        device.publish(up_topic(DEVICE, "audit"), audit)  # the broker keeps them: the session is persistent
+        device.publish(up_topic(DEVICE, "audit"), audit)  # the broker stores them, because the session is persistent
     serve()
     until(lambda: {0, 1, 2} <= set(acknowledged(device)))
     assert disagreement(database, CohortAddress(FLEET, bundle.digest, COHORT)).samples == 300
@@ -307,7 +307,7 @@ def test_a_burst_of_messages_does_not_break_the_connection(database, serve, conn
 
 
 def _is_acknowledged(device, message):
-    """Send a message; return True when the service, whose first connection takes a moment, acknowledges."""
+    """Send a message; return whether the service acknowledged it, which needs a connection to the broker."""
     device.publish(up_topic(DEVICE, "report"), message)
     time.sleep(0.1)
     return bool(acknowledged(device))

@@ -51,7 +51,7 @@ def test_a_policy_that_holds_its_risk_is_not_changed(database, bundle, cohort):
     assert measured.low <= measured.observed <= measured.high < RISK + 0.03
 
 
-def test_an_exceeded_risk_leads_to_a_safer_policy_with_a_new_detector(database, bundle, cohort):
+def test_an_exceeded_risk_leads_to_a_refit_that_holds_the_risk_and_to_a_new_detector(database, bundle, cohort):
     ingest(database, audits_of(bundle, 500))
     before = audit_watermark(database, cohort)
     ingest(database, audits_of(bundle, 800, trust=0.8, first_sequence=100, seed=8))
@@ -76,14 +76,14 @@ def test_an_exceeded_risk_leads_to_a_safer_policy_with_a_new_detector(database, 
     assert [policy.revision for policy in policy_history(database, cohort)] == [1, 2]
     assert cohorts(database)[0].condition is None
 
-    pre, drift, after = (
+    stable, drifting, refitted = (
         disagreement(database, cohort, until=before),
         disagreement(database, cohort, after=before, until=during),
         disagreement(database, cohort, after=during),
     )
-    assert (pre.samples, drift.samples, after.samples) == (500, 800, 2000)
-    assert drift.low > RISK > after.observed
-    assert disagreement(database, cohort, revision=2) == after
+    assert (stable.samples, drifting.samples, refitted.samples) == (500, 800, 2000)
+    assert drifting.low > RISK > refitted.observed
+    assert disagreement(database, cohort, revision=2) == refitted
     mixes = [audited_exit_mix(database, cohort, revision=revision).rates for revision in (1, 2)]
     assert mixes[1][-1] > mixes[0][-1]
     assert sum(mixes[1]) == pytest.approx(1)
@@ -98,7 +98,7 @@ def test_a_refit_waits_for_audits_with_one_event_and_then_runs(database, bundle,
     ingest(database, audits_of(bundle, 100, trust=0.5, first_sequence=50, seed=8))
     watching.check(now=NOW)
     assert event_kinds(database, cohort) == ["registered", "risk exceeded", "refit postponed"]
-    assert "600 are needed" in events(database, cohort)[-1].details["reason"]
+    assert "but 600 are needed" in events(database, cohort)[-1].details["reason"]
     assert cohorts(database)[0].condition == "risk exceeded; too few audits"
     ingest(database, audits_of(bundle, 400, trust=0.5, first_sequence=100, seed=9))
     watching.check(now=NOW)

@@ -66,8 +66,8 @@ def test_a_restored_database_stores_its_policy_again_above_the_revision_that_dev
     assert [event.kind for event in events(restored, cohort)] == ["registered", "renumbered"]
     assert [record.levelname for record in caplog.records if "restored" in record.getMessage()] == ["WARNING"]
 
-    moved_on = [msgspec.structs.replace(audit, revision=3) for audit in drifted]
-    ingest(restored, state_of(bundle.digest, revision=3), *moved_on)
+    after_update = [msgspec.structs.replace(audit, revision=3) for audit in drifted]
+    ingest(restored, state_of(bundle.digest, revision=3), *after_update)
     check(restored)
     assert [policy.revision for policy in policy_history(restored, cohort)] == [1, 3, 4]
     assert cohorts(restored)[0].revision == 4
@@ -111,9 +111,9 @@ def test_a_device_cannot_exhaust_the_revision_numbers(database, bundle):
 
 
 def test_an_mqtt_will_changes_only_the_online_flag(database, bundle):
-    refused = Rejection(reason="not signed")
-    now = msgspec.structs.replace(state_of(bundle.digest, revision=4), policy="beem", rejected=refused)
-    ingest(database, now, state_of(bundle.digest, revision=0, online=False))
+    rejection = Rejection(reason="not signed")
+    newest = msgspec.structs.replace(state_of(bundle.digest, revision=4), policy="beem", rejected=rejection)
+    ingest(database, newest, state_of(bundle.digest, revision=0, online=False))
     [device] = devices(database)
     assert (device.online, device.revision, device.policy, device.rejected) == (False, 4, "beem", "not signed")
     rebooted = msgspec.structs.replace(state_of(bundle.digest, revision=0, online=False), boot=2)

@@ -69,5 +69,5 @@ def test_the_page_contains_all_results_and_loads_nothing(tmp_path):
         assert f'id="{name}"' in page
     assert "<td>updated</td><td>2</td><td>97.0 %</td>" in page
     assert "digits &lt;b&gt;&amp;" in page
-    assert "certified: at least 95%" in page
+    assert "certified for an agreement of at least 95" in page
     assert not re.findall(r"https?:|@import|url\(|<link|\bsrc=", page)

@@ -54,7 +54,7 @@ def test_no_process_is_left_running(quickstart):
     folder, _, _ = quickstart
     commands = []
     for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # the process has ended meanwhile
+        with contextlib.suppress(OSError):  # a process that has ended meanwhile
             commands.append((process / "cmdline").read_bytes())
     assert commands
     assert not [command for command in commands if str(folder).encode() in command]

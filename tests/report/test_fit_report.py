@@ -44,7 +44,7 @@ def test_the_page_contains_charts_goal_and_certificate(tmp_path, fitted):
     for name in ("tradeoff", "exit-rates", *(f"reliability-{k}" for k in range(4)), "classes"):
         assert f'id="{name}"' in page
     assert "at most 10 % of the predictions differ" in page
-    assert f"Certified on {fit.certificate.samples} samples" in page
+    assert f"certified on {fit.certificate.samples} samples" in page
     cost = follow(fit.policy, dataset).mean_cost
     assert f"<td>{cost:.3f} ms</td>" in page
     assert f"<td>{4 / cost:.2f}x</td>" in page
@@ -82,7 +82,7 @@ def test_without_labels_the_page_shows_agreement(tmp_path):
     assert 'id="reliability-2"' in page
     assert 'id="reliability-3"' not in page, "the final exit would be compared with itself"
     assert "class that the final exit predicts" in page
-    assert "Not certified" in page
+    assert "not certified" in page
 
 
 def test_for_segmentation_there_are_no_reliability_diagrams_and_no_classes(tmp_path):

@@ -58,9 +58,9 @@ def page(found):
 
 def test_the_page_has_every_section_and_names_are_escaped():
     text = page(profile())
-    for words in ("Latency per part", "Distribution of latencies", "Latency over the run", "Latencies", "Machine"):
-        assert f"<h2>{words}</h2>" in text
-    for words in (
+    for heading in ("Latency per part", "Distribution of latencies", "Latency over the run", "Latencies", "Machine"):
+        assert f"<h2>{heading}</h2>" in text
+    for content in (
         "3.20 mJ",
         "1.200 times as long",
         "the speed of the machine drifted",
@@ -68,7 +68,7 @@ def test_the_page_has_every_section_and_names_are_escaped():
         "schedutil",
         "Exit mix: first",
     ):
-        assert words in text
+        assert content in text
     assert "aarch64 &lt;script&gt;" in text
     assert "aarch64 <script>" not in text
     assert "first <b>" not in text

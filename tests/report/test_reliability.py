@@ -7,7 +7,7 @@ from edgeexit.fitting import ReadoutDataset
 from edgeexit.report.reliability import reliability
 
 
-def test_ece_equals_a_result_computed_by_hand():
+def test_the_ece_equals_a_result_computed_by_hand():
     # Four samples with confidence 95 %, three of them correct; four with confidence 55 %, two of them correct.
     readouts = np.zeros((8, 2, 4), dtype=np.float32)
     readouts[:4, :, 1], readouts[4:, :, 1] = 0.95, 0.55

@@ -29,8 +29,8 @@ def test_exits_that_guess_have_a_curve_at_chance_level():
     assert curve.losses.mean() == pytest.approx(0.9, abs=0.02)
 
 
-class KindsDone(Progress):
-    """Records by how much the operation advances, and of how many."""
+class RecordedAdvances(Progress):
+    """Records the amount and the total of each advance."""
 
     def __init__(self):
         self.advanced = []
@@ -41,7 +41,7 @@ class KindsDone(Progress):
 
 def test_the_loss_falls_with_the_cost_down_to_the_final_exits_loss():
     dataset = population(1500, seed=1)
-    progress = KindsDone()
+    progress = RecordedAdvances()
     curves = cross_fit(("confidence", "beem"), dataset, progress=progress)
     assert progress.advanced == [(1, 2), (1, 2)]
     assert curves.baseline == "confidence"

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def with_broker_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Return the command with its parameter `broker: BrokerConfig` replaced by the options of `_broker_config`."""
+    """Return the command with the options of `_broker_config` in place of its parameter `broker: BrokerConfig`."""
     own = [parameter for parameter in inspect.signature(command).parameters.values() if parameter.name != "broker"]
     options = list(inspect.signature(_broker_config).parameters.values())
     names = [option.name for option in options]
@@ -32,12 +32,14 @@ def _broker_config(
     broker: Annotated[
         str, typer.Option(help="URL of the broker: mqtt://HOST[:PORT], or mqtts:// for TLS.")
     ] = "mqtt://127.0.0.1:1883",
-    broker_ca: Annotated[str | None, typer.Option(help="PEM file: CA certificate that signed the broker's.")] = None,
+    broker_ca: Annotated[
+        str | None, typer.Option(help="PEM file: CA certificate that signed the broker's certificate.")
+    ] = None,
     broker_certificate: Annotated[str | None, typer.Option(help="PEM file: certificate of this client.")] = None,
     broker_key: Annotated[str | None, typer.Option(help="PEM file: private key of that certificate.")] = None,
     broker_username: Annotated[str | None, typer.Option(help="User name at the broker.")] = None,
     broker_password_file: Annotated[
-        str | None, typer.Option(help="File with the user's password in its first line.")
+        str | None, typer.Option(help="File with the password of the user in its first line.")
     ] = None,
 ) -> "BrokerConfig":
     """Return the connection that the options describe. Raises ConfigError for an invalid URL or combination."""

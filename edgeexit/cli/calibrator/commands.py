@@ -25,7 +25,7 @@ calibrator_app = typer.Typer(
 DatabaseOption = Annotated[str, typer.Option(help="SQLite file, or an SQLAlchemy database URL.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 _DATABASE = "sqlite:///calibrator.sqlite"
-_BUSY_TIMEOUT_S = 2.0  # short, because the service retries anyway and must stop quickly
+_BUSY_TIMEOUT_S = 2.0  # short, because the service retries, and must stop quickly after SIGTERM
 
 
 class Action(str, Enum):
@@ -41,9 +41,9 @@ def register_command(
     fleet: Annotated[str, typer.Option(help="Name of the fleet.")],
     cohort: Annotated[str, typer.Option(help="Label of the cohort, as in the configuration of its devices.")],
     max_risk: Annotated[
-        float, typer.Option(help="Largest fraction of predictions that may differ from the final exit's.")
+        float, typer.Option(help="Maximum fraction of predictions that may differ from the final exit's.")
     ] = 0.05,
-    delta: Annotated[float, typer.Option(help="Probability with which that bound may fail.")] = 0.1,
+    delta: Annotated[float, typer.Option(help="Probability with which the certificate may be wrong.")] = 0.1,
     database: DatabaseOption = _DATABASE,
 ) -> None:
     """Register a cohort, so that the calibrator publishes, watches and refits its policy.
@@ -63,7 +63,7 @@ def register_command(
     change = "new revision" if result.is_new_revision else "unchanged revision"
     console.print(
         f"registered {printable(opened.manifest.model)} for {result.cohort}: "
-        f"disagreement at most {percent(max_risk)} with probability {1 - delta:.0%}; {change} {result.revision}"
+        f"maximum disagreement {percent(max_risk)} with probability {100 * (1 - delta):g} %; {change} {result.revision}"
     )
     _warn_about_policy(result, max_risk)
     next_step(f"edgeexit calibrator run --fleet {fleet} --database {store.name} --key calibrator.key")
@@ -172,7 +172,8 @@ def command_command(
 ) -> None:
     """Request a report or a latency profile from one device now; the request expires after 60 s.
 
-    If the broker uses a certificate's name as client id, use another certificate than the running calibrator.
+    If the broker uses the common name of a certificate as client id, do not use the certificate of the running
+    calibrator: the broker would disconnect the calibrator.
 
     Example: `edgeexit calibrator command report --fleet shop --shard s0 --device camera-1`
     """

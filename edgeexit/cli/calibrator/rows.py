@@ -8,7 +8,7 @@ from edgeexit.formatting import milliseconds, percent, threshold_text
 if TYPE_CHECKING:
     from edgeexit_calibration import CohortView, DeviceView, Disagreement, EventView, PolicyView
 
-DEVICE_COLUMNS = ("device", "online", "bundle", "cohort", "revision", "policy", "last message (UTC)", "rejected policy")
+DEVICE_COLUMNS = ("device", "online", "bundle", "cohort", "revision", "policy", "last new message (UTC)", "rejection")
 COHORT_COLUMNS = ("cohort", "devices", "up to date", "revision", "policy", "condition")
 METRIC_COLUMNS = ("cohort", "min agreement", "agreement, 95 % interval", "audits", "exit mix", "mean latency")
 POLICY_COLUMNS = ("revision", "created (UTC)", "by", "policy", "thresholds", "certificate", "reason")
@@ -45,7 +45,7 @@ def cohort_cells(cohort: "CohortView") -> Sequence[str]:
 
 
 def metric_cells(status: dict[str, Any]) -> Sequence[str]:
-    """Return a row of the table of measured figures, from the status of a cohort as `--json` prints it."""
+    """Return a row of the table of metrics, from the status of a cohort as `--json` prints it."""
     cohort: CohortView = status["cohort"]
     measured: Disagreement = status["disagreement"]
     agreement = "-"
@@ -72,12 +72,15 @@ def policy_cells(policy: "PolicyView") -> Sequence[str]:
         " ".join(threshold_text(threshold) for threshold in policy.thresholds),
         "none"
         if certificate is None
-        else f"<= {percent(certificate.risk)} at {1 - certificate.delta:.0%}, n = {certificate.samples}",
+        else f"<= {percent(certificate.risk)} at {100 * (1 - certificate.delta):g} %, n = {certificate.samples}",
         policy.reason,
     )
 
 
 def event_cells(event: "EventView") -> Sequence[str]:
     """Return a row of the audit log."""
-    details = ", ".join(f"{name} {value}" for name, value in event.details.items())
+    details = "; ".join(
+        f"{name}: {value:.6g}" if isinstance(value, float) else f"{name}: {value}"
+        for name, value in event.details.items()
+    )
     return event.kind, f"{event.time:{_TIME}}", event.actor, details

@@ -87,10 +87,10 @@ def test_a_killed_service_has_stored_every_message_that_it_acknowledged(register
     cohort = CohortAddress(FLEET, bundle.digest, COHORT)
     audits = audits_of(bundle, 600, size=3)
     waiting = {audit.sequence: audit for audit in audits}
-    dice = random.Random(4)  # noqa: S311 - random times to kill the process
+    rng = random.Random(4)  # noqa: S311 - random times to kill the process
     process = Process(run, tmp_path / "log")
     until(lambda: device.of(policy_topic(*cohort)))
-    for kill_after in (dice.randint(1, 60), dice.randint(61, 150)):
+    for kill_after in (rng.randint(1, 60), rng.randint(61, 150)):
         for sent, audit in enumerate(list(waiting.values())):
             device.publish(up_topic(DEVICE, "audit"), audit)
             if sent == kill_after:
@@ -137,7 +137,7 @@ def exit_mix_of(database, cohort):
     return counts
 
 
-def test_without_a_broker_the_service_logs_it_once_and_ctrl_c_stops_it_cleanly(registered, broker, tmp_path):
+def test_a_missing_broker_is_logged_once_and_ctrl_c_stops_the_service(registered, broker, tmp_path):
     _, run = registered
     broker.stop()
     process = Process(run, tmp_path / "log")
@@ -165,9 +165,9 @@ def test_sigterm_stops_the_service_quickly_while_the_database_is_locked(register
         other.execute("BEGIN IMMEDIATE")
         device.publish(up_topic(DEVICE, "report"), report_of(bundle.digest, sequence=2))
         time.sleep(0.5)
-        asked = time.monotonic()
+        started = time.monotonic()
         assert process.stop(signal.SIGTERM) == 0
-        assert time.monotonic() - asked < 5
+        assert time.monotonic() - started < 5
     device.close()
 
 
@@ -188,11 +188,11 @@ def test_a_command_reaches_its_device(broker, action):
 def test_a_command_without_a_broker_is_a_one_line_error(broker):
     broker.stop()
     arguments = ("--fleet", FLEET, "--shard", "s0", "--device", "d", "--broker", broker.url)
-    asked = time.monotonic()
+    started = time.monotonic()
     command = [sys.executable, "-m", "edgeexit", "calibrator", "command", "report", *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert ended.returncode == 2
-    assert time.monotonic() - asked < 12
+    assert time.monotonic() - started < 12
     [line] = ended.stderr.splitlines()
     assert broker.url in line
     assert "refused" in line
@@ -243,7 +243,9 @@ def test_markup_and_control_characters_of_devices_are_escaped(tmp_path, bundle):
     opened = open_database(str(database))
     with opened.writing() as session:
         store_uplinks(session, [Uplink(DEVICE, state)], now=datetime.now(timezone.utc))
-        add_event(session, 1, "noted", {"reason": rejection.reason}, actor="[/x]\x1b", now=datetime.now(timezone.utc))
+        add_event(
+            session, 1, "registered", {"reason": rejection.reason}, actor="[/x]\x1b", now=datetime.now(timezone.utc)
+        )
     opened.close()
     for command in ("status", "history"):
         result = invoke(command, "--database", database)
