@@ -29,13 +29,14 @@ class InferenceRecorder:
             return None
 
     def record(self, result: Inference, active: ActivePolicy, drawn: DrawnSamples | None) -> None:
-        """Count an inference and submit its drawn samples."""
+        """Count an inference and submit its drawn samples. They are discarded if that fails."""
         try:
             self._counters.record(active.revision, active.policy, result)
             if drawn is not None:
                 self._auditor.submit(drawn, result, revision=active.revision, policy=active.policy)
         except Exception:  # noqa: BLE001 - the inference is more important
             self._log_error()
+            self.discard(drawn)
 
     def discard(self, drawn: DrawnSamples | None) -> None:
         """Discard the drawn samples of an inference that was cancelled or failed."""

@@ -35,7 +35,8 @@ def make_backend(bundle: Bundle, *, fallback: bool = True) -> StageBackend:
     except ModuleNotFoundError as error:
         missing = f"target '{name}' runs on {traits.title}, but module '{error.name}' is not installed"
         if traits is ONNXRUNTIME or not fallback:
-            raise TargetError(f"{missing}; install edgeexit[{traits.extra}]") from error
+            advice = f"edgeexit[{traits.extra}]" if traits.extra else "the package that contains it"
+            raise TargetError(f"{missing}; install {advice}") from error
         reason = missing
     except TargetError as error:
         if not fallback:

@@ -145,7 +145,8 @@ def list_command(cache: CacheOption = None, as_json: JsonOption = False) -> None
             for record in sorted(records.values(), key=lambda record: (record.model, record.precision, record.stage))
         ],
     )
-    next_step("edgeexit engines build BUNDLE" if not records else "edgeexit engines clear, to free the space")
+    where = "" if cache is None else f" --cache {cache}"
+    next_step(f"edgeexit engines {f'clear{where}, to free the space' if records else f'build BUNDLE{where}'}")
 
 
 @engines_app.command("clear")
