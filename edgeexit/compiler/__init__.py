@@ -1,6 +1,6 @@
-"""Compiles a multi-exit model into a bundle: export, precision, split, readout, proof.
+"""Compiles a multi-exit model into a bundle: export, precision, split, readout, proof, write.
 
-torch and onnx are imported in this package only.
+No other package imports torch or onnx, except the network of `edgeexit.quickstart`.
 """
 
 from edgeexit.compiler.compile import STEPS, compile_bundle

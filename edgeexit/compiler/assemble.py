@@ -24,13 +24,13 @@ def write_stages(full_model: FullModel, plan: SplitPlan, folder: Path, *, opset:
     """Build, check and write every stage to `folder`, next to the weights; return the specifications with `macs=0`.
 
     Args:
-        full_model: the model that the plan splits.
-        plan: its split.
+        full_model: the model to split.
+        plan: the split of its graph.
         folder: folder of the bundle.
         opset: newest operator set that the stages may use.
-        blocks: keep feature maps in the blocked layout of ONNX Runtime's x86-64 convolutions across cuts.
+        blocks: insert poolings that return feature maps to the blocked layout of ONNX Runtime after a cut.
 
-    Raises CompileError.
+    Raises CompileError for a stage that cannot be expressed in `opset`, is not valid ONNX, or cannot be written.
 
     """
     model = full_model.model
@@ -52,7 +52,10 @@ def write_stages(full_model: FullModel, plan: SplitPlan, folder: Path, *, opset:
 
 
 def with_costs(spec: StageSpec, stage: StagePlan, counts: Sequence[int | None]) -> StageSpec:
-    """Return a stage's specification with its cost; `counts` are the MACs of each node of the full model."""
+    """Return a stage's specification with its cost.
+
+    `counts` is the result of `count_macs` for the full model; nodes of unknown cost count as 0.
+    """
     return msgspec.structs.replace(spec, macs=sum(counts[index] or 0 for index in stage.nodes))
 
 
@@ -75,7 +78,7 @@ def _describe(graph: ir.Graph, plan: SplitPlan, index: int, logits: Logits, inpu
 
 
 def _exit_shape(value: ir.Value, logits: Logits, input_dims: Collection[str]) -> tuple[int | str, ...]:
-    """Return batch and classes, and for segmentation height and width.
+    """Return the shape of an exit: batch and classes, and for segmentation height and width.
 
     A symbolic dimension that no input has is named after the exit and the axis.
     """

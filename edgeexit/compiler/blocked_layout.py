@@ -1,16 +1,16 @@
 """Keeps feature maps in the blocked layout of ONNX Runtime's convolutions after a cut, a slice or a pad.
 
 On x86-64, ONNX Runtime's float32 convolutions use blocks of channels (NCHWc). They fuse the addition of a shortcut and
-an activation, but only if both operands of the sum are in the blocked layout. A carry is not: it arrives as NCHW, as do
-the results of a slice or a pad. Then every later sum is a separate pass between two layout conversions. An AveragePool
-over one pixel changes no value, not even a NaN, and its output is in the blocked layout.
+an activation, but only if both operands of the sum are in the blocked layout. A carry is in NCHW, as are the results of
+a slice or a pad. After these, every sum is a separate pass between two layout conversions. An AveragePool over one
+pixel changes no value, not even a NaN, and its output is in the blocked layout.
 """
 
 import onnx_ir as ir
 
 from edgeexit.compiler.graph import names_in, unique_name
 
-_BLOCK = 16  # channels in the widest vector registers
+_BLOCK = 16  # channels per block on processors with AVX-512; other processors use 8
 _MAKES_BLOCKS = {"AveragePool", "Conv", "GlobalAveragePool", "GlobalMaxPool", "MaxPool"}
 _KEEPS_BLOCKS = {"BatchNormalization", "Clip", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid", "Tanh"}
 _RANK = 4
@@ -19,8 +19,8 @@ _RANK = 4
 def keep_blocked_layout(graph: ir.Graph) -> None:
     """Insert an AveragePool over one pixel before each sum of which only one operand is in the blocked layout.
 
-    The values must have shapes. The rules for which values are blocked are those of ONNX Runtime's
-    `nchwc_transformer.cc`.
+    Values without a known shape are skipped. ONNX Runtime's `nchwc_transformer.cc` has the same rules for which values
+    are in the blocked layout.
     """
     taken = names_in(graph)
     blocked: set[ir.Value] = set()

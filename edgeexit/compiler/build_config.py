@@ -15,7 +15,7 @@ from edgeexit.errors import CompileError
 from edgeexit.progress import NO_PROGRESS, Progress
 from edgeexit.targets import Target
 
-_SAMPLES: Final = 2
+_SAMPLES: Final = 2  # samples per run at each size
 
 
 def start_build_config(
@@ -23,14 +23,17 @@ def start_build_config(
 ) -> BuildConfig | None:
     """Return the target's build config with the ranges of the inputs' dimensions; None if the target builds no plans.
 
-    Raises CompileError for a range of a dimension that no input has, EngineError for a range that is not increasing.
+    Raises CompileError for a range of a dimension that no input has and for any range if the target builds no plans,
+    EngineError for a range that is not increasing.
     """
     names = symbolic_dimensions(inputs)
     for name, sizes in dimensions.items():
         check_range(name, sizes)
         if name not in names:
             known = ", ".join(f"'{known}'" for known in names) or "none"
-            raise CompileError(f"--dimension '{name}': no input has it; the symbolic dimensions are: {known}")
+            raise CompileError(
+                f"--dimension '{name}': no input has it; the symbolic dimensions of the inputs are: {known}"
+            )
     if not device.backend.builds_engines or device.nvidia is None:
         if dimensions:
             raise CompileError(

@@ -11,9 +11,10 @@ _MIN_EXITS = 2
 
 
 def choose_exits(exported: ExportedModel, names: Sequence[str]) -> ExportedModel:
-    """Keep only the outputs `names`, in that order, and the nodes that they need.
+    """Remove all outputs except `names` from the model, and return it with these as exits, in that order.
 
-    Raises CompileError for a name that is unknown or given twice, and for fewer than two names.
+    Nodes that no exit needs are removed, too. Raises CompileError for a name that is unknown or given twice, and for
+    fewer than two names.
     """
     known = ", ".join(f"'{name}'" for name in exported.exits)
     for index, name in enumerate(names):
@@ -22,7 +23,7 @@ def choose_exits(exported: ExportedModel, names: Sequence[str]) -> ExportedModel
         if name in names[:index]:
             raise CompileError(f"exit '{name}' is given twice; give each name once, shallow to deep")
     if len(names) < _MIN_EXITS:
-        raise CompileError(f"'{names[0]}' is the only exit; an early-exit model has at least 2 of {known}")
+        raise CompileError(f"exit '{names[0]}' is the only one given; give at least 2 of {known}")
     graph = exported.model.graph
     values = {str(value.name): value for value in graph.outputs}
     graph.outputs.clear()

@@ -32,7 +32,8 @@ from edgeexit.targets import host_target, load_target
 STEPS: Final = ("export", "precision", "split", "readout", "proof", "write")
 """Names of the steps that `compile_bundle` reports, in order."""
 
-_LOST_ON_REPLACE = ((POLICY, "policy", "fit"), (PROFILE, "profile", "profile"))
+_DELETED_ON_REPLACE = ((POLICY, "policy", "fit"), (PROFILE, "profile", "profile"))
+"""Files of a bundle that the compiler does not write: file, name in the warning, command that writes the file."""
 _TOOLS = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "torch")
 
 
@@ -52,12 +53,13 @@ def compile_bundle(
         out: folder of the bundle.
         options: what to compile for and how; default: `CompileOptions()`.
         replace: replace a bundle that exists at `out`.
-        progress: receives each of `STEPS`, and a warning for everything that was not done exactly as requested or is
-            probably not intended.
+        progress: receives each of `STEPS`, and a warning for each option that is not followed exactly and each property
+            of the model that is probably not intended.
 
-    Raises CompileError for a model that cannot be compiled as requested, DataError for samples that do not fit the
-    model, EngineError for a stage that TensorRT does not support, BundleError if `out` exists or the disk is full, and
-    TargetError for an unknown target. In all these cases nothing is written.
+    Raises CompileError for a model that cannot be compiled as requested, DataError for samples or class names that do
+    not match the model, EngineError for a stage that TensorRT does not support or a size range that is not increasing,
+    TargetError for an unknown target, BundleError if `out` exists, and BundleError or CompileError if a file cannot be
+    written. After an error, `out` is as it was before.
 
     """
     options = options or CompileOptions()
@@ -65,16 +67,16 @@ def compile_bundle(
     _require_known("task", options.task, get_args(Task))
     target_name = options.target or host_target()
     device = load_target(target_name)
-    given = parse_inputs(options.inputs, progress=progress)
+    input_specs = parse_inputs(options.inputs, progress=progress)
     out = Path(out)
-    lost = [(what, verb) for file, what, verb in _LOST_ON_REPLACE if (out / file).exists()]
+    deleted = [(what, verb) for file, what, verb in _DELETED_ON_REPLACE if (out / file).exists()]
     with bundle_folder(out, replace=replace) as folder:
         progress.step("export")
         source_name, loaded = load_source(source)
-        if isinstance(loaded, torch.nn.Module) and any(part.training for part in loaded.modules()):
+        if isinstance(loaded, torch.nn.Module) and any(module.training for module in loaded.modules()):
             progress.warning("the model was in training mode; it is compiled in evaluation mode")
         example = _arrays(options.example) or _arrays(options.calibration)
-        exported = export_model(loaded, inputs=given, example=example, opset=device.opset)
+        exported = export_model(loaded, inputs=input_specs, example=example, opset=device.opset)
         if options.exits:
             exported = choose_exits(exported, options.exits)
         check_exits(exported.model.graph)
@@ -88,7 +90,10 @@ def compile_bundle(
         full_model = prepare_full_model(exported, request, task=options.task, folder=folder, progress=progress)
         if options.class_names is not None and len(options.class_names) != full_model.classes:
             count = len(options.class_names)
-            raise DataError(f"there are {count} class names, but the exits have {full_model.classes} classes")
+            raise DataError(
+                f"there are {count} class names, but the exits have {full_model.classes} classes; "
+                "give one name per class"
+            )
 
         progress.step("split")
         graph = full_model.model.graph
@@ -129,12 +134,13 @@ def compile_bundle(
             build_config=finish_build_config(build_config, exported.inputs, specs, folder, progress=progress),
         )
         write_manifest(folder, manifest)
-    for what, verb in lost:
+    for what, verb in deleted:
         progress.warning(f"the {what} of the replaced bundle was deleted with it; run `edgeexit {verb}` on the new one")
     return Bundle.open(out)
 
 
 def _require_known(what: str, value: str | None, known: Sequence[str]) -> None:
+    """Raise CompileError for a value that is neither None nor one of `known`."""
     if value is not None and value not in known:
         raise CompileError(f"{what} '{value}' is not one of {', '.join(known)}")
 
@@ -161,19 +167,25 @@ def _with_costs(
 
 
 class _Proven(NamedTuple):
+    """The results of the step `proof`."""
+
     proof: Proof
     fidelity: Fidelity | None
+    """None without an fp32 reference."""
     golden: GoldenSamples
 
 
 def _prove(
     folder: Path, specs: Sequence[StageSpec], full_model: FullModel, precision: Precision, *, real: bool
 ) -> _Proven:
-    """Prove the stages against the full model; compare them with fp32 if there is an fp32 reference."""
+    """Compare the stages with the full model, and with the fp32 reference if there is one; make the golden samples.
+
+    `real` is False if the samples are random. Raises CompileError if a stage differs from the full model.
+    """
     exit_format = full_model.exit_format
     shipped = [ReferenceSession(folder / spec.file, what=spec.file) for spec in specs]
     proven = shipped
-    if precision != "fp32":  # without graph optimisations, as the full model was run
+    if precision != "fp32":  # `prepare_full_model` ran the full model without graph optimisations
         proven = [ReferenceSession(folder / spec.file, what=spec.file, optimise=False) for spec in specs]
     proof = prove_stages(
         proven,
@@ -194,6 +206,7 @@ def _prove(
 
 
 def _arrays(data: Inputs | Dataset | None) -> Inputs | None:
+    """Return the arrays by name, with the labels of a data set as the array `labels`."""
     if not isinstance(data, Dataset):
         return data
     return data.inputs if data.labels is None else {**data.inputs, LABELS: data.labels}

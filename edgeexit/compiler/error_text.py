@@ -1,4 +1,4 @@
-"""Shortens the errors of libraries: one line to quote, and the place in the user's code."""
+"""Shortens the errors of libraries to one line, and finds the place in the user's code."""
 
 import contextlib
 import traceback
@@ -9,7 +9,7 @@ _STANDARD_LIBRARY = Path(contextlib.__file__).parent
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the class of an error and the first line of its message that is not empty."""
+    """Return `Class: message` with the first line of the message that is not empty, or `Class` without a message."""
     lines = (line.strip() for line in str(error).splitlines())
     text = next((line for line in lines if line), "")
     if len(text) > _MAX_LENGTH:
@@ -25,13 +25,11 @@ def cause_of(error: BaseException) -> BaseException:
 
 
 def place_in_user_code(error: BaseException, *, library: Path) -> str | None:
-    """Return `file.py:line` of the innermost frame that a library called and that is not its own.
-
-    Return None if there is no such frame.
+    """Return `file.py:line` of the innermost frame of user code that a library called, or None if there is none.
 
     Args:
         error: the caught error.
-        library: folder of the library's code.
+        library: folder of the library's code; frames in it and in the standard library are not user code.
 
     """
     called, place = False, None

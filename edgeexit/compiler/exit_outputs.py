@@ -1,4 +1,4 @@
-"""Runs the full model's exits and checks that they are exits: finite logits of one format, without softmax."""
+"""Runs the full model and checks its exits: they must return finite logits of the same shape, without softmax."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -27,7 +27,7 @@ _MIN_CLASSES: Final = 2
 
 
 class ExitFormat(NamedTuple):
-    """The task of the exits, and the size of their logits."""
+    """The task of the exits, the size of their logits, and the numbers of samples that follow from it."""
 
     task: Task
     bytes_per_sample: int
@@ -35,12 +35,12 @@ class ExitFormat(NamedTuple):
 
     @property
     def batch_size(self) -> int:
-        """Samples to run in one batch, such that large maps fit into memory."""
+        """Number of samples to run in one batch: at most 32, fewer if the logits are large."""
         return max(1, min(_MAX_BATCH, _MAX_BATCH_BYTES // self.bytes_per_sample))
 
     @property
     def max_samples(self) -> int:
-        """Largest number of samples whose logits are held in memory."""
+        """Largest number of samples whose logits may be in memory at the same time."""
         return max(1, _MAX_LOGIT_BYTES // self.bytes_per_sample)
 
     @property
@@ -52,9 +52,9 @@ class ExitFormat(NamedTuple):
 def exit_format_of(
     session: ReferenceSession, samples: Inputs, exits: Sequence[str], *, task: Task | None
 ) -> ExitFormat:
-    """Return the format of the exits, found on one sample; without `task` their rank decides it.
+    """Run one sample and return the format of the exits; if `task` is None, the rank of the exits decides the task.
 
-    Raises CompileError for an exit that is not logits of the task, or whose size differs from the other exits.
+    Raises CompileError for an exit that is not logits of the task, or whose shape differs from the other exits.
     """
     (one,) = in_batches(samples, size=1, until=1)
     logits = dict(zip(exits, session.run(one, exits), strict=True))
@@ -70,19 +70,22 @@ def exit_format_of(
 
 
 def run_exits(session: ReferenceSession, samples: Inputs, exits: Sequence[str], exit_format: ExitFormat) -> Logits:
-    """Return the logits of the full model. Raises CompileError if an exit is not logits."""
-    pieces: list[list[npt.NDArray[Any]]] = []
+    """Return the logits of the full model on all samples.
+
+    Raises CompileError if an exit has a wrong shape, is NaN or infinite, or returns probabilities.
+    """
+    batches: list[list[npt.NDArray[Any]]] = []
     for batch in in_batches(samples, size=exit_format.batch_size):
         arrays = session.run(batch, exits)
         _check_shapes(dict(zip(exits, arrays, strict=True)), len(next(iter(batch.values()))), exit_format.task)
-        pieces.append(arrays)
-    logits = {name: np.concatenate(parts) for name, parts in zip(exits, zip(*pieces, strict=True), strict=True)}
+        batches.append(arrays)
+    logits = {name: np.concatenate(parts) for name, parts in zip(exits, zip(*batches, strict=True), strict=True)}
     _check_values(logits)
     return logits
 
 
 def in_batches(samples: Inputs, *, size: int, until: int | None = None) -> Iterator[Arrays]:
-    """Yield batches of at most `size` samples, up to sample `until`."""
+    """Yield the first `until` samples (default: all) in batches of at most `size`."""
     count = len(next(iter(samples.values()))) if until is None else until
     for first in range(0, count, size):
         yield {name: array[first : min(first + size, count)] for name, array in samples.items()}
@@ -97,13 +100,13 @@ def _check_shapes(logits: Mapping[str, npt.NDArray[Any]], count: int, task: Task
             )
     for name, array in logits.items():
         if array.dtype != np.float32:
-            raise CompileError(f"exit '{name}' is {array.dtype}; an exit must be float32 logits")
+            raise CompileError(f"exit '{name}' is {array.dtype}; an exit must be float32 logits; add a cast")
         if array.shape[1] < _MIN_CLASSES:
             raise CompileError(f"exit '{name}' has {array.shape[1]} class; a classifier has at least 2")
     classes = {name: array.shape[1] for name, array in logits.items()}
     if len(set(classes.values())) > 1:
         counts = ", ".join(f"'{name}' {count}" for name, count in classes.items())
-        raise CompileError(f"the exits have different numbers of classes: {counts}")
+        raise CompileError(f"the exits have different numbers of classes: {counts}; select exits with --exits")
     sizes = {name: "x".join(map(str, array.shape[2:])) for name, array in logits.items()}
     if len(set(sizes.values())) > 1:
         maps = ", ".join(f"'{name}' {size}" for name, size in sizes.items())

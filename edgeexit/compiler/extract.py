@@ -39,11 +39,11 @@ def values_read_by(node: ir.Node) -> list[ir.Value]:
     """Return the inputs of a node, and the outer values that its subgraphs capture at any depth."""
     reads = dict.fromkeys(value for value in node.inputs if value is not None)
     for subgraph in subgraphs_of(node):
-        own = {
+        inner_values = {
             *subgraph.inputs, *subgraph.initializers.values(), *(value for inner in subgraph for value in inner.outputs)
         }  # fmt: skip
         used = [*(value for inner in subgraph for value in values_read_by(inner)), *subgraph.outputs]
-        reads |= dict.fromkeys(value for value in used if value not in own)
+        reads |= dict.fromkeys(value for value in used if value not in inner_values)
     return list(reads)
 
 

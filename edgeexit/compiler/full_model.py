@@ -37,10 +37,11 @@ class FullModel(NamedTuple):
     model: ir.Model
     exit_format: ExitFormat
     samples: Inputs
+    """Input name -> [N, ...]."""
     logits: Logits
     """Logits of `model` on `samples`."""
     fp32_reference: Fp32Reference | None
-    """None in fp32, and without real samples."""
+    """None if the precision is fp32, or if the samples are random."""
 
     @property
     def classes(self) -> int:
@@ -49,12 +50,15 @@ class FullModel(NamedTuple):
 
 
 class PrecisionRequest(NamedTuple):
-    """The requested precision."""
+    """The requested precision, and how to convert the model to it."""
 
     precision: Precision
     calibration: Inputs | None
+    """Real samples, input name -> [N, ...], with or without `labels`."""
     keep_fp32: Sequence[str]
+    """Patterns of nodes that stay in fp32."""
     placement: Placement
+    """Position of the Q/DQ pairs in int8."""
 
 
 def prepare_full_model(
@@ -68,7 +72,8 @@ def prepare_full_model(
     """Run the model in fp32, check it against torch, reduce its precision, and run it again.
 
     The weights of the returned model are written to `folder`. Reports the step `precision` when it begins. Raises
-    CompileError and DataError.
+    CompileError for a model that does not run, has invalid exits, mixes samples, differs from torch, or cannot be
+    converted to the precision; DataError for samples or calibration data that do not match the model.
     """
     if request.precision == "fp32":
         store_weights(exported.model, folder)
@@ -85,6 +90,7 @@ def prepare_full_model(
         calibration = reference = None
         if request.calibration is not None:
             calibration = _calibration(request.calibration, exported, exit_format, logits)
+            # The logits must fit into memory; the int8 ranges are set on all samples.
             compared = _first(calibration, exit_format.max_samples)
             reference = Fp32Reference(compared, run_exits(session, compared.inputs, exported.exits, exit_format))
         model = reduce_precision(
@@ -103,7 +109,7 @@ def prepare_full_model(
 
 
 def _open(model: ir.Model, folder: Path, file: Path | None, *, optimise: bool = True) -> ReferenceSession:
-    """Open the user's own file if there is one, else the model, whose weights are in `folder`."""
+    """Open the user's ONNX file if `file` is given, else the model, whose weights are in `folder`."""
     if file is not None:
         return ReferenceSession(file, what=f"'{file}'")
     path = folder / "full_model.onnx"
@@ -131,6 +137,7 @@ def _run_original(
 
 
 def _calibration(arrays: Inputs, exported: ExportedModel, exit_format: ExitFormat, logits: Logits) -> Dataset:
+    """Return the calibration data as a data set. Raises DataError if it does not match the model."""
     classes = logits[exported.exits[0]].shape[1]
     data = as_dataset(arrays, exported.inputs, task=exit_format.task, classes=classes, where="calibration data")
     check_finite(data.inputs, where="calibration data")
@@ -138,13 +145,13 @@ def _calibration(arrays: Inputs, exported: ExportedModel, exit_format: ExitForma
     if data.labels is not None and data.labels.shape[1:] != size:
         maps = ("x".join(map(str, shape)) for shape in (data.labels.shape[1:], size))
         raise DataError(
-            "calibration data: 'labels' are maps of {}, but the exits' maps are {}; resize them".format(*maps)
+            "calibration data: 'labels' are maps of {}, but the exits' maps are {}; resize the labels".format(*maps)
         )
     return data
 
 
 def _first(data: Dataset, count: int) -> Dataset:
-    """Return the first `count` samples: their logits must fit into memory, while int8 ranges use all samples."""
+    """Return the first `count` samples."""
     return Dataset(
         inputs={name: array[:count] for name, array in data.inputs.items()},
         labels=None if data.labels is None else data.labels[:count],

@@ -15,14 +15,14 @@ from edgeexit.errors import CompileError
 BATCH: Final = "batch"
 """Name of the first dimension of every input, and of every tensor with one row per sample."""
 
-_IR_VERSION = 10  # the newest that ONNX Runtime 1.20 reads
+_IR_VERSION = 10  # the newest version that ONNX Runtime 1.20 reads
 _16_BIT = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 _QUANTISING = {"DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "QuantizeLinear"}
-_NON_TENSOR = {  # shape inference reports the type of the elements as the type of their outputs
+_NON_TENSOR = {  # they return a sequence or an optional, but shape inference reports the type of an element
     "Optional", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceMap",
     "SplitToSequence",
 }  # fmt: skip
-_INFERENCE_PREFIX = "unk__"  # of the names that shape inference gives to unknown dimensions
+_INFERENCE_PREFIX = "unk__"  # shape inference gives unknown dimensions names with this prefix
 
 
 def opset_of(model: ir.Model) -> int:
@@ -31,7 +31,7 @@ def opset_of(model: ir.Model) -> int:
 
 
 def set_ir_version(model: ir.Model) -> None:
-    """Set the IR version that the model's operator set requires, but at least 10."""
+    """Set the model's IR version to the one that its operator set requires, or to 10 if that is newer."""
     opset = onnx.helper.make_opsetid("", opset_of(model))
     model.ir_version = max(_IR_VERSION, onnx.helper.find_min_ir_version_for([opset]))
 
@@ -61,7 +61,7 @@ def infer_shapes(model: ir.Model) -> None:
 
 
 def check(model: ir.Model, *, what: str) -> None:
-    """Run the ONNX checker. Raises CompileError."""
+    """Run the ONNX checker. Raises CompileError, which calls the model `what`, if it finds an error."""
     try:
         passes.CheckerPass()(model)
     except Exception as error:  # the pass and the checker raise unrelated classes

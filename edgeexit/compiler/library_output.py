@@ -1,4 +1,4 @@
-"""Keeps the log records, warnings and prints of torch, onnxscript and ONNX Runtime off the user's terminal."""
+"""Suppresses the log records, warnings and prints of torch, onnx, onnxscript and ONNX Runtime."""
 
 import contextlib
 import logging
@@ -15,17 +15,17 @@ _ABOVE_ALL: Final = logging.CRITICAL + 1
 
 _lock = threading.Lock()
 _blocks: Counter[int] = Counter()
-"""Thread -> how many `silence_libraries` blocks it is in."""
+"""Thread identifier -> number of `silence_libraries` blocks that the thread is in."""
 _installed = contextlib.ExitStack()
 
 
 @contextlib.contextmanager
 def silence_libraries() -> Iterator[None]:
-    """Suppress what the libraries log, warn and print while the block runs; errors still arrive as exceptions.
+    """Suppress the log records, warnings and prints of the libraries while the block runs, but not their exceptions.
 
-    Loggers of other packages and prints of other threads are not affected. Blocks may be nested and may run in several
-    threads at once: the first block installs the suppression, and the last one removes it. Warnings, and log records of
-    the libraries, are suppressed in all threads meanwhile.
+    Loggers of other packages and prints of other threads are not affected. Warnings of all packages, and log records of
+    the libraries, are suppressed in all threads. Blocks may be nested and may run in several threads at once: the first
+    block installs the suppression, and the last one removes it.
     """
     thread = threading.get_ident()
     with _lock:
@@ -44,7 +44,7 @@ def silence_libraries() -> Iterator[None]:
 
 
 class _ThreadFilteredStream:
-    """A text stream that drops what the threads inside of `silence_libraries` write."""
+    """A text stream that drops the text of threads that are inside a `silence_libraries` block."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

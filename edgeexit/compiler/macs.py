@@ -1,4 +1,4 @@
-"""Counts multiply-accumulates (MACs): the cost of a stage until the bundle has a latency profile."""
+"""Counts multiply-accumulates (MACs), which are the cost of a stage as long as the bundle has no latency profile."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
@@ -12,14 +12,16 @@ from edgeexit.compiler.graph import subgraphs_of
 
 Shape = tuple[int, ...]
 ShapeProbe = Callable[[ir.Model, Sequence[str]], Sequence[Mapping[str, tuple[str, Shape]]]]
-"""Runs a model on one sample and returns one item: name -> (dtype, shape) of the requested values."""
+"""(model, names of values) -> one mapping, name -> (dtype, shape), from a run of the model on one sample."""
 
-_CALL = "edgeexit.call"
+_CALL = "edgeexit.call"  # metadata key of the index of the original node
 _STANDARD = {"", "ai.onnx"}
-_UNCOUNTED_LOOPS = {"Scan", "SequenceMap"}
+_UNCOUNTED_LOOPS = {"Scan", "SequenceMap"}  # their number of iterations depends on the input
 
 
 class _Formula(NamedTuple):
+    """How to count the multiply-accumulates of an operator."""
+
     reads: tuple[int, ...]
     """Positions of the inputs whose shapes the formula needs."""
     macs: Callable[[ir.Node, Sequence[Shape], Shape], int]
@@ -43,15 +45,15 @@ def count_macs(model: ir.Model, probe: ShapeProbe) -> tuple[int | None, ...]:
 
 
 def find_cheaper_exit(graph: ir.Graph, counts: Sequence[int | None]) -> str | None:
-    """Return a message about the first exit that needs fewer multiply-accumulates than the exit before it.
+    """Return a message about the first exit that needs fewer multiply-accumulates than the exit before it, or None.
 
-    Such exits are probably not in order, shallow to deep. Return None if there is no such exit, or if any exit needs a
-    node of unknown cost. `counts` is the result of `count_macs`.
+    Such a model probably does not return its exits shallow to deep. If any exit needs a node of unknown cost, there is
+    no message. `counts` is the result of `count_macs`.
     """
-    of = dict(zip(graph, counts, strict=True))
-    needed = [[of[node] for node in nodes_needed_for(graph, [value])] for value in graph.outputs]
-    macs = [sum(count for count in each if count is not None) for each in needed]
-    if any(None in each for each in needed):
+    macs_of_node = dict(zip(graph, counts, strict=True))
+    needed = [[macs_of_node[node] for node in nodes_needed_for(graph, [value])] for value in graph.outputs]
+    macs = [sum(count for count in nodes if count is not None) for nodes in needed]
+    if any(None in nodes for nodes in needed):
         return None
     names = [str(value.name) for value in graph.outputs]
     for index in range(1, len(macs)):
@@ -65,12 +67,12 @@ def find_cheaper_exit(graph: ir.Graph, counts: Sequence[int | None]) -> str | No
 
 
 def is_matmul_or_conv(node: ir.Node) -> bool:
-    """Return True for an operator whose multiply-accumulates are counted: too expensive to run twice."""
+    """Return True for an operator with multiply-accumulates: a matmul, convolution, attention or recurrent layer."""
     return _formula(node) is not None
 
 
 class _OperandShapes:
-    """Shapes of operands on one sample: inferred, or found by running the model where inference fails."""
+    """Shapes of operands on one sample: from shape inference, or from a run of the model where inference fails."""
 
     def __init__(self, model: ir.Model, probe: ShapeProbe) -> None:
         inputs = [str(value.name) for value in model.graph.inputs]
@@ -113,8 +115,9 @@ def _inlined(model: ir.Model) -> ir.Model:
     return flat
 
 
-def _operands(nodes: ir.Graph) -> Iterator[ir.Value]:
-    for node in nodes:
+def _operands(graph: ir.Graph) -> Iterator[ir.Value]:
+    """Yield the inputs and the first output of each node with multiply-accumulates, at any depth."""
+    for node in graph:
         formula = _formula(node)
         if formula is not None:
             yield from (value for value in (*values_read_by(node), *node.outputs[:1]) if value.const_value is None)
@@ -123,6 +126,7 @@ def _operands(nodes: ir.Graph) -> Iterator[ir.Value]:
 
 
 def _count(node: ir.Node, sizes: _OperandShapes) -> int | None:
+    """Return the multiply-accumulates of a node and its subgraphs, or None if they are unknown."""
     formula = _formula(node)
     if formula is not None:
         shapes = [sizes.of(node.inputs[index]) if index < len(node.inputs) else () for index in formula.reads]
@@ -143,9 +147,9 @@ def _count(node: ir.Node, sizes: _OperandShapes) -> int | None:
     return None if trips is None else largest * int(trips.numpy().item())
 
 
-def _count_all(nodes: ir.Graph, sizes: _OperandShapes) -> int | None:
+def _count_all(graph: ir.Graph, sizes: _OperandShapes) -> int | None:
     total: int | None = 0
-    for node in nodes:
+    for node in graph:
         total = _add(total, _count(node, sizes))
     return total
 
@@ -179,7 +183,7 @@ def _gemm(node: ir.Node, reads: Sequence[Shape], out: Shape) -> int:
 
 
 def _einsum(node: ir.Node, reads: Sequence[Shape], _out: Shape) -> int:
-    """Count every combination of indices once; an Einsum with one operand multiplies nothing."""
+    """Return one MAC per combination of all indices; an Einsum with one operand has none."""
     terms = node.attributes.get_string("equation", "").replace(" ", "").split("->")[0].split(",")
     sizes: dict[str, int] = {}
     for term, shape in zip(terms, reads, strict=False):
@@ -191,7 +195,10 @@ def _einsum(node: ir.Node, reads: Sequence[Shape], _out: Shape) -> int:
 
 
 def _attention(node: ir.Node, reads: Sequence[Shape], _out: Shape) -> int:
-    """Count query times key and weights times value, for [B, heads, length, size] or [B, length, heads * size]."""
+    """Return the MACs of query times key and of weights times value.
+
+    The operands are [B, heads, length, size] or [B, length, heads * size].
+    """
     query, key, value = reads
     if len(query) == len("BHLS"):
         return prod(query[:3]) * key[2] * (query[3] + value[3])

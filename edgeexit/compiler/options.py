@@ -1,4 +1,4 @@
-"""What a user can choose when a model is compiled."""
+"""The options of a compilation."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,25 +14,28 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     target: str | None = None
     """Name of the target; default: the generic target of this machine."""
     inputs: Sequence[str] = ()
-    """`NAME:SHAPE[:DTYPE]` of each model input; a torch module needs them or an `example`."""
+    """`NAME:SHAPE[:DTYPE]` of each model input; a torch module needs `inputs` or an `example`."""
     example: Inputs | Dataset | None = None
-    """Real samples, input name -> [N, ...]: up to 256 prove the split, and the first 8 ship as golden samples.
+    """Real samples, input name -> [N, ...]. The proof uses at most 256; at most 8 ship as golden samples.
 
-    Default: the calibration data; without either, random samples are drawn."""
+    Default: the calibration data, or random samples if that is not given either."""
     exits: Sequence[str] = ()
     """Names of the outputs that are exits, shallow to deep; default: all outputs, in the model's order."""
     task: Task | None = None
-    """`classification` for exits [B, C], `segmentation` for [B, C, H, W]; default: follows from the exits' rank."""
+    """`classification` for exits [B, C], `segmentation` for [B, C, H, W]; default: the rank of the exits decides."""
     precision: Precision = "fp32"
     """Precision of the stages; `int8` needs `calibration` or `example`."""
     calibration: Inputs | Dataset | None = None
-    """Samples like those on the device, with or without labels; default: the example.
+    """Samples like those on the device, input name -> [N, ...], with or without `labels`; default: the example.
 
-    They set the int8 ranges, and each exit is compared with fp32 on them."""
+    They set the int8 ranges. In fp16 and int8, each exit is compared with fp32 on them."""
     keep_fp32: Sequence[str] = ()
-    """Patterns (`*`, `?`, `[...]`) of nodes that stay in fp32: names of nodes, operators, outputs or weights."""
+    """Patterns (`*`, `?`, `[...]`): a node stays in fp32 if its name or operator, or the name of an output or weight of
+    the node, matches."""
     max_loss: float = 0.01
-    """Fraction of accuracy (without labels: of predictions) that an exit may lose without a warning."""
+    """An exit gives a warning if its accuracy is lower than in fp32 by more than this fraction of the samples.
+
+    Without labels: if more than this fraction of its predictions differ from fp32."""
     dimensions: Mapping[str, tuple[int, int, int]] = {}
     """Symbolic dimension of an input -> (min, optimal, max) size; only for TensorRT targets."""
     name: str | None = None

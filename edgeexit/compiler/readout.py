@@ -18,18 +18,18 @@ class _Distribution(NamedTuple):
     classes: ir.Value
     """[B, 1] int64 top-1 class."""
     probabilities: ir.Value
-    """[B, C]."""
+    """[B, C] probabilities."""
     top: ir.Value
     """[B, 2] highest and second highest probability."""
     entropy: ir.Value
-    """[B, 1] in nats."""
+    """[B, 1] entropy in nats."""
 
 
 def add_readout(graph: ir.Graph, exit_value: ir.Value, *, task: Task, classes: int) -> None:
-    """Add the input `edgeexit.temperature` [1] and two outputs of an exit, all float32.
+    """Add the input `edgeexit.temperature` [1] and two outputs for an exit to the graph, all float32.
 
     `<exit>.readout` [B, 4]: top-1 class, its probability p1, the second highest probability p2, and the entropy in nats
-    of softmax(logits / T). `<exit>.probabilities` [B, C]: the probabilities of all classes. For segmentation, these are
+    of softmax(logits / T). `<exit>.probabilities` [B, C]: the probabilities of all classes. For segmentation, they are
     averages over the pixels, and the class is the one with the highest average probability.
 
     `exit_value` is float32 with C >= 2 classes: [B, C], or [B, C, H, W] for segmentation.
@@ -60,20 +60,20 @@ class _ReadoutBuilder:
         self._taken = names_in(graph)
 
     def __call__(self, op: str, *inputs: ir.Value, output: str, **attributes: int) -> ir.Value:
-        """Add a node with one output, named after `output`, and return the output."""
+        """Add a node with one output and return it; the names of node and output end with `output`."""
         value = self._value(output)
         self._graph.append(self._node(op, inputs, attributes, [value], output))
         return value
 
     def top(self, probabilities: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """Add a TopK of the two highest entries along axis 1; return values and indices."""
+        """Add a TopK of the two highest entries along axis 1; return the values and the indices."""
         outputs = [self._value(name) for name in ("top", "indices")]
         two = self.constant("two", 2)
         self._graph.append(self._node("TopK", (probabilities, two), {"axis": 1}, outputs, "top"))
         return outputs[0], outputs[1]
 
     def constant(self, name: str, *numbers: int) -> ir.Value:
-        """Add an int64 constant."""
+        """Add a one-dimensional int64 initializer."""
         unique = unique_name(f"{self._prefix}.{name}", self._taken)
         tensor = ir.Tensor(np.array(numbers, dtype=np.int64), name=unique)
         value = ir.Value(name=tensor.name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)

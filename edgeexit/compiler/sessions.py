@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions on the build machine: they run models for the proof and probe values inside a graph."""
+"""Runs graphs in ONNX Runtime on the build machine: for the proof, and to find the shapes of values in a graph."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +34,7 @@ class ReferenceSession:
 
     def __init__(self, path: Path, *, what: str, optimise: bool = True) -> None:
         options = ort.SessionOptions()
-        options.log_severity_level = _FATAL_ONLY  # errors are raised as exceptions as well
+        options.log_severity_level = _FATAL_ONLY  # ONNX Runtime also raises errors as exceptions
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if not optimise:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -48,7 +48,10 @@ class ReferenceSession:
         self._inputs = {value.name for value in self._session.get_inputs()}
 
     def run(self, feeds: Inputs, outputs: Sequence[str]) -> list[npt.NDArray[Any]]:
-        """Return the named outputs; feeds that are not inputs of the graph are ignored. Raises CompileError."""
+        """Return the named outputs; feeds that are not inputs of the graph are ignored.
+
+        Raises CompileError if the graph does not run.
+        """
         needed = {name: array for name, array in feeds.items() if name in self._inputs}
         try:
             results: list[npt.NDArray[Any]] = self._session.run(list(outputs), needed)
@@ -61,9 +64,9 @@ class ReferenceSession:
 def probe_shapes(
     model: ir.Model, names: Sequence[str], feeds: Sequence[Inputs], *, folder: Path
 ) -> list[dict[str, tuple[str, tuple[int, ...]]]]:
-    """Run a graph on each of `feeds` and return name -> (dtype, shape) of the named values; sequences are left out.
+    """Run a graph on each of `feeds` and return name -> (dtype, shape) of the named values, except sequences.
 
-    Writes a temporary file to `folder`, which must hold the weights. Raises CompileError.
+    Writes a temporary file to `folder`, which must hold the weights. Raises CompileError if the graph does not run.
     """
     values = {str(value.name): value for node in model.graph for value in node.outputs}
     computed = [values[name] for name in names if name in values]

@@ -17,25 +17,28 @@ from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError
 
 _SHRINKING_BATCH: Final = 7
-"""Then 3, then 1: sizes that are no multiple of two show whether a model depends on the batch size."""
+"""Number of samples in a run in which samples exit: the batch shrinks from 7 to 3 to 1.
+
+The sizes are odd, so a model that needs an even batch size fails."""
 _TOLERANCE: Final = 1e-4
-"""Absolute and relative: both sides use the same kernels, but fuse them differently at a cut."""
+"""Absolute and relative: stages and full model use the same kernels, but ONNX Runtime fuses none across a cut."""
 _QUANTISED_TOLERANCE: Final = 0.25
-"""Fraction of the largest logit: another batch size may change the last bit, which int8 rounds to a whole step."""
+"""Fraction of the largest logit: another batch size may change the last bit of a float, and rounding to int8 may turn
+this into a full quantisation step."""
 _FP16_TOLERANCE: Final = 5e-3
 """Fraction of the largest logit: on CPUs, ONNX Runtime computes fp16 in float32 and rounds at every cut."""
 _TORCH_TOLERANCE: Final = 1e-3
 """Absolute and relative: torch uses other kernels."""
-_MIXES: Final = "exit '{}' returns other logits when some samples have left the batch; does the model mix samples?"
+_MIXES: Final = "exit '{}' returns different logits when other samples exit; does the model mix the samples of a batch?"
 
 
 class Rounding(NamedTuple):
-    """The reduced types that a model computes with; they widen the tolerances."""
+    """The reduced types that a model computes with; with these, the tolerances are larger."""
 
     fp16: bool
-    """float16 or bfloat16."""
+    """The model has float16 or bfloat16 values."""
     quantised: bool
-    """Values are rounded to int8."""
+    """The model rounds values to 8-bit integers."""
 
 
 def rounding_of(model: ir.Model) -> Rounding:
@@ -44,16 +47,18 @@ def rounding_of(model: ir.Model) -> Rounding:
 
 
 class ComposedStage(NamedTuple):
-    """One stage of a composed run."""
+    """The run of one stage, after those of the earlier stages."""
 
     feeds: Arrays
+    """Inputs of the stage, with the carries and the temperature."""
     logits: npt.NDArray[np.float32]
+    """[B, C], or [B, C, H, W] for segmentation."""
 
 
 def check_against_torch(logits: Logits, module_logits: Mapping[str, npt.NDArray[Any]], rounding: Rounding) -> None:
     """Raise CompileError if the exported graph and the torch module return different logits.
 
-    `module_logits` may have fewer samples.
+    `module_logits` may be those of the first samples only.
     """
     absolute = _absolute(logits, _TORCH_TOLERANCE, rounding)
     for name, exit_logits in logits.items():
@@ -69,7 +74,7 @@ def check_against_torch(logits: Logits, module_logits: Mapping[str, npt.NDArray[
 def check_independence(session: ReferenceSession, samples: Inputs, logits: Logits, rounding: Rounding) -> None:
     """Raise CompileError if a sample's logits depend on the other samples of its batch.
 
-    The runtime removes samples from the batch when they exit, so the others must not change.
+    The runtime removes samples from the batch when they exit; the logits of the others must not change then.
     """
     rows = np.arange(min(_SHRINKING_BATCH, len(next(iter(logits.values())))))[1::2]
     if len(rows):
@@ -101,12 +106,12 @@ def run_stages(
 def staged_logits(
     sessions: Sequence[ReferenceSession], stages: Sequence[StageSpec], samples: Inputs, *, batch_size: int
 ) -> Logits:
-    """Return the logits of all exits, with every stage forced, `batch_size` samples at a time."""
-    pieces = [
+    """Run every stage on every sample, `batch_size` samples at a time, and return the logits of all exits."""
+    batches = [
         [run.logits for run in run_stages(sessions, stages, some)] for some in in_batches(samples, size=batch_size)
     ]
     return {
-        stage.exit.name: np.concatenate(parts) for stage, parts in zip(stages, zip(*pieces, strict=True), strict=True)
+        stage.exit.name: np.concatenate(parts) for stage, parts in zip(stages, zip(*batches, strict=True), strict=True)
     }
 
 
@@ -120,7 +125,7 @@ def prove_stages(
     batch_size: int,
     source: Literal["data", "random"],
 ) -> Proof:
-    """Compare the composed stages with the full model: once with every stage forced, once while samples exit.
+    """Compare the composed stages with the full model: first with every sample in every stage, then while samples exit.
 
     Args:
         sessions: the stages, opened with the same optimisation as the full model, because two optimisation levels of
@@ -160,11 +165,12 @@ def prove_stages(
 
 
 def _absolute(logits: Logits, tolerance: float, rounding: Rounding) -> float:
+    """Return the absolute tolerance for a run with an unchanged batch size; `tolerance` is that of fp32."""
     return max(tolerance, _FP16_TOLERANCE * _largest(logits)) if rounding.fp16 else tolerance
 
 
 def _shrinking_tolerance(logits: Logits, rounding: Rounding) -> float:
-    """Return the absolute tolerance for a run whose batch size changes."""
+    """Return the absolute tolerance for a run in which samples exit."""
     absolute = _absolute(logits, _TOLERANCE, rounding)
     return max(absolute, _QUANTISED_TOLERANCE * _largest(logits)) if rounding.quantised else absolute
 
@@ -176,6 +182,7 @@ def _largest(logits: Logits) -> float:
 def _require_equal(
     found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], absolute: float, message: str
 ) -> None:
+    """Raise CompileError, which starts with `message`, for a difference above the tolerance."""
     if not _within(found, expected, absolute, _TOLERANCE):
         raise CompileError(
             f"{message} (largest difference {_max_difference(found, expected):.3g}, tolerance {absolute:g})"

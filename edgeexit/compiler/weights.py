@@ -17,7 +17,7 @@ WEIGHTS: Final = "weights.bin"
 _INLINE_BYTES: Final = 1024
 _ALIGNMENT: Final = 4096  # one page, so that runtimes can memory-map the weights
 _CHUNK_BYTES: Final = 1 << 24
-_BITS: Final = 8
+_BITS_PER_BYTE: Final = 8
 
 
 def read_small_weights(model: ir.Model) -> None:
@@ -33,7 +33,7 @@ def read_small_weights(model: ir.Model) -> None:
 
 
 def save_graph(model: ir.Model, path: Path) -> None:
-    """Write a graph whose weights are stored already. Raises CompileError if the file cannot be written."""
+    """Write a graph after `store_weights` has stored its weights. Raises CompileError if the file cannot be written."""
     try:
         ir.save(model, path)
     except OSError as error:
@@ -42,7 +42,7 @@ def save_graph(model: ir.Model, path: Path) -> None:
 
 
 def store_weights(model: ir.Model, folder: Path) -> None:
-    """Write every initializer above 1 KiB to `weights.bin` in `folder`, and make the model reference the file.
+    """Write each initializer of the main graph above 1 KiB to `weights.bin` in `folder`; the model then references it.
 
     Initializers with equal bytes are stored once. Weights are read and written in chunks, so a model may be larger than
     memory. No file is written if there are no such initializers. Raises CompileError if the data of an initializer
@@ -90,7 +90,7 @@ def _large(graph: ir.Graph) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
 def _chunks(tensor: ir.TensorProtocol) -> Iterator[bytes | memoryview]:
     """Yield the bytes of a tensor in ONNX's format."""
     try:
-        if tensor.dtype.bitwidth < _BITS or sys.byteorder != "little":  # elements are packed or byte-swapped
+        if tensor.dtype.bitwidth < _BITS_PER_BYTE or sys.byteorder != "little":  # elements are packed or byte-swapped
             yield tensor.tobytes()
             return
         content = np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8)

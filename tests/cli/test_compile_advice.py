@@ -8,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 @pytest.fixture
 def model(tmp_path):
-    """Two exits [B, 3] on vectors [B, 4]."""
+    """An ONNX file with two exits [B, 3] on vectors [B, 4]."""
     weights = np.random.default_rng(0).standard_normal((2, 4, 4)).astype(np.float32)
     graph = helper.make_graph(
         [

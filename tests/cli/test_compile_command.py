@@ -1,4 +1,4 @@
-"""`edgeexit compile` as a user runs it."""
+"""The output, errors and options of `edgeexit compile`."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def test_the_command_prints_a_table_of_stages_and_the_next_step(command, model, 
     assert Bundle.open(tmp_path / "bundle").manifest.model == "mine"
 
 
-def test_every_option_reaches_the_bundle(command, model, tmp_path):
+def test_the_bundle_follows_the_options(command, model, tmp_path):
     public = generate_key(tmp_path / "key.pem")
     samples = np.random.default_rng(0).standard_normal((20, 8)).astype(np.float32)
     np.savez(tmp_path / "samples.npz", x=samples, labels=np.zeros(20, dtype=np.int64))
@@ -58,7 +58,11 @@ def test_every_option_reaches_the_bundle(command, model, tmp_path):
     report = json.loads(printed)
     manifest = report["manifest"]
     assert report["digest"] == Bundle.open(out, trusted_keys=[load_public_key(public)]).digest
-    assert (manifest["model"], manifest["target"], manifest["class_names"]) == ("pets", "arm64-cpu", ["cat", "dog", "owl"])
+    assert (manifest["model"], manifest["target"], manifest["class_names"]) == (
+        "pets",
+        "arm64-cpu",
+        ["cat", "dog", "owl"],
+    )
     assert (manifest["proof"]["samples"], manifest["proof"]["source"]) == (20, "data")
 
 
@@ -120,7 +124,7 @@ def test_an_existing_bundle_is_replaced_only_with_force(command, model, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
         (["--example", "none.npz"], "'none.npz' does not exist"),
         (["--class-names", "none.txt"], "class names file 'none.txt' cannot be read"),
@@ -129,10 +133,10 @@ def test_an_existing_bundle_is_replaced_only_with_force(command, model, tmp_path
         (["--input", "x:batch,9"], "input 'x' is given as batch,9"),
     ],
 )
-def test_a_user_error_is_one_line_and_writes_nothing(command, model, tmp_path, options, words):
+def test_a_user_error_is_one_line_and_writes_nothing(command, model, tmp_path, options, message):
     code, out, error = command(model, "--out", tmp_path / "bundle", *options)
     assert (code, out) == (2, "")
-    assert words in error
+    assert message in error
     assert len(error.strip().splitlines()) == 1
     with pytest.raises(BundleError):
         Bundle.open(tmp_path / "bundle")

@@ -1,4 +1,4 @@
-"""Compiled bundles for several tests; the export takes seconds, so each is compiled once."""
+"""Bundles that several tests use; an export takes seconds, so each bundle is compiled once per session."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def dense(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def masked(tmp_path_factory):
-    """Two inputs with a symbolic dimension, given in another order than forward's parameters."""
+    """A bundle with two inputs and a symbolic dimension; the inputs are not in the order of forward's parameters."""
     return compile_bundle(
         Masked(),
         tmp_path_factory.mktemp("made") / "masked",

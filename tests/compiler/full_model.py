@@ -14,9 +14,10 @@ from edgeexit.datasets import Inputs
 from tests.compiler.staged_run import run_stages
 
 FullModel = Callable[[Inputs], Sequence[npt.NDArray[Any]]]
-"""Inputs -> the logits of all exits, shallow to deep."""
+"""Runs a model that was not split: inputs -> logits of all exits, shallow to deep."""
 
 BATCHES = (1, 2, 5)
+"""Batch sizes of the comparison; `samples` must have at least five samples."""
 
 
 def file_as_full_model(path: Path, exits: Sequence[str]) -> FullModel:

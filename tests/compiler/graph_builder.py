@@ -1,4 +1,4 @@
-"""Builds an ONNX graph node by node, and knows every shape for several batch sizes and lengths."""
+"""Builds an ONNX graph node by node, and computes every shape for several batch sizes and lengths."""
 
 from collections.abc import Callable, Sequence
 from math import prod
@@ -10,18 +10,19 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 RUNS = ((11, 13), (17, 13), (11, 6))
-"""Batch size and length of the runs that distinguish the dimensions."""
+"""Batch size and length of three runs: a dimension that depends on either has different sizes in them."""
 Dim = tuple[int, ...]
 """A dimension's size in each of `RUNS`."""
 BATCH: Dim = tuple(batch for batch, _ in RUNS)
 LENGTH: Dim = tuple(length for _, length in RUNS)
 F, I, B = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL  # noqa: E741 - as ONNX writes them
-_AWKWARD = (
+_COLLIDING = (
     "batch", "e0.readout", "e1.probabilities", "x.batch_first", "a/b:0", "with space", "größe", "probe", "h.out",
-    "edgeexit.temperature", "N", "stage0", "e0.value", "x.back", "whole", "v1.batch_first", "v2.batch_first", "",
+    "edgeexit.temperature", "N", "stage0", "e0.value", "x.back", "full_model", "v1.batch_first", "v2.batch_first", "",
 )  # fmt: skip
-"""Names of values that may break the compiler."""
-_ELEMENTS = 20_000
+"""Names of values that the compiler may also give, or that need quoting."""
+_MAX_ELEMENTS = 20_000
+"""Larger values are not read by later nodes."""
 
 
 def num(size: int) -> Dim:
@@ -64,11 +65,11 @@ class Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
         self.names: set[str] = {""}
-        self.fed: set[str] = set()
+        self.data_dependent: set[str] = set()
         """Values that depend on the data of an input, not only on its shape."""
 
     def name(self) -> str:
-        free = [name for name in _AWKWARD if name not in self.names]
+        free = [name for name in _COLLIDING if name not in self.names]
         name = self.rng.choice(free) if free and self.rng.random() < 0.06 else f"v{len(self.names)}"
         while name in self.names:
             name += "'"
@@ -89,20 +90,20 @@ class Graph:
         return self.constant(self.weights.standard_normal(shape) / np.sqrt(fan))
 
     def add(self, op: str, reads: Sequence[str], *made: tuple[int, Sequence[Dim]], **attributes: Any) -> list[Value]:
-        """Add a node; `made` are its outputs' types and shapes."""
+        """Add a node that reads the values `reads`; `made` are the types and shapes of its outputs. Return these."""
         outputs = [Value(self.name(), dtype, tuple(shape)) for dtype, shape in made]
         names = [value.name for value in outputs]
         inside = [node for body in attributes.values() if isinstance(body, onnx.GraphProto) for node in body.node]
         captured = {name for node in inside for name in node.input}
-        if op != "Shape" and not self.fed.isdisjoint([*reads, *captured]):
-            self.fed.update(names)
+        if op != "Shape" and not self.data_dependent.isdisjoint([*reads, *captured]):
+            self.data_dependent.update(names)
         node_name = self.rng.choice(["", f"n{len(self.nodes)}", f"a/b c:{len(self.nodes)}"])
         self.nodes.append(helper.make_node(op, list(reads), names, name=node_name, **attributes))
-        self.values += [v for v in outputs if all(prod(sizes) < _ELEMENTS for sizes in zip(*v.shape, strict=True))]
+        self.values += [v for v in outputs if all(prod(sizes) < _MAX_ELEMENTS for sizes in zip(*v.shape, strict=True))]
         return outputs
 
     def pick(self, fits: Callable[[Value], bool] = lambda _: True, dtype: int | None = F) -> Value:
-        """Return a value that fits, preferably a late one. Raises IndexError if there is none."""
+        """Return a random value for which `fits` is True, often one of the last four. Raises IndexError without one."""
         found = [value for value in self.values if (dtype is None or value.dtype == dtype) and fits(value)]
         if self.rng.random() < 0.6:
             found = found[-4:]
@@ -114,17 +115,17 @@ class Graph:
             return self.constant([dim[0]], np.int64)
         value = self.pick(lambda v: dim in v.shape, None)
         axis = value.shape.index(dim)
-        way = self.rng.randint(0, 2)
-        if way == 0:
+        idiom = self.rng.randint(0, 2)
+        if idiom == 0:
             return self.add("Shape", [value.name], (I, [num(1)]), start=axis, end=axis + 1)[0].name
         (shape,) = self.add("Shape", [value.name], (I, [num(value.rank)]))
-        if way == 1:
+        if idiom == 1:
             return self.add("Gather", [shape.name, self.constant([axis], np.int64)], (I, [num(1)]), axis=0)[0].name
         (scalar,) = self.add("Gather", [shape.name, self.constant(axis, np.int64)], (I, []), axis=0)
         return self.add("Unsqueeze", [scalar.name, self.constant([0], np.int64)], (I, [num(1)]))[0].name
 
     def sizes(self, dims: Sequence[Dim]) -> str:
-        """Return the name of an int64 tensor with these sizes; sizes that vary are computed."""
+        """Return the name of an int64 tensor with these sizes; the graph computes the sizes that vary."""
         if all(len(set(dim)) == 1 for dim in dims):
             return self.constant([dim[0] for dim in dims], np.int64)
         parts = [self.dim_of(dim) for dim in dims]

@@ -49,7 +49,7 @@ g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
   e1 = MatMul(y, head1)
 }
 """
-"""Exit 1 needs only the shape of a tensor [64, N, 8] of the first stage."""
+"""The second exit needs only the shape of a tensor [64, N, 8] of the first stage."""
 
 QUANTISED = """
 <ir_version: 9, opset_import: ["": 18]>
@@ -62,7 +62,7 @@ g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
   e1 = MatMul(r, head1)
 }
 """
-"""The carry is int8."""
+"""A QuantizeLinear and a DequantizeLinear before both exits, so the carry is int8."""
 
 REUSED_EXIT = """
 <ir_version: 9, opset_import: ["": 18]>
@@ -72,11 +72,11 @@ g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) {
   e1 = Add(e0, deeper)
 }
 """
-"""A later stage reads an exit."""
+"""The second stage reads the exit of the first."""
 
 
 def save_graph(path: Path, text: str, seed: int = 0, **weights: tuple[int, ...] | npt.NDArray[np.generic]) -> Path:
-    """Write a graph in ONNX's text format; initializers have a given value, or random values of a given shape."""
+    """Write a model from ONNX's text format; each of `weights` is an array, or a shape that gets random values."""
     rng = np.random.default_rng(seed)
     model = onnx.parser.parse_model(text)
     for name, weight in weights.items():
@@ -90,7 +90,7 @@ def save_graph(path: Path, text: str, seed: int = 0, **weights: tuple[int, ...] 
 def two_heads(
     path: Path, body: str, outputs: str = "float[N,3] e0, float[N,3] e1", inputs: str = "float[N,8] x"
 ) -> Path:
-    """Write a small graph with weights `a` [8, 3], `b` [8, 3] and `c` [3, 3]."""
+    """Write a model with the nodes `body` and with weights `a` [8, 3], `b` [8, 3] and `c` [3, 3]."""
     text = f'<ir_version: 9, opset_import: ["": 18]> g ({inputs}) => ({outputs}) {{ {body} }}'
     return save_graph(path, text, a=(8, 3), b=(8, 3), c=(3, 3))
 
@@ -135,7 +135,7 @@ g (float[N,T,8] x) => (float[N,3] e0, float[N,3] e1) {
   e1 = MatMul(last, head)
 }
 """
-"""A Scan over any number of steps, whose body captures a weight and a value that the first exit reads."""
+"""A Scan over a symbolic number of steps, whose body captures a weight and a value that the first exit reads."""
 
 FUNCTIONS = """
 <ir_version: 9, opset_import: ["": 18, "local": 1]>
@@ -179,7 +179,7 @@ Choose (a, b) => (c) {
     else_branch = no () => (float[N,8] v) { v = Relu(a) }>
 }
 """
-"""A function with branches."""
+"""A function with an If."""
 
 SAME_NAMES = """
 <ir_version: 9, opset_import: ["": 18]>

@@ -61,7 +61,7 @@ class Masked(nn.Module):
 
 
 class SequenceFirst(nn.Module):
-    """Works on [sequence, batch, features], so the carry has its batch on the second axis."""
+    """Computes on [sequence, batch, features], so the batch is the second axis of the carry."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class SequenceFirst(nn.Module):
 
 
 class DenselyConnected(nn.Module):
-    """Like DenseNet: every layer reads the maps of all earlier layers; the first is read two stages later."""
+    """Like DenseNet: every layer reads the maps of all earlier layers, so two later stages read the first map."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class DenselyConnected(nn.Module):
 
 
 class MultiScale(nn.Module):
-    """Like MSDNet: three resolutions in every layer, exits at the coarsest."""
+    """Like MSDNet: feature maps of three resolutions in every layer; the exits read the coarsest."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -118,11 +118,11 @@ class MultiScale(nn.Module):
             scales.append(conv(scales[-1] if scales else image))
         exits = [self.heads[0](scales[2].mean((2, 3)))]
         for k in range(2):
-            kept = [same(x) for same, x in zip(self.same[k], scales, strict=True)]
+            maps = [same(x) for same, x in zip(self.same[k], scales, strict=True)]
             for k2 in range(2):
-                down = self.down[k][k2](kept[k2])
-                kept[k2 + 1] = self.join[k][k2](torch.cat([kept[k2 + 1], down], 1))
-            scales = kept
+                down = self.down[k][k2](maps[k2])
+                maps[k2 + 1] = self.join[k][k2](torch.cat([maps[k2 + 1], down], 1))
+            scales = maps
             exits.append(self.heads[k + 1](scales[2].mean((2, 3))))
         return tuple(exits)
 
@@ -205,7 +205,7 @@ class Positions(nn.Module):
         return exits
 
 
-class Motley(nn.Module):
+class ManyOperators(nn.Module):
     """A sequence of operators that were added or changed after opset 13."""
 
     def __init__(self) -> None:

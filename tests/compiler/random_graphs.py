@@ -33,7 +33,7 @@ def _head(g: Graph, value: Value, name: str) -> None:
 
 
 def random_model(rng: Random, *, steps: int) -> onnx.ModelProto:
-    """Return a model of about `steps` steps with two to five exits `e0`, `e1`, ... of 3 classes."""
+    """Return a model of about `steps` of `STEPS` with two to five exits `e0`, `e1`, ... of 3 classes."""
     g = Graph(rng)
     length = rng.choice([LENGTH, num(2), num(3), num(6)])
     shapes = [[num(2)], [num(3)], [num(8)], [length, num(4)], [num(2), length], [num(3), num(4), num(4)],
@@ -47,28 +47,31 @@ def random_model(rng: Random, *, steps: int) -> onnx.ModelProto:
     if rng.random() < 0.3:
         g.inputs.append(Value("y", F, rng.choice([first.shape, (BATCH, num(1)), (BATCH,)])))
     g.values += g.inputs
-    g.fed |= {value.name for value in g.inputs}
+    g.data_dependent |= {value.name for value in g.inputs}
     g.names |= {value.name for value in g.inputs} | {f"e{index}" for index in range(5)}
     exits = rng.randint(2, 5)
     # ONNX Runtime 1.32 crashes if a subgraph captures a transposed dequantised value.
-    unwanted = rng.choice([{quantised}, {branch, loop}])
-    choices = [step for step in STEPS if step not in unwanted]
+    excluded = rng.choice([{quantised}, {branch, loop}])
+    choices = [step for step in STEPS if step not in excluded]
     found = 0
     for _ in range(exits):
         before = len(g.values)
         for _ in range(max(1, steps // exits)):
             with suppress(IndexError):  # no value fits
                 rng.choice(choices)(g)
-        fresh = [value for value in g.values[before:] if value.batch_axis is not None and value.name in g.fed]
+        fresh = [
+            value for value in g.values[before:] if value.batch_axis is not None and value.name in g.data_dependent
+        ]
         if fresh:
             _head(g, rng.choice(fresh[-3:]), f"e{found}")
             found += 1
     while found < 2:
         _head(g, first, f"e{found}")
         found += 1
-    words = {BATCH: "N", LENGTH: "L"}
+    symbolic_dims = {BATCH: "N", LENGTH: "L"}
     inputs = [
-        helper.make_tensor_value_info(v.name, v.dtype, [words.get(dim, dim[0]) for dim in v.shape]) for v in g.inputs
+        helper.make_tensor_value_info(v.name, v.dtype, [symbolic_dims.get(dim, dim[0]) for dim in v.shape])
+        for v in g.inputs
     ]
     outputs = [helper.make_tensor_value_info(f"e{index}", F, ["N", 3]) for index in range(found)]
     block = [helper.make_node("Mul", ["a", "b"], ["c"]), helper.make_node("Tanh", ["c"], ["d"])]
@@ -79,7 +82,7 @@ def random_model(rng: Random, *, steps: int) -> onnx.ModelProto:
 
 
 def random_inputs(model: onnx.ModelProto, seed: int, batch: int, length: int) -> dict[str, np.ndarray]:
-    """Draw inputs for a model."""
+    """Draw inputs for a model; `batch` and `length` are the sizes of its dimensions N and L."""
     rng = np.random.default_rng(seed)
     feeds = {}
     for value in model.graph.input:

@@ -10,20 +10,22 @@ from tests.compiler.graph_builder import B, Dim, F, Graph, I, Value, num
 
 
 def out(value: Value, axis: int, dim: Dim | None) -> list[Dim]:
+    """Return the shape of a value with another dimension at `axis`, or without it if `dim` is None."""
     shape = list(value.shape)
     shape[axis : axis + 1] = [] if dim is None else [dim]
     return shape
 
 
 def broadcast(*shapes: Sequence[Dim]) -> tuple[Dim, ...] | None:
+    """Return the shape that results from broadcasting, or None if the shapes do not fit."""
     rank = max(map(len, shapes))
     padded = [(num(1),) * (rank - len(shape)) + tuple(shape) for shape in shapes]
     result = []
     for dims in zip(*padded, strict=True):
-        wide = {dim for dim in dims if dim != num(1)}
-        if len(wide) > 1:
+        larger = {dim for dim in dims if dim != num(1)}
+        if len(larger) > 1:
             return None
-        result.append(wide.pop() if wide else num(1))
+        result.append(larger.pop() if larger else num(1))
     return tuple(result)
 
 
@@ -63,7 +65,7 @@ def with_constant(g: Graph) -> None:
     g.add(g.rng.choice(["Add", "Mul"]), [v.name, g.weight(*shape)], (F, v.shape))
 
 
-def squash(g: Graph) -> None:
+def clip(g: Graph) -> None:
     """Add a Clip, with or without a lower limit."""
     v = g.pick()
     low = g.rng.choice(["", g.constant(-1.0)])
@@ -153,7 +155,7 @@ def transpose(g: Graph) -> None:
     g.add("Transpose", [v.name], (F, [v.shape[axis] for axis in perm]), perm=perm)
 
 
-def there_and_back(g: Graph) -> None:
+def transpose_and_back(g: Graph) -> None:
     """Compute with the batch on another axis, as recurrent layers and some attention layers do."""
     v = g.pick(lambda v: v.rank >= 2 and v.batch_axis == 0)
     perm = [1, 0, *range(2, v.rank)]
@@ -195,7 +197,7 @@ def reshape(g: Graph) -> None:
         known += [g.dim_of(dim) for dim in dims[axis + 1 :]]
         sizes = g.add("Concat", known, (I, [num(len(dims))]), axis=0)[0].name
     (y,) = g.add("Reshape", [v.name, sizes], (F, dims))
-    if g.rng.random() < 0.6:  # the folded value is used and unfolded again
+    if g.rng.random() < 0.6:  # the reshaped value is read and reshaped back
         (r,) = g.add("Tanh", [y.name], (F, y.shape))
         if y.shape[-1] == v.shape[-1] and y.fixed(-1) and axis + 2 < v.rank:
             (r,) = g.add("MatMul", [r.name, g.weight(*[r.shape[-1][0]] * 2)], (F, r.shape))
@@ -206,10 +208,10 @@ def squeeze(g: Graph) -> None:
     v = g.pick()
     axes = [axis for axis in range(v.rank) if v.shape[axis] == num(1)]
     if axes and v.rank - len(axes) > 1 and g.rng.random() < 0.7:
-        whole = g.rng.random() < 0.5
-        gone = axes if whole else axes[:1]
-        reads = [v.name] if whole and g.rng.random() < 0.3 else [v.name, g.constant(gone, np.int64)]
-        g.add("Squeeze", reads, (F, [dim for axis, dim in enumerate(v.shape) if axis not in gone]))
+        every_axis = g.rng.random() < 0.5
+        removed = axes if every_axis else axes[:1]
+        reads = [v.name] if every_axis and g.rng.random() < 0.3 else [v.name, g.constant(removed, np.int64)]
+        g.add("Squeeze", reads, (F, [dim for axis, dim in enumerate(v.shape) if axis not in removed]))
     elif v.rank < 4:
         axis = g.rng.randint(0, v.rank)
         shape = [*v.shape[:axis], num(1), *v.shape[axis:]]
@@ -286,7 +288,9 @@ def mask(g: Graph) -> None:
 
 
 def integers(g: Graph) -> None:
-    v = g.pick(lambda v: v.rank < 4 and v.name in g.fed, dtype=I)  # sizes would make results depend on the batch size
+    v = g.pick(
+        lambda v: v.rank < 4 and v.name in g.data_dependent, dtype=I
+    )  # sizes would make results depend on the batch size
     (index,) = g.add("Mod", [v.name, g.constant(5, np.int64)], (I, v.shape))
     g.add("Gather", [g.weight(5, 4), index.name], (F, [*v.shape, num(4)]), axis=0)
 
@@ -383,15 +387,15 @@ def einsum(g: Graph) -> None:
         g.add("Einsum", [v.name, g.weight(c[0], 4)], (F, [b, a, num(4)]), equation="abc,cd->bad")
 
 
-def nothing_of_a_batch(g: Graph) -> None:
+def constant_value(g: Graph) -> None:
     """Add a value computed only from constants."""
     shape = [g.rng.choice([1, 2, 3, 4]) for _ in range(g.rng.randint(1, 2))]
     g.add("Tanh", [g.weight(*shape)], (F, [num(size) for size in shape]))
 
 
 STEPS = (
-    unary, unary, identities, softmax, binary, binary, with_constant, squash, matmul, matmul, gemm, attention, conv,
-    conv, pool, concat, split, slice_, transpose, there_and_back, recurrent, flatten, reshape, reshape, squeeze, expand,
-    filled, positions, reduce_, pad, resize, cast, mask, integers, topk, branch, loop, quantised, function, twice,
-    dropout, normalise, einsum, nothing_of_a_batch,
+    unary, unary, identities, softmax, binary, binary, with_constant, clip, matmul, matmul, gemm, attention, conv,
+    conv, pool, concat, split, slice_, transpose, transpose_and_back, recurrent, flatten, reshape, reshape, squeeze,
+    expand, filled, positions, reduce_, pad, resize, cast, mask, integers, topk, branch, loop, quantised, function,
+    twice, dropout, normalise, einsum, constant_value,
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Runs the stages of a bundle in order, with ONNX Runtime only and exactly as the manifest says."""
+"""Runs the stages of a bundle in order, as the manifest describes them, with ONNX Runtime and without the runner."""
 
 import numpy as np
 import onnxruntime as ort
@@ -9,12 +9,12 @@ from edgeexit.datasets import Inputs
 
 
 def run_stages(bundle: Bundle, inputs: Inputs, temperature: float = 1.0) -> dict[str, np.ndarray]:
-    """Return every output of every stage; a stage gets only the tensors that the manifest lists."""
-    seen = dict(inputs)
+    """Return every output of every stage by name; a stage gets only the tensors that the manifest lists."""
+    tensors = dict(inputs)
     outputs = {}
     for stage in bundle.manifest.stages:
         session = ort.InferenceSession(bundle.path / stage.file, providers=["CPUExecutionProvider"])
-        feeds = {name: seen[name] for name in (*stage.inputs, *stage.carry_in)}
+        feeds = {name: tensors[name] for name in (*stage.inputs, *stage.carry_in)}
         feeds[TEMPERATURE_INPUT] = np.array([temperature], dtype=np.float32)
         carried = [tensor.name for tensor in stage.carry_out]
         exit_name = stage.exit.name
@@ -28,5 +28,5 @@ def run_stages(bundle: Bundle, inputs: Inputs, temperature: float = 1.0) -> dict
                 t for t in tensor.shape if isinstance(t, int)
             ]
         outputs |= results
-        seen |= {name: results[name] for name in carried}
+        tensors |= {name: results[name] for name in carried}
     return outputs

@@ -16,7 +16,7 @@ from edgeexit.runtime import Runner
 
 
 class Shortcuts(nn.Module):
-    """Residual blocks of 16 and 32 channels, widened by slice and pad as in ResNet-56; an exit after every second."""
+    """Residual blocks whose shortcuts are a slice and a pad, as in ResNet-56; an exit after every second block."""
 
     def __init__(self):
         super().__init__()
@@ -84,7 +84,7 @@ def test_logits_equal_those_of_torch_at_any_batch_size(bundle):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_nan_and_infinity_stay_not_finite_after_the_cut(bundle, bad):
+def test_nan_and_infinity_in_a_sample_give_logits_that_are_not_finite(bundle, bad):
     image = images(2)
     image[0, 1, 5, 5] = bad
     with Runner(bundle) as runner, np.errstate(invalid="ignore"):

@@ -13,7 +13,7 @@ g (float[N,T,8] x) => (float[N,3] e0, float[N,3] e1) {
   c = Transpose<perm = [0, 2, 1]>(x) h = Conv<strides = [2], pads = [1, 1]>(c, w) p = ReduceMean<keepdims = 0>(h, axis)
   e0 = MatMul(p, head) r = Relu(h) s = Conv<pads = [1, 1]>(r, w) q = ReduceMax<keepdims = 0>(s, axis)
   e1 = MatMul(q, head) }"""
-"""The carry is half as long as the input."""
+"""The carry has half the length of the input, which is the dimension T."""
 
 
 @pytest.fixture
@@ -47,7 +47,11 @@ def test_without_ranges_a_warning_names_the_options(compiled):
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"dimensions": {"L": (1, 2, 3)}}, CompileError, "--dimension 'L': .* the symbolic dimensions are: 'T'"),
+        (
+            {"dimensions": {"L": (1, 2, 3)}},
+            CompileError,
+            "--dimension 'L': .* the symbolic dimensions of the inputs are: 'T'",
+        ),
         ({"dimensions": {"T": (3, 2, 1)}}, EngineError, "the range of 'T' is 3,2,1"),
         ({"dimensions": {"T": (1, 2, 3)}, "target": "x86-cpu"}, CompileError, "only TensorRT plans have size ranges"),
     ],

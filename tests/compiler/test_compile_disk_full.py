@@ -1,4 +1,4 @@
-"""A disk that becomes full at any moment: one line names the file, and no files are left."""
+"""If the disk becomes full during a compilation, one line names the file, and no files remain."""
 
 import subprocess
 import sys
@@ -14,8 +14,8 @@ import resource, sys
 from edgeexit.compiler import compile_bundle
 from edgeexit.errors import EdgeExitError
 model, folder = sys.argv[1:3]
-for number, most in enumerate(map(int, sys.argv[3:])):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
+for number, limit in enumerate(map(int, sys.argv[3:])):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
         compile_bundle(model, f"{folder}/{number}/new/bundle")
         result = "written"
@@ -27,8 +27,8 @@ for number, most in enumerate(map(int, sys.argv[3:])):
 """With a limit on the file size, a write fails as on a full disk."""
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit to set")
-def test_a_file_that_cannot_be_written_is_named_and_no_files_are_left(tmp_path):
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the file size")
+def test_a_file_that_cannot_be_written_is_named_and_no_files_remain(tmp_path):
     # The golden samples are 8 rows of 600 numbers; the weights are two 600 x 3 matrices, aligned to 4 KiB.
     path = save_graph(tmp_path / "model.onnx", REUSED_EXIT.replace("N,8]", "N,600]"), head0=(600, 3), head1=(600, 3))
     limits = ["1000", "16000", "100000"]

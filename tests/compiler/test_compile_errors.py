@@ -1,4 +1,4 @@
-"""Every user error with a model or its inputs: one line describes it, and nothing is written."""
+"""Models and inputs that cannot be compiled: each gives an error of one line, and nothing is written."""
 
 import numpy as np
 import onnx
@@ -17,7 +17,7 @@ TWO = ONE + "r = Relu(x) e1 = MatMul(r, b) "
 
 
 def assert_rejected(error, out, source, match, **options):
-    """Assert that compiling fails with one line that matches, and leaves no files."""
+    """Assert that compiling fails with one line that matches, and that no files remain."""
     with pytest.raises(error, match=match) as raised:
         compile_bundle(source, out, CompileOptions(**options))
     assert "\n" not in str(raised.value)
@@ -42,7 +42,7 @@ def graph(tmp_path):
 
 
 class Returning(nn.Module):
-    """A model whose forward returns the result of a given function."""
+    """A model whose forward returns the result of `function` on the output of a linear layer and on the input."""
 
     def __init__(self, function):
         super().__init__()
@@ -73,13 +73,13 @@ def nothing(): return None
         ("{folder}/broken.py:make", "broken.py' cannot be imported: ZeroDivisionError: division by zero"),
         ("no_such_package.models:make", "'no_such_package.models' cannot be imported: ModuleNotFoundError"),
         ("resnet", "must be package.module:factory, path/file.py:factory, a .pt2 or an .onnx file"),
-        ("{folder}/gone.onnx", "gone.onnx' does not exist"),
-        ("{folder}/gone.pt2", "gone.pt2' does not exist"),
+        ("{folder}/absent.onnx", "absent.onnx' does not exist"),
+        ("{folder}/absent.pt2", "absent.pt2' does not exist"),
         ("{folder}/text.onnx", "text.onnx' is not a readable ONNX file"),
         ("{folder}/text.pt2", "text.pt2' is not a readable .pt2 file"),
     ],
 )
-def test_a_source_that_cannot_be_loaded(tmp_path, out, source, match):
+def test_a_source_that_cannot_be_loaded_is_rejected(tmp_path, out, source, match):
     (tmp_path / "mine.py").write_text(SOURCE)
     (tmp_path / "broken.py").write_text("1 / 0\n")
     for name in ("text.onnx", "text.pt2"):
@@ -101,18 +101,18 @@ def test_a_source_that_cannot_be_loaded(tmp_path, out, source, match):
         (("input:batch,4", "input:batch,4"), "input 'input' is given twice"),
     ],
 )
-def test_inputs_that_do_not_match_the_module(out, given, match):
+def test_inputs_that_do_not_match_the_module_are_rejected(out, given, match):
     assert_rejected(CompileError, out, Dense(), match, inputs=given)
 
 
-def test_a_required_input_is_missing(out):
+def test_a_missing_input_is_an_error_that_names_it(out):
     module = Returning(lambda y, _: (y, y.relu()))
     assert_rejected(
         CompileError, out, module, "forward needs 'x'.*forward takes 'x', 'scale'", inputs=["scale:batch,1"]
     )
 
 
-def test_an_example_that_does_not_match_the_model(out):
+def test_an_example_that_does_not_match_the_model_is_rejected(out):
     wrong = {"input": np.zeros((4, 4), dtype=np.float64)}
     assert_rejected(
         DataError, out, Dense(), "float64, but the model takes float32", example=wrong, inputs=["input:b,4"]
@@ -141,14 +141,14 @@ def test_an_example_that_does_not_match_the_model(out):
         ),
         (lambda y, _: (y, y.reshape(2, 3).relu()), "forward fixes the size of a dynamic dimension"),
         (lambda y, _: (y, y + torch.randn(3)), "differs from the torch model at exit 'exit1'"),
-        (lambda y, _: (y, y - y.mean(0)), "exit 'exit1' returns other logits when some samples have left"),
+        (lambda y, _: (y, y - y.mean(0)), "exit 'exit1' returns different logits when other samples exit"),
     ],
 )
-def test_a_forward_that_cannot_be_compiled(out, function, match):
+def test_a_forward_that_cannot_be_compiled_is_rejected(out, function, match):
     assert_rejected(CompileError, out, Returning(function), match, inputs=["x:batch,8"])
 
 
-def test_a_forward_whose_result_depends_on_earlier_calls(out):
+def test_a_forward_whose_result_depends_on_earlier_calls_is_rejected(out):
     class Counting(nn.Module):
         def __init__(self):
             super().__init__()
@@ -184,14 +184,14 @@ def test_a_forward_whose_result_depends_on_earlier_calls(out):
         (TWO + "k = Relu(a)", "float[N,3] e0, float[8,3] k", "exit 'k' depends on no input of the model"),
         (TWO + "i = Identity(e0)", "float[N,3] e0, float[N,3] i", "exits 'e0' and 'i' are the same value"),
         (TWO + "z = Add(r, r)", "float[N,8] r, float[N,8] z, float[N,8] r", "two exits are named 'r'"),
-        ("y = MatMul(x, a) e0 = MatMul(y, c)", "float[N,3] e0, float[N,3] y", "exit 'y' adds no work after 'e0'"),
+        ("y = MatMul(x, a) e0 = MatMul(y, c)", "float[N,3] e0, float[N,3] y", "exit 'y' adds no node after 'e0'"),
     ],
 )
-def test_outputs_that_cannot_be_exits(graph, out, body, outputs, match):
+def test_outputs_that_cannot_be_exits_are_rejected(graph, out, body, outputs, match):
     assert_rejected(CompileError, out, graph(body, outputs=outputs), match)
 
 
-def test_an_exit_with_one_class(tmp_path, out):
+def test_an_exit_with_one_class_is_rejected(tmp_path, out):
     text = REUSED_EXIT.replace("N,3", "N,1")
     path = save_graph(tmp_path / "one.onnx", text, head0=(8, 1), head1=(8, 1))
     assert_rejected(CompileError, out, path, "exit 'e0' has 1 class")
@@ -206,8 +206,10 @@ def test_an_exit_with_one_class(tmp_path, out):
         (ONE + "h = Nonsense(x) e1 = MatMul(h, b)", "float[N,8] x", "Nonsense"),
         (ONE + "i = Cast<to = 5>(x) s = Sin(i) h = Cast<to = 1>(s) e1 = MatMul(h, b)", "float[N,8] x", "Sin"),
         (ONE + "h = Reshape(x, s) e1 = MatMul(h, b)", "float[N,8] x, int64[N,2] s", "Reshape"),
-        (ONE + "h = Softmax<axis = 0>(x) e1 = MatMul(h, b)", "float[N,8] x", "'e1' returns other logits when some"),
+        (ONE + "h = Softmax<axis = 0>(x) e1 = MatMul(h, b)", "float[N,8] x",
+         "'e1' returns different logits when other"),
         (ONE + "e1 = MatMul(b, c)", "float[N,8] x", "exit 'e1' depends on no input of the model"),
+        (TWO + "i = Identity(s)", "float[N,8] x, string[N] s", "input 's' has the type STRING; every input must be"),
         ("z = Constant<value_int = 0>() y = SequenceAt(x, z) e0 = MatMul(y, a) h = Relu(y) e1 = MatMul(h, b)",
          "seq(float[N,8]) x", "input 'x' is a SequenceType; every input must be a tensor"),
         (ONE + "h = Relu(x) e1 = MatMul(h, b)", "float[N,0] x", "input 'x' has a dimension of size 0"),
@@ -215,7 +217,7 @@ def test_an_exit_with_one_class(tmp_path, out):
         (ONE + "h = Relu(x) e1 = MatMul(h, b)", "float x", "input 'x' has no dimensions"),
     ],
 )  # fmt: skip
-def test_an_invalid_graph(tmp_path, out, body, inputs, match):
+def test_an_invalid_graph_is_rejected(tmp_path, out, body, inputs, match):
     header = '<ir_version: 9, opset_import: ["": 18, "other": 1]>'
     model = onnx.parser.parse_model(f"{header} g ({inputs}) => (float[N,3] e0, float[N,3] e1) {{ {body} }}")
     rng = np.random.default_rng(0)
@@ -226,13 +228,13 @@ def test_an_invalid_graph(tmp_path, out, body, inputs, match):
     assert_rejected(CompileError, out, tmp_path / "model.onnx", match)
 
 
-def test_weights_with_nan(tmp_path, out):
+def test_weights_with_nan_are_rejected(tmp_path, out):
     weight = np.full((8, 3), np.nan, dtype=np.float32)
     path = save_graph(tmp_path / "nan.onnx", REUSED_EXIT, head0=(8, 3), head1=weight)
     assert_rejected(CompileError, out, path, "exit 'e1' is NaN or infinite on 32 of 32 samples")
 
 
-def test_an_operator_that_the_opset_of_the_target_lacks(tmp_path, out, monkeypatch):
+def test_an_operator_that_the_opset_of_the_target_lacks_is_rejected(tmp_path, out, monkeypatch):
     (tmp_path / "targets").mkdir()
     (tmp_path / "targets" / "old.toml").write_text(
         'description = "old"\narchitecture = "x86_64"\nruntime = "onnxruntime"\nprecisions = ["fp32"]\nopset = 13\n'
@@ -244,7 +246,7 @@ def test_an_operator_that_the_opset_of_the_target_lacks(tmp_path, out, monkeypat
     assert_rejected(CompileError, out, two_heads(tmp_path / "trilu.onnx", body), match, target="old")
 
 
-def test_truncated_files(tmp_path, out, graph):
+def test_truncated_files_are_rejected(tmp_path, out, graph):
     content = graph(TWO).read_bytes()
     (tmp_path / "short.onnx").write_bytes(content[: len(content) // 2])
     assert_rejected(CompileError, out, tmp_path / "short.onnx", "short.onnx' is not a readable ONNX file")
@@ -255,7 +257,7 @@ def test_truncated_files(tmp_path, out, graph):
     assert_rejected(CompileError, out, tmp_path / "short.pt2", "short.pt2' is not a readable .pt2 file")
 
 
-def test_a_recurrent_layer_with_a_symbolic_length_that_torch_unrolls(out):
+def test_a_recurrent_layer_that_torch_unrolls_is_rejected_with_a_symbolic_length(out):
     inputs = ["steps:n,length,4"]
     assert_rejected(
         CompileError,
@@ -276,11 +278,11 @@ def test_a_recurrent_layer_with_a_symbolic_length_that_torch_unrolls(out):
         ("float[N,8] x", {"inputs": ["x:batch,8,8"]}, "given as batch,8,8"),
     ],
 )
-def test_an_input_option_that_does_not_match_the_onnx_file(graph, out, inputs, options, match):
+def test_an_input_option_that_does_not_match_the_onnx_file_is_rejected(graph, out, inputs, options, match):
     assert_rejected(CompileError, out, graph(TWO, inputs=inputs), match, **options)
 
 
-def test_an_onnx_file_that_is_too_old_or_lacks_its_data(graph, out, tmp_path):
+def test_an_onnx_file_with_an_unsupported_opset_or_without_its_data_is_rejected(graph, out, tmp_path):
     path = graph(TWO)
     model = onnx.load(path)
     model.opset_import[0].version = 11
@@ -291,12 +293,14 @@ def test_an_onnx_file_that_is_too_old_or_lacks_its_data(graph, out, tmp_path):
     assert_rejected(
         CompileError, out, tmp_path / "other.onnx", "opset 1600 is too new: onnx .* supports [0-9]+; upgrade"
     )
-    onnx.save(onnx.load(path), tmp_path / "apart.onnx", save_as_external_data=True, location="gone", size_threshold=0)
-    (tmp_path / "gone").unlink()
-    assert_rejected(CompileError, out, tmp_path / "apart.onnx", "weight 'a' in 'gone' cannot be read")
+    onnx.save(
+        onnx.load(path), tmp_path / "apart.onnx", save_as_external_data=True, location="deleted", size_threshold=0
+    )
+    (tmp_path / "deleted").unlink()
+    assert_rejected(CompileError, out, tmp_path / "apart.onnx", "weight 'a' in 'deleted' cannot be read")
 
 
-def test_wrong_class_names_and_an_unknown_target(graph, out, tmp_path):
+def test_wrong_class_names_and_an_unknown_target_are_rejected(graph, out, tmp_path):
     assert_rejected(
         DataError, out, graph(TWO), "2 class names, but the exits have 3 classes", class_names=["cat", "dog"]
     )
@@ -319,7 +323,7 @@ def test_an_unknown_choice_does_not_delete_the_existing_bundle(graph, out, tmp_p
     assert Bundle.open(out).digest == existing.digest
 
 
-def test_a_model_file_that_calls_sys_exit(tmp_path, out):
+def test_a_model_file_that_calls_sys_exit_is_rejected(tmp_path, out):
     (tmp_path / "script.py").write_text("import sys\nsys.exit(0)\n")
     assert_rejected(CompileError, out, f"{tmp_path}/script.py:make", "cannot be imported: SystemExit")
 
@@ -339,7 +343,7 @@ def make():
     assert bundle.manifest.model == "configured"
 
 
-def test_an_example_with_strings(out):
-    words = {"input": np.array(["a", "b"])}
+def test_an_example_with_strings_is_rejected(out):
+    texts = {"input": np.array(["a", "b"])}
     with pytest.raises(CompileError, match="'input' is <U1, which is not one of float32"):
-        compile_bundle(Dense(), out, CompileOptions(example=words))
+        compile_bundle(Dense(), out, CompileOptions(example=texts))

@@ -1,4 +1,4 @@
-"""Networks that already compute in float16."""
+"""Networks that compute in float16 before they are compiled."""
 
 import torch
 from torch import nn
@@ -8,7 +8,7 @@ from tests.compiler.full_model import BATCHES, assert_composed, module_as_full_m
 
 
 class Half(nn.Module):
-    """Residual blocks in float16 with an exit in float32 after each."""
+    """Residual blocks in float16, with a float32 exit after each block."""
 
     def __init__(self):
         super().__init__()

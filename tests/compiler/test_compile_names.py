@@ -19,13 +19,13 @@ e0 = MatMul(back, a) two = Add({0}, {0}) {1} = Sigmoid(two) again = Transpose<pe
 @pytest.mark.parametrize(
     "name", [TEMPERATURE_INPUT, "e0.readout", "e1.probabilities", "e0.readout.softmax", "e0.readout.two", "e1.exit"]
 )
-def test_a_value_with_the_name_of_a_readout_value(tmp_path, name):
+def test_a_value_may_have_the_name_of_a_readout_value(tmp_path, name):
     body = f'"{name}" = MatMul(x, a) e0 = Relu("{name}") t = Tanh("{name}") e1 = MatMul(t, c)'
     path = two_heads(tmp_path / "model.onnx", body)
     assert_file_composed(compile_bundle(path, tmp_path / "bundle"), path, ROWS)
 
 
-def test_a_weight_with_the_name_of_a_readout_value(tmp_path):
+def test_a_weight_may_have_the_name_of_a_readout_value(tmp_path):
     text = '<ir_version: 9, opset_import: ["": 18]> g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) { BODY }'
     text = text.replace("BODY", 'e0 = MatMul(x, "e0.readout.two") r = Relu(x) e1 = MatMul(r, "edgeexit.temperature")')
     path = save_graph(tmp_path / "model.onnx", text, **{"e0.readout.two": (8, 3), TEMPERATURE_INPUT: (8, 3)})
@@ -33,14 +33,14 @@ def test_a_weight_with_the_name_of_a_readout_value(tmp_path):
 
 
 @pytest.mark.parametrize("names", [("v", '"v.batch_first"'), ("v", '"v.back"'), ("v", '"v.batch_first.out"')])
-def test_a_value_with_the_name_of_a_transposed_carry(tmp_path, names):
+def test_a_value_may_have_the_name_of_a_transposed_carry(tmp_path, names):
     text = '<ir_version: 9, opset_import: ["": 18]> g (float[N,8] x) => (float[N,3] e0, float[N,3] e1) { BODY }'
     text = text.replace("BODY", MOVED.format(*names))
     path = save_graph(tmp_path / "model.onnx", text, w=(8, 8), a=(8, 3), b=(8, 3))
     bundle = compile_bundle(path, tmp_path / "bundle")
     assert_file_composed(bundle, path, ROWS)
-    handed = [name for names in carried(bundle) for name in names]
-    assert len(handed) == len(set(handed)) == 1
+    carries = [name for names in carried(bundle) for name in names]
+    assert len(carries) == len(set(carries)) == 1
 
 
 @pytest.mark.parametrize("suffix", [READOUT_SUFFIX, PROBABILITIES_SUFFIX])

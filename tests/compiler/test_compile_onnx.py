@@ -1,4 +1,4 @@
-"""Compiling ONNX files: subgraphs, functions, shapes, Q/DQ, external data."""
+"""ONNX files with subgraphs, functions, shapes, Q/DQ or external data are split correctly."""
 
 import numpy as np
 import onnx
@@ -24,7 +24,7 @@ def samples():
     return {"x": np.random.default_rng(1).standard_normal((3, 8)).astype(np.float32)}
 
 
-def test_values_captured_by_subgraphs_are_carried_and_functions_are_in_their_stage(tmp_path):
+def test_values_that_subgraphs_capture_are_carried_and_functions_are_in_their_stage(tmp_path):
     path = save_graph(tmp_path / "branch.onnx", BRANCH, w=(4, 4), head=(4, 3), deep=(4,))
     bundle = compile_bundle(path, tmp_path / "bundle", CompileOptions(inputs=["x:batch,5,4"]))
     first, second = bundle.manifest.stages
@@ -122,7 +122,7 @@ def test_weights_with_equal_bytes_are_stored_once(tmp_path):
     assert (bundle.path / "weights.bin").stat().st_size == same.nbytes
 
 
-def test_a_symbolic_dimension_takes_the_given_size_in_random_samples(tmp_path):
+def test_a_symbolic_dimension_has_the_given_size_in_random_samples(tmp_path):
     path = save_graph(tmp_path / "branch.onnx", BRANCH, w=(4, 4), head=(4, 3), deep=(4,))
     bundle = compile_bundle(path, tmp_path / "bundle", CompileOptions(inputs=["gate:batch,2,1"]))
     assert bundle.golden().inputs["x"].shape == (8, 2, 4)

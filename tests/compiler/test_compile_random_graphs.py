@@ -1,4 +1,4 @@
-"""Random ONNX models of many operators: each is rejected with one line, or its stages return the same logits."""
+"""A random ONNX model is either rejected with one line, or its stages return the logits of the full model."""
 
 import os
 import re
@@ -17,8 +17,9 @@ from edgeexit.errors import CompileError
 from tests.compiler.random_graphs import random_inputs, random_model
 
 SIZES = ((1, 8), (2, 8), (3, 8), (5, 5), (7, 13), (1, 2), (2, 3), (3, 2), (3, 3))
-"""Batch sizes and lengths, including those of the probes."""
-MORE = int(os.environ.get("RANDOM_GRAPHS", "100"))
+"""Batch sizes and lengths, including those with which the compiler probes the shapes."""
+GRAPHS = int(os.environ.get("RANDOM_GRAPHS", "100"))
+"""Number of random models."""
 
 
 def open_quietly(path):
@@ -27,25 +28,28 @@ def open_quietly(path):
     return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def composed(stages, sessions, inputs, leaving):
-    """Yield the logits of each exit and their rows; a random half of the samples exits after each stage."""
+def composed(stages, sessions, inputs, rng):
+    """Run the stages; yield the remaining samples and their logits at each exit.
+
+    After each stage, a random half of the samples exits; none if `rng` is None.
+    """
     rows = np.arange(len(next(iter(inputs.values()))))
-    there = dict(inputs)
+    tensors = dict(inputs)
     for stage, session in zip(stages, sessions, strict=True):
-        feeds = {name: there[name] for name in (*stage.inputs, *stage.carry_in)}
+        feeds = {name: tensors[name] for name in (*stage.inputs, *stage.carry_in)}
         feeds[TEMPERATURE_INPUT] = np.ones(1, dtype=np.float32)
         logits, *results = session.run([stage.exit.name, *(spec.name for spec in stage.carry_out)], feeds)
         yield rows, logits
         for spec, result in zip(stage.carry_out, results, strict=True):
             assert (len(result), result.dtype) == (len(rows), spec.dtype)
             assert all(isinstance(b, str) or a == b for a, b in zip(result.shape, spec.shape, strict=True))
-            there[spec.name] = result
-        stays = leaving.random(len(rows)) < 0.5 if leaving is not None else np.ones(len(rows), dtype=bool)
-        stays[0] |= not stays.any()
-        rows, there = rows[stays], {name: array[stays] for name, array in there.items()}
+            tensors[spec.name] = result
+        continues = rng.random(len(rows)) < 0.5 if rng is not None else np.ones(len(rows), dtype=bool)
+        continues[0] |= not continues.any()
+        rows, tensors = rows[continues], {name: array[continues] for name, array in tensors.items()}
 
 
-@settings(max_examples=MORE, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@settings(max_examples=GRAPHS, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 @given(st.integers(0, 10**9), st.integers(3, 25))
 def test_the_stages_equal_the_random_model_or_it_is_rejected_with_one_line(tmp_path_factory, seed, steps):
     folder = tmp_path_factory.mktemp("random")
@@ -75,8 +79,8 @@ def test_the_stages_equal_the_random_model_or_it_is_rejected_with_one_line(tmp_p
             continue
         if any(len(logits) != batch for logits in expected):  # a Squeeze without axes removed a batch of 1
             continue
-        for leaving in (None, np.random.default_rng(batch)):
-            for (rows, found), logits in zip(composed(stages, sessions, inputs, leaving), expected, strict=True):
+        for rng in (None, np.random.default_rng(batch)):
+            for (rows, found), logits in zip(composed(stages, sessions, inputs, rng), expected, strict=True):
                 np.testing.assert_allclose(found, logits[rows], atol=tolerance, rtol=1e-3)
 
 

@@ -1,4 +1,4 @@
-"""The same model gives the same bundle in every process: digests, names of stages and carries."""
+"""The same model gives the same bundle in every process: the same digest, and the same names of carries."""
 
 import os
 import subprocess

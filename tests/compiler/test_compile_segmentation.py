@@ -1,4 +1,4 @@
-"""Segmentation: exits are maps, and readouts are averages over the pixels."""
+"""In segmentation, exits are maps of logits, and readouts are averages over the pixels."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ CLASSES = 3
 
 
 class Segmenter(nn.Module):
-    """A U-Net: the early exit is the upsampled bottom, the final exit adds the skip connection."""
+    """A small U-Net: the early exit reads the upsampled bottom map, the final exit also the skip connection."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ def test_every_sample_gets_the_map_of_the_exit_where_it_exits(segmenter, images)
     np.testing.assert_allclose(result.outputs, maps[np.arange(len(images)), result.exits], atol=1e-5)
 
 
-def test_a_symbolic_height(tmp_path):
+def test_the_height_may_be_symbolic(tmp_path):
     bundle = compile_bundle(Segmenter(), tmp_path / "bundle", CompileOptions(inputs=["image:batch,1,height,12"]))
     stage = bundle.manifest.stages[-1]
     assert stage.exit.shape[:2] == ("batch", CLASSES)
@@ -162,7 +162,7 @@ def test_maps_are_fitted_and_evaluated(segmenter, images, tmp_path, monkeypatch,
 
 
 def test_commands_that_need_no_labels_accept_maps_as_labels(segmenter, images, tmp_path, monkeypatch, capsys):
-    """`run` ignores the labels, and `evaluate` says how to get a policy."""
+    """`run` ignores the labels; `evaluate` without a policy is an error that names the command `fit`."""
     data = tmp_path / "maps.npz"
     np.savez(data, image=images, labels=np.zeros((10, 8, 12), dtype=np.uint8))
     for arguments, code, words in (
@@ -179,5 +179,5 @@ def test_commands_that_need_no_labels_accept_maps_as_labels(segmenter, images, t
 
 def test_labels_of_another_size_are_rejected(images, tmp_path):
     data = {"image": images, "labels": np.zeros((10, 4, 6), dtype=np.int64)}
-    with pytest.raises(DataError, match="'labels' are maps of 4x6, but the exits' maps are 8x12; resize them"):
+    with pytest.raises(DataError, match="'labels' are maps of 4x6, but the exits' maps are 8x12; resize the labels"):
         compile_bundle(Segmenter(), tmp_path / "bundle", CompileOptions(calibration=data, precision="fp16"))

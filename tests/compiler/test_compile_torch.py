@@ -1,4 +1,4 @@
-"""Compiling torch models: the contents of the bundle and its logits."""
+"""A bundle of a torch model has the expected contents, and returns the logits of the model."""
 
 import re
 
@@ -68,7 +68,7 @@ def test_dense_connections_are_carried_over_several_stages(dense):
     assert_equals_module(dense, Dense(), input=samples)
 
 
-def test_two_inputs_with_a_symbolic_length(masked):
+def test_two_inputs_may_have_a_symbolic_length(masked):
     names = [(spec.name, spec.dtype, spec.shape) for spec in masked.manifest.inputs]
     assert names == [("ids", "int64", ("batch", "length")), ("mask", "int64", ("batch", "length"))]
     rng = np.random.default_rng(0)
@@ -121,7 +121,7 @@ def test_every_value_inside_a_stage_has_a_shape(residual):
         assert {name for node in graph.node for name in node.output} <= known
 
 
-def test_a_saved_program_is_compiled(tmp_path, images):
+def test_a_program_from_torch_export_is_compiled(tmp_path, images):
     module = Residual().eval()
     program = torch.export.export(
         module, (torch.from_numpy(images[:2]),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)

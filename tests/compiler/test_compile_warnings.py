@@ -1,4 +1,4 @@
-"""Warnings about everything that was not done as requested or is probably not intended."""
+"""Warnings about options that are not followed exactly, and about models that are probably not as intended."""
 
 import pytest
 
@@ -34,7 +34,7 @@ def test_a_submodule_in_training_mode_gives_a_warning(warnings_of):
     assert warning == "the model was in training mode; it is compiled in evaluation mode"
 
 
-def test_a_number_as_batch_gives_a_warning_with_the_correct_text(warnings_of, tmp_path):
+def test_a_number_as_batch_gives_a_warning_with_the_option_to_use(warnings_of, tmp_path):
     (warning,) = warnings_of(two_heads(tmp_path / "two.onnx", TWO), inputs=["x:16,8:float32"])
     assert warning == "input 'x': the batch is always dynamic, so 16 is ignored; write x:batch,8:float32"
 
@@ -72,13 +72,13 @@ def exits(path, *outputs, text=EXITS):
 
 def test_exits_that_are_deep_first_are_rejected_unless_their_order_is_given(warnings_of, tmp_path):
     path = exits(tmp_path / "reversed.onnx", "deep", "shallow")
-    complaint = (
+    message = (
         "exit 'shallow' needs 88 MACs, fewer than the 152 of exit 'deep' before it; "
         "shallow to deep, the exits are shallow,deep"
     )
-    with pytest.raises(CompileError, match=f"^{complaint}; .*--exits deep,shallow$"):
+    with pytest.raises(CompileError, match=f"^{message}; .*--exits deep,shallow$"):
         warnings_of(path)
-    assert warnings_of(path, exits=["deep", "shallow"]) == [complaint]
+    assert warnings_of(path, exits=["deep", "shallow"]) == [message]
     assert warnings_of(path, exits=["shallow", "deep"]) == []
 
 

@@ -1,4 +1,4 @@
-"""ONNX files of all opsets, with all kinds of subgraphs, functions and types."""
+"""ONNX files of every opset, with subgraphs, functions, sequences and quantised values."""
 
 import numpy as np
 import onnx
@@ -44,14 +44,14 @@ def functions(bundle):
     return [sorted(function.name for function in onnx.load(file).functions) for file in files]
 
 
-def test_a_loop_captures_an_earlier_stages_value_and_a_weight(compiled):
+def test_a_loop_may_capture_a_value_of_an_earlier_stage_and_a_weight(compiled):
     bundle, path = compiled(LOOP, **DEEP)
     assert carried(bundle) == [["h"], []]
     assert bundle.manifest.stages[1].inputs == ()
     assert_file_composed(bundle, path, {"x": rows()})
 
 
-def test_a_scan_over_any_number_of_steps(compiled):
+def test_a_scan_may_have_any_number_of_steps(compiled):
     bundle, path = compiled(SCAN, **DEEP)
     assert set(carried(bundle)[0]) <= {"h", "p"}
     assert "h" in carried(bundle)[0]
@@ -68,20 +68,20 @@ def test_functions_that_only_branches_call_are_in_their_stage(compiled):
     assert_file_composed(bundle, path, {"x": rows(), "flag": np.array([True, False, True, True, False])})
 
 
-def test_a_function_with_branches(compiled):
+def test_a_function_may_have_branches(compiled):
     bundle, path = compiled(BRANCH_IN_FUNCTION, **DEEP)
     assert functions(bundle) == [[], ["Choose"]]
     assert carried(bundle) == [["h"], []]
     assert_file_composed(bundle, path, {"x": rows()})
 
 
-def test_branches_with_initializers_of_the_same_name(compiled):
+def test_branches_may_have_initializers_of_the_same_name(compiled):
     bundle, path = compiled(SAME_NAMES, **SQUARE)
     for sign in (1, -1):
         assert_file_composed(bundle, path, {"x": rows(), "gate": sign * np.abs(rows(1))})
 
 
-def test_a_subgraph_initializer_with_the_name_of_an_outer_one(tmp_path):
+def test_a_subgraph_initializer_may_have_the_name_of_an_outer_one(tmp_path):
     path = save_graph(tmp_path / "model.onnx", SAME_NAMES.replace("factor", "scale"), **SQUARE)
     model = onnx.load(path)
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32([7]), "scale"))
@@ -107,7 +107,7 @@ def test_an_initializer_that_is_listed_as_an_input_is_not_a_model_input(compiled
 @pytest.mark.parametrize(
     ("opset", "ir_version"), [(13, 7), (15, 8), (17, 8), (18, 8), (20, 9), (21, 10), (23, 11), (26, 13), (28, 14)]
 )
-def test_files_of_every_opset_and_ir_version(compiled, opset, ir_version):
+def test_files_of_every_opset_and_ir_version_are_compiled(compiled, opset, ir_version):
     text = MANY_OPERATORS.replace("OPSET", str(opset)).replace("ir_version: 10", f"ir_version: {ir_version}")
     bundle, path = compiled(text, **SQUARE)
     assert bundle.manifest.opset == min(opset, 20)
@@ -115,7 +115,7 @@ def test_files_of_every_opset_and_ir_version(compiled, opset, ir_version):
     assert_file_composed(bundle, path, {"x": rows()})
 
 
-def test_the_alias_of_the_standard_domain(compiled):
+def test_the_alias_of_the_standard_domain_is_accepted(compiled):
     bundle, path = compiled(MANY_OPERATORS.replace('"": OPSET', '"ai.onnx": 18'), **SQUARE)
     assert bundle.manifest.opset == 18
     assert_file_composed(bundle, path, {"x": rows()})

@@ -1,4 +1,4 @@
-"""Torch networks of the common architectures: their carries, and stages that equal the full model."""
+"""Torch networks of common architectures: the carries have the expected sizes, and the stages equal the full model."""
 
 import numpy as np
 import onnx
@@ -22,7 +22,7 @@ NVIDIA = '[nvidia]\nsm = "SM53"\nworkspace_mb = 512\n'
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    """Compile a network of `networks` for an opset, once; return the bundle and the module."""
+    """Compile a network of `networks` for a target with an opset, once; return the bundle and the module."""
     made = {}
 
     def make(name, *inputs, opset=20):
@@ -68,21 +68,21 @@ def test_a_u_net_carries_the_skip_connections_and_no_upsampled_map(compiled):
 
 
 @pytest.mark.parametrize("opset", [13, 20])
-def test_recurrent_layers(compiled, opset):
+def test_recurrent_layers_carry_their_outputs(compiled, opset):
     bundle, module = compiled("Recurrent", "steps:n,5,4", opset=opset)
     assert [tensor.shape for tensor in bundle.manifest.stages[0].carry_out] == [("batch", 5, 6)]
     assert bundle.manifest.stages[1].inputs == ()
     assert_composed(bundle, module_as_full_model(module), {"steps": RNG.standard_normal((5, 5, 4)).astype(np.float32)})
 
 
-def test_heads_that_share_a_trunk_and_weights(compiled):
+def test_heads_may_share_a_projection_and_weights(compiled):
     bundle, module = compiled("SharedTrunkOfHeads", "x:n,8")
     assert bytes_carried(bundle) == [0, (8 + 6) * 4]
     assert bundle.manifest.macs == (8 * 8 + 8 * 6 + 6 * 3, 2 * (8 * 8 + 8 * 6) + 6 * 3 + 12 * 3)
     assert_composed(bundle, module_as_full_model(module), {"x": RNG.standard_normal((5, 8)).astype(np.float32)})
 
 
-def test_an_encoder_with_positions_counted_from_the_mask(compiled):
+def test_an_encoder_may_count_positions_from_the_mask(compiled):
     bundle, module = compiled("Positions", "ids:n,length:int64", "mask:n,length:int64")
     assert bundle.manifest.exits == ("after_1", "after_3")
     hidden = [tensor for tensor in bundle.manifest.stages[0].carry_out if tensor.dtype == "float32"]
@@ -97,7 +97,7 @@ def test_an_encoder_with_positions_counted_from_the_mask(compiled):
         ("Residual", ("image:n,1,8,8",), IMAGES, 13),
         ("Residual", ("image:n,1,8,8",), IMAGES, 18),
         ("Residual", ("image:n,1,8,8",), IMAGES, 23),
-        ("Motley", ("image:n,1,8,8",), IMAGES, 13),
+        ("ManyOperators", ("image:n,1,8,8",), IMAGES, 13),
         ("Positions", ("ids:n,length:int64", "mask:n,length:int64"), TOKENS, 13),
         ("Positions", ("ids:n,length:int64", "mask:n,length:int64"), TOKENS, 17),
     ],
@@ -111,7 +111,7 @@ def test_the_stages_have_the_opset_of_the_target(compiled, name, inputs, samples
     assert_composed(bundle, module_as_full_model(module), samples)
 
 
-def test_a_u_net_for_the_oldest_opset(compiled):
+def test_a_u_net_is_compiled_for_the_oldest_opset(compiled):
     bundle, module = compiled("Segmenter", "image:n,1,16,16", opset=13)
     assert_composed(
         bundle, module_as_full_model(module), {"image": RNG.standard_normal((5, 1, 16, 16)).astype(np.float32)}

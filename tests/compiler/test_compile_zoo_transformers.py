@@ -1,4 +1,4 @@
-"""BERT-like models of transformers in tiny configurations, as torch modules and as files of both torch exporters."""
+"""Small BERT-like models of `transformers`: torch modules, and ONNX files from both exporters of torch."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ RNG = np.random.default_rng(4)
 
 
 class FirstToken(nn.Module):
-    """Exits after layers 1 and 2, from the first token."""
+    """Exits after layers 1 and 2; their heads read the first token."""
 
     def __init__(self, body):
         super().__init__()
@@ -30,7 +30,7 @@ class FirstToken(nn.Module):
 
 
 class MeanOfTokens(FirstToken):
-    """The same, from the mean of the unmasked tokens; with token types."""
+    """Exits after layers 1 and 2; their heads read the mean of the unmasked tokens. Has token types as an input."""
 
     def forward(self, input_ids, attention_mask, token_type_ids):
         states = self.body(
@@ -70,7 +70,7 @@ def hidden(bundle):
 
 
 @pytest.mark.parametrize(("kind", "attention"), [("bert", "sdpa"), ("distilbert", "eager"), ("roberta", "sdpa")])
-def test_a_module_with_exits_after_some_layers(tmp_path, kind, attention):
+def test_a_module_with_exits_after_its_layers_is_compiled(tmp_path, kind, attention):
     module = model(kind, attention)
     inputs = [f"{name}:n,length:int64" for name in tokens(kind, 4)]
     bundle = compile_bundle(module, tmp_path / "bundle", CompileOptions(inputs=inputs))
@@ -90,7 +90,7 @@ def test_a_module_with_exits_after_some_layers(tmp_path, kind, attention):
         ("roberta", "sdpa", False, 20),
     ],
 )
-def test_a_file_that_torch_exported(tmp_path, kind, attention, dynamo, opset):
+def test_a_file_that_torch_exported_is_compiled(tmp_path, kind, attention, dynamo, opset):
     module, path = model(kind, attention), tmp_path / "model.onnx"
     example = {name: torch.from_numpy(array) for name, array in tokens(kind, 7).items()}
     names = {"input_names": list(example), "output_names": ["shallow", "deep"], "opset_version": opset}

@@ -1,4 +1,4 @@
-"""One-line texts for the errors of libraries."""
+"""Errors of libraries become one line, with the place in the user's code."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def test_the_place_is_the_line_that_the_library_called():
     assert Path(__file__).read_text().splitlines()[int(line) - 1].strip() == 'raise ValueError("in forward")'
 
 
-def test_there_is_no_place_if_the_library_called_nothing():
+def test_without_a_call_from_the_library_the_place_is_none():
     with pytest.raises(ValueError, match="in forward") as raised:
         _Failing.forward(None, None)
     assert place_in_user_code(raised.value, library=LIBRARY) is None

@@ -1,4 +1,4 @@
-"""Suppressing what libraries log, warn and print, without touching anything else."""
+"""`silence_libraries` suppresses the log records, warnings and prints of the libraries, and nothing else."""
 
 import logging
 import sys
@@ -80,7 +80,7 @@ def test_prints_of_other_threads_still_appear(capsys):
     assert capsys.readouterr().out == "from another thread\n"
 
 
-def test_blocks_that_overlap_in_two_threads_restore_everything(library_logger, capsys):
+def test_after_overlapping_blocks_in_two_threads_everything_is_restored(library_logger, capsys):
     stdout = sys.stdout
     first_is_open, second_is_open, first_is_closed = (threading.Event() for _ in range(3))
 

@@ -1,4 +1,4 @@
-"""The multiply-accumulates of each node, on one sample."""
+"""The number of multiply-accumulates of each node on one sample."""
 
 import numpy as np
 import onnx
@@ -42,7 +42,7 @@ def macs(tmp_path):
         ("y = LayerNormalization(x, o) e0 = Relu(y)", 0),
     ],
 )
-def test_the_macs_of_one_operator(macs, body, expected):
+def test_the_macs_of_one_operator_are_counted(macs, body, expected):
     constants = "s = Constant<value_ints = [5, 4, 3]>() o = Constant<value_floats = [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]>() "
     assert macs(constants + body) == expected
 
@@ -68,13 +68,13 @@ e0 = Loop (trips, true, x) <
 """
 
 
-def test_a_loop_counts_once_per_constant_iteration(macs):
+def test_the_body_of_a_loop_counts_once_per_iteration_of_a_constant_trip_count(macs):
     assert macs("trips = Constant<value_int = 3>() " + LOOP) == 3 * (4 * 6 * 6)
     open_ended = "sh = Shape<start = 0, end = 1>(x) zero = Constant<value_int = 0>() trips = Gather(sh, zero) "
     assert macs(open_ended + LOOP) is None
 
 
-def test_a_recurrent_layer_whose_first_output_is_unused(macs):
+def test_a_recurrent_layer_counts_even_if_its_first_output_is_unused(macs):
     body = """
     wide = Constant<value_ints = [1, 12, 6]>() deep = Constant<value_ints = [1, 12, 3]>()
     i = ConstantOfShape<value = float[1] {0.1}>(wide) r = ConstantOfShape<value = float[1] {0.1}>(deep)

@@ -1,4 +1,4 @@
-"""The readout in the graph, compared with the same formulas in numpy."""
+"""The readout in the graph equals the same formulas in numpy."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Weights that are larger than a protobuf message or the memory, and a full disk."""
+"""Large weights are stored in chunks outside the graphs; a full disk is an error that names the file."""
 
 import contextlib
 import resource
@@ -19,7 +19,7 @@ MEGABYTE = 1 << 20
 
 
 @contextlib.contextmanager
-def at_most(size):
+def file_size_limit(size):
     """Limit the size of files to `size` bytes while the block runs: writes fail as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
@@ -63,10 +63,10 @@ def test_large_weights_are_neither_loaded_into_memory_nor_written_into_a_graph(t
     tracemalloc.start()
     try:
         bundle = compile_bundle(path, tmp_path / "bundle")
-        _, most = tracemalloc.get_traced_memory()
+        _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert most < 16 * MEGABYTE
+    assert peak < 16 * MEGABYTE
     assert (bundle.path / "weights.bin").stat().st_size > 4 * WIDTH * WIDTH
     assert all((bundle.path / stage.file).stat().st_size < 0.1 * MEGABYTE for stage in bundle.manifest.stages)
     golden = bundle.golden()
@@ -74,11 +74,11 @@ def test_large_weights_are_neither_loaded_into_memory_nor_written_into_a_graph(t
     np.testing.assert_allclose(outputs["e1"], golden.exits["e1"], atol=1e-4, rtol=1e-4)
 
 
-def test_a_full_disk_error_names_the_file_and_leaves_no_files(tmp_path):
+def test_the_error_of_a_full_disk_names_the_file_and_no_files_remain(tmp_path):
     wide = save_wide(tmp_path)
     body = "e0 = MatMul(x, a) " + " ".join(f"r{k} = Relu(x)" for k in range(99)) + " e1 = MatMul(r98, b)"
     small = two_heads(tmp_path / "small.onnx", body)
     for path, limit, file in ((wide, MEGABYTE, "weights.bin"), (small, 64, r"\w+.onnx")):
-        with at_most(limit), pytest.raises(CompileError, match=f"^{file} cannot be written: File too large$"):
+        with file_size_limit(limit), pytest.raises(CompileError, match=f"^{file} cannot be written: File too large$"):
             compile_bundle(path, tmp_path / "out" / "bundle")
         assert not (tmp_path / "out").exists()

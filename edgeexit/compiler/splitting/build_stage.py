@@ -13,7 +13,8 @@ from edgeexit.compiler.splitting.symbolic_shapes import replace_shape_node
 def build_stage(model: ir.Model, plan: SplitPlan, index: int) -> ir.Model:
     """Return the graph of stage `index`; its weights are shared with `model`.
 
-    Its outputs are the carries of the plan, batch first, then the exit.
+    Its inputs are the model inputs of the plan, then the carries. Its outputs are the carries, then the exit. The batch
+    is the first axis of every carry.
     """
     graph, stage = model.graph, plan.stages[index]
     all_nodes = list(graph)
@@ -29,7 +30,7 @@ def build_stage(model: ir.Model, plan: SplitPlan, index: int) -> ir.Model:
     built = extract(
         model,
         nodes,
-        # Absent values are read by Shape nodes only; those are replaced below.
+        # Only Shape nodes read absent values; `replace_shape_node` replaces these nodes below.
         inputs=[values[name] for name in (*stage.inputs, *stage.carry_in, *absent)],
         outputs=[*(values[name] for name in stage.carry_out), graph.outputs[index]],
         name=f"stage{index}",
@@ -38,14 +39,14 @@ def build_stage(model: ir.Model, plan: SplitPlan, index: int) -> ir.Model:
     taken = names_in(built.graph)
     given = list(built.graph.inputs)
     first, last = len(stage.inputs), len(stage.inputs) + len(stage.carry_in)
-    carried = zip(given[first:last], (plan.carries[name] for name in stage.carry_in), strict=True)
-    inputs = [*given[:first], *(_input_carry(built.graph, value, carry, taken) for value, carry in carried)]
+    carried_in = zip(given[first:last], (plan.carries[name] for name in stage.carry_in), strict=True)
+    inputs = [*given[:first], *(_input_carry(built.graph, value, carry, taken) for value, carry in carried_in)]
     for value in given[last:]:
         for node in [use.node for use in value.uses()]:
             replace_shape_node(built.graph, node, inputs, taken)
     *produced, exit_value = built.graph.outputs
-    handed_on = zip(produced, (plan.carries[name] for name in stage.carry_out), strict=True)
-    outputs = [*(_output_carry(built.graph, value, carry, taken) for value, carry in handed_on), exit_value]
+    carried_out = zip(produced, (plan.carries[name] for name in stage.carry_out), strict=True)
+    outputs = [*(_output_carry(built.graph, value, carry, taken) for value, carry in carried_out), exit_value]
     for current, wanted in ((built.graph.inputs, inputs), (built.graph.outputs, outputs)):
         current.clear()
         current.extend(wanted)

@@ -16,7 +16,7 @@ def min_bytes_cut(
     """Return the values to carry such that each of `needed` is carried or can be recomputed from carried values.
 
     The result is a minimum vertex cut between the values that cannot be recomputed and the needed values. Of several
-    minimum cuts it is the one nearest to the needed values, so that the least is recomputed.
+    minimum cuts it is the one nearest to the needed values, so that the fewest values are recomputed.
 
     Args:
         needed: each must be a key of `sizes`.
@@ -27,7 +27,7 @@ def min_bytes_cut(
     """
     network = nx.DiGraph()
     for value, inputs in _reachable(needed, recompute_inputs):
-        # A value is an edge whose capacity is its bytes. An edge without capacity is never cut.
+        # A value is an edge whose capacity is its bytes. networkx never cuts an edge without a capacity.
         if value in sizes:
             network.add_edge(("in", value), ("out", value), capacity=max(sizes[value], 1))
         else:
@@ -48,7 +48,7 @@ def min_bytes_cut(
 def _reachable(
     needed: Iterable[str], recompute_inputs: Callable[[str], Collection[str] | None]
 ) -> Iterable[tuple[str, Collection[str] | None]]:
-    """Yield every value that may take part in recomputing `needed`, with the inputs it is recomputed from."""
+    """Yield the needed values and all values that they can be recomputed from, each with its `recompute_inputs`."""
     pending = list(needed)
     seen = set(pending)
     while pending:

@@ -32,7 +32,7 @@ PROBE_BATCHES: Final = (2, 3)
 """Sizes of the two batches that are run to find which dimension of a value is the batch."""
 
 _EXPENSIVE_WEIGHT_BYTES = 1 << 16
-"""A node that reads this many bytes of weights is not cheap: the runtimes of two stages would both hold them."""
+"""A node that reads more bytes of weights is not cheap: two stages would both hold the weights in memory."""
 
 Shapes = Mapping[str, tuple[str, tuple[int, ...]]]
 """Value name -> dtype name and shape in one run."""
@@ -42,11 +42,11 @@ class Carry(NamedTuple):
     """A value that crosses from one stage to later ones, batch first."""
 
     spec: TensorSpec
-    """The tensor between the stages; transposed and renamed if the batch is not the first axis in the model."""
+    """The tensor between the stages; it has another name than in the model if it is transposed to batch first."""
     batch_axis: int
     """Axis of the batch in the model."""
     bytes_per_sample: int
-    """At the sizes of the probe samples where a dimension is symbolic."""
+    """Bytes per sample, with symbolic dimensions at their sizes in the probe samples."""
 
 
 class SplitPlan(NamedTuple):
@@ -54,25 +54,26 @@ class SplitPlan(NamedTuple):
 
     stages: tuple[StagePlan, ...]
     carries: dict[str, Carry]
-    """Value name in the model -> how it crosses; includes the model inputs."""
+    """Name of a value in the model -> how it is carried; includes the model inputs."""
 
 
 def check_exits(graph: ir.Graph) -> None:
-    """Raise CompileError for an exit that depends on no input, equals another exit, or adds no work to earlier ones."""
+    """Raise CompileError for an exit that depends on no input, equals another exit, or adds no node."""
     _flow(graph)
 
 
 def plan_stages(graph: ir.Graph, probe: Callable[[Sequence[str]], Sequence[Shapes]]) -> SplitPlan:
     """Plan the stages of a normalised graph such that the live tensors have the fewest bytes at every cut.
 
-    The runtime removes the samples that exit, so a value can be carried only if it has one row per sample. A value that
-    has not (a shape, a mask for all samples) is recomputed in the stages that need it.
+    The runtime removes the samples that exit, so a value can be carried only if it has one row per sample. Other values
+    (shapes, masks for all samples) are recomputed in the stages that need them.
 
     Args:
         graph: graph of the full model.
         probe: runs the model on batches of `PROBE_BATCHES` samples and returns the shapes of the named values.
 
-    Raises CompileError if a value that cannot be carried can only be recomputed with a matmul or conv.
+    Raises CompileError if a value that cannot be carried can only be recomputed with a matmul, a conv or a random
+    operator.
 
     """
     flow = _flow(graph)
@@ -94,8 +95,8 @@ def plan_stages(graph: ir.Graph, probe: Callable[[Sequence[str]], Sequence[Shape
                 else CarryCandidate(carry.bytes_per_sample, symbolic_dims_of(carry.spec.shape) & input_dims)
             )
     stages = split(flow, candidates)
-    crossing = flow.inputs + flow.in_graph_order({name for stage in stages for name in stage.live_before})
-    found = {name: carry for name in crossing if (carry := carries.get(name))}
+    carried = flow.inputs + flow.in_graph_order({name for stage in stages for name in stage.live_before})
+    found = {name: carry for name in carried if (carry := carries.get(name))}
     return SplitPlan(stages, _name_dimensions(found, input_dims))
 
 
@@ -156,24 +157,24 @@ def _carry(
     dims = inferred if inferred is not None and len(inferred) == len(sizes) else ir.Shape([None] * len(sizes))
     shape = [static_or_symbolic(pair[0], dim, input_dims) for pair, dim in zip(sizes, dims, strict=True)]
     del shape[batch_axis]
-    crossing = name if batch_axis == 0 else unique_name(f"{name}.batch_first", taken)
+    carried_name = name if batch_axis == 0 else unique_name(f"{name}.batch_first", taken)
     bytes_per_sample = prod(first[1]) // PROBE_BATCHES[0] * np.dtype(first[0]).itemsize
-    return Carry(TensorSpec(name=crossing, dtype=first[0], shape=(BATCH, *shape)), batch_axis, bytes_per_sample)
+    return Carry(TensorSpec(name=carried_name, dtype=first[0], shape=(BATCH, *shape)), batch_axis, bytes_per_sample)
 
 
 def _name_dimensions(carries: Mapping[str, Carry], input_dims: AbstractSet[str]) -> dict[str, Carry]:
     """Give every symbolic dimension of the carries a name that a user can set a range for.
 
-    A dimension of an input keeps its name. Any other is named after the first tensor that has it and the axis: names
-    from shape inference mean nothing to users, and two dimensions without a name may have different sizes.
+    A dimension of an input keeps its name. Any other dimension is named after the first carry that has it and the axis.
+    Its name from shape inference would mean nothing to users, and two dimensions without a name may differ in size.
     """
     renamed = {name: name for name in input_dims}
     named = {}
     for value, carry in carries.items():
         shape: list[int | str] = []
         for axis, size in enumerate(carry.spec.shape):
-            own = unique_name(f"{carry.spec.name}.{axis}", set(input_dims))
-            shape.append(size if isinstance(size, int) else renamed.setdefault(size, own) if size else own)
+            new = unique_name(f"{carry.spec.name}.{axis}", set(input_dims))
+            shape.append(size if isinstance(size, int) else renamed.setdefault(size, new) if size else new)
         spec = msgspec.structs.replace(carry.spec, shape=tuple(shape))
         named[value] = carry._replace(spec=spec)
     return named

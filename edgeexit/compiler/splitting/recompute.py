@@ -1,4 +1,4 @@
-"""Decides which nodes may be recomputed in a later stage instead of carrying their outputs."""
+"""Decides which nodes a later stage may run again, so that their outputs need not be carried."""
 
 import onnx_ir as ir
 
@@ -18,7 +18,7 @@ _ARITHMETIC = {
     "Mul", "Neg", "Not", "Or", "PRelu", "QuantizeLinear", "Relu", "Round", "Sign", "Sub", "Sum", "ThresholdedRelu",
     "Where", "Xor",
 }  # fmt: skip
-"""Operators that take a few instructions per element."""
+"""Operators that need only a few instructions per element."""
 _INTERPOLATION = {"nearest", "linear"}
 
 
@@ -30,8 +30,8 @@ def is_random(node: ir.Node) -> bool:
 def recompute_mode(node: ir.Node) -> RecomputeMode:
     """Return whether a later stage may run the node again.
 
-    `freely`: data movement and elementwise arithmetic. `never`: random generators, and matmuls and convolutions, which
-    are expensive. `if needed`: all other operators.
+    `freely`: data movement and elementwise arithmetic. `never`: random operators, which would give other values, and
+    operators with multiply-accumulates, which are expensive. `if needed`: all other operators.
     """
     if is_random(node) or _has_matmul_or_conv(node):
         return "never"

@@ -10,7 +10,8 @@ from edgeexit.errors import CompileError
 RecomputeMode = Literal["freely", "if needed", "never"]
 """Whether a second stage may run a node again.
 
-`freely`: the node is cheap. `if needed`: only for a value that cannot be carried. `never`: too expensive, or random."""
+`freely`: yes, the node is cheap. `if needed`: only to recompute a value that cannot be carried. `never`: no, the node
+is too expensive, or random."""
 
 
 class GraphNode(NamedTuple):
@@ -29,7 +30,7 @@ class GraphNode(NamedTuple):
     shape_of: str | None = None
     """For a Shape node: the value whose shape it returns.
 
-    The node does not have to read this value: any tensors with the same `symbolic_dims` will do."""
+    The node does not have to read this value: it can read the same `symbolic_dims` from other tensors."""
     symbolic_dims: frozenset[str] = frozenset()
     """For a Shape node: the symbolic dimensions that it returns."""
     label: str = "node"
@@ -55,7 +56,7 @@ class StagePlan(NamedTuple):
     carry_out: tuple[str, ...]
     """Values that the stage produces and any later stage reads, in graph order."""
     live_before: tuple[str, ...]
-    """Values that this or a later stage reads from before the stage: model inputs, then values in graph order."""
+    """Values from before the stage that it or a later stage reads: model inputs, then values in graph order."""
 
 
 class DataflowGraph:
@@ -64,12 +65,17 @@ class DataflowGraph:
     Stage k owns the nodes that exit k needs and no earlier exit needs. A node with `stays_with_inputs` belongs to the
     stage of its inputs.
 
+    Attributes:
+        producer: value -> index of the node that produces it.
+        owner: index of a node -> stage that owns it; nodes that no exit needs are absent.
+        non_constant: model inputs and all values that may differ from run to run.
+
     Args:
         nodes: in topological order.
         inputs: names of the model's inputs.
         exits: names of the exit values, shallow to deep.
 
-    Raises CompileError for an exit that does not depend on an input, equals another exit, or adds no work.
+    Raises CompileError for an exit that does not depend on an input, equals another exit, or adds no node.
 
     """
 
@@ -81,8 +87,8 @@ class DataflowGraph:
         self.non_constant = self._non_constant()
         self.owner: dict[int, int] = {}
         self._check_sources()
-        for stage, wanted in enumerate(self.exits):
-            visited, _ = self.walk_upstream([wanted], lambda value: self.producer[value] in self.owner)
+        for stage, exit_name in enumerate(self.exits):
+            visited, _ = self.walk_upstream([exit_name], lambda value: self.producer[value] in self.owner)
             if all(nodes[index].is_alias or self.non_constant.isdisjoint(nodes[index].outputs) for index in visited):
                 raise CompileError(self._no_work(stage))
             self.owner |= dict.fromkeys(visited, stage)
@@ -124,10 +130,11 @@ class DataflowGraph:
 
     def in_graph_order(self, values: Collection[str]) -> tuple[str, ...]:
         """Return those of `values` that nodes produce, in graph order."""
-        made = [value for value in values if value in self.producer]
+        produced = [value for value in values if value in self.producer]
         return tuple(
             sorted(
-                made, key=lambda value: (self.producer[value], self.nodes[self.producer[value]].outputs.index(value))
+                produced,
+                key=lambda value: (self.producer[value], self.nodes[self.producer[value]].outputs.index(value)),
             )
         )
 
@@ -146,36 +153,36 @@ class DataflowGraph:
             if not dependent.isdisjoint(node.inputs):
                 dependent.update(node.outputs)
         exit_of: dict[str, str] = {}
-        for wanted in self.exits:
-            if wanted not in dependent:
-                raise CompileError(f"exit '{wanted}' depends on no input of the model: its value is always the same")
-            value = wanted
+        for exit_name in self.exits:
+            if exit_name not in dependent:
+                raise CompileError(f"exit '{exit_name}' depends on no input of the model: its value is always the same")
+            value = exit_name
             while value in self.producer and self.nodes[self.producer[value]].is_alias:
                 value = self.nodes[self.producer[value]].inputs[0]
             if value in exit_of:
                 raise CompileError(
-                    f"exits '{exit_of[value]}' and '{wanted}' are the same value; return every exit once"
+                    f"exits '{exit_of[value]}' and '{exit_name}' are the same value; return every exit once"
                 )
-            exit_of[value] = wanted
+            exit_of[value] = exit_name
 
     def _no_work(self, stage: int) -> str:
         """Return the error message for an exit whose nodes all belong to earlier stages."""
-        wanted = self.exits[stage]
+        exit_name = self.exits[stage]
         if not stage:
-            return f"exit '{wanted}' adds no work to the input"
+            return f"exit '{exit_name}' is a copy of a model input; select exits with --exits"
         depth = {name: len(self.walk_upstream([name], lambda _: False)[0]) for name in self.exits}
         order = sorted(self.exits, key=lambda name: depth[name])
         return (
-            f"exit '{wanted}' adds no work after '{self.exits[stage - 1]}': earlier exits need all of its nodes; "
+            f"exit '{exit_name}' adds no node after '{self.exits[stage - 1]}': earlier exits need all of its nodes; "
             f"return the exits shallow to deep ({', '.join(order)}), or select exits with --exits"
         )
 
 
 def carry_candidates(flow: DataflowGraph, known: Mapping[str, CarryCandidate | None]) -> set[str]:
-    """Return the values that the split may choose as carries, and that it has to know the size of.
+    """Return the values that the split may choose as carries; it must know their sizes.
 
-    `known` holds the values examined so far; None marks a value that cannot be carried. There may be more candidates
-    when `known` grows, so call this function until it returns no new ones.
+    `known` holds the values examined so far; None marks a value that cannot be carried. A larger `known` may give more
+    candidates, so call this function until it returns no new ones.
     """
     found = set(flow.inputs)
     for stage in range(len(flow.exits)):
@@ -235,9 +242,10 @@ def split(flow: DataflowGraph, candidates: Mapping[str, CarryCandidate | None]) 
 def _carryable_needs(
     flow: DataflowGraph, stage: int, later: AbstractSet[str], candidates: Mapping[str, CarryCandidate | None]
 ) -> set[str]:
-    """Return what this and later stages need of earlier stages; values that cannot be carried are replaced by inputs.
+    """Return the values of earlier stages that this and later stages need, without those that cannot be carried.
 
-    A value that cannot be carried is recomputed, so the inputs of its producer are needed in its place.
+    A value that cannot be carried is recomputed, so the inputs of its producer are needed in its place. Raises
+    CompileError if its producer may never be recomputed.
     """
     found: set[str] = set()
     pending = list(flow.needed_before(stage, later))

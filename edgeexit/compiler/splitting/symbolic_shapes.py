@@ -1,6 +1,6 @@
-"""Symbolic dimensions of tensors, and Shape nodes that read them from any tensor with the same dimensions.
+"""Finds the symbolic dimensions of tensors, and makes Shape nodes read them from any tensor that has them.
 
-So no large tensor is carried only for the sake of its shape.
+So no large tensor is carried only for its shape.
 """
 
 from collections.abc import Collection, Iterable
@@ -13,7 +13,7 @@ from edgeexit.compiler.graph import BATCH, unique_name
 
 
 def symbolic_dims_of(shape: Iterable[int | str | ir.SymbolicDim]) -> frozenset[str]:
-    """Return the names of the symbolic dimensions in a shape; dimensions without name or size are left out."""
+    """Return the names of the symbolic dimensions in a shape; dimensions without name or size are omitted."""
     names = (size.value if isinstance(size, ir.SymbolicDim) else size for size in shape)
     return frozenset(name for name in names if isinstance(name, str))
 
@@ -42,7 +42,8 @@ def static_or_symbolic(seen: int, inferred: int | ir.SymbolicDim, input_dims: Co
 def shape_node_dims(node: ir.Node, input_dims: Collection[str]) -> frozenset[str] | None:
     """Return the symbolic dimensions that a Shape node returns.
 
-    None if the node is no Shape node, or returns a dimension that is neither static nor among `input_dims`.
+    Return None if the node is not a Shape node, or if it returns a dimension that is neither static nor in
+    `input_dims`.
     """
     sizes = _sizes(node)
     dims = None if sizes is None else symbolic_dims_of(sizes)
@@ -90,7 +91,7 @@ def replace_shape_node(graph: ir.Graph, node: ir.Node, sources: Iterable[ir.Valu
 
 
 def _sizes(node: ir.Node) -> list[int | ir.SymbolicDim] | None:
-    """Return the dimensions that a Shape node returns, or None if they are unknown or the node is no Shape node."""
+    """Return the dimensions that a Shape node returns, or None if they are unknown or it is another node."""
     data = node.inputs[0] if node.op_type == "Shape" and node.domain in {"", "ai.onnx"} else None
     if data is None or data.shape is None:
         return None

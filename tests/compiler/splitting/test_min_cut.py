@@ -1,4 +1,4 @@
-"""The tensors that are carried across a cut, and their bytes."""
+"""The tensors that are carried across a cut have the fewest bytes."""
 
 import numpy as np
 import onnxruntime as ort
@@ -13,6 +13,7 @@ INPUT = GraphNode(("image",), ("x",), label="stem")
 
 
 def live_before_the_last_stage(nodes, exits, **sizes):
+    """Return the values that are live before the last stage; `sizes` are the bytes of each value."""
     flow = DataflowGraph(nodes, inputs=("image",), exits=exits)
     *_, last = split(flow, {name: None if size is None else CarryCandidate(size) for name, size in sizes.items()})
     return set(last.live_before)
@@ -45,7 +46,7 @@ def test_an_enlarged_map_is_recomputed_from_the_small_one():
     assert live_before_the_last_stage(nodes, ["e0", "e1"], image=100, x=16, large=64) == {"x"}
 
 
-def test_among_equal_sizes_the_value_without_recomputation_is_carried():
+def test_of_values_of_equal_size_the_one_without_recomputation_is_carried():
     nodes = [INPUT, cheap("x", output="relu"), expensive("relu", output="e0"), expensive("relu", output="e1")]
     assert live_before_the_last_stage(nodes, ["e0", "e1"], image=100, x=16, relu=16) == {"relu"}
 
@@ -120,9 +121,9 @@ def test_a_shape_is_read_from_any_live_tensor_with_the_same_dimensions():
         expensive("x", "shape", output="e1"),
     ]
     flow = DataflowGraph(nodes, inputs=("image",), exits=["e0", "e1"])
-    words = frozenset({"batch", "length"})
-    sizes = {"image": CarryCandidate(100, words), "wide": CarryCandidate(99, words)}
-    assert split(flow, sizes | {"x": CarryCandidate(8, words)})[1].live_before == ("x",)
+    dims = frozenset({"batch", "length"})
+    sizes = {"image": CarryCandidate(100, dims), "wide": CarryCandidate(99, dims)}
+    assert split(flow, sizes | {"x": CarryCandidate(8, dims)})[1].live_before == ("x",)
     without = split(flow, sizes | {"x": CarryCandidate(8, frozenset({"batch"}))})[1]
     assert without.live_before == without.inputs + without.carry_in == ("image", "x")
 

@@ -16,7 +16,16 @@ from edgeexit.bundle import Bundle
 from edgeexit.errors import EngineError
 from tests.bundles import make_bundle
 from tests.compiler import graphs
-from tests.compiler.networks import Dense, Masked, Motley, Positions, Recurrent, Residual, Segmenter, SequenceFirst
+from tests.compiler.networks import (
+    Dense,
+    ManyOperators,
+    Masked,
+    Positions,
+    Recurrent,
+    Residual,
+    Segmenter,
+    SequenceFirst,
+)
 from tests.recorded_progress import RecordedProgress
 
 
@@ -68,7 +77,7 @@ BUNDLES = {
     "segmenter-fp16": (lambda folder: _real(folder, Segmenter, "fp16"), {}),
     "segmenter-int8": (lambda folder: _real(folder, Segmenter, "int8"), {}),
     "recurrent-fp16": (lambda folder: _real(folder, Recurrent, "fp16", STEPS), {}),
-    "motley-int8": (lambda folder: _real(folder, Motley, "int8"), {}),
+    "many-operators-int8": (lambda folder: _real(folder, ManyOperators, "int8"), {}),
     "positions-fp16": (lambda folder: _tokens(folder, Positions, "fp16"), {}),
     "loop-fp16": (lambda folder: _handmade(folder, graphs.LOOP, "fp16"), {}),
     "loop-int8": (lambda folder: _handmade(folder, graphs.LOOP, "int8"), {}),
