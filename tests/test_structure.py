@@ -33,22 +33,23 @@ def test_a_module_states_its_reason_and_stays_readable(path):
 
 
 def test_only_backends_compare_the_name_of_a_runtime():
-    offenders = []
-    for path in MODULES:
-        if path.is_relative_to(ROOT / "edgeexit" / "backends"):
-            continue
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Compare):
-                operands = [node.left, *node.comparators]
-                if any(isinstance(operand, ast.Attribute) and operand.attr == "runtime" for operand in operands):
-                    offenders.append(f"{module_name(path)}:{node.lineno}")
-    assert offenders == []
+    outside = [path for path in MODULES if not path.is_relative_to(ROOT / "edgeexit" / "backends")]
+    assert [where for path in outside for where in found_in(path, compares_a_runtime)] == []
 
 
-def test_no_module_switches_logging_or_warnings_off_for_the_whole_process():
-    offenders = []
-    for path in MODULES:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in {"logging.disable", "logging.shutdown"}:
-                offenders.append(f"{module_name(path)}:{node.lineno}")
-    assert offenders == []
+def test_no_module_switches_logging_off_for_the_whole_process():
+    assert [where for path in MODULES for where in found_in(path, switches_logging_off)] == []
+
+
+def found_in(path, condition):
+    return [f"{module_name(path)}:{node.lineno}" for node in ast.walk(ast.parse(path.read_text())) if condition(node)]
+
+
+def compares_a_runtime(node):
+    if not isinstance(node, ast.Compare):
+        return False
+    return any(isinstance(part, ast.Attribute) and part.attr == "runtime" for part in (node.left, *node.comparators))
+
+
+def switches_logging_off(node):
+    return isinstance(node, ast.Call) and ast.unparse(node.func) in {"logging.disable", "logging.shutdown"}
