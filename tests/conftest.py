@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.arm.emulation import what_is_missing
+from tests.arm.emulation import missing_requirement
 
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
@@ -54,7 +54,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     on_arm = [item for item in items if item.get_closest_marker("arm")]
     if not on_arm:
         return
-    reason = what_is_missing() if config.getoption("--arm") else "runs with scripts/test --arm (docs/arm.md)"
+    reason = missing_requirement() if config.getoption("--arm") else "runs with scripts/test --arm (docs/arm.md)"
     if reason is not None:
         for item in on_arm:
             item.add_marker(pytest.mark.skip(reason=reason))
@@ -92,5 +92,5 @@ def _start_order(item: pytest.Item) -> int:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Repeat at the end why the Arm tests did not run although --arm was given."""
-    if config.getoption("--arm") and (reason := what_is_missing()) is not None:
+    if config.getoption("--arm") and (reason := missing_requirement()) is not None:
         terminalreporter.write_line(f"the Arm tests did not run: {reason}", yellow=True)

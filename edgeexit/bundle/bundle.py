@@ -2,7 +2,7 @@
 
 The manifest contains the SHA-256 of every file that defines the bundle. The SHA-256 of `manifest.json` itself is the
 bundle's digest, which names the bundle in messages and policy documents. `policy.json` and `profile.json` are written
-after compilation and may be replaced, so the digest does not cover them and each has a checksum of its own.
+after compilation and may be replaced. The digest does not cover them, so each of them contains its own checksum.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ class Costs(NamedTuple):
 
     unit: Literal["ms", "macs"]
     cumulative: tuple[float, ...]
-    """[K] increasing."""
+    """[K], increasing: cost of the stages up to each exit."""
 
 
 class Bundle:
@@ -51,8 +51,8 @@ class Bundle:
     def open(cls, path: Path, *, trusted_keys: Sequence[PublicKey] = ()) -> "Bundle":
         """Read a bundle and verify the SHA-256 of all its files.
 
-        If `trusted_keys` is not empty, the bundle must also be signed by one of them. Raises BundleError that names
-        the damaged or missing file.
+        If `trusted_keys` is not empty, one of these keys must also have signed the bundle. Raises BundleError, which
+        names the damaged or missing file.
         """
         manifest_path = path / MANIFEST
         try:
@@ -70,7 +70,7 @@ class Bundle:
                 raise BundleError(f"bundle '{path}': {name}: {error.strerror}; copy the bundle again") from error
             if found != expected:
                 raise BundleError(
-                    f"bundle '{path}': {name} is damaged: its sha256 is {found[:12]}…, the manifest says "
+                    f"bundle '{path}': {name} is damaged: its SHA-256 is {found[:12]}…, the one in {MANIFEST} is "
                     f"{expected[:12]}…; copy the bundle again"
                 )
         for stage in manifest.stages:
@@ -82,9 +82,10 @@ class Bundle:
         return bundle
 
     def policy(self) -> PolicyDocument | None:
-        """Return the policy in `policy.json`, or None if there is none yet.
+        """Return the policy in `policy.json`, or None if the file does not exist.
 
-        Raises BundleError if the file is damaged or if the policy belongs to another bundle.
+        Raises BundleError if the file is damaged, or if the policy was fitted for another bundle, number of exits or
+        number of classes.
         """
         content = read_checksummed(self.path / POLICY)
         if content is None:
@@ -109,7 +110,7 @@ class Bundle:
         write_checksummed(self.path / POLICY, document)
 
     def profile(self) -> LatencyProfile | None:
-        """Return the latency profile in `profile.json`, or None if none was measured for this bundle.
+        """Return the latency profile in `profile.json`, or None if there is none or it is of another bundle.
 
         Raises BundleError if the file is damaged.
         """
@@ -145,7 +146,7 @@ class Bundle:
         return (self.path / SIGNATURE).exists()
 
     def verify_signature(self, keys: Sequence[PublicKey]) -> None:
-        """Verify that one of `keys` signed the manifest and the policy. Raises BundleError that names the file."""
+        """Verify that one of `keys` signed the manifest and the policy. Raises BundleError, which names the file."""
         verify_signature(self.path, keys)
 
     def sign(self, key: PrivateKey) -> None:

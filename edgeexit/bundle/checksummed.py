@@ -1,4 +1,4 @@
-"""JSON documents that are stored together with their own SHA-256, such as `policy.json` and `profile.json`."""
+"""JSON documents that are stored with their SHA-256 in the same file: `policy.json` and `profile.json`."""
 
 import hashlib
 from pathlib import Path
@@ -49,5 +49,5 @@ def read_checksummed(path: Path) -> bytes | None:
 
 
 def advice(name: str) -> str:
-    """Return how the user gets a valid `policy.json` or `profile.json`."""
+    """Return the advice in an error about the file `name`: the command that writes it again."""
     return f"run `{_COMMANDS[name]}` again"

@@ -48,7 +48,7 @@ class StageSpec(msgspec.Struct, frozen=True, kw_only=True):
     exit: TensorSpec
     """The logits of this stage's exit: `[B, C]`, or `[B, C, H, W]` for segmentation."""
     inputs: tuple[str, ...]
-    """Names of the model inputs that this stage reads."""
+    """Names of the model's inputs that this stage reads."""
     carry_in: tuple[str, ...]
     """Names of the tensors from earlier stages that this stage reads."""
     carry_out: tuple[TensorSpec, ...]
@@ -72,7 +72,7 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExitFidelity(msgspec.Struct, frozen=True, kw_only=True):
-    """How the reduced precision changed one exit. For segmentation, all fractions count pixels."""
+    """Effect of the reduced precision on one exit. For segmentation, the fractions are of pixels, not of samples."""
 
     agreement: Annotated[float, msgspec.Meta(ge=0, le=1)]
     """Fraction of predictions that equal the prediction of the same exit in fp32."""
@@ -90,14 +90,15 @@ class Fidelity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BuildConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How TensorRT builds its plans from the stages. Each range is (min, optimal, max) of the optimization profile."""
+    """How TensorRT builds an engine from each stage. A range is (min, optimal, max) in the optimization profile."""
 
     batch: tuple[int, int, int]
+    """Range of the batch size."""
     dimensions: dict[str, tuple[int, int, int]] = {}
     """Symbolic dimension of the inputs, other than the batch -> its range."""
     workspace_mb: Annotated[int, msgspec.Meta(ge=1)]
     dla_core: int | None = None
-    """Null: the GPU."""
+    """Index of the DLA core; null: TensorRT builds for the GPU."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

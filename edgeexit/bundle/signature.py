@@ -27,7 +27,7 @@ def write_signature(folder: Path, key: PrivateKey) -> None:
 def verify_signature(folder: Path, keys: Sequence[PublicKey]) -> None:
     """Verify that the owner of one of `keys` signed the manifest and the policy of a bundle folder.
 
-    Raises BundleError that names the file: no signature, a wrong one, or a signed file that has changed.
+    Raises BundleError, which names the file, if the signature is missing or wrong, or if a signed file has changed.
     """
     try:
         envelope = (folder / SIGNATURE).read_bytes()
@@ -44,8 +44,8 @@ def verify_signature(folder: Path, keys: Sequence[PublicKey]) -> None:
     for name in sorted(signed.keys() | present.keys()):
         if signed.get(name) != present.get(name):
             raise BundleError(
-                f"bundle '{folder}': {name} is not what was signed; restore the signed file, or check the bundle and "
-                "run `edgeexit sign` again"
+                f"bundle '{folder}': {name} does not match the signature; restore the signed file, or check the bundle "
+                "and run `edgeexit sign` again"
             )
 
 

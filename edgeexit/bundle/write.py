@@ -15,7 +15,7 @@ from edgeexit.errors import BundleError
 from edgeexit.files import exchange, fsync_file, fsync_folder, sha256_of, write_atomic
 
 _DISK_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""Some libraries raise these without the name of the file."""
+"""Errors of a full disk, a quota or a size limit. Some libraries raise them without the name of the file."""
 
 
 @contextlib.contextmanager
@@ -23,11 +23,11 @@ def bundle_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield an empty folder to build a bundle in, and move it to `path` when the block succeeds.
 
     The folder is created beside `path`. If `path` exists and `replace` is true, the old bundle stays in place until
-    the new one takes its name; on systems that can exchange two folders there is no moment without a bundle. If the
-    block raises, the folder and all parent folders that this function created are removed.
+    the block ends; on a system that can exchange two folders, `path` exists at every moment. If the block raises, the
+    folder and all parent folders that this function created are removed.
 
-    Raises BundleError if `path` exists and `replace` is false, if `path` is not a bundle, and if a file cannot be
-    written.
+    Raises BundleError if `path` exists and `replace` is false, if `path` exists and is not a bundle, or if a file
+    cannot be written.
     """
     if path.exists() and not replace:
         raise BundleError(f"'{path}' exists already; give another name or --force to replace it")

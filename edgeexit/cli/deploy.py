@@ -13,13 +13,14 @@ from edgeexit.console import console, next_step, notes, print_json, print_table,
 
 if TYPE_CHECKING:
     from edgeexit.deploy import Address, DeploymentResult, DeviceStatus
+    from edgeexit.deploy.status import ReleaseStatus
 
 _PUSH: Final = "push"
 _FOLDER: Final = "~/edgeexit"
 
 
 class _PushByDefault(TyperGroup):
-    """A group whose first command needs no name: `deploy BUNDLE HOST` means `deploy push BUNDLE HOST`."""
+    """A group with the default command `push`: `deploy BUNDLE HOST` means `deploy push BUNDLE HOST`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args[0] not in {"--help", "-h"}:
@@ -39,7 +40,9 @@ deploy_app = typer.Typer(
     no_args_is_help=True,
 )
 
-HostArgument = Annotated[str, typer.Argument(metavar="USER@HOST", help="The device, or a host name in ~/.ssh/config.")]
+HostArgument = Annotated[
+    str, typer.Argument(metavar="USER@HOST", help="Address of the device, or a host name in ~/.ssh/config.")
+]
 PortOption = Annotated[int | None, typer.Option(min=1, max=65535, help="Port of the device's SSH server.")]
 IdentityOption = Annotated[Path | None, typer.Option(help="Private key for the SSH login.")]
 SshOption = Annotated[
@@ -79,7 +82,7 @@ def push_command(
     host: HostArgument,
     config: Annotated[
         Path | None,
-        typer.Option(help="The agent's configuration; default: the one of the device's current release."),
+        typer.Option(help="Configuration of the agent; default: that of the device's current release."),
     ] = None,
     target: Annotated[
         str | None, typer.Option(help="Target that describes the device; default: the bundle's target.")
@@ -89,17 +92,20 @@ def push_command(
     ssh_option: SshOption = None,
     path: FolderOption = _FOLDER,
     wheel: Annotated[
-        Path | None, typer.Option(help="Wheel of edgeexit to install; default: one made from the running edgeexit.")
+        Path | None, typer.Option(help="Wheel of edgeexit to install; default: built from the edgeexit that runs now.")
     ] = None,
     wheelhouse: Annotated[
         Path | None, typer.Option(help="Folder with all other wheels, for a device without access to a package index.")
     ] = None,
     service: Annotated[
-        ServiceKind, typer.Option(help="Service manager for the agent; auto: the first that the device offers.")
+        ServiceKind,
+        typer.Option(
+            help="Service manager for the agent; auto: systemd, user or process, the first that is available."
+        ),
     ] = ServiceKind.AUTO,
     timeout: Annotated[
         float | None,
-        typer.Option(min=1, help="Seconds in which the agent must get healthy; default: 60, with TensorRT 180."),
+        typer.Option(min=1, help="Seconds until the agent must be healthy; default: 60, with TensorRT 180."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, print what would be done, and change nothing.")
@@ -146,7 +152,7 @@ def rollback_command(
     identity: IdentityOption = None,
     ssh_option: SshOption = None,
     path: FolderOption = _FOLDER,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds in which the agent must get healthy.")] = 60.0,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds until the agent must be healthy.")] = 60.0,
     as_json: JsonOption = False,
 ) -> None:
     """Switch a device back to its previous release; a second rollback returns to the newer one.
@@ -206,7 +212,7 @@ def status_command(
                 release.edgeexit_version,
                 release.deployed_at,
                 release.deployed_by,
-                "current" if release.current else "kept" if release.healthy else "never healthy",
+                _release_state(release),
             )
             for release in status.releases
         ],
@@ -222,7 +228,7 @@ def unit_command(
     path: Annotated[str, typer.Option("--path", help="Absolute path of the deployment's folder on the device.")],
     user: Annotated[str, typer.Option(help="User that the agent runs as.")] = "",
     manager: Annotated[
-        ManagerKind, typer.Option(help="Write the unit for the system's systemd or for the user's own.")
+        ManagerKind, typer.Option(help="Write the unit for the systemd of the system or for that of a user.")
     ] = ManagerKind.SYSTEM,
     devices: Annotated[DevicesKind, typer.Option(help="Device files that the agent may open.")] = DevicesKind.NONE,
 ) -> None:
@@ -255,6 +261,12 @@ def _print_result(result: "DeploymentResult", host: str) -> None:
     console.print(text, soft_wrap=True)
 
 
+def _release_state(release: "ReleaseStatus") -> str:
+    if release.current:
+        return "current" if release.healthy else "current, never healthy"
+    return "previous" if release.healthy else "never healthy"
+
+
 def _kept(release: str | None) -> str:
     return "" if release is None else f"; {release} is kept for a rollback"
 
@@ -266,7 +278,7 @@ def _address(host: str, port: int | None, identity: Path | None, options: list[s
 
 
 def _next_command(status: "DeviceStatus") -> str:
-    """Return the arguments of the next command: a rollback if the current release fails and one is possible."""
+    """Return the next subcommand or argument: `rollback` if the current release fails and replaced a healthy one."""
     healthy = {release.id for release in status.releases if release.healthy}
     failed = [release for release in status.releases if release.current and not (status.serving and release.healthy)]
     return "rollback " if any(release.replaces in healthy for release in failed) else "BUNDLE "

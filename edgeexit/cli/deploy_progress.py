@@ -13,13 +13,13 @@ from edgeexit.progress import Progress
 
 MIB: Final = 1 << 20
 _INTERRUPTED: Final = 130
-"""Exit code after Ctrl-C, as a shell reports it."""
+"""Exit code after Ctrl-C: 128 + SIGINT."""
 _STEPS_ON_DEVICE: Final = {"switch", "start", "rollback"}
-"""During these steps the device works on without the client."""
+"""During these steps the device continues without the client."""
 
 
 class DeployProgress(Progress):
-    """Shows the current step and the bytes copied: a bar on a terminal, elsewhere one line per step."""
+    """Shows the current step and the bytes copied: a bar on a terminal, otherwise one line per step."""
 
     def __init__(self, bar: RichProgress) -> None:
         self.current_step = ""
@@ -54,8 +54,8 @@ class DeployProgress(Progress):
 def show_deploy_progress() -> Iterator[Progress]:
     """Show the progress of a deployment or rollback on standard error while the block runs.
 
-    After a release that did not get healthy, print the last lines of its agent's log. After Ctrl-C, print the state
-    in which the device is left, and exit with code 130.
+    If the release does not become healthy, print the last lines of its agent's log. After Ctrl-C, print what the
+    device does now, and exit with code 130.
     """
     from edgeexit.deploy import NotHealthyError
 
@@ -72,8 +72,8 @@ def show_deploy_progress() -> Iterator[Progress]:
         except KeyboardInterrupt:
             bar.stop()
             notes.print(
-                "the device continues on its own and ends with a running agent: the new release or the previous one"
+                "the device continues without this client; it rolls back if the new release does not become healthy"
                 if progress.current_step in _STEPS_ON_DEVICE
-                else "the agent on the device was not touched; run the same command again to continue"
+                else "the agent on the device has not changed; run the same command again to continue"
             )
             raise typer.Exit(_INTERRUPTED) from None

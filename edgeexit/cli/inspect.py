@@ -28,7 +28,7 @@ def inspect_command(
     plot: Annotated[Path | None, typer.Option(help="Draw the stage graph to this .svg or .html file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Verify a bundle; show its stages, the live tensors between them, the proof, the policy and the profile.
+    """Verify a bundle; show its stages, the live tensors between them, its proof, policy and latency profile.
 
     Example: `edgeexit inspect quickstart/bundle --plot stages.svg`
     """
@@ -58,7 +58,8 @@ def inspect_command(
     proof = manifest.proof
     console.print(
         f"proof: the composed stages equal the full model on {proof.samples} {proof.source} samples "
-        f"({printable(proof.runtime)}; tolerance {proof.absolute_tolerance:g} + {proof.relative_tolerance:g} relative)"
+        f"({printable(proof.runtime)}; tolerance {proof.absolute_tolerance:g} absolute + "
+        f"{proof.relative_tolerance:g} relative)"
     )
     if policy is not None:
         _print_policy(policy)
@@ -82,7 +83,7 @@ def _drawing_function(plot: Path) -> "Callable[[Manifest, LatencyProfile | None]
     functions = {".svg": draw_svg, ".html": draw_page}
     if plot.suffix.lower() not in functions:
         raise DataError(
-            f"--plot '{plot}': the stage graph is drawn as .svg or .html; give a file name with one of them"
+            f"--plot '{plot}': the stage graph is drawn as .svg or .html; give a file name with one of these suffixes"
         )
     return functions[plot.suffix.lower()]
 
@@ -129,7 +130,7 @@ def _print_stages(manifest: "Manifest", profile: "LatencyProfile | None") -> Non
     macs = max(sum(stage.macs for stage in manifest.stages), 1)
     print_table(
         "Stages",
-        ("stage", "exit", "reads", "MACs", "of all", "p50", "max error"),
+        ("stage", "exit", "reads", "MACs", "MACs %", "p50", "max error"),
         [
             (
                 stage.name,
@@ -193,9 +194,9 @@ def _print_policy(document: "PolicyDocument") -> None:
 
 
 def _build_config_text(build_config: "BuildConfig") -> str:
-    ranges = {"samples": build_config.batch, **build_config.dimensions}
+    ranges = {"batch": build_config.batch, **build_config.dimensions}
     sizes = ", ".join(
-        f"{low} to {high} {dimension} (optimal {optimal})" for dimension, (low, optimal, high) in ranges.items()
+        f"{dimension} {low} to {high} (optimal {optimal})" for dimension, (low, optimal, high) in ranges.items()
     )
     device = "the GPU" if build_config.dla_core is None else f"DLA core {build_config.dla_core}"
     return f"engines: {sizes}, on {device}, with at most {build_config.workspace_mb:,} MB of workspace"

@@ -13,17 +13,17 @@ from edgeexit.progress import NO_PROGRESS, Progress
 
 _POLL_S: Final = 0.4
 _MAX_IDLE_POLLS: Final = 25
-"""If the device has not begun after this many polls, it never will, for example because it restarted."""
+"""If the activation has not started after this many polls, it never will, for example because the device restarted."""
 _PROGRESS_STEPS: Final[dict[ActivationStep, str]] = {"starting": "start", "rolling back": "rollback"}
-_LOOK: Final = "see `edgeexit deploy status`"
+_SEE_STATUS: Final = "run `edgeexit deploy status` to see which release serves"
 
 
 def wait_for_earlier_step(device: Device, *, progress: Progress = NO_PROGRESS) -> None:
-    """Wait until no step runs on the device any more; a step of a client that has died may still run."""
+    """Wait until no step runs on the device; the step of an earlier client runs on even if that client has died."""
     reported = False
     while device.call(WATCH, WatchArguments(ticket=""))["working"]:
         if not reported:
-            progress.message("the device is still working on an earlier deployment; waiting until it has ended")
+            progress.message("waiting until the device has finished a step of an earlier deployment")
             reported = True
         time.sleep(_POLL_S)
 
@@ -36,16 +36,17 @@ def activate(
     wheels: list[str] | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> ActivationResult:
-    """Switch the device to a release that it has, and wait until the activation has ended.
+    """Switch the device to an installed release, and wait until the activation has ended.
 
     Args:
         device: the device.
         release: id of the release.
-        timeout_s: how long the agent may take to get healthy; a rollback may take the same time again.
+        timeout_s: how long the agent may take to become healthy; a rollback may take the same time again.
         wheels: file names of the wheels to keep on the device; None keeps all.
-        progress: receives the steps and a warning about the service.
+        progress: receives the steps, and a warning if the agent ends when its user logs out.
 
-    Raises NotHealthyError if the release did not get healthy; the device has then rolled back or stopped the agent.
+    Raises NotHealthyError if the release did not become healthy; the device has then rolled back or stopped the agent.
+    Raises DeployError if the device no longer works on the activation and has no result.
 
     """
     progress.step("switch")
@@ -57,7 +58,9 @@ def activate(
         reply = device.call(WATCH, WatchArguments(ticket=ticket))
         activation = reply["activation"]
         if activation is None:
-            raise DeployError(f"the device has lost the state of the activation, perhaps in a restart; {_LOOK}")
+            raise DeployError(
+                f"the device has no state of the activation of release {release}; it may have restarted; {_SEE_STATUS}"
+            )
         step = activation["step"]
         if step != reported and step in _PROGRESS_STEPS:
             progress.step(_PROGRESS_STEPS[step])
@@ -66,22 +69,24 @@ def activate(
             break
         idle_polls = 0 if reply["working"] else idle_polls + 1
         if idle_polls > (_MAX_IDLE_POLLS if step == "waiting" else 0):
-            raise DeployError(f"the device has stopped working on the activation; {_LOOK}")
+            raise DeployError(
+                f"the device no longer works on the activation of release {release} and has no result; {_SEE_STATUS}"
+            )
         time.sleep(_POLL_S)
     result = activation["result"]
     if result["outcome"] == "healthy":
         if result["warning"] is not None:
             progress.warning(result["warning"])
         return result
-    if result["outcome"] == "rolled back" and reported != "rolling back":  # it ended between two polls
+    if result["outcome"] == "rolled back" and reported != "rolling back":  # the rollback ended between two polls
         progress.step("rollback")
     raise NotHealthyError(_failure(release, result), result["log"])
 
 
 def _failure(release: str, result: ActivationResult) -> str:
-    text = f"release {release} did not get healthy: {result['reason']}"
+    text = f"release {release} did not become healthy: {result['reason']}"
     if result["outcome"] == "failed":
-        return f"{text}; {_LOOK}"
+        return f"{text}; {_SEE_STATUS}"
     if result["outcome"] == "stopped":
         return f"{text}; there is no earlier release to roll back to, so the service is stopped"
     text = f"{text}; rolled back to {result['rolled_back_to']}"

@@ -15,19 +15,20 @@ _PRIVATE: Final = 0o600
 _BROKER_FILES: Final = ("ca_file", "certificate_file", "key_file", "password_file")
 _RESERVED: Final = {"bundle", "venv", "state", "release.json", "healthy", "edgeexit.service", CONFIG_NAME}
 _LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - an address to connect to
-"""Address that the agent listens on -> address at which the device itself reaches it."""
+"""Address that the agent listens on -> address that a process on the device connects to."""
 
 
 class ReleaseConfiguration(msgspec.Struct, frozen=True, kw_only=True):
-    """The configuration of a release; a later deployment without `--config` uses it again."""
+    """The configuration of a release; a later deployment without `--config` reuses it."""
 
     files: tuple[PayloadFile, ...]
     """`agent.toml` and the files that it names by relative paths, all with mode 0600."""
     endpoint: tuple[str, int]
-    """Host and port of the agent's endpoint, as the device itself reaches it."""
+    """Host and port of the agent's endpoint, as a process on the device reaches it."""
     writable_folders: tuple[str, ...]
     """Absolute folders on the device, besides `state`, that the agent writes to."""
     signed_bundle: bool
+    """The agent accepts only a signed bundle."""
 
     def to_document(self) -> ConfigurationDocument:
         """Return what `release.json` stores."""
@@ -56,8 +57,9 @@ def read_configuration(path: Path) -> ReleaseConfiguration:
     """Check a configuration file and collect the files that it names.
 
     A file with a relative path is copied to the same path on the device. An absolute path is a path on the device, so
-    nothing is copied. Raises ConfigError if the agent would refuse the configuration, or if a file with a relative
-    path is missing or lies outside the folder of the configuration.
+    nothing is copied. Raises ConfigError if the configuration is not valid, if its endpoint is disabled, if
+    `state_dir` is inside the release, or if a file with a relative path is missing or is outside the folder of the
+    configuration.
     """
     config = AgentConfig.load(path)
     content: dict[str, Any] = msgspec.toml.decode(path.read_bytes())
@@ -98,14 +100,14 @@ def _state_folders(path: Path, content: dict[str, Any]) -> tuple[str, ...]:
         return (str(state),)
     if state.parts[:1] != ("state",) or ".." in state.parts:
         raise ConfigError(
-            f"config file '{path}': state_dir = '{state}' would be deleted with the release; leave it out (all "
-            "releases then share one state folder), or give an absolute path on the device"
+            f"config file '{path}': state_dir = '{state}' would be deleted with the release; omit state_dir (all "
+            "releases then use one state folder), or give an absolute path on the device"
         )
     return ()
 
 
 def _endpoint(path: Path, config: EndpointConfig) -> tuple[str, int]:
-    """Return host and port at which the device itself reaches the endpoint."""
+    """Return host and port of the endpoint, as a process on the device reaches it."""
     if config.enabled is False or config.port == 0:
         raise ConfigError(
             f"config file '{path}': endpoint.enabled = {str(config.enabled).lower()}, port = {config.port}; a "

@@ -1,4 +1,4 @@
-"""Copy files to a device: skip files that it has, continue incomplete ones, and verify each one there."""
+"""Copy files to a device: skip complete files, resume incomplete ones, and verify the SHA-256 of each on the device."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -18,11 +18,14 @@ from edgeexit.progress import NO_PROGRESS, Progress
 
 _CHUNK_BYTES: Final = 1 << 16
 _MAX_ATTEMPTS: Final = 2
-"""How often a file may arrive damaged."""
+"""How often a damaged file is sent before the copy fails."""
 
 
 def file_entries(files: Sequence[PayloadFile], content_key: str) -> list[FileEntry]:
-    """Return the files as the steps on the device expect them."""
+    """Return the files as arguments for the steps `inventory` and `receive`.
+
+    A file of a release goes to `incoming/<content_key>/`, a wheel to `wheels/`.
+    """
     return [
         {
             "path": file.name if file.is_wheel else f"incoming/{content_key}/{file.name}",
@@ -48,8 +51,8 @@ def copy_files(
 ) -> int:
     """Copy all files to the device and return the number of bytes that were sent.
 
-    `progress` advances by bytes. Raises DeployError if a file arrives damaged twice, or if a file that exists only in
-    the device's current release is missing there.
+    `progress` advances by bytes. Raises DeployError if a file arrives damaged twice, if a local file becomes shorter,
+    or if a file that exists only in the device's current release is missing there.
     """
     copy = _Copy(device, files, content_key, progress)
     for _ in range(_MAX_ATTEMPTS):
@@ -57,13 +60,13 @@ def copy_files(
         if not damaged:
             return copy.sent_bytes
     raise DeployError(
-        f"'{damaged[0]}' arrived damaged {_MAX_ATTEMPTS} times; does the local file change, or is the device's disk "
-        "failing?"
+        f"'{damaged[0]}' arrived damaged {_MAX_ATTEMPTS} times; check that the local file does not change during the "
+        "copy, and check the device's disk"
     )
 
 
 class _Copy:
-    """One copy of some files; it may need several attempts, each of which asks the device what it has."""
+    """The state of one copy over several attempts; each attempt starts with the inventory of the device."""
 
     def __init__(self, device: Device, files: Sequence[PayloadFile], content_key: str, progress: Progress) -> None:
         self._device = device
@@ -72,7 +75,7 @@ class _Copy:
         self.sent_bytes = 0
 
     def send_missing(self) -> list[str]:
-        """Send what the device does not have; return the paths of the files that arrived damaged."""
+        """Send the files, or their missing ends, once; return the paths of the files that arrived damaged."""
         inventory = InventoryArguments(files=[entry for _, entry in self._entries])
         states = self._device.call_once(INVENTORY, inventory)["files"]
         to_send: list[tuple[PayloadFile, int]] = []
@@ -82,7 +85,7 @@ class _Copy:
             if state["state"] == "missing":
                 if file.source is None and file.content is None:
                     raise DeployError(
-                        f"'{file.name}' of the current release is missing or changed; give --config again"
+                        f"'{file.name}' of the device's current release is missing or has changed; give --config again"
                     )
                 to_send.append((file, state["offset"]))
             if state["state"] != "present":

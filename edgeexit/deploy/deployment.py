@@ -1,8 +1,9 @@
 """A deployment, step by step: preflight, copy, environment, engines, switch, start, then healthy or rollback.
 
-The steps before the switch do not touch the running agent, and an interrupted deployment continues when the same
-command runs again. From the switch on, a process on the device does the work (`remote/activate.py`). Even if the
-connection is lost, that process ends with a running agent: the new release or the previous one.
+The steps before the switch do not change the running agent, and an interrupted deployment continues when the same
+command runs again. From the switch on, a process on the device does the work (`remote/activate.py`). It needs no
+connection: it ends with the new release healthy, with the previous release started again, or, if there is no previous
+release, with the agent stopped.
 """
 
 import contextlib
@@ -35,8 +36,9 @@ def deploy(options: DeployOptions, *, progress: Progress = NO_PROGRESS) -> Deplo
     `progress` receives the steps `preflight`, `copy` (which advances by bytes), `environment`, `engines`, `switch`,
     `start`, and `healthy` or `rollback`.
 
-    Raises BundleError, ConfigError or TargetError for a wrong input, before anything is sent; DeployError if the
-    device cannot be reached or does not fit; NotHealthyError if the device has rolled back.
+    Raises BundleError, ConfigError or TargetError for an invalid option, before any file is copied; DeployError if
+    the device cannot be reached or cannot run the bundle, or if a step fails; NotHealthyError if the release did not
+    become healthy and the device has rolled back or stopped the agent.
     """
     progress.step("preflight")
     bundle = Bundle.open(options.bundle)
@@ -86,13 +88,14 @@ def _read_configuration(options: DeployOptions, bundle: Bundle) -> ReleaseConfig
     configuration = read_configuration(options.config)
     if configuration.signed_bundle and not bundle.is_signed:
         raise DeployError(
-            f"'{options.config}' has signed_bundle = true and '{bundle.path}' is not signed; see `edgeexit sign`"
+            f"'{options.config}' has signed_bundle = true, but bundle '{bundle.path}' is not signed; "
+            "run `edgeexit sign`"
         )
     return configuration
 
 
 def _serves(plan: DeploymentPlan, device: Device) -> bool:
-    """Return True if the current release has been healthy and its agent still serves."""
+    """Return True if the current release has been healthy and its agent serves now."""
     status = device.call(STATUS, StatusArguments(log_lines=0))
     return plan.inventory["current_healthy"] and status["pid"] is not None and status["health_error"] is None
 

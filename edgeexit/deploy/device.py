@@ -1,4 +1,4 @@
-"""Run steps on a device: send a step and its arguments, read its reply, and retry after a lost connection."""
+"""Run a step on a device: send its modules and arguments, read its reply, and retry after a lost connection."""
 
 import contextlib
 import time
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class Device:
-    """A device, reached over a connection that may be lost and opened again.
+    """A device behind an SSH connection that may be lost and opened again.
 
     Args:
         connection: the SSH connection.
@@ -59,10 +59,10 @@ class Device:
         Args:
             step: the step.
             arguments: its arguments.
-            stream: returns what follows the arguments on the step's standard input.
+            stream: returns the bytes that follow the arguments on the step's standard input; called once per attempt.
 
-        Raises DeployError with the device's message if the step fails, and ConnectionLostError if every attempt
-        lost the connection.
+        Raises DeployError with the device's message if the step fails, and ConnectionLostError if the connection is
+        lost in every attempt.
 
         """
         return self.retry(lambda: self.call_once(step, arguments, stream))
@@ -73,7 +73,7 @@ class Device:
         arguments: ArgumentsT,
         stream: Callable[[], Iterable[bytes]] = tuple,
     ) -> ReplyT:
-        """Do the same as `call`, with one attempt; for steps whose arguments depend on what has arrived before."""
+        """Run a step as `call` does, but only once, for a caller that computes new arguments before each attempt."""
         program = step.encode(self.root, arguments)
         with self._connection.process(self._python, "-c", BOOTSTRAP, str(len(program))) as process:
             assert process.stdin is not None  # noqa: S101 - `process` opens pipes
@@ -83,7 +83,9 @@ class Device:
                 for chunk in stream():
                     process.stdin.write(chunk)
                 process.stdin.close()
-            except BrokenPipeError:  # the step failed or the connection is lost; reply and exit status tell which
+            except (
+                BrokenPipeError
+            ):  # the step failed or the connection is lost; the reply or the exit status shows which
                 pass
             output = process.stdout.read()
         return step.decode_reply(output)
@@ -104,7 +106,11 @@ class Device:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Exclude other deployments to the same folder. Raises DeployError that names who holds the lock."""
+        """Hold the lock of the folder during the block, so that no other deployment changes it.
+
+        The first step takes the lock. That step raises DeployError, which names the owner, if another client holds the
+        lock for longer than 60 s.
+        """
         self._wants_lock = True
         try:
             yield
@@ -148,10 +154,13 @@ def run_shell(connection: Connection, script: str, *arguments: str) -> str:
 
 @contextlib.contextmanager
 def open_device(address: Address, folder: str, *, progress: Progress = NO_PROGRESS) -> Iterator[Device]:
-    """Connect to a device that may have been deployed to before. Raises DeployError if it has no suitable Python."""
+    """Connect to a device to inspect or roll back a deployment.
+
+    Raises DeployError if the device cannot be reached or has no Python 3.10 or newer.
+    """
     with Connection(address) as connection:
         facts = parse_facts(run_shell(connection, "facts.sh", folder, ""))
         python = next((python for python in facts.pythons if python.version >= OLDEST_PYTHON), None)
         if python is None:
-            raise DeployError("the device has no Python 3.10 or newer, so nothing can be deployed there")
+            raise DeployError(f"'{address.host}' has no Python 3.10 or newer, so nothing can be deployed to it")
         yield Device(connection, python=python.program, root=facts.folder, progress=progress)

@@ -1,4 +1,4 @@
-"""The facts about a device that `remote/facts.sh` prints, and whether a bundle can run there."""
+"""Parse the facts about a device that `remote/facts.sh` prints, and check that the device can run a bundle."""
 
 import posixpath
 import re
@@ -23,27 +23,33 @@ class Interpreter(msgspec.Struct, frozen=True, kw_only=True):
     """A Python interpreter of the device."""
 
     program: str
+    """Absolute path."""
     version: tuple[int, int]
+    """Major and minor version."""
     bits: int
+    """Size of a pointer: 32 or 64."""
     modules: tuple[str, ...]
-    """The modules that `facts.sh` looked for and found."""
+    """Those of `venv`, `ensurepip` and the target's system module that it can import."""
 
 
 class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """A device, before anything is written to it."""
+    """The properties of a device that a deployment checks before it writes anything."""
 
     machine: str
+    """Architecture, as in `Target.architecture`: `x86_64`, `aarch64`, ..."""
     user: str
     uid: int
     folder: str
     """Absolute path of the folder to deploy to."""
     free_kib: int
     writable: bool
+    """The user may write to the folder or create it."""
     time: float
     """The device's clock, in seconds since 1970."""
     service_managers: tuple[ServiceManager, ...]
     """The service managers that the device offers, the preferred one first."""
     cuda: str | None
+    """Version of CUDA, or None if it is not installed."""
     pythons: tuple[Interpreter, ...]
     """The newest first."""
 
@@ -78,7 +84,7 @@ def parse_facts(text: str) -> DeviceFacts:
         )
     except (KeyError, ValueError) as error:
         raise DeployError(
-            f"the device did not report its facts ({error}); it needs a POSIX shell and coreutils"
+            f"the device did not report all facts (missing or invalid: {error}); it needs a POSIX shell and coreutils"
         ) from error
 
 
@@ -87,18 +93,18 @@ def choose_python(facts: DeviceFacts, target_name: str, target: Target) -> Inter
     if facts.machine != target.architecture:
         raise DeployError(
             f"the device is {facts.machine}, target '{target_name}' is {target.architecture}; compile the bundle for a "
-            "target that fits the device (`edgeexit targets`)"
+            f"target of {facts.machine} (`edgeexit targets` lists them)"
         )
     recent = [python for python in facts.pythons if python.version >= OLDEST_PYTHON]
     if not recent:
         found = ", ".join(".".join(map(str, python.version)) for python in facts.pythons) or "none"
         raise DeployError(f"the device needs Python 3.10 or newer; found: {found}")
-    wide_enough = [python for python in recent if python.bits == 64]  # noqa: PLR2004 - bits
-    if not wide_enough:
-        raise DeployError("the device's Python has 32 bits; install a system with 64-bit programs")
-    complete = [python for python in wide_enough if {"venv", "ensurepip"} <= set(python.modules)]
+    on_64_bits = [python for python in recent if python.bits == 64]  # noqa: PLR2004 - bits
+    if not on_64_bits:
+        raise DeployError("the device's Python is a 32-bit program; install a 64-bit operating system")
+    complete = [python for python in on_64_bits if {"venv", "ensurepip"} <= set(python.modules)]
     if not complete:
-        version = ".".join(map(str, wide_enough[0].version))
+        version = ".".join(map(str, on_64_bits[0].version))
         raise DeployError(
             f"Python {version} of the device cannot create environments; run on the device: "
             f"sudo apt-get install python{version}-venv"
@@ -146,7 +152,10 @@ def check_folder(facts: DeviceFacts, needed_bytes: int) -> None:
 
 
 def clock_error_s(facts: DeviceFacts, now: float) -> float | None:
-    """Return the error of the device's clock if it is over 24 h, so that certificates may be rejected, else None."""
+    """Return the error of the device's clock in seconds (positive: it is fast) if it exceeds 24 h, else None.
+
+    With such an error, the device may reject valid TLS certificates. `now` is in seconds since 1970.
+    """
     error = facts.time - now
     return error if abs(error) > _CLOCK_TOLERANCE_S else None
 

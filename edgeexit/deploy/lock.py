@@ -18,12 +18,14 @@ _HEARTBEAT_S: Final = 10.0
 
 
 class DeploymentLock:
-    """One attempt to take the lock; if another client holds it, `acquired` is False.
+    """One attempt to take the lock. The constructor does not wait: check `acquired`.
 
     Attributes:
         acquired: True if this client holds the lock.
         owner: `user@host` of the client that holds it.
-        age_s: how long that client has held it.
+        age_s: how long that client has held it, in seconds.
+
+    Raises DeployError if the connection or the step on the device fails.
 
     """
 
@@ -42,7 +44,7 @@ class DeploymentLock:
             if line.startswith(RESULT_PREFIX):
                 break
         if not line.startswith(RESULT_PREFIX):
-            self._context.__exit__(None, None, None)  # raises with the reason, if ssh or Python failed
+            self._context.__exit__(None, None, None)  # raises the error if ssh or Python failed
         reply = LOCK.decode_reply(line)
         self.acquired = reply["acquired"]
         self.owner = reply["owner"]

@@ -24,13 +24,14 @@ class DeployOptions(msgspec.Struct, frozen=True, kw_only=True):
     folder: str = FOLDER
     """Folder of the deployment on the device."""
     wheel: Path | None = None
-    """Wheel of edgeexit to install; default: one made from the running edgeexit."""
+    """Wheel of edgeexit to install; default: a wheel of the edgeexit that runs this deployment."""
     wheelhouse: Path | None = None
     """Folder with all other wheels; default: the device downloads them from its package index."""
     service: Literal["auto"] | ServiceManager = "auto"
+    """Service manager for the agent; `auto`: the preferred one of those that the device offers."""
     timeout_s: float | None = None
-    """How long the agent may take to get healthy; default: the start timeout of the target's backend."""
+    """How long the agent may take to become healthy; default: the start timeout of the target's backend."""
     dry_run: bool = False
     """Check everything and write nothing on the device."""
     retry_delays_s: tuple[float, ...] | None = None
-    """Delays before each new attempt after a lost connection."""
+    """Delays before each new attempt after a lost connection; default: 1, 2, 5, 10 and 20 s."""

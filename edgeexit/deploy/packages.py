@@ -25,7 +25,9 @@ from edgeexit.targets import Target
 _FIXED_TIME: Final = (2020, 1, 1, 0, 0, 0)
 _EXCLUDED: Final = {"INSTALLER", "REQUESTED", "RECORD", "direct_url.json"}
 _INSTALLED_FACTOR: Final = 5
-"""Installed size of a wheel, with bytecode, divided by its size; measured: 4.3, from 54 MiB to 234 MiB."""
+"""Estimated ratio of the installed size, with bytecode, to the size of the wheels.
+
+Measured: 4.3 (54 MiB of wheels, 234 MiB installed)."""
 
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,11 +40,11 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     requirements: tuple[str, ...]
     """Requirements for pip; `{wheels}` stands for the folder with the wheels on the device."""
     wheels: tuple[PayloadFile, ...]
-    """Edgeexit's own wheel first."""
+    """The wheel of edgeexit, then those of the wheelhouse."""
     offline: bool
     """All packages come from the wheelhouse; no package index is used."""
     system_packages: bool
-    """The environment sees the packages of the system's Python, such as JetPack's `tensorrt`."""
+    """The environment can import the packages of the system's Python, for example JetPack's `tensorrt`."""
     probes: tuple[str, ...]
     """Python statements that must succeed in the environment."""
 
@@ -50,7 +52,10 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
 def plan_environment(
     target: Target, facts: DeviceFacts, python: Interpreter, wheel: Path, wheelhouse: Path | None
 ) -> Environment:
-    """Return the environment for bundles of a target. Raises DeployError for an unsuitable wheel or wheelhouse."""
+    """Return the environment for bundles of a target.
+
+    Raises DeployError if `wheel` is not a valid wheel of edgeexit, or if `wheelhouse` has no wheel for the device.
+    """
     own = _wheel_file(wheel)
     backend = target.backend
     extras = ",".join([*([backend.extra] if backend.extra and not backend.system_module else []), "endpoint"])
@@ -58,7 +63,7 @@ def plan_environment(
     if backend.cuda_bindings:
         major = int(facts.cuda.split(".")[0]) if facts.cuda else None
         requirements.append("cuda-bindings>=12" if major is None else f"cuda-bindings>={major},<{major + 1}")
-    wheels = [] if wheelhouse is None else _fitting_wheels(wheelhouse, facts.machine, python, exclude=wheel.name)
+    wheels = [] if wheelhouse is None else _compatible_wheels(wheelhouse, facts.machine, python, exclude=wheel.name)
     parts = [
         own.sha256, *requirements, python.program, ".".join(map(str, python.version)),
         *(f"{file.name} {file.sha256}" for file in wheels),
@@ -75,16 +80,20 @@ def plan_environment(
 
 
 def installed_bytes(environment: Environment, index_bytes: int) -> int:
-    """Return an estimate of an environment's size on disk, with `index_bytes` of wheels from a package index."""
+    """Return an estimate of an environment's size on disk, in bytes.
+
+    `index_bytes` is the size of the wheels that the device downloads if the environment is not offline.
+    """
     wheels = sum(file.size for file in environment.wheels)
     return _INSTALLED_FACTOR * (wheels if environment.offline else wheels + index_bytes)
 
 
 def find_wheel(folder: Path) -> Path:
-    """Create the wheel of the running edgeexit in `folder`; the same files give the same bytes.
+    """Create the wheel of the edgeexit that runs now in `folder`; the same files give the same bytes.
 
     From a checkout, pip builds the wheel. From an installed package, the wheel is packed from the files that its
-    RECORD lists, so that the device gets exactly the version that runs here and no package index is needed.
+    RECORD lists, so that the device gets exactly this version and no package index is needed. Raises DeployError if
+    the wheel cannot be created.
     """
     distribution = importlib.metadata.distribution("edgeexit")
     source = _checkout_folder(distribution)
@@ -115,7 +124,10 @@ def _build_from_checkout(source: Path, folder: Path) -> Path:
 
 
 def _pack_installed(distribution: importlib.metadata.Distribution, folder: Path) -> Path:
-    """Pack an installed pure-Python distribution into the wheel that it came from; only RECORD's order may differ."""
+    """Pack an installed pure-Python distribution into a wheel.
+
+    It equals the wheel that was installed, except that the lines of RECORD may have another order.
+    """
     packed: dict[str, bytes] = {}
     for file in distribution.files or ():
         if ".." in file.parts or "__pycache__" in file.parts or file.name in _EXCLUDED:
@@ -141,31 +153,29 @@ def _pack_installed(distribution: importlib.metadata.Distribution, folder: Path)
 
 
 def _wheel_file(wheel: Path) -> PayloadFile:
-    """Return edgeexit's wheel. Raises DeployError if the file is not a valid wheel of edgeexit."""
+    """Check the wheel of edgeexit and return it. Raises DeployError if it is not valid."""
     if not wheel.is_file():
-        raise DeployError(
-            f"wheel '{wheel}' does not exist; give the wheel of edgeexit, or omit --wheel to have it built"
-        )
+        raise DeployError(f"wheel '{wheel}' does not exist; give a wheel of edgeexit, or omit --wheel and it is built")
     if not re.fullmatch(r"edgeexit-[^-]+(-[^-]+)?-[^-]+-[^-]+-[^-]+\.whl", wheel.name):
         raise DeployError(
-            f"'{wheel}' is not a wheel of edgeexit by its name; expected edgeexit-VERSION-py3-none-any.whl"
+            f"'{wheel}' is not a wheel of edgeexit: expected a file name like edgeexit-VERSION-py3-none-any.whl"
         )
     try:
         with zipfile.ZipFile(wheel) as archive:
             damaged = archive.testzip()
             names = archive.namelist()
     except (OSError, zipfile.BadZipFile) as error:
-        raise DeployError(f"wheel '{wheel}' cannot be read: {error}") from error
+        raise DeployError(f"wheel '{wheel}' cannot be read: {error}; build it again") from error
     if damaged is not None or "edgeexit/__init__.py" not in names:
         raise DeployError(f"wheel '{wheel}' is damaged ({damaged or 'it does not contain edgeexit'}); build it again")
     return local_file(f"wheels/{wheel.name}", wheel)
 
 
-def _fitting_wheels(folder: Path, machine: str, python: Interpreter, *, exclude: str) -> list[PayloadFile]:
+def _compatible_wheels(folder: Path, machine: str, python: Interpreter, *, exclude: str) -> list[PayloadFile]:
     wheels = [file for file in sorted(folder.glob("*.whl")) if file.name != exclude]
     if not wheels:
         raise DeployError(f"wheelhouse '{folder}' has no wheels; fill it with `pip download` for the device")
-    suitable = [file for file in wheels if _fits(file.name, machine, python.version)]
+    suitable = [file for file in wheels if _is_compatible(file.name, machine, python.version)]
     if not suitable:
         version = ".".join(map(str, python.version))
         raise DeployError(
@@ -175,8 +185,8 @@ def _fitting_wheels(folder: Path, machine: str, python: Interpreter, *, exclude:
     return [local_file(f"wheels/{file.name}", file) for file in suitable if not file.name.startswith("edgeexit-")]
 
 
-def _fits(name: str, machine: str, version: tuple[int, int]) -> bool:
-    """Return True if the tags in a wheel's name allow it on the machine; pip chooses among several such wheels."""
+def _is_compatible(name: str, machine: str, version: tuple[int, int]) -> bool:
+    """Return True if the tags in a wheel's name match the device. Of several such wheels, pip chooses one."""
     pythons, abis, platforms = name.removesuffix(".whl").split("-")[-3:]
     if not any(platform == "any" or platform.endswith(f"_{machine}") for platform in platforms.split(".")):
         return False

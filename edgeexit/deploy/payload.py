@@ -1,4 +1,4 @@
-"""The files that are copied to a device, with their SHA-256, their path there and their content here."""
+"""The files that a deployment copies: their paths on the device, their SHA-256, and their local content."""
 
 import hashlib
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from edgeexit.files import sha256_of
 
 _PUBLIC: Final = 0o644
 _NOT_IN_MANIFEST: Final = (MANIFEST, POLICY, PROFILE, SIGNATURE)
-"""Files of a bundle that its manifest does not list."""
+"""Files of a bundle that its manifest does not list; all but the manifest are optional."""
 
 
 class PayloadFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,7 +24,7 @@ class PayloadFile(msgspec.Struct, frozen=True, kw_only=True):
     size: int
     mode: int = _PUBLIC
     source: Path | None = None
-    """Local file. If `source` and `content` are None, only the device has the file, in its current release."""
+    """Local file. If `source` and `content` are None, the file exists only in the device's current release."""
     content: bytes | None = None
     """The content, if there is no local file."""
 
@@ -52,6 +52,6 @@ def text_file(name: str, content: str) -> PayloadFile:
 
 
 def content_key(files: Iterable[PayloadFile], *settings: str) -> str:
-    """Return a hash of a release's files and settings: the same content continues an interrupted copy."""
+    """Return a hash of a release's files and settings; an interrupted copy continues if its hash is the same."""
     lines = sorted(f"{file.sha256} {file.name}" for file in files)
     return hashlib.sha256("\n".join([*lines, *settings]).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""The first step of a deployment: check everything on both sides and plan the other steps; nothing is changed."""
+"""The first step of a deployment: check the bundle and the device, and plan the other steps; nothing is changed."""
 
 import getpass
 import platform
@@ -26,8 +26,11 @@ from edgeexit.targets import Target, is_users_own, list_targets, load_target
 
 UNIT_FILE: Final = "edgeexit.service"
 _INDEX_BYTES: Final = 64 << 20
-"""Size of the wheels that a device downloads: measured, 54 MiB with ONNX Runtime for x86-64."""
+"""Estimated size of the wheels that a device downloads from its package index.
+
+Measured: 54 MiB with ONNX Runtime for x86-64."""
 _RESERVE_BYTES: Final = 32 << 20
+"""Free space that must remain after the deployment."""
 
 
 class DeploymentPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +48,7 @@ class DeploymentPlan(msgspec.Struct, frozen=True, kw_only=True):
     builds_engines: bool
     """The device builds engines before the switch."""
     start_timeout_s: float
-    """How long the agent may take to get healthy, unless the options say otherwise."""
+    """How long the agent may take to become healthy if the options set no timeout."""
 
     @property
     def creates_environment(self) -> bool:
@@ -74,19 +77,20 @@ def plan_deployment(
     wheel: Path,
     device: Device,
 ) -> DeploymentPlan:
-    """Compare what the release needs with what the device has.
+    """Plan a deployment from the needs of the release and the inventory of the device.
 
-    Raises DeployError if the device lacks space, the wanted service manager, or a wheel for its Python, and if neither
-    the options nor the device have a configuration.
+    Raises DeployError if the device has too little space or not the wanted service manager, if the wheelhouse has no
+    wheel for its Python, or if neither the options nor the device have a configuration. Raises ConfigError if a path
+    or the user cannot be used in a systemd unit.
     """
     if configuration is None:
         current = device.call(INVENTORY, InventoryArguments(files=[]))["current"]
         if current is None:
-            raise DeployError("the first deployment to a device needs --config agent.toml")
+            raise DeployError(f"the first deployment to '{facts.folder}' on the device needs --config agent.toml")
         configuration = ReleaseConfiguration.from_document(current["configuration"])
     environment = plan_environment(target, facts, python, wheel, options.wheelhouse)
     service = choose_service_manager(facts, options.service)
-    files = [*bundle_files(bundle), *configuration.files, *_users_own_targets(bundle, options)]
+    files = [*bundle_files(bundle), *configuration.files, *_user_targets(bundle, options)]
     if service != "process":
         files.append(text_file(UNIT_FILE, _unit_text(service, facts, target, configuration, environment)))
     key = content_key(files, environment.key, service)
@@ -95,7 +99,7 @@ def plan_deployment(
     missing = missing_bytes(inventory, [*files, *(environment.wheels if creates_environment else ())], key)
     needed = missing + (installed_bytes(environment, _INDEX_BYTES) if creates_environment else 0) + _RESERVE_BYTES
     check_folder(facts, needed)
-    # Another target than the bundle's may describe the device; engines are built only if both targets need them.
+    # `--target` may name another target than the bundle's; engines are built only if the backends of both build them.
     backends = (target.backend, load_target(bundle.manifest.target).backend)
     return DeploymentPlan(
         facts=facts,
@@ -147,8 +151,8 @@ def _device_access(target: Target) -> DeviceAccess:
     return "raspberry-pi" if target.telemetry == "raspberry-pi" else "none"
 
 
-def _users_own_targets(bundle: Bundle, options: DeployOptions) -> Iterator[PayloadFile]:
-    """Yield the target files of the user's own that the bundle needs; the agent reads them from `targets/`."""
+def _user_targets(bundle: Bundle, options: DeployOptions) -> Iterator[PayloadFile]:
+    """Yield the files of the targets that the user defined and the release needs; the agent reads `targets/`."""
     targets = list_targets()
     for name in sorted({bundle.manifest.target, options.target or bundle.manifest.target}):
         if name in targets and is_users_own(targets[name]):

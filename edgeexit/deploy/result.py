@@ -1,4 +1,4 @@
-"""The result of a deployment, and the error of one whose release did not get healthy."""
+"""The result of a deployment, and the error for a release that does not become healthy."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -10,20 +10,23 @@ from edgeexit.errors import DeployError
 
 
 class DeploymentResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a deployment did or, with `--dry-run`, would do."""
+    """What a deployment did or, as a dry run, would do."""
 
     outcome: Literal["healthy", "unchanged", "planned"]
-    """`unchanged`: the device serves the same release already, so nothing was done."""
+    """`unchanged`: the device already serves the same release. `planned`: a dry run."""
     release: str | None
     """Id on the device; null for a dry run."""
     replaces: str | None
-    """The release that a rollback returns to."""
+    """The release that a rollback returns to, or that a dry run would replace; null if there is none."""
     bundle: str
     """Digest of the bundle."""
     folder: str
+    """Absolute path of the deployment on the device."""
     service: ServiceManager
     user: str
+    """The user that the agent runs as."""
     python: str
+    """Path of the device's Python."""
     sent_bytes: int
     """Bytes that were sent or, in a dry run, would be sent."""
     needed_bytes: int
@@ -35,7 +38,7 @@ class DeploymentResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NotHealthyError(DeployError):
-    """A release did not get healthy.
+    """A release did not become healthy.
 
     Attributes:
         log: the last lines of its agent's log.

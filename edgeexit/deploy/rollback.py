@@ -1,4 +1,4 @@
-"""Switch a device back to a release that it has kept."""
+"""Switch a device back to an earlier release that is still installed on it."""
 
 import msgspec
 
@@ -30,8 +30,9 @@ def roll_back(
 ) -> RollbackResult:
     """Switch a device to the release that its current one replaced, or to the release `to`.
 
-    A second rollback returns to the first release. Raises DeployError if there is no release to roll back to, and
-    NotHealthyError if the release does not get healthy; the device then keeps the release that it had.
+    A second rollback undoes the first one. `timeout_s` is how long the agent may take to become healthy. Raises
+    DeployError if there is no release to roll back to, and NotHealthyError if the release does not become healthy; the
+    device then returns to the release that was current before, or stops the agent if no healthy one is left.
     """
     with open_device(address, folder, progress=progress) as device, device.locked():
         wait_for_earlier_step(device, progress=progress)

@@ -41,7 +41,7 @@ _REASONS: Final = {
     ),
     r"Bad owner or permissions|no such identity|[Bb]ad configuration|UNPROTECTED": "ssh: {detail}",
 }
-"""Pattern of a message of OpenSSH -> the error for the user; the first match counts."""
+"""Pattern of a message of OpenSSH -> the error for the user; the first pattern that matches is used."""
 
 
 class ConnectionLostError(DeployError):
@@ -49,7 +49,7 @@ class ConnectionLostError(DeployError):
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
-    """How to connect to a device; for a field that is None, ssh uses ~/.ssh/config."""
+    """How to connect to a device. For a field that is None, ssh uses ~/.ssh/config."""
 
     host: str
     """`[USER@]HOST`, or a host name in ~/.ssh/config."""
@@ -59,21 +59,21 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     """Further options for `ssh -o`, for example `UserKnownHostsFile=...`."""
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for a host that ssh would read as an option, a missing key file and a malformed option."""
+        """Raise ConfigError for a host that ssh would parse as an option, a missing key file, or a malformed option."""
         if not _HOST.fullmatch(self.host):
             raise ConfigError(f"'{self.host}' is not an address; give USER@HOST, or a host name in ~/.ssh/config")
         if self.identity is not None and not self.identity.is_file():
-            raise ConfigError(f"identity '{self.identity}' does not exist; give the file of the private key")
+            raise ConfigError(f"identity file '{self.identity}' does not exist; give the file of the private key")
         for option in self.options:
             if not _OPTION.fullmatch(option):
                 raise ConfigError(f"-o '{option}': expected NAME=VALUE, as in -o StrictHostKeyChecking=yes")
 
 
 class Connection:
-    """A connection that all commands share; the first command opens it, the end of the `with` block closes it.
+    """One connection for all commands; the first command opens it, the end of the `with` block closes it.
 
-    The device's POSIX shell runs the commands. They raise DeployError if the connection cannot be established, and
-    ConnectionLostError if it is lost later.
+    The POSIX shell of the device runs the commands. The methods that run a command raise DeployError if the connection
+    cannot be established, and ConnectionLostError if it is lost later.
     """
 
     def __init__(self, address: Address) -> None:
@@ -81,13 +81,13 @@ class Connection:
             raise DeployError("the program 'ssh' is not installed; install the OpenSSH client")
         self.address = address
         self._established = False
-        self._folder = Path(tempfile.mkdtemp(prefix="edgeexit-"))  # mode 700: whoever opens the socket can log in
+        self._folder = Path(tempfile.mkdtemp(prefix="edgeexit-"))  # mode 700: a user who opens the socket can log in
         if len(str(self._folder)) > _MAX_SOCKET:
             self._folder.rmdir()
             self._folder = Path(tempfile.mkdtemp(prefix="edgeexit-", dir="/tmp"))
 
     def __enter__(self) -> "Connection":
-        """Return the connection; nothing is sent yet."""
+        """Return the connection; the first command opens it."""
         return self
 
     def __exit__(
@@ -105,7 +105,10 @@ class Connection:
             )
 
     def run(self, *command: str, stdin: bytes = b"") -> bytes:
-        """Run a command on the device and return its standard output; an exit status other than 0 is a DeployError."""
+        """Run a command on the device and return its standard output.
+
+        Raises DeployError if its exit status is not 0.
+        """
         with self.process(*command) as process:
             assert process.stdin is not None  # noqa: S101 - `process` opens pipes
             with contextlib.suppress(BrokenPipeError):
@@ -116,7 +119,10 @@ class Connection:
 
     @contextlib.contextmanager
     def process(self, *command: str) -> Iterator["subprocess.Popen[bytes]"]:
-        """Start a command with pipes for its input and output; at the end, wait for it and check its exit status."""
+        """Start a command with pipes for its input and output; at the end of the block, wait for it.
+
+        Raises DeployError at the end of the block if the exit status is not 0.
+        """
         with tempfile.TemporaryFile() as errors:  # not a pipe: ssh would block when it is full
             process = subprocess.Popen(  # noqa: S603 - no local shell; the arguments for the device's are quoted
                 [*self._ssh(), "--", self.address.host, " ".join(shlex.quote(argument) for argument in command)],

@@ -15,7 +15,7 @@ _LOG_LINES: Final = 10
 
 
 class ReleaseStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A release that a device has."""
+    """A release that is installed on a device."""
 
     id: str
     bundle: str
@@ -23,7 +23,9 @@ class ReleaseStatus(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     edgeexit_version: str
     deployed_at: str
+    """UTC time, ISO 8601."""
     deployed_by: str
+    """`user@host` of the build machine."""
     healthy: bool
     """The release has been healthy at least once on this device."""
     has_policy: bool
@@ -41,16 +43,21 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Id of the current release; null if nothing is deployed."""
     serving: bool
     health_error: str | None
-    """Why the agent does not serve."""
+    """Why the agent does not serve; null if it serves."""
     service: ServiceManager | None
+    """Null if nothing is deployed."""
     pid: int | None
+    """Null if the agent does not run."""
     releases: tuple[ReleaseStatus, ...]
     log: tuple[str, ...]
     """The last lines of the agent's log."""
 
 
 def device_status(address: Address, *, folder: str = FOLDER) -> DeviceStatus:
-    """Return the status of a device; nothing is changed there."""
+    """Return the status of a device without changing anything on it.
+
+    Raises DeployError if the device cannot be reached or has no Python 3.10 or newer.
+    """
     with open_device(address, folder) as device:
         return read_status(device)
 

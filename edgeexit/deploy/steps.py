@@ -35,15 +35,15 @@ ReplyT = TypeVar("ReplyT")
 _PACKAGE: Final = "edgeexit.deploy.remote"
 _ALWAYS_SENT: Final = ("documents", "layout")
 RESULT_PREFIX: Final = b"edgeexit-result "
-"""A step's reply is the line of its standard output that starts with this."""
+"""Start of the line of standard output in which a step sends its reply (`remote/layout.py`)."""
 
 BOOTSTRAP: Final = """
 import json, os, pathlib, sys, types
-left, pieces = int(sys.argv[1]), []
-while left:
-    pieces.append(os.read(0, left))
-    left = left - len(pieces[-1]) if pieces[-1] else sys.exit(1)
-sent = json.loads(b"".join(pieces))
+remaining, chunks = int(sys.argv[1]), []
+while remaining:
+    chunks.append(os.read(0, remaining))
+    remaining = remaining - len(chunks[-1]) if chunks[-1] else sys.exit(1)
+sent = json.loads(b"".join(chunks))
 for name in ("edgeexit", "edgeexit.deploy", "edgeexit.deploy.remote"):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = []
@@ -60,8 +60,8 @@ except layout.StepError as error:
 except OSError as error:
     layout.send_error(f"'{error.filename}': {error.strerror}" if error.filename else str(error))
 """
-"""The Python program on the device: it reads as many bytes of standard input as its argument says, defines the modules
-in them, and calls `main` of the last one."""
+"""The Python program that the device runs. Its argument is the number of bytes that it reads from standard input. They
+contain the sources of modules, which it defines, and the arguments for `main` of the last one, which it calls."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class RemoteStep(Generic[ArgumentsT, ReplyT]):
     arguments_type: type[ArgumentsT]
     reply_type: type[ReplyT]
     imports: tuple[str, ...] = ()
-    """Other modules of the package that it needs, in the order in which they can be defined."""
+    """Other modules of the package that it imports, each after the modules that it imports itself."""
 
     def encode(self, root: str, arguments: ArgumentsT) -> bytes:
         """Return what the bootstrap program reads: the sources of the modules, the folder and the arguments."""
@@ -85,7 +85,7 @@ class RemoteStep(Generic[ArgumentsT, ReplyT]):
         line = next((line for line in reversed(output.splitlines()) if line.startswith(RESULT_PREFIX)), None)
         if line is None:
             end = shlex.quote(output.decode(errors="replace")[-200:])
-            raise DeployError(f"the step '{self.module}' on the device ended without a reply; its output: {end}")
+            raise DeployError(f"the step '{self.module}' on the device ended without a reply; end of its output: {end}")
         message = json.loads(line[len(RESULT_PREFIX) :])
         if "error" in message:
             raise DeployError(f"the device: {message['error']}")

@@ -9,13 +9,13 @@ from edgeexit.errors import ConfigError
 
 Manager = Literal["system", "user"]
 DeviceAccess = Literal["none", "raspberry-pi", "gpu"]
-"""Device files that the agent may open: none, those that report a Raspberry Pi's clocks and power, or a GPU's."""
+"""Device files that the agent may open: none, those for the clocks and power of a Raspberry Pi, or all (for a GPU)."""
 
 WATCHDOG_S: Final = 30
 _STATE: Final = "state"
 _START_S: Final = 120
 _START_WITH_GPU_S: Final = 1800
-"""The agent builds TensorRT engines that are not cached before it is ready."""
+"""Before it is ready, the agent builds the TensorRT engines that are not in its cache."""
 
 _SANDBOX: Final = (
     "# The disk is read-only except for the state; other processes, the kernel and the clock are not accessible.",
@@ -40,8 +40,8 @@ _DEVICES: Final[dict[DeviceAccess, tuple[str, ...]]] = {
         "ProtectClock=yes",
     ),
     "gpu": (
-        "# Device files are not restricted: a GPU's have different names in each JetPack, and ProtectClock would close",
-        "# them as well.",
+        "# Device files are not restricted: the names of GPU device files differ between versions of JetPack, and",
+        "# ProtectClock would block them, too.",
     ),
 }
 _UNPRIVILEGED: Final = (
@@ -59,7 +59,7 @@ _UNPRIVILEGED: Final = (
 
 
 def unit_name(folder: str) -> str:
-    """Return the name of a deployment's unit: `edgeexit`, or `edgeexit-NAME` if the folder has another name."""
+    """Return the name of the unit: `edgeexit`, or `edgeexit-NAME` if the deployment's folder is called NAME."""
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", PurePosixPath(folder).name).strip("-")
     return "edgeexit" if name in {"", "edgeexit"} else f"edgeexit-{name}"
 
@@ -77,34 +77,36 @@ def render_unit(
 
     Args:
         folder: absolute path of the deployment's folder on the device.
-        manager: `system` for the system's systemd, `user` for the user's own. A user's systemd cannot set up mounts
-            and capabilities on every system, so its unit has only the options that need no privileges.
+        manager: `system` for the systemd of the system, `user` for that of the user. A user's systemd cannot set up
+            mounts and capabilities on every system, so its unit has only the options that need no privileges.
         user: the user that the agent runs as; only for `system`.
         devices: the device files that the agent may open.
         writable_folders: absolute folders, besides `state`, that the agent writes to.
-        python: path of the environment's base interpreter, which may be in a home folder.
+        python: path of the environment's base interpreter. If it is in a home folder, home folders stay readable.
 
-    Raises ConfigError for a path or user with characters that systemd interprets.
+    Raises ConfigError if `folder` is not absolute, or if a path or the user has characters that systemd interprets.
 
     """
     for text in (folder, user, *writable_folders):
         if not re.fullmatch(r"[A-Za-z0-9_./@+-]*", text):
-            raise ConfigError(f"'{text}' cannot be used in a systemd unit; use only letters, digits and . _ / @ + -")
+            raise ConfigError(
+                f"the path or user '{text}' cannot be used in a systemd unit; use only letters, digits and . _ / @ + -"
+            )
     if not folder.startswith("/"):
-        raise ConfigError(f"'{folder}' must be an absolute path on the device")
+        raise ConfigError(f"folder '{folder}' is relative; give an absolute path on the device")
     system = manager == "system"
     lines = [
         "[Unit]",
         f"Description=EdgeExit agent ({folder})",
         "# Not network-online.target: the agent serves without a network and connects to its broker later.",
         "After=network.target",
-        "# No limit on restarts; the delay grows (with systemd 254 or newer, older versions always wait 5 s).",
+        "# No limit on restarts. The delay grows from 5 s to 120 s; before systemd 254 it is always 5 s.",
         "StartLimitIntervalSec=0",
         "",
         "[Service]",
         "Type=notify",
         *([f"User={user}"] if system and user else []),
-        "# The link is resolved at the start, so a running agent stays in its release until it is restarted.",
+        "# The link `current` is resolved at the start, so a running agent stays in its release until it restarts.",
         f"WorkingDirectory={folder}/current",
         f"ExecStart={folder}/current/venv/bin/edgeexit agent bundle --config agent.toml",
         f"Environment=XDG_CACHE_HOME={folder}/{_STATE}/cache",

@@ -13,12 +13,12 @@ _TIMES = " \N{MULTIPLICATION SIGN} "
 
 
 class StageFlow(NamedTuple):
-    """All tensors that one stage reads from one earlier stage, or from the model's inputs."""
+    """The tensors that one stage reads from one earlier stage, or from the model's inputs."""
 
     source: int | None
-    """Index of the stage that produces them; None: they are inputs of the model."""
+    """Index of the stage that produces the tensors; None: they are inputs of the model."""
     target: int
-    """Index of the stage that reads them."""
+    """Index of the stage that reads the tensors."""
     tensors: tuple[TensorSpec, ...]
 
 

@@ -1,7 +1,8 @@
 """The layout of a stage graph: stages from top to bottom, long flows in lanes to their left, exits to their right.
 
-A flow to the next stage is a straight arrow. All flows of a stage to later stages share one lane, with one branch per
-target. Lanes of deeper sources are nearer to the stages, so that no two flows cross at their sources.
+A flow to the next stage is a straight arrow. A long flow skips at least one stage; all long flows of one source use one
+lane, with one branch per target. Lanes of deeper sources are nearer to the stages, so that flows do not cross at their
+sources.
 """
 
 from collections.abc import Sequence
@@ -52,7 +53,7 @@ class Box(NamedTuple):
 
 
 class Branch(NamedTuple):
-    """The end of a long flow, from its lane to its target."""
+    """The last part of a long flow: the horizontal line from its lane to its target."""
 
     flow: StageFlow
     y: float
@@ -80,7 +81,7 @@ class Layout(NamedTuple):
     """Flows from one box to the next."""
     lanes: tuple[Lane, ...]
     label_width: float
-    """Width of the column between the lanes and the stages."""
+    """Width of the column for labels, between the lanes and the stages."""
 
 
 def flow_label(flow: StageFlow) -> str:
@@ -90,7 +91,7 @@ def flow_label(flow: StageFlow) -> str:
 
 
 def compute_layout(manifest: Manifest, flows: Sequence[StageFlow]) -> Layout:
-    """Return the positions of all elements of the drawing."""
+    """Return the positions of the boxes, lanes and branches of the drawing, in pixels."""
     straight = tuple(flow for flow in flows if _row(flow.source) + 1 == flow.target)
     long = [flow for flow in flows if _row(flow.source) + 1 < flow.target]
     sources = sorted({_row(flow.source) for flow in long})
@@ -143,7 +144,7 @@ def _row(source: int | None) -> int:
 def _ranks(last_targets: dict[int, int]) -> dict[int, int]:
     """Return the lane of each source; 0 is nearest to the stages.
 
-    A lane is outside all lanes of deeper sources that share a part of its height.
+    A lane is farther from the stages than all lanes of deeper sources that overlap it vertically.
     """
     ranks: dict[int, int] = {}
     for source in sorted(last_targets, reverse=True):

@@ -10,7 +10,7 @@ HEAD: Final = 5
 
 
 def clean(text: str) -> str:
-    """Return text without characters that XML does not allow; names come from models."""
+    """Replace the characters that cannot be printed, which XML may not allow; names of a model may contain any."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
@@ -62,7 +62,7 @@ def add_line(parent: ET.Element, kind: str, start: tuple[float, float], end: tup
 def add_arrowhead(
     parent: ET.Element, x: float, y: float, towards: tuple[int, int], *, fill: str | None = None, kind: str = "head"
 ) -> None:
-    """Add an arrowhead whose tip is at (x, y)."""
+    """Add an arrowhead whose tip is at (x, y); `towards` is its direction, a unit vector along x or y."""
     along, across = towards, (-towards[1], towards[0])
     back = (x - along[0] * 2 * HEAD, y - along[1] * 2 * HEAD)
     points = [(x, y), *((back[0] + side * across[0] * HEAD, back[1] + side * across[1] * HEAD) for side in (1, -1))]

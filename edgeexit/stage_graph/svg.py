@@ -1,4 +1,4 @@
-"""Draw a stage graph as one self-contained SVG: no scripts, fonts or links; with a light and a dark color scheme."""
+"""Draw a stage graph as one self-contained SVG: no scripts, fonts or links; a light and a dark colour scheme."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -108,11 +108,11 @@ def _draw_header(root: ET.Element, layout: Layout, manifest: Manifest, profile: 
     fp32_nodes = f" ({', '.join(manifest.keep_fp32)} in fp32)" if manifest.keep_fp32 else ""
     facts = f"{manifest.task}, {manifest.classes:,} classes, {manifest.precision}{fp32_nodes}, for {manifest.target}"
     add_text(root, layout.margin, 65, facts, "soft", max_width=layout.width - 2 * layout.margin)
-    notes = ["On arrows: bytes per sample. Dashed lines: all live tensors of a sample that continues."]
+    notes = ["Arrows: bytes per sample. Dashed lines: live tensors, in bytes per sample that continues."]
     if profile is None:
         notes.append("Bars: fraction of the multiply-accumulates; run `edgeexit profile` for latencies.")
     else:
-        notes.append("Bars: fraction of the latency. After: mean latency of a sample that exits there.")
+        notes.append("Bars: fraction of the mean latency. After: mean latency of a sample that exits there.")
         notes.append(f"Measured on {profile.machine}, {profile.runtime}, batch {profile.batch}.")
     for number, note in enumerate(notes):
         y = layout.stages[-1].bottom + 34 + number * 18
@@ -120,13 +120,13 @@ def _draw_header(root: ET.Element, layout: Layout, manifest: Manifest, profile: 
 
 
 def _draw_cuts(root: ET.Element, layout: Layout, manifest: Manifest) -> None:
-    """Draw a dashed line between each two stages, with the size of the live tensors there."""
+    """Draw a dashed line between consecutive stages, with the size of the live tensors."""
     for index, (above, below) in enumerate(zip(layout.stages, layout.stages[1:], strict=False)):
         live = manifest.live_after(index)
         y = (above.bottom + below.y) / 2
         group = ET.SubElement(root, "g")
         add_title(
-            group, _tensor_list(f"live after {manifest.stages[index].name}, on all arrows that cross the line", live)
+            group, _tensor_list(f"live after {manifest.stages[index].name}, from all arrows across this line", live)
         )
         right = layout.width - layout.margin
         add_line(group, "cut", (layout.margin, y), (right, y))
@@ -135,7 +135,7 @@ def _draw_cuts(root: ET.Element, layout: Layout, manifest: Manifest) -> None:
 
 
 def _draw_lane(root: ET.Element, layout: Layout, lane: Lane) -> None:
-    """Draw the long flows of one source, with a gap in every line of another lane that they cross."""
+    """Draw the long flows of one source; lines of other lanes that they cross are interrupted at the crossing."""
     colour = _colour(lane.source)
     box = layout.inputs if lane.source is None else layout.stages[lane.source]
     paths = [_lane_path(box.x, lane, branch, layout.stages[branch.flow.target].x - HEAD) for branch in lane.branches]

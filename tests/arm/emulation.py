@@ -1,4 +1,4 @@
-"""Check whether the host can run aarch64 programs in a chroot, and say what to install if it cannot."""
+"""Check whether the host can run aarch64 programs in a chroot, and report the missing requirement if it cannot."""
 
 import os
 import platform
@@ -29,8 +29,8 @@ _MAGIC: Final = rb"\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x
 _MASK: Final = rb"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff"
 
 
-def what_is_missing() -> str | None:
-    """Return why the tests cannot run and what to install, or None if they can."""
+def missing_requirement() -> str | None:
+    """Return the missing requirement and how to install it, or None if the tests can run."""
     return next(_obstacles(), None)
 
 

@@ -24,9 +24,9 @@ mount --rbind /dev "$ROOT/dev" || exit 125
 "$@"
 exit $?
 """
-"""The shell is the first process, because the kernel does not deliver most signals to the first process of a
-namespace, and a program that crashes must end. /sys stays empty, because it describes the host's processor and
-onnxruntime for aarch64 crashes when it reads that."""
+"""The shell, not the program, is the first process of the namespace: the kernel does not deliver most signals to a
+first process, so a program that crashes would not end. /sys stays empty, because it describes the host's processor,
+and onnxruntime for aarch64 crashes when it reads the description."""
 
 
 class Machine:

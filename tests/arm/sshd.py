@@ -40,7 +40,7 @@ Host {account}@127.0.0.1 127.0.0.1
 
 
 class SshServer:
-    """The address of the server and the files for logging in."""
+    """The address of the server, and the client's files for the login."""
 
     def __init__(self, port: int, folder: Path) -> None:
         self.port = port

@@ -27,5 +27,5 @@ def test_with_trusted_keys_a_signature_over_manifest_and_policy_is_required(tmp_
     with pytest.raises(BundleError, match="wrong signature"):
         Bundle.open(bundle.path, trusted_keys=[other])
     bundle.write_policy(policy_for(bundle, revision=1))
-    with pytest.raises(BundleError, match=r"policy\.json is not what was signed"):
+    with pytest.raises(BundleError, match=r"policy\.json does not match the signature"):
         Bundle.open(bundle.path, trusted_keys=[trusted])

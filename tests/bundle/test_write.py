@@ -1,4 +1,4 @@
-"""Building a bundle: all of it appears at once, or nothing of it."""
+"""Building a bundle: it appears complete, or not at all."""
 
 import errno
 import sys

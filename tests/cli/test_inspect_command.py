@@ -68,7 +68,7 @@ def test_the_build_config_is_shown(edgeexit, bundle):
     build_config = BuildConfig(batch=(1, 4, 16), dimensions={"length": (1, 64, 512)}, workspace_mb=1024)
     rewrite(bundle, build_config=build_config)
     printed = edgeexit("inspect", bundle.path).out
-    assert "engines: 1 to 16 samples (optimal 4), 1 to 512 length (optimal 64), on the GPU" in printed
+    assert "engines: batch 1 to 16 (optimal 4), length 1 to 512 (optimal 64), on the GPU" in printed
     assert json.loads(edgeexit("inspect", bundle.path, "--json").out)["build_config"]["workspace_mb"] == 1024
 
 

@@ -1,4 +1,4 @@
-"""A device on this machine: a real sshd, one Python environment for all tests, and the real agent."""
+"""A local device: a real sshd on this machine, one Python environment for all tests, and the real agent."""
 
 import contextlib
 import os

@@ -1,7 +1,7 @@
 """Empty wheels in place of the packages that edgeexit needs on a device.
 
 The real wheels take long to install, and tests/arm installs them once. An empty wheel has only a package's name and
-version. The one of numpy adds the packages of the tests' interpreter to the environment.
+version. That of numpy also has a .pth file, which adds the packages of the tests' interpreter to the environment.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""A real OpenSSH server on this machine, with its own keys, which plays the device."""
+"""A real OpenSSH server on this machine, with its own keys, that takes the place of the device's."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ MISSING = "OpenSSH is missing: install openssh-server and openssh-client"
 class Sshd:
     """An sshd on a free port of 127.0.0.1 that accepts the current user with the key `client`.
 
-    Its sessions have their own PATH, so that a test decides which Pythons and programs the device has.
+    Its sessions have a separate PATH, so that a test can choose which Pythons and programs the device has.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -66,7 +66,7 @@ class Sshd:
             self._server = None
 
     def drop_connections(self) -> None:
-        """Kill all sessions, as if the connection was lost; the server keeps running."""
+        """Kill all sessions, as if the connection was lost; the server continues to run."""
         if self._server is not None:
             for session in children(self._server.pid):
                 for process in (*children(session), session):
@@ -96,8 +96,8 @@ class Sshd:
         (self.folder / "known_hosts").write_text("")
 
     def _write_known_hosts(self, key: Path) -> None:
-        words = key.read_text().split()
-        (self.folder / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {words[0]} {words[1]}\n")
+        kind, public_key, _comment = key.read_text().split()
+        (self.folder / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {kind} {public_key}\n")
 
 
 def children(pid: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Activations whose client disappears: the device finishes its work, and the next client waits for that."""
+"""Activations whose client disappears: the device finishes the activation, and the next client waits until it has."""
 
 import fcntl
 import sys

@@ -9,17 +9,17 @@ from edgeexit.signing import generate_key
 
 @pytest.fixture
 def write(tmp_path):
-    def made(text, *files):
+    def write_files(text, *files):
         for name in files:
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_text("content")
         (tmp_path / "agent.toml").write_text(f'fleet = "shop"\n{text}')
         return tmp_path / "agent.toml"
 
-    return made
+    return write_files
 
 
-def test_files_with_relative_paths_are_copied_and_absolute_paths_are_the_devices_own(write, tmp_path):
+def test_files_with_relative_paths_are_copied_and_absolute_paths_are_paths_on_the_device(write, tmp_path):
     (tmp_path / "keys").mkdir()
     generate_key(tmp_path / "keys" / "c.pem")
     path = write(
@@ -37,7 +37,7 @@ def test_files_with_relative_paths_are_copied_and_absolute_paths_are_the_devices
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "expected"),
     [
         ('[broker]\nca_file = "ca.crt"', "broker.ca_file = 'ca.crt' does not exist"),
         ('[broker]\nca_file = "../ca.crt"', "must be a file beside the config file"),
@@ -53,10 +53,10 @@ def test_files_with_relative_paths_are_copied_and_absolute_paths_are_the_devices
         ('[broker]\nurl = "mqtt://u:p@b"', "credentials"),
     ],
 )
-def test_a_configuration_that_would_fail_on_the_device_is_refused(write, text, words):
+def test_a_configuration_that_would_fail_on_the_device_is_refused(write, text, expected):
     with pytest.raises(ConfigError) as raised:
         read_configuration(write(text))
-    assert words in str(raised.value)
+    assert expected in str(raised.value)
     assert "agent.toml" in str(raised.value)
 
 

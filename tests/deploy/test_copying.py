@@ -1,4 +1,4 @@
-"""Copies over a connection that is lost, that is damaged, or that ends on a full disk."""
+"""Copies with a lost connection, damaged content or a full disk."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ KEY = "0123456789abcdef"
 
 
 class DroppingConnection(RecordedProgress):
-    """Drops the connection when this many more MiB have been sent, once for each number."""
+    """Drops the connection once per number in `after_mib`, after that many MiB since the last drop."""
 
     def __init__(self, sshd, *after_mib):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Complete deployments to a real sshd with the real agent: what serves, what is kept, and rollbacks.
+"""Complete deployments to a real sshd with the real agent: which release serves, which remain installed, rollbacks.
 
 The packages that edgeexit needs are empty wheels (empty_wheels.py); tests/arm installs the real ones.
 """
@@ -42,12 +42,12 @@ def test_releases_replace_each_other_and_a_rollback_returns_to_the_previous_one(
     for name in ("agent.toml", "keys/calibrator.pub"):
         assert stat.S_IMODE((release / name).stat().st_mode) == 0o600
     assert not list(release.rglob("*.pem"))  # the configuration does not name the private key
-    (device.root / "state" / "mark").write_text("kept")
+    (device.root / "state" / "mark").write_text("from the first release")
 
     second = device.push(two)  # with the configuration of the current release
     assert served_bundles(second) == [two.digest]
     assert (second.replaces, second.environment) == (first.release, "reused")
-    assert (device.root / "current" / "state" / "mark").read_text() == "kept"
+    assert (device.root / "current" / "state" / "mark").read_text() == "from the first release"
     assert (device.root / "current" / "keys" / "calibrator.pub").is_file()
 
     third = device.push(one, write_config("audit_fraction = 0.5", "other"))
@@ -83,7 +83,7 @@ def test_the_same_deployment_does_nothing_unless_the_agent_is_not_healthy(device
     assert (device.root / "current" / "healthy").is_file()
 
 
-def test_a_release_that_does_not_get_healthy_is_rolled_back_and_its_log_is_reported(device, bundles, write_config):
+def test_a_release_that_does_not_become_healthy_is_rolled_back_and_its_log_is_reported(device, bundles, write_config):
     one, two = bundles
     first = device.push(one, write_config())
     failing = write_config('signed_bundle = true\ntrusted_keys = ["/no/such/key.pub"]', "failing")
@@ -100,7 +100,7 @@ def test_a_release_that_does_not_get_healthy_is_rolled_back_and_its_log_is_repor
     assert device.steps[-1] == "rollback"
 
 
-def test_a_first_release_that_does_not_get_healthy_is_stopped(device, bundles, write_config):
+def test_a_first_release_that_does_not_become_healthy_is_stopped(device, bundles, write_config):
     with pytest.raises(NotHealthyError, match="no earlier release"):
         device.push(bundles[0], write_config('trusted_keys = ["/no/such/key.pub"]'))
     assert device.current is None

@@ -41,21 +41,21 @@ def test_the_newest_suitable_python_is_chosen():
 
 
 @pytest.mark.parametrize(
-    ("target", "changes", "words"),
+    ("target", "changes", "expected"),
     [
         ("x86-cpu", {}, "the device is aarch64, target 'x86-cpu' is x86_64"),
         ("raspberry-pi-5", {"machine": "armv7l"}, "the device is armv7l"),
         ("raspberry-pi-5", {"python": ["3.9|64|venv,ensurepip|/p", "3.8|64||/q"]}, "newer; found: 3.9, 3.8"),
         ("raspberry-pi-5", {"python": None}, "found: none"),
-        ("raspberry-pi-5", {"python": "3.11|32|venv,ensurepip|/p"}, "32 bits"),
+        ("raspberry-pi-5", {"python": "3.11|32|venv,ensurepip|/p"}, "32-bit program"),
         ("raspberry-pi-5", {"python": "3.11|64|venv|/p"}, "apt-get install python3.11-venv"),
         ("jetson-orin-nano", {}, "/usr/bin/python3.11 cannot import it"),
     ],
 )
-def test_an_unsuitable_device_is_refused_with_the_reason(target, changes, words):
+def test_an_unsuitable_device_is_refused_with_the_reason(target, changes, expected):
     with pytest.raises(DeployError) as raised:
         python_for(target, **changes)
-    assert words in str(raised.value)
+    assert expected in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
@@ -67,7 +67,7 @@ def test_on_a_jetson_the_python_that_has_tensorrt_is_chosen():
     assert python_for("jetson-orin-nano", python=pythons).program == "/usr/bin/python3.10"
 
 
-def test_the_best_service_manager_is_chosen_and_a_missing_one_is_refused():
+def test_the_preferred_service_manager_is_chosen_and_a_missing_one_is_refused():
     assert choose_service_manager(facts_of(systemd="root"), "auto") == "systemd"
     assert choose_service_manager(facts_of(), "auto") == "user"
     assert choose_service_manager(facts_of(systemd_user=None), "auto") == "process"

@@ -1,4 +1,4 @@
-"""How steps are sent and their replies checked."""
+"""Steps are sent to the device with the modules that they import, and their replies are checked."""
 
 import inspect
 import json

@@ -28,8 +28,8 @@ def test_systemd_accepts_the_unit(manager, devices, tmp_path):
     unit.write_text(render_unit(str(tmp_path), manager=manager, user="daemon", devices=devices))
     result = subprocess.run([ANALYZE, "verify", "--man=no", unit], capture_output=True, text=True, check=False)
     messages = [line for line in result.stderr.splitlines() if unit.name in line]
-    newer = ("RestartSteps", "RestartMaxDelaySec")  # older than systemd 254: it reports that it ignores these
-    assert [line for line in messages if not any(word in line for word in newer)] == []
+    newer = ("RestartSteps", "RestartMaxDelaySec")  # before version 254, systemd reports that it ignores these options
+    assert [line for line in messages if not any(option in line for option in newer)] == []
 
 
 @needs_systemd
@@ -40,7 +40,7 @@ def test_systemd_rates_the_exposure_of_the_unit_ok(tmp_path):
         [ANALYZE, "security", "--offline=yes", "--threshold=25", unit], capture_output=True, text=True, check=False
     )
     if "unrecognized option" in result.stderr:
-        pytest.skip("systemd-analyze is older than 250 and judges no files")
+        pytest.skip("systemd-analyze is older than 250 and cannot check a file")
     assert result.returncode == 0, result.stdout[-300:]
 
 

@@ -1,4 +1,4 @@
-"""Manifests with any number of stages, which read the tensors that a test names."""
+"""Manifests for tests: a test chooses the number of stages and the tensors that each stage reads."""
 
 from edgeexit.bundle.manifest import Manifest, Proof, StageSpec, TensorSpec
 from edgeexit.latency import LatencyProfile, LatencySummary, StageProfile

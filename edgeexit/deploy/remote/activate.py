@@ -43,7 +43,7 @@ ACTIVATION_FILE = "activation.json"
 _LOG_LINES = 12
 _POLL_S = 0.3
 _MAX_RESTARTS = 2
-"""The release has failed when its supervisor has restarted the agent this often."""
+"""The release has failed when the service manager has restarted the agent this many times."""
 
 
 def main(root: Path, arguments: ActivateArguments) -> EmptyDocument:
@@ -66,7 +66,8 @@ def main(root: Path, arguments: ActivateArguments) -> EmptyDocument:
 def rollback_release(root: Path, release: str) -> str | None:
     """Return the release to roll back to if `release` fails, or None.
 
-    That is the current release or, if it was never healthy, the newest release in its chain of `replaces` that was.
+    That is the current release, unless it is `release` itself or was never healthy. Then it is the first healthy
+    release in the chain of `replaces` that starts there.
     """
     candidate, visited = current_release_id(root), {release}
     while candidate is not None and (candidate == release or not is_healthy(root, candidate)):
@@ -78,7 +79,7 @@ def rollback_release(root: Path, release: str) -> str | None:
 
 
 def start_agent(service: AgentService, document: ReleaseDocument, timeout_s: float) -> str | None:
-    """Start the agent of the current release; return None when it is healthy, or why it is not.
+    """Start the agent of the current release, and wait until it is healthy. Return None, or why it is not healthy.
 
     The previous agent is stopped first, so that it cannot answer the health check in place of the new one.
     """
@@ -95,7 +96,7 @@ def start_agent(service: AgentService, document: ReleaseDocument, timeout_s: flo
     while True:
         restarts = service.restart_count()
         if restarts is None or restarts >= _MAX_RESTARTS:
-            return "the agent exits after its start"
+            return "the agent ended after its start"
         error = health_error(document)
         if error is None:
             return None
@@ -125,9 +126,9 @@ def _activate(root: Path, arguments: ActivateArguments) -> ActivationResult:
     service.check_unit_owner()
     previous = read_release(root, current_release_id(root))
     _write_progress(root, ticket, "switching")
-    # Written before the switch: whoever finds the new release as `current` can read where a rollback leads.
+    # Written before the switch, so that the current release always has the id of the release to roll back to.
     write_release(root / RELEASES / release, {**document, "replaces": rollback_to})
-    if previous is not None and not _same_service(previous, document):  # it would keep the port and the state
+    if previous is not None and not _same_service(previous, document):  # it still uses the port and the state
         AgentService(root, previous["service"], previous["unit_name"]).stop(disable=True)
     set_current_release(root, release)
     _write_progress(root, ticket, "starting")
@@ -155,7 +156,10 @@ def _same_service(one: ReleaseDocument, other: ReleaseDocument) -> bool:
 
 
 def _prune(root: Path, *, keep: list[str], wheels: list[str] | None) -> None:
-    """Remove the releases not in `keep`, the environments and wheels that they alone used, and unfinished copies."""
+    """Remove incomplete copies, the releases not in `keep`, environments that no release uses, and other wheels.
+
+    If `wheels` is None, no wheel is removed.
+    """
     for release in release_ids(root):
         if release not in keep:
             shutil.rmtree(root / RELEASES / release, ignore_errors=True)
@@ -168,7 +172,7 @@ def _prune(root: Path, *, keep: list[str], wheels: list[str] | None) -> None:
     if wheels is not None:
         for wheel in (root / WHEELS).glob("*"):
             if wheel.name not in wheels:
-                with contextlib.suppress(OSError):  # the release is healthy, even if an old file stays
+                with contextlib.suppress(OSError):  # an old file that remains is not a failure of the healthy release
                     wheel.unlink()
 
 

@@ -1,7 +1,7 @@
 """The documents that the two sides of a deployment exchange: arguments and replies of the steps, and `release.json`.
 
-The client checks replies against these types. On the device they are plain dictionaries, because nothing is installed
-there.
+The client checks replies against these types. The steps on the device use plain dictionaries, because no package is
+installed for them.
 """
 
 from typing import Literal, TypedDict
@@ -45,7 +45,7 @@ class NewReleaseDocument(TypedDict):
     model: str
     target: str
     content_key: str
-    """Hash of the release's content; the same content is not deployed twice."""
+    """Hash of the release's content: files, environment and service manager."""
     environment: str
     """Key of the Python environment under `venvs/`."""
     edgeexit_version: str
@@ -101,6 +101,7 @@ class LockArguments(TypedDict):
     """Arguments of the step `lock`."""
 
     owner: str
+    """`user@host` of the client."""
 
 
 class LockReply(TypedDict):
@@ -108,8 +109,9 @@ class LockReply(TypedDict):
 
     acquired: bool
     owner: str
-    """Who holds the lock."""
+    """`user@host` of the client that holds the lock."""
     age_s: float
+    """How long that client has held it."""
 
 
 class InventoryArguments(TypedDict):
@@ -153,7 +155,7 @@ class EnvironmentArguments(TypedDict):
     wheels: list[str]
     """File names in `wheels/`."""
     system_packages: bool
-    """The environment sees the packages of the system's Python."""
+    """The environment can import the packages of the system's Python."""
     probes: list[str]
     """Python statements that must succeed in the new environment."""
 
@@ -187,7 +189,7 @@ class ActivateArguments(TypedDict):
     """Arguments of the step `activate`."""
 
     ticket: str
-    """Identifies this activation; `watch` asks for it."""
+    """Random id of this activation; the step `watch` receives the same id."""
     release: str
     timeout_s: float
     wheels: list[str] | None
@@ -195,7 +197,9 @@ class ActivateArguments(TypedDict):
 
 
 ActivationOutcome = Literal["healthy", "rolled back", "stopped", "failed"]
-"""`stopped`: no earlier release exists, so no agent runs. `failed`: the activation itself had an error."""
+"""`rolled back`: an earlier release is current. `stopped`: there is no earlier release, so no agent runs.
+
+`failed`: an unexpected error ended the activation."""
 
 
 class ActivationResult(TypedDict):
@@ -248,7 +252,7 @@ class StatusArguments(TypedDict):
 
 
 class InstalledRelease(TypedDict):
-    """A release that the device has."""
+    """A release that is installed on the device."""
 
     release: ReleaseDocument
     healthy: bool

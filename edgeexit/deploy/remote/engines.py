@@ -11,8 +11,8 @@ from edgeexit.deploy.remote.layout import CACHE, RELEASES, operation_lock
 def main(root: Path, arguments: EnginesArguments) -> EmptyDocument:
     """Run `edgeexit engines build` in the environment of the release; the plan files go to the cache of its agent.
 
-    Plan files that exist are verified and kept, so a second run continues where the first one stopped. Raises StepError
-    with the last lines of the builder.
+    Plan files that exist are verified and reused, so a second run continues where the first one stopped. Raises
+    StepError with the last lines of the output.
     """
     with operation_lock(root):
         run_program(

@@ -14,8 +14,8 @@ _SHOWN_LINES = 3
 def main(root: Path, arguments: EnvironmentArguments) -> EnvironmentReply:
     """Create `venvs/<key>` and write its file `complete` last.
 
-    The environment is created at its final path, because environments cannot be moved. Raises StepError with pip's
-    last lines if a package cannot be installed, or with Python's if a probe fails.
+    The environment is created at its final path, because environments cannot be moved. Raises StepError with the last
+    lines of the output if a package cannot be installed or a probe fails.
     """
     with operation_lock(root):
         venv = root / VENVS / arguments["key"]
@@ -58,7 +58,7 @@ def _create(root: Path, venv: Path, arguments: EnvironmentArguments) -> None:
 
 
 def _link_wheels(folder: Path, wheels: Path, names: list[str]) -> Path:
-    """Return a new folder with links to the named wheels only; `wheels` may contain those of other environments."""
+    """Return a new folder with links to the named wheels; `wheels` may also contain wheels of other environments."""
     folder.mkdir()
     for name in names:
         (folder / name).symlink_to(wheels / name)

@@ -43,7 +43,7 @@ def main(root: Path, arguments: FinishArguments) -> FinishReply:
 
 
 def _create_writable_folder(folder: str) -> None:
-    """Create an absolute state folder: the agent in its sandbox cannot, and does not start without it."""
+    """Create an absolute state folder. The sandboxed agent cannot create it, and does not start without it."""
     advice = "create it on the device for this user, or remove state_dir from the configuration"
     try:
         Path(folder).mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -28,7 +28,7 @@ def main(root: Path, arguments: InventoryArguments) -> InventoryReply:
 
 
 def partial_path(root: Path, file: FileEntry) -> Path:
-    """Return the path of an incomplete file; it contains the SHA-256, so that other content has another path."""
+    """Return the path of an incomplete file. It depends on the SHA-256, so that different contents are not mixed."""
     return root / f"{file['path']}.{file['sha256'][:16]}.part"
 
 

@@ -27,7 +27,7 @@ WHEELS = "wheels"
 INCOMING = "incoming"
 STATE = "state"
 CACHE = f"{STATE}/cache"
-"""Files that agents can create again, such as TensorRT plan files."""
+"""Files that the agent can recreate, for example TensorRT plan files."""
 RELEASE_FILE = "release.json"
 HEALTHY_FILE = "healthy"
 COMPLETE_FILE = "complete"
@@ -41,17 +41,17 @@ class StepError(Exception):
 
 
 def send_reply(reply: Mapping[str, object]) -> None:
-    """Send the reply of a step to the client. The prefix separates it from what a login shell may print."""
+    """Send the reply of a step to the client. A prefix separates it from the output of a login shell."""
     _send({"reply": reply})
 
 
 def send_error(message: str) -> None:
-    """Tell the client that the step failed."""
+    """Send the error of a failed step, one line, to the client."""
     _send({"error": message})
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file, or None if it cannot be read."""
+    """Return the content of a JSON file, or None if it cannot be read or is not valid JSON."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
@@ -71,7 +71,7 @@ def write_durably(path: Path, content: str) -> None:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
+    """Flush the directory entries of a folder to disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -124,9 +124,9 @@ def is_healthy(root: Path, release: str) -> bool:
 
 @contextlib.contextmanager
 def operation_lock(root: Path) -> Iterator[None]:
-    """Hold the lock that lets one step at a time change files; a step of a client that has died may still hold it.
+    """Hold the lock for changing files under `root`; only one step holds it at a time.
 
-    Raises StepError if the other step does not end in time.
+    The step of an earlier client may hold it even if that client has died. Raises StepError after half an hour.
     """
     with (root / OPERATION_LOCK).open("a") as file:
         deadline = time.monotonic() + _MAX_OPERATION_S
@@ -136,7 +136,9 @@ def operation_lock(root: Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise StepError(f"an earlier step is still running in '{root}'; try again later") from None
+                    raise StepError(
+                        f"an earlier step has been running in '{root}' for half an hour; run the command again later"
+                    ) from None
                 time.sleep(0.2)
         yield
 

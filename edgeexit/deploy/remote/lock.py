@@ -11,14 +11,14 @@ from pathlib import Path
 from edgeexit.deploy.remote.documents import LockArguments, LockReply
 from edgeexit.deploy.remote.layout import read_json, send_reply
 
-_SILENCE_S = 45.0
-"""A client that sends nothing for this long is disconnected, even if the connection does not report it yet."""
+_MAX_IDLE_S = 45.0
+"""A client that sends nothing for this long counts as disconnected, even if the connection is still open."""
 
 
 def main(root: Path, arguments: LockArguments) -> None:
     """Take the lock, reply, and keep the lock until the client disconnects or sends nothing for 45 s.
 
-    The kernel releases the lock when this process ends, so a power cut or a killed client leaves no lock behind.
+    The kernel releases the lock when this process ends, so no lock remains after a power cut or a killed client.
     """
     root.mkdir(parents=True, exist_ok=True)
     with (root / ".deploy.lock").open("a+") as file:
@@ -37,7 +37,7 @@ def main(root: Path, arguments: LockArguments) -> None:
         file.flush()
         _reply(acquired=True, owner=arguments["owner"], age_s=0.0)
         with contextlib.suppress(OSError):
-            while select.select([0], [], [], _SILENCE_S)[0] and os.read(0, 4096):
+            while select.select([0], [], [], _MAX_IDLE_S)[0] and os.read(0, 4096):
                 pass
 
 

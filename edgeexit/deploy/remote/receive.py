@@ -10,10 +10,10 @@ from edgeexit.deploy.remote.inventory import partial_path, sha256_of
 from edgeexit.deploy.remote.layout import INCOMING, RELEASES, StepError, fsync_folder
 
 _CHUNK_BYTES = 1 << 16
-_SILENCE_S = 60.0
-"""A connection that brings nothing for this long is lost, even if it does not report that yet."""
+_MAX_IDLE_S = 60.0
+"""A connection over which nothing arrives for this long counts as lost, even if it is still open."""
 _FSYNC_BYTES = 8 << 20
-"""Received bytes are made durable this often, so that a power cut costs no more than this."""
+"""Received data is flushed to disk after this many bytes, so that a power cut loses no more than this."""
 
 
 def main(root: Path, arguments: ReceiveArguments) -> ReceiveReply:
@@ -56,10 +56,13 @@ def _append(partial: Path, offset: int, size: int, mode: int) -> None:
         file.seek(offset)
         remaining, unsynced = size - offset, 0
         while remaining:
-            readable, _, _ = select.select([0], [], [], _SILENCE_S)
+            readable, _, _ = select.select([0], [], [], _MAX_IDLE_S)
             chunk = os.read(0, min(remaining, _CHUNK_BYTES)) if readable else b""
             if not chunk:
-                raise StepError(f"'{partial.name}': the connection ended {remaining} bytes before the file did")
+                raise StepError(
+                    f"'{partial.name}': the connection ended {remaining} bytes before the end of the file; run the "
+                    "same command again"
+                )
             file.write(chunk)
             file.flush()
             remaining -= len(chunk)

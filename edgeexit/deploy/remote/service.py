@@ -32,7 +32,7 @@ class AgentService:
 
     Args:
         root: the folder of the deployment.
-        kind: `systemd` for the system's systemd, `user` for the user's own, `process` for a plain process.
+        kind: `systemd` for the systemd of the system, `user` for that of the user, `process` for a plain process.
         unit_name: name of the systemd unit, without `.service`.
 
     """
@@ -47,7 +47,7 @@ class AgentService:
         os.environ.setdefault("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}")
 
     def restart(self) -> None:
-        """Start the agent of the current release, after stopping one that runs; do not wait until it is healthy."""
+        """Stop the agent if it runs, and start that of the current release; do not wait until it is healthy."""
         self._started = time.time()
         if self.kind == "process":
             self.stop()
@@ -69,12 +69,12 @@ class AgentService:
             self._systemctl("daemon-reload")
 
     def restart_count(self) -> int | None:
-        """Return how often the supervisor has restarted the agent; None if the agent has ended for good."""
+        """Return how often the service manager has restarted the agent; None if it has ended and is not restarted."""
         if self.kind == "process":
             return 0 if self.pid() is not None else None
         fields = self._properties()
         inactive = fields.get("ActiveState") in {"failed", "inactive"}
-        if inactive and fields.get("Job", "0") == "0":  # with a job, systemd is about to start it
+        if inactive and fields.get("Job", "0") == "0":  # a job is pending if systemd is about to start it
             return None
         return int(fields.get("NRestarts") or 0)
 
@@ -140,7 +140,7 @@ class AgentService:
             self._systemctl("daemon-reload")
         self._systemctl("enable", self.unit)
         self._systemctl("reset-failed", self.unit, check=False)
-        if self.kind == "user":  # without lingering it ends at logout; a system may forbid it
+        if self.kind == "user":  # without lingering the agent ends at logout; some systems do not allow it
             _output(["loginctl", "enable-linger"], check=False)
 
     def _spawn(self) -> None:
@@ -151,7 +151,7 @@ class AgentService:
             fcntl.flock(lock, fcntl.LOCK_EX)
             process = subprocess.Popen(  # noqa: S603 - a fixed command, no shell
                 _COMMAND,
-                cwd=(self.root / CURRENT).resolve(),  # it stays in its release when `current` changes
+                cwd=(self.root / CURRENT).resolve(),  # the agent stays in its release when `current` changes
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -174,7 +174,7 @@ class AgentService:
                         os.kill(pid, signal_number)
                     sent = True
                 time.sleep(0.05)
-        raise StepError(f"the agent (process {self.pid()}) does not stop")
+        raise StepError(f"the agent (process {self.pid()}) did not stop after SIGTERM and SIGKILL; stop it by hand")
 
     def _properties(self) -> dict[str, str]:
         properties = "--property=ActiveState,NRestarts,MainPID,Job"
@@ -222,9 +222,9 @@ def health_error(release: ReleaseDocument) -> str | None:
         with opener.open(f"{base}/models/{urllib.parse.quote(release['model'], safe='')}", timeout=_HTTP_S) as reply:
             model = json.load(reply)
     except urllib.error.HTTPError as error:
-        return f"{error.url} answers {error.code}"
+        return f"{error.url} returns status {error.code}"
     except (OSError, ValueError, http.client.HTTPException) as error:
-        return f"{base} does not answer ({getattr(error, 'reason', error)})"
+        return f"{base} returns no valid response ({getattr(error, 'reason', error)})"
     versions = model.get("versions") if isinstance(model, dict) else None
     if not isinstance(versions, list) or release["bundle"] not in versions:
         found = ", ".join(map(str, versions)) if isinstance(versions, list) else "?"

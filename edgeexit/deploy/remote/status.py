@@ -8,7 +8,7 @@ from edgeexit.deploy.remote.service import AgentService, health_error
 
 
 def main(root: Path, arguments: StatusArguments) -> StatusReply:
-    """Return all releases, and process, health and last log lines of the current release's agent."""
+    """Return all releases, and the process id, health and last log lines of the current release's agent."""
     current = current_release_id(root)
     document = read_release(root, current)
     service = None if document is None else AgentService(root, document["service"], document["unit_name"])

@@ -1,4 +1,4 @@
-"""The step `watch`: report how far an activation is; change nothing."""
+"""The step `watch`: report the progress of an activation; change nothing."""
 
 import fcntl
 from pathlib import Path

@@ -18,11 +18,11 @@ DEPLOY = [sys.executable, "-m", "edgeexit", "deploy"]
 
 @pytest.fixture
 def command(device):
-    def run(*words):
-        options = [word for option in device.sshd.address().options for word in ("-o", option)]
+    def run(*arguments):
+        options = [argument for option in device.sshd.address().options for argument in ("-o", option)]
         where = ["--port", str(device.sshd.port), "--identity", str(device.sshd.folder / "client")]
         return subprocess.run(
-            [*DEPLOY, *map(str, words), *where, *options, "--path", str(device.root)],
+            [*DEPLOY, *map(str, arguments), *where, *options, "--path", str(device.root)],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
 
@@ -65,13 +65,18 @@ def test_status_advises_a_rollback_only_if_the_current_release_fails(device, bun
     view = json.loads(command("status", "127.0.0.1", "--json").stdout)
     assert [release["has_policy"] for release in view["releases"]] == [False, True]
     assert "deploy BUNDLE" in command("status", "127.0.0.1").stdout.splitlines()[-1]
+    shown = command("status", "127.0.0.1").stdout
+    assert "previous" in shown
+    assert "never healthy" not in shown
+    (device.root / "current" / "healthy").unlink()  # as after a power cut during the start
+    assert "current, never healthy" in command("status", "127.0.0.1").stdout
     os.kill(view["pid"], signal.SIGKILL)
     assert "deploy rollback" in command("status", "127.0.0.1").stdout.splitlines()[-1]
 
 
 def test_an_error_is_one_line_with_exit_code_2(device, bundles, tmp_path, command):
     bundle = bundles[0].path
-    for words, expected in [
+    for arguments, expected in [
         ((tmp_path, "127.0.0.1"), "is not a bundle"),
         ((bundle, "127.0.0.1", "--config", tmp_path / "no.toml"), "no.toml"),
         ((bundle, "127.0.0.1", "--target", "arm64-cpu", "--wheel", device.wheel), "the device is"),
@@ -79,7 +84,7 @@ def test_an_error_is_one_line_with_exit_code_2(device, bundles, tmp_path, comman
         ((bundle, "-oProxyCommand=x"), "deploy"),
         ((bundle, "127.0.0.1", "-o", "foo"), "-o 'foo': expected NAME=VALUE"),
     ]:
-        result = command(*words)
+        result = command(*arguments)
         assert result.returncode == 2
         line = result.stderr.strip().splitlines()[-1]
         assert line.startswith("error:")

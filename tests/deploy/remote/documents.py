@@ -1,4 +1,4 @@
-"""Arguments for the steps: a release and a file, as `deployment` of conftest.py has them."""
+"""Arguments for the steps: the release and the file in the folder of the fixture `deployment`."""
 
 RELEASE = {
     "bundle": "d" * 64,

@@ -14,7 +14,7 @@ from edgeexit.deploy.remote.service import AgentService, health_error
 
 @contextlib.contextmanager
 def serving(response):
-    """Answer every request on a free port with these bytes; yield the release whose endpoint that is."""
+    """Send these bytes in response to every request on a free port; yield a release with this endpoint."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -52,12 +52,12 @@ def test_a_rollback_leads_to_the_newest_replaced_release_that_was_healthy(tmp_pa
 @pytest.mark.parametrize(
     ("response", "expected"),
     [
-        (b"SSH-2.0-other\r\n", "does not answer"),
+        (b"SSH-2.0-other\r\n", "returns no valid response"),
         (json_response([]), "serves bundle"),
         (json_response({"versions": 1}), "serves bundle"),
         (json_response({"versions": ["e" * 64]}), "serves bundle"),
-        (b"HTTP/1.0 200 OK\r\n\r\n\xff", "does not answer"),
-        (b"HTTP/1.0 503 Busy\r\n\r\n", "answers 503"),
+        (b"HTTP/1.0 200 OK\r\n\r\n\xff", "returns no valid response"),
+        (b"HTTP/1.0 503 Busy\r\n\r\n", "returns status 503"),
     ],
 )
 def test_any_other_response_of_the_endpoint_is_a_health_error(response, expected):

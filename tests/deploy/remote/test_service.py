@@ -1,7 +1,7 @@
 """The agent as a systemd service, with a small program in place of systemctl, and as a plain process.
 
-A test cannot safely start a systemd, so the program runs the command in the unit and ignores the unit's sandbox;
-test_unit.py checks that with systemd's own tools.
+A test cannot safely start systemd, so the program runs the command in the unit and ignores the unit's sandbox;
+test_unit.py checks the sandbox with `systemd-analyze`.
 """
 
 import sys
