@@ -169,7 +169,7 @@ def _parse(url: str) -> URL:
 
 
 def _invalid_url(shown: str) -> DatabaseError:
-    return DatabaseError(f"database '{shown}' is not a URL; write e.g. sqlite:///calibrator.sqlite")
+    return DatabaseError(f"database '{shown}' is not a valid URL; write e.g. sqlite:///calibrator.sqlite")
 
 
 def _without_secrets(url: URL) -> str:
@@ -179,7 +179,7 @@ def _without_secrets(url: URL) -> str:
 
 
 def _identity(path: str) -> tuple[int, int] | None:
-    """Return device and inode of a file, or None if it does not exist."""
+    """Return the device and inode numbers of a file, or None if it does not exist."""
     try:
         status = os.stat(path)  # noqa: PTH116 - SQLite returns the path as a string, which is empty for a database in memory
     except OSError:

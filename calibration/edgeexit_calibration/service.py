@@ -118,7 +118,7 @@ class CalibratorService:
                     self._ingest(batch, stop)
         finally:
             stop.set()
-            self._reconnected.set()  # wakes the other thread
+            self._reconnected.set()  # ends the wait of the checking thread
             checks.join()
             self._session.stop()
 

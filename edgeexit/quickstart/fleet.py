@@ -122,7 +122,7 @@ class Fleet:
 
     def _start(self, name: str, arguments: Sequence[str]) -> None:
         log = self._stack.enter_context((self.folder / "logs" / f"{name}.log").open("wb"))
-        process = subprocess.Popen(  # noqa: S603 - the arguments are ours
+        process = subprocess.Popen(  # noqa: S603 - the arguments are constants and paths of this class
             [self._python, "-m", "edgeexit", *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
         self._processes[name] = process

@@ -135,7 +135,7 @@ def _cross_scores(kind: str, dataset: ReadoutDataset, budgets: Values, options: 
 def _best_candidates(
     kind: str, dataset: ReadoutDataset, budgets: Values, options: FitOptions
 ) -> Iterator[tuple[Policy, dict[int, Thresholds]]]:
-    """Yield each candidate that has the lowest loss at some budgets: with index of the budget -> thresholds."""
+    """Yield each candidate that is best for at least one budget, with a dict: index of the budget -> thresholds."""
     candidates = _candidates(kind, dataset, budgets, options)
     costs, limits = np.asarray(dataset.costs), budgets * (1 + _ROUNDING)
     lowest = np.full((len(candidates), len(limits)), np.inf)

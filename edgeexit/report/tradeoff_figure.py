@@ -24,9 +24,9 @@ _VISIBLE: Final = 5
 _MAX_NAMES: Final = 4
 """Maximum number of exits with a visible name; more names would overlap on a small screen."""
 _NEAR_FINAL: Final = 0.72
-"""Fraction of the full cost from which on the name of an exit would overlap with the final exit's."""
+"""Fraction of the full cost above which the name of an exit would overlap with the name of the final exit."""
 _FEW_POINTS: Final = 10
-"""A curve with at most this many points shows its points, because its kind has only few thresholds."""
+"""A curve with at most this many points has a marker at each point: its kind has only a few distinct thresholds."""
 _Z95: Final = 1.96
 """Half the width of a 95 % interval of a normal distribution, in standard errors."""
 

@@ -38,7 +38,7 @@ def test_a_path_and_a_url_open_the_same_database(tmp_path):
     [
         ("sqlite://", "has no file name"),
         ("oracel://host/x", "unknown database type 'oracel'"),
-        ("://x", "is not a URL"),
+        ("://x", "is not a valid URL"),
         ("no/such/folder/x.sqlite", "does its folder exist"),
     ],
 )
