@@ -9,8 +9,8 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from edgeexit.backends.base import BackendTraits
 from edgeexit.backends.registry import BACKENDS
+from edgeexit.backends.traits import BackendTraits
 from edgeexit.errors import TargetError
 from edgeexit.toml_document import FieldError, TomlError, decode_toml
 

@@ -12,6 +12,7 @@ MODULES = (
     "edgeexit.backends.base",
     "edgeexit.backends.registry",
     "edgeexit.backends.tensorrt.engines",
+    "edgeexit.backends.traits",
     "edgeexit.bundle",
     "edgeexit.compiler",
     "edgeexit.deploy",

@@ -5,7 +5,7 @@ from pkgutil import resolve_name
 from types import MappingProxyType
 from typing import Final
 
-from edgeexit.backends.base import BackendTraits
+from edgeexit.backends.traits import BackendTraits
 
 _TRAITS: Final = (
     "edgeexit.backends.onnxruntime.traits:ONNXRUNTIME",

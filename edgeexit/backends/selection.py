@@ -2,7 +2,7 @@
 
 import platform
 
-from edgeexit.backends.base import ALLOW_FALLBACK, StageBackend
+from edgeexit.backends.base import ALLOW_FALLBACK, StageBackend, load_backend
 from edgeexit.backends.onnxruntime.traits import ONNXRUNTIME
 from edgeexit.bundle import Bundle
 from edgeexit.errors import EngineError, TargetError
@@ -31,7 +31,7 @@ def make_backend(bundle: Bundle, *, fallback: bool = True) -> StageBackend:
             raise TargetError(f"{warning}; compile for a target of {here}, or {ALLOW_FALLBACK}")
         return _make_fallback(bundle, target, f"{warning}: latencies do not predict the target's")
     try:
-        return traits.load_backend()(bundle, target, fallback=fallback)
+        return load_backend(traits)(bundle, target, fallback=fallback)
     except ModuleNotFoundError as error:
         missing = f"target '{name}' runs on {traits.title}, but module '{error.name}' is not installed"
         if traits is ONNXRUNTIME or not fallback:

@@ -61,6 +61,7 @@ def agent_command(
     from edgeexit.agent import Agent, AgentConfig, SampleStream
     from edgeexit.agent.service import listening, serving
     from edgeexit.agent.systemd import Notifier
+    from edgeexit.backends.base import load_engine_builder
     from edgeexit.bundle import Bundle
     from edgeexit.targets import load_target
 
@@ -75,7 +76,7 @@ def agent_command(
     opened = Bundle.open(bundle)
     backend = load_target(opened.manifest.target).backend
     if backend.builds_engines:
-        backend.load_engines().build_missing_engines(opened, progress=_LoggedProgress())
+        load_engine_builder(backend).build_missing_engines(opened, progress=_LoggedProgress())
     samples = None if stream is None else SampleStream(stream, opened.manifest)
     notifier = Notifier()
     tally = _Tally()

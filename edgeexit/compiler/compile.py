@@ -8,6 +8,7 @@ from typing import Final, NamedTuple, get_args
 import torch
 
 from edgeexit import __version__
+from edgeexit.backends.base import load_engine_builder
 from edgeexit.bundle import POLICY, PROFILE, Bundle, GoldenSamples, bundle_folder, write_golden, write_manifest
 from edgeexit.bundle.manifest import Fidelity, Manifest, Precision, Proof, StageSpec, Task
 from edgeexit.compiler.assemble import with_costs, write_stages
@@ -104,7 +105,7 @@ def compile_bundle(
         blocks = device.architecture == "x86_64" and device.backend.blocked_layout and options.precision == "fp32"
         specs = write_stages(full_model, plan, folder, opset=device.opset, blocks=blocks)
         if device.backend.builds_engines:
-            unchecked = device.backend.load_engines().check_stages(folder, specs)
+            unchecked = load_engine_builder(device.backend).check_stages(folder, specs)
             if unchecked is not None:
                 progress.warning(unchecked)
 

@@ -7,6 +7,7 @@ from pkgutil import resolve_name
 import msgspec
 import pytest
 
+from edgeexit.backends.base import load_engine_builder
 from edgeexit.backends.registry import BACKENDS, register_backend
 
 
@@ -16,7 +17,7 @@ def test_the_traits_of_a_backend_name_its_class_and_its_engine_builder(name):
     assert traits.name == name
     assert callable(resolve_name(traits.backend))
     if traits.builds_engines:
-        engines = traits.load_engines()
+        engines = load_engine_builder(traits)
         assert callable(engines.check_stages)
         assert callable(engines.build_missing_engines)
     else:

@@ -6,7 +6,7 @@ import onnxruntime as ort
 import pytest
 
 from edgeexit.backends import registry
-from edgeexit.backends.base import BackendTraits
+from edgeexit.backends.traits import BackendTraits
 from edgeexit.errors import EdgeExitError, TargetError
 from edgeexit.runtime import Runner
 from tests.bundles import make_bundle

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from edgeexit.backends.base import BackendTraits
+from edgeexit.backends.traits import BackendTraits
 
 ONNXRUNTIME: Final = BackendTraits(
     name="onnxruntime",

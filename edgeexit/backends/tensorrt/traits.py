@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from edgeexit.backends.base import BackendTraits
+from edgeexit.backends.traits import BackendTraits
 
 _BACKEND: Final = "edgeexit.backends.tensorrt.backend:TensorRtBackend"
 _ENGINES: Final = "edgeexit.backends.tensorrt.engines"

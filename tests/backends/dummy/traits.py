@@ -1,6 +1,6 @@
 """Traits of the dummy backend."""
 
-from edgeexit.backends.base import BackendTraits
+from edgeexit.backends.traits import BackendTraits
 
 DUMMY = BackendTraits(
     name="dummy",
