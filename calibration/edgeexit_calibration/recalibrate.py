@@ -12,14 +12,7 @@ from typing import Literal
 import msgspec
 
 from edgeexit.errors import FittingError
-from edgeexit.fitting import (
-    Fit,
-    MaxRisk,
-    ReadoutDataset,
-    fit_thresholds,
-    require_fitting_kind,
-    samples_needed,
-)
+from edgeexit.fitting import Fit, MaxRisk, ReadoutDataset, fit_thresholds, samples_needed
 from edgeexit.policies import Policy
 from edgeexit.policies.readout import Array
 
@@ -53,7 +46,7 @@ def refit(
         min_audits: minimum number of audits; default: twice the minimum that a certificate needs.
 
     """
-    if not require_fitting_kind(current.kind).refits_from_audits:
+    if current.reads_probabilities:
         reason = (
             f"policy '{current.kind}' reads the probabilities of all classes, but audits contain only the top-1 class, "
             "the two highest probabilities and the entropy; fit the policy again on held-out samples"

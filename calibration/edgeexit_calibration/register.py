@@ -7,7 +7,7 @@ import msgspec
 
 from edgeexit.bundle import Bundle
 from edgeexit.errors import BundleError
-from edgeexit.fitting import require_fitting_kind, samples_needed
+from edgeexit.fitting import samples_needed
 from edgeexit.policies import encode_document
 from edgeexit.wire import check_name
 from edgeexit_calibration.cohorts import (
@@ -102,5 +102,5 @@ def register(
         is_new_revision=is_new,
         certified_risk=None if document.certificate is None else document.certificate.risk,
         policy=document.policy.kind,
-        refittable=require_fitting_kind(document.policy.kind).refits_from_audits,
+        refittable=not document.policy.reads_probabilities,
     )

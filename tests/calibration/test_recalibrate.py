@@ -8,6 +8,7 @@ from edgeexit.policies import disagrees, simulate_exits
 from edgeexit.policies.confidence import Confidence
 from edgeexit.policies.ztw import Ztw
 from tests.calibration.scenario import readouts_of
+from tests.fitting.new_kind import Scaled
 
 CURRENT = Confidence(temperatures=(1.0, 1.5, 2.0), thresholds=(0.5, 0.5))
 GOAL = {"risk": 0.1, "delta": 0.1}
@@ -59,3 +60,11 @@ def test_a_policy_that_reads_all_probabilities_cannot_be_refitted_from_audits():
     assert postponed.cause == "no policy fits"
     assert "'ztw' reads the probabilities" in postponed.reason
     assert "\n" not in postponed.reason
+
+
+def test_a_policy_without_a_fitting_kind_can_be_refitted():
+    """A refit changes only the thresholds."""
+    current = Scaled(temperatures=(1.0,) * 3, thresholds=(0.5, 0.5), factors=(0.9, 0.95, 1.0))
+    fit = refit(current, readouts_of(2000, trust=0.9), COSTS, **GOAL)
+    assert isinstance(fit, Fit)
+    assert fit.policy.factors == current.factors

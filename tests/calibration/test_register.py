@@ -6,8 +6,10 @@ from edgeexit_calibration import cohorts, events, policy_history, register
 
 from edgeexit.bundle import Bundle
 from edgeexit.errors import BundleError, FittingError, MessageError
+from edgeexit.policies import registry as policy_registry
 from tests.bundles import make_bundle
 from tests.calibration.scenario import COHORT, DELTA, FLEET, RISK, fitted_bundle
+from tests.fitting.new_kind import Scaled
 
 GOAL = {"fleet": FLEET, "cohort": COHORT, "risk": RISK, "delta": DELTA, "user": "ada"}
 
@@ -82,3 +84,12 @@ def test_a_segmentation_bundle_is_an_error_because_audits_contain_no_class_maps(
     with pytest.raises(BundleError, match="audits contain no class maps"):
         register(database, maps, **GOAL)
     assert cohorts(database) == []
+
+
+def test_a_policy_without_a_fitting_kind_can_be_registered(database, tmp_path, monkeypatch):
+    bundle = fitted_bundle(tmp_path / "bundle")
+    monkeypatch.setitem(policy_registry._classes, "scaled", Scaled)
+    policy = Scaled(temperatures=(1.0,) * 3, thresholds=(0.5, 0.5), factors=(0.9, 0.95, 1.0))
+    bundle.write_policy(msgspec.structs.replace(bundle.policy(), policy=policy, certificate=None))
+    registered = register(database, bundle, **GOAL)
+    assert (registered.policy, registered.refittable) == ("scaled", True)

@@ -68,11 +68,3 @@ class FittingKind(msgspec.Struct, frozen=True, kw_only=True):
     def name(self) -> str:
         """Name of the kind in documents, on the command line and in the registry."""
         return str(self.policy.__struct_config__.tag)
-
-    @property
-    def refits_from_audits(self) -> bool:
-        """True if audits contain everything that the kind reads, so that the calibrator can refit it.
-
-        Audits contain the four columns of a readout, but not the probabilities of all classes.
-        """
-        return not self.policy.reads_probabilities

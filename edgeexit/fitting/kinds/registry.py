@@ -42,9 +42,10 @@ def register_fitting_kind(kind: FittingKind) -> None:
 
 
 def require_fitting_kind(name: str) -> FittingKind:
-    """Return a kind by name. Raises FittingError, with the known kinds, for another name."""
+    """Return a kind by name. Raises FittingError if the name is unknown, or if no fitting kind is registered for it."""
     if name not in _kinds:
-        raise FittingError(unknown_kind(name))
+        unfitted = f"policy kind '{name}' has no fitting kind; call register_fitting_kind to fit it"
+        raise FittingError(unfitted if name in KINDS else unknown_kind(name))
     return _kinds[name]
 
 

@@ -10,6 +10,8 @@ from edgeexit.fitting.kinds import make_candidates
 from edgeexit.fitting.options import CandidateOptions
 from edgeexit.fitting.temperature import fit_temperatures
 from edgeexit.policies import exits_of, simulate
+from edgeexit.policies import registry as policy_registry
+from tests.fitting.new_kind import Scaled
 from tests.fitting.only_candidate import PLAIN, only_candidate
 from tests.fitting.populations import population
 
@@ -35,6 +37,12 @@ def test_there_is_a_candidate_with_fitted_temperatures_if_the_kind_depends_on_th
 def test_an_unknown_kind_is_refused():
     with pytest.raises(FittingError, match="policy kind 'psychic' is unknown"):
         make_candidates("psychic", population(5, seed=0), PLAIN)
+
+
+def test_a_policy_kind_without_a_fitting_kind_is_refused_with_advice(monkeypatch):
+    monkeypatch.setitem(policy_registry._classes, "scaled", Scaled)
+    with pytest.raises(FittingError, match="'scaled' has no fitting kind; call register_fitting_kind"):
+        make_candidates("scaled", population(5, seed=0), PLAIN)
 
 
 @pytest.mark.parametrize("kind", KINDS_WITHOUT_BUDGET)

@@ -107,7 +107,7 @@ def test_two_kinds_cannot_have_one_name(scaled):
 
 
 def test_kinds_that_read_probabilities_cannot_be_refitted_from_audits():
-    assert {name for name, kind in FITTING_KINDS.items() if not kind.refits_from_audits} == {"ztw", "eenet"}
+    assert {name for name, kind in FITTING_KINDS.items() if kind.policy.reads_probabilities} == {"ztw", "eenet"}
 
 
 def test_an_unknown_rule_is_refused_with_the_known_ones():
