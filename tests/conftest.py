@@ -26,7 +26,7 @@ _FIRST_LOCK, _SECOND_LOCK = _TESTS / "conftest.py", _TESTS / "broker.py"
 """Any two files that all processes can open; see `pytest_runtest_protocol`."""
 
 _OPTIONAL = {"torch": r"torch|edgeexit\.compiler", "tritonclient": "tritonclient"}
-"""Package -> imports that need it. scripts/test_device_pythons runs the tests of the device side without them."""
+"""Package -> imports that need it. Only with --device-side do the tests run without them."""
 
 _MISSING = [imports for package, imports in _OPTIONAL.items() if importlib.util.find_spec(package) is None]
 _IMPORTS_MISSING = re.compile(rf"^ *(from|import) ({'|'.join(_MISSING)})\b", re.MULTILINE) if _MISSING else None
@@ -36,11 +36,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--arm", action="store_true", help="also run the tests on an emulated aarch64 machine (docs/arm.md)"
     )
+    parser.addoption(
+        "--device-side", action="store_true", help="leave out the files that import torch or tritonclient if missing"
+    )
 
 
-def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Leave out the files that import a package which is not installed."""
-    if _IMPORTS_MISSING is None or collection_path.suffix != ".py":
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With --device-side, leave out the files that import a package which is not installed."""
+    if not config.getoption("--device-side") or _IMPORTS_MISSING is None or collection_path.suffix != ".py":
         return None
     return True if _IMPORTS_MISSING.search(collection_path.read_text()) else None
 

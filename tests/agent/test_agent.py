@@ -243,7 +243,7 @@ def test_the_error_for_a_bundle_of_another_machine_names_the_fallback_setting(
     tmp_path: Path, config: AgentConfig
 ) -> None:
     other = make_bundle(tmp_path / "other", target="arm64-cpu" if host_target() == "x86-cpu" else "x86-cpu")
-    with pytest.raises(TargetError, match=r"allow fallback \(in agent\.toml, fallback = true\)$"):
+    with pytest.raises(TargetError, match=r"target of \S+, or allow fallback \(in agent\.toml, fallback = true\)$"):
         Agent(other, config)
 
 

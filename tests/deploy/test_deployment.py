@@ -124,7 +124,9 @@ def test_a_second_deployment_at_the_same_time_is_refused(device, bundles, write_
     class DeployingMeanwhile(RecordedProgress):
         def advance(self, amount=1, total=None):
             if not errors:
-                with pytest.raises(DeployError, match=r"another deployment .* started by \S+@") as error:
+                with pytest.raises(
+                    DeployError, match=r"another deployment has been running in .* started by \S+@"
+                ) as error:
                     device.push(bundles[1], config)
                 errors.append(error)
 

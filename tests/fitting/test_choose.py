@@ -119,7 +119,7 @@ def test_progress_has_a_step_per_kind_that_advances_with_each_fold():
         options=FitOptions(folds=3),
         progress=progress,
     )
-    assert progress.steps == {"confidence": 3, "beem": 3, "confidence, on all samples": 0}
+    assert list(progress.steps.items()) == [("confidence", 3), ("beem", 3), ("confidence, on all samples", 0)]
 
 
 def test_fewer_samples_than_folds_are_refused():

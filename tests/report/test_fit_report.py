@@ -82,7 +82,7 @@ def test_without_labels_the_page_shows_agreement(tmp_path):
     assert 'id="reliability-2"' in page
     assert 'id="reliability-3"' not in page, "the final exit would be compared with itself"
     assert "class that the final exit predicts" in page
-    assert "not certified" in page
+    assert "The policy is not certified" in page
 
 
 def test_for_segmentation_there_are_no_reliability_diagrams_and_no_classes(tmp_path):

@@ -151,7 +151,7 @@ def test_the_command_excludes_long_lived_objects_from_garbage_collection(
 
 def test_an_agent_without_endpoint_and_stream_is_refused(bundle: Bundle, config: AgentConfig, tmp_path: Path) -> None:
     error = error_of(bundle, *write_config(tmp_path, config, endpoint="enabled = false"))
-    assert "endpoint.enabled is false, so the agent would have no work" in error
+    assert "endpoint.enabled is false, so the agent would have no work; enable it, or use --stream" in error
 
 
 def test_a_replaying_agent_serves_if_the_endpoint_is_enabled(

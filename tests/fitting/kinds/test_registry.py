@@ -110,6 +110,15 @@ def test_kinds_that_read_probabilities_cannot_be_refitted_from_audits():
     assert {name for name, kind in FITTING_KINDS.items() if kind.policy.reads_probabilities} == {"ztw", "eenet"}
 
 
+def test_only_eenet_learns_for_a_budget():
+    assert {name for name, kind in FITTING_KINDS.items() if kind.learns_for_budget} == {"eenet"}
+
+
+def test_patience_voting_and_ztw_do_not_depend_on_temperatures():
+    unaffected = {name for name, kind in FITTING_KINDS.items() if "temperatures" not in kind.learns}
+    assert unaffected == {"patience", "voting", "ztw"}
+
+
 def test_an_unknown_rule_is_refused_with_the_known_ones():
     with pytest.raises(FittingError, match="rule 'magic' of policy 'beem' is unknown; known rules: paired, error-rate"):
         fit_by_rule(DATASET, KindRule(kind="beem", rule="magic"))
