@@ -124,21 +124,23 @@ class _Checker:
         type_ = type_ or self._root
         fields = {field.encode_name: field for field in msgspec.structs.fields(type_)}
         inside = f" in [{'.'.join(keys)}]" if keys else ""
-        for name in table:
-            if name not in fields:
-                yield (*keys, name), f"unknown field '{name}'{inside}; {self._right_place(name, list(fields))}"
-        for name, field in fields.items():
-            if field.required and name not in table:
-                yield keys, f"field '{name}'{inside} is missing"
         for name, value in table.items():
             if name in fields:
                 yield from self._value_errors(value, fields[name].type, (*keys, name))
+            else:
+                yield (*keys, name), f"unknown field '{name}'{inside}; {self._right_place(name, list(fields))}"
+        for name, field in fields.items():  # last: a missing field may be below the wrong [table]
+            if field.required and name not in table:
+                yield keys, f"field '{name}'{inside} is missing"
         try:
             msgspec.convert(table, type_, dec_hook=self._dec_hook)
         except msgspec.ValidationError as error:
-            if isinstance(rejected := error.__cause__, FieldError):
+            rejected = error.__cause__
+            if isinstance(rejected, FieldError):
                 path = (*keys, *rejected.keys)
                 yield path, f"{_assignment(path, _value(table, rejected.keys))} {rejected.problem}"
+            elif rejected is not None:
+                yield keys, f"[{'.'.join(keys)}]: {rejected}" if keys else str(rejected)
 
     def _value_errors(self, value: Any, type_: Any, keys: _Keys) -> Iterator[tuple[_Keys, str]]:
         struct = _struct(type_)

@@ -67,6 +67,10 @@ def test_dotted_inline_and_quoted_keys_are_found(text, path, line):
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     size: int = 1
 
+    def __post_init__(self):
+        if self.size < 0:
+            raise ValueError("a part must not be negative")
+
 
 class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
@@ -89,11 +93,13 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ('name = "a"\nsize = 1', 2, "unknown field 'size'; did you mean 'sizes'?"),
         ('name = "a"\n[part]\nname = 1', 3, "unknown field 'name' in [part]; it belongs above the first [table]"),
         ('name = "a"\n[part]\nzzz = 1', 3, "unknown field 'zzz' in [part]; the known fields are size"),
+        ('[part]\nname = "a"', 2, "unknown field 'name' in [part]; it belongs above the first [table]"),
         ("[part]\nsize = 1", None, "field 'name' is missing"),
         ("name = 3", 1, "name = 3: expected str, got int"),
         ('name = "a"\npart = 3', 2, "part = 3: expected a table, got int"),
         ('name = "a"\n[part]\n# a comment\nsize = "big"', 4, 'size = "big": expected int, got str'),
         ('name = "a"\n[sizes]\ngood = 1\nbad = 2', 4, "bad = 2 is not allowed"),
+        ('name = "a"\n[part]\nsize = -1', 2, "[part]: a part must not be negative"),
     ],
 )
 def test_an_error_is_reported_with_its_line(text, line, message):

@@ -90,6 +90,11 @@ def test_broker_and_device_can_be_overridden(tmp_path: Path) -> None:
             "line 3: url = \"http://x\" is not valid: broker url 'http://x' must be mqtt://",
         ),
         ('fleet = "f"\n[broker]\nport = 1', "line 3: unknown field 'port' in [broker]"),
+        (
+            'fleet = "f"\n[broker]\nurl = "mqtt://me:secret@x"',
+            "line 2: [broker]: a broker url must not contain credentials",
+        ),
+        ('[broker]\nfleet = "f"', "line 2: unknown field 'fleet' in [broker]; it belongs above the first [table]"),
         ('fleet = "f"\nfeedback_window_s = -1', "feedback_window_s = -1: expected float >= 0.0"),
         ('fleet = "f"\nfeedback_window_s = inf', "feedback_window_s"),
         ('fleet = "f"\nmax_delay_ms = nan', "line 2: max_delay_ms = nan: expected float >= 0.0"),
