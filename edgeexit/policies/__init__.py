@@ -13,7 +13,7 @@ from edgeexit.policies.document import (
     decode_document,
     encode_document,
 )
-from edgeexit.policies.registry import KINDS, register_policy, require_kind
+from edgeexit.policies.registry import KINDS, register_policy
 from edgeexit.policies.simulation import Simulation, disagrees, exit_rates, exits_of, simulate, simulate_exits
 
 __all__ = [
@@ -31,7 +31,6 @@ __all__ = [
     "exit_rates",
     "exits_of",
     "register_policy",
-    "require_kind",
     "simulate",
     "simulate_exits",
 ]

@@ -6,7 +6,6 @@ from pkgutil import resolve_name
 from types import MappingProxyType
 from typing import Final
 
-from edgeexit.errors import PolicyError
 from edgeexit.policies.base import Policy
 
 _POLICIES: Final = (
@@ -41,13 +40,6 @@ def register_policy(policy: type[Policy]) -> None:
     if _classes.setdefault(name, policy) is not policy:
         known = _classes[name].__name__
         raise ValueError(f"policy kind '{name}' is registered already, as {known}; choose another tag")
-
-
-def require_kind(name: str) -> type[Policy]:
-    """Return the class of a kind. Raises PolicyError, with the known kinds, for another name."""
-    if name not in _classes:
-        raise PolicyError(unknown_kind(name))
-    return _classes[name]
 
 
 def unknown_kind(name: str) -> str:
