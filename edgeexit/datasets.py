@@ -84,7 +84,7 @@ def load_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     except OSError as error:
         raise DataError(f"data file '{path}' cannot be read: {error.strerror}") from error
     if not is_archive:
-        raise DataError(f"data file '{path}' is not an .npz; save it with numpy.savez")
+        raise DataError(f"data file '{path}' is not an .npz, or is damaged; save it with numpy.savez")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}

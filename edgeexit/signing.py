@@ -63,8 +63,14 @@ def load_private_key(path: Path) -> PrivateKey:
     """
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except OSError as error:
         raise SignatureError(f"private key '{path}' cannot be read: {_reason(error)}") from error
+    except TypeError as error:  # cryptography raises it if the key needs a password
+        raise SignatureError(f"private key '{path}' is encrypted; give a key without a password") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise SignatureError(
+            f"'{path}' is not a private key; use the private key file that `edgeexit keygen` created"
+        ) from error
     if not isinstance(key, Ed25519PrivateKey):
         raise SignatureError(f"private key '{path}' is not an Ed25519 key; create one with `edgeexit keygen`")
     return key

@@ -160,4 +160,4 @@ def clear_command(cache: CacheOption = None) -> None:
     folder = cache or default_folder()
     files, size = PlanCache(folder).clear()
     console.print(f"deleted {files} files, {size / _MIB:.1f} MiB, from {printable(folder)}")
-    next_step("edgeexit engines build BUNDLE")
+    next_step("edgeexit engines build BUNDLE" if cache is None else f"edgeexit engines build BUNDLE --cache {cache}")

@@ -60,7 +60,7 @@ def fit_command(
         int, typer.Option(min=0, help="Seed of the random split into halves or folds, and of the training of scores.")
     ] = 0,
     key: Annotated[Path | None, typer.Option(help="Private key that signs the bundle with its new policy.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Fit a policy on the readouts of the compiled stages, and store it in the bundle.
 

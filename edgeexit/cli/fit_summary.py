@@ -53,7 +53,7 @@ def print_fit(fitted: "Fit", exits: Sequence[str], dataset: "ReadoutDataset", co
         certificate = fitted.certificate
         notes.print(
             f"certified on {_samples(certificate.samples)}: disagreement at most {percent(certificate.risk)} with "
-            f"probability {1 - certificate.delta:.0%} (observed {percent(certificate.observed)})"
+            f"probability {100 * (1 - certificate.delta):g} % (observed {percent(certificate.observed)})"
         )
     if all(threshold is None for threshold in policy.thresholds):
         warn("no sample exits early under this goal; give more samples or a less strict goal")

@@ -48,7 +48,8 @@ def inspect_command(
         return
     fp32_nodes = f" ({', '.join(manifest.keep_fp32)} kept in fp32)" if manifest.keep_fp32 else ""
     facts = f"{manifest.task}, {manifest.classes} classes, {manifest.precision}{fp32_nodes}, for {manifest.target}"
-    console.print(f"[bold]{printable(manifest.model)}[/]  {printable(facts)}\ndigest {opened.digest}")
+    signature = "\nsignature: valid, by a trusted key" if trust else ""
+    console.print(f"[bold]{printable(manifest.model)}[/]  {printable(facts)}\ndigest {opened.digest}{signature}")
     _print_stages(manifest, profile)
     _print_live_tensors(manifest)
     if manifest.fidelity is not None:
@@ -189,7 +190,7 @@ def _print_policy(document: "PolicyDocument") -> None:
         certificate = document.certificate
         console.print(
             f"certificate: disagreement with the final exit at most {percent(certificate.risk)} with probability "
-            f"{1 - certificate.delta:.0%}, from {certificate.samples} samples"
+            f"{100 * (1 - certificate.delta):g} %, from {certificate.samples} samples"
         )
 
 

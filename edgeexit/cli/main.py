@@ -83,7 +83,8 @@ def main() -> None:
         if type(error).__name__ != "NoArgsIsHelpError":  # typer has already printed the help
             context = getattr(error, "ctx", None)
             command = "edgeexit" if context is None else context.command_path
-            print_error(f"{error.format_message().rstrip('.')}; see `{command} --help`")
+            message = error.format_message().replace("Value error, ", "").rstrip(".")
+            print_error(f"{message}; see `{command} --help`")
         sys.exit(_USER_ERROR)
     except EdgeExitError as error:
         if debug:

@@ -36,11 +36,15 @@ def run_command(
     from edgeexit.policies import exit_rates
     from edgeexit.runtime import Runner, record_outputs
 
+    if out.suffix.lower() != ".npz":
+        raise DataError(f"--out '{out}' must have the suffix .npz, e.g. predictions.npz")
+    if out.resolve() == data.resolve():
+        raise DataError(f"--out '{out}' is the file of --data; give another name")
     opened = Bundle.open(bundle)
     document = opened.policy()
     if document is None and not every_exit:
         raise BundleError(
-            f"bundle '{bundle}' has no policy yet; run {how_to_get_a_policy(bundle)}, or use --every-exit"
+            f"bundle '{bundle}' has no policy yet; run `{how_to_get_a_policy(bundle)}`, or use --every-exit"
         )
     dataset = load_dataset(data, opened.manifest.inputs, task=opened.manifest.task)
     if not out.parent.is_dir():

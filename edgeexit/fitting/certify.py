@@ -43,8 +43,8 @@ def require_samples(samples: int, goal: MaxRisk, *, fractions: bool = False) -> 
     needed = samples_needed(goal.risk, goal.delta, fractions=fractions)
     if samples < needed:
         raise FittingError(
-            f"{samples} samples cannot certify a risk of {goal.risk:g} at {1 - goal.delta:.0%} confidence; "
-            f"at least {needed} are needed"
+            f"{samples} samples cannot certify a risk of {goal.risk:g} with probability {100 * (1 - goal.delta):g} %; "
+            f"at least {needed} are needed: give more samples or allow a larger risk"
         )
 
 

@@ -131,10 +131,27 @@ def test_a_bundle_without_a_policy_is_an_error_that_names_edgeexit_fit(edgeexit,
 
 def test_an_output_that_cannot_be_written_is_a_one_line_error(edgeexit, bundle, data, tmp_path):
     assert edgeexit("fit", bundle.path, "--data", data, "--max-risk", 0.2).code == 0
-    (tmp_path / "folder").mkdir()
-    line = error_line(edgeexit("run", bundle.path, "--data", data, "--out", tmp_path / "folder"))
-    assert "folder" in line
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "data.npz", "folder"]
+    (tmp_path / "folder.npz").mkdir()
+    line = error_line(edgeexit("run", bundle.path, "--data", data, "--out", tmp_path / "folder.npz"))
+    assert "folder.npz" in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "data.npz", "folder.npz"]
+
+
+def test_run_refuses_to_overwrite_its_data_and_to_write_another_format(edgeexit, bundle, data, tmp_path):
+    samples = data.read_bytes()
+    line = error_line(edgeexit("run", bundle.path, "--data", data, "--out", data, "--every-exit"))
+    assert line == f"error: --out '{data}' is the file of --data; give another name"
+    assert data.read_bytes() == samples
+    line = error_line(edgeexit("run", bundle.path, "--data", data, "--out", tmp_path / "y.txt", "--every-exit"))
+    assert line == f"error: --out '{tmp_path / 'y.txt'}' must have the suffix .npz, e.g. predictions.npz"
+    assert not (tmp_path / "y.txt").exists()
+
+
+def test_a_public_key_is_not_a_private_key(edgeexit, bundle, tmp_path):
+    edgeexit("keygen", tmp_path / "maker.key")
+    line = error_line(edgeexit("sign", bundle.path, "--key", tmp_path / "maker.pub"))
+    expected = "is not a private key; use the private key file that `edgeexit keygen` created"
+    assert line == f"error: '{tmp_path / 'maker.pub'}' {expected}"
 
 
 def test_a_new_policy_in_a_signed_bundle_needs_a_new_signature(edgeexit, bundle, data, tmp_path):
@@ -143,7 +160,9 @@ def test_a_new_policy_in_a_signed_bundle_needs_a_new_signature(edgeexit, bundle,
     assert "edgeexit sign" in edgeexit("fit", bundle.path, "--data", data, "--max-risk", 0.2).err
     signed = edgeexit("fit", bundle.path, "--data", data, "--max-risk", 0.2, "--key", tmp_path / "maker.key")
     assert "edgeexit sign" not in signed.err
-    assert edgeexit("inspect", bundle.path, "--trust", tmp_path / "maker.pub").code == 0
+    trusted = edgeexit("inspect", bundle.path, "--trust", tmp_path / "maker.pub")
+    assert trusted.code == 0
+    assert "signature: valid, by a trusted key" in trusted.out
 
 
 def test_markup_and_control_characters_are_escaped_in_tables(capsys):

@@ -23,7 +23,7 @@ calibrator_app = typer.Typer(
 )
 
 DatabaseOption = Annotated[str, typer.Option(help="SQLite file, or an SQLAlchemy database URL.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 _DATABASE = "sqlite:///calibrator.sqlite"
 _BUSY_TIMEOUT_S = 2.0  # short, because the service retries, and must stop quickly after SIGTERM
 
@@ -39,7 +39,7 @@ class Action(str, Enum):
 def register_command(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle; it must contain a policy.")],
     fleet: Annotated[str, typer.Option(help="Name of the fleet.")],
-    cohort: Annotated[str, typer.Option(help="Label of the cohort, as in the configuration of its devices.")],
+    cohort: Annotated[str, typer.Option(help="Name of the cohort, as in the configuration of its devices.")],
     max_risk: Annotated[
         float, typer.Option(help="Maximum fraction of predictions that may differ from the final exit's.")
     ] = 0.05,

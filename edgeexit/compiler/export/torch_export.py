@@ -162,8 +162,8 @@ def run_module(module: torch.nn.Module, samples: Inputs) -> Arrays:
         except Exception as error:  # the user's forward may raise anything
             shapes = ", ".join(f"'{name}' {'x'.join(map(str, array.shape))}" for name, array in samples.items())
             raise CompileError(
-                f"forward fails on {shapes}: {reason_of(error)}; check --input, or give real samples with --example "
-                f"(without it, symbolic dimensions have size {DEFAULT_DIMENSION_SIZE})"
+                f"forward fails on {shapes}: {reason_of(error)}; check --input or --example "
+                f"(without --example, symbolic dimensions have size {DEFAULT_DIMENSION_SIZE})"
             ) from error
     exits = exits_of(returned)
     for name, value in exits.items():
