@@ -5,6 +5,7 @@ import importlib.util
 import re
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -19,7 +20,7 @@ _TESTS = Path(__file__).parent
 _GROUPS = {"arm": "arm", "deploy": "deploy", "cli/deploy": "deploy"}
 """Folder -> group, where a fixture of the session is expensive. Elsewhere each file is a group."""
 
-_FIRST = ("arm", "deploy", "compiler/test_compile_zoo_torch.py", "examples")
+_FIRST = ("arm", "deploy", "quickstart/test_steps.py", "compiler/test_compile_zoo_torch.py", "test_examples.py")
 """The groups that take minutes. They start first, so that no process ends long after the others."""
 
 _FIRST_LOCK, _SECOND_LOCK = _TESTS / "conftest.py", _TESTS / "broker.py"
@@ -48,11 +49,19 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if _IMPORTS_MISSING.search(collection_path.read_text()) else None
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let one process run all tests of a group; the marks of `--dist loadgroup` have no effect with pytest 9.2."""
+    from xdist.scheduler import LoadScopeScheduling  # noqa: PLC0415 - only several processes need pytest-xdist
+
+    class GroupScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(Path(nodeid.partition("::")[0]).relative_to("tests"))
+
+    return GroupScheduling(config, log)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(_group(item.path.relative_to(_TESTS))))
     items.sort(key=_start_order)
     on_arm = [item for item in items if item.get_closest_marker("arm")]
     if not on_arm:
@@ -84,12 +93,12 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 def _group(path: Path) -> str:
-    """Return the group of a test file; with `--dist loadgroup` one process runs all tests of a group."""
+    """Return the group of a test file, given its path below tests/."""
     return _GROUPS.get(path.parent.as_posix(), path.as_posix())
 
 
 def _start_order(item: pytest.Item) -> int:
-    group = item.get_closest_marker("xdist_group").args[0]
+    group = _group(item.path.relative_to(_TESTS))
     return _FIRST.index(group) if group in _FIRST else len(_FIRST)
 
 

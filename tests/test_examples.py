@@ -15,8 +15,6 @@ NAMES = sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir())
 NEEDS = {"03_endpoint_client": ("01_bring_a_cnn",), "04_custom_policy": ("01_bring_a_cnn",)}
 """Example -> the examples that its README says to run first."""
 
-pytestmark = pytest.mark.xdist_group("examples")
-
 
 def commands(readme: str) -> str:
     return "\n".join(re.findall(r"```sh\n(.*?)```", readme, flags=re.DOTALL))

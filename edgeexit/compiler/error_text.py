@@ -8,9 +8,12 @@ _MAX_LENGTH = 240
 _STANDARD_LIBRARY = Path(contextlib.__file__).parent
 
 
-def reason_of(error: BaseException) -> str:
-    """Return `Class: message` with the first line of the message that is not empty, or `Class` without a message."""
-    lines = (line.strip() for line in str(error).splitlines())
+def reason_of(error: BaseException, *, without: str = "") -> str:
+    """Return `Class: message` with the first line of the message that is not empty, or `Class` without a message.
+
+    `without` is text that the caller's message has already, such as a path; it would displace the reason.
+    """
+    lines = (line.strip() for line in (str(error).replace(without, "") if without else str(error)).splitlines())
     text = next((line for line in lines if line), "")
     if len(text) > _MAX_LENGTH:
         text = text[:_MAX_LENGTH] + "..."

@@ -44,7 +44,8 @@ class ReferenceSession:
                 path, options, providers=["CPUExecutionProvider"], disabled_optimizers=UNSAFE_OPTIMISERS
             )
         except Exception as error:  # ONNX Runtime's classes have no common base
-            raise CompileError(f"ONNX Runtime cannot open {what}: {reason_of(error)}") from error
+            reason = reason_of(error, without=f"Load model from {path} failed:")
+            raise CompileError(f"ONNX Runtime cannot open {what}: {reason}") from error
         self._inputs = {value.name for value in self._session.get_inputs()}
 
     def run(self, feeds: Inputs, outputs: Sequence[str]) -> list[npt.NDArray[Any]]:

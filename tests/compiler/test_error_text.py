@@ -16,6 +16,12 @@ def test_the_reason_is_the_class_and_the_first_line_of_the_message():
     assert reason_of(ValueError("x" * 300)) == f"ValueError: {'x' * 240}..."
 
 
+def test_what_the_caller_names_already_does_not_displace_the_reason():
+    path = f"/{'long/' * 60}model.onnx"
+    error = RuntimeError(f"Load model from {path} failed: Sin does not take int16")
+    assert reason_of(error, without=f"Load model from {path} failed: ") == "RuntimeError: Sin does not take int16"
+
+
 def test_the_cause_is_the_first_error_of_the_chain():
     first = ValueError("first")
     second = RuntimeError("second")
