@@ -93,7 +93,7 @@ def run_command(
     import signal
     import threading
 
-    from edgeexit_calibration import CalibratorService, ServiceConfig, open_database
+    from edgeexit_calibration import CalibratorService, ServiceConfig, cohorts, open_database
 
     from edgeexit.errors import SignatureError
     from edgeexit.signing import load_private_key
@@ -108,6 +108,8 @@ def run_command(
     )
     private_key = load_private_key(key)
     store = open_database(database, busy_timeout_s=_BUSY_TIMEOUT_S)
+    if not cohorts(store, fleet=fleet):
+        warn(f"fleet '{fleet}' has no cohort in {store.name}; register one with `edgeexit calibrator register`")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())

@@ -81,6 +81,14 @@ class Process:
         return self._process.wait(10)
 
 
+def test_a_fleet_without_a_cohort_gives_a_warning(registered, tmp_path):
+    _, run = registered
+    process = Process(["shpo" if argument == FLEET else argument for argument in run], tmp_path / "log")
+    until(lambda: b"'shpo' has no cohort" in process.log.read_bytes())
+    assert process.stop(signal.SIGTERM) == 0
+    assert "edgeexit calibrator register" in process.log.read_text().replace("\n", " ")
+
+
 def test_a_killed_service_has_stored_every_message_that_it_acknowledged(registered, broker, bundle, tmp_path):
     database, run = registered
     device = Client(broker, down_topic(DEVICE, "ack"), policy_topic(FLEET, bundle.digest, COHORT))
