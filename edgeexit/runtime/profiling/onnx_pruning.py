@@ -35,9 +35,8 @@ def without_outputs(model: bytes, names: Collection[str]) -> bytes:
         if outputs[index].name in names:
             del outputs[index]
     used = {output.name for output in outputs}
-    for index in reversed(
-        range(len(nodes))
-    ):  # nodes are in topological order: each node precedes those that read its outputs
+    # Nodes are in topological order: each one precedes those that read its outputs.
+    for index in reversed(range(len(nodes))):
         if used.isdisjoint(nodes[index].output):
             del nodes[index]
         else:
