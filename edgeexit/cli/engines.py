@@ -2,12 +2,17 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgeexit.console import console, next_step, notes, print_json, print_table, printable, show_progress, warn
+from edgeexit.errors import EngineError
 from edgeexit.formatting import percent
+
+if TYPE_CHECKING:
+    from edgeexit.backends.traits import BackendTraits
+    from edgeexit.bundle import Bundle
 
 engines_app = typer.Typer(
     name="engines",
@@ -51,11 +56,14 @@ def build_command(
     """Build a plan for every stage, verify it on the golden samples if its GPU is in this machine, and cache it.
 
     A cached plan is built again only if its graph, weights, build config, TensorRT version, GPU, driver or
-    power mode has changed.
+    power mode has changed. If the bundle's target runs on another backend that builds engines, that backend builds
+    those that are missing; the options that describe TensorRT plans are then an error.
 
     Example: `edgeexit engines build quickstart/bundle --for SM86`
     """
+    from edgeexit.backends.base import load_engine_builder
     from edgeexit.backends.dimensions import parse_dimensions, parse_range
+    from edgeexit.backends.tensorrt import engines as tensorrt_engines
     from edgeexit.backends.tensorrt.engines import (
         PlanCache,
         build_engines,
@@ -70,6 +78,18 @@ def build_command(
 
     opened = Bundle.open(bundle, trusted_keys=[load_public_key(path) for path in trust or ()])
     target = load_target(opened.manifest.target)
+    if target.backend.builds_engines and load_engine_builder(target.backend) is not tensorrt_engines:
+        tensorrt_only = {
+            "--for": for_, "--batch": batch, "--dimension": dimension, "--workspace-mb": workspace_mb, "--dla": dla,
+            "--cache": cache, "--force": force or None,
+        }  # fmt: skip
+        _build_missing(
+            opened,
+            target.backend,
+            [name for name, value in tensorrt_only.items() if value is not None],
+            as_json=as_json,
+        )
+        return
     build_config = resolve_build_config(
         opened.manifest,
         target.nvidia,
@@ -113,6 +133,24 @@ def build_command(
             )
     notes.print(f"plans are in {printable(folder)}", soft_wrap=True)
     next_step("edgeexit engines list" if cache is None else f"edgeexit engines list --cache {cache}")
+
+
+def _build_missing(bundle: "Bundle", backend: "BackendTraits", tensorrt_only: list[str], *, as_json: bool) -> None:
+    """Let a backend other than TensorRT build the engines that are missing."""
+    from edgeexit.backends.base import load_engine_builder
+
+    if tensorrt_only:
+        raise EngineError(
+            f"{tensorrt_only[0]} is an option for TensorRT plans, but target '{bundle.manifest.target}' runs on "
+            f"{backend.title}; leave it out"
+        )
+    stages = [stage.name for stage in bundle.manifest.stages]
+    with show_progress(f"building for {backend.title}", steps=stages) as progress:
+        built = load_engine_builder(backend).build_missing_engines(bundle, progress=progress)
+    if as_json:
+        print_json({"built": built})
+        return
+    console.print(f"{printable(backend.title)}: {'engines built' if built else 'no engine is missing'}")
 
 
 @engines_app.command("list")

@@ -14,6 +14,7 @@ from edgeexit.backends import registry
 from edgeexit.policies.confidence import Confidence
 from edgeexit.runtime import Runner, profile_bundle
 from edgeexit.targets import load_target
+from tests.backends.dummy.engines import engines_folder
 from tests.backends.dummy.traits import DUMMY
 from tests.cli.conftest import edgeexit  # noqa: F401 - a fixture
 from tests.deploy.conftest import device, device_folder, sshd, wheel, write_config  # noqa: F401 - fixtures
@@ -89,12 +90,23 @@ def test_the_targets_command_describes_a_target_of_the_new_backend(edgeexit):  #
     assert load_target(TARGET.stem).backend is DUMMY
 
 
+def test_the_engines_command_lets_the_new_backend_build(bundle, edgeexit, tmp_path, monkeypatch):  # noqa: F811 - the fixture
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert f"{DUMMY.title}: engines built" in edgeexit("engines", "build", bundle.path).out
+    stages = [stage.name for stage in bundle.manifest.stages]
+    assert sorted(path.name for path in engines_folder(bundle).iterdir()) == stages
+    assert json.loads(edgeexit("engines", "build", bundle.path, "--json").out) == {"built": False}
+    refused = edgeexit("engines", "build", bundle.path, "--batch", "1,1,8")
+    assert refused.code == 2
+    assert "--batch is an option for TensorRT plans, but target 'dummy-box' runs on ONNX's reference" in refused.err
+
+
 def test_an_agent_on_the_new_backend_is_deployed_and_serves(bundle, device, write_config):  # noqa: F811 - the fixtures
     config = write_config()
     assert device.push(bundle, config, dry_run=True).outcome == "planned"
     result = device.push(bundle, config)
     assert result.outcome == "healthy"
-    assert device.steps == ["preflight", "copy", "environment", "switch", "start", "healthy"]
+    assert device.steps == ["preflight", "copy", "environment", "engines", "switch", "start", "healthy"]
     with urllib.request.urlopen(f"{result.endpoint}/v2/models/{bundle.manifest.model}", timeout=10) as reply:  # noqa: S310 - of this machine
         assert json.load(reply)["versions"] == [bundle.digest]
     assert RUNTIME in (device.root / "agent.log").read_text()

@@ -1,4 +1,4 @@
-"""The step `engines`: build the TensorRT engines of a release while the old release still serves."""
+"""The step `engines`: build the engines of a release while the old release still serves."""
 
 import os
 from pathlib import Path
@@ -9,14 +9,14 @@ from edgeexit.deploy.remote.layout import CACHE, RELEASES, operation_lock
 
 
 def main(root: Path, arguments: EnginesArguments) -> EmptyDocument:
-    """Run `edgeexit engines build` in the environment of the release; the plan files go to the cache of its agent.
+    """Run `edgeexit engines build` in the environment of the release; the engines go to the cache of its agent.
 
-    Plan files that exist are verified and reused, so a second run continues where the first one stopped. Raises
+    TensorRT plans that exist are verified and reused, so a second run continues where the first one stopped. Raises
     StepError with the last lines of the output.
     """
     with operation_lock(root):
         run_program(
-            "the TensorRT engines cannot be built",
+            "the engines cannot be built",
             *("venv/bin/edgeexit", "engines", "build", "bundle"),
             cwd=root / RELEASES / arguments["release"],
             env={**os.environ, "XDG_CACHE_HOME": str(root / CACHE)},

@@ -7,5 +7,6 @@ DUMMY = BackendTraits(
     title="ONNX's reference evaluator",
     summary="ONNX's reference evaluator runs the ONNX graphs of the stages",
     backend="tests.backends.dummy.backend:DummyBackend",
+    engines="tests.backends.dummy.engines",
     probe_modules=("onnx",),
 )
