@@ -41,6 +41,12 @@ class StagedBatch(Protocol):
     def outputs(self) -> npt.NDArray[np.float32]:
         """Return the raw outputs [B, C] or [B, C, H, W] of the stage that ran last."""
 
+    def companions(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the companions of the stage that ran last: companion name -> [B, ...].
+
+        The dtypes are those of the manifest. The caller copies the rows that it needs before the next stage runs.
+        """
+
     def select_rows(self, rows: Rows) -> None:
         """Keep only these rows: the new row i is the old row rows[i].
 

@@ -55,6 +55,10 @@ class StageSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Tensors that this stage produces and later stages read. The first dimension of each is the batch."""
     macs: Annotated[int, msgspec.Meta(ge=0)]
     """Multiply-accumulates per sample of the stage's convolutions and matrix multiplications."""
+    companions: dict[str, TensorSpec] = {}
+    """Companion name -> the tensor `[B, ...]` that is delivered beside the logits of this stage's exit.
+
+    Every stage has the same companions, with the same dtype and shape; only the names of the tensors differ."""
 
 
 class Proof(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,6 +130,18 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Null if the precision is fp32 or there was no calibration data."""
     build_config: BuildConfig | None = None
     """Null if the runtime of the target opens the ONNX files directly."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError if the stages have different companions."""
+        expected = [(name, spec.dtype, spec.shape) for name, spec in self.stages[0].companions.items()]
+        for stage in self.stages:
+            if [(name, spec.dtype, spec.shape) for name, spec in stage.companions.items()] != expected:
+                raise ValueError(f"{stage.name} and {self.stages[0].name} have different companions")
+
+    @property
+    def companions(self) -> tuple[str, ...]:
+        """Names of the companion outputs."""
+        return tuple(self.stages[0].companions)
 
     @property
     def exits(self) -> tuple[str, ...]:

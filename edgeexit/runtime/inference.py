@@ -1,17 +1,21 @@
 """The result of an inference, and how it is assembled while samples exit at different stages."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
+from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from edgeexit.backends.base import Rows
+from edgeexit.errors import InferenceError
 from edgeexit.policies.readout import COLUMNS
 from edgeexit.runtime.stage_run import StageRun
 
 _COLUMNS = len(COLUMNS)
+_Companions = Mapping[str, npt.NDArray[Any]]
+"""Companion name -> [B, ...]."""
 
 
 class Inference(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +38,8 @@ class Inference(msgspec.Struct, frozen=True, kw_only=True):
     """Duration of each stage that ran, including the readout and excluding the decision."""
     decide_ms: tuple[float, ...]
     """Duration of the policy's decision after each of these stages."""
+    companions: dict[str, npt.NDArray[Any]] = {}
+    """Companion name -> [B, ...], in each row the companion of the exit taken. Empty if the bundle has none."""
 
 
 class EveryExitInference(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,22 +63,33 @@ class InferenceBuilder:
         self._readouts = np.empty((batch, _COLUMNS), dtype=np.float32)
         self._scores = np.full((batch, exits), np.nan, dtype=np.float32)
         self._latency_ms = np.empty(batch, dtype=np.float64)
+        self._companions: dict[str, npt.NDArray[Any]] = {}
 
     def add_scores(self, exit_index: int, samples: Rows, scores: npt.NDArray[np.float32]) -> None:
         """Store the scores [n] of the samples that reached an exit."""
         self._scores[samples, exit_index] = scores
 
     def add_exited(
-        self, run: StageRun, samples: Rows, rows: Rows, *, outputs: npt.NDArray[np.float32], latency_ms: float
+        self,
+        run: StageRun,
+        samples: Rows,
+        rows: Rows,
+        *,
+        outputs: npt.NDArray[np.float32],
+        latency_ms: float,
+        companions: _Companions,
     ) -> None:
         """Store the results of samples that exit after a stage.
 
         Args:
             run: results of the stage, with the decision after it.
             samples: [n] positions of the samples in this inference.
-            rows: [n] rows of the same samples in `run` and in `outputs`.
+            rows: [n] rows of the same samples in `run`, in `outputs` and in `companions`.
             outputs: raw outputs of the stage for all rows, [B, C] or [B, C, H, W].
             latency_ms: latency of these samples.
+            companions: companions of the stage's exit for all rows, companion name -> [B, ...].
+
+        Raises InferenceError if a companion has another shape than at an exit that other samples took.
 
         """
         if self._outputs is None:
@@ -82,6 +99,11 @@ class InferenceBuilder:
         self._predictions[samples] = run.decision.prediction[rows]
         self._exits[samples] = run.stage
         self._latency_ms[samples] = latency_ms
+        for name, array in companions.items():
+            if name not in self._companions:
+                self._companions[name] = np.empty((len(self._exits), *array.shape[1:]), dtype=array.dtype)
+            _check_same_shape(name, [self._companions[name], array])
+            self._companions[name][samples] = array[rows]
 
     def build(self, stage_ms: Sequence[float], decide_ms: Sequence[float]) -> Inference:
         """Return the inference, once every sample has exited."""
@@ -96,13 +118,21 @@ class InferenceBuilder:
             latency_ms=self._latency_ms,
             stage_ms=tuple(stage_ms),
             decide_ms=tuple(decide_ms),
+            companions=self._companions,
         )
 
 
 def single_inference(
-    runs: Sequence[StageRun], *, exits: int, outputs: npt.NDArray[np.float32], latency_ms: float
+    runs: Sequence[StageRun],
+    *,
+    exits: int,
+    outputs: npt.NDArray[np.float32],
+    latency_ms: float,
+    companions: _Companions,
 ) -> Inference:
-    """Return the inference of a single sample from its stage runs; `outputs` [1, ...] of the last stage are copied.
+    """Return the inference of a single sample from its stage runs.
+
+    `outputs` [1, ...] and `companions` [1, ...] of the last stage are copied.
 
     The result equals that of `InferenceBuilder`, with fewer and simpler numpy calls. A stage evicts Python's
     code from the inner caches of the processor, so a numpy call right after it takes ten times as long as in a loop.
@@ -125,11 +155,18 @@ def single_inference(
         latency_ms=latency,
         stage_ms=tuple([run.stage_ms for run in runs]),
         decide_ms=tuple([run.decide_ms for run in runs]),
+        companions={name: array.copy() for name, array in companions.items()} if companions else {},
     )
 
 
 def concatenate(parts: Sequence[Inference]) -> Inference:
-    """Return the inferences of several batches as one; the durations of each stage are summed."""
+    """Return the inferences of several batches as one; the durations of each stage are summed.
+
+    Raises InferenceError if a companion has different shapes in the batches.
+    """
+    companions = {name: [part.companions[name] for part in parts] for name in parts[0].companions}
+    for name, arrays in companions.items():
+        _check_same_shape(name, arrays)
     return Inference(
         **{
             name: np.concatenate([getattr(part, name) for part in parts])
@@ -137,6 +174,7 @@ def concatenate(parts: Sequence[Inference]) -> Inference:
         },
         stage_ms=_sums([part.stage_ms for part in parts]),
         decide_ms=_sums([part.decide_ms for part in parts]),
+        companions={name: np.concatenate(arrays) for name, arrays in companions.items()},
     )
 
 
@@ -152,6 +190,16 @@ def continuing_rows(exit_mask: npt.NDArray[np.bool_]) -> Rows:
     rows = np.arange(len(continuing))
     rows[exit_mask[: len(continuing)]] = continuing[continuing >= len(continuing)]
     return rows
+
+
+def _check_same_shape(name: str, arrays: Sequence[npt.NDArray[Any]]) -> None:
+    """Raise InferenceError if samples of a companion differ in shape, which only data-dependent sizes do."""
+    shapes = sorted({array.shape[1:] for array in arrays})
+    if len(shapes) > 1:
+        texts = " and ".join("x".join(map(str, shape)) or "a scalar" for shape in shapes)
+        raise InferenceError(
+            f"companion '{name}' has samples of {texts}; run the samples one by one, or give it one size in the model"
+        )
 
 
 def _sums(durations: Sequence[Sequence[float]]) -> tuple[float, ...]:

@@ -72,6 +72,7 @@ class Runner:
         self._manifest = bundle.manifest
         self._backend = backend or make_backend(bundle, fallback=fallback)
         self._exits = len(bundle.manifest.stages)
+        self._has_companions = bool(bundle.manifest.companions)
         self._shared_dimensions = _shared_dimensions(bundle.manifest)
         self._not_finite = not_finite
         self._max_delay_ms = max_delay_ms
@@ -157,7 +158,11 @@ class Runner:
                 raise InferenceError("the runner is closed and accepts no samples")
             if self._scheduler is None:
                 self._scheduler = Scheduler(
-                    self._backend, self._exits, max_delay_ms=self._max_delay_ms, max_waiting=self._max_waiting
+                    self._backend,
+                    self._exits,
+                    has_companions=self._has_companions,
+                    max_delay_ms=self._max_delay_ms,
+                    max_waiting=self._max_waiting,
                 )
             scheduler = self._scheduler
         return scheduler.submit(tensors, policy)
@@ -232,7 +237,13 @@ class Runner:
                     break
                 state = run.decision.state
             latency_ms = (run.decided_ns - started_ns) * MS_PER_NS
-            return single_inference(runs, exits=self._exits, outputs=staged.outputs(), latency_ms=latency_ms)
+            return single_inference(
+                runs,
+                exits=self._exits,
+                outputs=staged.outputs(),
+                latency_ms=latency_ms,
+                companions=staged.companions() if self._has_companions else {},
+            )
 
     def _infer(self, tensors: dict[str, npt.NDArray[Any]], batch: int, policy: Policy, started_ns: int) -> Inference:
         """Run a batch of at most `max_batch` samples; latencies count from `started_ns`."""
@@ -249,7 +260,14 @@ class Runner:
                 if not len(exiting):
                     continue
                 latency_ms = (run.decided_ns - started_ns) * MS_PER_NS
-                builder.add_exited(run, samples[exiting], exiting, outputs=staged.outputs(), latency_ms=latency_ms)
+                builder.add_exited(
+                    run,
+                    samples[exiting],
+                    exiting,
+                    outputs=staged.outputs(),
+                    latency_ms=latency_ms,
+                    companions=staged.companions() if self._has_companions else {},
+                )
                 if len(exiting) == len(samples):
                     break
                 rows = continuing_rows(run.decision.exit_mask)

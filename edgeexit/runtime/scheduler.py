@@ -58,12 +58,13 @@ class _PendingRequest:
         with contextlib.suppress(InvalidStateError):  # the future is done or cancelled
             self.future.set_exception(error)
 
-    def add(self, run: StageRun, outputs: Array | None, rows: list[int], positions: Rows) -> None:
+    def add(self, run: StageRun, outputs: Array | None, companions: _Tensors, rows: list[int], positions: Rows) -> None:
         """Store the results of one stage, and of the decision after it, for samples of this request.
 
         Args:
             run: results of the stage, with the decision after it.
             outputs: raw outputs of the batch; None if no sample of the batch exits.
+            companions: companions of the batch; empty if no sample of the batch exits.
             rows: rows of this request's samples in the batch.
             positions: [n] positions of the same samples in this request.
 
@@ -78,7 +79,14 @@ class _PendingRequest:
         if outputs is None or not exited:
             return
         latency_ms = (run.decided_ns - self.submitted_ns) * MS_PER_NS
-        self._builder.add_exited(run, positions[exited], np.array(rows)[exited], outputs=outputs, latency_ms=latency_ms)
+        self._builder.add_exited(
+            run,
+            positions[exited],
+            np.array(rows)[exited],
+            outputs=outputs,
+            latency_ms=latency_ms,
+            companions=companions,
+        )
         self._unfinished -= len(exited)
         if not self._unfinished:
             with contextlib.suppress(InvalidStateError):  # the request failed before
@@ -148,6 +156,7 @@ class Scheduler:
     Args:
         backend: an opened backend.
         exits: number of exits K.
+        has_companions: whether the bundle has companion outputs.
         max_delay_ms: longest time for which a batch waits at a stage while new samples run, so that others can join it.
             A stage that is running when the time ends is not interrupted.
         max_waiting: maximum number of samples in progress. A request that would exceed it is refused, unless no other
@@ -155,9 +164,12 @@ class Scheduler:
 
     """
 
-    def __init__(self, backend: StageBackend, exits: int, *, max_delay_ms: float, max_waiting: int) -> None:
+    def __init__(
+        self, backend: StageBackend, exits: int, *, has_companions: bool, max_delay_ms: float, max_waiting: int
+    ) -> None:
         self._backend = backend
         self._exits = exits
+        self._has_companions = has_companions
         self._max_delay_ns = max_delay_ms / MS_PER_NS
         self._max_waiting = max_waiting
         self._changed = threading.Condition()
@@ -304,8 +316,9 @@ class Scheduler:
             self._stages_run += 1
             # Outputs are read only if needed: they may have to be copied from a GPU.
             outputs = batch.staged.outputs() if run.decision.exit_mask.any() else None
+            companions = batch.staged.companions() if self._has_companions and outputs is not None else {}
             for request, rows in batch.rows_by_request().items():
-                request.add(run, outputs, rows, batch.positions[rows])
+                request.add(run, outputs, companions, rows, batch.positions[rows])
             exited = int(np.count_nonzero(run.decision.exit_mask))
             self._release(exited)
             remaining -= exited

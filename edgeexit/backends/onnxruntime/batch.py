@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +50,11 @@ class OnnxRuntimeBatch:
     def outputs(self) -> npt.NDArray[np.float32]:
         """Return the raw outputs [B, C] or [B, C, H, W] of the stage that ran last."""
         return self._buffers.outputs
+
+    def companions(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the companions of the stage that ran last: companion name -> [B, ...]."""
+        arrays, count = self._buffers.arrays, self._count
+        return {name: arrays[tensor][:count] for name, tensor in self._plan.stages[self._stage].companions}
 
     def select_rows(self, rows: Rows) -> None:
         """Keep only these rows; see `StagedBatch.select_rows`."""

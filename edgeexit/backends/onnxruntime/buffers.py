@@ -26,10 +26,12 @@ class StageTensors(NamedTuple):
     inputs: tuple[str, ...]
     """Model inputs and carry."""
     outputs: tuple[str, ...]
-    """Raw output, readout, carry and, as the last one, the probabilities."""
+    """Raw output, readout, carry, companions and, as the last one, the probabilities."""
     output: str
     readout: str
     probabilities: str
+    companions: tuple[tuple[str, str], ...]
+    """(companion name, tensor name) of each companion of the stage's exit."""
     live_after: tuple[str, ...]
     """The live tensors after this stage."""
 
@@ -39,7 +41,7 @@ class StageTensorPlan(NamedTuple):
 
     stages: tuple[StageTensors, ...]
     specs: Mapping[str, TensorSpec]
-    """Name -> specification of every input, output, readout, probability and carry tensor."""
+    """Name -> specification of every input, output, readout, probability, carry and companion tensor."""
     symbolic_dimensions: tuple[tuple[str, str, int], ...]
     """Every symbolic dimension of the model inputs except the batch: its name, an input that has it, and the axis."""
 
@@ -52,7 +54,8 @@ def make_tensor_plan(manifest: Manifest) -> StageTensorPlan:
         output, batch = stage.exit.name, stage.exit.shape[0]
         readout = TensorSpec(name=output + READOUT_SUFFIX, dtype="float32", shape=(batch, len(COLUMNS)))
         probabilities = TensorSpec(name=output + PROBABILITIES_SUFFIX, dtype="float32", shape=(batch, manifest.classes))
-        outputs = {spec.name: spec for spec in (stage.exit, readout, *stage.carry_out, probabilities)}
+        named = (stage.exit, readout, *stage.carry_out, *stage.companions.values(), probabilities)
+        outputs = {spec.name: spec for spec in named}
         specs |= outputs
         stages.append(
             StageTensors(
@@ -62,6 +65,7 @@ def make_tensor_plan(manifest: Manifest) -> StageTensorPlan:
                 output=output,
                 readout=readout.name,
                 probabilities=probabilities.name,
+                companions=tuple((name, spec.name) for name, spec in stage.companions.items()),
                 live_after=tuple(spec.name for spec in manifest.live_after(index)),
             )
         )

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from edgeexit.backends.base import Rows, StagedBatch
 from edgeexit.backends.tensorrt.batch_context import BatchContext, SharedResources, padded_size
-from edgeexit.bundle.manifest import PROBABILITIES_SUFFIX, READOUT_SUFFIX
+from edgeexit.bundle.manifest import PROBABILITIES_SUFFIX, READOUT_SUFFIX, TensorSpec
 from edgeexit.errors import EngineError, InferenceError
 
 _ReturnContext = Callable[[BatchContext, bool], None]
@@ -88,14 +88,12 @@ class TensorRtBatch:
 
     def outputs(self) -> npt.NDArray[np.float32]:
         """Return the raw outputs [B, C] or [B, C, H, W] of the stage that ran last. Raises InferenceError."""
-        spec, context = self._shared.manifest.stages[self._stage], self._open
-        outputs = np.empty((self._count, *self._rows[spec.exit.name]), context.dtype(spec.exit.name))
-        with self._as_inference_error(f"{spec.name}: '{spec.exit.name}' cannot be downloaded from the GPU"):
-            with self._shared.lock:
-                context.fetch(spec.exit.name, outputs)
-                context.done.record(self._shared.stream)
-            context.done.wait()
-        return outputs.astype(np.float32, copy=False)
+        return self._download(self._shared.manifest.stages[self._stage].exit)
+
+    def companions(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the companions of the stage that ran last: companion name -> [B, ...]. Raises InferenceError."""
+        companions = self._shared.manifest.stages[self._stage].companions
+        return {name: self._download(spec) for name, spec in companions.items()}
 
     def select_rows(self, rows: Rows) -> None:
         """Keep only these rows; see `StagedBatch.select_rows`. Raises InferenceError."""
@@ -143,6 +141,17 @@ class TensorRtBatch:
         context, self._context = self._context, None
         if context is not None:
             self._return_context(context, self._failed)
+
+    def _download(self, spec: TensorSpec) -> npt.NDArray[Any]:
+        """Return an output of the stage that ran last, [B, ...] in the dtype of its specification."""
+        context, stage = self._open, self._shared.manifest.stages[self._stage]
+        array = np.empty((self._count, *self._rows[spec.name]), context.dtype(spec.name))
+        with self._as_inference_error(f"{stage.name}: '{spec.name}' cannot be downloaded from the GPU"):
+            with self._shared.lock:
+                context.fetch(spec.name, array)
+                context.done.record(self._shared.stream)
+            context.done.wait()
+        return array.astype(spec.dtype, copy=False)
 
     @property
     def _open(self) -> BatchContext:

@@ -187,14 +187,17 @@ class BatchContext:
             dtypes |= plan.outputs
             shapes |= {name: largest[name] for name in spec.inputs} | outputs
         bytes_of = {name: math.prod(shape) * dtypes[name].itemsize for name, shape in shapes.items()}
-        # Raw outputs are downloaded before the next stage runs, so all stages share the memory for them.
+        # Raw outputs and companions are downloaded before the next stage runs, so all stages share the memory for them.
         carried = {name for spec in manifest.stages for name in spec.carry_in}
-        raw = {spec.exit.name for spec in manifest.stages} - carried
-        raw_address = self._memory.allocate(max((bytes_of[name] for name in raw), default=0))
+        shared = [{spec.exit.name for spec in manifest.stages} - carried]
+        shared += [{spec.companions[name].name for spec in manifest.stages} for name in manifest.companions]
+        addresses: dict[str, int] = {}
+        for names in shared:
+            address = self._memory.allocate(max((bytes_of[name] for name in names), default=0))
+            addresses |= dict.fromkeys(names, address)
         for name, size in bytes_of.items():
-            self._tensors[name] = _DeviceTensor(
-                raw_address if name in raw else self._memory.allocate(size), size, dtypes[name]
-            )
+            address = addresses[name] if name in addresses else self._memory.allocate(size)
+            self._tensors[name] = _DeviceTensor(address, size, dtypes[name])
         for name in {name for spec in manifest.stages for name in spec.inputs}:
             self._staging[name] = self._memory.pin((bytes_of[name],), np.dtype(np.uint8))
         for k, executions in enumerate(self._executions):

@@ -29,6 +29,10 @@ class DummyBatch:
     def outputs(self):
         return self._tensors[self._manifest.stages[self._stage].exit.name]
 
+    def companions(self):
+        companions = self._manifest.stages[self._stage].companions
+        return {name: self._tensors[spec.name] for name, spec in companions.items()}
+
     def select_rows(self, rows):
         for spec in self._manifest.live_after(self._stage):
             self._tensors[spec.name] = self._tensors[spec.name][rows]
