@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from types import MappingProxyType
 from typing import Literal, NamedTuple, cast
 
 from edgeexit.compiler.splitting.min_cut import min_bytes_cut
@@ -62,27 +63,37 @@ class StagePlan(NamedTuple):
 class DataflowGraph:
     """The graph, and the stage that owns each node.
 
-    Stage k owns the nodes that exit k needs and no earlier exit needs. A node with `stays_with_inputs` belongs to the
-    stage of its inputs.
+    Stage k owns the nodes that exit k or its companions need and no earlier stage owns. A node with `stays_with_inputs`
+    belongs to the stage of its inputs.
 
     Attributes:
         producer: value -> index of the node that produces it.
-        owner: index of a node -> stage that owns it; nodes that no exit needs are absent.
+        owner: index of a node -> stage that owns it; nodes that no exit or companion needs are absent.
+        targets: for each stage, the values that it computes: the exit, then its companions.
         non_constant: model inputs and all values that may differ from run to run.
 
     Args:
         nodes: in topological order.
         inputs: names of the model's inputs.
         exits: names of the exit values, shallow to deep.
+        companions: exit -> names of the values that are delivered beside it.
 
     Raises CompileError for an exit that does not depend on an input, equals another exit, or adds no node.
 
     """
 
-    def __init__(self, nodes: Sequence[GraphNode], *, inputs: Sequence[str], exits: Sequence[str]) -> None:
+    def __init__(
+        self,
+        nodes: Sequence[GraphNode],
+        *,
+        inputs: Sequence[str],
+        exits: Sequence[str],
+        companions: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    ) -> None:
         self.nodes = nodes
         self.inputs = tuple(inputs)
         self.exits = tuple(exits)
+        self.targets = tuple((name, *companions.get(name, ())) for name in self.exits)
         self.producer = {value: index for index, node in enumerate(nodes) for value in node.outputs}
         self.non_constant = self._non_constant()
         self.owner: dict[int, int] = {}
@@ -91,9 +102,11 @@ class DataflowGraph:
             visited, _ = self.walk_upstream([exit_name], lambda value: self.producer[value] in self.owner)
             if all(nodes[index].is_alias or self.non_constant.isdisjoint(nodes[index].outputs) for index in visited):
                 raise CompileError(self._no_work(stage))
-            self.owner |= dict.fromkeys(visited, stage)
+            needed, _ = self.walk_upstream(self.targets[stage], lambda value: self.producer[value] in self.owner)
+            self.owner |= dict.fromkeys(needed, stage)
+        outputs = {value for values in self.targets for value in values}
         for index, node in enumerate(nodes):
-            if node.stays_with_inputs and index in self.owner and not set(node.outputs).intersection(self.exits):
+            if node.stays_with_inputs and index in self.owner and outputs.isdisjoint(node.outputs):
                 owners = [self.owner_of(value) for value in node.inputs if value in self.non_constant]
                 self.owner[index] = min(self.owner[index], max(owners, default=0))
 
@@ -120,8 +133,8 @@ class DataflowGraph:
         return visited, ends
 
     def needed_before(self, stage: int, later: Collection[str]) -> set[str]:
-        """Return the values of earlier stages that a stage needs for its exit and for `later`, without constants."""
-        _, ends = self.walk_upstream([self.exits[stage], *later], lambda value: self.owner_of(value) < stage)
+        """Return the values of earlier stages that a stage needs for its targets and `later`, without constants."""
+        _, ends = self.walk_upstream([*self.targets[stage], *later], lambda value: self.owner_of(value) < stage)
         return ends & self.non_constant
 
     def producer_inputs(self, value: str) -> tuple[str, ...]:
@@ -223,7 +236,7 @@ def split(flow: DataflowGraph, candidates: Mapping[str, CarryCandidate | None]) 
         if stage:
             needed = _carryable_needs(flow, stage, later, candidates)
             live = min_bytes_cut(needed, lambda value: _recompute_inputs(flow, value), sizes)
-        members, ends = flow.walk_upstream([flow.exits[stage], *(later - live)], live.__contains__)
+        members, ends = flow.walk_upstream([*flow.targets[stage], *(later - live)], live.__contains__)
         reads = ends & flow.non_constant
         _add_shape_sources(flow, members, reads, live, candidates)
         stages.append(
