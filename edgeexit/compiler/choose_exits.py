@@ -1,32 +1,34 @@
-"""Selects which outputs of a model are its exits, and their order."""
+"""Selects which outputs of a graph are its exits, and their order."""
 
 from collections.abc import Sequence
 
-from onnx_ir.passes import common as passes
+import onnx_ir as ir
 
-from edgeexit.compiler.export.model import ExportedModel
+from edgeexit.compiler.output_names import listed, match_names
 from edgeexit.errors import CompileError
 
 _MIN_EXITS = 2
 
 
-def choose_exits(exported: ExportedModel, names: Sequence[str]) -> ExportedModel:
-    """Remove all outputs except `names` from the model, and return it with these as exits, in that order.
+def choose_exits(model: ir.Model, exits: Sequence[str], patterns: Sequence[str]) -> tuple[str, ...]:
+    """Remove all outputs except those that `patterns` select; return the names of the remaining ones, in that order.
 
-    Nodes that no exit needs are removed, too. Raises CompileError for a name that is unknown or given twice, and for
-    fewer than two names.
+    The model is not normalised yet, so that only what is an exit must be valid; normalising removes the unused nodes.
+
+    Args:
+        model: the model; it is changed in place.
+        exits: names of its outputs, in order.
+        patterns: names, or patterns with wildcards, shallow to deep.
+
+    Raises CompileError for an unknown name, a name that is given twice, and fewer than two exits.
+
     """
-    known = ", ".join(f"'{name}'" for name in exported.exits)
-    for index, name in enumerate(names):
-        if name not in exported.exits:
-            raise CompileError(f"there is no exit '{name}'; the model has {known}")
-        if name in names[:index]:
-            raise CompileError(f"exit '{name}' is given twice; give each name once, shallow to deep")
+    names = match_names(patterns, exits)
     if len(names) < _MIN_EXITS:
+        known = listed([f"'{name}'" for name in exits])
         raise CompileError(f"exit '{names[0]}' is the only one given; give at least 2 of {known}")
-    graph = exported.model.graph
-    values = {str(value.name): value for value in graph.outputs}
+    graph = model.graph
+    values = dict(zip(exits, graph.outputs, strict=True))
     graph.outputs.clear()
     graph.outputs.extend(values[name] for name in names)
-    passes.RemoveUnusedNodesPass()(exported.model)
-    return exported._replace(exits=tuple(names))
+    return names

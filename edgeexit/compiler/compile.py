@@ -13,7 +13,6 @@ from edgeexit.bundle import POLICY, PROFILE, Bundle, GoldenSamples, bundle_folde
 from edgeexit.bundle.manifest import Fidelity, Manifest, Precision, Proof, StageSpec, Task
 from edgeexit.compiler.assemble import with_costs, write_stages
 from edgeexit.compiler.build_config import finish_build_config, start_build_config
-from edgeexit.compiler.choose_exits import choose_exits
 from edgeexit.compiler.export.inputs import parse_inputs, repeat_to
 from edgeexit.compiler.export.model import export_model
 from edgeexit.compiler.export.source import load_source
@@ -77,9 +76,14 @@ def compile_bundle(
         if isinstance(loaded, torch.nn.Module) and any(module.training for module in loaded.modules()):
             progress.warning("the model was in training mode; it is compiled in evaluation mode")
         example = _arrays(options.example) or _arrays(options.calibration)
-        exported = export_model(loaded, inputs=input_specs, example=example, opset=device.opset)
-        if options.exits:
-            exported = choose_exits(exported, options.exits)
+        exported = export_model(
+            loaded,
+            inputs=input_specs,
+            example=example,
+            opset=device.opset,
+            exits=options.exits,
+            progress=progress,
+        )
         check_exits(exported.model.graph)
         build_config = start_build_config(device, exported.inputs, options.dimensions)
         request = PrecisionRequest(

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from edgeexit.bundle.manifest import Precision, Task
 from edgeexit.compiler.exit_outputs import ExitFormat, Logits, exit_format_of, run_exits
 from edgeexit.compiler.export.model import ExportedModel
-from edgeexit.compiler.export.torch_export import run_module
+from edgeexit.compiler.export.exit_module import run_module
 from edgeexit.compiler.precision.quantise import Placement
 from edgeexit.compiler.precision.reduce import reduce_precision
 from edgeexit.compiler.sessions import ReferenceSession

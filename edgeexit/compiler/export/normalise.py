@@ -26,7 +26,7 @@ _MIN_OPSET = 13  # required by the operators of the readout
 _MIN_EXITS = 2
 _SUFFIXES = (READOUT_SUFFIX, PROBABILITIES_SUFFIX)
 _NUMERIC_KINDS = "biuf"  # numpy's own booleans, integers and floats
-_SCOPES = "pkg.torch.onnx.name_scopes"
+SCOPES = "pkg.torch.onnx.name_scopes"
 """Metadata key of the torch exporter: a Python list of the enclosing modules, then the node's name."""
 
 
@@ -193,7 +193,7 @@ def _name_after_modules(model: ir.Model) -> None:
     for graph in model.graphs():
         for node in graph:
             try:
-                *modules, _ = ast.literal_eval(node.metadata_props.get(_SCOPES, ""))
+                *modules, _ = ast.literal_eval(node.metadata_props.get(SCOPES, ""))
             except (SyntaxError, TypeError, ValueError):  # no metadata, or from another exporter
                 continue
             named = [module for module in modules if module and not module.startswith("_")]

@@ -1,0 +1,47 @@
+"""Matches the names and patterns of `--exits` with the names of a model's outputs."""
+
+import difflib
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Final
+
+from edgeexit.errors import CompileError
+
+_WILDCARDS: Final = frozenset("*?[")
+_MAX_LISTED: Final = 20
+
+
+def match_names(patterns: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names that the patterns select, in the order of the patterns.
+
+    A pattern is a name, or has wildcards (`*`, `?`, `[...]`) and selects all matching names that are not selected yet,
+    in the model's order.
+
+    Raises CompileError for a name that is unknown or given twice, and for a pattern without a match.
+    """
+    selected: list[str] = []
+    for pattern in patterns:
+        if pattern in names:
+            if pattern in selected:
+                raise CompileError(f"exit '{pattern}' is given twice; give each name once, shallow to deep")
+            selected.append(pattern)
+            continue
+        matches = [name for name in names if fnmatchcase(name, pattern)] if _WILDCARDS & set(pattern) else []
+        if not matches:
+            raise CompileError(f"there is no exit '{pattern}'; {_suggestion(pattern, names)}")
+        selected += [name for name in matches if name not in selected]
+    return tuple(selected)
+
+
+def listed(texts: Sequence[str]) -> str:
+    """Return texts as one line, at most 20 of them."""
+    more = len(texts) - _MAX_LISTED
+    return ", ".join(texts[:_MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _suggestion(pattern: str, names: Sequence[str]) -> str:
+    known = "the model has " + listed([f"'{name}'" for name in names])
+    if any(name.startswith(f"{pattern}.") for name in names):
+        return f"'{pattern}' holds several outputs, select them with '{pattern}.*'; {known}"
+    close = difflib.get_close_matches(pattern, names, n=1)
+    return f"did you mean '{close[0]}'? {known[0].upper()}{known[1:]}" if close else known
