@@ -22,7 +22,8 @@ from edgeexit.compiler.macs import count_macs, find_cheaper_exit
 from edgeexit.compiler.options import CompileOptions
 from edgeexit.compiler.precision.fidelity import loss_warnings, measure_fidelity
 from edgeexit.compiler.sessions import ReferenceSession, probe_shapes
-from edgeexit.compiler.splitting.plan import PROBE_BATCHES, SplitPlan, check_exits, plan_stages
+from edgeexit.compiler.splitting.batch_axis import find_batch_axes
+from edgeexit.compiler.splitting.plan import SplitPlan, check_exits, plan_stages
 from edgeexit.compiler.verify import prove_stages, rounding_of, staged_logits
 from edgeexit.datasets import LABELS, Dataset, Inputs
 from edgeexit.errors import CompileError, DataError
@@ -101,9 +102,8 @@ def compile_bundle(
             )
 
         progress.step("split")
-        graph = full_model.model.graph
-        batches = [repeat_to(full_model.samples, size) for size in PROBE_BATCHES]
-        plan = plan_stages(graph, lambda names: probe_shapes(full_model.model, names, batches, folder=folder))
+        model, samples = full_model.model, full_model.samples
+        plan = plan_stages(model.graph, lambda names: find_batch_axes(model, names, samples, folder=folder))
 
         progress.step("readout")
         blocks = device.architecture == "x86_64" and device.backend.blocked_layout and options.precision == "fp32"

@@ -1,6 +1,6 @@
 """Runs graphs in ONNX Runtime on the build machine: for the proof, and to find the shapes of values in a graph."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,11 @@ class ReferenceSession:
             reason = reason_of(error, without=f"Load model from {path} failed:")
             raise CompileError(f"ONNX Runtime cannot open {what}: {reason}") from error
         self._inputs = {value.name for value in self._session.get_inputs()}
+        self._conversions: Mapping[str, Callable[[npt.NDArray[Any]], npt.NDArray[Any]]] = {}
+
+    def convert_outputs(self, conversions: Mapping[str, Callable[[npt.NDArray[Any]], npt.NDArray[Any]]]) -> None:
+        """From now on, return each named output converted by its function."""
+        self._conversions = conversions
 
     def run(self, feeds: Inputs, outputs: Sequence[str]) -> list[npt.NDArray[Any]]:
         """Return the named outputs; feeds that are not inputs of the graph are ignored.
@@ -59,6 +64,9 @@ class ReferenceSession:
         except Exception as error:  # ONNX Runtime's classes have no common base
             shapes = ", ".join(f"'{name}' {'x'.join(map(str, array.shape))}" for name, array in needed.items())
             raise CompileError(f"{self._what} does not run on {shapes}: {reason_of(error)}") from error
+        for index, name in enumerate(outputs):
+            if name in self._conversions:
+                results[index] = self._conversions[name](results[index])
         return results
 
 
@@ -69,22 +77,43 @@ def probe_shapes(
 
     Writes a temporary file to `folder`, which must hold the weights. Raises CompileError if the graph does not run.
     """
+    return [
+        {name: (array.dtype.name, array.shape) for name, array in values.items()}
+        for values in _probe(model, names, feeds, folder)
+    ]
+
+
+def probe_values(
+    model: ir.Model, names: Sequence[str], feeds: Sequence[Inputs], *, folder: Path
+) -> list[dict[str, npt.NDArray[Any]]]:
+    """Run a graph on each of `feeds` and return name -> array of the named values, except sequences.
+
+    Writes a temporary file to `folder`, which must hold the weights. Raises CompileError if the graph does not run.
+    """
+    return list(_probe(model, names, feeds, folder))
+
+
+def _probe(
+    model: ir.Model, names: Sequence[str], feeds: Sequence[Inputs], folder: Path
+) -> Iterator[dict[str, npt.NDArray[Any]]]:
+    """Yield name -> array of the named values, for one feed at a time."""
     values = {str(value.name): value for node in model.graph for value in node.outputs}
     computed = [values[name] for name in names if name in values]
     given = [name for name in names if name not in values]
-    results = [{name: (feed[name].dtype.name, feed[name].shape) for name in given} for feed in feeds]
     if not computed:
-        return results
+        yield from ({name: feed[name] for name in given} for feed in feeds)
+        return
     nodes = nodes_needed_for(model.graph, computed)
     probe = extract(model, nodes, inputs=model.graph.inputs, outputs=computed, name="probe")
     path = folder / "probe.onnx"
     try:
         save_graph(probe, path)
         session = ReferenceSession(path, what="the model")
-        for feed, result in zip(feeds, results, strict=True):
-            arrays = session.run(feed, [str(value.name) for value in computed])
-            found = zip(computed, arrays, strict=True)
-            result |= {str(v.name): (a.dtype.name, a.shape) for v, a in found if isinstance(a, np.ndarray)}
     finally:
         path.unlink(missing_ok=True)
-    return results
+    for feed in feeds:
+        arrays = session.run(feed, [str(value.name) for value in computed])
+        found = zip(computed, arrays, strict=True)
+        yield {name: feed[name] for name in given} | {
+            str(value.name): array for value, array in found if isinstance(array, np.ndarray)
+        }

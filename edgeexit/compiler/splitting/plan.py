@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from math import prod
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -12,6 +12,7 @@ import onnx_ir as ir
 from edgeexit.bundle.manifest import TensorSpec
 from edgeexit.compiler.extract import values_read_by
 from edgeexit.compiler.graph import BATCH, names_in, unique_name
+from edgeexit.compiler.splitting.batch_axis import PROBE_BATCHES, BatchAxis, BatchedValue
 from edgeexit.compiler.splitting.recompute import is_random, recompute_mode
 from edgeexit.compiler.splitting.split import (
     CarryCandidate,
@@ -28,23 +29,22 @@ from edgeexit.compiler.splitting.symbolic_shapes import (
     symbolic_dims_of,
 )
 
-PROBE_BATCHES: Final = (2, 3)
-"""Sizes of the two batches that are run to find which dimension of a value is the batch."""
-
 _EXPENSIVE_WEIGHT_BYTES = 1 << 16
 """A node that reads more bytes of weights is not cheap: two stages would both hold the weights in memory."""
 
-Shapes = Mapping[str, tuple[str, tuple[int, ...]]]
-"""Value name -> dtype name and shape in one run."""
+FindBatch = Callable[[Sequence[str]], Mapping[str, BatchedValue | None]]
+"""Names of values -> where the batch is in each; None for a value without rows for each sample."""
 
 
 class Carry(NamedTuple):
     """A value that crosses from one stage to later ones, batch first."""
 
     spec: TensorSpec
-    """The tensor between the stages; it has another name than in the model if it is transposed to batch first."""
-    batch_axis: int
-    """Axis of the batch in the model."""
+    """The tensor between the stages; it has another name than in the model if it has another shape.
+
+    Its dimensions are the batch, the factors that are folded into the batch, and the other dimensions in order."""
+    batch: BatchAxis
+    """Axis of the batch in the model, and the factors that are folded into it."""
     bytes_per_sample: int
     """Bytes per sample, with symbolic dimensions at their sizes in the probe samples."""
 
@@ -62,15 +62,15 @@ def check_exits(graph: ir.Graph) -> None:
     _flow(graph)
 
 
-def plan_stages(graph: ir.Graph, probe: Callable[[Sequence[str]], Sequence[Shapes]]) -> SplitPlan:
+def plan_stages(graph: ir.Graph, find_batch: FindBatch) -> SplitPlan:
     """Plan the stages of a normalised graph such that the live tensors have the fewest bytes at every cut.
 
-    The runtime removes the samples that exit, so a value can be carried only if it has one row per sample. Other values
-    (shapes, masks for all samples) are recomputed in the stages that need them.
+    The runtime removes the samples that exit, so a value can be carried only if it has rows for each sample. Other
+    values (shapes, masks for all samples) are recomputed in the stages that need them.
 
     Args:
         graph: graph of the full model.
-        probe: runs the model on batches of `PROBE_BATCHES` samples and returns the shapes of the named values.
+        find_batch: runs the model and returns where the batch is in each of the named values.
 
     Raises CompileError if a value that cannot be carried can only be recomputed with a matmul, a conv or a random
     operator.
@@ -84,10 +84,8 @@ def plan_stages(graph: ir.Graph, probe: Callable[[Sequence[str]], Sequence[Shape
     carries: dict[str, Carry | None] = {}
     candidates: dict[str, CarryCandidate | None] = {}
     while unknown := sorted(carry_candidates(flow, candidates) - candidates.keys()):
-        first, second = probe(unknown)
-        for name in unknown:
-            seen = first.get(name), second.get(name)
-            carry = _carry(name, seen, inferred[name], input_dims, taken)
+        for name, batched in find_batch(unknown).items():
+            carry = None if batched is None else _carry(name, batched, inferred[name], input_dims, taken)
             carries[name] = carry
             candidates[name] = (
                 None
@@ -140,26 +138,23 @@ def _describe(graph: ir.Graph) -> list[GraphNode]:
 
 
 def _carry(
-    name: str,
-    seen: tuple[tuple[str, tuple[int, ...]] | None, tuple[str, tuple[int, ...]] | None],
-    inferred: ir.Shape | None,
-    input_dims: AbstractSet[str],
-    taken: set[str],
-) -> Carry | None:
-    """Return how a value is carried, from its shapes in two batches of `PROBE_BATCHES`; None if it cannot be."""
-    first, second = seen
-    if first is None or second is None or len(first[1]) != len(second[1]) or np.dtype(first[0]).hasobject:
-        return None
-    sizes = list(zip(first[1], second[1], strict=True))
-    if [pair for pair in sizes if pair[0] != pair[1]] != [PROBE_BATCHES]:
-        return None
-    batch_axis = sizes.index(PROBE_BATCHES)
-    dims = inferred if inferred is not None and len(inferred) == len(sizes) else ir.Shape([None] * len(sizes))
-    shape = [static_or_symbolic(pair[0], dim, input_dims) for pair, dim in zip(sizes, dims, strict=True)]
-    del shape[batch_axis]
-    carried_name = name if batch_axis == 0 else unique_name(f"{name}.batch_first", taken)
-    bytes_per_sample = prod(first[1]) // PROBE_BATCHES[0] * np.dtype(first[0]).itemsize
-    return Carry(TensorSpec(name=carried_name, dtype=first[0], shape=(BATCH, *shape)), batch_axis, bytes_per_sample)
+    name: str, value: BatchedValue, inferred: ir.Shape | None, input_dims: AbstractSet[str], taken: set[str]
+) -> Carry:
+    """Return how a value is carried: the batch first, then the factors that are folded into it."""
+    batch = value.batch
+    dims = inferred if inferred is not None and len(inferred) == len(value.shape) else [None] * len(value.shape)
+    rest = [static_or_symbolic(*pair, input_dims) for pair in zip(value.shape, ir.Shape(dims), strict=True)]
+    del rest[batch.axis]
+    is_same = batch.axis == 0 and not batch.factors
+    return Carry(
+        TensorSpec(
+            name=name if is_same else unique_name(f"{name}.batch_first", taken),
+            dtype=value.dtype,
+            shape=(BATCH, *batch.factors, *rest),
+        ),
+        batch,
+        bytes_per_sample=prod(value.shape) // PROBE_BATCHES[0] * np.dtype(value.dtype).itemsize,
+    )
 
 
 def _name_dimensions(carries: Mapping[str, Carry], input_dims: AbstractSet[str]) -> dict[str, Carry]:

@@ -3,13 +3,15 @@
 So no large tensor is carried only for its shape.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from itertools import groupby
 
 import numpy as np
 import onnx_ir as ir
 
 from edgeexit.compiler.graph import BATCH, unique_name
+
+_INT64 = ir.TensorType(ir.DataType.INT64)
 
 
 def symbolic_dims_of(shape: Iterable[int | str | ir.SymbolicDim]) -> frozenset[str]:
@@ -64,30 +66,44 @@ def replace_shape_node(graph: ir.Graph, node: ir.Node, sources: Iterable[ir.Valu
         for axis, size in enumerate(value.shape or ()):
             for name in symbolic_dims_of([size]):
                 found.setdefault(name, (value, axis))
-    result = node.outputs[0]
-    pieces: list[ir.Value] = []
-    for number, (is_static, group) in enumerate(groupby(_sizes(node) or (), key=lambda size: isinstance(size, int))):
-        name = unique_name(f"{result.name}.{number}", taken)
-        if is_static:
-            tensor = ir.Tensor(np.array(list(group), dtype=np.int64), name=name)
-            static = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
-            graph.register_initializer(static)
-            pieces.append(static)
-            continue
-        for size in group:
-            source, axis = found[str(getattr(size, "value", size))]
-            one = unique_name(f"{name}.{axis}", taken)
-            shape = ir.node("Shape", [source], {"start": axis, "end": axis + 1}, name=one)
-            shape.outputs[0].name = one
-            shape.outputs[0].type, shape.outputs[0].shape = ir.TensorType(ir.DataType.INT64), ir.Shape([1])
-            graph.insert_before(node, shape)
-            pieces.append(shape.outputs[0])
-    concat = ir.node("Concat", pieces, {"axis": 0}, name=unique_name(f"{result.name}.sizes", taken))
-    concat.outputs[0].type, concat.outputs[0].shape = result.type, result.shape
-    graph.insert_before(node, concat)
-    result.replace_all_uses_with(concat.outputs[0])
+    sizes = [size if isinstance(size, int) else found[str(size.value)] for size in _sizes(node) or ()]
+    result, nodes = size_tensor(graph, sizes, str(node.outputs[0].name), taken)
+    graph.insert_before(node, nodes)
+    node.outputs[0].replace_all_uses_with(result)
     graph.remove(node, safe=True)
-    concat.outputs[0].name = result.name
+
+
+def size_tensor(
+    graph: ir.Graph, sizes: Sequence[int | tuple[ir.Value, int]], name: str, taken: set[str]
+) -> tuple[ir.Value, list[ir.Node]]:
+    """Return an int64 tensor of sizes, and the nodes that compute it, which the caller inserts.
+
+    Each size is a number, or a value and one of its axes. Numbers become initializers of the graph. New names start
+    with `name`, and are added to `taken`, which are the names in the graph.
+    """
+    nodes: list[ir.Node] = []
+    pieces: list[ir.Value] = []
+    for number, (is_static, group) in enumerate(groupby(sizes, key=lambda size: isinstance(size, int))):
+        piece_name = unique_name(f"{name}.{number}", taken)
+        if is_static:
+            tensor = ir.Tensor(np.array(list(group), dtype=np.int64), name=piece_name)
+            pieces.append(ir.Value(name=piece_name, type=_INT64, shape=tensor.shape, const_value=tensor))
+            graph.register_initializer(pieces[-1])
+            continue
+        for source, axis in (size for size in group if not isinstance(size, int)):
+            one = unique_name(f"{piece_name}.{axis}", taken)
+            nodes.append(ir.node("Shape", [source], {"start": axis, "end": axis + 1}, name=one))
+            pieces.append(_describe(nodes[-1].outputs[0], one, 1))
+    if len(pieces) > 1:
+        whole = unique_name(f"{name}.sizes", taken)
+        nodes.append(ir.node("Concat", pieces, {"axis": 0}, name=whole))
+        pieces = [_describe(nodes[-1].outputs[0], whole, len(sizes))]
+    return pieces[0], nodes
+
+
+def _describe(value: ir.Value, name: str, length: int) -> ir.Value:
+    value.name, value.type, value.shape = name, _INT64, ir.Shape([length])
+    return value
 
 
 def _sizes(node: ir.Node) -> list[int | ir.SymbolicDim] | None:
