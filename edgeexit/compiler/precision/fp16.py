@@ -8,20 +8,28 @@ import onnx_ir as ir
 
 from edgeexit.compiler.graph import names_in, subgraphs_of, unique_name
 from edgeexit.compiler.precision.fp32_nodes import (
-    FP16_MAX,
     TYPE_AGNOSTIC_OPERATORS,
     fp16_inputs,
     is_float32,
-    number_beyond_fp16,
     schema_of,
     select_fp32_nodes,
     typed_outputs,
+)
+from edgeexit.compiler.precision.masks import (
+    FP16_MAX,
+    MASK_LIMIT,
+    NEAR_FP16_MAX,
+    MaskNumbers,
+    constants_of,
+    has_infinity,
+    large_number,
 )
 from edgeexit.progress import NO_PROGRESS, Progress
 
 _FLOAT32, _FLOAT16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
 _CERTAINLY_INFINITY = 1e30
-"""A number of at least this size can only stand for infinity, like the lowest float32 in an attention mask."""
+"""A number of at least this size can only stand for infinity, wherever it is used."""
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 _SUFFIXES = {_FLOAT32: "float", _FLOAT16: "half"}
 
 
@@ -30,9 +38,10 @@ def to_fp16(model: ir.Model, *, kept: AbstractSet[ir.Node] = frozenset(), progre
 
     The nodes in `kept` stay in float32, and so do those that `select_fp32_nodes` chooses.
 
-    A constant beyond float16's range is clipped to it instead of becoming infinite. In an attention mask, for example,
-    such a number stands for infinity. There is a warning unless the number is at least 1e30. A constant of one element
-    that would become zero, like an epsilon, becomes the smallest float16 of its sign.
+    A number beyond float16's range is clipped instead of becoming infinite. In an attention mask it stands for
+    infinity, and becomes the number that `MaskNumbers` gives. Elsewhere it becomes the largest float16, with a warning
+    unless it is at least 1e30. Infinity itself stays infinity. A constant of one element that would become zero, like
+    an epsilon, becomes the smallest float16 of its sign.
 
     Types follow the ONNX operator schemas. The converters of ONNX Runtime and onnxconverter-common use lists of
     operators, put the casts of a subgraph into the main graph, and clip weights to the range without a warning.
@@ -57,9 +66,13 @@ class _Fp16Converter:
         self._fp32_nodes = fp32_nodes
         self._converted: set[ir.Value] = set()
         """Values that were float32 and are float16 now."""
-        self._beyond_range: dict[ir.Value, float] = {}
+        self._masks = MaskNumbers(model)
+        self._beyond_range: dict[ir.Value, float] = dict.fromkeys(self._masks.inputs, _CERTAINLY_INFINITY)
         """float32 value that may contain a number beyond float16's range -> that number; NaN for several."""
+        self._infinite: set[ir.Value] = set(self._masks.inputs)
+        """float32 values that may contain infinity."""
         self._casts: dict[tuple[ir.Graph, ir.Value], ir.Value] = {}
+        self._numbers: dict[float, ir.Value] = {}
         self._weights: dict[ir.Value, ir.Value] = {}
         self._taken = names_in(model.graph)
 
@@ -126,12 +139,13 @@ class _Fp16Converter:
 
     def _trace_beyond_range(self, node: ir.Node, outputs: Sequence[ir.Value]) -> None:
         """Record which of the float32 `outputs` may contain the numbers beyond float16's range that a node reads."""
-        tensors = [value.const_value for value in node.inputs if value is not None and value.is_initializer()]
-        tensors += [a.as_tensor() for a in node.attributes.values() if a.type == ir.AttributeType.TENSOR]
+        tensors = list(constants_of(node))
         found = [self._beyond_range[value] for value in node.inputs if value in self._beyond_range]
-        found += [number for number in map(number_beyond_fp16, tensors) if number is not None]
+        found += [number for number in map(large_number, tensors) if number is not None]
         if found:
             self._beyond_range |= dict.fromkeys(outputs, min(found))
+        if any(value in self._infinite for value in node.inputs) or any(map(has_infinity, tensors)):
+            self._infinite |= set(outputs)
 
     def _in_fp16(self, graph: ir.Graph, value: ir.Value, *, before: ir.Node) -> ir.Value:
         """Return a float32 value as float16, for the node `before` of `graph`."""
@@ -148,10 +162,12 @@ class _Fp16Converter:
             if tensor is None:
                 raise ValueError(f"initializer '{weight.name}' has no value")
             array = tensor.numpy()
-            number = number_beyond_fp16(tensor)
+            number, limit = large_number(tensor), self._masks.limit(weight)
             if number is not None:
                 self._record_clipped(weight, number)
-                array = np.where(np.isfinite(array), array.clip(-FP16_MAX, FP16_MAX), array)
+            elif limit == MASK_LIMIT and large_number(tensor, above=NEAR_FP16_MAX) is None:
+                limit = FP16_MAX  # a number of usual size
+            array = np.where(np.isfinite(array), array.clip(-limit, limit), array)
             converted = array.astype(np.float16)
             if converted.size == 1 and not converted.any():
                 converted = converted + (np.sign(array) * np.finfo(np.float16).smallest_subnormal).astype(np.float16)
@@ -178,23 +194,48 @@ class _Fp16Converter:
         return self._casts[graph, value]
 
     def _clip(self, graph: ir.Graph, value: ir.Value, before: ir.Node) -> ir.Value:
-        name = unique_name(f"{value.name}.clipped", self._taken)
-        result = ir.Value(name=name, type=ir.TensorType(_FLOAT32), shape=value.shape)
-        bounds = [self._clip_limit(sign * FP16_MAX) for sign in (-1, 1)]
-        graph.insert_before(before, ir.node("Clip", [value, *bounds], outputs=[result], name=f"{name}.clip"))
+        """Return a float32 value with its finite numbers clipped; infinity is a float16 number and stays."""
+        limit = self._masks.limit(value)
+        clipped = self._insert(graph, "Clip", [value, self._number(-limit), self._number(limit)], "clipped", before)
         self._record_clipped(value, self._beyond_range[value])
+        if value not in self._infinite:
+            return clipped
+        size = self._insert(graph, "Abs", [value], "size", before)
+        finite = self._insert(
+            graph, "LessOrEqual", [size, self._number(_FLOAT32_MAX)], "finite", before, dtype=ir.DataType.BOOL
+        )
+        return self._insert(graph, "Where", [finite, clipped, value], "limited", before)
+
+    def _insert(
+        self,
+        graph: ir.Graph,
+        operator: str,
+        inputs: Sequence[ir.Value],
+        suffix: str,
+        before: ir.Node,
+        *,
+        dtype: ir.DataType = _FLOAT32,
+    ) -> ir.Value:
+        """Insert an elementwise node before another one, and return its output."""
+        shape = next(value.shape for value in inputs if not value.is_initializer())
+        name = unique_name(f"{inputs[-1 if operator == 'Where' else 0].name}.{suffix}", self._taken)
+        result = ir.Value(name=name, type=ir.TensorType(dtype), shape=shape)
+        graph.insert_before(before, ir.node(operator, inputs, outputs=[result], name=f"{name}.{operator.lower()}"))
         return result
 
     def _record_clipped(self, value: ir.Value, number: float) -> None:
-        if not number >= _CERTAINLY_INFINITY:  # smaller, or NaN
+        if not number >= _CERTAINLY_INFINITY and not self._masks.is_mask(value):  # smaller, or NaN
             self.clipped.append(str(value.name))
 
-    def _clip_limit(self, number: float) -> ir.Value:
-        tensor = ir.Tensor(np.array(number, dtype=np.float32))
-        name = unique_name(f"float16.{'max' if number > 0 else 'min'}", self._taken)
-        value = ir.Value(name=name, type=ir.TensorType(_FLOAT32), shape=tensor.shape, const_value=tensor)
-        self._model.graph.register_initializer(value)
-        return value
+    def _number(self, number: float) -> ir.Value:
+        """Return a constant, which nodes with the same number share."""
+        if number not in self._numbers:
+            tensor = ir.Tensor(np.array(number, dtype=np.float32))
+            name = unique_name(f"float16.limit{len(self._numbers)}", self._taken)
+            value = ir.Value(name=name, type=ir.TensorType(_FLOAT32), shape=tensor.shape, const_value=tensor)
+            self._model.graph.register_initializer(value)
+            self._numbers[number] = value
+        return self._numbers[number]
 
     def _output_in_fp32(self, graph: ir.Graph, value: ir.Value) -> ir.Value:
         """Return a graph output cast back to float32, under its original name."""

@@ -9,10 +9,8 @@ import onnx
 import onnx_ir as ir
 
 from edgeexit.compiler.graph import subgraphs_of
+from edgeexit.compiler.precision.masks import FP16_MAX, MaskNumbers, large_number
 from edgeexit.progress import NO_PROGRESS, Progress
-
-FP16_MAX: Final = 65504.0
-"""The largest finite float16."""
 
 _QDQ_OPERATORS = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
 _SENSITIVE_OPERATORS = {  # results or partial sums overflow, or lose small terms, although the inputs fit into float16
@@ -39,9 +37,9 @@ def select_fp32_nodes(model: ir.Model, *, kept: AbstractSet[ir.Node], progress: 
 
     These are: the nodes in `kept`; operators without a float16 form in ONNX; operators on sequences; Q/DQ nodes;
     computations on shapes, because float16 cannot represent all integers above 2048; powers, exponentials and sums, and
-    the cheap arithmetic on their results; and nodes that read a weight which float16 cannot represent, with a warning
-    unless the weight has one element. Nodes with subgraphs are left out: only the nodes in their subgraphs are
-    converted.
+    the cheap arithmetic on their results; comparisons with a number that stands for infinity; and nodes that read a
+    weight which float16 cannot represent, with a warning unless the weight has one element. Nodes with subgraphs are
+    left out: only the nodes in their subgraphs are converted.
     """
     selection = _Fp32NodeSelection(model, kept, progress)
     selection.visit(model.graph)
@@ -87,21 +85,6 @@ def is_float32(value: ir.Value) -> bool:
     return isinstance(value.type, ir.TensorType) and value.dtype == ir.DataType.FLOAT
 
 
-def number_beyond_fp16(tensor: ir.TensorProtocol | None) -> float | None:
-    """Return the absolute value beyond float16's range that a float32 tensor contains.
-
-    Return NaN if there are different ones, and None if all finite values are in range. A tensor with only one such
-    value, as in a mask, uses it in place of infinity.
-    """
-    if tensor is None or tensor.dtype != ir.DataType.FLOAT:
-        return None
-    array = np.abs(tensor.numpy())
-    large = array[(array > FP16_MAX) & np.isfinite(array)]
-    if not large.size:
-        return None
-    return float(large[0]) if (large == large[0]).all() else float("nan")
-
-
 def fp16_rounding_error(tensor: ir.TensorProtocol) -> float:
     """Return the L2 norm of the error that float16 causes in a float32 tensor, as a fraction of the tensor's L2 norm.
 
@@ -122,7 +105,7 @@ class _Fp32NodeSelection:
     def __init__(self, model: ir.Model, kept: AbstractSet[ir.Node], progress: Progress) -> None:
         self.nodes: set[ir.Node] = set()
         self._model = model
-        self._kept = kept
+        self._kept = kept | MaskNumbers(model).compared_nodes()
         self._progress = progress
         self._data_dependent: set[ir.Value] = set()
         """Values that depend on the data in the inputs."""
@@ -186,7 +169,7 @@ class _Fp32NodeSelection:
             return False
         scales = is_scale_input(node, position)
         if (value, scales) not in self._unrepresentable:
-            number = number_beyond_fp16(value.const_value)
+            number = large_number(value.const_value)
             several = number is not None and np.isnan(number)
             self._unrepresentable[value, scales] = several or (
                 scales and fp16_rounding_error(value.const_value) > _MAX_ROUNDING

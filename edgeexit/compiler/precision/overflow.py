@@ -13,7 +13,8 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from edgeexit.compiler.precision.fp32_nodes import FP16_MAX, is_float32, number_beyond_fp16
+from edgeexit.compiler.precision.fp32_nodes import is_float32
+from edgeexit.compiler.precision.masks import NEAR_FP16_MAX, MaskNumbers
 from edgeexit.compiler.sessions import ReferenceSession
 from edgeexit.datasets import Inputs
 from edgeexit.progress import NO_PROGRESS, Progress
@@ -21,14 +22,8 @@ from edgeexit.progress import NO_PROGRESS, Progress
 _MAX_SAMPLES: Final = 64
 _MAX_BATCH_BYTES: Final = 4 << 20
 _MAX_BATCH: Final = 16
-_NEAR: Final = FP16_MAX / 2
-"""Larger values count as near the limit, because other samples may have values twice as large."""
 _EXAMPLES: Final = 3
 """Number of node names in the warning."""
-_PASSES_INFINITY: Final = {  # their output may hold the number that stands for infinity in an input
-    "Add", "Cast", "Concat", "ConstantOfShape", "Expand", "Gather", "Identity", "Max", "Min", "Mul", "Reshape",
-    "Slice", "Squeeze", "Sub", "Tile", "Transpose", "Unsqueeze", "Where",
-}  # fmt: skip
 
 
 def overflowing_nodes(
@@ -41,11 +36,12 @@ def overflowing_nodes(
 ) -> set[ir.Node]:
     """Return the nodes that produce or read a value near or beyond float16's limit on the first 64 samples.
 
-    Values that may be large only because of a number that stands for infinity, as in a mask, are not checked, nor are
-    values in subgraphs. A warning names up to three nodes that are not in `expected`, and counts the others. Temporary
-    files are written to `folder`. Raises CompileError if the model cannot be run on the samples.
+    Infinity and NaN do not count, because float16 has them, too. Values that may be large only because of a number that
+    stands for infinity, as in a mask, are not checked, nor are values in subgraphs. A warning names up to three nodes
+    that are not in `expected`, and counts the others. Temporary files are written to `folder`. Raises CompileError if
+    the model cannot be run on the samples.
     """
-    masked = _values_with_infinity(model.graph)
+    masked = MaskNumbers(model).values
     values = {
         str(value.name): value
         for node in model.graph
@@ -53,7 +49,7 @@ def overflowing_nodes(
         if value.name and is_float32(value) and value not in masked
     }
     largest = _largest(model, values, samples, folder)
-    found = {values[name]: size for name, size in largest.items() if not size <= _NEAR}  # near, beyond, or NaN
+    found = {values[name]: size for name, size in largest.items() if size > NEAR_FP16_MAX}
     nodes: dict[ir.Node, float] = {}
     for value, size in found.items():
         for node in (value.producer(), *value.consumers()):
@@ -70,23 +66,30 @@ def overflowing_nodes(
 
 
 def _largest(model: ir.Model, names: Collection[str], samples: Inputs, folder: Path) -> dict[str, float]:
-    """Return name -> largest absolute number on the samples, for the named values of the main graph."""
+    """Return name -> largest finite absolute number on the samples, for the named values of the main graph."""
     probe = model.clone()
     graph = probe.graph
-    zero, flat = (
+    constants = {
+        "zero": np.zeros(1, np.float32),
+        "flat": np.array([-1]),
+        "max": np.array(np.finfo(np.float32).max),
+    }
+    zero, flat, maximum = (
         ir.Value(name=f"overflow.{name}", type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
-        for name, tensor in (("zero", ir.Tensor(np.zeros(1, np.float32))), ("flat", ir.Tensor(np.array([-1]))))
+        for name, tensor in ((name, ir.Tensor(array)) for name, array in constants.items())
     )
-    graph.register_initializer(zero)
-    graph.register_initializer(flat)
+    for constant in (zero, flat, maximum):
+        graph.register_initializer(constant)
     wanted = {str(value.name): value for node in graph for value in node.outputs if value.name in names}
     graph.outputs.clear()
     for number, value in enumerate(wanted.values()):
         flattened = ir.node("Reshape", [value, flat])
         magnitudes = ir.node("Abs", flattened.outputs)
-        never_empty = ir.node("Concat", [magnitudes.outputs[0], zero], {"axis": 0})
+        finite = ir.node("LessOrEqual", [magnitudes.outputs[0], maximum])  # False for NaN
+        counted = ir.node("Where", [finite.outputs[0], magnitudes.outputs[0], zero])
+        never_empty = ir.node("Concat", [counted.outputs[0], zero], {"axis": 0})
         largest = ir.node("ReduceMax", never_empty.outputs, {"keepdims": 0})
-        for node in (flattened, magnitudes, never_empty, largest):
+        for node in (flattened, magnitudes, finite, counted, never_empty, largest):
             node.outputs[0].name = node.name = f"overflow.{number}.{node.op_type}"
             graph.append(node)
         largest.outputs[0].type, largest.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([])
@@ -106,15 +109,3 @@ def _batches(samples: Inputs) -> Iterator[Inputs]:
     size = min(_MAX_BATCH, max(1, _MAX_BATCH_BYTES // max(1, sample_bytes)))
     for first in range(0, count, size):
         yield {name: array[first : min(first + size, count)] for name, array in samples.items()}
-
-
-def _values_with_infinity(graph: ir.Graph) -> set[ir.Value]:
-    """Return the values that a number which stands for infinity may have made large."""
-    found: set[ir.Value] = set()
-    for node in graph:
-        tensors = [value.const_value for value in node.inputs if value is not None and value.is_initializer()]
-        tensors += [a.as_tensor() for a in node.attributes.values() if a.type == ir.AttributeType.TENSOR]
-        reads_one = any(number is not None and not np.isnan(number) for number in map(number_beyond_fp16, tensors))
-        if node.op_type in _PASSES_INFINITY and (reads_one or any(value in found for value in node.inputs)):
-            found |= set(node.outputs)
-    return found
