@@ -13,8 +13,16 @@ from edgeexit.bundle.manifest import Task, TensorSpec
 from edgeexit.errors import DataError
 
 LABELS: Final = "labels"
-IGNORED: Final = 255
-"""Label of a pixel that is ignored, as in the Cityscapes and Pascal VOC data sets."""
+IGNORED: Final = -100
+"""Label of a pixel or token that does not count, the default `ignore_index` of torch's cross entropy."""
+_IGNORED_PIXEL: Final = 255
+"""In a data file for segmentation, pixels with this label do not count either, as in Cityscapes and Pascal VOC, unless
+the model has a class 255."""
+_LABEL_SHAPES: Final[Mapping[Task, str]] = {
+    "classification": "[N]",
+    "segmentation": "[N, height, width]",
+    "tagging": "[N, tokens]",
+}
 
 Inputs = Mapping[str, npt.NDArray[Any]]
 """Model input name -> array [B, ...]."""
@@ -26,7 +34,7 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     inputs: dict[str, npt.NDArray[Any]]
     """Model input name -> array [N, ...]."""
     labels: npt.NDArray[np.int64] | None = None
-    """[N] class indices; for segmentation [N, H, W], with `IGNORED` for pixels that do not count."""
+    """[N] class indices; [N, H, W] for segmentation, [N, 1, T] for tagging, with `IGNORED` where they do not count."""
 
     def __len__(self) -> int:
         """Return the number of samples N."""
@@ -124,38 +132,73 @@ def check_inputs(arrays: Inputs, specs: Sequence[TensorSpec], *, where: str) -> 
     return inputs
 
 
-def check_finite(inputs: Inputs, *, where: str) -> None:
-    """Raise DataError, which names the first such sample, if a floating-point array contains NaN or infinity."""
+def check_finite(inputs: Inputs, *, where: str, masks: Sequence[str] = ()) -> None:
+    """Raise DataError, which names the first such sample, if a floating-point array contains NaN or infinity.
+
+    The inputs `masks` are attention masks: they may contain minus infinity.
+    """
     for name, array in inputs.items():
-        if array.dtype.kind != "f" or np.isfinite(array).all():
+        if array.dtype.kind != "f":
             continue
-        bad = ~np.isfinite(array.reshape(len(array), -1)).all(axis=1)
+        is_good = np.isfinite(array)
+        if is_good.all():
+            continue
+        is_good |= np.isneginf(array)
+        is_mask = bool(is_good.all())  # nothing but minus infinity is wrong
+        if is_mask and name in masks:
+            continue
+        good = is_good if name in masks else np.isfinite(array)
+        bad = ~good.reshape(len(array), -1).all(axis=1)
         first = int(bad.argmax())
-        what = "NaN" if np.isnan(array[first]).any() else "infinity"
+        what = "NaN" if np.isnan(array[first]).any() else "minus infinity" if is_mask else "infinity"
+        advice = f"remove them, or compile the model with --mask {name} if it is an attention mask"
         raise DataError(
             f"{where}: '{name}' has {what} in sample {first}; {int(bad.sum())} of {len(array)} samples are not finite; "
-            "remove them"
+            f"{advice if is_mask else 'remove them'}"
         )
 
 
 def counted_mask(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Return a mask of the labels [N] or [N, H, W] that count: all except the pixels of maps that are `IGNORED`."""
+    """Return a mask of the labels [N] or [N, H, W] that count: all, except those in maps that are `IGNORED`."""
     return labels != IGNORED if labels.ndim > 1 else np.ones(labels.shape, dtype=np.bool_)
 
 
 def _check_labels(
     labels: npt.NDArray[Any], samples: int, task: Task, classes: int | None, where: str
 ) -> npt.NDArray[np.int64]:
-    form = "[N, height, width]" if task == "segmentation" else "[N]"
-    if labels.ndim != form.count(",") + 1 or len(labels) != samples:
-        raise DataError(f"{where}: '{LABELS}' has shape {labels.shape}; {samples} samples need labels of shape {form}")
+    """Return labels as class indices: [N], or maps [N, H, W] ([N, 1, T] for tagging) with `IGNORED`.
+
+    A dimension of size 1 is removed if there is one too many. Raises DataError for all other shapes and types.
+    """
+    shape = _LABEL_SHAPES[task]
+    rank = shape.count(",") + 1
+    if labels.ndim == rank + 1 and 1 in (labels.shape[1], labels.shape[-1]):
+        labels = labels.squeeze(1 if labels.shape[1] == 1 else -1)
+    if labels.ndim != rank or len(labels) != samples:
+        advice = _one_hot_advice(labels, rank, classes)
+        raise DataError(
+            f"{where}: '{LABELS}' has shape {labels.shape}; {samples} samples need labels of shape {shape}{advice}"
+        )
     if not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(f"{where}: '{LABELS}' is {labels.dtype}; it must hold class indices (integers)")
-    counted = labels[labels != IGNORED] if task == "segmentation" else labels
+        is_whole = labels.dtype.kind == "b" or (labels.dtype.kind == "f" and bool((labels == np.floor(labels)).all()))
+        advice = f"; convert them with {LABELS}.astype(numpy.int64)" if is_whole else ""
+        raise DataError(f"{where}: '{LABELS}' is {labels.dtype}; it must hold class indices (integers){advice}")
+    found = labels.astype(np.int64)
+    if task == "segmentation" and (classes is None or classes <= _IGNORED_PIXEL):
+        found[found == _IGNORED_PIXEL] = IGNORED
+    counted = found if task == "classification" else found[found != IGNORED]
     if classes is not None and counted.size and (counted.min() < 0 or counted.max() >= classes):
         worst = int(counted.min()) if counted.min() < 0 else int(counted.max())
         raise DataError(f"{where}: label {worst} is outside the model's classes, 0 to {classes - 1}")
-    return labels.astype(np.int64)
+    return found[:, None] if task == "tagging" else found
+
+
+def _one_hot_advice(labels: npt.NDArray[Any], rank: int, classes: int | None) -> str:
+    """Return how to convert labels that have a score for each class instead of the index of the class."""
+    if labels.ndim != rank + 1:
+        return ""
+    axes = [axis for axis in (1, labels.ndim - 1) if classes is not None and labels.shape[axis] == classes]
+    return f"; if they are one-hot, convert them with {LABELS}.argmax({axes[0]})" if axes else ""
 
 
 def _matches(found: tuple[int, ...], expected: tuple[int | str, ...]) -> bool:

@@ -63,10 +63,12 @@ def register(
     document = bundle.policy()
     if document is None:
         raise BundleError(f"bundle '{bundle.path}' has no policy; run `edgeexit fit` first")
-    if bundle.manifest.task == "segmentation":
+    if bundle.manifest.has_maps:
+        task = bundle.manifest.task
         raise BundleError(
-            f"bundle '{bundle.path}' is a segmentation model; audits contain no class maps, so the calibrator can "
-            "neither watch nor certify its disagreement per pixel. Ship the policy in the bundle, without registration"
+            f"bundle '{bundle.path}' is a {task} model; audits contain no class maps, so the calibrator can neither "
+            f"watch nor certify its disagreement per {'token' if task == 'tagging' else 'pixel'}. Ship the policy in "
+            "the bundle, without registration"
         )
     unit, costs = bundle.costs()
     if len(costs) != len(bundle.manifest.exits) or not all(a < b for a, b in pairwise((0.0, *costs))):

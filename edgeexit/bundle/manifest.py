@@ -14,8 +14,9 @@ READOUT_SUFFIX: Final = ".readout"
 PROBABILITIES_SUFFIX: Final = ".probabilities"
 """The output `<exit>.probabilities` of a stage has the probabilities of all classes, `[B, C] float32`."""
 
-Task = Literal["classification", "segmentation"]
-"""`classification`: logits `[B, C]`. `segmentation`: logits `[B, C, H, W]`; the readout averages over the pixels."""
+Task = Literal["classification", "segmentation", "tagging"]
+"""`classification`: logits `[B, C]`. `segmentation`: maps of logits `[B, C, H, W]`. `tagging`: logits of T tokens, as
+maps `[B, C, 1, T]`. The readouts of maps are averages over the pixels or tokens."""
 Precision = Literal["fp32", "fp16", "int8"]
 FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")]
 
@@ -46,7 +47,7 @@ class StageSpec(msgspec.Struct, frozen=True, kw_only=True):
     name: FileName
     file: FileName
     exit: TensorSpec
-    """The logits of this stage's exit: `[B, C]`, or `[B, C, H, W]` for segmentation."""
+    """The logits of this stage's exit: `[B, C]`; `[B, C, H, W]` for segmentation, `[B, C, 1, T]` for tagging."""
     inputs: tuple[str, ...]
     """Names of the model's inputs that this stage reads."""
     carry_in: tuple[str, ...]
@@ -76,7 +77,7 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExitFidelity(msgspec.Struct, frozen=True, kw_only=True):
-    """Effect of the reduced precision on one exit. For segmentation, the fractions are of pixels, not of samples."""
+    """Effect of the reduced precision on one exit. The fractions are of samples; of pixels or tokens for maps."""
 
     agreement: Annotated[float, msgspec.Meta(ge=0, le=1)]
     """Fraction of predictions that equal the prediction of the same exit in fp32."""
@@ -126,6 +127,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     class_names: tuple[str, ...] | None = None
     keep_fp32: tuple[str, ...] = ()
     """Patterns of the names of the nodes that stay in fp32."""
+    masks: tuple[str, ...] = ()
+    """Names of the inputs that are attention masks: their values may be minus infinity."""
     fidelity: Fidelity | None = None
     """Null if the precision is fp32 or there was no calibration data."""
     build_config: BuildConfig | None = None
@@ -142,6 +145,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def companions(self) -> tuple[str, ...]:
         """Names of the companion outputs."""
         return tuple(self.stages[0].companions)
+
+    @property
+    def has_maps(self) -> bool:
+        """True if the exits have one prediction per pixel or token; False if they have one per sample."""
+        return self.task != "classification"
 
     @property
     def exits(self) -> tuple[str, ...]:

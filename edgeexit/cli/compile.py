@@ -35,12 +35,21 @@ def compile_command(
     example: Annotated[
         Path | None, typer.Option(help="Real samples (.npz) for the proof and the golden samples.")
     ] = None,
+    mask: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name of an input that is an attention mask, with values down to minus infinity. Repeatable."
+        ),
+    ] = None,
     exits: Annotated[
         str | None,
         typer.Option(help="NAME,NAME,...: the outputs that are exits, shallow to deep; default: all outputs."),
     ] = None,
     task: Annotated[
-        str | None, typer.Option(help="classification or segmentation; default: the rank of the exits decides.")
+        str | None,
+        typer.Option(
+            help="classification, segmentation or tagging (logits per token); default: the shapes of the exits decide."
+        ),
     ] = None,
     precision: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "fp32",
     calibration: Annotated[
@@ -98,6 +107,7 @@ def compile_command(
             target=target,
             inputs=input_ or (),
             example=None if example is None else load_arrays(example),
+            masks=mask or (),
             exits=[] if exits is None else [name.strip() for name in exits.split(",")],
             task=task,  # type: ignore[arg-type]  # checked above, as is the precision
             precision=precision,  # type: ignore[arg-type]

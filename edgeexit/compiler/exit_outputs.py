@@ -1,28 +1,27 @@
-"""Runs the full model and checks its exits: they must return finite logits of the same shape, without softmax."""
+"""Runs the full model and checks its exits: they must return finite logits of the same shape."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeexit.bundle.manifest import Task
+from edgeexit.compiler.exit_forms import ExitForm, find_forms, not_logits, to_logits
 from edgeexit.compiler.export.inputs import Arrays
 from edgeexit.compiler.sessions import ReferenceSession
 from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError
 
 Logits = dict[str, npt.NDArray[np.float32]]
-"""Exit name -> logits [N, C], or [N, C, H, W] for segmentation."""
+"""Exit name -> logits [N, C]; [N, C, H, W] for segmentation, [N, C, 1, T] for tagging."""
 
-_RANKS: Final = {"classification": 2, "segmentation": 4}
-_SHAPES: Final = {"classification": "[batch, classes]", "segmentation": "[batch, classes, height, width]"}
 _MAX_BATCH: Final = 32
 _MAX_BATCH_BYTES: Final = 64 << 20
 _MAX_LOGIT_BYTES: Final = 512 << 20
 _GOLDEN_SAMPLES: Final = 8
 _MAX_GOLDEN_BYTES: Final = 16 << 20
-_SUM_TOLERANCE: Final = 1e-3
 _MIN_CLASSES: Final = 2
 
 
@@ -32,6 +31,10 @@ class ExitFormat(NamedTuple):
     task: Task
     bytes_per_sample: int
     """Bytes of the logits of all exits together."""
+    forms: Mapping[str, ExitForm]
+    """Exit name -> how the output of the model becomes logits."""
+    warnings: tuple[str, ...]
+    """One line for each conversion that the user may not expect."""
 
     @property
     def batch_size(self) -> int:
@@ -50,34 +53,35 @@ class ExitFormat(NamedTuple):
 
 
 def exit_format_of(
-    session: ReferenceSession, samples: Inputs, exits: Sequence[str], *, task: Task | None
+    session: ReferenceSession, samples: Inputs, exits: Sequence[str], *, task: Task | None, unsure: Sequence[str] = ()
 ) -> ExitFormat:
-    """Run one sample and return the format of the exits; if `task` is None, the rank of the exits decides the task.
+    """Run one sample and return the format of the exits; from then on, `session` returns the exits as logits.
 
-    Raises CompileError for an exit that is not logits of the task, or whose shape differs from the other exits.
+    If `task` is None, the shapes of the exits decide the task. `unsure` are exits whose maps may be larger than those
+    of this sample. Raises CompileError for an exit that is not logits of the task, or whose shape differs from the
+    other exits.
     """
     (one,) = in_batches(samples, size=1, until=1)
-    logits = dict(zip(exits, session.run(one, exits), strict=True))
-    ranks = {name: array.ndim for name, array in logits.items()}
-    if len(set(ranks.values())) > 1:
-        counts = ", ".join(f"'{name}' {rank}" for name, rank in ranks.items())
-        raise CompileError(f"the exits have different numbers of dimensions: {counts}; select exits with --exits")
-    if task is None:
-        is_segmentation = any(rank == _RANKS["segmentation"] for rank in ranks.values())
-        task = "segmentation" if is_segmentation else "classification"
-    _check_shapes(logits, 1, task)
-    return ExitFormat(task, sum(array.nbytes for array in logits.values()))
+    outputs = dict(zip(exits, session.run(one, exits), strict=True))
+    for name, array in outputs.items():
+        if array.dtype.kind != "f":
+            raise CompileError(not_logits(name, str(array.dtype)))
+    found = find_forms(outputs, task=task, unsure=unsure)
+    session.convert_outputs({name: partial(to_logits, form=form) for name, form in found.forms.items()})
+    logits = {name: to_logits(array, found.forms[name]) for name, array in outputs.items()}
+    _check_shapes(logits, 1)
+    return ExitFormat(found.task, sum(array.nbytes for array in logits.values()), found.forms, found.warnings)
 
 
 def run_exits(session: ReferenceSession, samples: Inputs, exits: Sequence[str], exit_format: ExitFormat) -> Logits:
-    """Return the logits of the full model on all samples.
+    """Return the logits of the full model on all samples. `session` returns the exits as logits.
 
-    Raises CompileError if an exit has a wrong shape, is NaN or infinite, or returns probabilities.
+    Raises CompileError if an exit has a wrong shape, or is NaN or infinite.
     """
     batches: list[list[npt.NDArray[Any]]] = []
     for batch in in_batches(samples, size=exit_format.batch_size):
         arrays = session.run(batch, exits)
-        _check_shapes(dict(zip(exits, arrays, strict=True)), len(next(iter(batch.values()))), exit_format.task)
+        _check_shapes(dict(zip(exits, arrays, strict=True)), len(next(iter(batch.values()))))
         batches.append(arrays)
     logits = {name: np.concatenate(parts) for name, parts in zip(exits, zip(*batches, strict=True), strict=True)}
     _check_values(logits)
@@ -91,18 +95,17 @@ def in_batches(samples: Inputs, *, size: int, until: int | None = None) -> Itera
         yield {name: array[first : min(first + size, count)] for name, array in samples.items()}
 
 
-def _check_shapes(logits: Mapping[str, npt.NDArray[Any]], count: int, task: Task) -> None:
+def _check_shapes(logits: Mapping[str, npt.NDArray[Any]], count: int) -> None:
     for name, array in logits.items():
-        if array.ndim != _RANKS[task] or len(array) != count or not array.size:
-            shape = "x".join(map(str, array.shape)) or "a scalar"
+        if len(array) != count or not array.size:
+            shape = "x".join(map(str, array.shape))
             raise CompileError(
-                f"exit '{name}' is {shape} for a batch of {count}; for {task}, an exit must be logits {_SHAPES[task]}"
+                f"exit '{name}' is {shape} for a batch of {count}; every exit must have one row per sample"
             )
-    for name, array in logits.items():
-        if array.dtype != np.float32:
-            raise CompileError(f"exit '{name}' is {array.dtype}; an exit must be float32 logits; add a cast")
         if array.shape[1] < _MIN_CLASSES:
-            raise CompileError(f"exit '{name}' has {array.shape[1]} class; a classifier has at least 2")
+            raise CompileError(
+                f"exit '{name}' has {array.shape[1]} class; a classifier has at least 2, unless all exits have one"
+            )
     classes = {name: array.shape[1] for name, array in logits.items()}
     if len(set(classes.values())) > 1:
         counts = ", ".join(f"'{name}' {count}" for name, count in classes.items())
@@ -124,5 +127,3 @@ def _check_values(logits: Logits) -> None:
                 f"exit '{name}' is NaN or infinite on {bad} of {len(array)} samples; check the model, or give real "
                 "samples with --example"
             )
-        if array.min() >= 0 and np.abs(array.sum(axis=1) - 1).max() <= _SUM_TOLERANCE:
-            raise CompileError(f"exit '{name}' returns probabilities; return logits, without the softmax")

@@ -8,11 +8,13 @@ from typing import NamedTuple
 import onnx_ir as ir
 
 from edgeexit.bundle.manifest import Precision, Task
+from edgeexit.compiler.exit_forms import cast_exits, convert_exits, to_logits
 from edgeexit.compiler.exit_outputs import ExitFormat, Logits, exit_format_of, run_exits
-from edgeexit.compiler.export.model import ExportedModel
 from edgeexit.compiler.export.exit_module import run_module
+from edgeexit.compiler.export.model import ExportedModel
 from edgeexit.compiler.precision.quantise import Placement
 from edgeexit.compiler.precision.reduce import reduce_precision
+from edgeexit.compiler.probabilities import check_activations, check_no_probabilities
 from edgeexit.compiler.sessions import ReferenceSession
 from edgeexit.compiler.verify import check_against_torch, check_independence, rounding_of
 from edgeexit.compiler.weights import save_graph, store_weights
@@ -69,23 +71,25 @@ def prepare_full_model(
     folder: Path,
     progress: Progress = NO_PROGRESS,
 ) -> FullModel:
-    """Run the model in fp32, check it against torch, reduce its precision, and run it again.
+    """Run the model in fp32, check it against torch, convert its exits to logits, reduce its precision, run it again.
 
     The weights of the returned model are written to `folder`. Reports the step `precision` when it begins. Raises
     CompileError for a model that does not run, has invalid exits, mixes samples, differs from torch, or cannot be
     converted to the precision; DataError for samples or calibration data that do not match the model.
     """
+    check_activations(exported.model.graph, exported.exits)
+    cast_exits(exported.model, exported.exits)
     if request.precision == "fp32":
         store_weights(exported.model, folder)
         session = _open(exported.model, folder, exported.file)
-        exit_format, samples, logits = _run_original(exported, session, task)
+        exit_format, samples, logits = _run_original(exported, session, task, progress)
         progress.step("precision")
         model = reduce_precision(exported.model, "fp32", keep_fp32=request.keep_fp32, folder=folder)
         return FullModel(model, exit_format, samples, logits, None)
     with tempfile.TemporaryDirectory(dir=folder, prefix="fp32.") as scratch:
         store_weights(exported.model, Path(scratch))
         session = _open(exported.model, Path(scratch), exported.file)
-        exit_format, samples, logits = _run_original(exported, session, task)
+        exit_format, samples, logits = _run_original(exported, session, task, progress)
         progress.step("precision")
         calibration = reference = None
         if request.calibration is not None:
@@ -101,6 +105,7 @@ def prepare_full_model(
             keep_fp32=request.keep_fp32,
             folder=Path(scratch),
             placement=request.placement,
+            masks=exported.masks,
             progress=progress,
         )
         store_weights(model, folder)
@@ -121,26 +126,49 @@ def _open(model: ir.Model, folder: Path, file: Path | None, *, optimise: bool = 
 
 
 def _run_original(
-    exported: ExportedModel, session: ReferenceSession, task: Task | None
+    exported: ExportedModel, session: ReferenceSession, task: Task | None, progress: Progress
 ) -> tuple[ExitFormat, Inputs, Logits]:
-    """Run the model as given; return the format of its exits, the samples that were run, and their logits."""
-    check_finite(exported.samples, where="samples")
-    exit_format = exit_format_of(session, exported.samples, exported.exits, task=task)
+    """Run the model as given, and convert its exits to logits.
+
+    Return the format of the exits, the samples that were run, and their logits.
+    """
+    check_finite(exported.samples, where="samples", masks=exported.masks)
+    exit_format = exit_format_of(
+        session, exported.samples, exported.exits, task=task, unsure=_exits_of_unknown_size(exported)
+    )
+    for warning in exit_format.warnings:
+        progress.warning(warning)
     samples = {name: array[: exit_format.max_samples] for name, array in exported.samples.items()}
     logits = run_exits(session, samples, exported.exits, exit_format)
     rounding = rounding_of(exported.model)
     if exported.module is not None:
         few = {name: array[:_TORCH_SAMPLES] for name, array in samples.items()}
-        check_against_torch(logits, run_module(exported.module, few), rounding)
+        outputs = run_module(exported.module, few)
+        expected = {name: to_logits(outputs[name], form) for name, form in exit_format.forms.items()}
+        check_against_torch(logits, expected, rounding)
     check_independence(session, samples, logits, rounding)
+    check_no_probabilities(exported.model.graph, logits)
+    convert_exits(exported.model, exit_format.forms)
     return exit_format, samples, logits
+
+
+def _exits_of_unknown_size(exported: ExportedModel) -> list[str]:
+    """Return the exits whose maps may be larger than those of the samples, because an input has a symbolic size."""
+    if not any(isinstance(size, str) for spec in exported.inputs for size in spec.shape[1:]):
+        return []
+    shapes = {str(value.name): value.shape for value in exported.model.graph.outputs}
+    return [
+        name
+        for name in exported.exits
+        if (shape := shapes[name]) is None or not all(isinstance(size, int) for size in list(shape)[2:])
+    ]
 
 
 def _calibration(arrays: Inputs, exported: ExportedModel, exit_format: ExitFormat, logits: Logits) -> Dataset:
     """Return the calibration data as a data set. Raises DataError if it does not match the model."""
     classes = logits[exported.exits[0]].shape[1]
     data = as_dataset(arrays, exported.inputs, task=exit_format.task, classes=classes, where="calibration data")
-    check_finite(data.inputs, where="calibration data")
+    check_finite(data.inputs, where="calibration data", masks=exported.masks)
     size = logits[exported.exits[0]].shape[2:]
     if data.labels is not None and data.labels.shape[1:] != size:
         maps = ("x".join(map(str, shape)) for shape in (data.labels.shape[1:], size))

@@ -19,10 +19,14 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """Real samples, input name -> [N, ...]. The proof uses at most 256; at most 8 ship as golden samples.
 
     Default: the calibration data, or random samples if that is not given either."""
+    masks: Sequence[str] = ()
+    """Names of the floating-point inputs that are attention masks: their values may be minus infinity."""
     exits: Sequence[str] = ()
     """Names of the outputs that are exits, shallow to deep; default: all outputs, in the model's order."""
     task: Task | None = None
-    """`classification` for exits [B, C], `segmentation` for [B, C, H, W]; default: the rank of the exits decides."""
+    """`classification` for exits [B, C], `segmentation` for [B, C, H, W], `tagging` for logits per token [B, T, C].
+
+    Default: the shapes of the exits decide, between classification and segmentation."""
     precision: Precision = "fp32"
     """Precision of the stages; `int8` needs `calibration` or `example`."""
     calibration: Inputs | Dataset | None = None

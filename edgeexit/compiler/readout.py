@@ -29,16 +29,16 @@ def add_readout(graph: ir.Graph, exit_value: ir.Value, *, task: Task, classes: i
     """Add the input `edgeexit.temperature` [1] and two outputs for an exit to the graph, all float32.
 
     `<exit>.readout` [B, 4]: top-1 class, its probability p1, the second highest probability p2, and the entropy in nats
-    of softmax(logits / T). `<exit>.probabilities` [B, C]: the probabilities of all classes. For segmentation, they are
-    averages over the pixels, and the class is the one with the highest average probability.
+    of softmax(logits / T). `<exit>.probabilities` [B, C]: the probabilities of all classes. For segmentation and
+    tagging, they are averages over the pixels or tokens, and the class is the one with the highest average probability.
 
-    `exit_value` is float32 with C >= 2 classes: [B, C], or [B, C, H, W] for segmentation.
+    `exit_value` is float32 with C >= 2 classes: [B, C]; [B, C, H, W] for segmentation, [B, C, 1, T] for tagging.
     """
     temperature = ir.Value(name=TEMPERATURE_INPUT, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([1]))
     graph.inputs.append(temperature)
     add = _ReadoutBuilder(graph, str(exit_value.name))
     scaled = add("Div", exit_value, temperature, output="scaled")
-    found = (_segmentation_readout if task == "segmentation" else _classification_readout)(add, scaled)
+    found = (_classification_readout if task == "classification" else _map_readout)(add, scaled)
     class_number = add("Cast", found.classes, output="class", to=int(ir.DataType.FLOAT))
     readout = add("Concat", class_number, found.top, found.entropy, output="all", axis=1)
     batch = exit_value.shape[0] if exit_value.shape is not None else None
@@ -104,7 +104,7 @@ def _classification_readout(add: _ReadoutBuilder, scaled: ir.Value) -> _Distribu
     return _Distribution(first, probabilities, top, _entropy(add, scaled, probabilities))
 
 
-def _segmentation_readout(add: _ReadoutBuilder, scaled: ir.Value) -> _Distribution:
+def _map_readout(add: _ReadoutBuilder, scaled: ir.Value) -> _Distribution:
     """Return the distribution of scaled logits [B, C, H, W]: averages over H and W."""
     by_pixel = add("Softmax", scaled, output="softmax", axis=1)
     entropy = _average(add, _entropy(add, scaled, by_pixel), output="entropy")

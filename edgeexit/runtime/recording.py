@@ -43,7 +43,7 @@ def record(
     `progress` advances by the samples of each batch. Raises DataError for label maps of another size than the exits'
     maps.
     """
-    maps = runner.manifest.task == "segmentation"
+    maps = runner.manifest.has_maps
     readouts, disagreement, errors = [], [], []
     done = 0
     for batch in dataset.batches(_map_batch(runner, dataset) if maps else _BATCH):

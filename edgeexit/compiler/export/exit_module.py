@@ -1,9 +1,10 @@
-"""Wraps a torch module so that it takes its inputs by position and returns only its exits, as a flat tuple."""
+"""Wraps a torch module so that it takes its inputs by position and returns only its exits and companions, as a flat tuple."""
 
 import ast
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 from edgeexit.bundle.manifest import TensorSpec
 from edgeexit.compiler.error_text import reason_of
+from edgeexit.compiler.companions import Companions
 from edgeexit.compiler.export.arguments import InputIndex, arguments_of, parameters_of
 from edgeexit.compiler.export.inputs import DEFAULT_DIMENSION_SIZE, Arrays, repeat_to
 from edgeexit.compiler.export.normalise import SCOPES
@@ -40,18 +42,28 @@ class ExitModule(torch.nn.Module):
     Args:
         model: the user's module; the attribute `model`.
         inputs: the inputs, in the order of `order_inputs`; the attribute `inputs`.
-        outputs: names of the exits, as `flatten_outputs` names them; the attribute `outputs`.
+        exits: names of the exits, as `flatten_outputs` names them; the attribute `exits`.
+        companions: companions of the exits; the attribute `companions`. The attribute `outputs` has the names of the
+            exits, then those of the companions' outputs.
         use_args: pass the inputs that are not parameters of forward to its `*args`, not to its `**kwargs`.
 
     """
 
     def __init__(
-        self, model: torch.nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[str], *, use_args: bool = True
+        self,
+        model: torch.nn.Module,
+        inputs: Sequence[TensorSpec],
+        exits: Sequence[str],
+        companions: Companions = (),
+        *,
+        use_args: bool = True,
     ) -> None:
         super().__init__()
         self.model = model
         self.inputs = tuple(inputs)
-        self.outputs = tuple(outputs)
+        self.exits = tuple(exits)
+        self.companions = companions
+        self.outputs = (*self.exits, *(companion.output for companion in companions))
         self._arguments = arguments_of(model, [spec.name for spec in inputs], use_args=use_args)
         self._steps: list[tuple[OutputStep, ...]] | None = None
         self.forward = self._forward_with_names()  # the exporters name inputs after the parameters of forward
@@ -83,6 +95,7 @@ def wrap_module(
     inputs: Sequence[TensorSpec],
     samples: Inputs,
     exits: Sequence[str] = (),
+    companions: Mapping[str, Sequence[str]] = MappingProxyType({}),
     *,
     progress: Progress = NO_PROGRESS,
 ) -> ExitModule:
@@ -92,7 +105,8 @@ def wrap_module(
         model: the user's module.
         inputs: its inputs, in the order of `order_inputs`.
         samples: input name -> [N, ...].
-        exits: names of the exits, or patterns; default: all tensors that forward returns.
+        exits: names of the exits, or patterns; default: all tensors that forward returns and that are no companions.
+        companions: companion name -> names or patterns of its outputs, in the order of the exits.
         progress: receives a warning if inputs are passed to `*args`, in the order in which they are given.
 
     Raises CompileError if forward fails, or if its outputs cannot be exits.
@@ -112,17 +126,20 @@ def wrap_module(
     others = [f"'{spec.name}'" for spec in inputs if spec.name not in parameters.defaults]
     if use_args and len(others) > 1:
         progress.warning(f"forward takes *args: the inputs {', '.join(others)} are passed in this order")
-    outputs = choose_outputs(flatten_outputs(returned), exits)
-    return ExitModule(model, inputs, outputs, use_args=use_args)
+    chosen, assigned = choose_outputs(flatten_outputs(returned), exits, companions)
+    return ExitModule(model, inputs, chosen, assigned, use_args=use_args)
 
 
 def run_module(module: ExitModule, samples: Inputs) -> Arrays:
-    """Run a module in evaluation mode and return exit name -> logits, [N, ...].
+    """Run a module in evaluation mode and return exit name -> what the exit returns, [N, ...]; floats as float32.
 
     Raises CompileError if forward fails.
     """
     returned = _run(module, samples, chosen=True)
-    return {name: value.detach().cpu().numpy() for name, value in zip(module.outputs, returned, strict=True)}
+    return {
+        name: (value.float() if value.is_floating_point() else value).detach().cpu().numpy()
+        for name, value in zip(module.outputs, returned, strict=True)
+    }
 
 
 def tensors_of(module: ExitModule, samples: Inputs) -> tuple[torch.Tensor, ...]:
