@@ -1,4 +1,4 @@
-"""Matches the names and patterns of `--exits` with the names of a model's outputs."""
+"""Matches the names and patterns of `--exits` and `--companion` with the names of a model's outputs."""
 
 import difflib
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ _WILDCARDS: Final = frozenset("*?[")
 _MAX_LISTED: Final = 20
 
 
-def match_names(patterns: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+def match_names(patterns: Sequence[str], names: Sequence[str], *, what: str = "exit") -> tuple[str, ...]:
     """Return the names that the patterns select, in the order of the patterns.
 
     A pattern is a name, or has wildcards (`*`, `?`, `[...]`) and selects all matching names that are not selected yet,
-    in the model's order.
+    in the model's order. `what` is what error messages call a name.
 
     Raises CompileError for a name that is unknown or given twice, and for a pattern without a match.
     """
@@ -23,12 +23,12 @@ def match_names(patterns: Sequence[str], names: Sequence[str]) -> tuple[str, ...
     for pattern in patterns:
         if pattern in names:
             if pattern in selected:
-                raise CompileError(f"exit '{pattern}' is given twice; give each name once, shallow to deep")
+                raise CompileError(f"{what} '{pattern}' is given twice; give each name once, shallow to deep")
             selected.append(pattern)
             continue
         matches = [name for name in names if fnmatchcase(name, pattern)] if _WILDCARDS & set(pattern) else []
         if not matches:
-            raise CompileError(f"there is no exit '{pattern}'; {_suggestion(pattern, names)}")
+            raise CompileError(f"there is no {what} '{pattern}'; {_suggestion(pattern, names)}")
         selected += [name for name in matches if name not in selected]
     return tuple(selected)
 

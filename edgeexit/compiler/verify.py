@@ -16,7 +16,7 @@ from edgeexit.compiler.sessions import ReferenceSession
 from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError
 
-_SHRINKING_BATCH: Final = 7
+SHRINKING_BATCH: Final = 7
 """Number of samples in a run in which samples exit: the batch shrinks from 7 to 3 to 1.
 
 The sizes are odd, so a model that needs an even batch size fails."""
@@ -53,6 +53,8 @@ class ComposedStage(NamedTuple):
     """Inputs of the stage, with the carries and the temperature."""
     logits: npt.NDArray[np.float32]
     """[B, C], or [B, C, H, W] for segmentation."""
+    companions: Arrays
+    """Name of a companion's tensor -> [B, ...]."""
 
 
 def check_against_torch(logits: Logits, module_logits: Mapping[str, npt.NDArray[Any]], rounding: Rounding) -> None:
@@ -76,7 +78,7 @@ def check_independence(session: ReferenceSession, samples: Inputs, logits: Logit
 
     The runtime removes samples from the batch when they exit; the logits of the others must not change then.
     """
-    rows = np.arange(min(_SHRINKING_BATCH, len(next(iter(logits.values())))))[1::2]
+    rows = np.arange(min(SHRINKING_BATCH, len(next(iter(logits.values())))))[1::2]
     if len(rows):
         some = session.run({name: array[rows] for name, array in samples.items()}, list(logits))
         absolute = _shrinking_tolerance(logits, rounding)
@@ -96,9 +98,10 @@ def run_stages(
         feeds = {name: tensors[name] for name in (*stage.inputs, *stage.carry_in)}
         feeds[TEMPERATURE_INPUT] = np.ones(1, dtype=np.float32)
         carried = [spec.name for spec in stage.carry_out]
-        logits, *results = session.run(feeds, [stage.exit.name, *carried])
-        yield ComposedStage(feeds, logits)
-        tensors |= zip(carried, results, strict=True)
+        companions = [spec.name for spec in stage.companions.values()]
+        logits, *results = session.run(feeds, [stage.exit.name, *companions, *carried])
+        yield ComposedStage(feeds, logits, dict(zip(companions, results, strict=False)))
+        tensors |= zip(carried, results[len(companions) :], strict=True)
         if shrink and len(logits) > 1:
             tensors = {name: array[1::2] for name, array in tensors.items()}
 
@@ -147,7 +150,7 @@ def prove_stages(
         errors[name] = float(np.abs(found - expected[name]).max())
 
     count = len(next(iter(expected.values())))
-    rows = np.arange(min(_SHRINKING_BATCH, count))
+    rows = np.arange(min(SHRINKING_BATCH, count))
     few = {name: array[rows] for name, array in samples.items()}
     tolerance = _shrinking_tolerance(expected, rounding)
     for stage, run in zip(stages, run_stages(sessions, stages, few, shrink=True), strict=True):

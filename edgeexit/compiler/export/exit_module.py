@@ -1,4 +1,4 @@
-"""Wraps a torch module so that it takes its inputs by position and returns only its exits and companions, as a flat tuple."""
+"""Wraps a torch module: it takes its inputs by position, and returns only its exits and companions as a flat tuple."""
 
 import ast
 import contextlib
@@ -12,8 +12,8 @@ import onnx_ir as ir
 import torch
 
 from edgeexit.bundle.manifest import TensorSpec
-from edgeexit.compiler.error_text import reason_of
 from edgeexit.compiler.companions import Companions
+from edgeexit.compiler.error_text import reason_of
 from edgeexit.compiler.export.arguments import InputIndex, arguments_of, parameters_of
 from edgeexit.compiler.export.inputs import DEFAULT_DIMENSION_SIZE, Arrays, repeat_to
 from edgeexit.compiler.export.normalise import SCOPES

@@ -1,7 +1,8 @@
 """Converts a loaded model to one normalised graph, with samples and the original model, which the graph must equal."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import onnx_ir as ir
@@ -9,6 +10,7 @@ import torch
 
 from edgeexit.bundle.manifest import TensorSpec
 from edgeexit.compiler.choose_exits import choose_exits
+from edgeexit.compiler.companions import Companions, output_tensors
 from edgeexit.compiler.export.arguments import order_inputs, parameters_of
 from edgeexit.compiler.export.exit_module import ExitModule, remove_prefix, wrap_module
 from edgeexit.compiler.export.inputs import Arrays, draw_samples, sizes_given, specs_of, take_samples
@@ -27,7 +29,7 @@ class ExportedModel(NamedTuple):
 
     model: ir.Model
     exits: tuple[str, ...]
-    """Names of the graph's outputs."""
+    """Names of the graph's first outputs."""
     inputs: tuple[TensorSpec, ...]
     samples: Arrays
     """Input name -> [N, ...]: the user's example, or random samples."""
@@ -35,6 +37,10 @@ class ExportedModel(NamedTuple):
     """The torch module that the graph was exported from, or the exported program as a module."""
     file: Path | None = None
     """The ONNX file that the graph was read from."""
+    companions: Companions = ()
+    """The graph's other outputs, which are delivered beside the exits."""
+    masks: tuple[str, ...] = ()
+    """Names of the inputs whose values may be minus infinity."""
 
 
 def export_model(
@@ -44,6 +50,7 @@ def export_model(
     example: Inputs | None,
     opset: int,
     exits: Sequence[str] = (),
+    companions: Mapping[str, Sequence[str]] = MappingProxyType({}),
     progress: Progress = NO_PROGRESS,
 ) -> ExportedModel:
     """Convert a model to a normalised graph for operator set `opset`, or 18 if `opset` is older.
@@ -55,21 +62,23 @@ def export_model(
         inputs: the inputs that the user described; a torch module needs them or an `example`.
         example: real samples, input name -> [N, ...]; random samples are drawn without it.
         opset: newest operator set that the target supports.
-        exits: names of the outputs that are exits, or patterns, shallow to deep; default: all outputs.
+        exits: names of the outputs that are exits, or patterns, shallow to deep; default: all that are no companions.
+        companions: companion name -> names or patterns of its outputs, in the order of the exits.
         progress: receives warnings.
 
     Raises CompileError for a model that cannot be converted, or whose inputs do not match `inputs`, or outputs that
     cannot be exits; DataError for an example that does not match the model.
 
     """
-    request = _Request(inputs, example, opset, exits)
+    request = _Request(inputs, example, opset, exits, companions)
     if isinstance(loaded, torch.nn.Module):
         return _export_module(loaded, request, progress)
     if isinstance(loaded, OnnxFile):
         outputs = tuple(str(value.name) for value in loaded.model.graph.outputs)
         return _export_graph(loaded.model, outputs, request)._replace(file=loaded.path)
     exported = _export_graph(to_onnx(loaded, opset=opset), output_names_of(loaded), request)
-    return exported._replace(module=ExitModule(ProgramModule(loaded), exported.inputs, exported.exits))
+    module = ExitModule(ProgramModule(loaded), exported.inputs, exported.exits, exported.companions)
+    return exported._replace(module=module)
 
 
 class _Request(NamedTuple):
@@ -79,6 +88,7 @@ class _Request(NamedTuple):
     example: Inputs | None
     opset: int
     exits: Sequence[str]
+    companions: Mapping[str, Sequence[str]]
 
 
 def _export_module(module: torch.nn.Module, request: _Request, progress: Progress) -> ExportedModel:
@@ -89,13 +99,13 @@ def _export_module(module: torch.nn.Module, request: _Request, progress: Progres
         )
     specs = order_inputs(module, given or specs_of(example or {}, tuple(parameters_of(module).defaults)))
     samples = draw_samples(specs) if example is None else take_samples(example, specs)
-    wrapped = wrap_module(module, specs, samples, request.exits, progress=progress)
+    wrapped = wrap_module(module, specs, samples, request.exits, request.companions, progress=progress)
     model = to_onnx(export_module(wrapped, specs, samples), opset=request.opset)
     remove_prefix(model)
     name_inputs(model.graph, specs)
-    normalise(model, exits=wrapped.outputs)
+    normalise(model, exits=output_tensors(wrapped.exits, wrapped.companions))
     lower_opset(model, max(request.opset, WORKING_OPSET))
-    return ExportedModel(model, wrapped.outputs, specs, samples, module=wrapped)
+    return ExportedModel(model, wrapped.exits, specs, samples, module=wrapped, companions=wrapped.companions)
 
 
 def _export_graph(model: ir.Model, outputs: tuple[str, ...], request: _Request) -> ExportedModel:
@@ -103,11 +113,14 @@ def _export_graph(model: ir.Model, outputs: tuple[str, ...], request: _Request) 
 
     The described inputs set the sizes of symbolic dimensions.
     """
-    exits = choose_exits(model, outputs, request.exits) if request.exits else outputs
-    normalise(model, exits=exits)
+    exits: tuple[str, ...] = outputs
+    companions: Companions = ()
+    if request.exits or request.companions:
+        exits, companions = choose_exits(model, outputs, request.exits, request.companions)
+    normalise(model, exits=output_tensors(exits, companions))
     lower_opset(model, max(request.opset, WORKING_OPSET))
     specs = input_specs(model.graph)
     sizes = sizes_given(specs, request.inputs)
     example = request.example
     samples = draw_samples(specs, sizes=sizes) if example is None else take_samples(example, specs)
-    return ExportedModel(model, exits, specs, samples)
+    return ExportedModel(model, exits, specs, samples, companions=companions)

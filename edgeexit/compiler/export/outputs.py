@@ -6,6 +6,7 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
+from edgeexit.compiler.companions import Companions, assign_companions, choose_companions
 from edgeexit.compiler.output_names import listed, match_names
 from edgeexit.errors import CompileError
 
@@ -70,25 +71,34 @@ def as_container(returned: Any) -> Any:
     return tuple(returned) if isinstance(returned, Iterator) else returned
 
 
-def choose_outputs(outputs: Mapping[str, Output], patterns: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of the outputs that are exits: those that the patterns select, or else all tensors.
+def choose_outputs(
+    outputs: Mapping[str, Output], patterns: Sequence[str], companions: Mapping[str, Sequence[str]]
+) -> tuple[tuple[str, ...], Companions]:
+    """Return the names of the exits, and their companions.
 
-    Raises CompileError for an unknown name, for fewer than two exits, for a selected value that is not a tensor and,
-    without patterns, if the tensors cannot be exits of one model.
+    The exits are the outputs that the patterns select, or else all tensors that are no companions. `companions` is
+    companion name -> names or patterns of its outputs, in the order of the exits.
+
+    Raises CompileError for an unknown name, for fewer than two exits, for a selected value that is not a tensor, for
+    companions that do not fit the exits and, without patterns, if the tensors cannot be exits of one model.
     """
     values = {name: output.value for name, output in outputs.items()}
     tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+    for name, value in values.items():
+        if any(name in selected for selected in companions.values()) and name not in tensors:
+            raise CompileError(f"companion '{name}' is {_text(value)}; a companion must be a tensor")
+    matched, others = choose_companions(companions, tuple(tensors), exits=patterns)
     if not patterns:
-        _check_all(tensors, values)
-        return tuple(tensors)
+        _check_all({name: tensors[name] for name in others}, values)
+        return others, assign_companions(matched, others)
     for name in patterns:
         if name in values and name not in tensors:
             raise CompileError(f"exit '{name}' is {_text(values[name])}; an exit must be a tensor of logits")
-    names = match_names(patterns, tuple(tensors))
+    names = match_names(patterns, others)
     if len(names) < _MIN_EXITS:
-        known = listed([f"'{name}'" for name in tensors])
+        known = listed([f"'{name}'" for name in others])
         raise CompileError(f"exit '{names[0]}' is the only one given; give at least 2 of {known}")
-    return names
+    return names, assign_companions(matched, names)
 
 
 def _check_all(tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> None:
