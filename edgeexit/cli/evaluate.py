@@ -36,7 +36,7 @@ def evaluate_command(
         raise BundleError(f"bundle '{bundle}' has no policy; run `{how_to_get_a_policy(bundle)}` first")
     policy, manifest = document.policy, opened.manifest
     dataset = load_dataset(data, manifest.inputs, task=manifest.task, classes=manifest.classes)
-    check_finite(dataset.inputs, where=f"data file '{data}'")
+    check_finite(dataset.inputs, where=f"data file '{data}'", masks=manifest.masks)
     if (warning := unreachable_exits_warning(policy, manifest.exits)) is not None:
         warn(warning)
     with Runner(opened) as runner, show_progress("evaluating", total=len(dataset)) as progress:

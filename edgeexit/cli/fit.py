@@ -89,7 +89,7 @@ def fit_command(
         require_page("--report", report, bundle)
     manifest = opened.manifest
     dataset = load_dataset(data, manifest.inputs, task=manifest.task, classes=manifest.classes)
-    check_finite(dataset.inputs, where=f"data file '{data}'")
+    check_finite(dataset.inputs, where=f"data file '{data}'", masks=manifest.masks)
     readouts = _record(opened, dataset, costs)
     if len(readouts) < _MIN_SAMPLES:
         warn(f"{len(readouts)} samples are few; with fewer than {_MIN_SAMPLES}, a policy may be worse on new samples")

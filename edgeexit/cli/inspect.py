@@ -102,6 +102,7 @@ def _content(opened: "Bundle", policy: "PolicyDocument | None", profile: "Latenc
         "classes": manifest.classes,
         "class_names": manifest.class_names,
         "inputs": manifest.inputs,
+        "masks": manifest.masks,
         "exits": manifest.exits,
         "stages": manifest.stages,
         "carry": [

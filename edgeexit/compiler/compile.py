@@ -14,6 +14,7 @@ from edgeexit.bundle.manifest import Fidelity, Manifest, Precision, Proof, Stage
 from edgeexit.compiler.assemble import with_costs, write_stages
 from edgeexit.compiler.build_config import finish_build_config, start_build_config
 from edgeexit.compiler.export.inputs import parse_inputs, repeat_to
+from edgeexit.compiler.export.mask_inputs import declare_masks
 from edgeexit.compiler.export.model import export_model
 from edgeexit.compiler.export.source import load_source
 from edgeexit.compiler.full_model import FullModel, PrecisionRequest, prepare_full_model
@@ -85,6 +86,7 @@ def compile_bundle(
             exits=options.exits,
             progress=progress,
         )
+        exported = declare_masks(exported, options.masks, is_random=example is None)
         check_exits(exported.model.graph)
         build_config = start_build_config(device, exported.inputs, options.dimensions)
         request = PrecisionRequest(
@@ -135,6 +137,7 @@ def compile_bundle(
             files={},
             class_names=None if options.class_names is None else tuple(options.class_names),
             keep_fp32=tuple(options.keep_fp32),
+            masks=exported.masks,
             fidelity=proven.fidelity,
             build_config=finish_build_config(build_config, exported.inputs, specs, folder, progress=progress),
         )

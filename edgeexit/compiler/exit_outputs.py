@@ -17,8 +17,8 @@ from edgeexit.errors import CompileError
 Logits = dict[str, npt.NDArray[np.float32]]
 """Exit name -> logits [N, C]; [N, C, H, W] for segmentation, [N, C, 1, T] for tagging."""
 
-_MAX_BATCH: Final = 32
-_MAX_BATCH_BYTES: Final = 64 << 20
+MAX_BATCH: Final = 32
+MAX_BATCH_BYTES: Final = 64 << 20
 _MAX_LOGIT_BYTES: Final = 512 << 20
 _GOLDEN_SAMPLES: Final = 8
 _MAX_GOLDEN_BYTES: Final = 16 << 20
@@ -39,7 +39,7 @@ class ExitFormat(NamedTuple):
     @property
     def batch_size(self) -> int:
         """Number of samples to run in one batch: at most 32, fewer if the logits are large."""
-        return max(1, min(_MAX_BATCH, _MAX_BATCH_BYTES // self.bytes_per_sample))
+        return max(1, min(MAX_BATCH, MAX_BATCH_BYTES // self.bytes_per_sample))
 
     @property
     def max_samples(self) -> int:
@@ -124,6 +124,6 @@ def _check_values(logits: Logits) -> None:
         bad = int((~np.isfinite(array.reshape(len(array), -1))).any(axis=1).sum())
         if bad:
             raise CompileError(
-                f"exit '{name}' is NaN or infinite on {bad} of {len(array)} samples; check the model, or give real "
-                "samples with --example"
+                f"exit '{name}' is NaN or infinite on {bad} of {len(array)} samples; check the model (the softmax of a "
+                "row that minus infinity masks entirely is NaN), or give real samples with --example"
             )

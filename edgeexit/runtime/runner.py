@@ -43,7 +43,8 @@ class Runner:
         bundle: an opened bundle.
         backend: runs the stages; default: the backend that the bundle's target names.
         fallback: whether another runtime or provider may replace the one that the target names; see `make_backend`.
-        not_finite: what happens to an input that contains NaN or infinity.
+        not_finite: what happens to an input that contains NaN or infinity; masks of the bundle may contain minus
+            infinity.
         max_delay_ms: longest time for which `infer_async` lets samples wait at a stage while new ones run the earlier
             stages, so that more of them run their next stage together.
         max_waiting: maximum number of samples in progress in `infer_async`; a single request may exceed it if no other
@@ -219,7 +220,7 @@ class Runner:
                         "give both the same size"
                     )
         if self._not_finite == "refuse":
-            check_finite(tensors, where=_WHERE)
+            check_finite(tensors, where=_WHERE, masks=self._manifest.masks)
         return tensors
 
     def check_policy(self, policy: Policy) -> None:

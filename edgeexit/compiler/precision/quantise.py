@@ -1,7 +1,7 @@
 """Quantises the convolutions and matmuls of a model to int8, statically and symmetrically, with Q/DQ pairs."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -58,6 +58,7 @@ def to_int8(
     kept: AbstractSet[ir.Node] = frozenset(),
     folder: Path,
     placement: Placement = "around",
+    masks: Sequence[str] = (),
     progress: Progress = NO_PROGRESS,
 ) -> ir.Model:
     """Return a model in int8.
@@ -74,13 +75,14 @@ def to_int8(
         kept: nodes that stay in fp32.
         folder: folder for temporary files.
         placement: position of the Q/DQ pairs.
+        masks: names of the inputs whose values may be minus infinity.
         progress: receives the warning.
 
     Raises CompileError if the model is already quantised, if there is nothing to quantise, if a range is not finite, or
     if ONNX Runtime's quantiser fails; DataError for calibration data with NaN or infinity.
 
     """
-    _check_calibration(calibration, progress)
+    _check_calibration(calibration, masks, progress)
     if any(node.op_type == "QuantizeLinear" for node in model.graph):
         raise CompileError(
             "the model is already quantised; compile it with --precision fp32, which keeps its int8 nodes"
@@ -124,8 +126,8 @@ class _CalibrationBatches(CalibrationDataReader):  # type: ignore[misc]  # the b
         return next(self._feeds, None)
 
 
-def _check_calibration(calibration: Dataset, progress: Progress) -> None:
-    check_finite(calibration.inputs, where="calibration data")
+def _check_calibration(calibration: Dataset, masks: Sequence[str], progress: Progress) -> None:
+    check_finite(calibration.inputs, where="calibration data", masks=masks)
     if len(calibration) < _FEW_SAMPLES:
         progress.warning(
             f"{len(calibration)} calibration samples are few for the ranges of activations; give about 128"

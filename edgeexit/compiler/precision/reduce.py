@@ -33,6 +33,7 @@ def reduce_precision(
     keep_fp32: Sequence[str] = (),
     folder: Path,
     placement: Placement = "around",
+    masks: Sequence[str] = (),
     progress: Progress = NO_PROGRESS,
 ) -> ir.Model:
     """Return a model in another precision; names, shapes and types of inputs and exits do not change.
@@ -49,6 +50,7 @@ def reduce_precision(
             each node and against the names of its outputs and weights.
         folder: folder for temporary files.
         placement: position of the Q/DQ pairs in `int8`.
+        masks: names of the inputs whose values may be minus infinity.
         progress: receives a warning for everything that was not done exactly as requested.
 
     Raises CompileError if a pattern matches nothing, for a pattern with precision `fp32`, for `int8` without
@@ -75,7 +77,9 @@ def reduce_precision(
     else:
         if calibration is None:
             raise CompileError("int8 needs real samples for its ranges: give about 128 with --calibration FILE.npz")
-        reduced = to_int8(reduced, calibration, kept=kept, folder=folder, placement=placement, progress=progress)
+        reduced = to_int8(
+            reduced, calibration, kept=kept, folder=folder, placement=placement, masks=masks, progress=progress
+        )
     normalise(reduced, exits=exits)
     return reduced
 
