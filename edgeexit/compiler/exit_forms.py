@@ -66,10 +66,10 @@ def find_forms(outputs: Mapping[str, npt.NDArray[Any]], *, task: Task | None, un
     forms = {name: _form(name, array, found) for name, array in outputs.items()}
     warnings = []
     heads = [name for name, form in forms.items() if form.squeeze]
-    if heads:
-        keep = "; give --task segmentation to keep maps" if task is None else ""
+    if heads and task is None:
         warnings.append(
-            f"{_listed(heads, outputs)}: compiled for classification, without the dimensions of size 1{keep}"
+            f"{_listed(heads, outputs)}: compiled for classification, without the dimensions of size 1; give "
+            "--task segmentation to keep maps"
         )
     if all(to_logits(array, forms[name]).shape[1] == 1 for name, array in outputs.items()):
         forms = {name: form._replace(binary=True) for name, form in forms.items()}
@@ -212,7 +212,8 @@ def _listed(names: Sequence[str], outputs: Mapping[str, npt.NDArray[Any]]) -> st
     """Return the names and shapes of exits as the subject of a sentence, with its verb."""
     shapes = {name: f"[{', '.join(['batch', *map(str, outputs[name].shape[1:])])}]" for name in names}
     if len(set(shapes.values())) == 1 and len(names) > 1:
-        return f"exits {', '.join(map(repr, names))} are {shapes[names[0]]}"
+        quoted = ", ".join(f"'{name}'" for name in names)
+        return f"exits {quoted} are {shapes[names[0]]}"
     return "; ".join(f"exit '{name}' is {shape}" for name, shape in shapes.items())
 
 
