@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgeexit.bundle.manifest import TensorSpec
-from edgeexit.datasets import load_dataset
+from edgeexit.datasets import IGNORED, counted_mask, load_dataset
 from edgeexit.errors import DataError
 from edgeexit.npz import save_arrays
 
@@ -85,3 +85,54 @@ def test_a_damaged_compressed_file_raises_a_data_error(path):
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"data\.npz"):
         load_dataset(path, SPECS)
+
+
+IDS_ONLY = SPECS[:1]
+MAPS = np.array([[[0, 1], [2, 255]]] * 3)
+TAGS = np.array([[0, 1, -100, 2]] * 3)
+
+
+@pytest.mark.parametrize(
+    ("task", "given", "stored"),
+    [
+        ("classification", np.array([[0], [2], [1]], np.int32), np.array([0, 2, 1])),
+        ("segmentation", MAPS.astype(np.uint8), np.where(MAPS == 255, IGNORED, MAPS)),
+        ("segmentation", MAPS[:, None], np.where(MAPS == 255, IGNORED, MAPS)),
+        ("segmentation", np.where(MAPS == 255, -100, MAPS), np.where(MAPS == 255, IGNORED, MAPS)),
+        ("tagging", TAGS, TAGS[:, None]),
+        ("tagging", TAGS[:, :, None], TAGS[:, None]),
+        ("tagging", TAGS[:, None], TAGS[:, None]),
+    ],
+)
+def test_labels_with_a_dimension_of_size_1_are_accepted_and_ignored_labels_are_marked(path, task, given, stored):
+    save_arrays(path, {"ids": IDS, "labels": given})
+    dataset = load_dataset(path, IDS_ONLY, task=task, classes=3)
+    np.testing.assert_array_equal(dataset.labels, stored)
+    np.testing.assert_array_equal(counted_mask(dataset.labels), stored != IGNORED)
+
+
+def test_label_255_is_a_class_of_a_model_that_has_it(path):
+    save_arrays(path, {"ids": IDS, "labels": MAPS})
+    dataset = load_dataset(path, IDS_ONLY, task="segmentation", classes=256)
+    assert dataset.labels is not None
+    assert counted_mask(dataset.labels).all()
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "message"),
+    [
+        ("classification", np.eye(3), r"shape \(3, 3\); .*shape \[N\]; if they are one-hot, .*labels.argmax\(1\)$"),
+        ("segmentation", np.zeros((3, 3, 4, 5)), r"labels of shape \[N, height, width\]; .*labels.argmax\(1\)$"),
+        ("tagging", np.zeros((3, 7, 3)), r"labels of shape \[N, tokens\]; .*labels.argmax\(2\)$"),
+        ("tagging", np.zeros(3, np.int64), r"labels of shape \[N, tokens\]$"),
+        ("classification", np.zeros((3, 1), np.float32), r"float32; .*\(integers\); .*labels.astype\(numpy.int64\)$"),
+        ("classification", np.array([True, False, True]), r"bool; .*labels.astype\(numpy.int64\)$"),
+        ("classification", np.array([0.5, 1, 2]), r"float64; it must hold class indices \(integers\)$"),
+        ("classification", np.array([0, -100, 1]), "label -100 is outside the model's classes, 0 to 2"),
+        ("tagging", np.array([[0, 255]] * 3), "label 255 is outside the model's classes, 0 to 2"),
+    ],
+)
+def test_labels_of_another_form_are_an_error_that_shows_the_conversion(path, task, labels, message):
+    save_arrays(path, {"ids": IDS, "labels": labels})
+    with pytest.raises(DataError, match=message):
+        load_dataset(path, IDS_ONLY, task=task, classes=3)
