@@ -74,6 +74,8 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     relative_tolerance: float
     max_absolute_error: dict[str, float]
     """Exit name -> max |logits of the stages - logits of the full model|."""
+    max_companion_error: dict[str, float] = {}
+    """Companion name -> the same for the companion at all exits; infinities and NaN, which are equal, do not count."""
 
 
 class ExitFidelity(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def compile_command(
     model: Annotated[
-        str, typer.Argument(help="package.module:factory, path/file.py:factory, a .pt2 or an .onnx file.")
+        str, typer.Argument(help="package.module:factory, path/file.py:factory, a .pt2, .pt or .onnx file.")
     ],
     out: Annotated[Path, typer.Option(help="Folder to write the bundle to.")],
     target: Annotated[
@@ -43,7 +43,16 @@ def compile_command(
     ] = None,
     exits: Annotated[
         str | None,
-        typer.Option(help="NAME,NAME,...: the outputs that are exits, shallow to deep; default: all outputs."),
+        typer.Option(
+            help="NAME,NAME,...: the outputs that are exits, shallow to deep, or patterns ('0.*'); default: all outputs."
+        ),
+    ] = None,
+    companion: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=OUTPUT,OUTPUT,...: outputs to deliver beside the logits, one per exit, as in "
+            "boxes=boxes0,boxes1. Repeatable."
+        ),
     ] = None,
     task: Annotated[
         str | None,
@@ -75,6 +84,9 @@ def compile_command(
         typer.Option(help="NAME=MIN,OPT,MAX sizes of a symbolic input dimension, for TensorRT plans. Repeatable."),
     ] = None,
     class_names: Annotated[Path | None, typer.Option(help="Text file with the class names, one per line.")] = None,
+    trust_pickle: Annotated[
+        bool, typer.Option(help="Load a .pt2 file that can run code on this machine while it is loaded.")
+    ] = False,
     name: Annotated[str | None, typer.Option(help="Name of the model; default: the name of the source.")] = None,
     force: Annotated[bool, typer.Option(help="Replace an existing bundle.")] = False,
     key: Annotated[Path | None, typer.Option(help="Private key to sign the bundle with.")] = None,
@@ -99,6 +111,7 @@ def compile_command(
         with show_progress("loading torch"):
             from edgeexit.backends.dimensions import parse_dimensions
             from edgeexit.compiler import STEPS, CompileOptions, compile_bundle, load_class_names
+            from edgeexit.compiler.companions import parse_companions
             from edgeexit.datasets import load_arrays
             from edgeexit.signing import load_private_key
 
@@ -109,12 +122,14 @@ def compile_command(
             example=None if example is None else load_arrays(example),
             masks=mask or (),
             exits=[] if exits is None else [name.strip() for name in exits.split(",")],
+            companions=parse_companions(companion or ()),
             task=task,  # type: ignore[arg-type]  # checked above, as is the precision
             precision=precision,  # type: ignore[arg-type]
             calibration=None if calibration is None else load_arrays(calibration),
             keep_fp32=keep_fp32 or (),
             max_loss=max_loss,
             dimensions=parse_dimensions(dimension or ()),
+            trust_pickle=trust_pickle,
             name=name,
             class_names=None if class_names is None else load_class_names(class_names),
         )

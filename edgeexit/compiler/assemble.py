@@ -1,13 +1,15 @@
 """Writes the stage files of a plan, each with its readout, and returns their specifications."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import onnx_ir as ir
 
 from edgeexit.bundle.manifest import StageSpec, TensorSpec
 from edgeexit.compiler.blocked_layout import keep_blocked_layout
+from edgeexit.compiler.companion_values import describe_companions
 from edgeexit.compiler.exit_outputs import Logits
 from edgeexit.compiler.full_model import FullModel
 from edgeexit.compiler.graph import BATCH, check, infer_shapes, opset_of
@@ -36,10 +38,14 @@ def write_stages(full_model: FullModel, plan: SplitPlan, folder: Path, *, opset:
     model = full_model.model
     opset = min(opset, opset_of(model))
     input_dims = input_symbolic_dims(model.graph)
+    companions = describe_companions(model.graph, full_model.companions, full_model.companion_values)
     specs = []
     for index in range(len(plan.stages)):
         built = build_stage(model, plan, index)
         spec = _describe(built.graph, plan, index, full_model.logits, input_dims)
+        beside = {each.name: companions[each.tensor] for each in full_model.companions if each.exit == spec.exit.name}
+        spec = msgspec.structs.replace(spec, companions=beside)
+        _set_shapes(built.graph, beside.values())
         add_readout(built.graph, built.graph.outputs[-1], task=full_model.exit_format.task, classes=full_model.classes)
         infer_shapes(built)
         if blocks:
@@ -75,6 +81,14 @@ def _describe(graph: ir.Graph, plan: SplitPlan, index: int, logits: Logits, inpu
         carry_out=tuple(plan.carries[name].spec for name in stage.carry_out),
         macs=0,
     )
+
+
+def _set_shapes(graph: ir.Graph, specs: Iterable[TensorSpec]) -> None:
+    """Set the types and shapes of a graph's outputs."""
+    outputs = {value.name: value for value in graph.outputs}
+    for spec in specs:
+        outputs[spec.name].type = ir.TensorType(ir.DataType.from_numpy(np.dtype(spec.dtype)))
+        outputs[spec.name].shape = ir.Shape(spec.shape)
 
 
 def _exit_shape(value: ir.Value, logits: Logits, input_dims: Collection[str]) -> tuple[int | str, ...]:

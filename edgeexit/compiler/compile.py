@@ -5,6 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final, NamedTuple, get_args
 
+import msgspec
 import torch
 
 from edgeexit import __version__
@@ -13,13 +14,16 @@ from edgeexit.bundle import POLICY, PROFILE, Bundle, GoldenSamples, bundle_folde
 from edgeexit.bundle.manifest import Fidelity, Manifest, Precision, Proof, StageSpec, Task
 from edgeexit.compiler.assemble import with_costs, write_stages
 from edgeexit.compiler.build_config import finish_build_config, start_build_config
+from edgeexit.compiler.companion_values import prove_companions
+from edgeexit.compiler.companions import check_companion_names, tensors_by_exit
+from edgeexit.compiler.export.exit_module import is_training
 from edgeexit.compiler.export.inputs import parse_inputs, repeat_to
 from edgeexit.compiler.export.mask_inputs import declare_masks
 from edgeexit.compiler.export.model import export_model
 from edgeexit.compiler.export.source import load_source
 from edgeexit.compiler.full_model import FullModel, PrecisionRequest, prepare_full_model
 from edgeexit.compiler.graph import opset_of
-from edgeexit.compiler.macs import count_macs, find_cheaper_exit
+from edgeexit.compiler.macs import count_macs, find_cheaper_exit, find_early_companions
 from edgeexit.compiler.options import CompileOptions
 from edgeexit.compiler.precision.fidelity import loss_warnings, measure_fidelity
 from edgeexit.compiler.sessions import ReferenceSession, probe_shapes
@@ -51,7 +55,7 @@ def compile_bundle(
 
     Args:
         source: a torch module, or a model as `edgeexit compile` takes it: `package.module:factory`,
-            `path/file.py:factory`, a `.pt2` or an `.onnx` file.
+            `path/file.py:factory`, a `.pt2`, a `.pt` (TorchScript) or an `.onnx` file.
         out: folder of the bundle.
         options: what to compile for and how; default: `CompileOptions()`.
         replace: replace a bundle that exists at `out`.
@@ -67,6 +71,7 @@ def compile_bundle(
     options = options or CompileOptions()
     _require_known("precision", options.precision, get_args(Precision))
     _require_known("task", options.task, get_args(Task))
+    check_companion_names(options.companions)
     target_name = options.target or host_target()
     device = load_target(target_name)
     input_specs = parse_inputs(options.inputs, progress=progress)
@@ -74,8 +79,8 @@ def compile_bundle(
     deleted = [(what, verb) for file, what, verb in _DELETED_ON_REPLACE if (out / file).exists()]
     with bundle_folder(out, replace=replace) as folder:
         progress.step("export")
-        source_name, loaded = load_source(source)
-        if isinstance(loaded, torch.nn.Module) and any(module.training for module in loaded.modules()):
+        source_name, loaded = load_source(source, trust_pickle=options.trust_pickle)
+        if isinstance(loaded, torch.nn.Module) and is_training(loaded):
             progress.warning("the model was in training mode; it is compiled in evaluation mode")
         example = _arrays(options.example) or _arrays(options.calibration)
         exported = export_model(
@@ -84,10 +89,11 @@ def compile_bundle(
             example=example,
             opset=device.opset,
             exits=options.exits,
+            companions=options.companions,
             progress=progress,
         )
         exported = declare_masks(exported, options.masks, is_random=example is None)
-        check_exits(exported.model.graph)
+        check_exits(exported.model.graph, exported.companions)
         build_config = start_build_config(device, exported.inputs, options.dimensions)
         request = PrecisionRequest(
             options.precision,
@@ -105,7 +111,9 @@ def compile_bundle(
 
         progress.step("split")
         model, samples = full_model.model, full_model.samples
-        plan = plan_stages(model.graph, lambda names: find_batch_axes(model, names, samples, folder=folder))
+        plan = plan_stages(
+            model.graph, lambda names: find_batch_axes(model, names, samples, folder=folder), full_model.companions
+        )
 
         progress.step("readout")
         blocks = device.architecture == "x86_64" and device.backend.blocked_layout and options.precision == "fp32"
@@ -165,12 +173,15 @@ def _with_costs(
     """Return the stage specifications with their costs. Raises CompileError if the exits are not shallow to deep."""
     one = repeat_to(full_model.samples, 1)
     counts = count_macs(full_model.model, lambda model, names: probe_shapes(model, names, [one], folder=folder))
-    misplaced = find_cheaper_exit(full_model.model.graph, counts)
+    graph, exits = full_model.model.graph, tuple(full_model.logits)
+    misplaced = find_cheaper_exit(graph, exits, counts)
     if misplaced is not None and not order_is_given:
-        order = ",".join(full_model.logits)
+        order = ",".join(exits)
         raise CompileError(f"{misplaced}; return them in that order, or keep the present order with --exits {order}")
     if misplaced is not None:
         progress.warning(misplaced)
+    for early in find_early_companions(graph, exits, tensors_by_exit(full_model.companions), counts):
+        progress.warning(early)
     return [with_costs(spec, stage, counts) for spec, stage in zip(specs, plan.stages, strict=True)]
 
 
@@ -204,6 +215,16 @@ def _prove(
         batch_size=exit_format.batch_size,
         source="data" if real else "random",
     )
+    companion_errors = prove_companions(
+        proven,
+        specs,
+        full_model.samples,
+        full_model.companions,
+        expected=full_model.companion_values,
+        rounding=rounding_of(full_model.model),
+        batch_size=exit_format.batch_size,
+    )
+    proof = msgspec.structs.replace(proof, max_companion_error=companion_errors)
     few = {name: array[: exit_format.golden_samples] for name, array in full_model.samples.items()}
     golden = GoldenSamples(inputs=few, exits=staged_logits(shipped, specs, few, batch_size=exit_format.batch_size))
     reference = full_model.fp32_reference

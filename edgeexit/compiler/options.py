@@ -23,6 +23,11 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """Names of the floating-point inputs that are attention masks: their values may be minus infinity."""
     exits: Sequence[str] = ()
     """Names of the outputs that are exits, shallow to deep; default: all outputs, in the model's order."""
+    companions: Mapping[str, Sequence[str]] = {}
+    """Companion name -> the outputs that are delivered beside the logits of each exit, in the order of the exits.
+
+    They may have any numeric type, and the same shape [B, ...] at every exit. Patterns are allowed, as in `exits`. The
+    other outputs are not delivered."""
     task: Task | None = None
     """`classification` for exits [B, C], `segmentation` for [B, C, H, W], `tagging` for logits per token [B, T, C].
 
@@ -42,6 +47,8 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     Without labels: if more than this fraction of its predictions differ from fp32."""
     dimensions: Mapping[str, tuple[int, int, int]] = {}
     """Symbolic dimension of an input -> (min, optimal, max) size; only for TensorRT targets."""
+    trust_pickle: bool = False
+    """Load a `.pt2` file even if that can run code that is stored in the file."""
     name: str | None = None
     """Name of the model; default: the name of the source."""
     class_names: Sequence[str] | None = None

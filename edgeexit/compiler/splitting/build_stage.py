@@ -13,8 +13,8 @@ from edgeexit.compiler.splitting.symbolic_shapes import replace_shape_node, size
 def build_stage(model: ir.Model, plan: SplitPlan, index: int) -> ir.Model:
     """Return the graph of stage `index`; its weights are shared with `model`.
 
-    Its inputs are the model inputs of the plan, then the carries. Its outputs are the carries, then the exit. The batch
-    is the first axis of every carry.
+    Its inputs are the model inputs of the plan, then the carries. Its outputs are the carries, the companions, then the
+    exit. The batch is the first axis of every carry.
     """
     graph, stage = model.graph, plan.stages[index]
     all_nodes = list(graph)
@@ -32,7 +32,7 @@ def build_stage(model: ir.Model, plan: SplitPlan, index: int) -> ir.Model:
         nodes,
         # Only Shape nodes read absent values; `replace_shape_node` replaces these nodes below.
         inputs=[values[name] for name in (*stage.inputs, *stage.carry_in, *absent)],
-        outputs=[*(values[name] for name in stage.carry_out), graph.outputs[index]],
+        outputs=[values[name] for name in (*stage.carry_out, *reversed(stage.targets))],
         name=f"stage{index}",
     )
 
@@ -44,10 +44,11 @@ def build_stage(model: ir.Model, plan: SplitPlan, index: int) -> ir.Model:
     for value in given[last:]:
         for node in [use.node for use in value.uses()]:
             replace_shape_node(built.graph, node, inputs, taken)
-    *produced, exit_value = built.graph.outputs
+    returned = list(built.graph.outputs)
+    produced, targets = returned[: len(stage.carry_out)], returned[len(stage.carry_out) :]
     carried_out = zip(produced, (plan.carries[name] for name in stage.carry_out), strict=True)
     outputs = [
-        *(_output_carry(built.graph, value, carry, inputs[0], taken) for value, carry in carried_out), exit_value
+        *(_output_carry(built.graph, value, carry, inputs[0], taken) for value, carry in carried_out), *targets
     ]  # fmt: skip
     for current, wanted in ((built.graph.inputs, inputs), (built.graph.outputs, outputs)):
         current.clear()

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeexit.bundle.manifest import TensorSpec
+from edgeexit.compiler.companions import Companions, tensors_by_exit
 from edgeexit.compiler.extract import values_read_by
 from edgeexit.compiler.graph import BATCH, names_in, unique_name
 from edgeexit.compiler.splitting.batch_axis import PROBE_BATCHES, BatchAxis, BatchedValue
@@ -57,12 +58,12 @@ class SplitPlan(NamedTuple):
     """Name of a value in the model -> how it is carried; includes the model inputs."""
 
 
-def check_exits(graph: ir.Graph) -> None:
+def check_exits(graph: ir.Graph, companions: Companions = ()) -> None:
     """Raise CompileError for an exit that depends on no input, equals another exit, or adds no node."""
-    _flow(graph)
+    _flow(graph, companions)
 
 
-def plan_stages(graph: ir.Graph, find_batch: FindBatch) -> SplitPlan:
+def plan_stages(graph: ir.Graph, find_batch: FindBatch, companions: Companions = ()) -> SplitPlan:
     """Plan the stages of a normalised graph such that the live tensors have the fewest bytes at every cut.
 
     The runtime removes the samples that exit, so a value can be carried only if it has rows for each sample. Other
@@ -71,12 +72,13 @@ def plan_stages(graph: ir.Graph, find_batch: FindBatch) -> SplitPlan:
     Args:
         graph: graph of the full model.
         find_batch: runs the model and returns where the batch is in each of the named values.
+        companions: the outputs of the graph that are no exits.
 
     Raises CompileError if a value that cannot be carried can only be recomputed with a matmul, a conv or a random
     operator.
 
     """
-    flow = _flow(graph)
+    flow = _flow(graph, companions)
     inferred = {str(value.name): value.shape for node in graph for value in node.outputs}
     inferred |= {str(value.name): value.shape for value in graph.inputs}
     input_dims = input_symbolic_dims(graph)
@@ -98,11 +100,14 @@ def plan_stages(graph: ir.Graph, find_batch: FindBatch) -> SplitPlan:
     return SplitPlan(stages, _name_dimensions(found, input_dims))
 
 
-def _flow(graph: ir.Graph) -> DataflowGraph:
+def _flow(graph: ir.Graph, companions: Companions) -> DataflowGraph:
+    beside = tensors_by_exit(companions)
+    tensors = {companion.tensor for companion in companions}
     return DataflowGraph(
         _describe(graph),
         inputs=[str(value.name) for value in graph.inputs],
-        exits=[str(value.name) for value in graph.outputs],
+        exits=[str(value.name) for value in graph.outputs if value.name not in tensors],
+        companions=beside,
     )
 
 

@@ -56,6 +56,8 @@ class StagePlan(NamedTuple):
     """Values of earlier stages that the stage reads, in graph order."""
     carry_out: tuple[str, ...]
     """Values that the stage produces and any later stage reads, in graph order."""
+    targets: tuple[str, ...]
+    """Values that the stage returns: its exit, then the companions of the exit."""
     live_before: tuple[str, ...]
     """Values from before the stage that it or a later stage reads: model inputs, then values in graph order."""
 
@@ -245,6 +247,7 @@ def split(flow: DataflowGraph, candidates: Mapping[str, CarryCandidate | None]) 
                 inputs=tuple(name for name in flow.inputs if name in reads),
                 carry_in=flow.in_graph_order(reads),
                 carry_out=flow.in_graph_order(later - live),
+                targets=flow.targets[stage],
                 live_before=(*(name for name in flow.inputs if name in live), *flow.in_graph_order(live)),
             )
         )
@@ -272,8 +275,8 @@ def _carryable_needs(
         if node.recompute == "never":
             raise CompileError(
                 f"stage {stage} needs '{value}', which {node.label} of stage {flow.owner_of(value)} produces; it "
-                "cannot be carried, because none of its dimensions is the batch alone; keep the batch as a separate "
-                "dimension where the exits branch off"
+                "cannot be carried, because it has no rows of its own for each sample: no dimension is the batch, or a "
+                "multiple of it; keep the batch as a separate dimension where the exits branch off"
             )
         fresh = set(flow.producer_inputs(value)) - seen
         seen |= fresh
