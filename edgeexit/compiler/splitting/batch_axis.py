@@ -5,6 +5,7 @@ windows, and attention by batched matmuls with heads. Shapes alone do not show t
 sample may be neighbours (`batch * frames`) or not (`frames * batch`). So the rows of two runs are compared.
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -13,9 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from edgeexit.compiler.export.inputs import Arrays, repeat_to
+from edgeexit.compiler.export.inputs import Arrays, draw_samples, repeat_to
+from edgeexit.compiler.export.normalise import input_specs
+from edgeexit.compiler.extract import values_read_by
 from edgeexit.compiler.graph import BATCH
 from edgeexit.compiler.sessions import probe_shapes, probe_values
+from edgeexit.compiler.splitting.recompute import is_random
 from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError
 
@@ -79,26 +83,31 @@ def find_batch_axes(
 
     Raises CompileError if the model does not run.
     """
-    batches = _probe_batches(samples)
-    first, second = probe_shapes(model, names, batches, folder=folder)
+    first, second = probe_shapes(model, names, _probe_batches(samples), folder=folder)
     found: dict[str, BatchedValue | None] = dict.fromkeys(names)
-    compared: dict[str, int] = {}
-    inputs = {value.name for value in model.graph.inputs}
+    folded: dict[str, int] = {}
+    positions: dict[str, int] = {}
+    unordered = {str(value.name) for value in model.graph.inputs} | _random_values(model.graph)
     for name in names:
         axis = _growing_axis(first.get(name), second.get(name))
         if axis is None:
             continue
         dtype, shape = first[name]
         found[name] = BatchedValue(dtype, shape, BatchAxis(axis))
-        if name not in inputs and (shape[axis] != PROBE_BATCHES[0] or dtype in _POSITIONS):
-            compared[name] = axis
-    if compared:
-        runs = list(_runs(model, list(compared), samples, batches, folder))
-        for name, axis in compared.items():
-            layouts = [_layout([values[name] for values in pair], axis) for _, pair in runs]
-            batch = _over_sizes(axis, layouts, [sizes for sizes, _ in runs])
-            value = found[name]
-            found[name] = None if batch is None or value is None else value._replace(batch=batch)
+        if shape[axis] != PROBE_BATCHES[0]:
+            folded[name] = axis
+        elif dtype in _POSITIONS and name not in unordered:
+            positions[name] = axis
+    axes = _compare(model, {**folded, **positions}, samples, folder)
+    if unclear := {name: axis for name, axis in folded.items() if axes[name] is None}:
+        # Equal samples do not show the order of the rows; random ones do.
+        sizes = _symbolic_sizes(model.graph, samples)
+        random = draw_samples(input_specs(model.graph), sizes=sizes, count=PROBE_BATCHES[1])
+        with contextlib.suppress(CompileError):  # the model may not run on random samples
+            axes |= _compare(model, unclear, random, folder)
+    for name, batch in axes.items():
+        value = found[name]
+        found[name] = None if batch is None or value is None else value._replace(batch=batch)
     return found
 
 
@@ -148,8 +157,29 @@ def _growing_axis(first: tuple[str, tuple[int, ...]] | None, second: tuple[str, 
     return grown[0] if size and size % few == 0 and size // few * many == larger else None
 
 
+def _random_values(graph: ir.Graph) -> set[str]:
+    """Return the values that differ between two runs on the same samples."""
+    found: set[str] = set()
+    for node in graph:
+        if is_random(node) or any(value.name in found for value in values_read_by(node)):
+            found.update(str(value.name) for value in node.outputs)
+    return found
+
+
+def _compare(model: ir.Model, axes: Mapping[str, int], samples: Inputs, folder: Path) -> dict[str, BatchAxis | None]:
+    """Return the batch axis of each value whose rows grow along the axis in `axes`; None if their order is unclear."""
+    if not axes:
+        return {}
+    runs = list(_runs(model, list(axes), samples, folder))
+    sizes = [at for at, _ in runs]
+    return {
+        name: _over_sizes(axis, [_layout([values[name] for values in pair], axis) for _, pair in runs], sizes)
+        for name, axis in axes.items()
+    }
+
+
 def _runs(
-    model: ir.Model, names: Sequence[str], samples: Inputs, batches: Sequence[Inputs], folder: Path
+    model: ir.Model, names: Sequence[str], samples: Inputs, folder: Path
 ) -> Iterator[tuple[dict[str, int], Sequence[Arrays]]]:
     """Yield the sizes of the inputs' symbolic dimensions, and the values in both batches; the given sizes come first.
 
@@ -157,6 +187,7 @@ def _runs(
     it can.
     """
     sizes = _symbolic_sizes(model.graph, samples)
+    batches = _probe_batches(samples)
     yield sizes, probe_values(model, names, batches, folder=folder)
     if not sizes:
         return
