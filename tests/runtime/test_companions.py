@@ -18,27 +18,9 @@ from edgeexit.runtime.inference import InferenceBuilder, concatenate
 from edgeexit.runtime.stage_run import StageRun
 from tests.backends.dummy.backend import DummyBackend
 from tests.bundles import INPUT, companions_of, make_bundle, make_samples
+from tests.runtime.chosen_exits import policy_that_takes
 
 EXITS = 4
-
-
-class ChosenExits(Confidence):
-    """Sample i exits at the exit that the input's last feature names."""
-
-    def decide(self, exit_index, readout, state):
-        wanted = state[:, 0]
-        leaves = wanted <= exit_index if exit_index < EXITS - 1 else np.ones(len(readout), dtype=bool)
-        return Decision(leaves, np.zeros(len(readout), np.float32), readout[:, 0], state)
-
-
-def chosen_policy(exits):
-    """Return a policy for one batch: sample i exits at exits[i]."""
-
-    class Policy(ChosenExits):
-        def initial_state(self, batch):
-            return np.array(exits, dtype=np.float32)[:batch, None]
-
-    return Policy(temperatures=(1.0,) * EXITS, thresholds=(0.5,) * (EXITS - 1))
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +56,7 @@ def assert_companions_of_the_exits(bundle, samples, result):
 @given(exits=st.lists(st.integers(0, EXITS - 1), min_size=1, max_size=40), seed=st.integers(0, 9))
 def test_each_sample_gets_the_companions_of_the_exit_that_it_takes(bundle, runner, exits, seed):
     samples = make_samples(len(exits), seed=seed)
-    result = runner.infer(samples, policy=chosen_policy(exits))
+    result = runner.infer(samples, policy=policy_that_takes(exits, of=EXITS))
     np.testing.assert_array_equal(result.exits, exits)
     assert_companions_of_the_exits(bundle, samples, result)
 
