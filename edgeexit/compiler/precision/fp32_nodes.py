@@ -37,9 +37,9 @@ def select_fp32_nodes(model: ir.Model, *, kept: AbstractSet[ir.Node], progress: 
 
     These are: the nodes in `kept`; operators without a float16 form in ONNX; operators on sequences; Q/DQ nodes;
     computations on shapes, because float16 cannot represent all integers above 2048; powers, exponentials and sums, and
-    the cheap arithmetic on their results; comparisons with a number that stands for infinity; and nodes that read a
-    weight which float16 cannot represent, with a warning unless the weight has one element. Nodes with subgraphs are
-    left out: only the nodes in their subgraphs are converted.
+    the cheap arithmetic on their results; comparisons and outputs of a number that stands for infinity; and nodes that
+    read a weight which float16 cannot represent, with a warning unless the weight has one element. Nodes with subgraphs
+    are left out: only the nodes in their subgraphs are converted.
     """
     selection = _Fp32NodeSelection(model, kept, progress)
     selection.visit(model.graph)
@@ -105,7 +105,7 @@ class _Fp32NodeSelection:
     def __init__(self, model: ir.Model, kept: AbstractSet[ir.Node], progress: Progress) -> None:
         self.nodes: set[ir.Node] = set()
         self._model = model
-        self._kept = kept | MaskNumbers(model).compared_nodes()
+        self._kept = kept | MaskNumbers(model).exact_nodes()
         self._progress = progress
         self._data_dependent: set[ir.Value] = set()
         """Values that depend on the data in the inputs."""

@@ -93,10 +93,12 @@ class MaskNumbers:
             return NEAR_FP16_MAX
         return MASK_LIMIT
 
-    def compared_nodes(self) -> set[ir.Node]:
-        """Return the nodes that must see the number itself: those on a path from it to a comparison."""
+    def exact_nodes(self) -> set[ir.Node]:
+        """Return the nodes that must see the number itself: those on a path from it to a comparison or an output."""
         found: set[ir.Node] = set()
         pending = [node for value in self.values for node in value.consumers() if node.op_type in _COMPARING]
+        producers = (value.producer() for value in self.values if value.is_graph_output())
+        pending += [producer for producer in producers if producer is not None]
         while pending:
             node = pending.pop()
             if node not in found:

@@ -156,3 +156,17 @@ def test_a_pool_over_masked_values_keeps_the_largest(tmp_path):
     assert warnings == []
     assert types_of(reduced, "ReduceMax") == {"FLOAT16"}
     np.testing.assert_allclose(run(reduced, feeds), run(model, feeds), rtol=1e-3)
+
+
+def test_a_number_that_an_exit_returns_is_returned_exactly(tmp_path):
+    """As for classes that a task does not have."""
+    text = """<ir_version: 9, opset_import: ["": 18]>
+    g (float[N,8] x) => (float[N,8] e0, float[N,8] e1) {
+      h = MatMul(x, eye) e0 = Add(h, classes) r = Tanh(h) e1 = Add(r, classes) }"""
+    classes = np.where(np.arange(8) < 6, 0, -1e9).astype(np.float32)
+    model = read_text(tmp_path, text, eye=np.eye(8, dtype=np.float32), classes=classes)
+    feeds = {"x": np.linspace(-4, 4, 8, dtype=np.float32)[None]}
+    reduced, warnings = in_fp16(model, tmp_path, samples=feeds)
+    assert warnings == []
+    assert types_of(reduced, "Tanh") == {"FLOAT16"}
+    np.testing.assert_allclose(run(reduced, feeds), run(model, feeds), rtol=1e-3)
