@@ -97,6 +97,7 @@ def prepare_full_model(
             # The logits must fit into memory; the int8 ranges are set on all samples.
             compared = _first(calibration, exit_format.max_samples)
             reference = Fp32Reference(compared, run_exits(session, compared.inputs, exported.exits, exit_format))
+            _check_size_of_labels(reference)
         model = reduce_precision(
             exported.model,
             request.precision,
@@ -169,13 +170,17 @@ def _calibration(arrays: Inputs, exported: ExportedModel, exit_format: ExitForma
     classes = logits[exported.exits[0]].shape[1]
     data = as_dataset(arrays, exported.inputs, task=exit_format.task, classes=classes, where="calibration data")
     check_finite(data.inputs, where="calibration data", masks=exported.masks)
-    size = logits[exported.exits[0]].shape[2:]
-    if data.labels is not None and data.labels.shape[1:] != size:
-        maps = ("x".join(map(str, shape)) for shape in (data.labels.shape[1:], size))
+    return data
+
+
+def _check_size_of_labels(reference: Fp32Reference) -> None:
+    """Raise DataError if the labels are maps of another size than the exits' maps on the same samples."""
+    labels, logits = reference.dataset.labels, next(iter(reference.logits.values()))
+    if labels is not None and labels.shape[1:] != logits.shape[2:]:
+        maps = ("x".join(map(str, shape)) for shape in (labels.shape[1:], logits.shape[2:]))
         raise DataError(
             "calibration data: 'labels' are maps of {}, but the exits' maps are {}; resize the labels".format(*maps)
         )
-    return data
 
 
 def _first(data: Dataset, count: int) -> Dataset:
