@@ -16,19 +16,20 @@ from edgeexit.compiler.assemble import with_costs, write_stages
 from edgeexit.compiler.build_config import finish_build_config, start_build_config
 from edgeexit.compiler.companion_values import prove_companions
 from edgeexit.compiler.companions import check_companion_names, tensors_by_exit
-from edgeexit.compiler.export.exit_module import is_training
+from edgeexit.compiler.export.evaluation import is_training
 from edgeexit.compiler.export.inputs import parse_inputs, repeat_to
 from edgeexit.compiler.export.mask_inputs import declare_masks
 from edgeexit.compiler.export.model import export_model
 from edgeexit.compiler.export.source import load_source
 from edgeexit.compiler.full_model import FullModel, PrecisionRequest, prepare_full_model
 from edgeexit.compiler.graph import opset_of
-from edgeexit.compiler.macs import count_macs, find_cheaper_exit, find_early_companions
+from edgeexit.compiler.macs import count_macs, find_early_companions
 from edgeexit.compiler.options import CompileOptions
+from edgeexit.compiler.order_exits import exits_by_inclusion, order_exits
 from edgeexit.compiler.precision.fidelity import loss_warnings, measure_fidelity
 from edgeexit.compiler.sessions import ReferenceSession, probe_shapes
 from edgeexit.compiler.splitting.batch_axis import find_batch_axes
-from edgeexit.compiler.splitting.plan import SplitPlan, check_exits, plan_stages
+from edgeexit.compiler.splitting.plan import check_exits, plan_stages
 from edgeexit.compiler.verify import prove_stages, rounding_of, staged_logits
 from edgeexit.datasets import LABELS, Dataset, Inputs
 from edgeexit.errors import CompileError, DataError
@@ -93,7 +94,8 @@ def compile_bundle(
             progress=progress,
         )
         exported = declare_masks(exported, options.masks, is_random=example is None)
-        check_exits(exported.model.graph, exported.companions)
+        by_inclusion = exits_by_inclusion(exported.model.graph, exported.exits)  # `order_exits` needs MACs, so a run
+        check_exits(exported.model.graph, by_inclusion, exported.companions)
         build_config = start_build_config(device, exported.inputs, options.dimensions)
         request = PrecisionRequest(
             options.precision,
@@ -110,7 +112,12 @@ def compile_bundle(
             )
 
         progress.step("split")
+        counts = _count_macs(full_model, folder)
+        full_model = order_exits(full_model, counts, progress=progress)
         model, samples = full_model.model, full_model.samples
+        beside = tensors_by_exit(full_model.companions)
+        for early in find_early_companions(model.graph, tuple(full_model.logits), beside, counts):
+            progress.warning(early)
         plan = plan_stages(
             model.graph, lambda names: find_batch_axes(model, names, samples, folder=folder), full_model.companions
         )
@@ -127,7 +134,7 @@ def compile_bundle(
         proven = _prove(folder, specs, full_model, options.precision, real=example is not None)
         for warning in () if proven.fidelity is None else loss_warnings(proven.fidelity, options.max_loss):
             progress.warning(warning)
-        specs = _with_costs(full_model, plan, specs, folder, order_is_given=bool(options.exits), progress=progress)
+        specs = [with_costs(spec, stage, counts) for spec, stage in zip(specs, plan.stages, strict=True)]
 
         progress.step("write")
         write_golden(folder, proven.golden)
@@ -161,28 +168,10 @@ def _require_known(what: str, value: str | None, known: Sequence[str]) -> None:
         raise CompileError(f"{what} '{value}' is not one of {', '.join(known)}")
 
 
-def _with_costs(
-    full_model: FullModel,
-    plan: SplitPlan,
-    specs: Sequence[StageSpec],
-    folder: Path,
-    *,
-    order_is_given: bool,
-    progress: Progress,
-) -> list[StageSpec]:
-    """Return the stage specifications with their costs. Raises CompileError if the exits are not shallow to deep."""
+def _count_macs(full_model: FullModel, folder: Path) -> tuple[int | None, ...]:
+    """Return the multiply-accumulates of each node; None for a node of unknown cost."""
     one = repeat_to(full_model.samples, 1)
-    counts = count_macs(full_model.model, lambda model, names: probe_shapes(model, names, [one], folder=folder))
-    graph, exits = full_model.model.graph, tuple(full_model.logits)
-    misplaced = find_cheaper_exit(graph, exits, counts)
-    if misplaced is not None and not order_is_given:
-        order = ",".join(exits)
-        raise CompileError(f"{misplaced}; return them in that order, or keep the present order with --exits {order}")
-    if misplaced is not None:
-        progress.warning(misplaced)
-    for early in find_early_companions(graph, exits, tensors_by_exit(full_model.companions), counts):
-        progress.warning(early)
-    return [with_costs(spec, stage, counts) for spec, stage in zip(specs, plan.stages, strict=True)]
+    return count_macs(full_model.model, lambda model, names: probe_shapes(model, names, [one], folder=folder))
 
 
 class _Proven(NamedTuple):

@@ -44,28 +44,6 @@ def count_macs(model: ir.Model, probe: ShapeProbe) -> tuple[int | None, ...]:
     return tuple(counts)
 
 
-def find_cheaper_exit(graph: ir.Graph, exits: Sequence[str], counts: Sequence[int | None]) -> str | None:
-    """Return a message about the first exit that needs fewer multiply-accumulates than the exit before it, or None.
-
-    Such a model probably does not return its exits shallow to deep. If any exit needs a node of unknown cost, there is
-    no message. `counts` is the result of `count_macs`.
-    """
-    macs_of_node = dict(zip(graph, counts, strict=True))
-    outputs = {str(value.name): value for value in graph.outputs}
-    needed = [[macs_of_node[node] for node in nodes_needed_for(graph, [outputs[name]])] for name in exits]
-    macs = [sum(count for count in nodes if count is not None) for nodes in needed]
-    if any(None in nodes for nodes in needed):
-        return None
-    for index in range(1, len(macs)):
-        if macs[index] < macs[index - 1]:
-            order = ",".join(name for _, name in sorted(zip(macs, exits, strict=True), key=lambda pair: pair[0]))
-            return (
-                f"exit '{exits[index]}' needs {macs[index]:,} MACs, fewer than the {macs[index - 1]:,} of exit "
-                f"'{exits[index - 1]}' before it; shallow to deep, the exits are {order}"
-            )
-    return None
-
-
 def find_early_companions(
     graph: ir.Graph, exits: Sequence[str], companions: Mapping[str, Sequence[str]], counts: Sequence[int | None]
 ) -> list[str]:

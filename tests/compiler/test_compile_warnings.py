@@ -3,8 +3,7 @@
 import pytest
 
 from edgeexit.compiler import CompileOptions, compile_bundle
-from edgeexit.errors import CompileError
-from tests.compiler.graphs import save_graph, two_heads
+from tests.compiler.graphs import two_heads
 from tests.compiler.networks import Dense
 from tests.recorded_progress import RecordedProgress
 
@@ -50,39 +49,3 @@ def test_the_deleted_policy_and_profile_of_a_replaced_bundle_give_warnings(warni
     assert warnings_of(model) == [
         "the profile of the replaced bundle was deleted with it; run `edgeexit profile` on the new one"
     ]
-
-
-EXITS = """
-<ir_version: 9, opset_import: ["": 18]>
-g (float[N,8] x) => (OUTPUTS) {
-  h = MatMul(x, trunk0)
-  shallow = MatMul(h, head0)
-  r = Relu(h)
-  g = MatMul(r, trunk1)
-  t = Tanh(g)
-  deep = MatMul(t, head1)
-}
-"""
-
-
-def exits(path, *outputs, text=EXITS):
-    text = text.replace("OUTPUTS", ", ".join(f"float[N,3] {name}" for name in outputs))
-    return save_graph(path, text, trunk0=(8, 8), trunk1=(8, 8), head0=(8, 3), head1=(8, 3))
-
-
-def test_exits_that_are_deep_first_are_rejected_unless_their_order_is_given(warnings_of, tmp_path):
-    path = exits(tmp_path / "reversed.onnx", "deep", "shallow")
-    message = (
-        "exit 'shallow' needs 88 MACs, fewer than the 152 of exit 'deep' before it; "
-        "shallow to deep, the exits are shallow,deep"
-    )
-    with pytest.raises(CompileError, match=f"^{message}; .*--exits deep,shallow$"):
-        warnings_of(path)
-    assert warnings_of(path, exits=["deep", "shallow"]) == [message]
-    assert warnings_of(path, exits=["shallow", "deep"]) == []
-
-
-def test_the_order_is_not_checked_if_an_operator_has_unknown_cost(warnings_of, tmp_path):
-    text = EXITS.replace("MatMul(h, head0)", "com.microsoft.FusedMatMul(h, head0)")
-    text = text.replace('"": 18', '"": 18, "com.microsoft": 1')
-    assert warnings_of(exits(tmp_path / "foreign.onnx", "deep", "shallow", text=text)) == []

@@ -58,9 +58,12 @@ class SplitPlan(NamedTuple):
     """Name of a value in the model -> how it is carried; includes the model inputs."""
 
 
-def check_exits(graph: ir.Graph, companions: Companions = ()) -> None:
-    """Raise CompileError for an exit that depends on no input, equals another exit, or adds no node."""
-    _flow(graph, companions)
+def check_exits(graph: ir.Graph, exits: Sequence[str], companions: Companions = ()) -> None:
+    """Raise CompileError for an exit that depends on no input, equals another exit, or adds no node.
+
+    `exits` are all exits of the graph, shallow to deep.
+    """
+    _flow(graph, exits, companions)
 
 
 def plan_stages(graph: ir.Graph, find_batch: FindBatch, companions: Companions = ()) -> SplitPlan:
@@ -78,7 +81,9 @@ def plan_stages(graph: ir.Graph, find_batch: FindBatch, companions: Companions =
     operator.
 
     """
-    flow = _flow(graph, companions)
+    tensors = {companion.tensor for companion in companions}
+    exits = [str(value.name) for value in graph.outputs if value.name not in tensors]
+    flow = _flow(graph, exits, companions)
     inferred = {str(value.name): value.shape for node in graph for value in node.outputs}
     inferred |= {str(value.name): value.shape for value in graph.inputs}
     input_dims = input_symbolic_dims(graph)
@@ -100,14 +105,12 @@ def plan_stages(graph: ir.Graph, find_batch: FindBatch, companions: Companions =
     return SplitPlan(stages, _name_dimensions(found, input_dims))
 
 
-def _flow(graph: ir.Graph, companions: Companions) -> DataflowGraph:
-    beside = tensors_by_exit(companions)
-    tensors = {companion.tensor for companion in companions}
+def _flow(graph: ir.Graph, exits: Sequence[str], companions: Companions) -> DataflowGraph:
     return DataflowGraph(
         _describe(graph),
         inputs=[str(value.name) for value in graph.inputs],
-        exits=[str(value.name) for value in graph.outputs if value.name not in tensors],
-        companions=beside,
+        exits=exits,
+        companions=tensors_by_exit(companions),
     )
 
 

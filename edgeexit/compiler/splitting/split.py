@@ -185,11 +185,9 @@ class DataflowGraph:
         exit_name = self.exits[stage]
         if not stage:
             return f"exit '{exit_name}' is a copy of a model input; select exits with --exits"
-        depth = {name: len(self.walk_upstream([name], lambda _: False)[0]) for name in self.exits}
-        order = sorted(self.exits, key=lambda name: depth[name])
         return (
             f"exit '{exit_name}' adds no node after '{self.exits[stage - 1]}': earlier exits need all of its nodes; "
-            f"return the exits shallow to deep ({', '.join(order)}), or select exits with --exits"
+            "select exits with --exits"
         )
 
 
