@@ -13,6 +13,8 @@ READOUT_SUFFIX: Final = ".readout"
 """The output `<exit>.readout` of a stage is the readout of its exit, `[B, 4] float32`."""
 PROBABILITIES_SUFFIX: Final = ".probabilities"
 """The output `<exit>.probabilities` of a stage has the probabilities of all classes, `[B, C] float32`."""
+COMPANION_PREFIX: Final = "companion."
+"""Files of `edgeexit run` and responses of the endpoint contain a companion as `companion.<name>`."""
 
 Task = Literal["classification", "segmentation", "tagging"]
 """`classification`: logits `[B, C]`. `segmentation`: maps of logits `[B, C, H, W]`. `tagging`: logits of T tokens, as

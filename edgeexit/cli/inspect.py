@@ -56,12 +56,7 @@ def inspect_command(
         _print_fidelity(manifest.fidelity, manifest)
     if manifest.build_config is not None:
         console.print(printable(_build_config_text(manifest.build_config)), soft_wrap=True)
-    proof = manifest.proof
-    console.print(
-        f"proof: the composed stages equal the full model on {proof.samples} {proof.source} samples "
-        f"({printable(proof.runtime)}; tolerance {proof.absolute_tolerance:g} absolute + "
-        f"{proof.relative_tolerance:g} relative)"
-    )
+    _print_proof(manifest)
     if policy is not None:
         _print_policy(policy)
         if (warning := unreachable_exits_warning(policy.policy, manifest.exits)) is not None:
@@ -104,6 +99,7 @@ def _content(opened: "Bundle", policy: "PolicyDocument | None", profile: "Latenc
         "inputs": manifest.inputs,
         "masks": manifest.masks,
         "exits": manifest.exits,
+        "companions": manifest.companions,
         "stages": manifest.stages,
         "carry": [
             {"stage": stage.name, "tensor": tensor.name, "bytes_per_sample": tensor.bytes_per_sample}
@@ -202,6 +198,24 @@ def _build_config_text(build_config: "BuildConfig") -> str:
     )
     device = "the GPU" if build_config.dla_core is None else f"DLA core {build_config.dla_core}"
     return f"engines: {sizes}, on {device}, with at most {build_config.workspace_mb:,} MB of workspace"
+
+
+def _print_proof(manifest: "Manifest") -> None:
+    """Print the proof, and the companions with their type, shape and error."""
+    proof = manifest.proof
+    console.print(
+        f"proof: the composed stages equal the full model on {proof.samples} {proof.source} samples "
+        f"({printable(proof.runtime)}; tolerance {proof.absolute_tolerance:g} absolute + "
+        f"{proof.relative_tolerance:g} relative)"
+    )
+    errors = proof.max_companion_error
+    companions = [
+        f"{name} {spec.dtype} [{', '.join(map(str, spec.shape))}]"
+        + (f" (max error {errors[name]:.1e})" if name in errors else "")
+        for name, spec in manifest.stages[0].companions.items()
+    ]
+    if companions:
+        console.print(printable(f"companions of every exit: {', '.join(companions)}"), soft_wrap=True)
 
 
 def _names(names: Sequence[str]) -> str:

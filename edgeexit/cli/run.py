@@ -25,11 +25,14 @@ def run_command(
 ) -> None:
     """Run a bundle on samples, and write the arrays `predictions`, `exits`, `latency_ms` and `outputs` to a file.
 
+    Each companion of a bundle is an array `companion.NAME`: for every sample, the companion of the exit that it took.
+
     Example: `edgeexit run quickstart/bundle --data quickstart/test.npz --out predictions.npz`
     """
     import numpy as np
 
     from edgeexit.bundle import Bundle
+    from edgeexit.bundle.manifest import COMPANION_PREFIX
     from edgeexit.datasets import load_dataset
     from edgeexit.errors import BundleError, DataError
     from edgeexit.npz import save_arrays
@@ -64,6 +67,10 @@ def run_command(
                 "exits": np.concatenate([result.exits for result in results]),
                 "latency_ms": np.concatenate([result.latency_ms for result in results]),
                 "outputs": np.concatenate([result.outputs for result in results]),
+            }
+            arrays |= {
+                f"{COMPANION_PREFIX}{name}": np.concatenate([result.companions[name] for result in results])
+                for name in opened.manifest.companions
             }
             save_arrays(out, arrays)
             summary = {

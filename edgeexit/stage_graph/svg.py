@@ -221,7 +221,8 @@ def _draw_exit(
     box, stage, spec = layout.exits[index], layout.stages[index], manifest.stages[index].exit
     group = ET.SubElement(root, "g")
     readout = f"{spec.name}.readout: top-1 class, top-1 and top-2 probability, entropy"
-    add_title(group, f"{_signature(spec)}\n{readout}")
+    companions = [f"companion {name}: {_signature(each)}" for name, each in manifest.stages[index].companions.items()]
+    add_title(group, "\n".join([_signature(spec), readout, *companions]))
     y = box.y + box.height / 2
     add_line(group, "out", (stage.x + stage.width, y), (box.x - HEAD, y))
     add_arrowhead(group, box.x, y, (1, 0), kind="outhead")

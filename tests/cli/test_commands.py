@@ -10,7 +10,7 @@ from edgeexit.bundle import Bundle
 from edgeexit.console import print_table
 from edgeexit.npz import save_arrays
 from edgeexit.runtime import Runner
-from tests.bundles import INPUT, make_bundle, make_samples
+from tests.bundles import INPUT, companions_of, make_bundle, make_samples
 
 
 @pytest.fixture
@@ -82,6 +82,22 @@ def test_fit_evaluate_profile_and_run_work_one_after_the_other(edgeexit, bundle,
             assert (predictions["predictions"] == given["labels"]).mean() == pytest.approx(
                 results["beem"]["agreement"]["value"], abs=0.01
             )
+
+
+def test_run_writes_the_companions_of_the_exit_that_each_sample_took(edgeexit, data, tmp_path):
+    bundle = make_bundle(tmp_path / "companions", exits=3, companions=True)
+    assert edgeexit("fit", bundle.path, "--data", data, "--max-risk", 0.2).code == 0
+    out = tmp_path / "predictions.npz"
+    assert edgeexit("run", bundle.path, "--data", data, "--out", out, "--batch", 30).code == 0
+    with np.load(out) as found:
+        every = companions_of(bundle, make_samples(400, seed=3))
+        assert len(set(found["exits"])) > 1
+        for name in ("corners", "feature"):
+            expected = np.stack([every[k][name][row] for row, k in enumerate(found["exits"])])
+            np.testing.assert_allclose(found[f"companion.{name}"], expected, atol=1e-5)
+    assert edgeexit("run", bundle.path, "--data", data, "--out", out, "--every-exit").code == 0
+    with np.load(out) as exits:
+        assert exits.files == ["e0", "e1", "e2"]
 
 
 def test_run_every_exit_writes_the_outputs_of_each_exit_under_its_name(edgeexit, bundle, data, tmp_path):

@@ -45,6 +45,19 @@ def test_a_symbolic_dimension_appears_by_its_name(edgeexit, bundle):
     assert json.loads(edgeexit("inspect", bundle.path, "--json").out)["live_tensors"][0]["bytes_per_sample"] is None
 
 
+def test_companions_are_shown_with_type_shape_and_error(edgeexit, bundle, tmp_path):
+    assert "companions of" not in edgeexit("inspect", bundle.path).out
+    with_companions = make_bundle(tmp_path / "companions", companions=True)
+    proof = msgspec.structs.replace(with_companions.manifest.proof, max_companion_error={"corners": 2e-7})
+    rewrite(with_companions, proof=proof)
+    printed = edgeexit("inspect", with_companions.path, "--plot", tmp_path / "stages.svg").out
+    assert (
+        "companions of every exit: corners float32 [batch, 2, 2] (max error 2.0e-07), feature int64 [batch]" in printed
+    )
+    assert "companion corners: corners1 [batch, 2, 2] float32" in (tmp_path / "stages.svg").read_text()
+    assert json.loads(edgeexit("inspect", with_companions.path, "--json").out)["companions"] == ["corners", "feature"]
+
+
 def test_the_fidelity_of_a_reduced_precision_is_shown_per_exit(edgeexit, bundle):
     assert "against fp32" not in edgeexit("inspect", bundle.path).out
     exits = {

@@ -39,7 +39,10 @@ class InferHandler(BodyHandler):
         service = self.service
         try:
             request = decode_request(
-                self.body, self._header_length(), inputs=[tensor.name for tensor in service.model.inputs]
+                self.body,
+                self._header_length(),
+                inputs=[tensor.name for tensor in service.model.inputs],
+                outputs=[tensor.name for tensor in service.model.outputs],
             )
             active, self._inference = service.agent.submit(request.inputs, id=request.id)
             result = await asyncio.wrap_future(self._inference)

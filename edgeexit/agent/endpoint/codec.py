@@ -20,11 +20,12 @@ from edgeexit.agent.endpoint.tensors import (
     tensor_to_bytes,
     tensor_to_json,
 )
+from edgeexit.bundle.manifest import COMPANION_PREFIX
 from edgeexit.errors import ProtocolError
 from edgeexit.runtime import Inference
 
 OUTPUTS: Final = ("predictions", "exits", "outputs", "readouts", "latency_ms")
-"""Names of the output tensors: the fields of `Inference`."""
+"""Names of the output tensors of a response by default: fields of `Inference`. Companions must be requested."""
 
 _MAX_ID: Final = 256
 _MAX_DIMENSIONS: Final = 16
@@ -44,7 +45,7 @@ class RequestedOutput(NamedTuple):
 
 
 class InferRequest(NamedTuple):
-    """A decoded inference request; `outputs` holds all outputs if the client requests none by name."""
+    """A decoded inference request; `outputs` holds `OUTPUTS` if the client requests none by name."""
 
     id: str | None
     inputs: dict[str, Array]
@@ -112,13 +113,16 @@ class Feedback(msgspec.Struct, frozen=True):
     label: int | list[int]
 
 
-def decode_request(body: bytes | bytearray, header_length: int | None, *, inputs: Sequence[str]) -> InferRequest:
+def decode_request(
+    body: bytes | bytearray, header_length: int | None, *, inputs: Sequence[str], outputs: Sequence[str] = OUTPUTS
+) -> InferRequest:
     """Decode an inference request.
 
     Args:
         body: the body of the request.
         header_length: value of the header `Inference-Header-Content-Length`; None: the body is JSON only.
         inputs: names of the model's inputs.
+        outputs: names of the outputs that a client may request.
 
     Raises ProtocolError, which names the field.
 
@@ -138,7 +142,7 @@ def decode_request(body: bytes | bytearray, header_length: int | None, *, inputs
         arrays[tensor.name], rest = _decode_tensor(tensor, rest)
     if len(rest):
         raise ProtocolError(f"the body has {len(rest)} bytes more than its tensors need")
-    return InferRequest(id=request.id or None, inputs=arrays, outputs=_requested_outputs(request))
+    return InferRequest(id=request.id or None, inputs=arrays, outputs=_requested_outputs(request, outputs))
 
 
 def encode_response(
@@ -153,7 +157,8 @@ def encode_response(
     """Encode a response with the requested outputs, in the requested order."""
     tensors, binary_parts = [], []
     for name, binary in outputs:
-        array: Array = getattr(result, name)
+        is_companion = name.startswith(COMPANION_PREFIX)
+        array: Array = result.companions[name.removeprefix(COMPANION_PREFIX)] if is_companion else getattr(result, name)
         tensor = _ResponseTensor(name=name, datatype=datatype_of(array.dtype), shape=array.shape)
         if binary:
             binary_parts.append(tensor_to_bytes(array))
@@ -203,16 +208,16 @@ def _decode_tensor(tensor: _Input, rest: memoryview) -> tuple[Array, memoryview]
     return tensor_from_bytes(name, tensor.datatype, tensor.shape, rest[:size]), rest[size:]
 
 
-def _requested_outputs(request: _InferDocument) -> tuple[RequestedOutput, ...]:
-    """Return the outputs that the request names, or all. Raises ProtocolError for an output that does not exist."""
+def _requested_outputs(request: _InferDocument, known: Sequence[str]) -> tuple[RequestedOutput, ...]:
+    """Return the outputs that the request names, or `OUTPUTS`. Raises ProtocolError for an output that is not known."""
     by_default = request.parameters.binary_data_output
     if not request.outputs:
         return tuple(RequestedOutput(name, by_default) for name in OUTPUTS)
     requested: dict[str, RequestedOutput] = {}
     for output in request.outputs:
         name, parameters = output.name, output.parameters
-        if name not in OUTPUTS:
-            raise ProtocolError(f"there is no output '{name}'; the outputs are {', '.join(OUTPUTS)}")
+        if name not in known:
+            raise ProtocolError(f"there is no output '{name}'; the outputs are {', '.join(known)}")
         if name in requested:
             raise ProtocolError(f"output '{name}' is requested twice")
         if parameters.classification is not None or parameters.shared_memory_region is not None:

@@ -4,7 +4,7 @@ import msgspec
 
 from edgeexit import __version__
 from edgeexit.agent.endpoint.tensors import datatype_of
-from edgeexit.bundle.manifest import Manifest, TensorSpec
+from edgeexit.bundle.manifest import COMPANION_PREFIX, Manifest, TensorSpec
 
 
 class ServerMetadata(msgspec.Struct, frozen=True):
@@ -51,7 +51,7 @@ def server_metadata() -> ServerMetadata:
 def model_metadata(manifest: Manifest, digest: str) -> ModelMetadata:
     """Return the input and output tensors of a bundle.
 
-    Raises ProtocolError for an input whose dtype the protocol does not define.
+    Raises ProtocolError for an input or companion whose dtype the protocol does not define.
     """
     exit_shape = manifest.stages[-1].exit.shape
     return ModelMetadata(
@@ -65,6 +65,10 @@ def model_metadata(manifest: Manifest, digest: str) -> ModelMetadata:
             TensorMetadata("outputs", "FP32", (-1, *_shape(exit_shape)[1:])),
             TensorMetadata("readouts", "FP32", (-1, 4)),
             TensorMetadata("latency_ms", "FP64", (-1,)),
+            *(
+                _tensor_metadata(msgspec.structs.replace(spec, name=f"{COMPANION_PREFIX}{name}"))
+                for name, spec in manifest.stages[-1].companions.items()
+            ),
         ),
     )
 
