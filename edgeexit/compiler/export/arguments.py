@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 import torch
 
 from edgeexit.bundle.manifest import TensorSpec
+from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError
 
 _MISSING: Final = inspect.Parameter.empty
@@ -62,6 +63,17 @@ def parameters_of(module: torch.nn.Module) -> ForwardParameters:
         takes_args=inspect.Parameter.VAR_POSITIONAL in kinds,
         takes_kwargs=inspect.Parameter.VAR_KEYWORD in kinds,
     )
+
+
+def input_names(module: torch.nn.Module, example: Inputs) -> tuple[str, ...]:
+    """Return the names of the arrays of an example that are inputs; `labels` may be among them.
+
+    If a required parameter is not in the example, all arrays are returned, so that the error can name them.
+    """
+    parameters = parameters_of(module)
+    if parameters.is_open or any(name not in example for name in parameters.required):
+        return tuple(example)
+    return tuple(name for name in parameters.defaults if name in example)
 
 
 def order_inputs(module: torch.nn.Module, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:

@@ -1,9 +1,8 @@
 """Wraps a torch module: it takes its inputs by position, and returns only its exits and companions as a flat tuple."""
 
 import ast
-import contextlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ from edgeexit.bundle.manifest import TensorSpec
 from edgeexit.compiler.companions import Companions
 from edgeexit.compiler.error_text import reason_of
 from edgeexit.compiler.export.arguments import InputIndex, arguments_of, parameters_of
+from edgeexit.compiler.export.evaluation import in_eval_mode
 from edgeexit.compiler.export.inputs import DEFAULT_DIMENSION_SIZE, Arrays, repeat_to
 from edgeexit.compiler.export.normalise import SCOPES
 from edgeexit.compiler.export.outputs import (
@@ -147,19 +147,6 @@ def tensors_of(module: ExitModule, samples: Inputs) -> tuple[torch.Tensor, ...]:
     first = next(module.parameters(), None)
     device = None if first is None else first.device
     return tuple(torch.from_numpy(np.ascontiguousarray(samples[spec.name])).to(device) for spec in module.inputs)
-
-
-@contextlib.contextmanager
-def in_eval_mode(module: torch.nn.Module) -> Iterator[None]:
-    """Put a module into evaluation mode, and restore the mode of each submodule at the end."""
-    modes = {submodule: submodule.training for submodule in module.modules()}
-    for submodule in modes:
-        submodule.training = False  # not eval(), which an exported program's module does not support
-    try:
-        yield
-    finally:
-        for submodule, training in modes.items():
-            submodule.training = training
 
 
 def remove_prefix(model: ir.Model) -> None:

@@ -11,7 +11,7 @@ import torch
 from edgeexit.bundle.manifest import TensorSpec
 from edgeexit.compiler.choose_exits import choose_exits
 from edgeexit.compiler.companions import Companions, output_tensors
-from edgeexit.compiler.export.arguments import order_inputs, parameters_of
+from edgeexit.compiler.export.arguments import input_names, order_inputs
 from edgeexit.compiler.export.exit_module import ExitModule, remove_prefix, wrap_module
 from edgeexit.compiler.export.inputs import Arrays, draw_samples, sizes_given, specs_of, take_samples
 from edgeexit.compiler.export.normalise import input_specs, normalise
@@ -97,7 +97,7 @@ def _export_module(module: torch.nn.Module, request: _Request, progress: Progres
         raise CompileError(
             "a torch model does not describe its inputs: give --input NAME:SHAPE[:DTYPE] or --example FILE.npz"
         )
-    specs = order_inputs(module, given or specs_of(example or {}, tuple(parameters_of(module).defaults)))
+    specs = order_inputs(module, given or specs_of(example or {}, input_names(module, example or {})))
     samples = draw_samples(specs) if example is None else take_samples(example, specs)
     wrapped = wrap_module(module, specs, samples, request.exits, request.companions, progress=progress)
     model = to_onnx(export_module(wrapped, specs, samples), opset=request.opset)

@@ -1,10 +1,7 @@
-"""Loads the model that the user names: a torch module, a factory of one, a `.pt2` file or an ONNX file."""
+"""Loads the model that the user names: a torch module, a factory of one, a file that torch wrote, or an ONNX file."""
 
 import importlib
-import importlib.util
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -13,6 +10,9 @@ import onnx_ir as ir
 import torch
 
 from edgeexit.compiler.error_text import cause_of, reason_of
+from edgeexit.compiler.export.python_file import importable, imported_file
+from edgeexit.compiler.export.torch_file import SUFFIXES, load_torch_file
+from edgeexit.compiler.export.unwrap import class_name_of, unwrap_module
 from edgeexit.compiler.library_output import silence_libraries
 from edgeexit.errors import CompileError, DataError
 
@@ -27,32 +27,42 @@ class OnnxFile(NamedTuple):
 Loaded = torch.nn.Module | torch.export.ExportedProgram | OnnxFile
 
 
-def load_source(source: str | Path | torch.nn.Module) -> tuple[str, Loaded]:
-    """Return the name of the model, and the model.
+def load_source(source: str | Path | torch.nn.Module, *, trust_pickle: bool = False) -> tuple[str, Loaded]:
+    """Return the name of the model, and the model, without wrappers such as DataParallel and torch.compile.
 
-    `source` is a torch module, `package.module:factory`, `path/file.py:factory`, a `.pt2` file (torch.export.save), or
-    an `.onnx` file whose outputs are the exits. A factory is a torch module, a class of torch modules, or a function
-    that returns a torch module; the class or function takes no required arguments. The name is the class of the torch
-    module, the stem of the file, or the last part of `package.module`.
+    `source` is a torch module, `package.module:factory`, `path/file.py:factory`, a file of torch.export.save (`.pt2`)
+    or torch.jit.save (`.pt`), or an `.onnx` file whose outputs are the exits. A factory is a torch module, a class of
+    torch modules, or a function that returns a torch module or an exported program; the class or function takes no
+    required arguments. The name is the class of the torch module, the stem of the file, or the last part of
+    `package.module`.
+
+    Args:
+        source: the model.
+        trust_pickle: load a `.pt2` file even if that can run code that is stored in the file.
 
     Raises CompileError if the model does not exist, cannot be read, or if the user's code fails.
+
     """
     if isinstance(source, torch.nn.Module):
-        return type(source).__name__, source
-    text = str(source)
-    suffix = Path(text).suffix
-    if suffix == ".onnx":
+        module = unwrap_module(source)
+        return class_name_of(module), module
+    name, loaded = _load(str(source), trust_pickle=trust_pickle)
+    return name, unwrap_module(loaded) if isinstance(loaded, torch.nn.Module) else loaded
+
+
+def _load(text: str, *, trust_pickle: bool) -> tuple[str, Loaded]:
+    if text.endswith(".onnx"):
         return Path(text).stem, _load_onnx(_existing(text))
-    if suffix == ".pt2":
-        return Path(text).stem, _load_program(_existing(text))
+    if text.endswith(SUFFIXES):
+        return Path(text).stem, load_torch_file(_existing(text), trust_pickle=trust_pickle)
     place, _, name = text.rpartition(":")
     if not place or not name:
         raise CompileError(
-            f"model '{text}' must be package.module:factory, path/file.py:factory, a .pt2 or an .onnx file"
+            f"model '{text}' must be package.module:factory, path/file.py:factory, a .pt2, a .pt or an .onnx file"
         )
     if place.endswith(".py"):
-        return Path(place).stem, _call_factory(_import_file(_existing(place), text), name, text)
-    return place.rpartition(".")[2], _call_factory(_import_module(place, text), name, text)
+        return Path(place).stem, _load_from_file(_existing(place), name, text)
+    return place.rpartition(".")[2], _load_from_module(place, name, text)
 
 
 def load_class_names(path: Path) -> tuple[str, ...]:
@@ -88,63 +98,42 @@ def _load_onnx(path: Path) -> OnnxFile:
         raise CompileError(f"model '{path}' is not a readable ONNX file: {reason_of(cause_of(error))}") from error
 
 
-def _load_program(path: Path) -> torch.export.ExportedProgram:
-    try:
-        with silence_libraries():
-            return torch.export.load(path)
-    except Exception as error:  # torch raises many classes here
-        raise CompileError(f"model '{path}' is not a readable .pt2 file: {reason_of(error)}") from error
-
-
-def _import_module(name: str, text: str) -> ModuleType:
-    with _importable(Path.cwd()):
+def _load_from_module(place: str, name: str, text: str) -> torch.nn.Module | torch.export.ExportedProgram:
+    with importable(Path.cwd()):
         try:
-            return importlib.import_module(name)
+            module = importlib.import_module(place)
         except (Exception, SystemExit) as error:  # the user's module may raise anything
-            raise CompileError(f"model '{text}': '{name}' cannot be imported: {reason_of(error)}") from error
+            raise CompileError(f"model '{text}': '{place}' cannot be imported: {reason_of(error)}") from error
+        return _call_factory(module, name, place, text)
 
 
-def _import_file(path: Path, text: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise CompileError(f"model '{text}': '{path}' is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    with _importable(path.parent.resolve()):
-        before = sys.modules.get(path.stem)
-        sys.modules[path.stem] = module  # dataclasses look their module up here
-        try:
-            spec.loader.exec_module(module)
-        except (Exception, SystemExit) as error:  # the user's module may raise anything
-            del sys.modules[path.stem]
-            if before is not None:
-                sys.modules[path.stem] = before
-            raise CompileError(f"model '{text}': '{path}' cannot be imported: {reason_of(error)}") from error
-    return module
+def _load_from_file(path: Path, name: str, text: str) -> torch.nn.Module | torch.export.ExportedProgram:
+    with imported_file(path, text) as module:
+        return _call_factory(module, name, path.stem, text)
 
 
-def _call_factory(module: ModuleType, name: str, text: str) -> torch.nn.Module:
+def _call_factory(
+    module: ModuleType, name: str, place: str, text: str
+) -> torch.nn.Module | torch.export.ExportedProgram:
     missing = object()
     factory: Any = getattr(module, name, missing)
     if factory is missing:
-        raise CompileError(f"model '{text}': '{module.__name__}' has no '{name}'")
-    if isinstance(factory, torch.nn.Module):
+        raise CompileError(f"model '{text}': '{place}' has no '{name}'")
+    if isinstance(factory, torch.nn.Module | torch.export.ExportedProgram):
         return factory
     if not callable(factory):
-        raise CompileError(f"model '{text}': '{name}' is {type(factory).__name__}, not a function that returns a model")
+        raise CompileError(f"model '{text}': '{name}' is {_text(factory)}, not a function that returns a model")
     try:
         model = factory()
     except (Exception, SystemExit) as error:  # the user's function may raise anything
         raise CompileError(f"model '{text}': {name}() failed: {reason_of(error)}") from error
-    if not isinstance(model, torch.nn.Module):
-        raise CompileError(f"model '{text}': {name}() returned {type(model).__name__}, not a torch.nn.Module")
+    if not isinstance(model, torch.nn.Module | torch.export.ExportedProgram):
+        raise CompileError(f"model '{text}': {name}() returned {_text(model)}, not a torch.nn.Module")
     return model
 
 
-@contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    """Put a folder on the import path, so that the user's file can import its neighbours."""
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder))
+def _text(value: object) -> str:
+    """Return the type of a value; of a state dict, also what to do."""
+    if isinstance(value, Mapping) and any(isinstance(each, torch.Tensor | Mapping) for each in value.values()):
+        return f"{type(value).__name__} of weights (build the network in the function, and call load_state_dict)"
+    return type(value).__name__
