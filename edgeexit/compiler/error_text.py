@@ -1,11 +1,16 @@
 """Shortens the errors of libraries to one line, and finds the place in the user's code."""
 
 import contextlib
+import re
 import traceback
 from pathlib import Path
 
+import edgeexit
+
 _MAX_LENGTH = 240
 _STANDARD_LIBRARY = Path(contextlib.__file__).parent
+_PACKAGE = Path(edgeexit.__file__).parent
+_FRAME = re.compile(r'File "(?P<path>[^"]+)", line (?P<line>\d+)')
 
 
 def reason_of(error: BaseException, *, without: str = "") -> str:
@@ -32,14 +37,37 @@ def place_in_user_code(error: BaseException, *, library: Path) -> str | None:
 
     Args:
         error: the caught error.
-        library: folder of the library's code; frames in it and in the standard library are not user code.
+        library: folder of the library's code; frames in it, in the standard library and in this package are not user
+            code.
 
     """
     called, place = False, None
     for frame in traceback.extract_tb(error.__traceback__):
-        path = Path(frame.filename)
-        if library in path.parents:
+        if library in Path(frame.filename).parents:
             called = True
-        elif called and path.is_file() and path.parent != _STANDARD_LIBRARY:
-            place = f"{path.name}:{frame.lineno}"
+        elif called and _is_user_code(frame.filename, library):
+            place = _place(frame.filename, frame.lineno or 0)
     return place
+
+
+def place_in_stack_trace(text: str, *, library: Path) -> str | None:
+    """Return `file.py:line` of the innermost frame of user code in the text of a stack trace, or None."""
+    frames = [match for match in _FRAME.finditer(text) if _is_user_code(match["path"], library)]
+    return _place(frames[-1]["path"], int(frames[-1]["line"])) if frames else None
+
+
+def place_of_caller(*, library: Path) -> str | None:
+    """Return `file.py:line` of the innermost frame of user code that runs now, or None if there is none."""
+    for frame, line in traceback.walk_stack(None):
+        if _is_user_code(frame.f_code.co_filename, library):
+            return _place(frame.f_code.co_filename, line)
+    return None
+
+
+def _is_user_code(filename: str, library: Path) -> bool:
+    path = Path(filename)
+    return path.is_file() and path.parent != _STANDARD_LIBRARY and not {library, _PACKAGE} & {*path.parents}
+
+
+def _place(filename: str, line: int) -> str:
+    return f"{Path(filename).name}:{line}"

@@ -1,43 +1,60 @@
-"""Exports a torch module or exported program to an ONNX graph with a dynamic batch."""
+"""Exports a torch module or exported program to an ONNX graph with a dynamic batch, by torch.export."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Final
 
 import onnx_ir as ir
 import torch
 from torch.export import Dim, ExportedProgram
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.utils._sympy.numbers import int_oo
 
 from edgeexit.bundle.manifest import TensorSpec
-from edgeexit.compiler.error_text import cause_of, place_in_user_code, reason_of
-from edgeexit.compiler.export.exit_module import ExitModule, in_eval_mode, tensors_of, without_prefix
+from edgeexit.compiler.export.attention import translate_attention
+from edgeexit.compiler.export.decompositions import decompose
+from edgeexit.compiler.export.evaluation import in_eval_mode
+from edgeexit.compiler.export.exit_module import ExitModule, tensors_of, without_prefix
 from edgeexit.compiler.export.inputs import repeat_to
+from edgeexit.compiler.export.trace_errors import conversion_failure, trace_failure
 from edgeexit.compiler.graph import rename_dimensions
 from edgeexit.compiler.library_output import silence_libraries
 from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError
 
-_TORCH = Path(torch.__file__).parent
-_BRANCH_ERROR = "Could not guard on"  # the other message is "Could not extract specialized integer from"
-_OPSETS = (18, 20)  # torch writes no older opset, and the runtimes do not fully support newer ones
-_EXPORT_BATCH = 2  # torch.export would specialise a batch of 1
+EXPORT_BATCH: Final = 2
+"""Number of samples that a module is traced with; torch.export would specialise a batch of 1."""
+_OPSETS: Final = (18, 20)  # torch writes no older opset, and the runtimes do not fully support newer ones
+_TRANSLATIONS: Final = {torch.ops.aten.scaled_dot_product_attention.default: translate_attention}
 
 
-def export_module(module: ExitModule, specs: Sequence[TensorSpec], samples: Inputs) -> ExportedProgram:
+def export_module(
+    module: ExitModule, specs: Sequence[TensorSpec], samples: Inputs, *, strict: bool = False
+) -> ExportedProgram:
     """Trace a module in evaluation mode with torch.export; the symbolic dimensions of `specs` are dynamic.
 
-    Raises CompileError if forward fixes the size of a dynamic dimension, or cannot be traced.
+    Gradients are off, because with them attention is traced as another operator, whose output has other strides.
+
+    Args:
+        module: the module.
+        specs: its inputs.
+        samples: input name -> [N, ...].
+        strict: trace Python bytecode with TorchDynamo, instead of running forward on fake tensors.
+
+    Raises CompileError if forward fixes the size of a dynamic dimension, branches on the size of the batch, or cannot
+    be traced.
+
     """
-    tensors = tensors_of(module, repeat_to(samples, _EXPORT_BATCH))
+    tensors = tensors_of(module, repeat_to(samples, EXPORT_BATCH))
     dynamic = tuple(
         {axis: Dim.DYNAMIC for axis, size in enumerate(spec.shape) if isinstance(size, str)} for spec in specs
     )
-    with in_eval_mode(module):
+    with in_eval_mode(module), torch.no_grad():
         try:
             with silence_libraries():
-                return torch.export.export(module, tensors, dynamic_shapes=dynamic, strict=False)
+                program = torch.export.export(module, tensors, dynamic_shapes=dynamic, strict=strict)
         except Exception as error:  # torch raises many classes here
-            raise CompileError(_export_failure(error)) from error
+            raise CompileError(trace_failure(error)) from error
+    _check_batch(program)
+    return program
 
 
 def to_onnx(program: ExportedProgram, *, opset: int) -> ir.Model:
@@ -46,13 +63,20 @@ def to_onnx(program: ExportedProgram, *, opset: int) -> ir.Model:
     The operator set is the nearest to `opset` between 18 and 20. Raises CompileError for a buffer that forward changes,
     or if the exporter fails.
     """
-    opset = sorted((opset, *_OPSETS))[1]
+    opset = torch_opset(opset)
     try:
-        with silence_libraries():
-            exported = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False)
+        with silence_libraries(), torch.no_grad():
+            exported = torch.onnx.export(
+                decompose(program),
+                dynamo=True,
+                opset_version=opset,
+                verbose=False,
+                custom_translation_table=_TRANSLATIONS,
+            )
+    except CompileError:
+        raise
     except Exception as error:  # the exporter raises many classes
-        reason = reason_of(cause_of(error))
-        raise CompileError(f"the model cannot be converted to ONNX opset {opset}: {reason}") from error
+        raise CompileError(conversion_failure(error, opset=opset)) from error
     if exported is None:
         raise CompileError("the model cannot be converted to ONNX: the exporter returned nothing")
     if exported.exported_program is not None:
@@ -62,6 +86,11 @@ def to_onnx(program: ExportedProgram, *, opset: int) -> ir.Model:
                 "change buffers in training mode only"
             )
     return exported.model
+
+
+def torch_opset(opset: int) -> int:
+    """Return the operator set that torch's exporters write: the nearest to `opset` between 18 and 20."""
+    return sorted((opset, *_OPSETS))[1]
 
 
 def name_inputs(graph: ir.Graph, specs: Sequence[TensorSpec]) -> None:
@@ -75,17 +104,15 @@ def name_inputs(graph: ir.Graph, specs: Sequence[TensorSpec]) -> None:
     rename_dimensions(graph, names)
 
 
-def _export_failure(error: Exception) -> str:
-    if "specialized it to be a constant" in str(error):
-        line = next(line for line in str(error).splitlines() if "specialized it to be a constant" in line)
-        return (
-            f"forward fixes the size of a dynamic dimension ({line.strip(' -').split('. ')[0]}); "
-            "read sizes from x.shape instead of using constants, or give that dimension as a number"
-        )
-    place = place_in_user_code(error, library=_TORCH)
-    at = "" if place is None else f" at {place}"
-    if isinstance(error, GuardOnDataDependentSymNode):
-        if _BRANCH_ERROR in str(error):
-            return f"forward branches on its data{at}; return every exit and let the policy decide"
-        return f"forward converts its data to a number{at}; read sizes from shapes, and compute with tensors"
-    return f"forward cannot be traced by torch.export{at}: {reason_of(error)}"
+def _check_batch(program: ExportedProgram) -> None:
+    """Raise CompileError if forward takes another path for large batches, of which the program has only one."""
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        if node.op != "placeholder" or not isinstance(value, torch.Tensor) or not value.ndim:
+            continue
+        size = value.shape[0]
+        bounds = program.range_constraints.get(size.node.expr) if isinstance(size, torch.SymInt) else None
+        if bounds is not None and bounds.upper is not int_oo:
+            raise CompileError(
+                f"forward branches on the size of the batch: it takes another path for more than {bounds.upper} samples"
+            )
