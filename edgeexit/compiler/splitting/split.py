@@ -102,7 +102,7 @@ class DataflowGraph:
         self._check_sources()
         for stage, exit_name in enumerate(self.exits):
             visited, _ = self.walk_upstream([exit_name], lambda value: self.producer[value] in self.owner)
-            if all(nodes[index].is_alias or self.non_constant.isdisjoint(nodes[index].outputs) for index in visited):
+            if not self._is_work(visited):
                 raise CompileError(self._no_work(stage))
             needed, _ = self.walk_upstream(self.targets[stage], lambda value: self.producer[value] in self.owner)
             self.owner |= dict.fromkeys(needed, stage)
@@ -180,15 +180,22 @@ class DataflowGraph:
                 )
             exit_of[value] = exit_name
 
+    def _is_work(self, indices: Iterable[int]) -> bool:
+        """Return True if any of the nodes computes more than a copy or a constant."""
+        found = [self.nodes[index] for index in indices]
+        return any(not node.is_alias and not self.non_constant.isdisjoint(node.outputs) for node in found)
+
     def _no_work(self, stage: int) -> str:
         """Return the error message for an exit whose nodes all belong to earlier stages."""
         exit_name = self.exits[stage]
         if not stage:
             return f"exit '{exit_name}' is a copy of a model input; select exits with --exits"
-        return (
-            f"exit '{exit_name}' adds no node after '{self.exits[stage - 1]}': earlier exits need all of its nodes; "
-            "select exits with --exits"
-        )
+        problem = f"exit '{exit_name}' adds no node after '{self.exits[stage - 1]}'"
+        earlier, _ = self.walk_upstream(self.exits[:stage], lambda _: False)
+        visited, _ = self.walk_upstream([exit_name], lambda value: self.producer[value] in earlier)
+        if self._is_work(visited):
+            return f"{problem}: the companions of earlier exits need all of its nodes; choose other outputs for them"
+        return f"{problem}: earlier exits need all of its nodes; select exits with --exits"
 
 
 def carry_candidates(flow: DataflowGraph, known: Mapping[str, CarryCandidate | None]) -> set[str]:
