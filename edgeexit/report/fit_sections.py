@@ -179,8 +179,8 @@ def calibration_section(exits: Sequence[str], dataset: ReadoutDataset, fit: Fit)
     title = "Calibration of the exits"
     if dataset.maps is not None:
         text = (
-            "Not available for segmentation: a readout averages the probabilities over the pixels of a sample, so it "
-            "is not the confidence of one prediction."
+            "Not available for segmentation and tagging: a readout averages the probabilities over the pixels or tokens "
+            "of a sample, so it is not the confidence of one prediction."
         )
         return Section(title=title, texts=(text,))
     fitted = dataset.at(fit.policy.temperatures)
@@ -227,7 +227,8 @@ def classes_section(
     """Return the exit rates of each class."""
     title = "Exits per class"
     if dataset.maps is not None:
-        return Section(title=title, texts=("Not available for segmentation: a sample contains several classes.",))
+        text = "Not available for segmentation and tagging: a sample contains several classes."
+        return Section(title=title, texts=(text,))
     depths = class_depths(dataset, fitted)
     count = max(depth.index for depth in depths) + 1
     names = class_names if class_names is not None and len(class_names) >= count else [str(c) for c in range(count)]

@@ -34,7 +34,7 @@ class LatencyFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """Results of a policy on a data set, one sample at a time. For segmentation, every pixel is one prediction."""
+    """Results of a policy on a data set, one sample at a time. For maps, every pixel or token is one prediction."""
 
     samples: int
     accuracy: Interval | None
@@ -122,7 +122,7 @@ def evaluate(
 
 
 def _predictions(result: Inference) -> Predictions:
-    """Return the prediction [1] under a policy; for segmentation, the map [1, H, W] of the exit taken."""
+    """Return the prediction [1] under a policy; for maps, the map [1, H, W] of the exit taken."""
     return result.predictions if result.outputs.ndim == 2 else predictions_of(result.outputs)  # noqa: PLR2004 - [B, C]
 
 

@@ -16,7 +16,7 @@ _MAP_BYTES: Final = 2**25
 """Max bytes of the output maps of a batch, all exits together. The stages need memory in proportion to it."""
 
 Predictions = npt.NDArray[np.int64]
-"""Classes [B]; for segmentation, [B, H, W]."""
+"""Classes [B]; for maps, [B, H, W]."""
 
 
 class Recording(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,10 +25,10 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
     readouts: npt.NDArray[np.float32]
     """[N, K, 4], or [N, K, 4 + C] with the probabilities."""
     disagreement: npt.NDArray[np.float32] | None = None
-    """For segmentation, [N, K] fraction of pixels whose class differs from the final exit's; else None."""
+    """For maps, [N, K] fraction of pixels or tokens whose class differs from the final exit's; else None."""
     errors: npt.NDArray[np.float32] | None = None
-    """For segmentation, [N, K] fraction of the counted pixels whose class is wrong; None without labels. A sample
-    without any counted pixel has 0 at every exit."""
+    """For maps, [N, K] fraction of the counted pixels or tokens whose class is wrong; None without labels. A sample
+    in which none counts has 0 at every exit."""
 
 
 def record(
@@ -70,7 +70,7 @@ def record_outputs(
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Run a data set to full depth, `batch` samples at a time; return exit name -> raw outputs, [N, C] or [N, C, H, W].
 
-    The outputs of all samples are in memory at once: for segmentation, this can be large.
+    The outputs of all samples are in memory at once: for maps, this can be large.
     """
     found: dict[str, npt.NDArray[np.float32]] = {}
     done = 0
@@ -97,7 +97,7 @@ def count_correct(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return each sample's numbers of correct and of counted predictions, [B] each.
 
-    A sample has one prediction in classification, and one per pixel in segmentation. Raises DataError for maps of
+    A sample has one prediction in classification, and one per pixel or token of maps. Raises DataError for maps of
     different sizes.
     """
     if predictions.shape != labels.shape:
@@ -115,7 +115,7 @@ def _error_fractions(classes: Predictions, labels: npt.NDArray[np.int64]) -> npt
 
 
 def _map_batch(runner: Runner, dataset: Dataset) -> int:
-    """Return the batch size for segmentation. Runs the first sample to measure the size of its maps."""
+    """Return the batch size for maps. Runs the first sample to measure the size of its maps."""
     first = runner.infer_every_exit(next(dataset.batches(1)))
     bytes_per_sample = sum(raw.nbytes for raw in first.outputs.values())
     return min(max(_MAP_BYTES // bytes_per_sample, 1), _BATCH)

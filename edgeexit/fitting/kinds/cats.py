@@ -50,8 +50,8 @@ def cats_rule(dataset: ReadoutDataset, eps: float, *, seed: int = 0) -> Cats:
         raise FittingError(f"eps {eps:g} must be between 0 and 1, e.g. 0.05")
     if dataset.maps is not None:
         raise FittingError(
-            "the rule of CATs needs samples that agree or disagree; in segmentation, a sample agrees on a fraction of "
-            "its pixels"
+            "the rule of CATs needs samples that agree or disagree; in segmentation and tagging, a sample agrees on a "
+            "fraction of its pixels or tokens"
         )
     if len(dataset) < 2:  # noqa: PLR2004 - one per half
         raise FittingError(f"{len(dataset)} samples are too few for the rule of CATs: one half trains, one calibrates")
