@@ -179,8 +179,8 @@ def calibration_section(exits: Sequence[str], dataset: ReadoutDataset, fit: Fit)
     title = "Calibration of the exits"
     if dataset.maps is not None:
         text = (
-            "Not available for segmentation and tagging: a readout averages the probabilities over the pixels or tokens "
-            "of a sample, so it is not the confidence of one prediction."
+            "Not available for segmentation and tagging: a readout averages the probabilities over the pixels or "
+            "tokens of a sample, so it is not the confidence of one prediction."
         )
         return Section(title=title, texts=(text,))
     fitted = dataset.at(fit.policy.temperatures)
