@@ -88,6 +88,34 @@ def test_the_composed_stages_compute_the_full_graph(graph):
         available |= {name: made[name] for name in plan.carry_out}
 
 
+@given(graphs(), st.data())
+def test_each_stage_returns_the_companions_of_its_exit(graph, data):
+    nodes, exits, sizes = graph
+    values = [value for node in nodes for value in node.outputs]
+    companions = {exit_name: [] for exit_name in exits}
+    for number in range(data.draw(st.integers(1, 4))):
+        source, exit_name = data.draw(st.sampled_from(values)), data.draw(st.sampled_from(exits))
+        nodes = [*nodes, GraphNode((source,), (f"c{number}",), "never")]
+        sizes = sizes | {f"c{number}": CarryCandidate(1)}
+        companions[exit_name].append(f"c{number}")
+    try:
+        flow = DataflowGraph(nodes, inputs=INPUTS, exits=exits, companions=companions)
+        plans = split(flow, sizes)
+    except CompileError:
+        return
+    constants = {name: hash(name) for name in CONSTANTS}
+    full_model = compute(nodes, range(len(nodes)), constants | {name: hash(name) for name in INPUTS})
+    available = {name: hash(name) for name in INPUTS}
+    for plan, exit_name in zip(plans, exits, strict=True):
+        given_here = {name: available[name] for name in (*plan.inputs, *plan.carry_in)}
+        made = compute(nodes, plan.nodes, constants | given_here)
+        assert plan.targets == (exit_name, *companions[exit_name])
+        assert {name: made[name] for name in plan.targets} == {name: full_model[name] for name in plan.targets}
+        available |= {name: made[name] for name in plan.carry_out}
+    runs = [index for plan in plans for index in plan.nodes if not flow.non_constant.isdisjoint(nodes[index].outputs)]
+    assert not [index for index in set(runs) if nodes[index].recompute == "never" and runs.count(index) > 1]
+
+
 @given(graphs())
 def test_expensive_nodes_run_in_one_stage_and_only_needed_nodes_run(graph):
     nodes, exits, sizes = graph
