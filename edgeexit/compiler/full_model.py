@@ -3,15 +3,24 @@
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import onnx_ir as ir
 
 from edgeexit.bundle.manifest import Precision, Task
+from edgeexit.compiler.companion_values import (
+    CompanionValues,
+    check_companions_against_torch,
+    check_companions_independent,
+    run_companions,
+)
+from edgeexit.compiler.companions import Companions
 from edgeexit.compiler.exit_forms import cast_exits, convert_exits, to_logits
 from edgeexit.compiler.exit_outputs import ExitFormat, Logits, exit_format_of, run_exits
 from edgeexit.compiler.export.exit_module import run_module
 from edgeexit.compiler.export.model import ExportedModel
+from edgeexit.compiler.file_conversion import open_original, prove_conversion
 from edgeexit.compiler.precision.quantise import Placement
 from edgeexit.compiler.precision.reduce import reduce_precision
 from edgeexit.compiler.probabilities import check_activations, check_no_probabilities
@@ -44,6 +53,9 @@ class FullModel(NamedTuple):
     """Logits of `model` on `samples`."""
     fp32_reference: Fp32Reference | None
     """None if the precision is fp32, or if the samples are random."""
+    companions: Companions = ()
+    companion_values: CompanionValues = MappingProxyType({})
+    """Companions of `model` on `samples`."""
 
     @property
     def classes(self) -> int:
@@ -81,15 +93,15 @@ def prepare_full_model(
     cast_exits(exported.model, exported.exits)
     if request.precision == "fp32":
         store_weights(exported.model, folder)
-        session = _open(exported.model, folder, exported.file)
-        exit_format, samples, logits = _run_original(exported, session, task, progress)
+        session = _open_original(exported, folder, progress)
+        exit_format, samples, logits, beside = _run_original(exported, session, task, progress)
         progress.step("precision")
         model = reduce_precision(exported.model, "fp32", keep_fp32=request.keep_fp32, folder=folder)
-        return FullModel(model, exit_format, samples, logits, None)
+        return FullModel(model, exit_format, samples, logits, None, exported.companions, beside)
     with tempfile.TemporaryDirectory(dir=folder, prefix="fp32.") as scratch:
         store_weights(exported.model, Path(scratch))
-        session = _open(exported.model, Path(scratch), exported.file)
-        exit_format, samples, logits = _run_original(exported, session, task, progress)
+        session = _open_original(exported, Path(scratch), progress)
+        exit_format, samples, logits, _ = _run_original(exported, session, task, progress)
         progress.step("precision")
         calibration = reference = None
         if request.calibration is not None:
@@ -110,14 +122,32 @@ def prepare_full_model(
             progress=progress,
         )
         store_weights(model, folder)
-    session = _open(model, folder, None, optimise=False)
-    return FullModel(model, exit_format, samples, run_exits(session, samples, exported.exits, exit_format), reference)
+    session = _open(model, folder, optimise=False)
+    logits = run_exits(session, samples, exported.exits, exit_format)
+    beside = run_companions(session, samples, exported.companions, batch_size=exit_format.batch_size)
+    return FullModel(model, exit_format, samples, logits, reference, exported.companions, beside)
 
 
-def _open(model: ir.Model, folder: Path, file: Path | None, *, optimise: bool = True) -> ReferenceSession:
-    """Open the user's ONNX file if `file` is given, else the model, whose weights are in `folder`."""
-    if file is not None:
-        return ReferenceSession(file, what=f"'{file}'")
+def _open_original(exported: ExportedModel, folder: Path, progress: Progress) -> ReferenceSession:
+    """Open the user's ONNX file, or the exported graph; a converted file is replaced by the graph that equals it."""
+    if exported.file is None:
+        return _open(exported.model, folder)
+    original = open_original(exported.file, exported.conversion)
+    if exported.conversion.is_empty:
+        return original
+    session = prove_conversion(
+        original,
+        lambda: _open(exported.model, folder),
+        exported.samples,
+        tuple(dict.fromkeys((*exported.exits, *(companion.output for companion in exported.companions)))),
+        exported.conversion,
+    )
+    progress.warning(f"the file was converted, {exported.conversion.changes()}, and its exits returned the same logits")
+    return session
+
+
+def _open(model: ir.Model, folder: Path, *, optimise: bool = True) -> ReferenceSession:
+    """Open a model, whose weights are in `folder`."""
     path = folder / "full_model.onnx"
     try:
         save_graph(model, path)
@@ -128,10 +158,10 @@ def _open(model: ir.Model, folder: Path, file: Path | None, *, optimise: bool = 
 
 def _run_original(
     exported: ExportedModel, session: ReferenceSession, task: Task | None, progress: Progress
-) -> tuple[ExitFormat, Inputs, Logits]:
+) -> tuple[ExitFormat, Inputs, Logits, CompanionValues]:
     """Run the model as given, and convert its exits to logits.
 
-    Return the format of the exits, the samples that were run, and their logits.
+    Return the format of the exits, the samples that were run, their logits and their companions.
     """
     check_finite(exported.samples, where="samples", masks=exported.masks)
     exit_format = exit_format_of(
@@ -139,18 +169,25 @@ def _run_original(
     )
     for warning in exit_format.warnings:
         progress.warning(warning)
+    one = {name: array[:1] for name, array in exported.samples.items()}
+    first = run_companions(session, one, exported.companions, batch_size=1)
+    size = exit_format.bytes_per_sample + sum(array.nbytes for array in first.values())
+    exit_format = exit_format._replace(bytes_per_sample=size)
     samples = {name: array[: exit_format.max_samples] for name, array in exported.samples.items()}
     logits = run_exits(session, samples, exported.exits, exit_format)
+    beside = run_companions(session, samples, exported.companions, batch_size=exit_format.batch_size)
     rounding = rounding_of(exported.model)
     if exported.module is not None:
         few = {name: array[:_TORCH_SAMPLES] for name, array in samples.items()}
         outputs = run_module(exported.module, few)
         expected = {name: to_logits(outputs[name], form) for name, form in exit_format.forms.items()}
         check_against_torch(logits, expected, rounding)
+        check_companions_against_torch(exported.companions, beside, outputs, rounding)
     check_independence(session, samples, logits, rounding)
+    check_companions_independent(session, samples, exported.companions, beside, rounding)
     check_no_probabilities(exported.model.graph, logits)
     convert_exits(exported.model, exit_format.forms)
-    return exit_format, samples, logits
+    return exit_format, samples, logits, beside
 
 
 def _exits_of_unknown_size(exported: ExportedModel) -> list[str]:

@@ -18,6 +18,8 @@ from edgeexit.compiler.export.normalise import input_specs, normalise
 from edgeexit.compiler.export.program_module import ProgramModule, output_names_of
 from edgeexit.compiler.export.source import Loaded, OnnxFile
 from edgeexit.compiler.export.torch_export import export_module, name_inputs, to_onnx
+from edgeexit.compiler.export.upgrade_opset import upgrade_opset
+from edgeexit.compiler.file_conversion import FileConversion
 from edgeexit.compiler.opset.lowering import WORKING_OPSET, lower_opset
 from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError
@@ -39,6 +41,8 @@ class ExportedModel(NamedTuple):
     """The ONNX file that the graph was read from."""
     companions: Companions = ()
     """The graph's other outputs, which are delivered beside the exits."""
+    conversion: FileConversion = FileConversion()
+    """What was changed in the ONNX file."""
     masks: tuple[str, ...] = ()
     """Names of the inputs whose values may be minus infinity."""
 
@@ -55,7 +59,7 @@ def export_model(
 ) -> ExportedModel:
     """Convert a model to a normalised graph for operator set `opset`, or 18 if `opset` is older.
 
-    A graph with an older operator set is not converted to a newer one.
+    A graph of opset 13 or newer is not converted to a newer one.
 
     Args:
         loaded: the model.
@@ -74,9 +78,12 @@ def export_model(
     if isinstance(loaded, torch.nn.Module):
         return _export_module(loaded, request, progress)
     if isinstance(loaded, OnnxFile):
-        outputs = tuple(str(value.name) for value in loaded.model.graph.outputs)
-        return _export_graph(loaded.model, outputs, request)._replace(file=loaded.path)
+        return _export_file(loaded, request)
     exported = _export_graph(to_onnx(loaded, opset=opset), output_names_of(loaded), request)
+    if exported.conversion.batch is not None:
+        raise CompileError(
+            f"the program has a fixed batch of {exported.conversion.batch.size}; {exported.conversion.advice()}"
+        )
     module = ExitModule(ProgramModule(loaded), exported.inputs, exported.exits, exported.companions)
     return exported._replace(module=module)
 
@@ -108,6 +115,12 @@ def _export_module(module: torch.nn.Module, request: _Request, progress: Progres
     return ExportedModel(model, wrapped.exits, specs, samples, module=wrapped, companions=wrapped.companions)
 
 
+def _export_file(loaded: OnnxFile, request: _Request) -> ExportedModel:
+    model, opset = upgrade_opset(loaded.model)
+    exported = _export_graph(model, tuple(str(value.name) for value in model.graph.outputs), request)
+    return exported._replace(file=loaded.path, conversion=exported.conversion._replace(opset=opset))
+
+
 def _export_graph(model: ir.Model, outputs: tuple[str, ...], request: _Request) -> ExportedModel:
     """Normalise a graph, which describes its inputs; they must match those that the user described.
 
@@ -117,10 +130,11 @@ def _export_graph(model: ir.Model, outputs: tuple[str, ...], request: _Request) 
     companions: Companions = ()
     if request.exits or request.companions:
         exits, companions = choose_exits(model, outputs, request.exits, request.companions)
-    normalise(model, exits=output_tensors(exits, companions))
+    freed = normalise(model, exits=output_tensors(exits, companions))
     lower_opset(model, max(request.opset, WORKING_OPSET))
     specs = input_specs(model.graph)
     sizes = sizes_given(specs, request.inputs)
     example = request.example
     samples = draw_samples(specs, sizes=sizes) if example is None else take_samples(example, specs)
-    return ExportedModel(model, exits, specs, samples, companions=companions)
+    conversion = FileConversion(batch=freed)
+    return ExportedModel(model, exits, specs, samples, companions=companions, conversion=conversion)

@@ -9,6 +9,7 @@ from onnx_ir.passes import common as passes
 
 from edgeexit import __version__
 from edgeexit.bundle.manifest import PROBABILITIES_SUFFIX, READOUT_SUFFIX, TEMPERATURE_INPUT, TensorSpec
+from edgeexit.compiler.export.free_batch import FreedBatch, free_batch
 from edgeexit.compiler.graph import (
     BATCH,
     all_values,
@@ -22,7 +23,6 @@ from edgeexit.compiler.graph import (
 from edgeexit.compiler.weights import read_small_weights
 from edgeexit.errors import CompileError
 
-_MIN_OPSET = 13  # required by the operators of the readout
 _MIN_EXITS = 2
 _SUFFIXES = (READOUT_SUFFIX, PROBABILITIES_SUFFIX)
 _NUMERIC_KINDS = "biuf"  # numpy's own booleans, integers and floats
@@ -30,24 +30,20 @@ SCOPES = "pkg.torch.onnx.name_scopes"
 """Metadata key of the torch exporter: a Python list of the enclosing modules, then the node's name."""
 
 
-def normalise(model: ir.Model, *, exits: Sequence[str]) -> None:
-    """Normalise a model in place and name its outputs `exits`.
+def normalise(model: ir.Model, *, exits: Sequence[str]) -> FreedBatch | None:
+    """Normalise a model of opset 13 or newer in place, name its outputs `exits`, and make a fixed batch dynamic.
 
     Afterwards, constants are initializers of the main graph. The first dimension of every input is `batch`. Shapes are
     inferred, and unused nodes are removed. No node reads an exit, and no value is two exits. No value has a name that
     the readouts need. Metadata of the export (stack traces, paths, tool names) is removed.
 
-    Raises CompileError for fewer than two exits, for duplicate names or names of readouts, for an input without a
-    dynamic batch, for a value that no node produces, for weights that cannot be read, and for an operator set that is
-    too old or too new.
+    Return the batch that was fixed, or None. Raises CompileError for fewer than two exits, for duplicate names or names
+    of readouts, for inputs without a batch or with different fixed ones, for a value that no node produces, for weights
+    that cannot be read, and for an operator set that is too new.
     """
     graph = model.graph
-    if "ai.onnx" in model.opset_imports:  # an alias of the standard domain
-        model.opset_imports[""] = model.opset_imports.pop("ai.onnx")
     _check_names(graph, exits)
     opset = opset_of(model)
-    if opset < _MIN_OPSET:
-        raise CompileError(f"the model's opset {opset} is too old; export the model with opset {_MIN_OPSET} or newer")
     newest = onnx.defs.onnx_opset_version()
     if opset > newest:
         raise CompileError(
@@ -69,10 +65,12 @@ def normalise(model: ir.Model, *, exits: Sequence[str]) -> None:
         passes.TopologicalSortPass(),
     ):
         tidy(model)
+    freed = free_batch(model)
     _name_batch(graph)
     _strip(model)
     set_ir_version(model)
     infer_shapes(model)
+    return freed
 
 
 def input_specs(graph: ir.Graph) -> tuple[TensorSpec, ...]:
@@ -173,12 +171,7 @@ def _name_batch(graph: ir.Graph) -> None:
                 "dimension of every input is the batch"
             )
         first = value.shape[0]
-        if isinstance(first, int):
-            raise CompileError(
-                f"input '{value.name}' has a fixed batch of {first}; export the model with a dynamic first "
-                "dimension (dynamic_shapes, or dynamic_axes in old exporters)"
-            )
-        if first.value is not None:
+        if isinstance(first, ir.SymbolicDim) and first.value is not None:
             names[first.value] = BATCH
         value.shape = ir.Shape([BATCH, *list(value.shape)[1:]])
     rename_dimensions(graph, names)
