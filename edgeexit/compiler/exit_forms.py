@@ -17,7 +17,6 @@ _SHAPES: Final[Mapping[Task, str]] = {
     "tagging": "[batch, tokens, classes], or [batch, tokens] for one logit per token",
 }
 _MAP_RANK: Final = 4
-_UNIT_MAP: Final = (1, 1)
 _FLOATS: Final = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
 
 
@@ -67,9 +66,10 @@ def find_forms(outputs: Mapping[str, npt.NDArray[Any]], *, task: Task | None, un
     warnings = []
     heads = [name for name, form in forms.items() if form.squeeze]
     if heads and task is None:
+        is_map = all(outputs[name].ndim == _MAP_RANK for name in heads)
+        keep = "; give --task segmentation to keep maps" if is_map else ""
         warnings.append(
-            f"{_listed(heads, outputs)}: compiled for classification, without the dimensions of size 1; give "
-            "--task segmentation to keep maps"
+            f"{_listed(heads, outputs)}: compiled for classification, without the dimensions of size 1{keep}"
         )
     if all(to_logits(array, forms[name]).shape[1] == 1 for name, array in outputs.items()):
         forms = {name: form._replace(binary=True) for name, form in forms.items()}
@@ -148,7 +148,11 @@ def _task_of(outputs: Mapping[str, npt.NDArray[Any]], unsure: Sequence[str]) -> 
     rows = [name for name, rank in ranks.items() if rank in {1, 2}]
     if len(rows) + len(heads) < len(ranks) and len(set(ranks.values())) > 1:
         counts = ", ".join(f"'{name}' {rank}" for name, rank in ranks.items())
-        raise CompileError(f"the exits have different numbers of dimensions: {counts}; select exits with --exits")
+        units = any(array.ndim == 3 and 1 in array.shape[1:] for array in outputs.values())  # noqa: PLR2004 - [B, C, 1]
+        advice = ", or give --task classification if a dimension of size 1 is always 1" if units else ""
+        raise CompileError(
+            f"the exits have different numbers of dimensions: {counts}; select exits with --exits{advice}"
+        )
     if likely == "classification" and not rows and any(name in unsure for name in heads):
         raise CompileError(
             f"{_listed(heads, outputs)} for these samples: give --task classification if the dimensions of size 1 are "
@@ -193,13 +197,14 @@ def _row_form(shape: tuple[int, ...]) -> ExitForm | None:
         return ExitForm(unsqueeze=(1,))
     units = [axis for axis in range(1, len(shape)) if shape[axis] == 1]
     extra = len(shape) - 2
-    if len(units) < extra or len(shape) > _MAP_RANK:
+    if len(units) < extra:
         return None
     return ExitForm(squeeze=tuple(units[len(units) - extra :]))  # the last ones: [B, 1, 1, 1] keeps axis 1
 
 
 def _is_head(array: npt.NDArray[Any]) -> bool:
-    return array.ndim == _MAP_RANK and array.shape[2:] == _UNIT_MAP
+    """Return True for [1, C, 1, 1], and for [1, C, 1, 1, 1] of a network for videos or volumes."""
+    return array.ndim >= _MAP_RANK and set(array.shape[2:]) == {1}
 
 
 def _wrong_shape(name: str, array: npt.NDArray[Any], task: Task) -> str:

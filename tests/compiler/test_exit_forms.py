@@ -31,6 +31,7 @@ def outputs_of(*shapes):
         (None, [(1,), (1, 1)], "classification", (1, 2)),
         (None, [(1, 3, 1, 1), (1, 3, 1, 1)], "classification", (1, 3)),
         (None, [(1, 3, 1, 1), (1, 3)], "classification", (1, 3)),
+        (None, [(1, 3, 1, 1, 1), (1, 3)], "classification", (1, 3)),
         (None, [(1, 1, 1, 1), (1, 1, 1, 1)], "classification", (1, 2)),
         ("classification", [(1, 1, 3), (1, 3, 1)], "classification", (1, 3)),
         ("classification", [(1, 1, 1), (1,)], "classification", (1, 2)),
@@ -89,7 +90,8 @@ def test_a_conversion_that_may_be_unexpected_gives_a_warning(task, shapes, lines
     ("task", "shapes", "message"),
     [
         (None, [(1, 7, 3)] * 2, r"^exits 'e0', 'e1' are \[batch, 7, 3\]: .*give --task tagging; .*transpose\(1, 2\)"),
-        (None, [(1, 3), (1, 7, 3)], "different numbers of dimensions: 'e0' 2, 'e1' 3; select exits with --exits"),
+        (None, [(1, 3), (1, 7, 3)], "different numbers of dimensions: 'e0' 2, 'e1' 3; select exits with --exits$"),
+        (None, [(1, 3), (1, 3, 1)], "'e0' 2, 'e1' 3; select exits with --exits, or give --task classification if"),
         (None, [(1, 3), (1, 3, 4, 5)], "different numbers of dimensions: 'e0' 2, 'e1' 4"),
         (None, [(1, 2, 3, 4, 5)], "'e0' is 1x2x3x4x5 for a batch of 1"),
         (None, [(1, 3), ()], "'e1' is a scalar for a batch of 1"),
