@@ -18,28 +18,38 @@ from edgeexit.targets import Target
 _SAMPLES: Final = 2  # samples per run at each size
 
 
-def start_build_config(
-    device: Target, inputs: Sequence[TensorSpec], dimensions: Mapping[str, SizeRange]
-) -> BuildConfig | None:
-    """Return the target's build config with the ranges of the inputs' dimensions; None if the target builds no plans.
-
-    Raises CompileError for a range of a dimension that no input has and for any range if the target builds no plans,
-    EngineError for a range that is not increasing.
-    """
+def check_dimension_names(inputs: Sequence[TensorSpec], dimensions: Mapping[str, SizeRange]) -> None:
+    """Raise CompileError for a range of a dimension that no input has."""
     names = symbolic_dimensions(inputs)
-    for name, sizes in dimensions.items():
-        check_range(name, sizes)
+    for name in dimensions:
         if name not in names:
             known = ", ".join(f"'{known}'" for known in names) or "none"
             raise CompileError(
                 f"--dimension '{name}': no input has it; the symbolic dimensions of the inputs are: {known}"
             )
+
+
+def check_buildable(device: Target, dimensions: Mapping[str, SizeRange]) -> None:
+    """Raise CompileError for any range if the target builds no plans, EngineError for one that is not increasing."""
+    for name, sizes in dimensions.items():
+        check_range(name, sizes)
+    if dimensions and not device.backend.builds_engines:
+        raise CompileError(
+            f"--dimension '{next(iter(dimensions))}': only TensorRT plans have size ranges; this target runs the "
+            f"stages in {device.backend.title}; remove the option"
+        )
+
+
+def start_build_config(
+    device: Target, inputs: Sequence[TensorSpec], dimensions: Mapping[str, SizeRange]
+) -> BuildConfig | None:
+    """Return the target's build config with the ranges of the inputs' dimensions; None if the target builds no plans.
+
+    Raises CompileError and EngineError as `check_dimension_names` and `check_buildable` do.
+    """
+    check_dimension_names(inputs, dimensions)
+    check_buildable(device, dimensions)
     if not device.backend.builds_engines or device.nvidia is None:
-        if dimensions:
-            raise CompileError(
-                f"--dimension '{next(iter(dimensions))}': only TensorRT plans have size ranges; this target runs the "
-                f"stages in {device.backend.title}; remove the option"
-            )
         return None
     return BuildConfig(batch=device.nvidia.batch, dimensions=dict(dimensions), workspace_mb=device.nvidia.workspace_mb)
 

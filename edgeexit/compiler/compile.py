@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final, NamedTuple, get_args
+from typing import Final, NamedTuple
 
 import msgspec
 import torch
@@ -11,13 +11,14 @@ import torch
 from edgeexit import __version__
 from edgeexit.backends.base import load_engine_builder
 from edgeexit.bundle import POLICY, PROFILE, Bundle, GoldenSamples, bundle_folder, write_golden, write_manifest
-from edgeexit.bundle.manifest import Fidelity, Manifest, Precision, Proof, StageSpec, Task
+from edgeexit.bundle.manifest import Fidelity, Manifest, Precision, Proof, StageSpec
 from edgeexit.compiler.assemble import with_costs, write_stages
 from edgeexit.compiler.build_config import finish_build_config, start_build_config
+from edgeexit.compiler.check_options import arrays_of, check_for_model, check_options
 from edgeexit.compiler.companion_values import prove_companions
-from edgeexit.compiler.companions import check_companion_names, tensors_by_exit
+from edgeexit.compiler.companions import tensors_by_exit
 from edgeexit.compiler.export.evaluation import is_training
-from edgeexit.compiler.export.inputs import parse_inputs, repeat_to
+from edgeexit.compiler.export.inputs import repeat_to
 from edgeexit.compiler.export.mask_inputs import declare_masks
 from edgeexit.compiler.export.model import export_model
 from edgeexit.compiler.export.source import load_source
@@ -30,9 +31,9 @@ from edgeexit.compiler.precision.fidelity import loss_warnings, measure_fidelity
 from edgeexit.compiler.sessions import ReferenceSession, probe_shapes
 from edgeexit.compiler.splitting.batch_axis import find_batch_axes
 from edgeexit.compiler.splitting.plan import check_exits, plan_stages
+from edgeexit.compiler.unpack.unpack import unpack_exits
 from edgeexit.compiler.verify import prove_stages, rounding_of, staged_logits
-from edgeexit.datasets import LABELS, Dataset, Inputs
-from edgeexit.errors import CompileError, DataError
+from edgeexit.errors import DataError
 from edgeexit.progress import NO_PROGRESS, Progress
 from edgeexit.targets import host_target, load_target
 
@@ -70,12 +71,10 @@ def compile_bundle(
 
     """
     options = options or CompileOptions()
-    _require_known("precision", options.precision, get_args(Precision))
-    _require_known("task", options.task, get_args(Task))
-    check_companion_names(options.companions)
     target_name = options.target or host_target()
     device = load_target(target_name)
-    input_specs = parse_inputs(options.inputs, progress=progress)
+    input_specs = check_options(options, device, progress=progress)
+    example = arrays_of(options.example) or arrays_of(options.calibration)
     out = Path(out)
     deleted = [(what, verb) for file, what, verb in _DELETED_ON_REPLACE if (out / file).exists()]
     with bundle_folder(out, replace=replace) as folder:
@@ -83,7 +82,7 @@ def compile_bundle(
         source_name, loaded = load_source(source, trust_pickle=options.trust_pickle)
         if isinstance(loaded, torch.nn.Module) and is_training(loaded):
             progress.warning("the model was in training mode; it is compiled in evaluation mode")
-        example = _arrays(options.example) or _arrays(options.calibration)
+        check_for_model(options, input_specs, loaded)
         exported = export_model(
             loaded,
             inputs=input_specs,
@@ -94,12 +93,13 @@ def compile_bundle(
             progress=progress,
         )
         exported = declare_masks(exported, options.masks, is_random=example is None)
+        unpack_exits(exported.model)
         by_inclusion = exits_by_inclusion(exported.model.graph, exported.exits)  # `order_exits` needs MACs, so a run
         check_exits(exported.model.graph, by_inclusion, exported.companions)
         build_config = start_build_config(device, exported.inputs, options.dimensions)
         request = PrecisionRequest(
             options.precision,
-            calibration=_arrays(options.calibration) or example,
+            calibration=arrays_of(options.calibration) or example,
             keep_fp32=options.keep_fp32,
             placement=device.backend.qdq_placement,
         )
@@ -162,12 +162,6 @@ def compile_bundle(
     return Bundle.open(out)
 
 
-def _require_known(what: str, value: str | None, known: Sequence[str]) -> None:
-    """Raise CompileError for a value that is neither None nor one of `known`."""
-    if value is not None and value not in known:
-        raise CompileError(f"{what} '{value}' is not one of {', '.join(known)}")
-
-
 def _count_macs(full_model: FullModel, folder: Path) -> tuple[int | None, ...]:
     """Return the multiply-accumulates of each node; None for a node of unknown cost."""
     one = repeat_to(full_model.samples, 1)
@@ -221,10 +215,3 @@ def _prove(
         return _Proven(proof, None, golden)
     found = staged_logits(shipped, specs, reference.dataset.inputs, batch_size=exit_format.batch_size)
     return _Proven(proof, measure_fidelity(reference.logits, found, labels=reference.dataset.labels), golden)
-
-
-def _arrays(data: Inputs | Dataset | None) -> Inputs | None:
-    """Return the arrays by name, with the labels of a data set as the array `labels`."""
-    if not isinstance(data, Dataset):
-        return data
-    return data.inputs if data.labels is None else {**data.inputs, LABELS: data.labels}

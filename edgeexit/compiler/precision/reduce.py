@@ -24,6 +24,14 @@ _EXAMPLES = 6
 """Number of node names in an error message."""
 
 
+def check_precision(precision: Precision, keep_fp32: Sequence[str], *, has_samples: bool) -> None:
+    """Raise CompileError for a pattern with precision `fp32`, and for `int8` without real samples."""
+    if precision == "fp32" and keep_fp32:
+        raise CompileError(f"--keep-fp32 '{keep_fp32[0]}': all nodes are in fp32; add --precision fp16 or int8")
+    if precision == "int8" and not has_samples:
+        raise CompileError("int8 needs real samples for its ranges: give about 128 with --calibration FILE.npz")
+
+
 def reduce_precision(
     model: ir.Model,
     precision: Precision,
@@ -57,9 +65,8 @@ def reduce_precision(
     calibration data, or if the model cannot be quantised; DataError for calibration data with NaN or infinity.
 
     """
+    check_precision(precision, keep_fp32, has_samples=calibration is not None)
     if precision == "fp32":
-        if keep_fp32:
-            raise CompileError(f"--keep-fp32 '{keep_fp32[0]}': all nodes are in fp32; add --precision fp16 or int8")
         return model
     exits = [str(value.name) for value in model.graph.outputs]
     reduced = model.clone()
@@ -74,9 +81,7 @@ def reduce_precision(
             expected = select_fp32_nodes(reduced, kept=kept)
             kept |= overflowing_nodes(reduced, probed, expected=expected, folder=folder, progress=progress)
         to_fp16(reduced, kept=kept, progress=progress)
-    else:
-        if calibration is None:
-            raise CompileError("int8 needs real samples for its ranges: give about 128 with --calibration FILE.npz")
+    elif calibration is not None:
         reduced = to_int8(
             reduced, calibration, kept=kept, folder=folder, placement=placement, masks=masks, progress=progress
         )
