@@ -93,10 +93,10 @@ def describe_companions(graph: ir.Graph, companions: Companions, values: Compani
         sizes = (static_or_symbolic(*pair, input_dims) for pair in zip(found[1:], list(dims)[1:], strict=True))
         shapes.setdefault(companion.name, []).append(tuple(sizes))
     shared: dict[str, list[int | str]] = {}
-    for name, found in shapes.items():
-        for axis, sizes in enumerate(zip(*found, strict=True), start=1):
-            is_known = len(set(sizes)) == 1 and (isinstance(sizes[0], int) or sizes[0] in input_dims)
-            shared.setdefault(name, []).append(sizes[0] if is_known else f"{name}.{axis}")
+    for name, at_exits in shapes.items():
+        for axis, (size, *others) in enumerate(zip(*at_exits, strict=True), start=1):
+            is_known = all(other == size for other in others) and (isinstance(size, int) or size in input_dims)
+            shared.setdefault(name, []).append(size if is_known else f"{name}.{axis}")
     return {
         companion.tensor: TensorSpec(
             name=companion.tensor,
@@ -272,4 +272,4 @@ def _max_difference(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> floa
     finite = np.isfinite(one) & np.isfinite(other)
     if not np.array_equal(one[~finite], other[~finite], equal_nan=True):
         return float("inf")
-    return float(np.abs(one - other)[finite].max()) if finite.any() else 0.0
+    return float(np.abs(one[finite] - other[finite]).max()) if finite.any() else 0.0
