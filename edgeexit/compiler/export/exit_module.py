@@ -24,6 +24,7 @@ from edgeexit.compiler.export.outputs import (
     flatten_outputs,
     pick_output,
 )
+from edgeexit.compiler.export.program_module import BatchSizes, ProgramModule
 from edgeexit.compiler.graph import all_values
 from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError
@@ -133,12 +134,21 @@ def wrap_module(
 def run_module(module: ExitModule, samples: Inputs) -> Arrays:
     """Run a module in evaluation mode and return exit name -> what the exit returns, [N, ...]; floats as float32.
 
+    A program with a bounded batch runs in parts, and a part that is too small is filled up with repeated samples.
+
     Raises CompileError if forward fails.
     """
-    returned = _run(module, samples, chosen=True)
+    sizes = module.model.batch_sizes if isinstance(module.model, ProgramModule) else BatchSizes()
+    parts: list[list[torch.Tensor]] = []
+    for first, last, size in sizes.parts(len(next(iter(samples.values())))):
+        part = repeat_to({name: array[first:last] for name, array in samples.items()}, size)
+        parts.append(
+            [value[: last - first] if size > last - first else value for value in _run(module, part, chosen=True)]
+        )
+    values = [torch.cat(each) if len(each) > 1 else each[0] for each in zip(*parts, strict=True)]
     return {
         name: (value.float() if value.is_floating_point() else value).detach().cpu().numpy()
-        for name, value in zip(module.outputs, returned, strict=True)
+        for name, value in zip(module.outputs, values, strict=True)
     }
 
 

@@ -15,7 +15,7 @@ from edgeexit.compiler.export.arguments import input_names, order_inputs
 from edgeexit.compiler.export.exit_module import ExitModule, remove_prefix, wrap_module
 from edgeexit.compiler.export.inputs import Arrays, draw_samples, sizes_given, specs_of, take_samples
 from edgeexit.compiler.export.normalise import input_specs, normalise
-from edgeexit.compiler.export.program_module import ProgramModule, output_names_of
+from edgeexit.compiler.export.program_module import ProgramModule, output_names_of, with_plain_dimensions
 from edgeexit.compiler.export.source import Loaded, OnnxFile
 from edgeexit.compiler.export.torch_export import export_module, name_inputs, to_onnx
 from edgeexit.compiler.export.upgrade_opset import upgrade_opset
@@ -79,7 +79,7 @@ def export_model(
         return _export_module(loaded, request, progress)
     if isinstance(loaded, OnnxFile):
         return _export_file(loaded, request)
-    exported = _export_graph(to_onnx(loaded, opset=opset), output_names_of(loaded), request)
+    exported = _export_graph(to_onnx(with_plain_dimensions(loaded), opset=opset), output_names_of(loaded), request)
     if exported.conversion.batch is not None:
         raise CompileError(
             f"the program has a fixed batch of {exported.conversion.batch.size}; {exported.conversion.advice()}"

@@ -1,13 +1,40 @@
-"""Wraps an exported program as a torch module, and names its inputs and outputs."""
+"""Wraps an exported program as a torch module, names its outputs, and finds the batch sizes that it takes."""
 
-from typing import Any
+import inspect
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
 
+import sympy
 import torch
-from torch.export import ExportedProgram
+from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils import _pytree
 
+from edgeexit.compiler.error_text import reason_of
 from edgeexit.compiler.export.outputs import flatten_outputs
+from edgeexit.compiler.library_output import silence_libraries
+from edgeexit.errors import CompileError
+
+_UNLIMITED: Final = 1 << 31
+
+
+class BatchSizes(NamedTuple):
+    """The batch sizes that a program takes: `min`, `min + step`, ... up to `max`."""
+
+    min: int = 1
+    max: int = _UNLIMITED
+    step: int = 1
+
+    def parts(self, count: int) -> Iterator[tuple[int, int, int]]:
+        """Yield the first and the last + 1 of the samples of each part of `count` samples, and a size that it fits in.
+
+        The size may be larger than the part, which then has to be filled up.
+        """
+        longest = self.max - (self.max - self.min) % self.step
+        for first in range(0, count, longest):
+            last = min(first + longest, count)
+            more = max(0, last - first - self.min)
+            yield first, last, self.min + -(-more // self.step) * self.step
 
 
 class ProgramModule(torch.nn.Module):
@@ -15,6 +42,7 @@ class ProgramModule(torch.nn.Module):
 
     def __init__(self, program: ExportedProgram) -> None:
         super().__init__()
+        self.batch_sizes = batch_sizes_of(program)
         self._program = program.module()
         self._spec = program.call_spec.in_spec
         self._arguments = [
@@ -39,3 +67,57 @@ def output_names_of(program: ExportedProgram) -> tuple[str, ...]:
         if spec.kind == OutputKind.USER_OUTPUT
     ]
     return tuple(flatten_outputs(_pytree.tree_unflatten(returned, program.call_spec.out_spec)))
+
+
+def batch_sizes_of(program: ExportedProgram) -> BatchSizes:
+    """Return the batch sizes that a program takes, from the bounds of the first dimension of its inputs."""
+    for value in _inputs_of(program):
+        size = value.shape[0] if isinstance(value, torch.Tensor) and value.ndim else None
+        if not isinstance(size, torch.SymInt):
+            continue
+        expression = size.node.expr
+        symbols = list(expression.free_symbols)
+        bounds = program.range_constraints.get(symbols[0]) if len(symbols) == 1 else None
+        if bounds is None:
+            continue
+        lower, upper = max(int(bounds.lower), 0), min(bounds.upper, _UNLIMITED)
+        first, second = (int(expression.subs(symbols[0], lower + k)) for k in range(2))
+        step = max(second - first, 1)
+        return BatchSizes(first if first > 0 else first + step, int(expression.subs(symbols[0], upper)), step)
+    return BatchSizes()
+
+
+def with_plain_dimensions(program: ExportedProgram) -> ExportedProgram:
+    """Return the program with a plain symbol for each dimension that is an expression, such as twice a symbol.
+
+    The conversion to ONNX takes plain symbols only. Raises CompileError if torch.export cannot trace the program again.
+    """
+    sizes = [size for value in _inputs_of(program) if isinstance(value, torch.Tensor) for size in value.shape]
+    derived = [s for s in sizes if isinstance(s, torch.SymInt) and not isinstance(s.node.expr, sympy.Symbol)]
+    if not derived or program.example_inputs is None:
+        return program
+    shapes = [
+        {axis: Dim.DYNAMIC for axis, size in enumerate(value.shape) if isinstance(size, torch.SymInt)}
+        if isinstance(value, torch.Tensor)
+        else None
+        for value in _inputs_of(program)
+    ]
+    module = program.module(check_guards=False)
+    arguments, named = _pytree.tree_unflatten(shapes, program.call_spec.in_spec)
+    dynamic = inspect.signature(module.forward).bind(*arguments, **named).arguments
+    try:
+        with silence_libraries():
+            return torch.export.export(module, *program.example_inputs, dynamic_shapes=dynamic)
+    except Exception as error:  # torch raises many classes here
+        raise CompileError(
+            f"the program has a dimension of size {derived[0]}, and cannot be traced with one of any size: "
+            f"{reason_of(error)}; export it with a plain Dim"
+        ) from error
+
+
+def _inputs_of(program: ExportedProgram) -> list[Any]:
+    """Return the fake tensors and constants that stand for the inputs of a program."""
+    names = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
+    return [
+        names.get(spec.arg.name) for spec in program.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT
+    ]
