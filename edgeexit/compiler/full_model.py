@@ -21,11 +21,12 @@ from edgeexit.compiler.exit_outputs import ExitFormat, Logits, exit_format_of, r
 from edgeexit.compiler.export.exit_module import run_module
 from edgeexit.compiler.export.model import ExportedModel
 from edgeexit.compiler.file_conversion import open_original, prove_conversion
+from edgeexit.compiler.independence import check_independence
 from edgeexit.compiler.precision.quantise import Placement
 from edgeexit.compiler.precision.reduce import reduce_precision
 from edgeexit.compiler.probabilities import check_activations, check_no_probabilities
 from edgeexit.compiler.sessions import ReferenceSession
-from edgeexit.compiler.verify import check_against_torch, check_independence, rounding_of
+from edgeexit.compiler.verify import check_against_torch, rounding_of
 from edgeexit.compiler.weights import save_graph, store_weights
 from edgeexit.datasets import Dataset, Inputs, as_dataset, check_finite
 from edgeexit.errors import DataError
@@ -94,14 +95,14 @@ def prepare_full_model(
     if request.precision == "fp32":
         store_weights(exported.model, folder)
         session = _open_original(exported, folder, progress)
-        exit_format, samples, logits, beside = _run_original(exported, session, task, progress)
+        exit_format, samples, logits, beside = _run_original(exported, session, folder, task, progress)
         progress.step("precision")
         model = reduce_precision(exported.model, "fp32", keep_fp32=request.keep_fp32, folder=folder)
         return FullModel(model, exit_format, samples, logits, None, exported.companions, beside)
     with tempfile.TemporaryDirectory(dir=folder, prefix="fp32.") as scratch:
         store_weights(exported.model, Path(scratch))
         session = _open_original(exported, Path(scratch), progress)
-        exit_format, samples, logits, _ = _run_original(exported, session, task, progress)
+        exit_format, samples, logits, _ = _run_original(exported, session, Path(scratch), task, progress)
         progress.step("precision")
         calibration = reference = None
         if request.calibration is not None:
@@ -157,7 +158,7 @@ def _open(model: ir.Model, folder: Path, *, optimise: bool = True) -> ReferenceS
 
 
 def _run_original(
-    exported: ExportedModel, session: ReferenceSession, task: Task | None, progress: Progress
+    exported: ExportedModel, session: ReferenceSession, folder: Path, task: Task | None, progress: Progress
 ) -> tuple[ExitFormat, Inputs, Logits, CompanionValues]:
     """Run the model as given, and convert its exits to logits.
 
@@ -183,7 +184,7 @@ def _run_original(
         expected = {name: to_logits(outputs[name], form) for name, form in exit_format.forms.items()}
         check_against_torch(logits, expected, rounding)
         check_companions_against_torch(exported.companions, beside, outputs, rounding)
-    check_independence(session, samples, logits, rounding)
+    check_independence(session, samples, logits, rounding, model=exported.model, folder=folder)
     check_companions_independent(session, samples, exported.companions, beside, rounding)
     check_no_probabilities(exported.model.graph, logits)
     convert_exits(exported.model, exit_format.forms)

@@ -66,24 +66,11 @@ def check_against_torch(logits: Logits, module_logits: Mapping[str, npt.NDArray[
     for name, exit_logits in logits.items():
         expected = module_logits[name]
         found = exit_logits[: len(expected)]
-        if not _within(found, expected, absolute, _TORCH_TOLERANCE):
+        if not within(found, expected, absolute, _TORCH_TOLERANCE):
             raise CompileError(
                 f"the exported graph differs from the torch model at exit '{name}' by up to "
-                f"{_max_difference(found, expected):.3g}; does forward depend on anything besides its inputs?"
+                f"{max_difference(found, expected):.3g}; does forward depend on anything besides its inputs?"
             )
-
-
-def check_independence(session: ReferenceSession, samples: Inputs, logits: Logits, rounding: Rounding) -> None:
-    """Raise CompileError if a sample's logits depend on the other samples of its batch.
-
-    The runtime removes samples from the batch when they exit; the logits of the others must not change then.
-    """
-    rows = np.arange(min(SHRINKING_BATCH, len(next(iter(logits.values())))))[1::2]
-    if len(rows):
-        some = session.run({name: array[rows] for name, array in samples.items()}, list(logits))
-        absolute = _shrinking_tolerance(logits, rounding)
-        for (name, expected), found in zip(logits.items(), some, strict=True):
-            _require_equal(found, expected[rows], absolute, _MIXES.format(name))
 
 
 def run_stages(
@@ -152,7 +139,7 @@ def prove_stages(
     count = len(next(iter(expected.values())))
     rows = np.arange(min(SHRINKING_BATCH, count))
     few = {name: array[rows] for name, array in samples.items()}
-    tolerance = _shrinking_tolerance(expected, rounding)
+    tolerance = shrinking_tolerance(expected, rounding)
     for stage, run in zip(stages, run_stages(sessions, stages, few, shrink=True), strict=True):
         name = stage.exit.name
         _require_equal(run.logits, expected[name][rows], tolerance, _MIXES.format(name))
@@ -172,7 +159,7 @@ def _absolute(logits: Logits, tolerance: float, rounding: Rounding) -> float:
     return max(tolerance, _FP16_TOLERANCE * _largest(logits)) if rounding.fp16 else tolerance
 
 
-def _shrinking_tolerance(logits: Logits, rounding: Rounding) -> float:
+def shrinking_tolerance(logits: Logits, rounding: Rounding) -> float:
     """Return the absolute tolerance for a run in which samples exit."""
     absolute = _absolute(logits, _TOLERANCE, rounding)
     return max(absolute, _QUANTISED_TOLERANCE * _largest(logits)) if rounding.quantised else absolute
@@ -186,17 +173,19 @@ def _require_equal(
     found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], absolute: float, message: str
 ) -> None:
     """Raise CompileError, which starts with `message`, for a difference above the tolerance."""
-    if not _within(found, expected, absolute, _TOLERANCE):
+    if not within(found, expected, absolute, _TOLERANCE):
         raise CompileError(
-            f"{message} (largest difference {_max_difference(found, expected):.3g}, tolerance {absolute:g})"
+            f"{message} (largest difference {max_difference(found, expected):.3g}, tolerance {absolute:g})"
         )
 
 
-def _max_difference(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
+def max_difference(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
+    """Return the largest absolute difference, infinite for different shapes."""
     return float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
 
 
-def _within(found: npt.NDArray[Any], expected: npt.NDArray[Any], absolute: float, relative: float) -> bool:
+def within(found: npt.NDArray[Any], expected: npt.NDArray[Any], absolute: float, relative: float) -> bool:
+    """Return True if every element is within the absolute plus the relative tolerance."""
     return found.shape == expected.shape and bool(
         (np.abs(found - expected) <= absolute + relative * np.abs(expected)).all()
     )
