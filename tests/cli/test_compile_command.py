@@ -12,7 +12,7 @@ from edgeexit.bundle import Bundle
 from edgeexit.cli.main import main
 from edgeexit.errors import BundleError
 from edgeexit.signing import generate_key, load_public_key
-from tests.compiler.graphs import REUSED_EXIT, save_graph
+from tests.compiler.graphs import REUSED_EXIT, save_graph, two_heads
 
 
 @pytest.fixture
@@ -140,3 +140,18 @@ def test_a_user_error_is_one_line_and_writes_nothing(command, model, tmp_path, o
     assert len(error.strip().splitlines()) == 1
     with pytest.raises(BundleError):
         Bundle.open(tmp_path / "bundle")
+
+
+def test_companions_are_given_as_names_or_patterns(command, tmp_path):
+    body = "h = MatMul(x, a) e0 = Relu(h) g0 = Sigmoid(h) e1 = MatMul(h, c) g1 = Sigmoid(e1)"
+    path = two_heads(tmp_path / "m.onnx", body, "float[N,3] e0, float[N,3] g0, float[N,3] e1, float[N,3] g1")
+    out = tmp_path / "bundle"
+    code, _, error = command(path, "--out", out, "--companion", "gate=g*", "--companion", "first=g0, g0")
+    assert code == 0
+    assert "companions of every exit: first, gate" in error
+    second = Bundle.open(out).manifest.stages[1]
+    assert (second.exit.name, second.companions["gate"].name) == ("e1", "g1")
+    assert second.companions["first"].shape == ("batch", 3)
+    code, _, error = command(path, "--out", tmp_path / "other", "--companion", "gate")
+    assert code == 2
+    assert error.startswith("error: --companion 'gate' is not NAME=OUTPUT,OUTPUT,... with one output per exit")
