@@ -14,7 +14,7 @@ from edgeexit.compiler.companions import Companions, tensors_by_exit
 from edgeexit.compiler.extract import values_read_by
 from edgeexit.compiler.graph import BATCH, names_in, unique_name
 from edgeexit.compiler.splitting.batch_axis import PROBE_BATCHES, BatchAxis, BatchedValue
-from edgeexit.compiler.splitting.recompute import is_random, recompute_mode
+from edgeexit.compiler.splitting.recompute import is_random, moves_data, recompute_mode, selects
 from edgeexit.compiler.splitting.split import (
     CarryCandidate,
     DataflowGraph,
@@ -29,6 +29,7 @@ from edgeexit.compiler.splitting.symbolic_shapes import (
     static_or_symbolic,
     symbolic_dims_of,
 )
+from edgeexit.compiler.unpack.blocker import find_blocker
 
 _EXPENSIVE_WEIGHT_BYTES = 1 << 16
 """A node that reads more bytes of weights is not cheap: two stages would both hold the weights in memory."""
@@ -59,7 +60,7 @@ class SplitPlan(NamedTuple):
 
 
 def check_exits(graph: ir.Graph, exits: Sequence[str], companions: Companions = ()) -> None:
-    """Raise CompileError for an exit that depends on no input, equals another exit, or adds no node.
+    """Raise CompileError for an exit that depends on no input, equals another exit, or adds no work.
 
     `exits` are all exits of the graph, shallow to deep.
     """
@@ -111,6 +112,7 @@ def _flow(graph: ir.Graph, exits: Sequence[str], companions: Companions) -> Data
         inputs=[str(value.name) for value in graph.inputs],
         exits=exits,
         companions=tensors_by_exit(companions),
+        find_blocker=lambda exit_name: find_blocker(graph, exit_name),
     )
 
 
@@ -136,6 +138,8 @@ def _describe(graph: ir.Graph) -> list[GraphNode]:
                 recompute=recompute,
                 stays_with_inputs=node.op_type == "QuantizeLinear",
                 is_alias=node.op_type == "Identity",
+                moves_data=moves_data(node),
+                selects=selects(node),
                 is_random=is_random(node),
                 shape_of=None if dims is None else inputs[0],
                 symbolic_dims=dims or frozenset(),

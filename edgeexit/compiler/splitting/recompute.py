@@ -12,6 +12,8 @@ _MOVEMENT = {
     "GatherND", "Identity", "Pad", "Range", "Reshape", "Shape", "Size", "Slice", "SpaceToDepth", "Split", "Squeeze",
     "Tile", "Transpose", "Trilu", "Unsqueeze",
 }  # fmt: skip
+_SELECTION = {"Gather", "GatherND", "SequenceAt", "Slice", "Split"}
+_SEQUENCES = {"ConcatFromSequence", "SequenceAt", "SequenceConstruct", "SplitToSequence"}
 _ARITHMETIC = {
     "Abs", "Add", "And", "BatchNormalization", "Ceil", "Clip", "DequantizeLinear", "Div", "Equal", "Floor", "Greater",
     "GreaterOrEqual", "HardSigmoid", "HardSwish", "IsInf", "IsNaN", "LeakyRelu", "Less", "LessOrEqual", "Max", "Min",
@@ -25,6 +27,16 @@ _INTERPOLATION = {"nearest", "linear"}
 def is_random(node: ir.Node) -> bool:
     """Return True if the node, or any node in its subgraphs, is a random generator."""
     return node.op_type in _RANDOM or any(is_random(inner) for subgraph in subgraphs_of(node) for inner in subgraph)
+
+
+def moves_data(node: ir.Node) -> bool:
+    """Return True if the node only copies, selects, converts or rearranges elements."""
+    return node.domain in {"", "ai.onnx"} and node.op_type in _MOVEMENT | _SEQUENCES
+
+
+def selects(node: ir.Node) -> bool:
+    """Return True if the node returns a part of its input."""
+    return node.domain in {"", "ai.onnx"} and node.op_type in _SELECTION
 
 
 def recompute_mode(node: ir.Node) -> RecomputeMode:

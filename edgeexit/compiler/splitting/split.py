@@ -26,6 +26,10 @@ class GraphNode(NamedTuple):
     """The node runs in the stage of its inputs even if only later stages read its output (QuantizeLinear)."""
     is_alias: bool = False
     """The output equals the input (Identity)."""
+    moves_data: bool = False
+    """The node only copies, selects or rearranges elements (Slice, Reshape, Concat)."""
+    selects: bool = False
+    """The output is a part of the input (Slice, Gather, Split)."""
     is_random: bool = False
     """The output is different in every run."""
     shape_of: str | None = None
@@ -80,7 +84,10 @@ class DataflowGraph:
         exits: names of the exit values, shallow to deep.
         companions: exit -> names of the values that are delivered beside it.
 
-    Raises CompileError for an exit that does not depend on an input, equals another exit, or adds no node.
+        find_blocker: for an exit -> label of the operator that computes it together with other exits, or None; for
+            the error message of an exit that needs no work beyond that of earlier exits.
+
+    Raises CompileError for an exit that does not depend on an input, equals another exit, or adds no work.
 
     """
 
@@ -91,6 +98,7 @@ class DataflowGraph:
         inputs: Sequence[str],
         exits: Sequence[str],
         companions: Mapping[str, Sequence[str]] = MappingProxyType({}),
+        find_blocker: Callable[[str], str | None] = lambda _: None,
     ) -> None:
         self.nodes = nodes
         self.inputs = tuple(inputs)
@@ -99,10 +107,11 @@ class DataflowGraph:
         self.producer = {value: index for index, node in enumerate(nodes) for value in node.outputs}
         self.non_constant = self._non_constant()
         self.owner: dict[int, int] = {}
+        self._find_blocker = find_blocker
         self._check_sources()
         for stage, exit_name in enumerate(self.exits):
             visited, _ = self.walk_upstream([exit_name], lambda value: self.producer[value] in self.owner)
-            if not self._is_work(visited):
+            if not self._is_work(visited) or (stage and self._is_computed_before(stage, visited)):
                 raise CompileError(self._no_work(stage))
             needed, _ = self.walk_upstream(self.targets[stage], lambda value: self.producer[value] in self.owner)
             self.owner |= dict.fromkeys(needed, stage)
@@ -185,17 +194,50 @@ class DataflowGraph:
         found = [self.nodes[index] for index in indices]
         return any(not node.is_alias and not self.non_constant.isdisjoint(node.outputs) for node in found)
 
+    def _is_computed_before(self, stage: int, own: Collection[int]) -> bool:
+        """Return True if a stage only takes its exit out of tensors that earlier exits are taken out of, too.
+
+        Elementwise operators after that are no work: all matmuls and convolutions are in earlier stages.
+        """
+        nodes = [self.nodes[index] for index in own if not self.non_constant.isdisjoint(self.nodes[index].outputs)]
+        if all(node.moves_data or node.is_alias for node in nodes):
+            return True
+        if any(node.recompute == "never" for node in nodes):
+            return False
+        return not self._selected_from(self.exits[stage : stage + 1]).isdisjoint(
+            self._selected_from(self.exits[:stage])
+        )
+
+    def _selected_from(self, exits: Sequence[str]) -> set[str]:
+        """Return the tensors of which exits are parts, also if other operators than matmuls and convolutions follow."""
+        nodes, producer = self.nodes, self.producer
+        found, _ = self.walk_upstream(exits, lambda value: nodes[producer[value]].recompute == "never")
+        return {value for index in found if nodes[index].selects for value in nodes[index].inputs} & self.non_constant
+
     def _no_work(self, stage: int) -> str:
-        """Return the error message for an exit whose nodes all belong to earlier stages."""
+        """Return the error message for an exit that earlier stages compute."""
         exit_name = self.exits[stage]
         if not stage:
             return f"exit '{exit_name}' is a copy of a model input; select exits with --exits"
-        problem = f"exit '{exit_name}' adds no node after '{self.exits[stage - 1]}'"
+        last = self.exits[stage - 1]
         earlier, _ = self.walk_upstream(self.exits[:stage], lambda _: False)
-        visited, _ = self.walk_upstream([exit_name], lambda value: self.producer[value] in earlier)
-        if self._is_work(visited):
+        alone, _ = self.walk_upstream([exit_name], lambda value: self.producer[value] in earlier)
+        if self._is_work(alone) and self._is_computed_before(stage, alone):
+            together = self._find_blocker(exit_name) or self._last_computation(exit_name)
+            return (
+                f"exit '{exit_name}' needs no work beyond that of '{last}': {together} computes the exits together, in "
+                "one tensor; compute each exit from its own features, or select exits with --exits"
+            )
+        problem = f"exit '{exit_name}' adds no node after '{last}'"
+        if self._is_work(alone):
             return f"{problem}: the companions of earlier exits need all of its nodes; choose other outputs for them"
         return f"{problem}: earlier exits need all of its nodes; select exits with --exits"
+
+    def _last_computation(self, exit_name: str) -> str:
+        """Return the label of the last node before an exit that does more than move data."""
+        _, ends = self.walk_upstream([exit_name], lambda value: not self.nodes[self.producer[value]].moves_data)
+        last = self.in_graph_order(ends & self.non_constant)
+        return self.nodes[self.producer[last[-1]]].label if last else "no operator"
 
 
 def carry_candidates(flow: DataflowGraph, known: Mapping[str, CarryCandidate | None]) -> set[str]:

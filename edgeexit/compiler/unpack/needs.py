@@ -32,6 +32,8 @@ class Evaluation(NamedTuple):
     """Needs that are computed from the operands of their pulls; the others are slices of the full values."""
     replaced: set[ir.Value]
     """Outputs of selectors that are computed without the full tensor."""
+    behind: "ExpensiveNodes"
+    """What each value and region needs."""
 
 
 class NeedGraph:
@@ -80,7 +82,7 @@ class NeedGraph:
 
     def evaluate(self, enabled: Collection[ir.Value]) -> Evaluation:
         """Return what the exits need if the selectors with outputs in `enabled` are replaced where that helps."""
-        state = _Bits({need: 0 if is_slice(need[1]) else None for need in self.pulls})
+        state = ExpensiveNodes({need: 0 if is_slice(need[1]) else None for need in self.pulls})
         replaced: set[ir.Value] = set()
         for node in self._nodes:
             own = self._own.get(node, 0)
@@ -94,9 +96,9 @@ class NeedGraph:
                     replaced.add(output)
                     state.of_value[output] = bits
         exits = tuple(state.of_value.get(value, 0) for value in self._graph.outputs)
-        return Evaluation(exits, state.pushed, replaced)
+        return Evaluation(exits, state.pushed, replaced, state)
 
-    def _decide(self, value: ir.Value, own: int, state: "_Bits") -> None:
+    def _decide(self, value: ir.Value, own: int, state: "ExpensiveNodes") -> None:
         """Decide for all needs of a value together whether they are computed from parts of its node's inputs."""
         total = state.of_value[value]
         found: dict[Need, int | None] = {}
@@ -170,7 +172,7 @@ class NeedGraph:
         return fresh
 
 
-class _Bits:
+class ExpensiveNodes:
     """The matmuls and convolutions that values and regions need, as bit sets; None if a region cannot be computed."""
 
     def __init__(self, of_need: dict[Need, int | None]) -> None:
