@@ -111,6 +111,25 @@ def convert_exits(model: ir.Model, forms: Mapping[str, ExitForm]) -> None:
     infer_shapes(model)
 
 
+def check_classes(graph: ir.Graph, exits: Sequence[str], *, task: Task) -> None:
+    """Raise CompileError for an exit of a converted graph whose number of classes is a symbolic dimension of an input.
+
+    Logits [B, T] or [B, C, T] of tokens look like logits of T classes in a run on samples of one length.
+    """
+    sizes = {size.value for value in graph.inputs for size in list(value.shape or ())[1:] if not isinstance(size, int)}
+    outputs = {str(value.name): value for value in graph.outputs}
+    for name in exits:
+        shape = outputs[name].shape
+        size = None if shape is None else shape[1]
+        if isinstance(size, ir.SymbolicDim) and size.value is not None and size.value in sizes:
+            advice = {
+                "classification": "for one logit per token, give --task tagging",
+                "segmentation": "return maps [batch, classes, height, width]",
+                "tagging": "return logits [batch, tokens, classes], e.g. with logits.transpose(1, 2)",
+            }[task]
+            raise CompileError(f"exit '{name}' has as many classes as the size '{size.value}' of an input; {advice}")
+
+
 def cast_exits(model: ir.Model, exits: Sequence[str]) -> None:
     """Append a cast to float32 to each exit that is float16, bfloat16 or float64; the exits keep their names.
 

@@ -16,7 +16,7 @@ from edgeexit.compiler.companion_values import (
     run_companions,
 )
 from edgeexit.compiler.companions import Companions
-from edgeexit.compiler.exit_forms import cast_exits, convert_exits, to_logits
+from edgeexit.compiler.exit_forms import cast_exits, check_classes, convert_exits, to_logits
 from edgeexit.compiler.exit_outputs import ExitFormat, Logits, exit_format_of, run_exits
 from edgeexit.compiler.export.exit_module import run_module
 from edgeexit.compiler.export.model import ExportedModel
@@ -188,6 +188,7 @@ def _run_original(
     check_companions_independent(session, samples, exported.companions, beside, rounding)
     check_no_probabilities(exported.model.graph, logits)
     convert_exits(exported.model, exit_format.forms)
+    check_classes(exported.model.graph, exported.exits, task=exit_format.task)
     return exit_format, samples, logits, beside
 
 

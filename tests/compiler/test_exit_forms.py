@@ -238,3 +238,23 @@ def test_the_calibration_data_may_have_another_number_of_tokens_than_the_example
     fidelity = compile_bundle(path, tmp_path / "bundle", options).manifest.fidelity
     assert fidelity is not None
     assert fidelity.exits["e1"].accuracy_fp32 == 1
+
+
+@pytest.mark.parametrize(
+    ("task", "body", "outputs", "message"),
+    [
+        (None, "e0 = Squeeze(p, last) e1 = Squeeze(q, last)", "float[N,T]", "'T' of an input; for one logit per token"),
+        (
+            "tagging",
+            "e0 = Transpose<perm = [0, 2, 1]>(p) e1 = Transpose<perm = [0, 2, 1]>(q)",
+            "float[N,1,T]",
+            r"exit 'e0' has as many classes as the size 'T' of an input; .*logits.transpose\(1, 2\)",
+        ),
+    ],
+)
+def test_a_number_of_classes_that_depends_on_the_length_is_rejected(tmp_path, task, body, outputs, message):
+    text = f'<ir_version: 9, opset_import: ["": 18]> g (float[N,T,8] x) => ({outputs} e0, {outputs} e1) {{'
+    text += f"{HEAD} p = MatMul(h, one) q = MatMul(s, one) last = Constant<value_ints = [2]>() {body} }}"
+    path = save_graph(tmp_path / "model.onnx", text, a=(8, 8), one=(8, 1))
+    with pytest.raises(CompileError, match=message):
+        compile_bundle(path, tmp_path / "bundle", CompileOptions(task=task))
