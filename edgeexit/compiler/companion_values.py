@@ -43,6 +43,17 @@ class _Tolerance(NamedTuple):
     """For integers and booleans: fraction of the values."""
 
 
+def check_companion_types(graph: ir.Graph, companions: Companions) -> None:
+    """Raise CompileError for a companion of a type that numpy does not have, or that is no tensor of numbers."""
+    types = {str(value.name): value.dtype for value in graph.outputs}
+    for companion in companions:
+        dtype = types[companion.tensor]
+        if dtype is None or dtype == ir.DataType.UNDEFINED:
+            continue  # `run_companions` checks the array
+        if dtype.numpy().kind not in _NUMERIC_KINDS:
+            raise CompileError(f"{_subject(companion)} is {dtype.name.lower()}; return a type of numpy, e.g. float32")
+
+
 def run_companions(
     session: ReferenceSession, samples: Inputs, companions: Companions, *, batch_size: int
 ) -> CompanionValues:
@@ -117,6 +128,8 @@ def check_companions_against_torch(
     for companion in companions:
         expected = module_outputs[companion.output]
         found = values[companion.tensor][: len(expected)]
+        if expected.dtype.kind == "c":
+            raise CompileError(f"{_subject(companion)} is complex; return its real and its imaginary part")
         if found.dtype.kind == "f":  # `run_module` returns float32
             found = found.astype(expected.dtype)
         _require_equal(

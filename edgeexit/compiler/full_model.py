@@ -11,6 +11,7 @@ import onnx_ir as ir
 from edgeexit.bundle.manifest import Precision, Task
 from edgeexit.compiler.companion_values import (
     CompanionValues,
+    check_companion_types,
     check_companions_against_torch,
     check_companions_independent,
     run_companions,
@@ -90,6 +91,7 @@ def prepare_full_model(
     CompileError for a model that does not run, has invalid exits, mixes samples, differs from torch, or cannot be
     converted to the precision; DataError for samples or calibration data that do not match the model.
     """
+    check_companion_types(exported.model.graph, exported.companions)
     check_activations(exported.model.graph, exported.exits)
     cast_exits(exported.model, exported.exits)
     if request.precision == "fp32":

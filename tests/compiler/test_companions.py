@@ -265,6 +265,27 @@ def test_companions_are_compared_with_torch():
         check_companions_against_torch(companions, values, {"b": np.zeros((3, 1), np.float32), "h": values["h"]}, FP32)
 
 
+@pytest.mark.parametrize(
+    ("type_", "message"), [("bfloat16", "is bfloat16; return a type of numpy"), ("string", "is string; return a type")]
+)
+def test_companions_of_types_that_numpy_does_not_have_are_refused(tmp_path, type_, message):
+    number = {"bfloat16": 16, "string": 8}[type_]
+    body = f"e0 = MatMul(x, a) c0 = Cast<to = {number}>(e0) e1 = MatMul(e0, c) c1 = Cast<to = {number}>(e1)"
+    outputs = f"float[N,3] e0, float[N,3] e1, {type_}[N,3] c0, {type_}[N,3] c1"
+    path = graphs.two_heads(tmp_path / "m.onnx", body, outputs)
+    with pytest.raises(CompileError, match=f"^companion 'box': output 'c0' {message}"):
+        compile_bundle(path, tmp_path / "bundle", CompileOptions(companions={"box": ("c0", "c1")}))
+
+
+def test_a_complex_companion_of_torch_is_refused():
+    (companion,) = companions = (Companion("wave", "e0", "w", "w"),)
+    parts = np.zeros((2, 4, 2), np.float32)
+    with pytest.raises(
+        CompileError, match="companion 'wave': output 'w' is complex; return its real and its imaginary"
+    ):
+        check_companions_against_torch(companions, {companion.tensor: parts}, {"w": parts[..., 0] + 0j}, FP32)
+
+
 def test_an_output_that_several_exits_share_has_one_tensor_for_each():
     found = assign_companions({"box": ("b", "b"), "other": ("b", "c")}, ("e0", "e1"))
     assert found == (
