@@ -56,9 +56,11 @@ def parameters_of(module: torch.nn.Module) -> ForwardParameters:
     parameters = inspect.signature(module.forward).parameters.values()
     kinds = {p.kind for p in parameters}
     named = [p for p in parameters if p.kind not in {p.VAR_POSITIONAL, p.VAR_KEYWORD}]
+    in_spec = getattr(module, "_in_spec", None)  # of the module of an exported program, which takes no other call
+    positional = 0 if in_spec is None else in_spec.child(0).num_children
     return ForwardParameters(
         {p.name: p.default for p in named},
-        tuple(p.name for p in named if p.kind == p.POSITIONAL_ONLY),
+        tuple(p.name for index, p in enumerate(named) if p.kind == p.POSITIONAL_ONLY or index < positional),
         tuple(p.name for p in named if p.kind == p.KEYWORD_ONLY),
         takes_args=inspect.Parameter.VAR_POSITIONAL in kinds,
         takes_kwargs=inspect.Parameter.VAR_KEYWORD in kinds,

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import keyword
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
@@ -83,11 +84,9 @@ class ExitModule(torch.nn.Module):
                 self._steps = [found[name].steps for name in self.outputs]
             return tuple([pick_output(returned, steps) for steps in self._steps])
 
-        names = [spec.name for spec in self.inputs]
-        if all(name.isidentifier() for name in names):
-            kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-            parameters = [inspect.Parameter(name, kind) for name in names]
-            forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        parameters = [inspect.Parameter(name, kind) for name in _python_names([spec.name for spec in self.inputs])]
+        forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         return forward
 
 
@@ -178,6 +177,12 @@ def without_prefix(name: str) -> str:
     """Remove `model.`, or the `/model/` of the TorchScript exporter."""
     script = f"/{_ATTRIBUTE}/"
     return f"/{name.removeprefix(script)}" if name.startswith(script) else name.removeprefix(f"{_ATTRIBUTE}.")
+
+
+def _python_names(names: Sequence[str]) -> list[str]:
+    """Return the names, with those replaced that a parameter cannot have."""
+    are_valid = all(name.isidentifier() and not keyword.iskeyword(name) for name in names)
+    return list(names) if are_valid else [f"input_{index}" for index in range(len(names))]
 
 
 def _run(module: ExitModule, samples: Inputs, *, chosen: bool = False) -> Any:

@@ -40,7 +40,7 @@ def flatten_outputs(returned: object) -> dict[str, Output]:
     """
     parts = _parts(returned)
     if parts is None:
-        return {"exit0": Output((), returned)}
+        return {} if returned is None else {"exit0": Output((), returned)}
     is_flat = isinstance(returned, tuple | list) and not _fields(returned)
     if is_flat and not any(_leaves(value, (), ()) for _, _, value in parts if _parts(value) is not None):
         leaves = [
@@ -104,9 +104,15 @@ def choose_outputs(
 def _check_all(tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> None:
     """Raise CompileError, which lists all outputs, if the tensors cannot be exits of one model."""
     if not tensors:
-        found = listed([f"'{name}' {_text(value)}" for name, value in values.items()]) or "nothing"
+        found = listed([f"'{name}' {_text(value)}" for name, value in values.items()]) or "None"
         raise CompileError(
-            f"forward returns no tensors, but {found}; return the logits of the exits in a tuple, list or dict"
+            f"forward returns {found}, which has no tensors; return the logits of the exits in a tuple, list or dict"
+        )
+    if len(tensors) < _MIN_EXITS:
+        (found,) = (f"'{name}' {_text(value)}" for name, value in tensors.items())
+        raise CompileError(
+            f"the model has 1 exit; an early-exit model returns at least 2, shallow to deep; forward returns {found}; "
+            "if it holds all exits, split it, for example with unbind(0)"
         )
     forms = {_form(value) for value in tensors.values()}
     if len(forms) > 1 or None in forms:

@@ -18,6 +18,8 @@ from edgeexit.compiler.library_output import silence_libraries
 from edgeexit.errors import CompileError
 
 _MODELS: Final = re.compile(r"(?:.*/)?models/(?P<name>[^/]+)\.json")
+_PROGRAM: Final = "model"
+"""Name of the program that torch.export.save writes."""
 _OLD_PROGRAM: Final = "serialized_exported_program.json"
 """Where torch 2.7 and older store the program."""
 _COMPILED: Final = "data/aotinductor/"
@@ -107,6 +109,12 @@ def _check_archive(path: Path) -> None:
     if not programs and any(_COMPILED in name for name in names):
         raise CompileError(
             f"model '{path}' contains compiled code of AOTInductor, not a program; write it with torch.export.save"
+        )
+    models = [match["name"] for name in names if (match := _MODELS.fullmatch(name))]
+    if models and _PROGRAM not in models:
+        raise CompileError(
+            f"model '{path}' contains no program '{_PROGRAM}', but {', '.join(models)}; write one program with "
+            "torch.export.save"
         )
     for name in names:
         if _COMPILED in name:

@@ -27,7 +27,7 @@ def load_torch_file(path: Path, *, trust_pickle: bool = False) -> torch.nn.Modul
     """
     names = _names_in(path)
     is_program = any(name.endswith(_PROGRAM_FILES) for name in names)
-    if is_program or (path.suffix == PROGRAM_SUFFIX and not _is_script(names)):
+    if is_program or (path.suffix == PROGRAM_SUFFIX and not names):
         return load_program(path, trust_pickle=trust_pickle)
     if _is_script(names):
         try:
