@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from edgeexit.cli.advice import how_to_get_a_policy
-from edgeexit.console import next_step, notes, print_json, print_table, show_progress, warn
+from edgeexit.console import next_step, notes, print_json, print_table, printable, show_progress, warn
 from edgeexit.formatting import percent
 from edgeexit.progress import Progress
 
@@ -84,6 +84,10 @@ def compile_command(
         typer.Option(help="NAME=MIN,OPT,MAX sizes of a symbolic input dimension, for TensorRT plans. Repeatable."),
     ] = None,
     class_names: Annotated[Path | None, typer.Option(help="Text file with the class names, one per line.")] = None,
+    exporter: Annotated[
+        str,
+        typer.Option(help="How to trace a torch module: auto, export or strict (both torch.export), torchscript."),
+    ] = "auto",
     trust_pickle: Annotated[
         bool, typer.Option(help="Load a .pt2 file that can run code on this machine while it is loaded.")
     ] = False,
@@ -129,6 +133,7 @@ def compile_command(
             keep_fp32=keep_fp32 or (),
             max_loss=max_loss,
             dimensions=parse_dimensions(dimension or ()),
+            exporter=exporter,  # type: ignore[arg-type]
             trust_pickle=trust_pickle,
             name=name,
             class_names=None if class_names is None else load_class_names(class_names),
@@ -148,6 +153,8 @@ def compile_command(
     _print_stages(manifest)
     kind = "real" if manifest.proof.source == "data" else "random"
     notes.print(f"proven on {manifest.proof.samples} {kind} samples; digest {bundle.digest[:12]}")
+    if manifest.companions:
+        notes.print(f"companions of every exit: {printable(', '.join(manifest.companions))}")
     device = load_target(manifest.target)
     if manifest.precision not in device.precisions:
         notes.print(f"{manifest.precision} is rarely faster on {manifest.target}; measure it with `edgeexit profile`")

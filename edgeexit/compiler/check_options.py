@@ -12,7 +12,7 @@ from edgeexit.compiler.export.arguments import input_names, order_inputs
 from edgeexit.compiler.export.inputs import parse_inputs, specs_of
 from edgeexit.compiler.export.mask_inputs import check_masks
 from edgeexit.compiler.export.source import Loaded, OnnxFile
-from edgeexit.compiler.options import CompileOptions
+from edgeexit.compiler.options import CompileOptions, Exporter
 from edgeexit.compiler.precision.reduce import check_precision
 from edgeexit.datasets import LABELS, Dataset, Inputs, as_dataset, check_finite, check_inputs
 from edgeexit.errors import CompileError, DataError
@@ -43,6 +43,7 @@ def check_options(
             raise CompileError(f"the option {name} is '{value}'; give a list of texts")
     _require_known("precision", options.precision, get_args(Precision))
     _require_known("task", options.task, get_args(Task))
+    _require_known("exporter", options.exporter, get_args(Exporter))
     if not 0 <= options.max_loss <= 1:
         raise CompileError(f"the max loss is {options.max_loss:g}; it is a fraction of the samples, from 0 to 1")
     check_companion_names(options.companions)
@@ -60,8 +61,8 @@ def check_options(
 def check_for_model(options: CompileOptions, specs: Sequence[TensorSpec], loaded: Loaded) -> None:
     """Check what needs the names of the model's inputs; a torch module is not run and not exported.
 
-    Raises CompileError for a range of a dimension that no input has and for a mask that is no input, DataError for
-    samples that do not match the inputs or are not finite.
+    Raises CompileError for an exporter if the model is a graph already, for a range of a dimension that no input has
+    and for a mask that is no input, DataError for samples that do not match the inputs or are not finite.
     """
     example = arrays_of(options.example) or arrays_of(options.calibration)
     if isinstance(loaded, torch.nn.Module):
@@ -71,6 +72,8 @@ def check_for_model(options: CompileOptions, specs: Sequence[TensorSpec], loaded
             check_masks(found, options.masks)
             _check_samples(options, () if specs else found)  # `check_options` checked them if there are `specs`
         return
+    if options.exporter != "auto":
+        raise CompileError(f"the exporter '{options.exporter}' traces torch modules, but the model is a graph already")
     if isinstance(loaded, OnnxFile):
         names = [str(value.name) for value in loaded.model.graph.inputs]
     else:

@@ -90,6 +90,7 @@ def compile_bundle(
             opset=device.opset,
             exits=options.exits,
             companions=options.companions,
+            exporter=options.exporter,
             progress=progress,
         )
         exported = declare_masks(exported, options.masks, is_random=example is None)

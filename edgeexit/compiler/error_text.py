@@ -1,6 +1,7 @@
 """Shortens the errors of libraries to one line, and finds the place in the user's code."""
 
 import contextlib
+import inspect
 import re
 import traceback
 from pathlib import Path
@@ -58,10 +59,15 @@ def place_in_stack_trace(text: str, *, library: Path) -> str | None:
 
 def place_of_caller(*, library: Path) -> str | None:
     """Return `file.py:line` of the innermost frame of user code that runs now, or None if there is none."""
-    for frame, line in traceback.walk_stack(None):
+    for frame, line in traceback.walk_stack(inspect.currentframe()):
         if _is_user_code(frame.f_code.co_filename, library):
             return _place(frame.f_code.co_filename, line)
     return None
+
+
+def place_of(filename: str, line: int, *, library: Path) -> str | None:
+    """Return `file.py:line`, or None if the file is not user code."""
+    return _place(filename, line) if _is_user_code(filename, library) else None
 
 
 def _is_user_code(filename: str, library: Path) -> bool:

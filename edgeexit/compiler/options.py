@@ -1,11 +1,15 @@
 """The options of a compilation."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import msgspec
 
 from edgeexit.bundle.manifest import Precision, Task
 from edgeexit.datasets import Dataset, Inputs
+
+Exporter = Literal["auto", "export", "strict", "torchscript"]
+"""`export` and `strict` are the two modes of torch.export; `auto` tries all three in this order."""
 
 
 class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -47,6 +51,10 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     Without labels: if more than this fraction of its predictions differ from fp32."""
     dimensions: Mapping[str, tuple[int, int, int]] = {}
     """Symbolic dimension of an input -> (min, optimal, max) size; only for TensorRT targets."""
+    exporter: Exporter = "auto"
+    """How a torch module is traced: with torch.export in its default or strict mode, or with TorchScript.
+
+    `auto` tries them in this order. A trace that would be wrong for other data is an error."""
     trust_pickle: bool = False
     """Load a `.pt2` file even if that can run code that is stored in the file."""
     name: str | None = None

@@ -5,10 +5,11 @@ import math
 from typing import Any, Final
 
 import onnx_ir as ir
-from onnxscript import opset18 as op
+from onnxscript import opset18
 
 from edgeexit.errors import CompileError
 
+_op: Any = opset18  # its types do not know values under construction
 _HEADS: Final = -3
 """Axis of the heads in a query, key or value [..., heads, length, size]."""
 
@@ -50,24 +51,24 @@ def translate_attention(
     if enable_gqa:
         key, value = (_repeat_heads(tensor, query.shape[_HEADS]) for tensor in (key, value))
     swapped = [*range(rank - 2), rank - 1, rank - 2]
-    scaled = op.Mul(query, op.Constant(value=ir.tensor(scale, dtype=query.dtype)))
-    scores = op.MatMul(scaled, op.Transpose(key, perm=swapped))
-    zero = op.Constant(value=ir.tensor(0.0, dtype=query.dtype))
+    scaled = _op.Mul(query, _op.Constant(value=ir.tensor(scale, dtype=query.dtype)))
+    scores = _op.MatMul(scaled, _op.Transpose(key, perm=swapped))
+    zero = _op.Constant(value=ir.tensor(0.0, dtype=query.dtype))
     if is_causal:
-        lowest = op.Constant(value=ir.tensor(query.dtype.min, dtype=query.dtype))
-        scores = op.Add(scores, op.Where(_causal_mask(query, key), zero, lowest))
+        lowest = _op.Constant(value=ir.tensor(query.dtype.min, dtype=query.dtype))
+        scores = _op.Add(scores, _op.Where(_causal_mask(query, key), zero, lowest))
     if attn_mask is None:
-        return op.MatMul(op.Softmax(scores, axis=-1), value)
+        return _op.MatMul(_op.Softmax(scores, axis=-1), value)
     if attn_mask.dtype == ir.DataType.BOOL:
-        lowest = op.Constant(value=ir.tensor(query.dtype.min, dtype=query.dtype))
-        added = op.Where(attn_mask, zero, lowest)
-        attends = op.Cast(op.ReduceMax(op.Cast(attn_mask, to=ir.DataType.INT32), [-1]), to=ir.DataType.BOOL)
+        lowest = _op.Constant(value=ir.tensor(query.dtype.min, dtype=query.dtype))
+        added = _op.Where(attn_mask, zero, lowest)
+        attends = _op.Cast(_op.ReduceMax(_op.Cast(attn_mask, to=ir.DataType.INT32), [-1]), to=ir.DataType.BOOL)
     else:
         added = attn_mask
-        nothing = op.Constant(value=ir.tensor(-math.inf, dtype=attn_mask.dtype))
-        attends = op.Greater(op.ReduceMax(attn_mask, [-1]), nothing)
-    weights = op.Softmax(op.Add(scores, added), axis=-1)
-    return op.Where(attends, op.MatMul(weights, value), zero)
+        nothing = _op.Constant(value=ir.tensor(-math.inf, dtype=attn_mask.dtype))
+        attends = _op.Greater(_op.ReduceMax(attn_mask, [-1]), nothing)
+    weights = _op.Softmax(_op.Add(scores, added), axis=-1)
+    return _op.Where(attends, _op.MatMul(weights, value), zero)
 
 
 def _repeat_heads(tensor: Any, heads: int) -> Any:
@@ -75,11 +76,11 @@ def _repeat_heads(tensor: Any, heads: int) -> Any:
     *batch, own, _, size = tensor.shape
     if own == heads:
         return tensor
-    repeated = op.Expand(op.Unsqueeze(tensor, [-3]), [1, heads // own, 1, 1])
-    return op.Reshape(repeated, [*(0 for _ in batch), heads, -1, size])
+    repeated = _op.Expand(_op.Unsqueeze(tensor, [-3]), [1, heads // own, 1, 1])
+    return _op.Reshape(repeated, [*(0 for _ in batch), heads, -1, size])
 
 
 def _causal_mask(query: Any, key: Any) -> Any:
     """Return [L, S] bool: True where the key's position is at most the query's."""
-    queries, keys = (op.Range(0, op.Squeeze(op.Shape(tensor, start=-2, end=-1)), 1) for tensor in (query, key))
-    return op.GreaterOrEqual(op.Unsqueeze(queries, [1]), keys)
+    queries, keys = (_op.Range(0, _op.Squeeze(_op.Shape(tensor, start=-2, end=-1)), 1) for tensor in (query, key))
+    return _op.GreaterOrEqual(_op.Unsqueeze(queries, [1]), keys)

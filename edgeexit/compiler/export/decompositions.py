@@ -45,7 +45,8 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
         if node.target is _ATEN.view.default:  # a replaced operator may have other strides
             node.target = _ATEN.reshape.default
     program.graph_module.recompile()
-    return program.run_decompositions(dict(table))
+    decomposed: ExportedProgram = program.run_decompositions(dict(table))
+    return decomposed
 
 
 def _calls(module: torch.fx.GraphModule) -> Iterator[torch.fx.Node]:
@@ -63,7 +64,7 @@ def _applies(op: Any, node: torch.fx.Node) -> bool:
 
 
 def _takes_indices(user: torch.fx.Node) -> bool:
-    return user.target is not operator.getitem or (user.args[1] == 1 and bool(user.users))
+    return user.target is not operator.getitem or bool(user.args[1] == 1 and user.users)
 
 
 def _adaptive_max_pool(tensor: torch.Tensor, sizes: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -91,7 +92,8 @@ def _pool(
             raise CompileError(f"adaptive pooling to {count} needs a known size; give that dimension as a number")
     if all(isinstance(size, int) and size % count == 0 for size, count in zip(given, sizes, strict=True)):
         kernel = [size // count for size, count in zip(given, sizes, strict=True)]
-        return pools[len(sizes) - 1](tensor, kernel, kernel)
+        pooled: torch.Tensor = pools[len(sizes) - 1](tensor, kernel, kernel)
+        return pooled
     for axis, count in enumerate(sizes, start=first):
         size = tensor.shape[axis]
         if count == 1:
@@ -168,8 +170,8 @@ def _powers_below(size: int) -> Iterator[int]:
 
 
 def _masked_select(tensor: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    selected, mask = torch.broadcast_tensors(tensor, mask)
-    return _ATEN.index.Tensor(selected, [mask])
+    shape = torch.broadcast_shapes(tensor.shape, mask.shape)  # type: ignore[no-untyped-call]
+    return tensor.expand(shape)[mask.expand(shape)]
 
 
 def _kth_value(tensor: torch.Tensor, k: int, dim: int = -1, keepdim: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
@@ -225,9 +227,9 @@ def _grouped_convolution(
     if isinstance(groups, int):
         return NotImplemented
     added = 2 - len(weight.shape[2:])  # a 1-D convolution is one over an image of height 1
-    kernel = [*[1] * added, *weight.shape[2:]]
+    kernel = (*[1] * added, *weight.shape[2:])
     strides, paddings, dilations = (
-        [*[neutral] * added, *(given if len(given) > 1 else [*given] * (2 - added))]
+        (*[neutral] * added, *(given if len(given) > 1 else [*given] * (2 - added)))
         for given, neutral in ((stride, 1), (padding, 0), (dilation, 1))
     )
     count, channels = tensor.shape[0], weight.shape[1]

@@ -17,10 +17,12 @@ from edgeexit.compiler.export.inputs import Arrays, draw_samples, sizes_given, s
 from edgeexit.compiler.export.normalise import input_specs, normalise
 from edgeexit.compiler.export.program_module import ProgramModule, output_names_of, with_plain_dimensions
 from edgeexit.compiler.export.source import Loaded, OnnxFile
-from edgeexit.compiler.export.torch_export import export_module, name_inputs, to_onnx
+from edgeexit.compiler.export.torch_export import name_inputs, to_onnx
+from edgeexit.compiler.export.tracers import trace
 from edgeexit.compiler.export.upgrade_opset import upgrade_opset
 from edgeexit.compiler.file_conversion import FileConversion
 from edgeexit.compiler.opset.lowering import WORKING_OPSET, lower_opset
+from edgeexit.compiler.options import Exporter
 from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError
 from edgeexit.progress import NO_PROGRESS, Progress
@@ -55,6 +57,7 @@ def export_model(
     opset: int,
     exits: Sequence[str] = (),
     companions: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    exporter: Exporter = "auto",
     progress: Progress = NO_PROGRESS,
 ) -> ExportedModel:
     """Convert a model to a normalised graph for operator set `opset`, or 18 if `opset` is older.
@@ -68,13 +71,14 @@ def export_model(
         opset: newest operator set that the target supports.
         exits: names of the outputs that are exits, or patterns, shallow to deep; default: all that are no companions.
         companions: companion name -> names or patterns of its outputs, in the order of the exits.
+        exporter: how a torch module is traced.
         progress: receives warnings.
 
     Raises CompileError for a model that cannot be converted, or whose inputs do not match `inputs`, or outputs that
     cannot be exits; DataError for an example that does not match the model.
 
     """
-    request = _Request(inputs, example, opset, exits, companions)
+    request = _Request(inputs, example, opset, exits, companions, exporter)
     if isinstance(loaded, torch.nn.Module):
         return _export_module(loaded, request, progress)
     if isinstance(loaded, OnnxFile):
@@ -96,6 +100,7 @@ class _Request(NamedTuple):
     opset: int
     exits: Sequence[str]
     companions: Mapping[str, Sequence[str]]
+    exporter: Exporter
 
 
 def _export_module(module: torch.nn.Module, request: _Request, progress: Progress) -> ExportedModel:
@@ -107,7 +112,7 @@ def _export_module(module: torch.nn.Module, request: _Request, progress: Progres
     specs = order_inputs(module, given or specs_of(example or {}, input_names(module, example or {})))
     samples = draw_samples(specs) if example is None else take_samples(example, specs)
     wrapped = wrap_module(module, specs, samples, request.exits, request.companions, progress=progress)
-    model = to_onnx(export_module(wrapped, specs, samples), opset=request.opset)
+    model = trace(wrapped, specs, samples, opset=request.opset, exporter=request.exporter, progress=progress)
     remove_prefix(model)
     name_inputs(model.graph, specs)
     normalise(model, exits=output_tensors(wrapped.exits, wrapped.companions))

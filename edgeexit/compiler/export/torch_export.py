@@ -1,7 +1,7 @@
 """Exports a torch module or exported program to an ONNX graph with a dynamic batch, by torch.export."""
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import onnx_ir as ir
 import torch
@@ -14,7 +14,14 @@ from edgeexit.compiler.export.decompositions import decompose
 from edgeexit.compiler.export.evaluation import in_eval_mode
 from edgeexit.compiler.export.exit_module import ExitModule, tensors_of, without_prefix
 from edgeexit.compiler.export.inputs import repeat_to
-from edgeexit.compiler.export.trace_errors import conversion_failure, trace_failure
+from edgeexit.compiler.export.trace_errors import (
+    CHANGES_BUFFER,
+    UnsafeForwardError,
+    at,
+    conversion_failure,
+    place_of_guard,
+    trace_failure,
+)
 from edgeexit.compiler.graph import rename_dimensions
 from edgeexit.compiler.library_output import silence_libraries
 from edgeexit.datasets import Inputs
@@ -23,7 +30,9 @@ from edgeexit.errors import CompileError
 EXPORT_BATCH: Final = 2
 """Number of samples that a module is traced with; torch.export would specialise a batch of 1."""
 _OPSETS: Final = (18, 20)  # torch writes no older opset, and the runtimes do not fully support newer ones
-_TRANSLATIONS: Final = {torch.ops.aten.scaled_dot_product_attention.default: translate_attention}
+_TRANSLATIONS: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
+    torch.ops.aten.scaled_dot_product_attention.default: translate_attention
+}
 
 
 def export_module(
@@ -81,10 +90,7 @@ def to_onnx(program: ExportedProgram, *, opset: int) -> ir.Model:
         raise CompileError("the model cannot be converted to ONNX: the exporter returned nothing")
     if exported.exported_program is not None:
         for name in exported.exported_program.graph_signature.buffers_to_mutate.values():
-            raise CompileError(
-                f"forward changes the buffer '{without_prefix(name)}', but a stage has no state; "
-                "change buffers in training mode only"
-            )
+            raise UnsafeForwardError(CHANGES_BUFFER.format(without_prefix(name)))
     return exported.model
 
 
@@ -113,6 +119,8 @@ def _check_batch(program: ExportedProgram) -> None:
         size = value.shape[0]
         bounds = program.range_constraints.get(size.node.expr) if isinstance(size, torch.SymInt) else None
         if bounds is not None and bounds.upper is not int_oo:
-            raise CompileError(
-                f"forward branches on the size of the batch: it takes another path for more than {bounds.upper} samples"
+            place = at(place_of_guard(size.node.shape_env, size.node.expr))
+            raise UnsafeForwardError(
+                f"forward branches on the size of the batch{place}: it takes another path for more than "
+                f"{bounds.upper} samples"
             )

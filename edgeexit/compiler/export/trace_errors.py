@@ -1,19 +1,32 @@
 """Describes the errors of torch's exporters in one line, with the place in the user's code."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from traceback import FrameSummary
+from typing import Final, TypeVar
 
+import sympy
 import torch
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
 
-from edgeexit.compiler.error_text import cause_of, place_in_stack_trace, place_in_user_code, reason_of
+from edgeexit.compiler.error_text import cause_of, place_in_stack_trace, place_in_user_code, place_of, reason_of
+from edgeexit.errors import CompileError
+
+_T = TypeVar("_T")
 
 TORCH: Final = Path(torch.__file__).parent
 """Folder of torch's code, which is not user code."""
 BRANCHES: Final = "forward branches on its data{}; return every exit and let the policy decide"
 CONVERTS: Final = "forward converts its data to a number{}; read sizes from shapes, and compute with tensors"
+CHANGES_BUFFER: Final = (
+    "forward changes the buffer '{}', but a stage has no state; change buffers in training mode only"
+)
 _BRANCH_ERROR: Final = "Could not guard on"  # the other message is "Could not extract specialized integer from"
 _SPECIALISED: Final = "specialized it to be a constant"
+
+
+class UnsafeForwardError(CompileError):
+    """A trace of forward would be wrong for other data, whichever exporter makes it."""
 
 
 def at(place: str | None) -> str:
@@ -27,12 +40,28 @@ def place_of_node(node: torch.fx.Node | None) -> str | None:
     return None if trace is None else place_in_stack_trace(trace, library=TORCH)
 
 
+def place_of_guard(environment: ShapeEnv, symbol: sympy.Symbol | None = None) -> str | None:
+    """Return `file.py:line` of the first user code that makes torch.export assume something about a size.
+
+    Without a symbol, of the first that assumes an equality.
+    """
+    for guard in environment.guards:
+        is_meant = isinstance(guard.expr, sympy.Eq) if symbol is None else symbol in guard.expr.free_symbols
+        for frame in (guard.sloc.maybe_user_loc, guard.sloc.framework_loc) if is_meant else ():
+            if isinstance(frame, FrameSummary) and (
+                place := place_of(frame.filename, frame.lineno or 0, library=TORCH)
+            ):
+                return place
+    return None
+
+
 def trace_failure(error: BaseException) -> str:
     """Describe an error of torch.export."""
     text = str(error)
     if _SPECIALISED in text:
         line = next(line for line in text.splitlines() if _SPECIALISED in line)
-        place = place_in_stack_trace(text, library=TORCH)
+        environment = _innermost(error, ShapeEnv)
+        place = None if environment is None else place_of_guard(environment)
         return (
             f"forward fixes the size of a dynamic dimension{at(place)} ({line.strip(' -').split('. ')[0]}); "
             "read sizes from x.shape instead of using constants, or give that dimension as a number"
@@ -52,15 +81,21 @@ def conversion_failure(error: BaseException, *, opset: int) -> str:
 
 
 def _node_of(error: BaseException) -> torch.fx.Node | None:
-    """Return the node that the exporter handled when it failed: the innermost one in the frames of the error."""
-    found = None
+    """Return the node that the exporter handled when it failed."""
+    return _innermost(error, torch.fx.Node, lambda node: node.op == "call_function")
+
+
+def _innermost(error: BaseException, kind: type[_T], is_meant: Callable[[_T], bool] = lambda _: True) -> _T | None:
+    """Return the object of a class in the innermost frame of an error, or of its causes, that has one as a variable."""
+    found: _T | None = None
     current: BaseException | None = error
     while current is not None:
         frame = current.__traceback__
         while frame is not None:
-            nodes = [value for value in frame.tb_frame.f_locals.values() if isinstance(value, torch.fx.Node)]
-            calls = [node for node in nodes if node.op == "call_function"]
-            found = calls[-1] if calls else found
+            values = [
+                value for value in frame.tb_frame.f_locals.values() if isinstance(value, kind) and is_meant(value)
+            ]
+            found = values[-1] if values else found
             frame = frame.tb_next
         current = current.__cause__ or current.__context__
     return found
