@@ -65,6 +65,8 @@ class Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
         self.names: set[str] = {""}
+        self.folds: list[Any] = []
+        """Values with the batch and another dimension in one."""
         self.data_dependent: set[str] = set()
         """Values that depend on the data of an input, not only on its shape."""
 

@@ -9,6 +9,7 @@ import onnx
 from onnx import helper
 
 from tests.compiler.graph_builder import BATCH, LENGTH, B, F, Graph, I, Value, num
+from tests.compiler.random_folds import FOLDS
 from tests.compiler.random_operators import STEPS, branch, loop, out, quantised
 
 
@@ -52,7 +53,7 @@ def random_model(rng: Random, *, steps: int) -> onnx.ModelProto:
     exits = rng.randint(2, 5)
     # ONNX Runtime 1.32 crashes if a subgraph captures a transposed dequantised value.
     excluded = rng.choice([{quantised}, {branch, loop}])
-    choices = [step for step in STEPS if step not in excluded]
+    choices = [step for step in (*STEPS, *FOLDS * rng.choice([0, 0, 1, 4])) if step not in excluded]
     found = 0
     for _ in range(exits):
         before = len(g.values)
