@@ -123,7 +123,8 @@ def arguments_of(module: torch.nn.Module, names: Sequence[str], *, use_args: boo
 
 def _script_parameters(module: torch.jit.ScriptModule) -> ForwardParameters:
     """Return the parameters in the schema of a ScriptModule's forward; it has neither `*args` nor `**kwargs`."""
-    arguments = module.forward.schema.arguments[1:]  # the first is self
+    method: Any = module.forward
+    arguments = method.schema.arguments[1:]  # the first is self
     return ForwardParameters(
         {each.name: each.default_value if each.has_default_value() else _MISSING for each in arguments}
     )

@@ -5,7 +5,8 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
-from torch._dynamo import OptimizedModule
+
+from edgeexit.compiler.export.unwrap import compiled_module_in
 
 
 def is_training(module: torch.nn.Module) -> bool:
@@ -31,11 +32,11 @@ def in_eval_mode(module: torch.nn.Module) -> Iterator[None]:
 def _without_compilation(module: torch.nn.Module) -> Iterator[None]:
     """Call submodules without torch.compile, which TorchScript cannot trace, while the block runs."""
     compiled = {each: each._compiled_call_impl for each in module.modules() if _is_compiled_in_place(each)}
-    wrappers = {each: each.forward for each in module.modules() if isinstance(each, OptimizedModule)}
+    wrappers = {each: each.forward for each in module.modules() if compiled_module_in(each) is not None}
     for each in compiled:
         each._compiled_call_impl = None
     for wrapper in wrappers:
-        wrapper.forward = wrapper._orig_mod.__call__
+        wrapper.forward = wrapper._orig_mod.__call__  # type: ignore[operator]
     try:
         yield
     finally:
@@ -47,5 +48,5 @@ def _without_compilation(module: torch.nn.Module) -> Iterator[None]:
 
 def _is_compiled_in_place(module: torch.nn.Module) -> bool:
     """Return True if `module.compile()` was called."""
-    is_wrapper = isinstance(module, torch.jit.ScriptModule | OptimizedModule)
+    is_wrapper = isinstance(module, torch.jit.ScriptModule) or compiled_module_in(module) is not None
     return not is_wrapper and module._compiled_call_impl is not None

@@ -110,7 +110,7 @@ def _check_archive(path: Path) -> None:
         raise CompileError(
             f"model '{path}' contains compiled code of AOTInductor, not a program; write it with torch.export.save"
         )
-    models = [match["name"] for name in names if (match := _MODELS.fullmatch(name))]
+    models = sorted({match["name"] for name in names if (match := _MODELS.fullmatch(name))})
     if models and _PROGRAM not in models:
         raise CompileError(
             f"model '{path}' contains no program '{_PROGRAM}', but {', '.join(models)}; write one program with "

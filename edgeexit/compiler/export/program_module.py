@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-import sympy
 import torch
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
@@ -93,7 +92,7 @@ def with_plain_dimensions(program: ExportedProgram) -> ExportedProgram:
     The conversion to ONNX takes plain symbols only. Raises CompileError if torch.export cannot trace the program again.
     """
     sizes = [size for value in _inputs_of(program) if isinstance(value, torch.Tensor) for size in value.shape]
-    derived = [s for s in sizes if isinstance(s, torch.SymInt) and not isinstance(s.node.expr, sympy.Symbol)]
+    derived = [s for s in sizes if isinstance(s, torch.SymInt) and not s.node.expr.is_Symbol]
     if not derived or program.example_inputs is None:
         return program
     shapes = [

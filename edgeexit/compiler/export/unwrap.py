@@ -4,7 +4,6 @@
 from typing import Final
 
 import torch
-from torch._dynamo import OptimizedModule
 from torch.optim.swa_utils import AveragedModel
 
 _WRAPPERS: Final = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel, AveragedModel)
@@ -14,12 +13,21 @@ _WRAPPERS: Final = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataPara
 def unwrap_module(module: torch.nn.Module) -> torch.nn.Module:
     """Return the module inside DataParallel, DistributedDataParallel, AveragedModel and torch.compile, in any order."""
     while True:
-        if isinstance(module, OptimizedModule):
-            module = module._orig_mod
+        compiled = compiled_module_in(module)
+        if compiled is not None:
+            module = compiled
         elif isinstance(module, _WRAPPERS):
             module = module.module
         else:
             return module
+
+
+def compiled_module_in(module: torch.nn.Module) -> torch.nn.Module | None:
+    """Return the module inside what torch.compile returns, None for another module.
+
+    The wrapper's class is not imported, because its package takes seconds to load.
+    """
+    return module._modules.get("_orig_mod") if type(module).__name__ == "OptimizedModule" else None
 
 
 def class_name_of(module: torch.nn.Module) -> str:
