@@ -121,10 +121,10 @@ def prove_conversion(
         with _advising(conversion):
             found = converted.run(batch, exits)
         for name, wanted, array in zip(exits, expected, found, strict=True):
-            difference = _difference(array, wanted, tolerance)
-            if difference is not None:
+            change = _change(name, array, wanted, tolerance)
+            if change is not None:
                 raise CompileError(
-                    f"converting {conversion.changes()} changes exit '{name}' by up to {difference:.3g} on a batch of "
+                    f"converting {conversion.changes()} changes {change} on a batch of "
                     f"{len(next(iter(batch.values())))}{_hint(conversion)}; {conversion.advice()}"
                 )
     return converted
@@ -150,11 +150,12 @@ def _hint(conversion: FileConversion) -> str:
     return f", because {stuck} mixes the batch with other dimensions" if stuck else ""
 
 
-def _difference(found: npt.NDArray[Any], expected: npt.NDArray[Any], tolerance: float) -> float | None:
-    """Return the largest difference if any is above the tolerance, else None."""
+def _change(name: str, found: npt.NDArray[Any], expected: npt.NDArray[Any], tolerance: float) -> str | None:
+    """Describe the difference between two results of exit `name`, or return None if it is within the tolerance."""
     if found.shape != expected.shape:
-        return float("inf")
+        before, after = ("x".join(map(str, array.shape)) for array in (expected, found))
+        return f"exit '{name}' from {before} to {after}"
     wanted = expected.astype(np.float32)
     if np.allclose(found, wanted, rtol=tolerance, atol=tolerance, equal_nan=True):
         return None
-    return float(np.nanmax(np.abs(found - wanted)))
+    return f"exit '{name}' by up to {np.nanmax(np.abs(found - wanted)):.3g}"

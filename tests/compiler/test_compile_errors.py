@@ -140,7 +140,7 @@ def test_an_example_that_does_not_match_the_model_is_rejected(out):
         ),
         (lambda y, _: (y, y.reshape(2, 3).relu()), "forward fixes the size of a dynamic dimension"),
         (lambda y, _: (y, y + torch.randn(3)), "differs from the torch model at exit 'exit1'"),
-        (lambda y, _: (y, y - y.mean(0)), "exit 'exit1' returns different logits when other samples exit"),
+        (lambda y, _: (y, y - y.mean(0)), "^ReduceMean 'node_mean' mixes the samples of a batch"),
     ],
 )
 def test_a_forward_that_cannot_be_compiled_is_rejected(out, function, match):
@@ -199,7 +199,7 @@ def test_outputs_that_cannot_be_exits_are_rejected(graph, out, body, outputs, ma
         (ONE + "i = Cast<to = 5>(x) s = Sin(i) h = Cast<to = 1>(s) e1 = MatMul(h, b)", "float[N,8] x", "Sin"),
         (ONE + "h = Reshape(x, s) e1 = MatMul(h, b)", "float[N,8] x, int64[N,2] s", "Reshape"),
         (ONE + "h = Softmax<axis = 0>(x) e1 = MatMul(h, b)", "float[N,8] x",
-         "'e1' returns different logits when other"),
+         "^the Softmax of 'h' mixes the samples of a batch"),
         (ONE + "e1 = MatMul(b, c)", "float[N,8] x", "exit 'e1' depends on no input of the model"),
         (TWO + "i = Identity(s)", "float[N,8] x, string[N] s", "input 's' has the type STRING; every input must be"),
         ("z = Constant<value_int = 0>() y = SequenceAt(x, z) e0 = MatMul(y, a) h = Relu(y) e1 = MatMul(h, b)",
@@ -263,7 +263,7 @@ def test_a_recurrent_layer_that_torch_unrolls_is_rejected_with_a_symbolic_length
 @pytest.mark.parametrize(
     ("inputs", "options", "match"),
     [
-        ("float[1,8] x", {}, "input 'x' has a fixed batch of 1; export the model with a dynamic"),
+        ("float[1,8] x, float[4,8] y", {}, "different fixed first sizes: 'x' 1, 'y' 4; .*export the model with a dyn"),
         ("float[N,8] x", {"inputs": ["y:batch,8"]}, "the model has no input 'y'; it has 'x'"),
         ("float[N,8] x", {"inputs": ["x:batch,9"]}, "input 'x' is given as batch,9 float32, but .* batch,8 float32"),
         ("float[N,8] x", {"inputs": ["x:batch,8:int64"]}, "given as batch,8 int64"),
@@ -277,9 +277,6 @@ def test_an_input_option_that_does_not_match_the_onnx_file_is_rejected(graph, ou
 def test_an_onnx_file_with_an_unsupported_opset_or_without_its_data_is_rejected(graph, out, tmp_path):
     path = graph(TWO)
     model = onnx.load(path)
-    model.opset_import[0].version = 11
-    onnx.save(model, tmp_path / "other.onnx")
-    assert_rejected(CompileError, out, tmp_path / "other.onnx", "opset 11 is too old")
     model.opset_import[0].version = 1600
     onnx.save(model, tmp_path / "other.onnx")
     assert_rejected(
