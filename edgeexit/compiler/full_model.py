@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import onnx_ir as ir
 
@@ -33,7 +33,8 @@ from edgeexit.datasets import Dataset, Inputs, as_dataset, check_finite
 from edgeexit.errors import DataError
 from edgeexit.progress import NO_PROGRESS, Progress
 
-_TORCH_SAMPLES = 32
+_TORCH_BATCHES: Final = (1, 3, 32)
+"""Batch sizes for which the graph is compared with the torch module."""
 
 
 class Fp32Reference(NamedTuple):
@@ -181,11 +182,15 @@ def _run_original(
     beside = run_companions(session, samples, exported.companions, batch_size=exit_format.batch_size)
     rounding = rounding_of(exported.model)
     if exported.module is not None:
-        few = {name: array[:_TORCH_SAMPLES] for name, array in samples.items()}
-        outputs = run_module(exported.module, few)
-        expected = {name: to_logits(outputs[name], form) for name, form in exit_format.forms.items()}
-        check_against_torch(logits, expected, rounding)
-        check_companions_against_torch(exported.companions, beside, outputs, rounding)
+        count = len(next(iter(samples.values())))
+        for size in sorted({min(size, count) for size in _TORCH_BATCHES}):
+            few = {name: array[:size] for name, array in samples.items()}
+            outputs = run_module(exported.module, few)
+            expected = {name: to_logits(outputs[name], form) for name, form in exit_format.forms.items()}
+            found = run_exits(session, few, exported.exits, exit_format)
+            check_against_torch(found, expected, rounding)
+            found_beside = run_companions(session, few, exported.companions, batch_size=size)
+            check_companions_against_torch(exported.companions, found_beside, outputs, rounding)
     check_independence(session, samples, logits, rounding, model=exported.model, folder=folder)
     check_companions_independent(session, samples, exported.companions, beside, rounding)
     check_no_probabilities(exported.model.graph, logits)

@@ -58,18 +58,15 @@ class ComposedStage(NamedTuple):
 
 
 def check_against_torch(logits: Logits, module_logits: Mapping[str, npt.NDArray[Any]], rounding: Rounding) -> None:
-    """Raise CompileError if the exported graph and the torch module return different logits.
-
-    `module_logits` may be those of the first samples only.
-    """
+    """Raise CompileError if the exported graph and the torch module return different logits for one batch."""
     absolute = _absolute(logits, _TORCH_TOLERANCE, rounding)
-    for name, exit_logits in logits.items():
+    for name, found in logits.items():
         expected = module_logits[name]
-        found = exit_logits[: len(expected)]
         if not within(found, expected, absolute, _TORCH_TOLERANCE):
             raise CompileError(
                 f"the exported graph differs from the torch model at exit '{name}' by up to "
-                f"{max_difference(found, expected):.3g}; does forward depend on anything besides its inputs?"
+                f"{max_difference(found, expected):.3g} for a batch of {len(expected)}; does forward depend on "
+                "anything besides its inputs, or on the size of the batch?"
             )
 
 

@@ -1,5 +1,6 @@
 """Changes Python numbers and arrays, to find out whether a result depends on them."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -42,7 +43,7 @@ def changes(shapes: Iterable[Sequence[int]]) -> tuple[Change, ...]:
 
     The sizes find a comparison with a size, as in `mask.sum() == mask.numel()`.
     """
-    sizes = {int(size) for shape in shapes for size in (*shape, np.prod(shape))}
+    sizes = {size for shape in shapes for size in (*shape, math.prod(shape))}
     return _CHANGES + tuple(Change(_constant(size)) for size in sorted(sizes)[-_MAX_SIZES:])
 
 

@@ -3,9 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 from traceback import FrameSummary
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
-import sympy
 import torch
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
 
@@ -40,13 +39,13 @@ def place_of_node(node: torch.fx.Node | None) -> str | None:
     return None if trace is None else place_in_stack_trace(trace, library=TORCH)
 
 
-def place_of_guard(environment: ShapeEnv, symbol: sympy.Symbol | None = None) -> str | None:
+def place_of_guard(environment: ShapeEnv, symbol: Any = None) -> str | None:
     """Return `file.py:line` of the first user code that makes torch.export assume something about a size.
 
     Without a symbol, of the first that assumes an equality.
     """
     for guard in environment.guards:
-        is_meant = isinstance(guard.expr, sympy.Eq) if symbol is None else symbol in guard.expr.free_symbols
+        is_meant = getattr(guard.expr, "rel_op", None) == "==" if symbol is None else symbol in guard.expr.free_symbols
         for frame in (guard.sloc.maybe_user_loc, guard.sloc.framework_loc) if is_meant else ():
             if isinstance(frame, FrameSummary) and (
                 place := place_of(frame.filename, frame.lineno or 0, library=TORCH)
