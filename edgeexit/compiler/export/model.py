@@ -15,7 +15,12 @@ from edgeexit.compiler.export.arguments import input_names, order_inputs
 from edgeexit.compiler.export.exit_module import ExitModule, remove_prefix, wrap_module
 from edgeexit.compiler.export.inputs import Arrays, draw_samples, sizes_given, specs_of, take_samples
 from edgeexit.compiler.export.normalise import input_specs, normalise
-from edgeexit.compiler.export.program_module import ProgramModule, output_names_of, with_plain_dimensions
+from edgeexit.compiler.export.program_module import (
+    ProgramModule,
+    keep_tensors,
+    output_names_of,
+    with_plain_dimensions,
+)
 from edgeexit.compiler.export.source import Loaded, OnnxFile
 from edgeexit.compiler.export.torch_export import name_inputs, to_onnx
 from edgeexit.compiler.export.tracers import trace
@@ -83,13 +88,7 @@ def export_model(
         return _export_module(loaded, request, progress)
     if isinstance(loaded, OnnxFile):
         return _export_file(loaded, request)
-    exported = _export_graph(to_onnx(with_plain_dimensions(loaded), opset=opset), output_names_of(loaded), request)
-    if exported.conversion.batch is not None:
-        raise CompileError(
-            f"the program has a fixed batch of {exported.conversion.batch.size}; {exported.conversion.advice()}"
-        )
-    module = ExitModule(ProgramModule(loaded), exported.inputs, exported.exits, exported.companions)
-    return exported._replace(module=module)
+    return _export_program(loaded, request)
 
 
 class _Request(NamedTuple):
@@ -118,6 +117,19 @@ def _export_module(module: torch.nn.Module, request: _Request, progress: Progres
     normalise(model, exits=output_tensors(wrapped.exits, wrapped.companions))
     lower_opset(model, max(request.opset, WORKING_OPSET))
     return ExportedModel(model, wrapped.exits, specs, samples, module=wrapped, companions=wrapped.companions)
+
+
+def _export_program(program: torch.export.ExportedProgram, request: _Request) -> ExportedModel:
+    original, outputs = ProgramModule(program), output_names_of(program)
+    program = with_plain_dimensions(program)
+    keep_tensors(program)
+    exported = _export_graph(to_onnx(program, opset=request.opset), outputs, request)
+    if exported.conversion.batch is not None:
+        raise CompileError(
+            f"the program has a fixed batch of {exported.conversion.batch.size}; {exported.conversion.advice()}"
+        )
+    module = ExitModule(original, exported.inputs, exported.exits, exported.companions)
+    return exported._replace(module=module)
 
 
 def _export_file(loaded: OnnxFile, request: _Request) -> ExportedModel:

@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 
 import torch
 from torch.export import Dim, ExportedProgram
-from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
+from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, OutputSpec, TensorArgument
 from torch.utils import _pytree
 
 from edgeexit.compiler.error_text import reason_of
@@ -61,11 +61,30 @@ class ProgramModule(torch.nn.Module):
 def output_names_of(program: ExportedProgram) -> tuple[str, ...]:
     """Return the names of the tensors that a program returns, as `flatten_outputs` names them."""
     returned = [
-        spec.arg.value if isinstance(spec.arg, ConstantArgument) else object()  # flattened as one value
+        spec.arg.value if isinstance(spec.arg, ConstantArgument) else spec.arg.name
         for spec in program.graph_signature.output_specs
         if spec.kind == OutputKind.USER_OUTPUT
     ]
-    return tuple(flatten_outputs(_pytree.tree_unflatten(returned, program.call_spec.out_spec)))
+    tensors = {spec.arg.name for spec in _tensor_outputs(program)}
+    outputs = flatten_outputs(_pytree.tree_unflatten(returned, program.call_spec.out_spec))
+    return tuple(name for name, output in outputs.items() if output.value in tensors)
+
+
+def keep_tensors(program: ExportedProgram) -> None:
+    """Remove in place the outputs of a program that are not tensors, which cannot be converted to ONNX."""
+    specs = program.graph_signature.output_specs
+    kept = [spec.kind != OutputKind.USER_OUTPUT or isinstance(spec.arg, TensorArgument) for spec in specs]
+    if all(kept):
+        return
+    node = next(iter(reversed(program.graph.nodes)))
+    node.args = (tuple(value for value, is_kept in zip(node.args[0], kept, strict=True) if is_kept),)
+    specs[:] = [spec for spec, is_kept in zip(specs, kept, strict=True) if is_kept]
+    signature = program.module_call_graph[0].signature
+    if signature is not None:
+        arguments = [spec.arg for spec in _tensor_outputs(program)]
+        signature.outputs = arguments
+        signature.out_spec = _pytree.tree_structure(tuple(range(len(arguments))))
+    program.graph_module.recompile()
 
 
 def batch_sizes_of(program: ExportedProgram) -> BatchSizes:
@@ -102,6 +121,7 @@ def with_plain_dimensions(program: ExportedProgram) -> ExportedProgram:
         for value in _inputs_of(program)
     ]
     module = program.module(check_guards=False)
+    _remove_detach(module)
     arguments, named = _pytree.tree_unflatten(shapes, program.call_spec.in_spec)
     dynamic = inspect.signature(module.forward).bind(*arguments, **named).arguments
     try:
@@ -120,3 +140,17 @@ def _inputs_of(program: ExportedProgram) -> list[Any]:
     return [
         names.get(spec.arg.name) for spec in program.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT
     ]
+
+
+def _tensor_outputs(program: ExportedProgram) -> list[OutputSpec]:
+    specs = program.graph_signature.output_specs
+    return [spec for spec in specs if spec.kind == OutputKind.USER_OUTPUT and isinstance(spec.arg, TensorArgument)]
+
+
+def _remove_detach(module: torch.fx.GraphModule) -> None:
+    """Remove the nodes that detach constants in place, which torch.export writes and cannot trace."""
+    for node in module.graph.nodes:
+        if node.target is torch.ops.aten.detach_.default:
+            node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
+    module.recompile()

@@ -1,0 +1,56 @@
+"""An exported program is asked within the bounds of its batch dimension."""
+
+import numpy as np
+import pytest
+import torch
+from torch.export import Dim
+
+from edgeexit.compiler import CompileOptions, compile_bundle
+from edgeexit.compiler.export.program_module import BatchSizes, batch_sizes_of, output_names_of
+from tests.compiler.export.programs import TwoExits, export_two_exits
+from tests.compiler.staged_run import run_stages
+
+
+@pytest.mark.parametrize(
+    ("batch", "count", "sizes"),
+    [
+        (Dim("b", min=1, max=8), 6, (1, 8, 1)),
+        (Dim("b", min=2, max=3), 3, (2, 3, 1)),
+        (2 * Dim("half", min=2, max=10), 6, (4, 20, 2)),
+        (3 * Dim("third", min=2) + 1, 7, (7, 3 * (1 << 31) + 1, 3)),
+        (Dim.DYNAMIC, 6, (2, 1 << 31, 1)),
+    ],
+)
+def test_the_batch_sizes_of_a_program_are_those_of_its_dimension(batch, count, sizes):
+    assert batch_sizes_of(export_two_exits(batch, count)) == sizes
+
+
+@pytest.mark.parametrize(
+    ("sizes", "count", "parts"),
+    [
+        (BatchSizes(), 32, [(0, 32, 32)]),
+        (BatchSizes(1, 8), 20, [(0, 8, 8), (8, 16, 8), (16, 20, 4)]),
+        (BatchSizes(2, 3), 4, [(0, 3, 3), (3, 4, 2)]),
+        (BatchSizes(4, 11, 2), 13, [(0, 10, 10), (10, 13, 4)]),
+        (BatchSizes(4, 20, 2), 7, [(0, 7, 8)]),
+    ],
+)
+def test_samples_are_divided_into_parts_that_a_program_takes(sizes, count, parts):
+    assert list(sizes.parts(count)) == parts
+
+
+def test_the_outputs_of_a_program_are_named_as_those_of_its_module():
+    assert output_names_of(export_two_exits(Dim.DYNAMIC)) == ("exits.0", "exits.1")
+
+
+@pytest.mark.parametrize("batch", [Dim("b", min=1, max=8), 2 * Dim("half", min=2, max=4)])
+def test_a_program_with_a_bounded_batch_becomes_a_bundle_for_any_batch(tmp_path, batch):
+    torch.export.save(export_two_exits(batch), tmp_path / "bounded.pt2")
+    images = np.random.default_rng(0).standard_normal((21, 4)).astype(np.float32)
+    options = CompileOptions(example={"x": images}, exits=["exits.*"])
+    bundle = compile_bundle(tmp_path / "bounded.pt2", tmp_path / "bundle", options)
+    for count in (1, 21):
+        outputs = run_stages(bundle, {"x": images[:count]})
+        expected = TwoExits().eval()(torch.from_numpy(images[:count]))["exits"]
+        for name, logits in zip(("exits.0", "exits.1"), expected, strict=True):
+            np.testing.assert_allclose(outputs[name], logits.detach().numpy(), atol=1e-5)
