@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from edgeexit.compiler.unpack.constants import axes_of, axis_of, scalar_of
 from edgeexit.compiler.unpack.pull import Operand, Pull, Target, copy_of
-from edgeexit.compiler.unpack.regions import Part, Region, broadcast_part, dims_of, part_of
+from edgeexit.compiler.unpack.regions import Part, Region, at_axis, broadcast_part, dims_of, part_of
 from edgeexit.compiler.unpack.rewriter import Rewriter
 
 
@@ -143,7 +143,7 @@ def resize(node: ir.Node, _output: int, region: Region) -> Pull | None:
 
 
 def cumulative_sum(node: ir.Node, _output: int, region: Region) -> Pull | None:
-    """CumSum: element k along the summed axis is the sum of the first k + 1 elements."""
+    """CumSum: the first elements along the summed axis are the sums of the first elements of the input."""
     data = node.inputs[0]
     axis = scalar_of(node.inputs[1])
     if data is None or axis is None:
@@ -152,19 +152,26 @@ def cumulative_sum(node: ir.Node, _output: int, region: Region) -> Pull | None:
     part = region[axis]
     if part is None:
         return copy_of(node, [region, None])
-    if not part.is_plain or len(part.picked) != 1 or node.attributes.get_int("exclusive"):
+    is_range = part.picked.step == 1 or len(part.picked) == 1
+    if not part.is_plain or not is_range or node.attributes.get_int("exclusive"):
         return None
-    index = part.picked.start
-    summed = range(index, part.size) if node.attributes.get_int("reverse", 0) else range(index + 1)
+    first, last = part.picked[0], part.picked[-1]
+    is_reversed = bool(node.attributes.get_int("reverse", 0))
+    summed = range(first, part.size) if is_reversed else range(last + 1)
+    inside = range(len(part.picked)) if is_reversed else part.picked
     source = (*region[:axis], part_of(summed, part.size), *region[axis + 1 :])
 
     def build(rewriter: Rewriter, to: Target, values: Sequence[ir.Value]) -> ir.Value:
         if len(summed) == 1:
             return values[0]
-        axes = rewriter.integers([axis], name=f"{to.value.name}.axes")
-        return rewriter.emit("ReduceSum", [values[0], axes], {"keepdims": 1}, like=to.value, shape=to.shape)
+        if len(inside) == 1:
+            axes = rewriter.integers([axis], name=f"{to.value.name}.axes")
+            return rewriter.emit("ReduceSum", [values[0], axes], {"keepdims": 1}, like=to.value, shape=to.shape)
+        sums = rewriter.copy(node, [values[0], values[1]], like=to.value, shape=values[0].shape)
+        picked = part_of(inside, len(summed))
+        return sums if picked is None else rewriter.cut(sums, at_axis(len(region), axis, picked))
 
-    return Pull((Operand(data, source),), build)
+    return Pull((Operand(data, source), *[Operand(value) for value in node.inputs[1:] if value is not None]), build)
 
 
 def trilu(node: ir.Node, _output: int, region: Region) -> Pull | None:

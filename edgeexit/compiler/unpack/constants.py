@@ -54,9 +54,9 @@ def _evaluate(value: ir.Value, depth: int) -> npt.NDArray[Any] | None:
         return None
     if node.op_type == "Shape":
         return _static_shape(node)
-    size = _size_of_axis(node) if node.op_type == "Gather" else None
-    if size is not None or node.op_type not in _EVALUATED:
-        return None if size is None else np.array(size, dtype=np.int64)
+    sizes = _sizes_of_axes(node) if node.op_type == "Gather" else None
+    if sizes is not None or node.op_type not in _EVALUATED:
+        return sizes
     operands = [None if operand is None else _evaluate(operand, depth - 1) for operand in node.inputs]
     return None if any(array is None for array in operands) else _compute(node, operands)
 
@@ -83,16 +83,15 @@ def _static_shape(node: ir.Node) -> npt.NDArray[np.int64] | None:
     return np.array(sizes, dtype=np.int64) if len(sizes) == len(known) else None
 
 
-def _size_of_axis(node: ir.Node) -> int | None:
-    """Return the size that a Gather of one index reads from a shape with other, unknown dimensions."""
+def _sizes_of_axes(node: ir.Node) -> npt.NDArray[Any] | None:
+    """Return the static sizes that a Gather reads from a shape that may have other, unknown dimensions."""
     shape = None if node.inputs[0] is None else node.inputs[0].producer()
-    if shape is None or shape.op_type != "Shape" or shape.inputs[0] is None:
+    if shape is None or shape.op_type != "Shape" or shape.attributes.get_int("start"):
         return None
-    if shape.attributes.get_int("start", 0):
+    dims, indices = dims_of(shape.inputs[0]), node.inputs[1]
+    if dims is None or indices is None or indices.const_value is None:
         return None
-    index = node.inputs[1]
-    dims = dims_of(shape.inputs[0])
-    if dims is None or index is None or index.const_value is None or index.const_value.shape.rank() != 0:
-        return None
-    size = dims[int(index.const_value.numpy())]
-    return size if isinstance(size, int) else None
+    array = indices.const_value.numpy()
+    sizes = [dims[int(index)] for index in array.reshape(-1)]
+    known = [size for size in sizes if isinstance(size, int)]
+    return np.array(known, dtype=np.int64).reshape(array.shape) if len(known) == len(sizes) else None

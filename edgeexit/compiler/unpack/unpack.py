@@ -15,10 +15,12 @@ from onnx_ir.passes import common as passes
 from edgeexit.compiler.extract import nodes_needed_for
 from edgeexit.compiler.graph import infer_shapes
 from edgeexit.compiler.unpack.constants import axes_of
+from edgeexit.compiler.unpack.dimensions import named_dimensions
 from edgeexit.compiler.unpack.needs import Evaluation, Need, NeedGraph
 from edgeexit.compiler.unpack.pull import Operand, Target, join_along
 from edgeexit.compiler.unpack.regions import dims_of, is_full
 from edgeexit.compiler.unpack.rewriter import Rewriter
+from edgeexit.compiler.unpack.rules import SELECTORS
 
 
 def unpack_exits(model: ir.Model) -> bool:
@@ -27,6 +29,21 @@ def unpack_exits(model: ir.Model) -> bool:
     The values of the exits stay the same, except for rounding.
     """
     graph = model.graph
+    if not any(node.op_type in SELECTORS for node in graph):
+        return False
+    with named_dimensions(graph):
+        changed = _unpack(graph)
+    if changed:
+        for step in (passes.TopologicalSortPass(), passes.RemoveUnusedNodesPass()):
+            step(model)
+        _cancel_squeezes(graph)
+        passes.RemoveUnusedNodesPass()(model)
+        _remove_copies(graph)
+        infer_shapes(model)
+    return changed
+
+
+def _unpack(graph: ir.Graph) -> bool:
     needs = NeedGraph(graph)
     if not needs.selectors or not needs.is_complete:
         return False
@@ -41,13 +58,20 @@ def unpack_exits(model: ir.Model) -> bool:
     if not needs.is_complete or found.exits != everything.exits:
         return False
     _Unpacking(graph, needs, found).run()
-    for step in (passes.TopologicalSortPass(), passes.RemoveUnusedNodesPass()):
-        step(model)
-    _cancel_squeezes(graph)
-    passes.RemoveUnusedNodesPass()(model)
-    _remove_copies(graph)
-    infer_shapes(model)
     return True
+
+
+def _required(needs: NeedGraph, everything: Evaluation) -> set[ir.Value]:
+    """Return the selectors without which an exit would need more; all selectors of one tensor count together."""
+    groups: defaultdict[ir.Value, set[ir.Value]] = defaultdict(set)
+    for output in needs.selectors:
+        if output in everything.replaced:
+            groups[needs.selectors[output].operands[0].value].add(output)
+    enabled = set().union(*groups.values())
+    for group in groups.values():
+        if needs.evaluate(enabled - group).exits == everything.exits:
+            enabled -= group
+    return enabled
 
 
 def _cancel_squeezes(graph: ir.Graph) -> None:
@@ -83,19 +107,6 @@ def _remove_copies(graph: ir.Graph) -> None:
         output.replace_all_uses_with(source, replace_graph_outputs=True)
         graph.remove(node, safe=True)
         source.name = name
-
-
-def _required(needs: NeedGraph, everything: Evaluation) -> set[ir.Value]:
-    """Return the selectors without which an exit would need more; all selectors of one tensor count together."""
-    groups: defaultdict[ir.Value, set[ir.Value]] = defaultdict(set)
-    for output in needs.selectors:
-        if output in everything.replaced:
-            groups[needs.selectors[output].operands[0].value].add(output)
-    enabled = set().union(*groups.values())
-    for group in groups.values():
-        if needs.evaluate(enabled - group).exits == everything.exits:
-            enabled -= group
-    return enabled
 
 
 class _Unpacking:
