@@ -26,7 +26,9 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     masks: Sequence[str] = ()
     """Names of the floating-point inputs that are attention masks: their values may be minus infinity."""
     exits: Sequence[str] = ()
-    """Names of the outputs that are exits; default: all outputs. The compiler sorts them by depth."""
+    """Names of the outputs that are exits, or patterns (`*`, `?`, `[...]`); default: all outputs.
+
+    The compiler sorts them by depth."""
     companions: Mapping[str, Sequence[str]] = {}
     """Companion name -> the outputs that are delivered beside the logits of each exit, in the order of the exits.
 
