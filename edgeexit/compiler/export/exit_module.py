@@ -34,6 +34,8 @@ from edgeexit.progress import NO_PROGRESS, Progress
 _PROBE_BATCH: Final = 2
 _ATTRIBUTE: Final = "model"
 """The attribute of `ExitModule` with the user's module; exporters put it before the names of weights and nodes."""
+_CLOSURE: Final = "forward.__closure__[0].cell_contents."
+"""torch.export in strict mode puts this before the names of modules, because `ExitModule.forward` is a closure."""
 
 
 class ExitModule(torch.nn.Module):
@@ -169,6 +171,7 @@ def remove_prefix(model: ir.Model) -> None:
                 node.name = without_prefix(node.name)
             if SCOPES in node.metadata_props:
                 *modules, name = ast.literal_eval(node.metadata_props[SCOPES])
+                modules = [module.removeprefix(_CLOSURE) for module in modules]
                 modules = ["" if module == _ATTRIBUTE else without_prefix(module) for module in modules]
                 node.metadata_props[SCOPES] = repr([*modules, name])
 
