@@ -162,12 +162,12 @@ class _Fp16Converter:
             if tensor is None:
                 raise ValueError(f"initializer '{weight.name}' has no value")
             array = tensor.numpy()
-            number, limit = large_number(tensor), self._masks.limit(weight)
+            limit = self._masks.limit(weight)
+            # The sum of a score and a mask number near float16's limit overflows, too.
+            number = large_number(tensor, above=NEAR_FP16_MAX if limit == MASK_LIMIT else FP16_MAX)
             if number is not None:
                 self._record_clipped(weight, number)
-            elif limit == MASK_LIMIT and large_number(tensor, above=NEAR_FP16_MAX) is None:
-                limit = FP16_MAX  # a number of usual size
-            array = np.where(np.isfinite(array), array.clip(-limit, limit), array)
+                array = np.where(np.isfinite(array), array.clip(-limit, limit), array)
             converted = array.astype(np.float16)
             if converted.size == 1 and not converted.any():
                 converted = converted + (np.sign(array) * np.finfo(np.float16).smallest_subnormal).astype(np.float16)
