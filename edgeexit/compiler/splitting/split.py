@@ -223,7 +223,7 @@ class DataflowGraph:
         earlier, _ = self.walk_upstream(self.exits[:stage], lambda _: False)
         alone, _ = self.walk_upstream([exit_name], lambda value: self.producer[value] in earlier)
         if self._is_work(alone) and self._is_computed_before(stage, alone):
-            together = self._find_blocker(exit_name) or self._last_computation(exit_name)
+            together = self._find_blocker(last) or self._last_computation(exit_name)
             return (
                 f"exit '{exit_name}' needs no work beyond that of '{last}': {together} computes the exits together, in "
                 "one tensor; compute each exit from its own features, or select exits with --exits"

@@ -6,7 +6,7 @@ from itertools import accumulate
 import onnx_ir as ir
 
 from edgeexit.compiler.unpack.constants import axes_of, axis_of, integers_of
-from edgeexit.compiler.unpack.pull import Operand, Pull, Target, copy_of, join_along
+from edgeexit.compiler.unpack.pull import Operand, Pull, Target, copy_of, first_of, join_along
 from edgeexit.compiler.unpack.regions import (
     Dim,
     Part,
@@ -17,6 +17,11 @@ from edgeexit.compiler.unpack.regions import (
     through_reshape,
 )
 from edgeexit.compiler.unpack.rewriter import Rewriter
+
+
+def identity(node: ir.Node, _output: int, region: Region) -> Pull | None:
+    """Identity: the region of the input."""
+    return None if node.inputs[0] is None else first_of(node.inputs[0], region)
 
 
 def transpose(node: ir.Node, _output: int, region: Region) -> Pull | None:

@@ -18,7 +18,7 @@ SELECTORS: Final = {"Gather", "GatherND", "SequenceAt", "Slice", "Split"}
 _ELEMENTWISE = (
     "Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh", "BitShift", "BitwiseAnd", "BitwiseNot",
     "BitwiseOr", "BitwiseXor", "Cast", "Ceil", "Celu", "Cos", "Cosh", "Div", "Elu", "Equal", "Erf", "Exp", "Floor",
-    "Gelu", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Less",
+    "Gelu", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "IsInf", "IsNaN", "LeakyRelu", "Less",
     "LessOrEqual", "Log", "Max", "Mean", "Min", "Mish", "Mod", "Mul", "Neg", "Not", "Or", "PRelu", "Pow", "Reciprocal",
     "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Sub", "Sum",
     "Swish", "Tan", "Tanh", "ThresholdedRelu", "Where", "Xor",
@@ -50,6 +50,7 @@ _RULES: Final[dict[str, Rule]] = {
     "Gather": selection.gather,
     "GatherND": selection.gather_nd,
     "Gemm": products.gemm,
+    "Identity": movement.identity,
     "InstanceNormalization": arithmetic.instance_normalisation,
     "MatMul": products.matmul,
     "MeanVarianceNormalization": arithmetic.over_axes,

@@ -141,13 +141,13 @@ class _Unpacking:
 
     def _build(self, outputs: Iterable[ir.Value], operands: Iterable[Operand]) -> None:
         """Build the needs of operands, and then the outputs of selectors that are computed from them."""
-        wanted: set[Need] = set()
+        wanted: dict[Need, None] = {}  # in a fixed order, so that names are the same in every process
         pending = list(operands)
         while pending:
             value, region = pending.pop()
             if region is None or is_full(region) or (value, region) in self._built or (value, region) in wanted:
                 continue
-            wanted.add((value, region))
+            wanted[value, region] = None
             pull = self._needs.pulls[value, region]
             if pull is not None and (value, region) in self._found.pushed:
                 pending.extend(pull.operands)
