@@ -8,19 +8,22 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
+from onnx.reference import ReferenceEvaluator
 
+from edgeexit.compiler.error_text import reason_of
 from edgeexit.compiler.exit_outputs import MAX_BATCH, MAX_BATCH_BYTES, in_batches
 from edgeexit.compiler.export.free_batch import FreedBatch
 from edgeexit.compiler.export.inputs import repeat_to
 from edgeexit.compiler.export.upgrade_opset import MIN_OPSET
+from edgeexit.compiler.export.widen import ReplacedFloats
+from edgeexit.compiler.library_output import silence_libraries
 from edgeexit.compiler.sessions import ReferenceSession
 from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError
 
-_TOLERANCE: Final = 1e-4
-"""Absolute and relative, of each logit: the original and the converted graph run on the same kernels."""
-_NARROWED_TOLERANCE: Final = 1e-3
-"""The same if the original computes in float64."""
+_TOLERANCES: Final = {None: 1e-4, "float64": 1e-3, "bfloat16": 0.1}
+"""Type of floats that was replaced -> tolerance, absolute and relative, of each logit. A bfloat16 has 8 bits."""
 _PROVEN_BATCHES: Final = (1, 2, 3)
 _FAILED_NODES: Final = (
     re.compile(r"running (?P<op>\S+) node\. Name:'(?P<name>[^']*)'"),
@@ -36,8 +39,8 @@ class FileConversion(NamedTuple):
     """The old operator set that was upgraded."""
     batch: FreedBatch | None = None
     """The fixed batch that was made dynamic."""
-    floats: str | None = None
-    """The type of floats that was replaced by float32."""
+    floats: ReplacedFloats | None = None
+    """The floats that were replaced by float32."""
 
     @property
     def is_empty(self) -> bool:
@@ -52,7 +55,7 @@ class FileConversion(NamedTuple):
         if self.batch is not None:
             changed.append(f"the fixed batch of {self.batch.size} to a dynamic one")
         if self.floats is not None:
-            changed.append(f"{self.floats} to float32")
+            changed.append(f"{self.floats.type} (as '{self.floats.tensor}') to float32")
         return " and ".join(changed)
 
     def advice(self) -> str:
@@ -67,22 +70,38 @@ class FileConversion(NamedTuple):
         return f"export the model with {' and '.join(wanted)}"
 
 
-class FixedBatchSession(ReferenceSession):
-    """A graph file with a fixed batch of `batch` samples, which runs any number of samples in chunks of this size."""
+class UserFile:
+    """The user's ONNX file, which runs on any number of samples, in chunks of its batch if that is fixed.
 
-    def __init__(self, path: Path, *, what: str, batch: int) -> None:
-        super().__init__(path, what=what)
-        self._batch = batch
+    Raises CompileError if it cannot be opened.
+    """
+
+    def __init__(self, path: Path, conversion: FileConversion) -> None:
+        self._batch = None if conversion.batch is None else conversion.batch.size
+        self._run: Callable[[Inputs, Sequence[str]], list[npt.NDArray[Any]]]
+        self.is_slow = conversion.floats is not None and conversion.floats.type == "bfloat16"
+        """The file runs in ONNX's reference evaluator, because ONNX Runtime does not support its types."""
+        if not self.is_slow:
+            try:
+                self._run = ReferenceSession(path, what=f"'{path}'").run
+            except CompileError:
+                if conversion.floats is None:
+                    raise
+                self.is_slow = True
+        if self.is_slow:
+            self._run = _evaluator(path)
 
     def run(self, feeds: Inputs, outputs: Sequence[str]) -> list[npt.NDArray[Any]]:
-        """Return the named outputs of all samples; the last chunk is filled with repeated samples.
+        """Return the named outputs of all samples; the last chunk of a fixed batch is filled with repeated samples.
 
         Raises CompileError if the graph does not run, or if an output does not have one row per sample.
         """
+        if self._batch is None:
+            return self._run(feeds, outputs)
         count = len(next(iter(feeds.values())))
         chunks = []
         for some in in_batches(feeds, size=self._batch):
-            chunks.append(super().run(repeat_to(some, self._batch), outputs))
+            chunks.append(self._run(repeat_to(some, self._batch), outputs))
             for name, array in zip(outputs, chunks[-1], strict=True):
                 if array.ndim == 0 or len(array) != self._batch:
                     shape = "x".join(map(str, array.shape)) or "a scalar"
@@ -90,15 +109,31 @@ class FixedBatchSession(ReferenceSession):
         return [np.concatenate(parts)[:count] for parts in zip(*chunks, strict=True)]
 
 
-def open_original(path: Path, conversion: FileConversion) -> ReferenceSession:
-    """Open the user's ONNX file. Raises CompileError if ONNX Runtime cannot open it."""
-    if conversion.batch is None:
-        return ReferenceSession(path, what=f"'{path}'")
-    return FixedBatchSession(path, what=f"'{path}'", batch=conversion.batch.size)
+def _evaluator(path: Path) -> Callable[[Inputs, Sequence[str]], list[npt.NDArray[Any]]]:
+    """Return a function that runs a graph file in ONNX's reference evaluator."""
+    try:
+        with silence_libraries():
+            evaluator = ReferenceEvaluator(str(path))
+        types = {
+            value.name: ir.DataType(value.type.tensor_type.elem_type).numpy() for value in evaluator.proto_.graph.input
+        }
+    except Exception as error:  # onnx raises unrelated classes
+        raise CompileError(f"'{path}' cannot be run to compare it with float32: {reason_of(error)}") from error
+
+    def run(feeds: Inputs, outputs: Sequence[str]) -> list[npt.NDArray[Any]]:
+        arrays = {name: array.astype(types[name], copy=False) for name, array in feeds.items() if name in types}
+        try:
+            with silence_libraries(), np.errstate(all="ignore"):
+                results: Any = evaluator.run(list(outputs), arrays)
+        except Exception as error:  # the evaluator raises unrelated classes
+            raise CompileError(f"'{path}' cannot be run to compare it with float32: {reason_of(error)}") from error
+        return list(results)
+
+    return run
 
 
 def prove_conversion(
-    original: ReferenceSession,
+    original: UserFile,
     open_converted: Callable[[], ReferenceSession],
     samples: Inputs,
     exits: Sequence[str],
@@ -106,9 +141,10 @@ def prove_conversion(
 ) -> ReferenceSession:
     """Compare the converted graph with the user's file on batches of 1, 2, 3 and on all samples; return it, opened.
 
-    Raises CompileError, which says how to export the model, if an exit differs or if the converted graph does not run.
+    A file that only the reference evaluator of ONNX can run is compared on batches of 1, 2 and 3 only. Raises
+    CompileError, which says how to export the model, if an exit differs or if the converted graph does not run.
     """
-    tolerance = _TOLERANCE if conversion.floats is None else _NARROWED_TOLERANCE
+    tolerance = _TOLERANCES[None if conversion.floats is None else conversion.floats.type]
     with _advising(conversion):
         converted = open_converted()
     largest = MAX_BATCH
@@ -117,7 +153,7 @@ def prove_conversion(
         expected = original.run(batch, exits)
         if number == 0:
             largest = max(1, min(largest, MAX_BATCH_BYTES // max(1, sum(array.nbytes for array in expected))))
-            batches += in_batches(samples, size=largest)
+            batches += [] if original.is_slow else in_batches(samples, size=largest)
         with _advising(conversion):
             found = converted.run(batch, exits)
         for name, wanted, array in zip(exits, expected, found, strict=True):

@@ -21,7 +21,7 @@ from edgeexit.compiler.exit_forms import cast_exits, check_classes, convert_exit
 from edgeexit.compiler.exit_outputs import ExitFormat, Logits, exit_format_of, run_exits
 from edgeexit.compiler.export.exit_module import run_module
 from edgeexit.compiler.export.model import ExportedModel
-from edgeexit.compiler.file_conversion import open_original, prove_conversion
+from edgeexit.compiler.file_conversion import UserFile, prove_conversion
 from edgeexit.compiler.independence import check_independence
 from edgeexit.compiler.precision.quantise import Placement
 from edgeexit.compiler.precision.reduce import reduce_precision
@@ -136,9 +136,9 @@ def _open_original(exported: ExportedModel, folder: Path, progress: Progress) ->
     """Open the user's ONNX file, or the exported graph; a converted file is replaced by the graph that equals it."""
     if exported.file is None:
         return _open(exported.model, folder)
-    original = open_original(exported.file, exported.conversion)
     if exported.conversion.is_empty:
-        return original
+        return ReferenceSession(exported.file, what=f"'{exported.file}'")
+    original = UserFile(exported.file, exported.conversion)
     session = prove_conversion(
         original,
         lambda: _open(exported.model, folder),

@@ -179,7 +179,8 @@ def _changed(copies: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if copies.dtype.kind == "f":
         factors = np.array(_FACTORS, dtype=copies.dtype).reshape(-1, *[1] * (copies.ndim - 1))
         with np.errstate(over="ignore"):
-            return copies * factors
+            scaled: npt.NDArray[Any] = copies * factors
+        return scaled
     return np.roll(copies, 1, axis=-1) if copies.ndim > 1 else copies
 
 

@@ -196,8 +196,11 @@ def reduced_axes(node: ir.Node, rank: int) -> set[int] | None:
         axes = constant_ints(node.inputs[1])
     elif "axes" in node.attributes:
         axes = node.attributes.get_ints("axes")
-    if axes is None or (not axes and node.attributes.get_int("noop_with_empty_axes", 0)):
-        return None if axes is None else set()
+    if axes is None:
+        return None
+    keeps = node.attributes.get_int("noop_with_empty_axes", False)  # noqa: FBT003 - the stub wants a bool
+    if not axes and keeps:
+        return set()
     return {axis % max(rank, 1) for axis in axes} or set(range(rank))
 
 

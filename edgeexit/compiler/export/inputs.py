@@ -132,6 +132,9 @@ def _parse(text: str, progress: Progress) -> TensorSpec:
     if match is None:
         raise CompileError(f"input '{text}' must be NAME:SHAPE[:DTYPE], e.g. image:batch,1,32,32:float32")
     dtype = match["dtype"] or "float32"
+    if dtype == "bfloat16":
+        progress.warning(f"input '{match['name']}': numpy has no bfloat16, so the input is float32")
+        dtype = "float32"
     if dtype not in _DTYPES:
         raise CompileError(f"input '{text}': dtype '{dtype}' is not one of {', '.join(_DTYPES)}")
     sizes = [_parse_size(size.strip(), text) for size in match["shape"].split(",")]

@@ -13,18 +13,21 @@ from edgeexit.compiler.choose_exits import choose_exits
 from edgeexit.compiler.companions import Companions, output_tensors
 from edgeexit.compiler.export.arguments import input_names, order_inputs
 from edgeexit.compiler.export.exit_module import ExitModule, remove_prefix, wrap_module
+from edgeexit.compiler.export.float32_copy import float32_copy, foreign_parameter
 from edgeexit.compiler.export.inputs import Arrays, draw_samples, sizes_given, specs_of, take_samples
 from edgeexit.compiler.export.normalise import input_specs, normalise
+from edgeexit.compiler.export.outputs import choose_outputs
 from edgeexit.compiler.export.program_module import (
     ProgramModule,
     keep_tensors,
-    output_names_of,
+    outputs_of,
     with_plain_dimensions,
 )
 from edgeexit.compiler.export.source import Loaded, OnnxFile
 from edgeexit.compiler.export.torch_export import name_inputs, to_onnx
 from edgeexit.compiler.export.tracers import trace
 from edgeexit.compiler.export.upgrade_opset import upgrade_opset
+from edgeexit.compiler.export.widen import widen
 from edgeexit.compiler.file_conversion import FileConversion
 from edgeexit.compiler.opset.lowering import WORKING_OPSET, lower_opset
 from edgeexit.compiler.options import Exporter
@@ -110,8 +113,9 @@ def _export_module(module: torch.nn.Module, request: _Request, progress: Progres
         )
     specs = order_inputs(module, given or specs_of(example or {}, input_names(module, example or {})))
     samples = draw_samples(specs) if example is None else take_samples(example, specs)
-    wrapped = wrap_module(module, specs, samples, request.exits, request.companions, progress=progress)
+    wrapped = _wrap_in_float32(module, specs, samples, request, progress)
     model = trace(wrapped, specs, samples, opset=request.opset, exporter=request.exporter, progress=progress)
+    widen(model)
     remove_prefix(model)
     name_inputs(model.graph, specs)
     normalise(model, exits=output_tensors(wrapped.exits, wrapped.companions))
@@ -119,11 +123,40 @@ def _export_module(module: torch.nn.Module, request: _Request, progress: Progres
     return ExportedModel(model, wrapped.exits, specs, samples, module=wrapped, companions=wrapped.companions)
 
 
+def _wrap_in_float32(
+    module: torch.nn.Module, specs: Sequence[TensorSpec], samples: Arrays, request: _Request, progress: Progress
+) -> ExitModule:
+    """Wrap the module, or a copy in float32 if it has other floats; a float16 or float64 one may also run as it is."""
+    foreign = foreign_parameter(module)
+    copied = None if foreign is None else float32_copy(module)
+    if foreign is None or copied is None:
+        return wrap_module(module, specs, samples, request.exits, request.companions, progress=progress)
+    name, dtype = foreign
+    text = f"'{name}' is {str(dtype).removeprefix('torch.')}"
+    try:
+        wrapped = wrap_module(copied, specs, samples, request.exits, request.companions, progress=progress)
+    except CompileError as error:
+        if dtype in {torch.float16, torch.float64}:  # forward converts its input to this type
+            return wrap_module(module, specs, samples, request.exits, request.companions, progress=progress)
+        raise CompileError(
+            f"{text}, which ONNX Runtime does not support, and in float32 {error}; remove the conversions from forward"
+        ) from error
+    progress.warning(f"{text}; the model is compiled in float32 (--precision fp16 computes in float16)")
+    return wrapped
+
+
 def _export_program(program: torch.export.ExportedProgram, request: _Request) -> ExportedModel:
-    original, outputs = ProgramModule(program), output_names_of(program)
+    outputs = outputs_of(program)
+    choose_outputs(outputs, request.exits, request.companions)  # before the conversion, which takes longer
+    names = tuple(name for name, output in outputs.items() if isinstance(output.value, torch.Tensor))
+    original = ProgramModule(program)
     program = with_plain_dimensions(program)
     keep_tensors(program)
-    exported = _export_graph(to_onnx(program, opset=request.opset), outputs, request)
+    model = to_onnx(program, opset=request.opset)
+    floats = widen(model)
+    if floats is not None and floats.type == "bfloat16":
+        raise CompileError(f"'{floats.tensor}' is bfloat16, which ONNX Runtime does not support; export model.float()")
+    exported = _export_graph(model, names, request)
     if exported.conversion.batch is not None:
         raise CompileError(
             f"the program has a fixed batch of {exported.conversion.batch.size}; {exported.conversion.advice()}"
@@ -134,8 +167,9 @@ def _export_program(program: torch.export.ExportedProgram, request: _Request) ->
 
 def _export_file(loaded: OnnxFile, request: _Request) -> ExportedModel:
     model, opset = upgrade_opset(loaded.model)
+    floats = widen(model)
     exported = _export_graph(model, tuple(str(value.name) for value in model.graph.outputs), request)
-    return exported._replace(file=loaded.path, conversion=exported.conversion._replace(opset=opset))
+    return exported._replace(file=loaded.path, conversion=exported.conversion._replace(opset=opset, floats=floats))
 
 
 def _export_graph(model: ir.Model, outputs: tuple[str, ...], request: _Request) -> ExportedModel:

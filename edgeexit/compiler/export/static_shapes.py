@@ -71,7 +71,7 @@ def _constant(value: ir.Value | None) -> Any:
 
 
 def _shape_slice(node: ir.Node) -> slice:
-    return slice(node.attributes.get_int("start", 0), node.attributes.get_int("end", None))  # type: ignore[arg-type]
+    return slice(node.attributes.get_int("start", 0), node.attributes.get_int("end", None))
 
 
 def _is_large(node: ir.Node, arrays: Sequence[Any]) -> bool:
@@ -118,7 +118,7 @@ def _infer(node: ir.Node, arrays: Sequence[Any], version: int) -> None:
         return
     for value in node.outputs:
         if value.name in inferred and inferred[value.name].HasField("tensor_type"):
-            found = ir.from_proto(onnx.ValueInfoProto(name=value.name, type=inferred[value.name]))
+            found: Any = ir.from_proto(onnx.ValueInfoProto(name=value.name, type=inferred[value.name]))
             value.type, value.shape = found.type, found.shape
 
 

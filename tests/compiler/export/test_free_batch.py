@@ -38,8 +38,8 @@ z = Reshape(u, unfolded) h = ReduceMean<axes = [0], keepdims = 0>(z)"""
 RESIZED = (
     """p = ReduceMean<axes = [2, 3], keepdims = 0>(x) e0 = MatMul(p, a)
 r = Resize<mode = "linear">(x, , , sizes) c = Slice(r, starts, ends, axes) s = Shape(c)
-two = Constant<value_ints = [2]>() q = Gather(s, two) target = Concat<axis = 0>(batch, four, q, minus) f = Reshape(c, target)
-h = ReduceMean<axes = [2, 3], keepdims = 0>(f)"""
+two = Constant<value_ints = [2]>() q = Gather(s, two) target = Concat<axis = 0>(batch, four, q, minus)
+f = Reshape(c, target) h = ReduceMean<axes = [2, 3], keepdims = 0>(f)"""
     + TAIL
 )
 
