@@ -123,14 +123,14 @@ def _check_all(tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -
         )
 
 
-def _form(value: torch.Tensor) -> tuple[int, ...] | None:
+def _form(value: torch.Tensor) -> tuple[int | str, ...] | None:
     """Return the rank and the number of classes of logits, which all exits share; None for what is not logits.
 
     Trailing dimensions of size 1 do not count: [B, C, 1, 1] has the form of [B, C].
     """
     if not value.is_floating_point() or value.ndim == 0:
         return None
-    shape = tuple(value.shape)
+    shape = _sizes(value)
     while len(shape) > _ONE_CLASS_AXIS and shape[-1] == 1:
         shape = shape[:-1]
     return (len(shape), *shape[1:2])
@@ -166,5 +166,10 @@ def _fields(value: tuple[Any, ...] | list[Any]) -> tuple[str, ...]:
 
 def _text(value: Any) -> str:
     if isinstance(value, torch.Tensor):
-        return f"{'x'.join(map(str, value.shape)) or 'a scalar'} {str(value.dtype).removeprefix('torch.')}"
+        return f"{'x'.join(map(str, _sizes(value))) or 'a scalar'} {str(value.dtype).removeprefix('torch.')}"
     return type(value).__name__
+
+
+def _sizes(value: torch.Tensor) -> tuple[int | str, ...]:
+    """Return the shape, with the names of the symbolic sizes that a fake tensor has."""
+    return tuple(size if isinstance(size, int) else str(size) for size in value.shape)

@@ -10,7 +10,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils import _pytree
 
 from edgeexit.compiler.error_text import reason_of
-from edgeexit.compiler.export.outputs import flatten_outputs
+from edgeexit.compiler.export.outputs import Output, flatten_outputs
 from edgeexit.compiler.library_output import silence_libraries
 from edgeexit.errors import CompileError
 
@@ -58,16 +58,15 @@ class ProgramModule(torch.nn.Module):
         return self._program(*positional, **named)
 
 
-def output_names_of(program: ExportedProgram) -> tuple[str, ...]:
-    """Return the names of the tensors that a program returns, as `flatten_outputs` names them."""
+def outputs_of(program: ExportedProgram) -> dict[str, Output]:
+    """Return the outputs of a program, as `flatten_outputs` names them; each tensor is a fake tensor."""
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
     returned = [
-        spec.arg.value if isinstance(spec.arg, ConstantArgument) else spec.arg.name
+        spec.arg.value if isinstance(spec.arg, ConstantArgument) else values[spec.arg.name]
         for spec in program.graph_signature.output_specs
         if spec.kind == OutputKind.USER_OUTPUT
     ]
-    tensors = {spec.arg.name for spec in _tensor_outputs(program)}
-    outputs = flatten_outputs(_pytree.tree_unflatten(returned, program.call_spec.out_spec))
-    return tuple(name for name, output in outputs.items() if output.value in tensors)
+    return flatten_outputs(_pytree.tree_unflatten(returned, program.call_spec.out_spec))
 
 
 def keep_tensors(program: ExportedProgram) -> None:

@@ -6,7 +6,8 @@ import torch
 from torch.export import Dim
 
 from edgeexit.compiler import CompileOptions, compile_bundle
-from edgeexit.compiler.export.program_module import BatchSizes, batch_sizes_of, output_names_of
+from edgeexit.compiler.export.program_module import BatchSizes, batch_sizes_of, outputs_of
+from edgeexit.errors import CompileError
 from tests.compiler.export.programs import TwoExits, export_two_exits
 from tests.compiler.staged_run import run_stages
 
@@ -40,7 +41,20 @@ def test_samples_are_divided_into_parts_that_a_program_takes(sizes, count, parts
 
 
 def test_the_outputs_of_a_program_are_named_as_those_of_its_module():
-    assert output_names_of(export_two_exits(Dim.DYNAMIC)) == ("exits.0", "exits.1")
+    outputs = outputs_of(export_two_exits(Dim("batch", max=9)))
+    assert list(outputs) == ["exits.0", "exits.1", "version"]
+    assert outputs["version"].value == 3
+
+
+def test_a_program_whose_outputs_cannot_all_be_exits_gives_their_list(tmp_path):
+    class Hidden(TwoExits):
+        def forward(self, x):
+            return {**super().forward(x), "hidden": x}
+
+    program = torch.export.export(Hidden().eval(), (torch.ones(2, 4),), dynamic_shapes=({0: Dim.DYNAMIC},))
+    torch.export.save(program, tmp_path / "hidden.pt2")
+    with pytest.raises(CompileError, match=r"'exits.1' s\d+x3 float32, 'hidden' s\d+x4 float32; select the exits with"):
+        compile_bundle(tmp_path / "hidden.pt2", tmp_path / "bundle")
 
 
 @pytest.mark.parametrize("batch", [Dim("b", min=1, max=8), 2 * Dim("half", min=2, max=4)])
