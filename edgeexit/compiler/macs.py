@@ -51,6 +51,8 @@ def find_early_companions(
 
     `companions` is exit name -> its companions among the graph's outputs, `counts` the result of `count_macs`.
     """
+    if not companions:
+        return []
     macs_of_node = dict(zip(graph, counts, strict=True))
     outputs = {str(value.name): value for value in graph.outputs}
     needed = [set(nodes_needed_for(graph, [outputs[name]])) for name in exits]

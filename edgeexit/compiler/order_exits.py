@@ -1,12 +1,13 @@
 """Sorts the exits of a model by depth, shallow to deep: by the multiply-accumulates (MACs) that each exit needs."""
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import pairwise
 from typing import TypeVar
 
 import onnx_ir as ir
 
-from edgeexit.compiler.extract import nodes_needed_for
+from edgeexit.compiler.extract import values_read_by
 from edgeexit.compiler.full_model import FullModel
 from edgeexit.progress import NO_PROGRESS, Progress
 
@@ -21,8 +22,9 @@ def order_exits(full_model: FullModel, counts: Sequence[int | None], *, progress
     `counts` is the result of `count_macs`.
     """
     graph, given = full_model.model.graph, tuple(full_model.logits)
-    macs = _macs_of_exits(graph, given, counts)
-    order = exits_by_inclusion(graph, given)
+    readers = _exits_that_need(graph, given)
+    macs = _macs_of_exits(graph, given, readers, counts)
+    order = _by_inclusion(given, set(readers.values()))
     if macs is not None:
         order = tuple(sorted(order, key=macs.__getitem__))
     if order == given:
@@ -42,33 +44,55 @@ def order_exits(full_model: FullModel, counts: Sequence[int | None], *, progress
 
 def exits_by_inclusion(graph: ir.Graph, exits: Sequence[str]) -> tuple[str, ...]:
     """Return the exits in the given order, but each after those that need only a part of its nodes."""
-    needed = {name: frozenset(nodes) for name, nodes in _nodes_of_exits(graph, exits).items()}
+    return _by_inclusion(exits, set(_exits_that_need(graph, exits).values()))
+
+
+def _exits_that_need(graph: ir.Graph, exits: Sequence[str]) -> dict[ir.Node, frozenset[str]]:
+    """Return which exits need each node, for all nodes that an exit needs and that do not only copy a value."""
+    of_value: dict[ir.Value, frozenset[str]] = {
+        value: frozenset([str(value.name)]) for value in graph.outputs if value.name in exits
+    }
+    of_node = {}
+    for node in reversed(graph):
+        needed_by = frozenset[str]().union(*(of_value.get(value, frozenset()) for value in node.outputs))
+        if not needed_by:
+            continue
+        if node.op_type != "Identity":
+            of_node[node] = needed_by
+        for value in values_read_by(node):
+            of_value[value] = of_value.get(value, needed_by) | needed_by
+    return of_node
+
+
+def _by_inclusion(exits: Sequence[str], readers: AbstractSet[frozenset[str]]) -> tuple[str, ...]:
+    """Return the exits such that each comes after those that need only a part of its nodes.
+
+    `readers` are the different sets of exits that need a node.
+    """
+
+    def is_part(one: str, other: str) -> bool:
+        return all(other in each for each in readers if one in each) and any(
+            one not in each for each in readers if other in each
+        )
+
     left, order = list(exits), list[str]()
     while left:
-        first = next(name for name in left if not any(needed[other] < needed[name] for other in left))
+        first = next(name for name in left if not any(is_part(other, name) for other in left))
         left.remove(first)
         order.append(first)
     return tuple(order)
 
 
-def _nodes_of_exits(graph: ir.Graph, exits: Sequence[str]) -> dict[str, list[ir.Node]]:
-    """Return the nodes that each exit needs, without those that only copy a value."""
-    outputs = {str(value.name): value for value in graph.outputs}
-    return {
-        name: [node for node in nodes_needed_for(graph, [outputs[name]]) if node.op_type != "Identity"]
-        for name in exits
-    }
-
-
-def _macs_of_exits(graph: ir.Graph, exits: Sequence[str], counts: Sequence[int | None]) -> dict[str, int] | None:
+def _macs_of_exits(
+    graph: ir.Graph, exits: Sequence[str], readers: Mapping[ir.Node, frozenset[str]], counts: Sequence[int | None]
+) -> dict[str, int] | None:
     """Return the MACs that each exit needs, or None if any of them needs a node of unknown cost."""
-    macs_of_node = dict(zip(graph, counts, strict=True))
-    found = {}
-    for name, nodes in _nodes_of_exits(graph, exits).items():
-        macs = [macs_of_node[node] for node in nodes]
-        if None in macs:
-            return None
-        found[name] = sum(count for count in macs if count is not None)
+    found = dict.fromkeys(exits, 0)
+    for node, count in zip(graph, counts, strict=True):
+        for name in readers.get(node, ()):
+            if count is None:
+                return None
+            found[name] += count
     return found
 
 
