@@ -89,7 +89,7 @@ def compile_command(
         typer.Option(help="How to trace a torch module: auto, export or strict (both torch.export), torchscript."),
     ] = "auto",
     trust_pickle: Annotated[
-        bool, typer.Option(help="Load a .pt2 file that can run code on this machine while it is loaded.")
+        bool, typer.Option(help="Load a .pt2 or .pt file even if that can run any code on this machine.")
     ] = False,
     name: Annotated[str | None, typer.Option(help="Name of the model; default: the name of the source.")] = None,
     force: Annotated[bool, typer.Option(help="Replace an existing bundle.")] = False,

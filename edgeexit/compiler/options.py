@@ -58,7 +58,7 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     `auto` tries them in this order. A trace that would be wrong for other data is an error."""
     trust_pickle: bool = False
-    """Load a `.pt2` file even if that can run code that is stored in the file."""
+    """Load a `.pt2` or `.pt` file even if that can run code that is stored in the file."""
     name: str | None = None
     """Name of the model; default: the name of the source."""
     class_names: Sequence[str] | None = None

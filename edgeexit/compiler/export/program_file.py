@@ -6,14 +6,15 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch.utils._sympy import functions as torch_functions
 
 from edgeexit.compiler.error_text import reason_of
+from edgeexit.compiler.export.program_code import find_code
+from edgeexit.compiler.export.untrusted_file import untrusted_file
 from edgeexit.compiler.library_output import silence_libraries
 from edgeexit.errors import CompileError
 
@@ -29,39 +30,6 @@ _PICKLED_OBJECT: Final = "opaque_obj_"
 _FORCE_SAFE: Final = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 _FORCE_UNSAFE: Final = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 _REFUSED_GLOBAL: Final = re.compile(r"GLOBAL ([\w.]+)")
-
-_NAME: Final = re.compile(r"[\w.]*")
-"""Names of values. torch writes them into Python code."""
-_NAME_KEYS: Final = frozenset({"as_name", "name"})
-_EXPRESSION: Final = re.compile(r"(?:[\w\s.,()+\-*/%<>=!&|~]|'[\w.]*')*")
-"""Sizes. torch evaluates them as Python expressions."""
-_SIZE_KEYS: Final = frozenset({"as_expr", "expr_str"})
-_SYMBOL: Final = re.compile(r"[a-z]+\d+|\d\w*")
-_PROPERTIES: Final = frozenset(
-    {"even", "finite", "integer", "negative", "nonnegative", "positive", "precision", "real"}
-)
-_FUNCTIONS: Final = frozenset(
-    {name for name, each in vars(torch_functions).items() if isinstance(each, type) and not name.startswith("_")}
-    | {"Abs", "Add", "And", "Eq", "False", "Float", "Ge", "Gt", "Integer", "Le", "Lt", "Max", "Min", "Mod", "Mul", "Ne"}
-    | {
-        "Not",
-        "Or",
-        "Piecewise",
-        "Pow",
-        "Rational",
-        "Symbol",
-        "True",
-        "ceiling",
-        "false",
-        "floor",
-        "inf",
-        "int_oo",
-        "log",
-        "oo",
-        "sqrt",
-        "true",
-    }
-)
 
 
 def load_program(path: Path, *, trust_pickle: bool = False) -> torch.export.ExportedProgram:
@@ -81,20 +49,13 @@ def load_program(path: Path, *, trust_pickle: bool = False) -> torch.export.Expo
         refused = next((each for each in _chain(error) if isinstance(each, pickle.UnpicklingError)), None)
         if refused is not None and not trust_pickle and zipfile.is_zipfile(path):
             match = _REFUSED_GLOBAL.search(str(refused))
-            raise _untrusted(
+            raise untrusted_file(
                 path, f"a pickle that uses '{match[1]}'" if match else "a pickle of other objects"
             ) from error
         raise CompileError(f"model '{path}' is not a readable .pt2 file: {reason_of(error)}") from error
     if not trust_pickle:
         program._guards_code = []  # noqa: SLF001 - Python code that runs when the program is called
     return program
-
-
-def _untrusted(path: Path, what: str) -> CompileError:
-    return CompileError(
-        f"model '{path}' contains {what}, and loading that can run any code on this machine; if you trust the file's "
-        "author, give --trust-pickle (CompileOptions.trust_pickle)"
-    )
 
 
 def _check_archive(path: Path) -> None:
@@ -118,13 +79,13 @@ def _check_archive(path: Path) -> None:
         )
     for name in names:
         if _COMPILED in name:
-            raise _untrusted(path, "compiled code")
+            raise untrusted_file(path, "compiled code")
         if _PICKLED_OBJECT in name:
-            raise _untrusted(path, f"the pickle '{name}'")
+            raise untrusted_file(path, f"the pickle '{name}'")
     for program in programs:
-        found = _find_code(program)
+        found = find_code(program)
         if found is not None:
-            raise _untrusted(path, f"code in place of a name or size ({found[:60]!r})")
+            raise untrusted_file(path, f"code in place of a name, size or operator ({found[:60]!r})")
 
 
 def _read_archive(path: Path) -> tuple[Sequence[str], list[Any]]:
@@ -139,31 +100,6 @@ def _read_archive(path: Path) -> tuple[Sequence[str], list[Any]]:
         names += archive.namelist()
         programs += [json.loads(archive.read(name)) for name in archive.namelist() if name == _OLD_PROGRAM]
     return names, programs
-
-
-def _find_code(value: Any, key: str = "") -> str | None:
-    """Return the first text of a program that torch would evaluate, and that is not a plain name or size."""
-    texts: Iterable[Any] = ()
-    parts: Iterable[tuple[str, Any]] = ()
-    if isinstance(value, str):
-        texts = [value] if key in _NAME_KEYS | _SIZE_KEYS else ()
-    elif key == "range_constraints":
-        texts = value
-    elif isinstance(value, dict) and key != "metadata":  # the metadata are stack traces
-        parts = value.items()
-    elif isinstance(value, list):
-        parts = [(key, part) for part in value]
-    for text in texts:
-        if not (_NAME.fullmatch(text) if key in _NAME_KEYS else _is_size(text)):
-            return str(text)
-    return next((found for name, part in parts if (found := _find_code(part, name)) is not None), None)
-
-
-def _is_size(text: str) -> bool:
-    words = re.findall(r"[A-Za-z_0-9]+", text)
-    return bool(_EXPRESSION.fullmatch(text)) and all(
-        _SYMBOL.fullmatch(word) or word in _FUNCTIONS or word in _PROPERTIES for word in words
-    )
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

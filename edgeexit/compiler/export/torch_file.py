@@ -8,6 +8,7 @@ import torch
 
 from edgeexit.compiler.error_text import reason_of
 from edgeexit.compiler.export.program_file import load_program
+from edgeexit.compiler.export.untrusted_file import find_file_operator, untrusted_file
 from edgeexit.compiler.library_output import silence_libraries
 from edgeexit.errors import CompileError
 
@@ -30,15 +31,30 @@ def load_torch_file(path: Path, *, trust_pickle: bool = False) -> torch.nn.Modul
     if is_program or (path.suffix == PROGRAM_SUFFIX and not names):
         return load_program(path, trust_pickle=trust_pickle)
     if _is_script(names):
-        try:
-            with silence_libraries():
-                return torch.jit.load(path, map_location="cpu")  # type: ignore[no-any-return,no-untyped-call]
-        except Exception as error:  # torch raises many classes here
-            raise CompileError(f"model '{path}' is not a readable TorchScript file: {reason_of(error)}") from error
+        return _load_script(path, trust_pickle=trust_pickle)
     raise CompileError(
         f"model '{path}' is neither a program (torch.export.save) nor TorchScript (torch.jit.save); a checkpoint has "
         "only weights: write a function that builds the network and loads them, and give path/file.py:function"
     )
+
+
+def _load_script(path: Path, *, trust_pickle: bool) -> torch.nn.Module:
+    """Load TorchScript. Its pickles hold only tensors and the file's own classes, whose `__setstate__` is called."""
+    try:
+        operator = None if trust_pickle else _file_operator_in(path)
+        if operator is None:
+            with silence_libraries():
+                return torch.jit.load(path, map_location="cpu")  # type: ignore[no-any-return,no-untyped-call]
+    except Exception as error:  # torch raises many classes here
+        raise CompileError(f"model '{path}' is not a readable TorchScript file: {reason_of(error)}") from error
+    raise untrusted_file(path, f"code that calls '{operator}'")
+
+
+def _file_operator_in(path: Path) -> str | None:
+    """Return an operator in the code of a TorchScript file that reads or writes files."""
+    reader = torch._C.PyTorchFileReader(str(path))  # noqa: SLF001 - as torch.jit.load reads it
+    code = [reader.get_record(name).decode() for name in reader.get_all_records() if name.endswith(".py")]
+    return next((found for text in code if (found := find_file_operator(text)) is not None), None)
 
 
 def _names_in(path: Path) -> list[str]:

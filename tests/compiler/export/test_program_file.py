@@ -75,6 +75,14 @@ def attacks(created):
             {PROGRAM: edited(lambda p: p["range_constraints"].update({code: {"min_val": 1, "max_val": 2}}))},
             {},
         ),
+        "operator": (
+            {
+                PROGRAM: edited(
+                    lambda p: p["graph_module"]["graph"]["nodes"][0].update(target="torch.ops.aten.save.default")
+                )
+            },
+            {},
+        ),
         "compiled code": ({}, {"data/aotinductor/model/model.so": b"ELF"}),
     }
 

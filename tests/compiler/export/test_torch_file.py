@@ -41,6 +41,37 @@ def test_a_torchscript_file_runs_no_pickled_code(script, tmp_path):
     assert not created.exists()
 
 
+class Saves(nn.Module):
+    """Writes a file when it is loaded, in TorchScript."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path: str = path
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[str, bool]:
+        return (self.path, self.training)
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[str, bool]) -> None:
+        self.path = state[0]
+        self.training = state[1]
+        torch.save(torch.ones(1), state[0])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def test_torchscript_that_writes_files_is_refused_unless_it_is_trusted(tmp_path):
+    created = tmp_path / "created"
+    torch.jit.script(Saves(str(created))).save(str(tmp_path / "saves.pt"))
+    with pytest.raises(CompileError, match=r"saves\.pt' contains code that calls 'torch\.save'.*--trust-pickle"):
+        load_torch_file(tmp_path / "saves.pt")
+    assert not created.exists()
+    load_torch_file(tmp_path / "saves.pt", trust_pickle=True)
+    assert created.exists()
+
+
 @pytest.mark.parametrize(
     ("name", "zipped"),
     [
