@@ -68,9 +68,14 @@ def _required(needs: NeedGraph, everything: Evaluation) -> set[ir.Value]:
         if output in everything.replaced:
             groups[needs.selectors[output].operands[0].value].add(output)
     enabled = set().union(*groups.values())
-    for group in groups.values():
-        if needs.evaluate(enabled - group).exits == everything.exits:
-            enabled -= group
+    pending = [list(groups.values())]
+    while pending:  # in halves, because most groups are usually not required
+        some = pending.pop()
+        without = enabled.difference(*some)
+        if needs.evaluate(without).exits == everything.exits:
+            enabled = without
+        elif len(some) > 1:
+            pending += [some[: len(some) // 2], some[len(some) // 2 :]]
     return enabled
 
 
