@@ -64,6 +64,17 @@ def test_the_wrappers_of_training_are_removed(wrap):
     assert unwrap_module(nn.Sequential(nn.DataParallel(Nested())))[0].module
 
 
+def test_a_submodule_that_data_parallel_wraps_runs_on_one_device():
+    model = Nested()
+    model.first = nn.DataParallel(model.first)
+    model.first.device_ids = [0, 1]  # as on a machine with two GPUs
+    module = wrap_module(model, SPECS, SAMPLES, ["exits.*"])
+    with in_eval_mode(module):
+        shallow, _ = module(torch.ones(2, 3))
+    torch.testing.assert_close(shallow, Nested()(torch.ones(2, 3))["exits"][0])
+    assert model.first.device_ids == [0, 1]
+
+
 def test_a_script_module_has_the_name_of_its_class_and_can_be_frozen():
     script = torch.jit.script(nn.Linear(2, 2).eval())
     assert class_name_of(script) == "Linear"
