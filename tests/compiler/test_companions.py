@@ -9,6 +9,7 @@ import torch
 from edgeexit.compiler import CompileOptions, compile_bundle
 from edgeexit.compiler.companion_values import check_companions_against_torch
 from edgeexit.compiler.companions import Companion, assign_companions, check_companion_names, parse_companions
+from edgeexit.compiler.export.outputs import choose_outputs, flatten_outputs
 from edgeexit.compiler.verify import Rounding
 from edgeexit.errors import CompileError
 from edgeexit.runtime import Runner
@@ -265,25 +266,26 @@ def test_companions_are_compared_with_torch():
         check_companions_against_torch(companions, values, {"b": np.zeros((3, 1), np.float32), "h": values["h"]}, FP32)
 
 
-@pytest.mark.parametrize(
-    ("type_", "message"), [("bfloat16", "is bfloat16; return a type of numpy"), ("string", "is string; return a type")]
-)
-def test_companions_of_types_that_numpy_does_not_have_are_refused(tmp_path, type_, message):
-    number = {"bfloat16": 16, "string": 8}[type_]
-    body = f"e0 = MatMul(x, a) c0 = Cast<to = {number}>(e0) e1 = MatMul(e0, c) c1 = Cast<to = {number}>(e1)"
-    outputs = f"float[N,3] e0, float[N,3] e1, {type_}[N,3] c0, {type_}[N,3] c1"
+def test_a_companion_that_is_no_tensor_of_numbers_is_refused(tmp_path):
+    body = "e0 = MatMul(x, a) c0 = Cast<to = 8>(e0) e1 = MatMul(e0, c) c1 = Cast<to = 8>(e1)"
+    outputs = "float[N,3] e0, float[N,3] e1, string[N,3] c0, string[N,3] c1"
     path = graphs.two_heads(tmp_path / "m.onnx", body, outputs)
-    with pytest.raises(CompileError, match=f"^companion 'box': output 'c0' {message}"):
+    with pytest.raises(CompileError, match=r"^companion 'box': output 'c0' is string; return a type of numpy"):
         compile_bundle(path, tmp_path / "bundle", CompileOptions(companions={"box": ("c0", "c1")}))
 
 
-def test_a_complex_companion_of_torch_is_refused():
-    (companion,) = companions = (Companion("wave", "e0", "w", "w"),)
-    parts = np.zeros((2, 4, 2), np.float32)
-    with pytest.raises(
-        CompileError, match="companion 'wave': output 'w' is complex; return its real and its imaginary"
-    ):
-        check_companions_against_torch(companions, {companion.tensor: parts}, {"w": parts[..., 0] + 0j}, FP32)
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.zeros(2, 4, dtype=torch.bfloat16), "^companion 'boxes.0' is 2x4 bfloat16; return real numbers"),
+        (torch.zeros(2, 4, dtype=torch.complex64), "^companion 'boxes.0' is 2x4 complex64; return real numbers"),
+        ("text", "^companion 'boxes.0' is str; a companion must be a tensor"),
+    ],
+)
+def test_companions_of_torch_that_numpy_cannot_hold_are_refused(value, message):
+    outputs = flatten_outputs({"logits": [torch.zeros(2, 3)] * 2, "boxes": [value] * 2})
+    with pytest.raises(CompileError, match=message):
+        choose_outputs(outputs, ["logits.*"], {"box": ["boxes.0", "boxes.1"]})
 
 
 def test_an_output_that_several_exits_share_has_one_tensor_for_each():

@@ -88,6 +88,11 @@ def choose_outputs(
         if any(name in selected for selected in companions.values()) and name not in tensors:
             raise CompileError(f"companion '{name}' is {_text(value)}; a companion must be a tensor")
     matched, others = choose_companions(companions, tuple(tensors), exits=patterns)
+    for name in dict.fromkeys(name for selected in matched.values() for name in selected):
+        if tensors[name].dtype == torch.bfloat16 or tensors[name].is_complex():
+            raise CompileError(
+                f"companion '{name}' is {_text(tensors[name])}; return real numbers of a type of numpy, e.g. float32"
+            )
     if not patterns:
         _check_all({name: tensors[name] for name in others}, values)
         return others, assign_companions(matched, others)
