@@ -183,20 +183,19 @@ Choose (a, b) => (c) {
 
 SAME_NAMES = """
 <ir_version: 9, opset_import: ["": 18]>
-g (float[N,8] x, float[N,8] gate) => (float[N,3] e0, float[N,3] e1) {
+g (float[N,8] x, float[N,T] gate) => (float[N,3] e0, float[N,3] e1) {
   h = MatMul(x, w)
   e0 = MatMul(h, head)
-  zero = Constant<value_ints = [0]>()
-  all = ReduceSum<keepdims = 0>(gate)
-  nothing = Constant<value = float {0}>()
-  positive = Greater(all, nothing)
-  y = If(positive) <
+  width = Shape<start = 1>(gate)
+  seven = Constant<value_ints = [7]>()
+  is_wide = Greater(width, seven)
+  y = If(is_wide) <
     then_branch = yes () => (float[N,8] u) <float[1] factor = {2}> { u = Mul(h, factor) },
     else_branch = no () => (float[N,8] v) <float[1] factor = {3}> { v = Mul(h, factor) }>
   e1 = MatMul(y, head)
 }
 """
-"""Two branches whose initializers have the same name."""
+"""Two branches whose initializers have the same name; the width of an input selects one."""
 
 SEQUENCES = """
 <ir_version: 9, opset_import: ["": 18]>

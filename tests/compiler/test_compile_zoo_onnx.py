@@ -77,8 +77,8 @@ def test_a_function_may_have_branches(compiled):
 
 def test_branches_may_have_initializers_of_the_same_name(compiled):
     bundle, path = compiled(SAME_NAMES, **SQUARE)
-    for sign in (1, -1):
-        assert_file_composed(bundle, path, {"x": rows(), "gate": sign * np.abs(rows(1))})
+    for width in (8, 4):
+        assert_file_composed(bundle, path, {"x": rows(), "gate": rows(1)[:, :width]})
 
 
 def test_a_subgraph_initializer_may_have_the_name_of_an_outer_one(tmp_path):
@@ -89,7 +89,7 @@ def test_a_subgraph_initializer_may_have_the_name_of_an_outer_one(tmp_path):
     model.graph.node.insert(1, onnx.helper.make_node("Mul", ["h", "scale"], ["scaled"]))
     onnx.save(model, path)
     bundle = compile_bundle(path, tmp_path / "bundle")
-    assert_file_composed(bundle, path, {"x": rows(), "gate": np.abs(rows(1))})
+    assert_file_composed(bundle, path, {"x": rows(), "gate": rows(1)})
 
 
 def test_a_sequence_is_recomputed_in_the_later_stage_that_reads_it(compiled):
@@ -143,8 +143,9 @@ def test_unknown_dimensions_have_no_names_from_shape_inference(compiled):
     text = """<ir_version: 9, opset_import: ["": 18]>
     g (float[N,8] x, float[N,T] y) => (float[N,3] e0, float[N,3] e1) {
       h = MatMul(x, w) e0 = MatMul(h, head)
-      zero = Constant<value = float {0}>() above = Greater(y, zero)
-      where = NonZero(above) some = Transpose<perm = [1, 0]>(where) number = Cast<to = 1>(some)
+      zero = Constant<value = float {0}>() length = Shape<start = 1>(y) zeros = ConstantOfShape(length)
+      equal = Equal(zeros, zero) where = NonZero(equal)
+      some = Transpose<perm = [1, 0]>(where) number = Cast<to = 1>(some)
       count = ReduceSum<keepdims = 0>(number) both = Add(h, count) r = Tanh(both) e1 = MatMul(r, head) }"""
     bundle, _ = compiled(text, **SQUARE)
     assert not [

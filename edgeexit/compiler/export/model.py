@@ -19,6 +19,7 @@ from edgeexit.compiler.export.normalise import input_specs, normalise
 from edgeexit.compiler.export.outputs import choose_outputs
 from edgeexit.compiler.export.program_module import (
     ProgramModule,
+    default_sizes,
     keep_tensors,
     outputs_of,
     with_plain_dimensions,
@@ -115,7 +116,8 @@ def _export_module(module: torch.nn.Module, request: _Request, progress: Progres
     samples = draw_samples(specs) if example is None else take_samples(example, specs)
     wrapped = _wrap_in_float32(module, specs, samples, request, progress)
     model = trace(wrapped, specs, samples, opset=request.opset, exporter=request.exporter, progress=progress)
-    widen(model)
+    if (foreign_parameter(wrapped.model) or ("", None))[1] == torch.float64:  # its copy in float32 failed
+        widen(model)
     remove_prefix(model)
     name_inputs(model.graph, specs)
     normalise(model, exits=output_tensors(wrapped.exits, wrapped.companions))
@@ -150,13 +152,13 @@ def _export_program(program: torch.export.ExportedProgram, request: _Request) ->
     choose_outputs(outputs, request.exits, request.companions)  # before the conversion, which takes longer
     names = tuple(name for name, output in outputs.items() if isinstance(output.value, torch.Tensor))
     original = ProgramModule(program)
-    program = with_plain_dimensions(program)
-    keep_tensors(program)
-    model = to_onnx(program, opset=request.opset)
+    plain = with_plain_dimensions(program)
+    keep_tensors(plain)
+    model = to_onnx(plain, opset=request.opset)
     floats = widen(model)
     if floats is not None and floats.type == "bfloat16":
         raise CompileError(f"'{floats.tensor}' is bfloat16, which ONNX Runtime does not support; export model.float()")
-    exported = _export_graph(model, names, request)
+    exported = _export_graph(model, names, request, program=program)
     if exported.conversion.batch is not None:
         raise CompileError(
             f"the program has a fixed batch of {exported.conversion.batch.size}; {exported.conversion.advice()}"
@@ -172,10 +174,16 @@ def _export_file(loaded: OnnxFile, request: _Request) -> ExportedModel:
     return exported._replace(file=loaded.path, conversion=exported.conversion._replace(opset=opset, floats=floats))
 
 
-def _export_graph(model: ir.Model, outputs: tuple[str, ...], request: _Request) -> ExportedModel:
+def _export_graph(
+    model: ir.Model,
+    outputs: tuple[str, ...],
+    request: _Request,
+    *,
+    program: torch.export.ExportedProgram | None = None,
+) -> ExportedModel:
     """Normalise a graph, which describes its inputs; they must match those that the user described.
 
-    The described inputs set the sizes of symbolic dimensions.
+    The described inputs set the sizes of symbolic dimensions; by default, those of a program are within its bounds.
     """
     exits: tuple[str, ...] = outputs
     companions: Companions = ()
@@ -184,7 +192,8 @@ def _export_graph(model: ir.Model, outputs: tuple[str, ...], request: _Request) 
     freed = normalise(model, exits=output_tensors(exits, companions))
     lower_opset(model, max(request.opset, WORKING_OPSET))
     specs = input_specs(model.graph)
-    sizes = sizes_given(specs, request.inputs)
+    sizes = {} if program is None else default_sizes(program, specs)
+    sizes |= sizes_given(specs, request.inputs)
     example = request.example
     samples = draw_samples(specs, sizes=sizes) if example is None else take_samples(example, specs)
     conversion = FileConversion(batch=freed)

@@ -60,7 +60,8 @@ def _first_of(model: ir.Model) -> tuple[str, ir.DataType] | None:
         for name, tensor in tensors:
             if tensor is not None and _counts(tensor):
                 return name, tensor.dtype
-    values = (value for graph in model.graphs() for value in all_values(graph))
+    read = (value for graph in model.graphs() for node in graph for value in node.inputs if node.op_type != "Cast")
+    values = (value for value in (*model.graph.inputs, *read) if value is not None)
     return next(((str(value.name), value.dtype) for value in values if value.dtype == ir.DataType.BFLOAT16), None)
 
 
@@ -90,9 +91,9 @@ def _to_float32(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     """Convert a tensor; finite numbers beyond the range of float32, as in masks, become the largest of float32."""
     wide = tensor.numpy()
     limits = np.finfo(np.float32)
-    finite = np.isfinite(wide)
-    array = np.where(finite, wide, 0).astype(np.float64).clip(limits.min, limits.max).astype(np.float32)
-    return ir.Tensor(np.where(finite, array, wide.astype(np.float32)), name=tensor.name)
+    array = np.array(wide, dtype=np.float64)
+    array[np.isfinite(array)] = array[np.isfinite(array)].clip(limits.min, limits.max)
+    return ir.Tensor(array.astype(np.float32), name=tensor.name)
 
 
 def _cast(graph: ir.Graph, value: ir.Value, taken: set[str]) -> None:

@@ -63,7 +63,7 @@ def _tokens(folder, network, precision):
 
 LENGTH = {"length": (1, 7, 64)}
 FLAGS = ROWS | {"flag": np.arange(32) % 2 == 0}
-GATES = ROWS | {"gate": np.abs(ROWS["x"])}  # their sum over all samples chooses the branch
+GATES = ROWS | {"gate": ROWS["x"]}  # their width chooses the branch
 BUNDLES = {
     # name -> function that makes the bundle in a folder, and the `dimensions` of its build config
     "tiny": (make_bundle, {}),
@@ -86,7 +86,7 @@ BUNDLES = {
         {},
     ),
     "functions-fp16": (lambda folder: _handmade(folder, graphs.FUNCTIONS, "fp16", FLAGS), {}),
-    "branches-int8": (lambda folder: _handmade(folder, graphs.SAME_NAMES, "int8", GATES), {}),
+    "branches-int8": (lambda folder: _handmade(folder, graphs.SAME_NAMES, "int8", GATES), {"T": (4, 8, 8)}),
 }
 
 
