@@ -1,7 +1,7 @@
 """Wraps an exported program as a torch module, names its outputs, and finds the batch sizes that it takes."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -9,7 +9,9 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, OutputSpec, TensorArgument
 from torch.utils import _pytree
 
+from edgeexit.bundle.manifest import TensorSpec
 from edgeexit.compiler.error_text import reason_of
+from edgeexit.compiler.export.inputs import DEFAULT_DIMENSION_SIZE
 from edgeexit.compiler.export.outputs import Output, flatten_outputs
 from edgeexit.compiler.library_output import silence_libraries
 from edgeexit.errors import CompileError
@@ -102,6 +104,30 @@ def batch_sizes_of(program: ExportedProgram) -> BatchSizes:
         step = max(second - first, 1)
         return BatchSizes(first if first > 0 else first + step, int(expression.subs(symbols[0], upper)), step)
     return BatchSizes()
+
+
+def default_sizes(program: ExportedProgram, inputs: Sequence[TensorSpec]) -> dict[str, int]:
+    """Return symbolic dimension -> size for random samples, within the bounds of the program.
+
+    `inputs` are the tensors that the program takes, in order.
+    """
+    sizes: dict[str, int] = {}
+    tensors = [value for value in _inputs_of(program) if isinstance(value, torch.Tensor)]
+    for value, spec in zip(tensors, inputs, strict=False):
+        for size, name in zip(value.shape[1:], spec.shape[1:], strict=False):
+            if isinstance(size, torch.SymInt) and isinstance(name, str):
+                sizes.setdefault(name, _default_size(program, size))
+    return sizes
+
+
+def _default_size(program: ExportedProgram, size: torch.SymInt) -> int:
+    expression = size.node.expr
+    chosen = dict.fromkeys(expression.free_symbols, DEFAULT_DIMENSION_SIZE)
+    for symbol in chosen:
+        bounds = program.range_constraints.get(symbol)
+        if bounds is not None:
+            chosen[symbol] = min(max(DEFAULT_DIMENSION_SIZE, bounds.lower), bounds.upper)
+    return int(expression.subs(chosen))
 
 
 def with_plain_dimensions(program: ExportedProgram) -> ExportedProgram:

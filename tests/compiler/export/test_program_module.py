@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch.export import Dim
 
+from edgeexit.bundle.manifest import TensorSpec
 from edgeexit.compiler import CompileOptions, compile_bundle
-from edgeexit.compiler.export.program_module import BatchSizes, batch_sizes_of, outputs_of
+from edgeexit.compiler.export.program_module import BatchSizes, batch_sizes_of, default_sizes, outputs_of
 from edgeexit.errors import CompileError
 from tests.compiler.export.programs import TwoExits, export_two_exits
 from tests.compiler.staged_run import run_stages
@@ -68,3 +69,21 @@ def test_a_program_with_a_bounded_batch_becomes_a_bundle_for_any_batch(tmp_path,
         expected = TwoExits().eval()(torch.from_numpy(images[:count]))["exits"]
         for name, logits in zip(("exits.0", "exits.1"), expected, strict=True):
             np.testing.assert_allclose(outputs[name], logits.detach().numpy(), atol=1e-5)
+
+
+def test_random_samples_have_sizes_within_the_bounds_of_the_program():
+    class Pooled(TwoExits):
+        def forward(self, x, y):
+            return super().forward(x.mean((1, 2)) + y.mean(1))
+
+    length, half = Dim("length", min=2, max=5), Dim("half", min=10, max=50)
+    program = torch.export.export(
+        Pooled().eval(),
+        (torch.ones(3, 3, 20, 4), torch.ones(3, 7, 4)),
+        dynamic_shapes=({0: Dim.DYNAMIC, 1: length, 2: 2 * half}, {0: Dim.DYNAMIC, 1: Dim("other", max=20)}),
+    )
+    specs = (
+        TensorSpec(name="x", dtype="float32", shape=("batch", "a", "b", 4)),
+        TensorSpec(name="y", dtype="float32", shape=("batch", "c", 4)),
+    )
+    assert default_sizes(program, specs) == {"a": 5, "b": 20, "c": 8}
