@@ -11,6 +11,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.nn import functional
 
+from edgeexit.compiler.export.split_decompositions import SPLITS, is_dynamic_split
 from edgeexit.compiler.export.trace_errors import at, place_of_node
 from edgeexit.errors import CompileError
 
@@ -58,7 +59,7 @@ def _calls(module: torch.fx.GraphModule) -> Iterator[torch.fx.Node]:
 
 def _applies(op: Any, node: torch.fx.Node) -> bool:
     """Return True if the node is of the operator; for a convolution, also if its number of groups is computed."""
-    if node.target is not op:
+    if node.target is not op or (op in SPLITS and not is_dynamic_split(node)):
         return False
     return op not in _CONVOLUTIONS or (len(node.args) > _GROUPS and not isinstance(node.args[_GROUPS], int))
 
@@ -247,6 +248,7 @@ def _grouped_convolution(
 
 
 DECOMPOSITIONS: Final[Mapping[Any, Decomposition]] = {
+    **SPLITS,
     _ATEN.adaptive_max_pool1d.default: _adaptive_max_pool,
     _ATEN.adaptive_max_pool2d.default: _adaptive_max_pool,
     _ATEN.adaptive_max_pool3d.default: _adaptive_max_pool,

@@ -2,13 +2,33 @@
 
 from collections.abc import Iterable, Sequence
 from math import prod
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import onnx_ir as ir
 
 Dim = int | str | None
 """Size of an axis, name of a symbolic dimension, or None if it is unknown. Equal names are equal sizes."""
 Dims = tuple[Dim, ...]
+
+
+INFERRED: Final = "?"
+"""First character of the names that `named_dimensions` gives to dimensions."""
+
+
+def multiple_of(dims: Dims) -> str | None:
+    """Return the name of a dimension that is a product of numbers and one name, or None if it is another product."""
+    extent = _extent(dims)
+    if extent is None or len(extent.names) != 1 or extent.number == 1:
+        return None
+    return f"{INFERRED}{extent.number}*{extent.names[0]}"
+
+
+def factors_of(dim: str | None) -> tuple[int, tuple[str, ...]]:
+    """Return a dimension as a product of a number and names; an unknown one has no names."""
+    number, star, name = (dim or "").removeprefix(INFERRED).partition("*")
+    if dim is not None and dim.startswith(INFERRED) and star:
+        return int(number), (name,)
+    return 1, () if dim is None else (dim,)
 
 
 class Part(NamedTuple):
@@ -115,6 +135,12 @@ def through_reshape(before: Dims, after: Dims, region: Region) -> Region | None:
     return tuple(found)
 
 
+def flattened_dims(before: Dims, after: Dims) -> dict[int, Dims]:
+    """Return axis -> the dimensions before a reshape that it flattens."""
+    groups = _groups(before, after)
+    return {outs[0]: tuple(before[axis] for axis in ins) for ins, outs in groups if len(outs) == 1 and len(ins) > 1}
+
+
 class _Extent(NamedTuple):
     """A product of dimensions: an integer times names."""
 
@@ -141,10 +167,10 @@ class _Extent(NamedTuple):
 
 def _extent(dims: Dims) -> _Extent | None:
     """Return the product of dimensions, or None if one is unknown."""
-    names = [dim for dim in dims if not isinstance(dim, int)]
-    known = [name for name in names if name is not None]
-    number = prod(dim for dim in dims if isinstance(dim, int))
-    return _Extent(number, tuple(sorted(known))) if len(known) == len(names) else None
+    if None in dims:
+        return None
+    factors = [(dim, ()) if isinstance(dim, int) else factors_of(dim) for dim in dims]
+    return _Extent(prod(number for number, _ in factors), tuple(sorted(name for _, names in factors for name in names)))
 
 
 def _dim_of(part: Part) -> Dim:

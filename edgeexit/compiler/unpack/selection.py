@@ -7,8 +7,9 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeexit.compiler.unpack.constants import axes_of, axis_of, integers_of, scalar_of
+from edgeexit.compiler.unpack.multiples import Linear, linear_of
 from edgeexit.compiler.unpack.pull import Operand, Pull, Target, copy_of, first_of
-from edgeexit.compiler.unpack.regions import Dim, Part, Region, compose, dims_of, part_of, progression
+from edgeexit.compiler.unpack.regions import Dim, Part, Region, compose, dims_of, factors_of, part_of, progression
 from edgeexit.compiler.unpack.rewriter import Rewriter
 
 
@@ -167,8 +168,12 @@ def _sliced_parts(node: ir.Node, dims: Sequence[Dim]) -> dict[int, Part | None] 
     axes = axes_of(node, len(dims), place=3)
     has_steps = len(node.inputs) > 4 and node.inputs[4] is not None  # noqa: PLR2004
     steps = integers_of(node.inputs[4]) if has_steps else None
-    if starts is None or ends is None or (has_steps and steps is None):
+    if has_steps and steps is None:
         return None
+    if starts is None or ends is None:
+        axis = 0 if axes is None else axes[0]
+        is_one_axis = (axes is None or len(axes) == 1) and steps in (None, [1])
+        return _sliced_blocks(node, axis, dims[axis]) if is_one_axis else None
     found: dict[int, Part | None] = {}
     for index, axis in enumerate(axes if axes is not None else range(len(starts))):
         size, step = dims[axis], 1 if steps is None else steps[index]
@@ -184,6 +189,26 @@ def _sliced_parts(node: ir.Node, dims: Sequence[Dim]) -> dict[int, Part | None] 
         else:
             return None
     return found
+
+
+def _sliced_blocks(node: ir.Node, axis: int, size: Dim) -> dict[int, Part | None] | None:
+    """Return axis -> blocks, if a Slice from a * n to b * n of an axis of the size K * n returns some of K blocks."""
+    if isinstance(size, int):
+        return None
+    count, names = factors_of(size)
+    if count == 1 or len(names) != 1:
+        return None
+    starts, ends = (linear_of(value, names[0]) for value in node.inputs[1:3])
+    if starts is None or ends is None or len(starts) != 1 or len(ends) != 1:
+        return None
+    (start,), (end,) = starts, ends
+    if not end.factor and end.offset >= np.iinfo(np.int32).max:
+        end = Linear(count, 0)
+    start, end = (Linear(at.factor + count if at.factor < 0 else at.factor, at.offset) for at in (start, end))
+    if start.offset or end.offset or not 0 <= start.factor < end.factor <= count:
+        return None
+    picked = range(start.factor, end.factor)
+    return {axis: None if len(picked) == count else Part(picked, count, inner=names)}
 
 
 def _end(end: int, step: int, size: int) -> int | None:
