@@ -36,11 +36,10 @@ _DECISIVE: Final = 10
 """In any other order of rows, this many times more elements must differ."""
 _OTHER_SIZES: Final = (
     ((1, 3), (2, 0)),
-    ((1, -3), (0.5, 0)),
+    ((0, 2), (1, -3), (0.5, 0)),
 )
-"""Factor and summand of larger and of smaller sizes of the symbolic dimensions.
-
-The second pair of a kind is used if the model fails at the first."""
+"""Factor and summand of larger and of smaller sizes of the symbolic dimensions; of each kind, the first that the model
+runs at is used."""
 
 Dimension = int | str
 """A static size, the name of a symbolic dimension of the model's inputs, or `""` for any other symbolic size."""
@@ -246,10 +245,10 @@ def _over_sizes(
     A factor is static if it is the same at the given, a larger and a smaller size; it is called like the symbolic
     dimension that has the same sizes.
     """
-    known = [layout for layout in layouts if layout is not None]
-    if not layouts or len(known) < len(layouts):
+    if not layouts or layouts[0] is None:
         return None
-    complete = not sizes[0] or len(sizes) == 1 + len(_OTHER_SIZES)
+    known = [layout for layout in layouts if layout is not None]
+    complete = not sizes[0] or len(known) == 1 + len(_OTHER_SIZES)
     factors: list[Dimension] = []
     for factor in zip(*known, strict=True):
         names = [name for name in sizes[0] if factor == tuple(at[name] for at in sizes)]

@@ -173,3 +173,16 @@ def test_a_value_without_rows_for_each_sample_cannot_be_carried(tmp_path):
     match = r"^stage 1 needs 'gram', which .* of stage 0 produces; it cannot be carried, because it has no rows"
     with pytest.raises(CompileError, match=match):
         compile_bundle(path, tmp_path / "bundle", CompileOptions())
+
+
+def test_a_number_of_frames_that_the_model_limits_is_not_taken_for_static(tmp_path):
+    """With the 8 frames of random samples, the model folds 4 of them; with 3, it folds 3."""
+    fold = "four = Constant<value_ints = [4]>() zero = Constant<value_ints = [0]>() few = Slice(x, zero, four, one) "
+    fold += FRAMES.format([-1, 6]).replace("(x", "(few")
+    text = GRAPH.replace("FOLD", fold, 1)
+    text = text.replace("UNFOLD0", FRAMES_BACK.format(0)).replace("UNFOLD1", FRAMES_BACK.format(1))
+    path = save_graph(tmp_path / "limited.onnx", text, w0=(6, 6), w1=(6, 6), head=(6, 3))
+    bundle = compile_bundle(path, tmp_path / "bundle", CompileOptions())
+    clips = np.random.default_rng(1).standard_normal((4, 3, 6)).astype(np.float32)
+    (logits,) = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(["e1"], {"x": clips})
+    np.testing.assert_allclose(run_stages(bundle, {"x": clips})["e1"], logits, rtol=1e-5, atol=1e-6)
