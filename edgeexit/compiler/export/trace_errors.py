@@ -21,6 +21,7 @@ CHANGES_BUFFER: Final = (
     "forward changes the buffer '{}', but a stage has no state; change buffers in training mode only"
 )
 _BRANCH_ERROR: Final = "Could not guard on"  # the other message is "Could not extract specialized integer from"
+_STRICT_BRANCH_ERROR: Final = "Data-dependent branching"
 _SPECIALISED: Final = "specialized it to be a constant"
 
 
@@ -65,7 +66,9 @@ def trace_failure(error: BaseException) -> str:
             f"forward fixes the size of a dynamic dimension{at(place)} ({line.strip(' -').split('. ')[0]}); "
             "read sizes from x.shape instead of using constants, or give that dimension as a number"
         )
-    found = at(place_in_user_code(error, library=TORCH))
+    found = at(place_in_user_code(error, library=TORCH) or place_in_stack_trace(text, library=TORCH))
+    if _STRICT_BRANCH_ERROR in text:
+        return BRANCHES.format(found)
     if isinstance(error, GuardOnDataDependentSymNode):
         return (BRANCHES if _BRANCH_ERROR in text else CONVERTS).format(found)
     return f"forward cannot be traced by torch.export{found}: {reason_of(error)}"
