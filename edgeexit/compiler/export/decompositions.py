@@ -59,7 +59,9 @@ def _calls(module: torch.fx.GraphModule) -> Iterator[torch.fx.Node]:
 
 def _applies(op: Any, node: torch.fx.Node) -> bool:
     """Return True if the node is of the operator; for a convolution, also if its number of groups is computed."""
-    if node.target is not op or (op in SPLITS and not is_dynamic_split(node)):
+    if op in SPLITS:
+        return is_dynamic_split(node)
+    if node.target is not op:
         return False
     return op not in _CONVOLUTIONS or (len(node.args) > _GROUPS and not isinstance(node.args[_GROUPS], int))
 

@@ -57,9 +57,16 @@ class WrittenExits(PackedNet):
         return out[:, 0], out[:, 1], out[:, -1]
 
 
+class BatchOfFeatures(PackedNet):
+    """One head on the features of all exits, concatenated along the batch."""
+
+    def pack(self, features):
+        return self.head(torch.cat(features)).split(features[0].shape[0])
+
+
 @pytest.mark.parametrize(
     ("network", "precision"),
-    [(RowsOfSamples, "fp32"), (WrittenExits, "fp32"), (BatchedHeads, "int8"), (RowsOfSamples, "fp16")],
+    [(BatchOfFeatures, "fp32"), (RowsOfSamples, "fp32"), (WrittenExits, "int8"), (BatchedHeads, "fp16")],
 )
 def test_a_packed_network_compiles_to_stages_that_all_have_work(tmp_path, network, precision):
     options = CompileOptions(example=IMAGES, precision=precision)

@@ -120,6 +120,41 @@ def test_writes_into_a_tensor_are_taken_apart():
     assert matmuls(model, 0) == 1
 
 
+BATCH = "n = Shape<start = 0, end = 1>(x) all = Concat<axis = 0>(g0, g1) y = MatMul(all, w)"
+TWICE = "both = Mul(n, two)"
+CHUNK = """
+  none = Constant<value = int64 {0}>() shape = Shape(y) rows = Gather(shape, none) o = Squeeze(one) t = Squeeze(two)
+  more = Add(rows, o) half = Div(more, t) end = Unsqueeze(half, zero) double = Mul(end, two)
+"""
+
+
+@pytest.mark.parametrize(
+    "slices",
+    [
+        pytest.param(f"{TWICE} e0 = Slice(y, zero, n) e1 = Slice(y, n, both)", id="from and to a multiple"),
+        pytest.param(
+            "e0 = Slice(y, zero, n) last = Constant<value_ints = [1000000000000]>() e1 = Slice(y, n, last)",
+            id="to the end",
+        ),
+        pytest.param(
+            "m = Neg(n) e0 = Slice(y, zero, m) last = Constant<value_ints = [1000000000000]>() e1 = Slice(y, m, last)",
+            id="from the end",
+        ),
+        pytest.param(f"{CHUNK} e0 = Slice(y, zero, end, zero) e1 = Slice(y, end, double, zero)", id="as torch.chunk"),
+        pytest.param("e0, e1 = Split<axis = 0, num_outputs = 2>(y)", id="split"),
+    ],
+)
+def test_exits_concatenated_along_the_batch_are_taken_apart(slices):
+    model = graph_of(f"{TRUNK} {BATCH} {slices}")
+    unpack_and_compare(model)
+    assert [matmuls(model, index) for index in (0, 1)] == [2, 3]
+
+
+def test_a_slice_of_other_samples_is_no_exit():
+    model = graph_of(f"{TRUNK} {BATCH} e0 = Slice(y, zero, one) e1 = Slice(y, n, n)")
+    assert not unpack_exits(model)
+
+
 def test_the_names_of_new_nodes_are_the_same_in_every_run():
     protos = []
     for _ in range(2):
