@@ -1,11 +1,19 @@
 """Errors of libraries become one line, with the place in the user's code."""
 
+import inspect
 from pathlib import Path
 
 import pytest
 import torch
 
-from edgeexit.compiler.error_text import cause_of, place_in_user_code, reason_of
+from edgeexit.compiler.error_text import (
+    cause_of,
+    place_in_stack_trace,
+    place_in_user_code,
+    place_of,
+    place_of_caller,
+    reason_of,
+)
 
 LIBRARY = Path(torch.__file__).parent
 
@@ -50,3 +58,18 @@ def test_without_a_call_from_the_library_the_place_is_none():
     with pytest.raises(ValueError, match="in forward") as raised:
         _Failing.forward(None, None)
     assert place_in_user_code(raised.value, library=LIBRARY) is None
+
+
+def test_the_place_in_a_stack_trace_is_the_innermost_line_of_user_code():
+    inner = f'File "{LIBRARY}/nn/functional.py", line 7, in linear\n    return\n'
+    outer = f'File "{__file__}", line 3, in forward\n    x = block(x)\n  File "{__file__}", line 5, in block\n    y\n  '
+    assert place_in_stack_trace(outer + inner, library=LIBRARY) == "test_error_text.py:5"
+    assert place_in_stack_trace(inner, library=LIBRARY) is None
+    assert place_in_stack_trace("", library=LIBRARY) is None
+
+
+def test_the_place_of_the_caller_is_the_line_that_runs():
+    frame = inspect.currentframe()
+    assert place_of_caller(library=LIBRARY) == f"test_error_text.py:{frame.f_lineno}"
+    assert place_of(__file__, 4, library=LIBRARY) == "test_error_text.py:4"
+    assert place_of(str(LIBRARY / "__init__.py"), 4, library=LIBRARY) is None
