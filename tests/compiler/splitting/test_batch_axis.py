@@ -103,6 +103,7 @@ def test_frames_that_are_folded_into_the_batch_are_carried_beside_it(tmp_path, c
     clips = np.random.default_rng(1).standard_normal((5, 4 if frames == 4 else 7, 6)).astype(np.float32)
     staged = run_stages(bundle, {"x": clips})
     full_model = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert staged[carry.name].shape[0] == len(clips)
     for name, logits in zip(("e0", "e1"), full_model.run(["e0", "e1"], {"x": clips}), strict=True):
         np.testing.assert_allclose(staged[name], logits, rtol=1e-5, atol=1e-6)
 
@@ -185,4 +186,7 @@ def test_a_number_of_frames_that_the_model_limits_is_not_taken_for_static(tmp_pa
     bundle = compile_bundle(path, tmp_path / "bundle", CompileOptions())
     clips = np.random.default_rng(1).standard_normal((4, 3, 6)).astype(np.float32)
     (logits,) = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(["e1"], {"x": clips})
-    np.testing.assert_allclose(run_stages(bundle, {"x": clips})["e1"], logits, rtol=1e-5, atol=1e-6)
+    staged = run_stages(bundle, {"x": clips})
+    np.testing.assert_allclose(staged["e1"], logits, rtol=1e-5, atol=1e-6)
+    (carry,) = bundle.manifest.stages[0].carry_out
+    assert staged[carry.name].shape == (4, 3, 6)
