@@ -22,8 +22,6 @@ _SIZES_INPUT: Final = {"Reshape": 1, "Expand": 1, "Resize": 3}
 """Operator -> index of the input that sets the sizes of the output."""
 _STATES: Final = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}
 """Operator -> indices of the initial states."""
-_JOINING: Final = {"Concat", *_STATES}
-"""Operators whose operands must all have the batch."""
 _BROADCASTING: Final = {
     "Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "MatMul", "Max", "Mean", "Min",
     "Mod", "Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor",
@@ -112,8 +110,10 @@ class _Editor:
             self._free_sizes(node, index, source, place)
         elif node.op_type == "Slice":
             self._free_end(node, self._places.of[source])
-        elif node.op_type in _JOINING or (node.op_type in _BROADCASTING and self._places.size > 1):
-            self._free_operands(node, source)
+        elif node.op_type == "Concat" or node.op_type in _STATES:
+            self._free_joined(node, source)
+        elif node.op_type in _BROADCASTING and self._places.size > 1:
+            self._free_broadcast(node, place)
 
     def _free_sizes(self, node: ir.Node, index: int, source: ir.Value, place: BatchPlace) -> None:
         """Put the batch into the sizes of the output, which are constants or a Concat of constants and other values."""
@@ -158,21 +158,28 @@ class _Editor:
                 ends[at] = _END
                 node.replace_input_with(2, self._constant(ends, node))
 
-    def _free_operands(self, node: ir.Node, source: ir.Value) -> None:
-        """Repeat the operands that do not depend on an input for every sample."""
+    def _free_joined(self, node: ir.Node, source: ir.Value) -> None:
+        """Repeat the constants that a Concat joins to the batch, or the constant initial states, for every sample."""
         place = self._places.of[source]
-        states = _STATES.get(node.op_type)
-        rank = len(sizes_of(source) or ())
         for index, value in enumerate(node.inputs):
-            shape = None if value is None or value in self._variable else sizes_of(value)
-            if value is None or shape is None or len(shape) != rank or not self._places.holds(shape, place):
-                continue
-            if place.outer > 1 or (node.op_type == "MatMul" and place.axis >= rank - _MATRIX):
-                continue
-            if index in states if states else node.op_type == "Concat":
+            if index in _STATES.get(node.op_type, (index,)) and value is not None and self._is_fixed(value, place):
                 node.replace_input_with(index, self._repeat(node, value, source, place))
-            elif not states:
-                node.replace_input_with(index, self._first_rows(node, value, place))
+
+    def _free_broadcast(self, node: ir.Node, place: BatchPlace) -> None:
+        """Keep one row of the constants that are combined with the batch; it broadcasts."""
+        ranks = [len(sizes) for value in node.inputs if (sizes := sizes_of(value)) is not None]
+        for index, value in enumerate(node.inputs):
+            rank = len(sizes_of(value) or ())
+            own = place._replace(axis=place.axis + rank - max(ranks))  # operands are aligned at their last axes
+            if value is None or not self._is_fixed(value, own):
+                continue
+            if node.op_type != "MatMul" or own.axis < rank - _MATRIX:
+                node.replace_input_with(index, self._first_rows(node, value, own))
+
+    def _is_fixed(self, value: ir.Value, place: BatchPlace) -> bool:
+        """Return True if a constant has one row for each sample of the fixed batch."""
+        sizes = None if value in self._variable else sizes_of(value)
+        return sizes is not None and place.outer == 1 and self._places.holds(sizes, place)
 
     def _free_expanded(self, node: ir.Node) -> None:
         """Keep one row of a constant that is expanded to computed sizes, which may contain the batch."""

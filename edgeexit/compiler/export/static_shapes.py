@@ -52,6 +52,7 @@ def infer_static_shapes(model: ir.Model) -> None:
                 _replace(graph, node, results)
             else:
                 for value, result in zip(node.outputs, results, strict=True):
+                    value.type = ir.TensorType(ir.DataType.from_numpy(result.dtype))
                     value.shape = ir.Shape(result.shape)
                     if result.size <= _MAX_SIZES:
                         sizes[value] = result
