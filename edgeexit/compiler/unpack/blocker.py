@@ -4,7 +4,7 @@ import onnx_ir as ir
 
 from edgeexit.compiler.extract import values_read_by
 from edgeexit.compiler.macs import is_matmul_or_conv
-from edgeexit.compiler.unpack.needs import Evaluation, NeedGraph
+from edgeexit.compiler.unpack.needs import ExitNeeds, NeedGraph
 from edgeexit.compiler.unpack.pull import Operand
 from edgeexit.compiler.unpack.regions import is_full
 
@@ -40,7 +40,7 @@ def _selected(graph: ir.Graph, exit_name: str, needs: NeedGraph) -> list[ir.Valu
     return found
 
 
-def _mixing_node(needs: NeedGraph, found: Evaluation, operand: Operand) -> ir.Node | None:
+def _mixing_node(needs: NeedGraph, found: ExitNeeds, operand: Operand) -> ir.Node | None:
     """Follow a region to the first node that needs a full operand with the features of all exits."""
     current: Operand | None = operand
     node: ir.Node | None = None
@@ -53,7 +53,7 @@ def _mixing_node(needs: NeedGraph, found: Evaluation, operand: Operand) -> ir.No
     return node
 
 
-def _needs_all(part: Operand, found: Evaluation) -> bool:
+def _needs_all(part: Operand, found: ExitNeeds) -> bool:
     """Return True if a region needs as much as the full value."""
     bits = found.behind.union([part])
     return bool(bits) and bits == found.behind.of_value.get(part.value)

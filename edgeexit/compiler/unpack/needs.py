@@ -23,7 +23,7 @@ _MIN_NEEDS: Final = 1000
 _MAX_ROUNDS: Final = 8
 
 
-class Evaluation(NamedTuple):
+class ExitNeeds(NamedTuple):
     """What each exit depends on if some selectors are replaced."""
 
     exits: tuple[int, ...]
@@ -80,7 +80,7 @@ class NeedGraph:
 
         return sorted(items, key=place)
 
-    def evaluate(self, enabled: Collection[ir.Value]) -> Evaluation:
+    def evaluate(self, enabled: Collection[ir.Value]) -> ExitNeeds:
         """Return what the exits need if the selectors with outputs in `enabled` are replaced where that helps."""
         state = ExpensiveNodes({need: 0 if is_slice(need[1]) else None for need in self.pulls})
         replaced: set[ir.Value] = set()
@@ -96,7 +96,7 @@ class NeedGraph:
                     replaced.add(output)
                     state.of_value[output] = bits
         exits = tuple(state.of_value.get(value, 0) for value in self._graph.outputs)
-        return Evaluation(exits, state.pushed, replaced, state)
+        return ExitNeeds(exits, state.pushed, replaced, state)
 
     def _decide(self, value: ir.Value, own: int, state: "ExpensiveNodes") -> None:
         """Decide for all needs of a value together whether they are computed from parts of its node's inputs."""

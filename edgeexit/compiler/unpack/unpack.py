@@ -16,7 +16,7 @@ from edgeexit.compiler.extract import nodes_needed_for
 from edgeexit.compiler.graph import infer_shapes
 from edgeexit.compiler.unpack.constants import axes_of
 from edgeexit.compiler.unpack.dimensions import named_dimensions
-from edgeexit.compiler.unpack.needs import Evaluation, Need, NeedGraph
+from edgeexit.compiler.unpack.needs import ExitNeeds, Need, NeedGraph
 from edgeexit.compiler.unpack.pull import Operand, Target, join_along
 from edgeexit.compiler.unpack.regions import dims_of, is_full
 from edgeexit.compiler.unpack.rewriter import Rewriter
@@ -61,7 +61,7 @@ def _unpack(graph: ir.Graph) -> bool:
     return True
 
 
-def _required(needs: NeedGraph, everything: Evaluation) -> set[ir.Value]:
+def _required(needs: NeedGraph, everything: ExitNeeds) -> set[ir.Value]:
     """Return the selectors without which an exit would need more; all selectors of one tensor count together."""
     groups: defaultdict[ir.Value, set[ir.Value]] = defaultdict(set)
     for output in needs.selectors:
@@ -117,7 +117,7 @@ def _remove_copies(graph: ir.Graph) -> None:
 class _Unpacking:
     """Builds the parts and replaces the selectors by them."""
 
-    def __init__(self, graph: ir.Graph, needs: NeedGraph, found: Evaluation) -> None:
+    def __init__(self, graph: ir.Graph, needs: NeedGraph, found: ExitNeeds) -> None:
         self._graph = graph
         self._needs = needs
         self._found = found
