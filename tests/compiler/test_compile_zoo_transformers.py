@@ -79,6 +79,53 @@ def test_a_module_with_exits_after_its_layers_is_compiled(tmp_path, kind, attent
         assert_composed(bundle, module_as_full_model(module), tokens(kind, length))
 
 
+class Backbone(nn.Module):
+    """Exits on the hidden states of any backbone; `axes` are averaged."""
+
+    def __init__(self, body, name, sizes, axes):
+        super().__init__()
+        self.body = body
+        self.name = name
+        self.axes = axes
+        self.heads = nn.ModuleList(nn.Linear(size, 3) for size in sizes)
+
+    def forward(self, x):
+        states = self.body(**{self.name: x}, output_hidden_states=True).hidden_states
+        return [head(state.mean(self.axes)) for head, state in zip(self.heads, states[1:], strict=False)]
+
+
+def backbone(kind):
+    torch.manual_seed(12)
+    if kind == "t5":  # attention with a computed bias
+        config = transformers.T5Config(vocab_size=60, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
+        return Backbone(transformers.T5EncoderModel(config), "input_ids", (16, 16), 1)
+    if kind == "swin":  # attention with a learned bias and a mask of windows
+        config = transformers.SwinConfig(
+            image_size=16, patch_size=2, embed_dim=8, depths=[1, 2], num_heads=[1, 2], window_size=2
+        )
+        return Backbone(transformers.SwinModel(config), "pixel_values", (16, 16), 1)
+    if kind == "convnext":
+        config = transformers.ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2)
+        return Backbone(transformers.ConvNextModel(config), "pixel_values", (8, 16), (2, 3))
+    config = transformers.LlamaConfig(**SIZES, num_key_value_heads=1)  # grouped queries, causal
+    return Backbone(transformers.LlamaModel(config), "input_ids", (16, 16), 1)
+
+
+@pytest.mark.parametrize("kind", ["t5", "swin", "convnext", "llama"])
+def test_exits_on_the_hidden_states_of_a_backbone_are_compiled(tmp_path, kind):
+    module = backbone(kind).eval()
+    is_text = module.name == "input_ids"
+    inputs = ["x:n,length:int64"] if is_text else ["x:n,3,16,16"]
+    bundle = compile_bundle(module, tmp_path / "bundle", CompileOptions(inputs=inputs))
+    assert all(stage.macs > 0 for stage in bundle.manifest.stages)
+    if is_text:
+        for length in (4, 9):
+            assert_composed(bundle, module_as_full_model(module), {"x": RNG.integers(2, 60, (5, length))})
+    else:
+        images = RNG.standard_normal((5, 3, 16, 16)).astype(np.float32)
+        assert_composed(bundle, module_as_full_model(module), {"x": images})
+
+
 @pytest.mark.filterwarnings("ignore")  # the old exporter emits many warnings
 @pytest.mark.parametrize(
     ("kind", "attention", "dynamo", "opset"),
