@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from edgeexit.compiler.unpack.constants import axes_of, axis_of, scalar_of
-from edgeexit.compiler.unpack.pull import Operand, Pull, Target, copy_of
-from edgeexit.compiler.unpack.regions import Part, Region, at_axis, broadcast_part, dims_of, part_of
+from edgeexit.compiler.unpack.pull import BuildTarget, Operand, Pull, copy_of
+from edgeexit.compiler.unpack.regions import AxisPart, Region, at_axis, broadcast_part, dims_of, part_of
 from edgeexit.compiler.unpack.rewriter import Rewriter
 
 
@@ -17,7 +17,7 @@ def elementwise(node: ir.Node, output: int, region: Region) -> Pull | None:
     known = [shape for shape in dims if shape is not None]
     if output or len(known) < len(operands):
         return None
-    regions: list[list[Part | None]] = [[None] * len(shape) for shape in known]
+    regions: list[list[AxisPart | None]] = [[None] * len(shape) for shape in known]
     for axis, part in enumerate(region):
         if part is None:
             continue
@@ -161,7 +161,7 @@ def cumulative_sum(node: ir.Node, _output: int, region: Region) -> Pull | None:
     inside = range(len(part.picked)) if is_reversed else part.picked
     source = (*region[:axis], part_of(summed, part.size), *region[axis + 1 :])
 
-    def build(rewriter: Rewriter, to: Target, values: Sequence[ir.Value]) -> ir.Value:
+    def build(rewriter: Rewriter, to: BuildTarget, values: Sequence[ir.Value]) -> ir.Value:
         if len(summed) == 1:
             return values[0]
         if len(inside) == 1:

@@ -10,9 +10,9 @@ from edgeexit.compiler.graph import all_values
 from edgeexit.compiler.unpack.constants import axis_of
 from edgeexit.compiler.unpack.regions import (
     INFERRED,
+    AxisPart,
     Dim,
     Dims,
-    Part,
     at_axis,
     dims_of,
     dims_of_region,
@@ -22,7 +22,7 @@ from edgeexit.compiler.unpack.regions import (
 )
 from edgeexit.compiler.unpack.rules import pull_of
 
-_PROBE: Final = Part(range(1), 2, outer=(INFERRED,))
+_PROBE: Final = AxisPart(range(1), 2, outer=(INFERRED,))
 """A part of an axis; it stays the same through operators only if the axis does."""
 
 

@@ -6,10 +6,10 @@ from itertools import accumulate
 import onnx_ir as ir
 
 from edgeexit.compiler.unpack.constants import axes_of, axis_of, integers_of
-from edgeexit.compiler.unpack.pull import Operand, Pull, Target, copy_of, first_of, join_along
+from edgeexit.compiler.unpack.pull import BuildTarget, Operand, Pull, copy_of, first_of, join_along
 from edgeexit.compiler.unpack.regions import (
+    AxisPart,
     Dim,
-    Part,
     Region,
     dims_of,
     part_of,
@@ -27,7 +27,7 @@ def identity(node: ir.Node, _output: int, region: Region) -> Pull | None:
 def transpose(node: ir.Node, _output: int, region: Region) -> Pull | None:
     """Transpose: permute the region."""
     perm = node.attributes.get_ints("perm", tuple(reversed(range(len(region)))))
-    source: list[Part | None] = [None] * len(region)
+    source: list[AxisPart | None] = [None] * len(region)
     for axis, part in zip(perm, region, strict=True):
         source[axis] = part
     return copy_of(node, [tuple(source)])
@@ -80,7 +80,7 @@ def reshape(node: ir.Node, _output: int, region: Region) -> Pull | None:
     ):
         return None  # the size is copied from an axis of the input that has another size now
 
-    def build(rewriter: Rewriter, to: Target, values: Sequence[ir.Value]) -> ir.Value:
+    def build(rewriter: Rewriter, to: BuildTarget, values: Sequence[ir.Value]) -> ir.Value:
         edited = rewriter.edit_shape(values[1], len(counts), fixed)
         return rewriter.copy(node, [values[0], edited], like=to.value, shape=to.shape)
 
@@ -94,7 +94,7 @@ def expand(node: ir.Node, _output: int, region: Region) -> Pull | None:
     length = None if sizes is None else dims_of(sizes)
     if data is None or sizes is None or dims is None or after is None or not length or not isinstance(length[0], int):
         return None
-    source: list[Part | None] = [None] * len(dims)
+    source: list[AxisPart | None] = [None] * len(dims)
     replaced = {}
     for axis, part in enumerate(region):
         if part is None:
@@ -109,7 +109,7 @@ def expand(node: ir.Node, _output: int, region: Region) -> Pull | None:
         if axis - len(after) + length[0] >= 0:
             replaced[axis - len(after) + length[0]] = len(part.picked)
 
-    def build(rewriter: Rewriter, to: Target, values: Sequence[ir.Value]) -> ir.Value:
+    def build(rewriter: Rewriter, to: BuildTarget, values: Sequence[ir.Value]) -> ir.Value:
         edited = rewriter.edit_shape(values[1], int(str(length[0])), replaced)
         return rewriter.copy(node, [values[0], edited], like=to.value, shape=to.shape)
 
@@ -123,7 +123,7 @@ def constant_of_shape(node: ir.Node, _output: int, region: Region) -> Pull | Non
         return None
     replaced = {axis: len(part.picked) for axis, part in enumerate(region) if part is not None}
 
-    def build(rewriter: Rewriter, to: Target, values: Sequence[ir.Value]) -> ir.Value:
+    def build(rewriter: Rewriter, to: BuildTarget, values: Sequence[ir.Value]) -> ir.Value:
         edited = rewriter.edit_shape(values[0], len(region), replaced)
         return rewriter.copy(node, [edited], like=to.value, shape=to.shape)
 
@@ -164,12 +164,12 @@ def tile(node: ir.Node, _output: int, region: Region) -> Pull | None:
     return copy_of(node, [region, None])
 
 
-def _reshaped(rewriter: Rewriter, to: Target, value: ir.Value, sizes: Sequence[int]) -> ir.Value:
+def _reshaped(rewriter: Rewriter, to: BuildTarget, value: ir.Value, sizes: Sequence[int]) -> ir.Value:
     shape = rewriter.integers(sizes, name=f"{to.value.name}.shape")
     return rewriter.emit("Reshape", [value, shape], like=to.value, shape=to.shape)
 
 
-def _segments(operands: Sequence[ir.Value], axis: int, part: Part) -> list[tuple[ir.Value, Part | None]] | None:
+def _segments(operands: Sequence[ir.Value], axis: int, part: AxisPart) -> list[tuple[ir.Value, AxisPart | None]] | None:
     """Return the parts of concatenated values that hold a part of the result, in its order."""
     dims = [dims_of(value) for value in operands]
     sizes = [known[axis] for known in dims if known is not None]
@@ -184,7 +184,7 @@ def _segments(operands: Sequence[ir.Value], axis: int, part: Part) -> list[tuple
     return found if part.picked.step > 0 else found[::-1]
 
 
-def _blocks(operands: Sequence[ir.Value], axis: int, part: Part) -> list[tuple[ir.Value, Part | None]] | None:
+def _blocks(operands: Sequence[ir.Value], axis: int, part: AxisPart) -> list[tuple[ir.Value, AxisPart | None]] | None:
     """Return those of equally large concatenated values that are the blocks `part` of the result."""
     dims = [dims_of(value) for value in operands]
     sizes = {known[axis] if known is not None else None for known in dims}
@@ -193,7 +193,7 @@ def _blocks(operands: Sequence[ir.Value], axis: int, part: Part) -> list[tuple[i
     return [(operands[index], None) for index in part.picked]
 
 
-def _count(dim: Dim, part: Part | None) -> int | None:
+def _count(dim: Dim, part: AxisPart | None) -> int | None:
     if part is None:
         return dim if isinstance(dim, int) else None
     return len(part.picked) if part.is_plain else None

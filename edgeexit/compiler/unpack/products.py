@@ -5,8 +5,8 @@ from math import ceil
 
 import onnx_ir as ir
 
-from edgeexit.compiler.unpack.pull import Operand, Pull, Target, copy_of
-from edgeexit.compiler.unpack.regions import Part, Region, broadcast_part, dims_of, part_of
+from edgeexit.compiler.unpack.pull import BuildTarget, Operand, Pull, copy_of
+from edgeexit.compiler.unpack.regions import AxisPart, Region, broadcast_part, dims_of, part_of
 from edgeexit.compiler.unpack.rewriter import Rewriter
 
 _MATRIX = 2
@@ -17,8 +17,8 @@ def matmul(node: ir.Node, _output: int, region: Region) -> Pull | None:
     left, right = dims_of(node.inputs[0]), dims_of(node.inputs[1])
     if left is None or right is None or len(left) < _MATRIX or len(right) < _MATRIX or len(node.inputs) > _MATRIX:
         return None
-    first: list[Part | None] = [None] * len(left)
-    second: list[Part | None] = [None] * len(right)
+    first: list[AxisPart | None] = [None] * len(left)
+    second: list[AxisPart | None] = [None] * len(right)
     first[-2], second[-1] = region[-2:]
     for axis, part in enumerate(region[:-2]):
         if part is None:
@@ -98,7 +98,7 @@ def convolution(node: ir.Node, _output: int, region: Region) -> Pull | None:
         *[Operand(value, (channels,)) for value in node.inputs[2:] if value is not None],
     ]
 
-    def build(rewriter: Rewriter, to: Target, values: Sequence[ir.Value]) -> ir.Value:
+    def build(rewriter: Rewriter, to: BuildTarget, values: Sequence[ir.Value]) -> ir.Value:
         attributes = {**{name: attribute.value for name, attribute in node.attributes.items()}, "group": high - low}
         return rewriter.emit("Conv", values, attributes, like=to.value, shape=to.shape)
 

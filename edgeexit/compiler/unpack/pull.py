@@ -17,7 +17,7 @@ class Operand(NamedTuple):
     """None: the full value."""
 
 
-class Target(NamedTuple):
+class BuildTarget(NamedTuple):
     """The region to compute, as a new value."""
 
     value: ir.Value
@@ -30,7 +30,7 @@ class Target(NamedTuple):
         return None if dims is None else ir.Shape(dims_of_region(dims, self.region))
 
 
-Build = Callable[[Rewriter, Target, Sequence[ir.Value]], ir.Value]
+Build = Callable[[Rewriter, BuildTarget, Sequence[ir.Value]], ir.Value]
 """(rewriter, target, values of the operands) -> the region, as the output of new nodes or one of the operands."""
 
 
@@ -46,7 +46,7 @@ def copy_of(node: ir.Node, regions: Sequence[Region | None]) -> Pull:
     places = [index for index, value in enumerate(node.inputs) if value is not None]
     operands = tuple(Operand(node.inputs[index], regions[index]) for index in places)  # type: ignore[arg-type]
 
-    def build(rewriter: Rewriter, target: Target, values: Sequence[ir.Value]) -> ir.Value:
+    def build(rewriter: Rewriter, target: BuildTarget, values: Sequence[ir.Value]) -> ir.Value:
         inputs: list[ir.Value | None] = [None] * len(node.inputs)
         for index, value in zip(places, values, strict=True):
             inputs[index] = value
@@ -63,7 +63,7 @@ def first_of(value: ir.Value, region: Region) -> Pull:
 def join_along(axis: int) -> Build:
     """Return the builder that concatenates the operands; a single operand is the result itself."""
 
-    def build(rewriter: Rewriter, target: Target, values: Sequence[ir.Value]) -> ir.Value:
+    def build(rewriter: Rewriter, target: BuildTarget, values: Sequence[ir.Value]) -> ir.Value:
         if len(values) == 1:
             return values[0]
         return rewriter.emit("Concat", values, {"axis": axis}, like=target.value, shape=target.shape)

@@ -31,7 +31,7 @@ def factors_of(dim: str | None) -> tuple[int, tuple[str, ...]]:
     return 1, () if dim is None else (dim,)
 
 
-class Part(NamedTuple):
+class AxisPart(NamedTuple):
     """Some elements of one axis, which has the dimensions [*outer, size, *inner] if it is not flattened.
 
     Most axes have no outer and inner dimensions. Rows k, k + K, ... of an axis [batch * K] have the outer dimension
@@ -50,7 +50,7 @@ class Part(NamedTuple):
         return not self.outer and not self.inner
 
 
-Region = tuple[Part | None, ...]
+Region = tuple[AxisPart | None, ...]
 """The needed part of each axis; None means the full axis."""
 
 
@@ -64,12 +64,12 @@ def dims_of(value: ir.Value | None) -> Dims | None:
     return tuple(size if isinstance(size, int) else size.value for size in shape)
 
 
-def part_of(picked: range, size: int) -> Part | None:
+def part_of(picked: range, size: int) -> AxisPart | None:
     """Return the part of a plain axis, or None if all elements are picked in order."""
-    return None if picked == range(size) else Part(picked, size)
+    return None if picked == range(size) else AxisPart(picked, size)
 
 
-def at_axis(rank: int, axis: int, part: Part | None) -> Region:
+def at_axis(rank: int, axis: int, part: AxisPart | None) -> Region:
     """Return a region that restricts one axis."""
     return tuple(part if index == axis else None for index in range(rank))
 
@@ -113,7 +113,7 @@ def through_reshape(before: Dims, after: Dims, region: Region) -> Region | None:
         region: region of the reshaped tensor.
 
     """
-    found: list[Part | None] = [None] * len(before)
+    found: list[AxisPart | None] = [None] * len(before)
     for ins, outs in _groups(before, after):
         restricted = [axis for axis in outs if region[axis] is not None]
         if not restricted:
@@ -173,7 +173,7 @@ def _extent(dims: Dims) -> _Extent | None:
     return _Extent(prod(number for number, _ in factors), tuple(sorted(name for _, names in factors for name in names)))
 
 
-def _dim_of(part: Part) -> Dim:
+def _dim_of(part: AxisPart) -> Dim:
     extent = _extent((*part.outer, len(part.picked), *part.inner))
     if extent is None or (extent.names and (extent.number, len(extent.names)) != (1, 1)):
         return None
@@ -232,7 +232,7 @@ def _first_group(before: Dims, after: Dims) -> tuple[int, int] | None:
     return ins, outs
 
 
-def _spread(part: Part, dims: Sequence[Dim]) -> list[Part | None] | None:
+def _spread(part: AxisPart, dims: Sequence[Dim]) -> list[AxisPart | None] | None:
     """Return the parts of axes with the sizes `dims` that are together a part of the flattened axis, or None."""
     left, right = _extent(part.outer), _extent(part.inner)
     low, high = 0, len(dims)
@@ -246,13 +246,13 @@ def _spread(part: Part, dims: Sequence[Dim]) -> list[Part | None] | None:
         if rest is None:
             break
         left, low = rest, low + 1
-    found: list[Part | None] = [None] * len(dims)
+    found: list[AxisPart | None] = [None] * len(dims)
     if low == high:
         return None
     if high - low == 1 and not isinstance(dims[low], int):
         outer = (None,) if left is None else left.as_dims()
         inner = (None,) if right is None else right.as_dims()
-        found[low] = Part(part.picked, part.size, outer, inner)
+        found[low] = AxisPart(part.picked, part.size, outer, inner)
         return found
     if right is not None and not right.names:
         ends = _spread_over_static(part.picked, part.size, right.number, dims[low:high])
@@ -266,7 +266,7 @@ def _spread(part: Part, dims: Sequence[Dim]) -> list[Part | None] | None:
     return found
 
 
-def _leading_part(picked: range, size: int, dims: Sequence[Dim]) -> list[Part | None] | None:
+def _leading_part(picked: range, size: int, dims: Sequence[Dim]) -> list[AxisPart | None] | None:
     """Return the parts if the first axis, which holds `size` equal blocks, has a known size."""
     first = dims[0]
     if not isinstance(first, int) or first % size or picked.step != 1:
@@ -275,10 +275,10 @@ def _leading_part(picked: range, size: int, dims: Sequence[Dim]) -> list[Part | 
     return [part_of(range(picked.start * scale, picked.stop * scale), first), *[None] * (len(dims) - 1)]
 
 
-def _spread_over_static(picked: range, size: int, inner: int, dims: Sequence[Dim]) -> list[Part | None] | None:
+def _spread_over_static(picked: range, size: int, inner: int, dims: Sequence[Dim]) -> list[AxisPart | None] | None:
     """Return the parts if the last axis of the flattened axis [..., size, inner] has a known size."""
     last = dims[-1]
-    others: list[Part | None] = [None] * (len(dims) - 1)
+    others: list[AxisPart | None] = [None] * (len(dims) - 1)
     if not isinstance(last, int) or (inner > 1 and picked.step != 1):
         return None
     flat = picked if inner == 1 else range(picked.start * inner, picked.stop * inner)
@@ -286,7 +286,7 @@ def _spread_over_static(picked: range, size: int, inner: int, dims: Sequence[Dim
         return [*others, part_of(flat, last)]
     if last % (size * inner) == 0:
         repeats = inner == 1 and len(picked) == 1
-        return [*others, Part(range(picked.start, last, size), last)] if repeats else None
+        return [*others, AxisPart(range(picked.start, last, size), last)] if repeats else None
     inside = _inside(flat, last)
     if inside is None or not others or size * inner % last:
         return None
@@ -312,7 +312,7 @@ def _inside(flat: range, columns: int) -> tuple[range, range] | None:
     return None
 
 
-def broadcast_part(dims: Iterable[Dim | None], part: Part) -> list[Part | None] | None:
+def broadcast_part(dims: Iterable[Dim | None], part: AxisPart) -> list[AxisPart | None] | None:
     """Return the part of each operand along one broadcast axis, or None if it is not certain.
 
     Args:

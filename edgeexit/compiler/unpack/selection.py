@@ -8,8 +8,8 @@ import onnx_ir as ir
 
 from edgeexit.compiler.unpack.constants import axes_of, axis_of, integers_of, scalar_of
 from edgeexit.compiler.unpack.multiples import Linear, linear_of
-from edgeexit.compiler.unpack.pull import Operand, Pull, Target, copy_of, first_of
-from edgeexit.compiler.unpack.regions import Dim, Part, Region, compose, dims_of, factors_of, part_of, progression
+from edgeexit.compiler.unpack.pull import BuildTarget, Operand, Pull, copy_of, first_of
+from edgeexit.compiler.unpack.regions import AxisPart, Dim, Region, compose, dims_of, factors_of, part_of, progression
 from edgeexit.compiler.unpack.rewriter import Rewriter
 
 
@@ -26,7 +26,7 @@ def split(node: ir.Node, output: int, region: Region) -> Pull | None:
         block = (dims_of(node.outputs[output]) or dims)[axis]
         if part is not None or block is None or node.attributes.get_int("num_outputs", 0) != len(node.outputs):
             return None
-        picked = Part(range(output, output + 1), len(node.outputs), inner=(block,))
+        picked = AxisPart(range(output, output + 1), len(node.outputs), inner=(block,))
         return first_of(data, (*region[:axis], picked, *region[axis + 1 :]))
     sizes = _split_sizes(node, size)
     if sizes is None or (part is not None and not part.is_plain):
@@ -146,7 +146,7 @@ def _of_split(node: ir.Node, index: int, region: Region) -> Pull | None:
 def _squeezed(data: ir.Value, source: Region, axis: int) -> Pull:
     """Return the pull of a region whose axis `axis` has size 1 and is removed."""
 
-    def build(rewriter: Rewriter, to: Target, values: Sequence[ir.Value]) -> ir.Value:
+    def build(rewriter: Rewriter, to: BuildTarget, values: Sequence[ir.Value]) -> ir.Value:
         axes = rewriter.integers([axis], name=f"{to.value.name}.axes")
         return rewriter.emit("Squeeze", [values[0], axes], like=to.value, shape=to.shape)
 
@@ -162,7 +162,7 @@ def _split_sizes(node: ir.Node, size: int) -> list[int] | None:
     return [min(chunk, size - chunk * index) for index in range(count)]
 
 
-def _sliced_parts(node: ir.Node, dims: Sequence[Dim]) -> dict[int, Part | None] | None:
+def _sliced_parts(node: ir.Node, dims: Sequence[Dim]) -> dict[int, AxisPart | None] | None:
     """Return axis -> part of a Slice, or None if one is not known."""
     starts, ends = integers_of(node.inputs[1]), integers_of(node.inputs[2])
     axes = axes_of(node, len(dims), place=3)
@@ -174,7 +174,7 @@ def _sliced_parts(node: ir.Node, dims: Sequence[Dim]) -> dict[int, Part | None] 
         axis = 0 if axes is None else axes[0]
         is_one_axis = (axes is None or len(axes) == 1) and steps in (None, [1])
         return _sliced_blocks(node, axis, dims[axis]) if is_one_axis else None
-    found: dict[int, Part | None] = {}
+    found: dict[int, AxisPart | None] = {}
     for index, axis in enumerate(axes if axes is not None else range(len(starts))):
         size, step = dims[axis], 1 if steps is None else steps[index]
         if isinstance(size, int):
@@ -183,7 +183,7 @@ def _sliced_parts(node: ir.Node, dims: Sequence[Dim]) -> dict[int, Part | None] 
                 return None
             found[axis] = part_of(picked, size)
         elif step > 1 and 0 <= starts[index] < step and ends[index] >= np.iinfo(np.int32).max:
-            found[axis] = Part(range(starts[index], starts[index] + 1), step, outer=(None,))
+            found[axis] = AxisPart(range(starts[index], starts[index] + 1), step, outer=(None,))
         elif step == 1 and starts[index] == 0 and ends[index] >= np.iinfo(np.int32).max:
             found[axis] = None
         else:
@@ -191,7 +191,7 @@ def _sliced_parts(node: ir.Node, dims: Sequence[Dim]) -> dict[int, Part | None] 
     return found
 
 
-def _sliced_blocks(node: ir.Node, axis: int, size: Dim) -> dict[int, Part | None] | None:
+def _sliced_blocks(node: ir.Node, axis: int, size: Dim) -> dict[int, AxisPart | None] | None:
     """Return axis -> blocks, if a Slice from a * n to b * n of an axis of the size K * n returns some of K blocks."""
     if isinstance(size, int):
         return None
@@ -208,7 +208,7 @@ def _sliced_blocks(node: ir.Node, axis: int, size: Dim) -> dict[int, Part | None
     if start.offset or end.offset or not 0 <= start.factor < end.factor <= count:
         return None
     picked = range(start.factor, end.factor)
-    return {axis: None if len(picked) == count else Part(picked, count, inner=names)}
+    return {axis: None if len(picked) == count else AxisPart(picked, count, inner=names)}
 
 
 def _end(end: int, step: int, size: int) -> int | None:

@@ -17,7 +17,7 @@ from edgeexit.compiler.graph import infer_shapes
 from edgeexit.compiler.unpack.constants import axes_of
 from edgeexit.compiler.unpack.dimensions import named_dimensions
 from edgeexit.compiler.unpack.needs import ExitNeeds, Need, NeedGraph
-from edgeexit.compiler.unpack.pull import Operand, Target, join_along
+from edgeexit.compiler.unpack.pull import BuildTarget, Operand, join_along
 from edgeexit.compiler.unpack.regions import dims_of, is_full
 from edgeexit.compiler.unpack.rewriter import Rewriter
 from edgeexit.compiler.unpack.rules import SELECTORS
@@ -140,7 +140,7 @@ class _Unpacking:
         """Replace a value by its parts, which other exits compute anyway."""
         self._build((), [Operand(*need) for need in segments])
         (axis,) = {axis for _, region in segments for axis, part in enumerate(region) if part is not None}
-        target = Target(value, (None,) * len(segments[0][1]))
+        target = BuildTarget(value, (None,) * len(segments[0][1]))
         joined = join_along(axis)(self._rewriter, target, [self._built[need] for need in segments])
         self._replace(value, joined)
 
@@ -160,7 +160,7 @@ class _Unpacking:
             if isinstance(item, ir.Value):
                 pull = self._needs.selectors[item]
                 full = (None,) * len(dims_of(item) or ())
-                self._instead[item] = pull.build(self._rewriter, Target(item, full), self._values(pull.operands))
+                self._instead[item] = pull.build(self._rewriter, BuildTarget(item, full), self._values(pull.operands))
             else:
                 self._built[item] = self._part(item)
 
@@ -168,7 +168,7 @@ class _Unpacking:
         pull = self._needs.pulls[need]
         if pull is None or need not in self._found.pushed:
             return self._rewriter.cut(self._instead.get(need[0], need[0]), need[1])
-        return pull.build(self._rewriter, Target(*need), self._values(pull.operands))
+        return pull.build(self._rewriter, BuildTarget(*need), self._values(pull.operands))
 
     def _values(self, operands: Iterable[Operand]) -> list[ir.Value]:
         return [

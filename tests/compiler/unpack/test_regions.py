@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeexit.compiler.unpack.regions import (
-    Part,
+    AxisPart,
     at_axis,
     broadcast_part,
     compose,
@@ -98,27 +98,57 @@ THIRD = range(2, 3)
             ("batch", 3, 8),
             (None, 8),
             0,
-            Part(THIRD, 3, ("batch",)),
-            (None, Part(THIRD, 3), None),
+            AxisPart(THIRD, 3, ("batch",)),
+            (None, AxisPart(THIRD, 3), None),
             id="every third row",
         ),
         pytest.param(
-            (None, 8), ("batch", 3, 8), 1, Part(THIRD, 3), (Part(THIRD, 3, ("batch",)), None), id="exits in rows"
+            (None, 8),
+            ("batch", 3, 8),
+            1,
+            AxisPart(THIRD, 3),
+            (AxisPart(THIRD, 3, ("batch",)), None),
+            id="exits in rows",
         ),
         pytest.param(
-            (None, 8), (3, "batch", 8), 0, Part(THIRD, 3), (Part(THIRD, 3, (), ("batch",)), None), id="exits in blocks"
+            (None, 8),
+            (3, "batch", 8),
+            0,
+            AxisPart(THIRD, 3),
+            (AxisPart(THIRD, 3, (), ("batch",)), None),
+            id="exits in blocks",
         ),
         pytest.param(
-            (3, "n", 8), (None, 8), 0, Part(THIRD, 3, (), ("n",)), (Part(THIRD, 3), None, None), id="a block of rows"
+            (3, "n", 8),
+            (None, 8),
+            0,
+            AxisPart(THIRD, 3, (), ("n",)),
+            (AxisPart(THIRD, 3), None, None),
+            id="a block of rows",
         ),
         pytest.param(
-            ("batch", 12), ("batch", 3, 4), 1, Part(THIRD, 3), (None, Part(range(8, 12), 12)), id="exits in columns"
+            ("batch", 12),
+            ("batch", 3, 4),
+            1,
+            AxisPart(THIRD, 3),
+            (None, AxisPart(range(8, 12), 12)),
+            id="exits in columns",
         ),
         pytest.param(
-            ("batch", 3, 4), ("batch", 12), 1, Part(range(8, 12), 12), (None, Part(THIRD, 3), None), id="columns"
+            ("batch", 3, 4),
+            ("batch", 12),
+            1,
+            AxisPart(range(8, 12), 12),
+            (None, AxisPart(THIRD, 3), None),
+            id="columns",
         ),
         pytest.param(
-            ("n", 4, 3), ("n", 12), 1, Part(range(2, 12, 3), 12), (None, None, Part(THIRD, 3)), id="every third column"
+            ("n", 4, 3),
+            ("n", 12),
+            1,
+            AxisPart(range(2, 12, 3), 12),
+            (None, None, AxisPart(THIRD, 3)),
+            id="every third column",
         ),
     ],
 )
@@ -127,12 +157,12 @@ def test_packed_exits_are_found_behind_a_reshape(before, after, axis, part, expe
 
 
 def test_a_part_of_an_axis_that_mixes_samples_and_exits_is_not_guessed():
-    assert through_reshape((None, 8), ("batch", 12), at_axis(2, 1, Part(range(4), 12))) is None
-    assert through_reshape((2, "n"), ("m", 2), at_axis(2, 1, Part(range(1), 2))) is None
+    assert through_reshape((None, 8), ("batch", 12), at_axis(2, 1, AxisPart(range(4), 12))) is None
+    assert through_reshape((2, "n"), ("m", 2), at_axis(2, 1, AxisPart(range(1), 2))) is None
 
 
 def test_operands_of_unknown_size_may_be_broadcast_so_their_part_is_not_guessed():
-    part = Part(range(1), 3)
+    part = AxisPart(range(1), 3)
     assert broadcast_part([3, 1, 3], part) == [part, None, part]
     assert broadcast_part([None, 1], part) == [part, None]
     assert broadcast_part([3, None], part) is None
@@ -152,5 +182,5 @@ def test_numbers_with_equal_steps_are_a_range():
 
 
 def test_rows_of_samples_are_one_slice_but_blocks_are_not():
-    assert is_slice((Part(range(1, 2), 3, ("batch",)), Part(range(2), 4), None))
-    assert not is_slice((Part(range(1, 2), 3, (), ("batch",)),))
+    assert is_slice((AxisPart(range(1, 2), 3, ("batch",)), AxisPart(range(2), 4), None))
+    assert not is_slice((AxisPart(range(1, 2), 3, (), ("batch",)),))
