@@ -1,4 +1,5 @@
 """Exports a torch module to an ONNX graph with a dynamic batch, by TorchScript: the only way for ScriptModules."""
+# ruff: noqa: SLF001 - torch has no public names for the log of its exporter
 
 import contextlib
 import io
@@ -34,7 +35,7 @@ def export_torchscript(module: ExitModule, specs: Sequence[TensorSpec], samples:
     axes = {spec.name: {axis: size for axis, size in enumerate(spec.shape) if isinstance(size, str)} for spec in specs}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        with in_eval_mode(module), torch.no_grad(), _without_fast_attention(), silence_libraries():
+        with in_eval_mode(module), torch.no_grad(), _exporter_settings(), silence_libraries():
             try:
                 torch.onnx.export(
                     _with_script_calls(module, tensors),
@@ -77,14 +78,16 @@ def _with_script_calls(module: ExitModule, tensors: tuple[torch.Tensor, ...]) ->
 
 
 @contextlib.contextmanager
-def _without_fast_attention() -> Iterator[None]:
-    """Disable the fused operators of torch's Transformer layers, which cannot be converted."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
+def _exporter_settings() -> Iterator[None]:
+    """Disable the fused operators of torch's Transformer layers, which cannot be converted, and a log of the graph."""
+    fuses, log = torch.backends.mha.get_fastpath_enabled(), torch._C._jit_onnx_log
     torch.backends.mha.set_fastpath_enabled(False)
+    torch._C._jit_onnx_log = lambda *_: None  # C++ prints it, so `silence_libraries` cannot suppress it
     try:
         yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
+        torch.backends.mha.set_fastpath_enabled(fuses)
+        torch._C._jit_onnx_log = log
 
 
 def _add_unused_inputs(graph: ir.Graph, specs: Sequence[TensorSpec]) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Final, TypeVar
 
 import torch
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
+from torch.nn.utils.rnn import PackedSequence
 
 from edgeexit.compiler.error_text import cause_of, place_in_stack_trace, place_in_user_code, place_of, reason_of
 from edgeexit.errors import CompileError
@@ -69,6 +70,11 @@ def trace_failure(error: BaseException) -> str:
     found = at(place_in_user_code(error, library=TORCH) or place_in_stack_trace(text, library=TORCH))
     if _STRICT_BRANCH_ERROR in text:
         return BRANCHES.format(found)
+    if _innermost(error, PackedSequence) is not None:
+        return (
+            f"forward runs a recurrent layer on a packed sequence{found}; pad its output again, or run it on the "
+            "padded tensor and select the last step of each sample"
+        )
     if isinstance(error, GuardOnDataDependentSymNode):
         return (BRANCHES if _BRANCH_ERROR in text else CONVERTS).format(found)
     return f"forward cannot be traced by torch.export{found}: {reason_of(error)}"

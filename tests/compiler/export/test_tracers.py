@@ -185,3 +185,32 @@ def test_a_trace_with_a_fixed_length_is_an_error():
     samples = {"x": np.zeros((4, 8, 4), dtype=np.float32) + np.arange(8, dtype=np.float32)[:, None]}
     with pytest.raises(CompileError, match=r"differs from the torch model at exit 'exit1' for an input of 3x[0-9]x4"):
         convert(Sequence(fixed), "torchscript", samples, ("length", 4))
+
+
+class Packed(nn.Module):
+    """Packs the sequences of the samples, which are as long as they have positive values of the first feature."""
+
+    def __init__(self, *, pads):
+        super().__init__()
+        self.lstm = nn.LSTM(4, 6, batch_first=True)
+        self.heads = nn.ModuleList([nn.Linear(4, 3), nn.Linear(6, 3)])
+        self.pads = pads
+
+    def forward(self, x):
+        lengths = (x[:, :, 0] > 0).sum(1).clamp(min=1)
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        packed, (state, _) = self.lstm(packed)
+        if self.pads:
+            state = nn.utils.rnn.pad_packed_sequence(packed, batch_first=True)[0].sum(1, keepdim=True).transpose(0, 1)
+        return self.heads[0](x.mean(1)), self.heads[1](state[-1])
+
+
+def test_packed_sequences_are_traced_by_torchscript_or_named_in_the_error(tmp_path, capfd):
+    samples = {"x": np.random.default_rng(7).standard_normal((6, 5, 4)).astype(np.float32) + 0.5}
+    model, module, (warning,) = convert(Packed(pads=True), samples=samples, shape=(5, 4))
+    assert "a packed sequence at test_tracers.py:" in warning
+    for count in (1, 4):
+        assert_equal(model, module, tmp_path, {"x": samples["x"][:count]})
+    with pytest.raises(CompileError, match=r"recurrent layer on a packed sequence at test_tracers\.py:[0-9]+; pad its"):
+        convert(Packed(pads=False), samples=samples, shape=(5, 4))
+    assert not capfd.readouterr().out
