@@ -112,8 +112,10 @@ class _Editor:
             self._free_end(node, self._places.of[source])
         elif node.op_type == "Concat" or node.op_type in _STATES:
             self._free_joined(node, source)
-        elif node.op_type in _BROADCASTING and self._places.size > 1:
-            self._free_broadcast(node, place)
+        elif node.op_type in _BROADCASTING:
+            self._align_vectors(node, place)
+            if self._places.size > 1:
+                self._free_broadcast(node, place)
 
     def _free_sizes(self, node: ir.Node, index: int, source: ir.Value, place: BatchPlace) -> None:
         """Put the batch into the sizes of the output, which are constants or a Concat of constants and other values."""
@@ -175,6 +177,21 @@ class _Editor:
                 continue
             if node.op_type != "MatMul" or own.axis < rank - _MATRIX:
                 node.replace_input_with(index, self._first_rows(node, value, own))
+
+    def _align_vectors(self, node: ir.Node, place: BatchPlace) -> None:
+        """Append dimensions to an operand [batch] such that its batch is aligned with that of [batch, n].
+
+        A batch of 1 broadcasts over the last dimension, too.
+        """
+        rank = len(sizes_of(node.outputs[0]) or ())
+        for index, value in enumerate(node.inputs):
+            sizes = sizes_of(value)
+            if value is None or sizes is None or value not in self._places.of or node.op_type == "MatMul":
+                continue
+            missing = self._places.of[value].axis + rank - len(sizes) - place.axis
+            if 0 < missing <= rank - len(sizes):
+                axes = self._constant(list(range(-missing, 0)), node)
+                node.replace_input_with(index, self._add(node, "Unsqueeze", [value, axes]))
 
     def _is_fixed(self, value: ir.Value, place: BatchPlace) -> bool:
         """Return True if a constant has one row for each sample of the fixed batch."""

@@ -111,6 +111,14 @@ def test_inputs_of_which_only_one_is_fixed_share_the_batch(tmp_path):
     assert [spec.shape for spec in bundle.manifest.inputs] == [("batch", 7), ("batch",)]
 
 
+def test_a_scalar_for_each_sample_is_aligned_with_the_batch(tmp_path):
+    text = HEAD.format(inputs="float[1,4] x, float[1] time", n=1, body="e0 = MatMul(x, a) h = Mul(time, x)" + TAIL)
+    bundle = compile_bundle(save_graph(tmp_path / "scalar.onnx", text, a=(4, 3), b=(4, 3)), tmp_path / "bundle")
+    inputs = {"x": np.ones((2, 4), dtype=np.float32), "time": np.array([1, 3], dtype=np.float32)}
+    found = run_stages(bundle, inputs)["e1"]
+    np.testing.assert_allclose(found[1], 3 * found[0], rtol=1e-5)
+
+
 def test_the_data_of_a_fixed_batch_may_be_external_and_samples_need_not_fill_it(tmp_path):
     path = save(tmp_path / "fixed.onnx", "token", 4)
     onnx.save(onnx.load(path), path, save_as_external_data=True, location="apart", size_threshold=90)
