@@ -97,8 +97,8 @@ class MaskNumbers:
         """Return the nodes that must see the number itself: those on a path from it to a comparison or an output."""
         found: set[ir.Node] = set()
         pending = [node for value in self.values for node in value.consumers() if node.op_type in _COMPARING]
-        producers = (value.producer() for value in self.values if value.is_graph_output())
-        pending += [producer for producer in producers if producer is not None]
+        returned = (value.producer() for value in self.values if value.is_graph_output())
+        pending += [producer for producer in returned if producer is not None]
         while pending:
             node = pending.pop()
             if node not in found:
