@@ -222,7 +222,8 @@ class DataflowGraph:
         last = self.exits[stage - 1]
         earlier, _ = self.walk_upstream(self.exits[:stage], lambda _: False)
         alone, _ = self.walk_upstream([exit_name], lambda value: self.producer[value] in earlier)
-        if self._is_work(alone) and self._is_computed_before(stage, alone):
+        is_part = not self._selected_from([exit_name]).isdisjoint(self._selected_from(self.exits[:stage]))
+        if (self._is_work(alone) and self._is_computed_before(stage, alone)) or (is_part and not alone):
             together = self._find_blocker(last) or self._last_computation(exit_name)
             return (
                 f"exit '{exit_name}' needs no work beyond that of '{last}': {together} computes the exits together, in "

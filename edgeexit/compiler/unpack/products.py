@@ -6,7 +6,7 @@ from math import ceil
 import onnx_ir as ir
 
 from edgeexit.compiler.unpack.pull import BuildTarget, Operand, Pull, copy_of
-from edgeexit.compiler.unpack.regions import AxisPart, Region, broadcast_part, dims_of, part_of
+from edgeexit.compiler.unpack.regions import AxisPart, Dims, Region, broadcast_part, dims_of, part_of
 from edgeexit.compiler.unpack.rewriter import Rewriter
 
 _MATRIX = 2
@@ -72,14 +72,14 @@ def einsum(node: ir.Node, _output: int, region: Region) -> Pull | None:
 
 
 def convolution(node: ir.Node, _output: int, region: Region) -> Pull | None:
-    """Conv: restrict the batch; or the channels, if they are those of some groups."""
+    """Conv: restrict the batch, axes on which the kernel has size 1, or the channels of some groups."""
     batch, channels, *space = region
-    if any(part is not None for part in space):
-        return None
-    if channels is None:
-        return copy_of(node, [(batch, *[None] * (len(region) - 1)), *[None] * (len(node.inputs) - 1)])
     data, weight = node.inputs[:2]
     dims, sizes = dims_of(data), dims_of(weight)
+    if any(part is not None and not _is_pointwise(node, sizes, axis) for axis, part in enumerate(space)):
+        return None
+    if channels is None:
+        return copy_of(node, [(batch, None, *space), *[None] * (len(node.inputs) - 1)])
     groups = node.attributes.get_int("group", 1)
     if data is None or weight is None or dims is None or sizes is None or groups == 1 or not channels.is_plain:
         return None
@@ -103,3 +103,16 @@ def convolution(node: ir.Node, _output: int, region: Region) -> Pull | None:
         return rewriter.emit("Conv", values, attributes, like=to.value, shape=to.shape)
 
     return Pull(tuple(operands), build)
+
+
+def _is_pointwise(node: ir.Node, sizes: Dims | None, axis: int) -> bool:
+    """Return True if a convolution computes each element along a spatial axis from the same element."""
+    attributes, count = node.attributes, len(sizes or ()) - 2
+    pads = attributes.get_ints("pads", (0,) * (2 * count))
+    padded = attributes.get_string("auto_pad", "NOTSET") not in {"NOTSET", "VALID"}
+    return (
+        sizes is not None
+        and sizes[axis + 2] == 1
+        and attributes.get_ints("strides", (1,) * count)[axis] == 1
+        and not (padded or pads[axis] or pads[axis + count])
+    )

@@ -279,6 +279,8 @@ def _spread_over_static(picked: range, size: int, inner: int, dims: Sequence[Dim
     """Return the parts if the last axis of the flattened axis [..., size, inner] has a known size."""
     last = dims[-1]
     others: list[AxisPart | None] = [None] * (len(dims) - 1)
+    if not isinstance(last, int) and len(dims) == inner == 1:
+        return [AxisPart(picked, size, outer=(None,))]
     if not isinstance(last, int) or (inner > 1 and picked.step != 1):
         return None
     flat = picked if inner == 1 else range(picked.start * inner, picked.stop * inner)

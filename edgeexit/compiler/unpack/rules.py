@@ -76,4 +76,7 @@ def pull_of(value: ir.Value, region: Region) -> Pull | None:
     if node is None or node.domain not in {"", "ai.onnx"}:
         return None
     rule = _RULES.get(node.op_type)
-    return None if rule is None else rule(node, node.outputs.index(value), region)
+    try:
+        return None if rule is None else rule(node, node.outputs.index(value), region)
+    except (IndexError, ValueError):  # a file may declare shapes that contradict its operators
+        return None

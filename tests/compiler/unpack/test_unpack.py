@@ -213,6 +213,26 @@ def test_exits_that_an_operator_computes_together_are_refused(operator):
         check_exits(model.graph, ["e0", "e1"])
 
 
+def test_exits_of_one_split_are_refused_with_the_same_message():
+    model = graph_of(TRUNK + "y = Softmax<axis = 1>(packed) e0, e1 = Split<axis = 1, num_outputs = 2>(y)")
+    assert not unpack_exits(model)
+    with pytest.raises(CompileError, match="the Softmax of 'y' computes the exits together"):
+        check_exits(model.graph, ["e0", "e1"])
+
+
+def test_a_convolution_with_a_kernel_of_one_element_is_applied_to_each_exit():
+    head = "t = Transpose<perm = [0, 2, 1]>(packed) k = Unsqueeze(w, two) y = Conv(t, k)"
+    ends = "a, b = Split<axis = 2, num_outputs = 2>(y) e0 = Squeeze(a, two) e1 = Squeeze(b, two)"
+    model = graph_of(f"{TRUNK} {head} {ends}")
+    unpack_and_compare(model)
+    assert [matmuls(model, index) for index in (0, 1)] == [2, 3]
+
+
+def test_a_file_that_declares_a_wrong_rank_is_left_as_it_is():
+    model = graph_of(TRUNK + "y = MatMul(packed, w) e0, e1 = Split<axis = 1, num_outputs = 2>(y)")
+    assert not unpack_exits(model)
+
+
 def test_an_elementwise_operator_after_packed_exits_is_no_work():
     scaled = UNBIND.replace("e0 =", "a =").replace("e1 =", "b =") + "e0 = Neg(a) e1 = Tanh(b)"
     model = graph_of(TRUNK + BLOCKED["Softmax"] + scaled)
