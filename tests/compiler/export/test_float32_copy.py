@@ -78,3 +78,18 @@ def test_a_module_that_cannot_be_copied_gives_none():
             raise TypeError
 
     assert float32_copy(Uncopied(2, 2)) is None
+
+
+@pytest.mark.parametrize(
+    ("dtype", "is_dynamic", "match"),
+    [
+        (torch.bfloat16, True, "^'[a-z.]*weight' is bfloat16, which ONNX Runtime does not support; export model.float"),
+        (torch.float32, False, "^the program has a fixed batch of 2; export the model with a dynamic first dimension"),
+    ],
+)
+def test_a_program_in_bfloat16_or_with_a_fixed_batch_says_how_to_export(tmp_path, dtype, is_dynamic, match):
+    shapes = ({0: torch.export.Dim("batch")},) if is_dynamic else None
+    program = torch.export.export(Typed(dtype).eval(), (torch.zeros(2, 4, dtype=dtype),), dynamic_shapes=shapes)
+    torch.export.save(program, tmp_path / "program.pt2")
+    with pytest.raises(CompileError, match=match):
+        compile_bundle(tmp_path / "program.pt2", tmp_path / "bundle")
