@@ -79,6 +79,26 @@ def test_exits_that_are_shallow_first_are_not_sorted(model, compiled):
     assert (exits_of(bundle), warnings) == (["shallow", "deep"], [])
 
 
+def test_a_head_larger_than_the_last_layer_does_not_become_the_final_exit(compiled, tmp_path):
+    text = """
+    <ir_version: 9, opset_import: ["": 18]>
+    g (float[N,8] x) => (float[N,3] early, float[N,3] final) {
+      h = MatMul(x, trunk0)
+      t = Tanh(h)
+      g = MatMul(t, trunk1)
+      e = Relu(g)
+      c = MatMul(e, head0)
+      early = MatMul(c, head1)
+      f = Abs(g)
+      final = MatMul(f, last)
+    }
+    """
+    sizes = {"trunk0": (8, 64), "trunk1": (64, 8), "head0": (8, 3), "head1": (3, 3), "last": (8, 3)}
+    bundle, warnings = compiled(save_graph(tmp_path / "larger.onnx", text, **sizes))
+    assert (exits_of(bundle), warnings) == (["early", "final"], [])
+    assert [stage.macs for stage in bundle.manifest.stages] == [1057, 24]
+
+
 def test_an_exit_whose_nodes_a_deeper_exit_needs_is_sorted_before_it(compiled, tmp_path):
     path = two_heads(tmp_path / "nested.onnx", "y = MatMul(x, a) e0 = Tanh(y)", outputs="float[N,3] e0, float[N,3] y")
     bundle, warnings = compiled(path)
