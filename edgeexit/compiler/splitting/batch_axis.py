@@ -123,7 +123,8 @@ def find_layout(first: npt.NDArray[Any], second: npt.NDArray[Any], axis: int) ->
     """
     few, many = (size for size in PROBE_BATCHES)
     rows = first.shape[axis] // few
-    one, other = _flat_rows(first, axis), _flat_rows(second, axis)
+    step = max(1, -(-second.size // _COMPARED))  # the same elements of both
+    one, other = _flat_rows(first, axis, step), _flat_rows(second, axis, step)
     spread = _spread(one)
     mismatches = []
     for outer in (size for size in range(1, rows + 1) if rows % size == 0):
@@ -260,10 +261,10 @@ def _over_sizes(
     return None if isinstance(outer, str) and isinstance(inner, str) else BatchAxis(axis, outer, inner)
 
 
-def _flat_rows(array: npt.NDArray[Any], axis: int) -> npt.NDArray[Any]:
-    """Return the rows along an axis, [rows, elements], with the first of every few elements if there are many."""
+def _flat_rows(array: npt.NDArray[Any], axis: int, step: int) -> npt.NDArray[Any]:
+    """Return the rows along an axis, [rows, elements], with the first of every `step` elements."""
     rows = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
-    rows = rows[:, :: max(1, -(-rows.size // _COMPARED))]
+    rows = rows[:, ::step]
     return rows.astype(np.float64) if array.dtype.kind == "f" or array.dtype.itemsize == 1 else rows
 
 

@@ -42,6 +42,12 @@ def test_rows_that_are_equal_or_belong_to_no_sample_have_no_order(rows_of):
     assert find_layout(rows_of(2), rows_of(3), 0) is None
 
 
+def test_the_order_of_rows_with_many_elements_is_found():
+    samples = np.random.default_rng(0).standard_normal((3, 4 * 50_000)).astype(np.float32).reshape(3, 4, 50_000)
+    first, second = samples[1:].reshape(-1, 50_000), samples.reshape(-1, 50_000)
+    assert find_layout(first, second, 0) == (1, 4)
+
+
 def test_infinities_and_nan_do_not_hide_the_order_of_the_rows():
     samples = np.random.default_rng(0).standard_normal((3, 4, 1, 4, 5)).astype(np.float32)
     samples[np.abs(samples) > 1] = -np.inf
