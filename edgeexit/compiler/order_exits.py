@@ -22,8 +22,9 @@ A head behind the last block may be larger than the network's own last layer, wh
 def order_exits(full_model: FullModel, counts: Sequence[int | None], *, progress: Progress = NO_PROGRESS) -> FullModel:
     """Return the model with its exits shallow to deep, each with its companions; a warning names a new order.
 
-    An exit that needs over 5 % fewer MACs is shallower; of two others, the one whose nodes the other needs, too, is. Else
-    they keep their order. If any exit needs a node of unknown cost, only exits whose nodes a deeper exit needs are moved before it.
+    An exit that needs over 5 % fewer MACs is shallower. Of two other exits, the one whose nodes the other needs, too,
+    is; else they keep their order. If any exit needs a node of unknown cost, exits are moved only before those that
+    need all of their nodes.
     `counts` is the result of `count_macs`.
     """
     graph, given = full_model.model.graph, tuple(full_model.logits)
