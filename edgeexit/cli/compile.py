@@ -44,7 +44,7 @@ def compile_command(
     exits: Annotated[
         str | None,
         typer.Option(
-            help="NAME,NAME,...: the outputs that are exits, shallow to deep, or patterns ('0.*'); default: all outputs."
+            help="NAME,NAME,...: the outputs that are exits, or patterns ('0.*'), shallow to deep; default: all."
         ),
     ] = None,
     companion: Annotated[
@@ -115,7 +115,7 @@ def compile_command(
         with show_progress("loading torch"):
             from edgeexit.backends.dimensions import parse_dimensions
             from edgeexit.compiler import STEPS, CompileOptions, compile_bundle, load_class_names
-            from edgeexit.compiler.companions import parse_companions
+            from edgeexit.compiler.exits.companions import parse_companions
             from edgeexit.datasets import load_arrays
             from edgeexit.signing import load_private_key
 

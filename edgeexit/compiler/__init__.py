@@ -4,7 +4,7 @@ No other package imports torch or onnx, except the network of `edgeexit.quicksta
 """
 
 from edgeexit.compiler.compile import STEPS, compile_bundle
-from edgeexit.compiler.export.source import load_class_names
+from edgeexit.compiler.loading.source import load_class_names
 from edgeexit.compiler.options import CompileOptions
 
 __all__ = ["STEPS", "CompileOptions", "compile_bundle", "load_class_names"]

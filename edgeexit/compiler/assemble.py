@@ -9,8 +9,8 @@ import onnx_ir as ir
 
 from edgeexit.bundle.manifest import StageSpec, TensorSpec
 from edgeexit.compiler.blocked_layout import keep_blocked_layout
-from edgeexit.compiler.companion_values import describe_companions
-from edgeexit.compiler.exit_outputs import Logits
+from edgeexit.compiler.exits.companion_values import describe_companions
+from edgeexit.compiler.exits.run import Logits
 from edgeexit.compiler.full_model import FullModel
 from edgeexit.compiler.graph import BATCH, check, infer_shapes, opset_of
 from edgeexit.compiler.opset.lowering import lower_opset

@@ -7,13 +7,13 @@ import torch
 
 from edgeexit.bundle.manifest import Precision, Task, TensorSpec
 from edgeexit.compiler.build_config import check_buildable, check_dimension_names
-from edgeexit.compiler.companions import check_companion_names
-from edgeexit.compiler.export.arguments import input_names, order_inputs
+from edgeexit.compiler.exits.companions import check_companion_names
 from edgeexit.compiler.export.inputs import parse_inputs, specs_of
 from edgeexit.compiler.export.mask_inputs import check_masks
-from edgeexit.compiler.export.source import Loaded, OnnxFile
+from edgeexit.compiler.loading.source import Loaded, OnnxFile
 from edgeexit.compiler.options import CompileOptions, Exporter
 from edgeexit.compiler.precision.reduce import check_precision
+from edgeexit.compiler.torch_module.arguments import input_names, order_inputs
 from edgeexit.datasets import LABELS, Dataset, Inputs, as_dataset, check_finite, check_inputs
 from edgeexit.errors import CompileError, DataError
 from edgeexit.progress import NO_PROGRESS, Progress

@@ -15,22 +15,22 @@ from edgeexit.bundle.manifest import Fidelity, Manifest, Precision, Proof, Stage
 from edgeexit.compiler.assemble import with_costs, write_stages
 from edgeexit.compiler.build_config import finish_build_config, start_build_config
 from edgeexit.compiler.check_options import arrays_of, check_for_model, check_options
-from edgeexit.compiler.companion_values import prove_companions
-from edgeexit.compiler.companions import tensors_by_exit
-from edgeexit.compiler.export.evaluation import is_training
+from edgeexit.compiler.exits.companion_values import prove_companions
+from edgeexit.compiler.exits.companions import tensors_by_exit
+from edgeexit.compiler.exits.order import exits_by_inclusion, order_exits
 from edgeexit.compiler.export.inputs import repeat_to
 from edgeexit.compiler.export.mask_inputs import declare_masks
 from edgeexit.compiler.export.model import export_model
-from edgeexit.compiler.export.source import load_source
 from edgeexit.compiler.full_model import FullModel, PrecisionRequest, prepare_full_model
 from edgeexit.compiler.graph import opset_of
+from edgeexit.compiler.loading.source import load_source
 from edgeexit.compiler.macs import count_macs, find_early_companions
 from edgeexit.compiler.options import CompileOptions
-from edgeexit.compiler.order_exits import exits_by_inclusion, order_exits
 from edgeexit.compiler.precision.fidelity import loss_warnings, measure_fidelity
 from edgeexit.compiler.sessions import ReferenceSession, probe_shapes
 from edgeexit.compiler.splitting.batch_axis import find_batch_axes
 from edgeexit.compiler.splitting.plan import check_exits, plan_stages
+from edgeexit.compiler.torch_module.evaluation import is_training
 from edgeexit.compiler.unpack.unpack import unpack_exits
 from edgeexit.compiler.verify import prove_stages, rounding_of, staged_logits
 from edgeexit.errors import DataError

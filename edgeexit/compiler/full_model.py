@@ -9,24 +9,24 @@ from typing import Final, NamedTuple
 import onnx_ir as ir
 
 from edgeexit.bundle.manifest import Precision, Task
-from edgeexit.compiler.companion_values import (
+from edgeexit.compiler.exits.companion_values import (
     CompanionValues,
     check_companion_types,
     check_companions_against_torch,
     check_companions_independent,
     run_companions,
 )
-from edgeexit.compiler.companions import Companions
-from edgeexit.compiler.exit_forms import cast_exits, check_classes, convert_exits, to_logits
-from edgeexit.compiler.exit_outputs import ExitFormat, Logits, exit_format_of, run_exits
-from edgeexit.compiler.export.exit_module import run_module
+from edgeexit.compiler.exits.companions import Companions
+from edgeexit.compiler.exits.forms import cast_exits, check_classes, convert_exits, to_logits
+from edgeexit.compiler.exits.probabilities import check_activations, check_no_probabilities
+from edgeexit.compiler.exits.run import ExitFormat, Logits, exit_format_of, run_exits
 from edgeexit.compiler.export.model import ExportedModel
-from edgeexit.compiler.file_conversion import UserFile, prove_conversion
 from edgeexit.compiler.independence import check_independence
+from edgeexit.compiler.onnx_file.conversion import UserFile, prove_conversion
 from edgeexit.compiler.precision.quantise import Placement
 from edgeexit.compiler.precision.reduce import reduce_precision
-from edgeexit.compiler.probabilities import check_activations, check_no_probabilities
 from edgeexit.compiler.sessions import ReferenceSession
+from edgeexit.compiler.torch_module.exit_module import run_module
 from edgeexit.compiler.verify import check_against_torch, rounding_of
 from edgeexit.compiler.weights import save_graph, store_weights
 from edgeexit.datasets import Dataset, Inputs, as_dataset, check_finite

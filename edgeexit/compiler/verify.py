@@ -9,7 +9,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from edgeexit.bundle.manifest import TEMPERATURE_INPUT, Proof, StageSpec
-from edgeexit.compiler.exit_outputs import Logits, in_batches
+from edgeexit.compiler.exits.run import Logits, in_batches
 from edgeexit.compiler.export.inputs import Arrays
 from edgeexit.compiler.graph import has_16_bit_floats, is_quantised
 from edgeexit.compiler.sessions import ReferenceSession

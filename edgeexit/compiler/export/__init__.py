@@ -1,1 +1,1 @@
-"""Loads a torch module, an exported program or an ONNX file, and converts it to one normalised graph."""
+"""Converts a loaded model to one normalised graph, with its inputs and samples."""

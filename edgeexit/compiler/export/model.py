@@ -9,29 +9,29 @@ import onnx_ir as ir
 import torch
 
 from edgeexit.bundle.manifest import TensorSpec
-from edgeexit.compiler.choose_exits import choose_exits
-from edgeexit.compiler.companions import Companions, output_tensors
-from edgeexit.compiler.export.arguments import input_names, order_inputs
-from edgeexit.compiler.export.exit_module import ExitModule, remove_prefix, wrap_module
-from edgeexit.compiler.export.float32_copy import float32_copy, foreign_parameter
+from edgeexit.compiler.exits.choose import choose_exits
+from edgeexit.compiler.exits.companions import Companions, output_tensors
 from edgeexit.compiler.export.inputs import Arrays, draw_samples, sizes_given, specs_of, take_samples
 from edgeexit.compiler.export.normalise import input_specs, normalise
-from edgeexit.compiler.export.outputs import choose_outputs
-from edgeexit.compiler.export.program_module import (
+from edgeexit.compiler.loading.source import Loaded, OnnxFile
+from edgeexit.compiler.onnx_file.conversion import FileConversion
+from edgeexit.compiler.onnx_file.upgrade_opset import upgrade_opset
+from edgeexit.compiler.onnx_file.widen import widen
+from edgeexit.compiler.opset.lowering import WORKING_OPSET, lower_opset
+from edgeexit.compiler.options import Exporter
+from edgeexit.compiler.torch_module.arguments import input_names, order_inputs
+from edgeexit.compiler.torch_module.exit_module import ExitModule, remove_prefix, wrap_module
+from edgeexit.compiler.torch_module.float32_copy import float32_copy, foreign_parameter
+from edgeexit.compiler.torch_module.outputs import choose_outputs
+from edgeexit.compiler.torch_module.program_module import (
     ProgramModule,
     default_sizes,
     keep_tensors,
     outputs_of,
     with_plain_dimensions,
 )
-from edgeexit.compiler.export.source import Loaded, OnnxFile
-from edgeexit.compiler.export.torch_export import name_inputs, to_onnx
-from edgeexit.compiler.export.tracers import trace
-from edgeexit.compiler.export.upgrade_opset import upgrade_opset
-from edgeexit.compiler.export.widen import widen
-from edgeexit.compiler.file_conversion import FileConversion
-from edgeexit.compiler.opset.lowering import WORKING_OPSET, lower_opset
-from edgeexit.compiler.options import Exporter
+from edgeexit.compiler.tracing.torch_export import name_inputs, to_onnx
+from edgeexit.compiler.tracing.tracers import trace
 from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError
 from edgeexit.progress import NO_PROGRESS, Progress

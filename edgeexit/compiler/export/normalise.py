@@ -9,7 +9,6 @@ from onnx_ir.passes import common as passes
 
 from edgeexit import __version__
 from edgeexit.bundle.manifest import PROBABILITIES_SUFFIX, READOUT_SUFFIX, TEMPERATURE_INPUT, TensorSpec
-from edgeexit.compiler.export.free_batch import FreedBatch, free_batch
 from edgeexit.compiler.graph import (
     BATCH,
     all_values,
@@ -20,6 +19,7 @@ from edgeexit.compiler.graph import (
     set_ir_version,
     unique_name,
 )
+from edgeexit.compiler.onnx_file.free_batch import FreedBatch, free_batch
 from edgeexit.compiler.weights import read_small_weights
 from edgeexit.errors import CompileError
 

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeexit.bundle.manifest import ExitFidelity, Fidelity
-from edgeexit.compiler.exit_outputs import Logits
+from edgeexit.compiler.exits.run import Logits
 from edgeexit.datasets import counted_mask
 from edgeexit.formatting import percent
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeexit.bundle.manifest import TensorSpec
-from edgeexit.compiler.companions import Companions, tensors_by_exit
+from edgeexit.compiler.exits.companions import Companions, tensors_by_exit
 from edgeexit.compiler.extract import values_read_by
 from edgeexit.compiler.graph import BATCH, names_in, unique_name
 from edgeexit.compiler.splitting.batch_axis import PROBE_BATCHES, BatchAxis, BatchedValue

@@ -84,7 +84,7 @@ def test_patterns_match_the_names_of_torch_modules(tmp_path, samples):
 
 def test_ranges_use_all_calibration_samples(tmp_path, samples, monkeypatch):
     """Large logits limit the number of samples for the fidelity, but not for the int8 ranges."""
-    monkeypatch.setattr("edgeexit.compiler.exit_outputs._MAX_LOGIT_BYTES", 8 * 2 * 3 * 4)
+    monkeypatch.setattr("edgeexit.compiler.exits.run._MAX_LOGIT_BYTES", 8 * 2 * 3 * 4)
     progress = RecordedProgress()
     bundle = compile_bundle(
         Residual(),

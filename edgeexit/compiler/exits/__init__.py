@@ -1,0 +1,1 @@
+"""Selects, orders and standardises the exits of a model, and the companion outputs beside them."""

@@ -1,0 +1,1 @@
+"""Calls the torch module of the user: its arguments, its outputs, evaluation mode, floats."""

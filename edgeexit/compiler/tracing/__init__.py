@@ -1,0 +1,1 @@
+"""Traces a torch module to an ONNX graph: the exporters of torch, and what they cannot translate."""
