@@ -58,14 +58,19 @@ class ComposedStage(NamedTuple):
 
 
 def check_against_torch(logits: Logits, module_logits: Mapping[str, npt.NDArray[Any]], rounding: Rounding) -> None:
-    """Raise CompileError if the exported graph and the torch module return different logits for one batch."""
+    """Raise CompileError if the exported graph and the torch module return different logits for one batch.
+
+    For a batch of 1, the module's logits may lack the batch dimension: its forward may call `squeeze`.
+    """
     absolute = _absolute(logits, _TORCH_TOLERANCE, rounding)
     for name, found in logits.items():
         expected = module_logits[name]
+        if len(found) == 1 and expected.shape == found.shape[1:]:
+            expected = expected[None]
         if not within(found, expected, absolute, _TORCH_TOLERANCE):
             raise CompileError(
                 f"the exported graph differs from the torch model at exit '{name}' by up to "
-                f"{max_difference(found, expected):.3g} for a batch of {len(expected)}; does forward depend on "
+                f"{max_difference(found, expected):.3g} for a batch of {len(found)}; does forward depend on "
                 "anything besides its inputs, or on the size of the batch?"
             )
 

@@ -12,6 +12,7 @@ from edgeexit.bundle.manifest import TensorSpec
 from edgeexit.compiler import STEPS, CompileOptions, compile_bundle
 from edgeexit.datasets import Dataset
 from edgeexit.errors import BundleError
+from edgeexit.policies.confidence import Confidence
 from edgeexit.runtime import Runner
 from tests.compiler.networks import Dense, Masked, Residual, SequenceFirst
 from tests.compiler.staged_run import run_stages
@@ -34,6 +35,37 @@ def assert_equals_module(bundle, module, **inputs):
 def test_a_residual_network_equals_torch_at_any_batch_size(residual, images):
     for batch in (1, 2, 7):
         assert_equals_module(residual, Residual(), image=images[:batch])
+
+
+class Squeezes(Residual):
+    """Pools to [B, C, 1, 1] and removes all dimensions of size 1, also a batch of 1."""
+
+    def forward(self, image):
+        return [exit_.unsqueeze(-1).squeeze() for exit_ in super().forward(image)]
+
+
+def test_a_forward_that_squeezes_a_batch_of_one_compiles(tmp_path, images):
+    bundle = compile_bundle(Squeezes(), tmp_path / "bundle", CompileOptions(example={"image": images}))
+    for batch in (1, 3):
+        assert_equals_module(bundle, Residual(), image=images[:batch])
+
+
+class Uncertain(Residual):
+    """Returns the entropy of each exit, computed by torch.distributions."""
+
+    def forward(self, image):
+        exits = super().forward(image)
+        return exits, [torch.distributions.Categorical(logits=each).entropy() for each in exits]
+
+
+def test_companions_may_use_distributions_which_check_their_arguments(tmp_path, images):
+    options = CompileOptions(example={"image": images}, companions={"entropy": ["1.*"]})
+    bundle = compile_bundle(Uncertain(), tmp_path / "bundle", options)
+    with Runner(bundle) as runner:
+        result = runner.infer({"image": images}, policy=Confidence(temperatures=(1.0, 1.0), thresholds=(1.1,)))
+    logits = torch.from_numpy(module_logits(Residual(), image=images)[-1])
+    expected = torch.distributions.Categorical(logits=logits).entropy()
+    np.testing.assert_allclose(result.companions["entropy"], expected, atol=1e-5)
 
 
 def test_the_manifest_describes_stages_inputs_and_cost(residual):

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
+from torch.distributions import Distribution
 
 from edgeexit.compiler.torch_module.unwrap import compiled_module_in
 
@@ -18,17 +19,29 @@ def is_training(module: torch.nn.Module) -> bool:
 def in_eval_mode(module: torch.nn.Module) -> Iterator[None]:
     """Put a module into evaluation mode, and call submodules directly that torch.compile or DataParallel wraps.
 
-    The state of each submodule is restored at the end.
+    Distributions do not check their arguments, because the check is a branch on data. The state of each submodule is
+    restored at the end.
     """
     modes = {each: each.training for each in module.modules() if hasattr(each, "training")}  # not in a frozen module
     for each in modes:
         each.training = False  # not eval(), which an exported program's module does not support
     try:
-        with _without_compilation(module), _on_one_device(module):
+        with _without_compilation(module), _on_one_device(module), _without_argument_checks():
             yield
     finally:
         for each, training in modes.items():
             each.training = training
+
+
+@contextlib.contextmanager
+def _without_argument_checks() -> Iterator[None]:
+    """Let torch.distributions accept any arguments while the block runs."""
+    checks = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(checks)
 
 
 @contextlib.contextmanager

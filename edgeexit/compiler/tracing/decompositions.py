@@ -214,6 +214,12 @@ def _rrelu(
     return NotImplemented if training else functional.leaky_relu(tensor, (lower + upper) / 2)
 
 
+def _squeeze(tensor: torch.Tensor) -> torch.Tensor:
+    """Remove the dimensions that are always 1; the ONNX operator would also remove a batch that is 1 at run time."""
+    ones = [axis for axis, size in enumerate(tensor.shape) if isinstance(size, int) and size == 1]
+    return tensor.squeeze(ones) if ones else tensor.clone()
+
+
 def _grouped_convolution(
     tensor: torch.Tensor,
     weight: torch.Tensor,
@@ -266,5 +272,6 @@ DECOMPOSITIONS: Final[Mapping[Any, Decomposition]] = {
     _ATEN.median.dim: _median,
     _ATEN.rrelu.default: _rrelu,
     _ATEN.searchsorted.Tensor: _search_sorted,
+    _ATEN.squeeze.default: _squeeze,
 }
 """ATen operator -> function with the same signature that computes it with other operators."""

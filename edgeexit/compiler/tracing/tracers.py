@@ -178,6 +178,8 @@ class _Tracer:
         return feeds
 
     def _is_close(self, found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> bool:
+        if len(found) == 1 and expected.shape == found.shape[1:]:  # forward squeezes a batch of 1
+            expected = expected[None]
         if found.shape != expected.shape:
             return False
         found, expected = found.astype(np.float64), expected.astype(np.float64)
