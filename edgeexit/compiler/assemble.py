@@ -18,7 +18,7 @@ from edgeexit.compiler.readout import add_readout
 from edgeexit.compiler.splitting.build_stage import build_stage
 from edgeexit.compiler.splitting.plan import SplitPlan
 from edgeexit.compiler.splitting.split import StagePlan
-from edgeexit.compiler.splitting.symbolic_shapes import input_symbolic_dims, static_or_symbolic
+from edgeexit.compiler.symbolic_shapes import input_symbolic_dims, static_or_symbolic
 from edgeexit.compiler.weights import save_graph
 
 

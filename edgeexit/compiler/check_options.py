@@ -8,8 +8,8 @@ import torch
 from edgeexit.bundle.manifest import Precision, Task, TensorSpec
 from edgeexit.compiler.build_config import check_buildable, check_dimension_names
 from edgeexit.compiler.exits.companions import check_companion_names
-from edgeexit.compiler.export.inputs import parse_inputs, specs_of
 from edgeexit.compiler.export.mask_inputs import check_masks
+from edgeexit.compiler.inputs import parse_inputs, specs_of
 from edgeexit.compiler.loading.source import Loaded, OnnxFile
 from edgeexit.compiler.options import CompileOptions, Exporter
 from edgeexit.compiler.precision.reduce import check_precision

@@ -18,11 +18,11 @@ from edgeexit.compiler.check_options import arrays_of, check_for_model, check_op
 from edgeexit.compiler.exits.companion_values import prove_companions
 from edgeexit.compiler.exits.companions import tensors_by_exit
 from edgeexit.compiler.exits.order import exits_by_inclusion, order_exits
-from edgeexit.compiler.export.inputs import repeat_to
 from edgeexit.compiler.export.mask_inputs import declare_masks
 from edgeexit.compiler.export.model import export_model
 from edgeexit.compiler.full_model import FullModel, PrecisionRequest, prepare_full_model
 from edgeexit.compiler.graph import opset_of
+from edgeexit.compiler.inputs import repeat_to
 from edgeexit.compiler.loading.source import load_source
 from edgeexit.compiler.macs import count_macs, find_early_companions
 from edgeexit.compiler.options import CompileOptions

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from edgeexit.compiler.exits.run import Logits
-from edgeexit.compiler.export.inputs import Arrays, repeat_to
 from edgeexit.compiler.extract import values_read_by
 from edgeexit.compiler.graph import BATCH, opset_of
+from edgeexit.compiler.inputs import Arrays, repeat_to
 from edgeexit.compiler.onnx_file.batch_places import constant_ints, reduced_axes
 from edgeexit.compiler.sessions import ReferenceSession, probe_values
 from edgeexit.compiler.verify import SHRINKING_BATCH, Rounding, max_difference, shrinking_tolerance, within

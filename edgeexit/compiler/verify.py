@@ -10,8 +10,8 @@ import onnxruntime as ort
 
 from edgeexit.bundle.manifest import TEMPERATURE_INPUT, Proof, StageSpec
 from edgeexit.compiler.exits.run import Logits, in_batches
-from edgeexit.compiler.export.inputs import Arrays
 from edgeexit.compiler.graph import has_16_bit_floats, is_quantised
+from edgeexit.compiler.inputs import Arrays
 from edgeexit.compiler.sessions import ReferenceSession
 from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError

@@ -5,8 +5,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from edgeexit.compiler.export.normalise import normalise
 from edgeexit.compiler.macs import count_macs
+from edgeexit.compiler.normalise import normalise
 from edgeexit.compiler.sessions import probe_shapes
 
 HEAD = '<ir_version: 10, opset_import: ["": 20, "local": 1]> g (float[N,4,6] x) => (float[N,M,K] e0, float[N,4,6] e1) '

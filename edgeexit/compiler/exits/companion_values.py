@@ -12,7 +12,7 @@ from edgeexit.compiler.exits.companions import Companion, Companions
 from edgeexit.compiler.exits.run import in_batches
 from edgeexit.compiler.graph import BATCH
 from edgeexit.compiler.sessions import ReferenceSession
-from edgeexit.compiler.splitting.symbolic_shapes import input_symbolic_dims, static_or_symbolic
+from edgeexit.compiler.symbolic_shapes import input_symbolic_dims, static_or_symbolic
 from edgeexit.compiler.verify import SHRINKING_BATCH, Rounding, run_stages
 from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from edgeexit.bundle.manifest import Task
 from edgeexit.compiler.exits.forms import ExitForm, find_forms, not_logits, to_logits
-from edgeexit.compiler.export.inputs import Arrays
+from edgeexit.compiler.inputs import Arrays
 from edgeexit.compiler.sessions import ReferenceSession
 from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError

@@ -11,9 +11,9 @@ import torch
 from edgeexit.bundle.manifest import TensorSpec
 from edgeexit.compiler.exits.choose import choose_exits
 from edgeexit.compiler.exits.companions import Companions, output_tensors
-from edgeexit.compiler.export.inputs import Arrays, draw_samples, sizes_given, specs_of, take_samples
-from edgeexit.compiler.export.normalise import input_specs, normalise
+from edgeexit.compiler.inputs import Arrays, draw_samples, sizes_given, specs_of, take_samples
 from edgeexit.compiler.loading.source import Loaded, OnnxFile
+from edgeexit.compiler.normalise import input_specs, normalise
 from edgeexit.compiler.onnx_file.conversion import FileConversion
 from edgeexit.compiler.onnx_file.upgrade_opset import upgrade_opset
 from edgeexit.compiler.onnx_file.widen import widen

@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 
 from edgeexit.compiler.error_text import reason_of
 from edgeexit.compiler.exits.run import MAX_BATCH, MAX_BATCH_BYTES, in_batches
-from edgeexit.compiler.export.inputs import repeat_to
+from edgeexit.compiler.inputs import repeat_to
 from edgeexit.compiler.library_output import silence_libraries
 from edgeexit.compiler.onnx_file.free_batch import FreedBatch
 from edgeexit.compiler.onnx_file.upgrade_opset import MIN_OPSET

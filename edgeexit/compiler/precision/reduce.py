@@ -9,9 +9,9 @@ from onnx_ir.passes import common as passes
 from onnxscript import optimizer
 
 from edgeexit.bundle.manifest import Precision
-from edgeexit.compiler.export.normalise import normalise
 from edgeexit.compiler.graph import names_in, subgraphs_of, unique_name
 from edgeexit.compiler.library_output import silence_libraries
+from edgeexit.compiler.normalise import normalise
 from edgeexit.compiler.precision.fp16 import to_fp16
 from edgeexit.compiler.precision.fp32_nodes import select_fp32_nodes
 from edgeexit.compiler.precision.overflow import overflowing_nodes

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from edgeexit.compiler.export.inputs import Arrays, draw_samples, repeat_to
-from edgeexit.compiler.export.normalise import input_specs
 from edgeexit.compiler.extract import values_read_by
 from edgeexit.compiler.graph import BATCH
+from edgeexit.compiler.inputs import Arrays, draw_samples, repeat_to
+from edgeexit.compiler.normalise import input_specs
 from edgeexit.compiler.sessions import probe_shapes, probe_values
 from edgeexit.compiler.splitting.recompute import is_random
 from edgeexit.datasets import Inputs

@@ -7,7 +7,7 @@ from edgeexit.bundle.manifest import TensorSpec
 from edgeexit.compiler.extract import extract, values_read_by
 from edgeexit.compiler.graph import BATCH, names_in, unique_name
 from edgeexit.compiler.splitting.plan import Carry, SplitPlan
-from edgeexit.compiler.splitting.symbolic_shapes import replace_shape_node, size_tensor
+from edgeexit.compiler.symbolic_shapes import replace_shape_node, size_tensor
 
 
 def build_stage(model: ir.Model, plan: SplitPlan, index: int) -> ir.Model:

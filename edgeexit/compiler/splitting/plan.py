@@ -23,7 +23,7 @@ from edgeexit.compiler.splitting.split import (
     carry_candidates,
     split,
 )
-from edgeexit.compiler.splitting.symbolic_shapes import (
+from edgeexit.compiler.symbolic_shapes import (
     input_symbolic_dims,
     shape_node_dims,
     static_or_symbolic,

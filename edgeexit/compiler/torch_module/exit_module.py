@@ -14,9 +14,9 @@ import torch
 from edgeexit.bundle.manifest import TensorSpec
 from edgeexit.compiler.error_text import reason_of
 from edgeexit.compiler.exits.companions import Companions
-from edgeexit.compiler.export.inputs import DEFAULT_DIMENSION_SIZE, Arrays, repeat_to
-from edgeexit.compiler.export.normalise import SCOPES
 from edgeexit.compiler.graph import all_values
+from edgeexit.compiler.inputs import DEFAULT_DIMENSION_SIZE, Arrays, repeat_to
+from edgeexit.compiler.normalise import SCOPES
 from edgeexit.compiler.torch_module.arguments import InputIndex, arguments_of, parameters_of
 from edgeexit.compiler.torch_module.evaluation import in_eval_mode
 from edgeexit.compiler.torch_module.outputs import (

@@ -11,7 +11,7 @@ from torch.utils import _pytree
 
 from edgeexit.bundle.manifest import TensorSpec
 from edgeexit.compiler.error_text import reason_of
-from edgeexit.compiler.export.inputs import DEFAULT_DIMENSION_SIZE
+from edgeexit.compiler.inputs import DEFAULT_DIMENSION_SIZE
 from edgeexit.compiler.library_output import silence_libraries
 from edgeexit.compiler.torch_module.outputs import Output, flatten_outputs
 from edgeexit.errors import CompileError

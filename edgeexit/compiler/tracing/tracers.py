@@ -11,7 +11,7 @@ import onnx_ir as ir
 import torch
 
 from edgeexit.bundle.manifest import TensorSpec
-from edgeexit.compiler.export.inputs import Arrays, repeat_to
+from edgeexit.compiler.inputs import Arrays, repeat_to
 from edgeexit.compiler.library_output import silence_libraries
 from edgeexit.compiler.options import Exporter
 from edgeexit.compiler.sessions import ReferenceSession

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from edgeexit.compiler.extract import values_read_by
 from edgeexit.compiler.graph import subgraphs_of
 from edgeexit.compiler.macs import is_matmul_or_conv
-from edgeexit.compiler.splitting.symbolic_shapes import input_symbolic_dims, shape_node_dims
+from edgeexit.compiler.symbolic_shapes import input_symbolic_dims, shape_node_dims
 from edgeexit.compiler.unpack.pull import Operand, Pull, join_along
 from edgeexit.compiler.unpack.regions import Region, at_axis, dims_of, is_full, is_slice, part_of
 from edgeexit.compiler.unpack.rules import SELECTORS, pull_of

@@ -9,7 +9,7 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
-from edgeexit.compiler.export.normalise import normalise
+from edgeexit.compiler.normalise import normalise
 from edgeexit.datasets import Inputs
 from tests.compiler.graphs import save_graph
 

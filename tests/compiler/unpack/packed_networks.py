@@ -7,7 +7,7 @@ import onnx
 import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeexit.compiler.export.normalise import normalise
+from edgeexit.compiler.normalise import normalise
 
 WIDTH = 4
 UNARY = ("Relu", "Sigmoid", "Tanh", "Neg", "Softplus", "Identity")

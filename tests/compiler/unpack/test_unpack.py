@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeexit.compiler.export.normalise import normalise
 from edgeexit.compiler.extract import nodes_needed_for
 from edgeexit.compiler.macs import is_matmul_or_conv
+from edgeexit.compiler.normalise import normalise
 from edgeexit.compiler.splitting.plan import check_exits
 from edgeexit.compiler.unpack.unpack import unpack_exits
 from edgeexit.errors import CompileError
