@@ -15,7 +15,6 @@ from edgeexit.bundle.manifest import Fidelity, Manifest, Precision, Proof, Stage
 from edgeexit.compiler.assemble import with_costs, write_stages
 from edgeexit.compiler.build_config import finish_build_config, start_build_config
 from edgeexit.compiler.check_options import arrays_of, check_for_model, check_options
-from edgeexit.compiler.exits.companion_values import prove_companions
 from edgeexit.compiler.exits.companions import tensors_by_exit
 from edgeexit.compiler.exits.order import exits_by_inclusion, order_exits
 from edgeexit.compiler.export.mask_inputs import declare_masks
@@ -33,6 +32,7 @@ from edgeexit.compiler.splitting.plan import check_exits, plan_stages
 from edgeexit.compiler.torch_module.evaluation import is_training
 from edgeexit.compiler.unpack.unpack import unpack_exits
 from edgeexit.compiler.verify import prove_stages, rounding_of, staged_logits
+from edgeexit.compiler.verify_companions import prove_companions
 from edgeexit.errors import DataError
 from edgeexit.progress import NO_PROGRESS, Progress
 from edgeexit.targets import host_target, load_target
@@ -114,7 +114,8 @@ def compile_bundle(
 
         progress.step("split")
         counts = _count_macs(full_model, folder)
-        full_model = order_exits(full_model, counts, progress=progress)
+        order = order_exits(full_model.model.graph, tuple(full_model.logits), counts, progress=progress)
+        full_model = full_model.with_order(order)
         model, samples = full_model.model, full_model.samples
         beside = tensors_by_exit(full_model.companions)
         for early in find_early_companions(model.graph, tuple(full_model.logits), beside, counts):

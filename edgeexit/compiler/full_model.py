@@ -12,11 +12,9 @@ from edgeexit.bundle.manifest import Precision, Task
 from edgeexit.compiler.exits.companion_values import (
     CompanionValues,
     check_companion_types,
-    check_companions_against_torch,
-    check_companions_independent,
     run_companions,
 )
-from edgeexit.compiler.exits.companions import Companions
+from edgeexit.compiler.exits.companions import Companions, output_tensors
 from edgeexit.compiler.exits.forms import cast_exits, check_classes, convert_exits, to_logits
 from edgeexit.compiler.exits.probabilities import check_activations, check_no_probabilities
 from edgeexit.compiler.exits.run import ExitFormat, Logits, exit_format_of, run_exits
@@ -28,6 +26,7 @@ from edgeexit.compiler.precision.reduce import reduce_precision
 from edgeexit.compiler.sessions import ReferenceSession
 from edgeexit.compiler.torch_module.exit_module import run_module
 from edgeexit.compiler.verify import check_against_torch, rounding_of
+from edgeexit.compiler.verify_companions import check_companions_against_torch, check_companions_independent
 from edgeexit.compiler.weights import save_graph, store_weights
 from edgeexit.datasets import Dataset, Inputs, as_dataset, check_finite
 from edgeexit.errors import DataError
@@ -64,6 +63,18 @@ class FullModel(NamedTuple):
     def classes(self) -> int:
         """Number of classes C."""
         return int(next(iter(self.logits.values())).shape[1])
+
+    def with_order(self, order: Sequence[str]) -> "FullModel":
+        """Return the model with its exits in another order, each with its companions; the graph is changed in place."""
+        companions = tuple(sorted(self.companions, key=lambda companion: order.index(companion.exit)))
+        outputs = {str(value.name): value for value in self.model.graph.outputs}
+        self.model.graph.outputs.clear()
+        self.model.graph.outputs.extend(outputs[name] for name in output_tensors(order, companions))
+        reference = self.fp32_reference
+        if reference is not None:
+            reference = reference._replace(logits={name: reference.logits[name] for name in order})
+        logits = {name: self.logits[name] for name in order}
+        return self._replace(logits=logits, companions=companions, fp32_reference=reference)
 
 
 class PrecisionRequest(NamedTuple):

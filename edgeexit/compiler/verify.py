@@ -22,10 +22,10 @@ SHRINKING_BATCH: Final = 7
 The sizes are odd, so a model that needs an even batch size fails."""
 _TOLERANCE: Final = 1e-4
 """Absolute and relative: stages and full model use the same kernels, but ONNX Runtime fuses none across a cut."""
-_QUANTISED_TOLERANCE: Final = 0.25
+QUANTISED_TOLERANCE: Final = 0.25
 """Fraction of the largest logit: another batch size may change the last bit of a float, and rounding to int8 may turn
 this into a full quantisation step."""
-_FP16_TOLERANCE: Final = 5e-3
+FP16_TOLERANCE: Final = 5e-3
 """Fraction of the largest logit: on CPUs, ONNX Runtime computes fp16 in float32 and rounds at every cut."""
 _TORCH_TOLERANCE: Final = 1e-3
 """Absolute and relative: torch uses other kernels."""
@@ -158,13 +158,13 @@ def prove_stages(
 
 def _absolute(logits: Logits, tolerance: float, rounding: Rounding) -> float:
     """Return the absolute tolerance for a run with an unchanged batch size; `tolerance` is that of fp32."""
-    return max(tolerance, _FP16_TOLERANCE * _largest(logits)) if rounding.fp16 else tolerance
+    return max(tolerance, FP16_TOLERANCE * _largest(logits)) if rounding.fp16 else tolerance
 
 
 def shrinking_tolerance(logits: Logits, rounding: Rounding) -> float:
     """Return the absolute tolerance for a run in which samples exit."""
     absolute = _absolute(logits, _TOLERANCE, rounding)
-    return max(absolute, _QUANTISED_TOLERANCE * _largest(logits)) if rounding.quantised else absolute
+    return max(absolute, QUANTISED_TOLERANCE * _largest(logits)) if rounding.quantised else absolute
 
 
 def _largest(logits: Logits) -> float:

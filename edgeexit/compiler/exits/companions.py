@@ -23,6 +23,11 @@ class Companion(NamedTuple):
     tensor: str
     """Name of the graph's output, which no other companion has."""
 
+    @property
+    def label(self) -> str:
+        """The companion at this exit, as the subject of error messages."""
+        return f"companion '{self.name}': output '{self.output}'"
+
 
 Companions = tuple[Companion, ...]
 """The companions of all exits, in the order of the exits."""

@@ -3,15 +3,11 @@
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import pairwise
-from typing import TypeVar
 
 import onnx_ir as ir
 
 from edgeexit.compiler.extract import values_read_by
-from edgeexit.compiler.full_model import FullModel
 from edgeexit.progress import NO_PROGRESS, Progress
-
-_T = TypeVar("_T")
 
 _TOLERANCE = 0.05
 """An exit that needs at least 95 % of the MACs of the exit before it is not misplaced.
@@ -19,33 +15,30 @@ _TOLERANCE = 0.05
 A head behind the last block may be larger than the network's own last layer, which must stay the final exit."""
 
 
-def order_exits(full_model: FullModel, counts: Sequence[int | None], *, progress: Progress = NO_PROGRESS) -> FullModel:
-    """Return the model with its exits shallow to deep, each with its companions; a warning names a new order.
+def order_exits(
+    graph: ir.Graph, given: tuple[str, ...], counts: Sequence[int | None], *, progress: Progress = NO_PROGRESS
+) -> tuple[str, ...]:
+    """Return the exits shallow to deep; a warning names the order if it differs from the given one.
 
-    An exit that needs over 5 % fewer MACs is shallower. Of two other exits, the one whose nodes the other needs, too,
-    is; else they keep their order. If any exit needs a node of unknown cost, exits are moved only before those that
-    need all of their nodes.
-    `counts` is the result of `count_macs`.
+    An exit that needs over 5 % fewer MACs than another one is shallower. If the MACs of two exits differ less, an exit
+    is shallower if the other one needs all of its nodes; otherwise the two keep their order. If any exit needs a node
+    of unknown cost, an exit is moved only before those that need all of its nodes.
+
+    Args:
+        graph: the full model.
+        given: the exits, in the order in which the user gave them.
+        counts: multiply-accumulates of each node, as `count_macs` returns them.
+        progress: receives the warning.
+
     """
-    graph, given = full_model.model.graph, tuple(full_model.logits)
     readers = _exits_that_need(graph, given)
     macs = _macs_of_exits(graph, given, readers, counts)
     order = _by_inclusion(given, set(readers.values()))
     if macs is not None:
         order = _by_macs(order, macs)
-    if order == given:
-        return full_model
-    progress.warning(f"{_misplaced(given, order, macs)}; the exits are sorted by depth: {','.join(order)}")
-    outputs = {str(value.name): value for value in graph.outputs}
-    companions = tuple(sorted(full_model.companions, key=lambda companion: order.index(companion.exit)))
-    graph.outputs.clear()
-    graph.outputs.extend(outputs[name] for name in (*order, *(companion.tensor for companion in companions)))
-    reference = full_model.fp32_reference
-    return full_model._replace(
-        logits=_sorted(full_model.logits, order),
-        companions=companions,
-        fp32_reference=None if reference is None else reference._replace(logits=_sorted(reference.logits, order)),
-    )
+    if order != given:
+        progress.warning(f"{_misplaced(given, order, macs)}; the exits are sorted by depth: {','.join(order)}")
+    return order
 
 
 def exits_by_inclusion(graph: ir.Graph, exits: Sequence[str]) -> tuple[str, ...]:
@@ -122,7 +115,3 @@ def _misplaced(given: Sequence[str], order: Sequence[str], macs: Mapping[str, in
         f"exit '{exit_name}' needs {macs[exit_name]:,} MACs, fewer than the {macs[before]:,} of exit '{before}' "
         "before it"
     )
-
-
-def _sorted(values: Mapping[str, _T], order: Sequence[str]) -> dict[str, _T]:
-    return {name: values[name] for name in order}

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from edgeexit.compiler import CompileOptions, compile_bundle
-from edgeexit.compiler.exits.companion_values import check_companions_against_torch
 from edgeexit.compiler.exits.companions import Companion, assign_companions, check_companion_names, parse_companions
 from edgeexit.compiler.torch_module.outputs import choose_outputs, flatten_outputs
 from edgeexit.compiler.verify import Rounding
+from edgeexit.compiler.verify_companions import check_companions_against_torch
 from edgeexit.errors import CompileError
 from edgeexit.runtime import Runner
 from tests.compiler import graphs
