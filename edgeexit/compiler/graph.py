@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from typing import Final
+from typing import Any, Final
 
 import onnx
 import onnx_ir as ir
@@ -14,6 +14,11 @@ from edgeexit.errors import CompileError
 
 BATCH: Final = "batch"
 """Name of the first dimension of every input, and of every tensor with one row per sample."""
+
+REDUCTIONS: Final = (
+    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
+    "ReduceSum", "ReduceSumSquare",
+)  # fmt: skip
 
 _IR_VERSION = 10  # the newest version that ONNX Runtime 1.20 reads
 _16_BIT = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
@@ -102,6 +107,18 @@ def unique_name(name: str, taken: set[str]) -> str:
         unique = f"{name}.{count}"
     taken.add(unique)
     return unique
+
+
+def add_initializer(graph: ir.Graph, tensor: ir.Tensor[Any]) -> ir.Value:
+    """Register a tensor, whose name must be unique, as an initializer; return its value."""
+    value = ir.Value(name=tensor.name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def label_of(node: ir.Node) -> str:
+    """Return what error messages call a node: `Conv 'name'`, or `the Conv of 'output'` for a node without a name."""
+    return f"{node.op_type} '{node.name}'" if node.name else f"the {node.op_type} of '{node.outputs[0].name}'"
 
 
 def rename_dimensions(graph: ir.Graph, names: Mapping[str, str]) -> None:

@@ -3,7 +3,7 @@
 The runtime removes samples from the batch when they exit, and the batch of a device depends on its load.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -13,11 +13,18 @@ import onnx_ir as ir
 
 from edgeexit.compiler.exits.run import Logits
 from edgeexit.compiler.extract import values_read_by
-from edgeexit.compiler.graph import BATCH, opset_of
+from edgeexit.compiler.graph import BATCH, REDUCTIONS, label_of, opset_of
 from edgeexit.compiler.inputs import Arrays, repeat_to
 from edgeexit.compiler.onnx_file.batch_places import constant_ints, reduced_axes
 from edgeexit.compiler.sessions import ReferenceSession, probe_values
-from edgeexit.compiler.verify import SHRINKING_BATCH, Rounding, max_difference, shrinking_tolerance, within
+from edgeexit.compiler.verify import (
+    SHRINKING_BATCH,
+    Rounding,
+    largest_logit,
+    max_difference,
+    shrinking_tolerance,
+    within,
+)
 from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError
 
@@ -30,10 +37,7 @@ _BATCH_SIZE_TOLERANCE: Final = 1e-5
 _NODE_TOLERANCE: Final = 1e-3
 """Fraction of the largest element: how much a value may change before its node counts as one that mixes samples."""
 
-_REDUCTIONS: Final = {
-    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMean", "ReduceProd", "ReduceSum",
-    "ReduceSumSquare",
-}  # fmt: skip
+_REDUCTIONS: Final = {*REDUCTIONS} - {"ReduceMax", "ReduceMin"}
 """Without ReduceMax and ReduceMin: `x - x.max()` before a softmax changes nothing."""
 _ALONG_AXIS: Final = {"Hardmax": -1, "LogSoftmax": -1, "LpNormalization": -1, "Softmax": -1}
 """Operators that normalise along one axis -> the default axis."""
@@ -82,7 +86,7 @@ def check_independence(
     node = find_batch_operator(model)
     if node is not None:
         raise CompileError(_mixes(node))
-    tolerance = max(shrinking_tolerance(logits, rounding), _BATCH_SIZE_TOLERANCE * _largest(logits))
+    tolerance = max(shrinking_tolerance(logits, rounding), _BATCH_SIZE_TOLERANCE * largest_logit(logits))
     scaled = not any(node.op_type == "DynamicQuantizeLinear" for node in model.graph)  # its scale is of the batch
     for company in _companies(samples, scaled=scaled):
         try:
@@ -236,7 +240,7 @@ def _is_different(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> bool:
 
 
 def _mixes(node: ir.Node) -> str:
-    label = f"{node.op_type} '{node.name}'" if node.name else f"the {node.op_type} of '{node.outputs[0].name}'"
+    label = label_of(node)
     if node.op_type == "BatchNormalization":
         return (
             f"{label} normalises with the statistics of the batch, so predictions would change with the other samples; "
@@ -245,7 +249,3 @@ def _mixes(node: ir.Node) -> str:
     return (
         f"{label} mixes the samples of a batch, so predictions would change with the other samples; compute per sample"
     )
-
-
-def _largest(logits: Mapping[str, npt.NDArray[Any]]) -> float:
-    return max(float(np.abs(array).max()) for array in logits.values())

@@ -9,6 +9,7 @@ from onnx_ir.passes import common as passes
 
 from edgeexit import __version__
 from edgeexit.bundle.manifest import PROBABILITIES_SUFFIX, READOUT_SUFFIX, TEMPERATURE_INPUT, TensorSpec
+from edgeexit.compiler.exits.names import MIN_EXITS
 from edgeexit.compiler.graph import (
     BATCH,
     all_values,
@@ -23,7 +24,6 @@ from edgeexit.compiler.onnx_file.free_batch import FreedBatch, free_batch
 from edgeexit.compiler.weights import read_small_weights
 from edgeexit.errors import CompileError
 
-_MIN_EXITS = 2
 _SUFFIXES = (READOUT_SUFFIX, PROBABILITIES_SUFFIX)
 _NUMERIC_KINDS = "biuf"  # numpy's own booleans, integers and floats
 SCOPES = "pkg.torch.onnx.name_scopes"
@@ -95,7 +95,7 @@ def input_specs(graph: ir.Graph) -> tuple[TensorSpec, ...]:
 
 
 def _check_names(graph: ir.Graph, exits: Sequence[str]) -> None:
-    if len(exits) < _MIN_EXITS:
+    if len(exits) < MIN_EXITS:
         raise CompileError(
             f"the model has {len(exits)} exit{'' if len(exits) == 1 else 's'}; an early-exit model returns at least 2, "
             "shallow to deep"

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeexit.bundle.manifest import PROBABILITIES_SUFFIX, READOUT_SUFFIX, TEMPERATURE_INPUT, Task
-from edgeexit.compiler.graph import names_in, unique_name
+from edgeexit.compiler.graph import add_initializer, names_in, unique_name
 
 _COLUMNS = 4
 
@@ -75,10 +75,7 @@ class _ReadoutBuilder:
     def constant(self, name: str, *numbers: int) -> ir.Value:
         """Add a one-dimensional int64 initializer."""
         unique = unique_name(f"{self._prefix}.{name}", self._taken)
-        tensor = ir.Tensor(np.array(numbers, dtype=np.int64), name=unique)
-        value = ir.Value(name=tensor.name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
-        self._graph.register_initializer(value)
-        return value
+        return add_initializer(self._graph, ir.Tensor(np.array(numbers, dtype=np.int64), name=unique))
 
     def _value(self, name: str) -> ir.Value:
         return ir.Value(name=unique_name(f"{self._prefix}.{name}", self._taken))

@@ -9,7 +9,7 @@ from itertools import groupby
 import numpy as np
 import onnx_ir as ir
 
-from edgeexit.compiler.graph import BATCH, unique_name
+from edgeexit.compiler.graph import BATCH, add_initializer, unique_name
 
 _INT64 = ir.TensorType(ir.DataType.INT64)
 
@@ -87,8 +87,7 @@ def size_tensor(
         piece_name = unique_name(f"{name}.{number}", taken)
         if is_static:
             tensor = ir.Tensor(np.array(list(group), dtype=np.int64), name=piece_name)
-            pieces.append(ir.Value(name=piece_name, type=_INT64, shape=tensor.shape, const_value=tensor))
-            graph.register_initializer(pieces[-1])
+            pieces.append(add_initializer(graph, tensor))
             continue
         for source, axis in (size for size in group if not isinstance(size, int)):
             one = unique_name(f"{piece_name}.{axis}", taken)

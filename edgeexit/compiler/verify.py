@@ -158,16 +158,17 @@ def prove_stages(
 
 def _absolute(logits: Logits, tolerance: float, rounding: Rounding) -> float:
     """Return the absolute tolerance for a run with an unchanged batch size; `tolerance` is that of fp32."""
-    return max(tolerance, FP16_TOLERANCE * _largest(logits)) if rounding.fp16 else tolerance
+    return max(tolerance, FP16_TOLERANCE * largest_logit(logits)) if rounding.fp16 else tolerance
 
 
 def shrinking_tolerance(logits: Logits, rounding: Rounding) -> float:
     """Return the absolute tolerance for a run in which samples exit."""
     absolute = _absolute(logits, _TOLERANCE, rounding)
-    return max(absolute, QUANTISED_TOLERANCE * _largest(logits)) if rounding.quantised else absolute
+    return max(absolute, QUANTISED_TOLERANCE * largest_logit(logits)) if rounding.quantised else absolute
 
 
-def _largest(logits: Logits) -> float:
+def largest_logit(logits: Logits) -> float:
+    """Return the largest absolute value of any logit."""
     return max(float(np.abs(array).max()) for array in logits.values())
 
 

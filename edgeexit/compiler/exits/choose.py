@@ -5,10 +5,8 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from edgeexit.compiler.exits.companions import Companions, assign_companions, choose_companions
-from edgeexit.compiler.exits.names import listed, match_names
+from edgeexit.compiler.exits.names import MIN_EXITS, listed, match_names
 from edgeexit.errors import CompileError
-
-_MIN_EXITS = 2
 
 
 def choose_exits(
@@ -30,7 +28,7 @@ def choose_exits(
     """
     matched, others = choose_companions(companions, outputs, exits=patterns)
     exits = match_names(patterns, others) if patterns else others
-    if patterns and len(exits) < _MIN_EXITS:
+    if patterns and len(exits) < MIN_EXITS:
         known = listed([f"'{name}'" for name in others])
         raise CompileError(f"exit '{exits[0]}' is the only one given; give at least 2 of {known}")
     assigned = assign_companions(matched, exits)

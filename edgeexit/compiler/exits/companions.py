@@ -4,11 +4,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from edgeexit.compiler.exits.names import listed, match_names
+from edgeexit.compiler.exits.names import MIN_EXITS, listed, match_names
 from edgeexit.compiler.graph import unique_name
 from edgeexit.errors import CompileError
 
-_MIN_EXITS: Final = 2
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
 
@@ -93,7 +92,7 @@ def assign_companions(matched: Mapping[str, Sequence[str]], exits: Sequence[str]
     Raises CompileError for a companion whose number of outputs is not the number of exits, for an output that is an
     exit, and if too few outputs are left to be exits.
     """
-    if matched and len(exits) < _MIN_EXITS:
+    if matched and len(exits) < MIN_EXITS:
         left = listed([repr(name) for name in exits]) or "none"
         raise CompileError(f"the outputs that are no companions are the exits, but they are too few: {left}")
     for name, outputs in matched.items():

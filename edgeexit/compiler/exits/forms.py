@@ -8,7 +8,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from edgeexit.bundle.manifest import Task
-from edgeexit.compiler.graph import infer_shapes, names_in, unique_name
+from edgeexit.compiler.graph import add_initializer, infer_shapes, names_in, unique_name
 from edgeexit.errors import CompileError
 
 _SHAPES: Final[Mapping[Task, str]] = {
@@ -254,10 +254,7 @@ def _append(graph: ir.Graph, value: ir.Value, form: ExitForm, *, prefix: str, ta
 
     def axes(numbers: Sequence[int]) -> ir.Value:
         unique = unique_name(f"{prefix}.axes", taken)
-        tensor = ir.Tensor(np.array(numbers, dtype=np.int64), name=unique)
-        constant = ir.Value(name=unique, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
-        graph.register_initializer(constant)
-        return constant
+        return add_initializer(graph, ir.Tensor(np.array(numbers, dtype=np.int64), name=unique))
 
     if form.squeeze:
         value = add("Squeeze", value, axes(form.squeeze))

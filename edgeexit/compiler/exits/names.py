@@ -7,6 +7,8 @@ from typing import Final
 
 from edgeexit.errors import CompileError
 
+MIN_EXITS: Final = 2
+"""A model with early exits has at least one of them, and the final exit."""
 _WILDCARDS: Final = frozenset("*?[")
 _MAX_LISTED: Final = 20
 

@@ -6,6 +6,8 @@ from typing import Final, NamedTuple
 
 import onnx_ir as ir
 
+from edgeexit.compiler.graph import REDUCTIONS, label_of
+
 _RECURRENT_INPUT_AXIS: Final = 1
 _RECURRENT_OUTPUT_AXES: Final = (2, 1, 1)
 """Axis of the batch in the outputs Y, Y_h and Y_c of a recurrent node."""
@@ -29,7 +31,7 @@ class BatchPlaces(NamedTuple):
     """The batch of the graph."""
     of: dict[ir.Value, BatchPlace]
     stuck: str | None
-    """The first node after which the batch could not be followed, as `Gather 'node_1'`; None without one."""
+    """The first node after which the batch could not be followed, as `label_of` returns it; None without one."""
 
     def holds(self, shape: Sequence[int], place: BatchPlace) -> bool:
         """Return True if a shape can have the batch at this place."""
@@ -60,7 +62,7 @@ def find_batch(graph: ir.Graph, size: int) -> BatchPlaces:
                 places[value] = place
                 reached = True
         if not reached and found.stuck is None:
-            found = found._replace(stuck=f"{node.op_type} '{node.name or node.outputs[0].name}'")
+            found = found._replace(stuck=label_of(node))
     return found
 
 
@@ -219,10 +221,6 @@ def _rank(value: ir.Value | None) -> int:
     return 0 if value is None or value.shape is None else len(value.shape)
 
 
-REDUCTIONS: Final = (
-    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
-    "ReduceSum", "ReduceSumSquare", "ArgMax", "ArgMin",
-)  # fmt: skip
 _RULES: Final[Mapping[str, Rule]] = {
     "Concat": _concat,
     "Einsum": _einsum,
@@ -236,5 +234,5 @@ _RULES: Final[Mapping[str, Rule]] = {
     "Squeeze": _squeeze,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
-    **dict.fromkeys(REDUCTIONS, _reduce),
+    **dict.fromkeys((*REDUCTIONS, "ArgMax", "ArgMin"), _reduce),
 }

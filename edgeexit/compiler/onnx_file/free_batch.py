@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeexit.compiler.extract import values_read_by
-from edgeexit.compiler.graph import BATCH, all_values, infer_shapes, names_in, unique_name
+from edgeexit.compiler.graph import BATCH, add_initializer, all_values, infer_shapes, names_in, unique_name
 from edgeexit.compiler.onnx_file.batch_places import BatchPlace, BatchPlaces, constant_ints, find_batch, sizes_of
 from edgeexit.compiler.onnx_file.static_shapes import infer_static_shapes
 from edgeexit.errors import CompileError
@@ -37,7 +37,7 @@ class FreedBatch(NamedTuple):
     size: int
     """The batch that the graph had."""
     stuck: str | None
-    """The first node after which the batch could not be followed, as `Gather 'node_1'`; None without one."""
+    """The first node after which the batch could not be followed, as `label_of` returns it; None without one."""
 
 
 def fixed_batch_of(graph: ir.Graph) -> int | None:
@@ -246,7 +246,4 @@ class _Editor:
 
     def _constant(self, numbers: Sequence[int], node: ir.Node) -> ir.Value:
         name = unique_name(f"{node.outputs[0].name}.sizes", self._taken)
-        tensor = ir.Tensor(np.array(numbers, dtype=np.int64), name=name)
-        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
-        self._graph.register_initializer(value)
-        return value
+        return add_initializer(self._graph, ir.Tensor(np.array(numbers, dtype=np.int64), name=name))

@@ -14,8 +14,9 @@ import onnx.shape_inference
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
-from edgeexit.compiler.graph import opset_of, subgraphs_of
+from edgeexit.compiler.graph import add_initializer, opset_of, subgraphs_of
 from edgeexit.compiler.library_output import silence_libraries
+from edgeexit.compiler.onnx_file.batch_places import sizes_of
 
 _MAX_ELEMENTS: Final = 1 << 16
 """Larger constants are not evaluated."""
@@ -40,7 +41,7 @@ def infer_static_shapes(model: ir.Model) -> None:
             constants = [_constant(value) for value in node.inputs]
             arrays = [sizes.get(value) if value in sizes else _constant(value) for value in node.inputs]
             given = [value is None or array is not None for value, array in zip(node.inputs, arrays, strict=True)]
-            if node.op_type == "Shape" and (shape := _static(node.inputs[0])) is not None:
+            if node.op_type == "Shape" and (shape := sizes_of(node.inputs[0])) is not None:
                 results: Sequence[Any] = [np.array(shape, dtype=np.int64)[_shape_slice(node)]]
             elif all(given) and node.inputs and node.op_type not in _RANDOM and not _is_large(node, arrays):
                 results = _evaluate(node, arrays, version)
@@ -56,13 +57,6 @@ def infer_static_shapes(model: ir.Model) -> None:
                     value.shape = ir.Shape(result.shape)
                     if result.size <= _MAX_SIZES:
                         sizes[value] = result
-
-
-def _static(value: ir.Value | None) -> list[int] | None:
-    if value is None or value.shape is None:
-        return None
-    shape = [size for size in value.shape if isinstance(size, int)]
-    return shape if len(shape) == len(value.shape) else None
 
 
 def _constant(value: ir.Value | None) -> Any:
@@ -81,7 +75,7 @@ def _is_large(node: ir.Node, arrays: Sequence[Any]) -> bool:
         return bool(np.prod(arrays[-1]) > _MAX_ELEMENTS)
     if node.op_type == "Tile":
         return bool(np.prod(arrays[-1]) * arrays[0].size > _MAX_ELEMENTS)
-    return any(prod(_static(value) or [0]) > _MAX_ELEMENTS for value in node.outputs)
+    return any(prod(sizes_of(value) or [0]) > _MAX_ELEMENTS for value in node.outputs)
 
 
 def _evaluate(node: ir.Node, arrays: Sequence[Any], version: int) -> list[Any]:
@@ -129,9 +123,6 @@ def _replace(graph: ir.Graph, node: ir.Node, results: Sequence[Any]) -> None:
         return
     for value, result in zip(node.outputs, results, strict=True):
         name = str(value.name)
-        tensor = ir.Tensor(result, name=name)
-        constant = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
         value.name = f"{name}.folded"
-        value.replace_all_uses_with(constant)
-        graph.register_initializer(constant)
+        value.replace_all_uses_with(add_initializer(graph, ir.Tensor(result, name=name)))
     graph.remove(node, safe=True)

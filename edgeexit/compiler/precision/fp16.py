@@ -6,7 +6,7 @@ from collections.abc import Set as AbstractSet
 import numpy as np
 import onnx_ir as ir
 
-from edgeexit.compiler.graph import names_in, subgraphs_of, unique_name
+from edgeexit.compiler.graph import add_initializer, names_in, subgraphs_of, unique_name
 from edgeexit.compiler.precision.fp32_nodes import (
     TYPE_AGNOSTIC_OPERATORS,
     fp16_inputs,
@@ -172,11 +172,7 @@ class _Fp16Converter:
             if converted.size == 1 and not converted.any():
                 converted = converted + (np.sign(array) * np.finfo(np.float16).smallest_subnormal).astype(np.float16)
             name = unique_name(f"{weight.name}.half", self._taken)
-            half = ir.Value(
-                name=name, type=ir.TensorType(_FLOAT16), shape=weight.shape, const_value=ir.Tensor(converted)
-            )
-            self._model.graph.register_initializer(half)
-            self._weights[weight] = half
+            self._weights[weight] = add_initializer(self._model.graph, ir.Tensor(converted, name=name))
         return self._weights[weight]
 
     def _cast(self, graph: ir.Graph, value: ir.Value, to: ir.DataType, *, before: ir.Node) -> ir.Value:
@@ -230,11 +226,9 @@ class _Fp16Converter:
     def _number(self, number: float) -> ir.Value:
         """Return a constant, which nodes with the same number share."""
         if number not in self._numbers:
-            tensor = ir.Tensor(np.array(number, dtype=np.float32))
             name = unique_name(f"float16.limit{len(self._numbers)}", self._taken)
-            value = ir.Value(name=name, type=ir.TensorType(_FLOAT32), shape=tensor.shape, const_value=tensor)
-            self._model.graph.register_initializer(value)
-            self._numbers[number] = value
+            tensor = ir.Tensor(np.array(number, dtype=np.float32), name=name)
+            self._numbers[number] = add_initializer(self._model.graph, tensor)
         return self._numbers[number]
 
     def _output_in_fp32(self, graph: ir.Graph, value: ir.Value) -> ir.Value:

@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
+from edgeexit.compiler.graph import add_initializer
 from edgeexit.compiler.precision.fp32_nodes import is_float32
 from edgeexit.compiler.precision.masks import NEAR_FP16_MAX, MaskNumbers
 from edgeexit.compiler.sessions import ReferenceSession
@@ -75,11 +76,8 @@ def _largest(model: ir.Model, names: Collection[str], samples: Inputs, folder: P
         "max": np.array(np.finfo(np.float32).max),
     }
     zero, flat, maximum = (
-        ir.Value(name=f"overflow.{name}", type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
-        for name, tensor in ((name, ir.Tensor(array)) for name, array in constants.items())
+        add_initializer(graph, ir.Tensor(array, name=f"overflow.{name}")) for name, array in constants.items()
     )
-    for constant in (zero, flat, maximum):
-        graph.register_initializer(constant)
     wanted = {str(value.name): value for node in graph for value in node.outputs if value.name in names}
     graph.outputs.clear()
     for number, value in enumerate(wanted.values()):

@@ -5,6 +5,7 @@ import onnx_ir as ir
 from edgeexit.compiler.graph import subgraphs_of
 from edgeexit.compiler.macs import is_matmul_or_conv
 from edgeexit.compiler.splitting.split import RecomputeMode
+from edgeexit.compiler.unpack.rules import SELECTORS
 
 _RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 _MOVEMENT = {
@@ -12,7 +13,6 @@ _MOVEMENT = {
     "GatherND", "Identity", "Pad", "Range", "Reshape", "Shape", "Size", "Slice", "SpaceToDepth", "Split", "Squeeze",
     "Tile", "Transpose", "Trilu", "Unsqueeze",
 }  # fmt: skip
-_SELECTION = {"Gather", "GatherND", "SequenceAt", "Slice", "Split"}
 _SEQUENCES = {"ConcatFromSequence", "SequenceAt", "SequenceConstruct", "SplitToSequence"}
 _ARITHMETIC = {
     "Abs", "Add", "And", "BatchNormalization", "Ceil", "Clip", "DequantizeLinear", "Div", "Equal", "Floor", "Greater",
@@ -36,7 +36,7 @@ def moves_data(node: ir.Node) -> bool:
 
 def selects(node: ir.Node) -> bool:
     """Return True if the node returns a part of its input."""
-    return node.domain in {"", "ai.onnx"} and node.op_type in _SELECTION
+    return node.domain in {"", "ai.onnx"} and node.op_type in SELECTORS
 
 
 def recompute_mode(node: ir.Node) -> RecomputeMode:

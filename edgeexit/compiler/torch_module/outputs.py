@@ -7,10 +7,9 @@ from typing import Any, Final, NamedTuple
 import torch
 
 from edgeexit.compiler.exits.companions import Companions, assign_companions, choose_companions
-from edgeexit.compiler.exits.names import listed, match_names
+from edgeexit.compiler.exits.names import MIN_EXITS, listed, match_names
 from edgeexit.errors import CompileError
 
-_MIN_EXITS: Final = 2
 _ONE_CLASS_AXIS: Final = 2  # the rank of logits [batch, classes]
 
 
@@ -100,7 +99,7 @@ def choose_outputs(
         if name in values and name not in tensors:
             raise CompileError(f"exit '{name}' is {_text(values[name])}; an exit must be a tensor of logits")
     names = match_names(patterns, others)
-    if len(names) < _MIN_EXITS:
+    if len(names) < MIN_EXITS:
         known = listed([f"'{name}'" for name in others])
         raise CompileError(f"exit '{names[0]}' is the only one given; give at least 2 of {known}")
     return names, assign_companions(matched, names)
@@ -113,7 +112,7 @@ def _check_all(tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -
         raise CompileError(
             f"forward returns {found}, which has no tensors; return the logits of the exits in a tuple, list or dict"
         )
-    if len(tensors) < _MIN_EXITS:
+    if len(tensors) < MIN_EXITS:
         (found,) = (f"'{name}' {_text(value)}" for name, value in tensors.items())
         raise CompileError(
             f"the model has 1 exit; an early-exit model returns at least 2, shallow to deep; forward returns {found}; "

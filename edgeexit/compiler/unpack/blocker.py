@@ -3,6 +3,7 @@
 import onnx_ir as ir
 
 from edgeexit.compiler.extract import values_read_by
+from edgeexit.compiler.graph import label_of
 from edgeexit.compiler.macs import is_matmul_or_conv
 from edgeexit.compiler.unpack.needs import ExitNeeds, NeedGraph
 from edgeexit.compiler.unpack.pull import Operand
@@ -19,7 +20,7 @@ def find_blocker(graph: ir.Graph, exit_name: str) -> str | None:
     for output in _selected(graph, exit_name, needs):
         node = _mixing_node(needs, found, needs.selectors[output].operands[0])
         if node is not None:
-            return f"{node.op_type} '{node.name}'" if node.name else f"the {node.op_type} of '{node.outputs[0].name}'"
+            return label_of(node)
     return None
 
 
@@ -55,5 +56,5 @@ def _mixing_node(needs: NeedGraph, found: ExitNeeds, operand: Operand) -> ir.Nod
 
 def _needs_all(part: Operand, found: ExitNeeds) -> bool:
     """Return True if a region needs as much as the full value."""
-    bits = found.behind.union([part])
-    return bool(bits) and bits == found.behind.of_value.get(part.value)
+    bits = found.expensive.union([part])
+    return bool(bits) and bits == found.expensive.of_value.get(part.value)

@@ -28,12 +28,12 @@ class ExitNeeds(NamedTuple):
 
     exits: tuple[int, ...]
     """For each exit: the matmuls and convolutions that it needs, as a bit set."""
-    pushed: set[Need]
+    pulled: set[Need]
     """Needs that are computed from the operands of their pulls; the others are slices of the full values."""
     replaced: set[ir.Value]
     """Outputs of selectors that are computed without the full tensor."""
-    behind: "ExpensiveNodes"
-    """What each value and region needs."""
+    expensive: "ExpensiveNodes"
+    """The matmuls and convolutions that each value and region needs."""
 
 
 class NeedGraph:
@@ -48,7 +48,6 @@ class NeedGraph:
     Args:
         graph: a normalised graph.
         divided: outputs of matmuls and convolutions whose full value is joined from parts.
-
 
     """
 
@@ -92,11 +91,11 @@ class NeedGraph:
                 state.of_value[output] = total
                 self._decide(output, own, state)
                 bits = state.union(self.selectors[output].operands) if output in enabled else None
-                if bits is not None and state.are_pushed(self.selectors[output].operands):
+                if bits is not None and state.are_pulled(self.selectors[output].operands):
                     replaced.add(output)
                     state.of_value[output] = bits
         exits = tuple(state.of_value.get(value, 0) for value in self._graph.outputs)
-        return ExitNeeds(exits, state.pushed, replaced, state)
+        return ExitNeeds(exits, state.pulled, replaced, state)
 
     def _decide(self, value: ir.Value, own: int, state: "ExpensiveNodes") -> None:
         """Decide for all needs of a value together whether they are computed from parts of its node's inputs."""
@@ -112,7 +111,7 @@ class NeedGraph:
         helps = any(bits is not None and bits != total for bits in found.values())
         for need, bits in found.items():
             if helps and bits is not None:
-                state.pushed.add(need)
+                state.pulled.add(need)
                 state.of_need[need] = bits
             else:
                 state.of_need[need] = total if is_slice(need[1]) else None
@@ -178,7 +177,7 @@ class ExpensiveNodes:
     def __init__(self, of_need: dict[Need, int | None]) -> None:
         self.of_value: dict[ir.Value, int] = {}
         self.of_need = of_need
-        self.pushed: set[Need] = set()
+        self.pulled: set[Need] = set()
 
     def union(self, operands: Iterable[Operand]) -> int | None:
         """Return what all operands together need."""
@@ -187,9 +186,9 @@ class ExpensiveNodes:
             for value, region in operands
         )
 
-    def are_pushed(self, operands: Iterable[Operand]) -> bool:
+    def are_pulled(self, operands: Iterable[Operand]) -> bool:
         """Return True if no operand is a slice of a full value."""
-        return all(region is None or is_full(region) or (value, region) in self.pushed for value, region in operands)
+        return all(region is None or is_full(region) or (value, region) in self.pulled for value, region in operands)
 
 
 def _common_axis(regions: Sequence[Region]) -> int | None:

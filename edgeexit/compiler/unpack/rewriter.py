@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from edgeexit.compiler.graph import names_in, unique_name
+from edgeexit.compiler.graph import add_initializer, names_in, unique_name
 from edgeexit.compiler.unpack.regions import Region, dims_of, dims_of_region
 
 _END: Final = np.iinfo(np.int64).max
@@ -48,7 +48,7 @@ class Rewriter:
     def constant(self, array: npt.NDArray[Any], *, name: str) -> ir.Value:
         """Register an initializer and return it."""
         unique = unique_name(name, self._taken)
-        return self._register(ir.Tensor(array, name=unique))
+        return add_initializer(self._graph, ir.Tensor(array, name=unique))
 
     def integers(self, numbers: Sequence[int], *, name: str) -> ir.Value:
         """Register a one-dimensional int64 initializer and return it."""
@@ -63,7 +63,7 @@ class Rewriter:
             for axis, part in zip(axes, parts, strict=True):
                 array = array[(slice(None),) * axis + (_slice_of(part.picked),)]
             unique = unique_name(str(value.name), self._taken)
-            return self._register(ir.Tensor(array, dtype=value.const_value.dtype, name=unique))
+            return add_initializer(self._graph, ir.Tensor(array, dtype=value.const_value.dtype, name=unique))
         dims = dims_of(value)
         steps = [part.picked.step if part.is_plain else part.size for part in parts]
         ends = [_end_of(part.picked) if part.is_plain else _END for part in parts]
@@ -96,11 +96,6 @@ class Rewriter:
                 pieces.append(self.integers([replaced[axis]], name=name))
             start = axis + 1
         return self.emit("Concat", pieces, {"axis": 0}, like=sizes, shape=ir.Shape([length]))
-
-    def _register(self, tensor: ir.Tensor[Any]) -> ir.Value:
-        value = ir.Value(name=tensor.name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
-        self._graph.register_initializer(value)
-        return value
 
     def _append(self, node: ir.Node, like: ir.Value, shape: ir.Shape | None, dtype: ir.DataType | None) -> ir.Value:
         (output,) = node.outputs

@@ -5,6 +5,7 @@ from typing import Final
 
 import onnx_ir as ir
 
+from edgeexit.compiler.graph import REDUCTIONS
 from edgeexit.compiler.unpack import arithmetic, movement, overwriting, products, selection
 from edgeexit.compiler.unpack.pull import Pull
 from edgeexit.compiler.unpack.regions import Region
@@ -23,13 +24,9 @@ _ELEMENTWISE = (
     "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Sub", "Sum",
     "Swish", "Tan", "Tanh", "ThresholdedRelu", "Where", "Xor",
 )  # fmt: skip
-_REDUCTIONS = (
-    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
-    "ReduceSum", "ReduceSumSquare",
-)  # fmt: skip
 _RULES: Final[dict[str, Rule]] = {
     **dict.fromkeys(_ELEMENTWISE, arithmetic.elementwise),
-    **dict.fromkeys(_REDUCTIONS, arithmetic.reduction),
+    **dict.fromkeys(REDUCTIONS, arithmetic.reduction),
     **dict.fromkeys(("CastLike", "Clip", "Dropout"), arithmetic.first_input),
     **dict.fromkeys(("DequantizeLinear", "QuantizeLinear"), arithmetic.quantisation),
     **dict.fromkeys(("Hardmax", "LogSoftmax", "LpNormalization", "Softmax"), arithmetic.along_one_axis),

@@ -52,7 +52,7 @@ def _unpack(graph: ir.Graph) -> bool:
     if everything.exits == before.exits:
         return False
     enabled = _required(needs, everything)
-    divided = {value for value, _ in needs.evaluate(enabled).pushed}
+    divided = {value for value, _ in needs.evaluate(enabled).pulled}
     needs = NeedGraph(graph, divided)
     found = needs.evaluate(enabled)
     if not needs.is_complete or found.exits != everything.exits:
@@ -133,7 +133,7 @@ class _Unpacking:
             self._replace(output, self._instead[output])
         for value, segments in reversed(self._needs.segments.items()):
             still_needed = value.producer() in nodes_needed_for(self._graph, self._graph.outputs)
-            if still_needed and self._built.keys() & segments and self._found.pushed.issuperset(segments):
+            if still_needed and self._built.keys() & segments and self._found.pulled.issuperset(segments):
                 self._join(value, segments)
 
     def _join(self, value: ir.Value, segments: list[Need]) -> None:
@@ -154,7 +154,7 @@ class _Unpacking:
                 continue
             wanted[value, region] = None
             pull = self._needs.pulls[value, region]
-            if pull is not None and (value, region) in self._found.pushed:
+            if pull is not None and (value, region) in self._found.pulled:
                 pending.extend(pull.operands)
         for item in self._needs.in_order([*outputs, *wanted]):
             if isinstance(item, ir.Value):
@@ -166,7 +166,7 @@ class _Unpacking:
 
     def _part(self, need: Need) -> ir.Value:
         pull = self._needs.pulls[need]
-        if pull is None or need not in self._found.pushed:
+        if pull is None or need not in self._found.pulled:
             return self._rewriter.cut(self._instead.get(need[0], need[0]), need[1])
         return pull.build(self._rewriter, BuildTarget(*need), self._values(pull.operands))
 

@@ -133,14 +133,14 @@ def test_the_data_of_a_fixed_batch_may_be_external_and_samples_need_not_fill_it(
         (
             "s = Squeeze(x) p = Unsqueeze(s, zero) e0 = MatMul(p, a) r = Relu(p) h = Add(r, p)",
             1,
-            "exit 'e0' from 2x3 to 1x2x3 on a batch of 2, because Squeeze 's' mixes",
+            "exit 'e0' from 2x3 to 1x2x3 on a batch of 2, because the Squeeze of 's' mixes",
         ),
-        ("e0 = MatMul(x, a) g = Gather<axis = 0>(x, zero) h = Add(x, g)", 4, "because Gather 'g' mixes the batch"),
+        ("e0 = MatMul(x, a) g = Gather<axis = 0>(x, zero) h = Add(x, g)", 4, "because the Gather of 'g' mixes"),
         ("e0 = MatMul(x, a) h = Add(x, per_row)", 4, "dynamic one changes exit 'e1' by up to"),
         (
             "e0 = MatMul(x, a) m = ReduceMean<axes = [0]>(x) h = Sub(x, m)",
             1,
-            "dynamic one changes exit 'e1'.*ReduceMean 'm'",
+            "dynamic one changes exit 'e1'.*ReduceMean of 'm'",
         ),
     ],
 )
