@@ -11,6 +11,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.nn import functional
 
+from edgeexit.compiler.tracing.adaptive_pooling import adaptive_avg_pool, adaptive_max_pool
 from edgeexit.compiler.tracing.split_decompositions import SPLITS, is_dynamic_split
 from edgeexit.compiler.tracing.trace_errors import at, place_of_node
 from edgeexit.errors import CompileError
@@ -68,44 +69,6 @@ def _applies(op: Any, node: torch.fx.Node) -> bool:
 
 def _takes_indices(user: torch.fx.Node) -> bool:
     return user.target is not operator.getitem or bool(user.args[1] == 1 and user.users)
-
-
-def _adaptive_max_pool(tensor: torch.Tensor, sizes: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the maxima of cells, and unusable indices."""
-    pooled = _pool(tensor, sizes, torch.amax, (functional.max_pool1d, functional.max_pool2d, functional.max_pool3d))
-    return pooled, torch.zeros_like(pooled, dtype=torch.int64)
-
-
-def _adaptive_avg_pool(tensor: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
-    return _pool(tensor, sizes, torch.mean, (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d))
-
-
-def _pool(
-    tensor: torch.Tensor, sizes: Sequence[int], reduce: Decomposition, pools: Sequence[Decomposition]
-) -> torch.Tensor:
-    """Divide the last axes into `sizes` cells and reduce each cell.
-
-    If the sizes divide the axes, this is a pooling with a kernel. Otherwise cell i of n along an axis of size S is
-    [floor(i S / n), ceil((i + 1) S / n)), as in torch, and the axes are reduced one after the other.
-    """
-    first = tensor.ndim - len(sizes)
-    given = tensor.shape[first:]
-    for size, count in zip(given, sizes, strict=True):
-        if not isinstance(size, int) and count != 1:
-            raise CompileError(f"adaptive pooling to {count} needs a known size; give that dimension as a number")
-    if all(isinstance(size, int) and size % count == 0 for size, count in zip(given, sizes, strict=True)):
-        kernel = [size // count for size, count in zip(given, sizes, strict=True)]
-        pooled: torch.Tensor = pools[len(sizes) - 1](tensor, kernel, kernel)
-        return pooled
-    for axis, count in enumerate(sizes, start=first):
-        size = tensor.shape[axis]
-        if count == 1:
-            cells = [tensor]
-        else:
-            edges = [(index * size // count, -(-(index + 1) * size // count)) for index in range(count)]
-            cells = [tensor.narrow(axis, start, end - start) for start, end in edges]
-        tensor = torch.cat([reduce(cell, [axis], keepdim=True) for cell in cells], axis)
-    return tensor
 
 
 def _cdist(left: torch.Tensor, right: torch.Tensor, p: float = 2.0, compute_mode: int | None = None) -> torch.Tensor:
@@ -257,10 +220,10 @@ def _grouped_convolution(
 
 DECOMPOSITIONS: Final[Mapping[Any, Decomposition]] = {
     **SPLITS,
-    _ATEN.adaptive_max_pool1d.default: _adaptive_max_pool,
-    _ATEN.adaptive_max_pool2d.default: _adaptive_max_pool,
-    _ATEN.adaptive_max_pool3d.default: _adaptive_max_pool,
-    _ATEN.adaptive_avg_pool3d.default: _adaptive_avg_pool,
+    _ATEN.adaptive_max_pool1d.default: adaptive_max_pool,
+    _ATEN.adaptive_max_pool2d.default: adaptive_max_pool,
+    _ATEN.adaptive_max_pool3d.default: adaptive_max_pool,
+    _ATEN.adaptive_avg_pool3d.default: adaptive_avg_pool,
     _ATEN.cdist.default: _cdist,
     _ATEN.conv1d.default: _grouped_convolution,
     _ATEN.conv2d.default: _grouped_convolution,

@@ -17,6 +17,7 @@ from edgeexit.compiler.inputs import repeat_to
 from edgeexit.compiler.library_output import silence_libraries
 from edgeexit.compiler.torch_module.evaluation import in_eval_mode
 from edgeexit.compiler.torch_module.exit_module import ExitModule, tensors_of
+from edgeexit.compiler.tracing.adaptive_pooling import StaticPooling
 from edgeexit.compiler.tracing.torch_export import EXPORT_BATCH, torch_opset
 from edgeexit.compiler.tracing.trace_errors import TORCH, at
 from edgeexit.datasets import Inputs
@@ -35,7 +36,9 @@ def export_torchscript(module: ExitModule, specs: Sequence[TensorSpec], samples:
     axes = {spec.name: {axis: size for axis, size in enumerate(spec.shape) if isinstance(size, str)} for spec in specs}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        with in_eval_mode(module), torch.no_grad(), _exporter_settings(), silence_libraries():
+        has_static_sizes = not any(isinstance(size, str) for spec in specs for size in spec.shape[1:])
+        pooling = StaticPooling() if has_static_sizes else contextlib.nullcontext()
+        with in_eval_mode(module), torch.no_grad(), _exporter_settings(), silence_libraries(), pooling:
             try:
                 torch.onnx.export(
                     _with_script_calls(module, tensors),

@@ -65,7 +65,8 @@ def trace_failure(error: BaseException) -> str:
         place = None if environment is None else place_of_guard(environment)
         return (
             f"forward fixes the size of a dynamic dimension{at(place)} ({line.strip(' -').split('. ')[0]}); "
-            "read sizes from x.shape instead of using constants, or give that dimension as a number"
+            "read sizes from x.shape instead of using constants, write size // 2 instead of int(size / 2), or give "
+            "that dimension as a number"
         )
     found = at(place_in_user_code(error, library=TORCH) or place_in_stack_trace(text, library=TORCH))
     if _STRICT_BRANCH_ERROR in text:

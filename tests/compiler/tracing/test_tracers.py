@@ -101,6 +101,18 @@ def test_strict_mode_traces_half_of_the_batch(tmp_path):
         convert(Net(halves), "export")
 
 
+@pytest.mark.parametrize("size", [2, 3, (3, None), (1, 1)])
+def test_torchscript_pools_behind_a_computed_length(tmp_path, size):
+    def halves(_, x, __):
+        images, count = x.reshape(-1, 4, 1, 1).expand(-1, 4, 6, 4) * torch.arange(4), int(x.size(0) / 2)
+        pooled = nn.functional.adaptive_avg_pool2d(torch.cat((images[:count], images[count:])), size)
+        return pooled.flatten(2)[..., -1]
+
+    model, module, _ = convert(Net(halves), "torchscript")
+    for count in (1, 2, 5):
+        assert_equal(model, module, tmp_path, {"x": SAMPLES["x"][:count]})
+
+
 def branch(_, x, __):
     return x * 2 if x.sum() > 0 else x
 
