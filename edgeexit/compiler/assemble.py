@@ -43,9 +43,11 @@ def write_stages(full_model: FullModel, plan: SplitPlan, folder: Path, *, opset:
     for index in range(len(plan.stages)):
         built = build_stage(model, plan, index)
         spec = _describe(built.graph, plan, index, full_model.logits, input_dims)
-        beside = {each.name: companions[each.tensor] for each in full_model.companions if each.exit == spec.exit.name}
-        spec = msgspec.structs.replace(spec, companions=beside)
-        _set_shapes(built.graph, beside.values())
+        own_companions = {
+            each.name: companions[each.tensor] for each in full_model.companions if each.exit == spec.exit.name
+        }
+        spec = msgspec.structs.replace(spec, companions=own_companions)
+        _set_shapes(built.graph, own_companions.values())
         add_readout(built.graph, built.graph.outputs[-1], task=full_model.exit_format.task, classes=full_model.classes)
         infer_shapes(built)
         if blocks:

@@ -95,7 +95,8 @@ def compile_bundle(
         )
         exported = declare_masks(exported, options.masks, is_random=example is None)
         unpack_exits(exported.model)
-        by_inclusion = exits_by_inclusion(exported.model.graph, exported.exits)  # `order_exits` needs MACs, so a run
+        # Counting MACs needs a run of the model, so this early check sorts by inclusion only.
+        by_inclusion = exits_by_inclusion(exported.model.graph, exported.exits)
         check_exits(exported.model.graph, by_inclusion, exported.companions)
         build_config = start_build_config(device, exported.inputs, options.dimensions)
         request = PrecisionRequest(
@@ -117,8 +118,8 @@ def compile_bundle(
         order = order_exits(full_model.model.graph, tuple(full_model.logits), counts, progress=progress)
         full_model = full_model.with_order(order)
         model, samples = full_model.model, full_model.samples
-        beside = tensors_by_exit(full_model.companions)
-        for early in find_early_companions(model.graph, tuple(full_model.logits), beside, counts):
+        companions = tensors_by_exit(full_model.companions)
+        for early in find_early_companions(model.graph, tuple(full_model.logits), companions, counts):
             progress.warning(early)
         plan = plan_stages(
             model.graph, lambda names: find_batch_axes(model, names, samples, folder=folder), full_model.companions

@@ -109,10 +109,10 @@ def prepare_full_model(
     if request.precision == "fp32":
         store_weights(exported.model, folder)
         session = _open_original(exported, folder, progress)
-        exit_format, samples, logits, beside = _run_original(exported, session, folder, task, progress)
+        exit_format, samples, logits, companion_values = _run_original(exported, session, folder, task, progress)
         progress.step("precision")
         model = reduce_precision(exported.model, "fp32", keep_fp32=request.keep_fp32, folder=folder)
-        return FullModel(model, exit_format, samples, logits, None, exported.companions, beside)
+        return FullModel(model, exit_format, samples, logits, None, exported.companions, companion_values)
     with tempfile.TemporaryDirectory(dir=folder, prefix="fp32.") as scratch:
         store_weights(exported.model, Path(scratch))
         session = _open_original(exported, Path(scratch), progress)
@@ -139,8 +139,8 @@ def prepare_full_model(
         store_weights(model, folder)
     session = _open(model, folder, optimise=False)
     logits = run_exits(session, samples, exported.exits, exit_format)
-    beside = run_companions(session, samples, exported.companions, batch_size=exit_format.batch_size)
-    return FullModel(model, exit_format, samples, logits, reference, exported.companions, beside)
+    companion_values = run_companions(session, samples, exported.companions, batch_size=exit_format.batch_size)
+    return FullModel(model, exit_format, samples, logits, reference, exported.companions, companion_values)
 
 
 def _open_original(exported: ExportedModel, folder: Path, progress: Progress) -> ReferenceSession:
@@ -190,7 +190,7 @@ def _run_original(
     exit_format = exit_format._replace(bytes_per_sample=size)
     samples = {name: array[: exit_format.max_samples] for name, array in exported.samples.items()}
     logits = run_exits(session, samples, exported.exits, exit_format)
-    beside = run_companions(session, samples, exported.companions, batch_size=exit_format.batch_size)
+    companion_values = run_companions(session, samples, exported.companions, batch_size=exit_format.batch_size)
     rounding = rounding_of(exported.model)
     if exported.module is not None:
         count = len(next(iter(samples.values())))
@@ -200,14 +200,14 @@ def _run_original(
             expected = {name: to_logits(outputs[name], form) for name, form in exit_format.forms.items()}
             found = run_exits(session, few, exported.exits, exit_format)
             check_against_torch(found, expected, rounding)
-            found_beside = run_companions(session, few, exported.companions, batch_size=size)
-            check_companions_against_torch(exported.companions, found_beside, outputs, rounding)
+            found_companions = run_companions(session, few, exported.companions, batch_size=size)
+            check_companions_against_torch(exported.companions, found_companions, outputs, rounding)
     check_independence(session, samples, logits, rounding, model=exported.model, folder=folder)
-    check_companions_independent(session, samples, exported.companions, beside, rounding)
+    check_companions_independent(session, samples, exported.companions, companion_values, rounding)
     check_no_probabilities(exported.model.graph, logits)
     convert_exits(exported.model, exit_format.forms)
     check_classes(exported.model.graph, exported.exits, task=exit_format.task)
-    return exit_format, samples, logits, beside
+    return exit_format, samples, logits, companion_values
 
 
 def _exits_of_unknown_size(exported: ExportedModel) -> list[str]:

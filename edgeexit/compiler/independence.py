@@ -50,8 +50,8 @@ _SECOND: Final = 1
 _SHAPE_ONLY: Final = {"Shape", "Size"}
 
 
-class _Company(NamedTuple):
-    """A batch with some of the samples, and others."""
+class _TestBatch(NamedTuple):
+    """A batch that contains some of the samples beside other ones."""
 
     feeds: Arrays
     rows: Sequence[int]
@@ -85,21 +85,21 @@ def check_independence(
     """
     node = find_batch_operator(model)
     if node is not None:
-        raise CompileError(_mixes(node))
+        raise CompileError(_mixing_error(node))
     tolerance = max(shrinking_tolerance(logits, rounding), _BATCH_SIZE_TOLERANCE * largest_logit(logits))
     scaled = not any(node.op_type == "DynamicQuantizeLinear" for node in model.graph)  # its scale is of the batch
-    for company in _companies(samples, scaled=scaled):
+    for batch in _test_batches(samples, scaled=scaled):
         try:
-            found = session.run(company.feeds, list(logits))
+            found = session.run(batch.feeds, list(logits))
         except CompileError:
-            if company.first:
+            if batch.first:
                 continue  # a copy may be no valid sample
             raise
         for (name, expected), array in zip(logits.items(), found, strict=True):
-            rows = expected[list(company.rows)]
-            some = array[company.first : company.first + len(rows)]
+            rows = expected[list(batch.rows)]
+            some = array[batch.first : batch.first + len(rows)]
             if not within(some, rows, tolerance, tolerance):
-                reason = _found_mixing(model, samples, folder)
+                reason = _describe_mixing(model, samples, folder)
                 raise CompileError(f"{reason} (exit '{name}' changes by up to {max_difference(some, rows):.3g})")
 
 
@@ -157,25 +157,25 @@ def _is_batch(size: int | ir.SymbolicDim) -> bool:
     return isinstance(size, ir.SymbolicDim) and size.value == BATCH
 
 
-def _companies(samples: Inputs, *, scaled: bool) -> Iterator[_Company]:
+def _test_batches(samples: Inputs, *, scaled: bool) -> Iterator[_TestBatch]:
     count = min(SHRINKING_BATCH, len(next(iter(samples.values()))))
     few = {name: array[:count] for name, array in samples.items()}
     for row in range(min(_ALONE, count)):
-        yield _Company({name: array[row : row + 1] for name, array in few.items()}, [row])
-    yield _Company({name: array[[0, 0, 0]] for name, array in few.items()}, [0, 0, 0])
+        yield _TestBatch({name: array[row : row + 1] for name, array in few.items()}, [row])
+    yield _TestBatch({name: array[[0, 0, 0]] for name, array in few.items()}, [0, 0, 0])
     fewer = list(range(count))[1::2]
     if fewer:
-        yield _Company({name: array[fewer] for name, array in few.items()}, fewer)
+        yield _TestBatch({name: array[fewer] for name, array in few.items()}, fewer)
     if scaled:
         yield _with_copies(samples)
 
 
-def _with_copies(samples: Inputs) -> _Company:
+def _with_copies(samples: Inputs) -> _TestBatch:
     """Return a batch of the first samples, with changed copies of them before and behind."""
     first = {name: array[:_ALONE] for name, array in samples.items()}
     copies = {name: _changed(array) for name, array in repeat_to(first, len(_FACTORS)).items()}
     feeds = {name: np.concatenate([copies[name][:1], array, copies[name][1:]]) for name, array in first.items()}
-    return _Company(feeds, range(len(next(iter(first.values())))), first=1)
+    return _TestBatch(feeds, range(len(next(iter(first.values())))), first=1)
 
 
 def _changed(copies: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -188,7 +188,7 @@ def _changed(copies: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.roll(copies, 1, axis=-1) if copies.ndim > 1 else copies
 
 
-def _found_mixing(model: ir.Model, samples: Inputs, folder: Path) -> str:
+def _describe_mixing(model: ir.Model, samples: Inputs, folder: Path) -> str:
     """Return the start of the error message: the first node whose result for a sample changes with its batch."""
     alone = {name: array[:1] for name, array in samples.items()}
     names = [str(value.name) for node in model.graph for value in node.outputs if value.name]
@@ -202,7 +202,7 @@ def _found_mixing(model: ir.Model, samples: Inputs, folder: Path) -> str:
         for node in model.graph:
             for name in (str(value.name) for value in node.outputs):
                 if name in together and _differs(together[name], same[name], single[name]):
-                    return _mixes(node)
+                    return _mixing_error(node)
     return "the logits of a sample change with the other samples of its batch; every sample must be independent"
 
 
@@ -239,7 +239,7 @@ def _is_different(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> bool:
     return not np.allclose(one, other, rtol=_NODE_TOLERANCE, atol=_NODE_TOLERANCE * scale, equal_nan=True)
 
 
-def _mixes(node: ir.Node) -> str:
+def _mixing_error(node: ir.Node) -> str:
     label = label_of(node)
     if node.op_type == "BatchNormalization":
         return (

@@ -60,15 +60,15 @@ def find_early_companions(
     messages = []
     for index, name in enumerate(exits):
         done |= needed[index]
-        beside = set(nodes_needed_for(graph, [outputs[each] for each in companions.get(name, ())]))
-        early = (beside - done).intersection(*[set().union(*needed[index + 1 :])])
+        needed_by_companions = set(nodes_needed_for(graph, [outputs[each] for each in companions.get(name, ())]))
+        early = (needed_by_companions - done).intersection(*[set().union(*needed[index + 1 :])])
         macs = sum(macs_of_node[node] or 0 for node in early)
         if macs:
             messages.append(
                 f"the companions of exit '{name}' need {macs:,} MACs of deeper exits; every sample that reaches "
                 f"'{name}' pays for them"
             )
-        done |= beside
+        done |= needed_by_companions
     return messages
 
 

@@ -25,11 +25,11 @@ from edgeexit.compiler.torch_module.float32_copy import float32_copy, foreign_pa
 from edgeexit.compiler.torch_module.outputs import choose_outputs
 from edgeexit.compiler.torch_module.program_module import (
     ProgramModule,
-    default_sizes,
     keep_tensors,
     outputs_of,
     with_plain_dimensions,
 )
+from edgeexit.compiler.torch_module.program_sizes import default_sizes
 from edgeexit.compiler.tracing.torch_export import name_inputs, to_onnx
 from edgeexit.compiler.tracing.tracers import trace
 from edgeexit.datasets import Inputs

@@ -21,7 +21,7 @@ MIN_OPSET: Final = 13
 _RESIZE_MODES_OPSET: Final = 11
 """Resize has `coordinate_transformation_mode` since this opset; before it, the mode was always asymmetric."""
 _INLINE_BYTES: Final = 1024
-"""The converter reads the values of small initializers (scales, axes); larger ones are kept from it."""
+"""The converter reads the values of small initializers (scales, axes). Larger ones are removed while it runs."""
 
 
 def upgrade_opset(model: ir.Model) -> tuple[ir.Model, int | None]:

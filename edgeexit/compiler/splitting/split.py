@@ -83,7 +83,6 @@ class DataflowGraph:
         inputs: names of the model's inputs.
         exits: names of the exit values, shallow to deep.
         companions: exit -> names of the values that are delivered beside it.
-
         find_blocker: for an exit -> label of the operator that computes it together with other exits, or None; for
             the error message of an exit that needs no work beyond that of earlier exits.
 

@@ -26,7 +26,8 @@ from edgeexit.compiler.torch_module.outputs import (
     flatten_outputs,
     pick_output,
 )
-from edgeexit.compiler.torch_module.program_module import BatchSizes, ProgramModule
+from edgeexit.compiler.torch_module.program_module import ProgramModule
+from edgeexit.compiler.torch_module.program_sizes import BatchSizes
 from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError
 from edgeexit.progress import NO_PROGRESS, Progress

@@ -1,4 +1,4 @@
-"""Dimensions that are a multiple of a symbolic dimension, and indices computed from them: batch, 2 * batch, ..."""
+"""Evaluates indices that are linear functions of a symbolic dimension, as in a slice from batch to 2 * batch."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple

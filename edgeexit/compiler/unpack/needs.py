@@ -56,7 +56,7 @@ class NeedGraph:
         self._nodes = list(graph)
         self._place = {node: index for index, node in enumerate(self._nodes)}
         input_dims = input_symbolic_dims(graph)
-        self._is_free = {node for node in self._nodes if shape_node_dims(node, input_dims) is not None}
+        self._shape_nodes = {node for node in self._nodes if shape_node_dims(node, input_dims) is not None}
         expensive = [node for node in self._nodes if _is_expensive(node)]
         self._own = {node: 1 << index for index, node in enumerate(expensive)}
         self.selectors = dict(_selectors(self._nodes))
@@ -85,7 +85,7 @@ class NeedGraph:
         replaced: set[ir.Value] = set()
         for node in self._nodes:
             own = self._own.get(node, 0)
-            inputs = () if node in self._is_free else values_read_by(node)
+            inputs = () if node in self._shape_nodes else values_read_by(node)
             total = own | (state.union(Operand(value) for value in inputs) or 0)
             for output in node.outputs:
                 state.of_value[output] = total

@@ -212,6 +212,7 @@ def _leading_groups(before: Dims, after: Dims) -> list[tuple[int, int]]:
 
 
 def _first_group(before: Dims, after: Dims) -> tuple[int, int] | None:
+    """Return how many of the first axes before and after a reshape have the same product, or None if unknown."""
     one, other = before[0], after[0]
     if one == other and one is not None:
         return 1, 1

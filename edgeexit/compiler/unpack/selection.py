@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Final
 
 import numpy as np
 import onnx_ir as ir
@@ -11,6 +12,9 @@ from edgeexit.compiler.unpack.multiples import Linear, linear_of
 from edgeexit.compiler.unpack.pull import BuildTarget, Operand, Pull, copy_of, first_of
 from edgeexit.compiler.unpack.regions import AxisPart, Dim, Region, compose, dims_of, factors_of, part_of, progression
 from edgeexit.compiler.unpack.rewriter import Rewriter
+
+_MIN_OPEN_END: Final = np.iinfo(np.int32).max
+"""Exporters write an end of at least this for a slice to the end of the axis."""
 
 
 def split(node: ir.Node, output: int, region: Region) -> Pull | None:
@@ -182,9 +186,9 @@ def _sliced_parts(node: ir.Node, dims: Sequence[Dim]) -> dict[int, AxisPart | No
             if not picked:
                 return None
             found[axis] = part_of(picked, size)
-        elif step > 1 and 0 <= starts[index] < step and ends[index] >= np.iinfo(np.int32).max:
+        elif step > 1 and 0 <= starts[index] < step and ends[index] >= _MIN_OPEN_END:
             found[axis] = AxisPart(range(starts[index], starts[index] + 1), step, outer=(None,))
-        elif step == 1 and starts[index] == 0 and ends[index] >= np.iinfo(np.int32).max:
+        elif step == 1 and starts[index] == 0 and ends[index] >= _MIN_OPEN_END:
             found[axis] = None
         else:
             return None
@@ -202,7 +206,7 @@ def _sliced_blocks(node: ir.Node, axis: int, size: Dim) -> dict[int, AxisPart | 
     if starts is None or ends is None or len(starts) != 1 or len(ends) != 1:
         return None
     (start,), (end,) = starts, ends
-    if not end.factor and end.offset >= np.iinfo(np.int32).max:
+    if not end.factor and end.offset >= _MIN_OPEN_END:
         end = Linear(count, 0)
     start, end = (Linear(at.factor + count if at.factor < 0 else at.factor, at.offset) for at in (start, end))
     if start.offset or end.offset or not 0 <= start.factor < end.factor <= count:

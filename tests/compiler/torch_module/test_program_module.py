@@ -7,7 +7,8 @@ from torch.export import Dim
 
 from edgeexit.bundle.manifest import TensorSpec
 from edgeexit.compiler import CompileOptions, compile_bundle
-from edgeexit.compiler.torch_module.program_module import BatchSizes, batch_sizes_of, default_sizes, outputs_of
+from edgeexit.compiler.torch_module.program_module import outputs_of
+from edgeexit.compiler.torch_module.program_sizes import BatchSizes, batch_sizes_of, default_sizes
 from edgeexit.errors import CompileError
 from tests.compiler.programs import TwoExits, export_two_exits
 from tests.compiler.staged_run import run_stages
