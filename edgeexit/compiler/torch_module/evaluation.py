@@ -45,6 +45,17 @@ def _without_argument_checks() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def without_fused_transformers() -> Iterator[None]:
+    """Compute torch's Transformer layers with the usual operators while the block runs."""
+    fuses = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fuses)
+
+
+@contextlib.contextmanager
 def _on_one_device(module: torch.nn.Module) -> Iterator[None]:
     """Do not copy submodules to all GPUs while the block runs."""
     devices = {each: each.device_ids for each in module.modules() if isinstance(each, torch.nn.DataParallel)}

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 
 class Change(NamedTuple):
@@ -23,9 +24,18 @@ class Change(NamedTuple):
             return value if self.boolean is None else self.boolean
         if not isinstance(value, np.ndarray):
             return value if self.number is None else type(value)(self.number(value))
-        if value.dtype == np.bool_:
-            return value.copy() if self.boolean is None else np.full_like(value, self.boolean)
-        return value.copy() if self.number is None else np.asarray(self.number(value)).astype(value.dtype)
+        return self._array(value)
+
+    def _array(self, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Change an array. A view of a tensor becomes read-only, because a write would change the tensor."""
+        changed: npt.NDArray[Any] = value.copy()
+        if value.dtype == np.bool_ and self.boolean is not None:
+            changed = np.full_like(value, self.boolean)
+        elif value.dtype != np.bool_ and self.number is not None:
+            wide = value.astype(np.int64) if value.dtype.kind in "iu" else value
+            changed = np.asarray(self.number(wide)).astype(value.dtype, copy=True)
+        changed.setflags(write=bool(value.flags.owndata))
+        return changed
 
 
 UNCHANGED: Final = Change(None)
@@ -38,14 +48,15 @@ _CHANGES: Final = (
 _MAX_SIZES: Final = 6
 
 
-def changes(shapes: Iterable[Sequence[int]]) -> tuple[Change, ...]:
-    """Return changes to numbers above and below every usual threshold, and to the sizes in `shapes`.
+def changes(shapes: Iterable[Sequence[int]], numbers: Iterable[float] = ()) -> tuple[Change, ...]:
+    """Return changes to numbers above and below every usual threshold, to the sizes in `shapes`, and to `numbers`.
 
-    The sizes find a comparison with a size, as in `mask.sum() == mask.numel()`.
+    The sizes find a comparison with a size, as in `mask.sum() == mask.numel()`; the numbers, one as in `first == 101`.
     """
     sizes = {size for shape in shapes for size in (*shape, math.prod(shape))}
-    return _CHANGES + tuple(Change(_constant(size)) for size in sorted(sizes)[-_MAX_SIZES:])
+    wanted = dict.fromkeys([*sorted(sizes)[-_MAX_SIZES:], *numbers])
+    return _CHANGES + tuple(Change(_constant(number)) for number in wanted)
 
 
-def _constant(size: int) -> Callable[[Any], Any]:
-    return lambda value: value * 0 + size
+def _constant(number: float) -> Callable[[Any], Any]:
+    return lambda value: np.full_like(value, number) if isinstance(value, np.ndarray) else number

@@ -1,8 +1,12 @@
 """Finds out whether a trace of forward would be wrong for other data, because its branches and numbers are fixed."""
 
+import concurrent.futures
+import contextlib
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, NoReturn
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -10,12 +14,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from edgeexit.compiler.error_text import place_of_caller
+from edgeexit.compiler.error_text import place_of_caller, reason_of
 from edgeexit.compiler.library_output import silence_libraries
-from edgeexit.compiler.torch_module.evaluation import in_eval_mode
+from edgeexit.compiler.torch_module.evaluation import in_eval_mode, without_fused_transformers
 from edgeexit.compiler.torch_module.exit_module import without_prefix
 from edgeexit.compiler.tracing.changed_numbers import UNCHANGED, Change, changes
+from edgeexit.compiler.tracing.forward_numbers import collect_numbers
 from edgeexit.compiler.tracing.trace_errors import BRANCHES, CHANGES_BUFFER, CONVERTS, TORCH, UnsafeForwardError, at
+from edgeexit.errors import CompileError
 
 _Tensor: Final = torch.Tensor
 _BRANCHES: Final = (
@@ -40,15 +46,35 @@ _NUMBERS: Final = (
     _Tensor.tolist,
 )
 """Functions that return the values of a tensor as Python numbers or as an array."""
+_MEMORY: Final = (
+    _Tensor.__dlpack__,
+    _Tensor.__reduce_ex__,
+    _Tensor.apply_,
+    _Tensor.data_ptr,
+    _Tensor.map2_,
+    _Tensor.map_,
+    _Tensor.storage,
+    _Tensor.untyped_storage,
+)
+"""Functions that read or write the memory of a tensor without an operator."""
+_COPIES: Final = (_Tensor.new_tensor, torch.as_tensor, torch.asarray, torch.scalar_tensor, torch.tensor)
+"""Functions that make a tensor of numbers, which is a constant in a trace, also where a number is a tensor."""
+_INDEXING: Final = (_Tensor.__getitem__, _Tensor.__setitem__)
 _SIZES: Final = (
     _Tensor.__len__,
+    _Tensor.nbytes.__get__,  # type: ignore[attr-defined]
     _Tensor.nelement,
     _Tensor.numel,
     _Tensor.shape.__get__,  # type: ignore[attr-defined]
     _Tensor.size,
+    _Tensor.stride,
     torch.numel,
 )
 """Functions that return a size of a tensor."""
+_SIZED: Final = "forward reads a size that depends on its data{}; use masks of a fixed size"
+_THREADS: Final = "forward starts a thread{}, whose operators TorchScript does not record; call the layers in turn"
+_SPARSE: Final = "forward makes a sparse tensor of its data{}; keep it dense"
+_MASK_DTYPES: Final = {torch.bool, torch.uint8}
 _MIN_SECONDS: Final = 10.0
 _MAX_SLOWDOWN: Final = 20.0
 """A run with changed numbers may take this many times the seconds of the first run; a loop may wait for a number."""
@@ -68,7 +94,8 @@ def check_data_dependence(module: torch.nn.Module, tensors: Sequence[torch.Tenso
     """
     started = time.monotonic()
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
-    expected, reads = _run(module, tensors, UNCHANGED, seconds=None)
+    with collect_numbers(module) as numbers:
+        expected, reads = _run(module, tensors, UNCHANGED, seconds=None)
     for name, buffer in module.named_buffers():
         if name in buffers and not _equal([buffer], [buffers[name]]):
             raise UnsafeForwardError(CHANGES_BUFFER.format(without_prefix(name)))
@@ -76,7 +103,7 @@ def check_data_dependence(module: torch.nn.Module, tensors: Sequence[torch.Tenso
         return
     seconds = max(_MIN_SECONDS, _MAX_SLOWDOWN * (time.monotonic() - started))
     for change in (
-        *changes(tensor.shape for tensor in tensors),
+        *changes((tensor.shape for tensor in tensors), numbers),
         UNCHANGED,
     ):  # the last run finds changed numbers that forward has stored
         try:
@@ -90,20 +117,88 @@ def check_data_dependence(module: torch.nn.Module, tensors: Sequence[torch.Tenso
 def _run(
     module: torch.nn.Module, tensors: Sequence[torch.Tensor], change: Change, *, seconds: float | None
 ) -> tuple[Sequence[torch.Tensor], list[str | None]]:
-    """Run forward; return its outputs, and the places at which it converts data to numbers, which `change` changes."""
+    """Run forward on copies of tensors.
+
+    Return its outputs, and the places at which it converts data to numbers, which `change` changes. Raises
+    UnsafeForwardError for a branch on data, also if forward catches it.
+    """
+    tensors = [tensor.clone() for tensor in tensors]  # forward may change its inputs
+    reads = _Reads(change, None if seconds is None else time.monotonic() + seconds)
     dependence = _Dependence(tensors)
-    reads = _ReadObserver(dependence, change, deadline=None if seconds is None else time.monotonic() + seconds)
-    with (
-        in_eval_mode(module),
-        torch.no_grad(),
-        torch.random.fork_rng(devices=[]),
-        silence_libraries(),
-        reads,
-        _OperatorObserver(dependence),
-    ):
-        torch.manual_seed(0)
-        outputs = module(*tensors)
+    try:
+        with (
+            in_eval_mode(module),
+            torch.no_grad(),
+            torch.random.fork_rng(devices=[]),
+            without_fused_transformers(),
+            silence_libraries(),
+            _refuse_threads(reads),
+            _ReadObserver(dependence, reads),
+            _OperatorObserver(dependence, reads),
+        ):
+            torch.manual_seed(0)
+            outputs = module(*tensors)
+    except Exception as error:
+        if reads.error is not None:
+            raise reads.error from error
+        if reads.places:  # as a write to the memory of a tensor does
+            raise UnsafeForwardError(CONVERTS.format(at(reads.places[-1]))) from error
+        raise CompileError(f"forward fails while its operators are observed: {reason_of(error)}") from error
+    if reads.error is not None:
+        raise reads.error
     return outputs, reads.places
+
+
+class _Reads:
+    """What forward reads from its data: the numbers, which are changed, and the first error, which it may catch."""
+
+    def __init__(self, change: Change, deadline: float | None) -> None:
+        self.places: list[str | None] = []
+        self.error: UnsafeForwardError | None = None
+        self.is_known = False
+        """The function that runs now may read numbers: they are changed at its end, or TorchScript records them."""
+        self._change = change
+        self._deadline = deadline
+
+    def refuse(self, text: str) -> NoReturn:
+        """Raise an error, and keep it; the text has a place to insert where forward is now."""
+        error = UnsafeForwardError(text.format(at(place_of_caller(library=TORCH))))
+        self.error = self.error or error
+        raise error
+
+    def changed(self, value: Any) -> Any:
+        """Return a number or array that forward reads, changed."""
+        self.places.append(place_of_caller(library=TORCH))
+        return self._change(value)
+
+    def check_time(self) -> None:
+        """Raise TimeoutError if a changed number makes forward endless."""
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            raise TimeoutError("forward does not end with changed numbers")
+
+
+@contextlib.contextmanager
+def _refuse_threads(reads: _Reads) -> Iterator[None]:
+    """Refuse that this thread starts others, or gives them work."""
+    own = threading.get_ident()
+    methods = [(threading.Thread, "start"), (concurrent.futures.ThreadPoolExecutor, "submit")]
+    originals = [getattr(owner, name) for owner, name in methods]
+
+    def watched(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if threading.get_ident() == own:
+                reads.refuse(_THREADS)
+            return original(*args, **kwargs)
+
+        return call
+
+    for (owner, name), original in zip(methods, originals, strict=True):
+        setattr(owner, name, watched(original))
+    try:
+        yield
+    finally:
+        for (owner, name), original in zip(methods, originals, strict=True):
+            setattr(owner, name, original)
 
 
 def _equal(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> bool:
@@ -145,15 +240,17 @@ class _Dependence:
 
 
 def _reference(tensor: torch.Tensor) -> StorageWeakRef:
-    return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
+    with torch._C.DisableTorchFunction():  # noqa: SLF001 - else the call would count as one of forward
+        return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
 
 
 class _OperatorObserver(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Marks what operators compute from marked tensors."""
+    """Marks what operators compute from marked tensors, and changes the numbers that other functions read from them."""
 
-    def __init__(self, dependence: _Dependence) -> None:
+    def __init__(self, dependence: _Dependence, reads: _Reads) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._dependence = dependence
+        self._reads = reads
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -162,45 +259,78 @@ class _OperatorObserver(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         given = [each for each in _pytree.tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
         depends = any(map(self._dependence.has_value, given))
-        sized = any(map(self._dependence.has_size, given)) or (
-            depends and torch.Tag.dynamic_output_shape in getattr(func, "tags", ())
-        )
+        if depends and func is torch.ops.aten.equal.default:
+            self._reads.refuse(BRANCHES)
+        sized = any(map(self._dependence.has_size, given)) or (depends and _has_dynamic_size(func, args))
         outputs = func(*args, **kwargs)
-        if depends:
-            for output in _pytree.tree_leaves(outputs):
-                if isinstance(output, torch.Tensor):
-                    written = any(output is each for each in given)
-                    self._dependence.add(output, size=sized and output.ndim > 0 and not written)
-            parameters = func._schema.arguments  # noqa: SLF001 - torch has no public name for it
-            for argument, value in zip(parameters, args, strict=False):
-                if argument.is_write and isinstance(value, torch.Tensor):
-                    self._dependence.add(value)
+        if not depends:
+            return outputs
+        if func is torch.ops.aten._local_scalar_dense.default:  # noqa: SLF001 - the operator behind `item`
+            return outputs if self._reads.is_known else self._reads.changed(outputs)
+        for output in _pytree.tree_leaves(outputs):
+            if isinstance(output, torch.Tensor):
+                if output.layout != torch.strided:
+                    self._reads.refuse(_SPARSE)
+                written = any(output is each for each in given)
+                self._dependence.add(output, size=sized and output.ndim > 0 and not written)
+        parameters = func._schema.arguments  # noqa: SLF001 - torch has no public name for it
+        for argument, value in zip(parameters, args, strict=False):
+            if argument.is_write and isinstance(value, torch.Tensor):
+                self._dependence.add(value)
         return outputs
 
 
-class _ReadObserver(TorchFunctionMode):
-    """Raises UnsafeForwardError for branches on marked tensors; collects and changes numbers read from them."""
+def _has_dynamic_size(func: Any, args: tuple[Any, ...]) -> bool:
+    """Return True if the size of an operator's output depends on the values of its inputs."""
+    if func is torch.ops.aten.index.Tensor:
+        return any(index is not None and index.dtype in _MASK_DTYPES for index in args[1])
+    return torch.Tag.dynamic_output_shape in getattr(func, "tags", ())
 
-    def __init__(self, dependence: _Dependence, change: Change, *, deadline: float | None) -> None:
+
+class _ReadObserver(TorchFunctionMode):
+    """Raises UnsafeForwardError for branches on marked tensors; changes the numbers that are read from them."""
+
+    def __init__(self, dependence: _Dependence, reads: _Reads) -> None:
         super().__init__()
-        self.places: list[str | None] = []
         self._dependence = dependence
-        self._change = change
-        self._deadline = deadline
+        self._reads = reads
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+        self, func: Callable[..., Any], _types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Call the function, unless it is a branch on data."""
-        if self._deadline is not None and time.monotonic() > self._deadline:
-            raise TimeoutError("forward does not end with changed numbers")
+        self._reads.check_time()
         if func in _BRANCHES and any(map(self._dependence.has_value, args)):
-            raise UnsafeForwardError(BRANCHES.format(at(place_of_caller(library=TORCH))))
+            self._reads.refuse(BRANCHES)
+        if func in _MEMORY and self._dependence.has_value(args[0]):
+            self._reads.refuse(CONVERTS)
+        if func in _COPIES or func in _INDEXING:
+            self._check_lists(args)
         if func in _SIZES and any(map(self._dependence.has_size, args)):
-            place = at(place_of_caller(library=TORCH))
-            raise UnsafeForwardError(f"forward reads a size that depends on its data{place}; use masks of a fixed size")
-        result = func(*args, **(kwargs or {}))
+            self._reads.refuse(_SIZED)
         if func not in _NUMBERS or not self._dependence.has_value(args[0]):
+            # The tracer records tensors that are numbers in the arguments of operators, which are not Python functions.
+            result = self._call(func, args, kwargs, is_known=not isinstance(func, types.FunctionType))
+            if func in _COPIES and any(map(self._dependence.has_value, args)) and result is not args[0]:
+                self._reads.refuse(CONVERTS)
+            if type(result) in {tuple, list} and any(map(self._dependence.has_size, args)):
+                self._reads.refuse(_SIZED)  # as many tensors as the size, as unbind and split return them
             return result
-        self.places.append(place_of_caller(library=TORCH))
-        return self._change(result)
+        return self._reads.changed(self._call(func, args, kwargs, is_known=True))
+
+    def _call(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, *, is_known: bool
+    ) -> Any:
+        self._reads.is_known, before = is_known, self._reads.is_known
+        try:
+            return func(*args, **(kwargs or {}))
+        finally:
+            self._reads.is_known = before
+
+    def _check_lists(self, args: Any) -> None:
+        """Refuse lists of marked tensors, which become a constant tensor of their values."""
+        for each in args:
+            if isinstance(each, list) and any(map(self._dependence.has_value, _pytree.tree_leaves(each))):
+                self._reads.refuse(CONVERTS)
+            if isinstance(each, tuple):
+                self._check_lists(each)

@@ -15,7 +15,7 @@ from edgeexit.bundle.manifest import TensorSpec
 from edgeexit.compiler.error_text import cause_of, place_in_user_code, reason_of
 from edgeexit.compiler.inputs import repeat_to
 from edgeexit.compiler.library_output import silence_libraries
-from edgeexit.compiler.torch_module.evaluation import in_eval_mode
+from edgeexit.compiler.torch_module.evaluation import in_eval_mode, without_fused_transformers
 from edgeexit.compiler.torch_module.exit_module import ExitModule, tensors_of
 from edgeexit.compiler.tracing.adaptive_pooling import StaticPooling
 from edgeexit.compiler.tracing.torch_export import EXPORT_BATCH, torch_opset
@@ -83,13 +83,12 @@ def _with_script_calls(module: ExitModule, tensors: tuple[torch.Tensor, ...]) ->
 @contextlib.contextmanager
 def _exporter_settings() -> Iterator[None]:
     """Disable the fused operators of torch's Transformer layers, which cannot be converted, and a log of the graph."""
-    fuses, log = torch.backends.mha.get_fastpath_enabled(), torch._C._jit_onnx_log
-    torch.backends.mha.set_fastpath_enabled(False)
+    log = torch._C._jit_onnx_log
     torch._C._jit_onnx_log = lambda *_: None  # C++ prints it, so `silence_libraries` cannot suppress it
     try:
-        yield
+        with without_fused_transformers():
+            yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fuses)
         torch._C._jit_onnx_log = log
 
 

@@ -1,6 +1,7 @@
 """A run without tracing finds branches on data, and numbers that are taken from data and reach an output."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ class Forward(nn.Module):
         self.function = function
         self.register_buffer("enabled", torch.tensor([1.0]))
         self.seen = 0.0
+        self.special = 101
 
     def forward(self, x):
         return (self.function(self, x),)
@@ -80,7 +82,21 @@ def assertion(_, x):
     return x
 
 
-@pytest.mark.parametrize("function", [branch, branch_on_copy, branch_by_comparison, assertion])
+def caught(_, x):
+    try:
+        assert (x <= 4).all()  # here
+    except Exception:  # noqa: BLE001 - as users write it
+        return x / 255
+    return x
+
+
+def branch_by_keyword(_, x):
+    return x * 2 if torch.equal(input=x, other=x * 2) else x  # here
+
+
+@pytest.mark.parametrize(
+    "function", [branch, branch_on_copy, branch_by_comparison, branch_by_keyword, assertion, caught]
+)
 def test_a_branch_on_data_is_an_error_with_its_line(function):
     with pytest.raises(CompileError, match="branches on its data") as raised:
         check(function)
@@ -119,7 +135,56 @@ def next_time(module, x):
     return x * scale
 
 
-@pytest.mark.parametrize("function", [scaled, early, all_positive, by_numpy, chosen, next_time])
+def one_number(_, x):
+    return x * 2 if round(x.max().item()) == 101 else x  # here
+
+
+def interval(_, x):
+    return x * 2 if 40.5 < x.max().item() < 200 else x  # here
+
+
+def attribute(module, x):
+    return x * 2 if round(x.max().item()) == module.special else x  # here
+
+
+def constant_tensor(_, x):
+    return x / torch.tensor([x.max().clamp(min=4.0)])  # here
+
+
+def constant_index(_, x):
+    return x[:, [x.mean().long().clamp(min=0)]]  # here
+
+
+def formatted(_, x):
+    return x * float(f"{x.max():.1f}")  # here
+
+
+def in_place(_, x):
+    array = x.numpy()  # here
+    np.clip(array, -9, 9, out=array)
+    return x
+
+
+def memory(_, x):
+    return x / float(np.from_dlpack(x).max())  # here
+
+
+def element_by_element(_, x):
+    return x.clone().apply_(lambda value: min(value, 5.0))  # here
+
+
+def without_functions(_, x):
+    with torch._C.DisableTorchFunction():
+        return x * 2 if x.max() > 3 else x  # here
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        scaled, early, all_positive, by_numpy, chosen, next_time, one_number, interval, attribute, constant_tensor,
+        constant_index, formatted, in_place, memory, element_by_element, without_functions,
+    ],
+)  # fmt: skip
 def test_a_number_that_reaches_an_output_is_an_error_with_its_line(function):
     with pytest.raises(CompileError, match="converts its data to a number") as raised:
         check(function)
@@ -132,13 +197,47 @@ def test_a_loop_that_a_changed_number_makes_endless_is_an_error(monkeypatch):
         check(endless)
 
 
-def test_a_size_that_depends_on_data_is_an_error_with_its_line():
-    def size(_, x):
-        return x * 2 if len(x.nonzero()) else x  # here
+def size(_, x):
+    return x * 2 if len(x.nonzero()) else x  # here
 
+
+def loop_over_rows(_, x):
+    for _row in x.nonzero():  # here
+        x = x * 0.9
+    return x
+
+
+@pytest.mark.parametrize("function", [size, loop_over_rows])
+def test_a_size_that_depends_on_data_is_an_error_with_its_line(function):
     with pytest.raises(CompileError, match="reads a size that depends on its data") as raised:
-        check(size)
-    assert_at_line(str(raised.value), size)
+        check(function)
+    assert_at_line(str(raised.value), function)
+
+
+def test_a_sparse_copy_of_the_data_and_a_thread_are_errors_with_their_lines():
+    def sparse(_, x):
+        return x * 2 if x.to_sparse().to_dense().max() > 3 else x  # here
+
+    def threaded(_, x):
+        with ThreadPoolExecutor(1) as pool:
+            return x * 2 if pool.submit(lambda: bool(x.max() > 3)).result() else x  # here
+
+    for function, text in ((sparse, "makes a sparse tensor of its data"), (threaded, "starts a thread")):
+        with pytest.raises(CompileError, match=text) as raised:
+            check(function)
+        assert_at_line(str(raised.value), function)
+
+
+def test_a_forward_that_changes_its_input_in_place_may_read_numbers():
+    check(lambda module, x: statistics(module, x.div_(2)))
+
+
+def test_a_forward_that_fails_when_it_is_observed_is_an_error():
+    def fails(_, x):
+        raise RuntimeError("no modes")
+
+    with pytest.raises(CompileError, match="forward fails while its operators are observed: RuntimeError: no modes"):
+        check(fails)
 
 
 def test_a_buffer_that_changes_is_an_error():
