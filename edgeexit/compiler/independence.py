@@ -132,6 +132,7 @@ def _needed_data(graph: ir.Graph) -> set[ir.Node]:
 
 
 def _computes_over_batch(node: ir.Node, opset: int) -> bool:
+    """Return True if the attributes of a node make it compute over the batch."""
     if node.domain != "" or not node.inputs:
         return False
     if node.op_type == "BatchNormalization":
@@ -158,6 +159,7 @@ def _is_batch(size: int | ir.SymbolicDim) -> bool:
 
 
 def _test_batches(samples: Inputs, *, scaled: bool) -> Iterator[_TestBatch]:
+    """Yield samples alone, one repeated, every second one and, if `scaled`, samples among changed copies."""
     count = min(SHRINKING_BATCH, len(next(iter(samples.values()))))
     few = {name: array[:count] for name, array in samples.items()}
     for row in range(min(_ALONE, count)):

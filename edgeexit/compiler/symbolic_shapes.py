@@ -94,9 +94,9 @@ def size_tensor(
             nodes.append(ir.node("Shape", [source], {"start": axis, "end": axis + 1}, name=one))
             pieces.append(_describe(nodes[-1].outputs[0], one, 1))
     if len(pieces) > 1:
-        whole = unique_name(f"{name}.sizes", taken)
-        nodes.append(ir.node("Concat", pieces, {"axis": 0}, name=whole))
-        pieces = [_describe(nodes[-1].outputs[0], whole, len(sizes))]
+        joined = unique_name(f"{name}.sizes", taken)
+        nodes.append(ir.node("Concat", pieces, {"axis": 0}, name=joined))
+        pieces = [_describe(nodes[-1].outputs[0], joined, len(sizes))]
     return pieces[0], nodes
 
 

@@ -107,6 +107,7 @@ class _Request(NamedTuple):
 
 
 def _export_module(module: torch.nn.Module, request: _Request, progress: Progress) -> ExportedModel:
+    """Trace a torch module, which does not describe its inputs."""
     given, example = request.inputs, request.example
     if not given and example is None:
         raise CompileError(
@@ -148,6 +149,7 @@ def _wrap_in_float32(
 
 
 def _export_program(program: torch.export.ExportedProgram, request: _Request) -> ExportedModel:
+    """Convert an exported program; the original is the program itself, as a module."""
     outputs = outputs_of(program)
     choose_outputs(outputs, request.exits, request.companions)  # before the conversion, which takes longer
     names = tuple(name for name, output in outputs.items() if isinstance(output.value, torch.Tensor))
@@ -168,6 +170,7 @@ def _export_program(program: torch.export.ExportedProgram, request: _Request) ->
 
 
 def _export_file(loaded: OnnxFile, request: _Request) -> ExportedModel:
+    """Convert an ONNX file to the operator sets and types that the compiler processes."""
     model, opset = upgrade_opset(loaded.model)
     floats = widen(model)
     exported = _export_graph(model, tuple(str(value.name) for value in model.graph.outputs), request)

@@ -102,6 +102,7 @@ def _broadcast(node: ir.Node, places: BatchPlaces) -> list[BatchPlace | None]:
 
 
 def _candidates(node: ir.Node, output: ir.Value, places: BatchPlaces) -> list[BatchPlace]:
+    """Return the places of the batch that fit the shape of an output, from the inputs in their order."""
     shape = sizes_of(output)
     ranks = [len(sizes) for value in node.inputs if (sizes := sizes_of(value)) is not None]
     rank = max(ranks, default=0) if shape is None else len(shape)

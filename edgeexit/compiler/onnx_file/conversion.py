@@ -142,7 +142,7 @@ def prove_conversion(
     """Compare the converted graph with the user's file on batches of 1, 2, 3 and on all samples; return it, opened.
 
     A file that only the reference evaluator of ONNX can run is compared on batches of 1, 2 and 3 only. Raises
-    CompileError, which says how to export the model, if an exit differs or if the converted graph does not run.
+    CompileError, with advice for the export, if an exit differs or if the converted graph does not run.
     """
     tolerance = _TOLERANCES[None if conversion.floats is None else conversion.floats.type]
     with _advising(conversion):
@@ -168,7 +168,7 @@ def prove_conversion(
 
 @contextmanager
 def _advising(conversion: FileConversion) -> Iterator[None]:
-    """If the converted graph does not run, raise a CompileError that says why and how to export the model."""
+    """If the converted graph does not run, raise a CompileError with the reason and advice for the export."""
     try:
         yield
     except CompileError as error:

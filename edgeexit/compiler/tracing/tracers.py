@@ -44,7 +44,7 @@ def trace(
     """Convert a module to ONNX; the outputs of the graph are those of the module, in its order.
 
     torch.export proves which sizes its graph is for. A graph of another exporter is compared with the module here, for
-    several sizes; a warning says how the module was traced. If all exporters fail, the first error is raised.
+    several sizes; a warning names the exporter that was used. If all exporters fail, the first error is raised.
 
     Args:
         module: the module.

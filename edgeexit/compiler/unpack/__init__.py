@@ -2,7 +2,7 @@
 
 `unpack.py` is the pass; `blocker.py` names the operator that makes it impossible. The other modules, from the bottom:
 
-- `regions.py`: a *region* is a part of a tensor, such as row 2 of axis 1.
+- `regions.py`: a *region* is a part of a tensor, such as row 2 of axis 1. `reshapes.py` follows it through a reshape.
 - `pull.py`: a *pull* is the regions of a node's inputs from which a region of its output is computed, and how.
 - `rules.py`: the rule of each operator, which returns the pull. The rules are in `arithmetic.py`, `movement.py`,
   `overwriting.py`, `products.py` and `selection.py`. They read sizes and indices by `constants.py` and `multiples.py`.

@@ -16,10 +16,10 @@ from edgeexit.compiler.unpack.regions import (
     at_axis,
     dims_of,
     dims_of_region,
-    flattened_dims,
     is_full,
     multiple_of,
 )
+from edgeexit.compiler.unpack.reshapes import flattened_dims
 from edgeexit.compiler.unpack.rules import pull_of
 
 _PROBE: Final = AxisPart(range(1), 2, outer=(INFERRED,))

@@ -14,8 +14,8 @@ from edgeexit.compiler.unpack.regions import (
     dims_of,
     part_of,
     progression,
-    through_reshape,
 )
+from edgeexit.compiler.unpack.reshapes import through_reshape
 from edgeexit.compiler.unpack.rewriter import Rewriter
 
 

@@ -24,6 +24,7 @@ def linear_of(value: ir.Value | None, name: str) -> list[Linear] | None:
 
 
 def _evaluate(value: ir.Value, name: str, depth: int) -> list[Linear] | None:
+    """Return the elements of a value that at most `depth` nodes compute from constants and shapes, or None."""
     known = integers_of(value)
     if known is not None:
         return [Linear(0, number) for number in known]
@@ -43,6 +44,7 @@ def _evaluate(value: ir.Value, name: str, depth: int) -> list[Linear] | None:
 
 
 def _sizes(node: ir.Node, name: str) -> list[Linear] | None:
+    """Return the sizes that a Shape node returns, or None if one is not linear."""
     dims = dims_of(node.inputs[0])
     if dims is None:
         return None

@@ -1,4 +1,4 @@
-"""What a region of a node's output needs, and how to compute the region from it."""
+"""Describes which regions of a node's inputs a region of its output needs, and how it is computed from them."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""The rule of each operator: which regions of its inputs a region of an output needs."""
+"""Maps each operator to its rule: which regions of the inputs a region of an output needs."""
 
 from collections.abc import Callable
 from typing import Final

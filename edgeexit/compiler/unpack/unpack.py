@@ -44,6 +44,7 @@ def unpack_exits(model: ir.Model) -> bool:
 
 
 def _unpack(graph: ir.Graph) -> bool:
+    """Replace the selectors that make an exit need less, if there are any. Return True if the graph changed."""
     needs = NeedGraph(graph)
     if not needs.selectors or not needs.is_complete:
         return False
@@ -165,6 +166,7 @@ class _Unpacking:
                 self._built[item] = self._part(item)
 
     def _part(self, need: Need) -> ir.Value:
+        """Build a need: by its pull, or as a slice of the full value."""
         pull = self._needs.pulls[need]
         if pull is None or need not in self._found.pulled:
             return self._rewriter.cut(self._instead.get(need[0], need[0]), need[1])

@@ -17,8 +17,8 @@ from edgeexit.compiler.unpack.regions import (
     is_slice,
     part_of,
     progression,
-    through_reshape,
 )
+from edgeexit.compiler.unpack.reshapes import through_reshape
 
 SIZES = {"batch": 5, "length": 7}
 
