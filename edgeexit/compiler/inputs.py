@@ -14,7 +14,7 @@ from edgeexit.errors import CompileError
 from edgeexit.progress import NO_PROGRESS, Progress
 
 _DTYPES: Final = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
-_INPUT = re.compile(r"(?P<name>.+?):(?P<shape>[^:]*)(?::(?P<dtype>[a-z]+\d*))?")
+_INPUT = re.compile(r"(?P<name>.+?):(?P<shape>[^:]*)(?::(?P<dtype>[A-Za-z_.]+\d*))?")
 _DIMENSION_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 _RANDOM_SAMPLES: Final = 32

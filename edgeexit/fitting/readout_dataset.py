@@ -162,10 +162,12 @@ def require_sound(dataset: ReadoutDataset) -> None:
         raise FittingError(f"{len(dataset.temperatures)} temperatures are given for {exits} exits; give one per exit")
     if not len(dataset):
         raise FittingError("the readout dataset has no samples; give at least 1")
-    bad = ~np.isfinite(readouts).all(axis=(0, 2))
+    bad = ~np.isfinite(readouts).all(axis=2)
     if bad.any():
+        sample, index = (int(each) for each in np.argwhere(bad)[0])
         raise FittingError(
-            f"readouts of exit {int(bad.argmax())} are not all finite; check whether the model outputs NaN"
+            f"the readouts of exit {index} are not all finite, first in sample {sample}; check whether the model "
+            "outputs NaN (the softmax of a row that minus infinity masks entirely is NaN)"
         )
     costs = np.asarray(dataset.costs)
     if not np.isfinite(costs).all() or costs[0] <= 0 or not (np.diff(costs) > 0).all():

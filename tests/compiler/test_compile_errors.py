@@ -75,6 +75,8 @@ def nothing(): return None
         ("resnet", "must be package.module:factory, path/file.py:factory, a .pt2, a .pt or an .onnx file"),
         ("{folder}/absent.onnx", "absent.onnx' does not exist"),
         ("{folder}/absent.pt2", "absent.pt2' does not exist"),
+        ("{folder}/folder.onnx", "folder.onnx' is a folder; give a file"),
+        ("{folder}/empty.onnx", "empty.onnx' is empty"),
         ("{folder}/text.onnx", "text.onnx' is not a readable ONNX file"),
         ("{folder}/text.pt2", "text.pt2' is not a readable .pt2 file"),
     ],
@@ -84,6 +86,8 @@ def test_a_source_that_cannot_be_loaded_is_rejected(tmp_path, out, source, match
     (tmp_path / "broken.py").write_text("1 / 0\n")
     for name in ("text.onnx", "text.pt2"):
         (tmp_path / name).write_text("this is no model")
+    (tmp_path / "empty.onnx").touch()
+    (tmp_path / "folder.onnx").mkdir()
     assert_rejected(CompileError, out, source.format(folder=tmp_path), match, inputs=["x:batch,2"])
 
 
@@ -92,12 +96,14 @@ def test_a_source_that_cannot_be_loaded_is_rejected(tmp_path, out, source, match
     [
         ((), "give --input NAME:SHAPE.* or --example"),
         (("image:batch,4",), "forward needs 'input', but the input is named 'image'"),
-        (("input:batch,5",), "forward fails on 'input' 2x5: RuntimeError: mat1 and mat2"),
-        (("input:batch,4:int64",), "forward fails on 'input'"),
+        (("input:batch,5",), r"forward fails at .*\.py:[0-9]+ on 'input' 2x5 float32: RuntimeError: mat1 and mat2"),
+        (("input:batch,4:int64",), r"forward fails at .* on 'input' 2x4 int64: .*the first dimension is the batch"),
         (("input",), r"'input' must be NAME:SHAPE\[:DTYPE\]"),
         (("input:batch,0",), "dimension '0' is neither a number above 0 nor a name"),
         (("input:batch,,4",), "dimension '' is neither"),
         (("input:batch,4:float33",), "dtype 'float33' is not one of"),
+        (("input:batch,4:FLOAT32",), "dtype 'FLOAT32' is not one of"),
+        (("input:batch,4:torch.float32",), "dtype 'torch.float32' is not one of"),
         (("input:batch,4", "input:batch,4"), "input 'input' is given twice"),
     ],
 )

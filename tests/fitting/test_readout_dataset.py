@@ -26,7 +26,7 @@ def with_readout(value: float) -> ReadoutDataset:
 @pytest.mark.parametrize(
     ("dataset", "message"),
     [
-        (with_readout(np.nan), "exit 2 are not all finite"),
+        (with_readout(np.nan), "exit 2 are not all finite, first in sample 3"),
         (with_readout(np.inf), "exit 2 are not all finite"),
         (changed(labels=np.full(50, 3)), "all 50 labels are class 3"),
         (changed(labels=np.append(VALID.labels[:-1], 10)), "label 10 is outside the classes 0 to 9"),

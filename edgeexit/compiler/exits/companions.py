@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Final, NamedTuple
 
 from edgeexit.compiler.exits.names import MIN_EXITS, listed, match_names
@@ -71,7 +72,8 @@ def choose_companions(
         exits: names or patterns of the exits. An output that is named here may be an exit although it is a companion,
             for which `assign_companions` then reports an error.
 
-    Raises CompileError for an unknown output, and for a pattern without a match.
+    Raises CompileError for an unknown output, for a pattern without a match, and if too few exits are left because
+    companions have the outputs that `exits` selects.
 
     """
     matched = {
@@ -83,7 +85,15 @@ def choose_companions(
         for name, patterns in requested.items()
     }
     used = {output for found in matched.values() for output in found}
-    return matched, tuple(name for name in outputs if name not in used or name in exits)
+    others = tuple(name for name in outputs if name not in used or name in exits)
+    selected = [name for name in outputs if any(fnmatchcase(name, pattern) for pattern in exits)]
+    taken = [name for name in selected if name not in others]
+    if taken and len(selected) - len(taken) < MIN_EXITS:
+        raise CompileError(
+            f"--exits and --companion both select {listed([repr(name) for name in taken])}; an output is either an "
+            "exit or a companion"
+        )
+    return matched, others
 
 
 def assign_companions(matched: Mapping[str, Sequence[str]], exits: Sequence[str]) -> Companions:

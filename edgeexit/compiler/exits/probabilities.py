@@ -1,4 +1,4 @@
-"""Rejects exits that return probabilities (sigmoid or softmax) instead of logits."""
+"""Rejects exits that return probabilities (sigmoid or softmax) or predictions (argmax) instead of logits."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -11,7 +11,8 @@ import onnx_ir as ir
 from edgeexit.errors import CompileError
 
 _SIGMOIDS: Final = {"HardSigmoid", "Sigmoid"}
-_ACTIVATIONS: Final = {*_SIGMOIDS, "Softmax"}
+_PREDICTIONS: Final = {"ArgMax", "ArgMin", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not"}
+_ACTIVATIONS: Final = {*_SIGMOIDS, *_PREDICTIONS, "Softmax"}
 _COPIES: Final = {  # they move, round or limit the values of their first input
     "Cast", "CastLike", "Clip", "DepthToSpace", "DequantizeLinear", "Dropout", "Expand", "Flatten", "Gather",
     "GatherND", "Identity", "QuantizeLinear", "Reshape", "Resize", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile",
@@ -26,7 +27,7 @@ _SUM_TOLERANCE: Final = 1e-3
 
 
 def check_activations(graph: ir.Graph, exits: Iterable[str]) -> None:
-    """Raise CompileError for an exit that is the output of a sigmoid or a softmax, or a copy or part of it.
+    """Raise CompileError for an exit that is the output of a sigmoid, a softmax or an argmax, or a copy or part of it.
 
     Sigmoids and softmaxes inside the model, such as gates and attention, are accepted. So is LogSoftmax, because
     softmax(log_softmax(z)) = softmax(z).
@@ -59,6 +60,8 @@ def check_no_probabilities(graph: ir.Graph, logits: Mapping[str, npt.NDArray[Any
 
 
 def _error(exit_name: str, activation: str) -> str:
+    if activation in _PREDICTIONS:
+        return f"exit '{exit_name}' returns predictions (the result of {activation}); return the logits"
     if activation not in _SIGMOIDS:
         return f"exit '{exit_name}' returns probabilities; return logits, without the softmax"
     return (

@@ -85,8 +85,12 @@ def load_class_names(path: Path) -> tuple[str, ...]:
 
 def _existing(text: str) -> Path:
     path = Path(text)
+    if path.is_dir():
+        raise CompileError(f"model '{text}' is a folder; give a file")
     if not path.is_file():
         raise CompileError(f"model file '{text}' does not exist")
+    if not path.stat().st_size:
+        raise CompileError(f"model file '{text}' is empty")
     return path
 
 

@@ -4,6 +4,7 @@ import ast
 import inspect
 import keyword
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -12,7 +13,7 @@ import onnx_ir as ir
 import torch
 
 from edgeexit.bundle.manifest import TensorSpec
-from edgeexit.compiler.error_text import reason_of
+from edgeexit.compiler.error_text import place_in_user_code, reason_of
 from edgeexit.compiler.exits.companions import Companions
 from edgeexit.compiler.graph import all_values
 from edgeexit.compiler.inputs import DEFAULT_DIMENSION_SIZE, Arrays, repeat_to
@@ -32,6 +33,7 @@ from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError
 from edgeexit.progress import NO_PROGRESS, Progress
 
+_TORCH: Final = Path(torch.__file__).parent
 _PROBE_BATCH: Final = 2
 _ATTRIBUTE: Final = "model"
 """The attribute of `ExitModule` with the user's module; exporters put it before the names of weights and nodes."""
@@ -196,8 +198,12 @@ def _run(module: ExitModule, samples: Inputs, *, chosen: bool = False) -> Any:
         try:
             return module(*tensors) if chosen else module.call_model(tensors)
         except Exception as error:  # the user's forward may raise anything
-            shapes = ", ".join(f"'{name}' {'x'.join(map(str, array.shape))}" for name, array in samples.items())
+            shapes = ", ".join(
+                f"'{name}' {'x'.join(map(str, array.shape))} {array.dtype}" for name, array in samples.items()
+            )
+            place = place_in_user_code(error, library=_TORCH)
+            where = "" if place is None else f" at {place}"
             raise CompileError(
-                f"forward fails on {shapes}: {reason_of(error)}; check --input or --example "
-                f"(without --example, symbolic dimensions have size {DEFAULT_DIMENSION_SIZE})"
+                f"forward fails{where} on {shapes}: {reason_of(error)}; check --input or --example (the first dimension "
+                f"is the batch; without --example, symbolic dimensions have size {DEFAULT_DIMENSION_SIZE})"
             ) from error

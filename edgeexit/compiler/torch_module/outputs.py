@@ -116,15 +116,15 @@ def _check_all(tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -
         (found,) = (f"'{name}' {_text(value)}" for name, value in tensors.items())
         raise CompileError(
             f"the model has 1 exit; an early-exit model returns at least 2, shallow to deep; forward returns {found}; "
-            "if it holds all exits, split it, for example with unbind(0)"
+            "if it holds all exits, return them one by one, as in unbind(1) for [batch, exits, classes]"
         )
     forms = {_form(value) for value in tensors.values()}
     if len(forms) > 1 or None in forms:
         found = listed([f"'{name}' {_text(value)}" for name, value in tensors.items()])
-        raise CompileError(
-            f"the outputs of forward cannot all be exits of one model: {found}; select the exits with "
-            "--exits NAME,NAME,... (wildcards are allowed, as in '0.*')"
-        )
+        advice = "select the exits with --exits NAME,NAME,... (or a pattern, as in '0.*')"
+        if sum(_form(value) is not None for value in tensors.values()) < MIN_EXITS:
+            advice = "return the logits, floating-point numbers of shape [batch, classes], one tensor per exit"
+        raise CompileError(f"the outputs of forward cannot all be exits of one model: {found}; {advice}")
 
 
 def _form(value: torch.Tensor) -> tuple[int | str, ...] | None:

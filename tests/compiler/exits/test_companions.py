@@ -235,6 +235,12 @@ def test_companions_that_do_not_fit_are_refused_in_one_line(file, tmp_path, comp
     assert not (tmp_path / "bundle").exists()
 
 
+def test_outputs_that_are_both_exits_and_companions_are_listed(file, tmp_path):
+    options = CompileOptions(exits=["e?"], companions={"boxes": ("e0", "e1", "b2")})
+    with pytest.raises(CompileError, match=r"^--exits and --companion both select 'e0', 'e1'; an output is either"):
+        compile_bundle(file, tmp_path / "bundle", options)
+
+
 def test_a_companion_that_mixes_the_samples_of_a_batch_is_refused(tmp_path):
     mixing = """
     <ir_version: 9, opset_import: ["": 18]>

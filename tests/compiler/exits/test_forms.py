@@ -207,6 +207,15 @@ def test_an_exit_behind_a_sigmoid_is_rejected(tmp_path, body):
         compiled(tmp_path, body, "float[N,3] e0, float[N,3] e1", exits=["e0", "e1"])
 
 
+@pytest.mark.parametrize("operator", ["ArgMax", "Greater"])
+def test_predictions_in_a_float_tensor_are_no_logits(tmp_path, operator):
+    values = {"ArgMax": "ArgMax<axis = 1, keepdims = 0>(p0)", "Greater": "Greater(p0, p1)"}
+    body = f"p0 = MatMul(h, head) p1 = MatMul(s, head) i = {values[operator]} e0 = Cast<to = 1>(i) e1 = MatMul(s, head)"
+    form = "float[N] e0" if operator == "ArgMax" else "float[N,3] e0"
+    with pytest.raises(CompileError, match=rf"^exit 'e0' returns predictions \(the result of {operator}\); return the"):
+        compiled(tmp_path, body, f"{form}, float[N,3] e1", exits=["e0", "e1"])
+
+
 ACCEPTED = {
     "LogSoftmax": "p = MatMul(h, head) e0 = LogSoftmax<axis = 1>(p) e1 = MatMul(s, head)",
     "gate": "g = Sigmoid(h) m = Mul(h, g) e0 = MatMul(m, head) e1 = MatMul(s, head)",
