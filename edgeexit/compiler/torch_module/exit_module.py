@@ -16,8 +16,8 @@ from edgeexit.bundle.manifest import TensorSpec
 from edgeexit.compiler.error_text import place_in_user_code, reason_of
 from edgeexit.compiler.exits.companions import Companions
 from edgeexit.compiler.graph import all_values
-from edgeexit.compiler.inputs import DEFAULT_DIMENSION_SIZE, Arrays, repeat_to
 from edgeexit.compiler.normalise import SCOPES
+from edgeexit.compiler.samples import DEFAULT_DIMENSION_SIZE, Arrays, repeat_to
 from edgeexit.compiler.torch_module.arguments import InputIndex, arguments_of, parameters_of
 from edgeexit.compiler.torch_module.evaluation import in_eval_mode
 from edgeexit.compiler.torch_module.outputs import (
@@ -204,6 +204,6 @@ def _run(module: ExitModule, samples: Inputs, *, chosen: bool = False) -> Any:
             place = place_in_user_code(error, library=_TORCH)
             where = "" if place is None else f" at {place}"
             raise CompileError(
-                f"forward fails{where} on {shapes}: {reason_of(error)}; check --input or --example (the first dimension "
-                f"is the batch; without --example, symbolic dimensions have size {DEFAULT_DIMENSION_SIZE})"
+                f"forward fails{where} on {shapes}: {reason_of(error)}; check --input or --example (the first "
+                f"dimension is the batch; without --example, symbolic dimensions have size {DEFAULT_DIMENSION_SIZE})"
             ) from error
