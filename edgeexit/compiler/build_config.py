@@ -8,7 +8,7 @@ import msgspec
 
 from edgeexit.backends.dimensions import SizeRange, check_range, symbolic_dimensions
 from edgeexit.bundle.manifest import BuildConfig, StageSpec, TensorSpec
-from edgeexit.compiler.inputs import draw_samples
+from edgeexit.compiler.samples import draw_samples
 from edgeexit.compiler.sessions import ReferenceSession
 from edgeexit.compiler.verify import run_stages
 from edgeexit.errors import CompileError

@@ -21,11 +21,11 @@ from edgeexit.compiler.export.mask_inputs import declare_masks
 from edgeexit.compiler.export.model import export_model
 from edgeexit.compiler.full_model import FullModel, PrecisionRequest, prepare_full_model
 from edgeexit.compiler.graph import opset_of
-from edgeexit.compiler.inputs import repeat_to
 from edgeexit.compiler.loading.source import load_source
 from edgeexit.compiler.macs import count_macs, find_early_companions
 from edgeexit.compiler.options import CompileOptions
 from edgeexit.compiler.precision.fidelity import loss_warnings, measure_fidelity
+from edgeexit.compiler.samples import repeat_to
 from edgeexit.compiler.sessions import ReferenceSession, probe_shapes
 from edgeexit.compiler.splitting.batch_axis import find_batch_axes
 from edgeexit.compiler.splitting.plan import check_exits, plan_stages

@@ -14,8 +14,8 @@ import onnx_ir as ir
 from edgeexit.compiler.exits.run import Logits
 from edgeexit.compiler.extract import values_read_by
 from edgeexit.compiler.graph import BATCH, REDUCTIONS, label_of, opset_of
-from edgeexit.compiler.inputs import Arrays, repeat_to
 from edgeexit.compiler.onnx_file.batch_places import constant_ints, reduced_axes
+from edgeexit.compiler.samples import Arrays, repeat_to
 from edgeexit.compiler.sessions import ReferenceSession, probe_values
 from edgeexit.compiler.verify import (
     SHRINKING_BATCH,

@@ -1,28 +1,18 @@
-"""Parses `--input`, derives the specifications of model inputs from an example, and draws random samples."""
+"""Parses `--input`, and derives the specifications of model inputs from an example."""
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
-
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Sequence
+from typing import Final
 
 from edgeexit.bundle.manifest import TensorSpec
 from edgeexit.compiler.graph import BATCH
-from edgeexit.datasets import LABELS, Inputs, check_inputs
+from edgeexit.datasets import LABELS, Inputs
 from edgeexit.errors import CompileError
 from edgeexit.progress import NO_PROGRESS, Progress
 
 _DTYPES: Final = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 _INPUT = re.compile(r"(?P<name>.+?):(?P<shape>[^:]*)(?::(?P<dtype>[A-Za-z_.]+\d*))?")
 _DIMENSION_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
-_RANDOM_SAMPLES: Final = 32
-_MAX_SAMPLES: Final = 256
-DEFAULT_DIMENSION_SIZE: Final = 8
-"""Size that random samples have in a symbolic dimension without a given size."""
-
-Arrays = dict[str, npt.NDArray[Any]]
 
 
 def parse_inputs(texts: Sequence[str], *, progress: Progress = NO_PROGRESS) -> tuple[TensorSpec, ...]:
@@ -60,44 +50,6 @@ def specs_of(example: Inputs, names: Sequence[str]) -> tuple[TensorSpec, ...]:
             )
         specs.append(TensorSpec(name=name, dtype=array.dtype.name, shape=(BATCH, *array.shape[1:])))
     return tuple(specs)
-
-
-def take_samples(example: Inputs, specs: Sequence[TensorSpec]) -> Arrays:
-    """Return the inputs of the first 256 samples of an example. Raises DataError if it does not match `specs`."""
-    checked = check_inputs(example, specs, where="samples")
-    return {name: array[:_MAX_SAMPLES] for name, array in checked.items()}
-
-
-def draw_samples(
-    specs: Sequence[TensorSpec], *, sizes: Mapping[str, int] | None = None, count: int = _RANDOM_SAMPLES
-) -> Arrays:
-    """Draw `count` random samples, input name -> [count, ...]; equal specifications give equal samples.
-
-    Floats are standard normal. Integers and booleans are 0 or 1, valid as token ids and as masks; the first element
-    along the last axis is 1, so that no mask of tokens is empty. `sizes` maps symbolic dimensions to sizes; the others
-    have size 8.
-    """
-    rng = np.random.default_rng(0)
-    samples: Arrays = {}
-    for spec in specs:
-        shape = [count]
-        shape += [
-            (sizes or {}).get(size, DEFAULT_DIMENSION_SIZE) if isinstance(size, str) else size
-            for size in spec.shape[1:]
-        ]
-        dtype = np.dtype(spec.dtype)
-        if dtype.kind == "f":
-            samples[spec.name] = rng.standard_normal(shape).astype(dtype)
-        else:
-            drawn = rng.integers(0, 2, size=shape)
-            drawn[..., :1] = 1
-            samples[spec.name] = drawn.astype(dtype)
-    return samples
-
-
-def repeat_to(samples: Inputs, count: int) -> Arrays:
-    """Return the first `count` samples, and start again at the first one if there are fewer."""
-    return {name: np.resize(array, (count, *array.shape[1:])) for name, array in samples.items()}
 
 
 def sizes_given(specs: Sequence[TensorSpec], given: Sequence[TensorSpec]) -> dict[str, int]:

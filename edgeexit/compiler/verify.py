@@ -9,9 +9,9 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from edgeexit.bundle.manifest import TEMPERATURE_INPUT, Proof, StageSpec
-from edgeexit.compiler.exits.run import Logits, in_batches
+from edgeexit.compiler.exits.run import Logits
 from edgeexit.compiler.graph import has_16_bit_floats, is_quantised
-from edgeexit.compiler.inputs import Arrays
+from edgeexit.compiler.samples import Arrays, in_batches
 from edgeexit.compiler.sessions import ReferenceSession
 from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError

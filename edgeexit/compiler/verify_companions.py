@@ -9,7 +9,7 @@ import numpy.typing as npt
 from edgeexit.bundle.manifest import StageSpec
 from edgeexit.compiler.exits.companion_values import CompanionValues, run_companions, signature_of
 from edgeexit.compiler.exits.companions import Companion, Companions
-from edgeexit.compiler.exits.run import in_batches
+from edgeexit.compiler.samples import in_batches
 from edgeexit.compiler.sessions import ReferenceSession
 from edgeexit.compiler.verify import FP16_TOLERANCE, QUANTISED_TOLERANCE, SHRINKING_BATCH, Rounding, run_stages
 from edgeexit.datasets import Inputs

@@ -9,8 +9,8 @@ import onnx_ir as ir
 
 from edgeexit.bundle.manifest import TensorSpec
 from edgeexit.compiler.exits.companions import Companion, Companions
-from edgeexit.compiler.exits.run import in_batches
 from edgeexit.compiler.graph import BATCH
+from edgeexit.compiler.samples import in_batches
 from edgeexit.compiler.sessions import ReferenceSession
 from edgeexit.compiler.symbolic_shapes import input_symbolic_dims, static_or_symbolic
 from edgeexit.datasets import Inputs

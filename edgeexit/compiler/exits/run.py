@@ -1,6 +1,6 @@
 """Runs the full model and checks its exits: they must return finite logits of the same shape."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from edgeexit.bundle.manifest import Task
 from edgeexit.compiler.exits.forms import ExitForm, find_forms, not_logits, to_logits
-from edgeexit.compiler.inputs import Arrays
+from edgeexit.compiler.samples import in_batches
 from edgeexit.compiler.sessions import ReferenceSession
 from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError
@@ -86,13 +86,6 @@ def run_exits(session: ReferenceSession, samples: Inputs, exits: Sequence[str], 
     logits = {name: np.concatenate(parts) for name, parts in zip(exits, zip(*batches, strict=True), strict=True)}
     _check_values(logits)
     return logits
-
-
-def in_batches(samples: Inputs, *, size: int, until: int | None = None) -> Iterator[Arrays]:
-    """Yield the first `until` samples (default: all) in batches of at most `size`."""
-    count = len(next(iter(samples.values()))) if until is None else until
-    for first in range(0, count, size):
-        yield {name: array[first : min(first + size, count)] for name, array in samples.items()}
 
 
 def _check_shapes(logits: Mapping[str, npt.NDArray[Any]], count: int) -> None:

@@ -11,7 +11,7 @@ import torch
 from edgeexit.bundle.manifest import TensorSpec
 from edgeexit.compiler.exits.choose import choose_exits
 from edgeexit.compiler.exits.companions import Companions, output_tensors
-from edgeexit.compiler.inputs import Arrays, draw_samples, sizes_given, specs_of, take_samples
+from edgeexit.compiler.inputs import sizes_given, specs_of
 from edgeexit.compiler.loading.source import Loaded, OnnxFile
 from edgeexit.compiler.normalise import input_specs, normalise
 from edgeexit.compiler.onnx_file.conversion import FileConversion
@@ -19,6 +19,7 @@ from edgeexit.compiler.onnx_file.upgrade_opset import upgrade_opset
 from edgeexit.compiler.onnx_file.widen import widen
 from edgeexit.compiler.opset.lowering import WORKING_OPSET, lower_opset
 from edgeexit.compiler.options import Exporter
+from edgeexit.compiler.samples import Arrays, draw_samples, take_samples
 from edgeexit.compiler.torch_module.arguments import input_names, order_inputs
 from edgeexit.compiler.torch_module.exit_module import ExitModule, remove_prefix, wrap_module
 from edgeexit.compiler.torch_module.float32_copy import float32_copy, foreign_parameter

@@ -12,12 +12,12 @@ import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
 from edgeexit.compiler.error_text import reason_of
-from edgeexit.compiler.exits.run import MAX_BATCH, MAX_BATCH_BYTES, in_batches
-from edgeexit.compiler.inputs import repeat_to
+from edgeexit.compiler.exits.run import MAX_BATCH, MAX_BATCH_BYTES
 from edgeexit.compiler.library_output import silence_libraries
 from edgeexit.compiler.onnx_file.free_batch import FreedBatch
 from edgeexit.compiler.onnx_file.upgrade_opset import MIN_OPSET
 from edgeexit.compiler.onnx_file.widen import ReplacedFloats
+from edgeexit.compiler.samples import in_batches, repeat_to
 from edgeexit.compiler.sessions import ReferenceSession
 from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError

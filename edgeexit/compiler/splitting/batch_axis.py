@@ -16,8 +16,8 @@ import onnx_ir as ir
 
 from edgeexit.compiler.extract import values_read_by
 from edgeexit.compiler.graph import BATCH
-from edgeexit.compiler.inputs import Arrays, draw_samples, repeat_to
 from edgeexit.compiler.normalise import input_specs
+from edgeexit.compiler.samples import Arrays, draw_samples, repeat_to
 from edgeexit.compiler.sessions import probe_shapes, probe_values
 from edgeexit.compiler.splitting.recompute import is_random
 from edgeexit.datasets import Inputs

@@ -8,7 +8,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from edgeexit.bundle.manifest import TensorSpec
-from edgeexit.compiler.inputs import DEFAULT_DIMENSION_SIZE
+from edgeexit.compiler.samples import DEFAULT_DIMENSION_SIZE
 
 _UNLIMITED: Final = 1 << 31
 

@@ -10,8 +10,8 @@ from torch.utils._sympy.numbers import int_oo
 
 from edgeexit.bundle.manifest import TensorSpec
 from edgeexit.compiler.graph import rename_dimensions
-from edgeexit.compiler.inputs import repeat_to
 from edgeexit.compiler.library_output import silence_libraries
+from edgeexit.compiler.samples import repeat_to
 from edgeexit.compiler.torch_module.evaluation import in_eval_mode
 from edgeexit.compiler.torch_module.exit_module import ExitModule, tensors_of, without_prefix
 from edgeexit.compiler.tracing.attention import translate_attention

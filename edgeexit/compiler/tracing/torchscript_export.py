@@ -13,8 +13,8 @@ import torch
 
 from edgeexit.bundle.manifest import TensorSpec
 from edgeexit.compiler.error_text import cause_of, place_in_user_code, reason_of
-from edgeexit.compiler.inputs import repeat_to
 from edgeexit.compiler.library_output import silence_libraries
+from edgeexit.compiler.samples import repeat_to
 from edgeexit.compiler.torch_module.evaluation import in_eval_mode, without_fused_transformers
 from edgeexit.compiler.torch_module.exit_module import ExitModule, tensors_of
 from edgeexit.compiler.tracing.adaptive_pooling import StaticPooling

@@ -11,9 +11,9 @@ import onnx_ir as ir
 import torch
 
 from edgeexit.bundle.manifest import TensorSpec
-from edgeexit.compiler.inputs import Arrays, repeat_to
 from edgeexit.compiler.library_output import silence_libraries
 from edgeexit.compiler.options import Exporter
+from edgeexit.compiler.samples import Arrays, repeat_to
 from edgeexit.compiler.sessions import ReferenceSession
 from edgeexit.compiler.torch_module.exit_module import ExitModule, run_module, tensors_of
 from edgeexit.compiler.tracing.data_dependence import check_data_dependence
