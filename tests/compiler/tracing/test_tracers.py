@@ -12,20 +12,10 @@ from edgeexit.compiler.torch_module.exit_module import ExitModule, remove_prefix
 from edgeexit.compiler.tracing.torch_export import name_inputs
 from edgeexit.compiler.tracing.tracers import trace
 from edgeexit.errors import CompileError
-from edgeexit.progress import Progress
 from tests.compiler.networks import Recurrent
+from tests.recorded_progress import RecordedProgress
 
 SAMPLES = {"x": np.random.default_rng(5).standard_normal((6, 4)).astype(np.float32)}
-
-
-class Warnings(Progress):
-    """Collects the warnings."""
-
-    def __init__(self):
-        self.texts = []
-
-    def warning(self, text):
-        self.texts.append(text)
 
 
 class Net(nn.Module):
@@ -47,11 +37,11 @@ def convert(module, exporter="auto", samples=SAMPLES, shape=(4,), name="x"):
     wrapped = ExitModule(
         module.eval(), (TensorSpec(name=name, dtype="float32", shape=("n", *shape)),), ("exit0", "exit1")
     )
-    warnings = Warnings()
-    model = trace(wrapped, wrapped.inputs, samples, opset=18, exporter=exporter, progress=warnings)
+    progress = RecordedProgress()
+    model = trace(wrapped, wrapped.inputs, samples, opset=18, exporter=exporter, progress=progress)
     remove_prefix(model)
     name_inputs(model.graph, wrapped.inputs)
-    return model, wrapped, warnings.texts
+    return model, wrapped, progress.warnings
 
 
 def assert_equal(model, module, folder, samples):
