@@ -15,6 +15,8 @@ from edgeexit.errors import CompileError
 BATCH: Final = "batch"
 """Name of the first dimension of every input, and of every tensor with one row per sample."""
 
+RANDOM: Final = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+"""Operators that return other values in every run."""
 REDUCTIONS: Final = (
     "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
     "ReduceSum", "ReduceSumSquare",

@@ -18,10 +18,14 @@ Logits = dict[str, npt.NDArray[np.float32]]
 """Exit name -> logits [N, C]; [N, C, H, W] for segmentation, [N, C, 1, T] for tagging."""
 
 MAX_BATCH: Final = 32
+"""Max samples of a batch on the build machine."""
 MAX_BATCH_BYTES: Final = 64 << 20
+"""Max bytes of the logits of a batch."""
 _MAX_LOGIT_BYTES: Final = 512 << 20
+"""Max bytes of the logits of all samples, which are in memory twice during the proof."""
 _GOLDEN_SAMPLES: Final = 8
 _MAX_GOLDEN_BYTES: Final = 16 << 20
+"""Max bytes of the golden logits, which ship in the bundle."""
 _MIN_CLASSES: Final = 2
 
 

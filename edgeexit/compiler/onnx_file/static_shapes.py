@@ -14,7 +14,7 @@ import onnx.shape_inference
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
-from edgeexit.compiler.graph import add_initializer, opset_of, subgraphs_of
+from edgeexit.compiler.graph import RANDOM, add_initializer, opset_of, subgraphs_of
 from edgeexit.compiler.library_output import silence_libraries
 from edgeexit.compiler.onnx_file.batch_places import sizes_of
 
@@ -22,7 +22,6 @@ _MAX_ELEMENTS: Final = 1 << 16
 """Larger constants are not evaluated."""
 _MAX_SIZES: Final = 64
 """Values with more elements are not the sizes of a tensor."""
-_RANDOM: Final = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 
 
 def infer_static_shapes(model: ir.Model) -> None:
@@ -43,7 +42,7 @@ def infer_static_shapes(model: ir.Model) -> None:
             given = [value is None or array is not None for value, array in zip(node.inputs, arrays, strict=True)]
             if node.op_type == "Shape" and (shape := sizes_of(node.inputs[0])) is not None:
                 results: Sequence[Any] = [np.array(shape, dtype=np.int64)[_shape_slice(node)]]
-            elif all(given) and node.inputs and node.op_type not in _RANDOM and not _is_large(node, arrays):
+            elif all(given) and node.inputs and node.op_type not in RANDOM and not _is_large(node, arrays):
                 results = _evaluate(node, arrays, version)
             else:
                 results = ()

@@ -2,12 +2,11 @@
 
 import onnx_ir as ir
 
-from edgeexit.compiler.graph import subgraphs_of
+from edgeexit.compiler.graph import RANDOM, subgraphs_of
 from edgeexit.compiler.macs import is_matmul_or_conv
 from edgeexit.compiler.splitting.split import RecomputeMode
 from edgeexit.compiler.unpack.rules import SELECTORS
 
-_RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 _MOVEMENT = {
     "Cast", "CastLike", "Concat", "ConstantOfShape", "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements",
     "GatherND", "Identity", "Pad", "Range", "Reshape", "Shape", "Size", "Slice", "SpaceToDepth", "Split", "Squeeze",
@@ -26,7 +25,7 @@ _INTERPOLATION = {"nearest", "linear"}
 
 def is_random(node: ir.Node) -> bool:
     """Return True if the node, or any node in its subgraphs, is a random generator."""
-    return node.op_type in _RANDOM or any(is_random(inner) for subgraph in subgraphs_of(node) for inner in subgraph)
+    return node.op_type in RANDOM or any(is_random(inner) for subgraph in subgraphs_of(node) for inner in subgraph)
 
 
 def moves_data(node: ir.Node) -> bool:

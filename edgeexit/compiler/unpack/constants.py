@@ -13,7 +13,9 @@ from edgeexit.compiler.unpack.regions import dims_of
 
 _EVALUATED = {"Add", "Cast", "Concat", "Div", "Gather", "Mul", "Range", "Slice", "Squeeze", "Sub", "Unsqueeze"}
 _MAX_DEPTH = 16
+"""Longest chain of nodes that is evaluated; exporters compute sizes and indices with a few nodes."""
 _MAX_ELEMENTS = 1 << 16
+"""Larger constants are weights, not sizes or indices."""
 
 
 def integers_of(value: ir.Value | None) -> list[int] | None:

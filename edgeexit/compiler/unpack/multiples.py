@@ -9,6 +9,7 @@ from edgeexit.compiler.unpack.constants import integers_of
 from edgeexit.compiler.unpack.regions import Dim, dims_of, factors_of
 
 _MAX_DEPTH: Final = 16
+"""Longest chain of nodes that is evaluated."""
 
 
 class Linear(NamedTuple):

@@ -20,7 +20,9 @@ Need = tuple[ir.Value, Region]
 
 _MAX_NEEDS_PER_NODE: Final = 16
 _MIN_NEEDS: Final = 1000
+"""A graph with more needs than both limits stays as it is, because following them would take too long."""
 _MAX_ROUNDS: Final = 8
+"""A graph in which dividing matmuls and convolutions still finds new needs after these rounds stays as it is."""
 
 
 class ExitNeeds(NamedTuple):
