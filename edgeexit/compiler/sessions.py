@@ -12,6 +12,7 @@ import onnxruntime as ort
 from edgeexit.backends.onnxruntime.backend import UNSAFE_OPTIMISERS
 from edgeexit.compiler.error_text import reason_of
 from edgeexit.compiler.extract import extract, nodes_needed_for
+from edgeexit.compiler.graph import all_values
 from edgeexit.compiler.weights import save_graph
 from edgeexit.datasets import Inputs
 from edgeexit.errors import CompileError
@@ -45,7 +46,7 @@ class ReferenceSession:
             )
         except Exception as error:  # ONNX Runtime's classes have no common base
             reason = reason_of(error, without=f"Load model from {path} failed:")
-            raise CompileError(f"ONNX Runtime cannot open {what}: {reason}") from error
+            raise CompileError(f"ONNX Runtime cannot open {what}: {reason}{_advice(path)}") from error
         self._inputs = {value.name for value in self._session.get_inputs()}
         self._conversions: Mapping[str, Callable[[npt.NDArray[Any]], npt.NDArray[Any]]] = {}
 
@@ -117,3 +118,18 @@ def _probe(
         yield {name: feed[name] for name in given} | {
             str(value.name): array for value, array in found if isinstance(array, np.ndarray)
         }
+
+
+def _advice(path: Path) -> str:
+    """Return what to do about a graph with values in bfloat16, which ONNX Runtime's CPU operators do not take."""
+    try:
+        values = all_values(ir.load(path).graph)
+    except Exception:  # noqa: BLE001 - protobuf and onnx_ir raise unrelated classes; the caller reports its own error
+        return ""
+    name = next((value.name for value in values if value.dtype is ir.DataType.BFLOAT16), None)
+    if name is None:
+        return ""
+    return (
+        f"; '{name}' is bfloat16: remove torch.autocast and casts to bfloat16 from the model (--precision fp16 computes "
+        "in float16)"
+    )

@@ -142,6 +142,7 @@ def test_an_example_that_does_not_match_the_model_is_rejected(out):
         ),
         (lambda y, _: (y, y.reshape(2, 3).relu()), "forward fixes the size of a dynamic dimension"),
         (lambda y, _: (y, y.relu() if y.shape[0] > 1 else y), "differs from .* for a batch of 1; .* size of the batch"),
+        (lambda y, _: (y, y.bfloat16().relu().float()), "' is bfloat16: remove torch.autocast and casts"),
         (lambda y, _: (y, y + torch.randn(3)), "differs from the torch model at exit 'exit1'"),
         (lambda y, _: (y, y - y.mean(0)), "^ReduceMean 'node_mean' mixes the samples of a batch"),
     ],

@@ -113,10 +113,13 @@ def _check_all(tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -
             f"forward returns {found}, which has no tensors; return the logits of the exits in a tuple, list or dict"
         )
     if len(tensors) < MIN_EXITS:
-        (found,) = (f"'{name}' {_text(value)}" for name, value in tensors.items())
+        ((name, value),) = tensors.items()
+        advice = "return all exits in evaluation mode, too"
+        if value.ndim > _ONE_CLASS_AXIS:
+            advice = "if it holds all exits, return them one by one, as in unbind(1) for [batch, exits, classes]"
         raise CompileError(
-            f"the model has 1 exit; an early-exit model returns at least 2, shallow to deep; forward returns {found}; "
-            "if it holds all exits, return them one by one, as in unbind(1) for [batch, exits, classes]"
+            "the model has 1 exit; an early-exit model returns at least 2, shallow to deep; forward returns "
+            f"'{name}' {_text(value)}; {advice}"
         )
     forms = {_form(value) for value in tensors.values()}
     if len(forms) > 1 or None in forms:

@@ -96,6 +96,7 @@ def test_without_a_choice_all_tensors_are_exits_and_other_values_are_not():
         ((A, B, A.sum()), (), "'exit2' a scalar float32; select"),
         ((A, B[:, :3]), (), "'exit1' 2x3 float32; select"),
         (torch.stack([A, B]), (), r"'exit0' 2x2x4 float32; if it holds all exits, .* unbind\(1\)"),
+        (B, (), "forward returns 'exit0' 2x4 float32; return all exits in evaluation mode, too"),
         ((A.argmax(1), B.argmax(1)), (), "'exit0' 2 int64, 'exit1' 2 int64; return the logits"),
         (None, (), "forward returns None, which has no tensors"),
         (Opaque(), (), "forward returns 'exit0' Opaque, which has no tensors"),
