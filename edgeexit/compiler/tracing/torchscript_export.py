@@ -36,9 +36,13 @@ def export_torchscript(module: ExitModule, specs: Sequence[TensorSpec], samples:
     axes = {spec.name: {axis: size for axis, size in enumerate(spec.shape) if isinstance(size, str)} for spec in specs}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        has_static_sizes = not any(isinstance(size, str) for spec in specs for size in spec.shape[1:])
-        pooling = StaticPooling() if has_static_sizes else contextlib.nullcontext()
-        with in_eval_mode(module), torch.no_grad(), _exporter_settings(), silence_libraries(), pooling:
+        with (
+            in_eval_mode(module),
+            torch.no_grad(),
+            _exporter_settings(),
+            silence_libraries(),
+            _static_pooling(module, specs),
+        ):
             try:
                 torch.onnx.export(
                     _with_script_calls(module, tensors),
@@ -65,7 +69,7 @@ def _with_script_calls(module: ExitModule, tensors: tuple[torch.Tensor, ...]) ->
 
     A ScriptModule is saved and loaded first, because frozen ones cannot be called in a trace otherwise.
     """
-    if not any(isinstance(each, torch.jit.ScriptModule) for each in module.modules()):
+    if not _has_script(module):
         return module
     model = module.model
     try:
@@ -78,6 +82,16 @@ def _with_script_calls(module: ExitModule, tensors: tuple[torch.Tensor, ...]) ->
         return traced
     finally:
         module.model = model
+
+
+def _has_script(module: torch.nn.Module) -> bool:
+    return any(isinstance(each, torch.jit.ScriptModule) for each in module.modules())
+
+
+def _static_pooling(module: ExitModule, specs: Sequence[TensorSpec]) -> contextlib.AbstractContextManager[object]:
+    """Return `StaticPooling` if only the batch is dynamic; ScriptModules cannot run within it."""
+    is_dynamic = any(isinstance(size, str) for spec in specs for size in spec.shape[1:])
+    return contextlib.nullcontext() if is_dynamic or _has_script(module) else StaticPooling()
 
 
 @contextlib.contextmanager
