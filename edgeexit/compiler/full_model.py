@@ -25,6 +25,7 @@ from edgeexit.compiler.precision.quantise import Placement
 from edgeexit.compiler.precision.reduce import reduce_precision
 from edgeexit.compiler.sessions import ReferenceSession
 from edgeexit.compiler.torch_module.exit_module import run_module
+from edgeexit.compiler.value_ranges import check_independence_of_range
 from edgeexit.compiler.verify import check_against_torch, rounding_of
 from edgeexit.compiler.verify_companions import check_companions_against_torch, check_companions_independent
 from edgeexit.compiler.weights import save_graph, store_weights
@@ -204,6 +205,8 @@ def _run_original(
             check_companions_against_torch(exported.companions, found_companions, outputs, rounding)
     check_independence(session, samples, logits, rounding, model=exported.model, folder=folder)
     check_companions_independent(session, samples, exported.companions, companion_values, rounding)
+    compared = dict.fromkeys((*exported.exits, *(companion.output for companion in exported.companions)))
+    check_independence_of_range(session, samples, tuple(compared), model=exported.model, folder=folder)
     check_no_probabilities(exported.model.graph, logits)
     convert_exits(exported.model, exit_format.forms)
     check_classes(exported.model.graph, exported.exits, task=exit_format.task)

@@ -106,15 +106,17 @@ def check_independence(
 def find_batch_operator(model: ir.Model) -> ir.Node | None:
     """Return the first node of a normalised graph that computes over the batch and that an exit depends on, or None.
 
-    These are float reductions and normalisations along the batch, and BatchNormalization in training mode.
+    These are float reductions and normalisations along the batch, BatchNormalization in training mode, and If with a
+    condition that depends on the samples.
     """
     needed = _needed_data(model.graph)
     varying = set(model.graph.inputs)
     for node in model.graph:
         if node.op_type in _SHAPE_ONLY or varying.isdisjoint(values_read_by(node)):
             continue
+        is_steered = node.op_type == "If" and node.inputs[0] in varying  # one condition for all samples
         varying.update(node.outputs)
-        if node in needed and _computes_over_batch(node, opset_of(model)):
+        if node in needed and (is_steered or _computes_over_batch(node, opset_of(model))):
             return node
     return None
 

@@ -11,6 +11,9 @@ ONE = {"x": np.random.default_rng(0).standard_normal((1, 8)).astype(np.float32)}
 STEERED = """zero = Constant<value_ints = [0, 1]>() m = ReduceMean<keepdims = 0>(x, zero)
 far = Constant<value_floats = [99.0]>() q = Greater(m, far)
 h = If(q) <then_branch = t () => (float[N,8] u) { u = Neg(x) }, else_branch = f () => (float[N,8] v) { v = Relu(x) }>"""
+LARGE = """zero = Constant<value_ints = [0, 1]>() m = ReduceMax<keepdims = 0>(x, zero)
+far = Constant<value_floats = [1e9]>() q = Greater(m, far)
+h = If(q) <then_branch = t () => (float[N,8] u) { u = Neg(x) }, else_branch = f () => (float[N,8] v) { v = Relu(x) }>"""
 FIRST = (
     "zero = Constant<value_ints = [0]>() one = Constant<value_ints = [1]>() s = Slice(x, zero, one, zero) h = Sub(x, s)"
 )
@@ -22,6 +25,7 @@ TRAINING = "p = Relu(x) h, m, v = BatchNormalization<training_mode = 1>(p, k, k,
     ("body", "match"),
     [
         (STEERED, "^the ReduceMean of 'm' mixes the samples of a batch, .*; compute per sample"),
+        (LARGE, "^the If of 'h' mixes the samples of a batch, .*; compute per sample"),
         ("zero = Constant<value_ints = [0]>() m = ReduceSum(x, zero) h = Sub(x, m)", "^the ReduceSum of 'm' mixes"),
         ("h = LogSoftmax<axis = 0>(x)", "^the LogSoftmax of 'h' mixes"),
         ("h = LayerNormalization<axis = 0>(x, x)", "^the LayerNormalization of 'h' mixes"),
