@@ -46,7 +46,7 @@ class ReferenceSession:
             )
         except Exception as error:  # ONNX Runtime's classes have no common base
             reason = reason_of(error, without=f"Load model from {path} failed:")
-            raise CompileError(f"ONNX Runtime cannot open {what}: {reason}{_advice(path)}") from error
+            raise CompileError(f"ONNX Runtime cannot open {what}: {reason.rstrip('.')}{_advice(path)}") from error
         self._inputs = {value.name for value in self._session.get_inputs()}
         self._conversions: Mapping[str, Callable[[npt.NDArray[Any]], npt.NDArray[Any]]] = {}
 
@@ -130,6 +130,6 @@ def _advice(path: Path) -> str:
     if name is None:
         return ""
     return (
-        f"; '{name}' is bfloat16: remove torch.autocast and casts to bfloat16 from the model (--precision fp16 computes "
-        "in float16)"
+        f"; '{name}' is bfloat16: remove torch.autocast and casts to bfloat16 from the model (--precision fp16 "
+        "computes in float16)"
     )
