@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from edgeexit.compiler.graph import label_of
 from edgeexit.compiler.samples import Arrays, repeat_to
 from edgeexit.compiler.sessions import ReferenceSession, probe_values
 from edgeexit.datasets import Inputs
@@ -82,7 +83,7 @@ def _differs(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> bool:
 
 
 def _first_mixing(model: ir.Model, batches: Sequence[Arrays], row: int, folder: Path) -> str:
-    """Return the first node of which a row differs between two batches, as `Sub 'node'`."""
+    """Return the label of the first node of which a row differs between two batches, or `the model`."""
     names = [str(value.name) for node in model.graph for value in node.outputs if value.name]
     found: Sequence[Mapping[str, npt.NDArray[Any]]] = ()
     try:
@@ -96,5 +97,5 @@ def _first_mixing(model: ir.Model, batches: Sequence[Arrays], row: int, folder: 
             if arrays[0] is None or arrays[1] is None or arrays[0].shape[:1] != (len(_FACTORS),):
                 continue
             if arrays[0].shape == arrays[1].shape and _differs(arrays[0][row], arrays[1][row]):
-                return f"{node.op_type} '{node.name or name}'"
+                return label_of(node)
     return "the model"
