@@ -17,7 +17,9 @@ zero = Constant<value_ints = [0]>() r = Slice(x, one, end, zero, one) q = Greate
 OWN = f"{LIMIT} last = Constant<value_ints = [1]>() a0 = Abs(x) m = ReduceMax(a0, last) s = Max(m, limit) h = Div(x, s)"
 
 
-@pytest.mark.parametrize(("body", "node"), [(LARGEST, "the Div of 'h'"), (ANY, "Where 'h'"), (BACKWARDS, "Slice 'r'")])
+@pytest.mark.parametrize(
+    ("body", "node"), [(LARGEST, "the Div of 'h'"), (ANY, "the Where of 'h'"), (BACKWARDS, "the Slice of 'r'")]
+)
 def test_samples_that_mix_for_large_values_only_are_an_error_with_the_node(tmp_path, body, node):
     path = two_heads(tmp_path / "m.onnx", f"e0 = MatMul(x, a) {body} e1 = MatMul(h, b)")
     with pytest.raises(CompileError, match=f"^{node} mixes .* larger or smaller than the given ones, .* 'e1'; compute"):
