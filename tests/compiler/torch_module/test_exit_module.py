@@ -38,7 +38,7 @@ def test_torch_export_sees_only_the_chosen_exits(strict):
     torch.testing.assert_close([shallow, deep], expected)
 
 
-def test_torchscript_traces_it_even_around_compiled_modules():
+def test_torchscript_traces_an_exit_module_around_compiled_modules():
     model = Nested()
     model.first = torch.compile(model.first)
     model.second.compile()
