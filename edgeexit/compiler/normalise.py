@@ -96,9 +96,9 @@ def input_specs(graph: ir.Graph) -> tuple[TensorSpec, ...]:
 
 def _check_names(graph: ir.Graph, exits: Sequence[str]) -> None:
     if len(exits) < MIN_EXITS:
+        found = f"1 exit, '{exits[0]}'" if exits else "0 exits"
         raise CompileError(
-            f"the model has {len(exits)} exit{'' if len(exits) == 1 else 's'}; an early-exit model returns at least 2, "
-            "shallow to deep"
+            f"the model has {found}; an early-exit model returns at least 2, shallow to deep, each as a separate output"
         )
     inputs = {value.name for value in graph.inputs}
     for index, name in enumerate(exits):

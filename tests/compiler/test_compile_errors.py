@@ -168,7 +168,7 @@ def test_a_forward_whose_result_depends_on_earlier_calls_is_rejected(out):
 @pytest.mark.parametrize(
     ("body", "outputs", "match"),
     [
-        (ONE, "float[N,3] e0", "the model has 1 exit;"),
+        (ONE, "float[N,3] e0", "the model has 1 exit, 'e0'; an early-exit model returns at least 2"),
         (TWO + "s = Softmax(e1)", "float[N,3] e0, float[N,3] s", "exit 's' returns probabilities; return logits"),
         (
             TWO + "m = ReduceMean(e1)",

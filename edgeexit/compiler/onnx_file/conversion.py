@@ -105,7 +105,10 @@ class UserFile:
             for name, array in zip(outputs, chunks[-1], strict=True):
                 if array.ndim == 0 or len(array) != self._batch:
                     shape = "x".join(map(str, array.shape)) or "a scalar"
-                    raise CompileError(f"exit '{name}' is {shape} for the file's fixed batch of {self._batch}")
+                    raise CompileError(
+                        f"exit '{name}' is {shape} for the file's fixed batch of {self._batch}; the first dimension of "
+                        "an exit must be the batch"
+                    )
         return [np.concatenate(parts)[:count] for parts in zip(*chunks, strict=True)]
 
 

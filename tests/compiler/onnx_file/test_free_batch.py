@@ -151,3 +151,11 @@ def test_a_batch_that_cannot_be_freed_is_an_error_that_says_how_to_export(tmp_pa
         compile_bundle(path, tmp_path / "bundle")
     assert "export the model with a dynamic first dimension" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_an_exit_with_another_number_of_rows_than_the_fixed_batch_is_refused(tmp_path):
+    body = "rows = Constant<value_ints = [1, 8]>() r = Reshape(x, rows) e0 = MatMul(r, a) h = Add(x, x)"
+    text = HEAD.format(inputs="float[2,4] x", n=2, body=body + TAIL).replace("float[2,3] e0", "float[1,3] e0")
+    path = save_graph(tmp_path / "folded.onnx", text, a=(8, 3), b=(4, 3))
+    with pytest.raises(CompileError, match=r"exit 'e0' is 1x3 for .* batch of 2; the first dimension of an exit must"):
+        compile_bundle(path, tmp_path / "bundle")
