@@ -167,6 +167,8 @@ def _print_live_tensors(manifest: "Manifest") -> None:
     )
     if symbolic:
         console.print(printable(f"symbolic dimensions: {', '.join(symbolic)}"))
+    if manifest.masks:
+        console.print(printable(f"attention masks, which may contain minus infinity: {', '.join(manifest.masks)}"))
 
 
 def _print_fidelity(fidelity: "Fidelity", manifest: "Manifest") -> None:

@@ -45,6 +45,13 @@ def test_a_symbolic_dimension_appears_by_its_name(edgeexit, bundle):
     assert json.loads(edgeexit("inspect", bundle.path, "--json").out)["live_tensors"][0]["bytes_per_sample"] is None
 
 
+def test_the_inputs_that_are_attention_masks_are_named(edgeexit, bundle):
+    assert "attention masks" not in edgeexit("inspect", bundle.path).out
+    rewrite(bundle, masks=(bundle.manifest.inputs[0].name,))
+    printed = edgeexit("inspect", bundle.path).out
+    assert f"attention masks, which may contain minus infinity: {bundle.manifest.inputs[0].name}\n" in printed
+
+
 def test_companions_are_shown_with_type_shape_and_error(edgeexit, bundle, tmp_path):
     assert "companions of" not in edgeexit("inspect", bundle.path).out
     with_companions = make_bundle(tmp_path / "companions", companions=True)
