@@ -17,6 +17,7 @@ from edgeexit.compiler.samples import Arrays, repeat_to
 from edgeexit.compiler.sessions import ReferenceSession
 from edgeexit.compiler.torch_module.exit_module import ExitModule, run_module, tensors_of
 from edgeexit.compiler.tracing.data_dependence import check_data_dependence
+from edgeexit.compiler.tracing.guard_errors import GuardErrorObserver
 from edgeexit.compiler.tracing.torch_export import EXPORT_BATCH, export_module, to_onnx
 from edgeexit.compiler.tracing.torchscript_export import export_torchscript
 from edgeexit.compiler.tracing.trace_errors import UnsafeForwardError
@@ -93,6 +94,9 @@ def _fall_back(tracer: "_Tracer", first: CompileError, progress: Progress) -> ir
     except CompileError as error:
         raise first from error
     sizes = ", ".join(map(str, tracer.batches))
+    reason = reason.replace(
+        "on its data", "on a tensor"
+    )  # which does not depend on the inputs, or TorchScript had failed
     progress.warning(
         f"{reason}; TorchScript traced it, and its exits are those of the module for batches of {sizes}: a trace has "
         "one path through forward, so branches on sizes or attributes, and numbers that Python computes, are fixed"
@@ -115,7 +119,10 @@ class _Tracer:
 
     def export(self) -> ir.Model:
         """Trace with torch.export in non-strict mode."""
-        program = export_module(self._module, self._specs, self._samples)
+        with GuardErrorObserver() as observer:
+            program = export_module(self._module, self._specs, self._samples)
+        if observer.has_error:  # forward has caught it, so the trace may lack a path
+            self._check_data_dependence()
         self.is_traced = True
         return to_onnx(program, opset=self._opset)
 
@@ -130,11 +137,13 @@ class _Tracer:
     def torchscript(self) -> ir.Model:
         """Trace with TorchScript, unless the trace would be wrong for other data."""
         if not isinstance(self._module.model, torch.jit.ScriptModule):
-            tensors = tensors_of(self._module, repeat_to(self._samples, EXPORT_BATCH))
-            check_data_dependence(self._module, tensors)
+            self._check_data_dependence()
         model = export_torchscript(self._module, self._specs, self._samples, opset=self._opset)
         self._prove(model)
         return model
+
+    def _check_data_dependence(self) -> None:
+        check_data_dependence(self._module, tensors_of(self._module, repeat_to(self._samples, EXPORT_BATCH)))
 
     def _prove(self, model: ir.Model) -> None:
         """Raise CompileError if the graph and the module differ for a batch size or a smaller symbolic dimension."""

@@ -113,6 +113,34 @@ def test_no_exporter_takes_a_branch_on_data(exporter):
         convert(Net(branch), exporter)
 
 
+def caught_branch(_, x, __):
+    try:
+        return x if x.max() > 1 else x / 2
+    except RuntimeError:
+        return x * 3
+
+
+def caught_statistic(module, x, _):
+    try:
+        module.history = x.max().item()
+        module.is_high = bool(torch.ones(1) > 0)
+    except RuntimeError:
+        module.history = None
+    return x * 2
+
+
+@pytest.mark.parametrize("exporter", ["auto", "export"])
+def test_a_branch_on_data_whose_error_forward_catches_is_an_error(exporter):
+    with pytest.raises(CompileError, match=r"forward branches on its data at test_tracers.py:\d+"):
+        convert(Net(caught_branch), exporter)
+
+
+def test_a_statistic_whose_error_forward_catches_is_traced(tmp_path):
+    model, module, warnings = convert(Net(caught_statistic))
+    assert warnings == []
+    assert_equal(model, module, tmp_path, SAMPLES)
+
+
 def test_a_number_from_the_data_is_an_error():
     with pytest.raises(CompileError, match=r"converts its data to a number at test_tracers\.py:"):
         convert(Net(lambda _, x, __: torch.from_numpy(np.sort(x.numpy()))), "torchscript")
