@@ -5,7 +5,7 @@ samples with changed values runs in two batches of the same size, at the same po
 copies of itself. Equal sizes select equal kernels, so the results are equal to the last bits.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -85,12 +85,10 @@ def _differs(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> bool:
 def _first_mixing(model: ir.Model, batches: Sequence[Arrays], row: int, folder: Path) -> str:
     """Return the label of the first node of which a row differs between two batches, or `the model`."""
     names = [str(value.name) for node in model.graph for value in node.outputs if value.name]
-    found: Sequence[Mapping[str, npt.NDArray[Any]]] = ()
     try:
-        found = probe_values(model, names, batches, folder=folder)
+        one, other = probe_values(model, names, batches, folder=folder)
     except CompileError:
         return "the model"
-    one, other = found
     for node in model.graph:
         for name in (str(value.name) for value in node.outputs):
             arrays = one.get(name), other.get(name)

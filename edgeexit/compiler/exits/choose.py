@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from edgeexit.compiler.exits.companions import Companions, assign_companions, choose_companions
-from edgeexit.compiler.exits.names import MIN_EXITS, listed, match_names
-from edgeexit.errors import CompileError
+from edgeexit.compiler.exits.names import match_exits
 
 
 def choose_exits(
@@ -27,10 +26,7 @@ def choose_exits(
 
     """
     matched, others = choose_companions(companions, outputs, exits=patterns)
-    exits = match_names(patterns, others) if patterns else others
-    if patterns and len(exits) < MIN_EXITS:
-        known = listed([f"'{name}'" for name in others])
-        raise CompileError(f"exit '{exits[0]}' is the only one given; give at least 2 of {known}")
+    exits = match_exits(patterns, others) if patterns else others
     assigned = assign_companions(matched, exits)
     graph = model.graph
     values = dict(zip(outputs, graph.outputs, strict=True))

@@ -35,6 +35,15 @@ def match_names(patterns: Sequence[str], names: Sequence[str], *, what: str = "e
     return tuple(selected)
 
 
+def match_exits(patterns: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    """Return the exits that the patterns select. Raises CompileError as `match_names` does, and for fewer than two."""
+    exits = match_names(patterns, names)
+    if len(exits) < MIN_EXITS:
+        known = listed([f"'{name}'" for name in names])
+        raise CompileError(f"exit '{exits[0]}' is the only one given; give at least 2 of {known}")
+    return exits
+
+
 def listed(texts: Sequence[str]) -> str:
     """Return texts as one line, at most 20 of them."""
     more = len(texts) - _MAX_LISTED

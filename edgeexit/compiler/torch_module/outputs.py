@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 import torch
 
 from edgeexit.compiler.exits.companions import Companions, assign_companions, choose_companions
-from edgeexit.compiler.exits.names import MIN_EXITS, listed, match_names
+from edgeexit.compiler.exits.names import MIN_EXITS, listed, match_exits
 from edgeexit.errors import CompileError
 
 _ONE_CLASS_AXIS: Final = 2  # the rank of logits [batch, classes]
@@ -98,10 +98,7 @@ def choose_outputs(
     for name in patterns:
         if name in values and name not in tensors:
             raise CompileError(f"exit '{name}' is {_text(values[name])}; an exit must be a tensor of logits")
-    names = match_names(patterns, others)
-    if len(names) < MIN_EXITS:
-        known = listed([f"'{name}'" for name in others])
-        raise CompileError(f"exit '{names[0]}' is the only one given; give at least 2 of {known}")
+    names = match_exits(patterns, others)
     return names, assign_companions(matched, names)
 
 
