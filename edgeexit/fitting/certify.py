@@ -16,8 +16,9 @@ from edgeexit.errors import FittingError
 from edgeexit.fitting.frontier import Thresholds, frontier
 from edgeexit.fitting.goals import MaxRisk, require_goal
 from edgeexit.fitting.readout_dataset import Indices, ReadoutDataset, Values
+from edgeexit.fitting.replay import replay
 from edgeexit.fitting.risk import betting_upper_bound, clean_samples_needed, upper_bound
-from edgeexit.policies import Certificate, Policy, exit_rates, exits_of, simulate
+from edgeexit.policies import Certificate, Policy, exit_rates, exits_of
 
 _SEQUENCE = "learn-then-test, fixed sequence"
 
@@ -65,10 +66,10 @@ def certified_thresholds(
     Raises FittingError if no thresholds pass.
     """
     costs = np.asarray(choosing.costs)
-    scores, predictions = simulate(candidate, choosing.readouts)
+    scores, predictions = replay(candidate, choosing)
     path = frontier(scores, choosing.disagreement(predictions), costs)
 
-    scores, predictions = simulate(candidate, certifying.readouts)
+    scores, predictions = replay(candidate, certifying)
     disagreement = certifying.disagreement(predictions)
     fractions = certifying.maps is not None
     best: _PassedTest | None = None

@@ -12,7 +12,8 @@ from edgeexit.fitting.goals import Budget, Fit, Goal, MaxRisk
 from edgeexit.fitting.kinds import FITTING_KINDS, require_fitting_kind
 from edgeexit.fitting.options import DEFAULT_OPTIONS, FitOptions
 from edgeexit.fitting.outcome import follow
-from edgeexit.fitting.readout_dataset import Indices, ReadoutDataset, Values, require_sound
+from edgeexit.fitting.readout_dataset import Indices, ReadoutDataset, Values
+from edgeexit.fitting.soundness import require_sound
 from edgeexit.progress import NO_PROGRESS, Progress
 
 _MAX_STANDARD_ERRORS = 1.645

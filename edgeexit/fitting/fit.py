@@ -13,9 +13,11 @@ from edgeexit.fitting.goals import Budget, Expectation, Fit, Goal, KindRule, Max
 from edgeexit.fitting.kinds import make_candidates, require_fitting_kind
 from edgeexit.fitting.options import DEFAULT_OPTIONS, FitOptions
 from edgeexit.fitting.outcome import outcome_of
-from edgeexit.fitting.readout_dataset import ReadoutDataset, require_sound
+from edgeexit.fitting.readout_dataset import ReadoutDataset
+from edgeexit.fitting.replay import replay
+from edgeexit.fitting.soundness import require_sound
 from edgeexit.fitting.thresholds import LossOutOfReachError, rounded_up, within_budget, within_loss
-from edgeexit.policies import Policy, exits_of, simulate
+from edgeexit.policies import Policy, exits_of
 
 BASELINE: Final = "confidence"
 """The kind that sets the common mean cost of a comparison: the mean cost at which this kind reaches the goal."""
@@ -87,7 +89,7 @@ def _with_thresholds(candidate: Policy, dataset: ReadoutDataset, goal: Goal, see
 
 def expect(policy: Policy, dataset: ReadoutDataset) -> Expectation:
     """Return cost and loss of a policy on a dataset whose readouts are under the temperatures of the policy."""
-    scores, predictions = simulate(policy, dataset.readouts)
+    scores, predictions = replay(policy, dataset)
     exits, losses = exits_of(scores, policy.thresholds), dataset.losses(predictions)
     outcome = outcome_of(exits, losses, dataset)
     return Expectation(
@@ -141,7 +143,7 @@ def _choose_or_fail(candidate: Policy, dataset: ReadoutDataset, goal: Goal) -> P
 
 def _choose(candidate: Policy, dataset: ReadoutDataset, goal: Goal) -> Point:
     """Return thresholds for a goal on the choosing samples; a risk is treated as a bound, without a certificate."""
-    scores, predictions = simulate(candidate, dataset.readouts)
+    scores, predictions = replay(candidate, dataset)
     costs = np.asarray(dataset.costs)
     if isinstance(goal, MaxRisk):
         return within_loss(scores, dataset.disagreement(predictions), costs, goal.risk)

@@ -4,8 +4,9 @@ import msgspec
 import numpy as np
 
 from edgeexit.fitting.readout_dataset import Indices, ReadoutDataset, Values
+from edgeexit.fitting.replay import replay
 from edgeexit.fitting.thresholds import mean_cost
-from edgeexit.policies import Policy, exit_rates, exits_of, simulate
+from edgeexit.policies import Policy, exit_rates, exits_of
 
 
 class PolicyOutcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +46,7 @@ def follow(policy: Policy, dataset: ReadoutDataset) -> PolicyOutcome:
     Raises FittingError as `ReadoutDataset.at`.
     """
     converted = dataset.at(policy.temperatures)
-    scores, predictions = simulate(policy, converted.readouts)
+    scores, predictions = replay(policy, converted)
     return outcome_of(exits_of(scores, policy.thresholds), converted.losses(predictions), dataset)
 
 

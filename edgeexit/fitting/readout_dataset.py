@@ -1,18 +1,18 @@
 """The readout dataset that policies are fitted on: readouts of the compiled stages, stage costs, and labels."""
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from edgeexit.errors import FittingError
-from edgeexit.policies.readout import COLUMNS, ENTROPY, P1, P2, TOP1, Array
+from edgeexit.fitting.exit_logits import BLOCK, ExitLogits, Indices, ReadExit
+from edgeexit.policies.readout import COLUMNS, TOP1, Array
 
 Labels = npt.NDArray[np.int64] | None
 Values = npt.NDArray[np.float64]
-Indices = npt.NDArray[np.int64]
 
 _COLUMNS = len(COLUMNS)
 
@@ -24,13 +24,21 @@ class MapLosses(msgspec.Struct, frozen=True, kw_only=True):
     """[N, K] fraction of the pixels whose class differs from the final exit's."""
     errors: Array | None = None
     """[N, K] fraction of the labelled pixels whose class is wrong; None without labels."""
+    probabilities: Array | None = None
+    """[N, K, C] probabilities of the classes, averaged over the pixels, under the temperatures of the dataset; None
+    where no policy reads them."""
 
 
-class ReadoutDataset(msgspec.Struct, frozen=True, kw_only=True):
-    """The readouts of N samples at all K exits, with costs and labels. A policy reads the readouts only."""
+class ReadoutDataset(msgspec.Struct, frozen=True, kw_only=True, eq=False, weakref=True):
+    """The readouts of N samples at all K exits, with costs and labels.
+
+    A classification also has the logits, from which readouts under any temperatures and the probabilities of all
+    classes are computed; make such a dataset with `from_logits`. Without logits, only policies that read four columns
+    can be fitted, under the temperatures of the dataset.
+    """
 
     readouts: Array
-    """[N, K, 4] float32, or [N, K, 4 + C] with the probabilities, under `temperatures`."""
+    """[N, K, 4] float32, under `temperatures`."""
     costs: tuple[float, ...]
     """[K] cumulative cost of each exit, increasing, in ms or in multiply-accumulates."""
     temperatures: tuple[float, ...]
@@ -39,6 +47,43 @@ class ReadoutDataset(msgspec.Struct, frozen=True, kw_only=True):
     """[N] int64 true classes; None: the predictions of the final exit replace them. Always None for segmentation."""
     maps: MapLosses | None = None
     """Losses of a segmentation; None for a classification."""
+    logits: ExitLogits | None = None
+    """The logits of all recorded samples; None if only readouts are known."""
+    rows: Indices | None = None
+    """[N] the row of each sample in `logits`; None: the samples are all rows, in order."""
+
+    @staticmethod
+    def from_logits(
+        logits: npt.NDArray[Any],
+        *,
+        costs: Sequence[float],
+        temperatures: Sequence[float] | None = None,
+        labels: Labels = None,
+        readouts: Array | None = None,
+        read: ReadExit | None = None,
+    ) -> "ReadoutDataset":
+        """Return the dataset of a classification with logits [N, K, C].
+
+        Args:
+            logits: what the exits output.
+            costs: [K] cumulative cost of each exit.
+            temperatures: [K] softmax temperatures of the readouts; None: 1.
+            labels: [N] int64 true classes, or None.
+            readouts: [N, K, 4] what the stages computed under `temperatures`; None: they are computed.
+            read: computes readouts as the stages do; None: numpy does.
+
+        """
+        recorded = ExitLogits(np.asarray(logits, dtype=np.float32), read)
+        used = (1.0,) * len(costs) if temperatures is None else tuple(float(t) for t in temperatures)
+        if readouts is None:
+            readouts = _stacked(recorded, used)
+        return ReadoutDataset(
+            readouts=readouts,
+            costs=tuple(float(cost) for cost in costs),
+            temperatures=used,
+            labels=labels,
+            logits=recorded,
+        )
 
     def __len__(self) -> int:
         """Return the number of samples N."""
@@ -51,8 +96,12 @@ class ReadoutDataset(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def classes(self) -> int | None:
-        """Number of classes C, or None if the readouts hold no probabilities."""
-        return int(self.readouts.shape[2]) - _COLUMNS or None
+        """Number of classes C, or None if neither logits nor probabilities are recorded."""
+        if self.logits is not None:
+            return self.logits.classes
+        if self.maps is None or self.maps.probabilities is None:
+            return None
+        return int(self.maps.probabilities.shape[2])
 
     @property
     def has_labels(self) -> bool:
@@ -69,15 +118,46 @@ class ReadoutDataset(msgspec.Struct, frozen=True, kw_only=True):
         """[N, K] the class that each exit itself predicts; ensembles can predict another."""
         return self.readouts[:, :, TOP1].astype(np.int64)
 
-    @property
-    def probabilities(self) -> Array:
-        """[N, K, C] probabilities of all classes. Raises FittingError if the readouts hold none."""
+    def exit_probabilities(self, exit_index: int) -> Array:
+        """Return the probabilities [N, C] of all classes at one exit, under the temperatures of the dataset.
+
+        Raises FittingError if neither logits nor probabilities are recorded.
+        """
+        found = np.empty((len(self), self.require_classes()), dtype=np.float32)
+        for part, block in self.probability_blocks(exit_index):
+            found[part] = block
+        return found
+
+    def probability_blocks(self, exit_index: int) -> Iterator[tuple[slice, Array]]:
+        """Yield the same as `exit_probabilities` in blocks of samples: the place of a block, and its rows [n, C]."""
+        self.require_classes()
+        start = 0
+        for block in self._probabilities(exit_index):
+            yield slice(start, start + len(block)), block
+            start += len(block)
+
+    def readout_blocks(self) -> Iterator[Array]:
+        """Yield the readouts [n, K, 4 + C] with the probabilities, in blocks of samples.
+
+        Raises FittingError if neither logits nor probabilities are recorded.
+        """
+        classes = self.require_classes()
+        if self.logits is not None:
+            yield from self.logits.wide_readouts(self.temperatures, self.rows)
+        elif self.maps is not None and self.maps.probabilities is not None:
+            size = max(BLOCK // (self.exits * classes), 1)
+            for start in range(0, len(self), size):
+                part = slice(start, start + size)
+                yield np.concatenate([self.readouts[part], self.maps.probabilities[part]], axis=2)
+
+    def require_classes(self) -> int:
+        """Return the number of classes C. Raises FittingError if neither logits nor probabilities are recorded."""
         if self.classes is None:
             raise FittingError(
-                "the probabilities of all classes are needed, and the readouts hold none; record them with "
-                "`probabilities=True`"
+                "the probabilities of all classes are needed, and the dataset has readouts only; record the logits, "
+                "and make the dataset with `ReadoutDataset.from_logits`"
             )
-        return self.readouts[:, :, _COLUMNS:]
+        return self.classes
 
     def losses(self, predictions: npt.NDArray[np.int64]) -> Values:
         """Return the losses [N, K] in [0, 1] of `predictions` [N, K] at each exit against the truth.
@@ -95,24 +175,28 @@ class ReadoutDataset(msgspec.Struct, frozen=True, kw_only=True):
         return np.asarray(self.maps.disagreement, dtype=np.float64)
 
     def take(self, chosen: Indices) -> "ReadoutDataset":
-        """Return the samples with these indices."""
+        """Return the samples with these indices. The logits are shared, not copied."""
         maps = self.maps
         if maps is not None:
-            errors = None if maps.errors is None else maps.errors[chosen]
-            maps = MapLosses(disagreement=maps.disagreement[chosen], errors=errors)
+            errors, probabilities = (
+                None if each is None else each[chosen] for each in (maps.errors, maps.probabilities)
+            )
+            maps = MapLosses(disagreement=maps.disagreement[chosen], errors=errors, probabilities=probabilities)
+        rows = self.rows
+        if self.logits is not None:
+            rows = np.asarray(chosen) if rows is None else rows[chosen]
         labels = None if self.labels is None else self.labels[chosen]
-        return msgspec.structs.replace(self, readouts=self.readouts[chosen], labels=labels, maps=maps)
+        return msgspec.structs.replace(self, readouts=self.readouts[chosen], labels=labels, maps=maps, rows=rows)
 
     def without_labels(self) -> "ReadoutDataset":
         """Return the same samples without labels: losses are disagreement with the final exit."""
-        maps = None if self.maps is None else MapLosses(disagreement=self.maps.disagreement)
+        maps = None if self.maps is None else msgspec.structs.replace(self.maps, errors=None)
         return msgspec.structs.replace(self, labels=None, maps=maps)
 
     def at(self, temperatures: Sequence[float]) -> "ReadoutDataset":
-        """Return the same samples with readouts under other temperatures [K].
+        """Return the same samples with readouts under other temperatures [K], computed from the logits.
 
-        softmax(logits / T) is computed from the probabilities under the current temperatures. Raises FittingError for
-        readouts without probabilities, and for segmentation, where readouts are averages over pixels.
+        Raises FittingError for a dataset without logits, and for segmentation, where readouts are averages over pixels.
         """
         wanted = tuple(float(t) for t in temperatures)
         if wanted == self.temperatures:
@@ -121,84 +205,31 @@ class ReadoutDataset(msgspec.Struct, frozen=True, kw_only=True):
             raise FittingError(
                 "averages over pixels cannot be converted to other temperatures; run the stages with these temperatures"
             )
-        ratios = np.array(self.temperatures) / np.array(wanted)
-        with np.errstate(divide="ignore"):  # a probability of 0 stays 0
-            logs = np.log(self.probabilities, dtype=np.float64) * ratios[:, None]
-        readouts = read_out(logs).astype(np.float32)
-        same = ratios == 1
-        readouts[:, same] = self.readouts[:, same]  # bit-identical to the stages
+        if self.logits is None:
+            raise FittingError(
+                "readouts under other temperatures need the logits, and the dataset has readouts only; make it with "
+                "`ReadoutDataset.from_logits`"
+            )
+        readouts = np.empty_like(self.readouts)
+        for k, temperature in enumerate(wanted):
+            if temperature == self.temperatures[k]:
+                readouts[:, k] = self.readouts[:, k]
+            else:
+                found = self.logits.readouts(k, temperature)
+                readouts[:, k] = found if self.rows is None else found[self.rows]
         return msgspec.structs.replace(self, readouts=readouts, temperatures=wanted)
 
+    @property
+    def probabilities(self) -> Array:
+        """[N, K, C] probabilities of all classes at all exits."""
+        return np.stack([self.exit_probabilities(k) for k in range(self.exits)], axis=1)
 
-def read_out(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Return the readouts [..., 4 + C] float64 of logits [..., C], as compiled stages compute them."""
-    shifted = np.asarray(logits, dtype=np.float64)
-    shifted = shifted - shifted.max(axis=-1, keepdims=True)
-    exponents = np.exp(shifted)
-    p = exponents / exponents.sum(axis=-1, keepdims=True)
-    out = np.empty((*p.shape[:-1], _COLUMNS + p.shape[-1]))
-    out[..., TOP1] = p.argmax(axis=-1)
-    top = np.partition(p, -2, axis=-1)
-    out[..., P1], out[..., P2] = top[..., -1], top[..., -2]
-    out[..., ENTROPY] = -np.where(p > 0, p * np.log(np.where(p > 0, p, 1)), 0).sum(axis=-1)
-    out[..., _COLUMNS:] = p
-    return cast("npt.NDArray[np.float64]", out)
+    def _probabilities(self, exit_index: int) -> Iterator[Array]:
+        if self.logits is not None:
+            yield from self.logits.probabilities(exit_index, self.temperatures[exit_index], self.rows)
+        elif self.maps is not None and self.maps.probabilities is not None:
+            yield self.maps.probabilities[:, exit_index]
 
 
-def require_sound(dataset: ReadoutDataset) -> None:
-    """Raise FittingError for a dataset to which no policy can be fitted.
-
-    Such a dataset has wrong shapes, no samples, readouts that are not finite, costs that do not increase, labels
-    outside the classes or all of one class, or losses of a segmentation outside [0, 1].
-    """
-    readouts, exits = dataset.readouts, len(dataset.costs)
-    if readouts.ndim != 3 or readouts.shape[1] != exits or readouts.shape[2] < _COLUMNS:  # noqa: PLR2004 - [N, K, 4 + C]
-        raise FittingError(
-            f"readouts have shape {readouts.shape} where [N, {exits}, 4] or [N, {exits}, 4 + C] is needed"
-        )
-    if exits < 2:  # noqa: PLR2004 - an early exit and a final one
-        raise FittingError(f"readouts have {exits} exits; a policy needs at least 2 exits")
-    if len(dataset.temperatures) != exits:
-        raise FittingError(f"{len(dataset.temperatures)} temperatures are given for {exits} exits; give one per exit")
-    if not len(dataset):
-        raise FittingError("the readout dataset has no samples; give at least 1")
-    bad = ~np.isfinite(readouts).all(axis=2)
-    if bad.any():
-        sample, index = (int(each) for each in np.argwhere(bad)[0])
-        raise FittingError(
-            f"the readouts of exit {index} are not all finite, first in sample {sample}; check whether the model "
-            "outputs NaN (the softmax of a row that minus infinity masks entirely is NaN)"
-        )
-    costs = np.asarray(dataset.costs)
-    if not np.isfinite(costs).all() or costs[0] <= 0 or not (np.diff(costs) > 0).all():
-        raise FittingError(f"costs {list(dataset.costs)} must be increasing numbers above 0, one per exit")
-    if dataset.labels is not None:
-        _require_labels(dataset.labels, len(dataset), dataset.classes)
-    if dataset.maps is not None:
-        _require_maps(dataset.maps, readouts.shape[:2])
-
-
-def _require_labels(labels: npt.NDArray[np.int64], samples: int, classes: int | None) -> None:
-    if not (isinstance(labels, np.ndarray) and np.issubdtype(labels.dtype, np.integer)):
-        raise FittingError("labels must be a numpy array of class indices (integers)")
-    if labels.shape != (samples,):
-        raise FittingError(f"labels have shape {labels.shape} where {samples} samples need shape ({samples},)")
-    outside = labels < 0 if classes is None else (labels < 0) | (labels >= classes)
-    if outside.any():
-        known = ", which start at 0" if classes is None else f" 0 to {classes - 1}"
-        raise FittingError(f"label {int(labels[outside][0])} is outside the classes{known}")
-    if samples > 1 and (labels == labels[0]).all():
-        raise FittingError(
-            f"all {samples} labels are class {int(labels[0])}; give samples of all classes: a policy fitted on one "
-            "class fails on the others"
-        )
-
-
-def _require_maps(maps: MapLosses, shape: tuple[int, ...]) -> None:
-    for name, fractions in (("disagreement", maps.disagreement), ("errors", maps.errors)):
-        if fractions is None:
-            continue
-        if fractions.shape != shape:
-            raise FittingError(f"maps.{name} has shape {fractions.shape} where {shape} is needed")
-        if not ((fractions >= 0) & (fractions <= 1)).all():
-            raise FittingError(f"maps.{name} must be fractions of pixels between 0 and 1")
+def _stacked(logits: ExitLogits, temperatures: tuple[float, ...]) -> Array:
+    return np.stack([logits.readouts(k, temperature) for k, temperature in enumerate(temperatures)], axis=1)

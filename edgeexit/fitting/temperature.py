@@ -1,70 +1,143 @@
-"""Fits one softmax temperature per exit, so that probabilities of different exits are comparable."""
+"""Softmax temperatures of the exits: the base temperature, which suits the scale of the logits, and fitted ones."""
 
-from math import exp, log
-from typing import cast
+from math import exp, floor, log, log10
+from typing import Final
+from weakref import WeakKeyDictionary
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq
 
-from edgeexit.fitting.readout_dataset import Indices, ReadoutDataset, Values
+from edgeexit.fitting.exit_logits import BLOCK
+from edgeexit.fitting.readout_dataset import ReadoutDataset, Values
 from edgeexit.policies.readout import Array
 
-_LOW, _HIGH = 1 / 20, 20.0
-_DECIMALS = 3
-"""Decimals of temperatures in documents; further decimals change fewer decisions than noise does."""
-_MIN_GAIN = 2.0
+_MIN_USUAL_SPREAD: Final = 0.7
+"""Lowest standard deviation of the logits of a sample with a base temperature of 1; the highest is 10 times this."""
+_SPREAD_SAMPLES: Final = 2000
+_REACH: Final = 1e4
+"""Highest ratio between a fitted temperature and the base temperature, in either direction."""
+_STEP: Final = 4.0
+"""Factor between the temperatures that are tried to find two around the minimum."""
+_PRECISION: Final = 1e-6
+_DIGITS: Final = 4
+"""Significant digits of temperatures in documents; further digits change fewer decisions than noise does."""
+_MIN_GAIN: Final = 2.0
 """Standard errors by which the mean gain of a temperature must exceed 0."""
+
+_fitted: Final[WeakKeyDictionary[ReadoutDataset, tuple[float, ...]]] = WeakKeyDictionary()
+"""The fitted temperatures of a dataset, which many kinds of policies ask for."""
+
+
+def base_temperatures(dataset: ReadoutDataset) -> tuple[float, ...]:
+    """Return the temperatures [K] at which probabilities neither underflow nor are all equal.
+
+    It is 1 for the logits of usual networks: those with a standard deviation over the classes between 0.7 and 7, in
+    the median over the samples. Otherwise it is the power of ten that brings the logits into this range, so logits that
+    are multiplied by a power of ten have the same probabilities. All exits keep their temperatures for datasets without
+    logits.
+    """
+    if dataset.logits is None:
+        return dataset.temperatures
+    chosen = np.arange(len(dataset)) if dataset.rows is None else dataset.rows
+    chosen = chosen[:: max(len(chosen) // _SPREAD_SAMPLES, 1)]
+    spreads = []
+    for k in range(dataset.exits):
+        parts = [logits.std(axis=1, dtype=np.float64) for _, logits in dataset.logits.blocks(k, chosen)]
+        spreads.append(float(np.median(np.concatenate(parts))))
+    return tuple(_power_of_ten(spread) for spread in spreads)
 
 
 def fit_temperatures(dataset: ReadoutDataset) -> tuple[float, ...]:
     """Return the temperatures [K] of minimum negative log-likelihood of `dataset.truth`, fitted exit by exit.
 
-    An exit keeps the temperature of the dataset if the gain is not significant (its mean over the samples is at most
-    two standard errors), or if there is no minimum between 1/20 and 20 (e.g. for an exit that is never wrong). Without
-    labels, the final exit keeps its temperature, because its own predictions are the truth. All exits keep theirs for
-    readouts without probabilities, for segmentation, and if the truth is a single class.
+    An exit has its base temperature if the gain over it is not significant (its mean over the samples is at most
+    two standard errors), or if there is no minimum (e.g. for an exit that is never wrong). Without labels, the final
+    exit has it, because its own predictions are the truth. All exits have it if the truth is a single class. Datasets
+    without logits keep their temperatures.
 
     Source: temperature scaling, "On Calibration of Modern Neural Networks" (Guo et al., ICML 2017, section 4.2).
     """
-    truth = dataset.truth
-    if dataset.classes is None or dataset.maps is not None or not (truth != truth[0]).any():
-        return dataset.temperatures
-    fittable = dataset.exits if dataset.has_labels else dataset.exits - 1
-    fitted = [_fitted(dataset.probabilities[:, k], truth, dataset.temperatures[k]) for k in range(fittable)]
-    return (*fitted, *dataset.temperatures[fittable:])
+    if dataset not in _fitted:
+        base, truth = base_temperatures(dataset), dataset.truth
+        if dataset.logits is None or not (truth != truth[0]).any():
+            return base
+        fittable = dataset.exits if dataset.has_labels else dataset.exits - 1
+        fitted = [_ExitFit(dataset, k).temperature(base[k]) for k in range(fittable)]
+        _fitted[dataset] = (*fitted, *base[fittable:])
+    return _fitted[dataset]
 
 
 def temperature_variants(dataset: ReadoutDataset, *, fit: bool) -> tuple[ReadoutDataset, ...]:
-    """Return the dataset under fitted temperatures (if `fit`) and the unchanged dataset; only one if both are equal."""
-    fitted = fit_temperatures(dataset) if fit else dataset.temperatures
-    return (dataset,) if fitted == dataset.temperatures else (dataset.at(fitted), dataset)
+    """Return the dataset under fitted temperatures and under base temperatures; only one if both are equal.
+
+    If not `fit`, return the dataset as it is.
+    """
+    if not fit:
+        return (dataset,)
+    fitted, base = fit_temperatures(dataset), base_temperatures(dataset)
+    return tuple(dataset.at(temperatures) for temperatures in dict.fromkeys((fitted, base)))
 
 
-def _fitted(probabilities: Array, truth: Indices, current: float) -> float:
-    """Return the temperature of one exit, given its probabilities [N, C] under the current one."""
-    logits = np.float32(current) * log_probabilities(probabilities)
-    logits -= logits.max(axis=1, keepdims=True)
-    of_truth = logits[np.arange(len(truth)), truth].astype(np.float64)
-    scaled = np.empty_like(logits)
+def base_variant(dataset: ReadoutDataset, *, fit: bool) -> ReadoutDataset:
+    """Return the last of `temperature_variants`: no temperature is fitted to the labels."""
+    return dataset.at(base_temperatures(dataset)) if fit else dataset
 
-    def losses(temperature: float) -> Values:
-        np.exp(np.multiply(logits, np.float32(1 / temperature), out=scaled), out=scaled)
-        return cast("Values", np.log(scaled.sum(axis=1, dtype=np.float64)) - of_truth / temperature)
 
-    found = minimize_scalar(
-        lambda log_t: float(losses(exp(log_t)).mean()),
-        bounds=(log(_LOW), log(_HIGH)),
-        method="bounded",
-        options={"xatol": 2e-4},
-    )
-    best = round(exp(found.x), _DECIMALS)
-    if not 1.01 * _LOW < best < _HIGH / 1.01:
-        return current
-    gain = losses(current) - losses(best)
-    significant = gain.mean() > _MIN_GAIN * gain.std() / np.sqrt(len(gain))
-    return best if significant else current
+class _ExitFit:
+    """The likelihood of the true classes at one exit, as a function of the temperature."""
+
+    def __init__(self, dataset: ReadoutDataset, exit_index: int) -> None:
+        assert dataset.logits is not None  # noqa: S101 - checked by the caller
+        samples, classes = len(dataset), dataset.logits.classes
+        self._logits: Array = np.empty((samples, classes), dtype=np.float32)  # the highest logit of a sample is 0
+        for part, logits in dataset.logits.blocks(exit_index, dataset.rows):
+            np.subtract(logits, logits.max(axis=1, keepdims=True), out=self._logits[part])
+        self._of_truth: Values = self._logits[np.arange(samples), dataset.truth].astype(np.float64)
+        size = max(BLOCK // classes, 1)
+        self._parts = [slice(start, start + size) for start in range(0, samples, size)]
+
+    def temperature(self, base: float) -> float:
+        """Return the temperature of the lowest loss, or `base`."""
+        low = high = log(base)
+        rises = self._slope(low) >= 0  # the loss rises with 1 / T: the minimum is at a higher temperature
+        while True:
+            low, high = (high, high + log(_STEP)) if rises else (low - log(_STEP), low)
+            if not log(base / _REACH) <= low < high <= log(base * _REACH):
+                return base
+            end = self._slope(high if rises else low)
+            if (end < 0) if rises else (end > 0):
+                break
+        best = float(f"{exp(brentq(self._slope, low, high, xtol=_PRECISION)):.{_DIGITS}g}")
+        gain = self._losses(base) - self._losses(best)
+        significant = gain.mean() > _MIN_GAIN * gain.std() / np.sqrt(len(gain))
+        return best if significant else base
+
+    def _losses(self, temperature: float) -> Values:
+        """Return the negative log-likelihood [N]."""
+        losses = np.empty(len(self._of_truth))
+        for part in self._parts:
+            scaled = self._logits[part] * np.float32(1 / temperature)
+            losses[part] = np.log(np.exp(scaled, out=scaled).sum(axis=1, dtype=np.float64))
+        return losses - self._of_truth / temperature
+
+    def _slope(self, log_temperature: float) -> float:
+        """Return the derivative of the mean loss by 1 / T: the mean of E[logit] - logit of the true class."""
+        factor = np.float32(exp(-log_temperature))
+        expected = np.empty(len(self._of_truth))
+        for part in self._parts:
+            logits = self._logits[part]
+            scaled = logits * factor
+            np.exp(scaled, out=scaled)
+            expected[part] = np.einsum("nc,nc->n", scaled, logits) / scaled.sum(axis=1)
+        return float((expected - self._of_truth).mean())
+
+
+def _power_of_ten(spread: float) -> float:
+    if not (np.isfinite(spread) and spread > 0):
+        return 1.0
+    return float(f"1e{floor(log10(spread / _MIN_USUAL_SPREAD))}")
 
 
 def log_probabilities(probabilities: Array) -> Array:
     """Return the natural logarithms of float32 probabilities of any shape; 0 counts as the smallest normal float32."""
-    return cast("Array", np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)))
+    return np.asarray(np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)), dtype=np.float32)

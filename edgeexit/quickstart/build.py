@@ -104,11 +104,9 @@ def fit_policies(console: Console, bundle: Bundle, digits: Digits) -> tuple[dict
         "columns with the names of exits show the fraction of samples that exit there.",
     )
     with Runner(bundle) as runner:
-        dataset = ReadoutDataset(
-            readouts=record(runner, as_dataset(digits.held_out), probabilities=True).readouts,
-            costs=bundle.costs().cumulative,
-            temperatures=(1.0,) * len(bundle.manifest.stages),
-            labels=digits.held_out.labels,
+        recording = record(runner, as_dataset(digits.held_out), all_classes=True)
+        dataset = ReadoutDataset.from_logits(
+            recording.logits, costs=bundle.costs().cumulative, labels=digits.held_out.labels
         )
         fits = {kind: fit_policy(kind, dataset, MaxRisk(risk=RISK, delta=DELTA)) for kind in ("confidence", "beem")}
         evaluations = evaluate(runner, as_dataset(digits.test), {kind: fit.policy for kind, fit in fits.items()})

@@ -12,8 +12,9 @@ from edgeexit.fitting.frontier import Thresholds, frontier
 from edgeexit.fitting.kinds import make_candidates, require_fitting_kind
 from edgeexit.fitting.options import DEFAULT_OPTIONS
 from edgeexit.fitting.readout_dataset import Values
+from edgeexit.fitting.replay import replay
 from edgeexit.fitting.thresholds import within_budget
-from edgeexit.policies import Policy, exits_of, simulate
+from edgeexit.policies import Policy, exits_of
 from edgeexit.policies.readout import Array
 from edgeexit.progress import NO_PROGRESS, Progress
 
@@ -123,7 +124,7 @@ def _cross_scores(kind: str, dataset: ReadoutDataset, budgets: Values, options: 
     for fitting, scoring in (parts, parts[::-1]):
         for candidate, thresholds_by_row in _best_candidates(kind, dataset.take(fitting), budgets, options):
             held_out = dataset.take(scoring).at(candidate.temperatures)
-            scores, predictions = simulate(candidate, held_out.readouts)
+            scores, predictions = replay(candidate, held_out)
             exit_losses = held_out.losses(predictions)
             for row, thresholds in thresholds_by_row.items():
                 exits = exits_of(scores, thresholds)
@@ -156,7 +157,7 @@ def _best_candidates(
 def _scores_and_losses(candidate: Policy, dataset: ReadoutDataset) -> tuple[Array, Values]:
     """Return the scores and the losses [N, K] of a policy on a dataset."""
     calibrated = dataset.at(candidate.temperatures)
-    scores, predictions = simulate(candidate, calibrated.readouts)
+    scores, predictions = replay(candidate, calibrated)
     return scores, calibrated.losses(predictions)
 
 

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from edgeexit.datasets import Dataset, counted_mask
 from edgeexit.errors import DataError
+from edgeexit.policies.readout import COLUMNS, Array
 from edgeexit.progress import NO_PROGRESS, Progress
 from edgeexit.runtime.runner import Runner
 
@@ -22,47 +23,66 @@ Predictions = npt.NDArray[np.int64]
 class Recording(msgspec.Struct, frozen=True, kw_only=True):
     """The readouts of every exit for every sample of a data set, with temperature 1."""
 
-    readouts: npt.NDArray[np.float32]
-    """[N, K, 4], or [N, K, 4 + C] with the probabilities."""
-    disagreement: npt.NDArray[np.float32] | None = None
+    readouts: Array
+    """[N, K, 4]."""
+    logits: Array | None = None
+    """[N, K, C] what the exits output; None if not requested, and for maps."""
+    probabilities: Array | None = None
+    """For maps, [N, K, C] probabilities of the classes, averaged over the pixels; None if not requested."""
+    disagreement: Array | None = None
     """For maps, [N, K] fraction of pixels or tokens whose class differs from the final exit's; else None."""
-    errors: npt.NDArray[np.float32] | None = None
+    errors: Array | None = None
     """For maps, [N, K] fraction of the counted pixels or tokens whose class is wrong; None without labels. A sample
     in which none counts has 0 at every exit."""
 
 
 def record(
-    runner: Runner,
-    dataset: Dataset,
-    *,
-    probabilities: bool = False,
-    progress: Progress = NO_PROGRESS,
+    runner: Runner, dataset: Dataset, *, all_classes: bool = False, progress: Progress = NO_PROGRESS
 ) -> Recording:
-    """Run a data set to full depth and return the readouts, with the probabilities of all classes on request.
+    """Run a data set to full depth and return the readouts of every exit.
 
-    `progress` advances by the samples of each batch. Raises DataError for label maps of another size than the exits'
-    maps.
+    Args:
+        runner: runs the stages.
+        dataset: the data set.
+        all_classes: also record the logits of all classes; for maps, their average probabilities.
+        progress: advances by the samples of each batch.
+
+    Raises DataError for label maps of another size than the exits' maps.
+
     """
     maps = runner.manifest.has_maps
-    readouts, disagreement, errors = [], [], []
+    samples, exits, classes = len(dataset), len(runner.manifest.exits), runner.manifest.classes
+    recording = Recording(
+        readouts=_empty(samples, exits, len(COLUMNS)),
+        logits=_empty(samples, exits, classes) if all_classes and not maps else None,
+        probabilities=_empty(samples, exits, classes) if all_classes and maps else None,
+        disagreement=_empty(samples, exits) if maps else None,
+        errors=_empty(samples, exits) if maps and dataset.labels is not None else None,
+    )
     done = 0
     for batch in dataset.batches(_map_batch(runner, dataset) if maps else _BATCH):
-        every = runner.infer_every_exit(batch, probabilities=probabilities)
-        readouts.append(every.readouts)
+        every = runner.infer_every_exit(batch, probabilities=recording.probabilities is not None)
         count = len(every.readouts)
-        if maps:
-            classes = [predictions_of(raw) for raw in every.outputs.values()]
-            disagreement.append(np.stack([(found != classes[-1]).mean(axis=(1, 2)) for found in classes], axis=1))
-            if dataset.labels is not None:
-                labels = dataset.labels[done : done + count]
-                errors.append(np.stack([_error_fractions(found, labels) for found in classes], axis=1))
+        part = slice(done, done + count)
+        recording.readouts[part] = every.readouts[:, :, : len(COLUMNS)]
+        if recording.probabilities is not None:
+            recording.probabilities[part] = every.readouts[:, :, len(COLUMNS) :]
+        if recording.logits is not None:
+            for k, raw in enumerate(every.outputs.values()):
+                recording.logits[part, k] = raw
+        if recording.disagreement is not None:
+            found = [predictions_of(raw) for raw in every.outputs.values()]
+            for k, predicted in enumerate(found):
+                recording.disagreement[part, k] = (predicted != found[-1]).mean(axis=(1, 2))
+                if recording.errors is not None and dataset.labels is not None:
+                    recording.errors[part, k] = _error_fractions(predicted, dataset.labels[part])
         done += count
-        progress.advance(count, total=len(dataset))
-    return Recording(
-        readouts=np.concatenate(readouts),
-        disagreement=np.concatenate(disagreement).astype(np.float32) if disagreement else None,
-        errors=np.concatenate(errors).astype(np.float32) if errors else None,
-    )
+        progress.advance(count, total=samples)
+    return recording
+
+
+def _empty(*shape: int) -> Array:
+    return np.empty(shape, dtype=np.float32)
 
 
 def record_outputs(

@@ -1,9 +1,10 @@
 """Readout datasets: random ones of varying difficulty, and small ones with given readouts."""
 
+import msgspec
 import numpy as np
 
 from edgeexit.fitting import ReadoutDataset
-from edgeexit.fitting.readout_dataset import read_out
+from edgeexit.fitting.exit_logits import ExitLogits
 
 COSTS = (1.0, 2.0, 3.0, 4.0)
 
@@ -17,11 +18,8 @@ def population(
     logits = 0.7 * random.normal(size=(samples, exits, classes))
     for k in range(exits):
         logits[np.arange(samples), k, truth] += (2 + 2 * k) / difficulty
-    return ReadoutDataset(
-        readouts=read_out(sharpness * logits).astype(np.float32),
-        costs=tuple(float(k + 1) for k in range(exits)),
-        temperatures=(1.0,) * exits,
-        labels=truth if labels else None,
+    return ReadoutDataset.from_logits(
+        sharpness * logits, costs=tuple(float(k + 1) for k in range(exits)), labels=truth if labels else None
     )
 
 
@@ -29,9 +27,10 @@ def of_predictions(classes, p1, labels, entropy: float = 0.5) -> ReadoutDataset:
     """Return a dataset with these classes and top-1 probabilities [N][K]; exit k costs k + 1; there are 10 classes."""
     classes, p1 = np.array(classes), np.array(p1, dtype=float)
     samples, exits = classes.shape
-    readouts = np.zeros((samples, exits, 14), dtype=np.float32)
+    readouts = np.zeros((samples, exits, 4), dtype=np.float32)
     readouts[:, :, 0], readouts[:, :, 1], readouts[:, :, 3] = classes, p1, entropy
-    return _dataset(readouts, np.array(labels))
+    logits = ExitLogits(np.zeros((samples, exits, 10), dtype=np.float32))
+    return msgspec.structs.replace(_dataset(readouts, np.array(labels)), logits=logits)
 
 
 def of_readouts(rows, *, labels=None, repeat: int = 1) -> ReadoutDataset:

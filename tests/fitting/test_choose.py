@@ -79,7 +79,7 @@ def test_under_a_risk_the_certifying_half_is_not_used_in_the_comparison():
 
 def test_a_kind_that_cannot_be_fitted_is_reported_and_the_others_are_compared():
     dataset = population(300, seed=5)
-    bare = msgspec.structs.replace(dataset, readouts=dataset.readouts[:, :, :4])
+    bare = msgspec.structs.replace(dataset, logits=None)
     choice = choose_policy(bare, Budget(cost=2.0), kinds=("confidence", "eenet"))
     assert "probabilities" in choice.comparisons[1].failure
     assert chosen(choice) == ["confidence"]

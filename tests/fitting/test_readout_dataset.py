@@ -6,7 +6,8 @@ import pytest
 
 from edgeexit.errors import FittingError
 from edgeexit.fitting import MapLosses, ReadoutDataset
-from edgeexit.fitting.readout_dataset import read_out, require_sound
+from edgeexit.fitting.exit_logits import read_out
+from edgeexit.fitting.soundness import require_sound
 from edgeexit.policies.readout import P1, TOP1
 from tests.fitting.populations import population
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from edgeexit.fitting import MapLosses, ReadoutDataset
-from edgeexit.fitting.readout_dataset import read_out
+from edgeexit.fitting.exit_logits import read_out
 from edgeexit.fitting.temperature import fit_temperatures, temperature_variants
 from tests.fitting.populations import population
 
@@ -17,9 +17,7 @@ def calibrated(samples, *, sharpness, classes=3, seed=0):
     p = read_out(logits)[:, 4:]
     labels = (random.random((samples, 1)) > p.cumsum(axis=1)).sum(axis=1)
     both = np.stack([sharpness[0] * logits, sharpness[1] * logits], axis=1)
-    return ReadoutDataset(
-        readouts=read_out(both).astype(np.float32), costs=(1.0, 2.0), temperatures=(1.0, 1.0), labels=labels
-    )
+    return ReadoutDataset.from_logits(both, costs=(1.0, 2.0), labels=labels)
 
 
 def test_the_temperature_is_the_factor_by_which_logits_are_too_large():
@@ -35,9 +33,7 @@ def test_two_right_samples_of_three_give_the_temperature_of_probability_two_thir
     """With logits +-1 of two classes, sigmoid(2 / T) = 2/3 at T = 2 / ln 2."""
     logits = np.tile(np.array([1.0, -1.0]), (300, 2, 1))
     labels = np.tile([0, 0, 1], 100)
-    dataset = ReadoutDataset(
-        readouts=read_out(logits).astype(np.float32), costs=(1.0, 2.0), temperatures=(1.0, 1.0), labels=labels
-    )
+    dataset = ReadoutDataset.from_logits(logits, costs=(1.0, 2.0), labels=labels)
     assert fit_temperatures(dataset) == pytest.approx((2 / np.log(2),) * 2, abs=0.002)
 
 
@@ -59,7 +55,7 @@ def test_an_exit_that_is_never_wrong_keeps_its_temperature():
 
 def test_a_probability_of_zero_for_the_true_class_gives_a_finite_temperature():
     dataset = calibrated(2000, sharpness=(400.0, 1.0))
-    assert (dataset.readouts[:, 0, 4:] == 0).any()
+    assert (dataset.exit_probabilities(0) == 0).any()
     assert np.isfinite(fit_temperatures(dataset)).all()
 
 
@@ -68,7 +64,7 @@ def test_the_temperatures_stay_if_none_can_be_fitted(why):
     dataset = msgspec.structs.replace(population(200, seed=1, sharpness=5.0), temperatures=(1.0, 1.1, 1.2, 1.3))
     fractions = np.zeros((200, 4), dtype=np.float32)
     changed = {
-        "no probabilities": {"readouts": dataset.readouts[:, :, :4]},
+        "no probabilities": {"logits": None},
         "maps": {"labels": None, "maps": MapLosses(disagreement=fractions)},
         "one class": {"labels": np.zeros(200, dtype=np.int64)},
     }[why]

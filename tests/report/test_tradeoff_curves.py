@@ -6,8 +6,8 @@ import pytest
 
 from edgeexit.fitting import Budget, FitOptions, fit_policy
 from edgeexit.fitting.frontier import frontier
-from edgeexit.fitting.readout_dataset import ReadoutDataset, read_out
-from edgeexit.policies import simulate
+from edgeexit.fitting.readout_dataset import ReadoutDataset
+from edgeexit.fitting.replay import replay
 from edgeexit.progress import Progress
 from edgeexit.report.tradeoff_curves import cross_fit
 from tests.fitting.populations import population
@@ -16,13 +16,10 @@ from tests.fitting.populations import population
 def test_exits_that_guess_have_a_curve_at_chance_level():
     # A fit that is scored on its own samples appears better than chance; a cross-fitted curve must not.
     random = np.random.default_rng(5)
-    dataset = ReadoutDataset(
-        readouts=read_out(3 * random.normal(size=(300, 4, 10))).astype(np.float32),
-        costs=(1.0, 2.0, 3.0, 4.0),
-        temperatures=(1.0,) * 4,
-        labels=random.integers(0, 10, 300),
+    dataset = ReadoutDataset.from_logits(
+        3 * random.normal(size=(300, 4, 10)), costs=(1.0, 2.0, 3.0, 4.0), labels=random.integers(0, 10, 300)
     )
-    scores, predictions = simulate(fit_policy("confidence", dataset, Budget(cost=3.0)).policy, dataset.readouts)
+    scores, predictions = replay(fit_policy("confidence", dataset, Budget(cost=3.0)).policy, dataset)
     optimistic = min(point.mean_loss for point in frontier(scores, dataset.losses(predictions), np.arange(1.0, 5.0)))
     curve = cross_fit(("confidence",), dataset).curves[0]
     assert optimistic < 0.87
@@ -73,7 +70,7 @@ def test_the_same_seed_gives_the_same_curve():
 
 def test_a_kind_that_cannot_be_fitted_is_left_out_with_the_reason():
     dataset = population(300, seed=2)
-    bare = msgspec.structs.replace(dataset, readouts=dataset.readouts[:, :, :4])
+    bare = msgspec.structs.replace(dataset, logits=None)
     curves = cross_fit(("confidence", "ztw"), bare, options=FitOptions(temperatures=False))
     assert [curve.kind for curve in curves.curves] == ["confidence"]
     assert "probabilities" in curves.left_out["ztw"]

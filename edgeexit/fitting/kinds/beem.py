@@ -9,7 +9,8 @@ from edgeexit.fitting.kinds.kind import FittingKind, PublishedMethod, ThresholdR
 from edgeexit.fitting.kinds.unfitted import unfitted, unfitted_variants
 from edgeexit.fitting.options import CandidateOptions, FitOptions
 from edgeexit.fitting.readout_dataset import ReadoutDataset, Values
-from edgeexit.policies import exits_of, simulate
+from edgeexit.fitting.replay import replay
+from edgeexit.policies import exits_of
 from edgeexit.policies.beem import Beem
 from edgeexit.policies.fields import require_positive
 from edgeexit.policies.readout import Array
@@ -160,7 +161,7 @@ def _thresholds_by_depth(scores: Array, excess: Values, *, cumulative: bool) -> 
 def _simulated(dataset: ReadoutDataset, weights: Weights) -> tuple[Beem, Array, Values]:
     """Return BEEM without thresholds, and its scores and losses [N, K]."""
     candidate = unfitted(Beem, dataset, weights=beem_weights(dataset, weights))
-    scores, predictions = simulate(candidate, dataset.readouts)
+    scores, predictions = replay(candidate, dataset)
     return candidate, scores, dataset.losses(predictions)
 
 

@@ -14,8 +14,8 @@ from edgeexit.fitting.kinds.kind import FittingKind, PublishedMethod
 from edgeexit.fitting.kinds.unfitted import unfitted
 from edgeexit.fitting.options import CandidateOptions
 from edgeexit.fitting.readout_dataset import ReadoutDataset, Values
+from edgeexit.fitting.replay import replay
 from edgeexit.fitting.temperature import temperature_variants
-from edgeexit.policies import simulate
 from edgeexit.policies.cats import Cats
 from edgeexit.policies.readout import ENTROPY, P1, P2, Array
 
@@ -57,7 +57,7 @@ def cats_rule(dataset: ReadoutDataset, eps: float, *, seed: int = 0) -> Cats:
         raise FittingError(f"{len(dataset)} samples are too few for the rule of CATs: one half trains, one calibrates")
     training, calibrating = (dataset.take(half) for half in halves(len(dataset), seed))
     candidate = _fitted(training)
-    scores, predictions = simulate(candidate, calibrating.readouts)
+    scores, predictions = replay(candidate, calibrating)
     threshold = conformal_threshold(scores[:, :-1], calibrating.disagreement(predictions)[:, :-1] > 0, eps)
     return msgspec.structs.replace(candidate, thresholds=(threshold,) * (dataset.exits - 1))
 

@@ -9,7 +9,7 @@ from edgeexit.fitting.kinds.kind import FittingKind, PublishedMethod
 from edgeexit.fitting.kinds.unfitted import unfitted, unfitted_variants
 from edgeexit.fitting.options import CandidateOptions
 from edgeexit.fitting.readout_dataset import ReadoutDataset
-from edgeexit.policies import simulate
+from edgeexit.fitting.replay import replay
 from edgeexit.policies.confidence import Confidence
 
 _MAX_LOG_RATIO = 40.0
@@ -45,7 +45,7 @@ def msdnet_policy(dataset: ReadoutDataset, budget: float) -> Confidence:
     fractions = fractions_within_budget(
         [float(fraction) for fraction in softmax(log_ratio * depths)], len(dataset), dataset.costs, budget
     )
-    scores = simulate(unfitted(Confidence, dataset), dataset.readouts).scores
+    scores = replay(unfitted(Confidence, dataset), dataset).scores
     return Confidence(temperatures=dataset.temperatures, thresholds=thresholds_for_fractions(scores, fractions))
 
 

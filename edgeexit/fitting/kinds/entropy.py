@@ -10,7 +10,8 @@ from edgeexit.fitting.kinds.kind import FittingKind, PublishedMethod
 from edgeexit.fitting.kinds.unfitted import unfitted, unfitted_variants
 from edgeexit.fitting.options import CandidateOptions
 from edgeexit.fitting.readout_dataset import Indices, ReadoutDataset, Values
-from edgeexit.policies import exits_of, simulate
+from edgeexit.fitting.replay import replay
+from edgeexit.policies import exits_of
 from edgeexit.policies.entropy import Entropy
 from edgeexit.policies.readout import Array
 
@@ -38,8 +39,8 @@ def branchynet_policy(dataset: ReadoutDataset, budget: float) -> Entropy:
     Source: Teerapittayanon et al., ICPR 2016; `screen_branchy` in the authors' code.
     """
     candidate = unfitted(Entropy, dataset, classes=_classes(dataset))
-    limits = (1 - np.array(ENTROPIES) / np.log(dataset.probabilities.shape[2])).astype(np.float32)
-    scores, predictions = simulate(candidate, dataset.readouts)
+    limits = (1 - np.array(ENTROPIES) / np.log(dataset.require_classes())).astype(np.float32)
+    scores, predictions = replay(candidate, dataset)
     costs = np.broadcast_to(np.asarray(dataset.costs), scores.shape)
     losses = dataset.losses(predictions)
     if dataset.exits <= _MAX_EXITS:

@@ -7,7 +7,8 @@ from edgeexit.fitting.kinds.kind import FittingKind, PublishedMethod
 from edgeexit.fitting.kinds.unfitted import unfitted
 from edgeexit.fitting.options import CandidateOptions
 from edgeexit.fitting.readout_dataset import ReadoutDataset
-from edgeexit.policies import exits_of, simulate
+from edgeexit.fitting.replay import replay
+from edgeexit.policies import exits_of
 from edgeexit.policies.patience import Patience
 
 
@@ -26,7 +27,7 @@ def pabee_policy(dataset: ReadoutDataset, budget: float) -> Patience:
     """
     early = dataset.exits - 1
     candidate = unfitted(Patience, dataset)
-    scores = simulate(candidate, dataset.readouts).scores
+    scores = replay(candidate, dataset).scores
     for patience in range(early, 0, -1):
         thresholds = tuple(float(patience) if k >= patience else None for k in range(early))  # unreachable before that
         mean_cost = float(sum(dataset.costs[k] for k in exits_of(scores, thresholds)) / len(scores))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from edgeexit.fitting import ReadoutDataset
-from edgeexit.fitting.readout_dataset import read_out
-from edgeexit.policies import simulate
+from edgeexit.fitting.exit_logits import read_out
+from edgeexit.fitting.replay import replay
 from tests.fitting.only_candidate import only_candidate
 from tests.fitting.populations import population
 
@@ -14,7 +14,7 @@ def test_the_weights_compensate_for_temperatures():
     """Readouts under other temperatures give the same ensembles with other weights."""
     dataset = population(2000, seed=1)
     hot = dataset.at((1.5, 0.8, 1.2, 1.0))
-    first, second = (simulate(only_candidate("ztw", e), e.readouts) for e in (dataset, hot))
+    first, second = (replay(only_candidate("ztw", e), e) for e in (dataset, hot))
     assert np.abs(first.scores[:, :-1] - second.scores[:, :-1]).mean() < 0.005
     assert (first.predictions != second.predictions).mean() < 0.005
 
@@ -22,8 +22,8 @@ def test_the_weights_compensate_for_temperatures():
 def test_the_ensembles_are_at_least_as_accurate_as_single_exits():
     dataset = population(4000, seed=1)
     fresh = population(20_000, seed=2)
-    ensemble = simulate(only_candidate("ztw", dataset), fresh.readouts)
-    single = simulate(only_candidate("confidence", dataset), fresh.readouts)
+    ensemble = replay(only_candidate("ztw", dataset), fresh)
+    single = replay(only_candidate("confidence", dataset), fresh)
     assert (
         fresh.losses(ensemble.predictions).mean(axis=0) <= fresh.losses(single.predictions).mean(axis=0) + 0.002
     ).all()
@@ -38,9 +38,7 @@ def test_the_fit_recovers_the_weights_and_biases_that_drew_the_labels():
     biases = np.array([0.5, 0.0, -0.5])
     p = read_out((1.5 * logs[:, 0] + 0.5 * logs[:, 1]) / 2 + biases)[:, 4:]
     labels = (random.random((len(p), 1)) > p.cumsum(axis=1)).sum(axis=1)
-    dataset = ReadoutDataset(
-        readouts=read_out(logits).astype(np.float32), costs=(1.0, 2.0, 3.0), temperatures=(1.0,) * 3, labels=labels
-    )
+    dataset = ReadoutDataset.from_logits(logits, costs=(1.0, 2.0, 3.0), labels=labels)
     policy = only_candidate("ztw", dataset)
     assert policy.weights[1] == pytest.approx((1.5, 0.5), abs=0.06)
     assert np.array(policy.biases[1]) - np.mean(policy.biases[1]) == pytest.approx(biases, abs=0.04)

@@ -9,8 +9,8 @@ from edgeexit.fitting.kinds.eenet.training import train, with_weights
 from edgeexit.fitting.kinds.kind import FittingKind, PublishedMethod
 from edgeexit.fitting.options import CandidateOptions
 from edgeexit.fitting.readout_dataset import ReadoutDataset
+from edgeexit.fitting.replay import replay
 from edgeexit.fitting.temperature import temperature_variants
-from edgeexit.policies import simulate
 from edgeexit.policies.eenet import Eenet
 
 
@@ -51,7 +51,7 @@ def eenet_policy(dataset: ReadoutDataset, budget: float, *, seed: int = 0) -> Ee
     trained = train(examples_of(dataset), dataset.costs, budget, seed=seed)
     candidate = with_weights(dataset, trained.weights)
     fractions = fractions_within_budget(trained.fractions, len(dataset), dataset.costs, budget)
-    thresholds = thresholds_for_fractions(simulate(candidate, dataset.readouts).scores, fractions)
+    thresholds = thresholds_for_fractions(replay(candidate, dataset).scores, fractions)
     return msgspec.structs.replace(candidate, thresholds=thresholds)
 
 

@@ -70,7 +70,7 @@ def train(examples: Examples, costs: Sequence[float], budget: float, *, seed: in
 
 def with_weights(dataset: ReadoutDataset, weights: Sequence[Values]) -> Eenet:
     """Return EENet with weights [K-1][C + 2 + k], under the dataset's temperatures, without thresholds."""
-    classes = dataset.probabilities.shape[2]
+    classes = dataset.require_classes()
     rounded = [tuple(round(float(value), _DECIMALS) for value in exit_weights) for exit_weights in weights]
     return unfitted(
         Eenet,
