@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from edgeexit.agent.log_text import one_line
 from edgeexit.bundle.manifest import Manifest
 from edgeexit.datasets import Dataset, load_dataset
 from edgeexit.errors import DataError
@@ -74,7 +75,7 @@ class SampleStream:
         labels = self._dataset.labels
         return StreamSample(
             inputs={name: array[one] for name, array in self._dataset.inputs.items()},
-            labels=None if labels is None or labels.ndim > 1 else labels[one],
+            labels=None if labels is None else labels[one],
         )
 
     def _reload(self) -> None:
@@ -87,7 +88,16 @@ class SampleStream:
         _log.info("the stream file '%s' was replaced; it now has %d samples", self._path, len(self._dataset))
 
     def _load(self) -> Dataset:
-        return load_dataset(self._path, self._manifest.inputs, task=self._manifest.task, classes=self._manifest.classes)
+        dataset = load_dataset(
+            self._path,
+            self._manifest.inputs,
+            task=self._manifest.task,
+            classes=self._manifest.classes,
+            read_labels=not self._manifest.has_maps,  # the agent has no use for label maps
+        )
+        for warning in dataset.warnings:
+            _log.warning("%s", one_line(warning))
+        return dataset
 
 
 def ticks(rate_per_s: float, *, stop: threading.Event, duration_s: float | None = None) -> Iterator[None]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from edgeexit.cli.advice import how_to_get_a_policy
+from edgeexit.cli.data_files import IgnoreLabel, parse_ignore_labels
 from edgeexit.console import next_step, notes, print_json, print_table, printable, show_progress, warn
 from edgeexit.formatting import percent
 from edgeexit.progress import Progress
@@ -65,6 +66,7 @@ def compile_command(
         Path | None,
         typer.Option(help="Samples (.npz) that set the int8 ranges and measure the loss; default: --example."),
     ] = None,
+    ignore_label: IgnoreLabel = None,
     keep_fp32: Annotated[
         list[str] | None,
         typer.Option(
@@ -130,6 +132,7 @@ def compile_command(
             task=task,  # type: ignore[arg-type]  # checked above, as is the precision
             precision=precision,  # type: ignore[arg-type]
             calibration=None if calibration is None else load_arrays(calibration),
+            ignore_labels=parse_ignore_labels(ignore_label),
             keep_fp32=keep_fp32 or (),
             max_loss=max_loss,
             dimensions=parse_dimensions(dimension or ()),

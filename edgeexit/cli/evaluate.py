@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeexit.cli.advice import how_to_get_a_policy
+from edgeexit.cli.data_files import IgnoreLabel, read_labelled
 from edgeexit.console import next_step, print_json, print_table, show_progress, warn
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 def evaluate_command(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle; it needs a policy (edgeexit fit).")],
     data: Annotated[Path, typer.Option(help="Test samples (.npz); the accuracy needs labels.")],
+    ignore_label: IgnoreLabel = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Measure accuracy, agreement with the final exit, exit rates, latency and speed-up, and those of the full model.
@@ -25,7 +27,6 @@ def evaluate_command(
     Example: `edgeexit evaluate quickstart/bundle --data quickstart/test.npz`
     """
     from edgeexit.bundle import Bundle
-    from edgeexit.datasets import check_finite, load_dataset
     from edgeexit.errors import BundleError
     from edgeexit.policies.unreachable import unreachable_exits_warning
     from edgeexit.runtime import Runner, evaluate
@@ -35,8 +36,7 @@ def evaluate_command(
     if document is None:
         raise BundleError(f"bundle '{bundle}' has no policy; run `{how_to_get_a_policy(bundle)}` first")
     policy, manifest = document.policy, opened.manifest
-    dataset = load_dataset(data, manifest.inputs, task=manifest.task, classes=manifest.classes)
-    check_finite(dataset.inputs, where=f"data file '{data}'", masks=manifest.masks)
+    dataset = read_labelled(data, manifest, ignore_label)
     if (warning := unreachable_exits_warning(policy, manifest.exits)) is not None:
         warn(warning)
     with Runner(opened) as runner, show_progress("evaluating", total=len(dataset)) as progress:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgeexit.cli.data_files import IgnoreLabel, read_labelled
 from edgeexit.cli.fit_goals import AUTO, require_policy_name, stated_goal, stated_weights
 from edgeexit.cli.fit_summary import print_comparison, print_fit
 from edgeexit.cli.pages import require_page
@@ -55,6 +56,7 @@ def fit_command(
     temperatures: Annotated[
         bool, typer.Option(help="Fit a softmax temperature per exit where that improves the policy.")
     ] = True,
+    ignore_label: IgnoreLabel = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report of the fit (.html, works offline).")] = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of the random split into halves or folds, and of the training of scores.")
@@ -71,7 +73,6 @@ def fit_command(
     Example: `edgeexit fit quickstart/bundle --data quickstart/heldout.npz --policy auto --speedup 2 --report fit.html`
     """
     from edgeexit.bundle import Bundle
-    from edgeexit.datasets import check_finite, load_dataset
     from edgeexit.fitting import FitOptions
     from edgeexit.policies import PolicyDocument
     from edgeexit.signing import load_private_key
@@ -88,8 +89,7 @@ def fit_command(
     if report is not None:
         require_page("--report", report, bundle)
     manifest = opened.manifest
-    dataset = load_dataset(data, manifest.inputs, task=manifest.task, classes=manifest.classes)
-    check_finite(dataset.inputs, where=f"data file '{data}'", masks=manifest.masks)
+    dataset = read_labelled(data, manifest, ignore_label)
     readouts = _record(opened, dataset, costs)
     if len(readouts) < _MIN_SAMPLES:
         warn(f"{len(readouts)} samples are few; with fewer than {_MIN_SAMPLES}, a policy may be worse on new samples")
@@ -112,6 +112,7 @@ def fit_command(
                 "full_cost": costs.cumulative[-1],
                 "speedup": costs.cumulative[-1] / fitted.expected.mean_cost,
                 "comparison": choice and choice.comparisons,
+                "ignored_labels": dataset.ignored,
             }
         )
         return
@@ -127,15 +128,18 @@ def _record(bundle: "Bundle", dataset: "Dataset", costs: "Costs") -> "ReadoutDat
     from edgeexit.runtime import Runner, record
 
     with Runner(bundle) as runner, show_progress("recording readouts", total=len(dataset)) as progress:
-        recording = record(runner, dataset, probabilities=True, progress=progress)
-    maps = None
-    if recording.disagreement is not None:
-        maps = MapLosses(disagreement=recording.disagreement, errors=recording.errors)
+        recording = record(runner, dataset, all_classes=True, progress=progress)
+    if recording.logits is not None:
+        return ReadoutDataset.from_logits(
+            recording.logits, costs=costs.cumulative, labels=dataset.labels, readouts=recording.readouts
+        )
+    maps = MapLosses(
+        disagreement=recording.disagreement, errors=recording.errors, probabilities=recording.probabilities
+    )
     return ReadoutDataset(
         readouts=recording.readouts,
         costs=tuple(float(cost) for cost in costs.cumulative),
         temperatures=(1.0,) * len(costs.cumulative),
-        labels=dataset.labels if maps is None else None,
         maps=maps,
     )
 

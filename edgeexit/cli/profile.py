@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeexit.cli.advice import how_to_get_a_policy
+from edgeexit.cli.data_files import read_samples
 from edgeexit.cli.pages import require_page
 from edgeexit.cli.profile_summary import print_comparison, print_no_end_to_end, print_profile
 from edgeexit.console import next_step, notes, print_json, printable, show_progress, warn
@@ -180,10 +181,7 @@ def _compare(a: Path, b: Path, *, data: Path | None, duration: float, as_json: b
 
 
 def _dataset(data: Path | None, bundle: "Bundle") -> "Dataset | None":
-    from edgeexit.datasets import load_dataset
-
-    manifest = bundle.manifest
-    return None if data is None else load_dataset(data, manifest.inputs, task=manifest.task)
+    return None if data is None else read_samples(data, bundle.manifest)
 
 
 def _require_drawing(plot: Path, bundle: Path) -> "Callable[[LatencyProfile, str, tuple[str, ...]], bytes]":

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from edgeexit.cli.advice import how_to_get_a_policy
+from edgeexit.cli.data_files import read_samples
 from edgeexit.console import console, next_step, print_json, printable, show_progress
 from edgeexit.formatting import percent
 
@@ -33,7 +34,6 @@ def run_command(
 
     from edgeexit.bundle import Bundle
     from edgeexit.bundle.manifest import COMPANION_PREFIX
-    from edgeexit.datasets import load_dataset
     from edgeexit.errors import BundleError, DataError
     from edgeexit.npz import save_arrays
     from edgeexit.policies import exit_rates
@@ -49,7 +49,7 @@ def run_command(
         raise BundleError(
             f"bundle '{bundle}' has no policy yet; run `{how_to_get_a_policy(bundle)}`, or use --every-exit"
         )
-    dataset = load_dataset(data, opened.manifest.inputs, task=opened.manifest.task)
+    dataset = read_samples(data, opened.manifest)
     if not out.parent.is_dir():
         raise DataError(f"folder '{out.parent}' of --out does not exist; create it")
     with Runner(opened) as runner, show_progress("running", total=len(dataset)) as progress:

@@ -15,12 +15,13 @@ from edgeexit.compiler.options import CompileOptions, Exporter
 from edgeexit.compiler.precision.reduce import check_precision
 from edgeexit.compiler.torch_module.arguments import input_names, order_inputs
 from edgeexit.datasets import LABELS, Dataset, Inputs, as_dataset, check_finite, check_inputs
+from edgeexit.datasets.unread import unread_warning
 from edgeexit.errors import CompileError, DataError
 from edgeexit.progress import NO_PROGRESS, Progress
 from edgeexit.targets import Target
 
-_SAMPLES: Final = "samples"
-_CALIBRATION: Final = "calibration data"
+_SAMPLES: Final = "--example samples"
+_CALIBRATION: Final = "--calibration data"
 _LISTS: Final = ("inputs", "exits", "masks", "keep_fp32", "class_names")
 
 
@@ -82,6 +83,20 @@ def check_for_model(options: CompileOptions, specs: Sequence[TensorSpec], loaded
         check_finite({name: arrays[name] for name in names if name in arrays}, where=where, masks=options.masks)
 
 
+def warn_of_unread(options: CompileOptions, specs: Sequence[TensorSpec], progress: Progress) -> None:
+    """Report the arrays of the user's samples that are neither an input nor labels.
+
+    In reduced precision, those of the calibration data are reported when its labels are read.
+    """
+    names = [spec.name for spec in specs]
+    given = list(_given(options))
+    for where, arrays in given if options.precision == "fp32" else given[:-1]:
+        unread = {name: array for name, array in arrays.items() if name not in names and name != LABELS}
+        warning = unread_warning(unread, where=where, label_name=None, rank=1, samples=0, inputs=names)
+        if warning is not None:
+            progress.warning(warning)
+
+
 def arrays_of(data: Inputs | Dataset | None) -> Inputs | None:
     """Return the arrays by name, with the labels of a data set as the array `labels`."""
     if not isinstance(data, Dataset):
@@ -107,7 +122,8 @@ def _check_samples(options: CompileOptions, specs: Sequence[TensorSpec]) -> None
     for where, arrays in list(_given(options))[-1:]:  # only the labels of the calibration data are used, if it is given
         labels = arrays.get(LABELS)
         if labels is not None and (options.task is not None or labels.ndim == 1):
-            as_dataset(arrays, specs, task=options.task or "classification", where=where)
+            task = options.task or "classification"
+            as_dataset(arrays, specs, task=task, ignore_labels=options.ignore_labels, where=where)
 
 
 def _require_known(what: str, value: str | None, known: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from edgeexit.bundle import POLICY, PROFILE, Bundle, GoldenSamples, bundle_folde
 from edgeexit.bundle.manifest import Fidelity, Manifest, Precision, Proof, StageSpec
 from edgeexit.compiler.assemble import with_costs, write_stages
 from edgeexit.compiler.build_config import finish_build_config, start_build_config
-from edgeexit.compiler.check_options import arrays_of, check_for_model, check_options
+from edgeexit.compiler.check_options import arrays_of, check_for_model, check_options, warn_of_unread
 from edgeexit.compiler.exits.companions import tensors_by_exit
 from edgeexit.compiler.exits.order import exits_by_inclusion, order_exits
 from edgeexit.compiler.export.mask_inputs import declare_masks
@@ -94,6 +94,7 @@ def compile_bundle(
             progress=progress,
         )
         exported = declare_masks(exported, options.masks, is_random=example is None)
+        warn_of_unread(options, exported.inputs, progress)
         unpack_exits(exported.model)
         # Counting MACs needs a run of the model, so this early check sorts by inclusion only.
         by_inclusion = exits_by_inclusion(exported.model.graph, exported.exits)
@@ -104,6 +105,7 @@ def compile_bundle(
             calibration=arrays_of(options.calibration) or example,
             keep_fp32=options.keep_fp32,
             placement=device.backend.qdq_placement,
+            ignore_labels=options.ignore_labels,
         )
         full_model = prepare_full_model(exported, request, task=options.task, folder=folder, progress=progress)
         if options.class_names is not None and len(options.class_names) != full_model.classes:

@@ -88,6 +88,8 @@ class PrecisionRequest(NamedTuple):
     """Patterns of nodes that stay in fp32."""
     placement: Placement
     """Position of the Q/DQ pairs in int8."""
+    ignore_labels: Sequence[int] | None = None
+    """Labels in the calibration data that do not count; None: the default of the task."""
 
 
 def prepare_full_model(
@@ -119,9 +121,10 @@ def prepare_full_model(
         session = _open_original(exported, Path(scratch), progress)
         exit_format, samples, logits, _ = _run_original(exported, session, Path(scratch), task, progress)
         progress.step("precision")
-        calibration = reference = None
-        if request.calibration is not None:
-            calibration = _calibration(request.calibration, exported, exit_format, logits)
+        reference = None
+        classes = logits[exported.exits[0]].shape[1]
+        calibration = _calibration(request, exported, task=exit_format.task, classes=classes, progress=progress)
+        if calibration is not None:
             # The logits must fit into memory; the int8 ranges are set on all samples.
             compared = _first(calibration, exit_format.max_samples)
             reference = Fp32Reference(compared, run_exits(session, compared.inputs, exported.exits, exit_format))
@@ -225,11 +228,25 @@ def _exits_of_unknown_size(exported: ExportedModel) -> list[str]:
     ]
 
 
-def _calibration(arrays: Inputs, exported: ExportedModel, exit_format: ExitFormat, logits: Logits) -> Dataset:
-    """Return the calibration data as a data set. Raises DataError if it does not match the model."""
-    classes = logits[exported.exits[0]].shape[1]
-    data = as_dataset(arrays, exported.inputs, task=exit_format.task, classes=classes, where="calibration data")
+def _calibration(
+    request: PrecisionRequest, exported: ExportedModel, *, task: Task, classes: int, progress: Progress
+) -> Dataset | None:
+    """Return the calibration data, if there is any, as a data set. Raises DataError if it does not match the model."""
+    if request.calibration is None:
+        return None
+    data = as_dataset(
+        request.calibration,
+        exported.inputs,
+        task=task,
+        classes=classes,
+        ignore_labels=request.ignore_labels,
+        where="calibration data",
+    )
     check_finite(data.inputs, where="calibration data", masks=exported.masks)
+    for warning in data.warnings:
+        progress.warning(warning)
+    if data.ignored is not None:
+        progress.warning(f"calibration data: {data.ignored}")
     return data
 
 

@@ -44,6 +44,10 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """Samples like those on the device, input name -> [N, ...], with or without `labels`; default: the example.
 
     They set the int8 ranges. In fp16 and int8, each exit is compared with fp32 on them."""
+    ignore_labels: Sequence[int] | None = None
+    """Labels in the calibration data that do not count in the accuracy, as in `edgeexit.datasets.load_dataset`.
+
+    Default: in segmentation 255, if the model has at most 255 classes. In maps, -100 never counts."""
     keep_fp32: Sequence[str] = ()
     """Patterns (`*`, `?`, `[...]`): a node stays in fp32 if its name or operator, or the name of an output or weight of
     the node, matches."""

@@ -19,7 +19,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 def take_samples(example: Inputs, specs: Sequence[TensorSpec]) -> Arrays:
     """Return the inputs of the first 256 samples of an example. Raises DataError if it does not match `specs`."""
-    checked = check_inputs(example, specs, where="samples")
+    checked = check_inputs(example, specs, where="--example samples")
     return {name: array[:_MAX_SAMPLES] for name, array in checked.items()}
 
 

@@ -42,7 +42,7 @@ def unloadable(tmp_path):
             "samples: 'x' is float32, but the model takes int64",
             {"inputs": ["x:batch,8:int64"], "example": X},
         ),
-        (DataError, "samples has no array 'y'; it has 'x'", {"inputs": ["y:batch,8"], "example": X}),
+        (DataError, "samples: the array 'y' is missing; the arrays are 'x'", {"inputs": ["y:batch,8"], "example": X}),
         (DataError, "samples: 'x' has NaN in sample 0", {"inputs": ["x:batch,8"], "example": NAN}),
         (
             DataError,

@@ -138,7 +138,7 @@ def test_labels_of_maps_are_checked(segmenter, images):
     specs = segmenter.manifest.inputs
     for labels, words in (
         (np.zeros(10, np.int64), r"shape \(10,\); 10 samples need labels of shape \[N, height, width\]"),
-        (np.full((10, 8, 12), CLASSES), "label 3 is outside the model's classes, 0 to 2"),
+        (np.full((10, 8, 12), CLASSES), "label 3 outside the model's classes, 0 to 2"),
     ):
         with pytest.raises(DataError, match=words):
             as_dataset({"image": images, "labels": labels}, specs, task="segmentation", classes=CLASSES, where="it")

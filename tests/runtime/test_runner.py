@@ -88,7 +88,7 @@ def test_samples_that_exit_earlier_have_a_lower_latency(runner):
 def test_inputs_that_do_not_match_are_named(runner):
     with pytest.raises(DataError, match="'x' has shape 2x9, but the model takes batchx8"):
         runner.infer({INPUT: np.zeros((2, 9), np.float32)}, policy=CONFIDENCE)
-    with pytest.raises(DataError, match="has no array 'x'; it has 'y'"):
+    with pytest.raises(DataError, match="the array 'x' is missing; the arrays are 'y'"):
         runner.infer({"y": np.zeros((2, 8), np.float32)}, policy=CONFIDENCE)
     with pytest.raises(DataError, match="'x' is a list; it must be a numpy array"):
         runner.infer({INPUT: [[0.0] * 8]}, policy=CONFIDENCE)
