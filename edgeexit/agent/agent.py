@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from statistics import median
 from types import TracebackType
 from typing import Final, NamedTuple
 
@@ -28,11 +29,13 @@ from edgeexit.bundle import Bundle
 from edgeexit.bundle.manifest import Manifest
 from edgeexit.datasets import Inputs
 from edgeexit.runtime import Inference, Runner
+from edgeexit.runtime.grouping import infer_together
 from edgeexit.wire import AuditedSample, Command
 
 _log = logging.getLogger(__name__)
 
 _MAX_DRAIN_S: Final = 10.0
+_MEASUREMENTS: Final = 3
 
 
 class Submitted(NamedTuple):
@@ -94,7 +97,7 @@ class Agent:
         with contextlib.ExitStack() as resources:
             resources.enter_context(lock_state_dir(self._config.state_dir))
             resources.enter_context(self._runner)
-            for warning in (*self._runner.warnings, *self._config.broker_file_warnings()):
+            for warning in (*self._runner.warnings, *self._config.broker_warnings()):
                 _log.warning("%s", warning)
             self._check_golden_samples()
             self._outbox = Outbox(self._config.state_dir, max_bytes=self._config.outbox_max_bytes)
@@ -255,6 +258,41 @@ class Agent:
 
         future.add_done_callback(finish)
         return Submitted(active, future)
+
+    def infer_together(
+        self, requests: Sequence[tuple[Inputs, str | None]]
+    ) -> tuple[ActivePolicy, list[Inference | Exception]]:
+        """Run requests that have arrived together as one batch, in the calling thread.
+
+        Args:
+            requests: inputs and id of each request, as for `infer`.
+
+        Returns the policy, and for each request its result or its error.
+
+        """
+        active = self._policies.active
+        results = infer_together(self._runner, [inputs for inputs, _ in requests], policy=active.policy)
+        for (inputs, name), result in zip(requests, results, strict=True):
+            if isinstance(result, Inference):
+                drawn = self._recorder.draw(inputs, len(result.exits), labels=None, id=name)
+                self._recorder.record(result, active, drawn)
+            else:
+                self._counters.record_failure(active.revision)
+        return active, results
+
+    def measure_golden_sample(self) -> tuple[float, int]:
+        """Return the milliseconds of a golden sample at full depth (median of 3), and the elements of its inputs."""
+        durations_ms = []
+        for _ in range(_MEASUREMENTS):
+            started = time.perf_counter()
+            self._runner.infer_every_exit(self._golden_sample)
+            durations_ms.append((time.perf_counter() - started) * 1e3)
+        return median(durations_ms), sum(array.size for array in self._golden_sample.values())
+
+    @property
+    def max_waiting(self) -> int:
+        """Maximum number of samples pending in requests."""
+        return self._config.max_waiting
 
     def feedback(self, id: str, label: int | Labels) -> bool:  # noqa: A002 - the protocol calls it id
         """Pass the true class of an earlier inference: one class, or one per sample of the batch, negative if unknown.

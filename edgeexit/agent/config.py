@@ -39,22 +39,34 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Address to listen on. There is no authentication: any other address opens the endpoint to the network."""
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
     """0: a free port, which is logged."""
+    tcp: bool = True
+    """False: listen on `socket` only."""
+    socket: Path | None = None
+    """Path of a Unix domain socket to listen on, with mode 0660."""
+    hosts: tuple[Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]+$")], ...] = ()
+    """Names that a request may have in its Host header, besides localhost, addresses and this machine's name."""
+    inline_ms: Annotated[float, msgspec.Meta(ge=0)] = 2.0
+    """Inferences expected to take at most this long run in the endpoint's own thread; 0: none does."""
     max_body_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 16 * 1024 * 1024
     """Maximum body of one request. All requests in flight together may hold four times as much."""
     max_requests: Annotated[int, msgspec.Meta(ge=1)] = 128
-    """Maximum requests in flight, from their headers to the last byte of the response; more get a 503."""
+    """Maximum requests in flight, from the last byte of the body to that of the response; more get a 503."""
     max_connections: Annotated[int, msgspec.Meta(ge=1)] = 256
-    """Maximum open connections; more get a 503."""
+    """Maximum open connections; for a new one the oldest idle one is closed. If none is idle, it gets a 503."""
     idle_timeout_s: Seconds = 60.0
-    """A connection is closed if no request's headers are complete within this time."""
+    """A connection on which no request starts within this time is closed."""
+    header_timeout_s: Seconds = 10.0
+    """A connection is closed if the headers of a request are not complete within this time."""
     transfer_timeout_s: Seconds = 30.0
     """A connection is closed if a body is not received, or a response not sent, within this time."""
 
     def __post_init__(self) -> None:
-        """Raise FieldError if a timeout is not finite."""
-        for field in ("idle_timeout_s", "transfer_timeout_s"):
+        """Raise FieldError if a time is not finite, or there is nothing to listen on."""
+        for field in ("inline_ms", "idle_timeout_s", "header_timeout_s", "transfer_timeout_s"):
             if not isfinite(getattr(self, field)):
                 raise FieldError("must be finite", field)
+        if not self.tcp and self.socket is None:
+            raise FieldError("must be true, or socket must be set", "tcp")
 
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -148,8 +160,10 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """The topic levels that identify this device."""
         return DeviceAddress(self.fleet, self.shard, self.device)
 
-    def broker_file_warnings(self) -> Iterator[str]:
-        """Yield a warning for each file that the connection to the broker needs and that is not readable."""
+    def broker_warnings(self) -> Iterator[str]:
+        """Yield a warning for a password sent without encryption, and for each file needed that is not readable."""
+        if (warning := self.broker.password_warning()) is not None:
+            yield warning
         needed = _TLS_FILES if self.broker.endpoint()[2] else ()
         for name in (*needed, *(("password_file",) if self.broker.username is not None else ())):
             file = getattr(self.broker, name)
@@ -175,6 +189,9 @@ def _relative_to(folder: Path, config: AgentConfig) -> AgentConfig:
         config,
         state_dir=folder / config.state_dir,
         trusted_keys=tuple(folder / key for key in config.trusted_keys),
+        endpoint=config.endpoint
+        if config.endpoint.socket is None
+        else msgspec.structs.replace(config.endpoint, socket=folder / config.endpoint.socket),
         broker=msgspec.structs.replace(config.broker, **resolved),
     )
 

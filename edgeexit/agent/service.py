@@ -10,12 +10,12 @@ from edgeexit.agent.heartbeat import Heartbeat
 from edgeexit.errors import ConfigError
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from types import ModuleType
 
     from edgeexit.agent.agent import Agent
     from edgeexit.agent.config import EndpointConfig
+    from edgeexit.agent.endpoint.listening import Listeners
     from edgeexit.agent.endpoint.server import Endpoint
     from edgeexit.agent.systemd import Notifier
 
@@ -25,18 +25,16 @@ _HEARTBEAT_S: Final = 10.0
 
 
 @contextlib.contextmanager
-def listening(config: EndpointConfig, *, by_default: bool) -> Iterator[Sequence[socket.socket]]:
-    """Open the endpoint's sockets while the block runs; yield no socket if the endpoint is disabled.
+def listening(config: EndpointConfig, *, by_default: bool) -> Iterator[Listeners | None]:
+    """Open the endpoint's sockets while the block runs; yield None if the endpoint is disabled.
 
     Enter this before the agent: if the port is in use, the process then ends before it connects to the broker.
 
-    Raises ConfigError if the address is not available, or tornado is not installed.
+    Raises ConfigError if the address is not available, or httptools is not installed.
     """
     with contextlib.ExitStack() as resources:
-        sockets = _server().listen(config) if _is_enabled(config, by_default=by_default) else []
-        for opened in sockets:
-            resources.enter_context(opened)
-        yield sockets
+        is_enabled = _is_enabled(config, by_default=by_default)
+        yield resources.enter_context(_server().listen(config)) if is_enabled else None
 
 
 @contextlib.contextmanager
@@ -46,7 +44,7 @@ def serving(
     *,
     by_default: bool,
     notifier: Notifier,
-    sockets: Sequence[socket.socket] = (),
+    listeners: Listeners | None = None,
 ) -> Iterator[Endpoint | None]:
     """Serve an open agent while the block runs: endpoint (if it is enabled), heartbeat and systemd.
 
@@ -58,15 +56,15 @@ def serving(
         config: configuration of the endpoint.
         by_default: whether the endpoint is enabled if the configuration does not set `enabled`.
         notifier: sends notifications to systemd.
-        sockets: result of `listening`; default: sockets are opened here.
+        listeners: result of `listening`; default: sockets are opened here.
 
-    Raises ConfigError if the address is not available, or tornado is not installed.
+    Raises ConfigError if the address is not available, or httptools is not installed.
 
     """
     with contextlib.ExitStack() as resources:
         endpoint = None
         if _is_enabled(config, by_default=by_default):
-            endpoint = resources.enter_context(_server().Endpoint(agent, config, sockets))
+            endpoint = resources.enter_context(_server().Endpoint(agent, config, listeners))
 
         def report_health(healthy: bool) -> None:  # noqa: FBT001 - the only parameter
             if endpoint is not None:
@@ -94,11 +92,11 @@ def _is_enabled(config: EndpointConfig, *, by_default: bool) -> bool:
 
 def _server() -> ModuleType:
     try:
-        from edgeexit.agent.endpoint import server  # noqa: PLC0415 - imports tornado, which is optional
+        from edgeexit.agent.endpoint import server  # noqa: PLC0415 - imports httptools, which is optional
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "tornado":
+        if (error.name or "").partition(".")[0] != "httptools":
             raise
         raise ConfigError(
-            "the endpoint needs tornado; install edgeexit[endpoint], or set enabled = false under [endpoint]"
+            "the endpoint needs httptools; install edgeexit[endpoint], or set enabled = false under [endpoint]"
         ) from error
     return server

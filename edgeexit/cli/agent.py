@@ -66,7 +66,6 @@ def agent_command(
     from edgeexit.targets import load_target
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s", stream=sys.stderr)
-    logging.getLogger("tornado").setLevel(logging.WARNING)  # it logs every malformed request
     settings = AgentConfig.load(config, broker=broker, device=device)
     if stream is None and settings.endpoint.enabled is False:
         raise ConfigError(
@@ -83,9 +82,9 @@ def agent_command(
     is_service = samples is None
     with (
         _stop_signals() as stop,
-        listening(settings.endpoint, by_default=is_service) as sockets,
+        listening(settings.endpoint, by_default=is_service) as listeners,
         Agent(opened, settings) as agent,
-        serving(agent, settings.endpoint, by_default=is_service, notifier=notifier, sockets=sockets),
+        serving(agent, settings.endpoint, by_default=is_service, notifier=notifier, listeners=listeners),
     ):
         gc.collect()
         gc.freeze()  # these objects stay; scanning them in each collection takes tens of milliseconds

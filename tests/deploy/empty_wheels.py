@@ -20,7 +20,7 @@ NEEDED = (
     "rich",
     "onnxruntime",
     "protobuf",
-    "tornado",
+    "httptools",
     "tomli",
 )
 

@@ -1,97 +1,164 @@
-"""One handler per HTTP call of the Open Inference Protocol, and one for feedback."""
+"""The calls of the Open Inference Protocol, and one for feedback: which path leads to which call."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
+import re
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote_to_bytes
 
-from tornado.web import Application
-
-from edgeexit.agent.endpoint.codec import decode_feedback, decode_request, encode_json, encode_response
+from edgeexit.agent.endpoint.codec import decode_feedback, encode_json
 from edgeexit.agent.endpoint.documents import RepositoryEntry
-from edgeexit.agent.endpoint.transport import MAX_LENGTH_DIGITS, BodyHandler, Handler, InferenceService, RefusalError
-from edgeexit.errors import DataError, EdgeExitError, InferenceError, OverloadedError, ProtocolError
+from edgeexit.agent.endpoint.hosts import HostRule, refuse_web_pages
+from edgeexit.agent.endpoint.refusal import RefusalError
+from edgeexit.agent.endpoint.response import Response, error_response
+from edgeexit.errors import EdgeExitError
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
+    from collections.abc import Callable, Mapping
 
-    from edgeexit.runtime import Inference
+    from edgeexit.agent.endpoint.connection import Call, Connection
+    from edgeexit.agent.endpoint.head import RequestHead
+    from edgeexit.agent.endpoint.infer_call import InferCall
+    from edgeexit.agent.endpoint.service import InferenceService
 
 _log = logging.getLogger(__name__)
 
-_BYTES: Final = "application/octet-stream"
-_HEADER_LENGTH: Final = "Inference-Header-Content-Length"
+_MAX_FEEDBACK_BYTES: Final = 1024 * 1024
+_MODEL: Final = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(/infer|/ready)?")
 
 
-class InferHandler(BodyHandler):
-    """`POST /v2/models/{name}[/versions/{version}]/infer`."""
+class _Route:
+    """A call, and the method that it needs."""
 
-    def initialize(self, service: InferenceService) -> None:
-        """Store the state that all handlers share."""
-        super().initialize(service)
-        self._inference: Future[Inference] | None = None
+    __slots__ = ("call", "method")
 
-    async def reply(self, *path: str | None) -> None:
-        """Run the samples under the active policy."""
-        self.check_model(*path)
-        service = self.service
+    def __init__(self, method: str, call: Call) -> None:
+        self.method = method
+        self.call = call
+
+
+class _ImmediateCall:
+    """A call that responds at once, from the endpoint's loop."""
+
+    def __init__(
+        self, service: InferenceService, reply: Callable[[bytes | bytearray], bytes], *, max_body_bytes: int = 0
+    ) -> None:
+        self.max_body_bytes = max_body_bytes
+        self._service = service
+        self._reply = reply
+
+    def start(self, connection: Connection, head: RequestHead, body: bytes | bytearray) -> None:
+        """Respond to a request."""
+        del head
         try:
-            request = decode_request(
-                self.body,
-                self._header_length(),
-                inputs=[tensor.name for tensor in service.model.inputs],
-                outputs=[tensor.name for tensor in service.model.outputs],
+            response = Response(self._reply(body))
+        except RefusalError as refusal:
+            response = error_response(refusal)
+        except Exception as error:  # noqa: BLE001 - every error becomes a response
+            if self._service.is_new_failure(error):
+                _log.error("a request failed", exc_info=error)
+            response = error_response(
+                RefusalError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error; see the log of the agent")
             )
-            active, self._inference = service.agent.submit(request.inputs, id=request.id)
-            result = await asyncio.wrap_future(self._inference)
-        except OverloadedError as error:
-            raise RefusalError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from error
-        except (ProtocolError, DataError) as error:
-            raise RefusalError(HTTPStatus.BAD_REQUEST, str(error)) from error
-        except InferenceError as error:
-            if service.is_new_failure(error):
-                _log.warning("a request failed: %s", error)
-            raise RefusalError(HTTPStatus.INTERNAL_SERVER_ERROR, str(error)) from error
-        except asyncio.CancelledError:  # the client has disconnected
-            return
-        response = encode_response(
-            result,
-            request.outputs,
-            model=service.model.name,
-            version=service.model.versions[0],
-            request_id=request.id,
-            parameters={"revision": active.revision, "policy": active.policy.kind},
-        )
-        if response.header_length is not None:
-            self.set_header("Content-Type", _BYTES)
-            self.set_header(_HEADER_LENGTH, str(response.header_length))
-        self.write(response.body)
+        connection.respond(response)
 
-    def on_connection_close(self) -> None:
-        """Cancel the inference of a client that has disconnected, unless it has started."""
-        super().on_connection_close()
-        if self._inference is not None:
-            self._inference.cancel()
-
-    def _header_length(self) -> int | None:
-        text = self.request.headers.get(_HEADER_LENGTH)
-        if text is None:
-            return None
-        if not (text.isascii() and text.isdigit() and len(text) < MAX_LENGTH_DIGITS):
-            raise ProtocolError(f"{_HEADER_LENGTH} is '{text}'; it must be the number of bytes of the JSON")
-        return int(text)
+    def cancel(self, connection: Connection) -> None:
+        """Do nothing: the call has ended."""
 
 
-class FeedbackHandler(BodyHandler):
-    """`POST /edgeexit/v1/feedback`."""
+class CallRouter:
+    """Finds the call that the head of a request names, and refuses heads that no call accepts."""
 
-    async def reply(self, *_: str | None) -> None:
+    def __init__(self, service: InferenceService, infer: InferCall, hosts: HostRule) -> None:
+        self._service = service
+        self._hosts = hosts
+        self._infer = _Route("POST", infer)
+        self._ready = _Route("GET", _ImmediateCall(service, self._reply_ready))
+        self._model = _Route("GET", _ImmediateCall(service, lambda _: encode_json(service.model)))
+        server = _Route("GET", _ImmediateCall(service, lambda _: encode_json(service.server)))
+        self._routes: Mapping[bytes, _Route] = {
+            b"/v2": server,
+            b"/v2/": server,
+            b"/v2/health/live": _Route("GET", _ImmediateCall(service, lambda _: b"{}")),
+            b"/v2/health/ready": self._ready,
+            b"/v2/repository/index": _Route("POST", _ImmediateCall(service, self._reply_index)),
+            b"/edgeexit/v1/feedback": _Route(
+                "POST",
+                _ImmediateCall(
+                    service,
+                    self._reply_feedback,
+                    max_body_bytes=min(service.config.max_body_bytes, _MAX_FEEDBACK_BYTES),
+                ),
+            ),
+        } | self._model_routes()
+
+    def find(self, head: RequestHead, *, is_local_socket: bool) -> Call:
+        """Return the call. Raises RefusalError if the request is refused whatever its body is."""
+        headers = head.headers
+        refuse_web_pages(headers, None if is_local_socket else self._hosts, version=head.version)
+        route = self._routes.get(head.target) or self._resolve(head.target)
+        if head.method != route.method:
+            raise RefusalError(
+                HTTPStatus.METHOD_NOT_ALLOWED,
+                f"{head.method} {_printable(head.target)}: Method Not Allowed; use {route.method}",
+                allow=route.method,
+            )
+        if headers.get("content-encoding", "identity") != "identity":
+            raise RefusalError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "compressed bodies are not supported")
+        return route.call
+
+    def _model_routes(self) -> dict[bytes, _Route]:
+        """Return the paths of the model without escapes, which are the ones that clients use."""
+        model = self._service.model
+        base = f"/v2/models/{model.name}".encode()
+        return {
+            path + end: route
+            for path in (base, *(base + b"/versions/" + version.encode() for version in model.versions))
+            for end, route in ((b"", self._model), (b"/ready", self._ready), (b"/infer", self._infer))
+        }
+
+    def _resolve(self, target: bytes) -> _Route:
+        """Return the route of a target with a query or escapes. Raises RefusalError if there is none."""
+        try:
+            path = unquote_to_bytes(target.partition(b"?")[0]).decode()
+        except UnicodeDecodeError as error:
+            raise RefusalError(HTTPStatus.BAD_REQUEST, f"the path {_printable(target)} is not UTF-8") from error
+        if (route := self._routes.get(path.encode())) is not None:
+            return route
+        found = _MODEL.fullmatch(path)
+        if found is None:
+            raise RefusalError(
+                HTTPStatus.NOT_FOUND, f"there is no call {_printable(target)}; docs/agent.md lists the calls"
+            )
+        model = self._service.model
+        name, version = found[1][:100], (found[2] or "")[:100]
+        if found[1] != model.name:
+            text = f"there is no model '{name}'; the endpoint serves model '{model.name}'"
+        else:
+            text = f"model '{name}' has no version '{version}'; its version is {model.versions[0]}"
+        raise RefusalError(HTTPStatus.NOT_FOUND, text)
+
+    def _reply_ready(self, body: bytes | bytearray) -> bytes:
+        """Respond with 200 if inference works, else 503."""
+        del body
+        if not self._service.ready:
+            raise RefusalError(HTTPStatus.SERVICE_UNAVAILABLE, "inference does not complete; try again later")
+        return b"{}"
+
+    def _reply_index(self, body: bytes | bytearray) -> bytes:
+        """List the model."""
+        del body
+        model = self._service.model
+        state = "READY" if self._service.ready else "UNAVAILABLE"
+        return encode_json([RepositoryEntry(name=model.name, version=model.versions[0], state=state)])
+
+    def _reply_feedback(self, body: bytes | bytearray) -> bytes:
         """Attach labels to the audited samples of an earlier inference."""
         try:
-            feedback = decode_feedback(self.body)
-            attached = self.service.agent.feedback(feedback.id, feedback.label)
+            feedback = decode_feedback(body)
+            attached = self._service.agent.feedback(feedback.id, feedback.label)
         except EdgeExitError as error:
             raise RefusalError(HTTPStatus.BAD_REQUEST, str(error)) from error
         if not attached:
@@ -100,87 +167,8 @@ class FeedbackHandler(BodyHandler):
                 f"no sample of id '{feedback.id}' waits for a label: none was drawn for an audit, or the audited "
                 "samples have been sent already (see feedback_window_s)",
             )
-        self.write(b"{}")
+        return b"{}"
 
 
-class LiveHandler(Handler):
-    """`GET /v2/health/live`."""
-
-    async def reply(self, *_: str | None) -> None:
-        """Respond as long as the process runs."""
-        self.write(b"{}")
-
-
-class ReadyHandler(Handler):
-    """`GET /v2/health/ready` and `GET /v2/models/{name}[/versions/{version}]/ready`."""
-
-    async def reply(self, *path: str | None) -> None:
-        """Respond with 200 if inference works, else 503."""
-        if path:
-            self.check_model(*path)
-        if not self.service.ready:
-            raise RefusalError(HTTPStatus.SERVICE_UNAVAILABLE, "inference does not complete; try again later")
-        self.write(b"{}")
-
-
-class ServerHandler(Handler):
-    """`GET /v2`."""
-
-    async def reply(self, *_: str | None) -> None:
-        """Respond with the server metadata."""
-        self.write(encode_json(self.service.server))
-
-
-class ModelHandler(Handler):
-    """`GET /v2/models/{name}[/versions/{version}]`."""
-
-    async def reply(self, *path: str | None) -> None:
-        """Respond with the model metadata."""
-        self.check_model(*path)
-        self.write(encode_json(self.service.model))
-
-
-class IndexHandler(Handler):
-    """`POST /v2/repository/index`."""
-
-    verb = "POST"
-
-    async def reply(self, *_: str | None) -> None:
-        """List the model."""
-        model, ready = self.service.model, self.service.ready
-        entry = RepositoryEntry(name=model.name, version=model.versions[0], state="READY" if ready else "UNAVAILABLE")
-        self.write(encode_json([entry]))
-
-
-class _UnknownPathHandler(Handler):
-    def check(self) -> None:
-        raise RefusalError(HTTPStatus.NOT_FOUND, f"there is no call {self.request.path}; docs/agent.md lists the calls")
-
-
-class _Route(NamedTuple):
-    pattern: str
-    handler: type[Handler]
-
-
-_MODEL: Final = r"/v2/models/([^/]+)(?:/versions/([^/]+))?"
-_ROUTES: Final = (
-    _Route(r"/v2/?", ServerHandler),
-    _Route(r"/v2/health/live", LiveHandler),
-    _Route(r"/v2/health/ready", ReadyHandler),
-    _Route(r"/v2/repository/index", IndexHandler),
-    _Route(_MODEL, ModelHandler),
-    _Route(rf"{_MODEL}/ready", ReadyHandler),
-    _Route(rf"{_MODEL}/infer", InferHandler),
-    _Route(r"/edgeexit/v1/feedback", FeedbackHandler),
-)
-
-
-def make_application(service: InferenceService) -> Application:
-    """Return the application with a handler for every path."""
-    shared = {"service": service}
-    return Application(
-        [(pattern, handler, shared) for pattern, handler in _ROUTES],
-        default_handler_class=_UnknownPathHandler,
-        default_handler_args=shared,
-        log_function=lambda _: None,  # do not log every request
-    )
+def _printable(target: bytes) -> str:
+    return target[:200].decode("latin-1")

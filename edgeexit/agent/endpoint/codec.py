@@ -8,13 +8,15 @@ order in which it lists them.
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final, NamedTuple, TypeVar
+from typing import Annotated, Any, Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
+import numpy as np
 
 from edgeexit.agent.endpoint.tensors import (
     Array,
     datatype_of,
+    dtype_of,
     tensor_from_bytes,
     tensor_from_json,
     tensor_to_bytes,
@@ -32,9 +34,26 @@ _MAX_DIMENSIONS: Final = 16
 _NOT_JSON: Final = re.compile(rb"[\[,:\s]-?(?:NaN|Infinity)[\],}\s]")
 """NaN or infinity as a value, as Python's `json.dumps` writes them although JSON does not allow it."""
 _MAX_DIMENSION: Final = 2**63 - 1
+_MAX_SHAPE_BYTES: Final = 512
+_LONG_BYTES: Final = 64 * 1024
+_MAX_OBJECTS: Final = 1024
+"""Maximum number of objects in a JSON of more than 64 KiB, whose length should be in the data of few tensors."""
 
 T = TypeVar("T")
+Dimension = Annotated[int, msgspec.Meta(ge=0, le=_MAX_DIMENSION)]
+_Shape = Annotated[list[Dimension], msgspec.Meta(max_length=_MAX_DIMENSIONS)]
 RequestId = Annotated[str, msgspec.Meta(max_length=_MAX_ID)]
+
+
+class AcceptedInputs(Protocol):
+    """The inputs that the model takes."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Their names."""
+
+    def check(self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+        """Raise DataError if the model does not take an input of this dtype and shape."""
 
 
 class RequestedOutput(NamedTuple):
@@ -63,9 +82,7 @@ class _Parameters(msgspec.Struct):
 
 class _Input(msgspec.Struct):
     name: str
-    shape: Annotated[
-        list[Annotated[int, msgspec.Meta(ge=0, le=_MAX_DIMENSION)]], msgspec.Meta(max_length=_MAX_DIMENSIONS)
-    ]
+    shape: msgspec.Raw
     datatype: str
     parameters: _Parameters = msgspec.field(default_factory=_Parameters)
     data: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
@@ -114,32 +131,38 @@ class Feedback(msgspec.Struct, frozen=True):
 
 
 def decode_request(
-    body: bytes | bytearray, header_length: int | None, *, inputs: Sequence[str], outputs: Sequence[str] = OUTPUTS
+    body: bytes | bytearray, header_length: int | None, *, inputs: AcceptedInputs, outputs: Sequence[str] = OUTPUTS
 ) -> InferRequest:
     """Decode an inference request.
 
     Args:
         body: the body of the request.
         header_length: value of the header `Inference-Header-Content-Length`; None: the body is JSON only.
-        inputs: names of the model's inputs.
+        inputs: the model's inputs; a tensor is checked against them before its data is decoded.
         outputs: names of the outputs that a client may request.
 
-    Raises ProtocolError, which names the field.
+    Raises ProtocolError, which names the field, and DataError for a tensor that the model does not take.
 
     """
     view = memoryview(body)
     length = len(view) if header_length is None else header_length
     if not 0 <= length <= len(view):
         raise ProtocolError(f"Inference-Header-Content-Length is {length}, but the body has {len(view)} bytes")
+    if length > _LONG_BYTES and body.count(b"{", 0, length) > _MAX_OBJECTS:
+        raise ProtocolError(f"the JSON of the request has more than {_MAX_OBJECTS} objects")
     request = _decode(view[:length], _InferDocument)
     arrays: dict[str, Array] = {}
     rest = view[length:]
     for tensor in request.inputs:
-        if tensor.name not in inputs:
-            raise ProtocolError(f"the model has no input '{tensor.name}'; its inputs are {', '.join(inputs)}")
+        if tensor.name not in inputs.names:
+            raise ProtocolError(
+                f"the model has no input '{tensor.name[:100]}'; its inputs are {', '.join(inputs.names)}"
+            )
         if tensor.name in arrays:
             raise ProtocolError(f"input '{tensor.name}' is given twice")
-        arrays[tensor.name], rest = _decode_tensor(tensor, rest)
+        shape = _decode_shape(tensor)
+        inputs.check(tensor.name, dtype_of(tensor.name, tensor.datatype), shape)
+        arrays[tensor.name], rest = _decode_tensor(tensor, shape, rest)
     if len(rest):
         raise ProtocolError(f"the body has {len(rest)} bytes more than its tensors need")
     return InferRequest(id=request.id or None, inputs=arrays, outputs=_requested_outputs(request, outputs))
@@ -191,21 +214,31 @@ def _decode(content: memoryview, kind: type[T]) -> T:
         raise ProtocolError(f"the JSON of the request is not valid: {error}") from error
 
 
-def _decode_tensor(tensor: _Input, rest: memoryview) -> tuple[Array, memoryview]:
+def _decode_shape(tensor: _Input) -> tuple[int, ...]:
+    text = memoryview(tensor.shape)
+    if len(text) > _MAX_SHAPE_BYTES:
+        raise ProtocolError(f"the shape of input '{tensor.name}' is not valid: it has {len(text)} characters")
+    try:
+        return tuple(msgspec.json.decode(text, type=_Shape))
+    except msgspec.DecodeError as error:
+        raise ProtocolError(f"the shape of input '{tensor.name}' is not valid: {error}") from error
+
+
+def _decode_tensor(tensor: _Input, shape: tuple[int, ...], rest: memoryview) -> tuple[Array, memoryview]:
     """Return the array of an input, and the bytes that follow it."""
     name, size = tensor.name, tensor.parameters.binary_data_size
     if tensor.parameters.shared_memory_region is not None:
         raise ProtocolError(f"input '{name}' is in shared memory, which is not supported; send its data")
-    data = bytes(tensor.data)
+    data = memoryview(tensor.data)
     if size is None:
         if not data:
             raise ProtocolError(f"input '{name}' has neither data nor binary_data_size; send one of them")
-        return tensor_from_json(name, tensor.datatype, tensor.shape, data), rest
+        return tensor_from_json(name, tensor.datatype, shape, data), rest
     if data:
         raise ProtocolError(f"input '{name}' has both data and binary_data_size; send one of them")
     if size > len(rest):
         raise ProtocolError(f"input '{name}' needs {size} bytes, but only {len(rest)} are left in the body")
-    return tensor_from_bytes(name, tensor.datatype, tensor.shape, rest[:size]), rest[size:]
+    return tensor_from_bytes(name, tensor.datatype, shape, rest[:size]), rest[size:]
 
 
 def _requested_outputs(request: _InferDocument, known: Sequence[str]) -> tuple[RequestedOutput, ...]:

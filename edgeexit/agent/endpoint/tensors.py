@@ -3,13 +3,14 @@
 import math
 import re
 from collections.abc import Sequence
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from edgeexit.agent.endpoint.json_numbers import read_numbers
 from edgeexit.errors import ProtocolError
 
 Array = npt.NDArray[Any]
@@ -32,6 +33,8 @@ _DATATYPES: Final = {dtype: name for name, dtype in _DTYPES.items()}
 _NESTED: Final = re.compile(rb"\s*\[\s*\[")
 _JSON_TYPES: Final[dict[str, type]] = {"b": bool, "i": int, "u": int, "f": float}
 """Kind of a numpy dtype -> type of an element in JSON."""
+_LONG_BYTES: Final = 64 * 1024
+"""A JSON list of more bytes is decoded in chunks."""
 
 
 def datatype_of(dtype: str | np.dtype[Any]) -> str:
@@ -42,24 +45,32 @@ def datatype_of(dtype: str | np.dtype[Any]) -> str:
     return datatype
 
 
-def tensor_from_json(name: str, datatype: str, shape: Sequence[int], data: bytes) -> Array:
+def dtype_of(name: str, datatype: str) -> np.dtype[Any]:
+    """Return the numpy dtype of an input's datatype. Raises ProtocolError if the protocol does not define it."""
+    dtype = _DTYPES.get(datatype)
+    if dtype is None:
+        raise ProtocolError(f"input '{name}' has datatype '{datatype}'; supported are {', '.join(_DTYPES)}")
+    return dtype
+
+
+def tensor_from_json(name: str, datatype: str, shape: Sequence[int], text: memoryview) -> Array:
     """Return the tensor in a JSON list, which is nested like the shape or flat, in row-major order.
 
     Raises ProtocolError for FP16, which JSON cannot represent; for elements of the wrong type or out of range; and if
     the number of elements does not fit the shape.
     """
-    dtype = _dtype(name, datatype)
+    dtype = dtype_of(name, datatype)
     if datatype == "FP16":
         raise ProtocolError(f"input '{name}' is FP16, which JSON cannot represent; send it as binary data")
-    elements, expected = data.count(b",") + 1, math.prod(shape)  # counting is cheap, decoding is not
-    if expected and elements != expected:
-        raise ProtocolError(
-            f"the data of input '{name}' is not {datatype} of shape {list(shape)}: it has {elements} elements"
-        )
-    depth = len(shape) if _NESTED.match(data) else 1
-    kind = reduce(lambda inner, _: list[inner], range(depth), _JSON_TYPES[dtype.kind])  # type: ignore[valid-type]
+    kind = _JSON_TYPES[dtype.kind]
     try:
-        array = _to_array(msgspec.json.decode(data, type=kind), dtype)
+        if len(text) > _LONG_BYTES:
+            return read_numbers(text, kind, dtype, shape, partial(_to_array, dtype=dtype)).reshape(shape)
+        data = bytes(text)
+        _check_count(data, shape)
+        depth = len(shape) if _NESTED.match(data) else 1
+        nested = reduce(lambda inner, _: list[inner], range(depth), kind)  # type: ignore[valid-type]
+        array = _to_array(msgspec.json.decode(data, type=nested), dtype)
     except (msgspec.DecodeError, OverflowError, ValueError, TypeError) as error:
         raise ProtocolError(f"the data of input '{name}' is not {datatype} of shape {list(shape)}: {error}") from error
     if depth > 1 and array.size and array.shape != tuple(shape):
@@ -72,7 +83,7 @@ def tensor_from_bytes(name: str, datatype: str, shape: Sequence[int], data: memo
 
     Raises ProtocolError if the number of bytes does not fit the shape, and for a BOOL that is neither 0 nor 1.
     """
-    dtype = _dtype(name, datatype)
+    dtype = dtype_of(name, datatype)
     if len(data) != math.prod(shape) * dtype.itemsize:
         raise ProtocolError(
             f"input '{name}' has {len(data)} bytes, but {datatype} of shape {list(shape)} needs "
@@ -94,11 +105,11 @@ def tensor_to_bytes(array: Array) -> bytes:
     return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes()
 
 
-def _dtype(name: str, datatype: str) -> np.dtype[Any]:
-    dtype = _DTYPES.get(datatype)
-    if dtype is None:
-        raise ProtocolError(f"input '{name}' has datatype '{datatype}'; supported are {', '.join(_DTYPES)}")
-    return dtype
+def _check_count(data: bytes, shape: Sequence[int]) -> None:
+    """Raise ValueError if a list has another number of elements: counting is cheap, decoding is not."""
+    elements, expected = data.count(b",") + 1, math.prod(shape)
+    if expected and elements != expected:
+        raise ValueError(f"it has {elements} elements")
 
 
 def _to_array(values: list[Any], dtype: np.dtype[Any]) -> Array:

@@ -22,8 +22,13 @@ class Served(NamedTuple):
 
     @property
     def requests(self) -> int:
-        """Number of requests in flight."""
-        return self.endpoint._service.admission.requests
+        """Number of complete requests in flight."""
+        return self.endpoint._admission.requests
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of all bodies that are held."""
+        return self.endpoint._admission.bytes
 
 
 class Response(NamedTuple):
@@ -34,7 +39,7 @@ class Response(NamedTuple):
 
 
 class Gate:
-    """Blocks the inference of an agent until it is opened."""
+    """Blocks the inference of an agent in the scheduler's thread until it is opened; needs `inline_ms=0`."""
 
     def __init__(self, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
         self._open, self.reached = threading.Event(), threading.Event()

@@ -9,7 +9,7 @@ import pytest
 from edgeexit.agent import Agent, AgentConfig, EndpointConfig
 from edgeexit.agent.endpoint.server import Endpoint
 from edgeexit.bundle import Bundle
-from tests.agent.endpoint.client import Gate, Served
+from tests.agent.endpoint.client import Served
 
 
 @pytest.fixture
@@ -28,11 +28,3 @@ def serve(bundle: Bundle, config: AgentConfig, changed: Callable[..., AgentConfi
 @pytest.fixture
 def served(serve: Callable[..., Served]) -> Served:
     return serve()
-
-
-@pytest.fixture
-def gate(served: Served, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    """Blocks all inference of `served` until it is opened."""
-    gate = Gate(served, monkeypatch)
-    yield gate
-    gate.open()

@@ -185,13 +185,20 @@ def test_feedback_finds_an_audited_sample_by_the_id_of_its_request(serve: Callab
     assert send_request(port, "/edgeexit/v1/feedback", {"id": "door-2", "label": 3}).status == 404
 
 
+@pytest.mark.parametrize(("inline_ms", "method"), [(2.0, "infer"), (0.0, "infer_async")])
 def test_an_internal_error_is_logged_but_not_sent_to_the_client(
-    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    serve: Callable[..., Served],
+    inline_ms: float,
+    method: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    served = serve(inline_ms=inline_ms)
+
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("secret details")
 
-    monkeypatch.setattr(served.agent._runner, "infer_async", broken)
+    monkeypatch.setattr(served.agent._runner, method, broken)
     response = send_request(served.endpoint.port, f"{MODEL}/infer", infer_request(ROWS))
     assert response.status == 500
     assert response.body == {"error": "internal error; see the log of the agent"}

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from edgeexit.agent import Agent, AgentConfig, EndpointConfig
-from edgeexit.agent.endpoint.server import Endpoint, listen
+from edgeexit.agent.endpoint.listening import listen
+from edgeexit.agent.endpoint.server import Endpoint
 from edgeexit.bundle import Bundle
 from edgeexit.errors import ConfigError
 from tests.agent.endpoint.client import MODEL, Gate, Served, infer_request, send_request
@@ -31,7 +32,7 @@ def connect(port: int) -> socket.socket:
 
 
 def request_head(length: int | str, *more: str) -> bytes:
-    lines = [f"POST {INFER} HTTP/1.1", "Host: here", f"Content-Length: {length}", *more]
+    lines = [f"POST {INFER} HTTP/1.1", "Host: localhost", f"Content-Length: {length}", *more]
     return "\r\n".join(lines).encode() + b"\r\n\r\n"
 
 
@@ -68,7 +69,7 @@ def test_a_hundred_concurrent_clients_each_get_their_own_outputs(served: Served)
 
 
 def test_clients_that_send_nothing_or_too_slowly_are_disconnected_and_do_not_block_others(serve: Serve) -> None:
-    served = serve(idle_timeout_s=0.5, transfer_timeout_s=0.5)
+    served = serve(idle_timeout_s=0.5, header_timeout_s=0.5, transfer_timeout_s=0.5)
     port = served.endpoint.port
     with contextlib.ExitStack() as resources:
         silent = [resources.enter_context(connect(port)) for _ in range(20)]
@@ -144,13 +145,13 @@ def test_a_chunked_body_that_exceeds_the_limit_is_refused_with_a_reason(serve: S
         b"POST / HTTP/9.9\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
         b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: h\r\n" + b"".join(b"H%d: x\r\n" % n for n in range(5000)) + b"\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"".join(b"H%d: x\r\n" % n for n in range(5000)) + b"\r\n",
         request_head("abc"),
         request_head(-5),
         request_head(10, "Content-Length: 20"),
         request_head(10, "Transfer-Encoding: chunked"),
-        b"POST " + INFER.encode() + b" HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-        b"GET /v2/models/%ff%fe HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
+        b"POST " + INFER.encode() + b" HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"GET /v2/models/%ff%fe HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
     ],
 )
 def test_malformed_http_closes_only_that_connection(
@@ -165,7 +166,9 @@ def test_malformed_http_closes_only_that_connection(
     assert "Traceback" not in caplog.text
 
 
-def test_requests_of_clients_that_disconnect_are_released(served: Served, gate: Gate) -> None:
+def test_requests_of_clients_that_disconnect_are_released(serve: Serve, monkeypatch: Any) -> None:
+    served = serve(inline_ms=0)
+    gate = Gate(served, monkeypatch)
     body = json.dumps(ONE).encode()
     for _ in range(10):
         with connect(served.endpoint.port) as client:  # disconnects in the middle of the body
@@ -184,7 +187,7 @@ def test_requests_of_clients_that_disconnect_are_released(served: Served, gate: 
 
 
 def test_requests_beyond_max_requests_get_a_503(serve: Serve, monkeypatch: Any) -> None:
-    served = serve(max_requests=2)
+    served = serve(max_requests=2, inline_ms=0)
     gate = Gate(served, monkeypatch)
     with ThreadPoolExecutor(2) as pool:
         early = [pool.submit(send_request, served.endpoint.port, INFER, ONE) for _ in range(2)]
@@ -200,7 +203,7 @@ def test_requests_beyond_max_requests_get_a_503(serve: Serve, monkeypatch: Any) 
 
 
 def test_samples_beyond_max_waiting_get_a_503(serve: Serve, monkeypatch: Any) -> None:
-    served = serve(agent={"max_waiting": 1})
+    served = serve(inline_ms=0, agent={"max_waiting": 1})
     gate = Gate(served, monkeypatch)
     with ThreadPoolExecutor(1) as pool:
         early = pool.submit(send_request, served.endpoint.port, INFER, ONE)
@@ -212,37 +215,82 @@ def test_samples_beyond_max_waiting_get_a_503(serve: Serve, monkeypatch: Any) ->
         assert early.result().status == 200
 
 
-def test_the_bodies_in_flight_are_bounded_together(serve: Serve) -> None:
+def test_clients_that_announce_large_bodies_and_stay_silent_shut_nobody_out(serve: Serve) -> None:
     served = serve(max_body_bytes=100_000)
     with contextlib.ExitStack() as resources:
+        for _ in range(20):
+            resources.enter_context(connect(served.endpoint.port)).sendall(request_head(100_000))
+        wait_for(lambda: served.endpoint.connections == 20, "twenty announced bodies")
+        assert send_request(served.endpoint.port, INFER, ONE).status == 200
+        wait_for(lambda: served.held_bytes == 0, "only the bytes that arrived to be counted")
+
+
+def test_the_bodies_in_flight_are_bounded_together(serve: Serve) -> None:
+    served = serve(max_body_bytes=10_000)
+    with contextlib.ExitStack() as resources:
         for _ in range(4):
-            resources.enter_context(connect(served.endpoint.port)).sendall(request_head(100_000) + b"x" * 50_000)
-        wait_for(lambda: served.requests == 4, "four bodies in flight")
+            resources.enter_context(connect(served.endpoint.port)).sendall(request_head(10_000) + b"x" * 9_990)
+        wait_for(lambda: served.held_bytes == 4 * 9_990, "four bodies in flight")
         response = send_request(served.endpoint.port, INFER, ONE)
         assert response.status == 503
-        assert "400000" in response.body["error"]
-    wait_for(lambda: served.requests == 0, "nothing left in flight")
+        assert "the limit of 40000 bytes" in response.body["error"]
+    wait_for(lambda: served.held_bytes == 0, "nothing left in flight")
     assert send_request(served.endpoint.port, INFER, ONE).status == 200
 
 
-def test_connections_beyond_max_connections_get_a_503(serve: Serve) -> None:
+def test_a_body_that_arrives_slowly_makes_room_for_others(serve: Serve) -> None:
+    served = serve(max_body_bytes=10_000)
+    served.endpoint._admission._min_age_s = 0.0
+    with contextlib.ExitStack() as resources:
+        slow = [resources.enter_context(connect(served.endpoint.port)) for _ in range(4)]
+        for client in slow:
+            client.sendall(request_head(10_000) + b"x" * 9_990)
+        wait_for(lambda: served.held_bytes == 4 * 9_990, "four bodies in flight")
+        assert send_request(served.endpoint.port, INFER, ONE).status == 200
+        wait_for(lambda: served.held_bytes == 3 * 9_990, "the slow body to be dropped")
+        assert b"the body arrived too slowly" in read_all(slow[0])
+
+
+def read_all(client: socket.socket) -> bytes:
+    """Return what the server sends until it closes its side."""
+    content = b""
+    while part := client.recv(65536):
+        content += part
+    return content
+
+
+def test_the_oldest_idle_connection_makes_room_for_a_new_one(serve: Serve) -> None:
     served = serve(max_connections=3)
     with contextlib.ExitStack() as resources:
-        for _ in range(3):
-            resources.enter_context(connect(served.endpoint.port))
-        wait_for(lambda: served.endpoint.connections == 3, "three connections")
+        idle = []
+        for count in range(1, 4):
+            idle.append(resources.enter_context(connect(served.endpoint.port)))
+            wait_for(lambda count=count: served.endpoint.connections == count, "another connection")
+        assert send_request(served.endpoint.port, "/v2/health/live").status == 200
+        assert is_closed(idle[0])
+        idle[1].sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert idle[1].recv(65536).startswith(b"HTTP/1.1 200")
+
+
+def test_connections_with_a_request_in_flight_are_not_closed_for_new_ones(serve: Serve, monkeypatch: Any) -> None:
+    served = serve(max_connections=2, inline_ms=0)
+    gate = Gate(served, monkeypatch)
+    with ThreadPoolExecutor(2) as pool:
+        early = [pool.submit(send_request, served.endpoint.port, INFER, ONE) for _ in range(2)]
+        wait_for(lambda: served.requests == 2, "two requests in flight")
         with connect(served.endpoint.port) as client:
-            assert client.recv(65536).startswith(b"HTTP/1.1 503")
-            assert is_closed(client)
-    wait_for(lambda: not served.endpoint.connections, "nothing left in flight")
-    assert send_request(served.endpoint.port, INFER, ONE).status == 200
+            response = client.recv(65536)
+        assert response.startswith(b"HTTP/1.1 503")
+        assert b'{"error":"too many connections are open' in response
+        gate.open()
+        assert [one.result().status for one in early] == [200, 200]
 
 
 def test_stopping_finishes_the_requests_in_flight_and_refuses_new_ones(
     bundle: Bundle, config: AgentConfig, monkeypatch: Any
 ) -> None:
     with Agent(bundle, config) as agent, ThreadPoolExecutor(2) as pool:
-        endpoint = Endpoint(agent, EndpointConfig(port=0))
+        endpoint = Endpoint(agent, EndpointConfig(port=0, inline_ms=0))
         endpoint.__enter__()
         port = endpoint.port
         gate = Gate(Served(agent, endpoint), monkeypatch)

@@ -166,12 +166,12 @@ def test_a_replaying_agent_serves_if_the_endpoint_is_enabled(
             assert endpoint is None
 
 
-def test_without_tornado_the_error_names_the_extra_to_install(
+def test_without_httptools_the_error_names_the_extra_to_install(
     bundle: Bundle, config: AgentConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in [name for name in sys.modules if name.startswith(("tornado", "edgeexit.agent.endpoint"))]:
+    for name in [name for name in sys.modules if name.startswith(("httptools", "edgeexit.agent.endpoint"))]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "tornado", None)
+    monkeypatch.setitem(sys.modules, "httptools", None)
     with (
         Agent(bundle, config) as agent,
         pytest.raises(ConfigError, match=r"install edgeexit\[endpoint\]"),
@@ -183,7 +183,7 @@ def test_without_tornado_the_error_names_the_extra_to_install(
 def test_importing_the_agent_imports_no_heavy_or_optional_package() -> None:
     code = "import sys, edgeexit.agent; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    heavy: set[Any] = {"tornado", "onnxruntime", "tensorrt", "typer", "rich", "onnx", "torch", "scipy"}
+    heavy: set[Any] = {"httptools", "onnxruntime", "tensorrt", "typer", "rich", "onnx", "torch", "scipy"}
     assert not heavy & set(loaded)
 
 

@@ -1,0 +1,77 @@
+"""The open connections: at most so many, and each closed at its deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from edgeexit.agent.endpoint.connection import BODY, CLOSING, HEAD, IDLE
+
+if TYPE_CHECKING:
+    from edgeexit.agent.endpoint.connection import Connection
+
+_MIN_AGE_S: Final = 1.0
+"""A connection whose request is incomplete gives its place to a new one only after this time."""
+_CHECKS_PER_TIMEOUT: Final = 4
+_MAX_PAUSE_S: Final = 1.0
+
+
+class Connections:
+    """Holds the open connections; only the endpoint's loop uses it.
+
+    If a new connection would exceed the maximum, another one is closed: an idle one, or one whose request has been
+    incomplete for at least a second. Among them it is the oldest of the host that has most of them. A connection whose
+    request is complete is never closed for another.
+
+    Args:
+        max_connections: maximum number of open connections.
+        shortest_timeout_s: the shortest timeout of a connection; deadlines are checked several times in it.
+
+    """
+
+    def __init__(self, max_connections: int, *, shortest_timeout_s: float) -> None:
+        self._max_connections = max_connections
+        self._pause_s = min(_MAX_PAUSE_S, shortest_timeout_s / _CHECKS_PER_TIMEOUT)
+        self._open: dict[Connection, None] = {}
+
+    def __len__(self) -> int:
+        """Return the number of open connections."""
+        return len(self._open)
+
+    def add(self, connection: Connection) -> bool:
+        """Add a connection. Return False if there is no room, and the connection must be refused."""
+        has_room = len(self._open) < self._max_connections or self._make_room()
+        self._open[connection] = None
+        return has_room
+
+    def remove(self, connection: Connection) -> None:
+        """Forget a closed connection."""
+        self._open.pop(connection, None)
+
+    def close_all(self) -> None:
+        """Close all connections."""
+        for connection in list(self._open):
+            connection.close()
+
+    async def watch(self) -> None:
+        """Call `time_out` of each connection whose deadline has passed, until cancelled."""
+        while True:
+            await asyncio.sleep(self._pause_s)
+            now = time.monotonic()
+            for connection in [one for one in self._open if one.deadline <= now]:
+                connection.time_out()
+
+    def _make_room(self) -> bool:
+        """Close a connection that does no work. Return False if all of them work."""
+        oldest = time.monotonic() - _MIN_AGE_S
+        for states, latest in (((CLOSING, IDLE), float("inf")), ((HEAD, BODY), oldest)):
+            candidates = [one for one in self._open if one.state in states and one.since <= latest]
+            if candidates:
+                counts = Counter(one.peer for one in candidates)
+                victim = min(candidates, key=lambda one: (-counts[one.peer], one.since))
+                del self._open[victim]
+                victim.evict()
+                return True
+        return False

@@ -1,0 +1,177 @@
+"""Runs the inferences of requests: short ones in the endpoint's own thread, others in the scheduler's.
+
+Handing a request to another thread and its result back costs more than the inference of a small model. So requests that
+have arrived together run as one batch in the endpoint's thread, as long as that takes a few milliseconds at most.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from edgeexit.errors import OverloadedError
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+    from concurrent.futures import Future
+
+    from edgeexit.agent.active_policy import ActivePolicy
+    from edgeexit.agent.agent import Agent
+    from edgeexit.datasets import Inputs
+    from edgeexit.runtime import Inference
+
+_MAX_OVERRUN: Final = 2.0
+_PAUSE_S: Final = 1.0
+_MS_PER_S: Final = 1e3
+
+
+class InferJob:
+    """One inference of a client.
+
+    Args:
+        inputs: input name -> array; the arrays are not modified until the job is done.
+        id: name of the inference; None: it has none.
+        done: called in the endpoint's loop with the policy and the result, or the error. Not called after `cancel`.
+
+    """
+
+    __slots__ = ("cancelled", "done", "elements", "future", "id", "inputs", "samples")
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        id: str | None,  # noqa: A002 - the protocol calls it id
+        done: Callable[[ActivePolicy | None, Inference | BaseException], None],
+    ) -> None:
+        self.inputs = inputs
+        self.id = id
+        self.done = done
+        self.samples = max((array.shape[0] for array in inputs.values()), default=0)
+        self.elements = sum(array.size for array in inputs.values())
+        self.cancelled = False
+        self.future: Future[Inference] | None = None
+
+
+class InlineRule:
+    """Decides which inferences are short enough for the endpoint's own thread.
+
+    Args:
+        limit_ms: maximum expected duration; 0: none is short enough.
+        golden_ms: duration of one golden sample at full depth.
+        golden_elements: elements of its inputs. The expected duration grows in proportion to the elements.
+        clock: returns monotonic seconds.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        limit_ms: float,
+        golden_ms: float,
+        golden_elements: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limit_ms = limit_ms
+        self._clock = clock
+        self.max_elements = int(golden_elements * limit_ms / golden_ms) if golden_ms <= limit_ms else 0
+        """Maximum elements of the inputs of one batch."""
+        self._paused_until = 0.0
+
+    def accepts(self, elements: int) -> bool:
+        """Return True if an inference with inputs of so many elements may run in the endpoint's thread."""
+        return elements <= self.max_elements and self._clock() >= self._paused_until
+
+    def observe(self, duration_ms: float) -> None:
+        """Note the duration of a batch: after one that took much too long, none is accepted for a second."""
+        if duration_ms > _MAX_OVERRUN * self._limit_ms:
+            self._paused_until = self._clock() + _PAUSE_S
+
+
+class Dispatcher:
+    """Runs jobs; only the endpoint's loop uses it.
+
+    Args:
+        agent: an open agent.
+        loop: the endpoint's loop.
+        rule: decides which jobs run in the loop's thread.
+        max_waiting: maximum samples that wait for the loop's thread.
+
+    """
+
+    def __init__(self, agent: Agent, loop: asyncio.AbstractEventLoop, rule: InlineRule, *, max_waiting: int) -> None:
+        self._agent = agent
+        self._loop = loop
+        self._rule = rule
+        self._max_waiting = max_waiting
+        self._group: deque[InferJob] = deque()
+        self._group_samples = 0
+        self._in_scheduler = 0
+        self._completed: deque[tuple[InferJob, ActivePolicy, Future[Inference]]] = deque()
+        self._wakes_loop = False
+
+    def submit(self, job: InferJob) -> None:
+        """Start a job. Raises the errors of `Agent.submit`."""
+        if self._in_scheduler or not self._rule.accepts(job.elements):
+            self._submit_to_scheduler(job)
+            return
+        if self._group and self._group_samples + job.samples > self._max_waiting:
+            raise OverloadedError(
+                f"{self._group_samples} samples are in progress and {job.samples} more would exceed max_waiting = "
+                f"{self._max_waiting}; try again later"
+            )
+        if not self._group:
+            self._loop.call_soon(self._run_group)  # after the other connections that have data now
+        self._group.append(job)
+        self._group_samples += job.samples
+
+    def cancel(self, job: InferJob) -> None:
+        """Cancel a job, unless it has started."""
+        job.cancelled = True
+        if job.future is not None:
+            job.future.cancel()
+
+    def _run_group(self) -> None:
+        """Run waiting jobs as one batch, as many as are short enough together."""
+        jobs: list[InferJob] = []
+        elements = 0
+        while self._group and (not jobs or elements + self._group[0].elements <= self._rule.max_elements):
+            job = self._group.popleft()
+            self._group_samples -= job.samples
+            if not job.cancelled:
+                jobs.append(job)
+                elements += job.elements
+        if self._group:
+            self._loop.call_soon(self._run_group)
+        if not jobs:
+            return
+        started = time.perf_counter()
+        active, results = self._agent.infer_together([(job.inputs, job.id) for job in jobs])
+        self._rule.observe((time.perf_counter() - started) * _MS_PER_S)
+        for job, result in zip(jobs, results, strict=True):
+            job.done(active, result)
+
+    def _submit_to_scheduler(self, job: InferJob) -> None:
+        active, job.future = self._agent.submit(job.inputs, id=job.id)
+        self._in_scheduler += 1
+
+        def complete(future: Future[Inference]) -> None:
+            self._completed.append((job, active, future))
+            if not self._wakes_loop:  # one wake-up for all results of a batch
+                self._wakes_loop = True
+                with contextlib.suppress(RuntimeError):  # the loop is closed
+                    self._loop.call_soon_threadsafe(self._deliver)
+
+        job.future.add_done_callback(complete)
+
+    def _deliver(self) -> None:
+        """Pass on the results of the scheduler."""
+        self._wakes_loop = False  # before the queue is emptied: a later result wakes the loop again
+        while self._completed:
+            job, active, future = self._completed.popleft()
+            self._in_scheduler -= 1
+            if not job.cancelled:
+                error = future.exception()
+                job.done(active, future.result() if error is None else error)

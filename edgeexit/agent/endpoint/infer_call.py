@@ -1,0 +1,158 @@
+"""The inference call: decodes the request, runs it, and encodes the response."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+from edgeexit.agent.endpoint.codec import InferRequest, decode_request, encode_response
+from edgeexit.agent.endpoint.dispatch import InferJob
+from edgeexit.agent.endpoint.head import is_length
+from edgeexit.agent.endpoint.refusal import RefusalError
+from edgeexit.agent.endpoint.response import JSON, Response, error_response
+from edgeexit.errors import DataError, InferenceError, OverloadedError, ProtocolError
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from edgeexit.agent.active_policy import ActivePolicy
+    from edgeexit.agent.endpoint.connection import Connection
+    from edgeexit.agent.endpoint.dispatch import Dispatcher
+    from edgeexit.agent.endpoint.head import RequestHead
+    from edgeexit.agent.endpoint.service import InferenceService
+    from edgeexit.runtime import Inference
+
+_log = logging.getLogger(__name__)
+
+_BYTES: Final = b"application/octet-stream"
+_HEADER_LENGTH: Final = "inference-header-content-length"
+_LONG_BYTES: Final = 256 * 1024
+"""A longer body is decoded, and a response of so many numbers encoded, in another thread: the loop stays responsive."""
+_LONG_NUMBERS: Final = 32 * 1024
+
+
+class InferCall:
+    """`POST /v2/models/{name}[/versions/{version}]/infer`."""
+
+    def __init__(self, service: InferenceService, dispatcher: Dispatcher, loop: asyncio.AbstractEventLoop) -> None:
+        self.max_body_bytes = service.config.max_body_bytes
+        self._service = service
+        self._dispatcher = dispatcher
+        self._loop = loop
+        self._outputs = tuple(tensor.name for tensor in service.model.outputs)
+        self._coder = ThreadPoolExecutor(1, thread_name_prefix="agent-endpoint-coder")
+        self._jobs: dict[Connection, InferJob] = {}
+
+    def close(self) -> None:
+        """End the thread that codes long messages."""
+        self._coder.shutdown(wait=False, cancel_futures=True)
+
+    def start(self, connection: Connection, head: RequestHead, body: bytes | bytearray) -> None:
+        """Run the samples under the active policy."""
+        try:
+            header_length = _header_length(head)
+            if len(body) <= _LONG_BYTES:
+                self._submit(connection, self._decode(body, header_length))
+                return
+        except Exception as error:
+            raise self._refusal(error) from error
+        self._in_coder(
+            connection,
+            lambda: self._decode(body, header_length),
+            lambda request: self._submit_or_refuse(connection, request),
+        )
+
+    def cancel(self, connection: Connection) -> None:
+        """Cancel the inference of a client that has disconnected, unless it has started."""
+        job = self._jobs.pop(connection, None)
+        if job is not None:
+            self._dispatcher.cancel(job)
+
+    def _decode(self, body: bytes | bytearray, header_length: int | None) -> InferRequest:
+        return decode_request(body, header_length, inputs=self._service.inputs, outputs=self._outputs)
+
+    def _submit_or_refuse(self, connection: Connection, request: InferRequest) -> None:
+        try:
+            self._submit(connection, request)
+        except Exception as error:  # noqa: BLE001 - every error becomes a response
+            self._refuse(connection, error)
+
+    def _submit(self, connection: Connection, request: InferRequest) -> None:
+        def done(active: ActivePolicy | None, result: Inference | BaseException) -> None:
+            self._jobs.pop(connection, None)
+            if isinstance(result, BaseException) or active is None:
+                self._refuse(connection, result)
+                return
+            if result.outputs.size > _LONG_NUMBERS:
+                self._in_coder(connection, lambda: self._encode(request, active, result), connection.respond)
+                return
+            try:
+                response = self._encode(request, active, result)
+            except Exception as error:  # noqa: BLE001 - every error becomes a response
+                self._refuse(connection, error)
+            else:
+                connection.respond(response)
+
+        job = InferJob(request.inputs, request.id, done)
+        self._dispatcher.submit(job)
+        self._jobs[connection] = job
+
+    def _encode(self, request: InferRequest, active: ActivePolicy, result: Inference) -> Response:
+        model = self._service.model
+        body, header_length = encode_response(
+            result,
+            request.outputs,
+            model=model.name,
+            version=model.versions[0],
+            request_id=request.id,
+            parameters={"revision": active.revision, "policy": active.policy.kind},
+        )
+        if header_length is None:
+            return Response(body, content_type=JSON)
+        return Response(body, content_type=_BYTES, headers=b"Inference-Header-Content-Length: %d\r\n" % header_length)
+
+    def _in_coder(self, connection: Connection, code: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        """Run `code` in the coder's thread, and `then` with its result in the loop."""
+
+        def finish(done: asyncio.Future[Any]) -> None:
+            if done.cancelled():
+                return
+            error = done.exception()
+            if error is None:
+                then(done.result())
+            else:
+                self._refuse(connection, error)
+
+        self._loop.run_in_executor(self._coder, code).add_done_callback(finish)
+
+    def _refuse(self, connection: Connection, error: Any) -> None:
+        connection.respond(error_response(self._refusal(error)))
+
+    def _refusal(self, error: BaseException) -> RefusalError:
+        """Return the refusal for an error; details of an internal error go to the log only."""
+        if isinstance(error, RefusalError):
+            return error
+        if isinstance(error, OverloadedError):
+            return RefusalError(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
+        if isinstance(error, ProtocolError | DataError):
+            return RefusalError(HTTPStatus.BAD_REQUEST, str(error))
+        is_new = self._service.is_new_failure(error)
+        if isinstance(error, InferenceError):
+            if is_new:
+                _log.warning("a request failed: %s", error)
+            return RefusalError(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
+        if is_new:
+            _log.error("a request failed", exc_info=error)
+        return RefusalError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error; see the log of the agent")
+
+
+def _header_length(head: RequestHead) -> int | None:
+    text = head.headers.get(_HEADER_LENGTH)
+    if text is None:
+        return None
+    if not is_length(text):
+        raise ProtocolError(f"Inference-Header-Content-Length is '{text}'; it must be the number of bytes of the JSON")
+    return int(text)
