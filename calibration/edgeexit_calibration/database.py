@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote, urlsplit
 
 from alembic import command
 from alembic.config import Config
@@ -21,6 +22,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_
 from sqlalchemy.orm import Session
 
 from edgeexit.errors import EdgeExitError
+from edgeexit.private_files import make_private_database
 
 _log = logging.getLogger(__name__)
 
@@ -116,7 +118,7 @@ def open_database(url: str, *, create: bool = True, busy_timeout_s: float = 10.0
 
     """
     parsed = _parse(url)
-    if parsed.get_backend_name() == _SQLITE and not create and not Path(str(parsed.database)).exists():
+    if parsed.get_backend_name() == _SQLITE and not create and not _sqlite_file(parsed).exists():
         raise DatabaseError(f"database '{parsed.database}' does not exist; `edgeexit calibrator register` creates it")
     options: dict[str, Any] = {}
     if parsed.get_backend_name() == _SQLITE:
@@ -135,6 +137,7 @@ def open_database(url: str, *, create: bool = True, busy_timeout_s: float = 10.0
     except exc.ArgumentError as error:
         raise _invalid_url(_without_secrets(parsed)) from error
     if parsed.get_backend_name() == _SQLITE:
+        _make_private(parsed, create=create)
         _prepare_sqlite(engine, create=create)
     database = Database(engine)
     try:
@@ -143,6 +146,21 @@ def open_database(url: str, *, create: bool = True, busy_timeout_s: float = 10.0
         database.close()
         raise
     return database
+
+
+def _make_private(url: URL, *, create: bool) -> None:
+    """Let only the owner read an SQLite file. Raises DatabaseError if the file cannot be created."""
+    file = _sqlite_file(url)
+    try:
+        make_private_database(file, create=create and "mode" not in url.query)  # ?mode=ro may forbid to create it
+    except OSError as error:
+        advice = _advice("unable to open")
+        raise DatabaseError(f"database '{file}' cannot be created: {error.strerror}; {advice}") from error
+
+
+def _sqlite_file(url: URL) -> Path:
+    name = str(url.database)
+    return Path(unquote(urlsplit(name).path) if name.startswith("file:") else name)
 
 
 def migration_config(connection: Connection) -> Config:

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 
 from edgeexit.errors import MessageError
+from edgeexit.private_files import make_private_database
 from edgeexit.wire import Ack, Audit, Report, encode
 
 _log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class Outbox:
         self._lock = threading.Lock()
         self.in_memory = False
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._connection, header = self._open_or_replace()
         except (OSError, sqlite3.Error) as error:
             self._warn_in_memory(error)
@@ -122,6 +123,7 @@ class Outbox:
             self._connection.close()
 
     def _open_or_replace(self) -> "tuple[sqlite3.Connection, _OutboxHeader]":
+        make_private_database(self._path)
         try:
             return _open(str(self._path))
         except sqlite3.OperationalError:  # disk full, no permission, in use: the content is not damaged
@@ -134,6 +136,7 @@ class Outbox:
             self._path.replace(aside)
             for suffix in ("-wal", "-shm"):
                 self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            make_private_database(self._path)
             return _open(str(self._path))
 
     def _add(self, message: Report | Audit) -> None:

@@ -31,8 +31,8 @@ class PolicyStore:
 
     def save(self, slot: PolicySlot, envelope: bytes) -> None:
         """Write an envelope durably. Raises OSError if this fails; the file then holds the previous envelope."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(self._path(slot), envelope)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomic(self._path(slot), envelope, mode=0o600)
 
     def load(self, keys: Sequence[PublicKey]) -> dict[PolicySlot, PolicyDocument]:
         """Verify the stored envelopes again and return the valid documents; log the others as warnings."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from edgeexit.errors import ConfigError
+from edgeexit.private_files import make_private_folder
 
 _log = logging.getLogger(__name__)
 
@@ -19,7 +20,8 @@ FILE: Final = "agent.lock"
 def lock_state_dir(folder: Path) -> Iterator[None]:
     """Lock a state folder against other agents while the block runs.
 
-    If the folder is not writable, log a warning and continue. Raises ConfigError if another agent uses the folder.
+    Only the agent's user may read the folder (`make_private_folder`). If it is not writable, log a warning and
+    continue. Raises ConfigError if another agent uses the folder, or if it or a file in it belongs to another user.
     """
     handle = _open(folder)
     try:
@@ -33,8 +35,8 @@ def lock_state_dir(folder: Path) -> Iterator[None]:
 
 def _open(folder: Path) -> int | None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return os.open(folder / FILE, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        make_private_folder(folder)
+        return os.open(folder / FILE, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         _warn(folder, error)
         return None

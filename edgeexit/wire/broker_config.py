@@ -1,5 +1,6 @@
 """Where the broker is and how a client authenticates: the `[broker]` table of a configuration file."""
 
+from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -25,9 +26,21 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """The first line of this file is the password, so that no configuration and no log contains it."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError if the URL contains credentials, because the URL is logged."""
-        if "@" in urlsplit(self.url).netloc:
+        """Raise ValueError if the URL contains credentials, because it is logged, or if a setting has no effect."""
+        parts = urlsplit(self.url)
+        if "@" in parts.netloc:
             raise ValueError("a broker url must not contain credentials; use username and password_file")
+        tls_files = [name for name in ("ca_file", "certificate_file", "key_file") if getattr(self, name) is not None]
+        if tls_files and parts.scheme == "mqtt":
+            names = " and ".join(tls_files)
+            raise ValueError(
+                f"{names} cannot be used with '{self.url}', which is not encrypted; write mqtts:// for TLS, or remove "
+                f"{names}"
+            )
+        if self.key_file is not None and self.certificate_file is None:
+            raise ValueError("key_file needs certificate_file, the certificate of this key")
+        if self.password_file is not None and self.username is None:
+            raise ValueError("password_file needs username")
 
     def endpoint(self) -> tuple[str, int, bool]:
         """Return host, port and whether to use TLS. Raises ConfigError if `url` is not an MQTT URL."""
@@ -39,3 +52,20 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         if parts.scheme not in _PORTS or not parts.hostname:
             raise ConfigError(f"broker url '{self.url}' must be mqtt://HOST[:PORT] or mqtts://HOST[:PORT]")
         return parts.hostname, port, parts.scheme == "mqtts"
+
+    def password_warning(self) -> str | None:
+        """Return a warning if the password would cross a network without encryption, else None."""
+        host, _, encrypted = self.endpoint()
+        if encrypted or self.password_file is None or _is_this_machine(host):
+            return None
+        return (
+            f"the password for the broker at '{host}' is sent without encryption, because its url is '{self.url}'; "
+            "write mqtts:// for TLS"
+        )
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")  # RFC 6761, section 6.3

@@ -1,6 +1,8 @@
 """The agent with a real broker: reports, audits, commands, and failures of network, disk and callers."""
 
 import logging
+import os
+import stat
 import threading
 import time
 from collections.abc import Callable
@@ -227,6 +229,24 @@ def test_a_state_folder_that_cannot_be_locked_is_logged_and_the_agent_runs(
     with Agent(bundle, changed(state_dir=tmp_path / "file" / "state")) as agent:
         agent.infer(make_samples(1))
     assert "cannot be locked" in caplog.text
+
+
+def test_an_agent_started_by_hand_makes_its_state_private(
+    bundle: Bundle, config: AgentConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    config.state_dir.mkdir()
+    config.state_dir.chmod(0o755)
+    before = os.umask(0o022)
+    try:
+        with Agent(bundle, config) as agent:
+            agent.infer(make_samples(3))
+            modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in config.state_dir.iterdir()}
+    finally:
+        os.umask(before)
+    assert {"outbox.db", "agent.lock"} <= modes.keys()
+    assert set(modes.values()) == {0o600}
+    assert stat.S_IMODE(config.state_dir.stat().st_mode) == 0o700
+    assert "had mode 0755; only its owner may read it now (0700)" in caplog.text
 
 
 def test_the_log_and_the_description_report_a_bundle_without_a_policy(

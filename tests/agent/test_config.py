@@ -63,8 +63,8 @@ def test_the_host_name_is_made_a_valid_device_name(monkeypatch: pytest.MonkeyPat
 
 
 def test_broker_and_device_can_be_overridden(tmp_path: Path) -> None:
-    config = AgentConfig.load(write(tmp_path, FULL), broker="mqtt://other:1", device="press-8")
-    assert config.broker.endpoint() == ("other", 1, False)
+    config = AgentConfig.load(write(tmp_path, FULL), broker="mqtts://other:1", device="press-8")
+    assert config.broker.endpoint() == ("other", 1, True)
     assert config.device == "press-8"
     assert AgentConfig.load(write(tmp_path, 'fleet = "f"'), broker="mqtt://other:1").broker.url == "mqtt://other:1"
 
@@ -148,15 +148,25 @@ def test_a_file_that_is_not_a_public_key_is_named(tmp_path: Path) -> None:
 
 
 def test_missing_broker_files_are_warnings(tmp_path: Path) -> None:
-    config = AgentConfig.load(write(tmp_path, FULL + 'key_file = "k"\nusername = "u"\npassword_file = "p"'))
+    files = 'certificate_file = "k"\nkey_file = "k"\nusername = "u"\npassword_file = "p"'
+    config = AgentConfig.load(write(tmp_path, FULL + files))
     (tmp_path / "k").touch()
-    warnings = list(config.broker_file_warnings())
+    warnings = list(config.broker_warnings())
     assert [line.split(" cannot")[0] for line in warnings] == [
         f"broker.ca_file '{tmp_path / 'ca.pem'}'",
         f"broker.password_file '{tmp_path / 'p'}'",
     ]
-    plain = AgentConfig.load(tmp_path / "agent.toml", broker="mqtt://x")
-    assert len(list(plain.broker_file_warnings())) == 1, "certificates are not needed without TLS"
+    with pytest.raises(ConfigError, match=r"ca_file and certificate_file and key_file cannot be used with 'mqtt://x'"):
+        AgentConfig.load(tmp_path / "agent.toml", broker="mqtt://x")
+
+
+def test_a_password_that_is_sent_without_encryption_is_a_warning(tmp_path: Path) -> None:
+    text = 'fleet = "f"\n[broker]\nurl = "mqtt://broker.example"\nusername = "u"\npassword_file = "p"\n'
+    (tmp_path / "p").write_text("secret")
+    config = AgentConfig.load(write(tmp_path, text))
+    (warning,) = config.broker_warnings()
+    assert "'broker.example' is sent without encryption" in warning
+    assert "mqtts://" in warning
 
 
 def test_an_unreadable_file_and_a_missing_key_are_named(tmp_path: Path) -> None:

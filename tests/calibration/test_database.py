@@ -1,7 +1,9 @@
 """The database: the migrations create the schema of the tables; an error is one line."""
 
 import contextlib
+import os
 import sqlite3
+import stat
 
 import pytest
 from alembic import command
@@ -66,6 +68,23 @@ def test_an_error_does_not_contain_the_password_of_a_url(url):
         open_database(url)
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["{0}", "sqlite:///{0}", "sqlite:///file:{0}?uri=true"])
+def test_only_the_owner_may_read_the_files_of_a_database(tmp_path, url):
+    file = tmp_path / "c.sqlite"
+    before = os.umask(0o022)
+    try:
+        opened = open_database(url.format(file))
+    finally:
+        os.umask(before)
+    with opened.reading() as session:
+        session.connection()
+        assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
+    opened.close()
+    file.chmod(0o644)
+    open_database(url.format(file), create=False).close()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
 def test_opening_without_create_creates_no_database(tmp_path):

@@ -10,6 +10,16 @@ if TYPE_CHECKING:
     from edgeexit.wire import BrokerConfig
 
 
+_OPTIONS = {
+    "ca_file": "--broker-ca",
+    "certificate_file": "--broker-certificate",
+    "key_file": "--broker-key",
+    "username": "--broker-username",
+    "password_file": "--broker-password-file",
+}
+"""Field of `BrokerConfig` -> the option that sets it."""
+
+
 def with_broker_options(command: Callable[..., None]) -> Callable[..., None]:
     """Return the command with the options of `_broker_config` in place of its parameter `broker: BrokerConfig`."""
     own = [parameter for parameter in inspect.signature(command).parameters.values() if parameter.name != "broker"]
@@ -43,6 +53,7 @@ def _broker_config(
     ] = None,
 ) -> "BrokerConfig":
     """Return the connection that the options describe. Raises ConfigError for an invalid URL or combination."""
+    from edgeexit.console import warn
     from edgeexit.errors import ConfigError
     from edgeexit.wire import BrokerConfig
 
@@ -56,6 +67,10 @@ def _broker_config(
             password_file=broker_password_file,
         )
     except ValueError as error:
-        raise ConfigError(f"--broker: {error}") from error
-    config.endpoint()
+        text = str(error)
+        for field, option in _OPTIONS.items():
+            text = text.replace(field, option)
+        raise ConfigError(f"--broker: {text}") from error
+    if (warning := config.password_warning()) is not None:
+        warn(warning)
     return config

@@ -290,7 +290,7 @@ def test_the_next_step_does_not_contain_the_password(tmp_path, bundle):
         (["run", "--fleet", "f", "--key", "KEY", "--broker", "http://x", "--database", "x.sqlite"], "mqtt://HOST"),
         (
             ["run", "--fleet", "f", "--key", "KEY", "--broker", "mqtt://u:x@h", "--database", "x.sqlite"],
-            "password_file",
+            "--broker-password-file",
         ),
         (["status", "--database", "no.sqlite"], "database 'no.sqlite' does not exist"),
         (["status", "--database", "KEY.pub"], "damaged or not an SQLite file"),
