@@ -1,10 +1,13 @@
 """ZTW: the weights and biases of its ensembles."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from edgeexit.fitting import ReadoutDataset
+from edgeexit.fitting import Budget, ReadoutDataset, fit_policy
 from edgeexit.fitting.exit_logits import read_out
+from edgeexit.fitting.kinds import ztw
 from edgeexit.fitting.replay import replay
 from tests.fitting.only_candidate import only_candidate
 from tests.fitting.populations import population
@@ -42,3 +45,38 @@ def test_the_fit_recovers_the_weights_and_biases_that_drew_the_labels():
     policy = only_candidate("ztw", dataset)
     assert policy.weights[1] == pytest.approx((1.5, 0.5), abs=0.06)
     assert np.array(policy.biases[1]) - np.mean(policy.biases[1]) == pytest.approx(biases, abs=0.04)
+
+
+def test_the_size_of_the_blocks_does_not_change_the_ensembles(monkeypatch):
+    dataset = population(700, seed=3, classes=5)
+    whole = only_candidate("ztw", dataset)
+    monkeypatch.setattr(ztw, "_BLOCK", 64)
+    parts = only_candidate("ztw", dataset)
+    for one, other in zip((*whole.weights, *whole.biases), (*parts.weights, *parts.biases), strict=True):
+        assert one == pytest.approx(other, abs=2e-3)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_the_ensembles_do_not_depend_on_the_scale_of_the_logits(scale):
+    dataset = population(700, seed=3)
+    assert dataset.logits is not None
+    scaled = ReadoutDataset.from_logits(dataset.logits.array * scale, costs=dataset.costs, labels=dataset.labels)
+    first, second = (fit_policy("ztw", each, Budget(cost=2.0)) for each in (dataset, scaled))
+    assert second.expected.exit_rates == pytest.approx(first.expected.exit_rates, abs=0.01)
+    assert second.expected.mean_loss == pytest.approx(first.expected.mean_loss, abs=0.01)
+
+
+def test_a_fit_needs_less_memory_than_the_logits():
+    samples, exits, classes = 2000, 2, 5000
+    random = np.random.default_rng(0)
+    logits = random.standard_normal((samples, exits, classes), dtype=np.float32)
+    labels = random.integers(0, classes, samples)
+    logits[np.arange(samples), :, labels] += 6
+    dataset = ReadoutDataset.from_logits(logits, costs=(1.0, 2.0), labels=labels)
+    tracemalloc.start()
+    try:
+        only_candidate("ztw", dataset)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < logits.nbytes

@@ -7,12 +7,15 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 
+from edgeexit.fitting.kinds.eenet.examples import STATISTICS, Examples
 from edgeexit.fitting.readout_dataset import Values
 
 _DIVERGENCE_WEIGHT, _COST_WEIGHT = 1e-3, 1e-2
 """Weights of the two losses in the authors' settings."""
 _HIDDEN = 0.5
 """Hidden units per input, in the authors' settings for images."""
+_MAX_HIDDEN_WEIGHTS, _MIN_HIDDEN = 2**14, 4
+"""Limits that the authors do not have: weights of the hidden units of one exit, and units that it has despite them."""
 _SHARPNESS = 1.0
 """beta in q^beta / sum q^beta."""
 _MIN_SCORE = 1e-3
@@ -47,13 +50,24 @@ def targets_of(scores: Values) -> Values:
     return cast("Values", raised / raised.sum(axis=1, keepdims=True))
 
 
-def start_layers(width: int, exits: int, seed: int) -> tuple[Layers, ...]:
-    """Return the initial MLPs [K-1], with small random weights; exit k has `width` + k inputs."""
+def hidden_units(inputs: int) -> int:
+    """Return the number of hidden units for this number of inputs.
+
+    It is half of the inputs, as in the authors' code, while that gives at most 2**14 weights: for up to about 180
+    classes. Otherwise it is what 2**14 weights permit, and at least 4, so that memory and time grow no faster than the
+    number of classes.
+    """
+    permitted = max(_MAX_HIDDEN_WEIGHTS // inputs, _MIN_HIDDEN)
+    return max(min(int(_HIDDEN * inputs), permitted), 1)
+
+
+def start_layers(classes: int, exits: int, seed: int) -> tuple[Layers, ...]:
+    """Return the initial MLPs [K-1], with small random weights; exit k has C + 2 + k inputs."""
     random = np.random.default_rng(seed)
     layers = []
     for k in range(exits - 1):
-        inputs = width + k
-        hidden = max(1, int(_HIDDEN * inputs))
+        inputs = classes + STATISTICS + k
+        hidden = hidden_units(inputs)
         draw = random.uniform(-1, 1, (inputs + 2, hidden))
         wide, narrow = inputs**-0.5, hidden**-0.5
         layers.append(Layers(draw[:-2] * wide, draw[-2] * wide, draw[-1] * narrow, np.zeros(1)))
@@ -61,13 +75,15 @@ def start_layers(width: int, exits: int, seed: int) -> tuple[Layers, ...]:
 
 
 def fit_assignment(
-    inputs: Values, scores: Values, start: Sequence[Layers], *, costs: Values, budget: float, iterations: int
+    examples: Examples, scores: Values, start: Sequence[Layers], *, costs: Values, budget: float, iterations: int
 ) -> tuple[Layers, ...]:
-    """Return the MLPs [K-1] of lowest loss on inputs [N, K, C + 2], scores q [N, K] and cumulative costs [K].
+    """Return the MLPs [K-1] of lowest loss on examples with scores q [N, K], for cumulative costs [K].
 
-    Source: EENet (arXiv:2301.07099); weights of the losses and sizes from the authors' code.
+    The inputs of all early exits are in memory at once: [K-1][N, C + 2 + k] float64.
+
+    Source: EENet (arXiv:2301.07099); weights of the losses and sizes from the authors' code, but for `hidden_units`.
     """
-    features = _features(inputs, scores)
+    features = [examples.inputs(k, scores).matrix() for k in range(len(start))]
     targets = targets_of(scores)
 
     def loss(flat: Values) -> tuple[float, Values]:
@@ -78,18 +94,13 @@ def fit_assignment(
     return unflatten(found.x, start)
 
 
-def assigned(inputs: Values, scores: Values, layers: Sequence[Layers]) -> Values:
+def assigned(examples: Examples, scores: Values, layers: Sequence[Layers]) -> Values:
     """Return P [N, K], the fraction of each sample at each exit; arguments as in `fit_assignment`."""
-    gates = [
-        expit(expit(x @ mlp.hidden + mlp.hidden_bias) @ mlp.output + mlp.output_bias)
-        for x, mlp in zip(_features(inputs, scores), layers, strict=True)
-    ]
-    return stick_breaking(np.stack(gates, axis=1))
-
-
-def _features(inputs: Values, scores: Values) -> list[Values]:
-    """Return the inputs [K-1][N, C + 2 + k] of the MLP of each early exit: its inputs, and earlier scores."""
-    return [np.hstack([inputs[:, k], scores[:, :k]]) for k in range(inputs.shape[1] - 1)]
+    gates = np.empty((len(scores), len(layers)))
+    for k, mlp in enumerate(layers):
+        for rows, block in examples.inputs(k, scores).blocks():
+            gates[rows, k] = expit(expit(block @ mlp.hidden + mlp.hidden_bias) @ mlp.output + mlp.output_bias)
+    return stick_breaking(gates)
 
 
 def assignment_loss(

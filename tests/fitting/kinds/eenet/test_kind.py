@@ -5,23 +5,23 @@ import numpy as np
 import pytest
 
 from edgeexit.errors import FittingError
-from edgeexit.fitting import Budget, FitOptions, MapLosses, fit_policy
+from edgeexit.fitting import Budget, FitOptions, MapLosses, ReadoutDataset, fit_policy
 from edgeexit.fitting.kinds import make_candidates
+from edgeexit.fitting.kinds.eenet.examples import examples_of
 from edgeexit.fitting.kinds.eenet.kind import eenet_policy
-from edgeexit.fitting.kinds.eenet.scoring import examples_of
 from edgeexit.fitting.options import CandidateOptions
-from edgeexit.policies import exits_of, simulate
+from edgeexit.fitting.replay import replay
+from edgeexit.policies import exits_of
 from edgeexit.policies.confidence import Confidence
 from tests.fitting.kinds.eenet.overconfident import overconfident_in_one_class
 from tests.fitting.populations import population
 
 
 def outcome(policy, dataset):
-    """Return mean loss and mean cost of a policy on a dataset at temperature 1."""
-    seen = dataset.at(policy.temperatures)
-    scores, predictions = simulate(policy, seen.readouts)
+    """Return mean loss and mean cost of a policy on a dataset."""
+    scores, predictions = replay(policy, dataset)
     exits = exits_of(scores, policy.thresholds)
-    return seen.losses(predictions)[np.arange(len(exits)), exits].mean(), np.asarray(seen.costs)[exits].mean()
+    return dataset.losses(predictions)[np.arange(len(exits)), exits].mean(), np.asarray(dataset.costs)[exits].mean()
 
 
 @pytest.mark.parametrize("classes", [2, 10])
@@ -29,7 +29,7 @@ def test_the_untrained_scores_equal_confidence_to_the_bit(classes):
     dataset = population(300, seed=4, classes=classes)
     start = make_candidates("eenet", dataset, CandidateOptions(budget=2.0, temperatures=False))[0]
     plain = Confidence(temperatures=dataset.temperatures, thresholds=start.thresholds)
-    np.testing.assert_array_equal(simulate(start, dataset.readouts).scores, simulate(plain, dataset.readouts).scores)
+    np.testing.assert_array_equal(replay(start, dataset).scores, replay(plain, dataset).scores)
 
 
 @pytest.mark.parametrize("budget", [1.3, 1.8, 2.7])
@@ -70,8 +70,8 @@ def test_the_same_seed_gives_the_same_policy():
     assert [c.temperatures for c in first] == [c.temperatures for c in other]
 
 
-def test_candidates_at_given_and_at_fitted_temperatures():
-    dataset = population(500, seed=10, sharpness=4.0)
+def test_candidates_at_base_and_at_fitted_temperatures():
+    dataset = population(500, seed=10, sharpness=1.5)
     candidates = make_candidates("eenet", dataset, CandidateOptions(budget=2.0))
     temperatures = [candidate.temperatures for candidate in candidates]
     assert temperatures[0] == temperatures[2] != dataset.temperatures
@@ -81,8 +81,7 @@ def test_candidates_at_given_and_at_fitted_temperatures():
 
 
 def test_readouts_without_probabilities_are_refused():
-    dataset = population(50, seed=11)
-    bare = msgspec.structs.replace(dataset, readouts=dataset.readouts[:, :, :4])
+    bare = msgspec.structs.replace(population(50, seed=11), logits=None)
     with pytest.raises(FittingError, match="probabilities of all classes"):
         fit_policy("eenet", bare, Budget(cost=2.0))
 
@@ -91,13 +90,12 @@ def test_readouts_without_probabilities_are_refused():
 @pytest.mark.parametrize("right", [0.0, 1.0], ids=["never right", "always right"])
 def test_an_exit_that_is_never_or_always_right_can_be_fitted(right):
     dataset = population(60, seed=12, classes=3)
-    readouts, labels = dataset.readouts.copy(), dataset.labels
-    assert labels is not None
-    readouts[:, 1] = 0
-    predictions = labels if right else (labels + 1) % 3
-    readouts[np.arange(60), 1, 4 + predictions] = 1
-    readouts[:, 1, :3] = np.stack([predictions, np.ones(60), np.zeros(60)], axis=1)
-    dataset = msgspec.structs.replace(dataset, readouts=readouts)
+    assert dataset.logits is not None
+    assert dataset.labels is not None
+    logits = dataset.logits.array.copy()
+    logits[:, 1] = 0
+    logits[np.arange(60), 1, dataset.labels if right else (dataset.labels + 1) % 3] = 200  # probabilities 1 and 0
+    dataset = ReadoutDataset.from_logits(logits, costs=dataset.costs, labels=dataset.labels)
     fit = fit_policy("eenet", dataset, Budget(cost=2.0))
     assert fit.expected.mean_loss <= fit_policy("confidence", dataset, Budget(cost=2.0)).expected.mean_loss
     assert outcome(eenet_policy(dataset, 2.0), dataset)[1] <= 2.0
@@ -108,7 +106,12 @@ def test_segmentation_is_learned_from_fractions_of_right_pixels():
     dataset = population(200, seed=13, classes=4)
     errors = np.random.default_rng(0).random((200, 4)).astype(np.float32)
     errors[:, 0] = np.clip(1 - dataset.readouts[:, 0, 1], 0, 1)
-    maps = msgspec.structs.replace(dataset, labels=None, maps=MapLosses(disagreement=errors, errors=errors))
+    losses = MapLosses(
+        disagreement=errors,
+        errors=errors,
+        probabilities=np.stack([dataset.exit_probabilities(k) for k in range(4)], axis=1),
+    )
+    maps = msgspec.structs.replace(dataset, labels=None, logits=None, maps=losses)
     np.testing.assert_allclose(examples_of(maps).correct, 1 - errors)
     fit = fit_policy("eenet", maps, Budget(cost=2.0))
     assert fit.expected.mean_loss <= fit_policy("confidence", maps, Budget(cost=2.0)).expected.mean_loss

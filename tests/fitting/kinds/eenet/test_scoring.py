@@ -3,14 +3,8 @@
 import numpy as np
 from scipy.optimize import check_grad
 
-from edgeexit.fitting.kinds.eenet.scoring import (
-    cross_entropy,
-    examples_of,
-    exit_loss,
-    fit_scoring,
-    initial_weights,
-    scores_of,
-)
+from edgeexit.fitting.kinds.eenet.examples import ExitInputs, examples_of
+from edgeexit.fitting.kinds.eenet.scoring import cross_entropy, exit_loss, fit_scoring, initial_weights
 from tests.fitting.kinds.eenet.overconfident import overconfident_in_one_class
 from tests.fitting.populations import population
 
@@ -18,16 +12,17 @@ from tests.fitting.populations import population
 def test_the_gradient_of_the_scoring_loss_equals_finite_differences():
     examples = examples_of(population(100, seed=1))
     random = np.random.default_rng(0)
-    features, anchor = random.normal(0.4, 0.5, (100, 7)), random.normal(size=7)
+    inputs = ExitInputs(random.random((100, 4), dtype=np.float32), random.normal(0.4, 0.5, (100, 3)))
+    anchor = random.normal(size=7)
     sample_weights = random.dirichlet(np.ones(100))
 
     def loss(weights):
         return exit_loss(
-            weights, features, examples.correct[:, 0], sample_weights=sample_weights, anchor=anchor, penalty=0.3
+            weights, inputs, examples.correct[:, 0], sample_weights=sample_weights, anchor=anchor, penalty=0.3
         )
 
     at = random.normal(size=7)
-    scores = features @ at
+    scores = inputs.matrix() @ at
     assert (scores < 0).any()  # the tangents are tested, too
     assert (scores > 1).any()
     error = check_grad(lambda w: loss(w)[0], lambda w: loss(w)[1], at)
@@ -54,6 +49,6 @@ def test_trained_scores_separate_right_from_wrong_better_than_confidence():
     dataset = overconfident_in_one_class(1500)
     examples = examples_of(dataset)
     start = initial_weights(3, 4)
-    weights = fit_scoring(examples, np.full((1500, 3), 1 / 1500), start, 0.01, start)
-    rank = [separation(scores_of(examples.inputs, w)[:, 0], examples.correct[:, 0]) for w in (start, weights)]
+    fitted = fit_scoring(examples, np.full((1500, 3), 1 / 1500), start, 0.01, start)
+    rank = [separation(q[:, 0], examples.correct[:, 0]) for q in (examples.initial_scores, fitted.scores)]
     assert rank[1] > rank[0] + 0.1
