@@ -1,13 +1,14 @@
 """Runs a batch stage by stage; the policy decides after each stage which samples exit."""
 
 import itertools
+import os
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from math import isfinite
 from types import TracebackType
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from edgeexit.bundle.manifest import Manifest
 from edgeexit.datasets import Inputs, check_finite, check_inputs
 from edgeexit.errors import DataError, InferenceError, PolicyError
 from edgeexit.policies import Policy
+from edgeexit.runtime.fork import ForkedBackend, keep_forever, refusal, unwatch, watch
 from edgeexit.runtime.inference import (
     EveryExitInference,
     Inference,
@@ -38,6 +40,8 @@ _WHERE = "the batch"
 
 class Runner:
     """Runs the stages of a bundle. A context manager that opens the backend; several threads may call it at once.
+
+    Only the process that opened it can use it: after a fork, the copy in the child process raises InferenceError.
 
     Args:
         bundle: an opened bundle.
@@ -80,12 +84,16 @@ class Runner:
         self._max_waiting = max_waiting
         self._scheduler: Scheduler | None = None
         self._open = False
+        self._refusal = "the runner is closed and accepts no samples"
+        self._process = 0
         self._lock = threading.Lock()
 
     def __enter__(self) -> "Runner":
         """Open the backend."""
         self._backend.__enter__()
+        self._process = os.getpid()
         self._open = True
+        watch(self, Runner._abandon_after_fork)
         return self
 
     def __exit__(
@@ -101,6 +109,11 @@ class Runner:
         if scheduler is not None:
             scheduler.close()
         self._backend.__exit__(kind, error, traceback)
+        unwatch(self)
+
+    def __reduce__(self) -> NoReturn:
+        """Raise TypeError: a runner cannot be pickled, as `multiprocessing` does to pass it to a new process."""
+        raise TypeError("a Runner cannot be sent to another process; open the bundle in the process that uses it")
 
     @property
     def manifest(self) -> Manifest:
@@ -156,7 +169,7 @@ class Runner:
         tensors = self.check(inputs)
         with self._lock:
             if not self._open:
-                raise InferenceError("the runner is closed and accepts no samples")
+                raise InferenceError(self._refusal)
             if self._scheduler is None:
                 self._scheduler = Scheduler(
                     self._backend,
@@ -226,6 +239,16 @@ class Runner:
     def check_policy(self, policy: Policy) -> None:
         """Raise PolicyError if the policy's number of exits or classes differs from the bundle's."""
         policy.require_fits(self._exits, self._manifest.classes)
+
+    def _abandon_after_fork(self) -> None:
+        """Make this copy of an open runner refuse every inference, in a child of the process that opened it."""
+        self._lock = threading.Lock()  # a thread of the parent may hold the old one
+        self._open, self._refusal = False, refusal("runner", self._process)
+        scheduler, self._scheduler = self._scheduler, None
+        self._backend = ForkedBackend(self._backend, self._refusal)
+        if scheduler is not None:
+            keep_forever(scheduler)
+            scheduler.fail_after_fork(self._refusal)
 
     def _infer_single(self, tensors: dict[str, npt.NDArray[Any]], policy: Policy, started_ns: int) -> Inference:
         """Run a single sample; faster than `_infer`, because no rows are selected."""

@@ -21,6 +21,7 @@ from edgeexit.backends.base import Rows, StageBackend, StagedBatch
 from edgeexit.errors import InferenceError, OverloadedError
 from edgeexit.policies import Policy
 from edgeexit.policies.readout import Array
+from edgeexit.runtime.fork import fail_future
 from edgeexit.runtime.inference import Inference, InferenceBuilder, continuing_rows
 from edgeexit.runtime.stage_run import MS_PER_NS, StageRun, run_stage
 
@@ -239,6 +240,11 @@ class Scheduler:
         _log.warning("%s; %d requests failed", reason, len(pending))
         for request in pending:
             request.fail(InferenceError(reason))
+
+    def fail_after_fork(self, reason: str) -> None:
+        """Fail all unfinished requests in a child process, in which the thread does not run."""
+        for request in list(self._pending):
+            fail_future(request.future, InferenceError(reason))
 
     def _work(self) -> None:
         """Run stages until the scheduler is closed and no samples wait."""
