@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -28,7 +29,9 @@ from edgeexit.agent.state_lock import lock_state_dir
 from edgeexit.bundle import Bundle
 from edgeexit.bundle.manifest import Manifest
 from edgeexit.datasets import Inputs
+from edgeexit.errors import InferenceError
 from edgeexit.runtime import Inference, Runner
+from edgeexit.runtime.fork import keep_forever, refusal, unwatch, watch
 from edgeexit.runtime.grouping import infer_together
 from edgeexit.wire import AuditedSample, Command
 
@@ -47,6 +50,8 @@ class Submitted(NamedTuple):
 
 class Agent:
     """Runs a bundle under the newest accepted policy and reports to the fleet; a context manager.
+
+    Only the process that opened it can use it: after a fork, the copy in the child process raises InferenceError.
 
     Args:
         bundle: the bundle to run.
@@ -86,6 +91,8 @@ class Agent:
             max_waiting=config.max_waiting,
         )
         self._resources = contextlib.ExitStack()
+        self._process = 0
+        self._refusal: str | None = None
 
     def __enter__(self) -> "Agent":
         """Open the stages, check them on the golden samples, open the outbox, and start to connect to the broker.
@@ -136,6 +143,8 @@ class Agent:
             resources.callback(self._profiling.wait)
             resources.callback(self._wait_for_pending)
             self._resources = resources.pop_all()
+        self._process = os.getpid()
+        watch(self, Agent._abandon_after_fork)
         _log.info(
             "agent of device '%s' started, boot %d: %s", self._config.device, self._outbox.boot, self.policy_description
         )
@@ -146,6 +155,7 @@ class Agent:
     ) -> None:
         """Finish pending inferences and audits, send the last report and the offline state, and close everything."""
         self._resources.close()
+        unwatch(self)
 
     @property
     def manifest(self) -> Manifest:
@@ -179,11 +189,12 @@ class Agent:
     @property
     def connected(self) -> bool:
         """True while the agent is connected to the broker."""
-        return self._link.connected
+        return self._refusal is None and self._link.connected
 
     @property
     def unacknowledged(self) -> int:
         """Number of reports and audits that the calibrator has not acknowledged."""
+        self._check_process()
         return self._link.unacknowledged
 
     def infer(self, inputs: Inputs, *, id: str | None = None, labels: Labels | None = None) -> Inference:  # noqa: A002 - the protocol calls it id
@@ -302,6 +313,7 @@ class Agent:
 
         Raises DataError if the number of labels is not the number of samples, or a label is not a class of the model.
         """
+        self._check_process()
         labels = label if isinstance(label, Sequence | np.ndarray) else [label]
         return self._auditor.feedback(id, check_labels(labels, owner=f"id '{id}'", classes=self.manifest.classes))
 
@@ -311,6 +323,22 @@ class Agent:
         Raises OverloadedError if too many samples are pending.
         """
         return self._runner.infer_async(self._golden_sample, policy=self.active.policy)
+
+    def _abandon_after_fork(self) -> None:
+        """Make this copy of an open agent refuse its work, in a child of the process that opened it.
+
+        Connections, database and lock belong to the parent: closing them here would disturb it. The runner refuses
+        inferences by itself; they are counted with a lock that no thread of the parent can hold.
+        """
+        self._refusal = refusal("agent", self._process)
+        keep_forever(self)
+        keep_forever(self._resources)
+        self._resources = contextlib.ExitStack()
+        self._counters = Counters(self._exits)
+
+    def _check_process(self) -> None:
+        if self._refusal is not None:
+            raise InferenceError(self._refusal)
 
     def _check_golden_samples(self) -> None:
         from edgeexit.runtime.self_check import self_check  # noqa: PLC0415 - needed once
