@@ -10,6 +10,7 @@ from edgeexit.cli.data_files import IgnoreLabel, read_labelled
 from edgeexit.cli.fit_goals import AUTO, require_policy_name, stated_goal, stated_weights
 from edgeexit.cli.fit_summary import print_comparison, print_fit
 from edgeexit.cli.pages import require_page
+from edgeexit.cli.rejected_profile import rejected_profile
 from edgeexit.console import next_step, notes, print_json, show_progress, warn
 
 if TYPE_CHECKING:
@@ -61,14 +62,18 @@ def fit_command(
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of the random split into halves or folds, and of the training of scores.")
     ] = 0,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Take the costs from the profile even if it is invalid (the machine was busy)."),
+    ] = False,
     key: Annotated[Path | None, typer.Option(help="Private key that signs the bundle with its new policy.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Fit a policy on the readouts of the compiled stages, and store it in the bundle.
 
     Give one goal: `--budget-ms`, `--speedup`, `--max-drop`, `--max-risk`, or `--rule` for policies that have rules.
-    Costs are the latencies of the profile, or multiply-accumulates if there is no profile. Without labels, agreement
-    with the final exit replaces accuracy.
+    Costs are the latencies of the profile, or multiply-accumulates if there is no valid profile. Without labels,
+    agreement with the final exit replaces accuracy.
 
     Example: `edgeexit fit quickstart/bundle --data quickstart/heldout.npz --policy auto --speedup 2 --report fit.html`
     """
@@ -79,7 +84,7 @@ def fit_command(
 
     require_policy_name(policy)
     opened = Bundle.open(bundle)
-    costs = opened.costs()
+    costs = opened.costs(force=force)
     goal = stated_goal(
         bundle, costs, policy,
         budget_ms=budget_ms, speedup=speedup, max_drop=max_drop, max_risk=max_risk, delta=delta, rule=rule,
@@ -88,6 +93,8 @@ def fit_command(
     signing_key = None if key is None else load_private_key(key)
     if report is not None:
         require_page("--report", report, bundle)
+    if costs.rejected:
+        warn(f"{rejected_profile(bundle, costs)}. Costs are multiply-accumulates")
     manifest = opened.manifest
     dataset = read_labelled(data, manifest, ignore_label)
     readouts = _record(opened, dataset, costs)
@@ -124,24 +131,10 @@ def fit_command(
 
 def _record(bundle: "Bundle", dataset: "Dataset", costs: "Costs") -> "ReadoutDataset":
     """Run the compiled stages to full depth: policies are fitted on the readouts that devices compute."""
-    from edgeexit.fitting import MapLosses, ReadoutDataset
-    from edgeexit.runtime import Runner, record
+    from edgeexit.recorded_readouts import record_readouts
 
-    with Runner(bundle) as runner, show_progress("recording readouts", total=len(dataset)) as progress:
-        recording = record(runner, dataset, all_classes=True, progress=progress)
-    if recording.logits is not None:
-        return ReadoutDataset.from_logits(
-            recording.logits, costs=costs.cumulative, labels=dataset.labels, readouts=recording.readouts
-        )
-    maps = MapLosses(
-        disagreement=recording.disagreement, errors=recording.errors, probabilities=recording.probabilities
-    )
-    return ReadoutDataset(
-        readouts=recording.readouts,
-        costs=tuple(float(cost) for cost in costs.cumulative),
-        temperatures=(1.0,) * len(costs.cumulative),
-        maps=maps,
-    )
+    with show_progress("recording readouts", total=len(dataset)) as progress:
+        return record_readouts(bundle, dataset, costs.cumulative, progress=progress)
 
 
 def _fit(

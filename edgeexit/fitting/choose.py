@@ -1,6 +1,7 @@
 """`--policy auto`: fits every kind, compares them at the same mean cost on held-out folds, and takes the best."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -14,6 +15,7 @@ from edgeexit.fitting.options import DEFAULT_OPTIONS, FitOptions
 from edgeexit.fitting.outcome import follow
 from edgeexit.fitting.readout_dataset import Indices, ReadoutDataset, Values
 from edgeexit.fitting.soundness import require_sound
+from edgeexit.fitting.temperature import base_variant
 from edgeexit.progress import NO_PROGRESS, Progress
 
 _MAX_STANDARD_ERRORS = 1.645
@@ -84,17 +86,23 @@ def choose_policy(
 
     """
     names = tuple(FITTING_KINDS) if kinds is None else tuple(kinds)
+    if not names:
+        raise FittingError(f"no kinds are given to compare; name some of {', '.join(FITTING_KINDS)}")
     compared = _require_comparison(dataset, goal, options)
     for name in names:
         require_fitting_kind(name).require_options(compared, options)
-    cost = cost_of_goal(compared, goal)
-    slope = _loss_per_cost(compared, cost)
+    cost = cost_of_goal(compared, goal, options)
+    slope = _loss_per_cost(compared, cost, options)
+    folds = [
+        _Fold(base_variant(compared.take(choosing), fit=options.temperatures), compared.take(held_out), held_out)
+        for choosing, held_out in _splits(len(compared), options.folds, options.seed)
+    ]
     outcomes: dict[str, Values | str] = {}
     costs: dict[str, float] = {}
     for name in names:
         progress.step(name)
         try:
-            losses, spent = _cross_validated(name, compared, Budget(cost=cost), options, progress)
+            losses, spent = _cross_validated(name, folds, Budget(cost=cost), options, progress)
         except FittingError as error:
             outcomes[name] = str(error)
         else:
@@ -112,6 +120,8 @@ def choose_policy(
 def _require_comparison(dataset: ReadoutDataset, goal: Goal, options: FitOptions) -> ReadoutDataset:
     """Return the samples that the kinds are compared on. Raises FittingError for too few."""
     require_sound(dataset)
+    if options.folds < 2:  # noqa: PLR2004 - one fold chooses, one is held out
+        raise FittingError(f"folds {options.folds} must be at least 2: policies are compared on held-out folds")
     compared = dataset
     if isinstance(goal, MaxRisk):
         require_samples(len(dataset), goal, fractions=dataset.maps is not None)
@@ -124,16 +134,26 @@ def _require_comparison(dataset: ReadoutDataset, goal: Goal, options: FitOptions
     return compared
 
 
+class _Fold(NamedTuple):
+    """One split of the samples. All kinds use the same objects, so that temperatures are fitted once per fold."""
+
+    choosing: ReadoutDataset
+    held_out: ReadoutDataset
+    samples: Indices
+    """The indices of the samples that are held out."""
+
+
 def _cross_validated(
-    kind: str, dataset: ReadoutDataset, budget: Budget, options: FitOptions, progress: Progress
+    kind: str, folds: Sequence[_Fold], budget: Budget, options: FitOptions, progress: Progress
 ) -> tuple[Values, Values]:
     """Return the loss and the cost [N] of each sample under the policy that was fitted on the other folds."""
-    losses, spent = np.empty(len(dataset)), np.empty(len(dataset))
-    for choosing, held_out in _splits(len(dataset), options.folds, options.seed):
-        fit = fit_checked(kind, dataset.take(choosing), budget, options)
-        outcome = follow(fit.policy, dataset.take(held_out))
-        losses[held_out], spent[held_out] = outcome.losses, outcome.spent
-        progress.advance(1, total=options.folds)
+    total = sum(len(fold.samples) for fold in folds)
+    losses, spent = np.empty(total), np.empty(total)
+    for fold in folds:
+        fit = fit_checked(kind, fold.choosing, budget, options)
+        outcome = follow(fit.policy, fold.held_out)
+        losses[fold.samples], spent[fold.samples] = outcome.losses, outcome.spent
+        progress.advance(1, total=len(folds))
     return losses, spent
 
 
@@ -169,12 +189,12 @@ def _compare(outcomes: Mapping[str, Values | str], costs: Mapping[str, float]) -
     return tuple(comparisons)
 
 
-def _loss_per_cost(dataset: ReadoutDataset, cost: float) -> float:
+def _loss_per_cost(dataset: ReadoutDataset, cost: float, options: FitOptions) -> float:
     """Return the decrease of the mean loss of `BASELINE` per unit of mean cost near `cost`, at least 0."""
     first, full = dataset.costs[0], dataset.costs[-1]
-    options = FitOptions(temperatures=False)
+    plain, as_it_is = base_variant(dataset, fit=options.temperatures), FitOptions(temperatures=False)
     around = [min(max(cost * (1 + side * _SLOPE_RANGE), first), full) for side in (-1, 1)]
-    cheaper, costlier = (fit_policy(BASELINE, dataset, Budget(cost=c), options).expected for c in around)
+    cheaper, costlier = (fit_checked(BASELINE, plain, Budget(cost=c), as_it_is).expected for c in around)
     if costlier.mean_cost <= cheaper.mean_cost:
         return 0.0
     return max((cheaper.mean_loss - costlier.mean_loss) / (costlier.mean_cost - cheaper.mean_cost), 0.0)

@@ -2,28 +2,19 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import Any, Final, NamedTuple, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from edgeexit.policies.readout import COLUMNS, ENTROPY, P1, P2, TOP1, Array
+from edgeexit.policies.readout import COLUMNS, ENTROPY, P1, P2, TOP1, Array, ExitReadout
 
-Indices = npt.NDArray[np.int64]
+_Indices = npt.NDArray[np.int64]
 
 _COLUMNS: Final = len(COLUMNS)
 BLOCK: Final = 2**18
 """Number of logits in a block: small enough for the caches of a processor, large enough for few calls."""
 _MIN_CACHE_BYTES: Final = 2**25
-
-
-class ExitReadout(NamedTuple):
-    """What a stage computes from the logits of n samples at its exit."""
-
-    readout: Array
-    """[n, 4] float32."""
-    probabilities: Array
-    """[n, C] float32."""
 
 
 class ReadExit(Protocol):
@@ -68,12 +59,12 @@ class ExitLogits:
         """Store readouts [M, 4] that the stages computed."""
         self._keep((exit_index, temperature), readouts)
 
-    def probabilities(self, exit_index: int, temperature: float, rows: Indices | None = None) -> Iterator[Array]:
+    def probabilities(self, exit_index: int, temperature: float, rows: _Indices | None = None) -> Iterator[Array]:
         """Yield the probabilities [n, C] of an exit block by block, for all samples or for `rows`."""
         for _, logits in self.blocks(exit_index, rows):
             yield self._read(exit_index, logits, temperature).probabilities
 
-    def wide_readouts(self, temperatures: tuple[float, ...], rows: Indices | None = None) -> Iterator[Array]:
+    def wide_readouts(self, temperatures: tuple[float, ...], rows: _Indices | None = None) -> Iterator[Array]:
         """Yield the readouts [n, K, 4 + C] of all exits block by block, for all samples or for `rows`."""
         exits = len(temperatures)
         for part in self._parts(rows, max(BLOCK // (exits * self.classes), 1)):
@@ -82,20 +73,20 @@ class ExitLogits:
                 wide[:, k, :_COLUMNS], wide[:, k, _COLUMNS:] = self._read(k, self._gathered(k, part, rows), temperature)
             yield wide
 
-    def blocks(self, exit_index: int, rows: Indices | None = None) -> Iterator[tuple[slice, Array]]:
+    def blocks(self, exit_index: int, rows: _Indices | None = None) -> Iterator[tuple[slice, Array]]:
         """Yield the place of each block, and its logits [n, C] at an exit: of all samples, or of `rows`."""
         for part in self._parts(rows, max(BLOCK // self.classes, 1)):
             yield part, self._gathered(exit_index, part, rows)
 
-    def _parts(self, rows: Indices | None, size: int) -> Iterator[slice]:
+    def _parts(self, rows: _Indices | None, size: int) -> Iterator[slice]:
         total = len(self.array) if rows is None else len(rows)
         for start in range(0, total, size):
             yield slice(start, min(start + size, total))
 
-    def _gathered(self, exit_index: int, part: slice, rows: Indices | None) -> Array:
+    def _gathered(self, exit_index: int, part: slice, rows: _Indices | None) -> Array:
         if rows is None:
             return np.ascontiguousarray(self.array[part, exit_index])
-        return self.array[rows[part], exit_index]
+        return np.asarray(self.array[rows[part], exit_index])
 
     def _keep(self, key: tuple[int, float], readouts: Array) -> None:
         self._cache[key] = readouts

@@ -16,6 +16,7 @@ from edgeexit.fitting.outcome import outcome_of
 from edgeexit.fitting.readout_dataset import ReadoutDataset
 from edgeexit.fitting.replay import replay
 from edgeexit.fitting.soundness import require_sound
+from edgeexit.fitting.temperature import base_variant
 from edgeexit.fitting.thresholds import LossOutOfReachError, rounded_up, within_budget, within_loss
 from edgeexit.policies import Policy, exits_of
 
@@ -28,7 +29,7 @@ def fit_policy(kind: str, dataset: ReadoutDataset, goal: Goal, options: FitOptio
 
     Args:
         kind: a name in `FITTING_KINDS`.
-        dataset: readouts at temperature 1, with probabilities if the kind reads them or temperatures are fitted.
+        dataset: with logits if temperatures are fitted or the kind reads the probabilities of all classes.
         goal: budget, drop or risk. Under a risk, one half of the samples chooses the policy and the other certifies it.
         options: temperatures, weights and seed.
 
@@ -44,22 +45,26 @@ def fit_checked(kind: str, dataset: ReadoutDataset, goal: Goal, options: FitOpti
     choosing = dataset
     if isinstance(goal, MaxRisk):
         choosing = dataset.take(halves(len(dataset), options.seed)[0])
-    candidates = make_candidates(kind, choosing, options.for_budget(cost_of_goal(choosing, goal)))
-    best = candidates[0] if len(candidates) == 1 else _best_candidate(candidates, choosing, goal)
-    return _with_thresholds(best, dataset.at(best.temperatures), goal, options.seed)
+    try:
+        choosing = base_variant(choosing, fit=options.temperatures)
+        candidates = make_candidates(kind, choosing, options.for_budget(cost_of_goal(choosing, goal, options)))
+        best = candidates[0] if len(candidates) == 1 else _best_candidate(candidates, choosing, goal)
+        return _with_thresholds(best, dataset.at(best.temperatures), goal, options.seed)
+    except MemoryError as error:
+        raise FittingError(
+            f"a fit of policy '{kind}' to {len(dataset):,} samples needs more memory than is free ({error}); give "
+            "fewer samples, or name another kind of policy"
+        ) from error
 
 
 def fit_thresholds(candidate: Policy, dataset: ReadoutDataset, goal: Goal, *, seed: int = 0) -> Fit:
-    """Return `candidate` with thresholds for a goal.
-
-    The readouts of the dataset must be under the temperatures of the candidate. Raises FittingError as `fit_policy`.
-    """
+    """Return `candidate` with thresholds for a goal. Raises FittingError as `fit_policy` and `ReadoutDataset.at`."""
     _require_fit(dataset, goal)
-    return _with_thresholds(candidate, dataset, goal, seed)
+    return _with_thresholds(candidate, dataset.at(candidate.temperatures), goal, seed)
 
 
 def fit_by_rule(dataset: ReadoutDataset, rule: KindRule, options: FitOptions = DEFAULT_OPTIONS) -> Fit:
-    """Return a policy whose thresholds are chosen by a rule of its kind, under the dataset's temperatures.
+    """Return a policy whose thresholds are chosen by a rule of its kind, under base temperatures.
 
     Raises FittingError for an unknown kind or rule, a malformed dataset, and options that the kind cannot use.
     """
@@ -69,7 +74,7 @@ def fit_by_rule(dataset: ReadoutDataset, rule: KindRule, options: FitOptions = D
         raise FittingError(
             f"rule '{rule.rule}' of policy '{rule.kind}' is unknown; known rules: {', '.join(rules) or 'none'}"
         )
-    policy = rules[rule.rule].fit(dataset, options)
+    policy = rules[rule.rule].fit(base_variant(dataset, fit=options.temperatures), options)
     return Fit(policy=policy, goal=rule, expected=expect(policy, dataset))
 
 
@@ -88,7 +93,8 @@ def _with_thresholds(candidate: Policy, dataset: ReadoutDataset, goal: Goal, see
 
 
 def expect(policy: Policy, dataset: ReadoutDataset) -> Expectation:
-    """Return cost and loss of a policy on a dataset whose readouts are under the temperatures of the policy."""
+    """Return cost and loss of a policy on a dataset. Raises FittingError as `ReadoutDataset.at`."""
+    dataset = dataset.at(policy.temperatures)
     scores, predictions = replay(policy, dataset)
     exits, losses = exits_of(scores, policy.thresholds), dataset.losses(predictions)
     outcome = outcome_of(exits, losses, dataset)
@@ -102,17 +108,17 @@ def expect(policy: Policy, dataset: ReadoutDataset) -> Expectation:
     )
 
 
-def cost_of_goal(dataset: ReadoutDataset, goal: Goal) -> float:
+def cost_of_goal(dataset: ReadoutDataset, goal: Goal, options: FitOptions = DEFAULT_OPTIONS) -> float:
     """Return the mean cost at which kinds are compared for a goal, in the unit of the costs.
 
     It is the budget, or the mean cost at which `BASELINE` reaches the goal; the full cost if it cannot.
     """
     if isinstance(goal, Budget):
         return goal.cost
-    options = FitOptions(temperatures=False).for_budget(dataset.costs[-1])
-    baseline = make_candidates(BASELINE, dataset, options)[0]
+    plain = base_variant(dataset, fit=options.temperatures)
+    baseline = make_candidates(BASELINE, plain, FitOptions(temperatures=False).for_budget(dataset.costs[-1]))[0]
     try:
-        return _choose(baseline, dataset, goal).mean_cost
+        return _choose(baseline, plain, goal).mean_cost
     except LossOutOfReachError:
         return dataset.costs[-1]
 

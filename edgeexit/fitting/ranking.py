@@ -12,17 +12,26 @@ import numpy.typing as npt
 
 from edgeexit.policies.readout import Array
 
+Indices = npt.NDArray[np.int64]
 Positions = tuple[int, ...]
 """[K-1] for each early exit, the number of samples whose score reaches the threshold. It counts all samples, also those
 that exit earlier."""
 
 _MAX_DECIMALS = 12
+_BELOW = 1000
+"""A threshold below all scores is rounded down to a multiple of 1 / `_BELOW`."""
+_MIN_GAP_ULPS = 32
+"""Gap between two scores, in float32 steps, from which they count as reliably different. Logits of other batch sizes
+differ by rounding errors that change probabilities by a few steps."""
+_RUN = 8
+"""Number of positions in a row of which one remains possible if all their gaps are smaller."""
 
 
 class Ranking:
     """The samples in the order of their scores at each early exit, and the positions that this order permits.
 
-    Equal scores exit together, so no position separates them. A sample whose score is not finite does not exit.
+    Equal scores exit together, so no position separates them; the same holds for scores that differ by rounding errors
+    only. A sample whose score is not finite does not exit.
     """
 
     def __init__(self, scores: Array) -> None:
@@ -42,8 +51,7 @@ class Ranking:
         for k in early:
             ordered = scores[self.order[k], k]
             finite = int(np.isfinite(ordered).sum())
-            ends = np.flatnonzero(ordered[1:finite] != ordered[: max(finite - 1, 0)]) + 1
-            self.possible.append(np.unique(np.append(ends, [0, finite])))
+            self.possible.append(np.unique(np.append(_separable(ordered[:finite]), [0, finite])))
             self._ordered.append(ordered)
             self.ranks[k, self.order[k]] = np.arange(self.samples)
             self.ties[k] = np.searchsorted(self.possible[k], self.ranks[k], side="right") - 1
@@ -96,20 +104,39 @@ class Ranking:
         ordered = self._ordered[k]
         exits = float(ordered[position - 1])
         if position == self.possible[k][-1]:  # all samples exit; with 0, so do new samples with lower positive scores
-            return min(exits, 0.0)
+            return 0.0 if exits >= 0 else floor(exits * _BELOW - 1) / _BELOW
         return shortest_between(float(ordered[position]), exits)
 
 
 def shortest_between(continues: float, exits: float) -> float:
-    """Return the number with the fewest decimals above `continues` and at most `exits`, both float32 values.
+    """Return the number with the fewest decimals in the middle half between two scores, both float32 values.
 
-    Among equally short numbers it is one near the middle, so that a rounding difference on a device does not change
-    the exit of a sample. The number separates the two in float32, because policies compare in float32.
+    The score of a sample can differ by rounding errors between batch sizes and devices, so a threshold is not close to
+    a score. Whole numbers are counts, which are exact: between two of them, it is the higher one. The number separates
+    the two in float32, because policies compare in float32.
     """
-    middle = (continues + exits) / 2
+    if continues.is_integer() and exits.is_integer():
+        return exits
+    middle, margin = (continues + exits) / 2, (exits - continues) / 4
     for decimals in range(_MAX_DECIMALS):
-        scale = 10.0**decimals
-        for value in (round(middle, decimals), floor(exits * scale) / scale):
-            if continues < np.float32(value) <= exits:
-                return float(value)
-    return exits
+        value = round(middle, decimals)
+        if continues + margin <= value <= exits - margin and continues < np.float32(value) <= exits:
+            return value
+    rounded = float(np.float32(middle))
+    return rounded if continues < rounded else exits
+
+
+def _separable(ordered: Array) -> Indices:
+    """Return the positions [P] between scores [n], in descending order, that a threshold can separate reliably.
+
+    Scores that are closer than rounding errors separate samples on one device and not on another. So of several
+    positions in a row with such small gaps, only the one with the widest gap is possible.
+    """
+    gaps = ordered[:-1] - ordered[1:]
+    if not len(gaps):
+        return np.empty(0, dtype=np.int64)
+    resolution = _MIN_GAP_ULPS * np.spacing(np.maximum(np.abs(ordered[:-1]), np.abs(ordered[1:])))
+    starts = np.arange(0, len(gaps), _RUN)
+    widest = np.repeat(np.maximum.reduceat(gaps, starts), np.diff(np.append(starts, len(gaps))))
+    chosen = (gaps > resolution) | ((gaps == widest) & (gaps > 0) & (widest <= resolution))
+    return np.flatnonzero(chosen) + 1

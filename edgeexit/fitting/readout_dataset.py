@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeexit.errors import FittingError
-from edgeexit.fitting.exit_logits import BLOCK, ExitLogits, Indices, ReadExit
+from edgeexit.fitting.exit_logits import BLOCK, ExitLogits, ReadExit
 from edgeexit.policies.readout import COLUMNS, TOP1, Array
 
 Labels = npt.NDArray[np.int64] | None
 Values = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
 
 _COLUMNS = len(COLUMNS)
 

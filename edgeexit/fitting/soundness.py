@@ -15,15 +15,7 @@ def require_sound(dataset: ReadoutDataset) -> None:
     outside the classes or all of one class, or losses of a segmentation outside [0, 1].
     """
     readouts, exits = dataset.readouts, len(dataset.costs)
-    if readouts.ndim != 3 or readouts.shape[1:] != (exits, len(COLUMNS)):  # noqa: PLR2004 - [N, K, 4]
-        raise FittingError(f"readouts have shape {readouts.shape} where [N, {exits}, 4] is needed")
-    if dataset.logits is not None:
-        recorded = dataset.logits.array.shape
-        samples = len(dataset) if dataset.rows is None else recorded[0]
-        if len(recorded) != 3 or recorded[:2] != (samples, exits):  # noqa: PLR2004 - [N, K, C]
-            raise FittingError(f"logits have shape {recorded} where [{samples}, {exits}, C] is needed")
-    if exits < 2:  # noqa: PLR2004 - an early exit and a final one
-        raise FittingError(f"readouts have {exits} exits; a policy needs at least 2 exits")
+    _require_shapes(dataset, exits)
     if len(dataset.temperatures) != exits:
         raise FittingError(f"{len(dataset.temperatures)} temperatures are given for {exits} exits; give one per exit")
     if not len(dataset):
@@ -42,6 +34,19 @@ def require_sound(dataset: ReadoutDataset) -> None:
         _require_labels(dataset.labels, len(dataset), dataset.classes)
     if dataset.maps is not None:
         _require_maps(dataset.maps, readouts.shape[:2])
+
+
+def _require_shapes(dataset: ReadoutDataset, exits: int) -> None:
+    readouts = dataset.readouts
+    if readouts.ndim != 3 or readouts.shape[1:] != (exits, len(COLUMNS)):  # noqa: PLR2004 - [N, K, 4]
+        raise FittingError(f"readouts have shape {readouts.shape} where [N, {exits}, 4] is needed")
+    if dataset.logits is not None:
+        recorded = dataset.logits.array.shape
+        samples = len(dataset) if dataset.rows is None else recorded[0]
+        if len(recorded) != 3 or recorded[:2] != (samples, exits):  # noqa: PLR2004 - [N, K, C]
+            raise FittingError(f"logits have shape {recorded} where [{samples}, {exits}, C] is needed")
+    if exits < 2:  # noqa: PLR2004 - an early exit and a final one
+        raise FittingError(f"readouts have {exits} exits; a policy needs at least 2 exits")
 
 
 def _require_labels(labels: npt.NDArray[np.int64], samples: int, classes: int | None) -> None:

@@ -7,59 +7,68 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from scipy.optimize import brentq
 
-from edgeexit.fitting.exit_logits import BLOCK
+from edgeexit.fitting.exit_logits import BLOCK, ExitLogits
 from edgeexit.fitting.readout_dataset import ReadoutDataset, Values
 from edgeexit.policies.readout import Array
 
-_MIN_USUAL_SPREAD: Final = 0.7
+_MIN_USUAL_SPREAD: Final = 0.8
 """Lowest standard deviation of the logits of a sample with a base temperature of 1; the highest is 10 times this."""
 _SPREAD_SAMPLES: Final = 2000
-_REACH: Final = 1e4
-"""Highest ratio between a fitted temperature and the base temperature, in either direction."""
 _STEP: Final = 4.0
 """Factor between the temperatures that are tried to find two around the minimum."""
+_STEPS: Final = 4
+_REACH: Final = _STEP**_STEPS
+"""Highest ratio between a fitted temperature and the base temperature, in either direction."""
 _PRECISION: Final = 1e-6
 _DIGITS: Final = 4
 """Significant digits of temperatures in documents; further digits change fewer decisions than noise does."""
 _MIN_GAIN: Final = 2.0
 """Standard errors by which the mean gain of a temperature must exceed 0."""
 
+_base: Final[WeakKeyDictionary[ReadoutDataset, tuple[float, ...]]] = WeakKeyDictionary()
 _fitted: Final[WeakKeyDictionary[ReadoutDataset, tuple[float, ...]]] = WeakKeyDictionary()
-"""The fitted temperatures of a dataset, which many kinds of policies ask for."""
+"""The temperatures of a dataset, which every kind of policy asks for again."""
 
 
 def base_temperatures(dataset: ReadoutDataset) -> tuple[float, ...]:
     """Return the temperatures [K] at which probabilities neither underflow nor are all equal.
 
-    It is 1 for the logits of usual networks: those with a standard deviation over the classes between 0.7 and 7, in
+    It is 1 for the logits of usual networks: those with a standard deviation over the classes between 0.8 and 8, in
     the median over the samples. Otherwise it is the power of ten that brings the logits into this range, so logits that
     are multiplied by a power of ten have the same probabilities. All exits keep their temperatures for datasets without
     logits.
     """
-    if dataset.logits is None:
+    if dataset.logits is None or dataset.maps is not None:
         return dataset.temperatures
+    if dataset not in _base:
+        _base[dataset] = tuple(_power_of_ten(spread) for spread in _spreads(dataset, dataset.logits))
+    return _base[dataset]
+
+
+def _spreads(dataset: ReadoutDataset, logits: ExitLogits) -> list[float]:
+    """Return the standard deviation over the classes [K], in the median over some of the samples."""
     chosen = np.arange(len(dataset)) if dataset.rows is None else dataset.rows
     chosen = chosen[:: max(len(chosen) // _SPREAD_SAMPLES, 1)]
     spreads = []
     for k in range(dataset.exits):
-        parts = [logits.std(axis=1, dtype=np.float64) for _, logits in dataset.logits.blocks(k, chosen)]
+        parts = [block.std(axis=1, dtype=np.float64) for _, block in logits.blocks(k, chosen)]
         spreads.append(float(np.median(np.concatenate(parts))))
-    return tuple(_power_of_ten(spread) for spread in spreads)
+    return spreads
 
 
 def fit_temperatures(dataset: ReadoutDataset) -> tuple[float, ...]:
     """Return the temperatures [K] of minimum negative log-likelihood of `dataset.truth`, fitted exit by exit.
 
     An exit has its base temperature if the gain over it is not significant (its mean over the samples is at most
-    two standard errors), or if there is no minimum (e.g. for an exit that is never wrong). Without labels, the final
-    exit has it, because its own predictions are the truth. All exits have it if the truth is a single class. Datasets
-    without logits keep their temperatures.
+    two standard errors), or if there is no minimum above 1/256 of it (e.g. for an exit that is never wrong). Without
+    labels, the final exit has it, because its own predictions are the truth. All exits have it if the truth is a single
+    class. The highest temperature is 256 times the base temperature. Datasets without logits keep their temperatures.
 
     Source: temperature scaling, "On Calibration of Modern Neural Networks" (Guo et al., ICML 2017, section 4.2).
     """
     if dataset not in _fitted:
         base, truth = base_temperatures(dataset), dataset.truth
-        if dataset.logits is None or not (truth != truth[0]).any():
+        if dataset.logits is None or dataset.maps is not None or not (truth != truth[0]).any():
             return base
         fittable = dataset.exits if dataset.has_labels else dataset.exits - 1
         fitted = [_ExitFit(dataset, k).temperature(base[k]) for k in range(fittable)]
@@ -98,19 +107,32 @@ class _ExitFit:
 
     def temperature(self, base: float) -> float:
         """Return the temperature of the lowest loss, or `base`."""
-        low = high = log(base)
-        rises = self._slope(low) >= 0  # the loss rises with 1 / T: the minimum is at a higher temperature
-        while True:
-            low, high = (high, high + log(_STEP)) if rises else (low - log(_STEP), low)
-            if not log(base / _REACH) <= low < high <= log(base * _REACH):
-                return base
-            end = self._slope(high if rises else low)
-            if (end < 0) if rises else (end > 0):
-                break
-        best = float(f"{exp(brentq(self._slope, low, high, xtol=_PRECISION)):.{_DIGITS}g}")
+        found = self._above(base) if self._slope(log(base)) >= 0 else self._below(base)
+        if found is None:
+            return base
+        best = float(f"{found:.{_DIGITS}g}")
         gain = self._losses(base) - self._losses(best)
         significant = gain.mean() > _MIN_GAIN * gain.std() / np.sqrt(len(gain))
         return best if significant else base
+
+    def _above(self, base: float) -> float:
+        """Return the minimum at a temperature of at least `base`, and at most `_REACH` times it.
+
+        The higher end is for an exit whose logits say nothing of the true class: it has nearly equal probabilities.
+        """
+        for step in range(_STEPS):
+            low, high = (log(base) + log(_STEP) * end for end in (step, step + 1))
+            if self._slope(high) < 0:
+                return exp(brentq(self._slope, low, high, xtol=_PRECISION))
+        return base * _REACH
+
+    def _below(self, base: float) -> float | None:
+        """Return the minimum at a temperature below `base`; None if the loss falls towards 0, as if never wrong."""
+        for step in range(_STEPS):
+            low, high = (log(base) - log(_STEP) * end for end in (step + 1, step))
+            if self._slope(low) > 0:
+                return exp(brentq(self._slope, low, high, xtol=_PRECISION))
+        return None
 
     def _losses(self, temperature: float) -> Values:
         """Return the negative log-likelihood [N]."""

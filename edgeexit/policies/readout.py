@@ -6,7 +6,7 @@ classes gets `[B, 4 + C]`: the C probabilities follow the four columns. A record
 to 2**24 classes.
 """
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,15 @@ ENTROPY: Final = 3  # entropy of the probabilities, in nats
 COLUMNS: Final = ("top1", "p1", "p2", "entropy")
 
 _STORED: Final = "<f4"
+
+
+class ExitReadout(NamedTuple):
+    """What a stage computes from the logits of n samples at its exit."""
+
+    readout: Array
+    """[n, 4] float32."""
+    probabilities: Array
+    """[n, C] float32."""
 
 
 def readouts_to_bytes(readouts: Array) -> bytes:

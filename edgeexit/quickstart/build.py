@@ -10,7 +10,7 @@ from edgeexit.bundle import Bundle
 from edgeexit.compiler import STEPS, CompileOptions, compile_bundle
 from edgeexit.console import print_table, show_progress
 from edgeexit.datasets import Dataset
-from edgeexit.fitting import MaxRisk, ReadoutDataset, fit_policy
+from edgeexit.fitting import MaxRisk, fit_policy
 from edgeexit.formatting import milliseconds, percent
 from edgeexit.latency import LatencyProfile
 from edgeexit.policies import Policy, PolicyDocument
@@ -19,6 +19,7 @@ from edgeexit.quickstart.digits import Digits, Part
 from edgeexit.quickstart.fleet import QuickstartError
 from edgeexit.quickstart.network import train
 from edgeexit.quickstart.output import print_step
+from edgeexit.recorded_readouts import record_readouts
 from edgeexit.runtime import Evaluation, Runner, evaluate, profile_bundle, record
 
 RISK: Final = 0.05
@@ -103,11 +104,8 @@ def fit_policies(console: Console, bundle: Bundle, digits: Digits) -> tuple[dict
         "test samples with batch size 1. Agreement is the fraction of predictions that equal the final exit's. The "
         "columns with the names of exits show the fraction of samples that exit there.",
     )
+    dataset = record_readouts(bundle, as_dataset(digits.held_out), bundle.costs().cumulative)
     with Runner(bundle) as runner:
-        recording = record(runner, as_dataset(digits.held_out), all_classes=True)
-        dataset = ReadoutDataset.from_logits(
-            recording.logits, costs=bundle.costs().cumulative, labels=digits.held_out.labels
-        )
         fits = {kind: fit_policy(kind, dataset, MaxRisk(risk=RISK, delta=DELTA)) for kind in ("confidence", "beem")}
         evaluations = evaluate(runner, as_dataset(digits.test), {kind: fit.policy for kind, fit in fits.items()})
     print_table(

@@ -1,5 +1,6 @@
 """Records the readouts of every exit on a data set: the input of a fit. For maps, also fractions of pixels."""
 
+from math import prod
 from typing import Final
 
 import msgspec
@@ -47,7 +48,7 @@ def record(
         all_classes: also record the logits of all classes; for maps, their average probabilities.
         progress: advances by the samples of each batch.
 
-    Raises DataError for label maps of another size than the exits' maps.
+    Raises DataError for label maps of another size than the exits' maps, and if the recording does not fit in memory.
 
     """
     maps = runner.manifest.has_maps
@@ -82,7 +83,13 @@ def record(
 
 
 def _empty(*shape: int) -> Array:
-    return np.empty(shape, dtype=np.float32)
+    try:
+        return np.empty(shape, dtype=np.float32)
+    except MemoryError as error:
+        raise DataError(
+            f"a recording of {shape[0]:,} samples at {shape[1]} exits with {shape[-1]:,} classes needs "
+            f"{4 * prod(shape) / 2**30:,.1f} GiB, which is not free; give fewer samples"
+        ) from error
 
 
 def record_outputs(

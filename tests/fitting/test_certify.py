@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from edgeexit.errors import FittingError
-from edgeexit.fitting import FitOptions, MaxRisk, fit_policy, samples_needed
+from edgeexit.fitting import FitOptions, MaxRisk, ReadoutDataset, fit_policy, samples_needed
 from edgeexit.fitting.certify import halves
 from edgeexit.policies import KINDS, disagrees, exit_rates, simulate_exits
 from tests.fitting.populations import COSTS, population
@@ -81,12 +81,12 @@ def test_the_weights_do_not_depend_on_the_certifying_half():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_everything_but_the_position_on_the_path_is_chosen_without_the_certifying_half(kind):
-    """Other readouts and labels there can certify other thresholds; weights and temperatures stay the same."""
+    """Other logits and labels there can certify other thresholds; weights and temperatures stay the same."""
     dataset, other = population(200, seed=5, classes=4, sharpness=3.0), population(200, seed=6, classes=4)
     choosing, _ = halves(200, seed=0)
-    readouts, labels = other.readouts.copy(), other.labels.copy()
-    readouts[choosing], labels[choosing] = dataset.readouts[choosing], dataset.labels[choosing]
-    changed = msgspec.structs.replace(dataset, readouts=readouts, labels=labels)
+    logits, labels = other.logits.array.copy(), other.labels.copy()
+    logits[choosing], labels[choosing] = dataset.logits.array[choosing], dataset.labels[choosing]
+    changed = ReadoutDataset.from_logits(logits, costs=dataset.costs, labels=labels)
     fits = [fit_policy(kind, each, MaxRisk(risk=0.15)) for each in (dataset, changed)]
     bare = [msgspec.structs.replace(fit.policy, thresholds=(None,) * 3) for fit in fits]
     assert bare[0] == bare[1]

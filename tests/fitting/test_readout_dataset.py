@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from edgeexit.errors import FittingError
-from edgeexit.fitting import MapLosses, ReadoutDataset
+from edgeexit.fitting import MapLosses, ReadoutDataset, exit_logits
 from edgeexit.fitting.exit_logits import read_out
 from edgeexit.fitting.soundness import require_sound
 from edgeexit.policies.readout import P1, TOP1
@@ -33,11 +33,11 @@ def with_readout(value: float) -> ReadoutDataset:
         (changed(labels=np.append(VALID.labels[:-1], 10)), "label 10 is outside the classes 0 to 9"),
         (changed(labels=np.append(VALID.labels[:-1], -1)), "label -1 is outside the classes 0 to 9"),
         (
-            changed(readouts=VALID.readouts[..., :4], labels=np.append(VALID.labels[:-1], -1)),
+            changed(logits=None, labels=np.append(VALID.labels[:-1], -1)),
             "label -1 is outside the classes, which start at 0",
         ),
         (changed(labels=VALID.labels[:-1]), r"labels have shape \(49,\) where 50 samples"),
-        (changed(costs=(1.0, 2.0, 3.0)), r"readouts have shape \(50, 4, 14\)"),
+        (changed(costs=(1.0, 2.0, 3.0)), r"readouts have shape \(50, 4, 4\)"),
         (changed(costs=(1.0, 2.0, 2.0, 3.0)), "costs .* must be increasing"),
         (changed(costs=(1.0, 2.0, 3.0, np.nan)), "costs .* must be increasing"),
         (changed(temperatures=(1.0,) * 3), "3 temperatures are given for 4 exits; give one per exit"),
@@ -63,14 +63,42 @@ def test_a_valid_dataset_passes():
 
 def test_readouts_at_other_temperatures_equal_those_of_the_logits():
     logits = np.random.default_rng(0).normal(size=(20, 2, 5)) * 3
-    cold = ReadoutDataset(readouts=read_out(logits).astype(np.float32), costs=(1.0, 2.0), temperatures=(1.0, 1.0))
-    warm = cold.at((2.0, 0.5))
-    np.testing.assert_allclose(warm.readouts, read_out(logits / np.array([[2.0], [0.5]])), atol=1e-5)
+    cold = ReadoutDataset.from_logits(logits, costs=(1.0, 2.0))
+    warm, expected = cold.at((2.0, 0.5)), read_out(logits / np.array([[2.0], [0.5]]))
+    np.testing.assert_allclose(warm.readouts, expected[..., :4], atol=1e-5)
+    np.testing.assert_allclose(warm.exit_probabilities(1), expected[:, 1, 4:], atol=1e-6)
     assert (warm.readouts[..., TOP1] == cold.readouts[..., TOP1]).all()
 
 
-def test_other_temperatures_need_probabilities():
-    bare = changed(readouts=VALID.readouts[..., :4])
+def test_other_temperatures_need_logits():
+    bare = changed(logits=None)
     assert bare.at(bare.temperatures) is bare
-    with pytest.raises(FittingError, match="probabilities of all classes"):
+    with pytest.raises(FittingError, match="need the logits"):
         bare.at((2.0,) * 4)
+
+
+def test_a_temperature_far_from_one_does_not_underflow():
+    """At temperature 1 all probabilities but one are 0; the readouts under others must not come from them."""
+    logits = 1e3 * np.random.default_rng(0).normal(size=(20, 2, 5))
+    seen = ReadoutDataset.from_logits(logits, costs=(1.0, 2.0)).at((1e3, 1e3))
+    np.testing.assert_allclose(seen.readouts, read_out(logits / 1e3)[..., :4], atol=1e-5)
+
+
+def test_samples_that_are_taken_share_the_logits_and_have_the_same_probabilities():
+    rows = np.array([7, 3, 40])
+    taken = VALID.take(np.array([3, 7, 9, 40])).take(np.array([1, 0, 3]))
+    assert taken.logits is VALID.logits
+    np.testing.assert_array_equal(taken.at((2.0,) * 4).readouts, VALID.at((2.0,) * 4).readouts[rows])
+    np.testing.assert_array_equal(taken.exit_probabilities(2), VALID.exit_probabilities(2)[rows])
+
+
+def test_blocks_of_samples_equal_the_whole(monkeypatch):
+    monkeypatch.setattr(exit_logits, "BLOCK", 70)
+    whole = VALID.exit_probabilities(1)
+    blocks = list(VALID.probability_blocks(1))
+    assert len(blocks) == 8
+    for part, block in blocks:
+        np.testing.assert_array_equal(block, whole[part])
+    wide = np.concatenate(list(VALID.readout_blocks()))
+    np.testing.assert_array_equal(wide[:, :, :4], VALID.readouts)
+    np.testing.assert_array_equal(wide[:, 1, 4:], whole)

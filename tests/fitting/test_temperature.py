@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from edgeexit.fitting import MapLosses, ReadoutDataset
+from edgeexit.fitting import temperature as temperature_module
 from edgeexit.fitting.exit_logits import read_out
-from edgeexit.fitting.temperature import fit_temperatures, temperature_variants
+from edgeexit.fitting.temperature import base_temperatures, fit_temperatures, temperature_variants
+from edgeexit.policies.readout import P1
 from tests.fitting.populations import population
 
 
@@ -59,14 +61,13 @@ def test_a_probability_of_zero_for_the_true_class_gives_a_finite_temperature():
     assert np.isfinite(fit_temperatures(dataset)).all()
 
 
-@pytest.mark.parametrize("why", ["no probabilities", "maps", "one class"])
+@pytest.mark.parametrize("why", ["no logits", "maps"])
 def test_the_temperatures_stay_if_none_can_be_fitted(why):
     dataset = msgspec.structs.replace(population(200, seed=1, sharpness=5.0), temperatures=(1.0, 1.1, 1.2, 1.3))
     fractions = np.zeros((200, 4), dtype=np.float32)
     changed = {
-        "no probabilities": {"logits": None},
+        "no logits": {"logits": None},
         "maps": {"labels": None, "maps": MapLosses(disagreement=fractions)},
-        "one class": {"labels": np.zeros(200, dtype=np.int64)},
     }[why]
     assert fit_temperatures(msgspec.structs.replace(dataset, **changed)) == (1.0, 1.1, 1.2, 1.3)
 
@@ -77,4 +78,45 @@ def test_there_are_two_variants_if_the_temperatures_differ_and_else_one():
     assert plain is dataset
     assert fitted.temperatures == fit_temperatures(dataset) != dataset.temperatures
     assert temperature_variants(dataset, fit=False) == (dataset,)
-    assert len(temperature_variants(fitted, fit=True)) == 1
+    assert temperature_variants(fitted, fit=False) == (fitted,)
+
+
+def test_labels_of_one_class_give_base_temperatures():
+    dataset = msgspec.structs.replace(population(200, seed=1), labels=np.zeros(200, dtype=np.int64))
+    assert fit_temperatures(dataset) == base_temperatures(dataset) == (1.0,) * 4
+
+
+@pytest.mark.parametrize("power", [-6, -3, -1, 1, 2, 3, 6])
+def test_logits_times_a_power_of_ten_give_temperatures_times_it(power):
+    factor = 10.0**power
+    plain, scaled = calibrated(3000, sharpness=(1.4, 0.8)), calibrated(3000, sharpness=(1.4 * factor, 0.8 * factor))
+    assert base_temperatures(scaled) == pytest.approx(factor * np.array(base_temperatures(plain)), rel=1e-12)
+    assert fit_temperatures(scaled) == pytest.approx(factor * np.array(fit_temperatures(plain)), rel=1e-12)
+    assert fit_temperatures(plain) != base_temperatures(plain)
+
+
+@pytest.mark.parametrize("temperature", [0.02, 0.3, 3.0, 70.0])
+def test_a_temperature_far_from_the_base_temperature_is_found(temperature):
+    """An exit whose probabilities are nearly equal at its base temperature, and one that is far too confident there."""
+    dataset = calibrated(20_000, sharpness=(temperature, 1.0))
+    assert fit_temperatures(dataset)[0] == pytest.approx(temperature, rel=0.05)
+
+
+def test_an_exit_without_information_has_nearly_equal_probabilities():
+    random = np.random.default_rng(0)
+    dataset = ReadoutDataset.from_logits(
+        random.normal(size=(2000, 2, 5)), costs=(1.0, 2.0), labels=random.integers(0, 5, 2000)
+    )
+    assert dataset.at(fit_temperatures(dataset)).readouts[:, :, P1].max() < 0.3
+
+
+def test_temperatures_have_four_significant_digits():
+    for temperature in fit_temperatures(calibrated(3000, sharpness=(37.123456, 0.01234567))):
+        assert float(f"{temperature:.4g}") == temperature
+
+
+def test_temperatures_are_fitted_once_per_dataset(monkeypatch):
+    dataset = calibrated(2000, sharpness=(3.0, 1.0))
+    fitted = fit_temperatures(dataset)
+    monkeypatch.setattr(temperature_module, "_ExitFit", None)
+    assert fit_temperatures(dataset) == fitted

@@ -8,6 +8,7 @@ from edgeexit.fitting.frontier import Thresholds
 from edgeexit.fitting.kinds.kind import FittingKind, PublishedMethod, ThresholdRule
 from edgeexit.fitting.kinds.unfitted import unfitted, unfitted_variants
 from edgeexit.fitting.options import CandidateOptions, FitOptions
+from edgeexit.fitting.ranking import shortest_between
 from edgeexit.fitting.readout_dataset import ReadoutDataset, Values
 from edgeexit.fitting.replay import replay
 from edgeexit.policies import exits_of
@@ -27,7 +28,7 @@ _ROUNDING = 1e-9
 
 
 def beem_candidates(dataset: ReadoutDataset, options: CandidateOptions) -> tuple[Beem, ...]:
-    """Return BEEM with the chosen weights, under fitted temperatures and under the dataset's.
+    """Return BEEM with the chosen weights, under fitted temperatures and under base temperatures.
 
     Raises FittingError for weights of an unknown name, of the wrong number, or not above 0.
     """
@@ -125,17 +126,21 @@ def beem_policy(dataset: ReadoutDataset, budget: float, weights: Weights = None)
 
 
 def lowest_threshold(scores: Array, excess: Values, carried: float = 0.0) -> float | None:
-    """Return the lowest of `scores` [n] at which `carried` plus the `excess` [n] of all that reach it is at most 0.
+    """Return a threshold below the lowest of `scores` [n] at which the samples that reach it may all exit.
 
-    `excess` is the error of each sample minus the allowed error; `carried` is the sum of earlier exits. Returns None if
-    no score satisfies this.
+    They may if `carried` plus their `excess` [n] is at most 0. `excess` is the error of each sample minus the allowed
+    error; `carried` is the sum of earlier exits. The threshold is above the next lower score. Returns None if no score
+    satisfies this.
     """
     order = np.argsort(-scores, kind="stable")
     ordered = scores[order]
     sums = carried + np.cumsum(excess[order])
     ends = np.append(ordered[1:] != ordered[:-1], True)[: len(ordered)]  # equal scores exit together
     good = np.flatnonzero(ends & (sums <= _ROUNDING))
-    return float(ordered[good[-1]]) if len(good) else None
+    if not len(good):
+        return None
+    lowest = good[-1]
+    return shortest_between(float(ordered[lowest + 1]) if lowest + 1 < len(ordered) else 0.0, float(ordered[lowest]))
 
 
 def _thresholds_by_depth(scores: Array, excess: Values, *, cumulative: bool) -> Thresholds:

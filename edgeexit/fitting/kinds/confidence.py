@@ -17,7 +17,7 @@ _MAX_LOG_RATIO = 40.0
 
 
 def confidence_candidates(dataset: ReadoutDataset, options: CandidateOptions) -> tuple[Confidence, ...]:
-    """Return confidence under fitted temperatures and under the dataset's."""
+    """Return confidence under fitted temperatures and under base temperatures."""
     return unfitted_variants(Confidence, dataset, options)
 
 

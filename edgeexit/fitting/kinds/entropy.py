@@ -22,7 +22,7 @@ _MAX_EXITS = 6
 
 
 def entropy_candidates(dataset: ReadoutDataset, options: CandidateOptions) -> tuple[Entropy, ...]:
-    """Return entropy under fitted temperatures and under the dataset's.
+    """Return entropy under fitted temperatures and under base temperatures.
 
     Raises FittingError for readouts without probabilities, which give the number of classes.
     """

@@ -8,7 +8,7 @@ from edgeexit.policies.margin import Margin
 
 
 def margin_candidates(dataset: ReadoutDataset, options: CandidateOptions) -> tuple[Margin, ...]:
-    """Return margin under fitted temperatures and under the dataset's."""
+    """Return margin under fitted temperatures and under base temperatures."""
     return unfitted_variants(Margin, dataset, options)
 
 

@@ -18,7 +18,7 @@ _MIN_SAMPLES = 50
 
 
 def pcee_candidates(dataset: ReadoutDataset, options: CandidateOptions) -> tuple[Pcee, ...]:
-    """Return PCEE with the accuracies of each early exit, under fitted temperatures and under the dataset's."""
+    """Return PCEE with the accuracies of each early exit, under fitted temperatures and under base temperatures."""
     return tuple(_fitted(variant) for variant in temperature_variants(dataset, fit=options.temperatures))
 
 

@@ -18,7 +18,7 @@ def unfitted(policy: type[P], dataset: ReadoutDataset, **fields: Any) -> P:
 def unfitted_variants(
     policy: type[P], dataset: ReadoutDataset, options: CandidateOptions, **fields: Any
 ) -> tuple[P, ...]:
-    """Return the policy under fitted temperatures, where they may be fitted, and under the dataset's."""
+    """Return the policy under fitted temperatures, where they may be fitted, and under base temperatures."""
     return tuple(
         unfitted(policy, variant, **fields) for variant in temperature_variants(dataset, fit=options.temperatures)
     )

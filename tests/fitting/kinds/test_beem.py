@@ -64,18 +64,18 @@ def test_unusable_weights_are_refused(weights, message):
 def test_the_error_rate_rule_checks_all_thresholds():
     """The error rate exceeds 1/4 at .7 (1/3), is 1/4 at .6 and 1/5 at .5, and above 1/4 at lower thresholds."""
     policy = error_rate_rule(two_exits(), (1.0, 1.0), error_rate=0.25)
-    assert policy.thresholds == approx((0.5,))
+    assert policy.thresholds == approx((0.45,))
 
 
 def test_the_error_rate_is_the_final_exit_s_by_default():
     """The final exit is always right: the rate is 0, and only .9 and .8 exit."""
-    assert error_rate_rule(two_exits(), (1.0, 1.0)).thresholds == approx((0.8,))
+    assert error_rate_rule(two_exits(), (1.0, 1.0)).thresholds == approx((0.75,))
 
 
 def test_equal_scores_exit_together():
     """Two samples have score .5 and one of them is wrong: neither can exit, since both would."""
     scores, excess = np.array([0.9, 0.5, 0.5], dtype=np.float32), np.array([0.0, 0.0, 1.0])
-    assert lowest_threshold(scores, excess) == approx(0.9)
+    assert lowest_threshold(scores, excess) == approx(0.7)
     assert lowest_threshold(scores[1:], excess[1:]) is None
     assert lowest_threshold(scores[:0], excess[:0]) is None
 
@@ -85,7 +85,7 @@ def test_later_thresholds_are_chosen_over_the_remaining_samples():
     classes = [[0, 0, 0], [0, 0, 0], [1, 0, 0], [1, 2, 0]]
     p1 = [[0.9, 0.9, 0.9], [0.8, 0.9, 0.9], [0.7, 0.5, 0.9], [0.6, 0.95, 0.9]]
     dataset = of_predictions(classes, p1, [0] * 4)
-    assert error_rate_rule(dataset, (1.0,) * 3).thresholds == (approx(0.8), None)
+    assert error_rate_rule(dataset, (1.0,) * 3).thresholds == (approx(0.75), None)
 
 
 def counterexample():
@@ -110,9 +110,9 @@ def test_the_paired_rule_carries_saved_errors_to_later_exits():
     classes = [[0, 0, 1], [2, 1, 0], [2, 3, 0]]
     p1 = [[0.9, 0.9, 0.9], [0.5, 0.8, 0.9], [0.5, 0.7, 0.9]]
     policy = paired_rule(of_predictions(classes, p1, [0] * 3), (1.0,) * 3)
-    assert policy.thresholds == approx((0.9, 0.8))
+    assert policy.thresholds == approx((0.7, 0.75))
     without = of_predictions([[0, 0, 0], *classes[1:]], p1, [0] * 3)
-    assert paired_rule(without, (1.0,) * 3).thresholds == (approx(0.9), None)
+    assert paired_rule(without, (1.0,) * 3).thresholds == (approx(0.7), None)
 
 
 @pytest.mark.parametrize("weights", ["accuracy", "cost"])
@@ -127,9 +127,9 @@ def test_the_method_for_a_budget_takes_the_lowest_error_rate_within_it():
     """Half of the samples must exit early; at an error rate of 1/5 five do, at a mean cost of 1.375."""
     dataset = two_exits()
     policy = beem_policy(dataset, 1.5, (1.0, 1.0))
-    assert policy.thresholds == approx((0.5,))
-    assert beem_policy(dataset, 1.75, (1.0, 1.0)).thresholds == approx((0.8,))
-    assert beem_policy(dataset, 1.0, (1.0, 1.0)).thresholds == approx((0.2,))
+    assert policy.thresholds == approx((0.45,))
+    assert beem_policy(dataset, 1.75, (1.0, 1.0)).thresholds == approx((0.75,))
+    assert beem_policy(dataset, 1.0, (1.0, 1.0)).thresholds == approx((0.1,))
 
 
 @pytest.mark.parametrize(

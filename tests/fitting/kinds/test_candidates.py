@@ -8,8 +8,9 @@ from edgeexit.errors import FittingError
 from edgeexit.fitting import FITTING_KINDS, Budget, MapLosses, fit_policy
 from edgeexit.fitting.kinds import make_candidates
 from edgeexit.fitting.options import CandidateOptions
-from edgeexit.fitting.temperature import fit_temperatures
-from edgeexit.policies import exits_of, simulate
+from edgeexit.fitting.replay import replay
+from edgeexit.fitting.temperature import base_temperatures, fit_temperatures
+from edgeexit.policies import exits_of
 from edgeexit.policies import registry as policy_registry
 from tests.fitting.new_kind import Scaled
 from tests.fitting.only_candidate import PLAIN, only_candidate
@@ -27,9 +28,9 @@ def test_there_is_a_candidate_with_fitted_temperatures_if_the_kind_depends_on_th
     candidates = make_candidates(kind, dataset, TEMPERED)
     seen = [candidate.temperatures for candidate in candidates]
     if "temperatures" in FITTING_KINDS[kind].learns:
-        assert seen == [fit_temperatures(dataset), dataset.temperatures]
+        assert seen == [fit_temperatures(dataset), base_temperatures(dataset)]
     else:
-        assert seen == [dataset.temperatures]
+        assert seen == [base_temperatures(dataset)]
     assert all(candidate.kind == kind for candidate in candidates)
     assert all(candidate.thresholds == (None,) * 3 for candidate in candidates)
 
@@ -50,7 +51,7 @@ def test_a_policy_kind_without_a_fitting_kind_is_refused_with_advice(monkeypatch
 def test_few_samples_give_finite_scores_within_the_limits(kind, samples):
     dataset = population(samples, seed=4)
     for candidate in make_candidates(kind, dataset, TEMPERED):
-        scores, _ = simulate(candidate, dataset.at(candidate.temperatures).readouts)
+        scores, _ = replay(candidate, dataset)
         assert np.isfinite(scores).all()
         assert (scores <= np.array(candidate.score_limits) + 1e-5).all()
 
@@ -62,7 +63,11 @@ def test_segmentation_is_fitted_on_fractions_of_pixels(kind):
     dataset = population(400, seed=1)
     lost = np.where(dataset.readouts[:, :, 1] > 0.7, 0.05, 0.6) * random.uniform(0.5, 1.5, (400, 4))
     lost[:, -1] = 0
-    maps = msgspec.structs.replace(dataset, labels=None, maps=MapLosses(disagreement=lost.astype(np.float32)))
+    losses = MapLosses(
+        disagreement=lost.astype(np.float32),
+        probabilities=np.stack([dataset.exit_probabilities(k) for k in range(4)], axis=1),
+    )
+    maps = msgspec.structs.replace(dataset, labels=None, logits=None, maps=losses)
     fit = fit_policy(kind, maps, Budget(cost=2.5))
     assert fit.expected.mean_cost <= 2.5
     assert fit.policy.temperatures == dataset.temperatures
@@ -90,6 +95,6 @@ def test_candidates_are_the_full_model():
     dataset = population(100, seed=1)
     for kind in KINDS_WITHOUT_BUDGET:
         candidate = only_candidate(kind, dataset)
-        scores, predictions = simulate(candidate, dataset.readouts)
+        scores, predictions = replay(candidate, dataset)
         assert (exits_of(scores, candidate.thresholds) == 3).all()
         assert (predictions[:, -1] == dataset.readouts[:, -1, 0]).all()
