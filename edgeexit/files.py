@@ -1,12 +1,23 @@
-"""Writes files so that they survive a power cut, and computes their digests."""
+"""Writes files so that they survive a power cut, reads regular files only, and computes digests."""
 
 import ctypes
+import errno
 import hashlib
 import os
+import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 _READ_SIZE = 1 << 20
+_KINDS = {
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFDIR: "a folder",
+}
 _AT_FDCWD = -100  # <fcntl.h>
 _RENAME_EXCHANGE = 2  # <linux/fs.h>
 
@@ -18,6 +29,71 @@ def sha256_of(path: Path) -> str:
         while chunk := file.read(_READ_SIZE):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def open_regular(path: Path, *, dir_fd: int | None = None) -> int:
+    """Open a regular file for reading and return its descriptor, which programs started later do not inherit.
+
+    Anything else is refused before it is opened: a link in the last component of `path` is not followed, and a FIFO or
+    a device neither blocks nor notices. With `dir_fd`, a relative path is relative to this open folder. Raises OSError;
+    its `strerror` says what the file is.
+    """
+    _require_regular(path, os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_mode)
+    # The file may have been replaced since. O_NONBLOCK: opening a FIFO does not wait for its writer.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    descriptor = os.open(path, flags, dir_fd=dir_fd)
+    try:
+        _require_regular(path, os.fstat(descriptor).st_mode)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def read_regular(path: Path, *, size: int) -> Iterator[bytes]:
+    """Yield the content of a regular file of exactly `size` bytes in chunks, read from one descriptor.
+
+    Raises OSError if the file is not regular (see `open_regular`), has another size, or changes its size meanwhile; its
+    `strerror` says which.
+    """
+    descriptor = open_regular(path)
+    try:
+        yield from read_descriptor(descriptor, size=size)
+    finally:
+        os.close(descriptor)
+
+
+def read_descriptor(descriptor: int, *, size: int) -> Iterator[bytes]:
+    """Yield the content of an open file of exactly `size` bytes. Raises OSError, as `read_regular` does."""
+    if (found := os.fstat(descriptor).st_size) != size:
+        raise OSError(errno.EINVAL, f"has {found:,} bytes instead of {size:,}")
+    left = size
+    while chunk := os.read(descriptor, min(_READ_SIZE, left + 1)):
+        left -= len(chunk)
+        if left < 0:
+            break
+        yield chunk
+    if left != 0:
+        raise OSError(errno.EINVAL, "changed its size while it was read")
+
+
+def read_limited(path: Path, *, max_bytes: int) -> bytes:
+    """Return the content of a regular file of at most `max_bytes` bytes.
+
+    Raises OSError if the file is not regular (see `open_regular`) or larger; its `strerror` says which.
+    """
+    descriptor = open_regular(path)
+    with os.fdopen(descriptor, "rb") as file:
+        content = file.read(max_bytes + 1) if os.fstat(descriptor).st_size <= max_bytes else None
+    if content is None or len(content) > max_bytes:
+        raise OSError(errno.EFBIG, f"is larger than the {max_bytes:,} bytes allowed", str(path))
+    return content
+
+
+def _require_regular(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "a special file")
+        raise OSError(errno.EINVAL, f"is {kind}, not a regular file", str(path))
 
 
 def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:

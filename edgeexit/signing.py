@@ -82,15 +82,22 @@ def load_public_key(path: Path) -> PublicKey:
     Raises SignatureError, which names the file, if it is not readable or is not an Ed25519 public key.
     """
     try:
-        key = serialization.load_pem_public_key(path.read_bytes())
+        content = path.read_bytes()
     except OSError as error:
         raise SignatureError(f"public key '{path}' cannot be read: {_reason(error)}") from error
+    return decode_public_key(content, name=str(path))
+
+
+def decode_public_key(content: bytes, *, name: str) -> PublicKey:
+    """Return the public key in the content of a PEM file. Raises SignatureError, which names it, if it is not one."""
+    try:
+        key = serialization.load_pem_public_key(content)
     except (ValueError, UnsupportedAlgorithm) as error:
         raise SignatureError(
-            f"'{path}' is not a public key; use the .pub file that `edgeexit keygen` created"
+            f"'{name}' is not a public key; use the .pub file that `edgeexit keygen` created"
         ) from error
     if not isinstance(key, Ed25519PublicKey):
-        raise SignatureError(f"public key '{path}' is not an Ed25519 key; create one with `edgeexit keygen`")
+        raise SignatureError(f"public key '{name}' is not an Ed25519 key; create one with `edgeexit keygen`")
     return key
 
 

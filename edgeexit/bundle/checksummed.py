@@ -2,13 +2,13 @@
 
 import hashlib
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
-from edgeexit.bundle.layout import POLICY, PROFILE
+from edgeexit.bundle.layout import MAX_BYTES, POLICY, PROFILE
 from edgeexit.errors import BundleError
-from edgeexit.files import write_atomic
+from edgeexit.files import read_limited, write_atomic
 
 _COMMANDS: Final = {POLICY: "edgeexit fit", PROFILE: "edgeexit profile"}
 """File name -> the command that writes the file again."""
@@ -21,6 +21,15 @@ class _ChecksummedDocument(msgspec.Struct, frozen=True, kw_only=True):
     document: msgspec.Raw
 
 
+class StoredDocument(NamedTuple):
+    """A document whose checksum is right."""
+
+    content: bytes
+    """Its compact JSON."""
+    file_sha256: str
+    """SHA-256 of the file that `content` was read from; signatures cover it."""
+
+
 def write_checksummed(path: Path, document: msgspec.Struct) -> None:
     """Write a document and its checksum to `path`, atomically."""
     content = msgspec.json.encode(document, order="deterministic")
@@ -28,24 +37,27 @@ def write_checksummed(path: Path, document: msgspec.Struct) -> None:
     write_atomic(path, msgspec.json.format(msgspec.json.encode(checksummed), indent=2) + b"\n")
 
 
-def read_checksummed(path: Path) -> bytes | None:
-    """Return the compact JSON of the document in `path`, or None if the file does not exist.
+def read_checksummed(path: Path) -> StoredDocument | None:
+    """Return the document in `path`, or None if the file does not exist.
 
-    Raises BundleError if the file cannot be read, is not valid JSON, or does not match its checksum.
+    Raises BundleError if the file cannot be read, is not a regular file, is too large, is not valid JSON, or does not
+    match its checksum.
     """
+    where = f"bundle '{path.parent}': {path.name}"
     try:
-        checksummed = msgspec.json.decode(path.read_bytes(), type=_ChecksummedDocument)
-        content = msgspec.json.format(bytes(checksummed.document), indent=-1)
+        file = read_limited(path, max_bytes=MAX_BYTES[path.name])
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError) as error:
-        raise BundleError(f"bundle '{path.parent}': {path.name} is damaged: {error}; {advice(path.name)}") from error
+    except OSError as error:
+        raise BundleError(f"{where}: {error.strerror}; {advice(path.name)}") from error
+    try:
+        checksummed = msgspec.json.decode(file, type=_ChecksummedDocument)
+        content = msgspec.json.format(bytes(checksummed.document), indent=-1)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BundleError(f"{where} is damaged: {error}; {advice(path.name)}") from error
     if hashlib.sha256(content).hexdigest() != checksummed.sha256:
-        raise BundleError(
-            f"bundle '{path.parent}': {path.name} is damaged: its checksum does not match its content; "
-            f"{advice(path.name)}"
-        )
-    return content
+        raise BundleError(f"{where} is damaged: its checksum does not match its content; {advice(path.name)}")
+    return StoredDocument(content, hashlib.sha256(file).hexdigest())
 
 
 def advice(name: str) -> str:

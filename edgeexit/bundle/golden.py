@@ -1,5 +1,6 @@
 """Golden samples: a few inputs with the logits that the compiled stages produced on the build machine."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -8,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeexit.bundle.layout import GOLDEN
-from edgeexit.errors import BundleError
-from edgeexit.npz import save_arrays
+from edgeexit.bundle.manifest import Manifest
+from edgeexit.npz import ArrayType, load_declared, save_arrays
 
 _INPUT_PREFIX: Final = "input."
 _EXIT_PREFIX: Final = "exit."
@@ -31,14 +32,25 @@ def write_golden(folder: Path, golden: GoldenSamples) -> None:
     save_arrays(folder / GOLDEN, arrays)
 
 
-def read_golden(folder: Path) -> GoldenSamples:
-    """Read `golden.npz` of a bundle folder. Raises BundleError if the file is damaged."""
-    try:
-        with np.load(folder / GOLDEN, allow_pickle=False) as arrays:
-            return GoldenSamples(inputs=_with_prefix(arrays, _INPUT_PREFIX), exits=_with_prefix(arrays, _EXIT_PREFIX))
-    except Exception as error:  # numpy, zipfile and zlib raise different classes for a damaged file
-        raise BundleError(f"bundle '{folder}': {GOLDEN} is damaged: {error}; copy the bundle again") from error
+def decode_golden(content: bytes, manifest: Manifest) -> GoldenSamples:
+    """Return the golden samples in the bytes of `golden.npz`.
+
+    Raises ValueError unless it contains the inputs and exits of the manifest and nothing else, each with the declared
+    dtype and shape, for the same number of samples.
+    """
+    declared = {f"{_INPUT_PREFIX}{spec.name}": spec for spec in manifest.inputs}
+    declared |= {f"{_EXIT_PREFIX}{stage.exit.name}": stage.exit for stage in manifest.stages}
+    arrays = load_declared(
+        content,
+        {
+            name: ArrayType(np.dtype(spec.dtype), tuple(size if isinstance(size, int) else None for size in spec.shape))
+            for name, spec in declared.items()
+        },
+    )
+    if len(counts := {len(array) for array in arrays.values()}) != 1 or 0 in counts:
+        raise ValueError(f"its arrays have {', '.join(map(str, sorted(counts)))} samples; every array needs the same")
+    return GoldenSamples(inputs=_with_prefix(arrays, _INPUT_PREFIX), exits=_with_prefix(arrays, _EXIT_PREFIX))
 
 
-def _with_prefix(arrays: Any, prefix: str) -> dict[str, npt.NDArray[Any]]:
-    return {name[len(prefix) :]: arrays[name] for name in arrays.files if name.startswith(prefix)}
+def _with_prefix(arrays: Mapping[str, npt.NDArray[Any]], prefix: str) -> dict[str, npt.NDArray[Any]]:
+    return {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}

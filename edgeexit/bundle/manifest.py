@@ -1,12 +1,29 @@
 """The schema of `manifest.json`: the model, its stages, the tensors between them, and the proof."""
 
+import json
+from collections import Counter
 from typing import Annotated, Final, Literal
 
 import msgspec
 
+from edgeexit.bundle.layout import (
+    GOLDEN,
+    MANIFEST,
+    MAX_GOLDEN_BYTES,
+    MAX_GRAPH_BYTES,
+    POLICY,
+    PROFILE,
+    PROFILE_SIGNATURE,
+    SIGNATURE,
+)
 from edgeexit.policies.document import Digest
 
 SCHEMA: Final = 1
+MAX_CLASSES: Final = 2**24
+"""Readouts hold the predicted class as a float32, which represents smaller integers exactly."""
+MAX_FILES: Final = 256
+MAX_DIMENSION: Final = 2**40
+"""Max size of a dimension, and max bytes of a file: far above any real one, and safe to multiply."""
 TEMPERATURE_INPUT: Final = "edgeexit.temperature"
 """Name of the input of every stage that takes the softmax temperature, `[1] float32`."""
 READOUT_SUFFIX: Final = ".readout"
@@ -20,6 +37,8 @@ Task = Literal["classification", "segmentation", "tagging"]
 """`classification`: logits `[B, C]`. `segmentation`: maps of logits `[B, C, H, W]`. `tagging`: logits of T tokens, as
 maps `[B, C, 1, T]`. The readouts of maps are averages over the pixels or tokens."""
 Precision = Literal["fp32", "fp16", "int8"]
+DtypeName = Annotated[str, msgspec.Meta(pattern=r"^(bool|u?int(8|16|32|64)|float(16|32|64)|complex(64|128))\Z")]
+"""Name of a numpy dtype that a tensor may have."""
 FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")]
 
 
@@ -27,8 +46,8 @@ class TensorSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Name, numpy dtype and shape of a tensor. A string in the shape is a symbolic dimension."""
 
     name: str
-    dtype: str
-    shape: tuple[int | str, ...]
+    dtype: DtypeName
+    shape: tuple[Annotated[int, msgspec.Meta(ge=0, le=MAX_DIMENSION)] | str, ...]
 
     @property
     def bytes_per_sample(self) -> int | None:
@@ -41,6 +60,14 @@ class TensorSpec(msgspec.Struct, frozen=True, kw_only=True):
                 return None
             count *= size
         return count * np.dtype(self.dtype).itemsize
+
+
+class FileSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A file of the bundle. Programs read no more bytes than `size`, and use none of them if the SHA-256 differs."""
+
+    sha256: Digest
+    size: Annotated[int, msgspec.Meta(ge=0, le=MAX_DIMENSION)]
+    """In bytes."""
 
 
 class StageSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +83,7 @@ class StageSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Names of the tensors from earlier stages that this stage reads."""
     carry_out: tuple[TensorSpec, ...]
     """Tensors that this stage produces and later stages read. The first dimension of each is the batch."""
-    macs: Annotated[int, msgspec.Meta(ge=0)]
+    macs: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
     """Multiply-accumulates per sample of the stage's convolutions and matrix multiplications."""
     companions: dict[str, TensorSpec] = {}
     """Companion name -> the tensor `[B, ...]` that is delivered beside the logits of this stage's exit.
@@ -120,14 +147,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     precision: Precision
     opset: int
     inputs: tuple[TensorSpec, ...]
-    classes: int
+    classes: Annotated[int, msgspec.Meta(ge=1, le=MAX_CLASSES)]
     """Number of classes."""
     stages: Annotated[tuple[StageSpec, ...], msgspec.Meta(min_length=2, max_length=64)]
     proof: Proof
     tool_versions: dict[str, str]
     """Name of a compiler or library that produced the bundle -> its version."""
-    files: dict[FileName, Digest]
-    """Name of every file that defines the bundle -> its SHA-256."""
+    files: Annotated[dict[FileName, FileSpec], msgspec.Meta(max_length=MAX_FILES)]
+    """Name of every file that defines the bundle -> its SHA-256 and size."""
     class_names: tuple[str, ...] | None = None
     keep_fp32: tuple[str, ...] = ()
     """Patterns of the names of the nodes that stay in fp32."""
@@ -139,11 +166,44 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Null if the runtime of the target opens the ONNX files directly."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError if the stages have different companions."""
+        """Raise ValueError if the stages or files contradict each other."""
+        self._check_names()
+        self._check_sizes()
+        self._check_flow()
         expected = [(name, spec.dtype, spec.shape) for name, spec in self.stages[0].companions.items()]
         for stage in self.stages:
             if [(name, spec.dtype, spec.shape) for name, spec in stage.companions.items()] != expected:
                 raise ValueError(f"{stage.name} and {self.stages[0].name} have different companions")
+
+    def _check_names(self) -> None:
+        for what, names in (
+            ("stage name", [stage.name for stage in self.stages]),
+            ("exit name", [stage.exit.name for stage in self.stages]),
+            ("input name", [spec.name for spec in self.inputs]),
+            ("file name (letter case aside)", [name.casefold() for name in self.files]),
+        ):
+            repeated = [name for name, count in Counter(names).items() if count > 1]
+            if repeated:
+                raise ValueError(f"{what} '{repeated[0]}' is used twice")
+        for name in (MANIFEST, POLICY, PROFILE, SIGNATURE, PROFILE_SIGNATURE):
+            if name in {file.casefold() for file in self.files}:
+                raise ValueError(f"{name} cannot be one of the files")
+
+    def _check_sizes(self) -> None:
+        limits = {stage.file: MAX_GRAPH_BYTES for stage in self.stages} | {GOLDEN: MAX_GOLDEN_BYTES}
+        for name, spec in self.files.items():
+            if name in limits and spec.size > limits[name]:
+                raise ValueError(f"{name} of {spec.size:,} bytes is larger than the {limits[name]:,} bytes allowed")
+
+    def _check_flow(self) -> None:
+        """Raise ValueError if a stage reads a tensor that nothing produces before it."""
+        inputs, produced = {spec.name for spec in self.inputs}, set[str]()
+        for stage in self.stages:
+            missing = [name for name in stage.inputs if name not in inputs]
+            missing += [name for name in stage.carry_in if name not in produced]
+            if missing:
+                raise ValueError(f"{stage.name} reads '{missing[0]}', which no input or earlier stage provides")
+            produced |= {spec.name for spec in stage.carry_out}
 
     @property
     def companions(self) -> tuple[str, ...]:
@@ -174,3 +234,22 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         produced = [spec for earlier in self.stages[: stage + 1] for spec in earlier.carry_out]
         read = {name for later in self.stages[stage + 1 :] for name in (*later.inputs, *later.carry_in)}
         return tuple(spec for spec in (*self.inputs, *produced) if spec.name in read)
+
+
+def decode_manifest(content: bytes) -> Manifest:
+    """Decode `manifest.json`. Raises ValueError that names the field, or the key that an object has twice."""
+    try:
+        manifest = msgspec.json.decode(content, type=Manifest)
+        json.loads(content, object_pairs_hook=_require_unique_keys)  # msgspec would take the last of two equal keys
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    for stage in manifest.stages:
+        if stage.file not in manifest.files:
+            raise ValueError(f"it has no digest of {stage.file}")
+    return manifest
+
+
+def _require_unique_keys(pairs: list[tuple[str, object]]) -> None:
+    if len(dict(pairs)) != len(pairs):
+        repeated = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"key '{repeated}' occurs twice in an object")

@@ -1,6 +1,7 @@
-"""Sign a bundle and verify its signature.
+"""Signatures of a bundle: `signature.json` for manifest and policy, `profile.sig` for the latency profile.
 
-`signature.json` is a DSSE envelope whose payload is the SHA-256 of `manifest.json` and, if present, of `policy.json`.
+Both are DSSE envelopes over SHA-256 digests. Their payload types differ, and `profile.sig` names the bundle, so neither
+can replace the other or serve another bundle.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,45 +10,54 @@ from typing import Final
 
 import msgspec
 
-from edgeexit.bundle.layout import MANIFEST, POLICY, SIGNATURE
+from edgeexit.bundle.layout import MANIFEST, MAX_BYTES, POLICY, PROFILE, PROFILE_SIGNATURE, SIGNATURE
 from edgeexit.errors import BundleError, SignatureError
-from edgeexit.files import sha256_of, write_atomic
+from edgeexit.files import read_limited, write_atomic
 from edgeexit.signing import PrivateKey, PublicKey, sign, verify
 
-_PAYLOAD_TYPE: Final = "application/vnd.edgeexit.bundle-digests+json"
-_SIGNED_FILES: Final = (MANIFEST, POLICY)
+_PAYLOAD_TYPES: Final = {
+    SIGNATURE: "application/vnd.edgeexit.bundle-digests+json",
+    PROFILE_SIGNATURE: "application/vnd.edgeexit.profile-digest+json",
+}
+"""File name -> what its signature means."""
 
 
-def write_signature(folder: Path, key: PrivateKey) -> None:
-    """Sign the manifest and the policy that are in the bundle folder now, and write `signature.json`."""
-    payload = msgspec.json.encode(_digests(folder), order="deterministic")
-    write_atomic(folder / SIGNATURE, sign(payload, payload_type=_PAYLOAD_TYPE, key=key))
+def bundle_digests(manifest: str, policy: str | None) -> dict[str, str]:
+    """Return what `signature.json` signs: the SHA-256 of the manifest, and of the policy's file if there is one."""
+    return {MANIFEST: manifest} | ({} if policy is None else {POLICY: policy})
 
 
-def verify_signature(folder: Path, keys: Sequence[PublicKey]) -> None:
-    """Verify that the owner of one of `keys` signed the manifest and the policy of a bundle folder.
+def profile_digests(manifest: str, profile: str) -> dict[str, str]:
+    """Return what `profile.sig` signs: the SHA-256 of the manifest and of the profile's file."""
+    return {MANIFEST: manifest, PROFILE: profile}
 
-    Raises BundleError, which names the file, if the signature is missing or wrong, or if a signed file has changed.
+
+def write_signature(path: Path, digests: Mapping[str, str], key: PrivateKey) -> None:
+    """Sign digests and write the envelope to `path`, which is `signature.json` or `profile.sig`, atomically."""
+    payload = msgspec.json.encode(digests, order="deterministic")
+    write_atomic(path, sign(payload, payload_type=_PAYLOAD_TYPES[path.name], key=key))
+
+
+def verify_signature(path: Path, digests: Mapping[str, str], keys: Sequence[PublicKey]) -> None:
+    """Verify that the owner of one of `keys` signed exactly these digests in `path`.
+
+    Raises BundleError, which names the file, if the signature is missing or wrong, or if a digest differs.
     """
+    where, command = f"bundle '{path.parent}': {path.name}", "edgeexit sign"
     try:
-        envelope = (folder / SIGNATURE).read_bytes()
+        envelope = read_limited(path, max_bytes=MAX_BYTES[path.name])
+    except FileNotFoundError as error:
+        raise BundleError(f"{where} is missing, but the bundle must be signed; run `{command}`") from error
     except OSError as error:
-        raise BundleError(
-            f"bundle '{folder}': {SIGNATURE} is missing, but the bundle must be signed; run `edgeexit sign`"
-        ) from error
+        raise BundleError(f"{where}: {error.strerror}; run `{command}` again") from error
     try:
-        payload = verify(envelope, payload_type=_PAYLOAD_TYPE, keys=keys)
+        payload = verify(envelope, payload_type=_PAYLOAD_TYPES[path.name], keys=keys)
         signed: Mapping[str, str] = msgspec.json.decode(payload, type=dict[str, str])
     except (SignatureError, msgspec.DecodeError) as error:
-        raise BundleError(f"bundle '{folder}': {SIGNATURE}: {error}") from error
-    present = _digests(folder)
-    for name in sorted(signed.keys() | present.keys()):
-        if signed.get(name) != present.get(name):
+        raise BundleError(f"{where}: {error}") from error
+    for name in sorted(signed.keys() | digests.keys()):
+        if signed.get(name) != digests.get(name):
             raise BundleError(
-                f"bundle '{folder}': {name} does not match the signature; restore the signed file, or check the bundle "
-                "and run `edgeexit sign` again"
+                f"bundle '{path.parent}': {name} does not match the signature in {path.name}; restore the signed file, "
+                f"or check the bundle and run `{command}` again"
             )
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    return {name: sha256_of(folder / name) for name in _SIGNED_FILES if (folder / name).exists()}

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from edgeexit.bundle.layout import MANIFEST
-from edgeexit.bundle.manifest import Manifest
+from edgeexit.bundle.manifest import FileSpec, Manifest
 from edgeexit.errors import BundleError
 from edgeexit.files import exchange, fsync_file, fsync_folder, sha256_of, write_atomic
 
@@ -59,8 +59,8 @@ def bundle_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `manifest.json` for the files in `folder`; `manifest.files` is replaced by their SHA-256."""
-    files = {file.name: sha256_of(file) for file in sorted(folder.iterdir())}
+    """Write `manifest.json` for the files in `folder`; `manifest.files` is replaced by their SHA-256 and sizes."""
+    files = {file.name: FileSpec(sha256=sha256_of(file), size=file.stat().st_size) for file in sorted(folder.iterdir())}
     content = msgspec.json.encode(msgspec.structs.replace(manifest, files=files), order="deterministic")
     write_atomic(folder / MANIFEST, msgspec.json.format(content, indent=2) + b"\n")
 

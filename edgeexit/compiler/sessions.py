@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnxruntime as ort
 
-from edgeexit.backends.onnxruntime.backend import UNSAFE_OPTIMISERS
+from edgeexit.backends.onnxruntime.sessions import UNSAFE_OPTIMISERS
 from edgeexit.compiler.error_text import reason_of
 from edgeexit.compiler.extract import extract, nodes_needed_for
 from edgeexit.compiler.graph import all_values

@@ -18,6 +18,8 @@ _INLINE_BYTES: Final = 1024
 _ALIGNMENT: Final = 4096  # one page, so that runtimes can memory-map the weights
 _CHUNK_BYTES: Final = 1 << 24
 _BITS_PER_BYTE: Final = 8
+_BUILT_IN: Final = 1
+"""`numpy.dtype.isbuiltin` of numpy's own types; bfloat16 and the small floats and integers have 2."""
 
 
 def read_small_weights(model: ir.Model) -> None:
@@ -44,9 +46,10 @@ def save_graph(model: ir.Model, path: Path) -> None:
 def store_weights(model: ir.Model, folder: Path) -> None:
     """Write each initializer of the main graph above 1 KiB to `weights.bin` in `folder`; the model then references it.
 
-    Initializers with equal bytes are stored once. Weights are read and written in chunks, so a model may be larger than
-    memory. No file is written if there are no such initializers. Raises CompileError if the data of an initializer
-    cannot be read, or the file cannot be written.
+    Initializers of types that numpy does not have, e.g. int4, stay in the graph. Initializers with equal bytes are
+    stored once. Weights are read and written in chunks, so a model may be larger than memory. No file is written if
+    there are no such initializers. Raises CompileError if the data of an initializer cannot be read, or the file cannot
+    be written.
     """
     path = folder / WEIGHTS
     offsets: dict[bytes, int] = {}
@@ -83,8 +86,13 @@ def store_weights(model: ir.Model, folder: Path) -> None:
 def _large(graph: ir.Graph) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
     for value in graph.initializers.values():
         tensor = value.const_value
-        if tensor is not None and tensor.dtype != ir.DataType.STRING and tensor.nbytes > _INLINE_BYTES:
+        if tensor is not None and _is_numpy_type(tensor.dtype) and tensor.nbytes > _INLINE_BYTES:
             yield value, tensor
+
+
+def _is_numpy_type(dtype: ir.DataType) -> bool:
+    """Return True for a type of numpy itself: ONNX Runtime takes weights of other types only inside a graph."""
+    return dtype != ir.DataType.STRING and dtype.numpy().isbuiltin == _BUILT_IN
 
 
 def _chunks(tensor: ir.TensorProtocol) -> Iterator[bytes | memoryview]:

@@ -15,7 +15,8 @@ from onnx.utils import Extractor
 from resnet56 import EXIT_BLOCKS, ResNet56
 from torch import nn
 
-from edgeexit.backends.onnxruntime.backend import UNSAFE_OPTIMISERS, OnnxRuntimeBackend, session_options
+from edgeexit.backends.onnxruntime.backend import OnnxRuntimeBackend, session_options
+from edgeexit.backends.onnxruntime.sessions import UNSAFE_OPTIMISERS
 from edgeexit.bundle import Bundle
 from edgeexit.bundle.manifest import READOUT_SUFFIX, TEMPERATURE_INPUT
 from edgeexit.compiler import compile_bundle

@@ -26,6 +26,9 @@ def test_with_trusted_keys_a_signature_over_manifest_and_policy_is_required(tmp_
     assert Bundle.open(bundle.path, trusted_keys=[other, trusted]).digest == bundle.digest
     with pytest.raises(BundleError, match="wrong signature"):
         Bundle.open(bundle.path, trusted_keys=[other])
+    signature = (bundle.path / "signature.json").read_bytes()
     bundle.write_policy(policy_for(bundle, revision=1))
+    assert not bundle.is_signed
+    (bundle.path / "signature.json").write_bytes(signature)
     with pytest.raises(BundleError, match=r"policy\.json does not match the signature"):
         Bundle.open(bundle.path, trusted_keys=[trusted])

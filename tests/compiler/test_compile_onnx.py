@@ -5,7 +5,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from edgeexit.backends.onnxruntime.backend import UNSAFE_OPTIMISERS
+from edgeexit.backends.onnxruntime.sessions import UNSAFE_OPTIMISERS
 from edgeexit.compiler import CompileOptions, compile_bundle
 from edgeexit.runtime import Runner
 from tests.compiler.graphs import BRANCH, QUANTISED, REUSED_EXIT, SHAPES, save_graph, two_heads

@@ -65,7 +65,9 @@ def test_missing_golden_samples_raise_an_error(tiny: Bundle, config: AgentConfig
 def test_missing_golden_logits_raise_an_error_that_names_the_exit(tiny: Bundle, config: AgentConfig) -> None:
     golden = tiny.golden()
     few = msgspec.structs.replace(golden, exits={"e0": golden.exits["e0"]})
-    with pytest.raises(BundleError, match="no golden logits for exit 'e1'"):
+    with Runner(tiny) as runner, pytest.raises(BundleError, match="no golden logits for exit 'e1'"):
+        self_check(runner, tiny, few)
+    with pytest.raises(BundleError, match=r"golden\.npz is damaged: it contains .* instead of .*exit\.e1"):
         Agent(rewritten(tiny, few), config).__enter__()
 
 

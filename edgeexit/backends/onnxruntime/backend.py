@@ -1,6 +1,7 @@
 """The ONNX Runtime backend: one session per stage, and one memory arena for all sessions."""
 
 import functools
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -13,16 +14,12 @@ import onnxruntime as ort
 from edgeexit.backends.base import ALLOW_FALLBACK
 from edgeexit.backends.onnxruntime.batch import OnnxRuntimeBatch
 from edgeexit.backends.onnxruntime.buffers import Buffers, DimensionSizes, make_tensor_plan, sizes_of
+from edgeexit.backends.onnxruntime.sessions import StageSession, Weights
 from edgeexit.bundle import Bundle
+from edgeexit.bundle.stage_graphs import read_stage_graph
 from edgeexit.errors import BundleError, EdgeExitError, InferenceError, TargetError
 from edgeexit.targets import Target
 
-UNSAFE_OPTIMISERS: Final = ("MatmulTransposeFusion", "QDQPropagationTransformer")
-"""Graph optimizers that every session disables, because they crash the process.
-
-The first crashes if a float16 tensor is transposed before a matmul (ONNX Runtime 1.23 to 1.32 on x86-64, issue 28392),
-the second if a subgraph captures a tensor that was dequantized and then transposed or reshaped (1.32). int8 and fp32
-networks are not slower without them."""
 MAX_BATCH: Final = 64
 """Max batch size: larger batches take as long per sample and need more memory."""
 
@@ -111,18 +108,21 @@ class OnnxRuntimeBackend:
         self._use(())
 
     def _open(self) -> None:
-        _share_arena()
+        shares_arena = _share_arena() == os.getpid()
         sessions: list[ort.InferenceSession] = []
-        options = session_options(self._target)
-        options.add_session_config_entry("session.use_env_allocators", "1")
         if self._provider not in ort.get_available_providers():
             raise TargetError(f"{self._provider_text} is not in this build of ONNX Runtime")
-        for stage in self._bundle.manifest.stages:
-            path = self._bundle.path / stage.file
+        stages = self._bundle.manifest.stages
+        graphs = [read_stage_graph(self._bundle, stage) for stage in stages]
+        weights = Weights(self._bundle, graphs)
+        for stage, graph in zip(stages, graphs, strict=True):
+            options = session_options(self._target)
+            if shares_arena:
+                options.add_session_config_entry("session.use_env_allocators", "1")
             try:
-                session = ort.InferenceSession(
-                    path, options, providers=[self._provider], disabled_optimizers=UNSAFE_OPTIMISERS
-                )
+                session = StageSession(graph.content, options, self._provider, stored=graph.weights, weights=weights)
+            except BundleError:
+                raise
             except Exception as error:  # onnxruntime's exceptions have no common base class
                 first_line = str(error).splitlines()[0]
                 if self._provider != _CPU:
@@ -133,6 +133,7 @@ class OnnxRuntimeBackend:
             if session.get_providers()[0] != self._provider:  # ONNX Runtime dropped the provider without an error
                 raise TargetError(f"{self._provider_text} does not start here")
             sessions.append(session)
+        weights.require_unchanged()
         self._use(tuple(sessions))
         if self._provider != _CPU:
             self._try_provider()
@@ -185,11 +186,16 @@ def session_options(target: Target) -> ort.SessionOptions:
 
 
 @functools.cache
-def _share_arena() -> None:
-    """Make all sessions of this process share one arena, so that a session reuses memory that another one has freed."""
+def _share_arena() -> int:
+    """Make all sessions of this process share one arena, so that a session reuses memory that another one has freed.
+
+    Returns the id of the process. After a fork, the child must not use the arena: a thread of its parent may hold the
+    arena's lock, which nobody releases in the child.
+    """
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     try:
         ort.create_and_register_allocator(memory, None)
     except Exception as error:  # onnxruntime's exceptions have no common base class
         if "already registered" not in str(error):  # the application has registered one, which serves as well
             raise
+    return os.getpid()

@@ -1,23 +1,17 @@
-"""Removes graph outputs, and the nodes that only they need, from an ONNX model on a device without the package `onnx`.
-
-ONNX Runtime depends on `protobuf`, whose messages preserve fields that their type does not declare. So the types here
-declare only what pruning reads, with the names and numbers of onnx.proto.
-"""
+"""Removes graph outputs, and the nodes that only they need, from an ONNX model, without `onnx`."""
 
 from collections.abc import Collection, Iterable
 from typing import Any, Final
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
+from edgeexit.bundle.onnx_messages import Fields, make_model_type, parse_model
 
-_FIELDS: Final = {
+_FIELDS: Final[Fields] = {
     "ModelProto": (("graph", 7, "GraphProto"),),
-    "GraphProto": (("node", 1, "NodeProto"), ("output", 12, "ValueInfoProto")),
-    "NodeProto": (("input", 1, None), ("output", 2, None), ("attribute", 5, "AttributeProto")),
-    "AttributeProto": (("g", 6, "GraphProto"), ("graphs", 11, "GraphProto")),
-    "ValueInfoProto": (("name", 1, None),),
+    "GraphProto": (("node", 1, "NodeProto[]"), ("output", 12, "ValueInfoProto[]")),
+    "NodeProto": (("input", 1, "string[]"), ("output", 2, "string[]"), ("attribute", 5, "AttributeProto[]")),
+    "AttributeProto": (("g", 6, "GraphProto"), ("graphs", 11, "GraphProto[]")),
+    "ValueInfoProto": (("name", 1, "string"),),
 }
-"""Message type -> its fields: name, number, and message type or None for a string."""
-_SINGULAR: Final = ("graph", "g", "name")
 
 
 def without_outputs(model: bytes, names: Collection[str]) -> bytes:
@@ -25,11 +19,7 @@ def without_outputs(model: bytes, names: Collection[str]) -> bytes:
 
     Raises ValueError if `model` is not an ONNX model.
     """
-    parsed = _model_type()()
-    try:
-        parsed.ParseFromString(model)
-    except message.DecodeError as error:
-        raise ValueError(f"these {len(model)} bytes are not an ONNX model: {error}") from error
+    parsed = parse_model(make_model_type(_FIELDS), model)
     outputs, nodes = parsed.graph.output, parsed.graph.node
     for index in reversed(range(len(outputs))):
         if outputs[index].name in names:
@@ -53,19 +43,3 @@ def _read_by(nodes: Iterable[Any]) -> set[str]:
             for subgraph in (attribute.g, *attribute.graphs):
                 names |= _read_by(subgraph.node) | {output.name for output in subgraph.output}
     return names
-
-
-def _model_type() -> Any:
-    """Return the class of ModelProto, in a new descriptor pool, because the package `onnx` uses the default pool."""
-    file = descriptor_pb2.FileDescriptorProto(name="pruning.proto", package="pruning")
-    for type_name, fields in _FIELDS.items():
-        declared = file.message_type.add(name=type_name)
-        for name, number, nested in fields:
-            field = declared.field.add(name=name, number=number)
-            field.label = field.LABEL_OPTIONAL if name in _SINGULAR else field.LABEL_REPEATED
-            field.type = field.TYPE_STRING if nested is None else field.TYPE_MESSAGE
-            if nested is not None:
-                field.type_name = f".pruning.{nested}"
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("pruning.ModelProto"))

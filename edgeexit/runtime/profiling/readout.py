@@ -42,34 +42,29 @@ def measure_readouts(
     """
     unknown = (None,) * len(bundle.manifest.stages)
     try:  # not installed on every device
-        import onnxruntime as ort  # noqa: PLC0415
+        import onnxruntime  # noqa: F401, PLC0415
 
         from edgeexit.runtime.profiling.onnx_pruning import without_outputs  # noqa: PLC0415
     except ModuleNotFoundError:
         return unknown
-    from edgeexit.backends.onnxruntime.backend import (  # noqa: PLC0415
-        UNSAFE_OPTIMISERS,
-        OnnxRuntimeBackend,
-        session_options,
-    )
+    from edgeexit.backends.onnxruntime.backend import OnnxRuntimeBackend, session_options  # noqa: PLC0415
+    from edgeexit.backends.onnxruntime.sessions import StageSession, Weights  # noqa: PLC0415
+    from edgeexit.bundle.stage_graphs import read_stage_graph  # noqa: PLC0415
 
     if not isinstance(backend, OnnxRuntimeBackend):
         return unknown
-    options = session_options(load_target(bundle.manifest.target))
-    # The sessions open graphs from memory; the weights are in files of the bundle.
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(bundle.path))
+    target = load_target(bundle.manifest.target)
     tensors = dict(inputs)
     costs: list[ReadoutCost | None] = []
     seconds_per_stage = seconds / len(bundle.manifest.stages)
     for stage in bundle.manifest.stages:
         readout_outputs = {stage.exit.name + READOUT_SUFFIX, stage.exit.name + PROBABILITIES_SUFFIX}
-        graph = (bundle.path / stage.file).read_bytes()
         try:
+            graph = read_stage_graph(bundle, stage)
+            weights = Weights(bundle, [graph])
             full, pruned = (
-                ort.InferenceSession(
-                    content, options, providers=[backend.provider], disabled_optimizers=UNSAFE_OPTIMISERS
-                )
-                for content in (graph, without_outputs(graph, readout_outputs))
+                StageSession(content, session_options(target), backend.provider, stored=graph.weights, weights=weights)
+                for content in (graph.content, without_outputs(graph.content, readout_outputs))
             )
         except Exception:  # noqa: BLE001 - ONNX Runtime raises errors of many classes; the profile is valid without this cost
             return (*costs, *unknown[len(costs) :])

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from edgeexit.backends.onnxruntime.backend import UNSAFE_OPTIMISERS
+from edgeexit.backends.onnxruntime.sessions import UNSAFE_OPTIMISERS
 from tests.backends.tensorrt.gpu_standin import POISON, MisuseError
 
 _TYPES = {"float": "float32"} | {name: name for name in ("float16", "int64", "int32", "int8", "uint8", "bool")}

@@ -1,9 +1,12 @@
 """Builds the plans of a bundle: reuses cached plans, and verifies new ones before it stores them."""
 
+import functools
 import hashlib
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -20,6 +23,7 @@ from edgeexit.backends.tensorrt.engines.toolchain import Toolchain
 from edgeexit.backends.tensorrt.interrupt import run_on_thread
 from edgeexit.bundle import GOLDEN, Bundle, GoldenSamples
 from edgeexit.bundle.manifest import BuildConfig, StageSpec
+from edgeexit.bundle.stage_graphs import copy_stage_files
 from edgeexit.errors import EngineError
 from edgeexit.progress import NO_PROGRESS, Progress
 
@@ -63,6 +67,8 @@ class BuildJob(NamedTuple):
     toolchain: Toolchain
     build_config: BuildConfig
     cache: PlanCache
+    graphs: Callable[[], Path]
+    """Returns a private folder with verified copies of the graphs and weights, because the parser opens files."""
     stop: threading.Event
     """Setting it ends the build."""
 
@@ -109,8 +115,15 @@ def build_engines(
     golden, not_verified = _golden_samples(bundle, toolchain, build_config)
 
     def build(stop: threading.Event) -> tuple[StageEngine, ...]:
-        job = BuildJob(bundle, toolchain, build_config, cache, stop)
         with ExitStack() as stack:
+
+            @functools.cache  # only if a stage is built
+            def copy_graphs() -> Path:
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgeexit-engines-")))
+                copy_stage_files(bundle, folder)
+                return folder
+
+            job = BuildJob(bundle, toolchain, build_config, cache, copy_graphs, stop)
             check = None
             if golden is not None:
                 smallest, _, largest = build_config.batch
@@ -179,7 +192,7 @@ def _build(
     manifest = job.bundle.manifest
     built = build_plan(
         job.toolchain.library,
-        job.bundle.path / spec.file,
+        job.graphs() / spec.file,
         spec.name,
         sm=job.toolchain.hardware.sm,
         shapes=stage_shapes(manifest, spec, job.build_config),

@@ -14,11 +14,13 @@ import msgspec
 from edgeexit.backends.golden_check import ExitCheck
 from edgeexit.backends.tensorrt.engines.key import PlanKey, timings_name
 from edgeexit.bundle.manifest import Precision
-from edgeexit.files import write_atomic
+from edgeexit.files import read_limited, read_regular, write_atomic
 
 _LOCK: Final = ".lock"
 _CACHE_FILE: Final = re.compile(r"\.?(.+-[0-9a-f]{32}\.(plan|json)|[0-9a-f]{16}\.timings)(\.[^.]+)?")
 """Names of the files that the cache writes, unfinished ones included; the folder may contain other files."""
+_MAX_RECORD_BYTES: Final = 16 << 20
+_MAX_TIMINGS_BYTES: Final = 256 << 20
 _DIGEST_BYTES: Final = hashlib.sha256().digest_size
 
 
@@ -66,7 +68,7 @@ class PlanCache:
         if record is None or record.key != key:
             return None
         try:
-            plan = path.read_bytes()
+            plan = b"".join(read_regular(path, size=record.bytes))
         except OSError:
             return None
         return StoredPlan(path, plan, record) if hashlib.sha256(plan).hexdigest() == record.sha256 else None
@@ -89,7 +91,7 @@ class PlanCache:
     def timings(self, key: PlanKey) -> bytes | None:
         """Return the timing cache of earlier builds with the same library and GPU, or None."""
         try:
-            content = self._timings(key).read_bytes()
+            content = read_limited(self._timings(key), max_bytes=_MAX_TIMINGS_BYTES)
         except OSError:
             return None
         digest, timings = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
@@ -143,6 +145,6 @@ def default_folder() -> Path:
 
 def _read_record(path: Path) -> PlanRecord | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=PlanRecord)
-    except (OSError, msgspec.DecodeError):
+        return msgspec.json.decode(read_limited(path, max_bytes=_MAX_RECORD_BYTES), type=PlanRecord)
+    except (OSError, msgspec.DecodeError, RecursionError):
         return None

@@ -48,8 +48,8 @@ def plan_key(
     """Return the key of a stage's plan."""
     graphs = {other.file for other in manifest.stages}
     return PlanKey(
-        stage=manifest.files[stage.file],
-        weights={name: digest for name, digest in manifest.files.items() if name not in graphs and name != GOLDEN},
+        stage=manifest.files[stage.file].sha256,
+        weights={name: spec.sha256 for name, spec in manifest.files.items() if name not in graphs and name != GOLDEN},
         build_config=hashlib.sha256(msgspec.json.encode(build_config, order="deterministic")).hexdigest(),
         dla_core=build_config.dla_core,
         library=library,

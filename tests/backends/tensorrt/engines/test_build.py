@@ -12,7 +12,7 @@ from edgeexit.backends.tensorrt.engines import (
     choose_toolchain,
     resolve_build_config,
 )
-from edgeexit.bundle import Bundle
+from edgeexit.bundle import Bundle, write_manifest
 from edgeexit.errors import EngineError
 from tests.bundles import make_bundle
 from tests.compiler import graphs
@@ -175,5 +175,8 @@ def test_the_timing_cache_is_stored_if_the_library_has_one(rtx, tiny, ahead, bui
 def test_a_graph_with_other_inputs_than_the_manifest_is_refused(tmp_path, ahead, build_config, cache):
     bundle = make_bundle(tmp_path / "mixed")
     (bundle.path / "stage1.onnx").write_bytes((bundle.path / "stage2.onnx").read_bytes())
+    (bundle.path / "manifest.json").unlink()
+    write_manifest(bundle.path, bundle.manifest)
+    bundle = Bundle.open(bundle.path)
     with pytest.raises(EngineError, match=r"stage1: the graph has the inputs edgeexit\.temperature, hidden0, hidden1"):
         build_engines(bundle, ahead, build_config, cache)

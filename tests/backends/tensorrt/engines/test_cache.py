@@ -7,7 +7,7 @@ import pytest
 
 from edgeexit.backends.tensorrt.engines import Hardware, PlanCache, PlanKey, PlanRecord, default_folder
 from edgeexit.backends.tensorrt.engines.key import plan_key
-from edgeexit.bundle.manifest import BuildConfig
+from edgeexit.bundle.manifest import BuildConfig, FileSpec
 
 KEY = PlanKey(
     stage="a" * 64,
@@ -82,7 +82,9 @@ def test_the_key_depends_on_the_graph_the_weights_and_the_build_config(tiny):
             msgspec.structs.replace(build_config, dimensions={"length": (1, 2, 3)}),
         )
     }
-    heavier = msgspec.structs.replace(manifest, files={**manifest.files, "weights.bin": "f" * 64})
+    heavier = msgspec.structs.replace(
+        manifest, files={**manifest.files, "weights.bin": FileSpec(sha256="f" * 64, size=1)}
+    )
     assert plan_key(heavier, manifest.stages[0], build_config, **make) != first
 
 
