@@ -87,7 +87,7 @@ def test_without_labels_there_are_no_errors(runner, images):
 
 
 def test_every_kind_of_policy_is_evaluated_on_the_map_of_the_exit_taken(runner, images, maps, labels):
-    readouts = record(runner, Dataset(inputs={"image": images}), probabilities=True).readouts
+    readouts = runner.infer_every_exit({"image": images}, probabilities=True).readouts
     policies = policies_on(readouts)
     found = evaluate(runner, Dataset(inputs={"image": images}, labels=labels), policies)
     for kind, policy in policies.items():

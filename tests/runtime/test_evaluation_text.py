@@ -10,7 +10,7 @@ from edgeexit.compiler import CompileOptions, compile_bundle
 from edgeexit.datasets import Dataset
 from edgeexit.policies import exit_rates, exits_of, simulate
 from edgeexit.policies.readout import TOP1
-from edgeexit.runtime import Runner, evaluate, record
+from edgeexit.runtime import Runner, evaluate
 from tests.runtime.policies_of_every_kind import policies_on
 
 SAMPLES, EXITS, LENGTH, WIDTH, VOCABULARY = 60, 4, 10, 16, 50
@@ -70,7 +70,7 @@ def runner(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def readouts(runner, texts):
-    return record(runner, Dataset(inputs=texts), probabilities=True).readouts
+    return runner.infer_every_exit(texts, probabilities=True).readouts
 
 
 def test_the_evaluation_of_every_kind_equals_its_simulation_on_the_recording(runner, texts, readouts):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from edgeexit.datasets import Dataset
+from edgeexit.errors import DataError
 from edgeexit.policies.readout import COLUMNS, TOP1
 from edgeexit.runtime import Runner, record, record_outputs
 from tests.bundles import make_bundle, make_samples
@@ -21,17 +22,29 @@ def runner(tmp_path_factory):
 def test_a_recording_has_the_readouts_of_every_exit_in_the_order_of_the_samples(runner):
     inputs = make_samples(150)
     progress = RecordedProgress()
-    recording = record(runner, Dataset(inputs=inputs), probabilities=True, progress=progress)
-    assert recording.readouts.shape == (150, EXITS, len(COLUMNS) + CLASSES)
+    recording = record(runner, Dataset(inputs=inputs), all_classes=True, progress=progress)
+    assert recording.readouts.shape == (150, EXITS, len(COLUMNS))
+    assert recording.logits.shape == (150, EXITS, CLASSES)
     assert (progress.done, progress.total) == (150, 150)
     outputs = runner.infer_every_exit(inputs).outputs
     for k, logits in enumerate(outputs.values()):
         np.testing.assert_array_equal(recording.readouts[:, k, TOP1], logits.argmax(axis=1))
+        np.testing.assert_allclose(recording.logits[:, k], logits, atol=1e-5)
+
+
+def test_a_recording_that_does_not_fit_in_memory_is_refused_with_its_size(runner, monkeypatch):
+    def no_memory(shape, dtype):
+        raise MemoryError
+
+    monkeypatch.setattr(np, "empty", no_memory)
+    with pytest.raises(DataError, match="150 samples at 3 exits .* needs 0.0 GiB, which is not free"):
+        record(runner, Dataset(inputs=make_samples(150)), all_classes=True)
 
 
 def test_a_recording_for_classification_has_no_pixel_fractions(runner):
     recording = record(runner, Dataset(inputs=make_samples(3), labels=np.zeros(3, dtype=np.int64)))
     assert recording.disagreement is None
+    assert recording.logits is None
     assert recording.errors is None
 
 

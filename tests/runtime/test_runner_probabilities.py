@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from edgeexit.datasets import Dataset
 from edgeexit.policies import Policy, simulate_exits
 from edgeexit.policies.readout import COLUMNS
-from edgeexit.runtime import Runner, record
+from edgeexit.runtime import Runner
 from tests.bundles import make_bundle, make_samples
 
 EXITS, CLASSES = 3, 4
@@ -46,9 +45,3 @@ def test_a_policy_decides_on_the_probabilities_of_each_sample(runner):
     np.testing.assert_array_equal(result.exits, simulate_exits(policy, every.readouts))
     assert len(set(result.exits)) == EXITS
     assert result.readouts.shape == (40, len(COLUMNS))
-
-
-def test_a_recording_has_the_probabilities_if_asked_for(runner):
-    dataset = Dataset(inputs=make_samples(5))
-    assert record(runner, dataset).readouts.shape == (5, EXITS, len(COLUMNS))
-    assert record(runner, dataset, probabilities=True).readouts.shape == (5, EXITS, len(COLUMNS) + CLASSES)
