@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from statistics import median
 from types import TracebackType
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -57,8 +57,8 @@ class Agent:
         bundle: the bundle to run.
         config: who this device is, whom it trusts, and where its broker is.
 
-    Raises ConfigError for a trusted key that is not readable; BundleError if the configuration requires a signed bundle
-    and no trusted key signed this one; TargetError for a bundle that is built for another machine, unless the
+    Raises ConfigError for a key that is not readable; BundleError if the configuration requires a signed bundle and
+    none of its keys for bundles signed this one; TargetError for a bundle that is built for another machine, unless the
     configuration allows `fallback`.
 
     """
@@ -66,9 +66,9 @@ class Agent:
     def __init__(self, bundle: Bundle, config: AgentConfig) -> None:
         self._bundle = bundle
         self._config = config
-        keys = config.load_keys()
+        policy_keys, bundle_keys = config.load_policy_keys(), config.load_bundle_keys()
         if config.signed_bundle:
-            bundle.verify_signature(keys)
+            bundle.verify_signature(bundle_keys)
         self._exits = len(bundle.manifest.stages)
         self._recipient = Recipient(
             fleet=config.fleet,
@@ -78,7 +78,9 @@ class Agent:
             exits=self._exits,
             classes=bundle.manifest.classes,
         )
-        self._policies = PolicySelector(bundle, PolicyStore(config.state_dir, self._recipient), self._recipient, keys)
+        self._policies = PolicySelector(
+            bundle, PolicyStore(config.state_dir, self._recipient), self._recipient, policy_keys
+        )
         self._counters = Counters(self._exits)
         self._started = time.monotonic()
         self._pending = 0
@@ -156,6 +158,10 @@ class Agent:
         """Finish pending inferences and audits, send the last report and the offline state, and close everything."""
         self._resources.close()
         unwatch(self)
+
+    def __reduce__(self) -> NoReturn:
+        """Raise TypeError: an agent cannot be pickled, as `multiprocessing` does to pass it to a new process."""
+        raise TypeError("an Agent cannot be sent to another process; open one there, with a state_dir of its own")
 
     @property
     def manifest(self) -> Manifest:

@@ -18,6 +18,7 @@ from edgeexit.toml_document import FieldError, TomlError, decode_toml
 from edgeexit.wire import BrokerConfig, DeviceAddress, check_name
 
 _TLS_FILES: Final = ("ca_file", "certificate_file", "key_file")
+_KEY_FIELDS: Final = ("trusted_keys", "policy_keys", "bundle_keys")
 _BROKER_FILES: Final = (*_TLS_FILES, "password_file")
 
 Name = Annotated[AnyName, msgspec.Meta(description="1 to 64 characters of A-Z a-z 0-9 _ -")]
@@ -66,7 +67,7 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             if not isfinite(getattr(self, field)):
                 raise FieldError("must be finite", field)
         if not self.tcp and self.socket is None:
-            raise FieldError("must be true, or socket must be set", "tcp")
+            raise FieldError("leaves nothing to listen on; set socket, too", "tcp")
 
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -82,9 +83,13 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     state_dir: Path = Path("state")
     """Folder for the accepted policies and the outbox; it is created if it does not exist."""
     trusted_keys: tuple[Path, ...] = ()
-    """Public keys (.pub), one of which must have signed a policy; without keys, every received policy is rejected."""
+    """Public keys (.pub) that may sign both policies and bundles."""
+    policy_keys: tuple[Path, ...] = ()
+    """Public keys that may sign policies only. Without these and `trusted_keys`, every received policy is rejected."""
+    bundle_keys: tuple[Path, ...] = ()
+    """Public keys that may sign bundles only."""
     signed_bundle: bool = False
-    """True: a trusted key must have signed the bundle, too."""
+    """True: one of `trusted_keys` and `bundle_keys` must have signed the bundle."""
     broker: BrokerConfig = BrokerConfig()
     audit_fraction: Fraction = 0.01
     """Fraction of samples that are run to full depth after their prediction was returned."""
@@ -111,8 +116,10 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         for field in ("report_interval_s", "resend_s", "feedback_window_s", "max_delay_ms"):
             if not isfinite(getattr(self, field)):
                 raise FieldError("must be finite", field)
-        if self.signed_bundle and not self.trusted_keys:
-            raise FieldError("needs trusted_keys", "signed_bundle")
+        if self.signed_bundle and not (self.trusted_keys or self.bundle_keys):
+            raise FieldError("needs trusted_keys or bundle_keys", "signed_bundle")
+        if self.bundle_keys and not self.signed_bundle:
+            raise FieldError("needs signed_bundle = true; otherwise no bundle is checked", "bundle_keys")
         for field in ("fleet", "shard", "device", "cohort"):
             try:
                 check_name(field, getattr(self, field))
@@ -173,12 +180,22 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             except OSError as error:
                 yield f"broker.{name} '{file}' cannot be read ({error.strerror}); the agent cannot connect without it"
 
-    def load_keys(self) -> tuple[PublicKey, ...]:
-        """Read the trusted keys. Raises ConfigError that names the file that is not readable."""
-        try:
-            return tuple(load_public_key(path) for path in self.trusted_keys)
-        except SignatureError as error:
-            raise ConfigError(f"trusted_keys: {error}") from error
+    def load_policy_keys(self) -> tuple[PublicKey, ...]:
+        """Read the keys that may sign policies. Raises ConfigError that names the file that is not readable."""
+        return self._load_keys("trusted_keys", "policy_keys")
+
+    def load_bundle_keys(self) -> tuple[PublicKey, ...]:
+        """Read the keys that may sign bundles. Raises ConfigError that names the file that is not readable."""
+        return self._load_keys("trusted_keys", "bundle_keys")
+
+    def _load_keys(self, *fields: str) -> tuple[PublicKey, ...]:
+        keys: list[PublicKey] = []
+        for field in fields:
+            try:
+                keys += [load_public_key(path) for path in getattr(self, field)]
+            except SignatureError as error:  # noqa: PERF203 - few fields
+                raise ConfigError(f"{field}: {error}") from error
+        return tuple(keys)
 
 
 def _relative_to(folder: Path, config: AgentConfig) -> AgentConfig:
@@ -188,7 +205,7 @@ def _relative_to(folder: Path, config: AgentConfig) -> AgentConfig:
     return msgspec.structs.replace(
         config,
         state_dir=folder / config.state_dir,
-        trusted_keys=tuple(folder / key for key in config.trusted_keys),
+        **{field: tuple(folder / key for key in getattr(config, field)) for field in _KEY_FIELDS},
         endpoint=config.endpoint
         if config.endpoint.socket is None
         else msgspec.structs.replace(config.endpoint, socket=folder / config.endpoint.socket),

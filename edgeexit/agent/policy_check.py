@@ -48,7 +48,9 @@ def slot_of(document: PolicyDocument) -> PolicySlot:
 def verify_policy(envelope: bytes, keys: Sequence[PublicKey], recipient: Recipient) -> PolicyDocument | Rejection:
     """Return the document in a signed envelope if a trusted key signed it for this device and bundle."""
     if not keys:
-        return Rejection(reason="no trusted keys are configured; add the calibrator's public key to trusted_keys")
+        return Rejection(
+            reason="no key may sign policies here; add the calibrator's public key to policy_keys or trusted_keys"
+        )
     if len(envelope) > MAX_BYTES:
         return Rejection(reason=f"it is larger than the {MAX_BYTES} bytes allowed")
     try:

@@ -99,7 +99,7 @@ def test_without_trusted_keys_a_policy_is_rejected_with_a_reason(fleet: Fleet, b
     config = changed(trusted_keys=())
     with Agent(bundle, config) as agent:
         fleet.send_policy(config, fleet.document(1))
-        wait_for_rejection(fleet, config, "no trusted keys are configured")
+        wait_for_rejection(fleet, config, "no key may sign policies here")
         assert agent.active.revision == 0
 
 
@@ -219,6 +219,25 @@ def test_a_policy_of_one_bundle_is_not_used_with_another(
     with Agent(bundle, config) as agent:
         assert agent.active.revision == 9
         wait_for_rejection(fleet, config, "revision 3 is lower than the current revision 9")
+
+
+def test_a_key_for_bundles_cannot_sign_policies_and_vice_versa(
+    fleet: Fleet, bundle: Bundle, changed: Change, key: PrivateKey, tmp_path: Path
+) -> None:
+    bundle_key = generate_key(tmp_path / "release.pem")
+    for_policies, *_ = changed().trusted_keys
+    config = changed(trusted_keys=(), policy_keys=(for_policies,), bundle_keys=(bundle_key,), signed_bundle=True)
+    bundle.sign(key)
+    with pytest.raises(BundleError, match=r"signature\.json: wrong signature"):
+        Agent(bundle, config)
+    bundle.sign(load_private_key(tmp_path / "release.pem"))
+    with Agent(bundle, config):
+        fleet.send_policy(config, fleet.document(1))
+        wait_for_revision(fleet, config, 1)
+    swapped = changed(trusted_keys=(), policy_keys=(bundle_key,), bundle_keys=(bundle_key,), signed_bundle=True)
+    with Agent(bundle, swapped):
+        fleet.send_policy(swapped, fleet.document(2))
+        wait_for_rejection(fleet, swapped, "wrong signature")
 
 
 def test_an_agent_that_requires_a_signed_bundle_refuses_others(

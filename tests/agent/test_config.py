@@ -6,6 +6,7 @@ import pytest
 
 from edgeexit.agent.config import AgentConfig, host_device
 from edgeexit.errors import ConfigError
+from edgeexit.signing import generate_key, load_public_key
 from edgeexit.wire import check_name
 
 FULL = """
@@ -83,7 +84,8 @@ def test_broker_and_device_can_be_overridden(tmp_path: Path) -> None:
         ('fleet = "f"\noutbox_max_bytes = 10', "outbox_max_bytes = 10: expected int >= 65536"),
         ('fleet = "f"\ntrusted_keys = "a.pub"', 'trusted_keys = "a.pub": expected array'),
         ('fleet = "f"\ntrusted_keys = [1]', "trusted_keys = [1]: expected a path, got 1"),
-        ('fleet = "f"\nsigned_bundle = true', "line 2: signed_bundle = true needs trusted_keys"),
+        ('fleet = "f"\nsigned_bundle = true', "line 2: signed_bundle = true needs trusted_keys or bundle_keys"),
+        ('fleet = "f"\nbundle_keys = ["a.pub"]', "needs signed_bundle = true; without it, no signature"),
         ('fleet = "f"\nbroker = "mqtt://x"', 'line 2: broker = "mqtt://x": expected a table'),
         (
             'fleet = "f"\n[broker]\nurl = "http://x"',
@@ -144,7 +146,7 @@ def test_a_file_that_is_not_a_public_key_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"some\.pub' is not a public key; use the \.pub file that `edgeexit keygen` created$"
     ):
-        config.load_keys()
+        config.load_policy_keys()
 
 
 def test_missing_broker_files_are_warnings(tmp_path: Path) -> None:
@@ -176,5 +178,15 @@ def test_an_unreadable_file_and_a_missing_key_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.toml"):
         AgentConfig.load(tmp_path / "nowhere.toml")
     config = AgentConfig.load(write(tmp_path, 'fleet = "f"\ntrusted_keys = ["gone.pub"]'))
-    with pytest.raises(ConfigError, match=r"gone\.pub"):
-        config.load_keys()
+    with pytest.raises(ConfigError, match=r"trusted_keys: public key '.*gone\.pub"):
+        config.load_bundle_keys()
+
+
+def test_keys_for_policies_and_bundles_are_apart_and_trusted_keys_serve_both(tmp_path: Path) -> None:
+    both, policy, bundle = (load_public_key(generate_key(tmp_path / f"{name}.key")) for name in ("b", "p", "r"))
+    text = (
+        'fleet = "f"\nsigned_bundle = true\ntrusted_keys = ["b.pub"]\npolicy_keys = ["p.pub"]\nbundle_keys = ["r.pub"]'
+    )
+    config = AgentConfig.load(write(tmp_path, text))
+    assert config.load_policy_keys() == (both, policy)
+    assert config.load_bundle_keys() == (both, bundle)

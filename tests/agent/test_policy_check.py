@@ -93,7 +93,7 @@ def test_a_policy_signed_by_an_unknown_key_is_rejected(
 def test_without_trusted_keys_every_policy_is_rejected(make_envelope: MakeEnvelope, recipient: Recipient) -> None:
     rejection = check_policy(make_envelope(), [], recipient, {})
     assert isinstance(rejection, Rejection)
-    assert "no trusted keys are configured" in rejection.reason
+    assert "no key may sign policies here" in rejection.reason
 
 
 @pytest.mark.parametrize(
