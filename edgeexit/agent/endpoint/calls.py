@@ -18,7 +18,7 @@ from edgeexit.errors import EdgeExitError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from edgeexit.agent.endpoint.connection import Call, Connection
+    from edgeexit.agent.endpoint.connection import Call, ClientConnection
     from edgeexit.agent.endpoint.head import RequestHead
     from edgeexit.agent.endpoint.infer_call import InferCall
     from edgeexit.agent.endpoint.service import InferenceService
@@ -49,7 +49,7 @@ class _ImmediateCall:
         self._service = service
         self._reply = reply
 
-    def start(self, connection: Connection, head: RequestHead, body: bytes | bytearray) -> None:
+    def start(self, connection: ClientConnection, head: RequestHead, body: bytes | bytearray) -> None:
         """Respond to a request."""
         del head
         try:
@@ -64,7 +64,7 @@ class _ImmediateCall:
             )
         connection.respond(response)
 
-    def cancel(self, connection: Connection) -> None:
+    def cancel(self, connection: ClientConnection) -> None:
         """Do nothing: the call has ended."""
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from edgeexit.agent.endpoint.connection import BODY, CLOSING, HEAD, IDLE
 
 if TYPE_CHECKING:
-    from edgeexit.agent.endpoint.connection import Connection
+    from edgeexit.agent.endpoint.connection import ClientConnection
 
 _MIN_AGE_S: Final = 1.0
 """A connection whose request is incomplete gives its place to a new one only after this time."""
@@ -34,19 +34,19 @@ class Connections:
     def __init__(self, max_connections: int, *, shortest_timeout_s: float) -> None:
         self._max_connections = max_connections
         self._pause_s = min(_MAX_PAUSE_S, shortest_timeout_s / _CHECKS_PER_TIMEOUT)
-        self._open: dict[Connection, None] = {}
+        self._open: dict[ClientConnection, None] = {}
 
     def __len__(self) -> int:
         """Return the number of open connections."""
         return len(self._open)
 
-    def add(self, connection: Connection) -> bool:
+    def add(self, connection: ClientConnection) -> bool:
         """Add a connection. Return False if there is no room, and the connection must be refused."""
         has_room = len(self._open) < self._max_connections or self._make_room()
         self._open[connection] = None
         return has_room
 
-    def remove(self, connection: Connection) -> None:
+    def remove(self, connection: ClientConnection) -> None:
         """Forget a closed connection."""
         self._open.pop(connection, None)
 

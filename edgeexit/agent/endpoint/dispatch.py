@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from edgeexit.datasets import Inputs
     from edgeexit.runtime import Inference
 
-_MAX_OVERRUN: Final = 2.0
-_PAUSE_S: Final = 1.0
+_WEIGHT: Final = 0.05
+"""Weight of the last batch in the average of durations."""
+_MAX_RATIO: Final = 50.0
+_RECOVERY: Final = 0.99
 _MS_PER_S: Final = 1e3
 
 
@@ -58,36 +60,43 @@ class InferJob:
 class InlineRule:
     """Decides which inferences are short enough for the endpoint's own thread.
 
+    The expected duration grows in proportion to the elements of the inputs, and with the durations of earlier batches.
+
     Args:
         limit_ms: maximum expected duration; 0: none is short enough.
         golden_ms: duration of one golden sample at full depth.
-        golden_elements: elements of its inputs. The expected duration grows in proportion to the elements.
-        clock: returns monotonic seconds.
+        golden_elements: elements of its inputs.
 
     """
 
-    def __init__(
-        self,
-        *,
-        limit_ms: float,
-        golden_ms: float,
-        golden_elements: int,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, *, limit_ms: float, golden_ms: float, golden_elements: int) -> None:
         self._limit_ms = limit_ms
-        self._clock = clock
-        self.max_elements = int(golden_elements * limit_ms / golden_ms) if golden_ms <= limit_ms else 0
+        self._golden_elements = golden_elements
+        self._ms_per_element = golden_ms / golden_elements
+        self._slowness = 1.0
+        """Average of the actual duration, relative to that of the golden sample; at least 1."""
+        self.max_elements = 0
         """Maximum elements of the inputs of one batch."""
-        self._paused_until = 0.0
+        self._update(1.0)
 
     def accepts(self, elements: int) -> bool:
         """Return True if an inference with inputs of so many elements may run in the endpoint's thread."""
-        return elements <= self.max_elements and self._clock() >= self._paused_until
+        if elements <= self.max_elements:
+            return True
+        self._update(self._slowness * _RECOVERY)  # batches may have become faster
+        return False
 
-    def observe(self, duration_ms: float) -> None:
-        """Note the duration of a batch: after one that took much too long, none is accepted for a second."""
-        if duration_ms > _MAX_OVERRUN * self._limit_ms:
-            self._paused_until = self._clock() + _PAUSE_S
+    def observe(self, elements: int, duration_ms: float) -> None:
+        """Note the duration of a batch."""
+        expected_ms = self._ms_per_element * max(elements, self._golden_elements)
+        ratio = min(duration_ms / expected_ms, _MAX_RATIO)  # the process may have waited for a processor
+        self._update(self._slowness + _WEIGHT * (ratio - self._slowness))
+
+    def _update(self, slowness: float) -> None:
+        self._slowness = max(1.0, slowness)
+        ms_per_element = self._ms_per_element * self._slowness
+        fits = ms_per_element * self._golden_elements <= self._limit_ms
+        self.max_elements = int(self._limit_ms / ms_per_element) if fits else 0
 
 
 class Dispatcher:
@@ -149,7 +158,7 @@ class Dispatcher:
             return
         started = time.perf_counter()
         active, results = self._agent.infer_together([(job.inputs, job.id) for job in jobs])
-        self._rule.observe((time.perf_counter() - started) * _MS_PER_S)
+        self._rule.observe(elements, (time.perf_counter() - started) * _MS_PER_S)
         for job, result in zip(jobs, results, strict=True):
             job.done(active, result)
 

@@ -10,6 +10,7 @@ from edgeexit.agent.endpoint.refusal import RefusalError
 MAX_LENGTH_DIGITS: Final = 16
 """A length with this many digits or more is not valid."""
 
+_LINE_BYTES: Final = len(": \r\n")
 _VERSIONS: Final = ("1.1", "1.0")
 _ONCE: Final = frozenset(
     {
@@ -32,7 +33,7 @@ class RequestHead:
         target: path and query, as bytes.
         headers: name in lower case -> value.
         version: `1.1` or `1.0`.
-        size: bytes of the names and values.
+        size: bytes of the headers and trailers.
 
     """
 
@@ -47,13 +48,17 @@ class RequestHead:
 
     def add(self, name: bytes, value: bytes) -> None:
         """Add a header. Raises RefusalError if it is given twice and must not be."""
-        self.size += len(name) + len(value)
+        self.count(name, value)
         key, text = name.decode("latin-1").lower(), value.decode("latin-1").strip()
         if key in self.headers:
             if key in _ONCE:
                 raise RefusalError(HTTPStatus.BAD_REQUEST, f"the header {key} is given twice", close=True)
             text = f"{self.headers[key]}, {text}"
         self.headers[key] = text
+
+    def count(self, name: bytes, value: bytes) -> None:
+        """Add a header or trailer to `size`."""
+        self.size += len(name) + len(value) + _LINE_BYTES
 
     def complete(self, method: bytes, version: str, *, upgrade: bool) -> None:
         """Set what is known after the last header. Raises RefusalError for what the endpoint does not speak."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edgeexit.agent.active_policy import ActivePolicy
-    from edgeexit.agent.endpoint.connection import Connection
+    from edgeexit.agent.endpoint.connection import ClientConnection
     from edgeexit.agent.endpoint.dispatch import Dispatcher
     from edgeexit.agent.endpoint.head import RequestHead
     from edgeexit.agent.endpoint.service import InferenceService
@@ -44,13 +44,13 @@ class InferCall:
         self._loop = loop
         self._outputs = tuple(tensor.name for tensor in service.model.outputs)
         self._coder = ThreadPoolExecutor(1, thread_name_prefix="agent-endpoint-coder")
-        self._jobs: dict[Connection, InferJob] = {}
+        self._jobs: dict[ClientConnection, InferJob] = {}
 
     def close(self) -> None:
         """End the thread that codes long messages."""
         self._coder.shutdown(wait=False, cancel_futures=True)
 
-    def start(self, connection: Connection, head: RequestHead, body: bytes | bytearray) -> None:
+    def start(self, connection: ClientConnection, head: RequestHead, body: bytes | bytearray) -> None:
         """Run the samples under the active policy."""
         try:
             header_length = _header_length(head)
@@ -65,7 +65,7 @@ class InferCall:
             lambda request: self._submit_or_refuse(connection, request),
         )
 
-    def cancel(self, connection: Connection) -> None:
+    def cancel(self, connection: ClientConnection) -> None:
         """Cancel the inference of a client that has disconnected, unless it has started."""
         job = self._jobs.pop(connection, None)
         if job is not None:
@@ -74,13 +74,13 @@ class InferCall:
     def _decode(self, body: bytes | bytearray, header_length: int | None) -> InferRequest:
         return decode_request(body, header_length, inputs=self._service.inputs, outputs=self._outputs)
 
-    def _submit_or_refuse(self, connection: Connection, request: InferRequest) -> None:
+    def _submit_or_refuse(self, connection: ClientConnection, request: InferRequest) -> None:
         try:
             self._submit(connection, request)
         except Exception as error:  # noqa: BLE001 - every error becomes a response
             self._refuse(connection, error)
 
-    def _submit(self, connection: Connection, request: InferRequest) -> None:
+    def _submit(self, connection: ClientConnection, request: InferRequest) -> None:
         def done(active: ActivePolicy | None, result: Inference | BaseException) -> None:
             self._jobs.pop(connection, None)
             if isinstance(result, BaseException) or active is None:
@@ -114,7 +114,7 @@ class InferCall:
             return Response(body, content_type=JSON)
         return Response(body, content_type=_BYTES, headers=b"Inference-Header-Content-Length: %d\r\n" % header_length)
 
-    def _in_coder(self, connection: Connection, code: Callable[[], Any], then: Callable[[Any], None]) -> None:
+    def _in_coder(self, connection: ClientConnection, code: Callable[[], Any], then: Callable[[Any], None]) -> None:
         """Run `code` in the coder's thread, and `then` with its result in the loop."""
 
         def finish(done: asyncio.Future[Any]) -> None:
@@ -128,7 +128,7 @@ class InferCall:
 
         self._loop.run_in_executor(self._coder, code).add_done_callback(finish)
 
-    def _refuse(self, connection: Connection, error: Any) -> None:
+    def _refuse(self, connection: ClientConnection, error: Any) -> None:
         connection.respond(error_response(self._refusal(error)))
 
     def _refusal(self, error: BaseException) -> RefusalError:

@@ -12,7 +12,7 @@ from edgeexit.agent.agent import Agent
 from edgeexit.agent.config import EndpointConfig
 from edgeexit.agent.endpoint.admission import Admission
 from edgeexit.agent.endpoint.calls import CallRouter
-from edgeexit.agent.endpoint.connection import Connection, ConnectionContext
+from edgeexit.agent.endpoint.connection import ClientConnection, ConnectionContext
 from edgeexit.agent.endpoint.connections import Connections
 from edgeexit.agent.endpoint.dispatch import Dispatcher, InlineRule
 from edgeexit.agent.endpoint.hosts import HostRule
@@ -130,13 +130,15 @@ class Endpoint:
         context = ConnectionContext(self._config, router, self._admission, self._connections)
         listeners = self._open_listeners
         servers = [
-            await loop.create_server(lambda: Connection(context), sock=opened, backlog=self._config.max_connections)
+            await loop.create_server(
+                lambda: ClientConnection(context), sock=opened, backlog=self._config.max_connections
+            )
             for opened in listeners.tcp
         ]
         if listeners.local is not None:
             servers.append(
                 await loop.create_unix_server(
-                    lambda: Connection(context), sock=listeners.local.socket, backlog=self._config.max_connections
+                    lambda: ClientConnection(context), sock=listeners.local.socket, backlog=self._config.max_connections
                 )
             )
         self._stopped = asyncio.Event()

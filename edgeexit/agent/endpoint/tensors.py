@@ -39,7 +39,7 @@ _LONG_BYTES: Final = 64 * 1024
 
 def datatype_of(dtype: str | np.dtype[Any]) -> str:
     """Return the protocol's datatype for a numpy dtype. Raises ProtocolError for a dtype that it does not define."""
-    datatype = _DATATYPES.get(np.dtype(dtype).newbyteorder("<"))
+    datatype = _DATATYPES.get(np.dtype(dtype)) or _DATATYPES.get(np.dtype(dtype).newbyteorder("<"))
     if datatype is None:
         raise ProtocolError(f"dtype {dtype} has no datatype in the protocol, which defines {', '.join(_DTYPES)}")
     return datatype
@@ -117,7 +117,10 @@ def _to_array(values: list[Any], dtype: np.dtype[Any]) -> Array:
     if dtype.kind not in "iu":
         with np.errstate(over="ignore"):  # a double that is too large for float32 becomes infinity
             return np.array(values, dtype=dtype)
-    exact = np.array(values, dtype=object)  # Python integers, because numpy would wrap or round
+    try:
+        exact = np.array(values, dtype=np.int64)
+    except OverflowError:
+        exact = np.array(values, dtype=object)  # Python integers, because numpy would wrap or round
     limits = np.iinfo(dtype)
     if exact.size and not (limits.min <= exact.min() and exact.max() <= limits.max):
         raise OverflowError(f"a number is not in the range from {limits.min} to {limits.max}")

@@ -1,0 +1,214 @@
+"""HTTP over raw sockets: what is malformed gets a JSON error with the right status, and nothing is smuggled."""
+
+import contextlib
+import json
+import re
+import socket
+from collections.abc import Callable
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.agent.endpoint.client import MODEL, Served, infer_request
+from tests.agent.fleet import wait_for
+from tests.bundles import INPUT, make_samples
+
+Serve = Callable[..., Served]
+
+LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+POST = f"POST {MODEL}/infer HTTP/1.1\r\nHost: localhost\r\n".encode()
+BODY = json.dumps(infer_request(make_samples(1)[INPUT])).encode()
+INFER = POST + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
+
+
+def connect(served: Served) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", served.endpoint.port), timeout=20)
+
+
+def exchange(served: Served, content: bytes) -> list[tuple[int, bytes, bytes]]:
+    """Send bytes, read until the server closes its side, and return status, head and body of each response."""
+    with connect(served) as client:
+        with contextlib.suppress(ConnectionError):
+            client.sendall(content)
+        received = b""
+        while part := client.recv(65536):
+            received += part
+    return split(received)
+
+
+def split(received: bytes) -> list[tuple[int, bytes, bytes]]:
+    responses = []
+    while received:
+        head, _, rest = received.partition(b"\r\n\r\n")
+        length = int(re.search(rb"Content-Length: (\d+)", head)[1]) if b"Content-Length" in head else 0
+        responses.append((int(head.split()[1]), head, rest[:length]))
+        received = rest[length:]
+    return responses
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "text"),
+    [
+        (b"GARBAGE\r\n\r\n", 501, "method"),
+        (b"BREW / HTTP/1.1\r\nHost: localhost\r\n\r\n", 501, "method"),
+        (b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n", 400, "Invalid HTTP version"),
+        (b"GET / HTTP/2.0\r\nHost: localhost\r\n\r\n", 505, "use HTTP/1.1"),
+        (b"GET /\r\n\r\n", 505, "use HTTP/1.1"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "not valid HTTP"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 501, "method"),
+        (b"GET /v2 HTTP/1.1\nHost: localhost\n\n", 400, "not valid HTTP"),
+        (b"GET /v2 HTTP/1.1\r\nHost : localhost\r\n\r\n", 400, "Invalid header token"),
+        (b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n folded\r\n\r\n", 400, "not valid HTTP"),
+        (b"GET /v2 HTTP/1.1\r\nHost: localhost\r\nA: b\x00\r\n\r\n", 400, "Invalid header value"),
+        (b"GET /v2 HTTP/1.1\r\n\r\n", 400, "the Host header is missing"),
+        (b"GET /v2 HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n", 400, "host is given twice"),
+        (b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n", 431, "at most 16384 bytes"),
+        (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 4000 + b"\r\n", 431, "at most 16384 bytes"),
+        (POST + b"Content-Length: abc\r\n\r\n", 400, "Invalid character in Content-Length"),
+        (POST + b"Content-Length: -5\r\n\r\n", 400, "Invalid character in Content-Length"),
+        (POST + b"Content-Length: +5\r\n\r\n12345", 400, "Invalid character in Content-Length"),
+        (POST + b"Content-Length: 99999999999999999999\r\n\r\n", 400, "Content-Length overflow"),
+        (POST + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}", 400, "Duplicate Content-Length"),
+        (POST + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}", 400, "Duplicate Content-Length"),
+        (POST + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}", 400, "Transfer-Encoding"),
+        (POST + b"Transfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n{}", 400, "Content-Length"),
+        (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501, "'gzip, chunked' is not supported"),
+        (
+            POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            400,
+            "Invalid `Transfer-Encoding`",
+        ),
+        (POST + b"Transfer-Encoding: identity\r\n\r\n{}", 501, "'identity' is not supported"),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400, "Invalid character in chunk size"),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\nab\r\n", 400, "not valid HTTP"),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n", 400, "Chunk size overflow"),
+        (POST.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, "cannot be used"),
+        (
+            POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 50_000,
+            400,
+            "chunks of the body are too small",
+        ),
+        (
+            POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"A: b\r\n" * 10_000 + b"\r\n",
+            431,
+            "trailers of the body are too large",
+        ),
+        (POST + b"Expect: tea\r\nContent-Length: 2\r\n\r\n{}", 417, "'tea' is not supported"),
+        (b"GET /v2 HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n", 501, "upgrades"),
+        (b"CONNECT localhost:22 HTTP/1.1\r\nHost: localhost\r\n\r\n", 501, "upgrades"),
+    ],
+)
+def test_what_is_not_valid_gets_a_json_error_and_the_connection_is_closed(
+    served: Served, content: bytes, status: int, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ((found, head, body),) = exchange(served, content)
+    assert found == status
+    assert text in json.loads(body)["error"]
+    assert b"Connection: close" in head
+    assert b"Content-Type: application/json" in head
+    assert "Traceback" not in caplog.text
+    assert served.requests == 0
+
+
+def test_a_second_request_in_the_body_of_another_is_not_run(served: Served) -> None:
+    for head in (
+        b"Content-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding: \x0bchunked\r\nContent-Length: 4\r\n\r\n",
+        b"Transfer-Encoding : chunked\r\nContent-Length: 4\r\n\r\n",
+        b"X: y\nContent-Length: 4\r\n\r\n",
+        b"Content-Length: 4\r\r\n\r\n",
+    ):
+        responses = exchange(served, POST + head + LIVE)
+        assert [status for status, _, _ in responses] == [400], head
+
+
+@pytest.mark.parametrize("first", [LIVE, INFER])
+def test_pipelined_requests_are_refused_after_the_first_response(served: Served, first: bytes) -> None:
+    responses = exchange(served, first + LIVE * 3)
+    assert [status for status, _, _ in responses] == [200, 400]
+    assert "cannot be pipelined" in json.loads(responses[1][2])["error"]
+    assert b"Connection: close" in responses[1][1]
+
+
+def test_a_request_may_arrive_byte_by_byte(served: Served) -> None:
+    with connect(served) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for index in range(len(INFER)):
+            client.sendall(INFER[index : index + 1])
+        assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
+        client.sendall(b"\r\n" + LIVE)  # a line break after a body is not a request
+        assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_http_1_0_closes_unless_keep_alive_is_asked_for(served: Served) -> None:
+    old = LIVE.replace(b"1.1", b"1.0").replace(b"Host: localhost\r\n", b"")
+    ((status, head, _),) = exchange(served, old)
+    assert (status, b"Connection: close" in head) == (200, True)
+    with connect(served) as client:
+        for _ in range(2):
+            client.sendall(old.replace(b"\r\n\r\n", b"\r\nConnection: keep-alive\r\n\r\n"))
+            assert b"Connection: keep-alive" in client.recv(65536)
+
+
+def test_a_client_that_waits_for_continue_is_asked_for_its_body_or_refused(serve: Serve) -> None:
+    served = serve(max_body_bytes=2048)
+    with connect(served) as client:
+        client.sendall(POST + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(BODY))
+        assert client.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.sendall(BODY)
+        assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
+    ((status, _, _),) = exchange(served, POST + b"Expect: 100-continue\r\nContent-Length: 4000\r\n\r\n")
+    assert status == 413
+
+
+def test_the_response_to_a_head_request_has_no_body(served: Served) -> None:
+    with connect(served) as client:
+        client.sendall(LIVE.replace(b"GET", b"HEAD"))
+        response = client.recv(65536)
+        assert response.startswith(b"HTTP/1.1 405")
+        assert response.endswith(b"\r\n\r\n")
+        client.sendall(LIVE)
+        assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_queries_and_escapes_lead_to_the_same_call(served: Served) -> None:
+    for path in (b"/v2?x=1", b"/v2/", b"/%76%32", f"{MODEL}?".encode(), b"/v2/models/t%69ny/ready"):
+        with connect(served) as client:
+            client.sendall(b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert client.recv(65536).startswith(b"HTTP/1.1 200 OK"), path
+
+
+def test_headers_that_stay_incomplete_get_a_408(serve: Serve) -> None:
+    served = serve(header_timeout_s=0.1, transfer_timeout_s=0.2)
+    for content, text in ((LIVE[:20], "headers"), (INFER[:-10], "body")):
+        ((status, _, body),) = exchange(served, content)
+        assert (status, f"the {text} of the request did not arrive in time" in json.loads(body)["error"]) == (408, True)
+
+
+pieces = st.sampled_from(
+    [
+        LIVE, INFER, POST, BODY, b"\r\n", b"\n", b"\r", b"\0", b" ", b":", b"GET ", b"HTTP/1.1",
+        b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"5\r\nabcde\r\n", b"0\r\n\r\n",
+        b"Host: localhost\r\n", b"Expect: 100-continue\r\n", b"Connection: close\r\n", b"Upgrade: h2c\r\n",
+        b"\xff\xfe", b"A: " + b"b" * 9000 + b"\r\n",
+    ]
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(pieces | st.binary(max_size=8), max_size=8))
+def test_arbitrary_bytes_get_responses_or_errors_and_nothing_is_left(served: Served, parts: list[bytes]) -> None:
+    with connect(served) as client:
+        with contextlib.suppress(ConnectionError):
+            client.sendall(b"".join(parts))
+            client.shutdown(socket.SHUT_WR)
+        received = b""
+        with contextlib.suppress(ConnectionError):
+            while part := client.recv(65536):
+                received += part
+    for status, _, body in split(received):
+        assert status in {100, 200, 400, 404, 405, 408, 413, 417, 431, 501, 505}
+        assert status == 100 or isinstance(json.loads(body), dict)
+    wait_for(lambda: not served.endpoint.connections, "the connection to be closed")
+    assert (served.requests, served.held_bytes) == (0, 0)
