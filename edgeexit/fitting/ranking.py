@@ -135,7 +135,8 @@ def _separable(ordered: Array) -> Indices:
     gaps = ordered[:-1] - ordered[1:]
     if not len(gaps):
         return np.empty(0, dtype=np.int64)
-    resolution = _MIN_GAP_ULPS * np.spacing(np.maximum(np.abs(ordered[:-1]), np.abs(ordered[1:])))
+    largest = np.maximum(np.abs(ordered[:-1]), np.abs(ordered[1:]))
+    resolution = _MIN_GAP_ULPS * np.spacing(np.maximum(largest, np.float32(1)))  # certainties near 0 are 1 minus 1
     starts = np.arange(0, len(gaps), _RUN)
     widest = np.repeat(np.maximum.reduceat(gaps, starts), np.diff(np.append(starts, len(gaps))))
     chosen = (gaps > resolution) | ((gaps == widest) & (gaps > 0) & (widest <= resolution))

@@ -33,12 +33,14 @@ def test_a_recording_has_the_readouts_of_every_exit_in_the_order_of_the_samples(
 
 
 def test_a_recording_that_does_not_fit_in_memory_is_refused_with_its_size(runner, monkeypatch):
+    inputs = make_samples(150)
+
     def no_memory(shape, dtype):
         raise MemoryError
 
     monkeypatch.setattr(np, "empty", no_memory)
-    with pytest.raises(DataError, match="150 samples at 3 exits .* needs 0.0 GiB, which is not free"):
-        record(runner, Dataset(inputs=make_samples(150)), all_classes=True)
+    with pytest.raises(DataError, match=r"150 samples at 3 exits .* needs 0.0 GiB, which is not free"):
+        record(runner, Dataset(inputs=inputs), all_classes=True)
 
 
 def test_a_recording_for_classification_has_no_pixel_fractions(runner):
