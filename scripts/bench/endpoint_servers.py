@@ -84,7 +84,7 @@ def agent(
     """Run `edgeexit agent` of a checkout while the block runs. Its broker is not reachable."""
     home.mkdir()
     address: int | Path = home / "endpoint.sock" if unix else _free_port()
-    listen = f'socket = "{address}"' if unix else f"port = {address}"
+    listen = f'tcp = false\nsocket = "{address}"' if unix else f"port = {address}"
     config = home / "agent.toml"
     config.write_text(
         f'fleet = "{_FLEET}"\nstate_dir = "state"\naudit_fraction = {audits}\n'
