@@ -5,19 +5,30 @@ DSSE v1: https://github.com/secure-systems-lab/dsse. The signature covers the ty
 
 import base64
 import hashlib
-from collections.abc import Sequence
+import os
+import shlex
+import stat
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 import msgspec
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 from edgeexit.errors import SignatureError
 from edgeexit.files import write_atomic
 
 PrivateKey = Ed25519PrivateKey
 PublicKey = Ed25519PublicKey
+
+_MAX_KEY_BYTES: Final = 1 << 16
+_PRIVATE_KEY: Final = b"PRIVATE KEY"
+"""In the first line of every private key in PEM, encrypted or not."""
+_OTHERS: Final = 0o077
+"""Permissions of group and others."""
 
 
 class Signature(msgspec.Struct, frozen=True):
@@ -35,10 +46,11 @@ class Envelope(msgspec.Struct, frozen=True, rename={"payload_type": "payloadType
     signatures: tuple[Signature, ...]
 
 
-def generate_key(private_path: Path) -> Path:
+def generate_key(private_path: Path, *, passphrase: str | None = None) -> Path:
     """Write a new private key (PEM, mode 0600) and its public key (suffix `.pub`); return the path of the public key.
 
-    Raises SignatureError if one of the files exists: keys are never overwritten.
+    With a passphrase, the private key is encrypted (PKCS #8). Raises SignatureError if one of the files exists: keys
+    are never overwritten; and if the passphrase is empty.
     """
     public_path = private_path.with_suffix(".pub")
     if private_path == public_path:
@@ -46,27 +58,38 @@ def generate_key(private_path: Path) -> Path:
             f"'{private_path}' is the name of a public key, because it ends in .pub; choose another name for the "
             "private key, e.g. calibrator.key"
         )
+    if passphrase == "":
+        raise SignatureError("the passphrase is empty; give one, or create the key without a passphrase")
     for path in (private_path, public_path):
-        if path.exists():
+        if os.path.lexists(path):
             raise SignatureError(f"key '{path}' exists already; remove it first if you want to replace it")
     key = Ed25519PrivateKey.generate()
-    encoding, no_password = serialization.Encoding.PEM, serialization.NoEncryption()
-    write_atomic(private_path, key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, no_password), mode=0o600)
+    encoding, encryption = serialization.Encoding.PEM, _encryption(passphrase)
+    write_atomic(private_path, key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, encryption), mode=0o600)
     write_atomic(public_path, key.public_key().public_bytes(encoding, serialization.PublicFormat.SubjectPublicKeyInfo))
     return public_path
 
 
-def load_private_key(path: Path) -> PrivateKey:
+def _encryption(passphrase: str | None) -> serialization.KeySerializationEncryption:
+    if passphrase is None:
+        return serialization.NoEncryption()
+    return serialization.BestAvailableEncryption(passphrase.encode())
+
+
+def load_private_key(path: Path, *, passphrase: Callable[[], str] | None = None) -> PrivateKey:
     """Read a private key from a PEM file.
 
-    Raises SignatureError, which names the file, if it is not readable, is encrypted, or is not an Ed25519 private key.
+    `passphrase` is called only if the key is encrypted. Raises SignatureError, which names the file, if it is not
+    readable, is readable by other users, is encrypted with another passphrase, or is not an Ed25519 private key.
     """
+    content = _read_key(path, "private key", is_secret=True)
     try:
-        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    except OSError as error:
-        raise SignatureError(f"private key '{path}' cannot be read: {_reason(error)}") from error
-    except TypeError as error:  # cryptography raises it if the key needs a password
-        raise SignatureError(f"private key '{path}' is encrypted; give a key without a password") from error
+        try:
+            key = serialization.load_pem_private_key(content, password=None)
+        except TypeError as error:  # cryptography raises it if the key needs a password
+            if passphrase is None:
+                raise SignatureError(f"private key '{path}' is encrypted; its passphrase is needed") from error
+            key = _decrypt(path, content, passphrase())
     except (ValueError, UnsupportedAlgorithm) as error:
         raise SignatureError(
             f"'{path}' is not a private key; use the private key file that `edgeexit keygen` created"
@@ -76,16 +99,19 @@ def load_private_key(path: Path) -> PrivateKey:
     return key
 
 
+def _decrypt(path: Path, content: bytes, passphrase: str) -> PrivateKeyTypes:
+    try:
+        return serialization.load_pem_private_key(content, password=passphrase.encode())
+    except (ValueError, TypeError) as error:  # TypeError: the passphrase is empty
+        raise SignatureError(f"private key '{path}' is encrypted with another passphrase") from error
+
+
 def load_public_key(path: Path) -> PublicKey:
     """Read a public key from a PEM file.
 
     Raises SignatureError, which names the file, if it is not readable or is not an Ed25519 public key.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise SignatureError(f"public key '{path}' cannot be read: {_reason(error)}") from error
-    return decode_public_key(content, name=str(path))
+    return decode_public_key(_read_key(path, "public key"), name=str(path))
 
 
 def decode_public_key(content: bytes, *, name: str) -> PublicKey:
@@ -146,8 +172,22 @@ def verify(envelope: bytes, *, payload_type: str, keys: Sequence[PublicKey]) -> 
     )
 
 
-def _reason(error: Exception) -> str:
-    return (isinstance(error, OSError) and error.strerror) or str(error)
+def _read_key(path: Path, what: str, *, is_secret: bool = False) -> bytes:
+    """Return the content of a key file. Raises SignatureError if it is too large, or secret and readable by others."""
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            content = file.read(_MAX_KEY_BYTES + 1)
+    except OSError as error:
+        raise SignatureError(f"{what} '{path}' cannot be read: {error.strerror or error}") from error
+    if len(content) > _MAX_KEY_BYTES:
+        raise SignatureError(f"'{path}' is not a {what}: it is larger than {_MAX_KEY_BYTES:,} bytes")
+    if is_secret and stat.S_ISREG(mode) and mode & _OTHERS and _PRIVATE_KEY in content:
+        raise SignatureError(
+            f"{what} '{path}' is accessible to other users (mode {stat.S_IMODE(mode):04o}), so it may not be secret; "
+            f"run: chmod 600 {shlex.quote(str(path))}"
+        )
+    return content
 
 
 def _pre_authentication(payload_type: str, payload: bytes) -> bytes:

@@ -3,6 +3,7 @@
 import base64
 import json
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -84,3 +85,42 @@ def test_a_file_that_is_not_a_key_is_named(tmp_path):
         load_private_key(tmp_path / "x.key")
     with pytest.raises(SignatureError, match=r"y\.pub"):
         load_public_key(tmp_path / "y.pub")
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o601])
+def test_a_private_key_that_others_can_reach_is_refused_with_the_command_that_mends_it(tmp_path, mode):
+    path = tmp_path / "my key.pem"
+    generate_key(path)
+    path.chmod(mode)
+    with pytest.raises(SignatureError, match=rf"mode {mode:04o}.*run: chmod 600 '{path}'"):
+        load_private_key(path)
+    path.chmod(0o400)
+    load_private_key(path)
+    link = tmp_path / "link.pem"
+    link.symlink_to(path)
+    load_private_key(link)
+    path.chmod(mode)
+    with pytest.raises(SignatureError, match=f"mode {mode:04o}"):
+        load_private_key(link)
+
+
+def test_an_encrypted_key_needs_its_passphrase_and_another_key_asks_for_none(tmp_path):
+    public = load_public_key(generate_key(tmp_path / "a.key", passphrase="päss"))  # noqa: S106
+    with pytest.raises(SignatureError, match="is encrypted; its passphrase is needed"):
+        load_private_key(tmp_path / "a.key")
+    with pytest.raises(SignatureError, match="encrypted with another passphrase"):
+        load_private_key(tmp_path / "a.key", passphrase=lambda: "pass")
+    with pytest.raises(SignatureError, match="encrypted with another passphrase"):
+        load_private_key(tmp_path / "a.key", passphrase=str)
+    assert load_private_key(tmp_path / "a.key", passphrase=lambda: "päss").public_key() == public
+    with pytest.raises(SignatureError, match="the passphrase is empty"):
+        generate_key(tmp_path / "b.key", passphrase="")
+    assert not (tmp_path / "b.key").exists()
+    generate_key(tmp_path / "b.key")
+    load_private_key(tmp_path / "b.key", passphrase=lambda: pytest.fail("asked for a passphrase"))
+
+
+def test_a_key_file_that_never_ends_is_refused():
+    for load in (load_private_key, load_public_key):
+        with pytest.raises(SignatureError, match="larger than"):
+            load(Path("/dev/zero"))

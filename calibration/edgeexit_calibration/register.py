@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import msgspec
 
-from edgeexit.bundle import Bundle
+from edgeexit.bundle import Bundle, Costs
 from edgeexit.errors import BundleError
 from edgeexit.fitting import samples_needed
 from edgeexit.policies import encode_document
@@ -38,7 +38,15 @@ class RegistrationResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def register(
-    database: Database, bundle: Bundle, *, fleet: str, cohort: str, risk: float, delta: float, user: str
+    database: Database,
+    bundle: Bundle,
+    *,
+    fleet: str,
+    cohort: str,
+    risk: float,
+    delta: float,
+    user: str,
+    costs: Costs | None = None,
 ) -> RegistrationResult:
     """Register a cohort, so that the calibrator publishes, watches and refits its policy.
 
@@ -47,12 +55,13 @@ def register(
 
     Args:
         database: stores the registration.
-        bundle: must contain a policy; the costs are latencies if it contains a profile, otherwise operator counts.
+        bundle: must contain a policy.
         fleet: name of the fleet.
         cohort: label of the cohort in the fleet.
         risk: upper bound on the fraction of predictions that differ from the final exit's, 0 to 1.
         delta: probability with which the bound may fail, 0 to 1.
         user: name of the user, for the audit log.
+        costs: costs of the exits; default: `Bundle.costs`.
 
     Raises MessageError for an invalid name, FittingError for an invalid risk or delta, BundleError for a bundle without
     a policy, of a segmentation model or with costs that do not increase, and DatabaseError.
@@ -70,10 +79,11 @@ def register(
             f"watch nor certify its disagreement per {'token' if task == 'tagging' else 'pixel'}. Ship the policy in "
             "the bundle, without registration"
         )
-    unit, costs = bundle.costs()
-    if len(costs) != len(bundle.manifest.exits) or not all(a < b for a, b in pairwise((0.0, *costs))):
+    unit, cumulative, _ = bundle.costs() if costs is None else costs
+    if len(cumulative) != len(bundle.manifest.exits) or not all(a < b for a, b in pairwise((0.0, *cumulative))):
         raise BundleError(
-            f"bundle '{bundle.path}': the costs of the exits, {costs} {unit}, do not increase; run `edgeexit profile`"
+            f"bundle '{bundle.path}': the costs of the exits, {cumulative} {unit}, do not increase; run `edgeexit "
+            "profile`"
         )
     content = encode_document(document).decode()
     now = datetime.now(timezone.utc)
@@ -85,7 +95,7 @@ def register(
             registration = RegistrationRow(cohort_id=row.id)
             session.add(registration)
         registration.model, registration.exits = bundle.manifest.model, list(bundle.manifest.exits)
-        registration.costs, registration.cost_unit = list(costs), unit
+        registration.costs, registration.cost_unit = list(cumulative), unit
         registration.risk, registration.delta, registration.bundle_policy = risk, delta, content
         registration.registered_by, registration.registered_at = user, now
         current = current_revision(session, row.id)
@@ -96,7 +106,7 @@ def register(
             )
         else:
             revision = current.revision
-        details = {"risk": risk, "delta": delta, "revision": revision, "costs": costs, "cost_unit": unit}
+        details = {"risk": risk, "delta": delta, "revision": revision, "costs": cumulative, "cost_unit": unit}
         add_event(session, row.id, "registered", details, actor=user, now=now)
     return RegistrationResult(
         cohort=address,

@@ -179,6 +179,17 @@ class Bundle:
         """True if there is a profile, but no signature of it."""
         return os.path.lexists(self.path / PROFILE) and not self.has_signed_profile
 
+    def is_profile_signed_by(self, keys: Sequence[PublicKey]) -> bool:
+        """Return True if one of `keys` signed the profile in `profile.sig`."""
+        stored = read_checksummed(self.path / PROFILE)
+        try:
+            if stored is not None:
+                signed = profile_digests(self.digest, stored.file_sha256)
+                verify_signature(self.path / PROFILE_SIGNATURE, signed, keys)
+        except BundleError:
+            return False
+        return stored is not None
+
     def verify_signature(self, keys: Sequence[PublicKey]) -> None:
         """Verify that one of `keys` signed manifest and policy, and the profile if it has a signature.
 

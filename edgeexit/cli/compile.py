@@ -11,6 +11,7 @@ import typer
 
 from edgeexit.cli.advice import how_to_get_a_policy
 from edgeexit.cli.data_files import IgnoreLabel, parse_ignore_labels
+from edgeexit.cli.private_keys import load_key
 from edgeexit.console import next_step, notes, print_json, print_table, printable, show_progress, warn
 from edgeexit.formatting import percent
 from edgeexit.progress import Progress
@@ -116,12 +117,14 @@ def compile_command(
         warnings.simplefilter("ignore")
         with show_progress("loading torch"):
             from edgeexit.backends.dimensions import parse_dimensions
+            from edgeexit.bundle import SIGNATURE
             from edgeexit.compiler import STEPS, CompileOptions, compile_bundle, load_class_names
             from edgeexit.compiler.exits.companions import parse_companions
             from edgeexit.datasets import load_arrays
-            from edgeexit.signing import load_private_key
 
-        signing_key = None if key is None else load_private_key(key)
+        signing_key = None if key is None else load_key(key)
+        if force and key is None and (out / SIGNATURE).exists():
+            warn(f"bundle '{out}' is signed, and the one that replaces it will not be; sign it with --key")
         options = CompileOptions(
             target=target,
             inputs=input_ or (),

@@ -10,6 +10,7 @@ from edgeexit.cli.data_files import IgnoreLabel, read_labelled
 from edgeexit.cli.fit_goals import AUTO, require_policy_name, stated_goal, stated_weights
 from edgeexit.cli.fit_summary import print_comparison, print_fit
 from edgeexit.cli.pages import require_page
+from edgeexit.cli.private_keys import key_for_signed
 from edgeexit.cli.rejected_profile import rejected_profile
 from edgeexit.console import next_step, notes, print_json, show_progress, warn
 
@@ -66,7 +67,13 @@ def fit_command(
         bool,
         typer.Option("--force", help="Take the costs from the profile even if it is invalid (the machine was busy)."),
     ] = False,
-    key: Annotated[Path | None, typer.Option(help="Private key that signs the bundle with its new policy.")] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(help="Private key that signs the bundle with its new policy; needed if the bundle is signed."),
+    ] = None,
+    unsigned: Annotated[
+        bool, typer.Option("--unsigned", help="Remove the signature of a signed bundle instead of renewing it.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Fit a policy on the readouts of the compiled stages, and store it in the bundle.
@@ -80,21 +87,22 @@ def fit_command(
     from edgeexit.bundle import Bundle
     from edgeexit.fitting import FitOptions
     from edgeexit.policies import PolicyDocument
-    from edgeexit.signing import load_private_key
 
     require_policy_name(policy)
     opened = Bundle.open(bundle)
+    signing_key = key_for_signed(bundle, "policy", key, is_signed=opened.is_signed, unsigned=unsigned)
     costs = opened.costs(force=force)
     goal = stated_goal(
         bundle, costs, policy,
         budget_ms=budget_ms, speedup=speedup, max_drop=max_drop, max_risk=max_risk, delta=delta, rule=rule,
     )  # fmt: skip
     options = FitOptions(temperatures=temperatures, weights=stated_weights(weights, policy), seed=seed)
-    signing_key = None if key is None else load_private_key(key)
     if report is not None:
         require_page("--report", report, bundle)
     if costs.rejected:
         warn(f"{rejected_profile(bundle, costs)}. Costs are multiply-accumulates")
+    if signing_key is not None and costs.unit == "ms" and not opened.is_profile_signed_by([signing_key.public_key()]):
+        warn(f"the costs are from profile.json, which this key has not signed; to sign it: edgeexit sign {bundle}")
     manifest = opened.manifest
     dataset = read_labelled(data, manifest, ignore_label)
     readouts = _record(opened, dataset, costs)
@@ -104,11 +112,7 @@ def fit_command(
     document = PolicyDocument(bundle=opened.digest, revision=0, policy=fitted.policy, certificate=fitted.certificate)
     if report is not None:
         _write_report(report, opened, readouts, costs, fitted, choice, options)
-    opened.write_policy(document)
-    if signing_key is not None:
-        opened.sign(signing_key)
-    elif opened.is_signed:
-        warn(f"the bundle's signature does not cover its new policy; run `edgeexit sign {bundle} --key KEY`")
+    opened.write_policy(document, key=signing_key)
     if as_json:
         print_json(
             {

@@ -61,14 +61,20 @@ def inspect_command(
         _print_policy(policy)
         if (warning := unreachable_exits_warning(policy.policy, manifest.exits)) is not None:
             warn(warning)
-    if profile is not None and profile.invalid is not None:
-        warn(f"the profile is not used for the costs of the exits: {profile.invalid}")
+    _warn_about_profile(opened, profile, signature_required=bool(trust))
     if plot is not None:
         notes.print(f"stage graph: {printable(plot)}", soft_wrap=True)
     if policy is None:
         next_step(how_to_get_a_policy(bundle))
     else:
         next_step(f"edgeexit run {bundle} --data X.npz --out Y.npz")
+
+
+def _warn_about_profile(bundle: "Bundle", profile: "LatencyProfile | None", *, signature_required: bool) -> None:
+    if profile is not None and profile.invalid:
+        warn(f"the profile is not used for the costs of the exits: {'; '.join(profile.invalid)}")
+    if signature_required and bundle.has_unsigned_profile:
+        warn(f"profile.json is not signed, and neither are its costs; run `edgeexit sign {bundle.path} --key KEY`")
 
 
 def _drawing_function(plot: Path) -> "Callable[[Manifest, LatencyProfile | None], str]":

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from edgeexit.cli.private_keys import PASSPHRASE, PASSPHRASE_FILE, load_key, read_passphrase
 from edgeexit.console import console, next_step, printable
 
 
@@ -12,20 +13,33 @@ def keygen_command(
     private_key: Annotated[
         Path, typer.Argument(help="Where to write the private key; the public key gets the suffix .pub.")
     ],
+    passphrase: Annotated[
+        bool,
+        typer.Option(
+            "--passphrase",
+            help=f"Encrypt the private key with a passphrase, which is asked for, or read from {PASSPHRASE} or from "
+            f"the file that {PASSPHRASE_FILE} names. Commands that use the key get it in the same way.",
+        ),
+    ] = False,
 ) -> None:
-    """Create an Ed25519 key pair: the private key for the calibrator, the public key for the devices.
+    """Create an Ed25519 key pair: the private key for the calibrator or for releases, the public key for the devices.
 
-    Example: `edgeexit keygen calibrator.key`
+    Other users must not be able to read a private key (mode 0600); commands refuse it otherwise.
+
+    Example: `edgeexit keygen calibrator.key --passphrase`
     """
     from edgeexit.errors import SignatureError
     from edgeexit.signing import generate_key, key_id, load_public_key
 
     try:
-        public_key = generate_key(private_key)
+        public_key = generate_key(
+            private_key, passphrase=read_passphrase(private_key, confirm=True) if passphrase else None
+        )
     except OSError as error:
         raise SignatureError(f"key '{private_key}' cannot be written: {error.strerror}") from error
     identity = key_id(load_public_key(public_key))
-    console.print(printable(f"private key {private_key} (keep it secret), public key {public_key}, id {identity}"))
+    secret = "encrypted" if passphrase else "keep it secret"
+    console.print(printable(f"private key {private_key} ({secret}), public key {public_key}, id {identity}"))
     next_step(f'set trusted_keys = ["{public_key}"] in the configuration of the agents')
 
 
@@ -33,14 +47,14 @@ def sign_command(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     key: Annotated[Path, typer.Option(help="Private key (PEM), created by `edgeexit keygen`.")],
 ) -> None:
-    """Sign the manifest and the policy of a bundle. Sign again after each change of one of them.
+    """Sign the manifest, the policy and the latency profile of a bundle. Sign again after each change of one of them.
 
     Example: `edgeexit sign quickstart/bundle --key quickstart/calibrator.key`
     """
     from edgeexit.bundle import Bundle
-    from edgeexit.signing import load_private_key
 
     opened = Bundle.open(bundle)
-    opened.sign(load_private_key(key))
-    console.print(f"signed {printable(bundle)}")
+    opened.sign(load_key(key))
+    parts = ["manifest", *(["policy"] if opened.policy() else []), *(["profile"] if opened.has_signed_profile else [])]
+    console.print(printable(f"signed {', '.join(parts)} of {bundle}"))
     next_step(f"edgeexit inspect {bundle} --trust {key.with_suffix('.pub')}")

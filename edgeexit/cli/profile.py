@@ -9,6 +9,7 @@ import typer
 from edgeexit.cli.advice import how_to_get_a_policy
 from edgeexit.cli.data_files import read_samples
 from edgeexit.cli.pages import require_page
+from edgeexit.cli.private_keys import key_for_signed
 from edgeexit.cli.profile_summary import print_comparison, print_no_end_to_end, print_profile
 from edgeexit.console import next_step, notes, print_json, printable, show_progress, warn
 
@@ -47,11 +48,18 @@ def profile_command(
         bool,
         typer.Option("--compare", help="Measure two bundles, A and B, in alternation, and print the ratio B / A."),
     ] = False,
+    key: Annotated[
+        Path | None, typer.Option(help="Private key that signs the profile; needed if the stored one is signed.")
+    ] = None,
+    unsigned: Annotated[
+        bool, typer.Option("--unsigned", help="Remove the signature of a signed profile instead of renewing it.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Measure cold load, first run, and steady state per stage and end to end. Store profile.json in the bundle.
 
-    If the board was throttled during the measurement, the profile is stored as invalid, and no costs are taken from it.
+    If the machine was throttled or busy during the measurement, or its speed drifted, the profile is stored as invalid,
+    with the reasons, and no costs are taken from it.
     To draw the profile of a device on another machine, copy profile.json into the bundle there, and use `--stored
     --plot`.
 
@@ -59,11 +67,12 @@ def profile_command(
 
     Example: `edgeexit profile --compare bundle-fp32 bundle-int8 --data test.npz`
     """
+    from edgeexit.bundle import Bundle
     from edgeexit.errors import ConfigError
 
     named = bundles or []
     if compare:
-        if len(named) != _COMPARED or plot is not None or stored or batch != 1:
+        if len(named) != _COMPARED or plot is not None or stored or batch != 1 or key is not None or unsigned:
             raise ConfigError(
                 "--compare takes two bundles, A and B, and only the options --data, --duration and --json; see "
                 "`edgeexit profile --help`"
@@ -73,13 +82,19 @@ def profile_command(
     if len(named) != 1:
         raise ConfigError("give one bundle to profile, or two with --compare A B")
     draw = None if plot is None else _require_drawing(plot, named[0])
+    stores = not stored and batch == _STORED_BATCH
+    if (key is not None or unsigned) and not stores:
+        raise ConfigError("--stored and --batch store no profile, so nothing is signed; remove --key and --unsigned")
+    opened = Bundle.open(named[0])
+    is_signed = stores and opened.has_signed_profile
+    signing_key = key_for_signed(named[0], "profile", key, is_signed=is_signed, unsigned=unsigned)
     if stored:
-        profile, opened = _load_stored(named[0], data, duration, batch)
+        profile = _load_stored(opened, data, duration, batch)
     else:
-        profile, opened = _measure(named[0], data, duration or _DURATION_S, batch)
+        profile = _measure(opened, data, duration or _DURATION_S, batch)
     writes: list[Callable[[], None]] = []
-    if not stored and batch == _STORED_BATCH:
-        writes.append(lambda: opened.write_profile(profile))
+    if stores:
+        writes.append(lambda: opened.write_profile(profile, key=signing_key))
     if plot is not None and draw is not None:
         writes.append(lambda: _write_page(plot, draw(profile, opened.manifest.model, opened.manifest.exits)))
     errors = [error for write in writes if (error := _error_of(write)) is not None]
@@ -91,8 +106,8 @@ def profile_command(
 
 
 def _show(profile: "LatencyProfile", bundle: "Bundle", *, as_json: bool) -> None:
-    if profile.invalid is not None:
-        warn(f"no costs are taken from this profile: {profile.invalid}")
+    if profile.invalid:
+        warn(f"no costs are taken from this profile: {'; '.join(profile.invalid)}")
     if as_json:
         print_json(profile)
         return
@@ -102,8 +117,11 @@ def _show(profile: "LatencyProfile", bundle: "Bundle", *, as_json: bool) -> None
 
 
 def _next_step(profile: "LatencyProfile", bundle: "Bundle") -> str:
-    if profile.invalid is not None:
-        return "let the machine cool down or improve its power supply, and profile again"
+    if profile.invalid:
+        again = f"edgeexit profile {bundle.path}"
+        if profile.telemetry is not None and profile.telemetry.throttled:
+            return f"let the machine cool down or improve its power supply, then run: {again}"
+        return f"stop the other programs, then run: {again}"
     return how_to_get_a_policy(bundle.path) if bundle.policy() is None else f"edgeexit inspect {bundle.path}"
 
 
@@ -123,11 +141,9 @@ def _error_of(write: Callable[[], None]) -> OSError | None:
     return None
 
 
-def _measure(path: Path, data: Path | None, duration: float, batch: int) -> "tuple[LatencyProfile, Bundle]":
-    from edgeexit.bundle import Bundle
+def _measure(opened: "Bundle", data: Path | None, duration: float, batch: int) -> "LatencyProfile":
     from edgeexit.runtime import profile_bundle
 
-    opened = Bundle.open(path)
     document = opened.policy()
     with show_progress("profiling") as progress:
         profile = profile_bundle(
@@ -142,20 +158,18 @@ def _measure(path: Path, data: Path | None, duration: float, batch: int) -> "tup
         warn(warning)
     if batch != _STORED_BATCH:
         warn(f"the profile is not stored: the batch size is {batch}, and costs need single samples")
-    return profile, opened
+    return profile
 
 
-def _load_stored(path: Path, data: Path | None, duration: float | None, batch: int) -> "tuple[LatencyProfile, Bundle]":
-    from edgeexit.bundle import Bundle
+def _load_stored(opened: "Bundle", data: Path | None, duration: float | None, batch: int) -> "LatencyProfile":
     from edgeexit.errors import BundleError, ConfigError
 
     if data is not None or duration is not None or batch != _STORED_BATCH:
         raise ConfigError("--stored measures nothing; remove --data, --duration and --batch")
-    opened = Bundle.open(path)
     profile = opened.profile()
     if profile is None:
-        raise BundleError(f"bundle '{path}' has no profile; run `edgeexit profile {path}` on the device")
-    return profile, opened
+        raise BundleError(f"bundle '{opened.path}' has no profile; run `edgeexit profile {opened.path}` on the device")
+    return profile
 
 
 def _compare(a: Path, b: Path, *, data: Path | None, duration: float, as_json: bool) -> None:
@@ -168,8 +182,8 @@ def _compare(a: Path, b: Path, *, data: Path | None, duration: float, as_json: b
     for path, side in ((a, comparison.a), (b, comparison.b)):
         for warning in side.warnings:
             warn(f"{path}: {warning}")
-    if comparison.invalid is not None:
-        warn(f"the comparison is not reliable: {comparison.invalid}")
+    if comparison.invalid:
+        warn(f"the comparison is not reliable: {'; '.join(comparison.invalid)}")
     if as_json:
         print_json(comparison)
         return

@@ -170,15 +170,59 @@ def test_a_public_key_is_not_a_private_key(edgeexit, bundle, tmp_path):
     assert line == f"error: '{tmp_path / 'maker.pub'}' {expected}"
 
 
-def test_a_new_policy_in_a_signed_bundle_needs_a_new_signature(edgeexit, bundle, data, tmp_path):
+def test_fit_names_the_signature_that_it_would_void_before_any_work(edgeexit, bundle, data, tmp_path):
     edgeexit("keygen", tmp_path / "maker.key")
     edgeexit("sign", bundle.path, "--key", tmp_path / "maker.key")
-    assert "edgeexit sign" in edgeexit("fit", bundle.path, "--data", data, "--max-risk", 0.2).err
+    refused = edgeexit("fit", bundle.path, "--data", tmp_path / "missing.npz", "--max-risk", 0.2)
+    assert "a new policy would void the signature; renew it with --key KEY" in error_line(refused)
+    assert edgeexit("inspect", bundle.path, "--trust", tmp_path / "maker.pub").code == 0
     signed = edgeexit("fit", bundle.path, "--data", data, "--max-risk", 0.2, "--key", tmp_path / "maker.key")
-    assert "edgeexit sign" not in signed.err
+    assert signed.code == 0
     trusted = edgeexit("inspect", bundle.path, "--trust", tmp_path / "maker.pub")
     assert trusted.code == 0
     assert "signature: valid, by a trusted key" in trusted.out
+    assert edgeexit("fit", bundle.path, "--data", data, "--max-risk", 0.2, "--unsigned").code == 0
+    assert "signature.json is missing" in error_line(
+        edgeexit("inspect", bundle.path, "--trust", tmp_path / "maker.pub")
+    )
+
+
+def test_profile_names_the_signature_that_it_would_void_before_it_measures(edgeexit, bundle, tmp_path):
+    edgeexit("keygen", tmp_path / "maker.key")
+    edgeexit("sign", bundle.path, "--key", tmp_path / "maker.key")
+    options = ("--trust", tmp_path / "maker.pub")
+    assert edgeexit("profile", bundle.path, "--duration", 0.2).code == 0  # an unsigned profile voids nothing
+    assert "profile.json is not signed" in edgeexit("inspect", bundle.path, *options).err
+    assert edgeexit("profile", bundle.path, "--duration", 0.2, "--key", tmp_path / "maker.key").code == 0
+    assert "profile.json is not signed" not in edgeexit("inspect", bundle.path, *options).err
+    before = (bundle.path / "profile.json").read_bytes()
+    refused = edgeexit("profile", bundle.path, "--duration", 0.2)
+    assert "a new profile would void the signature" in error_line(refused)
+    assert (bundle.path / "profile.json").read_bytes() == before
+    both = edgeexit("profile", bundle.path, "--unsigned", "--key", tmp_path / "maker.key")
+    assert "give one of the two" in error_line(both)
+    assert "nothing is signed" in error_line(edgeexit("profile", bundle.path, "--stored", "--unsigned"))
+    assert edgeexit("profile", bundle.path, "--duration", 0.2, "--unsigned").code == 0
+    assert not bundle.has_signed_profile
+
+
+def test_a_key_with_a_passphrase_gets_it_from_the_environment_or_a_file(edgeexit, bundle, tmp_path, monkeypatch):
+    key = tmp_path / "maker.key"
+    assert "needs a passphrase; set EDGEEXIT_KEY_PASSPHRASE_FILE" in error_line(edgeexit("keygen", key, "--passphrase"))
+    monkeypatch.setenv("EDGEEXIT_KEY_PASSPHRASE", "correct horse")
+    assert edgeexit("keygen", key, "--passphrase").code == 0
+    assert b"BEGIN ENCRYPTED PRIVATE KEY" in key.read_bytes()
+    assert edgeexit("sign", bundle.path, "--key", key).code == 0
+    monkeypatch.setenv("EDGEEXIT_KEY_PASSPHRASE", "battery")
+    wrong = edgeexit("sign", bundle.path, "--key", key)
+    assert "is encrypted with another passphrase" in error_line(wrong)
+    assert "battery" not in wrong.err
+    monkeypatch.delenv("EDGEEXIT_KEY_PASSPHRASE")
+    assert "needs a passphrase" in error_line(edgeexit("sign", bundle.path, "--key", key))
+    (tmp_path / "phrase").write_text("correct horse\n")
+    monkeypatch.setenv("EDGEEXIT_KEY_PASSPHRASE_FILE", str(tmp_path / "phrase"))
+    assert edgeexit("sign", bundle.path, "--key", key).code == 0
+    assert edgeexit("inspect", bundle.path, "--trust", key.with_suffix(".pub")).code == 0
 
 
 def test_markup_and_control_characters_are_escaped_in_tables(capsys):

@@ -8,6 +8,8 @@ import typer
 
 from edgeexit.cli.calibrator import rows
 from edgeexit.cli.calibrator.broker_options import with_broker_options
+from edgeexit.cli.private_keys import load_key
+from edgeexit.cli.rejected_profile import rejected_profile
 from edgeexit.console import console, next_step, print_json, print_table, printable, warn
 from edgeexit.formatting import percent
 
@@ -44,6 +46,14 @@ def register_command(
         float, typer.Option(help="Maximum fraction of predictions that may differ from the final exit's.")
     ] = 0.05,
     delta: Annotated[float, typer.Option(help="Probability with which the certificate may be wrong.")] = 0.1,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Take the costs from the profile even if it is invalid (the machine was busy)."),
+    ] = False,
+    trust: Annotated[
+        list[Path] | None,
+        typer.Option(help="Public key; the bundle must be signed by one of the keys. May be repeated."),
+    ] = None,
     database: DatabaseOption = _DATABASE,
 ) -> None:
     """Register a cohort, so that the calibrator publishes, watches and refits its policy.
@@ -55,11 +65,17 @@ def register_command(
     from edgeexit_calibration import open_database, register
 
     from edgeexit.bundle import Bundle
+    from edgeexit.signing import load_public_key
 
-    opened = Bundle.open(bundle)
+    opened = Bundle.open(bundle, trusted_keys=[load_public_key(path) for path in trust or ()])
+    costs = opened.costs(force=force)
+    if trust and costs.unit == "ms" and opened.has_unsigned_profile:
+        warn(f"the costs are from profile.json, which is not signed; to sign it: edgeexit sign {bundle} --key KEY")
     store = open_database(database)
-    result = register(store, opened, fleet=fleet, cohort=cohort, risk=max_risk, delta=delta, user=_user())
+    result = register(store, opened, fleet=fleet, cohort=cohort, risk=max_risk, delta=delta, user=_user(), costs=costs)
     store.close()
+    if costs.rejected:
+        warn(f"{rejected_profile(bundle, costs)}. Costs are multiply-accumulates")
     change = "new revision" if result.is_new_revision else "unchanged revision"
     console.print(
         f"registered {printable(opened.manifest.model)} for {result.cohort}: "
@@ -96,7 +112,6 @@ def run_command(
     from edgeexit_calibration import CalibratorService, ServiceConfig, cohorts, open_database
 
     from edgeexit.errors import SignatureError
-    from edgeexit.signing import load_private_key
     from edgeexit.wire import check_name
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -106,7 +121,7 @@ def run_command(
     config = ServiceConfig(
         fleet=check_name("fleet", fleet), broker=broker, check_interval_s=check_interval, min_audits=min_audits
     )
-    private_key = load_private_key(key)
+    private_key = load_key(key)
     store = open_database(database, busy_timeout_s=_BUSY_TIMEOUT_S)
     if not cohorts(store, fleet=fleet):
         warn(f"fleet '{fleet}' has no cohort in {store.name}; register one with `edgeexit calibrator register`")
