@@ -26,6 +26,18 @@ class Decision(NamedTuple):
     them to the next exit. S may grow from exit to exit."""
 
 
+class SingleDecision(NamedTuple):
+    """The decision of a policy on a single sample at one exit."""
+
+    exits: bool
+    """Whether the sample exits here."""
+    score: float
+    prediction: float
+    """The class that is returned if the sample exits here."""
+    state: Array
+    """[1, S] float32; the state of the sample after this exit."""
+
+
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", dict=True):
     """The parameters of an exit policy. Each kind is a subclass whose `tag` is the kind's name.
 
@@ -123,6 +135,11 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         threshold = self._thresholds[exit_index]
         exit_mask = np.zeros(len(score), dtype=np.bool_) if threshold is None else score >= threshold
         return Decision(exit_mask, score, self.predictions(exit_index, readout, state), state)
+
+    def decide_single(self, exit_index: int, readout: Array, state: Array) -> SingleDecision:
+        """Decide on a single sample as `decide` does, to the bit, given its readout [1, ...] and its state [1, S]."""
+        exit_mask, score, prediction, state = self.decide(exit_index, readout, state)
+        return SingleDecision(exit_mask.item(), score.item(), prediction.item(), state)
 
     def _score_non_finite(self, exit_index: int, readout: Array, state: Array) -> tuple[Array, Array]:
         """Return the same as `score`, with a score of NaN for samples whose readout is not all finite."""

@@ -5,15 +5,15 @@ from itertools import accumulate
 
 import numpy as np
 
-from edgeexit.policies.base import Policy
 from edgeexit.policies.fields import require_length, require_positive
+from edgeexit.policies.float_policy import FloatPolicy, float32, state_of
 from edgeexit.policies.readout import P1, TOP1, Array, as_float32
 
 _LAST_CLASS = 0
 _SUM = 1
 
 
-class Beem(Policy, frozen=True, kw_only=True, tag="beem"):
+class Beem(FloatPolicy, frozen=True, kw_only=True, tag="beem"):
     """Exit at the first exit k with S_k >= t_k (a_k in the paper); the prediction is y_k.
 
     S_0 = w_0 C_0; S_k = S_{k-1} + w_k C_k if y_k == y_{k-1}, else S_k = w_k C_k.
@@ -52,6 +52,18 @@ class Beem(Policy, frozen=True, kw_only=True, tag="beem"):
         after[:, _SUM] = total
         return total, after
 
+    def score_single(self, exit_index: int, row: list[float], state: Array) -> tuple[float, float, Array]:
+        """Return S_k, the top-1 class, and the new state [1, 2]."""
+        last, total = state.tolist()[0]
+        confidence = float32(row[P1] * self._single_weights[exit_index])
+        total = float32(total + confidence) if row[TOP1] == last else confidence
+        return total, row[TOP1], state_of(row[TOP1], total)
+
     @cached_property
     def _weights(self) -> tuple[Array, ...]:
         return tuple(as_float32(weight) for weight in self.weights)
+
+    @cached_property
+    def _single_weights(self) -> tuple[float, ...]:
+        """The weights, rounded to float32."""
+        return tuple(weight.item() for weight in self._weights)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from edgeexit.policies.base import Policy
+from edgeexit.policies.float_policy import FloatPolicy, state_of
 from edgeexit.policies.readout import TOP1, Array, as_float32
 
 _LAST_CLASS = 0
@@ -10,7 +10,7 @@ _COUNT = 1
 _ONE = as_float32(1)
 
 
-class Patience(Policy, frozen=True, kw_only=True, tag="patience"):
+class Patience(FloatPolicy, frozen=True, kw_only=True, tag="patience"):
     """Exit at the first exit k whose prediction equals that of the t_k exits before it.
 
     The score is the number of exits directly before this one with the same prediction: 0 at the first exit and after
@@ -39,3 +39,9 @@ class Patience(Policy, frozen=True, kw_only=True, tag="patience"):
         count *= readout[:, TOP1] == state[:, _LAST_CLASS]
         after[:, _COUNT] = count
         return count, after
+
+    def score_single(self, exit_index: int, row: list[float], state: Array) -> tuple[float, float, Array]:  # noqa: ARG002
+        """Return the count, the top-1 class, and the new state [1, 2]."""
+        last, count = state.tolist()[0]
+        count = (count + 1) * (row[TOP1] == last)
+        return count, row[TOP1], state_of(row[TOP1], count)

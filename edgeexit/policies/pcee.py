@@ -1,15 +1,16 @@
 """PCEE: exit when held-out samples of the same confidence were right often enough."""
 
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 
-from edgeexit.policies.base import Policy
 from edgeexit.policies.fields import require_fractions, require_length
-from edgeexit.policies.readout import P1, Array, as_float32
+from edgeexit.policies.float_policy import FloatPolicy, float32
+from edgeexit.policies.readout import P1, TOP1, Array, as_float32
 
 
-class Pcee(Policy, frozen=True, kw_only=True, tag="pcee"):
+class Pcee(FloatPolicy, frozen=True, kw_only=True, tag="pcee"):
     """Exit at the first exit k whose accuracy on held-out samples of this confidence is >= t_k (delta in the paper).
 
     Confidence is the top-1 probability. [0, 1] is divided into M equal bins, each closed at its lower end, the last at
@@ -46,6 +47,15 @@ class Pcee(Policy, frozen=True, kw_only=True, tag="pcee"):
         bins = (confidence * self._bins).astype(np.intp)
         return accuracies.take(bins, mode="clip"), state
 
+    def score_single(self, exit_index: int, row: list[float], state: Array) -> tuple[float, float, Array]:
+        """Return the held-out accuracy of the sample's bin, the top-1 class, and the state unchanged."""
+        confidence = row[P1]
+        if exit_index == self._final:
+            return confidence, row[TOP1], state
+        accuracies = self._single_accuracies[exit_index]
+        index = min(int(float32(confidence * len(accuracies))), len(accuracies) - 1)
+        return accuracies[index], row[TOP1], state
+
     @cached_property
     def _bins(self) -> Array:
         return as_float32(len(self.accuracies[0]))
@@ -53,3 +63,8 @@ class Pcee(Policy, frozen=True, kw_only=True, tag="pcee"):
     @cached_property
     def _arrays(self) -> Array:
         return as_float32(self.accuracies)
+
+    @cached_property
+    def _single_accuracies(self) -> list[list[float]]:
+        """The accuracies, rounded to float32."""
+        return cast("list[list[float]]", self._arrays.tolist())

@@ -4,7 +4,7 @@ from functools import cached_property
 
 import numpy as np
 
-from edgeexit.policies.base import Policy
+from edgeexit.policies.float_policy import FloatPolicy, float32, state_of
 from edgeexit.policies.readout import TOP1, Array, as_float32
 
 _MODE = 0
@@ -12,7 +12,7 @@ _VOTES = 1
 _CAST = 2  # from this column on: the votes of the exits so far
 
 
-class Voting(Policy, frozen=True, kw_only=True, tag="voting"):
+class Voting(FloatPolicy, frozen=True, kw_only=True, tag="voting"):
     """Exit at the first exit k where the modal class of exits 0..k has a fraction of the votes >= t_k; it is predicted.
 
     Among classes with equally many votes, the one with the newest vote is the mode, because it comes from the deepest
@@ -40,6 +40,16 @@ class Voting(Policy, frozen=True, kw_only=True, tag="voting"):
         np.maximum(votes, state[:, _VOTES], out=votes)
         after[:, _VOTES] = votes
         return votes / self._voters[exit_index], after
+
+    def score_single(self, exit_index: int, row: list[float], state: Array) -> tuple[float, float, Array]:
+        """Return the fraction of the votes for the mode, the mode, and the new state [1, k + 3]."""
+        mode, most, *cast = state.tolist()[0]
+        vote = row[TOP1]
+        cast.append(vote)
+        votes = cast.count(vote)
+        if votes >= most:
+            mode, most = vote, votes
+        return float32(most / (exit_index + 1)), mode, state_of(mode, most, *cast)
 
     def predictions(self, exit_index: int, readout: Array, state: Array) -> Array:  # noqa: ARG002
         """Return the modal classes [B]."""

@@ -27,9 +27,9 @@ from edgeexit.runtime.inference import (
     InferenceBuilder,
     concatenate,
     continuing_rows,
-    single_inference,
 )
 from edgeexit.runtime.scheduler import Scheduler
+from edgeexit.runtime.single_run import SingleRun
 from edgeexit.runtime.stage_run import MS_PER_NS, run_and_time, run_stage
 
 NotFinite = Literal["refuse", "pass"]
@@ -252,22 +252,12 @@ class Runner:
 
     def _infer_single(self, tensors: dict[str, npt.NDArray[Any]], policy: Policy, started_ns: int) -> Inference:
         """Run a single sample; faster than `_infer`, because no rows are selected."""
-        state, runs = policy.initial_state(1), []
         with self._backend.begin(tensors, probabilities=policy.reads_probabilities) as staged:
-            for k in range(self._exits):
-                run = run_stage(staged, policy, k, state)
-                runs.append(run)
-                if run.decision.exit_mask[0]:  # always True at the final exit
-                    break
-                state = run.decision.state
-            latency_ms = (run.decided_ns - started_ns) * MS_PER_NS
-            return single_inference(
-                runs,
-                exits=self._exits,
-                outputs=staged.outputs(),
-                latency_ms=latency_ms,
-                companions=staged.companions() if self._has_companions else {},
-            )
+            run = SingleRun(staged, policy)
+            while not run.advance():  # True at the final exit at the latest
+                pass
+            companions = staged.companions() if self._has_companions else {}
+            return run.result(companions=companions, started_ns=started_ns)
 
     def _infer(self, tensors: dict[str, npt.NDArray[Any]], batch: int, policy: Policy, started_ns: int) -> Inference:
         """Run a batch of at most `max_batch` samples; latencies count from `started_ns`."""

@@ -1,0 +1,46 @@
+"""The base class of policies whose score of a single sample needs no numpy."""
+
+from functools import cached_property
+from math import isfinite, nan
+
+import numpy as np
+
+from edgeexit.policies.base import Policy, SingleDecision
+from edgeexit.policies.readout import TOP1, Array
+
+
+class FloatPolicy(Policy, frozen=True, kw_only=True):
+    """A policy that decides on a single sample with Python floats, which takes a fraction of the time of numpy.
+
+    Results equal those of `decide` to the bit. `float32` rounds every result of +, -, * and / as numpy does: a float64
+    has more than twice as many digits as a float32, so that rounding twice changes nothing.
+    """
+
+    def score_single(self, exit_index: int, row: list[float], state: Array) -> tuple[float, float, Array]:
+        """Return the score, the prediction and the new state [1, S] of a sample, given its finite readout [4]."""
+        raise NotImplementedError
+
+    def decide_single(self, exit_index: int, readout: Array, state: Array) -> SingleDecision:
+        """Decide on a single sample, given its readout [1, 4] and its state [1, S]."""
+        row: list[float] = readout.tolist()[0]
+        if not isfinite(sum(row)):
+            return super().decide_single(exit_index, readout, state)
+        score, prediction, state = self.score_single(exit_index, row, state)
+        if exit_index == self._final:
+            return SingleDecision(exits=True, score=score, prediction=row[TOP1], state=state)
+        return SingleDecision(score >= self._single_thresholds[exit_index], score, prediction, state)
+
+    @cached_property
+    def _single_thresholds(self) -> tuple[float, ...]:
+        """The thresholds, rounded to float32; NaN, which no score reaches, where no sample exits."""
+        return tuple(nan if t is None else t.item() for t in self._thresholds)
+
+
+def float32(number: float) -> float:
+    """Return a number rounded to float32."""
+    return float(np.float32(number))
+
+
+def state_of(*numbers: float) -> Array:
+    """Return the state [1, S] of a single sample."""
+    return np.array((numbers,), dtype=np.float32)
