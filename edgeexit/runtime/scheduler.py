@@ -5,150 +5,28 @@ arrive, samples that continue wait at their stage for others to join them, so ba
 A batch that has waited `max_delay_ms` since its previous stage runs next.
 """
 
-import contextlib
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, InvalidStateError
-from typing import Any, Final
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from edgeexit.backends.base import Rows, StageBackend, StagedBatch
+from edgeexit.backends.base import StageBackend, StagedBatch
 from edgeexit.errors import InferenceError, OverloadedError
 from edgeexit.policies import Policy
-from edgeexit.policies.readout import Array
 from edgeexit.runtime.fork import fail_future
-from edgeexit.runtime.inference import Inference, InferenceBuilder, continuing_rows
+from edgeexit.runtime.inference import Inference, single_inference
+from edgeexit.runtime.shared_batch import PendingRequest, RequestChunk, SharedBatch, Tensors
 from edgeexit.runtime.stage_run import MS_PER_NS, StageRun, run_stage
 
 CLOSE_TIMEOUT_S: Final = 10.0
 """Max time for which `close` waits for a running stage."""
 
 _log = logging.getLogger(__name__)
-_Tensors = Mapping[str, npt.NDArray[Any]]
-_BatchKey = tuple[int, tuple[tuple[int, ...], ...]]
-"""Samples with equal keys may share a batch: same policy object, same input shapes except for the batch dimension."""
-
-
-class _PendingRequest:
-    """One call of `submit`: its future, and its results as its samples exit."""
-
-    def __init__(self, samples: int, exits: int, policy: Policy) -> None:
-        self.policy = policy
-        self.future: Future[Inference] = Future()
-        self.submitted_ns = time.perf_counter_ns()
-        self._builder = InferenceBuilder(samples, exits)
-        self._unfinished = samples
-        self._stage_ms: list[float] = []
-        self._decide_ms: list[float] = []
-        self._active: bool | None = None
-
-    def start(self) -> bool:
-        """Mark the request as running. Return False if it was cancelled before its first sample ran, or has failed."""
-        if self._active is None:
-            self._active = self.future.set_running_or_notify_cancel()
-        return self._active
-
-    def fail(self, error: BaseException) -> None:
-        """Set the future's exception. Results of its samples that are still in progress are discarded."""
-        self._active = False
-        with contextlib.suppress(InvalidStateError):  # the future is done or cancelled
-            self.future.set_exception(error)
-
-    def add(self, run: StageRun, outputs: Array | None, companions: _Tensors, rows: list[int], positions: Rows) -> None:
-        """Store the results of one stage, and of the decision after it, for samples of this request.
-
-        Args:
-            run: results of the stage, with the decision after it.
-            outputs: raw outputs of the batch; None if no sample of the batch exits.
-            companions: companions of the batch; empty if no sample of the batch exits.
-            rows: rows of this request's samples in the batch.
-            positions: [n] positions of the same samples in this request.
-
-        """
-        if run.stage == len(self._stage_ms):
-            self._stage_ms.append(0.0)
-            self._decide_ms.append(0.0)
-        self._stage_ms[run.stage] += run.stage_ms
-        self._decide_ms[run.stage] += run.decide_ms
-        self._builder.add_scores(run.stage, positions, run.decision.score[rows])
-        exited = [index for index, row in enumerate(rows) if run.decision.exit_mask[row]]
-        if outputs is None or not exited:
-            return
-        latency_ms = (run.decided_ns - self.submitted_ns) * MS_PER_NS
-        self._builder.add_exited(
-            run,
-            positions[exited],
-            np.array(rows)[exited],
-            outputs=outputs,
-            latency_ms=latency_ms,
-            companions=companions,
-        )
-        self._unfinished -= len(exited)
-        if not self._unfinished:
-            with contextlib.suppress(InvalidStateError):  # the request failed before
-                self.future.set_result(self._builder.build(self._stage_ms, self._decide_ms))
-
-
-class _RequestChunk:
-    """At most `max_batch` samples of one request that wait for stage 0."""
-
-    def __init__(self, request: _PendingRequest, tensors: _Tensors, positions: Rows, key: _BatchKey) -> None:
-        self.request = request
-        self.tensors = tensors
-        self.positions = positions
-        self.key = key
-
-
-class _SharedBatch:
-    """Samples of one or several requests that run their next stage together."""
-
-    def __init__(self, chunks: Sequence[_RequestChunk], staged: StagedBatch) -> None:
-        self.key = chunks[0].key
-        self.policy = chunks[0].request.policy
-        self.staged = staged
-        self.stage = 0
-        self.requests = [chunk.request for chunk in chunks for _ in chunk.positions]
-        """The request of each row."""
-        self.positions = np.concatenate([chunk.positions for chunk in chunks])
-        """The position of each row in its request."""
-        self.state = self.policy.initial_state(len(self.positions))
-        self.waiting_since_ns = 0
-        """Time of the decision after the previous stage. `join` does not change it."""
-
-    def move_to_next_stage(self, run: StageRun) -> None:
-        """Remove the samples that exited after `run`; the others wait for the next stage."""
-        self.state = run.decision.state
-        if run.decision.exit_mask.any():
-            rows = continuing_rows(run.decision.exit_mask)
-            self.staged.select_rows(rows)
-            self.requests = [self.requests[row] for row in rows]
-            self.positions, self.state = self.positions[rows], self.state[rows]
-        self.stage += 1
-        self.waiting_since_ns = run.decided_ns
-
-    def close(self) -> None:
-        """Release the memory of the batch."""
-        self.staged.__exit__(None, None, None)
-
-    def join(self, other: "_SharedBatch") -> None:
-        """Append another batch that waits for the same stage."""
-        state = np.concatenate([self.state, other.state])  # before `staged.join`, which closes the memory of `other`
-        self.staged.join(other.staged)
-        self.state = state
-        self.requests += other.requests
-        self.positions = np.concatenate([self.positions, other.positions])
-
-    def rows_by_request(self) -> dict[_PendingRequest, list[int]]:
-        """Return request -> its rows in this batch."""
-        rows: dict[_PendingRequest, list[int]] = {}
-        for row, request in enumerate(self.requests):
-            rows.setdefault(request, []).append(row)
-        return rows
 
 
 class Scheduler:
@@ -174,10 +52,10 @@ class Scheduler:
         self._max_delay_ns = max_delay_ms / MS_PER_NS
         self._max_waiting = max_waiting
         self._changed = threading.Condition()
-        self._new: deque[_RequestChunk] = deque()
-        self._batches: list[_SharedBatch] = []
+        self._new: deque[RequestChunk] = deque()
+        self._batches: list[SharedBatch] = []
         """Batches past stage 0. Only the scheduler's thread uses this list."""
-        self._pending: set[_PendingRequest] = set()
+        self._pending: set[PendingRequest] = set()
         self._in_progress = 0
         """Number of samples that were submitted and have not exited."""
         self._stages_run = 0
@@ -186,18 +64,22 @@ class Scheduler:
         self._thread = threading.Thread(target=self._work, name="stage-scheduler", daemon=True)
         self._thread.start()
 
-    def submit(self, tensors: _Tensors, policy: Policy) -> Future[Inference]:
+    def submit(self, tensors: Tensors, policy: Policy) -> Future[Inference]:
         """Copy a batch that the caller has checked, and queue it. Return the future of its inference.
 
         Raises OverloadedError if more than `max_waiting` samples would be in progress, and InferenceError if the
         scheduler is closed.
         """
-        samples = len(next(iter(tensors.values())))
-        key = (id(policy), tuple(array.shape[1:] for array in tensors.values()))
-        request = _PendingRequest(samples, self._exits, policy)
+        samples, max_batch = len(next(iter(tensors.values()))), self._backend.max_batch
+        key = (id(policy), tuple([array.shape[1:] for array in tensors.values()]))
+        request = PendingRequest(samples, self._exits, policy)
+        positions = np.arange(samples)
+        parts = [positions] if samples <= max_batch else np.array_split(positions, -(-samples // max_batch))
         chunks = [
-            _RequestChunk(request, {name: array[positions] for name, array in tensors.items()}, positions, key)
-            for positions in np.array_split(np.arange(samples), -(-samples // self._backend.max_batch))
+            RequestChunk(
+                request, {name: array[part[0] : part[-1] + 1].copy() for name, array in tensors.items()}, part, key
+            )
+            for part in parts
         ]
         with self._changed:
             if self._closing:
@@ -265,7 +147,7 @@ class Scheduler:
             elif chunks := self._take_new():
                 self._begin(chunks)
 
-    def _take_batch(self, *, has_new: bool) -> _SharedBatch | None:
+    def _take_batch(self, *, has_new: bool) -> SharedBatch | None:
         """Remove and return the waiting batch that runs next; None if new samples run first."""
         now_ns, max_batch = time.perf_counter_ns(), self._backend.max_batch
         due = [
@@ -282,9 +164,9 @@ class Scheduler:
         self._batches.remove(chosen)
         return chosen
 
-    def _take_new(self) -> list[_RequestChunk]:
+    def _take_new(self) -> list[RequestChunk]:
         """Remove and return the oldest new chunks that can share a batch, without those of cancelled requests."""
-        chunks: list[_RequestChunk] = []
+        chunks: list[RequestChunk] = []
         free_rows = self._backend.max_batch
         with self._changed:
             while self._new and len(self._new[0].positions) <= free_rows:
@@ -298,7 +180,7 @@ class Scheduler:
                     self._in_progress -= len(chunk.positions)
         return chunks
 
-    def _begin(self, chunks: Sequence[_RequestChunk]) -> None:
+    def _begin(self, chunks: Sequence[RequestChunk]) -> None:
         """Make one batch of new chunks, and run its stage 0."""
         policy = chunks[0].request.policy
         try:
@@ -312,11 +194,51 @@ class Scheduler:
                 chunk.request.fail(error)
             self._release(sum(len(chunk.positions) for chunk in chunks))
             return
-        self._advance(_SharedBatch(chunks, staged))
+        if len(chunks) == 1 and chunks[0].request.samples == 1 and not self._batches:
+            self._run_alone(chunks[0], staged)
+        else:
+            self._advance(SharedBatch(chunks, staged))
 
-    def _advance(self, batch: _SharedBatch) -> None:
+    def _run_alone(self, chunk: RequestChunk, staged: StagedBatch) -> None:
+        """Run all stages of a single sample, which takes less time than in a batch.
+
+        If new samples arrive meanwhile, and batches wait for others, the sample waits in a batch for its next stage.
+        """
+        request, runs = chunk.request, list[StageRun]()
+        failure: Exception | None = None
+        try:
+            state = request.policy.initial_state(1)
+            while True:
+                run = run_stage(staged, request.policy, len(runs), state)
+                self._stages_run += 1
+                runs.append(run)
+                if run.decision.exit_mask[0]:  # always True at the final exit
+                    break
+                state = run.decision.state
+                if self._abandoned or (self._new and self._max_delay_ns):
+                    self._batches.append(SharedBatch([chunk], staged, runs))
+                    return
+            result = single_inference(
+                runs,
+                exits=self._exits,
+                outputs=staged.outputs(),
+                latency_ms=(run.decided_ns - request.submitted_ns) * MS_PER_NS,
+                companions=staged.companions() if self._has_companions else {},
+            )
+        except Exception as error:  # noqa: BLE001 - the future of this request raises it; other requests continue
+            failure = error
+        self._release(1)
+        staged.__exit__(None, None, None)
+        if failure is None:
+            request.finish(result)
+        else:
+            request.fail(failure)
+
+    def _advance(self, batch: SharedBatch) -> None:
         """Run the next stage of a batch, store the results of samples that exit, and queue the others."""
         remaining = len(batch.requests)
+        failure: Exception | None = None
+        finished: list[tuple[PendingRequest, Inference]] = []
         try:
             run = run_stage(batch.staged, batch.policy, batch.stage, batch.state)
             self._stages_run += 1
@@ -324,7 +246,9 @@ class Scheduler:
             outputs = batch.staged.outputs() if run.decision.exit_mask.any() else None
             companions = batch.staged.companions() if self._has_companions and outputs is not None else {}
             for request, rows in batch.rows_by_request().items():
-                request.add(run, outputs, companions, rows, batch.positions[rows])
+                result = request.add(run, outputs, companions, rows, batch.positions[rows])
+                if result is not None:
+                    finished.append((request, result))
             exited = int(np.count_nonzero(run.decision.exit_mask))
             self._release(exited)
             remaining -= exited
@@ -334,12 +258,17 @@ class Scheduler:
             else:
                 batch.close()
         except Exception as error:  # noqa: BLE001 - the futures of these requests raise it; other requests continue
-            for request in set(batch.requests):
-                request.fail(error)
+            failure = error
             self._release(remaining)
             batch.close()
+        # Last, because the threads that wait for the results compete with this one for the interpreter.
+        for request, result in finished:
+            request.finish(result)
+        if failure is not None:
+            for request in set(batch.requests):  # those that are finished already keep their result
+                request.fail(failure)
 
-    def _queue(self, batch: _SharedBatch) -> None:
+    def _queue(self, batch: SharedBatch) -> None:
         """Append a batch to a waiting batch with the same stage and key; if none has room, let it wait by itself."""
         for other in self._batches:
             if (

@@ -160,6 +160,38 @@ def test_samples_that_continue_wait_for_others_for_at_most_the_delay(bundle, wat
     )
 
 
+def test_a_lone_sample_waits_for_later_ones_too_and_keeps_the_results_of_its_first_stage(bundle, watched):
+    samples = make_samples(3)
+    with Runner(bundle) as alone:
+        expected = [alone.infer(one(samples, i), policy=NEVER_EARLY) for i in range(3)]
+    with Runner(bundle, backend=watched, max_delay_ms=LONG_MS) as runner:
+        watched.gate.clear()
+        futures = [runner.infer_async(one(samples, 0), policy=NEVER_EARLY)]
+        wait_until_running(futures[0])
+        futures += [runner.infer_async(one(samples, i), policy=NEVER_EARLY) for i in (1, 2)]
+        watched.gate.set()
+        results = [future.result(30) for future in futures]
+    assert watched.runs == [(0, 1), (0, 2), (1, 3), (2, 3), (3, 3)]
+    for result, right in zip(results, expected, strict=True):
+        np.testing.assert_allclose(result.scores, right.scores, atol=1e-4)
+        np.testing.assert_allclose(result.outputs, right.outputs, atol=1e-5)
+        assert len(result.stage_ms) == len(result.decide_ms) == EXITS
+    assert watched.open_batches == 0
+
+
+def test_the_latency_of_a_lone_sample_includes_its_wait(bundle, watched):
+    with Runner(bundle, backend=watched) as runner:
+        watched.gate.clear()
+        started = time.perf_counter()
+        future = runner.infer_async(make_samples(1), policy=FIRST_EXIT)
+        submitted = time.perf_counter()
+        time.sleep(0.05)
+        opened = time.perf_counter()
+        watched.gate.set()
+        result = future.result(30)
+    assert (opened - submitted) * 1e3 <= result.latency_ms[0] <= (time.perf_counter() - started) * 1e3
+
+
 def test_a_request_above_the_maximum_batch_is_split_and_returned_in_order(bundle, watched):
     samples = make_samples(150, seed=9)
     with Runner(bundle, backend=watched) as runner:
