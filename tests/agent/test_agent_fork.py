@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import threading
 from pathlib import Path
 
@@ -94,3 +95,8 @@ def test_a_child_opens_an_agent_of_its_own_with_a_state_dir_of_its_own(
 
         in_child(check)
         wait_for(lambda: agent.connected, "the connection")
+
+
+def test_an_agent_cannot_be_sent_to_a_spawned_process(fleet: Fleet, bundle: Bundle, config: AgentConfig) -> None:
+    with pytest.raises(TypeError, match="an Agent cannot be sent to another process"):
+        pickle.dumps(Agent(bundle, config))
