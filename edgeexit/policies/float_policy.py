@@ -16,6 +16,12 @@ class FloatPolicy(Policy, frozen=True, kw_only=True):
     has more than twice as many digits as a float32, so that rounding twice changes nothing.
     """
 
+    def __init_subclass__(cls) -> None:
+        """Let a class without its own `score_single` decide with `decide`, because it may override `score`."""
+        super().__init_subclass__()
+        if "score_single" not in vars(cls):
+            cls.decide_single = Policy.decide_single  # type: ignore[method-assign]
+
     def score_single(self, exit_index: int, row: list[float], state: Array) -> tuple[float, float, Array]:
         """Return the score, the prediction and the new state [1, S] of a sample, given its finite readout [4]."""
         raise NotImplementedError

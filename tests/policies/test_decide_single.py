@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from edgeexit.policies import KINDS, Policy
 from edgeexit.policies.base import Decision
+from edgeexit.policies.confidence import Confidence
 from edgeexit.policies.float_policy import FloatPolicy, float32
 from tests.policies.policy_examples import EXITS, as_read, kinds, make_policy, make_readouts, seeds
 
@@ -95,6 +96,17 @@ def test_any_probabilities_have_the_same_decision(kind, seed, p1, p2, entropy):
     readouts = np.tile(np.array([3, p1, p2, entropy], dtype=np.float32), (1, EXITS, 1))
     readouts[0, 2, 0] = 1
     assert_same_decisions(policy, readouts)
+
+
+def test_a_kind_that_is_derived_from_another_one_has_its_own_score():
+    class Doubt(Confidence, frozen=True, kw_only=True, tag="doubt"):
+        def score(self, exit_index, readout, state):
+            return 1 - readout[:, 1], state
+
+    policy = Doubt(temperatures=(1.0, 1.0), thresholds=(0.75,))
+    readout = np.array([[2, 0.25, 0.2, 1]], dtype=np.float32)
+    decision = policy.decide_single(0, readout, policy.initial_state(1))
+    assert (decision.exits, decision.score) == (True, 0.75)
 
 
 @given(a=finite32, b=finite32)
