@@ -164,6 +164,11 @@ class Agent:
         raise TypeError("an Agent cannot be sent to another process; open one there, with a state_dir of its own")
 
     @property
+    def config(self) -> AgentConfig:
+        """The configuration of the agent."""
+        return self._config
+
+    @property
     def manifest(self) -> Manifest:
         """The bundle's manifest."""
         return self._bundle.manifest
@@ -305,11 +310,6 @@ class Agent:
             self._runner.infer_every_exit(self._golden_sample)
             durations_ms.append((time.perf_counter() - started) * 1e3)
         return median(durations_ms), sum(array.size for array in self._golden_sample.values())
-
-    @property
-    def max_waiting(self) -> int:
-        """Maximum number of samples pending in requests."""
-        return self._config.max_waiting
 
     def feedback(self, id: str, label: int | Labels) -> bool:  # noqa: A002 - the protocol calls it id
         """Pass the true class of an earlier inference: one class, or one per sample of the batch, negative if unknown.

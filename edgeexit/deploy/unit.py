@@ -112,6 +112,8 @@ def render_unit(
         f"Environment=XDG_CACHE_HOME={folder}/{_STATE}/cache",
         f"TimeoutStartSec={_START_WITH_GPU_S if devices == 'gpu' else _START_S}",
         "TimeoutStopSec=30",
+        "# For `[endpoint] socket`: a folder in /run, or in $XDG_RUNTIME_DIR, that exists while the agent runs.",
+        f"RuntimeDirectory={unit_name(folder)}",
         f"WatchdogSec={WATCHDOG_S}",
         "Restart=always",
         "RestartSec=5",

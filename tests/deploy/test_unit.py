@@ -53,6 +53,11 @@ def test_the_agent_starts_in_the_current_release_and_writes_only_to_its_state():
     assert not any("network-online" in line for line in text)
 
 
+def test_the_unit_has_a_folder_for_the_endpoints_socket():
+    assert "\nRuntimeDirectory=edgeexit\n" in render_unit("/opt/edgeexit", user="edge")
+    assert "\nRuntimeDirectory=edgeexit-lab\n" in render_unit("/home/edge/lab", manager="user")
+
+
 def test_a_deployment_in_a_home_folder_is_readable():
     assert "ProtectHome=read-only" in lines(render_unit("/home/pi/edgeexit"))
     assert "ProtectHome=read-only" in lines(render_unit("/opt/edgeexit", writable_folders=["/home/pi/state"]))

@@ -244,7 +244,10 @@ class ClientConnection(asyncio.Protocol):
     def _finish_response(self) -> None:
         """Wait for the next request, or close."""
         self._context.admission.release(self)
-        if self._reader.has_early_request:
+        if not self._reader.keeps_alive:
+            self._transport.resume_reading()
+            self._close_gently()
+        elif self._reader.has_early_request:
             self._transport.resume_reading()
             self._fail(
                 RefusalError(
@@ -252,11 +255,9 @@ class ClientConnection(asyncio.Protocol):
                     "requests cannot be pipelined; send the next one after the response to the previous one",
                 )
             )
-        elif self._reader.keeps_alive:
+        else:
             self._reader.next_request()
             self._enter(IDLE, self._context.config.idle_timeout_s)
-        else:
-            self._close_gently()
 
     def _fail(self, refusal: RefusalError) -> None:
         """Send an error, and close the connection when the client has had time to read it."""

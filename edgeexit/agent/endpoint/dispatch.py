@@ -15,7 +15,7 @@ from edgeexit.errors import OverloadedError
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Future
 
     from edgeexit.agent.active_policy import ActivePolicy
@@ -157,7 +157,12 @@ class Dispatcher:
         if not jobs:
             return
         started = time.perf_counter()
-        active, results = self._agent.infer_together([(job.inputs, job.id) for job in jobs])
+        active: ActivePolicy | None = None
+        results: Sequence[Inference | Exception]
+        try:
+            active, results = self._agent.infer_together([(job.inputs, job.id) for job in jobs])
+        except Exception as error:  # noqa: BLE001 - every client gets a response
+            results = [error] * len(jobs)
         self._rule.observe(elements, (time.perf_counter() - started) * _MS_PER_S)
         for job, result in zip(jobs, results, strict=True):
             job.done(active, result)

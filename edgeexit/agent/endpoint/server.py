@@ -123,8 +123,13 @@ class Endpoint:
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
         golden_ms, golden_elements = self._agent.measure_golden_sample()
-        rule = InlineRule(limit_ms=self._config.inline_ms, golden_ms=golden_ms, golden_elements=golden_elements)
-        dispatcher = Dispatcher(self._agent, loop, rule, max_waiting=self._agent.max_waiting)
+        settings = self._agent.config
+        rule = InlineRule(
+            limit_ms=0.0 if settings.max_delay_ms else self._config.inline_ms,  # only the scheduler delays samples
+            golden_ms=golden_ms,
+            golden_elements=golden_elements,
+        )
+        dispatcher = Dispatcher(self._agent, loop, rule, max_waiting=settings.max_waiting)
         infer = InferCall(self._service, dispatcher, loop)
         router = CallRouter(self._service, infer, HostRule((self._config.host, *self._config.hosts)))
         context = ConnectionContext(self._config, router, self._admission, self._connections)

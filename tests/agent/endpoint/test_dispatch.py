@@ -52,6 +52,15 @@ def test_results_do_not_depend_on_the_thread(
     assert served.agent.totals().exited[2] == len(SAMPLES) + 4
 
 
+def test_the_scheduler_runs_every_inference_if_samples_may_be_delayed(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = serve(inline_ms=1000.0, agent={"max_delay_ms": 1.0})
+    names = threads_of_stages(served, monkeypatch)
+    assert send_request(served.endpoint.port, INFER, infer_request(SAMPLES[:1])).status == 200
+    assert names == ["stage-scheduler"]
+
+
 def test_requests_that_arrive_together_run_as_one_batch_and_an_invalid_one_fails_alone(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -131,6 +131,11 @@ def test_pipelined_requests_are_refused_after_the_first_response(served: Served,
     assert b"Connection: close" in responses[1][1]
 
 
+def test_what_follows_a_request_that_closes_the_connection_is_dropped(served: Served) -> None:
+    responses = exchange(served, LIVE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n") + LIVE)
+    assert [status for status, _, _ in responses] == [200]
+
+
 def test_a_request_may_arrive_byte_by_byte(served: Served) -> None:
     with connect(served) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
