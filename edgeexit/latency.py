@@ -1,12 +1,13 @@
 """Latency data: logarithmic histograms for messages, summaries, and the profile of a bundle on a machine."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from edgeexit.telemetry.load import MachineLoad
 from edgeexit.telemetry.reading import Reading, Telemetry
 
 BIN_COUNT: Final = 40
@@ -186,9 +187,16 @@ class LatencyProfile(msgspec.Struct, frozen=True, kw_only=True):
     energy_per_inference_mj: float | None = None
     """Energy of the whole board per inference in the end-to-end phase, idle power included: mean power divided by
     inferences per second. Null if no rail measures the whole board."""
-    invalid: str | None = None
-    """Why no costs may be taken from the latencies, e.g. because the machine was throttled; null for a valid
-    profile."""
+    load: MachineLoad | None = None
+    """What else the machine did in both phases; null in profiles of earlier versions."""
+    invalid: tuple[str, ...] = ()
+    """Reasons why no costs are taken from the latencies, e.g. because the machine was throttled or busy; empty for a
+    valid profile. A mean above the highest percentile is a reason in every profile, wherever it was written."""
+
+    def __post_init__(self) -> None:
+        """Add the reasons that follow from the latencies themselves."""
+        found = tuple(reason for reason in _means_above_percentiles(self) if reason not in self.invalid)
+        msgspec.structs.force_setattr(self, "invalid", self.invalid + found)
 
     @property
     def cumulative_ms(self) -> tuple[float, ...]:
@@ -204,3 +212,24 @@ class LatencyProfile(msgspec.Struct, frozen=True, kw_only=True):
             end_to_end_raw_us=(),
             readings=(),
         )
+
+
+def _means_above_percentiles(profile: LatencyProfile) -> Iterator[str]:
+    """Yield a reason for each part of the inference whose mean is above its highest percentile.
+
+    A few inferences then took so long that they outweigh all others together, as when the machine was suspended. Such a
+    mean says nothing about another run. Without a p99, the p90 is used, except end to end: there, a tenth of the
+    samples may take a much deeper exit than the others.
+    """
+    parts = [(f"stage '{stage.name}'", stage.latency) for stage in profile.stages]
+    parts += [(f"samples that exit at '{path.exit}'", path.latency) for path in profile.paths]
+    limits = [(name, latency, latency.p90_ms if latency.p99_ms is None else latency.p99_ms) for name, latency in parts]
+    if profile.end_to_end is not None:
+        limits.append(("end to end", profile.end_to_end, profile.end_to_end.p99_ms))
+    for name, latency, limit in limits:
+        if limit is not None and latency.mean_ms > limit:
+            percentile = "p90" if latency.p99_ms is None else "p99"
+            yield (
+                f"{name}: the mean, {latency.mean_ms:.3g} ms, is above the {percentile}, {limit:.3g} ms, because a few "
+                "inferences took very long"
+            )

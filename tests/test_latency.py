@@ -1,10 +1,21 @@
 """Summaries of latencies: histogram bins, and percentiles by MLPerf LoadGen's early-stopping estimate."""
 
+import msgspec
 import numpy as np
 import pytest
 from scipy.stats import binom
 
-from edgeexit.latency import BIN_COUNT, bin_centre_ms, bin_of, estimate_percentile, overlatency_allowed, summarise
+from edgeexit.latency import (
+    BIN_COUNT,
+    ExitPath,
+    LatencyProfile,
+    StageProfile,
+    bin_centre_ms,
+    bin_of,
+    estimate_percentile,
+    overlatency_allowed,
+    summarise,
+)
 
 
 def min_passing(allowed, percent):
@@ -80,3 +91,59 @@ def test_latency_bins_are_half_octaves_with_open_ends():
     assert bins[3] == bins[2] + 1
     assert bins[-1] == BIN_COUNT - 1
     assert bin_of(np.array([bin_centre_ms(k) for k in range(BIN_COUNT)])).tolist() == list(range(BIN_COUNT))
+
+
+def profile_of(*latencies_ms, **changes):
+    stages = tuple(StageProfile(name=f"s{k}", latency=summarise(values)) for k, values in enumerate(latencies_ms))
+    return LatencyProfile(
+        bundle="0" * 64, machine="m", runtime="r", threads=1, batch=1, cold_load_ms=1, first_run_ms=1, stages=stages,
+        **changes,
+    )  # fmt: skip
+
+
+SUSPENDED = [1.0] * 999 + [60_000.0]
+"""A machine that was suspended for a minute in one of a thousand inferences."""
+
+
+@pytest.mark.parametrize(
+    ("latencies", "percentile"),
+    [
+        (SUSPENDED, "p99"),
+        ([1.0] * 200 + [500.0], "p90"),  # too few for a p99
+        ([1.0] * 1000, None),
+        ([1.0] * 990 + [5.0] * 10, None),
+        ([1.0] * 20 + [1000.0], None),  # too few for any percentile
+    ],
+)
+def test_a_mean_above_the_highest_percentile_makes_a_profile_invalid_wherever_it_comes_from(latencies, percentile):
+    made = profile_of([1.0] * 1000, latencies)
+    read = msgspec.json.decode(msgspec.json.encode(made), type=LatencyProfile)
+    assert read == made
+    assert msgspec.structs.replace(read, invalid=()).invalid == made.invalid
+    if percentile is None:
+        assert made.invalid == ()
+    else:
+        [reason] = made.invalid
+        assert f"stage 's1': the mean, {np.mean(latencies):.3g} ms, is above the {percentile}, 1 ms" in reason
+
+
+def test_the_reasons_of_the_machine_come_first_and_the_whole_inference_counts_too():
+    found = profile_of([1.0] * 700, end_to_end=summarise(SUSPENDED), invalid=("too hot",)).invalid
+    assert found[0] == "too hot"
+    assert found[1].startswith("end to end: the mean, 61 ms")
+    assert len(found) == 2
+
+
+def test_a_few_samples_that_take_a_deep_exit_do_not_make_a_profile_invalid():
+    """One in 24 samples takes an exit that costs a hundred times as much."""
+    shallow, deep = summarise([1.0] * 230), summarise([100.0] * 10)
+    both = summarise([1.0] * 230 + [100.0] * 10)
+    assert both.mean_ms > both.p90_ms
+    paths = tuple(
+        ExitPath(exit=name, latency=latency, stages_ms=(1.0,), decisions_ms=0, overhead_ms=0)
+        for name, latency in (("e0", shallow), ("e1", deep))
+    )
+    assert profile_of([1.0] * 700, end_to_end=both, paths=paths).invalid == ()
+    outlier = msgspec.structs.replace(paths[0], latency=summarise([1.0] * 230 + [900.0]))
+    [reason] = profile_of([1.0] * 700, end_to_end=both, paths=(outlier, paths[1])).invalid
+    assert reason.startswith("samples that exit at 'e0': the mean")

@@ -6,6 +6,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeexit.cli.rejected_profile import rejected_profile
 from edgeexit.errors import FittingError
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ def _checked(option: str, goal: "Goal") -> "Goal":
 def _budget(bundle: Path, costs: "Costs", budget_ms: float) -> "Goal":
     from edgeexit.fitting import Budget
 
+    if costs.rejected:
+        raise FittingError(f"--budget-ms {budget_ms:g} needs measured costs, but {rejected_profile(bundle, costs)}")
     if costs.unit != "ms":
         raise FittingError(
             f"--budget-ms {budget_ms:g} needs measured costs: run `edgeexit profile {bundle}` on the device first, "

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeexit.cli.advice import how_to_get_a_policy
-from edgeexit.console import console, print_table, printable, warn
+from edgeexit.console import console, print_table, printable
 from edgeexit.formatting import milliseconds, percent
 
 if TYPE_CHECKING:
-    from edgeexit.latency import Drift, LatencyProfile
+    from edgeexit.latency import LatencyProfile
     from edgeexit.runtime.intervals import Interval
     from edgeexit.runtime.profiling.compare import BundleComparison
-    from edgeexit.telemetry import Telemetry
+    from edgeexit.telemetry import MachineLoad, Telemetry
 
 
 def print_profile(profile: "LatencyProfile", exits: Sequence[str]) -> None:
@@ -41,11 +41,11 @@ def print_profile(profile: "LatencyProfile", exits: Sequence[str]) -> None:
     if profile.exit_rates is not None:
         mix = ", ".join(f"{name} {percent(rate)}" for name, rate in zip(exits, profile.exit_rates, strict=True))
         console.print(printable(f"exits taken end to end: {mix}"))
-    if profile.drift is not None and profile.drift.drifted:
-        warn(_drift_warning(profile.drift))
     if profile.telemetry is not None:
         for line in _sensor_lines(profile.telemetry):
             console.print(printable(line), soft_wrap=True)
+    if profile.load is not None:
+        console.print(printable(_load_line(profile.load)), soft_wrap=True)
     if profile.energy_per_inference_mj is not None:
         console.print(
             f"energy of the board, idle power included: {profile.energy_per_inference_mj:.3f} mJ per inference"
@@ -126,12 +126,18 @@ def _sum(values: "Sequence[float | None]") -> float | None:
     return sum(known) if len(known) == len(values) else None
 
 
-def _drift_warning(drift: "Drift") -> str:
-    return (
-        "the speed of the machine drifted: in the last quarter of the run, the first stage took "
-        f"{drift.ratio:.2f} times as long as in the first quarter ({drift.low:.2f} to {drift.high:.2f}); "
-        "measure longer, with nothing else running"
-    )
+def _load_line(load: "MachineLoad") -> str:
+    """Return one line about what else the machine did."""
+    known = {
+        "other programs": None if load.other_cores is None else f"{load.other_cores:.2f} of {load.cores} cores",
+        "waiting for a core": None if load.waited is None else percent(load.waited),
+        "steal": None if load.stolen is None else percent(load.stolen),
+        "quota used up": None if load.quota_periods is None else f"{percent(load.quota_periods)} of the periods",
+        "load average": None
+        if load.load_before is None or load.load_after is None
+        else f"{load.load_before:g} before, {load.load_after:g} after",
+    }
+    return f"load: {', '.join(f'{name} {value}' for name, value in known.items() if value is not None)}"
 
 
 def _sensor_lines(telemetry: "Telemetry") -> "Sequence[str]":

@@ -31,7 +31,7 @@ def render_profile_page(profile: LatencyProfile, model: str, exits: Sequence[str
 
     """
     setting = f"{profile.machine}, {profile.runtime}, {profile.threads or 'all'} thread(s), batch {profile.batch}."
-    invalid = "" if profile.invalid is None else f" Invalid, not usable as costs: {profile.invalid}."
+    invalid = f" Invalid, not usable as costs: {'; '.join(profile.invalid)}." if profile.invalid else ""
     sections = (
         _latency_per_part(profile, exits),
         _distribution(profile),

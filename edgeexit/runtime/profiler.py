@@ -27,9 +27,11 @@ from edgeexit.runtime.profiling.inference_times import (
 from edgeexit.runtime.profiling.machine import machine_name, usable_cores
 from edgeexit.runtime.profiling.readout import ReadoutCost, measure_readouts
 from edgeexit.runtime.profiling.steady import SteadyRun, run_steady, subsample_us
+from edgeexit.runtime.profiling.validity import reasons_of_drift, reasons_of_machine
 from edgeexit.runtime.runner import Runner
 from edgeexit.targets import load_target
-from edgeexit.telemetry import Probe, Reading, Sampler, Telemetry, energy_mj, find_probe
+from edgeexit.telemetry import LoadMeter, Probe, Reading, Sampler, energy_mj, find_probe
+from edgeexit.telemetry.clocks import nominal_clocks
 
 _MS_PER_S: Final = 1e3
 _MAX_READINGS: Final = 120
@@ -52,7 +54,8 @@ def profile_bundle(
 ) -> LatencyProfile:
     """Measure all stages for `seconds`, inferences under `policy` for `seconds`, and the readouts for half as long.
 
-    If the board was throttled during the measurement, the profile is invalid, and `Bundle.costs` does not use it.
+    If the machine was throttled or busy, or its speed drifted, the profile is invalid: it has the reasons, and
+    `Bundle.costs` does not use it.
 
     Args:
         bundle: the bundle to measure.
@@ -84,17 +87,19 @@ def profile_bundle(
         runner.infer_every_exit(batches[0])
         first_run_ms = (time.perf_counter() - started) * _MS_PER_S
         with Sampler(probe) as sampler:
-            started_s = time.monotonic()
+            meter, started_s = LoadMeter(), time.monotonic()
             progress.step("stages")
             forced = run_steady(seconds, lambda turn: runner.infer_every_exit(batches[turn % len(batches)]).stage_ms)
             end_to_end: SteadyRun[InferenceTimes] | None = None
             if policy is not None:
                 progress.step("end to end")
                 end_to_end = _end_to_end(runner, batches, policy, seconds)
+            load = meter.stop()
             progress.step("readouts")
             readouts = measure_readouts(bundle, backend, batches[0], seconds=_READOUT_FRACTION * seconds)
         telemetry = sampler.summary()
         warnings = tuple(runner.warnings)
+    drift = find_drift(*_first_stage_ms(forced, end_to_end))
     profile = LatencyProfile(
         bundle=bundle.digest,
         machine=machine_name(),
@@ -104,7 +109,7 @@ def profile_bundle(
         cold_load_ms=round(cold_load_ms, 3),
         first_run_ms=round(first_run_ms, 3),
         stages=_stages([stage.name for stage in bundle.manifest.stages], forced.results, end_to_end, readouts),
-        drift=find_drift(*_first_stage_ms(forced, end_to_end)),
+        drift=drift,
         settings=settings,
         warnings=warnings,
         phases=(
@@ -113,7 +118,8 @@ def profile_bundle(
         ),
         telemetry=telemetry,
         readings=_subsample(sampler.readings, started_s),
-        invalid=_why_invalid(telemetry),
+        load=load,
+        invalid=(*reasons_of_machine(load, telemetry, nominal_clocks()), *reasons_of_drift(drift)),
     )
     if policy is None or end_to_end is None:
         return profile
@@ -197,9 +203,3 @@ def _energy_per_inference_mj(readings: Iterable[Reading], end_to_end: SteadyRun[
         return None
     mean_mw = energy / (within[-1].monotonic_s - within[0].monotonic_s)
     return round(mean_mw * (end_to_end.end_s - end_to_end.start_s) / len(end_to_end.results), 6)
-
-
-def _why_invalid(telemetry: Telemetry) -> str | None:
-    if not telemetry.throttled:
-        return None
-    return f"the machine was throttled: {'; '.join(telemetry.reasons)}"

@@ -1,5 +1,6 @@
 """Clock frequencies of the processor and of other devices, and the governors of the processor."""
 
+import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -11,6 +12,38 @@ MHZ_PER_HZ: Final = 1e-6
 _MIN_MHZ: Final = 1.0
 _MAX_MHZ: Final = 10_000.0
 _MAX_POLICIES: Final = 8
+_WITH_BOOST: Final = ("x86_64", "amd64", "i686", "i386")
+"""Architectures whose maximum frequency is one that is reached only for a while."""
+
+
+def nominal_clocks(root: Path = Path("/"), *, machine: str | None = None) -> dict[str, float]:
+    """Return clock name -> MHz that the cores of a cluster reach for any length of time, under the current settings.
+
+    That is the base frequency of x86 processors, whose boost depends on heat and load, and the maximum of others,
+    unless the settings (a power mode) limit the clock further. Unknown clusters are left out, and all clusters if
+    `Clocks` reads only some of them, because then it may not read the one that is busy.
+
+    Args:
+        root: folder that contains `sys`; `/` on a real machine.
+        machine: architecture; default: that of this machine.
+
+    """
+    policies = sorted_by_number((root / "sys/devices/system/cpu/cpufreq").glob("policy*"))
+    if len(policies) > _MAX_POLICIES:
+        return {}
+    has_boost = (machine or platform.machine()).lower() in _WITH_BOOST
+    found = {}
+    for policy in policies:
+        core = root / "sys/devices/system/cpu" / _core(policy)
+        known = [
+            _mhz(policy / "base_frequency", _MHZ_PER_KHZ),
+            _mhz(core / "acpi_cppc/nominal_freq", 1),
+            None if has_boost else _mhz(policy / "cpuinfo_max_freq", _MHZ_PER_KHZ),
+        ]
+        nominal = next((mhz for mhz in known if mhz is not None), None)
+        if nominal is not None:
+            found[_core(policy)] = min(nominal, _mhz(policy / "scaling_max_freq", _MHZ_PER_KHZ) or nominal)
+    return found
 
 
 class Clocks:

@@ -6,6 +6,7 @@ from edgeexit_calibration import cohorts, events, policy_history, register
 
 from edgeexit.bundle import Bundle
 from edgeexit.errors import BundleError, FittingError, MessageError
+from edgeexit.latency import LatencyProfile, StageProfile, summarise
 from edgeexit.policies import registry as policy_registry
 from tests.bundles import make_bundle
 from tests.calibration.scenario import COHORT, DELTA, FLEET, RISK, fitted_bundle
@@ -30,7 +31,7 @@ def test_the_first_revision_is_the_policy_in_the_bundle(database, bundle):
 def test_the_costs_come_from_the_bundle(database, bundle):
     registered = register(database, bundle, **GOAL)
     [event] = events(database, registered.cohort)
-    unit, costs = bundle.costs()
+    unit, costs, _ = bundle.costs()
     assert (event.details["cost_unit"], event.details["costs"]) == (unit, list(costs))
 
 
@@ -93,3 +94,16 @@ def test_a_policy_without_a_fitting_kind_can_be_registered(database, tmp_path, m
     bundle.write_policy(msgspec.structs.replace(bundle.policy(), policy=policy, certificate=None))
     registered = register(database, bundle, **GOAL)
     assert (registered.policy, registered.refittable) == ("scaled", True)
+
+
+def test_the_latencies_of_an_invalid_profile_are_taken_only_on_request(database, bundle):
+    found = LatencyProfile(
+        bundle=bundle.digest, machine="m", runtime="r", threads=1, batch=1, cold_load_ms=1, first_run_ms=1,
+        stages=tuple(StageProfile(name=stage.name, latency=summarise([1.0] * 9)) for stage in bundle.manifest.stages),
+        invalid=("the machine was busy",),
+    )  # fmt: skip
+    bundle.write_profile(found)
+    register(database, bundle, **GOAL)
+    registered = register(database, bundle, **GOAL, costs=bundle.costs(force=True))
+    units = [event.details["cost_unit"] for event in events(database, registered.cohort)]
+    assert units == ["macs", "ms"]

@@ -10,6 +10,7 @@ from edgeexit.npz import save_arrays
 from edgeexit.policies import KINDS
 from tests.bundles import make_bundle, make_samples
 from tests.fitting.new_kind import new_kind
+from tests.quiet_profile import quiet
 
 SAMPLES = 240
 
@@ -154,6 +155,7 @@ def test_labels_of_one_class_are_refused(edgeexit, bundle, tmp_path):
 
 def test_a_budget_in_milliseconds_is_met(edgeexit, bundle, data):
     assert edgeexit("profile", bundle.path, "--duration", 0.2).code == 0
+    bundle.write_profile(quiet(bundle.profile()))
     costs = Bundle.open(bundle.path).costs()
     budget = (costs.cumulative[0] + costs.cumulative[-1]) / 2
     fitted = json.loads(

@@ -14,6 +14,7 @@ from edgeexit.npz import save_arrays
 from edgeexit.policies import PolicyDocument
 from edgeexit.policies.confidence import Confidence
 from tests.bundles import make_bundle, make_samples
+from tests.quiet_profile import quiet
 
 
 def with_policy(bundle):
@@ -53,9 +54,10 @@ def test_a_profile_is_printed_with_its_parts_and_stored(edgeexit, bundle, data):
         "overhead",
         "exits taken end to end",
         "cold load",
+        "load: other programs",
     ):
         assert words in outcome.out
-    assert "next: edgeexit inspect" in outcome.out
+    assert f"edgeexit {'profile' if bundle.profile().invalid else 'inspect'}" in outcome.out.splitlines()[-1]
     stored = Bundle.open(bundle.path).profile()
     assert stored.policy == "confidence"
     assert len(stored.paths) >= 2
@@ -63,12 +65,36 @@ def test_a_profile_is_printed_with_its_parts_and_stored(edgeexit, bundle, data):
 
 def test_an_invalid_profile_gives_a_warning_and_no_costs(edgeexit, bundle, data):
     edgeexit("profile", bundle.path, "--duration", 0.1)
-    bundle.write_profile(replace(bundle.profile(), invalid="the machine was throttled: clock capped"))
+    reasons = ("other programs used 3.0 of 4 cores", "the inference waited 40% of its time for a core")
+    bundle.write_profile(replace(quiet(bundle.profile()), invalid=reasons))
+    outcome = edgeexit("profile", bundle.path, "--stored")
+    assert f"no costs are taken from this profile: {'; '.join(reasons)}" in outcome.err
+    assert outcome.out.splitlines()[-1] == f"next: stop the other programs, then run: edgeexit profile {bundle.path}"
+    assert json.loads(edgeexit("profile", bundle.path, "--stored", "--json").out)["invalid"] == list(reasons)
+    assert f"not used for the costs of the exits: {'; '.join(reasons)}" in edgeexit("inspect", bundle.path).err
+    fit = ("fit", bundle.path, "--data", data, "--policy", "confidence", "--json")
+    refused = refusal(edgeexit(*fit, "--budget-ms", 1000.0))
+    assert f"--budget-ms 1000 needs measured costs, but the profile of '{bundle.path}' is not used as" in refused
+    assert refused.endswith(
+        f"costs: {'; '.join(reasons)}; run `edgeexit profile {bundle.path}` again with nothing else running, or add "
+        "--force"
+    )
+    counted = edgeexit(*fit, "--max-risk", 0.5)
+    assert json.loads(counted.out)["cost_unit"] == "macs"
+    assert f"is not used as costs: {'; '.join(reasons)}" in counted.err
+    forced = edgeexit(*fit, "--max-risk", 0.5, "--force")
+    assert json.loads(forced.out)["cost_unit"] == "ms"
+    assert "is not used as costs" not in forced.err
+
+
+def test_for_a_throttled_machine_the_next_step_is_to_cool_it(edgeexit, bundle):
+    edgeexit("profile", bundle.path, "--duration", 0.1)
+    profile = quiet(bundle.profile())
+    telemetry = replace(profile.telemetry, throttled=True, reasons=("clock capped",))
+    bundle.write_profile(replace(profile, telemetry=telemetry, invalid=("the machine was throttled: clock capped",)))
     outcome = edgeexit("profile", bundle.path, "--stored")
     assert "no costs are taken from this profile: the machine was throttled: clock capped" in outcome.err
     assert "let the machine cool down" in outcome.out
-    refused = edgeexit("fit", bundle.path, "--data", data, "--policy", "confidence", "--budget-ms", 1.0)
-    assert "needs measured costs" in refusal(refused)
 
 
 def test_the_page_loads_nothing_from_the_network(edgeexit, bundle, data, tmp_path):
@@ -148,7 +174,9 @@ def test_for_a_bundle_without_a_policy_the_output_names_the_command_that_fits_on
     bare = make_bundle(tmp_path / "bare")
     measured = edgeexit("profile", bare.path, "--duration", 0.1).out
     assert f"no end-to-end latency: '{bare.path}' has no policy; run `edgeexit fit {bare.path}" in measured
-    assert measured.splitlines()[-1].startswith(f"next: edgeexit fit {bare.path}")
+    bare.write_profile(quiet(bare.profile()))
+    stored = edgeexit("profile", bare.path, "--stored").out
+    assert stored.splitlines()[-1].startswith(f"next: edgeexit fit {bare.path}")
     with_policy(bare)
     late = edgeexit("profile", bare.path, "--stored").out
     assert f"is older than its policy; run `edgeexit profile {bare.path}`" in late

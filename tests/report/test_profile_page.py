@@ -117,4 +117,4 @@ def test_a_profile_without_raw_samples_has_no_distribution_and_no_timeline():
 
 
 def test_an_invalid_profile_is_marked_at_the_top():
-    assert "Invalid, not usable as costs: too hot." in page(profile(invalid="too hot"))
+    assert "Invalid, not usable as costs: too hot; busy." in page(profile(invalid=("too hot", "busy")))

@@ -14,6 +14,7 @@ from edgeexit.runtime.profiling.steady import SteadyRun
 from edgeexit.telemetry import Reading
 from edgeexit.wire import MAX_EXITS, decode, encode
 from tests.bundles import make_bundle, make_samples
+from tests.quiet_profile import quiet
 from tests.recorded_progress import RecordedProgress
 
 POLICY = Confidence(temperatures=(1.0,) * 3, thresholds=(0.45, 0.7))
@@ -98,7 +99,9 @@ def test_the_profile_has_the_board_s_telemetry_and_settings(profile):
     assert profile.telemetry.power_mw["ALL"].mean == 5000
     assert profile.settings["governor"] == "performance"
     assert profile.settings["cold load"] == "files in the page cache"
-    assert profile.invalid is None
+    assert not any("throttled" in reason for reason in profile.invalid)
+    assert profile.load.seconds >= 0.6
+    assert profile.load.own_cores > 0
     assert [phase.name for phase in profile.phases] == ["stages", "end to end"]
     assert 0 < profile.phases[0].start_s < profile.phases[0].end_s < profile.phases[1].start_s
 
@@ -112,19 +115,24 @@ def test_energy_uses_the_readings_that_have_power():
 
 
 def test_a_valid_profile_gives_the_costs_of_the_bundle(bundle, profile):
+    profile = quiet(profile)
     bundle.write_profile(profile)
     opened = Bundle.open(bundle.path)
     assert opened.profile() == profile
+    assert opened.costs().rejected == ()
     assert opened.costs().unit == "ms"
     assert opened.costs().cumulative == profile.cumulative_ms
 
 
 def test_the_profile_of_a_throttled_board_is_invalid_and_gives_no_costs(bundle):
     profile = profile_bundle(bundle, seconds=0.05, probe=FakeProbe(throttled_from=2))
-    assert profile.invalid == "the machine was throttled: too hot"
+    assert profile.invalid[0] == "the machine was throttled: too hot"
     assert profile.end_to_end is None
     bundle.write_profile(profile)
-    assert Bundle.open(bundle.path).costs().unit == "macs"
+    opened = Bundle.open(bundle.path)
+    assert opened.costs().unit == "macs"
+    assert opened.costs().rejected == profile.invalid
+    assert opened.costs(force=True) == ("ms", profile.cumulative_ms, ())
 
 
 def test_a_profile_of_batches_has_no_paths(bundle):
@@ -190,7 +198,7 @@ def test_a_profile_of_an_earlier_version_can_be_read():
         "cold_load_ms": 1.0, "first_run_ms": 1.0, "stages": [{"name": "stage0", "latency": summary, "raw_us": [1]}],
     }  # fmt: skip
     read = msgspec.json.decode(msgspec.json.encode(old), type=LatencyProfile)
-    assert read.invalid is None
+    assert read.invalid == ()
     assert read.telemetry is None
     assert read.cumulative_ms == (1.0,)
 

@@ -17,9 +17,11 @@ from edgeexit.progress import NO_PROGRESS, Progress
 from edgeexit.runtime.intervals import Interval
 from edgeexit.runtime.profiling.machine import machine_name
 from edgeexit.runtime.profiling.steady import run_steady
+from edgeexit.runtime.profiling.validity import reasons_of_machine
 from edgeexit.runtime.runner import Runner
 from edgeexit.targets import load_target
-from edgeexit.telemetry import Sampler, find_probe
+from edgeexit.telemetry import LoadMeter, MachineLoad, Sampler, find_probe
+from edgeexit.telemetry.clocks import nominal_clocks
 
 _ROUNDS: Final = 8
 """Each round opens both bundles again, in alternating order. The memory layout of a session changes its latency by 1 %
@@ -61,8 +63,11 @@ class BundleComparison(msgspec.Struct, frozen=True, kw_only=True):
     """Common exit -> median ratio B / A of the times to reach it, with its 95 % interval."""
     end_to_end: Interval | None
     """Ratio B / A of the mean latencies, each under the bundle's own policy; null if one has no policy."""
-    invalid: str | None = None
-    """Why the comparison is not reliable, e.g. because the machine was throttled; null if it is reliable."""
+    load: MachineLoad | None = None
+    """What else the machine did during the comparison."""
+    invalid: tuple[str, ...] = ()
+    """Reasons why the comparison is not reliable, e.g. because the machine was throttled or busy; empty if it is
+    reliable."""
 
 
 class _Round(NamedTuple):
@@ -108,6 +113,7 @@ def compare_bundles(
     policies = [None if (document := bundle.policy()) is None else document.policy for bundle in (a, b)]
     runners = Runner(a), Runner(b)
     rounds: list[_Round] = []
+    meter = LoadMeter()
     with Sampler(find_probe(load_target(b.manifest.target).telemetry)) as sampler:
         for number in range(_ROUNDS):
             progress.step(f"round {number + 1} of {_ROUNDS}")
@@ -116,7 +122,7 @@ def compare_bundles(
                 for runner in runners if number % 2 == 0 else runners[::-1]:
                     opened.enter_context(runner)
                 rounds.append(_run_round(*runners, singles[done:] + singles[:done], policies, seconds / _ROUNDS))
-    telemetry = sampler.summary()
+    load = meter.stop()
     columns = [[bundle.manifest.exits.index(name) for name in common] for bundle in (a, b)]
     early = [one.early for one in rounds if one.early is not None]
     return BundleComparison(
@@ -129,7 +135,8 @@ def compare_bundles(
             for name, of_a, of_b in zip(common, *columns, strict=True)
         },
         end_to_end=_over_rounds([float(times[:, 1].sum() / times[:, 0].sum()) for times in early]) if early else None,
-        invalid=f"the machine was throttled: {'; '.join(telemetry.reasons)}" if telemetry.throttled else None,
+        load=load,
+        invalid=reasons_of_machine(load, sampler.summary(), nominal_clocks()),
     )
 
 
