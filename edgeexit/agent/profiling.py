@@ -57,5 +57,7 @@ class ProfileOnCommand:
                 "measured a latency profile: %s ms from the input to each exit",
                 ", ".join(f"{ms:.3f}" for ms in profile.cumulative_ms),
             )
+            if profile.invalid:
+                _log.warning("the latency profile is invalid: %s", one_line("; ".join(profile.invalid)))
         except Exception as error:  # noqa: BLE001 - a failed measurement must not affect the agent
             _log.warning("the latency profile could not be measured: %s", one_line(f"{type(error).__name__}: {error}"))

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from edgeexit.bundle import Bundle
 from edgeexit.compiler import STEPS, CompileOptions, compile_bundle
-from edgeexit.console import print_table, show_progress
+from edgeexit.console import print_table, printable, show_progress
 from edgeexit.datasets import Dataset
 from edgeexit.fitting import MaxRisk, fit_policy
 from edgeexit.formatting import milliseconds, percent
@@ -152,6 +152,13 @@ def profile_stages(console: Console, bundle: Bundle, digits: Digits, policy: Pol
         ],
         to=console,
     )
+    if profile.invalid:
+        console.print(
+            printable(
+                f"The machine was not idle, so a fit would not use these latencies: {'; '.join(profile.invalid)}."
+            ),
+            soft_wrap=True,
+        )
     return profile
 
 
