@@ -7,7 +7,9 @@ from typing import Any, Final, Literal, NamedTuple
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from edgeexit.errors import PolicyError
 from edgeexit.policies import Certificate, Policy, PolicyDocument, Scope, decode_document, encode_document
+from edgeexit.policies.document import MAX_REVISION
 from edgeexit_calibration.tables import CohortRow, EventRow, PolicyRevisionRow, RegistrationRow
 
 CALIBRATOR: Final = "calibrator"
@@ -82,10 +84,15 @@ def add_revision(
 ) -> int:
     """Store a policy as a cohort's next revision; return its number, which is higher than all earlier ones.
 
-    The service publishes the policy at its next check.
+    The service publishes the policy at its next check. Raises PolicyError if the cohort has used the last number.
     """
     current = current_revision(session, cohort.id)
     revision = 1 + max(0 if current is None else current.revision, cohort.highest_unknown_revision)
+    if revision > MAX_REVISION:
+        raise PolicyError(
+            f"fleet '{cohort.fleet}', cohort '{cohort.cohort}': revision {MAX_REVISION} is the last one, so this bundle "
+            "gets no new policy; deploy a bundle with another digest, or use another cohort"
+        )
     document = PolicyDocument(
         bundle=cohort.bundle,
         revision=revision,

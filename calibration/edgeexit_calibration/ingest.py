@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from edgeexit.errors import MessageError
 from edgeexit.latency import LatencyProfile
+from edgeexit.policies.document import MAX_REVISION
 from edgeexit.policies.readout import readouts_to_bytes
 from edgeexit.wire import UP_TYPES, Audit, DeviceAddress, Report, State, decode, parse_up_topic
 from edgeexit_calibration.cohorts import CohortAddress, current_revision, find_or_add_cohort
@@ -110,7 +111,8 @@ class _CohortCache:
         cohort, newest = self._find(device, message)
         rejected = message.rejected.revision if isinstance(message, State) and message.rejected is not None else None
         is_unknown = message.revision > newest or (message.revision == newest == rejected)
-        if is_unknown and message.revision <= newest + _MAX_REVISIONS_AHEAD:
+        # Above the last revision there is no number to publish this database's policy under.
+        if is_unknown and message.revision < min(newest + _MAX_REVISIONS_AHEAD + 1, MAX_REVISION):
             cohort.highest_unknown_revision = max(cohort.highest_unknown_revision, message.revision)
 
     def _find(self, device: DeviceRow, message: State | Report | Audit) -> tuple[CohortRow, int]:

@@ -22,7 +22,7 @@ _SEED = 0
 class PostponedRefit(msgspec.Struct, frozen=True, kw_only=True):
     """Why a refit is postponed; the current policy stays active."""
 
-    cause: Literal["too few audits", "no policy fits"]
+    cause: Literal["too few audits", "no policy fits", "no revision left"]
     reason: str
 
 

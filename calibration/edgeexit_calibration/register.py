@@ -64,8 +64,8 @@ def register(
         costs: costs of the exits; default: `Bundle.costs`.
 
     Raises MessageError for an invalid name, FittingError for an invalid risk or delta, BundleError for a bundle without
-    a policy, of a segmentation model or with costs that do not increase, PolicyError if the cohort has used the last revision, and
-    DatabaseError.
+    a policy, of a segmentation model or with costs that do not increase, PolicyError if the cohort has used the last
+    revision, and DatabaseError.
 
     """
     address = CohortAddress(check_name("fleet", fleet), bundle.digest, check_name("cohort", cohort))

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from edgeexit.fitting import Fit
 from edgeexit.policies import PolicyDocument, decode_document
+from edgeexit.policies.document import MAX_REVISION
 from edgeexit.policies.readout import readouts_from_bytes
 from edgeexit_calibration.cohorts import (
     CALIBRATOR,
@@ -118,16 +119,22 @@ class Watcher:
         with self._database.reading() as session:
             refit_input = self._update_detector(session, cohort_id, address)
         if refit_input is not None:
-            outcome = refit(
-                refit_input.current.policy,
-                refit_input.readouts,
-                refit_input.costs,
-                risk=refit_input.risk,
-                delta=refit_input.delta,
-                min_audits=self._min_audits,
-            )
+            outcome = self._refit(refit_input)
             self._store_outcome(refit_input, outcome, now)
             self._states[cohort_id].last_refit_sample = refit_input.newest_sample
+
+    def _refit(self, refit_input: _RefitInput) -> Fit | PostponedRefit:
+        if refit_input.current.revision == MAX_REVISION:
+            reason = f"revision {MAX_REVISION} is the last one; deploy a bundle with another digest"
+            return PostponedRefit(cause="no revision left", reason=reason)
+        return refit(
+            refit_input.current.policy,
+            refit_input.readouts,
+            refit_input.costs,
+            risk=refit_input.risk,
+            delta=refit_input.delta,
+            min_audits=self._min_audits,
+        )
 
     def _renumber(self, cohort_id: int, address: CohortAddress, now: datetime) -> None:
         """Store the current policy again, under a number above the unknown revision that devices run."""

@@ -6,7 +6,7 @@ Devices accept documents only inside a signed envelope (see `signing`). A bundle
 import hashlib
 import re
 from functools import lru_cache
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Final, Literal, Union
 
 import msgspec
 
@@ -19,6 +19,9 @@ PAYLOAD_TYPE = "application/vnd.edgeexit.policy+json"
 Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
+MAX_REVISION: Final = 2**53
+"""JSON readers that hold numbers as doubles, e.g. JavaScript, give another number above this limit."""
+Revision = Annotated[int, msgspec.Meta(ge=0, le=MAX_REVISION)]
 
 
 class Certificate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -81,7 +84,7 @@ class PolicyDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     bundle: Digest
     """Digest of the bundle that the policy was fitted for; devices with another bundle reject the document."""
-    revision: Annotated[int, msgspec.Meta(ge=0)]
+    revision: Revision
     """Strictly increasing per scope; 0 for the policy that ships in the bundle."""
     policy: Policy
     """A policy of any registered kind."""

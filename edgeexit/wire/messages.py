@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from edgeexit.errors import MessageError
 from edgeexit.latency import BIN_COUNT, LatencyProfile
-from edgeexit.policies.document import Digest, Fraction, Name
+from edgeexit.policies.document import Digest, Fraction, Name, Revision
 from edgeexit.policies.readout import COLUMNS, ENTROPY, P1, P2, TOP1
 
 MAX_BYTES: Final = 256 * 1024
@@ -32,7 +32,7 @@ class Rejection(msgspec.Struct, frozen=True, kw_only=True):
     """The last policy that a device rejected, and why."""
 
     reason: str
-    revision: int | None = None
+    revision: Revision | None = None
     """Null if the document could not be decoded."""
 
 
@@ -43,7 +43,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     bundle: Digest
     cohort: Name
     boot: Count
-    revision: Count
+    revision: Revision
     policy: str
     """Kind of the active policy."""
     agent: str
@@ -72,7 +72,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     bundle: Digest
     cohort: Name
     boot: Count
-    revision: Count
+    revision: Revision
     uptime_s: Annotated[float, msgspec.Meta(ge=0)]
     """Monotonic seconds since the agent started; wall clocks of devices may be wrong."""
     exits: Annotated[tuple[ExitCounters, ...], msgspec.Meta(min_length=2, max_length=MAX_EXITS)]
@@ -159,7 +159,7 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
     bundle: Digest
     cohort: Name
     boot: Count
-    revision: Count
+    revision: Revision
     samples: Annotated[tuple[AuditedSample, ...], msgspec.Meta(min_length=1, max_length=256)]
 
 

@@ -85,7 +85,7 @@ def test_broker_and_device_can_be_overridden(tmp_path: Path) -> None:
         ('fleet = "f"\ntrusted_keys = "a.pub"', 'trusted_keys = "a.pub": expected array'),
         ('fleet = "f"\ntrusted_keys = [1]', "trusted_keys = [1]: expected a path, got 1"),
         ('fleet = "f"\nsigned_bundle = true', "line 2: signed_bundle = true needs trusted_keys or bundle_keys"),
-        ('fleet = "f"\nbundle_keys = ["a.pub"]', "needs signed_bundle = true; without it, no signature"),
+        ('fleet = "f"\nbundle_keys = ["a.pub"]', "needs signed_bundle = true; otherwise no bundle is checked"),
         ('fleet = "f"\nbroker = "mqtt://x"', 'line 2: broker = "mqtt://x": expected a table'),
         (
             'fleet = "f"\n[broker]\nurl = "http://x"',

@@ -9,7 +9,7 @@ import pytest
 from edgeexit.agent.policy_check import Recipient, Unchanged, check_policy
 from edgeexit.policies import PolicyDocument, Rollout, Scope
 from edgeexit.policies.confidence import Confidence
-from edgeexit.policies.document import Certificate
+from edgeexit.policies.document import MAX_REVISION, Certificate
 from edgeexit.policies.entropy import Entropy
 from edgeexit.signing import PrivateKey, generate_key, load_private_key
 from edgeexit.wire import MAX_BYTES, Rejection
@@ -114,6 +114,16 @@ def test_garbage_is_rejected_with_a_reason_of_one_short_line(
     assert isinstance(rejection, Rejection)
     assert len(rejection.reason) <= 300
     assert rejection.reason.isprintable()
+
+
+def test_a_revision_above_the_last_one_is_rejected_and_the_last_one_is_accepted(
+    make_envelope: MakeEnvelope, recipient: Recipient, key: PrivateKey
+) -> None:
+    keys = [key.public_key()]
+    assert isinstance(check_policy(make_envelope(MAX_REVISION), keys, recipient, {}), PolicyDocument)
+    rejection = check_policy(make_envelope(MAX_REVISION + 1), keys, recipient, {})
+    assert isinstance(rejection, Rejection)
+    assert rejection.reason == "policy document: Expected `int` <= 9007199254740992 - at `$.revision`"
 
 
 def test_the_current_document_changes_nothing_and_a_different_one_with_its_revision_is_rejected(

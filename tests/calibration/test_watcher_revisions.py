@@ -1,5 +1,6 @@
 """Revision numbers stay above those that devices run, even after the database was lost or restored."""
 
+import shutil
 import sqlite3
 from datetime import datetime, timezone
 
@@ -7,8 +8,13 @@ import msgspec
 import pytest
 from edgeexit_calibration import cohorts, devices, events, open_database, policy_history, register
 from edgeexit_calibration.ingest import Uplink, store_uplinks
+from edgeexit_calibration.tables import CohortRow
 from edgeexit_calibration.watcher import Watcher
+from sqlalchemy import select
 
+from edgeexit.bundle import Bundle
+from edgeexit.errors import PolicyError
+from edgeexit.policies.document import MAX_REVISION
 from edgeexit.wire import Rejection
 from tests.calibration.scenario import COHORT, DELTA, DEVICE, FLEET, RISK, audits_of, report_of, state_of
 
@@ -64,7 +70,7 @@ def test_a_restored_database_stores_its_policy_again_above_the_revision_that_dev
     assert (again.thresholds, again.certificate) == (first.thresholds, first.certificate)
     assert again.created_by == "calibrator"
     assert [event.kind for event in events(restored, cohort)] == ["registered", "renumbered"]
-    assert [record.levelname for record in caplog.records if "restored" in record.getMessage()] == ["WARNING"]
+    assert [record.levelname for record in caplog.records if "database restored" in record.getMessage()] == ["WARNING"]
 
     after_update = [msgspec.structs.replace(audit, revision=3) for audit in drifted]
     ingest(restored, state_of(bundle.digest, revision=3), *after_update)
@@ -108,6 +114,31 @@ def test_a_device_cannot_exhaust_the_revision_numbers(database, bundle):
     ingest(database, state_of(bundle.digest, revision=2**63 - 1), state_of(bundle.digest, revision=3))
     check(database)
     assert [policy.revision for policy in policy_history(database, cohort)] == [1, 4]
+
+
+def test_no_revision_above_2_to_the_53_is_issued(database, bundle, tmp_path):
+    """2^53 is used; after it, a registration is refused and a refit is postponed, and the policy stays active."""
+    ingest(database, state_of(bundle.digest))
+    with database.writing() as session:
+        session.scalars(select(CohortRow)).one().highest_unknown_revision = MAX_REVISION - 1
+    cohort = register(database, bundle, **GOAL).cohort
+    at_the_end = [msgspec.structs.replace(audit, revision=MAX_REVISION) for audit in audits_of(bundle, 800, trust=0.5)]
+    ingest(database, *at_the_end, state_of(bundle.digest, revision=MAX_REVISION))
+    rejected = Rejection(reason="other content", revision=MAX_REVISION)
+    ingest(database, msgspec.structs.replace(state_of(bundle.digest, revision=MAX_REVISION), rejected=rejected))
+    for _ in range(2):
+        check(database)
+    assert [policy.revision for policy in policy_history(database, cohort)] == [MAX_REVISION]
+    log = events(database, cohort)
+    assert [event.kind for event in log] == ["registered", "risk exceeded", "refit postponed"]
+    assert log[-1].details["cause"] == "no revision left"
+
+    copy = Bundle.open(shutil.copytree(bundle.path, tmp_path / "copy"))
+    shipped = copy.policy()
+    policy = msgspec.structs.replace(shipped.policy, thresholds=(0.99, 0.99))
+    copy.write_policy(msgspec.structs.replace(shipped, policy=policy))
+    with pytest.raises(PolicyError, match=f"revision {MAX_REVISION} is the last one"):
+        register(database, copy, **GOAL)
 
 
 def test_an_mqtt_will_changes_only_the_online_flag(database, bundle):

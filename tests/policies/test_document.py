@@ -46,6 +46,7 @@ def test_the_same_document_gives_the_same_bytes():
         (b'"temperatures":[1.0,1.0,2.0]', b'"temperatures":[1.0,0.0,2.0]', "temperatures"),
         (b'"kind":"confidence"', b'"kind":"psychic"', "psychic"),
         (b'"revision":3', b'"revision":-1', "revision"),
+        (b'"revision":3', b'"revision":9007199254740993', r"`int` <= 9007199254740992 - at `\$\.revision`"),
         (b'"revision":3,', b"", "revision"),
         (b'"cohort":"cameras"', b'"cohort":"a/b"', "cohort"),
         (b'"device":null', b'"device":"d"', "scope has cohort 'cameras' and device 'd'; set exactly one of the two"),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeexit.errors import MessageError
-from edgeexit.wire import MAX_BYTES, Audit, AuditedSample, State, decode, encode
+from edgeexit.wire import MAX_BYTES, Audit, AuditedSample, Report, State, decode, encode
 
 BUNDLE = "0f" * 32
 STATE = State(online=True, bundle=BUNDLE, cohort="c", boot=1, revision=2, policy="beem", agent="0.1.0")
@@ -24,6 +24,17 @@ def test_decoding_inverts_encoding_and_the_json_is_readable():
 def test_an_invalid_field_is_named():
     with pytest.raises(MessageError, match="bundle"):
         decode(encode(STATE).replace(BUNDLE.encode(), b"latest"), State)
+
+
+def test_revisions_above_2_to_the_53_are_refused_because_other_json_readers_round_them():
+    last = encode(msgspec.structs.replace(STATE, revision=2**53))
+    assert decode(last, State).revision == 2**53
+    for kind, field in ((State, b'"revision"'), (Report, b'"revision"'), (Audit, b'"revision"')):
+        with pytest.raises(MessageError, match=r"9007199254740992 - at `\$\.revision`"):
+            decode(b"{" + field + b":9007199254740993}", kind)
+    rejected = last.replace(b'"rejected":null', b'"rejected":{"reason":"r","revision":9007199254740993}')
+    with pytest.raises(MessageError, match=r"rejected\.revision"):
+        decode(rejected, State)
 
 
 def test_an_audited_sample_needs_a_value_per_exit():
