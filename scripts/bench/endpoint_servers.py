@@ -64,16 +64,21 @@ def compile_network(checkout: Path, out: Path, size: int) -> Path:
     shutil.copy(network, source)
     environment = _environment(checkout)
     command = ["compile", f"{source}:SmallNetwork", "--input", f"image:batch,1,{size},{size}", "--out", str(out)]
-    _run([sys.executable, "-m", "edgeexit", *command], environment, stdout=sys.stderr)
-    _run([sys.executable, "-c", _EXIT_AT_STAGE_0, str(out)], environment)
+    # The current folder comes before PYTHONPATH, so it must not be another checkout.
+    subprocess.run(  # noqa: S603 - our own command
+        [sys.executable, "-m", "edgeexit", *command], check=True, env=environment, cwd=out.parent, stdout=sys.stderr
+    )
+    subprocess.run(  # noqa: S603 - the program above
+        [sys.executable, "-c", _EXIT_AT_STAGE_0, str(out)], check=True, env=environment, cwd=out.parent
+    )
     return out
 
 
 def has_socket(checkout: Path) -> bool:
     """Return True if the endpoint of a checkout can listen on a Unix domain socket."""
-    done = subprocess.run(  # noqa: S603 - the program above
-        [sys.executable, "-c", _HAS_SOCKET], check=True, env=_environment(checkout), stdout=subprocess.PIPE
-    )
+    command = [sys.executable, "-c", _HAS_SOCKET]
+    environment, folder = _environment(checkout), checkout.resolve()
+    done = subprocess.run(command, check=True, env=environment, cwd=folder, stdout=subprocess.PIPE)  # noqa: S603 - the program above
     return bool(int(done.stdout))
 
 
@@ -154,7 +159,12 @@ def _running(
     """Run a server while the block runs; yield it when it accepts connections. Raises SystemExit if it ends before."""
     pinned = command if cpus is None else ["taskset", "--cpu-list", cpus, *command]
     log = home / "log"
-    with log.open("wb") as file, subprocess.Popen(pinned, env=environment, stdout=file, stderr=file) as process:  # noqa: S603 - our own commands
+    with (
+        log.open("wb") as file,
+        subprocess.Popen(  # noqa: S603 - our own commands
+            pinned, env=environment, cwd=home, stdout=file, stderr=file
+        ) as process,
+    ):
         try:
             deadline = time.monotonic() + _START_S
             while not _accepts(server):
@@ -180,10 +190,6 @@ def _accepts(server: Server) -> bool:
 
 def _environment(checkout: Path) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(checkout.resolve())}
-
-
-def _run(command: Sequence[str], environment: Mapping[str, str], stdout: object = None) -> None:
-    subprocess.run(command, check=True, env=environment, stdout=stdout)  # type: ignore[call-overload]  # noqa: S603 - our own commands
 
 
 def _free_port() -> int:
