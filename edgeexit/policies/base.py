@@ -26,16 +26,9 @@ class Decision(NamedTuple):
     them to the next exit. S may grow from exit to exit."""
 
 
-class SingleDecision(NamedTuple):
-    """The decision of a policy on a single sample at one exit."""
-
-    exits: bool
-    """Whether the sample exits here."""
-    score: float
-    prediction: float
-    """The class that is returned if the sample exits here."""
-    state: Array
-    """[1, S] float32; the state of the sample after this exit."""
+SingleDecision = tuple[bool, float, float, Array]
+"""The decision of a policy on a single sample at one exit: whether it exits, its score, its prediction if it exits, and
+its state [1, S] after this exit. A plain tuple, because a named one takes 3 us more from cold caches."""
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", dict=True):
@@ -139,7 +132,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def decide_single(self, exit_index: int, readout: Array, state: Array) -> SingleDecision:
         """Decide on a single sample as `decide` does, to the bit, given its readout [1, ...] and its state [1, S]."""
         exit_mask, score, prediction, state = self.decide(exit_index, readout, state)
-        return SingleDecision(exit_mask.item(), score.item(), prediction.item(), state)
+        return exit_mask.item(), score.item(), prediction.item(), state
 
     def _score_non_finite(self, exit_index: int, readout: Array, state: Array) -> tuple[Array, Array]:
         """Return the same as `score`, with a score of NaN for samples whose readout is not all finite."""

@@ -1,12 +1,12 @@
 """The base class of policies whose score of a single sample needs no numpy."""
 
 from functools import cached_property
-from math import isfinite, nan
+from math import inf, isfinite, nan
 
 import numpy as np
 
 from edgeexit.policies.base import Policy, SingleDecision
-from edgeexit.policies.readout import TOP1, Array
+from edgeexit.policies.readout import Array
 
 
 class FloatPolicy(Policy, frozen=True, kw_only=True):
@@ -32,14 +32,12 @@ class FloatPolicy(Policy, frozen=True, kw_only=True):
         if not isfinite(sum(row)):
             return super().decide_single(exit_index, readout, state)
         score, prediction, state = self.score_single(exit_index, row, state)
-        if exit_index == self._final:
-            return SingleDecision(exits=True, score=score, prediction=row[TOP1], state=state)
-        return SingleDecision(score >= self._single_thresholds[exit_index], score, prediction, state)
+        return score >= self._single_thresholds[exit_index], score, prediction, state
 
     @cached_property
     def _single_thresholds(self) -> tuple[float, ...]:
-        """The thresholds, rounded to float32; NaN, which no score reaches, where no sample exits."""
-        return tuple(nan if t is None else t.item() for t in self._thresholds)
+        """[K] rounded to float32; NaN, which no score reaches, where no sample exits; at the final exit -infinity."""
+        return (*(nan if t is None else t.item() for t in self._thresholds), -inf)
 
 
 def float32(number: float) -> float:

@@ -49,7 +49,8 @@ class Voting(FloatPolicy, frozen=True, kw_only=True, tag="voting"):
         votes = cast.count(vote)
         if votes >= most:
             mode, most = vote, votes
-        return float32(most / (exit_index + 1)), mode, state_of(mode, most, *cast)
+        prediction = vote if exit_index == self._final else mode
+        return float32(most / (exit_index + 1)), prediction, state_of(mode, most, *cast)
 
     def predictions(self, exit_index: int, readout: Array, state: Array) -> Array:  # noqa: ARG002
         """Return the modal classes [B]."""

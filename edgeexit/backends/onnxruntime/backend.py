@@ -160,9 +160,10 @@ class OnnxRuntimeBackend:
 
     def _take_idle(self, sizes: DimensionSizes, count: int) -> Buffers | None:
         with self._lock:
-            for index in reversed(range(len(self._idle))):
-                if self._idle[index].capacity >= count and self._idle[index].sizes == sizes:
-                    return self._idle.pop(index)
+            for buffers in reversed(self._idle):
+                if buffers.capacity >= count and buffers.sizes == sizes:
+                    self._idle.remove(buffers)
+                    return buffers
         return None
 
     def _return_buffers(self, buffers: Buffers) -> None:

@@ -35,17 +35,14 @@ class OnnxRuntimeBatch:
     def run(self, temperature: float) -> npt.NDArray[np.float32]:
         """Run the next stage and return its readout [B, 4], or [B, 4 + C]. Raises InferenceError."""
         self._stage += 1
-        buffers, tensors, count = self._buffers, self._plan.stages[self._stage], self._count
-        buffers.temperatures[self._stage][0] = temperature
         try:
-            buffers.run(self._stage, count, probabilities=self._probabilities)
+            self._buffers.run(self._stage, self._count, temperature, probabilities=self._probabilities)
         except Exception as error:  # onnxruntime's exceptions have no common base class
-            shapes = ((name, (count, *buffers.arrays[name].shape[1:])) for name in tensors.inputs)
-            inputs = ", ".join(f"'{name}' {'x'.join(map(str, shape))}" for name, shape in shapes)
-            raise InferenceError(f"{tensors.name} does not run on {inputs}: {str(error).splitlines()[0]}") from error
+            raise InferenceError(f"{self._failure()}: {str(error).splitlines()[0]}") from error
         if self._probabilities:
-            return np.concatenate([buffers.readout, buffers.arrays[tensors.probabilities][:count]], axis=1)
-        return buffers.readout
+            probabilities = self._buffers.arrays[self._plan.stages[self._stage].probabilities]
+            return np.concatenate([self._buffers.readout, probabilities[: self._count]], axis=1)
+        return self._buffers.readout
 
     def outputs(self) -> npt.NDArray[np.float32]:
         """Return the raw outputs [B, C] or [B, C, H, W] of the stage that ran last."""
@@ -88,3 +85,9 @@ class OnnxRuntimeBatch:
         if not self._closed:
             self._closed = True
             self._return_buffers(self._buffers)
+
+    def _failure(self) -> str:
+        """Return which stage does not run, and the shapes of its inputs."""
+        stage, arrays = self._plan.stages[self._stage], self._buffers.arrays
+        shapes = ((name, (self._count, *arrays[name].shape[1:])) for name in stage.inputs)
+        return f"{stage.name} does not run on " + ", ".join(f"'{name}' {'x'.join(map(str, s))}" for name, s in shapes)

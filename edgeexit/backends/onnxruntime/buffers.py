@@ -1,7 +1,8 @@
 """Buffers that the stages of a batch read and write by I/O binding, so that nothing is copied between stages."""
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -80,13 +81,15 @@ def make_tensor_plan(manifest: Manifest) -> StageTensorPlan:
 
 def sizes_of(plan: StageTensorPlan, inputs: Mapping[str, _Array]) -> DimensionSizes:
     """Return the sizes of the symbolic dimensions in these inputs."""
+    if not plan.symbolic_dimensions:
+        return ()
     return tuple([(dimension, inputs[name].shape[axis]) for dimension, name, axis in plan.symbolic_dimensions])
 
 
 class _BoundStage(NamedTuple):
-    """The I/O binding of a stage for one batch size, and views of its results in the buffers."""
+    """A stage that is bound for one batch size, and views of its results in the buffers."""
 
-    binding: Any
+    run: Callable[[], None]
     readout: _Array
     """[B, 4]."""
     outputs: _Array
@@ -106,7 +109,6 @@ class Buffers:
         capacity: max number of samples.
         arrays: tensor name -> [capacity, ...], whose first B rows are the samples, or [B, ...] for a tensor without a
             buffer.
-        temperatures: the temperature input of each of the K stages, [1] float32.
         readout: [B, 4] of the stage that ran last.
         outputs: [B, C] or [B, C, H, W] of the stage that ran last.
 
@@ -118,7 +120,8 @@ class Buffers:
         self.sizes = sizes
         self.capacity = capacity
         self.arrays: dict[str, _Array] = {}
-        self.temperatures = [np.ones(1, dtype=np.float32) for _ in plan.stages]
+        self._temperatures = [1.0] * len(plan.stages)
+        self._temperature_arrays = [np.ones(1, dtype=np.float32) for _ in plan.stages]
         self._plan = plan
         self.sessions = sessions
         self._shapes = {name: _shape(spec, dict(sizes)) for name, spec in plan.specs.items()}
@@ -135,14 +138,17 @@ class Buffers:
         else:
             self.arrays[name] = np.ascontiguousarray(rows)
 
-    def run(self, stage: int, count: int, *, probabilities: bool) -> None:
+    def run(self, stage: int, count: int, temperature: float, *, probabilities: bool) -> None:
         """Run a stage on the first `count` samples. Raises the exceptions of ONNX Runtime."""
+        if temperature != self._temperatures[stage]:
+            self._temperatures[stage] = temperature
+            self._temperature_arrays[stage][0] = temperature
         bound = self._bound.get((stage, count, probabilities))
         if bound is None:
             self._run_unbound(stage, count, probabilities=probabilities)
         else:
-            self.sessions[stage].run_with_iobinding(bound.binding)
-            self.readout, self.outputs = bound.readout, bound.outputs
+            run, self.readout, self.outputs = bound
+            run()
 
     def _run_unbound(self, stage: int, count: int, *, probabilities: bool) -> None:
         """Bind a stage and run it; store the binding if it can be reused."""
@@ -154,7 +160,8 @@ class Buffers:
             self.arrays |= {name: outputs[index].numpy() for name, index in unbuffered.items()}
         self.readout, self.outputs = self.arrays[tensors.readout][:count], self.arrays[tensors.output][:count]
         if not unbuffered and not any(self._shapes[name] is None for name in tensors.inputs):
-            self._bound[stage, count, probabilities] = _BoundStage(binding, self.readout, self.outputs)
+            run = _bound_call(self.sessions[stage], binding)
+            self._bound[stage, count, probabilities] = _BoundStage(run, self.readout, self.outputs)
 
     def grow(self, capacity: int, count: int, names: Sequence[str]) -> None:
         """Reallocate for `capacity` samples and copy the first `count` rows of the named tensors."""
@@ -172,7 +179,7 @@ class Buffers:
         for name in tensors.inputs:
             array = self.arrays[name]
             binding.bind_input(name, _CPU, 0, array.dtype.type, (count, *array.shape[1:]), array.ctypes.data)
-        temperature = self.temperatures[stage]
+        temperature = self._temperature_arrays[stage]
         binding.bind_input(TEMPERATURE_INPUT, _CPU, 0, np.float32, (1,), temperature.ctypes.data)
         unbuffered: dict[str, int] = {}
         names = tensors.outputs if probabilities else tensors.outputs[:-1]
@@ -194,6 +201,18 @@ class Buffers:
         if name not in self.arrays:
             self.arrays[name] = _aligned((self.capacity, *shape), np.dtype(self._plan.specs[name].dtype))
         return self.arrays[name]
+
+
+def _bound_call(session: ort.InferenceSession, binding: ort.IOBinding) -> Callable[[], None]:
+    """Return a call that does the same as `session.run_with_iobinding(binding)`.
+
+    It omits the questions that ONNX Runtime 1.32 asks before every run about graph capture on WebGPU: from cold caches,
+    which is what a stage leaves behind, they take 7 us, and no session here captures graphs.
+    """
+    try:
+        return functools.partial(session._sess.run_with_iobinding, binding._iobinding, None)  # noqa: SLF001
+    except AttributeError:  # another version of ONNX Runtime
+        return functools.partial(session.run_with_iobinding, binding)
 
 
 def _shape(spec: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
