@@ -102,6 +102,11 @@ def main() -> None:
         where = f"'{error.filename}': " if error.filename else ""
         print_error(f"{where}{error.strerror or error}")
         sys.exit(_USER_ERROR)
+    except MemoryError as error:
+        if debug:
+            raise
+        print_error(f"this command needs more memory than is free ({str(error) or 'no details'}); give fewer samples")
+        sys.exit(_USER_ERROR)
     if code == _INTERRUPTED:
         notes.print("interrupted")
     sys.exit(code if isinstance(code, int) else 0)

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import Any, Final, Protocol, cast
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,8 @@ _COLUMNS: Final = len(COLUMNS)
 BLOCK: Final = 2**18
 """Number of logits in a block: small enough for the caches of a processor, large enough for few calls."""
 _MIN_CACHE_BYTES: Final = 2**25
+_LOWEST: Final = np.float32(-1000)
+"""A logit this far below the highest one has a probability of 0; minus infinity times 0 would be NaN."""
 
 
 class ReadExit(Protocol):
@@ -95,21 +97,19 @@ class ExitLogits:
 
 
 def read_in_numpy(exit_index: int, logits: Array, temperature: float) -> ExitReadout:  # noqa: ARG001 - see `ReadExit`
-    """Return the readout of logits [n, C] as `ReadExit` does, but computed in float64."""
-    found = read_out(logits / np.float32(temperature)).astype(np.float32)
-    return ExitReadout(found[:, :_COLUMNS], found[:, _COLUMNS:])
-
-
-def read_out(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Return the readouts [..., 4 + C] float64 of logits [..., C]."""
-    shifted = np.asarray(logits, dtype=np.float64)
-    shifted = shifted - shifted.max(axis=-1, keepdims=True)
-    exponents = np.exp(shifted)
-    p = exponents / exponents.sum(axis=-1, keepdims=True)
-    out = np.empty((*p.shape[:-1], _COLUMNS + p.shape[-1]))
-    out[..., TOP1] = p.argmax(axis=-1)
-    top = np.partition(p, -2, axis=-1)
-    out[..., P1], out[..., P2] = top[..., -1], top[..., -2]
-    out[..., ENTROPY] = -np.where(p > 0, p * np.log(np.where(p > 0, p, 1)), 0).sum(axis=-1)
-    out[..., _COLUMNS:] = p
-    return cast("npt.NDArray[np.float64]", out)
+    """Return the readout of logits [n, C], as `ReadExit` does."""
+    scaled = logits / np.float32(temperature)
+    top = scaled.argmax(axis=1)
+    scaled -= scaled.max(axis=1, keepdims=True)
+    np.maximum(scaled, _LOWEST, out=scaled)
+    probabilities = np.exp(scaled)
+    total = probabilities.sum(axis=1, dtype=np.float64)
+    rows = np.arange(len(top))
+    readout = np.empty((len(top), len(COLUMNS)), dtype=np.float32)
+    readout[:, TOP1], readout[:, P1] = top, 1 / total
+    readout[:, ENTROPY] = np.log(total) - np.einsum("nc,nc->n", probabilities, scaled) / total
+    probabilities[rows, top] = 0
+    readout[:, P2] = probabilities.max(axis=1) / total
+    probabilities[rows, top] = 1
+    probabilities /= total[:, None].astype(np.float32)
+    return ExitReadout(readout, probabilities)

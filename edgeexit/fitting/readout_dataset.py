@@ -220,11 +220,6 @@ class ReadoutDataset(msgspec.Struct, frozen=True, kw_only=True, eq=False, weakre
                 readouts[:, k] = found if self.rows is None else found[self.rows]
         return msgspec.structs.replace(self, readouts=readouts, temperatures=wanted)
 
-    @property
-    def probabilities(self) -> Array:
-        """[N, K, C] probabilities of all classes at all exits."""
-        return np.stack([self.exit_probabilities(k) for k in range(self.exits)], axis=1)
-
     def _probabilities(self, exit_index: int) -> Iterator[Array]:
         if self.logits is not None:
             yield from self.logits.probabilities(exit_index, self.temperatures[exit_index], self.rows)

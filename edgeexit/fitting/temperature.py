@@ -9,7 +9,6 @@ from scipy.optimize import brentq
 
 from edgeexit.fitting.exit_logits import BLOCK, ExitLogits
 from edgeexit.fitting.readout_dataset import ReadoutDataset, Values
-from edgeexit.policies.readout import Array
 
 _MIN_USUAL_SPREAD: Final = 0.8
 """Lowest standard deviation of the logits of a sample with a base temperature of 1; the highest is 10 times this."""
@@ -98,7 +97,7 @@ class _ExitFit:
     def __init__(self, dataset: ReadoutDataset, exit_index: int) -> None:
         assert dataset.logits is not None  # noqa: S101 - checked by the caller
         samples, classes = len(dataset), dataset.logits.classes
-        self._logits: Array = np.empty((samples, classes), dtype=np.float32)  # the highest logit of a sample is 0
+        self._logits = np.empty((samples, classes), dtype=np.float32)  # the highest logit of a sample is 0
         for part, logits in dataset.logits.blocks(exit_index, dataset.rows):
             np.subtract(logits, logits.max(axis=1, keepdims=True), out=self._logits[part])
         self._of_truth: Values = self._logits[np.arange(samples), dataset.truth].astype(np.float64)
@@ -158,8 +157,3 @@ def _power_of_ten(spread: float) -> float:
     if not (np.isfinite(spread) and spread > 0):
         return 1.0
     return float(f"1e{floor(log10(spread / _MIN_USUAL_SPREAD))}")
-
-
-def log_probabilities(probabilities: Array) -> Array:
-    """Return the natural logarithms of float32 probabilities of any shape; 0 counts as the smallest normal float32."""
-    return np.asarray(np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)), dtype=np.float32)

@@ -23,7 +23,8 @@ import msgspec
 import numpy as np
 
 from edgeexit.fitting import FITTING_KINDS, FitOptions, ReadoutDataset
-from edgeexit.policies import Policy, simulate
+from edgeexit.fitting.replay import replay
+from edgeexit.policies import Policy
 from edgeexit.policies.readout import COLUMNS, TOP1, Array
 
 _ROUNDS = 15
@@ -46,12 +47,12 @@ def make_policies(exits: int, classes: int) -> list[Policy]:
     readouts = np.stack(make_readouts(exits, classes, _FITTING_SAMPLES), axis=1)
     labels = readouts[:, -1, TOP1].astype(np.int64)
     costs = tuple(float(k + 1) for k in range(exits))
-    dataset = ReadoutDataset(readouts=readouts, costs=costs, temperatures=(1.0,) * exits, labels=labels)
+    dataset = ReadoutDataset.from_logits(np.log(readouts[:, :, len(COLUMNS) :]), costs=costs, labels=labels)
     options = FitOptions(temperatures=False).for_budget(costs[-1] / 2)
     policies = []
     for kind in FITTING_KINDS.values():
         candidate = kind.make_candidates(dataset, options)[-1]
-        medians = np.median(simulate(candidate, readouts).scores[:, :-1], axis=0)
+        medians = np.median(replay(candidate, dataset).scores[:, :-1], axis=0)
         policies.append(msgspec.structs.replace(candidate, thresholds=tuple(medians.tolist())))
     return policies
 

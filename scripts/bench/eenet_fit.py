@@ -9,7 +9,6 @@ import numpy as np
 
 from edgeexit.fitting import Budget, FitOptions, ReadoutDataset, fit_policy
 from edgeexit.fitting.kinds.eenet.kind import eenet_policy
-from edgeexit.fitting.readout_dataset import read_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,12 +23,7 @@ def draw(samples: int, exits: int, classes: int) -> ReadoutDataset:
     logits = random.normal(size=(samples, exits, classes))
     for k in range(exits):
         logits[np.arange(samples), k, truth] += (2 + 2 * k) / difficulty
-    return ReadoutDataset(
-        readouts=read_out(logits).astype(np.float32),
-        costs=tuple(float(k + 1) for k in range(exits)),
-        temperatures=(1.0,) * exits,
-        labels=truth,
-    )
+    return ReadoutDataset.from_logits(logits, costs=tuple(float(k + 1) for k in range(exits)), labels=truth)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Records the readouts of a fine-tuned, compiled ResNet-56 on CIFAR-10, or reads them from a file."""
+"""Records the logits of a fine-tuned, compiled ResNet-56 on CIFAR-10, or reads them from a file."""
 
 import io
 import sys
@@ -13,17 +13,17 @@ from cifar import load_images, load_network, open_archive
 from training import EPOCHS, fine_tune
 
 from edgeexit.compiler import CompileOptions, compile_bundle
+from edgeexit.datasets import Dataset
 from edgeexit.files import write_atomic
 from edgeexit.fitting import ReadoutDataset
 from edgeexit.policies.readout import TOP1
-from edgeexit.runtime import Runner
+from edgeexit.runtime import Runner, record
 
 _TRAIN, _HELD_OUT, _TEST = 28_000, 2_000, 10_000
-_BATCH = 100
 
 
 class Recorded(msgspec.Struct, frozen=True, kw_only=True):
-    """Readouts of held-out training images and of test images."""
+    """Logits of held-out training images and of test images."""
 
     held_out: ReadoutDataset
     """Images of the train part that were not used for fine-tuning."""
@@ -52,13 +52,9 @@ def record_exits(cifar: Path, weights: Path, cache: Path | None) -> Recorded:
         with Runner(bundle) as runner:
             for name, (split, first, count) in parts.items():
                 images = load_images(archive, split, first, count)
+                recording = record(runner, Dataset(inputs={"image": images.image}), all_classes=True)
                 arrays[f"{name}_labels"] = images.labels
-                arrays[f"{name}_readouts"] = np.concatenate(
-                    [
-                        runner.infer_every_exit({"image": images.image[k : k + _BATCH]}, probabilities=True).readouts
-                        for k in range(0, count, _BATCH)
-                    ]
-                )
+                arrays[f"{name}_logits"] = recording.logits
     if cache is not None:
         content = io.BytesIO()
         np.savez(content, **arrays)
@@ -75,11 +71,8 @@ def _recorded(arrays: dict[str, Any]) -> Recorded:
     costs = np.asarray(arrays["costs"], dtype=np.float64)
     relative = tuple(float(cost) for cost in costs / costs[-1])
     held_out, test = (
-        ReadoutDataset(
-            readouts=arrays[f"{name}_readouts"].astype(np.float32),
-            labels=arrays[f"{name}_labels"].astype(np.int64),
-            costs=relative,
-            temperatures=(1.0,) * len(relative),
+        ReadoutDataset.from_logits(
+            arrays[f"{name}_logits"], costs=relative, labels=arrays[f"{name}_labels"].astype(np.int64)
         )
         for name in ("held_out", "test")
     )

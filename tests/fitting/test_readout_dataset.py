@@ -6,10 +6,10 @@ import pytest
 
 from edgeexit.errors import FittingError
 from edgeexit.fitting import MapLosses, ReadoutDataset, exit_logits
-from edgeexit.fitting.exit_logits import read_out
 from edgeexit.fitting.soundness import require_sound
 from edgeexit.policies.readout import P1, TOP1
 from tests.fitting.populations import population
+from tests.fitting.reference_readouts import read_out
 
 VALID = population(50, seed=0)
 

@@ -6,10 +6,10 @@ import pytest
 
 from edgeexit.fitting import MapLosses, ReadoutDataset
 from edgeexit.fitting import temperature as temperature_module
-from edgeexit.fitting.exit_logits import read_out
 from edgeexit.fitting.temperature import base_temperatures, fit_temperatures, temperature_variants
 from edgeexit.policies.readout import P1
 from tests.fitting.populations import population
+from tests.fitting.reference_readouts import read_out
 
 
 def calibrated(samples, *, sharpness, classes=3, seed=0):

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from edgeexit.fitting import Budget, ReadoutDataset, fit_policy
-from edgeexit.fitting.exit_logits import read_out
 from edgeexit.fitting.kinds import ztw
 from edgeexit.fitting.replay import replay
 from tests.fitting.only_candidate import only_candidate
 from tests.fitting.populations import population
+from tests.fitting.reference_readouts import read_out
 
 
 def test_the_weights_compensate_for_temperatures():
