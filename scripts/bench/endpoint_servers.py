@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+MLSERVER: Final = "MLServer"
 MODEL: Final = "model"
 PATH: Final = f"/v2/models/{MODEL}/infer"
 _START_S: Final = 60.0
@@ -134,7 +135,7 @@ def mlserver(python: Path, bundle: Path, home: Path, *, cpus: str | None) -> Ite
     )
     command = [str(python.with_name("mlserver")), "start", str(home)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(home)}
-    with _running(Server("MLServer", ports[0]), command, environment, home, cpus) as server:
+    with _running(Server(MLSERVER, ports[0]), command, environment, home, cpus) as server:
         yield server
 
 
