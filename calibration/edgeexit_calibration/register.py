@@ -2,6 +2,7 @@
 
 from datetime import datetime, timezone
 from itertools import pairwise
+from typing import Final
 
 import msgspec
 
@@ -9,7 +10,7 @@ from edgeexit.bundle import Bundle, Costs
 from edgeexit.errors import BundleError
 from edgeexit.fitting import samples_needed
 from edgeexit.policies import encode_document
-from edgeexit.wire import check_name
+from edgeexit.wire import MAX_BYTES, check_name
 from edgeexit_calibration.cohorts import (
     CohortAddress,
     add_event,
@@ -19,6 +20,11 @@ from edgeexit_calibration.cohorts import (
 )
 from edgeexit_calibration.database import Database
 from edgeexit_calibration.tables import RegistrationRow
+
+_ENVELOPE_BYTES: Final = 1024
+"""Bytes of a message for the signature, and for the scope and the rollout of a document."""
+_MAX_POLICY_BYTES: Final = (MAX_BYTES - _ENVELOPE_BYTES) // 4 * 3
+"""Maximum size of a policy document in a message, where base64 writes 3 bytes as 4."""
 
 
 class RegistrationResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,6 +93,12 @@ def register(
             "profile`"
         )
     content = encode_document(document).decode()
+    if len(content) > _MAX_POLICY_BYTES:
+        raise BundleError(
+            f"bundle '{bundle.path}': its policy '{document.policy.kind}' has {len(content)} bytes, but a message to a "
+            f"device holds at most {_MAX_POLICY_BYTES}; fit a policy without weights per class (`edgeexit fit "
+            "--policy`), or ship this one in the bundle, without registration"
+        )
     now = datetime.now(timezone.utc)
     with database.writing() as session:
         row = find_or_add_cohort(session, address)

@@ -2,12 +2,18 @@
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from edgeexit_calibration import cohorts, events, policy_history, register
 
 from edgeexit.bundle import Bundle
 from edgeexit.errors import BundleError, FittingError, MessageError
 from edgeexit.latency import LatencyProfile, StageProfile, summarise
+from edgeexit.policies import encode_document
 from edgeexit.policies import registry as policy_registry
+from edgeexit.policies.document import PAYLOAD_TYPE, PolicyDocument, Scope
+from edgeexit.policies.eenet import Eenet
+from edgeexit.signing import sign
+from edgeexit.wire import MAX_BYTES
 from tests.bundles import make_bundle
 from tests.calibration.scenario import COHORT, DELTA, FLEET, RISK, fitted_bundle
 from tests.fitting.new_kind import Scaled
@@ -73,6 +79,34 @@ def test_an_invalid_risk_or_name_is_an_error_and_stores_nothing(database, bundle
     with pytest.raises(error):
         register(database, bundle, **(GOAL | change))
     assert cohorts(database) == []
+
+
+@pytest.mark.parametrize(("classes", "fits"), [(9_000, True), (20_000, False)])
+def test_a_policy_must_fit_into_a_message(database, tmp_path, classes, fits):
+    """Weights of EENet take 10 bytes per class and early exit."""
+    large = make_bundle(tmp_path / "bundle", classes=classes)
+    weights = Eenet(
+        temperatures=(1.0,) * 3,
+        thresholds=(0.5, 0.5),
+        class_weights=((-0.012345,) * classes,) * 2,
+        statistic_weights=((1.0, 0.0), (1.0, 0.0, 0.0)),
+    )
+    large.write_policy(PolicyDocument(bundle=large.digest, revision=0, policy=weights))
+    shipped = large.policy()
+    assert shipped is not None
+    assert shipped.policy == weights  # fits into the bundle
+    if not fits:
+        with pytest.raises(BundleError, match="but a message to a device holds at most 195840"):
+            register(database, large, **GOAL)
+        assert cohorts(database) == []
+        return
+    registered = register(database, large, **GOAL)
+    document = PolicyDocument(
+        bundle=large.digest, revision=2**53, policy=weights, scope=Scope(fleet="f" * 64, cohort="c" * 64)
+    )
+    key = Ed25519PrivateKey.generate()
+    assert len(sign(encode_document(document), payload_type=PAYLOAD_TYPE, key=key)) <= MAX_BYTES
+    assert registered.policy == "eenet"
 
 
 def test_a_bundle_without_a_policy_is_an_error_that_names_edgeexit_fit(database, tmp_path):
