@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _READ_SIZE = 1 << 20
+_GIT_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _KINDS = {
     stat.S_IFLNK: "a symbolic link",
     stat.S_IFIFO: "a FIFO",
@@ -29,6 +30,12 @@ def sha256_of(path: Path) -> str:
         while chunk := file.read(_READ_SIZE):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def is_git_lfs_pointer(path: Path) -> bool:
+    """Return True if a file contains only the reference to a file that Git LFS has not fetched. Raises OSError."""
+    with path.open("rb") as file:
+        return file.read(len(_GIT_LFS_POINTER)) == _GIT_LFS_POINTER
 
 
 def open_regular(path: Path, *, dir_fd: int | None = None) -> int:
@@ -66,7 +73,7 @@ def read_regular(path: Path, *, size: int) -> Iterator[bytes]:
 def read_descriptor(descriptor: int, *, size: int) -> Iterator[bytes]:
     """Yield the content of an open file of exactly `size` bytes. Raises OSError, as `read_regular` does."""
     if (found := os.fstat(descriptor).st_size) != size:
-        raise OSError(errno.EINVAL, f"has {found:,} bytes instead of {size:,}")
+        raise OSError(errno.EINVAL, f"it has {found:,} bytes instead of {size:,}")
     left = size
     while chunk := os.read(descriptor, min(_READ_SIZE, left + 1)):
         left -= len(chunk)
@@ -74,7 +81,7 @@ def read_descriptor(descriptor: int, *, size: int) -> Iterator[bytes]:
             break
         yield chunk
     if left != 0:
-        raise OSError(errno.EINVAL, "changed its size while it was read")
+        raise OSError(errno.EINVAL, "it changed its size while it was read")
 
 
 def read_limited(path: Path, *, max_bytes: int) -> bytes:
@@ -86,14 +93,14 @@ def read_limited(path: Path, *, max_bytes: int) -> bytes:
     with os.fdopen(descriptor, "rb") as file:
         content = file.read(max_bytes + 1) if os.fstat(descriptor).st_size <= max_bytes else None
     if content is None or len(content) > max_bytes:
-        raise OSError(errno.EFBIG, f"is larger than the {max_bytes:,} bytes allowed", str(path))
+        raise OSError(errno.EFBIG, f"it is larger than the {max_bytes:,} bytes allowed", str(path))
     return content
 
 
 def _require_regular(path: Path, mode: int) -> None:
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "a special file")
-        raise OSError(errno.EINVAL, f"is {kind}, not a regular file", str(path))
+        raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", str(path))
 
 
 def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:

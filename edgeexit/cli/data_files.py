@@ -76,3 +76,11 @@ def report_dataset(dataset: "Dataset") -> None:
         warn(warning)
     if dataset.ignored is not None:
         notes.print(printable(dataset.ignored), soft_wrap=True)
+
+
+def not_finite_warning(wrong: int, samples: int) -> str:
+    """Return the warning for samples whose logits are NaN or infinite."""
+    return (
+        f"{wrong} of {samples} samples have logits of NaN or infinity, so their predictions mean nothing; check their "
+        "inputs, e.g. for a row that the attention mask hides entirely"
+    )

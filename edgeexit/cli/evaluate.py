@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeexit.cli.advice import how_to_get_a_policy
-from edgeexit.cli.data_files import IgnoreLabel, read_labelled
+from edgeexit.cli.data_files import IgnoreLabel, not_finite_warning, read_labelled
 from edgeexit.console import next_step, print_json, print_table, show_progress, warn
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ def evaluate_command(
         for warning in runner.warnings:
             warn(warning)
         results = evaluate(runner, dataset, {policy.kind: policy}, progress=progress)
+    for name, result in results.items():
+        if result.not_finite:
+            warn(f"{name}: {not_finite_warning(result.not_finite, len(dataset))}")
     if as_json:
         print_json(results)
         return

@@ -64,16 +64,17 @@ def stated_goal(
     if speedup is not None:
         return _budget_of_speedup(costs, speedup)
     if max_drop is not None:
-        return _checked("--max-drop", MaxDrop(drop=max_drop))
+        return checked_goal("--max-drop", MaxDrop(drop=max_drop))
     if rule is not None:
         return _rule(rule, policy)
     risk = MaxRisk(
         risk=_DEFAULT_RISK if max_risk is None else max_risk, delta=_DEFAULT_DELTA if delta is None else delta
     )
-    return _checked("--max-risk" if delta is None else "--max-risk, --delta", risk)
+    return checked_goal("--max-risk" if delta is None else "--max-risk, --delta", risk)
 
 
-def _checked(option: str, goal: "Goal") -> "Goal":
+def checked_goal(option: str, goal: "Goal") -> "Goal":
+    """Return a goal. Raises FittingError, which names the option and the value, for a value that it cannot have."""
     from edgeexit.fitting.goals import require_goal
 
     try:
@@ -97,7 +98,7 @@ def _budget(bundle: Path, costs: "Costs", budget_ms: float) -> "Goal":
     if not budget_ms >= first:
         lowest = Context(prec=6, rounding=ROUND_CEILING).create_decimal(first).normalize()  # rounded to a valid budget
         raise FittingError(f"--budget-ms {budget_ms:g} cannot be reached: the first exit alone costs {lowest:f} ms")
-    return _checked("--budget-ms", Budget(cost=budget_ms))
+    return checked_goal("--budget-ms", Budget(cost=budget_ms))
 
 
 def _budget_of_speedup(costs: "Costs", speedup: float) -> "Goal":

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from edgeexit.cli.advice import how_to_get_a_policy
-from edgeexit.cli.data_files import read_samples
-from edgeexit.console import console, next_step, print_json, printable, show_progress
+from edgeexit.cli.data_files import not_finite_warning, read_samples
+from edgeexit.console import console, next_step, print_json, printable, show_progress, warn
 from edgeexit.formatting import percent
 
 
@@ -38,6 +38,7 @@ def run_command(
     from edgeexit.npz import save_arrays
     from edgeexit.policies import exit_rates
     from edgeexit.runtime import Runner, record_outputs
+    from edgeexit.runtime.recording import not_finite
 
     if out.suffix.lower() != ".npz":
         raise DataError(f"--out '{out}' must have the suffix .npz, e.g. predictions.npz")
@@ -56,6 +57,7 @@ def run_command(
         if document is None or every_exit:
             outputs = record_outputs(runner, dataset, batch=batch, progress=progress)
             save_arrays(out, outputs)
+            wrong = int(np.any([not_finite(raw) for raw in outputs.values()], axis=0).sum())
             summary: dict[str, object] = {"samples": len(dataset), "exits": list(outputs)}
         else:
             results = []
@@ -73,11 +75,14 @@ def run_command(
                 for name in opened.manifest.companions
             }
             save_arrays(out, arrays)
+            wrong = int(not_finite(arrays["outputs"]).sum())
             summary = {
                 "samples": len(dataset),
                 "exit_rates": exit_rates(arrays["exits"], document.policy.exits),
                 "mean_ms": float(arrays["latency_ms"].mean()),
             }
+    if wrong:
+        warn(not_finite_warning(wrong, len(dataset)))
     if as_json:
         print_json(summary)
         return

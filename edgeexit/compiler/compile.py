@@ -71,7 +71,7 @@ def compile_bundle(
 
     """
     options = options or CompileOptions()
-    target_name = options.target or host_target()
+    target_name = host_target() if options.target is None else options.target
     device = load_target(target_name)
     input_specs = check_options(options, device, progress=progress)
     example = arrays_of(options.example) or arrays_of(options.calibration)

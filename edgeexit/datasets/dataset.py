@@ -14,6 +14,7 @@ from edgeexit.datasets.inputs import Inputs, check_inputs
 from edgeexit.datasets.labels import LABELS, IgnoredLabels, check_labels, label_rank
 from edgeexit.datasets.unread import unread_warning
 from edgeexit.errors import DataError
+from edgeexit.files import is_git_lfs_pointer
 
 _NOT_PICKLED = "Object arrays cannot be loaded"
 """Start of numpy's error for an array of Python objects."""
@@ -128,6 +129,8 @@ def load_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
         raise DataError(f"data file '{path}' does not exist") from error
     except OSError as error:
         raise DataError(f"data file '{path}' cannot be read: {error.strerror}") from error
+    if not is_archive and is_git_lfs_pointer(path):
+        raise DataError(f"data file '{path}' is a Git LFS pointer; run `git lfs pull`")
     if not is_archive:
         raise DataError(f"data file '{path}' is not an .npz, or is damaged; save it with numpy.savez")
     name = ""

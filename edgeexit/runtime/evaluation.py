@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeexit.datasets import Dataset
+from edgeexit.errors import PolicyError
 from edgeexit.latency import summarise
 from edgeexit.policies import Policy
 from edgeexit.policies.confidence import Confidence
@@ -15,7 +16,7 @@ from edgeexit.progress import NO_PROGRESS, Progress
 from edgeexit.runtime.gc_freeze import gc_frozen
 from edgeexit.runtime.inference import Inference
 from edgeexit.runtime.intervals import Interval, percentile_interval, ratio_intervals
-from edgeexit.runtime.recording import Predictions, count_correct, predictions_of
+from edgeexit.runtime.recording import Predictions, count_correct, not_finite, predictions_of
 from edgeexit.runtime.runner import Runner
 
 FULL_MODEL: Final = "full model"
@@ -48,6 +49,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """Mean latency of the full model divided by the mean latency under this policy, measured in alternation."""
     layer_speedup: Interval
     """Speed-up in number of stages, as papers compute it: K N / sum over the samples of (exit + 1)."""
+    not_finite: int = 0
+    """Number of samples with a prediction from logits of NaN or infinity, which means nothing."""
 
 
 class _SampleResults:
@@ -62,6 +65,7 @@ class _SampleResults:
         """Number of the sample's correct predictions; 0 without labels."""
         self.counted = np.zeros(samples, dtype=np.float64)
         """Number of the sample's predictions that have a label; pixels with the label `IGNORED` have none."""
+        self.not_finite = 0
 
     def store(self, index: int, result: Inference, final: Predictions, label: npt.NDArray[np.int64] | None) -> None:
         """Store the result of the sample at `index`."""
@@ -69,6 +73,7 @@ class _SampleResults:
         self.exits[index] = result.exits[0]
         self.latency_ms[index] = result.latency_ms[0]
         self.agreed[index] = (predictions == final).mean()
+        self.not_finite += int(not_finite(result.outputs).sum())
         if label is not None:
             correct, counted = count_correct(predictions, label)
             self.correct[index], self.counted[index] = correct[0], counted[0]
@@ -99,10 +104,13 @@ def evaluate(
         seed: seed of the bootstrap.
         progress: advances by one per sample.
 
-    Raises PolicyError for a policy with another number of exits or classes than the bundle, DataError for label maps of
+    Raises PolicyError for a policy with another number of exits or classes than the bundle or with the name of the full
+    model, DataError for label maps of
     another size than the exits' maps, and InferenceError if the runtime fails.
 
     """
+    if FULL_MODEL in policies:
+        raise PolicyError(f"no policy may be named '{FULL_MODEL}', because the reference has this name; give another")
     exits = len(runner.manifest.exits)
     compared: dict[str, Policy] = {FULL_MODEL: full_model_policy(exits), **policies}
     names, results = list(compared), {name: _SampleResults(len(dataset)) for name in compared}
@@ -146,6 +154,7 @@ def _evaluation(result: _SampleResults, full_model: _SampleResults, *, exits: in
         exit_rates=tuple(rest[:exits]),
         latency=_latency(result.latency_ms, mean_ms, seed),
         speedup=speedup,
+        not_finite=result.not_finite,
         layer_speedup=layer_speedup,
     )
 

@@ -119,6 +119,15 @@ def predictions_of(outputs: npt.NDArray[np.float32]) -> Predictions:
     return classes
 
 
+def not_finite(outputs: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Return the samples [B] with a prediction from logits whose highest value is NaN or infinite.
+
+    Such a prediction means nothing: the softmax of these logits is NaN. `outputs` are [B, C] or [B, C, H, W].
+    """
+    finite: npt.NDArray[np.bool_] = np.isfinite(outputs.max(axis=1))
+    return ~finite.reshape(len(outputs), -1).all(axis=1)
+
+
 def count_correct(
     predictions: Predictions, labels: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -8,7 +8,7 @@ import pytest
 from edgeexit.npz import save_arrays
 from edgeexit.policies import PolicyDocument
 from edgeexit.policies.confidence import Confidence
-from tests.bundles import make_bundle, make_samples
+from tests.bundles import INPUT, make_bundle, make_samples
 
 SAMPLES = 120
 CLASSES = np.random.default_rng(0).integers(0, 4, SAMPLES)
@@ -88,3 +88,18 @@ def test_a_wrong_ignored_label_is_one_line_of_error(edgeexit, bundle, save, valu
     assert refused.code == 2
     assert words in refused.err
     assert refused.err.count("\n") == 1
+
+
+def test_samples_with_logits_of_nan_or_infinity_are_counted(edgeexit, bundle, save, tmp_path):
+    """The inputs are finite; the first layer overflows."""
+    samples = make_samples(SAMPLES)
+    samples[INPUT][:3] = 3e38
+    data = save(**samples, labels=CLASSES)
+    words = "3 of 120 samples have logits of NaN or infinity, so their predictions mean nothing"
+    evaluated = edgeexit("evaluate", bundle.path, "--data", data, "--json")
+    assert f"full model: {words}" in evaluated.err
+    assert json.loads(evaluated.out)["confidence"]["not_finite"] == 3
+    for options in ((), ("--every-exit",), ("--batch", 7)):
+        outcome = edgeexit("run", bundle.path, "--data", data, "--out", tmp_path / "out.npz", *options)
+        assert outcome.code == 0
+        assert words in outcome.err

@@ -24,6 +24,7 @@ def unloadable(tmp_path):
     ("error", "match", "options"),
     [
         (TargetError, "target 'toaster' is unknown", {"target": "toaster"}),
+        (TargetError, "target '' is unknown", {"target": ""}),
         (CompileError, "precision 'int4' is not one of fp32", {"precision": "int4"}),
         (CompileError, "task 'detect' is not one of classification", {"task": "detect"}),
         (CompileError, "the max loss is 5; it is a fraction of the samples", {"max_loss": 5}),

@@ -77,6 +77,7 @@ def nothing(): return None
         ("{folder}/absent.pt2", "absent.pt2' does not exist"),
         ("{folder}/folder.onnx", "folder.onnx' is a folder; give a file"),
         ("{folder}/empty.onnx", "empty.onnx' is empty"),
+        ("{folder}/pointer.onnx", "pointer.onnx' is a Git LFS pointer; run `git lfs pull`"),
         ("{folder}/text.onnx", "text.onnx' is not a readable ONNX file"),
         ("{folder}/text.pt2", "text.pt2' is not a readable .pt2 file"),
     ],
@@ -87,6 +88,7 @@ def test_a_source_that_cannot_be_loaded_is_rejected(tmp_path, out, source, match
     for name in ("text.onnx", "text.pt2"):
         (tmp_path / name).write_text("this is no model")
     (tmp_path / "empty.onnx").touch()
+    (tmp_path / "pointer.onnx").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n")
     (tmp_path / "folder.onnx").mkdir()
     assert_rejected(CompileError, out, source.format(folder=tmp_path), match, inputs=["x:batch,2"])
 

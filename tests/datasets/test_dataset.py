@@ -65,6 +65,12 @@ def test_a_missing_or_broken_file_is_named(path):
         load_dataset(path, SPECS)
 
 
+def test_a_file_that_git_lfs_has_not_fetched_is_named(path):
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 12345\n")
+    with pytest.raises(DataError, match=r"data\.npz' is a Git LFS pointer; run `git lfs pull`"):
+        load_dataset(path, SPECS)
+
+
 def test_pickled_arrays_are_refused(path):
     np.savez(path, ids=np.array([{"code": 1}], dtype=object), mask=MASK)
     with pytest.raises(DataError, match=r"data\.npz"):

@@ -68,6 +68,11 @@ def test_values_that_need_labels_or_more_samples_are_none(bundle):
     assert found.latency.p50_ms.value > 0
 
 
+def test_no_policy_may_have_the_name_of_the_reference(bundle):
+    with Runner(bundle) as runner, pytest.raises(PolicyError, match="no policy may be named 'full model'"):
+        evaluate(runner, Dataset(inputs=make_samples(5)), {FULL_MODEL: POLICY})
+
+
 @pytest.mark.parametrize(
     ("policy", "words"),
     [

@@ -8,6 +8,7 @@ import typer
 
 from edgeexit.cli.calibrator import rows
 from edgeexit.cli.calibrator.broker_options import with_broker_options
+from edgeexit.cli.fit_goals import checked_goal
 from edgeexit.cli.private_keys import load_key
 from edgeexit.cli.rejected_profile import rejected_profile
 from edgeexit.console import console, next_step, print_json, print_table, printable, warn
@@ -65,8 +66,10 @@ def register_command(
     from edgeexit_calibration import open_database, register
 
     from edgeexit.bundle import Bundle
+    from edgeexit.fitting import MaxRisk
     from edgeexit.signing import load_public_key
 
+    checked_goal("--max-risk, --delta", MaxRisk(risk=max_risk, delta=delta))
     opened = Bundle.open(bundle, trusted_keys=[load_public_key(path) for path in trust or ()])
     costs = opened.costs(force=force)
     if trust and costs.unit == "ms" and opened.has_unsigned_profile:

@@ -15,6 +15,7 @@ from edgeexit.compiler.loading.python_file import importable, imported_file
 from edgeexit.compiler.loading.torch_file import SUFFIXES, load_torch_file
 from edgeexit.compiler.torch_module.unwrap import class_name_of, unwrap_module
 from edgeexit.errors import CompileError, DataError
+from edgeexit.files import is_git_lfs_pointer
 
 
 class OnnxFile(NamedTuple):
@@ -91,6 +92,8 @@ def _existing(text: str) -> Path:
         raise CompileError(f"model file '{text}' does not exist")
     if not path.stat().st_size:
         raise CompileError(f"model file '{text}' is empty")
+    if is_git_lfs_pointer(path):
+        raise CompileError(f"model file '{text}' is a Git LFS pointer; run `git lfs pull`")
     return path
 
 

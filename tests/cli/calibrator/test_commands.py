@@ -231,6 +231,14 @@ def test_a_risk_below_the_certificates_is_a_warning(tmp_path, bundle):
     assert "policy is certified for 10.0 %" in " ".join(result.stderr.split())
 
 
+@pytest.mark.parametrize(("option", "name"), [("--max-risk", "risk"), ("--delta", "delta")])
+def test_a_risk_out_of_range_names_the_option_and_leaves_no_database(tmp_path, bundle, option, name):
+    database = tmp_path / "x.sqlite"
+    with pytest.raises(EdgeExitError, match=f"--max-risk, --delta: {name} 2 must be between 0 and 1"):
+        invoke("register", bundle.path, "--fleet", FLEET, "--cohort", COHORT, option, "2", "--database", database)
+    assert not database.exists()
+
+
 def test_a_policy_that_cannot_be_refitted_is_a_warning(tmp_path):
     bundle = make_bundle(tmp_path / "bundle", exits=2, classes=4)
     policy = Ztw(temperatures=(1.0, 1.0), thresholds=(0.9,), weights=((1.0,),), biases=((0.0,) * 4,))
