@@ -65,12 +65,13 @@ class SingleRun:
 
         `companions` [1, ...] of the exit taken are copied; the latency counts from `started_ns`.
         """
-        scores = self.scores + [nan] * (self._policy.exits - self.stage)
+        policy, readout = self._policy, self._readout
+        scores = self.scores + [nan] * (policy.exits - self.stage)
         return Inference(
-            predictions=np.array((self._prediction,)).astype(_INT64),
+            predictions=np.array((int(self._prediction),), dtype=_INT64),
             exits=np.array((self.stage - 1,), dtype=_INT64),
             outputs=self._staged.outputs().copy(),
-            readouts=self._readout[:, :_COLUMNS].copy(),
+            readouts=(readout[:, :_COLUMNS] if policy.reads_probabilities else readout).copy(),
             scores=np.array((scores,), dtype=_FLOAT32),
             latency_ms=np.array(((self.decided_ns - started_ns) * MS_PER_NS,)),
             stage_ms=tuple(self.stage_ms),

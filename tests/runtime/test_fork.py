@@ -149,7 +149,7 @@ def test_a_lock_that_a_thread_of_the_parent_holds_does_not_block_the_child(runne
     release, held = threading.Event(), threading.Event()
 
     def hold():
-        with runner._lock, runner._scheduler._changed, runner._backend._lock, future._condition:
+        with runner._lock, runner._scheduler._changed, future._condition:
             held.set()
             release.wait(30)
 
