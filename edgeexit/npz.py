@@ -89,13 +89,11 @@ def _load_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, expected: Ar
     name = member.filename
     data = bytearray(archive.read(member))
     file = io.BytesIO(data)
-    read_header = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }.get(np.lib.format.read_magic(file))
-    if read_header is None:
-        raise ValueError(f"{name} has an unknown format")
-    shape, is_fortran, dtype = read_header(file)
+    try:
+        shape, is_fortran, dtype = _read_header(file)
+    except Exception as error:  # numpy parses the header as Python text, with all the errors that this has
+        first_line = str(error).partition("\n")[0]
+        raise ValueError(f"{name} has no valid header: {first_line[:200]}") from error
     fits = len(shape) == len(expected.shape) and all(
         size >= 0 and wanted in {None, size} for size, wanted in zip(shape, expected.shape, strict=True)
     )
@@ -107,3 +105,12 @@ def _load_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, expected: Ar
         raise ValueError(f"{name} has {len(data) - start:,} bytes, which do not fit its shape {shape}")
     flat = np.frombuffer(data, dtype=dtype, offset=start)
     return flat.reshape(shape, order="F" if is_fortran else "C")
+
+
+def _read_header(file: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    if version == (2, 0):
+        return np.lib.format.read_array_header_2_0(file)
+    raise ValueError(f"unknown version {version}")

@@ -90,8 +90,8 @@ def add_revision(
     revision = 1 + max(0 if current is None else current.revision, cohort.highest_unknown_revision)
     if revision > MAX_REVISION:
         raise PolicyError(
-            f"fleet '{cohort.fleet}', cohort '{cohort.cohort}': revision {MAX_REVISION} is the last one, so this bundle "
-            "gets no new policy; deploy a bundle with another digest, or use another cohort"
+            f"fleet '{cohort.fleet}', cohort '{cohort.cohort}': revision {MAX_REVISION} is the last one, so it gets no "
+            "new policy; deploy a bundle with another digest, or use another cohort"
         )
     document = PolicyDocument(
         bundle=cohort.bundle,
