@@ -2,7 +2,7 @@
 
 import functools
 import os
-import threading
+from collections import deque
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final
@@ -26,6 +26,8 @@ MAX_BATCH: Final = 64
 _ERRORS_ONLY: Final = 3
 _CPU: Final = "CPUExecutionProvider"
 _MAX_IDLE_BUFFERS: Final = 4
+_Opened = tuple[tuple[ort.InferenceSession, ...], deque[Buffers]]
+"""The sessions, none if the backend is closed, and the pool of idle buffers that are bound to them."""
 
 
 class OnnxRuntimeBackend:
@@ -47,9 +49,8 @@ class OnnxRuntimeBackend:
         self._warnings = [] if warning is None else [warning]
         self._provider = _CPU if warning is not None else target.session.provider
         self._plan = make_tensor_plan(bundle.manifest)
-        self._sessions: tuple[ort.InferenceSession, ...] = ()
-        self._lock = threading.Lock()
-        self._idle: list[Buffers] = []
+        self._first_input = bundle.manifest.inputs[0].name
+        self._opened: _Opened = (), deque(maxlen=_MAX_IDLE_BUFFERS)
 
     @property
     def description(self) -> str:
@@ -73,19 +74,15 @@ class OnnxRuntimeBackend:
 
     def begin(self, inputs: Mapping[str, npt.NDArray[Any]], *, probabilities: bool) -> OnnxRuntimeBatch:
         """Start a batch; its inputs are copied. Raises InferenceError if the backend is closed."""
-        sessions = self._sessions
+        sessions, idle = self._opened
         if not sessions:
             raise InferenceError("the backend is closed and accepts no samples")
-        count = len(next(iter(inputs.values())))
+        count = len(inputs[self._first_input])
         sizes = sizes_of(self._plan, inputs)
-        buffers = self._take_idle(sizes, count)
-        if buffers is None:
-            buffers = Buffers(self._plan, sessions, sizes, count)
+        buffers = _take_idle(idle, sizes, count) or Buffers(self._plan, sessions, sizes, count)
         for name, array in inputs.items():
             buffers.put(name, array)
-        return OnnxRuntimeBatch(
-            self._plan, buffers, count, probabilities=probabilities, return_buffers=self._return_buffers
-        )
+        return OnnxRuntimeBatch(self._plan, buffers, count, probabilities=probabilities, return_buffers=idle.append)
 
     def __enter__(self) -> "OnnxRuntimeBackend":
         """Open one session per stage. Raises BundleError for a broken graph, TargetError for a broken provider."""
@@ -143,7 +140,7 @@ class OnnxRuntimeBackend:
         inputs = {name: array[:1] for name, array in self._bundle.golden().inputs.items()}
         try:
             with self.begin(inputs, probabilities=False) as batch:
-                finite = all(np.isfinite(batch.run(1.0)).all() for _ in self._sessions)
+                finite = all(np.isfinite(batch.run(1.0)).all() for _ in self._opened[0])
         except EdgeExitError as error:
             raise TargetError(f"{self._provider_text} does not run: {error}") from error
         if not finite:
@@ -154,25 +151,24 @@ class OnnxRuntimeBackend:
         return f"execution provider '{self._provider}' of target '{self._bundle.manifest.target}'"
 
     def _use(self, sessions: tuple[ort.InferenceSession, ...]) -> None:
-        with self._lock:
-            self._sessions = sessions
-            self._idle.clear()
+        """Use these sessions from now on. Active batches return their buffers to the old pool, which nobody reads."""
+        self._opened = sessions, deque(maxlen=_MAX_IDLE_BUFFERS)
 
-    def _take_idle(self, sizes: DimensionSizes, count: int) -> Buffers | None:
-        with self._lock:
-            for buffers in reversed(self._idle):
-                if buffers.capacity >= count and buffers.sizes == sizes:
-                    self._idle.remove(buffers)
-                    return buffers
-        return None
 
-    def _return_buffers(self, buffers: Buffers) -> None:
-        with self._lock:
-            if buffers.sessions is not self._sessions:  # the backend was closed meanwhile, so the bindings are stale
-                return
-            self._idle.append(buffers)
-            if len(self._idle) > _MAX_IDLE_BUFFERS:
-                del self._idle[0]
+def _take_idle(idle: deque[Buffers], sizes: DimensionSizes, count: int) -> Buffers | None:
+    """Remove buffers of these sizes, for at least `count` samples, from the pool; None if it has none.
+
+    Several threads may use the pool: each operation of a deque is atomic.
+    """
+    for _ in range(len(idle)):
+        try:
+            buffers = idle.pop()
+        except IndexError:  # other threads have taken the rest
+            return None
+        if buffers.capacity >= count and buffers.sizes == sizes:
+            return buffers
+        idle.appendleft(buffers)
+    return None
 
 
 def session_options(target: Target) -> ort.SessionOptions:
