@@ -122,43 +122,6 @@ class InferenceBuilder:
         )
 
 
-def single_inference(
-    runs: Sequence[StageRun],
-    *,
-    exits: int,
-    outputs: npt.NDArray[np.float32],
-    latency_ms: float,
-    companions: _Companions,
-) -> Inference:
-    """Return the inference of a single sample from its stage runs.
-
-    `outputs` [1, ...] and `companions` [1, ...] of the last stage are copied.
-
-    The result equals that of `InferenceBuilder`, with fewer and simpler numpy calls. A stage evicts Python's
-    code from the inner caches of the processor, so a numpy call right after it takes ten times as long as in a loop.
-    """
-    last = runs[-1]
-    exit_taken = np.empty(1, dtype=np.int64)
-    exit_taken[0] = last.stage
-    latency = np.empty(1, dtype=np.float64)
-    latency[0] = latency_ms
-    scores = np.empty((1, exits), dtype=np.float32)
-    scores.fill(np.nan)
-    for run in runs:
-        scores[0, run.stage] = run.decision.score[0]
-    return Inference(
-        predictions=last.decision.prediction.astype(np.int64),
-        exits=exit_taken,
-        outputs=outputs.copy(),
-        readouts=last.readout[:, :_COLUMNS].copy(),
-        scores=scores,
-        latency_ms=latency,
-        stage_ms=tuple([run.stage_ms for run in runs]),
-        decide_ms=tuple([run.decide_ms for run in runs]),
-        companions={name: array.copy() for name, array in companions.items()} if companions else {},
-    )
-
-
 def concatenate(parts: Sequence[Inference]) -> Inference:
     """Return the inferences of several batches as one; the durations of each stage are summed.
 

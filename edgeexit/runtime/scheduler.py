@@ -19,9 +19,10 @@ from edgeexit.backends.base import StageBackend, StagedBatch
 from edgeexit.errors import InferenceError, OverloadedError
 from edgeexit.policies import Policy
 from edgeexit.runtime.fork import fail_future
-from edgeexit.runtime.inference import Inference, single_inference
+from edgeexit.runtime.inference import Inference
 from edgeexit.runtime.shared_batch import PendingRequest, RequestChunk, SharedBatch, Tensors
-from edgeexit.runtime.stage_run import MS_PER_NS, StageRun, run_stage
+from edgeexit.runtime.single_run import SingleRun
+from edgeexit.runtime.stage_run import MS_PER_NS, run_stage
 
 CLOSE_TIMEOUT_S: Final = 10.0
 """Max time for which `close` waits for a running stage."""
@@ -204,27 +205,18 @@ class Scheduler:
 
         If new samples arrive meanwhile, and batches wait for others, the sample waits in a batch for its next stage.
         """
-        request, runs = chunk.request, list[StageRun]()
+        request = chunk.request
         failure: Exception | None = None
         try:
-            state = request.policy.initial_state(1)
-            while True:
-                run = run_stage(staged, request.policy, len(runs), state)
+            run, exits = SingleRun(staged, request.policy), False
+            while not exits:  # always True at the final exit
+                exits = run.advance()
                 self._stages_run += 1
-                runs.append(run)
-                if run.decision.exit_mask[0]:  # always True at the final exit
-                    break
-                state = run.decision.state
-                if self._abandoned or (self._new and self._max_delay_ns):
-                    self._batches.append(SharedBatch([chunk], staged, runs))
+                if not exits and (self._abandoned or (self._new and self._max_delay_ns)):
+                    self._batches.append(SharedBatch([chunk], staged, run))
                     return
-            result = single_inference(
-                runs,
-                exits=self._exits,
-                outputs=staged.outputs(),
-                latency_ms=(run.decided_ns - request.submitted_ns) * MS_PER_NS,
-                companions=staged.companions() if self._has_companions else {},
-            )
+            companions = staged.companions() if self._has_companions else {}
+            result = run.result(companions=companions, started_ns=request.submitted_ns)
         except Exception as error:  # noqa: BLE001 - the future of this request raises it; other requests continue
             failure = error
         self._release(1)

@@ -14,6 +14,7 @@ from edgeexit.backends.base import Rows, StagedBatch
 from edgeexit.policies import Policy
 from edgeexit.policies.readout import Array
 from edgeexit.runtime.inference import Inference, InferenceBuilder, continuing_rows
+from edgeexit.runtime.single_run import SingleRun
 from edgeexit.runtime.stage_run import MS_PER_NS, StageRun
 
 Tensors = Mapping[str, npt.NDArray[Any]]
@@ -55,6 +56,12 @@ class PendingRequest:
         self._active = False
         with contextlib.suppress(InvalidStateError):  # the future is done or cancelled
             self.future.set_exception(error)
+
+    def resume(self, run: SingleRun) -> None:
+        """Store the results of the stages that the request's only sample has run alone."""
+        self._stage_ms, self._decide_ms = run.stage_ms, run.decide_ms
+        for exit_index, score in enumerate(run.scores):
+            self._builder.add_scores(exit_index, np.arange(1), np.array((score,), dtype=np.float32))
 
     def add(
         self, run: StageRun, outputs: Array | None, companions: Tensors, rows: list[int], positions: Rows
@@ -106,8 +113,8 @@ class RequestChunk:
 class SharedBatch:
     """Samples of one or several requests that run their next stage together."""
 
-    def __init__(self, chunks: Sequence[RequestChunk], staged: StagedBatch, runs: Sequence[StageRun] = ()) -> None:
-        """Make a batch of chunks whose stages `runs` have run; no sample exited."""
+    def __init__(self, chunks: Sequence[RequestChunk], staged: StagedBatch, alone: SingleRun | None = None) -> None:
+        """Make a batch of chunks that wait for stage 0, or of one sample that has run `alone` and not exited."""
         self.key = chunks[0].key
         self.policy = chunks[0].request.policy
         self.staged = staged
@@ -119,10 +126,9 @@ class SharedBatch:
         self.state = self.policy.initial_state(len(self.positions))
         self.waiting_since_ns = 0
         """Time of the decision after the previous stage. `join` does not change it."""
-        for run in runs:
-            for request, rows in self.rows_by_request().items():
-                request.add(run, None, {}, rows, self.positions[rows])
-            self.move_to_next_stage(run)
+        if alone is not None:
+            self.requests[0].resume(alone)
+            self.stage, self.state, self.waiting_since_ns = alone.stage, alone.state, alone.decided_ns
 
     def move_to_next_stage(self, run: StageRun) -> None:
         """Remove the samples that exited after `run`; the others wait for the next stage."""
