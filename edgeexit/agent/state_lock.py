@@ -10,10 +10,23 @@ from typing import Final
 
 from edgeexit.errors import ConfigError
 from edgeexit.private_files import make_private_folder
+from edgeexit.runtime.fork import unwatch, watch
 
 _log = logging.getLogger(__name__)
 
 FILE: Final = "agent.lock"
+
+
+class _LockFile:
+    """The open file that holds the lock."""
+
+    def __init__(self, handle: int) -> None:
+        self._handle: int | None = handle
+
+    def close(self) -> None:
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            os.close(handle)
 
 
 @contextlib.contextmanager
@@ -24,13 +37,17 @@ def lock_state_dir(folder: Path) -> Iterator[None]:
     continue. Raises ConfigError if another agent uses the folder, or if it or a file in it belongs to another user.
     """
     handle = _open(folder)
+    if handle is None:
+        yield
+        return
+    opened = _LockFile(handle)
+    watch(opened, _LockFile.close)  # a forked child that kept the file open would hold the lock, too
     try:
-        if handle is not None:
-            _lock(handle, folder)
+        _lock(handle, folder)
         yield
     finally:
-        if handle is not None:
-            os.close(handle)  # releases the lock; the kernel does this for a killed process, too
+        unwatch(opened)
+        opened.close()  # releases the lock; the kernel does this for a killed process, too
 
 
 def _open(folder: Path) -> int | None:

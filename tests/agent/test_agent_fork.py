@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 import threading
+import time
 from pathlib import Path
 
 import msgspec
@@ -95,6 +96,21 @@ def test_a_child_opens_an_agent_of_its_own_with_a_state_dir_of_its_own(
 
         in_child(check)
         wait_for(lambda: agent.connected, "the connection")
+
+
+def test_a_child_that_lives_on_does_not_keep_the_lock_on_the_state_dir(
+    fleet: Fleet, bundle: Bundle, config: AgentConfig
+) -> None:
+    with Agent(bundle, config):
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child.start()
+    try:
+        with Agent(bundle, config) as agent:
+            agent.infer(make_samples(1))
+        assert child.is_alive()
+    finally:
+        child.kill()
+        child.join()
 
 
 def test_an_agent_cannot_be_sent_to_a_spawned_process(fleet: Fleet, bundle: Bundle, config: AgentConfig) -> None:
