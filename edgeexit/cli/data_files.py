@@ -35,11 +35,16 @@ def parse_ignore_labels(texts: list[str] | None) -> tuple[int, ...] | None:
         return None if texts is None else ()
     if _NONE in texts:
         raise ConfigError(f"--ignore-label {_NONE} means that every label counts; remove the other --ignore-label")
+    return tuple(map(_label, texts))
+
+
+def _label(text: str) -> int:
+    from edgeexit.errors import ConfigError
+
     try:
-        return tuple(int(text) for text in texts)
+        return int(text)
     except ValueError as error:
-        wrong = next(text for text in texts if not text.lstrip("+-").isdigit())
-        raise ConfigError(f"--ignore-label '{wrong}' must be an integer, e.g. 255, or {_NONE}") from error
+        raise ConfigError(f"--ignore-label '{text}' must be an integer, e.g. 255, or {_NONE}") from error
 
 
 def read_labelled(path: Path, manifest: "Manifest", ignore_label: list[str] | None) -> "Dataset":

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from edgeexit.latency import LatencyProfile
     from edgeexit.runtime.intervals import Interval
     from edgeexit.runtime.profiling.compare import BundleComparison
-    from edgeexit.telemetry import MachineLoad, Telemetry
+    from edgeexit.telemetry import Telemetry
 
 
 def print_profile(profile: "LatencyProfile", exits: Sequence[str]) -> None:
@@ -45,7 +45,7 @@ def print_profile(profile: "LatencyProfile", exits: Sequence[str]) -> None:
         for line in _sensor_lines(profile.telemetry):
             console.print(printable(line), soft_wrap=True)
     if profile.load is not None:
-        console.print(printable(_load_line(profile.load)), soft_wrap=True)
+        console.print(printable(f"load: {profile.load}"), soft_wrap=True)
     if profile.energy_per_inference_mj is not None:
         console.print(
             f"energy of the board, idle power included: {profile.energy_per_inference_mj:.3f} mJ per inference"
@@ -124,20 +124,6 @@ def _print_where_time_goes(profile: "LatencyProfile") -> None:
 def _sum(values: "Sequence[float | None]") -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) if len(known) == len(values) else None
-
-
-def _load_line(load: "MachineLoad") -> str:
-    """Return one line about what else the machine did."""
-    known = {
-        "other programs": None if load.other_cores is None else f"{load.other_cores:.2f} of {load.cores} cores",
-        "waiting for a core": None if load.waited is None else percent(load.waited),
-        "steal": None if load.stolen is None else percent(load.stolen),
-        "quota used up": None if load.quota_periods is None else f"{percent(load.quota_periods)} of the periods",
-        "load average": None
-        if load.load_before is None or load.load_after is None
-        else f"{load.load_before:g} before, {load.load_after:g} after",
-    }
-    return f"load: {', '.join(f'{name} {value}' for name, value in known.items() if value is not None)}"
 
 
 def _sensor_lines(telemetry: "Telemetry") -> "Sequence[str]":

@@ -17,6 +17,7 @@ _IGNORED_PIXEL: Final = 255
 """In a data file for segmentation, pixels with this label do not count either by default, as in Cityscapes and Pascal
 VOC, unless the model has a class 255."""
 _MAX_NAMED: Final = 3
+_MAX_LABEL: Final = np.iinfo(np.int64).max
 _LABEL_SHAPES: Final[Mapping[Task, str]] = {
     "classification": "[N]",
     "segmentation": "[N, height, width]",
@@ -144,6 +145,8 @@ def _class_indices(
         is_whole = labels.dtype.kind == "b" or (labels.dtype.kind == "f" and bool((labels == np.floor(labels)).all()))
         advice = f"; convert them with {LABELS}.astype(numpy.int64)" if is_whole else ""
         raise DataError(f"{where}: '{LABELS}' is {labels.dtype}; it must hold class indices (integers){advice}")
+    if labels.dtype.kind == "u" and labels.max(initial=0) > _MAX_LABEL:
+        raise DataError(f"{where}: label {labels.max()} is no class index; correct it")
     return labels.astype(np.int64)
 
 

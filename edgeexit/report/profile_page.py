@@ -158,6 +158,7 @@ def _machine(profile: LatencyProfile) -> Section:
         "cold load": milliseconds(profile.cold_load_ms) + ("" if cold is None else f", {cold}"),
         "first run": milliseconds(profile.first_run_ms),
         **{name: value for name, value in profile.settings.items() if name != "cold load"},
+        **({} if profile.load is None else {"load": str(profile.load)}),
         **{f"warning {number}": warning for number, warning in enumerate(profile.warnings, 1)},
     }
     tables = [Table(columns=("", ""), rows=tuple(settings.items()))]

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from edgeexit.formatting import percent
 from edgeexit.telemetry.sysfs import read_text
 
 _BUSY: Final = (0, 1, 2, 5, 6)
@@ -40,6 +41,22 @@ class MachineLoad(msgspec.Struct, frozen=True, kw_only=True):
     load_before: float | None = None
     """Load average over one minute when the measurement began."""
     load_after: float | None = None
+
+    def __str__(self) -> str:
+        """Return one line with the known values."""
+        texts = [f"this process used {self.own_cores:.2f} of {self.cores} cores"]
+        if self.other_cores is not None:
+            texts.append(f"other programs {self.other_cores:.2f}")
+        for what, fraction in (
+            ("waiting for a core", self.waited),
+            ("steal", self.stolen),
+            ("periods with the quota used up", self.quota_periods),
+        ):
+            if fraction is not None:
+                texts.append(f"{what} {percent(fraction)}")
+        if self.load_before is not None and self.load_after is not None:
+            texts.append(f"load average {self.load_before:g} before, {self.load_after:g} after")
+        return ", ".join(texts)
 
 
 class _Snapshot(NamedTuple):

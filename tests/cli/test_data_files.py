@@ -79,6 +79,8 @@ def test_a_class_that_is_declared_as_ignored_gives_a_warning(edgeexit, bundle, s
     [
         (("x",), "--ignore-label 'x' must be an integer, e.g. 255, or none"),
         (("255", "2.5"), "--ignore-label '2.5' must be an integer"),
+        (("\u00b2",), "--ignore-label '\u00b2' must be an integer"),
+        (("",), "--ignore-label '' must be an integer"),
         (("none", "255"), "--ignore-label none means that every label counts"),
     ],
 )

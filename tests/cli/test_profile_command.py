@@ -54,7 +54,7 @@ def test_a_profile_is_printed_with_its_parts_and_stored(edgeexit, bundle, data):
         "overhead",
         "exits taken end to end",
         "cold load",
-        "load: other programs",
+        "load: this process used",
     ):
         assert words in outcome.out
     assert f"edgeexit {'profile' if bundle.profile().invalid else 'inspect'}" in outcome.out.splitlines()[-1]

@@ -80,6 +80,7 @@ def test_a_declared_label_that_is_also_a_class_is_ignored_with_a_warning(task, l
         (MAPS + 1, "segmentation", {"classes": 1}, "labels 2, 1, 256 and 1 more outside .* --ignore-label 2$"),
         (np.full((3, 2, 2), 255), "segmentation", {"classes": 3}, r"every label is ignored \(255\)"),
         (np.full(3, 7), "classification", {"classes": 9, "ignore_labels": (7,)}, r"every label is ignored \(7\)"),
+        (np.full(3, 2**63 + 5, np.uint64), "classification", {"classes": 3}, "label 9223372036854775813 is no class"),
         (TAGS + 256, "tagging", {"classes": 3}, "labels 156, 258, 257 and 1 more outside"),
     ],
 )  # fmt: skip

@@ -6,7 +6,7 @@ from plotly.offline import get_plotlyjs
 from edgeexit.latency import Drift, ExitPath, LatencyProfile, ProfilePhase, StageProfile, summarise
 from edgeexit.report.profile_figures import draw_distribution, draw_time_per_part, draw_timeline
 from edgeexit.report.profile_page import render_profile_page
-from edgeexit.telemetry import Reading, SensorRange, Telemetry
+from edgeexit.telemetry import MachineLoad, Reading, SensorRange, Telemetry
 
 EXITS = ("first <b>", "last")
 
@@ -117,4 +117,7 @@ def test_a_profile_without_raw_samples_has_no_distribution_and_no_timeline():
 
 
 def test_an_invalid_profile_is_marked_at_the_top():
-    assert "Invalid, not usable as costs: too hot; busy." in page(profile(invalid=("too hot", "busy")))
+    load = MachineLoad(seconds=6, cores=4, own_cores=1, other_cores=3, waited=0.4)
+    text = page(profile(invalid=("too hot", "busy"), load=load))
+    assert "Invalid, not usable as costs: too hot; busy." in text
+    assert "this process used 1.00 of 4 cores, other programs 3.00, waiting for a core 40.0 %<" in text

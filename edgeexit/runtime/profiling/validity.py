@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from edgeexit.formatting import percent
 from edgeexit.latency import Drift
 from edgeexit.telemetry import MachineLoad, Telemetry
 
@@ -54,11 +55,11 @@ def reasons_of_drift(drift: Drift | None) -> tuple[str, ...]:
 
 def _reasons_of_load(load: MachineLoad) -> Iterator[str]:
     if load.waited is not None and load.waited > MAX_LOST:
-        yield f"the inference waited {load.waited:.0%} of its time for a core, because other programs used the cores"
+        yield f"the inference waited {percent(load.waited)} of its time for a core, because other programs used the cores"
     if load.stolen is not None and load.stolen > MAX_LOST:
-        yield f"the hypervisor gave {load.stolen:.0%} of the processor's time to other virtual machines (steal)"
+        yield f"the hypervisor gave {percent(load.stolen)} of the processor's time to other virtual machines (steal)"
     if load.quota_periods is not None and load.quota_periods > MAX_LOST:
-        yield f"the processor quota of the container was used up in {load.quota_periods:.0%} of the periods"
+        yield f"the processor quota of the container was used up in {percent(load.quota_periods)} of the periods"
     if load.other_cores is not None and load.other_cores > MAX_OTHERS * load.cores:
         yield f"other programs used {load.other_cores:.1f} of {load.cores} cores"
 
