@@ -1,5 +1,6 @@
 """Output of the commands: tables for people, JSON for scripts, progress, warnings and the next step to take."""
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,8 +33,18 @@ notes = _console(stderr=True)
 
 
 def print_json(value: Any) -> None:
-    """Print a struct or plain data as indented JSON."""
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+    """Print a struct or plain data as indented JSON; characters that could control a terminal are escaped."""
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    sys.stdout.write(re.sub(r"[^\n -~]", _escape_unprintable, text) + "\n")
+
+
+def _escape_unprintable(match: "re.Match[str]") -> str:
+    """Return a character of a JSON string, as JSON escapes of its UTF-16 units if it is not printable."""
+    character = match[0]
+    if character.isprintable():
+        return character
+    units = character.encode("utf-16-be")
+    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, to: Console = console) -> None:
@@ -101,7 +112,19 @@ def show_progress(name: str, *, total: int | None = None, steps: Sequence[str] =
         yield _BarProgress(bar, name, total=len(steps) if steps else total, steps=steps)
 
 
-class _BarProgress(Progress):
+class PrintedProgress(Progress):
+    """Prints messages and warnings above a progress bar; subclasses show the steps."""
+
+    def message(self, text: str) -> None:
+        """Print a line above the bar."""
+        notes.print(printable(text), soft_wrap=True)
+
+    def warning(self, text: str) -> None:
+        """Print a warning above the bar."""
+        warn(text)
+
+
+class _BarProgress(PrintedProgress):
     """Shows the progress of an operation on a bar."""
 
     def __init__(self, bar: RichProgress, name: str, *, total: int | None, steps: Sequence[str]) -> None:
@@ -123,11 +146,3 @@ class _BarProgress(Progress):
         """Advance the bar by `amount` items, unless it counts steps."""
         if not self._steps:
             self._bar.update(self._task, advance=amount, total=total)
-
-    def message(self, text: str) -> None:
-        """Print a line above the bar."""
-        notes.print(printable(text), soft_wrap=True)
-
-    def warning(self, text: str) -> None:
-        """Print a warning above the bar."""
-        warn(text)

@@ -97,6 +97,14 @@ def push_command(
     wheelhouse: Annotated[
         Path | None, typer.Option(help="Folder with all other wheels, for a device without access to a package index.")
     ] = None,
+    lock: Annotated[
+        Path | None,
+        typer.Option(help="Requirements for pip with versions and hashes; default: the lock file of this edgeexit."),
+    ] = None,
+    allow_unhashed: Annotated[
+        bool,
+        typer.Option("--allow-unhashed", help="Install what the device's package index offers, without hashes."),
+    ] = False,
     service: Annotated[
         ServiceKind,
         typer.Option(
@@ -126,6 +134,8 @@ def push_command(
         folder=path,
         wheel=wheel,
         wheelhouse=wheelhouse,
+        lock=lock,
+        allow_unhashed=allow_unhashed,
         service=service.value,
         timeout_s=timeout,
         dry_run=dry_run,
@@ -152,7 +162,10 @@ def rollback_command(
     identity: IdentityOption = None,
     ssh_option: SshOption = None,
     path: FolderOption = _FOLDER,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds until the agent must be healthy.")] = 60.0,
+    timeout: Annotated[
+        float | None,
+        typer.Option(min=1, help="Seconds until the agent must be healthy; default: 60, with TensorRT 180."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Switch a device back to its previous release; a second rollback returns to the newer one.

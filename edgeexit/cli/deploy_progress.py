@@ -8,7 +8,7 @@ import typer
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
-from edgeexit.console import notes, printable, warn
+from edgeexit.console import PrintedProgress, notes, printable
 from edgeexit.progress import Progress
 
 MIB: Final = 1 << 20
@@ -18,7 +18,7 @@ _STEPS_ON_DEVICE: Final = {"switch", "start", "rollback"}
 """During these steps the device continues without the client."""
 
 
-class DeployProgress(Progress):
+class DeployProgress(PrintedProgress):
     """Shows the current step and the bytes copied: a bar on a terminal, otherwise one line per step."""
 
     def __init__(self, bar: RichProgress) -> None:
@@ -40,14 +40,6 @@ class DeployProgress(Progress):
         self._bytes += amount
         of = "" if total is None else f" of {total / MIB:.1f}"
         self._bar.update(self._task, completed=self._bytes, total=total, amount=f"{self._bytes / MIB:.1f}{of} MiB")
-
-    def message(self, text: str) -> None:
-        """Print a line above the bar."""
-        notes.print(printable(text), soft_wrap=True)
-
-    def warning(self, text: str) -> None:
-        """Print a warning above the bar."""
-        warn(text)
 
 
 @contextmanager

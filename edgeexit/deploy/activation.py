@@ -15,16 +15,28 @@ _POLL_S: Final = 0.4
 _MAX_IDLE_POLLS: Final = 25
 """If the activation has not started after this many polls, it never will, for example because the device restarted."""
 _PROGRESS_STEPS: Final[dict[ActivationStep, str]] = {"starting": "start", "rolling back": "rollback"}
+_MAX_STEP_S: Final = 1900.0
+"""Maximum time of an earlier step on the device, which the device itself limits to half an hour."""
+_MAX_STOP_S: Final = 300.0
+"""Maximum time in which the device stops agents, and starts and stops services, during one activation."""
+_MAX_START_S: Final = 900.0
+"""Maximum start timeout of the release that the device may roll back to."""
 _SEE_STATUS: Final = "run `edgeexit deploy status` to see which release serves"
 
 
 def wait_for_earlier_step(device: Device, *, progress: Progress = NO_PROGRESS) -> None:
     """Wait until no step runs on the device; the step of an earlier client runs on even if that client has died."""
     reported = False
+    deadline = time.monotonic() + _MAX_STEP_S
     while device.call(WATCH, WatchArguments(ticket=""))["working"]:
         if not reported:
             progress.message("waiting until the device has finished a step of an earlier deployment")
             reported = True
+        if time.monotonic() > deadline:
+            raise DeployError(
+                f"a step of an earlier deployment has been running on the device for {_MAX_STEP_S / 60:.0f} minutes; "
+                "check the device, then run the same command again"
+            )
         time.sleep(_POLL_S)
 
 
@@ -41,7 +53,8 @@ def activate(
     Args:
         device: the device.
         release: id of the release.
-        timeout_s: how long the agent may take to become healthy; a rollback may take the same time again.
+        timeout_s: how long the agent may take to become healthy. After a rollback, the earlier release has the larger
+            of this time and its own start timeout.
         wheels: file names of the wheels to keep on the device; None keeps all.
         progress: receives the steps, and a warning if the agent ends when its user logs out.
 
@@ -54,6 +67,7 @@ def activate(
     device.call(ACTIVATE, ActivateArguments(ticket=ticket, release=release, timeout_s=timeout_s, wheels=wheels))
     reported: ActivationStep | None = None
     idle_polls = 0
+    deadline = time.monotonic() + _MAX_STEP_S + 2 * (max(timeout_s, _MAX_START_S) + _MAX_STOP_S)
     while True:
         reply = device.call(WATCH, WatchArguments(ticket=ticket))
         activation = reply["activation"]
@@ -72,6 +86,8 @@ def activate(
             raise DeployError(
                 f"the device no longer works on the activation of release {release} and has no result; {_SEE_STATUS}"
             )
+        if time.monotonic() > deadline:
+            raise DeployError(f"the device does not finish the activation of release {release}; {_SEE_STATUS}")
         time.sleep(_POLL_S)
     result = activation["result"]
     if result["outcome"] == "healthy":

@@ -7,6 +7,7 @@ from edgeexit.deploy.device import Device
 from edgeexit.deploy.payload import PayloadFile
 from edgeexit.deploy.remote.documents import (
     FileEntry,
+    FileState,
     InventoryArguments,
     InventoryReply,
     ReceiveArguments,
@@ -16,7 +17,6 @@ from edgeexit.deploy.steps import INVENTORY, RECEIVE
 from edgeexit.errors import DeployError
 from edgeexit.progress import NO_PROGRESS, Progress
 
-_CHUNK_BYTES: Final = 1 << 16
 _MAX_ATTEMPTS: Final = 2
 """How often a damaged file is sent before the copy fails."""
 
@@ -40,7 +40,7 @@ def file_entries(files: Sequence[PayloadFile], content_key: str) -> list[FileEnt
 
 def missing_bytes(inventory: InventoryReply, files: Sequence[PayloadFile], content_key: str) -> int:
     """Return how many bytes of the files have to be sent."""
-    states = [inventory["files"][entry["path"]] for entry in file_entries(files, content_key)]
+    states = [_state(inventory, entry) for entry in file_entries(files, content_key)]
     return sum(
         file.size - state["offset"] for file, state in zip(files, states, strict=True) if state["state"] == "missing"
     )
@@ -77,11 +77,11 @@ class _Copy:
     def send_missing(self) -> list[str]:
         """Send the files, or their missing ends, once; return the paths of the files that arrived damaged."""
         inventory = InventoryArguments(files=[entry for _, entry in self._entries])
-        states = self._device.call_once(INVENTORY, inventory)["files"]
+        reply = self._device.call_once(INVENTORY, inventory)
         to_send: list[tuple[PayloadFile, int]] = []
         received: list[ReceivedFile] = []
         for file, entry in self._entries:
-            state = states[entry["path"]]
+            state = _state(reply, entry)
             if state["state"] == "missing":
                 if file.source is None and file.content is None:
                     raise DeployError(
@@ -104,17 +104,21 @@ class _Copy:
                 self._progress.advance(len(chunk), total)
 
 
+def _state(inventory: InventoryReply, entry: FileEntry) -> FileState:
+    """Return what the device has of a file. Raises DeployError for a state that cannot be."""
+    state = inventory["files"].get(entry["path"])
+    if (
+        state is None
+        or not 0 <= state["offset"] <= entry["size"]
+        or (state["state"] == "in_release") != bool(state["release"])
+    ):
+        raise DeployError(f"the device reports an impossible state of '{entry['path']}': {state}; check the device")
+    return state
+
+
 def _read(file: PayloadFile, offset: int) -> Iterator[bytes]:
-    remaining = file.size - offset
     if file.source is None:
         assert file.content is not None  # noqa: S101 - checked by the caller
         yield file.content[offset:]
         return
-    with file.source.open("rb") as opened:
-        opened.seek(offset)
-        while remaining:
-            chunk = opened.read(min(remaining, _CHUNK_BYTES))
-            if not chunk:
-                raise DeployError(f"'{file.source}' became shorter while it was copied; run the same command again")
-            yield chunk
-            remaining -= len(chunk)
+    yield from file.source.chunks(offset)

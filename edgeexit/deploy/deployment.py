@@ -25,7 +25,7 @@ from edgeexit.deploy.remote.documents import EnginesArguments, EnvironmentArgume
 from edgeexit.deploy.result import DeploymentResult
 from edgeexit.deploy.ssh import Connection
 from edgeexit.deploy.steps import ENGINES, ENVIRONMENT, FINISH, STATUS
-from edgeexit.errors import DeployError
+from edgeexit.deploy.trust import check_signature
 from edgeexit.progress import NO_PROGRESS, Progress
 from edgeexit.targets import load_target
 
@@ -44,7 +44,7 @@ def deploy(options: DeployOptions, *, progress: Progress = NO_PROGRESS) -> Deplo
     bundle = Bundle.open(options.bundle)
     if bundle.policy() is None:
         progress.warning("the bundle has no policy, so every sample runs to full depth; see `edgeexit fit`")
-    configuration = _read_configuration(options, bundle)
+    configuration = _read_configuration(options, bundle, progress)
     target_name = options.target or bundle.manifest.target
     target = load_target(target_name)
     with contextlib.ExitStack() as stack:
@@ -82,15 +82,13 @@ def deploy(options: DeployOptions, *, progress: Progress = NO_PROGRESS) -> Deplo
         return _execute(plan, device, timeout_s=options.timeout_s, progress=progress)
 
 
-def _read_configuration(options: DeployOptions, bundle: Bundle) -> ReleaseConfiguration | None:
+def _read_configuration(options: DeployOptions, bundle: Bundle, progress: Progress) -> ReleaseConfiguration | None:
     if options.config is None:
         return None
     configuration = read_configuration(options.config)
-    if configuration.signed_bundle and not bundle.is_signed:
-        raise DeployError(
-            f"'{options.config}' has signed_bundle = true, but bundle '{bundle.path}' is not signed; "
-            "run `edgeexit sign`"
-        )
+    for warning in configuration.warnings:
+        progress.warning(warning)
+    check_signature(bundle, configuration)
     return configuration
 
 
@@ -109,9 +107,10 @@ def _execute(plan: DeploymentPlan, device: Device, *, timeout_s: float | None, p
         ENVIRONMENT,
         EnvironmentArguments(
             key=environment.key,
-            requirements=[text.format(wheels=f"{device.root}/wheels") for text in environment.requirements],
+            requirements=list(environment.requirements),
+            hashed=environment.hashed,
             offline=environment.offline,
-            wheels=plan.wheel_names,
+            wheels={name: wheel.sha256 for name, wheel in zip(plan.wheel_names, environment.wheels, strict=True)},
             system_packages=environment.system_packages,
             probes=list(environment.probes),
         ),
@@ -123,7 +122,7 @@ def _execute(plan: DeploymentPlan, device: Device, *, timeout_s: float | None, p
     activation = activate(
         device,
         release,
-        timeout_s=timeout_s or plan.start_timeout_s,
+        timeout_s=timeout_s or plan.release["start_timeout_s"],
         wheels=plan.wheel_names if plan.creates_environment else None,
         progress=progress,
     )
@@ -159,6 +158,11 @@ def _result(
 
 
 def _report_warnings(plan: DeploymentPlan, progress: Progress) -> None:
+    if plan.creates_environment and not plan.environment.hashed and not plan.environment.offline:
+        progress.warning(
+            "the device installs packages from its index without checking their hashes; use the default lock file, "
+            "--lock or --wheelhouse instead of --allow-unhashed"
+        )
     if (error_s := clock_error_s(plan.facts, time.time())) is not None:
         progress.warning(
             f"the device's clock is off by {error_s / 3600:+.0f} h; set it, or the agent may reject valid certificates"

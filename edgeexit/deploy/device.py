@@ -7,8 +7,9 @@ from typing import Final, TypeVar
 
 from edgeexit.deploy.facts import OLDEST_PYTHON, parse_facts
 from edgeexit.deploy.lock import DeploymentLock
+from edgeexit.deploy.replies import ReplyT, clean_text
 from edgeexit.deploy.ssh import Address, Connection, ConnectionLostError
-from edgeexit.deploy.steps import BOOTSTRAP, ArgumentsT, RemoteStep, ReplyT, shell_script
+from edgeexit.deploy.steps import BOOTSTRAP, ArgumentsT, RemoteStep, shell_script
 from edgeexit.errors import DeployError
 from edgeexit.progress import NO_PROGRESS, Progress
 
@@ -76,18 +77,13 @@ class Device:
         """Run a step as `call` does, but only once, for a caller that computes new arguments before each attempt."""
         program = step.encode(self.root, arguments)
         with self._connection.process(self._python, "-c", BOOTSTRAP, str(len(program))) as process:
-            assert process.stdin is not None  # noqa: S101 - `process` opens pipes
-            assert process.stdout is not None  # noqa: S101
-            try:
-                process.stdin.write(program)
+            # If the step failed or the connection is lost, the reply or the exit status shows which.
+            with contextlib.suppress(BrokenPipeError):
+                process.write(program)
                 for chunk in stream():
-                    process.stdin.write(chunk)
-                process.stdin.close()
-            except (
-                BrokenPipeError
-            ):  # the step failed or the connection is lost; the reply or the exit status shows which
-                pass
-            output = process.stdout.read()
+                    process.write(chunk)
+            process.close_input()
+            output = process.read_all(step.timeout_s)
         return step.decode_reply(output)
 
     def retry(self, operation: Callable[[], T]) -> T:
@@ -148,8 +144,9 @@ class Device:
 
 
 def run_shell(connection: Connection, script: str, *arguments: str) -> str:
-    """Run a shell script of `edgeexit.deploy.remote` on the device and return its standard output."""
-    return connection.run("sh", "-s", "--", *arguments, stdin=shell_script(script)).decode(errors="replace")
+    """Run a shell script of `edgeexit.deploy.remote` on the device and return the clean lines of its output."""
+    output = connection.run("sh", "-s", "--", *arguments, stdin=shell_script(script)).decode(errors="replace")
+    return "\n".join(clean_text(line) for line in output.splitlines())
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 import posixpath
 import re
-from typing import Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -19,14 +19,19 @@ _FOLDER: Final = re.compile(r"[\w./@+ -]+")
 """Characters that need no quoting in a shell, in pip, and in the `#!` lines of an environment's programs."""
 
 
+Text = Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+AbsolutePath = Annotated[str, msgspec.Meta(pattern=r"^/", max_length=4096)]
+Version = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,6}(\.[0-9]{1,6}){0,3}\Z")]
+
+
 class Interpreter(msgspec.Struct, frozen=True, kw_only=True):
     """A Python interpreter of the device."""
 
-    program: str
-    """Absolute path."""
-    version: tuple[int, int]
+    program: AbsolutePath
+    version: tuple[Number, Number]
     """Major and minor version."""
-    bits: int
+    bits: Number
     """Size of a pointer: 32 or 64."""
     modules: tuple[str, ...]
     """Those of `venv`, `ensurepip` and the target's system module that it can import."""
@@ -35,33 +40,33 @@ class Interpreter(msgspec.Struct, frozen=True, kw_only=True):
 class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The properties of a device that a deployment checks before it writes anything."""
 
-    machine: str
+    machine: Text
     """Architecture, as in `Target.architecture`: `x86_64`, `aarch64`, ..."""
-    user: str
-    uid: int
-    folder: str
-    """Absolute path of the folder to deploy to."""
-    free_kib: int
+    user: Text
+    uid: Number
+    folder: AbsolutePath
+    """The folder to deploy to."""
+    free_kib: Number
     writable: bool
     """The user may write to the folder or create it."""
-    time: float
+    time: Annotated[float, msgspec.Meta(ge=0, le=1e12)]
     """The device's clock, in seconds since 1970."""
     service_managers: tuple[ServiceManager, ...]
     """The service managers that the device offers, the preferred one first."""
-    cuda: str | None
+    cuda: Version | None
     """Version of CUDA, or None if it is not installed."""
     pythons: tuple[Interpreter, ...]
     """The newest first."""
 
 
 def parse_facts(text: str) -> DeviceFacts:
-    """Parse the output of `remote/facts.sh`. Raises DeployError if a line is missing."""
+    """Parse the output of `remote/facts.sh`. Raises DeployError if a line is missing, or a value is impossible."""
     fields: dict[str, str] = {}
-    pythons = []
+    pythons: list[str] = []
     for line in text.splitlines():
         key, _, value = line.partition("=")
         if key == "python":
-            pythons.append(_interpreter(value))
+            pythons.append(value)
         else:
             fields[key] = value
     service_managers: list[ServiceManager] = ["process"]
@@ -70,18 +75,19 @@ def parse_facts(text: str) -> DeviceFacts:
     if "systemd" in fields:
         service_managers.insert(0, "systemd")
     try:
-        return DeviceFacts(
-            machine=_MACHINES.get(fields["machine"].lower(), fields["machine"].lower()),
-            user=fields["user"],
-            uid=int(fields["uid"]),
-            folder=posixpath.normpath(fields["folder"]),
-            free_kib=int(fields["free_kib"]),
-            writable="writable" in fields,
-            time=float(fields["time"]),
-            service_managers=tuple(service_managers),
-            cuda=fields.get("cuda") or None,
-            pythons=tuple({python.program: python for python in pythons}.values()),
-        )
+        facts = {
+            "machine": _MACHINES.get(fields["machine"].lower(), fields["machine"].lower()),
+            "user": fields["user"],
+            "uid": fields["uid"],
+            "folder": posixpath.normpath(fields["folder"]),
+            "free_kib": fields["free_kib"],
+            "writable": "writable" in fields,
+            "time": fields["time"],
+            "service_managers": service_managers,
+            "cuda": fields.get("cuda") or None,
+            "pythons": list({python["program"]: python for python in map(_interpreter, pythons)}.values()),
+        }
+        return msgspec.convert(facts, DeviceFacts, strict=False)
     except (KeyError, ValueError) as error:
         raise DeployError(
             f"the device did not report all facts (missing or invalid: {error}); it needs a POSIX shell and coreutils"
@@ -160,12 +166,11 @@ def clock_error_s(facts: DeviceFacts, now: float) -> float | None:
     return error if abs(error) > _CLOCK_TOLERANCE_S else None
 
 
-def _interpreter(text: str) -> Interpreter:
+def _interpreter(text: str) -> dict[str, Any]:
     version, bits, modules, program = text.split("|", 3)
-    major, minor = version.split(".")
-    return Interpreter(
-        program=program,
-        version=(int(major), int(minor)),
-        bits=int(bits),
-        modules=tuple(filter(None, modules.split(","))),
-    )
+    return {
+        "program": program,
+        "version": version.split("."),
+        "bits": bits,
+        "modules": list(filter(None, modules.split(","))),
+    }

@@ -27,6 +27,10 @@ class DeployOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Wheel of edgeexit to install; default: a wheel of the edgeexit that runs this deployment."""
     wheelhouse: Path | None = None
     """Folder with all other wheels; default: the device downloads them from its package index."""
+    lock: Path | None = None
+    """Requirements for pip with hashes; default: the lock file that edgeexit ships, unless there is a wheelhouse."""
+    allow_unhashed: bool = False
+    """Without a wheelhouse and `lock`, install what the device's index offers."""
     service: Literal["auto"] | ServiceManager = "auto"
     """Service manager for the agent; `auto`: the preferred one of those that the device offers."""
     timeout_s: float | None = None

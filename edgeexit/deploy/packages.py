@@ -12,12 +12,13 @@ import sys
 import zipfile
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
 import msgspec
 
 from edgeexit.deploy.facts import DeviceFacts, Interpreter
+from edgeexit.deploy.hashes import read_lock, shipped_lock
 from edgeexit.deploy.payload import PayloadFile, local_file
 from edgeexit.errors import DeployError
 from edgeexit.targets import Target
@@ -38,7 +39,9 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     python: str
     """Path of the device's Python."""
     requirements: tuple[str, ...]
-    """Requirements for pip; `{wheels}` stands for the folder with the wheels on the device."""
+    """Lines of the requirements file for pip; `{wheels}` stands for the URL of the folder with the wheels."""
+    hashed: bool
+    """The lines pin every package by version and SHA-256; pip refuses every other file."""
     wheels: tuple[PayloadFile, ...]
     """The wheel of edgeexit, then those of the wheelhouse."""
     offline: bool
@@ -50,19 +53,48 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plan_environment(
-    target: Target, facts: DeviceFacts, python: Interpreter, wheel: Path, wheelhouse: Path | None
+    target: Target,
+    facts: DeviceFacts,
+    python: Interpreter,
+    wheel: Path,
+    wheelhouse: Path | None,
+    *,
+    lock: Path | None = None,
+    allow_unhashed: bool = False,
 ) -> Environment:
     """Return the environment for bundles of a target.
 
-    Raises DeployError if `wheel` is not a valid wheel of edgeexit, or if `wheelhouse` has no wheel for the device.
+    Args:
+        target: the target.
+        facts: the device.
+        python: its Python.
+        wheel: the wheel of edgeexit.
+        wheelhouse: folder with all other wheels; the device accepts only these files, by SHA-256.
+        lock: requirements with hashes; default: the shipped ones, unless there is a wheelhouse.
+        allow_unhashed: without a wheelhouse and `lock`, let the device choose versions from its index.
+
+    Raises DeployError if `wheel` is not a valid wheel of edgeexit, if `wheelhouse` has no wheel for the device, if
+    `lock` is not valid, or if no lock file is shipped for the target and hashes are required.
+
     """
     own = _wheel_file(wheel)
     backend = target.backend
     extras = ",".join([*([backend.extra] if backend.extra and not backend.system_module else []), "endpoint"])
-    requirements = [f"{{wheels}}/{wheel.name}[{extras}]"]
-    if backend.cuda_bindings:
-        major = int(facts.cuda.split(".")[0]) if facts.cuda else None
+    major = int(facts.cuda.split(".")[0]) if facts.cuda else None
+    pinned = read_lock(lock) if lock is not None else None
+    if pinned is None and wheelhouse is None and not allow_unhashed:
+        pinned = shipped_lock(backend, major)
+        if pinned is None:
+            raise DeployError(
+                f"edgeexit has no lock file for {backend.title}, CUDA {facts.cuda or '?'}; give one with --lock, or "
+                "the wheels with --wheelhouse, or accept any package of the device's index with --allow-unhashed"
+            )
+    requirements = [f"edgeexit[{extras}] @ {{wheels}}/{quote(wheel.name)}"]
+    if pinned is not None:
+        requirements = [f"{requirements[0]} --hash=sha256:{own.sha256}", *pinned.splitlines()]
+    elif backend.cuda_bindings:
         requirements.append("cuda-bindings>=12" if major is None else f"cuda-bindings>={major},<{major + 1}")
+        requirements.append("protobuf>=4.25")  # reads the graphs; the extra that names it is not installed on a JetPack
     wheels = [] if wheelhouse is None else _compatible_wheels(wheelhouse, facts.machine, python, exclude=wheel.name)
     parts = [
         own.sha256, *requirements, python.program, ".".join(map(str, python.version)),
@@ -72,6 +104,7 @@ def plan_environment(
         key=hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16],
         python=python.program,
         requirements=tuple(requirements),
+        hashed=pinned is not None,
         wheels=(own, *wheels),
         offline=wheelhouse is not None,
         system_packages=bool(backend.system_module),
@@ -132,15 +165,17 @@ def _pack_installed(distribution: importlib.metadata.Distribution, folder: Path)
     for file in distribution.files or ():
         if ".." in file.parts or "__pycache__" in file.parts or file.name in _EXCLUDED:
             continue
-        packed[file.as_posix()] = Path(str(file.locate())).read_bytes()
+        content = Path(str(file.locate())).read_bytes()
+        if file.hash is not None and file.hash.mode == "sha256" and file.hash.value != _record_digest(content):
+            raise DeployError(f"the installed file '{file}' of edgeexit has changed; give its wheel with --wheel")
+        packed[file.as_posix()] = content
     information = next((name.rsplit("/", 1)[0] for name in packed if name.endswith(".dist-info/METADATA")), None)
     if information is None:
         raise DeployError("this edgeexit is not installed as a package; give its wheel with --wheel")
     record = io.StringIO()
     table = csv.writer(record, lineterminator="\n")
     for name, content in sorted(packed.items()):
-        digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
-        table.writerow((name, f"sha256={digest}", len(content)))
+        table.writerow((name, f"sha256={_record_digest(content)}", len(content)))
     table.writerow((f"{information}/RECORD", "", ""))
     wheel = folder / f"edgeexit-{distribution.version}-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -152,23 +187,30 @@ def _pack_installed(distribution: importlib.metadata.Distribution, folder: Path)
     return wheel
 
 
+def _record_digest(content: bytes) -> str:
+    """Return a SHA-256 as in the RECORD of a wheel."""
+    return base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+
+
 def _wheel_file(wheel: Path) -> PayloadFile:
     """Check the wheel of edgeexit and return it. Raises DeployError if it is not valid."""
-    if not wheel.is_file():
+    if not wheel.exists():
         raise DeployError(f"wheel '{wheel}' does not exist; give a wheel of edgeexit, or omit --wheel and it is built")
     if not re.fullmatch(r"edgeexit-[^-]+(-[^-]+)?-[^-]+-[^-]+-[^-]+\.whl", wheel.name):
         raise DeployError(
             f"'{wheel}' is not a wheel of edgeexit: expected a file name like edgeexit-VERSION-py3-none-any.whl"
         )
+    file = local_file(f"wheels/{wheel.name}", wheel.parent, wheel.name)
+    assert file.source is not None  # noqa: S101 - `local_file` opens it
     try:
-        with zipfile.ZipFile(wheel) as archive:
+        with file.source.open() as opened, zipfile.ZipFile(opened) as archive:
             damaged = archive.testzip()
             names = archive.namelist()
     except (OSError, zipfile.BadZipFile) as error:
         raise DeployError(f"wheel '{wheel}' cannot be read: {error}; build it again") from error
     if damaged is not None or "edgeexit/__init__.py" not in names:
         raise DeployError(f"wheel '{wheel}' is damaged ({damaged or 'it does not contain edgeexit'}); build it again")
-    return local_file(f"wheels/{wheel.name}", wheel)
+    return file
 
 
 def _compatible_wheels(folder: Path, machine: str, python: Interpreter, *, exclude: str) -> list[PayloadFile]:
@@ -182,7 +224,11 @@ def _compatible_wheels(folder: Path, machine: str, python: Interpreter, *, exclu
             f"wheelhouse '{folder}' has no wheel for Python {version} on {machine}; fill it with `pip download` for "
             "this device"
         )
-    return [local_file(f"wheels/{file.name}", file) for file in suitable if not file.name.startswith("edgeexit-")]
+    return [
+        local_file(f"wheels/{file.name}", folder, file.name)
+        for file in suitable
+        if not file.name.startswith("edgeexit-")
+    ]
 
 
 def _is_compatible(name: str, machine: str, version: tuple[int, int]) -> bool:

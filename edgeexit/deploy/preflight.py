@@ -20,6 +20,7 @@ from edgeexit.deploy.packages import Environment, installed_bytes, plan_environm
 from edgeexit.deploy.payload import PayloadFile, bundle_files, content_key, local_file, text_file
 from edgeexit.deploy.remote.documents import InventoryArguments, InventoryReply, NewReleaseDocument
 from edgeexit.deploy.steps import INVENTORY
+from edgeexit.deploy.trust import check_signature
 from edgeexit.deploy.unit import DeviceAccess, render_unit, unit_name
 from edgeexit.errors import DeployError
 from edgeexit.targets import Target, is_users_own, list_targets, load_target
@@ -47,8 +48,6 @@ class DeploymentPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Estimate of the free space that is needed on the device."""
     builds_engines: bool
     """The device builds engines before the switch."""
-    start_timeout_s: float
-    """How long the agent may take to become healthy if the options set no timeout."""
 
     @property
     def creates_environment(self) -> bool:
@@ -80,15 +79,18 @@ def plan_deployment(
     """Plan a deployment from the needs of the release and the inventory of the device.
 
     Raises DeployError if the device has too little space or not the wanted service manager, if the wheelhouse has no
-    wheel for its Python, or if neither the options nor the device have a configuration. Raises ConfigError if a path
-    or the user cannot be used in a systemd unit.
+    wheel for its Python, if neither the options nor the device have a configuration, or if no key that the
+    configuration trusts signed the bundle. Raises ConfigError if a path or the user cannot be used in a systemd unit.
     """
     if configuration is None:
         current = device.call(INVENTORY, InventoryArguments(files=[]))["current"]
         if current is None:
             raise DeployError(f"the first deployment to '{facts.folder}' on the device needs --config agent.toml")
         configuration = ReleaseConfiguration.from_document(current["configuration"])
-    environment = plan_environment(target, facts, python, wheel, options.wheelhouse)
+    check_signature(bundle, configuration, device)
+    environment = plan_environment(
+        target, facts, python, wheel, options.wheelhouse, lock=options.lock, allow_unhashed=options.allow_unhashed
+    )
     service = choose_service_manager(facts, options.service)
     files = [*bundle_files(bundle), *configuration.files, *_user_targets(bundle, options)]
     if service != "process":
@@ -117,6 +119,7 @@ def plan_deployment(
             "python": environment.python,
             "service": service,
             "unit_name": unit_name(facts.folder),
+            "start_timeout_s": min(backend.start_timeout_s for backend in backends),
             "configuration": configuration.to_document(),
             "deployed_by": f"{getpass.getuser()}@{platform.node()}",
             "deployed_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -124,7 +127,6 @@ def plan_deployment(
         missing_bytes=missing,
         needed_bytes=needed,
         builds_engines=all(backend.builds_engines for backend in backends),
-        start_timeout_s=min(backend.start_timeout_s for backend in backends),
     )
 
 
@@ -156,4 +158,4 @@ def _user_targets(bundle: Bundle, options: DeployOptions) -> Iterator[PayloadFil
     targets = list_targets()
     for name in sorted({bundle.manifest.target, options.target or bundle.manifest.target}):
         if name in targets and is_users_own(targets[name]):
-            yield local_file(f"targets/{name}.toml", targets[name])
+            yield local_file(f"targets/{name}.toml", targets[name].parent, targets[name].name)

@@ -25,25 +25,29 @@ def roll_back(
     *,
     to: str | None = None,
     folder: str = FOLDER,
-    timeout_s: float = 60.0,
+    timeout_s: float | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> RollbackResult:
     """Switch a device to the release that its current one replaced, or to the release `to`.
 
-    A second rollback undoes the first one. `timeout_s` is how long the agent may take to become healthy. Raises
-    DeployError if there is no release to roll back to, and NotHealthyError if the release does not become healthy; the
-    device then returns to the release that was current before, or stops the agent if no healthy one is left.
+    A second rollback undoes the first one. `timeout_s` is how long the agent may take to become healthy; default: the
+    start timeout that the release was deployed with.
+
+    Raises DeployError if there is no release to roll back to, and NotHealthyError if the release does not become
+    healthy; the device then returns to the release that was current before, or stops the agent if no healthy one is
+    left.
     """
     with open_device(address, folder, progress=progress) as device, device.locked():
         wait_for_earlier_step(device, progress=progress)
         status = read_status(device)
         release = to or _replaced_release(status)
-        if release not in {existing.id for existing in status.releases}:
+        start_timeout_s = {existing.id: existing.start_timeout_s for existing in status.releases}
+        if release not in start_timeout_s:
             existing_ids = ", ".join(existing.id for existing in status.releases) or "none"
             raise DeployError(f"release '{release}' is not on the device; it has: {existing_ids}")
         if release == status.current and status.serving:
             raise DeployError(f"release '{release}' is already the current release of the device")
-        result = activate(device, release, timeout_s=timeout_s, progress=progress)
+        result = activate(device, release, timeout_s=timeout_s or start_timeout_s[release], progress=progress)
         return RollbackResult(release=release, replaces=result["replaces"])
 
 

@@ -9,16 +9,22 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Final
+from typing import Final
 
 import msgspec
 
+from edgeexit.deploy.remote_process import RemoteProcess
+from edgeexit.deploy.replies import clean_text
 from edgeexit.errors import ConfigError, DeployError
 
 _SSH_FAILED: Final = 255
 _MAX_SOCKET: Final = 80
 """Characters in the path of the control socket; the system allows about 104, and ssh appends a suffix."""
 
+_RUN_S: Final = 120.0
+"""Maximum time of a short command; the first import of TensorRT takes some 10 s per interpreter."""
+_EXIT_S: Final = 120.0
+"""Maximum time from the last output of a command until it has ended."""
 _OPTION: Final = re.compile(r"[A-Za-z0-9]+=\S.*")
 _HOST: Final = re.compile(r"(?:[^@\s-][^@\s]*@)?[^@\s-][^@\s]*")
 
@@ -105,53 +111,40 @@ class Connection:
             )
 
     def run(self, *command: str, stdin: bytes = b"") -> bytes:
-        """Run a command on the device and return its standard output.
+        """Run a short command on the device and return its standard output.
 
-        Raises DeployError if its exit status is not 0.
+        Raises DeployError if its exit status is not 0, if it takes longer than two minutes, or if its output is longer
+        than a few MiB.
         """
         with self.process(*command) as process:
-            assert process.stdin is not None  # noqa: S101 - `process` opens pipes
             with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(stdin)
-                process.stdin.close()
-            assert process.stdout is not None  # noqa: S101 - `process` opens pipes
-            return process.stdout.read()
+                process.write(stdin)
+            process.close_input()
+            return process.read_all(_RUN_S)
 
     @contextlib.contextmanager
-    def process(self, *command: str) -> Iterator["subprocess.Popen[bytes]"]:
+    def process(self, *command: str) -> Iterator[RemoteProcess]:
         """Start a command with pipes for its input and output; at the end of the block, wait for it.
 
         Raises DeployError at the end of the block if the exit status is not 0.
         """
-        with tempfile.TemporaryFile() as errors:  # not a pipe: ssh would block when it is full
-            process = subprocess.Popen(  # noqa: S603 - no local shell; the arguments for the device's are quoted
-                [*self._ssh(), "--", self.address.host, " ".join(shlex.quote(argument) for argument in command)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                start_new_session=True,  # Ctrl-C must not reach ssh before this program handles it
-            )
-            try:
+        # No local shell; the arguments for the device's shell are quoted.
+        quoted = " ".join(shlex.quote(argument) for argument in command)
+        process = RemoteProcess([*self._ssh(), "--", self.address.host, quoted], device=self.address.host)
+        try:
+            with contextlib.suppress(BrokenPipeError):  # the exit status shows why
                 yield process
-                _close_quietly(process.stdin)
-                code = process.wait()
-            except BrokenPipeError:
-                code = process.wait()
-            finally:
-                if process.poll() is None:
-                    process.kill()
-                    process.wait()
-                _close_quietly(process.stdin)
-                _close_quietly(process.stdout)
-            errors.seek(0)
-            self._check_exit_status(code, errors.read().decode(errors="replace"))
+            code = process.wait(_EXIT_S)
+        finally:
+            process.kill()
+        self._check_exit_status(code, process.errors())
 
     def _check_exit_status(self, code: int, errors: str) -> None:
         if code == 0:
             self._established = True
             return
         lines = [line.strip() for line in errors.splitlines() if line.strip()]
-        detail = lines[-1] if lines else f"exit status {code}"
+        detail = clean_text(lines[-1]) if lines else f"exit status {code}"
         if code != _SSH_FAILED and code > 0:
             self._established = True
             raise DeployError(f"{self.address.host}: {detail}")
@@ -190,9 +183,3 @@ class Connection:
         for option in (*self.address.options, *(f"{name}={value}" for name, value in options.items())):
             command += ["-o", option]
         return command
-
-
-def _close_quietly(pipe: IO[bytes] | None) -> None:
-    if pipe is not None:
-        with contextlib.suppress(OSError):
-            pipe.close()

@@ -30,6 +30,8 @@ class ReleaseStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The release has been healthy at least once on this device."""
     has_policy: bool
     """Its bundle contains a policy; the agent may have received a newer one."""
+    start_timeout_s: float
+    """How long its agent may take to become healthy by default."""
     replaces: str | None
     """The release that it replaced, to which a rollback returns."""
     current: bool
@@ -90,6 +92,7 @@ def _release_status(installed: InstalledRelease, current: str | None) -> Release
         deployed_by=release["deployed_by"],
         healthy=installed["healthy"],
         has_policy=installed["has_policy"],
+        start_timeout_s=release["start_timeout_s"],
         replaces=release["replaces"],
         current=release["id"] == current,
     )

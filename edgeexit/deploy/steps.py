@@ -1,6 +1,5 @@
 """The steps that run on the device, with the types of their arguments and replies, and how they are sent there."""
 
-import json
 import shlex
 from dataclasses import dataclass
 from importlib.resources import files
@@ -18,6 +17,8 @@ from edgeexit.deploy.remote.documents import (
     FinishReply,
     InventoryArguments,
     InventoryReply,
+    KeysArguments,
+    KeysReply,
     LockArguments,
     LockReply,
     ReceiveArguments,
@@ -27,13 +28,20 @@ from edgeexit.deploy.remote.documents import (
     WatchArguments,
     WatchReply,
 )
+from edgeexit.deploy.replies import ReplyT, clean_text, decode_message
 from edgeexit.errors import DeployError
 
 ArgumentsT = TypeVar("ArgumentsT")
-ReplyT = TypeVar("ReplyT")
 
 _PACKAGE: Final = "edgeexit.deploy.remote"
 _ALWAYS_SENT: Final = ("documents", "layout")
+_SHOWN_BYTES: Final = 200
+_HASHING_S: Final = 1800.0
+"""Maximum time to hash all files of a deployment on a slow disk."""
+_OPERATION_S: Final = 2000.0
+"""Maximum time to wait for an earlier step, which the device itself limits to half an hour (remote/layout.py)."""
+_INSTALL_S: Final = 3600.0
+_BUILD_S: Final = 4 * 3600.0
 RESULT_PREFIX: Final = b"edgeexit-result "
 """Start of the line of standard output in which a step sends its reply (`remote/layout.py`)."""
 
@@ -52,6 +60,7 @@ for name, source in sent["modules"]:
     exec(compile(source, name, "exec"), module.__dict__)
 layout = sys.modules["edgeexit.deploy.remote.layout"]
 try:
+    layout.check_owner(pathlib.Path(sent["root"]))
     reply = module.main(pathlib.Path(sent["root"]), sent["arguments"])
     if reply is not None:
         layout.send_reply(reply)
@@ -73,6 +82,8 @@ class RemoteStep(Generic[ArgumentsT, ReplyT]):
     reply_type: type[ReplyT]
     imports: tuple[str, ...] = ()
     """Other modules of the package that it imports, each after the modules that it imports itself."""
+    timeout_s: float = 120.0
+    """Maximum time from the end of its input until the end of its output."""
 
     def encode(self, root: str, arguments: ArgumentsT) -> bytes:
         """Return what the bootstrap program reads: the sources of the modules, the folder and the arguments."""
@@ -84,26 +95,22 @@ class RemoteStep(Generic[ArgumentsT, ReplyT]):
         """Return the reply in a step's output. Raises DeployError if the step failed or there is no valid reply."""
         line = next((line for line in reversed(output.splitlines()) if line.startswith(RESULT_PREFIX)), None)
         if line is None:
-            end = shlex.quote(output.decode(errors="replace")[-200:])
+            end = shlex.quote(clean_text(output[-_SHOWN_BYTES:].decode(errors="replace")))
             raise DeployError(f"the step '{self.module}' on the device ended without a reply; end of its output: {end}")
-        message = json.loads(line[len(RESULT_PREFIX) :])
-        if "error" in message:
-            raise DeployError(f"the device: {message['error']}")
-        try:
-            return msgspec.convert(message["reply"], type=self.reply_type)
-        except msgspec.ValidationError as error:
-            raise DeployError(
-                f"the reply of the step '{self.module}' on the device is not valid: {error}; was the release deployed "
-                "by another version of edgeexit?"
-            ) from error
+        return decode_message(line[len(RESULT_PREFIX) :], self.reply_type, step=self.module)
 
 
 LOCK: Final = RemoteStep("lock", LockArguments, LockReply)
-INVENTORY: Final = RemoteStep("inventory", InventoryArguments, InventoryReply)
-RECEIVE: Final = RemoteStep("receive", ReceiveArguments, ReceiveReply, imports=("inventory",))
-ENVIRONMENT: Final = RemoteStep("environment", EnvironmentArguments, EnvironmentReply)
-FINISH: Final = RemoteStep("finish", FinishArguments, FinishReply)
-ENGINES: Final = RemoteStep("engines", EnginesArguments, EmptyDocument, imports=("environment",))
+INVENTORY: Final = RemoteStep("inventory", InventoryArguments, InventoryReply, timeout_s=_HASHING_S)
+KEYS: Final = RemoteStep("keys", KeysArguments, KeysReply)
+RECEIVE: Final = RemoteStep("receive", ReceiveArguments, ReceiveReply, imports=("inventory",), timeout_s=_HASHING_S)
+ENVIRONMENT: Final = RemoteStep(
+    "environment", EnvironmentArguments, EnvironmentReply, imports=("inventory",), timeout_s=_OPERATION_S + _INSTALL_S
+)
+FINISH: Final = RemoteStep("finish", FinishArguments, FinishReply, timeout_s=_OPERATION_S)
+ENGINES: Final = RemoteStep(
+    "engines", EnginesArguments, EmptyDocument, imports=("inventory", "environment"), timeout_s=_OPERATION_S + _BUILD_S
+)
 ACTIVATE: Final = RemoteStep("activate", ActivateArguments, EmptyDocument, imports=("service",))
 WATCH: Final = RemoteStep("watch", WatchArguments, WatchReply, imports=("service", "activate"))
 STATUS: Final = RemoteStep("status", StatusArguments, StatusReply, imports=("service",))

@@ -34,13 +34,16 @@ def make_wheelhouse(folder: Path) -> Path:
     return folder
 
 
-def write_wheel(folder: Path, name: str, version: str, files: dict[str, str], scripts: str = "") -> Path:
+def write_wheel(
+    folder: Path, name: str, version: str, files: dict[str, str], scripts: str = "", requires: tuple[str, ...] = ()
+) -> Path:
     """Write a pure-Python wheel with these files."""
     information = f"{name}-{version}.dist-info"
     files = {
         **files,
         f"{information}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-        "Provides-Extra: onnxruntime\nProvides-Extra: endpoint\n",
+        "Provides-Extra: onnxruntime\nProvides-Extra: endpoint\n"
+        + "".join(f"Requires-Dist: {requirement}\n" for requirement in requires),
         f"{information}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     if scripts:

@@ -46,7 +46,7 @@ def big_files(tmp_path):
     for n in range(2):
         path = tmp_path / f"big{n}"
         path.write_bytes(os.urandom(24 * MIB))
-        files.append(local_file(f"bundle/big{n}", path))
+        files.append(local_file(f"bundle/big{n}", tmp_path, path.name))
     return files
 
 
@@ -57,7 +57,7 @@ def connected(device):
 
 
 def has_arrived(device, file):
-    return (device.root / "incoming" / KEY / file.name).read_bytes() == file.source.read_bytes()
+    return (device.root / "incoming" / KEY / file.name).read_bytes() == file.source.path.read_bytes()
 
 
 def test_a_copy_continues_where_the_connection_was_lost(device, connected, big_files):

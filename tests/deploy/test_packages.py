@@ -24,8 +24,8 @@ def small(tmp_path):
     return write_wheel(tmp_path, "edgeexit", "0.1.0", {"edgeexit/__init__.py": ""})
 
 
-def plan(wheel, target="raspberry-pi-5", wheelhouse=None, python=PYTHON, facts=PI):
-    return plan_environment(load_target(target), parse_facts(facts), python, wheel, wheelhouse)
+def plan(wheel, target="raspberry-pi-5", wheelhouse=None, python=PYTHON, facts=PI, **options):
+    return plan_environment(load_target(target), parse_facts(facts), python, wheel, wheelhouse, **options)
 
 
 def test_the_wheel_packed_from_an_installation_equals_the_installed_wheel(wheel, tmp_path):
@@ -49,11 +49,56 @@ def test_the_wheel_contains_the_scripts_for_the_device(wheel):
 
 
 def test_the_requirements_follow_from_the_target(small):
-    assert plan(small).requirements == ("{wheels}/edgeexit-0.1.0-py3-none-any.whl[onnxruntime,endpoint]",)
-    jetson = plan(small, "jetson-orin-nano", facts=PI.replace("cuda=", "cuda=12.6.68"))
+    own = "edgeexit[onnxruntime,endpoint] @ {wheels}/edgeexit-0.1.0-py3-none-any.whl"
+    assert plan(small, allow_unhashed=True).requirements == (own,)
+    jetson = plan(small, "jetson-orin-nano", facts=PI.replace("cuda=", "cuda=12.6.68"), allow_unhashed=True)
     assert jetson.requirements[1] == "cuda-bindings>=12,<13"
     assert jetson.system_packages
     assert not plan(small).system_packages
+
+
+def test_without_a_wheelhouse_every_package_has_a_version_and_a_hash(small):
+    pinned = plan(small)
+    assert pinned.hashed
+    assert pinned.requirements[0].endswith(f" --hash=sha256:{pinned.wheels[0].sha256}")
+    assert any(line.startswith("onnxruntime==") for line in pinned.requirements)
+    jetson = plan(small, "jetson-orin-nano", facts=PI.replace("cuda=", "cuda=12.6.68"))
+    assert any(line.startswith("cuda-bindings==12.") for line in jetson.requirements)
+    assert not any(line.startswith("onnxruntime==") for line in jetson.requirements)
+    with pytest.raises(DeployError, match=r"no lock file for TensorRT, CUDA 11\.4; give one with --lock"):
+        plan(small, "jetson-orin-nano", facts=PI.replace("cuda=", "cuda=11.4"))
+    assert not plan(small, "jetson-orin-nano", facts=PI.replace("cuda=", "cuda=11.4"), allow_unhashed=True).hashed
+
+
+def test_a_lock_file_of_the_user_replaces_the_shipped_one(small, tmp_path):
+    lock = tmp_path / "lock.txt"
+    digest = "0" * 64
+    lock.write_text(f"# of our own index\nnumpy==2.0 \\\n    --hash=sha256:{digest} \\\n    --hash=sha256:{digest}\n")
+    pinned = plan(small, lock=lock)
+    assert pinned.hashed
+    assert pinned.requirements[1:] == tuple(lock.read_text().splitlines())
+    assert pinned.key != plan(small).key
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("numpy==2.0\n", "line 1: 'numpy==2.0' has no --hash"),
+        (f"a==1 --hash=sha256:{'0' * 64}\nb==1 \\\n  --hash=md5:0\n", "line 2: 'b==1"),
+        ("a==1 --hash=sha256:0\n", "line 1"),
+        (f"a==1 # --hash=sha256:{'0' * 64}\n", "line 1"),
+        ("--index-url x\n", "line 1: '--index-url' is an option"),
+        ("-r other.txt\n", "line 1: '-r' is an option"),
+        (b"\xff", "not text"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_lock_file_with_an_option_or_without_hashes_is_refused(small, tmp_path, text, expected):
+    lock = tmp_path / "lock.txt"
+    if text is not None:
+        lock.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DeployError, match=expected):
+        plan(small, lock=lock)
 
 
 def test_any_other_wheel_or_python_gives_another_environment(small, tmp_path):

@@ -147,7 +147,8 @@ def _activate(root: Path, arguments: ActivateArguments) -> ActivationResult:
     if not _same_service(earlier, document):
         service.stop(disable=True)
     set_current_release(root, rollback_to)
-    rollback_error = start_agent(AgentService(root, earlier["service"], earlier["unit_name"]), earlier, timeout_s)
+    earlier_service = AgentService(root, earlier["service"], earlier["unit_name"])
+    rollback_error = start_agent(earlier_service, earlier, max(timeout_s, earlier["start_timeout_s"]))
     return _result("rolled back", reason=error, log=log, rolled_back_to=rollback_to, rollback_error=rollback_error)
 
 

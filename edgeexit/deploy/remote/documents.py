@@ -35,6 +35,8 @@ class ConfigurationDocument(TypedDict):
     writable_folders: list[str]
     """Absolute folders on the device, besides `state`, that the agent writes to."""
     signed_bundle: bool
+    bundle_keys: list[str]
+    """Keys that may sign the bundle: names in `files`, or absolute paths on the device."""
 
 
 class NewReleaseDocument(TypedDict):
@@ -54,6 +56,8 @@ class NewReleaseDocument(TypedDict):
     service: Literal["systemd", "user", "process"]
     unit_name: str
     """Name of the systemd unit, without `.service`."""
+    start_timeout_s: float
+    """How long the agent may take to become healthy, unless the user sets another timeout."""
     configuration: ConfigurationDocument
     deployed_by: str
     deployed_at: str
@@ -114,6 +118,29 @@ class LockReply(TypedDict):
     """How long that client has held it."""
 
 
+class KeysArguments(TypedDict):
+    """Arguments of the step `keys`."""
+
+    paths: list[str]
+    """Absolute, or relative to the current release."""
+
+
+class KeyDocument(TypedDict):
+    """A public key on the device."""
+
+    path: str
+    lines: list[str]
+    """The lines of the PEM file."""
+    error: str | None
+    """Why it cannot be read."""
+
+
+class KeysReply(TypedDict):
+    """Reply of the step `keys`."""
+
+    keys: list[KeyDocument]
+
+
 class InventoryArguments(TypedDict):
     """Arguments of the step `inventory`."""
 
@@ -149,11 +176,13 @@ class EnvironmentArguments(TypedDict):
 
     key: str
     requirements: list[str]
-    """Requirements for pip."""
+    """Lines of a requirements file for pip; `{wheels}` stands for the URL of the folder with the wheels."""
+    hashed: bool
+    """Every requirement has a version and a hash."""
     offline: bool
     """Install from `wheels` only."""
-    wheels: list[str]
-    """File names in `wheels/`."""
+    wheels: dict[str, str]
+    """File name in `wheels/` -> its SHA-256."""
     system_packages: bool
     """The environment can import the packages of the system's Python."""
     probes: list[str]

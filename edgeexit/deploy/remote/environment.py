@@ -3,9 +3,11 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from edgeexit.deploy.remote.documents import EnvironmentArguments, EnvironmentReply
+from edgeexit.deploy.remote.inventory import sha256_of
 from edgeexit.deploy.remote.layout import COMPLETE_FILE, VENVS, WHEELS, StepError, operation_lock, write_durably
 
 _SHOWN_LINES = 3
@@ -21,6 +23,7 @@ def main(root: Path, arguments: EnvironmentArguments) -> EnvironmentReply:
         venv = root / VENVS / arguments["key"]
         if (venv / COMPLETE_FILE).is_file():
             return {"created": False}
+        _check_wheels(root / WHEELS, arguments["wheels"])
         shutil.rmtree(venv, ignore_errors=True)
         venv.parent.mkdir(exist_ok=True)
         try:
@@ -47,17 +50,31 @@ def _create(root: Path, venv: Path, arguments: EnvironmentArguments) -> None:
     run_program("the environment cannot be created", sys.executable, "-m", "venv", *system, str(venv))
     python = str(venv / "bin" / "python")
     pip = [python, "-m", "pip", "--disable-pip-version-check", "--no-input", "--no-cache-dir", "install", "--quiet"]
+    wheels = _link_wheels(venv / "wheels", root / WHEELS, arguments["wheels"])
+    requirements = venv / "requirements.txt"
+    requirements.write_text(
+        "".join(f"{line}\n" for line in arguments["requirements"]).replace("{wheels}", wheels.as_uri())
+    )
+    if arguments["hashed"]:
+        pip += ["--require-hashes"]
     if arguments["offline"]:
-        pip += ["--no-index", "--find-links", str(_link_wheels(venv / "wheels", root / WHEELS, arguments["wheels"]))]
-    run_program("the packages cannot be installed", *pip, "--only-binary=:all:", *arguments["requirements"])
+        pip += ["--no-index", "--find-links", str(wheels)]
+    run_program("the packages cannot be installed", *pip, "--only-binary=:all:", "--requirement", str(requirements))
     for code in arguments["probes"]:
         run_program(f"the new environment does not work ({code})", python, "-c", code)
     shutil.rmtree(venv / "wheels", ignore_errors=True)
     run_program("the environment cannot be written to disk", "sync")
-    write_durably(venv / COMPLETE_FILE, "\n".join(arguments["requirements"]) + "\n")
+    write_durably(venv / COMPLETE_FILE, "")
 
 
-def _link_wheels(folder: Path, wheels: Path, names: list[str]) -> Path:
+def _check_wheels(folder: Path, hashes: dict[str, str]) -> None:
+    """Raise StepError if a wheel has another SHA-256, for example because it was replaced since the copy."""
+    for name, sha256 in hashes.items():
+        if sha256_of(folder / name) != sha256:
+            raise StepError(f"the wheel '{name}' has changed since it was copied; run the same command again")
+
+
+def _link_wheels(folder: Path, wheels: Path, names: Iterable[str]) -> Path:
     """Return a new folder with links to the named wheels; `wheels` may also contain wheels of other environments."""
     folder.mkdir()
     for name in names:

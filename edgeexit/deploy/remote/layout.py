@@ -33,11 +33,35 @@ HEALTHY_FILE = "healthy"
 COMPLETE_FILE = "complete"
 OPERATION_LOCK = ".operation.lock"
 
+_CHECKED = (RELEASES, VENVS, INCOMING)
 _MAX_OPERATION_S = 1800.0
 
 
 class StepError(Exception):
     """A step failed; the message is one line for the user."""
+
+
+def check_owner(root: Path) -> None:
+    """Raise StepError if the folder of the deployment, or a folder or link in it, belongs to another user.
+
+    In a folder where others may write, such as `/tmp`, another user may have created it before, to be served as a
+    release or to have files written elsewhere.
+    """
+    if not os.path.lexists(root):
+        return
+    for path in [root, *_entries(root), *(entry for name in _CHECKED for entry in _entries(root / name))]:
+        owners = {path.lstat().st_uid} | ({path.stat().st_uid} if path == root else set())
+        if not owners <= ({os.geteuid()} if path == root else {os.geteuid(), 0}):
+            raise StepError(
+                f"'{path}' belongs to another user (uid {max(owners)}), who could have planted it there; remove it, or "
+                "give another --path"
+            )
+
+
+def _entries(folder: Path) -> list[Path]:
+    with contextlib.suppress(OSError):
+        return list(folder.iterdir())
+    return []
 
 
 def send_reply(reply: Mapping[str, object]) -> None:

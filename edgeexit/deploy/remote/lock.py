@@ -20,7 +20,8 @@ def main(root: Path, arguments: LockArguments) -> None:
 
     The kernel releases the lock when this process ends, so no lock remains after a power cut or a killed client.
     """
-    root.mkdir(parents=True, exist_ok=True)
+    root.mkdir(parents=True, exist_ok=True, mode=0o755)
+    root.chmod(root.stat().st_mode & ~0o022)  # no other user may plant a file there later
     with (root / ".deploy.lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -147,7 +147,8 @@ class AgentService:
         log = self.root / LOG_FILE
         if log.exists():
             log.replace(log.with_name(f"{LOG_FILE}.1"))
-        with self._lock_path.open("a") as lock, log.open("ab") as output:
+        handle = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        with self._lock_path.open("a") as lock, os.fdopen(handle, "ab") as output:
             fcntl.flock(lock, fcntl.LOCK_EX)
             process = subprocess.Popen(  # noqa: S603 - a fixed command, no shell
                 _COMMAND,
