@@ -77,9 +77,8 @@ class Ztw(Policy, frozen=True, kw_only=True, tag="ztw"):
         # einsum sums in the same order for every batch size; a matrix product does not.
         z = np.einsum("bjc,j->bc", after[:, _LOGS:].reshape(shape), weights)
         z += biases
-        prediction = z.argmax(axis=1)
-        after[:, _CLASS] = prediction
-        z -= z[np.arange(len(z)), prediction, None]
+        after[:, _CLASS] = z.argmax(axis=1)
+        z -= np.maximum.reduce(z, axis=1, keepdims=True)
         total = np.add.reduce(np.exp(z, out=z), axis=1)
         return _ONE / total, after[:, :_LOGS] if exit_index == self._final - 1 else after
 
