@@ -201,7 +201,7 @@ class ClientConnection(asyncio.Protocol):
         elif self.state == IDLE:
             self.close()
         else:
-            self._transport.abort()
+            self.abort()
 
     def evict(self) -> None:
         """Close the connection at once, because a new one needs its place."""
@@ -210,13 +210,17 @@ class ClientConnection(asyncio.Protocol):
                 RefusalError(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections are open; send the request faster")
             )
         if self.state != IDLE and self._transport.get_write_buffer_size():
-            self._transport.abort()
+            self.abort()
         self.close()
 
     def close(self) -> None:
         """Close the connection after what has been written is sent."""
         self._enter(CLOSING, _LINGER_S)
         self._transport.close()
+
+    def abort(self) -> None:
+        """Close the connection, and drop what has not been sent."""
+        self._transport.abort()
 
     # Steps.
 

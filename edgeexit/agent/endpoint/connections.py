@@ -51,9 +51,14 @@ class Connections:
         self._open.pop(connection, None)
 
     def close_all(self) -> None:
-        """Close all connections."""
+        """Close all connections after what has been written to them is sent."""
         for connection in list(self._open):
             connection.close()
+
+    def abort_all(self) -> None:
+        """Close all connections at once."""
+        for connection in list(self._open):
+            connection.abort()
 
     async def watch(self) -> None:
         """Call `time_out` of each connection whose deadline has passed, until cancelled."""

@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 _HELD_BODIES: Final = 4
 """All requests in flight together may hold this many times `max_body_bytes`."""
 _STOP_S: Final = 10.0
+_CLOSE_S: Final = 1.0
 _STOP_POLL_S: Final = 0.02
 
 
@@ -158,8 +159,12 @@ class Endpoint:
         deadline = loop.time() + _STOP_S
         while self._admission.requests and loop.time() < deadline:  # noqa: ASYNC110 - runs once
             await asyncio.sleep(_STOP_POLL_S)
+        deadline = loop.time() + _CLOSE_S
         self._connections.close_all()
-        await asyncio.sleep(0)
+        while self._connections and loop.time() < deadline:  # noqa: ASYNC110 - clients may read their last response
+            await asyncio.sleep(_STOP_POLL_S)
+        self._connections.abort_all()
+        await asyncio.sleep(_STOP_POLL_S)
         watching.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await watching
