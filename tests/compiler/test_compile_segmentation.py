@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -17,6 +18,7 @@ from edgeexit.errors import CompileError, DataError
 from edgeexit.policies.confidence import Confidence
 from edgeexit.runtime import Runner, evaluate
 from tests.compiler.staged_run import run_stages
+from tests.recorded_progress import RecordedProgress
 
 CLASSES = 3
 
@@ -181,3 +183,23 @@ def test_labels_of_another_size_are_rejected(images, tmp_path):
     data = {"image": images, "labels": np.zeros((10, 4, 6), dtype=np.int64)}
     with pytest.raises(DataError, match="'labels' are maps of 4x6, but the exits' maps are 8x12; resize the labels"):
         compile_bundle(Segmenter(), tmp_path / "bundle", CompileOptions(calibration=data, precision="fp16"))
+
+
+def test_ignored_labels_and_unread_arrays_of_the_samples_are_reported(images, tmp_path):
+    labels = np.zeros((10, 8, 12), dtype=np.uint8)
+    labels[:, :4] = 255
+    progress = RecordedProgress()
+    options = CompileOptions(
+        example={"image": images, "y": np.zeros(10)},
+        calibration={"image": images, "labels": labels, "fold": np.zeros(10)},
+        precision="fp16",
+    )
+    compile_bundle(Segmenter(), tmp_path / "bundle", options, progress=progress)
+    for warning in (
+        "--example samples: 'y' is not read; the model's inputs are 'image'",
+        "calibration data: 'fold' is not read; the model's inputs are 'image'",
+        "calibration data: ignored label 255: 480 of 960 pixels (50 %) do not count in the accuracy",
+    ):
+        assert progress.warnings.count(warning) == 1, progress.warnings
+    with pytest.raises(DataError, match=r"label 255 outside .* in 480 of 960 pixels; .* add --ignore-label 255"):
+        compile_bundle(Segmenter(), tmp_path / "all", msgspec.structs.replace(options, ignore_labels=()))
