@@ -146,7 +146,9 @@ class Runner:
 
         """
         started_ns = time.perf_counter_ns()
-        self.check_policy(policy)
+        if policy is not self._fitting_policy:
+            self.check_policy(policy)
+            self._fitting_policy = policy
         if self._is_single(inputs):
             return self._infer_single(inputs, policy, started_ns)
         tensors = self.check(inputs)
@@ -242,9 +244,7 @@ class Runner:
 
     def check_policy(self, policy: Policy) -> None:
         """Raise PolicyError if the policy's number of exits or classes differs from the bundle's."""
-        if policy is not self._fitting_policy:
-            policy.require_fits(self._exits, self._manifest.classes)
-            self._fitting_policy = policy
+        policy.require_fits(self._exits, self._manifest.classes)
 
     def _abandon_after_fork(self) -> None:
         """Make this copy of an open runner refuse every inference, in a child of the process that opened it."""

@@ -66,7 +66,7 @@ class SingleRun:
         `companions` [1, ...] of the exit taken are copied; the latency counts from `started_ns`.
         """
         policy, readout = self._policy, self._readout
-        scores = self.scores + [nan] * (policy.exits - self.stage)
+        scores = self.scores + [nan] * (len(policy.temperatures) - self.stage)
         return Inference(
             predictions=np.array((int(self._prediction),), dtype=_INT64),
             exits=np.array((self.stage - 1,), dtype=_INT64),
