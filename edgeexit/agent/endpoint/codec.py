@@ -19,6 +19,7 @@ from edgeexit.agent.endpoint.tensors import (
     dtype_of,
     tensor_from_bytes,
     tensor_from_json,
+    tensor_from_numbers,
     tensor_to_bytes,
     tensor_to_json,
 )
@@ -34,8 +35,10 @@ _MAX_DIMENSIONS: Final = 16
 _NOT_JSON: Final = re.compile(rb"[\[,:\s]-?(?:NaN|Infinity)[\],}\s]")
 """NaN or infinity as a value, as Python's `json.dumps` writes them although JSON does not allow it."""
 _MAX_DIMENSION: Final = 2**63 - 1
+_FLOATS: Final = ("FP32", "FP64")
 _MAX_SHAPE_BYTES: Final = 512
 _LONG_BYTES: Final = 64 * 1024
+_MAX_FLAT_BYTES: Final = 256 * 1024
 _MAX_OBJECTS: Final = 1024
 """Maximum number of objects in a JSON of more than 64 KiB, whose length should be in the data of few tensors."""
 
@@ -51,6 +54,10 @@ class AcceptedInputs(Protocol):
     @property
     def names(self) -> Sequence[str]:
         """Their names."""
+
+    @property
+    def are_floats(self) -> bool:
+        """True if all are FP32 or FP64, so that their data is probably lists of numbers."""
 
     def check(self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
         """Raise DataError if the model does not take an input of this dtype and shape."""
@@ -88,6 +95,16 @@ class _Input(msgspec.Struct):
     data: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
 
 
+class _FlatInput(msgspec.Struct):
+    """An input whose data is a flat list of numbers."""
+
+    name: str
+    shape: msgspec.Raw
+    datatype: str
+    parameters: _Parameters = msgspec.field(default_factory=_Parameters)
+    data: list[float] | None = None
+
+
 class _Output(msgspec.Struct):
     name: str
     parameters: _Parameters = msgspec.field(default_factory=_Parameters)
@@ -95,6 +112,15 @@ class _Output(msgspec.Struct):
 
 class _InferDocument(msgspec.Struct):
     inputs: list[_Input]
+    id: RequestId | None = None
+    parameters: _Parameters = msgspec.field(default_factory=_Parameters)
+    outputs: list[_Output] | None = None
+
+
+class _FlatDocument(msgspec.Struct):
+    """The most frequent request, which can be decoded at once."""
+
+    inputs: list[_FlatInput]
     id: RequestId | None = None
     parameters: _Parameters = msgspec.field(default_factory=_Parameters)
     outputs: list[_Output] | None = None
@@ -150,7 +176,7 @@ def decode_request(
         raise ProtocolError(f"Inference-Header-Content-Length is {length}, but the body has {len(view)} bytes")
     if length > _LONG_BYTES and body.count(b"{", 0, length) > _MAX_OBJECTS:
         raise ProtocolError(f"the JSON of the request has more than {_MAX_OBJECTS} objects")
-    request = _decode(view[:length], _InferDocument)
+    request = _decode_document(view[:length], inputs)
     arrays: dict[str, Array] = {}
     rest = view[length:]
     for tensor in request.inputs:
@@ -214,7 +240,19 @@ def _decode(content: memoryview, kind: type[T]) -> T:
         raise ProtocolError(f"the JSON of the request is not valid: {error}") from error
 
 
-def _decode_shape(tensor: _Input) -> tuple[int, ...]:
+def _decode_document(content: memoryview, inputs: AcceptedInputs) -> _InferDocument | _FlatDocument:
+    if inputs.are_floats and len(content) <= _MAX_FLAT_BYTES:
+        try:
+            document = msgspec.json.decode(content, type=_FlatDocument)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            pass  # nested, or not valid, which the other document reports
+        else:
+            if all(tensor.datatype in _FLOATS and tensor.data != [] for tensor in document.inputs):
+                return document
+    return _decode(content, _InferDocument)
+
+
+def _decode_shape(tensor: _Input | _FlatInput) -> tuple[int, ...]:
     text = memoryview(tensor.shape)
     if len(text) > _MAX_SHAPE_BYTES:
         raise ProtocolError(f"the shape of input '{tensor.name}' is not valid: it has {len(text)} characters")
@@ -224,15 +262,17 @@ def _decode_shape(tensor: _Input) -> tuple[int, ...]:
         raise ProtocolError(f"the shape of input '{tensor.name}' is not valid: {error}") from error
 
 
-def _decode_tensor(tensor: _Input, shape: tuple[int, ...], rest: memoryview) -> tuple[Array, memoryview]:
+def _decode_tensor(tensor: _Input | _FlatInput, shape: tuple[int, ...], rest: memoryview) -> tuple[Array, memoryview]:
     """Return the array of an input, and the bytes that follow it."""
     name, size = tensor.name, tensor.parameters.binary_data_size
     if tensor.parameters.shared_memory_region is not None:
         raise ProtocolError(f"input '{name}' is in shared memory, which is not supported; send its data")
-    data = memoryview(tensor.data)
+    data = memoryview(tensor.data) if isinstance(tensor.data, msgspec.Raw) else tensor.data
     if size is None:
         if not data:
             raise ProtocolError(f"input '{name}' has neither data nor binary_data_size; send one of them")
+        if isinstance(data, list):
+            return tensor_from_numbers(name, tensor.datatype, shape, data), rest
         return tensor_from_json(name, tensor.datatype, shape, data), rest
     if data:
         raise ProtocolError(f"input '{name}' has both data and binary_data_size; send one of them")
@@ -241,7 +281,7 @@ def _decode_tensor(tensor: _Input, shape: tuple[int, ...], rest: memoryview) -> 
     return tensor_from_bytes(name, tensor.datatype, shape, rest[:size]), rest[size:]
 
 
-def _requested_outputs(request: _InferDocument, known: Sequence[str]) -> tuple[RequestedOutput, ...]:
+def _requested_outputs(request: _InferDocument | _FlatDocument, known: Sequence[str]) -> tuple[RequestedOutput, ...]:
     """Return the outputs that the request names, or `OUTPUTS`. Raises ProtocolError for an output that is not known."""
     by_default = request.parameters.binary_data_output
     if not request.outputs:

@@ -10,6 +10,7 @@ from edgeexit.datasets import check_inputs
 from edgeexit.errors import DataError
 
 _WHERE = "the request"
+_FLOATS = (np.dtype("<f4"), np.dtype("<f8"))
 
 
 class ModelInputs:
@@ -17,12 +18,15 @@ class ModelInputs:
 
     Attributes:
         names: their names.
+        are_floats: True if all are FP32 or FP64.
 
     """
 
     def __init__(self, specs: Sequence[TensorSpec]) -> None:
         self.names = tuple(spec.name for spec in specs)
         self._specs = {spec.name: (spec, np.dtype(spec.dtype)) for spec in specs}
+
+        self.are_floats = all(dtype in _FLOATS for _, dtype in self._specs.values())
 
     def check(self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
         """Raise DataError if the model does not take an input of this dtype and shape. `name` is one of `names`."""

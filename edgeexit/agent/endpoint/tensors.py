@@ -78,6 +78,15 @@ def tensor_from_json(name: str, datatype: str, shape: Sequence[int], text: memor
     return _reshape(name, array, shape)
 
 
+def tensor_from_numbers(name: str, datatype: str, shape: Sequence[int], values: list[float]) -> Array:
+    """Return the tensor of a flat list in row-major order. Raises ProtocolError if it does not fit the shape."""
+    if len(values) != math.prod(shape):
+        raise ProtocolError(
+            f"the data of input '{name}' is not {datatype} of shape {list(shape)}: it has {len(values)} elements"
+        )
+    return _reshape(name, _to_array(values, dtype_of(name, datatype)), shape)
+
+
 def tensor_from_bytes(name: str, datatype: str, shape: Sequence[int], data: memoryview) -> Array:
     """Return the tensor in little-endian bytes, in row-major order, as a view of `data`.
 

@@ -26,8 +26,9 @@ from edgeexit.runtime import Inference
 class AnyTensor:
     """A model that takes tensors of any dtype and shape."""
 
-    def __init__(self, *names: str) -> None:
+    def __init__(self, *names: str, are_floats: bool = False) -> None:
         self.names = names
+        self.are_floats = are_floats
 
     def check(self, name: str, dtype: Any, shape: tuple[int, ...]) -> None:
         pass
@@ -74,6 +75,31 @@ def test_json_tensors_are_decoded_nested_or_flat(array: Any, *, nested: bool) ->
     data = array.tolist() if nested and array.ndim else array.ravel().tolist()
     body = json.dumps({"inputs": [tensor("a", array, data=data)]}, indent=1).encode()
     assert_same(decode_request(body, None, inputs=AnyTensor("a")).inputs["a"], array)
+
+
+@given(
+    array=finite,
+    layout=st.sampled_from(["nested", "flat", "binary", "both", "neither"]),
+    change=st.sampled_from([0, 0, 1, -1]),
+)
+def test_the_model_s_dtypes_do_not_change_what_a_request_means(array: Any, layout: str, change: int) -> None:
+    flat = [*array.ravel().tolist(), 0][: array.size + change]
+    data = array.tolist() if layout == "nested" and array.ndim else flat
+    is_binary = layout in {"binary", "both"}
+    fields = {} if layout in {"binary", "neither"} else {"data": data}
+    if is_binary:
+        fields["parameters"] = {"binary_data_size": array.nbytes}
+    header = json.dumps({"inputs": [tensor("a", array, **fields)]}).encode()
+    body, length = header + (array.tobytes() if is_binary else b""), len(header)
+    assert decoded_or_error(body, length, are_floats=False) == decoded_or_error(body, length, are_floats=True)
+
+
+def decoded_or_error(body: bytes, length: int, *, are_floats: bool) -> Any:
+    try:
+        (found,) = decode_request(body, length, inputs=AnyTensor("a", are_floats=are_floats)).inputs.values()
+    except ProtocolError as error:
+        return str(error)
+    return found.dtype, found.shape, found.tobytes()
 
 
 def inference(batch: int, exit_shape: tuple[int, ...], generator: np.random.Generator) -> Inference:
@@ -273,8 +299,9 @@ def test_deeply_nested_json_is_refused_with_a_protocol_error() -> None:
 
 
 def check_decoded_or_refused(body: bytes, length: int | None) -> None:
-    with contextlib.suppress(ProtocolError):  # any other error fails the test
-        decode_request(body, length, inputs=AnyTensor("a"))
+    for are_floats in (False, True):
+        with contextlib.suppress(ProtocolError):  # any other error fails the test
+            decode_request(body, length, inputs=AnyTensor("a", are_floats=are_floats))
     with contextlib.suppress(ProtocolError):
         decode_feedback(body)
 
