@@ -106,9 +106,9 @@ def fit_command(
     manifest = opened.manifest
     dataset = read_labelled(data, manifest, ignore_label)
     readouts = _record(opened, dataset, costs)
+    fitted, choice = _fit(policy, readouts, goal, options)
     if len(readouts) < _MIN_SAMPLES:
         warn(f"{len(readouts)} samples are few; with fewer than {_MIN_SAMPLES}, a policy may be worse on new samples")
-    fitted, choice = _fit(policy, readouts, goal, options)
     document = PolicyDocument(bundle=opened.digest, revision=0, policy=fitted.policy, certificate=fitted.certificate)
     if report is not None:
         _write_report(report, opened, readouts, costs, fitted, choice, options)

@@ -125,7 +125,7 @@ def not_finite(outputs: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     Such a prediction means nothing: the softmax of these logits is NaN. `outputs` are [B, C] or [B, C, H, W].
     """
     finite: npt.NDArray[np.bool_] = np.isfinite(outputs.max(axis=1))
-    return ~finite.reshape(len(outputs), -1).all(axis=1)
+    return np.asarray(~finite.reshape(len(outputs), -1).all(axis=1), dtype=np.bool_)
 
 
 def count_correct(

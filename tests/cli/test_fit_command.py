@@ -145,6 +145,8 @@ def test_few_samples_give_a_warning(edgeexit, bundle, tmp_path):
     save_arrays(tmp_path / "few.npz", {**make_samples(20), "labels": np.arange(20) % 4})
     few = ("fit", bundle.path, "--data", tmp_path / "few.npz", "--policy", "confidence", "--speedup", 1.2)
     assert "20 samples are few; with fewer than 50, a policy may be worse on new samples" in edgeexit(*few).err
+    certified = ("fit", bundle.path, "--data", tmp_path / "few.npz", "--policy", "confidence")
+    assert "20 samples cannot certify" in refusal(edgeexit(*certified))  # one line: no warning before the error
 
 
 def test_labels_of_one_class_are_refused(edgeexit, bundle, tmp_path):

@@ -1,12 +1,24 @@
 """`choose_policy` compares the kinds at one cost and takes the simplest of the best."""
 
+import re
+
 import msgspec
 import numpy as np
 import pytest
 
 from edgeexit.errors import FittingError
-from edgeexit.fitting import Budget, FitOptions, MaxDrop, MaxRisk, ReadoutDataset, choose_policy, fit_policy
+from edgeexit.fitting import (
+    FITTING_KINDS,
+    Budget,
+    FitOptions,
+    MaxDrop,
+    MaxRisk,
+    ReadoutDataset,
+    choose_policy,
+    fit_policy,
+)
 from edgeexit.fitting.certify import halves
+from edgeexit.fitting.kinds import registry
 from edgeexit.policies.readout import ENTROPY, P1, TOP1
 from edgeexit.progress import Progress
 from tests.fitting.populations import population
@@ -120,6 +132,28 @@ def test_progress_has_a_step_per_kind_that_advances_with_each_fold():
         progress=progress,
     )
     assert list(progress.steps.items()) == [("confidence", 3), ("beem", 3), ("confidence, on all samples", 0)]
+
+
+@pytest.mark.parametrize("folds", [1, 0, -2])
+def test_fewer_than_two_folds_are_refused(folds):
+    with pytest.raises(FittingError, match=f"folds {folds} must be at least 2"):
+        choose_policy(population(50, seed=1), Budget(cost=2.0), options=FitOptions(folds=folds))
+
+
+def test_a_comparison_of_no_kinds_is_refused_with_their_names():
+    with pytest.raises(FittingError, match="no kinds are given to compare; name some of confidence, entropy"):
+        choose_policy(population(50, seed=1), Budget(cost=2.0), kinds=())
+
+
+def test_a_kind_that_needs_too_much_memory_is_left_out_with_the_reason(monkeypatch):
+    def no_memory(dataset, options):
+        raise MemoryError("Unable to allocate 9 TiB")
+
+    kind = msgspec.structs.replace(FITTING_KINDS["margin"], make_candidates=no_memory)
+    monkeypatch.setitem(registry._kinds, "margin", kind)
+    choice = choose_policy(population(100, seed=1), Budget(cost=2.0), kinds=("margin", "confidence"))
+    assert choice.fit.policy.kind == "confidence"
+    assert re.search("policy 'margin' .* more memory than is free .*9 TiB", choice.comparisons[0].failure)
 
 
 def test_fewer_samples_than_folds_are_refused():
