@@ -34,6 +34,7 @@ import argparse
 import contextlib
 import functools
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -229,10 +230,13 @@ def main() -> None:
     parser.add_argument("--unpinned", action="store_true", help="let servers and clients run on all processors")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     options = parser.parse_args()
+    for program in ("wrk", "taskset", str(options.mlserver_python.with_name("mlserver"))):
+        if shutil.which(program) is None:
+            raise SystemExit(f"'{program}' is not installed; see --help")
     checkouts = dict(text.split("=", 1) for text in options.checkout) or {"edgeexit": _ROOT}
     rows = measure(
-        options.mlserver_python,
-        {name: Path(folder) for name, folder in checkouts.items()},
+        options.mlserver_python.absolute(),
+        {name: Path(folder).resolve() for name, folder in checkouts.items()},
         rounds=options.rounds,
         seconds=options.seconds,
         size=options.size,
