@@ -11,7 +11,7 @@ import pytest
 from edgeexit.bundle import Bundle
 from edgeexit.cli.main import main
 from edgeexit.errors import BundleError
-from edgeexit.signing import generate_key, load_public_key
+from edgeexit.signing import generate_key, load_private_key, load_public_key
 from tests.compiler.graphs import REUSED_EXIT, save_graph, two_heads
 
 
@@ -119,7 +119,11 @@ def test_an_existing_bundle_is_replaced_only_with_force(command, model, tmp_path
     assert code == 2
     assert "exists already" in error
     assert Bundle.open(out).manifest.model == "first"
-    assert command(model, "--out", out, "--name", "second", "--force")[0] == 0
+    generate_key(tmp_path / "key.pem")
+    Bundle.open(out).sign(load_private_key(tmp_path / "key.pem"))
+    code, _, error = command(model, "--out", out, "--name", "second", "--force")
+    assert code == 0
+    assert f"bundle '{out}' is signed, and the one that replaces it will not be" in error
     assert Bundle.open(out).manifest.model == "second"
 
 

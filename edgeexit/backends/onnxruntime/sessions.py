@@ -30,9 +30,9 @@ _MAX_COPIED_BYTES: Final = 64 << 20
 """Larger files of weights are mapped instead of read.
 
 ONNX Runtime copies most weights into the layout of its kernels and keeps the others where they are. Memory that was
-read would hold the copied ones twice; of a mapped file, the system drops the pages that are not used. Measured with
-108 MiB of fp32 weights (ONNX Runtime 1.32): 264 MiB of anonymous memory if read, 156 MiB if mapped, and 140 MiB if ONNX
-Runtime opened the unverified files itself."""
+read would hold the copied ones twice; of a mapped file, the system drops the pages that are not used. For 108 MiB of
+fp32 weights (scripts/bench/loading.py, ONNX Runtime 1.32), sessions need 233 MiB of anonymous memory if the file is
+read, 125 MiB if it is mapped, and 109 MiB if ONNX Runtime opens the unverified file itself."""
 _SMALL_BYTES: Final = 1 << 16
 _ALIGNMENT: Final = 64
 """Tensors that are small or not aligned are copied, also from a mapped file."""

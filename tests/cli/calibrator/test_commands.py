@@ -26,7 +26,7 @@ from edgeexit.errors import EdgeExitError
 from edgeexit.policies import PolicyDocument
 from edgeexit.policies.confidence import Confidence
 from edgeexit.policies.ztw import Ztw
-from edgeexit.signing import generate_key
+from edgeexit.signing import generate_key, load_private_key
 from edgeexit.wire import Ack, Command, Rejection, decode, down_topic, policy_topic, up_topic
 from tests.bundles import make_bundle
 from tests.calibration.scenario import (
@@ -229,6 +229,16 @@ def test_a_risk_below_the_certificates_is_a_warning(tmp_path, bundle):
         "--database", tmp_path / "x.sqlite",
     )  # fmt: skip
     assert "policy is certified for 10.0 %" in " ".join(result.stderr.split())
+
+
+def test_with_a_trusted_key_only_a_bundle_that_it_signed_is_registered(tmp_path):
+    bundle = fitted_bundle(tmp_path / "bundle")
+    public = generate_key(tmp_path / "release.key")
+    where = ("--fleet", FLEET, "--cohort", COHORT, "--database", tmp_path / "calibrator.sqlite", "--trust", public)
+    with pytest.raises(EdgeExitError, match=r"signature\.json is missing"):
+        invoke("register", bundle.path, *where)
+    bundle.sign(load_private_key(tmp_path / "release.key"))
+    assert "new revision 1" in invoke("register", bundle.path, *where).output
 
 
 @pytest.mark.parametrize(("option", "name"), [("--max-risk", "risk"), ("--delta", "delta")])
