@@ -33,7 +33,7 @@ def test_a_machine_with_some_load_is_valid():
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"waited": 0.06}, "the inference waited 6.0 % of its time for a core, because other programs used the cores"),
+        ({"waited": 0.06}, "the inference waited 6.0 % of its time for a core, because other work used the cores"),
         ({"stolen": 0.3}, "the hypervisor gave 30.0 % of the processor's time to other virtual machines (steal)"),
         ({"quota_periods": 0.5}, "the processor quota of the container was used up in 50.0 % of the periods"),
         ({"other_cores": 2.1}, "other programs used 2.1 of 4 cores"),

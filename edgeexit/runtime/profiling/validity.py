@@ -56,7 +56,7 @@ def reasons_of_drift(drift: Drift | None) -> tuple[str, ...]:
 def _reasons_of_load(load: MachineLoad) -> Iterator[str]:
     if load.waited is not None and load.waited > MAX_LOST:
         waited = percent(load.waited)
-        yield f"the inference waited {waited} of its time for a core, because other programs used the cores"
+        yield f"the inference waited {waited} of its time for a core, because other work used the cores"
     if load.stolen is not None and load.stolen > MAX_LOST:
         yield f"the hypervisor gave {percent(load.stolen)} of the processor's time to other virtual machines (steal)"
     if load.quota_periods is not None and load.quota_periods > MAX_LOST:
