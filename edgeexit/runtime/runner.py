@@ -258,13 +258,14 @@ class Runner:
 
     def _is_single(self, inputs: Inputs) -> bool:
         """Return True if `inputs` is one sample that matches the manifest; False if only `check` can decide it."""
-        if len(inputs) != len(self._single_inputs):
+        expected = self._single_inputs
+        if not expected or len(inputs) != len(expected):
             return False
-        for name, shape, dtype in self._single_inputs:
+        for name, shape, dtype in expected:
             array = inputs.get(name)
             if type(array) is not np.ndarray or array.shape != shape or array.dtype is not dtype:
                 return False
-        return bool(self._single_inputs)
+        return True
 
     def _infer_single(self, tensors: Inputs, policy: Policy, started_ns: int) -> Inference:
         """Run a single sample; faster than `_infer`, because no rows are selected."""

@@ -77,6 +77,16 @@ _US = 1e6
 _DECISION: Final = "decision, "
 _BARE: Final = "bare sessions, full depth"
 _OTHER: Final = "other checkout, "
+_NEIGHBOURS: Final = (
+    "full graph",
+    "without early exits",
+    _OTHER + CALLS[0],
+    _BARE,
+    "under a policy",
+    "bare sessions",
+    _OTHER + CALLS[1],
+)
+"""Variants that run one after the other in each round, because their times are compared closely."""
 Variant = Callable[[], Sequence[float]]
 """Runs the calls of one variant, and returns the duration of each in seconds."""
 
@@ -120,7 +130,8 @@ def measure(rounds: int, checkout: Path | None) -> list[Row]:
                 variants |= {_OTHER + call: functools.partial(other.seconds, call) for call in CALLS}
             variants["batch"] = lambda: seconds_each([lambda: runner.infer({IMAGE: batch}, policy=batch_policy)] * 2)
             variants["full batch"] = lambda: stages_64.seconds(batch, len(EXITS) - 1)
-            times = run_in_alternation(variants, rounds)
+            neighbours = {name: variants[name] for name in _NEIGHBOURS if name in variants}
+            times = run_in_alternation(neighbours | variants, rounds)
             batch_exits = runner.infer({IMAGE: batch}, policy=batch_policy).exits
     return _rows(times, exits, batch_exits)
 

@@ -5,7 +5,9 @@ import time
 import numpy as np
 import pytest
 
+from edgeexit.errors import DataError, PolicyError
 from edgeexit.policies import KINDS
+from edgeexit.policies.confidence import Confidence
 from edgeexit.runtime import Runner
 from tests.bundles import INPUT, make_bundle, make_samples
 from tests.runtime.policies_of_every_kind import policies_on
@@ -55,3 +57,62 @@ def test_a_result_is_unchanged_by_later_inferences(runner, inputs, policies):
         runner.infer({INPUT: inputs[INPUT][n : n + 1]}, policy=policies["confidence"])
     np.testing.assert_array_equal(first.outputs, copies[0])
     np.testing.assert_array_equal(first.readouts, copies[1])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda array: array[:, :-1],
+        lambda array: array.astype(np.float64),
+        lambda array: array.astype(array.dtype.newbyteorder()),
+        lambda array: array[0],
+        lambda array: array[:0],
+        lambda array: array.tolist(),
+    ],
+)
+def test_a_single_sample_that_does_not_match_is_refused(runner, inputs, policies, change):
+    array = inputs[INPUT][:1]
+    runner.infer({INPUT: array}, policy=policies["confidence"])
+    with pytest.raises(DataError):
+        runner.infer({INPUT: change(array)}, policy=policies["confidence"])
+    with pytest.raises(DataError):
+        runner.infer({"other": array}, policy=policies["confidence"])
+
+
+def test_other_arrays_and_other_kinds_of_numpy_arrays_have_the_same_result(runner, inputs, policies):
+    array = inputs[INPUT][:1]
+    expected = runner.infer({INPUT: array}, policy=policies["confidence"])
+    reversed_rows = np.ascontiguousarray(array[..., ::-1])[..., ::-1]
+    for same in ({INPUT: array, "other": array}, {INPUT: array.view(np.memmap)}, {INPUT: reversed_rows}):
+        found = runner.infer(same, policy=policies["confidence"])
+        np.testing.assert_array_equal(found.outputs, expected.outputs)
+
+
+def test_a_single_sample_that_is_not_finite_is_refused_if_the_runner_refuses_such_inputs(tmp_path, inputs, policies):
+    array = inputs[INPUT][:1].copy()
+    array.flat[0] = np.nan
+    with Runner(make_bundle(tmp_path / "bundle", exits=4), not_finite="refuse") as runner:
+        runner.infer({INPUT: inputs[INPUT][:1]}, policy=policies["confidence"])
+        with pytest.raises(DataError, match="NaN"):
+            runner.infer({INPUT: array}, policy=policies["confidence"])
+
+
+def test_a_policy_for_another_model_is_refused_after_one_that_fits(runner, inputs, policies):
+    sample = {INPUT: inputs[INPUT][:1]}
+    other = Confidence(temperatures=(1.0, 1.0), thresholds=(0.5,))
+    for _ in range(2):
+        runner.infer(sample, policy=policies["confidence"])
+        with pytest.raises(PolicyError, match="is for 2 exits"):
+            runner.infer(sample, policy=other)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_results_have_the_same_dtypes_and_shapes_as_those_of_a_batch(runner, inputs, policies, kind):
+    together = runner.infer({INPUT: inputs[INPUT][:2]}, policy=policies[kind])
+    alone = runner.infer({INPUT: inputs[INPUT][:1]}, policy=policies[kind])
+    for field in ("predictions", "exits", "outputs", "readouts", "scores", "latency_ms"):
+        one, two = getattr(alone, field), getattr(together, field)
+        assert (one.dtype, one.shape[1:]) == (two.dtype, two.shape[1:])
+        assert one.flags.c_contiguous
+        assert one.flags.owndata
+        assert one.flags.writeable
