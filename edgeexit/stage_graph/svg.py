@@ -113,7 +113,8 @@ def _draw_header(root: ET.Element, layout: Layout, manifest: Manifest, profile: 
         notes.append("Bars: fraction of the multiply-accumulates; run `edgeexit profile` for latencies.")
     else:
         notes.append("Bars: fraction of the mean latency. After: mean latency of a sample that exits there.")
-        notes.append(f"Measured on {profile.machine}, {profile.runtime}, batch {profile.batch}.")
+        invalid = f"Invalid profile: {'; '.join(profile.invalid)}. " if profile.invalid else ""
+        notes.append(f"{invalid}Measured on {profile.machine}, {profile.runtime}, batch {profile.batch}.")
     for number, note in enumerate(notes):
         y = layout.stages[-1].bottom + 34 + number * 18
         add_text(root, layout.margin, y, note, "soft", max_width=layout.width - 2 * layout.margin)

@@ -5,6 +5,7 @@ from itertools import pairwise
 from xml.etree import ElementTree as ET
 
 import pytest
+from msgspec.structs import replace
 
 from edgeexit.bundle.manifest import TensorSpec
 from edgeexit.stage_graph import draw_page, draw_svg, stage_flows
@@ -57,6 +58,14 @@ def test_costs_are_macs_without_a_profile_and_latencies_with_one():
     assert any("Cortex-A76, onnxruntime 1.23.2, batch 1" in text for text in profiled)
 
     assert not any("exit here" in text for text in texts(draw_svg(manifest, make_profile(manifest))))
+
+
+def test_the_latencies_of_an_invalid_profile_are_marked():
+    manifest = make_dense(3)
+    profile = make_profile(manifest)
+    assert not any("Invalid" in text for text in texts(draw_svg(manifest, profile)))
+    drawn = draw_svg(manifest, replace(profile, invalid=("too hot", "busy")))
+    assert any("Invalid profile: too hot; busy. Measured on" in text for text in [*texts(drawn), *tooltips(drawn)])
 
 
 def test_the_length_of_a_bar_is_the_stages_fraction_of_the_latency():
