@@ -25,6 +25,8 @@ from edgeexit.targets import Target
 
 _FIXED_TIME: Final = (2020, 1, 1, 0, 0, 0)
 _EXCLUDED: Final = {"INSTALLER", "REQUESTED", "RECORD", "direct_url.json"}
+_MIN_NAME_PARTS: Final = 5
+"""Parts of a wheel's file name: name, version, and the tags for Python, ABI and platform."""
 _INSTALLED_FACTOR: Final = 5
 """Estimated ratio of the installed size, with bytecode, to the size of the wheels.
 
@@ -233,7 +235,10 @@ def _compatible_wheels(folder: Path, machine: str, python: Interpreter, *, exclu
 
 def _is_compatible(name: str, machine: str, version: tuple[int, int]) -> bool:
     """Return True if the tags in a wheel's name match the device. Of several such wheels, pip chooses one."""
-    pythons, abis, platforms = name.removesuffix(".whl").split("-")[-3:]
+    parts = name.removesuffix(".whl").split("-")
+    if len(parts) < _MIN_NAME_PARTS:
+        return False
+    pythons, abis, platforms = parts[-3:]
     if not any(platform == "any" or platform.endswith(f"_{machine}") for platform in platforms.split(".")):
         return False
     for tag in pythons.split("."):

@@ -62,6 +62,9 @@ def test_releases_replace_each_other_and_a_rollback_returns_to_the_previous_one(
     status = device_status(device.sshd.address(), folder=str(device.root))
     assert status.serving
     assert [release.current for release in status.releases] == [True, False]
+    assert {release.start_timeout_s for release in status.releases} == {60.0}  # a rollback waits as long
+    assert stat.S_IMODE((device.root / "agent.log").stat().st_mode) == 0o600
+    assert stat.S_IMODE((device.root / "state").stat().st_mode) == 0o700
 
 
 def test_the_same_deployment_does_nothing_unless_the_agent_is_not_healthy(device, bundles, write_config):

@@ -123,7 +123,7 @@ def test_only_wheels_that_fit_the_device_are_sent(small, tmp_path):
     }  # fmt: skip
     other = {
         "c-1-cp311-cp311-manylinux_2_28_x86_64.whl", "c-1-cp310-cp310-manylinux_2_28_aarch64.whl",
-        "d-1-cp312-abi3-manylinux2014_aarch64.whl", "f-1-cp311-cp311-win_amd64.whl",
+        "d-1-cp312-abi3-manylinux2014_aarch64.whl", "f-1-cp311-cp311-win_amd64.whl", "x.whl", "-rf.whl", "$(id).whl",
     }  # fmt: skip
     for name in fit | other:
         (wheels / name).write_bytes(b"")
