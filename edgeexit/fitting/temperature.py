@@ -1,8 +1,8 @@
 """Softmax temperatures of the exits: the base temperature, which suits the scale of the logits, and fitted ones."""
 
+import weakref
 from math import exp, floor, log, log10
 from typing import Final
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from scipy.optimize import brentq
@@ -24,8 +24,8 @@ _DIGITS: Final = 4
 _MIN_GAIN: Final = 2.0
 """Standard errors by which the mean gain of a temperature must exceed 0."""
 
-_base: Final[WeakKeyDictionary[ReadoutDataset, tuple[float, ...]]] = WeakKeyDictionary()
-_fitted: Final[WeakKeyDictionary[ReadoutDataset, tuple[float, ...]]] = WeakKeyDictionary()
+_base: Final[weakref.WeakKeyDictionary[ReadoutDataset, tuple[float, ...]]] = weakref.WeakKeyDictionary()
+_fitted: Final[weakref.WeakKeyDictionary[ReadoutDataset, tuple[float, ...]]] = weakref.WeakKeyDictionary()
 """The temperatures of a dataset, which every kind of policy asks for again."""
 
 
@@ -122,7 +122,7 @@ class _ExitFit:
         for step in range(_STEPS):
             low, high = (log(base) + log(_STEP) * end for end in (step, step + 1))
             if self._slope(high) < 0:
-                return exp(brentq(self._slope, low, high, xtol=_PRECISION))
+                return self._minimum(low, high)
         return base * _REACH
 
     def _below(self, base: float) -> float | None:
@@ -130,8 +130,17 @@ class _ExitFit:
         for step in range(_STEPS):
             low, high = (log(base) - log(_STEP) * end for end in (step + 1, step))
             if self._slope(low) > 0:
-                return exp(brentq(self._slope, low, high, xtol=_PRECISION))
+                return self._minimum(low, high)
         return None
+
+    def _minimum(self, low: float, high: float) -> float:
+        """Return the temperature between two logarithms of temperatures at which the slope is 0."""
+        fit = weakref.proxy(self)
+
+        def slope(log_temperature: float) -> float:  # brentq keeps it in a reference cycle: it must not keep the logits
+            return float(fit._slope(log_temperature))  # noqa: SLF001 - a proxy of self
+
+        return exp(brentq(slope, low, high, xtol=_PRECISION))
 
     def _losses(self, temperature: float) -> Values:
         """Return the negative log-likelihood [N]."""

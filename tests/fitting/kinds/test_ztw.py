@@ -1,7 +1,5 @@
 """ZTW: the weights and biases of its ensembles."""
 
-import tracemalloc
-
 import numpy as np
 import pytest
 
@@ -64,19 +62,3 @@ def test_the_ensembles_do_not_depend_on_the_scale_of_the_logits(scale):
     first, second = (fit_policy("ztw", each, Budget(cost=2.0)) for each in (dataset, scaled))
     assert second.expected.exit_rates == pytest.approx(first.expected.exit_rates, abs=0.01)
     assert second.expected.mean_loss == pytest.approx(first.expected.mean_loss, abs=0.01)
-
-
-def test_a_fit_needs_less_memory_than_the_logits():
-    samples, exits, classes = 2000, 2, 5000
-    random = np.random.default_rng(0)
-    logits = random.standard_normal((samples, exits, classes), dtype=np.float32)
-    labels = random.integers(0, classes, samples)
-    logits[np.arange(samples), :, labels] += 6
-    dataset = ReadoutDataset.from_logits(logits, costs=(1.0, 2.0), labels=labels)
-    tracemalloc.start()
-    try:
-        only_candidate("ztw", dataset)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < logits.nbytes

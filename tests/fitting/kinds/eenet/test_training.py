@@ -1,13 +1,9 @@
-"""EENet: the policy of trained functions, the samples that they are trained on, and the memory that they need."""
-
-import tracemalloc
+"""EENet: the policy of trained functions and the samples that they are trained on."""
 
 import numpy as np
 import pytest
 
-from edgeexit.fitting import ReadoutDataset
 from edgeexit.fitting.kinds.eenet import examples as examples_module
-from edgeexit.fitting.kinds.eenet import training
 from edgeexit.fitting.kinds.eenet.examples import examples_of
 from edgeexit.fitting.kinds.eenet.training import assignment_samples, train, with_weights
 from edgeexit.fitting.replay import replay
@@ -41,21 +37,3 @@ def test_the_assignment_function_is_trained_on_fewer_samples_of_many_classes(sam
     chosen = assignment_samples(samples, exits, classes, seed=0)
     assert len(set(chosen.tolist())) == expected
     assert chosen.max() < samples
-
-
-def test_training_needs_less_memory_than_the_logits(monkeypatch):
-    monkeypatch.setattr(training, "_ASSIGNMENT_ITERATIONS", 3)
-    samples, exits, classes = 2000, 2, 5000
-    random = np.random.default_rng(0)
-    logits = random.standard_normal((samples, exits, classes), dtype=np.float32)
-    labels = random.integers(0, classes, samples)
-    logits[np.arange(samples), :, labels] += 6
-    dataset = ReadoutDataset.from_logits(logits, costs=range(1, exits + 1), labels=labels)
-    examples = examples_of(dataset)
-    tracemalloc.start()
-    try:
-        train(examples, dataset.costs, 1.5, seed=0)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < logits.nbytes
