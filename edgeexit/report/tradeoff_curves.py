@@ -1,6 +1,7 @@
 """Cross-fitted curves of loss over mean cost: no threshold is scored on samples that chose it."""
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -11,7 +12,7 @@ from edgeexit.fitting.certify import halves
 from edgeexit.fitting.frontier import Thresholds, frontier
 from edgeexit.fitting.kinds import make_candidates, require_fitting_kind
 from edgeexit.fitting.options import DEFAULT_OPTIONS
-from edgeexit.fitting.readout_dataset import Values
+from edgeexit.fitting.readout_dataset import Indices, Values
 from edgeexit.fitting.replay import replay
 from edgeexit.fitting.thresholds import within_budget
 from edgeexit.policies import Policy, exits_of
@@ -87,7 +88,7 @@ def cross_fit(
 
     Args:
         kinds: names in `FITTING_KINDS`, the simplest first; the first one that can be fitted is the baseline.
-        dataset: at temperature 1, with probabilities if a kind reads them.
+        dataset: as in `fit_policy`.
         options: as in `fit_policy`; its seed also splits the samples into halves.
         progress: advances by 1 per kind.
 
@@ -97,12 +98,13 @@ def cross_fit(
     budgets = np.geomspace(dataset.costs[0], dataset.costs[-1], _BUDGETS)
     if len(dataset) > _MAX_SAMPLES:
         dataset = dataset.take(np.random.default_rng(options.seed).permutation(len(dataset))[:_MAX_SAMPLES])
+    folds = _folds(dataset, options)
     curves: list[TradeoffCurve] = []
     left_out: dict[str, str] = {}
     first: Values | None = None  # the baseline's losses [B, N]
     for kind in kinds:
         try:
-            costs, losses = _cross_scores(kind, dataset, budgets, options)
+            costs, losses = _cross_scores(kind, folds, budgets, options)
         except FittingError as error:
             left_out[kind] = str(error)
         else:
@@ -113,17 +115,33 @@ def cross_fit(
     return TradeoffCurves(budgets=budgets, curves=tuple(curves), left_out=left_out, samples=len(dataset))
 
 
-def _cross_scores(kind: str, dataset: ReadoutDataset, budgets: Values, options: FitOptions) -> tuple[Values, Values]:
+class _Half(NamedTuple):
+    """Thresholds are fitted on one half and scored on the other. All kinds use the same objects."""
+
+    fitting: ReadoutDataset
+    scoring: ReadoutDataset
+    samples: Indices
+    """The indices of the scored samples."""
+
+
+def _folds(dataset: ReadoutDataset, options: FitOptions) -> tuple[_Half, ...]:
+    """Return the two ways to use the halves."""
+    first, second = halves(len(dataset), options.seed)
+    taken = dataset.take(first), dataset.take(second)
+    return _Half(*taken, second), _Half(*taken[::-1], first)
+
+
+def _cross_scores(kind: str, folds: Sequence[_Half], budgets: Values, options: FitOptions) -> tuple[Values, Values]:
     """Return cost and loss [B, N] of each sample under the policy fitted on the other half; NaN: not reachable."""
-    if len(dataset) < _MIN_SAMPLES:
-        raise FittingError(f"{len(dataset)} samples are too few for a curve; at least {_MIN_SAMPLES} are needed")
-    costs = np.full((len(budgets), len(dataset)), np.nan)
-    losses = np.full((len(budgets), len(dataset)), np.nan)
-    depths = np.asarray(dataset.costs)
-    parts = halves(len(dataset), options.seed)
-    for fitting, scoring in (parts, parts[::-1]):
-        for candidate, thresholds_by_row in _best_candidates(kind, dataset.take(fitting), budgets, options):
-            held_out = dataset.take(scoring).at(candidate.temperatures)
+    total = sum(len(fold.samples) for fold in folds)
+    if total < _MIN_SAMPLES:
+        raise FittingError(f"{total} samples are too few for a curve; at least {_MIN_SAMPLES} are needed")
+    costs = np.full((len(budgets), total), np.nan)
+    losses = np.full((len(budgets), total), np.nan)
+    depths = np.asarray(folds[0].fitting.costs)
+    for fitting, scored, scoring in folds:
+        for candidate, thresholds_by_row in _best_candidates(kind, fitting, budgets, options):
+            held_out = scored.at(candidate.temperatures)
             scores, predictions = replay(candidate, held_out)
             exit_losses = held_out.losses(predictions)
             for row, thresholds in thresholds_by_row.items():
