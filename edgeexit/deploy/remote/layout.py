@@ -47,15 +47,15 @@ def check_owner(root: Path) -> None:
     In a folder where others may write, such as `/tmp`, another user may have created it before, to be served as a
     release or to have files written elsewhere.
     """
-    if not os.path.lexists(root):
-        return
+    own = {os.geteuid()}
     for path in [root, *_entries(root), *(entry for name in _CHECKED for entry in _entries(root / name))]:
-        owners = {path.lstat().st_uid} | ({path.stat().st_uid} if path == root else set())
-        if not owners <= ({os.geteuid()} if path == root else {os.geteuid(), 0}):
-            raise StepError(
-                f"'{path}' belongs to another user (uid {max(owners)}), who could have planted it there; remove it, or "
-                "give another --path"
-            )
+        with contextlib.suppress(FileNotFoundError):  # a step that still runs may remove releases
+            owners = {path.lstat().st_uid, *([path.stat().st_uid] if path == root else [])}
+            if not owners <= (own if path == root else own | {0}):
+                raise StepError(
+                    f"'{path}' belongs to another user (uid {max(owners - own)}), who could have planted it there; "
+                    "remove it, or give another --path"
+                )
 
 
 def _entries(folder: Path) -> list[Path]:
