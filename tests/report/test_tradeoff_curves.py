@@ -22,7 +22,7 @@ def test_exits_that_guess_have_a_curve_at_chance_level():
     scores, predictions = replay(fit_policy("confidence", dataset, Budget(cost=3.0)).policy, dataset)
     optimistic = min(point.mean_loss for point in frontier(scores, dataset.losses(predictions), np.arange(1.0, 5.0)))
     curve = cross_fit(("confidence",), dataset).curves[0]
-    assert optimistic < 0.87
+    assert optimistic < 0.88
     assert curve.losses.mean() == pytest.approx(0.9, abs=0.02)
 
 
