@@ -8,6 +8,7 @@ from edgeexit.policies import KINDS, simulate_exits
 from edgeexit.policies.beem import Beem
 from edgeexit.policies.confidence import Confidence
 from edgeexit.runtime import Runner
+from tests.bundle.rewriting import with_matching_manifest
 from tests.bundles import INPUT, make_bundle, make_samples
 from tests.runtime.policies_of_every_kind import policies_on
 
@@ -115,8 +116,11 @@ def test_options_out_of_range_are_refused(bundle, options, word):
 
 def test_a_stage_that_cannot_be_opened_is_named(tmp_path):
     bundle = make_bundle(tmp_path / "bundle")
-    (bundle.path / "stage1.onnx").write_bytes(b"not a graph")
-    with pytest.raises(BundleError, match=r"stage1\.onnx cannot be opened"), Runner(bundle):
+    graph = (bundle.path / "stage1.onnx").read_bytes().replace(b"MatMul", b"MatNul")
+    (bundle.path / "stage1.onnx").write_bytes(graph)
+    with pytest.raises(BundleError, match=r"stage1\.onnx is damaged"), Runner(bundle):
+        pass
+    with pytest.raises(BundleError, match=r"stage1\.onnx cannot be opened"), Runner(with_matching_manifest(bundle)):
         pass
 
 
