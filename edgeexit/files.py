@@ -87,13 +87,17 @@ def read_descriptor(descriptor: int, *, size: int) -> Iterator[bytes]:
 def read_limited(path: Path, *, max_bytes: int) -> bytes:
     """Return the content of a regular file of at most `max_bytes` bytes.
 
-    Raises OSError if the file is not regular (see `open_regular`) or larger; its `strerror` says which.
+    Raises OSError if the file is not regular (see `open_regular`), is larger, or changes its size meanwhile; its
+    `strerror` says which.
     """
     descriptor = open_regular(path)
     with os.fdopen(descriptor, "rb") as file:
-        content = file.read(max_bytes + 1) if os.fstat(descriptor).st_size <= max_bytes else None
-    if content is None or len(content) > max_bytes:
-        raise OSError(errno.EFBIG, f"it is larger than the {max_bytes:,} bytes allowed", str(path))
+        size = os.fstat(descriptor).st_size
+        if size > max_bytes:
+            raise OSError(errno.EFBIG, f"it is larger than the {max_bytes:,} bytes allowed", str(path))
+        content = file.read(size + 1)
+    if len(content) != size:
+        raise OSError(errno.EINVAL, "it changed its size while it was read", str(path))
     return content
 
 
