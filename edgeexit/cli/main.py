@@ -27,6 +27,8 @@ from edgeexit.errors import EdgeExitError
 _USER_ERROR = 2
 _INTERRUPTED = 130
 
+_REPORTED = (EdgeExitError, ModuleNotFoundError, OSError, MemoryError)
+"""Errors that are printed as one line unless `--debug` is given."""
 _CommandLineError: Any = typer.BadParameter.__mro__[2]
 """click.ClickException, without an import: the module that contains it depends on the version of typer."""
 
@@ -86,27 +88,25 @@ def main() -> None:
             message = error.format_message().replace("Value error, ", "").rstrip(".")
             print_error(f"{message}; see `{command} --help`")
         sys.exit(_USER_ERROR)
-    except EdgeExitError as error:
+    except _REPORTED as error:
         if debug:
             raise
-        print_error(str(error))
-        sys.exit(_USER_ERROR)
-    except ModuleNotFoundError as error:
-        if debug:
-            raise
-        print_error(f"this command needs the package '{error.name}'; README.md names the extra to install")
-        sys.exit(_USER_ERROR)
-    except OSError as error:
-        if debug:
-            raise
-        where = f"'{error.filename}': " if error.filename else ""
-        print_error(f"{where}{error.strerror or error}")
-        sys.exit(_USER_ERROR)
-    except MemoryError as error:
-        if debug:
-            raise
-        print_error(f"this command needs more memory than is free ({str(error) or 'no details'}); give fewer samples")
+        print_error(_one_line(error))
         sys.exit(_USER_ERROR)
     if code == _INTERRUPTED:
         notes.print("interrupted")
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _one_line(error: Exception) -> str:
+    """Return what the user reads instead of a traceback."""
+    match error:
+        case ModuleNotFoundError():
+            return f"this command needs the package '{error.name}'; README.md names the extra to install"
+        case OSError():
+            where = f"'{error.filename}': " if error.filename else ""
+            return f"{where}{error.strerror or error}"
+        case MemoryError():
+            return f"this command needs more memory than is free ({str(error) or 'no details'}); give fewer samples"
+        case _:
+            return str(error)
