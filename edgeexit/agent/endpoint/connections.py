@@ -42,7 +42,9 @@ class Connections:
 
     def add(self, connection: ClientConnection) -> bool:
         """Add a connection. Return False if there is no room, and the connection must be refused."""
-        has_room = len(self._open) < self._max_connections or self._make_room()
+        has_room = True
+        while has_room and len(self._open) >= self._max_connections:  # refused ones that are still open count, too
+            has_room = self._make_room()
         self._open[connection] = None
         return has_room
 

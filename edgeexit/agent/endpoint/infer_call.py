@@ -34,6 +34,23 @@ _LONG_BYTES: Final = 256 * 1024
 _LONG_NUMBERS: Final = 32 * 1024
 
 
+class _Coding:
+    """Work for the coder's thread. Once cancelled, it keeps no body alive while it waits for the thread."""
+
+    __slots__ = ("code", "is_cancelled")
+
+    def __init__(self, code: Callable[[], Any]) -> None:
+        self.code: Callable[[], Any] | None = code
+        self.is_cancelled = False
+
+    def __call__(self) -> Any:
+        code, self.code = self.code, None
+        return None if code is None else code()
+
+    def cancel(self) -> None:
+        self.code, self.is_cancelled = None, True
+
+
 class InferCall:
     """`POST /v2/models/{name}[/versions/{version}]/infer`."""
 
@@ -45,6 +62,7 @@ class InferCall:
         self._outputs = tuple(tensor.name for tensor in service.model.outputs)
         self._coder = ThreadPoolExecutor(1, thread_name_prefix="agent-endpoint-coder")
         self._jobs: dict[ClientConnection, InferJob] = {}
+        self._codings: dict[ClientConnection, _Coding] = {}
 
     def close(self) -> None:
         """End the thread that codes long messages."""
@@ -66,7 +84,10 @@ class InferCall:
         )
 
     def cancel(self, connection: ClientConnection) -> None:
-        """Cancel the inference of a client that has disconnected, unless it has started."""
+        """Cancel the decoding, inference or encoding for a client that has disconnected, unless it has started."""
+        coding = self._codings.pop(connection, None)
+        if coding is not None:
+            coding.cancel()
         job = self._jobs.pop(connection, None)
         if job is not None:
             self._dispatcher.cancel(job)
@@ -115,18 +136,22 @@ class InferCall:
         return Response(body, content_type=_BYTES, headers=b"Inference-Header-Content-Length: %d\r\n" % header_length)
 
     def _in_coder(self, connection: ClientConnection, code: Callable[[], Any], then: Callable[[Any], None]) -> None:
-        """Run `code` in the coder's thread, and `then` with its result in the loop."""
+        """Run `code` in the coder's thread, and `then` with its result in the loop, unless the client disconnects."""
+        coding = self._codings[connection] = _Coding(code)
 
         def finish(done: asyncio.Future[Any]) -> None:
             if done.cancelled():
                 return
             error = done.exception()
+            if coding.is_cancelled:
+                return
+            del self._codings[connection]
             if error is None:
                 then(done.result())
             else:
                 self._refuse(connection, error)
 
-        self._loop.run_in_executor(self._coder, code).add_done_callback(finish)
+        self._loop.run_in_executor(self._coder, coding).add_done_callback(finish)
 
     def _refuse(self, connection: ClientConnection, error: Any) -> None:
         connection.respond(error_response(self._refusal(error)))

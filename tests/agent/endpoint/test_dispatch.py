@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgeexit.agent.endpoint import infer_call
 from edgeexit.agent.endpoint.dispatch import InlineRule
 from tests.agent.endpoint.client import MODEL, Served, infer_request, send_request
 from tests.agent.fleet import wait_for
@@ -114,6 +116,39 @@ def test_a_large_request_and_its_response_are_coded_outside_the_loop(serve: Serv
     body = json.dumps(infer_request(rows)).replace("[20000,", "[20001,").replace("[20000, ", "[20001, ").encode()
     response = send_request(served.endpoint.port, INFER, body)
     assert (response.status, "shape [20001, 8]" in response.body["error"]) == (400, True)
+
+
+def test_the_bodies_of_clients_that_disconnect_do_not_wait_to_be_decoded(serve: Serve, monkeypatch: Any) -> None:
+    served = serve(agent={"max_waiting": 100_000})
+    reached, resume, decoded = threading.Event(), threading.Event(), []
+    decode = infer_call.decode_request
+
+    def wait(body: bytes | bytearray, *arguments: Any, **options: Any) -> Any:
+        decoded.append(len(body))
+        reached.set()
+        resume.wait(20)
+        return decode(body, *arguments, **options)
+
+    monkeypatch.setattr(infer_call, "decode_request", wait)
+    body = json.dumps(infer_request(make_samples(10_000)[INPUT])).encode()
+    head = f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    tracemalloc.start()
+    try:
+        for number in range(20):
+            with socket.create_connection(("127.0.0.1", served.endpoint.port), timeout=20) as client:
+                client.sendall(head + body)
+                if not number:
+                    assert reached.wait(20)
+                wait_for(lambda: served.requests == 1, "the request")
+            wait_for(lambda: not served.endpoint.connections, "the disconnection")
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 3 * len(body)
+    resume.set()
+    assert send_request(served.endpoint.port, INFER, body).status == 200
+    assert decoded == [len(body)] * 2
+    assert served.agent.completed_batches == 1
 
 
 def test_the_samples_that_wait_for_the_endpoints_thread_are_bounded(serve: Serve) -> None:

@@ -286,6 +286,20 @@ def test_connections_with_a_request_in_flight_are_not_closed_for_new_ones(serve:
         assert [one.result().status for one in early] == [200, 200]
 
 
+def test_refused_connections_do_not_let_later_ones_in(serve: Serve, monkeypatch: Any) -> None:
+    served = serve(max_connections=2, inline_ms=0)
+    gate = Gate(served, monkeypatch)
+    with ThreadPoolExecutor(2) as pool, contextlib.ExitStack() as resources:
+        early = [pool.submit(send_request, served.endpoint.port, INFER, ONE) for _ in range(2)]
+        wait_for(lambda: served.requests == 2, "two requests in flight")
+        for _ in range(6):  # each of them stays open until its client has read the response, or for 2 s
+            client = resources.enter_context(connect(served.endpoint.port))
+            assert client.recv(12) == b"HTTP/1.1 503"
+        assert served.endpoint.connections <= 3
+        gate.open()
+        assert [one.result().status for one in early] == [200, 200]
+
+
 def test_stopping_finishes_the_requests_in_flight_and_refuses_new_ones(
     bundle: Bundle, config: AgentConfig, monkeypatch: Any
 ) -> None:
