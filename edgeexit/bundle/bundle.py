@@ -19,13 +19,13 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from edgeexit.bundle.checksummed import StoredDocument, advice, read_checksummed, write_checksummed
+from edgeexit.bundle.checksummed import StoredDocument, advice, encode_checksummed, read_checksummed
 from edgeexit.bundle.golden import GoldenSamples, decode_golden
 from edgeexit.bundle.layout import GOLDEN, MANIFEST, MAX_BYTES, POLICY, PROFILE, PROFILE_SIGNATURE, SIGNATURE
 from edgeexit.bundle.manifest import Manifest, decode_manifest
 from edgeexit.bundle.signature import bundle_digests, profile_digests, verify_signature, write_signature
 from edgeexit.errors import BundleError, PolicyError
-from edgeexit.files import open_regular, read_descriptor, read_limited
+from edgeexit.files import open_regular, read_descriptor, read_limited, write_atomic
 from edgeexit.latency import LatencyProfile
 from edgeexit.policies import PolicyDocument, decode_document
 from edgeexit.signing import PrivateKey, PublicKey
@@ -115,9 +115,13 @@ class Bundle:
         return None if stored is None else self._decode_policy(stored)
 
     def write_policy(self, document: PolicyDocument, *, key: PrivateKey | None = None) -> None:
-        """Replace `policy.json`, atomically, and sign the bundle with `key`; without a key it loses its signature."""
+        """Replace `policy.json`, atomically, and sign the bundle with `key`; without a key it loses its signature.
+
+        Raises BundleError if the file would be larger than 64 MiB; nothing is written.
+        """
+        content = encode_checksummed(POLICY, document)
         (self.path / SIGNATURE).unlink(missing_ok=True)
-        write_checksummed(self.path / POLICY, document)
+        write_atomic(self.path / POLICY, content)
         if key is not None:
             self._sign_bundle(key)
 
@@ -136,9 +140,13 @@ class Bundle:
         return profile if profile.bundle == self.digest else None
 
     def write_profile(self, profile: LatencyProfile, *, key: PrivateKey | None = None) -> None:
-        """Replace `profile.json`, atomically, and sign it with `key`; without a key it loses its signature."""
+        """Replace `profile.json`, atomically, and sign it with `key`; without a key it loses its signature.
+
+        Raises BundleError if the file would be larger than 16 MiB; nothing is written.
+        """
+        content = encode_checksummed(PROFILE, profile)
         (self.path / PROFILE_SIGNATURE).unlink(missing_ok=True)
-        write_checksummed(self.path / PROFILE, profile)
+        write_atomic(self.path / PROFILE, content)
         if key is not None:
             self._sign_profile(key)
 

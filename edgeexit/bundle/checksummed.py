@@ -8,7 +8,7 @@ import msgspec
 
 from edgeexit.bundle.layout import MAX_BYTES, POLICY, PROFILE
 from edgeexit.errors import BundleError
-from edgeexit.files import read_limited, write_atomic
+from edgeexit.files import read_limited
 
 _COMMANDS: Final = {POLICY: "edgeexit fit", PROFILE: "edgeexit profile"}
 """File name -> the command that writes the file again."""
@@ -30,11 +30,20 @@ class StoredDocument(NamedTuple):
     """SHA-256 of the file that `content` was read from; signatures cover it."""
 
 
-def write_checksummed(path: Path, document: msgspec.Struct) -> None:
-    """Write a document and its checksum to `path`, atomically."""
+def encode_checksummed(name: str, document: msgspec.Struct) -> bytes:
+    """Return the content of the file `name` with a document and its checksum.
+
+    Raises BundleError if it is larger than `read_checksummed` accepts.
+    """
     content = msgspec.json.encode(document, order="deterministic")
     checksummed = _ChecksummedDocument(sha256=hashlib.sha256(content).hexdigest(), document=msgspec.Raw(content))
-    write_atomic(path, msgspec.json.format(msgspec.json.encode(checksummed), indent=2) + b"\n")
+    file = msgspec.json.format(msgspec.json.encode(checksummed), indent=2) + b"\n"
+    if len(file) > MAX_BYTES[name]:
+        raise BundleError(
+            f"{name} would have {len(file):,} bytes, and {MAX_BYTES[name]:,} bytes are allowed, so it was not written; "
+            f"run `{_COMMANDS[name]}` with options that give a smaller file"
+        )
+    return file
 
 
 def read_checksummed(path: Path) -> StoredDocument | None:

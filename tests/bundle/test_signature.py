@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from edgeexit.bundle import Bundle
+from edgeexit.bundle.layout import MAX_BYTES
 from edgeexit.errors import BundleError
 from edgeexit.latency import LatencyProfile
 from edgeexit.policies import PolicyDocument
@@ -45,6 +46,27 @@ def keys(tmp_path):
 
 def profile_of(bundle: Bundle) -> LatencyProfile:
     return profile_bundle(bundle, policy=None, dataset=None, seconds=0.05)
+
+
+def test_a_policy_or_profile_that_could_not_be_read_again_is_not_written(tmp_path, keys, monkeypatch):
+    bundle = make_bundle(tmp_path / "bundle")
+    profile = profile_of(bundle)
+    writes = {
+        "policy.json": lambda: bundle.write_policy(policy_for(bundle, revision=1), key=keys[0]),
+        "profile.json": lambda: bundle.write_profile(profile, key=keys[0]),
+    }
+    for name, write in writes.items():
+        write()
+        size = (bundle.path / name).stat().st_size
+        before = {file.name: file.read_bytes() for file in bundle.path.iterdir()}
+        monkeypatch.setitem(MAX_BYTES, name, size - 1)
+        with pytest.raises(BundleError, match=rf"{name} would have .* bytes, and .* are allowed.*; run `edgeexit "):
+            write()
+        assert {file.name: file.read_bytes() for file in bundle.path.iterdir()} == before
+        monkeypatch.setitem(MAX_BYTES, name, size)
+        write()
+    assert Bundle.open(bundle.path, trusted_keys=[keys[1]]).policy() == policy_for(bundle, revision=1)
+    assert bundle.profile() == profile
 
 
 def test_the_signature_of_a_profile_covers_that_profile_of_that_bundle_only(tmp_path, keys):

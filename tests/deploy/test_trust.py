@@ -3,7 +3,7 @@
 import pytest
 
 from edgeexit.bundle import Bundle
-from edgeexit.bundle.checksummed import write_checksummed
+from edgeexit.bundle.checksummed import encode_checksummed
 from edgeexit.errors import DeployError
 from edgeexit.policies import PolicyDocument
 from edgeexit.policies.confidence import Confidence
@@ -69,7 +69,8 @@ def test_an_unsigned_bundle_is_refused_where_a_signature_is_required(device, bun
 def test_a_policy_that_was_replaced_after_signing_is_refused(device, signed, trusting):
     bundle = signed("builder")
     policy = Confidence(temperatures=(1.0,) * 3, thresholds=(0.45, 0.7))
-    write_checksummed(bundle.path / "policy.json", PolicyDocument(bundle=bundle.digest, revision=0, policy=policy))
+    document = PolicyDocument(bundle=bundle.digest, revision=0, policy=policy)
+    (bundle.path / "policy.json").write_bytes(encode_checksummed("policy.json", document))
     with pytest.raises(DeployError, match=r"policy\.json does not match the signature.*nothing was copied"):
         device.push(bundle, trusting())
 
