@@ -38,7 +38,10 @@ def make_private_folder(folder: Path) -> None:
         if status.st_mode & _OTHERS:
             _reduce(folder, status, _FOLDER_MODE)
         for name in os.listdir(handle):  # noqa: PTH208 - of the opened folder, not of the path
-            status = os.stat(name, dir_fd=handle, follow_symlinks=False)
+            try:
+                status = os.stat(name, dir_fd=handle, follow_symlinks=False)
+            except FileNotFoundError:
+                continue  # SQLite in another process has removed one of its files
             if stat.S_ISDIR(status.st_mode):
                 continue
             _require_own(folder / name, status)

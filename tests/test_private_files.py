@@ -4,7 +4,7 @@ import logging
 import os
 import sqlite3
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -49,6 +49,21 @@ def test_an_open_folder_and_its_files_are_closed_with_a_log_line_for_each(
     caplog.clear()
     make_private_folder(state)
     assert caplog.text == ""
+
+
+def test_a_file_that_vanishes_meanwhile_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a second agent would run without the lock, because SQLite in the first one removes its journal."""
+
+    def list_and_remove(handle: int, found: Callable[[int], list[str]] = os.listdir) -> list[str]:
+        names = found(handle)
+        (tmp_path / "outbox.db-journal").unlink(missing_ok=True)
+        return names
+
+    for name in ("a", "outbox.db-journal", "z"):
+        (tmp_path / name).write_text("")
+    monkeypatch.setattr(os, "listdir", list_and_remove)
+    make_private_folder(tmp_path)
+    assert mode(tmp_path / "a") == mode(tmp_path / "z") == 0o600
 
 
 def test_a_link_of_the_same_user_is_followed_as_in_a_deployment(tmp_path: Path) -> None:
