@@ -15,6 +15,8 @@ from edgeexit.files import write_atomic
 
 _END_OF_ZIP: Final = struct.Struct("<4s4H2LH")
 """Signature, 2 disk numbers, 2 numbers of members, bytes and offset of the directory, and bytes of a comment."""
+_LOCATOR_BYTES: Final = 20
+"""Before the end: the place of another directory, that of a large archive (ZIP64)."""
 _MAX_ENTRY_BYTES: Final = 1024
 """Max bytes of one member in the directory: 46, its name, and fields for large files."""
 _ENCRYPTED: Final = 0x1
@@ -80,6 +82,8 @@ def _require_small_directory(content: bytes, members: int) -> None:
     end = content[-_END_OF_ZIP.size :]
     if len(end) < _END_OF_ZIP.size or not end.startswith(b"PK\5\6"):
         raise ValueError("it is not an .npz file")
+    if content[-_END_OF_ZIP.size - _LOCATOR_BYTES :].startswith(b"PK\6\7"):  # zipfile would believe this directory
+        raise ValueError("it has a directory for archives of more than 2 GiB")
     size = _END_OF_ZIP.unpack(end)[5]
     if size > members * _MAX_ENTRY_BYTES:
         raise ValueError(f"its directory of {size:,} bytes is too large for {members} arrays")

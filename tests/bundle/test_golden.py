@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import struct
 import zipfile
 
 import numpy as np
@@ -116,6 +117,17 @@ def test_a_directory_of_many_members_is_refused_before_it_is_read(bundle):
 
     with pytest.raises(BundleError, match=r"directory of [0-9,]+ bytes is too large for 4 arrays"):
         rewrite(bundle, write=more).golden()
+
+
+def test_a_second_directory_is_refused_before_it_is_read(bundle):
+    content = (bundle.path / GOLDEN).read_bytes()
+    entry = struct.pack("<4s6H3L5H2L", b"PK\1\2", 20, 20, *[0] * 7, 1, *[0] * 6) + b"A"
+    count, size = 1000, 1000 * len(entry)
+    large_end = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, count, count, size, len(content))
+    locator = struct.pack("<4sLQL", b"PK\6\7", 0, len(content) + size, 1)
+    (bundle.path / GOLDEN).write_bytes(content + count * entry + large_end + locator + content[-22:])
+    with pytest.raises(BundleError, match="directory for archives of more than 2 GiB"):
+        with_matching_manifest(bundle).golden()
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"no zip", b"PK\5\6" + bytes(18), b"PK\5\6" + b"\xff" * 18])
