@@ -75,7 +75,7 @@ def tensor_from_json(name: str, datatype: str, shape: Sequence[int], text: memor
         raise ProtocolError(f"the data of input '{name}' is not {datatype} of shape {list(shape)}: {error}") from error
     if depth > 1 and array.size and array.shape != tuple(shape):
         raise ProtocolError(f"input '{name}' has data of shape {list(array.shape)}, but its shape is {list(shape)}")
-    return _reshape(name, array, shape)
+    return _reshape(name, datatype, array, shape)
 
 
 def tensor_from_numbers(name: str, datatype: str, shape: Sequence[int], values: list[float]) -> Array:
@@ -84,7 +84,7 @@ def tensor_from_numbers(name: str, datatype: str, shape: Sequence[int], values: 
         raise ProtocolError(
             f"the data of input '{name}' is not {datatype} of shape {list(shape)}: it has {len(values)} elements"
         )
-    return _reshape(name, _to_array(values, dtype_of(name, datatype)), shape)
+    return _reshape(name, datatype, _to_array(values, dtype_of(name, datatype)), shape)
 
 
 def tensor_from_bytes(name: str, datatype: str, shape: Sequence[int], data: memoryview) -> Array:
@@ -100,7 +100,7 @@ def tensor_from_bytes(name: str, datatype: str, shape: Sequence[int], data: memo
         )
     if datatype == "BOOL" and len(data) and np.frombuffer(data, dtype="u1").max() > 1:
         raise ProtocolError(f"input '{name}' is BOOL, but has a byte that is neither 0 nor 1")
-    return _reshape(name, np.frombuffer(data, dtype=dtype), shape)
+    return _reshape(name, datatype, np.frombuffer(data, dtype=dtype), shape)
 
 
 def tensor_to_json(array: Array) -> list[Any]:
@@ -136,10 +136,10 @@ def _to_array(values: list[Any], dtype: np.dtype[Any]) -> Array:
     return exact.astype(dtype)
 
 
-def _reshape(name: str, flat: Array, shape: Sequence[int]) -> Array:
+def _reshape(name: str, datatype: str, flat: Array, shape: Sequence[int]) -> Array:
     try:
         return flat.reshape(tuple(shape))
     except (ValueError, OverflowError) as error:
         raise ProtocolError(
-            f"input '{name}' has {flat.size} elements, which does not fit shape {list(shape)}"
+            f"the data of input '{name}' is not {datatype} of shape {list(shape)}: it has {flat.size} elements"
         ) from error
