@@ -12,6 +12,7 @@ from edgeexit.agent.endpoint.dispatch import InferJob
 from edgeexit.agent.endpoint.head import is_length
 from edgeexit.agent.endpoint.refusal import RefusalError
 from edgeexit.agent.endpoint.response import JSON, Response, error_response
+from edgeexit.agent.endpoint.result_limit import ResultLimit
 from edgeexit.errors import DataError, InferenceError, OverloadedError, ProtocolError
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ _HEADER_LENGTH: Final = "inference-header-content-length"
 _LONG_BYTES: Final = 256 * 1024
 """A longer body is decoded, and a response of so many numbers encoded, in another thread: the loop stays responsive."""
 _LONG_NUMBERS: Final = 32 * 1024
+_HELD_RESULTS: Final = 4
+"""The results of one request may have this many times `max_body_bytes`."""
 
 
 class _Coding:
@@ -59,6 +62,7 @@ class InferCall:
         self._service = service
         self._dispatcher = dispatcher
         self._loop = loop
+        self._limit = ResultLimit(service.agent.manifest, _HELD_RESULTS * service.config.max_body_bytes)
         self._outputs = tuple(tensor.name for tensor in service.model.outputs)
         self._coder = ThreadPoolExecutor(1, thread_name_prefix="agent-endpoint-coder")
         self._jobs: dict[ClientConnection, InferJob] = {}
@@ -93,7 +97,9 @@ class InferCall:
             self._dispatcher.cancel(job)
 
     def _decode(self, body: bytes | bytearray, header_length: int | None) -> InferRequest:
-        return decode_request(body, header_length, inputs=self._service.inputs, outputs=self._outputs)
+        request = decode_request(body, header_length, inputs=self._service.inputs, outputs=self._outputs)
+        self._limit.check(request.inputs)
+        return request
 
     def _submit_or_refuse(self, connection: ClientConnection, request: InferRequest) -> None:
         try:
