@@ -25,6 +25,8 @@ PrivateKey = Ed25519PrivateKey
 PublicKey = Ed25519PublicKey
 
 _MAX_KEY_BYTES: Final = 1 << 16
+_MAX_PASSPHRASE_BYTES: Final = 1023
+"""The limit of OpenSSL."""
 _PRIVATE_KEY: Final = b"PRIVATE KEY"
 """In the first line of every private key in PEM, encrypted or not."""
 _OTHERS: Final = 0o077
@@ -50,21 +52,22 @@ def generate_key(private_path: Path, *, passphrase: str | None = None) -> Path:
     """Write a new private key (PEM, mode 0600) and its public key (suffix `.pub`); return the path of the public key.
 
     With a passphrase, the private key is encrypted (PKCS #8). Raises SignatureError if one of the files exists: keys
-    are never overwritten; and if the passphrase is empty.
+    are never overwritten; and for a passphrase that is empty, too long, or not text in UTF-8.
     """
+    if not private_path.name:
+        raise SignatureError(f"'{private_path}' is a folder; give the name of a file, e.g. calibrator.key")
     public_path = private_path.with_suffix(".pub")
     if private_path == public_path:
         raise SignatureError(
             f"'{private_path}' is the name of a public key, because it ends in .pub; choose another name for the "
             "private key, e.g. calibrator.key"
         )
-    if passphrase == "":
-        raise SignatureError("the passphrase is empty; give one, or create the key without a passphrase")
+    encryption = _encryption(passphrase)
     for path in (private_path, public_path):
         if os.path.lexists(path):
             raise SignatureError(f"key '{path}' exists already; remove it first if you want to replace it")
     key = Ed25519PrivateKey.generate()
-    encoding, encryption = serialization.Encoding.PEM, _encryption(passphrase)
+    encoding = serialization.Encoding.PEM
     write_atomic(private_path, key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, encryption), mode=0o600)
     write_atomic(public_path, key.public_key().public_bytes(encoding, serialization.PublicFormat.SubjectPublicKeyInfo))
     return public_path
@@ -73,7 +76,17 @@ def generate_key(private_path: Path, *, passphrase: str | None = None) -> Path:
 def _encryption(passphrase: str | None) -> serialization.KeySerializationEncryption:
     if passphrase is None:
         return serialization.NoEncryption()
-    return serialization.BestAvailableEncryption(passphrase.encode())
+    if not passphrase:
+        raise SignatureError("the passphrase is empty; give one, or create the key without a passphrase")
+    try:
+        encoded = passphrase.encode()
+    except UnicodeEncodeError as error:  # the environment may contain any bytes
+        raise SignatureError("the passphrase is not text in UTF-8; give another one") from error
+    if len(encoded) > _MAX_PASSPHRASE_BYTES:
+        raise SignatureError(
+            f"the passphrase has {len(encoded):,} bytes, but may have at most {_MAX_PASSPHRASE_BYTES:,}; give another one"
+        )
+    return serialization.BestAvailableEncryption(encoded)
 
 
 def load_private_key(path: Path, *, passphrase: Callable[[], str] | None = None) -> PrivateKey:

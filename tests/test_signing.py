@@ -120,6 +120,22 @@ def test_an_encrypted_key_needs_its_passphrase_and_another_key_asks_for_none(tmp
     load_private_key(tmp_path / "b.key", passphrase=lambda: pytest.fail("asked for a passphrase"))
 
 
+@pytest.mark.parametrize(("passphrase", "reason"), [("é" * 512, "has 1,024 bytes"), ("\udcff", "is not text in UTF-8")])
+def test_a_passphrase_that_cannot_encrypt_a_key_is_refused(tmp_path, passphrase, reason):
+    with pytest.raises(SignatureError, match=reason):
+        generate_key(tmp_path / "release.key", passphrase=passphrase)
+    assert list(tmp_path.iterdir()) == []
+    path = tmp_path / "longest.key"
+    generate_key(path, passphrase="a" * 1023)
+    load_private_key(path, passphrase=lambda: "a" * 1023)
+
+
+@pytest.mark.parametrize("name", ["", ".", "/"])
+def test_a_folder_is_no_name_for_a_key(name):
+    with pytest.raises(SignatureError, match="give the name of a file"):
+        generate_key(Path(name))
+
+
 def test_a_key_file_that_never_ends_is_refused():
     for load in (load_private_key, load_public_key):
         with pytest.raises(SignatureError, match="larger than"):
