@@ -206,6 +206,7 @@ class Scheduler:
         If new samples arrive meanwhile, and batches wait for others, the sample waits in a batch for its next stage.
         """
         request = chunk.request
+        result: Inference | None = None
         failure: Exception | None = None
         try:
             run, exits = SingleRun(staged, request.policy), False
@@ -217,14 +218,15 @@ class Scheduler:
                     return
             companions = staged.companions() if self._has_companions else {}
             result = run.result(companions=companions, started_ns=request.submitted_ns)
+            staged.__exit__(None, None, None)
         except Exception as error:  # noqa: BLE001 - the future of this request raises it; other requests continue
             failure = error
+            staged.__exit__(None, None, None)
         self._release(1)
-        staged.__exit__(None, None, None)
-        if failure is None:
+        if result is not None:
             request.finish(result)
-        else:
-            request.fail(failure)
+        if failure is not None:
+            request.fail(failure)  # keeps the result if only closing failed
 
     def _advance(self, batch: SharedBatch) -> None:
         """Run the next stage of a batch, store the results of samples that exit, and queue the others."""

@@ -241,6 +241,24 @@ def test_a_failing_stage_fails_its_requests_and_later_requests_succeed(bundle, w
     assert watched.open_batches == 0
 
 
+@pytest.mark.parametrize("samples", [1, 4])
+def test_a_batch_that_cannot_be_closed_keeps_its_results_and_later_requests_succeed(
+    bundle, watched, samples, monkeypatch
+):
+    closes = []
+
+    def fail_once(batch, *_):
+        closes.append(batch)
+        if len(closes) == 1:
+            raise InferenceError("the memory cannot be freed")
+
+    monkeypatch.setattr(WatchedBatch, "__exit__", fail_once)
+    with Runner(bundle, backend=watched) as runner:
+        first = runner.infer_async(make_samples(samples), policy=NEVER_EARLY)
+        later = runner.infer_async(make_samples(samples), policy=NEVER_EARLY)
+        assert len(first.result(30).exits) == len(later.result(30).exits) == samples
+
+
 def test_a_cancelled_request_is_not_run(bundle, watched):
     with Runner(bundle, backend=watched, max_waiting=3) as runner:
         watched.gate.clear()
