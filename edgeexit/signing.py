@@ -84,8 +84,8 @@ def _encryption(passphrase: str | None) -> serialization.KeySerializationEncrypt
         raise SignatureError("the passphrase is not text in UTF-8; give another one") from error
     if len(encoded) > _MAX_PASSPHRASE_BYTES:
         raise SignatureError(
-            f"the passphrase has {len(encoded):,} bytes, but may have at most {_MAX_PASSPHRASE_BYTES:,}; give a shorter "
-            "one"
+            f"the passphrase has {len(encoded):,} bytes, but may have at most {_MAX_PASSPHRASE_BYTES:,}; give a "
+            "shorter one"
         )
     return serialization.BestAvailableEncryption(encoded)
 
