@@ -177,12 +177,18 @@ class ClientConnection(asyncio.Protocol):
         self._transport.write(
             self._context.writer.render(response, connection=connection, with_body=head.method != "HEAD")
         )
-        if self._transport.get_write_buffer_size():
+        if self.unsent_bytes:
             self._enter(SENDING, self._context.config.transfer_timeout_s)
+            self._context.connections.limit_unsent()
         else:
             self._finish_response()
 
     # Called by the bookkeeping of bodies and connections.
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes that wait until the client reads."""
+        return self._transport.get_write_buffer_size()
 
     def abandon(self) -> None:
         """Refuse a request whose body takes too long to arrive, because others need the memory."""
@@ -209,7 +215,7 @@ class ClientConnection(asyncio.Protocol):
             self._fail(
                 RefusalError(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections are open; send the request faster")
             )
-        if self.state != IDLE and self._transport.get_write_buffer_size():
+        if self.state != IDLE and self.unsent_bytes:
             self.abort()
         self.close()
 

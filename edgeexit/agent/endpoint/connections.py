@@ -7,13 +7,13 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from edgeexit.agent.endpoint.connection import BODY, CLOSING, HEAD, IDLE
+from edgeexit.agent.endpoint.connection import BODY, CLOSING, HEAD, IDLE, SENDING
 
 if TYPE_CHECKING:
     from edgeexit.agent.endpoint.connection import ClientConnection
 
 _MIN_AGE_S: Final = 1.0
-"""A connection whose request is incomplete gives its place to a new one only after this time."""
+"""A connection that receives a request or sends a response makes room for others only after this time."""
 _CHECKS_PER_TIMEOUT: Final = 4
 _MAX_PAUSE_S: Final = 1.0
 
@@ -27,12 +27,14 @@ class Connections:
 
     Args:
         max_connections: maximum number of open connections.
+        max_unsent_bytes: maximum bytes of the responses that wait to be read by their clients.
         shortest_timeout_s: the shortest timeout of a connection; deadlines are checked several times in it.
 
     """
 
-    def __init__(self, max_connections: int, *, shortest_timeout_s: float) -> None:
+    def __init__(self, max_connections: int, *, max_unsent_bytes: int, shortest_timeout_s: float) -> None:
         self._max_connections = max_connections
+        self._max_unsent_bytes = max_unsent_bytes
         self._pause_s = min(_MAX_PAUSE_S, shortest_timeout_s / _CHECKS_PER_TIMEOUT)
         self._open: dict[ClientConnection, None] = {}
 
@@ -51,6 +53,17 @@ class Connections:
     def remove(self, connection: ClientConnection) -> None:
         """Forget a closed connection."""
         self._open.pop(connection, None)
+
+    def limit_unsent(self) -> None:
+        """Drop the responses that have waited for their clients for longest, while all have too many bytes."""
+        sending = sorted((one for one in self._open if one.state == SENDING), key=lambda one: one.since)
+        unsent = sum(one.unsent_bytes for one in sending)
+        oldest = time.monotonic() - _MIN_AGE_S
+        for connection in sending:
+            if unsent <= self._max_unsent_bytes or connection.since > oldest:
+                return
+            unsent -= connection.unsent_bytes
+            connection.abort()
 
     def close_all(self) -> None:
         """Close all connections after what has been written to them is sent."""

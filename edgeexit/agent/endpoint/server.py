@@ -23,7 +23,7 @@ from edgeexit.agent.endpoint.service import InferenceService
 _log = logging.getLogger(__name__)
 
 _HELD_BODIES: Final = 4
-"""All requests in flight together may hold this many times `max_body_bytes`."""
+"""All requests in flight together may hold this many times `max_body_bytes`, and so may all unread responses."""
 _STOP_S: Final = 10.0
 _CLOSE_S: Final = 1.0
 _STOP_POLL_S: Final = 0.02
@@ -45,9 +45,11 @@ class Endpoint:
         self._config = config
         self._agent = agent
         self._service = InferenceService(agent, config)
-        self._admission = Admission(max_requests=config.max_requests, max_bytes=_HELD_BODIES * config.max_body_bytes)
+        max_bytes = _HELD_BODIES * config.max_body_bytes
+        self._admission = Admission(max_requests=config.max_requests, max_bytes=max_bytes)
         self._connections = Connections(
             config.max_connections,
+            max_unsent_bytes=max_bytes,
             shortest_timeout_s=min(config.idle_timeout_s, config.header_timeout_s, config.transfer_timeout_s),
         )
         self._thread = threading.Thread(target=self._run, name="agent-endpoint", daemon=True)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from edgeexit.agent import Agent, AgentConfig, EndpointConfig
+from edgeexit.agent.endpoint import connections
 from edgeexit.agent.endpoint.listening import listen
 from edgeexit.agent.endpoint.server import Endpoint
 from edgeexit.bundle import Bundle
@@ -98,20 +99,38 @@ def test_clients_that_send_nothing_or_too_slowly_are_disconnected_and_do_not_blo
     assert send_request(port, INFER, ONE).status == 200
 
 
+def large_request() -> bytes:
+    """Return a request whose response does not fit into the buffers of a socket."""
+    rows = make_samples(40_000)[INPUT]
+    tensor = {"name": INPUT, "shape": list(rows.shape), "datatype": "FP32"}
+    header = json.dumps({"inputs": [{**tensor, "parameters": {"binary_data_size": rows.nbytes}}]}).encode()
+    header_field = f"Inference-Header-Content-Length: {len(header)}"
+    return request_head(len(header) + rows.nbytes, header_field) + header + rows.tobytes()
+
+
 def test_a_client_that_does_not_read_its_response_is_disconnected(serve: Serve) -> None:
     served = serve(transfer_timeout_s=1.0, agent={"max_waiting": 100_000})
     with connect(served.endpoint.port) as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        rows = make_samples(40_000)[INPUT]
-        tensor = {"name": INPUT, "shape": list(rows.shape), "datatype": "FP32"}
-        header = json.dumps({"inputs": [{**tensor, "parameters": {"binary_data_size": rows.nbytes}}]}).encode()
-        header_field = f"Inference-Header-Content-Length: {len(header)}"
-        client.sendall(request_head(len(header) + rows.nbytes, header_field) + header + rows.tobytes())
+        client.sendall(large_request())
         wait_for(lambda: served.requests == 1, "the request")
         wait_for(lambda: served.agent.completed_batches == 1, "the inference", timeout_s=30)
         wait_for(lambda: served.requests == 0, "the request to be released", timeout_s=30)
         wait_for(lambda: not served.endpoint.connections, "its connection to be closed")
     assert send_request(served.endpoint.port, INFER, ONE).status == 200
+
+
+def test_the_responses_that_nobody_reads_are_bounded_together(serve: Serve, monkeypatch: Any) -> None:
+    monkeypatch.setattr(connections, "_MIN_AGE_S", 0.0)
+    served = serve(max_body_bytes=1_500_000, agent={"max_waiting": 100_000})
+    with contextlib.ExitStack() as resources:
+        for count in range(1, 6):
+            client = resources.enter_context(connect(served.endpoint.port))
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.sendall(large_request())
+            wait_for(lambda count=count: served.agent.completed_batches == count, "the inference", timeout_s=30)
+        wait_for(lambda: served.requests <= 2, "the oldest responses to be dropped", timeout_s=30)
+        assert send_request(served.endpoint.port, INFER, ONE).status == 200
 
 
 @pytest.mark.parametrize("times", [2, 1000])
