@@ -86,6 +86,12 @@ def test_a_key_that_the_device_does_not_have_is_named(device, signed, trusting, 
         device.push(bundle, config)
 
 
+def test_a_key_on_the_device_may_have_comments_as_for_the_agent(device, signed, trusting, keys):
+    public = keys["builder"].with_suffix(".pub")
+    public.write_text(f"# the build server\n{public.read_text()}# end\n")
+    assert device.push(signed("builder"), trusting(on_device=True), dry_run=True).outcome == "planned"
+
+
 def test_a_private_key_on_the_device_never_leaves_it(device, signed, write_config, keys):
     config = write_config(f'signed_bundle = true\nbundle_keys = ["{keys["builder"]}"]')
     with pytest.raises(DeployError, match="is not a public key") as raised:

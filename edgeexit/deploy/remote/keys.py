@@ -8,7 +8,7 @@ from edgeexit.deploy.remote.documents import KeyDocument, KeysArguments, KeysRep
 from edgeexit.deploy.remote.layout import CURRENT
 
 _MAX_BYTES = 16384
-_FIRST_LINE = "-----BEGIN PUBLIC KEY-----"
+_FIRST_LINE, _LAST_LINE = "-----BEGIN PUBLIC KEY-----", "-----END PUBLIC KEY-----"
 
 
 def main(root: Path, arguments: KeysArguments) -> KeysReply:
@@ -24,6 +24,8 @@ def _read(file: Path, path: str) -> KeyDocument:
             lines = opened.read(_MAX_BYTES).decode("ascii", "replace").splitlines()
     except OSError as error:
         return {"path": path, "lines": [], "error": str(error.strerror)}
-    if lines[:1] != [_FIRST_LINE]:  # never send another file, for example a private key
+    # Nothing else is sent: the file could hold a private key. Comments may surround a key, as in the agent's files.
+    key = lines[lines.index(_FIRST_LINE) :] if _FIRST_LINE in lines else []
+    if _LAST_LINE not in key:
         return {"path": path, "lines": [], "error": "is not a public key"}
-    return {"path": path, "lines": lines, "error": None}
+    return {"path": path, "lines": key[: key.index(_LAST_LINE) + 1], "error": None}
