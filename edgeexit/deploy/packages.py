@@ -18,7 +18,7 @@ from urllib.request import url2pathname
 import msgspec
 
 from edgeexit.deploy.facts import DeviceFacts, Interpreter
-from edgeexit.deploy.hashes import read_lock, shipped_lock
+from edgeexit.deploy.lock_files import read_lock, shipped_lock
 from edgeexit.deploy.payload import PayloadFile, local_file
 from edgeexit.errors import DeployError
 from edgeexit.targets import Target

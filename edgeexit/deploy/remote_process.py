@@ -20,7 +20,7 @@ MAX_OUTPUT_BYTES: Final = 4 << 20
 _MAX_ERROR_BYTES: Final = 1 << 20
 """Maximum standard error of one command."""
 _STALL_S: Final = 600.0
-"""Maximum time in which the device reads nothing; it hashes each large file between two files."""
+"""Maximum time for which the device may read nothing: it reads the next file after it has hashed the one before."""
 _CHUNK_BYTES: Final = 1 << 16
 
 

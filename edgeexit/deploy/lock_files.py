@@ -1,4 +1,4 @@
-"""Choose the lock file that pins the packages of a device's environment by version and SHA-256."""
+"""Read and check the lock file that pins the packages of a device's environment by version and SHA-256."""
 
 import re
 from importlib.resources import files
