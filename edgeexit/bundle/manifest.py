@@ -169,6 +169,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """Raise ValueError if the stages or files contradict each other."""
         self._check_names()
         self._check_sizes()
+        self._check_shapes()
         self._check_flow()
         expected = [(name, spec.dtype, spec.shape) for name, spec in self.stages[0].companions.items()]
         for stage in self.stages:
@@ -194,6 +195,21 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         for name, spec in self.files.items():
             if name in limits and spec.size > limits[name]:
                 raise ValueError(f"{name} of {spec.size:,} bytes is larger than the {limits[name]:,} bytes allowed")
+
+    def _check_shapes(self) -> None:
+        """Raise ValueError for a tensor without a batch dimension, and for exits that do not fit the task."""
+        carries = [spec for stage in self.stages for spec in (*stage.carry_out, *stage.companions.values())]
+        for spec in (*self.inputs, *carries):
+            if not spec.shape:
+                raise ValueError(f"the shape of '{spec.name}' has no batch dimension")
+        rank = 4 if self.has_maps else 2
+        for stage in self.stages:
+            shape = stage.exit.shape
+            if len(shape) != rank or (isinstance(shape[1], int) and shape[1] != self.classes):
+                raise ValueError(
+                    f"exit '{stage.exit.name}' has shape {list(shape)}, which is not {self.task} into {self.classes} "
+                    "classes"
+                )
 
     def _check_flow(self) -> None:
         """Raise ValueError if a stage reads a tensor that nothing produces before it."""

@@ -115,7 +115,10 @@ def test_a_bundle_without_a_policy_is_an_error_that_names_edgeexit_fit(database,
 
 
 def test_a_segmentation_bundle_is_an_error_because_audits_contain_no_class_maps(database, bundle):
-    maps = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, task="segmentation"), bundle.digest)
+    replace, shape = msgspec.structs.replace, ("batch", 4, "height", "width")
+    stages = tuple(replace(stage, exit=replace(stage.exit, shape=shape)) for stage in bundle.manifest.stages)
+    manifest = replace(bundle.manifest, task="segmentation", stages=stages)
+    maps = Bundle(bundle.path, manifest, bundle.digest)
     with pytest.raises(BundleError, match="audits contain no class maps"):
         register(database, maps, **GOAL)
     assert cohorts(database) == []

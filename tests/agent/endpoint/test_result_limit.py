@@ -40,7 +40,8 @@ def test_symbolic_dimensions_are_those_of_the_inputs(bundle: Bundle, rows: tuple
         for stage in bundle.manifest.stages
     )
     image = TensorSpec(name=INPUT, dtype="uint8", shape=("batch", "height", "width"))
-    limit = ResultLimit(msgspec.structs.replace(bundle.manifest, inputs=(image,), stages=stages), 1_000_000)
+    manifest = msgspec.structs.replace(bundle.manifest, task="segmentation", inputs=(image,), stages=stages)
+    limit = ResultLimit(manifest, 1_000_000)
     inputs = {INPUT: np.zeros(rows, dtype=np.uint8)}
     if refused:
         with pytest.raises(RefusalError, match="the results of 2 samples would have 2880000 bytes"):
