@@ -1,7 +1,7 @@
 """The base class of policies whose score of a single sample needs no numpy."""
 
 from functools import cached_property
-from math import inf, isfinite, nan
+from math import isfinite, nan
 
 import numpy as np
 
@@ -32,12 +32,13 @@ class FloatPolicy(Policy, frozen=True, kw_only=True):
         if not isfinite(sum(row)):
             return super().decide_single(exit_index, readout, state)
         score, prediction, state = self.score_single(exit_index, row, state)
-        return score >= self._single_thresholds[exit_index], score, prediction, state
+        exits = exit_index == self._final or score >= self._single_thresholds[exit_index]
+        return exits, score, prediction, state
 
     @cached_property
     def _single_thresholds(self) -> tuple[float, ...]:
-        """[K] rounded to float32; NaN, which no score reaches, where no sample exits; at the final exit -infinity."""
-        return (*(nan if t is None else t.item() for t in self._thresholds), -inf)
+        """[K-1] rounded to float32; NaN, which no score reaches, where no sample exits."""
+        return tuple(nan if t is None else t.item() for t in self._thresholds)
 
 
 def float32(number: float) -> float:

@@ -108,6 +108,20 @@ def test_a_kind_that_is_derived_from_another_one_has_its_own_score():
     assert decision[:2] == (True, 0.75)
 
 
+@pytest.mark.parametrize("score", [np.nan, np.inf, -np.inf])
+def test_every_sample_exits_at_the_final_exit_whatever_its_score(score):
+    class Constant(FloatPolicy, frozen=True, kw_only=True, tag="constant"):
+        def score(self, exit_index, readout, state):
+            return np.full(len(readout), score, dtype=np.float32), state
+
+        def score_single(self, exit_index, row, state):
+            return score, row[0], state
+
+    policy = Constant(temperatures=(1.0,) * 3, thresholds=(0.5, None))
+    readouts = np.tile(np.array([3, 0.5, 0.2, 1], dtype=np.float32), (1, 3, 1))
+    assert assert_same_decisions(policy, readouts) == [0 if score > 0 else 2]
+
+
 @given(a=finite32, b=finite32)
 def test_sums_and_products_of_python_floats_round_as_numpy_does(a, b):
     one, other = np.float32(a), np.float32(b)
