@@ -29,6 +29,9 @@ _MAX_PASSPHRASE_BYTES: Final = 1023
 """The limit of OpenSSL."""
 _PRIVATE_KEY: Final = b"PRIVATE KEY"
 """In the first line of every private key in PEM, encrypted or not."""
+_KEY_ID_DIGITS: Final = 16
+_MAX_NAMED: Final = 5
+"""An error names at most so many keys of an envelope, which may contain anything."""
 _OTHERS: Final = 0o077
 """Permissions of group and others."""
 
@@ -143,7 +146,7 @@ def decode_public_key(content: bytes, *, name: str) -> PublicKey:
 
 def key_id(key: PublicKey) -> str:
     """Return the id of a key in envelopes and messages: the first 16 hex digits of the SHA-256 of its 32 raw bytes."""
-    return hashlib.sha256(key.public_bytes_raw()).hexdigest()[:16]
+    return hashlib.sha256(key.public_bytes_raw()).hexdigest()[:_KEY_ID_DIGITS]
 
 
 def sign(payload: bytes, *, payload_type: str, key: PrivateKey) -> bytes:
@@ -170,7 +173,7 @@ def verify(envelope: bytes, *, payload_type: str, keys: Sequence[PublicKey]) -> 
     except (ValueError, RecursionError) as error:  # msgspec's and base64's errors are ValueErrors
         raise SignatureError(f"not a signed envelope: {error}") from error
     if decoded.payload_type != payload_type:
-        raise SignatureError(f"envelope has payload type '{decoded.payload_type}', not '{payload_type}'")
+        raise SignatureError(f"envelope has payload type '{decoded.payload_type[:100]}', not '{payload_type}'")
     signed = _pre_authentication(payload_type, payload)
     for key in keys:
         for signature in signatures:
@@ -179,7 +182,7 @@ def verify(envelope: bytes, *, payload_type: str, keys: Sequence[PublicKey]) -> 
             except InvalidSignature:
                 continue
             return payload
-    signers = ", ".join(signature.keyid for signature in decoded.signatures) or "none"
+    signers = ", ".join(signature.keyid[:_KEY_ID_DIGITS] for signature in decoded.signatures[:_MAX_NAMED]) or "none"
     trusted = ", ".join(key_id(key) for key in keys) or "none"
     raise SignatureError(
         f"wrong signature: no trusted key signed this content (keys that it names: {signers}; trusted keys: {trusted})"

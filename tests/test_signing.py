@@ -48,6 +48,15 @@ def test_a_wrong_payload_payload_type_or_key_is_refused(keys, tmp_path):
         verify(envelope, payload_type=KIND, keys=[])
 
 
+def test_an_error_names_few_of_the_keys_that_an_envelope_names(keys):
+    private, public = keys
+    envelope = json.loads(sign(b"hello", payload_type=KIND, key=private))
+    envelope["signatures"] = [{"keyid": "a" * 10_000, "sig": ""}] * 100
+    with pytest.raises(SignatureError, match="wrong signature") as caught:
+        verify(json.dumps(envelope).encode(), payload_type=KIND, keys=[public])
+    assert len(str(caught.value)) < 300
+
+
 GARBAGE = (
     b"",
     b"{}",

@@ -52,7 +52,7 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Maximum body of one request. All requests in flight together may hold four times as much."""
     max_requests: Annotated[int, msgspec.Meta(ge=1)] = 128
     """Maximum requests in flight, from the last byte of the body to that of the response; more get a 503."""
-    max_connections: Annotated[int, msgspec.Meta(ge=1)] = 256
+    max_connections: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 256
     """Maximum open connections; for a new one the oldest idle one is closed. If none is idle, it gets a 503."""
     idle_timeout_s: Seconds = 60.0
     """A connection on which no request starts within this time is closed."""
@@ -214,6 +214,6 @@ def _relative_to(folder: Path, config: AgentConfig) -> AgentConfig:
 
 
 def _path(kind: type, value: object) -> Path:
-    if kind is Path and isinstance(value, str) and value:
+    if kind is Path and isinstance(value, str) and value and "\0" not in value:
         return Path(value)
     raise ValueError(f"expected a path, got {value!r}")
