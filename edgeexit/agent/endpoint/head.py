@@ -94,9 +94,9 @@ class RequestHead:
 
     @property
     def declared_size(self) -> int:
-        """The Content-Length; 0 if there is none."""
-        text = self.headers.get("content-length")
-        return 0 if text is None or not is_length(text) else int(text)
+        """The Content-Length; 0 if there is none. One with too many digits counts as larger than every limit."""
+        text = self.headers.get("content-length", "0")
+        return int(text) if is_length(text) else 10**MAX_LENGTH_DIGITS
 
 
 def is_length(text: str) -> bool:
