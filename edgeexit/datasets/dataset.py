@@ -31,7 +31,7 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     """How many labels of the data file are ignored; None if none is. In classification, `inputs` and `labels` are
     without the samples that have an ignored label."""
     warnings: tuple[str, ...] = ()
-    """One line each: arrays that are not read, and ignored labels that are classes of the model."""
+    """One line each: arrays that are not read, and ignored labels that are classes of the model or have no effect."""
 
     def __len__(self) -> int:
         """Return the number of samples N."""
@@ -108,6 +108,9 @@ def as_dataset(
         inputs=list(inputs),
     )
     warnings: tuple[str, ...] = () if unread is None else (unread,)
+    if read_labels and not has_labels and ignore_labels:
+        named = ", ".join(map(str, ignore_labels))
+        warnings += (f"{where} has no array '{LABELS}', so --ignore-label {named} has no effect",)
     if not (has_labels and read_labels):
         return Dataset(inputs=inputs, warnings=warnings)
     checked = check_labels(

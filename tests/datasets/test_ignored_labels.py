@@ -71,6 +71,13 @@ def test_a_declared_label_that_is_also_a_class_is_ignored_with_a_warning(task, l
     assert read(labels, task, 3, ignore_labels=(7,)).warnings == ()
 
 
+def test_ignored_labels_that_are_declared_for_data_without_labels_have_no_effect_and_a_warning_says_so():
+    found = as_dataset({"x": X}, SPECS, classes=3, ignore_labels=(1, 2), where="it")
+    assert found.warnings == ("it has no array 'labels', so --ignore-label 1, 2 has no effect",)
+    assert as_dataset({"x": X}, SPECS, classes=3, ignore_labels=(), where="it").warnings == ()
+    assert as_dataset({"x": X}, SPECS, classes=3, ignore_labels=(1,), read_labels=False, where="it").warnings == ()
+
+
 @pytest.mark.parametrize(
     ("labels", "task", "options", "message"),
     [
