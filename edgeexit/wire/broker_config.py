@@ -1,7 +1,7 @@
 """Where the broker is and how a client authenticates: the `[broker]` table of a configuration file."""
 
 from ipaddress import ip_address
-from typing import Final
+from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 import msgspec
@@ -9,6 +9,7 @@ import msgspec
 from edgeexit.errors import ConfigError
 
 _PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
+_FileName = Annotated[str, msgspec.Meta(min_length=1, pattern=r"^[^\x00]+\Z")]
 
 
 class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -16,13 +17,13 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     url: str = "mqtt://127.0.0.1:1883"
     """`mqtt://HOST[:PORT]`, or `mqtts://HOST[:PORT]` for TLS."""
-    ca_file: str | None = None
+    ca_file: _FileName | None = None
     """PEM file of the authority that signed the broker's certificate; default: the system's authorities."""
-    certificate_file: str | None = None
-    key_file: str | None = None
+    certificate_file: _FileName | None = None
+    key_file: _FileName | None = None
     """Certificate and private key of this client, for mutual TLS."""
     username: str | None = None
-    password_file: str | None = None
+    password_file: _FileName | None = None
     """The first line of this file is the password, so that no configuration and no log contains it."""
 
     def __post_init__(self) -> None:

@@ -85,6 +85,7 @@ def test_broker_and_device_can_be_overridden(tmp_path: Path) -> None:
         ('fleet = "f"\ntrusted_keys = "a.pub"', 'trusted_keys = "a.pub": expected array'),
         ('fleet = "f"\ntrusted_keys = [1]', "trusted_keys = [1]: expected a path, got 1"),
         ('fleet = "f"\nendpoint.socket = "a\\u0000b"', r"expected a path, got 'a\x00b'"),
+        ('fleet = "f"\nbroker.ca_file = "a\\u0000b"', "ca_file = "),
         ('fleet = "f"\nendpoint.max_connections = 99999999999', "max_connections = 99999999999: expected int <= 65536"),
         ('fleet = "f"\nsigned_bundle = true', "line 2: signed_bundle = true needs trusted_keys or bundle_keys"),
         ('fleet = "f"\nbundle_keys = ["a.pub"]', "needs signed_bundle = true; otherwise no bundle is checked"),
