@@ -35,7 +35,7 @@ class CostScale(msgspec.Struct, frozen=True, kw_only=True):
         """Title and ticks of a plotly axis of costs."""
         if self.unit == "ms":
             return {"title": "mean latency, ms"}
-        return {"title": "mean cost (full model: 100%)", "tickformat": ".0%"}
+        return {"title": "mean cost (full model: 100%)", "tickformat": ".2~%"}
 
     @property
     def hover(self) -> str:

@@ -189,6 +189,8 @@ figcaption span { display: block; color: var(--soft); font-size: .875rem; font-v
   fill: var(--ink) !important; }
 .js-plotly-plot .gridlayer path, .js-plotly-plot .zl { stroke: var(--line) !important; }
 td + td { white-space: nowrap; }
+td:nth-child(2):last-child { white-space: normal; }
+td:nth-last-child(2):first-child { white-space: nowrap; }
 @media (max-width: 40rem) {
   th, td { padding: .35rem .4rem; font-size: .9rem; }
   .several { grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); }

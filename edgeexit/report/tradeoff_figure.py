@@ -50,7 +50,7 @@ def draw_tradeoff(curves: TradeoffCurves, outcomes: ReportOutcomes, scale: CostS
     figure.add_hline(
         y=1 - outcomes.full_model.mean_loss, line={"dash": "dot", "color": GREY, "width": 1.5}, row=1, col=1
     )
-    figure.update_yaxes(title=quality, tickformat=".0%", row=1, col=1)
+    figure.update_yaxes(title=quality, tickformat=".2~%", row=1, col=1)
     figure.update_xaxes(**scale.axis, row=2 if compared else 1, col=1)
     if compared:
         figure.update_yaxes(title=f"points over {curves.baseline}", row=2, col=1)

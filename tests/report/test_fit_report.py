@@ -135,3 +135,5 @@ def test_the_references_are_at_their_cost_and_accuracy(fitted):
     assert points["full model"] == ([1.0], [1 - outcomes.full_model.mean_loss])
     colours = {trace.line.color for trace in figure.data if trace.name == "beem"}
     assert len(colours) == 1, "a kind has the same colour in both charts"
+    formats = {figure.layout.yaxis.tickformat, scale.axis["tickformat"]}
+    assert formats == {".2~%"}, "a narrow axis has different labels, such as 94.5% and 95%"

@@ -121,3 +121,4 @@ def test_an_invalid_profile_is_marked_at_the_top():
     text = page(profile(invalid=("too hot", "busy"), load=load))
     assert "Invalid, not usable as costs: too hot; busy." in text
     assert "this process used 1.00 of 4 cores, other programs 3.00, waiting for a core 40.0 %<" in text
+    assert "td:nth-child(2):last-child { white-space: normal; }" in text, "long values must not hide the short ones"
