@@ -290,7 +290,7 @@ def _requested_outputs(request: _InferDocument | _FlatDocument, known: Sequence[
     for output in request.outputs:
         name, parameters = output.name, output.parameters
         if name not in known:
-            raise ProtocolError(f"there is no output '{name}'; the outputs are {', '.join(known)}")
+            raise ProtocolError(f"there is no output '{name[:100]}'; the outputs are {', '.join(known)}")
         if name in requested:
             raise ProtocolError(f"output '{name}' is requested twice")
         if parameters.classification is not None or parameters.shared_memory_region is not None:

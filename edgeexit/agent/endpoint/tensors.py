@@ -49,7 +49,7 @@ def dtype_of(name: str, datatype: str) -> np.dtype[Any]:
     """Return the numpy dtype of an input's datatype. Raises ProtocolError if the protocol does not define it."""
     dtype = _DTYPES.get(datatype)
     if dtype is None:
-        raise ProtocolError(f"input '{name}' has datatype '{datatype}'; supported are {', '.join(_DTYPES)}")
+        raise ProtocolError(f"input '{name}' has datatype '{datatype[:100]}'; supported are {', '.join(_DTYPES)}")
     return dtype
 
 

@@ -185,6 +185,22 @@ def test_an_inconsistent_tensor_is_refused_and_named(change: dict[str, Any], nam
         decode_request(json.dumps({"inputs": [{**GOOD, **change}]}).encode(), None, inputs=AnyTensor("a"))
 
 
+@pytest.mark.parametrize(
+    ("inputs", "outputs"),
+    [
+        ({"name": "x" * 100_000}, "outputs"),
+        ({"datatype": "x" * 100_000}, "outputs"),
+        ({"shape": [10**400]}, "outputs"),
+        ({}, "x" * 100_000),
+    ],
+)
+def test_an_error_repeats_little_of_the_request(inputs: dict[str, Any], outputs: str) -> None:
+    body = json.dumps({"inputs": [{**GOOD, **inputs}], "outputs": [{"name": outputs}]}).encode()
+    with pytest.raises(ProtocolError) as caught:
+        decode_request(body, None, inputs=AnyTensor("a"))
+    assert len(str(caught.value)) < 400
+
+
 def test_a_shape_too_large_for_memory_is_refused() -> None:
     huge = {"name": "a", "shape": [10**4000] * 2, "datatype": "FP32", "parameters": {"binary_data_size": 4}}
     header = json.dumps({"inputs": [huge]}).encode()
