@@ -7,7 +7,10 @@ declares only the fields that it reads, with the names and numbers of onnx.proto
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
+try:
+    from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
+except ModuleNotFoundError as error:  # its name would be `google`, which is no package that a user can install
+    raise ModuleNotFoundError("No module named 'google.protobuf'", name="protobuf") from error
 
 _SCALARS: Final = {
     "string": descriptor_pb2.FieldDescriptorProto.TYPE_STRING,

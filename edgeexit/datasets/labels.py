@@ -159,9 +159,9 @@ def _require_classes(counted: npt.NDArray[np.int64], classes: int, unit: str, wh
     worst = values[np.argsort(-numbers, kind="stable")][:_MAX_NAMED].tolist()
     more = f" and {len(values) - _MAX_NAMED} more" if len(values) > _MAX_NAMED else ""
     named = ", ".join(map(str, worst))
-    what = "label" if len(worst) == 1 else "labels"
+    what, are = ("label", "is") if len(values) == 1 else ("labels", "are")
     raise DataError(
-        f"{where}: {what} {named}{more} outside the model's classes, 0 to {classes - 1}, in {outside.size:,} of "
+        f"{where}: {what} {named}{more} {are} outside the model's classes, 0 to {classes - 1}, in {outside.size:,} of "
         f"{counted.size:,} {unit}; if they do not count, add --ignore-label {worst[0]}"
     )
 

@@ -56,7 +56,7 @@ def test_labels_of_an_unknown_class_are_an_error_unless_they_are_declared_as_ign
             continue
         refused = edgeexit(*command)
         assert refused.code == 2
-        assert "label -1 outside the model's classes, 0 to 3, in 30 of 120 samples" in refused.err
+        assert "label -1 is outside the model's classes, 0 to 3, in 30 of 120 samples" in refused.err
         assert refused.err.rstrip().endswith("add --ignore-label -1")
         accepted = edgeexit(*command, "--ignore-label", -1, "--ignore-label", 255, "--json")
         assert accepted.code == 0

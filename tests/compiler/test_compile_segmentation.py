@@ -140,7 +140,7 @@ def test_labels_of_maps_are_checked(segmenter, images):
     specs = segmenter.manifest.inputs
     for labels, words in (
         (np.zeros(10, np.int64), r"shape \(10,\); 10 samples need labels of shape \[N, height, width\]"),
-        (np.full((10, 8, 12), CLASSES), "label 3 outside the model's classes, 0 to 2"),
+        (np.full((10, 8, 12), CLASSES), "label 3 is outside the model's classes, 0 to 2"),
     ):
         with pytest.raises(DataError, match=words):
             as_dataset({"image": images, "labels": labels}, specs, task="segmentation", classes=CLASSES, where="it")
@@ -201,5 +201,5 @@ def test_ignored_labels_and_unread_arrays_of_the_samples_are_reported(images, tm
         "calibration data: ignored label 255: 480 of 960 pixels (50 %) do not count in the accuracy",
     ):
         assert progress.warnings.count(warning) == 1, progress.warnings
-    with pytest.raises(DataError, match=r"label 255 outside .* in 480 of 960 pixels; .* add --ignore-label 255"):
+    with pytest.raises(DataError, match=r"label 255 is outside .* in 480 of 960 pixels; .* add --ignore-label 255"):
         compile_bundle(Segmenter(), tmp_path / "all", msgspec.structs.replace(options, ignore_labels=()))

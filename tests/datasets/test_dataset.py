@@ -39,7 +39,7 @@ def test_inputs_and_labels_are_read(path):
         ({"ids": IDS, "mask": MASK[:2]}, "'mask' has 2 samples, but 'ids' has 3; give both the same number"),
         ({"ids": IDS[:0], "mask": MASK[:0]}, "there are no samples; give at least 1"),
         ({"ids": IDS, "mask": MASK, "labels": np.arange(4)}, r"'labels' has shape \(4,\)"),
-        ({"ids": IDS, "mask": MASK, "labels": np.array([0, 1, 9])}, "label 9 outside the model's classes, 0 to 2"),
+        ({"ids": IDS, "mask": MASK, "labels": np.array([0, 1, 9])}, "label 9 is outside the model's classes, 0 to 2"),
         ({"ids": IDS, "mask": MASK, "labels": np.array([0, -1, 1])}, "label -1"),
         ({"ids": IDS, "mask": MASK, "labels": np.ones(3)}, "integers"),
     ],
@@ -134,8 +134,8 @@ def test_label_255_is_a_class_of_a_model_that_has_it(path):
         ("classification", np.zeros((3, 1), np.float32), r"float32; .*\(integers\); .*labels.astype\(numpy.int64\)$"),
         ("classification", np.array([True, False, True]), r"bool; .*labels.astype\(numpy.int64\)$"),
         ("classification", np.array([0.5, 1, 2]), r"float64; it must hold class indices \(integers\)$"),
-        ("classification", np.array([0, -100, 1]), "label -100 outside the model's classes, 0 to 2"),
-        ("tagging", np.array([[0, 255]] * 3), "label 255 outside the model's classes, 0 to 2"),
+        ("classification", np.array([0, -100, 1]), "label -100 is outside the model's classes, 0 to 2"),
+        ("tagging", np.array([[0, 255]] * 3), "label 255 is outside the model's classes, 0 to 2"),
     ],
 )
 def test_labels_of_another_form_are_an_error_that_shows_the_conversion(path, task, labels, message):

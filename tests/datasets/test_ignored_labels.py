@@ -55,7 +55,7 @@ def test_in_classification_samples_with_an_ignored_label_are_left_out():
     np.testing.assert_array_equal(found.labels, [2, 0])
     np.testing.assert_array_equal(found.inputs["x"], X[[0, 2]])
     assert str(found.ignored) == "ignored label -1: 1 of 3 samples (33.3 %) are left out"
-    with pytest.raises(DataError, match=r"label -100 outside .* in 1 of 3 samples; .* add --ignore-label -100"):
+    with pytest.raises(DataError, match=r"label -100 is outside .* in 1 of 3 samples; .* add --ignore-label -100"):
         read(np.array([2, -100, 0]), "classification", 3)
 
 
@@ -82,13 +82,13 @@ def test_ignored_labels_that_are_declared_for_data_without_labels_have_no_effect
     ("labels", "task", "options", "message"),
     [
         (MAPS, "segmentation", {"classes": 3, "ignore_labels": ()},
-         "label 255 outside the model's classes, 0 to 2, in 3 of 12 pixels; .* add --ignore-label 255$"),
-        (MAPS, "segmentation", {"classes": 2}, "label 2 outside .* in 1 of 9 pixels; .* add --ignore-label 2$"),
-        (MAPS + 1, "segmentation", {"classes": 1}, "labels 2, 1, 256 and 1 more outside .* --ignore-label 2$"),
+         "label 255 is outside the model's classes, 0 to 2, in 3 of 12 pixels; .* add --ignore-label 255$"),
+        (MAPS, "segmentation", {"classes": 2}, "label 2 is outside .* in 1 of 9 pixels; .* add --ignore-label 2$"),
+        (MAPS + 1, "segmentation", {"classes": 1}, "labels 2, 1, 256 and 1 more are outside .* --ignore-label 2$"),
         (np.full((3, 2, 2), 255), "segmentation", {"classes": 3}, r"every label is ignored \(255\)"),
         (np.full(3, 7), "classification", {"classes": 9, "ignore_labels": (7,)}, r"every label is ignored \(7\)"),
         (np.full(3, 2**63 + 5, np.uint64), "classification", {"classes": 3}, "label 9223372036854775813 is no class"),
-        (TAGS + 256, "tagging", {"classes": 3}, "labels 156, 258, 257 and 1 more outside"),
+        (TAGS + 256, "tagging", {"classes": 3}, "labels 156, 258, 257 and 1 more are outside"),
     ],
 )  # fmt: skip
 def test_labels_that_are_neither_a_class_nor_declared_are_named(labels, task, options, message):

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from edgeexit.bundle.golden import read_golden
 from edgeexit.compiler import CompileOptions, compile_bundle
 from edgeexit.errors import CompileError, DataError
 from edgeexit.runtime import Runner
@@ -45,7 +44,7 @@ def test_a_runner_accepts_minus_infinity_in_the_mask_and_nothing_else(bundle, sa
 def test_random_samples_of_a_mask_hold_minus_infinity(tmp_path):
     options = CompileOptions(inputs=["ids:n,12:int64", "mask:n,12"], masks=["mask"])
     bundle = compile_bundle(Attention(), tmp_path / "bundle", options)
-    mask = read_golden(bundle.path).inputs["mask"]
+    mask = bundle.golden().inputs["mask"]
     assert set(np.unique(mask)) == {-np.inf, 0}
     assert (mask[:, 0] == 0).all()
 

@@ -170,7 +170,7 @@ def test_kept_nodes_are_in_the_manifest_and_a_loss_gives_a_warning(tmp_path, sam
         (
             {"precision": "fp16", "calibration": {"image": np.zeros((2, 1, 8, 8), np.float32), "labels": [0, 7]}},
             DataError,
-            "calibration data: label 7 is outside",
+            "calibration data: label 7 is outside the model's classes",
         ),
     ],
     ids=["no data", "pattern", "fp32", "NaN", "shape", "label"],

@@ -23,7 +23,6 @@ from edgeexit.backends.tensorrt.engines.toolchain import Toolchain
 from edgeexit.backends.tensorrt.interrupt import run_on_thread
 from edgeexit.bundle import GOLDEN, Bundle, GoldenSamples
 from edgeexit.bundle.manifest import BuildConfig, StageSpec
-from edgeexit.bundle.stage_graphs import copy_stage_files
 from edgeexit.errors import EngineError
 from edgeexit.progress import NO_PROGRESS, Progress
 
@@ -119,6 +118,8 @@ def build_engines(
 
             @functools.cache  # only if a stage is built
             def copy_graphs() -> Path:
+                from edgeexit.bundle.stage_graphs import copy_stage_files  # noqa: PLC0415 - needs protobuf
+
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgeexit-engines-")))
                 copy_stage_files(bundle, folder)
                 return folder
