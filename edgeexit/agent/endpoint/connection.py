@@ -12,6 +12,7 @@ import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
+from edgeexit.agent.endpoint.open_connection import BODY, BUSY, CLOSING, HEAD, IDLE, SENDING
 from edgeexit.agent.endpoint.refusal import RefusalError
 from edgeexit.agent.endpoint.request_reader import RequestReader
 from edgeexit.agent.endpoint.response import CONTINUE, Response, ResponseWriter, error_response
@@ -25,14 +26,6 @@ if TYPE_CHECKING:
 
 _LINGER_S: Final = 2.0
 """After an error, what the client still sends is dropped for this long, so that it can read the response."""
-
-# States, in the order of a request.
-IDLE: Final = 0
-HEAD: Final = 1
-BODY: Final = 2
-BUSY: Final = 3
-SENDING: Final = 4
-CLOSING: Final = 5
 
 
 class Call(Protocol):
@@ -68,15 +61,7 @@ class ConnectionContext:
 
 
 class ClientConnection(asyncio.Protocol):
-    """One connection.
-
-    Attributes:
-        state: IDLE, HEAD, BODY, BUSY, SENDING or CLOSING.
-        since: monotonic seconds at which the connection entered this state.
-        deadline: monotonic seconds at which `time_out` is called.
-        peer: address of the client's host; empty for a Unix domain socket.
-
-    """
+    """One connection; `OpenConnection` describes its attributes."""
 
     def __init__(self, context: ConnectionContext) -> None:
         self._context = context

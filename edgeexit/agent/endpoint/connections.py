@@ -1,16 +1,11 @@
 """The open connections: at most so many, and each closed at its deadline."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from edgeexit.agent.endpoint.connection import BODY, CLOSING, HEAD, IDLE, SENDING
-
-if TYPE_CHECKING:
-    from edgeexit.agent.endpoint.connection import ClientConnection
+from edgeexit.agent.endpoint.open_connection import BODY, CLOSING, HEAD, IDLE, SENDING, OpenConnection
 
 _MIN_AGE_S: Final = 1.0
 """A connection that receives a request or sends a response makes room for others only after this time."""
@@ -36,13 +31,13 @@ class Connections:
         self._max_connections = max_connections
         self._max_unsent_bytes = max_unsent_bytes
         self._pause_s = min(_MAX_PAUSE_S, shortest_timeout_s / _CHECKS_PER_TIMEOUT)
-        self._open: dict[ClientConnection, None] = {}
+        self._open: dict[OpenConnection, None] = {}
 
     def __len__(self) -> int:
         """Return the number of open connections."""
         return len(self._open)
 
-    def add(self, connection: ClientConnection) -> bool:
+    def add(self, connection: OpenConnection) -> bool:
         """Add a connection. Return False if there is no room, and the connection must be refused."""
         has_room = True
         while has_room and len(self._open) >= self._max_connections:  # refused ones that are still open count, too
@@ -50,7 +45,7 @@ class Connections:
         self._open[connection] = None
         return has_room
 
-    def remove(self, connection: ClientConnection) -> None:
+    def remove(self, connection: OpenConnection) -> None:
         """Forget a closed connection."""
         self._open.pop(connection, None)
 
