@@ -67,7 +67,8 @@ def deployed(server: SshServer, *arguments: str | Path) -> dict[str, Any]:
 
 def call_endpoint(port: int, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(f"http://127.0.0.1:{port}/v2/models/{path}", data=data)
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/v2/models/{path}", data=data, headers=headers)
     with urllib.request.urlopen(request, timeout=SLOW_S) as reply:  # noqa: S310 - the device's endpoint
         return json.load(reply)
 
