@@ -53,13 +53,10 @@ class ExitLogits:
             found = np.empty((len(self.array), _COLUMNS), dtype=np.float32)
             for part, logits in self.blocks(exit_index):
                 found[part] = self._read(exit_index, logits, temperature).readout
-            self._keep(key, found)
+            self._cache[key] = found
+            self._drop_oldest()
         self._cache.move_to_end(key)
         return found
-
-    def put_readouts(self, exit_index: int, temperature: float, readouts: Array) -> None:
-        """Store readouts [M, 4] that the stages computed."""
-        self._keep((exit_index, temperature), readouts)
 
     def probabilities(self, exit_index: int, temperature: float, rows: _Indices | None = None) -> Iterator[Array]:
         """Yield the probabilities [n, C] of an exit block by block, for all samples or for `rows`."""
@@ -90,8 +87,7 @@ class ExitLogits:
             return np.ascontiguousarray(self.array[part, exit_index])
         return np.asarray(self.array[rows[part], exit_index])
 
-    def _keep(self, key: tuple[int, float], readouts: Array) -> None:
-        self._cache[key] = readouts
+    def _drop_oldest(self) -> None:
         while len(self._cache) > 1 and sum(each.nbytes for each in self._cache.values()) > self._max_bytes:
             self._cache.popitem(last=False)
 
