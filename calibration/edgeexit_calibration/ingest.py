@@ -1,7 +1,7 @@
 """Stores the messages of devices: decodes them, drops duplicates, writes a batch in one session. Needs no MQTT client.
 
-Reports are cumulative, so only the highest sequence of each (device, outbox, boot, revision) is stored. An audit is
-stored once per (device, outbox, sequence). So the rows do not depend on the order of messages, nor on duplicates.
+Reports are cumulative, so only the highest sequence of each (device, start, revision) is stored. An audit is
+stored once per (device, start, sequence). So the rows do not depend on the order of messages, nor on duplicates.
 """
 
 import re
@@ -19,6 +19,7 @@ from edgeexit.latency import LatencyProfile
 from edgeexit.policies.document import MAX_REVISION
 from edgeexit.policies.readout import readouts_to_bytes
 from edgeexit.wire import UP_TYPES, Audit, DeviceAddress, Report, State, decode, parse_up_topic
+from edgeexit.wire.audit_signing import verify_audit
 from edgeexit_calibration.cohorts import CohortAddress, current_revision, find_or_add_cohort
 from edgeexit_calibration.tables import AuditedSampleRow, AuditRow, CohortRow, DeviceRow, ProfileRow, ReportRow
 
@@ -41,7 +42,7 @@ class Receipt(NamedTuple):
     """The sequence numbers of a device's messages to acknowledge after the commit, duplicates included."""
 
     address: DeviceAddress
-    outbox: str
+    start: str
     sequences: tuple[int, ...]
 
 
@@ -49,7 +50,11 @@ def decode_uplink(topic: str, payload: bytes) -> Uplink:
     """Return the decoded message with the device's address. Raises MessageError for an invalid topic or payload."""
     address, kind = parse_up_topic(topic)
     expected: Any = UP_TYPES[kind]
-    message: State | Report | Audit | LatencyProfile = decode(payload, expected)
+    message: State | Report | Audit | LatencyProfile
+    if kind == "audit":
+        _, message = verify_audit(payload, topic=topic)
+    else:
+        message = decode(payload, expected)
     if isinstance(message, LatencyProfile) and not _DIGEST.fullmatch(message.bundle):
         raise MessageError(f"profile: bundle '{message.bundle[:80]}' is not a digest of 64 hex digits")
     if isinstance(message, Audit):
@@ -58,10 +63,10 @@ def decode_uplink(topic: str, payload: bytes) -> Uplink:
 
 
 def store_uplinks(session: Session, uplinks: Sequence[Uplink], *, now: datetime) -> list[Receipt]:
-    """Write a batch in its order of arrival; return one receipt per device and outbox."""
+    """Write a batch in its order of arrival; return one receipt per device and start."""
     devices = _find_or_add_devices(session, {uplink.address for uplink in uplinks}, now)
     cohorts = _CohortCache(session)
-    sequences: dict[tuple[DeviceAddress, str], dict[int, None]] = {}  # per outbox, an ordered set
+    sequences: dict[tuple[DeviceAddress, str], dict[int, None]] = {}  # per start, an ordered set
     reports: list[tuple[DeviceRow, Report]] = []
     audits: list[tuple[DeviceRow, Audit]] = []
     for address, message in uplinks:
@@ -73,14 +78,14 @@ def store_uplinks(session: Session, uplinks: Sequence[Uplink], *, now: datetime)
             _store_profile(session, device, message, now)
         else:
             cohorts.record_unknown_revision(device, message)
-            sequences.setdefault((address, message.outbox), {})[message.sequence] = None
+            sequences.setdefault((address, message.start), {})[message.sequence] = None
             if isinstance(message, Report):
                 reports.append((device, message))
             else:
                 audits.append((device, message))
     _store_reports(session, cohorts, reports, now)
     _store_audits(session, cohorts, audits, now)
-    return [Receipt(address, outbox, tuple(sent)) for (address, outbox), sent in sequences.items()]
+    return [Receipt(address, start, tuple(sent)) for (address, start), sent in sequences.items()]
 
 
 def _check_fits_float32(audit: Audit) -> None:
@@ -141,7 +146,7 @@ def _find_or_add_devices(
 def _store_state(device: DeviceRow, state: State, now: datetime) -> None:
     if not state.online and device.state is not None:
         known = msgspec.json.decode(device.state, type=State)
-        if known.boot == state.boot:  # an MQTT will repeats the state at connect time; only `online` is new
+        if known.start == state.start:  # an MQTT will repeats the state at connect time; only `online` is new
             state = msgspec.structs.replace(known, online=False)
     content = _json(state)
     if content != device.state:
@@ -164,19 +169,19 @@ def _store_profile(session: Session, device: DeviceRow, profile: LatencyProfile,
 def _store_reports(
     session: Session, cohorts: _CohortCache, reports: Sequence[tuple[DeviceRow, Report]], now: datetime
 ) -> None:
-    newest: dict[tuple[int, str, int, int], tuple[DeviceRow, Report]] = {}
+    newest: dict[tuple[int, str, int], tuple[DeviceRow, Report]] = {}
     for device, report in reports:
-        key = (device.id, report.outbox, report.boot, report.revision)
+        key = (device.id, report.start, report.revision)
         if key not in newest or report.sequence > newest[key][1].sequence:
             newest[key] = (device, report)
-    columns = tuple_(ReportRow.device_id, ReportRow.outbox, ReportRow.boot, ReportRow.revision)
+    columns = tuple_(ReportRow.device_id, ReportRow.start, ReportRow.revision)
     found = session.scalars(select(ReportRow).where(columns.in_(list(newest))))
-    rows = {(row.device_id, row.outbox, row.boot, row.revision): row for row in found}
+    rows = {(row.device_id, row.start, row.revision): row for row in found}
     for key, (device, report) in newest.items():
         cohort_id = cohorts.id_of(device, report)
         row = rows.get(key)
         if row is None:
-            row = ReportRow(device_id=key[0], outbox=key[1], boot=key[2], revision=key[3])
+            row = ReportRow(device_id=key[0], start=key[1], revision=key[2])
             session.add(row)
         elif report.sequence <= row.sequence:
             continue
@@ -192,14 +197,11 @@ def _store_audits(
 ) -> None:
     new: dict[tuple[int, str, int], tuple[DeviceRow, Audit]] = {}
     for device, audit in audits:
-        new.setdefault((device.id, audit.outbox, audit.sequence), (device, audit))
-    columns = (AuditRow.device_id, AuditRow.outbox, AuditRow.sequence)
+        new.setdefault((device.id, audit.start, audit.sequence), (device, audit))
+    columns = (AuditRow.device_id, AuditRow.start, AuditRow.sequence)
     for key in session.execute(select(*columns).where(tuple_(*columns).in_(list(new)))):
         del new[key[0], key[1], key[2]]
-    rows = [
-        AuditRow(device_id=key[0], outbox=key[1], sequence=key[2], boot=audit.boot, received_at=now)
-        for key, (_, audit) in new.items()
-    ]
+    rows = [AuditRow(device_id=key[0], start=key[1], sequence=key[2], received_at=now) for key in new]
     session.add_all(rows)
     session.flush()
     samples: list[dict[str, object]] = []

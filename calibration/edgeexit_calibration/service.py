@@ -163,7 +163,7 @@ class CalibratorService:
         for delivery in batch:
             delivery.ack()
         for receipt in receipts:
-            ack = Ack(outbox=receipt.outbox, sequences=receipt.sequences)
+            ack = Ack(start=receipt.start, sequences=receipt.sequences)
             # No expiry: rumqttd disconnects MQTT 3.1.1 subscribers when a message has properties.
             self._session.publish(down_topic(receipt.address, "ack"), encode(ack))
 

@@ -145,13 +145,12 @@ class PolicyRevisionRow(TableBase):
 
 
 class ReportRow(TableBase):
-    """The newest report of a (device, outbox, boot, revision); its counters are cumulative."""
+    """The newest report of a (device, start, revision); its counters are cumulative."""
 
     __tablename__ = "report"
 
     device_id: Mapped[int] = mapped_column(ForeignKey("device.id"), primary_key=True)
-    outbox: Mapped[str] = mapped_column(primary_key=True)
-    boot: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    start: Mapped[str] = mapped_column(primary_key=True)
     revision: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     cohort_id: Mapped[int] = mapped_column(ForeignKey("cohort.id"), index=True)
     sequence: Mapped[int]
@@ -164,13 +163,12 @@ class AuditRow(TableBase):
     """An audit message; the unique key prevents that its samples are stored twice."""
 
     __tablename__ = "audit"
-    __table_args__ = (UniqueConstraint("device_id", "outbox", "sequence"),)
+    __table_args__ = (UniqueConstraint("device_id", "start", "sequence"),)
 
     id: Mapped[int] = mapped_column(_LongId, primary_key=True)
     device_id: Mapped[int] = mapped_column(ForeignKey("device.id"))
-    outbox: Mapped[str]
+    start: Mapped[str]
     sequence: Mapped[int]
-    boot: Mapped[int]
     received_at: Mapped[datetime]
 
 

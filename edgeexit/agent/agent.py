@@ -15,8 +15,10 @@ import numpy as np
 
 from edgeexit.agent.active_policy import ActivePolicy, PolicySelector
 from edgeexit.agent.auditor import Auditor
+from edgeexit.agent.command_check import CommandCheck
 from edgeexit.agent.config import AgentConfig
 from edgeexit.agent.counters import Counters, CounterTotals
+from edgeexit.agent.identity import DeviceIdentity
 from edgeexit.agent.labels import Labels, check_batch_labels, check_labels
 from edgeexit.agent.link import FleetLink
 from edgeexit.agent.outbox import Outbox
@@ -33,7 +35,7 @@ from edgeexit.errors import InferenceError
 from edgeexit.runtime import Inference, Runner
 from edgeexit.runtime.fork import keep_forever, refusal, unwatch, watch
 from edgeexit.runtime.grouping import infer_together
-from edgeexit.wire import AuditedSample, Command
+from edgeexit.wire import AuditedSample
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +68,7 @@ class Agent:
     def __init__(self, bundle: Bundle, config: AgentConfig) -> None:
         self._bundle = bundle
         self._config = config
-        policy_keys, bundle_keys = config.load_policy_keys(), config.load_bundle_keys()
+        self._policy_keys, bundle_keys = config.load_policy_keys(), config.load_bundle_keys()
         if config.signed_bundle:
             bundle.verify_signature(bundle_keys)
         self._exits = len(bundle.manifest.stages)
@@ -79,7 +81,7 @@ class Agent:
             classes=bundle.manifest.classes,
         )
         self._policies = PolicySelector(
-            bundle, PolicyStore(config.state_dir, self._recipient), self._recipient, policy_keys
+            bundle, PolicyStore(config.state_dir, self._recipient), self._recipient, self._policy_keys
         )
         self._counters = Counters(self._exits)
         self._started = time.monotonic()
@@ -111,17 +113,21 @@ class Agent:
             self._check_golden_samples()
             self._outbox = Outbox(self._config.state_dir, max_bytes=self._config.outbox_max_bytes)
             resources.callback(self._outbox.close)
+            self._commands = CommandCheck(self._recipient, start=self._outbox.start, keys=self._policy_keys)
+            identity = DeviceIdentity(self._config.state_dir)
             self._reporter = Reporter(
                 self._recipient,
                 counters=self._counters,
                 policies=self._policies,
                 outbox=self._outbox,
+                identity=identity,
                 started=self._started,
             )
             self._link = FleetLink(
                 self._config,
                 bundle=self._bundle.digest,
                 outbox=self._outbox,
+                identity=identity,
                 state=self._reporter.state,
                 collect=self._collect,
                 on_policy=self._handle_policy,
@@ -148,7 +154,7 @@ class Agent:
         self._process = os.getpid()
         watch(self, Agent._abandon_after_fork)
         _log.info(
-            "agent of device '%s' started, boot %d: %s", self._config.device, self._outbox.boot, self.policy_description
+            "agent of device '%s' started (%s): %s", self._config.device, self._outbox.start, self.policy_description
         )
         return self
 
@@ -365,7 +371,8 @@ class Agent:
         if self._policies.receive(envelope):
             self._link.publish_state()
 
-    def _handle_command(self, command: Command) -> None:
+    def _handle_command(self, envelope: bytes) -> None:
+        command = self._commands.accept(envelope)
         _log.info("received the command '%s'", command.action)
         if command.action == "report":
             self._collect(always=self.active.revision)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from edgeexit.agent.config import AgentConfig
+from edgeexit.agent.identity import DeviceIdentity
 from edgeexit.agent.log_text import one_line
 from edgeexit.agent.outbox import Outbox
 from edgeexit.agent.send_window import SendWindow
@@ -21,7 +22,6 @@ from edgeexit.wire import (
     MAX_BYTES,
     Ack,
     BrokerSession,
-    Command,
     Delivery,
     Message,
     SessionOptions,
@@ -47,10 +47,11 @@ class FleetLink:
         config: who this device is and where its broker is.
         bundle: digest of the bundle that the agent runs.
         outbox: the messages to deliver.
+        identity: signs the audits.
         state: returns the state to publish, for `online` True or False.
         collect: called every `report_interval_s`; adds reports and audits to the outbox.
         on_policy: receives an envelope from a policy topic.
-        on_command: receives a command.
+        on_command: receives an envelope from the command topic.
 
     All four callbacks run in the link's thread, and `state` also in the thread that creates or stops the link.
 
@@ -62,13 +63,15 @@ class FleetLink:
         *,
         bundle: str,
         outbox: Outbox,
+        identity: DeviceIdentity,
         state: Callable[[bool], State],
         collect: Callable[[], None],
         on_policy: Callable[[bytes], None],
-        on_command: Callable[[Command], None],
+        on_command: Callable[[bytes], None],
     ) -> None:
         self._config = config
         self._outbox = outbox
+        self._identity = identity
         self._state = state
         self._collect = collect
         self._on_policy = on_policy
@@ -199,7 +202,7 @@ class FleetLink:
             elif delivery.topic == self._ack_topic:
                 self._outbox.acknowledge(decode(delivery.payload, Ack))
             elif delivery.topic == self._command_topic:
-                self._on_command(decode(delivery.payload, Command))
+                self._on_command(delivery.payload)
         except Exception as error:  # noqa: BLE001 - one message that fails must not end the thread
             _log.warning("message on '%s' ignored: %s", delivery.topic, one_line(f"{type(error).__name__}: {error}"))
 
@@ -217,7 +220,9 @@ class FleetLink:
         now = time.monotonic()
         for window in self._windows:
             for sequence in window.due(now):
-                payload = self._outbox.payload(sequence)
-                if payload is not None and self._session.publish(up_topic(self._config.address, window.kind), payload):
+                payload, topic = self._outbox.payload(sequence), up_topic(self._config.address, window.kind)
+                if payload is not None and window.kind == "audit":
+                    payload = self._identity.sign_audit(payload, topic=topic)
+                if payload is not None and self._session.publish(topic, payload):
                     window.sent(sequence, now)
         return min(window.resend_due() for window in self._windows)

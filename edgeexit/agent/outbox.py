@@ -8,7 +8,6 @@ import logging
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
@@ -16,20 +15,17 @@ import msgspec
 
 from edgeexit.errors import MessageError
 from edgeexit.private_files import make_private_database
-from edgeexit.wire import Ack, Audit, Report, encode
+from edgeexit.wire import Ack, Audit, Losses, Report, encode
 
 _log = logging.getLogger(__name__)
 
 FILE: Final = "outbox.db"
 
-_SEQUENCES_PER_BOOT: Final = 2**32
-"""Each boot numbers its messages from boot * 2**32, so no number is used twice, even if the last numbers were lost."""
-
 _SCHEMA: Final = (
-    "CREATE TABLE IF NOT EXISTS outbox (identity TEXT NOT NULL, boot INTEGER NOT NULL, dropped INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS outbox (dropped INTEGER NOT NULL)",
     (
         "CREATE TABLE IF NOT EXISTS message (sequence INTEGER PRIMARY KEY, kind TEXT NOT NULL, "
-        "boot INTEGER NOT NULL, revision INTEGER NOT NULL, payload BLOB NOT NULL)"
+        "start TEXT NOT NULL, revision INTEGER NOT NULL, payload BLOB NOT NULL)"
     ),
     "CREATE INDEX IF NOT EXISTS message_kind ON message (kind)",  # SQLite appends the primary key, the sequence
 )
@@ -47,8 +43,7 @@ class Outbox:
         max_bytes: maximum size of the payloads of all messages together.
 
     Attributes:
-        identity: random name of the database; it identifies a message together with the sequence number.
-        boot: number of times that the database has been opened, including this time.
+        start: random name of this start of the agent; it identifies a message together with the sequence number.
         in_memory: True if the disk is not used.
 
     """
@@ -60,12 +55,12 @@ class Outbox:
         self.in_memory = False
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._connection, header = self._open_or_replace()
+            self._connection, self._dropped = self._open_or_replace()
         except (OSError, sqlite3.Error) as error:
             self._warn_in_memory(error)
-            self._connection, header = _open(":memory:")
-        self.identity, self.boot, self._dropped = header
-        self._sequence = self.boot * _SEQUENCES_PER_BOOT
+            self._connection, self._dropped = _open(":memory:")
+        self.start: Final = secrets.token_hex(8)
+        (self._sequence,) = self._connection.execute("SELECT COALESCE(MAX(sequence), 0) FROM message").fetchone()
         self._stored = _measure(self._connection)
 
     @property
@@ -79,9 +74,9 @@ class Outbox:
         return self._stored.messages
 
     def add(self, message: Report | Audit) -> None:
-        """Store a message; `outbox`, `sequence` and a report's `dropped` are set here.
+        """Store a message; `start`, `sequence` and a report's `losses` are set here.
 
-        A report replaces older reports of the same (boot, revision). When the outbox is full, the oldest audits are
+        A report replaces older reports of the same (start, revision). When the outbox is full, the oldest audits are
         dropped, then the oldest reports. Raises MessageError for a message that is larger than the wire allows, or
         than the outbox.
         """
@@ -94,14 +89,12 @@ class Outbox:
 
     def acknowledge(self, ack: Ack) -> int:
         """Delete the messages that the calibrator has stored; return how many of them were in the outbox."""
-        if ack.outbox != self.identity:
-            return 0
         with self._lock:
             try:
-                return self._delete_all(ack.sequences)
+                return self._delete_all(ack)
             except sqlite3.Error as error:
                 self._continue_in_memory(error)
-                return self._delete_all(ack.sequences)
+                return self._delete_all(ack)
 
     def pending(self, kind: OutboxKind, *, after: int = 0, limit: int) -> list[int]:
         """Return the sequence numbers above `after` of at most `limit` unacknowledged messages, ascending."""
@@ -122,7 +115,7 @@ class Outbox:
         with self._lock, contextlib.suppress(sqlite3.Error):
             self._connection.close()
 
-    def _open_or_replace(self) -> "tuple[sqlite3.Connection, _OutboxHeader]":
+    def _open_or_replace(self) -> tuple[sqlite3.Connection, int]:
         make_private_database(self._path)
         try:
             return _open(str(self._path))
@@ -142,19 +135,19 @@ class Outbox:
     def _add(self, message: Report | Audit) -> None:
         kind: OutboxKind = "report" if isinstance(message, Report) else "audit"
         sequence, dropped = self._sequence + 1, self._dropped
-        message = msgspec.structs.replace(message, outbox=self.identity, sequence=sequence)
+        message = msgspec.structs.replace(message, start=self.start, sequence=sequence)
         if isinstance(message, Report):
-            message = msgspec.structs.replace(message, dropped=dropped)
+            message = msgspec.structs.replace(message, losses=Losses(full=dropped))
         payload = encode(message)
         if len(payload) > self._max_bytes:
             raise MessageError(
                 f"{kind} of {len(payload)} bytes is larger than outbox_max_bytes ({self._max_bytes}); increase it"
             )
-        key = (message.boot, message.revision)
+        key = (self.start, message.revision)
         stored = self._stored.plus(len(payload))
         with self._connection as database:
             if kind == "report":
-                query = "SELECT sequence FROM message WHERE kind = 'report' AND boot = ? AND revision = ?"
+                query = "SELECT sequence FROM message WHERE kind = 'report' AND start = ? AND revision = ?"
                 for (older,) in database.execute(query, key).fetchall():
                     stored = stored.minus(_delete(database, older))
             database.execute("INSERT INTO message VALUES (?, ?, ?, ?, ?)", (sequence, kind, *key, payload))
@@ -166,11 +159,11 @@ class Outbox:
                 database.execute("UPDATE outbox SET dropped = ?", (dropped,))
         self._sequence, self._dropped, self._stored = sequence, dropped, stored
 
-    def _delete_all(self, sequences: Iterable[int]) -> int:
+    def _delete_all(self, ack: Ack) -> int:
         stored = self._stored
         with self._connection as database:
-            for sequence in sequences:
-                if size := _delete(database, sequence):
+            for sequence in ack.sequences:
+                if size := _delete(database, sequence, ack.start):
                     stored = stored.minus(size)
         deleted, self._stored = self._stored.messages - stored.messages, stored
         return deleted
@@ -184,7 +177,7 @@ class Outbox:
                 return self._connection.execute(query, parameters).fetchall()
 
     def _continue_in_memory(self, error: sqlite3.Error) -> None:
-        """Switch to a database in memory with the same identity and boot; copy the messages that are readable.
+        """Switch to a database in memory with the same start; copy the messages that are readable.
 
         Raises the error if the outbox is in memory already.
         """
@@ -197,7 +190,7 @@ class Outbox:
                 "INSERT INTO message VALUES (?, ?, ?, ?, ?)", self._connection.execute("SELECT * FROM message")
             )
         with memory:
-            memory.execute("INSERT INTO outbox VALUES (?, ?, ?)", (self.identity, self.boot, self._dropped))
+            memory.execute("INSERT INTO outbox VALUES (?)", (self._dropped,))
         with contextlib.suppress(sqlite3.Error):
             self._connection.close()
         self._connection, self._stored = memory, _measure(memory)
@@ -223,16 +216,8 @@ class _StoredSize(NamedTuple):
         return _StoredSize(self.messages - 1, self.size - size)
 
 
-class _OutboxHeader(NamedTuple):
-    """The row of the `outbox` table; `boot` includes this start."""
-
-    identity: str
-    boot: int
-    dropped: int
-
-
-def _open(name: str) -> tuple[sqlite3.Connection, _OutboxHeader]:
-    """Open a database exclusively, check it, and increment its boot counter durably. Raises sqlite3.Error."""
+def _open(name: str) -> tuple[sqlite3.Connection, int]:
+    """Open a database exclusively and check it; return it with its count of dropped messages. Raises sqlite3.Error."""
     connection = _connect(name)
     try:
         result = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
@@ -240,13 +225,12 @@ def _open(name: str) -> tuple[sqlite3.Connection, _OutboxHeader]:
             raise sqlite3.DatabaseError(result)
         with connection:
             if connection.execute("SELECT 1 FROM outbox").fetchone() is None:
-                connection.execute("INSERT INTO outbox VALUES (?, 0, 0)", (secrets.token_hex(8),))
-            connection.execute("UPDATE outbox SET boot = boot + 1")
-            header = _OutboxHeader(*connection.execute("SELECT identity, boot, dropped FROM outbox").fetchone())
+                connection.execute("INSERT INTO outbox VALUES (0)")
+        (dropped,) = connection.execute("SELECT dropped FROM outbox").fetchone()
     except sqlite3.Error:
         connection.close()
         raise
-    return connection, header
+    return connection, int(dropped)
 
 
 def _connect(name: str) -> sqlite3.Connection:
@@ -269,10 +253,10 @@ def _measure(connection: sqlite3.Connection) -> _StoredSize:
     )
 
 
-def _delete(database: sqlite3.Connection, sequence: int) -> int:
+def _delete(database: sqlite3.Connection, sequence: int, start: str | None = None) -> int:
     """Delete a message and return its size in bytes; 0 if it is not stored."""
-    row = database.execute("SELECT LENGTH(payload) FROM message WHERE sequence = ?", (sequence,)).fetchone()
-    if row is None:
+    row = database.execute("SELECT LENGTH(payload), start FROM message WHERE sequence = ?", (sequence,)).fetchone()
+    if row is None or start not in {None, row[1]}:
         return 0
     database.execute("DELETE FROM message WHERE sequence = ?", (sequence,))
     return int(row[0])

@@ -6,6 +6,7 @@ from typing import Any
 from edgeexit import __version__
 from edgeexit.agent.active_policy import PolicySelector
 from edgeexit.agent.counters import Counters
+from edgeexit.agent.identity import DeviceIdentity
 from edgeexit.agent.outbox import Outbox
 from edgeexit.agent.policy_check import Recipient
 from edgeexit.wire import Audit, AuditedSample, Report, State
@@ -19,13 +20,22 @@ class Reporter:
         counters: the counters to report.
         policies: the active policy, and the last one that was rejected.
         outbox: receives reports and audits, and numbers them.
+        identity: the key of this device.
         started: monotonic seconds at which the agent started.
 
     """
 
     def __init__(
-        self, recipient: Recipient, *, counters: Counters, policies: PolicySelector, outbox: Outbox, started: float
+        self,
+        recipient: Recipient,
+        *,
+        counters: Counters,
+        policies: PolicySelector,
+        outbox: Outbox,
+        identity: DeviceIdentity,
+        started: float,
     ) -> None:
+        self._identity = identity
         self._recipient = recipient
         self._counters = counters
         self._policies = policies
@@ -39,10 +49,13 @@ class Reporter:
             online=online,
             bundle=self._recipient.bundle,
             cohort=self._recipient.cohort,
-            boot=self._outbox.boot,
+            start=self._outbox.start,
+            uptime_s=self._uptime_s(),
             revision=revision,
+            accepted=revision,
             policy=policy.kind,
             agent=__version__,
+            key=self._identity.public_key,
             rejected=self._policies.rejected,
         )
 
@@ -58,7 +71,7 @@ class Reporter:
             self._outbox.add(
                 Report(
                     **self._origin(snapshot.revision),
-                    uptime_s=round(time.monotonic() - self._started, 3),
+                    uptime_s=self._uptime_s(),
                     exits=snapshot.exits,
                     failed=snapshot.failed,
                     skipped=skipped,
@@ -72,10 +85,12 @@ class Reporter:
     def _origin(self, revision: int) -> dict[str, Any]:
         """Return the fields that reports and audits have in common; the outbox sets the sequence number."""
         return {
-            "outbox": self._outbox.identity,
+            "start": self._outbox.start,
             "sequence": 0,
             "bundle": self._recipient.bundle,
             "cohort": self._recipient.cohort,
-            "boot": self._outbox.boot,
             "revision": revision,
         }
+
+    def _uptime_s(self) -> float:
+        return round(time.monotonic() - self._started, 3)

@@ -1,8 +1,8 @@
 """The messages between devices and cloud, as documents, and their JSON encoding.
 
 A payload is JSON of at most `MAX_BYTES` bytes that is checked against its schema. Messages that must not be lost have a
-sequence number and the identity of the outbox that numbered them; `down/ack` returns the numbers of the messages that
-the calibrator has committed to its database.
+sequence number and the start of the agent that numbered them; `down/ack` returns the numbers of the messages that the
+calibrator has committed to its database, or that it refuses.
 """
 
 import math
@@ -21,34 +21,80 @@ MAX_BYTES: Final = 256 * 1024
 """Maximum size of a payload."""
 SCORE_BINS: Final = 20
 """Number of bins of a histogram of scores."""
+MAX_ACKED: Final = 1024
+"""Maximum number of sequence numbers in one acknowledgement."""
+MAX_REFUSED: Final = 128
+"""Maximum number of refusals in one acknowledgement."""
+HEARTBEAT_TYPE: Final = "application/vnd.edgeexit.heartbeat+json"
+COMMAND_TYPE: Final = "application/vnd.edgeexit.command+json"
+"""Payload types of the signed envelopes of heartbeats and commands."""
 MAX_EXITS: Final = 64
 """Maximum number of exits of a bundle whose agent sends reports."""
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """An integer that fits into a 64-bit column of the calibrator's database."""
+StartId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}\Z")]
+"""16 random hex digits that an agent draws at every start, so that (start, sequence) never names two messages."""
+Uptime = Annotated[float, msgspec.Meta(ge=0)]
+"""Monotonic seconds since the agent started; wall clocks of devices may be wrong."""
+Reason = Annotated[str, msgspec.Meta(max_length=300)]
+"""One line of text for people."""
+PublicKeyText = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9+/]{43}=\Z")]
+"""The 32 raw bytes of an Ed25519 public key in base64."""
+SignatureText = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9+/]{86}==\Z")]
+"""The 64 bytes of an Ed25519 signature in base64."""
 
 
 class Rejection(msgspec.Struct, frozen=True, kw_only=True):
     """The last policy that a device rejected, and why."""
 
-    reason: str
+    reason: Reason
     revision: Revision | None = None
     """Null if the document could not be decoded."""
+
+
+class Reversion(msgspec.Struct, frozen=True, kw_only=True):
+    """The last policy that the device applied and then reverted by itself, and why."""
+
+    revision: Revision
+    reason: Reason
+
+
+class Confirmation(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest heartbeat of its cohort that a device has verified."""
+
+    counter: Count
+    revision: Revision
+    """The newest revision of the cohort, as the heartbeat names it."""
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
     """`up/state`: what a device runs. Retained; the will of the connection is a state with `online` false."""
 
     online: bool
+    start: StartId
+    uptime_s: Uptime
     bundle: Digest
     cohort: Name
-    boot: Count
     revision: Revision
-    policy: str
+    """Revision of the active policy."""
+    accepted: Revision
+    """Highest revision accepted so far from the source of the active policy; never decreases. Above `revision` after a
+    reversion."""
+    policy: Annotated[str, msgspec.Meta(max_length=64)]
     """Kind of the active policy."""
-    agent: str
+    agent: Annotated[str, msgspec.Meta(max_length=64)]
     """Version of the agent."""
+    key: PublicKeyText | None = None
+    """Public identity key of the device, which signs its audits; null if it has none."""
     rejected: Rejection | None = None
+    reverted: Reversion | None = None
+    confirmed: Confirmation | None = None
+    """Null before the first heartbeat."""
+    unconfirmed: bool = False
+    """True if no newer heartbeat, or not the policy that it announces, arrived within `confirm_within_s`."""
+    problems: Annotated[tuple[Reason, ...], msgspec.Meta(max_length=8)] = ()
+    """What does not work on the device now, e.g. that the outbox is in memory because the disk is full."""
 
 
 class ExitCounters(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,22 +110,34 @@ class ExitCounters(msgspec.Struct, frozen=True, kw_only=True):
     """Histogram of the end-to-end latency of the samples that exited here, in the bins of `latency.bin_of`."""
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """`up/report`: cumulative counters of one (boot, revision); a higher sequence number replaces all lower ones."""
+class Losses(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Messages that a device has given up, since its outbox was created, by cause."""
 
-    outbox: str
+    full: Count = 0
+    """Dropped because the outbox was full."""
+    oversized: Count = 0
+    """Larger than the broker takes, and not divisible."""
+    largest_bytes: Count = 0
+    """Size of the largest of these."""
+    refused: Count = 0
+    """Refused by the calibrator."""
+    damaged: Count = 0
+    """Damaged on the disk."""
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """`up/report`: cumulative counters of one (start, revision); a higher sequence number replaces all lower ones."""
+
+    start: StartId
     sequence: Count
     bundle: Digest
     cohort: Name
-    boot: Count
     revision: Revision
-    uptime_s: Annotated[float, msgspec.Meta(ge=0)]
-    """Monotonic seconds since the agent started; wall clocks of devices may be wrong."""
+    uptime_s: Uptime
     exits: Annotated[tuple[ExitCounters, ...], msgspec.Meta(min_length=2, max_length=MAX_EXITS)]
     failed: Count = 0
     """Inferences that raised an error."""
-    dropped: Count = 0
-    """Messages dropped because the outbox was full, since the outbox was created."""
+    losses: Losses = Losses()
     skipped: Count = 0
     """Samples drawn for an audit but not audited since the agent started: the queue was full or the run failed."""
 
@@ -152,31 +210,66 @@ def _shortest(values: npt.NDArray[np.float32], highest: float) -> tuple[float, .
 
 
 class Audit(msgspec.Struct, frozen=True, kw_only=True):
-    """`up/audit`: audited samples, which are drawn at random, independently of the input."""
+    """Audited samples, which are drawn at random, independently of the input. `up/audit` carries them signed."""
 
-    outbox: str
+    start: StartId
     sequence: Count
     bundle: Digest
     cohort: Name
-    boot: Count
     revision: Revision
     samples: Annotated[tuple[AuditedSample, ...], msgspec.Meta(min_length=1, max_length=256)]
 
 
+class SignedAudit(msgspec.Struct, frozen=True, kw_only=True):
+    """`up/audit`: an audit and the signature of the device that made it; see `audit_signing`."""
+
+    audit: msgspec.Raw
+    """JSON of an `Audit`; the signature covers these bytes."""
+    key: PublicKeyText
+    signature: SignatureText
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """A message that the calibrator does not store."""
+
+    sequence: Count
+    reason: Reason
+    final: bool = True
+    """True: the device deletes the message and counts it. False: it may be stored later, e.g. after an approval."""
+
+
 class Ack(msgspec.Struct, frozen=True, kw_only=True):
-    """`down/ack`: messages of an outbox that the calibrator has committed to its database."""
+    """`down/ack`: messages of a start that the calibrator has committed to its database, or that it refuses."""
 
-    outbox: str
-    sequences: tuple[Count, ...]
+    start: StartId
+    sequences: Annotated[tuple[Count, ...], msgspec.Meta(max_length=MAX_ACKED)] = ()
+    refused: Annotated[tuple[Refusal, ...], msgspec.Meta(max_length=MAX_REFUSED)] = ()
 
 
-class Command(msgspec.Struct, frozen=True, kw_only=True):
-    """`down/command`: requests that the agent publishes reports now, or measures a latency profile now."""
+class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The newest revision of a cohort's policy; signed and retained, so that a device notices withheld policies."""
+
+    fleet: Name
+    bundle: Digest
+    cohort: Name
+    revision: Revision
+    counter: Count
+    """Increases with every heartbeat of the cohort."""
+
+
+class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`down/command`, signed: the agent publishes its reports now, or measures a latency profile now."""
 
     action: Literal["report", "profile"]
+    fleet: Name
+    device: Name
+    start: StartId
+    """The start of the agent that the command is for, so that it cannot be replayed after a restart."""
+    id: StartId
+    """16 random hex digits; an agent executes each id once."""
 
 
-Message = State | Report | Audit | LatencyProfile | Ack | Command
+Message = State | Report | Audit | SignedAudit | LatencyProfile | Ack | Heartbeat | Command
 UP_TYPES: Final[dict[str, type[State | Report | Audit | LatencyProfile]]] = {
     "state": State,
     "report": Report,
@@ -185,7 +278,7 @@ UP_TYPES: Final[dict[str, type[State | Report | Audit | LatencyProfile]]] = {
 }
 """Last level of an `up` topic -> type of its messages."""
 
-M = TypeVar("M", State, Report, Audit, LatencyProfile, Ack, Command)
+M = TypeVar("M", State, Report, Audit, SignedAudit, LatencyProfile, Ack, Heartbeat, Command)
 
 
 def encode(message: Message) -> bytes:

@@ -14,8 +14,8 @@ DownKind = Literal["ack", "policy", "command"]
 
 _UP_KINDS: Final[tuple[str, ...]] = get_args(UpKind)
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_RESERVED_SHARD: Final = "policy"
-"""In the topics of the cohorts' policies, this level stands in the place of a shard."""
+_RESERVED_SHARDS: Final = ("policy", "heartbeat", "keys")
+"""These levels stand in the place of a shard in the topics that are not for one device."""
 _UP_LEVELS: Final = 7
 
 
@@ -39,8 +39,8 @@ def check_name(what: str, name: str) -> str:
     """
     if not _NAME.fullmatch(name):
         raise MessageError(f"{what} '{name}' must be 1 to 64 characters of A-Z a-z 0-9 _ -")
-    if what == "shard" and name == _RESERVED_SHARD:
-        raise MessageError(f"shard '{name}' is reserved for the policies of cohorts; choose another name")
+    if what == "shard" and name in _RESERVED_SHARDS:
+        raise MessageError(f"shard '{name}' is reserved for topics of the fleet; choose another name")
     return name
 
 
@@ -57,6 +57,16 @@ def down_topic(address: DeviceAddress, kind: DownKind) -> str:
 def policy_topic(fleet: str, bundle: str, cohort: str) -> str:
     """Return the topic of a cohort's policy (retained); `bundle` is the bundle's digest."""
     return f"{ROOT}/{fleet}/policy/{bundle}/{cohort}"
+
+
+def heartbeat_topic(fleet: str, bundle: str, cohort: str) -> str:
+    """Return the topic of a cohort's heartbeat (retained); `bundle` is the bundle's digest."""
+    return f"{ROOT}/{fleet}/heartbeat/{bundle}/{cohort}"
+
+
+def keys_topic(fleet: str) -> str:
+    """Return the topic of the fleet's key set (retained)."""
+    return f"{ROOT}/{fleet}/keys"
 
 
 def uplink_filter(fleet: str, shard: str = "+") -> str:

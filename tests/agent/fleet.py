@@ -1,5 +1,6 @@
 """The cloud's end of the connection, for tests: records what devices publish, and sends policies, acks and commands."""
 
+import secrets
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ from edgeexit.policies.confidence import Confidence
 from edgeexit.policies.document import PAYLOAD_TYPE
 from edgeexit.signing import PrivateKey, sign
 from edgeexit.wire import (
+    COMMAND_TYPE,
     UP_TYPES,
     Ack,
     BrokerConfig,
@@ -27,6 +29,7 @@ from edgeexit.wire import (
     policy_topic,
     uplink_filter,
 )
+from edgeexit.wire.audit_signing import verify_audit
 
 
 def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 10.0) -> Any:
@@ -103,18 +106,28 @@ class Fleet:
         assert self._session.publish(topic, payload, retain=True)
 
     def send_ack(self, config: AgentConfig, *messages: Any) -> None:
-        ack = Ack(outbox=messages[0].outbox, sequences=tuple(message.sequence for message in messages))
+        ack = Ack(start=messages[0].start, sequences=tuple(message.sequence for message in messages))
         assert self._session.publish(down_topic(config.address, "ack"), encode(ack))
 
     def send_command(self, config: AgentConfig, action: Any) -> None:
-        self.send_command_bytes(config, encode(Command(action=action)))
+        state = self.state(config)
+        assert state is not None
+        command = Command(
+            action=action, fleet=config.fleet, device=config.device, start=state.start, id=secrets.token_hex(8)
+        )
+        self.send_command_bytes(config, sign(encode(command), payload_type=COMMAND_TYPE, key=self.key))
 
     def send_command_bytes(self, config: AgentConfig, payload: bytes) -> None:
         assert self._session.publish(down_topic(config.address, "command"), payload, expiry_s=60)
 
     def _record(self, delivery: Delivery) -> None:
         address, kind = parse_up_topic(delivery.topic)
-        self.received.append((address.device, decode(delivery.payload, UP_TYPES[kind])))
+        message = (
+            verify_audit(delivery.payload, topic=delivery.topic)[1]
+            if kind == "audit"
+            else decode(delivery.payload, UP_TYPES[kind])
+        )
+        self.received.append((address.device, message))
 
 
 def wait_for_revision(fleet: Fleet, config: AgentConfig, revision: int) -> State:

@@ -4,14 +4,13 @@ from edgeexit.latency import BIN_COUNT
 from edgeexit.wire import SCORE_BINS, Audit, AuditedSample, ExitCounters, Report
 
 
-def make_report(boot: int = 1, revision: int = 0, reached: int = 1) -> Report:
+def make_report(revision: int = 0, reached: int = 1) -> Report:
     counters = ExitCounters(reached=reached, exited=0, scores=(0,) * SCORE_BINS, latency=(0,) * BIN_COUNT)
     return Report(
-        outbox="",
+        start="0" * 16,
         sequence=0,
         bundle="a" * 64,
         cohort="c",
-        boot=boot,
         revision=revision,
         uptime_s=1,
         exits=(counters,) * 2,
@@ -20,4 +19,4 @@ def make_report(boot: int = 1, revision: int = 0, reached: int = 1) -> Report:
 
 def make_audit(samples: int = 1) -> Audit:
     sample = AuditedSample(exit=0, top1=(1, 2), p1=(0.5, 0.5), p2=(0.25, 0.25), entropy=(1.0, 1.0))
-    return Audit(outbox="", sequence=0, bundle="a" * 64, cohort="c", boot=1, revision=0, samples=(sample,) * samples)
+    return Audit(start="0" * 16, sequence=0, bundle="a" * 64, cohort="c", revision=0, samples=(sample,) * samples)

@@ -28,7 +28,7 @@ def test_an_accepted_policy_stays_active_after_a_restart(
     samples = make_samples(50)
     with caplog.at_level(logging.INFO), Agent(bundle, config) as agent:
         state = wait_for_revision(fleet, config, 0)
-        assert (state.bundle, state.cohort, state.boot, state.policy) == (bundle.digest, "default", 1, "confidence")
+        assert (state.bundle, state.cohort, state.start, state.policy) == (bundle.digest, "default", 1, "confidence")
         assert set(agent.infer(samples).exits) == {2}, "without a policy every sample runs to full depth"
 
         fleet.send_policy(config, fleet.document(3, threshold=0.0))

@@ -97,7 +97,7 @@ def test_an_audit_contains_the_prediction_if_it_differs_from_the_class_of_the_ex
 def test_readouts_are_encoded_bit_for_bit(runner: Runner) -> None:
     readouts = runner.infer_every_exit(make_samples(200), temperatures=POLICY.temperatures).readouts
     samples = tuple(AuditedSample.from_readout(readout, exit_index=0) for readout in readouts)
-    audit = Audit(outbox="o", sequence=1, bundle="a" * 64, cohort="c", boot=1, revision=0, samples=samples)
+    audit = Audit(start="0" * 16, sequence=1, bundle="a" * 64, cohort="c", revision=0, samples=samples)
     back = decode(encode(audit), Audit)
     columns = [[getattr(sample, column) for column in COLUMNS] for sample in back.samples]
     np.testing.assert_array_equal(np.array(columns, dtype=np.float32).transpose(0, 2, 1), readouts)
@@ -202,7 +202,7 @@ def test_audits_of_a_model_with_many_exits_fit_into_messages() -> None:
     assert len(collected.samples) == 40
     for revision, samples in collected.messages:
         encode(
-            Audit(outbox="o", sequence=1, bundle="a" * 64, cohort="c", boot=1, revision=revision, samples=samples)
+            Audit(start="0" * 16, sequence=1, bundle="a" * 64, cohort="c", revision=revision, samples=samples)
         )  # would raise
 
 

@@ -29,7 +29,17 @@ def connected(
     digest = fleet.bundle.digest
 
     def state(online: bool) -> State:  # noqa: FBT001 - the signature that the link expects
-        return State(online=online, bundle=digest, cohort="default", boot=1, revision=0, policy="none", agent="0")
+        return State(
+            online=online,
+            bundle=digest,
+            cohort="default",
+            start="0" * 16,
+            uptime_s=1,
+            accepted=0,
+            revision=0,
+            policy="none",
+            agent="0",
+        )
 
     link = FleetLink(
         config,

@@ -35,7 +35,7 @@ def read_reports(outbox: Outbox) -> list[Report]:
 
 
 def acknowledge_all(outbox: Outbox) -> int:
-    return outbox.acknowledge(Ack(outbox=outbox.identity, sequences=tuple(n for _, n in unacknowledged(outbox))))
+    return outbox.acknowledge(Ack(start=outbox.start, sequences=tuple(n for _, n in unacknowledged(outbox))))
 
 
 @contextmanager
@@ -64,7 +64,7 @@ def test_messages_are_numbered_and_stored_until_they_are_acknowledged(tmp_path: 
 
     assert outbox.acknowledge(Ack(outbox="another", sequences=(audit,))) == 0
     assert unacknowledged(outbox) == before
-    assert outbox.acknowledge(Ack(outbox=outbox.identity, sequences=(audit, audit, 12345))) == 1
+    assert outbox.acknowledge(Ack(start=outbox.start, sequences=(audit, audit, 12345))) == 1
     assert unacknowledged(outbox) == [("report", report)]
     assert outbox.payload(audit) is None
     assert (outbox.holds(report), outbox.holds(audit)) == (True, False)
@@ -129,7 +129,7 @@ def test_acknowledged_and_replaced_messages_do_not_count_towards_the_size(tmp_pa
     for _ in range(30):
         outbox.add(make_audit(samples=80))
         outbox.add(make_report())
-        outbox.acknowledge(Ack(outbox=outbox.identity, sequences=tuple(outbox.pending("audit", limit=10))))
+        outbox.acknowledge(Ack(start=outbox.start, sequences=tuple(outbox.pending("audit", limit=10))))
     outbox.close()
     again = open_outbox(tmp_path)
     for _ in range(8):

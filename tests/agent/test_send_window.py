@@ -34,7 +34,7 @@ def send(window: SendWindow, now: float) -> list[int]:
 
 
 def acknowledge(outbox: Outbox, *sequences: int) -> int:
-    return outbox.acknowledge(Ack(outbox=outbox.identity, sequences=sequences))
+    return outbox.acknowledge(Ack(start=outbox.start, sequences=sequences))
 
 
 def test_a_full_window_is_sent_and_one_more_message_per_acknowledgement(tmp_path: Path) -> None:

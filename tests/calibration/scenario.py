@@ -19,6 +19,7 @@ from tests.broker import RealBroker
 from tests.bundles import make_bundle
 
 FLEET, COHORT = "shop", "cameras"
+START = "0" * 16
 RISK, DELTA = 0.1, 0.1
 EXITS = 3
 DEVICE = DeviceAddress(FLEET, "s0", "camera-1")
@@ -83,11 +84,10 @@ def audits_of(
     ]
     return [
         Audit(
-            outbox="box",
+            start=START,
             sequence=first_sequence + index,
             bundle=bundle.digest,
             cohort=COHORT,
-            boot=1,
             revision=revision,
             samples=tuple(samples[start : start + size]),
         )
@@ -95,7 +95,7 @@ def audits_of(
     ]
 
 
-def report_of(bundle_digest: str, *, sequence: int, counts=(5, 3, 2), revision: int = 1, boot: int = 1) -> Report:
+def report_of(bundle_digest: str, *, sequence: int, counts=(5, 3, 2), revision: int = 1, start: str = START) -> Report:
     """Return a report whose samples took about 1 ms each."""
     histogram = [0] * BIN_COUNT
     exits = []
@@ -106,11 +106,10 @@ def report_of(bundle_digest: str, *, sequence: int, counts=(5, 3, 2), revision: 
         scores[-1] = sum(counts[k:])
         exits.append(ExitCounters(reached=sum(counts[k:]), exited=count, scores=tuple(scores), latency=tuple(latency)))
     return Report(
-        outbox="box",
+        start=start,
         sequence=sequence,
         bundle=bundle_digest,
         cohort=COHORT,
-        boot=boot,
         revision=revision,
         uptime_s=1.0,
         exits=tuple(exits),
@@ -120,7 +119,15 @@ def report_of(bundle_digest: str, *, sequence: int, counts=(5, 3, 2), revision: 
 def state_of(bundle_digest: str, *, revision: int = 1, online: bool = True) -> State:
     """Return the state message of a device."""
     return State(
-        online=online, bundle=bundle_digest, cohort=COHORT, boot=1, revision=revision, policy="confidence", agent="0.1"
+        online=online,
+        bundle=bundle_digest,
+        cohort=COHORT,
+        start=START,
+        uptime_s=1.0,
+        revision=revision,
+        accepted=revision,
+        policy="confidence",
+        agent="0.1",
     )
 
 

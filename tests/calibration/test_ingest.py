@@ -34,7 +34,7 @@ def test_the_order_of_messages_and_duplicates_do_not_change_the_result(database,
     fleet = next(_fleets)
     addresses = [DeviceAddress(fleet, "s0", name) for name in ("a", "b")]
     sent = [
-        Uplink(address, report_of(bundle.digest, sequence=3 * n + boot, counts=(n, 2 * n, boot), boot=boot))
+        Uplink(address, report_of(bundle.digest, sequence=3 * n + boot, counts=(n, 2 * n, boot), start=f"{boot:016}"))
         for address in addresses
         for boot in (1, 2)
         for n in range(1, 5)
@@ -71,10 +71,10 @@ def test_every_duplicate_of_a_message_is_acknowledged(database, bundle):
 
 def test_the_same_sequence_in_another_outbox_or_device_is_another_audit(database, bundle):
     audit = audits_of(bundle, 2)[0]
-    renewed = msgspec.structs.replace(audit, outbox="second box")
+    renewed = msgspec.structs.replace(audit, start="1" * 16)
     a, b = DeviceAddress(FLEET, "s0", "a"), DeviceAddress(FLEET, "s0", "b")
     receipts = ingest(database, [Uplink(a, audit), Uplink(b, audit), Uplink(a, renewed)])
-    assert {(receipt.address.device, receipt.outbox) for receipt in receipts} == {
+    assert {(receipt.address.device, receipt.start) for receipt in receipts} == {
         ("a", "box"), ("b", "box"), ("a", "second box"),
     }  # fmt: skip
     assert audit_watermark(database, CohortAddress(FLEET, bundle.digest, COHORT)) == 6

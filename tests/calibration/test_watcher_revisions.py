@@ -147,7 +147,7 @@ def test_an_mqtt_will_changes_only_the_online_flag(database, bundle):
     ingest(database, newest, state_of(bundle.digest, revision=0, online=False))
     [device] = devices(database)
     assert (device.online, device.revision, device.policy, device.rejected) == (False, 4, "beem", "not signed")
-    rebooted = msgspec.structs.replace(state_of(bundle.digest, revision=0, online=False), boot=2)
+    rebooted = msgspec.structs.replace(state_of(bundle.digest, revision=0, online=False), start="2" * 16)
     ingest(database, rebooted)
     [device] = devices(database)
     assert (device.online, device.revision, device.policy, device.rejected) == (False, 0, "confidence", None)

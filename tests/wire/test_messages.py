@@ -10,7 +10,17 @@ from edgeexit.errors import MessageError
 from edgeexit.wire import MAX_BYTES, Audit, AuditedSample, Report, State, decode, encode
 
 BUNDLE = "0f" * 32
-STATE = State(online=True, bundle=BUNDLE, cohort="c", boot=1, revision=2, policy="beem", agent="0.1.0")
+STATE = State(
+    online=True,
+    bundle=BUNDLE,
+    cohort="c",
+    start="0" * 16,
+    uptime_s=1,
+    accepted=2,
+    revision=2,
+    policy="beem",
+    agent="0.1.0",
+)
 READOUT = np.array([[2, 0.6, 0.3, 0.9], [1, 0.7, 0.2, 0.8], [0, 0.9, 0.05, 0.4]], dtype=np.float32)
 """[K, 4] of one sample, with a different class at every exit."""
 
@@ -39,7 +49,7 @@ def test_revisions_above_2_to_the_53_are_refused_because_other_json_readers_roun
 
 def test_an_audited_sample_needs_a_value_per_exit():
     sample = AuditedSample(exit=0, top1=(1, 1), p1=(0.5, 0.5), p2=(0.1, 0.1), entropy=(1.0, 1.0))
-    audit = Audit(outbox="o", sequence=1, bundle=BUNDLE, cohort="c", boot=1, revision=1, samples=(sample,))
+    audit = Audit(start="0" * 16, sequence=1, bundle=BUNDLE, cohort="c", revision=1, samples=(sample,))
     with pytest.raises(MessageError, match=r"samples\[0\]|samples\[\.\.\.\]"):
         decode(encode(audit).replace(b'"p2":[0.1,0.1]', b'"p2":[0.1]'), Audit)
 

@@ -34,13 +34,12 @@ def upgrade() -> None:
         "audit",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("device_id", sa.Integer(), nullable=False),
-        sa.Column("outbox", sa.Text(), nullable=False),
+        sa.Column("start", sa.Text(), nullable=False),
         sa.Column("sequence", sa.BigInteger(), nullable=False),
-        sa.Column("boot", sa.BigInteger(), nullable=False),
         sa.Column("received_at", sa.DateTime(), nullable=False),
         sa.ForeignKeyConstraint(["device_id"], ["device.id"], name=op.f("fk_audit_device_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_audit")),
-        sa.UniqueConstraint("device_id", "outbox", "sequence", name=op.f("uq_audit_device_id_outbox_sequence")),
+        sa.UniqueConstraint("device_id", "start", "sequence", name=op.f("uq_audit_device_id_start_sequence")),
     )
     op.create_table(
         "event",
@@ -94,8 +93,7 @@ def upgrade() -> None:
     op.create_table(
         "report",
         sa.Column("device_id", sa.Integer(), nullable=False),
-        sa.Column("outbox", sa.Text(), nullable=False),
-        sa.Column("boot", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("start", sa.Text(), nullable=False),
         sa.Column("revision", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("cohort_id", sa.Integer(), nullable=False),
         sa.Column("sequence", sa.BigInteger(), nullable=False),
@@ -103,7 +101,7 @@ def upgrade() -> None:
         sa.Column("received_at", sa.DateTime(), nullable=False),
         sa.ForeignKeyConstraint(["cohort_id"], ["cohort.id"], name=op.f("fk_report_cohort_id")),
         sa.ForeignKeyConstraint(["device_id"], ["device.id"], name=op.f("fk_report_device_id")),
-        sa.PrimaryKeyConstraint("device_id", "outbox", "boot", "revision", name=op.f("pk_report")),
+        sa.PrimaryKeyConstraint("device_id", "start", "revision", name=op.f("pk_report")),
     )
     op.create_index(op.f("ix_report_cohort_id"), "report", ["cohort_id"])
 
