@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from edgeexit.agent.log_text import one_line
 from edgeexit.agent.policy_check import (
     POLICY_SLOTS,
     SHIPPED_REVISION,
@@ -16,6 +15,7 @@ from edgeexit.agent.policy_check import (
 from edgeexit.agent.policy_store import PolicyStore
 from edgeexit.bundle import Bundle
 from edgeexit.errors import EdgeExitError
+from edgeexit.log_text import one_line
 from edgeexit.policies import Policy, PolicyDocument
 from edgeexit.policies.unreachable import unreachable_exits_warning
 from edgeexit.runtime import full_model_policy

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeexit.agent.log_text import one_line
 from edgeexit.datasets import Inputs
 from edgeexit.errors import DataError
+from edgeexit.log_text import one_line
 
 Labels = Sequence[int] | npt.NDArray[np.integer[Any]]
 """[B] true class of each sample, negative if unknown."""

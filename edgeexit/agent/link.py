@@ -15,9 +15,9 @@ from typing import Final
 
 from edgeexit.agent.config import AgentConfig
 from edgeexit.agent.identity import DeviceIdentity
-from edgeexit.agent.log_text import one_line
 from edgeexit.agent.outbox import Outbox
 from edgeexit.agent.send_window import SendWindow
+from edgeexit.log_text import one_line
 from edgeexit.wire import (
     MAX_BYTES,
     Ack,

@@ -5,8 +5,8 @@ from typing import Final, Literal
 
 import msgspec
 
-from edgeexit.agent.log_text import one_line
 from edgeexit.errors import PolicyError, SignatureError
+from edgeexit.log_text import one_line
 from edgeexit.policies import PolicyDocument, Rollout, decode_document
 from edgeexit.policies.document import PAYLOAD_TYPE
 from edgeexit.signing import PublicKey, verify

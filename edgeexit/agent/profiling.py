@@ -5,9 +5,9 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from edgeexit.agent.log_text import one_line
 from edgeexit.bundle import Bundle
 from edgeexit.latency import LatencyProfile
+from edgeexit.log_text import one_line
 from edgeexit.policies import Policy
 
 _log = logging.getLogger(__name__)

@@ -11,10 +11,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from edgeexit.agent.log_text import one_line
 from edgeexit.bundle.manifest import Manifest
 from edgeexit.datasets import Dataset, load_dataset
 from edgeexit.errors import DataError
+from edgeexit.log_text import one_line
 
 _log = logging.getLogger(__name__)
 
