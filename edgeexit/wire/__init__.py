@@ -28,6 +28,7 @@ from edgeexit.wire.messages import (
     decode,
     encode,
 )
+from edgeexit.wire.publication import PacketTooLargeError, Publication
 from edgeexit.wire.session import BrokerSession, Delivery, SessionOptions
 from edgeexit.wire.topics import (
     DeviceAddress,
@@ -64,6 +65,8 @@ __all__ = [
     "Heartbeat",
     "Losses",
     "Message",
+    "PacketTooLargeError",
+    "Publication",
     "Refusal",
     "Rejection",
     "Report",

@@ -19,6 +19,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from edgeexit.wire.broker_config import BrokerConfig
+from edgeexit.wire.publication import PacketTooLargeError, Publication
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +50,12 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     topic: str
     payload: bytes
     ack: Callable[[], object]
+    retain: bool = False
+    """True: the broker stored the message before this client subscribed."""
+    qos: int = 1
+    """QoS with which the message arrived: the lower one of the publisher's and the subscription's."""
+    dup: bool = False
+    """True: the broker sent the message before, and may not have received the acknowledgement."""
 
 
 class SessionOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +72,9 @@ class SessionOptions(msgspec.Struct, frozen=True, kw_only=True):
     connection starts a clean session, and the broker sends the retained messages again."""
     manual_ack: bool = False
     """True: a message is acknowledged to the broker when the receiver calls `Delivery.ack`, not when it arrives."""
+    receive_maximum: int | None = None
+    """Maximum number of messages that the broker sends before they are acknowledged (MQTT 5); None: the broker's own
+    limit."""
 
 
 class BrokerSession:
@@ -79,6 +89,7 @@ class BrokerSession:
         on_connect: called at every connect, after the client has sent its subscriptions.
         on_refused: receives the topic of a published message that the broker refuses, e.g. because of its ACL or a
             quota. The refusal is logged, too.
+        on_progress: called when a publication is acknowledged, refused or ended.
 
     """
 
@@ -90,6 +101,7 @@ class BrokerSession:
         on_message: Callable[[Delivery], None],
         on_connect: Callable[[], None] = lambda: None,
         on_refused: Callable[[str], None] = lambda _: None,
+        on_progress: Callable[[], None] = lambda: None,
     ) -> None:
         self._config = config
         self._host, self._port, self._tls = config.endpoint()
@@ -97,6 +109,9 @@ class BrokerSession:
         self._on_message = on_message
         self._on_connect = on_connect
         self._on_refused = on_refused
+        self._on_progress = on_progress
+        self._publications: dict[int, Publication] = {}
+        self._max_packet: int | None = None
         self._protocol = MQTTProtocolVersion.MQTTv5
         self._proven = False
         self._connected_s = 0.0
@@ -120,6 +135,15 @@ class BrokerSession:
         """Why the last attempt to connect failed, or how the last connection ended."""
         return self._last_error
 
+    @property
+    def unacked_bytes(self) -> int:
+        """Bytes of the packets that were published on this connection and are not acknowledged."""
+        return sum(publication.size for publication in tuple(self._publications.values()))
+
+    def max_payload(self, topic: str) -> int | None:
+        """Return the maximum bytes of a payload on this topic that the broker accepts; None if it names no maximum."""
+        return None if self._max_packet is None else max(0, self._max_packet - len(topic.encode()) - 16)
+
     def wait_connected(self, timeout_s: float) -> bool:
         """Wait until the client is connected; return False after the timeout."""
         return self._connected.wait(timeout_s)
@@ -138,24 +162,33 @@ class BrokerSession:
         if self._thread.is_alive():
             self._thread.join(timeout=10)
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False, expiry_s: int | None = None) -> bool:
-        """Send a message at QoS 1. If there is no connection, return False and do not queue the message.
+    def publish(
+        self, topic: str, payload: bytes, *, retain: bool = False, expiry_s: int | None = None
+    ) -> Publication | None:
+        """Send a message at QoS 1. If there is no connection, return None and do not queue the message.
 
         With `expiry_s` and MQTT 5, the broker discards the message if it cannot deliver it within this time.
+
+        Raises PacketTooLargeError if the payload is larger than the broker accepts.
         """
         client = self._client
         if client is None or not self.connected:
-            return False
+            return None
+        limit = self.max_payload(topic)
+        if limit is not None and len(payload) > limit:
+            raise PacketTooLargeError(topic, size=len(payload), limit=limit)
         properties = None
         if expiry_s is not None and self._protocol == MQTTProtocolVersion.MQTTv5:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             properties.MessageExpiryInterval = expiry_s
+        publication = Publication(topic, len(topic.encode()) + len(payload) + 16)
         info = client.publish(topic, payload, qos=1, retain=retain, properties=properties)
         if info.rc != paho.MQTT_ERR_SUCCESS:
-            return False
+            return None
+        self._publications[info.mid] = publication
         self._match(info.mid, topic=topic)
         self._last_publish = info
-        return True
+        return publication
 
     def _run(self) -> None:
         delay_s, not_accepted, logged = _FIRST_DELAY_S, 0, False
@@ -207,6 +240,9 @@ class BrokerSession:
         self._connected.clear()
         client.disconnect()
         self._unmatched.clear()
+        while self._publications:
+            self._publications.popitem()[1].end()
+        self._call(self._on_progress)
         if accepted:
             self._proven = True
             self._connected_s = time.monotonic() - started
@@ -263,6 +299,7 @@ class BrokerSession:
         if code.is_failure:
             self._refusal = str(code)
             return
+        self._max_packet = getattr(_props, "MaximumPacketSize", None)
         for topic in self._options.subscriptions:
             client.subscribe(topic, qos=1)
         self._connected.set()
@@ -291,6 +328,10 @@ class BrokerSession:
         if first == (topic, code):
             return
         self._unmatched.pop(mid, None)
+        if (publication := self._publications.pop(mid, None)) is not None:
+            refused = code if code is not None else first[1]
+            publication.acknowledge(str(refused) if refused is not None and refused.is_failure else None)
+            self._call(self._on_progress)
         topic, code = topic or first[0], code or first[1]
         if code is not None and code.is_failure:
             _log.warning("the broker refuses a message on %s: %s", topic, code)
@@ -309,7 +350,15 @@ class BrokerSession:
         def ack() -> object:
             return client.ack(message.mid, message.qos)
 
-        self._call(self._on_message, Delivery(topic=message.topic, payload=bytes(message.payload), ack=ack))
+        delivery = Delivery(
+            topic=message.topic,
+            payload=bytes(message.payload),
+            ack=ack,
+            retain=message.retain,
+            qos=message.qos,
+            dup=message.dup,
+        )
+        self._call(self._on_message, delivery)
 
     @staticmethod
     def _call(function: Callable[..., None], *arguments: object) -> None:
