@@ -1,4 +1,4 @@
-"""Ed25519 keys and signed DSSE envelopes, which prove that a known key signed a policy or a bundle.
+"""Ed25519 keys and signed DSSE envelopes, which prove that known keys signed a policy, a bundle or a command.
 
 DSSE v1: https://github.com/secure-systems-lab/dsse. The signature covers the type and the bytes of the payload.
 """
@@ -10,7 +10,7 @@ import shlex
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -24,6 +24,10 @@ from edgeexit.files import write_atomic
 PrivateKey = Ed25519PrivateKey
 PublicKey = Ed25519PublicKey
 
+MAX_SIGNATURES: Final = 16
+"""Maximum number of signatures of an envelope."""
+PublicKeyText = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9+/]{43}=\Z")]
+"""The 32 raw bytes of an Ed25519 public key in base64."""
 _MAX_KEY_BYTES: Final = 1 << 16
 _MAX_PASSPHRASE_BYTES: Final = 1023
 """The limit of OpenSSL."""
@@ -149,44 +153,103 @@ def key_id(key: PublicKey) -> str:
     return hashlib.sha256(key.public_bytes_raw()).hexdigest()[:_KEY_ID_DIGITS]
 
 
-def sign(payload: bytes, *, payload_type: str, key: PrivateKey) -> bytes:
-    """Sign `payload` and return the JSON of the DSSE envelope that contains both."""
-    signature = key.sign(_pre_authentication(payload_type, payload))
+def public_key_text(key: PublicKey) -> str:
+    """Return the 32 raw bytes of a public key in base64, as messages and key sets contain them."""
+    return base64.b64encode(key.public_bytes_raw()).decode()
+
+
+def public_key_from_text(text: str) -> PublicKey:
+    """Return the public key of `public_key_text`. Raises SignatureError for any other text."""
+    try:
+        key = PublicKey.from_public_bytes(base64.b64decode(text, validate=True))
+    except ValueError as error:
+        raise SignatureError(f"'{text[:60]}' is not a public key; it must be 32 bytes in base64") from error
+    if public_key_text(key) != text:  # two texts must not mean one key
+        raise SignatureError(f"'{text[:60]}' is not a public key: it is not canonical base64")
+    return key
+
+
+def sign(payload: bytes, *, payload_type: str, keys: Sequence[PrivateKey]) -> bytes:
+    """Sign `payload` with every key and return the JSON of the DSSE envelope that contains both."""
     envelope = Envelope(
         payload=base64.b64encode(payload).decode(),
         payload_type=payload_type,
-        signatures=(Signature(keyid=key_id(key.public_key()), sig=base64.b64encode(signature).decode()),),
+        signatures=_signatures(payload, payload_type, keys),
     )
     return msgspec.json.encode(envelope)
 
 
-def verify(envelope: bytes, *, payload_type: str, keys: Sequence[PublicKey]) -> bytes:
-    """Return the payload of an envelope that one of `keys` signed.
+def add_signatures(envelope: bytes, *, payload_type: str, keys: Sequence[PrivateKey]) -> bytes:
+    """Return the envelope with the signatures of further keys, e.g. of a person who signs on another machine.
 
-    Raises SignatureError if `envelope` is not a DSSE envelope, has another payload type, or has no valid signature of
-    one of `keys`.
+    Existing signatures stay, except those that name one of `keys`. Raises SignatureError if `envelope` is not an
+    envelope of this payload type, or would have more than `MAX_SIGNATURES` signatures.
     """
+    decoded, payload, _ = _decode(envelope, payload_type)
+    added = _signatures(payload, payload_type, keys)
+    names = {signature.keyid for signature in added}
+    signatures = (*(signature for signature in decoded.signatures if signature.keyid not in names), *added)
+    if len(signatures) > MAX_SIGNATURES:
+        raise SignatureError(
+            f"an envelope has at most {MAX_SIGNATURES} signatures, this one would have {len(signatures)}"
+        )
+    return msgspec.json.encode(msgspec.structs.replace(decoded, signatures=signatures))
+
+
+def verify(envelope: bytes, *, payload_type: str, keys: Sequence[PublicKey], threshold: int = 1) -> bytes:
+    """Return the payload of an envelope that at least `threshold` different keys of `keys` signed.
+
+    A key counts once, however often it is in `keys` and in the envelope. The key ids in the envelope are not trusted:
+    a signature counts for the key that it verifies with.
+
+    Raises SignatureError if `envelope` is not a DSSE envelope, has another payload type or more than `MAX_SIGNATURES`
+    signatures, or has too few valid signatures; ValueError for a threshold below 1.
+    """
+    if threshold < 1:
+        raise ValueError(f"a threshold of {threshold} would accept unsigned content")
+    decoded, payload, signatures = _decode(envelope, payload_type)
+    signed = _pre_authentication(payload_type, payload)
+    valid = 0
+    for key in {key.public_bytes_raw(): key for key in keys}.values():
+        valid += any(_is_valid(key, signature, signed) for signature in signatures)
+        if valid >= threshold:
+            return payload
+    signers = ", ".join(signature.keyid[:_KEY_ID_DIGITS] for signature in decoded.signatures[:_MAX_NAMED]) or "none"
+    trusted = ", ".join(key_id(key) for key in keys) or "none"
+    missing = "no trusted key" if not valid else f"only {valid} of the {threshold} trusted keys that are needed"
+    raise SignatureError(
+        f"wrong signature: {missing} signed this content (keys that it names: {signers}; trusted keys: {trusted})"
+    )
+
+
+def _signatures(payload: bytes, payload_type: str, keys: Sequence[PrivateKey]) -> tuple[Signature, ...]:
+    signed = _pre_authentication(payload_type, payload)
+    return tuple(
+        Signature(keyid=key_id(key.public_key()), sig=base64.b64encode(key.sign(signed)).decode()) for key in keys
+    )
+
+
+def _decode(envelope: bytes, payload_type: str) -> tuple[Envelope, bytes, list[bytes]]:
+    """Return an envelope, its payload and its signatures; none of them is verified."""
     try:
         decoded = msgspec.json.decode(envelope, type=Envelope)
         payload = base64.b64decode(decoded.payload, validate=True)
         signatures = [base64.b64decode(signature.sig, validate=True) for signature in decoded.signatures]
     except (ValueError, RecursionError) as error:  # msgspec's and base64's errors are ValueErrors
         raise SignatureError(f"not a signed envelope: {error}") from error
+    if len(signatures) > MAX_SIGNATURES:  # each costs a verification per key
+        raise SignatureError(f"an envelope has at most {MAX_SIGNATURES} signatures, this one has {len(signatures):,}")
     if decoded.payload_type != payload_type:
         raise SignatureError(f"envelope has payload type '{decoded.payload_type[:100]}', not '{payload_type}'")
-    signed = _pre_authentication(payload_type, payload)
-    for key in keys:
-        for signature in signatures:
-            try:
-                key.verify(signature, signed)
-            except InvalidSignature:
-                continue
-            return payload
-    signers = ", ".join(signature.keyid[:_KEY_ID_DIGITS] for signature in decoded.signatures[:_MAX_NAMED]) or "none"
-    trusted = ", ".join(key_id(key) for key in keys) or "none"
-    raise SignatureError(
-        f"wrong signature: no trusted key signed this content (keys that it names: {signers}; trusted keys: {trusted})"
-    )
+    return decoded, payload, signatures
+
+
+def _is_valid(key: PublicKey, signature: bytes, signed: bytes) -> bool:
+    try:
+        key.verify(signature, signed)
+    except InvalidSignature:
+        return False
+    return True
 
 
 def _read_key(path: Path, what: str, *, is_secret: bool = False) -> bytes:

@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 
 from edgeexit.errors import SignatureError
-from edgeexit.signing import generate_key, load_private_key, load_public_key, sign, verify
+from edgeexit.signing import (
+    PrivateKey,
+    add_signatures,
+    generate_key,
+    key_id,
+    load_private_key,
+    load_public_key,
+    public_key_from_text,
+    public_key_text,
+    sign,
+    verify,
+)
 
 KIND = "application/test"
 
@@ -21,20 +32,20 @@ def keys(tmp_path):
 
 def test_verify_returns_the_signed_payload(keys):
     private, public = keys
-    assert verify(sign(b"hello", payload_type=KIND, key=private), payload_type=KIND, keys=[public]) == b"hello"
+    assert verify(sign(b"hello", payload_type=KIND, keys=[private]), payload_type=KIND, keys=[public]) == b"hello"
 
 
 def test_the_envelope_follows_dsse(keys):
     """The signature covers DSSE's pre-authentication encoding, so other tools can verify it."""
     private, public = keys
-    envelope = json.loads(sign(b"hello", payload_type=KIND, key=private))
+    envelope = json.loads(sign(b"hello", payload_type=KIND, keys=[private]))
     signature = base64.b64decode(envelope["signatures"][0]["sig"])
     public.verify(signature, b"DSSEv1 16 application/test 5 hello")
 
 
 def test_a_wrong_payload_payload_type_or_key_is_refused(keys, tmp_path):
     private, public = keys
-    envelope = sign(b"hello", payload_type=KIND, key=private)
+    envelope = sign(b"hello", payload_type=KIND, keys=[private])
     changed = json.loads(envelope)
     changed["payload"] = base64.b64encode(b"hullo").decode()
     with pytest.raises(SignatureError, match="wrong signature"):
@@ -50,8 +61,8 @@ def test_a_wrong_payload_payload_type_or_key_is_refused(keys, tmp_path):
 
 def test_an_error_names_few_of_the_keys_that_an_envelope_names(keys):
     private, public = keys
-    envelope = json.loads(sign(b"hello", payload_type=KIND, key=private))
-    envelope["signatures"] = [{"keyid": "a" * 10_000, "sig": ""}] * 100
+    envelope = json.loads(sign(b"hello", payload_type=KIND, keys=[private]))
+    envelope["signatures"] = [{"keyid": "a" * 10_000, "sig": ""}] * 16
     with pytest.raises(SignatureError, match="wrong signature") as caught:
         verify(json.dumps(envelope).encode(), payload_type=KIND, keys=[public])
     assert len(str(caught.value)) < 300
@@ -149,3 +160,60 @@ def test_a_key_file_that_never_ends_is_refused():
     for load in (load_private_key, load_public_key):
         with pytest.raises(SignatureError, match="larger than"):
             load(Path("/dev/zero"))
+
+
+def many_keys(count):
+    return [PrivateKey.from_private_bytes(bytes([number + 1]) * 32) for number in range(count)]
+
+
+def test_a_threshold_counts_different_keys_once():
+    first, second, third = many_keys(3)
+    keys = [first.public_key(), second.public_key(), first.public_key()]
+    signed = sign(b"hello", payload_type=KIND, keys=[first, first, third])
+    assert verify(signed, payload_type=KIND, keys=keys) == b"hello"
+    with pytest.raises(SignatureError, match="only 1 of the 2 trusted keys"):
+        verify(signed, payload_type=KIND, keys=keys, threshold=2)
+    both = add_signatures(signed, payload_type=KIND, keys=[second])
+    assert verify(both, payload_type=KIND, keys=keys, threshold=2) == b"hello"
+    with pytest.raises(SignatureError, match="only 2 of the 3"):
+        verify(both, payload_type=KIND, keys=keys, threshold=3)
+    with pytest.raises(ValueError, match="threshold of 0"):
+        verify(both, payload_type=KIND, keys=keys, threshold=0)
+
+
+def test_key_ids_in_an_envelope_are_not_trusted():
+    first, second = many_keys(2)
+    keys = [first.public_key(), second.public_key()]
+    envelope = json.loads(sign(b"hello", payload_type=KIND, keys=[first, second]))
+    envelope["signatures"][0]["keyid"] = envelope["signatures"][1]["keyid"] = ""
+    assert verify(json.dumps(envelope).encode(), payload_type=KIND, keys=keys, threshold=2) == b"hello"
+    one = json.loads(sign(b"hello", payload_type=KIND, keys=[first]))
+    one["signatures"].append({"keyid": key_id(second.public_key()), "sig": one["signatures"][0]["sig"]})
+    with pytest.raises(SignatureError, match="only 1 of the 2"):
+        verify(json.dumps(one).encode(), payload_type=KIND, keys=keys, threshold=2)
+
+
+def test_a_signature_is_added_once_per_key_and_only_to_an_envelope_of_the_type():
+    first, second = many_keys(2)
+    envelope = sign(b"hello", payload_type=KIND, keys=[first])
+    twice = add_signatures(add_signatures(envelope, payload_type=KIND, keys=[second]), payload_type=KIND, keys=[second])
+    assert len(json.loads(twice)["signatures"]) == 2
+    with pytest.raises(SignatureError, match="payload type"):
+        add_signatures(envelope, payload_type="application/other", keys=[second])
+    with pytest.raises(SignatureError, match="at most 16 signatures, this one would have 17"):
+        add_signatures(envelope, payload_type=KIND, keys=many_keys(17)[1:])
+
+
+def test_an_envelope_with_very_many_signatures_is_refused_before_they_are_verified(keys):
+    envelope = sign(b"hello", payload_type=KIND, keys=[keys[0]] * 17)
+    with pytest.raises(SignatureError, match="at most 16 signatures, this one has 17"):
+        verify(envelope, payload_type=KIND, keys=[keys[1]])
+
+
+def test_the_text_of_a_public_key_is_unique(keys):
+    text = public_key_text(keys[1])
+    assert public_key_from_text(text) == keys[1]
+    alias = text[:-2] + chr(ord(text[-2]) + 1) + "="
+    for wrong in (alias, text + "\n", text[:-4], "", "é"):
+        with pytest.raises(SignatureError, match="is not a public key"):
+            public_key_from_text(wrong)

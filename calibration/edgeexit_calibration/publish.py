@@ -157,7 +157,7 @@ class Publisher:
     def _send(self, policy: _CurrentPolicy, now: datetime) -> bool:
         """Send a policy to the broker; return False if there is no connection."""
         topic = policy_topic(*policy.address)
-        envelope = sign(policy.document, payload_type=PAYLOAD_TYPE, key=self._key)
+        envelope = sign(policy.document, payload_type=PAYLOAD_TYPE, keys=[self._key])
         with self._lock:
             state = self._topics[topic]  # changed before sending, because the broker may respond at once
             state.revision, state.envelope, state.echoed = policy.revision, envelope, False

@@ -8,8 +8,8 @@ from cryptography.hazmat.primitives import serialization
 
 from edgeexit.errors import SignatureError
 from edgeexit.files import write_atomic
-from edgeexit.signing import PrivateKey, load_private_key
-from edgeexit.wire.audit_signing import public_key_text, sign_audit
+from edgeexit.signing import PrivateKey, load_private_key, public_key_text
+from edgeexit.wire.audit_signing import sign_audit
 
 _log = logging.getLogger(__name__)
 

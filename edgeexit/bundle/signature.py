@@ -35,7 +35,7 @@ def profile_digests(manifest: str, profile: str) -> dict[str, str]:
 def write_signature(path: Path, digests: Mapping[str, str], key: PrivateKey) -> None:
     """Sign digests and write the envelope to `path`, which is `signature.json` or `profile.sig`, atomically."""
     payload = msgspec.json.encode(digests, order="deterministic")
-    write_atomic(path, sign(payload, payload_type=_PAYLOAD_TYPES[path.name], key=key))
+    write_atomic(path, sign(payload, payload_type=_PAYLOAD_TYPES[path.name], keys=[key]))
 
 
 def verify_signature(path: Path, digests: Mapping[str, str], keys: Sequence[PublicKey]) -> None:

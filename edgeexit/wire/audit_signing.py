@@ -11,14 +11,10 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from edgeexit.errors import MessageError
+from edgeexit.signing import public_key_text
 from edgeexit.wire.messages import Audit, SignedAudit, decode, encode
 
 _CONTEXT: Final = b"edgeexit audit v1"
-
-
-def public_key_text(key: Ed25519PublicKey) -> str:
-    """Return the 32 raw bytes of a public key in base64, as messages contain them."""
-    return base64.b64encode(key.public_bytes_raw()).decode()
 
 
 def sign_audit(audit: bytes, *, topic: str, key: Ed25519PrivateKey) -> bytes:

@@ -16,6 +16,7 @@ from edgeexit.errors import MessageError
 from edgeexit.latency import BIN_COUNT, LatencyProfile
 from edgeexit.policies.document import Digest, Fraction, Name, Revision
 from edgeexit.policies.readout import COLUMNS, ENTROPY, P1, P2, TOP1
+from edgeexit.signing import PublicKeyText
 
 MAX_BYTES: Final = 256 * 1024
 """Maximum size of a payload."""
@@ -39,8 +40,6 @@ Uptime = Annotated[float, msgspec.Meta(ge=0)]
 """Monotonic seconds since the agent started; wall clocks of devices may be wrong."""
 Reason = Annotated[str, msgspec.Meta(max_length=300)]
 """One line of text for people."""
-PublicKeyText = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9+/]{43}=\Z")]
-"""The 32 raw bytes of an Ed25519 public key in base64."""
 SignatureText = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9+/]{86}==\Z")]
 """The 64 bytes of an Ed25519 signature in base64."""
 

@@ -112,6 +112,6 @@ def make_envelope(make_document: MakeDocument, key: PrivateKey) -> Callable[...,
     def envelope(
         revision: int = 5, *, signed_by: PrivateKey = key, payload_type: str = PAYLOAD_TYPE, **fields: Any
     ) -> bytes:
-        return sign(encode_document(make_document(revision, **fields)), payload_type=payload_type, key=signed_by)
+        return sign(encode_document(make_document(revision, **fields)), payload_type=payload_type, keys=[signed_by])
 
     return envelope

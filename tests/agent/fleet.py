@@ -88,7 +88,7 @@ class Fleet:
         return PolicyDocument(revision=revision, **fields)
 
     def envelope(self, document: PolicyDocument, key: PrivateKey | None = None) -> bytes:
-        return sign(encode_document(document), payload_type=PAYLOAD_TYPE, key=key or self.key)
+        return sign(encode_document(document), payload_type=PAYLOAD_TYPE, keys=[key or self.key])
 
     def send_policy(self, config: AgentConfig, document: PolicyDocument, key: PrivateKey | None = None) -> None:
         self.send_policy_bytes(
@@ -115,7 +115,7 @@ class Fleet:
         command = Command(
             action=action, fleet=config.fleet, device=config.device, start=state.start, id=secrets.token_hex(8)
         )
-        self.send_command_bytes(config, sign(encode(command), payload_type=COMMAND_TYPE, key=self.key))
+        self.send_command_bytes(config, sign(encode(command), payload_type=COMMAND_TYPE, keys=[self.key]))
 
     def send_command_bytes(self, config: AgentConfig, payload: bytes) -> None:
         assert self._session.publish(down_topic(config.address, "command"), payload, expiry_s=60)

@@ -105,7 +105,7 @@ def test_a_policy_must_fit_into_a_message(database, tmp_path, classes, fits):
         bundle=large.digest, revision=2**53, policy=weights, scope=Scope(fleet="f" * 64, cohort="c" * 64)
     )
     key = Ed25519PrivateKey.generate()
-    assert len(sign(encode_document(document), payload_type=PAYLOAD_TYPE, key=key)) <= MAX_BYTES
+    assert len(sign(encode_document(document), payload_type=PAYLOAD_TYPE, keys=[key])) <= MAX_BYTES
     assert registered.policy == "eenet"
 
 
