@@ -76,7 +76,7 @@ class _Copy:
 
     def send_missing(self) -> list[str]:
         """Send the files, or their missing ends, once; return the paths of the files that arrived damaged."""
-        inventory = InventoryArguments(files=[entry for _, entry in self._entries])
+        inventory = InventoryArguments(files=[entry for _, entry in self._entries], folders=[])
         reply = self._device.call_once(INVENTORY, inventory)
         to_send: list[tuple[PayloadFile, int]] = []
         received: list[ReceivedFile] = []

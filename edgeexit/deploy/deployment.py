@@ -58,7 +58,7 @@ def deploy(options: DeployOptions, *, progress: Progress = NO_PROGRESS) -> Deplo
             retry_delays_s=options.retry_delays_s,
             progress=progress,
         )
-        check_folder(facts, needed_bytes=0)
+        check_folder(facts)
         if not options.dry_run:
             stack.enter_context(device.locked())
             wait_for_earlier_step(device, progress=progress)
@@ -151,7 +151,7 @@ def _result(
         python=plan.environment.python,
         sent_bytes=sent_bytes,
         needed_bytes=plan.needed_bytes,
-        free_bytes=plan.facts.free_kib * 1024,
+        free_bytes=plan.free_bytes,
         environment="created" if plan.creates_environment else "reused",
         endpoint=f"http://{host}:{endpoint['port']}",
     )

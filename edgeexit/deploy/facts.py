@@ -13,6 +13,8 @@ ServiceManager = Literal["systemd", "user", "process"]
 """`systemd`: the system's systemd; `user`: the user's own; `process`: none, the agent is a plain process."""
 
 OLDEST_PYTHON: Final = (3, 10)
+_MARKER: Final = "edgeexit-facts"
+"""The facts start after this line; what a login shell prints comes before."""
 _CLOCK_TOLERANCE_S: Final = 24 * 3600.0
 _MACHINES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
 _FOLDER: Final = re.compile(r"[\w./@+ -]+")
@@ -46,7 +48,6 @@ class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True):
     uid: Number
     folder: AbsolutePath
     """The folder to deploy to."""
-    free_kib: Number
     writable: bool
     """The user may write to the folder or create it."""
     time: Annotated[float, msgspec.Meta(ge=0, le=1e12)]
@@ -63,7 +64,7 @@ def parse_facts(text: str) -> DeviceFacts:
     """Parse the output of `remote/facts.sh`. Raises DeployError if a line is missing, or a value is impossible."""
     fields: dict[str, str] = {}
     pythons: list[str] = []
-    for line in text.splitlines():
+    for line in text.rpartition(f"{_MARKER}\n")[2].splitlines():
         key, _, value = line.partition("=")
         if key == "python":
             pythons.append(value)
@@ -80,7 +81,6 @@ def parse_facts(text: str) -> DeviceFacts:
             "user": fields["user"],
             "uid": fields["uid"],
             "folder": posixpath.normpath(fields["folder"]),
-            "free_kib": fields["free_kib"],
             "writable": "writable" in fields,
             "time": fields["time"],
             "service_managers": service_managers,
@@ -141,8 +141,8 @@ def choose_service_manager(facts: DeviceFacts, wanted: Literal["auto"] | Service
     return wanted
 
 
-def check_folder(facts: DeviceFacts, needed_bytes: int) -> None:
-    """Raise DeployError if the folder's name, its permissions or its free space do not allow a deployment."""
+def check_folder(facts: DeviceFacts) -> None:
+    """Raise DeployError if the folder's name or its permissions do not allow a deployment."""
     if not _FOLDER.fullmatch(facts.folder):
         raise DeployError(
             f"folder '{facts.folder}' on the device cannot contain a Python environment; give a --path of letters, "
@@ -150,11 +150,6 @@ def check_folder(facts: DeviceFacts, needed_bytes: int) -> None:
         )
     if not facts.writable:
         raise DeployError(f"user '{facts.user}' may not write to '{facts.folder}' on the device; give another --path")
-    if facts.free_kib * 1024 < needed_bytes:
-        raise DeployError(
-            f"'{facts.folder}' on the device needs {needed_bytes / 2**20:.0f} MiB free and has "
-            f"{facts.free_kib / 2**10:.0f} MiB; free some space or give another --path"
-        )
 
 
 def clock_error_s(facts: DeviceFacts, now: float) -> float | None:

@@ -14,11 +14,13 @@ from edgeexit.bundle import Bundle
 from edgeexit.deploy.configuration import ReleaseConfiguration
 from edgeexit.deploy.copying import file_entries, missing_bytes
 from edgeexit.deploy.device import Device
-from edgeexit.deploy.facts import DeviceFacts, Interpreter, ServiceManager, check_folder, choose_service_manager
+from edgeexit.deploy.facts import DeviceFacts, Interpreter, ServiceManager, choose_service_manager
 from edgeexit.deploy.options import DeployOptions
 from edgeexit.deploy.packages import Environment, installed_bytes, plan_environment
 from edgeexit.deploy.payload import PayloadFile, bundle_files, content_key, local_file, text_file
 from edgeexit.deploy.remote.documents import InventoryArguments, InventoryReply, NewReleaseDocument
+from edgeexit.deploy.remote.layout import CACHE, INCOMING, VENVS, WHEELS
+from edgeexit.deploy.space import check_space
 from edgeexit.deploy.steps import INVENTORY
 from edgeexit.deploy.trust import check_signature
 from edgeexit.deploy.unit import DeviceAccess, render_unit, unit_name
@@ -30,8 +32,6 @@ _INDEX_BYTES: Final = 64 << 20
 """Estimated size of the wheels that a device downloads from its package index.
 
 Measured: 54 MiB with ONNX Runtime for x86-64."""
-_RESERVE_BYTES: Final = 32 << 20
-"""Free space that must remain after the deployment."""
 
 
 class DeploymentPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +45,9 @@ class DeploymentPlan(msgspec.Struct, frozen=True, kw_only=True):
     missing_bytes: int
     """Bytes that have to be sent."""
     needed_bytes: int
-    """Estimate of the free space that is needed on the device."""
+    """Estimate of the free space that is needed on the device's file system that is filled most."""
+    free_bytes: int
+    """Free space on that file system."""
     builds_engines: bool
     """The device builds engines before the switch."""
 
@@ -83,7 +85,7 @@ def plan_deployment(
     configuration trusts signed the bundle. Raises ConfigError if a path or the user cannot be used in a systemd unit.
     """
     if configuration is None:
-        current = device.call(INVENTORY, InventoryArguments(files=[]))["current"]
+        current = device.call(INVENTORY, InventoryArguments(files=[], folders=[]))["current"]
         if current is None:
             raise DeployError(f"the first deployment to '{facts.folder}' on the device needs --config agent.toml")
         configuration = ReleaseConfiguration.from_document(current["configuration"])
@@ -96,13 +98,22 @@ def plan_deployment(
     if service != "process":
         files.append(text_file(UNIT_FILE, _unit_text(service, facts, target, configuration, environment)))
     key = content_key(files, environment.key, service)
-    inventory = device.call(INVENTORY, InventoryArguments(files=file_entries([*files, *environment.wheels], key)))
-    creates_environment = environment.key not in inventory["environments"]
-    missing = missing_bytes(inventory, [*files, *(environment.wheels if creates_environment else ())], key)
-    needed = missing + (installed_bytes(environment, _INDEX_BYTES) if creates_environment else 0) + _RESERVE_BYTES
-    check_folder(facts, needed)
+    folders = {name: f"{facts.folder}/{name}" for name in (INCOMING, WHEELS, VENVS, CACHE)}
+    inventory = device.call(
+        INVENTORY,
+        InventoryArguments(files=file_entries([*files, *environment.wheels], key), folders=list(folders.values())),
+    )
+    wheels = environment.wheels if environment.key not in inventory["environments"] else ()
     # `--target` may name another target than the bundle's; engines are built only if the backends of both build them.
     backends = (target.backend, load_target(bundle.manifest.target).backend)
+    builds_engines = all(backend.builds_engines for backend in backends)
+    copied = {INCOMING: missing_bytes(inventory, files, key), WHEELS: missing_bytes(inventory, wheels, key)}
+    needs = {
+        **copied,
+        VENVS: installed_bytes(environment, _INDEX_BYTES) if wheels else 0,
+        CACHE: sum(file.size for file in files) if builds_engines else 0,  # an engine is about as large as its graph
+    }
+    needed, free = check_space({folders[name]: size for name, size in needs.items()}, inventory["spaces"])
     return DeploymentPlan(
         facts=facts,
         inventory=inventory,
@@ -124,9 +135,10 @@ def plan_deployment(
             "deployed_by": f"{getpass.getuser()}@{platform.node()}",
             "deployed_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         },
-        missing_bytes=missing,
+        missing_bytes=sum(copied.values()),
         needed_bytes=needed,
-        builds_engines=all(backend.builds_engines for backend in backends),
+        free_bytes=free,
+        builds_engines=builds_engines,
     )
 
 

@@ -30,8 +30,9 @@ class DeploymentResult(msgspec.Struct, frozen=True, kw_only=True):
     sent_bytes: int
     """Bytes that were sent or, in a dry run, would be sent."""
     needed_bytes: int
-    """Estimate of the free space that the deployment needs on the device."""
+    """Estimate of the free space that the deployment needs, on the file system of the device that it fills most."""
     free_bytes: int
+    """Free space on that file system."""
     environment: Literal["created", "reused"]
     endpoint: str
     """URL of the agent's endpoint on the device itself."""

@@ -1,12 +1,13 @@
 """One multiplexed SSH connection to a device, through the OpenSSH client of the system."""
 
+import base64
 import contextlib
 import re
 import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -26,6 +27,7 @@ _RUN_S: Final = 120.0
 _EXIT_S: Final = 120.0
 """Maximum time from the last output of a command until it has ended."""
 _OPTION: Final = re.compile(r"[A-Za-z0-9]+=\S.*")
+_SIMPLE: Final = re.compile(r"[\w./@%+=:, -]+", re.ASCII)
 _HOST: Final = re.compile(r"(?:[^@\s-][^@\s]*@)?[^@\s-][^@\s]*")
 
 _REASONS: Final = {
@@ -78,8 +80,9 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 class Connection:
     """One connection for all commands; the first command opens it, the end of the `with` block closes it.
 
-    The POSIX shell of the device runs the commands. The methods that run a command raise DeployError if the connection
-    cannot be established, and ConnectionLostError if it is lost later.
+    The POSIX shell `sh` of the device runs the commands. The user's login shell, which starts it, may be another one,
+    e.g. tcsh or fish. The methods that run a command raise DeployError if the connection cannot be established, and
+    ConnectionLostError if it is lost later.
     """
 
     def __init__(self, address: Address) -> None:
@@ -129,8 +132,7 @@ class Connection:
         Raises DeployError at the end of the block if the exit status is not 0.
         """
         # No local shell; the arguments for the device's shell are quoted.
-        quoted = " ".join(shlex.quote(argument) for argument in command)
-        process = RemoteProcess([*self._ssh(), "--", self.address.host, quoted], device=self.address.host)
+        process = RemoteProcess([*self._ssh(), "--", self.address.host, _quote(command)], device=self.address.host)
         try:
             with contextlib.suppress(BrokenPipeError):  # the exit status shows why
                 yield process
@@ -183,3 +185,16 @@ class Connection:
         for option in (*self.address.options, *(f"{name}={value}" for name, value in options.items())):
             command += ["-o", option]
         return command
+
+
+def _quote(command: Sequence[str]) -> str:
+    """Return a command line that every login shell passes on unchanged.
+
+    Within single quotes, tcsh interprets `!` and line breaks, and fish a backslash. A command with other characters
+    than simple ones is therefore encoded, and `sh` decodes and runs it.
+    """
+    if all(_SIMPLE.fullmatch(argument) for argument in command):
+        return " ".join(shlex.quote(argument) for argument in command)
+    line = "exec " + " ".join(shlex.quote(argument) for argument in command)
+    encoded = base64.b64encode(line.encode(errors="surrogateescape")).decode()
+    return f"""exec sh -c 'eval "$(echo {encoded} | base64 -d)"'"""

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from edgeexit.deploy import Address
@@ -86,6 +87,18 @@ class Sshd:
             ),
         }
         return Address(**{**fields, **changes})
+
+    @contextlib.contextmanager
+    def login_shell(self, command: str) -> Iterator[None]:
+        """During the block, run this shell command in place of the login shell; it finds the client's in $line."""
+        keys = self.folder / "authorized_keys"
+        plain = keys.read_text()
+        forced = f'export line="$SSH_ORIGINAL_COMMAND"; {command}'.replace('"', '\\"')
+        keys.write_text(f'command="{forced}" {plain}')
+        try:
+            yield
+        finally:
+            keys.write_text(plain)
 
     def change_known_key(self) -> None:
         """Replace the server's key in `known_hosts` by another one."""

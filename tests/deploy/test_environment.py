@@ -58,3 +58,17 @@ def test_a_wheel_that_changed_on_the_disk_of_the_device_is_not_installed(root):
             "key": "b", "requirements": [], "hashed": False, "offline": True, "wheels": hashes,
             "system_packages": False, "probes": [],
         })  # fmt: skip
+
+
+def test_temporary_files_of_the_installation_are_on_the_disk_of_the_deployment(root, tmp_path, monkeypatch):
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "none", small]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("only root can mount a small disk")
+    try:
+        monkeypatch.setenv("TMPDIR", str(small))
+        assert install(root) == {"created": True}
+        assert not (root / "venvs" / "a" / "tmp").exists()
+    finally:
+        subprocess.run(["umount", small], check=True)

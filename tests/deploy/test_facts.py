@@ -7,12 +7,13 @@ from edgeexit.errors import DeployError
 from edgeexit.targets import load_target
 
 PI = """motd of a login shell
+machine=from the motd
+edgeexit-facts
 machine=aarch64
 user=pi
 uid=1000
 folder=/home/pi/edgeexit
 time=1760000000
-free_kib=900000
 writable=yes
 systemd_user=yes
 cuda=
@@ -76,16 +77,13 @@ def test_the_preferred_service_manager_is_chosen_and_a_missing_one_is_refused():
         choose_service_manager(facts_of(), "systemd")
 
 
-def test_too_little_space_or_an_unsuitable_folder_is_refused():
-    check_folder(facts_of(), 800 << 20)
-    with pytest.raises(DeployError, match="needs 1000 MiB free and has 879 MiB"):
-        check_folder(facts_of(), 1000 << 20)
-    check_folder(facts_of(folder="/home/jürgen/edge exit@2"), 0)
+def test_an_unsuitable_folder_is_refused():
+    check_folder(facts_of(folder="/home/jürgen/edge exit@2"))
     for folder in ("/srv/$HOME", "/srv/it's", "/srv/a;b", "/srv/[a]", "/srv/`a`"):
         with pytest.raises(DeployError, match="give a --path"):
-            check_folder(facts_of(folder=folder), 0)
+            check_folder(facts_of(folder=folder))
     with pytest.raises(DeployError, match="user 'pi' may not write"):
-        check_folder(facts_of(writable=None), 0)
+        check_folder(facts_of(writable=None))
 
 
 @pytest.mark.parametrize("folder", ["/srv/edgeexit/", "/srv//edgeexit", "/srv/x/../edgeexit", "/srv/./edgeexit"])

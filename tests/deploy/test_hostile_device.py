@@ -139,7 +139,7 @@ def test_an_impossible_state_of_a_file_is_an_error(scripted, changed):
     file = text_file("bundle/x", "content")
     state = {"state": "missing", "release": None, "offset": 0, **(changed or {})}
     files = {} if changed is None else {"incoming/0/bundle/x": state}
-    reply = {"current": None, "current_healthy": False, "environments": [], "files": files}
+    reply = {"current": None, "current_healthy": False, "environments": [], "files": files, "spaces": {}}
     with pytest.raises(DeployError, match="impossible state of 'incoming/0/bundle/x'"):
         copy_files(scripted(answer(json.dumps({"reply": reply}).encode())), [file], "0")
     assert INVENTORY.decode_reply(RESULT_PREFIX + json.dumps({"reply": reply}).encode())
@@ -148,13 +148,13 @@ def test_an_impossible_state_of_a_file_is_an_error(scripted, changed):
 @pytest.mark.parametrize(
     "line",
     [
-        "uid=-1", "uid=" + "9" * 5000, "free_kib=1e999", "time=nan", "time=1e99", "cuda=\x1b[2J", "folder=relative",
+        "uid=-1", "uid=" + "9" * 5000, "time=nan", "time=1e99", "cuda=\x1b[2J", "folder=relative",
         "python=3", "python=x|y|z|w", "python=3.11|64|venv|relative", "python=99999999999999999999.1|64|venv|/p",
     ],
     ids=lambda line: ascii(line[:20]),
 )  # fmt: skip
 def test_impossible_facts_are_one_error(line):
-    usual = "machine=x\nuser=u\nuid=1\nfolder=/f\ntime=1\nfree_kib=1\ncuda=\npython=3.11|64|venv|/p\n"
+    usual = "machine=x\nuser=u\nuid=1\nfolder=/f\ntime=1\ncuda=\npython=3.11|64|venv|/p\n"
     assert parse_facts(usual)
     with pytest.raises(DeployError, match="did not report all facts") as raised:
         parse_facts(f"{usual}{line}\n")

@@ -20,7 +20,7 @@ def run_bootstrap(program):
         [sys.executable, "-I", "-S", "-c", steps.BOOTSTRAP, str(len(program))],
         input=program, capture_output=True, check=True,
     )  # fmt: skip
-    return b"a message of the login shell\n" + result.stdout
+    return b"a message of the login shell without a line break" + result.stdout
 
 
 def result_line(message):
@@ -28,9 +28,14 @@ def result_line(message):
 
 
 def test_every_module_of_the_remote_side_runs_without_any_package_installed(tmp_path):
-    inventory = steps.INVENTORY.encode(str(tmp_path), InventoryArguments(files=[]))
+    inventory = steps.INVENTORY.encode(
+        str(tmp_path), InventoryArguments(files=[], folders=[str(tmp_path / "new"), str(tmp_path)])
+    )
     reply = steps.INVENTORY.decode_reply(run_bootstrap(inventory))
+    spaces = reply.pop("spaces")
     assert reply == {"current": None, "current_healthy": False, "environments": [], "files": {}}
+    assert spaces[str(tmp_path / "new")] == spaces[str(tmp_path)]
+    assert spaces[str(tmp_path)]["file_system"] == tmp_path.stat().st_dev
     status = steps.STATUS.encode(str(tmp_path), StatusArguments(log_lines=1))
     assert steps.STATUS.decode_reply(run_bootstrap(status))["releases"] == []
 

@@ -145,6 +145,17 @@ class InventoryArguments(TypedDict):
     """Arguments of the step `inventory`."""
 
     files: list[FileEntry]
+    folders: list[str]
+    """Absolute paths, existing or not, whose free space is reported."""
+
+
+class FolderSpace(TypedDict):
+    """The file system of a folder, or of its nearest parent that exists."""
+
+    file_system: int
+    """Number of the device that holds it."""
+    free_bytes: int
+    """Free space for a user who is not root."""
 
 
 class InventoryReply(TypedDict):
@@ -156,6 +167,8 @@ class InventoryReply(TypedDict):
     """Keys of the complete environments."""
     files: dict[str, FileState]
     """`FileEntry.path` -> state."""
+    spaces: dict[str, FolderSpace]
+    """Path of a folder -> its file system."""
 
 
 class ReceiveArguments(TypedDict):

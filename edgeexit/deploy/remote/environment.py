@@ -1,5 +1,6 @@
 """The step `environment`: create the Python environment of a release, unless it exists."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -46,8 +47,12 @@ def run_program(failure: str, *command: str, cwd: Path | None = None, env: dict[
 
 
 def _create(root: Path, venv: Path, arguments: EnvironmentArguments) -> None:
+    # venv and pip write more than a hundred MiB of temporary files; /tmp may be in memory, and small.
+    temporary = venv / "tmp"
+    temporary.mkdir(parents=True)
+    environ = {**os.environ, "TMPDIR": str(temporary)}
     system = ["--system-site-packages"] if arguments["system_packages"] else []
-    run_program("the environment cannot be created", sys.executable, "-m", "venv", *system, str(venv))
+    run_program("the environment cannot be created", sys.executable, "-m", "venv", *system, str(venv), env=environ)
     python = str(venv / "bin" / "python")
     pip = [python, "-m", "pip", "--disable-pip-version-check", "--no-input", "--no-cache-dir", "install", "--quiet"]
     wheels = _link_wheels(venv / "wheels", root / WHEELS, arguments["wheels"])
@@ -59,10 +64,13 @@ def _create(root: Path, venv: Path, arguments: EnvironmentArguments) -> None:
         pip += ["--require-hashes"]
     if arguments["offline"]:
         pip += ["--no-index", "--find-links", str(wheels)]
-    run_program("the packages cannot be installed", *pip, "--only-binary=:all:", "--requirement", str(requirements))
+    run_program(
+        "the packages cannot be installed", *pip, "--only-binary=:all:", "--requirement", str(requirements), env=environ
+    )
     for code in arguments["probes"]:
         run_program(f"the new environment does not work ({code})", python, "-c", code)
     shutil.rmtree(venv / "wheels", ignore_errors=True)
+    shutil.rmtree(temporary, ignore_errors=True)
     run_program("the environment cannot be written to disk", "sync")
     write_durably(venv / COMPLETE_FILE, "")
 

@@ -1,4 +1,7 @@
 # Prints facts about this device as KEY=VALUE lines; changes nothing. $1: folder to deploy to; $2: Python module to look for.
+# A login shell may have printed text without a line break before.
+echo
+echo edgeexit-facts
 folder=$1
 case $folder in "~") folder=$HOME ;; "~/"*) folder=$HOME/${folder#"~/"} ;; esac
 case $folder in /*) ;; *) folder=$HOME/$folder ;; esac
@@ -11,7 +14,6 @@ echo "user=$(id -un)"
 echo "uid=$(id -u)"
 echo "folder=$folder"
 echo "time=$(date +%s)"
-echo "free_kib=$(df -Pk "$existing_folder" | awk 'NR == 2 {print $4}')"
 [ -d "$existing_folder" ] && [ -w "$existing_folder" ] && [ -x "$existing_folder" ] && echo "writable=yes"
 
 # Is systemd running, and may this user control it?

@@ -1,9 +1,10 @@
 """The step `inventory`: report which files, environments and releases the device has; change nothing."""
 
 import hashlib
+import os
 from pathlib import Path
 
-from edgeexit.deploy.remote.documents import FileEntry, FileState, InventoryArguments, InventoryReply
+from edgeexit.deploy.remote.documents import FileEntry, FileState, FolderSpace, InventoryArguments, InventoryReply
 from edgeexit.deploy.remote.layout import (
     COMPLETE_FILE,
     RELEASES,
@@ -16,7 +17,7 @@ from edgeexit.deploy.remote.layout import (
 
 
 def main(root: Path, arguments: InventoryArguments) -> InventoryReply:
-    """Return the current release, the complete environments and the state of each file."""
+    """Return the current release, the complete environments, the state of each file and the free space."""
     current = current_release_id(root)
     releases = [*filter(None, [current]), *release_ids(root)]
     return {
@@ -24,6 +25,7 @@ def main(root: Path, arguments: InventoryArguments) -> InventoryReply:
         "current_healthy": current is not None and is_healthy(root, current),
         "environments": [marker.parent.name for marker in (root / VENVS).glob(f"*/{COMPLETE_FILE}")],
         "files": {file["path"]: _state(root, file, releases) for file in arguments["files"]},
+        "spaces": {folder: _space(Path(folder)) for folder in arguments["folders"]},
     }
 
 
@@ -42,6 +44,12 @@ def sha256_of(path: Path) -> str | None:
     except OSError:
         return None
     return digest.hexdigest()
+
+
+def _space(folder: Path) -> FolderSpace:
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    system = os.statvfs(existing)
+    return {"file_system": existing.stat().st_dev, "free_bytes": system.f_bavail * system.f_frsize}
 
 
 def _state(root: Path, file: FileEntry, releases: list[str]) -> FileState:

@@ -168,5 +168,6 @@ def operation_lock(root: Path) -> Iterator[None]:
 
 
 def _send(message: Mapping[str, object]) -> None:
-    sys.stdout.write(f"edgeexit-result {json.dumps(message)}\n")
+    # A login shell may have printed text without a line break before.
+    sys.stdout.write(f"\nedgeexit-result {json.dumps(message)}\n")
     sys.stdout.flush()
