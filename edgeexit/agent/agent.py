@@ -18,6 +18,7 @@ from edgeexit.agent.auditor import Auditor
 from edgeexit.agent.command_check import CommandCheck
 from edgeexit.agent.config import AgentConfig
 from edgeexit.agent.counters import Counters, CounterTotals
+from edgeexit.agent.downlink import Downlink, Topic
 from edgeexit.agent.identity import DeviceIdentity
 from edgeexit.agent.labels import Labels, check_batch_labels, check_labels
 from edgeexit.agent.link import FleetLink
@@ -35,7 +36,7 @@ from edgeexit.errors import InferenceError
 from edgeexit.runtime import Inference, Runner
 from edgeexit.runtime.fork import keep_forever, refusal, unwatch, watch
 from edgeexit.runtime.grouping import infer_together
-from edgeexit.wire import AuditedSample
+from edgeexit.wire import AuditedSample, down_topic, policy_topic
 
 _log = logging.getLogger(__name__)
 
@@ -123,15 +124,24 @@ class Agent:
                 identity=identity,
                 started=self._started,
             )
+            address = self._config.address
+            self._downlink = Downlink(
+                {
+                    policy_topic(self._config.fleet, self._bundle.digest, self._config.cohort): Topic(
+                        self._handle_policy
+                    ),
+                    down_topic(address, "policy"): Topic(self._handle_policy),
+                    down_topic(address, "command"): Topic(self._handle_command, max_waiting=16),
+                },
+                tick=lambda: None,
+            )
             self._link = FleetLink(
                 self._config,
-                bundle=self._bundle.digest,
                 outbox=self._outbox,
                 identity=identity,
                 state=self._reporter.state,
                 collect=self._collect,
-                on_policy=self._handle_policy,
-                on_command=self._handle_command,
+                receivers=self._downlink.receivers,
             )
             self._profiling = ProfileOnCommand(
                 self._bundle, policy=lambda: self.active.policy, publish=self._link.publish_profile
@@ -146,6 +156,8 @@ class Agent:
             self._recorder = InferenceRecorder(self._counters, self._auditor)
             self._link.start()
             resources.callback(self._link.stop)
+            self._downlink.start()
+            resources.callback(self._downlink.stop)
             self._auditor.start()
             resources.callback(self._auditor.stop)
             resources.callback(self._profiling.wait)
@@ -368,7 +380,9 @@ class Agent:
         )
 
     def _handle_policy(self, envelope: bytes) -> None:
-        if self._policies.receive(envelope):
+        if not envelope:
+            _log.info("the retained policy was cleared; the active policy does not change")
+        elif self._policies.receive(envelope):
             self._link.publish_state()
 
     def _handle_command(self, envelope: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Connects the agent to its fleet: state, reports, audits and profile up; policies, acks and commands down.
+"""Connects the agent to its fleet: sends state, reports, audits and profile; receives acks, and passes on the rest.
 
 All work is done in the network thread of the MQTT session and in the thread of the link. Inference waits for neither.
 """
@@ -10,7 +10,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from edgeexit.agent.config import AgentConfig
@@ -30,7 +30,6 @@ from edgeexit.wire import (
     decode,
     down_topic,
     encode,
-    policy_topic,
     up_topic,
 )
 
@@ -45,15 +44,13 @@ class FleetLink:
 
     Args:
         config: who this device is and where its broker is.
-        bundle: digest of the bundle that the agent runs.
         outbox: the messages to deliver.
         identity: signs the audits.
         state: returns the state to publish, for `online` True or False.
         collect: called every `report_interval_s`; adds reports and audits to the outbox.
-        on_policy: receives an envelope from a policy topic.
-        on_command: receives an envelope from the command topic.
+        receivers: topic -> receives its messages in the network thread, and must return at once.
 
-    All four callbacks run in the link's thread, and `state` also in the thread that creates or stops the link.
+    `state` and `collect` run in the link's thread, and `state` also in the thread that creates or stops the link.
 
     """
 
@@ -61,28 +58,21 @@ class FleetLink:
         self,
         config: AgentConfig,
         *,
-        bundle: str,
         outbox: Outbox,
         identity: DeviceIdentity,
         state: Callable[[bool], State],
         collect: Callable[[], None],
-        on_policy: Callable[[bytes], None],
-        on_command: Callable[[bytes], None],
+        receivers: Mapping[str, Callable[[bytes], None]],
     ) -> None:
         self._config = config
         self._outbox = outbox
         self._identity = identity
         self._state = state
         self._collect = collect
-        self._on_policy = on_policy
-        self._on_command = on_command
+        self._receivers = receivers
         address = config.address
         self._ack_topic = down_topic(address, "ack")
-        self._command_topic = down_topic(address, "command")
-        self._policy_topics = (policy_topic(config.fleet, bundle, config.cohort), down_topic(address, "policy"))
         self._inbox: queue.Queue[Delivery | None] = queue.Queue(_INBOX_SIZE)
-        self._policies: dict[str, Delivery] = {}
-        """Topic -> its newest policy. Policies bypass the inbox, because it may be full and a policy is sent once."""
         self._windows = [SendWindow(outbox, kind, resend_s=config.resend_s) for kind in ("report", "audit")]
         self._reconnected = threading.Event()
         self._woken = threading.Event()
@@ -93,7 +83,7 @@ class FleetLink:
             config.broker,
             SessionOptions(
                 client_id=f"edgeexit.{address.fleet}.{address.shard}.{address.device}",
-                subscriptions=(self._ack_topic, self._command_topic, *self._policy_topics),
+                subscriptions=(self._ack_topic, *receivers),
                 session_expiry_s=0,  # an offline device misses nothing: policies are retained, acks are repeated
                 will=(up_topic(address, "state"), encode(state(False))),  # noqa: FBT003 - `online`
             ),
@@ -155,12 +145,8 @@ class FleetLink:
         """
         if len(delivery.payload) > MAX_BYTES:
             delivery = Delivery(topic=delivery.topic, payload=delivery.payload[: MAX_BYTES + 1], ack=delivery.ack)
-        if delivery.topic in self._policy_topics:
-            if delivery.payload:
-                self._policies[delivery.topic] = delivery
-                self.wake()
-            else:
-                _log.info("the retained policy on '%s' was cleared; the active policy does not change", delivery.topic)
+        if (receive := self._receivers.get(delivery.topic)) is not None:
+            receive(delivery.payload)
             return
         try:
             self._inbox.put_nowait(delivery)
@@ -178,9 +164,6 @@ class FleetLink:
                 self._woken.clear()
                 if delivery is not None:
                     self._dispatch(delivery)
-            for topic in self._policy_topics:
-                if (policy := self._policies.pop(topic, None)) is not None:
-                    self._dispatch(policy)
             try:
                 if time.monotonic() >= report_due:
                     report_due = time.monotonic() + interval_s
@@ -197,12 +180,8 @@ class FleetLink:
 
     def _dispatch(self, delivery: Delivery) -> None:
         try:
-            if delivery.topic in self._policy_topics:
-                self._on_policy(delivery.payload)
-            elif delivery.topic == self._ack_topic:
+            if delivery.topic == self._ack_topic:
                 self._outbox.acknowledge(decode(delivery.payload, Ack))
-            elif delivery.topic == self._command_topic:
-                self._on_command(delivery.payload)
         except Exception as error:  # noqa: BLE001 - one message that fails must not end the thread
             _log.warning("message on '%s' ignored: %s", delivery.topic, one_line(f"{type(error).__name__}: {error}"))
 

@@ -7,6 +7,7 @@ Each kind of policy is one module of this package; `registry` lists them. Import
 from edgeexit.policies.base import Decision, Policy
 from edgeexit.policies.document import (
     Certificate,
+    LatencyBound,
     PolicyDocument,
     Rollout,
     Scope,
@@ -20,6 +21,7 @@ __all__ = [
     "KINDS",
     "Certificate",
     "Decision",
+    "LatencyBound",
     "Policy",
     "PolicyDocument",
     "Rollout",

@@ -52,6 +52,14 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """[K] fraction of the certifying samples that exit at each exit: the exit rates to expect."""
 
 
+class LatencyBound(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A bound on the latency of a policy: at least the fraction `quantile` of the samples take at most `ms`."""
+
+    quantile: Annotated[float, msgspec.Meta(gt=0, lt=1)]
+    ms: Annotated[float, msgspec.Meta(gt=0)]
+    """End-to-end latency of a sample on the device."""
+
+
 class Scope(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The devices that a document is for: either a cohort of a fleet, or one device."""
 
@@ -93,6 +101,8 @@ class PolicyDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     rollout: Rollout = Rollout()
     certificate: Certificate | None = None
     """None if the policy was not fitted for a risk."""
+    max_latency: LatencyBound | None = None
+    """A device on which the policy breaks this bound returns to its last good policy; None: no bound."""
 
 
 _UNKNOWN_KIND = re.compile(r"Invalid value '(.*)' - at `\$\.policy\.kind`", re.DOTALL)

@@ -28,7 +28,7 @@ def test_an_accepted_policy_stays_active_after_a_restart(
     samples = make_samples(50)
     with caplog.at_level(logging.INFO), Agent(bundle, config) as agent:
         state = wait_for_revision(fleet, config, 0)
-        assert (state.bundle, state.cohort, state.start, state.policy) == (bundle.digest, "default", 1, "confidence")
+        assert (state.bundle, state.cohort, state.accepted, state.policy) == (bundle.digest, "default", 0, "confidence")
         assert set(agent.infer(samples).exits) == {2}, "without a policy every sample runs to full depth"
 
         fleet.send_policy(config, fleet.document(3, threshold=0.0))
@@ -36,14 +36,24 @@ def test_an_accepted_policy_stays_active_after_a_restart(
         assert agent.active.revision == 3
         assert set(agent.infer(samples).exits) == {0}
     assert "policy accepted: revision 3" in caplog.text
-    assert fleet.state(config) == State(
-        online=False, bundle=bundle.digest, cohort="default", boot=1, revision=3, policy="confidence", agent=state.agent
+    last = fleet.state(config)
+    assert last == State(
+        online=False,
+        start=state.start,
+        uptime_s=last.uptime_s,
+        bundle=bundle.digest,
+        cohort="default",
+        revision=3,
+        accepted=3,
+        policy="confidence",
+        agent=state.agent,
+        key=state.key,
     )
 
     fleet.received.clear()
     with Agent(bundle, config) as again:
         assert again.active.revision == 3
-        assert wait_for_revision(fleet, config, 3).boot == 2
+        assert wait_for_revision(fleet, config, 3).start != state.start
 
 
 def test_unreachable_thresholds_are_logged_when_their_policy_becomes_active(

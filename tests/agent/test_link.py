@@ -1,15 +1,11 @@
-"""The link under load: policies are never dropped, and all messages arrive after a long outage."""
+"""The link under load: all messages arrive after a long outage."""
 
-import logging
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from edgeexit.agent import AgentConfig
+from edgeexit.agent.identity import DeviceIdentity
 from edgeexit.agent.link import FleetLink
 from edgeexit.agent.outbox import Outbox
 from edgeexit.wire import Audit, State
@@ -23,8 +19,7 @@ def connected(
     config: AgentConfig,
     outbox: Outbox,
     *,
-    on_policy: Callable[[bytes], None] = lambda _: None,
-    on_command: Callable[[Any], None] = lambda _: None,
+    receivers: Mapping[str, Callable[[bytes], None]] | None = None,
 ) -> Iterator[FleetLink]:
     digest = fleet.bundle.digest
 
@@ -43,12 +38,11 @@ def connected(
 
     link = FleetLink(
         config,
-        bundle=digest,
         outbox=outbox,
+        identity=DeviceIdentity(config.state_dir),
         state=state,
         collect=lambda: None,
-        on_policy=on_policy,
-        on_command=on_command,
+        receivers=receivers or {},
     )
     link.start()
     try:
@@ -56,35 +50,6 @@ def connected(
         yield link
     finally:
         link.stop()
-
-
-def test_policies_are_not_lost_when_the_inbox_is_full(
-    fleet: Fleet, config: AgentConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    policies: list[bytes] = []
-    busy, resume = threading.Event(), threading.Event()
-
-    def block(_: object) -> None:
-        busy.set()
-        resume.wait(10)
-
-    outbox = Outbox(tmp_path, max_bytes=1024 * 1024)
-    with connected(fleet, config, outbox, on_policy=policies.append, on_command=block):
-        fleet.send_command(config, "report")
-        assert busy.wait(5)
-        for n in range(150):
-            fleet.send_ack(config, make_audit())
-            if n % 50 == 0:
-                fleet.send_policy_bytes(config, b"an older policy")
-        wait_for(lambda: "the inbox is full" in caplog.text, "the inbox to be full")
-        fleet.send_policy_bytes(config, b"the cohort's policy")
-        fleet.send_policy_bytes(config, b"a device policy", to_device=True)
-        fleet.send_policy_bytes(config, b"")
-        wait_for(lambda: "was cleared" in caplog.text, "the last message")
-        resume.set()
-        wait_for(lambda: len(policies) >= 2, "both policies")
-    assert sorted(policies) == [b"a device policy", b"the cohort's policy"]
 
 
 def test_messages_of_an_outage_arrive_once_each_as_they_are_acknowledged(
