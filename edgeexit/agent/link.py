@@ -16,14 +16,16 @@ from typing import Final
 from edgeexit.agent.config import AgentConfig
 from edgeexit.agent.identity import DeviceIdentity
 from edgeexit.agent.outbox import Outbox
-from edgeexit.agent.send_window import SendWindow
-from edgeexit.log_text import one_line
+from edgeexit.agent.uplink import Uplink
+from edgeexit.errors import MessageError
+from edgeexit.limited_log import LimitedLog
 from edgeexit.wire import (
     MAX_BYTES,
     Ack,
     BrokerSession,
     Delivery,
     Message,
+    Publication,
     SessionOptions,
     State,
     UpKind,
@@ -37,6 +39,8 @@ _log = logging.getLogger(__name__)
 
 _INBOX_SIZE: Final = 100
 _MAX_WAIT_S: Final = 60.0
+_LAST_SEND_S: Final = 2.0
+"""Maximum time for which `stop` waits until the broker has the last messages."""
 
 
 class FleetLink:
@@ -66,18 +70,20 @@ class FleetLink:
     ) -> None:
         self._config = config
         self._outbox = outbox
-        self._identity = identity
         self._state = state
         self._collect = collect
         self._receivers = receivers
         address = config.address
         self._ack_topic = down_topic(address, "ack")
         self._inbox: queue.Queue[Delivery | None] = queue.Queue(_INBOX_SIZE)
-        self._windows = [SendWindow(outbox, kind, resend_s=config.resend_s) for kind in ("report", "audit")]
+        self._limited = LimitedLog(_log)
         self._reconnected = threading.Event()
         self._woken = threading.Event()
         self._stopping = threading.Event()
         self._profile: Message | None = None
+        self._state_lock = threading.Lock()
+        self._published: Publication | None = None
+        """The newest state that was published."""
         self._thread = threading.Thread(target=self._run, name="agent-link", daemon=True)
         self._session = BrokerSession(
             config.broker,
@@ -89,7 +95,9 @@ class FleetLink:
             ),
             on_message=self._enqueue,
             on_connect=self._handle_connect,
+            on_progress=self.wake,
         )
+        self._uplink = Uplink(outbox, self._session, identity, address=address, resend_s=config.resend_s)
 
     @property
     def connected(self) -> bool:
@@ -111,9 +119,9 @@ class FleetLink:
         self._stopping.set()
         self.wake()
         self._thread.join(timeout=5)
-        if self.connected:
-            self._publish("state", self._state(False), retain=True)  # noqa: FBT003 - `online`
+        self._publish_state(online=False)
         self._session.stop()
+        self._limited.close()
 
     def wake(self) -> None:
         """Wake the link's thread, so that it sends the messages of the outbox now."""
@@ -124,15 +132,24 @@ class FleetLink:
 
     def publish_state(self) -> None:
         """Publish the device's state, retained."""
-        self._publish("state", self._state(True), retain=True)  # noqa: FBT003 - `online`
+        self._publish_state(online=True)
 
     def publish_profile(self, profile: Message) -> None:
         """Publish a latency profile, retained, now and after every reconnect."""
         self._profile = profile
-        self._publish("profile", profile, retain=True)
+        self._publish("profile", profile)
 
-    def _publish(self, kind: UpKind, message: Message, *, retain: bool) -> bool:
-        return self._session.publish(up_topic(self._config.address, kind), encode(message), retain=retain)
+    def _publish_state(self, *, online: bool) -> None:
+        with self._state_lock:  # a state of another thread must not be followed by an older one
+            self._published = self._publish("state", self._state(online))
+
+    def _publish(self, kind: UpKind, message: Message) -> Publication | None:
+        """Publish a retained message; return None if there is no connection, or the broker takes none of this size."""
+        try:
+            return self._session.publish(up_topic(self._config.address, kind), encode(message), retain=True)
+        except MessageError as error:
+            self._limited.warning(("size", kind), "the %s is not published: %s", kind, error)
+            return None
 
     def _handle_connect(self) -> None:
         self._reconnected.set()
@@ -151,57 +168,68 @@ class FleetLink:
         try:
             self._inbox.put_nowait(delivery)
         except queue.Full:
-            _log.warning("message on '%s' dropped: the inbox is full", one_line(delivery.topic))
+            self._limited.warning("inbox", "message on '%s' dropped: the inbox is full", delivery.topic)
 
     def _run(self) -> None:
         interval_s = self._config.report_interval_s
         report_due = time.monotonic() + interval_s * random.uniform(0.5, 1.0)  # noqa: S311 - spreads a fleet's reports
-        resend_due = math.inf
+        due = report_due
         while not self._stopping.is_set():
-            wait_s = min(report_due, resend_due) - time.monotonic()
-            with contextlib.suppress(queue.Empty):
-                delivery = self._inbox.get(timeout=min(max(wait_s, 0.0), _MAX_WAIT_S))
-                self._woken.clear()
-                if delivery is not None:
-                    self._dispatch(delivery)
+            self._receive(min(due, report_due) - time.monotonic())
+            now = time.monotonic()
             try:
-                if time.monotonic() >= report_due:
-                    report_due = time.monotonic() + interval_s
+                if now >= report_due:
+                    report_due = now + interval_s
                     self._collect()
-                resend_due = self._send()
-            except Exception:  # noqa: BLE001 - one message that fails must not end the thread
-                _log.exception("reports and audits could not be collected or sent; retrying")
-                resend_due = time.monotonic() + self._config.resend_s
+                    self._outbox.maintain(now)
+                    self._limited.flush()
+                    self._uplink.flush_log()
+                elif self._outbox.in_memory and now >= self._outbox.maintain_at:
+                    self._outbox.maintain(now)
+                due = min(self._send(), self._outbox.maintain_at if self._outbox.in_memory else math.inf)
+            except Exception as error:  # noqa: BLE001 - one message that fails must not end the thread
+                self._limited.error(
+                    type(error).__name__, "reports and audits could not be collected or sent; retrying", exc_info=error
+                )
+                due = now + self._config.resend_s
         try:
             self._collect()
-            self._send()
+            self._outbox.maintain(math.inf)
+            self._send_last()
         except Exception:  # noqa: BLE001 - the agent must stop in any case
             _log.exception("the last reports and audits could not be collected or sent")
 
-    def _dispatch(self, delivery: Delivery) -> None:
-        try:
-            if delivery.topic == self._ack_topic:
-                self._outbox.acknowledge(decode(delivery.payload, Ack))
-        except Exception as error:  # noqa: BLE001 - one message that fails must not end the thread
-            _log.warning("message on '%s' ignored: %s", delivery.topic, one_line(f"{type(error).__name__}: {error}"))
+    def _receive(self, timeout_s: float) -> None:
+        """Wait for an event, at most `timeout_s`; if it is an acknowledgement, apply it to the outbox."""
+        with contextlib.suppress(queue.Empty):
+            delivery = self._inbox.get(timeout=min(max(timeout_s, 0.0), _MAX_WAIT_S))
+            self._woken.clear()
+            if delivery is not None:
+                try:
+                    self._uplink.acknowledge(decode(delivery.payload, Ack), time.monotonic())
+                except Exception as error:  # noqa: BLE001 - one message that fails must not end the thread
+                    self._limited.warning(
+                        ("ack", type(error).__name__), "message on '%s' ignored: %s: %s",
+                        delivery.topic, type(error).__name__, error,
+                    )  # fmt: skip
 
     def _send(self) -> float:
-        """Send the due messages of the outbox; return the monotonic time at which the next one must be sent again."""
+        """Send what is due; return the monotonic time at which something is due again."""
+        now = time.monotonic()
+        self._uplink.update(now, worked=self._published is not None and self._published.acked)
         if not self.connected:
             return math.inf
         if self._reconnected.is_set():
             self._reconnected.clear()
-            for window in self._windows:
-                window.connection_lost()
             self.publish_state()
             if self._profile is not None:
                 self.publish_profile(self._profile)
-        now = time.monotonic()
-        for window in self._windows:
-            for sequence in window.due(now):
-                payload, topic = self._outbox.payload(sequence), up_topic(self._config.address, window.kind)
-                if payload is not None and window.kind == "audit":
-                    payload = self._identity.sign_audit(payload, topic=topic)
-                if payload is not None and self._session.publish(topic, payload):
-                    window.sent(sequence, now)
-        return min(window.resend_due() for window in self._windows)
+        return self._uplink.send(now)
+
+    def _send_last(self) -> None:
+        """Send until the broker has everything that may be sent now, or until the time is over."""
+        deadline = time.monotonic() + _LAST_SEND_S
+        self._send()
+        while self.connected and self._session.unacked_bytes and (left_s := deadline - time.monotonic()) > 0:
+            self._receive(left_s)
+            self._send()

@@ -1,262 +1,248 @@
-"""Keeps reports and audits in SQLite until the calibrator acknowledges that its database holds them.
+"""Keeps reports and audits until the calibrator acknowledges that its database holds them.
 
 A PUBACK only means that the broker has a message; `down/ack` means that the calibrator has stored it.
 """
 
-import contextlib
 import logging
 import secrets
-import sqlite3
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
-from edgeexit.errors import MessageError
-from edgeexit.private_files import make_private_database
-from edgeexit.wire import Ack, Audit, Losses, Report, encode
+from edgeexit.agent.audit_split import split_audit
+from edgeexit.agent.outbox_rows import OutboxEntry, OutboxKind, OutboxRow
+from edgeexit.agent.outbox_storage import OutboxStorage
+from edgeexit.limited_log import LimitedLog
+from edgeexit.wire import MAX_BYTES, Ack, Audit, Losses, Report, decode
 
 _log = logging.getLogger(__name__)
 
 FILE: Final = "outbox.db"
+_WINDOW_S: Final = 900.0
+"""While no report of a (start, revision) is acknowledged, the last one of each period of this length is kept."""
+_MAX_PAYLOAD: Final = MAX_BYTES - 512
+"""Maximum size of a message; an audit is sent with a signature, a key and the names of their fields."""
 
-_SCHEMA: Final = (
-    "CREATE TABLE IF NOT EXISTS outbox (dropped INTEGER NOT NULL)",
-    (
-        "CREATE TABLE IF NOT EXISTS message (sequence INTEGER PRIMARY KEY, kind TEXT NOT NULL, "
-        "start TEXT NOT NULL, revision INTEGER NOT NULL, payload BLOB NOT NULL)"
-    ),
-    "CREATE INDEX IF NOT EXISTS message_kind ON message (kind)",  # SQLite appends the primary key, the sequence
-)
 
-OutboxKind = Literal["report", "audit"]
+class Acknowledged(NamedTuple):
+    """What an acknowledgement means for the messages in the outbox, by their ids."""
+
+    stored: tuple[int, ...]
+    """Deleted, because the calibrator has them."""
+    refused: tuple[int, ...]
+    """Deleted and counted, because the calibrator will never take them."""
+    postponed: tuple[int, ...]
+    """Kept; the calibrator may take them later."""
 
 
 class Outbox:
     """A bounded, durable queue of messages. Thread-safe, but inference must not call it, because it writes to the disk.
 
-    If the disk is not usable (read-only, full, damaged), the outbox continues in memory and logs one warning.
+    If the disk is not usable (read-only, full, damaged, removed), the outbox continues in memory, with the same bound,
+    and `problem` says why. It returns to the disk when `maintain` finds it usable, with the messages of both.
 
     Args:
         folder: state folder; it is created if it does not exist.
-        max_bytes: maximum size of the payloads of all messages together.
+        max_bytes: maximum size of all messages together.
+        settle: called before the outbox opens the folder again, which may be a new one.
 
     Attributes:
-        start: random name of this start of the agent; it identifies a message together with the sequence number.
-        in_memory: True if the disk is not used.
+        start: random name of this start of the agent. With the sequence number, which starts at 1, it names a message
+            for ever, also if the file is lost, restored from an older copy, or copied to another device.
 
     """
 
-    def __init__(self, folder: Path, *, max_bytes: int) -> None:
+    def __init__(self, folder: Path, *, max_bytes: int, settle: Callable[[], None] = lambda: None) -> None:
         self._max_bytes = max_bytes
-        self._path = folder / FILE
         self._lock = threading.Lock()
-        self.in_memory = False
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._connection, self._dropped = self._open_or_replace()
-        except (OSError, sqlite3.Error) as error:
-            self._warn_in_memory(error)
-            self._connection, self._dropped = _open(":memory:")
+        self._limited = LimitedLog(_log)
         self.start: Final = secrets.token_hex(8)
-        (self._sequence,) = self._connection.execute("SELECT COALESCE(MAX(sequence), 0) FROM message").fetchone()
-        self._stored = _measure(self._connection)
+        self._sequence = 0
+        self._storage = OutboxStorage(folder / FILE, settle=settle)
+        with self._lock:
+            self._storage.write(delete=self._make_room())
 
     @property
-    def dropped(self) -> int:
-        """Number of messages dropped because the outbox was full, since the database was created."""
-        return self._dropped
+    def losses(self) -> Losses:
+        """Messages given up since the outbox was created."""
+        return self._storage.losses
 
     @property
     def count(self) -> int:
         """Number of unacknowledged messages; does not read the disk."""
-        return self._stored.messages
+        return len(self._storage.index)
+
+    @property
+    def in_memory(self) -> bool:
+        """True while the disk is not used."""
+        return self._storage.in_memory
+
+    @property
+    def problem(self) -> str | None:
+        """Why the disk is not used, or None."""
+        return self._storage.problem
+
+    @property
+    def maintain_at(self) -> float:
+        """Monotonic seconds from which `maintain` tries the disk again, if the outbox is in memory."""
+        return self._storage.retry_at
 
     def add(self, message: Report | Audit) -> None:
         """Store a message; `start`, `sequence` and a report's `losses` are set here.
 
-        A report replaces older reports of the same (start, revision). When the outbox is full, the oldest audits are
-        dropped, then the oldest reports. Raises MessageError for a message that is larger than the wire allows, or
-        than the outbox.
+        A report replaces an older one of the same (start, revision) and the same quarter of an hour of uptime. If the
+        outbox is full, the oldest messages give way, see `OutboxIndex.victims`. An audit that is larger than the
+        outbox or the wire allows is split; anything else of that size is dropped and counted.
         """
         with self._lock:
-            try:
-                self._add(message)
-            except sqlite3.Error as error:
-                self._continue_in_memory(error)
-                self._add(message)
+            waiting = [message]
+            while waiting:
+                numbered, payload = self._number(waiting.pop())
+                if len(payload) <= min(_MAX_PAYLOAD, self._max_bytes // 2):
+                    self._store(numbered, payload)
+                elif isinstance(numbered, Audit) and len(numbered.samples) > 1:
+                    half = len(numbered.samples) // 2
+                    halves = (numbered.samples[half:], numbered.samples[:half])
+                    waiting += [msgspec.structs.replace(numbered, samples=samples) for samples in halves]
+                else:
+                    self._storage.count(oversized=1, largest_bytes=len(payload))
+                    self._storage.write()
+                    self._warn_oversized(type(numbered).__name__, len(payload), "outbox_max_bytes or the wire allows")
 
-    def acknowledge(self, ack: Ack) -> int:
-        """Delete the messages that the calibrator has stored; return how many of them were in the outbox."""
+    def acknowledge(self, ack: Ack) -> Acknowledged:
+        """Delete the messages that the calibrator has stored, or refuses finally; count the refused ones.
+
+        A stored report makes older ones of the same (start, revision) useless, so they are deleted, too.
+        """
         with self._lock:
-            try:
-                return self._delete_all(ack)
-            except sqlite3.Error as error:
-                self._continue_in_memory(error)
-                return self._delete_all(ack)
+            stored: dict[int, OutboxEntry] = {}
+            for sequence in ack.sequences:
+                if (entry := self._storage.index.find((ack.start, sequence))) is not None:
+                    stored[entry.id] = entry
+                    if entry.kind == "report":
+                        reports = self._storage.index.reports(entry.start, entry.revision)
+                        stored.update((one.id, one) for one in reports if one.sequence < sequence)
+                else:
+                    self._storage.forget((ack.start, sequence))
+            refused: dict[int, OutboxEntry] = {}
+            postponed: list[int] = []
+            for refusal in ack.refused:
+                entry = self._storage.index.find((ack.start, refusal.sequence))
+                if entry is None or entry.id in stored:
+                    continue
+                if refusal.final:
+                    refused[entry.id] = entry
+                    what = "refuses %s %d, which is deleted: %s"
+                else:
+                    postponed.append(entry.id)
+                    what = "does not take %s %d yet: %s"
+                self._limited.warning(
+                    ("refused", refusal.final), f"the calibrator {what}", entry.kind, entry.sequence, refusal.reason
+                )
+            if stored or refused:
+                self._storage.count(refused=len(refused))
+                self._storage.write(delete=[*stored.values(), *refused.values()])
+        return Acknowledged(tuple(stored), tuple(refused), tuple(postponed))
 
-    def pending(self, kind: OutboxKind, *, after: int = 0, limit: int) -> list[int]:
-        """Return the sequence numbers above `after` of at most `limit` unacknowledged messages, ascending."""
-        query = "SELECT sequence FROM message WHERE kind = ? AND sequence > ? ORDER BY sequence LIMIT ?"
-        return [sequence for (sequence,) in self._read(query, (kind, after, limit))]
+    def pending(self, kind: OutboxKind, *, after: int = 0, limit: int) -> list[OutboxEntry]:
+        """Return the first `limit` messages of a kind with ids above `after`, oldest first; does not read the disk."""
+        with self._lock:
+            return self._storage.index.after(kind, after, limit)
 
-    def holds(self, sequence: int) -> bool:
-        """Return True if the message is stored: neither acknowledged, dropped nor replaced."""
-        return bool(self._read("SELECT 1 FROM message WHERE sequence = ?", (sequence,)))
+    def get(self, identifier: int) -> OutboxEntry | None:
+        """Return a message that is neither acknowledged, dropped nor replaced, else None; does not read the disk."""
+        return self._storage.index.get(identifier)
 
-    def payload(self, sequence: int) -> bytes | None:
-        """Return the JSON of a message, or None if it is not stored any more."""
-        rows = self._read("SELECT payload FROM message WHERE sequence = ?", (sequence,))
-        return bytes(rows[0][0]) if rows else None
+    def payload(self, identifier: int) -> bytes | None:
+        """Return the JSON of a message; None if it is not stored any more.
+
+        A message that is damaged on the disk is deleted and counted.
+        """
+        with self._lock:
+            row = self._storage.read(identifier)
+        return None if row is None else row.payload
+
+    def split(self, identifier: int) -> bool:
+        """Replace an audit by its two halves, in one transaction. Return False if it has only one sample."""
+        with self._lock:
+            entry, row = self._storage.index.get(identifier), self._storage.read(identifier)
+            if entry is None or row is None or entry.kind != "audit":
+                return False
+            audit = decode(row.payload, Audit)
+            if len(audit.samples) == 1:
+                return False
+            halves = [
+                self._row(half, msgspec.json.encode(half))
+                for half in split_audit(audit)
+                if self._storage.index.find((half.start, half.sequence)) is None
+            ]
+            self._storage.write(delete=[entry], insert=halves)
+            return True
+
+    def drop_oversized(self, identifier: int, *, size: int, limit: str) -> None:
+        """Delete a message that cannot be sent, and count it with its size; `limit` says what it is larger than."""
+        with self._lock:
+            if (entry := self._storage.index.get(identifier)) is not None:
+                self._storage.count(oversized=1, largest_bytes=size)
+                self._storage.write(delete=[entry])
+                self._warn_oversized(entry.kind, size, limit)
+
+    def maintain(self, now: float) -> None:
+        """Check that the file is still at its path; return from memory to the disk if it is usable. Call it regularly.
+
+        `now` is in monotonic seconds. Failures are repeated after 5 s, and then less and less often.
+        """
+        with self._lock:
+            self._limited.flush()
+            if self._storage.maintain(now):
+                self._storage.write(delete=self._make_room())
 
     def close(self) -> None:
-        """Close the database."""
-        with self._lock, contextlib.suppress(sqlite3.Error):
-            self._connection.close()
-
-    def _open_or_replace(self) -> tuple[sqlite3.Connection, int]:
-        make_private_database(self._path)
-        try:
-            return _open(str(self._path))
-        except sqlite3.OperationalError:  # disk full, no permission, in use: the content is not damaged
-            raise
-        except sqlite3.DatabaseError as error:
-            aside = self._path.with_suffix(".broken")
-            _log.warning(
-                "outbox '%s' is damaged (%s); renaming it to '%s' and creating a new one", self._path, error, aside.name
-            )
-            self._path.replace(aside)
-            for suffix in ("-wal", "-shm"):
-                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
-            make_private_database(self._path)
-            return _open(str(self._path))
-
-    def _add(self, message: Report | Audit) -> None:
-        kind: OutboxKind = "report" if isinstance(message, Report) else "audit"
-        sequence, dropped = self._sequence + 1, self._dropped
-        message = msgspec.structs.replace(message, start=self.start, sequence=sequence)
-        if isinstance(message, Report):
-            message = msgspec.structs.replace(message, losses=Losses(full=dropped))
-        payload = encode(message)
-        if len(payload) > self._max_bytes:
-            raise MessageError(
-                f"{kind} of {len(payload)} bytes is larger than outbox_max_bytes ({self._max_bytes}); increase it"
-            )
-        key = (self.start, message.revision)
-        stored = self._stored.plus(len(payload))
-        with self._connection as database:
-            if kind == "report":
-                query = "SELECT sequence FROM message WHERE kind = 'report' AND start = ? AND revision = ?"
-                for (older,) in database.execute(query, key).fetchall():
-                    stored = stored.minus(_delete(database, older))
-            database.execute("INSERT INTO message VALUES (?, ?, ?, ?, ?)", (sequence, kind, *key, payload))
-            while stored.size > self._max_bytes:
-                query = "SELECT sequence FROM message WHERE sequence != ? ORDER BY kind, sequence LIMIT 1"
-                (oldest,) = database.execute(query, (sequence,)).fetchone()
-                stored, dropped = stored.minus(_delete(database, oldest)), dropped + 1
-            if dropped != self._dropped:
-                database.execute("UPDATE outbox SET dropped = ?", (dropped,))
-        self._sequence, self._dropped, self._stored = sequence, dropped, stored
-
-    def _delete_all(self, ack: Ack) -> int:
-        stored = self._stored
-        with self._connection as database:
-            for sequence in ack.sequences:
-                if size := _delete(database, sequence, ack.start):
-                    stored = stored.minus(size)
-        deleted, self._stored = self._stored.messages - stored.messages, stored
-        return deleted
-
-    def _read(self, query: str, parameters: tuple[int | str, ...]) -> list[tuple[Any, ...]]:
+        """Close the file."""
         with self._lock:
-            try:
-                return self._connection.execute(query, parameters).fetchall()
-            except sqlite3.Error as error:
-                self._continue_in_memory(error)
-                return self._connection.execute(query, parameters).fetchall()
+            self._storage.close()
+            self._limited.close()
 
-    def _continue_in_memory(self, error: sqlite3.Error) -> None:
-        """Switch to a database in memory with the same start; copy the messages that are readable.
+    def _number(self, message: Report | Audit) -> tuple[Report | Audit, bytes]:
+        self._sequence += 1
+        message = msgspec.structs.replace(message, start=self.start, sequence=self._sequence)
+        if isinstance(message, Report):
+            message = msgspec.structs.replace(message, losses=self._storage.losses)
+        return message, msgspec.json.encode(message)
 
-        Raises the error if the outbox is in memory already.
-        """
-        if self.in_memory:
-            raise error
-        self._warn_in_memory(error)
-        memory = _connect(":memory:")
-        with contextlib.suppress(sqlite3.Error), memory:
-            memory.executemany(
-                "INSERT INTO message VALUES (?, ?, ?, ?, ?)", self._connection.execute("SELECT * FROM message")
-            )
-        with memory:
-            memory.execute("INSERT INTO outbox VALUES (?)", (self._dropped,))
-        with contextlib.suppress(sqlite3.Error):
-            self._connection.close()
-        self._connection, self._stored = memory, _measure(memory)
+    def _store(self, message: Report | Audit, payload: bytes) -> None:
+        row = self._row(message, payload)
+        replaced = [
+            one
+            for one in self._storage.index.reports(row.start, row.revision)
+            if isinstance(message, Report) and one.window == row.window
+        ]
+        for entry in replaced:
+            self._storage.index.remove(entry)
+        self._storage.write(delete=[*replaced, *self._make_room(len(payload))], insert=[row])
 
-    def _warn_in_memory(self, error: Exception) -> None:
-        self.in_memory = True
-        _log.warning(
-            "outbox '%s' is not usable (%s); messages are kept in memory until the next start", self._path, error
+    def _row(self, message: Report | Audit, payload: bytes) -> OutboxRow:
+        is_report = isinstance(message, Report)
+        row = OutboxRow(
+            self._storage.next_id,
+            "report" if is_report else "audit",
+            message.start,
+            message.sequence,
+            message.revision,
+            int(message.uptime_s // _WINDOW_S) if isinstance(message, Report) else 0,
+            payload,
         )
+        self._storage.next_id += 1
+        return row
 
+    def _make_room(self, size: int = 0) -> list[OutboxEntry]:
+        """Choose the messages to delete so that one of `size` bytes fits, and count the losses."""
+        victims = list(self._storage.index.victims(size=size, max_bytes=self._max_bytes))
+        self._storage.count(full=sum(loses for _, loses in victims))
+        return [entry for entry, _ in victims]
 
-class _StoredSize(NamedTuple):
-    """Number and total size of the stored messages, updated with every change."""
-
-    messages: int
-    size: int
-    """Bytes of the payloads."""
-
-    def plus(self, size: int) -> "_StoredSize":
-        return _StoredSize(self.messages + 1, self.size + size)
-
-    def minus(self, size: int) -> "_StoredSize":
-        return _StoredSize(self.messages - 1, self.size - size)
-
-
-def _open(name: str) -> tuple[sqlite3.Connection, int]:
-    """Open a database exclusively and check it; return it with its count of dropped messages. Raises sqlite3.Error."""
-    connection = _connect(name)
-    try:
-        result = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if result != "ok":
-            raise sqlite3.DatabaseError(result)
-        with connection:
-            if connection.execute("SELECT 1 FROM outbox").fetchone() is None:
-                connection.execute("INSERT INTO outbox VALUES (0)")
-        (dropped,) = connection.execute("SELECT dropped FROM outbox").fetchone()
-    except sqlite3.Error:
-        connection.close()
-        raise
-    return connection, int(dropped)
-
-
-def _connect(name: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(name, timeout=0, check_same_thread=False)
-    try:
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # a second agent would use the same sequence numbers
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        for statement in _SCHEMA:
-            connection.execute(statement)
-    except sqlite3.Error:
-        connection.close()
-        raise
-    return connection
-
-
-def _measure(connection: sqlite3.Connection) -> _StoredSize:
-    return _StoredSize(
-        *connection.execute("SELECT COUNT(*), COALESCE(SUM(LENGTH(payload)), 0) FROM message").fetchone()
-    )
-
-
-def _delete(database: sqlite3.Connection, sequence: int, start: str | None = None) -> int:
-    """Delete a message and return its size in bytes; 0 if it is not stored."""
-    row = database.execute("SELECT LENGTH(payload), start FROM message WHERE sequence = ?", (sequence,)).fetchone()
-    if row is None or start not in {None, row[1]}:
-        return 0
-    database.execute("DELETE FROM message WHERE sequence = ?", (sequence,))
-    return int(row[0])
+    def _warn_oversized(self, what: str, size: int, limit: str) -> None:
+        self._limited.warning("oversized", "%s of %d bytes dropped: it is larger than %s", what, size, limit)

@@ -59,7 +59,7 @@ def test_messages_of_an_outage_arrive_once_each_as_they_are_acknowledged(
     outbox = Outbox(tmp_path, max_bytes=1024 * 1024)
     for _ in range(count):
         outbox.add(make_audit())
-    sequences = outbox.pending("audit", limit=count)
+    sequences = [entry.sequence for entry in outbox.pending("audit", limit=count)]
     acknowledged = 0
     with connected(fleet, config, outbox) as link:
 
