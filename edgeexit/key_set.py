@@ -10,7 +10,7 @@ import msgspec
 
 from edgeexit.errors import SignatureError
 from edgeexit.policies.document import MAX_REVISION, Name
-from edgeexit.signing import PublicKey, PublicKeyText, public_key_from_text, verify
+from edgeexit.signing import PublicKey, PublicKeyText, public_key_from_text, unverified, verify
 
 Role = Literal["root", "policy", "bundle", "command"]
 """What a key may sign: key sets, policies and heartbeats, bundles, commands."""
@@ -21,7 +21,8 @@ MAX_KEYS: Final = 16
 """Maximum number of keys of a role."""
 MAX_SETS: Final = 32
 """Maximum number of key sets in one history."""
-_MAX_BYTES: Final = 256 * 1024
+MAX_HISTORY_BYTES: Final = 256 * 1024
+"""Maximum size of a history of key sets."""
 _NEEDED_ROLES: Final = ("root", "policy")
 
 
@@ -206,8 +207,10 @@ def encode_history(envelopes: Iterable[bytes]) -> bytes:
 
 def decode_history(history: bytes) -> list[bytes]:
     """Return the envelopes of a history; they are not verified. Raises SignatureError if it is not one."""
-    if len(history) > _MAX_BYTES:
-        raise SignatureError(f"a history of key sets of {len(history):,} bytes is larger than {_MAX_BYTES:,} bytes")
+    if len(history) > MAX_HISTORY_BYTES:
+        raise SignatureError(
+            f"a history of key sets of {len(history):,} bytes is larger than {MAX_HISTORY_BYTES:,} bytes"
+        )
     try:
         envelopes = [bytes(envelope) for envelope in msgspec.json.decode(history, type=list[msgspec.Raw])]
     except (msgspec.DecodeError, RecursionError) as error:
@@ -215,6 +218,15 @@ def decode_history(history: bytes) -> list[bytes]:
     if not 1 <= len(envelopes) <= MAX_SETS:
         raise SignatureError(f"a history contains 1 to {MAX_SETS} key sets, this one contains {len(envelopes)}")
     return envelopes
+
+
+def newest_key_set(history: bytes) -> tuple[KeySet, int]:
+    """Return the last key set of a history and how many signatures it has. None of them is verified.
+
+    Raises SignatureError if it is not a history of key sets.
+    """
+    payload, signatures = unverified(decode_history(history)[-1], payload_type=KEY_SET_TYPE)
+    return decode_key_set(payload), signatures
 
 
 def _different(keys: Iterable[PublicKey]) -> tuple[PublicKey, ...]:

@@ -74,10 +74,26 @@ def generate_key(private_path: Path, *, passphrase: str | None = None) -> Path:
         if os.path.lexists(path):
             raise SignatureError(f"key '{path}' exists already; remove it first if you want to replace it")
     key = Ed25519PrivateKey.generate()
-    encoding = serialization.Encoding.PEM
-    write_atomic(private_path, key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, encryption), mode=0o600)
-    write_atomic(public_path, key.public_key().public_bytes(encoding, serialization.PublicFormat.SubjectPublicKeyInfo))
+    write_atomic(private_path, _encode_private_key(key, encryption), mode=0o600)
+    write_atomic(public_path, encode_public_key(key.public_key()))
     return public_path
+
+
+def encode_private_key(key: PrivateKeyTypes, *, passphrase: str | None = None) -> bytes:
+    """Return a private key in PEM (PKCS #8), encrypted if there is a passphrase.
+
+    Raises SignatureError for a passphrase that is empty, too long, or not text in UTF-8.
+    """
+    return _encode_private_key(key, _encryption(passphrase))
+
+
+def encode_public_key(key: PublicKey) -> bytes:
+    """Return a public key in PEM: the content of a `.pub` file."""
+    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def _encode_private_key(key: PrivateKeyTypes, encryption: serialization.KeySerializationEncryption) -> bytes:
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
 
 
 def _encryption(passphrase: str | None) -> serialization.KeySerializationEncryption:
@@ -98,26 +114,31 @@ def _encryption(passphrase: str | None) -> serialization.KeySerializationEncrypt
 
 
 def load_private_key(path: Path, *, passphrase: Callable[[], str] | None = None) -> PrivateKey:
-    """Read a private key from a PEM file.
+    """Read an Ed25519 private key from a PEM file; see `read_private_key`. Raises SignatureError for another key."""
+    key = read_private_key(path, passphrase=passphrase)
+    if not isinstance(key, Ed25519PrivateKey):
+        raise SignatureError(f"private key '{path}' is not an Ed25519 key; create one with `edgeexit keygen`")
+    return key
+
+
+def read_private_key(path: Path, *, passphrase: Callable[[], str] | None = None) -> PrivateKeyTypes:
+    """Read a private key of any type from a PEM file.
 
     `passphrase` is called only if the key is encrypted. Raises SignatureError, which names the file, if it is not
-    readable, is readable by other users, is encrypted with another passphrase, or is not an Ed25519 private key.
+    readable, is readable by other users, is encrypted with another passphrase, or is not a private key.
     """
     content = _read_key(path, "private key", is_secret=True)
     try:
         try:
-            key = serialization.load_pem_private_key(content, password=None)
+            return serialization.load_pem_private_key(content, password=None)
         except TypeError as error:  # cryptography raises it if the key needs a password
             if passphrase is None:
                 raise SignatureError(f"private key '{path}' is encrypted; its passphrase is needed") from error
-            key = _decrypt(path, content, passphrase())
+            return _decrypt(path, content, passphrase())
     except (ValueError, UnsupportedAlgorithm) as error:
         raise SignatureError(
             f"'{path}' is not a private key; use the private key file that `edgeexit keygen` created"
         ) from error
-    if not isinstance(key, Ed25519PrivateKey):
-        raise SignatureError(f"private key '{path}' is not an Ed25519 key; create one with `edgeexit keygen`")
-    return key
 
 
 def _decrypt(path: Path, content: bytes, passphrase: str) -> PrivateKeyTypes:
@@ -220,6 +241,15 @@ def verify(envelope: bytes, *, payload_type: str, keys: Sequence[PublicKey], thr
     raise SignatureError(
         f"wrong signature: {missing} signed this content (keys that it names: {signers}; trusted keys: {trusted})"
     )
+
+
+def unverified(envelope: bytes, *, payload_type: str) -> tuple[bytes, int]:
+    """Return the payload and the number of signatures of an envelope, for display only: nothing is verified.
+
+    Raises SignatureError if it is not an envelope of this payload type.
+    """
+    _, payload, signatures = _decode(envelope, payload_type)
+    return payload, len(signatures)
 
 
 def _signatures(payload: bytes, payload_type: str, keys: Sequence[PrivateKey]) -> tuple[Signature, ...]:

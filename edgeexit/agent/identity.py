@@ -56,3 +56,14 @@ class DeviceIdentity:
     def _warn(self, problem: str) -> None:
         self.problem = problem
         _log.warning("%s; the device has a new identity until the next start", problem)
+
+
+def read_identity(folder: Path) -> str:
+    """Return the public identity key of the device with this state folder, as messages contain it.
+
+    Raises SignatureError if there is none, or it cannot be read.
+    """
+    path = folder / FILE
+    if not path.exists():
+        raise SignatureError(f"'{folder}' has no identity key yet; the agent creates '{FILE}' at its first start")
+    return public_key_text(load_private_key(path).public_key())

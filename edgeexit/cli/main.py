@@ -16,7 +16,7 @@ from edgeexit.cli.evaluate import evaluate_command
 from edgeexit.cli.fit import fit_command
 from edgeexit.cli.fit_help import FitCommand
 from edgeexit.cli.inspect import inspect_command
-from edgeexit.cli.keys import keygen_command, sign_command
+from edgeexit.cli.keys import keygen_command, keys_app, sign_command
 from edgeexit.cli.profile import profile_command
 from edgeexit.cli.quickstart import quickstart_command
 from edgeexit.cli.run import run_command
@@ -69,6 +69,7 @@ app.command("agent")(agent_command)
 app.add_typer(deploy_app, name="deploy")
 app.add_typer(calibrator_app, name="calibrator")
 app.command("targets")(targets_command)
+app.add_typer(keys_app, name="keys")
 app.command("keygen")(keygen_command)
 app.command("sign")(sign_command)
 
