@@ -254,7 +254,9 @@ class AuthorityFolder:
     def _create_key(self, path: Path, *, passphrase: str | None = None) -> EllipticCurvePrivateKey:
         """Return the private key in a file, which is created unless it exists."""
         if not os.path.lexists(path):
-            write_atomic(path, encode_private_key(create_key(), passphrase=passphrase), mode=0o600)
+            key = create_key()
+            write_atomic(path, encode_private_key(key, passphrase=passphrase), mode=0o600)
+            return key
         return self._load_key(path)
 
     def _load_key(self, path: Path) -> EllipticCurvePrivateKey:

@@ -53,7 +53,7 @@ def fleet_command(
     plan.check()
     new = read_passphrase(folder / "root" / "root.key", confirm=True) if passphrase else None
     with (
-        open_authority(folder, create=True) as authority,
+        open_authority(folder, create=True, passphrase=new) as authority,
         show_progress("devices", total=len(plan.devices)) as progress,
     ):
         entries = create_fleet(

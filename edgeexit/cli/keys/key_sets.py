@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 set_app = typer.Typer(
     name="set",
     help=(
-        "Key sets: a signed document says which keys devices trust for key sets (root), policies, bundles and commands. "
+        "Key sets: signed documents that name the keys devices trust, for key sets (root), policies, bundles, commands. "
         "A new set is accepted if enough of the old root keys and of the new ones have signed it.\n\n"
         "Example: `edgeexit keys set create next.json --follows key_set.json --policy new-policy.pub`"
     ),
@@ -166,6 +166,7 @@ def _role(previous: "RoleKeys | None", paths: Sequence[Path] | None, threshold: 
 
 
 def _print(document: "KeySet", signatures: int, *, as_json: bool) -> None:
+    from edgeexit.key_set import Role
     from edgeexit.signing import key_id, public_key_from_text
 
     if as_json:
@@ -173,7 +174,8 @@ def _print(document: "KeySet", signatures: int, *, as_json: bool) -> None:
         return
     rows = [
         (role, f"{entry.threshold} of {len(entry.keys)}", " ".join(key_id(public_key_from_text(k)) for k in entry.keys))
-        for role, entry in document.roles.items()
+        for role in get_args(Role)
+        if (entry := document.roles.get(role)) is not None
     ]
     title = f"Key set {document.version} of fleet {document.fleet}, {signatures} signatures"
     print_table(title, ("role", "must sign", "ids of the keys"), rows)

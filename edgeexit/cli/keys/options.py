@@ -17,11 +17,13 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machine
 FleetOption = Annotated[str, typer.Option(help="Name of the fleet.")]
 
 
-def open_authority(folder: Path, *, create: bool = False) -> "AuthorityFolder":
-    """Return the authority in a folder; a passphrase of its key comes from the environment or the terminal."""
+def open_authority(folder: Path, *, create: bool = False, passphrase: str | None = None) -> "AuthorityFolder":
+    """Return the authority in a folder; the passphrase of its key is given, or from the environment or the terminal."""
     from edgeexit.pki import AuthorityFolder
 
-    return AuthorityFolder(folder, create=create, passphrase=lambda: read_passphrase(folder / "ca" / "ca.key"))
+    return AuthorityFolder(
+        folder, create=create, passphrase=lambda: passphrase or read_passphrase(folder / "ca" / "ca.key")
+    )
 
 
 def print_certificates(title: str, entries: "Sequence[IssuedCertificate]", *, as_json: bool) -> None:
