@@ -29,7 +29,8 @@ from edgeexit.wire.messages import (
     encode,
 )
 from edgeexit.wire.publication import PacketTooLargeError, Publication
-from edgeexit.wire.session import BrokerSession, Delivery, SessionOptions
+from edgeexit.wire.session import BrokerSession
+from edgeexit.wire.session_options import Delivery, SessionOptions
 from edgeexit.wire.topics import (
     DeviceAddress,
     UpKind,

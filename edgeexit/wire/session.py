@@ -1,80 +1,29 @@
-"""A broker session that reconnects automatically: MQTT 5 with fallback to 3.1.1, exponential back-off with jitter.
+"""A session at the broker that reconnects by itself: MQTT 5 with fallback to 3.1.1, back-off with jitter.
 
-The agent and the calibrator both use it. The session queues no messages: while the broker is not connected, `publish`
-returns False, and the caller sends the message again from its outbox or database.
+The agent and the calibrator both use it. It queues nothing while the broker is not connected: `publish` returns None,
+and the caller sends the message again from its outbox or database. Nothing of a connection that ended is sent again.
 """
 
 import logging
-import random
 import threading
 import time
-from collections.abc import Callable, Sequence
-from enum import Enum
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
 import msgspec
-import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 
+from edgeexit.limited_log import LimitedLog
 from edgeexit.wire.broker_config import BrokerConfig
-from edgeexit.wire.publication import PacketTooLargeError, Publication
+from edgeexit.wire.broker_connection import BrokerConnection
+from edgeexit.wire.broker_limits import BrokerLimits
+from edgeexit.wire.callbacks import SessionCallbacks
+from edgeexit.wire.publication import Publication
+from edgeexit.wire.reconnecting import ConnectionEnd, Ending, Reconnecting, Version
+from edgeexit.wire.session_options import Delivery, SessionOptions
 
 _log = logging.getLogger(__name__)
 
-_FIRST_DELAY_S: Final = 0.5
-_MAX_DELAY_S: Final = 30.0
-_CONNACK_TIMEOUT_S: Final = 10.0
-_STABLE_S: Final = 30.0
-"""A connection that lasted longer was stable: the back-off starts again with the first delay."""
-_ATTEMPTS: Final = 2
-"""Connections without a CONNACK after which the other protocol version is tried."""
-_ATTEMPTS_PROVEN: Final = 10
-"""The same after a connection with this version: then the broker probably restarts, and still supports the version."""
-_NO_CONNACK: Final = "no CONNACK"
-_UNSUPPORTED_PROTOCOL: Final = "Unsupported protocol version"
-
-
-class _ConnectionEnd(Enum):
-    """How a connection, or the attempt to connect, ended."""
-
-    UNREACHABLE = "no TCP connection"
-    NOT_ACCEPTED = "no CONNACK, or one that refuses the client"
-    LOST = "the accepted connection was lost"
-
-
-class Delivery(msgspec.Struct, frozen=True, kw_only=True):
-    """A received message. With `manual_ack`, the receiver calls `ack` when it has processed the message."""
-
-    topic: str
-    payload: bytes
-    ack: Callable[[], object]
-    retain: bool = False
-    """True: the broker stored the message before this client subscribed."""
-    qos: int = 1
-    """QoS with which the message arrived: the lower one of the publisher's and the subscription's."""
-    dup: bool = False
-    """True: the broker sent the message before, and may not have received the acknowledgement."""
-
-
-class SessionOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Options of a client's session at the broker."""
-
-    client_id: str
-    """Id of this client, the same at every start; the broker stores the session under this id."""
-    subscriptions: tuple[str, ...] = ()
-    """Topic filters; the client subscribes to them with QoS 1 at every connect."""
-    will: tuple[str, bytes] | None = None
-    """Topic and payload that the broker publishes (retained, QoS 1) when the connection is lost."""
-    session_expiry_s: int = 24 * 3600
-    """Seconds for which the broker stores subscriptions and queued messages while the client is offline; 0: each
-    connection starts a clean session, and the broker sends the retained messages again."""
-    manual_ack: bool = False
-    """True: a message is acknowledged to the broker when the receiver calls `Delivery.ack`, not when it arrives."""
-    receive_maximum: int | None = None
-    """Maximum number of messages that the broker sends before they are acknowledged (MQTT 5); None: the broker's own
-    limit."""
+_JOIN_TIMEOUT_S: Final = 3.0
 
 
 class BrokerSession:
@@ -91,6 +40,9 @@ class BrokerSession:
             quota. The refusal is logged, too.
         on_progress: called when a publication is acknowledged, refused or ended.
 
+    Attributes:
+        taken_over: number of connections that ended because another client with the same id has connected.
+
     """
 
     def __init__(
@@ -103,24 +55,20 @@ class BrokerSession:
         on_refused: Callable[[str], None] = lambda _: None,
         on_progress: Callable[[], None] = lambda: None,
     ) -> None:
+        self.taken_over = 0
         self._config = config
-        self._host, self._port, self._tls = config.endpoint()
         self._options = options
-        self._on_message = on_message
-        self._on_connect = on_connect
-        self._on_refused = on_refused
-        self._on_progress = on_progress
-        self._publications: dict[int, Publication] = {}
-        self._max_packet: int | None = None
-        self._protocol = MQTTProtocolVersion.MQTTv5
-        self._proven = False
-        self._connected_s = 0.0
-        self._client: paho.Client | None = None
-        self._last_publish: paho.MQTTMessageInfo | None = None
-        self._unmatched: dict[int, tuple[str | None, Any]] = {}
-        """Message id -> (topic, reason code), of which one is not known yet."""
-        self._refusal = ""
-        self._last_error = _NO_CONNACK
+        endpoint = config.endpoint()
+        self._place = f"{endpoint.host}:{endpoint.port}"
+        self._callbacks = SessionCallbacks(on_message, on_connect, on_refused, on_progress)
+        self._repeats = LimitedLog(_log)
+        self._reconnecting = Reconnecting()
+        self._will_limits = BrokerLimits()
+        self._lock = threading.Lock()
+        self._connection: BrokerConnection | None = None
+        self._last_error = "not connected yet"
+        self._logged: str | None = None
+        """The reason that the last line of the log names; None after a connect."""
         self._connected = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"mqtt-{options.client_id}", daemon=True)
@@ -131,18 +79,31 @@ class BrokerSession:
         return self._connected.is_set()
 
     @property
+    def version(self) -> Version:
+        """The version of MQTT of the present or the next connection."""
+        return self._reconnecting.version
+
+    @property
     def last_error(self) -> str:
-        """Why the last attempt to connect failed, or how the last connection ended."""
+        """One line: why the last attempt to connect failed, or how the last connection ended."""
         return self._last_error
+
+    @property
+    def problem(self) -> str | None:
+        """One line: why the client is not connected, or what does not work although it is, e.g. a subscription."""
+        connection = self._connection
+        return connection.problem if connection is not None and self.connected else self._last_error
 
     @property
     def unacked_bytes(self) -> int:
         """Bytes of the packets that were published on this connection and are not acknowledged."""
-        return sum(publication.size for publication in tuple(self._publications.values()))
+        connection = self._connection
+        return 0 if connection is None else connection.outgoing.unacked_bytes
 
     def max_payload(self, topic: str) -> int | None:
         """Return the maximum bytes of a payload on this topic that the broker accepts; None if it names no maximum."""
-        return None if self._max_packet is None else max(0, self._max_packet - len(topic.encode()) - 16)
+        connection = self._connection
+        return None if connection is None else connection.outgoing.limits.max_payload(topic)
 
     def wait_connected(self, timeout_s: float) -> bool:
         """Wait until the client is connected; return False after the timeout."""
@@ -153,14 +114,22 @@ class BrokerSession:
         self._thread.start()
 
     def stop(self, *, drain_s: float = 2.0) -> None:
-        """Wait up to `drain_s` until the broker has received the last message, then disconnect and end the thread."""
-        if self.connected and self._last_publish is not None:
-            self._last_publish.wait_for_publish(drain_s)
-        self._stopping.set()
-        if self._client is not None:
-            self._client.disconnect()
-        if self._thread.is_alive():
-            self._thread.join(timeout=10)
+        """Wait up to `drain_s` until the broker has received all messages, then disconnect and end the thread.
+
+        Returns after at most `drain_s` + 3 seconds.
+        """
+        deadline = time.monotonic() + drain_s
+        connection = self._connection
+        in_thread = threading.current_thread() is self._thread
+        for publication in [] if connection is None or in_thread else connection.outgoing.unfinished():
+            publication.wait(max(0.0, deadline - time.monotonic()))
+        with self._lock:
+            self._stopping.set()
+            connection = self._connection
+        if connection is not None:
+            connection.close()
+        if self._thread.is_alive() and not in_thread:
+            self._thread.join(timeout=_JOIN_TIMEOUT_S)
 
     def publish(
         self, topic: str, payload: bytes, *, retain: bool = False, expiry_s: int | None = None
@@ -169,201 +138,68 @@ class BrokerSession:
 
         With `expiry_s` and MQTT 5, the broker discards the message if it cannot deliver it within this time.
 
-        Raises PacketTooLargeError if the payload is larger than the broker accepts.
+        Raises PacketTooLargeError if the payload is larger than the broker accepts, and MessageError for a topic that
+        is not valid.
         """
-        client = self._client
-        if client is None or not self.connected:
-            return None
-        limit = self.max_payload(topic)
-        if limit is not None and len(payload) > limit:
-            raise PacketTooLargeError(topic, size=len(payload), limit=limit)
-        properties = None
-        if expiry_s is not None and self._protocol == MQTTProtocolVersion.MQTTv5:
-            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-            properties.MessageExpiryInterval = expiry_s
-        publication = Publication(topic, len(topic.encode()) + len(payload) + 16)
-        info = client.publish(topic, payload, qos=1, retain=retain, properties=properties)
-        if info.rc != paho.MQTT_ERR_SUCCESS:
-            return None
-        self._publications[info.mid] = publication
-        self._match(info.mid, topic=topic)
-        self._last_publish = info
-        return publication
+        connection = self._connection
+        return None if connection is None else connection.publish(topic, payload, retain=retain, expiry_s=expiry_s)
 
     def _run(self) -> None:
-        delay_s, not_accepted, logged = _FIRST_DELAY_S, 0, False
         while not self._stopping.is_set():
-            self._refusal = ""
-            end, reason = self._connect_once()
-            self._last_error = reason
+            try:
+                ending = self._connect_once()
+            except Exception as error:  # noqa: BLE001 - the thread must not end
+                self._repeats.error(type(error).__name__, "the broker session failed: %s", error, exc_info=error)
+                ending = Ending(ConnectionEnd.UNREACHABLE, f"{type(error).__name__}: {error}")
             if self._stopping.is_set():
-                return
-            if end is _ConnectionEnd.LOST:
-                not_accepted, logged = 0, False
-                _log.warning(
-                    "lost the connection to the broker at %s:%s (%s); reconnecting", self._host, self._port, reason
-                )
-                if self._connected_s > _STABLE_S:
-                    delay_s = _FIRST_DELAY_S
-            elif not logged:
-                logged = True
-                _log.warning("cannot connect to the broker at %s:%s (%s); retrying", self._host, self._port, reason)
-            if end is _ConnectionEnd.NOT_ACCEPTED:
-                not_accepted += 1
-                attempts = _ATTEMPTS_PROVEN if self._proven else _ATTEMPTS
-                if not_accepted >= attempts or reason == _UNSUPPORTED_PROTOCOL:
-                    self._change_protocol()
-                    not_accepted = 0
-            self._stopping.wait(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not cryptography
-            delay_s = min(delay_s * 2, _MAX_DELAY_S)
+                break
+            self._record(ending)
+            before = self.version
+            delay_s = self._reconnecting.ended(ending, now=time.monotonic())
+            if self.version != before:
+                self._repeats.info(self.version, "next attempt with MQTT %s", self.version)
+            self._repeats.flush()
+            self._stopping.wait(delay_s)
+        self._repeats.close()
 
-    def _connect_once(self) -> tuple["_ConnectionEnd", str]:
-        """Connect and run until the connection ends; return how it ended and why."""
-        try:
-            client = self._new_client()
-            client.connect(self._host, self._port, keepalive=30, **self._connect_options())
-        except (OSError, ValueError) as error:
-            return _ConnectionEnd.UNREACHABLE, str(error)
-        self._client = client
-        accepted = False
-        started = time.monotonic()
-        try:
-            while client.loop(timeout=0.5) == paho.MQTT_ERR_SUCCESS and not self._refusal:
-                accepted = accepted or self.connected
-                if self._stopping.is_set() and not client.is_connected():
-                    break
-                if not accepted and time.monotonic() - started > _CONNACK_TIMEOUT_S:
-                    break
-        except Exception:  # noqa: BLE001 - a malformed packet must not end the thread
-            _log.exception("broker session failed; reconnecting")
-        accepted = accepted or self.connected
-        self._connected.clear()
-        client.disconnect()
-        self._unmatched.clear()
-        while self._publications:
-            self._publications.popitem()[1].end()
-        self._call(self._on_progress)
-        if accepted:
-            self._proven = True
-            self._connected_s = time.monotonic() - started
-            return _ConnectionEnd.LOST, self._refusal or "connection closed"
-        return _ConnectionEnd.NOT_ACCEPTED, self._refusal or _NO_CONNACK
-
-    def _new_client(self) -> paho.Client:
-        version5 = self._protocol == MQTTProtocolVersion.MQTTv5
-        client = paho.Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=self._options.client_id,
-            clean_session=None if version5 else self._options.session_expiry_s == 0,
-            protocol=self._protocol,
-            manual_ack=self._options.manual_ack,
+    def _connect_once(self) -> Ending:
+        connection = BrokerConnection(
+            self._config,
+            self._options,
+            self.version,
+            self._callbacks,
+            on_connect=self._handle_connect,
+            will_limits=self._will_limits,
         )
-        client.on_connect = self._handle_connect
-        client.on_message = self._handle_message
-        client.on_publish = self._handle_publish
-        client.on_subscribe = self._handle_subscribe
-        client.on_disconnect = self._handle_disconnect
-        # With this callback only the network thread writes to the socket. Otherwise paho also writes from the threads
-        # that publish or acknowledge, packets are reordered, and brokers disconnect a client that acknowledges out of
-        # order.
-        client.on_socket_register_write = lambda *_: None
-        if self._tls:
-            client.tls_set(self._config.ca_file, self._config.certificate_file, self._config.key_file)
-        if self._config.username is not None:
-            client.username_pw_set(self._config.username, self._password())
-        if self._options.will is not None:
-            topic, payload = self._options.will
-            client.will_set(topic, payload, qos=1, retain=True)
-        return client
+        with self._lock:
+            if self._stopping.is_set():
+                connection.close()
+            self._connection = connection
+        try:
+            return connection.run()
+        finally:
+            self._connected.clear()
+            reason = connection.reason
+            if reason.retain_refused or reason.qos_refused:
+                self._will_limits = msgspec.structs.replace(
+                    self._will_limits,
+                    retain=self._will_limits.retain and not reason.retain_refused,
+                    max_qos=0 if reason.qos_refused else self._will_limits.max_qos,
+                )
 
-    def _connect_options(self) -> dict[str, Any]:
-        if self._protocol != MQTTProtocolVersion.MQTTv5:
-            return {}
-        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-        properties.SessionExpiryInterval = self._options.session_expiry_s
-        return {"clean_start": self._options.session_expiry_s == 0, "properties": properties}
-
-    def _change_protocol(self) -> None:
-        version5, version3 = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
-        self._protocol = version3 if self._protocol == version5 else version5
-        self._proven = False
-        _log.warning("trying to connect with MQTT %s", "3.1.1" if self._protocol == version3 else "5")
-
-    def _password(self) -> str | None:
-        if self._config.password_file is None:
-            return None
-        with open(self._config.password_file, encoding="utf-8") as file:  # noqa: PTH123 - reads only the first line
-            return file.readline().rstrip("\n")
-
-    def _handle_connect(self, client: paho.Client, _user: object, _flags: object, code: Any, _props: object) -> None:
-        if code.is_failure:
-            self._refusal = str(code)
-            return
-        self._max_packet = getattr(_props, "MaximumPacketSize", None)
-        for topic in self._options.subscriptions:
-            client.subscribe(topic, qos=1)
+    def _handle_connect(self) -> None:
+        """Record a new connection, before the callback of the session."""
+        self._reconnecting.accepted()
+        self._logged = None
         self._connected.set()
-        _log.info("connected to the broker at %s:%s", self._host, self._port)
-        self._call(self._on_connect)
+        self._repeats.info("connected", "connected to the broker at %s with MQTT %s", self._place, self.version)
 
-    def _handle_disconnect(
-        self, _client: paho.Client, _user: object, _flags: object, code: Any, _props: object
-    ) -> None:
-        if code.is_failure:
-            taken_over = "taken over" in str(code)
-            self._refusal = (
-                f"{code}: does another client use the id '{self._options.client_id}'?" if taken_over else str(code)
-            )
-
-    def _handle_publish(self, _client: paho.Client, _user: object, mid: int, code: Any, _props: object) -> None:
-        self._match(mid, code=code)
-
-    def _match(self, mid: int, *, topic: str | None = None, code: Any = None) -> None:
-        """Match the topic of a published message with the broker's reason code, and log a refusal.
-
-        Called once with the topic and once with the code, in any order. There is no lock, because paho holds its own
-        lock in the callback and needs it in `publish`.
-        """
-        first = self._unmatched.setdefault(mid, (topic, code))
-        if first == (topic, code):
+    def _record(self, ending: Ending) -> None:
+        """Log the reason, if it is not the one that the last line names."""
+        self._last_error = ending.reason
+        self.taken_over += ending.taken_over
+        if ending.reason == self._logged:
             return
-        self._unmatched.pop(mid, None)
-        if (publication := self._publications.pop(mid, None)) is not None:
-            refused = code if code is not None else first[1]
-            publication.acknowledge(str(refused) if refused is not None and refused.is_failure else None)
-            self._call(self._on_progress)
-        topic, code = topic or first[0], code or first[1]
-        if code is not None and code.is_failure:
-            _log.warning("the broker refuses a message on %s: %s", topic, code)
-            self._call(self._on_refused, topic)
-
-    def _handle_subscribe(
-        self, _client: paho.Client, _user: object, _mid: int, codes: Sequence[Any], _props: object
-    ) -> None:
-        for code in codes:
-            if code.is_failure:
-                _log.warning(
-                    "the broker refuses one of the subscriptions %s: %s", ", ".join(self._options.subscriptions), code
-                )
-
-    def _handle_message(self, client: paho.Client, _user: object, message: paho.MQTTMessage) -> None:
-        def ack() -> object:
-            return client.ack(message.mid, message.qos)
-
-        delivery = Delivery(
-            topic=message.topic,
-            payload=bytes(message.payload),
-            ack=ack,
-            retain=message.retain,
-            qos=message.qos,
-            dup=message.dup,
-        )
-        self._call(self._on_message, delivery)
-
-    @staticmethod
-    def _call(function: Callable[..., None], *arguments: object) -> None:
-        """Call a callback in the network thread; its exceptions must not end the thread."""
-        try:
-            function(*arguments)
-        except Exception:  # noqa: BLE001 - see above
-            _log.exception("a callback of the broker session failed")
+        self._logged = ending.reason
+        text = "lost the connection to" if ending.end is ConnectionEnd.LOST else "cannot connect to"
+        self._repeats.warning((text, ending.reason), f"{text} the broker at %s: %s", self._place, ending.reason)

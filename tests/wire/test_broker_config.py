@@ -4,6 +4,7 @@ import pytest
 
 from edgeexit.errors import ConfigError
 from edgeexit.wire import BrokerConfig
+from edgeexit.wire.broker_config import BrokerEndpoint
 
 
 @pytest.mark.parametrize("url", ["localhost", "http://localhost:1883", "mqtt://", "mqtt://host:port"])
@@ -19,8 +20,8 @@ def test_a_url_with_credentials_is_refused_and_the_error_does_not_repeat_them():
 
 
 def test_the_default_port_is_1883_without_and_8883_with_tls():
-    assert BrokerConfig(url="mqtt://a").endpoint() == ("a", 1883, False)
-    assert BrokerConfig(url="mqtts://a").endpoint() == ("a", 8883, True)
+    assert BrokerConfig(url="mqtt://a").endpoint() == BrokerEndpoint("a", 1883, tls=False)
+    assert BrokerConfig(url="mqtts://a").endpoint() == BrokerEndpoint("a", 8883, tls=True)
 
 
 @pytest.mark.parametrize("field", ["ca_file", "certificate_file"])

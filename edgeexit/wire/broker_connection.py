@@ -1,0 +1,238 @@
+"""One connection to the broker, from TCP to its end, in the thread of the session.
+
+All calls of paho happen in this thread; other threads only append to queues and wake it.
+"""
+
+import logging
+import ssl
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import MQTTErrorCode
+
+from edgeexit.limited_log import LimitedLog
+from edgeexit.wire.broker_config import BrokerConfig
+from edgeexit.wire.broker_limits import BrokerLimits
+from edgeexit.wire.callbacks import SessionCallbacks
+from edgeexit.wire.ending_reason import EndingReason
+from edgeexit.wire.failure_reason import failure_reason
+from edgeexit.wire.mqtt_client import MqttClient
+from edgeexit.wire.outgoing import Outgoing
+from edgeexit.wire.packet_loop import PacketLoop
+from edgeexit.wire.publication import Publication
+from edgeexit.wire.reconnecting import ConnectionEnd, Ending, Version
+from edgeexit.wire.session_options import Delivery, SessionOptions
+from edgeexit.wire.tcp_connection import ConnectGuard
+from edgeexit.wire.wakeup import Wakeup
+
+_repeats: Final = LimitedLog(logging.getLogger(__name__))
+
+_CONNECT_LIMIT_S: Final = 60.0
+_CONNACK_TIMEOUT_S: Final = 15.0
+_SUBACK_TIMEOUT_S: Final = 60.0
+_DISCONNECT_TIMEOUT_S: Final = 1.0
+_WAIT_S: Final = 60.0
+
+
+class BrokerConnection:
+    """One attempt to connect, and the connection. `run` blocks until it ends; the other methods are thread-safe.
+
+    Args:
+        config: where the broker is.
+        options: options of the session.
+        version: version of MQTT.
+        callbacks: of the session.
+        on_connect: called after the broker has accepted the connection and before the callbacks of the session.
+        will_limits: what the broker accepts of a will, as far as it is known from earlier connections.
+
+    """
+
+    def __init__(
+        self,
+        config: BrokerConfig,
+        options: SessionOptions,
+        version: Version,
+        callbacks: SessionCallbacks,
+        *,
+        on_connect: Callable[[], None],
+        will_limits: BrokerLimits,
+    ) -> None:
+        self._endpoint = config.endpoint()
+        self._options = options
+        self._callbacks = callbacks
+        self._on_connect = on_connect
+        self._guard = ConnectGuard(_CONNECT_LIMIT_S)
+        self._client = MqttClient(config, options, version, self._guard, will_limits=will_limits)
+        self._client.on_connect = self._handle_connect
+        self._client.on_message = self._handle_message
+        self._client.on_publish = self._handle_publish
+        self._client.on_subscribe = self._handle_subscribe
+        self._client.on_disconnect = self._handle_disconnect
+        self.outgoing = Outgoing(self._client, callbacks)
+        self.reason = EndingReason(options.client_id)
+        self._wakeup = Wakeup()
+        self._connected_at: float | None = None
+        self._is_connected = False
+        self._is_silent = False
+        self._closing = threading.Event()
+        self._acks: deque[tuple[int, int]] = deque()
+        self._suback_due: float | None = None
+        self._subscription_problem: str | None = None
+
+    @property
+    def connected(self) -> bool:
+        """True from the CONNACK until the end."""
+        return self._is_connected
+
+    @property
+    def problem(self) -> str | None:
+        """What does not work although the client is connected."""
+        return self._subscription_problem or self.outgoing.limits.problem
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool, expiry_s: int | None) -> Publication | None:
+        """Queue a message; return None if the client is not connected."""
+        publication = self.outgoing.publish(topic, payload, retain=retain, expiry_s=expiry_s)
+        self._wakeup.wake()
+        return publication
+
+    def close(self) -> None:
+        """Disconnect: `run` ends within about a second, unless a host name is being resolved."""
+        self._closing.set()
+        self._guard.abort()
+        self._wakeup.wake()
+
+    def run(self) -> Ending:
+        """Connect, and process packets until the connection ends; return how and why it ended."""
+        try:
+            if self._closing.is_set():
+                return Ending(ConnectionEnd.UNREACHABLE, "stopped")
+            try:
+                with self._guard:
+                    self._client.open()
+            except Exception as error:  # noqa: BLE001 - paho raises many kinds, and the thread must not end
+                return Ending(ConnectionEnd.UNREACHABLE, self._connect_failure(error))
+            result = MQTTErrorCode.MQTT_ERR_SUCCESS
+            try:
+                result = self._process_packets()
+            except Exception as error:  # noqa: BLE001 - malformed packets, too
+                self.reason.add(f"the broker sent a malformed packet ({type(error).__name__}: {error})")
+            return self._ending(result)
+        finally:
+            self._is_connected = False
+            self._client.close()
+            self.outgoing.end()
+            self._wakeup.close()
+
+    def _process_packets(self) -> MQTTErrorCode:
+        connack_due = time.monotonic() + _CONNACK_TIMEOUT_S
+        disconnect_due: float | None = None
+        with PacketLoop(self._client, self._wakeup) as loop:
+            while loop.is_open:
+                now = time.monotonic()
+                if self._closing.is_set() and disconnect_due is None:
+                    disconnect_due = now + _DISCONNECT_TIMEOUT_S
+                    self._client.disconnect()
+                if disconnect_due is not None and now >= disconnect_due:
+                    break
+                if self._connected_at is None and now >= connack_due:
+                    self._is_silent = True
+                    self.reason.add(f"no answer to CONNECT within {_CONNACK_TIMEOUT_S:g} s")
+                    break
+                self._check_suback(now)
+                while self._acks:
+                    self._client.ack(*self._acks.popleft())
+                self.outgoing.hand_over()
+                due = [one for one in (disconnect_due, self._suback_due) if one is not None]
+                if self._connected_at is None:
+                    due.append(connack_due)
+                loop.step(0.0 if self.outgoing.can_hand_over else min(due, default=now + _WAIT_S) - now)
+        if loop.problem is not None:
+            self.reason.add(loop.problem)
+        return loop.result
+
+    def _connect_failure(self, error: Exception) -> str:
+        if self._guard.expired:
+            return f"timeout: no connection within {_CONNECT_LIMIT_S:g} s"
+        return failure_reason(error, self._endpoint, tcp_connected=self._client.tcp_connected)
+
+    def _ending(self, result: MQTTErrorCode) -> Ending:
+        """Return how the connection ended; a reason that the broker stated comes before what the client observed."""
+        reason, error = self.reason, self._client.socket_error
+        self.reason.add_old_connack(self._client.first_packet)
+        if error is not None:
+            reason.add(failure_reason(error, self._endpoint, tcp_connected=True))
+        if result == MQTTErrorCode.MQTT_ERR_PROTOCOL:
+            reason.add("the broker sent a malformed packet")
+        if self._connected_at is not None:
+            text = reason.text or "the broker closed the connection"
+            lasted_s = time.monotonic() - self._connected_at
+            return Ending(ConnectionEnd.LOST, text, lasted_s=lasted_s, taken_over=reason.taken_over)
+        text = reason.text or "the broker closed the connection instead of answering CONNECT"
+        end = reason.end or ConnectionEnd.UNANSWERED
+        if isinstance(error, ssl.SSLError):  # an alert that rejects the client's certificate
+            end = ConnectionEnd.UNREACHABLE
+        return Ending(end, text, silent=self._is_silent)
+
+    def _check_suback(self, now: float) -> None:
+        if self._suback_due is not None and now >= self._suback_due:
+            self._suback_due = None
+            self._report_subscription(f"the broker does not answer the subscription to {self._filters}")
+
+    def _report_subscription(self, problem: str) -> None:
+        self._subscription_problem = problem
+        _repeats.warning(problem, "%s; this client is connected, but gets no messages", problem)
+
+    @property
+    def _filters(self) -> str:
+        return ", ".join(f"'{one}'" for one in self._options.subscriptions)
+
+    def _handle_connect(self, client: paho.Client, _user: object, _flags: object, code: Any, properties: Any) -> None:
+        if code.is_failure:
+            self.reason.add_connack(code, properties)
+            return
+        self._connected_at = time.monotonic()
+        if self._options.subscriptions:
+            client.subscribe([(one, 1) for one in self._options.subscriptions])
+            self._suback_due = self._connected_at + _SUBACK_TIMEOUT_S
+        self.outgoing.open(BrokerLimits.from_connack(properties))
+        self._is_connected = True
+        self._on_connect()
+        self._callbacks.connected()
+
+    def _handle_disconnect(self, _client: paho.Client, _user: object, flags: Any, code: Any, properties: Any) -> None:
+        self.reason.add_disconnect(code, properties, from_broker=flags.is_disconnect_packet_from_server)
+
+    def _handle_publish(self, _client: paho.Client, _user: object, mid: int, code: Any, _properties: object) -> None:
+        self.outgoing.acknowledge(mid, code)
+
+    def _handle_subscribe(
+        self, _client: paho.Client, _user: object, _mid: int, codes: Sequence[Any], _properties: object
+    ) -> None:
+        self._suback_due = None
+        self._subscription_problem = None
+        for topic, code in zip(self._options.subscriptions, codes, strict=False):
+            if code.is_failure:
+                self._report_subscription(f"the broker refuses the subscription to '{topic}': {code}")
+
+    def _handle_message(self, _client: paho.Client, _user: object, message: paho.MQTTMessage) -> None:
+        mid, qos = message.mid, message.qos
+
+        def ack() -> None:
+            if self._options.manual_ack and qos:
+                self._acks.append((mid, qos))
+                self._wakeup.wake()
+
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            _repeats.warning("topic", "a message was ignored: its topic is not UTF-8")
+            ack()
+            return
+        payload = bytes(message.payload)
+        self._callbacks.message(
+            Delivery(topic=topic, payload=payload, ack=ack, retain=message.retain, qos=qos, dup=message.dup)
+        )

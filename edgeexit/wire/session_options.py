@@ -1,0 +1,45 @@
+"""Options of a session at the broker, and the messages that it delivers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+
+class Delivery(msgspec.Struct, frozen=True, kw_only=True):
+    """A received message. With `manual_ack`, the receiver calls `ack` when it has processed the message."""
+
+    topic: str
+    payload: bytes
+    ack: Callable[[], object]
+    """Can be called from every thread. It has no effect after the end of the connection: the broker sends the message
+    again on the next one."""
+    retain: bool = False
+    """True: the broker stored the message before this client subscribed."""
+    qos: int = 1
+    """QoS with which the message arrived: the lower one of the publisher's and the subscription's."""
+    dup: bool = False
+    """True: the broker sent the message before, and may not have received the acknowledgement."""
+
+
+class SessionOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Options of a client's session at the broker."""
+
+    client_id: str
+    """Id of this client, the same at every start; the broker stores the session under this id."""
+    subscriptions: tuple[str, ...] = ()
+    """Topic filters; the client subscribes to them with QoS 1 at every connect."""
+    will: tuple[str, bytes] | None = None
+    """Topic and payload that the broker publishes (retained, QoS 1) when the connection is lost."""
+    session_expiry_s: int = 24 * 3600
+    """Seconds for which the broker stores subscriptions and queued messages while the client is offline; 0: each
+    connection starts a clean session, and the broker sends the retained messages again."""
+    manual_ack: bool = False
+    """True: a message is acknowledged to the broker when the receiver calls `Delivery.ack`, not when it arrives."""
+    receive_maximum: int | None = None
+    """Maximum number of messages that the broker sends before they are acknowledged (MQTT 5); None: the broker's own
+    limit."""
+    keepalive_s: int = 30
+    """Seconds without traffic after which the client sends a PINGREQ; a broker with MQTT 5 can override it. If nothing
+    arrives for as long again, the connection is lost."""

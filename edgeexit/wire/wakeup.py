@@ -1,0 +1,37 @@
+"""Wakes an event loop from another thread: a socket pair that is readable after a call of `wake`."""
+
+import contextlib
+import socket
+
+
+class Wakeup:
+    """Register it for reading with a selector; call `clear` before the loop looks for what it was woken for."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)  # noqa: FBT003
+        self._writer.setblocking(False)  # noqa: FBT003
+        self._is_set = False
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait for."""
+        return self._reader.fileno()
+
+    def wake(self) -> None:
+        """Wake the loop; thread-safe, and cheap if it is about to wake up."""
+        if not self._is_set:
+            self._is_set = True
+            with contextlib.suppress(OSError):  # full: it wakes up; closed: it has ended
+                self._writer.send(b"\0")
+
+    def clear(self) -> None:
+        """Make it unreadable until the next `wake`."""
+        if self._is_set:
+            with contextlib.suppress(BlockingIOError):
+                self._reader.recv(64)
+            self._is_set = False
+
+    def close(self) -> None:
+        """Close both sockets."""
+        self._reader.close()
+        self._writer.close()
