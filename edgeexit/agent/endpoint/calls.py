@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -23,19 +22,19 @@ if TYPE_CHECKING:
     from edgeexit.agent.endpoint.infer_call import InferCall
     from edgeexit.agent.endpoint.service import InferenceService
 
-_log = logging.getLogger(__name__)
-
 _MAX_FEEDBACK_BYTES: Final = 1024 * 1024
-_MODEL: Final = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(/infer|/ready)?")
+_MODEL: Final = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(/infer|/ready|/config|/stats)?")
+_METHODS: Final = {"GET": ("GET", "HEAD"), "POST": ("POST",)}
+"""Method of a call -> the methods that a client may use; the response to HEAD has no body."""
 
 
 class _Route:
-    """A call, and the method that it needs."""
+    """A call, and the methods that it takes."""
 
-    __slots__ = ("call", "method")
+    __slots__ = ("call", "methods")
 
     def __init__(self, method: str, call: Call) -> None:
-        self.method = method
+        self.methods = _METHODS[method]
         self.call = call
 
 
@@ -57,8 +56,7 @@ class _ImmediateCall:
         except RefusalError as refusal:
             response = error_response(refusal)
         except Exception as error:  # noqa: BLE001 - every error becomes a response
-            if self._service.is_new_failure(error):
-                _log.error("a request failed", exc_info=error)
+            self._service.log_failure(error)
             response = error_response(
                 RefusalError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error; see the log of the agent")
             )
@@ -77,12 +75,15 @@ class CallRouter:
         self._infer = _Route("POST", infer)
         self._ready = _Route("GET", _ImmediateCall(service, self._reply_ready))
         self._model = _Route("GET", _ImmediateCall(service, lambda _: encode_json(service.model)))
+        self._config = _Route("GET", _ImmediateCall(service, lambda _: encode_json(service.configuration)))
+        self._stats = _Route("GET", _ImmediateCall(service, self._reply_statistics))
         server = _Route("GET", _ImmediateCall(service, lambda _: encode_json(service.server)))
         self._routes: Mapping[bytes, _Route] = {
             b"/v2": server,
             b"/v2/": server,
             b"/v2/health/live": _Route("GET", _ImmediateCall(service, lambda _: b"{}")),
             b"/v2/health/ready": self._ready,
+            b"/v2/models/stats": self._stats,
             b"/v2/repository/index": _Route("POST", _ImmediateCall(service, self._reply_index)),
             b"/edgeexit/v1/feedback": _Route(
                 "POST",
@@ -99,14 +100,12 @@ class CallRouter:
         headers = head.headers
         refuse_web_pages(headers, None if is_local_socket else self._hosts, version=head.version)
         route = self._routes.get(head.target) or self._resolve(head.target)
-        if head.method != route.method:
+        if head.method not in route.methods:
             raise RefusalError(
                 HTTPStatus.METHOD_NOT_ALLOWED,
-                f"{head.method} {_printable(head.target)}: Method Not Allowed; use {route.method}",
-                allow=route.method,
+                f"{head.method} {_printable(head.target)}: Method Not Allowed; use {route.methods[0]}",
+                headers={"Allow": ", ".join(route.methods)},
             )
-        if headers.get("content-encoding", "identity") != "identity":
-            raise RefusalError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "compressed bodies are not supported")
         return route.call
 
     def _model_routes(self) -> dict[bytes, _Route]:
@@ -116,7 +115,13 @@ class CallRouter:
         return {
             path + end: route
             for path in (base, *(base + b"/versions/" + version.encode() for version in model.versions))
-            for end, route in ((b"", self._model), (b"/ready", self._ready), (b"/infer", self._infer))
+            for end, route in (
+                (b"", self._model),
+                (b"/ready", self._ready),
+                (b"/infer", self._infer),
+                (b"/config", self._config),
+                (b"/stats", self._stats),
+            )
         }
 
     def _resolve(self, target: bytes) -> _Route:
@@ -153,6 +158,11 @@ class CallRouter:
         model = self._service.model
         state = "READY" if self._service.ready else "UNAVAILABLE"
         return encode_json([RepositoryEntry(name=model.name, version=model.versions[0], state=state)])
+
+    def _reply_statistics(self, body: bytes | bytearray) -> bytes:
+        """Report the requests since the start."""
+        del body
+        return encode_json({"model_stats": [self._service.statistics]})
 
     def _reply_feedback(self, body: bytes | bytearray) -> bytes:
         """Attach labels to the audited samples of an earlier inference."""

@@ -82,16 +82,22 @@ class InferRequest(NamedTuple):
 class _Parameters(msgspec.Struct):
     binary_data_size: Annotated[int, msgspec.Meta(ge=0)] | None = None
     binary_data: bool | None = None
-    binary_data_output: bool = False
+    binary_data_output: bool | None = None
     classification: int | None = None
+    """Number of classes to return instead of the tensor; 0: the tensor."""
     shared_memory_region: str | None = None
+
+
+_NO_PARAMETERS: Final = _Parameters()
+_NULL: Final = b"null"
+"""Some clients write optional fields that have no value as null, which means the same as leaving them out."""
 
 
 class _Input(msgspec.Struct):
     name: str
     shape: msgspec.Raw
     datatype: str
-    parameters: _Parameters = msgspec.field(default_factory=_Parameters)
+    parameters: _Parameters | None = None
     data: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
 
 
@@ -101,19 +107,19 @@ class _FlatInput(msgspec.Struct):
     name: str
     shape: msgspec.Raw
     datatype: str
-    parameters: _Parameters = msgspec.field(default_factory=_Parameters)
+    parameters: _Parameters | None = None
     data: list[float] | None = None
 
 
 class _Output(msgspec.Struct):
     name: str
-    parameters: _Parameters = msgspec.field(default_factory=_Parameters)
+    parameters: _Parameters | None = None
 
 
 class _InferDocument(msgspec.Struct):
     inputs: list[_Input]
     id: RequestId | None = None
-    parameters: _Parameters = msgspec.field(default_factory=_Parameters)
+    parameters: _Parameters | None = None
     outputs: list[_Output] | None = None
 
 
@@ -122,7 +128,7 @@ class _FlatDocument(msgspec.Struct):
 
     inputs: list[_FlatInput]
     id: RequestId | None = None
-    parameters: _Parameters = msgspec.field(default_factory=_Parameters)
+    parameters: _Parameters | None = None
     outputs: list[_Output] | None = None
 
 
@@ -264,10 +270,16 @@ def _decode_shape(tensor: _Input | _FlatInput) -> tuple[int, ...]:
 
 def _decode_tensor(tensor: _Input | _FlatInput, shape: tuple[int, ...], rest: memoryview) -> tuple[Array, memoryview]:
     """Return the array of an input, and the bytes that follow it."""
-    name, size = tensor.name, tensor.parameters.binary_data_size
-    if tensor.parameters.shared_memory_region is not None:
+    name, parameters = tensor.name, tensor.parameters or _NO_PARAMETERS
+    size = parameters.binary_data_size
+    if parameters.shared_memory_region is not None:
         raise ProtocolError(f"input '{name}' is in shared memory, which is not supported; send its data")
-    data = memoryview(tensor.data) if isinstance(tensor.data, msgspec.Raw) else tensor.data
+    data: memoryview | list[float] | None
+    if isinstance(tensor.data, msgspec.Raw):
+        text = memoryview(tensor.data)
+        data = None if len(text) == len(_NULL) and bytes(text) == _NULL else text
+    else:
+        data = tensor.data
     if size is None:
         if not data:
             raise ProtocolError(f"input '{name}' has neither data nor binary_data_size; send one of them")
@@ -283,17 +295,17 @@ def _decode_tensor(tensor: _Input | _FlatInput, shape: tuple[int, ...], rest: me
 
 def _requested_outputs(request: _InferDocument | _FlatDocument, known: Sequence[str]) -> tuple[RequestedOutput, ...]:
     """Return the outputs that the request names, or `OUTPUTS`. Raises ProtocolError for an output that is not known."""
-    by_default = request.parameters.binary_data_output
+    by_default = bool((request.parameters or _NO_PARAMETERS).binary_data_output)
     if not request.outputs:
         return tuple(RequestedOutput(name, by_default) for name in OUTPUTS)
     requested: dict[str, RequestedOutput] = {}
     for output in request.outputs:
-        name, parameters = output.name, output.parameters
+        name, parameters = output.name, output.parameters or _NO_PARAMETERS
         if name not in known:
             raise ProtocolError(f"there is no output '{name[:100]}'; the outputs are {', '.join(known)}")
         if name in requested:
             raise ProtocolError(f"output '{name}' is requested twice")
-        if parameters.classification is not None or parameters.shared_memory_region is not None:
+        if parameters.classification or parameters.shared_memory_region is not None:
             raise ProtocolError(
                 f"output '{name}' is only available as a tensor; classification and shared memory are not supported"
             )

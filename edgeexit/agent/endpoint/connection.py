@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import select
 import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Protocol, cast
@@ -19,13 +20,18 @@ from edgeexit.agent.endpoint.response import CONTINUE, Response, ResponseWriter,
 from edgeexit.errors import OverloadedError
 
 if TYPE_CHECKING:
+    import socket
+
     from edgeexit.agent.config import EndpointConfig
     from edgeexit.agent.endpoint.admission import Admission
     from edgeexit.agent.endpoint.connections import Connections
     from edgeexit.agent.endpoint.head import RequestHead
+    from edgeexit.limited_log import LimitedLog
 
 _LINGER_S: Final = 2.0
 """After an error, what the client still sends is dropped for this long, so that it can read the response."""
+_PROBE_S: Final = 0.05
+"""How often it is checked whether a client that sends no more still waits for its response."""
 
 
 class Call(Protocol):
@@ -52,8 +58,16 @@ class Router(Protocol):
 class ConnectionContext:
     """What all connections share."""
 
-    def __init__(self, config: EndpointConfig, router: Router, admission: Admission, connections: Connections) -> None:
+    def __init__(
+        self,
+        config: EndpointConfig,
+        router: Router,
+        admission: Admission,
+        connections: Connections,
+        limited: LimitedLog,
+    ) -> None:
         self.config = config
+        self.limited = limited
         self.router = router
         self.admission = admission
         self.connections = connections
@@ -73,6 +87,8 @@ class ClientConnection(asyncio.Protocol):
         self._is_local_socket = False
         self._call: Call | None = None
         self._is_running = False
+        self._is_half_closed = False
+        """True: the client sends no more, and may wait for its response."""
 
     # Called by asyncio.
 
@@ -96,8 +112,14 @@ class ClientConnection(asyncio.Protocol):
         self.state, self.deadline = CLOSING, math.inf
         self._reader.take_body()
 
-    def eof_received(self) -> None:
-        """Close the connection: a client that sends no more is gone."""
+    def eof_received(self) -> bool:
+        """Keep the connection until the response is sent: a client may close its sending side after the request."""
+        self._is_half_closed = True
+        if self.state in {HEAD, BODY}:
+            self._fail(RefusalError(HTTPStatus.BAD_REQUEST, "the request ended before it was complete"))
+        elif self.state == BUSY:
+            asyncio.get_running_loop().call_later(_PROBE_S, self._probe, True)  # noqa: FBT003 - a callback's argument
+        return self.state in {BUSY, SENDING}
 
     def resume_writing(self) -> None:
         """Continue after the client has read its response."""
@@ -147,6 +169,10 @@ class ClientConnection(asyncio.Protocol):
     def send_continue(self) -> None:
         """Ask the client to send the body."""
         self._transport.write(CONTINUE)
+
+    def log_internal_error(self, error: BaseException | None) -> None:
+        """Log an error that is not the client's."""
+        self._context.limited.error(repr(error), "a request could not be parsed: %s", error, exc_info=error)
 
     # Called by calls.
 
@@ -250,6 +276,8 @@ class ClientConnection(asyncio.Protocol):
                     "requests cannot be pipelined; send the next one after the response to the previous one",
                 )
             )
+        elif self._is_half_closed:
+            self.close()
         else:
             self._reader.next_request()
             self._enter(IDLE, self._context.config.idle_timeout_s)
@@ -265,6 +293,31 @@ class ClientConnection(asyncio.Protocol):
 
     def _close_gently(self) -> None:
         """Close the sending side, and drop what still arrives: closing at once could discard the response."""
+        if self._is_half_closed:
+            self.close()
+            return
         self._enter(CLOSING, _LINGER_S)
         if self._transport.can_write_eof():
             self._transport.write_eof()
+
+    def _probe(self, first: bool) -> None:  # noqa: FBT001 - a callback
+        """Cancel the request of a client that sends no more if it has disconnected.
+
+        Over TCP, a client that has disconnected looks like one that has closed its sending side, until something is
+        sent to it: a 100 response, which clients ignore (RFC 9110, section 15.2).
+        """
+        if self.state != BUSY or self._transport.is_closing():
+            return
+        if _is_disconnected(self._transport.get_extra_info("socket")):
+            self.abort()
+            return
+        if first and not self._is_local_socket and self._reader.head.version != "1.0":
+            self._transport.write(CONTINUE)
+        asyncio.get_running_loop().call_later(_PROBE_S, self._probe, False)  # noqa: FBT003 - a callback's argument
+
+
+def _is_disconnected(opened: socket.socket) -> bool:
+    """Return True if both directions of a socket are closed."""
+    poll = select.poll()
+    poll.register(opened.fileno(), 0)
+    return any(events & (select.POLLHUP | select.POLLERR) for _, events in poll.poll(0))

@@ -41,7 +41,7 @@ class Connections:
         """Add a connection. Return False if there is no room, and the connection must be refused."""
         has_room = True
         while has_room and len(self._open) >= self._max_connections:  # refused ones that are still open count, too
-            has_room = self._make_room()
+            has_room = self.make_room()
         self._open[connection] = None
         return has_room
 
@@ -60,6 +60,19 @@ class Connections:
             unsent -= connection.unsent_bytes
             connection.abort()
 
+    def make_room(self) -> bool:
+        """Close a connection that does no work. Return False if all of them work."""
+        oldest = time.monotonic() - _MIN_AGE_S
+        for states, latest in (((CLOSING, IDLE), float("inf")), ((HEAD, BODY), oldest)):
+            candidates = [one for one in self._open if one.state in states and one.since <= latest]
+            if candidates:
+                counts = Counter(one.peer for one in candidates)
+                victim = min(candidates, key=lambda one: (-counts[one.peer], one.since))
+                del self._open[victim]
+                victim.evict()
+                return True
+        return False
+
     def close_all(self) -> None:
         """Close all connections after what has been written to them is sent."""
         for connection in list(self._open):
@@ -77,16 +90,3 @@ class Connections:
             now = time.monotonic()
             for connection in [one for one in self._open if one.deadline <= now]:
                 connection.time_out()
-
-    def _make_room(self) -> bool:
-        """Close a connection that does no work. Return False if all of them work."""
-        oldest = time.monotonic() - _MIN_AGE_S
-        for states, latest in (((CLOSING, IDLE), float("inf")), ((HEAD, BODY), oldest)):
-            candidates = [one for one in self._open if one.state in states and one.since <= latest]
-            if candidates:
-                counts = Counter(one.peer for one in candidates)
-                victim = min(candidates, key=lambda one: (-counts[one.peer], one.since))
-                del self._open[victim]
-                victim.evict()
-                return True
-        return False

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from edgeexit.agent.active_policy import ActivePolicy
     from edgeexit.agent.agent import Agent
+    from edgeexit.agent.endpoint.statistics import ModelStatistics
     from edgeexit.datasets import Inputs
     from edgeexit.runtime import Inference
 
@@ -107,10 +108,19 @@ class Dispatcher:
         loop: the endpoint's loop.
         rule: decides which jobs run in the loop's thread.
         max_waiting: maximum samples that wait for the loop's thread.
+        statistics: where batches are counted; a request that the scheduler runs counts as one.
 
     """
 
-    def __init__(self, agent: Agent, loop: asyncio.AbstractEventLoop, rule: InlineRule, *, max_waiting: int) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        loop: asyncio.AbstractEventLoop,
+        rule: InlineRule,
+        *,
+        max_waiting: int,
+        statistics: ModelStatistics,
+    ) -> None:
         self._agent = agent
         self._loop = loop
         self._rule = rule
@@ -118,6 +128,7 @@ class Dispatcher:
         self._group: deque[InferJob] = deque()
         self._group_samples = 0
         self._in_scheduler = 0
+        self._statistics = statistics
         self._completed: deque[tuple[InferJob, ActivePolicy, Future[Inference]]] = deque()
         self._wakes_loop = False
 
@@ -156,6 +167,7 @@ class Dispatcher:
             self._loop.call_soon(self._run_group)
         if not jobs:
             return
+        self._statistics.execution_count += 1
         started = time.perf_counter()
         active: ActivePolicy | None = None
         results: Sequence[Inference | Exception]
@@ -170,6 +182,7 @@ class Dispatcher:
     def _submit_to_scheduler(self, job: InferJob) -> None:
         active, job.future = self._agent.submit(job.inputs, id=job.id)
         self._in_scheduler += 1
+        self._statistics.execution_count += 1
 
         def complete(future: Future[Inference]) -> None:
             self._completed.append((job, active, future))

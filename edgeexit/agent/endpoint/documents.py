@@ -1,4 +1,4 @@
-"""The documents of the protocol's metadata calls: server, model and repository index."""
+"""The documents of the protocol's metadata calls: server, model, Triton's model configuration and repository index."""
 
 import msgspec
 
@@ -34,6 +34,35 @@ class ModelMetadata(msgspec.Struct, frozen=True):
     outputs: tuple[TensorMetadata, ...]
 
 
+class TensorConfig(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An input or output tensor in Triton's model configuration."""
+
+    name: str
+    data_type: str
+    """`TYPE_` and the datatype of the protocol."""
+    dims: tuple[int, ...]
+    """Without the dimension of the batch; -1 is a dynamic dimension."""
+    reshape: dict[str, tuple[int, ...]] | None = None
+    """How Triton describes a tensor that has no other dimension than that of the batch."""
+
+
+class ModelConfiguration(msgspec.Struct, frozen=True):
+    """`GET /v2/models/{name}/config`: the fields of Triton's model configuration that have a meaning here.
+
+    github.com/triton-inference-server/server, docs/protocol/extension_model_configuration.md
+    """
+
+    name: str
+    platform: str
+    backend: str
+    version_policy: dict[str, dict[str, int]]
+    max_batch_size: int
+    """Maximum samples of a request while others are pending."""
+    input: tuple[TensorConfig, ...]
+    output: tuple[TensorConfig, ...]
+    dynamic_batching: dict[str, int]
+
+
 class RepositoryEntry(msgspec.Struct, frozen=True):
     """One entry of `POST /v2/repository/index`."""
 
@@ -45,7 +74,11 @@ class RepositoryEntry(msgspec.Struct, frozen=True):
 
 def server_metadata() -> ServerMetadata:
     """Return name, version and protocol extensions of this server."""
-    return ServerMetadata(name="edgeexit", version=__version__, extensions=("binary_tensor_data", "model_repository"))
+    return ServerMetadata(
+        name="edgeexit",
+        version=__version__,
+        extensions=("binary_tensor_data", "model_configuration", "model_repository", "statistics"),
+    )
 
 
 def model_metadata(manifest: Manifest, digest: str) -> ModelMetadata:
@@ -70,6 +103,30 @@ def model_metadata(manifest: Manifest, digest: str) -> ModelMetadata:
                 for name, spec in manifest.stages[-1].companions.items()
             ),
         ),
+    )
+
+
+def model_configuration(model: ModelMetadata, *, max_waiting: int, max_delay_ms: float) -> ModelConfiguration:
+    """Return what Triton's clients read: the tensors without the dimension of the batch, and how batches are formed."""
+    return ModelConfiguration(
+        name=model.name,
+        platform=model.platform,
+        backend=model.platform,
+        version_policy={"latest": {"num_versions": 1}},
+        max_batch_size=max_waiting,
+        input=tuple(_tensor_config(tensor) for tensor in model.inputs),
+        output=tuple(_tensor_config(tensor) for tensor in model.outputs),
+        dynamic_batching={"max_queue_delay_microseconds": round(max_delay_ms * 1000)},
+    )
+
+
+def _tensor_config(tensor: TensorMetadata) -> TensorConfig:
+    dims = tensor.shape[1:]
+    return TensorConfig(
+        name=tensor.name,
+        data_type=f"TYPE_{tensor.datatype}",
+        dims=dims or (1,),
+        reshape=None if dims else {"shape": ()},
     )
 
 

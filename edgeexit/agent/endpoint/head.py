@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 from typing import Final
 
@@ -10,6 +11,8 @@ from edgeexit.agent.endpoint.refusal import RefusalError
 MAX_LENGTH_DIGITS: Final = 16
 """A length with this many digits or more is not valid."""
 
+_ABSOLUTE: Final = re.compile(rb"https?://([^/?#]*)([^#]*)", re.IGNORECASE)
+"""A target as clients send it to proxies; servers accept it, too (RFC 9112, section 3.2.2)."""
 _LINE_BYTES: Final = len(": \r\n")
 _VERSIONS: Final = ("1.1", "1.0")
 _ONCE: Final = frozenset(
@@ -63,6 +66,8 @@ class RequestHead:
     def complete(self, method: bytes, version: str, *, upgrade: bool) -> None:
         """Set what is known after the last header. Raises RefusalError for what the endpoint does not speak."""
         self.method, self.version = method.decode("latin-1"), version
+        if not self.target.startswith(b"/"):
+            self._take_path()
         if version not in _VERSIONS:
             raise RefusalError(
                 HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, f"HTTP/{version} is not supported; use HTTP/1.1", close=True
@@ -86,6 +91,15 @@ class RequestHead:
             raise RefusalError(
                 HTTPStatus.EXPECTATION_FAILED, f"the expectation '{expectation[:100]}' is not supported", close=True
             )
+
+    def _take_path(self) -> None:
+        """Reduce an absolute target to its path; its host counts, not that of the header."""
+        found = _ABSOLUTE.fullmatch(self.target)
+        if found is not None:
+            path = found[2]
+            self.target = path if path.startswith(b"/") else b"/" + path
+            if "host" in self.headers or self.version == "1.0":
+                self.headers["host"] = found[1].decode("latin-1")
 
     @property
     def waits_for_continue(self) -> bool:

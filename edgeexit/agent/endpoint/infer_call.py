@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import time
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from edgeexit.agent.endpoint.head import RequestHead
     from edgeexit.agent.endpoint.service import InferenceService
     from edgeexit.runtime import Inference
-
-_log = logging.getLogger(__name__)
 
 _BYTES: Final = b"application/octet-stream"
 _HEADER_LENGTH: Final = "inference-header-content-length"
@@ -74,17 +72,19 @@ class InferCall:
 
     def start(self, connection: ClientConnection, head: RequestHead, body: bytes | bytearray) -> None:
         """Run the samples under the active policy."""
+        started_ns = time.perf_counter_ns()
         try:
             header_length = _header_length(head)
             if len(body) <= _LONG_BYTES:
-                self._submit(connection, self._decode(body, header_length))
+                self._submit(connection, self._decode(body, header_length), started_ns)
                 return
         except Exception as error:
-            raise self._refusal(error) from error
+            raise self._refusal(error, started_ns) from error
         self._in_coder(
             connection,
             lambda: self._decode(body, header_length),
-            lambda request: self._submit_or_refuse(connection, request),
+            lambda request: self._submit_or_refuse(connection, request, started_ns),
+            started_ns,
         )
 
     def cancel(self, connection: ClientConnection) -> None:
@@ -101,27 +101,42 @@ class InferCall:
         self._limit.check(request.inputs)
         return request
 
-    def _submit_or_refuse(self, connection: ClientConnection, request: InferRequest) -> None:
+    def _submit_or_refuse(self, connection: ClientConnection, request: InferRequest, started_ns: int) -> None:
         try:
-            self._submit(connection, request)
+            self._submit(connection, request, started_ns)
         except Exception as error:  # noqa: BLE001 - every error becomes a response
-            self._refuse(connection, error)
+            self._refuse(connection, error, started_ns)
 
-    def _submit(self, connection: ClientConnection, request: InferRequest) -> None:
+    def _submit(self, connection: ClientConnection, request: InferRequest, started_ns: int) -> None:
+        decoded_ns = time.perf_counter_ns()
+
         def done(active: ActivePolicy | None, result: Inference | BaseException) -> None:
             self._jobs.pop(connection, None)
             if isinstance(result, BaseException) or active is None:
-                self._refuse(connection, result)
+                self._refuse(connection, result, started_ns)
                 return
+            inferred_ns = time.perf_counter_ns()
+            samples = len(result.exits)
+
+            def respond(response: Response) -> None:
+                self._service.statistics.record_success(
+                    samples,
+                    started_ns=started_ns,
+                    decoded_ns=decoded_ns,
+                    inferred_ns=inferred_ns,
+                    encoded_ns=time.perf_counter_ns(),
+                )
+                connection.respond(response)
+
             if result.outputs.size > _LONG_NUMBERS:
-                self._in_coder(connection, lambda: self._encode(request, active, result), connection.respond)
+                self._in_coder(connection, lambda: self._encode(request, active, result), respond, started_ns)
                 return
             try:
                 response = self._encode(request, active, result)
             except Exception as error:  # noqa: BLE001 - every error becomes a response
-                self._refuse(connection, error)
+                self._refuse(connection, error, started_ns)
             else:
-                connection.respond(response)
+                respond(response)
 
         job = InferJob(request.inputs, request.id, done)
         self._dispatcher.submit(job)
@@ -141,7 +156,13 @@ class InferCall:
             return Response(body, content_type=JSON)
         return Response(body, content_type=_BYTES, headers=b"Inference-Header-Content-Length: %d\r\n" % header_length)
 
-    def _in_coder(self, connection: ClientConnection, code: Callable[[], Any], then: Callable[[Any], None]) -> None:
+    def _in_coder(
+        self,
+        connection: ClientConnection,
+        code: Callable[[], Any],
+        then: Callable[[Any], None],
+        started_ns: int,
+    ) -> None:
         """Run `code` in the coder's thread, and `then` with its result in the loop, unless the client disconnects."""
         coding = self._codings[connection] = _Coding(code)
 
@@ -155,28 +176,25 @@ class InferCall:
             if error is None:
                 then(done.result())
             else:
-                self._refuse(connection, error)
+                self._refuse(connection, error, started_ns)
 
         self._loop.run_in_executor(self._coder, coding).add_done_callback(finish)
 
-    def _refuse(self, connection: ClientConnection, error: Any) -> None:
-        connection.respond(error_response(self._refusal(error)))
+    def _refuse(self, connection: ClientConnection, error: Any, started_ns: int) -> None:
+        connection.respond(error_response(self._refusal(error, started_ns)))
 
-    def _refusal(self, error: BaseException) -> RefusalError:
-        """Return the refusal for an error; details of an internal error go to the log only."""
+    def _refusal(self, error: BaseException, started_ns: int) -> RefusalError:
+        """Count a failure, and return the refusal for it; details of an internal error go to the log only."""
+        self._service.statistics.record_failure(time.perf_counter_ns() - started_ns)
         if isinstance(error, RefusalError):
             return error
         if isinstance(error, OverloadedError):
             return RefusalError(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
         if isinstance(error, ProtocolError | DataError):
             return RefusalError(HTTPStatus.BAD_REQUEST, str(error))
-        is_new = self._service.is_new_failure(error)
+        self._service.log_failure(error)
         if isinstance(error, InferenceError):
-            if is_new:
-                _log.warning("a request failed: %s", error)
             return RefusalError(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
-        if is_new:
-            _log.error("a request failed", exc_info=error)
         return RefusalError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error; see the log of the agent")
 
 

@@ -75,6 +75,11 @@ class Listeners:
             self.local.socket.close()
 
     @property
+    def sockets(self) -> tuple[socket.socket, ...]:
+        """All listening sockets."""
+        return self.tcp if self.local is None else (*self.tcp, self.local.socket)
+
+    @property
     def addresses(self) -> tuple[str, ...]:
         """What to log: `http://HOST:PORT`, and the path of the Unix domain socket."""
         tcp = (f"http://{address_of(self.tcp[0])}",) if self.tcp else ()

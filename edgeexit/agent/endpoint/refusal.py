@@ -1,5 +1,6 @@
 """The error that refuses a request with an HTTP status and one line for the client."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
 
 
@@ -10,13 +11,15 @@ class RefusalError(Exception):
         status: HTTP status of the response.
         text: one line for the client.
         close: whether the connection is closed at once, because what follows the request cannot be trusted.
-        allow: the method that the call needs, for a 405.
+        headers: further headers of the response.
 
     """
 
-    def __init__(self, status: HTTPStatus, text: str, *, close: bool = False, allow: str = "") -> None:
+    def __init__(
+        self, status: HTTPStatus, text: str, *, close: bool = False, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(text)
         self.status = status
         self.text = text
         self.close = close
-        self.allow = allow
+        self.headers = headers or {}

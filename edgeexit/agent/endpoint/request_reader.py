@@ -6,17 +6,15 @@ is refused.
 
 from __future__ import annotations
 
-import logging
 from http import HTTPStatus
 from typing import Final, Protocol
 
 import httptools
 
+from edgeexit.agent.endpoint.content_coding import BodyInflater, content_coding
 from edgeexit.agent.endpoint.head import RequestHead
 from edgeexit.agent.endpoint.refusal import RefusalError
 from edgeexit.errors import OverloadedError
-
-_log = logging.getLogger(__name__)
 
 _MAX_HEAD_BYTES: Final = 16 * 1024
 _MAX_TRAILER_BYTES: Final = 4 * 1024
@@ -48,6 +46,9 @@ class Receiver(Protocol):
 
     def send_continue(self) -> None:
         """Ask the client to send the body."""
+
+    def log_internal_error(self, error: BaseException | None) -> None:
+        """Log an error that is not the client's."""
 
 
 class _EarlyRequestError(Exception):
@@ -83,6 +84,9 @@ class RequestReader:
         self.has_early_request = False
         self._limit = 0
         self._body: bytes | bytearray = b""
+        self._held = 0
+        """Bytes of the body that count against its limit: those after decompression."""
+        self._inflater: BodyInflater | None = None
         self._received = 0
         """Bytes of the body, including dropped ones."""
         self._raw = 0
@@ -128,8 +132,8 @@ class RequestReader:
         if not self.in_head:
             raise _EarlyRequestError
         self.head, self.refusal = RequestHead(), None
-        self._limit = self._received = 0
-        self._body = b""
+        self._limit = self._held = self._received = 0
+        self._body, self._inflater = b"", None
 
     def on_url(self, url: bytes) -> None:
         """Receive the target, or a part of it."""
@@ -154,6 +158,8 @@ class RequestReader:
             self._limit = self._receiver.find_call(head).max_body_bytes
             if 0 < self._limit < head.declared_size:
                 raise _too_large(self._limit)
+            if self._limit and (coding := content_coding(head.headers)) != "identity":
+                self._inflater = BodyInflater(coding)
         except RefusalError as refusal:
             # A client that is still sending may miss a response, so a body of reasonable size is received first.
             if refusal.close or head.waits_for_continue or head.declared_size > self._max_drained:
@@ -167,23 +173,33 @@ class RequestReader:
         self._received += len(chunk)
         if self.refusal is None and self._limit:
             try:
-                if self._received > self._limit:  # it had no Content-Length
-                    raise _too_large(self._limit)
-                self._receiver.hold(len(chunk))
+                if self._inflater is None:
+                    self._append(chunk)
+                else:
+                    for piece in self._inflater.inflate(chunk):
+                        self._append(piece)
             except OverloadedError as error:
                 self._drop_body(RefusalError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)))
             except RefusalError as refusal:
                 self._drop_body(refusal)
-            else:
-                self._append(chunk)
         elif self._received > self._max_drained:
             raise self.refusal or _too_large(self._max_drained)
 
     def on_message_complete(self) -> None:
         """Mark the request as complete; it starts when the parser has returned."""
         self.is_complete = True
+        if self._inflater is not None and self.refusal is None and self._received:
+            try:
+                self._inflater.finish()
+            except RefusalError as refusal:
+                self._drop_body(refusal)
 
     def _append(self, chunk: bytes) -> None:
+        """Add bytes to the body. Raises RefusalError or OverloadedError if there is no room for them."""
+        self._held += len(chunk)
+        if self._held > self._limit:  # a declared length counts before decompression, and there may be none
+            raise _too_large(self._limit)
+        self._receiver.hold(len(chunk))
         if not self._body:
             self._body = chunk
             return
@@ -192,7 +208,7 @@ class RequestReader:
         self._body += chunk
 
     def _drop_body(self, refusal: RefusalError) -> None:
-        self.refusal, self._body = refusal, b""
+        self.refusal, self._body, self._inflater = refusal, b"", None
         self._receiver.drop()
 
     def _parse(self, data: bytes) -> None:
@@ -206,7 +222,7 @@ class RequestReader:
             if isinstance(cause, _EarlyRequestError):
                 self.has_early_request = True
                 return
-            _log.error("a request could not be parsed", exc_info=cause)
+            self._receiver.log_internal_error(cause)
             raise RefusalError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error; see the log of the agent") from error
         except httptools.HttpParserInvalidMethodError as error:
             if self.is_complete:

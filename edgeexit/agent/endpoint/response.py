@@ -66,7 +66,7 @@ class ResponseWriter:
 
 def error_response(refusal: RefusalError) -> Response:
     """Return `{"error": ...}` on one line."""
-    headers = b"Allow: %b\r\n" % refusal.allow.encode() if refusal.allow else b""
+    headers = "".join(f"{name}: {value}\r\n" for name, value in refusal.headers.items()).encode()
     if refusal.status is HTTPStatus.SERVICE_UNAVAILABLE:
         headers += _RETRY_AFTER
     return Response(encode_json({"error": refusal.text}), status=refusal.status, headers=headers)

@@ -10,15 +10,18 @@ from typing import Final
 
 from edgeexit.agent.agent import Agent
 from edgeexit.agent.config import EndpointConfig
+from edgeexit.agent.endpoint.accepting import Acceptor
 from edgeexit.agent.endpoint.admission import Admission
 from edgeexit.agent.endpoint.calls import CallRouter
 from edgeexit.agent.endpoint.connection import ClientConnection, ConnectionContext
 from edgeexit.agent.endpoint.connections import Connections
+from edgeexit.agent.endpoint.descriptors import connection_limit
 from edgeexit.agent.endpoint.dispatch import Dispatcher, InlineRule
 from edgeexit.agent.endpoint.hosts import HostRule
 from edgeexit.agent.endpoint.infer_call import InferCall
 from edgeexit.agent.endpoint.listening import Listeners, address_of, is_loopback, listen
 from edgeexit.agent.endpoint.service import InferenceService
+from edgeexit.limited_log import LimitedLog
 
 _log = logging.getLogger(__name__)
 
@@ -27,6 +30,7 @@ _HELD_BODIES: Final = 4
 _STOP_S: Final = 10.0
 _CLOSE_S: Final = 1.0
 _STOP_POLL_S: Final = 0.02
+_FLUSH_LOG_S: Final = 60.0
 
 
 class Endpoint:
@@ -47,19 +51,22 @@ class Endpoint:
         self._service = InferenceService(agent, config)
         max_bytes = _HELD_BODIES * config.max_body_bytes
         self._admission = Admission(max_requests=config.max_requests, max_bytes=max_bytes)
-        self._connections = Connections(
-            config.max_connections,
-            max_unsent_bytes=max_bytes,
-            shortest_timeout_s=min(config.idle_timeout_s, config.header_timeout_s, config.transfer_timeout_s),
-        )
+        self._max_unsent_bytes = max_bytes
         self._thread = threading.Thread(target=self._run, name="agent-endpoint", daemon=True)
         self._listeners = listeners
         self._serving: Future[asyncio.AbstractEventLoop] = Future()
+        self._connections: Connections
         self._stopped: asyncio.Event
 
     def __enter__(self) -> "Endpoint":
         """Listen and start to serve."""
         self._listeners = self._listeners or listen(self._config)
+        config = self._config
+        self._connections = Connections(
+            connection_limit(config.max_connections),
+            max_unsent_bytes=self._max_unsent_bytes,
+            shortest_timeout_s=min(config.idle_timeout_s, config.header_timeout_s, config.transfer_timeout_s),
+        )
         self._thread.start()
         self._serving.result()
         _log.info(
@@ -132,29 +139,35 @@ class Endpoint:
             golden_ms=golden_ms,
             golden_elements=golden_elements,
         )
-        dispatcher = Dispatcher(self._agent, loop, rule, max_waiting=settings.max_waiting)
+        dispatcher = Dispatcher(
+            self._agent, loop, rule, max_waiting=settings.max_waiting, statistics=self._service.statistics
+        )
         infer = InferCall(self._service, dispatcher, loop)
+        limited = self._service.limited
+        loop.set_exception_handler(
+            lambda _, context: limited.error(
+                (context["message"], repr(context.get("exception"))),
+                "the endpoint: %s: %s",
+                context["message"],
+                repr(context.get("exception")),
+                exc_info=context.get("exception"),
+            )
+        )
         router = CallRouter(self._service, infer, HostRule((self._config.host, *self._config.hosts)))
-        context = ConnectionContext(self._config, router, self._admission, self._connections)
+        context = ConnectionContext(self._config, router, self._admission, self._connections, limited)
         listeners = self._open_listeners
-        servers = [
-            await loop.create_server(
-                lambda: ClientConnection(context), sock=opened, backlog=self._config.max_connections
-            )
-            for opened in listeners.tcp
-        ]
-        if listeners.local is not None:
-            servers.append(
-                await loop.create_unix_server(
-                    lambda: ClientConnection(context), sock=listeners.local.socket, backlog=self._config.max_connections
-                )
-            )
+        acceptor = Acceptor(
+            loop,
+            listeners.sockets,
+            make_protocol=lambda: ClientConnection(context),
+            make_room=self._connections.make_room,
+            limited=limited,
+        )
         self._stopped = asyncio.Event()
-        watching = loop.create_task(self._connections.watch())
+        watching = asyncio.gather(self._connections.watch(), _flush_periodically(limited))
         self._serving.set_result(loop)
         await self._stopped.wait()
-        for server in servers:
-            server.close()
+        acceptor.close()
         if listeners.local is not None:
             listeners.local.remove()
         self._admission.close()  # open connections could send more requests
@@ -171,3 +184,10 @@ class Endpoint:
         with contextlib.suppress(asyncio.CancelledError):
             await watching
         infer.close()
+        limited.close()
+
+
+async def _flush_periodically(limited: LimitedLog) -> None:
+    while True:
+        await asyncio.sleep(_FLUSH_LOG_S)
+        limited.flush()

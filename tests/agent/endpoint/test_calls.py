@@ -93,12 +93,8 @@ def test_an_error_of_the_client_has_a_status_and_a_reason(client: Any) -> None:
             "400",
             "there is no output 'logits'",
         ),
-        (lambda: client.get_inference_statistics("tiny"), "404", "there is no call /v2/models/tiny/stats"),
-        (
-            lambda: client.infer("tiny", make_input(binary=True), request_compression_algorithm="gzip"),
-            "415",
-            "compressed",
-        ),
+        (client.get_log_settings, "404", "there is no call /v2/logging"),
+        (lambda: client.load_model("tiny"), "404", "there is no call /v2/repository/models/tiny/load"),
     ]
     for call, status, text in wrong:
         with pytest.raises(InferenceServerException, match=text) as caught:

@@ -167,7 +167,8 @@ GOOD = {"name": "a", "shape": [2], "datatype": "FP32", "data": [1, 2]}
         ({"shape": [-2]}, "shape"),
         ({"shape": [2] * 17}, "shape"),
         ({"shape": [2**62, 2**62]}, "2 elements"),
-        ({"data": None}, "the data of input 'a' is not FP32"),
+        ({"data": None}, "neither data nor binary_data_size"),
+        ({"data": [None, 1]}, "the data of input 'a' is not FP32"),
         ({"data": ["x", "y"]}, "the data of input 'a' is not FP32"),
         ({"data": [[1], [2, 3]], "shape": [2, 2]}, "the data of input 'a' is not FP32"),
         ({"data": [[1], [2, 3, 4]], "shape": [2, 2]}, "the data of input 'a' is not FP32"),
@@ -229,6 +230,36 @@ def test_a_shape_too_large_for_memory_is_refused() -> None:
 def test_an_invalid_request_is_refused(request_: dict[str, Any], named: str) -> None:
     with pytest.raises(ProtocolError, match=named):
         decode_request(json.dumps(request_).encode(), None, inputs=AnyTensor("a"))
+
+
+@pytest.mark.parametrize("are_floats", [True, False])
+def test_null_means_the_same_as_a_field_that_is_left_out(*, are_floats: bool) -> None:
+    empty = {"parameters": None, "outputs": None, "id": None}
+    requests = [
+        {"inputs": [GOOD]},
+        {"inputs": [{**GOOD, "parameters": None}], **empty},
+        {"inputs": [{**GOOD, "parameters": {"binary_data_size": None, "shared_memory_region": None}}], **empty},
+        {"inputs": [GOOD], "parameters": {"binary_data_output": None}, "outputs": []},
+    ]
+    for request in requests:
+        found = decode_request(json.dumps(request).encode(), None, inputs=AnyTensor("a", are_floats=are_floats))
+        assert (found.id, found.inputs["a"].tolist()) == (None, [1.0, 2.0])
+        assert [output.name for output in found.outputs] == list(OUTPUTS)
+    output = {"name": "exits", "parameters": None}
+    named = decode_request(json.dumps({"inputs": [GOOD], "outputs": [output]}).encode(), None, inputs=AnyTensor("a"))
+    assert named.outputs == (RequestedOutput("exits", binary=False),)
+
+
+def test_null_beside_binary_data_is_not_data() -> None:
+    tensor = {**GOOD, "data": None, "parameters": {"binary_data_size": 8}}
+    header = json.dumps({"inputs": [tensor]}).encode()
+    body = header + np.array([1, 2], "<f4").tobytes()
+    assert decode_request(body, len(header), inputs=AnyTensor("a")).inputs["a"].tolist() == [1.0, 2.0]
+
+
+def test_a_classification_of_zero_classes_is_a_tensor() -> None:
+    request = {"inputs": [GOOD], "outputs": [{"name": "exits", "parameters": {"classification": 0}}]}
+    assert decode_request(json.dumps(request).encode(), None, inputs=AnyTensor("a")).outputs[0].name == "exits"
 
 
 @pytest.mark.parametrize("length", [-1, 10**9])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.agent.endpoint.client import MODEL, Served, infer_request
+from tests.agent.endpoint.client import MODEL, Gate, Served, infer_request
 from tests.agent.fleet import wait_for
 from tests.bundles import INPUT, make_samples
 
@@ -167,14 +167,135 @@ def test_a_client_that_waits_for_continue_is_asked_for_its_body_or_refused(serve
     assert status == 413
 
 
-def test_the_response_to_a_head_request_has_no_body(served: Served) -> None:
+@pytest.mark.parametrize(
+    "path",
+    ["/v2", "/v2/health/live", "/v2/health/ready", MODEL, f"{MODEL}/ready", f"{MODEL}/config"],
+)
+def test_head_gets_the_headers_of_get_and_no_body(served: Served, path: str) -> None:
     with connect(served) as client:
-        client.sendall(LIVE.replace(b"GET", b"HEAD"))
+        found = []
+        for method in ("GET", "HEAD"):
+            client.sendall(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            head, _, body = client.recv(65536).partition(b"\r\n\r\n")
+            found.append((re.sub(rb"Date: .*", b"", head), bool(body)))
+        assert found[0][0] == found[1][0]
+        assert [has_body for _, has_body in found] == [True, False]
+
+
+def test_head_is_not_a_method_of_a_call_that_needs_a_body(served: Served) -> None:
+    with connect(served) as client:
+        client.sendall(POST.replace(b"POST", b"HEAD") + b"\r\n")
         response = client.recv(65536)
         assert response.startswith(b"HTTP/1.1 405")
+        assert b"Allow: POST\r\n" in response
         assert response.endswith(b"\r\n\r\n")
         client.sendall(LIVE)
         assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
+
+
+@pytest.mark.parametrize("method", [b"OPTIONS", b"PUT", b"PATCH", b"TRACE"])
+def test_other_methods_get_a_405_that_names_the_right_ones(served: Served, method: bytes) -> None:
+    with connect(served) as client:
+        client.sendall(LIVE.replace(b"GET", method))
+        response = client.recv(65536)
+        assert response.startswith(b"HTTP/1.1 405")
+        assert b"Allow: GET, HEAD\r\n" in response
+
+
+@pytest.mark.parametrize("content", [LIVE, INFER], ids=["health", "inference"])
+@pytest.mark.parametrize("inline_ms", [0, 1000])
+def test_a_client_that_closes_its_sending_side_gets_its_response(serve: Serve, content: bytes, inline_ms: int) -> None:
+    served = serve(inline_ms=inline_ms)
+    with connect(served) as client:
+        client.sendall(content)
+        client.shutdown(socket.SHUT_WR)
+        received = b""
+        while part := client.recv(65536):
+            received += part
+    ((status, _, _),) = split(received)
+    assert status == 200
+    wait_for(lambda: not served.endpoint.connections, "the connection to be closed")
+
+
+def test_a_client_that_closes_its_sending_side_during_a_long_inference_gets_its_response(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = serve(inline_ms=0)
+    gate = Gate(served, monkeypatch)
+    with connect(served) as client:
+        client.sendall(INFER)
+        assert gate.reached.wait(20)
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"  # shows whether the client still listens
+        gate.open()
+        assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
+        assert client.recv(65536) == b""
+    assert served.requests == 0
+
+
+@pytest.mark.parametrize("content", [LIVE[:20], INFER[:-10], POST + b"Transfer-Encoding: chunked\r\n\r\n3\r\na"])
+def test_a_request_that_ends_before_it_is_complete_gets_a_400(served: Served, content: bytes) -> None:
+    with connect(served) as client:
+        client.sendall(content)
+        client.shutdown(socket.SHUT_WR)
+        received = b""
+        while part := client.recv(65536):
+            received += part
+    ((status, _, body),) = split(received)
+    assert (status, json.loads(body)["error"]) == (400, "the request ended before it was complete")
+    wait_for(lambda: not served.endpoint.connections, "the connection to be closed")
+
+
+def test_a_target_with_scheme_and_host_leads_to_the_same_call(served: Served) -> None:
+    for target, status in (
+        (b"http://localhost/v2", b"200"),
+        (b"HTTP://127.0.0.1:8080/v2?x=1", b"200"),
+        (b"http://localhost/v3", b"404"),
+        (b"http://localhost", b"404"),
+    ):
+        with connect(served) as client:
+            client.sendall(b"GET " + target + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert client.recv(65536).split()[1] == status, target
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "status"),
+    [
+        (b"http://evil.example/v2", b"localhost", 421),
+        (b"http://localhost/v2", b"evil.example", 200),  # the host of the target counts (RFC 9112)
+        (b"http://evil.example@localhost/v2", b"localhost", 421),
+        (b"http:///v2", b"localhost", 421),
+        (b"ftp://localhost/v2", b"localhost", 404),
+        (b"//evil.example/v2", b"localhost", 404),
+    ],
+)
+def test_the_host_of_an_absolute_target_is_checked(served: Served, target: bytes, host: bytes, status: int) -> None:
+    with connect(served) as client:
+        client.sendall(b"GET " + target + b" HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")
+        assert int(client.recv(65536).split()[1]) == status
+
+
+def test_an_absolute_target_does_not_replace_a_missing_host_header(served: Served) -> None:
+    ((status, _, body),) = exchange(served, b"GET http://localhost/v2 HTTP/1.1\r\n\r\n")
+    assert (status, json.loads(body)["error"]) == (400, "the Host header is missing")
+
+
+@pytest.mark.parametrize("spelling", [str.lower, str.upper, str.title])
+def test_the_case_of_header_names_does_not_matter(served: Served, spelling: Callable[[str], str]) -> None:
+    head = "".join(
+        f"{spelling(name)}: {value}\r\n"
+        for name, value in (("host", "localhost"), ("content-type", "application/json"), ("content-length", len(BODY)))
+    )
+    with connect(served) as client:
+        client.sendall(f"POST {MODEL}/infer HTTP/1.1\r\n{head}\r\n".encode() + BODY)
+        assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
+
+
+@pytest.mark.parametrize("path", [f"{MODEL}/", f"{MODEL}/infer/", f"/{MODEL}", MODEL.replace("/tiny", "//tiny")])
+def test_a_slash_too_many_is_another_path_as_in_triton(served: Served, path: str) -> None:
+    with connect(served) as client:
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        assert client.recv(65536).startswith(b"HTTP/1.1 404")
 
 
 def test_queries_and_escapes_lead_to_the_same_call(served: Served) -> None:
