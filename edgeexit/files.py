@@ -1,5 +1,6 @@
 """Writes files so that they survive a power cut, reads regular files only, and computes digests."""
 
+import contextlib
 import ctypes
 import errno
 import hashlib
@@ -21,6 +22,8 @@ _KINDS = {
 }
 _AT_FDCWD = -100  # <fcntl.h>
 _RENAME_EXCHANGE = 2  # <linux/fs.h>
+_NOT_SUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
+"""Errors of a file system that does not have an operation, as opposed to one that fails."""
 
 
 def sha256_of(path: Path) -> str:
@@ -111,7 +114,8 @@ def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     """Write `content` to `path` atomically: after a crash, `path` is the complete old file or the complete new one.
 
     Writes a temporary file in the same folder, then calls fsync, rename, and fsync on the folder. Raises OSError (e.g.
-    disk full, no permission), which names `path`; the temporary file is removed.
+    disk full, no permission), which names `path`; the temporary file is removed. A file system without modes (vfat)
+    gives the file the mode of its mount.
     """
     try:
         _write_and_rename(path, content, mode)
@@ -127,12 +131,29 @@ def _write_and_rename(path: Path, content: bytes, mode: int) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
-            os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
+            _set_mode(file.fileno(), mode)
+            _fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the first error is the cause
+            temporary.unlink(missing_ok=True)
         raise
+
+
+def _set_mode(descriptor: int, mode: int) -> None:
+    try:
+        os.fchmod(descriptor, mode)
+    except OSError as error:  # vfat: EPERM; the file has mode 0600 or that of the mount
+        if error.errno != errno.EPERM and error.errno not in _NOT_SUPPORTED:
+            raise
+
+
+def _fsync(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:  # some network and FUSE file systems cannot flush folders
+        if error.errno not in _NOT_SUPPORTED:
+            raise
 
 
 def exchange(first: Path, second: Path) -> bool:
@@ -148,7 +169,7 @@ def fsync_file(file: Path) -> None:
     """Flush the content of an existing file to disk. Raises OSError if it fails."""
     handle = os.open(file, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        _fsync(handle)
     finally:
         os.close(handle)
 

@@ -26,6 +26,11 @@ def bin_of(latency_ms: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     return np.minimum((octaves * _BINS_PER_OCTAVE).astype(np.int64), BIN_COUNT - 1)
 
 
+def bin_edge_ms(index: int) -> float:
+    """Return the lower edge of a bin in ms; 0 for the first bin."""
+    return 0.0 if index == 0 else float(_FIRST_EDGE_MS * 2 ** (index / _BINS_PER_OCTAVE))
+
+
 def bin_centre_ms(index: int) -> float:
     """Return the geometric centre of a bin in ms."""
     return float(_FIRST_EDGE_MS * 2 ** ((index + 0.5) / _BINS_PER_OCTAVE))

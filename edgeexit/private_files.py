@@ -86,7 +86,10 @@ def _reduce(path: Path, status: os.stat_result, mode: int) -> None:
     found = stat.S_IMODE(status.st_mode)
     try:
         path.chmod(mode)
-    except OSError as error:  # a read-only disk, or root owns it
-        _log.warning("'%s' has mode %04o, and it cannot be changed to %04o: %s", path, found, mode, error.strerror)
+        problem = "the file system ignores it" if path.stat().st_mode & _OTHERS else None
+    except OSError as error:  # a read-only disk, root owns it, or a file system without modes
+        problem = error.strerror
+    if problem is not None:
+        _log.warning("'%s' has mode %04o, and it cannot be changed to %04o: %s", path, found, mode, problem)
     else:
         _log.warning("'%s' had mode %04o; only its owner may read it now (%04o)", path, found, mode)

@@ -13,21 +13,14 @@ from typing import Final, NamedTuple, NoReturn
 
 import numpy as np
 
-from edgeexit.agent.active_policy import ActivePolicy, PolicySelector
+from edgeexit.agent.active_policy import ActivePolicy
 from edgeexit.agent.auditor import Auditor
-from edgeexit.agent.command_check import CommandCheck
 from edgeexit.agent.config import AgentConfig
 from edgeexit.agent.counters import Counters, CounterTotals
-from edgeexit.agent.downlink import Downlink, Topic
-from edgeexit.agent.identity import DeviceIdentity
+from edgeexit.agent.fleet_side import FleetSide
+from edgeexit.agent.key_store import KeyStore
 from edgeexit.agent.labels import Labels, check_batch_labels, check_labels
-from edgeexit.agent.link import FleetLink
-from edgeexit.agent.outbox import Outbox
-from edgeexit.agent.policy_check import Recipient
-from edgeexit.agent.policy_store import PolicyStore
-from edgeexit.agent.profiling import ProfileOnCommand
 from edgeexit.agent.recording import InferenceRecorder
-from edgeexit.agent.reporting import Reporter
 from edgeexit.agent.state_lock import lock_state_dir
 from edgeexit.bundle import Bundle
 from edgeexit.bundle.manifest import Manifest
@@ -36,7 +29,7 @@ from edgeexit.errors import InferenceError
 from edgeexit.runtime import Inference, Runner
 from edgeexit.runtime.fork import keep_forever, refusal, unwatch, watch
 from edgeexit.runtime.grouping import infer_together
-from edgeexit.wire import AuditedSample, down_topic, policy_topic
+from edgeexit.wire import AuditedSample
 
 _log = logging.getLogger(__name__)
 
@@ -69,21 +62,10 @@ class Agent:
     def __init__(self, bundle: Bundle, config: AgentConfig) -> None:
         self._bundle = bundle
         self._config = config
-        self._policy_keys, bundle_keys = config.load_policy_keys(), config.load_bundle_keys()
+        self._keys = KeyStore(config.state_dir, config.fleet, config.load_keys())
         if config.signed_bundle:
-            bundle.verify_signature(bundle_keys)
+            bundle.verify_signature(self._keys.trusted.keys("bundle"))
         self._exits = len(bundle.manifest.stages)
-        self._recipient = Recipient(
-            fleet=config.fleet,
-            device=config.device,
-            cohort=config.cohort,
-            bundle=bundle.digest,
-            exits=self._exits,
-            classes=bundle.manifest.classes,
-        )
-        self._policies = PolicySelector(
-            bundle, PolicyStore(config.state_dir, self._recipient), self._recipient, self._policy_keys
-        )
         self._counters = Counters(self._exits)
         self._started = time.monotonic()
         self._pending = 0
@@ -112,40 +94,15 @@ class Agent:
             for warning in (*self._runner.warnings, *self._config.broker_warnings()):
                 _log.warning("%s", warning)
             self._check_golden_samples()
-            self._outbox = Outbox(self._config.state_dir, max_bytes=self._config.outbox_max_bytes)
-            resources.callback(self._outbox.close)
-            self._commands = CommandCheck(self._recipient, start=self._outbox.start, keys=self._policy_keys)
-            identity = DeviceIdentity(self._config.state_dir)
-            self._reporter = Reporter(
-                self._recipient,
-                counters=self._counters,
-                policies=self._policies,
-                outbox=self._outbox,
-                identity=identity,
-                started=self._started,
-            )
-            address = self._config.address
-            self._downlink = Downlink(
-                {
-                    policy_topic(self._config.fleet, self._bundle.digest, self._config.cohort): Topic(
-                        self._handle_policy
-                    ),
-                    down_topic(address, "policy"): Topic(self._handle_policy),
-                    down_topic(address, "command"): Topic(self._handle_command, max_waiting=16),
-                },
-                tick=lambda: None,
-            )
-            self._link = FleetLink(
+            self._fleet = FleetSide(
+                self._bundle,
                 self._config,
-                outbox=self._outbox,
-                identity=identity,
-                state=self._reporter.state,
+                keys=self._keys,
+                counters=self._counters,
+                started=self._started,
                 collect=self._collect,
-                receivers=self._downlink.receivers,
             )
-            self._profiling = ProfileOnCommand(
-                self._bundle, policy=lambda: self.active.policy, publish=self._link.publish_profile
-            )
+            resources.callback(self._fleet.close)
             self._auditor = Auditor(
                 self._runner,
                 fraction=self._config.audit_fraction,
@@ -154,19 +111,16 @@ class Agent:
                 feedback_window_s=self._config.feedback_window_s,
             )
             self._recorder = InferenceRecorder(self._counters, self._auditor)
-            self._link.start()
-            resources.callback(self._link.stop)
-            self._downlink.start()
-            resources.callback(self._downlink.stop)
+            self._fleet.start()
+            resources.callback(self._fleet.stop)
             self._auditor.start()
             resources.callback(self._auditor.stop)
-            resources.callback(self._profiling.wait)
             resources.callback(self._wait_for_pending)
             self._resources = resources.pop_all()
         self._process = os.getpid()
         watch(self, Agent._abandon_after_fork)
         _log.info(
-            "agent of device '%s' started (%s): %s", self._config.device, self._outbox.start, self.policy_description
+            "agent of device '%s' started (%s): %s", self._config.device, self._fleet.start_id, self.policy_description
         )
         return self
 
@@ -199,12 +153,12 @@ class Agent:
     @property
     def active(self) -> ActivePolicy:
         """The revision and policy of the next inference."""
-        return self._policies.active
+        return self._fleet.policies.active
 
     @property
     def policy_description(self) -> str:
         """Revision and kind of the active policy, for logs: `revision 3 (confidence)`."""
-        return self._policies.description
+        return self._fleet.policies.description
 
     @property
     def completed_batches(self) -> int:
@@ -218,13 +172,13 @@ class Agent:
     @property
     def connected(self) -> bool:
         """True while the agent is connected to the broker."""
-        return self._refusal is None and self._link.connected
+        return self._refusal is None and self._fleet.link.connected
 
     @property
     def unacknowledged(self) -> int:
         """Number of reports and audits that the calibrator has not acknowledged."""
         self._check_process()
-        return self._link.unacknowledged
+        return self._fleet.link.unacknowledged
 
     def infer(self, inputs: Inputs, *, id: str | None = None, labels: Labels | None = None) -> Inference:  # noqa: A002 - the protocol calls it id
         """Run a batch under the active policy. Thread-safe.
@@ -239,7 +193,7 @@ class Agent:
         """
         if labels is not None:
             labels = check_batch_labels(labels, inputs, classes=self.manifest.classes)
-        active = self._policies.active
+        active = self._fleet.policies.active
         try:
             result = self._runner.infer(inputs, policy=active.policy)
         except Exception:
@@ -274,7 +228,7 @@ class Agent:
         """
         if labels is not None:
             labels = check_batch_labels(labels, inputs, classes=self.manifest.classes)
-        active = self._policies.active
+        active = self._fleet.policies.active
         try:
             future = self._runner.infer_async(inputs, policy=active.policy)
         except Exception:
@@ -310,7 +264,7 @@ class Agent:
         Returns the policy, and for each request its result or its error.
 
         """
-        active = self._policies.active
+        active = self._fleet.policies.active
         results = infer_together(self._runner, [inputs for inputs, _ in requests], policy=active.policy)
         for (inputs, name), result in zip(requests, results, strict=True):
             if isinstance(result, Inference):
@@ -379,29 +333,15 @@ class Agent:
             time.monotonic() - started,
         )
 
-    def _handle_policy(self, envelope: bytes) -> None:
-        if not envelope:
-            _log.info("the retained policy was cleared; the active policy does not change")
-        elif self._policies.receive(envelope):
-            self._link.publish_state()
-
-    def _handle_command(self, envelope: bytes) -> None:
-        command = self._commands.accept(envelope)
-        _log.info("received the command '%s'", command.action)
-        if command.action == "report":
-            self._collect(always=self.active.revision)
-        else:
-            self._profiling.start()
-
     def _wait_for_pending(self) -> None:
         """Wait for submitted inferences, so that the last report includes them."""
         with self._pending_changed:
             self._pending_changed.wait_for(lambda: not self._pending, timeout=_MAX_DRAIN_S)
 
-    def _collect(self, *, always: int | None = None) -> None:
+    def _collect(self, always: int | None) -> None:
         self._auditor.flush()
-        self._reporter.add_reports(skipped=self._auditor.skipped, always=always)
+        self._fleet.reporter.add_reports(skipped=self._auditor.skipped, always=always)
 
     def _add_audit(self, revision: int, samples: tuple[AuditedSample, ...]) -> None:
-        self._reporter.add_audit(revision, samples)
-        self._link.wake()
+        self._fleet.reporter.add_audit(revision, samples)
+        self._fleet.link.wake()

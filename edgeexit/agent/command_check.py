@@ -2,15 +2,15 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from edgeexit.agent.policy_check import Recipient
 from edgeexit.errors import MessageError
-from edgeexit.signing import PublicKey, verify
+from edgeexit.key_set import TrustedKeys
 from edgeexit.wire import COMMAND_TYPE, Command, decode
 
-_MIN_INTERVAL_S: Final[Mapping[str, float]] = {"report": 1.0, "profile": 60.0}
+_MIN_INTERVAL_S: Final[Mapping[str, float]] = {"report": 1.0, "profile": 600.0}
 """Minimum time between two executed commands of an action: a profile occupies the processor for seconds."""
 _REMEMBERED: Final = 256
 """Ids of executed commands that are remembered; the interval between commands bounds how fast they change."""
@@ -22,7 +22,6 @@ class CommandCheck:
     Args:
         recipient: this device.
         start: the random name of this start.
-        keys: public keys that may sign commands.
         clock: returns monotonic seconds.
 
     """
@@ -32,23 +31,25 @@ class CommandCheck:
         recipient: Recipient,
         *,
         start: str,
-        keys: Sequence[PublicKey],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._recipient = recipient
         self._start = start
-        self._keys = keys
         self._clock = clock
         self._executed: deque[str] = deque(maxlen=_REMEMBERED)
         self._last: dict[str, float] = {}
 
-    def accept(self, envelope: bytes) -> Command:
+    def accept(self, envelope: bytes, keys: TrustedKeys) -> Command:
         """Return the command in an envelope if it is to be executed now.
 
-        Raises SignatureError for an envelope that no trusted key signed, and MessageError for a command that is for
-        another device or start, was executed before, or follows the last one of its action too soon.
+        Args:
+            envelope: the received message.
+            keys: the keys that are trusted now.
+
+        Raises SignatureError for an envelope that no key for commands signed, and MessageError for a command that is
+        for another device or start, was executed before, or follows the last one of its action too soon.
         """
-        command = decode(verify(envelope, payload_type=COMMAND_TYPE, keys=self._keys), Command)
+        command = decode(keys.verify(envelope, payload_type=COMMAND_TYPE, role="command"), Command)
         for what, own in (
             ("fleet", self._recipient.fleet),
             ("device", self._recipient.device),

@@ -10,6 +10,7 @@ from typing import Annotated, Final
 import msgspec
 
 from edgeexit.errors import ConfigError, MessageError, SignatureError
+from edgeexit.key_set import MAX_KEYS, TrustedKeys
 from edgeexit.policies.document import Fraction
 from edgeexit.policies.document import Name as AnyName
 from edgeexit.runtime import NotFinite
@@ -18,8 +19,12 @@ from edgeexit.toml_document import FieldError, TomlError, decode_toml
 from edgeexit.wire import BrokerConfig, DeviceAddress, check_name
 
 _TLS_FILES: Final = ("ca_file", "certificate_file", "key_file")
-_KEY_FIELDS: Final = ("trusted_keys", "policy_keys", "bundle_keys")
-_BROKER_FILES: Final = (*_TLS_FILES, "password_file")
+KEY_FIELDS: Final = ("trusted_keys", "policy_keys", "bundle_keys", "command_keys")
+"""Fields of the configuration that list files of public keys."""
+BROKER_FILES: Final = (*_TLS_FILES, "password_file")
+_TIMES: Final = (
+    "report_interval_s", "confirm_within_s", "policy_trial_s", "resend_s", "feedback_window_s", "max_delay_ms",
+)  # fmt: skip
 
 Name = Annotated[AnyName, msgspec.Meta(description="1 to 64 characters of A-Z a-z 0-9 _ -")]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
@@ -53,7 +58,10 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_requests: Annotated[int, msgspec.Meta(ge=1)] = 128
     """Maximum requests in flight, from the last byte of the body to that of the response; more get a 503."""
     max_connections: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 256
-    """Maximum open connections; for a new one the oldest idle one is closed. If none is idle, it gets a 503."""
+    """Maximum open connections; for a new one the oldest idle one is closed. If none is idle, it gets a 503.
+
+    The soft limit on open files of the process is raised as far as needed; a hard limit that is lower reduces this.
+    """
     idle_timeout_s: Seconds = 60.0
     """A connection on which no request starts within this time is closed."""
     header_timeout_s: Seconds = 10.0
@@ -83,11 +91,16 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     state_dir: Path = Path("state")
     """Folder for the accepted policies and the outbox; it is created if it does not exist."""
     trusted_keys: tuple[Path, ...] = ()
-    """Public keys (.pub) that may sign both policies and bundles."""
+    """Public keys (.pub) that may sign everything: policies, heartbeats, bundles, commands, and key sets."""
     policy_keys: tuple[Path, ...] = ()
-    """Public keys that may sign policies only. Without these and `trusted_keys`, every received policy is rejected."""
+    """Public keys that may sign policies and heartbeats only. Without these and `trusted_keys`, every received policy
+    is rejected."""
+    policy_threshold: Annotated[int, msgspec.Meta(ge=1, le=MAX_KEYS)] = 1
+    """Number of different keys that must have signed a policy, a heartbeat or a key set."""
     bundle_keys: tuple[Path, ...] = ()
     """Public keys that may sign bundles only."""
+    command_keys: tuple[Path, ...] = ()
+    """Public keys that may sign commands only."""
     signed_bundle: bool = False
     """True: one of `trusted_keys` and `bundle_keys` must have signed the bundle."""
     broker: BrokerConfig = BrokerConfig()
@@ -95,6 +108,10 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Fraction of samples that are run to full depth after their prediction was returned."""
     report_interval_s: Seconds = 60.0
     """Seconds between reports."""
+    confirm_within_s: Seconds = 3600.0
+    """Seconds without a newer heartbeat, or without the policy that it names, until the device is `unconfirmed`."""
+    policy_trial_s: Annotated[float, msgspec.Meta(ge=0)] = 60.0
+    """An agent that crashes within this time after it applied a policy returns to the last good one; 0: it does not."""
     resend_s: Seconds = 30.0
     """Seconds after which an unacknowledged message is sent again."""
     outbox_max_bytes: Annotated[int, msgspec.Meta(ge=64 * 1024)] = 16 * 1024 * 1024
@@ -113,9 +130,11 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def __post_init__(self) -> None:
         """Raise FieldError if a value is not valid for a reason that its type does not express."""
-        for field in ("report_interval_s", "resend_s", "feedback_window_s", "max_delay_ms"):
+        for field in _TIMES:
             if not isfinite(getattr(self, field)):
                 raise FieldError("must be finite", field)
+        if self.policy_threshold > max(1, policy_keys := len(self.trusted_keys) + len(self.policy_keys)):
+            raise FieldError(f"is more than the {policy_keys} keys in trusted_keys and policy_keys", "policy_threshold")
         if self.signed_bundle and not (self.trusted_keys or self.bundle_keys):
             raise FieldError("needs trusted_keys or bundle_keys", "signed_bundle")
         if self.bundle_keys and not self.signed_bundle:
@@ -180,32 +199,32 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             except OSError as error:
                 yield f"broker.{name} '{file}' cannot be read ({error.strerror}); the agent cannot connect without it"
 
-    def load_policy_keys(self) -> tuple[PublicKey, ...]:
-        """Read the keys that may sign policies. Raises ConfigError that names the file that is not readable."""
-        return self._load_keys("trusted_keys", "policy_keys")
+    def load_keys(self) -> TrustedKeys:
+        """Read the public keys. Raises ConfigError that names the file that is not readable."""
+        return TrustedKeys.configured(
+            self.fleet,
+            trusted=self._load_keys("trusted_keys"),
+            policy=self._load_keys("policy_keys"),
+            bundle=self._load_keys("bundle_keys"),
+            command=self._load_keys("command_keys"),
+            policy_threshold=self.policy_threshold,
+        )
 
-    def load_bundle_keys(self) -> tuple[PublicKey, ...]:
-        """Read the keys that may sign bundles. Raises ConfigError that names the file that is not readable."""
-        return self._load_keys("trusted_keys", "bundle_keys")
-
-    def _load_keys(self, *fields: str) -> tuple[PublicKey, ...]:
-        keys: list[PublicKey] = []
-        for field in fields:
-            try:
-                keys += [load_public_key(path) for path in getattr(self, field)]
-            except SignatureError as error:  # noqa: PERF203 - few fields
-                raise ConfigError(f"{field}: {error}") from error
-        return tuple(keys)
+    def _load_keys(self, field: str) -> list[PublicKey]:
+        try:
+            return [load_public_key(path) for path in getattr(self, field)]
+        except SignatureError as error:
+            raise ConfigError(f"{field}: {error}") from error
 
 
 def _relative_to(folder: Path, config: AgentConfig) -> AgentConfig:
     """Return the configuration with its relative paths resolved against `folder`."""
-    files = {name: getattr(config.broker, name) for name in _BROKER_FILES}
+    files = {name: getattr(config.broker, name) for name in BROKER_FILES}
     resolved = {name: str(folder / file) for name, file in files.items() if file is not None}
     return msgspec.structs.replace(
         config,
         state_dir=folder / config.state_dir,
-        **{field: tuple(folder / key for key in getattr(config, field)) for field in _KEY_FIELDS},
+        **{field: tuple(folder / key for key in getattr(config, field)) for field in KEY_FIELDS},
         endpoint=config.endpoint
         if config.endpoint.socket is None
         else msgspec.structs.replace(config.endpoint, socket=folder / config.endpoint.socket),

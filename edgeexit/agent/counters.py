@@ -118,6 +118,13 @@ class Counters:
             revisions, self._changed = sorted(self._changed), set()
             return [self._counters[revision].snapshot(revision) for revision in revisions]
 
+    def snapshot(self, revision: int) -> RevisionSnapshot:
+        """Return the counts of one revision; zeros if nothing ran under it."""
+        with self._lock:
+            self._count_pending()
+            counters = self._counters.get(revision)
+            return (_RevisionCounters(self._exits) if counters is None else counters).snapshot(revision)
+
     def totals(self) -> CounterTotals:
         """Return the counts of all revisions together."""
         with self._lock:

@@ -1,15 +1,15 @@
 """Decides whether a received policy is accepted, changes nothing, or is rejected. No I/O."""
 
-from collections.abc import Mapping, Sequence
-from typing import Final, Literal
+from collections.abc import Mapping
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
 from edgeexit.errors import PolicyError, SignatureError
+from edgeexit.key_set import TrustedKeys
 from edgeexit.log_text import one_line
 from edgeexit.policies import PolicyDocument, Rollout, decode_document
 from edgeexit.policies.document import PAYLOAD_TYPE
-from edgeexit.signing import PublicKey, verify
 from edgeexit.wire import MAX_BYTES, Rejection
 
 PolicySlot = Literal["device", "cohort"]
@@ -19,6 +19,17 @@ device overrides the policy of its cohort."""
 
 SHIPPED_REVISION: Final = 0
 """Revision of the policy that ships with the bundle; an empty slot counts as this revision."""
+
+
+class Accepted(NamedTuple):
+    """What a slot has accepted so far."""
+
+    revision: int = SHIPPED_REVISION
+    """The highest accepted revision."""
+    document: PolicyDocument | None = None
+    """The document of this revision; None if its file is damaged, or its keys may not sign any more."""
+    reverted: bool = False
+    """True if the device has reverted this revision, so that it is never applied again."""
 
 
 class Recipient(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +47,7 @@ class Recipient(msgspec.Struct, frozen=True, kw_only=True):
 class Unchanged(msgspec.Struct, frozen=True, kw_only=True):
     """The result for a valid policy that changes nothing now."""
 
+    slot: PolicySlot
     revision: int
     reason: str
 
@@ -45,55 +57,68 @@ def slot_of(document: PolicyDocument) -> PolicySlot:
     return "device" if document.scope is not None and document.scope.device is not None else "cohort"
 
 
-def verify_policy(envelope: bytes, keys: Sequence[PublicKey], recipient: Recipient) -> PolicyDocument | Rejection:
-    """Return the document in a signed envelope if a trusted key signed it for this device and bundle."""
-    if not keys:
+def verify_policy(envelope: bytes, keys: TrustedKeys, recipient: Recipient) -> PolicyDocument | Rejection:
+    """Return the document in a signed envelope if enough keys for policies signed it for this device and bundle."""
+    if not keys.keys("policy"):
         return Rejection(
             reason="no key may sign policies here; add the calibrator's public key to policy_keys or trusted_keys"
         )
     if len(envelope) > MAX_BYTES:
         return Rejection(reason=f"it is larger than the {MAX_BYTES} bytes allowed")
     try:
-        document = decode_document(verify(envelope, payload_type=PAYLOAD_TYPE, keys=keys))
+        document = decode_document(keys.verify(envelope, payload_type=PAYLOAD_TYPE, role="policy"))
     except (SignatureError, PolicyError, ValueError, RecursionError) as error:
         return Rejection(reason=one_line(str(error)))
     if (mismatch := _mismatch(document, recipient)) is not None:
-        return Rejection(reason=mismatch, revision=document.revision)
+        return Rejection(reason=one_line(mismatch), revision=document.revision)
     return document
 
 
 def check_policy(
     envelope: bytes,
-    keys: Sequence[PublicKey],
+    keys: TrustedKeys,
     recipient: Recipient,
-    current: Mapping[PolicySlot, PolicyDocument],
+    accepted: Mapping[PolicySlot, Accepted],
 ) -> PolicyDocument | Unchanged | Rejection:
     """Return the document if the device accepts it, else why it changes nothing or why it is rejected.
 
+    A document with the highest accepted revision is accepted again if the device does not have it any more.
+
     Args:
         envelope: the received message.
-        keys: trusted public keys.
+        keys: the keys that are trusted now.
         recipient: this device.
-        current: the accepted document of each slot that is not empty.
+        accepted: what each slot has accepted; an empty slot may be missing.
 
     """
     document = verify_policy(envelope, keys, recipient)
     if isinstance(document, Rejection):
         return document
-    held, revision = current.get(slot_of(document)), document.revision
-    current_revision = SHIPPED_REVISION if held is None else held.revision
-    if revision < current_revision:
-        reason = f"revision {revision} is lower than the current revision {current_revision}"
-        return Rejection(reason=reason, revision=revision)
-    if revision == current_revision:
-        if held is not None and _without_rollout(held) == _without_rollout(document):
-            return Unchanged(revision=revision, reason="this device has it already")
-        reason = f"this device has revision {revision} with different content; publish this one under a higher revision"
-        return Rejection(reason=reason, revision=revision)
+    slot, revision = slot_of(document), document.revision
+    held = accepted.get(slot, Accepted())
+    if revision <= held.revision and (result := _not_higher(document, held)) is not None:
+        return result
     if not document.rollout.includes(recipient.device):
         reason = f"the rollout to {document.rollout.percent:g} % of the devices does not include this device"
-        return Unchanged(revision=revision, reason=reason)
+        return Unchanged(slot=slot, revision=revision, reason=reason)
     return document
+
+
+def _not_higher(document: PolicyDocument, held: Accepted) -> Unchanged | Rejection | None:
+    """Return the result for a revision that is not higher than the accepted one; None if the device needs it again."""
+    revision = document.revision
+    if revision < held.revision:
+        reason = f"revision {revision} is lower than the current revision {held.revision}"
+        return Rejection(reason=reason, revision=revision)
+    if held.reverted:
+        reason = "this device has reverted it; publish another policy under a higher revision"
+        return Unchanged(slot=slot_of(document), revision=revision, reason=reason)
+    if held.document is not None and _without_rollout(held.document) == _without_rollout(document):
+        return Unchanged(slot=slot_of(document), revision=revision, reason="this device has it already")
+    if held.document is not None or revision == SHIPPED_REVISION:
+        reason = f"this device has revision {revision} with different content; publish this one under a higher revision"
+        return Rejection(reason=reason, revision=revision)
+    return None
 
 
 def _without_rollout(document: PolicyDocument) -> PolicyDocument:

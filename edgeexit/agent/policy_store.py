@@ -1,23 +1,50 @@
-"""Stores the accepted policies on disk, so that they survive a restart or a power cut."""
+"""Stores the accepted policies on disk, so that they survive a restart, a power cut and a damaged file."""
 
 import contextlib
 import logging
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
-from edgeexit.agent.policy_check import POLICY_SLOTS, PolicySlot, Recipient, slot_of, verify_policy
-from edgeexit.files import write_atomic
-from edgeexit.policies import PolicyDocument
-from edgeexit.signing import PublicKey
-from edgeexit.wire import Rejection
+import msgspec
+
+from edgeexit.agent.checked_file import read_checked, write_checked
+from edgeexit.agent.policy_check import SHIPPED_REVISION, PolicySlot, Recipient
+from edgeexit.files import read_limited, write_atomic
+from edgeexit.policies.document import Revision
+from edgeexit.wire import MAX_BYTES, Reversion
 
 _log = logging.getLogger(__name__)
 
+_NEWEST: Final = "policy"
+_LAST_GOOD: Final = "last_good"
+_RECORD: Final = "accepted"
+_KINDS: Final = (_NEWEST, _LAST_GOOD, _RECORD)
+
+
+class SlotRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a slot remembers apart from the policies themselves."""
+
+    accepted: Revision = SHIPPED_REVISION
+    """The highest accepted revision: no lower one is accepted, even if the files of the policies are damaged."""
+    reverted: Reversion | None = None
+    """The accepted policy, if the device has reverted it."""
+
+
+class StoredSlot(msgspec.Struct, frozen=True, kw_only=True):
+    """The files of one slot, as they are; envelopes are not verified."""
+
+    newest: bytes | None = None
+    """Envelope of the policy that was accepted last."""
+    last_good: bytes | None = None
+    """Envelope of the last policy that passed its trial; it may be the newest one."""
+    record: SlotRecord | None = None
+    """None if there is no record, or it is damaged."""
+
 
 class PolicyStore:
-    """Stores the signed envelopes of accepted policies. After a crash each file holds the old or the new envelope.
+    """Stores the signed envelopes of accepted policies. After a crash each file has its old or its new content.
 
-    The store has one file per fleet, bundle, and cohort or device name. A device that returns to an earlier bundle or
+    A slot has three files per fleet, bundle, and cohort or device name. A device that returns to an earlier bundle or
     cohort therefore returns to its revision there, and rejects an older policy that is sent again.
 
     """
@@ -25,38 +52,56 @@ class PolicyStore:
     def __init__(self, folder: Path, recipient: Recipient) -> None:
         self._folder = folder
         self._recipient = recipient
+
+    def remove_leftovers(self) -> None:
+        """Remove what interrupted writes left. Call it only while the state folder is locked."""
         with contextlib.suppress(OSError):  # a folder that cannot be cleaned up can still be read
-            for leftover in folder.glob(".policy.*.json.*"):  # a write that a crash interrupted
-                leftover.unlink(missing_ok=True)
+            for kind in _KINDS:
+                for leftover in self._folder.glob(f".{kind}.*.json.*"):
+                    leftover.unlink(missing_ok=True)
 
-    def save(self, slot: PolicySlot, envelope: bytes) -> None:
-        """Write an envelope durably. Raises OSError if this fails; the file then holds the previous envelope."""
+    def name(self, slot: PolicySlot) -> str:
+        """Return the name of the file that holds the newest policy of a slot; no other recipient has the same."""
+        return self._path(_NEWEST, slot).name
+
+    def save_newest(self, slot: PolicySlot, envelope: bytes, record: SlotRecord) -> None:
+        """Store an accepted policy durably. Raises OSError if this fails; each file then has its old or new content."""
+        self._write(_NEWEST, slot, envelope)
+        self.save_record(slot, record)
+
+    def save_last_good(self, slot: PolicySlot, envelope: bytes) -> None:
+        """Store a policy that has passed its trial. Raises OSError if this fails."""
+        self._write(_LAST_GOOD, slot, envelope)
+
+    def save_record(self, slot: PolicySlot, record: SlotRecord) -> None:
+        """Store the record of a slot. Raises OSError if this fails."""
+        write_checked(self._path(_RECORD, slot), record)
+
+    def load(self, slot: PolicySlot) -> StoredSlot:
+        """Return what is stored; log what is not readable."""
+        try:
+            record = read_checked(self._path(_RECORD, slot), SlotRecord)
+        except (OSError, ValueError) as error:
+            _log.warning("the record of accepted policies is not used, their files give the revision: %s", error)
+            record = None
+        return StoredSlot(newest=self._read(_NEWEST, slot), last_good=self._read(_LAST_GOOD, slot), record=record)
+
+    def _read(self, kind: str, slot: PolicySlot) -> bytes | None:
+        path = self._path(kind, slot)
+        try:
+            return read_limited(path, max_bytes=MAX_BYTES)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            _log.warning("stored policy '%s' cannot be read: %s", path, error.strerror)
+            return None
+
+    def _write(self, kind: str, slot: PolicySlot, content: bytes) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_atomic(self._path(slot), envelope, mode=0o600)
+        write_atomic(self._path(kind, slot), content, mode=0o600)
 
-    def load(self, keys: Sequence[PublicKey]) -> dict[PolicySlot, PolicyDocument]:
-        """Verify the stored envelopes again and return the valid documents; log the others as warnings."""
-        documents: dict[PolicySlot, PolicyDocument] = {}
-        for slot in POLICY_SLOTS:
-            path = self._path(slot)
-            try:
-                envelope = path.read_bytes()
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            except OSError as error:
-                _log.warning("stored policy '%s' cannot be read: %s", path, error.strerror)
-                continue
-            document = verify_policy(envelope, keys, self._recipient)
-            if isinstance(document, Rejection):
-                _log.warning("stored policy '%s' is not used: %s", path, document.reason)
-            elif slot_of(document) != slot:
-                _log.warning("stored policy '%s' is not used: it is a %s policy", path, slot_of(document))
-            else:
-                documents[slot] = document
-        return documents
-
-    def _path(self, slot: PolicySlot) -> Path:
+    def _path(self, kind: str, slot: PolicySlot) -> Path:
         recipient = self._recipient
         name = recipient.device if slot == "device" else recipient.cohort
         # Names contain no dots, so different names give different files.
-        return self._folder / f"policy.{recipient.fleet}.{slot}.{name}.{recipient.bundle[:16]}.json"
+        return self._folder / f"{kind}.{recipient.fleet}.{slot}.{name}.{recipient.bundle[:16]}.json"

@@ -1,15 +1,21 @@
 """Builds the messages that the device publishes: its state, reports from the counters, and audits."""
 
 import time
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from edgeexit import __version__
 from edgeexit.agent.active_policy import PolicySelector
 from edgeexit.agent.counters import Counters
+from edgeexit.agent.freshness import Freshness
 from edgeexit.agent.identity import DeviceIdentity
 from edgeexit.agent.outbox import Outbox
 from edgeexit.agent.policy_check import Recipient
+from edgeexit.log_text import one_line
 from edgeexit.wire import Audit, AuditedSample, Report, State
+
+_MAX_PROBLEMS: Final = 8
+"""As many as a state may contain."""
 
 
 class Reporter:
@@ -21,6 +27,8 @@ class Reporter:
         policies: the active policy, and the last one that was rejected.
         outbox: receives reports and audits, and numbers them.
         identity: the key of this device.
+        freshness: the newest heartbeat of the calibrator.
+        problems: returns one line for each part of the agent that does not work now.
         started: monotonic seconds at which the agent started.
 
     """
@@ -33,9 +41,13 @@ class Reporter:
         policies: PolicySelector,
         outbox: Outbox,
         identity: DeviceIdentity,
+        freshness: Freshness,
+        problems: Callable[[], Sequence[str]],
         started: float,
     ) -> None:
         self._identity = identity
+        self._freshness = freshness
+        self._problems = problems
         self._recipient = recipient
         self._counters = counters
         self._policies = policies
@@ -52,11 +64,15 @@ class Reporter:
             start=self._outbox.start,
             uptime_s=self._uptime_s(),
             revision=revision,
-            accepted=revision,
+            accepted=max(revision, self._policies.accepted),
             policy=policy.kind,
             agent=__version__,
             key=self._identity.public_key,
             rejected=self._policies.rejected,
+            reverted=self._policies.reverted,
+            confirmed=self._freshness.confirmed,
+            unconfirmed=self._freshness.unconfirmed,
+            problems=tuple(one_line(problem) for problem in self._problems())[:_MAX_PROBLEMS],
         )
 
     def add_reports(self, *, skipped: int, always: int | None = None) -> None:

@@ -10,6 +10,7 @@ import pytest
 from edgeexit.agent import AgentConfig
 from edgeexit.agent.policy_check import Recipient
 from edgeexit.bundle import Bundle
+from edgeexit.key_set import TrustedKeys
 from edgeexit.policies import PolicyDocument, Rollout, Scope, encode_document
 from edgeexit.policies.confidence import Confidence
 from edgeexit.policies.document import PAYLOAD_TYPE
@@ -86,6 +87,12 @@ def changed(config: AgentConfig) -> Callable[..., AgentConfig]:
 def half() -> Rollout:
     """A rollout to half of the devices; its salt is chosen so that `press-7` is not among them."""
     return next(r for r in (Rollout(percent=50, salt=str(n)) for n in range(100)) if not r.includes("press-7"))
+
+
+@pytest.fixture
+def trusted(key: PrivateKey) -> TrustedKeys:
+    """The keys of a device that trusts the calibrator's key for everything."""
+    return TrustedKeys.configured("plant", trusted=[key.public_key()])
 
 
 @pytest.fixture

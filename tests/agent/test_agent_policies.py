@@ -68,8 +68,8 @@ def test_unreachable_thresholds_are_logged_when_their_policy_becomes_active(
         warning = "policy 'confidence': no sample can exit at 'e0' (threshold 1.5, highest possible score 1)"
         assert caplog.text.count(warning) == 1
         assert set(agent.infer(make_samples(5)).exits) == {2}
-    Agent(bundle, config)
-    assert caplog.text.count(warning) == 2
+    with Agent(bundle, config):
+        assert caplog.text.count(warning) == 2
 
 
 def test_rejected_policies_are_reported_and_the_active_policy_stays(

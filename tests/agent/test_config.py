@@ -36,7 +36,7 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert config.state_dir == tmp_path / "state"
     assert config.trusted_keys == (tmp_path / "keys/calibrator.pub", Path("/etc/edgeexit/other.pub"))
     assert config.broker.ca_file == str(tmp_path / "ca.pem")
-    assert config.broker.endpoint() == ("broker.example", 8884, True)
+    assert config.broker.endpoint()[:3] == ("broker.example", 8884, True)
     assert config.audit_fraction == 0.05
 
 
@@ -65,7 +65,7 @@ def test_the_host_name_is_made_a_valid_device_name(monkeypatch: pytest.MonkeyPat
 
 def test_broker_and_device_can_be_overridden(tmp_path: Path) -> None:
     config = AgentConfig.load(write(tmp_path, FULL), broker="mqtts://other:1", device="press-8")
-    assert config.broker.endpoint() == ("other", 1, True)
+    assert config.broker.endpoint()[:3] == ("other", 1, True)
     assert config.device == "press-8"
     assert AgentConfig.load(write(tmp_path, 'fleet = "f"'), broker="mqtt://other:1").broker.url == "mqtt://other:1"
 
@@ -98,6 +98,13 @@ def test_broker_and_device_can_be_overridden(tmp_path: Path) -> None:
         (
             'fleet = "f"\n[broker]\nurl = "mqtt://me:secret@x"',
             "line 2: [broker]: a broker url must not contain credentials",
+        ),
+        ('fleet = "f"\nconfirm_within_s = 0', "confirm_within_s = 0: expected float > 0.0"),
+        ('fleet = "f"\npolicy_trial_s = inf', "line 2: policy_trial_s = inf must be finite"),
+        ('fleet = "f"\npolicy_threshold = 0', "policy_threshold = 0: expected int >= 1"),
+        (
+            'fleet = "f"\ntrusted_keys = ["a.pub"]\npolicy_threshold = 2',
+            "line 3: policy_threshold = 2 is more than the 1 keys in trusted_keys and policy_keys",
         ),
         ('[broker]\nfleet = "f"', "line 2: unknown field 'fleet' in [broker]; it belongs above the first [table]"),
         ('fleet = "f"\nfeedback_window_s = -1', "feedback_window_s = -1: expected float >= 0.0"),
@@ -149,7 +156,7 @@ def test_a_file_that_is_not_a_public_key_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"some\.pub' is not a public key; use the \.pub file that `edgeexit keygen` created$"
     ):
-        config.load_policy_keys()
+        config.load_keys()
 
 
 def test_missing_broker_files_are_warnings(tmp_path: Path) -> None:
@@ -182,14 +189,22 @@ def test_an_unreadable_file_and_a_missing_key_are_named(tmp_path: Path) -> None:
         AgentConfig.load(tmp_path / "nowhere.toml")
     config = AgentConfig.load(write(tmp_path, 'fleet = "f"\ntrusted_keys = ["gone.pub"]'))
     with pytest.raises(ConfigError, match=r"trusted_keys: public key '.*gone\.pub"):
-        config.load_bundle_keys()
+        config.load_keys()
 
 
-def test_keys_for_policies_and_bundles_are_apart_and_trusted_keys_serve_both(tmp_path: Path) -> None:
-    both, policy, bundle = (load_public_key(generate_key(tmp_path / f"{name}.key")) for name in ("b", "p", "r"))
-    text = (
-        'fleet = "f"\nsigned_bundle = true\ntrusted_keys = ["b.pub"]\npolicy_keys = ["p.pub"]\nbundle_keys = ["r.pub"]'
+def test_each_role_has_its_keys_and_trusted_keys_have_every_role(tmp_path: Path) -> None:
+    every, policy, bundle, command = (
+        load_public_key(generate_key(tmp_path / f"{name}.key")) for name in ("e", "p", "b", "c")
     )
-    config = AgentConfig.load(write(tmp_path, text))
-    assert config.load_policy_keys() == (both, policy)
-    assert config.load_bundle_keys() == (both, bundle)
+    config = AgentConfig.load(
+        write(
+            tmp_path,
+            'fleet = "f"\nsigned_bundle = true\ntrusted_keys = ["e.pub"]\npolicy_keys = ["p.pub"]\n'
+            'bundle_keys = ["b.pub"]\ncommand_keys = ["c.pub"]\npolicy_threshold = 2',
+        )
+    )
+    keys = config.load_keys()
+    assert keys.keys("root") == (every,)
+    assert (keys.keys("policy"), keys.threshold("policy")) == ((every, policy), 2)
+    assert (keys.keys("bundle"), keys.threshold("bundle")) == ((every, bundle), 1)
+    assert (keys.keys("command"), keys.threshold("command")) == ((every, command), 1)

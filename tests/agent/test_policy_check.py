@@ -6,16 +6,22 @@ from typing import Any
 
 import pytest
 
-from edgeexit.agent.policy_check import Recipient, Unchanged, check_policy
-from edgeexit.policies import PolicyDocument, Rollout, Scope
+from edgeexit.agent.policy_check import Accepted, PolicySlot, Recipient, Unchanged, check_policy
+from edgeexit.key_set import TrustedKeys
+from edgeexit.policies import PolicyDocument, Rollout, Scope, encode_document
 from edgeexit.policies.confidence import Confidence
-from edgeexit.policies.document import MAX_REVISION, Certificate
+from edgeexit.policies.document import MAX_REVISION, PAYLOAD_TYPE, Certificate
 from edgeexit.policies.entropy import Entropy
-from edgeexit.signing import PrivateKey, generate_key, load_private_key
+from edgeexit.signing import PrivateKey, generate_key, load_private_key, sign
 from edgeexit.wire import MAX_BYTES, Rejection
 
 MakeDocument = Callable[..., PolicyDocument]
 MakeEnvelope = Callable[..., bytes]
+
+
+def trusted(*keys: PrivateKey) -> TrustedKeys:
+    return TrustedKeys.configured("plant", trusted=[key.public_key() for key in keys])
+
 
 FOR_NINE_CLASSES = Entropy(temperatures=(1.0,) * 3, thresholds=(0.5, 0.5), classes=9)
 
@@ -24,7 +30,7 @@ def test_a_policy_for_the_cohort_or_the_device_is_accepted(
     make_envelope: MakeEnvelope, recipient: Recipient, key: PrivateKey
 ) -> None:
     for scope in (Scope(fleet="plant", cohort="presses"), Scope(fleet="plant", device="press-7")):
-        accepted = check_policy(make_envelope(scope=scope), [key.public_key()], recipient, {})
+        accepted = check_policy(make_envelope(scope=scope), trusted(key), recipient, {})
         assert isinstance(accepted, PolicyDocument)
         assert (accepted.revision, accepted.scope) == (5, scope)
 
@@ -74,7 +80,9 @@ def test_a_policy_that_does_not_fit_is_rejected_with_a_reason(
     reason: str,
     revision: int | None,
 ) -> None:
-    rejection = check_policy(make_envelope(**changes), [key.public_key()], recipient, {"cohort": make_document(4)})
+    rejection = check_policy(
+        make_envelope(**changes), trusted(key), recipient, {"cohort": Accepted(4, make_document(4))}
+    )
     assert isinstance(rejection, Rejection)
     assert reason in rejection.reason
     assert rejection.revision == revision
@@ -85,13 +93,13 @@ def test_a_policy_signed_by_an_unknown_key_is_rejected(
 ) -> None:
     generate_key(tmp_path / "unknown.pem")
     envelope = make_envelope(signed_by=load_private_key(tmp_path / "unknown.pem"))
-    rejection = check_policy(envelope, [key.public_key()], recipient, {})
+    rejection = check_policy(envelope, trusted(key), recipient, {})
     assert isinstance(rejection, Rejection)
     assert "wrong signature" in rejection.reason
 
 
 def test_without_trusted_keys_every_policy_is_rejected(make_envelope: MakeEnvelope, recipient: Recipient) -> None:
-    rejection = check_policy(make_envelope(), [], recipient, {})
+    rejection = check_policy(make_envelope(), trusted(), recipient, {})
     assert isinstance(rejection, Rejection)
     assert "no key may sign policies here" in rejection.reason
 
@@ -110,7 +118,7 @@ def test_without_trusted_keys_every_policy_is_rejected(make_envelope: MakeEnvelo
 def test_garbage_is_rejected_with_a_reason_of_one_short_line(
     garbage: bytes, recipient: Recipient, key: PrivateKey
 ) -> None:
-    rejection = check_policy(garbage, [key.public_key()], recipient, {})
+    rejection = check_policy(garbage, trusted(key), recipient, {})
     assert isinstance(rejection, Rejection)
     assert len(rejection.reason) <= 300
     assert rejection.reason.isprintable()
@@ -119,7 +127,7 @@ def test_garbage_is_rejected_with_a_reason_of_one_short_line(
 def test_a_revision_above_the_last_one_is_rejected_and_the_last_one_is_accepted(
     make_envelope: MakeEnvelope, recipient: Recipient, key: PrivateKey
 ) -> None:
-    keys = [key.public_key()]
+    keys = trusted(key)
     assert isinstance(check_policy(make_envelope(MAX_REVISION), keys, recipient, {}), PolicyDocument)
     rejection = check_policy(make_envelope(MAX_REVISION + 1), keys, recipient, {})
     assert isinstance(rejection, Rejection)
@@ -129,10 +137,10 @@ def test_a_revision_above_the_last_one_is_rejected_and_the_last_one_is_accepted(
 def test_the_current_document_changes_nothing_and_a_different_one_with_its_revision_is_rejected(
     make_document: MakeDocument, make_envelope: MakeEnvelope, recipient: Recipient, key: PrivateKey, half: Rollout
 ) -> None:
-    keys, current = [key.public_key()], {"cohort": make_document(4, rollout=half)}
+    keys, current = trusted(key), {"cohort": Accepted(4, make_document(4, rollout=half))}
     for rollout in (half, Rollout(percent=100, salt=half.salt)):
         again = check_policy(make_envelope(4, rollout=rollout), keys, recipient, current)
-        assert again == Unchanged(revision=4, reason="this device has it already")
+        assert again == Unchanged(slot="cohort", revision=4, reason="this device has it already")
     other = Confidence(temperatures=(2.0, 2.0, 2.0), thresholds=(0.9, 0.9))
     certificate = Certificate(
         method="m", samples=9, risk=0.1, delta=0.1, observed=0, upper_bound=0.1, exit_rates=(0.5, 0.3, 0.2)
@@ -149,18 +157,52 @@ def test_each_slot_has_its_own_revisions(
 ) -> None:
     device_policy = make_envelope(1, scope=Scope(fleet="plant", device="press-7"))
     assert isinstance(
-        check_policy(device_policy, [key.public_key()], recipient, {"cohort": make_document(4)}), PolicyDocument
+        check_policy(device_policy, trusted(key), recipient, {"cohort": Accepted(4, make_document(4))}), PolicyDocument
     )
 
 
 def test_a_policy_is_accepted_once_its_rollout_includes_the_device(
     make_document: MakeDocument, make_envelope: MakeEnvelope, recipient: Recipient, key: PrivateKey, half: Rollout
 ) -> None:
-    current = {"cohort": make_document(4)}
-    outside = check_policy(make_envelope(rollout=half), [key.public_key()], recipient, current)
+    current = {"cohort": Accepted(4, make_document(4))}
+    outside = check_policy(make_envelope(rollout=half), trusted(key), recipient, current)
     assert isinstance(outside, Unchanged)
     assert "the rollout to 50 % of the devices does not include this device" in outside.reason
     full_rollout = Rollout(percent=100, salt=half.salt)
     assert isinstance(
-        check_policy(make_envelope(rollout=full_rollout), [key.public_key()], recipient, current), PolicyDocument
+        check_policy(make_envelope(rollout=full_rollout), trusted(key), recipient, current), PolicyDocument
     )
+
+
+def test_a_document_of_the_accepted_revision_is_accepted_again_if_the_device_has_lost_it(
+    make_envelope: MakeEnvelope, recipient: Recipient, key: PrivateKey
+) -> None:
+    lost: dict[PolicySlot, Accepted] = {"cohort": Accepted(5, None)}
+    assert isinstance(check_policy(make_envelope(5), trusted(key), recipient, lost), PolicyDocument)
+    older = check_policy(make_envelope(4), trusted(key), recipient, lost)
+    assert isinstance(older, Rejection)
+    assert "revision 4 is lower than the current revision 5" in older.reason
+
+
+def test_a_reverted_revision_is_never_accepted_again_and_a_higher_one_is(
+    make_envelope: MakeEnvelope, recipient: Recipient, key: PrivateKey
+) -> None:
+    reverted: dict[PolicySlot, Accepted] = {"cohort": Accepted(5, None, reverted=True)}
+    again = check_policy(make_envelope(5), trusted(key), recipient, reverted)
+    assert isinstance(again, Unchanged)
+    assert "this device has reverted it" in again.reason
+    assert isinstance(check_policy(make_envelope(6), trusted(key), recipient, reverted), PolicyDocument)
+
+
+def test_as_many_keys_as_the_configuration_demands_must_have_signed(
+    make_document: MakeDocument, recipient: Recipient, key: PrivateKey
+) -> None:
+    other = PrivateKey.generate()
+    keys = TrustedKeys.configured("plant", policy=(key.public_key(), other.public_key()), policy_threshold=2)
+    payload = encode_document(make_document())
+    for signers in ((key,), (key, key)):
+        rejection = check_policy(sign(payload, payload_type=PAYLOAD_TYPE, keys=signers), keys, recipient, {})
+        assert isinstance(rejection, Rejection)
+        assert "only 1 of the 2 trusted keys" in rejection.reason
+    both = sign(payload, payload_type=PAYLOAD_TYPE, keys=(key, other))
+    assert isinstance(check_policy(both, keys, recipient, {}), PolicyDocument)

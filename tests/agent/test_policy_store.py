@@ -1,4 +1,4 @@
-"""Stored policies are loaded after a restart; after a crash the old or the new policy is stored."""
+"""Stored policies: after a crash the old or the new one, and never a lower revision, even if files are damaged."""
 
 import logging
 import signal
@@ -11,24 +11,53 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgeexit.agent.policy_check import Recipient, check_policy
-from edgeexit.agent.policy_store import PolicyStore
-from edgeexit.policies import Scope
-from edgeexit.signing import PrivateKey
-from edgeexit.wire import Rejection
+from edgeexit.agent.policy_check import Accepted, PolicySlot, Recipient, check_policy
+from edgeexit.agent.policy_slot import SlotPolicies
+from edgeexit.agent.policy_store import PolicyStore, SlotRecord
+from edgeexit.key_set import TrustedKeys
+from edgeexit.policies import Scope, decode_document
+from edgeexit.policies.document import PAYLOAD_TYPE
+from edgeexit.wire import Rejection, Reversion
+from tests.agent.conftest import MakeDocument
 
 MakeEnvelope = Callable[..., bytes]
 
 
-def test_stored_policies_are_verified_when_they_are_loaded(
-    make_envelope: MakeEnvelope, recipient: Recipient, key: PrivateKey, tmp_path: Path
+@pytest.fixture
+def open_slot(tmp_path: Path, recipient: Recipient, trusted: TrustedKeys) -> Callable[..., SlotPolicies]:
+    """Return a function that opens a slot of the device as at a start."""
+
+    def open_(slot: PolicySlot = "cohort", *, recipient: Recipient = recipient) -> SlotPolicies:
+        return SlotPolicies(slot, PolicyStore(tmp_path, recipient), recipient, trusted)
+
+    return open_
+
+
+@pytest.fixture
+def accept(make_envelope: MakeEnvelope, trusted: TrustedKeys) -> Callable[..., None]:
+    """Return a function that stores a policy in a slot, and makes it the last good one."""
+
+    def accept_(slot: SlotPolicies, revision: int, *, passes: bool = True, **fields: object) -> None:
+        envelope = make_envelope(revision, **fields)
+        slot.accept(envelope, decode_document(trusted.verify(envelope, payload_type=PAYLOAD_TYPE, role="policy")))
+        if passes:
+            slot.pass_trial()
+
+    return accept_
+
+
+def used_revision(slot: SlotPolicies) -> int | None:
+    return None if slot.used is None or slot.used.document is None else slot.used.document.revision
+
+
+def test_policies_are_used_after_a_restart(
+    open_slot: Callable[..., SlotPolicies], accept: Callable[..., None], make_document: MakeDocument
 ) -> None:
-    folder = tmp_path / "made" / "here"
-    PolicyStore(folder, recipient).save("cohort", make_envelope(7))
-    PolicyStore(folder, recipient).save("device", make_envelope(2, scope=Scope(fleet="plant", device="press-7")))
-    found = PolicyStore(folder, recipient).load([key.public_key()])
-    assert {slot: document.revision for slot, document in found.items()} == {"cohort": 7, "device": 2}
-    assert PolicyStore(folder, recipient).load([]) == {}
+    accept(open_slot(), 7)
+    accept(open_slot("device"), 2, scope=Scope(fleet="plant", device="press-7"))
+    assert (used_revision(open_slot()), used_revision(open_slot("device"))) == (7, 2)
+    assert open_slot().accepted == Accepted(7, make_document(7))
+    assert open_slot().is_proven
 
 
 @pytest.mark.parametrize(
@@ -37,87 +66,151 @@ def test_stored_policies_are_verified_when_they_are_loaded(
     ids=["another bundle", "another cohort", "another fleet"],
 )
 def test_a_device_that_returns_to_a_bundle_or_cohort_continues_from_its_revision_there(
+    open_slot: Callable[..., SlotPolicies],
+    accept: Callable[..., None],
     make_envelope: MakeEnvelope,
     recipient: Recipient,
-    key: PrivateKey,
-    tmp_path: Path,
+    trusted: TrustedKeys,
     caplog: pytest.LogCaptureFixture,
     moved_to: dict[str, str],
 ) -> None:
-    keys = [key.public_key()]
-    PolicyStore(tmp_path, recipient).save("cohort", make_envelope(9))
+    accept(open_slot(), 9)
     away = msgspec.structs.replace(recipient, **moved_to)
-    assert PolicyStore(tmp_path, away).load(keys) == {}
+    assert open_slot(recipient=away).accepted == Accepted()
     scope = Scope(fleet=away.fleet, cohort=away.cohort)
-    PolicyStore(tmp_path, away).save("cohort", make_envelope(2, scope=scope, bundle=away.bundle))
-    assert PolicyStore(tmp_path, away).load(keys)["cohort"].revision == 2
-    back = PolicyStore(tmp_path, recipient).load(keys)
-    assert back["cohort"].revision == 9
-    replayed = check_policy(make_envelope(3), keys, recipient, back)
+    accept(open_slot(recipient=away), 2, scope=scope, bundle=away.bundle)
+    assert used_revision(open_slot(recipient=away)) == 2
+    back = open_slot()
+    assert used_revision(back) == 9
+    replayed = check_policy(make_envelope(3), trusted, recipient, {"cohort": back.accepted})
     assert isinstance(replayed, Rejection)
     assert "revision 3 is lower than the current revision 9" in replayed.reason
     assert caplog.records == [], "no warning about policies of other bundles, cohorts and fleets"
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "moved", "folder"])
-def test_a_damaged_stored_policy_is_ignored_with_a_warning(
-    make_envelope: MakeEnvelope,
-    recipient: Recipient,
-    key: PrivateKey,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    damage: str,
-) -> None:
-    store = PolicyStore(tmp_path, recipient)
-    store.save("cohort", make_envelope(7))
-    (path,) = tmp_path.iterdir()
+def damage(path: Path, how: str) -> None:
     content = path.read_bytes()
-    if damage == "flip":
-        place = content.index(b'"payload":"') + 40
-        path.write_bytes(
-            content[:place] + (b"B" if content[place : place + 1] == b"A" else b"A") + content[place + 1 :]
-        )
-    elif damage == "cut":
+    if how == "flip":
+        place = len(content) // 2
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    elif how == "cut":
         path.write_bytes(content[: len(content) // 2])
-    elif damage == "empty":
+    elif how == "empty":
         path.write_bytes(b"")
-    elif damage == "moved":
-        path.rename(tmp_path / path.name.replace("cohort.presses", "device.press-7"))
-    else:
+    elif how == "folder":
         path.unlink()
         path.mkdir()
+    else:
+        path.unlink()
+
+
+@pytest.mark.parametrize("how", ["flip", "cut", "empty", "folder", "gone"])
+@pytest.mark.parametrize("kind", ["policy", "last_good", "accepted"])
+def test_a_damaged_file_never_lowers_the_revision_and_the_last_good_policy_is_used(
+    open_slot: Callable[..., SlotPolicies],
+    accept: Callable[..., None],
+    make_envelope: MakeEnvelope,
+    recipient: Recipient,
+    trusted: TrustedKeys,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    kind: str,
+    how: str,
+) -> None:
+    slot = open_slot()
+    accept(slot, 6)
+    accept(slot, 7, passes=False)
+    damage(next(tmp_path.glob(f"{kind}.*")), how)
     with caplog.at_level(logging.WARNING):
-        assert store.load([key.public_key()]) == {}
-    assert len(caplog.records) == 1
-    assert "stored policy" in caplog.text
+        again = open_slot()
+    assert again.accepted.revision == 7
+    assert used_revision(again) == (6 if kind == "policy" else 7)
+    assert len(caplog.records) == (1 if kind == "policy" or how != "gone" else 0) + (
+        kind == "policy" and how == "folder"
+    )
+    if kind == "policy":
+        assert again.problem is not None
+        assert "used for this cohort instead: revision 6" in again.problem
+    held: dict[PolicySlot, Accepted] = {"cohort": again.accepted}
+    assert isinstance(check_policy(make_envelope(6), trusted, recipient, held), Rejection)
+    if kind == "policy" and how != "folder":
+        accept(again, 7)
+        assert used_revision(open_slot()) == 7, "the retained policy restores the file"
+
+
+def test_every_flipped_bit_of_a_record_leaves_the_revision_of_the_policy(
+    open_slot: Callable[..., SlotPolicies], accept: Callable[..., None], tmp_path: Path
+) -> None:
+    accept(open_slot(), 7)
+    path = next(tmp_path.glob("accepted.*"))
+    content = path.read_bytes()
+    for place in range(len(content)):
+        for bit in (1, 4, 64):
+            path.write_bytes(content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :])
+            assert open_slot().accepted.revision == 7
+            assert used_revision(open_slot()) == 7
+
+
+def test_a_reverted_policy_stays_reverted_after_a_restart(
+    open_slot: Callable[..., SlotPolicies], accept: Callable[..., None]
+) -> None:
+    slot = open_slot()
+    accept(slot, 6)
+    accept(slot, 7, passes=False)
+    slot.hold_reverted(Reversion(revision=7, reason="no exit fires"))
+    slot.save_record()
+    again = open_slot()
+    assert (used_revision(again), again.accepted.revision, again.accepted.reverted) == (6, 7, True)
+    accept(again, 8)
+    assert open_slot().record == SlotRecord(accepted=8), "a newer policy replaces the reversion"
+
+
+def test_a_policy_of_a_revoked_key_is_not_used_but_its_revision_counts(
+    open_slot: Callable[..., SlotPolicies], accept: Callable[..., None], trusted: TrustedKeys
+) -> None:
+    slot = open_slot()
+    accept(slot, 7)
+    slot.verify(TrustedKeys.configured("plant"))
+    assert slot.used is None
+    assert slot.accepted == Accepted(7, None)
+    assert slot.problem is not None
+    slot.verify(trusted)
+    assert (used_revision(slot), slot.problem) == (7, None)
+
+
+def test_a_policy_in_the_file_of_another_slot_is_not_used(
+    open_slot: Callable[..., SlotPolicies], accept: Callable[..., None], tmp_path: Path
+) -> None:
+    accept(open_slot(), 7)
+    for path in list(tmp_path.iterdir()):
+        path.rename(tmp_path / path.name.replace("cohort.presses", "device.press-7"))
+    assert open_slot("device").used is None
 
 
 _STORING_LOOP = """
 import sys
 from pathlib import Path
 from edgeexit.agent.policy_check import Recipient
-from edgeexit.agent.policy_store import PolicyStore
+from edgeexit.agent.policy_store import PolicyStore, SlotRecord
 recipient = Recipient(fleet="plant", device="press-7", cohort="presses", bundle=sys.argv[3], exits=3, classes=4)
 store = PolicyStore(Path(sys.argv[1]), recipient)
 envelopes = [path.read_bytes() for path in sorted(Path(sys.argv[2]).iterdir())]
-while True:
-    for number, envelope in enumerate(envelopes):
-        store.save("cohort", envelope)
-        print(number, flush=True)
+for number, envelope in enumerate(envelopes):
+    store.save_newest("cohort", envelope, SlotRecord(accepted=number))
+    print(number, flush=True)
 """
 
 
-def test_a_kill_while_storing_leaves_the_old_or_the_new_policy(
-    make_envelope: MakeEnvelope, recipient: Recipient, key: PrivateKey, tmp_path: Path
+def test_a_kill_while_storing_leaves_the_old_or_the_new_policy_and_never_a_lower_revision(
+    make_envelope: MakeEnvelope, open_slot: Callable[..., SlotPolicies], recipient: Recipient, tmp_path: Path
 ) -> None:
-    state, envelopes = tmp_path / "state", tmp_path / "envelopes"
+    envelopes = tmp_path / "envelopes"
     envelopes.mkdir()
-    count = 5
-    for revision in range(count):
-        (envelopes / f"{revision}.json").write_bytes(make_envelope(revision))
-    for turn in range(6):
+    for revision in range(200):
+        (envelopes / f"{revision:03}.json").write_bytes(make_envelope(revision))
+    for turn in range(4):
         with subprocess.Popen(
-            [sys.executable, "-c", _STORING_LOOP, str(state), str(envelopes), recipient.bundle],
+            [sys.executable, "-c", _STORING_LOOP, str(tmp_path), str(envelopes), recipient.bundle],
             stdout=subprocess.PIPE,
             text=True,
         ) as loop:
@@ -126,6 +219,8 @@ def test_a_kill_while_storing_leaves_the_old_or_the_new_policy(
             time.sleep(0.02 + 0.007 * turn)
             loop.send_signal(signal.SIGKILL)
             last = int((first + loop.stdout.read()).split("\n")[-2])
-        found = PolicyStore(state, recipient).load([key.public_key()])
-        assert found["cohort"].revision in {last, (last + 1) % count}
-        assert len(list(state.iterdir())) == 1, "temporary files of the crash are removed"
+        found = open_slot()
+        assert used_revision(found) in {last, last + 1}
+        assert found.accepted.revision in {last, last + 1}
+    PolicyStore(tmp_path, recipient).remove_leftovers()
+    assert sorted(path.name.split(".")[0] for path in tmp_path.iterdir()) == ["accepted", "envelopes", "policy"]
