@@ -1,8 +1,11 @@
 """The calibrator service: stores the messages of a fleet, detects drift, refits policies and publishes them."""
 
+from edgeexit_calibration.attention import Attention, needs_attention
 from edgeexit_calibration.cohorts import CohortAddress
-from edgeexit_calibration.command import BrokerError, send_command
+from edgeexit_calibration.command import BrokerError, CommandError, send_command
 from edgeexit_calibration.database import Database, DatabaseError, open_database
+from edgeexit_calibration.device_actions import DeviceError, approve_device, clear_device_clone, revoke_device
+from edgeexit_calibration.device_views import DeviceView, FleetView, devices, fleets
 from edgeexit_calibration.metrics import (
     Disagreement,
     ExitMix,
@@ -11,42 +14,54 @@ from edgeexit_calibration.metrics import (
     disagreement,
     exit_mix,
 )
+from edgeexit_calibration.quotas import Quotas
 from edgeexit_calibration.register import RegistrationResult, register
-from edgeexit_calibration.service import CalibratorService, ServiceConfig
+from edgeexit_calibration.service import CalibratorService
+from edgeexit_calibration.service_config import ServiceConfig
 from edgeexit_calibration.views import (
     CohortView,
-    DeviceView,
     EventView,
     PolicyView,
     cohorts,
-    devices,
+    device_events,
     events,
     policy_history,
 )
 
 __all__ = [
+    "Attention",
     "BrokerError",
     "CalibratorService",
     "CohortAddress",
     "CohortView",
+    "CommandError",
     "Database",
     "DatabaseError",
+    "DeviceError",
     "DeviceView",
     "Disagreement",
     "EventView",
     "ExitMix",
+    "FleetView",
     "PolicyView",
+    "Quotas",
     "RegistrationResult",
     "ServiceConfig",
+    "approve_device",
     "audit_watermark",
     "audited_exit_mix",
+    "clear_device_clone",
     "cohorts",
+    "device_events",
     "devices",
     "disagreement",
     "events",
     "exit_mix",
+    "fleets",
+    "needs_attention",
     "open_database",
     "policy_history",
     "register",
+    "revoke_device",
     "send_command",
 ]

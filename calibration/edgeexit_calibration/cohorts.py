@@ -9,13 +9,16 @@ from sqlalchemy.orm import Session
 
 from edgeexit.errors import PolicyError
 from edgeexit.policies import Certificate, Policy, PolicyDocument, Scope, decode_document, encode_document
-from edgeexit.policies.document import MAX_REVISION
+from edgeexit.policies.document import MAX_REVISION, LatencyBound
 from edgeexit_calibration.tables import CohortRow, EventRow, PolicyRevisionRow, RegistrationRow
 
 CALIBRATOR: Final = "calibrator"
 """The actor of an event that the service caused, not a user."""
 
-EventKind = Literal["registered", "published", "risk exceeded", "refit postponed", "refitted", "renumbered"]
+EventKind = Literal[
+    "registered", "published", "risk exceeded", "refit postponed", "refitted", "renumbered",  # of a cohort
+    "key pinned", "key changed", "approved", "revoked", "clone", "clone cleared",  # of a device
+]  # fmt: skip
 
 
 class CohortAddress(NamedTuple):
@@ -37,11 +40,14 @@ def find_cohort(session: Session, address: CohortAddress) -> CohortRow | None:
 
 def find_or_add_cohort(session: Session, address: CohortAddress) -> CohortRow:
     """Return a cohort; create it if it does not exist."""
-    cohort = find_cohort(session, address)
-    if cohort is None:
-        cohort = CohortRow(**address._asdict())
-        session.add(cohort)
-        session.flush()
+    return find_cohort(session, address) or add_cohort(session, address)
+
+
+def add_cohort(session: Session, address: CohortAddress) -> CohortRow:
+    """Create a cohort that does not exist."""
+    cohort = CohortRow(**address._asdict())
+    session.add(cohort)
+    session.flush()
     return cohort
 
 
@@ -78,6 +84,7 @@ def add_revision(
     policy: Policy,
     certificate: Certificate | None,
     *,
+    max_latency: LatencyBound | None,
     reason: str,
     created_by: str,
     now: datetime,
@@ -99,6 +106,7 @@ def add_revision(
         policy=policy,
         scope=Scope(fleet=cohort.fleet, cohort=cohort.cohort),
         certificate=certificate,
+        max_latency=max_latency,
     )
     session.add(
         PolicyRevisionRow(
@@ -121,12 +129,21 @@ def add_event(
     *,
     actor: str,
     now: datetime,
+    device_id: int | None = None,
 ) -> None:
-    """Add an entry to the audit log."""
-    session.add(EventRow(cohort_id=cohort_id, kind=kind, details=dict(details), actor=actor, time=now))
+    """Add an entry about a cohort or a device to the audit log."""
+    session.add(
+        EventRow(cohort_id=cohort_id, device_id=device_id, kind=kind, details=dict(details), actor=actor, time=now)
+    )
 
 
 def last_event(session: Session, cohort_id: int, kind: EventKind) -> EventRow | None:
     """Return the newest event of a kind, or None."""
     query = select(EventRow).filter_by(cohort_id=cohort_id, kind=kind).order_by(EventRow.id.desc()).limit(1)
+    return session.scalar(query)
+
+
+def last_device_event(session: Session, device_id: int, kind: EventKind) -> EventRow | None:
+    """Return the newest event of a kind about a device, or None."""
+    query = select(EventRow).filter_by(device_id=device_id, kind=kind).order_by(EventRow.id.desc()).limit(1)
     return session.scalar(query)

@@ -1,41 +1,51 @@
-"""Stores the messages of devices: decodes them, drops duplicates, writes a batch in one session. Needs no MQTT client.
+"""Stores the messages of devices: drops duplicates, writes a batch in one session. Needs no MQTT client.
 
 Reports are cumulative, so only the highest sequence of each (device, start, revision) is stored. An audit is
 stored once per (device, start, sequence). So the rows do not depend on the order of messages, nor on duplicates.
 """
 
-import re
 from collections.abc import Iterable, Sequence
-from datetime import datetime
-from math import log
-from typing import Any, Final, NamedTuple
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
 
 import msgspec
-from sqlalchemy import insert, select, tuple_
+from sqlalchemy import func, insert, select, tuple_
 from sqlalchemy.orm import Session
 
-from edgeexit.errors import MessageError
 from edgeexit.latency import LatencyProfile
 from edgeexit.policies.document import MAX_REVISION
 from edgeexit.policies.readout import readouts_to_bytes
-from edgeexit.wire import UP_TYPES, Audit, DeviceAddress, Report, State, decode, parse_up_topic
-from edgeexit.wire.audit_signing import verify_audit
-from edgeexit_calibration.cohorts import CohortAddress, current_revision, find_or_add_cohort
-from edgeexit_calibration.tables import AuditedSampleRow, AuditRow, CohortRow, DeviceRow, ProfileRow, ReportRow
+from edgeexit.wire import Audit, DeviceAddress, Refusal, Report, State
+from edgeexit_calibration.clones import see_start
+from edgeexit_calibration.cohorts import CALIBRATOR, CohortAddress, add_cohort, add_event, current_revision, find_cohort
+from edgeexit_calibration.drops import Drop, DropCause
+from edgeexit_calibration.enrolment import REVOKED, Enrolment, check_key, short_key
+from edgeexit_calibration.quotas import Quotas
+from edgeexit_calibration.tables import (
+    AuditedSampleRow,
+    AuditRow,
+    CohortRow,
+    DeviceRow,
+    ProfileRow,
+    RegistrationRow,
+    ReportRow,
+)
+from edgeexit_calibration.uplink import Uplink
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
-_CLASS_LIMIT: Final = 2**24
-"""Readouts are float32, which represents class indices exactly below this limit."""
-_MAX_ENTROPY: Final = log(_CLASS_LIMIT)
 _MAX_REVISIONS_AHEAD: Final = 1_000_000
 """A reported revision that is further ahead is ignored, so that no device can exhaust the revision numbers."""
+CLONE_SHOWN_FOR: Final = timedelta(days=1)
+"""Two agents with one name are reported until they have not been noticed for this time."""
 
 
-class Uplink(NamedTuple):
-    """A valid message of a device, and the device's address."""
+class IngestRules(msgspec.Struct, frozen=True, kw_only=True):
+    """Which devices and which audits are stored."""
 
-    address: DeviceAddress
-    message: State | Report | Audit | LatencyProfile
+    enrolment: Enrolment = "open"
+    quotas: Quotas = Quotas()
+
+
+_DEFAULT_RULES: Final = IngestRules()
 
 
 class Receipt(NamedTuple):
@@ -44,106 +54,176 @@ class Receipt(NamedTuple):
     address: DeviceAddress
     start: str
     sequences: tuple[int, ...]
+    refused: tuple[Refusal, ...] = ()
 
 
-def decode_uplink(topic: str, payload: bytes) -> Uplink:
-    """Return the decoded message with the device's address. Raises MessageError for an invalid topic or payload."""
-    address, kind = parse_up_topic(topic)
-    expected: Any = UP_TYPES[kind]
-    message: State | Report | Audit | LatencyProfile
-    if kind == "audit":
-        _, message = verify_audit(payload, topic=topic)
-    else:
-        message = decode(payload, expected)
-    if isinstance(message, LatencyProfile) and not _DIGEST.fullmatch(message.bundle):
-        raise MessageError(f"profile: bundle '{message.bundle[:80]}' is not a digest of 64 hex digits")
-    if isinstance(message, Audit):
-        _check_fits_float32(message)
-    return Uplink(address, message)
+class Stored(NamedTuple):
+    """The outcome of a batch: one receipt per device and start, and what was not stored."""
+
+    receipts: list[Receipt]
+    drops: list[Drop]
 
 
-def store_uplinks(session: Session, uplinks: Sequence[Uplink], *, now: datetime) -> list[Receipt]:
-    """Write a batch in its order of arrival; return one receipt per device and start."""
-    devices = _find_or_add_devices(session, {uplink.address for uplink in uplinks}, now)
-    cohorts = _CohortCache(session)
-    sequences: dict[tuple[DeviceAddress, str], dict[int, None]] = {}  # per start, an ordered set
-    reports: list[tuple[DeviceRow, Report]] = []
-    audits: list[tuple[DeviceRow, Audit]] = []
-    for address, message in uplinks:
-        device = devices[address]
+def store_uplinks(
+    session: Session, uplinks: Sequence[Uplink], *, now: datetime, rules: IngestRules = _DEFAULT_RULES
+) -> Stored:
+    """Write a batch in its order of arrival."""
+    batch = _Batch(session, uplinks, now=now, rules=rules)
+    reports: list[tuple[DeviceRow, int, Report]] = []
+    audits: list[tuple[DeviceRow, int, Audit]] = []
+    for uplink in uplinks:
+        device, message = batch.device_of(uplink), uplink.message
+        if device is None:
+            continue
+        if isinstance(message, LatencyProfile):
+            _store_profile(session, device, message, now, limit=rules.quotas.profiles)
+            continue
         if isinstance(message, State):
-            cohorts.record_unknown_revision(device, message)
-            _store_state(device, message, now)
-        elif isinstance(message, LatencyProfile):
-            _store_profile(session, device, message, now)
+            if batch.cohort_of(device, message) is not None:
+                _store_state(session, device, message, now, retained=uplink.retained)
+            continue
+        cohort_id = batch.accept(uplink, device, message)
+        if cohort_id is None:
+            continue
+        if isinstance(message, Report):
+            reports.append((device, cohort_id, message))
         else:
-            cohorts.record_unknown_revision(device, message)
-            sequences.setdefault((address, message.start), {})[message.sequence] = None
-            if isinstance(message, Report):
-                reports.append((device, message))
-            else:
-                audits.append((device, message))
-    _store_reports(session, cohorts, reports, now)
-    _store_audits(session, cohorts, audits, now)
-    return [Receipt(address, start, tuple(sent)) for (address, start), sent in sequences.items()]
+            audits.append((device, cohort_id, message))
+    _store_reports(session, reports, now)
+    _store_audits(session, audits, now)
+    return batch.outcome()
 
 
-def _check_fits_float32(audit: Audit) -> None:
-    for sample in audit.samples:
-        highest = max(*sample.top1, sample.prediction or 0)
-        if highest >= _CLASS_LIMIT or max(sample.entropy) > _MAX_ENTROPY:
-            raise MessageError(
-                f"audit: class {highest} or entropy {max(sample.entropy):g} is too large for a readout in float32"
-            )
+class _Batch:
+    """The devices and cohorts of a batch, each read from the database once, and the answers to its messages."""
 
-
-class _CohortCache:
-    """Reads each cohort of a batch and its current revision from the database, once per batch."""
-
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, uplinks: Sequence[Uplink], *, now: datetime, rules: IngestRules) -> None:
         self._session = session
-        self._found: dict[CohortAddress, tuple[CohortRow, int]] = {}
+        self._now = now
+        self._rules = rules
+        self._devices = _find_or_add_devices(
+            session, {uplink.address for uplink in uplinks}, now, limit=rules.quotas.max_devices
+        )
+        self._cohorts: dict[CohortAddress, _Cohort | None] = {}
+        self._sequences: dict[tuple[DeviceAddress, str], dict[int, None]] = {}  # per start, an ordered set
+        self._refused: dict[tuple[DeviceAddress, str], dict[int, Refusal]] = {}
+        self._drops: list[Drop] = []
 
-    def id_of(self, device: DeviceRow, message: Report | Audit) -> int:
-        return self._find(device, message)[0].id
+    def device_of(self, uplink: Uplink) -> DeviceRow | None:
+        """Return the device of a message, or None if the fleet has its maximum number of devices without it."""
+        device = self._devices.get(uplink.address)
+        if device is None:
+            limit = self._rules.quotas.max_devices
+            self._drops.append(Drop(uplink.address, "too many devices", f"the fleet has {limit} devices"))
+        return device
 
-    def record_unknown_revision(self, device: DeviceRow, message: State | Report | Audit) -> None:
+    def cohort_of(self, device: DeviceRow, message: State | Report | Audit) -> "_Cohort | None":
+        """Return the cohort that a message names, with an unknown revision recorded; None if there are too many."""
+        address = CohortAddress(device.fleet, message.bundle, message.cohort)
+        if address not in self._cohorts:
+            self._cohorts[address] = _find_or_add_cohort(
+                self._session, address, limit=self._rules.quotas.max_unregistered_cohorts
+            )
+        cohort = self._cohorts[address]
+        if cohort is None:
+            detail = f"the fleet has {self._rules.quotas.max_unregistered_cohorts} cohorts that are not registered"
+            where = DeviceAddress(device.fleet, device.shard, device.device)
+            self._drops.append(Drop(where, "too many cohorts", detail))
+        else:
+            cohort.record_unknown_revision(message)
+        return cohort
+
+    def accept(self, uplink: Uplink, device: DeviceRow, message: Report | Audit) -> int | None:
+        """Return the id of the cohort of a message that is to be stored; None if it is refused or not answered."""
+        if device.revoked_at is not None:
+            self._refuse(uplink, message, "revoked", REVOKED, final=True)
+            return None
+        cohort = self.cohort_of(device, message)
+        if cohort is None:
+            return None
+        exits = len(message.exits) if isinstance(message, Report) else len(message.samples[0].top1)
+        if cohort.exits not in (None, exits):
+            reason = f"{exits} exits, but the bundle has {cohort.exits}"
+            self._refuse(uplink, message, "invalid", reason, final=True)
+            return None
+        if isinstance(message, Audit) and uplink.key is not None:
+            refusal = check_key(self._session, device, uplink.key, self._rules.enrolment, self._now)
+            if refusal is not None:
+                self._refuse(uplink, message, "key not approved", refusal.reason, final=refusal.final)
+                return None
+        self._sequences.setdefault((uplink.address, message.start), {})[message.sequence] = None
+        return cohort.row.id
+
+    def outcome(self) -> Stored:
+        """Return the answers to all messages so far."""
+        receipts = [
+            Receipt(*key, tuple(self._sequences.get(key, ())), tuple(self._refused.get(key, {}).values()))
+            for key in {**self._sequences, **self._refused}
+        ]
+        return Stored(receipts, self._drops)
+
+    def _refuse(self, uplink: Uplink, message: Report | Audit, cause: DropCause, reason: str, *, final: bool) -> None:
+        refusal = Refusal(sequence=message.sequence, reason=reason, final=final)
+        self._refused.setdefault((uplink.address, message.start), {})[message.sequence] = refusal
+        self._drops.append(Drop(uplink.address, cause, reason))
+
+
+class _Cohort(NamedTuple):
+    """A cohort, its newest revision (0: none) and the number of exits of its bundle (None: not registered)."""
+
+    row: CohortRow
+    newest: int
+    exits: int | None
+
+    def record_unknown_revision(self, message: State | Report | Audit) -> None:
         """Record the revision that a device runs if this database did not issue it.
 
         Such a revision is higher than the newest one in the database. Or it has the same number, and the device has
         rejected the policy of this database.
         """
-        cohort, newest = self._find(device, message)
         rejected = message.rejected.revision if isinstance(message, State) and message.rejected is not None else None
-        is_unknown = message.revision > newest or (message.revision == newest == rejected)
-        # Above the last revision there is no number to publish this database's policy under.
-        if is_unknown and message.revision < min(newest + _MAX_REVISIONS_AHEAD + 1, MAX_REVISION):
-            cohort.highest_unknown_revision = max(cohort.highest_unknown_revision, message.revision)
+        is_unknown = message.revision > self.newest or (message.revision == self.newest == rejected)
+        if is_unknown and message.revision < min(self.newest + _MAX_REVISIONS_AHEAD + 1, MAX_REVISION):
+            self.row.highest_unknown_revision = max(self.row.highest_unknown_revision, message.revision)
 
-    def _find(self, device: DeviceRow, message: State | Report | Audit) -> tuple[CohortRow, int]:
-        address = CohortAddress(device.fleet, message.bundle, message.cohort)
-        if address not in self._found:
-            cohort = find_or_add_cohort(self._session, address)
-            current = current_revision(self._session, cohort.id)
-            self._found[address] = (cohort, 0 if current is None else current.revision)
-        return self._found[address]
+
+def _find_or_add_cohort(session: Session, address: CohortAddress, *, limit: int) -> _Cohort | None:
+    row = find_cohort(session, address)
+    if row is None:
+        unregistered = select(func.count()).select_from(CohortRow).outerjoin(RegistrationRow)
+        unregistered = unregistered.where(CohortRow.fleet == address.fleet, RegistrationRow.cohort_id.is_(None))
+        if (session.scalar(unregistered) or 0) >= limit:
+            return None
+        row = add_cohort(session, address)
+    current, registration = current_revision(session, row.id), session.get(RegistrationRow, row.id)
+    return _Cohort(
+        row, 0 if current is None else current.revision, None if registration is None else len(registration.exits)
+    )
 
 
 def _find_or_add_devices(
-    session: Session, addresses: Iterable[DeviceAddress], now: datetime
+    session: Session, addresses: Iterable[DeviceAddress], now: datetime, *, limit: int
 ) -> dict[DeviceAddress, DeviceRow]:
-    requested = set(addresses)
+    """Return the devices of these addresses, without those for which the fleet has no room."""
+    requested = dict.fromkeys(addresses)
     key = tuple_(DeviceRow.fleet, DeviceRow.shard, DeviceRow.device)
     found = session.scalars(select(DeviceRow).where(key.in_(list(requested))))
     devices = {DeviceAddress(device.fleet, device.shard, device.device): device for device in found}
-    for address in requested - devices.keys():
-        devices[address] = DeviceRow(**address._asdict(), first_seen=now, last_seen=now)
-        session.add(devices[address])
-    session.flush()
+    if missing := [address for address in requested if address not in devices]:
+        count = select(func.count()).select_from(DeviceRow).filter_by(fleet=missing[0].fleet)
+        room = max(0, limit - (session.scalar(count) or 0))
+        for address in missing[:room]:
+            devices[address] = DeviceRow(**address._asdict(), first_seen=now, last_seen=now)
+            session.add(devices[address])
+        session.flush()
     return devices
 
 
-def _store_state(device: DeviceRow, state: State, now: datetime) -> None:
+def _store_state(session: Session, device: DeviceRow, state: State, now: datetime, *, retained: bool) -> None:
+    if state.online and not retained:
+        _record_start(session, device, state, now)
+    if device.key is None and device.offered_key is None:
+        device.offered_key = state.key  # not proven yet, but a user can approve it before the first audit
     if not state.online and device.state is not None:
         known = msgspec.json.decode(device.state, type=State)
         if known.start == state.start:  # an MQTT will repeats the state at connect time; only `online` is new
@@ -154,11 +234,26 @@ def _store_state(device: DeviceRow, state: State, now: datetime) -> None:
         device.last_seen = now
 
 
-def _store_profile(session: Session, device: DeviceRow, profile: LatencyProfile, now: datetime) -> None:
+def _record_start(session: Session, device: DeviceRow, state: State, now: datetime) -> None:
+    seen = see_start(device.starts, state.start, state.uptime_s)
+    device.starts = seen.starts
+    if seen.clones is None:
+        return
+    if device.clone_seen_at is None or now - device.clone_seen_at > CLONE_SHOWN_FOR:
+        details = {"starts": list(seen.clones), "key": None if device.key is None else short_key(device.key)}
+        add_event(session, None, "clone", details, actor=CALIBRATOR, now=now, device_id=device.id)
+    device.clone_starts, device.clone_seen_at = list(seen.clones), now
+
+
+def _store_profile(session: Session, device: DeviceRow, profile: LatencyProfile, now: datetime, *, limit: int) -> None:
     content = _json(profile)
-    row = session.get(ProfileRow, (device.id, profile.bundle))
+    rows = session.scalars(select(ProfileRow).filter_by(device_id=device.id).order_by(ProfileRow.received_at)).all()
+    row = next((row for row in rows if row.bundle == profile.bundle), None)
     if row is None:
+        for oldest in rows[: max(0, len(rows) + 1 - limit)]:
+            session.delete(oldest)
         session.add(ProfileRow(device_id=device.id, bundle=profile.bundle, content=content, received_at=now))
+        session.flush()
     elif row.content != content:
         row.content, row.received_at = content, now
     else:
@@ -166,19 +261,16 @@ def _store_profile(session: Session, device: DeviceRow, profile: LatencyProfile,
     device.last_seen = now
 
 
-def _store_reports(
-    session: Session, cohorts: _CohortCache, reports: Sequence[tuple[DeviceRow, Report]], now: datetime
-) -> None:
-    newest: dict[tuple[int, str, int], tuple[DeviceRow, Report]] = {}
-    for device, report in reports:
+def _store_reports(session: Session, reports: Sequence[tuple[DeviceRow, int, Report]], now: datetime) -> None:
+    newest: dict[tuple[int, str, int], tuple[DeviceRow, int, Report]] = {}
+    for device, cohort_id, report in reports:
         key = (device.id, report.start, report.revision)
-        if key not in newest or report.sequence > newest[key][1].sequence:
-            newest[key] = (device, report)
+        if key not in newest or report.sequence > newest[key][2].sequence:
+            newest[key] = (device, cohort_id, report)
     columns = tuple_(ReportRow.device_id, ReportRow.start, ReportRow.revision)
     found = session.scalars(select(ReportRow).where(columns.in_(list(newest))))
     rows = {(row.device_id, row.start, row.revision): row for row in found}
-    for key, (device, report) in newest.items():
-        cohort_id = cohorts.id_of(device, report)
+    for key, (device, cohort_id, report) in newest.items():
         row = rows.get(key)
         if row is None:
             row = ReportRow(device_id=key[0], start=key[1], revision=key[2])
@@ -190,14 +282,16 @@ def _store_reports(
         row.content = _json(report)
         row.received_at = now
         device.last_seen = now
+        if (losses := msgspec.to_builtins(report.losses)) != device.losses:
+            if any(count > device.losses.get(cause, 0) for cause, count in losses.items()):
+                device.losses_at = now
+            device.losses = losses
 
 
-def _store_audits(
-    session: Session, cohorts: _CohortCache, audits: Sequence[tuple[DeviceRow, Audit]], now: datetime
-) -> None:
-    new: dict[tuple[int, str, int], tuple[DeviceRow, Audit]] = {}
-    for device, audit in audits:
-        new.setdefault((device.id, audit.start, audit.sequence), (device, audit))
+def _store_audits(session: Session, audits: Sequence[tuple[DeviceRow, int, Audit]], now: datetime) -> None:
+    new: dict[tuple[int, str, int], tuple[DeviceRow, int, Audit]] = {}
+    for device, cohort_id, audit in audits:
+        new.setdefault((device.id, audit.start, audit.sequence), (device, cohort_id, audit))
     columns = (AuditRow.device_id, AuditRow.start, AuditRow.sequence)
     for key in session.execute(select(*columns).where(tuple_(*columns).in_(list(new)))):
         del new[key[0], key[1], key[2]]
@@ -205,8 +299,8 @@ def _store_audits(
     session.add_all(rows)
     session.flush()
     samples: list[dict[str, object]] = []
-    for row, (device, audit) in zip(rows, new.values(), strict=True):
-        samples += _sample_rows(audit, row.id, cohorts.id_of(device, audit))
+    for row, (device, cohort_id, audit) in zip(rows, new.values(), strict=True):
+        samples += _sample_rows(audit, row.id, cohort_id)
         device.last_seen = now
     if samples:
         session.execute(insert(AuditedSampleRow), samples)

@@ -9,7 +9,8 @@ import msgspec
 from edgeexit.bundle import Bundle, Costs
 from edgeexit.errors import BundleError
 from edgeexit.fitting import samples_needed
-from edgeexit.policies import encode_document
+from edgeexit.policies import PolicyDocument, decode_document, encode_document
+from edgeexit.policies.document import LatencyBound
 from edgeexit.wire import MAX_BYTES, check_name
 from edgeexit_calibration.cohorts import (
     CohortAddress,
@@ -53,6 +54,7 @@ def register(
     delta: float,
     user: str,
     costs: Costs | None = None,
+    max_latency: LatencyBound | None = None,
 ) -> RegistrationResult:
     """Register a cohort, so that the calibrator publishes, watches and refits its policy.
 
@@ -68,6 +70,8 @@ def register(
         delta: probability with which the bound may fail, 0 to 1.
         user: name of the user, for the audit log.
         costs: costs of the exits; default: `Bundle.costs`.
+        max_latency: a device on which the policy breaks this bound reverts it; default: the bound of the bundle's
+            policy, or else the one that is registered.
 
     Raises MessageError for an invalid name, FittingError for an invalid risk or delta, BundleError for a bundle without
     a policy, of a segmentation model or with costs that do not increase, PolicyError if the cohort has used the last
@@ -103,7 +107,17 @@ def register(
     with database.writing() as session:
         row = find_or_add_cohort(session, address)
         registration = session.get(RegistrationRow, row.id)
-        is_new = registration is None or registration.bundle_policy != content
+        current = current_revision(session, row.id)
+        known = None if current is None else decode_document(current.document.encode())
+        has_new_policy = registration is None or registration.bundle_policy != content
+        bound = max_latency or _kept_bound(document, known, has_new_policy=has_new_policy)
+        reason, revision = None, 0 if known is None else known.revision
+        if known is None:
+            reason = "registered"
+        elif has_new_policy:
+            reason = "registered again with a new policy"
+        elif known.max_latency != bound:  # a refit stays
+            reason, document = "registered again with another latency bound", known
         if registration is None:
             registration = RegistrationRow(cohort_id=row.id)
             session.add(registration)
@@ -111,21 +125,30 @@ def register(
         registration.costs, registration.cost_unit = list(cumulative), unit
         registration.risk, registration.delta, registration.bundle_policy = risk, delta, content
         registration.registered_by, registration.registered_at = user, now
-        current = current_revision(session, row.id)
-        if current is None or is_new:
-            reason = "registered" if current is None else "registered again with a new policy"
+        if reason is not None:
             revision = add_revision(
-                session, row, document.policy, document.certificate, reason=reason, created_by=user, now=now
+                session,
+                row,
+                document.policy,
+                document.certificate,
+                max_latency=bound,
+                reason=reason,
+                created_by=user,
+                now=now,
             )
-        else:
-            revision = current.revision
         details = {"risk": risk, "delta": delta, "revision": revision, "costs": cumulative, "cost_unit": unit}
         add_event(session, row.id, "registered", details, actor=user, now=now)
     return RegistrationResult(
         cohort=address,
         revision=revision,
-        is_new_revision=is_new,
+        is_new_revision=reason is not None,
         certified_risk=None if document.certificate is None else document.certificate.risk,
         policy=document.policy.kind,
         refittable=not document.policy.reads_probabilities,
     )
+
+
+def _kept_bound(document: PolicyDocument, known: PolicyDocument | None, *, has_new_policy: bool) -> LatencyBound | None:
+    """Return the bound of a registration that names none: the registered one, or that of a new policy in the bundle."""
+    registered = None if known is None else known.max_latency
+    return (document.max_latency or registered) if has_new_policy else registered

@@ -1,4 +1,4 @@
-"""The database tables: devices, cohorts, the messages of devices, and the policies and events of each cohort."""
+"""The database tables: devices, their messages, cohorts and their policies, events, counts of dropped messages."""
 
 from datetime import datetime, timezone
 from typing import Any
@@ -62,6 +62,18 @@ class TableBase(DeclarativeBase):
     }
 
 
+class FleetRow(TableBase):
+    """What was dropped in a fleet and belongs to no known device."""
+
+    __tablename__ = "fleet"
+
+    fleet: Mapped[str] = mapped_column(primary_key=True)
+    drops: Mapped[dict[str, Any]]
+    """`drops.DropCause` -> number of messages."""
+    last_drop: Mapped[str]
+    last_drop_at: Mapped[datetime]
+
+
 class DeviceRow(TableBase):
     """A device that has sent a message."""
 
@@ -77,6 +89,31 @@ class DeviceRow(TableBase):
     first_seen: Mapped[datetime]
     last_seen: Mapped[datetime]
     """Time of the last message with new content; a retained message that the broker repeats does not count."""
+    key: Mapped[str | None]
+    """Public identity key whose audits are stored; null before the enrolment."""
+    offered_key: Mapped[str | None]
+    """Another key with which the device signs and which waits for an approval."""
+    revoked_at: Mapped[datetime | None]
+    """When a user revoked the device; nothing that it sends under a number is stored."""
+    starts: Mapped[dict[str, Any]]
+    """Start -> highest uptime in its live states, the start that was seen last at the end; see `clones`."""
+    clone_starts: Mapped[list[str]]
+    """Two starts that ran at the same time, or nothing."""
+    clone_seen_at: Mapped[datetime | None]
+    """When two running agents with this name were last noticed."""
+    losses: Mapped[dict[str, Any]]
+    """`messages.Losses` of the report that arrived last."""
+    losses_at: Mapped[datetime | None]
+    """When these numbers increased last."""
+    drops: Mapped[dict[str, Any]]
+    """`drops.DropCause` -> number of its messages that were not stored."""
+    last_drop: Mapped[str | None]
+    """Why the last of these was not stored."""
+    last_drop_at: Mapped[datetime | None]
+
+    def __init__(self, **values: Any) -> None:
+        """Create a device of which nothing is known but the given values."""
+        super().__init__(**{"starts": {}, "clone_starts": [], "losses": {}, "drops": {}, **values})
 
 
 class ProfileRow(TableBase):
@@ -126,6 +163,8 @@ class RegistrationRow(TableBase):
     """JSON of the policy document in the bundle at the latest registration."""
     registered_by: Mapped[str]
     registered_at: Mapped[datetime]
+    heartbeat: Mapped[int] = mapped_column(default=0)
+    """Counter of the newest heartbeat."""
 
 
 class PolicyRevisionRow(TableBase):
@@ -197,7 +236,7 @@ class EventRow(TableBase):
     """An entry of the audit log: who did what, and when."""
 
     __tablename__ = "event"
-    __table_args__ = (Index(None, "cohort_id", "id"),)
+    __table_args__ = (Index(None, "cohort_id", "id"), Index(None, "device_id", "id"))
 
     id: Mapped[int] = mapped_column(_LongId, primary_key=True)
     time: Mapped[datetime]
@@ -206,4 +245,5 @@ class EventRow(TableBase):
     kind: Mapped[str]
     """One of `cohorts.EventKind`."""
     cohort_id: Mapped[int | None] = mapped_column(ForeignKey("cohort.id"))
+    device_id: Mapped[int | None] = mapped_column(ForeignKey("device.id"))
     details: Mapped[dict[str, Any]]

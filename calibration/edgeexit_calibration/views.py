@@ -1,4 +1,4 @@
-"""Read-only views of the database: devices, cohorts, the history of policies, the audit log."""
+"""Read-only views of cohorts: their current policies, the history of policies, the audit log."""
 
 from datetime import datetime
 from typing import Any
@@ -11,6 +11,7 @@ from edgeexit.policies import Certificate, decode_document
 from edgeexit.wire import messages
 from edgeexit_calibration.cohorts import CohortAddress, current_revision, find_cohort
 from edgeexit_calibration.database import Database
+from edgeexit_calibration.device_actions import address_of
 from edgeexit_calibration.tables import (
     AuditedSampleRow,
     CohortRow,
@@ -19,23 +20,6 @@ from edgeexit_calibration.tables import (
     PolicyRevisionRow,
     RegistrationRow,
 )
-
-
-class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
-    """A device and what it runs. The optional fields are null until the device has reported its state."""
-
-    fleet: str
-    shard: str
-    device: str
-    last_seen: datetime
-    online: bool | None = None
-    bundle: str | None = None
-    cohort: str | None = None
-    revision: int | None = None
-    policy: str | None = None
-    agent: str | None = None
-    rejected: str | None = None
-    """Reason for which the device rejected the latest policy; null if it did not reject one."""
 
 
 class CohortView(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,17 +66,13 @@ class PolicyView(msgspec.Struct, frozen=True, kw_only=True):
 class EventView(msgspec.Struct, frozen=True, kw_only=True):
     """An entry of the audit log."""
 
+    device: str | None = None
+    """FLEET/SHARD/DEVICE; null for an event of a cohort."""
+
     time: datetime
     actor: str
     kind: str
     details: dict[str, Any]
-
-
-def devices(database: Database, *, fleet: str | None = None) -> list[DeviceView]:
-    """Return every device of a fleet (None: all fleets) that has sent a message, sorted by fleet, shard and name."""
-    query = select(DeviceRow).order_by(DeviceRow.fleet, DeviceRow.shard, DeviceRow.device)
-    with database.reading() as session:
-        return [_device_view(row) for row in session.scalars(_in_fleet(query, DeviceRow.fleet, fleet))]
 
 
 def cohorts(database: Database, *, fleet: str | None = None) -> list[CohortView]:
@@ -132,22 +112,22 @@ def events(database: Database, cohort: CohortAddress) -> list[EventView]:
         return [EventView(time=row.time, actor=row.actor, kind=row.kind, details=row.details) for row in rows]
 
 
+def device_events(database: Database, *, fleet: str | None = None) -> list[EventView]:
+    """Return the entries of the audit log about the devices of a fleet (None: all fleets), oldest first."""
+    query = select(EventRow, DeviceRow).join(DeviceRow, EventRow.device_id == DeviceRow.id).order_by(EventRow.id)
+    with database.reading() as session:
+        return [
+            EventView(time=row.time, actor=row.actor, kind=row.kind, details=row.details, device=address_of(device))
+            for row, device in session.execute(_in_fleet(query, DeviceRow.fleet, fleet))
+        ]
+
+
 def _in_fleet(query: Any, column: Any, fleet: str | None) -> Any:
     return query if fleet is None else query.where(column == fleet)
 
 
 def _address(cohort: CohortRow) -> CohortAddress:
     return CohortAddress(cohort.fleet, cohort.bundle, cohort.cohort)
-
-
-def _device_view(row: DeviceRow) -> DeviceView:
-    reported: dict[str, Any] = {}
-    if row.state is not None:
-        state = msgspec.json.decode(row.state, type=messages.State)
-        names = ("online", "bundle", "cohort", "revision", "policy", "agent")
-        reported = {name: getattr(state, name) for name in names}
-        reported["rejected"] = None if state.rejected is None else state.rejected.reason
-    return DeviceView(fleet=row.fleet, shard=row.shard, device=row.device, last_seen=row.last_seen, **reported)
 
 
 def _cohort_view(

@@ -145,7 +145,14 @@ class Watcher:
             current, unknown = decode_document(row.document.encode()), cohort.highest_unknown_revision
             reason = f"devices run revision {unknown}, which this database did not issue"
             revision = add_revision(
-                session, cohort, current.policy, current.certificate, reason=reason, created_by=CALIBRATOR, now=now
+                session,
+                cohort,
+                current.policy,
+                current.certificate,
+                max_latency=current.max_latency,
+                reason=reason,
+                created_by=CALIBRATOR,
+                now=now,
             )
             details = {"revision": revision, "device_revision": unknown, "copied_revision": row.revision}
             add_event(session, cohort_id, "renumbered", details, actor=CALIBRATOR, now=now)
@@ -211,7 +218,14 @@ class Watcher:
             reason = f"refitted: disagreement above {risk:g} since audit {alarm.change_position}"
             cohort = session.get_one(CohortRow, cohort_id)
             new_revision = add_revision(
-                session, cohort, outcome.policy, outcome.certificate, reason=reason, created_by=CALIBRATOR, now=now
+                session,
+                cohort,
+                outcome.policy,
+                outcome.certificate,
+                max_latency=refit_input.current.max_latency,
+                reason=reason,
+                created_by=CALIBRATOR,
+                now=now,
             )
             audits = len(refit_input.readouts)
             refitted = {"revision": new_revision, "audits": audits, "change_position": alarm.change_position}

@@ -14,7 +14,9 @@ from edgeexit.fitting import MaxRisk, ReadoutDataset, fit_thresholds
 from edgeexit.latency import BIN_COUNT
 from edgeexit.policies import PolicyDocument, simulate_exits
 from edgeexit.policies.confidence import Confidence
+from edgeexit.signing import PrivateKey
 from edgeexit.wire import SCORE_BINS, Audit, AuditedSample, DeviceAddress, ExitCounters, Report, State, encode
+from edgeexit.wire.audit_signing import sign_audit
 from tests.broker import RealBroker
 from tests.bundles import make_bundle
 
@@ -23,6 +25,8 @@ START = "0" * 16
 RISK, DELTA = 0.1, 0.1
 EXITS = 3
 DEVICE = DeviceAddress(FLEET, "s0", "camera-1")
+IDENTITY = PrivateKey.generate()
+"""The identity key of every device that does not name another one."""
 
 
 def readouts_of(count: int, *, trust: float = 1.0, seed: int = 0) -> np.ndarray:
@@ -116,19 +120,29 @@ def report_of(bundle_digest: str, *, sequence: int, counts=(5, 3, 2), revision: 
     )
 
 
-def state_of(bundle_digest: str, *, revision: int = 1, online: bool = True) -> State:
+def state_of(
+    bundle_digest: str, *, revision: int = 1, online: bool = True, start: str = START, uptime_s: float = 1.0, **fields
+) -> State:
     """Return the state message of a device."""
     return State(
         online=online,
         bundle=bundle_digest,
         cohort=COHORT,
-        start=START,
-        uptime_s=1.0,
+        start=start,
+        uptime_s=uptime_s,
         revision=revision,
         accepted=revision,
         policy="confidence",
         agent="0.1",
+        **fields,
     )
+
+
+def payload_of(topic: str, message: object, *, key: PrivateKey = IDENTITY) -> bytes:
+    """Return the payload that a device publishes on a topic; an audit is signed."""
+    if isinstance(message, bytes):
+        return message
+    return sign_audit(encode(message), topic=topic, key=key) if isinstance(message, Audit) else encode(message)
 
 
 def until(condition: Callable[[], bool], *, limit_s: float = 15.0) -> None:
@@ -182,14 +196,13 @@ class Client:
         self._client.loop_start()
         until(self._client.is_connected)
 
-    def publish(self, topic: str, message: object) -> None:
+    def publish(self, topic: str, message: object, *, retain: bool = False) -> None:
         """Publish and wait for the broker's acknowledgement."""
-        self.send(topic, message).wait_for_publish(5)
+        self.send(topic, message, retain=retain).wait_for_publish(5)
 
-    def send(self, topic: str, message: object) -> paho.MQTTMessageInfo:
-        """Publish without waiting."""
-        payload = message if isinstance(message, bytes) else encode(message)
-        return self._client.publish(topic, payload, qos=1)
+    def send(self, topic: str, message: object, *, qos: int = 1, retain: bool = False) -> paho.MQTTMessageInfo:
+        """Publish without waiting; an audit is signed with IDENTITY."""
+        return self._client.publish(topic, payload_of(topic, message), qos=qos, retain=retain)
 
     def of(self, topic: str) -> list[bytes]:
         return [message.payload for message in list(self.messages) if message.topic == topic]

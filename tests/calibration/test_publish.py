@@ -4,7 +4,7 @@ import time
 from datetime import datetime, timezone
 
 import pytest
-from edgeexit_calibration import events, policy_history, publish, register
+from edgeexit_calibration import events, policy_history, publish, register, retained
 
 from edgeexit.signing import generate_key, load_private_key
 from edgeexit.wire import BrokerConfig, BrokerSession, SessionOptions, policy_topic
@@ -28,10 +28,9 @@ def connect(database, key):
         session = BrokerSession(
             BrokerConfig(url=url),
             SessionOptions(client_id="publisher", subscriptions=(publish.policy_filter(FLEET),)),
-            on_message=lambda delivery: publisher.on_policy_message(delivery.topic, delivery.payload),
-            on_refused=lambda topic: publisher.on_refused(topic),  # noqa: PLW0108 - there is no publisher yet
+            on_message=lambda delivery: publisher.on_message(delivery.topic, delivery.payload),
         )
-        publisher = publish.Publisher(database, session, fleet=FLEET, key=key)
+        publisher = publish.Publisher(database, session, fleet=FLEET, keys=[key])
         sessions.append(session)
         session.start()
         assert session.wait_connected(5)
@@ -55,7 +54,7 @@ def publish_until(publisher, *, condition=lambda: False, limit_s=15.0):
 def test_a_policy_that_another_client_clears_or_replaces_is_published_again(
     database, bundle, broker, connect, monkeypatch, caplog, content
 ):
-    monkeypatch.setattr(publish, "_REPLACED_PAUSE_S", 0.3)
+    monkeypatch.setattr(retained, "_REPLACED_PAUSE_S", 0.3)
     topic = policy_topic(*register(database, bundle, **GOAL).cohort)
     client = Client(broker, topic)
     publisher = connect(broker.url)
@@ -77,7 +76,7 @@ def test_a_policy_that_another_client_clears_or_replaces_is_published_again(
 def test_against_another_publisher_the_policy_is_published_at_a_limited_rate(
     database, bundle, broker, connect, monkeypatch
 ):
-    monkeypatch.setattr(publish, "_REPLACED_PAUSE_S", 0.5)
+    monkeypatch.setattr(retained, "_REPLACED_PAUSE_S", 0.5)
     topic = policy_topic(*register(database, bundle, **GOAL).cohort)
     client = Client(broker, topic)
     publisher = connect(broker.url)
@@ -96,7 +95,7 @@ def test_a_message_from_before_the_publication_is_ignored(database, bundle, conn
     broker.refuses = False
     publisher = connect(broker.url)
     publisher.publish(now=datetime.now(timezone.utc))
-    publisher.on_policy_message(topic, b"an older policy, sent before ours arrived")
+    publisher.on_message(topic, b"an older policy, sent before ours arrived")
     publish_until(publisher, limit_s=0.3)
     assert broker.published == 1
     assert "publish there" not in caplog.text
@@ -104,8 +103,7 @@ def test_a_message_from_before_the_publication_is_ignored(database, bundle, conn
 
 
 def test_a_refused_policy_is_not_recorded_as_published(database, bundle, connect, monkeypatch, caplog):
-    monkeypatch.setattr(publish, "_REFUSED_PAUSE_S", 0.4)
-    monkeypatch.setattr(publish, "_REFUSAL_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(retained, "_REFUSED_PAUSE_S", 0.4)
     cohort = register(database, bundle, **GOAL).cohort
     acl = RefusingBroker()
     publisher = connect(acl.url)
@@ -113,7 +111,7 @@ def test_a_refused_policy_is_not_recorded_as_published(database, bundle, connect
     assert 2 <= acl.published <= 3
     assert policy_history(database, cohort)[0].published_at is None
     assert [event.kind for event in events(database, cohort)] == ["registered"]
-    warnings = [r.getMessage() for r in caplog.records if r.name == "edgeexit_calibration.publish"]
+    warnings = [r.getMessage() for r in caplog.records if r.name == "edgeexit_calibration.retained"]
     assert len(warnings) == 1
     assert "ACL" in warnings[0]
     acl.refuses = False

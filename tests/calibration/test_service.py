@@ -12,10 +12,11 @@ from edgeexit_calibration import (
     devices,
     disagreement,
     exit_mix,
+    fleets,
     open_database,
     policy_history,
-    publish,
     register,
+    retained,
     watcher,
 )
 
@@ -55,7 +56,7 @@ def serve(database, broker, key):
 
     def start(store=database, url=broker.url, **options):
         config = ServiceConfig(fleet=FLEET, broker=BrokerConfig(url=url), check_interval_s=0.1, **options)
-        service, stop = CalibratorService(store, config, load_private_key(key)), threading.Event()
+        service, stop = CalibratorService(store, config, [load_private_key(key)]), threading.Event()
         thread = threading.Thread(target=service.run, args=(stop,))
         thread.start()
         running.append((stop, thread))
@@ -184,7 +185,7 @@ def test_policies_are_published_again_after_the_broker_lost_everything(database,
 def test_a_replaced_policy_is_published_again_while_devices_send_messages(
     database, bundle, serve, connect, monkeypatch, caplog
 ):
-    monkeypatch.setattr(publish, "_REPLACED_PAUSE_S", 0.5)
+    monkeypatch.setattr(retained, "_REPLACED_PAUSE_S", 0.5)
     register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, user="ada")
     topic = policy_topic(FLEET, bundle.digest, COHORT)
     device = connect(topic, down_topic(DEVICE, "ack"))
@@ -257,7 +258,7 @@ def test_messages_are_not_acknowledged_while_the_database_file_is_missing(databa
         file.rename(tmp_path / file.name)
     until(lambda: 2 in acknowledged(device))
     until(lambda: "resuming checks of cohorts" in caplog.text)
-    lines = [record.getMessage() for record in caplog.records if record.name == "edgeexit_calibration.service"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "edgeexit_calibration.outage"]
     assert sum("pausing acknowledgements" in line and "removed or replaced" in line for line in lines) == 1
     assert sum("pausing checks of cohorts" in line for line in lines) == 1
     assert sum("database reachable again; resuming" in line for line in lines) == 2
@@ -269,7 +270,7 @@ def test_invalid_messages_are_dropped_and_counted_and_do_not_stop_the_service(da
     until(lambda: _is_acknowledged(device, report_of(DIGEST, sequence=1)))
     deep = b"[" * 100_000 + b"]" * 100_000
     garbage = [b"", b"\xff\xfe", b"{}", deep, b"[" * 100_000, b'{"x":' * 40_000, b'{"x":' + deep + b"}"]
-    garbage += [b'{"outbox": 1}', b'{"outbox": "\\ud800", "sequence": 1}']
+    garbage += [b'{"start": 1}', b'{"start": "\\ud800", "sequence": 1}', b'{"start": "' + b"0" * 261_000 + b'"}']
     for payload in garbage:
         for kind in UP_TYPES:
             device.publish(up_topic(DEVICE, kind), payload)
@@ -278,9 +279,12 @@ def test_invalid_messages_are_dropped_and_counted_and_do_not_stop_the_service(da
     device.publish(up_topic(DEVICE, "report"), report_of(DIGEST, sequence=2))
     until(lambda: 2 in acknowledged(device))
     until(lambda: service.dropped == len(garbage) * len(UP_TYPES) + 2)
-    dropped = [record.getMessage() for record in caplog.records if "dropped" in record.getMessage()]
-    assert len(dropped) == service.dropped
-    assert all(line.isprintable() for line in dropped)
+    lines = [record.getMessage() for record in caplog.records if "not stored" in record.getMessage()]
+    assert 1 <= len(lines) <= 3  # one per device and cause, not one per message
+    assert all(line.isprintable() for line in lines)
+    until(lambda: sum(devices(database)[0].drops.values()) == service.dropped - 2)
+    [fleet] = fleets(database)
+    assert fleet.drops == {"unreadable": 2}
 
 
 def test_messages_sent_while_the_service_is_stopped_are_stored_after_its_restart(database, bundle, serve, connect):

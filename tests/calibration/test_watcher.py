@@ -13,8 +13,9 @@ from edgeexit_calibration import (
     policy_history,
     register,
 )
-from edgeexit_calibration.ingest import Uplink, store_uplinks
+from edgeexit_calibration.ingest import store_uplinks
 from edgeexit_calibration.tables import PolicyRevisionRow
+from edgeexit_calibration.uplink import Uplink
 from edgeexit_calibration.watcher import Watcher
 from sqlalchemy import update
 

@@ -7,8 +7,9 @@ from datetime import datetime, timezone
 import msgspec
 import pytest
 from edgeexit_calibration import cohorts, devices, events, open_database, policy_history, register
-from edgeexit_calibration.ingest import Uplink, store_uplinks
+from edgeexit_calibration.ingest import store_uplinks
 from edgeexit_calibration.tables import CohortRow
+from edgeexit_calibration.uplink import Uplink
 from edgeexit_calibration.watcher import Watcher
 from sqlalchemy import select
 

@@ -1,5 +1,35 @@
-"""`edgeexit calibrator`: register cohorts, run the calibrator service, show its database, send commands to devices."""
+"""`edgeexit calibrator`: register cohorts, run the service, show its database, decide about devices, send commands."""
 
-from edgeexit.cli.calibrator.commands import calibrator_app
+from collections.abc import Callable
+
+import typer
+
+from edgeexit.cli.calibrator.device_commands import (
+    approve_command,
+    clear_clone_command,
+    command_command,
+    revoke_device_command,
+)
+from edgeexit.cli.calibrator.register_command import register_command
+from edgeexit.cli.calibrator.run_command import run_command
+from edgeexit.cli.calibrator.status_commands import history_command, status_command
 
 __all__ = ["calibrator_app"]
+
+calibrator_app = typer.Typer(
+    name="calibrator",
+    help="The cloud service: stores the reports of a fleet, detects drift, refits policies and publishes them.",
+    no_args_is_help=True,
+)
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "register": register_command,
+    "run": run_command,
+    "status": status_command,
+    "history": history_command,
+    "approve": approve_command,
+    "revoke-device": revoke_device_command,
+    "clear-clone": clear_clone_command,
+    "command": command_command,
+}
+for _name, _command in _COMMANDS.items():
+    calibrator_app.command(_name)(_command)

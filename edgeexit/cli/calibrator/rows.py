@@ -8,27 +8,35 @@ from edgeexit.formatting import milliseconds, percent, threshold_text
 if TYPE_CHECKING:
     from edgeexit_calibration import CohortView, DeviceView, Disagreement, EventView, PolicyView
 
-DEVICE_COLUMNS = ("device", "online", "bundle", "cohort", "revision", "policy", "last new message (UTC)", "rejection")
+DEVICE_COLUMNS = ("device", "online", "cohort", "rev.", "key", "last new (UTC)")
 COHORT_COLUMNS = ("cohort", "devices", "up to date", "revision", "policy", "condition")
 METRIC_COLUMNS = ("cohort", "min agreement", "agreement, 95 % interval", "audits", "exit mix", "mean latency")
 POLICY_COLUMNS = ("revision", "created (UTC)", "by", "policy", "thresholds", "certificate", "reason")
 EVENT_COLUMNS = ("event", "time (UTC)", "by", "details")
 
+_SHORT_TIME = "%m-%d %H:%M"
 _TIME = "%Y-%m-%d %H:%M:%S"
 
 
 def device_cells(device: "DeviceView") -> Sequence[str]:
     """Return a row of the table of devices."""
     return (
-        f"{device.fleet}/{device.shard}/{device.device}",
+        device.name,
         {True: "yes", False: "no", None: "?"}[device.online],
-        (device.bundle or "?")[:12],
-        device.cohort or "?",
+        f"{(device.bundle or '?')[:8]}/{device.cohort or '?'}",
         "?" if device.revision is None else str(device.revision),
-        device.policy or "?",
-        f"{device.last_seen:{_TIME}}",
-        device.rejected or "",
+        _key_state(device),
+        f"{device.last_seen:{_SHORT_TIME}}",
     )
+
+
+def _key_state(device: "DeviceView") -> str:
+    """Return the state of the enrolment of a device."""
+    if device.revoked_at is not None:
+        return "revoked"
+    if device.offered_key is not None:
+        return "waits" if device.key is None else "changed"
+    return "none" if device.key is None else "enrolled"
 
 
 def cohort_cells(cohort: "CohortView") -> Sequence[str]:

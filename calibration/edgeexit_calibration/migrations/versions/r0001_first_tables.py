@@ -27,8 +27,27 @@ def upgrade() -> None:
         sa.Column("state", sa.Text(), nullable=True),
         sa.Column("first_seen", sa.DateTime(), nullable=False),
         sa.Column("last_seen", sa.DateTime(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=True),
+        sa.Column("offered_key", sa.Text(), nullable=True),
+        sa.Column("revoked_at", sa.DateTime(), nullable=True),
+        sa.Column("starts", sa.JSON(), nullable=False),
+        sa.Column("clone_starts", sa.JSON(), nullable=False),
+        sa.Column("clone_seen_at", sa.DateTime(), nullable=True),
+        sa.Column("losses", sa.JSON(), nullable=False),
+        sa.Column("losses_at", sa.DateTime(), nullable=True),
+        sa.Column("drops", sa.JSON(), nullable=False),
+        sa.Column("last_drop", sa.Text(), nullable=True),
+        sa.Column("last_drop_at", sa.DateTime(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_device")),
         sa.UniqueConstraint("fleet", "shard", "device", name=op.f("uq_device_fleet_shard_device")),
+    )
+    op.create_table(
+        "fleet",
+        sa.Column("fleet", sa.Text(), nullable=False),
+        sa.Column("drops", sa.JSON(), nullable=False),
+        sa.Column("last_drop", sa.Text(), nullable=False),
+        sa.Column("last_drop_at", sa.DateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("fleet", name=op.f("pk_fleet")),
     )
     op.create_table(
         "audit",
@@ -48,11 +67,14 @@ def upgrade() -> None:
         sa.Column("actor", sa.Text(), nullable=False),
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("cohort_id", sa.Integer(), nullable=True),
+        sa.Column("device_id", sa.Integer(), nullable=True),
         sa.Column("details", sa.JSON(), nullable=False),
         sa.ForeignKeyConstraint(["cohort_id"], ["cohort.id"], name=op.f("fk_event_cohort_id")),
+        sa.ForeignKeyConstraint(["device_id"], ["device.id"], name=op.f("fk_event_device_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_event")),
     )
     op.create_index(op.f("ix_event_cohort_id_id"), "event", ["cohort_id", "id"])
+    op.create_index(op.f("ix_event_device_id_id"), "event", ["device_id", "id"])
 
     op.create_table(
         "policy_revision",
@@ -87,6 +109,7 @@ def upgrade() -> None:
         sa.Column("bundle_policy", sa.Text(), nullable=False),
         sa.Column("registered_by", sa.Text(), nullable=False),
         sa.Column("registered_at", sa.DateTime(), nullable=False),
+        sa.Column("heartbeat", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(["cohort_id"], ["cohort.id"], name=op.f("fk_registration_cohort_id")),
         sa.PrimaryKeyConstraint("cohort_id", name=op.f("pk_registration")),
     )

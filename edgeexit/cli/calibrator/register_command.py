@@ -1,0 +1,107 @@
+"""`edgeexit calibrator register`: registers a cohort with its maximum risk."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgeexit.cli.calibrator.shared_options import DATABASE, DatabaseOption, current_user
+from edgeexit.cli.fit_goals import checked_goal
+from edgeexit.cli.rejected_profile import rejected_profile
+from edgeexit.console import console, next_step, printable, warn
+from edgeexit.formatting import percent
+
+if TYPE_CHECKING:
+    from edgeexit_calibration import RegistrationResult
+
+
+def register_command(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle; it must contain a policy.")],
+    fleet: Annotated[str, typer.Option(help="Name of the fleet.")],
+    cohort: Annotated[str, typer.Option(help="Name of the cohort, as in the configuration of its devices.")],
+    max_risk: Annotated[
+        float, typer.Option(help="Maximum fraction of predictions that may differ from the final exit's.")
+    ] = 0.05,
+    delta: Annotated[float, typer.Option(help="Probability with which the certificate may be wrong.")] = 0.1,
+    max_latency_ms: Annotated[
+        float | None,
+        typer.Option(
+            help="Bound on the latency of a sample on each device, in ms; a device on which the policy breaks it "
+            "returns to its last good policy.",
+            min=0.001,
+        ),
+    ] = None,
+    max_latency_quantile: Annotated[
+        float, typer.Option(help="Fraction of the samples that must keep the bound of --max-latency-ms.")
+    ] = 0.99,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Take the costs from the profile even if it is invalid (the machine was busy)."),
+    ] = False,
+    trust: Annotated[
+        list[Path] | None,
+        typer.Option(help="Public key; the bundle must be signed by one of the keys. May be repeated."),
+    ] = None,
+    database: DatabaseOption = DATABASE,
+) -> None:
+    """Register a cohort, so that the calibrator publishes, watches and refits its policy.
+
+    Registering a cohort again changes its maximum risk. If the bundle has a new policy, it becomes the next revision.
+
+    Example: `edgeexit calibrator register quickstart/bundle --fleet shop --cohort cameras --max-risk 0.05`
+    """
+    from edgeexit_calibration import open_database, register
+
+    from edgeexit.bundle import Bundle
+    from edgeexit.errors import ConfigError
+    from edgeexit.fitting import MaxRisk
+    from edgeexit.policies.document import LatencyBound
+    from edgeexit.signing import load_public_key
+
+    if not 0 < max_latency_quantile < 1:
+        raise ConfigError(f"--max-latency-quantile {max_latency_quantile:g} must be between 0 and 1, e.g. 0.99")
+    bound = None if max_latency_ms is None else LatencyBound(quantile=max_latency_quantile, ms=max_latency_ms)
+    checked_goal("--max-risk, --delta", MaxRisk(risk=max_risk, delta=delta))
+    opened = Bundle.open(bundle, trusted_keys=[load_public_key(path) for path in trust or ()])
+    costs = opened.costs(force=force)
+    if trust and costs.unit == "ms" and opened.has_unsigned_profile:
+        warn(f"the costs are from profile.json, which is not signed; to sign it: edgeexit sign {bundle} --key KEY")
+    store = open_database(database)
+    result = register(
+        store,
+        opened,
+        fleet=fleet,
+        cohort=cohort,
+        risk=max_risk,
+        delta=delta,
+        user=current_user(),
+        costs=costs,
+        max_latency=bound,
+    )
+    store.close()
+    if costs.rejected:
+        warn(f"{rejected_profile(bundle, costs)}. Costs are multiply-accumulates")
+    change = "new revision" if result.is_new_revision else "unchanged revision"
+    console.print(
+        f"registered {printable(opened.manifest.model)} for {result.cohort}: "
+        f"maximum disagreement {percent(max_risk)} with probability {100 * (1 - delta):g} %; {change} {result.revision}"
+    )
+    _warn_about_policy(result, max_risk)
+    next_step(f"edgeexit calibrator run --fleet {fleet} --database {store.name} --key calibrator.key")
+
+
+def _warn_about_policy(result: "RegistrationResult", max_risk: float) -> None:
+    """Warn if the bundle's policy has no certificate for the maximum risk, or if it cannot be refitted."""
+    if result.certified_risk is None or result.certified_risk > max_risk:
+        known = (
+            "not certified" if result.certified_risk is None else f"certified for {percent(result.certified_risk)} only"
+        )
+        warn(
+            f"the bundle's policy is {known}; it stays in use until audits show a disagreement above "
+            f"{percent(max_risk)}"
+        )
+    if not result.refittable:
+        warn(
+            f"policy '{result.policy}' reads the probabilities of all classes, which audits do not contain; the "
+            "calibrator watches it but cannot refit it. Fit another kind if you need refits, e.g. `--policy beem`"
+        )

@@ -1,0 +1,105 @@
+"""`edgeexit calibrator run`: the service, until SIGTERM or Ctrl-C."""
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgeexit.cli.calibrator.broker_options import with_broker_options
+from edgeexit.cli.calibrator.shared_options import DATABASE, DatabaseOption
+from edgeexit.cli.private_keys import load_key
+from edgeexit.console import next_step, warn
+
+if TYPE_CHECKING:
+    from edgeexit.wire import BrokerConfig
+
+_BUSY_TIMEOUT_S = 2.0  # short, because the service retries, and must stop quickly after SIGTERM
+
+
+class EnrolmentMode(str, Enum):
+    """How the identity keys of devices are enrolled."""
+
+    OPEN = "open"
+    APPROVE = "approve"
+
+
+@with_broker_options
+def run_command(
+    broker: "BrokerConfig",
+    fleet: Annotated[str, typer.Option(help="Name of the fleet.")],
+    key: Annotated[
+        list[Path],
+        typer.Option(
+            help="Private key that signs policies and heartbeats; devices trust its public key. Repeat it if devices "
+            "require several signatures."
+        ),
+    ],
+    key_set: Annotated[
+        Path | None, typer.Option(help="File of the fleet's signed key sets, which is published to the devices.")
+    ] = None,
+    database: DatabaseOption = DATABASE,
+    check_interval: Annotated[float, typer.Option(help="Seconds between two checks of every cohort.", min=0.1)] = 5.0,
+    heartbeat_interval: Annotated[
+        float, typer.Option(help="Seconds between two heartbeats, by which devices notice withheld policies.", min=1)
+    ] = 300.0,
+    enrolment: Annotated[
+        EnrolmentMode,
+        typer.Option(
+            help="Whose audits are stored. open: the first key that signs for a device is pinned. approve: a user "
+            "approves each device with `edgeexit calibrator approve`."
+        ),
+    ] = EnrolmentMode.OPEN,
+    max_devices: Annotated[
+        int, typer.Option(help="Maximum number of devices; messages of further ones are not stored.", min=1)
+    ] = 10_000,
+    messages_per_minute: Annotated[
+        int, typer.Option(help="Messages per minute that each device may send on average.", min=1)
+    ] = 600,
+    min_audits: Annotated[
+        int | None,
+        typer.Option(
+            help="Audits since the drift began that a refit waits for; default: twice the minimum for a certificate.",
+            min=1,
+        ),
+    ] = None,
+) -> None:
+    """Run the service: store messages, watch every registered cohort, refit and publish, until SIGTERM or Ctrl-C.
+
+    Example: `edgeexit calibrator run --fleet shop --key calibrator.key --broker mqtt://127.0.0.1:1883`
+    """
+    import logging
+    import signal
+    import threading
+
+    from edgeexit_calibration import CalibratorService, Quotas, ServiceConfig, cohorts, open_database
+
+    from edgeexit.errors import SignatureError
+    from edgeexit.wire import check_name
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for path in key:
+        if not path.is_file():
+            raise SignatureError(f"private key '{path}' does not exist; create one with `edgeexit keygen {path}`")
+    config = ServiceConfig(
+        fleet=check_name("fleet", fleet),
+        broker=broker,
+        check_interval_s=check_interval,
+        min_audits=min_audits,
+        heartbeat_interval_s=heartbeat_interval,
+        enrolment=enrolment.value,
+        quotas=Quotas(max_devices=max_devices, messages_per_minute=messages_per_minute),
+        key_set=key_set,
+    )
+    private_keys = [load_key(path) for path in key]
+    store = open_database(database, busy_timeout_s=_BUSY_TIMEOUT_S)
+    service = CalibratorService(store, config, private_keys)
+    if not cohorts(store, fleet=fleet):
+        warn(f"fleet '{fleet}' has no cohort in {store.name}; register one with `edgeexit calibrator register`")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    service.run(stop)
+    store.close()
+    next_step(f"edgeexit calibrator status --database {store.name}")
