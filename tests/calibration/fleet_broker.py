@@ -31,7 +31,6 @@ class FleetBroker(Mosquitto):
         text = text.replace("/var/lib/mosquitto/", f"{folder}/")
         self._config.write_text(f"{text}\nuser {getpass.getuser()}\nlog_type all\n")
 
-
     def reload(self) -> None:
         """Reload, and wait until it is done."""
         reloads = self._reloads()

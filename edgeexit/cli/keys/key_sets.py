@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 set_app = typer.Typer(
     name="set",
     help=(
-        "Key sets: signed documents that name the keys devices trust, for key sets (root), policies, bundles, commands. "
+        "Key sets: signed documents that name the keys devices trust for key sets (root), policies, bundles, commands. "
         "A new set is accepted if enough of the old root keys and of the new ones have signed it.\n\n"
         "Example: `edgeexit keys set create next.json --follows key_set.json --policy new-policy.pub`"
     ),

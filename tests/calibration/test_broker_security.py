@@ -1,0 +1,236 @@
+"""A real mosquitto with the files of `edgeexit keys fleet`: who can do what, and how a revoked client is locked out."""
+
+import threading
+from contextlib import contextmanager
+from datetime import timedelta
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+
+from edgeexit.errors import ConfigError
+from edgeexit.pki import AuthorityFolder, FleetPlan, create_fleet
+from edgeexit.pki.broker_files import mosquitto_acl, mosquitto_conf
+from edgeexit.pki.certificates import Authority, create_authority, create_key, issue_certificate, utc_now
+from edgeexit.pki.disconnect import disconnect
+from edgeexit.signing import encode_private_key
+from edgeexit.wire import BrokerConfig, BrokerSession, SessionOptions
+from tests.calibration.fleet_broker import WAIT_S, FleetBroker, FleetClient
+
+ROOT = "edgeexit/v1/shop"
+KINDS = ("state", "report", "audit", "profile")
+PLAN = FleetPlan(fleet="shop", hosts=("localhost", "127.0.0.1"), devices=("A", "B", "C", "D"))
+LAST = f"{ROOT}/policy/last/last"
+"""Everybody may read this topic, so a message on it shows that no earlier one is still on its way."""
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("keys")
+    with AuthorityFolder(folder, create=True) as authority:
+        create_fleet(authority, PLAN)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def broker(keys, tmp_path_factory):
+    broker = FleetBroker(keys, tmp_path_factory.mktemp("mosquitto"))
+    broker.start()
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture
+def client(keys, broker):
+    """Return a function that makes the client with the certificate in a folder of the fleet."""
+
+    def make(folder, **options):
+        files = None if folder is None else keys / folder
+        return FleetClient(broker, keys / "ca" / "ca.crt", files, **options)
+
+    return make
+
+
+def test_a_device_publishes_the_four_kinds_below_its_own_name_and_nothing_else(client):
+    with client("devices/A") as device:
+        assert [kind for kind in KINDS if device.publish(f"{ROOT}/s0/A/up/{kind}")] == list(KINDS)
+        others = [f"{ROOT}/s0/B/up/{kind}" for kind in KINDS]
+        others += [f"{ROOT}/s0/{name}/down/{kind}" for name in "AB" for kind in ("ack", "policy", "command")]
+        others += [f"{ROOT}/s0/A/up/other", f"{ROOT}/s0/A/up/state/more", f"{ROOT}/s0/A/up", f"{ROOT}/s1/A/up/state"]
+        others += [f"{ROOT}/policy/d/c", f"{ROOT}/heartbeat/d/c", f"{ROOT}/keys", "edgeexit/v1/other/s0/A/up/state"]
+        others += ["elsewhere", "edgeexit", f"{ROOT}/s0/a/up/state", f"{ROOT}/policy/A/up/state"]
+        assert [topic for topic in others if device.publish(topic, retain=True)] == []
+
+
+def test_a_device_receives_only_what_is_for_it_or_for_all_devices(client):
+    with client("devices/A") as device, client("devices/B") as other, client("calibrator") as calibrator:
+        device.subscribe("#", f"{ROOT}/s0/B/down/#", f"{ROOT}/+/+/down/ack", f"{ROOT}/+/+/up/#", "$SYS/#")
+        for topic in ("s0/B/down/ack", "s0/A/down/ack", "policy/d/c", "heartbeat/d/c", "keys", "s0/B/down/policy"):
+            assert calibrator.publish(f"{ROOT}/{topic}")
+        for kind in KINDS:
+            assert other.publish(f"{ROOT}/s0/B/up/{kind}")
+        assert calibrator.publish(LAST)
+        received = {topic.removeprefix(f"{ROOT}/") for topic in device.topics_until(LAST)}
+        assert received == {"s0/A/down/ack", "policy/d/c", "heartbeat/d/c", "keys"}
+
+
+def test_the_calibrator_has_the_rights_that_it_needs_and_no_more(client):
+    with client("calibrator") as calibrator, client("operator") as operator, client("devices/A") as device:
+        allowed = ["s0/A/down/ack", "s0/A/down/policy", "policy/d/c", "heartbeat/d/c", "keys"]
+        refused = ["s0/A/down/command", "s0/A/down/x", "policy/d", "policy/d/c/e", "keys/x", "x/y"]
+        refused += [f"s0/A/up/{kind}" for kind in KINDS]
+        assert [topic for topic in (*allowed, *refused) if calibrator.publish(f"{ROOT}/{topic}")] == allowed
+        assert not calibrator.publish("edgeexit/v1/other/policy/d/c")
+        calibrator.subscribe("#")
+        for kind in KINDS:
+            device.publish(f"{ROOT}/s0/A/up/{kind}")
+        operator.publish(f"{ROOT}/s0/A/down/command")
+        assert device.publish(f"{ROOT}/s0/A/up/state", b"last")
+        received = [calibrator.received.get(timeout=WAIT_S) for _ in range(5)]
+        assert [topic for topic, _ in received] == [f"{ROOT}/s0/A/up/{kind}" for kind in (*KINDS, "state")]
+
+
+def test_the_operator_sends_commands_and_reads_states_and_nothing_else(client):
+    with client("operator") as operator, client("devices/A") as device:
+        topics = ["s0/A/down/command", "s0/A/down/ack", "s0/A/down/policy", "policy/d/c", "heartbeat/d/c", "keys"]
+        topics += [f"s0/A/up/{kind}" for kind in KINDS]
+        assert [topic for topic in topics if operator.publish(f"{ROOT}/{topic}")] == ["s0/A/down/command"]
+        operator.subscribe(f"{ROOT}/+/+/up/#")
+        for kind in (*KINDS, "state"):
+            device.publish(f"{ROOT}/s0/A/up/{kind}")
+        states = [operator.received.get(timeout=WAIT_S)[0] for _ in range(2)]
+        assert states == [f"{ROOT}/s0/A/up/state"] * 2
+
+
+def test_a_client_without_a_certificate_of_this_authority_gets_nothing(client, keys, broker, tmp_path):
+    ca = keys / "ca" / "ca.crt"
+    assert not client(None).connects()
+    now = utc_now()
+    other = create_authority("EdgeExit shop", create_key(), now=now)
+    assert not FleetClient(broker, ca, issued(other, tmp_path / "other", now=now)).connects()
+    real = authority_of(keys)
+    ended = issued(real, tmp_path / "ended", now=now - timedelta(days=366))
+    assert not FleetClient(broker, ca, ended).connects()
+    assert not client("broker").connects(), "the certificate of a server is none of a client"
+    impostor = FleetBroker(keys, tmp_path / "impostor")
+    for path in ("ca.crt", "tls.crt", "tls.key", "crl.pem", "edgeexit.acl"):
+        (tmp_path / "impostor" / path).write_bytes((keys / "broker" / path).read_bytes())
+    files = issued(real, tmp_path / "as-a-server", now=now)
+    config = tmp_path / "impostor" / "mosquitto.conf"
+    config.write_text(config.read_text().replace(f"{keys}/broker/tls", f"{files}/tls"))
+    impostor.start()
+    try:
+        assert not FleetClient(impostor, ca, keys / "devices" / "A").connects(), "a device cannot act as the broker"
+    finally:
+        impostor.stop()
+
+
+def test_a_certificate_that_the_acl_does_not_know_can_only_act_as_its_own_name(client, keys, tmp_path):
+    files = issued(authority_of(keys), tmp_path / "x", now=utc_now(), name="stranger")
+    with client(files) as stranger:
+        assert not any(stranger.publish(f"{ROOT}/{topic}") for topic in ("policy/d/c", "keys", "s0/A/up/state"))
+
+
+def test_a_client_cannot_take_the_session_of_another_one(client):
+    with client("devices/B") as other, client("devices/A", client_id="B") as device:
+        assert other.publish(f"{ROOT}/s0/B/up/state")
+        assert device.publish(f"{ROOT}/s0/A/up/state")
+        assert not other.ended.is_set()
+
+
+def test_the_will_of_a_device_cannot_be_a_message_of_another_one(client):
+    with client("calibrator") as calibrator, client("devices/B") as other:
+        calibrator.subscribe(f"{ROOT}/+/+/up/#")
+        device = client("devices/A", will=(f"{ROOT}/s0/B/up/state", b"forged"))
+        if device.connects():
+            device._client.socket().close()
+            device._client.loop_stop()
+        other.publish(f"{ROOT}/s0/B/up/state", b"own")
+        assert calibrator.received.get(timeout=WAIT_S)[1] == b"own"
+
+
+@contextmanager
+def session(broker, files, ca, subscriptions=()):
+    received = []
+    arrived = threading.Event()
+
+    def on_message(delivery):
+        received.append(delivery.topic)
+        arrived.set()
+
+    config = BrokerConfig(
+        url=broker.url, ca_file=str(ca), certificate_file=str(files / "tls.crt"), key_file=str(files / "tls.key")
+    )
+    options = SessionOptions(client_id="any", session_expiry_s=0, subscriptions=subscriptions)
+    one = BrokerSession(config, options, on_message=on_message)
+    one.start()
+    try:
+        yield one, received, arrived
+    finally:
+        one.stop()
+
+
+def test_a_revoked_device_is_refused_and_loses_its_connection_and_the_others_keep_theirs(client, keys, broker):
+    ca = keys / "ca" / "ca.crt"
+    with client("devices/D") as stolen, client("devices/B") as other:
+        with AuthorityFolder(keys) as authority:
+            authority.revoke("D")
+            aside = next((keys / "revoked").iterdir())
+            # The session stands for an agent, which connects again whenever it is disconnected.
+            with pytest.raises(ConfigError, match=r"Copy crl\.pem to the broker"), session(broker, aside, ca):
+                disconnect(authority, "D", url=broker.url, hold_s=5)
+            assert stolen.ended.wait(WAIT_S)
+        broker.reload()
+        assert not FleetClient(broker, ca, aside).connects()
+        assert other.publish(f"{ROOT}/s0/B/up/state")
+
+
+def test_the_connection_of_a_revoked_device_survives_the_reload_and_ends_with_disconnect(client, keys, broker):
+    with client("devices/C") as stolen, client("devices/B") as other:
+        with AuthorityFolder(keys) as authority:
+            authority.revoke("C")
+            broker.reload()
+            (aside,) = [folder for folder in (keys / "revoked").iterdir() if folder.name.startswith("C-")]
+            again = FleetClient(broker, keys / "ca" / "ca.crt", aside)
+            assert not again.connects()
+            assert stolen.publish(f"{ROOT}/s0/C/up/state"), "mosquitto looks into the list only at connect"
+            disconnect(authority, "C", url=broker.url, hold_s=0.5)
+        assert stolen.ended.wait(WAIT_S)
+        assert other.publish(f"{ROOT}/s0/B/up/state")
+        assert not other.ended.is_set()
+
+
+def test_an_agent_and_the_calibrator_work_through_the_broker(keys, broker):
+    ca = keys / "ca" / "ca.crt"
+    with (
+        session(broker, keys / "devices" / "A", ca, (f"{ROOT}/s0/A/down/#",)) as (device, _, acked),
+        session(broker, keys / "calibrator", ca, (f"{ROOT}/+/+/up/#",)) as (calibrator, received, arrived),
+    ):
+        assert device.wait_connected(WAIT_S), device.last_error
+        assert calibrator.wait_connected(WAIT_S), calibrator.last_error
+        assert device.publish(f"{ROOT}/s0/A/up/report", b"x" * 200_000)
+        assert arrived.wait(WAIT_S)
+        assert calibrator.publish(f"{ROOT}/s0/A/down/ack", b"x")
+        assert acked.wait(WAIT_S)
+        assert f"{ROOT}/s0/A/up/report" in received
+        assert device.max_payload(f"{ROOT}/s0/A/up/audit") > 256 * 1024
+
+
+def test_the_example_files_are_those_that_the_command_writes(request):
+    folder = request.config.rootpath / "calibration" / "deploy"
+    assert (folder / "mosquitto.conf").read_text() == mosquitto_conf("FLEET")
+    assert (folder / "edgeexit.acl").read_text() == mosquitto_acl("FLEET")
+
+
+def authority_of(keys):
+    with AuthorityFolder(keys) as folder:
+        return folder._load_authority()
+
+
+def issued(authority: Authority, folder, *, now, name="A"):
+    """Write a client certificate that is in no record, and its key; return the folder."""
+    folder.mkdir()
+    key = create_key()
+    certificate = issue_certificate(authority, key.public_key(), common_name=name, now=now)
+    (folder / "tls.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (folder / "tls.key").write_bytes(encode_private_key(key))
+    return folder
