@@ -1,0 +1,50 @@
+"""Brokers are killed with SIGKILL and started again, while agents and calibrator continue."""
+
+from scripts.chaoslab.brokers import has_mosquitto
+from scripts.chaoslab.lab import Check, Lab, running
+from scripts.chaoslab.watcher import wait_until
+
+_LONG, _SHORT = 34, 1
+"""Kills of each of the three brokers."""
+_AGENTS = 3
+_RECONNECT_S = 30.0
+
+
+def kill_brokers(lab: Lab) -> list[Check]:
+    """Kill each kind of broker 34 times (short form: once)."""
+    kinds: list[tuple[str, dict[str, bool]]] = [("iotcore", {})]
+    if has_mosquitto():
+        kinds += [("mosquitto", {"persistence": False}), ("mosquitto", {"persistence": True})]
+    return [check for kind, options in kinds for check in _kill_one_kind(lab, kind, options)]
+
+
+def _kill_one_kind(lab: Lab, kind: str, options: dict[str, bool]) -> list[Check]:
+    kills = _LONG if lab.long else _SHORT
+    broker = lab.broker(kind, **options)
+    database = lab.calibrator(broker.url)
+    suffix = "p" if options.get("persistence") else ""
+    devices = [lab.device(f"{kind}{suffix}-{n}", broker.url) for n in range(_AGENTS)]
+    for device in devices:
+        device.start()
+    list(running(devices))
+    for kill in range(kills):
+        lab.progress(f"{broker.name}: {kill} of {kills} kills")
+        wait_until(lambda: False, lab.random.uniform(0.1, 1.5))
+        broker.kill()
+        wait_until(lambda: False, lab.random.uniform(0.0, 1.0))
+        broker.start()
+        # Half of the kills hit while clients reconnect; before the others, one outbox has been acknowledged.
+        wait_until(
+            lambda: any((tick := device.last("tick")) and tick.waiting == 0 for device in devices),
+            _RECONNECT_S if kill % 2 else 0.5,
+        )
+    balance = lab.settle(devices, database, timeout_s=120)
+    failures = sum(device.failures() for device in devices)
+    return [
+        Check(
+            situation=lab.name,
+            promise=f"{broker.name}: no message is lost or counted twice, no inference fails",
+            counted=f"{kills} kills; {balance}; {failures} inferences failed",
+            kept=balance.exact and not failures and balance.samples > 0,
+        )
+    ]

@@ -1,0 +1,159 @@
+"""State folders that change between two starts: rolled back to an image, cloned, or with one flipped bit."""
+
+import shutil
+from pathlib import Path
+
+from scripts.chaoslab.brokers import Broker
+from scripts.chaoslab.lab import Check, Device, Lab, running
+from scripts.chaoslab.watcher import wait_until
+
+_FLIPPED_DEVICES = 10
+_LONG_ROUNDS = 8
+
+
+def rolled_back(lab: Lab) -> list[Check]:
+    """Restore an image of a state folder that still holds messages which were delivered meanwhile."""
+    broker = lab.broker()
+    database = lab.calibrator(broker.url)
+    watcher = lab.watcher(broker.port)
+    device = lab.device("device", broker.url)
+    image = lab.folder / "image"
+    rounds = 5 if lab.long else 1
+    for number in range(rounds):
+        lab.progress(f"{number} of {rounds} images")
+        device.start()
+        list(running([device]))
+        broker.kill()
+        wait_until(lambda: False, 1.0)
+        device.kill()
+        shutil.copytree(device.state_dir, image)
+        broker.start()
+        device.start()
+        watcher.publish_policy(device.address, number + 1)
+        list(running([device]))
+        lab.settle([device], database, timeout_s=30)
+        _restore(image, device.state_dir)
+        shutil.rmtree(image)
+    device.start()
+    list(running([device]))
+    balance = lab.settle([device], database, timeout_s=30)
+    state = watcher.state("device")
+    return [
+        Check(
+            situation=lab.name,
+            promise="an image of the state folder is restored: no message is lost or counted twice, "
+            "the newest policy returns",
+            counted=f"{rounds} images; {balance}; {device.failures()} inferences failed; "
+            f"revision {state and state.revision} of {rounds}",
+            kept=balance.exact and not device.failures() and state is not None and state.revision == rounds,
+        )
+    ]
+
+
+def two_clones(lab: Lab) -> list[Check]:
+    """Run two agents at once whose state folders are copies of one, under one name."""
+    broker = lab.broker()
+    database = lab.calibrator(broker.url)
+    original = lab.device("device", broker.url)
+    clone = lab.device("device", broker.url, folder="clone")
+    original.start()
+    list(running([original]))
+    original.kill()
+    shutil.copytree(original.state_dir, clone.state_dir)
+    both = [original, clone]
+    for device in both:
+        device.start()
+    list(running(both))
+    wait_until(lambda: False, 30 if lab.long else 3)
+    balance = lab.settle(both, database, timeout_s=150)
+    waiting = [tick.waiting for device in both if (tick := device.last("tick")) is not None]
+    return [
+        Check(
+            situation=lab.name,
+            promise="two live clones: what is answered is stored, no message is lost or counted twice",
+            counted=f"{balance}; {waiting} messages wait",
+            kept=balance.exact and not sum(waiting) and not any(device.failures() for device in both),
+        )
+    ]
+
+
+def flipped_bits(lab: Lab) -> list[Check]:
+    """Flip one random bit in each file of a state folder between two starts."""
+    broker = lab.broker()
+    database = lab.calibrator(broker.url)
+    checks: dict[str, list[Check]] = {}
+    rounds = _LONG_ROUNDS if lab.long else 1
+    for number in range(rounds):
+        lab.progress(f"{number} of {rounds} rounds")
+        for file, check in _flip_round(lab, number, broker, database):
+            checks.setdefault(file, []).append(check)
+    return [_summary(lab, file, found) for file, found in sorted(checks.items())]
+
+
+def _flip_round(lab: Lab, number: int, broker: Broker, database: Path) -> list[tuple[str, Check]]:
+    watcher = lab.watcher(broker.port)
+    devices = [lab.device(f"flip-{number}-{index}", broker.url) for index in range(_FLIPPED_DEVICES)]
+    for device in devices:
+        device.start()
+        watcher.publish_policy(device.address, 1)
+    list(running(devices))
+    for device in devices:
+        wait_until(lambda d=device: watcher.accepted(d.name) == 1, 10)
+    broker.kill()  # so that messages wait in the outbox
+    wait_until(lambda: False, 1.0)
+    flipped: dict[str, tuple[str, str]] = {}
+    for index, device in enumerate(devices):
+        device.kill()
+        files = sorted(path for path in device.state_dir.iterdir() if path.is_file() and path.stat().st_size)
+        path = files[index % len(files)]
+        flipped[device.name] = (_kind(path, device), _flip(path, lab))
+    broker.start()
+    for device in devices:
+        device.start()
+    list(running(devices))
+    lab.settle(devices, database, timeout_s=25)
+    found = []
+    for device in devices:
+        file, where = flipped[device.name]
+        state = watcher.state(device.name)
+        problems = () if state is None else state.problems
+        balance = lab.balance([device], database, device=device.name)
+        fresh = lab.balance([device], database, device=device.name, newest=True, timeout_s=0)
+        says_so = bool(problems) or any(device.state_dir.glob("*.broken*")) or "damage" in device.log.read_text()
+        tick = device.last("tick")
+        runs = tick is not None and tick.inferences > 0 and not device.failures()
+        text = f"{balance}; {tick.waiting if tick else '?'} waiting; problems {problems}"
+        kept = runs and (says_so or not fresh.missing) and not balance.double_samples and (balance.exact or says_so)
+        note = f"{device.name}: {where}: {text}"
+        found.append((file, Check(situation=lab.name, promise="", counted=text, kept=kept, notes=(note,))))
+    watcher.close()
+    return found
+
+
+def _summary(lab: Lab, file: str, checks: list[Check]) -> Check:
+    broken = [check for check in checks if not check.kept]
+    return Check(
+        situation=lab.name,
+        promise=f"one flipped bit in {file}: the agent starts, new messages arrive, and a loss is reported",
+        counted=f"{len(checks)} flips, {len(broken)} broken" + (f": {broken[0].counted}" if broken else ""),
+        kept=not broken,
+        notes=tuple(note for check in broken for note in check.notes),
+    )
+
+
+def _flip(path: Path, lab: Lab) -> str:
+    content = bytearray(path.read_bytes())
+    bit = lab.random.randrange(8 * len(content))
+    content[bit // 8] ^= 1 << bit % 8
+    with path.open("r+b") as file:
+        file.write(content)
+    return f"bit {bit % 8} of byte {bit // 8} of {len(content)} of '{path.name}'"
+
+
+def _kind(path: Path, device: Device) -> str:
+    return "policy.*.json" if device.name in path.name else path.name
+
+
+def _restore(image: Path, target: Path) -> None:
+    shutil.rmtree(target)
+    shutil.copytree(image, target)

@@ -1,0 +1,257 @@
+"""The laboratory of one situation: a folder, a broker, a calibrator, agents. On exit, all of it is gone."""
+
+import contextlib
+import random
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+from edgeexit.agent import AgentConfig
+from edgeexit.bundle import Bundle
+from edgeexit.signing import generate_key, load_private_key
+from edgeexit.wire import BrokerConfig, DeviceAddress
+from scripts.chaoslab.brokers import Broker, Iotcore, Mosquitto, has_mosquitto
+from scripts.chaoslab.device import DeviceSpec, run_device
+from scripts.chaoslab.ledger import Balance, Entry, compare, read_ledger
+from scripts.chaoslab.processes import ForkedProcess, run_command
+from scripts.chaoslab.watcher import FLEET, Watcher, wait_until
+from tests.bundles import make_bundle
+
+REPORT_INTERVAL_S = 0.25
+_STOP_S = 15.0
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the table: a promise, what was counted, and whether the promise was kept."""
+
+    situation: str
+    promise: str
+    counted: str
+    kept: bool | None
+    """None: skipped; `counted` says why."""
+    notes: tuple[str, ...] = ()
+    """Details for whoever repeats a broken promise."""
+
+
+class Device:
+    """One device: its folder, its configuration, and its process, which can be started many times."""
+
+    def __init__(self, folder: Path, spec: DeviceSpec) -> None:
+        self.name = spec.config.device
+        self.folder = folder
+        self.state_dir = spec.config.state_dir
+        self.log = spec.log
+        self._spec = spec
+        self._process: ForkedProcess | None = None
+        self._starts = 0
+
+    @property
+    def address(self) -> DeviceAddress:
+        """The topic levels of the device."""
+        return self._spec.config.address
+
+    @property
+    def ledgers(self) -> list[Path]:
+        """The ledgers of all starts, oldest first."""
+        return [self._ledger(number) for number in range(1, self._starts + 1)]
+
+    @property
+    def alive(self) -> bool:
+        """True while its process runs."""
+        return self._process is not None and self._process.alive
+
+    def start(self, **changes: Any) -> None:
+        """Start its process; `changes` replace fields of the specification."""
+        self._starts += 1
+        spec = msgspec.structs.replace(self._spec, ledger=self._ledger(self._starts), **changes)
+        self._process = ForkedProcess(run_device, spec)
+
+    def kill(self) -> None:
+        """End it with SIGKILL, if it runs."""
+        if self._process is not None:
+            self._process.kill()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until its process has ended by itself; return False after the timeout."""
+        return self._process is None or self._process.wait(timeout_s)
+
+    def pause(self) -> None:
+        """Stop its inferences, so that the outbox can become empty."""
+        if self._process is not None:
+            self._process.signal(signal.SIGUSR1)
+
+    def stop(self) -> None:
+        """End it with SIGTERM."""
+        if self._process is not None:
+            self._process.signal(signal.SIGTERM)
+            if not self._process.wait(_STOP_S):
+                self._process.kill()
+
+    def entries(self) -> list[Entry]:
+        """Return the lines of the ledger of the newest start."""
+        return list(read_ledger(self._ledger(self._starts)))
+
+    def last(self, kind: str) -> Entry | None:
+        """Return the last line of a kind of the newest start."""
+        return next((entry for entry in reversed(self.entries()) if entry.kind == kind), None)
+
+    def failures(self) -> int:
+        """Return the number of inferences that failed, in all starts."""
+        return sum(entry.kind == "failed" for ledger in self.ledgers for entry in read_ledger(ledger))
+
+    def _ledger(self, start: int) -> Path:
+        return self.folder / f"ledger-{start:04d}.jsonl"
+
+
+class Lab:
+    """Starts what a situation needs, and ends it on exit. A context manager.
+
+    Args:
+        folder: a new folder for everything; it is removed on exit.
+        name: name of the situation.
+        seed: the situation draws its random numbers from this seed and its name.
+        long: whether the long form runs.
+        progress: receives one line of text.
+
+    """
+
+    def __init__(self, folder: Path, *, name: str, seed: int, long: bool, progress: Any) -> None:
+        self.name = name
+        self.long = long
+        self.random = random.Random(f"{seed}/{name}")  # noqa: S311 - moments of faults
+        self.folder = folder / name
+        self.progress = progress
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> "Lab":
+        """Create the folder, a key and a bundle."""
+        self.folder.mkdir()
+        self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
+        self.public_key = generate_key(self.folder / "calibrator.key")
+        self.key = load_private_key(self.folder / "calibrator.key")
+        self.bundle = make_bundle(self.folder / "bundle")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End all processes, unmount all disks and remove the folder."""
+        self._stack.close()
+
+    def on_exit(self, function: Any, *arguments: Any) -> None:
+        """Call a function on exit, before what was started earlier ends."""
+        self._stack.callback(function, *arguments)
+
+    def broker(self, kind: str | None = None, **options: Any) -> Broker:
+        """Start a broker: `mosquitto` (default, if it is installed) or `iotcore`."""
+        kind = kind or ("mosquitto" if has_mosquitto() else "iotcore")
+        folder = self.folder / f"broker-{time.monotonic_ns()}"
+        broker: Broker = Mosquitto(folder, **options) if kind == "mosquitto" else Iotcore(folder)
+        broker.start()
+        self._stack.callback(broker.kill)
+        return broker
+
+    def calibrator(self, url: str) -> Path:
+        """Start a calibrator, and return its database when it stores messages."""
+        database = self.folder / f"calibrator-{time.monotonic_ns()}.sqlite"
+        log = database.with_suffix(".log")
+        arguments = ["calibrator", "run", "--database", str(database), "--broker", url, "--fleet", FLEET]
+        arguments += ["--key", str(self.folder / "calibrator.key"), "--check-interval", "2"]
+        process = ForkedProcess(run_command, arguments, log)
+        self._stack.callback(process.kill)
+        if not wait_until(lambda: not process.alive or "connected to" in _text(log), 30) or not process.alive:
+            raise RuntimeError(f"the calibrator did not start:\n{_text(log)[-2000:]}")
+        return database
+
+    def watcher(self, port: int, bundle: Bundle | None = None) -> Watcher:
+        """Connect an operator."""
+        watcher = Watcher(port, bundle or self.bundle, self.key)
+        self._stack.callback(watcher.close)
+        return watcher
+
+    def device(
+        self,
+        name: str,
+        url: str,
+        *,
+        state_dir: Path | None = None,
+        bundle: Bundle | None = None,
+        folder: str | None = None,
+        **changes: Any,
+    ) -> Device:
+        """Return a device, which is not started; `changes` replace fields of its configuration."""
+        home = self.folder / (folder or name)
+        home.mkdir(exist_ok=True)
+        rate = changes.pop("rate", 40.0)
+        fields: dict[str, Any] = {
+            "audit_fraction": 0.5,
+            "report_interval_s": REPORT_INTERVAL_S,
+            "resend_s": 2.0,
+            **changes,
+        }
+        config = AgentConfig(
+            fleet=FLEET,
+            device=name,
+            state_dir=state_dir or home / "state",
+            trusted_keys=(self.public_key,),
+            broker=BrokerConfig(url=url),
+            **fields,
+        )
+        spec = DeviceSpec(
+            bundle=(bundle or self.bundle).path, config=config, ledger=home, log=home / "agent.log", rate=rate
+        )
+        device = Device(home, spec)
+        self._stack.callback(device.kill)
+        return device
+
+    def settle(self, devices: list[Device], database: Path, *, timeout_s: float = 60.0) -> Balance:
+        """Pause the running devices, wait until their outboxes are empty, stop them, and compare with the database."""
+        for device in devices:
+            device.pause()
+        time.sleep(3 * REPORT_INTERVAL_S)
+        deadline = time.monotonic() + timeout_s
+        for device in devices:
+            wait_until(lambda d=device: not d.alive or _is_drained(d), max(deadline - time.monotonic(), 0.1))
+        for device in devices:
+            device.stop()
+        return self.balance(devices, database, timeout_s=max(deadline - time.monotonic(), 1.0))
+
+    def balance(
+        self, devices: list[Device], database: Path, *, device: str = "%", newest: bool = False, timeout_s: float = 2.0
+    ) -> Balance:
+        """Compare the ledgers of the devices with the database; wait until nothing is missing, up to the timeout.
+
+        `newest`: compare the newest start of each device only; what else is stored counts as double then.
+        """
+        ledgers = [ledger for one in devices for ledger in (one.ledgers[-1:] if newest else one.ledgers)]
+        deadline = time.monotonic() + timeout_s
+        while (balance := compare(ledgers, database, device=device)).missing and time.monotonic() < deadline:
+            time.sleep(0.3)
+        return balance
+
+    def keep_logs(self, devices: list[Device], target: Path) -> None:
+        """Copy logs and ledgers of devices to a folder that stays."""
+        for device in devices:
+            shutil.copytree(device.folder, target / self.name / device.name, dirs_exist_ok=True)
+
+
+def running(devices: list[Device], timeout_s: float = 20.0) -> Iterator[Device]:
+    """Yield each device when it runs inferences."""
+    for device in devices:
+        wait_until(lambda d=device: (tick := d.last("tick")) and tick.inferences, timeout_s)
+        yield device
+
+
+def _is_drained(device: Device) -> bool:
+    ticks = [entry for entry in device.entries() if entry.kind == "tick"][-10:]
+    return len(ticks) == 10 and all(tick.waiting == 0 for tick in ticks)  # noqa: PLR2004 - half a second
+
+
+def _text(path: Path) -> str:
+    return path.read_text(errors="replace") if path.exists() else ""

@@ -1,0 +1,24 @@
+"""The situations by name, in the order in which they run."""
+
+from collections.abc import Callable
+
+from scripts.chaoslab.broker_kills import kill_brokers
+from scripts.chaoslab.cost import link_cost
+from scripts.chaoslab.disks import failing_disks
+from scripts.chaoslab.images import flipped_bits, rolled_back, two_clones
+from scripts.chaoslab.kills import kill_agents
+from scripts.chaoslab.lab import Check, Lab
+from scripts.chaoslab.links import bad_links
+from scripts.chaoslab.packet_limit import small_packets
+
+SITUATIONS: dict[str, Callable[[Lab], list[Check]]] = {
+    "kills": kill_agents,
+    "brokers": kill_brokers,
+    "links": bad_links,
+    "disks": failing_disks,
+    "rollback": rolled_back,
+    "bits": flipped_bits,
+    "clones": two_clones,
+    "packets": small_packets,
+    "cost": link_cost,
+}
