@@ -141,6 +141,17 @@ def read_private_key(path: Path, *, passphrase: Callable[[], str] | None = None)
         ) from error
 
 
+def decode_private_key(content: bytes, *, name: str) -> PrivateKey:
+    """Return the private key in the content of a PEM file. Raises SignatureError, which names it, for anything else."""
+    try:
+        key = serialization.load_pem_private_key(content, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: it is encrypted
+        raise SignatureError(f"'{name}' is not a private key without a passphrase") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise SignatureError(f"private key '{name}' is not an Ed25519 key; create one with `edgeexit keygen`")
+    return key
+
+
 def _decrypt(path: Path, content: bytes, passphrase: str) -> PrivateKeyTypes:
     try:
         return serialization.load_pem_private_key(content, password=passphrase.encode())

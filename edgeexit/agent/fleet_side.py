@@ -180,6 +180,7 @@ class FleetSide:
         """Do what is due; called every second."""
         self.policies.retry()
         self._keys.retry()
+        self._identity.retry()
         self._trial.check()
         self._freshness.check(self.policies.received, can_verify=bool(self._keys.trusted.keys("policy")))
         self._publish_state_if_changed()
