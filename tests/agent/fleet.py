@@ -1,8 +1,6 @@
 """The cloud's end of the connection, for tests: records what devices publish, and sends policies, acks and commands."""
 
 import secrets
-import time
-from collections.abc import Callable
 from typing import Any
 
 from edgeexit.agent import AgentConfig
@@ -13,33 +11,28 @@ from edgeexit.policies.document import PAYLOAD_TYPE
 from edgeexit.signing import PrivateKey, sign
 from edgeexit.wire import (
     COMMAND_TYPE,
+    HEARTBEAT_TYPE,
     UP_TYPES,
     Ack,
     BrokerConfig,
     BrokerSession,
     Command,
     Delivery,
+    Heartbeat,
     Report,
     SessionOptions,
     State,
     decode,
     down_topic,
     encode,
+    heartbeat_topic,
+    keys_topic,
     parse_up_topic,
     policy_topic,
     uplink_filter,
 )
 from edgeexit.wire.audit_signing import verify_audit
-
-
-def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 10.0) -> Any:
-    """Wait until `condition` returns a true value, and return it; fail after the timeout."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.01)
-    raise AssertionError(f"timeout after {timeout_s:g} s: {what}")
+from tests.waiting import wait_for
 
 
 class Fleet:
@@ -104,6 +97,17 @@ class Fleet:
             else policy_topic(config.fleet, self.bundle.digest, config.cohort)
         )
         assert self._session.publish(topic, payload, retain=True)
+
+    def send_heartbeat(self, config: AgentConfig, counter: int, revision: int) -> None:
+        heartbeat = Heartbeat(
+            fleet=config.fleet, bundle=self.bundle.digest, cohort=config.cohort, revision=revision, counter=counter
+        )
+        topic = heartbeat_topic(config.fleet, self.bundle.digest, config.cohort)
+        envelope = sign(encode(heartbeat), payload_type=HEARTBEAT_TYPE, keys=[self.key])
+        assert self._session.publish(topic, envelope, retain=True)
+
+    def send_keys(self, config: AgentConfig, history: bytes) -> None:
+        assert self._session.publish(keys_topic(config.fleet), history, retain=True)
 
     def send_ack(self, config: AgentConfig, *messages: Any) -> None:
         ack = Ack(start=messages[0].start, sequences=tuple(message.sequence for message in messages))
