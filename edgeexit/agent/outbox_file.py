@@ -27,6 +27,15 @@ _MAX_UNREADABLE: Final = 4096
 """Ids tried one by one behind a damaged page, before the rest of the file is given up."""
 
 
+@contextlib.contextmanager
+def _damage_as_error() -> Iterator[None]:
+    """Raise sqlite3.DatabaseError for the errors of another class that damaged files cause, too."""
+    try:
+        yield
+    except (UnicodeDecodeError, OverflowError) as error:  # a damaged name in the text of an error, a damaged number
+        raise sqlite3.DatabaseError(f"damaged text or number: {error.__class__.__name__}") from error
+
+
 class RowStore(Protocol):
     """Where the rows of the outbox are."""
 
@@ -85,12 +94,15 @@ class RowFile:
         """Number of rows that were damaged when the file was opened, as far as they can be counted."""
         make_private_folder(path.parent)
         self._finish_replacing()
+        # The log may belong to another file, and opening it changes this one; so read what is in the file alone.
+        alone = _scan(path, options="?immutable=1")[0] if _log_of(path).exists() and path.exists() else []
         try:
-            self._connection = self._open()
+            with _damage_as_error():
+                self._connection = self._open()
         except sqlite3.Error as error:
             if _is_unusable(error, path):
                 raise
-            self._connection = self._replace_damaged(error)
+            self._connection = self._replace_damaged(error, alone)
         self._files = self._identities()
 
     @property
@@ -111,7 +123,8 @@ class RowFile:
     def read(self, identifier: int) -> OutboxRow | None:
         """Return a row; None if it is missing or damaged."""
         query = f"SELECT {_COLUMNS} FROM message WHERE id = ?"  # noqa: S608 - constant
-        values = self._connection.execute(query, (identifier,)).fetchone()
+        with _damage_as_error():
+            values = self._connection.execute(query, (identifier,)).fetchone()
         return None if values is None else check_row(values)
 
     def write(self, *, insert: Iterable[OutboxRow] = (), delete: Iterable[int] = ()) -> None:
@@ -151,9 +164,9 @@ class RowFile:
             raise
         return connection
 
-    def _replace_damaged(self, error: sqlite3.Error) -> sqlite3.Connection:
+    def _replace_damaged(self, error: sqlite3.Error, alone: list[OutboxRow]) -> sqlite3.Connection:
         """Put a new file with the readable rows in the place of the damaged one."""
-        rows, self.damaged = _read_damaged(self._path)
+        rows, self.damaged = _read_damaged(self._path, alone)
         aside = self._path.with_suffix(".broken")
         _log.warning(
             "outbox '%s' is damaged (%s); %d messages are readable and kept, the file is kept as '%s'",
@@ -179,7 +192,7 @@ class RowFile:
 
     def _identities(self) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
         """Return device and inode of the file and of its write-ahead log, None for one that does not exist."""
-        return _identity(self._path), _identity(self._path.with_name(self._path.name + "-wal"))
+        return _identity(self._path), _identity(_log_of(self._path))
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -237,15 +250,15 @@ def _is_unusable(error: sqlite3.Error, path: Path) -> bool:
     return any(word in text for word in _UNUSABLE)
 
 
-def _read_damaged(path: Path) -> tuple[list[OutboxRow], int]:
+def _read_damaged(path: Path, alone: list[OutboxRow]) -> tuple[list[OutboxRow], int]:
     """Return the undamaged rows that can be found in a damaged file, and the number of damaged ones that were seen.
 
-    The file is read as it is, with another first page, and without its write-ahead log, which may belong to another
-    file. Only copies of it are opened. Raises OSError if there is no room for them.
+    The file is read as it is, with another first page, and without its write-ahead log. Only copies of it are opened.
+    `alone` are the rows that it had before its log was applied. Raises OSError if there is no room for the copies.
     """
     found: dict[tuple[str, int], OutboxRow] = {}
     damaged = 0
-    log = path.with_name(path.name + "-wal")
+    log = _log_of(path)
     for first_page, with_log in ((False, True), (True, True), (True, False)):
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".outbox.") as folder:
             copy = Path(folder) / path.name
@@ -258,6 +271,8 @@ def _read_damaged(path: Path) -> tuple[list[OutboxRow], int]:
         damaged = max(damaged, bad)
         for row in rows:
             found.setdefault((row.start, row.sequence), row)
+    for row in alone:
+        found.setdefault((row.start, row.sequence), row)
     by_id: dict[int, OutboxRow] = {}
     for row in found.values():  # two rows with one id: the file and a foreign write-ahead log
         identifier = row.id if row.id not in by_id else max(by_id) + 1
@@ -265,32 +280,46 @@ def _read_damaged(path: Path) -> tuple[list[OutboxRow], int]:
     return list(by_id.values()), max(damaged, 1)
 
 
-def _scan(path: Path) -> tuple[list[OutboxRow], int]:
-    rows: list[OutboxRow] = []
-    damaged, unreadable, last = 0, 0, -1
-    query = f"SELECT {_COLUMNS} FROM message NOT INDEXED WHERE id > ? ORDER BY id"  # noqa: S608 - constant
+def _log_of(path: Path) -> Path:
+    return path.with_name(path.name + "-wal")
+
+
+def _scan(path: Path, *, options: str = "") -> tuple[list[OutboxRow], int]:
+    """Return the undamaged rows of a file, and the number of damaged ones; never raise an error about its content."""
+    rows: dict[int, OutboxRow] = {}
     try:
-        connection = sqlite3.connect(path, timeout=0)
+        connection = sqlite3.connect(path.absolute().as_uri() + options, uri=True, timeout=0)
     except sqlite3.Error:
-        return rows, damaged
+        return [], 0
     with contextlib.closing(connection):
         connection.text_factory = bytes
-        while unreadable < _MAX_UNREADABLE:
-            try:
-                for values in connection.execute(query, (last,)):
-                    unreadable = 0
-                    last = values[0] if isinstance(values[0], int) else last + 1
-                    if (row := check_row(values)) is None:
-                        damaged += 1
-                    else:
-                        rows.append(row)
-            except (sqlite3.Error, OverflowError):  # noqa: PERF203 - the next id may be readable
-                damaged += unreadable == 0
-                unreadable += 1
-                last += 1
-            else:
-                break
-    return rows, damaged
+        damaged = _scan_in_order(connection, rows, first=-1, step=1)
+        if damaged:  # behind damage, the order of the ids may be wrong: a row can be found from one side only
+            _scan_in_order(connection, rows, first=max(rows, default=0) + _MAX_UNREADABLE, step=-1)
+    return list(rows.values()), damaged
+
+
+def _scan_in_order(connection: sqlite3.Connection, rows: dict[int, OutboxRow], *, first: int, step: int) -> int:
+    """Add the undamaged rows to `rows`, upwards (`step` 1) or downwards (-1); return the number of damaged ones."""
+    condition = "id > ? ORDER BY id" if step > 0 else "id < ? ORDER BY id DESC"
+    query = f"SELECT {_COLUMNS} FROM message NOT INDEXED WHERE {condition}"  # noqa: S608 - constants
+    damaged, unreadable, last = 0, 0, first
+    while unreadable < _MAX_UNREADABLE:
+        try:
+            for values in connection.execute(query, (last,)):
+                unreadable = 0
+                last = values[0] if isinstance(values[0], int) else last + step
+                if (row := check_row(values)) is None:
+                    damaged += 1
+                else:
+                    rows[row.id] = row
+        except (sqlite3.Error, ValueError, OverflowError):  # noqa: PERF203 - the next id may be readable
+            damaged += unreadable == 0
+            unreadable += 1
+            last += step
+        else:
+            break
+    return damaged
 
 
 def _replace_first_page(path: Path) -> None:

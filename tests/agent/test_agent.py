@@ -18,7 +18,7 @@ from edgeexit.errors import ConfigError, DataError, TargetError
 from edgeexit.latency import LatencyProfile
 from edgeexit.targets import host_target
 from edgeexit.wire import MAX_BYTES, Audit, BrokerConfig, Report, State
-from tests.agent.fleet import Fleet, wait_for, wait_for_rejection, wait_for_reports, wait_for_revision
+from tests.agent.fleet import Fleet, wait_for, wait_for_reports, wait_for_revision
 from tests.broker import RealBroker
 from tests.bundles import INPUT, make_bundle, make_samples
 
@@ -64,7 +64,9 @@ def test_reports_are_cumulative_and_repeated_until_they_are_acknowledged(
             agent.infer(make_samples(10))
             time.sleep(0.25)
         report = wait_for_reports(fleet, config, 30)[0]
-        assert (report.outbox, report.boot, report.bundle) == (agent._outbox.identity, 1, bundle.digest)
+        state = fleet.state(config)
+        assert state is not None
+        assert (report.start, report.bundle) == (state.start, bundle.digest)
         assert [exit_.reached for exit_ in report.exits] == [30, 30, 30]
         sequences = [message.sequence for message in fleet.messages(config, Report)]
         assert sequences == sorted(sequences)
@@ -88,7 +90,7 @@ def test_unacknowledged_messages_are_sent_after_a_restart(fleet: Fleet, bundle: 
     before = wait_for_reports(fleet, config, 5)[0]
     fleet.received.clear()
     with Agent(bundle, config):
-        assert wait_for(lambda: before in fleet.messages(config, Report), "the last boot's report")
+        assert wait_for(lambda: before in fleet.messages(config, Report), "the report of the last start")
 
 
 def test_audits_contain_the_exit_taken_and_the_readouts_of_all_exits(
@@ -102,7 +104,7 @@ def test_audits_contain_the_exit_taken_and_the_readouts_of_all_exits(
         result = agent.infer(samples, labels=[n % 4 for n in range(20)])
         audits = wait_for(lambda: fleet.messages(config, Audit), "an audit")
         fleet.send_ack(config, *audits)
-        wait_for(lambda: not agent._outbox.pending("audit", limit=1), "the acknowledged audit to be deleted")
+        wait_for(lambda: not agent._fleet._outbox.pending("audit", limit=1), "the acknowledged audit to be deleted")
     assert {(audit.revision, audit.bundle, audit.cohort) for audit in audits} == {(1, bundle.digest, "default")}
     found = [sample for audit in sorted(audits, key=lambda audit: audit.sequence) for sample in audit.samples]
     assert [sample.label for sample in found] == [n % 4 for n in range(20)]
@@ -150,8 +152,8 @@ def test_commands_are_executed_and_invalid_ones_are_logged_on_one_line(
             fleet.send_command_bytes(config, invalid)
         fleet.send_command(config, "report")
         wait_for(lambda: fleet.messages(config, Report), "a report on command")
-        ignored = [record for record in caplog.records if "ignored" in record.message]
-        assert len(ignored) == 5
+        ignored = [record for record in caplog.records if "not a signed envelope" in record.message]
+        assert len(ignored) >= 4, "one line for each kind of error"
         assert all("\n" not in record.message and len(record.message) < 500 for record in ignored)
 
         fleet.send_command(config, "profile")
@@ -159,7 +161,7 @@ def test_commands_are_executed_and_invalid_ones_are_logged_on_one_line(
         assert (profile.bundle, len(profile.stages), profile.policy) == (bundle.digest, 3, "confidence")
 
 
-def test_with_an_unusable_state_folder_only_new_policies_are_rejected(
+def test_with_an_unusable_state_folder_only_new_policies_are_not_used_and_the_state_names_it(
     fleet: Fleet, bundle: Bundle, changed: Change, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("in the way")
@@ -169,9 +171,13 @@ def test_with_an_unusable_state_folder_only_new_policies_are_rejected(
         wait_for_reports(fleet, config, 5)
         wait_for(lambda: fleet.messages(config, Audit), "an audit")
         fleet.send_policy(config, fleet.document(1))
-        wait_for_rejection(fleet, config, "it cannot be stored")
+        wait_for(
+            lambda: (state := fleet.state(config)) and any("revision 1" in problem for problem in state.problems),
+            "the state to name the policy",
+        )
+        assert any(problem.startswith("outbox ") for problem in fleet.state(config).problems)
         assert agent.active.revision == 0
-    assert caplog.text.count("messages are kept in memory") == 1
+    assert "messages are kept in memory" in caplog.text
 
 
 def test_errors_of_the_caller_are_raised_and_counted(fleet: Fleet, bundle: Bundle, changed: Change) -> None:
@@ -256,7 +262,7 @@ def test_the_log_and_the_description_report_a_bundle_without_a_policy(
     with Agent(bundle, config) as agent:
         assert agent.policy_description == "revision 0 (no policy)"
     assert "the bundle has no policy: every sample runs to full depth; see `edgeexit fit`" in caplog.text
-    assert "boot 1: revision 0 (no policy)" in caplog.text
+    assert "): revision 0 (no policy)" in caplog.text
 
 
 def test_the_error_for_a_bundle_of_another_machine_names_the_fallback_setting(
@@ -311,7 +317,8 @@ def test_reports_count_messages_that_were_dropped(fleet: Fleet, bundle: Bundle, 
     with Agent(bundle, config) as agent:
         wait_for(lambda: agent.connected, "the broker")
         agent.infer(make_samples(2000))
-        wait_for(lambda: agent._outbox.dropped, "dropped audits")
-        dropped = agent._outbox.dropped
+        outbox = agent._fleet._outbox
+        wait_for(lambda: outbox.losses.full, "dropped audits")
+        dropped = outbox.losses.full
         agent.infer(make_samples(1))
-    assert wait_for_reports(fleet, config, 2001)[0].dropped >= dropped
+    assert wait_for_reports(fleet, config, 2001)[0].losses.full >= dropped
