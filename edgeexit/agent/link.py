@@ -16,7 +16,7 @@ from typing import Final
 from edgeexit.agent.config import AgentConfig
 from edgeexit.agent.identity import DeviceIdentity
 from edgeexit.agent.outbox import Outbox
-from edgeexit.agent.uplink import Uplink
+from edgeexit.agent.sender import OutboxSender
 from edgeexit.errors import MessageError
 from edgeexit.limited_log import LimitedLog
 from edgeexit.wire import (
@@ -97,7 +97,7 @@ class FleetLink:
             on_connect=self._handle_connect,
             on_progress=self.wake,
         )
-        self._uplink = Uplink(outbox, self._session, identity, address=address, resend_s=config.resend_s)
+        self._sender = OutboxSender(outbox, self._session, identity, address=address, resend_s=config.resend_s)
 
     @property
     def connected(self) -> bool:
@@ -183,7 +183,7 @@ class FleetLink:
                     self._collect()
                     self._outbox.maintain(now)
                     self._limited.flush()
-                    self._uplink.flush_log()
+                    self._sender.flush_log()
                 elif self._outbox.in_memory and now >= self._outbox.maintain_at:
                     self._outbox.maintain(now)
                 due = min(self._send(), self._outbox.maintain_at if self._outbox.in_memory else math.inf)
@@ -206,7 +206,7 @@ class FleetLink:
             self._woken.clear()
             if delivery is not None:
                 try:
-                    self._uplink.acknowledge(decode(delivery.payload, Ack), time.monotonic())
+                    self._sender.acknowledge(decode(delivery.payload, Ack), time.monotonic())
                 except Exception as error:  # noqa: BLE001 - one message that fails must not end the thread
                     self._limited.warning(
                         ("ack", type(error).__name__), "message on '%s' ignored: %s: %s",
@@ -216,7 +216,7 @@ class FleetLink:
     def _send(self) -> float:
         """Send what is due; return the monotonic time at which something is due again."""
         now = time.monotonic()
-        self._uplink.update(now, worked=self._published is not None and self._published.acked)
+        self._sender.update(now, worked=self._published is not None and self._published.acked)
         if not self.connected:
             return math.inf
         if self._reconnected.is_set():
@@ -224,7 +224,7 @@ class FleetLink:
             self.publish_state()
             if self._profile is not None:
                 self.publish_profile(self._profile)
-        return self._uplink.send(now)
+        return self._sender.send(now)
 
     def _send_last(self) -> None:
         """Send until the broker has everything that may be sent now, or until the time is over."""

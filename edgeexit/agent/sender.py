@@ -26,7 +26,7 @@ class Signer(Protocol):
 
 
 class Connection(Protocol):
-    """What the uplink needs of a broker session."""
+    """What the sender needs of a broker session."""
 
     @property
     def unacked_bytes(self) -> int:
@@ -36,7 +36,7 @@ class Connection(Protocol):
         """Send a message at QoS 1; return None if there is no connection."""
 
 
-class Uplink:
+class OutboxSender:
     """Sends reports before audits, and never more than the connection has room for. Used by one thread.
 
     A message that is larger than the broker takes is split if it is an audit of several samples; otherwise it is
