@@ -64,7 +64,8 @@ class Agent:
         self._config = config
         self._keys = KeyStore(config.state_dir, config.fleet, config.load_keys())
         if config.signed_bundle:
-            bundle.verify_signature(self._keys.trusted.keys("bundle"))
+            trusted = self._keys.trusted
+            bundle.verify_signature(trusted.keys("bundle"), threshold=trusted.threshold("bundle"))
         self._exits = len(bundle.manifest.stages)
         self._counters = Counters(self._exits)
         self._started = time.monotonic()
@@ -89,7 +90,7 @@ class Agent:
         does not work on this machine.
         """
         with contextlib.ExitStack() as resources:
-            resources.enter_context(lock_state_dir(self._config.state_dir))
+            state_lock = resources.enter_context(lock_state_dir(self._config.state_dir))
             resources.enter_context(self._runner)
             for warning in (*self._runner.warnings, *self._config.broker_warnings()):
                 _log.warning("%s", warning)
@@ -97,6 +98,7 @@ class Agent:
             self._fleet = FleetSide(
                 self._bundle,
                 self._config,
+                state_lock=state_lock,
                 keys=self._keys,
                 counters=self._counters,
                 started=self._started,

@@ -56,6 +56,7 @@ class Bundle:
         self.manifest = manifest
         self.digest = digest
         self._trusted_keys: tuple[PublicKey, ...] = ()
+        self._threshold = 1
 
     @classmethod
     def open(cls, path: Path, *, trusted_keys: Sequence[PublicKey] = ()) -> "Bundle":
@@ -198,24 +199,24 @@ class Bundle:
             return False
         return stored is not None
 
-    def verify_signature(self, keys: Sequence[PublicKey]) -> None:
-        """Verify that one of `keys` signed manifest and policy, and the profile if it has a signature.
+    def verify_signature(self, keys: Sequence[PublicKey], *, threshold: int = 1) -> None:
+        """Verify that `threshold` of `keys` signed manifest and policy, and the profile if it has a signature.
 
         From now on, `policy` and `profile` require it, too. Raises BundleError, which names the file.
         """
         signed = bundle_digests(self.digest, _file_sha256(read_checksummed(self.path / POLICY)))
-        verify_signature(self.path / SIGNATURE, signed, keys)
-        self._trusted_keys = tuple(keys)
+        verify_signature(self.path / SIGNATURE, signed, keys, threshold=threshold)
+        self._trusted_keys, self._threshold = tuple(keys), threshold
         self._stored_profile()
 
-    def sign(self, key: PrivateKey) -> None:
-        """Sign manifest and policy (`signature.json`), and the profile if there is one (`profile.sig`).
+    def sign(self, *keys: PrivateKey) -> None:
+        """Sign manifest and policy (`signature.json`), and the profile if there is one (`profile.sig`), with all keys.
 
         Raises BundleError if policy or profile are damaged or of another bundle.
         """
-        self._sign_bundle(key)
+        self._sign_bundle(*keys)
         if os.path.lexists(self.path / PROFILE):
-            self._sign_profile(key)
+            self._sign_profile(*keys)
         else:
             (self.path / PROFILE_SIGNATURE).unlink(missing_ok=True)
 
@@ -243,29 +244,29 @@ class Bundle:
                 f"{MANIFEST} is {spec.sha256[:12]}…; copy the bundle again"
             )
 
-    def _sign_bundle(self, key: PrivateKey) -> None:
+    def _sign_bundle(self, *keys: PrivateKey) -> None:
         stored = read_checksummed(self.path / POLICY)
         if stored is not None:
             self._decode_policy(stored)
-        write_signature(self.path / SIGNATURE, bundle_digests(self.digest, _file_sha256(stored)), key)
+        write_signature(self.path / SIGNATURE, bundle_digests(self.digest, _file_sha256(stored)), keys)
 
-    def _sign_profile(self, key: PrivateKey) -> None:
+    def _sign_profile(self, *keys: PrivateKey) -> None:
         stored = read_checksummed(self.path / PROFILE)
         if stored is not None:
-            write_signature(self.path / PROFILE_SIGNATURE, profile_digests(self.digest, stored.file_sha256), key)
+            write_signature(self.path / PROFILE_SIGNATURE, profile_digests(self.digest, stored.file_sha256), keys)
 
     def _stored_policy(self) -> StoredDocument | None:
         stored = read_checksummed(self.path / POLICY)
         if self._trusted_keys:
             signed = bundle_digests(self.digest, _file_sha256(stored))
-            verify_signature(self.path / SIGNATURE, signed, self._trusted_keys)
+            verify_signature(self.path / SIGNATURE, signed, self._trusted_keys, threshold=self._threshold)
         return stored
 
     def _stored_profile(self) -> StoredDocument | None:
         stored = read_checksummed(self.path / PROFILE)
         if stored is not None and self._trusted_keys and self.has_signed_profile:
             signed = profile_digests(self.digest, stored.file_sha256)
-            verify_signature(self.path / PROFILE_SIGNATURE, signed, self._trusted_keys)
+            verify_signature(self.path / PROFILE_SIGNATURE, signed, self._trusted_keys, threshold=self._threshold)
         return stored
 
     def _decode_policy(self, stored: StoredDocument) -> PolicyDocument:

@@ -32,14 +32,14 @@ def profile_digests(manifest: str, profile: str) -> dict[str, str]:
     return {MANIFEST: manifest, PROFILE: profile}
 
 
-def write_signature(path: Path, digests: Mapping[str, str], key: PrivateKey) -> None:
-    """Sign digests and write the envelope to `path`, which is `signature.json` or `profile.sig`, atomically."""
+def write_signature(path: Path, digests: Mapping[str, str], keys: Sequence[PrivateKey]) -> None:
+    """Sign digests with every key and write the envelope to `signature.json` or `profile.sig`, atomically."""
     payload = msgspec.json.encode(digests, order="deterministic")
-    write_atomic(path, sign(payload, payload_type=_PAYLOAD_TYPES[path.name], keys=[key]))
+    write_atomic(path, sign(payload, payload_type=_PAYLOAD_TYPES[path.name], keys=keys))
 
 
-def verify_signature(path: Path, digests: Mapping[str, str], keys: Sequence[PublicKey]) -> None:
-    """Verify that the owner of one of `keys` signed exactly these digests in `path`.
+def verify_signature(path: Path, digests: Mapping[str, str], keys: Sequence[PublicKey], *, threshold: int = 1) -> None:
+    """Verify that the owners of `threshold` of `keys` signed exactly these digests in `path`.
 
     Raises BundleError, which names the file, if the signature is missing or wrong, or if a digest differs.
     """
@@ -51,7 +51,7 @@ def verify_signature(path: Path, digests: Mapping[str, str], keys: Sequence[Publ
     except OSError as error:
         raise BundleError(f"{where}: {error.strerror}; run `{command}` again") from error
     try:
-        payload = verify(envelope, payload_type=_PAYLOAD_TYPES[path.name], keys=keys)
+        payload = verify(envelope, payload_type=_PAYLOAD_TYPES[path.name], keys=keys, threshold=threshold)
         signed: Mapping[str, str] = msgspec.json.decode(payload, type=dict[str, str])
     except (SignatureError, msgspec.DecodeError) as error:
         raise BundleError(f"{where}: {error}") from error

@@ -132,3 +132,22 @@ def test_a_damaged_policy_or_one_of_another_bundle_is_not_signed(tmp_path, keys)
     with pytest.raises(BundleError, match=r"policy\.json was fitted for bundle"):
         bundle.sign(keys[0])
     assert not bundle.is_signed
+
+
+def test_a_bundle_can_need_the_signatures_of_several_keys(tmp_path):
+    bundle = make_bundle(tmp_path / "bundle")
+    bundle.write_profile(profile_of(bundle))
+    public = [load_public_key(generate_key(tmp_path / f"{name}.key")) for name in "abc"]
+    private = [load_private_key(tmp_path / f"{name}.key") for name in "abc"]
+    bundle.sign(*private[:2])
+    Bundle.open(bundle.path).verify_signature(public, threshold=2)
+    with pytest.raises(BundleError, match="only 2 of the 3"):
+        Bundle.open(bundle.path).verify_signature(public, threshold=3)
+    opened = Bundle.open(bundle.path)
+    opened.verify_signature(public, threshold=2)
+    bundle.sign(private[0])
+    with pytest.raises(BundleError, match="only 1 of the 2"):
+        opened.policy()
+    bundle.write_profile(profile_of(bundle), key=private[0])
+    with pytest.raises(BundleError, match="only 1 of the 2"):
+        opened.profile()

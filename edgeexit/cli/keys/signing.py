@@ -45,16 +45,18 @@ def keygen_command(
 
 def sign_command(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
-    key: Annotated[Path, typer.Option(help="Private key (PEM), created by `edgeexit keygen`.")],
+    key: Annotated[list[Path], typer.Option(help="Private key (PEM), created by `edgeexit keygen`. Repeatable.")],
 ) -> None:
     """Sign the manifest, the policy and the latency profile of a bundle. Sign again after each change of one of them.
+
+    Devices can require the signatures of several keys (`edgeexit keys set create --bundle-threshold`): give them all.
 
     Example: `edgeexit sign quickstart/bundle --key quickstart/calibrator.key`
     """
     from edgeexit.bundle import Bundle
 
     opened = Bundle.open(bundle)
-    opened.sign(load_key(key))
+    opened.sign(*(load_key(path) for path in key))
     parts = ["manifest", *(["policy"] if opened.policy() else []), *(["profile"] if opened.has_signed_profile else [])]
     console.print(printable(f"signed {', '.join(parts)} of {bundle}"))
-    next_step(f"edgeexit inspect {bundle} --trust {key.with_suffix('.pub')}")
+    next_step(f"edgeexit inspect {bundle} --trust {key[0].with_suffix('.pub')}")
