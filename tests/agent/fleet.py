@@ -111,7 +111,10 @@ class Fleet:
 
     def send_ack(self, config: AgentConfig, *messages: Any) -> None:
         ack = Ack(start=messages[0].start, sequences=tuple(message.sequence for message in messages))
-        assert self._session.publish(down_topic(config.address, "ack"), encode(ack))
+        self.send_ack_bytes(config, encode(ack))
+
+    def send_ack_bytes(self, config: AgentConfig, payload: bytes) -> None:
+        assert self._session.publish(down_topic(config.address, "ack"), payload)
 
     def send_command(self, config: AgentConfig, action: Any) -> None:
         state = self.state(config)
