@@ -102,7 +102,7 @@ class _Batch:
         self._now = now
         self._rules = rules
         self._devices = _find_or_add_devices(
-            session, {uplink.address for uplink in uplinks}, now, limit=rules.quotas.max_devices
+            session, [uplink.address for uplink in uplinks], now, limit=rules.quotas.max_devices
         )
         self._cohorts: dict[CohortAddress, _Cohort | None] = {}
         self._sequences: dict[tuple[DeviceAddress, str], dict[int, None]] = {}  # per start, an ordered set

@@ -35,7 +35,6 @@ from edgeexit_calibration.outage import OutageLog
 from edgeexit_calibration.publish import Publisher, policy_filter
 from edgeexit_calibration.published_key_set import PublishedKeySet
 from edgeexit_calibration.service_config import ServiceConfig
-from edgeexit_calibration.uplink import MAX_READABLE_BYTES
 from edgeexit_calibration.watcher import Watcher
 
 _log = logging.getLogger(__name__)
@@ -123,14 +122,10 @@ class CalibratorService:
         receive = self._receiver(delivery)
         if receive is not None:
             receive(delivery.topic, delivery.payload)
+            delivery = Delivery(topic="", payload=b"", ack=delivery.ack)  # its acknowledgement waits for its turn
         elif delivery.qos == 0:  # has no acknowledgement, so it would escape the back-pressure
             self._intake.drop(Drop(_address(delivery.topic), "qos 0", "sent with QoS 0, but QoS 1 is required"))
             return
-        elif len(delivery.payload) > MAX_READABLE_BYTES:
-            self._intake.drop(Drop(_address(delivery.topic), "unreadable", f"{len(delivery.payload)} bytes"))
-            receive = _ignore
-        if receive is not None:  # only its acknowledgement has to wait for its turn
-            delivery = Delivery(topic="", payload=b"", ack=delivery.ack)
         self._inbox.put(delivery)
 
     def _receiver(self, delivery: Delivery) -> Callable[[str, bytes], None] | None:
@@ -179,10 +174,6 @@ class CalibratorService:
         except Exception:  # noqa: BLE001 - the next check may succeed
             _log.exception("the check of the cohorts failed; the next one is in %g s", self._interval_s)
         return None
-
-
-def _ignore(_topic: str, _payload: bytes) -> None:
-    """Stand for the receiver of a message that nobody reads."""
 
 
 def _address(topic: str) -> DeviceAddress | None:

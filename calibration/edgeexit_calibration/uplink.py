@@ -18,8 +18,6 @@ from edgeexit.wire import MAX_EXITS, UP_TYPES, Audit, DeviceAddress, Report, Sta
 from edgeexit.wire.audit_signing import verify_audit
 from edgeexit.wire.messages import Count, StartId
 
-MAX_READABLE_BYTES: Final = 4 * 1024 * 1024
-"""In a larger payload, nobody looks for the number of the message."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MIN_EXITS: Final = 2
 _CLASS_LIMIT: Final = 2**24
@@ -91,7 +89,7 @@ def _decode(address: DeviceAddress, kind: str, topic: str, payload: bytes) -> Up
 
 def _number(kind: str, payload: bytes) -> _Number | None:
     """Return the number of an invalid message, or None if it has none or it is not readable."""
-    if kind not in ("report", "audit") or len(payload) > MAX_READABLE_BYTES:
+    if kind not in ("report", "audit"):
         return None
     try:
         if kind == "report":

@@ -1,8 +1,12 @@
-import pytest
-from edgeexit_calibration import open_database
+import threading
 
+import pytest
+from edgeexit_calibration import CalibratorService, ServiceConfig, open_database
+
+from edgeexit.signing import generate_key, load_private_key
+from edgeexit.wire import BrokerConfig
 from tests.broker import RealBroker
-from tests.calibration.scenario import fitted_bundle
+from tests.calibration.scenario import FLEET, Client, fitted_bundle
 
 
 @pytest.fixture
@@ -23,3 +27,43 @@ def broker(tmp_path):
     running.start()
     yield running
     running.stop()
+
+
+@pytest.fixture
+def key(tmp_path):
+    path = tmp_path / "calibrator.key"
+    generate_key(path)
+    return path
+
+
+@pytest.fixture
+def serve(database, broker, key):
+    """Return a function that starts a service; it stops at the end of the test."""
+    running = []
+
+    def start(store=database, url=broker.url, **options):
+        config = ServiceConfig(fleet=FLEET, broker=BrokerConfig(url=url), check_interval_s=0.1, **options)
+        service, stop = CalibratorService(store, config, [load_private_key(key)]), threading.Event()
+        thread = threading.Thread(target=service.run, args=(stop,))
+        thread.start()
+        running.append((stop, thread))
+        return service, lambda: (stop.set(), thread.join(10))
+
+    yield start
+    for stop, thread in running:
+        stop.set()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def connect(broker):
+    clients = []
+
+    def to(*subscriptions):
+        clients.append(Client(broker, *subscriptions))
+        return clients[-1]
+
+    yield to
+    for client in clients:
+        client.close()

@@ -15,7 +15,20 @@ from edgeexit.latency import BIN_COUNT
 from edgeexit.policies import PolicyDocument, simulate_exits
 from edgeexit.policies.confidence import Confidence
 from edgeexit.signing import PrivateKey
-from edgeexit.wire import SCORE_BINS, Audit, AuditedSample, DeviceAddress, ExitCounters, Report, State, encode
+from edgeexit.wire import (
+    SCORE_BINS,
+    Ack,
+    Audit,
+    AuditedSample,
+    DeviceAddress,
+    ExitCounters,
+    Refusal,
+    Report,
+    State,
+    decode,
+    down_topic,
+    encode,
+)
 from edgeexit.wire.audit_signing import sign_audit
 from tests.broker import RealBroker
 from tests.bundles import make_bundle
@@ -210,3 +223,13 @@ class Client:
     def close(self) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+
+
+def acknowledged(client: Client, device: DeviceAddress = DEVICE) -> list[int]:
+    """Return the sequence numbers of a device that the calibrator has acknowledged to this client."""
+    return [n for payload in client.of(down_topic(device, "ack")) for n in decode(payload, Ack).sequences]
+
+
+def refused(client: Client, device: DeviceAddress = DEVICE) -> list[Refusal]:
+    """Return the refusals for a device."""
+    return [refusal for payload in client.of(down_topic(device, "ack")) for refusal in decode(payload, Ack).refused]

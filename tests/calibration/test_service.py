@@ -4,11 +4,8 @@ import sqlite3
 import threading
 import time
 
-import pytest
 from edgeexit_calibration import (
-    CalibratorService,
     CohortAddress,
-    ServiceConfig,
     devices,
     disagreement,
     exit_mix,
@@ -22,16 +19,16 @@ from edgeexit_calibration import (
 
 from edgeexit.policies import Scope, decode_document, disagrees
 from edgeexit.policies.document import PAYLOAD_TYPE
-from edgeexit.signing import generate_key, load_private_key, load_public_key, verify
-from edgeexit.wire import UP_TYPES, Ack, BrokerConfig, decode, down_topic, policy_topic, up_topic
+from edgeexit.signing import load_public_key, verify
+from edgeexit.wire import UP_TYPES, down_topic, policy_topic, up_topic
 from tests.calibration.scenario import (
     COHORT,
     DELTA,
     DEVICE,
     FLEET,
     RISK,
-    Client,
     RefusingBroker,
+    acknowledged,
     audits_of,
     readouts_of,
     report_of,
@@ -40,50 +37,6 @@ from tests.calibration.scenario import (
 )
 
 DIGEST = "c" * 64
-
-
-@pytest.fixture
-def key(tmp_path):
-    path = tmp_path / "calibrator.key"
-    generate_key(path)
-    return path
-
-
-@pytest.fixture
-def serve(database, broker, key):
-    """Return a function that starts a service; it stops at the end of the test."""
-    running = []
-
-    def start(store=database, url=broker.url, **options):
-        config = ServiceConfig(fleet=FLEET, broker=BrokerConfig(url=url), check_interval_s=0.1, **options)
-        service, stop = CalibratorService(store, config, [load_private_key(key)]), threading.Event()
-        thread = threading.Thread(target=service.run, args=(stop,))
-        thread.start()
-        running.append((stop, thread))
-        return service, lambda: (stop.set(), thread.join(10))
-
-    yield start
-    for stop, thread in running:
-        stop.set()
-        thread.join(10)
-        assert not thread.is_alive()
-
-
-@pytest.fixture
-def connect(broker):
-    clients = []
-
-    def to(*subscriptions):
-        clients.append(Client(broker, *subscriptions))
-        return clients[-1]
-
-    yield to
-    for client in clients:
-        client.close()
-
-
-def acknowledged(client):
-    return [n for payload in client.of(down_topic(DEVICE, "ack")) for n in decode(payload, Ack).sequences]
 
 
 def documents(client, topic, key):
