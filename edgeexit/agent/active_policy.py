@@ -1,9 +1,10 @@
 """Selects the active policy: the device's own policy, else its cohort's, else the one that ships with the bundle."""
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from edgeexit.agent.policy_check import (
@@ -16,6 +17,7 @@ from edgeexit.agent.policy_check import (
     slot_of,
     verify_policy,
 )
+from edgeexit.agent.policy_saver import PolicySaver
 from edgeexit.agent.policy_slot import SlotPolicies
 from edgeexit.agent.policy_store import PolicyStore
 from edgeexit.agent.trial_marker import TrialMarker, interruption
@@ -31,8 +33,7 @@ from edgeexit.wire import Rejection, Reversion
 
 _log = logging.getLogger(__name__)
 
-_FIRST_RETRY_S: Final = 1.0
-_MAX_RETRY_S: Final = 60.0
+_MAX_WAIT_S: Final = 5.0
 
 
 class ActivePolicy(NamedTuple):
@@ -40,6 +41,19 @@ class ActivePolicy(NamedTuple):
 
     revision: int
     policy: Policy
+
+
+class PolicySummary(NamedTuple):
+    """What the state of the device says about its policies."""
+
+    accepted: int
+    """The highest accepted revision of the slot of the active policy."""
+    rejected: Rejection | None
+    """The last rejected policy; None if a valid policy arrived after it."""
+    reverted: Reversion | None
+    """The policy that this device reverted, until a newer one is accepted for the same cohort or device."""
+    problems: tuple[str, ...]
+    """One line for each policy that is not used although it should be."""
 
 
 class PolicyOnTrial(NamedTuple):
@@ -51,16 +65,8 @@ class PolicyOnTrial(NamedTuple):
     """Monotonic seconds."""
 
 
-class _PendingPolicy(NamedTuple):
-    """A policy that is accepted but not stored yet."""
-
-    envelope: bytes
-    document: PolicyDocument
-    error: str
-
-
 class PolicySelector:
-    """Holds the accepted policies and selects the active one. Thread-safe; reading `active` never waits.
+    """Holds the accepted policies and selects the active one. Thread-safe; reading an attribute never waits.
 
     Args:
         bundle: the bundle that the agent runs.
@@ -73,7 +79,7 @@ class PolicySelector:
 
     Attributes:
         active: the policy of the next inference.
-        rejected: the last rejected policy; None if a valid policy arrived after it.
+        summary: what the state of the device says.
         on_trial: the active policy, if it is on trial.
         received: the highest revision of a policy for the cohort that has arrived, accepted or not.
 
@@ -103,12 +109,8 @@ class PolicySelector:
         self._full_model = full_model_policy(len(bundle.manifest.stages))
         store.remove_leftovers()
         self._slots = {slot: SlotPolicies(slot, store, recipient, keys) for slot in POLICY_SLOTS}
-        self._pending: dict[PolicySlot, _PendingPolicy] = {}
-        self._retry_s = _FIRST_RETRY_S
-        self._retry_due = 0.0
-        self._unsaved: set[PolicySlot] = set()
-        """Slots whose record could not be stored."""
-        self.rejected: Rejection | None = None
+        self._saver = PolicySaver(self._slots, clock=clock)
+        self._rejected: Rejection | None = None
         self.on_trial: PolicyOnTrial | None = None
         self.received = self._slots["cohort"].accepted.revision
         self._revert_interrupted()
@@ -117,6 +119,7 @@ class PolicySelector:
             _log.warning("the bundle has no policy: every sample runs to full depth; see `edgeexit fit`")
         self._begin_trial()
         self._warn_about_unreachable_exits()
+        self.summary = self._summarise()
 
     @property
     def description(self) -> str:
@@ -124,36 +127,9 @@ class PolicySelector:
         revision, policy = self.active
         return f"revision {revision} ({'no policy' if policy is self._full_model else policy.kind})"
 
-    @property
-    def accepted(self) -> int:
-        """The highest accepted revision of the slot of the active policy."""
-        with self._lock:
-            slot = self._source()
-            if slot is not None:
-                return self._slots[slot].accepted.revision
-            revisions = (self._slots[slot].accepted.revision for slot in POLICY_SLOTS)
-            return next((revision for revision in revisions if revision), SHIPPED_REVISION)
-
-    @property
-    def reverted(self) -> Reversion | None:
-        """The policy that this device reverted, until a newer one is accepted for the same cohort or device."""
-        with self._lock:
-            return next((one.record.reverted for one in self._slots.values() if one.record.reverted is not None), None)
-
-    @property
-    def problems(self) -> tuple[str, ...]:
-        """One line for each policy that is not used although it should be."""
-        with self._lock:
-            pending = (
-                f"policy revision {one.document.revision} is accepted, but cannot be stored: {one.error}"
-                for one in self._pending.values()
-            )
-            slots = (one.problem for one in self._slots.values() if one.problem is not None)
-            return tuple(one_line(text) for text in (*pending, *slots))
-
     def receive(self, envelope: bytes) -> None:
         """Check a signed policy; store and activate it if it is accepted."""
-        with self._lock:
+        with self._changing():
             result = check_policy(
                 envelope, self._keys, self._recipient, {slot: one.accepted for slot, one in self._slots.items()}
             )
@@ -165,46 +141,39 @@ class PolicySelector:
                     ("unchanged", result.revision, result.reason),
                     "policy revision %d changes nothing: %s", result.revision, result.reason,
                 )  # fmt: skip
-                self.rejected = None
+                self._rejected = None
             else:
-                slot, pending = slot_of(result), self._pending.get(slot_of(result))
+                slot, pending = slot_of(result), self._saver.pending.get(slot_of(result))
                 self._note_received(slot, result.revision)
                 if pending is not None and result.revision < pending.document.revision:
                     reason = f"revision {result.revision} is lower than {pending.document.revision}, which is pending"
                     self._reject(Rejection(reason=reason, revision=result.revision))
                     return
-                self.rejected = None
+                self._rejected = None
                 if pending is None or result.revision > pending.document.revision:
-                    self._store_or_wait(slot, envelope, result)
+                    self._accept(slot, envelope, result)
 
     def retry(self) -> None:
         """Store what could not be stored before, if it is time for that."""
-        with self._lock:
-            if not (self._pending or self._unsaved) or self._clock() < self._retry_due:
-                return
-            self._back_off()
-            for slot, pending in list(self._pending.items()):
-                self._store_or_wait(slot, pending.envelope, pending.document)
-            for slot in list(self._unsaved):
-                self._save_record(slot)
+        with self._changing():
+            for slot, pending in self._saver.retry().items():
+                self._accept(slot, pending.envelope, pending.document)
 
     def update_keys(self, keys: TrustedKeys) -> None:
         """Use other keys from now on: the last good policy replaces one that they did not sign."""
-        with self._lock:
+        with self._changing():
             self._keys = keys
             for slot, one in self._slots.items():
                 one.verify(keys)
-                pending = self._pending.get(slot)
-                if pending is not None and isinstance(
-                    verify_policy(pending.envelope, keys, self._recipient), Rejection
-                ):
-                    del self._pending[slot]
+                pending = self._saver.pending.get(slot)
+                if pending is not None and not _is_valid(pending.envelope, keys, self._recipient):
+                    del self._saver.pending[slot]
             self._activate()
             _log.info("key set version %d is used; the active policy is %s", keys.version, self.description)
 
     def revert(self, reason: str) -> None:
         """Return from the policy on trial to the last good one; the reverted revision is never applied again."""
-        with self._lock:
+        with self._changing():
             if self.on_trial is None:
                 return
             self._revert(self.on_trial.slot, self.on_trial.document.revision, reason)
@@ -231,71 +200,69 @@ class PolicySelector:
                 _log.info("policy revision %d passed its trial", self.on_trial.document.revision)
                 self.on_trial = None
 
+    def store_again(self) -> None:
+        """Store all that is held: the state folder was removed. What fails is stored by `retry`."""
+        with self._changing():
+            for slot in self._slots:
+                self._saver.save(slot)
+
     def close(self) -> None:
         """Remove the marker: the agent stops cleanly."""
-        with self._lock:
+        if self._lock.acquire(timeout=_MAX_WAIT_S):  # another thread may hang in a write to a broken disk
             self._marker.end()
             self._limited.close()
+            self._saver.close()
+            self._lock.release()
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        with self._lock:
+            yield
+            self.summary = self._summarise()
+
+    def _summarise(self) -> PolicySummary:
+        source, slots = self._source(), self._slots.values()
+        revisions = [one.accepted.revision for one in slots if source is None or one is self._slots[source]]
+        problems = (*self._saver.problems, *(one.problem for one in slots if one.problem is not None))
+        return PolicySummary(
+            accepted=next((revision for revision in revisions if revision), SHIPPED_REVISION),
+            rejected=self._rejected,
+            reverted=next((one.record.reverted for one in slots if one.record.reverted is not None), None),
+            problems=tuple(one_line(text) for text in problems),
+        )
 
     def _reject(self, rejection: Rejection) -> None:
-        revision = "" if rejection.revision is None else f" revision {rejection.revision}"
-        self._limited.warning(
-            ("rejected", rejection.revision, rejection.reason), "policy%s rejected: %s", revision, rejection.reason
-        )
-        self.rejected = rejection
+        what = "policy" if rejection.revision is None else f"policy revision {rejection.revision}"
+        self._limited.warning(("rejected", what, rejection.reason), "%s rejected: %s", what, rejection.reason)
+        self._rejected = rejection
 
     def _note_received(self, slot: PolicySlot, revision: int) -> None:
         if slot == "cohort":
             self.received = max(self.received, revision)
 
-    def _store_or_wait(self, slot: PolicySlot, envelope: bytes, document: PolicyDocument) -> None:
-        """Store and activate a policy; keep it for `retry` if the disk fails."""
-        try:
+    def _accept(self, slot: PolicySlot, envelope: bytes, document: PolicyDocument) -> None:
+        """Store and activate a policy; it is pending if the disk fails."""
+
+        def mark() -> None:
             source = self._source()
             if source is None or POLICY_SLOTS.index(slot) <= POLICY_SLOTS.index(source):
                 self._mark(slot, document)  # it becomes the active one
-            self._slots[slot].accept(envelope, document)
-        except OSError as error:
-            text = error.strerror or str(error)
-            if slot not in self._pending:
-                self._retry_s, self._retry_due = _FIRST_RETRY_S, self._clock() + _FIRST_RETRY_S
-            self._limited.warning(
-                ("not stored", document.revision, text),
-                "policy revision %d is accepted, but cannot be stored, so it is not used yet: %s; retrying",
-                document.revision, text,
+
+        if self._saver.accept(slot, envelope, document, before=mark):
+            self._activate()
+            _log.info(
+                "policy accepted: revision %d (%s) for this %s; the active policy is %s",
+                document.revision, document.policy.kind, slot, self.description,
             )  # fmt: skip
-            self._pending[slot] = _PendingPolicy(envelope, document, text)
-            return
-        self._pending.pop(slot, None)
-        self._unsaved.discard(slot)
-        self._activate()
-        _log.info(
-            "policy accepted: revision %d (%s) for this %s; the active policy is %s",
-            document.revision, document.policy.kind, slot, self.description,
-        )  # fmt: skip
 
     def _mark(self, slot: PolicySlot, document: PolicyDocument) -> None:
         if self._crash_window_s:
             self._marker.begin(self._store.name(slot), document.revision)
 
-    def _back_off(self) -> None:
-        self._retry_s = min(2 * self._retry_s, _MAX_RETRY_S)
-        self._retry_due = self._clock() + self._retry_s
-
     def _revert(self, slot: PolicySlot, revision: int, reason: str) -> None:
         _log.warning("policy revision %d is reverted: %s", revision, reason)
         self._slots[slot].hold_reverted(Reversion(revision=revision, reason=one_line(reason)))
-        self._save_record(slot)
-
-    def _save_record(self, slot: PolicySlot) -> None:
-        try:
-            self._slots[slot].save_record()
-            self._unsaved.discard(slot)
-        except OSError as error:
-            if not self._unsaved:
-                self._retry_s, self._retry_due = _FIRST_RETRY_S, self._clock() + _FIRST_RETRY_S
-            self._unsaved.add(slot)
-            self._limited.warning("record", "the reversion cannot be stored: %s; retrying", error.strerror or error)
+        self._saver.save(slot)
 
     def _revert_interrupted(self) -> None:
         """Revert the policy under which the last process ended."""
@@ -347,6 +314,10 @@ class PolicySelector:
     def _warn_about_unreachable_exits(self) -> None:
         if (warning := unreachable_exits_warning(self.active.policy, self._exits)) is not None:
             _log.warning("%s", warning)
+
+
+def _is_valid(envelope: bytes, keys: TrustedKeys, recipient: Recipient) -> bool:
+    return isinstance(verify_policy(envelope, keys, recipient), PolicyDocument)
 
 
 def _shipped_policy(bundle: Bundle) -> Policy | None:

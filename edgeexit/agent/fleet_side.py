@@ -22,6 +22,7 @@ from edgeexit.agent.policy_store import PolicyStore
 from edgeexit.agent.policy_trial import PolicyTrial
 from edgeexit.agent.profiling import ProfileOnCommand
 from edgeexit.agent.reporting import Reporter
+from edgeexit.agent.state_lock import StateLock
 from edgeexit.agent.trial_marker import TrialMarker
 from edgeexit.bundle import Bundle
 from edgeexit.wire import State, down_topic, heartbeat_topic, keys_topic, policy_topic
@@ -40,7 +41,8 @@ class FleetSide:
 
     Args:
         bundle: the bundle that the agent runs.
-        config: who this device is, and where its broker is. Its state folder must be locked.
+        config: who this device is, and where its broker is.
+        state_lock: the lock of the state folder.
         keys: the keys that are trusted.
         counters: what has run under each policy.
         started: monotonic seconds at which the agent started.
@@ -58,6 +60,7 @@ class FleetSide:
         bundle: Bundle,
         config: AgentConfig,
         *,
+        state_lock: StateLock,
         keys: KeyStore,
         counters: Counters,
         started: float,
@@ -72,6 +75,7 @@ class FleetSide:
             exits=len(bundle.manifest.stages),
             classes=bundle.manifest.classes,
         )
+        self._state_lock = state_lock
         self._keys = keys
         self._collect = collect
         self.policies = PolicySelector(
@@ -146,8 +150,8 @@ class FleetSide:
         self._outbox.close()
 
     def _problems(self) -> list[str]:
-        parts = (self._outbox.problem, self._identity.problem, self._keys.problem)
-        return [*self.policies.problems, *(problem for problem in parts if problem is not None)]
+        parts = (self._state_lock.problem, self._outbox.problem, self._identity.problem, self._keys.problem)
+        return [*self.policies.summary.problems, *(problem for problem in parts if problem is not None)]
 
     def _handle_policy(self, envelope: bytes) -> None:
         if not envelope:
@@ -178,6 +182,9 @@ class FleetSide:
 
     def _tick(self) -> None:
         """Do what is due; called every second."""
+        if self._state_lock.retake():
+            self.policies.store_again()
+            self._keys.store_again()
         self.policies.retry()
         self._keys.retry()
         self._identity.retry()

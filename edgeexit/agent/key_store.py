@@ -56,6 +56,11 @@ class KeyStore:
         if self._unsaved is not None:
             self._save()
 
+    def store_again(self) -> None:
+        """Store the key set: the state folder was removed."""
+        if self.trusted.version:
+            self._save()
+
     def _save(self) -> None:
         """Store the key set. Until that succeeds, it is used all the same: a revocation cannot wait."""
         try:

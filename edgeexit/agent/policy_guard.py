@@ -56,12 +56,15 @@ def is_settled(document: PolicyDocument, counts: TrialCounts) -> bool:
     """Return True if a policy that has not failed has shown all that its document promises.
 
     A sample has exited early, if the certificate promises that. If there is a bound of the latency, so many samples
-    have run that one longer than the bound was to be expected: q^n < 1e-6 for the quantile q.
+    have run that one longer than the bound was to be expected (q^n < 1e-6 for the quantile q), and no larger fraction
+    was longer than the document allows.
     """
     if _promised_early(document) > 0 and not sum(counts.exited[:-1]):
         return False
-    bound = document.max_latency
-    return bound is None or sum(counts.latency) >= _samples_needed(1 - bound.quantile)
+    if (bound := document.max_latency) is None:
+        return True
+    timed, allowed = sum(counts.latency), 1 - bound.quantile
+    return timed >= _samples_needed(allowed) and _slow(counts, bound) <= timed * allowed
 
 
 def _promised_early(document: PolicyDocument) -> float:

@@ -4,7 +4,7 @@ import logging
 from typing import NamedTuple
 
 from edgeexit.agent.policy_check import SHIPPED_REVISION, Accepted, PolicySlot, Recipient, slot_of, verify_policy
-from edgeexit.agent.policy_store import PolicyStore, SlotRecord
+from edgeexit.agent.policy_store import PolicyStore, SlotRecord, StoredSlot
 from edgeexit.key_set import TrustedKeys
 from edgeexit.policies import PolicyDocument
 from edgeexit.wire import Rejection, Reversion
@@ -92,12 +92,18 @@ class SlotPolicies:
         self.newest, self.record, self.problem = HeldPolicy(envelope, document), record, None
 
     def hold_reverted(self, reversion: Reversion) -> None:
-        """Never use a revision again. `save_record` stores that."""
+        """Never use a revision again. `store` stores that."""
         self.record = SlotRecord(accepted=max(self.accepted.revision, reversion.revision), reverted=reversion)
 
-    def save_record(self) -> None:
-        """Store the record. Raises OSError if that fails."""
-        self._store.save_record(self._slot, self.record)
+    def store(self) -> None:
+        """Store all that is held; files that have this content already stay. Raises OSError if that fails."""
+        self._store.save(self._slot, self.held)
+
+    @property
+    def held(self) -> StoredSlot:
+        """All that is held, as it is stored."""
+        newest, last_good = (None if one is None else one.envelope for one in (self.newest, self.last_good))
+        return StoredSlot(newest=newest, last_good=last_good, record=self.record)
 
     def pass_trial(self) -> None:
         """Store the policy that is used as the last good one. Raises OSError if it cannot be stored."""

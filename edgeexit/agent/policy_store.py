@@ -67,15 +67,23 @@ class PolicyStore:
     def save_newest(self, slot: PolicySlot, envelope: bytes, record: SlotRecord) -> None:
         """Store an accepted policy durably. Raises OSError if this fails; each file then has its old or new content."""
         self._write(_NEWEST, slot, envelope)
-        self.save_record(slot, record)
+        write_checked(self._path(_RECORD, slot), record)
 
     def save_last_good(self, slot: PolicySlot, envelope: bytes) -> None:
         """Store a policy that has passed its trial. Raises OSError if this fails."""
         self._write(_LAST_GOOD, slot, envelope)
 
-    def save_record(self, slot: PolicySlot, record: SlotRecord) -> None:
-        """Store the record of a slot. Raises OSError if this fails."""
-        write_checked(self._path(_RECORD, slot), record)
+    def save(self, slot: PolicySlot, held: StoredSlot) -> None:
+        """Store all files of a slot that have other content. Raises OSError if that fails."""
+        stored = self.load(slot)
+        for kind, before, envelope in (
+            (_NEWEST, stored.newest, held.newest),
+            (_LAST_GOOD, stored.last_good, held.last_good),
+        ):
+            if envelope is not None and envelope != before:
+                self._write(kind, slot, envelope)
+        if held.record is not None and held.record not in {stored.record, SlotRecord()}:
+            write_checked(self._path(_RECORD, slot), held.record)
 
     def load(self, slot: PolicySlot) -> StoredSlot:
         """Return what is stored; log what is not readable."""

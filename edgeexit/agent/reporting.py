@@ -56,7 +56,7 @@ class Reporter:
 
     def state(self, online: bool) -> State:  # noqa: FBT001 - the only parameter
         """Return the `up/state` message."""
-        revision, policy = self._policies.active
+        policies, (revision, policy) = self._policies.summary, self._policies.active
         return State(
             online=online,
             bundle=self._recipient.bundle,
@@ -64,12 +64,12 @@ class Reporter:
             start=self._outbox.start,
             uptime_s=self._uptime_s(),
             revision=revision,
-            accepted=max(revision, self._policies.accepted),
+            accepted=max(revision, policies.accepted),
             policy=policy.kind,
             agent=__version__,
             key=self._identity.public_key,
-            rejected=self._policies.rejected,
-            reverted=self._policies.reverted,
+            rejected=policies.rejected,
+            reverted=policies.reverted,
             confirmed=self._freshness.confirmed,
             unconfirmed=self._freshness.unconfirmed,
             problems=tuple(one_line(problem) for problem in self._problems())[:_MAX_PROBLEMS],

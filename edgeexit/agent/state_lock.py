@@ -1,4 +1,4 @@
-"""Locks a state folder for one agent: two would use the same sequence numbers and the same MQTT client id."""
+"""Locks a state folder for one agent: two would replace each other's files, and share an MQTT client id."""
 
 import contextlib
 import fcntl
@@ -17,58 +17,88 @@ _log = logging.getLogger(__name__)
 FILE: Final = "agent.lock"
 
 
-class _LockFile:
-    """The open file that holds the lock."""
+class StateLock:
+    """The lock of a state folder, from `lock_state_dir`. One thread at a time may use it.
 
-    def __init__(self, handle: int) -> None:
-        self._handle: int | None = handle
+    Attributes:
+        problem: why the folder is not locked, or None.
+
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._handle: int | None = None
+        self.problem: str | None = None
+        try:
+            self._open()
+        except OSError as error:
+            self._note(error)
+            _log.warning("%s; make sure that no other agent uses it", self.problem)
+
+    def retake(self) -> bool:
+        """Create and lock the folder again if it was removed; return True if it was, and is there again.
+
+        A folder that could not be locked before is tried again, too. Never raises: `problem` names what fails.
+        """
+        if self._is_held():
+            return False
+        self.close()
+        try:
+            self._open()
+        except (OSError, ConfigError) as error:
+            self._note(error)
+            return False
+        _log.warning("state_dir '%s' was removed or replaced; it is created and locked again", self._folder)
+        return True
 
     def close(self) -> None:
+        """Release the lock; the kernel does this for a killed process, too."""
         handle, self._handle = self._handle, None
         if handle is not None:
             os.close(handle)
 
+    def _is_held(self) -> bool:
+        """Return True if the file in the folder is the one that is locked."""
+        if self._handle is None:
+            return False
+        try:
+            return os.path.samestat(os.fstat(self._handle), os.lstat(self._folder / FILE))
+        except OSError:
+            return False
+
+    def _open(self) -> None:
+        make_private_folder(self._folder)
+        flags = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        handle = os.open(self._folder / FILE, flags, 0o600)
+        self.problem = None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(handle)
+            raise ConfigError(
+                f"another agent uses state_dir '{self._folder}'; stop it, or set another state_dir and device name for "
+                "this one"
+            ) from error
+        except OSError as error:  # a file system without locks
+            self._note(error)
+        self._handle = handle
+
+    def _note(self, error: Exception) -> None:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        self.problem = f"state_dir '{self._folder}' cannot be locked ({reason})"
+
 
 @contextlib.contextmanager
-def lock_state_dir(folder: Path) -> Iterator[None]:
+def lock_state_dir(folder: Path) -> Iterator[StateLock]:
     """Lock a state folder against other agents while the block runs.
 
     Only the agent's user may read the folder (`make_private_folder`). If it is not writable, log a warning and
     continue. Raises ConfigError if another agent uses the folder, or if it or a file in it belongs to another user.
     """
-    handle = _open(folder)
-    if handle is None:
-        yield
-        return
-    opened = _LockFile(handle)
-    watch(opened, _LockFile.close)  # a forked child that kept the file open would hold the lock, too
+    lock = StateLock(folder)
+    watch(lock, StateLock.close)  # a forked child that kept the file open would hold the lock, too
     try:
-        _lock(handle, folder)
-        yield
+        yield lock
     finally:
-        unwatch(opened)
-        opened.close()  # releases the lock; the kernel does this for a killed process, too
-
-
-def _open(folder: Path) -> int | None:
-    try:
-        make_private_folder(folder)
-        return os.open(folder / FILE, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        _warn(folder, error)
-        return None
-
-
-def _lock(handle: int, folder: Path) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ConfigError(
-            f"another agent uses state_dir '{folder}'; stop it, or set another state_dir and device name for this one"
-        ) from error
-    except OSError as error:  # a file system without locks
-        _warn(folder, error)
-
-
-def _warn(folder: Path, error: OSError) -> None:
-    _log.warning("state_dir '%s' cannot be locked (%s); make sure that no other agent uses it", folder, error.strerror)
+        unwatch(lock)
+        lock.close()

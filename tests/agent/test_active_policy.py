@@ -77,19 +77,23 @@ def test_a_policy_that_arrives_while_the_disk_is_full_is_used_when_there_is_room
         for _ in range(20):
             selector.retry()
             starts.clock.now += 1
-        assert (selector.active.revision, selector.accepted, selector.rejected) == (3, 3, None)
-        assert selector.problems == ("policy revision 4 is accepted, but cannot be stored: No space left on device",)
+        assert (selector.active.revision, selector.summary.accepted, selector.summary.rejected) == (3, 3, None)
+        assert selector.summary.problems == (
+            "policy revision 4 is accepted, but cannot be stored: No space left on device",
+        )
         assert caplog.text.count("cannot be stored") == 1
         selector.receive(make_envelope(5))
-        assert "revision 5 is accepted, but cannot be stored" in selector.problems[0], "the newer one replaces it"
+        assert "revision 5 is accepted, but cannot be stored" in selector.summary.problems[0], (
+            "the newer one replaces it"
+        )
         selector.receive(make_envelope(4))
-        assert selector.rejected is not None
-        assert "revision 4 is lower than 5, which is pending" in selector.rejected.reason
+        assert selector.summary.rejected is not None
+        assert "revision 4 is lower than 5, which is pending" in selector.summary.rejected.reason
         filler.unlink()
         starts.clock.now += 60
         selector.retry()
-        assert (selector.active.revision, selector.accepted, selector.problems) == (5, 5, ())
-        assert starts().accepted == 5
+        assert (selector.active.revision, selector.summary.accepted, selector.summary.problems) == (5, 5, ())
+        assert starts().summary.accepted == 5
 
 
 def test_a_policy_that_arrives_while_the_disk_is_read_only_is_used_when_it_is_writable_again(
@@ -99,13 +103,13 @@ def test_a_policy_that_arrives_while_the_disk_is_read_only_is_used_when_it_is_wr
         selector = starts()
         remount(starts.folder, read_only=True)
         selector.receive(make_envelope(4))
-        assert "Read-only file system" in selector.problems[0]
+        assert "Read-only file system" in selector.summary.problems[0]
         remount(starts.folder, read_only=False)
         selector.retry()
         assert selector.active.revision == 0, "not before the back-off is over"
         starts.clock.now += 1
         selector.retry()
-        assert (selector.active.revision, selector.problems) == (4, ())
+        assert (selector.active.revision, selector.summary.problems) == (4, ())
 
 
 def test_the_retries_become_rare(starts: Starts, make_envelope: MakeEnvelope, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +138,7 @@ def test_a_removed_state_folder_is_created_again_for_the_next_policy(
         path.unlink()
     starts.folder.rmdir()
     selector.receive(make_envelope(5))
-    assert (selector.active.revision, selector.problems) == (5, ())
+    assert (selector.active.revision, selector.summary.problems) == (5, ())
     assert starts.folder.stat().st_mode & 0o777 == 0o700
 
 
@@ -146,16 +150,16 @@ def test_a_crash_soon_after_a_policy_was_applied_reverts_it_for_ever(
     selector.receive(make_envelope(4))
     assert selector.in_crash_window
     again = starts()  # without `close`: the process has crashed
-    assert (again.active.revision, again.accepted) == (3, 4)
-    assert again.reverted is not None
-    assert again.reverted.revision == 4
+    assert (again.active.revision, again.summary.accepted) == (3, 4)
+    assert again.summary.reverted is not None
+    assert again.summary.reverted.revision == 4
     assert "policy revision 4 is reverted: the process ended" in caplog.text
     again.receive(make_envelope(4))
-    assert (again.active.revision, again.rejected) == (3, None)
+    assert (again.active.revision, again.summary.rejected) == (3, None)
     third = starts()
-    assert (third.active.revision, third.accepted) == (3, 4)
+    assert (third.active.revision, third.summary.accepted) == (3, 4)
     third.receive(make_envelope(5))
-    assert (third.active.revision, third.reverted) == (5, None)
+    assert (third.active.revision, third.summary.reverted) == (5, None)
 
 
 def test_without_a_last_good_policy_the_shipped_one_follows_a_crash(
@@ -163,7 +167,7 @@ def test_without_a_last_good_policy_the_shipped_one_follows_a_crash(
 ) -> None:
     starts().receive(make_envelope(4))
     again = starts()
-    assert (again.active.revision, again.accepted) == (0, 4)
+    assert (again.active.revision, again.summary.accepted) == (0, 4)
 
 
 def test_a_policy_is_not_reverted_after_a_clean_stop_or_a_minute_or_if_that_is_disabled(
@@ -191,7 +195,7 @@ def test_the_second_power_cut_under_a_new_policy_reverts_it(starts: Starts, make
     starts(boot="first").receive(make_envelope(4))
     assert starts(boot="second").active.revision == 4
     third = starts(boot="third")
-    assert (third.active.revision, third.accepted) == (0, 4)
+    assert (third.active.revision, third.summary.accepted) == (0, 4)
 
 
 def test_a_policy_that_passed_its_trial_is_not_reverted_by_a_crash(starts: Starts, make_envelope: MakeEnvelope) -> None:
@@ -211,12 +215,12 @@ def test_a_reversion_that_cannot_be_stored_holds_and_is_stored_later(
         selector.receive(make_envelope(4))
         remount(starts.folder, read_only=True)
         selector.revert("no exit fires")
-        assert (selector.active.revision, selector.accepted) == (3, 4)
+        assert (selector.active.revision, selector.summary.accepted) == (3, 4)
         remount(starts.folder, read_only=False)
         starts.clock.now += 1
         selector.retry()
         again = starts(window_s=0)
-        assert (again.active.revision, again.accepted) == (3, 4)
+        assert (again.active.revision, again.summary.accepted) == (3, 4)
 
 
 def test_after_the_device_policy_was_reverted_the_cohort_policy_is_active(
@@ -225,11 +229,11 @@ def test_after_the_device_policy_was_reverted_the_cohort_policy_is_active(
     selector = starts()
     accept(starts, selector, make_envelope(3))
     selector.receive(make_envelope(9, scope=DEVICE))
-    assert (selector.active.revision, selector.accepted) == (9, 9)
+    assert (selector.active.revision, selector.summary.accepted) == (9, 9)
     selector.revert("too slow")
-    assert (selector.active.revision, selector.accepted) == (3, 3)
-    assert selector.reverted is not None
-    assert selector.reverted.revision == 9
+    assert (selector.active.revision, selector.summary.accepted) == (3, 3)
+    assert selector.summary.reverted is not None
+    assert selector.summary.reverted.revision == 9
 
 
 def test_a_policy_of_a_revoked_key_is_replaced_by_the_last_good_one(
@@ -243,10 +247,10 @@ def test_a_policy_of_a_revoked_key_is_replaced_by_the_last_good_one(
     selector.receive(make_envelope(4, signed_by=stolen))
     assert selector.active.revision == 4
     selector.update_keys(TrustedKeys.configured("plant", policy=[key.public_key()]))
-    assert (selector.active.revision, selector.accepted) == (3, 4)
-    assert "used for this cohort instead: revision 3" in selector.problems[0]
+    assert (selector.active.revision, selector.summary.accepted) == (3, 4)
+    assert "used for this cohort instead: revision 3" in selector.summary.problems[0]
     selector.receive(make_envelope(4))
-    assert (selector.active.revision, selector.problems) == (4, ()), "signed again with a key that is trusted"
+    assert (selector.active.revision, selector.summary.problems) == (4, ()), "signed again with a key that is trusted"
 
 
 def test_a_pending_policy_of_a_revoked_key_is_dropped(
@@ -259,7 +263,7 @@ def test_a_pending_policy_of_a_revoked_key_is_dropped(
     selector.update_keys(TrustedKeys.configured("plant"))
     starts.clock.now += 60
     selector.retry()
-    assert (selector.active.revision, selector.problems) == (0, ())
+    assert (selector.active.revision, selector.summary.problems) == (0, ())
 
 
 def test_the_highest_revision_for_the_cohort_that_arrived_is_known(

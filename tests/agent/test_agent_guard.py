@@ -1,5 +1,6 @@
 """The device guards itself: it reverts policies that fail on it, and reports what a broker withholds."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -152,3 +153,18 @@ def test_a_policy_that_arrives_while_the_disk_is_full_is_reported_and_used_when_
             assert len(agent.infer(make_samples(5)).predictions) == 5
             filler.unlink()
             wait_for_state(fleet, config, "no problem", lambda state: state.revision == 3 and not state.problems)
+
+
+def test_after_the_state_folder_was_removed_policies_are_stored_again(
+    fleet: Fleet, bundle: Bundle, changed: Change
+) -> None:
+    config = changed(policy_trial_s=0.1)
+    with Agent(bundle, config):
+        fleet.send_policy(config, fleet.document(3))
+        wait_for_revision(fleet, config, 3)
+        wait_for(lambda: list(config.state_dir.glob("last_good.*")), "the end of the trial")
+        shutil.rmtree(config.state_dir)
+        wait_for(lambda: list(config.state_dir.glob("accepted.*")), "the files to be stored again")
+    fleet.send_policy_bytes(config, b"")
+    with Agent(bundle, config) as agent:
+        assert agent.active.revision == 3

@@ -59,6 +59,10 @@ def test_a_policy_is_settled_when_an_exit_has_fired_and_enough_samples_kept_the_
     fast = counts(latencies_ms=[5.0] * 1374)
     assert not is_settled(document(quantile=0.99), fast)
     assert is_settled(document(quantile=0.99), counts(latencies_ms=[5.0] * 1375))
+    doubtful = counts(latencies_ms=[5.0] * 2940 + [50.0] * 60)
+    assert failure(document(quantile=0.99), doubtful) is None
+    assert not is_settled(document(quantile=0.99), doubtful), "2 % where 1 % is allowed: more samples will decide"
+    assert failure(document(quantile=0.99), counts(latencies_ms=[5.0] * 4900 + [50.0] * 100)) is not None
 
 
 def test_a_policy_that_breaks_its_bound_of_the_latency_fails() -> None:

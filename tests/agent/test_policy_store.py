@@ -158,7 +158,7 @@ def test_a_reverted_policy_stays_reverted_after_a_restart(
     accept(slot, 6)
     accept(slot, 7, passes=False)
     slot.hold_reverted(Reversion(revision=7, reason="no exit fires"))
-    slot.save_record()
+    slot.store()
     again = open_slot()
     assert (used_revision(again), again.accepted.revision, again.accepted.reverted) == (6, 7, True)
     accept(again, 8)
