@@ -13,6 +13,7 @@ import numpy.typing as npt
 from edgeexit.agent.awaiting_labels import AwaitingLabels, LabelTicket, ReleasedSample
 from edgeexit.agent.labels import Labels
 from edgeexit.datasets import Inputs
+from edgeexit.limited_log import LimitedLog
 from edgeexit.policies import Policy
 from edgeexit.runtime import Inference, Runner
 from edgeexit.wire import AuditedSample
@@ -80,6 +81,7 @@ class Auditor:
         self._awaiting = AwaitingLabels(feedback_window_s)
         self._lock = threading.Lock()
         self._audited: dict[int, list[AuditedSample]] = {}
+        self._repeats = LimitedLog(_log)
         self._abandoned = threading.Event()
         self._thread = threading.Thread(target=self._run, name="agent-auditor", daemon=True)
         self.skipped = 0
@@ -99,6 +101,7 @@ class Auditor:
         self._abandoned.set()
         self._collect(self._awaiting.release(everything=True))
         self._emit_rest()
+        self._repeats.close()
 
     def draw(
         self,
@@ -145,6 +148,7 @@ class Auditor:
         """Emit all audited samples except those that wait for a label."""
         self._collect(self._awaiting.release())
         self._emit_rest()
+        self._repeats.flush()
 
     def _run(self) -> None:
         while (job := self._queue.get()) is not None and not self._abandoned.is_set():
@@ -173,10 +177,10 @@ class Auditor:
                 self._collect(self._awaiting.hold(drawn.ticket, job.revision, audited))
             else:
                 self.discard(drawn)
-        except Exception:  # noqa: BLE001 - one failed audit must not end the thread
+        except Exception as error:  # noqa: BLE001 - one failed audit must not end the thread
             self.discard(drawn)
             self._skip(len(drawn.rows))
-            _log.exception("audit failed")
+            self._repeats.error(type(error).__name__, "an audit failed: %s", repr(error), exc_info=error)
 
     def _skip(self, samples: int) -> None:
         with self._lock:

@@ -7,25 +7,26 @@ from edgeexit.agent.auditor import Auditor, DrawnSamples
 from edgeexit.agent.counters import Counters
 from edgeexit.agent.labels import Labels
 from edgeexit.datasets import Inputs
+from edgeexit.limited_log import LimitedLog
 from edgeexit.runtime import Inference
 
 _log = logging.getLogger(__name__)
 
 
 class InferenceRecorder:
-    """Records inferences. Thread-safe. An error in counting or auditing is logged once and never fails an inference."""
+    """Records inferences. Thread-safe. An error in counting or auditing never fails an inference."""
 
     def __init__(self, counters: Counters, auditor: Auditor) -> None:
         self._counters = counters
         self._auditor = auditor
-        self._error_logged = False
+        self._repeats = LimitedLog(_log)
 
     def draw(self, inputs: Inputs, samples: int, *, labels: Labels | None, id: str | None) -> DrawnSamples | None:  # noqa: A002 - the protocol calls it id
         """Draw the samples to audit from a batch; see `Auditor.draw`."""
         try:
             return self._auditor.draw(inputs, samples, labels=labels, id=id)
-        except Exception:  # noqa: BLE001 - the inference is more important
-            self._log_error()
+        except Exception as error:  # noqa: BLE001 - the inference is more important
+            self._log_error(error)
             return None
 
     def record(self, result: Inference, active: ActivePolicy, drawn: DrawnSamples | None) -> None:
@@ -34,8 +35,8 @@ class InferenceRecorder:
             self._counters.record(active.revision, active.policy, result)
             if drawn is not None:
                 self._auditor.submit(drawn, result, revision=active.revision, policy=active.policy)
-        except Exception:  # noqa: BLE001 - the inference is more important
-            self._log_error()
+        except Exception as error:  # noqa: BLE001 - the inference is more important
+            self._log_error(error)
             self.discard(drawn)
 
     def discard(self, drawn: DrawnSamples | None) -> None:
@@ -43,7 +44,7 @@ class InferenceRecorder:
         if drawn is not None:
             self._auditor.discard(drawn)
 
-    def _log_error(self) -> None:
-        if not self._error_logged:  # later inferences probably fail in the same way
-            self._error_logged = True
-            _log.exception("inferences cannot be counted or audited")
+    def _log_error(self, error: Exception) -> None:
+        self._repeats.error(
+            type(error).__name__, "an inference cannot be counted or audited: %s", repr(error), exc_info=error
+        )

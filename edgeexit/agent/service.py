@@ -1,4 +1,4 @@
-"""Runs the agent as a service: the local endpoint, the heartbeat, and notifications to systemd."""
+"""Runs the agent as a service: the local endpoint, the health check, and notifications to systemd."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Final
 
-from edgeexit.agent.heartbeat import Heartbeat
+from edgeexit.agent.health_check import HealthCheck
 from edgeexit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_HEARTBEAT_S: Final = 10.0
+_HEALTH_CHECK_S: Final = 10.0
 
 
 @contextlib.contextmanager
@@ -46,7 +46,7 @@ def serving(
     notifier: Notifier,
     listeners: Listeners | None = None,
 ) -> Iterator[Endpoint | None]:
-    """Serve an open agent while the block runs: endpoint (if it is enabled), heartbeat and systemd.
+    """Serve an open agent while the block runs: endpoint (if it is enabled), health check and systemd.
 
     The endpoint is ready and the systemd watchdog is reset only while inference works: a golden sample, on the path of
     a client's request, completes in time, or other inferences complete.
@@ -72,13 +72,13 @@ def serving(
             if healthy:
                 notifier.alive()
 
-        heartbeat = Heartbeat(
+        health_check = HealthCheck(
             agent.probe if endpoint is None else endpoint.probe,
             completed_batches=lambda: agent.completed_batches,
             on_check=report_health,
-            interval_s=_HEARTBEAT_S if notifier.watchdog_s is None else notifier.watchdog_s / 2,
+            interval_s=_HEALTH_CHECK_S if notifier.watchdog_s is None else notifier.watchdog_s / 2,
         )
-        resources.enter_context(heartbeat)
+        resources.enter_context(health_check)
         notifier.ready()
         try:
             yield endpoint

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from edgeexit.bundle.manifest import Manifest
 from edgeexit.datasets import Dataset, load_dataset
 from edgeexit.errors import DataError
-from edgeexit.log_text import one_line
+from edgeexit.limited_log import LimitedLog
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +58,7 @@ class SampleStream:
         self._path = path
         self._manifest = manifest
         self._generator = np.random.default_rng(seed)
+        self._repeats = LimitedLog(_log)
         self._version = _file_version(path)
         self._dataset = self._load()
         self._order = iter(self._generator.permutation(len(self._dataset)))
@@ -82,10 +83,15 @@ class SampleStream:
         try:
             self._dataset = self._load()
         except DataError as error:
-            _log.warning("the stream continues with the old samples: %s", error)
+            self._repeats.warning("invalid", "the stream continues with the old samples: %s", error)
             return
         self._order = iter(self._generator.permutation(len(self._dataset)))
-        _log.info("the stream file '%s' was replaced; it now has %d samples", self._path, len(self._dataset))
+        self._repeats.info(
+            "replaced",
+            "the stream file '%s' was replaced; its number of samples is now %d",
+            self._path,
+            len(self._dataset),
+        )
 
     def _load(self) -> Dataset:
         dataset = load_dataset(
@@ -96,7 +102,7 @@ class SampleStream:
             read_labels=not self._manifest.has_maps,  # the agent has no use for label maps
         )
         for warning in dataset.warnings:
-            _log.warning("%s", one_line(warning))
+            self._repeats.warning(warning, "%s", warning)
         return dataset
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from edgeexit.agent import Agent, SampleStream
+    from edgeexit.agent.status_lines import StatusLines
     from edgeexit.agent.systemd import Notifier
     from edgeexit.runtime import Inference
 
@@ -53,13 +54,15 @@ def agent_command(
 
     The service implements the Open Inference Protocol on http://127.0.0.1:8080 (see [endpoint] in the configuration)
     and notifies systemd. --stream replays the samples of a file instead; when the file is replaced, the new samples are
-    used, so that drift can be simulated. Ctrl-C or SIGTERM stops the agent cleanly. The log goes to standard error.
+    used, so that drift can be simulated. Ctrl-C or SIGTERM stops the agent cleanly. The log goes to standard error; it
+    has the status once per hour, on a terminal every 10 seconds.
 
     Examples: `edgeexit agent mybundle --config agent.toml`,
     `edgeexit agent quickstart/bundle --config agent.toml --stream quickstart/test.npz --rate 50`
     """
     from edgeexit.agent import Agent, AgentConfig, SampleStream
     from edgeexit.agent.service import listening, serving
+    from edgeexit.agent.status_lines import StatusLines
     from edgeexit.agent.systemd import Notifier
     from edgeexit.backends.base import load_engine_builder
     from edgeexit.bundle import Bundle
@@ -88,7 +91,7 @@ def agent_command(
     ):
         gc.collect()
         gc.freeze()  # these objects stay; scanning them in each collection takes tens of milliseconds
-        status = _Status(agent, tally, notifier)
+        status = _Status(agent, tally, notifier, StatusLines(on_terminal=sys.stderr.isatty()))
         if samples is None:
             _serve(status, duration_s=duration, stop=stop)
         else:
@@ -172,20 +175,23 @@ class _Stop(threading.Event):
 
 
 class _Status:
-    """Logs the status of the agent every 10 s, and sends it to systemd."""
+    """Sends the status of the agent to systemd every 10 s, and logs it now and then."""
 
-    def __init__(self, agent: Agent, tally: _Tally, notifier: Notifier) -> None:
+    def __init__(self, agent: Agent, tally: _Tally, notifier: Notifier, lines: StatusLines) -> None:
         self._agent = agent
         self._tally = tally
         self._notifier = notifier
+        self._lines = lines
         self._due = time.monotonic() + _STATUS_INTERVAL_S
 
     def report_if_due(self) -> None:
         if time.monotonic() < self._due:
             return
         self._due += _STATUS_INTERVAL_S
-        text = _status_text(self._agent, self._tally)
-        _log.info("%s", text)
+        summary = self._tally.summary(self._agent)
+        text = _status_text(self._agent, summary)
+        if self._lines.is_due((self._agent.policy_description, self._agent.connected, summary.failed)):
+            _log.info("%s", text)
         self._notifier.status(text)
 
 
@@ -209,8 +215,9 @@ def _replay(
 ) -> None:
     """Run the samples of a stream at a rate until it is time to stop."""
     from edgeexit.agent.stream import ticks
+    from edgeexit.limited_log import LimitedLog
 
-    last_error = ""
+    repeats = LimitedLog(_log)
     for _ in ticks(rate, stop=stop, duration_s=duration_s):
         try:
             try:
@@ -219,15 +226,13 @@ def _replay(
                 tally.unreadable += 1
                 raise
             tally.add(agent.infer(sample.inputs, labels=sample.labels), sample.labels)
-        except Exception as error:  # noqa: BLE001 - the next sample may succeed; an error is logged once
-            if (text := str(error)) != last_error:
-                _log.error("a sample of the stream failed: %s", text)
-                last_error = text
+        except Exception as error:  # noqa: BLE001 - the next sample may succeed
+            repeats.error(type(error).__name__, "a sample of the stream failed: %s", error)
         on_sample()
+    repeats.close()
 
 
-def _status_text(agent: Agent, tally: _Tally) -> str:
-    summary = tally.summary(agent)
+def _status_text(agent: Agent, summary: AgentSummary) -> str:
     rates = " ".join(percent(rate) for rate in summary.exit_rates)
     return (
         f"{summary.samples} samples, {summary.failed} failed, exits {rates}, mean {milliseconds(summary.mean_ms)}, "

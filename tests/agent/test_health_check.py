@@ -1,11 +1,11 @@
-"""The heartbeat detects that inference hangs, and accepts an agent that is only busy."""
+"""The health check detects that inference hangs, and accepts an agent that is only busy."""
 
 from concurrent.futures import Future
 from typing import Any
 
 import pytest
 
-from edgeexit.agent.heartbeat import Heartbeat
+from edgeexit.agent.health_check import HealthCheck
 from edgeexit.errors import OverloadedError
 
 
@@ -34,8 +34,8 @@ def inference() -> FakeInference:
 
 
 @pytest.fixture
-def heartbeat(inference: FakeInference) -> Heartbeat:
-    return Heartbeat(
+def health_check(inference: FakeInference) -> HealthCheck:
+    return HealthCheck(
         inference.probe,
         completed_batches=lambda: inference.completed_batches,
         on_check=lambda _: None,
@@ -43,43 +43,43 @@ def heartbeat(inference: FakeInference) -> Heartbeat:
     )
 
 
-def test_a_completed_probe_passes_the_check(heartbeat: Heartbeat) -> None:
-    assert heartbeat.check()
+def test_a_completed_probe_passes_the_check(health_check: HealthCheck) -> None:
+    assert health_check.check()
 
 
 def test_a_hanging_probe_fails_the_check_and_no_second_probe_is_started(
-    heartbeat: Heartbeat, inference: FakeInference
+    health_check: HealthCheck, inference: FakeInference
 ) -> None:
     inference.hangs = True
-    assert not heartbeat.check()
-    assert not heartbeat.check()
+    assert not health_check.check()
+    assert not health_check.check()
     assert len(inference.probes) == 1
     inference.probes[0].set_result(None)
     inference.hangs = False
-    assert heartbeat.check()
-    assert heartbeat.check()
+    assert health_check.check()
+    assert health_check.check()
 
 
-def test_completed_requests_of_clients_pass_the_check(heartbeat: Heartbeat, inference: FakeInference) -> None:
+def test_completed_requests_of_clients_pass_the_check(health_check: HealthCheck, inference: FakeInference) -> None:
     inference.hangs = True
-    assert not heartbeat.check()
+    assert not health_check.check()
     inference.completed_batches += 1
-    assert heartbeat.check()
-    assert not heartbeat.check()
+    assert health_check.check()
+    assert not health_check.check()
 
 
 def test_an_overloaded_agent_passes_the_check_while_requests_complete(
-    heartbeat: Heartbeat, inference: FakeInference
+    health_check: HealthCheck, inference: FakeInference
 ) -> None:
     inference.error = OverloadedError("too many samples are pending")
-    assert not heartbeat.check()
+    assert not health_check.check()
     inference.completed_batches += 1
-    assert heartbeat.check()
+    assert health_check.check()
 
 
 def test_a_probe_that_raises_fails_the_check_and_is_logged(
-    heartbeat: Heartbeat, inference: FakeInference, caplog: pytest.LogCaptureFixture
+    health_check: HealthCheck, inference: FakeInference, caplog: pytest.LogCaptureFixture
 ) -> None:
     inference.error = RuntimeError("the driver is gone")
-    assert not heartbeat.check()
+    assert not health_check.check()
     assert "the driver is gone" in caplog.text

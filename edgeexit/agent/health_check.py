@@ -13,11 +13,12 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
 from edgeexit.errors import OverloadedError
+from edgeexit.limited_log import LimitedLog
 
 _log = logging.getLogger(__name__)
 
 
-class Heartbeat:
+class HealthCheck:
     """Runs one check per interval in its own thread; a context manager.
 
     Args:
@@ -45,10 +46,11 @@ class Heartbeat:
         self._pending: Future[Any] | None = None
         self._last_completed = completed_batches()
         self._healthy = True
+        self._repeats = LimitedLog(_log)
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="agent-heartbeat", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="agent-health-check", daemon=True)
 
-    def __enter__(self) -> "Heartbeat":
+    def __enter__(self) -> "HealthCheck":
         """Start the thread."""
         self._thread.start()
         return self
@@ -74,7 +76,7 @@ class Heartbeat:
             return self._completed_batches() > before
         except Exception as error:  # noqa: BLE001 - a probe that fails for any reason is a failed check
             self._pending = None
-            _log.warning("inference of a golden sample failed: %s", error)
+            self._repeats.warning(type(error).__name__, "inference of a golden sample failed: %s", error)
             return False
         self._pending = None
         return True
@@ -85,10 +87,12 @@ class Heartbeat:
             healthy = self.check()
             if healthy != self._healthy:
                 self._healthy = healthy
-                _log.log(
-                    logging.INFO if healthy else logging.ERROR,
-                    "inference works again" if healthy else "inference does not complete",
-                )
+                if healthy:
+                    self._repeats.info("works", "inference works again")
+                else:
+                    self._repeats.error("hangs", "inference does not complete")
+            self._repeats.flush()
             self._on_check(healthy)
             pause_s = self._interval_s if healthy else self._timeout_s
             self._stopping.wait(max(0.0, started + pause_s - time.monotonic()))
+        self._repeats.close()
