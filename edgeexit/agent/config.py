@@ -18,10 +18,10 @@ from edgeexit.signing import PublicKey, load_public_key
 from edgeexit.toml_document import FieldError, TomlError, decode_toml
 from edgeexit.wire import BrokerConfig, DeviceAddress, check_name
 
-_TLS_FILES: Final = ("ca_file", "certificate_file", "key_file")
 KEY_FIELDS: Final = ("trusted_keys", "policy_keys", "bundle_keys", "command_keys")
 """Fields of the configuration that list files of public keys."""
-BROKER_FILES: Final = (*_TLS_FILES, "password_file")
+BROKER_FILES: Final = tuple(field for field in BrokerConfig.__struct_fields__ if field.endswith("_file"))
+"""Fields of the table `[broker]` that name a file."""
 _TIMES: Final = (
     "report_interval_s", "confirm_within_s", "policy_trial_s", "resend_s", "feedback_window_s", "max_delay_ms",
 )  # fmt: skip
@@ -190,8 +190,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """Yield a warning for a password sent without encryption, and for each file needed that is not readable."""
         if (warning := self.broker.password_warning()) is not None:
             yield warning
-        needed = _TLS_FILES if self.broker.endpoint()[2] else ()
-        for name in (*needed, *(("password_file",) if self.broker.username is not None else ())):
+        for name in BROKER_FILES:
             file = getattr(self.broker, name)
             try:
                 if file is not None:

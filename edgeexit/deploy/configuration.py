@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
-from edgeexit.agent.config import AgentConfig, EndpointConfig
+from edgeexit.agent.config import BROKER_FILES, KEY_FIELDS, AgentConfig, EndpointConfig
 from edgeexit.deploy.payload import PayloadFile, local_file
 from edgeexit.deploy.remote.documents import ConfigurationDocument
 from edgeexit.errors import ConfigError, SignatureError
@@ -13,10 +13,8 @@ from edgeexit.signing import decode_public_key
 
 CONFIG_NAME: Final = "agent.toml"
 _PRIVATE: Final = 0o600
-_KEY_FIELDS: Final = ("trusted_keys", "bundle_keys", "policy_keys")
 _BUNDLE_KEY_FIELDS: Final = ("trusted_keys", "bundle_keys")
 """Fields with keys that may sign a bundle."""
-_BROKER_FILES: Final = ("ca_file", "certificate_file", "key_file", "password_file")
 _RESERVED: Final = {"bundle", "venv", "state", "release.json", "healthy", "edgeexit.service", CONFIG_NAME}
 _LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - an address to connect to
 """Address that the agent listens on -> address that a process on the device connects to."""
@@ -87,7 +85,7 @@ def read_configuration(path: Path) -> ReleaseConfiguration:
             raise ConfigError(f"config file '{path}': {key} = '{name}' does not exist")
         if str(relative) not in files:
             files[str(relative)] = local_file(str(relative), path.parent, str(relative), mode=_PRIVATE)
-    for field in _KEY_FIELDS:
+    for field in KEY_FIELDS:
         for key in _paths(content, field):
             if (file := files.get(str(PurePosixPath(key)))) is not None:
                 _check_key(path, field, key, file)
@@ -102,9 +100,9 @@ def read_configuration(path: Path) -> ReleaseConfiguration:
 
 
 def _named_files(content: dict[str, Any]) -> list[tuple[str, str]]:
-    named = [(field, key) for field in _KEY_FIELDS for key in _paths(content, field)]
+    named = [(field, key) for field in KEY_FIELDS for key in _paths(content, field)]
     broker = content.get("broker", {})
-    return named + [(f"broker.{name}", str(broker[name])) for name in _BROKER_FILES if name in broker]
+    return named + [(f"broker.{name}", str(broker[name])) for name in BROKER_FILES if name in broker]
 
 
 def _paths(content: dict[str, Any], *fields: str) -> list[str]:

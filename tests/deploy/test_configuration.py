@@ -2,9 +2,11 @@
 
 import pytest
 
+from edgeexit.agent.config import AgentConfig
 from edgeexit.deploy import read_configuration
 from edgeexit.errors import ConfigError
 from edgeexit.signing import generate_key
+from edgeexit.wire import BrokerConfig
 
 
 @pytest.fixture
@@ -65,3 +67,15 @@ def test_a_configuration_that_would_fail_on_the_device_is_refused(write, text, e
 def test_a_file_that_is_not_a_key_is_refused(write):
     with pytest.raises(ConfigError, match=r"c\.pub"):
         read_configuration(write('trusted_keys = ["c.pub"]', "c.pub"))
+
+
+def test_every_file_that_a_configuration_can_name_is_copied(write, tmp_path):
+    broker = {field: f"{field}.file" for field in BrokerConfig.__struct_fields__ if field.endswith("_file")}
+    keys = {field: f"{field}.pub" for field in AgentConfig.__struct_fields__ if field.endswith("_keys")}
+    for field in keys:
+        generate_key(tmp_path / f"{field}.key")
+    text = "".join(f'{field} = ["{name}"]\n' for field, name in keys.items()) + "signed_bundle = true\n[broker]\n"
+    text += 'url = "mqtts://b"\nusername = "u"\nproxy = "http://p@h:3128"\n'
+    text += "".join(f'{field} = "{name}"\n' for field, name in broker.items())
+    copied = {file.name for file in read_configuration(write(text, *broker.values())).files}
+    assert copied == {"agent.toml", *broker.values(), *keys.values()}
