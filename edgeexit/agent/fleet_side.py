@@ -1,5 +1,6 @@
 """Assembles what an agent needs for its fleet: policies and keys, outbox, link, and the handling of what arrives."""
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from edgeexit.agent.reporting import Reporter
 from edgeexit.agent.state_lock import StateLock
 from edgeexit.agent.trial_marker import TrialMarker
 from edgeexit.bundle import Bundle
+from edgeexit.errors import ConfigError
 from edgeexit.wire import State, down_topic, heartbeat_topic, keys_topic, policy_topic
 
 _log = logging.getLogger(__name__)
@@ -76,6 +78,7 @@ class FleetSide:
             classes=bundle.manifest.classes,
         )
         self._state_lock = state_lock
+        self._retaken = 0
         self._keys = keys
         self._collect = collect
         self.policies = PolicySelector(
@@ -88,7 +91,7 @@ class FleetSide:
         )
         self._trial = PolicyTrial(self.policies, counters)
         self._freshness = Freshness(folder, recipient, within_s=config.confirm_within_s)
-        self._outbox = Outbox(folder, max_bytes=config.outbox_max_bytes)
+        self._outbox = Outbox(folder, max_bytes=config.outbox_max_bytes, settle=state_lock.retake)
         self._identity = DeviceIdentity(folder)
         self._commands = CommandCheck(recipient, start=self._outbox.start)
         self.reporter = Reporter(
@@ -182,7 +185,10 @@ class FleetSide:
 
     def _tick(self) -> None:
         """Do what is due; called every second."""
-        if self._state_lock.retake():
+        with contextlib.suppress(ConfigError):  # it is a problem in the state
+            self._state_lock.retake()
+        if self._state_lock.retaken != self._retaken:
+            self._retaken = self._state_lock.retaken
             self.policies.store_again()
             self._keys.store_again()
         self.policies.retry()

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -18,38 +19,46 @@ FILE: Final = "agent.lock"
 
 
 class StateLock:
-    """The lock of a state folder, from `lock_state_dir`. One thread at a time may use it.
+    """The lock of a state folder, from `lock_state_dir`. Thread-safe.
 
     Attributes:
         problem: why the folder is not locked, or None.
+        retaken: how often the folder was created and locked again; it was empty then.
 
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._handle: int | None = None
+        self._mutex = threading.Lock()
         self.problem: str | None = None
+        self.retaken = 0
         try:
             self._open()
         except OSError as error:
             self._note(error)
             _log.warning("%s; make sure that no other agent uses it", self.problem)
 
-    def retake(self) -> bool:
-        """Create and lock the folder again if it was removed; return True if it was, and is there again.
+    def retake(self) -> None:
+        """Create and lock the folder again if it was removed, or could not be locked before.
 
-        A folder that could not be locked before is tried again, too. Never raises: `problem` names what fails.
+        Raises ConfigError if another agent uses the folder, or it belongs to another user. If the disk fails, only
+        `problem` says so.
         """
-        if self._is_held():
-            return False
-        self.close()
-        try:
-            self._open()
-        except (OSError, ConfigError) as error:
-            self._note(error)
-            return False
-        _log.warning("state_dir '%s' was removed or replaced; it is created and locked again", self._folder)
-        return True
+        with self._mutex:
+            if self._is_held():
+                return
+            self.close()
+            try:
+                self._open()
+            except ConfigError as error:
+                self.problem = str(error)
+                raise
+            except OSError as error:
+                self._note(error)
+            else:
+                self.retaken += 1
+                _log.warning("state_dir '%s' was removed or replaced; it is created and locked again", self._folder)
 
     def close(self) -> None:
         """Release the lock; the kernel does this for a killed process, too."""
@@ -83,9 +92,8 @@ class StateLock:
             self._note(error)
         self._handle = handle
 
-    def _note(self, error: Exception) -> None:
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
-        self.problem = f"state_dir '{self._folder}' cannot be locked ({reason})"
+    def _note(self, error: OSError) -> None:
+        self.problem = f"state_dir '{self._folder}' cannot be locked ({error.strerror or error})"
 
 
 @contextlib.contextmanager

@@ -27,28 +27,33 @@ def test_a_second_lock_of_a_folder_is_refused_until_the_first_one_is_released(tm
 def test_a_removed_folder_is_created_and_locked_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = tmp_path / "state"
     with lock_state_dir(folder) as lock:
-        assert not lock.retake()
+        lock.retake()
+        assert lock.retaken == 0
         shutil.rmtree(folder)
-        assert lock.retake()
+        lock.retake()
+        assert lock.retaken == 1
         assert "was removed or replaced" in caplog.text
         assert folder.stat().st_mode & 0o777 == 0o700
-        assert not lock.retake()
+        lock.retake()
+        assert lock.retaken == 1
         with pytest.raises(ConfigError, match="another agent uses"), lock_state_dir(folder):
             pass
         shutil.move(folder, tmp_path / "away")
-        assert lock.retake(), "a moved folder is not the state folder any more"
+        lock.retake()
+        assert lock.retaken == 2, "a moved folder is not the state folder any more"
 
 
-def test_a_folder_that_another_agent_took_meanwhile_is_a_problem_and_not_an_error(tmp_path: Path) -> None:
+def test_a_folder_that_another_agent_took_meanwhile_is_not_shared(tmp_path: Path) -> None:
     folder = tmp_path / "state"
     with lock_state_dir(folder) as lock:
         shutil.rmtree(folder)
         with lock_state_dir(folder):
-            assert not lock.retake()
+            with pytest.raises(ConfigError, match="another agent uses state_dir"):
+                lock.retake()
             assert lock.problem is not None
             assert "another agent uses state_dir" in lock.problem
-        assert lock.retake()
-        assert lock.problem is None
+        lock.retake()
+        assert (lock.problem, lock.retaken) == (None, 1)
 
 
 def test_a_folder_on_a_read_only_disk_is_locked_once_it_is_writable(
@@ -58,10 +63,10 @@ def test_a_folder_on_a_read_only_disk_is_locked_once_it_is_writable(
         remount(disk, read_only=True)
         with lock_state_dir(disk / "state") as lock:
             assert "cannot be locked (Read-only file system)" in caplog.text
-            assert not lock.retake()
+            lock.retake()
             assert caplog.text.count("cannot be locked") == 1
             remount(disk, read_only=False)
-            assert lock.retake()
+            lock.retake()
             assert (lock.problem, (disk / "state" / FILE).exists()) == (None, True)
 
 
