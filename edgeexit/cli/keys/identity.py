@@ -1,4 +1,4 @@
-"""`edgeexit keys identity`: the public identity key of a device, for its approval."""
+"""`edgeexit keys identity`: the id of a device's identity key, for its approval."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,17 +13,19 @@ def identity_command(
     state_dir: Annotated[Path, typer.Argument(metavar="STATE_DIR", help="The agent's state_dir.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Show the public identity key of a device, which signs its audits. Run it on the device, as the agent's user.
+    """Show the id of a device's identity key, which signs its audits. Run it on the device, as the agent's user.
 
-    Compare it with the key that the calibrator shows before you approve the device.
+    With `edgeexit calibrator run --enrolment approve`, approve the device with this id.
 
     Example: `edgeexit keys identity /var/lib/edgeexit/state`
     """
     from edgeexit.agent.identity import read_identity
+    from edgeexit.signing import key_id, public_key_from_text
 
-    key = read_identity(state_dir)
+    text = read_identity(state_dir)
+    identity = key_id(public_key_from_text(text))
     if as_json:
-        print_json({"key": key})
+        print_json({"key": text, "id": identity})
         return
-    console.print(printable(key))
-    next_step("edgeexit calibrator status")
+    console.print(printable(f"identity key {identity} (public key {text})"))
+    next_step(f"edgeexit calibrator approve DEVICE --key {identity}")

@@ -116,8 +116,9 @@ def test_revoke_names_the_list_and_the_next_step(edgeexit, fleet):
 
 def test_identity_shows_the_public_key_for_approval(edgeexit, tmp_path):
     identity = DeviceIdentity(tmp_path)
-    assert edgeexit("keys", "identity", tmp_path).out.splitlines()[0] == identity.public_key
-    assert json.loads(edgeexit("keys", "identity", tmp_path, "--json").out) == {"key": identity.public_key}
+    shown = json.loads(edgeexit("keys", "identity", tmp_path, "--json").out)
+    assert shown["key"] == identity.public_key
+    assert f"edgeexit calibrator approve DEVICE --key {shown['id']}" in edgeexit("keys", "identity", tmp_path).out
 
 
 def test_a_policy_key_is_rotated_by_a_key_set_that_root_signs(edgeexit, fleet, tmp_path):
