@@ -115,24 +115,25 @@ class BrokerConnection:
                     self._client.open()
             except Exception as error:  # noqa: BLE001 - paho raises many kinds, and the thread must not end
                 return Ending(ConnectionEnd.UNREACHABLE, self._connect_failure(error))
-            result = MQTTErrorCode.MQTT_ERR_SUCCESS
             try:
-                result = self._process_packets()
+                self._process_packets()
             except Exception as error:  # noqa: BLE001 - malformed packets, too
                 self.reason.add(f"the broker sent a malformed packet ({type(error).__name__}: {error})")
-            return self._ending(result)
+            return self._ending()
         finally:
             self._is_connected = False
             self._client.close()
             self.outgoing.end()
             self._wakeup.close()
 
-    def _process_packets(self) -> MQTTErrorCode:
+    def _process_packets(self) -> None:
         connack_due = time.monotonic() + _CONNACK_TIMEOUT_S
         disconnect_due: float | None = None
         with PacketLoop(self._client, self._wakeup) as loop:
             while loop.is_open:
                 now = time.monotonic()
+                while self._acks:
+                    self._client.ack(*self._acks.popleft())
                 if self._closing.is_set() and disconnect_due is None:
                     disconnect_due = now + _DISCONNECT_TIMEOUT_S
                     self._client.disconnect()
@@ -143,37 +144,42 @@ class BrokerConnection:
                     self.reason.add(f"no answer to CONNECT within {_CONNACK_TIMEOUT_S:g} s")
                     break
                 self._check_suback(now)
-                while self._acks:
-                    self._client.ack(*self._acks.popleft())
                 self.outgoing.hand_over()
                 due = [one for one in (disconnect_due, self._suback_due) if one is not None]
                 if self._connected_at is None:
                     due.append(connack_due)
                 loop.step(0.0 if self.outgoing.can_hand_over else min(due, default=now + _WAIT_S) - now)
+        self.reason.add_old_connack(self._client.first_packet)
         if loop.problem is not None:
-            self.reason.add(loop.problem)
-        return loop.result
+            self.reason.add_foreign(loop.problem)
+        if loop.result == MQTTErrorCode.MQTT_ERR_PROTOCOL:
+            self.reason.add("the broker sent a malformed packet")
 
     def _connect_failure(self, error: Exception) -> str:
         if self._guard.expired:
             return f"timeout: no connection within {_CONNECT_LIMIT_S:g} s"
         return failure_reason(error, self._endpoint, tcp_connected=self._client.tcp_connected)
 
-    def _ending(self, result: MQTTErrorCode) -> Ending:
+    def _ending(self) -> Ending:
         """Return how the connection ended; a reason that the broker stated comes before what the client observed."""
         reason, error = self.reason, self._client.socket_error
-        self.reason.add_old_connack(self._client.first_packet)
         if error is not None:
-            reason.add(failure_reason(error, self._endpoint, tcp_connected=True))
-        if result == MQTTErrorCode.MQTT_ERR_PROTOCOL:
-            reason.add("the broker sent a malformed packet")
+            reason.add(failure_reason(error, self._endpoint, tcp_connected=True, handshake_done=True))
         if self._connected_at is not None:
             text = reason.text or "the broker closed the connection"
             lasted_s = time.monotonic() - self._connected_at
-            return Ending(ConnectionEnd.LOST, text, lasted_s=lasted_s, taken_over=reason.taken_over)
-        text = reason.text or "the broker closed the connection instead of answering CONNECT"
+            return Ending(
+                ConnectionEnd.LOST,
+                text,
+                lasted_s=lasted_s,
+                unexplained=reason.text is None,
+                taken_over=reason.taken_over,
+            )
+        text = reason.text or "the broker closed the connection instead of answering CONNECT" + (
+            "" if self._endpoint.tls else "; does it expect TLS on this port? Then write mqtts:// or wss://"
+        )
         end = reason.end or ConnectionEnd.UNANSWERED
-        if isinstance(error, ssl.SSLError):  # an alert that rejects the client's certificate
+        if isinstance(error, ssl.SSLError):  # an alert rejects the client's certificate
             end = ConnectionEnd.UNREACHABLE
         return Ending(end, text, silent=self._is_silent)
 

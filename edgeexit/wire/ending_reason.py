@@ -37,7 +37,7 @@ class EndingReason:
         self._client_id = client_id
         self.text: str | None = None
         self.end: ConnectionEnd | None = None
-        """The kind of a refusal; None: the broker did not refuse the connection."""
+        """The kind of the end, if a reason determines it."""
         self.taken_over = False
         self.retain_refused = False
         """True: the broker refuses a retained will."""
@@ -48,6 +48,11 @@ class EndingReason:
         """Add a reason; only the first one counts."""
         if self.text is None:
             self.text = one_line(text)
+
+    def add_foreign(self, text: str) -> None:
+        """Add that the other side does not speak MQTT."""
+        self.end = self.end or ConnectionEnd.UNREACHABLE
+        self.add(text)
 
     def add_connack(self, code: Any, properties: Any) -> None:
         """Add a CONNACK with an error; `code` and `properties` are paho's."""

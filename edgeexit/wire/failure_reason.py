@@ -30,27 +30,36 @@ _CERTIFICATE_HINTS: Final = {
     "self-signed certificate in certificate chain": "set ca_file to the authority that signed it",
 }
 """Why the client does not accept the broker's certificate -> what to do."""
+_CLOSED_BY_TLS: Final = "the broker closed the connection after the TLS handshake"
 _NOT_TLS: Final = "does the broker speak TLS on this port? If not, write mqtt:// or ws://"
 _TLS_ALERT: Final = 0x15
 
 
-def failure_reason(error: BaseException, endpoint: BrokerEndpoint, *, tcp_connected: bool) -> str:
-    """Return one line that names the reason of a failed attempt to connect, or of the end of a connection."""
+def failure_reason(
+    error: BaseException, endpoint: BrokerEndpoint, *, tcp_connected: bool, handshake_done: bool = False
+) -> str:
+    """Return one line that names the reason of a failed attempt to connect, or of the end of a connection.
+
+    `tcp_connected` and `handshake_done` (TLS, WebSocket) say how far the attempt had come.
+    """
     text: str
     if isinstance(error, EdgeExitError | ProxyError):
         text = str(error)
     elif isinstance(error, WebsocketConnectionError):
         text = f"{error}; does the broker accept WebSockets at path '{endpoint.path}'?"
     elif isinstance(error, ssl.SSLCertVerificationError):
-        text = f"the broker's certificate is not accepted: {_with_hint(error.verify_message, _CERTIFICATE_HINTS)}"
+        text = error.verify_message.rstrip(".")
+        text = f"the broker's certificate is not accepted: {_with_hint(text, _CERTIFICATE_HINTS)}"
     elif isinstance(error, ssl.SSLError):
-        text = _tls_reason(error)
+        text = _tls_reason(error, handshake_done=handshake_done)
     elif isinstance(error, socket.gaierror):
         text = f"cannot resolve the host name '{endpoint.host}': {error.strerror}"
     elif isinstance(error, TimeoutError):
         text = "timeout in the TLS or WebSocket handshake" if tcp_connected else "no answer from the host"
     elif isinstance(error, ConnectionError) and tcp_connected and endpoint.tls:
-        text = f"connection closed during the TLS handshake; {_NOT_TLS}"
+        text = _CLOSED_BY_TLS if handshake_done else f"connection closed during the TLS handshake; {_NOT_TLS}"
+    elif isinstance(error, ConnectionRefusedError):
+        text = "connection refused: nothing listens on this port"
     elif isinstance(error, OSError):
         text = error.strerror or str(error) or type(error).__name__
     else:
@@ -67,13 +76,13 @@ def foreign_protocol(first_bytes: bytes) -> str | None:
     return None
 
 
-def _tls_reason(error: ssl.SSLError) -> str:
+def _tls_reason(error: ssl.SSLError, *, handshake_done: bool) -> str:
     reason = error.reason or ""
     if "ALERT_" in reason:
         alert = reason.split("ALERT_", 1)[1].replace("_", " ").lower()
         return f"the broker ended the TLS connection: {_with_hint(alert, _ALERT_HINTS)}"
     if isinstance(error, ssl.SSLEOFError) or reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
-        return f"the TLS handshake failed; {_NOT_TLS}"
+        return _CLOSED_BY_TLS if handshake_done else f"the TLS handshake failed; {_NOT_TLS}"
     return f"TLS error: {reason.replace('_', ' ').lower() or error}"
 
 

@@ -5,12 +5,13 @@ import socket
 from typing import Any, Final
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from edgeexit.wire.broker_config import BrokerConfig, BrokerEndpoint, first_line
 from edgeexit.wire.broker_limits import BrokerLimits
+from edgeexit.wire.buffered_socket import BufferedSocket
 from edgeexit.wire.messages import MAX_BYTES
 from edgeexit.wire.reconnecting import Version
 from edgeexit.wire.session_options import SessionOptions
@@ -52,6 +53,7 @@ class MqttClient(paho.Client):
         self._config = config
         self._options = options
         self._guard = guard
+        self._buffered: BufferedSocket | None = None
         self._endpoint: BrokerEndpoint = config.endpoint()
         super().__init__(
             CallbackAPIVersion.VERSION2,
@@ -116,10 +118,36 @@ class MqttClient(paho.Client):
         """
         self._ping_t = 0.0
 
-    def _create_socket_connection(self) -> socket.socket:
+    def want_write(self) -> bool:
+        """Return True if packets or parts of them wait to be sent."""
+        return super().want_write() or (self._buffered is not None and self._buffered.is_blocked)
+
+    def loop_write(self) -> MQTTErrorCode:
+        """Send what waits, as far as the socket takes it."""
+        if self._buffered is not None and self._buffered.is_blocked:
+            try:
+                self._buffered.flush()
+            except OSError as error:
+                self._easy_log(LogLevel.MQTT_LOG_ERR, "failed to send: %s", error)
+                return self._loop_rc_handle(MQTTErrorCode.MQTT_ERR_CONN_LOST)
+            if self._buffered.is_blocked:
+                return MQTTErrorCode.MQTT_ERR_SUCCESS
+        return super().loop_write()
+
+    def _create_socket_connection(self) -> Any:
         connection = open_connection(self._config, self._endpoint, self._guard)
         self.tcp_connected = True
-        return connection
+        return connection if self._endpoint.tls else self._buffer(connection)
+
+    def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> Any:
+        return self._buffer(super()._ssl_wrap_socket(tcp_sock))
+
+    def _buffer(self, connection: socket.socket) -> Any:
+        """Return the connection, with a buffer for the frames of a WebSocket."""
+        if self._endpoint.path is None:
+            return connection
+        self._buffered = BufferedSocket(connection)
+        return self._buffered
 
     def _packet_handle(self) -> MQTTErrorCode:
         if not self.first_packet:

@@ -42,7 +42,8 @@ class PacketLoop:
             self._selector.register(self._descriptor, self._events)
         self._activity = LinkActivity(self._descriptor)
         self._activity_due = 0.0
-        self._is_blocked = False
+        # The first packet waits until the socket is writable, so that an alert of TLS is read before a write fails.
+        self._is_blocked = True
         self._has_read = False
         self._result = MQTTErrorCode.MQTT_ERR_SUCCESS
 

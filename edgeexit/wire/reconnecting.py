@@ -34,6 +34,8 @@ class Ending(NamedTuple):
     end: ConnectionEnd
     reason: str
     lasted_s: float = 0.0
+    unexplained: bool = False
+    """True: the broker closed an accepted connection and gave no reason."""
     silent: bool = False
     """True: the broker did not close the connection either; a second attempt would take as long."""
     taken_over: bool = False

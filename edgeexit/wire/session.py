@@ -24,6 +24,9 @@ from edgeexit.wire.session_options import Delivery, SessionOptions
 _log = logging.getLogger(__name__)
 
 _JOIN_TIMEOUT_S: Final = 3.0
+_SUSPICIOUS: Final = 3
+"""Connections in a row that the broker closed soon and without a reason: mosquitto gives none for a takeover."""
+_SHORT_S: Final = 60.0
 
 
 class BrokerSession:
@@ -67,6 +70,7 @@ class BrokerSession:
         self._lock = threading.Lock()
         self._connection: BrokerConnection | None = None
         self._last_error = "not connected yet"
+        self._unexplained = 0
         self._logged: str | None = None
         """The reason that the last line of the log names; None after a connect."""
         self._connected = threading.Event()
@@ -196,10 +200,17 @@ class BrokerSession:
 
     def _record(self, ending: Ending) -> None:
         """Log the reason, if it is not the one that the last line names."""
-        self._last_error = ending.reason
+        reason = ending.reason
+        self._unexplained = self._unexplained + 1 if ending.unexplained and ending.lasted_s < _SHORT_S else 0
+        if self._unexplained >= _SUSPICIOUS:
+            reason += (
+                f" soon after each connect; does another client use the id '{self._options.client_id}' (a clone of "
+                "this device), or is a message larger than the broker accepts?"
+            )
+        self._last_error = reason
         self.taken_over += ending.taken_over
-        if ending.reason == self._logged:
+        if reason == self._logged:
             return
-        self._logged = ending.reason
+        self._logged = reason
         text = "lost the connection to" if ending.end is ConnectionEnd.LOST else "cannot connect to"
-        self._repeats.warning((text, ending.reason), f"{text} the broker at %s: %s", self._place, ending.reason)
+        self._repeats.warning((text, reason), f"{text} the broker at %s: %s", self._place, reason)

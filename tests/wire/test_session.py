@@ -1,63 +1,331 @@
-"""The broker session with a server that closes every connection, and with a broker that refuses messages."""
+"""The broker session with scripted servers: what it logs, which version it tries, and that nothing ends its thread."""
 
 import logging
 import socket
-import threading
+import time
 
-from edgeexit.wire import BrokerConfig, BrokerSession, SessionOptions
+import pytest
+
+from edgeexit.errors import MessageError
+from edgeexit.wire import BrokerConfig, BrokerSession, Delivery, SessionOptions, broker_connection
 from tests.agent.fleet import wait_for
+from tests.wire.scripted_broker import CONNACK3, CONNACK5, scripted_broker, version_of
+
+LOGGER = "edgeexit.wire"
+
+
+def make_session(url: str, *, on_message=lambda _: None, on_connect=lambda: None, client_id="test", **options):
+    return BrokerSession(
+        BrokerConfig(url=url),
+        SessionOptions(client_id=client_id, **options),
+        on_message=on_message,
+        on_connect=on_connect,
+    )
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name.startswith(LOGGER)]
 
 
 def test_a_server_that_closes_the_connection_is_logged_once_and_both_versions_are_tried(caplog):
-    """The protocol level in a CONNECT packet is 5 for MQTT 5 and 4 for 3.1.1."""
-    levels = []
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def close_every_connection() -> None:
-            while True:
-                try:
-                    connection, _ = server.accept()
-                except OSError:
-                    return
-                with connection:
-                    levels.append(connection.recv(64)[8])
-
-        threading.Thread(target=close_every_connection, daemon=True).start()
-        config = BrokerConfig(url=f"mqtt://127.0.0.1:{server.getsockname()[1]}")
-        session = BrokerSession(config, SessionOptions(client_id="test"), on_message=lambda _: None)
-        with caplog.at_level(logging.WARNING, "edgeexit.wire.session"):
+    versions = []
+    with scripted_broker(lambda connection: versions.append(version_of(connection.recv(64)))) as url:
+        session = make_session(url)
+        with caplog.at_level(logging.WARNING, LOGGER):
             session.start()
-            wait_for(lambda: 4 in levels, "a connection with MQTT 3.1.1", timeout_s=20)
+            wait_for(lambda: 4 in versions, "a connection with MQTT 3.1.1", timeout_s=20)
             session.stop()
-    assert levels[:2] == [5, 5]
-    assert sum("cannot connect to the broker" in record.message for record in caplog.records) == 1
+    assert versions[:2] == [5, 5]
+    (line,) = [line for line in lines(caplog) if "cannot connect" in line]
+    assert "the broker closed the connection instead of answering CONNECT; does it expect TLS on this port?" in line
 
 
-def test_a_refused_message_is_reported_to_on_refused():
+def test_a_reason_is_logged_again_when_it_changes(caplog, monkeypatch):
+    monkeypatch.setattr("edgeexit.wire.reconnecting._FIRST_DELAY_S", 0.01)
+    answers = [0x87, 0x87, 0x88, 0x88, 0x85]
+
+    def refuse(connection: socket.socket) -> None:
+        connection.recv(64)
+        connection.sendall(bytes([0x20, 3, 0, answers.pop(0), 0]))
+        connection.recv(64)
+
+    with scripted_broker(refuse) as url, caplog.at_level(logging.WARNING, LOGGER):
+        session = make_session(url)
+        session.start()
+        wait_for(lambda: "Client identifier" in session.last_error, "the last answer")
+        assert session.version == "5"
+        session.stop()
+    assert [line.split(": ")[1].split(";")[0] for line in lines(caplog)] == [
+        "Not authorized",
+        "Server unavailable",
+        "Client identifier not valid",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (bytes([0x20, 3, 0, 0x87, 0]), "Not authorized; check username"),
+        (bytes([0x20, 9, 0, 0x87, 6, 0x1F, 0, 3]) + b"why", "Not authorized (why); check username"),
+        (bytes([0x20, 3, 0, 0x85, 0]), "Client identifier not valid"),
+        (bytes([0x20, 2, 0, 5]), "Not authorized"),
+        (bytes([0x20, 2, 0, 1]), "Unsupported protocol version"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "the server speaks HTTP"),
+        (b"\x15\x03\x03\x00\x02\x02\x46", "the broker expects TLS on this port; write mqtts://"),
+        (b"\x00" * 20, "the broker sent a malformed packet"),
+        (b"\x20\xff\xff\xff\x7f" + b"\x00" * 20, "a packet that is larger than any"),
+    ],
+)
+def test_the_first_real_reason_is_named(answer, reason):
+    def respond(connection: socket.socket) -> None:
+        connection.recv(64)
+        connection.sendall(answer)
+        connection.recv(64)
+
+    with scripted_broker(respond) as url:
+        session = make_session(url)
+        session.start()
+        wait_for(lambda: session.last_error != "not connected yet", "the reason")
+        session.stop()
+    assert reason in session.last_error
+    assert session.problem == session.last_error
+
+
+def test_a_broker_that_answers_mqtt_5_in_3_1_1_gets_3_1_1_at_the_next_attempt():
+    versions = []
+
+    def respond(connection: socket.socket) -> None:
+        versions.append(version_of(connection.recv(64)))
+        connection.sendall(CONNACK3 if versions[-1] == 4 else bytes([0x20, 2, 0, 1]))
+        connection.recv(64)
+
+    with scripted_broker(respond) as url:
+        session = make_session(url)
+        session.start()
+        assert session.wait_connected(5)
+        assert session.version == "3.1.1"
+        session.stop()
+    assert versions == [5, 4]
+
+
+def test_a_broker_that_never_answers_costs_one_timeout_per_version(monkeypatch):
+    monkeypatch.setattr(broker_connection, "_CONNACK_TIMEOUT_S", 0.2)
+    versions = []
+
+    def stay_silent(connection: socket.socket) -> None:
+        versions.append(version_of(connection.recv(64)))
+        connection.recv(64)
+
+    with scripted_broker(stay_silent) as url:
+        session = make_session(url)
+        session.start()
+        wait_for(lambda: len(versions) > 1, "the second attempt")
+        session.stop()
+    assert versions[:2] == [5, 4]
+    assert session.last_error == "no answer to CONNECT within 0.2 s"
+
+
+def test_a_takeover_names_the_client_id_and_is_counted(caplog):
+    def take_over(connection: socket.socket) -> None:
+        connection.recv(64)
+        connection.sendall(CONNACK5 + bytes([0xE0, 1, 0x8E]))
+        connection.recv(64)
+
+    with scripted_broker(take_over) as url, caplog.at_level(logging.WARNING, LOGGER):
+        session = make_session(url, client_id="camera-1")
+        session.start()
+        wait_for(lambda: session.taken_over, "the takeover")
+        session.stop()
+    assert "lost the connection to" in lines(caplog)[-1]
+    assert "another client uses the id 'camera-1'; is there a clone of this device?" in lines(caplog)[-1]
+
+
+def test_a_refused_message_has_the_reason_and_is_reported_to_on_refused():
     """A broker with an ACL responds to a PUBLISH with a PUBACK of reason code 0x87 (not authorized)."""
     refused = []
-    with socket.create_server(("127.0.0.1", 0)) as server:
 
-        def refuse() -> None:
-            connection, _ = server.accept()
-            with connection:
-                connection.recv(256)
-                connection.sendall(bytes([0x20, 3, 0, 0, 0]))
-                packet = connection.recv(256)
-                length = int.from_bytes(packet[2:4], "big")
-                connection.sendall(bytes([0x40, 3]) + packet[4 + length : 6 + length] + bytes([0x87]))
-                connection.recv(256)
+    def refuse(connection: socket.socket) -> None:
+        connection.recv(256)
+        connection.sendall(CONNACK5)
+        packet = connection.recv(256)
+        length = int.from_bytes(packet[2:4], "big")
+        connection.sendall(bytes([0x40, 3]) + packet[4 + length : 6 + length] + bytes([0x87]))
+        connection.recv(256)
 
-        threading.Thread(target=refuse, daemon=True).start()
+    with scripted_broker(refuse) as url:
         session = BrokerSession(
-            BrokerConfig(url=f"mqtt://127.0.0.1:{server.getsockname()[1]}"),
+            BrokerConfig(url=url),
             SessionOptions(client_id="test"),
             on_message=lambda _: None,
             on_refused=refused.append,
         )
         session.start()
         assert session.wait_connected(5)
-        assert session.publish("a/b", b"hello")
-        wait_for(lambda: refused, "the refusal")
+        publication = session.publish("a/b", b"hello")
+        assert publication is not None
+        assert publication.wait(5)
         session.stop()
+    assert (publication.acked, publication.refused, publication.ended) == (False, "Not authorized", False)
+    wait_for(lambda: refused, "the callback")
     assert refused == ["a/b"]
+    assert session.unacked_bytes == 0
+
+
+@pytest.mark.parametrize("codes", [[0x87, 1], []])
+def test_a_refused_or_unanswered_subscription_is_a_problem_and_the_client_stays_connected(codes, caplog, monkeypatch):
+    monkeypatch.setattr(broker_connection, "_SUBACK_TIMEOUT_S", 0.2)
+
+    def respond(connection: socket.socket) -> None:
+        connection.recv(256)
+        connection.sendall(CONNACK5)
+        packet = connection.recv(256)
+        if codes:
+            connection.sendall(bytes([0x90, 3 + len(codes)]) + packet[2:4] + bytes([0, *codes]))
+        connection.recv(256)
+
+    with scripted_broker(respond) as url, caplog.at_level(logging.WARNING, LOGGER):
+        session = make_session(url, subscriptions=("a/policy", "a/ack"))
+        session.start()
+        assert session.wait_connected(5)
+        wait_for(lambda: session.problem, "the problem")
+        assert session.connected
+        problem = session.problem
+        session.stop()
+    expected = "refuses the subscription to 'a/policy': Not authorized" if codes else "does not answer the subscription"
+    assert expected in problem
+    assert sum(problem in line for line in lines(caplog)) == 1
+
+
+def test_exceptions_in_callbacks_end_neither_the_connection_nor_the_thread():
+    received: list[Delivery] = []
+
+    def send_two(connection: socket.socket) -> None:
+        connection.recv(256)
+        connection.sendall(CONNACK5 + bytes([0x30, 5, 0, 1]) + b"a\0x" + bytes([0x30, 5, 0, 1]) + b"a\0y")
+        connection.recv(256)
+
+    def fail(delivery: Delivery) -> None:
+        received.append(delivery)
+        raise RuntimeError("a bug in the receiver")
+
+    def fail_to_connect() -> None:
+        raise RuntimeError("another bug")
+
+    with scripted_broker(send_two) as url:
+        session = make_session(url, on_message=fail, on_connect=fail_to_connect)
+        session.start()
+        wait_for(lambda: len(received) == 2, "both messages")
+        assert session.connected
+        session.stop()
+    assert [(one.payload, one.qos, one.retain, one.dup) for one in received] == [
+        (b"x", 0, False, False),
+        (b"y", 0, False, False),
+    ]
+
+
+def test_a_topic_that_is_not_utf_8_is_ignored_and_the_next_message_arrives():
+    received = []
+
+    def send_two(connection: socket.socket) -> None:
+        connection.recv(256)
+        connection.sendall(CONNACK5 + bytes([0x30, 5, 0, 1, 0xFF, 0, 1]) + bytes([0x31, 5, 0, 1]) + b"a\0y")
+        connection.recv(256)
+
+    with scripted_broker(send_two) as url:
+        session = make_session(url, on_message=received.append)
+        session.start()
+        wait_for(lambda: received, "the second message")
+        session.stop()
+    assert [(one.topic, one.retain) for one in received] == [("a", True)]
+
+
+def test_after_a_malformed_packet_the_client_connects_again():
+    connections = []
+
+    def misbehave(connection: socket.socket) -> None:
+        connection.recv(256)
+        connections.append(1)
+        connection.sendall(CONNACK5 + (bytes([0x90, 1, 0]) if len(connections) == 1 else b""))
+        connection.recv(256)
+
+    with scripted_broker(misbehave) as url:
+        session = make_session(url)
+        session.start()
+        wait_for(lambda: len(connections) == 2 and session.connected, "the second connection")
+        session.stop()
+    assert "malformed packet" in session.last_error
+
+
+def test_messages_of_an_ended_connection_end_and_are_not_sent_again():
+    """The server acknowledges nothing, closes, and records what the second connection sends."""
+    second = []
+
+    def close_first(connection: socket.socket) -> None:
+        connection.recv(64)
+        connection.sendall(CONNACK5)
+        if not second:
+            second.append(b"")
+            connection.recv(5)
+            return
+        connection.settimeout(0.5)
+        while data := connection.recv(256):
+            second.append(data)
+
+    with scripted_broker(close_first) as url:
+        session = make_session(url)
+        session.start()
+        assert session.wait_connected(5)
+        publications = [session.publish("a/b", b"payload" * 100) for _ in range(100)]
+        assert session.unacked_bytes > 0 or publications[-1].ended
+        wait_for(lambda: all(one.done for one in publications), "the end of all publications")
+        assert session.unacked_bytes == 0
+        wait_for(lambda: session.connected, "the second connection")
+        time.sleep(0.2)
+        session.stop()
+    assert all(one.ended and not one.acked for one in publications)
+    assert b"payload" not in b"".join(second)
+
+
+def test_nothing_is_queued_without_a_connection_and_an_invalid_topic_is_an_error():
+    session = make_session("mqtt://127.0.0.1:9")
+    assert session.publish("a/b", b"") is None
+    assert session.max_payload("a") is None
+    session.stop()
+
+    def accept(connection: socket.socket) -> None:
+        connection.recv(64)
+        connection.sendall(CONNACK5)
+        connection.recv(64)
+
+    with scripted_broker(accept) as url:
+        session = make_session(url)
+        session.start()
+        assert session.wait_connected(5)
+        for topic in ("a/+", "#", "", "x" * 65536):
+            with pytest.raises(MessageError, match="is not a topic"):
+                session.publish(topic, b"")
+        session.stop()
+
+
+@pytest.mark.parametrize("state", ["connecting", "no connack", "blocked", "in a callback"])
+def test_stop_returns_in_every_state(state):
+    """A server that accepts and reads nothing: TLS waits for its handshake, MQTT for a CONNACK, a PUBLISH for room."""
+
+    def respond(connection: socket.socket) -> None:
+        if state in ("blocked", "in a callback"):
+            connection.recv(64)
+            connection.sendall(CONNACK5)
+        wait_for(lambda: False, "the end", timeout_s=20)
+
+    with scripted_broker(respond) as url:
+        place = url.replace("mqtt", "mqtts") if state == "connecting" else url
+        session = make_session(place, on_connect=lambda: time.sleep(6) if state == "in a callback" else None)
+        session.start()
+        if state in ("blocked", "in a callback"):
+            assert session.wait_connected(5)
+            session.publish("a/b", b"x" * 20_000_000)
+        time.sleep(0.2)
+        started = time.monotonic()
+        session.stop(drain_s=0.1)
+        took_s = time.monotonic() - started
+    assert took_s < (4 if state == "in a callback" else 2)
