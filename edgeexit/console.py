@@ -10,12 +10,14 @@ import msgspec
 from rich import box
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 from edgeexit.progress import Progress
 
+_INDENT = 2
 _PLAIN_WIDTH = 160
 """Width in characters of a table in a file or pipe, where the width of the reader's screen is not known."""
 
@@ -56,7 +58,8 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         box=box.ROUNDED if to.is_terminal else box.MARKDOWN,  # a pipe gets plain text
     )
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
+        # Names are folded, not cut, because readers copy them.
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*(printable(cell) for cell in row))
     to.print(table)
@@ -70,6 +73,12 @@ def printable(text: object) -> str:
     return escape(
         "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in str(text))
     )
+
+
+def print_indented(text: object) -> None:
+    """Print text from any source indented; on a terminal, its wrapped lines are indented too."""
+    line = printable(text)
+    console.print(Padding(line, (0, 0, 0, _INDENT)) if console.is_terminal else " " * _INDENT + line)
 
 
 def next_step(text: str) -> None:

@@ -8,7 +8,7 @@ import msgspec
 from edgeexit.log_text import one_line
 from edgeexit.wire import MAX_ACKED, MAX_REFUSED, Ack, DeviceAddress, Refusal
 from edgeexit_calibration.ingest import Receipt
-from edgeexit_calibration.uplink import PoisonMessage
+from edgeexit_calibration.uplink import RefusedUplink
 
 
 class Answer(NamedTuple):
@@ -18,8 +18,8 @@ class Answer(NamedTuple):
     ack: Ack
 
 
-def answers(receipts: Sequence[Receipt], poison: Sequence[PoisonMessage]) -> Iterator[Answer]:
-    """Yield the acknowledgements of stored messages, and the refusals of messages that are never stored.
+def answers(receipts: Sequence[Receipt], refusals: Sequence[RefusedUplink]) -> Iterator[Answer]:
+    """Yield the acknowledgements of stored messages, and the refusals of others.
 
     A reason has at most 300 characters, so `MAX_REFUSED` refusals are smaller than `MAX_BYTES`, also as JSON in which
     every character is escaped.
@@ -28,17 +28,16 @@ def answers(receipts: Sequence[Receipt], poison: Sequence[PoisonMessage]) -> Ite
     for receipt in receipts:
         for refusal in receipt.refused:
             refused.setdefault((receipt.address, receipt.start), {})[refusal.sequence] = refusal
-    for message in poison:
-        refusal = Refusal(sequence=message.sequence, reason=message.reason)
-        refused.setdefault((message.address, message.start), {})[message.sequence] = refusal
+    for address, start, refusal in refusals:
+        refused.setdefault((address, start), {})[refusal.sequence] = refusal
     for receipt in receipts:
         for first in range(0, len(receipt.sequences), MAX_ACKED):
             yield Answer(
                 receipt.address, Ack(start=receipt.start, sequences=receipt.sequences[first : first + MAX_ACKED])
             )
     for (address, start), by_sequence in refused.items():
-        refusals = [
+        bounded = [
             msgspec.structs.replace(refusal, reason=one_line(refusal.reason)) for refusal in by_sequence.values()
         ]
-        for first in range(0, len(refusals), MAX_REFUSED):
-            yield Answer(address, Ack(start=start, refused=tuple(refusals[first : first + MAX_REFUSED])))
+        for first in range(0, len(bounded), MAX_REFUSED):
+            yield Answer(address, Ack(start=start, refused=tuple(bounded[first : first + MAX_REFUSED])))

@@ -34,6 +34,7 @@ from edgeexit_calibration.uplink import Uplink
 
 _MAX_REVISIONS_AHEAD: Final = 1_000_000
 """A reported revision that is further ahead is ignored, so that no device can exhaust the revision numbers."""
+_TOO_MANY_COHORTS: Final = "the fleet has its maximum number of cohorts that are not registered"
 CLONE_SHOWN_FOR: Final = timedelta(days=1)
 """Two agents with one name are reported until they have not been noticed for this time."""
 
@@ -126,7 +127,7 @@ class _Batch:
             )
         cohort = self._cohorts[address]
         if cohort is None:
-            detail = f"the fleet has {self._rules.quotas.max_unregistered_cohorts} cohorts that are not registered"
+            detail = f"{_TOO_MANY_COHORTS} ({self._rules.quotas.max_unregistered_cohorts})"
             where = DeviceAddress(device.fleet, device.shard, device.device)
             self._drops.append(Drop(where, "too many cohorts", detail))
         else:
@@ -140,6 +141,7 @@ class _Batch:
             return None
         cohort = self.cohort_of(device, message)
         if cohort is None:
+            self._answer(uplink, message, _TOO_MANY_COHORTS, final=False)
             return None
         exits = len(message.exits) if isinstance(message, Report) else len(message.samples[0].top1)
         if cohort.exits not in (None, exits):
@@ -163,9 +165,12 @@ class _Batch:
         return Stored(receipts, self._drops)
 
     def _refuse(self, uplink: Uplink, message: Report | Audit, cause: DropCause, reason: str, *, final: bool) -> None:
+        self._answer(uplink, message, reason, final=final)
+        self._drops.append(Drop(uplink.address, cause, reason))
+
+    def _answer(self, uplink: Uplink, message: Report | Audit, reason: str, *, final: bool) -> None:
         refusal = Refusal(sequence=message.sequence, reason=reason, final=final)
         self._refused.setdefault((uplink.address, message.start), {})[message.sequence] = refusal
-        self._drops.append(Drop(uplink.address, cause, reason))
 
 
 class _Cohort(NamedTuple):

@@ -15,7 +15,7 @@ from edgeexit_calibration.drops import Drop, DropCounter
 from edgeexit_calibration.ingest import IngestRules, Receipt, Stored, store_uplinks
 from edgeexit_calibration.outage import OutageLog
 from edgeexit_calibration.quotas import QuotaCheck
-from edgeexit_calibration.uplink import PoisonMessage, Uplink, read_uplink
+from edgeexit_calibration.uplink import RefusedUplink, Uplink, read_uplink
 
 _log = logging.getLogger(__name__)
 
@@ -56,13 +56,13 @@ class Intake:
         After a DatabaseError, it is tried again until it works or `stop` is set. Returns whether it was committed.
         """
         uplinks: list[Uplink] = []
-        poison: list[PoisonMessage] = []
+        refused: list[RefusedUplink] = []
         for delivery in deliveries:
             message = self._read(delivery)
             if isinstance(message, Uplink):
                 uplinks.append(message)
             elif message is not None:
-                poison.append(message)
+                refused.append(message)
         while True:
             try:
                 receipts = self._write(uplinks)
@@ -72,7 +72,7 @@ class Intake:
                 self._outage.failed(error)
                 if stop.wait(_RETRY_S):
                     return False
-        for address, ack in answers(receipts, poison):
+        for address, ack in answers(receipts, refused):
             self._answer(address, ack)
         return True
 
@@ -88,7 +88,7 @@ class Intake:
         """Log how often messages were dropped that have not been logged one by one."""
         self._repeats.flush()
 
-    def _read(self, delivery: Delivery) -> Uplink | PoisonMessage | None:
+    def _read(self, delivery: Delivery) -> Uplink | RefusedUplink | None:
         """Return a message, or None if it is dropped without an answer."""
         address: DeviceAddress | None = None
         try:
@@ -96,12 +96,14 @@ class Intake:
             exceeded = self._quotas.admits_message(address)
             if exceeded is None:
                 message = read_uplink(delivery.topic, delivery.payload, retained=delivery.retain)
-                if isinstance(message, PoisonMessage):
-                    self.drop(Drop(address, "invalid", message.reason))
+                if isinstance(message, RefusedUplink):
+                    self.drop(Drop(address, "invalid", message.refusal.reason))
                     return message
                 exceeded = self._quotas.admits(address, message.message, len(delivery.payload))
                 if exceeded is None:
                     return message
+                self.drop(Drop(address, "over quota", exceeded))
+                return _later(message, exceeded)
             self.drop(Drop(address, "over quota", exceeded))
         except MessageError as error:
             self.drop(Drop(address, "unreadable", str(error)))
@@ -139,6 +141,15 @@ class Intake:
         except Exception as error:  # noqa: BLE001 - the broker would deliver the message again forever
             self._repeats.error("write", "a batch cannot be written: %r", error, exc_info=error)
             return None
+
+
+def _later(uplink: Uplink, exceeded: str) -> RefusedUplink | None:
+    """Return the refusal of a message that may be stored tomorrow, so that the device waits; None without a number."""
+    message = uplink.message
+    if not isinstance(message, Report | Audit):
+        return None
+    refusal = Refusal(sequence=message.sequence, reason=f"over quota: {exceeded}", final=False)
+    return RefusedUplink(uplink.address, message.start, refusal)
 
 
 def _refuse_once(uplink: Uplink) -> Stored:

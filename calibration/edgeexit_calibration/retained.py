@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from edgeexit.errors import MessageError
 from edgeexit.limited_log import LimitedLog
 from edgeexit.wire import BrokerSession, Publication
 
@@ -109,7 +110,13 @@ class RetainedTopics:
             state = self._topics[topic]  # changed before sending, because the broker may respond at once
             state.version, state.payload, state.echoed, state.publication = version, payload, False, None
             state.sent_at, state.sent_s = now, time.monotonic()
-        publication = self._session.publish(topic, payload, retain=True)
+        try:
+            publication = self._session.publish(topic, payload, retain=True)
+        except MessageError as error:  # larger than the broker permits
+            self._repeats.warning((topic, "too large"), "%s: %s %d: %s", topic, self._what, version, error)
+            with self._lock:
+                self._postpone(state, _REFUSED_PAUSE_S)
+            return True
         with self._lock:
             if publication is None:
                 state.version = None

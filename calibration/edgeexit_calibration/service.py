@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from typing import Final
 
 from edgeexit.errors import MessageError
+from edgeexit.limited_log import LimitedLog
 from edgeexit.signing import PrivateKey
 from edgeexit.wire import (
     Ack,
@@ -60,6 +61,7 @@ class CalibratorService:
     def __init__(self, database: Database, config: ServiceConfig, keys: Sequence[PrivateKey]) -> None:
         fleet = config.fleet
         self._interval_s = config.check_interval_s
+        self._repeats = LimitedLog(_log)
         self._check_outage = OutageLog("checks of cohorts")
         self._inbox = Inbox(max_messages=config.max_unstored, max_bytes=config.max_unstored_bytes)
         self._reconnected = threading.Event()
@@ -144,7 +146,7 @@ class CalibratorService:
         try:
             self._session.publish(down_topic(address, "ack"), encode(ack))
         except MessageError as error:  # e.g. larger than the broker's maximum; the device sends its messages again
-            _log.warning("%s: %s", "/".join(address), error)
+            self._repeats.warning(address, "%s: %s", "/".join(address), error)
 
     def _keep_checking(self, stop: threading.Event) -> None:
         """Check every cohort now, after each connection, and once per interval, until `stop` is set."""
@@ -165,14 +167,16 @@ class CalibratorService:
         else:
             self._check_outage.succeeded()
         self._intake.flush_log()
+        self._repeats.flush()
 
     def _try(self, step: Callable[..., None]) -> DatabaseError | None:
         try:
             step(now=datetime.now(timezone.utc))
         except DatabaseError as error:
             return error
-        except Exception:  # noqa: BLE001 - the next check may succeed
-            _log.exception("the check of the cohorts failed; the next one is in %g s", self._interval_s)
+        except Exception as error:  # noqa: BLE001 - the next check may succeed
+            text = "the check of the cohorts failed; the next one is in %g s"
+            self._repeats.error(repr(error), text, self._interval_s, exc_info=error)
         return None
 
 

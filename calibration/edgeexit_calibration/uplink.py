@@ -14,7 +14,7 @@ import msgspec
 from edgeexit.errors import MessageError
 from edgeexit.latency import LatencyProfile
 from edgeexit.log_text import one_line
-from edgeexit.wire import MAX_EXITS, UP_TYPES, Audit, DeviceAddress, Report, State, decode, parse_up_topic
+from edgeexit.wire import MAX_EXITS, UP_TYPES, Audit, DeviceAddress, Refusal, Report, State, decode, parse_up_topic
 from edgeexit.wire.audit_signing import verify_audit
 from edgeexit.wire.messages import Count, StartId
 
@@ -38,13 +38,12 @@ class Uplink(NamedTuple):
     """True if the broker stored the message for new subscribers, so that the device may have ended since."""
 
 
-class PoisonMessage(NamedTuple):
-    """A message with a readable number that can never be stored."""
+class RefusedUplink(NamedTuple):
+    """A message with a readable number that is not stored."""
 
     address: DeviceAddress
     start: str
-    sequence: int
-    reason: str
+    refusal: Refusal
 
 
 class _Number(msgspec.Struct, frozen=True):
@@ -60,7 +59,7 @@ class _Wrapped(msgspec.Struct, frozen=True):
     audit: _Number
 
 
-def read_uplink(topic: str, payload: bytes, *, retained: bool = False) -> Uplink | PoisonMessage:
+def read_uplink(topic: str, payload: bytes, *, retained: bool = False) -> Uplink | RefusedUplink:
     """Return a decoded message, or the number and the reason of a report or an audit that is invalid.
 
     Raises MessageError for an invalid topic, and for an invalid message without a readable number.
@@ -72,7 +71,7 @@ def read_uplink(topic: str, payload: bytes, *, retained: bool = False) -> Uplink
         number = _number(kind, payload)
         if number is None:
             raise
-        return PoisonMessage(address, number.start, number.sequence, one_line(str(error)))
+        return RefusedUplink(address, number.start, Refusal(sequence=number.sequence, reason=one_line(str(error))))
 
 
 def _decode(address: DeviceAddress, kind: str, topic: str, payload: bytes) -> Uplink:

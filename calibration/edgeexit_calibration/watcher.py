@@ -16,6 +16,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from edgeexit.fitting import Fit
+from edgeexit.limited_log import LimitedLog
 from edgeexit.policies import PolicyDocument, decode_document
 from edgeexit.policies.document import MAX_REVISION
 from edgeexit.policies.readout import readouts_from_bytes
@@ -87,6 +88,7 @@ class Watcher:
         self._fleet = fleet
         self._min_audits = min_audits
         self._alpha = alpha
+        self._repeats = LimitedLog(_log)
         self._states: dict[int, _WatchState] = {}
 
     def check(self, *, now: datetime) -> None:
@@ -106,8 +108,7 @@ class Watcher:
         except DatabaseError:
             raise
         except Exception as error:  # noqa: BLE001 - an error of one cohort must not stop the others
-            text = " ".join(str(error).split())
-            _log.warning("%s: the check failed: %s: %s", address, type(error).__name__, text)
+            self._repeats.warning(address, "%s: the check failed: %s: %s", address, type(error).__name__, error)
 
     def _check_cohort(self, cohort_id: int, address: CohortAddress, now: datetime) -> None:
         with self._database.reading() as session:

@@ -2,7 +2,7 @@
 
 from edgeexit_calibration.answers import answers
 from edgeexit_calibration.ingest import Receipt
-from edgeexit_calibration.uplink import PoisonMessage
+from edgeexit_calibration.uplink import RefusedUplink
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +20,12 @@ def test_every_number_is_answered_once_in_messages_that_fit(stored, refused, poi
     numbers = [2**63 - 1 - number for number in range(stored + refused + poison)]
     refusals = tuple(Refusal(sequence=n, reason="later", final=False) for n in numbers[stored : stored + refused])
     receipt = Receipt(DEVICE, START, tuple(numbers[:stored]), refusals)
-    sent = list(answers([receipt], [PoisonMessage(DEVICE, START, n, reason) for n in numbers[stored + refused :]]))
+    sent = list(
+        answers(
+            [receipt],
+            [RefusedUplink(DEVICE, START, Refusal(sequence=n, reason=reason)) for n in numbers[stored + refused :]],
+        )
+    )
     for address, ack in sent:
         payload = encode(ack)
         assert address == DEVICE

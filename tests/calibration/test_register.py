@@ -1,16 +1,21 @@
 """Registration: the bundle's policy becomes revision 1; a second registration changes the risk or adds a revision."""
 
+from datetime import datetime, timezone
+
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from edgeexit_calibration import cohorts, events, policy_history, register
+from edgeexit_calibration.cohorts import add_revision, current_revision, find_cohort
+from edgeexit_calibration.tables import PolicyRevisionRow
+from sqlalchemy import select
 
 from edgeexit.bundle import Bundle
 from edgeexit.errors import BundleError, FittingError, MessageError
 from edgeexit.latency import LatencyProfile, StageProfile, summarise
-from edgeexit.policies import encode_document
+from edgeexit.policies import decode_document, encode_document
 from edgeexit.policies import registry as policy_registry
-from edgeexit.policies.document import PAYLOAD_TYPE, PolicyDocument, Scope
+from edgeexit.policies.document import PAYLOAD_TYPE, LatencyBound, PolicyDocument, Scope
 from edgeexit.policies.eenet import Eenet
 from edgeexit.signing import sign
 from edgeexit.wire import MAX_BYTES
@@ -18,6 +23,7 @@ from tests.bundles import make_bundle
 from tests.calibration.scenario import COHORT, DELTA, FLEET, RISK, fitted_bundle
 from tests.fitting.new_kind import Scaled
 
+NOW = datetime(2025, 1, 1, tzinfo=timezone.utc)
 GOAL = {"fleet": FLEET, "cohort": COHORT, "risk": RISK, "delta": DELTA, "user": "ada"}
 
 
@@ -144,3 +150,28 @@ def test_the_latencies_of_an_invalid_profile_are_taken_only_on_request(database,
     registered = register(database, bundle, **GOAL, costs=bundle.costs(force=True))
     units = [event.details["cost_unit"] for event in events(database, registered.cohort)]
     assert units == ["macs", "ms"]
+
+
+def bounds(database):
+    """Return the latency bounds of the revisions, oldest first."""
+    with database.reading() as session:
+        rows = session.scalars(select(PolicyRevisionRow).order_by(PolicyRevisionRow.revision))
+        return [decode_document(row.document.encode()).max_latency for row in rows]
+
+
+def test_another_latency_bound_is_a_revision_with_the_present_policy_and_is_kept(database, bundle):
+    bound, lower = LatencyBound(quantile=0.99, ms=50), LatencyBound(quantile=0.99, ms=40)
+    cohort = register(database, bundle, **GOAL, max_latency=bound).cohort
+    with database.writing() as session:
+        refitted = decode_document(current_revision(session, 1).document.encode()).policy
+        refitted = msgspec.structs.replace(refitted, thresholds=(0.99, 0.99))
+        row = find_cohort(session, cohort)
+        add_revision(
+            session, row, refitted, None, max_latency=bound, reason="refitted", created_by="calibrator", now=NOW
+        )  # fmt: skip
+    assert not register(database, bundle, **GOAL).is_new_revision  # without a bound, the registered one stays
+    again = register(database, bundle, **GOAL, max_latency=lower)
+    assert (again.revision, again.is_new_revision) == (3, True)
+    assert bounds(database) == [bound, bound, lower]
+    last = policy_history(database, cohort)[-1]
+    assert (last.thresholds, last.reason) == ((0.99, 0.99), "registered again with another latency bound")

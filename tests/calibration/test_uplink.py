@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from edgeexit_calibration.uplink import PoisonMessage, read_uplink
+from edgeexit_calibration.uplink import RefusedUplink, read_uplink
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,11 +71,11 @@ def test_an_invalid_message_with_a_number_is_a_poison_message(bundle):
     }
     for words, (topic, payload) in cases.items():
         found = read_uplink(topic, payload)
-        assert isinstance(found, PoisonMessage), words
-        assert (found.address, found.start, found.sequence) == (DEVICE, START, 7)
+        assert isinstance(found, RefusedUplink), words
+        assert (found.address, found.start, found.refusal.sequence, found.refusal.final) == (DEVICE, START, 7, True)
         if words not in {"digest", "uptime", "exits", "key"}:
-            assert words in found.reason
-        assert len(found.reason) <= 300
+            assert words in found.refusal.reason
+        assert len(found.refusal.reason) <= 300
 
 
 def test_a_valid_audit_names_the_key_that_signed_it(bundle):

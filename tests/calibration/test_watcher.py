@@ -13,13 +13,15 @@ from edgeexit_calibration import (
     policy_history,
     register,
 )
+from edgeexit_calibration.cohorts import current_revision
 from edgeexit_calibration.ingest import store_uplinks
 from edgeexit_calibration.tables import PolicyRevisionRow
 from edgeexit_calibration.uplink import Uplink
 from edgeexit_calibration.watcher import Watcher
 from sqlalchemy import update
 
-from edgeexit.policies import disagrees
+from edgeexit.policies import decode_document, disagrees
+from edgeexit.policies.document import LatencyBound
 from tests.calibration.scenario import COHORT, DELTA, DEVICE, FLEET, RISK, audits_of, readouts_of
 
 NOW = datetime(2025, 1, 1, tzinfo=timezone.utc)
@@ -88,6 +90,18 @@ def test_an_exceeded_risk_leads_to_a_refit_that_holds_the_risk_and_to_a_new_dete
     mixes = [audited_exit_mix(database, cohort, revision=revision).rates for revision in (1, 2)]
     assert mixes[1][-1] > mixes[0][-1]
     assert sum(mixes[1]) == pytest.approx(1)
+
+
+def test_a_refit_keeps_the_latency_bound(database, bundle):
+    bound = LatencyBound(quantile=0.9, ms=20)
+    cohort = register(
+        database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, user="ada", max_latency=bound
+    ).cohort
+    ingest(database, audits_of(bundle, 800, trust=0.8))
+    watcher(database).check(now=NOW)
+    assert event_kinds(database, cohort)[-1] == "refitted"
+    with database.reading() as session:
+        assert decode_document(current_revision(session, 1).document.encode()).max_latency == bound
 
 
 def test_a_refit_waits_for_audits_with_one_event_and_then_runs(database, bundle, cohort):

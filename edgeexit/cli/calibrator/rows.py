@@ -8,7 +8,7 @@ from edgeexit.formatting import milliseconds, percent, threshold_text
 if TYPE_CHECKING:
     from edgeexit_calibration import CohortView, DeviceView, Disagreement, EventView, PolicyView
 
-DEVICE_COLUMNS = ("device", "online", "cohort", "rev.", "key", "last new (UTC)")
+DEVICE_COLUMNS = ("device", "online", "cohort", "rev.", "key", "last new")
 COHORT_COLUMNS = ("cohort", "devices", "up to date", "revision", "policy", "condition")
 METRIC_COLUMNS = ("cohort", "min agreement", "agreement, 95 % interval", "audits", "exit mix", "mean latency")
 POLICY_COLUMNS = ("revision", "created (UTC)", "by", "policy", "thresholds", "certificate", "reason")
@@ -23,7 +23,7 @@ def device_cells(device: "DeviceView") -> Sequence[str]:
     return (
         device.name,
         {True: "yes", False: "no", None: "?"}[device.online],
-        f"{(device.bundle or '?')[:8]}/{device.cohort or '?'}",
+        f"{(device.bundle or '?')[:6]}/{device.cohort or '?'}",
         "?" if device.revision is None else str(device.revision),
         _key_state(device),
         f"{device.last_seen:{_SHORT_TIME}}",

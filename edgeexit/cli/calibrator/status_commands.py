@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edgeexit.cli.calibrator import rows
 from edgeexit.cli.calibrator.shared_options import DATABASE, DatabaseOption, JsonOption
-from edgeexit.console import console, next_step, print_json, print_table, printable
+from edgeexit.console import console, next_step, print_indented, print_json, print_table
 
 if TYPE_CHECKING:
     from edgeexit_calibration import Attention, CohortView, Database
@@ -40,18 +40,23 @@ def status_command(database: DatabaseOption = DATABASE, as_json: JsonOption = Fa
 
 
 def _print_attention(attention: "Sequence[Attention]") -> None:
-    """Print the most urgent things, a few of each kind, each with its advice once."""
+    """Print the most urgent things, a few of each kind, and what to do about them."""
     if not attention:
-        console.print("Nothing needs attention.")
+        console.print("Nothing needs attention.\n")
         return
     console.print("[bold]Needs attention[/]")
     for kind, group in groupby(attention, key=lambda item: item.kind):
         items = list(group)
+        same_advice = len({item.advice for item in items}) == 1
+        console.print(f"[bold]{kind}[/]" + (f" ({len(items)})" if len(items) > 1 else ""))
         for item in items[:_MAX_OF_A_KIND]:
-            console.print(f"- [bold]{kind}[/]: {printable(item.subject)}: {printable(item.text)}")
-            console.print(f"  {printable(item.advice)}")
+            print_indented(f"{item.subject}: {item.text}")
+            if not same_advice:
+                print_indented(f"-> {item.advice}")
         if len(items) > _MAX_OF_A_KIND:
-            console.print(f"- [bold]{kind}[/]: {len(items) - _MAX_OF_A_KIND} more, which --json lists")
+            print_indented(f"and {len(items) - _MAX_OF_A_KIND} more, which --json lists")
+        if same_advice:
+            print_indented(f"-> {items[0].advice}")
     console.print()
 
 

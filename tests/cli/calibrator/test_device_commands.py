@@ -1,6 +1,10 @@
 """The commands about one device: a signed command for its present start, approval, revocation, resolved clones."""
 
+import contextlib
 import json
+import os
+import pty
+import re
 import subprocess
 import sys
 import time
@@ -132,7 +136,7 @@ def test_a_clone_is_shown_until_it_is_resolved(tmp_path):
     other = state_of(DIGEST, start="b" * 16, uptime_s=1.0)
     path = database_with(tmp_path, *((message, None) for message in (one[0], other, one[1])))
     shown = invoke("status", "--database", path).output
-    assert f"clone: {NAME}: two agents run under this name (starts {'b' * 16} and {'a' * 16};" in shown
+    assert f"{NAME}: two agents run under this name (starts {'b' * 16} and {'a' * 16};" in shown
     invoke("clear-clone", DEVICE.device, "--database", path)
     assert "Nothing needs attention." in invoke("status", "--database", path).output
     with pytest.raises(EdgeExitError, match="no second agent"):
@@ -162,3 +166,23 @@ def test_what_is_wrong_with_a_device_comes_first_the_most_urgent_first(tmp_path)
     places = [shown.index(text) for text in ("Needs attention", "unconfirmed", "the disk is full", "Devices")]
     assert places == sorted(places)
     assert [item["kind"] for item in status_of(path)["attention"]] == ["unconfirmed", "problem"]
+
+
+def test_status_fits_a_terminal_of_80_columns(tmp_path, bundle):
+    path = database_with(
+        tmp_path, (state_of(bundle.digest, unconfirmed=True), None), (audits_of(bundle, 9)[0], "A" * 43 + "=")
+    )
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "edgeexit", "calibrator", "status", "--database", str(path)]
+    environment = os.environ | {"COLUMNS": "80", "TERM": "xterm"}
+    subprocess.run(command, stdout=theirs, stderr=theirs, env=environment, timeout=30, check=True)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # raised at the end of the output
+        while part := os.read(ours, 65536):
+            shown += part
+    os.close(ours)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).splitlines()
+    table = [line for line in lines if not line.startswith("next:")]
+    assert max(map(len, table)) <= 80
+    assert any(line.split()[1:5:2] == [NAME, "yes"] for line in table)  # the name is on one line
