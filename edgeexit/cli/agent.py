@@ -106,7 +106,7 @@ def agent_command(
         + ", ".join(f"{n} {percent(r)}" for n, r in zip(opened.manifest.exits, summary.exit_rates, strict=True))
         + f"; mean latency {milliseconds(summary.mean_ms)}; {agent.policy_description}"
         + ("" if summary.accuracy is None else f"; accuracy {percent(summary.accuracy)}")
-        + (f"; {summary.unacknowledged} reports and audits are not acknowledged" if summary.unacknowledged else "")
+        + (f"; reports and audits without acknowledgement: {summary.unacknowledged}" if summary.unacknowledged else "")
     )
     next_step(f"edgeexit inspect {bundle}")
 

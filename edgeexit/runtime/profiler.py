@@ -139,7 +139,8 @@ def _batches(dataset: Dataset, size: int) -> list[Inputs]:
     """Return full batches; samples after the last full batch are left out."""
     if not 1 <= size <= len(dataset):
         raise DataError(
-            f"{len(dataset)} samples are too few for a batch of {size}; give more samples, or choose a smaller batch"
+            f"the number of samples, {len(dataset)}, is too small for a batch of {size}; "
+            "give more samples, or choose a smaller batch"
         )
     return [batch for batch in dataset.batches(size) if len(next(iter(batch.values()))) == size]
 

@@ -87,7 +87,7 @@ class Scheduler:
                 raise InferenceError("the runner is closed and accepts no samples")
             if self._in_progress and self._in_progress + samples > self._max_waiting:
                 raise OverloadedError(
-                    f"{self._in_progress} samples are in progress and {samples} more would exceed max_waiting = "
+                    f"samples in progress: {self._in_progress}; {samples} more would exceed max_waiting = "
                     f"{self._max_waiting}; try again later"
                 )
             self._in_progress += samples

@@ -217,7 +217,7 @@ def test_a_profile_that_cannot_be_stored_is_printed_before_the_error(edgeexit, b
         (("BUNDLE", "BUNDLE"), "two with --compare A B"),
         (("--compare", "BUNDLE"), "takes two bundles, A and B"),
         (("BUNDLE", "BUNDLE", "--compare", "BUNDLE"), "see `edgeexit profile --help`"),
-        (("BUNDLE", "--batch", "17"), "16 samples are too few for a batch of 17"),
+        (("BUNDLE", "--batch", "17"), "the number of samples, 16, is too small for a batch of 17"),
     ],
 )
 def test_options_that_exclude_each_other_are_one_line_of_error(edgeexit, bundle, arguments, words):

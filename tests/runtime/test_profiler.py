@@ -145,7 +145,8 @@ def test_a_profile_of_batches_has_no_paths(bundle):
 
 
 @pytest.mark.parametrize(
-    ("batch", "words"), [(17, "16 samples are too few for a batch of 17"), (100, "exceeds the backend's maximum")]
+    ("batch", "words"),
+    [(17, "the number of samples, 16, is too small for a batch of 17"), (100, "exceeds the backend's maximum")],
 )
 def test_an_impossible_batch_size_is_refused(bundle, batch, words):
     dataset = Dataset(inputs=make_samples(200)) if batch == 100 else None

@@ -219,7 +219,7 @@ def test_samples_beyond_max_waiting_are_refused_until_others_finish(bundle, watc
     with Runner(bundle, backend=watched, max_waiting=8) as runner:
         watched.gate.clear()
         futures = [runner.infer_async(make_samples(4), policy=NEVER_EARLY) for _ in range(2)]
-        with pytest.raises(OverloadedError, match="8 samples are in progress and 1 more would exceed max_waiting = 8"):
+        with pytest.raises(OverloadedError, match="samples in progress: 8; 1 more would exceed max_waiting = 8"):
             runner.infer_async(make_samples(1), policy=NEVER_EARLY)
         watched.gate.set()
         wait(futures, 30)

@@ -87,7 +87,7 @@ class Admission:
             raise OverloadedError("the agent is stopping; try again later")
         if self.requests >= self._max_requests:
             raise OverloadedError(
-                f"{self.requests} requests are in flight, which is the limit (max_requests); try again later"
+                f"requests in flight: {self.requests}, which is the limit (max_requests); try again later"
             )
         held = self._held.get(upload)
         if held is None:

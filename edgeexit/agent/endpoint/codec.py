@@ -196,7 +196,7 @@ def decode_request(
         inputs.check(tensor.name, dtype_of(tensor.name, tensor.datatype), shape)
         arrays[tensor.name], rest = _decode_tensor(tensor, shape, rest)
     if len(rest):
-        raise ProtocolError(f"the body has {len(rest)} bytes more than its tensors need")
+        raise ProtocolError(f"the body is longer than its tensors need; bytes left over: {len(rest)}")
     return InferRequest(id=request.id or None, inputs=arrays, outputs=_requested_outputs(request, outputs))
 
 

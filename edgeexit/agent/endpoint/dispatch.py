@@ -139,7 +139,7 @@ class Dispatcher:
             return
         if self._group and self._group_samples + job.samples > self._max_waiting:
             raise OverloadedError(
-                f"{self._group_samples} samples are in progress and {job.samples} more would exceed max_waiting = "
+                f"samples in progress: {self._group_samples}; {job.samples} more would exceed max_waiting = "
                 f"{self._max_waiting}; try again later"
             )
         if not self._group:

@@ -82,7 +82,8 @@ def tensor_from_numbers(name: str, datatype: str, shape: Sequence[int], values: 
     """Return the tensor of a flat list in row-major order. Raises ProtocolError if it does not fit the shape."""
     if len(values) != math.prod(shape):
         raise ProtocolError(
-            f"the data of input '{name}' is not {datatype} of shape {list(shape)}: it has {len(values)} elements"
+            f"the data of input '{name}' is not {datatype} of shape {list(shape)}: "
+            f"its number of elements is {len(values)}"
         )
     return _reshape(name, datatype, _to_array(values, dtype_of(name, datatype)), shape)
 
@@ -118,7 +119,7 @@ def _check_count(data: bytes, shape: Sequence[int]) -> None:
     """Raise ValueError if a list has another number of elements: counting is cheap, decoding is not."""
     elements, expected = data.count(b",") + 1, math.prod(shape)
     if expected and elements != expected:
-        raise ValueError(f"it has {elements} elements")
+        raise ValueError(f"its number of elements is {elements}")
 
 
 def _to_array(values: list[Any], dtype: np.dtype[Any]) -> Array:
@@ -141,5 +142,6 @@ def _reshape(name: str, datatype: str, flat: Array, shape: Sequence[int]) -> Arr
         return flat.reshape(tuple(shape))
     except (ValueError, OverflowError) as error:
         raise ProtocolError(
-            f"the data of input '{name}' is not {datatype} of shape {list(shape)}: it has {flat.size} elements"
+            f"the data of input '{name}' is not {datatype} of shape {list(shape)}: "
+            f"its number of elements is {flat.size}"
         ) from error

@@ -229,7 +229,7 @@ def test_samples_beyond_max_waiting_get_a_503(serve: Serve, monkeypatch: Any) ->
         assert gate.reached.wait(10)
         response = send_request(served.endpoint.port, INFER, ONE)
         assert (response.status, response.headers["Retry-After"]) == (503, "1")
-        assert "1 samples are in progress" in response.body["error"]
+        assert "samples in progress: 1;" in response.body["error"]
         gate.open()
         assert early.result().status == 200
 

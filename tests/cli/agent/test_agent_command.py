@@ -157,7 +157,7 @@ def test_without_a_broker_the_agent_works_and_logs_it_once(
     assert log.count("cannot connect to the broker") == 1
     assert log.count("stopping: --duration is over") == 1
     assert "revision 0 (no policy)" in out
-    assert "reports and audits are not acknowledged" in " ".join(out.split())
+    assert "reports and audits without acknowledgement: " in " ".join(out.split())
     assert int(out.split(" samples")[0].replace(",", "")) > 200
     assert "e2 100.0 %" in out
 
