@@ -62,7 +62,7 @@ def test_complete_requests_are_limited_in_number(admission: Admission) -> None:
     admission.start(first)
     admission.receive(second, 10)
     admission.start(second)
-    with pytest.raises(OverloadedError, match="2 requests are in flight"):
+    with pytest.raises(OverloadedError, match="requests in flight: 2"):
         admission.start(third)
     admission.release(first)
     admission.start(third)

@@ -213,7 +213,7 @@ def test_requests_beyond_max_requests_get_a_503(serve: Serve, monkeypatch: Any) 
         wait_for(lambda: served.requests == 2, "two requests in flight")
         response = send_request(served.endpoint.port, INFER, ONE)
         assert response.status == 503
-        assert "2 requests are in flight" in response.body["error"]
+        assert "requests in flight: 2" in response.body["error"]
         assert response.headers["Retry-After"] == "1"
         assert send_request(served.endpoint.port, "/v2/health/live").status == 200
         gate.open()
