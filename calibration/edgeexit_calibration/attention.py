@@ -107,17 +107,22 @@ def _of_keys(device: DeviceView) -> Iterator[Attention]:
             subject=name,
             text=f"it signs with key {device.offered_key} instead of {device.key}: a clone, a wiped device or a "
             "forger; its audits are not stored",
-            advice=f"compare the key with the log of the device, then: edgeexit calibrator approve {name} --key "
-            f"{device.offered_key}",
+            advice=_approval(name, device.offered_key),
         )
     elif device.key is None and device.offered_key is not None and "key not approved" in device.drops:
         yield Attention(
             kind="not enrolled",
             subject=name,
             text=f"key {device.offered_key} waits for an approval; its audits are not stored",
-            advice=f"compare the key with the log of the device, then: edgeexit calibrator approve {name} --key "
-            f"{device.offered_key}",
+            advice=_approval(name, device.offered_key),
         )
+
+
+def _approval(name: str, key: str) -> str:
+    return (
+        "compare the key with `edgeexit keys identity` on the device, then: edgeexit calibrator approve "
+        f"{name} --key {key}"
+    )
 
 
 def _losses(name: str, losses: dict[str, int]) -> Attention:
