@@ -65,7 +65,7 @@ def _of_device(device: DeviceView, now: datetime) -> Iterator[Attention]:
             f"{name}",
         )
     yield from _of_keys(device)
-    if device.unconfirmed:
+    if device.unconfirmed and device.online:
         yield Attention(
             kind="unconfirmed",
             subject=name,

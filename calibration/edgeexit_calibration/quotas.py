@@ -29,8 +29,10 @@ class Quotas(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     messages_per_minute: _Limit = 600
     message_burst: _Limit = 10_000
     """Messages that a device may send at once after a quiet time."""
-    audits_per_hour: _Limit = 2_000
-    """Audit messages, of up to 256 samples each."""
+    audits_per_hour: _Limit = 100_000
+    """Audited samples; a message contains up to 256."""
+    audit_burst: _Limit = 1_000_000
+    """Audited samples that a device may send at once after a quiet time."""
     new_cohorts_per_day: _Limit = 16
     """Cohorts (of a bundle) that a device has not named before."""
     new_series_per_day: _Limit = 2_000
@@ -63,13 +65,13 @@ class TokenBucket:
         self._tokens = capacity
         self._since_s = now_s
 
-    def take(self, now_s: float) -> bool:
-        """Return True, and count the event, if it is permitted."""
+    def take(self, now_s: float, count: int = 1) -> bool:
+        """Return True, and count the events, if they are permitted."""
         self._tokens = min(self._capacity, self._tokens + (now_s - self._since_s) * self._rate_per_s)
         self._since_s = now_s
-        if self._tokens < 1:
+        if self._tokens < count:
             return False
-        self._tokens -= 1
+        self._tokens -= count
         return True
 
 
@@ -80,7 +82,7 @@ class _Usage:
 
     def __init__(self, quotas: Quotas, now_s: float) -> None:
         self.messages = TokenBucket(quotas.message_burst, quotas.messages_per_minute / _MINUTE_S, now_s)
-        self.audits = TokenBucket(quotas.audits_per_hour, quotas.audits_per_hour / _HOUR_S, now_s)
+        self.audits = TokenBucket(quotas.audit_burst, quotas.audits_per_hour / _HOUR_S, now_s)
         self.new_cohorts = TokenBucket(quotas.new_cohorts_per_day, quotas.new_cohorts_per_day / _DAY_S, now_s)
         self.new_series = TokenBucket(quotas.new_series_per_day, quotas.new_series_per_day / _DAY_S, now_s)
         self.cohorts: OrderedDict[tuple[str, str], None] = OrderedDict()
@@ -114,7 +116,7 @@ class QuotaCheck:
             return None if size <= quotas.profile_bytes else f"a profile of more than {quotas.profile_bytes} bytes"
         if not _is_known(usage.cohorts, (message.bundle, message.cohort), usage.new_cohorts, now_s):
             return f"more than {quotas.new_cohorts_per_day} new cohorts a day"
-        if isinstance(message, Audit) and not usage.audits.take(now_s):
+        if isinstance(message, Audit) and not usage.audits.take(now_s, len(message.samples)):
             return f"more than {quotas.audits_per_hour} audits an hour"
         if isinstance(message, Report) and not _is_known(
             usage.series, (message.start, message.revision), usage.new_series, now_s

@@ -6,13 +6,13 @@ database does not contain it yet.
 
 import logging
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from edgeexit.fitting import Fit
@@ -34,12 +34,14 @@ from edgeexit_calibration.cohorts import (
 from edgeexit_calibration.database import Database, DatabaseError
 from edgeexit_calibration.drift import DriftAlarm, DriftDetector, new_detector, observe
 from edgeexit_calibration.recalibrate import PostponedRefit, refit
-from edgeexit_calibration.tables import AuditedSampleRow, CohortRow, RegistrationRow
+from edgeexit_calibration.tables import AuditedSampleRow, CohortRow, EventRow, RegistrationRow
 
 _log = logging.getLogger(__name__)
 
 _MAX_REFIT_AUDITS: Final = 20_000
 """A refit uses at most this many audits, the newest ones."""
+_MAX_RENUMBERINGS: Final = 3
+_RENUMBERING_WINDOW: Final = timedelta(hours=1)
 _SAME_EVENT: Final = ("revision", "risk", "cause")
 """Two events of a kind are the same if these details are equal; the other details may differ."""
 
@@ -143,6 +145,16 @@ class Watcher:
             cohort, row = session.get_one(CohortRow, cohort_id), current_revision(session, cohort_id)
             if row is None or cohort.highest_unknown_revision < row.revision:
                 return
+            if _recent_renumberings(session, cohort_id, now) >= _MAX_RENUMBERINGS:
+                self._repeats.warning(
+                    (address, "revisions"),
+                    "%s: a device reports the unknown revision %d, after others within %d min; is it hostile? The "
+                    "policy gets no new number for now",
+                    address,
+                    cohort.highest_unknown_revision,
+                    _RENUMBERING_WINDOW.total_seconds() // 60,
+                )
+                return
             current, unknown = decode_document(row.document.encode()), cohort.highest_unknown_revision
             reason = f"devices run revision {unknown}, which this database did not issue"
             revision = add_revision(
@@ -232,6 +244,12 @@ class Watcher:
             refitted = {"revision": new_revision, "audits": audits, "change_position": alarm.change_position}
             add_event(session, cohort_id, "refitted", refitted, actor=CALIBRATOR, now=now)
         _log.info("%s: refitted on %d audits; new revision %d", address, audits, new_revision)
+
+
+def _recent_renumberings(session: Session, cohort_id: int, now: datetime) -> int:
+    """Return how often a policy got a new number recently; a device that invents revisions must not cause more."""
+    query = select(func.count()).select_from(EventRow).filter_by(cohort_id=cohort_id, kind="renumbered")
+    return session.scalar(query.where(EventRow.time > now - _RENUMBERING_WINDOW)) or 0
 
 
 def _add_event_once(

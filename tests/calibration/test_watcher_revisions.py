@@ -2,7 +2,7 @@
 
 import shutil
 import sqlite3
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 
 import msgspec
 import pytest
@@ -152,3 +152,14 @@ def test_an_mqtt_will_changes_only_the_online_flag(database, bundle):
     ingest(database, rebooted)
     [device] = devices(database)
     assert (device.online, device.revision, device.policy, device.rejected) == (False, 0, "confidence", None)
+
+
+def test_a_device_that_invents_ever_higher_revisions_causes_few_new_numbers(database, bundle, caplog):
+    cohort = register(database, bundle, **GOAL).cohort
+    for step in range(1, 8):
+        ingest(database, state_of(bundle.digest, revision=1000 * step))
+        check(database)
+    assert [policy.revision for policy in policy_history(database, cohort)] == [1, 1001, 2001, 3001]
+    assert caplog.text.count("is it hostile?") == 7 - 3  # one line per watcher, of which the test has several
+    Watcher(database, fleet=FLEET, min_audits=None, alpha=0.001).check(now=NOW + timedelta(hours=2))
+    assert policy_history(database, cohort)[-1].revision == 7001
