@@ -61,6 +61,8 @@ def _open_through(
     except (OSError, HTTPException) as error:
         connection.close()
         text = one_line(str(error)).removeprefix("Tunnel connection failed: ")
+        if isinstance(error, HTTPException):
+            text = "it does not speak HTTP"
         raise ProxyError(f"{place} does not connect to {endpoint.host}:{endpoint.port}: {text}") from error
     return connection
 

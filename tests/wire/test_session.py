@@ -308,8 +308,11 @@ def test_nothing_is_queued_without_a_connection_and_an_invalid_topic_is_an_error
 
 
 @pytest.mark.parametrize("state", ["connecting", "no connack", "blocked", "in a callback"])
-def test_stop_returns_in_every_state(state):
+def test_stop_returns_in_every_state(state, monkeypatch):
     """A server that accepts and reads nothing: TLS waits for its handshake, MQTT for a CONNACK, a PUBLISH for room."""
+
+    monkeypatch.setattr("edgeexit.wire.session._JOIN_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(broker_connection, "_DISCONNECT_TIMEOUT_S", 0.2)
 
     def respond(connection: socket.socket) -> None:
         if state in ("blocked", "in a callback"):
@@ -319,7 +322,7 @@ def test_stop_returns_in_every_state(state):
 
     with scripted_broker(respond) as url:
         place = url.replace("mqtt", "mqtts") if state == "connecting" else url
-        session = make_session(place, on_connect=lambda: time.sleep(6) if state == "in a callback" else None)
+        session = make_session(place, on_connect=lambda: time.sleep(3) if state == "in a callback" else None)
         session.start()
         if state in ("blocked", "in a callback"):
             assert session.wait_connected(5)
@@ -328,4 +331,4 @@ def test_stop_returns_in_every_state(state):
         started = time.monotonic()
         session.stop(drain_s=0.1)
         took_s = time.monotonic() - started
-    assert took_s < (4 if state == "in a callback" else 2)
+    assert took_s < 2
