@@ -92,12 +92,12 @@ def test_the_password_of_a_proxy_is_neither_accepted_nor_repeated():
 @pytest.mark.parametrize("proxy", [None, "http://p"])
 def test_a_proxy_password_without_a_user_is_invalid(proxy):
     with pytest.raises(ValueError, match="proxy_password_file needs the user"):
-        BrokerConfig(proxy=proxy, proxy_password_file="p.txt")
+        BrokerConfig(proxy=proxy, proxy_password_file="p.txt")  # noqa: S106
 
 
 def test_a_passphrase_without_a_certificate_is_invalid():
     with pytest.raises(ValueError, match="key_passphrase_file needs certificate_file"):
-        BrokerConfig(url="mqtts://a", key_passphrase_file="p.txt")
+        BrokerConfig(url="mqtts://a", key_passphrase_file="p.txt")  # noqa: S106
 
 
 def test_a_password_over_an_unencrypted_websocket_is_warned_about():
