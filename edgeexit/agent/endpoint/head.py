@@ -36,17 +36,19 @@ class RequestHead:
         target: path and query, as bytes.
         headers: name in lower case -> value.
         version: `1.1` or `1.0`.
+        offers_http2: True if the client offers to continue with HTTP/2, as Java's does, and accepts HTTP/1.1, too.
         size: bytes of the headers and trailers.
 
     """
 
-    __slots__ = ("headers", "method", "size", "target", "version")
+    __slots__ = ("headers", "method", "offers_http2", "size", "target", "version")
 
     def __init__(self) -> None:
         self.method = ""
         self.target = b""
         self.headers: dict[str, str] = {}
         self.version = ""
+        self.offers_http2 = False
         self.size = 0
 
     def add(self, name: bytes, value: bytes) -> None:
@@ -72,7 +74,9 @@ class RequestHead:
             raise RefusalError(
                 HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, f"HTTP/{version} is not supported; use HTTP/1.1", close=True
             )
-        if upgrade or "upgrade" in self.headers:
+        offers = self.headers.get("upgrade")
+        self.offers_http2 = upgrade and offers is not None and offers.lower() == "h2c"
+        if (upgrade or offers is not None) and (method == b"CONNECT" or not self.offers_http2):
             raise RefusalError(
                 HTTPStatus.NOT_IMPLEMENTED, "CONNECT and upgrades to other protocols are not supported", close=True
             )

@@ -55,6 +55,27 @@ class _EarlyRequestError(Exception):
     """A request arrives before the response to the previous one."""
 
 
+class _BodyReceiver:
+    """Passes on what a second parser reads of a request's body."""
+
+    def __init__(self, reader: RequestReader) -> None:
+        self.on_body = reader.on_body
+        self.on_message_complete = reader.on_message_complete
+        self._reader = reader
+        self._in_body = False
+
+    def on_message_begin(self) -> None:
+        if self._reader.is_complete:
+            raise _EarlyRequestError
+
+    def on_headers_complete(self) -> None:
+        self._in_body = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_body:  # a trailer
+            self._reader.on_header(name, value)
+
+
 class RequestReader:
     """Reads requests.
 
@@ -82,6 +103,7 @@ class RequestReader:
         self.is_complete = False
         self.keeps_alive = True
         self.has_early_request = False
+        self._awaits_second_parser = False
         self._limit = 0
         self._body: bytes | bytearray = b""
         self._held = 0
@@ -153,7 +175,8 @@ class RequestReader:
         head, parser = self.head, self._parser
         self.in_head = False
         head.complete(parser.get_method(), parser.get_http_version(), upgrade=parser.should_upgrade())
-        self.keeps_alive = parser.should_keep_alive()
+        self.keeps_alive = parser.should_keep_alive() and not head.offers_http2
+        self._awaits_second_parser = head.offers_http2
         try:
             self._limit = self._receiver.find_call(head).max_body_bytes
             if 0 < self._limit < head.declared_size:
@@ -187,6 +210,8 @@ class RequestReader:
 
     def on_message_complete(self) -> None:
         """Mark the request as complete; it starts when the parser has returned."""
+        if self._awaits_second_parser:
+            return
         self.is_complete = True
         if self._inflater is not None and self.refusal is None and self._received:
             try:
@@ -211,8 +236,27 @@ class RequestReader:
         self.refusal, self._body, self._inflater = refusal, b"", None
         self._receiver.drop()
 
+    def _parse_body(self, data: bytes) -> None:
+        """Parse the body of a request whose offer of HTTP/2 is ignored; llhttp takes the body for HTTP/2."""
+        framing = "".join(
+            f"{name}: {self.head.headers[name]}\r\n"
+            for name in ("content-length", "transfer-encoding")
+            if name in self.head.headers
+        )
+        self._parser = httptools.HttpRequestParser(_BodyReceiver(self))
+        self._parse(f"POST / HTTP/1.1\r\n{framing}\r\n".encode("latin-1"))
+        if data:
+            self._parse(data)
+
     def _parse(self, data: bytes) -> None:
         """Pass data to the parser. Raises RefusalError if it is not a valid request."""
+        rest = self._feed_parser(data)
+        if self._awaits_second_parser and not self.in_head:
+            self._awaits_second_parser = False
+            self._parse_body(rest)
+
+    def _feed_parser(self, data: bytes) -> bytes:
+        """Return the bytes after a request that offers another protocol; else nothing."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError as error:
@@ -221,21 +265,26 @@ class RequestReader:
                 raise cause from None
             if isinstance(cause, _EarlyRequestError):
                 self.has_early_request = True
-                return
+                return b""
             self._receiver.log_internal_error(cause)
             raise RefusalError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error; see the log of the agent") from error
         except httptools.HttpParserInvalidMethodError as error:
             if self.is_complete:
                 self.has_early_request = True
-                return
+                return b""
             raise RefusalError(HTTPStatus.NOT_IMPLEMENTED, "the method of the request is unknown") from error
         except httptools.HttpParserUpgrade as error:
-            raise RefusalError(HTTPStatus.NOT_IMPLEMENTED, "upgrades to other protocols are not supported") from error
+            if not self._awaits_second_parser:
+                raise RefusalError(
+                    HTTPStatus.NOT_IMPLEMENTED, "upgrades to other protocols are not supported"
+                ) from error
+            return bytes(data[error.args[0] :])
         except httptools.HttpParserError as error:
             if self.is_complete:  # the request is valid, and what follows it is not
                 self.has_early_request = True
-                return
+                return b""
             raise RefusalError(HTTPStatus.BAD_REQUEST, f"the request is not valid HTTP: {error}") from error
+        return b""
 
 
 def _too_large(limit: int) -> RefusalError:

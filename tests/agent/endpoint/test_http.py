@@ -193,6 +193,54 @@ def test_head_is_not_a_method_of_a_call_that_needs_a_body(served: Served) -> Non
         assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
 
 
+OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        LIVE[:-2] + OFFER + b"\r\n",
+        POST + OFFER + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY,
+        POST + OFFER + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\nX: y\r\n\r\n" % (len(BODY), BODY),
+    ],
+    ids=["no body", "length", "chunked"],
+)
+@pytest.mark.parametrize("step", [7, 10_000])
+def test_an_offer_of_http_2_gets_a_response_in_http_1_1(served: Served, content: bytes, step: int) -> None:
+    with connect(served) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for start in range(0, len(content), step):
+            client.sendall(content[start : start + step])
+        client.sendall(LIVE)
+        received = b""
+        while part := client.recv(65536):
+            received += part
+    ((status, head, _),) = split(received)
+    assert (status, b"Connection: close" in head) == (200, True)
+
+
+def test_what_follows_an_offer_of_http_2_is_not_added_to_its_body(served: Served) -> None:
+    offer = POST + OFFER + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
+    for rest in (INFER, offer, LIVE, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"x"):
+        assert [status for status, _, _ in exchange(served, offer + rest)] == [200], rest
+
+
+@pytest.mark.parametrize(
+    ("rest", "status"),
+    [
+        (b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+        (b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 50_000, 400),
+        (b"Content-Length: 99999999999\r\n\r\n", 413),
+        (b"Content-Length: 2\r\n\r\n{}", 400),
+    ],
+)
+def test_the_limits_hold_for_a_request_that_offers_http_2(served: Served, rest: bytes, status: int) -> None:
+    responses = exchange(served, POST + OFFER + rest)
+    assert [found for found, _, _ in responses] == [status]
+    assert served.requests == 0
+
+
 @pytest.mark.parametrize("method", [b"OPTIONS", b"PUT", b"PATCH", b"TRACE"])
 def test_other_methods_get_a_405_that_names_the_right_ones(served: Served, method: bytes) -> None:
     with connect(served) as client:
