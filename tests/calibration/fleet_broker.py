@@ -10,7 +10,6 @@ from typing import Any
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
-from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edgeexit.pki.broker_files import BROKER_FOLDER
@@ -44,8 +43,17 @@ class FleetBroker(Mosquitto):
         return self.log.read_text().count("Reloading config.")
 
 
+def client_context(ca: Path, files: Path | None) -> ssl.SSLContext:
+    """Return the context of a client that verifies the broker strictly."""
+    context = ssl.create_default_context(cafile=ca)
+    context.verify_flags |= STRICT
+    if files is not None:
+        context.load_cert_chain(files / "tls.crt", files / "tls.key")
+    return context
+
+
 class FleetClient:
-    """An MQTT 5 client with the certificate in `files`, or without one; use it in a `with` block."""
+    """An MQTT client with the certificate in `files`, or without one; use it in a `with` block."""
 
     def __init__(
         self,
@@ -55,7 +63,9 @@ class FleetClient:
         *,
         client_id: str = "any",
         will: tuple[str, bytes] | None = None,
+        protocol: int = paho.MQTTv5,
     ) -> None:
+        self._version5 = protocol == paho.MQTTv5
         self._broker = broker
         self.received: queue.Queue[tuple[str, bytes]] = queue.Queue()
         self.connected = threading.Event()
@@ -63,13 +73,9 @@ class FleetClient:
         self._codes: dict[int, Any] = {}
         self._changed = threading.Condition()
         self._client = paho.Client(
-            CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv5, reconnect_on_failure=False
+            CallbackAPIVersion.VERSION2, client_id=client_id, protocol=protocol, reconnect_on_failure=False
         )
-        context = ssl.create_default_context(cafile=ca)
-        context.verify_flags |= STRICT
-        if files is not None:
-            context.load_cert_chain(files / "tls.crt", files / "tls.key")
-        self._client.tls_set_context(context)
+        self._client.tls_set_context(client_context(ca, files))
         if will is not None:
             self._client.will_set(*will, qos=1)
         self._client.on_connect = self._on_connect
@@ -105,9 +111,8 @@ class FleetClient:
 
     def subscribe(self, *filters: str) -> None:
         for one in filters:
-            _, mid = self._client.subscribe(
-                one, options=SubscribeOptions(qos=1, noLocal=True), properties=Properties(8)
-            )
+            options = {"options": SubscribeOptions(qos=1, noLocal=True)} if self._version5 else {"qos": 1}
+            _, mid = self._client.subscribe(one, **options)
             self._code(mid)
 
     def topics_until(self, last: str) -> list[str]:
