@@ -1,6 +1,7 @@
 """The command-line options that describe a connection to the broker, for every command that needs one."""
 
 import inspect
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,8 +15,11 @@ _OPTIONS = {
     "ca_file": "--broker-ca",
     "certificate_file": "--broker-certificate",
     "key_file": "--broker-key",
+    "key_passphrase_file": "--broker-key-passphrase-file",
     "username": "--broker-username",
     "password_file": "--broker-password-file",
+    "proxy": "--broker-proxy",
+    "proxy_password_file": "--broker-proxy-password-file",
 }
 """Field of `BrokerConfig` -> the option that sets it."""
 
@@ -40,16 +44,26 @@ def with_broker_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def _broker_config(
     broker: Annotated[
-        str, typer.Option(help="URL of the broker: mqtt://HOST[:PORT], or mqtts:// for TLS.")
+        str,
+        typer.Option(help="URL of the broker: mqtt://HOST[:PORT], mqtts:// with TLS, ws:// and wss:// as WebSocket."),
     ] = "mqtt://127.0.0.1:1883",
     broker_ca: Annotated[
         str | None, typer.Option(help="PEM file: CA certificate that signed the broker's certificate.")
     ] = None,
     broker_certificate: Annotated[str | None, typer.Option(help="PEM file: certificate of this client.")] = None,
     broker_key: Annotated[str | None, typer.Option(help="PEM file: private key of that certificate.")] = None,
+    broker_key_passphrase_file: Annotated[
+        str | None, typer.Option(help="File with the passphrase of an encrypted private key in its first line.")
+    ] = None,
     broker_username: Annotated[str | None, typer.Option(help="User name at the broker.")] = None,
     broker_password_file: Annotated[
         str | None, typer.Option(help="File with the password of the user in its first line.")
+    ] = None,
+    broker_proxy: Annotated[
+        str | None, typer.Option(help="HTTP proxy that allows CONNECT to the broker: http://[USER@]HOST[:PORT].")
+    ] = None,
+    broker_proxy_password_file: Annotated[
+        str | None, typer.Option(help="File with the password of the proxy's user in its first line.")
     ] = None,
 ) -> "BrokerConfig":
     """Return the connection that the options describe. Raises ConfigError for an invalid URL or combination."""
@@ -63,13 +77,16 @@ def _broker_config(
             ca_file=broker_ca,
             certificate_file=broker_certificate,
             key_file=broker_key,
+            key_passphrase_file=broker_key_passphrase_file,
             username=broker_username,
             password_file=broker_password_file,
+            proxy=broker_proxy,
+            proxy_password_file=broker_proxy_password_file,
         )
     except ValueError as error:
         text = str(error)
-        for field, option in _OPTIONS.items():
-            text = text.replace(field, option)
+        for field in sorted(_OPTIONS, key=len, reverse=True):
+            text = re.sub(rf"(?<![-\w/@.]){field}(?![-\w.:/])", _OPTIONS[field], text)
         raise ConfigError(f"--broker: {text}") from error
     if (warning := config.password_warning()) is not None:
         warn(warning)

@@ -35,3 +35,13 @@ def test_a_password_that_is_sent_without_encryption_is_a_warning_that_names_the_
 def test_a_tls_file_without_tls_is_an_error_that_names_the_option():
     with pytest.raises(ConfigError, match=r"--broker: --broker-ca cannot be used with 'mqtt://a'.*mqtts://"):
         connect(broker="mqtt://a", broker_ca="ca.crt")
+
+
+def test_errors_of_proxies_and_passphrases_name_the_options_and_leave_urls_as_they_are():
+    with pytest.raises(ConfigError, match=r"--broker-proxy 'socks5://proxy:1' must be http://\[USER@\]HOST"):
+        connect(broker_proxy="socks5://proxy:1")
+    with pytest.raises(ConfigError, match=r"--broker-proxy must not contain .* use --broker-proxy-password-file"):
+        connect(broker_proxy="http://user:secret@proxy")
+    with pytest.raises(ConfigError, match="--broker-key-passphrase-file needs --broker-certificate and --broker-key"):
+        connect(broker="mqtts://a", broker_key_passphrase_file="p")  # noqa: S106
+    assert connect(broker="wss://a", broker_proxy="http://user@proxy").proxy == "http://user@proxy"
