@@ -41,7 +41,10 @@ def main() -> int:
                 progress("starts")
                 try:
                     with Lab(Path(folder), name=name, seed=options.seed, long=options.long, progress=progress) as lab:
+                        lab.keep = options.keep  # also if it raises
                         found = SITUATIONS[name](lab)
+                        if all(check.kept is not False for check in found):
+                            lab.keep = None
                 except Exception as error:  # noqa: BLE001 - the other situations still run
                     traceback.print_exc()
                     text = f"{type(error).__name__}: {error}"
@@ -73,6 +76,7 @@ def _parse(names: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="seed of all random moments; default 1")
     parser.add_argument("--long", action="store_true", help="the numbers of docs/chaos.md; takes about half an hour")
     parser.add_argument("--only", action="append", choices=names, metavar="NAME", help=f"one of: {', '.join(names)}")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep logs and states of broken situations there")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return parser.parse_args()
 

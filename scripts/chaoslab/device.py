@@ -91,13 +91,13 @@ def _watch_policies(ledger: LedgerFile, on_policy: Callable[[], None] | None) ->
     """Write a line before and after each policy that is handled, and start the killer before."""
     receive = PolicySelector.receive
 
-    def watched(self: PolicySelector, envelope: bytes) -> bool:
+    def watched(self: PolicySelector, envelope: bytes) -> None:
         ledger.write(Entry(kind="arrived"))
         if on_policy is not None:
             on_policy()
-        result = receive(self, envelope)
-        ledger.write(Entry(kind="handled", revision=self.active.revision))
-        return result
+        started = time.perf_counter()
+        receive(self, envelope)
+        ledger.write(Entry(kind="handled", revision=self.accepted, seconds=time.perf_counter() - started))
 
     setattr(PolicySelector, "receive", watched)  # noqa: B010 - as above
 

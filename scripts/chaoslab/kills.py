@@ -7,12 +7,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
+from edgeexit.agent.checked_file import read_checked
+from edgeexit.agent.policy_store import SlotRecord
 from edgeexit.errors import EdgeExitError
 from edgeexit.policies import decode_document
 from edgeexit.policies.document import PAYLOAD_TYPE
 from edgeexit.signing import verify
 from scripts.chaoslab.lab import Check, Device, Lab
-from scripts.chaoslab.ledger import read_ledger
 from scripts.chaoslab.watcher import Watcher, wait_until
 
 _LONG: Final = 1000
@@ -83,6 +86,8 @@ class _Killer:
         self._turns = iter(range(total))
         self._seed = lab.random.random()
         self._lock = threading.Lock()
+        self._handling_s = 0.02
+        """How long the last policy took that was handled without a kill."""
 
     def kill_repeatedly(self, device: Device) -> None:
         """Kill one device until all turns are taken."""
@@ -92,13 +97,14 @@ class _Killer:
             with self._lock:
                 if (turn := next(self._turns, None)) is None:
                     return
-            known = max(self._watcher.accepted(device.name), _handled(device))
             arrived = True
             if turn % 2:
                 revision += 1
                 arrived = self._kill_with_policy(device, revision, generator)
             else:
                 device.start()
+                if generator.choice([True, False]):  # else it may be killed while it starts
+                    wait_until(lambda: device.last("ready"), _ARRIVAL_S, every_s=0.02)
                 self.stop.wait(generator.uniform(0, _MAX_LIFE_S))
                 device.kill()
             with self._lock:
@@ -109,11 +115,15 @@ class _Killer:
                     self.notes.append(f"{device.name}: revision {revision} did not arrive in {_ARRIVAL_S:g} s")
                 kinds = Counter(entry.kind for entry in device.entries())
                 self.counts["handling"] += kinds["arrived"] > kinds["handled"]
+                handled = [entry for entry in device.entries() if entry.kind == "handled"]
+                if handled:
+                    self._handling_s = handled[-1].seconds
+                known = max(self._watcher.accepted(device.name), *(entry.revision for entry in handled), 0)
                 self._check_files(device, known)
 
     def _kill_with_policy(self, device: Device, revision: int, generator: random.Random) -> bool:
         """Publish a policy before or after a start; another process kills the agent shortly after the arrival."""
-        delay_s = generator.choice([generator.uniform(0, 0.03), generator.uniform(0, 0.006)])
+        delay_s = generator.uniform(0, generator.choice([0.03, self._handling_s]))
         retained = generator.choice([True, False])
         if retained:
             self._watcher.publish_policy(device.address, revision)
@@ -127,28 +137,25 @@ class _Killer:
         return arrived
 
     def _check_files(self, device: Device, known: int) -> None:
-        """Check that every policy file is complete, and that no revision known before the start is missing."""
+        """Check that every file of the policy store is complete, and that they hold the highest accepted revision."""
         highest = 0
-        for path in policy_files(device.state_dir):
+        for path in sorted(device.state_dir.glob("*.json")):
             try:
-                document = decode_document(verify(path.read_bytes(), payload_type=PAYLOAD_TYPE, keys=[self._public]))
-            except (EdgeExitError, ValueError) as error:
+                highest = max(highest, self._revision_in(path))
+            except (EdgeExitError, OSError, ValueError) as error:  # noqa: PERF203 - a few files
                 self.counts["torn"] += 1
                 self.notes.append(f"{device.name}: '{path.name}': {error}")
-            else:
-                highest = max(highest, document.revision)
         if highest < known:
             self.counts["lower"] += 1
             self.notes.append(f"{device.name}: revision {highest} on disk, {known} was accepted")
 
-
-def policy_files(state_dir: Path) -> list[Path]:
-    """Return the files of accepted policies in a state folder."""
-    return sorted(state_dir.glob("policy.*.json"))
-
-
-def _handled(device: Device) -> int:
-    """Return the highest revision that was active after a policy was handled, in the newest start."""
-    if not device.ledgers:
+    def _revision_in(self, path: Path) -> int:
+        """Return the revision that a file of the policy store holds; 0 for the files of other parts of the agent."""
+        kind = path.name.partition(".")[0]
+        if kind == "accepted":
+            record = read_checked(path, SlotRecord)
+            return 0 if record is None else record.accepted
+        if kind in {"policy", "last_good"}:
+            return decode_document(verify(path.read_bytes(), payload_type=PAYLOAD_TYPE, keys=[self._public])).revision
+        msgspec.json.decode(path.read_bytes())
         return 0
-    return max((entry.revision for entry in read_ledger(device.ledgers[-1]) if entry.kind == "handled"), default=0)

@@ -127,12 +127,14 @@ class Lab:
         self.random = random.Random(f"{seed}/{name}")  # noqa: S311 - moments of faults
         self.folder = folder / name
         self.progress = progress
+        self.keep: Path | None = None
+        """Where the folder is moved on exit; None: it is removed."""
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Lab":
         """Create the folder, a key and a bundle."""
         self.folder.mkdir()
-        self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
+        self._stack.callback(self._remove_folder)
         self.public_key = generate_key(self.folder / "calibrator.key")
         self.key = load_private_key(self.folder / "calibrator.key")
         self.bundle = make_bundle(self.folder / "bundle")
@@ -212,7 +214,8 @@ class Lab:
 
     def settle(self, devices: list[Device], database: Path, *, timeout_s: float = 60.0) -> Balance:
         """Pause the running devices, wait until their outboxes are empty, stop them, and compare with the database."""
-        for device in devices:
+        for device in devices:  # before it is ready, a signal would end its process
+            wait_until(lambda d=device: not d.alive or d.last("ready"), 20)
             device.pause()
         time.sleep(3 * REPORT_INTERVAL_S)
         deadline = time.monotonic() + timeout_s
@@ -235,10 +238,11 @@ class Lab:
             time.sleep(0.3)
         return balance
 
-    def keep_logs(self, devices: list[Device], target: Path) -> None:
-        """Copy logs and ledgers of devices to a folder that stays."""
-        for device in devices:
-            shutil.copytree(device.folder, target / self.name / device.name, dirs_exist_ok=True)
+    def _remove_folder(self) -> None:
+        if self.keep is not None:
+            shutil.rmtree(self.keep / self.name, ignore_errors=True)
+            shutil.copytree(self.folder, self.keep / self.name, ignore_dangling_symlinks=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def running(devices: list[Device], timeout_s: float = 20.0) -> Iterator[Device]:

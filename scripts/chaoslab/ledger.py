@@ -29,6 +29,8 @@ class Entry(msgspec.Struct, omit_defaults=True):
     inferences: int = 0
     waiting: int = 0
     """Messages that are not acknowledged."""
+    seconds: float = 0.0
+    """Of handled: how long it took."""
     text: str = ""
 
 
