@@ -29,7 +29,7 @@ from edgeexit.errors import InferenceError
 from edgeexit.runtime import Inference, Runner
 from edgeexit.runtime.fork import keep_forever, refusal, unwatch, watch
 from edgeexit.runtime.grouping import infer_together
-from edgeexit.wire import AuditedSample
+from edgeexit.wire import AuditedSample, State
 
 _log = logging.getLogger(__name__)
 
@@ -175,6 +175,16 @@ class Agent:
     def connected(self) -> bool:
         """True while the agent is connected to the broker."""
         return self._refusal is None and self._fleet.link.connected
+
+    @property
+    def connection_problem(self) -> str | None:
+        """One line: why the agent is not connected to the broker, or what the broker does not allow."""
+        return self._fleet.link.problem
+
+    @property
+    def state(self) -> State:
+        """What the agent publishes about itself."""
+        return self._fleet.reporter.state(self.connected)
 
     @property
     def unacknowledged(self) -> int:

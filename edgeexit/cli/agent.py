@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from edgeexit.agent.status_lines import StatusLines
     from edgeexit.agent.systemd import Notifier
     from edgeexit.runtime import Inference
+    from edgeexit.wire import State
 
 _log = logging.getLogger(__name__)
 
@@ -188,9 +189,10 @@ class _Status:
         if time.monotonic() < self._due:
             return
         self._due += _STATUS_INTERVAL_S
-        summary = self._tally.summary(self._agent)
-        text = _status_text(self._agent, summary)
-        if self._lines.is_due((self._agent.policy_description, self._agent.connected, summary.failed)):
+        summary, state = self._tally.summary(self._agent), self._agent.state
+        text = _status_text(self._agent, summary, state)
+        facts = (state.online, state.revision, state.policy, state.unconfirmed, state.problems, summary.failed)
+        if self._lines.is_due(facts):
             _log.info("%s", text)
         self._notifier.status(text)
 
@@ -232,12 +234,14 @@ def _replay(
     repeats.close()
 
 
-def _status_text(agent: Agent, summary: AgentSummary) -> str:
+def _status_text(agent: Agent, summary: AgentSummary, state: State) -> str:
     rates = " ".join(percent(rate) for rate in summary.exit_rates)
     return (
         f"{summary.samples} samples, {summary.failed} failed, exits {rates}, mean {milliseconds(summary.mean_ms)}, "
-        f"{agent.policy_description}, {'online' if agent.connected else 'offline'}, "
+        f"{agent.policy_description}, {'online' if state.online else 'offline'}, "
         f"{summary.unacknowledged} unacknowledged"
+        + ("; no confirmation of the policy by the calibrator" if state.unconfirmed else "")
+        + "".join(f"; {problem}" for problem in state.problems)
     )
 
 

@@ -1,4 +1,4 @@
-"""The calls of the Open Inference Protocol, and one for feedback: which path leads to which call."""
+"""The calls of the Open Inference Protocol, and two of our own: which path leads to which call."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
 from edgeexit.agent.endpoint.codec import decode_feedback, encode_json
-from edgeexit.agent.endpoint.documents import RepositoryEntry
+from edgeexit.agent.endpoint.documents import RepositoryEntry, StatusDocument
 from edgeexit.agent.endpoint.hosts import HostRule, refuse_web_pages
 from edgeexit.agent.endpoint.refusal import RefusalError
 from edgeexit.agent.endpoint.response import Response, error_response
@@ -85,6 +85,7 @@ class CallRouter:
             b"/v2/health/ready": self._ready,
             b"/v2/models/stats": self._stats,
             b"/v2/repository/index": _Route("POST", _ImmediateCall(service, self._reply_index)),
+            b"/edgeexit/v1/status": _Route("GET", _ImmediateCall(service, self._reply_status)),
             b"/edgeexit/v1/feedback": _Route(
                 "POST",
                 _ImmediateCall(
@@ -163,6 +164,20 @@ class CallRouter:
         """Report the requests since the start."""
         del body
         return encode_json({"model_stats": [self._service.statistics]})
+
+    def _reply_status(self, body: bytes | bytearray) -> bytes:
+        """Report the connection to the fleet."""
+        del body
+        agent = self._service.agent
+        return encode_json(
+            StatusDocument(
+                fleet=agent.config.fleet,
+                device=agent.config.device,
+                connection=agent.connection_problem,
+                unacknowledged=agent.unacknowledged,
+                state=agent.state,
+            )
+        )
 
     def _reply_feedback(self, body: bytes | bytearray) -> bytes:
         """Attach labels to the audited samples of an earlier inference."""

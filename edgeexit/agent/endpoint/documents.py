@@ -5,6 +5,7 @@ import msgspec
 from edgeexit import __version__
 from edgeexit.agent.endpoint.tensors import datatype_of
 from edgeexit.bundle.manifest import COMPANION_PREFIX, Manifest, TensorSpec
+from edgeexit.wire import State
 
 
 class ServerMetadata(msgspec.Struct, frozen=True):
@@ -61,6 +62,19 @@ class ModelConfiguration(msgspec.Struct, frozen=True):
     input: tuple[TensorConfig, ...]
     output: tuple[TensorConfig, ...]
     dynamic_batching: dict[str, int]
+
+
+class StatusDocument(msgspec.Struct, frozen=True):
+    """`GET /edgeexit/v1/status`: what an operator on the device wants to know about the connection to the fleet."""
+
+    fleet: str
+    device: str
+    connection: str | None
+    """Why the agent is not connected to the broker, or what the broker does not allow; null if all is well."""
+    unacknowledged: int
+    """Reports and audits that the calibrator has not acknowledged."""
+    state: State
+    """The message `up/state` of docs/protocol.md."""
 
 
 class RepositoryEntry(msgspec.Struct, frozen=True):
