@@ -1,23 +1,31 @@
 """A real mosquitto with the files of `edgeexit keys fleet`: who can do what, and how a revoked client is locked out."""
 
+import logging
 import socket
 import ssl
 import threading
 from contextlib import contextmanager
 from datetime import timedelta
 
+import msgspec
 import paho.mqtt.client as paho
 import pytest
 from cryptography.hazmat.primitives import serialization
+from edgeexit_calibration import CalibratorService, ServiceConfig, devices, register, send_command
 
+from edgeexit.agent import Agent, AgentConfig
 from edgeexit.errors import ConfigError
 from edgeexit.pki import AuthorityFolder, FleetPlan, create_fleet
 from edgeexit.pki.broker_files import mosquitto_acl, mosquitto_conf
 from edgeexit.pki.certificates import Authority, create_authority, create_key, issue_certificate, utc_now
 from edgeexit.pki.disconnect import disconnect
-from edgeexit.signing import encode_private_key
+from edgeexit.policies import PolicyDocument
+from edgeexit.policies.confidence import Confidence
+from edgeexit.signing import encode_private_key, load_private_key
 from edgeexit.wire import BrokerConfig, BrokerSession, SessionOptions
+from tests.bundles import make_bundle, make_samples
 from tests.calibration.fleet_broker import WAIT_S, FleetBroker, FleetClient, client_context
+from tests.calibration.scenario import until
 
 ROOT = "edgeexit/v1/shop"
 KINDS = ("state", "report", "audit", "profile")
@@ -166,7 +174,7 @@ def test_the_will_of_a_device_cannot_be_a_message_of_another_one(client):
 
 
 @contextmanager
-def session(broker, files, ca, subscriptions=()):
+def session(broker, keys, files, subscriptions=()):
     received = []
     arrived = threading.Event()
 
@@ -174,11 +182,8 @@ def session(broker, files, ca, subscriptions=()):
         received.append(delivery.topic)
         arrived.set()
 
-    config = BrokerConfig(
-        url=broker.url, ca_file=str(ca), certificate_file=str(files / "tls.crt"), key_file=str(files / "tls.key")
-    )
     options = SessionOptions(client_id="any", session_expiry_s=0, subscriptions=subscriptions)
-    one = BrokerSession(config, options, on_message=on_message)
+    one = BrokerSession(with_files(broker, keys, files), options, on_message=on_message)
     one.start()
     try:
         yield one, received, arrived
@@ -193,7 +198,7 @@ def test_a_revoked_device_is_refused_and_loses_its_connection_and_the_others_kee
             authority.revoke("D")
             aside = next((keys / "revoked").iterdir())
             # The session stands for an agent, which connects again whenever it is disconnected.
-            with pytest.raises(ConfigError, match=r"Copy crl\.pem to the broker"), session(broker, aside, ca):
+            with pytest.raises(ConfigError, match=r"Copy crl\.pem to the broker"), session(broker, keys, aside):
                 disconnect(authority, "D", url=broker.url, hold_s=5)
             assert stolen.ended.wait(WAIT_S)
         broker.reload()
@@ -241,11 +246,10 @@ def test_the_connection_of_a_revoked_device_survives_the_reload_and_ends_with_di
         assert not other.ended.is_set()
 
 
-def test_an_agent_and_the_calibrator_work_through_the_broker(keys, broker):
-    ca = keys / "ca" / "ca.crt"
+def test_sessions_of_an_agent_and_the_calibrator_work_through_the_broker(keys, broker):
     with (
-        session(broker, keys / "devices" / "A", ca, (f"{ROOT}/s0/A/down/#",)) as (device, _, acked),
-        session(broker, keys / "calibrator", ca, (f"{ROOT}/+/+/up/#",)) as (calibrator, received, arrived),
+        session(broker, keys, keys / "devices" / "A", (f"{ROOT}/s0/A/down/#",)) as (device, _, acked),
+        session(broker, keys, keys / "calibrator", (f"{ROOT}/+/+/up/#",)) as (calibrator, received, arrived),
     ):
         assert device.wait_connected(WAIT_S), device.last_error
         assert calibrator.wait_connected(WAIT_S), calibrator.last_error
@@ -254,6 +258,59 @@ def test_an_agent_and_the_calibrator_work_through_the_broker(keys, broker):
         assert any(calibrator.publish(f"{ROOT}/s0/A/down/ack", b"x") and acked.wait(1) for _ in range(10))
         assert f"{ROOT}/s0/A/up/report" in received
         assert device.max_payload(f"{ROOT}/s0/A/up/audit") > 256 * 1024
+
+
+def test_the_agent_and_the_calibrator_work_with_these_keys(client, keys, broker, database, tmp_path, caplog):
+    """The real ones: the key set, the policy, the heartbeat, audits, their acknowledgement, and a command."""
+    bundle = make_bundle(tmp_path / "bundle")
+    policy = Confidence(temperatures=(1.0,) * 3, thresholds=(0.5, 0.5))
+    bundle.write_policy(PolicyDocument(bundle=bundle.digest, revision=1, policy=policy))
+    register(database, bundle, fleet="shop", cohort="default", risk=0.9, delta=0.1, user="ada")
+    config = ServiceConfig(
+        fleet="shop",
+        broker=with_files(broker, keys, keys / "calibrator"),
+        check_interval_s=0.1,
+        key_set=keys / "calibrator" / "key_set.json",
+    )
+    caplog.set_level(logging.INFO)
+    stop = threading.Event()
+    service = CalibratorService(database, config, [load_private_key(keys / "calibrator" / "policy.key")])
+    thread = threading.Thread(target=service.run, args=(stop,))
+    thread.start()
+    loaded = AgentConfig.load(keys / "devices" / "B" / "agent.toml", broker=broker.url)
+    agent_config = msgspec.structs.replace(
+        loaded, state_dir=tmp_path / "state", audit_fraction=1.0, report_interval_s=0.2
+    )
+    try:
+        with Agent(bundle, agent_config) as agent:
+            until(lambda: agent.active.revision == 1)
+            agent.infer(make_samples(8))
+            until(lambda: [view.key is not None for view in devices(database)] == [True])
+            until(lambda: agent.unacknowledged == 0)
+            command_key = load_private_key(keys / "operator" / "command.key")
+            operator = with_files(broker, keys, keys / "operator")
+            send_command(operator, agent_config.address, "report", keys=[command_key])
+            until(lambda: "received the command 'report'" in caplog.text)
+            assert "key set version 1 is used" in caplog.text
+            assert (devices(database)[0].problems, devices(database)[0].rejected) == ((), None)
+        with client("devices/A") as device:
+            device.subscribe(f"{ROOT}/#")
+            until(lambda: device.received.qsize() >= 3)
+            retained = {device.received.get()[0] for _ in range(3)}
+        names = {"keys", f"policy/{bundle.digest}/default", f"heartbeat/{bundle.digest}/default"}
+        assert {topic.removeprefix(f"{ROOT}/") for topic in retained} == names
+    finally:
+        stop.set()
+        thread.join(10)
+
+
+def with_files(broker, keys, files):
+    return BrokerConfig(
+        url=broker.url,
+        ca_file=str(keys / "ca" / "ca.crt"),
+        certificate_file=str(files / "tls.crt"),
+        key_file=str(files / "tls.key"),
+    )
 
 
 def test_the_example_files_are_those_that_the_command_writes(request):
