@@ -203,8 +203,11 @@ class AuthorityFolder:
         is_new = not path.exists()
         if is_new:
             make_folder(folder)
+            was_interrupted = os.path.lexists(folder / KEY_FILE)
             key = self._create_key(folder / KEY_FILE)
-            certificate = self._issued_for(key) or self._issue(authority, key.public_key(), name=name, hosts=hosts)
+            certificate = (self._issued_for(key) if was_interrupted else None) or self._issue(
+                authority, key.public_key(), name=name, hosts=hosts
+            )
             write_atomic(folder / CA_FILE, authority.certificate.public_bytes(_PEM))
             if name == BROKER:
                 write_atomic(folder / CRL_FILE, (self._ca / CRL_FILE).read_bytes())
