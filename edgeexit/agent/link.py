@@ -39,6 +39,8 @@ _log = logging.getLogger(__name__)
 
 _INBOX_SIZE: Final = 100
 _MAX_WAIT_S: Final = 60.0
+_MAX_STATE_S: Final = 30.0
+"""Maximum time for which messages wait until the broker has acknowledged the state."""
 _LAST_SEND_S: Final = 2.0
 """Maximum time for which `stop` waits until the broker has the last messages."""
 
@@ -84,6 +86,8 @@ class FleetLink:
         self._state_lock = threading.Lock()
         self._published: Publication | None = None
         """The newest state that was published."""
+        self._state_due = 0.0
+        """Time until which messages wait for its PUBACK, after a connect."""
         self._thread = threading.Thread(target=self._run, name="agent-link", daemon=True)
         self._session = BrokerSession(
             config.broker,
@@ -103,6 +107,11 @@ class FleetLink:
     def connected(self) -> bool:
         """True while the agent is connected to the broker."""
         return self._session.connected
+
+    @property
+    def problem(self) -> str | None:
+        """One line: why the agent is not connected, or what the broker does not allow; None if all is well."""
+        return self._session.problem
 
     @property
     def unacknowledged(self) -> int:
@@ -216,7 +225,7 @@ class FleetLink:
     def _send(self) -> float:
         """Send what is due; return the monotonic time at which something is due again."""
         now = time.monotonic()
-        self._sender.update(now, worked=self._published is not None and self._published.acked)
+        self._sender.update(now)
         if not self.connected:
             return math.inf
         if self._reconnected.is_set():
@@ -224,6 +233,11 @@ class FleetLink:
             self.publish_state()
             if self._profile is not None:
                 self.publish_profile(self._profile)
+            self._state_due = now + _MAX_STATE_S
+        # The state goes first, and its PUBACK shows that the connection works.
+        if self._published is not None and not self._published.done and now < self._state_due:
+            return self._state_due
+        self._state_due = now
         return self._sender.send(now)
 
     def _send_last(self) -> None:

@@ -26,13 +26,14 @@ _MIN_BYTES_PER_S: Final = 256
 """A PUBACK is overdue after `_PUBACK_S` and the time that the message needs at this rate."""
 _MIN_SUSPECT_BYTES: Final = 4096
 _SUSPECT_ENDS: Final = 2
-"""A message that was unfinished when this many working connections ended is a suspect: sent last and alone."""
-_TOO_LARGE_ENDS: Final = 4
-"""After this many, the broker probably refuses messages of this size, and ends the connection without a reason."""
+"""A message that was unfinished when this many connections ended is a suspect: sent last and alone."""
+_TOO_LARGE_ENDS: Final = 3
+"""After this many, the broker probably refuses messages of this size, and ends the connection without a reason. When
+this is known, one end is enough for a size between the smallest refused one and the largest that was taken."""
 
 
 class _InFlight:
-    """A message that has been sent, and that the calibrator has not acknowledged."""
+    """A message that is to be sent, or was sent, and that the calibrator has not acknowledged."""
 
     __slots__ = ("copies", "due", "ends", "entry", "postponed", "publication", "sent_at", "silence", "slot_until")
 
@@ -44,11 +45,11 @@ class _InFlight:
         self.copies = 0
         """Copies that the broker has taken."""
         self.silence: int | None = None
-        """Number of silent windows before the broker took the message; None: the message must be sent again."""
+        """Number of silent windows before the broker took the message; None: it must be sent, or sent again."""
         self.postponed = False
         """True if the calibrator, or the broker, does not take the message yet."""
         self.ends = 0
-        """Connections that worked and ended while a copy was unfinished."""
+        """Connections that ended while a copy was unfinished."""
         self.slot_until = 0.0
         """Time until which the message counts as in flight, although no copy is unfinished."""
         self.due = 0.0
@@ -62,6 +63,9 @@ class SendWindow:
     then those that the calibrator has not acknowledged in time, so that none of them blocks the others. While the
     calibrator acknowledges nothing, the pause between two windows doubles, up to an hour. Its first acknowledgement
     after such a silence makes all messages due again. Times are monotonic seconds.
+
+    Messages are sent only when the connection has shown that it works. So if it ends while a large message is
+    unfinished, again and again, the broker probably does not take messages of this size.
 
     Args:
         outbox: the messages to deliver.
@@ -85,51 +89,51 @@ class SendWindow:
         self._jitter = jitter
         self._sent: dict[int, _InFlight] = {}
         self._last = 0
-        """Id of the newest message that was sent."""
+        """Id of the newest message in the window."""
         self._silence = 0
         """Windows in a row of which the calibrator has acknowledged nothing."""
         self._acknowledged_at = -math.inf
-        self._max_bytes = math.inf
-        """Messages of this size, or larger, have ended connections."""
+        self._too_large = math.inf
+        """Messages of about this size, or larger, have ended connections."""
+        self._largest_taken = 0
+        """Size of the largest message that the broker has taken, below `_too_large`."""
 
     @property
     def unfinished(self) -> bool:
         """True if the broker has not acknowledged everything that was sent."""
         return any(sent.publication is not None for sent in self._sent.values())
 
-    def update(self, now: float, *, worked: bool) -> None:
-        """Take over what has become of the publications since the last call.
-
-        `worked` is True if the broker has acknowledged something on the newest connection.
-        """
+    def update(self, now: float) -> None:
+        """Take over what has become of the publications since the last call."""
         for identifier, sent in list(self._sent.items()):
             if self._outbox.get(identifier) is None:
                 del self._sent[identifier]
             elif sent.publication is not None:
-                self._update_publication(sent, sent.publication, now, worked=worked)
+                self._update_publication(sent, sent.publication, now)
             elif sent.silence is not None and now >= sent.slot_until and self._acknowledged_at < sent.sent_at:
                 self._silence = max(self._silence, sent.silence + 1)
 
     def due(self, now: float) -> list[OutboxEntry]:
         """Return the messages to send now, in order; the caller calls `sent` for each one that it sends."""
-        idle = [one for one in self._sent.values() if one.publication is None and self._outbox.get(one.entry.id)]
-        room = (
-            WINDOW
-            - sum(one.publication is not None for one in self._sent.values())
-            - sum(now < one.slot_until for one in idle)
-        )
+        idle = [one for one in self._sent.values() if one.publication is None]
+        room = WINDOW - (len(self._sent) - len(idle)) - sum(now < one.slot_until for one in idle)
         if room <= 0:
             return []
-        ended = sorted(one.entry for one in idle if one.silence is None and now >= one.due)
-        late = sorted((one.due, one.entry) for one in idle if one.silence is not None and now >= one.due)
-        fresh = self._outbox.pending(self.kind, after=self._last, limit=min(room, _MAX_WAITING - len(self._sent)))
-        return [entry for entry in (*ended, *fresh, *(entry for _, entry in late)) if not self.is_suspect(entry)][:room]
+        idle = [one for one in idle if now >= one.due and self._outbox.get(one.entry.id) is not None]
+        unsent = [one.entry for one in idle if one.silence is None and not self.is_suspect(one.entry)]
+        unsent = sorted(unsent) + self._admit(room - len(unsent))
+        late = sorted((one.due, one.entry) for one in idle if one.silence is not None)
+        return [*unsent, *(entry for _, entry in late if not self.is_suspect(entry))][:room]
 
-    def suspects(self, now: float) -> list[OutboxEntry]:
-        """Return the messages that may end the connection and are due; each one is sent last and alone."""
-        due = [one.entry for one in self._sent.values() if one.publication is None and now >= one.due]
-        fresh = self._outbox.pending(self.kind, after=self._last, limit=1)
-        return [entry for entry in (*due, *fresh) if self.is_suspect(entry) and self._outbox.get(entry.id)]
+    def suspects(self) -> list[OutboxEntry]:
+        """Return the messages that may end the connection; each one is split, or sent last and alone when it is due."""
+        idle = [one.entry for one in self._sent.values() if one.publication is None]
+        return [entry for entry in idle if self.is_suspect(entry) and self._outbox.get(entry.id) is not None]
+
+    def is_due(self, entry: OutboxEntry, now: float) -> bool:
+        """Return True if the message may be sent now."""
+        sent = self._sent.get(entry.id)
+        return sent is None or now >= sent.due
 
     def publication(self, entry: OutboxEntry) -> Publication | None:
         """Return the unfinished copy of a message, or None."""
@@ -139,17 +143,17 @@ class SendWindow:
     def is_suspect(self, entry: OutboxEntry) -> bool:
         """Return True if the message, or one of its size, was unfinished when connections ended."""
         sent = self._sent.get(entry.id)
-        return entry.size >= self._max_bytes or (sent is not None and sent.ends >= _SUSPECT_ENDS)
+        unknown = entry.size > max(self._largest_taken, _MIN_SUSPECT_BYTES) and self._too_large < math.inf
+        return unknown or self.is_too_large(entry) or (sent is not None and sent.ends >= _SUSPECT_ENDS)
 
     def is_too_large(self, entry: OutboxEntry) -> bool:
         """Return True if the broker seems to refuse messages of this size."""
-        return entry.size >= self._max_bytes
+        return entry.size >= self._too_large
 
     def sent(self, entry: OutboxEntry, publication: Publication, now: float) -> None:
         """Record that a message was given to the connection."""
-        sent = self._sent.setdefault(entry.id, _InFlight(entry))
+        sent = self._sent[entry.id]
         sent.publication, sent.sent_at = publication, now
-        self._last = max(self._last, entry.id)
 
     def acknowledged(self, identifiers: Iterable[int], now: float) -> None:
         """Record that the calibrator has acknowledged messages, of this window or of another one.
@@ -184,21 +188,38 @@ class SendWindow:
                 times += [time for time in (sent.slot_until, sent.due) if time > now]
         return min(times, default=math.inf)
 
-    def _update_publication(self, sent: _InFlight, publication: Publication, now: float, *, worked: bool) -> None:
+    def _admit(self, number: int) -> list[OutboxEntry]:
+        """Take messages from the outbox into the window; return those that are no suspects, at most `number`."""
+        admitted: list[OutboxEntry] = []
+        while len(admitted) < number and len(self._sent) < _MAX_WAITING:
+            entries = self._outbox.pending(self.kind, after=self._last, limit=number - len(admitted))
+            if not entries:
+                break
+            for entry in entries:
+                self._last = entry.id
+                self._sent[entry.id] = _InFlight(entry)
+                if not self.is_suspect(entry):
+                    admitted.append(entry)
+        return admitted
+
+    def _update_publication(self, sent: _InFlight, publication: Publication, now: float) -> None:
         if publication.acked:
             sent.ends = 0
-            if sent.entry.size >= self._max_bytes:
-                self._max_bytes = math.inf
+            self._largest_taken = max(self._largest_taken, sent.entry.size)
+            if sent.entry.size >= self._too_large:
+                self._too_large = math.inf
             self._wait(sent, now, self._resend_s)
         elif publication.refused is not None:
             self._postpone(sent, now)
         elif publication.ended:
             sent.publication, sent.silence, sent.due = None, None, now
-            if worked and sent.entry.size >= _MIN_SUSPECT_BYTES:
+            if sent.entry.size >= _MIN_SUSPECT_BYTES:
                 sent.ends += 1
-                if sent.ends >= _TOO_LARGE_ENDS:
-                    self._max_bytes = min(self._max_bytes, sent.entry.size)
-                    sent.due = now + self._pause(self._resend_s, sent.ends - _TOO_LARGE_ENDS)
+                if sent.ends >= _TOO_LARGE_ENDS or self._too_large < math.inf:
+                    # Splitting costs little, and another end of the connection costs minutes: leave a margin.
+                    self._too_large = min(self._too_large, sent.entry.size * 3 // 4)
+                    self._largest_taken = min(self._largest_taken, sent.entry.size * 3 // 4)
+                    sent.due = now + self._pause(self._resend_s, sent.ends)
         elif publication.written and now >= self._puback_at(sent):  # the broker has lost it
             self._wait(sent, now, 0.0)
 

@@ -64,18 +64,18 @@ class OutboxSender:
         self._alone: Publication | None = None
         self._alone_until = 0.0
 
-    def update(self, now: float, *, worked: bool) -> None:
-        """Take over what has become of the messages that were sent.
-
-        `worked` is True if the broker has acknowledged something on the connection that was the newest until now.
-        """
+    def update(self, now: float) -> None:
+        """Take over what has become of the messages that were sent."""
         for window in self._windows:
-            window.update(now, worked=worked)
+            window.update(now)
         if self._alone is not None and (self._alone.done or now >= self._alone_until):
             self._alone = None
 
     def send(self, now: float) -> float:
-        """Send what is due; return the monotonic time at which there is something to do without any event."""
+        """Send what is due; return the monotonic time at which there is something to do without any event.
+
+        Call it only when the broker has acknowledged something on this connection.
+        """
         again = True
         while again and self._alone is None:
             again = all(self._send_due(window, now) for window in self._windows) and self._split_or_send_suspect(now)
@@ -110,12 +110,14 @@ class OutboxSender:
         It is sent when nothing else is unfinished, and then nothing else is sent until the broker has it.
         """
         for window in self._windows:
-            for entry in window.suspects(now):
+            for entry in window.suspects():
                 if window.is_too_large(entry) and self._outbox.split(entry.id):
                     self._limited.warning(
                         "split", "connections end when a message of %d bytes is sent; it is split", entry.size
                     )
                     return True
+                if not window.is_due(entry, now):
+                    continue
                 if self._connection.unacked_bytes == 0 and self._publish(window, entry, now):
                     self._alone, self._alone_until = window.publication(entry), now + _ALONE_S
                 return False
