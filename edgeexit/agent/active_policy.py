@@ -110,6 +110,8 @@ class PolicySelector:
         store.remove_leftovers()
         self._slots = {slot: SlotPolicies(slot, store, recipient, keys) for slot in POLICY_SLOTS}
         self._saver = PolicySaver(self._slots, clock=clock)
+        for slot in POLICY_SLOTS:
+            self._saver.save(slot)  # restores damaged files
         self._rejected: Rejection | None = None
         self.on_trial: PolicyOnTrial | None = None
         self.received = self._slots["cohort"].accepted.revision

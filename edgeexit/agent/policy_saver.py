@@ -84,7 +84,10 @@ class PolicySaver:
             self._schedule()
             self._unsaved[slot] = text
             self._limited.warning(
-                ("unsaved", slot, text), "what this %s accepted cannot be stored: %s; retrying", slot, text
+                ("unsaved", slot, text),
+                "what was decided on policies for this %s cannot be stored: %s; retrying",
+                slot,
+                text,
             )
 
     def retry(self) -> Mapping[PolicySlot, PendingPolicy]:

@@ -38,9 +38,11 @@ class SlotPolicies:
         stored = store.load(slot)
         self.newest = None if stored.newest is None else HeldPolicy(stored.newest, None)
         self.last_good = None if stored.last_good is None else HeldPolicy(stored.last_good, None)
-        self.record = stored.record or SlotRecord()
+        self.record = stored.record
         self.problem: str | None = None
         self.verify(keys)
+        if self.accepted.revision > self.record.accepted:  # a power cut between the files, or damaged records
+            self.record = SlotRecord(accepted=self.accepted.revision)
 
     @property
     def accepted(self) -> Accepted:

@@ -17,8 +17,9 @@ _log = logging.getLogger(__name__)
 
 _NEWEST: Final = "policy"
 _LAST_GOOD: Final = "last_good"
-_RECORD: Final = "accepted"
-_KINDS: Final = (_NEWEST, _LAST_GOOD, _RECORD)
+_RECORDS: Final = ("accepted", "accepted_copy")
+"""Two files, so that one damaged file loses neither the highest revision nor a reversion."""
+_KINDS: Final = (_NEWEST, _LAST_GOOD, *_RECORDS)
 
 
 class SlotRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,14 +38,14 @@ class StoredSlot(msgspec.Struct, frozen=True, kw_only=True):
     """Envelope of the policy that was accepted last."""
     last_good: bytes | None = None
     """Envelope of the last policy that passed its trial; it may be the newest one."""
-    record: SlotRecord | None = None
-    """None if there is no record, or it is damaged."""
+    record: SlotRecord = SlotRecord()
+    """The newer one of the two copies that are not damaged."""
 
 
 class PolicyStore:
     """Stores the signed envelopes of accepted policies. After a crash each file has its old or its new content.
 
-    A slot has three files per fleet, bundle, and cohort or device name. A device that returns to an earlier bundle or
+    A slot has four files per fleet, bundle, and cohort or device name. A device that returns to an earlier bundle or
     cohort therefore returns to its revision there, and rejects an older policy that is sent again.
 
     """
@@ -67,7 +68,8 @@ class PolicyStore:
     def save_newest(self, slot: PolicySlot, envelope: bytes, record: SlotRecord) -> None:
         """Store an accepted policy durably. Raises OSError if this fails; each file then has its old or new content."""
         self._write(_NEWEST, slot, envelope)
-        write_checked(self._path(_RECORD, slot), record)
+        for kind in _RECORDS:
+            write_checked(self._path(kind, slot), record)
 
     def save_last_good(self, slot: PolicySlot, envelope: bytes) -> None:
         """Store a policy that has passed its trial. Raises OSError if this fails."""
@@ -82,17 +84,25 @@ class PolicyStore:
         ):
             if envelope is not None and envelope != before:
                 self._write(kind, slot, envelope)
-        if held.record is not None and held.record not in {stored.record, SlotRecord()}:
-            write_checked(self._path(_RECORD, slot), held.record)
+        for kind in _RECORDS:
+            if held.record not in {self._read_record(kind, slot), SlotRecord()}:
+                write_checked(self._path(kind, slot), held.record)
 
     def load(self, slot: PolicySlot) -> StoredSlot:
         """Return what is stored; log what is not readable."""
+        records = [record for kind in _RECORDS if (record := self._read_record(kind, slot)) is not None]
+        return StoredSlot(
+            newest=self._read(_NEWEST, slot),
+            last_good=self._read(_LAST_GOOD, slot),
+            record=max(records, key=lambda one: (one.accepted, one.reverted is not None), default=SlotRecord()),
+        )
+
+    def _read_record(self, kind: str, slot: PolicySlot) -> SlotRecord | None:
         try:
-            record = read_checked(self._path(_RECORD, slot), SlotRecord)
+            return read_checked(self._path(kind, slot), SlotRecord)
         except (OSError, ValueError) as error:
-            _log.warning("the record of accepted policies is not used, their files give the revision: %s", error)
-            record = None
-        return StoredSlot(newest=self._read(_NEWEST, slot), last_good=self._read(_LAST_GOOD, slot), record=record)
+            _log.warning("a record of the accepted policies is not used: %s", error)
+            return None
 
     def _read(self, kind: str, slot: PolicySlot) -> bytes | None:
         path = self._path(kind, slot)
