@@ -21,12 +21,20 @@ WAIT_S = 10.0
 
 
 class FleetBroker(Mosquitto):
-    """mosquitto with the `mosquitto.conf` in `keys / "broker"`; only its paths, its port and its log differ."""
+    """mosquitto with the `mosquitto.conf` in `keys / "broker"`; only its paths, its ports and its log differ.
 
-    def __init__(self, keys: Path, folder: Path) -> None:
+    With `websockets`, the example of a listener for WebSockets is used, too, on `websocket_port`.
+    """
+
+    def __init__(self, keys: Path, folder: Path, *, websockets: bool = False) -> None:
         super().__init__(folder, tls={})
         text = (keys / "broker" / "mosquitto.conf").read_text()
         text = text.replace(BROKER_FOLDER, str(keys / "broker")).replace("listener 8883", f"listener {self.port}")
+        if websockets:
+            before, example = text.split("# listener 443\n")
+            example, after = example.split("\n\n", 1)
+            lines = [f"listener {self.websocket_port}", *(line.removeprefix("# ") for line in example.splitlines())]
+            text = before + "\n".join(lines) + "\n\n" + after
         text = text.replace("/var/lib/mosquitto/", f"{folder}/")
         self._config.write_text(f"{text}\nuser {getpass.getuser()}\nlog_type all\n")
 

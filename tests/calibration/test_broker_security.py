@@ -260,6 +260,32 @@ def test_sessions_of_an_agent_and_the_calibrator_work_through_the_broker(keys, b
         assert device.max_payload(f"{ROOT}/s0/A/up/audit") > 256 * 1024
 
 
+def test_the_listener_for_websockets_has_the_same_rules(keys, tmp_path):
+    broker = FleetBroker(keys, tmp_path / "mosquitto", websockets=True)
+    try:
+        broker.start()
+    except AssertionError as error:
+        if "WebSockets" in str(error) or "websockets" in str(error):
+            pytest.skip("this mosquitto is built without WebSockets")
+        raise
+    broker.url = f"wss://localhost:{broker.websocket_port}"
+    try:
+        with session(broker, keys, keys / "devices" / "A") as (device, _, _):
+            assert device.wait_connected(WAIT_S), device.last_error
+            own, other = (device.publish(f"{ROOT}/s0/{name}/up/state", b"x") for name in "AB")
+            until(lambda: own.done and other.done)
+            assert own.acked
+            assert other.refused is not None
+        without = BrokerConfig(url=broker.url, ca_file=str(keys / "ca" / "ca.crt"))
+        stranger = BrokerSession(without, SessionOptions(client_id="A"), on_message=lambda _: None)
+        stranger.start()
+        until(lambda: "certificate" in (stranger.last_error or ""))
+        assert not stranger.connected
+        stranger.stop()
+    finally:
+        broker.stop()
+
+
 def test_the_agent_and_the_calibrator_work_with_these_keys(client, keys, broker, database, tmp_path, caplog):
     """The real ones: the key set, the policy, the heartbeat, audits, their acknowledgement, and a command."""
     bundle = make_bundle(tmp_path / "bundle")
