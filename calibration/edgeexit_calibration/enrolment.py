@@ -4,7 +4,7 @@ Only audits are signed, because they steer the thresholds of a fleet. Reports st
 """
 
 from datetime import datetime, timedelta
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 from sqlalchemy.orm import Session
 
@@ -20,13 +20,6 @@ _EVENT_INTERVAL: Final = timedelta(days=1)
 REVOKED: Final = "the device is revoked; approve it again to store its messages"
 
 
-class KeyRefusal(NamedTuple):
-    """Why an audit is not stored; `final` if it never will be."""
-
-    reason: str
-    final: bool
-
-
 def short_key(key: str) -> str:
     """Return the id of a public key in base64, as people compare it: 16 hex digits."""
     try:
@@ -35,13 +28,11 @@ def short_key(key: str) -> str:
         return "invalid"
 
 
-def check_key(session: Session, device: DeviceRow, key: str, enrolment: Enrolment, now: datetime) -> KeyRefusal | None:
-    """Return None if an audit that `key` signed is to be stored; pin the key if it is the first one.
+def check_key(session: Session, device: DeviceRow, key: str, enrolment: Enrolment, now: datetime) -> str | None:
+    """Return None if an audit that `key` signed is to be stored, else why not; pin the key if it is the first one.
 
-    Any other key is offered to the user, who decides with `approve`.
+    Any other key is offered to the user, who decides with `approve`. The device must not be revoked.
     """
-    if device.revoked_at is not None:
-        return KeyRefusal(REVOKED, final=True)
     if device.key == key:
         return None
     if device.key is None and enrolment == "open":
@@ -51,15 +42,14 @@ def check_key(session: Session, device: DeviceRow, key: str, enrolment: Enrolmen
         return None
     if device.key is None:
         device.offered_key = key
-        return KeyRefusal(f"key {short_key(key)} waits for an approval by the operator", final=False)
+        return f"key {short_key(key)} waits for an approval by the operator"
     if device.offered_key != key:
         device.offered_key = key
         last = last_device_event(session, device.id, "key changed")
         if last is None or now - last.time > _EVENT_INTERVAL:  # a forger has any number of keys
             details = {"key": short_key(device.key), "offered": short_key(key)}
             add_event(session, None, "key changed", details, actor=CALIBRATOR, now=now, device_id=device.id)
-    return KeyRefusal(
+    return (
         f"signed with key {short_key(key)}, but the device is enrolled with key {short_key(device.key)}; the operator "
-        "must approve the new key",
-        final=False,
+        "must approve the new key"
     )

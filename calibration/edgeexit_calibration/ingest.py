@@ -145,13 +145,12 @@ class _Batch:
             return None
         exits = len(message.exits) if isinstance(message, Report) else len(message.samples[0].top1)
         if cohort.exits not in (None, exits):
-            reason = f"{exits} exits, but the bundle has {cohort.exits}"
-            self._refuse(uplink, message, "invalid", reason, final=True)
+            self._refuse(uplink, message, "invalid", f"{exits} exits, but the bundle has {cohort.exits}", final=True)
             return None
         if isinstance(message, Audit) and uplink.key is not None:
-            refusal = check_key(self._session, device, uplink.key, self._rules.enrolment, self._now)
-            if refusal is not None:
-                self._refuse(uplink, message, "key not approved", refusal.reason, final=refusal.final)
+            reason = check_key(self._session, device, uplink.key, self._rules.enrolment, self._now)
+            if reason is not None:
+                self._refuse(uplink, message, "key not approved", reason, final=False)
                 return None
         self._sequences.setdefault((uplink.address, message.start), {})[message.sequence] = None
         return cohort.row.id
