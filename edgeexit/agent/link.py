@@ -230,6 +230,7 @@ class FleetLink:
             return math.inf
         if self._reconnected.is_set():
             self._reconnected.clear()
+            self._outbox.forget_too_large()
             self.publish_state()
             if self._profile is not None:
                 self.publish_profile(self._profile)

@@ -61,6 +61,7 @@ class Outbox:
         self._limited = LimitedLog(_log)
         self.start: Final = secrets.token_hex(8)
         self._sequence = 0
+        self._too_large: str | None = None
         self._storage = OutboxStorage(folder / FILE, settle=settle)
         with self._lock:
             self._storage.write(delete=self._make_room())
@@ -82,8 +83,8 @@ class Outbox:
 
     @property
     def problem(self) -> str | None:
-        """Why the disk is not used, or None."""
-        return self._storage.problem
+        """Why the disk is not used, or which message was too large to be sent; None if all is well."""
+        return self._storage.problem or self._too_large
 
     @property
     def maintain_at(self) -> float:
@@ -190,6 +191,10 @@ class Outbox:
                 self._storage.write(delete=[entry])
                 self._warn_oversized(entry.kind, size, limit)
 
+    def forget_too_large(self) -> None:
+        """Report a message that was too large no more, because the next connection may have another limit."""
+        self._too_large = None
+
     def maintain(self, now: float) -> None:
         """Check that the file is still at its path; return from memory to the disk if it is usable. Call it regularly.
 
@@ -245,4 +250,5 @@ class Outbox:
         return [entry for entry, _ in victims]
 
     def _warn_oversized(self, what: str, size: int, limit: str) -> None:
-        self._limited.warning("oversized", "%s of %d bytes dropped: it is larger than %s", what, size, limit)
+        self._too_large = f"{what} of {size} bytes dropped: it is larger than {limit}"
+        self._limited.warning("oversized", "%s", self._too_large)

@@ -236,8 +236,8 @@ class SendWindow:
         sent.postponed, sent.slot_until = True, sent.due
 
     def _pause(self, seconds: float, doublings: int) -> float:
-        return min(seconds * 2 ** min(doublings, 30), _MAX_PAUSE_S) * self._jitter()
+        return min(seconds * 2.0 ** min(doublings, 30), _MAX_PAUSE_S) * self._jitter()
 
     def _puback_at(self, sent: _InFlight) -> float:
-        seconds = (_PUBACK_S + sent.entry.size / _MIN_BYTES_PER_S) * 2 ** min(sent.copies, 5)
+        seconds = (_PUBACK_S + sent.entry.size / _MIN_BYTES_PER_S) * 2.0 ** min(sent.copies, 5)
         return sent.sent_at + min(seconds, _MAX_PAUSE_S)

@@ -18,14 +18,14 @@ _ALONE_S: Final = 120.0
 """Maximum time for which other messages wait for one that is sent alone."""
 
 
-class Signer(Protocol):
+class AuditSigner(Protocol):
     """Signs the audits of a device."""
 
     def sign_audit(self, audit: bytes, *, topic: str) -> bytes:
         """Return the payload of `up/audit` for the JSON of an audit."""
 
 
-class Connection(Protocol):
+class MessageTarget(Protocol):
     """What the sender needs of a broker session."""
 
     @property
@@ -53,7 +53,7 @@ class OutboxSender:
     """
 
     def __init__(
-        self, outbox: Outbox, connection: Connection, signer: Signer, *, address: DeviceAddress, resend_s: float
+        self, outbox: Outbox, connection: MessageTarget, signer: AuditSigner, *, address: DeviceAddress, resend_s: float
     ) -> None:
         self._outbox = outbox
         self._connection = connection
