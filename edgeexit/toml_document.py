@@ -72,6 +72,8 @@ def decode_toml(
         at_end = error.pos >= len(error.doc)  # an array or a string is not closed: report where it begins
         line = max((last for _, last, _ in _statements(text)), default=0) + 1 if at_end else error.lineno
         raise TomlError(f"not valid TOML: {error.msg}", line=line) from error
+    except RecursionError as error:
+        raise TomlError("arrays or tables are nested too deeply", line=None) from error
     for field, value in overrides.items():
         if isinstance(value, str):
             document[field] = value

@@ -47,7 +47,7 @@ def accept(channel, topic, payload):
     if channel == "ack":
         return decode(payload, Ack)
     if channel == "command":
-        return CommandCheck(recipient(), start=INDEX["start"], keys=[load_public_key(ROLES["command"])]).accept(payload)
+        return CommandCheck(recipient(), start=INDEX["start"]).accept(payload, trusted())
     if channel == "heartbeat":
         return decode(trusted().verify(payload, payload_type=HEARTBEAT_TYPE, role="policy"), Heartbeat)
     if channel == "keys":
