@@ -163,7 +163,9 @@ class CallRouter:
     def _reply_statistics(self, body: bytes | bytearray) -> bytes:
         """Report the requests since the start."""
         del body
-        return encode_json({"model_stats": [self._service.statistics]})
+        model = self._service.model
+        found = self._service.statistics.document(name=model.name, version=model.versions[0])
+        return encode_json({"model_stats": [found]})
 
     def _reply_status(self, body: bytes | bytearray) -> bytes:
         """Report the connection to the fleet."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from edgeexit.agent.endpoint.refusal import RefusalError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
 CODINGS: Final = ("gzip", "deflate", "identity")
 """The accepted values of the header Content-Encoding."""
@@ -21,22 +21,6 @@ _ZLIB_BITS: Final = zlib.MAX_WBITS
 _RAW_BITS: Final = -zlib.MAX_WBITS
 _ZLIB_HEADER_BYTES: Final = 2
 _MAX_MEMBERS: Final = 1024
-
-
-def content_coding(headers: Mapping[str, str]) -> str:
-    """Return the coding of a request's body, one of `CODINGS`. Raises RefusalError (415) for any other."""
-    value = headers.get("content-encoding")
-    if value is None:
-        return "identity"
-    coding = value.lower()
-    coding = _ALIASES.get(coding, coding) or "identity"
-    if coding not in CODINGS:
-        raise RefusalError(
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-            f"content encoding '{value[:100]}' is not supported; use one of {', '.join(CODINGS)}",
-            headers={"Accept-Encoding": ", ".join(CODINGS)},
-        )
-    return coding
 
 
 class BodyInflater:
@@ -94,6 +78,22 @@ class BodyInflater:
 
     def _invalid(self, reason: str) -> RefusalError:
         return RefusalError(HTTPStatus.BAD_REQUEST, f"the body is not valid {self._coding} data: {reason}")
+
+
+def inflater_of(value: str) -> BodyInflater | None:
+    """Return what inflates a body with this Content-Encoding; None for `identity`.
+
+    Raises RefusalError (415) for a coding that is none of `CODINGS`.
+    """
+    coding = value.lower()
+    coding = _ALIASES.get(coding, coding)
+    if coding not in CODINGS:
+        raise RefusalError(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            f"content encoding '{value[:100]}' is not supported; use one of {', '.join(CODINGS)}",
+            headers={"Accept-Encoding": ", ".join(CODINGS)},
+        )
+    return None if coding == "identity" else BodyInflater(coding)
 
 
 def _is_zlib(data: bytes) -> bool:

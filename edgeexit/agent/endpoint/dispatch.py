@@ -167,7 +167,7 @@ class Dispatcher:
             self._loop.call_soon(self._run_group)
         if not jobs:
             return
-        self._statistics.execution_count += 1
+        self._statistics.executions += 1
         started = time.perf_counter()
         active: ActivePolicy | None = None
         results: Sequence[Inference | Exception]
@@ -182,7 +182,7 @@ class Dispatcher:
     def _submit_to_scheduler(self, job: InferJob) -> None:
         active, job.future = self._agent.submit(job.inputs, id=job.id)
         self._in_scheduler += 1
-        self._statistics.execution_count += 1
+        self._statistics.executions += 1
 
         def complete(future: Future[Inference]) -> None:
             self._completed.append((job, active, future))

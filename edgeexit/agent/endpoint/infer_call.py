@@ -58,6 +58,7 @@ class InferCall:
     def __init__(self, service: InferenceService, dispatcher: Dispatcher, loop: asyncio.AbstractEventLoop) -> None:
         self.max_body_bytes = service.config.max_body_bytes
         self._service = service
+        self._statistics = service.statistics
         self._dispatcher = dispatcher
         self._loop = loop
         self._limit = ResultLimit(service.agent.manifest, _HELD_RESULTS * service.config.max_body_bytes)
@@ -119,13 +120,7 @@ class InferCall:
             samples = len(result.exits)
 
             def respond(response: Response) -> None:
-                self._service.statistics.record_success(
-                    samples,
-                    started_ns=started_ns,
-                    decoded_ns=decoded_ns,
-                    inferred_ns=inferred_ns,
-                    encoded_ns=time.perf_counter_ns(),
-                )
+                self._statistics.record_success(samples, started_ns, decoded_ns, inferred_ns, time.perf_counter_ns())
                 connection.respond(response)
 
             if result.outputs.size > _LONG_NUMBERS:
@@ -185,7 +180,7 @@ class InferCall:
 
     def _refusal(self, error: BaseException, started_ns: int) -> RefusalError:
         """Count a failure, and return the refusal for it; details of an internal error go to the log only."""
-        self._service.statistics.record_failure(time.perf_counter_ns() - started_ns)
+        self._statistics.record_failure(time.perf_counter_ns() - started_ns)
         if isinstance(error, RefusalError):
             return error
         if isinstance(error, OverloadedError):

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 import httptools
 
-from edgeexit.agent.endpoint.content_coding import BodyInflater, content_coding
+from edgeexit.agent.endpoint.content_coding import BodyInflater, inflater_of
 from edgeexit.agent.endpoint.head import RequestHead
 from edgeexit.agent.endpoint.refusal import RefusalError
 from edgeexit.errors import OverloadedError
@@ -181,8 +181,8 @@ class RequestReader:
             self._limit = self._receiver.find_call(head).max_body_bytes
             if 0 < self._limit < head.declared_size:
                 raise _too_large(self._limit)
-            if self._limit and (coding := content_coding(head.headers)) != "identity":
-                self._inflater = BodyInflater(coding)
+            if self._limit and "content-encoding" in head.headers:
+                self._inflater = inflater_of(head.headers["content-encoding"])
         except RefusalError as refusal:
             # A client that is still sending may miss a response, so a body of reasonable size is received first.
             if refusal.close or head.waits_for_continue or head.declared_size > self._max_drained:

@@ -30,7 +30,7 @@ class InferenceService:
         self.configuration = model_configuration(
             self.model, max_waiting=agent.config.max_waiting, max_delay_ms=agent.config.max_delay_ms
         )
-        self.statistics = ModelStatistics(name=self.model.name, version=self.model.versions[0])
+        self.statistics = ModelStatistics()
         self.inputs = ModelInputs(agent.manifest.inputs)
         self.ready = True
         """False: inference does not complete, or the endpoint is stopping."""

@@ -6,65 +6,102 @@ github.com/triton-inference-server/server, docs/protocol/extension_statistics.md
 from __future__ import annotations
 
 import time
+from typing import Final
 
 import msgspec
 
+_NS_PER_MS: Final = 1_000_000
 
-class DurationTotal(msgspec.Struct):
+
+class DurationTotal(msgspec.Struct, frozen=True):
     """A number of requests, and their total duration."""
 
     count: int = 0
     ns: int = 0
 
-    def add(self, ns: int) -> None:
-        """Add one request."""
-        self.count += 1
-        self.ns += ns
 
-
-class InferenceDurations(msgspec.Struct):
+class InferenceDurations(msgspec.Struct, frozen=True, kw_only=True):
     """What happened to the requests, from their last byte until their response."""
 
-    success: DurationTotal = msgspec.field(default_factory=DurationTotal)
-    fail: DurationTotal = msgspec.field(default_factory=DurationTotal)
+    success: DurationTotal
+    fail: DurationTotal
     """Requests that got an error, whoever caused it."""
-    queue: DurationTotal = msgspec.field(default_factory=DurationTotal)
+    queue: DurationTotal = DurationTotal()
     """Zero: the wait for other samples of a batch is a part of `compute_infer`."""
-    compute_input: DurationTotal = msgspec.field(default_factory=DurationTotal)
+    compute_input: DurationTotal
     """Decoding, of successful requests."""
-    compute_infer: DurationTotal = msgspec.field(default_factory=DurationTotal)
-    compute_output: DurationTotal = msgspec.field(default_factory=DurationTotal)
+    compute_infer: DurationTotal
+    compute_output: DurationTotal
     """Encoding."""
-    cache_hit: DurationTotal = msgspec.field(default_factory=DurationTotal)
-    cache_miss: DurationTotal = msgspec.field(default_factory=DurationTotal)
+    cache_hit: DurationTotal = DurationTotal()
+    cache_miss: DurationTotal = DurationTotal()
 
 
-class ModelStatistics(msgspec.Struct):
-    """What the statistics call reports of the model; only the endpoint's loop changes it."""
+class StatisticsDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """What the statistics call reports of the model."""
 
     name: str
     version: str
-    last_inference: int = 0
+    last_inference: int
     """Milliseconds since 1970; 0: there was none."""
-    inference_count: int = 0
+    inference_count: int
     """Samples of successful requests."""
-    execution_count: int = 0
+    execution_count: int
     """Batches in the endpoint's thread, and requests that the scheduler ran."""
-    inference_stats: InferenceDurations = msgspec.field(default_factory=InferenceDurations)
+    inference_stats: InferenceDurations
     batch_stats: tuple[()] = ()
 
-    def record_success(
-        self, samples: int, *, started_ns: int, decoded_ns: int, inferred_ns: int, encoded_ns: int
-    ) -> None:
-        """Count a request by the times at which its parts ended."""
-        durations = self.inference_stats
-        self.inference_count += samples
-        self.last_inference = time.time_ns() // 1_000_000
-        durations.success.add(encoded_ns - started_ns)
-        durations.compute_input.add(decoded_ns - started_ns)
-        durations.compute_infer.add(inferred_ns - decoded_ns)
-        durations.compute_output.add(encoded_ns - inferred_ns)
+
+class ModelStatistics:
+    """Counts what happens to the requests of the model; only the endpoint's loop uses it.
+
+    Attributes:
+        executions: batches in the endpoint's thread, and requests that the scheduler ran.
+
+    """
+
+    __slots__ = (
+        "_decoding_ns", "_encoding_ns", "_failing_ns", "_failures", "_inferring_ns", "_last_ns", "_samples",
+        "_successes", "executions",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.executions = 0
+        self._last_ns = 0
+        self._samples = self._successes = self._failures = 0
+        self._decoding_ns = self._inferring_ns = self._encoding_ns = self._failing_ns = 0
+
+    def record_success(self, samples: int, started_ns: int, decoded_ns: int, inferred_ns: int, encoded_ns: int) -> None:
+        """Count a request by the times (`time.perf_counter_ns`) at which its parts ended."""
+        self._successes += 1
+        self._samples += samples
+        self._decoding_ns += decoded_ns - started_ns
+        self._inferring_ns += inferred_ns - decoded_ns
+        self._encoding_ns += encoded_ns - inferred_ns
+        self._last_ns = encoded_ns
 
     def record_failure(self, duration_ns: int) -> None:
         """Count a request that got an error."""
-        self.inference_stats.fail.add(duration_ns)
+        self._failures += 1
+        self._failing_ns += duration_ns
+
+    def document(self, *, name: str, version: str) -> StatisticsDocument:
+        """Return the counts since the start for a model of this name and version."""
+        count = self._successes
+        parts_ns = (self._decoding_ns, self._inferring_ns, self._encoding_ns)
+        decoding, inferring, encoding = (DurationTotal(count, ns) for ns in parts_ns)
+        last_ns = time.time_ns() - (time.perf_counter_ns() - self._last_ns) if count else 0
+        return StatisticsDocument(
+            name=name,
+            version=version,
+            last_inference=last_ns // _NS_PER_MS,
+            inference_count=self._samples,
+            execution_count=self.executions,
+            inference_stats=InferenceDurations(
+                success=DurationTotal(count, sum(parts_ns)),
+                fail=DurationTotal(self._failures, self._failing_ns),
+                compute_input=decoding,
+                compute_infer=inferring,
+                compute_output=encoding,
+            ),
+        )
