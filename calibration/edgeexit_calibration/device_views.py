@@ -34,6 +34,8 @@ class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
     unconfirmed: bool | None = None
     """True if the device has received no newer heartbeat for a long time."""
     problems: tuple[str, ...] = ()
+    audited_samples: int
+    """Number of its audited samples; a device with a large share of its cohort's has much influence on refits."""
     losses: Losses
     """Messages that the device has given up."""
     losses_at: datetime | None
@@ -98,6 +100,7 @@ def _device_view(row: DeviceRow) -> DeviceView:
         shard=row.shard,
         device=row.device,
         last_seen=row.last_seen,
+        audited_samples=row.audited_samples,
         losses=msgspec.convert(row.losses, Losses),
         losses_at=row.losses_at,
         key=None if row.key is None else short_key(row.key),

@@ -305,6 +305,7 @@ def _store_audits(session: Session, audits: Sequence[tuple[DeviceRow, int, Audit
     samples: list[dict[str, object]] = []
     for row, (device, cohort_id, audit) in zip(rows, new.values(), strict=True):
         samples += _sample_rows(audit, row.id, cohort_id)
+        device.audited_samples += len(audit.samples)
         device.last_seen = now
     if samples:
         session.execute(insert(AuditedSampleRow), samples)

@@ -101,6 +101,8 @@ class DeviceRow(TableBase):
     """Two starts that ran at the same time, or nothing."""
     clone_seen_at: Mapped[datetime | None]
     """When two running agents with this name were last noticed."""
+    audited_samples: Mapped[int] = mapped_column(default=0)
+    """Number of its audited samples, for the share that a device has in those of its cohort."""
     losses: Mapped[dict[str, Any]]
     """`messages.Losses` of the report that arrived last."""
     losses_at: Mapped[datetime | None]
@@ -113,7 +115,9 @@ class DeviceRow(TableBase):
 
     def __init__(self, **values: Any) -> None:
         """Create a device of which nothing is known but the given values."""
-        super().__init__(**{"starts": {}, "clone_starts": [], "losses": {}, "drops": {}, **values})
+        super().__init__(
+            **{"starts": {}, "clone_starts": [], "audited_samples": 0, "losses": {}, "drops": {}, **values}
+        )
 
 
 class ProfileRow(TableBase):

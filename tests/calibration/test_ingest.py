@@ -57,6 +57,7 @@ def test_the_order_of_messages_and_duplicates_do_not_change_the_result(database,
     cohort = CohortAddress(fleet, bundle.digest, COHORT)
     assert exit_mix(database, cohort, revision=1).counts == newest
     assert disagreement(database, cohort).samples == 2 * 12
+    assert [device.audited_samples for device in devices(database, fleet=fleet)] == [12, 12]
 
 
 def test_missing_reports_do_not_change_the_counters(database):

@@ -33,6 +33,7 @@ def upgrade() -> None:
         sa.Column("starts", sa.JSON(), nullable=False),
         sa.Column("clone_starts", sa.JSON(), nullable=False),
         sa.Column("clone_seen_at", sa.DateTime(), nullable=True),
+        sa.Column("audited_samples", sa.BigInteger(), nullable=False),
         sa.Column("losses", sa.JSON(), nullable=False),
         sa.Column("losses_at", sa.DateTime(), nullable=True),
         sa.Column("drops", sa.JSON(), nullable=False),
