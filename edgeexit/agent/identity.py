@@ -1,6 +1,7 @@
 """The identity key of a device: it signs audits, and the calibrator knows the device by it."""
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,12 +25,12 @@ _LABEL: Final = b"identity "
 class DeviceIdentity:
     """Signs the audits of a device.
 
-    The key is created at the first start. If it cannot be stored, `retry` stores it when the disk takes it. A damaged
-    file is set aside. A file that cannot be read stays: then the device has another key until the next start. In each
-    of these cases `problem` says why the calibrator sees another device.
+    The key is created at the first start. If it cannot be stored, or its file is removed, `retry` stores it again. A
+    damaged file is set aside. A file that cannot be read stays: then the device has another key until the next start.
+    In each of these cases `problem` says why the calibrator sees another device.
 
     Args:
-        folder: state folder.
+        folder: state folder; it is created by whoever locks it.
         clock: returns monotonic seconds.
 
     """
@@ -39,8 +40,7 @@ class DeviceIdentity:
         self._unstored: str | None = None
         self._path = folder / FILE
         self._clock = clock
-        self._retry_at: float | None = None
-        """When to try to store the key; None if it is stored, or must not replace the file."""
+        self._check_at = clock() + _RETRY_S
         self._key = self._load() or self._create()
         self.public_key: Final = public_key_text(self._key.public_key())
         """The public key, as messages contain it."""
@@ -55,11 +55,20 @@ class DeviceIdentity:
         return sign_audit(audit, topic=topic, key=self._key)
 
     def retry(self) -> None:
-        """Store the key if it could not be stored before; at most once per minute. Call it now and then."""
-        if self._retry_at is None or self._clock() < self._retry_at:
+        """Store the key if there is no file, because the disk was full or the state folder was removed.
+
+        Call it often: it looks once per minute. A file that is there is never replaced.
+        """
+        if self._clock() < self._check_at:
             return
-        if self._store(self._key):
-            _log.info("identity key '%s' is stored now", self._path)
+        self._check_at = self._clock() + _RETRY_S
+        if not os.path.lexists(self._path) and self._store(self._key):
+            _log.info("identity key '%s' is stored again", self._path)
+
+    def store_again(self) -> None:
+        """Store the key if its file is gone: the state folder was removed."""
+        if not self._path.exists() and self._store(self._key):
+            _log.info("identity key '%s' is stored again", self._path)
 
     def _load(self) -> PrivateKey | None:
         """Return the stored key, or another one if the file cannot be read; None if a key is to be stored."""
@@ -94,15 +103,13 @@ class DeviceIdentity:
         """Store the key; return True if it is stored."""
         label = _LABEL + public_key_text(key.public_key()).encode() + b"\n"
         try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_atomic(self._path, label + encode_private_key(key), mode=0o600)
         except OSError as error:
             if self._unstored is None:
                 self._unstored = f"identity key '{self._path}' cannot be stored: {error.strerror or error}"
                 _log.warning("%s; if it is not stored until the next start, the device gets a new one", self._unstored)
-            self._retry_at = self._clock() + _RETRY_S
             return False
-        self._retry_at = self._unstored = None
+        self._unstored = None
         return True
 
     def _lose(self, problem: str) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import stat
 
 import pytest
@@ -172,9 +173,29 @@ def test_a_read_only_disk_gives_a_temporary_key_and_keeps_a_stored_one(tmp_path)
         remount(disk, read_only=False)
 
 
-def test_a_state_folder_that_is_gone_is_made_again(tmp_path):
-    identity = DeviceIdentity(tmp_path / "a" / "state")
-    assert (identity.problem, read_identity(tmp_path / "a" / "state")) == (None, identity.public_key)
+def test_the_key_survives_a_state_folder_that_is_removed_and_made_again(tmp_path):
+    clock, folder = Clock(), tmp_path / "state"
+    folder.mkdir()
+    identity = DeviceIdentity(folder, clock=clock)
+    shutil.rmtree(folder)
+    clock.now_s += 61
+    identity.retry()
+    assert not folder.exists(), "whoever locks the folder creates it"
+    assert "cannot be stored: No such file" in identity.problem
+    folder.mkdir()
+    clock.now_s += 61
+    identity.retry()
+    assert (identity.problem, read_identity(folder)) == (None, identity.public_key)
+
+
+def test_the_key_of_another_agent_in_the_folder_is_not_replaced(tmp_path):
+    clock = Clock()
+    identity = DeviceIdentity(tmp_path, clock=clock)
+    (tmp_path / FILE).unlink()
+    other = DeviceIdentity(tmp_path)
+    clock.now_s += 61
+    identity.retry()
+    assert read_identity(tmp_path) == other.public_key
 
 
 def test_no_log_line_and_no_error_contains_a_private_key(tmp_path, caplog):
