@@ -1,61 +1,54 @@
 """Runs situations in which something fails, and prints one table of what was promised and what was counted."""
 
 import argparse
-import contextlib
 import ctypes
 import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
+from edgeexit.console import print_json, print_table
+from scripts.chaoslab.lab import Check, Lab
 from scripts.chaoslab.processes import start_server
+from scripts.chaoslab.situations import ALONE, SITUATIONS
+from scripts.chaoslab.waiting import INTERRUPTED
 
 _INTERRUPTED = 130
+_QUIET_S = 10.0
 _CLONE_NEWNS = 0x00020000  # <linux/sched.h>
 _MS_REC, _MS_PRIVATE = 0x4000, 0x40000  # <linux/mount.h>
 
 
 def main() -> int:
     """Run the command; return 1 if a promise is broken."""
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ.setdefault(name, "1")  # before numpy is imported
-    from edgeexit.console import print_json, print_table  # noqa: PLC0415 - after the environment is set
-    from scripts.chaoslab.lab import Check, Lab  # noqa: PLC0415 - as above
-    from scripts.chaoslab.situations import SITUATIONS  # noqa: PLC0415 - as above
-
     options = _parse(list(SITUATIONS))
     signal.signal(signal.SIGTERM, _interrupt)
     _keep_mounts_private()
     start_server()
-    checks: list[Check] = []
     names = options.only or list(SITUATIONS)
-    try:
-        with tempfile.TemporaryDirectory(prefix="edgeexit-chaos-") as folder:
-            for number, name in enumerate(names, start=1):
-                started = time.monotonic()
-                progress = _progress(f"[{number}/{len(names)}] {name}")
-                progress("starts")
-                try:
-                    with Lab(Path(folder), name=name, seed=options.seed, long=options.long, progress=progress) as lab:
-                        lab.keep = options.keep  # also if it raises
-                        found = SITUATIONS[name](lab)
-                        if all(check.kept is not False for check in found):
-                            lab.keep = None
-                except Exception as error:  # noqa: BLE001 - the other situations still run
-                    traceback.print_exc()
-                    text = f"{type(error).__name__}: {error}"
-                    found = [Check(situation=name, promise="the situation runs to its end", counted=text, kept=False)]
-                checks += found
-                progress(
-                    f"{_verdicts([check.kept for check in found])} after {time.monotonic() - started:.0f} s", end=True
-                )
-    except KeyboardInterrupt:
-        print("interrupted; everything that was started has ended", file=sys.stderr)
-        return _INTERRUPTED
+    together = [name for name in names if name not in ALONE]
+    progress = _Progress(len(names))
+
+    def run(name: str) -> list[Check]:
+        return _run(Path(folder), name, options, progress)
+
+    with tempfile.TemporaryDirectory(prefix="edgeexit-chaos-") as folder:
+        pool = ThreadPoolExecutor(options.jobs)
+        try:
+            found = dict(zip(together, pool.map(run, together), strict=True))
+            found |= {name: run(name) for name in names if name in ALONE}
+        except KeyboardInterrupt:
+            INTERRUPTED.set()
+            print("\ninterrupted; ending what was started", file=sys.stderr)
+            pool.shutdown(cancel_futures=True)
+            return _INTERRUPTED
+    checks = [check for name in names for check in found[name]]
     if options.json:
         print_json({"seed": options.seed, "long": options.long, "checks": checks})
     else:
@@ -71,12 +64,35 @@ def main() -> int:
     return int(any(check.kept is False for check in checks))
 
 
+def _run(folder: Path, name: str, options: argparse.Namespace, progress: "_Progress") -> list[Check]:
+    """Run one situation; an error of it is a broken promise, and the others still run."""
+    started = time.monotonic()
+    progress.show(name, "starts")
+    try:
+        with Lab(folder, name=name, seed=options.seed, long=options.long, progress=partial(progress.show, name)) as lab:
+            lab.keep = options.keep  # also if it raises
+            found = SITUATIONS[name](lab)
+            if all(check.kept is not False for check in found):
+                lab.keep = None
+    except InterruptedError:
+        raise
+    except Exception as error:  # noqa: BLE001 - see above
+        traceback.print_exc()
+        text = f"{type(error).__name__}: {error}"
+        found = [Check(situation=name, promise="the situation runs to its end", counted=text, kept=False)]
+    kinds = [_verdict(check.kept) for check in found]
+    verdicts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+    progress.end(name, f"{verdicts} after {time.monotonic() - started:.0f} s")
+    return found
+
+
 def _parse(names: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/chaos", description=__doc__)
     parser.add_argument("--seed", type=int, default=1, help="seed of all random moments; default 1")
     parser.add_argument("--long", action="store_true", help="the numbers of docs/chaos.md; takes about half an hour")
     parser.add_argument("--only", action="append", choices=names, metavar="NAME", help=f"one of: {', '.join(names)}")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep logs and states of broken situations there")
+    parser.add_argument("--jobs", type=int, default=3, help="situations that run at the same time; default 3")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return parser.parse_args()
 
@@ -89,18 +105,34 @@ def _keep_mounts_private() -> None:
             libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None)
 
 
-def _progress(prefix: str) -> Callable[..., None]:
-    """Return a function that prints a line: on a terminal in place, elsewhere at most every 10 s."""
-    last = [0.0]
+class _Progress:
+    """Prints what the running situations do: on a terminal in place, elsewhere at most every 10 s each."""
 
-    def show(text: str, *, end: bool = False) -> None:
-        if sys.stderr.isatty():
-            print(f"\r\033[K{prefix}: {text}", end="\n" if end else "", file=sys.stderr, flush=True)
-        elif end or time.monotonic() - last[0] > 10:  # noqa: PLR2004
-            print(f"{prefix}: {text}", file=sys.stderr, flush=True)
-            last[0] = time.monotonic()
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._ended = 0
+        self._shown: dict[str, float] = {}
+        self._running: dict[str, str] = {}
+        self._lock = threading.Lock()
 
-    return show
+    def show(self, name: str, text: str) -> None:
+        """Show what a situation does now."""
+        with self._lock:
+            self._running[name] = text
+            if sys.stderr.isatty():
+                line = "; ".join(f"{one}: {now}" for one, now in self._running.items())
+                print(f"\r\033[K[{self._ended}/{self._total}] {line}"[:160], end="", file=sys.stderr, flush=True)
+            elif time.monotonic() - self._shown.get(name, -_QUIET_S) >= _QUIET_S:
+                self._shown[name] = time.monotonic()
+                print(f"[{self._ended}/{self._total}] {name}: {text}", file=sys.stderr, flush=True)
+
+    def end(self, name: str, text: str) -> None:
+        """Show how a situation has ended."""
+        with self._lock:
+            self._ended += 1
+            self._running.pop(name, None)
+            clear = "\r\033[K" if sys.stderr.isatty() else ""
+            print(f"{clear}[{self._ended}/{self._total}] {name}: {text}", file=sys.stderr, flush=True)
 
 
 def _interrupt(*_: object) -> None:
@@ -111,11 +143,5 @@ def _verdict(kept: bool | None) -> str:  # noqa: FBT001 - a column
     return {True: "kept", False: "BROKEN", None: "skipped"}[kept]
 
 
-def _verdicts(verdicts: list[bool | None]) -> str:
-    kinds = [_verdict(kept) for kept in verdicts]
-    return ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
-
-
 if __name__ == "__main__":
-    with contextlib.suppress(BrokenPipeError):
-        sys.exit(main())
+    sys.exit(main())

@@ -2,7 +2,7 @@
 
 from scripts.chaoslab.brokers import has_mosquitto
 from scripts.chaoslab.lab import Check, Lab, running
-from scripts.chaoslab.watcher import wait_until
+from scripts.chaoslab.waiting import pause, wait_until
 
 _LONG, _SHORT = 34, 1
 """Kills of each of the three brokers."""
@@ -29,9 +29,9 @@ def _kill_one_kind(lab: Lab, kind: str, options: dict[str, bool]) -> list[Check]
     list(running(devices))
     for kill in range(kills):
         lab.progress(f"{broker.name}: {kill} of {kills} kills")
-        wait_until(lambda: False, lab.random.uniform(0.1, 1.5))
+        pause(lab.random.uniform(0.1, 1.5))
         broker.kill()
-        wait_until(lambda: False, lab.random.uniform(0.0, 1.0))
+        pause(lab.random.uniform(0.0, 1.0))
         broker.start()
         # Half of the kills hit while clients reconnect; before the others, one outbox has been acknowledged.
         wait_until(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from scripts.chaoslab.brokers import Broker
 from scripts.chaoslab.lab import Check, Device, Lab, running
-from scripts.chaoslab.watcher import wait_until
+from scripts.chaoslab.waiting import pause, wait_until
 
 _FLIPPED_DEVICES = 10
 _LONG_ROUNDS = 8
@@ -24,7 +24,7 @@ def rolled_back(lab: Lab) -> list[Check]:
         device.start()
         list(running([device]))
         broker.kill()
-        wait_until(lambda: False, 1.0)
+        pause(1.0)
         device.kill()
         shutil.copytree(device.state_dir, image)
         broker.start()
@@ -64,7 +64,7 @@ def two_clones(lab: Lab) -> list[Check]:
     for device in both:
         device.start()
     list(running(both))
-    wait_until(lambda: False, 30 if lab.long else 3)
+    pause(30 if lab.long else 3)
     balance = lab.settle(both, database, timeout_s=150)
     waiting = [tick.waiting for device in both if (tick := device.last("tick")) is not None]
     return [
@@ -100,7 +100,7 @@ def _flip_round(lab: Lab, number: int, broker: Broker, database: Path) -> list[t
     for device in devices:
         wait_until(lambda d=device: watcher.accepted(d.name) == 1, 10)
     broker.kill()  # so that messages wait in the outbox
-    wait_until(lambda: False, 1.0)
+    pause(1.0)
     flipped: dict[str, tuple[str, str]] = {}
     for index, device in enumerate(devices):
         device.kill()

@@ -1,8 +1,8 @@
 """Agents are killed with SIGKILL at random moments, half of them while they take a new policy."""
 
+import contextlib
 import random
 import threading
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Final
@@ -16,7 +16,8 @@ from edgeexit.policies import decode_document
 from edgeexit.policies.document import PAYLOAD_TYPE
 from edgeexit.signing import verify
 from scripts.chaoslab.lab import Check, Device, Lab
-from scripts.chaoslab.watcher import Watcher, wait_until
+from scripts.chaoslab.waiting import pause, wait_until
+from scripts.chaoslab.watcher import Watcher
 
 _LONG: Final = 1000
 _SHORT: Final = 20
@@ -34,16 +35,18 @@ def kill_agents(lab: Lab) -> list[Check]:
     watcher = lab.watcher(broker.port)
     devices = [lab.device(f"device-{n}", broker.url) for n in range(_AGENTS)]
     killer = _Killer(lab, watcher, total)
-    lab.on_exit(killer.stop.set)
     threads = [threading.Thread(target=killer.kill_repeatedly, args=(device,), daemon=True) for device in devices]
+    for thread in threads:
+        lab.on_exit(thread.join)
+    lab.on_exit(killer.stop.set)
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):
         lab.progress(f"{killer.counts['kills']} of {total} kills")
-        time.sleep(0.5)
+        pause(0.5)
     for device in devices:
         device.start()
-    wait_until(lambda: False, 1)
+    pause(1)
     balance = lab.settle(devices, database, timeout_s=60)
     failures = sum(device.failures() for device in devices)
     counts, notes = killer.counts, (*killer.notes, *watcher.lower)[:_MAX_NOTES]
@@ -90,7 +93,11 @@ class _Killer:
         """How long the last policy took that was handled without a kill."""
 
     def kill_repeatedly(self, device: Device) -> None:
-        """Kill one device until all turns are taken."""
+        """Kill one device until all turns are taken, or the command is interrupted."""
+        with contextlib.suppress(InterruptedError):
+            self._kill_repeatedly(device)
+
+    def _kill_repeatedly(self, device: Device) -> None:
         generator = random.Random(f"{self._seed}/{device.name}")  # noqa: S311 - moments of faults
         revision = 0
         while not self.stop.is_set():

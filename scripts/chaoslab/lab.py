@@ -20,7 +20,8 @@ from scripts.chaoslab.brokers import Broker, Iotcore, Mosquitto, has_mosquitto
 from scripts.chaoslab.device import DeviceSpec, run_device
 from scripts.chaoslab.ledger import Balance, Entry, compare, read_ledger
 from scripts.chaoslab.processes import ForkedProcess, run_command
-from scripts.chaoslab.watcher import FLEET, Watcher, wait_until
+from scripts.chaoslab.waiting import pause, wait_until
+from scripts.chaoslab.watcher import FLEET, Watcher
 from tests.bundles import make_bundle
 
 REPORT_INTERVAL_S = 0.25
@@ -217,7 +218,7 @@ class Lab:
         for device in devices:  # before it is ready, a signal would end its process
             wait_until(lambda d=device: not d.alive or d.last("ready"), 20)
             device.pause()
-        time.sleep(3 * REPORT_INTERVAL_S)
+        pause(3 * REPORT_INTERVAL_S)
         deadline = time.monotonic() + timeout_s
         for device in devices:
             wait_until(lambda d=device: not d.alive or _is_drained(d), max(deadline - time.monotonic(), 0.1))
@@ -235,7 +236,7 @@ class Lab:
         ledgers = [ledger for one in devices for ledger in (one.ledgers[-1:] if newest else one.ledgers)]
         deadline = time.monotonic() + timeout_s
         while (balance := compare(ledgers, database, device=device)).missing and time.monotonic() < deadline:
-            time.sleep(0.3)
+            pause(0.3)
         return balance
 
     def _remove_folder(self) -> None:

@@ -4,7 +4,7 @@ import msgspec
 
 from scripts.chaoslab.lab import Check, Lab, running
 from scripts.chaoslab.proxy import LinkFault, Proxy
-from scripts.chaoslab.watcher import wait_until
+from scripts.chaoslab.waiting import pause
 
 
 class _Link(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,7 +47,7 @@ def bad_links(lab: Lab) -> list[Check]:
         zip(_LINKS, proxies, strict=True), key=lambda pair: pair[0].long_s if lab.long else pair[0].short_s
     ):
         duration = link.long_s if lab.long else link.short_s
-        wait_until(lambda: False, duration - started)
+        pause(duration - started)
         started = duration
         proxy.recover(reset_frozen=not lab.long)  # the long form waits until the client notices
         lab.progress(f"{started:.0f} of {longest:.0f} s")

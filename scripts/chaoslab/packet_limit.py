@@ -2,7 +2,7 @@
 
 from scripts.chaoslab.brokers import has_mosquitto
 from scripts.chaoslab.lab import Check, Lab, running
-from scripts.chaoslab.watcher import wait_until
+from scripts.chaoslab.waiting import pause
 from tests.bundles import make_bundle
 
 _LIMIT = 6000
@@ -25,7 +25,7 @@ def small_packets(lab: Lab) -> list[Check]:
     for device in (small, large):
         device.start()
     list(running([small, large]))
-    wait_until(lambda: False, 30 if lab.long else 4)
+    pause(30 if lab.long else 4)
     lab.settle([small, large], database, timeout_s=30)
     fits = lab.balance([small], database, device="small")
     rest = lab.balance([large], database, device="large", timeout_s=0)

@@ -22,3 +22,6 @@ SITUATIONS: dict[str, Callable[[Lab], list[Check]]] = {
     "packets": small_packets,
     "cost": link_cost,
 }
+
+ALONE = ("cost",)
+"""Situations that measure time, so that no other one runs meanwhile."""

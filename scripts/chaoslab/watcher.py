@@ -1,9 +1,6 @@
 """The operator's view: records the states that devices publish, and publishes signed policies."""
 
 import threading
-import time
-from collections.abc import Callable
-from typing import Any
 
 import paho.mqtt.client as paho
 
@@ -91,11 +88,3 @@ class Watcher:
             if state.accepted < highest:
                 self.lower.append(f"{address.device}: accepted {state.accepted} after {highest}")
             self._accepted[address.device] = max(highest, state.accepted)
-
-
-def wait_until(condition: Callable[[], Any], timeout_s: float, *, every_s: float = 0.05) -> Any:
-    """Wait until a condition returns a true value, and return it; return the last value after the timeout."""
-    deadline = time.monotonic() + timeout_s
-    while not (value := condition()) and time.monotonic() < deadline:
-        time.sleep(every_s)
-    return value
