@@ -21,6 +21,7 @@ def commands():
 
 def test_the_commands_of_the_page_work_in_their_order(edgeexit, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "state").mkdir()
     DeviceIdentity(tmp_path / "state")
     for name in "abc":
         edgeexit("keygen", f"{name}.key")
