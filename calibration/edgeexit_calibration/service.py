@@ -137,7 +137,12 @@ class CalibratorService:
     def _store(self, batch: Sequence[Delivery], stop: threading.Event) -> None:
         """Commit a batch, then acknowledge it to the broker; while the database fails, wait."""
         uplinks = [delivery for delivery in batch if delivery.topic]
-        if self._intake.store(uplinks, stop):
+        try:
+            is_done = self._intake.store(uplinks, stop)
+        except Exception as error:  # noqa: BLE001 - no message may end the service; its device sends it again
+            self._repeats.error("store", "a batch of %d messages cannot be stored", len(uplinks), exc_info=error)
+            is_done = True
+        if is_done:
             for delivery in batch:
                 delivery.ack()
 
