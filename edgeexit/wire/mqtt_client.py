@@ -48,6 +48,8 @@ class MqttClient(paho.Client):
     ) -> None:
         self.version5: Final = version == "5"
         self.tcp_connected = False
+        self.packets = 0
+        """Number of packets that have arrived."""
         self.first_packet = b""
         """The start of the first packet from the broker."""
         self._config = config
@@ -150,6 +152,7 @@ class MqttClient(paho.Client):
         return self._buffered
 
     def _packet_handle(self) -> MQTTErrorCode:
+        self.packets += 1
         if not self.first_packet:
             packet = self._in_packet
             start = bytes(packet["packet"][:_FIRST_BYTES])

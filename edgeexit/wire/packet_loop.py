@@ -18,6 +18,8 @@ _TICK_S: Final = 5.0
 """Maximum seconds between two checks of the keepalive; a quarter of a shorter keepalive."""
 _ACTIVITY_S: Final = 1.0
 _FIRST_BYTES: Final = 8
+_BATCH: Final = 64
+"""Maximum number of packets that are read before the loop writes again."""
 
 
 class PacketLoop:
@@ -68,9 +70,11 @@ class PacketLoop:
         pending = getattr(connection, "pending", None)  # bytes in the buffers of TLS, which epoll does not see
         has_pending = pending is not None and pending() > 0
         self._register(selectors.EVENT_READ | (selectors.EVENT_WRITE if self._is_blocked else 0))
-        ready = {key.fd: events for key, events in self._selector.select(0 if has_pending else self._limit(wait_s))}
+        events = 0
+        for key, ready in self._selector.select(0 if has_pending else self._limit(wait_s)):
+            if key.fd == self._descriptor:
+                events = ready
         self._wakeup.clear()
-        events = ready.get(self._descriptor, 0)
         if events & selectors.EVENT_READ or has_pending:
             self._read()
         if events & selectors.EVENT_WRITE and self.is_open:
@@ -101,7 +105,11 @@ class PacketLoop:
             if self.problem is not None:
                 return
         self._client.restart_ping_timeout()
-        self._result = self._client.loop_read()
+        for _ in range(_BATCH):
+            before = self._client.packets
+            self._result = self._client.loop_read()
+            if self._client.packets == before or not self.is_open:
+                break
         if self._client.packet_too_large:
             self.problem = "the broker sends a packet that is larger than any that this client can need"
 

@@ -1,6 +1,5 @@
 """A TCP relay to a broker that can be slow, stand still, or want to be asked by CONNECT as an HTTP proxy."""
 
-import contextlib
 import socket
 import threading
 import time
@@ -58,10 +57,10 @@ class TcpRelay:
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        if self._http_answer is not None and not self._answer(client, self._http_answer):
-            client.close()
-            return
         try:
+            if self._http_answer is not None and not self._answer(client, self._http_answer):
+                client.close()
+                return
             broker = socket.create_connection(("127.0.0.1", self._target))
         except OSError:
             client.close()
@@ -79,8 +78,7 @@ class TcpRelay:
             request += data
         self.requests.append(request.decode())
         for piece in (f"HTTP/1.1 {answer}\r\n", "Via: 1.1 a proxy\r\n", "\r\n"):
-            with contextlib.suppress(OSError):
-                client.sendall(piece.encode())
+            client.sendall(piece.encode())
             time.sleep(0.02)
         return answer.startswith("200")
 

@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import threading
 import time
 
 import pytest
@@ -318,8 +319,9 @@ def test_stop_returns_in_every_state(state, monkeypatch):
         if state in ("blocked", "in a callback"):
             connection.recv(64)
             connection.sendall(CONNACK5)
-        wait_for(lambda: False, "the end", timeout_s=20)
+        ended.wait(20)
 
+    ended = threading.Event()
     with scripted_broker(respond) as url:
         place = url.replace("mqtt", "mqtts") if state == "connecting" else url
         session = make_session(place, on_connect=lambda: time.sleep(3) if state == "in a callback" else None)
@@ -331,4 +333,5 @@ def test_stop_returns_in_every_state(state, monkeypatch):
         started = time.monotonic()
         session.stop(drain_s=0.1)
         took_s = time.monotonic() - started
+    ended.set()
     assert took_s < 2

@@ -185,8 +185,10 @@ def test_the_client_connects_again_after_the_broker_was_killed_and_its_messages_
     broker.stop()
 
 
-def test_two_clients_with_one_id_suspect_each_other(tmp_path, start):
+def test_two_clients_with_one_id_suspect_each_other(tmp_path, start, monkeypatch):
     """mosquitto 2.0 closes the older connection without a reason."""
+    monkeypatch.setattr("edgeexit.wire.reconnecting._FIRST_DELAY_S", 0.05)
+    monkeypatch.setattr("edgeexit.wire.reconnecting._MAX_DELAY_S", 0.1)
     broker = Mosquitto(tmp_path)
     broker.start()
     first = start(broker.url, client_id="camera-1")
