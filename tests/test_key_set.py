@@ -218,7 +218,7 @@ def test_garbage_is_no_history(content):
         configured(A).updated(content)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_any_bytes_are_refused_with_one_kind_of_error(content):
     for decode in (configured(A).updated, decode_key_set):
@@ -229,7 +229,7 @@ def test_any_bytes_are_refused_with_one_kind_of_error(content):
 KEYS = st.lists(st.sampled_from((A, B, C, D)), min_size=1, max_size=4, unique=True)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(old=KEYS, new=KEYS, signers=st.lists(st.sampled_from((A, B, C, D)), max_size=6), data=st.data())
 def test_a_set_is_accepted_exactly_if_both_thresholds_are_reached_by_different_keys(old, new, signers, data):
     old_threshold = data.draw(st.integers(1, len(old)))

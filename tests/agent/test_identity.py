@@ -66,7 +66,7 @@ def test_a_damaged_file_is_set_aside_and_the_state_says_so(tmp_path, caplog, con
     assert "new identity" in caplog.text
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(bit=st.integers(0, 8 * 175 - 1))
 def test_a_flipped_bit_never_makes_another_key_without_a_word(tmp_path, bit):
     for name in (FILE, DAMAGED):
