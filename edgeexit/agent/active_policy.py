@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ from edgeexit.wire import Rejection, Reversion
 
 _log = logging.getLogger(__name__)
 
+_RENEW_S: Final = 3600.0
 _MAX_WAIT_S: Final = 5.0
 
 
@@ -112,6 +114,7 @@ class PolicySelector:
         self._saver = PolicySaver(self._slots, clock=clock)
         for slot in POLICY_SLOTS:
             self._saver.save(slot)  # restores damaged files
+        self._renew_due: dict[PolicySlot, float] = {}
         self._rejected: Rejection | None = None
         self.on_trial: PolicyOnTrial | None = None
         self.received = self._slots["cohort"].accepted.revision
@@ -144,6 +147,8 @@ class PolicySelector:
                     "policy revision %d changes nothing: %s", result.revision, result.reason,
                 )  # fmt: skip
                 self._rejected = None
+                if result.is_held:
+                    self._renew(result.slot, envelope)
             else:
                 slot, pending = slot_of(result), self._saver.pending.get(slot_of(result))
                 self._note_received(slot, result.revision)
@@ -256,6 +261,16 @@ class PolicySelector:
                 "policy accepted: revision %d (%s) for this %s; the active policy is %s",
                 document.revision, document.policy.kind, slot, self.description,
             )  # fmt: skip
+
+    def _renew(self, slot: PolicySlot, envelope: bytes) -> None:
+        """Store the envelope of a document that is held already: its keys may be trusted for longer.
+
+        At most once per hour and slot, because a broker could alternate between two envelopes.
+        """
+        if self._clock() >= self._renew_due.get(slot, -math.inf):
+            with contextlib.suppress(OSError):  # the envelope that is stored is valid, too
+                if self._slots[slot].renew(envelope):
+                    self._renew_due[slot] = self._clock() + _RENEW_S
 
     def _mark(self, slot: PolicySlot, document: PolicyDocument) -> None:
         if self._crash_window_s:

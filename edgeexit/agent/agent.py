@@ -18,6 +18,7 @@ from edgeexit.agent.auditor import Auditor
 from edgeexit.agent.config import AgentConfig
 from edgeexit.agent.counters import Counters, CounterTotals
 from edgeexit.agent.fleet_side import FleetSide
+from edgeexit.agent.golden_check import check_golden_samples
 from edgeexit.agent.key_store import KeyStore
 from edgeexit.agent.labels import Labels, check_batch_labels, check_labels
 from edgeexit.agent.recording import InferenceRecorder
@@ -94,7 +95,7 @@ class Agent:
             resources.enter_context(self._runner)
             for warning in (*self._runner.warnings, *self._config.broker_warnings()):
                 _log.warning("%s", warning)
-            self._check_golden_samples()
+            self._golden_sample = check_golden_samples(self._runner, self._bundle)
             self._fleet = FleetSide(
                 self._bundle,
                 self._config,
@@ -329,21 +330,6 @@ class Agent:
     def _check_process(self) -> None:
         if self._refusal is not None:
             raise InferenceError(self._refusal)
-
-    def _check_golden_samples(self) -> None:
-        from edgeexit.runtime.self_check import self_check  # noqa: PLC0415 - needed once
-
-        started = time.monotonic()
-        golden = self._bundle.golden()
-        checks = self_check(self._runner, self._bundle, golden)
-        self._golden_sample = {name: array[:1].copy() for name, array in golden.inputs.items()}
-        _log.info(
-            "%s: %d golden samples match, largest error %.2g (%.2f s)",
-            self._runner.runtime,
-            checks[0].samples,
-            max(check.max_error for check in checks),
-            time.monotonic() - started,
-        )
 
     def _wait_for_pending(self) -> None:
         """Wait for submitted inferences, so that the last report includes them."""

@@ -26,7 +26,7 @@ from edgeexit.agent.reporting import Reporter
 from edgeexit.agent.state_lock import StateLock
 from edgeexit.agent.trial_marker import TrialMarker
 from edgeexit.bundle import Bundle
-from edgeexit.errors import ConfigError
+from edgeexit.errors import BundleError, ConfigError
 from edgeexit.wire import State, down_topic, heartbeat_topic, keys_topic, policy_topic
 
 _log = logging.getLogger(__name__)
@@ -77,6 +77,10 @@ class FleetSide:
             exits=len(bundle.manifest.stages),
             classes=bundle.manifest.classes,
         )
+        self._bundle = bundle
+        self._checks_bundle = config.signed_bundle
+        self._bundle_problem: str | None = None
+        self._connection_problem: Callable[[], str | None] = lambda: None
         self._state_lock = state_lock
         self._retaken = 0
         self._keys = keys
@@ -123,6 +127,7 @@ class FleetSide:
             collect=lambda: collect(None),
             receivers=self._downlink.receivers,
         )
+        self._connection_problem = lambda: self.link.problem if self.link.connected else None
         self._profiling = ProfileOnCommand(
             bundle, policy=lambda: self.policies.active.policy, publish=self.link.publish_profile
         )
@@ -153,8 +158,9 @@ class FleetSide:
         self._outbox.close()
 
     def _problems(self) -> list[str]:
-        parts = (self._state_lock.problem, self._outbox.problem, self._identity.problem, self._keys.problem)
-        return [*self.policies.summary.problems, *(problem for problem in parts if problem is not None)]
+        parts = (self._state_lock, self._outbox, self._identity, self._keys)
+        found = [self._connection_problem(), self._bundle_problem, *(part.problem for part in parts)]
+        return [*self.policies.summary.problems, *(problem for problem in found if problem is not None)]
 
     def _handle_policy(self, envelope: bytes) -> None:
         if not envelope:
@@ -167,8 +173,20 @@ class FleetSide:
     def _handle_keys(self, history: bytes) -> None:
         if history and self._keys.receive(history):
             self.policies.update_keys(self._keys.trusted)
+            self._check_bundle()
             self._trial.check()
             self._publish_state_if_changed()
+
+    def _check_bundle(self) -> None:
+        """Note that the bundle in use would be refused at the next start, because its key was revoked."""
+        self._bundle_problem = None
+        if self._checks_bundle:
+            keys = self._keys.trusted
+            try:
+                self._bundle.verify_signature(keys.keys("bundle"), threshold=keys.threshold("bundle"))
+            except BundleError as error:
+                self._bundle_problem = f"the agent will not start again with this bundle: {error}"
+                _log.warning("%s", self._bundle_problem)
 
     def _handle_heartbeat(self, envelope: bytes) -> None:
         if envelope:
@@ -191,6 +209,7 @@ class FleetSide:
             self._retaken = self._state_lock.retaken
             self.policies.store_again()
             self._keys.store_again()
+            self._identity.store_again()
         self.policies.retry()
         self._keys.retry()
         self._identity.retry()

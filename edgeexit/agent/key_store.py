@@ -1,6 +1,8 @@
 """Keeps the key sets of the fleet that the device has accepted: in memory, and on the disk for the next start."""
 
 import logging
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +13,7 @@ from edgeexit.wire import MAX_BYTES
 
 _log = logging.getLogger(__name__)
 
+_RETRY_S: Final = 10.0
 _COPIES: Final = ("keys", "keys_copy")
 """Two files, so that one damaged file does not bring revoked keys back."""
 
@@ -24,13 +27,18 @@ class KeyStore:
         folder: state folder.
         fleet: name of the fleet, which is a part of the names of the files.
         configured: the keys of the configuration.
+        clock: returns monotonic seconds.
 
     Attributes:
         trusted: the keys that are trusted now.
 
     """
 
-    def __init__(self, folder: Path, fleet: str, configured: TrustedKeys) -> None:
+    def __init__(
+        self, folder: Path, fleet: str, configured: TrustedKeys, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
+        self._retry_at = 0.0
         self._paths = tuple(folder / f"{name}.{fleet}.json" for name in _COPIES)
         self._unsaved: str | None = None
         self._damaged: str | None = None
@@ -52,8 +60,8 @@ class KeyStore:
         return True
 
     def retry(self) -> None:
-        """Store the key set if that has failed before."""
-        if self._unsaved is not None:
+        """Store the key set if that has failed before; at most every 10 s."""
+        if self._unsaved is not None and self._clock() >= self._retry_at:
             self._save()
 
     def store_again(self) -> None:
@@ -71,7 +79,7 @@ class KeyStore:
             problem = f"key set version {self.trusted.version} cannot be stored: {error.strerror or error}"
             if self._unsaved is None:
                 _log.warning("%s; retrying", problem)
-            self._unsaved = problem
+            self._unsaved, self._retry_at = problem, self._clock() + _RETRY_S
         else:
             self._unsaved = None
 

@@ -50,6 +50,8 @@ class Unchanged(msgspec.Struct, frozen=True, kw_only=True):
     slot: PolicySlot
     revision: int
     reason: str
+    is_held: bool = False
+    """True if the device has this document, possibly in an envelope with other signatures or for a larger rollout."""
 
 
 def slot_of(document: PolicyDocument) -> PolicySlot:
@@ -114,7 +116,7 @@ def _not_higher(document: PolicyDocument, held: Accepted) -> Unchanged | Rejecti
         reason = "this device has reverted it; publish another policy under a higher revision"
         return Unchanged(slot=slot_of(document), revision=revision, reason=reason)
     if held.document is not None and _without_rollout(held.document) == _without_rollout(document):
-        return Unchanged(slot=slot_of(document), revision=revision, reason="this device has it already")
+        return Unchanged(slot=slot_of(document), revision=revision, reason="this device has it already", is_held=True)
     if held.document is not None or revision == SHIPPED_REVISION:
         reason = f"this device has revision {revision} with different content; publish this one under a higher revision"
         return Rejection(reason=reason, revision=revision)

@@ -93,6 +93,18 @@ class SlotPolicies:
         self._store.save_newest(self._slot, envelope, record)
         self.newest, self.record, self.problem = HeldPolicy(envelope, document), record, None
 
+    def renew(self, envelope: bytes) -> bool:
+        """Store another valid envelope of the newest document; return False if it is the stored one. Raises OSError."""
+        if self.newest is None or self.newest.document is None or envelope == self.newest.envelope:
+            return False
+        renewed = HeldPolicy(envelope, self.newest.document)
+        if self.last_good is not None and self.last_good.envelope == self.newest.envelope:
+            self._store.save_last_good(self._slot, envelope)
+            self.last_good = renewed
+        self._store.save_newest(self._slot, envelope, self.record)
+        self.newest = renewed
+        return True
+
     def hold_reverted(self, reversion: Reversion) -> None:
         """Never use a revision again. `store` stores that."""
         self.record = SlotRecord(accepted=max(self.accepted.revision, reversion.revision), reverted=reversion)

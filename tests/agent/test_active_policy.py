@@ -278,3 +278,52 @@ def test_the_highest_revision_for_the_cohort_that_arrived_is_known(
     selector.receive(make_envelope(5, rollout=half))
     assert selector.received == 5
     assert starts().received == 3
+
+
+def test_after_a_key_rotation_the_same_policy_signed_by_the_new_key_stays_active_without_the_old_key(
+    starts: Starts, make_envelope: MakeEnvelope, key: PrivateKey
+) -> None:
+    successor = PrivateKey.generate()
+    both = TrustedKeys.configured("plant", policy=[key.public_key(), successor.public_key()])
+    only_new = TrustedKeys.configured("plant", policy=[successor.public_key()])
+    starts.trusted = both
+    selector = starts()
+    accept(starts, selector, make_envelope(4))
+    selector.receive(make_envelope(4, signed_by=successor))
+    selector.update_keys(only_new)
+    assert (selector.active.revision, selector.summary.problems, selector.on_trial) == (4, (), None)
+    starts.trusted = only_new
+    again = starts()
+    assert (again.active.revision, again.summary.problems, again.on_trial) == (4, (), None)
+
+
+def test_after_a_key_was_replaced_at_once_the_same_policy_signed_by_the_new_key_is_taken_again(
+    starts: Starts, make_envelope: MakeEnvelope
+) -> None:
+    selector = starts()
+    accept(starts, selector, make_envelope(4))
+    successor = PrivateKey.generate()
+    selector.update_keys(TrustedKeys.configured("plant", policy=[successor.public_key()]))
+    assert (selector.active.revision, selector.summary.accepted) == (0, 4)
+    selector.receive(make_envelope(4, signed_by=successor))
+    assert (selector.active.revision, selector.summary.problems) == (4, ())
+
+
+def test_two_envelopes_of_one_policy_that_alternate_wear_no_flash(
+    starts: Starts, make_envelope: MakeEnvelope, key: PrivateKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = PrivateKey.generate()
+    starts.trusted = TrustedKeys.configured("plant", policy=[key.public_key(), other.public_key()])
+    selector = starts()
+    accept(starts, selector, make_envelope(4))
+    writes: list[str] = []
+    write = PolicyStore._write
+
+    def count(store: PolicyStore, kind: Any, slot: Any, content: bytes) -> None:
+        writes.append(kind)
+        write(store, kind, slot, content)
+
+    monkeypatch.setattr(PolicyStore, "_write", count)
+    for turn in range(100):
+        selector.receive(make_envelope(4, signed_by=(other, key)[turn % 2]))
+    assert writes == ["last_good", "policy"]

@@ -30,9 +30,9 @@ def history(*versions: int, root: PrivateKey = ROOT, policy: PrivateKey = NEXT_P
     return encode_history(envelopes)
 
 
-def open_store(folder: Path) -> KeyStore:
+def open_store(folder: Path, *, clock: Callable[[], float] = lambda: 0.0) -> KeyStore:
     configured = TrustedKeys.configured("plant", trusted=[ROOT.public_key()], policy=[POLICY.public_key()])
-    return KeyStore(folder, "plant", configured)
+    return KeyStore(folder, "plant", configured, clock=clock)
 
 
 def policy_keys(store: KeyStore) -> set[bytes]:
@@ -105,7 +105,8 @@ def test_on_a_full_disk_a_key_set_is_used_and_stored_when_there_is_room(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with small_disk(tmp_path / "disk") as disk:
-        store = open_store(disk)
+        now = 0.0
+        store = open_store(disk, clock=lambda: now)
         filler = fill(disk)
         assert store.receive(history(1))
         for _ in range(10):
@@ -114,6 +115,9 @@ def test_on_a_full_disk_a_key_set_is_used_and_stored_when_there_is_room(
         assert store.problem == "key set version 1 cannot be stored: No space left on device"
         assert caplog.text.count("cannot be stored") == 1
         filler.unlink()
+        store.retry()
+        assert store.problem is not None, "not again within 10 s"
+        now += 10
         store.retry()
         assert store.problem is None
         assert open_store(disk).trusted.version == 1

@@ -140,7 +140,7 @@ def test_the_current_document_changes_nothing_and_a_different_one_with_its_revis
     keys, current = trusted(key), {"cohort": Accepted(4, make_document(4, rollout=half))}
     for rollout in (half, Rollout(percent=100, salt=half.salt)):
         again = check_policy(make_envelope(4, rollout=rollout), keys, recipient, current)
-        assert again == Unchanged(slot="cohort", revision=4, reason="this device has it already")
+        assert again == Unchanged(slot="cohort", revision=4, reason="this device has it already", is_held=True)
     other = Confidence(temperatures=(2.0, 2.0, 2.0), thresholds=(0.9, 0.9))
     certificate = Certificate(
         method="m", samples=9, risk=0.1, delta=0.1, observed=0, upper_bound=0.1, exit_rates=(0.5, 0.3, 0.2)
