@@ -12,11 +12,11 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from edgeexit.agent.audit_split import split_audit
 from edgeexit.agent.outbox_rows import OutboxEntry, OutboxKind, OutboxRow
 from edgeexit.agent.outbox_storage import OutboxStorage
 from edgeexit.limited_log import LimitedLog
 from edgeexit.wire import MAX_BYTES, Ack, Audit, Losses, Report, decode
+from edgeexit.wire.audit_parts import split_audit
 
 _log = logging.getLogger(__name__)
 

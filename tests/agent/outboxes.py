@@ -5,6 +5,7 @@ from pathlib import Path
 from edgeexit.agent.outbox import Outbox
 from edgeexit.agent.outbox_rows import OutboxEntry, OutboxKind
 from edgeexit.wire import Ack, Audit, Report, decode
+from edgeexit.wire.audit_parts import containing_audits
 
 MAX_BYTES = 64 * 1024
 KINDS: tuple[OutboxKind, ...] = ("report", "audit")
@@ -47,7 +48,7 @@ def _numbers(start: str, acknowledged: tuple[OutboxEntry, ...]) -> tuple[int, ..
 
 
 class Calibrator:
-    """Stores every (start, sequence) once, and the report with the highest number of every (start, revision)."""
+    """Stores every (start, sequence) once, no part of a stored audit, and the newest report of a (start, revision)."""
 
     def __init__(self) -> None:
         self.audits: dict[tuple[str, int], Audit] = {}
@@ -62,7 +63,8 @@ class Calibrator:
             if entry.kind == "audit":
                 audit = decode(payload, Audit)
                 self.duplicates += (audit.start, audit.sequence) in self.audits
-                self.audits.setdefault((audit.start, audit.sequence), audit)
+                if not any((audit.start, whole) in self.audits for whole in containing_audits(audit.sequence)):
+                    self.audits.setdefault((audit.start, audit.sequence), audit)
             else:
                 report = decode(payload, Report)
                 known = self.reports.get((report.start, report.revision))
