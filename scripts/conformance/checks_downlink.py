@@ -131,11 +131,12 @@ def _command_of_others(bench: Bench) -> str:
 
 
 def _expect_nothing(bench: Bench, envelope: Callable[[], bytes], failure: str) -> None:
-    """Raise FailedError if the client obeys a command in every attempt; a report may be due by chance."""
-    for _ in range(_ATTEMPTS):
-        if not _reports_after(bench, envelope()):
-            return
-    raise FailedError(failure)
+    """Raise FailedError if the client obeys a command in most attempts; a report may be due by chance."""
+    obeyed = [_reports_after(bench, envelope()) for _ in range(2)]
+    if obeyed[0] != obeyed[1]:
+        obeyed.append(_reports_after(bench, envelope()))
+    if sum(obeyed) > 1:
+        raise FailedError(failure)
 
 
 def _reports_after(bench: Bench, envelope: bytes) -> bool:
