@@ -40,6 +40,7 @@ from edgeexit_calibration.watcher import Watcher
 
 _log = logging.getLogger(__name__)
 
+_SHARD_LEVEL: Final = 3
 _MAX_BATCH: Final = 500
 _MAX_BATCH_S: Final = 0.2
 _QUIET_S: Final = 0.01
@@ -66,12 +67,12 @@ class CalibratorService:
         self._inbox = Inbox(max_messages=config.max_unstored, max_bytes=config.max_unstored_bytes)
         self._reconnected = threading.Event()
         self._watcher = Watcher(database, fleet=fleet, min_audits=config.min_audits, alpha=config.alpha)
-        filters = (policy_filter(fleet), heartbeat_filter(fleet), keys_topic(fleet))
+        own_topics = (policy_filter(fleet), heartbeat_filter(fleet), keys_topic(fleet))
         self._session = BrokerSession(
             config.broker,
             SessionOptions(
                 client_id=f"edgeexit-calibrator-{fleet}",
-                subscriptions=(uplink_filter(fleet), *filters),
+                subscriptions=(uplink_filter(fleet), *own_topics),
                 manual_ack=True,
                 receive_maximum=config.max_unstored,
             ),
@@ -85,15 +86,15 @@ class CalibratorService:
             database, self._session, fleet=fleet, keys=keys, interval_s=config.heartbeat_interval_s
         )
         self._published: list[Publisher | Heartbeats | PublishedKeySet] = [self._publisher, self._heartbeats]
-        self._own_topics: list[tuple[str, Callable[[str, bytes], None]]] = [
-            (policy_filter(fleet).rstrip("+/") + "/", self._publisher.on_message),
-            (heartbeat_filter(fleet).rstrip("+/") + "/", self._heartbeats.on_message),
-            (keys_topic(fleet), lambda _topic, _payload: None),
-        ]
+        self._receivers: dict[str, Callable[[str, bytes], None]] = {
+            _level(policy_filter(fleet)): self._publisher.on_message,
+            _level(heartbeat_filter(fleet)): self._heartbeats.on_message,
+            _level(keys_topic(fleet)): _ignore,
+        }
         if config.key_set is not None:
             key_set = PublishedKeySet(self._session, config.key_set, fleet=fleet, keys=keys)
             self._published.insert(0, key_set)
-            self._own_topics[-1] = (keys_topic(fleet), key_set.on_message)
+            self._receivers[_level(keys_topic(fleet))] = key_set.on_message
 
     @property
     def dropped(self) -> int:
@@ -121,7 +122,7 @@ class CalibratorService:
 
         Also our own policies and heartbeats, because acknowledgements follow the order of arrival.
         """
-        receive = self._receiver(delivery)
+        receive = self._receivers.get(_level(delivery.topic))
         if receive is not None:
             receive(delivery.topic, delivery.payload)
             delivery = Delivery(topic="", payload=b"", ack=delivery.ack)  # its acknowledgement waits for its turn
@@ -129,10 +130,6 @@ class CalibratorService:
             self._intake.drop(Drop(_address(delivery.topic), "qos 0", "sent with QoS 0, but QoS 1 is required"))
             return
         self._inbox.put(delivery)
-
-    def _receiver(self, delivery: Delivery) -> Callable[[str, bytes], None] | None:
-        """Return what receives a message on a topic of the calibrator itself; None for a message of a device."""
-        return next((receive for prefix, receive in self._own_topics if delivery.topic.startswith(prefix)), None)
 
     def _store(self, batch: Sequence[Delivery], stop: threading.Event) -> None:
         """Commit a batch, then acknowledge it to the broker; while the database fails, wait."""
@@ -183,6 +180,16 @@ class CalibratorService:
             text = "the check of the cohorts failed; the next one is in %g s"
             self._repeats.error(repr(error), text, self._interval_s, exc_info=error)
         return None
+
+
+def _level(topic: str) -> str:
+    """Return the level of a topic in which a shard stands, or a name that no shard can have."""
+    levels = topic.split("/")
+    return levels[_SHARD_LEVEL] if len(levels) > _SHARD_LEVEL else ""
+
+
+def _ignore(_topic: str, _payload: bytes) -> None:
+    """Stand for the receiver of key sets of a calibrator that publishes none."""
 
 
 def _address(topic: str) -> DeviceAddress | None:

@@ -154,3 +154,13 @@ def test_while_the_database_fails_the_broker_keeps_the_messages(database, tmp_pa
     assert exit_mix(database, CohortAddress(FLEET, DIGEST, COHORT)).samples == 300 * 10
     device.close()
     broker.stop()
+
+
+def test_shards_whose_names_begin_like_topics_of_the_fleet_are_stored(database, serve, connect):
+    addresses = [DEVICE._replace(shard=shard) for shard in ("keys-2", "policy-2", "heartbeats", "keys_")]
+    serve()
+    device = connect(ACK, *(down_topic(address, "ack") for address in addresses))
+    wait_for_service(device)
+    for address in addresses:
+        device.publish(up_topic(address, "report"), report_of(DIGEST, sequence=1))
+    until(lambda: all(acknowledged(device, address) == [1] for address in addresses))
