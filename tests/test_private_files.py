@@ -134,3 +134,26 @@ def test_an_existing_database_and_its_write_ahead_log_are_closed(tmp_path: Path)
 def test_a_database_that_must_exist_is_not_created(tmp_path: Path) -> None:
     make_private_database(tmp_path / "a.db", create=False)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_that_ignores_modes_is_named_and_nothing_claimed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = tmp_path / "state"
+    state.mkdir(mode=0o755)
+    monkeypatch.setattr(Path, "chmod", lambda *_: None)  # vfat mounted with the option quiet
+    make_private_folder(state)
+    assert caplog.messages == [f"'{state}' has mode 0755, and it cannot be changed to 0700: the file system ignores it"]
+
+
+def test_a_file_system_without_modes_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")  # vfat
+
+    state = tmp_path / "state"
+    state.mkdir(mode=0o755)
+    monkeypatch.setattr(Path, "chmod", refuse)
+    make_private_folder(state)
+    assert "cannot be changed to 0700: Operation not permitted" in caplog.text

@@ -16,8 +16,10 @@ import pytest
 
 from edgeexit.agent import AgentConfig
 from edgeexit.agent.policy_check import Recipient
+from edgeexit.agent.policy_slot import SlotPolicies
 from edgeexit.agent.policy_store import PolicyStore
 from edgeexit.bundle import Bundle
+from edgeexit.key_set import TrustedKeys
 from edgeexit.policies.confidence import Confidence
 from edgeexit.runtime import Runner
 from edgeexit.signing import load_private_key, load_public_key
@@ -125,7 +127,7 @@ def config(machine: Machine, broker: RealBroker, public_key: Path) -> AgentConfi
     file = machine.put(
         f"{_WORK}/agent.toml",
         'fleet = "plant"\ndevice = "arm-1"\ntrusted_keys = ["calibrator.pub"]\naudit_fraction = 0.2\n'
-        f'report_interval_s = 0.5\nresend_s = 3600\n[broker]\nurl = "{broker.url}"\n',
+        f'report_interval_s = 0.5\nresend_s = 3600\npolicy_trial_s = 0\n[broker]\nurl = "{broker.url}"\n',
     )
     return AgentConfig.load(machine.host_path(file))
 
@@ -158,13 +160,13 @@ def state(fleet: Fleet, config: AgentConfig, **expected: Any) -> State | None:
     return newest if newest and all(getattr(newest, name) == value for name, value in expected.items()) else None
 
 
-def sent_audits(fleet: Fleet, config: AgentConfig) -> set[int]:
-    return {audit.sequence for audit in fleet.messages(config, Audit) if audit.boot == 1}
+def sent_audits(fleet: Fleet, config: AgentConfig, start: str) -> set[int]:
+    return {audit.sequence for audit in fleet.messages(config, Audit) if audit.start == start}
 
 
-def sent_reports(fleet: Fleet, config: AgentConfig) -> dict[int, int]:
-    """Return revision -> sequence number of the newest report in the first boot; it replaces earlier reports."""
-    first = (report for report in fleet.messages(config, Report) if report.boot == 1)
+def sent_reports(fleet: Fleet, config: AgentConfig, start: str) -> dict[int, int]:
+    """Return revision -> sequence number of the newest report of a start; it replaces earlier reports."""
+    first = (report for report in fleet.messages(config, Report) if report.start == start)
     return {report.revision: report.sequence for report in sorted(first, key=lambda report: report.sequence)}
 
 
@@ -172,7 +174,7 @@ def test_the_policy_and_all_unacknowledged_messages_survive_kill_9(
     device: DeviceAgent, fleet: Fleet, config: AgentConfig
 ) -> None:
     with device.running():
-        device.wait_for(lambda: state(fleet, config, online=True, boot=1, revision=0), "the first state")
+        first = device.wait_for(lambda: state(fleet, config, online=True, revision=0), "the first state").start
         fleet.send_policy(config, fleet.document(1, threshold=0.8))
         device.wait_for(lambda: state(fleet, config, online=True, revision=1), "the new policy to be active")
         report = device.wait_for(
@@ -181,37 +183,36 @@ def test_the_policy_and_all_unacknowledged_messages_survive_kill_9(
         )
         assert report.failed == 0
         device.wait_for(lambda: fleet.messages(config, Audit), "an audit")
-    wait_for(lambda: state(fleet, config, online=False, boot=1), "the last will", timeout_s=SLOW_S)
-    audits, reports = sent_audits(fleet, config), sent_reports(fleet, config)
+    wait_for(lambda: state(fleet, config, online=False, start=first), "the last will", timeout_s=SLOW_S)
+    audits, reports = sent_audits(fleet, config, first), sent_reports(fleet, config, first)
 
     fleet.received.clear()
     with device.running() as agent:
-        device.wait_for(lambda: state(fleet, config, online=True, boot=2, revision=1), "the same policy, boot 2")
-        assert "boot 2: revision 1 (confidence)" in device.log
-        device.wait_for(lambda: audits <= sent_audits(fleet, config), "the unacknowledged audits to be sent again")
-        device.wait_for(lambda: reports.keys() <= sent_reports(fleet, config).keys(), "the reports to be sent again")
-        again = sent_reports(fleet, config)
+        second = device.wait_for(lambda: state(fleet, config, online=True, revision=1), "the same policy").start
+        assert second != first
+        assert f"started ({second}): revision 1 (confidence)" in device.log
+        device.wait_for(lambda: audits <= sent_audits(fleet, config, first), "the unacknowledged audits")
+        device.wait_for(lambda: reports.keys() <= sent_reports(fleet, config, first).keys(), "the reports")
+        again = sent_reports(fleet, config, first)
         assert all(again[revision] >= newest for revision, newest in reports.items())
         assert agent.stop() == 0
     assert "Traceback" not in device.log
-    wait_for(lambda: state(fleet, config, online=False, boot=2), "the offline state")
+    wait_for(lambda: state(fleet, config, online=False, start=second), "the offline state")
 
 
 def test_an_agent_killed_while_a_policy_arrives_starts_with_the_old_or_the_new_one(
     device: DeviceAgent, fleet: Fleet, config: AgentConfig, bundle: Bundle, public_key: Path
 ) -> None:
     delays = random.Random(5)  # noqa: S311 - a fixed seed gives the same delays in every run
-    store = PolicyStore(
-        config.state_dir,
-        Recipient(fleet="plant", device="arm-1", cohort="default", bundle=bundle.digest, exits=3, classes=6),
-    )
-    keys = [load_public_key(public_key)]
+    recipient = Recipient(fleet="plant", device="arm-1", cohort="default", bundle=bundle.digest, exits=3, classes=6)
+    store = PolicyStore(config.state_dir, recipient)
+    keys = TrustedKeys.configured("plant", trusted=[load_public_key(public_key)])
     old, took_s = None, None
     for new in range(10, 11 + _ROUNDS):
         with device.running():
             device.wait_for(lambda: "connected to the broker" in device.log, "the connection to the broker")
             if old is not None:
-                started_with = int(re.search(r"boot \d+: revision (\d+) \(confidence\)", device.log).group(1))
+                started_with = int(re.search(r"started \(\w+\): revision (\d+) \(confidence\)", device.log).group(1))
                 assert started_with in {old, new - 1}
                 assert "not used" not in device.log
                 assert not list(config.state_dir.glob(".policy*")), "a temporary file of an interrupted write is left"
@@ -224,4 +225,6 @@ def test_an_agent_killed_while_a_policy_arrives_starts_with_the_old_or_the_new_o
             else:
                 time.sleep(delays.uniform(0, took_s))
         old = new - 1
-        assert store.load(keys)["cohort"].revision in {old, new}
+        stored = SlotPolicies("cohort", store, recipient, keys).accepted
+        assert stored.revision in {old, new}
+        assert stored.document is not None
