@@ -57,7 +57,7 @@ def failing_disks(lab: Lab) -> list[Check]:
     for device in devices:
         if not device.alive:
             device.start()
-    lab.settle(devices, database, timeout_s=60)
+    lab.drain(devices, timeout_s=60)
     return [_check(lab, fault, database, watcher) for fault in faults] + skipped
 
 

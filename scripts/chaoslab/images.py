@@ -1,11 +1,14 @@
 """State folders that change between two starts: rolled back to an image, cloned, or with one flipped bit."""
 
+import contextlib
 import shutil
+import sqlite3
 from pathlib import Path
 
 from scripts.chaoslab.brokers import Broker
-from scripts.chaoslab.lab import Check, Device, Lab, running
+from scripts.chaoslab.lab import Check, Lab, running
 from scripts.chaoslab.waiting import pause, wait_until
+from scripts.chaoslab.watcher import FLEET
 
 _FLIPPED_DEVICES = 10
 _LONG_ROUNDS = 8
@@ -31,7 +34,7 @@ def rolled_back(lab: Lab) -> list[Check]:
         device.start()
         watcher.publish_policy(device.address, number + 1)
         list(running([device]))
-        lab.settle([device], database, timeout_s=30)
+        lab.drain([device], timeout_s=30)
         _restore(image, device.state_dir)
         shutil.rmtree(image)
     device.start()
@@ -65,6 +68,7 @@ def two_clones(lab: Lab) -> list[Check]:
         device.start()
     list(running(both))
     pause(30 if lab.long else 3)
+    shown = bool(wait_until(lambda: _shows_clone(database), 20))
     balance = lab.settle(both, database, timeout_s=150)
     waiting = [tick.waiting for device in both if (tick := device.last("tick")) is not None]
     return [
@@ -73,8 +77,19 @@ def two_clones(lab: Lab) -> list[Check]:
             promise="two live clones: what is answered is stored, no message is lost or counted twice",
             counted=f"{balance}; {waiting} messages wait",
             kept=balance.exact and not sum(waiting) and not any(device.failures() for device in both),
-        )
+        ),
+        Check(
+            situation=lab.name,
+            promise="two live clones: the calibrator shows them",
+            counted="shown" if shown else "not shown",
+            kept=shown,
+        ),
     ]
+
+
+def _shows_clone(database: Path) -> bool:
+    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=30)) as connection:
+        return bool(connection.execute("SELECT 1 FROM event WHERE kind = 'clone'").fetchone())
 
 
 def flipped_bits(lab: Lab) -> list[Check]:
@@ -106,12 +121,12 @@ def _flip_round(lab: Lab, number: int, broker: Broker, database: Path) -> list[t
         device.kill()
         files = sorted(path for path in device.state_dir.iterdir() if path.is_file() and path.stat().st_size)
         path = files[index % len(files)]
-        flipped[device.name] = (_kind(path, device), _flip(path, lab))
+        flipped[device.name] = (_kind(path), _flip(path, lab))
     broker.start()
     for device in devices:
         device.start()
     list(running(devices))
-    lab.settle(devices, database, timeout_s=25)
+    lab.drain(devices, timeout_s=25)
     found = []
     for device in devices:
         file, where = flipped[device.name]
@@ -150,8 +165,10 @@ def _flip(path: Path, lab: Lab) -> str:
     return f"bit {bit % 8} of byte {bit // 8} of {len(content)} of '{path.name}'"
 
 
-def _kind(path: Path, device: Device) -> str:
-    return "policy.*.json" if device.name in path.name else path.name
+def _kind(path: Path) -> str:
+    """Return the name of a file without what differs between devices, bundles and cohorts."""
+    kind = path.name.partition(".")[0]
+    return f"{kind}.*.json" if f".{FLEET}." in path.name else path.name
 
 
 def _restore(image: Path, target: Path) -> None:

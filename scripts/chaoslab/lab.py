@@ -213,8 +213,8 @@ class Lab:
         self._stack.callback(device.kill)
         return device
 
-    def settle(self, devices: list[Device], database: Path, *, timeout_s: float = 60.0) -> Balance:
-        """Pause the running devices, wait until their outboxes are empty, stop them, and compare with the database."""
+    def drain(self, devices: list[Device], *, timeout_s: float) -> None:
+        """Pause the running devices, wait until their outboxes are empty, and stop them."""
         for device in devices:  # before it is ready, a signal would end its process
             wait_until(lambda d=device: not d.alive or d.last("ready"), 20)
             device.pause()
@@ -224,7 +224,11 @@ class Lab:
             wait_until(lambda d=device: not d.alive or _is_drained(d), max(deadline - time.monotonic(), 0.1))
         for device in devices:
             device.stop()
-        return self.balance(devices, database, timeout_s=max(deadline - time.monotonic(), 1.0))
+
+    def settle(self, devices: list[Device], database: Path, *, timeout_s: float = 60.0) -> Balance:
+        """Drain the devices and compare with the database."""
+        self.drain(devices, timeout_s=timeout_s)
+        return self.balance(devices, database)
 
     def balance(
         self, devices: list[Device], database: Path, *, device: str = "%", newest: bool = False, timeout_s: float = 2.0

@@ -26,7 +26,7 @@ def small_packets(lab: Lab) -> list[Check]:
         device.start()
     list(running([small, large]))
     pause(30 if lab.long else 4)
-    lab.settle([small, large], database, timeout_s=30)
+    lab.drain([small, large], timeout_s=30)
     fits = lab.balance([small], database, device="small")
     rest = lab.balance([large], database, device="large", timeout_s=0)
     state = watcher.state("large")
