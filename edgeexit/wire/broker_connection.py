@@ -3,7 +3,6 @@
 All calls of paho happen in this thread; other threads only append to queues and wake it.
 """
 
-import logging
 import ssl
 import threading
 import time
@@ -14,7 +13,6 @@ from typing import Any, Final
 import paho.mqtt.client as paho
 from paho.mqtt.enums import MQTTErrorCode
 
-from edgeexit.limited_log import LimitedLog
 from edgeexit.wire.broker_config import BrokerConfig
 from edgeexit.wire.broker_limits import BrokerLimits
 from edgeexit.wire.callbacks import SessionCallbacks
@@ -28,8 +26,6 @@ from edgeexit.wire.reconnecting import ConnectionEnd, Ending, Version
 from edgeexit.wire.session_options import Delivery, SessionOptions
 from edgeexit.wire.tcp_connection import ConnectGuard
 from edgeexit.wire.wakeup import Wakeup
-
-_repeats: Final = LimitedLog(logging.getLogger(__name__))
 
 _CONNECT_LIMIT_S: Final = 60.0
 _CONNACK_TIMEOUT_S: Final = 15.0
@@ -117,7 +113,9 @@ class BrokerConnection:
                 return Ending(ConnectionEnd.UNREACHABLE, self._connect_failure(error))
             try:
                 self._process_packets()
-            except Exception as error:  # noqa: BLE001 - malformed packets, too
+            except OSError as error:
+                self.reason.add(failure_reason(error, self._endpoint, tcp_connected=True, handshake_done=True))
+            except Exception as error:  # noqa: BLE001 - paho raises many kinds for malformed packets
                 self.reason.add(f"the broker sent a malformed packet ({type(error).__name__}: {error})")
             return self._ending()
         finally:
@@ -144,6 +142,7 @@ class BrokerConnection:
                     self.reason.add(f"no answer to CONNECT within {_CONNACK_TIMEOUT_S:g} s")
                     break
                 self._check_suback(now)
+                self._callbacks.repeats.flush()
                 self.outgoing.hand_over()
                 due = [one for one in (disconnect_due, self._suback_due) if one is not None]
                 if self._connected_at is None:
@@ -158,7 +157,8 @@ class BrokerConnection:
     def _connect_failure(self, error: Exception) -> str:
         if self._guard.expired:
             return f"timeout: no connection within {_CONNECT_LIMIT_S:g} s"
-        return failure_reason(error, self._endpoint, tcp_connected=self._client.tcp_connected)
+        client = self._client
+        return failure_reason(error, self._endpoint, tcp_connected=client.tcp_connected, http_status=client.http_status)
 
     def _ending(self) -> Ending:
         """Return how the connection ended; a reason that the broker stated comes before what the client observed."""
@@ -190,7 +190,7 @@ class BrokerConnection:
 
     def _report_subscription(self, problem: str) -> None:
         self._subscription_problem = problem
-        _repeats.warning(problem, "%s; this client is connected, but gets no messages", problem)
+        self._callbacks.repeats.warning(problem, "%s; this client is connected, but gets no messages", problem)
 
     @property
     def _filters(self) -> str:
@@ -200,6 +200,8 @@ class BrokerConnection:
         if code.is_failure:
             self.reason.add_connack(code, properties)
             return
+        if self._connected_at is not None:
+            raise ValueError("a second CONNACK")
         self._connected_at = time.monotonic()
         if self._options.subscriptions:
             client.subscribe([(one, 1) for one in self._options.subscriptions])
@@ -223,6 +225,8 @@ class BrokerConnection:
         for topic, code in zip(self._options.subscriptions, codes, strict=False):
             if code.is_failure:
                 self._report_subscription(f"the broker refuses the subscription to '{topic}': {code}")
+        if len(codes) < len(self._options.subscriptions):
+            self._report_subscription(f"the broker answers only {len(codes)} of the subscriptions to {self._filters}")
 
     def _handle_message(self, _client: paho.Client, _user: object, message: paho.MQTTMessage) -> None:
         mid, qos = message.mid, message.qos
@@ -235,7 +239,7 @@ class BrokerConnection:
         try:
             topic = message.topic
         except UnicodeDecodeError:
-            _repeats.warning("topic", "a message was ignored: its topic is not UTF-8")
+            self._callbacks.repeats.warning("topic", "a message was ignored: its topic is not UTF-8")
             ack()
             return
         payload = bytes(message.payload)

@@ -28,7 +28,7 @@ class BrokerLimits(msgspec.Struct, frozen=True, kw_only=True):
     def from_connack(cls, properties: Any) -> BrokerLimits:
         """Return the limits in the properties of a CONNACK, an object of paho; absent ones have their defaults."""
         return cls(
-            max_packet=getattr(properties, "MaximumPacketSize", None),
+            max_packet=getattr(properties, "MaximumPacketSize", None) or None,
             receive_maximum=getattr(properties, "ReceiveMaximum", None) or MAX_RECEIVE,
             max_qos=getattr(properties, "MaximumQoS", 2),
             retain=bool(getattr(properties, "RetainAvailable", 1)),

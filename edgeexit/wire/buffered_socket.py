@@ -3,6 +3,9 @@
 import contextlib
 import socket
 import ssl
+from typing import Final
+
+_FIRST_BYTES: Final = 100
 
 
 class BufferedSocket:
@@ -15,6 +18,12 @@ class BufferedSocket:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._waiting = bytearray()
+        self._first = bytearray()
+
+    @property
+    def first_line(self) -> str:
+        """The start of what arrived, up to the end of its first line: the status of an HTTP response."""
+        return self._first.split(b"\n")[0].decode("ascii", "replace").strip()
 
     @property
     def is_blocked(self) -> bool:
@@ -35,7 +44,10 @@ class BufferedSocket:
 
     def recv(self, size: int) -> bytes:
         """Receive at most `size` bytes."""
-        return self._connection.recv(size)
+        data = self._connection.recv(size)
+        if len(self._first) < _FIRST_BYTES:
+            self._first += data[:_FIRST_BYTES]
+        return data
 
     def pending(self) -> int:
         """Return the number of received bytes in the buffers of TLS."""

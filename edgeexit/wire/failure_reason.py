@@ -36,17 +36,24 @@ _TLS_ALERT: Final = 0x15
 
 
 def failure_reason(
-    error: BaseException, endpoint: BrokerEndpoint, *, tcp_connected: bool, handshake_done: bool = False
+    error: BaseException,
+    endpoint: BrokerEndpoint,
+    *,
+    tcp_connected: bool,
+    handshake_done: bool = False,
+    http_status: str = "",
 ) -> str:
     """Return one line that names the reason of a failed attempt to connect, or of the end of a connection.
 
-    `tcp_connected` and `handshake_done` (TLS, WebSocket) say how far the attempt had come.
+    `tcp_connected` and `handshake_done` (TLS, WebSocket) say how far the attempt had come; `http_status` is the response
+    to a WebSocket request.
     """
     text: str
     if isinstance(error, EdgeExitError | ProxyError):
         text = str(error)
     elif isinstance(error, WebsocketConnectionError):
-        text = f"{error}; does the broker accept WebSockets at path '{endpoint.path}'?"
+        answer = f": the server answers '{http_status}'" if http_status else ""
+        text = f"WebSocket handshake error{answer}; does the broker accept WebSockets at path '{endpoint.path}'?"
     elif isinstance(error, ssl.SSLCertVerificationError):
         text = error.verify_message.rstrip(".")
         text = f"the broker's certificate is not accepted: {_with_hint(text, _CERTIFICATE_HINTS)}"

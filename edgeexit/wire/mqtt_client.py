@@ -84,9 +84,18 @@ class MqttClient(paho.Client):
         return self._errors.first
 
     @property
-    def packet_too_large(self) -> bool:
-        """True if the packet that is arriving is larger than any that this client can need."""
-        return bool(self._in_packet["remaining_length"] > _MAX_PACKET)
+    def http_status(self) -> str:
+        """The first line of the response to a WebSocket request; "" if there is none."""
+        return "" if self._buffered is None else self._buffered.first_line
+
+    @property
+    def abuse(self) -> str | None:
+        """What the broker does that would fill the memory: paho collects a packet, and all messages of QoS 2."""
+        if self._in_packet["remaining_length"] > _MAX_PACKET:
+            return "the broker sends a packet that is larger than any that this client can need"
+        if self._in_messages:
+            return "the broker sends messages with QoS 2, which this client has not subscribed to"
+        return None
 
     def open(self) -> None:
         """Connect and queue the CONNECT packet. Blocks; raises OSError, ValueError, or ConfigError."""

@@ -1,6 +1,5 @@
 """The messages that were published on one connection: queued, in flight, and how each ended."""
 
-import logging
 import threading
 from collections import deque
 from typing import Any, Final, NamedTuple
@@ -10,13 +9,10 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from edgeexit.errors import MessageError
-from edgeexit.limited_log import LimitedLog
 from edgeexit.wire.broker_limits import BrokerLimits, packet_size
 from edgeexit.wire.callbacks import SessionCallbacks
 from edgeexit.wire.mqtt_client import MqttClient
 from edgeexit.wire.publication import PacketTooLargeError, Publication
-
-_repeats: Final = LimitedLog(logging.getLogger(__name__))
 
 _BATCH: Final = 64
 """Maximum number of messages that are written before the event loop reads again."""
@@ -110,8 +106,7 @@ class Outgoing:
         publication.acknowledge(refused)
         if refused is not None:
             topic = publication.topic
-            _repeats.warning((topic, refused), "the broker refuses a message on '%s': %s", topic, refused)
-            self._callbacks.refused(topic)
+            self._callbacks.refused(topic, refused)
         self._callbacks.progress()
 
     def end(self) -> None:

@@ -110,8 +110,7 @@ class PacketLoop:
             self._result = self._client.loop_read()
             if self._client.packets == before or not self.is_open:
                 break
-        if self._client.packet_too_large:
-            self.problem = "the broker sends a packet that is larger than any that this client can need"
+        self.problem = self._client.abuse
 
     def _keep_alive(self) -> None:
         now = time.monotonic()

@@ -63,8 +63,8 @@ class BrokerSession:
         self._options = options
         endpoint = config.endpoint()
         self._place = f"{endpoint.host}:{endpoint.port}"
-        self._callbacks = SessionCallbacks(on_message, on_connect, on_refused, on_progress)
         self._repeats = LimitedLog(_log)
+        self._callbacks = SessionCallbacks(on_message, on_connect, on_refused, on_progress, repeats=self._repeats)
         self._reconnecting = Reconnecting()
         self._will_limits = BrokerLimits()
         self._lock = threading.Lock()
@@ -152,6 +152,8 @@ class BrokerSession:
         while not self._stopping.is_set():
             try:
                 ending = self._connect_once()
+            except OSError as error:  # no descriptor is free
+                ending = Ending(ConnectionEnd.UNREACHABLE, error.strerror or str(error))
             except Exception as error:  # noqa: BLE001 - the thread must not end
                 self._repeats.error(type(error).__name__, "the broker session failed: %s", error, exc_info=error)
                 ending = Ending(ConnectionEnd.UNREACHABLE, f"{type(error).__name__}: {error}")

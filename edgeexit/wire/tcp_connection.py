@@ -15,7 +15,11 @@ _ADDRESS_TIMEOUT_S: Final = 10.0
 _UNSENT_BYTES: Final = 32 * 1024
 _OPTIONS: Final = (
     (socket.IPPROTO_TCP, "TCP_NODELAY", 1),
+    # The operating system notices a dead connection within about two minutes, even if the broker turns PINGREQ off.
     (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
+    (socket.IPPROTO_TCP, "TCP_KEEPIDLE", 60),
+    (socket.IPPROTO_TCP, "TCP_KEEPINTVL", 15),
+    (socket.IPPROTO_TCP, "TCP_KEEPCNT", 4),
     # The operating system takes at most this much that it has not sent yet. Otherwise it takes megabytes, and on a slow
     # link a PINGREQ or an acknowledgement would wait behind them for minutes.
     (socket.IPPROTO_TCP, "TCP_NOTSENT_LOWAT", _UNSENT_BYTES),

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -24,11 +25,12 @@ def scripted_broker(handle: Callable[[socket.socket], None]) -> Iterator[str]:
                     return
 
         def accept() -> None:
-            while True:
+            while server.fileno() >= 0:
                 try:
                     connection, _ = server.accept()
-                except OSError:
-                    return
+                except OSError:  # closed, or no descriptor is free
+                    time.sleep(0.01)
+                    continue
                 threading.Thread(target=serve, args=(connection,), daemon=True).start()
 
         threading.Thread(target=accept, daemon=True).start()

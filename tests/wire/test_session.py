@@ -1,6 +1,8 @@
 """The broker session with scripted servers: what it logs, which version it tries, and that nothing ends its thread."""
 
+import contextlib
 import logging
+import resource
 import socket
 import threading
 import time
@@ -335,3 +337,86 @@ def test_stop_returns_in_every_state(state, monkeypatch):
         took_s = time.monotonic() - started
     ended.set()
     assert took_s < 2
+
+
+def test_the_status_of_a_refused_websocket_is_named():
+    def forbid(connection: socket.socket) -> None:
+        connection.recv(2048)
+        connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+        connection.recv(64)
+
+    with scripted_broker(forbid) as url:
+        session = make_session(f"ws{url[4:]}/queue")
+        session.start()
+        wait_for(lambda: session.last_error != "not connected yet", "the reason")
+        session.stop()
+    answer = "WebSocket handshake error: the server answers 'HTTP/1.1 403 Forbidden'"
+    assert session.last_error == f"{answer}; does the broker accept WebSockets at path '/queue'?"
+
+
+def test_a_server_that_sends_a_header_for_ever_is_given_up(monkeypatch):
+    monkeypatch.setattr(broker_connection, "_CONNECT_LIMIT_S", 0.3)
+
+    def drip(connection: socket.socket) -> None:
+        connection.recv(2048)
+        while True:
+            connection.sendall(b"x")
+            time.sleep(0.01)
+
+    with scripted_broker(drip) as url:
+        session = make_session(f"ws{url[4:]}")
+        session.start()
+        wait_for(lambda: session.last_error != "not connected yet", "the reason")
+        session.stop()
+    assert session.last_error == "timeout: no connection within 0.3 s"
+
+
+@pytest.mark.parametrize(
+    ("packet", "reason"),
+    [
+        (CONNACK5, "a second CONNACK"),
+        (bytes([0x34, 8, 0, 1]) + b"a\x00\x07\x00xy", "the broker sends messages with QoS 2"),
+        (bytes([0xF0, 0]), "the broker sent a malformed packet"),
+    ],
+)
+def test_a_broker_that_breaks_the_protocol_loses_the_connection(packet, reason):
+    def misbehave(connection: socket.socket) -> None:
+        connection.recv(256)
+        connection.sendall(CONNACK5 + packet)
+        connection.settimeout(3)
+        while connection.recv(256):
+            pass
+
+    connects = []
+    with scripted_broker(misbehave) as url:
+        session = make_session(url, on_connect=lambda: connects.append(1))
+        session.start()
+        wait_for(lambda: session.last_error != "not connected yet", "the reason")
+        assert connects == [1]
+        session.stop()
+    assert reason in session.last_error
+
+
+def test_a_process_without_free_descriptors_names_them_and_connects_when_it_has_some():
+    def accept(connection: socket.socket) -> None:
+        connection.recv(64)
+        connection.sendall(CONNACK5)
+        connection.recv(64)
+
+    with scripted_broker(accept) as url:
+        session = make_session(url)
+        files, limits = [], resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, limits[1]))
+        try:
+            with contextlib.suppress(OSError):
+                while True:
+                    files.append(socket.socket())
+            session.start()
+            wait_for(lambda: session.last_error != "not connected yet", "the reason")
+            assert session.last_error == "Too many open files"
+        finally:
+            for file in files:
+                file.close()
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert session.wait_connected(5), session.last_error
+        session.stop()
