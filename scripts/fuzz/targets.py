@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
+from edgeexit_calibration.uplink import RefusedUplink, read_uplink
 
 from edgeexit.agent.checked_file import read_checked
 from edgeexit.agent.command_check import CommandCheck
@@ -133,6 +134,16 @@ def _signed_audit(data: bytes) -> object:
     return verify_audit(sign_audit(data, topic=_TOPICS["audit"], key=_DEVICE), topic=_TOPICS["audit"])
 
 
+def _uplink(kind: str) -> Callable[[bytes], None]:
+    """Return the calibrator's reader of a kind of message; a message that it refuses is not valid."""
+
+    def run(data: bytes) -> None:
+        if isinstance(found := read_uplink(_TOPICS[kind], data), RefusedUplink):
+            raise MessageError(found.refusal.reason)
+
+    return run
+
+
 def _text(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
@@ -205,6 +216,10 @@ TARGETS: Final[Mapping[str, Target]] = {
     "audit": Target(_round_trip(Audit), (MessageError,), _audits()),
     "signed-audit": Target(lambda data: verify_audit(data, topic=_TOPICS["audit"]), (MessageError,), _golden("audit")),
     "audit-in-signature": Target(_signed_audit, (MessageError,), _audits()),
+    **{
+        f"calibrator-{kind}": Target(_uplink(kind), (MessageError,), _golden(kind))
+        for kind in ("state", "report", "audit", "profile")
+    },
     "envelope": Target(
         lambda data: verify(data, payload_type=PAYLOAD_TYPE, keys=[_CALIBRATOR.public_key()]),
         (SignatureError,),
