@@ -1,5 +1,6 @@
 """Splits an audit that is too large for a broker; the parts have the same numbers whenever they are made."""
 
+from collections.abc import Container
 from typing import Final
 
 import msgspec
@@ -26,17 +27,33 @@ def split_audit(audit: Audit) -> tuple[Audit, Audit]:
     return first, second
 
 
-def containing_audits(sequence: int) -> tuple[int, ...]:
-    """Return the sequence numbers of the audits of the same start that contain this part; none if it is no part.
+def related_sequences(sequence: int) -> tuple[tuple[int, ...], range]:
+    """Return the numbers of the audits that contain this one, and the range of those of its parts, and of others.
 
-    A part of an audit that is stored already is a duplicate: the device split the audit because it saw no PUBACK.
+    A calibrator looks up these numbers of the same start, and passes those that it has stored to `missing_parts`.
     """
     number, place = _origin(sequence)
-    numbers = []
+    parts = range(_FIRST + number * _PLACES + 2, _FIRST + (number + 1) * _PLACES)
+    containing = []
     while place > 1:
         place //= 2
-        numbers.append(_FIRST + number * _PLACES + place if place > 1 else number)
-    return tuple(numbers)
+        containing.append(_FIRST + number * _PLACES + place if place > 1 else number)
+    return tuple(containing), parts
+
+
+def missing_parts(audit: Audit, stored: Container[int]) -> list[Audit]:
+    """Return what of an audit is not stored: the audit itself, some of its parts, or nothing.
+
+    A device can send an audit as a whole and then in parts, or the other way round: because it saw no PUBACK, or
+    because its outbox was restored from an older copy. `stored` are the numbers that are stored of the same start.
+    """
+    containing, parts = related_sequences(audit.sequence)
+    if audit.sequence in stored or any(number in stored for number in containing):
+        return []
+    if len(audit.samples) == 1 or not any(number in stored for number in parts):
+        return [audit]
+    first, second = split_audit(audit)
+    return missing_parts(first, stored) + missing_parts(second, stored)
 
 
 def _origin(sequence: int) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from edgeexit.agent.outbox import Outbox
 from edgeexit.agent.outbox_rows import OutboxEntry, OutboxKind
 from edgeexit.wire import Ack, Audit, Report, decode
-from edgeexit.wire.audit_parts import containing_audits
+from edgeexit.wire.audit_parts import missing_parts
 
 MAX_BYTES = 64 * 1024
 KINDS: tuple[OutboxKind, ...] = ("report", "audit")
@@ -48,7 +48,7 @@ def _numbers(start: str, acknowledged: tuple[OutboxEntry, ...]) -> tuple[int, ..
 
 
 class Calibrator:
-    """Stores every (start, sequence) once, no part of a stored audit, and the newest report of a (start, revision)."""
+    """Stores every audit once, as a whole or in parts, and the newest report of every (start, revision)."""
 
     def __init__(self) -> None:
         self.audits: dict[tuple[str, int], Audit] = {}
@@ -63,8 +63,8 @@ class Calibrator:
             if entry.kind == "audit":
                 audit = decode(payload, Audit)
                 self.duplicates += (audit.start, audit.sequence) in self.audits
-                if not any((audit.start, whole) in self.audits for whole in containing_audits(audit.sequence)):
-                    self.audits.setdefault((audit.start, audit.sequence), audit)
+                stored = {sequence for start, sequence in self.audits if start == audit.start}
+                self.audits.update(((one.start, one.sequence), one) for one in missing_parts(audit, stored))
             else:
                 report = decode(payload, Report)
                 known = self.reports.get((report.start, report.revision))

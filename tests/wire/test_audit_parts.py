@@ -4,8 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeexit.wire import Audit
-from edgeexit.wire.audit_parts import containing_audits, split_audit
+from edgeexit.wire.audit_parts import missing_parts, related_sequences, split_audit
 from tests.agent.messages import make_audit
+from tests.agent.outboxes import labels
 
 
 def parts_of(audit: Audit) -> list[Audit]:
@@ -38,15 +39,22 @@ def test_all_parts_have_different_numbers_that_a_double_holds_and_keep_start_and
             seen.add(part.sequence)
 
 
-@settings(max_examples=15)
-@given(st.integers(1, 2**40), st.integers(2, 256))
-def test_the_audits_that_contain_a_part_are_found_from_its_number(sequence: int, samples: int) -> None:
+@settings(max_examples=30)
+@given(st.integers(1, 2**40), st.integers(1, 40), st.data())
+def test_in_whatever_parts_and_order_an_audit_arrives_each_sample_is_stored_once(
+    sequence: int, samples: int, data: st.DataObject
+) -> None:
     whole = numbered(sequence, samples)
-    audits = [whole, *parts_of(whole)]
-    for part in audits:
-        containing = {one.sequence for one in audits if one is not part and set(part.samples) < set(one.samples)}
-        assert set(containing_audits(part.sequence)) == containing
+    every = [whole, *parts_of(whole)]
+    arriving = data.draw(st.lists(st.sampled_from(every), max_size=8))
+    stored: dict[int, Audit] = {}
+    for audit in [*arriving, *every]:
+        stored.update((part.sequence, part) for part in missing_parts(audit, stored))
+    assert sorted(labels(*stored.values())) == list(range(samples))
 
 
-def test_a_whole_audit_is_part_of_none() -> None:
-    assert containing_audits(7) == ()
+def test_the_numbers_to_look_up_are_those_that_contain_an_audit_and_the_range_of_its_parts() -> None:
+    assert related_sequences(7) == ((), range(2**50 + 7 * 512 + 2, 2**50 + 8 * 512))
+    (half, _) = split_audit(numbered(7, 4))
+    (quarter, _) = split_audit(half)
+    assert related_sequences(quarter.sequence)[0] == (half.sequence, 7)
