@@ -70,6 +70,12 @@ class RequestedOutput(NamedTuple):
     binary: bool
 
 
+_ALL_OUTPUTS: Final = {
+    binary: tuple(RequestedOutput(name, binary=binary) for name in OUTPUTS) for binary in (False, True)
+}
+"""What a request gets that names no outputs."""
+
+
 class InferRequest(NamedTuple):
     """A decoded inference request; `outputs` holds `OUTPUTS` if the client requests none by name."""
 
@@ -297,7 +303,7 @@ def _requested_outputs(request: _InferDocument | _FlatDocument, known: Sequence[
     """Return the outputs that the request names, or `OUTPUTS`. Raises ProtocolError for an output that is not known."""
     by_default = bool((request.parameters or _NO_PARAMETERS).binary_data_output)
     if not request.outputs:
-        return tuple(RequestedOutput(name, by_default) for name in OUTPUTS)
+        return _ALL_OUTPUTS[by_default]
     requested: dict[str, RequestedOutput] = {}
     for output in request.outputs:
         name, parameters = output.name, output.parameters or _NO_PARAMETERS

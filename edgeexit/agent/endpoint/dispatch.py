@@ -52,8 +52,10 @@ class InferJob:
         self.inputs = inputs
         self.id = id
         self.done = done
-        self.samples = max((array.shape[0] for array in inputs.values()), default=0)
-        self.elements = sum(array.size for array in inputs.values())
+        self.samples = self.elements = 0
+        for array in inputs.values():
+            self.samples = max(self.samples, array.shape[0])
+            self.elements += array.size
         self.cancelled = False
         self.future: Future[Inference] | None = None
 

@@ -74,12 +74,12 @@ class RequestHead:
             raise RefusalError(
                 HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, f"HTTP/{version} is not supported; use HTTP/1.1", close=True
             )
-        offers = self.headers.get("upgrade")
-        self.offers_http2 = upgrade and offers is not None and offers.lower() == "h2c"
-        if (upgrade or offers is not None) and (method == b"CONNECT" or not self.offers_http2):
-            raise RefusalError(
-                HTTPStatus.NOT_IMPLEMENTED, "CONNECT and upgrades to other protocols are not supported", close=True
-            )
+        if upgrade or "upgrade" in self.headers:
+            self.offers_http2 = upgrade and self.headers.get("upgrade", "").lower() == "h2c"
+            if method == b"CONNECT" or not self.offers_http2:
+                raise RefusalError(
+                    HTTPStatus.NOT_IMPLEMENTED, "CONNECT and upgrades to other protocols are not supported", close=True
+                )
         coding = self.headers.get("transfer-encoding")
         if coding is not None:
             if version == "1.0" or "content-length" in self.headers:

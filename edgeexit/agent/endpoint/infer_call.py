@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
@@ -117,25 +118,30 @@ class InferCall:
                 self._refuse(connection, result, started_ns)
                 return
             inferred_ns = time.perf_counter_ns()
-            samples = len(result.exits)
-
-            def respond(response: Response) -> None:
-                self._statistics.record_success(samples, started_ns, decoded_ns, inferred_ns, time.perf_counter_ns())
-                connection.respond(response)
-
             if result.outputs.size > _LONG_NUMBERS:
-                self._in_coder(connection, lambda: self._encode(request, active, result), respond, started_ns)
+                self._in_coder(
+                    connection,
+                    lambda: self._encode(request, active, result),
+                    partial(self._respond, connection, len(result.exits), (started_ns, decoded_ns, inferred_ns)),
+                    started_ns,
+                )
                 return
             try:
                 response = self._encode(request, active, result)
             except Exception as error:  # noqa: BLE001 - every error becomes a response
                 self._refuse(connection, error, started_ns)
             else:
-                respond(response)
+                self._respond(connection, len(result.exits), (started_ns, decoded_ns, inferred_ns), response)
 
         job = InferJob(request.inputs, request.id, done)
         self._dispatcher.submit(job)
         self._jobs[connection] = job
+
+    def _respond(
+        self, connection: ClientConnection, samples: int, times_ns: tuple[int, int, int], response: Response
+    ) -> None:
+        self._statistics.record_success(samples, times_ns, time.perf_counter_ns())
+        connection.respond(response)
 
     def _encode(self, request: InferRequest, active: ActivePolicy, result: Inference) -> Response:
         model = self._service.model

@@ -250,41 +250,39 @@ class RequestReader:
 
     def _parse(self, data: bytes) -> None:
         """Pass data to the parser. Raises RefusalError if it is not a valid request."""
-        rest = self._feed_parser(data)
-        if self._awaits_second_parser and not self.in_head:
-            self._awaits_second_parser = False
-            self._parse_body(rest)
-
-    def _feed_parser(self, data: bytes) -> bytes:
-        """Return the bytes after a request that offers another protocol; else nothing."""
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserCallbackError as error:
-            cause = error.__context__
-            if isinstance(cause, RefusalError):
-                raise cause from None
-            if isinstance(cause, _EarlyRequestError):
-                self.has_early_request = True
-                return b""
-            self._receiver.log_internal_error(cause)
-            raise RefusalError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error; see the log of the agent") from error
-        except httptools.HttpParserInvalidMethodError as error:
-            if self.is_complete:
-                self.has_early_request = True
-                return b""
-            raise RefusalError(HTTPStatus.NOT_IMPLEMENTED, "the method of the request is unknown") from error
         except httptools.HttpParserUpgrade as error:
             if not self._awaits_second_parser:
                 raise RefusalError(
                     HTTPStatus.NOT_IMPLEMENTED, "upgrades to other protocols are not supported"
                 ) from error
-            return bytes(data[error.args[0] :])
+            rest = data[error.args[0] :]
         except httptools.HttpParserError as error:
-            if self.is_complete:  # the request is valid, and what follows it is not
+            self._handle_error(error)
+            return
+        else:
+            return
+        self._awaits_second_parser = False
+        self._parse_body(rest)
+
+    def _handle_error(self, error: httptools.HttpParserError) -> None:
+        """Raise RefusalError, unless the request is complete and only what follows it is not valid."""
+        if isinstance(error, httptools.HttpParserCallbackError):
+            cause = error.__context__
+            if isinstance(cause, RefusalError):
+                raise cause from None
+            if isinstance(cause, _EarlyRequestError):
                 self.has_early_request = True
-                return b""
-            raise RefusalError(HTTPStatus.BAD_REQUEST, f"the request is not valid HTTP: {error}") from error
-        return b""
+                return
+            self._receiver.log_internal_error(cause)
+            raise RefusalError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error; see the log of the agent") from error
+        if self.is_complete:
+            self.has_early_request = True
+            return
+        if isinstance(error, httptools.HttpParserInvalidMethodError):
+            raise RefusalError(HTTPStatus.NOT_IMPLEMENTED, "the method of the request is unknown") from error
+        raise RefusalError(HTTPStatus.BAD_REQUEST, f"the request is not valid HTTP: {error}") from error
 
 
 def _too_large(limit: int) -> RefusalError:

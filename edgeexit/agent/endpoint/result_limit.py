@@ -33,7 +33,9 @@ class ResultLimit:
 
     def check(self, inputs: Inputs) -> None:
         """Raise RefusalError if the results of these inputs, which fit the model, would be too large."""
-        samples = max((array.shape[0] for array in inputs.values()), default=0)
+        samples = 0
+        for array in inputs.values():
+            samples = max(samples, array.shape[0])
         if samples <= 1:
             return
         dimensions = {

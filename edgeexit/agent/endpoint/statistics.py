@@ -71,8 +71,9 @@ class ModelStatistics:
         self._samples = self._successes = self._failures = 0
         self._decoding_ns = self._inferring_ns = self._encoding_ns = self._failing_ns = 0
 
-    def record_success(self, samples: int, started_ns: int, decoded_ns: int, inferred_ns: int, encoded_ns: int) -> None:
-        """Count a request by the times (`time.perf_counter_ns`) at which its parts ended."""
+    def record_success(self, samples: int, times_ns: tuple[int, int, int], encoded_ns: int) -> None:
+        """Count a request by the times (`time.perf_counter_ns`) at which it arrived and its parts ended."""
+        started_ns, decoded_ns, inferred_ns = times_ns
         self._successes += 1
         self._samples += samples
         self._decoding_ns += decoded_ns - started_ns

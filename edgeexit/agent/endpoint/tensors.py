@@ -106,7 +106,7 @@ def tensor_from_bytes(name: str, datatype: str, shape: Sequence[int], data: memo
 
 def tensor_to_json(array: Array) -> list[Any]:
     """Return a flat list in row-major order; the JSON encoder writes NaN and infinity as null."""
-    values: list[Any] = array.ravel().tolist()
+    values: list[Any] = (array if array.ndim == 1 else array.ravel()).tolist()
     return values
 
 
