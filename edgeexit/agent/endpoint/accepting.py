@@ -96,9 +96,9 @@ class Acceptor:
                     ("accept", error.errno),
                     "the endpoint cannot accept a connection (%s): %s",
                     error.strerror,
-                    _CAUSES.get(error.errno or 0, "it tries again every second"),
+                    _CAUSES.get(error.errno or 0, "it tries again"),
                 )
-                if self._make_room():
+                if error.errno not in _CAUSES or self._make_room():  # others are errors of the new connection
                     self._pause(listener, _ROOM_PAUSE_S)
                     return
                 if not self._refuse(listener):

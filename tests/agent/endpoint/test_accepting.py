@@ -1,20 +1,26 @@
 """Accepting connections when file descriptors are scarce: in a process of its own, whose limit is really low."""
 
 import contextlib
+import errno
 import http.client
 import json
+import logging
+import os
 import resource
 import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
+from unittest import mock
 
 import pytest
 
 from edgeexit.agent.endpoint import descriptors
+from edgeexit.agent.endpoint.accepting import Acceptor
+from edgeexit.limited_log import LimitedLog
 from tests.agent.endpoint.client import MODEL, infer_request
 from tests.bundles import INPUT, make_bundle, make_samples
 
@@ -174,6 +180,79 @@ def test_a_low_hard_limit_reduces_the_connections_and_says_what_to_do(tmp_path: 
     assert "so max_connections = 300 is reduced to" in line
     assert "LimitNOFILE=" in line
     assert "cannot accept" not in agent.log.read_text()
+
+
+class FakeLoop:
+    """Records what an acceptor asks of its loop."""
+
+    def __init__(self) -> None:
+        self.watched: set[Any] = set()
+        self.delays: list[tuple[float, Callable[[], None]]] = []
+
+    def add_reader(self, listener: Any, *_: Any) -> None:
+        self.watched.add(listener)
+
+    def remove_reader(self, listener: Any) -> None:
+        self.watched.discard(listener)
+
+    def call_later(self, delay_s: float, callback: Callable[..., None], *arguments: Any) -> Any:
+        self.delays.append((delay_s, lambda: callback(*arguments)))
+        return mock.Mock()
+
+
+class FailingListener:
+    """A listening socket whose `accept` fails."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.attempts = 0
+
+    def setblocking(self, _: bool) -> None:  # noqa: FBT001 - as of a socket
+        pass
+
+    def accept(self) -> Any:
+        self.attempts += 1
+        raise OSError(self.number, os.strerror(self.number))
+
+
+def accept_failing(number: int, *, has_room: bool) -> tuple[FakeLoop, FailingListener, list[str]]:
+    loop, listener, calls = FakeLoop(), FailingListener(number), []
+
+    def make_room() -> bool:
+        calls.append("make room")
+        return has_room
+
+    acceptor = Acceptor(
+        cast("Any", loop),
+        [cast("Any", listener)],
+        make_protocol=mock.Mock(),
+        make_room=make_room,
+        limited=LimitedLog(logging.getLogger("accepting")),
+    )
+    acceptor._accept(cast("Any", listener))
+    return loop, listener, calls
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+def test_without_resources_accepting_pauses_and_resumes(number: int, caplog: pytest.LogCaptureFixture) -> None:
+    loop, listener, calls = accept_failing(number, has_room=False)
+    assert calls == ["make room"]
+    assert listener.attempts == 2  # the second one with the descriptor in reserve
+    assert not loop.watched
+    ((delay_s, resume),) = loop.delays
+    assert delay_s == 1.0
+    resume()
+    assert loop.watched == {listener}
+    assert os.strerror(number) in caplog.text
+    loop, listener, _ = accept_failing(number, has_room=True)
+    assert (listener.attempts, loop.delays[0][0]) == (1, 0.01)
+
+
+@pytest.mark.parametrize("number", [errno.EHOSTUNREACH, errno.EPROTO, errno.EPERM])
+def test_an_error_of_a_new_connection_closes_no_other(number: int) -> None:
+    loop, listener, calls = accept_failing(number, has_room=True)
+    assert (calls, listener.attempts) == ([], 1)
+    assert [delay_s for delay_s, _ in loop.delays] == [0.01]
 
 
 @pytest.mark.parametrize(
