@@ -9,21 +9,19 @@ from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
 import msgspec
-from sqlalchemy import func, insert, select, tuple_
+from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
 from edgeexit.latency import LatencyProfile
 from edgeexit.policies.document import MAX_REVISION
-from edgeexit.policies.readout import readouts_to_bytes
 from edgeexit.wire import Audit, DeviceAddress, Refusal, Report, State
+from edgeexit_calibration.audit_store import store_audits
 from edgeexit_calibration.clones import see_start
 from edgeexit_calibration.cohorts import CALIBRATOR, CohortAddress, add_cohort, add_event, current_revision, find_cohort
 from edgeexit_calibration.drops import Drop, DropCause
 from edgeexit_calibration.enrolment import REVOKED, Enrolment, check_key, short_key
 from edgeexit_calibration.quotas import Quotas
 from edgeexit_calibration.tables import (
-    AuditedSampleRow,
-    AuditRow,
     CohortRow,
     DeviceRow,
     ProfileRow,
@@ -91,7 +89,7 @@ def store_uplinks(
         else:
             audits.append((device, cohort_id, message))
     _store_reports(session, reports, now)
-    _store_audits(session, audits, now)
+    store_audits(session, audits, now=now)
     return batch.outcome()
 
 
@@ -290,39 +288,6 @@ def _store_reports(session: Session, reports: Sequence[tuple[DeviceRow, int, Rep
             if any(count > device.losses.get(cause, 0) for cause, count in losses.items()):
                 device.losses_at = now
             device.losses = losses
-
-
-def _store_audits(session: Session, audits: Sequence[tuple[DeviceRow, int, Audit]], now: datetime) -> None:
-    new: dict[tuple[int, str, int], tuple[DeviceRow, int, Audit]] = {}
-    for device, cohort_id, audit in audits:
-        new.setdefault((device.id, audit.start, audit.sequence), (device, cohort_id, audit))
-    columns = (AuditRow.device_id, AuditRow.start, AuditRow.sequence)
-    for key in session.execute(select(*columns).where(tuple_(*columns).in_(list(new)))):
-        del new[key[0], key[1], key[2]]
-    rows = [AuditRow(device_id=key[0], start=key[1], sequence=key[2], received_at=now) for key in new]
-    session.add_all(rows)
-    session.flush()
-    samples: list[dict[str, object]] = []
-    for row, (device, cohort_id, audit) in zip(rows, new.values(), strict=True):
-        samples += _sample_rows(audit, row.id, cohort_id)
-        device.audited_samples += len(audit.samples)
-        device.last_seen = now
-    if samples:
-        session.execute(insert(AuditedSampleRow), samples)
-
-
-def _sample_rows(audit: Audit, audit_id: int, cohort_id: int) -> Iterable[dict[str, object]]:
-    for sample in audit.samples:
-        yield {
-            "audit_id": audit_id,
-            "cohort_id": cohort_id,
-            "revision": audit.revision,
-            "exits": len(sample.top1),
-            "exit": sample.exit,
-            "disagrees": sample.disagrees,
-            "label": sample.label,
-            "readouts": readouts_to_bytes(sample.readouts()),
-        }
 
 
 def _json(message: msgspec.Struct) -> str:

@@ -5,7 +5,7 @@ import threading
 
 import msgspec
 import pytest
-from edgeexit_calibration import ingest, register
+from edgeexit_calibration import audit_store, register
 from edgeexit_calibration.ingest import IngestRules
 from edgeexit_calibration.intake import Intake
 from edgeexit_calibration.tables import DeviceRow
@@ -119,14 +119,14 @@ def test_no_bytes_cause_an_internal_error(intake, payload):
 def test_a_message_that_the_database_does_not_take_is_refused_for_now_and_the_others_are_stored(
     database, bundle, intake, monkeypatch, caplog
 ):
-    original = ingest._sample_rows
+    original = audit_store._sample_rows
 
     def fail(audit, *arguments):
         if audit.sequence == 1:
             raise OverflowError("a fault of the calibrator")
         return original(audit, *arguments)
 
-    monkeypatch.setattr(ingest, "_sample_rows", fail)
+    monkeypatch.setattr(audit_store, "_sample_rows", fail)
     topic = up_topic(DEVICE, "audit")
     audits = audits_of(bundle, 3, size=1)
     assert intake.store(

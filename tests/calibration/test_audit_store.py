@@ -1,0 +1,61 @@
+"""Each audited sample is stored once, in whatever pieces and however often a device sends its audit."""
+
+import itertools
+from datetime import datetime, timezone
+
+import msgspec
+from edgeexit_calibration.ingest import store_uplinks
+from edgeexit_calibration.tables import AuditedSampleRow, AuditRow, DeviceRow
+from edgeexit_calibration.uplink import Uplink
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import select
+
+from edgeexit.policies.readout import readouts_to_bytes
+from edgeexit.wire.audit_parts import split_audit
+from tests.calibration.scenario import DEVICE, audits_of
+
+NOW = datetime(2025, 1, 1, tzinfo=timezone.utc)
+_numbers = itertools.count()
+
+
+def pieces(audit):
+    """Return an audit, and all its parts at every depth."""
+    halves = split_audit(audit) if len(audit.samples) > 1 else ()
+    return [audit, *(piece for half in halves for piece in pieces(half))]
+
+
+def store(database, address, audits):
+    """Store audits in one batch; return the acknowledged numbers."""
+    with database.writing() as session:
+        stored = store_uplinks(session, [Uplink(address, audit) for audit in audits], now=NOW)
+    return {number for receipt in stored.receipts for number in receipt.sequences}
+
+
+def samples_of(database, address):
+    """Return the stored readouts of a device, sorted."""
+    query = select(AuditedSampleRow.readouts).join(AuditRow).join(DeviceRow).filter_by(device=address.device)
+    with database.reading() as session:
+        return sorted(session.scalars(query))
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_sample_is_stored_once_whatever_pieces_arrive(database, bundle, data):
+    address = DEVICE._replace(device=f"d{next(_numbers)}")
+    every = [piece for audit in audits_of(bundle, 15, size=5) for piece in pieces(audit)]
+    sent = data.draw(st.lists(st.sampled_from(every), min_size=1, max_size=30))
+    size = data.draw(st.sampled_from([1, 4, 30]))
+    for first in range(0, len(sent), size):
+        batch = sent[first : first + size]
+        assert store(database, address, batch) == {piece.sequence for piece in batch}
+    expected = {readouts_to_bytes(sample.readouts()) for piece in sent for sample in piece.samples}
+    assert samples_of(database, address) == sorted(expected)
+
+
+def test_many_starts_in_one_batch_are_stored(database, bundle):
+    [audit] = audits_of(bundle, 1)
+    starts = [msgspec.structs.replace(audit, start=f"{number:016x}") for number in range(500)]
+    store(database, DEVICE, starts)
+    store(database, DEVICE, starts)
+    assert len(samples_of(database, DEVICE)) == 500
