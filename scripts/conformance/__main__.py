@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 
 import checks_delivery  # noqa: F401 - it registers its checks
 import checks_downlink  # noqa: F401
+import checks_keys  # noqa: F401
 import checks_link  # noqa: F401
 import checks_policy  # noqa: F401
 import checks_rejection  # noqa: F401
@@ -43,9 +44,9 @@ _ORDER = (
     *("refusal-not-final", "audits", "malformed", "oversized", "command", "command-replayed", "command-of-others"),
     *("policy", "policy-repeated", "policy-signature", "policy-lower-revision", "policy-same-revision"),
     *("policy-recipient", "policy-unknown", "policy-rollout", "heartbeat", "policy-of-device"),
-    *("will", "reconnect", "mqtt-3.1.1", "qos"),
+    *("will", "reconnect", "mqtt-3.1.1", "qos", "key-set"),
 )
-"""The last ones cut the connection."""
+"""The last ones cut the connection, and change the keys."""
 
 
 class Outcome(NamedTuple):

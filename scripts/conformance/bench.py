@@ -94,7 +94,7 @@ class Check(NamedTuple):
     """One check of the conformance test."""
 
     group: str
-    """Part of the protocol: `link`, `delivery`, `downlink`, `policy` or `rejection`."""
+    """Part of the protocol: `link`, `delivery`, `downlink`, `policy`, `rejection` or `keys`."""
     name: str
     core: bool
     """False: only for clients that implement more than the core; see `--core`."""

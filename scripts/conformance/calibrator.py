@@ -71,7 +71,7 @@ class Calibrator:
 
     def __init__(self, broker: tuple[str, int], address: DeviceAddress, key: PrivateKey) -> None:
         self.address: Final = address
-        self.key: Final = key
+        self.key = key
         self.seen: Final[list[Seen]] = []
         self.acknowledging = True
         """True: every report and audit is acknowledged when it arrives."""

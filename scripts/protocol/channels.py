@@ -92,7 +92,7 @@ CHANNELS: Final = (
     Channel(
         "keys",
         "{fleet}/keys",
-        "operator",
+        "calibrator",
         Envelope,
         "the key sets of the fleet, the oldest first",
         retained=True,
