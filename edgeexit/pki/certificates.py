@@ -149,7 +149,7 @@ def _builder(
     subject: x509.Name, issuer: x509.Name, key: CertificatePublicKeyTypes, *, now: datetime, ends: datetime
 ) -> x509.CertificateBuilder:
     return (
-        x509.CertificateBuilder(issuer, subject, key)
+        x509.CertificateBuilder(issuer_name=issuer, subject_name=subject, public_key=key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _BACKDATED)
         .not_valid_after(ends)
