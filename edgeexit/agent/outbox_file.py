@@ -3,37 +3,21 @@
 import contextlib
 import logging
 import os
-import shutil
 import sqlite3
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, Protocol
 
+from edgeexit.agent.outbox_log import CommittedLog, read_log
 from edgeexit.agent.outbox_rows import OutboxRow, check_row
+from edgeexit.agent.outbox_salvage import read_damaged, scan
+from edgeexit.agent.outbox_schema import COLUMNS, check_file, connect, damage_as_error, insert_rows
 from edgeexit.private_files import make_private_database, make_private_folder
 
 _log = logging.getLogger(__name__)
 
-_PAGE_BYTES: Final = 4096
-_TABLE: Final = (
-    "CREATE TABLE message (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, start TEXT NOT NULL, sequence INTEGER NOT NULL, "
-    "revision INTEGER NOT NULL, window INTEGER NOT NULL, payload BLOB NOT NULL, checksum INTEGER NOT NULL)"
-)
-_COLUMNS: Final = "id, kind, start, sequence, revision, window, payload, checksum"
 _UNUSABLE: Final = ("disk", "full", "locked", "unable to open", "readonly", "busy")
 """Words in SQLite's errors about a disk that cannot be used now; other errors are about damaged content."""
-_MAX_UNREADABLE: Final = 4096
-"""Ids tried one by one behind a damaged page, before the rest of the file is given up."""
-
-
-@contextlib.contextmanager
-def _damage_as_error() -> Iterator[None]:
-    """Raise sqlite3.DatabaseError for the errors of another class that damaged files cause, too."""
-    try:
-        yield
-    except (UnicodeDecodeError, OverflowError) as error:  # a damaged name in the text of an error, a damaged number
-        raise sqlite3.DatabaseError(f"damaged text or number: {error.__class__.__name__}") from error
 
 
 class RowStore(Protocol):
@@ -94,15 +78,16 @@ class RowFile:
         """Number of rows that were damaged when the file was opened, as far as they can be counted."""
         make_private_folder(path.parent)
         self._finish_replacing()
-        # The log may belong to another file, and opening it changes this one; so read what is in the file alone.
-        alone = _scan(path, options="?immutable=1")[0] if _log_of(path).exists() and path.exists() else []
+        # The log may be damaged or belong to another file, and opening it changes this one; so read both alone.
+        log = read_log(_log_of(path))
+        alone = scan(path, options="?immutable=1")[0] if log.frames and path.exists() else []
         try:
-            with _damage_as_error():
-                self._connection = self._open()
+            with damage_as_error():
+                self._connection = self._open(log.frames)
         except sqlite3.Error as error:
             if _is_unusable(error, path):
                 raise
-            self._connection = self._replace_damaged(error, alone)
+            self._connection = self._replace_damaged(error, alone, log)
         self._files = self._identities()
 
     @property
@@ -116,14 +101,14 @@ class RowFile:
 
     def rows(self) -> Iterator[OutboxRow]:
         """Yield all undamaged rows in the order of their ids."""
-        for values in self._connection.execute(f"SELECT {_COLUMNS} FROM message ORDER BY id"):  # noqa: S608 - constant
+        for values in self._connection.execute(f"SELECT {COLUMNS} FROM message ORDER BY id"):  # noqa: S608 - constant
             if (row := check_row(values)) is not None:
                 yield row
 
     def read(self, identifier: int) -> OutboxRow | None:
         """Return a row; None if it is missing or damaged."""
-        query = f"SELECT {_COLUMNS} FROM message WHERE id = ?"  # noqa: S608 - constant
-        with _damage_as_error():
+        query = f"SELECT {COLUMNS} FROM message WHERE id = ?"  # noqa: S608 - constant
+        with damage_as_error():
             values = self._connection.execute(query, (identifier,)).fetchone()
         return None if values is None else check_row(values)
 
@@ -131,27 +116,29 @@ class RowFile:
         """Delete rows, then insert or replace rows, in one transaction."""
         with self._connection as database:
             database.executemany("DELETE FROM message WHERE id = ?", ((identifier,) for identifier in delete))
-            _insert(database, insert)
+            insert_rows(database, insert)
 
     def replace_all(self, rows: Iterable[OutboxRow]) -> None:
         """Replace all rows in one transaction."""
         with self._connection as database:
             database.execute("DELETE FROM message")
-            _insert(database, rows)
+            insert_rows(database, rows)
 
     def close(self) -> None:
         """Close the file."""
         with contextlib.suppress(sqlite3.Error):
             self._connection.close()
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self, logged: int = 0) -> sqlite3.Connection:
+        """Open and check the file; `logged` is the number of frames that its write-ahead log should have."""
         make_private_database(self._path)
-        connection = _connect(self._path)
+        connection = connect(self._path)
         try:
-            _check(connection)
+            recovered = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1]
+            check_file(connection, complete=recovered >= logged)
             damaged = [
                 values[0]
-                for values in connection.execute(f"SELECT {_COLUMNS} FROM message")  # noqa: S608 - constant
+                for values in connection.execute(f"SELECT {COLUMNS} FROM message")  # noqa: S608 - constant
                 if check_row(values) is None
             ]
             if damaged:
@@ -164,9 +151,9 @@ class RowFile:
             raise
         return connection
 
-    def _replace_damaged(self, error: sqlite3.Error, alone: list[OutboxRow]) -> sqlite3.Connection:
+    def _replace_damaged(self, error: sqlite3.Error, alone: list[OutboxRow], log: CommittedLog) -> sqlite3.Connection:
         """Put a new file with the readable rows in the place of the damaged one."""
-        rows, self.damaged = _read_damaged(self._path, alone)
+        rows, self.damaged = read_damaged(self._path, alone, log)
         aside = self._path.with_suffix(".broken")
         _log.warning(
             "outbox '%s' is damaged (%s); %d messages are readable and kept, the file is kept as '%s'",
@@ -176,10 +163,10 @@ class RowFile:
         new = self._new
         _remove(new)
         make_private_database(new)
-        with contextlib.closing(_connect(new)) as database:
-            _check(database)
+        with contextlib.closing(connect(new)) as database:
+            check_file(database)
             with database:
-                _insert(database, rows)
+                insert_rows(database, rows)
         self._path.replace(aside)
         self._finish_replacing()
         return self._open()
@@ -203,41 +190,8 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=0, check_same_thread=False)
-    connection.text_factory = bytes  # a damaged text need not be UTF-8
-    try:
-        connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        if connection.execute("PRAGMA page_count").fetchone()[0] <= 1 and not _tables(connection):
-            connection.execute(_TABLE)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _tables(connection: sqlite3.Connection) -> list[bytes]:
-    return [sql for (sql,) in connection.execute("SELECT sql FROM sqlite_master")]
-
-
-def _check(connection: sqlite3.Connection) -> None:
-    """Raise sqlite3.DatabaseError if pages or schema of the file are damaged, sqlite3.Error if it is not writable."""
-    result = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if result != b"ok":
-        raise sqlite3.DatabaseError(result.decode(errors="replace"))
-    if _tables(connection) != [_TABLE.encode()]:
-        raise sqlite3.DatabaseError("its tables are not those of an outbox")
-    with connection:
-        connection.execute("DELETE FROM message WHERE id = -1")  # takes the lock for writing
-
-
-def _insert(database: sqlite3.Connection, rows: Iterable[OutboxRow]) -> None:
-    database.executemany(
-        "INSERT OR REPLACE INTO message VALUES (?, ?, ?, ?, ?, ?, ?, ?)", ((*row, row.checksum) for row in rows)
-    )
+def _log_of(path: Path) -> Path:
+    return path.with_name(path.name + "-wal")
 
 
 def _is_unusable(error: sqlite3.Error, path: Path) -> bool:
@@ -248,91 +202,6 @@ def _is_unusable(error: sqlite3.Error, path: Path) -> bool:
     if "readonly" in text and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
         return False  # the header names an unknown version of the format
     return any(word in text for word in _UNUSABLE)
-
-
-def _read_damaged(path: Path, alone: list[OutboxRow]) -> tuple[list[OutboxRow], int]:
-    """Return the undamaged rows that can be found in a damaged file, and the number of damaged ones that were seen.
-
-    The file is read as it is, with another first page, and without its write-ahead log. Only copies of it are opened.
-    `alone` are the rows that it had before its log was applied. Raises OSError if there is no room for the copies.
-    """
-    found: dict[tuple[str, int], OutboxRow] = {}
-    damaged = 0
-    log = _log_of(path)
-    for first_page, with_log in ((False, True), (True, True), (True, False)):
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".outbox.") as folder:
-            copy = Path(folder) / path.name
-            shutil.copyfile(path, copy)
-            if with_log and log.exists():
-                shutil.copyfile(log, copy.with_name(log.name))
-            if first_page:
-                _replace_first_page(copy)
-            rows, bad = _scan(copy)
-        damaged = max(damaged, bad)
-        for row in rows:
-            found.setdefault((row.start, row.sequence), row)
-    for row in alone:
-        found.setdefault((row.start, row.sequence), row)
-    by_id: dict[int, OutboxRow] = {}
-    for row in found.values():  # two rows with one id: the file and a foreign write-ahead log
-        identifier = row.id if row.id not in by_id else max(by_id) + 1
-        by_id[identifier] = row._replace(id=identifier)
-    return list(by_id.values()), max(damaged, 1)
-
-
-def _log_of(path: Path) -> Path:
-    return path.with_name(path.name + "-wal")
-
-
-def _scan(path: Path, *, options: str = "") -> tuple[list[OutboxRow], int]:
-    """Return the undamaged rows of a file, and the number of damaged ones; never raise an error about its content."""
-    rows: dict[int, OutboxRow] = {}
-    try:
-        connection = sqlite3.connect(path.absolute().as_uri() + options, uri=True, timeout=0)
-    except sqlite3.Error:
-        return [], 0
-    with contextlib.closing(connection):
-        connection.text_factory = bytes
-        damaged = _scan_in_order(connection, rows, first=-1, step=1)
-        if damaged:  # behind damage, the order of the ids may be wrong: a row can be found from one side only
-            _scan_in_order(connection, rows, first=max(rows, default=0) + _MAX_UNREADABLE, step=-1)
-    return list(rows.values()), damaged
-
-
-def _scan_in_order(connection: sqlite3.Connection, rows: dict[int, OutboxRow], *, first: int, step: int) -> int:
-    """Add the undamaged rows to `rows`, upwards (`step` 1) or downwards (-1); return the number of damaged ones."""
-    condition = "id > ? ORDER BY id" if step > 0 else "id < ? ORDER BY id DESC"
-    query = f"SELECT {_COLUMNS} FROM message NOT INDEXED WHERE {condition}"  # noqa: S608 - constants
-    damaged, unreadable, last = 0, 0, first
-    while unreadable < _MAX_UNREADABLE:
-        try:
-            for values in connection.execute(query, (last,)):
-                unreadable = 0
-                last = values[0] if isinstance(values[0], int) else last + step
-                if (row := check_row(values)) is None:
-                    damaged += 1
-                else:
-                    rows[row.id] = row
-        except (sqlite3.Error, ValueError, OverflowError):  # noqa: PERF203 - the next id may be readable
-            damaged += unreadable == 0
-            unreadable += 1
-            last += step
-        else:
-            break
-    return damaged
-
-
-def _replace_first_page(path: Path) -> None:
-    """Replace the header and the schema, which are the same in every outbox."""
-    template = path.with_name("template.db")
-    with contextlib.closing(_connect(template)):
-        pass
-    pages = max(path.stat().st_size // _PAGE_BYTES, 2)
-    page = bytearray(template.read_bytes()[:_PAGE_BYTES])
-    page[28:32] = pages.to_bytes(4, "big")
-    page[92:96] = page[24:28]  # the number of pages is valid for this version
-    with path.open("r+b") as file:
-        file.write(page)
 
 
 def _remove(path: Path) -> None:

@@ -286,6 +286,42 @@ def test_one_flipped_bit_loses_at_most_the_messages_of_one_page_and_is_counted(t
     assert sum(lost) <= len(lost), "nearly always one at most"
 
 
+@pytest.mark.parametrize("place", ["header", "first frame", "anywhere"])
+def test_one_flipped_bit_in_the_log_after_a_crash_loses_at_most_one_message_and_is_counted(
+    tmp_path: Path, place: str
+) -> None:
+    image = tmp_path / "image"
+    filled(image, audits=3, samples=3)
+    live = open_outbox(image)
+    for number in range(3, 15):
+        live.add(make_audit(3, first=3 * number))
+    acknowledge(live, entries(live, "audit")[0])
+    content, log = (image / FILE).read_bytes(), (image / f"{FILE}-wal").read_bytes()
+    expected = stored(live)
+    live.close()
+    size = {"header": 32, "first frame": 32 + 24 + 4096, "anywhere": len(log)}[place]
+    generator, lost = random.Random(place), []  # noqa: S311 - not cryptography
+    for turn in range(25):
+        bit = generator.randrange(8 * size)
+        damaged = bytearray(log)
+        damaged[bit // 8] ^= (1 << (bit % 8)) if turn else 0
+        shutil.rmtree(tmp_path / "state", ignore_errors=True)
+        (tmp_path / "state").mkdir(mode=0o700)
+        for name, data in ((FILE, content), (f"{FILE}-wal", damaged)):
+            (tmp_path / "state" / name).write_bytes(data)
+            (tmp_path / "state" / name).chmod(0o600)
+        outbox = open_outbox(tmp_path / "state")
+        assert not outbox.in_memory, f"bit {bit}"
+        missing = set(expected) - set(stored(outbox))
+        lost.append(len(missing) // 3)
+        assert lost[-1] <= 4, f"bit {bit}"
+        assert bool(outbox.losses.damaged) >= bool(missing), f"bit {bit}"
+        assert turn or outbox.losses.damaged == 0, "an undamaged log is not damaged"
+        outbox.add(make_audit(first=1000))
+        assert 1000 in reopened(tmp_path / "state", outbox)
+    assert sum(lost) <= len(lost), "nearly always one at most"
+
+
 def test_a_destroyed_page_loses_only_the_messages_on_it(tmp_path: Path) -> None:
     filled(tmp_path, audits=60, samples=3)  # about 900 bytes each, so four on a page
     content = bytearray((tmp_path / FILE).read_bytes())
