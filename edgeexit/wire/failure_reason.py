@@ -45,7 +45,7 @@ def failure_reason(
 ) -> str:
     """Return one line that names the reason of a failed attempt to connect, or of the end of a connection.
 
-    `tcp_connected` and `handshake_done` (TLS, WebSocket) say how far the attempt had come; `http_status` is the response
+    `tcp_connected` and `handshake_done` (TLS, WebSocket) say how far the attempt had come; `http_status` is the answer
     to a WebSocket request.
     """
     text: str
