@@ -327,3 +327,20 @@ def test_two_envelopes_of_one_policy_that_alternate_wear_no_flash(
     for turn in range(100):
         selector.receive(make_envelope(4, signed_by=(other, key)[turn % 2]))
     assert writes == ["last_good", "policy"]
+
+
+def test_the_marker_is_written_before_the_policy_so_that_no_crash_is_missed(
+    starts: Starts, make_envelope: MakeEnvelope, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    selector = starts()
+    store = PolicyStore.save_newest
+
+    def be_killed(*arguments: Any) -> None:
+        store(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PolicyStore, "save_newest", be_killed)
+    with pytest.raises(KeyboardInterrupt):
+        selector.receive(make_envelope(4))
+    again = starts()
+    assert (again.active.revision, again.summary.accepted) == (0, 4)
