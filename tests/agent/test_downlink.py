@@ -64,8 +64,8 @@ def test_only_the_newest_message_of_a_retained_topic_is_handled(caplog: pytest.L
     assert "a message on 'policy' was replaced by a newer one" in caplog.text
 
 
-@pytest.mark.parametrize(("cost_s", "credits"), [(0.0, 1), (0.03, 3)], ids=["cheap", "expensive"])
-def test_a_flood_on_one_topic_neither_uses_a_core_nor_delays_another_topic(cost_s: float, credits: int) -> None:
+@pytest.mark.parametrize(("cost_s", "weight"), [(0.0, 1), (0.03, 3)], ids=["cheap", "expensive"])
+def test_a_flood_on_one_topic_neither_uses_a_core_nor_delays_another_topic(cost_s: float, weight: int) -> None:
     handled: list[bytes] = []
     seen: list[float] = []
 
@@ -85,7 +85,7 @@ def test_a_flood_on_one_topic_neither_uses_a_core_nor_delays_another_topic(cost_
             time.sleep(0.001)
         wait_for(lambda: seen, "the policy")
     # A burst of 10 and 10 per second, whatever this machine's speed; fewer if a message takes more than 10 ms.
-    assert 10 / credits <= len(handled) <= (10 + 10 * (time.monotonic() - started)) / credits + 1
+    assert 10 / weight <= len(handled) <= (10 + 10 * (time.monotonic() - started)) / weight + 1
     assert len(ticks) >= 2, "the periodic checks go on"
 
 
