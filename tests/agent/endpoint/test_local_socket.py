@@ -16,7 +16,8 @@ from edgeexit.agent.endpoint.listening import listen
 from edgeexit.agent.endpoint.server import Endpoint
 from edgeexit.bundle import Bundle
 from edgeexit.errors import ConfigError
-from tests.agent.endpoint.client import MODEL, Served, infer_request, send_request
+from tests.agent.endpoint.client import MODEL, Gate, Served, infer_request, send_request
+from tests.agent.fleet import wait_for
 from tests.bundles import INPUT, make_samples
 
 ONE = infer_request(make_samples(1)[INPUT])
@@ -68,6 +69,24 @@ def test_the_socket_serves_instead_of_tcp(serve: Callable[..., Served], path: Pa
     assert infer(path)["model_name"] == "tiny"
     with pytest.raises(IndexError):
         _ = served.endpoint.port
+
+
+def test_a_client_of_the_socket_that_closes_its_sending_side_gets_its_response(
+    serve: Callable[..., Served], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = serve(tcp=False, socket=path, inline_ms=0)
+    gate = Gate(served, monkeypatch)
+    waiting, gone = LocalConnection(path), LocalConnection(path)
+    for client in (waiting, gone):
+        client.request("POST", f"{MODEL}/infer", json.dumps(ONE))
+    assert gate.reached.wait(20)
+    wait_for(lambda: served.requests == 2, "both requests")
+    waiting.sock.shutdown(socket.SHUT_WR)
+    gone.close()
+    wait_for(lambda: served.requests == 1, "the request of the client that has disconnected to be cancelled")
+    gate.open()
+    assert waiting.getresponse().status == 200
+    waiting.close()
 
 
 def test_the_file_that_a_killed_agent_left_is_replaced(serve: Callable[..., Served], path: Path) -> None:
