@@ -1,4 +1,4 @@
-"""Brokers are killed with SIGKILL and started again, while agents and calibrator continue."""
+"""Brokers, and calibrators, are killed with SIGKILL and started again, while the agents continue."""
 
 from scripts.chaoslab.brokers import has_mosquitto
 from scripts.chaoslab.lab import Check, Lab, running
@@ -6,6 +6,7 @@ from scripts.chaoslab.waiting import pause, wait_until
 
 _LONG, _SHORT = 34, 1
 """Kills of each of the three brokers."""
+_CALIBRATOR_LONG, _CALIBRATOR_SHORT = 50, 2
 _AGENTS = 3
 _RECONNECT_S = 30.0
 
@@ -21,7 +22,7 @@ def kill_brokers(lab: Lab) -> list[Check]:
 def _kill_one_kind(lab: Lab, kind: str, options: dict[str, bool]) -> list[Check]:
     kills = _LONG if lab.long else _SHORT
     broker = lab.broker(kind, **options)
-    database = lab.calibrator(broker.url)
+    database = lab.calibrator(broker.url).database
     suffix = "p" if options.get("persistence") else ""
     devices = [lab.device(f"{kind}{suffix}-{n}", broker.url) for n in range(_AGENTS)]
     for device in devices:
@@ -44,6 +45,33 @@ def _kill_one_kind(lab: Lab, kind: str, options: dict[str, bool]) -> list[Check]
         Check(
             situation=lab.name,
             promise=f"{broker.name}: no message is lost or counted twice, no inference fails",
+            counted=f"{kills} kills; {balance}; {failures} inferences failed",
+            kept=balance.exact and not failures and balance.samples > 0,
+        )
+    ]
+
+
+def kill_calibrators(lab: Lab) -> list[Check]:
+    """Kill the calibrator 50 times (short form: twice), between a commit and its acknowledgement with luck."""
+    kills = _CALIBRATOR_LONG if lab.long else _CALIBRATOR_SHORT
+    broker = lab.broker()
+    calibrator = lab.calibrator(broker.url)
+    devices = [lab.device(f"device-{n}", broker.url) for n in range(_AGENTS)]
+    for device in devices:
+        device.start()
+    list(running(devices))
+    for kill in range(kills):
+        lab.progress(f"{kill} of {kills} kills")
+        pause(lab.random.uniform(0.1, 1.5))
+        calibrator.kill()
+        pause(lab.random.uniform(0.0, 0.5))
+        calibrator.start()
+    balance = lab.settle(devices, calibrator.database, timeout_s=90)
+    failures = sum(device.failures() for device in devices)
+    return [
+        Check(
+            situation=lab.name,
+            promise="the calibrator is killed: no message is lost or counted twice, no inference fails",
             counted=f"{kills} kills; {balance}; {failures} inferences failed",
             kept=balance.exact and not failures and balance.samples > 0,
         )

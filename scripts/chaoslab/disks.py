@@ -41,7 +41,7 @@ def failing_disks(lab: Lab) -> list[Check]:
     if (reason := can_mount()) is not None:
         return [Check(situation=lab.name, promise="inference goes on", counted=reason, kept=None)]
     broker = lab.broker()
-    database = lab.calibrator(broker.url)
+    database = lab.calibrator(broker.url).database
     watcher = lab.watcher(broker.port)
     faults, skipped = _faults(lab, broker.url)
     devices = [fault.device for fault in faults]

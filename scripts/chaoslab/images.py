@@ -17,7 +17,7 @@ _LONG_ROUNDS = 8
 def rolled_back(lab: Lab) -> list[Check]:
     """Restore an image of a state folder that still holds messages which were delivered meanwhile."""
     broker = lab.broker()
-    database = lab.calibrator(broker.url)
+    database = lab.calibrator(broker.url).database
     watcher = lab.watcher(broker.port)
     device = lab.device("device", broker.url)
     image = lab.folder / "image"
@@ -56,7 +56,7 @@ def rolled_back(lab: Lab) -> list[Check]:
 def two_clones(lab: Lab) -> list[Check]:
     """Run two agents at once whose state folders are copies of one, under one name."""
     broker = lab.broker()
-    database = lab.calibrator(broker.url)
+    database = lab.calibrator(broker.url).database
     original = lab.device("device", broker.url)
     clone = lab.device("device", broker.url, folder="clone")
     original.start()
@@ -95,7 +95,7 @@ def _shows_clone(database: Path) -> bool:
 def flipped_bits(lab: Lab) -> list[Check]:
     """Flip one random bit in each file of a state folder between two starts."""
     broker = lab.broker()
-    database = lab.calibrator(broker.url)
+    database = lab.calibrator(broker.url).database
     checks: dict[str, list[Check]] = {}
     rounds = _LONG_ROUNDS if lab.long else 1
     for number in range(rounds):

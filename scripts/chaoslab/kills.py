@@ -31,7 +31,7 @@ def kill_agents(lab: Lab) -> list[Check]:
     """Kill agents 1,000 times (short form: 20 times)."""
     total = _LONG if lab.long else _SHORT
     broker = lab.broker()
-    database = lab.calibrator(broker.url)
+    database = lab.calibrator(broker.url).database
     watcher = lab.watcher(broker.port)
     devices = [lab.device(f"device-{n}", broker.url) for n in range(_AGENTS)]
     killer = _Killer(lab, watcher, total)

@@ -26,6 +26,7 @@ from tests.bundles import make_bundle
 
 REPORT_INTERVAL_S = 0.25
 _STOP_S = 15.0
+_START_S = 30.0
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,6 +111,31 @@ class Device:
         return self.folder / f"ledger-{start:04d}.jsonl"
 
 
+class Calibrator:
+    """A calibrator in a process of its own, which can be killed and started again with its database."""
+
+    def __init__(self, folder: Path, url: str, *, key: Path) -> None:
+        folder.mkdir()
+        self.database = folder / "calibrator.sqlite"
+        self._log = folder / "calibrator.log"
+        self._arguments = ["calibrator", "run", "--database", str(self.database), "--broker", url, "--fleet", FLEET]
+        self._arguments += ["--key", str(key), "--check-interval", "2"]
+        self._process: ForkedProcess | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it is connected. Raises RuntimeError with the end of its log if it is not."""
+        known = len(_text(self._log))
+        process = self._process = ForkedProcess(run_command, self._arguments, self._log)
+        wait_until(lambda: not process.alive or "connected to" in _text(self._log)[known:], _START_S)
+        if not process.alive or "connected to" not in _text(self._log)[known:]:
+            raise RuntimeError(f"the calibrator did not start:\n{_text(self._log)[known:][-2000:]}")
+
+    def kill(self) -> None:
+        """End it with SIGKILL, if it runs."""
+        if self._process is not None:
+            self._process.kill()
+
+
 class Lab:
     """Starts what a situation needs, and ends it on exit. A context manager.
 
@@ -136,8 +162,9 @@ class Lab:
         """Create the folder, a key and a bundle."""
         self.folder.mkdir()
         self._stack.callback(self._remove_folder)
-        self.public_key = generate_key(self.folder / "calibrator.key")
-        self.key = load_private_key(self.folder / "calibrator.key")
+        self._key_path = self.folder / "calibrator.key"
+        self.public_key = generate_key(self._key_path)
+        self.key = load_private_key(self._key_path)
         self.bundle = make_bundle(self.folder / "bundle")
         return self
 
@@ -160,17 +187,12 @@ class Lab:
         self._stack.callback(broker.kill)
         return broker
 
-    def calibrator(self, url: str) -> Path:
-        """Start a calibrator, and return its database when it stores messages."""
-        database = self.folder / f"calibrator-{time.monotonic_ns()}.sqlite"
-        log = database.with_suffix(".log")
-        arguments = ["calibrator", "run", "--database", str(database), "--broker", url, "--fleet", FLEET]
-        arguments += ["--key", str(self.folder / "calibrator.key"), "--check-interval", "2"]
-        process = ForkedProcess(run_command, arguments, log)
-        self._stack.callback(process.kill)
-        if not wait_until(lambda: not process.alive or "connected to" in _text(log), 30) or not process.alive:
-            raise RuntimeError(f"the calibrator did not start:\n{_text(log)[-2000:]}")
-        return database
+    def calibrator(self, url: str) -> "Calibrator":
+        """Start a calibrator; it stores messages when this returns."""
+        calibrator = Calibrator(self.folder / f"calibrator-{time.monotonic_ns()}", url, key=self._key_path)
+        self._stack.callback(calibrator.kill)
+        calibrator.start()
+        return calibrator
 
     def watcher(self, port: int, bundle: Bundle | None = None) -> Watcher:
         """Connect an operator."""

@@ -30,7 +30,7 @@ _LINKS = (
 def bad_links(lab: Lab) -> list[Check]:
     """Run one agent behind each bad link at the same time, then let the links recover."""
     broker = lab.broker()
-    database = lab.calibrator(broker.url)
+    database = lab.calibrator(broker.url).database
     proxies, devices = [], []
     for number, link in enumerate(_LINKS):
         proxy = Proxy(broker.port, lab.random)

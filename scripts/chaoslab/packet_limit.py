@@ -16,7 +16,7 @@ def small_packets(lab: Lab) -> list[Check]:
     if not has_mosquitto():
         return [Check(situation=lab.name, promise=promise, counted="mosquitto is not installed", kept=None)]
     broker = lab.broker("mosquitto", max_packet_size=_LIMIT)
-    database = lab.calibrator(broker.url)
+    database = lab.calibrator(broker.url).database
     watcher = lab.watcher(broker.port)
     bundle = make_bundle(lab.folder / "many-exits", exits=_MANY_EXITS)
     options = {"report_interval_s": 2.0, "audit_fraction": 1.0, "rate": 150.0}

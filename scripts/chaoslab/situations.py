@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from scripts.chaoslab.broker_kills import kill_brokers
+from scripts.chaoslab.broker_kills import kill_brokers, kill_calibrators
 from scripts.chaoslab.cost import link_cost
 from scripts.chaoslab.disks import failing_disks
 from scripts.chaoslab.images import flipped_bits, rolled_back, two_clones
@@ -14,6 +14,7 @@ from scripts.chaoslab.packet_limit import small_packets
 SITUATIONS: dict[str, Callable[[Lab], list[Check]]] = {
     "kills": kill_agents,
     "brokers": kill_brokers,
+    "calibrators": kill_calibrators,
     "links": bad_links,
     "disks": failing_disks,
     "rollback": rolled_back,

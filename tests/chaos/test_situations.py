@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SITUATIONS = ("kills", "brokers", "links", "disks", "rollback", "bits", "clones", "packets", "cost")
+SITUATIONS = ("kills", "brokers", "calibrators", "links", "disks", "rollback", "bits", "clones", "packets", "cost")
 COMMAND = [sys.executable, "-m", "scripts.chaoslab"]
 
 
