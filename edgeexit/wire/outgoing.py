@@ -93,7 +93,8 @@ class Outgoing:
     @property
     def can_hand_over(self) -> bool:
         """True if the next message can be written at once."""
-        return bool(self._waiting) and len(self._in_flight) < self._limits.receive_maximum
+        has_room = len(self._in_flight) < self._limits.receive_maximum
+        return has_room and bool(self._waiting) and not self._client.want_write()
 
     def acknowledge(self, mid: int, code: Any) -> None:
         """Record a PUBACK; `code` is paho's reason code."""

@@ -74,7 +74,8 @@ class PacketLoop:
         for key, ready in self._selector.select(0 if has_pending else self._limit(wait_s)):
             if key.fd == self._descriptor:
                 events = ready
-        self._wakeup.clear()
+            else:
+                self._wakeup.clear()
         if events & selectors.EVENT_READ or has_pending:
             self._read()
         if events & selectors.EVENT_WRITE and self.is_open:

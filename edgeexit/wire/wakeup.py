@@ -6,9 +6,10 @@ import threading
 
 
 class Wakeup:
-    """Register it for reading with a selector; call `clear` before the loop looks for what it was woken for.
+    """Register it for reading with a selector.
 
-    Create it in the thread of the loop.
+    When it is readable, call `clear` before the loop looks for what it was woken for. Create it in the thread of the
+    loop.
     """
 
     def __init__(self) -> None:
@@ -30,11 +31,14 @@ class Wakeup:
                 self._writer.send(b"\0")
 
     def clear(self) -> None:
-        """Make it unreadable until the next `wake`."""
-        if self._is_set:
-            with contextlib.suppress(BlockingIOError):
-                self._reader.recv(64)
-            self._is_set = False
+        """Make it unreadable until the next `wake`; only for a wakeup that is readable.
+
+        The order matters: with the flag cleared first, a `wake` in between would send a byte that is received here, and
+        all later ones would do nothing.
+        """
+        with contextlib.suppress(BlockingIOError):
+            self._reader.recv(64)
+        self._is_set = False
 
     def close(self) -> None:
         """Close both sockets."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgeexit.wire import BrokerConfig, BrokerSession, Delivery, SessionOptions
+from edgeexit.wire.packet_loop import PacketLoop
 from tests.broker import Mosquitto, free_ports
 from tests.certificates import CertificateAuthority
 from tests.waiting import wait_for
@@ -32,8 +33,11 @@ def connect(url: str, received: list[Delivery], *, keepalive_s: int = 30, **conf
     return session
 
 
-def test_a_message_that_takes_longer_than_the_keepalive_arrives_on_a_slow_link(broker):
-    """It takes 3 s; nothing arrives meanwhile, and a PINGREQ would wait behind it."""
+def test_a_message_that_takes_longer_than_the_keepalive_arrives_on_a_slow_link(broker, monkeypatch):
+    """It takes 3 s; nothing arrives meanwhile, and a PINGREQ would wait behind it. The event loop waits, too."""
+    steps = []
+    step = PacketLoop.step
+    monkeypatch.setattr(PacketLoop, "step", lambda loop, wait_s: (steps.append(1), step(loop, wait_s)))
     received: list[Delivery] = []
     with TcpRelay(broker.port, bytes_per_s=40_000) as relay:
         session = connect(f"mqtt://127.0.0.1:{relay.port}", received, keepalive_s=1)
@@ -41,10 +45,12 @@ def test_a_message_that_takes_longer_than_the_keepalive_arrives_on_a_slow_link(b
         publication = session.publish("a", b"x" * 110_000)
         assert publication is not None
         assert not publication.written
+        assert session.publish("a", b"the next one") is not None
         assert session.unacked_bytes > 110_000
         wait_for(lambda: publication.done, "the end of the publication")
         assert publication.acked
         assert session.last_error == "not connected yet"
+        assert len(steps) < 500
         session.stop()
 
 
