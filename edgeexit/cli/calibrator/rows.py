@@ -31,12 +31,14 @@ def device_cells(device: "DeviceView") -> Sequence[str]:
 
 
 def _key_state(device: "DeviceView") -> str:
-    """Return the state of the enrolment of a device."""
+    """Return the state of the enrolment of a device; `shown`: it has a key, and has sent no audit yet."""
     if device.revoked_at is not None:
         return "revoked"
-    if device.offered_key is not None:
-        return "waits" if device.key is None else "changed"
-    return "none" if device.key is None else "enrolled"
+    if device.offered_key is None:
+        return "none" if device.key is None else "enrolled"
+    if device.key is not None:
+        return "changed"
+    return "waits" if "key not approved" in device.drops else "shown"
 
 
 def cohort_cells(cohort: "CohortView") -> Sequence[str]:
