@@ -4,6 +4,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -109,11 +110,13 @@ class FleetSide:
             started=started,
         )
         address, digest = config.address, recipient.bundle
+        policy_topics = (policy_topic(config.fleet, digest, config.cohort), down_topic(address, "policy"))
+        self._rejected: dict[str, bytes] = {}
+        """Topic -> its newest policy, if it was rejected: the key set that it needs may arrive after it."""
         self._downlink = Downlink(
             {
                 keys_topic(config.fleet): Topic(self._handle_keys),
-                policy_topic(config.fleet, digest, config.cohort): Topic(self._handle_policy),
-                down_topic(address, "policy"): Topic(self._handle_policy),
+                **{topic: Topic(partial(self._handle_policy, topic)) for topic in policy_topics},
                 heartbeat_topic(config.fleet, digest, config.cohort): Topic(self._handle_heartbeat),
                 down_topic(address, "command"): Topic(self._handle_command, max_waiting=_COMMANDS),
             },
@@ -162,11 +165,14 @@ class FleetSide:
         found = [self._connection_problem(), self._bundle_problem, *(part.problem for part in parts)]
         return [*self.policies.summary.problems, *(problem for problem in found if problem is not None)]
 
-    def _handle_policy(self, envelope: bytes) -> None:
+    def _handle_policy(self, topic: str, envelope: bytes) -> None:
+        self._rejected.pop(topic, None)
         if not envelope:
             _log.info("the retained policy was cleared; the active policy does not change")
             return
         self.policies.receive(envelope)
+        if self.policies.summary.rejected is not None:
+            self._rejected[topic] = envelope
         self._trial.check()
         self._publish_state_if_changed()
 
@@ -174,6 +180,8 @@ class FleetSide:
         if history and self._keys.receive(history):
             self.policies.update_keys(self._keys.trusted)
             self._check_bundle()
+            for topic, envelope in list(self._rejected.items()):
+                self._handle_policy(topic, envelope)
             self._trial.check()
             self._publish_state_if_changed()
 

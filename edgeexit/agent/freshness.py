@@ -79,13 +79,16 @@ class Freshness:
             self._complete_at = now
         reason = None
         if now - self._newest_at > self._within_s:
-            reason = "no newer heartbeat of the calibrator"
+            reason = "no newer heartbeat of the calibrator arrived"
         elif now - self._complete_at > self._within_s and self.confirmed is not None:
-            reason = f"heartbeats name revision {self.confirmed.revision} of the policy, which did not arrive"
+            reason = f"revision {self.confirmed.revision} that the calibrator names did not arrive"
         if (reason is not None) != self.unconfirmed:
             self.unconfirmed = reason is not None
             if reason is not None and can_verify:
-                _log.warning("unconfirmed: for %g s, %s; does the broker withhold messages?", self._within_s, reason)
+                _log.warning(
+                    "unconfirmed: for %g s, %s; the calibrator is down or the broker withholds messages",
+                    self._within_s, reason,
+                )  # fmt: skip
             elif can_verify:
                 _log.info("confirmed again by heartbeat %d", 0 if self.confirmed is None else self.confirmed.counter)
         if self._unsaved and now - self._saved_at >= _SAVE_S:

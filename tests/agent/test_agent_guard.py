@@ -138,6 +138,22 @@ def test_a_key_set_that_revokes_the_key_of_the_active_policy_ends_its_use(
         assert agent.active.revision == 4
 
 
+def test_a_policy_that_arrives_before_the_key_set_that_it_needs_is_used_afterwards(
+    fleet: Fleet, bundle: Bundle, config: AgentConfig, key: PrivateKey
+) -> None:
+    successor = PrivateKey.generate()
+    roles: Any = {
+        role: RoleKeys(keys=(public_key_text(signer.public_key()),))
+        for role, signer in (("root", key), ("policy", successor))
+    }
+    payload = encode_key_set(KeySet(fleet="plant", version=1, roles=roles))
+    with Agent(bundle, config):
+        fleet.send_policy(config, fleet.document(3), key=successor)
+        wait_for_state(fleet, config, "the rejection", lambda state: state.rejected)
+        fleet.send_keys(config, encode_history([sign(payload, payload_type=KEY_SET_TYPE, keys=[key])]))
+        assert wait_for_revision(fleet, config, 3).rejected is None
+
+
 def test_a_policy_that_arrives_while_the_disk_is_full_is_reported_and_used_when_there_is_room(
     fleet: Fleet, bundle: Bundle, changed: Change, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

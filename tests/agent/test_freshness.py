@@ -88,7 +88,7 @@ def test_a_device_that_does_not_get_the_policy_that_heartbeats_name_is_unconfirm
         assert not device.after(WITHIN_S / 12)
     device.beat(13, revision=5)
     assert device.after(1)
-    assert "heartbeats name revision 5 of the policy, which did not arrive" in caplog.text
+    assert "for 3600 s, revision 5 that the calibrator names did not arrive" in caplog.text
     device.received = 5
     assert not device.after(1)
 
