@@ -45,7 +45,7 @@ class Bench:
         self.broker: Final = broker
         self.report_interval_s: Final = report_interval_s
         self.resend_s: Final = resend_s
-        self.patience_s: Final = 10 + 4 * max(report_interval_s, resend_s)
+        self.patience_s: Final = 20 + 4 * max(report_interval_s, resend_s)
         """How long a check waits for something that must happen."""
         self.quiet_s: Final = 0.5 + 3 * resend_s
         """How long a check waits for something that must not happen."""

@@ -222,7 +222,7 @@ receive() { # TOPIC LENGTH HEX
 }
 report_due=$((now_ms + report_ms))
 while kill -0 "$subscriber" 2> /dev/null; do
-  if read -r -t 0.05 topic length hex <&3; then
+  if read -r -t 0.1 topic length hex <&3; then
     receive "$topic" "$length" "$hex"
     while read -r -t 0 <&3 && read -r topic length hex <&3; do receive "$topic" "$length" "$hex"; done
   fi
