@@ -235,8 +235,11 @@ class FleetLink:
             if self._profile is not None:
                 self.publish_profile(self._profile)
             self._state_due = now + _MAX_STATE_S
-        # The state goes first, and its PUBACK shows that the connection works.
-        if self._published is not None and not self._published.done and now < self._state_due:
+        # The state goes first, and its PUBACK shows that the connection works. A broker that does not even take a state
+        # of this size gets nothing, so that a wrong limit does not make the device drop its messages.
+        if self._published is None:
+            return math.inf
+        if not self._published.done and now < self._state_due:
             return self._state_due
         self._state_due = now
         return self._sender.send(now)

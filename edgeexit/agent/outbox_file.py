@@ -12,9 +12,11 @@ from edgeexit.agent.outbox_log import CommittedLog, read_log
 from edgeexit.agent.outbox_rows import OutboxRow, check_row
 from edgeexit.agent.outbox_salvage import read_damaged, scan
 from edgeexit.agent.outbox_schema import COLUMNS, check_file, connect, damage_as_error, insert_rows
+from edgeexit.limited_log import LimitedLog
 from edgeexit.private_files import make_private_database, make_private_folder
 
 _log = logging.getLogger(__name__)
+_limited = LimitedLog(_log)
 
 _UNUSABLE: Final = ("disk", "full", "locked", "unable to open", "readonly", "busy")
 """Words in SQLite's errors about a disk that cannot be used now; other errors are about damaged content."""
@@ -142,7 +144,10 @@ class RowFile:
                 if check_row(values) is None
             ]
             if damaged:
-                _log.warning("outbox '%s': %d damaged rows are deleted, the others are kept", self._path, len(damaged))
+                _limited.warning(
+                    ("rows", self._path), "outbox '%s': %d damaged rows are deleted, the others are kept",
+                    self._path, len(damaged),
+                )  # fmt: skip
                 with connection:
                     connection.executemany("DELETE FROM message WHERE id = ?", ((value,) for value in damaged))
             self.damaged += len(damaged)
@@ -155,7 +160,8 @@ class RowFile:
         """Put a new file with the readable rows in the place of the damaged one."""
         rows, self.damaged = read_damaged(self._path, alone, log)
         aside = self._path.with_suffix(".broken")
-        _log.warning(
+        _limited.warning(
+            ("file", self._path),
             "outbox '%s' is damaged (%s); %d messages are readable and kept, the file is kept as '%s'",
             self._path, error, sum(row.kind != "losses" for row in rows), aside.name,
         )  # fmt: skip

@@ -1,7 +1,7 @@
 """The link with real brokers: everything arrives, also what is large, over a slow connection, or after a crash."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from edgeexit.agent.link import FleetLink
 from edgeexit.agent.outbox import Outbox
 from edgeexit.bundle import Bundle
 from edgeexit.signing import PrivateKey
-from edgeexit.wire import Ack, Audit, BrokerConfig, Losses, Refusal, Report, State
+from edgeexit.wire import Ack, Audit, BrokerConfig, Losses, PacketTooLargeError, Refusal, Report, State, reconnecting
 from tests.agent.fleet import Fleet, wait_for
 from tests.agent.limiting_proxy import LimitingProxy
 from tests.agent.messages import make_audit, make_report
@@ -22,15 +22,11 @@ from tests.agent.outboxes import entries, labels
 from tests.broker import Mosquitto, RealBroker
 
 
-@contextmanager
-def connected(
+def make_link(
     fleet: Fleet,
     config: AgentConfig,
     outbox: Outbox,
-    *,
-    receivers: Mapping[str, Callable[[bytes], None]] | None = None,
-    problems: Callable[[], tuple[str, ...]] = tuple,
-) -> Iterator[FleetLink]:
+) -> FleetLink:
     digest = fleet.bundle.digest
 
     def state(online: bool) -> State:  # noqa: FBT001 - the signature that the link expects
@@ -44,17 +40,21 @@ def connected(
             revision=0,
             policy="none",
             agent="0",
-            problems=problems(),
         )
 
-    link = FleetLink(
+    return FleetLink(
         config,
         outbox=outbox,
         identity=DeviceIdentity(config.state_dir),
         state=state,
         collect=lambda: None,
-        receivers=receivers or {},
+        receivers={},
     )
+
+
+@contextmanager
+def connected(fleet: Fleet, config: AgentConfig, outbox: Outbox) -> Iterator[FleetLink]:
+    link = make_link(fleet, config, outbox)
     link.start()
     try:
         wait_for(lambda: fleet.state(config), "the state")
@@ -135,9 +135,31 @@ def test_a_broker_with_a_small_packet_limit_gets_split_audits_and_stays_connecte
     assert len(fleet.messages(config, State)) <= 2, "online once, offline once: the connection never ended"
 
 
-def test_a_broker_that_ends_the_connection_without_a_reason_gets_split_audits_after_some_attempts(
-    fleet: Fleet, broker: RealBroker, config: AgentConfig, tmp_path: Path
+def test_a_broker_that_does_not_even_take_the_state_makes_the_device_drop_nothing(
+    fleet: Fleet, config: AgentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    outbox = Outbox(tmp_path, max_bytes=1024 * 1024)
+    outbox.add(make_audit(20))
+    outbox.add(make_report())
+    link = make_link(fleet, config, outbox)
+
+    def refuse(topic: str, payload: bytes, **_: object) -> None:
+        raise PacketTooLargeError(topic, size=len(payload), limit=50)
+
+    monkeypatch.setattr(link._session, "publish", refuse)
+    link.start()
+    wait_for(lambda: "the state is not published" in caplog.text, "the attempt to publish the state")
+    link.wake()
+    link.stop()
+    assert len(entries(outbox)) == 2
+    assert outbox.losses == Losses()
+
+
+def test_a_broker_that_ends_the_connection_without_a_reason_gets_split_audits_after_some_attempts(
+    fleet: Fleet, broker: RealBroker, config: AgentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconnecting, "_MAX_DELAY_S", 0.2)
+    monkeypatch.setattr(reconnecting, "_FIRST_DELAY_S", 0.2)
     proxy = LimitingProxy(broker.port, max_packet=5000)
     config = at(config, proxy.url, resend_s=1.0)
     outbox = Outbox(tmp_path / "outbox", max_bytes=1024 * 1024)

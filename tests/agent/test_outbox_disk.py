@@ -265,7 +265,7 @@ def test_one_flipped_bit_loses_at_most_the_messages_of_one_page_and_is_counted(t
     content = (tmp_path / "image" / FILE).read_bytes()
     size = {"header": 100, "first page": 4096, "anywhere": len(content)}[place]
     generator, lost = random.Random(place), []  # noqa: S311 - not cryptography
-    for _ in range(40):
+    for _ in range(20):
         bit = generator.randrange(8 * size)
         damaged = bytearray(content)
         damaged[bit // 8] ^= 1 << (bit % 8)
@@ -301,7 +301,7 @@ def test_one_flipped_bit_in_the_log_after_a_crash_loses_at_most_one_message_and_
     live.close()
     size = {"header": 32, "first frame": 32 + 24 + 4096, "anywhere": len(log)}[place]
     generator, lost = random.Random(place), []  # noqa: S311 - not cryptography
-    for turn in range(25):
+    for turn in range(10):
         bit = generator.randrange(8 * size)
         damaged = bytearray(log)
         damaged[bit // 8] ^= (1 << (bit % 8)) if turn else 0
