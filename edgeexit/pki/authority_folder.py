@@ -202,12 +202,15 @@ class AuthorityFolder:
         path = folder / CERTIFICATE_FILE
         is_new = not path.exists()
         if is_new:
+            found = self._newest_issued(name)
+            if found is not None and not os.path.lexists(folder / KEY_FILE):  # moved to where it is used
+                return described(kind_of(found[0]), *found)
             make_folder(folder)
-            was_interrupted = os.path.lexists(folder / KEY_FILE)
             key = self._create_key(folder / KEY_FILE)
-            certificate = (self._issued_for(key) if was_interrupted else None) or self._issue(
-                authority, key.public_key(), name=name, hosts=hosts
-            )
+            if found is not None and found[0].public_key() == key.public_key():  # interrupted before it was written
+                certificate = found[0]
+            else:
+                certificate = self._issue(authority, key.public_key(), name=name, hosts=hosts)
             write_atomic(folder / CA_FILE, authority.certificate.public_bytes(_PEM))
             if name == BROKER:
                 write_atomic(folder / CRL_FILE, (self._ca / CRL_FILE).read_bytes())
@@ -235,13 +238,15 @@ class AuthorityFolder:
         write_atomic(path, certificate.public_bytes(_PEM))
         return certificate
 
-    def _issued_for(self, key: EllipticCurvePrivateKey) -> x509.Certificate | None:
-        """Return the certificate that was issued for a key before the command was interrupted, or None."""
-        revoked = self._revoked_serials()
-        for certificate, _ in self._all_issued():
-            if certificate.public_key() == key.public_key() and certificate.serial_number not in revoked:
-                return certificate
-        return None
+    def _newest_issued(self, name: str) -> tuple[x509.Certificate, Path] | None:
+        """Return the newest certificate of a name that is valid, and where it is recorded; None if there is none."""
+        revoked, now = self._revoked_serials(), self._clock()
+        valid = None
+        for certificate, path in self._all_issued(f"{name}-*.crt"):
+            is_valid = certificate.serial_number not in revoked and certificate.not_valid_after_utc > now
+            if is_valid and common_name(certificate) == name:
+                valid = certificate, path
+        return valid
 
     def _renew_one(self, old: x509.Certificate) -> IssuedCertificate:
         name, hosts = common_name(old), []
@@ -304,9 +309,9 @@ class AuthorityFolder:
     def _revoked_serials(self) -> set[int]:
         return {entry.serial_number for entry in self._load_crl()}
 
-    def _all_issued(self) -> list[tuple[x509.Certificate, Path]]:
-        """Return all recorded certificates, the newest last."""
-        found = [(load_certificate(path), path) for path in self._issued.glob("*.crt")]
+    def _all_issued(self, pattern: str = "*.crt") -> list[tuple[x509.Certificate, Path]]:
+        """Return the recorded certificates with such a file name, the newest last."""
+        found = [(load_certificate(path), path) for path in self._issued.glob(pattern)]
         return sorted(found, key=lambda item: (item[0].not_valid_before_utc, item[1].stat().st_mtime_ns))
 
     def _described_crl(self, *, is_new: bool = False) -> IssuedCertificate:

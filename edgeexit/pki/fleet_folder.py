@@ -1,4 +1,8 @@
-"""All keys, certificates and configuration files of a trial fleet in one folder, ready to be copied."""
+"""All keys, certificates and configuration files of a trial fleet in one folder, ready to be copied.
+
+What was created once is not created again, even if it was moved to where it is used: `ca/issued/` and `public/`
+remember it.
+"""
 
 import os
 from collections.abc import Callable
@@ -10,7 +14,7 @@ import msgspec
 
 from edgeexit.errors import ConfigError
 from edgeexit.files import write_atomic
-from edgeexit.key_set import KEY_SET_TYPE, KeySet, RoleKeys, encode_history, encode_key_set
+from edgeexit.key_set import KEY_SET_TYPE, KeySet, Role, RoleKeys, encode_history, encode_key_set
 from edgeexit.pki.authority_folder import AuthorityFolder
 from edgeexit.pki.broker_files import BROKER_FOLDER, BROKER_PORT, mosquitto_acl, mosquitto_conf
 from edgeexit.pki.certificates import MAX_COMMON_NAME
@@ -20,13 +24,15 @@ from edgeexit.signing import encode_public_key, generate_key, load_private_key, 
 from edgeexit.wire import check_name
 
 KEY_SET_FILE: Final = "key_set.json"
-_KEYS: Final = {
+_KEYS: Final[dict[Role, Path]] = {
     "root": Path("root/root.key"),
     "bundle": Path("release/bundle.key"),
     "policy": Path("calibrator/policy.key"),
     "command": Path("operator/command.key"),
 }
 """Role -> where its private key is created; the public key gets the suffix .pub."""
+_PUBLIC: Final = "public"
+"""Folder of a copy of all public keys and of the first key set."""
 _MAX_NUMBERED: Final = 10_000
 _OFFLINE: Final = frozenset({"root", "bundle"})
 """Roles whose keys no running service needs, so that they can have a passphrase."""
@@ -68,7 +74,7 @@ def create_fleet(
     passphrase: Callable[[], str] | None = None,
     on_device: Callable[[], None] = lambda: None,
 ) -> list[IssuedCertificate]:
-    """Create what does not exist yet of a fleet; return all its certificates. Files that exist are not changed.
+    """Create what was not created before; return all certificates of the plan. Files that exist are not changed.
 
     Args:
         authority: the folder, locked.
@@ -82,58 +88,61 @@ def create_fleet(
     folder = authority.folder
     certificates = [authority.create(f"EdgeExit {plan.fleet}", new_passphrase=new_passphrase)]
     certificates.append(authority.broker(plan.hosts))
-    _write_new(folder / "broker" / "mosquitto.conf", mosquitto_conf(plan.fleet, port=plan.port))
-    _write_new(folder / "broker" / "edgeexit.acl", mosquitto_acl(plan.fleet, shards=plan.shards))
+    _write_missing(folder / "broker" / "mosquitto.conf", mosquitto_conf(plan.fleet, port=plan.port))
+    _write_missing(folder / "broker" / "edgeexit.acl", mosquitto_acl(plan.fleet, shards=plan.shards))
     certificates += [authority.calibrator(plan.fleet), authority.operator(plan.fleet)]
-    for role, path in _KEYS.items():
-        _create_signing_key(folder / path, passphrase=new_passphrase if role in _OFFLINE else None)
-    if not (folder / "calibrator" / KEY_SET_FILE).exists():
-        key = load_private_key(folder / _KEYS["root"], passphrase=passphrase)
-        envelope = sign(encode_key_set(_first_key_set(folder, plan.fleet)), payload_type=KEY_SET_TYPE, keys=[key])
-        _write_new(folder / "calibrator" / KEY_SET_FILE, encode_history([envelope]).decode())
+    for role in _KEYS:
+        _create_signing_key(folder, role, passphrase=new_passphrase if role in _OFFLINE else None)
+    _create_key_set(folder, plan.fleet, passphrase)
+    public = {f"{role}.pub": (folder / _PUBLIC / f"{role}.pub").read_text(encoding="utf-8") for role in _KEYS}
     for device in plan.devices:
         certificates.append(authority.device(device))
         home = folder / "devices" / device
-        for role, path in _KEYS.items():
-            public = (folder / path).with_suffix(".pub")
-            _write_new(home / f"{role}.pub", public.read_text(encoding="utf-8"))
-        _write_new(home / "agent.toml", _agent_toml(plan, device))
+        for name, text in public.items():
+            _write_missing(home / name, text)
+        _write_missing(home / "agent.toml", _agent_toml(plan, device))
         on_device()
-    _write_new(folder / "README.md", _readme(plan))
+    _write_missing(folder / "README.md", _readme(plan))
     return certificates
 
 
-def _first_key_set(folder: Path, fleet: str) -> KeySet:
-    texts = {
-        role: public_key_text(load_public_key((folder / path).with_suffix(".pub"))) for role, path in _KEYS.items()
-    }
-    return KeySet(
-        fleet=fleet,
-        version=1,
-        roles={
-            "root": RoleKeys(keys=(texts["root"],)),
-            "policy": RoleKeys(keys=(texts["policy"],)),
-            "bundle": RoleKeys(keys=(texts["bundle"],)),
-            "command": RoleKeys(keys=(texts["command"],)),
-        },
-    )
-
-
-def _create_signing_key(path: Path, *, passphrase: str | None) -> None:
-    """Create a key pair unless it exists. The private key may have been moved to a safer place."""
-    public = path.with_suffix(".pub")
-    if public.exists():
+def _create_key_set(folder: Path, fleet: str, passphrase: Callable[[], str] | None) -> None:
+    copy = folder / _PUBLIC / KEY_SET_FILE
+    if copy.exists():
         return
-    make_folder(path.parent)
-    if os.path.lexists(path):  # the last command was interrupted between the two files
-        key = load_private_key(path, passphrase=None if passphrase is None else lambda: passphrase)
-        write_atomic(public, encode_public_key(key.public_key()))
+    key = load_private_key(folder / _KEYS["root"], passphrase=passphrase)
+    envelope = sign(encode_key_set(_first_key_set(folder, fleet)), payload_type=KEY_SET_TYPE, keys=[key])
+    history = encode_history([envelope])
+    _write_missing(folder / "calibrator" / KEY_SET_FILE, history.decode())
+    write_atomic(copy, history)
+
+
+def _first_key_set(folder: Path, fleet: str) -> KeySet:
+    def keys(role: Role) -> RoleKeys:
+        return RoleKeys(keys=(public_key_text(load_public_key(folder / _PUBLIC / f"{role}.pub")),))
+
+    return KeySet(fleet=fleet, version=1, roles={role: keys(role) for role in _KEYS})
+
+
+def _create_signing_key(folder: Path, role: Role, *, passphrase: str | None) -> None:
+    """Create a key pair, and a copy of its public key, which stands for both once they have been moved."""
+    copy, private = folder / _PUBLIC / f"{role}.pub", folder / _KEYS[role]
+    public = private.with_suffix(".pub")
+    if copy.exists():
+        return
+    make_folder(private.parent)
+    make_folder(copy.parent)
+    if os.path.lexists(private):  # the last command was interrupted
+        key = load_private_key(private, passphrase=None if passphrase is None else lambda: passphrase)
+        _write_missing(public, encode_public_key(key.public_key()).decode())
     else:
-        generate_key(path, passphrase=passphrase)
+        generate_key(private, passphrase=passphrase)
+    write_atomic(copy, public.read_bytes())
 
 
-def _write_new(path: Path, text: str) -> None:
-    if not os.path.lexists(path):
+def _write_missing(path: Path, text: str) -> None:
+    """Write a file unless it exists, or its folder was moved to where it is used."""
+    if path.parent.is_dir() and not os.path.lexists(path):
         write_atomic(path, text.encode())
 
 

@@ -1,6 +1,7 @@
 """The folder of a fleet's keys: nothing is overwritten, interruptions do no harm, only the owner can read it."""
 
 import os
+import shutil
 import stat
 from datetime import timedelta
 from pathlib import Path
@@ -112,6 +113,25 @@ def check_fleet(folder, entries):
 
 def test_a_fleet_fits_together(tmp_path):
     check_fleet(tmp_path / "fleet", make(tmp_path / "fleet"))
+
+
+def test_what_was_moved_to_where_it_is_used_is_not_created_again(tmp_path):
+    folder = tmp_path / "fleet"
+    make(folder)
+    for moved in ("broker", "calibrator", "operator", "release", "devices/camera-1"):
+        shutil.move(folder / moved, tmp_path / moved.replace("/", "-"))
+    (folder / "root" / "root.key").unlink()
+    before = contents(folder)
+    more = make(folder, msgspec.structs.replace(PLAN, devices=(*PLAN.devices, "camera-3")))
+    assert [entry.name for entry in more if entry.is_new] == ["camera-3"]
+    now = contents(folder)
+    assert {path.parts[:2] for path in now.keys() - before.keys()} == {("devices", "camera-3"), ("ca", "issued")}
+    assert now.items() >= before.items()
+    public = (tmp_path / "calibrator" / "policy.pub").read_bytes()
+    assert (folder / "devices" / "camera-3" / "policy.pub").read_bytes() == public
+    with AuthorityFolder(folder) as authority:
+        authority.revoke("camera-1")
+        assert authority.device("camera-1").is_new
 
 
 @pytest.mark.parametrize(
@@ -263,7 +283,7 @@ def test_the_key_of_another_authority_is_noticed(tmp_path):
 
 def test_the_folder_holds_a_readme_that_names_what_is_there(made):
     text = (made / "README.md").read_text()
-    for name in ("broker", "calibrator", "operator", "release", "ca", "root"):
+    for name in ("broker", "calibrator", "operator", "release", "ca", "root", "public"):
         assert f"`{name}/`" in text
         assert (made / name).is_dir()
     assert fleet_folder.KEY_SET_FILE in text
