@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeexit.agent.endpoint.content_coding import BodyInflater, inflater_of
+from edgeexit.agent.endpoint.content_coding import _MAX_PIECE_BYTES, BodyInflater, inflater_of
 from edgeexit.agent.endpoint.refusal import RefusalError
 from tests.agent.endpoint.client import MODEL, Served, infer_request, send_request
 from tests.agent.fleet import wait_for
@@ -50,6 +50,14 @@ def test_a_body_is_inflated_exactly_however_it_arrives(
     places = [0, *sorted(min(cut, len(encoded)) for cut in cuts), len(encoded)]
     parts = [encoded[start:end] for start, end in itertools.pairwise(places)]
     assert inflate(coding, parts) == data
+
+
+@pytest.mark.parametrize(("coding", "encode"), ENCODERS)
+def test_a_body_that_is_little_longer_than_a_piece_is_inflated_to_its_end(
+    coding: str, encode: Callable[[bytes], bytes]
+) -> None:
+    for size in range(_MAX_PIECE_BYTES - 5, _MAX_PIECE_BYTES + 260, 7):  # the decoder holds the end of a long match
+        assert len(inflate(coding, [encode(bytes(size))])) == size
 
 
 def test_gzip_data_may_have_several_members() -> None:
