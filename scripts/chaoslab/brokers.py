@@ -56,7 +56,11 @@ class Mosquitto:
         """Start, and wait until it accepts connections."""
         command = [str(_mosquitto()), "-c", str(self._config)]
         self._process = subprocess.Popen(  # noqa: S603 - a constant command
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         _wait_for_port(self.port)
 

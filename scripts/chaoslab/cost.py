@@ -26,9 +26,9 @@ def link_cost(lab: Lab) -> list[Check]:
     """Compare an agent with the runner alone."""
     broker = lab.broker()
     lab.calibrator(broker.url)
-    seconds = 120.0 if lab.long else 12.0
+    seconds = 120.0 if lab.long else 11.0
     lab.progress("the runner alone")
-    runner = _measure("runner", lab.bundle.path, 2.0)
+    runner = _measure("runner", lab.bundle.path, 1.0)
     lab.progress("the agent")
     agent = _measure("agent", lab.bundle.path, seconds, broker.url, str(lab.folder / "state"))
     link = {name: used for name, used in agent.threads.items() if not name.startswith(_INFERENCE_THREADS)}

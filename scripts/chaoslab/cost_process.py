@@ -17,7 +17,7 @@ import numpy as np
 
 from edgeexit.bundle import Bundle
 
-_WARM_UP_S = 3.0
+_WARM_UP_S = 1.0
 _WINDOW_S = 10.0
 
 

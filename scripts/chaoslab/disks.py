@@ -101,13 +101,20 @@ def _end(lab: Lab, faults: list[_Fault], watcher: Watcher) -> None:
 
 
 def _faults(lab: Lab, url: str) -> tuple[list[_Fault], list[Check]]:
-    disks = {name: SmallDisk(lab.folder / f"disk-{name}") for name in ("full", "read-only")}
+    disks = {name: SmallDisk(lab.folder / f"disk-{name}") for name in ("full", "full-at-start", "read-only")}
     for disk in disks.values():
         lab.on_exit(disk.unmount)
     devices = {name: lab.device(name, url, state_dir=disk.folder / "state") for name, disk in disks.items()}
     removed = lab.device("removed", url)
     faults = [
         _Fault(name="a full disk", device=devices["full"], begin=disks["full"].fill, end=disks["full"].free),
+        _Fault(
+            name="a disk that is full at the start",
+            device=devices["full-at-start"],
+            begin=disks["full-at-start"].fill,
+            end=disks["full-at-start"].free,
+            at_start=True,
+        ),
         _Fault(
             name="a read-only disk",
             device=devices["read-only"],
@@ -125,13 +132,13 @@ def _faults(lab: Lab, url: str) -> tuple[list[_Fault], list[Check]]:
     ]
     name = "a disk that becomes read-only for good"
     try:
-        disk = AbortableDisk(lab.folder / "disk-abort")
+        abortable = AbortableDisk(lab.folder / "disk-abort")
     except OSError as error:
         skipped = Check(situation=lab.name, promise=f"{name}: inference goes on", counted=str(error), kept=None)
         return faults, [skipped]
-    lab.on_exit(disk.unmount)
-    device = lab.device("abort", url, state_dir=disk.folder / "state")
-    return [*faults, _Fault(name=name, device=device, begin=disk.abort, end=None)], []
+    lab.on_exit(abortable.unmount)
+    device = lab.device("abort", url, state_dir=abortable.folder / "state")
+    return [*faults, _Fault(name=name, device=device, begin=abortable.abort, end=None)], []
 
 
 def _check(lab: Lab, fault: _Fault, database: Path, watcher: Watcher) -> Check:

@@ -151,6 +151,7 @@ class Lab:
     def __init__(self, folder: Path, *, name: str, seed: int, long: bool, progress: Any) -> None:
         self.name = name
         self.long = long
+        self.seed = seed
         self.random = random.Random(f"{seed}/{name}")  # noqa: S311 - moments of faults
         self.folder = folder / name
         self.progress = progress

@@ -25,7 +25,7 @@ def environment(folder: Path) -> dict[str, str]:
 def checks() -> dict[str, list[dict]]:
     """Run all situations once; return the checks of each."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [*COMMAND, "--json", *(word for name in SITUATIONS for word in ("--only", name))]
+        command = [*COMMAND, "--json", "--jobs", "5", *(word for name in SITUATIONS for word in ("--only", name))]
         done = subprocess.run(
             command, cwd=ROOT, env=environment(Path(folder)), capture_output=True, text=True, timeout=400, check=False
         )
