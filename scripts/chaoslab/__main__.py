@@ -28,7 +28,8 @@ _MS_REC, _MS_PRIVATE = 0x4000, 0x40000  # <linux/mount.h>
 def main() -> int:
     """Run the command; return 1 if a promise is broken."""
     options = _parse(list(SITUATIONS))
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts jobs in the background with SIGINT ignored
+        signal.signal(number, _interrupt)
     _keep_mounts_private()
     start_server()
     names = options.only or list(SITUATIONS)
