@@ -120,9 +120,9 @@ class BrokerConnection:
             return self._ending()
         finally:
             self._is_connected = False
-            self._client.close()
             self.outgoing.end()
             self._wakeup.close()
+            self._client.close()
 
     def _process_packets(self) -> None:
         connack_due = time.monotonic() + _CONNACK_TIMEOUT_S

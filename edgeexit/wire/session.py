@@ -198,7 +198,9 @@ class BrokerSession:
         self._reconnecting.accepted()
         self._logged = None
         self._connected.set()
-        self._repeats.info("connected", "connected to the broker at %s with MQTT %s", self._place, self.version)
+        # With the last error in its key, this line is repeated as often as the line that names the error.
+        key = ("connected", self._last_error)
+        self._repeats.info(key, "connected to the broker at %s with MQTT %s", self._place, self.version)
 
     def _record(self, ending: Ending) -> None:
         """Log the reason, if it is not the one that the last line names."""

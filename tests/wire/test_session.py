@@ -128,6 +128,24 @@ def test_a_broker_that_never_answers_costs_one_timeout_per_version(monkeypatch):
     assert session.last_error == "no answer to CONNECT within 0.2 s"
 
 
+def test_each_loss_with_a_new_reason_is_followed_by_a_line_when_the_client_is_connected_again(caplog, monkeypatch):
+    monkeypatch.setattr("edgeexit.wire.reconnecting._FIRST_DELAY_S", 0.01)
+    codes = [0x8B, 0x8B, 0x8B, 0x93, 0x93]
+
+    def disconnect(connection: socket.socket) -> None:
+        connection.recv(64)
+        connection.sendall(CONNACK5 + (bytes([0xE0, 1, codes.pop(0)]) if codes else b""))
+        connection.recv(64)
+
+    with scripted_broker(disconnect) as url, caplog.at_level(logging.INFO, LOGGER):
+        session = make_session(url)
+        session.start()
+        wait_for(lambda: not codes and session.connected, "the connection that lasts")
+        wait_for(lambda: "connected" in lines(caplog)[-1], "its line")
+        assert [line.split(" ")[0] for line in lines(caplog)] == ["connected", "lost", "connected", "lost", "connected"]
+        session.stop()
+
+
 def test_a_takeover_names_the_client_id_and_is_counted(caplog):
     def take_over(connection: socket.socket) -> None:
         connection.recv(64)
