@@ -111,7 +111,7 @@ class _Killer:
             else:
                 device.start()
                 if generator.choice([True, False]):  # else it may be killed while it starts
-                    wait_until(lambda: device.last("ready"), _ARRIVAL_S, every_s=0.02)
+                    wait_until(lambda: device.ready, _ARRIVAL_S, every_s=0.02)
                 self.stop.wait(generator.uniform(0, _MAX_LIFE_S))
                 device.kill()
             with self._lock:
@@ -136,7 +136,7 @@ class _Killer:
             self._watcher.publish_policy(device.address, revision)
         device.start(kill_after_policy_s=delay_s)
         if not retained:
-            wait_until(lambda: device.last("ready"), _ARRIVAL_S, every_s=0.02)
+            wait_until(lambda: device.ready, _ARRIVAL_S, every_s=0.02)
             self.stop.wait(generator.uniform(0, 0.4))
             self._watcher.publish_policy(device.address, revision)
         arrived = device.wait(_ARRIVAL_S)

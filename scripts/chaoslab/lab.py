@@ -18,7 +18,7 @@ from edgeexit.signing import generate_key, load_private_key
 from edgeexit.wire import BrokerConfig, DeviceAddress
 from scripts.chaoslab.brokers import Broker, Iotcore, Mosquitto, has_mosquitto
 from scripts.chaoslab.device import DeviceSpec, run_device
-from scripts.chaoslab.ledger import Balance, Entry, compare, read_ledger
+from scripts.chaoslab.ledger import Balance, Entry, compare, read_ledger, read_tail
 from scripts.chaoslab.processes import ForkedProcess, run_command
 from scripts.chaoslab.waiting import pause, wait_until
 from scripts.chaoslab.watcher import FLEET, Watcher
@@ -74,6 +74,11 @@ class Device:
         spec = msgspec.structs.replace(self._spec, ledger=self._ledger(self._starts), **changes)
         self._process = ForkedProcess(run_device, spec)
 
+    @property
+    def ready(self) -> bool:
+        """True when the newest start has opened its agent."""
+        return any(entry.kind in {"ready", "tick"} for entry in self.tail())
+
     def kill(self) -> None:
         """End it with SIGKILL, if it runs."""
         if self._process is not None:
@@ -100,8 +105,12 @@ class Device:
         return list(read_ledger(self._ledger(self._starts)))
 
     def last(self, kind: str) -> Entry | None:
-        """Return the last line of a kind of the newest start."""
-        return next((entry for entry in reversed(self.entries()) if entry.kind == kind), None)
+        """Return the last line of a kind among the last lines of the newest start."""
+        return next((entry for entry in reversed(self.tail()) if entry.kind == kind), None)
+
+    def tail(self) -> list[Entry]:
+        """Return the last lines of the ledger of the newest start: at least the last second."""
+        return read_tail(self._ledger(self._starts))
 
     def failures(self) -> int:
         """Return the number of inferences that failed, in all starts."""
@@ -239,7 +248,7 @@ class Lab:
     def drain(self, devices: list[Device], *, timeout_s: float) -> None:
         """Pause the running devices, wait until their outboxes are empty, and stop them."""
         for device in devices:  # before it is ready, a signal would end its process
-            wait_until(lambda d=device: not d.alive or d.last("ready"), 20)
+            wait_until(lambda d=device: not d.alive or d.ready, 20)
             device.pause()
         pause(3 * REPORT_INTERVAL_S)
         deadline = time.monotonic() + timeout_s
@@ -281,7 +290,7 @@ def running(devices: list[Device], timeout_s: float = 20.0) -> Iterator[Device]:
 
 
 def _is_drained(device: Device) -> bool:
-    ticks = [entry for entry in device.entries() if entry.kind == "tick"][-10:]
+    ticks = [entry for entry in device.tail() if entry.kind == "tick"][-10:]
     return len(ticks) == 10 and all(tick.waiting == 0 for tick in ticks)  # noqa: PLR2004 - half a second
 
 

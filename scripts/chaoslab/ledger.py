@@ -14,6 +14,8 @@ import msgspec
 from edgeexit.policies.readout import readouts_to_bytes
 from edgeexit.wire import Audit, Report
 
+_TAIL_BYTES = 32 * 1024
+
 
 class Entry(msgspec.Struct, omit_defaults=True):
     """One line of a ledger; which fields are set depends on `kind`."""
@@ -51,6 +53,17 @@ def read_ledger(path: Path) -> Iterator[Entry]:
         return
     for line in path.read_bytes().split(b"\n")[:-1]:
         yield msgspec.json.decode(line, type=Entry)
+
+
+def read_tail(path: Path) -> list[Entry]:
+    """Return the last lines of a ledger, at a cost that does not grow with its length."""
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        start = max(file.seek(0, os.SEEK_END) - _TAIL_BYTES, 0)
+        file.seek(start)
+        lines = file.read().split(b"\n")[1 if start else 0 : -1]
+    return [msgspec.json.decode(line, type=Entry) for line in lines]
 
 
 def message_entry(kind: str, start: str, message: Report | Audit) -> Entry:

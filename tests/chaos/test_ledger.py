@@ -9,7 +9,7 @@ import pytest
 from edgeexit.latency import BIN_COUNT
 from edgeexit.policies.readout import readouts_to_bytes
 from edgeexit.wire import SCORE_BINS, Audit, AuditedSample, ExitCounters, Report
-from scripts.chaoslab.ledger import Balance, Entry, LedgerFile, compare, message_entry, read_ledger
+from scripts.chaoslab.ledger import Balance, Entry, LedgerFile, compare, message_entry, read_ledger, read_tail
 
 START = "00112233445566aa"
 
@@ -128,3 +128,14 @@ def test_an_incomplete_last_line_is_left_out(ledger):
     with ledger.open("ab") as file:
         file.write(b'{"kind":"ti')
     assert [entry.kind for entry in read_ledger(ledger)] == ["ready"]
+
+
+@pytest.mark.parametrize("lines", [0, 1, 3000])
+def test_the_tail_is_the_last_lines(ledger, lines):
+    file = LedgerFile(ledger)
+    for number in range(lines):
+        file.write(Entry(kind="tick", inferences=number))
+    tail = read_tail(ledger)
+    everything = list(read_ledger(ledger))
+    assert tail == everything[len(everything) - len(tail) :]
+    assert len(tail) >= min(lines, 500)
