@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Final, NamedTuple
 
+from broker_client import Broker
 from calibrator import Calibrator, T
 from proxy import Proxy
 
@@ -36,7 +37,7 @@ class Bench:
         calibrator: Calibrator,
         proxy: Proxy,
         *,
-        broker: tuple[str, int],
+        broker: Broker,
         report_interval_s: float,
         resend_s: float,
     ) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from broker_client import MQTT_5, MQTT_311, Broker, speaks, subscribe
 
 from edgeexit.errors import MessageError
 from edgeexit.latency import LatencyProfile
@@ -69,7 +69,7 @@ class Calibrator:
 
     """
 
-    def __init__(self, broker: tuple[str, int], address: DeviceAddress, key: PrivateKey) -> None:
+    def __init__(self, broker: Broker, address: DeviceAddress, key: PrivateKey) -> None:
         self.address: Final = address
         self.key = key
         self.seen: Final[list[Seen]] = []
@@ -79,6 +79,7 @@ class Calibrator:
         """(start, sequence) -> when it was acknowledged."""
         self._broker = broker
         self._changed = threading.Condition()
+        self.version: Final = MQTT_5 if speaks(broker, MQTT_5) else MQTT_311
         self._client = self._connect(self._receive)
 
     def stop(self) -> None:
@@ -93,20 +94,7 @@ class Calibrator:
         self._client.loop_stop()
 
     def _connect(self, receive: Callable[[paho.MQTTMessage], None]) -> paho.Client:
-        client = paho.Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=f"conformance-{secrets.token_hex(4)}",
-            protocol=MQTTProtocolVersion.MQTTv5,
-        )
-        ready = threading.Event()
-        client.on_message = lambda _client, _user, message: receive(message)
-        client.on_connect = lambda client, *_: client.subscribe(uplink_filter(self.address.fleet), qos=1)
-        client.on_subscribe = lambda *_: ready.set()
-        client.connect(*self._broker)
-        client.loop_start()
-        if not ready.wait(10):
-            raise MessageError(f"cannot subscribe at the broker {self._broker[0]}:{self._broker[1]} with MQTT 5")
-        return client
+        return subscribe(self._broker, self.version, uplink_filter(self.address.fleet), receive)
 
     def retained(self, wait_s: float = 1.0) -> list[Seen]:
         """Return the messages of the client that the broker has stored, as a new subscriber gets them."""

@@ -80,7 +80,7 @@ def _expect_copy(bench: Bench, answer: Callable[[Report], None]) -> None:
             answer(report)
             bench.calibrator.wait(lambda: None, bench.resend_s / 2)  # the answer arrives
             index = len(bench.calibrator.seen)
-            patience_s = 1.5 * max(bench.resend_s, bench.report_interval_s)
+            patience_s = 3 + 1.5 * max(bench.resend_s, bench.report_interval_s)
             copies = bench.calibrator.wait(
                 lambda report=report, index=index: bench.copies(report.start, report.sequence, index), patience_s
             )

@@ -4,9 +4,8 @@ import contextlib
 import secrets
 from collections.abc import Callable
 
-import paho.mqtt.client as paho
 from bench import Bench, FailedError, SkippedError, check
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from broker_client import new_client
 
 from edgeexit.signing import PrivateKey, sign
 from edgeexit.wire import COMMAND_TYPE, MAX_BYTES, Command, Report, down_topic, encode
@@ -74,9 +73,7 @@ def _oversized(bench: Bench) -> str:
 
 def _publish_apart(bench: Bench, topic: str, payload: bytes) -> bool:
     """Publish over a connection of its own, which the broker may end because of the size; return whether it took it."""
-    client = paho.Client(
-        CallbackAPIVersion.VERSION2, f"conformance-{secrets.token_hex(4)}", protocol=MQTTProtocolVersion.MQTTv5
-    )
+    client = new_client(bench.calibrator.version)
     client.connect(*bench.broker)
     client.loop_start()
     try:

@@ -1,11 +1,7 @@
 """Checks of the connection: state, will, session, and what happens when the connection ends."""
 
-import secrets
-import threading
-
-import paho.mqtt.client as paho
 from bench import Bench, FailedError, SkippedError, check
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from broker_client import MQTT_311, speaks
 
 from edgeexit.errors import MessageError
 from edgeexit.wire import Report, State, decode, up_topic
@@ -96,7 +92,7 @@ def _reconnect(bench: Bench) -> None:
 def _mqtt_311(bench: Bench) -> str:
     if all(connect.version != _MQTT5 for connect in bench.proxy.connects):
         return "the client speaks MQTT 3.1.1 only"
-    if not _speaks_311(bench.broker):
+    if not speaks(bench.broker, MQTT_311):
         raise SkippedError("the broker does not speak MQTT 3.1.1 at this address")
     count = len(bench.proxy.connects)
     bench.proxy.refuse_mqtt5 = True
@@ -110,17 +106,3 @@ def _mqtt_311(bench: Bench) -> str:
         raise SkippedError("the client speaks MQTT 5 only")
     bench.wait_state(lambda state: state.online, "a state with online true")
     return "it fell back to 3.1.1"
-
-
-def _speaks_311(broker: tuple[str, int]) -> bool:
-    """Return True if the broker accepts a connection of MQTT 3.1.1."""
-    accepted = threading.Event()
-    name = f"conformance-{secrets.token_hex(4)}"
-    client = paho.Client(CallbackAPIVersion.VERSION2, name, protocol=MQTTProtocolVersion.MQTTv311)
-    client.on_connect = lambda _client, _user, _flags, code, _properties: code.is_failure or accepted.set()
-    client.connect(*broker)
-    client.loop_start()
-    found = accepted.wait(2)
-    client.disconnect()
-    client.loop_stop()
-    return found

@@ -51,14 +51,14 @@ def main() -> int:
 
 def run_input(target: Target, data: bytes) -> tuple[bool, float]:
     """Decode one input; return whether it is valid, and the seconds. Raises what is not a named error, or FuzzError."""
-    started = time.perf_counter()
+    started = time.process_time()  # not what other programs take
     try:
         target.run(data)
     except target.errors:
         valid = False
     else:
         valid = True
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     if seconds > _MAX_S:
         raise FuzzError(f"{seconds:.1f} s for {len(data)} bytes")
     return valid, seconds
