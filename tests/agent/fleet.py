@@ -38,13 +38,13 @@ from tests.waiting import wait_for
 class Fleet:
     """Records everything that devices publish, and sends policies, acks and commands."""
 
-    def __init__(self, url: str, bundle: Bundle, key: PrivateKey) -> None:
+    def __init__(self, broker: str | BrokerConfig, bundle: Bundle, key: PrivateKey) -> None:
         self.bundle = bundle
         self.key = key
         self.received: list[tuple[str, Any]] = []
         """(device, message) of everything that devices published, in order of arrival."""
         self._session = BrokerSession(
-            BrokerConfig(url=url),
+            BrokerConfig(url=broker) if isinstance(broker, str) else broker,
             SessionOptions(client_id="fleet", subscriptions=(uplink_filter("plant"),), session_expiry_s=0),
             on_message=self._record,
         )
