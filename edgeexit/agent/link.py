@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
+import msgspec
+
 from edgeexit.agent.config import AgentConfig
 from edgeexit.agent.identity import DeviceIdentity
 from edgeexit.agent.outbox import Outbox
@@ -85,7 +87,7 @@ class FleetLink:
         self._profile: Message | None = None
         self._state_lock = threading.Lock()
         self._published: Publication | None = None
-        """The newest state that was published."""
+        """The newest state that was published since the last connect."""
         self._state_due = 0.0
         """Time until which messages wait for its PUBACK, after a connect."""
         self._thread = threading.Thread(target=self._run, name="agent-link", daemon=True)
@@ -95,7 +97,7 @@ class FleetLink:
                 client_id=f"edgeexit.{address.fleet}.{address.shard}.{address.device}",
                 subscriptions=(self._ack_topic, *receivers),
                 session_expiry_s=0,  # an offline device misses nothing: policies are retained, acks are repeated
-                will=(up_topic(address, "state"), encode(state(False))),  # noqa: FBT003 - `online`
+                will=(up_topic(address, "state"), encode(_without_problems(state(False)))),  # noqa: FBT003 - `online`
             ),
             on_message=self._enqueue,
             on_connect=self._handle_connect,
@@ -150,7 +152,12 @@ class FleetLink:
 
     def _publish_state(self, *, online: bool) -> None:
         with self._state_lock:  # a state of another thread must not be followed by an older one
-            self._published = self._publish("state", self._state(online))
+            state = self._state(online)
+            publication = self._publish("state", state)
+            if publication is None and state.problems:  # without these texts, it may be small enough
+                publication = self._publish("state", _without_problems(state))
+            if publication is not None:
+                self._published = publication
 
     def _publish(self, kind: UpKind, message: Message) -> Publication | None:
         """Publish a retained message; return None if there is no connection, or the broker takes none of this size."""
@@ -231,6 +238,7 @@ class FleetLink:
         if self._reconnected.is_set():
             self._reconnected.clear()
             self._outbox.forget_too_large()
+            self._published = None
             self.publish_state()
             if self._profile is not None:
                 self.publish_profile(self._profile)
@@ -251,3 +259,8 @@ class FleetLink:
         while self.connected and self._session.unacked_bytes and (left_s := deadline - time.monotonic()) > 0:
             self._receive(left_s)
             self._send()
+
+
+def _without_problems(state: State) -> State:
+    """Return a small state: a CONNECT with a large will might be refused, and problems pass while a will waits."""
+    return msgspec.structs.replace(state, problems=())

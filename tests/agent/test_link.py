@@ -26,6 +26,8 @@ def make_link(
     fleet: Fleet,
     config: AgentConfig,
     outbox: Outbox,
+    *,
+    problems: tuple[str, ...] = (),
 ) -> FleetLink:
     digest = fleet.bundle.digest
 
@@ -40,6 +42,7 @@ def make_link(
             revision=0,
             policy="none",
             agent="0",
+            problems=problems,
         )
 
     return FleetLink(
@@ -153,6 +156,23 @@ def test_a_broker_that_does_not_even_take_the_state_makes_the_device_drop_nothin
     link.stop()
     assert len(entries(outbox)) == 2
     assert outbox.losses == Losses()
+
+
+def test_a_state_that_is_too_large_is_published_without_its_problems(
+    mosquitto: Mosquitto, bundle: Bundle, key: PrivateKey, config: AgentConfig, tmp_path: Path
+) -> None:
+    config = at(config, mosquitto.url)
+    outbox = Outbox(tmp_path / "outbox", max_bytes=1024 * 1024)
+    outbox.add(make_report())
+    with cloud(mosquitto.url, bundle, key) as fleet:
+        link = make_link(fleet, config, outbox, problems=("\N{EURO SIGN}" * 300,) * 8)
+        link.start()
+        store = Storing(fleet, config)
+        wait_for(lambda: store() and link.unacknowledged == 0, "the report to be acknowledged")
+        link.stop()
+        state = fleet.state(config)
+        assert state is not None
+        assert state.problems == ()
 
 
 def test_a_broker_that_ends_the_connection_without_a_reason_gets_split_audits_after_some_attempts(
