@@ -16,6 +16,8 @@ from edgeexit.wire.publication import PacketTooLargeError, Publication
 
 _BATCH: Final = 64
 """Maximum number of messages that are written before the event loop reads again."""
+_MAX_UNACKED_BYTES: Final = 32 * 1024 * 1024
+"""A broker that is connected and takes nothing must not fill the memory."""
 _MAX_TOPIC_BYTES: Final = 65535
 
 
@@ -60,7 +62,7 @@ class Outgoing:
             self._open = True
 
     def publish(self, topic: str, payload: bytes, *, retain: bool, expiry_s: int | None) -> Publication | None:
-        """Queue a message; return None if the connection is not open."""
+        """Queue a message; return None if the connection is not open, or if too much waits already."""
         if not topic or "+" in topic or "#" in topic or len(topic.encode()) > _MAX_TOPIC_BYTES:
             raise MessageError(f"'{topic[:300]}' is not a topic to publish on")
         publication = Publication(topic, packet_size(topic, payload))
@@ -70,6 +72,8 @@ class Outgoing:
             limit = self._limits.max_payload(topic)
             if limit is not None and len(payload) > limit:
                 raise PacketTooLargeError(topic, size=len(payload), limit=limit)
+            if self._unacked_bytes + publication.size > _MAX_UNACKED_BYTES and self._unacked_bytes:
+                return None
             self._waiting.append(_Message(publication, payload, retain, expiry_s))
             self._unacked_bytes += publication.size
         return publication

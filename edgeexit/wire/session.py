@@ -140,6 +140,7 @@ class BrokerSession:
     ) -> Publication | None:
         """Send a message at QoS 1. If there is no connection, return None and do not queue the message.
 
+        It is also None while 32 MiB of messages wait for the broker, which takes them too slowly.
         With `expiry_s` and MQTT 5, the broker discards the message if it cannot deliver it within this time.
 
         Raises PacketTooLargeError if the payload is larger than the broker accepts, and MessageError for a topic that

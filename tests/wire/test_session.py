@@ -328,6 +328,26 @@ def test_nothing_is_queued_without_a_connection_and_an_invalid_topic_is_an_error
         session.stop()
 
 
+def test_a_broker_that_takes_nothing_does_not_fill_the_memory():
+    ended = threading.Event()
+
+    def stall(connection: socket.socket) -> None:
+        connection.recv(64)
+        connection.sendall(CONNACK5)
+        ended.wait(20)
+
+    with scripted_broker(stall) as url:
+        session = make_session(url)
+        session.start()
+        assert session.wait_connected(5)
+        payload = b"x" * 1_000_000
+        publications = [session.publish("a", payload) for _ in range(40)]
+        assert [one is not None for one in publications] == [True] * 33 + [False] * 7
+        assert session.unacked_bytes < 34_000_000
+        ended.set()
+        session.stop(drain_s=0)
+
+
 @pytest.mark.parametrize("state", ["connecting", "no connack", "blocked", "in a callback"])
 def test_stop_returns_in_every_state(state, monkeypatch):
     """A server that accepts and reads nothing: TLS waits for its handshake, MQTT for a CONNACK, a PUBLISH for room."""
