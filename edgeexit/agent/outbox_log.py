@@ -4,12 +4,16 @@ The format is that of https://www.sqlite.org/fileformat2.html#walformat. The che
 before it, so SQLite ignores everything behind a flipped bit. The rows of the outbox have checksums of their own.
 """
 
+import errno
 import struct
 from collections import Counter
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from edgeexit.files import read_limited
+
 PAGE_BYTES: Final = 4096
+_MAX_BYTES: Final = 256 * 1024 * 1024
 _HEADER: Final = struct.Struct(">4I2I2I")  # magic, version, page size, number of checkpoints, salts, checksums
 _FRAME: Final = struct.Struct(">2I2I2I")  # page number, pages after a commit or 0, salts, checksums
 _FRAME_BYTES: Final = _FRAME.size + PAGE_BYTES
@@ -37,10 +41,15 @@ class CommittedLog(NamedTuple):
 
 
 def read_log(path: Path) -> CommittedLog:
-    """Read a write-ahead log; one that does not exist is empty. Raises OSError if it cannot be read."""
+    """Read a write-ahead log; one that does not exist, or is larger than any outbox needs, counts as empty.
+
+    Raises OSError if it is not a regular file, or cannot be read.
+    """
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
+        content = read_limited(path, max_bytes=_MAX_BYTES)
+    except OSError as error:
+        if error.errno not in {errno.ENOENT, errno.EFBIG}:
+            raise
         content = b""
     starts = range(_HEADER.size, len(content) - _FRAME_BYTES + 1, _FRAME_BYTES)
     heads = [_FRAME.unpack_from(content, start) for start in starts]

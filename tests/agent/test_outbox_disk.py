@@ -1,6 +1,7 @@
 """The outbox on a disk that fills up, disappears, is damaged or replaced: nothing stops, is lost or doubled."""
 
 import contextlib
+import os
 import random
 import resource
 import shutil
@@ -343,6 +344,28 @@ def test_a_file_without_messages_is_renamed_and_replaced(tmp_path: Path, content
     assert len(entries(outbox)) == 1
     if content:
         assert (tmp_path / "outbox.broken").read_bytes() == content
+
+
+@pytest.mark.parametrize("name", [FILE, f"{FILE}-wal"])
+@pytest.mark.parametrize("kind", ["folder", "FIFO", "link"])
+def test_something_else_than_a_file_is_not_opened_and_the_outbox_works_in_memory(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    filled(tmp_path / "state", audits=1)
+    path = tmp_path / "state" / name
+    path.unlink(missing_ok=True)
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "FIFO":
+        os.mkfifo(path)
+    else:
+        (tmp_path / "other").write_text("another file")
+        path.symlink_to(tmp_path / "other")
+    outbox = open_outbox(tmp_path / "state")
+    outbox.add(make_audit(first=1))
+    assert outbox.in_memory
+    assert outbox.problem
+    assert stored(outbox) == [1]
 
 
 def test_a_database_of_something_else_is_renamed_and_replaced(tmp_path: Path) -> None:
