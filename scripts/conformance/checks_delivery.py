@@ -73,9 +73,12 @@ def _ack_of_another_start(bench: Bench) -> None:
 
 def _expect_copy(bench: Bench, answer: Callable[[Report], None]) -> None:
     """Answer a new report; a copy of it must follow, unless a newer report replaces it before it is due."""
-    bench.calibrator.acknowledging = False
     try:
         for _ in range(_ATTEMPTS):
+            # After a silence, a client may wait longer with each copy until something is acknowledged.
+            bench.calibrator.acknowledging = True
+            bench.next_report()
+            bench.calibrator.acknowledging = False
             report = bench.next_report()
             answer(report)
             bench.calibrator.wait(lambda: None, bench.resend_s / 2)  # the answer arrives

@@ -4,6 +4,7 @@ from bench import Bench, FailedError, check
 from sent_policies import apply_policy, equal_thresholds, next_revision
 
 from edgeexit.key_set import KEY_SET_TYPE, KeySet, RoleKeys, encode_history, encode_key_set
+from edgeexit.policies import Scope
 from edgeexit.signing import PrivateKey, public_key_text, sign
 from edgeexit.wire import keys_topic
 
@@ -18,19 +19,21 @@ def _key_set(bench: Bench) -> None:
     calibrator = bench.calibrator
     root, following, stranger = calibrator.key, PrivateKey.generate(), PrivateKey.generate()
     revision = next_revision(bench)
+    scope = Scope(fleet=calibrator.address.fleet, device=calibrator.address.device)  # overrides what cohorts have
     try:
         _publish(bench, root=stranger, policy=stranger, signed_by=stranger)
         _publish(bench, root=stranger, policy=stranger, signed_by=root)
         bench.pause()
-        apply_policy(bench, revision, equal_thresholds(bench, 0.5))
+        apply_policy(bench, revision, equal_thresholds(bench, 0.5), scope=scope)
         _publish(bench, root=root, policy=following, signed_by=root)
         bench.pause()
-        calibrator.send_policy(calibrator.document(revision + 1, bench.exits, equal_thresholds(bench, 0.25)))
+        former = calibrator.document(revision + 1, bench.exits, equal_thresholds(bench, 0.25), scope=scope)
+        calibrator.send_policy(former)
         bench.wait_state(lambda state: state.rejected is not None, "a state that rejects a policy of the former key")
         if calibrator.current().revision == revision + 1:
             raise FailedError("a policy of the former key was applied")
         calibrator.key = following
-        apply_policy(bench, revision + 2, equal_thresholds(bench, 0.5))
+        apply_policy(bench, revision + 2, equal_thresholds(bench, 0.5), scope=scope)
     finally:
         calibrator.publish(keys_topic(calibrator.address.fleet), b"", retain=True)
 
