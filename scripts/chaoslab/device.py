@@ -97,7 +97,7 @@ def _watch_policies(ledger: LedgerFile, on_policy: Callable[[], None] | None) ->
             on_policy()
         started = time.perf_counter()
         receive(self, envelope)
-        ledger.write(Entry(kind="handled", revision=self.accepted, seconds=time.perf_counter() - started))
+        ledger.write(Entry(kind="handled", revision=self.summary.accepted, seconds=time.perf_counter() - started))
 
     setattr(PolicySelector, "receive", watched)  # noqa: B010 - as above
 
