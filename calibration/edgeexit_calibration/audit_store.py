@@ -18,6 +18,8 @@ _StartKey = tuple[int, str]
 
 _MAX_CONDITIONS: Final = 200
 """Databases limit the depth of an expression."""
+_PLACE_GAP: Final = 3
+"""The numbers of the parts of two successive audits are at most so far apart."""
 
 
 def store_audits(session: Session, audits: Sequence[tuple[DeviceRow, int, Audit]], *, now: datetime) -> None:
@@ -51,25 +53,40 @@ def _stored_numbers(
 ) -> defaultdict[_StartKey, set[int]]:
     """Return the stored numbers that concern these audits: their own, and those of what contains them or is in them."""
     numbers: set[tuple[int, str, int]] = set()
-    ranges: dict[_StartKey, tuple[int, int]] = {}
+    parts: defaultdict[_StartKey, list[range]] = defaultdict(list)
     for device, _, audit in audits:
-        key = (device.id, audit.start)
-        containing, parts = related_sequences(audit.sequence)
-        numbers.update((*key, number) for number in (audit.sequence, *containing))
-        low, high = ranges.get(key, (parts.start, parts.stop))
-        ranges[key] = (min(low, parts.start), max(high, parts.stop))
+        containing, within = related_sequences(audit.sequence)
+        numbers.update((device.id, audit.start, number) for number in (audit.sequence, *containing))
+        parts[device.id, audit.start].append(within)
     columns = (AuditRow.device_id, AuditRow.start, AuditRow.sequence)
     conditions: list[ColumnElement[bool]] = [tuple_(*columns).in_(list(numbers))]
-    within = [
+    any_part = [
         and_(AuditRow.device_id == device_id, AuditRow.start == start, AuditRow.sequence.between(low, high))
-        for (device_id, start), (low, high) in ranges.items()
+        for (device_id, start), ranges in parts.items()
+        for low, high in _merged(ranges)
     ]
-    conditions += [or_(*within[first : first + _MAX_CONDITIONS]) for first in range(0, len(within), _MAX_CONDITIONS)]
+    conditions += [
+        or_(*any_part[first : first + _MAX_CONDITIONS]) for first in range(0, len(any_part), _MAX_CONDITIONS)
+    ]
     stored: defaultdict[_StartKey, set[int]] = defaultdict(set)
     for condition in conditions:
         for device_id, start, sequence in session.execute(select(*columns).where(condition)):
             stored[device_id, start].add(sequence)
     return stored
+
+
+def _merged(ranges: Iterable[range]) -> list[tuple[int, int]]:
+    """Return the first and the last numbers of the ranges, those of successive audits as one.
+
+    Ranges that are far apart stay apart: a device must not make the calibrator read everything between them.
+    """
+    merged: list[tuple[int, int]] = []
+    for one in sorted(ranges, key=lambda one: one.start):
+        if merged and one.start <= merged[-1][1] + _PLACE_GAP:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], one.stop - 1))
+        else:
+            merged.append((one.start, one.stop - 1))
+    return merged
 
 
 def _sample_rows(audit: Audit, audit_id: int, cohort_id: int) -> Iterable[dict[str, object]]:

@@ -15,6 +15,7 @@ from edgeexit.errors import MessageError
 from edgeexit.latency import LatencyProfile
 from edgeexit.log_text import one_line
 from edgeexit.wire import MAX_EXITS, UP_TYPES, Audit, DeviceAddress, Refusal, Report, State, decode, parse_up_topic
+from edgeexit.wire.audit_parts import NUMBER_LIMIT
 from edgeexit.wire.audit_signing import verify_audit
 from edgeexit.wire.messages import Count, StartId
 
@@ -99,6 +100,8 @@ def _number(kind: str, payload: bytes) -> _Number | None:
 
 
 def _check_audit(audit: Audit) -> None:
+    if audit.sequence >= NUMBER_LIMIT:
+        raise MessageError(f"audit: its number {audit.sequence} is not below 2^60, so its parts would have no numbers")
     exits = len(audit.samples[0].top1)
     if not _MIN_EXITS <= exits <= MAX_EXITS or any(len(sample.top1) != exits for sample in audit.samples):
         raise MessageError(f"audit: every sample needs the same number of exits, from {_MIN_EXITS} to {MAX_EXITS}")

@@ -8,6 +8,8 @@ import msgspec
 from edgeexit.wire.messages import Audit
 
 _FIRST: Final = 2**50
+NUMBER_LIMIT: Final = 2**60
+"""The numbers of all audits and parts are below it."""
 _PLACES: Final = 512
 """Places in the binary tree of halves: at most 256 samples, the root has place 1, place n has halves 2n and 2n + 1."""
 

@@ -59,3 +59,27 @@ def test_many_starts_in_one_batch_are_stored(database, bundle):
     store(database, DEVICE, starts)
     store(database, DEVICE, starts)
     assert len(samples_of(database, DEVICE)) == 500
+
+
+def test_numbers_that_are_far_apart_cost_no_more_than_others(database, bundle):
+    [audit] = audits_of(bundle, 1)
+    leaves = [2**50 + 512 * number + 256 + place for number in range(10, 30) for place in range(256)]
+    store(database, DEVICE, [msgspec.structs.replace(audit, sequence=number) for number in leaves])
+    steps = {numbers: steps_of(database, audit, numbers) for numbers in [(1, 2), (3, 2**50 - 1)]}
+    assert steps[3, 2**50 - 1] < 1.2 * steps[1, 2]
+
+
+def steps_of(database, audit, numbers):
+    """Return the work of SQLite to store audits with these numbers, in units of 100 instructions."""
+    steps = 0
+
+    def count():
+        nonlocal steps
+        steps += 1
+
+    with database.engine.connect() as connection:
+        connection.connection.set_progress_handler(count, 100)
+    store(database, DEVICE, [msgspec.structs.replace(audit, sequence=number) for number in numbers])
+    with database.engine.connect() as connection:
+        connection.connection.set_progress_handler(None, 0)
+    return steps

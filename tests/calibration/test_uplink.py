@@ -105,3 +105,10 @@ def test_every_text_of_a_profile_is_bounded(fields):
 def test_no_payload_raises_anything_but_message_error(kind, payload):
     with pytest.raises(MessageError):
         read_uplink(up_topic(DEVICE, kind), payload)
+
+
+@pytest.mark.parametrize(("sequence", "is_valid"), [(2**60 - 1, True), (2**60, False), (2**63 - 1, False)])
+def test_an_audit_whose_parts_could_have_no_numbers_is_refused(bundle, sequence, is_valid):
+    [audit] = audits_of(bundle, 1, first_sequence=sequence)
+    found = read_uplink(AUDIT, payload_of(AUDIT, audit))
+    assert isinstance(found, RefusedUplink) is not is_valid
