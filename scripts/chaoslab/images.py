@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 from pathlib import Path
 
+from edgeexit.agent.identity import FILE as IDENTITY
 from scripts.chaoslab.brokers import Broker
 from scripts.chaoslab.lab import Check, Lab, running
 from scripts.chaoslab.waiting import pause, wait_until
@@ -126,7 +127,10 @@ def _flip_round(lab: Lab, number: int, broker: Broker, database: Path) -> list[t
     for device in devices:
         device.start()
     list(running(devices))
-    lab.drain(devices, timeout_s=25)
+    others = [device for device in devices if flipped[device.name][0] != IDENTITY]
+    lab.drain(others, timeout_s=25)
+    # With another identity key, audits wait for the operator's approval.
+    lab.drain([device for device in devices if device not in others], timeout_s=2)
     found = []
     for device in devices:
         file, where = flipped[device.name]
