@@ -41,6 +41,7 @@ class Intake:
         fleet: str,
         rules: IngestRules,
     ) -> None:
+        self._fleet = fleet
         self.drops = DropCounter(fleet)
         """Messages that were not stored. Thread-safe."""
         self._database = database
@@ -92,7 +93,10 @@ class Intake:
         """Return a message, or None if it is dropped without an answer."""
         address: DeviceAddress | None = None
         try:
-            address, _ = parse_up_topic(delivery.topic)
+            sender, _ = parse_up_topic(delivery.topic)
+            if sender.fleet != self._fleet:  # a hostile broker; the database may contain that fleet, too
+                raise MessageError(f"topic '{delivery.topic}' is of another fleet")
+            address = sender
             exceeded = self._quotas.admits_message(address)
             if exceeded is None:
                 message = read_uplink(delivery.topic, delivery.payload, retained=delivery.retain)

@@ -63,10 +63,10 @@ def test_many_starts_in_one_batch_are_stored(database, bundle):
 
 def test_numbers_that_are_far_apart_cost_no_more_than_others(database, bundle):
     [audit] = audits_of(bundle, 1)
-    leaves = [2**50 + 512 * number + 256 + place for number in range(10, 30) for place in range(256)]
+    leaves = [2**50 + 512 * number + 256 + place for number in range(10, 50) for place in range(256)]
     store(database, DEVICE, [msgspec.structs.replace(audit, sequence=number) for number in leaves])
     steps = {numbers: steps_of(database, audit, numbers) for numbers in [(1, 2), (3, 2**50 - 1)]}
-    assert steps[3, 2**50 - 1] < 1.2 * steps[1, 2]
+    assert steps[3, 2**50 - 1] < 1.5 * steps[1, 2]
 
 
 def steps_of(database, audit, numbers):

@@ -8,7 +8,7 @@ import pytest
 from edgeexit_calibration import audit_store, register
 from edgeexit_calibration.ingest import IngestRules
 from edgeexit_calibration.intake import Intake
-from edgeexit_calibration.tables import DeviceRow
+from edgeexit_calibration.tables import DeviceRow, FleetRow
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -137,3 +137,14 @@ def test_a_message_that_the_database_does_not_take_is_refused_for_now_and_the_ot
     [refusal] = [refusal for _, ack in intake.sent for refusal in ack.refused]
     assert (stored, refusal.sequence, refusal.final) == ([0, 2], 1, False)
     assert "a fault of the calibrator" in caplog.text
+
+
+def test_a_message_of_another_fleet_changes_nothing_in_that_fleet(database, bundle, intake):
+    topic = up_topic(DEVICE._replace(fleet="depot"), "audit")
+    payload = payload_of(topic, audits_of(bundle, 1)[0])
+    assert intake.store([Delivery(topic=topic, payload=payload, ack=lambda: None)], threading.Event())
+    assert intake.store([], threading.Event())  # writes the counts
+    assert intake.sent == []
+    with database.reading() as session:
+        assert session.query(DeviceRow).all() == []
+        assert [(row.fleet, row.drops) for row in session.query(FleetRow)] == [(FLEET, {"unreadable": 1})]
