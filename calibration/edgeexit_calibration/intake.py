@@ -95,7 +95,8 @@ class Intake:
         try:
             sender, _ = parse_up_topic(delivery.topic)
             if sender.fleet != self._fleet:  # a hostile broker; the database may contain that fleet, too
-                raise MessageError(f"topic '{delivery.topic}' is of another fleet")
+                self.drop(Drop(None, "unreadable", f"topic '{delivery.topic}' is of another fleet"))
+                return None
             address = sender
             exceeded = self._quotas.admits_message(address)
             if exceeded is None:
