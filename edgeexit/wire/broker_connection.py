@@ -243,6 +243,11 @@ class BrokerConnection:
             ack()
             return
         payload = bytes(message.payload)
+        if self._client.is_oversized:
+            payload = b""
+            self._callbacks.repeats.warning(
+                ("oversized", topic), "'%s': the content of a message was skipped: it is too large", topic
+            )
         self._callbacks.message(
             Delivery(topic=topic, payload=payload, ack=ack, retain=message.retain, qos=qos, dup=message.dup)
         )

@@ -21,7 +21,11 @@ from edgeexit.wire.tls_context import tls_context
 _HANDSHAKE_TIMEOUT_S: Final = 30.0
 """Seconds for the TLS handshake: at 1 kB/s the certificates alone take several seconds."""
 _MAX_PACKET: Final = 4 * MAX_BYTES
-"""Larger packets from the broker end the connection, because paho collects a packet in memory."""
+"""The content of a message in a larger packet is skipped; any other larger packet ends the connection."""
+_KEPT_BYTES: Final = 128 * 1024
+"""What is kept of a packet that is skipped: the topic, the packet identifier and the properties."""
+_CHUNK_BYTES: Final = 64 * 1024
+_PUBLISH: Final = 0x30
 _FIRST_BYTES: Final = 8
 
 
@@ -89,9 +93,17 @@ class MqttClient(paho.Client):
         return "" if self._buffered is None else self._buffered.first_line
 
     @property
+    def is_oversized(self) -> bool:
+        """True if the present packet is larger than any that this client needs.
+
+        It must not end the connection: a broker would deliver a message of a hostile client again, for ever.
+        """
+        return bool(self._in_packet["remaining_length"] > _MAX_PACKET)
+
+    @property
     def abuse(self) -> str | None:
         """What the broker does that would fill the memory: paho collects a packet, and all messages of QoS 2."""
-        if self._in_packet["remaining_length"] > _MAX_PACKET:
+        if self.is_oversized and self._in_packet["command"] & 0xF0 != _PUBLISH:
             return "the broker sends a packet that is larger than any that this client can need"
         if self._in_messages:
             return "the broker sends messages with QoS 2, which this client has not subscribed to"
@@ -159,6 +171,12 @@ class MqttClient(paho.Client):
             return connection
         self._buffered = BufferedSocket(connection)
         return self._buffered
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        if self.is_oversized:
+            del self._in_packet["packet"][_KEPT_BYTES:]
+            bufsize = min(bufsize, _CHUNK_BYTES)
+        return super()._sock_recv(bufsize)
 
     def _packet_handle(self) -> MQTTErrorCode:
         self.packets += 1

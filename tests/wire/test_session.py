@@ -458,3 +458,36 @@ def test_a_process_without_free_descriptors_names_them_and_connects_when_it_has_
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         assert session.wait_connected(5), session.last_error
         session.stop()
+
+
+@pytest.mark.parametrize("connack", [CONNACK3, CONNACK5])
+def test_a_message_that_is_too_large_is_skipped_so_that_it_is_not_delivered_for_ever(connack, caplog):
+    received: list[Delivery] = []
+    from_client: list[bytes] = []
+    properties = b"" if connack == CONNACK3 else b"\x00"
+    large = b"\x00\x01t\x00\x07" + properties + b"x" * 5_000_000
+    small = b"\x00\x01t\x00\x08" + properties + b"small"
+
+    def send(connection: socket.socket) -> None:
+        if connack == CONNACK3 and version_of(connection.recv(64)) == 5:
+            return
+        connection.sendall(connack + b"\x32" + length_of(large) + large + b"\x32" + length_of(small) + small)
+        connection.settimeout(5)
+        with contextlib.suppress(OSError):
+            while data := connection.recv(64):
+                from_client.append(data)
+
+    with scripted_broker(send) as url, caplog.at_level(logging.WARNING, LOGGER):
+        session = make_session(
+            url, on_message=lambda delivery: (received.append(delivery), delivery.ack()), manual_ack=True
+        )
+        session.start()
+        wait_for(lambda: b"\x40\x02\x00\x07\x40\x02\x00\x08" in b"".join(from_client), "both PUBACKs", timeout_s=20)
+        session.stop()
+    assert [(delivery.topic, delivery.payload) for delivery in received] == [("t", b""), ("t", b"small")]
+    assert "'t': the content of a message was skipped: it is too large" in caplog.text
+
+
+def length_of(content: bytes) -> bytes:
+    """Return the length of a packet's content as MQTT encodes it, in four bytes."""
+    return bytes((len(content) >> shift) & 0x7F | (0x80 if shift < 21 else 0) for shift in (0, 7, 14, 21))
