@@ -1,5 +1,6 @@
 """Builds the messages that the device publishes: its state, reports from the counters, and audits."""
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -53,6 +54,7 @@ class Reporter:
         self._policies = policies
         self._outbox = outbox
         self._started = started
+        self._adding = threading.Lock()
 
     def state(self, online: bool) -> State:  # noqa: FBT001 - the only parameter
         """Return the `up/state` message."""
@@ -78,21 +80,24 @@ class Reporter:
     def add_reports(self, *, skipped: int, always: int | None = None) -> None:
         """Add a report for each revision whose counters changed, and for revision `always` in any case.
 
+        One thread at a time: a report with a higher sequence number must not have older counters.
+
         Args:
             skipped: samples that were drawn for an audit but not audited.
             always: a policy revision.
 
         """
-        for snapshot in self._counters.take_changed(always=always):
-            self._outbox.add(
-                Report(
-                    **self._origin(snapshot.revision),
-                    uptime_s=self._uptime_s(),
-                    exits=snapshot.exits,
-                    failed=snapshot.failed,
-                    skipped=skipped,
+        with self._adding:
+            for snapshot in self._counters.take_changed(always=always):
+                self._outbox.add(
+                    Report(
+                        **self._origin(snapshot.revision),
+                        uptime_s=self._uptime_s(),
+                        exits=snapshot.exits,
+                        failed=snapshot.failed,
+                        skipped=skipped,
+                    )
                 )
-            )
 
     def add_audit(self, revision: int, samples: tuple[AuditedSample, ...]) -> None:
         """Add an audit message with samples that ran under a policy revision."""
