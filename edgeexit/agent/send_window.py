@@ -97,14 +97,22 @@ class SendWindow:
         """Messages of about this size, or larger, have ended connections."""
         self._largest_taken = 0
         """Size of the largest message that the broker has taken, below `_too_large`."""
+        self._given_up: list[Publication] = []
+        """Copies without PUBACK that are not waited for any more, while their connection lasts."""
 
     @property
     def unfinished(self) -> bool:
         """True if the broker has not acknowledged everything that was sent."""
         return any(sent.publication is not None for sent in self._sent.values())
 
+    @property
+    def given_up_bytes(self) -> int:
+        """Bytes that the connection counts as unacknowledged although their PUBACK is not expected any more."""
+        return sum(one.size for one in self._given_up if not one.done)
+
     def update(self, now: float) -> None:
         """Take over what has become of the publications since the last call."""
+        self._given_up = [one for one in self._given_up if not one.done]
         for identifier, sent in list(self._sent.items()):
             if self._outbox.get(identifier) is None:
                 del self._sent[identifier]
@@ -221,6 +229,7 @@ class SendWindow:
                     self._largest_taken = min(self._largest_taken, sent.entry.size * 3 // 4)
                     sent.due = now + self._pause(self._resend_s, sent.ends)
         elif publication.written and now >= self._puback_at(sent):  # the broker has lost it
+            self._given_up.append(publication)
             self._wait(sent, now, 0.0)
 
     def _wait(self, sent: _InFlight, now: float, seconds: float) -> None:

@@ -93,11 +93,16 @@ class OutboxSender:
         """Log the numbers of repeated lines."""
         self._limited.flush()
 
+    @property
+    def _unacked_bytes(self) -> int:
+        """Bytes whose PUBACK is still expected: a broker that loses some would stop everything else for ever."""
+        return max(0, self._connection.unacked_bytes - sum(window.given_up_bytes for window in self._windows))
+
     def _send_due(self, window: SendWindow, now: float) -> bool:
         """Send the due messages of a kind; return False if the connection takes no more."""
         while entries := window.due(now):
             for entry in entries:
-                used = self._connection.unacked_bytes
+                used = self._unacked_bytes
                 if used and used + entry.size > _MAX_UNFINISHED_BYTES:
                     return False
                 if not self._publish(window, entry, now):
@@ -118,7 +123,7 @@ class OutboxSender:
                     return True
                 if not window.is_due(entry, now):
                     continue
-                if self._connection.unacked_bytes == 0 and self._publish(window, entry, now):
+                if self._unacked_bytes == 0 and self._publish(window, entry, now):
                     self._alone, self._alone_until = window.publication(entry), now + _ALONE_S
                 return False
         return False

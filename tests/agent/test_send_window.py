@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from edgeexit.agent.identity import DeviceIdentity
 from edgeexit.agent.outbox import Outbox
 from edgeexit.agent.outbox_file import RowFile
 from edgeexit.agent.outbox_rows import OutboxEntry
 from edgeexit.agent.send_window import WINDOW, SendWindow
-from edgeexit.wire import Publication
+from edgeexit.agent.sender import OutboxSender
+from edgeexit.wire import DeviceAddress, Publication
 from tests.agent.messages import make_audit, make_report
 from tests.agent.outboxes import acknowledge, entries, open_outbox
 
@@ -281,3 +283,34 @@ def test_ten_thousand_messages_need_little_memory(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert again.count == 10_000
     assert used < 6_000_000
+
+
+class ForgetfulBroker:
+    """A connection that lasts, at which some messages never get a PUBACK."""
+
+    def __init__(self) -> None:
+        self.publications: list[Publication] = []
+
+    @property
+    def unacked_bytes(self) -> int:
+        return sum(one.size for one in self.publications if not one.done)
+
+    def publish(self, topic: str, payload: bytes) -> Publication:
+        self.publications.append(Publication(topic, len(payload)))
+        self.publications[-1].written = True
+        return self.publications[-1]
+
+
+def test_messages_whose_puback_never_comes_do_not_stop_the_others_for_ever(tmp_path: Path) -> None:
+    outbox, broker = open_outbox(tmp_path, max_bytes=64 * 1024 * 1024), ForgetfulBroker()
+    add_audits(outbox, 10, 100)
+    address = DeviceAddress(fleet="f", shard="s", device="d")
+    sender = OutboxSender(outbox, broker, DeviceIdentity(tmp_path), address=address, resend_s=RESEND_S)
+    sender.send(0.0)
+    assert broker.unacked_bytes > 32 * 1024, "the connection is full"
+    sent = len(broker.publications)
+    assert sent < 10
+    for now in (HOUR, HOUR + 1):
+        sender.update(now)
+        sender.send(now)
+    assert len(broker.publications) > sent
