@@ -42,6 +42,8 @@ class KeyStore:
         self._paths = tuple(folder / f"{name}.{fleet}.json" for name in _COPIES)
         self._unsaved: str | None = None
         self._damaged: str | None = None
+        self._incomplete = False
+        """True if a copy is damaged or missing, and the other one has the key set."""
         self.trusted = self._load(configured)
 
     @property
@@ -60,8 +62,8 @@ class KeyStore:
         return True
 
     def retry(self) -> None:
-        """Store the key set if that has failed before; at most every 10 s."""
-        if self._unsaved is not None and self._clock() >= self._retry_at:
+        """Store the key set if that has failed before, at most every 10 s, or if one of its copies is damaged."""
+        if self._incomplete or (self._unsaved is not None and self._clock() >= self._retry_at):
             self._save()
 
     def store_again(self) -> None:
@@ -71,6 +73,7 @@ class KeyStore:
 
     def _save(self) -> None:
         """Store the key set. Until that succeeds, it is used all the same: a revocation cannot wait."""
+        self._incomplete = False
         try:
             for path in self._paths:
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -86,6 +89,7 @@ class KeyStore:
     def _load(self, configured: TrustedKeys) -> TrustedKeys:
         stored = [self._read(path, configured) for path in self._paths]
         newest = max((keys for keys in stored if keys is not None), key=lambda keys: keys.version, default=configured)
+        self._incomplete = any(keys is None or keys.version < newest.version for keys in stored) and newest.version > 0
         if None in stored and newest.version == 0:
             self._damaged = (
                 "the stored key set cannot be used; the keys of the configuration are trusted until it arrives again"

@@ -127,3 +127,16 @@ def test_key_sets_of_another_fleet_in_the_same_folder_are_not_read(tmp_path: Pat
     open_store(tmp_path).receive(history(1))
     other = KeyStore(tmp_path, "foundry", TrustedKeys.configured("foundry", trusted=[ROOT.public_key()]))
     assert (other.trusted.version, other.problem) == (0, None)
+
+
+@pytest.mark.parametrize("damage", [_flip, Path.unlink])
+def test_a_damaged_copy_is_written_again_so_that_damage_of_the_other_one_later_is_harmless(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    open_store(tmp_path).receive(history(1))
+    for path in sorted(tmp_path.iterdir()):
+        damage(path)
+        store = open_store(tmp_path)
+        store.retry()
+        assert store.problem is None
+    assert open_store(tmp_path).trusted.version == 1
