@@ -77,7 +77,7 @@ class StateLock:
 
     def _open(self) -> None:
         make_private_folder(self._folder)
-        flags = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO does not wait
         handle = os.open(self._folder / FILE, flags, 0o600)
         self.problem = None
         try:

@@ -79,3 +79,10 @@ def test_no_descriptor_stays_open(tmp_path: Path) -> None:
             shutil.rmtree(tmp_path / "state")
             lock.retake()
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+def test_a_fifo_in_the_place_of_the_lock_does_not_stop_the_start(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / FILE)
+    with lock_state_dir(tmp_path) as lock:
+        lock.retake()
+        assert lock.retaken == 0
