@@ -71,7 +71,8 @@ class PolicySaver:
             self.pending[slot] = PendingPolicy(envelope, document, text)
             return False
         self.pending.pop(slot, None)
-        self._unsaved.pop(slot, None)
+        if slot in self._unsaved:
+            self.save(slot)  # the last good policy may be missing on the disk
         return True
 
     def save(self, slot: PolicySlot) -> None:

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from edgeexit.agent.policy_check import Accepted, PolicySlot, Recipient, check_policy
+from edgeexit.agent.policy_saver import PolicySaver
 from edgeexit.agent.policy_slot import SlotPolicies
 from edgeexit.agent.policy_store import PolicyStore, SlotRecord
 from edgeexit.key_set import TrustedKeys
@@ -235,3 +236,29 @@ def test_a_kill_while_storing_leaves_the_old_or_the_new_policy_and_never_a_lower
         "envelopes",
         "policy",
     ]
+
+
+def test_a_new_policy_does_not_hide_that_the_last_good_one_is_still_to_be_stored(
+    tmp_path: Path,
+    make_envelope: MakeEnvelope,
+    open_slot: Callable[..., SlotPolicies],
+    accept: Callable[..., None],
+    trusted: TrustedKeys,
+) -> None:
+    slot = open_slot()
+    accept(slot, 1)
+    saver = PolicySaver({"cohort": slot}, clock=lambda: 0.0)
+    kept = tmp_path.rename(tmp_path.with_name("kept"))
+    tmp_path.write_bytes(b"a file, where the folder was")
+    saver.save("cohort")
+    assert list(saver.problems)
+    tmp_path.unlink()
+    envelope = make_envelope(2)
+    document = decode_document(trusted.verify(envelope, payload_type=PAYLOAD_TYPE, role="policy"))
+    assert saver.accept("cohort", envelope, document, before=lambda: None)
+    assert not list(saver.problems)
+    again = open_slot()
+    assert again.last_good is not None
+    assert again.last_good.document is not None
+    assert again.last_good.document.revision == 1
+    assert kept.exists()
