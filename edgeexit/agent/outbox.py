@@ -14,6 +14,7 @@ import msgspec
 
 from edgeexit.agent.outbox_rows import OutboxEntry, OutboxKind, OutboxRow
 from edgeexit.agent.outbox_storage import OutboxStorage
+from edgeexit.errors import MessageError
 from edgeexit.limited_log import LimitedLog
 from edgeexit.wire import MAX_BYTES, Ack, Audit, Losses, Report, decode
 from edgeexit.wire.audit_parts import split_audit
@@ -167,12 +168,18 @@ class Outbox:
         return None if row is None else row.payload
 
     def split(self, identifier: int) -> bool:
-        """Replace an audit by its two halves, in one transaction. Return False if it has only one sample."""
+        """Replace an audit by its two halves, in one transaction.
+
+        Return False if it has only one sample, or if another version has stored it in a form that is not known now.
+        """
         with self._lock:
             entry, row = self._storage.index.get(identifier), self._storage.read(identifier)
             if entry is None or row is None or entry.kind != "audit":
                 return False
-            audit = decode(row.payload, Audit)
+            try:
+                audit = decode(row.payload, Audit)
+            except MessageError:
+                return False
             if len(audit.samples) == 1:
                 return False
             halves = [

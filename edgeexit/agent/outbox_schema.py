@@ -13,6 +13,8 @@ _TABLE: Final = (
     "CREATE TABLE message (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, start TEXT NOT NULL, sequence INTEGER NOT NULL, "
     "revision INTEGER NOT NULL, window INTEGER NOT NULL, payload BLOB NOT NULL, checksum INTEGER NOT NULL)"
 )
+_LOG_BYTES: Final = 4 * 1024 * 1024
+"""A write-ahead log that is larger after its content is in the file is cut: it would stay as large as ever needed."""
 COLUMNS: Final = "id, kind, start, sequence, revision, window, payload, checksum"
 
 
@@ -25,6 +27,7 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
         if connection.execute("PRAGMA page_count").fetchone()[0] <= 1 and not _tables(connection):
             connection.execute(_TABLE)
     except BaseException:

@@ -355,3 +355,14 @@ def test_the_file_and_its_log_are_private(tmp_path: Path) -> None:
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "state").iterdir()}
     assert modes == {FILE: 0o600, f"{FILE}-wal": 0o600}
     assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
+
+
+def test_an_audit_in_an_unknown_form_is_not_split_and_holds_up_nothing(tmp_path: Path) -> None:
+    outbox = open_outbox(tmp_path)
+    outbox.add(make_audit(4))
+    (entry,) = entries(outbox)
+    row = outbox._storage.read(entry.id)
+    assert row is not None
+    payload = row.payload.replace(b'"samples"', b'"renamed"')
+    outbox._storage.write(delete=[entry], insert=[row._replace(payload=payload)])
+    assert not outbox.split(entry.id)

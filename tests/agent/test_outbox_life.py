@@ -123,3 +123,18 @@ def test_every_sample_and_the_last_report_of_every_start_are_stored_once(tmp_pat
     newest = {start: report.exits[0].reached for (start, _), report in life.calibrator.reports.items()}
     assert newest == life.reached
     life.outbox.close()
+
+
+def test_the_write_ahead_log_does_not_stay_as_large_as_it_was_once(tmp_path: Path) -> None:
+    """All messages of an outage are written at once when the disk returns, and the next start reads the log."""
+    outbox = open_outbox(tmp_path, max_bytes=64 * 1024 * 1024)
+    outbox.add(make_audit())
+    first = outbox._storage.read(1)
+    assert first is not None
+    rows = [first._replace(id=number, sequence=number, payload=bytes(40_000)) for number in range(2, 400)]
+    outbox._storage.write(insert=rows)
+    outbox._storage.next_id, outbox._sequence = 400, 400
+    for _ in range(3):
+        outbox.add(make_audit())
+    assert (tmp_path / "outbox.db-wal").stat().st_size <= 4 * 1024 * 1024
+    outbox.close()
