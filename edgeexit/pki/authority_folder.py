@@ -217,7 +217,10 @@ class AuthorityFolder:
             write_atomic(path, certificate.public_bytes(_PEM))
         certificate = load_certificate(path)
         if common_name(certificate) != name:
-            raise ConfigError(f"'{path}' is the certificate of '{common_name(certificate)}', not of '{name}'")
+            raise ConfigError(
+                f"'{path}' is the certificate of '{common_name(certificate)}', not of '{name}'; give the name that the "
+                "folder was made for, or another folder"
+            )
         if certificate.serial_number in self._revoked_serials():  # interrupted while it was revoked
             raise ConfigError(f"'{path}' is revoked; give `edgeexit keys revoke {self.folder} {name}` again")
         return described(kind_of(certificate), certificate, path, is_new=is_new)

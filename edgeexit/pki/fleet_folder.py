@@ -5,6 +5,7 @@ remember it.
 """
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from string import Template
@@ -186,9 +187,10 @@ def _readme(plan: FleetPlan) -> str:
 
 def device_names(text: str) -> tuple[str, ...]:
     """Return the names in `a,b,c`, or device-1 to device-N for a number N. Raises ConfigError for neither."""
-    if text.isascii() and text.isdigit():
-        count = int(text)
+    number = text.strip()
+    if re.fullmatch(r"[+-]?[0-9]+", number):  # also a number that is out of range: it is not meant as a name
+        count = int(number) if len(number) <= len(str(_MAX_NUMBERED)) else 0
         if not 1 <= count <= _MAX_NUMBERED:
-            raise ConfigError(f"--devices {text}: give a number from 1 to {_MAX_NUMBERED}, or names")
-        return tuple(f"device-{number:0{len(str(count))}d}" for number in range(1, count + 1))
+            raise ConfigError(f"--devices {number}: give a number from 1 to {_MAX_NUMBERED}, or names")
+        return tuple(f"device-{index:0{len(str(count))}d}" for index in range(1, count + 1))
     return tuple(dict.fromkeys(check_device_name(name.strip()) for name in text.split(",")))

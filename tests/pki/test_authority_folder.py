@@ -160,9 +160,16 @@ def test_devices_are_numbered_or_named():
     assert device_names("3") == ("device-1", "device-2", "device-3")
     assert device_names("10")[0] == "device-01"
     assert device_names("a, b,a") == ("a", "b")
-    for wrong in ("0", "99999", "", "a,,b", "a/b", "٣"):
+    for wrong in ("0", "99999", "", "a,,b", "a/b", "٣", "-3", "9" * 5000):
         with pytest.raises(EdgeExitError):
             device_names(wrong)
+
+
+def test_a_folder_of_another_fleet_is_an_error_that_says_what_to_do(made):
+    with pytest.raises(
+        ConfigError, match=r"'edgeexit-calibrator-shop', not of 'edgeexit-calibrator-other'; give the name"
+    ):
+        make(made, msgspec.structs.replace(PLAN, fleet="other"))
 
 
 def test_a_broker_whose_certificate_lacks_a_host_is_an_error_that_says_what_to_do(made):
