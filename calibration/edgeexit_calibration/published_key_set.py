@@ -11,7 +11,7 @@ import msgspec
 from edgeexit.errors import SignatureError
 from edgeexit.key_set import KEY_SET_TYPE, KeySet, decode_history, decode_key_set
 from edgeexit.limited_log import LimitedLog
-from edgeexit.signing import Envelope, PrivateKey, public_key_from_text, public_key_text, verify
+from edgeexit.signing import Envelope, PrivateKey, public_key_from_text, public_key_text, unverified, verify
 from edgeexit.wire import BrokerSession, keys_topic
 from edgeexit_calibration.retained import RetainedTopics
 
@@ -31,9 +31,7 @@ def read_key_sets(path: Path, *, fleet: str) -> tuple[bytes, KeySet]:
     try:
         envelope = decode_history(history)[-1]
         newest = decode_key_set(base64.b64decode(msgspec.json.decode(envelope, type=Envelope).payload))
-        root = newest.roles["root"]
-        keys = [public_key_from_text(key) for key in root.keys]
-        verify(envelope, payload_type=KEY_SET_TYPE, keys=keys, threshold=root.threshold)
+        _verify_by_root(envelope, newest)
     except (SignatureError, ValueError, RecursionError) as error:  # msgspec's and base64's errors are ValueErrors
         raise SignatureError(f"key set '{path}': {error}") from error
     if newest.fleet != fleet:
@@ -66,7 +64,7 @@ class PublishedKeySet:
         self._topics = RetainedTopics(session, what="key set of version")
         self._stamp = _stamp(path)
         self._history, self._newest = read_key_sets(path, fleet=fleet)
-        self._warn_about_keys()
+        self._warn()
 
     def reset(self) -> None:
         """Treat the key set as not published, because the broker may have lost its retained messages."""
@@ -92,13 +90,33 @@ class PublishedKeySet:
             self._repeats.warning("file", "%s; version %d stays published", error, self._newest.version)
             return
         self._stamp = stamp
+        if newest.version <= self._newest.version and newest != self._newest:
+            _log.warning(
+                "key set '%s': version %d does not follow version %d, which stays published, because devices refuse "
+                "every set that is not newer; create one with `edgeexit keys set create --follows`",
+                self._path,
+                newest.version,
+                self._newest.version,
+            )
+            return
         if history != self._history:
             _log.info("key set '%s': version %d is published now", self._path, newest.version)
             self._history, self._newest = history, newest
-            self._warn_about_keys()
+            self._warn()
             self._topics.reset()
 
-    def _warn_about_keys(self) -> None:
+    def _warn(self) -> None:
+        """Warn of a key set with which devices could not follow, or would not accept this calibrator's policies."""
+        try:
+            _check_last_step(self._history)
+        except SignatureError as error:
+            _log.warning(
+                "key set '%s': devices that trust the set before version %d refuse it: %s; let the root keys of that "
+                "set sign it, too: `edgeexit keys set sign`",
+                self._path,
+                self._newest.version,
+                error,
+            )
         role = self._newest.roles["policy"]
         own = {public_key_text(key.public_key()) for key in self._keys}
         if len(own.intersection(role.keys)) < role.threshold:
@@ -110,6 +128,21 @@ class PublishedKeySet:
                 len(role.keys),
                 len(own.intersection(role.keys)),
             )
+
+
+def _verify_by_root(envelope: bytes, key_set: KeySet) -> None:
+    """Raise SignatureError if the root keys of a key set have not signed an envelope of one."""
+    root = key_set.roles["root"]
+    keys = [public_key_from_text(key) for key in root.keys]
+    verify(envelope, payload_type=KEY_SET_TYPE, keys=keys, threshold=root.threshold)
+
+
+def _check_last_step(history: bytes) -> None:
+    """Raise SignatureError if the root keys of the last set but one have not signed the last one."""
+    envelopes = decode_history(history)
+    for before, last in zip(envelopes[-2:-1], envelopes[-1:], strict=False):
+        payload, _ = unverified(before, payload_type=KEY_SET_TYPE)
+        _verify_by_root(last, decode_key_set(payload))
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

@@ -5,7 +5,7 @@ from edgeexit_calibration import CalibratorService, ServiceConfig, retained
 from edgeexit_calibration.published_key_set import read_key_sets
 
 from edgeexit.errors import SignatureError
-from edgeexit.key_set import KEY_SET_TYPE, KeySet, RoleKeys, encode_history, encode_key_set
+from edgeexit.key_set import KEY_SET_TYPE, KeySet, RoleKeys, decode_history, encode_history, encode_key_set
 from edgeexit.signing import PrivateKey, load_private_key, public_key_text, sign
 from edgeexit.wire import keys_topic
 from tests.calibration.scenario import FLEET, Client, until
@@ -27,9 +27,9 @@ def test_a_key_set_is_published_and_kept_at_the_broker(database, tmp_path, broke
     path.write_bytes(first)
     client = Client(broker, keys_topic(FLEET))
     serve(key_set=path)
-    until(lambda: client.of(keys_topic(FLEET)) == [first])
+    until(lambda: client.of(keys_topic(FLEET))[-1:] == [first])
     client.publish(keys_topic(FLEET), b"", retain=True)
-    until(lambda: client.of(keys_topic(FLEET)) == [first, b"", first])
+    until(lambda: client.of(keys_topic(FLEET))[-2:] == [b"", first])
     second = history_of(load_private_key(key), version=2)
     path.write_bytes(b"[]")
     until(lambda: "version 1 stays published" in caplog.text)
@@ -63,3 +63,39 @@ def test_a_calibrator_whose_key_is_not_in_the_set_is_warned(database, tmp_path, 
     path.write_bytes(history_of(PrivateKey.generate(), threshold=2))
     CalibratorService(database, ServiceConfig(fleet=FLEET, key_set=path), [PrivateKey.generate()])
     assert "2 signature(s) of 2 key(s), of which this calibrator has 0; give it the right --key" in caplog.text
+
+
+def test_a_file_with_another_set_that_is_not_newer_is_not_published(database, tmp_path, broker, serve, key, caplog):
+    path, policy_key = tmp_path / "keys.json", load_private_key(key)
+    present = history_of(policy_key, version=5)
+    path.write_bytes(present)
+    client = Client(broker, keys_topic(FLEET))
+    serve(key_set=path)
+    until(lambda: client.of(keys_topic(FLEET))[-1:] == [present])
+    path.write_bytes(history_of(policy_key, version=4))
+    until(lambda: "version 4 does not follow version 5, which stays published" in caplog.text)
+    path.write_bytes(history_of(policy_key, version=5, threshold=2))
+    until(lambda: "version 5 does not follow version 5, which stays published" in caplog.text)
+    newer = history_of(policy_key, version=6)
+    path.write_bytes(newer)
+    until(lambda: client.of(keys_topic(FLEET))[-1] == newer)
+    assert set(client.of(keys_topic(FLEET))) == {present, newer}
+    client.close()
+
+
+@pytest.mark.parametrize("is_signed_by_both", [True, False])
+def test_a_set_that_no_device_can_follow_causes_a_warning(database, tmp_path, key, caplog, is_signed_by_both):
+    new_root, policy_key = PrivateKey.generate(), load_private_key(key)
+    roles = {"root": role_of(new_root), "policy": role_of(policy_key)}
+    document = encode_key_set(KeySet(fleet=FLEET, version=2, roles=roles))
+    signers = [ROOT, new_root] if is_signed_by_both else [new_root]
+    [first] = decode_history(history_of(policy_key))
+    path = tmp_path / "keys.json"
+    path.write_bytes(encode_history([first, sign(document, payload_type=KEY_SET_TYPE, keys=signers)]))
+    CalibratorService(database, ServiceConfig(fleet=FLEET, key_set=path), [policy_key])
+    assert ("devices that trust the set before version 2 refuse it" in caplog.text) is not is_signed_by_both
+
+
+def role_of(key):
+    """Return a role with one key."""
+    return RoleKeys(keys=(public_key_text(key.public_key()),))
