@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from edgeexit.errors import EdgeExitError
 from edgeexit_calibration.cohorts import add_event
 from edgeexit_calibration.database import Database
-from edgeexit_calibration.enrolment import short_key
+from edgeexit_calibration.enrolment import INVALID, short_key
 from edgeexit_calibration.tables import DeviceRow
 
 _MAX_NAMED: Final = 3
@@ -48,7 +48,8 @@ def approve_device(database: Database, device: str, key: str | None, *, user: st
     Args:
         database: contains the device.
         device: see `find_device`.
-        key: id of the key to approve, as `edgeexit calibrator status` shows it. None: the key that waits, if the
+        key: id of the key to approve, as `edgeexit calibrator status` shows it; or the public key itself, which need
+            not have been seen, because a forger can show other keys all the time. None: the key that waits, if the
             device is not enrolled with another one yet; then a forger may have sent the newest key.
         user: name of the user, for the audit log.
         now: the time.
@@ -60,6 +61,8 @@ def approve_device(database: Database, device: str, key: str | None, *, user: st
         row = find_device(session, device)
         name = address_of(row)
         known = [text for text in (row.offered_key, row.key) if text is not None]
+        if key is not None and short_key(key) != INVALID:
+            known.append(key)
         if not known:
             raise DeviceError(f"device '{name}' has not shown a key yet; its first state or audit contains it")
         if key is None and len(known) > 1:

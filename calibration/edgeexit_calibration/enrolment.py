@@ -17,15 +17,17 @@ Enrolment = Literal["open", "approve"]
 """`open`: the first key that signs an audit of a device is pinned. `approve`: a user approves each key."""
 
 _EVENT_INTERVAL: Final = timedelta(days=1)
+INVALID: Final = "invalid"
+"""Instead of the id of something that is not a public key."""
 REVOKED: Final = "the device is revoked; approve it again to store its messages"
 
 
 def short_key(key: str) -> str:
-    """Return the id of a public key in base64, as people compare it: 16 hex digits."""
+    """Return the id of a public key in base64, as people compare it: 16 hex digits; `INVALID` for any other text."""
     try:
         return key_id(public_key_from_text(key))
     except SignatureError:
-        return "invalid"
+        return INVALID
 
 
 def check_key(session: Session, device: DeviceRow, key: str, enrolment: Enrolment, now: datetime) -> str | None:

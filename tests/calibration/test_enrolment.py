@@ -2,8 +2,10 @@
 
 from datetime import datetime, timedelta, timezone
 
+import pytest
 from edgeexit_calibration import (
     CohortAddress,
+    DeviceError,
     approve_device,
     device_events,
     devices,
@@ -72,6 +74,15 @@ def test_with_approval_nothing_is_stored_before_it(database, bundle):
     approve_device(database, DEVICE.device, None, user="ada", now=NOW)
     assert outcome(ingest(database, signed(audit, OURS), enrolment="approve")) == ([0], [])
     assert samples(database, bundle) == 1
+
+
+def test_a_public_key_can_be_approved_while_a_forger_shows_another_one(database, bundle):
+    audits = audits_of(bundle, 2, size=1)
+    ingest(database, signed(audits[0], OURS), signed(audits[0], THEIRS), enrolment="approve")
+    with pytest.raises(DeviceError, match="has not signed with key"):
+        approve_device(database, DEVICE.device, key_id(OURS.public_key()), user="ada", now=NOW)
+    approve_device(database, DEVICE.device, public_key_text(OURS.public_key()), user="ada", now=NOW)
+    assert outcome(ingest(database, signed(audits[1], OURS), enrolment="approve")) == ([1], [])
 
 
 def test_a_revoked_device_is_refused_for_good_and_its_state_is_still_shown(database, bundle):

@@ -63,7 +63,9 @@ def approve_command(
     device: DeviceArgument,
     key: Annotated[
         str | None,
-        typer.Option(help="Id of the identity key, as `status` and the log of the device show it."),
+        typer.Option(
+            help="Id of the identity key, as `status` and `edgeexit keys identity` show it; or the public key itself."
+        ),
     ] = None,
     database: DatabaseOption = DATABASE,
 ) -> None:
