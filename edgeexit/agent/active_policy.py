@@ -193,6 +193,7 @@ class PolicySelector:
             trial = self.on_trial
             if self._marker.exists and (trial is None or self._clock() - trial.applied >= self._crash_window_s):
                 self._marker.end()
+            self._marker.retry()
 
     @property
     def in_crash_window(self) -> bool:

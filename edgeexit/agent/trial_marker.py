@@ -50,6 +50,7 @@ class TrialMarker:
         self._path = folder / FILE
         self._interrupted = self._read()
         self._marked: tuple[str, int] | None = None
+        self._is_left = False
         try:
             self.boot = boot_id.read_text(encoding="ascii").strip()[:64]
         except (OSError, UnicodeDecodeError):  # not Linux
@@ -74,14 +75,21 @@ class TrialMarker:
             cuts = before.power_cuts + (before.boot != self.boot)
         trial = Trial(policy=policy, revision=revision, boot=self.boot, power_cuts=cuts)
         write_checked(self._path, trial)
-        self._marked = (policy, revision)
+        self._marked, self._is_left = (policy, revision), False
 
     def end(self) -> None:
-        """Remove the marker: the process runs on under the policy, or stops cleanly."""
+        """Remove the marker: the process runs on under the policy, or stops cleanly. `retry` repeats it."""
         if self._marked is not None or self._interrupted is not None:
             self._marked = self._interrupted = None
+            self._is_left = True
+            self.retry()
+
+    def retry(self) -> None:
+        """Remove a marker that could not be removed when it ended: a crash later has nothing to do with the policy."""
+        if self._is_left:
             with contextlib.suppress(OSError):  # a disk that became read-only
                 self._path.unlink(missing_ok=True)
+                self._is_left = False
 
     def _read(self) -> Trial | None:
         try:

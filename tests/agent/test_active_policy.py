@@ -344,3 +344,20 @@ def test_the_marker_is_written_before_the_policy_so_that_no_crash_is_missed(
         selector.receive(make_envelope(4))
     again = starts()
     assert (again.active.revision, again.summary.accepted) == (0, 4)
+
+
+def test_a_marker_that_a_read_only_disk_keeps_is_removed_later_so_that_a_later_crash_reverts_nothing(
+    tmp_path: Path, bundle: Bundle, recipient: Recipient, trusted: TrustedKeys, make_envelope: MakeEnvelope
+) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        starts = Starts(disk / "state", bundle, recipient, trusted)
+        selector = starts()
+        selector.receive(make_envelope(4))
+        remount(disk, read_only=True)
+        starts.clock.now += 61
+        selector.end_crash_window()
+        assert not selector.in_crash_window
+        remount(disk, read_only=False)
+        selector.end_crash_window()
+        assert not (starts.folder / FILE).exists()
+        assert starts().active.revision == 4
