@@ -30,12 +30,14 @@ def test_the_commands_of_the_page_work_in_their_order(edgeexit, tmp_path, monkey
         words = shlex.split(command.replace("/var/lib/edgeexit/state", "state"))
         if command.startswith(NEED_A_FLEET):
             continue
+        if words[0] == "cd":
+            for file in [*tmp_path.glob("[abc].*"), tmp_path / "state"]:
+                file.rename(tmp_path / words[1] / file.name)
+            monkeypatch.chdir(words[1])
+            continue
         if words[0] == "cp":
             shutil.copy(words[1], words[2])
             continue
-        if "key_set.json" in command and not Path("key_set.json").exists():
-            for file in ("calibrator/key_set.json", "calibrator/policy.pub", "root/root.key", "root/root.pub"):
-                shutil.copy(Path("shop-keys") / file, ".")
         outcome = edgeexit(*words[1:])
         assert (outcome.code, outcome.err) == (0, ""), command
         ran.append(command)
