@@ -8,7 +8,7 @@ from tests.deploy.remote.documents import FILE, RELEASE
 
 def test_a_file_that_a_release_has_is_linked_and_not_sent(deployment):
     release = finish.main(deployment, {"release": RELEASE})["id"]
-    state = inventory.main(deployment, {"files": [FILE]})["files"][FILE["path"]]
+    state = inventory.main(deployment, {"files": [FILE], "folders": []})["files"][FILE["path"]]
     assert state == {"state": "in_release", "release": release, "offset": 0}
     assert receive.main(deployment, {"files": [{**FILE, "release": release, "offset": 0}]}) == {"damaged": []}
     assert (deployment / FILE["path"]).read_text() == "a"
