@@ -13,14 +13,14 @@ from typing import Final, NamedTuple, NoReturn
 
 import numpy as np
 
-from edgeexit.agent.active_policy import ActivePolicy
 from edgeexit.agent.auditor import Auditor
 from edgeexit.agent.config import AgentConfig
 from edgeexit.agent.counters import Counters, CounterTotals
-from edgeexit.agent.fleet_side import FleetSide
+from edgeexit.agent.fleet_link.fleet_side import FleetSide
+from edgeexit.agent.fleet_link.key_store import KeyStore
 from edgeexit.agent.golden_check import check_golden_samples
-from edgeexit.agent.key_store import KeyStore
 from edgeexit.agent.labels import Labels, check_batch_labels, check_labels
+from edgeexit.agent.policy.active_policy import ActivePolicy
 from edgeexit.agent.recording import InferenceRecorder
 from edgeexit.agent.state_lock import lock_state_dir
 from edgeexit.bundle import Bundle

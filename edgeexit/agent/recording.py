@@ -2,10 +2,10 @@
 
 import logging
 
-from edgeexit.agent.active_policy import ActivePolicy
 from edgeexit.agent.auditor import Auditor, DrawnSamples
 from edgeexit.agent.counters import Counters
 from edgeexit.agent.labels import Labels
+from edgeexit.agent.policy.active_policy import ActivePolicy
 from edgeexit.datasets import Inputs
 from edgeexit.limited_log import LimitedLog
 from edgeexit.runtime import Inference

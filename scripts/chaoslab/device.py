@@ -14,8 +14,8 @@ import msgspec
 import numpy as np
 
 from edgeexit.agent import Agent, AgentConfig
-from edgeexit.agent.active_policy import PolicySelector
-from edgeexit.agent.outbox import Outbox
+from edgeexit.agent.outbox.outbox import Outbox
+from edgeexit.agent.policy.active_policy import PolicySelector
 from edgeexit.bundle import Bundle
 from edgeexit.wire import Audit, Report
 from scripts.chaoslab.ledger import Entry, LedgerFile, message_entry

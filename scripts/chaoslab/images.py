@@ -5,7 +5,7 @@ import shutil
 import sqlite3
 from pathlib import Path
 
-from edgeexit.agent.identity import FILE as IDENTITY
+from edgeexit.agent.fleet_link.identity import FILE as IDENTITY
 from scripts.chaoslab.brokers import Broker
 from scripts.chaoslab.lab import Check, Lab, running
 from scripts.chaoslab.waiting import pause, wait_until

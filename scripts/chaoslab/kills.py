@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from edgeexit.agent.checked_file import read_checked
-from edgeexit.agent.policy_store import SlotRecord
+from edgeexit.agent.policy.store import SlotRecord
 from edgeexit.errors import EdgeExitError
 from edgeexit.policies import decode_document
 from edgeexit.policies.document import PAYLOAD_TYPE

@@ -12,10 +12,10 @@ import msgspec
 from edgeexit_calibration.uplink import RefusedUplink, read_uplink
 
 from edgeexit.agent.checked_file import read_checked
-from edgeexit.agent.command_check import CommandCheck
 from edgeexit.agent.config import AgentConfig
-from edgeexit.agent.outbox_rows import OutboxRow, check_row
-from edgeexit.agent.policy_check import Recipient, verify_policy
+from edgeexit.agent.fleet_link.command_check import CommandCheck
+from edgeexit.agent.outbox.rows import OutboxRow, check_row
+from edgeexit.agent.policy.check import Recipient, verify_policy
 from edgeexit.errors import ConfigError, MessageError, PolicyError, SignatureError
 from edgeexit.key_set import TrustedKeys, decode_key_set
 from edgeexit.latency import LatencyProfile

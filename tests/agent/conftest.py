@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from edgeexit.agent import AgentConfig
-from edgeexit.agent.policy_check import Recipient
+from edgeexit.agent.policy.check import Recipient
 from edgeexit.bundle import Bundle
 from edgeexit.key_set import TrustedKeys
 from edgeexit.policies import PolicyDocument, Rollout, Scope, encode_document

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from edgeexit.agent.outbox import Outbox
-from edgeexit.agent.outbox_rows import OutboxEntry, OutboxKind
+from edgeexit.agent.outbox.outbox import Outbox
+from edgeexit.agent.outbox.rows import OutboxEntry, OutboxKind
 from edgeexit.wire import Ack, Audit, Report, decode
 from edgeexit.wire.audit_parts import missing_parts
 

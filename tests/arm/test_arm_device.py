@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from edgeexit.agent import AgentConfig
-from edgeexit.agent.policy_check import Recipient
-from edgeexit.agent.policy_slot import SlotPolicies
-from edgeexit.agent.policy_store import PolicyStore
+from edgeexit.agent.policy.check import Recipient
+from edgeexit.agent.policy.slot import SlotPolicies
+from edgeexit.agent.policy.store import PolicyStore
 from edgeexit.bundle import Bundle
 from edgeexit.key_set import TrustedKeys
 from edgeexit.policies.confidence import Confidence

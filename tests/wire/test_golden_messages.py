@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgeexit.agent.command_check import CommandCheck
-from edgeexit.agent.policy_check import Recipient, verify_policy
+from edgeexit.agent.fleet_link.command_check import CommandCheck
+from edgeexit.agent.policy.check import Recipient, verify_policy
 from edgeexit.errors import EdgeExitError
 from edgeexit.key_set import TrustedKeys, decode_history, encode_history
 from edgeexit.policies import PolicyDocument, decode_document, encode_document

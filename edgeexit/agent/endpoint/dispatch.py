@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from concurrent.futures import Future
 
-    from edgeexit.agent.active_policy import ActivePolicy
     from edgeexit.agent.agent import Agent
     from edgeexit.agent.endpoint.statistics import ModelStatistics
+    from edgeexit.agent.policy.active_policy import ActivePolicy
     from edgeexit.datasets import Inputs
     from edgeexit.runtime import Inference
 

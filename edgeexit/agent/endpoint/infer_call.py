@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from edgeexit.agent.active_policy import ActivePolicy
     from edgeexit.agent.endpoint.connection import ClientConnection
     from edgeexit.agent.endpoint.dispatch import Dispatcher
     from edgeexit.agent.endpoint.head import RequestHead
     from edgeexit.agent.endpoint.service import InferenceService
+    from edgeexit.agent.policy.active_policy import ActivePolicy
     from edgeexit.runtime import Inference
 
 _BYTES: Final = b"application/octet-stream"

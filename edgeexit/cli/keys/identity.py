@@ -19,7 +19,7 @@ def identity_command(
 
     Example: `edgeexit keys identity /var/lib/edgeexit/state`
     """
-    from edgeexit.agent.identity import read_identity
+    from edgeexit.agent.fleet_link.identity import read_identity
     from edgeexit.signing import key_id, public_key_from_text
 
     text = read_identity(state_dir)

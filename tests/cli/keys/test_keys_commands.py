@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeexit.agent.identity import DeviceIdentity
+from edgeexit.agent.fleet_link.identity import DeviceIdentity
 from edgeexit.key_set import TrustedKeys
 from edgeexit.pki import AuthorityFolder, FleetPlan, create_fleet
 from edgeexit.pki.certificates import utc_now

@@ -5,7 +5,7 @@ import shlex
 import shutil
 from pathlib import Path
 
-from edgeexit.agent.identity import DeviceIdentity
+from edgeexit.agent.fleet_link.identity import DeviceIdentity
 
 PAGE = Path(__file__).parents[3] / "docs" / "security.md"
 NEED_A_FLEET = ("edgeexit calibrator", "chown", "mosquitto", "edgeexit keys disconnect")

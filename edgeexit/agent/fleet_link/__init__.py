@@ -1,0 +1,1 @@
+"""What connects an agent to its fleet: sending, receiving, keys, identity and freshness."""

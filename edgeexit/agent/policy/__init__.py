@@ -1,0 +1,1 @@
+"""Which policy a device runs: what it accepts, stores, tries, reverts and returns to."""
