@@ -82,6 +82,8 @@ class TrustedKeys:
         self._roles = dict(roles)
         self._version = 0
         self._payload = b""
+        self._bridge: tuple[bytes, ...] = ()
+        """The sets that lead from the root keys of the configuration to those of now."""
         self._envelopes: tuple[bytes, ...] = ()
 
     @classmethod
@@ -114,7 +116,10 @@ class TrustedKeys:
 
     @property
     def history(self) -> bytes:
-        """The accepted key sets, to be stored: `updated` of the configured keys with it returns these keys again."""
+        """Key sets to be stored: `updated` of the configured keys with them returns these keys again.
+
+        They are the present set and, of those before it, the sets that changed the root keys.
+        """
         return encode_history(self._envelopes)
 
     def keys(self, role: Role) -> tuple[PublicKey, ...]:
@@ -177,13 +182,16 @@ class TrustedKeys:
             },
         )
         following._root_verify(envelope, "its own root keys")
-        if len(self._envelopes) >= MAX_SETS:
+        if len(self._bridge) >= MAX_SETS:
             raise SignatureError(
-                f"{MAX_SETS} key sets followed the keys of the configuration; put the newest root keys there"
+                f"the root keys of the configuration were replaced {MAX_SETS} times; put the newest ones there"
             )
         following._version = key_set.version
         following._payload = payload
-        following._envelopes = (*self._envelopes, envelope)
+        following._envelopes = (*self._bridge, envelope)
+        following._bridge = (
+            self._bridge if _same_keys(self._role("root"), following._role("root")) else following._envelopes
+        )
         return following
 
 
@@ -220,6 +228,21 @@ def decode_history(history: bytes) -> list[bytes]:
     return envelopes
 
 
+def shortest_history(envelopes: Sequence[bytes]) -> list[bytes]:
+    """Return a history without the sets that no process needs to follow the others; it has the same last set.
+
+    The first set stays, because it may have changed the root keys of a configuration. Of the others before the last
+    one, those stay that changed the root keys. Signatures are not verified. Raises SignatureError for other content.
+    """
+    roots = [decode_key_set(unverified(one, payload_type=KEY_SET_TYPE)[0]).roles["root"] for one in envelopes]
+    last = len(envelopes) - 1
+    return [
+        envelope
+        for place, envelope in enumerate(envelopes)
+        if place in {0, last} or not _same_root(roots[place - 1], roots[place])
+    ]
+
+
 def newest_key_set(history: bytes) -> tuple[KeySet, int]:
     """Return the last key set of a history and how many signatures it has. None of them is verified.
 
@@ -227,6 +250,15 @@ def newest_key_set(history: bytes) -> tuple[KeySet, int]:
     """
     payload, signatures = unverified(decode_history(history)[-1], payload_type=KEY_SET_TYPE)
     return decode_key_set(payload), signatures
+
+
+def _same_keys(one: TrustedRole, other: TrustedRole) -> bool:
+    first, second = ({key.public_bytes_raw() for key in role.keys} for role in (one, other))
+    return first == second and one.threshold == other.threshold
+
+
+def _same_root(one: RoleKeys, other: RoleKeys) -> bool:
+    return set(one.keys) == set(other.keys) and one.threshold == other.threshold
 
 
 def _different(keys: Iterable[PublicKey]) -> tuple[PublicKey, ...]:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from itertools import pairwise
 from typing import get_args
 
 import pytest
@@ -16,9 +17,11 @@ from edgeexit.key_set import (
     Role,
     RoleKeys,
     TrustedKeys,
+    decode_history,
     decode_key_set,
     encode_history,
     encode_key_set,
+    shortest_history,
 )
 from edgeexit.signing import PrivateKey, public_key_text, sign
 
@@ -146,6 +149,48 @@ def test_the_same_set_again_changes_nothing_and_an_older_one_is_refused():
         trusted.updated(history(first))
     with pytest.raises(SignatureError, match="version 2, but version 2 is trusted"):
         trusted.updated(history(signed(key_set(2, policy=(C,)), A)))
+
+
+def test_sets_that_keep_the_root_keys_follow_without_a_limit():
+    trusted, published = configured(A), [signed(key_set(1, root=(B,)), A, B)]
+    for version in range(2, 3 * MAX_SETS):
+        published = shortest_history([*published, signed(key_set(version, root=(B,), policy=(C,)), B)])
+        trusted = trusted.updated(history(*published))
+    assert (trusted.version, len(published), len(decode_history(trusted.history))) == (3 * MAX_SETS - 1, 2, 2)
+    restored = configured(A).updated(trusted.history)
+    assert (restored.version, restored.keys("policy")) == (trusted.version, trusted.keys("policy"))
+    assert configured(B).updated(history(*published)).version == trusted.version
+    assert configured(A).updated(history(*published)).version == trusted.version, "one that missed all sets"
+
+
+def test_a_history_keeps_the_sets_that_changed_the_root_keys():
+    sets = [
+        signed(key_set(1), A),
+        signed(key_set(2, root=(B,)), A, B),
+        signed(key_set(3, root=(B,), policy=(D,)), B),
+        signed(key_set(4, root=(B, C), root_threshold=2), B, C),
+        signed(key_set(5, root=(B, C), root_threshold=2), B, C),
+    ]
+    shortest = [sets[place] for place in (0, 1, 3, 4)]
+    assert shortest_history(sets) == shortest
+    trusted = configured(A).updated(history(*sets))
+    assert decode_history(trusted.history) == [*shortest[1:]], "the configuration has the root key of the first set"
+    for missed in (sets[:1], sets[:2], sets[:3]):
+        assert configured(A).updated(history(*missed)).updated(history(*shortest)).version == 5
+
+
+def test_the_root_keys_of_a_configuration_are_replaced_only_so_often():
+    keys = [PrivateKey.from_private_bytes(bytes([number]) * 32) for number in range(1, MAX_SETS + 3)]
+    trusted = configured(keys[0])
+    for version, (old, new) in enumerate(pairwise(keys), start=1):
+        following = history(signed(key_set(version, root=(new,)), old, new))
+        if version > MAX_SETS:
+            with pytest.raises(SignatureError, match="put the newest ones there"):
+                trusted.updated(following)
+        else:
+            trusted = trusted.updated(following)
+    assert trusted.version == MAX_SETS
+    assert configured(keys[0]).updated(trusted.history).version == MAX_SETS
 
 
 def test_nothing_changes_if_the_last_set_of_a_history_does_not_follow():

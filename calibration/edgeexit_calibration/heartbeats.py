@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import Final
 
 import msgspec
 
@@ -22,6 +23,12 @@ from edgeexit_calibration.retained import RetainedTopics
 from edgeexit_calibration.tables import RegistrationRow
 
 _log = logging.getLogger(__name__)
+
+
+_MAX_COUNTER: Final = 2**53
+"""No clock and no restart leads to a higher counter, but a thief of a policy key can sign one.
+
+To follow it would exhaust the numbers of the database, and so end the heartbeats of all cohorts."""
 
 
 def heartbeat_filter(fleet: str) -> str:
@@ -88,7 +95,8 @@ class Heartbeats:
             heartbeat = decode(verify(payload, payload_type=HEARTBEAT_TYPE, keys=public), Heartbeat)
         except (SignatureError, MessageError):
             return
-        if topic == heartbeat_topic(heartbeat.fleet, heartbeat.bundle, heartbeat.cohort):
+        own_topic = heartbeat_topic(heartbeat.fleet, heartbeat.bundle, heartbeat.cohort)
+        if topic == own_topic and heartbeat.counter <= _MAX_COUNTER:
             with self._lock:
                 self._seen[topic] = max(heartbeat.counter, self._seen.get(topic, 0))
 

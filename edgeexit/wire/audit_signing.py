@@ -8,10 +8,10 @@ from typing import Final
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edgeexit.errors import MessageError
-from edgeexit.signing import public_key_text
+from edgeexit.errors import MessageError, SignatureError
+from edgeexit.signing import public_key_from_text, public_key_text
 from edgeexit.wire.messages import Audit, SignedAudit, decode, encode
 
 _CONTEXT: Final = b"edgeexit audit v1"
@@ -34,9 +34,11 @@ def verify_audit(payload: bytes, *, topic: str) -> tuple[str, Audit]:
     """
     signed = decode(payload, SignedAudit)
     audit = bytes(signed.audit)
-    key = Ed25519PublicKey.from_public_bytes(base64.b64decode(signed.key))
     try:
+        key = public_key_from_text(signed.key)
         key.verify(base64.b64decode(signed.signature), _signed_bytes(audit, topic))
+    except SignatureError as error:
+        raise MessageError(f"audit: {error}") from error
     except InvalidSignature as error:
         raise MessageError(f"audit: its key {signed.key} did not sign it for the topic '{topic}'") from error
     return signed.key, decode(audit, Audit)

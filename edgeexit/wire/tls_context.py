@@ -39,6 +39,8 @@ def _load_certificate(context: ssl.SSLContext, config: BrokerConfig, certificate
             text = f"key_file '{key_file}' is not the key of certificate_file '{certificate_file}'"
         elif config.key_passphrase_file is not None and b"ENCRYPTED" in Path(key_file).read_bytes():
             text = f"the passphrase in key_passphrase_file '{config.key_passphrase_file}' does not open '{key_file}'"
+        elif config.key_file is None:
+            text = f"certificate_file '{certificate_file}' does not contain the certificate and its key; set key_file"
         else:
             text = f"certificate_file '{certificate_file}' or key_file '{key_file}' is not a PEM file of its kind"
         raise ConfigError(text) from error

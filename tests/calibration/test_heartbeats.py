@@ -140,6 +140,23 @@ def test_a_heartbeat_that_another_client_replaces_is_published_again_and_a_forge
     client.close()
 
 
+def test_a_thief_of_the_key_cannot_exhaust_the_counters(database, broker, cohort, connect, monkeypatch):
+    monkeypatch.setattr(retained, "_REPLACED_PAUSE_S", 0.0)
+    client = Client(broker, heartbeat_topic(*cohort))
+    highest = Heartbeat(fleet=FLEET, bundle=cohort.bundle, cohort=COHORT, revision=1, counter=2**63 - 1)
+    stolen = sign(encode(highest), payload_type=HEARTBEAT_TYPE, keys=[KEY])
+    client.publish(heartbeat_topic(*cohort), stolen, retain=True)
+    until(lambda: len(sent(client, cohort)) == 1)
+    heartbeats, clock = connect()
+    heartbeats.publish(now=NOW)
+    until(lambda: len(sent(client, cohort)) == 2)
+    clock.now_s += 300
+    heartbeats.publish(now=NOW + timedelta(seconds=300))
+    until(lambda: len(sent(client, cohort)) == 3)
+    assert [beat.counter - int(NOW.timestamp()) for beat in sent(client, cohort)[1:]] == [0, 300]
+    client.close()
+
+
 def test_the_service_publishes_policies_and_heartbeats_with_every_key(database, bundle, broker, serve, cohort, key):
     client = Client(broker, heartbeat_topic(*cohort), "edgeexit/v1/shop/policy/#")
     serve(heartbeat_interval_s=0.3)

@@ -160,6 +160,11 @@ def test_a_key_of_another_certificate_is_named(setup):
     assert "revoked.key' is not the key of certificate_file" in found
 
 
+def test_a_certificate_without_its_key_is_named(setup):
+    found = reason_of(url=setup.mutual_tls.url, certificate_file=str(setup.folder / "ca" / "client.pem"))
+    assert "client.pem' does not contain the certificate and its key; set key_file" in found
+
+
 def test_a_missing_password_file_is_named(setup):
     found = reason_of(url=setup.passwords.url, username="camera-1", password_file="/missing/password")  # noqa: S106
     assert found == "cannot read password_file '/missing/password': No such file or directory"

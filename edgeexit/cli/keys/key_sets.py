@@ -9,11 +9,12 @@ import typer
 
 from edgeexit.cli.keys.options import JsonOption
 from edgeexit.cli.private_keys import load_key
-from edgeexit.console import console, next_step, print_json, print_table, printable
+from edgeexit.console import console, next_step, print_json, print_table, printable, warn
 from edgeexit.errors import ConfigError
 
 if TYPE_CHECKING:
     from edgeexit.key_set import KeySet, RoleKeys
+    from edgeexit.signing import PrivateKey
 
 set_app = typer.Typer(
     name="set",
@@ -51,21 +52,36 @@ def create_command(
     Example: `edgeexit keys set create next.json --follows key_set.json --policy new-policy.pub`
     """
     from edgeexit.errors import SignatureError
-    from edgeexit.key_set import KEY_SET_TYPE, decode_history, encode_history, encode_key_set, newest_key_set
+    from edgeexit.key_set import (
+        KEY_SET_TYPE,
+        MAX_SETS,
+        encode_history,
+        encode_key_set,
+        newest_key_set,
+        shortest_history,
+    )
     from edgeexit.signing import sign
 
     if os.path.lexists(file):
         raise ConfigError(f"'{file}' exists; give another name, files of key sets are not overwritten")
-    envelopes, previous = [], None
+    envelopes: list[bytes] = []
+    previous = None
     if follows is not None:
-        envelopes = decode_history(_read(follows))
-        previous, signatures = newest_key_set(_read(follows))
+        history, envelopes = _read(follows)
+        previous, signatures = newest_key_set(history)
         if not signatures:
             raise SignatureError(f"the last key set of '{follows}' is not signed; sign it, or follow an earlier file")
     given = {"root": root, "policy": policy, "bundle": bundle, "command": command}
     thresholds = (root_threshold, policy_threshold, bundle_threshold, command_threshold)
     document = _key_set(previous, fleet, given, dict(zip(given, thresholds, strict=True)))
     envelopes.append(sign(encode_key_set(document), payload_type=KEY_SET_TYPE, keys=[]))
+    envelopes = shortest_history(envelopes)
+    if len(envelopes) > MAX_SETS:
+        raise SignatureError(
+            f"the root keys in '{follows}' were replaced {MAX_SETS} times, and devices follow no more: deploy "
+            "agent.toml with the newest root keys as trusted_keys, then follow only the last set: jq -c '.[-1:]' "
+            f"{follows}"
+        )
     _write(file, encode_history(envelopes))
     _print(document, 0, as_json=as_json)
     if not as_json:
@@ -82,11 +98,13 @@ def sign_set_command(
 
     Example: `edgeexit keys set sign next.json --key root.key`
     """
-    from edgeexit.key_set import KEY_SET_TYPE, decode_history, encode_history, newest_key_set
+    from edgeexit.key_set import KEY_SET_TYPE, encode_history, newest_key_set
     from edgeexit.signing import add_signatures
 
-    envelopes = decode_history(_read(file))
-    envelopes[-1] = add_signatures(envelopes[-1], payload_type=KEY_SET_TYPE, keys=[load_key(path) for path in key])
+    _, envelopes = _read(file)
+    keys = {path: load_key(path) for path in key}
+    _check_root(file, envelopes, keys)
+    envelopes[-1] = add_signatures(envelopes[-1], payload_type=KEY_SET_TYPE, keys=list(keys.values()))
     history = encode_history(envelopes)
     _write(file, history)
     _print(*newest_key_set(history), as_json=as_json)
@@ -113,7 +131,7 @@ def show_command(
     from edgeexit.key_set import TrustedKeys, newest_key_set
     from edgeexit.signing import load_public_key
 
-    history = _read(file)
+    history, _ = _read(file)
     document, signatures = newest_key_set(history)
     if trust:
         configured = TrustedKeys.configured(
@@ -182,14 +200,44 @@ def _print(document: "KeySet", signatures: int, *, as_json: bool) -> None:
     console.print(printable("the id of a .pub file is printed by `edgeexit keygen`"))
 
 
-def _read(file: Path) -> bytes:
+def _check_root(file: Path, envelopes: Sequence[bytes], keys: "dict[Path, PrivateKey]") -> None:
+    """Raise SignatureError for a key whose signature no device would count.
+
+    That is a key that is a root key neither in the last set nor in the one before. Before the first set, the root keys
+    are those in the configuration of the devices, which are not known here.
+    """
+    from edgeexit.errors import SignatureError
+    from edgeexit.key_set import encode_history, newest_key_set
+    from edgeexit.signing import public_key_text
+
+    sets = [newest_key_set(encode_history([envelope]))[0] for envelope in envelopes[-2:]]
+    root = {text for one in sets for text in one.roles["root"].keys}
+    for path, key in keys.items():
+        if public_key_text(key.public_key()) in root:
+            continue
+        if len(sets) > 1:
+            raise SignatureError(
+                f"'{path}' is a root key neither in the last key set of '{file}' nor in the one before, so devices "
+                "would not count its signature; give a root key"
+            )
+        warn(f"'{path}' is no root key in '{file}'; its signature counts only if it is in the devices' trusted_keys")
+
+
+def _read(file: Path) -> tuple[bytes, list[bytes]]:
+    """Return a file of key sets and its envelopes. Raises an error that names the file."""
+    from edgeexit.errors import SignatureError
     from edgeexit.files import read_limited
-    from edgeexit.key_set import MAX_HISTORY_BYTES
+    from edgeexit.key_set import MAX_HISTORY_BYTES, decode_history, newest_key_set
 
     try:
-        return read_limited(file.resolve(), max_bytes=MAX_HISTORY_BYTES)
+        history = read_limited(file.resolve(), max_bytes=MAX_HISTORY_BYTES)
     except OSError as error:
         raise ConfigError(f"file of key sets '{file}' cannot be read: {error.strerror or error}") from error
+    try:
+        newest_key_set(history)
+        return history, decode_history(history)
+    except SignatureError as error:
+        raise SignatureError(f"file of key sets '{file}': {error}") from error
 
 
 def _write(file: Path, history: bytes) -> None:

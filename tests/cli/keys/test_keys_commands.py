@@ -154,6 +154,22 @@ def test_two_of_three_people_sign_a_key_set_one_after_the_other(edgeexit, tmp_pa
     assert "files of key sets are not overwritten" in edgeexit(*create).err
 
 
+def test_a_signature_that_no_device_counts_is_refused(edgeexit, fleet, tmp_path):
+    following = tmp_path / "next.json"
+    edgeexit("keygen", tmp_path / "other.key")
+    edgeexit("keys", "set", "create", following, "--follows", fleet / "calibrator" / "key_set.json")
+    before = following.read_bytes()
+    outcome = edgeexit("keys", "set", "sign", following, "--key", tmp_path / "other.key")
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert "is a root key neither in the last key set" in outcome.err
+    assert following.read_bytes() == before
+    edgeexit("keys", "set", "create", tmp_path / "first.json", "--fleet", "shop", "--root", tmp_path / "other.pub",
+             "--policy", tmp_path / "other.pub")  # fmt: skip
+    outcome = edgeexit("keys", "set", "sign", tmp_path / "first.json", "--key", fleet / "root" / "root.key")
+    assert outcome.code == 0
+    assert "counts only if it is in the devices' trusted_keys" in outcome.err
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
@@ -185,4 +201,5 @@ def test_a_file_that_is_no_key_set_is_named(edgeexit, tmp_path, monkeypatch, com
         (tmp_path / "x.json").write_bytes(content)
         outcome = edgeexit("keys", "set", command[0], "x.json", *command[1:])
         assert (outcome.code, outcome.err.count("\n")) == (2, 1), outcome
+        assert "file of key sets 'x.json'" in outcome.err
         assert (tmp_path / "x.json").read_bytes() == content
