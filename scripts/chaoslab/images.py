@@ -136,7 +136,7 @@ def _flip_round(lab: Lab, number: int, broker: Broker, database: Path) -> list[t
         file, where = flipped[device.name]
         state = watcher.state(device.name)
         problems = () if state is None else state.problems
-        balance = lab.balance([device], database, device=device.name)
+        balance = lab.balance([device], database, device=device.name, timeout_s=2)
         fresh = lab.balance([device], database, device=device.name, newest=True, timeout_s=0)
         says_so = bool(problems) or any(device.state_dir.glob("*.broken*")) or "damage" in device.log.read_text()
         tick = device.last("tick")

@@ -263,17 +263,29 @@ class Lab:
         return self.balance(devices, database)
 
     def balance(
-        self, devices: list[Device], database: Path, *, device: str = "%", newest: bool = False, timeout_s: float = 2.0
+        self,
+        devices: list[Device],
+        database: Path,
+        *,
+        device: str = "%",
+        newest: bool = False,
+        reports: bool = True,
+        timeout_s: float = 20.0,
     ) -> Balance:
         """Compare the ledgers of the devices with the database; wait until nothing is missing, up to the timeout.
 
+        An agent that stops sends the rest of its outbox last, and a busy calibrator stores it later.
+
         `newest`: compare the newest start of each device only; what else is stored counts as double then.
+        `reports`: wait for the reports, too; False if some of them cannot arrive.
         """
         ledgers = [ledger for one in devices for ledger in (one.ledgers[-1:] if newest else one.ledgers)]
         deadline = time.monotonic() + timeout_s
-        while (balance := compare(ledgers, database, device=device)).missing and time.monotonic() < deadline:
+        while True:
+            balance = compare(ledgers, database, device=device)
+            if not (balance.missing if reports else balance.lost_samples) or time.monotonic() >= deadline:
+                return balance
             pause(0.3)
-        return balance
 
     def _remove_folder(self) -> None:
         if self.keep is not None:
