@@ -1,24 +1,15 @@
 """The calibrator service: stores the messages of a fleet, detects drift, refits policies and publishes them."""
 
-from edgeexit_calibration.attention import Attention, needs_attention
-from edgeexit_calibration.cohorts import CohortAddress
-from edgeexit_calibration.command import BrokerError, CommandError, send_command
-from edgeexit_calibration.database import Database, DatabaseError, open_database
-from edgeexit_calibration.device_actions import DeviceError, approve_device, clear_device_clone, revoke_device
-from edgeexit_calibration.device_views import DeviceView, FleetView, devices, fleets
-from edgeexit_calibration.metrics import (
-    Disagreement,
-    ExitMix,
-    audit_watermark,
-    audited_exit_mix,
-    disagreement,
-    exit_mix,
-)
-from edgeexit_calibration.quotas import Quotas
-from edgeexit_calibration.register import RegistrationResult, register
-from edgeexit_calibration.service import CalibratorService
-from edgeexit_calibration.service_config import ServiceConfig
-from edgeexit_calibration.views import (
+from edgeexit_calibration.daemon.calibrator_service import CalibratorService
+from edgeexit_calibration.daemon.service_config import ServiceConfig
+from edgeexit_calibration.ingest.quotas import Quotas
+from edgeexit_calibration.service.command import BrokerError, CommandError, send_command
+from edgeexit_calibration.service.device_actions import DeviceError, approve_device, clear_device_clone, revoke_device
+from edgeexit_calibration.service.register import RegistrationResult, register
+from edgeexit_calibration.store.cohorts import CohortAddress
+from edgeexit_calibration.store.database import Database, DatabaseError, open_database
+from edgeexit_calibration.views.attention import Attention, needs_attention
+from edgeexit_calibration.views.cohort_views import (
     CohortView,
     EventView,
     PolicyView,
@@ -26,6 +17,15 @@ from edgeexit_calibration.views import (
     device_events,
     events,
     policy_history,
+)
+from edgeexit_calibration.views.device_views import DeviceView, FleetView, devices, fleets
+from edgeexit_calibration.views.metrics import (
+    Disagreement,
+    ExitMix,
+    audit_watermark,
+    audited_exit_mix,
+    disagreement,
+    exit_mix,
 )
 
 __all__ = [

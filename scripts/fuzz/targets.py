@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from edgeexit_calibration.uplink import RefusedUplink, read_uplink
+from edgeexit_calibration.ingest.uplink import RefusedUplink, read_uplink
 
 from edgeexit.agent.checked_file import read_checked
 from edgeexit.agent.config import AgentConfig

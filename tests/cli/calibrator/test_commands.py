@@ -14,10 +14,10 @@ from datetime import datetime, timezone
 import msgspec
 import pytest
 from edgeexit_calibration import CohortAddress, disagreement, exit_mix, open_database
-from edgeexit_calibration.cohorts import add_event
-from edgeexit_calibration.ingest import store_uplinks
-from edgeexit_calibration.tables import AuditRow
-from edgeexit_calibration.uplink import Uplink
+from edgeexit_calibration.ingest.store_uplinks import store_uplinks
+from edgeexit_calibration.ingest.uplink import Uplink
+from edgeexit_calibration.store.cohorts import add_event
+from edgeexit_calibration.store.tables import AuditRow
 from sqlalchemy import select
 from typer.testing import CliRunner
 

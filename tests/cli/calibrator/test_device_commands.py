@@ -13,8 +13,8 @@ from datetime import datetime, timezone
 import msgspec
 import pytest
 from edgeexit_calibration import open_database
-from edgeexit_calibration.ingest import store_uplinks
-from edgeexit_calibration.uplink import Uplink
+from edgeexit_calibration.ingest.store_uplinks import store_uplinks
+from edgeexit_calibration.ingest.uplink import Uplink
 from typer.testing import CliRunner
 
 from edgeexit.cli.calibrator import calibrator_app

@@ -1,0 +1,1 @@
+"""Publishes policies, heartbeats and key sets, and keeps them at the broker."""

@@ -1,0 +1,1 @@
+"""Watches cohorts for drift and refits their policies."""

@@ -1,0 +1,1 @@
+"""What people do: register cohorts, decide about devices, send commands."""

@@ -1,0 +1,154 @@
+"""Registers a bundle for a cohort: stores the maximum risk, the costs of the exits and the first policy revision."""
+
+from datetime import datetime, timezone
+from itertools import pairwise
+from typing import Final
+
+import msgspec
+
+from edgeexit.bundle import Bundle, Costs
+from edgeexit.errors import BundleError
+from edgeexit.fitting import samples_needed
+from edgeexit.policies import PolicyDocument, decode_document, encode_document
+from edgeexit.policies.document import LatencyBound
+from edgeexit.wire import MAX_BYTES, check_name
+from edgeexit_calibration.store.cohorts import (
+    CohortAddress,
+    add_event,
+    add_revision,
+    current_revision,
+    find_or_add_cohort,
+)
+from edgeexit_calibration.store.database import Database
+from edgeexit_calibration.store.tables import RegistrationRow
+
+_ENVELOPE_BYTES: Final = 1024
+"""Bytes of a message for the signature, and for the scope and the rollout of a document."""
+_MAX_POLICY_BYTES: Final = (MAX_BYTES - _ENVELOPE_BYTES) // 4 * 3
+"""Maximum size of a policy document in a message, where base64 writes 3 bytes as 4."""
+
+
+class RegistrationResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The outcome of a registration."""
+
+    cohort: CohortAddress
+    revision: int
+    """The cohort's current revision."""
+    is_new_revision: bool
+    """False if the bundle's policy was already registered; then only the risk may have changed."""
+    certified_risk: float | None
+    """The risk in the certificate of the bundle's policy; None if it has no certificate."""
+    policy: str
+    """Kind of the bundle's policy."""
+    refittable: bool
+    """Whether audits contain everything that the policy reads, so that the calibrator can refit it."""
+
+
+def register(
+    database: Database,
+    bundle: Bundle,
+    *,
+    fleet: str,
+    cohort: str,
+    risk: float,
+    delta: float,
+    user: str,
+    costs: Costs | None = None,
+    max_latency: LatencyBound | None = None,
+) -> RegistrationResult:
+    """Register a cohort, so that the calibrator publishes, watches and refits its policy.
+
+    The first registration stores the bundle's policy as revision 1, or as a higher revision if devices already run
+    one. A later registration changes the risk; it adds a revision only if the bundle has a new policy.
+
+    Args:
+        database: stores the registration.
+        bundle: must contain a policy.
+        fleet: name of the fleet.
+        cohort: label of the cohort in the fleet.
+        risk: upper bound on the fraction of predictions that differ from the final exit's, 0 to 1.
+        delta: probability with which the bound may fail, 0 to 1.
+        user: name of the user, for the audit log.
+        costs: costs of the exits; default: `Bundle.costs`.
+        max_latency: a device on which the policy breaks this bound reverts it; default: the bound of the bundle's
+            policy, or else the one that is registered.
+
+    Raises MessageError for an invalid name, FittingError for an invalid risk or delta, BundleError for a bundle without
+    a policy, of a segmentation model or with costs that do not increase, PolicyError if the cohort has used the last
+    revision, and DatabaseError.
+
+    """
+    address = CohortAddress(check_name("fleet", fleet), bundle.digest, check_name("cohort", cohort))
+    samples_needed(risk, delta)  # raises FittingError for values that no number of samples can certify
+    document = bundle.policy()
+    if document is None:
+        raise BundleError(f"bundle '{bundle.path}' has no policy; run `edgeexit fit` first")
+    if bundle.manifest.has_maps:
+        task = bundle.manifest.task
+        raise BundleError(
+            f"bundle '{bundle.path}' is a {task} model; audits contain no class maps, so the calibrator can neither "
+            f"watch nor certify its disagreement per {'token' if task == 'tagging' else 'pixel'}. Ship the policy in "
+            "the bundle, without registration"
+        )
+    unit, cumulative, _ = bundle.costs() if costs is None else costs
+    if len(cumulative) != len(bundle.manifest.exits) or not all(a < b for a, b in pairwise((0.0, *cumulative))):
+        raise BundleError(
+            f"bundle '{bundle.path}': the costs of the exits, {cumulative} {unit}, do not increase; run `edgeexit "
+            "profile`"
+        )
+    content = encode_document(document).decode()
+    if len(content) > _MAX_POLICY_BYTES:
+        raise BundleError(
+            f"bundle '{bundle.path}': its policy '{document.policy.kind}' has {len(content)} bytes, but a message to a "
+            f"device holds at most {_MAX_POLICY_BYTES}; fit a policy without weights per class (`edgeexit fit "
+            "--policy`), or ship this one in the bundle, without registration"
+        )
+    now = datetime.now(timezone.utc)
+    with database.writing() as session:
+        row = find_or_add_cohort(session, address)
+        registration = session.get(RegistrationRow, row.id)
+        current = current_revision(session, row.id)
+        known = None if current is None else decode_document(current.document.encode())
+        has_new_policy = registration is None or registration.bundle_policy != content
+        bound = max_latency or _kept_bound(document, known, has_new_policy=has_new_policy)
+        reason, revision = None, 0 if known is None else known.revision
+        if known is None:
+            reason = "registered"
+        elif has_new_policy:
+            reason = "registered again with a new policy"
+        elif known.max_latency != bound:  # a refit stays
+            reason, document = "registered again with another latency bound", known
+        if registration is None:
+            registration = RegistrationRow(cohort_id=row.id)
+            session.add(registration)
+        registration.model, registration.exits = bundle.manifest.model, list(bundle.manifest.exits)
+        registration.costs, registration.cost_unit = list(cumulative), unit
+        registration.risk, registration.delta, registration.bundle_policy = risk, delta, content
+        registration.registered_by, registration.registered_at = user, now
+        if reason is not None:
+            revision = add_revision(
+                session,
+                row,
+                document.policy,
+                document.certificate,
+                max_latency=bound,
+                reason=reason,
+                created_by=user,
+                now=now,
+            )
+        details = {"risk": risk, "delta": delta, "revision": revision, "costs": cumulative, "cost_unit": unit}
+        add_event(session, row.id, "registered", details, actor=user, now=now)
+    return RegistrationResult(
+        cohort=address,
+        revision=revision,
+        is_new_revision=reason is not None,
+        certified_risk=None if document.certificate is None else document.certificate.risk,
+        policy=document.policy.kind,
+        refittable=not document.policy.reads_probabilities,
+    )
+
+
+def _kept_bound(document: PolicyDocument, known: PolicyDocument | None, *, has_new_policy: bool) -> LatencyBound | None:
+    """Return the bound of a registration that names none: the registered one, or that of a new policy in the bundle."""
+    registered = None if known is None else known.max_latency
+    return (document.max_latency or registered) if has_new_policy else registered

@@ -1,0 +1,1 @@
+"""The database: its tables and migrations, and the rows of cohorts."""

@@ -1,0 +1,149 @@
+"""Reads and writes cohorts, their policy revisions and their events in a database session."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final, Literal, NamedTuple
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from edgeexit.errors import PolicyError
+from edgeexit.policies import Certificate, Policy, PolicyDocument, Scope, decode_document, encode_document
+from edgeexit.policies.document import MAX_REVISION, LatencyBound
+from edgeexit_calibration.store.tables import CohortRow, EventRow, PolicyRevisionRow, RegistrationRow
+
+CALIBRATOR: Final = "calibrator"
+"""The actor of an event that the service caused, not a user."""
+
+EventKind = Literal[
+    "registered", "published", "risk exceeded", "refit postponed", "refitted", "renumbered",  # of a cohort
+    "key pinned", "key changed", "approved", "revoked", "clone", "clone cleared",  # of a device
+]  # fmt: skip
+
+
+class CohortAddress(NamedTuple):
+    """The devices of a fleet that share a bundle and a label."""
+
+    fleet: str
+    bundle: str
+    cohort: str
+
+    def __str__(self) -> str:
+        """Return FLEET/BUNDLE/COHORT, with the first 12 digits of the bundle's digest."""
+        return f"{self.fleet}/{self.bundle[:12]}/{self.cohort}"
+
+
+def find_cohort(session: Session, address: CohortAddress) -> CohortRow | None:
+    """Return a cohort, or None if the database does not contain it."""
+    return session.scalar(select(CohortRow).filter_by(**address._asdict()))
+
+
+def find_or_add_cohort(session: Session, address: CohortAddress) -> CohortRow:
+    """Return a cohort; create it if it does not exist."""
+    return find_cohort(session, address) or add_cohort(session, address)
+
+
+def add_cohort(session: Session, address: CohortAddress) -> CohortRow:
+    """Create a cohort that does not exist."""
+    cohort = CohortRow(**address._asdict())
+    session.add(cohort)
+    session.flush()
+    return cohort
+
+
+def registered_cohorts(session: Session, fleet: str) -> list[tuple[int, CohortAddress]]:
+    """Return the id and the address of each registered cohort of a fleet."""
+    query = select(CohortRow).join(RegistrationRow).where(CohortRow.fleet == fleet).order_by(CohortRow.id)
+    return [(cohort.id, CohortAddress(cohort.fleet, cohort.bundle, cohort.cohort)) for cohort in session.scalars(query)]
+
+
+def current_revision(session: Session, cohort_id: int) -> PolicyRevisionRow | None:
+    """Return a cohort's current policy, which is the highest revision, or None before the registration."""
+    return session.scalar(
+        select(PolicyRevisionRow).filter_by(cohort_id=cohort_id).order_by(PolicyRevisionRow.revision.desc()).limit(1)
+    )
+
+
+def revisions_with_temperatures(session: Session, cohort_id: int, temperatures: tuple[float, ...]) -> list[int]:
+    """Return the revisions whose policies have these temperatures [K]; a refit can combine their audits.
+
+    Revision 0 is the policy in the bundle. It is included only if all revisions have these temperatures, because
+    `edgeexit fit` may have replaced the bundle's policy after a device started with it.
+    """
+    documents = [
+        decode_document(content.encode())
+        for content in session.scalars(select(PolicyRevisionRow.document).filter_by(cohort_id=cohort_id))
+    ]
+    alike = [document.revision for document in documents if document.policy.temperatures == temperatures]
+    return [0, *alike] if len(alike) == len(documents) else alike
+
+
+def add_revision(
+    session: Session,
+    cohort: CohortRow,
+    policy: Policy,
+    certificate: Certificate | None,
+    *,
+    max_latency: LatencyBound | None,
+    reason: str,
+    created_by: str,
+    now: datetime,
+) -> int:
+    """Store a policy as a cohort's next revision; return its number, which is higher than all earlier ones.
+
+    The service publishes the policy at its next check. Raises PolicyError if the cohort has used the last number.
+    """
+    current = current_revision(session, cohort.id)
+    revision = 1 + max(0 if current is None else current.revision, cohort.highest_unknown_revision)
+    if revision > MAX_REVISION:
+        raise PolicyError(
+            f"fleet '{cohort.fleet}', cohort '{cohort.cohort}': revision {MAX_REVISION} is the last one, so it gets no "
+            "new policy; deploy a bundle with another digest, or use another cohort"
+        )
+    document = PolicyDocument(
+        bundle=cohort.bundle,
+        revision=revision,
+        policy=policy,
+        scope=Scope(fleet=cohort.fleet, cohort=cohort.cohort),
+        certificate=certificate,
+        max_latency=max_latency,
+    )
+    session.add(
+        PolicyRevisionRow(
+            cohort_id=cohort.id,
+            revision=revision,
+            document=encode_document(document).decode(),
+            reason=reason,
+            created_by=created_by,
+            created_at=now,
+        )
+    )
+    return revision
+
+
+def add_event(
+    session: Session,
+    cohort_id: int | None,
+    kind: EventKind,
+    details: Mapping[str, Any],
+    *,
+    actor: str,
+    now: datetime,
+    device_id: int | None = None,
+) -> None:
+    """Add an entry about a cohort or a device to the audit log."""
+    session.add(
+        EventRow(cohort_id=cohort_id, device_id=device_id, kind=kind, details=dict(details), actor=actor, time=now)
+    )
+
+
+def last_event(session: Session, cohort_id: int, kind: EventKind) -> EventRow | None:
+    """Return the newest event of a kind, or None."""
+    query = select(EventRow).filter_by(cohort_id=cohort_id, kind=kind).order_by(EventRow.id.desc()).limit(1)
+    return session.scalar(query)
+
+
+def last_device_event(session: Session, device_id: int, kind: EventKind) -> EventRow | None:
+    """Return the newest event of a kind about a device, or None."""
+    query = select(EventRow).filter_by(device_id=device_id, kind=kind).order_by(EventRow.id.desc()).limit(1)
+    return session.scalar(query)

@@ -1,0 +1,258 @@
+"""The database tables: devices, their messages, cohorts and their policies, events, counts of dropped messages."""
+
+from datetime import datetime, timezone
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A time in UTC. SQLite stores no time zone, so it is removed on writing and added on reading."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Return the time in UTC, without its time zone."""
+        return None if value is None else value.astimezone(timezone.utc).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Return the time with the time zone UTC."""
+        return None if value is None else value.replace(tzinfo=timezone.utc)
+
+
+_LongId = BigInteger().with_variant(Integer, "sqlite")  # SQLite generates values only for INTEGER keys
+
+
+class TableBase(DeclarativeBase):
+    """Base class of all tables. Constraints have names, so that migrations can refer to them on every database."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it from the class
+        str: Text,
+        int: BigInteger,
+        float: Double,
+        bytes: LargeBinary,
+        datetime: UtcDateTime,
+        dict[str, Any]: JSON,
+        list[str]: JSON,
+        list[float]: JSON,
+    }
+
+
+class FleetRow(TableBase):
+    """What was dropped in a fleet and belongs to no known device."""
+
+    __tablename__ = "fleet"
+
+    fleet: Mapped[str] = mapped_column(primary_key=True)
+    drops: Mapped[dict[str, Any]]
+    """`drops.DropCause` -> number of messages."""
+    last_drop: Mapped[str]
+    last_drop_at: Mapped[datetime]
+
+
+class DeviceRow(TableBase):
+    """A device that has sent a message."""
+
+    __tablename__ = "device"
+    __table_args__ = (UniqueConstraint("fleet", "shard", "device"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    fleet: Mapped[str]
+    shard: Mapped[str]
+    device: Mapped[str]
+    state: Mapped[str | None]
+    """JSON of the newest `messages.State`; null before the first one."""
+    first_seen: Mapped[datetime]
+    last_seen: Mapped[datetime]
+    """Time of the last message with new content; a retained message that the broker repeats does not count."""
+    key: Mapped[str | None]
+    """Public identity key whose audits are stored; null before the enrolment."""
+    offered_key: Mapped[str | None]
+    """Another key with which the device signs and which waits for an approval."""
+    revoked_at: Mapped[datetime | None]
+    """When a user revoked the device; nothing that it sends under a number is stored."""
+    starts: Mapped[dict[str, Any]]
+    """Start -> highest uptime in its live states, the start that was seen last at the end; see `clones`."""
+    clone_starts: Mapped[list[str]]
+    """Two starts that ran at the same time, or nothing."""
+    clone_seen_at: Mapped[datetime | None]
+    """When two running agents with this name were last noticed."""
+    audited_samples: Mapped[int] = mapped_column(default=0)
+    """Number of its audited samples, for the share that a device has in those of its cohort."""
+    losses: Mapped[dict[str, Any]]
+    """`messages.Losses` of the report that arrived last."""
+    losses_at: Mapped[datetime | None]
+    """When these numbers increased last."""
+    drops: Mapped[dict[str, Any]]
+    """`drops.DropCause` -> number of its messages that were not stored."""
+    last_drop: Mapped[str | None]
+    """Why the last of these was not stored."""
+    last_drop_at: Mapped[datetime | None]
+
+    def __init__(self, **values: Any) -> None:
+        """Create a device of which nothing is known but the given values."""
+        super().__init__(
+            **{"starts": {}, "clone_starts": [], "audited_samples": 0, "losses": {}, "drops": {}, **values}
+        )
+
+    @property
+    def name(self) -> str:
+        """FLEET/SHARD/DEVICE."""
+        return f"{self.fleet}/{self.shard}/{self.device}"
+
+
+class ProfileRow(TableBase):
+    """The newest latency profile of a bundle on a device."""
+
+    __tablename__ = "profile"
+
+    device_id: Mapped[int] = mapped_column(ForeignKey("device.id"), primary_key=True)
+    bundle: Mapped[str] = mapped_column(primary_key=True)
+    content: Mapped[str]
+    """JSON of `latency.LatencyProfile`."""
+    received_at: Mapped[datetime]
+
+
+class CohortRow(TableBase):
+    """The devices of a fleet that share a bundle and a label; the first message or registration creates the row."""
+
+    __tablename__ = "cohort"
+    __table_args__ = (UniqueConstraint("fleet", "bundle", "cohort"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    fleet: Mapped[str]
+    bundle: Mapped[str]
+    cohort: Mapped[str]
+    highest_unknown_revision: Mapped[int] = mapped_column(default=0)
+    """The highest revision that a device reports and that this database did not issue, or 0.
+
+    Such a revision comes from an earlier database that was lost or replaced by a backup.
+    """
+
+
+class RegistrationRow(TableBase):
+    """The maximum risk that a user registered for a cohort, and the data of the bundle that a refit needs."""
+
+    __tablename__ = "registration"
+
+    cohort_id: Mapped[int] = mapped_column(ForeignKey("cohort.id"), primary_key=True)
+    model: Mapped[str]
+    exits: Mapped[list[str]]
+    costs: Mapped[list[float]]
+    """[K] cumulative, in `cost_unit`."""
+    cost_unit: Mapped[str]
+    """`ms` (measured) or `macs` (counted)."""
+    risk: Mapped[float]
+    delta: Mapped[float]
+    bundle_policy: Mapped[str]
+    """JSON of the policy document in the bundle at the latest registration."""
+    registered_by: Mapped[str]
+    registered_at: Mapped[datetime]
+    heartbeat: Mapped[int] = mapped_column(default=0)
+    """Counter of the newest heartbeat."""
+
+
+class PolicyRevisionRow(TableBase):
+    """A revision of a cohort's policy; the highest revision is the current one."""
+
+    __tablename__ = "policy_revision"
+
+    cohort_id: Mapped[int] = mapped_column(ForeignKey("cohort.id"), primary_key=True)
+    revision: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    document: Mapped[str]
+    """JSON of `policies.PolicyDocument`; every publication signs exactly these bytes."""
+    reason: Mapped[str]
+    created_by: Mapped[str]
+    created_at: Mapped[datetime]
+    published_at: Mapped[datetime | None]
+    """When the broker first accepted it; null before."""
+
+
+class ReportRow(TableBase):
+    """The newest report of a (device, start, revision); its counters are cumulative."""
+
+    __tablename__ = "report"
+
+    device_id: Mapped[int] = mapped_column(ForeignKey("device.id"), primary_key=True)
+    start: Mapped[str] = mapped_column(primary_key=True)
+    revision: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    cohort_id: Mapped[int] = mapped_column(ForeignKey("cohort.id"), index=True)
+    sequence: Mapped[int]
+    content: Mapped[str]
+    """JSON of `messages.Report`."""
+    received_at: Mapped[datetime]
+
+
+class AuditRow(TableBase):
+    """An audit message; the unique key prevents that its samples are stored twice."""
+
+    __tablename__ = "audit"
+    __table_args__ = (UniqueConstraint("device_id", "start", "sequence"),)
+
+    id: Mapped[int] = mapped_column(_LongId, primary_key=True)
+    device_id: Mapped[int] = mapped_column(ForeignKey("device.id"))
+    start: Mapped[str]
+    sequence: Mapped[int]
+    received_at: Mapped[datetime]
+
+
+class AuditedSampleRow(TableBase):
+    """A sample that was run to full depth. `id` increases in the order of arrival; the drift detector follows it."""
+
+    __tablename__ = "audited_sample"
+    __table_args__ = (Index(None, "cohort_id", "id"), {"sqlite_autoincrement": True})
+
+    id: Mapped[int] = mapped_column(_LongId, primary_key=True)
+    audit_id: Mapped[int] = mapped_column(_LongId, ForeignKey("audit.id"))
+    cohort_id: Mapped[int] = mapped_column(ForeignKey("cohort.id"))
+    revision: Mapped[int]
+    exits: Mapped[int]
+    """K, the number of exits."""
+    exit: Mapped[int]
+    """Index of the exit that the policy chose."""
+    disagrees: Mapped[bool]
+    """Whether the prediction at `exit` differs from the final exit's prediction."""
+    readouts: Mapped[bytes]
+    """[K, 4] little-endian float32."""
+    label: Mapped[int | None]
+
+
+class EventRow(TableBase):
+    """An entry of the audit log: who did what, and when."""
+
+    __tablename__ = "event"
+    __table_args__ = (Index(None, "cohort_id", "id"), Index(None, "device_id", "id"))
+
+    id: Mapped[int] = mapped_column(_LongId, primary_key=True)
+    time: Mapped[datetime]
+    actor: Mapped[str]
+    """`calibrator`, or the name of a user."""
+    kind: Mapped[str]
+    """One of `cohorts.EventKind`."""
+    cohort_id: Mapped[int | None] = mapped_column(ForeignKey("cohort.id"))
+    device_id: Mapped[int | None] = mapped_column(ForeignKey("device.id"))
+    details: Mapped[dict[str, Any]]

@@ -1,0 +1,115 @@
+"""Read-only views of devices and fleets: what each device runs, and what is wrong with it."""
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import select
+
+from edgeexit.wire import Losses, Reversion, State
+from edgeexit_calibration.ingest.enrolment import short_key
+from edgeexit_calibration.store.database import Database
+from edgeexit_calibration.store.tables import DeviceRow, FleetRow
+
+
+class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
+    """A device and what it runs. The fields from `online` to `unconfirmed` are null until it has reported its state."""
+
+    fleet: str
+    shard: str
+    device: str
+    last_seen: datetime
+    online: bool | None = None
+    start: str | None = None
+    uptime_s: float | None = None
+    bundle: str | None = None
+    cohort: str | None = None
+    revision: int | None = None
+    policy: str | None = None
+    agent: str | None = None
+    rejected: str | None = None
+    """Reason for which the device rejected the latest policy; null if it did not reject one."""
+    reverted: Reversion | None = None
+    """The last policy that the device reverted by itself."""
+    unconfirmed: bool | None = None
+    """True if the device has received no newer heartbeat for a long time."""
+    problems: tuple[str, ...] = ()
+    audited_samples: int
+    """Number of its audited samples; a device with a large share of its cohort's has much influence on refits."""
+    losses: Losses
+    """Messages that the device has given up."""
+    losses_at: datetime | None
+    """When these numbers increased last."""
+    key: str | None
+    """Id of the identity key whose audits are stored; null before the enrolment."""
+    offered_key: str | None
+    """Id of another key with which the device signs and which waits for an approval."""
+    revoked_at: datetime | None
+    clone_starts: tuple[str, ...]
+    """Two starts that ran at the same time."""
+    clone_seen_at: datetime | None
+    """When two running agents with this name were noticed last; null if never, or if it is resolved."""
+    drops: dict[str, int]
+    """Cause -> number of messages that were not stored."""
+    last_drop: str | None
+    last_drop_at: datetime | None
+
+    @property
+    def name(self) -> str:
+        """FLEET/SHARD/DEVICE."""
+        return f"{self.fleet}/{self.shard}/{self.device}"
+
+
+class FleetView(msgspec.Struct, frozen=True, kw_only=True):
+    """Messages to a fleet that were not stored and came from no known device."""
+
+    fleet: str
+    drops: dict[str, int]
+    """Cause -> number of messages."""
+    last_drop: str
+    last_drop_at: datetime
+
+
+def devices(database: Database, *, fleet: str | None = None) -> list[DeviceView]:
+    """Return every device of a fleet (None: all fleets) that has sent a message, sorted by fleet, shard and name."""
+    query = select(DeviceRow).order_by(DeviceRow.fleet, DeviceRow.shard, DeviceRow.device)
+    if fleet is not None:
+        query = query.filter_by(fleet=fleet)
+    with database.reading() as session:
+        return [_device_view(row) for row in session.scalars(query)]
+
+
+def fleets(database: Database) -> list[FleetView]:
+    """Return the fleets in which messages were not stored that came from no known device."""
+    with database.reading() as session:
+        return [
+            FleetView(fleet=row.fleet, drops=row.drops, last_drop=row.last_drop, last_drop_at=row.last_drop_at)
+            for row in session.scalars(select(FleetRow).order_by(FleetRow.fleet))
+        ]
+
+
+def _device_view(row: DeviceRow) -> DeviceView:
+    reported: dict[str, Any] = {}
+    if row.state is not None:
+        state = msgspec.json.decode(row.state, type=State)
+        names = ("online", "start", "uptime_s", "bundle", "cohort", "revision", "policy", "agent")
+        reported = {name: getattr(state, name) for name in (*names, "reverted", "unconfirmed", "problems")}
+        reported["rejected"] = None if state.rejected is None else state.rejected.reason
+    return DeviceView(
+        fleet=row.fleet,
+        shard=row.shard,
+        device=row.device,
+        last_seen=row.last_seen,
+        audited_samples=row.audited_samples,
+        losses=msgspec.convert(row.losses, Losses),
+        losses_at=row.losses_at,
+        key=None if row.key is None else short_key(row.key),
+        offered_key=None if row.offered_key is None else short_key(row.offered_key),
+        revoked_at=row.revoked_at,
+        clone_starts=tuple(row.clone_starts),
+        clone_seen_at=row.clone_seen_at,
+        drops=row.drops,
+        last_drop=row.last_drop,
+        last_drop_at=row.last_drop_at,
+        **reported,
+    )

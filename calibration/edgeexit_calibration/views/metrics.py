@@ -1,0 +1,156 @@
+"""Metrics of a cohort's policies: exit mix, latency and disagreement, per revision and per span of audits.
+
+A span is (after, until] in ids of audited samples. `audit_watermark` returns the current newest id: use it as the end
+of one span and the start of the next one.
+"""
+
+from collections.abc import Iterable
+
+import msgspec
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import Session
+
+from edgeexit.fitting import lower_bound, upper_bound
+from edgeexit.latency import bin_centre_ms
+from edgeexit.wire import messages
+from edgeexit_calibration.store.cohorts import CohortAddress, find_cohort
+from edgeexit_calibration.store.database import Database
+from edgeexit_calibration.store.tables import AuditedSampleRow, RegistrationRow, ReportRow
+
+
+class ExitMix(msgspec.Struct, frozen=True, kw_only=True):
+    """The number of samples that exited at each exit."""
+
+    samples: int
+    counts: tuple[int, ...]
+    """[K]; empty for an unknown cohort."""
+    mean_latency_ms: float | None = None
+    """Computed from histogram bins of half an octave, so accurate to about 20 %; null if it was not measured."""
+
+    @property
+    def rates(self) -> tuple[float, ...] | None:
+        """[K] fractions of the samples, or None without samples."""
+        return tuple(count / self.samples for count in self.counts) if self.samples else None
+
+
+class Disagreement(msgspec.Struct, frozen=True, kw_only=True):
+    """The fraction of audited samples whose prediction differs from the final exit's."""
+
+    samples: int
+    """Number of audited samples."""
+    disagreeing: int
+    """Number of samples whose prediction differs."""
+    observed: float | None
+    """`disagreeing` / `samples`; null without samples."""
+    low: float
+    """Lower end of the Clopper-Pearson interval; 0 without samples."""
+    high: float
+    """Upper end of the Clopper-Pearson interval; 1 without samples."""
+    confidence: float
+    """Confidence of the interval, e.g. 0.95."""
+
+
+def exit_mix(database: Database, cohort: CohortAddress, *, revision: int | None = None) -> ExitMix:
+    """Return the exit mix and the latency of the samples that devices reported under a revision (None: under all)."""
+    with database.reading() as session:
+        found = find_cohort(session, cohort)
+        if found is None:
+            return ExitMix(samples=0, counts=())
+        query = select(ReportRow.content).filter_by(cohort_id=found.id)
+        if revision is not None:
+            query = query.filter_by(revision=revision)
+        reports = [msgspec.json.decode(content, type=messages.Report) for content in session.scalars(query)]
+        exits = _exit_count(session, found.id, (len(report.exits) for report in reports))
+    counts, latency_ms, measured = [0] * exits, 0.0, 0
+    for report in reports:
+        if len(report.exits) != exits:
+            continue
+        for k, counters in enumerate(report.exits):
+            counts[k] += counters.exited
+            measured += sum(counters.latency)
+            latency_ms += sum(count * bin_centre_ms(index) for index, count in enumerate(counters.latency))
+    return ExitMix(
+        samples=sum(counts), counts=tuple(counts), mean_latency_ms=latency_ms / measured if measured else None
+    )
+
+
+def audited_exit_mix(
+    database: Database,
+    cohort: CohortAddress,
+    *,
+    revision: int | None = None,
+    after: int = 0,
+    until: int | None = None,
+) -> ExitMix:
+    """Return the exit mix of the audited samples in the span (after, until], without latency.
+
+    It is an unbiased estimate of the mix of all samples, because audits are chosen at random.
+    """
+    with database.reading() as session:
+        found = find_cohort(session, cohort)
+        if found is None:
+            return ExitMix(samples=0, counts=())
+        exits, span = _span(session, found.id, revision, after, until)
+        query = select(AuditedSampleRow.exit, func.count()).where(*span)
+        by_exit = {row[0]: row[1] for row in session.execute(query.group_by(AuditedSampleRow.exit))}
+    counts = tuple(by_exit.get(k, 0) for k in range(exits))
+    return ExitMix(samples=sum(counts), counts=counts)
+
+
+def disagreement(
+    database: Database,
+    cohort: CohortAddress,
+    *,
+    revision: int | None = None,
+    after: int = 0,
+    until: int | None = None,
+    confidence: float = 0.95,
+) -> Disagreement:
+    """Return the disagreement with the final exit over the audited samples in the span (after, until]."""
+    with database.reading() as session:
+        found = find_cohort(session, cohort)
+        samples = disagreeing = 0
+        if found is not None:
+            _, span = _span(session, found.id, revision, after, until)
+            query = select(AuditedSampleRow.disagrees, func.count()).where(*span).group_by(AuditedSampleRow.disagrees)
+            counts = {row[0]: row[1] for row in session.execute(query)}
+            disagreeing, samples = counts.get(True, 0), sum(counts.values())
+    tail = (1 - confidence) / 2
+    return Disagreement(
+        samples=samples,
+        disagreeing=disagreeing,
+        observed=disagreeing / samples if samples else None,
+        low=lower_bound(disagreeing, samples, tail),
+        high=upper_bound(disagreeing, samples, tail),
+        confidence=confidence,
+    )
+
+
+def audit_watermark(database: Database, cohort: CohortAddress) -> int:
+    """Return the id of the newest audited sample, or 0 if there is none."""
+    with database.reading() as session:
+        found = find_cohort(session, cohort)
+        if found is None:
+            return 0
+        return session.scalar(select(func.max(AuditedSampleRow.id)).filter_by(cohort_id=found.id)) or 0
+
+
+def _span(
+    session: Session, cohort_id: int, revision: int | None, after: int, until: int | None
+) -> tuple[int, list[ColumnElement[bool]]]:
+    """Return K and the conditions that select the audited samples of a span with K exits."""
+    conditions = [AuditedSampleRow.cohort_id == cohort_id, AuditedSampleRow.id > after]
+    if revision is not None:
+        conditions.append(AuditedSampleRow.revision == revision)
+    if until is not None:
+        conditions.append(AuditedSampleRow.id <= until)
+    exits = _exit_count(
+        session, cohort_id, session.scalars(select(AuditedSampleRow.exits).where(*conditions).distinct())
+    )
+    return exits, [*conditions, AuditedSampleRow.exits == exits]
+
+
+def _exit_count(session: Session, cohort_id: int, seen: Iterable[int]) -> int:
+    """Return the registered number of exits; without a registration, the highest number that a device reported."""
+    registration = session.get(RegistrationRow, cohort_id)
+    return max(seen, default=0) if registration is None else len(registration.exits)
