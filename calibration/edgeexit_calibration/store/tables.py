@@ -17,6 +17,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -78,7 +79,17 @@ class DeviceRow(TableBase):
     """A device that has sent a message."""
 
     __tablename__ = "device"
-    __table_args__ = (UniqueConstraint("fleet", "shard", "device"),)
+    __table_args__ = (
+        UniqueConstraint("fleet", "shard", "device"),
+        Index(None, "fleet", "cohort_id", "revision", "online"),
+        Index(
+            "ix_device_troubles",
+            "fleet",
+            "troubles",
+            sqlite_where=text("troubles <> 0"),
+            postgresql_where=text("troubles <> 0"),
+        ),
+    )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     fleet: Mapped[str]
@@ -101,6 +112,14 @@ class DeviceRow(TableBase):
     """Two starts that ran at the same time, or nothing."""
     clone_seen_at: Mapped[datetime | None]
     """When two running agents with this name were last noticed."""
+    cohort_id: Mapped[int | None] = mapped_column(ForeignKey("cohort.id"))
+    """Cohort in the newest state, for counts of devices; null before the first state."""
+    revision: Mapped[int | None]
+    """Active revision in the newest state."""
+    online: Mapped[bool | None]
+    """`online` of the newest state."""
+    troubles: Mapped[int] = mapped_column(default=0)
+    """Sum of `troubles.Trouble` flags: what may need attention. Other devices are not read to list it."""
     audited_samples: Mapped[int] = mapped_column(default=0)
     """Number of its audited samples, for the share that a device has in those of its cohort."""
     losses: Mapped[dict[str, Any]]
@@ -116,7 +135,15 @@ class DeviceRow(TableBase):
     def __init__(self, **values: Any) -> None:
         """Create a device of which nothing is known but the given values."""
         super().__init__(
-            **{"starts": {}, "clone_starts": [], "audited_samples": 0, "losses": {}, "drops": {}, **values}
+            **{
+                "starts": {},
+                "clone_starts": [],
+                "audited_samples": 0,
+                "losses": {},
+                "drops": {},
+                "troubles": 0,
+                **values,
+            }
         )
 
     @property
@@ -148,10 +175,12 @@ class CohortRow(TableBase):
     bundle: Mapped[str]
     cohort: Mapped[str]
     highest_unknown_revision: Mapped[int] = mapped_column(default=0)
-    """The highest revision that a device reports and that this database did not issue, or 0.
+    """The highest revision that our key has signed and that this database did not issue, or 0.
 
     Such a revision comes from an earlier database that was lost or replaced by a backup.
     """
+    claimed_revision: Mapped[int] = mapped_column(default=0)
+    """The highest such revision that a device reports, without our signature, or 0. Only shown to the user."""
 
 
 class RegistrationRow(TableBase):
@@ -207,6 +236,105 @@ class ReportRow(TableBase):
     received_at: Mapped[datetime]
 
 
+class SeriesRow(TableBase):
+    """What de-duplication needs of a (device, start, revision): the newest cumulative counters and their number."""
+
+    __tablename__ = "series"
+
+    device_id: Mapped[int] = mapped_column(ForeignKey("device.id"), primary_key=True)
+    start: Mapped[str] = mapped_column(primary_key=True)
+    revision: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    cohort_id: Mapped[int] = mapped_column(ForeignKey("cohort.id"))
+    sequence: Mapped[int]
+    counts: Mapped[bytes | None]
+    """Packed cumulative counters, see `counts`. Null: expired; a later report of the series is acknowledged only."""
+    started_at: Mapped[float]
+    """Estimated Unix time of the start of the agent in s: the lowest of arrival minus uptime."""
+    received_at: Mapped[datetime]
+
+
+class DeviceBucketRow(TableBase):
+    """What one device counted in a span of time, under one revision."""
+
+    __tablename__ = "device_bucket"
+    __table_args__ = (Index(None, "width_s", "begin_s"),)
+
+    device_id: Mapped[int] = mapped_column(ForeignKey("device.id"), primary_key=True)
+    width_s: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    """Length of the span: 900, 3600 or 86400 s."""
+    begin_s: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    """Unix time of its begin, a multiple of `width_s`."""
+    revision: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    cohort_id: Mapped[int] = mapped_column(ForeignKey("cohort.id"), primary_key=True, autoincrement=False)
+    counts: Mapped[bytes]
+    """Packed counts of this span, see `counts`."""
+
+
+class CohortBucketRow(TableBase):
+    """What the devices of a cohort that count (see `enrolment`) counted in a span of time, under one revision."""
+
+    __tablename__ = "cohort_bucket"
+    __table_args__ = (Index(None, "width_s", "begin_s"),)
+
+    cohort_id: Mapped[int] = mapped_column(ForeignKey("cohort.id"), primary_key=True)
+    width_s: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    begin_s: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    revision: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    writer: Mapped[str] = mapped_column(primary_key=True)
+    """Shard of the writing process ("" if it owns all), so that processes never wait for each other's rows."""
+    counts: Mapped[bytes]
+
+
+class AuditTotalRow(TableBase):
+    """The number of a cohort's audited samples that count, under one revision."""
+
+    __tablename__ = "audit_total"
+
+    cohort_id: Mapped[int] = mapped_column(ForeignKey("cohort.id"), primary_key=True)
+    revision: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    writer: Mapped[str] = mapped_column(primary_key=True)
+    """As in `CohortBucketRow`."""
+    samples: Mapped[int]
+    disagreeing: Mapped[int]
+
+
+class LeaseRow(TableBase):
+    """What one process does alone until the lease ends: lead a fleet, or store the messages of a shard."""
+
+    __tablename__ = "lease"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    """`FLEET leader`, `FLEET shard SHARD` or `FLEET process ID`."""
+    owner: Mapped[str]
+    """16 random hex digits that a process draws at its start."""
+    place: Mapped[str]
+    """Host and process id of the owner, for people."""
+    term: Mapped[int]
+    """Increases whenever the owner changes."""
+    expires_at: Mapped[float]
+    """Unix time of the database in s."""
+
+
+class ShardRow(TableBase):
+    """A shard of a fleet, as device topics name it."""
+
+    __tablename__ = "shard"
+
+    fleet: Mapped[str] = mapped_column(primary_key=True)
+    shard: Mapped[str] = mapped_column(primary_key=True)
+    first_seen: Mapped[datetime]
+
+
+class InstallationRow(TableBase):
+    """This database, as one row: client ids contain its name, so that two databases never share a session."""
+
+    __tablename__ = "installation"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    """16 random hex digits."""
+    created_at: Mapped[datetime]
+
+
 class AuditRow(TableBase):
     """An audit message; the unique key prevents that its samples are stored twice."""
 
@@ -239,6 +367,8 @@ class AuditedSampleRow(TableBase):
     readouts: Mapped[bytes]
     """[K, 4] little-endian float32."""
     label: Mapped[int | None]
+    counted: Mapped[bool] = mapped_column(default=True)
+    """False: stored, but in no total and no refit, because the device was a clone or not enrolled."""
 
 
 class EventRow(TableBase):

@@ -1,0 +1,65 @@
+"""The counters of a report as one array of integers, and that array packed for the database.
+
+The array has 62 numbers per exit: reached, exited, 20 bins of scores, 40 bins of latency; and one more at its end:
+failed inferences. Most bins are empty, so the packed form contains only the others: one byte with the number of exits,
+one with the width of a value in bytes (4 or 8), then the uint16 indices, then the values, little-endian.
+"""
+
+from itertools import chain
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeexit.latency import BIN_COUNT
+from edgeexit.wire import SCORE_BINS, ExitCounters, Report
+
+PER_EXIT: Final = 2 + SCORE_BINS + BIN_COUNT
+"""Numbers per exit."""
+_HEADER: Final = 2
+_INDEX_BYTES: Final = 2
+_NARROW: Final = 4
+_WIDE: Final = 8
+
+Counts = npt.NDArray[np.int64]
+"""[62 K + 1] int64, of K exits."""
+
+
+def width_of(exits: int) -> int:
+    """Return the length of the array of a bundle with this number of exits."""
+    return exits * PER_EXIT + 1
+
+
+def counts_of(report: Report) -> Counts:
+    """Return the counters of a report [62 K + 1] int64."""
+    parts = chain.from_iterable((one.reached, one.exited, *one.scores, *one.latency) for one in report.exits)
+    return np.fromiter(chain(parts, (report.failed,)), np.int64, width_of(len(report.exits)))
+
+
+def pack_counts(counts: Counts) -> bytes:
+    """Return an array of non-negative counts [62 K + 1] as bytes."""
+    (indices,) = counts.nonzero()
+    values = counts[indices]
+    width = _WIDE if len(values) and values.max() >> 32 else _NARROW
+    header = bytes((len(counts) // PER_EXIT, width))
+    return header + indices.astype("<u2").tobytes() + values.astype(f"<u{width}").tobytes()
+
+
+def unpack_counts(packed: bytes) -> Counts:
+    """Return the array [62 K + 1] int64 of packed counts; the inverse of `pack_counts`."""
+    exits, width = packed[0], packed[1]
+    count = (len(packed) - _HEADER) // (_INDEX_BYTES + width)
+    indices = np.frombuffer(packed, "<u2", count, _HEADER)
+    counts = np.zeros(width_of(exits), np.int64)
+    counts[indices] = np.frombuffer(packed, f"<u{width}", count, _HEADER + count * _INDEX_BYTES)
+    return counts
+
+
+def exit_counters(counts: Counts) -> tuple[ExitCounters, ...]:
+    """Return the counters per exit; with `counts[-1]` failed inferences, the inverse of `counts_of`."""
+    rows = counts[:-1].reshape(-1, PER_EXIT).tolist()
+    split = 2 + SCORE_BINS
+    return tuple(
+        ExitCounters(reached=row[0], exited=row[1], scores=tuple(row[2:split]), latency=tuple(row[split:]))
+        for row in rows
+    )
