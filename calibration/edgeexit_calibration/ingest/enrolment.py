@@ -1,6 +1,7 @@
-"""Decides whose audits are stored: the identity key of a device is pinned when it is first seen, or when approved.
+"""Decides whose audits are stored, and which devices count in the figures of their cohort.
 
-Only audits are signed, because they steer the thresholds of a fleet. Reports steer nothing.
+The identity key of a device is pinned when it is first seen, or when approved. Only audits are signed, because they
+steer the thresholds of a fleet. Reports steer nothing.
 """
 
 from datetime import datetime, timedelta
@@ -28,6 +29,17 @@ def short_key(key: str) -> str:
         return key_id(public_key_from_text(key))
     except SignatureError:
         return INVALID
+
+
+def is_counted(
+    *, key: str | None, revoked_at: datetime | None, clone_seen_at: datetime | None, enrolment: Enrolment
+) -> bool:
+    """Return True if what a device sends counts in totals, refits and drift of its cohort; the values are its columns.
+
+    A device that does not count is still stored and shown. A clone counts again after `clear-clone`, not after a time:
+    nobody knows until then which of the two agents is the device.
+    """
+    return revoked_at is None and clone_seen_at is None and (enrolment == "open" or key is not None)
 
 
 def check_key(session: Session, device: DeviceRow, key: str, enrolment: Enrolment, now: datetime) -> str | None:

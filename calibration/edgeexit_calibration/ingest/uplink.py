@@ -21,6 +21,8 @@ from edgeexit.wire.messages import Count, StartId
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MIN_EXITS: Final = 2
+MAX_COUNT: Final = 2**53
+"""Highest counter of a report: sums of a thousand series fit into 64 bits, and a double holds it exactly."""
 _CLASS_LIMIT: Final = 2**24
 """Readouts are float32, which represents class indices exactly below this limit."""
 _MAX_ENTROPY: Final = log(_CLASS_LIMIT)
@@ -82,7 +84,9 @@ def _decode(address: DeviceAddress, kind: str, topic: str, payload: bytes) -> Up
         return Uplink(address, audit, key)
     expected: Any = UP_TYPES[kind]
     message: State | Report | LatencyProfile = decode(payload, expected)
-    if isinstance(message, LatencyProfile):
+    if isinstance(message, Report):
+        _check_report(message)
+    elif isinstance(message, LatencyProfile):
         _check_profile(message)
     return Uplink(address, message)
 
@@ -97,6 +101,29 @@ def _number(kind: str, payload: bytes) -> _Number | None:
         return msgspec.json.decode(payload, type=_Wrapped).audit
     except (msgspec.DecodeError, RecursionError):
         return None
+
+
+def _check_report(report: Report) -> None:
+    """Raise MessageError for counters that no agent can have.
+
+    An agent counts a sample that exits at exit k as reached at the exits up to k, in one bin of scores at each of
+    these, and in one bin of latency. A client may leave out histograms, so their sums may be lower, but not higher.
+    """
+    remaining = MAX_COUNT
+    for k, one in enumerate(report.exits):
+        if not one.exited <= one.reached <= remaining:
+            raise MessageError(
+                f"report: exit {k} has {one.reached} samples reached and {one.exited} exited; exited must not exceed "
+                f"reached, and reached not {remaining}, which the exits before it leave"
+            )
+        if sum(one.scores) > one.reached or sum(one.latency) > one.exited:
+            raise MessageError(
+                f"report: exit {k} has {one.reached} samples reached and {one.exited} exited, but "
+                f"{sum(one.scores)} scores and {sum(one.latency)} latencies"
+            )
+        remaining = one.reached - one.exited
+    if report.failed > MAX_COUNT:
+        raise MessageError(f"report: {report.failed} failed inferences are more than 2^53")
 
 
 def _check_audit(audit: Audit) -> None:

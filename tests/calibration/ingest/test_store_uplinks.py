@@ -103,9 +103,17 @@ def test_a_failed_transaction_stores_nothing(database, bundle):
 
 def test_the_largest_messages_that_the_schemas_allow_are_stored_and_can_be_read(database):
     address = DeviceAddress(FLEET, "s0", "a" * 64)
-    full = 2**63 - 1
-    counters = ExitCounters(reached=full, exited=1, scores=(full,) * SCORE_BINS, latency=(full,) * BIN_COUNT)
-    report = msgspec.structs.replace(report_of(DIGEST, sequence=full), exits=(counters,) * MAX_EXITS)
+    full = 2**53
+    exits = tuple(
+        ExitCounters(
+            reached=full - k,
+            exited=1,
+            scores=((full - k) // SCORE_BINS,) * SCORE_BINS,
+            latency=(1, *(0,) * (BIN_COUNT - 1)),
+        )
+        for k in range(MAX_EXITS)
+    )
+    report = msgspec.structs.replace(report_of(DIGEST, sequence=2**63 - 1), exits=exits, failed=full)
     longest = "\N{COLLISION SYMBOL}" * 300
     state = state_of(
         DIGEST,

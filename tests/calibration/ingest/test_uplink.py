@@ -1,15 +1,19 @@
 """Reading messages of devices: an invalid one raises, or is a poison message if its number can be read."""
 
 import msgspec
+import numpy as np
 import pytest
 from edgeexit_calibration.ingest.uplink import RefusedUplink, read_uplink
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeexit.agent.counters import Counters
 from edgeexit.errors import MessageError
-from edgeexit.latency import LatencyProfile
+from edgeexit.latency import BIN_COUNT, LatencyProfile
+from edgeexit.policies.confidence import Confidence
+from edgeexit.runtime import Inference
 from edgeexit.signing import PrivateKey, public_key_text
-from edgeexit.wire import MAX_BYTES, UP_TYPES, encode, up_topic
+from edgeexit.wire import MAX_BYTES, SCORE_BINS, UP_TYPES, encode, up_topic
 from tests.calibration.scenario import DEVICE, IDENTITY, START, audits_of, payload_of, report_of, state_of
 
 DIGEST = "b" * 64
@@ -112,3 +116,69 @@ def test_an_audit_whose_parts_could_have_no_numbers_is_refused(bundle, sequence,
     [audit] = audits_of(bundle, 1, first_sequence=sequence)
     found = read_uplink(AUDIT, payload_of(AUDIT, audit))
     assert isinstance(found, RefusedUplink) is not is_valid
+
+
+def with_exit(report, k, **fields):
+    """Return a report whose exit k has other counters."""
+    exits = list(report.exits)
+    exits[k] = msgspec.structs.replace(exits[k], **fields)
+    return msgspec.structs.replace(report, exits=tuple(exits))
+
+
+def test_a_report_with_counters_that_no_agent_can_have_is_refused_for_good():
+    report = report_of(DIGEST, sequence=7, counts=(5, 3, 2))
+    full = msgspec.structs.replace(report_of(DIGEST, sequence=7, counts=(0, 0, 2**53)), failed=2**53)
+    assert read_uplink(REPORT, encode(full)).message == full
+    without_histograms = report
+    for k in range(3):
+        without_histograms = with_exit(without_histograms, k, scores=(0,) * SCORE_BINS, latency=(0,) * BIN_COUNT)
+    assert read_uplink(REPORT, encode(without_histograms)).message == without_histograms
+    impossible = {
+        "10 samples reached and 11 exited": with_exit(report, 0, exited=11),
+        "reached not 5, which": with_exit(report, 1, reached=6),
+        "9007199254740993 samples reached": report_of(DIGEST, sequence=7, counts=(0, 0, 2**53 + 1)),
+        "6 scores and 3 latencies": with_exit(report, 1, scores=(6, *(0,) * (SCORE_BINS - 1))),
+        "2 scores and 3 latencies": with_exit(report, 2, latency=(3, *(0,) * (BIN_COUNT - 1))),
+        "failed inferences are more than 2^53": msgspec.structs.replace(report, failed=2**53 + 1),
+    }
+    for words, message in impossible.items():
+        found = read_uplink(REPORT, encode(message))
+        assert isinstance(found, RefusedUplink), words
+        assert (found.refusal.sequence, found.refusal.final) == (7, True)
+        assert words in found.refusal.reason
+
+
+@st.composite
+def batches(draw):
+    """Return the results of one batch on a device with 3 exits: any scores, NaN and infinity included."""
+    exits = np.array(draw(st.lists(st.integers(0, 2), min_size=1, max_size=5)), np.int64)
+    values = st.floats(width=32, allow_nan=True, allow_infinity=True)
+    scores = np.array([[draw(values) if k <= taken else np.nan for k in range(3)] for taken in exits], np.float32)
+    latency_ms = np.array([draw(st.floats(0, 1e9)) for _ in exits])
+    count = len(exits)
+    return Inference(
+        predictions=np.zeros(count, np.int64),
+        exits=exits,
+        outputs=np.zeros((count, 2), np.float32),
+        readouts=np.zeros((count, 4), np.float32),
+        scores=scores,
+        latency_ms=latency_ms,
+        stage_ms=(),
+        decide_ms=(),
+    )
+
+
+@given(steps=st.lists(st.tuples(st.integers(0, 2), st.none() | batches()), max_size=8))
+def test_no_report_of_an_agent_is_refused(steps):
+    policy = Confidence(temperatures=(1.0,) * 3, thresholds=(0.5, 0.5))
+    counters = Counters(3)
+    for sequence, (revision, batch) in enumerate(steps, start=1):
+        if batch is None:
+            counters.record_failure(revision)
+        else:
+            counters.record(revision, policy, batch)
+        for found in counters.take_changed(always=0):
+            report = msgspec.structs.replace(
+                report_of(DIGEST, sequence=sequence), revision=found.revision, exits=found.exits, failed=found.failed
+            )
+            assert read_uplink(REPORT, encode(report)).message == report
