@@ -98,7 +98,7 @@ class Intake:
                 self.drop(Drop(None, "unreadable", f"topic '{delivery.topic}' is of another fleet"))
                 return None
             address = sender
-            exceeded = self._quotas.admits_message(address)
+            exceeded = self._quotas.admits_message(address, len(delivery.payload))
             if exceeded is None:
                 message = read_uplink(delivery.topic, delivery.payload, retained=delivery.retain)
                 if isinstance(message, RefusedUplink):
