@@ -41,7 +41,6 @@ class Trouble(IntFlag):
 
 
 TIMED: Final = {
-    Trouble.CLONE: DeviceRow.clone_seen_at,
     Trouble.LOSSES: DeviceRow.losses_at,
     Trouble.NOT_STORED: DeviceRow.last_drop_at,
 }
@@ -67,7 +66,7 @@ def troubles_of(
             found |= Trouble.KEY_CHANGED
         elif "key not approved" in drops:
             found |= Trouble.NOT_ENROLLED
-    if _is_recent(clone_seen_at, now):
+    if clone_seen_at is not None:  # what it reports is not counted until a user clears it
         found |= Trouble.CLONE
     if _is_recent(losses_at, now):
         found |= Trouble.LOSSES

@@ -45,10 +45,14 @@ def test_keys_set_flags_unless_the_device_is_revoked():
 
 
 def test_kinds_that_end_by_time_have_a_flag_for_a_day():
-    for hours, expected in ((23, Trouble.CLONE | Trouble.LOSSES | Trouble.NOT_STORED), (24, Trouble(0))):
+    for hours, expected in ((23, Trouble.LOSSES | Trouble.NOT_STORED), (24, Trouble(0))):
         then = NOW - timedelta(hours=hours)
-        assert flags(clone_seen_at=then, losses_at=then, drops={"invalid": 1}, last_drop_at=then) == expected
+        assert flags(losses_at=then, drops={"invalid": 1}, last_drop_at=then) == expected
     assert flags(drops={"revoked": 1}, last_drop_at=NOW) == 0
+
+
+def test_a_clone_has_its_flag_until_a_user_clears_it():
+    assert flags(clone_seen_at=NOW - timedelta(days=9)) == Trouble.CLONE
 
 
 def test_flags_that_have_ended_are_cleared_and_the_others_stay(database):
@@ -56,8 +60,7 @@ def test_flags_that_have_ended_are_cleared_and_the_others_stay(database):
     with database.writing() as session:
         for name, time in (("old", old), ("recent", recent)):
             row = DeviceRow(
-                fleet=FLEET, shard="s0", device=name, first_seen=old, last_seen=old, key="a", offered_key="b",
-                clone_seen_at=old, losses_at=time, drops={"invalid": 1}, last_drop_at=time,
+                fleet=FLEET, shard="s0", device=name, first_seen=old, last_seen=old, key="a", offered_key="b", losses_at=time, drops={"invalid": 1}, last_drop_at=time,
             )  # fmt: skip
             row.troubles = troubles_of_row(row, None, now=old)
             session.add(row)
