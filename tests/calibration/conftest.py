@@ -7,11 +7,27 @@ from edgeexit.signing import generate_key, load_private_key
 from edgeexit.wire import BrokerConfig
 from tests.broker import RealBroker
 from tests.calibration.scenario import FLEET, Client, fitted_bundle
+from tests.postgres import postgres
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request, tmp_path):
+    """Return the URL of a new database of each kind, with the schema of this version."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'calibrator.sqlite'}"
+        open_database(url).close()
+        yield url
+    else:
+        server = postgres()
+        url = server.create_migrated()
+        yield url
+        server.start()  # a test may have stopped it
+        server.drop(url)
 
 
 @pytest.fixture
-def database(tmp_path):
-    opened = open_database(str(tmp_path / "calibrator.sqlite"))
+def database(database_url):
+    opened = open_database(database_url)
     yield opened
     opened.close()
 

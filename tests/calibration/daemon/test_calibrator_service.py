@@ -21,6 +21,7 @@ from edgeexit.policies import Scope, decode_document, disagrees
 from edgeexit.policies.document import PAYLOAD_TYPE
 from edgeexit.signing import load_public_key, verify
 from edgeexit.wire import UP_TYPES, down_topic, policy_topic, up_topic
+from tests.calibration.database_kinds import ON_SQLITE
 from tests.calibration.scenario import (
     COHORT,
     DELTA,
@@ -164,12 +165,12 @@ def test_a_policy_that_the_broker_refuses_is_logged(database, bundle, serve, cap
 
 
 def test_messages_are_committed_before_the_acknowledgement_and_duplicates_are_acknowledged_again(
-    database, serve, connect
+    database_url, serve, connect
 ):
     serve()
     device = connect(down_topic(DEVICE, "ack"))
     until(lambda: _is_acknowledged(device, report_of(DIGEST, sequence=1)))
-    other = open_database(str(database.engine.url.database))  # sees committed data only
+    other = open_database(database_url)  # sees committed data only
     for sequence in range(2, 30):
         device.publish(up_topic(DEVICE, "report"), report_of(DIGEST, sequence=sequence, counts=(sequence, 0, 0)))
         until(lambda sequence=sequence: sequence in acknowledged(device))
@@ -180,6 +181,7 @@ def test_messages_are_committed_before_the_acknowledgement_and_duplicates_are_ac
     until(lambda: acknowledged(device).count(29) > before)
 
 
+@ON_SQLITE
 def test_messages_are_not_acknowledged_while_the_database_is_locked(database, serve, connect, tmp_path):
     impatient = open_database(str(database.engine.url.database), busy_timeout_s=0.1)
     serve(impatient)
@@ -195,6 +197,7 @@ def test_messages_are_not_acknowledged_while_the_database_is_locked(database, se
     impatient.close()
 
 
+@ON_SQLITE
 def test_messages_are_not_acknowledged_while_the_database_file_is_missing(database, tmp_path, serve, connect, caplog):
     caplog.set_level("INFO", "edgeexit_calibration")
     serve()

@@ -13,6 +13,7 @@ from sqlalchemy import func, select
 from edgeexit.signing import PrivateKey
 from edgeexit.wire import MAX_BYTES, down_topic, up_topic
 from tests.broker import Mosquitto
+from tests.calibration.database_kinds import ON_SQLITE
 from tests.calibration.scenario import (
     COHORT,
     DEVICE,
@@ -134,6 +135,7 @@ def test_a_device_over_its_quota_is_not_answered_and_others_are(database, serve,
     assert acknowledged(device, third) == []
 
 
+@ON_SQLITE
 def test_while_the_database_fails_the_broker_keeps_the_messages(database, tmp_path, serve, monkeypatch):
     """With Receive Maximum 20, the network thread never has to wait for room in the inbox; nothing is lost."""
     broker = Mosquitto(tmp_path / "mosquitto", lines=["max_inflight_messages 0", "max_queued_messages 0"])

@@ -13,6 +13,7 @@ from sqlalchemy import select
 
 from edgeexit.policies.readout import readouts_to_bytes
 from edgeexit.wire.audit_parts import split_audit
+from tests.calibration.database_kinds import ON_SQLITE
 from tests.calibration.scenario import DEVICE, audits_of
 
 NOW = datetime(2025, 1, 1, tzinfo=timezone.utc)
@@ -61,6 +62,7 @@ def test_many_starts_in_one_batch_are_stored(database, bundle):
     assert len(samples_of(database, DEVICE)) == 500
 
 
+@ON_SQLITE
 def test_numbers_that_are_far_apart_cost_no_more_than_others(database, bundle):
     [audit] = audits_of(bundle, 1)
     leaves = [2**50 + 512 * number + 256 + place for number in range(10, 50) for place in range(256)]

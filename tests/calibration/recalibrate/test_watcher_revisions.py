@@ -17,6 +17,7 @@ from edgeexit.bundle import Bundle
 from edgeexit.errors import PolicyError
 from edgeexit.policies.document import MAX_REVISION
 from edgeexit.wire import Rejection
+from tests.calibration.database_kinds import ON_SQLITE
 from tests.calibration.scenario import COHORT, DELTA, DEVICE, FLEET, RISK, audits_of, report_of, state_of
 
 NOW = datetime(2025, 1, 1, tzinfo=timezone.utc)
@@ -51,6 +52,7 @@ def test_revisions_of_other_cohorts_and_bundles_are_ignored(database, bundle):
     assert register(database, bundle, **GOAL).revision == 1
 
 
+@ON_SQLITE
 def test_a_restored_database_stores_its_policy_again_above_the_revision_that_devices_run(
     database, bundle, tmp_path, caplog
 ):

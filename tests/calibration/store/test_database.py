@@ -8,17 +8,20 @@ import stat
 import pytest
 from alembic import command
 from edgeexit_calibration import DatabaseError, open_database
-from edgeexit_calibration.store.database import migration_config
+from edgeexit_calibration.store.schema import migration_config
 from edgeexit_calibration.store.tables import TableBase
+from sqlalchemy import inspect
+
+from tests.calibration.database_kinds import ON_SQLITE
 
 
 def test_a_new_database_has_the_schema_of_the_tables(database):
     with database.reading() as session:
         command.check(migration_config(session.connection()))  # raises if they differ
-        tables = session.connection().exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'")
-        assert set(TableBase.metadata.tables) <= {name for (name,) in tables}
+        assert set(TableBase.metadata.tables) <= set(inspect(session.connection()).get_table_names())
 
 
+@ON_SQLITE
 def test_commits_are_durable_and_readers_do_not_block_writers(database):
     with database.reading() as session:
         connection = session.connection()
@@ -55,6 +58,20 @@ def test_an_invalid_url_is_a_one_line_error(url, message):
     [
         "postgresql://u:secret@h/db",
         "postgresql://u:not@secret@h/db",
+        "postgresql://u:@secret@h/db",
+        "postgresql://u/x:secret@h/db",
+        "postgresql://u:x:secret@h/db",
+        "postgresql://u:x/secret@h/db",
+        "postgresql://u:x?secret@h/db",
+        "postgresql://u:x#secret@h/db",
+        "postgresql://secret@word:x@h/db",
+        "postgresql://u:secret@secret.invalid/db",
+        "postgresql://u:secret@h/secret",
+        "postgresql://u:secret@/db?host=/secret",
+        "postgresql://h/db?password=secret&password=secret",
+        "postgresql://h/db?options=secret",
+        "postgresql://h/db?secret=x",
+        "postgresql+psycopg2://u:secret@h/db",
         "postgresql://h/db?user=u&password=secret",
         "postgresql://u:secret@h:port/db",
         "oracel://u:secret@h/db",

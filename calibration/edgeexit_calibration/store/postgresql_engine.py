@@ -1,0 +1,48 @@
+"""Creates the SQLAlchemy engine of a PostgreSQL database, on which no failure of the network lasts long."""
+
+from typing import Any, Final
+
+from sqlalchemy import URL, Engine, create_engine
+
+from edgeexit_calibration.store.database_url import shown_url
+from edgeexit_calibration.store.errors import DatabaseError
+
+_CONNECTION: Final[dict[str, Any]] = {
+    "application_name": "edgeexit-calibrator",
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+"""Options of libpq, which an option of the URL replaces: a server that cannot be reached is an error after 10 s."""
+_STATEMENT_TIMEOUT_MS: Final = 30_000
+_IDLE_TIMEOUT_MS: Final = 10_000
+"""A process that is paused inside a transaction loses its locks before its lease ends; see `leases`."""
+
+
+def postgresql_engine(url: URL, *, busy_timeout_s: float) -> Engine:
+    """Return an engine; it connects at the first use. Raises DatabaseError if the driver is not installed."""
+    query = dict(url.query)
+    own_options = query.pop("options", "")
+    options = {
+        "statement_timeout": _STATEMENT_TIMEOUT_MS,
+        "lock_timeout": int(busy_timeout_s * 1000),
+        "idle_in_transaction_session_timeout": _IDLE_TIMEOUT_MS,
+        "TimeZone": "UTC",
+    }
+    settings = [f"-c {name}={value}" for name, value in options.items()]
+    settings += [own_options] if isinstance(own_options, str) else list(own_options)
+    arguments = {name: value for name, value in _CONNECTION.items() if name not in query}
+    try:
+        return create_engine(
+            url.set(query=query),
+            connect_args={**arguments, "options": " ".join(settings).strip()},
+            pool_pre_ping=True,
+            pool_timeout=10,
+        )
+    except ImportError as error:
+        raise DatabaseError(
+            f"database '{shown_url(url)}' needs the Python package psycopg; install it: "
+            'pip install "edgeexit[postgresql]"'
+        ) from error
