@@ -11,7 +11,7 @@ from pathlib import Path
 from edgeexit.quickstart.fleet import Ports, broker_config
 from scripts.chaoslab.processes import ForkedProcess
 
-_START_S = 15.0
+_START_S = 120.0
 
 
 def free_port() -> int:

@@ -19,6 +19,7 @@ from edgeexit.bundle import Bundle
 
 _WARM_UP_S = 1.0
 _WINDOW_S = 10.0
+_CONNECT_S = 120.0
 
 
 def main() -> None:
@@ -43,7 +44,7 @@ def main() -> None:
         report_interval_s=_WINDOW_S,
     )
     with Agent(bundle, config) as agent:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + _CONNECT_S
         while not agent.connected and time.monotonic() < deadline:
             time.sleep(0.05)
         if not agent.connected:

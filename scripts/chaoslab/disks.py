@@ -3,17 +3,15 @@
 import shutil
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 
 from scripts.chaoslab.lab import Check, Device, Lab, running
 from scripts.chaoslab.mounts import AbortableDisk, SmallDisk, can_mount
-from scripts.chaoslab.waiting import pause, wait_until
+from scripts.chaoslab.stored import StoredDatabase
+from scripts.chaoslab.waiting import GENEROUS_S, pause, wait_until
 from scripts.chaoslab.watcher import Watcher
 
-_PROBLEM_S = 12.0
-_RECOVERY_S = 40.0
 _HEALS_S = 3.0
 
 
@@ -57,7 +55,7 @@ def failing_disks(lab: Lab) -> list[Check]:
     for device in devices:
         if not device.alive:
             device.start()
-    lab.drain(devices, timeout_s=60)
+    lab.drain(devices)
     return [_check(lab, fault, database, watcher) for fault in faults] + skipped
 
 
@@ -83,19 +81,19 @@ def _end(lab: Lab, faults: list[_Fault], watcher: Watcher) -> None:
     """Wait until the states report the faults, end the faults, and wait until the agents have recovered."""
     started = time.monotonic()
     for fault in faults:
-        limit_s = started + (_HEALS_S if fault.heals else _PROBLEM_S) - time.monotonic()
+        limit_s = started + (_HEALS_S if fault.heals else GENEROUS_S) - time.monotonic()
         wait_until(lambda f=fault: _problems(watcher, f.device), limit_s)
         fault.problem = "; ".join(_problems(watcher, fault.device))
         fault.problem_s = time.monotonic() - started
-    pause(1)
     for fault in faults:
+        wait_until(lambda f=fault: f.progress + _inferences(f.device) > 0, GENEROUS_S)
         fault.progress += _inferences(fault.device)
         if fault.end is not None:
             fault.end()
     lab.progress("the faults have ended")
     started = time.monotonic()
     for fault in faults:
-        limit_s = started + _RECOVERY_S - time.monotonic()
+        limit_s = started + GENEROUS_S - time.monotonic()
         fault.recovered = bool(wait_until(lambda f=fault: _recovered(watcher, f), limit_s))
         fault.recovery_s = time.monotonic() - started
 
@@ -141,10 +139,12 @@ def _faults(lab: Lab, url: str) -> tuple[list[_Fault], list[Check]]:
     return [*faults, _Fault(name=name, device=device, begin=abortable.abort, end=None)], []
 
 
-def _check(lab: Lab, fault: _Fault, database: Path, watcher: Watcher) -> Check:
+def _check(lab: Lab, fault: _Fault, database: StoredDatabase, watcher: Watcher) -> Check:
     balance = lab.balance([fault.device], database, device=fault.device.name)
     failures = fault.device.failures()
     recovers = fault.end is not None
+    if recovers and fault.recovered:
+        wait_until(lambda: (state := watcher.state(fault.device.name)) and state.accepted == 1, GENEROUS_S)
     state = watcher.state(fault.device.name)
     accepted = 0 if state is None else state.accepted
     said = f"said so within {fault.problem_s:.0f} s" if fault.problem else "nothing in the state"

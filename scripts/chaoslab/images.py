@@ -1,15 +1,14 @@
 """State folders that change between two starts: rolled back to an image, cloned, or with one flipped bit."""
 
-import contextlib
 import shutil
-import sqlite3
 from pathlib import Path
 
 from edgeexit.agent.fleet_link.identity import FILE as IDENTITY
 from scripts.chaoslab.brokers import Broker
-from scripts.chaoslab.lab import Check, Lab, running
-from scripts.chaoslab.waiting import pause, wait_until
-from scripts.chaoslab.watcher import FLEET
+from scripts.chaoslab.lab import Check, Device, Lab, running
+from scripts.chaoslab.stored import StoredDatabase
+from scripts.chaoslab.waiting import GENEROUS_S, pause, wait_until
+from scripts.chaoslab.watcher import FLEET, Watcher
 
 _FLIPPED_DEVICES = 10
 _LONG_ROUNDS = 8
@@ -35,12 +34,14 @@ def rolled_back(lab: Lab) -> list[Check]:
         device.start()
         watcher.publish_policy(device.address, number + 1)
         list(running([device]))
-        lab.drain([device], timeout_s=30)
+        lab.drain([device])
         _restore(image, device.state_dir)
         shutil.rmtree(image)
     device.start()
     list(running([device]))
-    balance = lab.settle([device], database, timeout_s=30)
+    wait_until(lambda: (tick := device.last("tick")) and tick.revision == rounds, GENEROUS_S)
+    balance = lab.settle([device], database)
+    wait_until(lambda: (state := watcher.state("device")) and state.revision == rounds, GENEROUS_S)
     state = watcher.state("device")
     return [
         Check(
@@ -69,8 +70,8 @@ def two_clones(lab: Lab) -> list[Check]:
         device.start()
     list(running(both))
     pause(30 if lab.long else 3)
-    shown = bool(wait_until(lambda: _shows_clone(database), 20))
-    balance = lab.settle(both, database, timeout_s=150)
+    shown = bool(wait_until(lambda: database.events("clone"), GENEROUS_S))
+    balance = lab.settle(both, database)
     waiting = [tick.waiting for device in both if (tick := device.last("tick")) is not None]
     return [
         Check(
@@ -88,11 +89,6 @@ def two_clones(lab: Lab) -> list[Check]:
     ]
 
 
-def _shows_clone(database: Path) -> bool:
-    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=30)) as connection:
-        return bool(connection.execute("SELECT 1 FROM event WHERE kind = 'clone'").fetchone())
-
-
 def flipped_bits(lab: Lab) -> list[Check]:
     """Flip one random bit in each file of a state folder between two starts."""
     broker = lab.broker()
@@ -106,7 +102,7 @@ def flipped_bits(lab: Lab) -> list[Check]:
     return [_summary(lab, file, found) for file, found in sorted(checks.items())]
 
 
-def _flip_round(lab: Lab, number: int, broker: Broker, database: Path) -> list[tuple[str, Check]]:
+def _flip_round(lab: Lab, number: int, broker: Broker, database: StoredDatabase) -> list[tuple[str, Check]]:
     watcher = lab.watcher(broker.port)
     devices = [lab.device(f"flip-{number}-{index}", broker.url) for index in range(_FLIPPED_DEVICES)]
     for device in devices:
@@ -114,7 +110,7 @@ def _flip_round(lab: Lab, number: int, broker: Broker, database: Path) -> list[t
         watcher.publish_policy(device.address, 1)
     list(running(devices))
     for device in devices:
-        wait_until(lambda d=device: watcher.accepted(d.name) == 1, 10)
+        wait_until(lambda d=device: watcher.accepted(d.name) == 1, GENEROUS_S)
     broker.kill()  # so that messages wait in the outbox
     pause(1.0)
     flipped: dict[str, tuple[str, str]] = {}
@@ -128,17 +124,19 @@ def _flip_round(lab: Lab, number: int, broker: Broker, database: Path) -> list[t
         device.start()
     list(running(devices))
     others = [device for device in devices if flipped[device.name][0] != IDENTITY]
-    lab.drain(others, timeout_s=25)
+    lab.drain(others)
     # With another identity key, audits wait for the operator's approval.
     lab.drain([device for device in devices if device not in others], timeout_s=2)
     found = []
     for device in devices:
         file, where = flipped[device.name]
+        says_so = _says_so(device, watcher)
+        # What is reported as lost does not arrive. Everything else does, so the comparison waits for it.
+        balance = lab.balance([device], database, device=device.name, timeout_s=0 if says_so else GENEROUS_S)
+        fresh = lab.balance([device], database, device=device.name, newest=True, timeout_s=0)
+        says_so = says_so or _says_so(device, watcher)
         state = watcher.state(device.name)
         problems = () if state is None else state.problems
-        balance = lab.balance([device], database, device=device.name, timeout_s=2)
-        fresh = lab.balance([device], database, device=device.name, newest=True, timeout_s=0)
-        says_so = bool(problems) or any(device.state_dir.glob("*.broken*")) or "damage" in device.log.read_text()
         tick = device.last("tick")
         runs = tick is not None and tick.inferences > 0 and not device.failures()
         text = f"{balance}; {tick.waiting if tick else '?'} waiting; problems {problems}"
@@ -147,6 +145,13 @@ def _flip_round(lab: Lab, number: int, broker: Broker, database: Path) -> list[t
         found.append((file, Check(situation=lab.name, promise="", counted=text, kept=kept, notes=(note,))))
     watcher.close()
     return found
+
+
+def _says_so(device: Device, watcher: Watcher) -> bool:
+    """Return True if the state, a file or the log of a device reports damage."""
+    state = watcher.state(device.name)
+    files = any(device.state_dir.glob("*.broken*"))
+    return bool(state and state.problems) or files or "damage" in device.log.read_text()
 
 
 def _summary(lab: Lab, file: str, checks: list[Check]) -> Check:

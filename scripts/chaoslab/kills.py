@@ -16,14 +16,13 @@ from edgeexit.policies import decode_document
 from edgeexit.policies.document import PAYLOAD_TYPE
 from edgeexit.signing import verify
 from scripts.chaoslab.lab import Check, Device, Lab
-from scripts.chaoslab.waiting import pause, wait_until
+from scripts.chaoslab.waiting import GENEROUS_S, pause, wait_until
 from scripts.chaoslab.watcher import Watcher
 
 _LONG: Final = 1000
 _SHORT: Final = 20
 _AGENTS: Final = 6
 _MAX_LIFE_S: Final = 1.5
-_ARRIVAL_S: Final = 30.0
 _MAX_NOTES: Final = 8
 
 
@@ -46,10 +45,9 @@ def kill_agents(lab: Lab) -> list[Check]:
         pause(0.5)
     for device in devices:
         device.start()
-    pause(1)
-    balance = lab.settle(devices, database, timeout_s=60)
-    if not any(entry.kind == "handled" for device in devices for entry in device.entries()):
+    if not wait_until(lambda: any(device.last("handled") for device in devices), GENEROUS_S):
         raise RuntimeError("no agent has handled the retained policy of its last start; see agent.log")
+    balance = lab.settle(devices, database)
     failures = sum(device.failures() for device in devices)
     counts, notes = killer.counts, (*killer.notes, *watcher.lower)[:_MAX_NOTES]
     done = counts["kills"] >= total
@@ -70,7 +68,7 @@ def kill_agents(lab: Lab) -> list[Check]:
         ),
         Check(
             situation=lab.name,
-            promise=f"a published policy arrives within {_ARRIVAL_S:g} s",
+            promise="a published policy arrives",
             counted=f"{counts['missed']} of {counts['policies']} did not",
             kept=done and not counts["missed"],
             notes=notes,
@@ -119,7 +117,7 @@ class _Killer:
             else:
                 device.start()
                 if generator.choice([True, False]):  # else it may be killed while it starts
-                    wait_until(lambda: device.ready, _ARRIVAL_S, every_s=0.02)
+                    wait_until(lambda: device.ready, GENEROUS_S, every_s=0.02)
                 self.stop.wait(generator.uniform(0, _MAX_LIFE_S))
                 device.kill()
             with self._lock:
@@ -127,7 +125,7 @@ class _Killer:
                 self.counts["policies"] += turn % 2
                 if not arrived:
                     self.counts["missed"] += 1
-                    self.notes.append(f"{device.name}: revision {revision} did not arrive in {_ARRIVAL_S:g} s")
+                    self.notes.append(f"{device.name}: revision {revision} did not arrive in {GENEROUS_S:g} s")
                 kinds = Counter(entry.kind for entry in device.entries())
                 self.counts["handling"] += kinds["arrived"] > kinds["handled"]
                 handled = [entry for entry in device.entries() if entry.kind == "handled"]
@@ -144,10 +142,10 @@ class _Killer:
             self._watcher.publish_policy(device.address, revision)
         device.start(kill_after_policy_s=delay_s)
         if not retained:
-            wait_until(lambda: device.ready, _ARRIVAL_S, every_s=0.02)
+            wait_until(lambda: device.ready, GENEROUS_S, every_s=0.02)
             self.stop.wait(generator.uniform(0, 0.4))
             self._watcher.publish_policy(device.address, revision)
-        arrived = device.wait(_ARRIVAL_S)
+        arrived = device.wait(GENEROUS_S)
         device.kill()
         return arrived
 

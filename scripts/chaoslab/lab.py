@@ -17,16 +17,21 @@ from edgeexit.bundle import Bundle
 from edgeexit.signing import generate_key, load_private_key
 from edgeexit.wire import BrokerConfig, DeviceAddress
 from scripts.chaoslab.brokers import Broker, Iotcore, Mosquitto, has_mosquitto
+from scripts.chaoslab.calibrator import Calibrator
+from scripts.chaoslab.cohort_policies import CohortPolicies
 from scripts.chaoslab.device import DeviceSpec, run_device
 from scripts.chaoslab.ledger import Balance, Entry, compare, read_ledger, read_tail
-from scripts.chaoslab.processes import ForkedProcess, run_command
-from scripts.chaoslab.waiting import pause, wait_until
+from scripts.chaoslab.postgres import new_postgres
+from scripts.chaoslab.processes import ForkedProcess
+from scripts.chaoslab.stored import StoredDatabase
+from scripts.chaoslab.waiting import GENEROUS_S, pause, wait_until
 from scripts.chaoslab.watcher import FLEET, Watcher
 from tests.bundles import make_bundle
+from tests.postgres import Postgres
 
 REPORT_INTERVAL_S = 0.25
-_STOP_S = 15.0
-_START_S = 30.0
+_EMPTY_TICKS = 10
+"""An outbox that is empty in so many ticks (half a second) is drained."""
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,7 +102,7 @@ class Device:
         """End it with SIGTERM."""
         if self._process is not None:
             self._process.signal(signal.SIGTERM)
-            if not self._process.wait(_STOP_S):
+            if not self._process.wait(GENEROUS_S):
                 self._process.kill()
 
     def entries(self) -> list[Entry]:
@@ -118,31 +123,6 @@ class Device:
 
     def _ledger(self, start: int) -> Path:
         return self.folder / f"ledger-{start:04d}.jsonl"
-
-
-class Calibrator:
-    """A calibrator in a process of its own, which can be killed and started again with its database."""
-
-    def __init__(self, folder: Path, url: str, *, key: Path) -> None:
-        folder.mkdir()
-        self.database = folder / "calibrator.sqlite"
-        self._log = folder / "calibrator.log"
-        self._arguments = ["calibrator", "run", "--database", str(self.database), "--broker", url, "--fleet", FLEET]
-        self._arguments += ["--key", str(key), "--check-interval", "2"]
-        self._process: ForkedProcess | None = None
-
-    def start(self) -> None:
-        """Start it, and wait until it is connected. Raises RuntimeError with the end of its log if it is not."""
-        known = len(_text(self._log))
-        process = self._process = ForkedProcess(run_command, self._arguments, self._log)
-        wait_until(lambda: not process.alive or "connected to" in _text(self._log)[known:], _START_S)
-        if not process.alive or "connected to" not in _text(self._log)[known:]:
-            raise RuntimeError(f"the calibrator did not start:\n{_text(self._log)[known:][-2000:]}")
-
-    def kill(self) -> None:
-        """End it with SIGKILL, if it runs."""
-        if self._process is not None:
-            self._process.kill()
 
 
 class Lab:
@@ -197,12 +177,29 @@ class Lab:
         self._stack.callback(broker.kill)
         return broker
 
-    def calibrator(self, url: str) -> "Calibrator":
-        """Start a calibrator; it stores messages when this returns."""
-        calibrator = Calibrator(self.folder / f"calibrator-{time.monotonic_ns()}", url, key=self._key_path)
-        self._stack.callback(calibrator.kill)
+    def calibrator(self, url: str, **options: Any) -> Calibrator:
+        """Start a calibrator, see `Calibrator`; it stores messages when this returns."""
+        calibrator = self.new_calibrator(url, **options)
         calibrator.start()
         return calibrator
+
+    def new_calibrator(self, url: str, *, folder: Path | None = None, **options: Any) -> Calibrator:
+        """Return a calibrator, which is not started."""
+        folder = folder or self.folder / f"calibrator-{time.monotonic_ns()}"
+        calibrator = Calibrator(folder, url, key=self._key_path, **options)
+        self._stack.callback(calibrator.kill)
+        return calibrator
+
+    def postgres(self) -> Postgres:
+        """Start a PostgreSQL server."""
+        server = new_postgres()
+        self._stack.callback(server.remove)
+        return server
+
+    def policies(self, database: StoredDatabase, broker: Broker) -> CohortPolicies:
+        """Register the cohort of the devices."""
+        folder = self.folder / f"registered-{time.monotonic_ns()}"
+        return CohortPolicies(folder, self.bundle, database, broker.port, self.key.public_key())
 
     def watcher(self, port: int, bundle: Bundle | None = None) -> Watcher:
         """Connect an operator."""
@@ -245,10 +242,10 @@ class Lab:
         self._stack.callback(device.kill)
         return device
 
-    def drain(self, devices: list[Device], *, timeout_s: float) -> None:
+    def drain(self, devices: list[Device], *, timeout_s: float = GENEROUS_S) -> None:
         """Pause the running devices, wait until their outboxes are empty, and stop them."""
         for device in devices:  # before it is ready, a signal would end its process
-            wait_until(lambda d=device: not d.alive or d.ready, 20)
+            wait_until(lambda d=device: not d.alive or d.ready, GENEROUS_S)
             device.pause()
         pause(3 * REPORT_INTERVAL_S)
         deadline = time.monotonic() + timeout_s
@@ -257,20 +254,20 @@ class Lab:
         for device in devices:
             device.stop()
 
-    def settle(self, devices: list[Device], database: Path, *, timeout_s: float = 60.0) -> Balance:
+    def settle(self, devices: list[Device], database: StoredDatabase) -> Balance:
         """Drain the devices and compare with the database."""
-        self.drain(devices, timeout_s=timeout_s)
+        self.drain(devices)
         return self.balance(devices, database)
 
     def balance(
         self,
         devices: list[Device],
-        database: Path,
+        database: StoredDatabase,
         *,
         device: str = "%",
         newest: bool = False,
         reports: bool = True,
-        timeout_s: float = 20.0,
+        timeout_s: float = GENEROUS_S,
     ) -> Balance:
         """Compare the ledgers of the devices with the database; wait until nothing is missing, up to the timeout.
 
@@ -287,6 +284,29 @@ class Lab:
                 return balance
             pause(0.3)
 
+    def fleet_checks(self, fault: str, times: str, devices: list[Device], policies: CohortPolicies) -> list[Check]:
+        """Let everything calm down, and return what every fault of the cloud must leave: messages, policies.
+
+        `fault` and `times` are for the table.
+        """
+        balance = self.settle(devices, policies.database)
+        failures = sum(device.failures() for device in devices)
+        compared = policies.compare()
+        return [
+            Check(
+                situation=self.name,
+                promise=f"{fault}: no message is lost or counted twice, no inference fails",
+                counted=f"{times}; {balance}; {failures} inferences failed",
+                kept=balance.exact and not failures and balance.samples > 0,
+            ),
+            Check(
+                situation=self.name,
+                promise=f"{fault}: afterwards, the broker has the policies of the database",
+                counted=compared.text,
+                kept=compared.equal,
+            ),
+        ]
+
     def _remove_folder(self) -> None:
         if self.keep is not None:
             shutil.rmtree(self.keep / self.name, ignore_errors=True)
@@ -294,17 +314,14 @@ class Lab:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def running(devices: list[Device], timeout_s: float = 20.0) -> Iterator[Device]:
-    """Yield each device when it runs inferences."""
+def running(devices: list[Device], timeout_s: float = GENEROUS_S) -> Iterator[Device]:
+    """Yield each device when it runs inferences. Raises TimeoutError if one does not."""
     for device in devices:
-        wait_until(lambda d=device: (tick := d.last("tick")) and tick.inferences, timeout_s)
+        if not wait_until(lambda d=device: (tick := d.last("tick")) and tick.inferences, timeout_s):
+            raise TimeoutError(f"device '{device.name}' runs no inferences; see {device.log}")
         yield device
 
 
 def _is_drained(device: Device) -> bool:
-    ticks = [entry for entry in device.tail() if entry.kind == "tick"][-10:]
-    return len(ticks) == 10 and all(tick.waiting == 0 for tick in ticks)  # noqa: PLR2004 - half a second
-
-
-def _text(path: Path) -> str:
-    return path.read_text(errors="replace") if path.exists() else ""
+    ticks = [entry for entry in device.tail() if entry.kind == "tick"][-_EMPTY_TICKS:]
+    return len(ticks) == _EMPTY_TICKS and all(tick.waiting == 0 for tick in ticks)

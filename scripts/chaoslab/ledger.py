@@ -1,18 +1,16 @@
 """Writes down what each agent committed to its outbox, and compares it with the calibrator's database."""
 
 import collections
-import hashlib
 import os
-import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from edgeexit.policies.readout import readouts_to_bytes
 from edgeexit.wire import Audit, Report
+from scripts.chaoslab.stored import StoredDatabase, counts_digest, digest
 
 _TAIL_BYTES = 32 * 1024
 
@@ -69,9 +67,9 @@ def read_tail(path: Path) -> list[Entry]:
 def message_entry(kind: str, start: str, message: Report | Audit) -> Entry:
     """Return the line for a message that is put into the outbox."""
     if isinstance(message, Audit):
-        samples = tuple(_digest(readouts_to_bytes(sample.readouts())) for sample in message.samples)
+        samples = tuple(digest(readouts_to_bytes(sample.readouts())) for sample in message.samples)
         return Entry(kind=kind, start=start, revision=message.revision, samples=samples)
-    return Entry(kind=kind, start=start, revision=message.revision, report=_report_digest(message))
+    return Entry(kind=kind, start=start, revision=message.revision, report=counts_digest(message))
 
 
 class Balance(msgspec.Struct):
@@ -87,11 +85,14 @@ class Balance(msgspec.Struct):
     """(start, revision) pairs whose stored report is missing, or older than the last committed one."""
     wrong_reports: int = 0
     """Stored reports whose counters no agent has committed."""
+    wrong_buckets: int = 0
+    """Revisions of a device whose buckets of time do not add up to its newest counters."""
 
     @property
     def exact(self) -> bool:
         """True if nothing is lost, double or wrong."""
-        return not (self.lost_samples or self.double_samples or self.lost_reports or self.wrong_reports)
+        wrong = self.double_samples + self.wrong_reports + self.wrong_buckets
+        return not (self.missing or wrong)
 
     @property
     def missing(self) -> int:
@@ -102,10 +103,11 @@ class Balance(msgspec.Struct):
         return (
             f"{self.samples} samples and {self.reports} reports committed; lost {self.lost_samples} and "
             f"{self.lost_reports}, double or wrong {self.double_samples} and {self.wrong_reports}"
+            + (f", buckets of {self.wrong_buckets} revisions wrong" if self.wrong_buckets else "")
         )
 
 
-def compare(ledgers: Iterable[Path], database: Path, *, device: str = "%") -> Balance:
+def compare(ledgers: Iterable[Path], database: StoredDatabase, *, device: str = "%") -> Balance:
     """Compare the ledgers of some devices with a calibrator's database.
 
     A message that was being committed when its agent was killed may be stored or not. `device` is an SQL pattern for
@@ -127,8 +129,8 @@ def compare(ledgers: Iterable[Path], database: Path, *, device: str = "%") -> Ba
                 committed.update(adding.samples)
                 if adding.report:
                     reports[adding.start, adding.revision].append(adding.report)
-    stored, stored_reports = _read(database, device)
-    balance = Balance(samples=committed.total(), reports=len(reports))
+    stored, stored_reports, wrong_buckets = database.messages(device)
+    balance = Balance(samples=committed.total(), reports=len(reports), wrong_buckets=wrong_buckets)
     balance.lost_samples = (committed - stored).total()
     balance.double_samples = (stored - possible).total()
     for key, digests in reports.items():
@@ -138,34 +140,3 @@ def compare(ledgers: Iterable[Path], database: Path, *, device: str = "%") -> Ba
     for key, found in stored_reports.items():
         balance.wrong_reports += found not in possible_reports.get(key, set())
     return balance
-
-
-_SAMPLES = (
-    "SELECT s.readouts FROM audited_sample s JOIN audit a ON a.id = s.audit_id JOIN device d ON d.id = a.device_id "
-    "WHERE d.device LIKE ?"
-)
-_REPORTS = (
-    "SELECT r.start, r.revision, r.content FROM report r JOIN device d ON d.id = r.device_id WHERE d.device LIKE ?"
-)
-
-
-def _read(database: Path, device: str) -> tuple[Counter[str], dict[tuple[str, int], str]]:
-    connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=30)
-    try:
-        samples = Counter(_digest(row[0]) for row in connection.execute(_SAMPLES, (device,)))
-        reports = {
-            (start, revision): _report_digest(msgspec.json.decode(content, type=Report))
-            for start, revision, content in connection.execute(_REPORTS, (device,))
-        }
-    finally:
-        connection.close()
-    return samples, reports
-
-
-def _report_digest(report: Report) -> str:
-    counters: Any = (report.exits, report.failed)
-    return _digest(msgspec.json.encode(counters))
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:20]

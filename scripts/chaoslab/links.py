@@ -53,7 +53,7 @@ def bad_links(lab: Lab) -> list[Check]:
         lab.progress(f"{started:.0f} of {longest:.0f} s")
     lab.progress("the links recover")
     balances = {}
-    lab.drain(devices, timeout_s=150)
+    lab.drain(devices)
     for device in devices:
         balances[device.name] = lab.balance([device], database, device=device.name)
     return [

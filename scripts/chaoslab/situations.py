@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from scripts.chaoslab.broker_kills import kill_brokers, kill_calibrators
+from scripts.chaoslab.broker_kills import kill_brokers
+from scripts.chaoslab.calibrator_kills import kill_calibrators
 from scripts.chaoslab.cost import link_cost
 from scripts.chaoslab.disks import failing_disks
 from scripts.chaoslab.images import flipped_bits, rolled_back, two_clones

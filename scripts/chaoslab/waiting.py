@@ -7,6 +7,8 @@ from typing import Any, Final
 
 INTERRUPTED: Final = threading.Event()
 """Set by Ctrl-C: every wait raises `InterruptedError`, so that each situation ends what it has started."""
+GENEROUS_S: Final = 180.0
+"""Limit of a wait for what must happen. It is far above the time on a busy machine, so only what never comes fails."""
 
 
 def wait_until(condition: Callable[[], Any], timeout_s: float, *, every_s: float = 0.05) -> Any:

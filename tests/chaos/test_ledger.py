@@ -3,13 +3,14 @@
 import sqlite3
 from pathlib import Path
 
-import msgspec
 import pytest
+from edgeexit_calibration.store.counts import counts_of, pack_counts
 
 from edgeexit.latency import BIN_COUNT
 from edgeexit.policies.readout import readouts_to_bytes
 from edgeexit.wire import SCORE_BINS, Audit, AuditedSample, ExitCounters, Report
 from scripts.chaoslab.ledger import Balance, Entry, LedgerFile, compare, message_entry, read_ledger, read_tail
+from scripts.chaoslab.stored import StoredDatabase
 
 START = "00112233445566aa"
 
@@ -27,28 +28,35 @@ def report(exited: int) -> Report:
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Path:
-    """The tables and columns of a calibrator's database that are read."""
+def path(tmp_path: Path) -> Path:
+    """An SQLite file with the tables and columns of a calibrator's database that are read."""
     path = tmp_path / "calibrator.sqlite"
     with sqlite3.connect(path) as connection:
         connection.executescript(
             "CREATE TABLE device (id, device); INSERT INTO device VALUES (1, 'd');"
             "CREATE TABLE audit (id, device_id); INSERT INTO audit VALUES (1, 1);"
             "CREATE TABLE audited_sample (audit_id, readouts);"
-            "CREATE TABLE report (device_id, start, revision, content);"
+            "CREATE TABLE series (device_id, start, revision, counts, PRIMARY KEY (device_id, start, revision));"
+            "CREATE TABLE device_bucket (device_id, revision, counts);"
         )
     return path
 
 
-def store(database: Path, *messages: Audit | Report) -> None:
-    with sqlite3.connect(database) as connection:
+@pytest.fixture
+def database(path: Path) -> StoredDatabase:
+    return StoredDatabase(f"sqlite:///{path}")
+
+
+def store(path: Path, *messages: Audit | Report) -> None:
+    with sqlite3.connect(path) as connection:
         for message in messages:
             if isinstance(message, Audit):
                 rows = [(1, readouts_to_bytes(sample.readouts())) for sample in message.samples]
                 connection.executemany("INSERT INTO audited_sample VALUES (?, ?)", rows)
             else:
-                row = (1, START, message.revision, msgspec.json.encode(message).decode())
-                connection.execute("INSERT INTO report VALUES (?, ?, ?, ?)", row)
+                row = (1, START, message.revision, pack_counts(counts_of(message)))
+                connection.execute("INSERT INTO series VALUES (?, ?, ?, ?)", row)
+                connection.execute("INSERT INTO device_bucket VALUES (?, ?, ?)", (1, message.revision, row[-1]))
 
 
 @pytest.fixture
@@ -63,63 +71,72 @@ def commit(ledger: Path, message: Audit | Report, *, killed: bool = False) -> No
         file.write(Entry(kind="added"))
 
 
-def test_what_is_committed_and_stored_once_is_exact(ledger, database):
+def test_what_is_committed_and_stored_once_is_exact(ledger, path, database):
     commit(ledger, audit(0.5, 0.6))
     commit(ledger, report(1))
     commit(ledger, report(2))
-    store(database, audit(0.5, 0.6), report(2))
+    store(path, audit(0.5, 0.6), report(2))
     assert compare([ledger], database) == Balance(samples=2, reports=1)
 
 
-def test_a_divided_audit_is_exact(ledger, database):
+def test_a_divided_audit_is_exact(ledger, path, database):
     commit(ledger, audit(0.5, 0.6))
-    store(database, audit(0.5), audit(0.6))
+    store(path, audit(0.5), audit(0.6))
     assert compare([ledger], database).exact
 
 
-def test_a_missing_sample_is_lost(ledger, database):
+def test_a_missing_sample_is_lost(ledger, path, database):
     commit(ledger, audit(0.5, 0.6))
-    store(database, audit(0.5))
+    store(path, audit(0.5))
     assert compare([ledger], database).lost_samples == 1
 
 
-def test_a_sample_that_is_stored_twice_is_double(ledger, database):
+def test_a_sample_that_is_stored_twice_is_double(ledger, path, database):
     commit(ledger, audit(0.5))
-    store(database, audit(0.5), audit(0.5))
+    store(path, audit(0.5), audit(0.5))
     assert compare([ledger], database).double_samples == 1
 
 
-def test_an_older_report_is_lost(ledger, database):
+def test_an_older_report_is_lost(ledger, path, database):
     commit(ledger, report(1))
     commit(ledger, report(2))
-    store(database, report(1))
+    store(path, report(1))
     assert compare([ledger], database).lost_reports == 1
 
 
-def test_a_missing_report_is_lost(ledger, database):
+def test_a_missing_report_is_lost(ledger, path, database):
     commit(ledger, report(1))
     assert compare([ledger], database).lost_reports == 1
 
 
-def test_a_report_that_no_agent_has_made_is_wrong(ledger, database):
+def test_a_report_that_no_agent_has_made_is_wrong(ledger, path, database):
     commit(ledger, report(1))
-    store(database, report(7))
+    store(path, report(7))
     assert compare([ledger], database).wrong_reports == 1
 
 
+def test_a_bucket_that_was_counted_twice_is_wrong(ledger, path, database):
+    commit(ledger, report(1))
+    store(path, report(1))
+    with sqlite3.connect(path) as connection:
+        connection.execute("INSERT INTO device_bucket SELECT * FROM device_bucket")
+    balance = compare([ledger], database)
+    assert (balance.wrong_buckets, balance.exact) == (1, False)
+
+
 @pytest.mark.parametrize("stored", [True, False])
-def test_a_message_may_be_stored_or_not_if_its_agent_was_killed_meanwhile(ledger, database, stored):
+def test_a_message_may_be_stored_or_not_if_its_agent_was_killed_meanwhile(ledger, path, database, stored):
     commit(ledger, report(1))
     commit(ledger, audit(0.5), killed=True)
-    store(database, report(1), *([audit(0.5)] if stored else []))
+    store(path, report(1), *([audit(0.5)] if stored else []))
     assert compare([ledger], database).exact
 
 
 @pytest.mark.parametrize("newest", [1, 2])
-def test_the_last_report_may_be_stored_or_not_if_its_agent_was_killed_meanwhile(ledger, database, newest):
+def test_the_last_report_may_be_stored_or_not_if_its_agent_was_killed_meanwhile(ledger, path, database, newest):
     commit(ledger, report(1))
     commit(ledger, report(2), killed=True)
-    store(database, report(newest))
+    store(path, report(newest))
     assert compare([ledger], database).exact
 
 
