@@ -6,7 +6,6 @@ All calls of paho happen in this thread; other threads only append to queues and
 import ssl
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -18,12 +17,13 @@ from edgeexit.wire.broker_limits import BrokerLimits
 from edgeexit.wire.callbacks import SessionCallbacks
 from edgeexit.wire.ending_reason import EndingReason
 from edgeexit.wire.failure_reason import failure_reason
+from edgeexit.wire.incoming import Incoming
 from edgeexit.wire.mqtt_client import MqttClient
 from edgeexit.wire.outgoing import Outgoing
 from edgeexit.wire.packet_loop import PacketLoop
 from edgeexit.wire.publication import Publication
 from edgeexit.wire.reconnecting import ConnectionEnd, Ending, Version
-from edgeexit.wire.session_options import Delivery, SessionOptions
+from edgeexit.wire.session_options import SessionOptions
 from edgeexit.wire.tcp_connection import ConnectGuard
 from edgeexit.wire.wakeup import Wakeup
 
@@ -71,11 +71,11 @@ class BrokerConnection:
         self.outgoing = Outgoing(self._client, callbacks)
         self.reason = EndingReason(options.client_id)
         self._wakeup = Wakeup()
+        self.incoming = Incoming(self._client, callbacks, options, self._wakeup)
         self._connected_at: float | None = None
         self._is_connected = False
         self._is_silent = False
         self._closing = threading.Event()
-        self._acks: deque[tuple[int, int]] = deque()
         self._suback_due: float | None = None
         self._subscription_problem: str | None = None
 
@@ -94,6 +94,12 @@ class BrokerConnection:
         publication = self.outgoing.publish(topic, payload, retain=retain, expiry_s=expiry_s)
         self._wakeup.wake()
         return publication
+
+    def publish_unconfirmed(self, messages: Sequence[tuple[str, bytes]]) -> bool:
+        """Queue messages with QoS 0; return False if the client is not connected, or if too much waits already."""
+        is_queued = self.outgoing.publish_unconfirmed(messages)
+        self._wakeup.wake()
+        return is_queued
 
     def close(self) -> None:
         """Disconnect: `run` ends within about a second, unless a host name is being resolved."""
@@ -130,10 +136,10 @@ class BrokerConnection:
         with PacketLoop(self._client, self._wakeup) as loop:
             while loop.is_open:
                 now = time.monotonic()
-                while self._acks:
-                    self._client.ack(*self._acks.popleft())
+                self.incoming.write_acks()
                 if self._closing.is_set() and disconnect_due is None:
                     disconnect_due = now + _DISCONNECT_TIMEOUT_S
+                    self.outgoing.send_unconfirmed()
                     self._client.disconnect()
                 if disconnect_due is not None and now >= disconnect_due:
                     break
@@ -147,7 +153,10 @@ class BrokerConnection:
                 due = [one for one in (disconnect_due, self._suback_due) if one is not None]
                 if self._connected_at is None:
                     due.append(connack_due)
-                loop.step(0.0 if self.outgoing.can_hand_over else min(due, default=now + _WAIT_S) - now)
+                try:
+                    loop.step(0.0 if self.outgoing.can_hand_over else min(due, default=now + _WAIT_S) - now)
+                finally:
+                    self.incoming.deliver()
         self.reason.add_old_connack(self._client.first_packet)
         if loop.problem is not None:
             self.reason.add_foreign(loop.problem)
@@ -229,25 +238,13 @@ class BrokerConnection:
             self._report_subscription(f"the broker answers only {len(codes)} of the subscriptions to {self._filters}")
 
     def _handle_message(self, _client: paho.Client, _user: object, message: paho.MQTTMessage) -> None:
-        mid, qos = message.mid, message.qos
-
-        def ack() -> None:
-            if self._options.manual_ack and qos:
-                self._acks.append((mid, qos))
-                self._wakeup.wake()
-
-        try:
-            topic = message.topic
-        except UnicodeDecodeError:
-            self._callbacks.repeats.warning("topic", "a message was ignored: its topic is not UTF-8")
-            ack()
-            return
-        payload = bytes(message.payload)
-        if self._client.is_oversized:
-            payload = b""
-            self._callbacks.repeats.warning(
-                ("oversized", topic), "'%s': the content of a message was skipped: it is too large", topic
-            )
-        self._callbacks.message(
-            Delivery(topic=topic, payload=payload, ack=ack, retain=message.retain, qos=qos, dup=message.dup)
+        is_oversized = self._client.is_oversized
+        self.incoming.receive(
+            message._topic,  # noqa: SLF001 - `topic` raises an error if it is not UTF-8
+            b"" if is_oversized else bytes(message.payload),
+            message.mid,
+            qos=message.qos,
+            retain=message.retain,
+            dup=message.dup,
+            is_oversized=is_oversized,
         )

@@ -1,6 +1,7 @@
 """Calls the callbacks of a broker session; their exceptions are logged, and end no thread."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from edgeexit.limited_log import LimitedLog
 from edgeexit.wire.session_options import Delivery
@@ -10,23 +11,26 @@ class SessionCallbacks:
     """The callbacks of one session; all run in the network thread and must not block.
 
     Args:
-        on_message: receives a message.
+        on_message: receives a message; or a batch of messages, if `takes_batches`.
         on_connect: called at every connect, after the client has sent its subscriptions.
         on_refused: receives the topic of a published message that the broker refuses.
         on_progress: called when a publication is acknowledged, refused or ended.
         repeats: the log of the session.
+        takes_batches: True: `on_message` receives all messages that have arrived since the last call, in a list.
 
     """
 
     def __init__(
         self,
-        on_message: Callable[[Delivery], None],
+        on_message: Callable[[Delivery], None] | Callable[[list[Delivery]], None],
         on_connect: Callable[[], None],
         on_refused: Callable[[str], None],
         on_progress: Callable[[], None],
         *,
         repeats: LimitedLog,
+        takes_batches: bool = False,
     ) -> None:
+        self.takes_batches: Final = takes_batches
         self.repeats = repeats
         self._on_message = on_message
         self._on_connect = on_connect
@@ -36,6 +40,10 @@ class SessionCallbacks:
     def message(self, delivery: Delivery) -> None:
         """Deliver a message."""
         self._call(self._on_message, delivery)
+
+    def messages(self, deliveries: Sequence[Delivery]) -> None:
+        """Deliver a batch of messages."""
+        self._call(self._on_message, deliveries)
 
     def connected(self) -> None:
         """Report a new connection."""

@@ -129,6 +129,10 @@ class MqttClient(paho.Client):
             more = {"clean_start": options.session_expiry_s == 0, "properties": properties}
         self.connect(endpoint.host, endpoint.port, keepalive=options.keepalive_s, **more)
 
+    def send_raw(self, packets: bytes) -> None:
+        """Queue encoded packets that need no bookkeeping: PUBACK, or PUBLISH with QoS 0."""
+        self._packet_queue(PacketTypes.PUBACK << 4, packets, 0, 0)
+
     def close(self) -> None:
         """Close the socket, without a DISCONNECT packet."""
         self._sock_close()

@@ -2,6 +2,7 @@
 
 import threading
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import paho.mqtt.client as paho
@@ -12,6 +13,7 @@ from edgeexit.errors import MessageError
 from edgeexit.wire.broker_limits import BrokerLimits, packet_size
 from edgeexit.wire.callbacks import SessionCallbacks
 from edgeexit.wire.mqtt_client import MqttClient
+from edgeexit.wire.packet_codec import encode_publish
 from edgeexit.wire.publication import PacketTooLargeError, Publication
 
 _BATCH: Final = 64
@@ -44,6 +46,8 @@ class Outgoing:
         self._writing: Publication | None = None
         self._in_flight: dict[int, Publication] = {}
         self._unacked_bytes = 0
+        self._unconfirmed: deque[bytes] = deque()
+        self._unconfirmed_bytes = 0
 
     @property
     def unacked_bytes(self) -> int:
@@ -63,8 +67,7 @@ class Outgoing:
 
     def publish(self, topic: str, payload: bytes, *, retain: bool, expiry_s: int | None) -> Publication | None:
         """Queue a message; return None if the connection is not open, or if too much waits already."""
-        if not topic or "+" in topic or "#" in topic or len(topic.encode()) > _MAX_TOPIC_BYTES:
-            raise MessageError(f"'{topic[:300]}' is not a topic to publish on")
+        _check_topic(topic)
         publication = Publication(topic, packet_size(topic, payload))
         with self._lock:
             if not self._open:
@@ -78,6 +81,25 @@ class Outgoing:
             self._unacked_bytes += publication.size
         return publication
 
+    def publish_unconfirmed(self, messages: Sequence[tuple[str, bytes]]) -> bool:
+        """Queue messages with QoS 0 as one buffer; return False if the connection is not open or too much waits."""
+        packets = []
+        for topic, payload in messages:
+            _check_topic(topic)
+            limit = self._limits.max_payload(topic)
+            if limit is not None and len(payload) > limit:
+                error = PacketTooLargeError(topic, size=len(payload), limit=limit)
+                self._callbacks.repeats.warning(("unconfirmed", topic), "not sent: %s", error)
+                continue
+            packets.append(encode_publish(topic, payload, version5=self._client.version5))
+        buffer = b"".join(packets)
+        with self._lock:
+            if not self._open or self._unconfirmed_bytes + len(buffer) > _MAX_UNACKED_BYTES:
+                return False
+            self._unconfirmed.append(buffer)
+            self._unconfirmed_bytes += len(buffer)
+        return True
+
     def unfinished(self) -> list[Publication]:
         """Return the publications that are neither acknowledged nor refused."""
         with self._lock:
@@ -88,17 +110,30 @@ class Outgoing:
         for _ in range(_BATCH):
             if self._client.want_write():
                 return
+            if self._unconfirmed:
+                self.send_unconfirmed()
+                self._client.loop_write()
+                continue
             if self._writing is not None:
                 self._writing.written = True
                 self._writing = None
             if not self._waiting or len(self._in_flight) >= self._limits.receive_maximum or not self._send_next():
                 return
 
+    def send_unconfirmed(self) -> None:
+        """Hand all messages with QoS 0 to the client, as one buffer."""
+        with self._lock:
+            buffers = list(self._unconfirmed)
+            self._unconfirmed.clear()
+            self._unconfirmed_bytes = 0
+        if buffers:
+            self._client.send_raw(b"".join(buffers))
+
     @property
     def can_hand_over(self) -> bool:
         """True if the next message can be written at once."""
         has_room = len(self._in_flight) < self._limits.receive_maximum
-        return has_room and bool(self._waiting) and not self._client.want_write()
+        return (bool(self._unconfirmed) or (has_room and bool(self._waiting))) and not self._client.want_write()
 
     def acknowledge(self, mid: int, code: Any) -> None:
         """Record a PUBACK; `code` is paho's reason code."""
@@ -121,6 +156,7 @@ class Outgoing:
             unfinished = [*self._in_flight.values(), *(one.publication for one in self._waiting)]
             self._in_flight.clear()
             self._waiting.clear()
+            self._unconfirmed.clear()
             self._writing = None
             self._unacked_bytes = 0
         for publication in unfinished:
@@ -147,3 +183,9 @@ class Outgoing:
             self._in_flight[info.mid] = self._writing = message.publication
         self._client.loop_write()
         return True
+
+
+def _check_topic(topic: str) -> None:
+    """Raise MessageError if a message cannot be published on this topic."""
+    if not topic or "+" in topic or "#" in topic or len(topic.encode()) > _MAX_TOPIC_BYTES:
+        raise MessageError(f"'{topic[:300]}' is not a topic to publish on")

@@ -64,6 +64,8 @@ class PacketLoop:
         """Write what is queued, wait up to `wait_s` for the socket or the wakeup, and process what arrived."""
         if self._client.want_write() and not self._is_blocked:
             self._write()
+            if not self._is_blocked:
+                wait_s = 0.0  # messages may have waited for the acknowledgements that are written now
         if not self.is_open:
             return
         connection = self._client.socket()

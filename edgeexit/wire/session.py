@@ -7,7 +7,7 @@ and the caller sends the message again from its outbox or database. Nothing of a
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -38,6 +38,8 @@ class BrokerSession:
         config: where the broker is.
         options: options of the session.
         on_message: receives a message.
+        on_messages: receives the messages that have arrived since the last call, instead of `on_message`: much cheaper
+            for thousands of messages per second.
         on_connect: called at every connect, after the client has sent its subscriptions.
         on_refused: receives the topic of a published message that the broker refuses, e.g. because of its ACL or a
             quota. The refusal is logged, too.
@@ -53,7 +55,8 @@ class BrokerSession:
         config: BrokerConfig,
         options: SessionOptions,
         *,
-        on_message: Callable[[Delivery], None],
+        on_message: Callable[[Delivery], None] | None = None,
+        on_messages: Callable[[list[Delivery]], None] | None = None,
         on_connect: Callable[[], None] = lambda: None,
         on_refused: Callable[[str], None] = lambda _: None,
         on_progress: Callable[[], None] = lambda: None,
@@ -64,7 +67,17 @@ class BrokerSession:
         endpoint = config.endpoint()
         self._place = f"{endpoint.host}:{endpoint.port}"
         self._repeats = LimitedLog(_log)
-        self._callbacks = SessionCallbacks(on_message, on_connect, on_refused, on_progress, repeats=self._repeats)
+        receiver = on_messages or on_message
+        if receiver is None or (on_messages and on_message):
+            raise TypeError("a session needs either on_message or on_messages")
+        self._callbacks = SessionCallbacks(
+            receiver,
+            on_connect,
+            on_refused,
+            on_progress,
+            repeats=self._repeats,
+            takes_batches=on_messages is not None,
+        )
         self._reconnecting = Reconnecting()
         self._will_limits = BrokerLimits()
         self._lock = threading.Lock()
@@ -148,6 +161,24 @@ class BrokerSession:
         """
         connection = self._connection
         return None if connection is None else connection.publish(topic, payload, retain=retain, expiry_s=expiry_s)
+
+    def publish_unconfirmed(self, messages: Sequence[tuple[str, bytes]]) -> bool:
+        """Send (topic, payload) pairs with QoS 0, in one write; they can get lost.
+
+        Returns False, and sends none, if there is no connection or if 32 MiB wait for the broker. Messages that are
+        larger than the broker accepts are logged and left out. Raises MessageError for a topic that is not valid.
+        """
+        connection = self._connection
+        return connection is not None and connection.publish_unconfirmed(messages)
+
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        """Acknowledge messages to the broker, in this order, at the cost of one; thread-safe.
+
+        Those of a connection that has ended are left out: the broker sends them again on the next one.
+        """
+        connection = self._connection
+        if connection is not None:
+            connection.incoming.acknowledge(deliveries)
 
     def _run(self) -> None:
         while not self._stopping.is_set():

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class DeliveryOrigin(Protocol):
+    """The connection on which messages have arrived."""
+
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        """Acknowledge messages to the broker."""
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
@@ -12,15 +22,24 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
 
     topic: str
     payload: bytes
-    ack: Callable[[], object]
-    """Can be called from every thread. It has no effect after the end of the connection: the broker sends the message
-    again on the next one."""
     retain: bool = False
     """True: the broker stored the message before this client subscribed."""
     qos: int = 1
     """QoS with which the message arrived: the lower one of the publisher's and the subscription's."""
     dup: bool = False
     """True: the broker sent the message before, and may not have received the acknowledgement."""
+    packet_id: int = 0
+    """Identifies the message on its connection until it is acknowledged; 0 with QoS 0."""
+    origin: DeliveryOrigin | None = None
+    """Where to acknowledge the message; None: it needs no acknowledgement by the receiver."""
+
+    def ack(self) -> None:
+        """Acknowledge the message to the broker; thread-safe. For many messages, use `BrokerSession.acknowledge`.
+
+        It has no effect after the end of the connection: the broker sends the message again on the next one.
+        """
+        if self.origin is not None:
+            self.origin.acknowledge((self,))
 
 
 class SessionOptions(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from typing import Final
 
+import msgspec
+
 from edgeexit.errors import MessageError
 from edgeexit.limited_log import LimitedLog
 from edgeexit.signing import PrivateKey
@@ -125,7 +127,9 @@ class CalibratorService:
         receive = self._receivers.get(_level(delivery.topic))
         if receive is not None:
             receive(delivery.topic, delivery.payload)
-            delivery = Delivery(topic="", payload=b"", ack=delivery.ack)  # its acknowledgement waits for its turn
+            delivery = msgspec.structs.replace(
+                delivery, topic="", payload=b""
+            )  # its acknowledgement waits for its turn
         elif delivery.qos == 0:  # has no acknowledgement, so it would escape the back-pressure
             self._intake.drop(Drop(_address(delivery.topic), "qos 0", "sent with QoS 0, but QoS 1 is required"))
             return

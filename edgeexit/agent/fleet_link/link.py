@@ -177,7 +177,7 @@ class FleetLink:
         A message that is too large is cut to `MAX_BYTES` + 1 bytes, so that it is rejected later because of its size.
         """
         if len(delivery.payload) > MAX_BYTES:
-            delivery = Delivery(topic=delivery.topic, payload=delivery.payload[: MAX_BYTES + 1], ack=delivery.ack)
+            delivery = msgspec.structs.replace(delivery, payload=delivery.payload[: MAX_BYTES + 1])
         if (receive := self._receivers.get(delivery.topic)) is not None:
             receive(delivery.payload)
             return

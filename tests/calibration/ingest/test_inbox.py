@@ -9,7 +9,7 @@ from tests.calibration.scenario import until
 
 
 def delivery(number, size=1):
-    return Delivery(topic=str(number), payload=b"x" * size, ack=lambda: None)
+    return Delivery(topic=str(number), payload=b"x" * size)
 
 
 def test_the_producer_waits_while_the_inbox_is_full_and_the_order_stays():

@@ -99,7 +99,7 @@ def test_no_message_causes_an_internal_error(database, bundle, intake, data):
         wrapped = {"audit": msgspec.json.decode(payload, strict=False) if b"\\ud800" not in payload else 1, "key": "?"}
         payload = json_of(change(data, wrapped))
     before = len(intake.sent)
-    delivery = Delivery(topic=topic, payload=payload, ack=lambda: None, retain=data.draw(st.booleans()))
+    delivery = Delivery(topic=topic, payload=payload, retain=data.draw(st.booleans()))
     assert intake.store([delivery], threading.Event())
     assert len(intake.sent) - before <= 1
     with database.reading() as session:
@@ -111,7 +111,7 @@ def test_no_message_causes_an_internal_error(database, bundle, intake, data):
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_bytes_cause_an_internal_error(intake, payload):
     deliveries = [
-        Delivery(topic=up_topic(DEVICE, kind), payload=payload, ack=lambda: None) for kind in sorted(UP_TYPES)
+        Delivery(topic=up_topic(DEVICE, kind), payload=payload) for kind in sorted(UP_TYPES)
     ]
     assert intake.store(deliveries, threading.Event())
     assert intake.sent == []
@@ -131,7 +131,7 @@ def test_a_message_that_the_database_does_not_take_is_refused_for_now_and_the_ot
     topic = up_topic(DEVICE, "audit")
     audits = audits_of(bundle, 3, size=1)
     assert intake.store(
-        [Delivery(topic=topic, payload=payload_of(topic, audit), ack=lambda: None) for audit in audits],
+        [Delivery(topic=topic, payload=payload_of(topic, audit)) for audit in audits],
         threading.Event(),
     )
     stored = [n for _, ack in intake.sent for n in ack.sequences]
@@ -143,7 +143,7 @@ def test_a_message_that_the_database_does_not_take_is_refused_for_now_and_the_ot
 def test_a_message_of_another_fleet_changes_nothing_in_that_fleet(database, bundle, intake):
     topic = up_topic(DEVICE._replace(fleet="depot"), "audit")
     payload = payload_of(topic, audits_of(bundle, 1)[0])
-    assert intake.store([Delivery(topic=topic, payload=payload, ack=lambda: None)], threading.Event())
+    assert intake.store([Delivery(topic=topic, payload=payload)], threading.Event())
     assert intake.store([], threading.Event())  # writes the counts
     assert intake.sent == []
     with database.reading() as session:
