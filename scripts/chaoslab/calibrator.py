@@ -51,8 +51,17 @@ class Calibrator:
 
     @property
     def log(self) -> str:
-        """What the newest start has logged."""
+        """What the newest start has logged, or what it has logged since `forget_log`."""
         return self._log.read_text(errors="replace")[self._known :] if self._log.exists() else ""
+
+    @property
+    def ready(self) -> bool:
+        """True when the newest start has connected to the broker."""
+        return _CONNECTED in self.log
+
+    def forget_log(self) -> None:
+        """Let `log` begin here."""
+        self._known += len(self.log)
 
     def launch(self) -> None:
         """Start it, and do not wait."""
@@ -62,8 +71,8 @@ class Calibrator:
     def start(self) -> None:
         """Start it, and wait until it is connected. Raises RuntimeError with the end of its log if it is not."""
         self.launch()
-        wait_until(lambda: not self.alive or _CONNECTED in self.log, GENEROUS_S)
-        if not self.alive or _CONNECTED not in self.log:
+        wait_until(lambda: not self.alive or self.ready, GENEROUS_S)
+        if not self.alive or not self.ready:
             raise RuntimeError(f"the calibrator did not start:\n{self.log[-2000:]}")
 
     def kill(self) -> None:

@@ -322,6 +322,12 @@ def running(devices: list[Device], timeout_s: float = GENEROUS_S) -> Iterator[De
         yield device
 
 
+def wait_until_empty(devices: list[Device]) -> None:
+    """Wait until the outbox of each device has been empty once, e.g. so that the next fault hits what works."""
+    for device in devices:
+        wait_until(lambda d=device: (tick := d.last("tick")) is not None and tick.waiting == 0, GENEROUS_S)
+
+
 def _is_drained(device: Device) -> bool:
     ticks = [entry for entry in device.tail() if entry.kind == "tick"][-_EMPTY_TICKS:]
     return len(ticks) == _EMPTY_TICKS and all(tick.waiting == 0 for tick in ticks)

@@ -7,6 +7,8 @@ import subprocess
 from pathlib import Path
 
 _FULL = b"\0" * 65536
+_CORRECTED = 1
+"""Exit status of e2fsck after it has corrected errors."""
 
 
 def can_mount() -> str | None:
@@ -49,15 +51,15 @@ class SmallDisk:
 class AbortableDisk:
     """An ext4 in a file, which `abort` makes read-only as a write error of a card does, while files are open."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, megabytes: int = 16) -> None:
         folder.mkdir(parents=True)
         self.folder = folder
-        image = folder.with_suffix(".ext4")
-        with image.open("wb") as file:
-            file.truncate(16 * 1024 * 1024)
-        _run("mkfs.ext4", "-q", "-O", "^has_journal", "-F", str(image))
-        _run("tune2fs", "-O", "has_journal", str(image))
-        _run("mount", "-o", "loop,errors=remount-ro", str(image), str(folder))
+        self._image = folder.with_suffix(".ext4")
+        with self._image.open("wb") as file:
+            file.truncate(megabytes * 1024 * 1024)
+        _run("mkfs.ext4", "-q", "-O", "^has_journal", "-F", str(self._image))
+        _run("tune2fs", "-O", "has_journal", str(self._image))
+        self._mount()
 
     def abort(self) -> None:
         """Make it read-only until it is unmounted."""
@@ -65,13 +67,22 @@ class AbortableDisk:
         with contextlib.suppress(OSError):
             (self.folder / "notices-the-abort").touch()
 
+    def repair(self) -> None:
+        """Check it and mount it again, as an operator does. No process may use it. Raises OSError."""
+        _run("umount", str(self.folder))
+        _run("e2fsck", "-p", "-f", str(self._image), allowed=_CORRECTED)
+        self._mount()
+
+    def _mount(self) -> None:
+        _run("mount", "-o", "loop,errors=remount-ro", str(self._image), str(self.folder))
+
     def unmount(self) -> None:
         """Unmount it."""
         with contextlib.suppress(OSError):
             _run("umount", "-l", str(self.folder))
 
 
-def _run(*command: str) -> None:
+def _run(*command: str, allowed: int = 0) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - constant commands
-    if done.returncode:
+    if done.returncode > allowed:
         raise OSError(f"{' '.join(command)}: {done.stderr.strip()}")

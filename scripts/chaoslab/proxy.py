@@ -1,4 +1,4 @@
-"""A TCP proxy between an agent and its broker that delays, throttles, resets or silently drops connections."""
+"""A TCP proxy before a broker or a database that delays, throttles, resets or silently drops connections."""
 
 import asyncio
 import contextlib
@@ -66,24 +66,35 @@ class Proxy:
     """Forwards connections to a port of this machine. `fault` may be changed while it runs.
 
     Args:
-        target: port of the broker.
+        target: port of the server.
         generator: draws the moments of faults.
+        is_mqtt: whether the packets of MQTT are counted.
 
     """
 
-    def __init__(self, target: int, generator: random.Random) -> None:
+    def __init__(self, target: int, generator: random.Random, *, is_mqtt: bool = True) -> None:
         self.fault = LinkFault()
         self.traffic = Traffic()
         self._target = target
+        self.is_mqtt = is_mqtt
         self._random = generator
         self._seen: set[tuple[str, int]] = set()
         self._connections: set[_Connection] = set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
-        self.url = f"mqtt://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.port = int(self._listener.getsockname()[1])
+        self.url = f"mqtt://127.0.0.1:{self.port}"
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
+
+    def cut(self, *, silently: bool) -> None:
+        """Cut the connections, and those that are opened until `recover`.
+
+        Silently: they stay open, and nothing is forwarded. Otherwise they are reset.
+        """
+        self.fault = LinkFault(freeze_after=(0, 0)) if silently else LinkFault(reset_after=(0, 0))
+        self._loop.call_soon_threadsafe(self._cut, silently)
 
     def recover(self, *, reset_frozen: bool) -> None:
         """End the fault. Frozen connections are reset, as a router does that has forgotten them, or stay frozen."""
@@ -96,6 +107,10 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
         self._listener.close()
+
+    def _cut(self, silently: bool) -> None:  # noqa: FBT001 - call_soon has no keywords
+        for connection in self._connections:
+            connection.cut(silently=silently)
 
     def _reset_frozen(self) -> None:
         for connection in self._connections:
@@ -151,6 +166,14 @@ class _Connection:
         self._unfinished: dict[int, tuple[str, int]] = {}
         proxy.traffic.connections += 1
 
+    def cut(self, *, silently: bool) -> None:
+        """Forward nothing more; reset the connection unless it is to stay open."""
+        self._frozen = True
+        self._proxy.traffic.frozen += silently
+        if not silently:
+            self._proxy.traffic.resets += 1
+            self.reset_if_frozen()
+
     def reset_if_frozen(self) -> None:
         """Reset the connection if it is frozen."""
         if self._frozen:
@@ -195,6 +218,8 @@ class _Connection:
 
     def count_up(self, data: bytes) -> None:
         """Count the packets of the client."""
+        if not self._proxy.is_mqtt:
+            return
         traffic = self._proxy.traffic
         for packet in self._up.feed(data):
             traffic.wire_bytes += packet.size
@@ -218,6 +243,8 @@ class _Connection:
 
     def count_down(self, data: bytes) -> None:
         """Read which messages the broker has acknowledged."""
+        if not self._proxy.is_mqtt:
+            return
         for packet in self._down.feed(data):
             if packet.kind == PUBACK:
                 self._unfinished.pop(int.from_bytes(packet.body[:2], "big"), None)

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 
 from scripts.chaoslab.broker_kills import kill_brokers
+from scripts.chaoslab.calibrator_disks import failing_calibrator_disk
 from scripts.chaoslab.calibrator_kills import kill_calibrators
 from scripts.chaoslab.cost import link_cost
+from scripts.chaoslab.database_kills import kill_postgres
 from scripts.chaoslab.disks import failing_disks
 from scripts.chaoslab.images import flipped_bits, rolled_back, two_clones
 from scripts.chaoslab.kills import kill_agents
@@ -16,6 +18,8 @@ SITUATIONS: dict[str, Callable[[Lab], list[Check]]] = {
     "kills": kill_agents,
     "brokers": kill_brokers,
     "calibrators": kill_calibrators,
+    "postgres": kill_postgres,
+    "calibrator-disk": failing_calibrator_disk,
     "links": bad_links,
     "disks": failing_disks,
     "rollback": rolled_back,
