@@ -1,21 +1,26 @@
 """Counts the messages that are not stored, by device and cause, and writes the counts into the database."""
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple
 
+import msgspec
 from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
-from edgeexit.wire import DeviceAddress
+from edgeexit.log_text import one_line
+from edgeexit.wire import DeviceAddress, State
+from edgeexit_calibration.store.insert_missing import insert_missing
 from edgeexit_calibration.store.tables import DeviceRow, FleetRow
+from edgeexit_calibration.store.troubles import troubles_of_row
 
 DropCause = Literal[
     "invalid", "unreadable", "qos 0", "over quota", "too many devices", "too many cohorts", "key not approved",
-    "revoked", "internal error",
+    "revoked", "expired", "internal error",
 ]  # fmt: skip
-"""Why a message was not stored. `invalid` messages had a number, so their device got a refusal."""
+"""Why a message was not stored. `invalid` messages had a number, so their device got a refusal. `expired` reports are
+acknowledged: the counters of their start were removed because of their age."""
 
 _MAX_DEVICES: Final = 1000
 """Counts of more devices between two transactions are counts of the fleet."""
@@ -87,13 +92,14 @@ class PendingDrops(NamedTuple):
     tallies: Mapping[DeviceAddress | None, _DropTally]
 
     def write(self, session: Session, *, now: datetime) -> None:
-        """Add the counts to the devices in the database; those of unknown devices are counts of the fleet."""
+        """Add the counts to the devices in the database; those of unknown devices are counts of the fleet.
+
+        Processes write the row of the fleet one after the other, so call this at the end of a transaction.
+        """
         if not self.tallies:
             return
         addresses = [address for address in self.tallies if address is not None]
-        key = tuple_(DeviceRow.fleet, DeviceRow.shard, DeviceRow.device)
-        rows: Iterable[DeviceRow] = session.scalars(select(DeviceRow).where(key.in_(addresses))) if addresses else ()
-        devices = {DeviceAddress(row.fleet, row.shard, row.device): row for row in rows}
+        devices = _locked_devices(session, addresses) if addresses else {}
         unknown = _DropTally()
         for address, tally in self.tallies.items():
             device = None if address is None else devices.get(address)
@@ -104,13 +110,26 @@ class PendingDrops(NamedTuple):
                 unknown.detail = tally.detail + named
             else:
                 device.drops = _sum(device.drops, tally.counts)
-                device.last_drop, device.last_drop_at = tally.detail, now
+                device.last_drop, device.last_drop_at = one_line(tally.detail), now
+                state = None if device.state is None else msgspec.json.decode(device.state, type=State)
+                device.troubles = int(troubles_of_row(device, state, now=now))
         if unknown.counts:
-            row = session.get(FleetRow, self.fleet)
-            if row is None:
-                row = FleetRow(fleet=self.fleet, drops={})
-                session.add(row)
-            row.drops, row.last_drop, row.last_drop_at = _sum(row.drops, unknown.counts), unknown.detail, now
+            session.flush()  # devices first, then the fleet: two processes never wait for each other
+            row = _locked_fleet(session, self.fleet, now)
+            row.drops, row.last_drop, row.last_drop_at = _sum(row.drops, unknown.counts), one_line(unknown.detail), now
+
+
+def _locked_devices(session: Session, addresses: Sequence[DeviceAddress]) -> dict[DeviceAddress, DeviceRow]:
+    key = tuple_(DeviceRow.fleet, DeviceRow.shard, DeviceRow.device)
+    query = select(DeviceRow).where(key.in_(addresses)).order_by(DeviceRow.id).with_for_update()
+    rows = session.scalars(query.execution_options(populate_existing=True))
+    return {DeviceAddress(row.fleet, row.shard, row.device): row for row in rows}
+
+
+def _locked_fleet(session: Session, fleet: str, now: datetime) -> FleetRow:
+    insert_missing(session, FleetRow, {"fleet": fleet, "drops": {}, "last_drop": "", "last_drop_at": now})
+    query = select(FleetRow).filter_by(fleet=fleet).with_for_update()
+    return session.scalars(query.execution_options(populate_existing=True)).one()
 
 
 def _sum(known: Mapping[str, Any], added: Mapping[str, int]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Final
 
 import msgspec
+from sqlalchemy import select
 
 from edgeexit.errors import MessageError, SignatureError
 from edgeexit.signing import PrivateKey, sign, verify
@@ -136,9 +137,14 @@ class Heartbeats:
     def _new_beats(self, due: dict[CohortAddress, tuple[int, int]], now: datetime) -> dict[CohortAddress, _Beat]:
         """Return new heartbeats; their counters are committed before they are published."""
         beats: dict[CohortAddress, _Beat] = {}
+        ids = [cohort_id for cohort_id, _ in due.values()]
         with self._database.writing() as session:
+            query = (
+                select(RegistrationRow).where(RegistrationRow.cohort_id.in_(ids)).order_by(RegistrationRow.cohort_id)
+            )
+            registrations = {row.cohort_id: row for row in session.scalars(query.with_for_update())}
             for address, (cohort_id, revision) in due.items():
-                registration = session.get_one(RegistrationRow, cohort_id)
+                registration = registrations[cohort_id]
                 known = max(registration.heartbeat, self._highest_seen(address))
                 registration.heartbeat = max(known + 1, int(now.timestamp()))
                 heartbeat = Heartbeat(

@@ -101,7 +101,11 @@ class Publisher:
 
     def _record_publication(self, policy: _CurrentPolicy, published_at: datetime) -> None:
         with self._database.writing() as session:
-            session.get_one(PolicyRevisionRow, (policy.cohort_id, policy.revision)).published_at = published_at
+            key = (policy.cohort_id, policy.revision)
+            row = session.get_one(PolicyRevisionRow, key, with_for_update=True)
+            if row.published_at is not None:
+                return  # another process was the leader meanwhile
+            row.published_at = published_at
             details = {
                 "revision": policy.revision,
                 "keys": " ".join(key_id(key.public_key()) for key in self._keys),

@@ -30,6 +30,7 @@ from edgeexit_calibration.store.cohorts import (
     add_revision,
     current_revision,
     last_event,
+    locked_cohort,
     registered_cohorts,
     revisions_with_temperatures,
 )
@@ -142,7 +143,7 @@ class Watcher:
     def _renumber(self, cohort_id: int, address: CohortAddress, now: datetime) -> None:
         """Store the current policy again, under a number above the unknown revision that devices run."""
         with self._database.writing() as session:
-            cohort, row = session.get_one(CohortRow, cohort_id), current_revision(session, cohort_id)
+            cohort, row = locked_cohort(session, cohort_id), current_revision(session, cohort_id)
             if row is None or cohort.highest_unknown_revision < row.revision:
                 return
             if _recent_renumberings(session, cohort_id, now) >= _MAX_RENUMBERINGS:
@@ -218,7 +219,7 @@ class Watcher:
         cohort_id, revision = refit_input.cohort_id, refit_input.current.revision
         exceeded = {"revision": revision, "risk": risk, **msgspec.to_builtins(alarm)}
         with self._database.writing() as session:
-            row = current_revision(session, cohort_id)
+            cohort, row = locked_cohort(session, cohort_id), current_revision(session, cohort_id)
             if row is None or row.revision != revision:
                 return  # a user registered another policy meanwhile, which the next check reads
             if _add_event_once(session, cohort_id, "risk exceeded", exceeded, now=now):
@@ -229,7 +230,6 @@ class Watcher:
                     _log.warning("%s: refit postponed, revision %d stays active: %s", address, revision, outcome.reason)
                 return
             reason = f"refitted: disagreement above {risk:g} since audit {alarm.change_position}"
-            cohort = session.get_one(CohortRow, cohort_id)
             new_revision = add_revision(
                 session,
                 cohort,

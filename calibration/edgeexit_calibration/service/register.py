@@ -18,6 +18,7 @@ from edgeexit_calibration.store.cohorts import (
     add_revision,
     current_revision,
     find_or_add_cohort,
+    locked_cohort,
 )
 from edgeexit_calibration.store.database import Database
 from edgeexit_calibration.store.tables import RegistrationRow
@@ -105,7 +106,7 @@ def register(
         )
     now = datetime.now(timezone.utc)
     with database.writing() as session:
-        row = find_or_add_cohort(session, address)
+        row = locked_cohort(session, find_or_add_cohort(session, address).id)
         registration = session.get(RegistrationRow, row.id)
         current = current_revision(session, row.id)
         known = None if current is None else decode_document(current.document.encode())

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from edgeexit.errors import PolicyError
 from edgeexit.policies import Certificate, Policy, PolicyDocument, Scope, decode_document, encode_document
 from edgeexit.policies.document import MAX_REVISION, LatencyBound
+from edgeexit_calibration.store.insert_missing import insert_missing
 from edgeexit_calibration.store.tables import CohortRow, EventRow, PolicyRevisionRow, RegistrationRow
 
 CALIBRATOR: Final = "calibrator"
@@ -44,11 +45,19 @@ def find_or_add_cohort(session: Session, address: CohortAddress) -> CohortRow:
 
 
 def add_cohort(session: Session, address: CohortAddress) -> CohortRow:
-    """Create a cohort that does not exist."""
-    cohort = CohortRow(**address._asdict())
-    session.add(cohort)
-    session.flush()
-    return cohort
+    """Create a cohort; if another process has created it meanwhile, return that one."""
+    insert_missing(session, CohortRow, {**address._asdict(), "highest_unknown_revision": 0, "claimed_revision": 0})
+    return session.scalars(select(CohortRow).filter_by(**address._asdict())).one()
+
+
+def locked_cohort(session: Session, cohort_id: int) -> CohortRow:
+    """Return a cohort; until the end of the transaction, no other process changes it or adds a revision or an event.
+
+    The lock (`FOR NO KEY UPDATE` of PostgreSQL) does not stop those who store messages. Lock one cohort per
+    transaction, or several in the order of their ids.
+    """
+    query = select(CohortRow).filter_by(id=cohort_id).with_for_update(key_share=True)
+    return session.scalars(query.execution_options(populate_existing=True)).one()
 
 
 def registered_cohorts(session: Session, fleet: str) -> list[tuple[int, CohortAddress]]:
@@ -91,7 +100,8 @@ def add_revision(
 ) -> int:
     """Store a policy as a cohort's next revision; return its number, which is higher than all earlier ones.
 
-    The service publishes the policy at its next check. Raises PolicyError if the cohort has used the last number.
+    `cohort` comes from `locked_cohort`, so that no other process takes the same number. The service publishes the
+    policy at its next check. Raises PolicyError if the cohort has used the last number.
     """
     current = current_revision(session, cohort.id)
     revision = 1 + max(0 if current is None else current.revision, cohort.highest_unknown_revision)
