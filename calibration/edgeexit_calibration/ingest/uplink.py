@@ -10,6 +10,7 @@ from math import log
 from typing import Any, Final, NamedTuple
 
 import msgspec
+import numpy as np
 
 from edgeexit.errors import MessageError
 from edgeexit.latency import LatencyProfile
@@ -18,11 +19,11 @@ from edgeexit.wire import MAX_EXITS, UP_TYPES, Audit, DeviceAddress, Refusal, Re
 from edgeexit.wire.audit_parts import NUMBER_LIMIT
 from edgeexit.wire.audit_signing import verify_audit
 from edgeexit.wire.messages import Count, StartId
+from edgeexit_calibration.ingest.contradictions import contradictions
+from edgeexit_calibration.store.counts import counts_of
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MIN_EXITS: Final = 2
-MAX_COUNT: Final = 2**53
-"""Highest counter of a report: sums of a thousand series fit into 64 bits, and a double holds it exactly."""
 _CLASS_LIMIT: Final = 2**24
 """Readouts are float32, which represents class indices exactly below this limit."""
 _MAX_ENTROPY: Final = log(_CLASS_LIMIT)
@@ -62,14 +63,29 @@ class _Wrapped(msgspec.Struct, frozen=True):
     audit: _Number
 
 
-def read_uplink(topic: str, payload: bytes, *, retained: bool = False) -> Uplink | RefusedUplink:
+def read_uplink(
+    topic: str,
+    payload: bytes,
+    *,
+    retained: bool = False,
+    parsed: tuple[DeviceAddress, str] | None = None,
+    check_counters: bool = True,
+) -> Uplink | RefusedUplink:
     """Return a decoded message, or the number and the reason of a report or an audit that is invalid.
 
+    Args:
+        topic: the topic.
+        payload: the payload.
+        retained: whether the broker stored the message.
+        parsed: the result of `parse_up_topic(topic)`, if it is known already.
+        check_counters: False: the caller looks for `contradictions` in the reports of a whole batch, which is faster.
+
     Raises MessageError for an invalid topic, and for an invalid message without a readable number.
+
     """
-    address, kind = parse_up_topic(topic)
+    address, kind = parsed or parse_up_topic(topic)
     try:
-        return _decode(address, kind, topic, payload)._replace(retained=retained)
+        return _decode(address, kind, topic, payload, retained=retained, check_counters=check_counters)
     except MessageError as error:
         number = _number(kind, payload)
         if number is None:
@@ -77,18 +93,22 @@ def read_uplink(topic: str, payload: bytes, *, retained: bool = False) -> Uplink
         return RefusedUplink(address, number.start, Refusal(sequence=number.sequence, reason=one_line(str(error))))
 
 
-def _decode(address: DeviceAddress, kind: str, topic: str, payload: bytes) -> Uplink:
+def _decode(
+    address: DeviceAddress, kind: str, topic: str, payload: bytes, *, retained: bool, check_counters: bool
+) -> Uplink:
     if kind == "audit":
         key, audit = verify_audit(payload, topic=topic)
         _check_audit(audit)
-        return Uplink(address, audit, key)
+        return Uplink(address, audit, key, retained)
     expected: Any = UP_TYPES[kind]
     message: State | Report | LatencyProfile = decode(payload, expected)
-    if isinstance(message, Report):
-        _check_report(message)
-    elif isinstance(message, LatencyProfile):
+    if isinstance(message, LatencyProfile):
         _check_profile(message)
-    return Uplink(address, message)
+    elif isinstance(message, Report) and check_counters:
+        (contradiction,) = contradictions(counts_of(message)[np.newaxis])
+        if contradiction is not None:
+            raise MessageError(contradiction)
+    return Uplink(address, message, None, retained)
 
 
 def _number(kind: str, payload: bytes) -> _Number | None:
@@ -101,29 +121,6 @@ def _number(kind: str, payload: bytes) -> _Number | None:
         return msgspec.json.decode(payload, type=_Wrapped).audit
     except (msgspec.DecodeError, RecursionError):
         return None
-
-
-def _check_report(report: Report) -> None:
-    """Raise MessageError for counters that no agent can have.
-
-    An agent counts a sample that exits at exit k as reached at the exits up to k, in one bin of scores at each of
-    these, and in one bin of latency. A client may leave out histograms, so their sums may be lower, but not higher.
-    """
-    remaining = MAX_COUNT
-    for k, one in enumerate(report.exits):
-        if not one.exited <= one.reached <= remaining:
-            raise MessageError(
-                f"report: exit {k} has {one.reached} samples reached and {one.exited} exited; exited must not exceed "
-                f"reached, and reached not {remaining}, which the exits before it leave"
-            )
-        if sum(one.scores) > one.reached or sum(one.latency) > one.exited:
-            raise MessageError(
-                f"report: exit {k} has {one.reached} samples reached and {one.exited} exited, but "
-                f"{sum(one.scores)} scores and {sum(one.latency)} latencies"
-            )
-        remaining = one.reached - one.exited
-    if report.failed > MAX_COUNT:
-        raise MessageError(f"report: {report.failed} failed inferences are more than 2^53")
 
 
 def _check_audit(audit: Audit) -> None:

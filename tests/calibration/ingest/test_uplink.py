@@ -3,7 +3,9 @@
 import msgspec
 import numpy as np
 import pytest
+from edgeexit_calibration.ingest.contradictions import contradictions
 from edgeexit_calibration.ingest.uplink import RefusedUplink, read_uplink
+from edgeexit_calibration.store.counts import counts_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -134,18 +136,23 @@ def test_a_report_with_counters_that_no_agent_can_have_is_refused_for_good():
         without_histograms = with_exit(without_histograms, k, scores=(0,) * SCORE_BINS, latency=(0,) * BIN_COUNT)
     assert read_uplink(REPORT, encode(without_histograms)).message == without_histograms
     impossible = {
-        "10 samples reached and 11 exited": with_exit(report, 0, exited=11),
-        "reached not 5, which": with_exit(report, 1, reached=6),
-        "9007199254740993 samples reached": report_of(DIGEST, sequence=7, counts=(0, 0, 2**53 + 1)),
+        "exit 0 has 10 samples reached and 11 exited": with_exit(report, 0, exited=11),
+        "leave only 5": with_exit(report, 1, reached=6),
+        "counter 9007199254740993 is above 2^53": report_of(DIGEST, sequence=7, counts=(0, 0, 2**53 + 1)),
         "6 scores and 3 latencies": with_exit(report, 1, scores=(6, *(0,) * (SCORE_BINS - 1))),
         "2 scores and 3 latencies": with_exit(report, 2, latency=(3, *(0,) * (BIN_COUNT - 1))),
-        "failed inferences are more than 2^53": msgspec.structs.replace(report, failed=2**53 + 1),
+        "counter 9007199254740994 is above 2^53": msgspec.structs.replace(report, failed=2**53 + 2),
     }
     for words, message in impossible.items():
         found = read_uplink(REPORT, encode(message))
         assert isinstance(found, RefusedUplink), words
         assert (found.refusal.sequence, found.refusal.final) == (7, True)
         assert words in found.refusal.reason
+        assert read_uplink(REPORT, encode(message), check_counters=False).message == message
+    rows = np.array([counts_of(message) for message in (report, *impossible.values(), without_histograms)])
+    found = contradictions(rows)
+    assert [reason is None for reason in found] == [True, *[False] * len(impossible), True]
+    assert all(words in reason for words, reason in zip(impossible, found[1:-1], strict=True))
 
 
 @st.composite
