@@ -284,12 +284,15 @@ class Lab:
                 return balance
             pause(0.3)
 
-    def fleet_checks(self, fault: str, times: str, devices: list[Device], policies: CohortPolicies) -> list[Check]:
+    def fleet_checks(
+        self, fault: str, times: str, devices: list[Device], policies: CohortPolicies, *, device: str = "%"
+    ) -> list[Check]:
         """Let everything calm down, and return what every fault of the cloud must leave: messages, policies.
 
-        `fault` and `times` are for the table.
+        `fault` and `times` are for the table; `device` is an SQL pattern for the names of the devices.
         """
-        balance = self.settle(devices, policies.database)
+        self.drain(devices)
+        balance = self.balance(devices, policies.database, device=device)
         failures = sum(device.failures() for device in devices)
         compared = policies.compare()
         return [

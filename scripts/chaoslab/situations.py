@@ -12,6 +12,7 @@ from scripts.chaoslab.images import flipped_bits, rolled_back, two_clones
 from scripts.chaoslab.kills import kill_agents
 from scripts.chaoslab.lab import Check, Lab
 from scripts.chaoslab.links import bad_links
+from scripts.chaoslab.nonsense import claim_nonsense
 from scripts.chaoslab.packet_limit import small_packets
 
 SITUATIONS: dict[str, Callable[[Lab], list[Check]]] = {
@@ -25,6 +26,7 @@ SITUATIONS: dict[str, Callable[[Lab], list[Check]]] = {
     "rollback": rolled_back,
     "bits": flipped_bits,
     "clones": two_clones,
+    "nonsense": claim_nonsense,
     "packets": small_packets,
     "cost": link_cost,
 }

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -31,7 +31,8 @@ _BUCKETS = text(
     "WHERE d.device LIKE :device"
 )
 _COHORT_BUCKETS = text(
-    "SELECT b.counts FROM cohort_bucket b JOIN cohort c ON c.id = b.cohort_id WHERE c.cohort = :cohort"
+    "SELECT b.counts FROM cohort_bucket b JOIN cohort c ON c.id = b.cohort_id "
+    "WHERE c.bundle = :bundle AND c.cohort = :cohort"
 )
 _POLICIES = text(
     "SELECT c.fleet, c.bundle, c.cohort, p.document FROM policy_revision p JOIN cohort c ON c.id = p.cohort_id "
@@ -83,13 +84,17 @@ class StoredDatabase:
         wrong = sum(not _equal(totals.get(key), buckets.get(key)) for key in keys)
         return StoredMessages(samples, reports, wrong)
 
-    def cohort_counts(self, cohort: str) -> list[int]:
+    def cohort_counts(self, bundle: str, cohort: str) -> list[int]:
         """Return the totals of a cohort over all buckets, revisions and writers: [62 K + 1], or [] without any."""
-        total: dict[int, Counts] = {}
         with self._reading() as connection:
-            for row in connection.execute(_COHORT_BUCKETS, {"cohort": cohort}):
-                _add(total, 0, unpack_counts(row.counts))
-        return total[0].tolist() if total else []
+            rows = connection.execute(_COHORT_BUCKETS, {"bundle": bundle, "cohort": cohort}).all()
+        return _total(row.counts for row in rows)
+
+    def series_counts(self, devices: Sequence[str]) -> list[int]:
+        """Return the sum of the newest counters of all starts of some devices: [62 K + 1], or [] without any."""
+        with self._reading() as connection:
+            rows = [row for name in devices for row in connection.execute(_SERIES, {"device": name})]
+        return _total(row.counts for row in rows)
 
     def events(self, kind: str) -> int:
         """Return the number of events of a kind."""
@@ -129,6 +134,13 @@ def counts_digest(report: Report) -> str:
 def digest(content: bytes) -> str:
     """Return a short digest of bytes."""
     return hashlib.sha256(content).hexdigest()[:20]
+
+
+def _total(packed: Iterable[bytes]) -> list[int]:
+    total: dict[int, Counts] = {}
+    for one in packed:
+        _add(total, 0, unpack_counts(one))
+    return total[0].tolist() if total else []
 
 
 def _add(totals: dict[Any, Counts], key: Any, counts: Counts) -> None:
