@@ -18,6 +18,11 @@ _DRIVERS: Final = {
     "postgresql+psycopg": "postgresql+psycopg",
 }
 """Scheme of a URL -> database and driver."""
+_OPEN_OPTIONS: Final = {
+    "application_name", "channel_binding", "connect_timeout", "dbname", "host", "hostaddr", "mode", "port", "sslmode",
+    "sslrootcert", "target_session_attrs", "uri", "user",
+}  # fmt: skip
+"""Options that contain no secret."""
 
 
 def parse_url(url: str) -> URL:
@@ -65,14 +70,19 @@ def sqlite_file(url: URL) -> Path:
 
 def shown_url(url: URL) -> str:
     """Return a URL for messages: without the password and without options, which may contain a password too."""
-    shown = url.set(query={}, drivername=kind_of(url))
-    return shown.render_as_string(hide_password=True)
+    shown = url.set(query={}, drivername=kind_of(url), password=None).render_as_string()
+    if any(secret in shown for secret in secrets_of(url)):
+        return f"{kind_of(url)}://***"  # e.g. the user name is the password
+    return shown
 
 
 def secrets_of(url: URL) -> list[str]:
-    """Return what no message may contain: the password, and every option that may be one."""
-    values = [value for option in url.query.values() for value in ([option] if isinstance(option, str) else option)]
-    return [*([] if url.password is None else [str(url.password)]), *values]
+    """Return what no message may contain: the password, and every option that may contain one."""
+    found = [] if url.password is None else [str(url.password)]
+    for name, value in url.query.items():
+        if name not in _OPEN_OPTIONS:
+            found += [name, *([value] if isinstance(value, str) else value)]
+    return [secret for secret in found if secret]
 
 
 def _invalid(url: str) -> DatabaseError:

@@ -32,7 +32,9 @@ _ADVICE_OF_TEXT: Final = {
     "readonly": "does its folder exist, and may you write to it?",
     "disk is full": "free space on the disk",
     "password authentication failed": "are the user and the password right?",
+    "does not exist": "create the database: CREATE DATABASE … OWNER …",
     "no password supplied": "write the password into the URL, or into ~/.pgpass",
+    "connection option": "write only options of libpq after the ? of the URL",
     "connection": "is the server running and reachable?",
     "resolve host": "is the name of the server right?",
 }
@@ -48,6 +50,8 @@ def is_outage(error: exc.SQLAlchemyError) -> bool:
         return True
     if not isinstance(error, exc.DBAPIError):
         return False
+    if error.statement is None:  # it could not connect, or not commit
+        return True
     return not isinstance(error, _PROGRAMMING_ERRORS) or _state(error.orig) == _INSUFFICIENT_PRIVILEGE
 
 

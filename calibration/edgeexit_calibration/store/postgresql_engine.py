@@ -1,8 +1,10 @@
 """Creates the SQLAlchemy engine of a PostgreSQL database, on which no failure of the network lasts long."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, Final
 
-from sqlalchemy import URL, Engine, create_engine
+from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 
 from edgeexit_calibration.store.database_url import shown_url
 from edgeexit_calibration.store.errors import DatabaseError
@@ -16,7 +18,8 @@ _CONNECTION: Final[dict[str, Any]] = {
     "tcp_user_timeout": 10_000,
 }
 """Options of libpq, which an option of the URL replaces: a server that cannot be reached is an error after 10 s."""
-_STATEMENT_TIMEOUT_MS: Final = 30_000
+_STATEMENT_TIMEOUT_MS: Final = 10_000
+"""Shorter than what `LimitedConnection` waits for an answer."""
 _IDLE_TIMEOUT_MS: Final = 10_000
 """A process that is paused inside a transaction loses its locks before its lease ends; see `leases`."""
 
@@ -35,14 +38,37 @@ def postgresql_engine(url: URL, *, busy_timeout_s: float) -> Engine:
     settings += [own_options] if isinstance(own_options, str) else list(own_options)
     arguments = {name: value for name, value in _CONNECTION.items() if name not in query}
     try:
-        return create_engine(
+        engine = create_engine(
             url.set(query=query),
             connect_args={**arguments, "options": " ".join(settings).strip()},
             pool_pre_ping=True,
             pool_timeout=10,
         )
+        from edgeexit_calibration.store.limited_connection import LimitedConnection  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise DatabaseError(
             f"database '{shown_url(url)}' needs the Python package psycopg; install it: "
             'pip install "edgeexit[postgresql]"'
         ) from error
+
+    @event.listens_for(engine, "do_connect")
+    def _connect(_dialect: object, _record: object, positional: Any, named: Any) -> LimitedConnection:
+        return LimitedConnection.connect(*positional, **named)
+
+    return engine
+
+
+@contextlib.contextmanager
+def without_limits(connection: Connection) -> Iterator[None]:
+    """In this block and transaction, statements and locks of PostgreSQL may take any time, e.g. in a migration."""
+    if connection.dialect.name != "postgresql":
+        yield
+        return
+    driver_connection: Any = connection.connection.driver_connection
+    limit_s, driver_connection.max_wait_s = driver_connection.max_wait_s, None
+    try:
+        for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
+            connection.execute(text(f"SET LOCAL {name} = 0"))
+        yield
+    finally:
+        driver_connection.max_wait_s = limit_s

@@ -9,6 +9,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
 from edgeexit_calibration.store.errors import DatabaseError
+from edgeexit_calibration.store.postgresql_engine import without_limits
 
 _log = logging.getLogger(__name__)
 
@@ -38,20 +39,19 @@ def migrate(connection: Connection, *, name: str) -> None:
 
     Raises DatabaseError for a schema that this version does not know.
     """
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SET LOCAL statement_timeout = 0"))
-        connection.execute(text("SET LOCAL lock_timeout = 0"))
-        connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('edgeexit migration', 0))"))
-    found, head = found_revision(connection), newest_revision()
-    if found == head:
-        return  # another process has done it meanwhile
-    if found is not None and found not in {script.revision for script in _scripts().walk_revisions()}:
-        raise DatabaseError(
-            f"database '{name}' has schema '{found}', which this version does not know; upgrade edgeexit to the "
-            "version that created it, or a newer one"
-        )
-    _log.info("migrating database '%s' to schema %s", name, head)
-    command.upgrade(migration_config(connection), "head")
+    with without_limits(connection):
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('edgeexit migration', 0))"))
+        found, head = found_revision(connection), newest_revision()
+        if found == head:
+            return  # another process has done it meanwhile
+        if found is not None and found not in {script.revision for script in _scripts().walk_revisions()}:
+            raise DatabaseError(
+                f"database '{name}' has schema '{found}', which this version does not know; upgrade edgeexit to the "
+                "version that created it, or a newer one"
+            )
+        _log.info("migrating database '%s' to schema %s", name, head)
+        command.upgrade(migration_config(connection), "head")
 
 
 def _scripts() -> ScriptDirectory:

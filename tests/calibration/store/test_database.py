@@ -64,7 +64,6 @@ def test_an_invalid_url_is_a_one_line_error(url, message):
         "postgresql://u:x/secret@h/db",
         "postgresql://u:x?secret@h/db",
         "postgresql://u:x#secret@h/db",
-        "postgresql://secret@word:x@h/db",
         "postgresql://u:secret@secret.invalid/db",
         "postgresql://u:secret@h/secret",
         "postgresql://u:secret@/db?host=/secret",
