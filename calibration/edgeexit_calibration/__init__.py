@@ -9,16 +9,10 @@ from edgeexit_calibration.service.register import RegistrationResult, register
 from edgeexit_calibration.store.cohorts import CohortAddress
 from edgeexit_calibration.store.database import Database, DatabaseError, open_database
 from edgeexit_calibration.views.attention import Attention, needs_attention
-from edgeexit_calibration.views.cohort_views import (
-    CohortView,
-    EventView,
-    PolicyView,
-    cohorts,
-    device_events,
-    events,
-    policy_history,
-)
-from edgeexit_calibration.views.device_views import DeviceView, FleetView, devices, fleets
+from edgeexit_calibration.views.cohort_views import CohortView, cohorts
+from edgeexit_calibration.views.device_filter import DeviceFilter
+from edgeexit_calibration.views.device_views import DeviceView, FleetView, devices, fleets, iterate_devices
+from edgeexit_calibration.views.history import EventView, PolicyView, device_events, events, policy_history
 from edgeexit_calibration.views.metrics import (
     Disagreement,
     ExitMix,
@@ -27,6 +21,8 @@ from edgeexit_calibration.views.metrics import (
     disagreement,
     exit_mix,
 )
+from edgeexit_calibration.views.names import NameLookupError
+from edgeexit_calibration.views.trend import Trend, TrendPoint, trend
 
 __all__ = [
     "Attention",
@@ -38,15 +34,19 @@ __all__ = [
     "Database",
     "DatabaseError",
     "DeviceError",
+    "DeviceFilter",
     "DeviceView",
     "Disagreement",
     "EventView",
     "ExitMix",
     "FleetView",
+    "NameLookupError",
     "PolicyView",
     "Quotas",
     "RegistrationResult",
     "ServiceConfig",
+    "Trend",
+    "TrendPoint",
     "approve_device",
     "audit_watermark",
     "audited_exit_mix",
@@ -58,10 +58,12 @@ __all__ = [
     "events",
     "exit_mix",
     "fleets",
+    "iterate_devices",
     "needs_attention",
     "open_database",
     "policy_history",
     "register",
     "revoke_device",
     "send_command",
+    "trend",
 ]

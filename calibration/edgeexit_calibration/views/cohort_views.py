@@ -1,22 +1,20 @@
-"""Read-only views of cohorts: their current policies, the history of policies, the audit log."""
+"""Read-only views of cohorts: their devices and their current policies."""
 
-from datetime import datetime
 from typing import Any
 
 import msgspec
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from edgeexit.policies import Certificate, decode_document
+from edgeexit.policies import decode_document
 from edgeexit.wire import messages
-from edgeexit_calibration.store.cohorts import CohortAddress, current_revision, find_cohort
+from edgeexit_calibration.store.cohorts import CohortAddress, current_revision
 from edgeexit_calibration.store.database import Database
 from edgeexit_calibration.store.tables import (
     AuditedSampleRow,
     CohortRow,
     DeviceRow,
     EventRow,
-    PolicyRevisionRow,
     RegistrationRow,
 )
 
@@ -47,33 +45,6 @@ class CohortView(msgspec.Struct, frozen=True, kw_only=True):
         return CohortAddress(self.fleet, self.bundle, self.cohort)
 
 
-class PolicyView(msgspec.Struct, frozen=True, kw_only=True):
-    """A revision of a cohort's policy, and why it was created."""
-
-    revision: int
-    policy: str
-    temperatures: tuple[float, ...]
-    thresholds: tuple[float | None, ...]
-    certificate: Certificate | None
-    reason: str
-    created_by: str
-    created_at: datetime
-    published_at: datetime | None
-    """null: not published yet."""
-
-
-class EventView(msgspec.Struct, frozen=True, kw_only=True):
-    """An entry of the audit log."""
-
-    device: str | None = None
-    """FLEET/SHARD/DEVICE; null for an event of a cohort."""
-
-    time: datetime
-    actor: str
-    kind: str
-    details: dict[str, Any]
-
-
 def cohorts(database: Database, *, fleet: str | None = None) -> list[CohortView]:
     """Return every cohort of a fleet (None: all fleets) that was registered or named in a message, oldest first."""
     query = select(CohortRow, RegistrationRow).outerjoin(RegistrationRow).order_by(CohortRow.id)
@@ -88,36 +59,6 @@ def cohorts(database: Database, *, fleet: str | None = None) -> list[CohortView]
                 session, cohort, registration, [s for f, s in states if (f, s.bundle, s.cohort) == _address(cohort)]
             )
             for cohort, registration in session.execute(_in_fleet(query, CohortRow.fleet, fleet))
-        ]
-
-
-def policy_history(database: Database, cohort: CohortAddress) -> list[PolicyView]:
-    """Return a cohort's policy revisions, oldest first."""
-    with database.reading() as session:
-        found = find_cohort(session, cohort)
-        if found is None:
-            return []
-        query = select(PolicyRevisionRow).filter_by(cohort_id=found.id).order_by(PolicyRevisionRow.revision)
-        return [_policy_view(row) for row in session.scalars(query)]
-
-
-def events(database: Database, cohort: CohortAddress) -> list[EventView]:
-    """Return a cohort's entries of the audit log, oldest first."""
-    with database.reading() as session:
-        found = find_cohort(session, cohort)
-        if found is None:
-            return []
-        rows = session.scalars(select(EventRow).filter_by(cohort_id=found.id).order_by(EventRow.id))
-        return [EventView(time=row.time, actor=row.actor, kind=row.kind, details=row.details) for row in rows]
-
-
-def device_events(database: Database, *, fleet: str | None = None) -> list[EventView]:
-    """Return the entries of the audit log about the devices of a fleet (None: all fleets), oldest first."""
-    query = select(EventRow, DeviceRow).join(DeviceRow, EventRow.device_id == DeviceRow.id).order_by(EventRow.id)
-    with database.reading() as session:
-        return [
-            EventView(time=row.time, actor=row.actor, kind=row.kind, details=row.details, device=device.name)
-            for row, device in session.execute(_in_fleet(query, DeviceRow.fleet, fleet))
         ]
 
 
@@ -164,18 +105,3 @@ def _condition(session: Session, cohort_id: int, revision: int, risk: float) -> 
     if last is None or (last.details["revision"], last.details["risk"]) != (revision, risk):
         return None
     return "risk exceeded" if last.kind == "risk exceeded" else f"risk exceeded; {last.details['cause']}"
-
-
-def _policy_view(row: PolicyRevisionRow) -> PolicyView:
-    document = decode_document(row.document.encode())
-    return PolicyView(
-        revision=row.revision,
-        policy=document.policy.kind,
-        temperatures=document.policy.temperatures,
-        thresholds=document.policy.thresholds,
-        certificate=document.certificate,
-        reason=row.reason,
-        created_by=row.created_by,
-        created_at=row.created_at,
-        published_at=row.published_at,
-    )

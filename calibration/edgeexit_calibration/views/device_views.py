@@ -1,15 +1,23 @@
-"""Read-only views of devices and fleets: what each device runs, and what is wrong with it."""
+"""Read-only views of devices: what each one runs, page by page in the order of their names."""
 
+from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from edgeexit.wire import Losses, Reversion, State
 from edgeexit_calibration.ingest.enrolment import short_key
 from edgeexit_calibration.store.database import Database
 from edgeexit_calibration.store.tables import DeviceRow, FleetRow
+from edgeexit_calibration.store.troubles import Trouble
+from edgeexit_calibration.views.device_filter import DeviceFilter
+from edgeexit_calibration.views.device_pages import read_page
+
+PAGE: Final = 1000
+"""Devices that are read at once."""
 
 
 class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +42,8 @@ class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
     unconfirmed: bool | None = None
     """True if the device has received no newer heartbeat for a long time."""
     problems: tuple[str, ...] = ()
+    troubles: tuple[str, ...] = ()
+    """The kinds of `Attention` that the device may need; those that end by time may have ended."""
     audited_samples: int
     """Number of its audited samples; a device with a large share of its cohort's has much influence on refits."""
     losses: Losses
@@ -70,25 +80,60 @@ class FleetView(msgspec.Struct, frozen=True, kw_only=True):
     last_drop_at: datetime
 
 
-def devices(database: Database, *, fleet: str | None = None) -> list[DeviceView]:
-    """Return every device of a fleet (None: all fleets) that has sent a message, sorted by fleet, shard and name."""
-    query = select(DeviceRow).order_by(DeviceRow.fleet, DeviceRow.shard, DeviceRow.device)
-    if fleet is not None:
-        query = query.filter_by(fleet=fleet)
+def devices(
+    database: Database,
+    *,
+    fleet: str | None = None,
+    where: DeviceFilter | None = None,
+    after: str | None = None,
+    limit: int = PAGE,
+) -> list[DeviceView]:
+    """Return at most `limit` devices that have sent a message, sorted by fleet, shard and name.
+
+    Args:
+        database: contains the devices.
+        fleet: None: all fleets.
+        where: further conditions.
+        after: FLEET/SHARD/DEVICE of the last device of the page before; None: the first page.
+        limit: number of devices in a page.
+
+    Raises NameLookupError for an `after` with another form, and DatabaseError.
+
+    """
     with database.reading() as session:
-        return [_device_view(row) for row in session.scalars(query)]
+        return [device_view(row) for row in read_page(session, fleet, where or DeviceFilter(), after, limit)]
+
+
+def iterate_devices(
+    database: Database, *, fleet: str | None = None, where: DeviceFilter | None = None
+) -> Iterator[DeviceView]:
+    """Yield every such device, page by page: each page is a consistent state, all of them together are not."""
+    after = None
+    while page := devices(database, fleet=fleet, where=where, after=after):
+        yield from page
+        if len(page) < PAGE:
+            return
+        after = page[-1].name
 
 
 def fleets(database: Database) -> list[FleetView]:
     """Return the fleets in which messages were not stored that came from no known device."""
     with database.reading() as session:
-        return [
-            FleetView(fleet=row.fleet, drops=row.drops, last_drop=row.last_drop, last_drop_at=row.last_drop_at)
-            for row in session.scalars(select(FleetRow).order_by(FleetRow.fleet))
-        ]
+        return fleet_drops(session, None)
 
 
-def _device_view(row: DeviceRow) -> DeviceView:
+def fleet_drops(session: Session, fleet: str | None) -> list[FleetView]:
+    """Return what `fleets` returns, of one fleet (None: of all)."""
+    query = select(FleetRow).order_by(FleetRow.fleet)
+    rows: Sequence[FleetRow] = session.scalars(query if fleet is None else query.filter_by(fleet=fleet)).all()
+    return [
+        FleetView(fleet=row.fleet, drops=row.drops, last_drop=row.last_drop, last_drop_at=row.last_drop_at)
+        for row in rows
+    ]
+
+
+def device_view(row: DeviceRow) -> DeviceView:
+    """Return the view of a device."""
     reported: dict[str, Any] = {}
     if row.state is not None:
         state = msgspec.json.decode(row.state, type=State)
@@ -100,6 +145,7 @@ def _device_view(row: DeviceRow) -> DeviceView:
         shard=row.shard,
         device=row.device,
         last_seen=row.last_seen,
+        troubles=tuple(trouble.kind for trouble in Trouble if trouble & row.troubles),
         audited_samples=row.audited_samples,
         losses=msgspec.convert(row.losses, Losses),
         losses_at=row.losses_at,
