@@ -3,15 +3,18 @@
 from edgeexit_calibration.daemon.calibrator_service import CalibratorService
 from edgeexit_calibration.daemon.service_config import ServiceConfig
 from edgeexit_calibration.ingest.quotas import Quotas
+from edgeexit_calibration.service.accept_revision import AcceptedRevision, RevisionError, accept_revision
 from edgeexit_calibration.service.command import BrokerError, CommandError, send_command
 from edgeexit_calibration.service.device_actions import DeviceError, approve_device, clear_device_clone, revoke_device
 from edgeexit_calibration.service.register import RegistrationResult, register
 from edgeexit_calibration.store.cohorts import CohortAddress
 from edgeexit_calibration.store.database import Database, DatabaseError, open_database
-from edgeexit_calibration.views.attention import Attention, needs_attention
-from edgeexit_calibration.views.cohort_views import CohortView, cohorts
+from edgeexit_calibration.store.troubles import Trouble, trouble_of
+from edgeexit_calibration.views.attention import Attention
+from edgeexit_calibration.views.cohort_views import CohortView, cohorts, find_cohorts
 from edgeexit_calibration.views.device_filter import DeviceFilter
 from edgeexit_calibration.views.device_views import DeviceView, FleetView, devices, fleets, iterate_devices
+from edgeexit_calibration.views.fleet_status import CalibratorStatus, CohortStatus, FleetSummary, status
 from edgeexit_calibration.views.history import EventView, PolicyView, device_events, events, policy_history
 from edgeexit_calibration.views.metrics import (
     Disagreement,
@@ -25,10 +28,13 @@ from edgeexit_calibration.views.names import NameLookupError
 from edgeexit_calibration.views.trend import Trend, TrendPoint, trend
 
 __all__ = [
+    "AcceptedRevision",
     "Attention",
     "BrokerError",
     "CalibratorService",
+    "CalibratorStatus",
     "CohortAddress",
+    "CohortStatus",
     "CohortView",
     "CommandError",
     "Database",
@@ -39,14 +45,18 @@ __all__ = [
     "Disagreement",
     "EventView",
     "ExitMix",
+    "FleetSummary",
     "FleetView",
     "NameLookupError",
     "PolicyView",
     "Quotas",
     "RegistrationResult",
+    "RevisionError",
     "ServiceConfig",
     "Trend",
     "TrendPoint",
+    "Trouble",
+    "accept_revision",
     "approve_device",
     "audit_watermark",
     "audited_exit_mix",
@@ -57,13 +67,15 @@ __all__ = [
     "disagreement",
     "events",
     "exit_mix",
+    "find_cohorts",
     "fleets",
     "iterate_devices",
-    "needs_attention",
     "open_database",
     "policy_history",
     "register",
     "revoke_device",
     "send_command",
+    "status",
     "trend",
+    "trouble_of",
 ]

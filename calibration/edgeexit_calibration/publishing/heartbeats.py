@@ -5,8 +5,6 @@ the counter in the database and the one at the broker. So neither a clock that i
 counter.
 """
 
-import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -15,16 +13,14 @@ from typing import Final
 import msgspec
 from sqlalchemy import select
 
-from edgeexit.errors import MessageError, SignatureError
-from edgeexit.signing import PrivateKey, sign, verify
-from edgeexit.wire import HEARTBEAT_TYPE, BrokerSession, Heartbeat, decode, encode, heartbeat_topic
+from edgeexit.signing import PrivateKey, sign
+from edgeexit.wire import HEARTBEAT_TYPE, BrokerSession, Heartbeat, encode, heartbeat_topic
 from edgeexit_calibration.publishing.retained import RetainedTopics
+from edgeexit_calibration.publishing.signed_revisions import RevisionRecorder, SignedRevision, read_heartbeat
+from edgeexit_calibration.publishing.unverified_messages import UnverifiedMessages
 from edgeexit_calibration.store.cohorts import CohortAddress, current_revision, registered_cohorts
 from edgeexit_calibration.store.database import Database
 from edgeexit_calibration.store.tables import RegistrationRow
-
-_log = logging.getLogger(__name__)
-
 
 _MAX_COUNTER: Final = 2**53
 """No clock and no restart leads to a higher counter, but a thief of a policy key can sign one.
@@ -79,30 +75,28 @@ class Heartbeats:
         self._interval_s = interval_s
         self._clock = clock
         self._topics = RetainedTopics(session, what="heartbeat")
+        self._public = [key.public_key() for key in keys]
         self._beats: dict[CohortAddress, _Beat] = {}
-        self._lock = threading.Lock()
-        self._seen: dict[str, int] = {}
-        """Topic -> highest counter at the broker that one of our keys signed."""
+        self._received = UnverifiedMessages()
+        self._recorder = RevisionRecorder(database)
+        self._seen: dict[CohortAddress, int] = {}
+        """Cohort -> highest counter at the broker that one of our keys signed."""
 
     def reset(self) -> None:
         """Treat every heartbeat as not published, because the broker may have lost its retained messages."""
         self._topics.reset()
 
     def on_message(self, topic: str, payload: bytes) -> None:
-        """Compare a message on a heartbeat topic with the published one; remember the counter of an earlier one."""
-        self._topics.on_message(topic, payload)
-        try:
-            public = [key.public_key() for key in self._keys]
-            heartbeat = decode(verify(payload, payload_type=HEARTBEAT_TYPE, keys=public), Heartbeat)
-        except (SignatureError, MessageError):
-            return
-        own_topic = heartbeat_topic(heartbeat.fleet, heartbeat.bundle, heartbeat.cohort)
-        if topic == own_topic and heartbeat.counter <= _MAX_COUNTER:
-            with self._lock:
-                self._seen[topic] = max(heartbeat.counter, self._seen.get(topic, 0))
+        """Compare a message on a heartbeat topic with the published one."""
+        if not self._topics.on_message(topic, payload):
+            self._received.put(topic, payload)
 
     def publish(self, *, now: datetime) -> None:
-        """Publish the heartbeats that are due: at a new revision, and after `interval_s`. Raises DatabaseError."""
+        """Read what has arrived, and publish what is due: at a new revision, and after `interval_s`.
+
+        Raises DatabaseError.
+        """
+        self._read_received()
         if not self._session.connected:
             return
         with self._database.reading() as session:
@@ -127,12 +121,19 @@ class Heartbeats:
             beat is None
             or beat.revision != revision
             or self._clock() >= beat.until_s
-            or self._highest_seen(address) > beat.counter
+            or self._seen.get(address, 0) > beat.counter
         )
 
-    def _highest_seen(self, address: CohortAddress) -> int:
-        with self._lock:
-            return self._seen.get(heartbeat_topic(*address), 0)
+    def _read_received(self) -> None:
+        """Remember counters and revisions that our keys have signed."""
+        for topic, payload in self._received.waiting():
+            heartbeat = read_heartbeat(topic, payload, fleet=self._fleet, keys=self._public)
+            if heartbeat is None:
+                continue
+            address = CohortAddress(heartbeat.fleet, heartbeat.bundle, heartbeat.cohort)
+            self._recorder.record(SignedRevision(address, heartbeat.revision, None))
+            if heartbeat.counter <= _MAX_COUNTER:
+                self._seen[address] = max(heartbeat.counter, self._seen.get(address, 0))
 
     def _new_beats(self, due: dict[CohortAddress, tuple[int, int]], now: datetime) -> dict[CohortAddress, _Beat]:
         """Return new heartbeats; their counters are committed before they are published."""
@@ -145,7 +146,7 @@ class Heartbeats:
             registrations = {row.cohort_id: row for row in session.scalars(query.with_for_update())}
             for address, (cohort_id, revision) in due.items():
                 registration = registrations[cohort_id]
-                known = max(registration.heartbeat, self._highest_seen(address))
+                known = max(registration.heartbeat, self._seen.get(address, 0))
                 registration.heartbeat = max(known + 1, int(now.timestamp()))
                 heartbeat = Heartbeat(
                     fleet=address.fleet,

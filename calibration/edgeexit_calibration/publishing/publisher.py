@@ -1,4 +1,7 @@
-"""Publishes the current policies as signed, retained messages: after each connection, and after each replacement."""
+"""Publishes the current policies as signed, retained messages: after each connection, and after each replacement.
+
+It also reads the policies that the broker has: numbers that our key has signed, but this database not issued, are used.
+"""
 
 import logging
 from collections.abc import Sequence
@@ -10,6 +13,8 @@ from edgeexit.policies.document import PAYLOAD_TYPE
 from edgeexit.signing import PrivateKey, key_id, sign
 from edgeexit.wire import BrokerSession, policy_topic
 from edgeexit_calibration.publishing.retained import RetainedTopics
+from edgeexit_calibration.publishing.signed_revisions import RevisionRecorder, read_policy
+from edgeexit_calibration.publishing.unverified_messages import UnverifiedMessages
 from edgeexit_calibration.store.cohorts import (
     CALIBRATOR,
     CohortAddress,
@@ -58,6 +63,9 @@ class Publisher:
         self._fleet = fleet
         self._keys = keys
         self._topics = RetainedTopics(session, what="policy of revision")
+        self._public = [key.public_key() for key in keys]
+        self._received = UnverifiedMessages()
+        self._recorder = RevisionRecorder(database)
 
     def reset(self) -> None:
         """Treat every policy as not published, because the broker may have lost its retained messages."""
@@ -65,10 +73,15 @@ class Publisher:
 
     def on_message(self, topic: str, payload: bytes) -> None:
         """Compare a message on a policy topic with the published policy; if it replaced the policy, publish again."""
-        self._topics.on_message(topic, payload)
+        if not self._topics.on_message(topic, payload):
+            self._received.put(topic, payload)
 
     def publish(self, *, now: datetime) -> None:
-        """Publish every current policy that the broker does not have. Raises DatabaseError."""
+        """Read what has arrived; publish every current policy that the broker does not have. Raises DatabaseError."""
+        for topic, payload in self._received.waiting():
+            signed = read_policy(topic, payload, fleet=self._fleet, keys=self._public)
+            if signed is not None:
+                self._recorder.record(signed)
         if not self._session.connected:
             return
         current = self._current_policies()

@@ -66,15 +66,19 @@ class RetainedTopics:
                 topic: _TopicState(not_before_s=state.not_before_s) for topic, state in self._topics.items()
             }
 
-    def on_message(self, topic: str, payload: bytes) -> None:
-        """Compare a message with the published one; if it replaced ours, ours becomes due again."""
+    def on_message(self, topic: str, payload: bytes) -> bool:
+        """Compare a message with the published one; if it replaced ours, ours becomes due again.
+
+        Returns True if it is ours.
+        """
         with self._lock:
             state = self._topics.get(topic)
             if state is None or state.version is None:
-                return
+                return False
             if payload == state.payload:
                 state.echoed = True
-            elif state.echoed:
+                return True
+            if state.echoed:
                 self._repeats.warning(
                     (topic, "replaced"),
                     "%s: the %s %d was %s; it is published again; does another client publish there?",
@@ -84,6 +88,7 @@ class RetainedTopics:
                     "replaced" if payload else "cleared",
                 )
                 self._postpone(state, _REPLACED_PAUSE_S)
+            return False
 
     def is_due(self, topic: str, version: int) -> bool:
         """Return True if this version of a message is to be published now."""

@@ -141,7 +141,7 @@ class Watcher:
         )
 
     def _renumber(self, cohort_id: int, address: CohortAddress, now: datetime) -> None:
-        """Store the current policy again, under a number above the unknown revision that devices run."""
+        """Store the current policy again, under a number above the unknown revision."""
         with self._database.writing() as session:
             cohort, row = locked_cohort(session, cohort_id), current_revision(session, cohort_id)
             if row is None or cohort.highest_unknown_revision < row.revision:
@@ -149,15 +149,15 @@ class Watcher:
             if _recent_renumberings(session, cohort_id, now) >= _MAX_RENUMBERINGS:
                 self._repeats.warning(
                     (address, "revisions"),
-                    "%s: a device reports the unknown revision %d, after others within %d min; is it hostile? The "
-                    "policy gets no new number for now",
+                    "%s: our key has signed revision %d, which this database did not issue, after others within %d "
+                    "min; does another calibrator with another database serve the fleet? The policy keeps its number",
                     address,
                     cohort.highest_unknown_revision,
                     _RENUMBERING_WINDOW.total_seconds() // 60,
                 )
                 return
             current, unknown = decode_document(row.document.encode()), cohort.highest_unknown_revision
-            reason = f"devices run revision {unknown}, which this database did not issue"
+            reason = f"revision {unknown} is in use, but this database did not issue it"
             revision = add_revision(
                 session,
                 cohort,
@@ -168,7 +168,7 @@ class Watcher:
                 created_by=CALIBRATOR,
                 now=now,
             )
-            details = {"revision": revision, "device_revision": unknown, "copied_revision": row.revision}
+            details = {"revision": revision, "unknown_revision": unknown, "copied_revision": row.revision}
             add_event(session, cohort_id, "renumbered", details, actor=CALIBRATOR, now=now)
         _log.warning(
             "%s: %s; was the database restored from a backup? The policy of revision %d is published again as "
@@ -247,7 +247,7 @@ class Watcher:
 
 
 def _recent_renumberings(session: Session, cohort_id: int, now: datetime) -> int:
-    """Return how often a policy got a new number recently; a device that invents revisions must not cause more."""
+    """Return how often a policy got a new number recently; two calibrators must not outbid each other for ever."""
     query = select(func.count()).select_from(EventRow).filter_by(cohort_id=cohort_id, kind="renumbered")
     return session.scalar(query.where(EventRow.time > now - _RENUMBERING_WINDOW)) or 0
 

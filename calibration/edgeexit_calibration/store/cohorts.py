@@ -17,7 +17,8 @@ CALIBRATOR: Final = "calibrator"
 """The actor of an event that the service caused, not a user."""
 
 EventKind = Literal[
-    "registered", "published", "risk exceeded", "refit postponed", "refitted", "renumbered",  # of a cohort
+    "registered", "published", "risk exceeded", "refit postponed", "refitted", "renumbered",
+    "revision accepted",  # of a cohort
     "key pinned", "key changed", "approved", "revoked", "clone", "clone cleared",  # of a device
 ]  # fmt: skip
 

@@ -10,7 +10,9 @@ from edgeexit.cli.calibrator.device_commands import (
     command_command,
     revoke_device_command,
 )
+from edgeexit.cli.calibrator.list_commands import devices_command, trend_command
 from edgeexit.cli.calibrator.register_command import register_command
+from edgeexit.cli.calibrator.revision_commands import accept_revision_command
 from edgeexit.cli.calibrator.run_command import run_command
 from edgeexit.cli.calibrator.status_commands import history_command, status_command
 
@@ -25,10 +27,13 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "register": register_command,
     "run": run_command,
     "status": status_command,
+    "devices": devices_command,
+    "trend": trend_command,
     "history": history_command,
     "approve": approve_command,
     "revoke-device": revoke_device_command,
     "clear-clone": clear_clone_command,
+    "accept-revision": accept_revision_command,
     "command": command_command,
 }
 for _name, _command in _COMMANDS.items():

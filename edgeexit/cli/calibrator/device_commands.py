@@ -103,7 +103,7 @@ def revoke_device_command(device: DeviceArgument, database: DatabaseOption = DAT
 def clear_clone_command(device: DeviceArgument, database: DatabaseOption = DATABASE) -> None:
     """Mark a clone as resolved, after one of the two devices got a name of its own or was removed.
 
-    Without this command, `status` shows the clone for a day after it was noticed last.
+    Until then, what arrives under this name is stored and shown, but counts in no figure and no refit of its cohort.
 
     Example: `edgeexit calibrator clear-clone camera-1`
     """
@@ -112,5 +112,5 @@ def clear_clone_command(device: DeviceArgument, database: DatabaseOption = DATAB
     store = open_database(database, create=False)
     name = clear_device_clone(store, device, user=current_user(), now=datetime.now(timezone.utc))
     store.close()
-    console.print(f"{name}: the clone is marked as resolved; it is reported again if both agents still run")
+    console.print(f"{name}: the clone is marked as resolved, and the device counts again until one is noticed")
     next_step(f"edgeexit calibrator status --database {store.name}")
