@@ -28,6 +28,7 @@ from edgeexit.wire.messages import (
     decode,
     encode,
 )
+from edgeexit.wire.presence import PRESENCE_TYPE, CalibratorPresence
 from edgeexit.wire.publication import PacketTooLargeError, Publication
 from edgeexit.wire.session import BrokerSession
 from edgeexit.wire.session_options import Delivery, SessionOptions
@@ -40,6 +41,8 @@ from edgeexit.wire.topics import (
     keys_topic,
     parse_up_topic,
     policy_topic,
+    presence_topic,
+    state_filter,
     up_topic,
     uplink_filter,
 )
@@ -51,6 +54,7 @@ __all__ = [
     "MAX_BYTES",
     "MAX_EXITS",
     "MAX_REFUSED",
+    "PRESENCE_TYPE",
     "SCORE_BINS",
     "UP_TYPES",
     "Ack",
@@ -58,6 +62,7 @@ __all__ = [
     "AuditedSample",
     "BrokerConfig",
     "BrokerSession",
+    "CalibratorPresence",
     "Command",
     "Confirmation",
     "Delivery",
@@ -84,6 +89,8 @@ __all__ = [
     "keys_topic",
     "parse_up_topic",
     "policy_topic",
+    "presence_topic",
+    "state_filter",
     "up_topic",
     "uplink_filter",
 ]

@@ -27,6 +27,7 @@ _JOIN_TIMEOUT_S: Final = 3.0
 _SUSPICIOUS: Final = 3
 """Connections in a row that the broker closed soon and without a reason: mosquitto gives none for a takeover."""
 _SHORT_S: Final = 60.0
+_MAY_CONNECT_S: Final = 0.5
 
 
 class BrokerSession:
@@ -44,6 +45,8 @@ class BrokerSession:
         on_refused: receives the topic of a published message that the broker refuses, e.g. because of its ACL or a
             quota. The refusal is logged, too.
         on_progress: called when a publication is acknowledged, refused or ended.
+        may_connect: asked before every attempt to connect, also the first; while False, there is none. So a process
+            whose session another one has taken over does not take it back.
 
     Attributes:
         taken_over: number of connections that ended because another client with the same id has connected.
@@ -60,8 +63,10 @@ class BrokerSession:
         on_connect: Callable[[], None] = lambda: None,
         on_refused: Callable[[str], None] = lambda _: None,
         on_progress: Callable[[], None] = lambda: None,
+        may_connect: Callable[[], bool] = lambda: True,
     ) -> None:
         self.taken_over = 0
+        self._may_connect = may_connect
         self._config = config
         self._options = options
         endpoint = config.endpoint()
@@ -182,6 +187,9 @@ class BrokerSession:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
+            if not self._may_connect():
+                self._stopping.wait(_MAY_CONNECT_S)
+                continue
             try:
                 ending = self._connect_once()
             except OSError as error:  # no descriptor is free

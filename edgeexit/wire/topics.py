@@ -14,7 +14,7 @@ DownKind = Literal["ack", "policy", "command"]
 
 _UP_KINDS: Final[tuple[str, ...]] = get_args(UpKind)
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_RESERVED_SHARDS: Final = ("policy", "heartbeat", "keys")
+_RESERVED_SHARDS: Final = ("policy", "heartbeat", "keys", "calibrator")
 """These levels stand in the place of a shard in the topics that are not for one device."""
 _UP_LEVELS: Final = 7
 
@@ -67,6 +67,16 @@ def heartbeat_topic(fleet: str, bundle: str, cohort: str) -> str:
 def keys_topic(fleet: str) -> str:
     """Return the topic of the fleet's key set (retained)."""
     return f"{ROOT}/{fleet}/keys"
+
+
+def presence_topic(fleet: str) -> str:
+    """Return the topic on which the calibrator of a fleet shows that it runs (retained)."""
+    return f"{ROOT}/{fleet}/calibrator"
+
+
+def state_filter(fleet: str) -> str:
+    """Return the topic filter for the states of all devices of a fleet."""
+    return f"{ROOT}/{fleet}/+/+/up/state"
 
 
 def uplink_filter(fleet: str, shard: str = "+") -> str:

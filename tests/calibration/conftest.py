@@ -1,12 +1,14 @@
 import threading
+from datetime import datetime, timezone
 
 import pytest
 from edgeexit_calibration import CalibratorService, ServiceConfig, open_database
+from edgeexit_calibration.store.shards import add_shards
 
 from edgeexit.signing import generate_key, load_private_key
 from edgeexit.wire import BrokerConfig
 from tests.broker import RealBroker
-from tests.calibration.scenario import FLEET, Client, fitted_bundle
+from tests.calibration.scenario import DEVICE, FLEET, Client, fitted_bundle, until
 from tests.postgres import postgres
 
 
@@ -57,12 +59,17 @@ def serve(database, broker, key):
     """Return a function that starts a service; it stops at the end of the test."""
     running = []
 
-    def start(store=database, url=broker.url, **options):
+    def start(store=database, url=broker.url, *, waits=True, **options):
+        if not store.is_sqlite:
+            with store.writing() as session:
+                add_shards(session, FLEET, [DEVICE.shard], now=datetime.now(timezone.utc))
         config = ServiceConfig(fleet=FLEET, broker=BrokerConfig(url=url), check_interval_s=0.1, **options)
         service, stop = CalibratorService(store, config, [load_private_key(key)]), threading.Event()
         thread = threading.Thread(target=service.run, args=(stop,))
         thread.start()
         running.append((stop, thread))
+        if waits:
+            until(lambda: service.connected)
         return service, lambda: (stop.set(), thread.join(10))
 
     yield start

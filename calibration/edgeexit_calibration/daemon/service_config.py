@@ -9,6 +9,7 @@ from edgeexit.policies.document import Name
 from edgeexit.wire import BrokerConfig
 from edgeexit_calibration.ingest.enrolment import Enrolment
 from edgeexit_calibration.ingest.quotas import Quotas
+from edgeexit_calibration.store.leases import TTL_S
 
 
 class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +31,10 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What each device may send."""
     key_set: Path | None = None
     """File of the fleet's signed key sets, which are published; null: none."""
+    take_over: bool = False
+    """Serve the fleet although a calibrator with another database does; that one ends."""
+    lease_s: Annotated[float, msgspec.Meta(gt=0)] = TTL_S
+    """A process that has not renewed its leases for this long is replaced by another one (PostgreSQL)."""
     max_unstored: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 500
     """Maximum number of messages that the broker sends before the first of them is stored."""
     max_unstored_bytes: Annotated[int, msgspec.Meta(ge=1)] = 32 * 1024 * 1024

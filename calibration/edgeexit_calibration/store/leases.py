@@ -207,6 +207,11 @@ class Leases:
                 self._held_until.pop(name, None)
 
 
+def database_time(session: Session) -> float:
+    """Return the Unix time of the database's clock in s."""
+    return float(session.scalar(select(_now(session))) or 0.0)
+
+
 def _now(session: Session | Connection) -> ColumnElement[float]:
     """Return the Unix time of the database's clock in s, as an expression."""
     bind = session.get_bind() if isinstance(session, Session) else session

@@ -1,0 +1,193 @@
+"""What only the leader of a fleet does: check cohorts, refit, publish, find shards, and maintain the database.
+
+It has a session of its own at the broker and a thread. Every write of it happens under the lease of the leader: if
+another process has taken over meanwhile, e.g. during a long refit, nothing is written any more.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from typing import Final, Protocol
+
+from edgeexit.errors import EdgeExitError
+from edgeexit.limited_log import LimitedLog
+from edgeexit.signing import PrivateKey
+from edgeexit.wire import (
+    BrokerSession,
+    CalibratorPresence,
+    Delivery,
+    SessionOptions,
+    keys_topic,
+    presence_topic,
+    state_filter,
+)
+from edgeexit_calibration.daemon.client_ids import leader_client_id
+from edgeexit_calibration.daemon.consumers import shard_of
+from edgeexit_calibration.daemon.presence import Presence
+from edgeexit_calibration.daemon.service_config import ServiceConfig
+from edgeexit_calibration.daemon.shard_discovery import ShardDiscovery
+from edgeexit_calibration.ingest.outage import OutageLog
+from edgeexit_calibration.publishing.heartbeats import Heartbeats, heartbeat_filter
+from edgeexit_calibration.publishing.published_key_set import PublishedKeySet
+from edgeexit_calibration.publishing.publisher import Publisher, policy_filter
+from edgeexit_calibration.recalibrate.watcher import Watcher
+from edgeexit_calibration.store.database import Database, DatabaseError
+from edgeexit_calibration.store.leases import LeaseLostError
+
+_log = logging.getLogger(__name__)
+
+_SOON_S: Final = 0.6
+"""Time until the next check after a connect: the presence of another calibrator has arrived by then."""
+
+
+class Published(Protocol):
+    """Something that the leader keeps equal at the broker."""
+
+    def reset(self) -> None:
+        """Treat everything as not published."""
+
+    def publish(self, *, now: datetime) -> None:
+        """Publish what the broker does not have."""
+
+
+class Leader:
+    """Leads the fleet from `start` until `stop`.
+
+    Args:
+        database: whose write transactions fail when another process leads.
+        config: fleet, broker, intervals and limits.
+        keys: sign the policies and the heartbeats.
+        presence: announces this calibrator.
+        may_connect: asked before each attempt to connect.
+        on_superseded: receives the error if a calibrator with another database serves the fleet.
+        finds_shards: whether to look for new shards.
+
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        config: ServiceConfig,
+        keys: Sequence[PrivateKey],
+        *,
+        presence: CalibratorPresence,
+        may_connect: Callable[[], bool],
+        on_superseded: Callable[[EdgeExitError], None],
+        finds_shards: bool,
+    ) -> None:
+        fleet = config.fleet
+        self._interval_s = config.check_interval_s
+        self._repeats = LimitedLog(_log)
+        self._outage = OutageLog("checks of cohorts")
+        self._stopping = threading.Event()
+        self._wake = threading.Event()
+        self._reconnected = threading.Event()
+        watcher = Watcher(database, fleet=fleet, min_audits=config.min_audits, alpha=config.alpha)
+        topics = [policy_filter(fleet), heartbeat_filter(fleet), keys_topic(fleet), presence_topic(fleet)]
+        self._session = BrokerSession(
+            config.broker,
+            SessionOptions(
+                client_id=leader_client_id(fleet, presence.installation),
+                subscriptions=(*topics, *([state_filter(fleet)] if finds_shards else [])),
+                session_expiry_s=0,
+                will=(presence_topic(fleet), b""),
+            ),
+            on_message=self._on_message,
+            on_connect=self._on_connect,
+            may_connect=lambda: not self._stopping.is_set() and may_connect(),
+        )
+        publisher = Publisher(database, self._session, fleet=fleet, keys=keys)
+        heartbeats = Heartbeats(database, self._session, fleet=fleet, keys=keys, interval_s=config.heartbeat_interval_s)
+        self._presence = Presence(self._session, presence, keys=keys, on_superseded=on_superseded)
+        self._discovery = ShardDiscovery(database, fleet=fleet, on_new=self._wake.set)
+        self._published: list[Published] = [publisher, heartbeats, self._presence]
+        self._receivers: dict[str, Callable[[str, bytes], None]] = {
+            shard_of(policy_filter(fleet)): publisher.on_message,
+            shard_of(heartbeat_filter(fleet)): heartbeats.on_message,
+            shard_of(presence_topic(fleet)): self._presence.on_message,
+            shard_of(keys_topic(fleet)): _ignore,
+        }
+        if config.key_set is not None:
+            key_set = PublishedKeySet(self._session, config.key_set, fleet=fleet, keys=keys)
+            self._published.insert(0, key_set)
+            self._receivers[shard_of(keys_topic(fleet))] = key_set.on_message
+        self._steps = [
+            *([self._discovery.add_new] if finds_shards else []),
+            watcher.check,
+            *(published.publish for published in self._published),
+        ]
+        self._thread = threading.Thread(target=self._run, name="calibrator-leader")
+
+    @property
+    def connected(self) -> bool:
+        """Whether the leader is connected to the broker."""
+        return self._session.connected
+
+    def start(self) -> None:
+        """Start the thread and the connection."""
+        self._session.start()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop to lead; returns at once. A refit in progress ends in the background and is not written."""
+        self._stopping.set()
+        self._wake.set()
+
+    def join(self) -> None:
+        """Wait until everything has stopped."""
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                self._check()
+                soon = self._reconnected.is_set()
+                self._wake.wait(_SOON_S if soon else self._interval_s)
+                self._wake.clear()
+        finally:
+            self._presence.clear()
+            self._session.stop()
+
+    def _on_connect(self) -> None:
+        self._reconnected.set()
+        self._wake.set()
+
+    def _on_message(self, delivery: Delivery) -> None:
+        """Pass a message to its receiver, in the network thread."""
+        receive = self._receivers.get(shard_of(delivery.topic))
+        if receive is None:
+            self._discovery.on_topic(delivery.topic)
+        else:
+            receive(delivery.topic, delivery.payload)
+
+    def _check(self) -> None:
+        """Take every step once; if the database fails in one of them, the others still run."""
+        if self._reconnected.is_set():
+            self._reconnected.clear()
+            for published in self._published:
+                published.reset()
+        errors = [error for step in self._steps if (error := self._try(step))]
+        if errors:
+            self._outage.failed(errors[0])
+        else:
+            self._outage.succeeded()
+        self._repeats.flush()
+
+    def _try(self, step: Callable[..., None]) -> DatabaseError | None:
+        if self._stopping.is_set():
+            return None
+        try:
+            step(now=datetime.now(timezone.utc))
+        except DatabaseError as error:
+            return error
+        except LeaseLostError as error:
+            self._repeats.warning("lease", "%s", error)
+        except Exception as error:  # noqa: BLE001 - the next check may succeed
+            text = "the check of the cohorts failed; the next one is in %g s"
+            self._repeats.error(repr(error), text, self._interval_s, exc_info=error)
+        return None
+
+
+def _ignore(_topic: str, _payload: bytes) -> None:
+    """Stand for the receiver of key sets of a calibrator that publishes none."""

@@ -1,0 +1,255 @@
+"""What this process owns: keeps its leases, takes over those of dead processes, and shares shards with the others.
+
+One thread calls `step`. It renews every lease, reads which processes run, and moves shards by `lease_plan`.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Collection
+from typing import Final
+
+from sqlalchemy import Connection
+
+from edgeexit.errors import EdgeExitError
+from edgeexit.limited_log import LimitedLog
+from edgeexit_calibration.daemon.consumers import ALL_SHARDS
+from edgeexit_calibration.ingest.outage import OutageLog
+from edgeexit_calibration.store.database import Database, DatabaseError
+from edgeexit_calibration.store.lease_plan import plan_moves
+from edgeexit_calibration.store.leases import RENEW_S, TTL_S, Lease, Leases, leader_lease, process_lease, shard_lease
+from edgeexit_calibration.store.process_identity import shown_place
+from edgeexit_calibration.store.shards import known_shards
+
+_log = logging.getLogger(__name__)
+
+_MAX_SHOWN: Final = 10
+_SCAN_S: Final = 1.0
+"""Time between two looks at the leases of others."""
+
+
+class CalibratorRunsError(EdgeExitError):
+    """Another calibrator does what this one was started for."""
+
+
+class TenureCallbacks:
+    """What happens when this process gains or loses something; called in the thread of `step`, must not block."""
+
+    def gained_shard(self, shard: str) -> None:
+        """Start to receive a shard, or all (`ALL_SHARDS`)."""
+        raise NotImplementedError
+
+    def lost_shards(self, shards: Collection[str]) -> None:
+        """Stop to receive shards."""
+        raise NotImplementedError
+
+    def gained_lead(self) -> None:
+        """Start to lead the fleet."""
+        raise NotImplementedError
+
+    def lost_lead(self) -> None:
+        """Stop to lead the fleet."""
+        raise NotImplementedError
+
+    def failed(self, error: EdgeExitError) -> None:
+        """End the service."""
+        raise NotImplementedError
+
+
+class Tenure:
+    """The leases of this process. `step`, `claim` and `release` are for one thread; the rest is thread-safe.
+
+    Args:
+        database: contains the leases.
+        fleet: the fleet.
+        ttl_s: how long a lease lasts without a renewal.
+
+    Attributes:
+        gained: how often a shard was gained.
+
+    """
+
+    def __init__(self, database: Database, fleet: str, *, ttl_s: float = TTL_S) -> None:
+        self.gained = 0
+        self._database = database
+        self._fleet = fleet
+        self._leases = Leases(database, fleet, ttl_s=ttl_s)
+        self._ttl_s = ttl_s
+        self._renew_s = ttl_s * RENEW_S / TTL_S
+        self._renew_due = 0.0
+        self._shards: frozenset[str] = frozenset()
+        self._leads = False
+        self._is_alone = database.is_sqlite
+        self._outage = OutageLog("leases")
+        self._repeats = LimitedLog(_log)
+        self._wake = threading.Event()
+
+    @property
+    def shards(self) -> frozenset[str]:
+        """The shards that this process owns; only `ALL_SHARDS` if it owns all."""
+        return self._shards
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process leads the fleet."""
+        return self._leads
+
+    def holds(self, shard: str) -> bool:
+        """Return True if the shard is certainly owned now."""
+        return self._leases.holds(shard_lease(self._fleet, shard))
+
+    @property
+    def holds_lead(self) -> bool:
+        """Whether this process certainly leads the fleet now."""
+        return self._leases.holds(self._leases.leader)
+
+    def leases_of(self, shards: Collection[str]) -> tuple[str, ...]:
+        """Return the names of the leases that a write for these shards needs."""
+        return (self._leases.process, *(shard_lease(self._fleet, shard) for shard in shards))
+
+    def check(self, connection: Connection, leases: Collection[str]) -> None:
+        """Raise LeaseLostError unless the transaction may write under these leases."""
+        self._leases.check(connection, leases)
+
+    def check_lead(self, connection: Connection) -> None:
+        """Raise LeaseLostError unless the transaction may write what only the leader writes."""
+        self._leases.check(connection, (self._leases.leader,))
+
+    def wake(self) -> None:
+        """Let the next step happen now, with a renewal."""
+        self._renew_due = 0.0
+        self._wake.set()
+
+    def claim(self, callbacks: TenureCallbacks, stop: threading.Event) -> None:
+        """Acquire the first leases. On SQLite these are all that there are.
+
+        Raises CalibratorRunsError if another process uses a database of SQLite, and DatabaseError.
+        """
+        if not self._is_alone:
+            self._leases.acquire([self._leases.process])
+            self._leases.forget_ended()
+            self.step(callbacks)
+            return
+        names = [self._leases.leader, self._leases.process, shard_lease(self._fleet, ALL_SHARDS)]
+        deadline = time.monotonic() + self._ttl_s + _SCAN_S
+        while self._leases.leader not in (terms := self._leases.acquire(names)):
+            state = self._leases.end_dead(self._leases.leader)
+            if state == "alive" or (state == "unknown" and time.monotonic() >= deadline):
+                raise CalibratorRunsError(self._refusal())
+            if state == "unknown" and stop.wait(_SCAN_S):
+                return
+        self._leases.acquire([name for name in names if name not in terms])
+        self._gain_shards([ALL_SHARDS], callbacks)
+        self._gain_lead(terms[self._leases.leader], callbacks)
+
+    def run(self, callbacks: TenureCallbacks, stop: threading.Event) -> None:
+        """Take steps until `stop` is set."""
+        while not stop.is_set():
+            self._wake.wait(_SCAN_S * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, not cryptography
+            self._wake.clear()
+            if stop.is_set():
+                break
+            try:
+                self.step(callbacks)
+                self._outage.succeeded()
+            except DatabaseError as error:
+                self._outage.failed(error)
+            except Exception as error:  # noqa: BLE001 - the thread must not end
+                self._repeats.error(repr(error), "the leases could not be renewed: %r", error, exc_info=error)
+
+    def step(self, callbacks: TenureCallbacks) -> None:
+        """Renew the leases if they are due; on PostgreSQL, also acquire and give up some. Raises DatabaseError."""
+        if time.monotonic() >= self._renew_due:
+            lost = self._leases.renew()
+            self._renew_due = time.monotonic() + self._renew_s * random.uniform(0.7, 1.0)  # noqa: S311 - jitter
+            self._lose(lost, callbacks)
+        if self._is_alone:
+            return
+        leases = self._leases.all_of_fleet()
+        live = {name: lease for name, lease in leases.items() if lease.remaining_s > 0}
+        if self._leases.process not in live:
+            self._leases.acquire([self._leases.process])
+        if self._leases.leader not in live:
+            self._log_takeover(leases.get(self._leases.leader))
+            for term in self._leases.acquire([self._leases.leader]).values():
+                self._gain_lead(term, callbacks)
+        self._share_shards(leases, live, callbacks)
+
+    def release(self) -> None:
+        """End all leases, so that other processes take over at once. Raises DatabaseError."""
+        self._shards, self._leads = frozenset(), False
+        self._leases.release(self._leases.held())
+
+    def _share_shards(self, leases: dict[str, Lease], live: dict[str, Lease], callbacks: TenureCallbacks) -> None:
+        with self._database.reading() as session:
+            shards = known_shards(session, self._fleet)
+        prefix = shard_lease(self._fleet, "")
+        owners = {name[len(prefix) :]: lease.owner for name, lease in live.items() if name.startswith(prefix)}
+        processes = [name.rpartition(" ")[2] for name in live if name.startswith(process_lease(self._fleet, ""))]
+        moves = plan_moves(self._leases.owner, processes, owners, shards)
+        if moves.give_up:
+            self._lose({shard_lease(self._fleet, shard) for shard in moves.give_up}, callbacks, to_share=True)
+            self._leases.release([shard_lease(self._fleet, shard) for shard in moves.give_up])
+        if moves.acquire:
+            names = {shard_lease(self._fleet, shard): shard for shard in moves.acquire}
+            for name in names:
+                self._log_takeover(leases.get(name))
+            self._gain_shards([names[name] for name in self._leases.acquire(names)], callbacks)
+
+    def _gain_shards(self, shards: Collection[str], callbacks: TenureCallbacks) -> None:
+        if not shards:
+            return
+        self.gained += 1
+        self._shards = self._shards.union(shards)
+        if ALL_SHARDS not in shards:
+            _log.info("stores %s now: %s", _count(shards), _list(self._shards))
+        for shard in shards:
+            callbacks.gained_shard(shard)
+
+    def _gain_lead(self, term: int, callbacks: TenureCallbacks) -> None:
+        self._leads = True
+        _log.info("leads fleet '%s' now (term %d)", self._fleet, term)
+        callbacks.gained_lead()
+
+    def _lose(self, names: Collection[str], callbacks: TenureCallbacks, *, to_share: bool = False) -> None:
+        if not names:
+            return
+        if self._is_alone:
+            callbacks.failed(CalibratorRunsError(self._refusal()))
+            return
+        prefix = shard_lease(self._fleet, "")
+        shards = {name[len(prefix) :] for name in names if name.startswith(prefix)}.intersection(self._shards)
+        if shards:
+            self._shards = self._shards.difference(shards)
+            why = "gives up" if to_share else "has lost to another process"
+            _log.info("%s %s: %s; stores %s now", why, _count(shards), _list(shards), _list(self._shards) or "none")
+            callbacks.lost_shards(shards)
+        if self._leases.leader in names and self._leads:
+            self._leads = False
+            _log.warning("does not lead fleet '%s' any more: another process has taken over", self._fleet)
+            callbacks.lost_lead()
+
+    def _log_takeover(self, former: Lease | None) -> None:
+        if former is not None and former.owner not in ("", self._leases.owner) and former.place:
+            text = "the lease '%s' of %s has ended %.1f s ago; trying to take it over"
+            if former.remaining_s > -time.time() / 2:  # not released
+                _log.info(text, former.name, shown_place(former.place), -former.remaining_s)
+
+    def _refusal(self) -> str:
+        lease = self._leases.all_of_fleet().get(leader_lease(self._fleet))
+        where = "another calibrator" if lease is None else f"the calibrator on {shown_place(lease.place)}"
+        return (
+            f"fleet '{self._fleet}': {where} uses database '{self._database.name}'; stop that one first, or use "
+            "PostgreSQL, on which several processes serve one fleet"
+        )
+
+
+def _count(shards: Collection[str]) -> str:
+    return f"{len(shards)} shard" + ("" if len(shards) == 1 else "s")
+
+
+def _list(shards: Collection[str]) -> str:
+    shown = sorted(shards)
+    more = len(shown) - _MAX_SHOWN
+    return ", ".join(shown[:_MAX_SHOWN]) + (f" and {more} more" if more > 0 else "")
