@@ -14,12 +14,14 @@ from paho.mqtt.enums import MQTTErrorCode
 
 from edgeexit.wire.broker_config import BrokerConfig
 from edgeexit.wire.broker_limits import BrokerLimits
+from edgeexit.wire.bulk_client import BulkClient
 from edgeexit.wire.callbacks import SessionCallbacks
 from edgeexit.wire.ending_reason import EndingReason
 from edgeexit.wire.failure_reason import failure_reason
 from edgeexit.wire.incoming import Incoming
 from edgeexit.wire.mqtt_client import MqttClient
 from edgeexit.wire.outgoing import Outgoing
+from edgeexit.wire.packet_codec import Publish
 from edgeexit.wire.packet_loop import PacketLoop
 from edgeexit.wire.publication import Publication
 from edgeexit.wire.reconnecting import ConnectionEnd, Ending, Version
@@ -62,7 +64,8 @@ class BrokerConnection:
         self._callbacks = callbacks
         self._on_connect = on_connect
         self._guard = ConnectGuard(_CONNECT_LIMIT_S)
-        self._client = MqttClient(config, options, version, self._guard, will_limits=will_limits)
+        kind = BulkClient if callbacks.takes_batches else MqttClient
+        self._client = kind(config, options, version, self._guard, will_limits=will_limits)
         self._client.on_connect = self._handle_connect
         self._client.on_message = self._handle_message
         self._client.on_publish = self._handle_publish
@@ -72,6 +75,8 @@ class BrokerConnection:
         self.reason = EndingReason(options.client_id)
         self._wakeup = Wakeup()
         self.incoming = Incoming(self._client, callbacks, options, self._wakeup)
+        if isinstance(self._client, BulkClient):
+            self._client.on_publishes = self.incoming.receive
         self._connected_at: float | None = None
         self._is_connected = False
         self._is_silent = False
@@ -133,7 +138,7 @@ class BrokerConnection:
     def _process_packets(self) -> None:
         connack_due = time.monotonic() + _CONNACK_TIMEOUT_S
         disconnect_due: float | None = None
-        with PacketLoop(self._client, self._wakeup) as loop:
+        with PacketLoop(self._client, self._wakeup, is_paused=self.incoming.is_full) as loop:
             while loop.is_open:
                 now = time.monotonic()
                 self.incoming.write_acks()
@@ -238,13 +243,8 @@ class BrokerConnection:
             self._report_subscription(f"the broker answers only {len(codes)} of the subscriptions to {self._filters}")
 
     def _handle_message(self, _client: paho.Client, _user: object, message: paho.MQTTMessage) -> None:
-        is_oversized = self._client.is_oversized
-        self.incoming.receive(
-            message._topic,  # noqa: SLF001 - `topic` raises an error if it is not UTF-8
-            b"" if is_oversized else bytes(message.payload),
-            message.mid,
-            qos=message.qos,
-            retain=message.retain,
-            dup=message.dup,
-            is_oversized=is_oversized,
-        )
+        is_cut = self._client.is_oversized
+        payload = b"" if is_cut else bytes(message.payload)
+        topic = message._topic  # noqa: SLF001 - `topic` raises an error if it is not UTF-8
+        one = Publish(topic, payload, message.mid, message.qos, message.retain, message.dup, is_cut)
+        self.incoming.receive([one])

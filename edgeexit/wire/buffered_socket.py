@@ -6,6 +6,7 @@ import ssl
 from typing import Final
 
 _FIRST_BYTES: Final = 100
+_AHEAD_BYTES: Final = 256 * 1024
 
 
 class BufferedSocket:
@@ -19,6 +20,10 @@ class BufferedSocket:
         self._connection = connection
         self._waiting = bytearray()
         self._first = bytearray()
+        self.reads_ahead = False
+        """True: read more than is asked for, because paho's WebSocket asks for each field of a frame."""
+        self._ahead = b""
+        self._ahead_start = 0
 
     @property
     def first_line(self) -> str:
@@ -44,14 +49,21 @@ class BufferedSocket:
 
     def recv(self, size: int) -> bytes:
         """Receive at most `size` bytes."""
-        data = self._connection.recv(size)
+        if not self.reads_ahead:
+            data = self._connection.recv(size)
+        else:
+            if self._ahead_start >= len(self._ahead):
+                self._ahead, self._ahead_start = self._connection.recv(_AHEAD_BYTES), 0
+            data = self._ahead[self._ahead_start : self._ahead_start + size]
+            self._ahead_start += len(data)
         if len(self._first) < _FIRST_BYTES:
             self._first += data[:_FIRST_BYTES]
         return data
 
     def pending(self) -> int:
-        """Return the number of received bytes in the buffers of TLS."""
-        return self._connection.pending() if isinstance(self._connection, ssl.SSLSocket) else 0
+        """Return the number of received bytes in this buffer, or else in the buffers of TLS."""
+        ahead = len(self._ahead) - self._ahead_start
+        return ahead or (self._connection.pending() if isinstance(self._connection, ssl.SSLSocket) else 0)
 
     def fileno(self) -> int:
         """Return the descriptor."""

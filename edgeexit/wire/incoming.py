@@ -2,11 +2,11 @@
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from edgeexit.wire.callbacks import SessionCallbacks
 from edgeexit.wire.mqtt_client import MqttClient
-from edgeexit.wire.packet_codec import encode_pubacks
+from edgeexit.wire.packet_codec import Publish, encode_pubacks
 from edgeexit.wire.session_options import Delivery, SessionOptions
 from edgeexit.wire.wakeup import Wakeup
 
@@ -29,61 +29,86 @@ class Incoming:
     ) -> None:
         self._client = client
         self._callbacks = callbacks
-        self._manual_ack = options.manual_ack
+        self._options = options
+        # paho acknowledges the other messages by itself.
+        self._acknowledges = options.manual_ack or callbacks.takes_batches
         self._wakeup = wakeup
         self._batch: list[Delivery] = []
         self._lock = threading.Lock()
-        self._unacked: set[int] = set()
-        """Packet ids of the delivered messages that are not acknowledged."""
+        self._unacked: dict[int, int] = {}
+        """Packet id -> bytes of the payload, of the delivered messages that are not acknowledged."""
+        self._unacked_bytes = 0
         self._acks: deque[bytes] = deque()
 
-    def receive(
-        self, topic: bytes, payload: bytes, packet_id: int, *, qos: int, retain: bool, dup: bool, is_oversized: bool
-    ) -> None:
-        """Take a message; it is delivered now, or by `deliver` if the session takes batches."""
-        origin = self if self._manual_ack and qos else None
-        if origin is not None:
-            with self._lock:
-                self._unacked.add(packet_id)
-        try:
-            name = topic.decode()
-        except UnicodeDecodeError:
-            self._callbacks.repeats.warning("topic", "a message was ignored: its topic is not UTF-8")
-            self._acknowledge_ids([packet_id] if origin is not None else [])
-            return
-        if is_oversized:
-            payload = b""
-            self._callbacks.repeats.warning(
-                ("oversized", name), "'%s': the content of a message was skipped: it is too large", name
-            )
-        delivery = Delivery(
-            topic=name, payload=payload, retain=retain, qos=qos, dup=dup, packet_id=packet_id, origin=origin
+    def is_full(self) -> bool:
+        """Return True if a session that takes batches has delivered more than may be unacknowledged."""
+        messages, size = self._options.receive_maximum, self._options.max_unacked_bytes
+        return self._callbacks.takes_batches and (
+            (messages is not None and len(self._unacked) > messages)
+            or (size is not None and self._unacked_bytes > size)
         )
+
+    def receive(self, messages: Sequence[Publish]) -> None:
+        """Take messages; they are delivered now, or by `deliver` if the session takes batches."""
+        deliveries: list[Delivery] = []
+        ignored: list[int] = []
+        for topic, payload, packet_id, qos, retain, dup, is_cut in messages:
+            try:
+                name = topic.decode()
+            except UnicodeDecodeError:
+                self._callbacks.repeats.warning("topic", "a message was ignored: its topic is not UTF-8")
+                ignored.append(packet_id)
+                continue
+            if is_cut:
+                text = "'%s': the content of a message was skipped: it is too large"
+                self._callbacks.repeats.warning(("oversized", name), text, name)
+            origin = self if qos and self._acknowledges else None
+            deliveries.append(
+                Delivery(
+                    topic=name, payload=payload, retain=retain, qos=qos, dup=dup, packet_id=packet_id, origin=origin
+                )
+            )
+        self._record(deliveries)
+        if ignored and self._acknowledges:
+            self._send_pubacks([one for one in ignored if one])
         if self._callbacks.takes_batches:
-            self._batch.append(delivery)
+            self._batch += deliveries
         else:
-            self._callbacks.message(delivery)
+            for delivery in deliveries:
+                self._callbacks.message(delivery)
 
     def deliver(self) -> None:
         """Deliver the batch of messages that have arrived since the last call."""
         if self._batch:
             batch, self._batch = self._batch, []
             self._callbacks.messages(batch)
+            if not self._options.manual_ack:
+                self.acknowledge(batch)
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """Acknowledge messages to the broker, in this order; those of another connection are left out."""
-        self._acknowledge_ids([one.packet_id for one in deliveries if one.origin is self])
+        due: list[int] = []
+        with self._lock:
+            for one in deliveries:
+                if one.origin is self and (size := self._unacked.pop(one.packet_id, None)) is not None:
+                    self._unacked_bytes -= size
+                    due.append(one.packet_id)
+        self._send_pubacks(due)
 
     def write_acks(self) -> None:
         """Hand the acknowledgements to the client, as one buffer."""
         if self._acks:
-            waiting = [self._acks.popleft() for _ in range(len(self._acks))]
-            self._client.send_raw(b"".join(waiting))
+            self._client.send_raw(b"".join(self._acks.popleft() for _ in range(len(self._acks))))
 
-    def _acknowledge_ids(self, packet_ids: Iterable[int]) -> None:
+    def _record(self, deliveries: Sequence[Delivery]) -> None:
         with self._lock:
-            due = [one for one in packet_ids if one in self._unacked]
-            self._unacked.difference_update(due)
-        if due:
-            self._acks.append(encode_pubacks(due))
+            for one in deliveries:
+                if one.origin is not None:
+                    size = len(one.payload)
+                    self._unacked_bytes += size - self._unacked.get(one.packet_id, 0)
+                    self._unacked[one.packet_id] = size
+
+    def _send_pubacks(self, packet_ids: Sequence[int]) -> None:
+        if packet_ids:
+            self._acks.append(encode_pubacks(packet_ids))
             self._wakeup.wake()

@@ -2,7 +2,7 @@
 
 import logging
 import socket
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTErrorCode, MQTTProtocolVersion
@@ -13,6 +13,7 @@ from edgeexit.wire.broker_config import BrokerConfig, BrokerEndpoint, first_line
 from edgeexit.wire.broker_limits import BrokerLimits
 from edgeexit.wire.buffered_socket import BufferedSocket
 from edgeexit.wire.messages import MAX_BYTES
+from edgeexit.wire.packet_codec import KEPT_BYTES
 from edgeexit.wire.reconnecting import Version
 from edgeexit.wire.session_options import SessionOptions
 from edgeexit.wire.tcp_connection import ConnectGuard, open_connection
@@ -20,10 +21,8 @@ from edgeexit.wire.tls_context import tls_context
 
 _HANDSHAKE_TIMEOUT_S: Final = 30.0
 """Seconds for the TLS handshake: at 1 kB/s the certificates alone take several seconds."""
-_MAX_PACKET: Final = 4 * MAX_BYTES
+MAX_PACKET: Final = 4 * MAX_BYTES
 """The content of a message in a larger packet is skipped; any other larger packet ends the connection."""
-_KEPT_BYTES: Final = 128 * 1024
-"""What is kept of a packet that is skipped: the topic, the packet identifier and the properties."""
 _CHUNK_BYTES: Final = 64 * 1024
 _PUBLISH: Final = 0x30
 _FIRST_BYTES: Final = 8
@@ -40,6 +39,9 @@ class MqttClient(paho.Client):
         will_limits: what the broker accepts of a will.
 
     """
+
+    reads_per_step: ClassVar[int] = 64
+    """Maximum number of calls of `loop_read` before the event loop writes again."""
 
     def __init__(
         self,
@@ -93,12 +95,18 @@ class MqttClient(paho.Client):
         return "" if self._buffered is None else self._buffered.first_line
 
     @property
+    def has_pending(self) -> bool:
+        """True if received bytes wait in a buffer of TLS or of the WebSocket, where no event loop sees them."""
+        connection = self._sock if self._buffered is None else self._buffered
+        return connection is not None and hasattr(connection, "pending") and connection.pending() > 0
+
+    @property
     def is_oversized(self) -> bool:
         """True if the present packet is larger than any that this client needs.
 
         It must not end the connection: a broker would deliver a message of a hostile client again, for ever.
         """
-        return bool(self._in_packet["remaining_length"] > _MAX_PACKET)
+        return bool(self._in_packet["remaining_length"] > MAX_PACKET)
 
     @property
     def abuse(self) -> str | None:
@@ -123,7 +131,7 @@ class MqttClient(paho.Client):
         if self.version5:
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
             properties.SessionExpiryInterval = options.session_expiry_s
-            properties.MaximumPacketSize = _MAX_PACKET
+            properties.MaximumPacketSize = MAX_PACKET
             if options.receive_maximum is not None:
                 properties.ReceiveMaximum = options.receive_maximum
             more = {"clean_start": options.session_expiry_s == 0, "properties": properties}
@@ -178,7 +186,7 @@ class MqttClient(paho.Client):
 
     def _sock_recv(self, bufsize: int) -> bytes:
         if self.is_oversized:
-            del self._in_packet["packet"][_KEPT_BYTES:]
+            del self._in_packet["packet"][KEPT_BYTES:]
             bufsize = min(bufsize, _CHUNK_BYTES)
         return super()._sock_recv(bufsize)
 

@@ -4,6 +4,7 @@ import contextlib
 import selectors
 import socket
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final
 
@@ -18,8 +19,6 @@ _TICK_S: Final = 5.0
 """Maximum seconds between two checks of the keepalive; a quarter of a shorter keepalive."""
 _ACTIVITY_S: Final = 1.0
 _FIRST_BYTES: Final = 8
-_BATCH: Final = 64
-"""Maximum number of packets that are read before the loop writes again."""
 
 
 class PacketLoop:
@@ -28,13 +27,15 @@ class PacketLoop:
     Args:
         client: a client that has connected.
         wakeup: ends a wait of `step`.
+        is_paused: returns True while nothing is to be read. PINGREQs are sent even then; the wakeup ends the pause.
 
     """
 
-    def __init__(self, client: MqttClient, wakeup: Wakeup) -> None:
+    def __init__(self, client: MqttClient, wakeup: Wakeup, *, is_paused: Callable[[], bool] = lambda: False) -> None:
         self.problem: str | None = None
         self._client = client
         self._wakeup = wakeup
+        self._is_paused = is_paused
         self._selector = selectors.DefaultSelector()
         self._selector.register(wakeup, selectors.EVENT_READ)
         connection = client.socket()
@@ -68,10 +69,9 @@ class PacketLoop:
                 wait_s = 0.0  # messages may have waited for the acknowledgements that are written now
         if not self.is_open:
             return
-        connection = self._client.socket()
-        pending = getattr(connection, "pending", None)  # bytes in the buffers of TLS, which epoll does not see
-        has_pending = pending is not None and pending() > 0
-        self._register(selectors.EVENT_READ | (selectors.EVENT_WRITE if self._is_blocked else 0))
+        paused = self._is_paused()
+        has_pending = not paused and self._client.has_pending
+        self._register((0 if paused else selectors.EVENT_READ) | (selectors.EVENT_WRITE if self._is_blocked else 0))
         events = 0
         for key, ready in self._selector.select(0 if has_pending else self._limit(wait_s)):
             if key.fd == self._descriptor:
@@ -83,16 +83,22 @@ class PacketLoop:
         if events & selectors.EVENT_WRITE and self.is_open:
             self._write()
         if self.is_open:
-            self._keep_alive()
+            self._keep_alive(may_ping_wait=paused)
 
     def _limit(self, wait_s: float) -> float:
         keepalive_s = self._client.keepalive
         return max(0.0, min(wait_s, _TICK_S, keepalive_s / 4 if keepalive_s else _TICK_S))
 
     def _register(self, events: int) -> None:
-        if events != self._events:
+        if events == self._events:
+            return
+        if not events:
+            self._selector.unregister(self._descriptor)
+        elif not self._events:
+            self._selector.register(self._descriptor, events)
+        else:
             self._selector.modify(self._descriptor, events)
-            self._events = events
+        self._events = events
 
     def _write(self) -> None:
         self._result = self._client.loop_write()
@@ -108,15 +114,18 @@ class PacketLoop:
             if self.problem is not None:
                 return
         self._client.restart_ping_timeout()
-        for _ in range(_BATCH):
+        for _ in range(self._client.reads_per_step):
             before = self._client.packets
             self._result = self._client.loop_read()
             if self._client.packets == before or not self.is_open:
                 break
         self.problem = self._client.abuse
 
-    def _keep_alive(self) -> None:
+    def _keep_alive(self, *, may_ping_wait: bool) -> None:
+        """Send a PINGREQ if one is due; `may_ping_wait`: its response may have arrived and not be read."""
         now = time.monotonic()
+        if may_ping_wait:
+            self._client.restart_ping_timeout()
         if now >= self._activity_due:
             self._activity_due = now + _ACTIVITY_S
             if self._activity.is_sending():

@@ -58,7 +58,10 @@ class SessionOptions(msgspec.Struct, frozen=True, kw_only=True):
     """True: a message is acknowledged to the broker when the receiver calls `Delivery.ack`, not when it arrives."""
     receive_maximum: int | None = None
     """Maximum number of messages that the broker sends before they are acknowledged (MQTT 5); None: the broker's own
-    limit."""
+    limit. A session that takes batches also stops reading above it, for brokers that do not know it."""
+    max_unacked_bytes: int | None = None
+    """A session that takes batches stops reading while messages with more bytes wait for their acknowledgement; None:
+    it does not. The connection is kept alive meanwhile."""
     keepalive_s: int = 30
     """Seconds without traffic after which the client sends a PINGREQ; a broker with MQTT 5 can override it. If nothing
     arrives for as long again, the connection is lost."""

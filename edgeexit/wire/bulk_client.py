@@ -1,0 +1,106 @@
+"""The MQTT client of a session that takes its messages in batches: it reads the stream of packets in large pieces.
+
+paho reads each packet in three or more calls of the socket, and does its bookkeeping for each message. This client
+leaves to paho what is rare: CONNECT, TLS, WebSockets, the keepalive, and all packets but PUBLISH.
+"""
+
+import socket
+import time
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from paho.mqtt import MQTTException
+from paho.mqtt.enums import LogLevel, MQTTErrorCode
+
+from edgeexit.wire.mqtt_client import MAX_PACKET, MqttClient
+from edgeexit.wire.packet_codec import PUBLISH, Packet, PacketError, PacketStream, Publish, parse_publish
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_PIECE_BYTES: Final = 256 * 1024
+_STEP_BYTES: Final = 1024 * 1024
+"""Bytes that are read before the event loop writes again; they are one batch."""
+_STEP_READS: Final = 1024
+"""The same as a number of reads: TLS returns a record at a time, a WebSocket a frame."""
+_QOS_2: Final = 2
+
+
+class BulkClient(MqttClient):
+    """Reads all messages that have arrived, and calls `on_publishes` once for them; arguments as `MqttClient`."""
+
+    reads_per_step: ClassVar[int] = 1
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.on_publishes: Callable[[list[Publish]], None] = lambda _: None
+        self._stream = PacketStream(max_bytes=MAX_PACKET)
+        self._problem: str | None = None
+
+    @property
+    def abuse(self) -> str | None:
+        """What the broker has sent that ends the connection."""
+        return self._problem or super().abuse
+
+    def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
+        """Read and process what has arrived, up to a batch; until the CONNACK, as paho does."""
+        if not self.packets:
+            return super().loop_read(max_packets)
+        if self._buffered is not None:
+            self._buffered.reads_ahead = True
+        publishes: list[Publish] = []
+        try:
+            result = self._read_batch(publishes)
+        except PacketError as error:
+            self._problem = f"the broker sent a malformed packet: {error}"
+            result = MQTTErrorCode.MQTT_ERR_SUCCESS
+        self.packets += len(publishes)
+        if publishes:
+            self.on_publishes(publishes)
+        return result
+
+    def _read_batch(self, publishes: list[Publish]) -> MQTTErrorCode:
+        """Read pieces until nothing is left, and append the messages; return how the connection ended, or success."""
+        room = _STEP_BYTES
+        for _ in range(_STEP_READS):
+            try:
+                data = self._sock_recv(_PIECE_BYTES)
+            except BlockingIOError:
+                if self.has_pending:  # it was a control frame of the WebSocket
+                    continue
+                break
+            except OSError as error:
+                self._easy_log(LogLevel.MQTT_LOG_ERR, "failed to receive: %s", error)
+                data = b""
+            if not data:
+                return self._loop_rc_handle(MQTTErrorCode.MQTT_ERR_CONN_LOST)
+            with self._msgtime_mutex:
+                self._last_bytes_received = time.monotonic()
+            for packet in self._stream.feed(data):
+                if packet.kind == PUBLISH:
+                    publishes.append(self._parse(packet))
+                elif (result := self._handle(packet)) or self._sock is None or self._problem:
+                    return result
+            room -= len(data)
+            if room <= 0 or (len(data) < _PIECE_BYTES and type(self._sock) is socket.socket):
+                break
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def _parse(self, packet: Packet) -> Publish:
+        message = parse_publish(packet, version5=self.version5)
+        if message.qos == _QOS_2:
+            raise PacketError("a message with QoS 2, which this client has not subscribed to")
+        return message
+
+    def _handle(self, packet: Packet) -> MQTTErrorCode:
+        """Let paho process a packet that is not a message."""
+        received = self._in_packet
+        received["command"], received["packet"] = packet.first, bytearray(packet.body)
+        received["remaining_length"] = len(packet.body)
+        try:
+            result = self._packet_handle()
+        except MQTTException as error:
+            self._problem = f"the broker sent a malformed packet: {error}"
+            return MQTTErrorCode.MQTT_ERR_SUCCESS
+        finally:
+            received["command"], received["packet"], received["remaining_length"] = 0, bytearray(), 0
+        return self._loop_rc_handle(result) if result > 0 else result
