@@ -15,6 +15,7 @@ from edgeexit.cli.engines import engines_app
 from edgeexit.cli.evaluate import evaluate_command
 from edgeexit.cli.fit import fit_command
 from edgeexit.cli.fit_help import FitCommand
+from edgeexit.cli.fleet import fleet_app
 from edgeexit.cli.inspect import inspect_command
 from edgeexit.cli.keys import keygen_command, keys_app, sign_command
 from edgeexit.cli.profile import profile_command
@@ -68,6 +69,7 @@ app.command("profile")(profile_command)
 app.command("agent")(agent_command)
 app.add_typer(deploy_app, name="deploy")
 app.add_typer(calibrator_app, name="calibrator")
+app.add_typer(fleet_app, name="fleet")
 app.command("targets")(targets_command)
 app.add_typer(keys_app, name="keys")
 app.command("keygen")(keygen_command)

@@ -94,13 +94,18 @@ def check_policy(
 
     """
     document = verify_policy(envelope, keys, recipient)
-    if isinstance(document, Rejection):
-        return document
+    return document if isinstance(document, Rejection) else decide_on(document, recipient.device, accepted)
+
+
+def decide_on(
+    document: PolicyDocument, device: str, accepted: Mapping[PolicySlot, Accepted]
+) -> PolicyDocument | Unchanged | Rejection:
+    """Return the same as `check_policy` for a document that `verify_policy` has verified for `device`."""
     slot, revision = slot_of(document), document.revision
     held = accepted.get(slot, Accepted())
     if revision <= held.revision and (result := _not_higher(document, held)) is not None:
         return result
-    if not document.rollout.includes(recipient.device):
+    if not document.rollout.includes(device):
         reason = f"the rollout to {document.rollout.percent:g} % of the devices does not include this device"
         return Unchanged(slot=slot, revision=revision, reason=reason)
     return document

@@ -1,0 +1,124 @@
+"""The result of a simulation, as the command prints it."""
+
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import Final
+
+import msgspec
+
+from edgeexit.simulate.comparison import Difference, FleetTotals
+from edgeexit.simulate.fleet_load import FleetLoad
+
+_MAX_NAMED: Final = 20
+
+
+class DatabaseBalance(msgspec.Struct, frozen=True, kw_only=True):
+    """The comparison of what was sent with what the database holds."""
+
+    differences: int
+    lost: int
+    double: int
+    wrong: int
+    first: tuple[Difference, ...]
+    """The first differences."""
+    drops: Mapping[str, int]
+    """Cause -> messages of the fleet that the calibrator did not store since the begin of the run."""
+
+
+class SimulationOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What was sent and what was answered."""
+
+    devices: int
+    connections: int
+    seconds: float
+    """Length of the load, without connecting and settling."""
+    reports: int
+    audits: int
+    audited_samples: int
+    states: int
+    copies: int
+    """Messages that were sent again."""
+    acknowledged_reports: int
+    acknowledged_audits: int
+    superseded_reports: int
+    """Reports that agents deleted, because a newer one of the series was acknowledged."""
+    unanswered: int
+    """Messages that were not answered at the end."""
+    unanswered_by_broker: int
+    """Those of them that the broker answered with an error."""
+    refused: Mapping[str, int]
+    """Reason of a final refusal -> messages."""
+    refused_for_now: Mapping[str, int]
+    """Reason of a refusal that is not final -> messages."""
+    reports_per_s: float | None
+    """Acknowledged reports per second, from the first to the last acknowledgement."""
+    ack_p50_s: float | None
+    ack_p99_s: float | None
+    """Percentiles of the time from sending to acknowledgement."""
+    reconnects: int
+    revisions: Mapping[int, int]
+    """Revision of the active policy at the end -> devices."""
+    database: DatabaseBalance | None = None
+
+    @property
+    def is_exact(self) -> bool:
+        """True if the database holds exactly what was acknowledged, or was not compared."""
+        return self.database is None or not self.database.differences
+
+
+def outcome_of(load: FleetLoad) -> SimulationOutcome:
+    """Return the result of a run, without a comparison."""
+    ledger = load.ledger
+    span_s = ledger.last_ack - ledger.first_ack
+    revisions: dict[int, int] = {}
+    for member in load.members:
+        if member.has_state:
+            revisions[member.agent.revision] = revisions.get(member.agent.revision, 0) + 1
+    return SimulationOutcome(
+        devices=len(load.members),
+        connections=load.connections,
+        seconds=round(load.ended - load.began, 3),
+        reports=ledger.reports,
+        audits=ledger.audits,
+        audited_samples=ledger.audited_samples,
+        states=ledger.states,
+        copies=ledger.copies,
+        acknowledged_reports=ledger.acked_reports,
+        acknowledged_audits=ledger.acked_audits,
+        superseded_reports=ledger.superseded,
+        unanswered=ledger.waiting,
+        unanswered_by_broker=sum(message.rejected_by_broker for message in ledger.unanswered),
+        refused=dict(ledger.refused),
+        refused_for_now=dict(ledger.held),
+        reports_per_s=round(ledger.acked_reports / span_s, 1) if span_s > 0 else None,
+        ack_p50_s=ledger.delays.percentile(50),
+        ack_p99_s=ledger.delays.percentile(99),
+        reconnects=load.reconnects,
+        revisions=dict(sorted(revisions.items())),
+    )
+
+
+def balance_of(differences: Iterable[Difference], before: FleetTotals, after: FleetTotals) -> DatabaseBalance:
+    """Return the summary of a comparison."""
+    found = iter(differences)
+    first = tuple(islice(found, _MAX_NAMED))
+    kinds = [one.kind for one in first] + [one.kind for one in found]
+    drops = _drops(after)
+    for cause, count in _drops(before).items():
+        drops[cause] = drops.get(cause, 0) - count
+    return DatabaseBalance(
+        differences=len(kinds),
+        lost=kinds.count("lost"),
+        double=kinds.count("double"),
+        wrong=kinds.count("wrong"),
+        first=first,
+        drops={cause: count for cause, count in drops.items() if count},
+    )
+
+
+def _drops(totals: FleetTotals) -> dict[str, int]:
+    drops = dict(totals.drops)
+    for device in totals.devices.values():
+        for cause, count in device.drops.items():
+            drops[cause] = drops.get(cause, 0) + count
+    return drops
