@@ -325,10 +325,12 @@ def running(devices: list[Device], timeout_s: float = GENEROUS_S) -> Iterator[De
         yield device
 
 
-def wait_until_empty(devices: list[Device]) -> None:
+def wait_until_empty(devices: list[Device], timeout_s: float = GENEROUS_S) -> None:
     """Wait until the outbox of each device has been empty once, e.g. so that the next fault hits what works."""
+    deadline = time.monotonic() + timeout_s
     for device in devices:
-        wait_until(lambda d=device: (tick := d.last("tick")) is not None and tick.waiting == 0, GENEROUS_S)
+        limit_s = max(deadline - time.monotonic(), 0.1)
+        wait_until(lambda d=device: (tick := d.last("tick")) is not None and tick.waiting == 0, limit_s)
 
 
 def _is_drained(device: Device) -> bool:

@@ -14,12 +14,14 @@ from scripts.chaoslab.lab import Check, Lab
 from scripts.chaoslab.links import bad_links
 from scripts.chaoslab.nonsense import claim_nonsense
 from scripts.chaoslab.packet_limit import small_packets
+from scripts.chaoslab.several_processes import several_processes
 
 SITUATIONS: dict[str, Callable[[Lab], list[Check]]] = {
     "kills": kill_agents,
     "brokers": kill_brokers,
     "calibrators": kill_calibrators,
     "postgres": kill_postgres,
+    "processes": several_processes,
     "calibrator-disk": failing_calibrator_disk,
     "links": bad_links,
     "disks": failing_disks,
