@@ -5,6 +5,7 @@ failed inferences. Most bins are empty, so the packed form contains only the oth
 one with the width of a value in bytes (4 or 8), then the uint16 indices, then the values, little-endian.
 """
 
+from collections.abc import Sequence
 from itertools import chain
 from typing import Final
 
@@ -16,6 +17,8 @@ from edgeexit.wire import SCORE_BINS, ExitCounters, Report
 
 PER_EXIT: Final = 2 + SCORE_BINS + BIN_COUNT
 """Numbers per exit."""
+MAX_SUM: Final = 2**62 - 1
+"""Sums of counts stay at this number rather than overflow; two of them still fit into 64 bits."""
 _HEADER: Final = 2
 _INDEX_BYTES: Final = 2
 _NARROW: Final = 4
@@ -53,6 +56,23 @@ def unpack_counts(packed: bytes) -> Counts:
     counts = np.zeros(width_of(exits), np.int64)
     counts[indices] = np.frombuffer(packed, f"<u{width}", count, _HEADER + count * _INDEX_BYTES)
     return counts
+
+
+def empty_counts(packed: bytes) -> bytes:
+    """Return packed counts of 0 for as many exits as others have."""
+    return bytes((packed[0], _NARROW))
+
+
+def sum_counts(parts: Sequence[bytes]) -> bytes:
+    """Return the sum of packed counts, at most `MAX_SUM`; of several numbers of exits, for the highest one."""
+    exits = max(part[0] for part in parts)
+    total: Counts = np.zeros(width_of(exits), np.int64)
+    for part in parts:
+        counts = unpack_counts(part)
+        total[: len(counts) - 1] += counts[:-1]
+        total[-1] += counts[-1]  # failed inferences
+        np.minimum(total, MAX_SUM, out=total)
+    return pack_counts(total)
 
 
 def exit_counters(counts: Counts) -> tuple[ExitCounters, ...]:

@@ -55,6 +55,13 @@ def is_outage(error: exc.SQLAlchemyError) -> bool:
     return not isinstance(error, _PROGRAMMING_ERRORS) or _state(error.orig) == _INSUFFICIENT_PRIVILEGE
 
 
+def is_contention(error: DatabaseError) -> bool:
+    """Return True if a transaction failed because another one held a lock that it needed."""
+    cause = error.__cause__
+    orig = cause.orig if isinstance(cause, exc.DBAPIError) else None
+    return _state(orig) in {"40001", "40P01", "55P03"} or "database is locked" in str(orig)
+
+
 def error_text(error: exc.SQLAlchemyError, *, secrets: Iterable[str]) -> str:
     """Return what the driver reports and what to do, as one line; without the report if that contains a secret."""
     cause = error.orig if isinstance(error, exc.DBAPIError) else error

@@ -37,6 +37,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         return None if value is None else value.replace(tzinfo=timezone.utc)
 
 
+_Name = Text().with_variant(Text(collation="C"), "postgresql")  # the order of SQLite, and ranges of a prefix
 _LongId = BigInteger().with_variant(Integer, "sqlite")  # SQLite generates values only for INTEGER keys
 
 
@@ -92,9 +93,9 @@ class DeviceRow(TableBase):
     )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    fleet: Mapped[str]
-    shard: Mapped[str]
-    device: Mapped[str]
+    fleet: Mapped[str] = mapped_column(_Name)
+    shard: Mapped[str] = mapped_column(_Name)
+    device: Mapped[str] = mapped_column(_Name)
     state: Mapped[str | None]
     """JSON of the newest `messages.State`; null before the first one."""
     first_seen: Mapped[datetime]
@@ -221,21 +222,6 @@ class PolicyRevisionRow(TableBase):
     """When the broker first accepted it; null before."""
 
 
-class ReportRow(TableBase):
-    """The newest report of a (device, start, revision); its counters are cumulative."""
-
-    __tablename__ = "report"
-
-    device_id: Mapped[int] = mapped_column(ForeignKey("device.id"), primary_key=True)
-    start: Mapped[str] = mapped_column(primary_key=True)
-    revision: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    cohort_id: Mapped[int] = mapped_column(ForeignKey("cohort.id"), index=True)
-    sequence: Mapped[int]
-    content: Mapped[str]
-    """JSON of `messages.Report`."""
-    received_at: Mapped[datetime]
-
-
 class SeriesRow(TableBase):
     """What de-duplication needs of a (device, start, revision): the newest cumulative counters and their number."""
 
@@ -320,8 +306,8 @@ class ShardRow(TableBase):
 
     __tablename__ = "shard"
 
-    fleet: Mapped[str] = mapped_column(primary_key=True)
-    shard: Mapped[str] = mapped_column(primary_key=True)
+    fleet: Mapped[str] = mapped_column(_Name, primary_key=True)
+    shard: Mapped[str] = mapped_column(_Name, primary_key=True)
     first_seen: Mapped[datetime]
 
 
@@ -333,6 +319,16 @@ class InstallationRow(TableBase):
     id: Mapped[str] = mapped_column(primary_key=True)
     """16 random hex digits."""
     created_at: Mapped[datetime]
+
+
+class MaintenanceRow(TableBase):
+    """What the maintenance of this database found, e.g. its size."""
+
+    __tablename__ = "maintenance"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    details: Mapped[dict[str, Any]]
+    updated_at: Mapped[datetime]
 
 
 class AuditRow(TableBase):
@@ -355,7 +351,7 @@ class AuditedSampleRow(TableBase):
     __table_args__ = (Index(None, "cohort_id", "id"), {"sqlite_autoincrement": True})
 
     id: Mapped[int] = mapped_column(_LongId, primary_key=True)
-    audit_id: Mapped[int] = mapped_column(_LongId, ForeignKey("audit.id"))
+    audit_id: Mapped[int] = mapped_column(_LongId, ForeignKey("audit.id"), index=True)
     cohort_id: Mapped[int] = mapped_column(ForeignKey("cohort.id"))
     revision: Mapped[int]
     exits: Mapped[int]

@@ -7,7 +7,7 @@ import msgspec
 from edgeexit_calibration import CohortAddress, devices, disagreement, exit_mix, fleets
 from edgeexit_calibration.ingest.inbox import Inbox
 from edgeexit_calibration.ingest.quotas import Quotas
-from edgeexit_calibration.store.tables import AuditRow, ReportRow
+from edgeexit_calibration.store.tables import AuditRow, SeriesRow
 from sqlalchemy import func, select
 
 from edgeexit.signing import PrivateKey
@@ -96,7 +96,7 @@ def test_of_two_live_clones_everything_that_is_answered_is_stored_and_the_clone_
             device.send(AUDIT, msgspec.structs.replace(audits[step], start=start))
     until(lambda: len([n for n in acknowledged(device) if n != 999]) == 400)
     with database.reading() as session:
-        reports = select(func.count()).select_from(ReportRow).where(ReportRow.start.in_(starts))
+        reports = select(func.count()).select_from(SeriesRow).where(SeriesRow.start.in_(starts))
         assert session.scalar(reports) + session.scalar(select(func.count()).select_from(AuditRow)) == 400
     assert disagreement(database, CohortAddress(FLEET, bundle.digest, COHORT)).samples == 200
     assert set(devices(database)[0].clone_starts) == set(starts)

@@ -1,7 +1,10 @@
-"""Counts in buckets of time, totals of audits, leases; columns that make counts of devices cheap."""
+"""Counts in buckets of time instead of reports, totals of audits, leases; columns that make counts of devices cheap."""
+
+from datetime import datetime, timezone
 
 import sqlalchemy as sa
 from alembic import op
+from edgeexit_calibration.store.migrations.conversion_0002 import convert
 
 revision = "0002"
 down_revision = "0001"
@@ -23,9 +26,23 @@ def upgrade() -> None:
     op.create_index(
         "ix_device_troubles", "device", ["fleet", "troubles"], sqlite_where=in_trouble, postgresql_where=in_trouble
     )
+    op.create_index(op.f("ix_audited_sample_audit_id"), "audited_sample", ["audit_id"])
+    if op.get_context().dialect.name == "postgresql":  # names in the order of SQLite, and ranges of a prefix
+        for name in ("fleet", "shard", "device"):
+            op.execute(f'ALTER TABLE device ALTER COLUMN {name} TYPE text COLLATE "C"')
+    convert(op.get_bind(), now=datetime.now(timezone.utc))
+    op.drop_table("report")
 
 
 def _create_tables() -> None:
+    name = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+    op.create_table(
+        "maintenance",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("details", sa.JSON(), nullable=False),
+        sa.Column("updated_at", sa.DateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_maintenance")),
+    )
     op.create_table(
         "installation",
         sa.Column("id", sa.Text(), nullable=False),
@@ -43,8 +60,8 @@ def _create_tables() -> None:
     )
     op.create_table(
         "shard",
-        sa.Column("fleet", sa.Text(), nullable=False),
-        sa.Column("shard", sa.Text(), nullable=False),
+        sa.Column("fleet", name, nullable=False),
+        sa.Column("shard", name, nullable=False),
         sa.Column("first_seen", sa.DateTime(), nullable=False),
         sa.PrimaryKeyConstraint("fleet", "shard", name=op.f("pk_shard")),
     )
