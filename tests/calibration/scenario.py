@@ -3,11 +3,17 @@
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import paho.mqtt.client as paho
+from edgeexit_calibration.ingest.batch_store import BatchStore
+from edgeexit_calibration.ingest.receipts import Stored
+from edgeexit_calibration.ingest.rules import IngestRules
+from edgeexit_calibration.ingest.uplink import Uplink
+from sqlalchemy.orm import Session
 
 from edgeexit.bundle import Bundle
 from edgeexit.fitting import MaxRisk, ReadoutDataset, fit_thresholds
@@ -151,6 +157,13 @@ def state_of(
     )
 
 
+def store_uplinks(
+    session: Session, uplinks: Sequence[Uplink], *, now: datetime, rules: IngestRules | None = None
+) -> Stored:
+    """Store a batch, with nothing in memory from earlier ones."""
+    return BatchStore(rules or IngestRules()).store(session, uplinks, now=now)
+
+
 def payload_of(topic: str, message: object, *, key: PrivateKey = IDENTITY) -> bytes:
     """Return the payload that a device publishes on a topic; an audit is signed."""
     if isinstance(message, bytes):
@@ -174,10 +187,17 @@ class RefusingBroker:
         self.published = 0
         self._server = socket.create_server(("127.0.0.1", 0))
         self.url = f"mqtt://127.0.0.1:{self._server.getsockname()[1]}"
-        threading.Thread(target=self._serve, daemon=True).start()
+        threading.Thread(target=self._accept, daemon=True).start()
 
-    def _serve(self):
-        connection, _ = self._server.accept()
+    def _accept(self):
+        while True:
+            try:
+                connection, _ = self._server.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection):
         with connection, connection.makefile("rb") as stream:
             while head := stream.read(1):
                 length = shift = 0

@@ -7,7 +7,7 @@ import msgspec
 
 from edgeexit.log_text import one_line
 from edgeexit.wire import MAX_ACKED, MAX_REFUSED, Ack, DeviceAddress, Refusal
-from edgeexit_calibration.ingest.store_uplinks import Receipt
+from edgeexit_calibration.ingest.receipts import Receipt
 from edgeexit_calibration.ingest.uplink import RefusedUplink
 
 

@@ -1,77 +1,109 @@
 """Stores audits, each sample once, although a device may send an audit as a whole, in parts, and again."""
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, insert, or_, select, tuple_
-from sqlalchemy.orm import Session
+import numpy as np
+from sqlalchemy import Connection
 
-from edgeexit.policies.readout import readouts_to_bytes
-from edgeexit.wire import Audit
+from edgeexit.policies.readout import COLUMNS, ENTROPY, P1, P2, TOP1, readouts_to_bytes
+from edgeexit.wire import Audit, AuditedSample
 from edgeexit.wire.audit_parts import missing_parts, related_sequences
-from edgeexit_calibration.store.tables import AuditedSampleRow, AuditRow, DeviceRow
+from edgeexit_calibration.ingest.bulk_write import insert_rows, is_postgresql, stored_time, table_of, upsert_rows
+from edgeexit_calibration.ingest.known_devices import KnownDevice
+from edgeexit_calibration.ingest.known_series import StartKey
+from edgeexit_calibration.store.tables import AuditedSampleRow, AuditRow, AuditTotalRow
 
-_StartKey = tuple[int, str]
-"""Id of a device, and a start of its agent: the numbers of audits are unique in it."""
-
-_MAX_CONDITIONS: Final = 200
-"""Databases limit the depth of an expression."""
+_AUDITS: Final = table_of(AuditRow)
+_SAMPLES: Final = table_of(AuditedSampleRow)
+_TOTALS: Final = table_of(AuditTotalRow)
 _PLACE_GAP: Final = 3
 """The numbers of the parts of two successive audits are at most so far apart."""
+_BYTES_PER_EXIT: Final = 4 * len(COLUMNS)
+_STORED_NUMBERS: Final = (
+    "SELECT a.device_id, a.start, a.sequence FROM {ranges} JOIN audit a "
+    "ON a.device_id = {device_id} AND a.start = {start} AND a.sequence BETWEEN {low} AND {high}"
+)
+_ON_SQLITE: Final = _STORED_NUMBERS.format(
+    ranges="json_each(?) AS r",
+    **{
+        name: f"json_extract(r.value, '$[{place}]')" for place, name in enumerate(("device_id", "start", "low", "high"))
+    },
+)
+_ON_POSTGRESQL: Final = _STORED_NUMBERS.format(
+    ranges="unnest(%b::integer[], %b::text[], %b::bigint[], %b::bigint[]) AS r(device_id, start, low, high)",
+    **{name: f"r.{name}" for name in ("device_id", "start", "low", "high")},
+)
 
 
-def store_audits(session: Session, audits: Sequence[tuple[DeviceRow, int, Audit]], *, now: datetime) -> None:
-    """Write the samples that are not stored yet; each audit comes with its device and the id of its cohort."""
+class AcceptedAudit(NamedTuple):
+    """An audit that is to be stored, with its device and the id of its cohort."""
+
+    device: KnownDevice
+    cohort_id: int
+    audit: Audit
+
+
+def store_audits(connection: Connection, audits: Sequence[AcceptedAudit], *, now: datetime) -> list[AcceptedAudit]:
+    """Write the samples that are not stored yet; return the audits, and parts of audits, that were written."""
     if not audits:
-        return
-    stored = _stored_numbers(session, audits)
-    new: list[tuple[DeviceRow, int, Audit]] = []
+        return []
+    stored = _stored_numbers(connection, audits)
+    new: list[AcceptedAudit] = []
     for device, cohort_id, audit in audits:
         known = stored[device.id, audit.start]
         for part in missing_parts(audit, known):
             known.add(part.sequence)
-            new.append((device, cohort_id, part))
+            new.append(AcceptedAudit(device, cohort_id, part))
+    if not new:
+        return []
+    numbers = _new_ids(connection, len(new))
+    received_at = stored_time(now, _AUDITS, "received_at", connection.dialect)
     rows = [
-        AuditRow(device_id=device.id, start=audit.start, sequence=audit.sequence, received_at=now)
-        for device, _, audit in new
+        (number, device.id, audit.start, audit.sequence, received_at)
+        for number, (device, _, audit) in zip(numbers, new, strict=True)
     ]
-    session.add_all(rows)
-    session.flush()
-    samples: list[dict[str, object]] = []
-    for row, (device, cohort_id, audit) in zip(rows, new, strict=True):
-        samples += _sample_rows(audit, row.id, cohort_id)
-        device.audited_samples += len(audit.samples)
-        device.last_seen = now
-    if samples:
-        session.execute(insert(AuditedSampleRow), samples)
+    insert_rows(connection, _AUDITS, ("id", "device_id", "start", "sequence", "received_at"), rows)
+    samples: list[tuple[Any, ...]] = []
+    totals: defaultdict[tuple[int, int, str], list[int]] = defaultdict(lambda: [0, 0])
+    for number, accepted in zip(numbers, new, strict=True):
+        of_audit = list(_sample_rows(number, accepted))
+        samples += of_audit
+        if accepted.device.counted:
+            total = totals[accepted.cohort_id, accepted.audit.revision, accepted.device.address.shard]
+            total[0] += len(of_audit)
+            total[1] += sum(sample.disagrees for sample in accepted.audit.samples)
+    insert_rows(connection, _SAMPLES, _SAMPLE_COLUMNS, samples)
+    upsert_rows(
+        connection,
+        _TOTALS,
+        ("cohort_id", "revision", "writer", "samples", "disagreeing"),
+        [(*key, *total) for key, total in totals.items()],
+        added=("samples", "disagreeing"),
+    )
+    return new
 
 
-def _stored_numbers(
-    session: Session, audits: Sequence[tuple[DeviceRow, int, Audit]]
-) -> defaultdict[_StartKey, set[int]]:
+def _stored_numbers(connection: Connection, audits: Sequence[AcceptedAudit]) -> defaultdict[StartKey, set[int]]:
     """Return the stored numbers that concern these audits: their own, and those of what contains them or is in them."""
-    numbers: set[tuple[int, str, int]] = set()
-    parts: defaultdict[_StartKey, list[range]] = defaultdict(list)
+    ranges: defaultdict[StartKey, list[range]] = defaultdict(list)
     for device, _, audit in audits:
         containing, within = related_sequences(audit.sequence)
-        numbers.update((device.id, audit.start, number) for number in (audit.sequence, *containing))
-        parts[device.id, audit.start].append(within)
-    columns = (AuditRow.device_id, AuditRow.start, AuditRow.sequence)
-    conditions: list[ColumnElement[bool]] = [tuple_(*columns).in_(list(numbers))]
-    any_part = [
-        and_(AuditRow.device_id == device_id, AuditRow.start == start, AuditRow.sequence.between(low, high))
-        for (device_id, start), ranges in parts.items()
-        for low, high in _merged(ranges)
-    ]
-    conditions += [
-        or_(*any_part[first : first + _MAX_CONDITIONS]) for first in range(0, len(any_part), _MAX_CONDITIONS)
-    ]
-    stored: defaultdict[_StartKey, set[int]] = defaultdict(set)
-    for condition in conditions:
-        for device_id, start, sequence in session.execute(select(*columns).where(condition)):
-            stored[device_id, start].add(sequence)
+        ranges[device.id, audit.start] += [
+            within,
+            *(range(number, number + 1) for number in (audit.sequence, *containing)),
+        ]
+    rows = [(*key, low, high) for key, found in ranges.items() for low, high in _merged(found)]
+    if is_postgresql(connection):
+        result = connection.exec_driver_sql(_ON_POSTGRESQL, tuple(map(list, zip(*rows, strict=True))))
+    else:
+        result = connection.exec_driver_sql(_ON_SQLITE, (json.dumps(rows),))
+    stored: defaultdict[StartKey, set[int]] = defaultdict(set)
+    for device_id, start, sequence in result:
+        stored[device_id, start].add(sequence)
     return stored
 
 
@@ -89,15 +121,45 @@ def _merged(ranges: Iterable[range]) -> list[tuple[int, int]]:
     return merged
 
 
-def _sample_rows(audit: Audit, audit_id: int, cohort_id: int) -> Iterable[dict[str, object]]:
-    for sample in audit.samples:
-        yield {
-            "audit_id": audit_id,
-            "cohort_id": cohort_id,
-            "revision": audit.revision,
-            "exits": len(sample.top1),
-            "exit": sample.exit,
-            "disagrees": sample.disagrees,
-            "label": sample.label,
-            "readouts": readouts_to_bytes(sample.readouts()),
-        }
+def _new_ids(connection: Connection, count: int) -> Sequence[int]:
+    """Return unused ids of audits. On SQLite, the transaction is the only one that writes."""
+    if is_postgresql(connection):
+        query = "SELECT nextval(pg_get_serial_sequence('audit', 'id')) FROM generate_series(1, %s)"
+        return [row[0] for row in connection.exec_driver_sql(query, (count,))]
+    highest = connection.exec_driver_sql("SELECT max(id) FROM audit").scalar() or 0
+    return range(highest + 1, highest + 1 + count)
+
+
+_SAMPLE_COLUMNS: Final = (
+    "audit_id", "cohort_id", "revision", "exits", "exit", "disagrees", "label", "readouts", "counted",
+)  # fmt: skip
+
+
+def _sample_rows(audit_id: int, accepted: AcceptedAudit) -> Iterable[tuple[Any, ...]]:
+    """Yield the rows of an audit."""
+    device, cohort_id, audit = accepted
+    readouts = _readouts(audit.samples)
+    exits = len(audit.samples[0].top1)
+    size = exits * _BYTES_PER_EXIT
+    for place, sample in enumerate(audit.samples):
+        yield (
+            audit_id,
+            cohort_id,
+            audit.revision,
+            exits,
+            sample.exit,
+            sample.disagrees,
+            sample.label,
+            readouts[place * size : (place + 1) * size],
+            device.counted,
+        )
+
+
+def _readouts(samples: Sequence[AuditedSample]) -> bytes:
+    """Return the readouts of samples with the same number of exits, as in the database, one after the other."""
+    readouts = np.empty((len(samples), len(samples[0].top1), len(COLUMNS)), np.float32)
+    readouts[:, :, TOP1] = [sample.top1 for sample in samples]
+    readouts[:, :, P1] = [sample.p1 for sample in samples]
+    readouts[:, :, P2] = [sample.p2 for sample in samples]
+    readouts[:, :, ENTROPY] = [sample.entropy for sample in samples]
+    return readouts_to_bytes(readouts)

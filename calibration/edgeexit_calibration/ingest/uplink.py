@@ -20,7 +20,7 @@ from edgeexit.wire.audit_parts import NUMBER_LIMIT
 from edgeexit.wire.audit_signing import verify_audit
 from edgeexit.wire.messages import Count, StartId
 from edgeexit_calibration.ingest.contradictions import contradictions
-from edgeexit_calibration.store.counts import counts_of
+from edgeexit_calibration.store.counts import Counts, counts_of
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MIN_EXITS: Final = 2
@@ -40,6 +40,8 @@ class Uplink(NamedTuple):
     """The public key that signed an audit."""
     retained: bool = False
     """True if the broker stored the message for new subscribers, so that the device may have ended since."""
+    counts: Counts | None = None
+    """The counters of a report [62 K + 1], if the caller has converted them already."""
 
 
 class RefusedUplink(NamedTuple):

@@ -1,7 +1,7 @@
 """Acknowledgements are split to the limits of a message, whatever a device sends."""
 
 from edgeexit_calibration.ingest.answers import answers
-from edgeexit_calibration.ingest.store_uplinks import Receipt
+from edgeexit_calibration.ingest.receipts import Receipt
 from edgeexit_calibration.ingest.uplink import RefusedUplink
 from hypothesis import given
 from hypothesis import strategies as st

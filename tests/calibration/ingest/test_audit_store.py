@@ -4,7 +4,6 @@ import itertools
 from datetime import datetime, timezone
 
 import msgspec
-from edgeexit_calibration.ingest.store_uplinks import store_uplinks
 from edgeexit_calibration.ingest.uplink import Uplink
 from edgeexit_calibration.store.tables import AuditedSampleRow, AuditRow, DeviceRow
 from hypothesis import HealthCheck, given, settings
@@ -14,7 +13,7 @@ from sqlalchemy import select
 from edgeexit.policies.readout import readouts_to_bytes
 from edgeexit.wire.audit_parts import split_audit
 from tests.calibration.database_kinds import ON_SQLITE
-from tests.calibration.scenario import DEVICE, audits_of
+from tests.calibration.scenario import DEVICE, audits_of, store_uplinks
 
 NOW = datetime(2025, 1, 1, tzinfo=timezone.utc)
 _numbers = itertools.count()
@@ -68,7 +67,7 @@ def test_numbers_that_are_far_apart_cost_no_more_than_others(database, bundle):
     leaves = [2**50 + 512 * number + 256 + place for number in range(10, 50) for place in range(256)]
     store(database, DEVICE, [msgspec.structs.replace(audit, sequence=number) for number in leaves])
     steps = {numbers: steps_of(database, audit, numbers) for numbers in [(1, 2), (3, 2**50 - 1)]}
-    assert steps[3, 2**50 - 1] < 1.5 * steps[1, 2]
+    assert steps[3, 2**50 - 1] < steps[1, 2] + 20  # reading what lies between takes hundreds
 
 
 def steps_of(database, audit, numbers):

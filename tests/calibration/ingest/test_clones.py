@@ -4,12 +4,11 @@ from datetime import datetime, timedelta, timezone
 
 from edgeexit_calibration import device_events, devices
 from edgeexit_calibration.ingest.clones import see_start
-from edgeexit_calibration.ingest.store_uplinks import store_uplinks
 from edgeexit_calibration.ingest.uplink import Uplink
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.calibration.scenario import DEVICE, report_of, state_of
+from tests.calibration.scenario import DEVICE, report_of, state_of, store_uplinks
 
 NOW = datetime(2025, 1, 1, tzinfo=timezone.utc)
 DIGEST = "e" * 64

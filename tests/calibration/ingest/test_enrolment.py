@@ -13,12 +13,12 @@ from edgeexit_calibration import (
     register,
     revoke_device,
 )
-from edgeexit_calibration.ingest.store_uplinks import IngestRules, store_uplinks
+from edgeexit_calibration.ingest.rules import IngestRules
 from edgeexit_calibration.ingest.uplink import read_uplink
 
 from edgeexit.signing import PrivateKey, key_id, public_key_text
 from edgeexit.wire import up_topic
-from tests.calibration.scenario import COHORT, DEVICE, FLEET, audits_of, payload_of, report_of, state_of
+from tests.calibration.scenario import COHORT, DEVICE, FLEET, audits_of, payload_of, report_of, state_of, store_uplinks
 
 NOW = datetime(2025, 1, 1, tzinfo=timezone.utc)
 OURS, THEIRS = PrivateKey.generate(), PrivateKey.generate()

@@ -8,14 +8,14 @@ import pytest
 from edgeexit_calibration import register
 from edgeexit_calibration.ingest import audit_store
 from edgeexit_calibration.ingest.intake import Intake
-from edgeexit_calibration.ingest.store_uplinks import IngestRules
+from edgeexit_calibration.ingest.rules import IngestRules
 from edgeexit_calibration.store.tables import DeviceRow, FleetRow
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeexit.latency import LatencyProfile
 from edgeexit.signing import PrivateKey
-from edgeexit.wire import UP_TYPES, Delivery, up_topic
+from edgeexit.wire import UP_TYPES, Ack, Delivery, decode, up_topic
 from edgeexit.wire.audit_signing import sign_audit
 from tests.calibration.scenario import COHORT, DELTA, DEVICE, FLEET, RISK, audits_of, payload_of, report_of, state_of
 
@@ -35,7 +35,7 @@ JSON = st.recursive(
 def intake(database, bundle):
     register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, user="ada")
     sent = []
-    opened = Intake(database, lambda *answer: sent.append(answer), fleet=FLEET, rules=IngestRules())
+    opened = Intake(database, sent.extend, fleet=FLEET, rules=IngestRules())
     opened.sent = sent
     return opened
 
@@ -110,9 +110,7 @@ def test_no_message_causes_an_internal_error(database, bundle, intake, data):
 @given(payload=st.binary(max_size=100))
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_bytes_cause_an_internal_error(intake, payload):
-    deliveries = [
-        Delivery(topic=up_topic(DEVICE, kind), payload=payload) for kind in sorted(UP_TYPES)
-    ]
+    deliveries = [Delivery(topic=up_topic(DEVICE, kind), payload=payload) for kind in sorted(UP_TYPES)]
     assert intake.store(deliveries, threading.Event())
     assert intake.sent == []
 
@@ -122,10 +120,10 @@ def test_a_message_that_the_database_does_not_take_is_refused_for_now_and_the_ot
 ):
     original = audit_store._sample_rows
 
-    def fail(audit, *arguments):
-        if audit.sequence == 1:
+    def fail(audit_id, accepted):
+        if accepted.audit.sequence == 1:
             raise OverflowError("a fault of the calibrator")
-        return original(audit, *arguments)
+        return original(audit_id, accepted)
 
     monkeypatch.setattr(audit_store, "_sample_rows", fail)
     topic = up_topic(DEVICE, "audit")
@@ -134,8 +132,9 @@ def test_a_message_that_the_database_does_not_take_is_refused_for_now_and_the_ot
         [Delivery(topic=topic, payload=payload_of(topic, audit)) for audit in audits],
         threading.Event(),
     )
-    stored = [n for _, ack in intake.sent for n in ack.sequences]
-    [refusal] = [refusal for _, ack in intake.sent for refusal in ack.refused]
+    acks = [decode(payload, Ack) for _, payload in intake.sent]
+    stored = [n for ack in acks for n in ack.sequences]
+    [refusal] = [refusal for ack in acks for refusal in ack.refused]
     assert (stored, refusal.sequence, refusal.final) == ([0, 2], 1, False)
     assert "a fault of the calibrator" in caplog.text
 

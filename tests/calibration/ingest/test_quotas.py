@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from edgeexit_calibration import Quotas, cohorts, devices
 from edgeexit_calibration.ingest.quotas import QuotaCheck, RateLimit
-from edgeexit_calibration.ingest.store_uplinks import IngestRules, store_uplinks
+from edgeexit_calibration.ingest.rules import IngestRules
 from edgeexit_calibration.ingest.uplink import Uplink
 from edgeexit_calibration.store.tables import ProfileRow
 from hypothesis import given
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from edgeexit.latency import LatencyProfile
-from tests.calibration.scenario import DEVICE, FLEET, audits_of, report_of, state_of
+from tests.calibration.scenario import DEVICE, FLEET, audits_of, report_of, state_of, store_uplinks
 
 NOW = datetime(2025, 1, 1, tzinfo=timezone.utc)
 DIGEST = "f" * 64

@@ -7,7 +7,6 @@ from datetime import datetime, timezone
 import msgspec
 import pytest
 from edgeexit_calibration import CohortAddress, audit_watermark, devices, disagreement, exit_mix
-from edgeexit_calibration.ingest.store_uplinks import store_uplinks
 from edgeexit_calibration.ingest.uplink import Uplink, read_uplink
 from edgeexit_calibration.store import tables
 from hypothesis import HealthCheck, given, settings
@@ -25,7 +24,7 @@ from edgeexit.wire import (
     encode,
     up_topic,
 )
-from tests.calibration.scenario import COHORT, FLEET, audits_of, report_of, state_of
+from tests.calibration.scenario import COHORT, FLEET, audits_of, report_of, state_of, store_uplinks
 
 NOW = datetime(2025, 1, 1, tzinfo=timezone.utc)
 DIGEST = "b" * 64

@@ -13,7 +13,6 @@ from edgeexit_calibration import (
     policy_history,
     register,
 )
-from edgeexit_calibration.ingest.store_uplinks import store_uplinks
 from edgeexit_calibration.ingest.uplink import Uplink
 from edgeexit_calibration.recalibrate.watcher import Watcher
 from edgeexit_calibration.store.cohorts import current_revision
@@ -22,7 +21,7 @@ from sqlalchemy import update
 
 from edgeexit.policies import decode_document, disagrees
 from edgeexit.policies.document import LatencyBound
-from tests.calibration.scenario import COHORT, DELTA, DEVICE, FLEET, RISK, audits_of, readouts_of
+from tests.calibration.scenario import COHORT, DELTA, DEVICE, FLEET, RISK, audits_of, readouts_of, store_uplinks
 
 NOW = datetime(2025, 1, 1, tzinfo=timezone.utc)
 

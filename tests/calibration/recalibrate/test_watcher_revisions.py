@@ -1,4 +1,4 @@
-"""Revision numbers stay above those that devices run, even after the database was lost or restored."""
+"""Revision numbers stay above those that our key has signed, even after the database was lost or restored."""
 
 import shutil
 import sqlite3
@@ -6,9 +6,18 @@ from datetime import datetime, timedelta, timezone
 
 import msgspec
 import pytest
-from edgeexit_calibration import cohorts, devices, events, open_database, policy_history, register
-from edgeexit_calibration.ingest.store_uplinks import store_uplinks
+from edgeexit_calibration import (
+    CohortAddress,
+    accept_revision,
+    cohorts,
+    devices,
+    events,
+    open_database,
+    policy_history,
+    register,
+)
 from edgeexit_calibration.ingest.uplink import Uplink
+from edgeexit_calibration.publishing.signed_revisions import RevisionRecorder, SignedRevision
 from edgeexit_calibration.recalibrate.watcher import Watcher
 from edgeexit_calibration.store.tables import CohortRow
 from sqlalchemy import select
@@ -18,7 +27,7 @@ from edgeexit.errors import PolicyError
 from edgeexit.policies.document import MAX_REVISION
 from edgeexit.wire import Rejection
 from tests.calibration.database_kinds import ON_SQLITE
-from tests.calibration.scenario import COHORT, DELTA, DEVICE, FLEET, RISK, audits_of, report_of, state_of
+from tests.calibration.scenario import COHORT, DELTA, DEVICE, FLEET, RISK, audits_of, report_of, state_of, store_uplinks
 
 NOW = datetime(2025, 1, 1, tzinfo=timezone.utc)
 GOAL = {"fleet": FLEET, "cohort": COHORT, "risk": RISK, "delta": DELTA, "user": "ada"}
@@ -29,31 +38,55 @@ def ingest(database, *messages):
         store_uplinks(session, [Uplink(DEVICE, message) for message in messages], now=NOW)
 
 
-def check(database):
-    Watcher(database, fleet=FLEET, min_audits=None, alpha=0.001).check(now=NOW)
+def record(database, bundle, revision, *, cohort=COHORT, document=b"{}"):
+    """Record a revision that our key signed for the cohort, as found at the broker."""
+    RevisionRecorder(database).record(SignedRevision(CohortAddress(FLEET, bundle.digest, cohort), revision, document))
+
+
+def check(database, now=NOW):
+    Watcher(database, fleet=FLEET, min_audits=None, alpha=0.001).check(now=now)
+
+
+def numbers(database, cohort):
+    return [policy.revision for policy in policy_history(database, cohort)]
+
+
+def claimed(database):
+    with database.reading() as session:
+        return session.scalars(select(CohortRow.claimed_revision)).one()
+
+
+def test_a_new_database_numbers_revisions_above_those_that_our_key_signed(database, bundle):
+    record(database, bundle, 5)
+    record(database, bundle, 4)
+    record(database, bundle, 9, cohort="elsewhere")
+    assert register(database, bundle, **GOAL).revision == 6
 
 
 @pytest.mark.parametrize(
     "message_of",
     [
-        lambda bundle: state_of(bundle.digest, revision=5),
-        lambda bundle: report_of(bundle.digest, sequence=1, revision=5),
-        lambda bundle: audits_of(bundle, 1, revision=5)[0],
+        lambda bundle: state_of(bundle.digest, revision=2**31),
+        lambda bundle: report_of(bundle.digest, sequence=1, revision=2**31),
+        lambda bundle: audits_of(bundle, 1, revision=2**31)[0],
+        lambda bundle: state_of(bundle.digest, revision=1, rejected=Rejection(reason="other content", revision=1)),
     ],
 )
-def test_a_new_database_numbers_revisions_above_those_that_devices_run(database, bundle, message_of):
-    ingest(database, message_of(bundle), state_of(bundle.digest, revision=4))
-    assert register(database, bundle, **GOAL).revision == 6
+def test_a_revision_that_only_a_device_claims_is_shown_and_renumbers_nothing(database, bundle, message_of):
+    cohort, message = register(database, bundle, **GOAL).cohort, message_of(bundle)
+    ingest(database, message)
+    check(database)
+    assert numbers(database, cohort) == [1]
+    assert claimed(database) == message.revision
 
 
-def test_revisions_of_other_cohorts_and_bundles_are_ignored(database, bundle):
-    elsewhere = msgspec.structs.replace(state_of(bundle.digest, revision=5), cohort="elsewhere")
-    ingest(database, elsewhere, state_of("d" * 64, revision=5))
+def test_what_devices_claim_before_the_registration_does_not_number_it(database, bundle):
+    ingest(database, state_of(bundle.digest, revision=2**31))
     assert register(database, bundle, **GOAL).revision == 1
 
 
 @ON_SQLITE
-def test_a_restored_database_stores_its_policy_again_above_the_revision_that_devices_run(
+def test_a_restored_database_stores_its_policy_again_above_the_revision_that_was_published(
     database, bundle, tmp_path, caplog
 ):
     cohort = register(database, bundle, **GOAL).cohort
@@ -62,10 +95,10 @@ def test_a_restored_database_stores_its_policy_again_above_the_revision_that_dev
     drifted = audits_of(bundle, 800, trust=0.5)
     ingest(database, *drifted)
     check(database)
-    assert [policy.revision for policy in policy_history(database, cohort)] == [1, 2]
+    assert numbers(database, cohort) == [1, 2]
 
     restored = open_database(str(tmp_path / "restored"), create=False)
-    ingest(restored, state_of(bundle.digest, revision=2))
+    record(restored, bundle, 2)
     for _ in range(3):
         check(restored)
     first, again = policy_history(restored, cohort)
@@ -78,60 +111,55 @@ def test_a_restored_database_stores_its_policy_again_above_the_revision_that_dev
     after_update = [msgspec.structs.replace(audit, revision=3) for audit in drifted]
     ingest(restored, state_of(bundle.digest, revision=3), *after_update)
     check(restored)
-    assert [policy.revision for policy in policy_history(restored, cohort)] == [1, 3, 4]
+    assert numbers(restored, cohort) == [1, 3, 4]
     assert cohorts(restored)[0].revision == 4
     restored.close()
 
 
-def test_a_refit_uses_a_revision_above_one_that_a_device_reports_during_the_refit(database, bundle, monkeypatch):
+def test_a_signed_policy_with_our_number_and_another_content_is_followed_by_a_higher_number(database, bundle):
+    cohort = register(database, bundle, **GOAL).cohort
+    own = policy_history(database, cohort)
+    record(database, bundle, 1, document=None)  # a heartbeat of our own policy
+    check(database)
+    assert policy_history(database, cohort) == own
+    record(database, bundle, 1)
+    check(database)
+    assert numbers(database, cohort) == [1, 2]
+
+
+def test_a_refit_uses_a_revision_above_one_that_is_found_during_the_refit(database, bundle, monkeypatch):
     from edgeexit_calibration.recalibrate import watcher  # noqa: PLC0415
 
     cohort = register(database, bundle, **GOAL).cohort
     ingest(database, *audits_of(bundle, 800, trust=0.5))
 
-    def refit_while_a_state_arrives(*arguments, **options):
-        ingest(database, state_of(bundle.digest, revision=7))
+    def refit_while_a_policy_arrives(*arguments, **options):
+        record(database, bundle, 7)
         return refit(*arguments, **options)
 
     refit = watcher.refit
-    monkeypatch.setattr(watcher, "refit", refit_while_a_state_arrives)
+    monkeypatch.setattr(watcher, "refit", refit_while_a_policy_arrives)
     check(database)
-    assert [policy.revision for policy in policy_history(database, cohort)] == [1, 8]
+    assert numbers(database, cohort) == [1, 8]
 
 
-def test_a_rejected_policy_with_the_same_number_is_stored_again_under_a_higher_one(database, bundle):
+def test_the_last_revision_is_not_recorded_although_a_thief_of_the_key_signed_it(database, bundle, caplog):
     cohort = register(database, bundle, **GOAL).cohort
-    running = state_of(bundle.digest, revision=1)
-    ingest(database, running)
+    record(database, bundle, MAX_REVISION)
     check(database)
-    assert [policy.revision for policy in policy_history(database, cohort)] == [1]
-    ingest(database, msgspec.structs.replace(running, rejected=Rejection(reason="other content", revision=1)))
-    check(database)
-    ingest(database, msgspec.structs.replace(running, revision=2, rejected=Rejection(reason="other", revision=1)))
-    check(database)
-    assert [policy.revision for policy in policy_history(database, cohort)] == [1, 2]
-
-
-def test_a_device_cannot_exhaust_the_revision_numbers(database, bundle):
-    cohort = register(database, bundle, **GOAL).cohort
-    ingest(database, state_of(bundle.digest, revision=2**63 - 1), state_of(bundle.digest, revision=3))
-    check(database)
-    assert [policy.revision for policy in policy_history(database, cohort)] == [1, 4]
+    assert numbers(database, cohort) == [1]
+    assert "was the key stolen?" in caplog.text
 
 
 def test_no_revision_above_2_to_the_53_is_issued(database, bundle, tmp_path):
     """2^53 is used; after it, a registration is refused and a refit is postponed, and the policy stays active."""
-    ingest(database, state_of(bundle.digest))
-    with database.writing() as session:
-        session.scalars(select(CohortRow)).one().highest_unknown_revision = MAX_REVISION - 1
+    record(database, bundle, MAX_REVISION - 1)
     cohort = register(database, bundle, **GOAL).cohort
     at_the_end = [msgspec.structs.replace(audit, revision=MAX_REVISION) for audit in audits_of(bundle, 800, trust=0.5)]
     ingest(database, *at_the_end, state_of(bundle.digest, revision=MAX_REVISION))
-    rejected = Rejection(reason="other content", revision=MAX_REVISION)
-    ingest(database, msgspec.structs.replace(state_of(bundle.digest, revision=MAX_REVISION), rejected=rejected))
     for _ in range(2):
         check(database)
-    assert [policy.revision for policy in policy_history(database, cohort)] == [MAX_REVISION]
+    assert numbers(database, cohort) == [MAX_REVISION]
     log = events(database, cohort)
     assert [event.kind for event in log] == ["registered", "risk exceeded", "refit postponed"]
     assert log[-1].details["cause"] == "no revision left"
@@ -156,12 +184,25 @@ def test_an_mqtt_will_changes_only_the_online_flag(database, bundle):
     assert (device.online, device.revision, device.policy, device.rejected) == (False, 0, "confidence", None)
 
 
-def test_a_device_that_invents_ever_higher_revisions_causes_few_new_numbers(database, bundle, caplog):
+def test_two_calibrators_with_different_databases_do_not_outbid_each_other_for_ever(database, bundle, caplog):
     cohort = register(database, bundle, **GOAL).cohort
     for step in range(1, 8):
-        ingest(database, state_of(bundle.digest, revision=1000 * step))
+        record(database, bundle, 1000 * step)
         check(database)
-    assert [policy.revision for policy in policy_history(database, cohort)] == [1, 1001, 2001, 3001]
-    assert caplog.text.count("is it hostile?") == 7 - 3  # one line per watcher, of which the test has several
-    Watcher(database, fleet=FLEET, min_audits=None, alpha=0.001).check(now=NOW + timedelta(hours=2))
-    assert policy_history(database, cohort)[-1].revision == 7001
+    assert numbers(database, cohort) == [1, 1001, 2001, 3001]
+    assert caplog.text.count("another calibrator with another database") == 7 - 3  # one line per watcher
+    check(database, NOW + timedelta(hours=2))
+    assert numbers(database, cohort)[-1] == 7001
+
+
+def test_an_accepted_revision_is_followed_by_a_higher_number(database, bundle):
+    cohort = register(database, bundle, **GOAL).cohort
+    ingest(database, state_of(bundle.digest, revision=5))
+    done = accept_revision(database, COHORT, user="ada", now=NOW)
+    assert (done.cohort, done.accepted, done.current) == (cohort, 5, 1)
+    assert claimed(database) == 0
+    check(database)
+    assert numbers(database, cohort) == [1, 6]
+    assert [(event.kind, event.actor) for event in events(database, cohort)] == [
+        ("registered", "ada"), ("revision accepted", "ada"), ("renumbered", "calibrator"),
+    ]  # fmt: skip

@@ -1,0 +1,251 @@
+"""Stores a batch of messages of devices in one transaction. Needs no MQTT client.
+
+Reports are cumulative, and the samples of an audit are stored once. So what the database contains afterwards does not
+depend on the order of messages, nor on duplicates, nor on how they are divided into batches.
+
+What most messages need (devices, cohorts, the newest reports, the newest buckets) is in memory. It is what the last
+committed transaction left behind. So after a transaction that failed, whose commit is uncertain, or after which another
+process may have stored messages of the same devices, it is forgotten.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy import Connection, select
+from sqlalchemy.orm import Session
+
+from edgeexit.latency import LatencyProfile
+from edgeexit.wire import Audit, DeviceAddress, Refusal, Report, State
+from edgeexit_calibration.ingest.audit_store import AcceptedAudit, store_audits
+from edgeexit_calibration.ingest.bulk_write import stored_time, table_of, update_rows
+from edgeexit_calibration.ingest.drops import Drop, DropCause
+from edgeexit_calibration.ingest.enrolment import REVOKED, check_key
+from edgeexit_calibration.ingest.known_cohorts import KnownCohort, KnownCohorts
+from edgeexit_calibration.ingest.known_devices import KnownDevice, KnownDevices
+from edgeexit_calibration.ingest.profile_store import store_profile
+from edgeexit_calibration.ingest.receipts import Receipt, Stored
+from edgeexit_calibration.ingest.rules import IngestRules
+from edgeexit_calibration.ingest.series_store import AcceptedReport, SeriesStore
+from edgeexit_calibration.ingest.state_store import AcceptedState, store_losses, store_states, store_troubles
+from edgeexit_calibration.ingest.uplink import Uplink
+from edgeexit_calibration.store.cohorts import CohortAddress
+from edgeexit_calibration.store.counts import counts_of
+from edgeexit_calibration.store.tables import DeviceRow
+
+_DEVICES: Final = table_of(DeviceRow)
+_MAX_KEYS: Final = 1000
+"""Databases limit the number of parameters of a statement."""
+_LAST_SEEN_BEHIND: Final = timedelta(seconds=60)
+"""Reports update the time at which a device was last seen when it is so far behind."""
+_TOO_MANY_COHORTS: Final = "the fleet has its maximum number of cohorts that are not registered"
+
+
+class BatchStore:
+    """Stores batches of messages. Only one thread may use it.
+
+    No other process may store messages of the same devices, unless `forget` is called before the next batch.
+
+    Args:
+        rules: which devices and which audits are stored.
+
+    """
+
+    def __init__(self, rules: IngestRules) -> None:
+        self._rules = rules
+        self._devices = KnownDevices(rules)
+        self._cohorts = KnownCohorts(rules.quotas.max_unregistered_cohorts)
+        self._series = SeriesStore()
+
+    def forget(self) -> None:
+        """Read everything again from the database: the last transaction was not committed, or another process wrote."""
+        self._devices.forget()
+        self._cohorts.forget()
+        self._series.forget()
+
+    def store(self, session: Session, uplinks: Sequence[Uplink], *, now: datetime) -> Stored:
+        """Write a batch; call `forget` if the transaction is not committed."""
+        self._cohorts.begin()
+        addresses = dict.fromkeys([uplink.address for uplink in uplinks])
+        devices = self._devices.find(session, addresses, now=now)
+        batch = _Batch(session, self._rules, self._cohorts, devices, _locked_rows(session, uplinks, devices), now=now)
+        for uplink in uplinks:
+            batch.take(uplink)
+        for device, row, states in batch.states.values():
+            store_states(session, row, states, now=now)
+            self._devices.decide(device, row.key, row.revoked_at, row.clone_seen_at)
+        connection = session.connection()
+        newest, expired = self._series.store(connection, batch.reports, now=now)
+        written = store_audits(connection, batch.audits, now=now)
+        batch.drops += expired
+        profiled = self._store_profiles(session, batch.profiles, now=now)
+        self._update_devices(connection, batch, newest, written, profiled, now=now)
+        for row in batch.rows.values():
+            store_troubles(row, now=now)
+        self._cohorts.write_claims(session)
+        return batch.outcome()
+
+    def _store_profiles(
+        self, session: Session, profiles: Sequence[tuple[KnownDevice, LatencyProfile]], *, now: datetime
+    ) -> list[KnownDevice]:
+        """Write profiles; return the devices whose profiles have changed."""
+        limit = self._rules.quotas.profiles
+        return [
+            device for device, profile in profiles if store_profile(session, device.id, profile, limit=limit, now=now)
+        ]
+
+    def _update_devices(
+        self,
+        connection: Connection,
+        batch: "_Batch",
+        reports: Sequence[AcceptedReport],
+        audits: Sequence[AcceptedAudit],
+        profiled: Sequence[KnownDevice],
+        *,
+        now: datetime,
+    ) -> None:
+        """Write what reports, audits and profiles change in the rows of devices."""
+        samples = {device.id: 0 for device in profiled}
+        for device, _, audit in audits:
+            samples[device.id] = samples.get(device.id, 0) + len(audit.samples)
+            device.last_seen = now
+        for device, _, report, _ in reports:
+            if now - device.last_seen >= _LAST_SEEN_BEHIND:
+                device.last_seen = now
+                samples.setdefault(device.id, 0)
+            if report.losses != device.losses:
+                store_losses(batch.rows[device.id], report.losses, now=now)
+                device.losses = report.losses
+        seen = stored_time(now, _DEVICES, "last_seen", connection.dialect)
+        rows = [(seen, count, number) for number, count in samples.items()]
+        update_rows(connection, _DEVICES, "id", ("last_seen", "+audited_samples"), rows)
+
+
+class _Batch:
+    """What the messages of a batch want to be stored, and the answers to them."""
+
+    def __init__(
+        self,
+        session: Session,
+        rules: IngestRules,
+        cohorts: KnownCohorts,
+        devices: dict[DeviceAddress, KnownDevice],
+        rows: dict[int, DeviceRow],
+        *,
+        now: datetime,
+    ) -> None:
+        self.rows = rows
+        self.states: dict[int, tuple[KnownDevice, DeviceRow, list[AcceptedState]]] = {}
+        self.reports: list[AcceptedReport] = []
+        self.audits: list[AcceptedAudit] = []
+        self.profiles: list[tuple[KnownDevice, LatencyProfile]] = []
+        self.drops: list[Drop] = []
+        self._session = session
+        self._rules = rules
+        self._cohorts = cohorts
+        self._devices = devices
+        self._now = now
+        self._sequences: dict[tuple[DeviceAddress, str], list[int]] = {}
+        self._refused: dict[tuple[DeviceAddress, str], dict[int, Refusal]] = {}
+
+    def take(self, uplink: Uplink) -> None:
+        """Decide what is stored of a message, and what is answered."""
+        message, device = uplink.message, self._devices.get(uplink.address)
+        if device is None:
+            limit = self._rules.quotas.max_devices
+            self.drops.append(Drop(uplink.address, "too many devices", f"the fleet has {limit} devices"))
+        elif isinstance(message, Report):
+            cohort = self._accept(uplink, device, message, len(message.exits))
+            if cohort is not None:
+                counts = counts_of(message) if uplink.counts is None else uplink.counts
+                self.reports.append(AcceptedReport(device, cohort.id, message, counts))
+        elif isinstance(message, Audit):
+            cohort = self._accept(uplink, device, message, len(message.samples[0].top1))
+            if cohort is not None:
+                self.audits.append(AcceptedAudit(device, cohort.id, message))
+        elif isinstance(message, State):
+            cohort = self._cohort_of(uplink, message)
+            if cohort is not None:
+                _, _, states = self.states.setdefault(device.id, (device, self.rows[device.id], []))
+                states.append(AcceptedState(cohort.id, message, uplink.retained))
+        else:
+            self.profiles.append((device, message))
+
+    def outcome(self) -> Stored:
+        """Return the answers to all messages so far."""
+        receipts = [
+            Receipt(
+                *key, tuple(dict.fromkeys(self._sequences.get(key, ()))), tuple(self._refused.get(key, {}).values())
+            )
+            for key in {**self._sequences, **self._refused}
+        ]
+        return Stored(receipts, self.drops)
+
+    def _accept(self, uplink: Uplink, device: KnownDevice, message: Report | Audit, exits: int) -> KnownCohort | None:
+        """Return the cohort of a message that is to be stored; None if it is refused or not answered."""
+        if device.revoked:
+            self._refuse(uplink, message, "revoked", REVOKED, final=True)
+            return None
+        cohort = self._cohort_of(uplink, message)
+        if cohort is None:
+            self._answer(uplink, message, _TOO_MANY_COHORTS, final=False)
+            return None
+        if cohort.exits is not None and cohort.exits != exits:
+            self._refuse(uplink, message, "invalid", f"{exits} exits, but the bundle has {cohort.exits}", final=True)
+            return None
+        if uplink.key is not None and uplink.key != device.key:
+            row = self.rows[device.id]
+            reason = check_key(self._session, row, uplink.key, self._rules.enrolment, self._now)
+            device.key = row.key
+            if reason is not None:
+                self._refuse(uplink, message, "key not approved", reason, final=False)
+                return None
+        key = (device.address, message.start)
+        sequences = self._sequences.get(key)
+        if sequences is None:
+            self._sequences[key] = [message.sequence]
+        else:
+            sequences.append(message.sequence)
+        return cohort
+
+    def _cohort_of(self, uplink: Uplink, message: State | Report | Audit) -> KnownCohort | None:
+        """Return the cohort that a message names; None if there are too many."""
+        address = CohortAddress(uplink.address.fleet, message.bundle, message.cohort)
+        cohort = self._cohorts.find(self._session, address)
+        if cohort is None:
+            detail = f"{_TOO_MANY_COHORTS} ({self._cohorts.max_unregistered})"
+            self.drops.append(Drop(uplink.address, "too many cohorts", detail))
+        else:
+            self._cohorts.see_revision(cohort, message)
+        return cohort
+
+    def _refuse(self, uplink: Uplink, message: Report | Audit, cause: DropCause, reason: str, *, final: bool) -> None:
+        self._answer(uplink, message, reason, final=final)
+        self.drops.append(Drop(uplink.address, cause, reason))
+
+    def _answer(self, uplink: Uplink, message: Report | Audit, reason: str, *, final: bool) -> None:
+        refusal = Refusal(sequence=message.sequence, reason=reason, final=final)
+        self._refused.setdefault((uplink.address, message.start), {})[message.sequence] = refusal
+
+
+def _locked_rows(
+    session: Session, uplinks: Sequence[Uplink], devices: dict[DeviceAddress, KnownDevice]
+) -> dict[int, DeviceRow]:
+    """Return the rows of the devices whose messages may change more than a time and a count, and lock them."""
+    numbers: set[int] = set()
+    for uplink in uplinks:
+        device, message = devices.get(uplink.address), uplink.message
+        if device is None:
+            continue
+        if isinstance(message, Report):
+            if message.losses != device.losses:
+                numbers.add(device.id)
+        elif isinstance(message, State) or (isinstance(message, Audit) and uplink.key not in (None, device.key)):
+            numbers.add(device.id)
+    ordered = sorted(numbers)
+    rows: dict[int, DeviceRow] = {}
+    for first in range(0, len(ordered), _MAX_KEYS):
+        query = select(DeviceRow).where(DeviceRow.id.in_(ordered[first : first + _MAX_KEYS])).order_by(DeviceRow.id)
+        query = query.with_for_update(key_share=True).execution_options(populate_existing=True)
+        rows.update((row.id, row) for row in session.scalars(query))
+    return rows

@@ -1,0 +1,136 @@
+"""Writes many rows with one statement, past the object-relational layer, in which a row costs more than in the database.
+
+SQLite executes one prepared statement per row, which is cheap within the process. PostgreSQL gets the columns as arrays
+in one statement, because each statement there is a round trip or at least a parse of its own.
+"""
+
+# ruff: noqa: S608 - the parts of the statements are names of tables and columns; values are parameters
+
+from collections.abc import Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, Final, cast
+
+from sqlalchemy import Connection, Dialect, Table
+from sqlalchemy.dialects import postgresql
+
+_POSTGRESQL: Final = "postgresql"
+_CASTS: Final = postgresql.dialect()  # type: ignore[no-untyped-call]
+
+
+def table_of(row_class: type[Any]) -> Table:
+    """Return the table of a mapped class."""
+    return cast("Table", row_class.__table__)
+
+
+def is_postgresql(connection: Connection) -> bool:
+    """Return True for PostgreSQL, False for SQLite."""
+    return connection.dialect.name == _POSTGRESQL
+
+
+def stored_time(time: datetime, table: Table, column: str, dialect: Dialect) -> Any:
+    """Return a time as the driver wants it for a column."""
+    process = table.c[column].type.dialect_impl(dialect).bind_processor(dialect)
+    return time if process is None else process(time)
+
+
+def insert_rows(connection: Connection, table: Table, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert rows; each is a tuple in the order of the columns, of values as the driver wants them."""
+    _execute(connection, table, tuple(columns), "", rows)
+
+
+def upsert_rows(
+    connection: Connection,
+    table: Table,
+    columns: Sequence[str],
+    rows: Sequence[tuple[Any, ...]],
+    *,
+    added: Sequence[str] = (),
+    kept: bool = False,
+) -> None:
+    """Insert rows, or replace the columns outside the primary key of those that exist.
+
+    Args:
+        connection: in a transaction.
+        table: the table.
+        columns: names of the columns, the primary key included.
+        rows: as in `insert_rows`; sorted by key here, so that two processes never wait for each other in a circle.
+        added: columns whose values are added to the existing ones instead.
+        kept: True: leave rows that exist as they are.
+
+    """
+    if rows:
+        keys = [column.name for column in table.primary_key]
+        places = [columns.index(key) for key in keys]
+        _execute(
+            connection,
+            table,
+            tuple(columns),
+            " ON CONFLICT DO NOTHING" if kept else _on_conflict(table, tuple(keys), tuple(columns), tuple(added)),
+            sorted(rows, key=lambda row: [row[place] for place in places]),
+        )
+
+
+def update_rows(
+    connection: Connection, table: Table, key: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
+) -> None:
+    """Set columns of existing rows to expressions of their parameters.
+
+    Args:
+        connection: in a transaction.
+        table: the table.
+        key: the column that identifies a row; the last value of each tuple.
+        columns: names of the columns to set; a name that begins with + is a column to which the value is added.
+        rows: tuples of the values of the columns, and then of the key.
+
+    """
+    if not rows:
+        return
+    ordered = sorted(rows, key=lambda row: row[-1])
+    names = [name.removeprefix("+") for name in columns]
+    before = [f"{table.name}.{name} + " if plus != name else "" for plus, name in zip(columns, names, strict=True)]
+    if is_postgresql(connection):
+        values = ", ".join(f"{name} = {old}v.{name}" for name, old in zip(names, before, strict=True))
+        sql = (
+            f"UPDATE {table.name} SET {values} FROM {_unnest(table, (*names, key))} WHERE {table.name}.{key} = v.{key}"
+        )
+        connection.exec_driver_sql(sql, _arrays(ordered))
+    else:
+        values = ", ".join(f"{name} = {old}?" for name, old in zip(names, before, strict=True))
+        connection.exec_driver_sql(f"UPDATE {table.name} SET {values} WHERE {key} = ?", ordered)
+
+
+def _execute(
+    connection: Connection, table: Table, columns: tuple[str, ...], suffix: str, rows: Sequence[tuple[Any, ...]]
+) -> None:
+    if not rows:
+        return
+    names = ", ".join(columns)
+    if is_postgresql(connection):
+        sql = f"INSERT INTO {table.name} ({names}) SELECT {names} FROM {_unnest(table, columns)}{suffix}"
+        connection.exec_driver_sql(sql, _arrays(rows))
+    else:
+        places = ", ".join("?" * len(columns))
+        connection.exec_driver_sql(f"INSERT INTO {table.name} ({names}) VALUES ({places}){suffix}", list(rows))
+
+
+def _arrays(rows: Sequence[tuple[Any, ...]]) -> tuple[list[Any], ...]:
+    """Return rows as one list per column."""
+    return tuple(map(list, zip(*rows, strict=True)))
+
+
+@lru_cache(maxsize=64)
+def _unnest(table: Table, columns: tuple[str, ...]) -> str:
+    """Return the FROM item that turns one array per column, sent in binary form, into rows."""
+    arrays = ", ".join(f"%b::{table.c[name].type.compile(_CASTS)}[]" for name in columns)
+    return f"unnest({arrays}) AS v({', '.join(columns)})"
+
+
+@lru_cache(maxsize=64)
+def _on_conflict(table: Table, keys: tuple[str, ...], columns: tuple[str, ...], added: tuple[str, ...]) -> str:
+    values = ", ".join(
+        f"{name} = {table.name + '.' + name + ' + ' if name in added else ''}excluded.{name}"
+        for name in columns
+        if name not in keys
+    )
+    return f" ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {values}"

@@ -1,0 +1,154 @@
+"""The devices that have sent a message, as far as storing the next one needs them.
+
+What a user decides about a device (its key, a revocation, a clone that was resolved) is read again for every batch,
+because another process writes it.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Final, TypeVar
+
+import msgspec
+from sqlalchemy import Connection, func, select, tuple_
+from sqlalchemy.orm import Session
+
+from edgeexit.wire import DeviceAddress, Losses
+from edgeexit_calibration.ingest.bounded_cache import BoundedCache
+from edgeexit_calibration.ingest.bulk_write import stored_time, table_of, upsert_rows
+from edgeexit_calibration.ingest.enrolment import is_counted
+from edgeexit_calibration.ingest.rules import IngestRules
+from edgeexit_calibration.store.tables import DeviceRow, ShardRow
+
+_SHARDS: Final = table_of(ShardRow)
+_MAX_ENTRIES: Final = 200_000
+_MAX_KEYS: Final = 1000
+"""Databases limit the number of parameters of a statement."""
+_Item = TypeVar("_Item")
+
+
+class KnownDevice:
+    """A row of the table of devices, without what only some messages need.
+
+    Attributes:
+        id: its primary key.
+        address: fleet, shard and name.
+        key: the public key whose audits are stored, or None.
+        revoked: True if nothing that it sends under a number is stored.
+        counted: True if what it sends counts in the figures of its cohort.
+        last_seen: the time in the database, which may be behind.
+        losses: the messages that the device has given up, as in the database.
+
+    """
+
+    __slots__ = ("address", "counted", "id", "key", "last_seen", "losses", "revoked")
+
+    def __init__(self, number: int, address: DeviceAddress, last_seen: datetime, losses: Losses) -> None:
+        self.id = number
+        self.address = address
+        self.key: str | None = None
+        self.revoked = False
+        self.counted = False
+        self.last_seen = last_seen
+        self.losses = losses
+
+
+class KnownDevices:
+    """Finds devices, and adds those that are new. Only one thread may use it.
+
+    Args:
+        rules: how many devices a fleet may have, and which of them count.
+
+    """
+
+    def __init__(self, rules: IngestRules) -> None:
+        self._rules = rules
+        self._known: BoundedCache[DeviceAddress, KnownDevice] = BoundedCache(_MAX_ENTRIES)
+
+    def forget(self) -> None:
+        """Read every device again when it is needed."""
+        self._known.clear()
+
+    def find(
+        self, session: Session, addresses: Iterable[DeviceAddress], *, now: datetime
+    ) -> dict[DeviceAddress, KnownDevice]:
+        """Return the devices of these addresses, without those for which the fleet has no room."""
+        found: dict[DeviceAddress, KnownDevice] = {}
+        missing: list[DeviceAddress] = []
+        for address in addresses:
+            device = self._known.get(address)
+            if device is None:
+                missing.append(address)
+            else:
+                found[address] = device
+        connection = session.connection()
+        self._refresh(connection, found)
+        if missing:
+            self._read(connection, missing, found)
+            self._add(session, [address for address in missing if address not in found], found, now=now)
+        return found
+
+    def decide(
+        self, device: KnownDevice, key: str | None, revoked_at: datetime | None, clone_seen_at: datetime | None
+    ) -> None:
+        """Take over what the columns of a device say about whether its messages are stored and count."""
+        device.key = key
+        device.revoked = revoked_at is not None
+        device.counted = is_counted(
+            key=key, revoked_at=revoked_at, clone_seen_at=clone_seen_at, enrolment=self._rules.enrolment
+        )
+
+    def _refresh(self, connection: Connection, devices: dict[DeviceAddress, KnownDevice]) -> None:
+        """Read again what users decide."""
+        by_id = {device.id: device for device in devices.values()}
+        columns = (DeviceRow.id, DeviceRow.key, DeviceRow.revoked_at, DeviceRow.clone_seen_at)
+        for chunk in _chunks(list(by_id)):
+            for number, key, revoked_at, clone_seen_at in connection.execute(
+                select(*columns).where(DeviceRow.id.in_(chunk))
+            ):
+                self.decide(by_id[number], key, revoked_at, clone_seen_at)
+
+    def _read(
+        self, connection: Connection, addresses: Sequence[DeviceAddress], found: dict[DeviceAddress, KnownDevice]
+    ) -> None:
+        place = (DeviceRow.fleet, DeviceRow.shard, DeviceRow.device)
+        decided = (DeviceRow.key, DeviceRow.revoked_at, DeviceRow.clone_seen_at)
+        query = select(DeviceRow.id, DeviceRow.last_seen, DeviceRow.losses, *place, *decided)
+        for chunk in _chunks(addresses):
+            for row in connection.execute(query.where(tuple_(*place).in_(chunk))):
+                address = DeviceAddress(row.fleet, row.shard, row.device)
+                device = KnownDevice(row.id, address, row.last_seen, msgspec.convert(row.losses, Losses))
+                self.decide(device, row.key, row.revoked_at, row.clone_seen_at)
+                found[address] = device
+                self._known.put(address, device)
+
+    def _add(
+        self,
+        session: Session,
+        addresses: Sequence[DeviceAddress],
+        found: dict[DeviceAddress, KnownDevice],
+        *,
+        now: datetime,
+    ) -> None:
+        if not addresses:
+            return
+        count = select(func.count()).select_from(DeviceRow).filter_by(fleet=addresses[0].fleet)
+        room = max(0, self._rules.quotas.max_devices - (session.scalar(count) or 0))
+        rows = [DeviceRow(**address._asdict(), first_seen=now, last_seen=now) for address in addresses[:room]]
+        session.add_all(rows)
+        session.flush()
+        for row in rows:
+            address = DeviceAddress(row.fleet, row.shard, row.device)
+            device = KnownDevice(row.id, address, now, Losses())
+            self.decide(device, None, None, None)
+            found[address] = device
+            self._known.put(address, device)
+        _add_shards(session.connection(), {(row.fleet, row.shard) for row in rows}, now=now)
+
+
+def _add_shards(connection: Connection, shards: set[tuple[str, str]], *, now: datetime) -> None:
+    time = stored_time(now, _SHARDS, "first_seen", connection.dialect)
+    upsert_rows(connection, _SHARDS, ("fleet", "shard", "first_seen"), [(*shard, time) for shard in shards], kept=True)
+
+
+def _chunks(items: Sequence[_Item]) -> list[Sequence[_Item]]:
+    return [items[first : first + _MAX_KEYS] for first in range(0, len(items), _MAX_KEYS)]

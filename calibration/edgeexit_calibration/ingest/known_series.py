@@ -1,0 +1,94 @@
+"""The newest report of each series of a device, and when its agent started: what de-duplication needs.
+
+A series is what one agent reports under one revision: (device, start, revision). The newest ones are in memory, the
+others are read from the database.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple, TypeVar
+
+from sqlalchemy import Connection, select, tuple_
+
+from edgeexit_calibration.ingest.bounded_cache import BoundedCache
+from edgeexit_calibration.store.tables import SeriesRow
+
+StartKey = tuple[int, str]
+"""Id of a device, and a start of its agent."""
+SeriesKey = tuple[int, str, int]
+"""Id of a device, a start of its agent, and a revision."""
+
+_MAX_ENTRIES: Final = 200_000
+_MAX_BYTES: Final = 64 * 1024 * 1024
+_MAX_KEYS: Final = 1000
+"""Databases limit the number of parameters of a statement."""
+_Key = TypeVar("_Key")
+
+
+class NewestReport(NamedTuple):
+    """The report of a series with the highest sequence number."""
+
+    sequence: int
+    counts: bytes | None
+    """Packed cumulative counters; None: the series has expired."""
+
+
+class KnownSeries:
+    """The newest reports and the times of starts. Only one thread may use it."""
+
+    def __init__(self) -> None:
+        self._newest: BoundedCache[SeriesKey, NewestReport] = BoundedCache(
+            _MAX_ENTRIES, max_bytes=_MAX_BYTES, size_of=lambda newest: len(newest.counts or b"")
+        )
+        self._started_at: BoundedCache[StartKey, float] = BoundedCache(_MAX_ENTRIES)
+
+    def forget(self) -> None:
+        """Read everything again when it is needed."""
+        self._newest.clear()
+        self._started_at.clear()
+
+    def put(self, key: SeriesKey, newest: NewestReport) -> None:
+        """Remember what was written."""
+        self._newest.put(key, newest)
+
+    def find(self, connection: Connection, keys: Iterable[SeriesKey]) -> dict[SeriesKey, NewestReport]:
+        """Return the newest report of each series that has one."""
+        found: dict[SeriesKey, NewestReport] = {}
+        unread: list[SeriesKey] = []
+        for key in keys:
+            newest = self._newest.get(key)
+            if newest is None:
+                unread.append(key)
+            else:
+                found[key] = newest
+        columns = (SeriesRow.device_id, SeriesRow.start, SeriesRow.revision)
+        for chunk in _chunks(unread):
+            query = select(*columns, SeriesRow.sequence, SeriesRow.counts).where(tuple_(*columns).in_(chunk))
+            for device_id, start, revision, sequence, counts in connection.execute(query):
+                found[device_id, start, revision] = NewestReport(sequence, counts)
+        return found
+
+    def started_at(self, connection: Connection, estimates: Mapping[StartKey, float]) -> dict[StartKey, float]:
+        """Return when agents started, as Unix times in s: the lowest estimate of all their reports, with these ones."""
+        lowest = dict(estimates)
+        unread: list[StartKey] = []
+        changed: list[StartKey] = []
+        for key, estimate in estimates.items():
+            known = self._started_at.get(key)
+            if known is None:
+                unread.append(key)
+            elif known <= estimate:
+                lowest[key] = known
+                continue
+            changed.append(key)
+        columns = (SeriesRow.device_id, SeriesRow.start)
+        for chunk in _chunks(unread):
+            query = select(*columns, SeriesRow.started_at).where(tuple_(*columns).in_(chunk))
+            for device_id, start, started_at in connection.execute(query):
+                lowest[device_id, start] = min(started_at, lowest[device_id, start])
+        for key in changed:
+            self._started_at.put(key, lowest[key])
+        return lowest
+
+
+def _chunks(keys: Sequence[_Key]) -> list[Sequence[_Key]]:
+    return [keys[first : first + _MAX_KEYS] for first in range(0, len(keys), _MAX_KEYS)]
