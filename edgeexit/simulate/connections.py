@@ -81,6 +81,7 @@ class DeviceConnections:
             on_open=lambda: _publish_states(members),
             on_ready=lambda: _transmit_pending(members),
             on_message=lambda topic, payload: self._receive(topic, payload, members, by_topic),
+            is_private=len(members) == 1,
         )
         for member in members:
             member.gateway = gateway

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
@@ -13,7 +14,9 @@ from edgeexit.errors import ConfigError
 from edgeexit.key_set import TrustedKeys
 from edgeexit.simulate.connections import DeviceConnections
 from edgeexit.simulate.counter_table import CounterTable
+from edgeexit.simulate.director import FleetDirector
 from edgeexit.simulate.gateway import BrokerAccess
+from edgeexit.simulate.hostile_load import HostileLoad
 from edgeexit.simulate.ledger import Ledger, Role
 from edgeexit.simulate.member import FleetMember, identity_of, new_start
 from edgeexit.simulate.model import SimulatedModel, Workload
@@ -56,6 +59,9 @@ class FleetLoad:
     Attributes:
         ledger: what was sent and answered.
         members: all devices.
+        director: what happens to them.
+        hostile: the malicious devices.
+        cpu_s: CPU time of this process during the load.
         began: monotonic seconds of the begin of the load.
         ended: the same of its end, before the last acknowledgements.
 
@@ -73,18 +79,21 @@ class FleetLoad:
         self.options = options
         self.model = model
         self.ledger = Ledger()
-        self.workload = Workload(model, options.devices, seed=options.seed)
-        self.table = CounterTable(options.devices, model.dataset.exits)
+        self.workload = Workload(model, options.agents, seed=options.seed)
+        self.table = CounterTable(options.agents, model.dataset.exits)
         self.began = self.ended = 0.0
+        self.cpu_s = 0.0
         self._access = access
         self._on_progress = on_progress
-        self._random = random.Random(options.seed)  # noqa: S311 - a simulation
         self._shipped = self.workload.book.under(model.policy)
-        self.members = [self._member(row) for row in range(options.devices)]
+        self.members = self._all_members()
+        source = random.Random(options.seed)  # noqa: S311 - a simulation
+        self.director = FleetDirector(options.events, self.members, self.workload, source)
+        self.hostile = HostileLoad(options, model, access, source)
         self._connections = DeviceConnections(
             options, model, access, ledger=self.ledger, book=self.workload.book, keys=keys
         )
-        self._gateways = self._connections.connect_all(self.members)
+        self._gateways = self._connections.connect_all(self.members) + self.hostile.gateways
         self._stopping = asyncio.Event()
         self._finishing = asyncio.Event()
         self._place = 0
@@ -113,7 +122,9 @@ class FleetLoad:
         try:
             await self._connect()
             self.began = time.monotonic()
+            cpu_s = time.process_time()
             await self._generate()
+            self.cpu_s = time.process_time() - cpu_s
             self.ended = time.monotonic()
             await self._settle()
             await self._say_goodbye()
@@ -149,6 +160,8 @@ class FleetLoad:
             now = time.monotonic()
             if options.duration_s is not None and now - self.began >= options.duration_s:
                 return
+            self.director.step(now, load_s=now - self.began, step_s=now - since)
+            self.hostile.step(now)
             room = options.in_flight - self.ledger.waiting
             if options.reports is not None:
                 room = min(room, options.reports - self.ledger.reports)
@@ -199,9 +212,7 @@ class FleetLoad:
 
     async def _settle(self) -> None:
         now = time.monotonic()
-        for member in self.members:
-            if member.offline_until:
-                member.end_offline(now)
+        self.director.end(now)
         deadline = now + self.options.settle_s
         while self.ledger.waiting and time.monotonic() < deadline and not self._finishing.is_set():  # noqa: ASYNC110 - cheap
             await asyncio.sleep(_TICK_S)
@@ -239,10 +250,20 @@ class FleetLoad:
             seconds=now - self.began if self.began else 0.0,
         )
 
-    def _member(self, row: int, *, role: Role = "device") -> FleetMember:
+    def _all_members(self) -> list[FleetMember]:
+        """Return the devices, those that join later, and the clones: two agents of each name."""
         options = self.options
-        name = f"{options.prefix}-{row:05d}"
-        address = DeviceAddress(options.fleet, f"s{row % options.shards}", name)
+        own = options.devices + options.standby
+        names = [f"{options.prefix}-{row:05d}" for row in range(own)]
+        members = [self._member(row, name, "device") for row, name in enumerate(names)]
+        for member in members[options.devices :]:
+            member.is_active = False
+        clones = [f"{options.prefix}-clone-{number // 2:05d}" for number in range(2 * options.events.clones)]
+        return members + [self._member(own + number, name, "clone") for number, name in enumerate(clones)]
+
+    def _member(self, row: int, name: str, role: Role) -> FleetMember:
+        options = self.options
+        address = DeviceAddress(options.fleet, f"s{zlib.crc32(name.encode()) % options.shards}", name)
         agent = VirtualAgent(
             self.ledger.open_start(address, new_start(), role),
             row,

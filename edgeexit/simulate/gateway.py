@@ -60,6 +60,7 @@ class Gateway(asyncio.Protocol):
         on_open: called after the broker has accepted the connection; publishes the states.
         on_ready: called after all that `on_open` published has a PUBACK.
         on_message: receives topic and payload.
+        is_private: True if it carries one device.
 
     """
 
@@ -73,7 +74,9 @@ class Gateway(asyncio.Protocol):
         on_open: Callable[[], None],
         on_ready: Callable[[], None],
         on_message: Callable[[str, bytes], None],
+        is_private: bool = False,
     ) -> None:
+        self.is_private = is_private
         self._access = access
         self._version5 = access.version == "5"
         self._client_id = client_id

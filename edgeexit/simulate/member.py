@@ -19,19 +19,21 @@ class FleetMember:
         agent: the agent that runs on it.
         gateway: its connection.
         is_active: False before it joins and after it leaves.
-        offline_until: monotonic seconds; until then it sends nothing.
+        is_draining: True while it sends nothing new, because it restarts when everything is acknowledged.
+        offline_until: monotonic seconds; until then it sends nothing; 0: it is not offline.
         carries_will: True if the will of the connection is its state.
         has_state: True after it has published a state.
 
     """
 
     __slots__ = ("_backlog", "_earlier", "_ledger", "agent", "carries_will", "gateway", "has_state", "is_active",
-                 "offline_until")  # fmt: skip
+                 "is_draining", "offline_until")  # fmt: skip
 
     def __init__(self, agent: VirtualAgent, ledger: Ledger, *, is_active: bool = True) -> None:
         self.agent = agent
         self.gateway: Gateway
         self.is_active = is_active
+        self.is_draining = False
         self.offline_until = 0.0
         self.carries_will = False
         self.has_state = False
@@ -42,7 +44,14 @@ class FleetMember:
     @property
     def may_report(self) -> bool:
         """True if it runs, is connected, and its window has room."""
-        return self.is_active and self.gateway.is_ready and len(self.agent.sent.pending) < _WINDOW
+        return (
+            self.is_active and not self.is_draining and self.gateway.is_ready and len(self.agent.sent.pending) < _WINDOW
+        )
+
+    @property
+    def may_restart(self) -> bool:
+        """True if its will allows a new start: it carries none, or has the connection for itself."""
+        return not self.carries_will or self.gateway.is_private
 
     def send(self, message: SentMessage, now: float) -> None:
         """Send a new message, or hold it back while the device is offline."""
@@ -83,7 +92,11 @@ class FleetMember:
         old = self.agent.sent
         self._earlier = [sent for sent in (*self._earlier, old) if sent.pending]
         self.agent.restart(self._ledger.open_start(old.address, start, old.role), now)
-        self.publish_state(now)
+        if self.carries_will:
+            self.gateway.abort()  # the next connection has the new will
+            self.has_state = True
+        else:
+            self.publish_state(now)
 
 
 def identity_of(seed: int, device: str) -> PrivateKey:

@@ -15,6 +15,7 @@ _DRIFT_KINDS: Final = ("hard", "disagreeing")
 _DRIFT: Final = re.compile(r"(?P<kind>[a-z]+)(?::(?P<fraction>[0-9.]+))?@(?P<time>[0-9.]+(?:s|m|h)?)\Z")
 _DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h)?\Z")
 _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
+_STANDBY: Final = 10
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
 _Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
@@ -74,6 +75,16 @@ class SimulationOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Time to wait for the last acknowledgements."""
     seed: int = 0
     events: FleetEvents = FleetEvents()
+
+    @property
+    def standby(self) -> int:
+        """Number of further devices that join as others leave."""
+        return max(1, self.devices // _STANDBY) if self.events.churn else 0
+
+    @property
+    def agents(self) -> int:
+        """Number of agents: of the devices, of those that join, and two per clone."""
+        return self.devices + self.standby + 2 * self.events.clones
 
     @property
     def reports_per_s(self) -> float:

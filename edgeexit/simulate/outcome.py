@@ -56,6 +56,14 @@ class SimulationOutcome(msgspec.Struct, frozen=True, kw_only=True):
     ack_p99_s: float | None
     """Percentiles of the time from sending to acknowledgement."""
     reconnects: int
+    cpu_s: float
+    """CPU time of the simulation during the load."""
+    events: Mapping[str, int]
+    """What happened to the devices -> how often."""
+    malicious: Mapping[str, int]
+    """Kind -> messages of malicious devices; they are in no other number and not compared."""
+    malicious_acknowledged: int
+    malicious_refused: int
     revisions: Mapping[int, int]
     """Revision of the active policy at the end -> devices."""
     database: DatabaseBalance | None = None
@@ -75,7 +83,7 @@ def outcome_of(load: FleetLoad) -> SimulationOutcome:
         if member.has_state:
             revisions[member.agent.revision] = revisions.get(member.agent.revision, 0) + 1
     return SimulationOutcome(
-        devices=len(load.members),
+        devices=load.options.devices,
         connections=load.connections,
         seconds=round(load.ended - load.began, 3),
         reports=ledger.reports,
@@ -94,6 +102,11 @@ def outcome_of(load: FleetLoad) -> SimulationOutcome:
         ack_p50_s=ledger.delays.percentile(50),
         ack_p99_s=ledger.delays.percentile(99),
         reconnects=load.reconnects,
+        cpu_s=round(load.cpu_s, 3),
+        events=dict(load.director.counts),
+        malicious=dict(load.hostile.sent),
+        malicious_acknowledged=load.hostile.acknowledged,
+        malicious_refused=load.hostile.refused,
         revisions=dict(sorted(revisions.items())),
     )
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from edgeexit.wire import BrokerConfig
 
 _DEFAULT_CONNECTIONS = 256
+_SOME = 0.5
+"""Rate of each event per minute with --all-events."""
 
 
 class MqttChoice(str, Enum):
@@ -73,6 +75,33 @@ def simulate_command(
     ] = 10_000,
     resend: Annotated[str, typer.Option(help="Time after which an unanswered message is sent again.")] = "30s",
     settle: Annotated[str, typer.Option(help="Time to wait for the last acknowledgements.")] = "60s",
+    drift: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND[:FRACTION]@TIME",
+            help="From a time on, a fraction (default 0.5) of the samples is of one kind. hard: low scores at the "
+            "first exit; disagreeing: another prediction than the final exit's.",
+        ),
+    ] = None,
+    churn: Annotated[
+        float, typer.Option(help="Fraction of the devices per minute that leave, while others join.", min=0)
+    ] = 0.0,
+    restarts: Annotated[float, typer.Option(help="Fraction of the agents per minute that restart.", min=0)] = 0.0,
+    stragglers: Annotated[
+        float,
+        typer.Option(help="Fraction of the devices per minute that go offline for up to 10 s, then catch up.", min=0),
+    ] = 0.0,
+    clock_jumps: Annotated[
+        float, typer.Option(help="Fraction of the devices per minute whose uptime jumps.", min=0)
+    ] = 0.0,
+    clones: Annotated[int, typer.Option(help="Further names that two agents use at the same time.", min=0)] = 0,
+    malicious: Annotated[
+        int,
+        typer.Option(help="Further devices that send invalid, forged, impossible or too many messages.", min=0),
+    ] = 0,
+    all_events: Annotated[
+        bool, typer.Option("--all-events", help="Let everything above but drift happen at moderate rates.")
+    ] = False,
     trusted_key: Annotated[
         list[Path] | None,
         typer.Option(
@@ -95,7 +124,14 @@ def simulate_command(
     from edgeexit.errors import ConfigError
     from edgeexit.key_set import TrustedKeys
     from edgeexit.signing import load_public_key
-    from edgeexit.simulate import BrokerAccess, SimulationOptions, parse_duration, simulate_fleet
+    from edgeexit.simulate import (
+        BrokerAccess,
+        FleetEvents,
+        SimulationOptions,
+        parse_drift,
+        parse_duration,
+        simulate_fleet,
+    )
     from edgeexit.wire import check_name
 
     options = SimulationOptions(
@@ -115,6 +151,15 @@ def simulate_command(
         resend_s=parse_duration("--resend", resend),
         settle_s=parse_duration("--settle", settle),
         seed=seed,
+        events=FleetEvents(
+            drift=None if drift is None else parse_drift(drift),
+            churn=churn or _SOME * all_events,
+            restarts=restarts or _SOME * all_events,
+            stragglers=stragglers or _SOME * all_events,
+            clock_jumps=clock_jumps or _SOME * all_events,
+            clones=clones or _some_of(devices) * all_events,
+            malicious=malicious or _some_of(devices) * all_events,
+        ),
     )
     if options.interval_s <= 0 or options.resend_s <= 0:
         raise ConfigError("--interval and --resend must be above 0 s")
@@ -142,6 +187,11 @@ def simulate_command(
         print_outcome(outcome, options)
     if not outcome.is_exact:
         raise typer.Exit(1)
+
+
+def _some_of(devices: int) -> int:
+    """Return the number of clones, and of malicious devices, with --all-events."""
+    return max(6, devices // 100)
 
 
 def _model(path: Path, data: Path) -> "SimulatedModel":

@@ -67,6 +67,12 @@ def print_outcome(outcome: "SimulationOutcome", options: "SimulationOptions") ->
         ("reconnects", f"{outcome.reconnects:,}"),
         ("active revisions", ", ".join(f"{one}: {count:,} devices" for one, count in outcome.revisions.items())),
     ]
+    rows.append(("CPU time of the simulation", f"{outcome.cpu_s:.1f} s"))
+    rows += [(f"events: {name}", f"{count:,}") for name, count in outcome.events.items()]
+    rows += [(f"malicious: {kind}", f"{count:,}") for kind, count in outcome.malicious.items()]
+    if outcome.malicious:
+        answers = f"{outcome.malicious_acknowledged:,} acknowledged, {outcome.malicious_refused:,} refused"
+        rows.append(("malicious: answers", answers))
     rows += [(f"refused: {reason}", f"{count:,}") for reason, count in outcome.refused.items()]
     rows += [(f"refused for now: {reason}", f"{count:,}") for reason, count in outcome.refused_for_now.items()]
     if outcome.database is not None:
