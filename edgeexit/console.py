@@ -40,6 +40,11 @@ def print_json(value: Any) -> None:
     sys.stdout.write(re.sub(r"[^\n -~]", _escape_unprintable, text) + "\n")
 
 
+def print_json_line(value: Any) -> None:
+    """Print a struct or plain data as JSON in one line, for lists that are longer than memory."""
+    sys.stdout.write(re.sub(r"[^ -~]", _escape_unprintable, msgspec.json.encode(value).decode()) + "\n")
+
+
 def _escape_unprintable(match: "re.Match[str]") -> str:
     """Return a character of a JSON string, as JSON escapes of its UTF-16 units if it is not printable."""
     character = match[0]

@@ -9,9 +9,10 @@ from datetime import datetime, timedelta
 from enum import IntFlag
 from typing import Any, Final
 
-from sqlalchemy import Connection, update
+from sqlalchemy import literal_column, select, update
 from sqlalchemy.orm import Session
 
+from edgeexit.errors import ConfigError
 from edgeexit.wire import State
 from edgeexit_calibration.store.tables import DeviceRow
 
@@ -19,6 +20,9 @@ SHOWN_FOR: Final = timedelta(days=1)
 """A trouble that ends by time is reported for this time after it was last noticed."""
 SHOWN_AS_KEY: Final = ("key not approved", "revoked")
 """Causes of drops that are no `NOT_STORED`, because the state of the key is shown instead."""
+
+
+_MAX_CLEARED: Final = 5000
 
 
 class Trouble(IntFlag):
@@ -38,6 +42,14 @@ class Trouble(IntFlag):
     def kind(self) -> str:
         """The name of one flag for people and JSON, e.g. `key changed`."""
         return str(self.name).lower().replace("_", " ")
+
+
+def trouble_of(kind: str) -> Trouble:
+    """Return the flag with this name for people, e.g. `key changed`. Raises ConfigError for another name."""
+    flags = {trouble.kind: trouble for trouble in Trouble}
+    if kind not in flags:
+        raise ConfigError(f"trouble '{kind}' is unknown; use one of: {', '.join(flags)}")
+    return flags[kind]
 
 
 TIMED: Final = {
@@ -90,13 +102,21 @@ def troubles_of_row(row: DeviceRow, state: State | None, *, now: datetime) -> Tr
     )
 
 
-def clear_ended(connection: Connection | Session, fleet: str, *, now: datetime) -> None:
-    """Clear the flags of a fleet that have ended by time, so that the index of troubled devices stays small."""
+def clear_ended(session: Session, fleet: str, *, now: datetime) -> None:
+    """Clear the flags of a fleet that have ended by time, so that the index of troubled devices stays small.
+
+    Devices that another transaction changes now are skipped, and at most `_MAX_CLEARED` are changed per kind.
+    """
     for trouble, time in TIMED.items():
-        connection.execute(
-            update(DeviceRow)
-            .where(DeviceRow.fleet == fleet, DeviceRow.troubles != 0)
+        ended = (
+            select(DeviceRow.id)
+            .where(DeviceRow.fleet == fleet, DeviceRow.troubles != literal_column("0"))
             .where(DeviceRow.troubles.bitwise_and(int(trouble)) != 0, time <= now - SHOWN_FOR)
+        )
+        ids = session.scalars(ended.limit(_MAX_CLEARED).with_for_update(skip_locked=True)).all()
+        session.execute(
+            update(DeviceRow)
+            .where(DeviceRow.id.in_(ids))
             .values(troubles=DeviceRow.troubles - int(trouble))
             .execution_options(synchronize_session=False)
         )

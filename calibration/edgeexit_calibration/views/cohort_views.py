@@ -1,22 +1,24 @@
-"""Read-only views of cohorts: their devices and their current policies."""
+"""Read-only views of cohorts: their devices and their current policies, in a fixed number of queries for all."""
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from edgeexit.policies import decode_document
-from edgeexit.wire import messages
-from edgeexit_calibration.store.cohorts import CohortAddress, current_revision
+from edgeexit_calibration.store.cohorts import CohortAddress
 from edgeexit_calibration.store.database import Database
 from edgeexit_calibration.store.tables import (
-    AuditedSampleRow,
+    AuditTotalRow,
     CohortRow,
-    DeviceRow,
     EventRow,
+    PolicyRevisionRow,
     RegistrationRow,
 )
+from edgeexit_calibration.views.device_counts import DeviceCount, count_devices
+from edgeexit_calibration.views.names import address_of, find_named_cohort, fleet_names
 
 
 class CohortView(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,10 +28,15 @@ class CohortView(msgspec.Struct, frozen=True, kw_only=True):
     bundle: str
     cohort: str
     devices: int
+    """Number of devices with this cohort in their newest state."""
+    online: int
+    """Number of these that are connected."""
     up_to_date: int
-    """Number of devices that run the current revision."""
+    """Number of these that run the current revision."""
     audits: int
-    """Number of audited samples, under all revisions."""
+    """Number of audited samples that count, under all revisions."""
+    unknown_revision: int | None = None
+    """A revision that a device claims to run and that this database has not issued; null if there is none."""
     model: str | None = None
     exits: tuple[str, ...] | None = None
     risk: float | None = None
@@ -47,61 +54,112 @@ class CohortView(msgspec.Struct, frozen=True, kw_only=True):
 
 def cohorts(database: Database, *, fleet: str | None = None) -> list[CohortView]:
     """Return every cohort of a fleet (None: all fleets) that was registered or named in a message, oldest first."""
-    query = select(CohortRow, RegistrationRow).outerjoin(RegistrationRow).order_by(CohortRow.id)
     with database.reading() as session:
-        states = [
-            (device.fleet, msgspec.json.decode(device.state, type=messages.State))
-            for device in session.scalars(_in_fleet(select(DeviceRow), DeviceRow.fleet, fleet))
-            if device.state is not None
-        ]
-        return [
-            _cohort_view(
-                session, cohort, registration, [s for f, s in states if (f, s.bundle, s.cohort) == _address(cohort)]
-            )
-            for cohort, registration in session.execute(_in_fleet(query, CohortRow.fleet, fleet))
-        ]
+        fleets = fleet_names(session) if fleet is None else [fleet]
+        return list(cohort_views(session, fleets, count_devices(session, fleets)).values())
 
 
-def _in_fleet(query: Any, column: Any, fleet: str | None) -> Any:
-    return query if fleet is None else query.where(column == fleet)
+def find_cohorts(
+    database: Database, name: str | None, *, fleet: str | None = None, limit: int | None = None
+) -> list[CohortAddress]:
+    """Return the cohort with a name that a user wrote; without a name, the registered cohorts, oldest first.
+
+    Raises NameLookupError if the name is unknown or not unique, and DatabaseError.
+    """
+    with database.reading() as session:
+        if name is not None:
+            return [address_of(find_named_cohort(session, name, fleet=fleet))]
+        query = select(CohortRow).join(RegistrationRow).order_by(CohortRow.id).limit(limit)
+        return [address_of(row) for row in session.scalars(query if fleet is None else query.filter_by(fleet=fleet))]
 
 
-def _address(cohort: CohortRow) -> CohortAddress:
-    return CohortAddress(cohort.fleet, cohort.bundle, cohort.cohort)
+def cohort_views(session: Session, fleets: Collection[str], counts: Sequence[DeviceCount]) -> dict[int, CohortView]:
+    """Return the cohorts of these fleets by id, oldest first, with these numbers of devices."""
+    query = select(CohortRow, RegistrationRow).outerjoin(RegistrationRow).where(CohortRow.fleet.in_(fleets))
+    documents = _current_documents(session)
+    problems = _problems(session)
+    totals = select(AuditTotalRow.cohort_id, func.sum(AuditTotalRow.samples)).group_by(AuditTotalRow.cohort_id)
+    audits = {row[0]: int(row[1]) for row in session.execute(totals)}
+    of_cohort: dict[int | None, list[DeviceCount]] = {}
+    for count in counts:
+        of_cohort.setdefault(count.cohort_id, []).append(count)
+    views = {}
+    for cohort, registration in session.execute(query.order_by(CohortRow.id)):
+        alike = of_cohort.get(cohort.id, [])
+        registered: dict[str, Any] = {}
+        if registration is not None and cohort.id in documents:
+            registered = _registered(cohort, registration, *documents[cohort.id], problems.get(cohort.id))
+        revision = registered.get("revision")
+        views[cohort.id] = CohortView(
+            fleet=cohort.fleet,
+            bundle=cohort.bundle,
+            cohort=cohort.cohort,
+            devices=sum(count.devices for count in alike),
+            online=sum(count.devices for count in alike if count.online),
+            up_to_date=sum(count.devices for count in alike if count.revision == revision is not None),
+            audits=audits.get(cohort.id, 0),
+            **registered,
+        )
+    return views
 
 
-def _cohort_view(
-    session: Session, cohort: CohortRow, registration: RegistrationRow | None, states: list[messages.State]
-) -> CohortView:
-    audits = session.scalar(select(func.count()).select_from(AuditedSampleRow).filter_by(cohort_id=cohort.id)) or 0
-    row = current_revision(session, cohort.id)
-    registered: dict[str, Any] = {}
-    if registration is not None and row is not None:
-        registered = {
-            "model": registration.model,
-            "exits": tuple(registration.exits),
-            "risk": registration.risk,
-            "delta": registration.delta,
-            "revision": row.revision,
-            "policy": decode_document(row.document.encode()).policy.kind,
-            "condition": _condition(session, cohort.id, row.revision, registration.risk),
-        }
-    return CohortView(
-        fleet=cohort.fleet,
-        bundle=cohort.bundle,
-        cohort=cohort.cohort,
-        devices=len(states),
-        up_to_date=sum(row is not None and state.revision == row.revision for state in states),
-        audits=audits,
-        **registered,
+def _registered(
+    cohort: CohortRow, registration: RegistrationRow, revision: int, document: str, problem: EventRow | None
+) -> dict[str, Any]:
+    """Return the fields of a cohort that only a registered one has."""
+    known = max(revision, cohort.highest_unknown_revision)
+    return {
+        "model": registration.model,
+        "exits": tuple(registration.exits),
+        "risk": registration.risk,
+        "delta": registration.delta,
+        "revision": revision,
+        "policy": decode_document(document.encode()).policy.kind,
+        "condition": _condition(problem, revision, registration.risk),
+        "unknown_revision": cohort.claimed_revision if cohort.claimed_revision > known else None,
+    }
+
+
+def _current_documents(session: Session) -> dict[int, tuple[int, str]]:
+    """Return the current revision of each registered cohort, and its policy document."""
+    other = aliased(PolicyRevisionRow)
+    newest = (
+        select(other.revision)
+        .where(other.cohort_id == RegistrationRow.cohort_id)
+        .order_by(other.revision.desc())
+        .limit(1)
+        .scalar_subquery()
     )
+    query = select(PolicyRevisionRow.cohort_id, PolicyRevisionRow.revision, PolicyRevisionRow.document).join(
+        RegistrationRow,
+        (PolicyRevisionRow.cohort_id == RegistrationRow.cohort_id) & (PolicyRevisionRow.revision == newest),
+    )
+    return {row[0]: (row[1], row[2]) for row in session.execute(query)}
 
 
-def _condition(session: Session, cohort_id: int, revision: int, risk: float) -> str | None:
+def _problems(session: Session) -> dict[int, EventRow]:
+    """Return the newest event of each registered cohort that reports a problem of its revision."""
+    kinds = ("risk exceeded", "refit postponed")
+    event = aliased(EventRow)
+    newest = [
+        select(event.id)
+        .where(event.cohort_id == RegistrationRow.cohort_id, event.kind == kind)
+        .order_by(event.id.desc())
+        .limit(1)
+        .scalar_subquery()
+        for kind in kinds
+    ]
+    ids = [
+        max(filter(None, row), default=None) for row in session.execute(select(*newest).select_from(RegistrationRow))
+    ]
+    rows = session.scalars(select(EventRow).where(EventRow.id.in_([newest for newest in ids if newest is not None])))
+    return {row.cohort_id: row for row in rows if row.cohort_id is not None}
+
+
+def _condition(problem: EventRow | None, revision: int, risk: float) -> str | None:
     """Return the problem that the newest event reports for this revision and risk, or None."""
-    query = select(EventRow).filter_by(cohort_id=cohort_id)
-    query = query.where(EventRow.kind.in_(["risk exceeded", "refit postponed"]))
-    last = session.scalar(query.order_by(EventRow.id.desc()).limit(1))
-    if last is None or (last.details["revision"], last.details["risk"]) != (revision, risk):
+    if problem is None or (problem.details["revision"], problem.details["risk"]) != (revision, risk):
         return None
-    return "risk exceeded" if last.kind == "risk exceeded" else f"risk exceeded; {last.details['cause']}"
+    if problem.kind == "risk exceeded":
+        return "risk exceeded"
+    return f"risk exceeded; {problem.details['cause']}"

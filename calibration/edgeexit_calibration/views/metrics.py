@@ -11,11 +11,21 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from edgeexit.fitting import lower_bound, upper_bound
-from edgeexit.latency import bin_centre_ms
-from edgeexit.wire import messages
 from edgeexit_calibration.store.cohorts import CohortAddress, find_cohort
 from edgeexit_calibration.store.database import Database
-from edgeexit_calibration.store.tables import AuditedSampleRow, RegistrationRow, ReportRow
+from edgeexit_calibration.store.tables import (
+    AuditedSampleRow,
+    AuditTotalRow,
+    CohortBucketRow,
+    RegistrationRow,
+)
+from edgeexit_calibration.views.buckets import (
+    exited,
+    exits_of,
+    latency_histograms,
+    mean_latency_ms,
+    sum_counts,
+)
 
 
 class ExitMix(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,24 +64,17 @@ def exit_mix(database: Database, cohort: CohortAddress, *, revision: int | None 
     """Return the exit mix and the latency of the samples that devices reported under a revision (None: under all)."""
     with database.reading() as session:
         found = find_cohort(session, cohort)
-        if found is None:
-            return ExitMix(samples=0, counts=())
-        query = select(ReportRow.content).filter_by(cohort_id=found.id)
-        if revision is not None:
-            query = query.filter_by(revision=revision)
-        reports = [msgspec.json.decode(content, type=messages.Report) for content in session.scalars(query)]
-        exits = _exit_count(session, found.id, (len(report.exits) for report in reports))
-    counts, latency_ms, measured = [0] * exits, 0.0, 0
-    for report in reports:
-        if len(report.exits) != exits:
-            continue
-        for k, counters in enumerate(report.exits):
-            counts[k] += counters.exited
-            measured += sum(counters.latency)
-            latency_ms += sum(count * bin_centre_ms(index) for index, count in enumerate(counters.latency))
-    return ExitMix(
-        samples=sum(counts), counts=tuple(counts), mean_latency_ms=latency_ms / measured if measured else None
-    )
+        return ExitMix(samples=0, counts=()) if found is None else cohort_exit_mix(session, found.id, revision)
+
+
+def cohort_exit_mix(session: Session, cohort_id: int, revision: int | None) -> ExitMix:
+    """Return what `exit_mix` returns, in a session."""
+    query = select(CohortBucketRow.counts).filter_by(cohort_id=cohort_id)
+    packed = session.scalars(query if revision is None else query.filter_by(revision=revision)).all()
+    counts = sum_counts(packed, _exit_count(session, cohort_id, (exits_of(packed),)))
+    by_exit = exited(counts)
+    latency_ms = mean_latency_ms(latency_histograms(counts).sum(axis=0))
+    return ExitMix(samples=sum(by_exit), counts=by_exit, mean_latency_ms=latency_ms)
 
 
 def audited_exit_mix(
@@ -109,12 +112,27 @@ def disagreement(
     """Return the disagreement with the final exit over the audited samples in the span (after, until]."""
     with database.reading() as session:
         found = find_cohort(session, cohort)
-        samples = disagreeing = 0
-        if found is not None:
-            _, span = _span(session, found.id, revision, after, until)
-            query = select(AuditedSampleRow.disagrees, func.count()).where(*span).group_by(AuditedSampleRow.disagrees)
-            counts = {row[0]: row[1] for row in session.execute(query)}
-            disagreeing, samples = counts.get(True, 0), sum(counts.values())
+        if found is None:
+            return interval(0, 0, confidence)
+        if after == 0 and until is None:
+            return cohort_disagreement(session, found.id, revision, confidence)
+        _, span = _span(session, found.id, revision, after, until)
+        query = select(AuditedSampleRow.disagrees, func.count()).where(*span).group_by(AuditedSampleRow.disagrees)
+        counts = {row[0]: row[1] for row in session.execute(query)}
+        return interval(counts.get(True, 0), sum(counts.values()), confidence)
+
+
+def cohort_disagreement(
+    session: Session, cohort_id: int, revision: int | None, confidence: float = 0.95
+) -> Disagreement:
+    """Return the disagreement over all audited samples of a revision (None: of all), in a session."""
+    query = select(func.sum(AuditTotalRow.disagreeing), func.sum(AuditTotalRow.samples)).filter_by(cohort_id=cohort_id)
+    disagreeing, samples = session.execute(query if revision is None else query.filter_by(revision=revision)).one()
+    return interval(int(disagreeing or 0), int(samples or 0), confidence)
+
+
+def interval(disagreeing: int, samples: int, confidence: float) -> Disagreement:
+    """Return the disagreement of a number of samples, with its Clopper-Pearson interval."""
     tail = (1 - confidence) / 2
     return Disagreement(
         samples=samples,
@@ -139,7 +157,11 @@ def _span(
     session: Session, cohort_id: int, revision: int | None, after: int, until: int | None
 ) -> tuple[int, list[ColumnElement[bool]]]:
     """Return K and the conditions that select the audited samples of a span with K exits."""
-    conditions = [AuditedSampleRow.cohort_id == cohort_id, AuditedSampleRow.id > after]
+    conditions = [
+        AuditedSampleRow.cohort_id == cohort_id,
+        AuditedSampleRow.id > after,
+        AuditedSampleRow.counted.is_(True),
+    ]
     if revision is not None:
         conditions.append(AuditedSampleRow.revision == revision)
     if until is not None:

@@ -1,102 +1,131 @@
 """`edgeexit calibrator status` and `history`: show what the database contains, and what needs attention."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
 
 from edgeexit.cli.calibrator import rows
 from edgeexit.cli.calibrator.shared_options import DATABASE, DatabaseOption, JsonOption
-from edgeexit.console import console, next_step, print_indented, print_json, print_table
+from edgeexit.cli.calibrator.spans import span_of
+from edgeexit.console import console, next_step, print_indented, print_json, print_table, printable
 
 if TYPE_CHECKING:
-    from edgeexit_calibration import Attention, CohortView, Database
+    from edgeexit_calibration import Attention, CalibratorStatus
 
-_MAX_OF_A_KIND: Final = 3
+_HISTORIES: Final = 20
+"""Registered cohorts whose history is shown unless one is named."""
 
 
-def status_command(database: DatabaseOption = DATABASE, as_json: JsonOption = False) -> None:
-    """Show what needs attention; then devices and cohorts: revision, agreement with the final exit, exit mix, latency.
+def status_command(
+    fleet: Annotated[str | None, typer.Option(help="Only this fleet; default: all fleets in the database.")] = None,
+    max_cohorts: Annotated[
+        int, typer.Option("--cohorts", help="Number of cohorts to show: registered ones first, then by devices.", min=0)
+    ] = 10,
+    database: DatabaseOption = DATABASE,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what needs attention; then fleets and cohorts: devices, revision, agreement, exit mix, latency.
+
+    `edgeexit calibrator devices` lists devices.
 
     Example: `edgeexit calibrator status --database calibrator.sqlite`
     """
     from datetime import datetime, timezone
 
-    from edgeexit_calibration import cohorts, devices, fleets, needs_attention, open_database
+    from edgeexit_calibration import open_database, status
 
     store = open_database(database, create=False)
-    all_devices, all_fleets = devices(store), fleets(store)
-    statuses = [_cohort_status(store, cohort) for cohort in cohorts(store)]
+    found = status(store, now=datetime.now(timezone.utc), fleet=fleet, max_cohorts=max_cohorts)
     store.close()
-    all_cohorts = [status["cohort"] for status in statuses]
-    attention = needs_attention(all_devices, all_cohorts, all_fleets, now=datetime.now(timezone.utc))
     if as_json:
-        print_json({"attention": attention, "devices": all_devices, "cohorts": statuses, "fleets": all_fleets})
+        print_json(found)
         return
-    _print_attention(attention)
-    print_table("Devices", rows.DEVICE_COLUMNS, [rows.device_cells(device) for device in all_devices])
-    print_table("Cohorts", rows.COHORT_COLUMNS, [rows.cohort_cells(status["cohort"]) for status in statuses])
-    print_table("Current revisions", rows.METRIC_COLUMNS, [rows.metric_cells(status) for status in statuses])
-    next_step(f"edgeexit calibrator history --database {store.name}")
+    _print_attention(found.attention, found.attention_counts)
+    for summary in found.fleets:
+        console.print(printable(rows.fleet_line(summary)))
+    if found.fleets:
+        console.print()
+    _print_cohorts(found)
+    next_step(f"edgeexit calibrator trend --cohort COHORT --database {store.name}")
 
 
-def _print_attention(attention: "Sequence[Attention]") -> None:
+def _print_cohorts(found: "CalibratorStatus") -> None:
+    if not found.cohorts:
+        return
+    print_table("Cohorts", rows.COHORT_COLUMNS, [rows.cohort_cells(status.cohort) for status in found.cohorts])
+    print_table("Current revisions", rows.METRIC_COLUMNS, [rows.metric_cells(status) for status in found.cohorts])
+    if (more := found.cohorts_total - len(found.cohorts)) > 0:
+        console.print(f"and {more:,} more cohorts, which --cohorts {found.cohorts_total} shows\n")
+
+
+def _print_attention(attention: "Sequence[Attention]", counts: Mapping[str, int]) -> None:
     """Print the most urgent things, a few of each kind, and what to do about them."""
     if not attention:
         console.print("Nothing needs attention.\n")
         return
     console.print("[bold]Needs attention[/]")
     for kind, group in groupby(attention, key=lambda item: item.kind):
-        items = list(group)
+        items, number = list(group), counts[kind]
         same_advice = len({item.advice for item in items}) == 1
-        console.print(f"[bold]{kind}[/]" + (f" ({len(items)})" if len(items) > 1 else ""))
-        for item in items[:_MAX_OF_A_KIND]:
+        console.print(f"[bold]{kind}[/]" + (f" ({number:,})" if number > 1 else ""))
+        for item in items:
             print_indented(f"{item.subject}: {item.text}")
             if not same_advice:
                 print_indented(f"-> {item.advice}")
-        if len(items) > _MAX_OF_A_KIND:
-            print_indented(f"and {len(items) - _MAX_OF_A_KIND} more, which --json lists")
+        if (more := number - len({item.subject for item in items})) > 0:
+            print_indented(f"and {more:,} more: edgeexit calibrator devices --trouble '{kind}'")
         if same_advice:
             print_indented(f"-> {items[0].advice}")
     console.print()
 
 
-def history_command(database: DatabaseOption = DATABASE, as_json: JsonOption = False) -> None:
-    """Show all policy revisions of every cohort, and all events of cohorts and devices: when, by whom, and why.
+def history_command(
+    cohort: Annotated[
+        str | None, typer.Option(help="Only this cohort: COHORT, FLEET/COHORT or FLEET/BUNDLE/COHORT.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Only this device: DEVICE, SHARD/DEVICE or FLEET/SHARD/DEVICE.")
+    ] = None,
+    last: Annotated[str | None, typer.Option(help="Only entries of this time, e.g. 24h or 7d.")] = None,
+    limit: Annotated[int, typer.Option(help="Number of newest entries in each list.", min=1)] = 50,
+    database: DatabaseOption = DATABASE,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the newest policy revisions of cohorts, and the newest events of cohorts and devices: when, by whom, why.
 
-    Example: `edgeexit calibrator history --database calibrator.sqlite`
+    Example: `edgeexit calibrator history --cohort cameras --last 7d`
     """
-    from edgeexit_calibration import cohorts, device_events, events, open_database, policy_history
+    from datetime import datetime, timezone
 
+    from edgeexit_calibration import device_events, events, find_cohorts, open_database, policy_history
+
+    since = None if last is None else datetime.now(timezone.utc) - span_of("--last", last)
     store = open_database(database, create=False)
+    chosen = [] if device is not None and cohort is None else find_cohorts(store, cohort, limit=_HISTORIES)
     histories = [
-        (cohort, policy_history(store, cohort.address), events(store, cohort.address)) for cohort in cohorts(store)
+        (
+            address,
+            policy_history(store, address, since=since, limit=limit),
+            events(store, address, since=since, limit=limit),
+        )
+        for address in chosen
     ]
-    of_devices = device_events(store)
+    of_devices = []
+    if cohort is None or device is not None:
+        of_devices = device_events(store, device=device, since=since, limit=limit)
     store.close()
     if as_json:
-        cohort_logs = [
-            {**cohort.address._asdict(), "policies": policies, "events": log} for cohort, policies, log in histories
+        cohort_logs: list[dict[str, Any]] = [
+            {**address._asdict(), "policies": policies, "events": log} for address, policies, log in histories
         ]
         print_json({"cohorts": cohort_logs, "device_events": of_devices})
         return
-    for cohort, policies, log in histories:
-        title = f"Policies of {cohort.address}"
-        print_table(title, rows.POLICY_COLUMNS, [rows.policy_cells(policy) for policy in policies])
-        print_table(f"Events of {cohort.address}", rows.EVENT_COLUMNS, [rows.event_cells(event) for event in log])
-    if of_devices:
+    for address, policies, log in histories:
+        print_table(f"Policies of {address}", rows.POLICY_COLUMNS, [rows.policy_cells(policy) for policy in policies])
+        print_table(f"Events of {address}", rows.EVENT_COLUMNS, [rows.event_cells(event) for event in log])
+    if of_devices or device is not None:
         cells = [(event.device or "", *rows.event_cells(event)) for event in of_devices]
         print_table("Events of devices", ("device", *rows.EVENT_COLUMNS), cells)
     next_step(f"edgeexit calibrator status --database {store.name}")
-
-
-def _cohort_status(store: "Database", cohort: "CohortView") -> dict[str, Any]:
-    """Return a cohort and the metrics of its current revision; of all revisions if it is not registered."""
-    from edgeexit_calibration import disagreement, exit_mix
-
-    mix = exit_mix(store, cohort.address, revision=cohort.revision)
-    return {
-        "cohort": cohort,
-        "disagreement": disagreement(store, cohort.address, revision=cohort.revision),
-        "exit_mix": mix,
-        "exit_rates": mix.rates,
-    }

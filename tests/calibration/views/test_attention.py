@@ -3,13 +3,12 @@
 from datetime import datetime, timedelta, timezone
 
 import msgspec
-from edgeexit_calibration import devices, fleets, needs_attention
+from edgeexit_calibration import devices, status
 from edgeexit_calibration.ingest.drops import Drop, DropCounter
-from edgeexit_calibration.ingest.store_uplinks import store_uplinks
 from edgeexit_calibration.ingest.uplink import Uplink
 
 from edgeexit.wire import Losses, Rejection, Reversion
-from tests.calibration.scenario import DEVICE, FLEET, report_of, state_of
+from tests.calibration.scenario import DEVICE, FLEET, report_of, state_of, store_uplinks
 
 NOW = datetime(2025, 1, 1, tzinfo=timezone.utc)
 DIGEST = "a" * 64
@@ -20,8 +19,13 @@ def ingest(database, *messages, now=NOW):
         store_uplinks(session, [Uplink(DEVICE, message) for message in messages], now=now)
 
 
+def attention(database, *, now=NOW):
+    """Return what needs attention, apart from that no calibrator runs in these tests."""
+    return [item for item in status(database, now=now).attention if item.kind != "no calibrator"]
+
+
 def kinds(database, *, now=NOW):
-    return [item.kind for item in needs_attention(devices(database), [], fleets(database), now=now)]
+    return [item.kind for item in attention(database, now=now)]
 
 
 def test_every_trouble_of_a_device_is_listed_the_most_urgent_first(database):
@@ -44,10 +48,10 @@ def test_every_trouble_of_a_device_is_listed_the_most_urgent_first(database):
         counter.take().write(session, now=NOW)
     expected = ["clone", "unconfirmed", "reverted", "rejected", "problem", "losses", "not stored", "not stored"]
     assert kinds(database) == expected
-    found = {item.kind: item.text for item in needs_attention(devices(database), [], fleets(database), now=NOW)}
+    found = {item.kind: item.text for item in attention(database)}
     assert "1 oversized (largest 7 bytes)" in found["losses"]
     later = NOW + timedelta(days=1)
-    assert kinds(database, now=later) == ["unconfirmed", "reverted", "rejected", "problem"]
+    assert kinds(database, now=later) == ["clone", "unconfirmed", "reverted", "rejected", "problem"]
 
 
 def test_losses_that_do_not_increase_are_not_reported_again(database):

@@ -14,7 +14,6 @@ from datetime import datetime, timezone
 import msgspec
 import pytest
 from edgeexit_calibration import CohortAddress, disagreement, exit_mix, open_database
-from edgeexit_calibration.ingest.store_uplinks import store_uplinks
 from edgeexit_calibration.ingest.uplink import Uplink
 from edgeexit_calibration.store.cohorts import add_event
 from edgeexit_calibration.store.tables import AuditRow
@@ -40,6 +39,7 @@ from tests.calibration.scenario import (
     fitted_bundle,
     report_of,
     state_of,
+    store_uplinks,
     until,
 )
 
@@ -124,7 +124,7 @@ def test_a_killed_service_has_stored_every_message_that_it_acknowledged(register
     assert cohort_row["disagreement"]["samples"] == 600
     assert cohort_row["exit_mix"]["counts"] == [5, 3, 2]
     assert cohort_row["cohort"]["devices"] == cohort_row["cohort"]["up_to_date"] == 1
-    assert [row["device"] for row in status["devices"]] == ["camera-1"]
+    assert [fleet["devices"] for fleet in status["fleets"]] == [1]
     shown = invoke("status", "--database", database).output
     assert "no drift" in shown
     assert "90.0 %" in shown  # the minimum agreement

@@ -1,0 +1,176 @@
+"""Everything that `edgeexit calibrator status` shows, in a number of queries that does not grow with the devices."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+import msgspec
+from sqlalchemy.orm import Session
+
+from edgeexit_calibration.store.database import Database
+from edgeexit_calibration.store.troubles import SHOWN_FOR
+from edgeexit_calibration.views.attention import KINDS, Attention, drops_attention
+from edgeexit_calibration.views.cohort_views import CohortView, cohort_views
+from edgeexit_calibration.views.device_attention import device_attention
+from edgeexit_calibration.views.device_counts import DeviceCount, count_devices
+from edgeexit_calibration.views.device_views import FleetView, fleet_drops
+from edgeexit_calibration.views.metrics import Disagreement, ExitMix, cohort_disagreement, cohort_exit_mix
+from edgeexit_calibration.views.names import check_fleet, fleet_names
+from edgeexit_calibration.views.processes import FleetProcesses, fleet_processes, process_attention
+
+COHORTS_SHOWN: Final = 20
+PER_KIND: Final = 3
+
+
+class FleetSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A fleet in one line."""
+
+    fleet: str
+    devices: int
+    online: int
+    up_to_date: int
+    """Number of devices that run the current revision of a registered cohort."""
+    cohorts: int
+    processes: FleetProcesses
+    drops: FleetView | None
+    """Messages that were not stored and came from no known device; null: none."""
+
+
+class CohortStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A cohort and the metrics of its current revision; of all revisions if it is not registered."""
+
+    cohort: CohortView
+    disagreement: Disagreement
+    exit_mix: ExitMix
+    exit_rates: tuple[float, ...] | None
+
+
+class CalibratorStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The fleets of a database, their cohorts, and what needs attention."""
+
+    time: datetime
+    attention: tuple[Attention, ...]
+    """The first few of each kind, the most urgent kind first."""
+    attention_counts: dict[str, int]
+    """Kind -> number of things that need attention."""
+    fleets: tuple[FleetSummary, ...]
+    cohorts: tuple[CohortStatus, ...]
+    """Registered ones first, then those with the most devices."""
+    cohorts_total: int
+    """Number of cohorts, also of those that are left out."""
+
+
+def status(
+    database: Database,
+    *,
+    now: datetime,
+    fleet: str | None = None,
+    per_kind: int = PER_KIND,
+    max_cohorts: int = COHORTS_SHOWN,
+) -> CalibratorStatus:
+    """Return the status of a fleet (None: of all fleets) at the time `now`.
+
+    Raises NameLookupError for an unknown fleet, and DatabaseError.
+    """
+    with database.reading() as session:
+        if fleet is not None:
+            check_fleet(session, fleet)
+        fleets = fleet_names(session) if fleet is None else [fleet]
+        counts = count_devices(session, fleets)
+        views = cohort_views(session, fleets, counts)
+        processes = fleet_processes(session, fleets)
+        drops = {view.fleet: view for view in fleet_drops(session, fleet)}
+        shown = sorted(views, key=lambda key: (views[key].revision is None, -views[key].devices, key))[:max_cohorts]
+        summaries = tuple(
+            _summary(fleet, counts, list(views.values()), processes[fleet], drops.get(fleet)) for fleet in fleets
+        )
+        attention, numbers = _attention(session, summaries, list(views.values()), now=now, per_kind=per_kind)
+        return CalibratorStatus(
+            time=now,
+            attention=attention,
+            attention_counts=numbers,
+            fleets=summaries,
+            cohorts=tuple(_cohort_status(session, key, views[key]) for key in shown),
+            cohorts_total=len(views),
+        )
+
+
+def _summary(
+    fleet: str,
+    counts: Sequence[DeviceCount],
+    cohorts: Sequence[CohortView],
+    processes: FleetProcesses,
+    drops: FleetView | None,
+) -> FleetSummary:
+    own = [count for count in counts if count.fleet == fleet]
+    of_fleet = [cohort for cohort in cohorts if cohort.fleet == fleet]
+    return FleetSummary(
+        fleet=fleet,
+        devices=sum(count.devices for count in own),
+        online=sum(count.devices for count in own if count.online),
+        up_to_date=sum(cohort.up_to_date for cohort in of_fleet),
+        cohorts=len(of_fleet),
+        processes=processes,
+        drops=drops,
+    )
+
+
+def _cohort_status(session: Session, cohort_id: int, cohort: CohortView) -> CohortStatus:
+    mix = cohort_exit_mix(session, cohort_id, cohort.revision)
+    return CohortStatus(
+        cohort=cohort,
+        disagreement=cohort_disagreement(session, cohort_id, cohort.revision),
+        exit_mix=mix,
+        exit_rates=mix.rates,
+    )
+
+
+def _attention(
+    session: Session, fleets: Sequence[FleetSummary], cohorts: Sequence[CohortView], *, now: datetime, per_kind: int
+) -> tuple[tuple[Attention, ...], dict[str, int]]:
+    """Return the first few things of each kind, and the number of things of each kind."""
+    devices = device_attention(session, [fleet.fleet for fleet in fleets], now=now, per_kind=per_kind)
+    others: list[Attention] = []
+    for fleet in fleets:
+        if fleet.devices or fleet.processes.has_run:
+            others += process_attention(fleet.fleet, fleet.processes)
+        if fleet.drops is not None and now - fleet.drops.last_drop_at < SHOWN_FOR:
+            others.append(drops_attention(fleet.fleet, fleet.drops.drops, fleet.drops.last_drop))
+    for cohort in cohorts:
+        others += _of_cohort(cohort)
+    counts: dict[str, int] = {}
+    shown: list[Attention] = []
+    for kind in KINDS:
+        own = [item for item in others if item.kind == kind]
+        own = [*own[:per_kind], *(item for item in devices.items if item.kind == kind)]
+        number = len([item for item in others if item.kind == kind]) + devices.counts.get(kind, 0)
+        if number:
+            counts[kind] = number
+            shown += own
+    return tuple(shown), counts
+
+
+def _of_cohort(cohort: CohortView) -> list[Attention]:
+    found = []
+    name = str(cohort.address)
+    if cohort.unknown_revision is not None:
+        found.append(
+            Attention(
+                kind="unknown revision",
+                subject=name,
+                text=f"a device claims revision {cohort.unknown_revision}, but the newest one here is revision "
+                f"{cohort.revision}; devices refuse revisions that are not higher than their own",
+                advice="if the database was lost or restored from a backup: edgeexit calibrator accept-revision "
+                f"{name}",
+            )
+        )
+    if cohort.condition is not None:
+        found.append(
+            Attention(
+                kind="risk exceeded",
+                subject=name,
+                text=f"revision {cohort.revision}: {cohort.condition}",
+                advice="edgeexit calibrator history shows why; the calibrator refits as soon as it can",
+            )
+        )
+    return found
