@@ -10,9 +10,9 @@ _ROW_OVERHEAD: Final = 32
 _LIVE: Final = """
     SELECT coalesce(sum(live.rows * (:overhead + coalesce(widths.bytes, 0)) * (1 + live.index_share)), 0)
     FROM (
-        SELECT relname, greatest(n_live_tup, 0) AS rows,
-               pg_indexes_size(relid)::float8 / greatest(pg_relation_size(relid), 8192) AS index_share
-        FROM pg_stat_user_tables WHERE schemaname = current_schema()
+        SELECT relname, greatest(reltuples, 0) AS rows,
+               pg_indexes_size(oid)::float8 / greatest(pg_relation_size(oid), 8192) AS index_share
+        FROM pg_class WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace
     ) AS live
     LEFT JOIN (
         SELECT tablename, sum(avg_width * (1 - null_frac)) AS bytes
@@ -22,7 +22,7 @@ _LIVE: Final = """
 
 
 def used_bytes(session: Session) -> int:
-    """Return the size of the live rows in bytes: exact on SQLite, estimated from its statistics on PostgreSQL."""
+    """Return the size of the live rows in bytes: exact on SQLite, on PostgreSQL an estimate of its last ANALYZE."""
     connection = session.connection()
     if connection.dialect.name == "sqlite":
         pages, free, page_size = (

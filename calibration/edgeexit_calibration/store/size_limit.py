@@ -10,11 +10,11 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from edgeexit_calibration.store.database import Database
-from edgeexit_calibration.store.database_size import used_bytes
+from edgeexit_calibration.store.database_size import file_bytes, used_bytes
 from edgeexit_calibration.store.expiry import KEPT_SAMPLES, delete_samples, sample_bounds
 from edgeexit_calibration.store.retention import WIDTHS_S
 from edgeexit_calibration.store.roll_up import delete_oldest
@@ -54,6 +54,8 @@ def size_report(session: Session) -> SizeReport | None:
 
 def limit_size(database: Database, max_bytes: int, *, now: datetime) -> Iterator[Deleted]:
     """Delete until the database is estimated to be small enough; yield after each transaction."""
+    if not database.is_sqlite:
+        yield from _analyze(database, max_bytes)
     with database.reading() as session:
         used = used_bytes(session)
         cohorts = session.scalars(select(CohortRow.id).order_by(CohortRow.id)).all()
@@ -86,4 +88,14 @@ def limit_size(database: Database, max_bytes: int, *, now: datetime) -> Iterator
         )
     with step(database) as session:
         session.merge(MaintenanceRow(name=_NAME, details=msgspec.to_builtins(report), updated_at=now))
+    yield Deleted()
+
+
+def _analyze(database: Database, max_bytes: int) -> Iterator[Deleted]:
+    """Update the statistics of PostgreSQL if the database may be too large."""
+    with database.reading() as session:
+        may_be_over = file_bytes(session) > max_bytes
+    if may_be_over:
+        with step(database) as session:
+            session.execute(text("ANALYZE"))
     yield Deleted()
