@@ -49,14 +49,14 @@ class BulkClient(MqttClient):
             self._buffered.reads_ahead = True
         publishes: list[Publish] = []
         try:
-            result = self._read_batch(publishes)
+            return self._read_batch(publishes)
         except PacketError as error:
             self._problem = f"the broker sent a malformed packet: {error}"
-            result = MQTTErrorCode.MQTT_ERR_SUCCESS
-        self.packets += len(publishes)
-        if publishes:
-            self.on_publishes(publishes)
-        return result
+            return MQTTErrorCode.MQTT_ERR_SUCCESS
+        finally:
+            self.packets += len(publishes)
+            if publishes:
+                self.on_publishes(publishes)
 
     def _read_batch(self, publishes: list[Publish]) -> MQTTErrorCode:
         """Read pieces until nothing is left, and append the messages; return how the connection ended, or success."""

@@ -187,10 +187,10 @@ class BrokerSession:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            if not self._may_connect():
-                self._stopping.wait(_MAY_CONNECT_S)
-                continue
             try:
+                if not self._may_connect():
+                    self._stopping.wait(_MAY_CONNECT_S)
+                    continue
                 ending = self._connect_once()
             except OSError as error:  # no descriptor is free
                 ending = Ending(ConnectionEnd.UNREACHABLE, error.strerror or str(error))

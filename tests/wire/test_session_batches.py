@@ -7,33 +7,12 @@ from typing import Any
 import pytest
 
 from edgeexit.errors import MessageError
-from edgeexit.wire import BrokerConfig, BrokerSession, Delivery, SessionOptions, broker_connection
+from edgeexit.wire import broker_connection
 from tests.broker import Mosquitto
 from tests.waiting import wait_for
+from tests.wire.batch_receiver import BatchReceiver
 from tests.wire.scripted_broker import CONNACK3, CONNACK5, scripted_broker, version_of
 from tests.wire.test_session_brokers import BROKERS
-
-
-class BatchReceiver:
-    """A session that records its batches, and acknowledges them if it should."""
-
-    def __init__(self, url: str, *, client_id: str = "receiver", acknowledges: bool = True, **options: Any) -> None:
-        self.batches: list[list[Delivery]] = []
-        self._acknowledges = acknowledges
-        options = {"manual_ack": True, "subscriptions": ("a/#",), "receive_maximum": 1000} | options
-        self.session = BrokerSession(
-            BrokerConfig(url=url), SessionOptions(client_id=client_id, **options), on_messages=self._record
-        )
-        self.session.start()
-
-    @property
-    def received(self) -> list[Delivery]:
-        return [one for batch in self.batches for one in batch]
-
-    def _record(self, batch: list[Delivery]) -> None:
-        self.batches.append(batch)
-        if self._acknowledges:
-            self.session.acknowledge(batch)
 
 
 @pytest.fixture
