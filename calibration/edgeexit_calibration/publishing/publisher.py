@@ -4,8 +4,11 @@ It also reads the policies that the broker has: numbers that our key has signed,
 """
 
 import logging
+import math
+import time
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Final
 
 import msgspec
 
@@ -23,9 +26,11 @@ from edgeexit_calibration.store.cohorts import (
     registered_cohorts,
 )
 from edgeexit_calibration.store.database import Database
-from edgeexit_calibration.store.tables import PolicyRevisionRow
+from edgeexit_calibration.store.tables import CohortRow, PolicyRevisionRow
 
 _log = logging.getLogger(__name__)
+
+_READING_S: Final = 0.5
 
 
 def policy_filter(fleet: str) -> str:
@@ -65,11 +70,16 @@ class Publisher:
         self._topics = RetainedTopics(session, what="policy of revision")
         self._public = [key.public_key() for key in keys]
         self._received = UnverifiedMessages()
+        self._reading_until_s = -math.inf
         self._recorder = RevisionRecorder(database)
 
     def reset(self) -> None:
-        """Treat every policy as not published, because the broker may have lost its retained messages."""
+        """Treat every policy as not published, because the broker may have lost its retained messages.
+
+        What the broker has retained is read first, for half a second.
+        """
         self._topics.reset()
+        self._reading_until_s = time.monotonic() + _READING_S
 
     def on_message(self, topic: str, payload: bytes) -> None:
         """Compare a message on a policy topic with the published policy; if it replaced the policy, publish again."""
@@ -82,7 +92,7 @@ class Publisher:
             signed = read_policy(topic, payload, fleet=self._fleet, keys=self._public)
             if signed is not None:
                 self._recorder.record(signed)
-        if not self._session.connected:
+        if not self._session.connected or time.monotonic() < self._reading_until_s:
             return
         current = self._current_policies()
         for policy in current:
@@ -99,6 +109,7 @@ class Publisher:
                 self._record_publication(policy, published_at)
 
     def _current_policies(self) -> Sequence[_CurrentPolicy]:
+        """Return the policies to publish, without those that wait for a number that is not used yet."""
         with self._database.reading() as session:
             return [
                 _CurrentPolicy(
@@ -110,6 +121,7 @@ class Publisher:
                 )
                 for cohort_id, address in registered_cohorts(session, self._fleet)
                 if (row := current_revision(session, cohort_id)) is not None
+                and row.revision > session.get_one(CohortRow, cohort_id).highest_unknown_revision
             ]
 
     def _record_publication(self, policy: _CurrentPolicy, published_at: datetime) -> None:

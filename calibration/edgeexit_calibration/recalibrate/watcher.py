@@ -1,5 +1,7 @@
 """Checks every registered cohort: feeds new audits to its drift detector, and refits its policy after an alarm.
 
+Only audits of devices that counted when they arrived are used (see `enrolment.is_counted`).
+
 A restart loses no state: detectors are recomputed from the audits in the database, and an event is written only if the
 database does not contain it yet.
 """
@@ -22,6 +24,7 @@ from edgeexit.policies.document import MAX_REVISION
 from edgeexit.policies.readout import readouts_from_bytes
 from edgeexit_calibration.recalibrate.drift import DriftAlarm, DriftDetector, new_detector, observe
 from edgeexit_calibration.recalibrate.refit import PostponedRefit, refit
+from edgeexit_calibration.recalibrate.settled_samples import SettledSamples
 from edgeexit_calibration.store.cohorts import (
     CALIBRATOR,
     CohortAddress,
@@ -93,6 +96,7 @@ class Watcher:
         self._alpha = alpha
         self._repeats = LimitedLog(_log)
         self._states: dict[int, _WatchState] = {}
+        self._settled = SettledSamples()
 
     def check(self, *, now: datetime) -> None:
         """Check every cohort once. An error in one cohort is logged, and the others are still checked.
@@ -191,7 +195,8 @@ class Watcher:
             state = self._states[cohort_id] = _WatchState(revision=current.revision, detector=detector)
         exits = current.policy.exits
         if state.detector.alarm is None:
-            positions, losses = _losses(session, cohort_id, current.revision, exits, after=state.last_sample)
+            span = (state.last_sample, self._settled.highest(session))
+            positions, losses = _losses(session, cohort_id, current.revision, exits, span)
             state.detector = observe(state.detector, positions, losses)
             state.last_sample = int(positions[-1]) if len(positions) else state.last_sample
         alarm = state.detector.alarm
@@ -264,13 +269,14 @@ def _add_event_once(
 
 
 def _losses(
-    session: Session, cohort_id: int, revision: int, exits: int, *, after: int
+    session: Session, cohort_id: int, revision: int, exits: int, span: tuple[int, int]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Return ids and losses [n] of a revision's audited samples with an id above `after`, in order of arrival."""
+    """Return ids and losses [n] of a revision's counted samples with ids in a span (after, until], in this order."""
+    after, until = span
     rows = session.execute(
         select(AuditedSampleRow.id, AuditedSampleRow.disagrees)
-        .filter_by(cohort_id=cohort_id, revision=revision, exits=exits)
-        .where(AuditedSampleRow.id > after)
+        .filter_by(cohort_id=cohort_id, revision=revision, exits=exits, counted=True)
+        .where(AuditedSampleRow.id > after, AuditedSampleRow.id <= until)
         .order_by(AuditedSampleRow.id)
     ).all()
     return np.array([row.id for row in rows], np.int64), np.array([row.disagrees for row in rows], np.bool_)
@@ -279,10 +285,10 @@ def _losses(
 def _readouts(
     session: Session, cohort_id: int, revisions: Sequence[int], exits: int, *, first: int
 ) -> tuple[int, npt.NDArray[np.float32]]:
-    """Return the newest sample's id and the readouts [N, K, 4] of these revisions from id `first` on, newest first."""
+    """Return the newest sample's id and the readouts [N, K, 4] of counted samples from id `first` on, newest first."""
     rows = session.execute(
         select(AuditedSampleRow.id, AuditedSampleRow.readouts)
-        .filter_by(cohort_id=cohort_id, exits=exits)
+        .filter_by(cohort_id=cohort_id, exits=exits, counted=True)
         .where(AuditedSampleRow.id >= first, AuditedSampleRow.revision.in_(revisions))
         .order_by(AuditedSampleRow.id.desc())
         .limit(_MAX_REFIT_AUDITS)

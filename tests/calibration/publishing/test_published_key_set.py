@@ -1,14 +1,13 @@
 """The fleet's key sets are published from a file, again after a replacement, and anew when the file changes."""
 
 import pytest
-from edgeexit_calibration import CalibratorService, ServiceConfig
 from edgeexit_calibration.publishing import retained
-from edgeexit_calibration.publishing.published_key_set import read_key_sets
+from edgeexit_calibration.publishing.published_key_set import PublishedKeySet, read_key_sets
 
 from edgeexit.errors import SignatureError
 from edgeexit.key_set import KEY_SET_TYPE, KeySet, RoleKeys, decode_history, encode_history, encode_key_set
 from edgeexit.signing import PrivateKey, load_private_key, public_key_text, sign
-from edgeexit.wire import keys_topic
+from edgeexit.wire import BrokerConfig, BrokerSession, SessionOptions, keys_topic
 from tests.calibration.scenario import FLEET, Client, until
 
 ROOT = PrivateKey.generate()
@@ -59,10 +58,10 @@ def test_an_invalid_file_is_an_error_that_names_it(tmp_path, history, message):
     assert "keys.json" in str(caught.value)
 
 
-def test_a_calibrator_whose_key_is_not_in_the_set_is_warned(database, tmp_path, broker, caplog):
+def test_a_calibrator_whose_key_is_not_in_the_set_is_warned(tmp_path, caplog):
     path = tmp_path / "keys.json"
     path.write_bytes(history_of(PrivateKey.generate(), threshold=2))
-    CalibratorService(database, ServiceConfig(fleet=FLEET, key_set=path), [PrivateKey.generate()])
+    published(path, PrivateKey.generate())
     assert "2 signature(s) of 2 key(s), of which this calibrator has 0; give it the right --key" in caplog.text
 
 
@@ -85,7 +84,7 @@ def test_a_file_with_another_set_that_is_not_newer_is_not_published(database, tm
 
 
 @pytest.mark.parametrize("is_signed_by_both", [True, False])
-def test_a_set_that_no_device_can_follow_causes_a_warning(database, tmp_path, key, caplog, is_signed_by_both):
+def test_a_set_that_no_device_can_follow_causes_a_warning(tmp_path, key, caplog, is_signed_by_both):
     new_root, policy_key = PrivateKey.generate(), load_private_key(key)
     roles = {"root": role_of(new_root), "policy": role_of(policy_key)}
     document = encode_key_set(KeySet(fleet=FLEET, version=2, roles=roles))
@@ -93,8 +92,16 @@ def test_a_set_that_no_device_can_follow_causes_a_warning(database, tmp_path, ke
     [first] = decode_history(history_of(policy_key))
     path = tmp_path / "keys.json"
     path.write_bytes(encode_history([first, sign(document, payload_type=KEY_SET_TYPE, keys=signers)]))
-    CalibratorService(database, ServiceConfig(fleet=FLEET, key_set=path), [policy_key])
+    published(path, policy_key)
     assert ("devices that trust the set before version 2 refuse it" in caplog.text) is not is_signed_by_both
+
+
+def published(path, key):
+    """Return the published key set of a calibrator that has not connected yet."""
+    session = BrokerSession(
+        BrokerConfig(), SessionOptions(client_id="calibrator", subscriptions=()), on_message=lambda _: None
+    )
+    return PublishedKeySet(session, path, fleet=FLEET, keys=[key])
 
 
 def role_of(key):

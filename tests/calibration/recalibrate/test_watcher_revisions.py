@@ -148,7 +148,7 @@ def test_the_last_revision_is_not_recorded_although_a_thief_of_the_key_signed_it
     record(database, bundle, MAX_REVISION)
     check(database)
     assert numbers(database, cohort) == [1]
-    assert "was the key stolen?" in caplog.text
+    assert "was it stolen?" in caplog.text
 
 
 def test_no_revision_above_2_to_the_53_is_issued(database, bundle, tmp_path):
