@@ -9,7 +9,8 @@ from scripts.chaoslab.stored import StoredDatabase
 from scripts.chaoslab.waiting import GENEROUS_S, wait_until
 from scripts.chaoslab.watcher import FLEET
 
-_CONNECTED = "connected to"
+_SERVES = ("leads fleet", "stores ")
+"""What a calibrator logs when it leads the fleet, or stores the messages of shards."""
 
 
 class Calibrator:
@@ -56,8 +57,9 @@ class Calibrator:
 
     @property
     def ready(self) -> bool:
-        """True when the newest start has connected to the broker."""
-        return _CONNECTED in self.log
+        """True when the newest start leads the fleet, or stores the messages of shards."""
+        log = self.log
+        return any(text in log for text in _SERVES)
 
     def forget_log(self) -> None:
         """Let `log` begin here."""
@@ -69,7 +71,7 @@ class Calibrator:
         self._process = ForkedProcess(run_command, self._arguments, self._log)
 
     def start(self) -> None:
-        """Start it, and wait until it is connected. Raises RuntimeError with the end of its log if it is not."""
+        """Start it, and wait until it serves the fleet. Raises RuntimeError with the end of its log if it is not."""
         self.launch()
         wait_until(lambda: not self.alive or self.ready, GENEROUS_S)
         if not self.alive or not self.ready:
