@@ -7,19 +7,20 @@ They share only the inbox and the database.
 
 import logging
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from edgeexit.errors import EdgeExitError
 from edgeexit.signing import PrivateKey
-from edgeexit.wire import CalibratorPresence, uplink_filter
-from edgeexit_calibration.daemon.client_ids import consumer_client_id, probe_client_id
+from edgeexit.wire import BrokerSession, CalibratorPresence
+from edgeexit_calibration.daemon.client_ids import probe_client_id
 from edgeexit_calibration.daemon.consumer import Consumer
 from edgeexit_calibration.daemon.consumers import ALL_SHARDS, Consumers
 from edgeexit_calibration.daemon.health import Health, log_health
 from edgeexit_calibration.daemon.leader import Leader
-from edgeexit_calibration.daemon.presence import find_presence, next_term
+from edgeexit_calibration.daemon.presence import check_presence, find_presence
 from edgeexit_calibration.daemon.service_config import ServiceConfig
+from edgeexit_calibration.daemon.sessions import leader_session, only_session, shard_session
 from edgeexit_calibration.daemon.storing import Storing
 from edgeexit_calibration.daemon.tenure import Tenure, TenureCallbacks
 from edgeexit_calibration.ingest.inbox import Inbox
@@ -59,9 +60,10 @@ class CalibratorService(TenureCallbacks):
         self._consumers = self._storing.consumers = Consumers(self._consumer)
         self._lead_database = database.fenced(self._tenure.check_lead)
         self._leader: Leader | None = None
-        self._former_leaders: list[Leader] = []
+        self._session: BrokerSession | None = None
+        """Of the leader."""
+        self._ending: list[threading.Thread] = []
         self._installation = ""
-        self._term = 1
         self._stop = threading.Event()
         self._error: EdgeExitError | None = None
 
@@ -95,12 +97,10 @@ class CalibratorService(TenureCallbacks):
         calibrator with another database serves the fleet, and DatabaseError if the database fails at the start.
         """
         self._stop = stop
-        fleet = self._config.fleet
         self._installation = installation_id(self._database)
-        found = find_presence(
-            self._config.broker, fleet=fleet, client_id=probe_client_id(fleet, self._installation), keys=self._keys
-        )
-        self._term = next_term(found, self._installation, take_over=self._config.take_over)
+        if not self._database.is_sqlite:
+            self._look_for_another_database()
+            self._storing.may_store.set()
         threads = [
             threading.Thread(target=self._storing.run, args=(stop,), name="calibrator-storing"),
             threading.Thread(target=self._tenure.run, args=(self, stop), name="calibrator-leases"),
@@ -125,47 +125,93 @@ class CalibratorService(TenureCallbacks):
         """Stop to receive shards."""
         self._consumers.stop(shards)
 
+    def flush(self) -> None:
+        """Wait a moment for a batch in progress to be stored."""
+        self._storing.flush()
+
     def gained_lead(self) -> None:
         """Start to lead the fleet."""
-        presence = CalibratorPresence(
+        own = CalibratorPresence(
             fleet=self._config.fleet,
             installation=self._installation,
-            term=self._term,
+            term=1,
             place=shown_place(place_of_this_process()),
         )
+        leaders: list[Leader] = []
+        self._session = self._new_session(lambda: leaders[0])
         self._leader = Leader(
             self._lead_database,
             self._config,
             self._keys,
-            presence=presence,
-            may_connect=lambda: self._tenure.holds_lead,
+            session=self._session,
+            own=own,
             on_superseded=self.failed,
-            finds_shards=not self._database.is_sqlite,
         )
+        leaders.append(self._leader)
+        if self._database.is_sqlite:  # the consumer starts the session
+            self._storing.control = self._leader.receive
+            self._storing.may_store = self._leader.presence.settled
+        else:
+            self._session.start()
         self._leader.start()
 
     def lost_lead(self) -> None:
         """Stop to lead the fleet."""
-        if self._leader is not None:
-            self._leader.stop()
-            self._former_leaders.append(self._leader)
-            self._leader = None
+        if self._leader is None or self._session is None:
+            return
+        leader, session = self._leader, self._session
+        self._leader = None
+        leader.stop()
+
+        def end() -> None:
+            leader.join()
+            if not self._database.is_sqlite:
+                session.stop()
+
+        ending = threading.Thread(target=end, name="calibrator-leader-end")
+        ending.start()
+        self._ending.append(ending)
 
     def failed(self, error: EdgeExitError) -> None:
         """End the service; `run` raises the error."""
         self._error = self._error or error
         self._stop.set()
 
+    def _look_for_another_database(self) -> None:
+        """Raise OtherInstallationError if a calibrator with another database serves the fleet."""
+        if not self._config.take_over:
+            client_id = probe_client_id(self._config.fleet, self._installation)
+            broker, fleet = self._config.broker, self._config.fleet
+            check_presence(find_presence(broker, fleet=fleet, client_id=client_id, keys=self._keys), self._installation)
+
+    def _new_session(self, leader: Callable[[], Leader]) -> BrokerSession:
+        """Return the session of the leader; on SQLite it also receives all shards."""
+        if not self._database.is_sqlite:
+            return leader_session(
+                self._config,
+                self._installation,
+                leader=leader,
+                may_connect=lambda: self._tenure.holds_lead,
+            )
+        return only_session(
+            self._config,
+            self._installation,
+            receive=self._storing.receive,
+            on_connect=lambda: leader().reconnected(),
+            may_connect=lambda: self._tenure.holds_lead,
+        )
+
     def _consumer(self, shard: str) -> Consumer:
-        config, fleet = self._config, self._config.fleet
-        is_all = shard == ALL_SHARDS
+        if shard == ALL_SHARDS and self._session is not None:
+            return Consumer(self._session)
         return Consumer(
-            config.broker,
-            client_id=consumer_client_id(fleet, self._installation, None if is_all else shard),
-            topics=uplink_filter(fleet) if is_all else uplink_filter(fleet, shard),
-            receive_maximum=config.max_unstored,
-            on_messages=self._storing.receive,
-            may_connect=lambda: self._tenure.holds(shard),
+            shard_session(
+                self._config,
+                self._installation,
+                shard,
+                receive=self._storing.receive,
+                may_connect=lambda: self._tenure.holds(shard),
+            )
         )
 
     def _end(self, threads: Sequence[threading.Thread]) -> None:
@@ -176,11 +222,16 @@ class CalibratorService(TenureCallbacks):
             if thread.is_alive():
                 thread.join(_JOIN_S)
         self._inbox.close()
-        self._consumers.stop(self._consumers.shards)
+        if not self._database.is_sqlite:
+            self._consumers.stop(self._consumers.shards)
         try:
             self._tenure.release()
         except DatabaseError as error:
             _log.warning("the leases could not be released, so they end in up to %g s: %s", self._config.lease_s, error)
+        self._join_leaders()
+        self._consumers.stop(self._consumers.shards)
         self._consumers.join()
-        for leader in self._former_leaders:
-            leader.join()
+
+    def _join_leaders(self) -> None:
+        for thread in self._ending:
+            thread.join()

@@ -61,13 +61,6 @@ class Consumers:
             self._stopping = [thread for thread in self._stopping if thread.is_alive()]
             self._stopping += [consumer.stop() for consumer in stopped]
 
-    def restart(self) -> None:
-        """Connect again, so that the broker delivers again what was not acknowledged."""
-        shards = self.shards
-        self.stop(shards)
-        for shard in shards:
-            self.start(shard)
-
     def join(self) -> None:
         """Wait until all that were stopped have disconnected."""
         for thread in self._stopping:

@@ -1,6 +1,6 @@
 """What only the leader of a fleet does: check cohorts, refit, publish, find shards, and maintain the database.
 
-It has a session of its own at the broker and a thread. Every write of it happens under the lease of the leader: if
+It has a thread of its own. Every write of it happens under the lease of the leader: if
 another process has taken over meanwhile, e.g. during a long refit, nothing is written any more.
 """
 
@@ -10,19 +10,17 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from typing import Final, Protocol
 
+import msgspec
+
 from edgeexit.errors import EdgeExitError
 from edgeexit.limited_log import LimitedLog
 from edgeexit.signing import PrivateKey
 from edgeexit.wire import (
     BrokerSession,
     CalibratorPresence,
-    Delivery,
-    SessionOptions,
     keys_topic,
     presence_topic,
-    state_filter,
 )
-from edgeexit_calibration.daemon.client_ids import leader_client_id
 from edgeexit_calibration.daemon.consumers import shard_of
 from edgeexit_calibration.daemon.presence import Presence
 from edgeexit_calibration.daemon.service_config import ServiceConfig
@@ -34,11 +32,17 @@ from edgeexit_calibration.publishing.publisher import Publisher, policy_filter
 from edgeexit_calibration.recalibrate.watcher import Watcher
 from edgeexit_calibration.store.database import Database, DatabaseError
 from edgeexit_calibration.store.leases import LeaseLostError
+from edgeexit_calibration.store.maintenance import Maintenance, MaintenanceResult
 
 _log = logging.getLogger(__name__)
 
 _SOON_S: Final = 0.6
 """Time until the next check after a connect: the presence of another calibrator has arrived by then."""
+
+
+def own_topics(fleet: str) -> tuple[str, ...]:
+    """Return the filters of the topics that the leader publishes on and watches."""
+    return policy_filter(fleet), heartbeat_filter(fleet), keys_topic(fleet), presence_topic(fleet)
 
 
 class Published(Protocol):
@@ -58,10 +62,12 @@ class Leader:
         database: whose write transactions fail when another process leads.
         config: fleet, broker, intervals and limits.
         keys: sign the policies and the heartbeats.
-        presence: announces this calibrator.
-        may_connect: asked before each attempt to connect.
+        session: must pass its messages to `receive` and call `reconnected`.
+        own: announces this calibrator.
         on_superseded: receives the error if a calibrator with another database serves the fleet.
-        finds_shards: whether to look for new shards.
+
+    Attributes:
+        presence: of this calibrator.
 
     """
 
@@ -71,10 +77,9 @@ class Leader:
         config: ServiceConfig,
         keys: Sequence[PrivateKey],
         *,
-        presence: CalibratorPresence,
-        may_connect: Callable[[], bool],
+        session: BrokerSession,
+        own: CalibratorPresence,
         on_superseded: Callable[[EdgeExitError], None],
-        finds_shards: bool,
     ) -> None:
         fleet = config.fleet
         self._interval_s = config.check_interval_s
@@ -84,49 +89,32 @@ class Leader:
         self._wake = threading.Event()
         self._reconnected = threading.Event()
         watcher = Watcher(database, fleet=fleet, min_audits=config.min_audits, alpha=config.alpha)
-        topics = [policy_filter(fleet), heartbeat_filter(fleet), keys_topic(fleet), presence_topic(fleet)]
-        self._session = BrokerSession(
-            config.broker,
-            SessionOptions(
-                client_id=leader_client_id(fleet, presence.installation),
-                subscriptions=(*topics, *([state_filter(fleet)] if finds_shards else [])),
-                session_expiry_s=0,
-                will=(presence_topic(fleet), b""),
-            ),
-            on_message=self._on_message,
-            on_connect=self._on_connect,
-            may_connect=lambda: not self._stopping.is_set() and may_connect(),
-        )
-        publisher = Publisher(database, self._session, fleet=fleet, keys=keys)
-        heartbeats = Heartbeats(database, self._session, fleet=fleet, keys=keys, interval_s=config.heartbeat_interval_s)
-        self._presence = Presence(self._session, presence, keys=keys, on_superseded=on_superseded)
+        publisher = Publisher(database, session, fleet=fleet, keys=keys)
+        heartbeats = Heartbeats(database, session, fleet=fleet, keys=keys, interval_s=config.heartbeat_interval_s)
+        self.presence = Presence(session, own, keys=keys, takes_over=config.take_over, on_superseded=on_superseded)
         self._discovery = ShardDiscovery(database, fleet=fleet, on_new=self._wake.set)
-        self._published: list[Published] = [publisher, heartbeats, self._presence]
+        self._published: list[Published] = [publisher, heartbeats, self.presence]
         self._receivers: dict[str, Callable[[str, bytes], None]] = {
             shard_of(policy_filter(fleet)): publisher.on_message,
             shard_of(heartbeat_filter(fleet)): heartbeats.on_message,
-            shard_of(presence_topic(fleet)): self._presence.on_message,
+            shard_of(presence_topic(fleet)): self.presence.on_message,
             shard_of(keys_topic(fleet)): _ignore,
         }
         if config.key_set is not None:
-            key_set = PublishedKeySet(self._session, config.key_set, fleet=fleet, keys=keys)
+            key_set = PublishedKeySet(session, config.key_set, fleet=fleet, keys=keys)
             self._published.insert(0, key_set)
             self._receivers[shard_of(keys_topic(fleet))] = key_set.on_message
         self._steps = [
-            *([self._discovery.add_new] if finds_shards else []),
+            self._discovery.add_new,
             watcher.check,
             *(published.publish for published in self._published),
+            self._maintain,
         ]
+        self._maintenance = Maintenance(database, config.retention)
         self._thread = threading.Thread(target=self._run, name="calibrator-leader")
 
-    @property
-    def connected(self) -> bool:
-        """Whether the leader is connected to the broker."""
-        return self._session.connected
-
     def start(self) -> None:
-        """Start the thread and the connection."""
-        self._session.start()
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -146,20 +134,24 @@ class Leader:
                 self._wake.wait(_SOON_S if soon else self._interval_s)
                 self._wake.clear()
         finally:
-            self._presence.clear()
-            self._session.stop()
+            self.presence.clear()
 
-    def _on_connect(self) -> None:
+    def reconnected(self) -> None:
+        """Check soon, and publish again; called in the network thread at every connect."""
         self._reconnected.set()
         self._wake.set()
 
-    def _on_message(self, delivery: Delivery) -> None:
-        """Pass a message to its receiver, in the network thread."""
-        receive = self._receivers.get(shard_of(delivery.topic))
+    def receive(self, topic: str, payload: bytes) -> bool:
+        """Take a message on our own topics, in the network thread; return False for any other one."""
+        receive = self._receivers.get(shard_of(topic))
         if receive is None:
-            self._discovery.on_topic(delivery.topic)
-        else:
-            receive(delivery.topic, delivery.payload)
+            return False
+        receive(topic, payload)
+        return True
+
+    def find_shard(self, topic: str) -> None:
+        """Look whether the topic of a device names a new shard, in the network thread."""
+        self._discovery.on_topic(topic)
 
     def _check(self) -> None:
         """Take every step once; if the database fails in one of them, the others still run."""
@@ -173,6 +165,12 @@ class Leader:
         else:
             self._outage.succeeded()
         self._repeats.flush()
+
+    def _maintain(self, *, now: datetime) -> None:
+        """Merge buckets and delete what is too old, for about a second."""
+        result = self._maintenance.run(now=now, stop=self._stopping)
+        if result is not None and result != MaintenanceResult():
+            _log.info("maintained the database: %s", _changes(result))
 
     def _try(self, step: Callable[..., None]) -> DatabaseError | None:
         if self._stopping.is_set():
@@ -191,3 +189,9 @@ class Leader:
 
 def _ignore(_topic: str, _payload: bytes) -> None:
     """Stand for the receiver of key sets of a calibrator that publishes none."""
+
+
+def _changes(result: MaintenanceResult) -> str:
+    """Return what was done, e.g. `merged buckets: 12, deleted events: 3`."""
+    counts = msgspec.structs.asdict(result)
+    return ", ".join(f"{name.replace('_', ' ')}: {count:,}" for name, count in counts.items() if count)

@@ -78,15 +78,10 @@ def find_presence(
     return found[-1] if found else None
 
 
-def next_term(found: CalibratorPresence | None, installation: str, *, take_over: bool) -> int:
-    """Return the term of a calibrator that starts. Raises OtherInstallationError if another one serves the fleet."""
-    if found is None:
-        return 1
-    if found.installation == installation:
-        return found.term
-    if not take_over:
+def check_presence(found: CalibratorPresence | None, installation: str) -> None:
+    """Raise OtherInstallationError if a calibrator with another database serves the fleet."""
+    if found is not None and found.installation != installation:
         raise OtherInstallationError(_refusal(found))
-    return found.term + 1
 
 
 class Presence:
@@ -96,10 +91,14 @@ class Presence:
 
     Args:
         session: must pass messages on `presence_topic` to `on_message`.
-        own: what is published.
+        own: what is published, with the lowest possible term.
         keys: sign it.
-        on_superseded: receives the error if a calibrator with another database serves the fleet now.
+        takes_over: whether to serve the fleet although a calibrator with another database was there before.
+        on_superseded: receives the error if a calibrator with another database serves the fleet.
         clock: returns monotonic seconds.
+
+    Attributes:
+        settled: set once this calibrator has announced that it serves the fleet.
 
     """
 
@@ -109,64 +108,76 @@ class Presence:
         own: CalibratorPresence,
         *,
         keys: Sequence[PrivateKey],
+        takes_over: bool,
         on_superseded: Callable[[EdgeExitError], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.settled = threading.Event()
         self._session = session
         self._own = own
         self._keys = keys
+        self._takes_over = takes_over
         self._on_superseded = on_superseded
         self._clock = clock
         self._repeats = LimitedLog(_log)
         self._topic = presence_topic(own.fleet)
-        self._payload = sign(msgspec.json.encode(own), payload_type=PRESENCE_TYPE, keys=keys)
         self._lock = threading.Lock()
-        self._is_present = False
+        self._published: bytes | None = None
+        """What we have published on this connection and nobody has replaced."""
         self._superseded = False
-        self._publish_from_s = 0.0
-        self._connected_s: float | None = None
+        self._publish_from_s: float | None = None
 
     def reset(self) -> None:
         """Start again after a connect: first see what the broker has retained, then publish."""
         with self._lock:
-            self._is_present = False
-            self._connected_s = self._clock()
-            self._publish_from_s = self._connected_s + _RETAINED_S
+            self._published = None
+            self._publish_from_s = self._clock() + _RETAINED_S
 
     def on_message(self, _topic: str, payload: bytes) -> None:
         """Compare a message with ours; it may be from a calibrator with another database."""
-        if payload == self._payload:
-            return
         other = read_presence(payload, fleet=self._own.fleet, keys=self._keys)
         with self._lock:
-            was_present, self._is_present = self._is_present, False
-        if other is None:
-            if payload:
-                self._repeats.warning("other", "'%s': a message that none of our keys signed is replaced", self._topic)
-            return
-        if other.installation == self._own.installation:
-            return
-        rank, own_rank = (other.term, other.installation), (self._own.term, self._own.installation)
-        if rank > own_rank or (not was_present and other.term >= self._own.term):
+            if payload == self._published:
+                return
+            was_published, self._published = self._published is not None, None
+            if other is None:
+                if payload:
+                    text = "'%s': a message that none of our keys signed is replaced"
+                    self._repeats.warning("other", text, self._topic)
+                return
+            if other.installation == self._own.installation:  # of the process that led before
+                self._own = msgspec.structs.replace(self._own, term=max(self._own.term, other.term))
+                return
+            if self._takes_over and not self.settled.is_set():
+                self._own = msgspec.structs.replace(self._own, term=max(self._own.term, other.term + 1))
+                _log.warning("takes over fleet '%s' from %s", self._own.fleet, other.place or other.installation)
+                return
+            rank, own_rank = (other.term, other.installation), (self._own.term, self._own.installation)
+            if rank < own_rank and (was_published or other.term < self._own.term):
+                return
             self._superseded = True
-            self._on_superseded(OtherInstallationError(_refusal(other)))
+        self._on_superseded(OtherInstallationError(_refusal(other)))
 
     def publish(self, *, now: datetime) -> None:  # noqa: ARG002 - as the other publishers
         """Publish the presence if the broker does not have it."""
         with self._lock:
-            is_due = not self._is_present and not self._superseded and self._clock() >= self._publish_from_s
-            if not is_due or self._connected_s is None or not self._session.connected:
+            is_due = self._publish_from_s is not None and self._clock() >= self._publish_from_s
+            if self._published is not None or self._superseded or not is_due or not self._session.connected:
                 return
-            self._is_present = True
             self._publish_from_s = self._clock() + _PAUSE_S
-        if self._session.publish(self._topic, self._payload, retain=True) is None:
-            with self._lock:
-                self._is_present = False
+            payload = self._published = sign(
+                msgspec.json.encode(self._own), payload_type=PRESENCE_TYPE, keys=self._keys
+            )
+        if self._session.publish(self._topic, payload, retain=True) is not None:
+            self.settled.set()
+            return
+        with self._lock:
+            self._published = None
 
     def clear(self) -> None:
         """Remove the presence from the broker, unless it is that of another calibrator."""
         with self._lock:
-            is_ours = self._is_present and not self._superseded
+            is_ours = self._published is not None and not self._superseded
             self._superseded = True
         if is_ours:
             self._session.publish(self._topic, b"", retain=True)

@@ -10,6 +10,7 @@ from edgeexit.wire import BrokerConfig
 from edgeexit_calibration.ingest.enrolment import Enrolment
 from edgeexit_calibration.ingest.quotas import Quotas
 from edgeexit_calibration.store.leases import TTL_S
+from edgeexit_calibration.store.retention import Retention
 
 
 class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +32,8 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What each device may send."""
     key_set: Path | None = None
     """File of the fleet's signed key sets, which are published; null: none."""
+    retention: Retention = Retention()
+    """How long the database keeps what."""
     take_over: bool = False
     """Serve the fleet although a calibrator with another database does; that one ends."""
     lease_s: Annotated[float, msgspec.Meta(gt=0)] = TTL_S

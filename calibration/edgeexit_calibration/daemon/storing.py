@@ -3,9 +3,10 @@
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
+import msgspec
 from sqlalchemy import Connection
 
 from edgeexit.errors import MessageError
@@ -25,6 +26,8 @@ _MAX_BATCH: Final = 500
 _MAX_BATCH_S: Final = 0.2
 _QUIET_S: Final = 0.01
 """A batch ends after this time without a message, because brokers limit the number of unacknowledged messages."""
+_FLUSH_S: Final = 2.0
+_RETRY_S: Final = 0.2
 
 
 class Storing:
@@ -38,12 +41,16 @@ class Storing:
         inbox: received messages.
 
     Attributes:
+        may_store: set once this calibrator certainly serves the fleet.
         stored: number of messages in committed batches.
         commit_s: seconds that the last batch took.
 
     """
 
     def __init__(self, database: Database, *, fleet: str, rules: IngestRules, tenure: Tenure, inbox: Inbox) -> None:
+        self.may_store = threading.Event()
+        self.control: Callable[[str, bytes], bool] = lambda _topic, _payload: False
+        """Takes messages on our own topics that arrive in the same session; returns False for others."""
         self.stored = 0
         self.commit_s = 0.0
         self._tenure = tenure
@@ -52,43 +59,61 @@ class Storing:
         self._leases: tuple[str, ...] = ()
         """The leases that the batch in progress needs."""
         self._gained = tenure.gained
+        self._changed = threading.Condition()
+        self._is_busy = False
+        self._batches = 0
         self.intake = Intake(database, self._send, fleet=fleet, rules=rules, fence=self._check)
         self.consumers: Consumers | None = None
 
     def run(self, stop: threading.Event) -> None:
-        """Store batches until `stop` is set."""
+        """Store batches until `stop` is set, but none before `may_store` is set."""
+        while not self.may_store.wait(_MAX_BATCH_S) and not stop.is_set():
+            pass
         while not stop.is_set():
             batch = self._inbox.take(_MAX_BATCH, wait_s=_MAX_BATCH_S, quiet_s=_QUIET_S)
+            self._mark(is_busy=True)
             try:
-                self._store(batch, stop)
+                while not self._store(batch, stop) and not stop.is_set():
+                    pass  # once more, without the shards that were lost
             except Exception as error:  # noqa: BLE001 - no message may end the service; its device sends it again
                 self._repeats.error("store", "a batch of %d messages cannot be stored", len(batch), exc_info=error)
                 self._acknowledge(batch)
+            finally:
+                self._mark(is_busy=False)
+
+    def flush(self) -> None:
+        """Wait until the batch in progress has ended; not for long, because the database may have failed."""
+        with self._changed:
+            batches = self._batches
+            self._changed.wait_for(lambda: not self._is_busy or self._batches != batches, _FLUSH_S)
 
     def receive(self, deliveries: list[Delivery]) -> None:
         """Put messages into the inbox, in the network thread of their session; wait while it is full."""
         for delivery in deliveries:
-            if delivery.qos == 0:  # has no acknowledgement, so it would escape the back-pressure
+            if self.control(delivery.topic, delivery.payload):
+                # Acknowledgements follow the order of arrival, so that of this message waits for its turn.
+                self._inbox.put(msgspec.structs.replace(delivery, topic="", payload=b""))
+            elif delivery.qos == 0:  # has no acknowledgement, so it would escape the back-pressure
                 address = _address(delivery.topic)
                 self.intake.drop(Drop(address, "qos 0", "sent with QoS 0, but QoS 1 is required"))
             else:
                 self._inbox.put(delivery)
 
-    def _store(self, batch: Sequence[Delivery], stop: threading.Event) -> None:
-        """Commit a batch, then acknowledge it to the broker; while the database fails, wait."""
+    def _store(self, batch: Sequence[Delivery], stop: threading.Event) -> bool:
+        """Commit a batch, then acknowledge it to the broker; return False if a lease has ended."""
         if self._tenure.gained != self._gained:  # another process may have written the rows of the shards since
             self._gained = self._tenure.gained
             self.intake.forget()
-        batch = self._owned(batch)
+        owned = self._owned(batch)
         begin = time.monotonic()
-        if self.intake.store(batch, stop):
-            self._acknowledge(batch)
-            self.stored += len(batch)
+        if self.intake.store([one for one in owned if one.topic], stop):
+            self._acknowledge(owned)
+            self.stored += len(owned)
             self.commit_s = time.monotonic() - begin
-        elif not stop.is_set():  # a lease has ended: what we may still store is delivered again by the broker
-            self._tenure.wake()
-            if self.consumers is not None:
-                self.consumers.restart()
+            return True
+        self._tenure.wake()  # a lease has ended: renew it, or learn that another process has it
+        stop.wait(_RETRY_S)
+        return False
 
     def _owned(self, batch: Sequence[Delivery]) -> Sequence[Delivery]:
         """Return the messages of shards that this process owns, and remember which leases they need.
@@ -102,6 +127,12 @@ class Storing:
         kept = [delivery for delivery in batch if shard_of(delivery.topic) in owned]
         self._leases = self._tenure.leases_of({shard_of(delivery.topic) for delivery in kept})
         return kept
+
+    def _mark(self, *, is_busy: bool) -> None:
+        with self._changed:
+            self._is_busy = is_busy
+            self._batches += is_busy
+            self._changed.notify_all()
 
     def _check(self, connection: Connection) -> None:
         self._tenure.check(connection, self._leases)

@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 
 _MAX_SHOWN: Final = 10
 _SCAN_S: Final = 1.0
+_LONG_S: Final = 1e8
+"""A lease that ended longer ago was released: then its end is the Unix time 0."""
 """Time between two looks at the leases of others."""
 
 
@@ -34,7 +36,7 @@ class CalibratorRunsError(EdgeExitError):
 
 
 class TenureCallbacks:
-    """What happens when this process gains or loses something; called in the thread of `step`, must not block."""
+    """What happens when this process gains or loses something; called in the thread of `step`; must be short."""
 
     def gained_shard(self, shard: str) -> None:
         """Start to receive a shard, or all (`ALL_SHARDS`)."""
@@ -42,6 +44,10 @@ class TenureCallbacks:
 
     def lost_shards(self, shards: Collection[str]) -> None:
         """Stop to receive shards."""
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        """Wait a moment for a write in progress to end."""
         raise NotImplementedError
 
     def gained_lead(self) -> None:
@@ -140,8 +146,8 @@ class Tenure:
             if state == "unknown" and stop.wait(_SCAN_S):
                 return
         self._leases.acquire([name for name in names if name not in terms])
-        self._gain_shards([ALL_SHARDS], callbacks)
         self._gain_lead(terms[self._leases.leader], callbacks)
+        self._gain_shards([ALL_SHARDS], callbacks)
 
     def run(self, callbacks: TenureCallbacks, stop: threading.Event) -> None:
         """Take steps until `stop` is set."""
@@ -171,8 +177,8 @@ class Tenure:
         if self._leases.process not in live:
             self._leases.acquire([self._leases.process])
         if self._leases.leader not in live:
-            self._log_takeover(leases.get(self._leases.leader))
-            for term in self._leases.acquire([self._leases.leader]).values():
+            for name, term in self._leases.acquire([self._leases.leader]).items():
+                self._log_takeover([leases[name]] if name in leases else [])
                 self._gain_lead(term, callbacks)
         self._share_shards(leases, live, callbacks)
 
@@ -190,12 +196,13 @@ class Tenure:
         moves = plan_moves(self._leases.owner, processes, owners, shards)
         if moves.give_up:
             self._lose({shard_lease(self._fleet, shard) for shard in moves.give_up}, callbacks, to_share=True)
+            callbacks.flush()
             self._leases.release([shard_lease(self._fleet, shard) for shard in moves.give_up])
         if moves.acquire:
             names = {shard_lease(self._fleet, shard): shard for shard in moves.acquire}
-            for name in names:
-                self._log_takeover(leases.get(name))
-            self._gain_shards([names[name] for name in self._leases.acquire(names)], callbacks)
+            acquired = self._leases.acquire(names)
+            self._log_takeover([leases[name] for name in acquired if name in leases])
+            self._gain_shards([names[name] for name in acquired], callbacks)
 
     def _gain_shards(self, shards: Collection[str], callbacks: TenureCallbacks) -> None:
         if not shards:
@@ -230,11 +237,12 @@ class Tenure:
             _log.warning("does not lead fleet '%s' any more: another process has taken over", self._fleet)
             callbacks.lost_lead()
 
-    def _log_takeover(self, former: Lease | None) -> None:
-        if former is not None and former.owner not in ("", self._leases.owner) and former.place:
-            text = "the lease '%s' of %s has ended %.1f s ago; trying to take it over"
-            if former.remaining_s > -time.time() / 2:  # not released
-                _log.info(text, former.name, shown_place(former.place), -former.remaining_s)
+    def _log_takeover(self, former: Collection[Lease]) -> None:
+        """Log from which processes leases were taken that these had not released."""
+        ended = [lease for lease in former if lease.place and lease.remaining_s > -_LONG_S]
+        for place in sorted({lease.place for lease in ended if lease.owner != self._leases.owner}):
+            since = min(-lease.remaining_s for lease in ended if lease.place == place)
+            _log.info("takes over from %s, whose leases ended %.1f s ago", shown_place(place), since)
 
     def _refusal(self) -> str:
         lease = self._leases.all_of_fleet().get(leader_lease(self._fleet))

@@ -12,6 +12,8 @@ from edgeexit.cli.private_keys import load_key
 from edgeexit.console import next_step, warn
 
 if TYPE_CHECKING:
+    import threading
+
     from edgeexit.wire import BrokerConfig
 
 _BUSY_TIMEOUT_S = 2.0  # short, because the service retries, and must stop quickly after SIGTERM
@@ -52,7 +54,7 @@ def run_command(
     ] = EnrolmentMode.OPEN,
     max_devices: Annotated[
         int, typer.Option(help="Maximum number of devices; messages of further ones are not stored.", min=1)
-    ] = 10_000,
+    ] = 100_000,
     messages_per_minute: Annotated[
         int, typer.Option(help="Messages per minute that each device may send on average.", min=1)
     ] = 600,
@@ -63,16 +65,55 @@ def run_command(
             min=1,
         ),
     ] = None,
+    receive_maximum: Annotated[
+        int,
+        typer.Option(
+            help="Messages that the broker sends on a connection before the first of them is stored.", min=1, max=65535
+        ),
+    ] = 500,
+    max_database_gb: Annotated[
+        float | None,
+        typer.Option(
+            help="Maximum size of the database; beyond it, the oldest counts of devices, then the oldest audits are "
+            "deleted. Default: no limit.",
+            min=0.01,
+        ),
+    ] = None,
+    retain_devices_days: Annotated[
+        int, typer.Option(help="Days after which the counts of single devices are deleted.", min=1)
+    ] = 400,
+    retain_audits_days: Annotated[
+        int, typer.Option(help="Days after which audits are deleted that no refit needs.", min=1)
+    ] = 400,
+    retain_events_days: Annotated[
+        int, typer.Option(help="Days after which events are deleted that are no decisions.", min=1)
+    ] = 400,
+    lease: Annotated[
+        float,
+        typer.Option(
+            help="PostgreSQL: seconds without a sign of life after which other processes replace this one.", min=1
+        ),
+    ] = 15.0,
+    take_over: Annotated[
+        bool,
+        typer.Option(
+            "--take-over",
+            help="Serve the fleet although a calibrator with another database does, which then ends; also needed if "
+            "that one has left its presence at the broker.",
+        ),
+    ] = False,
 ) -> None:
     """Run the service: store messages, watch every registered cohort, refit and publish, until SIGTERM or Ctrl-C.
+
+    On PostgreSQL, run it several times, also on several machines: the processes share the shards of the fleet, and take
+    over those of one that ends. On SQLite a second one is refused.
 
     Example: `edgeexit calibrator run --fleet shop --key calibrator.key --broker mqtt://127.0.0.1:1883`
     """
     import logging
-    import signal
     import threading
 
-    from edgeexit_calibration import CalibratorService, Quotas, ServiceConfig, cohorts, open_database
+    from edgeexit_calibration import CalibratorService, Quotas, Retention, ServiceConfig, cohorts, open_database
 
     from edgeexit.errors import SignatureError
     from edgeexit.wire import check_name
@@ -91,6 +132,15 @@ def run_command(
         enrolment=enrolment.value,
         quotas=Quotas(max_devices=max_devices, messages_per_minute=messages_per_minute),
         key_set=key_set,
+        max_unstored=receive_maximum,
+        lease_s=lease,
+        retention=Retention(
+            device_days_days=retain_devices_days,
+            samples_days=retain_audits_days,
+            events_days=retain_events_days,
+            max_bytes=None if max_database_gb is None else round(max_database_gb * 1e9),
+        ),
+        take_over=take_over,
     )
     private_keys = [load_key(path) for path in key]
     store = open_database(database, busy_timeout_s=_BUSY_TIMEOUT_S)
@@ -98,8 +148,21 @@ def run_command(
     if not cohorts(store, fleet=fleet):
         warn(f"fleet '{fleet}' has no cohort in {store.name}; register one with `edgeexit calibrator register`")
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: stop.set())
-    service.run(stop)
-    store.close()
+    _stop_on_signals(stop)
+    try:
+        service.run(stop)
+    finally:
+        store.close()
     next_step(f"edgeexit calibrator status --database {store.name}")
+
+
+def _stop_on_signals(stop: "threading.Event") -> None:
+    """Set `stop` at the first SIGTERM or Ctrl-C; the second one ends the process at once."""
+    import signal
+
+    def handle(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handle)

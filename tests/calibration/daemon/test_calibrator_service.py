@@ -17,9 +17,9 @@ from edgeexit_calibration import (
 from edgeexit_calibration.publishing import retained
 from edgeexit_calibration.recalibrate import watcher
 
-from edgeexit.policies import Scope, decode_document, disagrees
+from edgeexit.policies import PolicyDocument, Scope, decode_document, disagrees, encode_document
 from edgeexit.policies.document import PAYLOAD_TYPE
-from edgeexit.signing import load_public_key, verify
+from edgeexit.signing import load_private_key, load_public_key, sign, verify
 from edgeexit.wire import UP_TYPES, down_topic, policy_topic, up_topic
 from tests.calibration.database_kinds import ON_SQLITE
 from tests.calibration.scenario import (
@@ -83,18 +83,20 @@ def test_a_registration_while_the_service_runs_is_published(database, bundle, ke
     assert documents(device, topic, key)[0].revision == 1
 
 
-def test_a_device_with_an_unknown_revision_gets_the_policy_with_a_higher_revision(
+def test_a_revision_that_our_key_signed_for_an_earlier_database_is_followed_by_a_higher_one(
     database, bundle, key, serve, connect, caplog
 ):
-    register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, user="ada")
-    serve()
-    topic = policy_topic(FLEET, bundle.digest, COHORT)
+    cohort = register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, user="ada").cohort
+    topic = policy_topic(*cohort)
     device = connect(topic)
-    until(lambda: device.of(topic))
-    device.publish(up_topic(DEVICE, "state"), state_of(bundle.digest, revision=5))
-    until(lambda: documents(device, topic, key)[-1].revision > 1)
-    first, *_, again = documents(device, topic, key)
-    assert (first.revision, again.revision, again.policy) == (1, 6, first.policy)
+    earlier = PolicyDocument(
+        bundle=bundle.digest, revision=5, policy=bundle.policy().policy, scope=Scope(fleet=FLEET, cohort=COHORT)
+    )
+    keys = [load_private_key(key)]
+    device.publish(topic, sign(encode_document(earlier), payload_type=PAYLOAD_TYPE, keys=keys), retain=True)
+    serve()
+    until(lambda: documents(device, topic, key)[-1].revision > 5)
+    assert documents(device, topic, key)[-1].revision == 6
     assert [record for record in caplog.records if "restored" in record.getMessage()]
 
 
@@ -172,9 +174,9 @@ def test_messages_are_committed_before_the_acknowledgement_and_duplicates_are_ac
     until(lambda: _is_acknowledged(device, report_of(DIGEST, sequence=1)))
     other = open_database(database_url)  # sees committed data only
     for sequence in range(2, 30):
-        device.publish(up_topic(DEVICE, "report"), report_of(DIGEST, sequence=sequence, counts=(sequence, 0, 0)))
+        device.publish(up_topic(DEVICE, "report"), report_of(DIGEST, sequence=sequence, counts=(5 + sequence, 3, 2)))
         until(lambda sequence=sequence: sequence in acknowledged(device))
-        assert exit_mix(other, CohortAddress(FLEET, DIGEST, COHORT)).samples == sequence
+        assert exit_mix(other, CohortAddress(FLEET, DIGEST, COHORT)).samples == 10 + sequence
     other.close()
     before = acknowledged(device).count(29)
     device.publish(up_topic(DEVICE, "report"), report_of(DIGEST, sequence=29))
