@@ -109,8 +109,8 @@ class FleetDirector:
 
     def _churn(self, now: float) -> bool:
         """Let one device leave, and another one join with a new start."""
-        leaving = self._pick(lambda member: member.is_active and not member.carries_will)
-        joining = self._pick(lambda member: not member.is_active)
+        leaving = self._pick(lambda member: member.is_active and member.may_restart)
+        joining = self._pick(lambda member: not member.is_active and member.may_restart)
         if leaving is None or joining is None:
             return False
         leaving.publish_state(now, online=False)

@@ -218,7 +218,10 @@ class FleetLoad:
             await asyncio.sleep(_TICK_S)
 
     async def _say_goodbye(self) -> None:
+        """Publish the last states, also of devices that are just connecting again."""
         now = time.monotonic()
+        while time.monotonic() < now + _GOODBYE_S and not all(one.is_ready for one in self._gateways):  # noqa: ASYNC110 - cheap
+            await asyncio.sleep(_TICK_S)
         for member in self.members:
             if member.is_active:
                 member.publish_state(now, online=False)
