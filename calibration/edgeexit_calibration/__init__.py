@@ -7,9 +7,15 @@ from edgeexit_calibration.service.accept_revision import AcceptedRevision, Revis
 from edgeexit_calibration.service.command import BrokerError, CommandError, send_command
 from edgeexit_calibration.service.device_actions import DeviceError, approve_device, clear_device_clone, revoke_device
 from edgeexit_calibration.service.register import RegistrationResult, register
+from edgeexit_calibration.store.backup import Backup, Restoration, back_up_database, restore_database
 from edgeexit_calibration.store.cohorts import CohortAddress
 from edgeexit_calibration.store.database import Database, DatabaseError, open_database
+from edgeexit_calibration.store.due import due_maintenance
+from edgeexit_calibration.store.maintenance import Maintenance, MaintenanceResult, maintain
+from edgeexit_calibration.store.retention import Retention
+from edgeexit_calibration.store.schema_state import SchemaState, migrate_database, schema_state
 from edgeexit_calibration.store.troubles import Trouble, trouble_of
+from edgeexit_calibration.store.vacuum import Sizes, vacuum_database
 from edgeexit_calibration.views.attention import Attention
 from edgeexit_calibration.views.cohort_views import CohortView, cohorts, find_cohorts
 from edgeexit_calibration.views.device_filter import DeviceFilter
@@ -30,6 +36,7 @@ from edgeexit_calibration.views.trend import Trend, TrendPoint, trend
 __all__ = [
     "AcceptedRevision",
     "Attention",
+    "Backup",
     "BrokerError",
     "CalibratorService",
     "CalibratorStatus",
@@ -47,12 +54,18 @@ __all__ = [
     "ExitMix",
     "FleetSummary",
     "FleetView",
+    "Maintenance",
+    "MaintenanceResult",
     "NameLookupError",
     "PolicyView",
     "Quotas",
     "RegistrationResult",
+    "Restoration",
+    "Retention",
     "RevisionError",
+    "SchemaState",
     "ServiceConfig",
+    "Sizes",
     "Trend",
     "TrendPoint",
     "Trouble",
@@ -60,22 +73,29 @@ __all__ = [
     "approve_device",
     "audit_watermark",
     "audited_exit_mix",
+    "back_up_database",
     "clear_device_clone",
     "cohorts",
     "device_events",
     "devices",
     "disagreement",
+    "due_maintenance",
     "events",
     "exit_mix",
     "find_cohorts",
     "fleets",
     "iterate_devices",
+    "maintain",
+    "migrate_database",
     "open_database",
     "policy_history",
     "register",
+    "restore_database",
     "revoke_device",
+    "schema_state",
     "send_command",
     "status",
     "trend",
     "trouble_of",
+    "vacuum_database",
 ]

@@ -95,6 +95,15 @@ class Database:
                 yield session
             self._check_file()
 
+    @contextlib.contextmanager
+    def outside_transactions(self) -> Iterator[Connection]:
+        """Yield a connection on which each statement is done at once, for VACUUM. Raises DatabaseError."""
+        options = {BEGIN_OPTION: None} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
+        with self._translate_errors():
+            self._check_file()
+            with self.engine.connect().execution_options(**options) as connection:
+                yield connection
+
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()

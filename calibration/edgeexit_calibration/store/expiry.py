@@ -6,7 +6,7 @@ Ids of audits and events increase in the order of arrival, so the oldest ones ar
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import CursorResult, and_, delete, exists, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, CursorResult, Select, and_, delete, exists, func, or_, select, tuple_, update
 from sqlalchemy.orm import Session, aliased
 
 from edgeexit_calibration.store.cohorts import EventKind
@@ -57,15 +57,21 @@ def sample_bounds(
     )
 
 
-def delete_samples(session: Session, bounds: SampleBounds, *, max_rows: int = _MAX_ROWS) -> int:
-    """Delete the oldest samples of a cohort that may be deleted; return how many."""
+def old_samples(bounds: SampleBounds) -> ColumnElement[bool]:
+    """Return the condition for the samples that may be deleted."""
     too_old = and_(
         AuditedSampleRow.id < bounds.newest_of_age,
         AuditedSampleRow.audit_id < bounds.first_young_audit,
         AuditedSampleRow.revision != bounds.current_revision,
     )
-    query = select(AuditedSampleRow.id).filter_by(cohort_id=bounds.cohort_id)
-    query = query.where(or_(AuditedSampleRow.id < bounds.oldest_of_cap, too_old))
+    return and_(
+        AuditedSampleRow.cohort_id == bounds.cohort_id, or_(AuditedSampleRow.id < bounds.oldest_of_cap, too_old)
+    )
+
+
+def delete_samples(session: Session, bounds: SampleBounds, *, max_rows: int = _MAX_ROWS) -> int:
+    """Delete the oldest samples of a cohort that may be deleted; return how many."""
+    query = select(AuditedSampleRow.id).where(old_samples(bounds))
     found = session.scalars(query.order_by(AuditedSampleRow.id).limit(max_rows)).all()
     return _count(session.execute(delete(AuditedSampleRow).where(AuditedSampleRow.id.in_(found))))
 
@@ -81,8 +87,8 @@ def delete_audits(session: Session, *, before_id: int, after_id: int = 0, max_ro
     return _count(deleted), found[-1]
 
 
-def delete_events(session: Session, *, before_id: int, max_rows: int = _MAX_ROWS) -> int:
-    """Delete the oldest events that are no decisions; return how many."""
+def old_events(before_id: int) -> Select[int]:
+    """Return the query for the ids of the events that may be deleted, the oldest first."""
     newer = aliased(EventRow)
     same = and_(
         newer.kind == EventRow.kind,
@@ -90,7 +96,12 @@ def delete_events(session: Session, *, before_id: int, max_rows: int = _MAX_ROWS
         or_(newer.cohort_id == EventRow.cohort_id, newer.device_id == EventRow.device_id),
     )
     query = select(EventRow.id).where(EventRow.id < before_id, EventRow.kind.in_(_OBSERVATIONS), exists().where(same))
-    found = session.scalars(query.order_by(EventRow.id).limit(max_rows)).all()
+    return query.order_by(EventRow.id)
+
+
+def delete_events(session: Session, *, before_id: int, max_rows: int = _MAX_ROWS) -> int:
+    """Delete the oldest events that are no decisions; return how many."""
+    found = session.scalars(old_events(before_id).limit(max_rows)).all()
     return _count(session.execute(delete(EventRow).where(EventRow.id.in_(found))))
 
 

@@ -60,15 +60,20 @@ def postgresql_engine(url: URL, *, busy_timeout_s: float) -> Engine:
 
 @contextlib.contextmanager
 def without_limits(connection: Connection) -> Iterator[None]:
-    """In this block and transaction, statements and locks of PostgreSQL may take any time, e.g. in a migration."""
+    """In this block, statements and locks of PostgreSQL may take any time, e.g. in a migration."""
     if connection.dialect.name != "postgresql":
         yield
         return
     driver_connection: Any = connection.connection.driver_connection
     limit_s, driver_connection.max_wait_s = driver_connection.max_wait_s, None
+    limits = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+    is_local = not driver_connection.autocommit
     try:
-        for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
-            connection.execute(text(f"SET LOCAL {name} = 0"))
+        for name in limits:
+            connection.execute(text(f"SET {'LOCAL ' if is_local else ''}{name} = 0"))
         yield
+        if not is_local:
+            for name in limits:
+                connection.execute(text(f"RESET {name}"))
     finally:
         driver_connection.max_wait_s = limit_s

@@ -34,6 +34,15 @@ def newest_revision() -> str:
     return revision
 
 
+def require_known(revision: str, *, name: str) -> None:
+    """Raise DatabaseError if this version does not know the revision of the schema of a database or backup."""
+    if revision not in {script.revision for script in _scripts().walk_revisions()}:
+        raise DatabaseError(
+            f"database '{name}' has schema '{revision}', which this version does not know; upgrade edgeexit to the "
+            "version that created it, or a newer one"
+        )
+
+
 def migrate(connection: Connection, *, name: str) -> None:
     """Run the missing migrations in the transaction of a connection; of several processes, one does it.
 
@@ -45,11 +54,8 @@ def migrate(connection: Connection, *, name: str) -> None:
         found, head = found_revision(connection), newest_revision()
         if found == head:
             return  # another process has done it meanwhile
-        if found is not None and found not in {script.revision for script in _scripts().walk_revisions()}:
-            raise DatabaseError(
-                f"database '{name}' has schema '{found}', which this version does not know; upgrade edgeexit to the "
-                "version that created it, or a newer one"
-            )
+        if found is not None:
+            require_known(found, name=name)
         _log.info("migrating database '%s' to schema %s", name, head)
         command.upgrade(migration_config(connection), "head")
 

@@ -9,7 +9,7 @@ from edgeexit_calibration.store.database_url import sqlite_file
 from edgeexit_calibration.store.errors import DatabaseError, advise
 
 BEGIN_OPTION: Final = "edgeexit_begin"
-"""Execution option of a connection: the statement that begins its transactions."""
+"""Execution option of a connection: the statement that begins its transactions; None: there are none."""
 
 
 def sqlite_engine(url: URL, *, create: bool, busy_timeout_s: float) -> Engine:
@@ -47,4 +47,6 @@ def _prepare(engine: Engine, *, create: bool) -> None:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql(connection.get_execution_options().get(BEGIN_OPTION, "BEGIN"))
+        statement = connection.get_execution_options().get(BEGIN_OPTION, "BEGIN")
+        if statement is not None:
+            connection.exec_driver_sql(statement)

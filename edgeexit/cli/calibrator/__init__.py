@@ -15,6 +15,12 @@ from edgeexit.cli.calibrator.register_command import register_command
 from edgeexit.cli.calibrator.revision_commands import accept_revision_command
 from edgeexit.cli.calibrator.run_command import run_command
 from edgeexit.cli.calibrator.status_commands import history_command, status_command
+from edgeexit.cli.calibrator.storage_commands import (
+    backup_command,
+    migrate_command,
+    restore_command,
+    vacuum_command,
+)
 
 __all__ = ["calibrator_app"]
 
@@ -35,6 +41,10 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "clear-clone": clear_clone_command,
     "accept-revision": accept_revision_command,
     "command": command_command,
+    "backup": backup_command,
+    "restore": restore_command,
+    "migrate": migrate_command,
+    "vacuum": vacuum_command,
 }
 for _name, _command in _COMMANDS.items():
     calibrator_app.command(_name)(_command)
