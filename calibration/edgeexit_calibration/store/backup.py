@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import delete, inspect, select
+from sqlalchemy.orm import Session
 
 from edgeexit_calibration.store.database import Database, open_database
 from edgeexit_calibration.store.database_size import file_bytes
@@ -47,12 +48,12 @@ def back_up_database(database: Database, file: Path, *, report: ReportProgress =
 
     """
     url = database.engine.url
+    with database.reading() as session:
+        size = file_bytes(session)
     if database.is_sqlite:
-        back_up_sqlite(sqlite_file(url), file, report=report)
+        back_up_sqlite(sqlite_file(url), file, size_bytes=size, report=report)
         schema = check_sqlite(file, shown=file)
     else:
-        with database.reading() as session:
-            size = file_bytes(session)
         back_up_postgresql(url, file, size_bytes=size)
         schema = check_postgresql(file, shown=file)
     return Backup(file=str(file), bytes=file.stat().st_size, schema=schema)
@@ -81,6 +82,7 @@ def restore_database(backup: Path, url: str) -> Restoration:
         kept = _keep_postgresql(backup, url)
         restore_postgresql(backup, parsed)
     restored = open_database(url, create=False, migrates=False)
+    _forget_leases(restored)
     restored.close()
     return Restoration(database=restored.name, schema=schema, kept=None if kept is None else str(kept))
 
@@ -103,9 +105,21 @@ def _require_unused(url: str) -> None:
         )
 
 
+def _forget_leases(database: Database) -> None:
+    """Delete the leases of the calibrator that ran at the time of the backup."""
+    with database.writing() as session:
+        if _has_leases(session):
+            session.execute(delete(LeaseRow))
+
+
+def _has_leases(session: Session) -> bool:
+    """Return False for the first schema."""
+    return inspect(session.connection()).has_table(LeaseRow.__tablename__)
+
+
 def _users(database: Database) -> list[str]:
     with database.reading() as session:
-        if not session.connection().dialect.has_table(session.connection(), LeaseRow.__tablename__):
+        if not _has_leases(session):
             return []
         query = select(LeaseRow.place).where(LeaseRow.expires_at > database_time(session))
         return sorted({shown_place(place) for place in session.scalars(query)})

@@ -18,9 +18,9 @@ ReportProgress = Callable[[int, int], None]
 """Is called with the numbers of pages that were copied since the last call, and of all pages."""
 
 
-def back_up_sqlite(source: Path, file: Path, *, report: ReportProgress) -> None:
+def back_up_sqlite(source: Path, file: Path, *, size_bytes: int, report: ReportProgress) -> None:
     """Write a consistent copy of a database that may be in use into a new file, and check it. Raises DatabaseError."""
-    with new_private_file(file, needed_bytes=source.stat().st_size) as partial, _translated(file):
+    with new_private_file(file, needed_bytes=size_bytes) as partial, _translated(file):
         with (
             contextlib.closing(sqlite3.connect(source)) as present,
             contextlib.closing(sqlite3.connect(partial)) as copy,
@@ -69,8 +69,6 @@ def restore_sqlite(backup: Path, file: Path) -> Path | None:
     with _translated(file):
         with new_private_file(incoming, needed_bytes=backup.stat().st_size) as partial:
             shutil.copyfile(backup, partial)
-            with contextlib.closing(sqlite3.connect(partial)) as copy:
-                _forget_leases(copy)
         moved = file.exists()
         for suffix in ("-wal", "-shm", ""):  # the file last: without it, a new database does not read an old log
             old = file.with_name(file.name + suffix)
@@ -79,13 +77,6 @@ def restore_sqlite(backup: Path, file: Path) -> Path | None:
         incoming.rename(file)
         fsync_folder(file.parent)
     return kept if moved else None
-
-
-def _forget_leases(copy: sqlite3.Connection) -> None:
-    """Delete the leases of the calibrator that ran at the time of the backup."""
-    if copy.execute("SELECT 1 FROM sqlite_master WHERE name = 'lease'").fetchone():
-        copy.execute("DELETE FROM lease")
-        copy.commit()
 
 
 @contextlib.contextmanager
