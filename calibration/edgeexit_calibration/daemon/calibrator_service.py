@@ -78,6 +78,12 @@ class CalibratorService(TenureCallbacks):
         return self._consumers.connected
 
     @property
+    def announced(self) -> bool:
+        """Whether this process leads the fleet and has announced it at the broker."""
+        leader = self._leader
+        return leader is not None and leader.presence.settled.is_set()
+
+    @property
     def health(self) -> Health:
         """The state of this process."""
         owned = self._tenure.shards
