@@ -154,6 +154,7 @@ class BrokerConnection:
                     break
                 self._check_suback(now)
                 self._callbacks.repeats.flush()
+                loop.flush()  # no message is handed over while an acknowledgement waits
                 self.outgoing.hand_over()
                 due = [one for one in (disconnect_due, self._suback_due) if one is not None]
                 if self._connected_at is None:

@@ -22,6 +22,8 @@ _STEP_BYTES: Final = 1024 * 1024
 """Bytes that are read before the event loop writes again; they are one batch."""
 _STEP_READS: Final = 1024
 """The same as a number of reads: TLS returns a record at a time, a WebSocket a frame."""
+_INTERVAL_S: Final = 0.002
+"""What arrives within this time is read at once: to wake up for a message costs as much as ten messages."""
 _QOS_2: Final = 2
 
 
@@ -35,6 +37,7 @@ class BulkClient(MqttClient):
         self.on_publishes: Callable[[list[Publish]], None] = lambda _: None
         self._stream = PacketStream(max_bytes=MAX_PACKET)
         self._problem: str | None = None
+        self._next_read = 0.0
 
     @property
     def abuse(self) -> str | None:
@@ -47,6 +50,9 @@ class BulkClient(MqttClient):
             return super().loop_read(max_packets)
         if self._buffered is not None:
             self._buffered.reads_ahead = True
+        wait_s = self._next_read - time.monotonic()
+        if wait_s > 0:
+            time.sleep(wait_s)
         publishes: list[Publish] = []
         try:
             return self._read_batch(publishes)
@@ -54,6 +60,7 @@ class BulkClient(MqttClient):
             self._problem = f"the broker sent a malformed packet: {error}"
             return MQTTErrorCode.MQTT_ERR_SUCCESS
         finally:
+            self._next_read = time.monotonic() + _INTERVAL_S
             self.packets += len(publishes)
             if publishes:
                 self.on_publishes(publishes)
@@ -62,22 +69,21 @@ class BulkClient(MqttClient):
         """Read pieces until nothing is left, and append the messages; return how the connection ended, or success."""
         room = _STEP_BYTES
         for _ in range(_STEP_READS):
-            try:
-                data = self._sock_recv(_PIECE_BYTES)
-            except BlockingIOError:
+            data = self._receive()
+            if data is None:
                 if self.has_pending:  # it was a control frame of the WebSocket
                     continue
                 break
-            except OSError as error:
-                self._easy_log(LogLevel.MQTT_LOG_ERR, "failed to receive: %s", error)
-                data = b""
             if not data:
                 return self._loop_rc_handle(MQTTErrorCode.MQTT_ERR_CONN_LOST)
             with self._msgtime_mutex:
                 self._last_bytes_received = time.monotonic()
             for packet in self._stream.feed(data):
-                if packet.kind == PUBLISH:
-                    publishes.append(self._parse(packet))
+                if packet.first >> 4 == PUBLISH:
+                    message = parse_publish(packet, version5=self.version5)
+                    if message.qos == _QOS_2:
+                        raise PacketError("a message with QoS 2, which this client has not subscribed to")
+                    publishes.append(message)
                 elif (result := self._handle(packet)) or self._sock is None or self._problem:
                     return result
             room -= len(data)
@@ -85,11 +91,15 @@ class BulkClient(MqttClient):
                 break
         return MQTTErrorCode.MQTT_ERR_SUCCESS
 
-    def _parse(self, packet: Packet) -> Publish:
-        message = parse_publish(packet, version5=self.version5)
-        if message.qos == _QOS_2:
-            raise PacketError("a message with QoS 2, which this client has not subscribed to")
-        return message
+    def _receive(self) -> bytes | None:
+        """Return bytes of the broker; None: there are none now; empty: the connection is lost."""
+        try:
+            return self._sock_recv(_PIECE_BYTES)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            self._easy_log(LogLevel.MQTT_LOG_ERR, "failed to receive: %s", error)
+            return b""
 
     def _handle(self, packet: Packet) -> MQTTErrorCode:
         """Let paho process a packet that is not a message."""

@@ -125,16 +125,19 @@ def decode_length(data: bytes, start: int) -> tuple[int, int]:
 
     Raises PacketError if it has more than four bytes.
     """
+    end = len(data)
+    if start < end and data[start] < _MORE:
+        return data[start], start + 1
     length = shift = 0
-    for position in range(start, min(len(data), start + _MAX_LENGTH_BYTES)):
+    for position in range(start, start + _MAX_LENGTH_BYTES):
+        if position >= end:
+            return 0, 0
         byte = data[position]
         length |= (byte & 0x7F) << shift
         shift += 7
         if byte < _MORE:
             return length, position + 1
-    if len(data) - start >= _MAX_LENGTH_BYTES:
-        raise PacketError("a length has more than four bytes")
-    return 0, 0
+    raise PacketError("a length has more than four bytes")
 
 
 def parse_publish(packet: Packet, *, version5: bool) -> Publish:

@@ -61,12 +61,14 @@ class PacketLoop:
         is_fine = self._result == MQTTErrorCode.MQTT_ERR_SUCCESS and self.problem is None
         return is_fine and self._client.socket() is not None
 
-    def step(self, wait_s: float) -> None:
-        """Write what is queued, wait up to `wait_s` for the socket or the wakeup, and process what arrived."""
+    def flush(self) -> None:
+        """Write what is queued, as far as the socket takes it."""
         if self._client.want_write() and not self._is_blocked:
             self._write()
-            if not self._is_blocked:
-                wait_s = 0.0  # messages may have waited for the acknowledgements that are written now
+
+    def step(self, wait_s: float) -> None:
+        """Write what is queued, wait up to `wait_s` for the socket or the wakeup, and process what arrived."""
+        self.flush()
         if not self.is_open:
             return
         paused = self._is_paused()
