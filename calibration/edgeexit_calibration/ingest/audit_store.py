@@ -55,7 +55,7 @@ def store_audits(connection: Connection, audits: Sequence[AcceptedAudit], *, now
     new: list[AcceptedAudit] = []
     for device, cohort_id, audit in audits:
         known = stored[device.id, audit.start]
-        for part in missing_parts(audit, known):
+        for part in missing_parts(audit, known) if known else (audit,):
             known.add(part.sequence)
             new.append(AcceptedAudit(device, cohort_id, part))
     if not new:

@@ -29,7 +29,6 @@ from edgeexit_calibration.ingest.rules import IngestRules
 from edgeexit_calibration.ingest.series_store import AcceptedReport, SeriesStore
 from edgeexit_calibration.ingest.state_store import AcceptedState, store_losses, store_states, store_troubles
 from edgeexit_calibration.ingest.uplink import Uplink
-from edgeexit_calibration.store.cohorts import CohortAddress
 from edgeexit_calibration.store.counts import counts_of
 from edgeexit_calibration.store.tables import DeviceRow
 
@@ -210,13 +209,10 @@ class _Batch:
 
     def _cohort_of(self, uplink: Uplink, message: State | Report | Audit) -> KnownCohort | None:
         """Return the cohort that a message names; None if there are too many."""
-        address = CohortAddress(uplink.address.fleet, message.bundle, message.cohort)
-        cohort = self._cohorts.find(self._session, address)
+        cohort = self._cohorts.find(self._session, uplink.address.fleet, message)
         if cohort is None:
             detail = f"{_TOO_MANY_COHORTS} ({self._cohorts.max_unregistered})"
             self.drops.append(Drop(uplink.address, "too many cohorts", detail))
-        else:
-            self._cohorts.see_revision(cohort, message)
         return cohort
 
     def _refuse(self, uplink: Uplink, message: Report | Audit, cause: DropCause, reason: str, *, final: bool) -> None:

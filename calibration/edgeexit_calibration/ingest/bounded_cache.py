@@ -1,8 +1,7 @@
-"""A cache in memory with a limit on its entries and on their bytes; the entry that was unused longest goes first."""
+"""A cache in memory with a limit on its entries and on their bytes; the entry that was put first goes first."""
 
-from collections import OrderedDict
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -25,33 +24,24 @@ class BoundedCache(Generic[_Key, _Value]):
         self._max_bytes = max_bytes
         self._size_of = size_of
         self._bytes = 0
-        self._entries: OrderedDict[_Key, _Value] = OrderedDict()
+        self._entries: dict[_Key, _Value] = {}
+        self.get: Final[Callable[[_Key], _Value | None]] = self._entries.get
+        """Returns an entry, or None. The method of the dictionary itself, because it is called for every message."""
 
     def __len__(self) -> int:
         """Return the number of entries."""
         return len(self._entries)
 
-    def get(self, key: _Key) -> _Value | None:
-        """Return an entry, which counts as used now, or None."""
-        value = self._entries.get(key)
-        if value is not None:
-            self._entries.move_to_end(key)
-        return value
-
     def put(self, key: _Key, value: _Value) -> None:
-        """Add or replace an entry; remove others that have been unused longest while there is no room."""
-        self.discard(key)
-        self._entries[key] = value
-        self._bytes += self._size_of(value)
-        while len(self._entries) > self._max_entries or self._bytes > self._max_bytes:
-            _, removed = self._entries.popitem(last=False)
-            self._bytes -= self._size_of(removed)
-
-    def discard(self, key: _Key) -> None:
-        """Remove an entry if there is one."""
-        removed = self._entries.pop(key, None)
-        if removed is not None:
-            self._bytes -= self._size_of(removed)
+        """Add or replace an entry, as the newest one; remove the oldest ones while there is no room."""
+        entries, size_of = self._entries, self._size_of
+        replaced = entries.pop(key, None)
+        if replaced is not None:
+            self._bytes -= size_of(replaced)
+        entries[key] = value
+        self._bytes += size_of(value)
+        while len(entries) > self._max_entries or self._bytes > self._max_bytes:
+            self._bytes -= size_of(entries.pop(next(iter(entries))))
 
     def clear(self) -> None:
         """Remove every entry."""

@@ -1,4 +1,4 @@
-"""Writes many rows with one statement, past the object-relational layer, in which a row costs more than in the database.
+"""Writes many rows with one statement, past the object-relational layer, where a row costs more than in the database.
 
 SQLite executes one prepared statement per row, which is cheap within the process. PostgreSQL gets the columns as arrays
 in one statement, because each statement there is a round trip or at least a parse of its own.
@@ -9,6 +9,7 @@ in one statement, because each statement there is a round trip or at least a par
 from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, Final, cast
 
 from sqlalchemy import Connection, Dialect, Table
@@ -67,7 +68,7 @@ def upsert_rows(
             table,
             tuple(columns),
             " ON CONFLICT DO NOTHING" if kept else _on_conflict(table, tuple(keys), tuple(columns), tuple(added)),
-            sorted(rows, key=lambda row: [row[place] for place in places]),
+            sorted(rows, key=itemgetter(*places)),
         )
 
 
@@ -86,7 +87,7 @@ def update_rows(
     """
     if not rows:
         return
-    ordered = sorted(rows, key=lambda row: row[-1])
+    ordered = sorted(rows, key=itemgetter(-1))
     names = [name.removeprefix("+") for name in columns]
     before = [f"{table.name}.{name} + " if plus != name else "" for plus, name in zip(columns, names, strict=True)]
     if is_postgresql(connection):
@@ -122,8 +123,13 @@ def _arrays(rows: Sequence[tuple[Any, ...]]) -> tuple[list[Any], ...]:
 @lru_cache(maxsize=64)
 def _unnest(table: Table, columns: tuple[str, ...]) -> str:
     """Return the FROM item that turns one array per column, sent in binary form, into rows."""
-    arrays = ", ".join(f"%b::{table.c[name].type.compile(_CASTS)}[]" for name in columns)
+    arrays = ", ".join(f"%b::{_type_name(table, name)}[]" for name in columns)
     return f"unnest({arrays}) AS v({', '.join(columns)})"
+
+
+def _type_name(table: Table, column: str) -> str:
+    """Return the name of a column's type, without the collation, which an array cannot have."""
+    return table.c[column].type.compile(_CASTS).partition(" COLLATE")[0]
 
 
 @lru_cache(maxsize=64)

@@ -44,9 +44,9 @@ class KnownCohorts:
     def __init__(self, max_unregistered: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.max_unregistered = max_unregistered
         self._clock = clock
-        self._known: BoundedCache[CohortAddress, KnownCohort] = BoundedCache(_MAX_ENTRIES)
+        self._known: BoundedCache[tuple[str, str, str], KnownCohort] = BoundedCache(_MAX_ENTRIES)
         self._read_at_s = clock()
-        self._no_room: set[CohortAddress] = set()
+        self._no_room: set[tuple[str, str, str]] = set()
         self._claims: dict[int, int] = {}
 
     def forget(self) -> None:
@@ -61,29 +61,30 @@ class KnownCohorts:
             self._read_at_s = self._clock()
             self.forget()
 
-    def find(self, session: Session, address: CohortAddress) -> KnownCohort | None:
-        """Return a cohort; create it if it does not exist; return None if the fleet has no room for it."""
+    def find(self, session: Session, fleet: str, message: State | Report | Audit) -> KnownCohort | None:
+        """Return the cohort that a message names; create it if it is new; return None if the fleet has no room for it.
+
+        Also note the revision that the device runs if this database did not issue it. Nobody has proven it. Such a
+        revision is higher than the newest one in the database. Or it has the same number, and the device has rejected
+        the policy of this database.
+        """
+        address = (fleet, message.bundle, message.cohort)
         known = self._known.get(address)
-        if known is None and address not in self._no_room:
-            known = self._read(session, address)
+        if known is None:
+            if address in self._no_room:
+                return None
+            known = self._read(session, CohortAddress(*address))
             if known is None:
                 self._no_room.add(address)
-            else:
-                self._known.put(address, known)
+                return None
+            self._known.put(address, known)
+        if message.revision > known.newest or (
+            isinstance(message, State)
+            and message.rejected is not None
+            and message.revision == known.newest == message.rejected.revision
+        ):
+            self._claim(known, message.revision)
         return known
-
-    def see_revision(self, cohort: KnownCohort, message: State | Report | Audit) -> None:
-        """Note the revision that a device runs if this database did not issue it. Nobody has proven it.
-
-        Such a revision is higher than the newest one in the database. Or it has the same number, and the device has
-        rejected the policy of this database.
-        """
-        revision = message.revision
-        if revision < cohort.newest or revision <= cohort.claimed:
-            return
-        rejected = message.rejected.revision if isinstance(message, State) and message.rejected is not None else None
-        if (revision > cohort.newest or revision == rejected) and revision <= MAX_REVISION:
-            self._claims[cohort.id] = max(revision, self._claims.get(cohort.id, 0))
 
     def write_claims(self, session: Session) -> None:
         """Write the highest revision that was noted in this batch per cohort."""
@@ -94,6 +95,10 @@ class KnownCohorts:
                 .values(claimed_revision=revision)
                 .execution_options(synchronize_session=False)
             )
+
+    def _claim(self, cohort: KnownCohort, revision: int) -> None:
+        if cohort.claimed < revision <= MAX_REVISION:
+            self._claims[cohort.id] = max(revision, self._claims.get(cohort.id, 0))
 
     def _read(self, session: Session, address: CohortAddress) -> KnownCohort | None:
         row = session.execute(_query(address)).one_or_none()

@@ -18,7 +18,7 @@ from edgeexit_calibration.ingest.count_matrix import pack_rows, unpack_rows
 from edgeexit_calibration.ingest.drops import Drop
 from edgeexit_calibration.ingest.known_devices import KnownDevice
 from edgeexit_calibration.ingest.known_series import KnownSeries, NewestReport, SeriesKey, StartKey
-from edgeexit_calibration.ingest.time_buckets import bucket_at, time_of
+from edgeexit_calibration.ingest.time_buckets import buckets_at
 from edgeexit_calibration.store.counts import Counts, pack_counts
 from edgeexit_calibration.store.tables import CohortBucketRow, DeviceBucketRow, SeriesRow
 
@@ -114,12 +114,14 @@ class SeriesStore:
             self._known.put(key, NewestReport(report.sequence, counts))
         upsert_rows(connection, _TABLE, _COLUMNS, rows)
 
+        starts = [started_at[step.key[:2]] for step in steps]
+        buckets = buckets_at(starts, [step.accepted.report.uptime_s for step in steps], now_s=now_s)
         device_keys: list[BucketKey] = []
         cohort_keys: list[BucketKey] = []
         counted: list[int] = []
-        for row, ((device, cohort_id, report, _), key, *_) in enumerate(steps):
-            time = time_of(report.uptime_s, started_at=started_at[key[:2]], now_s=now_s)
-            width, begin = bucket_at(time, now_s=now_s)
+        for row, ((device, cohort_id, report, _), (width, begin)) in enumerate(
+            zip([step.accepted for step in steps], buckets, strict=True)
+        ):
             device_keys.append((device.id, width, begin, report.revision, cohort_id))
             if device.counted:
                 counted.append(row)

@@ -1,28 +1,36 @@
 """In which bucket of time the counts of a report belong. Pure functions, no clock.
 
 Clocks of devices are wrong, so a time is the arrival of a report, minus the uptime in it, plus the uptime at which
-something was counted. The narrower the bucket, the sooner it is merged into a wider one.
+something was counted. The older a bucket is, the wider it is.
 """
 
+from collections.abc import Sequence
 from typing import Final
+
+import numpy as np
 
 MAX_AGE_S: Final = 30 * 86400.0
 """Counts that seem to be older belong to the bucket of this age."""
-_WIDTHS: Final = ((86400.0, 900), (14 * 86400.0, 3600))
-"""(age below which it applies, width of a bucket), both in s."""
-_WIDEST: Final = 86400
+_DAY_S: Final = 86400.0
+_FORTNIGHT_S: Final = 14 * _DAY_S
+_WIDTHS: Final = (900.0, 3600.0, _DAY_S)
+"""Width of a bucket in s, below an age of a day, below a fortnight, and above it."""
 
 
-def time_of(uptime_s: float, *, started_at: float, now_s: float) -> float:
-    """Return the Unix time in s at which an agent that started at `started_at` had this uptime.
+def buckets_at(started_at: Sequence[float], uptime_s: Sequence[float], *, now_s: float) -> list[tuple[int, int]]:
+    """Return (width in s, Unix time of the begin in s) of the bucket for each report.
 
-    Never in the future, and never more than `MAX_AGE_S` ago.
+    The time is never in the future, and never more than `MAX_AGE_S` ago.
+
+    Args:
+        started_at: Unix times in s at which the agents started.
+        uptime_s: uptimes in the reports.
+        now_s: Unix time of the arrival in s.
+
     """
-    return max(min(started_at + uptime_s, now_s), now_s - MAX_AGE_S)
-
-
-def bucket_at(time_s: float, *, now_s: float) -> tuple[int, int]:
-    """Return (width in s, Unix time of the begin in s) of the bucket for a time."""
-    age_s = now_s - time_s
-    width = next((width for limit, width in _WIDTHS if age_s < limit), _WIDEST)
-    return width, int(time_s // width) * width
+    times = np.clip(np.add(started_at, uptime_s), now_s - MAX_AGE_S, now_s)
+    age_s = now_s - times
+    narrow, middle, wide = _WIDTHS
+    widths = np.where(age_s < _DAY_S, narrow, np.where(age_s < _FORTNIGHT_S, middle, wide))
+    begins = np.floor(times / widths) * widths
+    return list(zip(widths.astype(np.int64).tolist(), begins.astype(np.int64).tolist(), strict=True))
