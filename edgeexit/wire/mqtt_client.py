@@ -82,7 +82,11 @@ class MqttClient(paho.Client):
         self.on_socket_register_write = lambda *_: None
         if options.will is not None:
             topic, payload = options.will
-            self.will_set(topic, payload, qos=min(1, will_limits.max_qos), retain=will_limits.retain)
+            properties = None
+            if self.version5 and options.will_delay_s:
+                properties = Properties(PacketTypes.WILLMESSAGE)  # type: ignore[no-untyped-call]
+                properties.WillDelayInterval = options.will_delay_s
+            self.will_set(topic, payload, min(1, will_limits.max_qos), will_limits.retain, properties)
 
     @property
     def socket_error(self) -> BaseException | None:

@@ -51,6 +51,9 @@ class SessionOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Topic filters; the client subscribes to them with QoS 1 at every connect."""
     will: tuple[str, bytes] | None = None
     """Topic and payload that the broker publishes (retained, QoS 1) when the connection is lost."""
+    will_delay_s: int = 0
+    """Seconds before the broker publishes the will, if the client does not connect again and its session does not end
+    meanwhile (MQTT 5; with 3.1.1 there is no delay)."""
     session_expiry_s: int = 24 * 3600
     """Seconds for which the broker stores subscriptions and queued messages while the client is offline; 0: each
     connection starts a clean session, and the broker sends the retained messages again."""

@@ -3,8 +3,11 @@
 import socket
 import threading
 
+import pytest
+
 from edgeexit.wire import BrokerConfig, BrokerSession, Delivery, SessionOptions
 from edgeexit.wire.packet_codec import PUBLISH, PacketStream, encode_publish
+from tests.broker import Mosquitto
 from tests.waiting import wait_for
 from tests.wire.scripted_broker import CONNACK5, scripted_broker
 
@@ -68,3 +71,29 @@ def test_there_is_no_attempt_to_connect_while_the_session_may_not():
         allowed.set()
         wait_for(lambda: len(connections) == 2, "the second connection")
         session.stop(drain_s=0.1)
+
+
+@pytest.mark.parametrize("delay_s", [0, 3600])
+def test_with_a_delay_the_broker_does_not_publish_the_will_of_a_client_that_connects_again(delay_s, tmp_path):
+    broker = Mosquitto(tmp_path)
+    broker.start()
+    received: list[Delivery] = []
+    watcher = BrokerSession(
+        BrokerConfig(url=broker.url),
+        SessionOptions(client_id="watcher", subscriptions=("a/state",)),
+        on_message=received.append,
+    )
+    watcher.start()
+    options = SessionOptions(client_id="test", will=("a/state", b"lost"), will_delay_s=delay_s)
+    session = BrokerSession(BrokerConfig(url=broker.url), options, on_message=lambda _: None)
+    session.start()
+    assert watcher.wait_connected(10)
+    assert session.wait_connected(10)
+    session._connection._client.socket().shutdown(socket.SHUT_RDWR)
+    wait_for(lambda: session.last_error != "not connected yet" and session.connected, "the next connection")
+    assert session.publish("a/state", b"here") is not None
+    wait_for(lambda: received and received[-1].payload == b"here", "the message after it")
+    session.stop(drain_s=0.1)
+    watcher.stop(drain_s=0.1)
+    broker.stop()
+    assert [one.payload for one in received] == ([b"here"] if delay_s else [b"lost", b"here"])
