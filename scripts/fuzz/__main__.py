@@ -1,6 +1,9 @@
 """Fuzzes the decoders of everything that comes from outside: no exception but the named ones, bounded time and memory.
 
     python scripts/fuzz [--runs N] [--target NAME] [--seed S] [--engine mutation|atheris]
+    python scripts/fuzz --only intake [--count N] [--seed S] [--database URL]
+
+The second form stores hostile messages through the whole intake of the calibrator, see `intake.py`.
 
 The seeds are the golden messages of docs/protocol. `mutation` needs nothing and is the same for the same seed.
 `atheris` (https://github.com/google/atheris) is guided by the coverage of the Python code; install it in an environment
@@ -17,9 +20,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from intake import fuzz_intake
 from mutation import mutate
 
-from targets import TARGETS, Target
+from targets import INTAKE, TARGETS, Target
 
 _MAX_S = 2.0
 _MEMORY_BYTES = 4 << 30
@@ -38,7 +42,12 @@ def main() -> int:
     parser.add_argument("--target", action="append", choices=TARGETS, help="only this one; may be repeated")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
     parser.add_argument("--engine", choices=("mutation", "atheris"), default="mutation", help="default: %(default)s")
+    parser.add_argument("--only", choices=("intake",), help="store messages instead of decoding inputs")
+    parser.add_argument("--count", type=int, default=10_000, metavar="N", help="hostile messages; default: %(default)s")
+    parser.add_argument("--database", metavar="URL", help="an empty database; default: a new SQLite file")
     options = parser.parse_args()
+    if options.only == "intake":
+        return 0 if fuzz_intake(options.count, **INTAKE, seed=options.seed, url=options.database) else 1
     if options.engine == "mutation":  # atheris has its own limit
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     names = options.target or list(TARGETS)

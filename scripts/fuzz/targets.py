@@ -25,6 +25,7 @@ from edgeexit.signing import PrivateKey, decode_public_key, load_private_key, si
 from edgeexit.wire import (
     COMMAND_TYPE,
     HEARTBEAT_TYPE,
+    UP_TYPES,
     Ack,
     Audit,
     BrokerConfig,
@@ -39,6 +40,18 @@ from edgeexit.wire import (
     parse_up_topic,
 )
 from edgeexit.wire.audit_signing import sign_audit, verify_audit
+from edgeexit.wire.packet_codec import (
+    CONNACK,
+    PUBACK,
+    PUBLISH,
+    SUBACK,
+    PacketError,
+    PacketStream,
+    encode_pubacks,
+    encode_publish,
+    parse_acknowledgement,
+    parse_publish,
+)
 
 _GOLDEN: Final = Path(__file__).parent.parent.parent / "docs" / "protocol" / "golden"
 _INDEX: Final = json.loads((_GOLDEN / "index.json").read_text())
@@ -163,6 +176,19 @@ def _file(name: str, read: Callable[[Path], object]) -> Callable[[bytes], object
     return run
 
 
+def _packets(data: bytes) -> None:
+    """Read MQTT packets; the first byte of the input says how it is divided."""
+    step = max(1, data[0]) if data else 1
+    stream = PacketStream(max_bytes=1000)
+    for begin in range(1, len(data), step):
+        for packet in stream.feed(data[begin : begin + step]):
+            if packet.kind == PUBLISH:
+                parse_publish(packet, version5=True)
+                parse_publish(packet, version5=False)
+            elif packet.kind in {PUBACK, SUBACK, CONNACK}:
+                parse_acknowledgement(packet)
+
+
 def _row(data: bytes) -> None:
     """Read a row whose columns are the JSON values in `data`, as SQLite could return them after bits have flipped."""
     try:
@@ -208,7 +234,15 @@ _PUBLIC: Final = tuple(path.read_bytes() for path in sorted((_GOLDEN / "keys").g
 _CONTENT: Final = b'{"counter":17,"revision":5}'
 _CHECKED: Final = b'{"content":%b,"crc32":%d}' % (_CONTENT, zlib.crc32(_CONTENT))
 
+_PACKETS: Final = tuple(
+    bytes([step])
+    + encode_publish("a/b", b"payload", version5=version5, packet_id=packet_id, retain=False)
+    + encode_pubacks([1, 2])
+    for version5, packet_id, step in ((True, 1, 255), (False, 2, 3), (True, 0, 1))
+)
+
 TARGETS: Final[Mapping[str, Target]] = {
+    "mqtt-packets": Target(_packets, (PacketError,), _PACKETS),
     "state": Target(_round_trip(State), (MessageError,), _golden("state")),
     "report": Target(_round_trip(Report), (MessageError,), _golden("report")),
     "profile": Target(_round_trip(LatencyProfile), (MessageError,), _golden("profile")),
@@ -247,3 +281,10 @@ TARGETS: Final[Mapping[str, Target]] = {
         _file("checked.json", lambda path: read_checked(path, Confirmation)), (ValueError,), (_CHECKED,)
     ),
 }
+
+INTAKE: Final[Mapping[str, Any]] = {
+    "fleet": _RECIPIENT.fleet,
+    "bundle": _RECIPIENT.bundle,
+    "golden": {kind: _golden(kind) for kind in UP_TYPES},
+}
+"""Whose messages the intake stores; arguments of `fuzz_intake`."""

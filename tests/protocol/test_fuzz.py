@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.postgres import postgres
+
 ROOT = Path(__file__).parent.parent.parent
 FUZZ = ROOT / "scripts" / "fuzz"
 
@@ -30,3 +32,17 @@ def test_a_decoder_that_raises_another_error_is_named_with_the_input():
     assert result.returncode == 1, result.stderr
     assert "topic: MessageError: topic '" in result.stdout
     assert "input: b'" in result.stdout
+
+
+def test_the_intake_of_the_calibrator_stands_hostile_messages():
+    result = fuzz(FUZZ, "--only", "intake", "--count", "3000")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "devices are stored and can be shown" in result.stdout
+
+
+def test_the_intake_stands_hostile_messages_on_postgresql():
+    server = postgres()
+    url = server.create()
+    result = fuzz(FUZZ, "--only", "intake", "--count", "1500", "--seed", "1", "--database", url)
+    server.drop(url)
+    assert result.returncode == 0, result.stdout + result.stderr
