@@ -83,6 +83,7 @@ class DeviceRow(TableBase):
     __table_args__ = (
         UniqueConstraint("fleet", "shard", "device"),
         Index(None, "fleet", "cohort_id", "revision", "online"),
+        Index(None, "cohort_id", "shard", "device"),
         Index(
             "ix_device_troubles",
             "fleet",
@@ -260,7 +261,7 @@ class CohortBucketRow(TableBase):
     """What the devices of a cohort that count (see `enrolment`) counted in a span of time, under one revision."""
 
     __tablename__ = "cohort_bucket"
-    __table_args__ = (Index(None, "width_s", "begin_s"),)
+    __table_args__ = (Index(None, "width_s", "begin_s"), Index(None, "cohort_id", "revision"))
 
     cohort_id: Mapped[int] = mapped_column(ForeignKey("cohort.id"), primary_key=True)
     width_s: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
@@ -371,7 +372,17 @@ class EventRow(TableBase):
     """An entry of the audit log: who did what, and when."""
 
     __tablename__ = "event"
-    __table_args__ = (Index(None, "cohort_id", "id"), Index(None, "device_id", "id"))
+    __table_args__ = (
+        Index(None, "cohort_id", "id"),
+        Index(None, "cohort_id", "kind", "id"),
+        Index(None, "device_id", "id"),
+        Index(
+            "ix_event_of_devices",
+            "id",
+            sqlite_where=text("device_id IS NOT NULL"),
+            postgresql_where=text("device_id IS NOT NULL"),
+        ),
+    )
 
     id: Mapped[int] = mapped_column(_LongId, primary_key=True)
     time: Mapped[datetime]

@@ -1,6 +1,6 @@
 """What buckets of time contain: sums of packed counts, the exit mix, and latencies from histograms."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -12,8 +12,8 @@ from edgeexit.wire import SCORE_BINS
 from edgeexit_calibration.store.counts import PER_EXIT, Counts, unpack_counts, width_of
 
 _CENTRES: Final = np.array([bin_centre_ms(index) for index in range(BIN_COUNT)])
-_LOWEST_MS: Final = bin_edge_ms(1) / 2
-"""Lower edge of the first bin on a logarithmic scale."""
+_EDGES: Final = np.array([bin_edge_ms(1) / 2, *(bin_edge_ms(index) for index in range(1, BIN_COUNT + 1))])
+"""Edges of the bins; the first one stands for 0, which a logarithmic scale does not have."""
 
 
 class LatencyEstimate(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,23 +55,26 @@ def mean_latency_ms(histogram: npt.NDArray[np.int64]) -> float | None:
     return float(histogram @ _CENTRES) / samples if samples else None
 
 
-def estimate_latency(histogram: npt.NDArray[np.int64]) -> LatencyEstimate | None:
-    """Return mean and quantiles of a histogram [40], or None if it is empty."""
-    mean_ms = mean_latency_ms(histogram)
-    if mean_ms is None:
-        return None
-    p50_ms, p90_ms, p99_ms = _quantiles(histogram, (0.5, 0.9, 0.99))
-    return LatencyEstimate(mean_ms=mean_ms, p50_ms=p50_ms, p90_ms=p90_ms, p99_ms=p99_ms)
+def estimate_latencies(histograms: npt.NDArray[np.int64]) -> list[LatencyEstimate | None]:
+    """Return mean and quantiles of histograms [N, 40]; None for an empty one."""
+    cumulative = np.cumsum(histograms, axis=1)
+    samples = cumulative[:, -1]
+    divisor = np.maximum(samples, 1)
+    columns = [histograms @ _CENTRES / divisor, *(_quantile(histograms, cumulative, q) for q in (0.5, 0.9, 0.99))]
+    return [
+        LatencyEstimate(mean_ms=mean_ms, p50_ms=p50_ms, p90_ms=p90_ms, p99_ms=p99_ms) if count else None
+        for count, mean_ms, p50_ms, p90_ms, p99_ms in zip(samples.tolist(), *(c.tolist() for c in columns), strict=True)
+    ]
 
 
-def _quantiles(histogram: npt.NDArray[np.int64], fractions: Sequence[float]) -> list[float]:
-    """Return quantiles in ms, interpolated inside a bin on a logarithmic scale."""
-    cumulative = np.cumsum(histogram)
-    values = []
-    for fraction in fractions:
-        rank = fraction * cumulative[-1]
-        index = int(np.searchsorted(cumulative, rank))
-        below = cumulative[index] - histogram[index]
-        low, high = max(bin_edge_ms(index), _LOWEST_MS), bin_edge_ms(index + 1)
-        values.append(float(low * (high / low) ** ((rank - below) / histogram[index])))
-    return values
+def _quantile(
+    histograms: npt.NDArray[np.int64], cumulative: npt.NDArray[np.int64], fraction: float
+) -> npt.NDArray[np.float64]:
+    """Return a quantile [N] of histograms [N, 40] in ms, interpolated inside a bin on a logarithmic scale."""
+    rank = fraction * cumulative[:, -1:]
+    index = np.argmax(cumulative >= rank, axis=1)[:, None]
+    inside = np.take_along_axis(histograms, index, axis=1)
+    below = np.take_along_axis(cumulative, index, axis=1) - inside
+    position = ((rank - below) / np.maximum(inside, 1))[:, 0]
+    low, high = _EDGES[index[:, 0]], _EDGES[index[:, 0] + 1]
+    return np.asarray(low * (high / low) ** position, np.float64)

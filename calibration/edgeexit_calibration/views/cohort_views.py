@@ -122,19 +122,16 @@ def _registered(
 
 def _current_documents(session: Session) -> dict[int, tuple[int, str]]:
     """Return the current revision of each registered cohort, and its policy document."""
-    other = aliased(PolicyRevisionRow)
-    newest = (
-        select(other.revision)
-        .where(other.cohort_id == RegistrationRow.cohort_id)
-        .order_by(other.revision.desc())
+    columns = [
+        select(column)
+        .where(PolicyRevisionRow.cohort_id == RegistrationRow.cohort_id)
+        .order_by(PolicyRevisionRow.revision.desc())
         .limit(1)
         .scalar_subquery()
-    )
-    query = select(PolicyRevisionRow.cohort_id, PolicyRevisionRow.revision, PolicyRevisionRow.document).join(
-        RegistrationRow,
-        (PolicyRevisionRow.cohort_id == RegistrationRow.cohort_id) & (PolicyRevisionRow.revision == newest),
-    )
-    return {row[0]: (row[1], row[2]) for row in session.execute(query)}
+        for column in (PolicyRevisionRow.revision, PolicyRevisionRow.document)
+    ]
+    rows = session.execute(select(RegistrationRow.cohort_id, *columns))
+    return {row[0]: (row[1], row[2]) for row in rows if row[1] is not None}
 
 
 def _problems(session: Session) -> dict[int, EventRow]:

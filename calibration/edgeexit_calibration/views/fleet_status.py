@@ -18,7 +18,7 @@ from edgeexit_calibration.views.metrics import Disagreement, ExitMix, cohort_dis
 from edgeexit_calibration.views.names import check_fleet, fleet_names
 from edgeexit_calibration.views.processes import FleetProcesses, fleet_processes, process_attention
 
-COHORTS_SHOWN: Final = 20
+COHORTS_SHOWN: Final = 10
 PER_KIND: Final = 3
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from typing import Final
 
-from sqlalchemy import select, tuple_
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from edgeexit.errors import EdgeExitError
 from edgeexit_calibration.store.cohorts import CohortAddress
@@ -26,26 +26,25 @@ class NameLookupError(EdgeExitError):
 
 
 def fleet_shards(session: Session, fleet: str | None = None) -> Iterator[tuple[str, str]]:
-    """Yield fleet and shard of all devices in their order, with one jump in an index for each."""
-    key = (DeviceRow.fleet, DeviceRow.shard)
-    query = select(*key).order_by(*key).limit(1)
-    if fleet is not None:
-        query = query.where(DeviceRow.fleet == fleet)
-    found = session.execute(query).first()
-    while found is not None:
-        yield (found[0], found[1])
-        found = session.execute(query.where(tuple_(*key) > tuple_(*found))).first()
+    """Yield fleet and shard of all devices in their order."""
+    for name in _values(session, DeviceRow.fleet) if fleet is None else [fleet]:
+        for shard in _values(session, DeviceRow.shard, DeviceRow.fleet == name):
+            yield name, shard
 
 
 def fleet_names(session: Session) -> list[str]:
     """Return the fleets that have devices, cohorts or dropped messages, sorted."""
-    names = {*session.scalars(select(CohortRow.fleet).distinct()), *session.scalars(select(FleetRow.fleet))}
-    query = select(DeviceRow.fleet).order_by(DeviceRow.fleet).limit(1)
+    others = (*session.scalars(select(CohortRow.fleet).distinct()), *session.scalars(select(FleetRow.fleet)))
+    return sorted({*others, *_values(session, DeviceRow.fleet)})
+
+
+def _values(session: Session, column: InstrumentedAttribute[str], *conditions: ColumnElement[bool]) -> Iterator[str]:
+    """Yield the values of a column in their order, with one jump in an index for each."""
+    query = select(column).where(*conditions).order_by(column).limit(1)
     found = session.scalar(query)
     while found is not None:
-        names.add(found)
-        found = session.scalar(query.where(DeviceRow.fleet > found))
-    return sorted(names)
+        yield found
+        found = session.scalar(query.where(column > found))
 
 
 def check_fleet(session: Session, fleet: str) -> None:

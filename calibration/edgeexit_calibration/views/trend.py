@@ -9,16 +9,18 @@ from datetime import datetime, timezone
 from typing import Final
 
 import msgspec
+import numpy as np
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from edgeexit.errors import ConfigError
+from edgeexit.latency import BIN_COUNT
 from edgeexit_calibration.store.cohorts import CohortAddress, find_cohort
 from edgeexit_calibration.store.database import Database
 from edgeexit_calibration.store.tables import CohortBucketRow, CohortRow, DeviceBucketRow, RegistrationRow
 from edgeexit_calibration.views.buckets import (
     LatencyEstimate,
-    estimate_latency,
+    estimate_latencies,
     exited,
     exits_of,
     latency_histograms,
@@ -161,16 +163,19 @@ def _points(buckets: Sequence[_Bucket], step_s: int, exits: int) -> Iterator[Tre
             if (start_s := begin_s // span_s * span_s) in spans[span_s]:
                 points.setdefault((start_s, span_s), []).append(packed)
                 break
-    for (start_s, span_s), parts in sorted(points.items()):
-        counts = sum_counts(parts, exits)
-        by_exit = exited(counts)
-        histograms = latency_histograms(counts)
+    spans_in_order = sorted(points)
+    counts = [sum_counts(points[span], exits) for span in spans_in_order]
+    histograms = np.array([latency_histograms(one) for one in counts]).reshape(-1, exits, BIN_COUNT)
+    by_exit = estimate_latencies(histograms.reshape(-1, BIN_COUNT))
+    in_all = estimate_latencies(histograms.sum(axis=1))
+    for index, (start_s, span_s) in enumerate(spans_in_order):
+        exit_counts = exited(counts[index])
         yield TrendPoint(
             begin=datetime.fromtimestamp(start_s, timezone.utc),
             span_s=span_s,
-            samples=sum(by_exit),
-            failed=int(counts[-1]),
-            exited=by_exit,
-            latency=estimate_latency(histograms.sum(axis=0)),
-            exit_latency=tuple(estimate_latency(histogram) for histogram in histograms),
+            samples=sum(exit_counts),
+            failed=int(counts[index][-1]),
+            exited=exit_counts,
+            latency=in_all[index],
+            exit_latency=tuple(by_exit[index * exits : (index + 1) * exits]),
         )

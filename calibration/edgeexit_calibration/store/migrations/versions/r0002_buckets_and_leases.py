@@ -27,6 +27,10 @@ def upgrade() -> None:
         "ix_device_troubles", "device", ["fleet", "troubles"], sqlite_where=in_trouble, postgresql_where=in_trouble
     )
     op.create_index(op.f("ix_audited_sample_audit_id"), "audited_sample", ["audit_id"])
+    op.create_index(op.f("ix_device_cohort_id_shard_device"), "device", ["cohort_id", "shard", "device"])
+    op.create_index(op.f("ix_event_cohort_id_kind_id"), "event", ["cohort_id", "kind", "id"])
+    of_device = sa.text("device_id IS NOT NULL")
+    op.create_index("ix_event_of_devices", "event", ["id"], sqlite_where=of_device, postgresql_where=of_device)
     if op.get_context().dialect.name == "postgresql":  # names in the order of SQLite, and ranges of a prefix
         for name in ("fleet", "shard", "device"):
             op.execute(f'ALTER TABLE device ALTER COLUMN {name} TYPE text COLLATE "C"')
@@ -116,3 +120,4 @@ def _create_tables() -> None:
         sa.PrimaryKeyConstraint("cohort_id", "width_s", "begin_s", "revision", "writer", name=op.f("pk_cohort_bucket")),
     )
     op.create_index(op.f("ix_cohort_bucket_width_s_begin_s"), "cohort_bucket", ["width_s", "begin_s"])
+    op.create_index(op.f("ix_cohort_bucket_cohort_id_revision"), "cohort_bucket", ["cohort_id", "revision"])
