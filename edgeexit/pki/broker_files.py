@@ -47,6 +47,7 @@ def _acl_lines(fleet: str, shards: Sequence[str]) -> Iterable[str]:
     yield f"topic readwrite {root}/policy/+/+"
     yield f"topic readwrite {root}/heartbeat/+/+"
     yield f"topic readwrite {root}/keys"
+    yield f"topic readwrite {root}/calibrator"
     yield ""
     yield "# Those who run `edgeexit calibrator command`."
     yield f"user {operator_name(fleet)}"

@@ -16,7 +16,7 @@ from edgeexit.wire import MAX_BYTES, Audit
 _SCHEMAS: Final = "#/components/schemas/"
 _LEVELS: Final = {
     "fleet": ("name", "Name of the fleet."),
-    "shard": ("name", "Shard of the fleet; not `policy`, `heartbeat` or `keys`."),
+    "shard": ("name", "Shard of the fleet; not `policy`, `heartbeat`, `keys` or `calibrator`."),
     "device": ("name", "Name of the device, unique in the fleet."),
     "bundle": ("digest", "Digest of the bundle that the device runs."),
     "cohort": ("name", "Cohort of the device."),

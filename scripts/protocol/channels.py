@@ -9,7 +9,18 @@ from edgeexit.latency import LatencyProfile
 from edgeexit.policies import PolicyDocument
 from edgeexit.policies.document import PAYLOAD_TYPE
 from edgeexit.signing import Envelope
-from edgeexit.wire import COMMAND_TYPE, HEARTBEAT_TYPE, Ack, Command, Heartbeat, Report, SignedAudit, State
+from edgeexit.wire import (
+    COMMAND_TYPE,
+    HEARTBEAT_TYPE,
+    PRESENCE_TYPE,
+    Ack,
+    CalibratorPresence,
+    Command,
+    Heartbeat,
+    Report,
+    SignedAudit,
+    State,
+)
 
 _UP: Final = "{fleet}/{shard}/{device}/up"
 _DOWN: Final = "{fleet}/{shard}/{device}/down"
@@ -98,5 +109,14 @@ CHANNELS: Final = (
         retained=True,
         signed=Signed(KEY_SET_TYPE, KeySet),
         is_list=True,
+    ),
+    Channel(
+        "calibrator",
+        "{fleet}/calibrator",
+        "calibrator",
+        Envelope,
+        "that a calibrator serves the fleet, and with which database; empty if none does; devices do not read it",
+        retained=True,
+        signed=Signed(PRESENCE_TYPE, CalibratorPresence),
     ),
 )

@@ -3,6 +3,7 @@
 import hashlib
 from typing import Any, Final
 
+import msgspec
 from channels import CHANNELS
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -15,9 +16,11 @@ from edgeexit.signing import public_key_text, sign
 from edgeexit.wire import (
     COMMAND_TYPE,
     HEARTBEAT_TYPE,
+    PRESENCE_TYPE,
     SCORE_BINS,
     Audit,
     AuditedSample,
+    CalibratorPresence,
     Command,
     ExitCounters,
     Heartbeat,
@@ -168,6 +171,17 @@ def make_profile(**fields: Any) -> LatencyProfile:
 def sign_command(command: Command, *, signed_by: str = "operator") -> bytes:
     """Return the envelope of a command."""
     return sign(encode(command), payload_type=COMMAND_TYPE, keys=[test_key(signed_by)])
+
+
+def make_presence(**fields: Any) -> CalibratorPresence:
+    """Return the presence of a calibrator with some fields replaced."""
+    required: dict[str, Any] = {"fleet": FLEET, "installation": START, "term": 1, "place": "host cloud-1, process 7"}
+    return CalibratorPresence(**{**required, **fields})
+
+
+def sign_presence(presence: CalibratorPresence) -> bytes:
+    """Return the envelope of a presence."""
+    return sign(msgspec.json.encode(presence), payload_type=PRESENCE_TYPE, keys=[test_key("calibrator")])
 
 
 def sign_heartbeat(heartbeat: Heartbeat) -> bytes:

@@ -16,6 +16,7 @@ from example_messages import (
     make_counters,
     make_document,
     make_heartbeat,
+    make_presence,
     make_report,
     make_sample,
     make_state,
@@ -34,6 +35,7 @@ from edgeexit.signing import sign
 from edgeexit.wire import (
     COMMAND_TYPE,
     HEARTBEAT_TYPE,
+    PRESENCE_TYPE,
     encode,
 )
 from edgeexit.wire.audit_signing import sign_audit
@@ -228,6 +230,8 @@ def _invalid_signed(changed: Callable[[str, str, bytes, str, str], Vector]) -> I
     )
     stale = sign(encode(make_heartbeat()), payload_type=HEARTBEAT_TYPE, keys=[test_key("stranger")])
     yield changed("heartbeat", "stranger", stale, "no trusted key signed it", "wrong signature")
+    presence = sign(msgspec.json.encode(make_presence()), payload_type=PRESENCE_TYPE, keys=[test_key("stranger")])
+    yield changed("calibrator", "stranger", presence, "no trusted key signed it", "wrong signature")
     yield changed("keys", "empty", b"[]", "no key set", "1 to 32 key sets")
     alone = sign_key_set(1, "stranger", signed_by=("stranger",))
     yield changed(

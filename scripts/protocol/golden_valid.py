@@ -12,6 +12,7 @@ from example_messages import (
     make_command,
     make_document,
     make_heartbeat,
+    make_presence,
     make_profile,
     make_report,
     make_sample,
@@ -20,6 +21,7 @@ from example_messages import (
     sign_heartbeat,
     sign_key_set,
     sign_policy,
+    sign_presence,
     test_key,
 )
 from vector import Vector
@@ -151,6 +153,9 @@ def valid_vectors() -> Iterator[Vector]:
         "command.profile.json", "command", sign_command(make_command(action="profile")), "measure a profile now"
     )
     yield Vector("heartbeat.minimal.json", "heartbeat", sign_heartbeat(make_heartbeat()), "all fields are required")
+    yield Vector(
+        "calibrator.minimal.json", "calibrator", sign_presence(make_presence()), "a calibrator serves the fleet"
+    )
     first = sign_key_set(1, "root", signed_by=("root",))
     second = sign_key_set(2, "next-root", signed_by=("root", "next-root"))
     yield Vector("keys.minimal.json", "keys", encode_history([first]), "one key set")

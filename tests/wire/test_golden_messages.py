@@ -13,7 +13,18 @@ from edgeexit.errors import EdgeExitError
 from edgeexit.key_set import TrustedKeys, decode_history, encode_history
 from edgeexit.policies import PolicyDocument, decode_document, encode_document
 from edgeexit.signing import load_public_key
-from edgeexit.wire import HEARTBEAT_TYPE, UP_TYPES, Ack, Heartbeat, Rejection, decode, encode, parse_up_topic
+from edgeexit.wire import (
+    HEARTBEAT_TYPE,
+    PRESENCE_TYPE,
+    UP_TYPES,
+    Ack,
+    CalibratorPresence,
+    Heartbeat,
+    Rejection,
+    decode,
+    encode,
+    parse_up_topic,
+)
 from edgeexit.wire.audit_signing import verify_audit
 
 FOLDER = Path(__file__).parent.parent.parent / "docs" / "protocol" / "golden"
@@ -39,7 +50,7 @@ def recipient():
     return Recipient(**names, exits=INDEX["exits"], classes=INDEX["classes"])
 
 
-def accept(channel, topic, payload):
+def accept(channel, topic, payload):  # noqa: PLR0911 - one per kind of channel
     """Return what a receiver decodes; raise an EdgeExitError or RefusedError for an invalid message."""
     if channel in UP_TYPES:
         assert parse_up_topic(topic)[1] == channel
@@ -50,6 +61,9 @@ def accept(channel, topic, payload):
         return CommandCheck(recipient(), start=INDEX["start"]).accept(payload, trusted())
     if channel == "heartbeat":
         return decode(trusted().verify(payload, payload_type=HEARTBEAT_TYPE, role="policy"), Heartbeat)
+    if channel == "calibrator":
+        signed = trusted().verify(payload, payload_type=PRESENCE_TYPE, role="policy")
+        return msgspec.json.decode(signed, type=CalibratorPresence)
     if channel == "keys":
         return trusted().updated(payload)
     document = verify_policy(payload, trusted(), recipient())
