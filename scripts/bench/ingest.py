@@ -1,13 +1,13 @@
 """Measures how many messages a calibrator stores per second, without a broker, and where the time goes.
 
-    python scripts/bench/ingest.py [--database URL] [--devices 10000] [--batch 2000] [--batches 20] [--audits 0.1] [--steps]
+    python scripts/bench/ingest.py [--database URL] [--devices 10000] [--batch 2000] [--audits 0.1] [--steps] [--json]
 
 One thread decodes, checks quotas, commits durably and builds the acknowledgements, as in the service. The default
-database is a new SQLite file; one on PostgreSQL must be empty. Every device sends reports in turn, whose counters grow,
-and with the probability `--audits` an audit of four samples that it has signed. The first batches, which add the devices
-and pin their keys, are left out. The CPU time is that of this process; a PostgreSQL server has more of its own. Other
-programs make everything slower: `decodings` is the ratio of the CPU time per report to that of decoding its JSON alone,
-measured in the same moments.
+database is a new SQLite file; one on PostgreSQL must be empty. Every device sends reports in turn, with growing
+counters, and with the probability `--audits` an audit of four samples that it has signed. The first batches, which add the
+devices and pin their keys, are left out. The CPU time is that of this process; a PostgreSQL server has more of its own.
+Other programs make everything slower: `decodings` is the ratio of the CPU time per report to that of decoding its JSON
+alone, measured in the same moments.
 """
 
 import os

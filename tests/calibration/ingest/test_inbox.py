@@ -35,6 +35,21 @@ def test_the_producer_waits_while_the_inbox_is_full_and_the_order_stays():
         assert taken == list(range(10))
 
 
+def test_many_deliveries_at_once_wait_for_room_and_keep_their_order():
+    inbox = Inbox(max_messages=3, max_bytes=1000)
+    producer = threading.Thread(target=inbox.put_many, args=([delivery(number) for number in range(10)],))
+    producer.start()
+    until(lambda: len(inbox) == 3)
+    producer.join(0.1)
+    assert producer.is_alive()
+    assert len(inbox) == 3
+    taken = []
+    while len(taken) < 10:
+        taken += [int(one.topic) for one in inbox.take(2, wait_s=5, quiet_s=0.001)]
+    producer.join(5)
+    assert taken == list(range(10))
+
+
 def test_a_payload_larger_than_the_inbox_passes_an_empty_inbox():
     inbox = Inbox(max_messages=3, max_bytes=10)
     inbox.put(delivery(1, 1000))

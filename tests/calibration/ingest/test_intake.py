@@ -7,9 +7,12 @@ import msgspec
 import pytest
 from edgeexit_calibration import register
 from edgeexit_calibration.ingest import audit_store
+from edgeexit_calibration.ingest.batch_store import BatchStore
 from edgeexit_calibration.ingest.intake import Intake
 from edgeexit_calibration.ingest.rules import IngestRules
-from edgeexit_calibration.store.tables import DeviceRow, FleetRow
+from edgeexit_calibration.store.counts import unpack_counts
+from edgeexit_calibration.store.leases import LeaseLostError
+from edgeexit_calibration.store.tables import CohortBucketRow, DeviceRow, FleetRow
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -148,3 +151,69 @@ def test_a_message_of_another_fleet_changes_nothing_in_that_fleet(database, bund
     with database.reading() as session:
         assert session.query(DeviceRow).all() == []
         assert [(row.fleet, row.drops) for row in session.query(FleetRow)] == [(FLEET, {"unreadable": 1})]
+
+
+def reports(count):
+    """Return deliveries of one report each of different starts."""
+    topic = up_topic(DEVICE, "report")
+    found = [report_of("b" * 64, sequence=n, start=f"{n:016x}") for n in range(count)]
+    return [Delivery(topic=topic, payload=payload_of(topic, report)) for report in found]
+
+
+def acknowledged_by(intake):
+    return sorted(n for _, payload in intake.sent for n in decode(payload, Ack).sequences)
+
+
+def test_one_message_that_cannot_be_written_costs_few_transactions(database, intake, monkeypatch):
+    original, tries = BatchStore.store, []
+
+    def fail(self, session, uplinks, **options):
+        tries.append(len(uplinks))
+        if any(uplink.message.sequence == 77 for uplink in uplinks):
+            raise ValueError("a fault of the calibrator")
+        return original(self, session, uplinks, **options)
+
+    monkeypatch.setattr(BatchStore, "store", fail)
+    assert intake.store(reports(256), threading.Event())
+    assert acknowledged_by(intake) == [n for n in range(256) if n != 77]
+    assert len(tries) == 2 * 8 + 1
+
+
+def test_after_a_lost_lease_nothing_is_stored_or_answered_and_the_next_batch_is_right(database):
+    sent, lost = [], [True]
+
+    def check(_connection):
+        if lost:
+            raise LeaseLostError("another process stores the messages of shard 's0'")
+
+    fenced = Intake(database, sent.extend, fleet=FLEET, rules=IngestRules(), fence=check)
+    assert not fenced.store(reports(3), threading.Event())
+    assert sent == []
+    with database.reading() as session:
+        assert session.query(DeviceRow).all() == []
+    lost.clear()
+    assert fenced.store(reports(3), threading.Event())
+    assert len(sent) == 3
+
+
+def test_what_another_process_has_stored_meanwhile_counts_after_forget(database):
+    first, second = (Intake(database, lambda _: None, fleet=FLEET, rules=IngestRules()) for _ in range(2))
+    topic = up_topic(DEVICE, "report")
+    for sequence, intake in enumerate((first, second, first), start=1):  # the lease of the shard moves
+        intake.forget()
+        report = report_of("b" * 64, sequence=sequence, counts=(sequence, 0, 0))
+        assert intake.store([Delivery(topic=topic, payload=payload_of(topic, report))], threading.Event())
+    with database.reading() as session:
+        [bucket] = session.query(CohortBucketRow).all()
+        assert unpack_counts(bucket.counts)[1] == 3
+
+
+def test_contradicting_counters_are_refused_for_good_and_the_others_of_the_batch_are_stored(intake):
+    topic = up_topic(DEVICE, "report")
+    wrong = msgspec.to_builtins(report_of("b" * 64, sequence=500))
+    wrong["exits"][0]["exited"] = 10**6
+    deliveries = [*reports(2), Delivery(topic=topic, payload=json_of(wrong))]
+    assert intake.store(deliveries, threading.Event())
+    assert acknowledged_by(intake) == [0, 1]
+    [refusal] = [refusal for _, payload in intake.sent for refusal in decode(payload, Ack).refused]
+    assert (refusal.sequence, refusal.final) == (500, True)
