@@ -6,6 +6,7 @@ They share only the inbox and the database.
 """
 
 import logging
+import sys
 import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
@@ -33,6 +34,8 @@ from edgeexit_calibration.store.process_identity import place_of_this_process, s
 _log = logging.getLogger(__name__)
 
 _JOIN_S: Final = 10.0
+_UNBOUNDED: Final = sys.maxsize
+"""The sessions bound what waits: see `sessions`."""
 
 
 class CalibratorService(TenureCallbacks):
@@ -54,7 +57,7 @@ class CalibratorService(TenureCallbacks):
         self._config = config
         self._keys = keys
         self._tenure = Tenure(database, config.fleet, ttl_s=config.lease_s)
-        self._inbox = Inbox(max_messages=config.max_unstored, max_bytes=config.max_unstored_bytes)
+        self._inbox = Inbox(max_messages=_UNBOUNDED, max_bytes=_UNBOUNDED)
         rules = IngestRules(enrolment=config.enrolment, quotas=config.quotas)
         self._storing = Storing(database, fleet=config.fleet, rules=rules, tenure=self._tenure, inbox=self._inbox)
         self._consumers = self._storing.consumers = Consumers(self._consumer)
@@ -90,7 +93,7 @@ class CalibratorService(TenureCallbacks):
         return Health(
             stored=self._storing.stored,
             dropped=self.dropped,
-            waiting=0,
+            waiting=len(self._inbox),
             commit_s=self._storing.commit_s,
             shards="all" if ALL_SHARDS in owned else f"{len(self.connected)} of {len(owned)} connected",
             leads=self._tenure.leads,

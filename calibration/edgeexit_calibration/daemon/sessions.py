@@ -13,6 +13,8 @@ from edgeexit_calibration.daemon.leader import Leader, own_topics
 from edgeexit_calibration.daemon.service_config import ServiceConfig
 
 _DURABLE_S: Final = 24 * 3600
+_WILL_DELAY_S: Final = 5
+"""With one client id per user, a second calibrator ends the connection of the first one; it must see its presence."""
 
 Receive = Callable[[list[Delivery]], None]
 
@@ -27,6 +29,7 @@ def shard_session(
         session_expiry_s=_DURABLE_S,
         manual_ack=True,
         receive_maximum=config.max_unstored,
+        max_unacked_bytes=config.max_unstored_bytes,
     )
     return BrokerSession(config.broker, options, on_messages=receive, may_connect=may_connect)
 
@@ -46,7 +49,9 @@ def only_session(
         session_expiry_s=_DURABLE_S,
         manual_ack=True,
         receive_maximum=config.max_unstored,
+        max_unacked_bytes=config.max_unstored_bytes,
         will=(presence_topic(config.fleet), b""),
+        will_delay_s=_WILL_DELAY_S,
     )
     return BrokerSession(config.broker, options, on_messages=receive, on_connect=on_connect, may_connect=may_connect)
 

@@ -88,16 +88,21 @@ class Storing:
             self._changed.wait_for(lambda: not self._is_busy or self._batches != batches, _FLUSH_S)
 
     def receive(self, deliveries: list[Delivery]) -> None:
-        """Put messages into the inbox, in the network thread of their session; wait while it is full."""
+        """Put messages into the inbox, in the network thread of their session.
+
+        A session delivers only so many messages before the first of them is acknowledged, which bounds the inbox.
+        """
+        kept: list[Delivery] = []
         for delivery in deliveries:
             if self.control(delivery.topic, delivery.payload):
                 # Acknowledgements follow the order of arrival, so that of this message waits for its turn.
-                self._inbox.put(msgspec.structs.replace(delivery, topic="", payload=b""))
+                kept.append(msgspec.structs.replace(delivery, topic="", payload=b""))
             elif delivery.qos == 0:  # has no acknowledgement, so it would escape the back-pressure
                 address = _address(delivery.topic)
                 self.intake.drop(Drop(address, "qos 0", "sent with QoS 0, but QoS 1 is required"))
             else:
-                self._inbox.put(delivery)
+                kept.append(delivery)
+        self._inbox.put_many(kept)
 
     def _store(self, batch: Sequence[Delivery], stop: threading.Event) -> bool:
         """Commit a batch, then acknowledge it to the broker; return False if a lease has ended."""

@@ -25,9 +25,10 @@ _COMMAND = [sys.executable, "-c", "from edgeexit.cli.main import main; main()", 
 class Running:
     """A service in a thread."""
 
-    def __init__(self, path, broker, key, **options):
+    def __init__(self, path, broker, key, *, login=None, **options):
         self.database = open_database(str(path))
-        config = ServiceConfig(fleet=FLEET, broker=BrokerConfig(url=broker.url), check_interval_s=0.1, **options)
+        login = login or BrokerConfig(url=broker.url)
+        config = ServiceConfig(fleet=FLEET, broker=login, check_interval_s=0.1, **options)
         self.service = CalibratorService(self.database, config, [load_private_key(key)])
         self.error = None
         self._stop = threading.Event()
@@ -176,25 +177,23 @@ def test_nobody_without_our_key_can_end_or_stop_a_calibrator(start, device, tmp_
     assert not ours.ended
 
 
-def test_the_calibrator_works_with_one_client_id_per_user(tmp_path, key, start):
-    users = {"calibrator": "a", "device": "b"}
-    pinned = Mosquitto(tmp_path / "pinned", users=users, lines=["use_username_as_clientid true"])
+def test_two_databases_with_one_client_id_for_both_do_not_evict_each_other_in_a_loop(tmp_path, key):
+    pinned = Mosquitto(
+        tmp_path / "pinned", users={"calibrator": "a", "device": "b"}, lines=["use_username_as_clientid true"]
+    )
     pinned.start()
     (tmp_path / "password").write_text("a\n")
     (tmp_path / "password").chmod(0o600)
-    config = BrokerConfig(url=pinned.url, username="calibrator", password_file=str(tmp_path / "password"))
-    database = open_database(str(tmp_path / "pinned.sqlite"))
-    service = CalibratorService(
-        database, ServiceConfig(fleet=FLEET, broker=config, check_interval_s=0.1), [load_private_key(key)]
-    )
-    stop = threading.Event()
-    thread = threading.Thread(target=service.run, args=(stop,))
-    thread.start()
-    until(lambda: service.announced)
-    assert service.connected
-    stop.set()
-    thread.join(20)
-    database.close()
+    login = BrokerConfig(url=pinned.url, username="calibrator", password_file=str(tmp_path / "password"))
+    first = Running(tmp_path / "first.sqlite", pinned, key, login=login)
+    until(lambda: first.service.announced)
+    second = Running(tmp_path / "second.sqlite", pinned, key, login=login)
+    until(lambda: second.ended)
+    assert isinstance(second.error, OtherInstallationError)
+    until(lambda: first.service.connected, limit_s=40)
+    assert not first.ended
+    first.stop()
+    second.stop()
     log = pinned.log.read_text()
     pinned.stop()
-    assert "already connected" not in log
+    assert log.count("already connected") <= 2
