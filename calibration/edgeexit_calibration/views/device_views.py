@@ -15,6 +15,7 @@ from edgeexit_calibration.store.tables import DeviceRow, FleetRow
 from edgeexit_calibration.store.troubles import Trouble
 from edgeexit_calibration.views.device_filter import DeviceFilter
 from edgeexit_calibration.views.device_pages import read_page
+from edgeexit_calibration.views.names import check_fleet
 
 PAGE: Final = 1000
 """Devices that are read at once."""
@@ -97,11 +98,14 @@ def devices(
         after: FLEET/SHARD/DEVICE of the last device of the page before; None: the first page.
         limit: number of devices in a page.
 
-    Raises NameLookupError for an `after` with another form, and DatabaseError.
+    Raises NameLookupError for an unknown fleet or an `after` with another form, and DatabaseError.
 
     """
     with database.reading() as session:
-        return [device_view(row) for row in read_page(session, fleet, where or DeviceFilter(), after, limit)]
+        rows = read_page(session, fleet, where or DeviceFilter(), after, limit)
+        if fleet is not None and not rows:
+            check_fleet(session, fleet)
+        return [device_view(row) for row in rows]
 
 
 def iterate_devices(

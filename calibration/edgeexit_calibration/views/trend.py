@@ -124,7 +124,7 @@ def trend(
         address = address_of(cohort)
     count = exits_of(packed for _, _, packed in buckets) if registration is None else len(registration.exits)
     names = tuple(map(str, range(count))) if registration is None else tuple(registration.exits)
-    points = tuple(_points(buckets, chosen_s, count))
+    points = tuple(_points(buckets, chosen_s, count)) if buckets else ()
     return Trend(cohort=address, exits=names, step_s=chosen_s, points=points)
 
 
