@@ -74,7 +74,7 @@ class BrokerConnection:
         self.outgoing = Outgoing(self._client, callbacks)
         self.reason = EndingReason(options.client_id)
         self._wakeup = Wakeup()
-        self.incoming = Incoming(self._client, callbacks, options, self._wakeup)
+        self.incoming = Incoming(callbacks, options, self._wakeup)
         if isinstance(self._client, BulkClient):
             self._client.on_publishes = self.incoming.receive
         self._connected_at: float | None = None
@@ -141,10 +141,9 @@ class BrokerConnection:
         with PacketLoop(self._client, self._wakeup, is_paused=self.incoming.is_full) as loop:
             while loop.is_open:
                 now = time.monotonic()
-                self.incoming.write_acks()
                 if self._closing.is_set() and disconnect_due is None:
                     disconnect_due = now + _DISCONNECT_TIMEOUT_S
-                    self.outgoing.send_unconfirmed()
+                    self._send_encoded()
                     self._client.disconnect()
                 if disconnect_due is not None and now >= disconnect_due:
                     break
@@ -154,7 +153,10 @@ class BrokerConnection:
                     break
                 self._check_suback(now)
                 self._callbacks.repeats.flush()
-                loop.flush()  # no message is handed over while an acknowledgement waits
+                loop.flush()
+                if not self._client.want_write():
+                    self._send_encoded()
+                    loop.flush()  # no message is handed over while an acknowledgement waits
                 self.outgoing.hand_over()
                 due = [one for one in (disconnect_due, self._suback_due) if one is not None]
                 if self._connected_at is None:
@@ -168,6 +170,12 @@ class BrokerConnection:
             self.reason.add_foreign(loop.problem)
         if loop.result == MQTTErrorCode.MQTT_ERR_PROTOCOL:
             self.reason.add("the broker sent a malformed packet")
+
+    def _send_encoded(self) -> None:
+        """Hand the acknowledgements and the messages with QoS 0 to the client, as one buffer."""
+        packets = self.incoming.take_acks() + self.outgoing.take_unconfirmed()
+        if packets:
+            self._client.send_raw(b"".join(packets))
 
     def _connect_failure(self, error: Exception) -> str:
         if self._guard.expired:

@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Sequence
 
 from edgeexit.wire.callbacks import SessionCallbacks
-from edgeexit.wire.mqtt_client import MqttClient
 from edgeexit.wire.packet_codec import Publish, encode_pubacks
 from edgeexit.wire.session_options import Delivery, SessionOptions
 from edgeexit.wire.wakeup import Wakeup
@@ -17,17 +16,13 @@ class Incoming:
     `acknowledge` is thread-safe; the rest runs in the network thread.
 
     Args:
-        client: sends the acknowledgements.
         callbacks: of the session.
         options: of the session.
         wakeup: wakes the network thread.
 
     """
 
-    def __init__(
-        self, client: MqttClient, callbacks: SessionCallbacks, options: SessionOptions, wakeup: Wakeup
-    ) -> None:
-        self._client = client
+    def __init__(self, callbacks: SessionCallbacks, options: SessionOptions, wakeup: Wakeup) -> None:
         self._callbacks = callbacks
         self._options = options
         # paho acknowledges the other messages by itself.
@@ -95,10 +90,9 @@ class Incoming:
                     due.append(one.packet_id)
         self._send_pubacks(due)
 
-    def write_acks(self) -> None:
-        """Hand the acknowledgements to the client, as one buffer."""
-        if self._acks:
-            self._client.send_raw(b"".join(self._acks.popleft() for _ in range(len(self._acks))))
+    def take_acks(self) -> list[bytes]:
+        """Remove and return the packets that acknowledge messages."""
+        return [self._acks.popleft() for _ in range(len(self._acks))]
 
     def _record(self, deliveries: Sequence[Delivery]) -> None:
         with self._lock:

@@ -110,30 +110,25 @@ class Outgoing:
         for _ in range(_BATCH):
             if self._client.want_write():
                 return
-            if self._unconfirmed:
-                self.send_unconfirmed()
-                self._client.loop_write()
-                continue
             if self._writing is not None:
                 self._writing.written = True
                 self._writing = None
             if not self._waiting or len(self._in_flight) >= self._limits.receive_maximum or not self._send_next():
                 return
 
-    def send_unconfirmed(self) -> None:
-        """Hand all messages with QoS 0 to the client, as one buffer."""
+    def take_unconfirmed(self) -> list[bytes]:
+        """Remove and return the packets of all messages with QoS 0."""
         with self._lock:
-            buffers = list(self._unconfirmed)
+            packets = list(self._unconfirmed)
             self._unconfirmed.clear()
             self._unconfirmed_bytes = 0
-        if buffers:
-            self._client.send_raw(b"".join(buffers))
+        return packets
 
     @property
     def can_hand_over(self) -> bool:
         """True if the next message can be written at once."""
         has_room = len(self._in_flight) < self._limits.receive_maximum
-        return (bool(self._unconfirmed) or (has_room and bool(self._waiting))) and not self._client.want_write()
+        return has_room and bool(self._waiting) and not self._client.want_write()
 
     def acknowledge(self, mid: int, code: Any) -> None:
         """Record a PUBACK; `code` is paho's reason code."""

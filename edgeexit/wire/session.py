@@ -168,7 +168,7 @@ class BrokerSession:
         return None if connection is None else connection.publish(topic, payload, retain=retain, expiry_s=expiry_s)
 
     def publish_unconfirmed(self, messages: Sequence[tuple[str, bytes]]) -> bool:
-        """Send (topic, payload) pairs with QoS 0, in one write; they can get lost.
+        """Send (topic, payload) pairs with QoS 0, in one write; they can get lost, and overtake those of `publish`.
 
         Returns False, and sends none, if there is no connection or if 32 MiB wait for the broker. Messages that are
         larger than the broker accepts are logged and left out. Raises MessageError for a topic that is not valid.
