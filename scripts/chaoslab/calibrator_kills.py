@@ -33,9 +33,11 @@ def _kill_on(lab: Lab, name: str, url: str | None) -> list[Check]:
     calibrator = lab.calibrator(broker.url, database=url)
     policies = lab.policies(calibrator.database, broker)
     devices = [lab.device(f"{name}-{n}", broker.url, rate=_RATE) for n in range(_AGENTS)]
+    load = lab.simulated_load(broker.url, calibrator.database)
     for device in devices:
         device.start()
     list(running(devices))
+    load.wait_for_load()
     for kill in range(kills):
         lab.progress(f"{name}: {kill} of {kills} kills")
         if kill % 5 == 0:
@@ -45,4 +47,5 @@ def _kill_on(lab: Lab, name: str, url: str | None) -> list[Check]:
         pause(generator.uniform(0.0, 0.3))
         calibrator.start()
     fault = f"the calibrator on {name} is killed"
-    return lab.fleet_checks(fault, f"{kills} kills", devices, policies)
+    simulated = lab.load_check(fault, load)
+    return [*lab.fleet_checks(fault, f"{kills} kills", devices, policies, device=f"{name}-%"), simulated]

@@ -28,9 +28,11 @@ def kill_postgres(lab: Lab) -> list[Check]:
     calibrator = lab.calibrator(broker.url, database=behind_proxy, stored=url)
     policies = lab.policies(calibrator.database, broker)
     devices = [lab.device(f"device-{n}", broker.url, rate=_RATE) for n in range(_AGENTS)]
+    load = lab.simulated_load(broker.url, calibrator.database)
     for device in devices:
         device.start()
     list(running(devices))
+    load.wait_for_load()
     faults = [fault for _ in range(_LONG if lab.long else _SHORT) for fault in _FAULTS]
     for number, name in enumerate(faults):
         lab.progress(f"{number} of {len(faults)} faults: {name}")
@@ -43,7 +45,8 @@ def kill_postgres(lab: Lab) -> list[Check]:
     counts = Counter(faults)
     times = ", ".join(f"{count} x {name}" for name, count in counts.items())
     return [
-        *lab.fleet_checks("PostgreSQL fails", times, devices, policies),
+        lab.load_check("PostgreSQL fails", load),
+        *lab.fleet_checks("PostgreSQL fails", times, devices, policies, device="device-%"),
         Check(
             situation=lab.name,
             promise="PostgreSQL fails: the calibrator recovers without a restart, and no row collides with another",

@@ -23,6 +23,7 @@ from scripts.chaoslab.device import DeviceSpec, run_device
 from scripts.chaoslab.ledger import Balance, Entry, compare, read_ledger, read_tail
 from scripts.chaoslab.postgres import new_postgres
 from scripts.chaoslab.processes import ForkedProcess
+from scripts.chaoslab.simulated_load import SimulatedLoad
 from scripts.chaoslab.stored import StoredDatabase
 from scripts.chaoslab.waiting import GENEROUS_S, pause, wait_until
 from scripts.chaoslab.watcher import FLEET, Watcher
@@ -196,6 +197,13 @@ class Lab:
         self._stack.callback(server.remove)
         return server
 
+    def simulated_load(self, url: str, database: StoredDatabase, *, shards: int = 1) -> SimulatedLoad:
+        """Start a simulated fleet, besides the agents."""
+        folder = self.folder / f"simulate-{time.monotonic_ns()}"
+        load = SimulatedLoad(folder, self.bundle, url, database, long=self.long, shards=shards)
+        self._stack.callback(load.kill)
+        return load
+
     def policies(self, database: StoredDatabase, broker: Broker) -> CohortPolicies:
         """Register the cohort of the devices."""
         folder = self.folder / f"registered-{time.monotonic_ns()}"
@@ -283,6 +291,12 @@ class Lab:
             if not (balance.missing if reports else balance.lost_samples) or time.monotonic() >= deadline:
                 return balance
             pause(0.3)
+
+    def load_check(self, fault: str, load: SimulatedLoad) -> Check:
+        """End a simulated fleet, and return what its comparison with the database shows."""
+        result = load.finish()
+        promise = f"{fault}: `edgeexit fleet simulate` finds nothing lost, double or wrong"
+        return Check(situation=self.name, promise=promise, counted=result.text, kept=result.exact)
 
     def fleet_checks(
         self, fault: str, times: str, devices: list[Device], policies: CohortPolicies, *, device: str = "%"

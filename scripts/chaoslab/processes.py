@@ -33,6 +33,12 @@ class ForkedProcess:
         """True while the process runs."""
         return bool(self._process.is_alive())
 
+    @property
+    def exit_code(self) -> int | None:
+        """Exit code of the process; None while it runs."""
+        code: int | None = self._process.exitcode
+        return code
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, unless the process has ended."""
         with contextlib.suppress(ProcessLookupError):

@@ -7,7 +7,7 @@ from collections import Counter
 from scripts.chaoslab.lab import Check, Device, Lab, running, wait_until_empty
 from scripts.chaoslab.postgres import why_no_postgres
 from scripts.chaoslab.proxy import Proxy
-from scripts.chaoslab.waiting import GENEROUS_S, pause
+from scripts.chaoslab.waiting import GENEROUS_S, pause, wait_until
 
 _PROCESSES = 3
 _SHARDS = 6
@@ -43,13 +43,18 @@ def several_processes(lab: Lab) -> list[Check]:
     url = server.create_migrated()
     broker = lab.broker()
     processes = [_Process(lab, broker.port, url, server.port) for _ in range(_PROCESSES)]
-    for process in processes:
-        process.calibrator.start()
+    processes[0].calibrator.start()
+    for process in processes[1:]:
+        process.calibrator.launch()
     policies = lab.policies(processes[0].calibrator.database, broker)
     devices = [lab.device(f"device-{n}", broker.url, rate=_RATE, shard=f"s{n}") for n in range(_SHARDS)]
+    load = lab.simulated_load(broker.url, policies.database, shards=_SHARDS)
     for device in devices:
         device.start()
     list(running(devices))
+    load.wait_for_load()
+    if not wait_until(lambda: all(process.calibrator.ready for process in processes), GENEROUS_S):
+        raise TimeoutError("one of the processes owns nothing although there are more shards than processes")
     wait_until_empty(devices)
     faults = [fault for _ in range(_LONG) for fault in _FAULTS] if lab.long else list(_SHORT_FAULTS)
     slowest: Counter[str] = Counter()
@@ -63,13 +68,15 @@ def several_processes(lab: Lab) -> list[Check]:
     counts = Counter(faults)
     times = ", ".join(f"{count} x {name}" for name, count in counts.items())
     shown = ", ".join(f"{name} {seconds} s" for name, seconds in slowest.items())
-    checks = lab.fleet_checks("one of three processes fails", times, devices, policies)
+    fault = "one of three processes fails"
+    checks = [lab.load_check(fault, load)]
+    checks += lab.fleet_checks(fault, times, devices, policies, device="device-%")
     logs = "".join(process.calibrator.log for process in processes)
     return [
         *checks,
         Check(
             situation=lab.name,
-            promise=f"one of three processes fails: all shards are served again within {_TAKEOVER_S:g} s",
+            promise=f"{fault}: all shards are served again within {_TAKEOVER_S:g} s",
             counted=f"at most: {shown}",
             # The short form runs beside other tests, so it does not judge the time.
             kept=not lab.long or max(slowest.values()) <= _TAKEOVER_S,
