@@ -62,6 +62,7 @@ class Postgres:
         self._folder = folder or Path(tempfile.mkdtemp(prefix="postgres-", dir="/tmp"))
         self._folder.mkdir(exist_ok=True)
         self._owner = os.getpid()
+        self._process: subprocess.Popen[bytes] | None = None
         atexit.register(self.remove)
         self._programs = self._readable(programs)
         self._data = self._folder / "data"
@@ -76,7 +77,6 @@ class Postgres:
         lines += [f"unix_socket_directories = '{self._folder}'", f"port = {self.port}"]
         with (self._data / "postgresql.conf").open("a") as file:
             file.write("\n".join(lines) + "\n")
-        self._process: subprocess.Popen[bytes] | None = None
 
     def url(self, name: str = "postgres", *, port: int | None = None) -> str:
         """Return the SQLAlchemy URL of a database; `port` is that of a proxy in front of the server."""

@@ -1,3 +1,3 @@
 """The fixtures of tests/calibration."""
 
-from tests.calibration.conftest import broker, bundle, database  # noqa: F401 - fixtures
+from tests.calibration.conftest import broker, bundle, database, database_url  # noqa: F401 - fixtures
