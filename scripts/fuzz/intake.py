@@ -42,7 +42,7 @@ from edgeexit.wire import (
 )
 from edgeexit.wire.audit_signing import sign_audit
 
-_BATCH: Final = 500
+_BATCH: Final = 2000
 _HONEST_EVERY: Final = 20
 """One of so many messages is an honest one."""
 _HONEST_DEVICES: Final = 100

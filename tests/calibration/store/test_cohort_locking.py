@@ -180,7 +180,7 @@ def test_the_detector_waits_for_audits_with_lower_ids_that_are_not_committed(dat
     audits = audits_of(bundle, 30, size=10)
 
     def store(audit, device, session):
-        store_uplinks(session, [Uplink(DEVICE._replace(device=device), audit)], now=NOW)
+        store_uplinks(session, [Uplink(DEVICE._replace(shard=device), audit)], now=NOW)
 
     for device in ("slow", "fast"):
         with database.writing() as session:
