@@ -1,5 +1,6 @@
 """The cumulative counters of many agents in one array; adds to them what `edgeexit.agent.counters` adds."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -32,8 +33,8 @@ class CounterTable:
         self.width = exits * PER_EXIT + 1
         self.counts: CountArray = np.zeros((agents, self.width), dtype=np.int64)
 
-    def add(self, rows: Indices, exits: Indices, score_bins: Indices, latency_bins: Indices) -> None:
-        """Count n samples for each of B agents.
+    def add(self, rows: Indices, exits: Indices, score_bins: Indices, latency_bins: Indices) -> CountArray:
+        """Count n samples for each of B agents; return their counters [B, 62 K + 1].
 
         Args:
             rows: [B] rows of different agents.
@@ -55,20 +56,25 @@ class CounterTable:
         added = np.bincount(places, minlength=len(rows) * self.width).reshape(len(rows), self.width)
         per_exit = added[:, :-1].reshape(len(rows), self.exits, PER_EXIT)
         per_exit[:, :, 0] = np.cumsum(per_exit[:, ::-1, _EXITED], axis=1)[:, ::-1]
-        self.counts[rows] += added
+        added += self.counts[rows]
+        self.counts[rows] = added
+        return added
 
 
-def exit_counters(counts: list[int]) -> tuple[ExitCounters, ...]:
+def exit_counters(counts: Sequence[int]) -> tuple[ExitCounters, ...]:
     """Return the counters per exit of a row."""
-    return tuple(
-        ExitCounters(
-            reached=counts[place],
-            exited=counts[place + _EXITED],
-            scores=tuple(counts[place + _SCORES : place + _LATENCY]),
-            latency=tuple(counts[place + _LATENCY : place + PER_EXIT]),
+    row = tuple(counts)  # its slices are tuples, too
+    found = []
+    for place in range(0, len(row) - 1, PER_EXIT):
+        latency = place + _LATENCY
+        counters = ExitCounters(
+            reached=row[place],
+            exited=row[place + _EXITED],
+            scores=row[place + _SCORES : latency],
+            latency=row[latency : place + PER_EXIT],
         )
-        for place in range(0, len(counts) - 1, PER_EXIT)
-    )
+        found.append(counters)
+    return tuple(found)
 
 
 def counts_of_exits(exits: tuple[ExitCounters, ...], failed: int) -> CountArray:

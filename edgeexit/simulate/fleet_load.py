@@ -198,13 +198,15 @@ class FleetLoad:
         for place, member in enumerate(members):
             groups[id(member.agent.samples)].append(place)
         rows = np.array([member.agent.row for member in members])
+        counted: dict[int, list[int]] = {}
         for places in groups.values():
             samples = members[places[0]].agent.samples
-            self.workload.count(self.table, rows[places], drawn[places], samples)
+            counts = self.workload.count(self.table, rows[places], drawn[places], samples)
+            counted.update(zip(places, counts.tolist(), strict=True))
         for place, sample in zip(*np.nonzero(audited), strict=True):
             members[place].agent.draw_audit(int(drawn[place, sample]))
-        for member, counts in zip(members, self.table.counts[rows].tolist(), strict=True):
-            member.send(member.agent.report(counts, now), now)
+        for place, member in enumerate(members):
+            member.send(member.agent.report(counted[place], now), now)
         for place in np.unique(np.nonzero(audited)[0]).tolist():
             audit = members[place].agent.audit()
             if audit is not None:

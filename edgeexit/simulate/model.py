@@ -9,7 +9,7 @@ from edgeexit.errors import BundleError
 from edgeexit.fitting import ReadoutDataset
 from edgeexit.latency import bin_of
 from edgeexit.policies import Policy
-from edgeexit.simulate.counter_table import CounterTable, Indices
+from edgeexit.simulate.counter_table import CountArray, CounterTable, Indices
 from edgeexit.simulate.options import InputDrift
 from edgeexit.simulate.sample_book import PolicySamples, SampleBook
 
@@ -80,11 +80,13 @@ class Workload:
             drawn[replaced] = chosen[self.random.integers(0, len(chosen), int(replaced.sum()))]
         return drawn
 
-    def count(self, table: CounterTable, rows: Indices, drawn: Indices, samples: PolicySamples) -> None:
-        """Count drawn samples [B, n] in the rows [B] of agents that run under one policy."""
+    def count(self, table: CounterTable, rows: Indices, drawn: Indices, samples: PolicySamples) -> CountArray:
+        """Count drawn samples [B, n] in the rows [B] of agents under one policy; return the counters [B, 62 K + 1]."""
         exits = samples.exits[drawn]
         noise = self._noise[self.random.integers(0, _NOISE, drawn.shape)]
         latency_ms: npt.NDArray[np.float64] = self._latency_ms[exits] * noise
         latency_ms *= self._speed[rows % len(self._speed)][:, None]
-        table.add(rows, exits, samples.score_bins[drawn], bin_of(latency_ms))
-        table.counts[rows, -1] += self.random.random(len(rows)) < _FAILURES
+        failed = self.random.random(len(rows)) < _FAILURES
+        if failed.any():
+            table.counts[rows[failed], -1] += 1
+        return table.add(rows, exits, samples.score_bins[drawn], bin_of(latency_ms))
