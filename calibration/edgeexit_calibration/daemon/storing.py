@@ -22,8 +22,8 @@ from edgeexit_calibration.store.database import Database
 
 _log = logging.getLogger(__name__)
 
-_MAX_BATCH: Final = 500
-_MAX_BATCH_S: Final = 0.2
+_MAX_BATCH: Final = 4000
+_MAX_BATCH_S: Final = 0.25
 _QUIET_S: Final = 0.01
 """A batch ends after this time without a message, because brokers limit the number of unacknowledged messages."""
 _FLUSH_S: Final = 2.0

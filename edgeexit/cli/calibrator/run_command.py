@@ -149,11 +149,20 @@ def run_command(
         warn(f"fleet '{fleet}' has no cohort in {store.name}; register one with `edgeexit calibrator register`")
     stop = threading.Event()
     _stop_on_signals(stop)
+    _collect_garbage_rarely()
     try:
         service.run(stop)
     finally:
         store.close()
     next_step(f"edgeexit calibrator status --database {store.name}")
+
+
+def _collect_garbage_rarely() -> None:
+    """Run the garbage collector less often: each message makes many short-lived objects, and few of them cycles."""
+    import gc
+
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def _stop_on_signals(stop: "threading.Event") -> None:

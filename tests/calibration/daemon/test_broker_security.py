@@ -24,6 +24,7 @@ from edgeexit.policies.confidence import Confidence
 from edgeexit.signing import encode_private_key, load_private_key
 from edgeexit.wire import BrokerConfig, BrokerSession, SessionOptions
 from tests.bundles import make_bundle, make_samples
+from tests.calibration.database_kinds import ON_SQLITE
 from tests.calibration.fleet_broker import WAIT_S, FleetBroker, FleetClient, client_context
 from tests.calibration.scenario import until
 
@@ -286,6 +287,7 @@ def test_the_listener_for_websockets_has_the_same_rules(keys, tmp_path):
         broker.stop()
 
 
+@ON_SQLITE  # several sessions need a listener that does not give each user one client id
 def test_the_agent_and_the_calibrator_work_with_these_keys(client, keys, broker, database, tmp_path, caplog):
     """The real ones: the key set, the policy, the heartbeat, audits, their acknowledgement, and a command."""
     bundle = make_bundle(tmp_path / "bundle")
