@@ -4,7 +4,7 @@ import random
 from concurrent.futures import ThreadPoolExecutor
 
 from scripts.chaoslab.lab import Check, Lab, running
-from scripts.chaoslab.postgres import why_no_postgres
+from scripts.chaoslab.postgres import new_database, why_no_postgres
 from scripts.chaoslab.waiting import pause
 
 _LONG, _SHORT = 200, 6
@@ -18,7 +18,7 @@ def kill_calibrators(lab: Lab) -> list[Check]:
     databases: dict[str, str | None] = {"SQLite": None}
     skipped = []
     if (reason := why_no_postgres()) is None:
-        databases["PostgreSQL"] = lab.postgres().create_migrated()
+        databases["PostgreSQL"] = new_database(lab.postgres())
     else:
         skipped = [Check(situation=lab.name, promise="PostgreSQL", counted=reason, kept=None)]
     with ThreadPoolExecutor(len(databases)) as pool:

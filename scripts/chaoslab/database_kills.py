@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from scripts.chaoslab.lab import Check, Lab, running, wait_until_empty
-from scripts.chaoslab.postgres import why_no_postgres
+from scripts.chaoslab.postgres import new_database, why_no_postgres
 from scripts.chaoslab.proxy import Proxy
 from scripts.chaoslab.waiting import pause
 from tests.postgres import Postgres
@@ -22,7 +22,7 @@ def kill_postgres(lab: Lab) -> list[Check]:
     server = lab.postgres()
     proxy = Proxy(server.port, lab.random, is_mqtt=False)
     lab.on_exit(proxy.close)
-    url = server.create_migrated()
+    url = new_database(server)
     broker = lab.broker()
     behind_proxy = url.replace(f":{server.port}/", f":{proxy.port}/")
     calibrator = lab.calibrator(broker.url, database=behind_proxy, stored=url)

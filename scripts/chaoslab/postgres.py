@@ -1,6 +1,11 @@
 """A PostgreSQL server of one situation."""
 
+import threading
+
 from tests.postgres import Postgres, installed_programs
+
+_MIGRATION = threading.Lock()
+"""Alembic runs one migration per process at a time."""
 
 
 def why_no_postgres() -> str | None:
@@ -16,3 +21,9 @@ def new_postgres() -> Postgres:
     server = Postgres(programs)
     server.start()
     return server
+
+
+def new_database(server: Postgres) -> str:
+    """Create a database with the schema of this version; return its URL."""
+    with _MIGRATION:
+        return server.create_migrated()

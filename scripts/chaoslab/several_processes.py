@@ -5,7 +5,7 @@ import time
 from collections import Counter
 
 from scripts.chaoslab.lab import Check, Device, Lab, running, wait_until_empty
-from scripts.chaoslab.postgres import why_no_postgres
+from scripts.chaoslab.postgres import new_database, why_no_postgres
 from scripts.chaoslab.proxy import Proxy
 from scripts.chaoslab.waiting import GENEROUS_S, pause, wait_until
 
@@ -40,7 +40,7 @@ def several_processes(lab: Lab) -> list[Check]:
     if (reason := why_no_postgres()) is not None:
         return [Check(situation=lab.name, promise="several processes", counted=reason, kept=None)]
     server = lab.postgres()
-    url = server.create_migrated()
+    url = new_database(server)
     broker = lab.broker()
     processes = [_Process(lab, broker.port, url, server.port) for _ in range(_PROCESSES)]
     processes[0].calibrator.start()
