@@ -7,7 +7,8 @@ from scripts.chaoslab.waiting import GENEROUS_S, pause, wait_until
 
 _LONG, _SHORT = 10, 1
 _AGENTS = 3
-_RATE = 100.0
+_RATE = 50.0
+_INTERVAL_S = 1.0
 _OUTAGE = "pausing acknowledgements"
 
 
@@ -86,7 +87,7 @@ def _reported(lab: Lab, fault: str, said: int, rounds: int) -> Check:
 
 
 def _agents(lab: Lab, name: str, url: str) -> list[Device]:
-    devices = [lab.device(f"{name}-{n}", url, rate=_RATE) for n in range(_AGENTS)]
+    devices = [lab.device(f"{name}-{n}", url, rate=_RATE, report_interval_s=_INTERVAL_S) for n in range(_AGENTS)]
     for device in devices:
         device.start()
     list(running(devices))

@@ -10,7 +10,8 @@ from scripts.chaoslab.waiting import pause
 _LONG, _SHORT = 200, 6
 """Kills on each database."""
 _AGENTS = 3
-_RATE = 100.0
+_RATE = 50.0
+_INTERVAL_S = 1.0
 
 
 def kill_calibrators(lab: Lab) -> list[Check]:
@@ -32,7 +33,7 @@ def _kill_on(lab: Lab, name: str, url: str | None) -> list[Check]:
     broker = lab.broker()
     calibrator = lab.calibrator(broker.url, database=url)
     policies = lab.policies(calibrator.database, broker)
-    devices = [lab.device(f"{name}-{n}", broker.url, rate=_RATE) for n in range(_AGENTS)]
+    devices = [lab.device(f"{name}-{n}", broker.url, rate=_RATE, report_interval_s=_INTERVAL_S) for n in range(_AGENTS)]
     load = lab.simulated_load(broker.url, calibrator.database)
     for device in devices:
         device.start()

@@ -12,7 +12,8 @@ from tests.postgres import Postgres
 _LONG, _SHORT = 7, 1
 """Rounds; each round has every fault once."""
 _AGENTS = 3
-_RATE = 100.0
+_RATE = 50.0
+_INTERVAL_S = 1.0
 
 
 def kill_postgres(lab: Lab) -> list[Check]:
@@ -27,7 +28,7 @@ def kill_postgres(lab: Lab) -> list[Check]:
     behind_proxy = url.replace(f":{server.port}/", f":{proxy.port}/")
     calibrator = lab.calibrator(broker.url, database=behind_proxy, stored=url)
     policies = lab.policies(calibrator.database, broker)
-    devices = [lab.device(f"device-{n}", broker.url, rate=_RATE) for n in range(_AGENTS)]
+    devices = [lab.device(f"device-{n}", broker.url, rate=_RATE, report_interval_s=_INTERVAL_S) for n in range(_AGENTS)]
     load = lab.simulated_load(broker.url, calibrator.database)
     for device in devices:
         device.start()

@@ -11,14 +11,15 @@ from scripts.chaoslab.waiting import GENEROUS_S, pause, wait_until
 
 _PROCESSES = 3
 _SHARDS = 6
-_RATE = 60.0
+_RATE = 20.0
+_INTERVAL_S = 2.0
 _LONG, _SHORT = 5, 1
 """Rounds; each round has every fault once."""
 _SHORT_FAULTS = ("kill", "pause")
 _FAULTS = ("kill", "pause", "stop", "cut from the database", "cut from the broker")
 _AWAY_S = 20.0
 """Longer than a lease."""
-_NEW_MESSAGES_S = 1.0
+_NEW_MESSAGES_S = 1.5 * _INTERVAL_S
 """After this time each device has new messages that are not acknowledged."""
 _TAKEOVER_S = 30.0
 
@@ -47,7 +48,10 @@ def several_processes(lab: Lab) -> list[Check]:
     for process in processes[1:]:
         process.calibrator.launch()
     policies = lab.policies(processes[0].calibrator.database, broker)
-    devices = [lab.device(f"device-{n}", broker.url, rate=_RATE, shard=f"s{n}") for n in range(_SHARDS)]
+    devices = [
+        lab.device(f"device-{n}", broker.url, rate=_RATE, report_interval_s=_INTERVAL_S, shard=f"s{n}")
+        for n in range(_SHARDS)
+    ]
     load = lab.simulated_load(broker.url, policies.database, shards=_SHARDS)
     for device in devices:
         device.start()
