@@ -12,7 +12,14 @@ from sqlalchemy import Connection
 from edgeexit.policies.readout import COLUMNS, ENTROPY, P1, P2, TOP1, readouts_to_bytes
 from edgeexit.wire import Audit, AuditedSample
 from edgeexit.wire.audit_parts import missing_parts, related_sequences
-from edgeexit_calibration.ingest.bulk_write import insert_rows, is_postgresql, stored_time, table_of, upsert_rows
+from edgeexit_calibration.ingest.bulk_write import (
+    driver_value,
+    insert_rows,
+    is_postgresql,
+    new_ids,
+    table_of,
+    upsert_rows,
+)
 from edgeexit_calibration.ingest.known_devices import KnownDevice
 from edgeexit_calibration.ingest.known_series import StartKey
 from edgeexit_calibration.store.tables import AuditedSampleRow, AuditRow, AuditTotalRow
@@ -60,8 +67,8 @@ def store_audits(connection: Connection, audits: Sequence[AcceptedAudit], *, now
             new.append(AcceptedAudit(device, cohort_id, part))
     if not new:
         return []
-    numbers = _new_ids(connection, len(new))
-    received_at = stored_time(now, _AUDITS, "received_at", connection.dialect)
+    numbers = new_ids(connection, _AUDITS, len(new))
+    received_at = driver_value(now, connection.dialect)
     rows = [
         (number, device.id, audit.start, audit.sequence, received_at)
         for number, (device, _, audit) in zip(numbers, new, strict=True)
@@ -119,15 +126,6 @@ def _merged(ranges: Iterable[range]) -> list[tuple[int, int]]:
         else:
             merged.append((one.start, one.stop - 1))
     return merged
-
-
-def _new_ids(connection: Connection, count: int) -> Sequence[int]:
-    """Return unused ids of audits. On SQLite, the transaction is the only one that writes."""
-    if is_postgresql(connection):
-        query = "SELECT nextval(pg_get_serial_sequence('audit', 'id')) FROM generate_series(1, %s)"
-        return [row[0] for row in connection.exec_driver_sql(query, (count,))]
-    highest = connection.exec_driver_sql("SELECT max(id) FROM audit").scalar() or 0
-    return range(highest + 1, highest + 1 + count)
 
 
 _SAMPLE_COLUMNS: Final = (

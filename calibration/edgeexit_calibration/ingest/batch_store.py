@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from edgeexit.latency import LatencyProfile
 from edgeexit.wire import Audit, DeviceAddress, Refusal, Report, State
 from edgeexit_calibration.ingest.audit_store import AcceptedAudit, store_audits
-from edgeexit_calibration.ingest.bulk_write import stored_time, table_of, update_rows
+from edgeexit_calibration.ingest.bulk_write import driver_value, table_of, update_rows
+from edgeexit_calibration.ingest.device_record import DeviceRecord, locked_records, write_records
 from edgeexit_calibration.ingest.drops import Drop, DropCause
 from edgeexit_calibration.ingest.enrolment import REVOKED, check_key
 from edgeexit_calibration.ingest.known_cohorts import KnownCohort, KnownCohorts
@@ -33,8 +34,6 @@ from edgeexit_calibration.store.counts import counts_of
 from edgeexit_calibration.store.tables import DeviceRow
 
 _DEVICES: Final = table_of(DeviceRow)
-_MAX_KEYS: Final = 1000
-"""Databases limit the number of parameters of a statement."""
 _LAST_SEEN_BEHIND: Final = timedelta(seconds=60)
 """Reports update the time at which a device was last seen when it is so far behind."""
 _TOO_MANY_COHORTS: Final = "the fleet has its maximum number of cohorts that are not registered"
@@ -66,21 +65,24 @@ class BatchStore:
         """Write a batch; call `forget` if the transaction is not committed."""
         self._cohorts.begin()
         addresses = dict.fromkeys([uplink.address for uplink in uplinks])
-        devices = self._devices.find(session, addresses, now=now)
-        batch = _Batch(session, self._rules, self._cohorts, devices, _locked_rows(session, uplinks, devices), now=now)
+        connection = session.connection()
+        devices = self._devices.find(connection, addresses, now=now)
+        records = locked_records(connection, _to_lock(uplinks, devices))
+        batch = _Batch(session, self._rules, self._cohorts, devices, records, now=now)
         for uplink in uplinks:
             batch.take(uplink)
-        for device, row, states in batch.states.values():
-            store_states(session, row, states, now=now)
-            self._devices.decide(device, row.key, row.revoked_at, row.clone_seen_at)
-        connection = session.connection()
+        for device, states in batch.states.values():
+            record = records[device.id]
+            store_states(session, record, states, now=now)
+            self._devices.decide(device, record.key, record.revoked_at, record.clone_seen_at)
         newest, expired = self._series.store(connection, batch.reports, now=now)
         written = store_audits(connection, batch.audits, now=now)
         batch.drops += expired
         profiled = self._store_profiles(session, batch.profiles, now=now)
         self._update_devices(connection, batch, newest, written, profiled, now=now)
-        for row in batch.rows.values():
-            store_troubles(row, now=now)
+        for record in records.values():
+            store_troubles(record, now=now)
+        write_records(connection, list(records.values()))
         self._cohorts.write_claims(session)
         return batch.outcome()
 
@@ -113,9 +115,11 @@ class BatchStore:
                 device.last_seen = now
                 samples.setdefault(device.id, 0)
             if report.losses != device.losses:
-                store_losses(batch.rows[device.id], report.losses, now=now)
+                store_losses(batch.records[device.id], report.losses, now=now)
                 device.losses = report.losses
-        seen = stored_time(now, _DEVICES, "last_seen", connection.dialect)
+        for number in samples.keys() & batch.records.keys():
+            batch.records[number].last_seen = now  # they are written later
+        seen = driver_value(now, connection.dialect)
         rows = [(seen, count, number) for number, count in samples.items()]
         update_rows(connection, _DEVICES, "id", ("last_seen", "+audited_samples"), rows)
 
@@ -129,12 +133,12 @@ class _Batch:
         rules: IngestRules,
         cohorts: KnownCohorts,
         devices: dict[DeviceAddress, KnownDevice],
-        rows: dict[int, DeviceRow],
+        records: dict[int, DeviceRecord],
         *,
         now: datetime,
     ) -> None:
-        self.rows = rows
-        self.states: dict[int, tuple[KnownDevice, DeviceRow, list[AcceptedState]]] = {}
+        self.records = records
+        self.states: dict[int, tuple[KnownDevice, list[AcceptedState]]] = {}
         self.reports: list[AcceptedReport] = []
         self.audits: list[AcceptedAudit] = []
         self.profiles: list[tuple[KnownDevice, LatencyProfile]] = []
@@ -165,7 +169,7 @@ class _Batch:
         elif isinstance(message, State):
             cohort = self._cohort_of(uplink, message)
             if cohort is not None:
-                _, _, states = self.states.setdefault(device.id, (device, self.rows[device.id], []))
+                _, states = self.states.setdefault(device.id, (device, []))
                 states.append(AcceptedState(cohort.id, message, uplink.retained))
         else:
             self.profiles.append((device, message))
@@ -193,9 +197,9 @@ class _Batch:
             self._refuse(uplink, message, "invalid", f"{exits} exits, but the bundle has {cohort.exits}", final=True)
             return None
         if uplink.key is not None and uplink.key != device.key:
-            row = self.rows[device.id]
-            reason = check_key(self._session, row, uplink.key, self._rules.enrolment, self._now)
-            device.key = row.key
+            record = self.records[device.id]
+            reason = check_key(self._session, record, uplink.key, self._rules.enrolment, self._now)
+            device.key = record.key
             if reason is not None:
                 self._refuse(uplink, message, "key not approved", reason, final=False)
                 return None
@@ -224,24 +228,16 @@ class _Batch:
         self._refused.setdefault((uplink.address, message.start), {})[message.sequence] = refusal
 
 
-def _locked_rows(
-    session: Session, uplinks: Sequence[Uplink], devices: dict[DeviceAddress, KnownDevice]
-) -> dict[int, DeviceRow]:
-    """Return the rows of the devices whose messages may change more than a time and a count, and lock them."""
+def _to_lock(uplinks: Sequence[Uplink], devices: dict[DeviceAddress, KnownDevice]) -> set[int]:
+    """Return the ids of the devices whose messages may change more than a time and a count."""
     numbers: set[int] = set()
-    for uplink in uplinks:
-        device, message = devices.get(uplink.address), uplink.message
+    for address, message, key, *_ in uplinks:
+        device = devices.get(address)
         if device is None:
             continue
         if isinstance(message, Report):
             if message.losses != device.losses:
                 numbers.add(device.id)
-        elif isinstance(message, State) or (isinstance(message, Audit) and uplink.key not in (None, device.key)):
+        elif isinstance(message, State) or (isinstance(message, Audit) and key is not None and key != device.key):
             numbers.add(device.id)
-    ordered = sorted(numbers)
-    rows: dict[int, DeviceRow] = {}
-    for first in range(0, len(ordered), _MAX_KEYS):
-        query = select(DeviceRow).where(DeviceRow.id.in_(ordered[first : first + _MAX_KEYS])).order_by(DeviceRow.id)
-        query = query.with_for_update(key_share=True).execution_options(populate_existing=True)
-        rows.update((row.id, row) for row in session.scalars(query))
-    return rows
+    return numbers

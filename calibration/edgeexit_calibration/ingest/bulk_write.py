@@ -6,6 +6,7 @@ in one statement, because each statement there is a round trip or at least a par
 
 # ruff: noqa: S608 - the parts of the statements are names of tables and columns; values are parameters
 
+import json
 from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -15,7 +16,10 @@ from typing import Any, Final, cast
 from sqlalchemy import Connection, Dialect, Table
 from sqlalchemy.dialects import postgresql
 
+from edgeexit_calibration.store.tables import UtcDateTime
+
 _POSTGRESQL: Final = "postgresql"
+_TIME: Final = UtcDateTime()
 _CASTS: Final = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
@@ -29,10 +33,21 @@ def is_postgresql(connection: Connection) -> bool:
     return connection.dialect.name == _POSTGRESQL
 
 
-def stored_time(time: datetime, table: Table, column: str, dialect: Dialect) -> Any:
-    """Return a time as the driver wants it for a column."""
-    process = table.c[column].type.dialect_impl(dialect).bind_processor(dialect)
-    return time if process is None else process(time)
+def driver_value(value: Any, dialect: Dialect) -> Any:
+    """Return a value as the driver wants it: a time without its time zone, dictionaries and lists as JSON."""
+    if isinstance(value, datetime):
+        process = _TIME.dialect_impl(dialect).bind_processor(dialect)
+        return _TIME.process_bind_param(value, dialect) if process is None else process(value)
+    return json.dumps(value) if isinstance(value, dict | list) else value
+
+
+def new_ids(connection: Connection, table: Table, count: int) -> Sequence[int]:
+    """Return unused values of the column `id`. On SQLite, the transaction is the only one that writes."""
+    if is_postgresql(connection):
+        query = f"SELECT nextval(pg_get_serial_sequence('{table.name}', 'id')) FROM generate_series(1, %s)"
+        return [row[0] for row in connection.exec_driver_sql(query, (count,))]
+    highest = connection.exec_driver_sql(f"SELECT max(id) FROM {table.name}").scalar() or 0
+    return range(highest + 1, highest + 1 + count)
 
 
 def insert_rows(connection: Connection, table: Table, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:

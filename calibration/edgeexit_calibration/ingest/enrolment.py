@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 
 from edgeexit.errors import SignatureError
 from edgeexit.signing import key_id, public_key_from_text
+from edgeexit_calibration.ingest.device_record import DeviceRecord
 from edgeexit_calibration.store.cohorts import CALIBRATOR, add_event, last_device_event
-from edgeexit_calibration.store.tables import DeviceRow
 
 Enrolment = Literal["open", "approve"]
 """`open`: the first key that signs an audit of a device is pinned. `approve`: a user approves each key."""
@@ -42,7 +42,7 @@ def is_counted(
     return revoked_at is None and clone_seen_at is None and (enrolment == "open" or key is not None)
 
 
-def check_key(session: Session, device: DeviceRow, key: str, enrolment: Enrolment, now: datetime) -> str | None:
+def check_key(session: Session, device: DeviceRecord, key: str, enrolment: Enrolment, now: datetime) -> str | None:
     """Return None if an audit that `key` signed is to be stored, else why not; pin the key if it is the first one.
 
     Any other key is offered to the user, who decides with `approve`. The device must not be revoked.

@@ -11,15 +11,28 @@ from typing import Final, TypeVar
 
 import msgspec
 from sqlalchemy import Connection, func, select, tuple_
-from sqlalchemy.orm import Session
 
 from edgeexit.wire import DeviceAddress, Losses
 from edgeexit_calibration.ingest.bounded_cache import BoundedCache
-from edgeexit_calibration.ingest.bulk_write import is_postgresql, stored_time, table_of, upsert_rows
+from edgeexit_calibration.ingest.bulk_write import (
+    driver_value,
+    insert_rows,
+    is_postgresql,
+    new_ids,
+    table_of,
+    upsert_rows,
+)
 from edgeexit_calibration.ingest.enrolment import is_counted
 from edgeexit_calibration.ingest.rules import IngestRules
 from edgeexit_calibration.store.tables import DeviceRow, ShardRow
 
+_DEVICES: Final = table_of(DeviceRow)
+_COLUMNS: Final = (
+    "id", "fleet", "shard", "device", "first_seen", "last_seen", "starts", "clone_starts", "audited_samples", "losses",
+    "drops", "troubles",
+)  # fmt: skip
+_NOTHING: Final = ("{}", "[]", 0, "{}", "{}", 0)
+"""The last columns of a device of which nothing is known."""
 _SHARDS: Final = table_of(ShardRow)
 _MAX_ENTRIES: Final = 200_000
 _MAX_KEYS: Final = 1000
@@ -72,7 +85,7 @@ class KnownDevices:
         self._known.clear()
 
     def find(
-        self, session: Session, addresses: Iterable[DeviceAddress], *, now: datetime
+        self, connection: Connection, addresses: Iterable[DeviceAddress], *, now: datetime
     ) -> dict[DeviceAddress, KnownDevice]:
         """Return the devices of these addresses, without those for which the fleet has no room."""
         found: dict[DeviceAddress, KnownDevice] = {}
@@ -83,11 +96,10 @@ class KnownDevices:
                 missing.append(address)
             else:
                 found[address] = device
-        connection = session.connection()
         self._refresh(connection, found)
         if missing:
             self._read(connection, missing, found)
-            self._add(session, [address for address in missing if address not in found], found, now=now)
+            self._add(connection, [address for address in missing if address not in found], found, now=now)
         return found
 
     def decide(
@@ -137,7 +149,7 @@ class KnownDevices:
 
     def _add(
         self,
-        session: Session,
+        connection: Connection,
         addresses: Sequence[DeviceAddress],
         found: dict[DeviceAddress, KnownDevice],
         *,
@@ -145,23 +157,19 @@ class KnownDevices:
     ) -> None:
         if not addresses:
             return
-        count = select(func.count()).select_from(DeviceRow).filter_by(fleet=addresses[0].fleet)
-        room = max(0, self._rules.quotas.max_devices - (session.scalar(count) or 0))
-        rows = [DeviceRow(**address._asdict(), first_seen=now, last_seen=now) for address in addresses[:room]]
-        session.add_all(rows)
-        session.flush()
-        for row in rows:
-            address = DeviceAddress(row.fleet, row.shard, row.device)
-            device = KnownDevice(row.id, address, now, Losses())
+        count = select(func.count()).select_from(DeviceRow).where(DeviceRow.fleet == addresses[0].fleet)
+        added = addresses[: max(0, self._rules.quotas.max_devices - connection.execute(count).scalar_one())]
+        numbers = new_ids(connection, _DEVICES, len(added))
+        time = driver_value(now, connection.dialect)
+        rows = [(number, *address, time, time, *_NOTHING) for number, address in zip(numbers, added, strict=True)]
+        insert_rows(connection, _DEVICES, _COLUMNS, rows)
+        for number, address in zip(numbers, added, strict=True):
+            device = KnownDevice(number, address, now, Losses())
             self.decide(device, None, None, None)
             found[address] = device
             self._known.put(address, device)
-        _add_shards(session.connection(), {(row.fleet, row.shard) for row in rows}, now=now)
-
-
-def _add_shards(connection: Connection, shards: set[tuple[str, str]], *, now: datetime) -> None:
-    time = stored_time(now, _SHARDS, "first_seen", connection.dialect)
-    upsert_rows(connection, _SHARDS, ("fleet", "shard", "first_seen"), [(*shard, time) for shard in shards], kept=True)
+        shards = {(address.fleet, address.shard, time) for address in added}
+        upsert_rows(connection, _SHARDS, ("fleet", "shard", "first_seen"), list(shards), kept=True)
 
 
 def _chunks(items: Sequence[_Item]) -> list[Sequence[_Item]]:

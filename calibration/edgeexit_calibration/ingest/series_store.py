@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from edgeexit.wire import Report
 from edgeexit_calibration.ingest.bucket_store import BucketKey, BucketStore
-from edgeexit_calibration.ingest.bulk_write import stored_time, table_of, upsert_rows
+from edgeexit_calibration.ingest.bulk_write import driver_value, table_of, upsert_rows
 from edgeexit_calibration.ingest.count_matrix import pack_rows, unpack_rows
 from edgeexit_calibration.ingest.drops import Drop
 from edgeexit_calibration.ingest.known_devices import KnownDevice
@@ -84,7 +84,7 @@ class SeriesStore:
                 if estimate < estimates.get(start, now_s + 1):
                     estimates[start] = estimate
         started_at = self._known.started_at(connection, estimates)
-        received_at = stored_time(now, _TABLE, "received_at", connection.dialect)
+        received_at = driver_value(now, connection.dialect)
         for group in steps.values():
             self._write(connection, group, started_at, now_s=now_s, received_at=received_at)
         return [step.accepted for group in steps.values() for step in group if step.is_newest], drops

@@ -9,10 +9,10 @@ from sqlalchemy.orm import Session
 
 from edgeexit.wire import Losses, State
 from edgeexit_calibration.ingest.clones import see_start
+from edgeexit_calibration.ingest.device_record import DeviceRecord
 from edgeexit_calibration.ingest.enrolment import short_key
 from edgeexit_calibration.store.cohorts import CALIBRATOR, add_event
-from edgeexit_calibration.store.tables import DeviceRow
-from edgeexit_calibration.store.troubles import SHOWN_FOR, troubles_of_row
+from edgeexit_calibration.store.troubles import SHOWN_FOR, troubles_of
 
 _STATE: Final = msgspec.json.Decoder(State)
 
@@ -26,7 +26,7 @@ class AcceptedState(NamedTuple):
     """True if the broker stored the message, so that the device may have ended since."""
 
 
-def store_states(session: Session, device: DeviceRow, states: Sequence[AcceptedState], *, now: datetime) -> None:
+def store_states(session: Session, device: DeviceRecord, states: Sequence[AcceptedState], *, now: datetime) -> None:
     """Store the states of a device in their order."""
     known = None if device.state is None else _STATE.decode(device.state)
     for cohort_id, state, retained in states:
@@ -44,7 +44,7 @@ def store_states(session: Session, device: DeviceRow, states: Sequence[AcceptedS
         known = newest
 
 
-def store_losses(device: DeviceRow, losses: Losses, *, now: datetime) -> None:
+def store_losses(device: DeviceRecord, losses: Losses, *, now: datetime) -> None:
     """Store the messages that a device has given up."""
     counts = msgspec.to_builtins(losses)
     if any(count > device.losses.get(cause, 0) for cause, count in counts.items()):
@@ -52,13 +52,23 @@ def store_losses(device: DeviceRow, losses: Losses, *, now: datetime) -> None:
     device.losses = counts
 
 
-def store_troubles(device: DeviceRow, *, now: datetime) -> None:
+def store_troubles(device: DeviceRecord, *, now: datetime) -> None:
     """Store what may need attention, after other columns have changed."""
-    state = None if device.state is None else _STATE.decode(device.state)
-    device.troubles = int(troubles_of_row(device, state, now=now))
+    troubles = troubles_of(
+        None if device.state is None else _STATE.decode(device.state),
+        key=device.key,
+        offered_key=device.offered_key,
+        revoked_at=device.revoked_at,
+        clone_seen_at=device.clone_seen_at,
+        losses_at=device.losses_at,
+        drops=device.drops,
+        last_drop_at=device.last_drop_at,
+        now=now,
+    )
+    device.troubles = int(troubles)
 
 
-def _record_start(session: Session, device: DeviceRow, state: State, now: datetime) -> None:
+def _record_start(session: Session, device: DeviceRecord, state: State, now: datetime) -> None:
     seen = see_start(device.starts, state.start, state.uptime_s)
     device.starts = seen.starts
     if seen.clones is None:
