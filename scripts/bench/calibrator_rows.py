@@ -58,6 +58,8 @@ class Size(NamedTuple):
 def fill(database: Database, size: Size, now: datetime) -> None:
     """Fill an empty database, and let it gather the statistics that its own maintenance gathers."""
     with database.writing() as session:
+        if not database.is_sqlite:
+            session.execute(text("SET LOCAL statement_timeout = 0"))
         _add_cohorts(session, now)
         _add_devices(session, size.devices, now)
         _add_device_buckets(session, size, now)

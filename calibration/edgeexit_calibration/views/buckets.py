@@ -1,4 +1,4 @@
-"""What buckets of time contain: sums of packed counts, the exit mix, and latencies from histograms."""
+"""What buckets of time contain: the exit mix, and latencies from histograms."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from edgeexit.latency import BIN_COUNT, bin_centre_ms, bin_edge_ms
 from edgeexit.wire import SCORE_BINS
-from edgeexit_calibration.store.counts import PER_EXIT, Counts, unpack_counts, width_of
+from edgeexit_calibration.store.counts import PER_EXIT, Counts
 
 _CENTRES: Final = np.array([bin_centre_ms(index) for index in range(BIN_COUNT)])
 _EDGES: Final = np.array([bin_edge_ms(1) / 2, *(bin_edge_ms(index) for index in range(1, BIN_COUNT + 1))])
@@ -23,15 +23,6 @@ class LatencyEstimate(msgspec.Struct, frozen=True, kw_only=True):
     p50_ms: float
     p90_ms: float
     p99_ms: float
-
-
-def sum_counts(packed: Iterable[bytes], exits: int) -> Counts:
-    """Return the sum [62 K + 1] of packed counts; those with another number of exits than K are left out."""
-    total = np.zeros(width_of(exits), np.int64)
-    for one in packed:
-        if one[0] == exits:
-            total += unpack_counts(one)
-    return total
 
 
 def exits_of(packed: Iterable[bytes]) -> int:

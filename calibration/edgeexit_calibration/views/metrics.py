@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from edgeexit.fitting import lower_bound, upper_bound
+from edgeexit_calibration.ingest.count_matrix import sum_groups, unpack_rows
 from edgeexit_calibration.store.cohorts import CohortAddress, find_cohort
 from edgeexit_calibration.store.database import Database
 from edgeexit_calibration.store.tables import (
@@ -24,7 +25,6 @@ from edgeexit_calibration.views.buckets import (
     exits_of,
     latency_histograms,
     mean_latency_ms,
-    sum_counts,
 )
 
 
@@ -71,7 +71,10 @@ def cohort_exit_mix(session: Session, cohort_id: int, revision: int | None) -> E
     """Return what `exit_mix` returns, in a session."""
     query = select(CohortBucketRow.counts).filter_by(cohort_id=cohort_id)
     packed = session.scalars(query if revision is None else query.filter_by(revision=revision)).all()
-    counts = sum_counts(packed, _exit_count(session, cohort_id, (exits_of(packed),)))
+    exits = _exit_count(session, cohort_id, (exits_of(packed),))
+    if not packed:
+        return ExitMix(samples=0, counts=(0,) * exits)
+    (counts,) = sum_groups(unpack_rows(packed, exits), [0] * len(packed), 1)
     by_exit = exited(counts)
     latency_ms = mean_latency_ms(latency_histograms(counts).sum(axis=0))
     return ExitMix(samples=sum(by_exit), counts=by_exit, mean_latency_ms=latency_ms)

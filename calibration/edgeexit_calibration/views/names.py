@@ -15,7 +15,7 @@ from edgeexit_calibration.store.cohorts import CohortAddress
 from edgeexit_calibration.store.tables import CohortRow, DeviceRow, FleetRow
 
 _MAX_NAMED: Final = 3
-_NEIGHBOURS: Final = 50
+_NEIGHBOURS: Final = 10
 """Names before and after an unknown one, per shard, among which the nearest ones are looked for."""
 _SHARDS_SEARCHED: Final = 20
 _SIMILARITY: Final = 0.5

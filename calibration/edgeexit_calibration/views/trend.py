@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from edgeexit.errors import ConfigError
 from edgeexit.latency import BIN_COUNT
+from edgeexit_calibration.ingest.count_matrix import sum_groups, unpack_rows
 from edgeexit_calibration.store.cohorts import CohortAddress, find_cohort
 from edgeexit_calibration.store.database import Database
 from edgeexit_calibration.store.tables import CohortBucketRow, CohortRow, DeviceBucketRow, RegistrationRow
@@ -24,7 +25,6 @@ from edgeexit_calibration.views.buckets import (
     exited,
     exits_of,
     latency_histograms,
-    sum_counts,
 )
 from edgeexit_calibration.views.names import address_of, find_named_device
 
@@ -164,8 +164,10 @@ def _points(buckets: Sequence[_Bucket], step_s: int, exits: int) -> Iterator[Tre
                 points.setdefault((start_s, span_s), []).append(packed)
                 break
     spans_in_order = sorted(points)
-    counts = [sum_counts(points[span], exits) for span in spans_in_order]
-    histograms = np.array([latency_histograms(one) for one in counts]).reshape(-1, exits, BIN_COUNT)
+    parts = [points[span] for span in spans_in_order]
+    groups = [index for index, part in enumerate(parts) for _ in part]
+    counts = sum_groups(unpack_rows([one for part in parts for one in part], exits), groups, len(parts))
+    histograms = np.stack([latency_histograms(one) for one in counts])
     by_exit = estimate_latencies(histograms.reshape(-1, BIN_COUNT))
     in_all = estimate_latencies(histograms.sum(axis=1))
     for index, (start_s, span_s) in enumerate(spans_in_order):
