@@ -5,7 +5,7 @@ import shutil
 import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 
 import msgspec
 import pytest
@@ -13,6 +13,7 @@ from edgeexit_calibration import CohortAddress, events, open_database, policy_hi
 from edgeexit_calibration.ingest.drops import Drop, DropCounter
 from edgeexit_calibration.ingest.uplink import Uplink
 from edgeexit_calibration.publishing.heartbeats import Heartbeats
+from edgeexit_calibration.publishing.publisher import Publisher
 from edgeexit_calibration.publishing.signed_revisions import RevisionRecorder, SignedRevision
 from edgeexit_calibration.recalibrate.watcher import Watcher
 from edgeexit_calibration.store.cohorts import find_or_add_cohort
@@ -228,3 +229,18 @@ def test_a_queue_of_drops_keeps_what_could_not_be_written(database, number):
         drops.take().write(session, now=NOW)
     with database.reading() as session:
         assert session.get_one(FleetRow, FLEET).drops == {"unreadable": 2}
+
+
+def publish_often(database, number, key):
+    """Record the publication of every revision, as leaders do that the broker has answered."""
+    publisher = Publisher(database, _NoSession(), fleet=FLEET, keys=[PrivateKey.from_private_bytes(key)])
+    for policy in publisher._current_policies():
+        publisher._record_publication(policy, NOW + timedelta(seconds=number))
+
+
+@ON_POSTGRESQL
+def test_a_publication_is_recorded_once(database, database_url, bundle):
+    cohort = register(database, bundle, **GOAL, user="ada").cohort
+    at_once(database_url, publish_often, PrivateKey.generate().private_bytes_raw())
+    assert [event.kind for event in events(database, cohort)] == ["registered", "published"]
+    assert policy_history(database, cohort)[0].published_at == events(database, cohort)[1].time
