@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _DEFAULT_CONNECTIONS = 256
 _SOME = 0.5
 """Rate of each event per minute with --all-events."""
+_FEW = 6
+"""Clones, and malicious devices, with --all-events: one of each kind."""
 
 
 class MqttChoice(str, Enum):
@@ -157,8 +159,8 @@ def simulate_command(
             restarts=restarts or _SOME * all_events,
             stragglers=stragglers or _SOME * all_events,
             clock_jumps=clock_jumps or _SOME * all_events,
-            clones=clones or _some_of(devices) * all_events,
-            malicious=malicious or _some_of(devices) * all_events,
+            clones=clones or _FEW * all_events,
+            malicious=malicious or _FEW * all_events,
         ),
     )
     if options.interval_s <= 0 or options.resend_s <= 0:
@@ -187,11 +189,6 @@ def simulate_command(
         print_outcome(outcome, options)
     if not outcome.is_exact:
         raise typer.Exit(1)
-
-
-def _some_of(devices: int) -> int:
-    """Return the number of clones, and of malicious devices, with --all-events."""
-    return max(6, devices // 100)
 
 
 def _model(path: Path, data: Path) -> "SimulatedModel":
