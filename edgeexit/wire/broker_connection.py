@@ -12,6 +12,7 @@ from typing import Any, Final
 import paho.mqtt.client as paho
 from paho.mqtt.enums import MQTTErrorCode
 
+from edgeexit.wire.acknowledgements import Acknowledgements
 from edgeexit.wire.broker_config import BrokerConfig
 from edgeexit.wire.broker_limits import BrokerLimits
 from edgeexit.wire.bulk_client import BulkClient
@@ -74,9 +75,10 @@ class BrokerConnection:
         self.outgoing = Outgoing(self._client, callbacks)
         self.reason = EndingReason(options.client_id)
         self._wakeup = Wakeup()
-        self.incoming = Incoming(callbacks, options, self._wakeup)
+        self.acknowledgements = Acknowledgements(self._wakeup)
+        self._incoming = Incoming(callbacks, options, self.acknowledgements)
         if isinstance(self._client, BulkClient):
-            self._client.on_publishes = self.incoming.receive
+            self._client.on_publishes = self._incoming.receive
         self._connected_at: float | None = None
         self._is_connected = False
         self._is_silent = False
@@ -138,7 +140,7 @@ class BrokerConnection:
     def _process_packets(self) -> None:
         connack_due = time.monotonic() + _CONNACK_TIMEOUT_S
         disconnect_due: float | None = None
-        with PacketLoop(self._client, self._wakeup, is_paused=self.incoming.is_full) as loop:
+        with PacketLoop(self._client, self._wakeup, is_paused=self._incoming.is_full) as loop:
             while loop.is_open:
                 now = time.monotonic()
                 if self._closing.is_set() and disconnect_due is None:
@@ -164,7 +166,7 @@ class BrokerConnection:
                 try:
                     loop.step(0.0 if self.outgoing.can_hand_over else min(due, default=now + _WAIT_S) - now)
                 finally:
-                    self.incoming.deliver()
+                    self._incoming.deliver()
         self.reason.add_old_connack(self._client.first_packet)
         if loop.problem is not None:
             self.reason.add_foreign(loop.problem)
@@ -173,7 +175,7 @@ class BrokerConnection:
 
     def _send_encoded(self) -> None:
         """Hand the acknowledgements and the messages with QoS 0 to the client, as one buffer."""
-        packets = self.incoming.take_acks() + self.outgoing.take_unconfirmed()
+        packets = self.acknowledgements.take() + self.outgoing.take_unconfirmed()
         if packets:
             self._client.send_raw(b"".join(packets))
 
@@ -256,4 +258,4 @@ class BrokerConnection:
         payload = b"" if is_cut else bytes(message.payload)
         topic = message._topic  # noqa: SLF001 - `topic` raises an error if it is not UTF-8
         one = Publish(topic, payload, message.mid, message.qos, message.retain, message.dup, is_cut)
-        self.incoming.receive([one])
+        self._incoming.receive([one])

@@ -1,46 +1,39 @@
-"""The messages that arrive on one connection: their delivery, and their acknowledgement to the broker."""
+"""The messages that arrive on one connection, and their delivery to the session's callback."""
 
-import threading
-from collections import deque
 from collections.abc import Sequence
 
+from edgeexit.wire.acknowledgements import Acknowledgements
 from edgeexit.wire.callbacks import SessionCallbacks
-from edgeexit.wire.packet_codec import Publish, encode_pubacks
+from edgeexit.wire.packet_codec import Publish
 from edgeexit.wire.session_options import Delivery, SessionOptions
-from edgeexit.wire.wakeup import Wakeup
 
 
 class Incoming:
-    """Delivers messages to the session's callback, and acknowledges those that the receiver has processed.
-
-    `acknowledge` is thread-safe; the rest runs in the network thread.
+    """Delivers messages to the session's callback, in the network thread.
 
     Args:
         callbacks: of the session.
         options: of the session.
-        wakeup: wakes the network thread.
+        acknowledgements: of the connection.
 
     """
 
-    def __init__(self, callbacks: SessionCallbacks, options: SessionOptions, wakeup: Wakeup) -> None:
+    def __init__(
+        self, callbacks: SessionCallbacks, options: SessionOptions, acknowledgements: Acknowledgements
+    ) -> None:
         self._callbacks = callbacks
         self._options = options
+        self._acknowledgements = acknowledgements
         # paho acknowledges the other messages by itself.
         self._acknowledges = options.manual_ack or callbacks.takes_batches
-        self._wakeup = wakeup
         self._batch: list[Delivery] = []
-        self._lock = threading.Lock()
-        self._unacked: dict[int, int] = {}
-        """Packet id -> bytes of the payload, of the delivered messages that are not acknowledged."""
-        self._unacked_bytes = 0
-        self._acks: deque[bytes] = deque()
 
     def is_full(self) -> bool:
         """Return True if a session that takes batches has delivered more than may be unacknowledged."""
         messages, size = self._options.receive_maximum, self._options.max_unacked_bytes
         return self._callbacks.takes_batches and (
-            (messages is not None and len(self._unacked) > messages)
-            or (size is not None and self._unacked_bytes > size)
+            (messages is not None and len(self._acknowledgements) > messages)
+            or (size is not None and self._acknowledgements.unacked_bytes > size)
         )
 
     def receive(self, messages: Sequence[Publish]) -> None:
@@ -48,24 +41,24 @@ class Incoming:
         deliveries: list[Delivery] = []
         ignored: list[int] = []
         for topic, payload, packet_id, qos, retain, dup, is_cut in messages:
+            origin = self._acknowledgements if qos and self._acknowledges else None
             try:
                 name = topic.decode()
             except UnicodeDecodeError:
                 self._callbacks.repeats.warning("topic", "a message was ignored: its topic is not UTF-8")
-                ignored.append(packet_id)
+                if origin is not None:
+                    ignored.append(packet_id)
                 continue
             if is_cut:
                 text = "'%s': the content of a message was skipped: it is too large"
                 self._callbacks.repeats.warning(("oversized", name), text, name)
-            origin = self if qos and self._acknowledges else None
             deliveries.append(
                 Delivery(
                     topic=name, payload=payload, retain=retain, qos=qos, dup=dup, packet_id=packet_id, origin=origin
                 )
             )
-        self._record(deliveries)
-        if ignored and self._acknowledges:
-            self._send_pubacks([one for one in ignored if one])
+        self._acknowledgements.expect(deliveries)
+        self._acknowledgements.send(ignored)
         if self._callbacks.takes_batches:
             self._batch += deliveries
         else:
@@ -78,31 +71,4 @@ class Incoming:
             batch, self._batch = self._batch, []
             self._callbacks.messages(batch)
             if not self._options.manual_ack:
-                self.acknowledge(batch)
-
-    def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        """Acknowledge messages to the broker, in this order; those of another connection are left out."""
-        due: list[int] = []
-        with self._lock:
-            for one in deliveries:
-                if one.origin is self and (size := self._unacked.pop(one.packet_id, None)) is not None:
-                    self._unacked_bytes -= size
-                    due.append(one.packet_id)
-        self._send_pubacks(due)
-
-    def take_acks(self) -> list[bytes]:
-        """Remove and return the packets that acknowledge messages."""
-        return [self._acks.popleft() for _ in range(len(self._acks))]
-
-    def _record(self, deliveries: Sequence[Delivery]) -> None:
-        with self._lock:
-            for one in deliveries:
-                if one.origin is not None:
-                    size = len(one.payload)
-                    self._unacked_bytes += size - self._unacked.get(one.packet_id, 0)
-                    self._unacked[one.packet_id] = size
-
-    def _send_pubacks(self, packet_ids: Sequence[int]) -> None:
-        if packet_ids:
-            self._acks.append(encode_pubacks(packet_ids))
-            self._wakeup.wake()
+                self._acknowledgements.acknowledge(batch)

@@ -183,7 +183,7 @@ class BrokerSession:
         """
         connection = self._connection
         if connection is not None:
-            connection.incoming.acknowledge(deliveries)
+            connection.acknowledgements.acknowledge(deliveries)
 
     def _run(self) -> None:
         while not self._stopping.is_set():

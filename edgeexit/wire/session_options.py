@@ -17,8 +17,11 @@ class DeliveryOrigin(Protocol):
         """Acknowledge messages to the broker."""
 
 
-class Delivery(msgspec.Struct, frozen=True, kw_only=True):
-    """A received message. With `manual_ack`, the receiver calls `ack` when it has processed the message."""
+class Delivery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A received message. With `manual_ack`, the receiver calls `ack` when it has processed the message.
+
+    The garbage collector does not track it, because thousands wait: it refers to nothing that refers to it.
+    """
 
     topic: str
     payload: bytes
