@@ -14,8 +14,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SITUATIONS = (
-    "kills", "brokers", "calibrators", "postgres", "calibrator-disk", "links", "disks", "rollback", "bits", "clones",
-    "packets", "cost",
+    "kills", "brokers", "calibrators", "postgres", "processes", "calibrator-disk", "links", "disks", "rollback", "bits",
+    "clones", "nonsense", "packets", "cost",
 )  # fmt: skip
 _LIMIT_S = 1200.0
 """Far above what a run needs on a busy machine."""
