@@ -1,6 +1,6 @@
 """Everything that `edgeexit calibrator status` shows, in a number of queries that does not grow with the devices."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -10,11 +10,12 @@ from sqlalchemy.orm import Session
 from edgeexit_calibration.store.database import Database
 from edgeexit_calibration.store.troubles import SHOWN_FOR
 from edgeexit_calibration.views.attention import KINDS, Attention, drops_attention
+from edgeexit_calibration.views.cohort_metrics import cohort_metrics
 from edgeexit_calibration.views.cohort_views import CohortView, cohort_views
 from edgeexit_calibration.views.device_attention import device_attention
 from edgeexit_calibration.views.device_counts import DeviceCount, count_devices
 from edgeexit_calibration.views.device_views import FleetView, fleet_drops
-from edgeexit_calibration.views.metrics import Disagreement, ExitMix, cohort_disagreement, cohort_exit_mix
+from edgeexit_calibration.views.metrics import Disagreement, ExitMix
 from edgeexit_calibration.views.names import check_fleet, fleet_names
 from edgeexit_calibration.views.processes import FleetProcesses, fleet_processes, process_attention
 
@@ -90,7 +91,7 @@ def status(
             attention=attention,
             attention_counts=numbers,
             fleets=summaries,
-            cohorts=tuple(_cohort_status(session, key, views[key]) for key in shown),
+            cohorts=_cohort_statuses(session, {key: views[key] for key in shown}),
             cohorts_total=len(views),
         )
 
@@ -115,13 +116,11 @@ def _summary(
     )
 
 
-def _cohort_status(session: Session, cohort_id: int, cohort: CohortView) -> CohortStatus:
-    mix = cohort_exit_mix(session, cohort_id, cohort.revision)
-    return CohortStatus(
-        cohort=cohort,
-        disagreement=cohort_disagreement(session, cohort_id, cohort.revision),
-        exit_mix=mix,
-        exit_rates=mix.rates,
+def _cohort_statuses(session: Session, cohorts: Mapping[int, CohortView]) -> tuple[CohortStatus, ...]:
+    metrics = cohort_metrics(session, cohorts)
+    return tuple(
+        CohortStatus(cohort=cohorts[key], disagreement=disagreement, exit_mix=mix, exit_rates=mix.rates)
+        for key, (mix, disagreement) in metrics.items()
     )
 
 

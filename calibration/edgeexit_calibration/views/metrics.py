@@ -4,7 +4,7 @@ A span is (after, until] in ids of audited samples. `audit_watermark` returns th
 of one span and the start of the next one.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 from sqlalchemy import ColumnElement, func, select
@@ -64,14 +64,15 @@ def exit_mix(database: Database, cohort: CohortAddress, *, revision: int | None 
     """Return the exit mix and the latency of the samples that devices reported under a revision (None: under all)."""
     with database.reading() as session:
         found = find_cohort(session, cohort)
-        return ExitMix(samples=0, counts=()) if found is None else cohort_exit_mix(session, found.id, revision)
+        if found is None:
+            return ExitMix(samples=0, counts=())
+        query = select(CohortBucketRow.counts).filter_by(cohort_id=found.id)
+        packed = session.scalars(query if revision is None else query.filter_by(revision=revision)).all()
+        return mix_of(packed, _exit_count(session, found.id, (exits_of(packed),)))
 
 
-def cohort_exit_mix(session: Session, cohort_id: int, revision: int | None) -> ExitMix:
-    """Return what `exit_mix` returns, in a session."""
-    query = select(CohortBucketRow.counts).filter_by(cohort_id=cohort_id)
-    packed = session.scalars(query if revision is None else query.filter_by(revision=revision)).all()
-    exits = _exit_count(session, cohort_id, (exits_of(packed),))
+def mix_of(packed: Sequence[bytes], exits: int) -> ExitMix:
+    """Return the exit mix of the packed counts of buckets."""
     if not packed:
         return ExitMix(samples=0, counts=(0,) * exits)
     (counts,) = sum_groups(unpack_rows(packed, exits), [0] * len(packed), 1)
@@ -118,23 +119,21 @@ def disagreement(
         if found is None:
             return interval(0, 0, confidence)
         if after == 0 and until is None:
-            return cohort_disagreement(session, found.id, revision, confidence)
+            return _total(session, found.id, revision, confidence)
         _, span = _span(session, found.id, revision, after, until)
         query = select(AuditedSampleRow.disagrees, func.count()).where(*span).group_by(AuditedSampleRow.disagrees)
         counts = {row[0]: row[1] for row in session.execute(query)}
         return interval(counts.get(True, 0), sum(counts.values()), confidence)
 
 
-def cohort_disagreement(
-    session: Session, cohort_id: int, revision: int | None, confidence: float = 0.95
-) -> Disagreement:
-    """Return the disagreement over all audited samples of a revision (None: of all), in a session."""
+def _total(session: Session, cohort_id: int, revision: int | None, confidence: float) -> Disagreement:
+    """Return the disagreement over all audited samples of a revision (None: of all)."""
     query = select(func.sum(AuditTotalRow.disagreeing), func.sum(AuditTotalRow.samples)).filter_by(cohort_id=cohort_id)
     disagreeing, samples = session.execute(query if revision is None else query.filter_by(revision=revision)).one()
     return interval(int(disagreeing or 0), int(samples or 0), confidence)
 
 
-def interval(disagreeing: int, samples: int, confidence: float) -> Disagreement:
+def interval(disagreeing: int, samples: int, confidence: float = 0.95) -> Disagreement:
     """Return the disagreement of a number of samples, with its Clopper-Pearson interval."""
     tail = (1 - confidence) / 2
     return Disagreement(
