@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 from edgeexit_calibration.store.counts import PER_EXIT, pack_counts, width_of
-from edgeexit_calibration.store.database import Database
+from edgeexit_calibration.store.database import open_database
 from edgeexit_calibration.store.tables import (
     AuditedSampleRow,
     AuditRow,
@@ -23,7 +23,21 @@ from edgeexit_calibration.store.tables import (
     TableBase,
 )
 from edgeexit_calibration.store.troubles import Trouble
-from sqlalchemy import ColumnElement, Integer, String, Text, case, cast, func, insert, literal, select, text
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    String,
+    Text,
+    case,
+    cast,
+    create_engine,
+    func,
+    insert,
+    literal,
+    make_url,
+    select,
+    text,
+)
 from sqlalchemy.orm import Session
 
 from edgeexit.policies import PolicyDocument, Scope, encode_document
@@ -55,24 +69,25 @@ class Size(NamedTuple):
     """Buckets of each device."""
 
 
-def fill(database: Database, size: Size, now: datetime) -> None:
-    """Fill an empty database, and let it gather the statistics that its own maintenance gathers."""
-    with database.writing() as session:
-        if not database.is_sqlite:
-            session.execute(text("SET LOCAL statement_timeout = 0"))
+def fill(url: str, size: Size, now: datetime) -> None:
+    """Create the tables in an empty database and fill them; a server gathers its statistics, as it does by itself."""
+    open_database(url).close()
+    engine = create_engine(make_url(url).set(drivername="postgresql+psycopg") if "postgresql" in url else url)
+    is_sqlite = engine.dialect.name == "sqlite"  # this engine has no limits of time, unlike that of the calibrator
+    with Session(engine) as session, session.begin():
         _add_cohorts(session, now)
         _add_devices(session, size.devices, now)
         _add_device_buckets(session, size, now)
         _add_cohort_buckets(session, size.counted, now)
         _add_audits(session, size, now)
         _add_events(session, size, now)
-        if not database.is_sqlite:  # ids were chosen here
+        if not is_sqlite:  # ids were chosen here
             for table in ("device", "cohort", "audit", "audited_sample", "event"):
                 session.execute(text(f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), max(id)) FROM {table}"))  # noqa: S608
-    if not database.is_sqlite:
-        with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(text("SET statement_timeout = 0"))
+    if not is_sqlite:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text("VACUUM (ANALYZE)"))
+    engine.dispose()
 
 
 def digest_of(cohort: int) -> str:

@@ -8,6 +8,7 @@ import msgspec
 from sqlalchemy.orm import Session
 
 from edgeexit_calibration.store.database import Database
+from edgeexit_calibration.store.size_limit import SizeReport, size_report
 from edgeexit_calibration.store.troubles import SHOWN_FOR
 from edgeexit_calibration.views.attention import KINDS, Attention, drops_attention
 from edgeexit_calibration.views.cohort_metrics import cohort_metrics
@@ -137,6 +138,8 @@ def _attention(
             others.append(drops_attention(fleet.fleet, fleet.drops.drops, fleet.drops.last_drop))
     for cohort in cohorts:
         others += _of_cohort(cohort)
+    if (size := size_report(session)) is not None and size.is_over:
+        others.append(_database_full(size))
     counts: dict[str, int] = {}
     shown: list[Attention] = []
     for kind in KINDS:
@@ -147,6 +150,16 @@ def _attention(
             counts[kind] = number
             shown += own
     return tuple(shown), counts
+
+
+def _database_full(size: SizeReport) -> Attention:
+    used, limit = (f"{count / 2**30:.1f} GiB" for count in (size.used_bytes, size.max_bytes))
+    return Attention(
+        kind="database full",
+        subject="database",
+        text=f"it has {used} and may have {limit}, although all that may be deleted was deleted",
+        advice="raise --max-database-gb of `edgeexit calibrator run`, or see `edgeexit calibrator vacuum --dry-run`",
+    )
 
 
 def _of_cohort(cohort: CohortView) -> list[Attention]:
