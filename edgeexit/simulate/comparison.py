@@ -102,6 +102,8 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     """Something that the database should hold and does not, or the other way round."""
 
     kind: DifferenceKind
+    what: str
+    """What differs, the same text for all devices."""
     device: str
     text: str
     """One line for people."""
@@ -133,7 +135,7 @@ def compare_fleet(
         stored: DeviceTotals | None = after.devices.get(name)
         if stored is None:
             if any(one.acked for sent in starts for one in sent.series.values()):
-                yield Difference(kind="lost", device=name, text="the device is not in the database")
+                yield Difference(kind="lost", what="device", device=name, text="the device is not in the database")
             continue
         for sent in starts:
             yield from _series_differences(name, sent, stored)
@@ -150,23 +152,23 @@ def _series_differences(name: str, sent: SentStart, stored: DeviceTotals) -> Ite
         if found is None:
             if series.acked:
                 text = f"{what}: report {series.acked} was acknowledged and is not stored"
-                yield Difference(kind="lost", device=name, text=text)
+                yield Difference(kind="lost", what="report", device=name, text=text)
             continue
         if found.sequence < series.acked:
             text = f"{what}: report {found.sequence} is stored, report {series.acked} was acknowledged"
-            yield Difference(kind="lost", device=name, text=text)
+            yield Difference(kind="lost", what="report", device=name, text=text)
             continue
         payload = _payload_of(sent, series, found.sequence)
         if payload is None:
             text = f"{what}: report {found.sequence} is stored, which was not sent or is refused"
-            yield Difference(kind="wrong", device=name, text=text)
+            yield Difference(kind="wrong", what="report", device=name, text=text)
         elif found.counts is None or not np.array_equal(found.counts, _counts_of(payload)):
             text = f"{what}: the counters of report {found.sequence} are not those that were sent"
-            yield Difference(kind="wrong", device=name, text=text)
+            yield Difference(kind="wrong", what="counters of a report", device=name, text=text)
     for start, revision in stored.series:
         if start == sent.start and revision not in sent.series:
             text = f"start {start}: revision {revision} is stored, of which no report was sent"
-            yield Difference(kind="wrong", device=name, text=text)
+            yield Difference(kind="wrong", what="report", device=name, text=text)
 
 
 def _audit_differences(name: str, sent: SentStart, stored: DeviceTotals) -> Iterator[Difference]:
@@ -177,6 +179,7 @@ def _audit_differences(name: str, sent: SentStart, stored: DeviceTotals) -> Iter
     if audits < expected.audits or samples < expected.samples:
         yield Difference(
             kind="lost",
+            what="audits",
             device=name,
             text=f"start {sent.start}: {audits} audits with {samples} samples are stored, {expected.audits} with "
             f"{expected.samples} were acknowledged",
@@ -184,13 +187,14 @@ def _audit_differences(name: str, sent: SentStart, stored: DeviceTotals) -> Iter
     elif audits > expected.audits + len(possible) or samples > most:
         yield Difference(
             kind="double",
+            what="audits",
             device=name,
             text=f"start {sent.start}: {audits} audits with {samples} samples are stored, only "
             f"{expected.audits + len(possible)} with {most} were sent",
         )
     elif not possible and found is not None and (found.sequences, found.exits) != (expected.sequences, expected.exits):
         text = f"start {sent.start}: the numbers or exits of its audits are not those that were sent"
-        yield Difference(kind="wrong", device=name, text=text)
+        yield Difference(kind="wrong", what="audits", device=name, text=text)
 
 
 def _bucket_differences(name: str, before: DeviceTotals | None, stored: DeviceTotals) -> Iterator[Difference]:
@@ -204,7 +208,8 @@ def _bucket_differences(name: str, before: DeviceTotals | None, stored: DeviceTo
         text = (
             f"revision {revision}: its buckets of time count {_samples(counted)} samples, its reports {_samples(grown)}"
         )
-        yield Difference(kind="wrong" if not more else "double" if more > 0 else "lost", device=name, text=text)
+        kind: DifferenceKind = "wrong" if not more else "double" if more > 0 else "lost"
+        yield Difference(kind=kind, what="buckets of time", device=name, text=text)
 
 
 def _state_differences(members: list[FleetMember], after: FleetTotals) -> Iterator[Difference]:
@@ -219,7 +224,7 @@ def _state_differences(members: list[FleetMember], after: FleetTotals) -> Iterat
                 f"the newest state has start {agent.sent.start}, revision {agent.revision}, offline; stored is "
                 f"{stored.start}, revision {stored.revision}, {'online' if stored.online else 'offline'}"
             )
-            yield Difference(kind="wrong", device=name, text=text)
+            yield Difference(kind="wrong", what="state", device=name, text=text)
 
 
 def _cohort_differences(
@@ -235,7 +240,8 @@ def _cohort_differences(
     if least <= found <= most:
         return
     text = f"the buckets of the cohort count {found} samples, those of its devices {least}"
-    yield Difference(kind="lost" if found < least else "double", device=f"cohort '{cohort[1]}'", text=text)
+    kind: DifferenceKind = "lost" if found < least else "double"
+    yield Difference(kind=kind, what="buckets of the cohort", device=f"cohort '{cohort[1]}'", text=text)
 
 
 def _device_samples(before: FleetTotals, after: FleetTotals, name: str) -> int:

@@ -37,7 +37,7 @@ class LoadProgress(NamedTuple):
     """What a run has done so far."""
 
     phase: str
-    """connecting, load or settling."""
+    """connecting, load, settling or comparing."""
     reports: int
     acknowledged: int
     waiting: int
@@ -61,6 +61,7 @@ class FleetLoad:
         members: all devices.
         director: what happens to them.
         hostile: the malicious devices.
+        warm_up_s: time until the calibrator had answered the first report of each connection.
         cpu_s: CPU time of this process during the load.
         began: monotonic seconds of the begin of the load.
         ended: the same of its end, before the last acknowledgements.
@@ -82,7 +83,7 @@ class FleetLoad:
         self.workload = Workload(model, options.agents, seed=options.seed)
         self.table = CounterTable(options.agents, model.dataset.exits)
         self.began = self.ended = 0.0
-        self.cpu_s = 0.0
+        self.cpu_s = self.warm_up_s = 0.0
         self._access = access
         self._on_progress = on_progress
         self._shipped = self.workload.book.under(model.policy)
@@ -121,6 +122,8 @@ class FleetLoad:
         housekeeping = asyncio.ensure_future(self._keep_house())
         try:
             await self._connect()
+            await self._warm_up()
+            self.ledger.begin_measurement()
             self.began = time.monotonic()
             cpu_s = time.process_time()
             await self._generate()
@@ -137,6 +140,16 @@ class FleetLoad:
             for task in late:
                 task.cancel()
 
+    def progress(self, phase: str) -> LoadProgress:
+        """Return what has been done, and in which phase the run is."""
+        return LoadProgress(
+            phase=phase,
+            reports=self.ledger.reports,
+            acknowledged=self.ledger.acked_reports,
+            waiting=self.ledger.waiting,
+            seconds=time.monotonic() - self.began if self.began else 0.0,
+        )
+
     async def _connect(self) -> None:
         deadline = time.monotonic() + _READY_S
         while not all(gateway.is_ready for gateway in self._gateways):
@@ -152,6 +165,17 @@ class FleetLoad:
             if self._stopping.is_set():
                 return
             await asyncio.sleep(_TICK_S)
+
+    async def _warm_up(self) -> None:
+        """Wait until the calibrator has taken the first states: it answers one report of each connection after them."""
+        began = time.monotonic()
+        last = {id(member.gateway): member for member in self.members if member.may_report}
+        if last and not self._stopping.is_set():
+            self._report(list(last.values())[: self.options.reports], began)
+        deadline = began + self.options.settle_s
+        while self.ledger.waiting and time.monotonic() < deadline and not self._stopping.is_set():  # noqa: ASYNC110 - cheap
+            await asyncio.sleep(_TICK_S)
+        self.warm_up_s = time.monotonic() - began
 
     async def _generate(self) -> None:
         options, reports_per_s = self.options, self.options.reports_per_s
@@ -243,17 +267,8 @@ class FleetLoad:
                 carriers = {member.agent.sent.address.device: member for member in self.members}
             for message in due:
                 carriers[message.owner.address.device].transmit(message, now)
-            self._on_progress(self._progress(now))
-
-    def _progress(self, now: float) -> LoadProgress:
-        phase = "settling" if self.ended else "load" if self.began else "connecting"
-        return LoadProgress(
-            phase=phase,
-            reports=self.ledger.reports,
-            acknowledged=self.ledger.acked_reports,
-            waiting=self.ledger.waiting,
-            seconds=now - self.began if self.began else 0.0,
-        )
+            phase = "settling" if self.ended else "load" if self.began else "connecting"
+            self._on_progress(self.progress(phase))
 
     def _all_members(self) -> list[FleetMember]:
         """Return the devices, those that join later, and the clones: two agents of each name."""

@@ -138,7 +138,15 @@ class Ledger:
         """Reason of a refusal that is not final -> messages that still wait because of it."""
         self.delays = AckDelays()
         self.first_ack = self.last_ack = 0.0
-        """Monotonic seconds of acknowledgements of reports."""
+        """Monotonic seconds of acknowledgements of reports since `begin_measurement`."""
+        self.acked_before = 0
+        """Reports that were acknowledged before."""
+
+    def begin_measurement(self) -> None:
+        """Measure delays and rates from now on."""
+        self.delays = AckDelays()
+        self.first_ack = self.last_ack = 0.0
+        self.acked_before = self.acked_reports
 
     def open_start(self, address: DeviceAddress, start: str, role: Role = "device") -> SentStart:
         """Add a start of an agent."""

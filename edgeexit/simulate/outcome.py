@@ -1,15 +1,25 @@
 """The result of a simulation, as the command prints it."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from itertools import islice
 from typing import Final
 
 import msgspec
 
-from edgeexit.simulate.comparison import Difference, FleetTotals
+from edgeexit.simulate.comparison import Difference, DifferenceKind, FleetTotals
 from edgeexit.simulate.fleet_load import FleetLoad
 
-_MAX_NAMED: Final = 20
+_MAX_NAMED: Final = 5
+"""Differences of one group that are named."""
+
+
+class DifferenceGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """Differences of one kind in the same part of the database."""
+
+    kind: DifferenceKind
+    what: str
+    count: int
+    first: tuple[Difference, ...]
 
 
 class DatabaseBalance(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,8 +29,7 @@ class DatabaseBalance(msgspec.Struct, frozen=True, kw_only=True):
     lost: int
     double: int
     wrong: int
-    first: tuple[Difference, ...]
-    """The first differences."""
+    groups: tuple[DifferenceGroup, ...]
     drops: Mapping[str, int]
     """Cause -> messages of the fleet that the calibrator did not store since the begin of the run."""
 
@@ -51,7 +60,9 @@ class SimulationOutcome(msgspec.Struct, frozen=True, kw_only=True):
     refused_for_now: Mapping[str, int]
     """Reason of a refusal that is not final -> messages."""
     reports_per_s: float | None
-    """Acknowledged reports per second, from the first to the last acknowledgement."""
+    """Acknowledged reports per second, from the first to the last acknowledgement of the load."""
+    warm_up_s: float
+    """Time from the last connection until the calibrator had answered a first report of each connection."""
     ack_p50_s: float | None
     ack_p99_s: float | None
     """Percentiles of the time from sending to acknowledgement."""
@@ -98,7 +109,8 @@ def outcome_of(load: FleetLoad) -> SimulationOutcome:
         unanswered_by_broker=sum(message.rejected_by_broker for message in ledger.unanswered),
         refused=dict(ledger.refused),
         refused_for_now=dict(ledger.held),
-        reports_per_s=round(ledger.acked_reports / span_s, 1) if span_s > 0 else None,
+        reports_per_s=round((ledger.acked_reports - ledger.acked_before) / span_s, 1) if span_s > 0 else None,
+        warm_up_s=round(load.warm_up_s, 3),
         ack_p50_s=ledger.delays.percentile(50),
         ack_p99_s=ledger.delays.percentile(99),
         reconnects=load.reconnects,
@@ -113,18 +125,27 @@ def outcome_of(load: FleetLoad) -> SimulationOutcome:
 
 def balance_of(differences: Iterable[Difference], before: FleetTotals, after: FleetTotals) -> DatabaseBalance:
     """Return the summary of a comparison."""
-    found = iter(differences)
-    first = tuple(islice(found, _MAX_NAMED))
-    kinds = [one.kind for one in first] + [one.kind for one in found]
+    counts: Counter[tuple[DifferenceKind, str]] = Counter()
+    first: dict[tuple[DifferenceKind, str], list[Difference]] = {}
+    kinds: Counter[DifferenceKind] = Counter()
+    for one in differences:
+        group = one.kind, one.what
+        kinds[one.kind] += 1
+        counts[group] += 1
+        if counts[group] <= _MAX_NAMED:
+            first.setdefault(group, []).append(one)
     drops = _drops(after)
     for cause, count in _drops(before).items():
         drops[cause] = drops.get(cause, 0) - count
     return DatabaseBalance(
-        differences=len(kinds),
-        lost=kinds.count("lost"),
-        double=kinds.count("double"),
-        wrong=kinds.count("wrong"),
-        first=first,
+        differences=kinds.total(),
+        lost=kinds["lost"],
+        double=kinds["double"],
+        wrong=kinds["wrong"],
+        groups=tuple(
+            DifferenceGroup(kind=group[0], what=group[1], count=count, first=tuple(first[group]))
+            for group, count in counts.items()
+        ),
         drops={cause: count for cause, count in drops.items() if count},
     )
 

@@ -22,7 +22,7 @@ def test_nothing_is_lost_double_or_wrong(serve, simulate):
     outcome = simulate()
     assert outcome.reports == outcome.acknowledged_reports + outcome.superseded_reports == 200
     assert outcome.audits == outcome.acknowledged_audits > 0
-    assert outcome.database.first == ()
+    assert outcome.database.groups == ()
     assert outcome.is_exact
     assert (outcome.unanswered, outcome.refused, outcome.refused_for_now) == (0, {}, {})
     assert outcome.ack_p50_s <= outcome.ack_p99_s
@@ -35,7 +35,7 @@ def test_the_difference_is_zero_with_all_events_at_once(serve, simulate):
         drift=parse_drift("disagreeing:0.5@1s"),
     )  # fmt: skip
     outcome = simulate(events=events, devices=30, rate=200.0, reports=None, duration_s=5.0)
-    assert outcome.database.first == ()
+    assert outcome.database.groups == ()
     assert outcome.acknowledged_reports > 0
     assert {"churn", "restarts", "clock jumps", "times offline", "drift"} <= set(outcome.events)
     assert len(outcome.malicious) == 6
@@ -47,7 +47,7 @@ def test_a_second_run_continues_with_the_same_devices_and_counts_only_its_own_me
     serve()
     assert simulate().is_exact
     outcome = simulate(seed=0, reports=100)
-    assert outcome.database.first == ()
+    assert outcome.database.groups == ()
     with database.reading() as session:
         assert len(session.scalars(select(DeviceRow)).all()) == 12
 
@@ -59,7 +59,7 @@ def test_each_device_may_have_a_connection_of_its_own(serve, simulate, version):
     events = FleetEvents(restarts=60.0)
     outcome = simulate(version=version, connections=12, rate=100.0, reports=None, duration_s=3.0, events=events)
     assert outcome.connections == 12
-    assert outcome.database.first == ()
+    assert outcome.database.groups == ()
     assert outcome.events["restarts"] > 0
     assert outcome.reconnects > 0  # a restart of an agent ends its connection
 
@@ -70,7 +70,7 @@ def test_devices_apply_the_policies_that_the_calibrator_publishes(serve, simulat
     serve()
     keys = TrustedKeys.configured(FLEET, trusted=[load_public_key(key.with_suffix(".pub"))])
     outcome = simulate(keys=keys, rate=100.0, reports=None, duration_s=4.0)
-    assert outcome.database.first == ()
+    assert outcome.database.groups == ()
     assert list(outcome.revisions) == [1]
 
 
@@ -128,7 +128,8 @@ def test_a_damaged_database_is_noticed_and_named(serve, simulate, database, monk
     outcome = simulate(totals=totals)
     assert damaged
     assert not outcome.is_exact
-    assert (kind, True) in [(one.kind, named in one.text) for one in outcome.database.first]
+    found = [one for group in outcome.database.groups for one in group.first]
+    assert (kind, True) in [(one.kind, named in one.text) for one in found]
 
 
 def _is_complete(found) -> bool:

@@ -63,6 +63,7 @@ def print_outcome(outcome: "SimulationOutcome", options: "SimulationOptions") ->
         ("sent again", f"{outcome.copies:,}"),
         ("not answered", f"{outcome.unanswered:,}"),
         ("acknowledged per second", _number(outcome.reports_per_s, "{:,.0f} reports")),
+        ("until the states were stored", f"{outcome.warm_up_s:.1f} s"),
         ("time to acknowledgement", f"p50 {_seconds(outcome.ack_p50_s)}, p99 {_seconds(outcome.ack_p99_s)}"),
         ("reconnects", f"{outcome.reconnects:,}"),
         ("active revisions", ", ".join(f"{one}: {count:,} devices" for one, count in outcome.revisions.items())),
@@ -77,7 +78,7 @@ def print_outcome(outcome: "SimulationOutcome", options: "SimulationOptions") ->
     rows += [(f"refused for now: {reason}", f"{count:,}") for reason, count in outcome.refused_for_now.items()]
     if outcome.database is not None:
         rows += [(f"not stored: {cause}", f"{count:,}") for cause, count in outcome.database.drops.items()]
-    print_table("simulated fleet", ("", "value"), rows)
+    print_table("simulated fleet", ("figure", "value"), rows)
     _warn(outcome, options)
     _print_balance(outcome)
 
@@ -111,8 +112,10 @@ def _print_balance(outcome: "SimulationOutcome") -> None:
         f"difference to the database: {balance.differences:,} ({balance.lost:,} lost, {balance.double:,} double, "
         f"{balance.wrong:,} wrong)"
     )
-    for one in balance.first:
-        console.print(f"  {one.kind}: {printable(one.device)}: {printable(one.text)}", soft_wrap=True)
+    for group in balance.groups:
+        console.print(f"  {group.kind}, {group.what}: {group.count:,}, e.g.")
+        for one in group.first:
+            console.print(f"    {printable(one.device)}: {printable(one.text)}", soft_wrap=True)
 
 
 def _number(value: float | None, form: str) -> str:

@@ -45,7 +45,8 @@ def test_a_difference_is_named_and_the_exit_code_is_1(serve, simulate, database,
     serve()
     outcome = simulate("--database", database_url)
     assert outcome.code == 1
-    assert "lost: s0/sim-00000: start " in outcome.out
+    assert "lost, report: 6, e.g." in outcome.out
+    assert "s0/sim-00000: start " in outcome.out
     assert "was acknowledged and is not stored" in outcome.out
 
 
