@@ -1,14 +1,14 @@
 """What only the leader of a fleet does: check cohorts, refit, publish, find shards, and maintain the database.
 
-It has a thread of its own. Every write of it happens under the lease of the leader: if
-another process has taken over meanwhile, e.g. during a long refit, nothing is written any more.
+It has a thread of its own, and a second one for its presence. It writes under the lease of the leader only: if another
+process has taken over meanwhile, e.g. during a long refit, nothing is written any more.
 """
 
 import logging
 import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
-from typing import Final, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -35,9 +35,6 @@ from edgeexit_calibration.store.leases import LeaseLostError
 from edgeexit_calibration.store.maintenance import Maintenance, MaintenanceResult
 
 _log = logging.getLogger(__name__)
-
-_SOON_S: Final = 0.6
-"""Time until the next check after a connect: the presence of another calibrator has arrived by then."""
 
 
 def own_topics(fleet: str) -> tuple[str, ...]:
@@ -93,7 +90,7 @@ class Leader:
         heartbeats = Heartbeats(database, session, fleet=fleet, keys=keys, interval_s=config.heartbeat_interval_s)
         self.presence = Presence(session, own, keys=keys, takes_over=config.take_over, on_superseded=on_superseded)
         self._discovery = ShardDiscovery(database, fleet=fleet, on_new=self._wake.set)
-        self._published: list[Published] = [publisher, heartbeats, self.presence]
+        self._published: list[Published] = [publisher, heartbeats]
         self._receivers: dict[str, Callable[[str, bytes], None]] = {
             shard_of(policy_filter(fleet)): publisher.on_message,
             shard_of(heartbeat_filter(fleet)): heartbeats.on_message,
@@ -111,11 +108,16 @@ class Leader:
             self._maintain,
         ]
         self._maintenance = Maintenance(database, config.retention)
-        self._thread = threading.Thread(target=self._run, name="calibrator-leader")
+        self._threads = [
+            threading.Thread(target=self._run, name="calibrator-leader"),
+            # A refit in progress must not delay it.
+            threading.Thread(target=self.presence.run, args=(self._stopping,), name="calibrator-presence"),
+        ]
 
     def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        """Start the threads."""
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """Stop to lead; returns at once. A refit in progress ends in the background and is not written."""
@@ -124,20 +126,18 @@ class Leader:
 
     def join(self) -> None:
         """Wait until everything has stopped."""
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def _run(self) -> None:
-        try:
-            while not self._stopping.is_set():
-                self._check()
-                soon = self._reconnected.is_set()
-                self._wake.wait(_SOON_S if soon else self._interval_s)
-                self._wake.clear()
-        finally:
-            self.presence.clear()
+        while not self._stopping.is_set():
+            self._check()
+            self._wake.wait(self._interval_s)
+            self._wake.clear()
 
     def reconnected(self) -> None:
         """Check soon, and publish again; called in the network thread at every connect."""
+        self.presence.reset()
         self._reconnected.set()
         self._wake.set()
 

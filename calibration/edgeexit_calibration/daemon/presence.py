@@ -9,7 +9,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -32,6 +31,7 @@ _log = logging.getLogger(__name__)
 _CONNECT_S: Final = 3.0
 _RETAINED_S: Final = 0.5
 """A broker sends the retained message within this time after the subscription."""
+_LOOK_S: Final = 0.1
 _PAUSE_S: Final = 10.0
 """Minimum time between two publications."""
 
@@ -85,9 +85,7 @@ def check_presence(found: CalibratorPresence | None, installation: str) -> None:
 
 
 class Presence:
-    """Keeps the presence of this calibrator at the broker, in the session of the leader.
-
-    Call `publish` and `reset` in one thread; `on_message` may be called in another one.
+    """Keeps the presence of this calibrator at the broker, in the session of the leader. Thread-safe.
 
     Args:
         session: must pass messages on `presence_topic` to `on_message`.
@@ -158,7 +156,13 @@ class Presence:
             self._superseded = True
         self._on_superseded(OtherInstallationError(_refusal(other)))
 
-    def publish(self, *, now: datetime) -> None:  # noqa: ARG002 - as the other publishers
+    def run(self, stop: threading.Event) -> None:
+        """Publish whenever it is due, until `stop` is set; then remove the presence."""
+        while not stop.wait(_LOOK_S):
+            self.publish()
+        self.clear()
+
+    def publish(self) -> None:
         """Publish the presence if the broker does not have it."""
         with self._lock:
             is_due = self._publish_from_s is not None and self._clock() >= self._publish_from_s

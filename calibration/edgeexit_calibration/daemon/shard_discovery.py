@@ -45,9 +45,11 @@ class ShardDiscovery:
             address, _ = parse_up_topic(topic)
         except MessageError:
             return
+        if address.fleet != self._fleet:
+            return
         with self._lock:
             is_new = address.shard not in self._new and len(self._new) < _MAX_WAITING
-            if is_new and address.fleet == self._fleet:
+            if is_new:
                 self._new.add(address.shard)
         if is_new:
             self._on_new()
