@@ -11,17 +11,12 @@ from typing import Final
 
 import msgspec
 
-from scripts.chaoslab.packets import (
-    CONNECT,
-    PUBACK,
-    PUBLISH,
-    PacketStream,
-    message_key,
-    parse_publish,
-    parse_version,
-)
+from edgeexit.wire.packet_codec import PUBACK, PUBLISH, PacketStream, parse_publish
+from scripts.chaoslab.packets import CONNECT, message_key, packet_size, parse_version
 
+_MQTT_5: Final = 5
 _CHUNK: Final = 1024
+_MAX_PACKET: Final = 1 << 20
 _BUFFER: Final = 4096
 """Of the sockets of the proxy, so that a slow link shows to the client as one."""
 
@@ -162,7 +157,7 @@ class _Connection:
         self._forwarded = 0
         self._frozen = False
         self._version = 5
-        self._up, self._down = PacketStream(), PacketStream()
+        self._up, self._down = PacketStream(max_bytes=_MAX_PACKET), PacketStream(max_bytes=_MAX_PACKET)
         self._unfinished: dict[int, tuple[str, int]] = {}
         proxy.traffic.connections += 1
 
@@ -222,24 +217,25 @@ class _Connection:
             return
         traffic = self._proxy.traffic
         for packet in self._up.feed(data):
-            traffic.wire_bytes += packet.size
+            size = packet_size(packet)
+            traffic.wire_bytes += size
             if packet.kind == CONNECT:
                 self._version = parse_version(packet)
             key = None
-            if packet.kind == PUBLISH and packet.flags & 0b110:
-                message = parse_publish(packet, version=self._version)
-                key = message_key(message)
+            if packet.kind == PUBLISH:
+                message = parse_publish(packet, version5=self._version == _MQTT_5)
+                key = message_key(message) if message.qos else None
                 if key is not None:
                     traffic.queued_copies += key in self._unfinished.values()
                     self._unfinished[message.packet_id] = key
             if key is None:
-                traffic.message_bytes += packet.size
+                traffic.message_bytes += size
             elif key in self._proxy._seen:  # noqa: SLF001 - one connection of this proxy
                 traffic.copies += 1
             else:
                 self._proxy._seen.add(key)  # noqa: SLF001 - as above
                 traffic.messages += 1
-                traffic.message_bytes += packet.size
+                traffic.message_bytes += size
 
     def count_down(self, data: bytes) -> None:
         """Read which messages the broker has acknowledged."""

@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from scripts.chaoslab.packets import PUBLISH, PacketStream, message_key, parse_publish
+from edgeexit.wire.packet_codec import PacketStream, parse_publish
+from scripts.chaoslab.packets import message_key, packet_size, parse_version
 from scripts.chaoslab.proxy import LinkFault, Proxy
 
 CONNECT_5 = bytes([0x10, 13, 0, 4]) + b"MQTT" + bytes([5, 2, 0, 30, 0, 0, 0])
@@ -79,13 +80,18 @@ def client(proxy):
     return connect
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 1000])
-def test_packets_are_found_however_the_stream_is_divided(chunk):
-    data = CONNECT_5 + publish(b"report", b'{"start":"a","sequence":3}', 9) + puback(9)
-    stream = PacketStream()
-    found = [packet for place in range(0, len(data), chunk) for packet in stream.feed(data[place : place + chunk])]
-    assert [packet.kind for packet in found] == [1, PUBLISH, 4]
-    assert sum(packet.size for packet in found) == len(data)
+def packet_of(data: bytes):
+    (packet,) = PacketStream(max_bytes=1000).feed(data)
+    return packet
+
+
+@pytest.mark.parametrize("data", [CONNECT_5, puback(9), publish(b"report", b"{}", 9)])
+def test_the_size_of_a_packet_is_that_on_the_wire(data):
+    assert packet_size(packet_of(data)) == len(data)
+
+
+def test_a_connect_packet_names_its_version():
+    assert parse_version(packet_of(CONNECT_5)) == 5
 
 
 @pytest.mark.parametrize(
@@ -98,8 +104,7 @@ def test_packets_are_found_however_the_stream_is_divided(chunk):
 )
 def test_reports_and_audits_have_a_key(kind, payload, key):
     data = publish(kind, payload, 7, properties=b"\x05\x02\0\0\0\x3c")  # with a message expiry interval
-    (packet,) = PacketStream().feed(data)
-    message = parse_publish(packet, version=5)
+    message = parse_publish(packet_of(data), version5=True)
     assert (message.packet_id, message_key(message)) == (7, key)
 
 
