@@ -100,8 +100,9 @@ class Intake:
         """Count a message that is not stored, and log it unless the same was logged recently."""
         self.drops.add(drop)
         where = "a topic that names no device" if drop.address is None else "/".join(drop.address)
-        detail = one_line(drop.detail)
-        self._repeats.warning((drop.address, drop.cause), "%s: message not stored (%s): %s", where, drop.cause, detail)
+        self._repeats.warning(
+            (drop.address, drop.cause), "%s: message not stored (%s): %s", where, drop.cause, drop.detail
+        )
 
     def flush_log(self) -> None:
         """Log how often messages were dropped that have not been logged one by one."""
