@@ -12,6 +12,8 @@ from edgeexit.quickstart.fleet import Ports, broker_config
 from scripts.chaoslab.processes import ForkedProcess
 
 _START_S = 120.0
+_MAX_QUEUED = 100_000
+"""Messages that wait for a client: what arrives while a calibrator is away, as docs/scaling.md recommends."""
 
 
 def free_port() -> int:
@@ -44,7 +46,7 @@ class Mosquitto:
         self._config = folder / "mosquitto.conf"
         self._log = folder / "mosquitto.log"
         lines = [f"listener {self.port} 127.0.0.1", "allow_anonymous true", "user root", f"log_dest file {self._log}"]
-        lines.append(f"persistence {str(persistence).lower()}")
+        lines += [f"persistence {str(persistence).lower()}", f"max_queued_messages {_MAX_QUEUED}"]
         if persistence:
             lines += [f"persistence_location {folder}/", "autosave_interval 1"]
         if max_packet_size is not None:

@@ -53,7 +53,7 @@ class SimulatedLoad:
         size = str(_LONG if long else _SHORT)
         arguments = ["fleet", "simulate", "--bundle", str(bundle.path), "--data", str(samples), "--fleet", FLEET]
         arguments += ["--devices", size, "--rate", size, "--shards", str(shards), "--broker", url]
-        arguments += ["--database", database.url, "--resend", "3s", "--settle", f"{_SETTLE_S}s", "--json"]
+        arguments += ["--database", database.url, "--resend", "15s", "--settle", f"{_SETTLE_S}s", "--json"]
         self._process = ForkedProcess(_simulate, arguments, self._output, self._log)
 
     def kill(self) -> None:
