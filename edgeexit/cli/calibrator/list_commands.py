@@ -5,17 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeexit.cli.calibrator import rows
-from edgeexit.cli.calibrator.shared_options import DATABASE, DatabaseOption, JsonOption
+from edgeexit.cli.calibrator import rows, trend_rows
+from edgeexit.cli.calibrator.shared_options import DATABASE, WIDE, DatabaseOption, JsonOption
 from edgeexit.cli.calibrator.spans import span_of
 from edgeexit.console import console, next_step, print_json, print_json_line, print_table, printable
 from edgeexit.errors import ConfigError
 
 if TYPE_CHECKING:
     from edgeexit_calibration import DeviceView
-
-_WIDE = 120
-"""Width in characters from which a table has its last column."""
 
 
 def devices_command(
@@ -66,7 +63,7 @@ def devices_command(
     if not found:
         console.print("no device meets the conditions")
     else:
-        is_wide = console.width >= _WIDE
+        is_wide = console.width >= WIDE
         columns = rows.WIDE_DEVICE_COLUMNS if is_wide else rows.DEVICE_COLUMNS
         cells = rows.wide_device_cells if is_wide else rows.device_cells
         print_table("Devices", columns, [cells(device) for device in found])
@@ -119,11 +116,11 @@ def trend_command(
     if not found.points:
         console.print(f"{name}: no samples in the last {last}; --last 30d looks further back")
     else:
-        is_wide = console.width >= _WIDE
-        columns = rows.WIDE_TREND_COLUMNS if is_wide else rows.TREND_COLUMNS
-        cells = rows.wide_trend_cells if is_wide else rows.trend_cells
+        is_wide = console.width >= WIDE
+        columns = trend_rows.COLUMNS if is_wide else trend_rows.NARROW_COLUMNS
+        cells = trend_rows.trend_cells if is_wide else trend_rows.narrow_trend_cells
         print_table(f"Trend of {name}", columns, [cells(point) for point in found.points])
-        legend = ", ".join(f"{digit} = {name}" for digit, name in zip(rows.DIGITS, found.exits, strict=False))
+        legend = ", ".join(f"{digit} = {name}" for digit, name in zip(trend_rows.DIGITS, found.exits, strict=False))
         console.print(f"exits: {printable(legend)}", soft_wrap=True)
     if found.step_s != step_s:
         console.print(f"A point of {step} does not consist of full buckets; the step is {found.step_s // 60} min.")

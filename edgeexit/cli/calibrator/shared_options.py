@@ -7,6 +7,8 @@ import typer
 DatabaseOption = Annotated[str, typer.Option(help="SQLite file, or an SQLAlchemy database URL.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 DATABASE = "sqlite:///calibrator.sqlite"
+WIDE = 120
+"""Width of the screen in characters from which tables have all columns."""
 
 
 def current_user() -> str:

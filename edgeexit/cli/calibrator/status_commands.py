@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from edgeexit.cli.calibrator import rows
-from edgeexit.cli.calibrator.shared_options import DATABASE, DatabaseOption, JsonOption
+from edgeexit.cli.calibrator import rows, status_rows
+from edgeexit.cli.calibrator.shared_options import DATABASE, WIDE, DatabaseOption, JsonOption
 from edgeexit.cli.calibrator.spans import span_of
 from edgeexit.console import console, next_step, print_indented, print_json, print_table, printable
 
@@ -44,7 +44,7 @@ def status_command(
         return
     _print_attention(found.attention, found.attention_counts)
     for summary in found.fleets:
-        console.print(printable(rows.fleet_line(summary)))
+        console.print(printable(status_rows.fleet_line(summary)))
     if found.fleets:
         console.print()
     _print_cohorts(found)
@@ -54,8 +54,13 @@ def status_command(
 def _print_cohorts(found: "CalibratorStatus") -> None:
     if not found.cohorts:
         return
-    print_table("Cohorts", rows.COHORT_COLUMNS, [rows.cohort_cells(status.cohort) for status in found.cohorts])
-    print_table("Current revisions", rows.METRIC_COLUMNS, [rows.metric_cells(status) for status in found.cohorts])
+    is_wide = console.width >= WIDE
+    cells = status_rows.cohort_cells if is_wide else status_rows.narrow_cohort_cells
+    columns = status_rows.COHORT_COLUMNS if is_wide else status_rows.NARROW_COHORT_COLUMNS
+    print_table("Cohorts", columns, [cells(status.cohort) for status in found.cohorts])
+    metrics = status_rows.metric_cells if is_wide else status_rows.narrow_metric_cells
+    columns = status_rows.METRIC_COLUMNS if is_wide else status_rows.NARROW_METRIC_COLUMNS
+    print_table("Current revisions", columns, [metrics(status) for status in found.cohorts])
     if (more := found.cohorts_total - len(found.cohorts)) > 0:
         console.print(f"and {more:,} more cohorts, which --cohorts {found.cohorts_total} shows\n")
 
@@ -124,7 +129,8 @@ def history_command(
         return
     for address, policies, log in histories:
         print_table(f"Policies of {address}", rows.POLICY_COLUMNS, [rows.policy_cells(policy) for policy in policies])
-        print_table(f"Events of {address}", rows.EVENT_COLUMNS, [rows.event_cells(event) for event in log])
+        if log:
+            print_table(f"Events of {address}", rows.EVENT_COLUMNS, [rows.event_cells(event) for event in log])
     if of_devices or device is not None:
         cells = [(event.device or "", *rows.event_cells(event)) for event in of_devices]
         print_table("Events of devices", ("device", *rows.EVENT_COLUMNS), cells)
