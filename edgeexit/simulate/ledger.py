@@ -21,13 +21,12 @@ _OTHER_REASONS: Final = "other reasons"
 class SentSeries:
     """The reports of one (start, revision)."""
 
-    __slots__ = ("acked", "acked_payload", "newest", "newest_payload", "revision", "waiting")
+    __slots__ = ("acked", "acked_payload", "newest", "revision", "waiting")
 
     def __init__(self, revision: int) -> None:
         self.revision = revision
         self.newest = 0
         """Highest sequence number that was sent."""
-        self.newest_payload = b""
         self.acked = 0
         """Highest sequence number that was acknowledged; 0: none."""
         self.acked_payload = b""
@@ -163,7 +162,7 @@ class Ledger:
         else:
             self.reports += 1
             series = message.series
-            series.newest, series.newest_payload = message.sequence, message.payload
+            series.newest = message.sequence
             series.waiting += 1
 
     def sent(self, message: SentMessage, now: float) -> None:
