@@ -15,7 +15,7 @@ _LOCK = 0x65646765
 def installation_id(database: Database) -> str:
     """Return the name of this database; draw it at the first call. Raises DatabaseError."""
     with database.reading() as session:
-        found = session.scalar(select(InstallationRow.id))
+        found: str | None = session.scalar(select(InstallationRow.id))
     if found is not None:
         return found
     with database.writing() as session:

@@ -87,6 +87,12 @@ class Maintenance:
             self._steps = _steps(self._database, self._retention, now=now, expires=expires, result=self._result)
         try:
             is_done = _run(self._steps, stop=stop, max_s=max_s)
+        except DatabaseError as error:
+            self._steps = self._next_expiry = None
+            if not is_contention(error):
+                raise
+            self._next_pass = now + self._interval  # the storage of messages goes first
+            return None
         except BaseException:
             self._steps = self._next_expiry = None
             raise

@@ -3,12 +3,13 @@
 import multiprocessing
 import os
 import threading
+from datetime import timedelta
 
 from edgeexit_calibration import open_database
 from edgeexit_calibration.store.maintenance import Maintenance, maintain
 from edgeexit_calibration.store.retention import Merge, Retention, device_merges
 from edgeexit_calibration.store.roll_up import MAX_ROWS, roll_up
-from edgeexit_calibration.store.tables import CohortBucketRow, DeviceBucketRow, DeviceRow
+from edgeexit_calibration.store.tables import CohortBucketRow, DeviceBucketRow, DeviceRow, SeriesRow
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete, event, select
@@ -21,6 +22,7 @@ from tests.calibration.store.stored_rows import (
     cohort_bucket,
     device_bucket,
     packed,
+    series,
     sums,
     widths,
 )
@@ -180,3 +182,25 @@ def test_one_transaction_merges_a_limited_number_of_buckets(database):
     (merge, _) = device_merges(Retention(), now_s=NOW_S)
     with database.writing() as session:
         assert roll_up(session, DeviceBucketRow, merge) == MAX_ROWS
+
+
+@ON_POSTGRESQL
+def test_a_pass_that_would_wait_for_a_lock_is_no_outage_and_is_repeated(database):
+    add_fleet(database)
+    with database.writing() as session:
+        session.add(series("idle", NOW - timedelta(days=91), counts=packed(n0=1)))
+    maintenance, stop = Maintenance(database, Retention(), interval_s=60), threading.Event()
+    with database.writing() as session:
+        session.scalars(select(SeriesRow).with_for_update()).all()
+        while not _gave_up(maintenance, stop):
+            pass
+    result = None
+    while result is None:
+        result = maintenance.run(now=NOW + timedelta(minutes=2), stop=stop)
+    assert result.expired_series == 1
+
+
+def _gave_up(maintenance, stop):
+    """Continue a pass; return True if it gave up and waits for the next one."""
+    assert maintenance.run(now=NOW, stop=stop) is None
+    return maintenance._steps is None
