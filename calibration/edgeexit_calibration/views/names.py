@@ -5,9 +5,11 @@ No query reads all devices: the pairs of fleet and shard are found by jumps in t
 
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
+from itertools import groupby
+from operator import itemgetter
 from typing import Final
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from edgeexit.errors import EdgeExitError
@@ -17,7 +19,7 @@ from edgeexit_calibration.store.tables import CohortRow, DeviceRow, FleetRow
 _MAX_NAMED: Final = 3
 _NEIGHBOURS: Final = 10
 """Names before and after an unknown one, per shard, among which the nearest ones are looked for."""
-_SHARDS_SEARCHED: Final = 20
+_SHARDS_SEARCHED: Final = 8
 _SIMILARITY: Final = 0.5
 
 
@@ -38,13 +40,12 @@ def fleet_names(session: Session) -> list[str]:
     return sorted({*others, *_values(session, DeviceRow.fleet)})
 
 
-def _values(session: Session, column: InstrumentedAttribute[str], *conditions: ColumnElement[bool]) -> Iterator[str]:
-    """Yield the values of a column in their order, with one jump in an index for each."""
-    query = select(column).where(*conditions).order_by(column).limit(1)
-    found = session.scalar(query)
-    while found is not None:
-        yield found
-        found = session.scalar(query.where(column > found))
+def _values(session: Session, column: InstrumentedAttribute[str], *conditions: ColumnElement[bool]) -> Sequence[str]:
+    """Return the values of a column in their order: one statement, with one jump in an index for each value."""
+    first = select(func.min(column).label("value")).where(*conditions).cte("jumps", recursive=True)
+    following = select(func.min(column)).where(*conditions, column > first.c.value).scalar_subquery()
+    jumps = first.union_all(select(following).where(first.c.value.is_not(None)))
+    return session.scalars(select(jumps.c.value).where(jumps.c.value.is_not(None))).all()
 
 
 def check_fleet(session: Session, fleet: str) -> None:
@@ -61,13 +62,12 @@ def find_named_device(session: Session, name: str) -> DeviceRow:
     """
     *path, device = name.split("/")
     places = [place for place in fleet_shards(session) if list(place)[len(place) - len(path) :] == path]
-    found = []
-    for fleet, shard in places:
-        row = session.scalar(select(DeviceRow).filter_by(fleet=fleet, shard=shard, device=device))
-        if row is not None:
-            found.append(row)
-        if len(found) > _MAX_NAMED:
-            break
+    found: list[DeviceRow] = []
+    for fleet, group in groupby(places, key=itemgetter(0)):
+        query = select(DeviceRow).where(DeviceRow.fleet == fleet, DeviceRow.shard.in_([shard for _, shard in group]))
+        found += session.scalars(
+            query.where(DeviceRow.device == device).order_by(DeviceRow.shard).limit(_MAX_NAMED + 1)
+        )
     if not found:
         close = _nearest(device, _neighbours(session, device, places or list(fleet_shards(session))))
         raise NameLookupError(
