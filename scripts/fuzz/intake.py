@@ -144,9 +144,10 @@ def _store_all(intake: Intake, hostile: HostileMessages, honest: _HonestDevices,
     """Store the messages; return the growth of the memory in MB after the first quarter of them."""
     stop, started, sent, next_line, early_mb = threading.Event(), time.perf_counter(), 0, count / 10, 0.0
     attacks, rights = hostile.messages(), honest.messages()
+    size = min(_BATCH, count)
     while sent < count:
-        batch = [next(rights if number % _HONEST_EVERY == 0 else attacks) for number in range(_BATCH)]
-        sent += _BATCH - _BATCH // _HONEST_EVERY
+        batch = [next(rights if number % _HONEST_EVERY == 0 else attacks) for number in range(size)]
+        sent += size - len(range(0, size, _HONEST_EVERY))
         intake.store(batch, stop)
         if not early_mb or sent <= count / 4:
             early_mb = _memory_mb()
@@ -184,6 +185,9 @@ def _faults(database: Database, fleet: str, honest: _HonestDevices) -> Iterator[
             for found in session.execute(select(DeviceRow.id, DeviceRow.fleet, DeviceRow.shard, DeviceRow.device))
         }
         for address, report in honest.newest.items():
+            if address not in ids:
+                yield f"{address.device}: nothing is stored"
+                continue
             packed = session.scalars(select(DeviceBucketRow.counts).filter_by(device_id=ids[address]))
             total: Counts = sum((unpack_counts(counts) for counts in packed), np.zeros(1, np.int64))
             if not np.array_equal(total, counts_of(report)):
