@@ -24,7 +24,8 @@ from edgeexit.wire import HEARTBEAT_TYPE, Ack, DeviceAddress, Heartbeat, decode,
 from scripts.chaoslab.proxy import Proxy
 from tests.calibration.scenario import FLEET, audits_of, payload_of, report_of, state_of
 
-_RESEND_S = 1.0
+_RESEND_S = 5.0
+_ROUND_S = 0.5
 _COMMAND = [sys.executable, "-c", "from edgeexit.cli.main import main; main()", "calibrator", "run"]
 
 
@@ -96,6 +97,7 @@ class Crowd:
         self._lock = threading.Lock()
         self._waiting: dict[tuple[DeviceAddress, int], tuple[str, bytes, float]] = {}
         self.round = 0
+        self._round_due = 0.0
         self.counters: list[int] = []
         """Counters of the heartbeats in the order of their arrival."""
         self._client = paho.Client(paho.CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
@@ -115,7 +117,10 @@ class Crowd:
         return len(self._waiting)
 
     def send_round(self) -> None:
-        """Send the next report and the next audit of every device."""
+        """Send the next report and the next audit of every device, unless the last ones were sent just now."""
+        if time.monotonic() < self._round_due:
+            return
+        self._round_due = time.monotonic() + _ROUND_S
         self.round += 1
         for address in self.addresses:
             report = report_of(self._bundle.digest, sequence=2 * self.round, counts=(5 * self.round, 3, 2))

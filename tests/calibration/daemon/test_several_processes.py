@@ -23,9 +23,9 @@ from tests.calibration.daemon.calibrators import (
 from tests.calibration.scenario import COHORT, DELTA, FLEET, RISK, Client
 from tests.postgres import postgres
 
-LEASE_S = 3.0
+LEASE_S = 4.0
 SHARDS, DEVICES = 8, 2
-LIMIT_S = 60.0
+LIMIT_S = 90.0
 
 
 class Fleet:
