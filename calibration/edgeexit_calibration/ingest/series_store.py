@@ -38,7 +38,7 @@ class AcceptedReport(NamedTuple):
     """Its counters [62 K + 1]."""
 
 
-class _Step(NamedTuple):
+class _SeriesStep(NamedTuple):
     """A report that is newer than those before it in its series."""
 
     accepted: AcceptedReport
@@ -92,7 +92,7 @@ class SeriesStore:
     def _write(
         self,
         connection: Connection,
-        steps: Sequence[_Step],
+        steps: Sequence[_SeriesStep],
         started_at: dict[StartKey, float],
         *,
         now_s: float,
@@ -134,9 +134,9 @@ class SeriesStore:
 
 def _steps(
     by_series: dict[SeriesKey, list[AcceptedReport]], known: dict[SeriesKey, NewestReport]
-) -> tuple[dict[int, list[_Step]], list[Drop]]:
+) -> tuple[dict[int, list[_SeriesStep]], list[Drop]]:
     """Return the reports that are new, by number of exits, those of a series in order; and what is dropped."""
-    steps: dict[int, list[_Step]] = {}
+    steps: dict[int, list[_SeriesStep]] = {}
     drops: list[Drop] = []
     for key, reports in by_series.items():
         newest = known.get(key)
@@ -161,5 +161,5 @@ def _steps(
             if last is not None:
                 before = None if follows else pack_counts(last.counts)
             last = accepted
-            steps.setdefault(exits, []).append(_Step(accepted, key, before, follows, accepted is fresh[-1]))
+            steps.setdefault(exits, []).append(_SeriesStep(accepted, key, before, follows, accepted is fresh[-1]))
     return steps, drops
