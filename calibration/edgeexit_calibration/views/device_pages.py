@@ -8,7 +8,7 @@ enough of them soon.
 from collections.abc import Sequence
 from typing import Final
 
-from sqlalchemy import ColumnElement, Select, func, literal_column, select, tuple_
+from sqlalchemy import ColumnElement, Select, func, literal_column, select
 from sqlalchemy.orm import Session
 
 from edgeexit_calibration.store.cohorts import find_cohort
@@ -39,15 +39,27 @@ def read_page(
     start = ("", "", "") if after is None else _parts_of(after)
     fleets = fleet_names(session) if fleet is None else [fleet]
     if (candidates := _candidates(session, fleets, cohort_id, where)) is not None:
-        key = tuple_(DeviceRow.fleet, DeviceRow.shard, DeviceRow.device)
-        query = select(DeviceRow).where(DeviceRow.id.in_(candidates), key > start, *_prefix_range(where))
-        query = query if where.shard is None else query.filter_by(shard=where.shard)
-        return session.scalars(query.order_by(DeviceRow.fleet, DeviceRow.shard, DeviceRow.device).limit(limit)).all()
+        return _sorted_page(session, candidates, where, start, limit)
     conditions = [*_prefix_range(where), *_states(cohort_id, where)]
     if where.trouble is not None:
         conditions.append(DeviceRow.troubles.bitwise_and(int(where.trouble)) != 0)
     places = [place for place in fleet_shards(session, fleet) if where.shard in (None, place[1])]
     return _walk(session, places, start, conditions, limit)
+
+
+def _sorted_page(
+    session: Session, candidates: Select[int], where: DeviceFilter, after: tuple[str, ...], limit: int
+) -> list[DeviceRow]:
+    """Return the first devices after a name among a few candidates.
+
+    They are sorted here, because PostgreSQL would rather walk through the index of all names to find them in order.
+    """
+    names = candidates.add_columns(DeviceRow.fleet, DeviceRow.shard, DeviceRow.device).where(*_prefix_range(where))
+    found = [(tuple(name), key) for key, *name in session.execute(names)]
+    chosen = [(name, key) for name, key in found if name > after and where.shard in (None, name[1])]
+    keys = [key for _, key in sorted(chosen)[:limit]]
+    rows = {row.id: row for row in session.scalars(select(DeviceRow).where(DeviceRow.id.in_(keys)))}
+    return [rows[key] for key in keys]
 
 
 def _walk(
