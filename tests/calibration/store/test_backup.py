@@ -10,20 +10,22 @@ from pathlib import Path
 
 import pytest
 from edgeexit_calibration import DatabaseError, back_up_database, open_database, restore_database
+from edgeexit_calibration.store.database_url import parse_url
 from edgeexit_calibration.store.leases import Leases, leader_lease
+from edgeexit_calibration.store.postgresql_backup import check_postgresql, restore_postgresql
 from edgeexit_calibration.store.tables import FleetRow, LeaseRow
 from sqlalchemy import select, text
 
 from tests.calibration.database_kinds import ON_POSTGRESQL, ON_SQLITE
 from tests.disks import small_disk
-from tests.postgres import postgres
+from tests.postgres import postgres, use_programs_of_the_server
 
 
 @pytest.fixture(autouse=True)
 def programs(request, monkeypatch):
-    """Let `pg_dump` be that of the server, whose version it must have."""
+    """Use the programs of the test server."""
     if "postgresql" in request.node.name:
-        monkeypatch.setenv("PATH", f"{Path(postgres().program('pg_dump')).parent}:{os.environ['PATH']}")
+        use_programs_of_the_server(monkeypatch)
 
 
 def _add(database, *names):
@@ -225,3 +227,30 @@ def test_an_error_of_pg_dump_contains_no_password(database, tmp_path):
     server.start()
     assert server.password not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@ON_POSTGRESQL
+def test_a_dump_that_ends_early_changes_nothing(database, database_url, tmp_path):
+    _add(database, *(f"fleet-{number}" for number in range(5000)))
+    file, short = tmp_path / "fleet.backup", tmp_path / "short.backup"
+    back_up_database(database, file)
+    content = file.read_bytes()
+    short.write_bytes(content[:-500])
+    check_postgresql(short, shown=short)  # the beginning of the file is in order
+    with pytest.raises(DatabaseError, match="pg_restore failed"):
+        restore_postgresql(short, parse_url(database_url))
+    assert len(_fleets(database)) == 5000
+
+
+@ON_POSTGRESQL
+def test_a_restore_that_psql_cannot_finish_changes_nothing_and_says_why(database, database_url, tmp_path):
+    _add(database, "a")
+    file = tmp_path / "fleet.backup"
+    back_up_database(database, file)
+    _add(database, "b")
+    with database.writing() as session:
+        session.execute(text("ALTER TABLE shard RENAME TO shards_of_another_program"))
+    with pytest.raises(DatabaseError, match=r"psql failed: .*already exists") as caught:
+        restore_postgresql(file, parse_url(database_url))
+    assert postgres().password not in str(caught.value)
+    assert _fleets(database) == ["a", "b"]

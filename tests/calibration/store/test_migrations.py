@@ -1,13 +1,24 @@
 """A database of an earlier schema shows the same numbers after its migration, on every kind of database."""
 
+import itertools
 import logging
+import multiprocessing
+import os
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 from alembic import command
-from edgeexit_calibration import CohortAddress, disagreement, exit_mix, open_database
+from edgeexit_calibration import (
+    CohortAddress,
+    back_up_database,
+    disagreement,
+    exit_mix,
+    open_database,
+    restore_database,
+)
 from edgeexit_calibration.store.counts import counts_of, exit_counters, sum_counts, unpack_counts
 from edgeexit_calibration.store.schema import found_revision, migration_config, newest_revision
 from edgeexit_calibration.store.tables import (
@@ -20,11 +31,11 @@ from edgeexit_calibration.store.tables import (
     TableBase,
 )
 from edgeexit_calibration.store.troubles import Trouble
-from sqlalchemy import DateTime, bindparam, create_engine, inspect, select, text
+from sqlalchemy import DateTime, Engine, bindparam, create_engine, event, inspect, select, text
 
 from edgeexit.latency import bin_centre_ms
 from tests.calibration.scenario import report_of, state_of
-from tests.postgres import postgres
+from tests.postgres import postgres, use_programs_of_the_server
 
 DIGEST = "c" * 64
 NOW = datetime.now(timezone.utc).replace(microsecond=0)
@@ -239,3 +250,64 @@ def test_a_migration_that_fails_leaves_the_database_as_it_was(old_url):
         session.execute(text("DELETE FROM report WHERE device_id = 3"))
     older.close()
     open_database(old_url).close()
+
+
+def _open_and_die(url, statements):
+    """Open a database, and die before statement number `statements`, as by SIGKILL."""
+    left = [statements]
+
+    @event.listens_for(Engine, "before_cursor_execute")
+    def _count(*_):
+        left[0] -= 1
+        if left[0] < 0:
+            os._exit(9)
+
+    open_database(url).close()
+
+
+def test_a_kill_in_the_migration_leaves_a_database_that_the_next_start_migrates(old_url):
+    fork, kills = multiprocessing.get_context("fork"), 0
+    for statements in itertools.count(1, 9):
+        process = fork.Process(target=_open_and_die, args=(old_url, statements))
+        process.start()
+        process.join(60)
+        if process.exitcode == 0:
+            break
+        kills += 1
+        assert process.exitcode == 9
+        older = open_database(old_url, migrates=False)
+        with older.reading() as session:
+            assert found_revision(session.connection()) == "0001"
+        older.close()
+    assert kills > 3
+    database = open_database(old_url)
+    for (cohort_id, revision), shown in SHOWN.items():
+        found = exit_mix(database, ADDRESSES[cohort_id], revision=revision)
+        assert found.samples == sum(REPORTS[index][3].exits[0].reached for index in shown)
+    database.close()
+
+
+def test_a_backup_of_the_first_schema_replaces_a_database_of_this_one_and_the_other_way_round(
+    old_url, tmp_path, monkeypatch
+):
+    if old_url.startswith("postgresql"):
+        use_programs_of_the_server(monkeypatch)
+    older = open_database(old_url, migrates=False)
+    back_up_database(older, tmp_path / "old.backup")
+    older.close()
+    newer = open_database(old_url)
+    back_up_database(newer, tmp_path / "new.backup")
+    mix = exit_mix(newer, ADDRESSES[REGISTERED])
+    newer.close()
+    for name, schema in (("old.backup", "0001"), ("new.backup", newest_revision()), ("old.backup", "0001")):
+        restored = restore_database(tmp_path / name, old_url)
+        assert restored.schema == schema
+        Path(restored.kept).unlink()
+        is_old = open_database(old_url, migrates=False)
+        with is_old.reading() as session:
+            assert ("report" in inspect(session.connection()).get_table_names()) == (schema == "0001")
+            assert found_revision(session.connection()) == schema
+        is_old.close()
+    database = open_database(old_url)
+    assert exit_mix(database, ADDRESSES[REGISTERED]) == mix
+    database.close()
