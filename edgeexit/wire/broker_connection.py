@@ -83,6 +83,7 @@ class BrokerConnection:
         self._is_connected = False
         self._is_silent = False
         self._closing = threading.Event()
+        self._is_subscribed = False
         self._suback_due: float | None = None
         self._subscription_problem: str | None = None
 
@@ -140,7 +141,7 @@ class BrokerConnection:
     def _process_packets(self) -> None:
         connack_due = time.monotonic() + _CONNACK_TIMEOUT_S
         disconnect_due: float | None = None
-        with PacketLoop(self._client, self._wakeup, is_paused=self._incoming.is_full) as loop:
+        with PacketLoop(self._client, self._wakeup, is_paused=self._is_paused) as loop:
             while loop.is_open:
                 now = time.monotonic()
                 if self._closing.is_set() and disconnect_due is None:
@@ -172,6 +173,10 @@ class BrokerConnection:
             self.reason.add_foreign(loop.problem)
         if loop.result == MQTTErrorCode.MQTT_ERR_PROTOCOL:
             self.reason.add("the broker sent a malformed packet")
+
+    def _is_paused(self) -> bool:
+        """Return True while nothing is to be read; CONNACK and SUBACK are."""
+        return self._incoming.is_full() or (self._is_subscribed and not self._callbacks.may_receive())
 
     def _send_encoded(self) -> None:
         """Hand the acknowledgements and the messages with QoS 0 to the client, as one buffer."""
@@ -246,6 +251,7 @@ class BrokerConnection:
         self, _client: paho.Client, _user: object, _mid: int, codes: Sequence[Any], _properties: object
     ) -> None:
         self._suback_due = None
+        self._is_subscribed = True
         self._subscription_problem = None
         for topic, code in zip(self._options.subscriptions, codes, strict=False):
             if code.is_failure:

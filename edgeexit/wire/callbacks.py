@@ -17,6 +17,7 @@ class SessionCallbacks:
         on_progress: called when a publication is acknowledged, refused or ended.
         repeats: the log of the session.
         takes_batches: True: `on_message` receives all messages that have arrived since the last call, in a list.
+        may_receive: returns False while no message is to be read.
 
     """
 
@@ -29,8 +30,10 @@ class SessionCallbacks:
         *,
         repeats: LimitedLog,
         takes_batches: bool = False,
+        may_receive: Callable[[], bool] = lambda: True,
     ) -> None:
         self.takes_batches: Final = takes_batches
+        self.may_receive = may_receive
         self.repeats = repeats
         self._on_message = on_message
         self._on_connect = on_connect

@@ -17,6 +17,8 @@ from edgeexit.wire.wakeup import Wakeup
 
 _TICK_S: Final = 5.0
 """Maximum seconds between two checks of the keepalive; a quarter of a shorter keepalive."""
+_PAUSED_S: Final = 0.25
+"""The same while nothing is to be read: then the pause may end without a wakeup."""
 _ACTIVITY_S: Final = 1.0
 _FIRST_BYTES: Final = 8
 
@@ -27,7 +29,7 @@ class PacketLoop:
     Args:
         client: a client that has connected.
         wakeup: ends a wait of `step`.
-        is_paused: returns True while nothing is to be read. PINGREQs are sent even then; the wakeup ends the pause.
+        is_paused: returns True while nothing is to be read. PINGREQs are sent even then.
 
     """
 
@@ -75,7 +77,9 @@ class PacketLoop:
         has_pending = not paused and self._client.has_pending
         self._register((0 if paused else selectors.EVENT_READ) | (selectors.EVENT_WRITE if self._is_blocked else 0))
         events = 0
-        for key, ready in self._selector.select(0 if has_pending else self._limit(wait_s)):
+        for key, ready in self._selector.select(
+            0 if has_pending else self._limit(wait_s, _PAUSED_S if paused else _TICK_S)
+        ):
             if key.fd == self._descriptor:
                 events = ready
             else:
@@ -87,9 +91,9 @@ class PacketLoop:
         if self.is_open:
             self._keep_alive(may_ping_wait=paused)
 
-    def _limit(self, wait_s: float) -> float:
+    def _limit(self, wait_s: float, most_s: float) -> float:
         keepalive_s = self._client.keepalive
-        return max(0.0, min(wait_s, _TICK_S, keepalive_s / 4 if keepalive_s else _TICK_S))
+        return max(0.0, min(wait_s, most_s, keepalive_s / 4 if keepalive_s else most_s))
 
     def _register(self, events: int) -> None:
         if events == self._events:

@@ -45,6 +45,7 @@ class BrokerSession:
         on_refused: receives the topic of a published message that the broker refuses, e.g. because of its ACL or a
             quota. The refusal is logged, too.
         on_progress: called when a publication is acknowledged, refused or ended.
+        may_receive: asked before each read, once subscribed; while False, nothing is read, and the broker waits.
         may_connect: asked before every attempt to connect, also the first; while False, there is none. So a process
             whose session another one has taken over does not take it back.
 
@@ -64,6 +65,7 @@ class BrokerSession:
         on_refused: Callable[[str], None] = lambda _: None,
         on_progress: Callable[[], None] = lambda: None,
         may_connect: Callable[[], bool] = lambda: True,
+        may_receive: Callable[[], bool] = lambda: True,
     ) -> None:
         self.taken_over = 0
         self._may_connect = may_connect
@@ -82,6 +84,7 @@ class BrokerSession:
             on_progress,
             repeats=self._repeats,
             takes_batches=on_messages is not None,
+            may_receive=may_receive,
         )
         self._reconnecting = Reconnecting()
         self._will_limits = BrokerLimits()

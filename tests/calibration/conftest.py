@@ -63,7 +63,8 @@ def serve(database, broker, key):
         if not store.is_sqlite:
             with store.writing() as session:
                 add_shards(session, FLEET, [DEVICE.shard], now=datetime.now(timezone.utc))
-        config = ServiceConfig(fleet=FLEET, broker=BrokerConfig(url=url), check_interval_s=0.1, **options)
+        options.setdefault("check_interval_s", 0.1)
+        config = ServiceConfig(fleet=FLEET, broker=BrokerConfig(url=url), **options)
         service, stop = CalibratorService(store, config, [load_private_key(key)]), threading.Event()
         thread = threading.Thread(target=service.run, args=(stop,))
         thread.start()

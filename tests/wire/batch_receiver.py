@@ -1,5 +1,6 @@
 """A session that takes batches, for tests."""
 
+from collections.abc import Callable
 from typing import Any
 
 from edgeexit.wire import BrokerConfig, BrokerSession, Delivery, SessionOptions
@@ -15,6 +16,7 @@ class BatchReceiver:
         client_id: str = "receiver",
         acknowledges: bool = True,
         ca_file: str | None = None,
+        may_receive: Callable[[], bool] = lambda: True,
         **options: Any,
     ) -> None:
         self.batches: list[list[Delivery]] = []
@@ -24,6 +26,7 @@ class BatchReceiver:
             BrokerConfig(url=url, ca_file=ca_file),
             SessionOptions(client_id=client_id, **options),
             on_messages=self._record,
+            may_receive=may_receive,
         )
         self.session.start()
 

@@ -148,6 +148,28 @@ def test_reading_stops_at_the_limit_pings_go_on_and_acknowledgements_resume_it(v
     assert acks == b"".join((index + 1).to_bytes(2, "big") for index in range(number))
 
 
+def test_a_session_that_may_not_receive_reads_nothing_and_goes_on_without_being_woken(receive):
+    """Sessions that share a limit cannot wake each other."""
+    pings: list[float] = []
+    may_receive = threading.Event()
+    received = bytearray()
+
+    def flood(connection: socket.socket, version: str) -> None:
+        connection.sendall(b"".join(messages(10, version)))
+        while not may_receive.is_set() and (data := connection.recv(65536)):
+            pings.extend([1] * data.count(PINGREQ))
+        connection.sendall(PINGRESP)
+        read_until_closed(connection, received)
+
+    with scripted_broker(accept(flood)) as url:
+        receiver = receive(url, keepalive_s=1, may_receive=may_receive.is_set)
+        wait_for(lambda: len(pings) >= 2, "pings on a link that is not read", timeout_s=20)
+        assert receiver.received == []
+        may_receive.set()
+        wait_for(lambda: len(receiver.received) == 10, "the messages")
+        receiver.session.stop(drain_s=0.2)
+
+
 @pytest.mark.parametrize(
     ("packets", "reason"),
     [

@@ -14,6 +14,7 @@ from typing import Final
 from edgeexit.errors import EdgeExitError
 from edgeexit.signing import PrivateKey
 from edgeexit.wire import BrokerSession, CalibratorPresence
+from edgeexit_calibration.daemon.backlog import Backlog
 from edgeexit_calibration.daemon.client_ids import probe_client_id
 from edgeexit_calibration.daemon.consumer import Consumer
 from edgeexit_calibration.daemon.consumers import ALL_SHARDS, Consumers
@@ -35,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 _JOIN_S: Final = 10.0
 _UNBOUNDED: Final = sys.maxsize
-"""The sessions bound what waits: see `sessions`."""
+"""The sessions and the backlog bound what waits."""
 
 
 class CalibratorService(TenureCallbacks):
@@ -59,7 +60,15 @@ class CalibratorService(TenureCallbacks):
         self._tenure = Tenure(database, config.fleet, ttl_s=config.lease_s)
         self._inbox = Inbox(max_messages=_UNBOUNDED, max_bytes=_UNBOUNDED)
         rules = IngestRules(enrolment=config.enrolment, quotas=config.quotas)
-        self._storing = Storing(database, fleet=config.fleet, rules=rules, tenure=self._tenure, inbox=self._inbox)
+        self._backlog = Backlog(config.max_unstored_bytes)
+        self._storing = Storing(
+            database,
+            fleet=config.fleet,
+            rules=rules,
+            tenure=self._tenure,
+            inbox=self._inbox,
+            backlog=self._backlog,
+        )
         self._consumers = self._storing.consumers = Consumers(self._consumer)
         self._lead_database = database.fenced(self._tenure.check_lead)
         self._leader: Leader | None = None
@@ -200,14 +209,15 @@ class CalibratorService(TenureCallbacks):
                 self._config,
                 self._installation,
                 leader=leader,
-                may_connect=lambda: self._tenure.holds_lead,
+                may_connect=lambda: self._tenure.holds_lead and self._leader is leader(),
             )
         return only_session(
             self._config,
             self._installation,
             receive=self._storing.receive,
             on_connect=lambda: leader().reconnected(),
-            may_connect=lambda: self._tenure.holds_lead,
+            may_connect=lambda: self._tenure.holds_lead and self._backlog.has_room,
+            may_receive=lambda: self._backlog.has_room,
         )
 
     def _consumer(self, shard: str) -> Consumer:
@@ -219,7 +229,8 @@ class CalibratorService(TenureCallbacks):
                 self._installation,
                 shard,
                 receive=self._storing.receive,
-                may_connect=lambda: self._tenure.holds(shard),
+                may_connect=lambda: self._tenure.holds(shard) and self._backlog.has_room,
+                may_receive=lambda: self._backlog.has_room,
             )
         )
 

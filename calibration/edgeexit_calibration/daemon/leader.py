@@ -86,7 +86,7 @@ class Leader:
         self._wake = threading.Event()
         self._reconnected = threading.Event()
         watcher = Watcher(database, fleet=fleet, min_audits=config.min_audits, alpha=config.alpha)
-        publisher = Publisher(database, session, fleet=fleet, keys=keys)
+        self._publisher = publisher = Publisher(database, session, fleet=fleet, keys=keys)
         heartbeats = Heartbeats(database, session, fleet=fleet, keys=keys, interval_s=config.heartbeat_interval_s)
         self.presence = Presence(session, own, keys=keys, takes_over=config.take_over, on_superseded=on_superseded)
         self._discovery = ShardDiscovery(database, fleet=fleet, on_new=self._wake.set)
@@ -132,8 +132,13 @@ class Leader:
     def _run(self) -> None:
         while not self._stopping.is_set():
             self._check()
-            self._wake.wait(self._interval_s)
+            self._wake.wait(self._pause_s())
             self._wake.clear()
+
+    def _pause_s(self) -> float:
+        """Return the time until the next check: after a connect it is soon, because the first one only reads."""
+        reading_s = self._publisher.reading_s
+        return min(self._interval_s, reading_s) if reading_s > 0 else self._interval_s
 
     def reconnected(self) -> None:
         """Check soon, and publish again; called in the network thread at every connect."""
@@ -183,7 +188,7 @@ class Leader:
             self._repeats.warning("lease", "%s", error)
         except Exception as error:  # noqa: BLE001 - the next check may succeed
             text = "the check of the cohorts failed; the next one is in %g s"
-            self._repeats.error(repr(error), text, self._interval_s, exc_info=error)
+            self._repeats.error(type(error).__name__, text, self._interval_s, exc_info=error)
         return None
 
 

@@ -20,7 +20,13 @@ Receive = Callable[[list[Delivery]], None]
 
 
 def shard_session(
-    config: ServiceConfig, installation: str, shard: str, *, receive: Receive, may_connect: Callable[[], bool]
+    config: ServiceConfig,
+    installation: str,
+    shard: str,
+    *,
+    receive: Receive,
+    may_connect: Callable[[], bool],
+    may_receive: Callable[[], bool],
 ) -> BrokerSession:
     """Return the session that receives a shard; another process that connects with the same id continues it."""
     options = SessionOptions(
@@ -31,7 +37,7 @@ def shard_session(
         receive_maximum=config.max_unstored,
         max_unacked_bytes=config.max_unstored_bytes,
     )
-    return BrokerSession(config.broker, options, on_messages=receive, may_connect=may_connect)
+    return BrokerSession(config.broker, options, on_messages=receive, may_connect=may_connect, may_receive=may_receive)
 
 
 def only_session(
@@ -41,6 +47,7 @@ def only_session(
     receive: Receive,
     on_connect: Callable[[], None],
     may_connect: Callable[[], bool],
+    may_receive: Callable[[], bool],
 ) -> BrokerSession:
     """Return the session that receives all shards and publishes."""
     options = SessionOptions(
@@ -53,7 +60,14 @@ def only_session(
         will=(presence_topic(config.fleet), b""),
         will_delay_s=_WILL_DELAY_S,
     )
-    return BrokerSession(config.broker, options, on_messages=receive, on_connect=on_connect, may_connect=may_connect)
+    return BrokerSession(
+        config.broker,
+        options,
+        on_messages=receive,
+        on_connect=on_connect,
+        may_connect=may_connect,
+        may_receive=may_receive,
+    )
 
 
 def leader_session(

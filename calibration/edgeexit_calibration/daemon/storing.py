@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from edgeexit.errors import MessageError
 from edgeexit.limited_log import LimitedLog
 from edgeexit.wire import Delivery, DeviceAddress, parse_up_topic
+from edgeexit_calibration.daemon.backlog import Backlog, BatchLimit
 from edgeexit_calibration.daemon.consumers import ALL_SHARDS, Consumers, shard_of
 from edgeexit_calibration.daemon.tenure import Tenure
 from edgeexit_calibration.ingest.drops import Drop
@@ -22,7 +23,6 @@ from edgeexit_calibration.store.database import Database
 
 _log = logging.getLogger(__name__)
 
-_MAX_BATCH: Final = 4000
 _MAX_BATCH_S: Final = 0.25
 _QUIET_S: Final = 0.01
 """A batch ends after this time without a message, because brokers limit the number of unacknowledged messages."""
@@ -39,6 +39,7 @@ class Storing:
         rules: which devices and which audits are stored.
         tenure: which shards this process owns.
         inbox: received messages.
+        backlog: counts them until they are stored.
 
     Attributes:
         may_store: set once this calibrator certainly serves the fleet.
@@ -47,7 +48,9 @@ class Storing:
 
     """
 
-    def __init__(self, database: Database, *, fleet: str, rules: IngestRules, tenure: Tenure, inbox: Inbox) -> None:
+    def __init__(
+        self, database: Database, *, fleet: str, rules: IngestRules, tenure: Tenure, inbox: Inbox, backlog: Backlog
+    ) -> None:
         self.may_store = threading.Event()
         self.control: Callable[[str, bytes], bool] = lambda _topic, _payload: False
         """Takes messages on our own topics that arrive in the same session; returns False for others."""
@@ -55,6 +58,8 @@ class Storing:
         self.commit_s = 0.0
         self._tenure = tenure
         self._inbox = inbox
+        self._backlog = backlog
+        self._limit = BatchLimit()
         self._repeats = LimitedLog(_log)
         self._leases: tuple[str, ...] = ()
         """The leases that the batch in progress needs."""
@@ -70,7 +75,7 @@ class Storing:
         while not self.may_store.wait(_MAX_BATCH_S) and not stop.is_set():
             pass
         while not stop.is_set():
-            batch = self._inbox.take(_MAX_BATCH, wait_s=_MAX_BATCH_S, quiet_s=_QUIET_S)
+            batch = self._inbox.take(self._limit.messages, wait_s=_MAX_BATCH_S, quiet_s=_QUIET_S)
             self._mark(is_busy=True)
             try:
                 while not self._store(batch, stop) and not stop.is_set():
@@ -79,6 +84,7 @@ class Storing:
                 self._repeats.error("store", "a batch of %d messages cannot be stored", len(batch), exc_info=error)
                 self._acknowledge(batch)
             finally:
+                self._backlog.remove(batch)
                 self._mark(is_busy=False)
 
     def flush(self) -> None:
@@ -102,6 +108,7 @@ class Storing:
                 self.intake.drop(Drop(address, "qos 0", "sent with QoS 0, but QoS 1 is required"))
             else:
                 kept.append(delivery)
+        self._backlog.add(kept)
         self._inbox.put_many(kept)
 
     def _store(self, batch: Sequence[Delivery], stop: threading.Event) -> bool:
@@ -113,8 +120,10 @@ class Storing:
         begin = time.monotonic()
         if self.intake.store([one for one in owned if one.topic], stop):
             self._acknowledge(owned)
-            self.stored += len(owned)
-            self.commit_s = time.monotonic() - begin
+            if owned:
+                self.stored += len(owned)
+                self.commit_s = time.monotonic() - begin
+                self._limit.record(len(owned), self.commit_s)
             return True
         self._tenure.wake()  # a lease has ended: renew it, or learn that another process has it
         stop.wait(_RETRY_S)

@@ -19,16 +19,16 @@ from edgeexit_calibration.ingest.outage import OutageLog
 from edgeexit_calibration.store.database import Database, DatabaseError
 from edgeexit_calibration.store.lease_plan import plan_moves
 from edgeexit_calibration.store.leases import RENEW_S, TTL_S, Lease, Leases, leader_lease, process_lease, shard_lease
-from edgeexit_calibration.store.process_identity import shown_place
+from edgeexit_calibration.store.process_identity import liveness, shown_place
 from edgeexit_calibration.store.shards import known_shards
 
 _log = logging.getLogger(__name__)
 
 _MAX_SHOWN: Final = 10
 _SCAN_S: Final = 1.0
+"""Time between two looks at the leases of others."""
 _LONG_S: Final = 1e8
 """A lease that ended longer ago was released: then its end is the Unix time 0."""
-"""Time between two looks at the leases of others."""
 
 
 class CalibratorRunsError(EdgeExitError):
@@ -162,7 +162,7 @@ class Tenure:
             except DatabaseError as error:
                 self._outage.failed(error)
             except Exception as error:  # noqa: BLE001 - the thread must not end
-                self._repeats.error(repr(error), "the leases could not be renewed: %r", error, exc_info=error)
+                self._repeats.error(type(error).__name__, "the leases could not be renewed: %r", error, exc_info=error)
 
     def step(self, callbacks: TenureCallbacks) -> None:
         """Renew the leases if they are due; on PostgreSQL, also acquire and give up some. Raises DatabaseError."""
@@ -172,7 +172,7 @@ class Tenure:
             self._lose(lost, callbacks)
         if self._is_alone:
             return
-        leases = self._leases.all_of_fleet()
+        leases = self._without_dead(self._leases.all_of_fleet())
         live = {name: lease for name, lease in leases.items() if lease.remaining_s > 0}
         if self._leases.process not in live:
             self._leases.acquire([self._leases.process])
@@ -186,6 +186,20 @@ class Tenure:
         """End all leases, so that other processes take over at once. Raises DatabaseError."""
         self._shards, self._leads = frozenset(), False
         self._leases.release(self._leases.held())
+
+    def _without_dead(self, leases: dict[str, Lease]) -> dict[str, Lease]:
+        """End the leases of processes of this host that were killed, and return the leases as they are then."""
+        prefix = process_lease(self._fleet, "")
+        places = {
+            name: lease.place
+            for name, lease in leases.items()
+            if name.startswith(prefix) and lease.owner != self._leases.owner and lease.remaining_s > 0
+        }
+        dead = [name for name, place in places.items() if liveness(place) == "dead"]
+        ended = [name for name in dead if self._leases.end_dead(name) == "dead"]
+        for name in ended:
+            _log.info("ends the leases of %s, which has ended", shown_place(places[name]))
+        return self._leases.all_of_fleet() if ended else leases
 
     def _share_shards(self, leases: dict[str, Lease], live: dict[str, Lease], callbacks: TenureCallbacks) -> None:
         with self._database.reading() as session:

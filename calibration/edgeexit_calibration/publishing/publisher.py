@@ -81,6 +81,11 @@ class Publisher:
         self._topics.reset()
         self._reading_until_s = time.monotonic() + _READING_S
 
+    @property
+    def reading_s(self) -> float:
+        """Seconds until `publish` publishes again after a `reset`; at most 0: it does."""
+        return self._reading_until_s - time.monotonic()
+
     def on_message(self, topic: str, payload: bytes) -> None:
         """Compare a message on a policy topic with the published policy; if it replaced the policy, publish again."""
         if not self._topics.on_message(topic, payload):
@@ -92,7 +97,7 @@ class Publisher:
             signed = read_policy(topic, payload, fleet=self._fleet, keys=self._public)
             if signed is not None:
                 self._recorder.record(signed)
-        if not self._session.connected or time.monotonic() < self._reading_until_s:
+        if not self._session.connected or self.reading_s > 0:
             return
         current = self._current_policies()
         for policy in current:

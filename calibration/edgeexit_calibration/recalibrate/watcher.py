@@ -38,6 +38,7 @@ from edgeexit_calibration.store.cohorts import (
     revisions_with_temperatures,
 )
 from edgeexit_calibration.store.database import Database, DatabaseError
+from edgeexit_calibration.store.leases import LeaseLostError
 from edgeexit_calibration.store.tables import AuditedSampleRow, CohortRow, EventRow, RegistrationRow
 
 _log = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ class Watcher:
     def check(self, *, now: datetime) -> None:
         """Check every cohort once. An error in one cohort is logged, and the others are still checked.
 
-        Raises DatabaseError; the next check repeats everything that was not committed.
+        Raises DatabaseError and LeaseLostError; the next check repeats everything that was not committed.
         """
         with self._database.reading() as session:
             cohorts = registered_cohorts(session, self._fleet)
@@ -109,10 +110,10 @@ class Watcher:
             self._check_and_log(cohort_id, address, now)
 
     def _check_and_log(self, cohort_id: int, address: CohortAddress, now: datetime) -> None:
-        """Check a cohort; log its error, unless it is a DatabaseError, which concerns all cohorts."""
+        """Check a cohort; log its error, unless it concerns all cohorts."""
         try:
             self._check_cohort(cohort_id, address, now)
-        except DatabaseError:
+        except (DatabaseError, LeaseLostError):
             raise
         except Exception as error:  # noqa: BLE001 - an error of one cohort must not stop the others
             self._repeats.warning(address, "%s: the check failed: %s: %s", address, type(error).__name__, error)

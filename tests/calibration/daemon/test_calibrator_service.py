@@ -83,6 +83,15 @@ def test_a_registration_while_the_service_runs_is_published(database, bundle, ke
     assert documents(device, topic, key)[0].revision == 1
 
 
+def test_the_first_publication_after_a_connect_does_not_wait_for_the_next_check(database, bundle, serve, connect):
+    topic = policy_topic(
+        *register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, user="a").cohort
+    )
+    serve(check_interval_s=3600.0)
+    device = connect(topic)
+    until(lambda: device.of(topic))
+
+
 def test_a_revision_that_our_key_signed_for_an_earlier_database_is_followed_by_a_higher_one(
     database, bundle, key, serve, connect, caplog
 ):

@@ -16,6 +16,7 @@ from edgeexit_calibration import (
 from edgeexit_calibration.ingest.uplink import Uplink
 from edgeexit_calibration.recalibrate.watcher import Watcher
 from edgeexit_calibration.store.cohorts import current_revision
+from edgeexit_calibration.store.leases import LeaseLostError
 from edgeexit_calibration.store.tables import PolicyRevisionRow
 from sqlalchemy import update
 
@@ -171,6 +172,17 @@ def test_a_cohort_that_fails_does_not_stop_the_check_of_the_others(database, bun
     [line] = [record.getMessage() for record in caplog.records if "the check failed" in record.getMessage()]
     assert str(cohort) in line
     assert "\n" not in line
+
+
+def test_a_lost_lease_ends_the_check_of_all_cohorts(database, bundle, cohort, caplog):
+    def lost(_connection):
+        raise LeaseLostError("another process leads")
+
+    ingest(database, audits_of(bundle, 800, trust=0.5))
+    with pytest.raises(LeaseLostError):
+        watcher(database.fenced(lost)).check(now=NOW)
+    assert event_kinds(database, cohort) == ["registered"]
+    assert "the check failed" not in caplog.text
 
 
 def test_cohorts_of_another_fleet_are_ignored(database, bundle, cohort):
