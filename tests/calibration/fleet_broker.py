@@ -13,7 +13,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edgeexit.pki.broker_files import BROKER_FOLDER
-from tests.broker import Mosquitto
+from tests.broker import Mosquitto, free_ports
 
 STRICT = ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
 """What Python 3.13 verifies by default."""
@@ -23,18 +23,19 @@ WAIT_S = 10.0
 class FleetBroker(Mosquitto):
     """mosquitto with the `mosquitto.conf` in `keys / "broker"`; only its paths, its ports and its log differ.
 
-    With `websockets`, the example of a listener for WebSockets is used, too, on `websocket_port`.
+    With `websockets`, the example of a listener for WebSockets is used, too, on `websocket_port`. The example of a
+    listener for several calibrators always is, at `calibrators_url`.
     """
 
     def __init__(self, keys: Path, folder: Path, *, websockets: bool = False) -> None:
         super().__init__(folder, tls={})
         text = (keys / "broker" / "mosquitto.conf").read_text()
         text = text.replace(BROKER_FOLDER, str(keys / "broker")).replace("listener 8883", f"listener {self.port}")
+        [port] = free_ports(1)
+        self.calibrators_url = f"mqtts://localhost:{port}"
+        text = _with_example(text, 8884, port)
         if websockets:
-            before, example = text.split("# listener 443\n")
-            example, after = example.split("\n\n", 1)
-            lines = [f"listener {self.websocket_port}", *(line.removeprefix("# ") for line in example.splitlines())]
-            text = before + "\n".join(lines) + "\n\n" + after
+            text = _with_example(text, 443, self.websocket_port)
         text = text.replace("/var/lib/mosquitto/", f"{folder}/")
         self._config.write_text(f"{text}\nuser {getpass.getuser()}\nlog_type all\n")
 
@@ -49,6 +50,14 @@ class FleetBroker(Mosquitto):
 
     def _reloads(self) -> int:
         return self.log.read_text().count("Reloading config.")
+
+
+def _with_example(text: str, example_port: int, port: int) -> str:
+    """Return the configuration with the listener of an example, on another port."""
+    before, example = text.split(f"# listener {example_port}\n")
+    example, after = example.split("\n\n", 1)
+    lines = [f"listener {port}", *(line.removeprefix("# ") for line in example.splitlines())]
+    return before + "\n".join(lines) + "\n\n" + after
 
 
 def client_context(ca: Path, files: Path | None) -> ssl.SSLContext:

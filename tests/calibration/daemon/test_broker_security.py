@@ -12,6 +12,7 @@ import paho.mqtt.client as paho
 import pytest
 from cryptography.hazmat.primitives import serialization
 from edgeexit_calibration import CalibratorService, ServiceConfig, devices, register, send_command
+from edgeexit_calibration.store.shards import add_shards
 
 from edgeexit.agent import Agent, AgentConfig
 from edgeexit.errors import ConfigError
@@ -24,7 +25,6 @@ from edgeexit.policies.confidence import Confidence
 from edgeexit.signing import encode_private_key, load_private_key
 from edgeexit.wire import BrokerConfig, BrokerSession, SessionOptions
 from tests.bundles import make_bundle, make_samples
-from tests.calibration.database_kinds import ON_SQLITE
 from tests.calibration.fleet_broker import WAIT_S, FleetBroker, FleetClient, client_context
 from tests.calibration.scenario import until
 
@@ -287,24 +287,28 @@ def test_the_listener_for_websockets_has_the_same_rules(keys, tmp_path):
         broker.stop()
 
 
-@ON_SQLITE  # several sessions need a listener that does not give each user one client id
 def test_the_agent_and_the_calibrator_work_with_these_keys(client, keys, broker, database, tmp_path, caplog):
     """The real ones: the key set, the policy, the heartbeat, audits, their acknowledgement, and a command."""
     bundle = make_bundle(tmp_path / "bundle")
     policy = Confidence(temperatures=(1.0,) * 3, thresholds=(0.5, 0.5))
     bundle.write_policy(PolicyDocument(bundle=bundle.digest, revision=1, policy=policy))
     register(database, bundle, fleet="shop", cohort="default", risk=0.9, delta=0.1, user="ada")
+    login = with_files(broker, keys, keys / "calibrator")
     config = ServiceConfig(
         fleet="shop",
-        broker=with_files(broker, keys, keys / "calibrator"),
+        broker=login if database.is_sqlite else msgspec.structs.replace(login, url=broker.calibrators_url),
         check_interval_s=0.1,
         key_set=keys / "calibrator" / "key_set.json",
     )
     caplog.set_level(logging.INFO)
     stop = threading.Event()
     service = CalibratorService(database, config, [load_private_key(keys / "calibrator" / "policy.key")])
+    if not database.is_sqlite:
+        with database.writing() as writing:
+            add_shards(writing, "shop", ["s0"], now=utc_now())
     thread = threading.Thread(target=service.run, args=(stop,))
     thread.start()
+    until(lambda: service.connected)
     loaded = AgentConfig.load(keys / "devices" / "B" / "agent.toml", broker=broker.url)
     agent_config = msgspec.structs.replace(
         loaded, state_dir=tmp_path / "state", audit_fraction=1.0, report_interval_s=0.2
