@@ -32,7 +32,8 @@ from edgeexit_calibration.store.retention import DAY_S, WIDTHS_S, Retention, coh
 from edgeexit_calibration.store.roll_up import delete_oldest, roll_up
 from edgeexit_calibration.store.size_limit import limit_size
 from edgeexit_calibration.store.small_steps import step
-from edgeexit_calibration.store.tables import CohortBucketRow, CohortRow, DeviceBucketRow, DeviceRow
+from edgeexit_calibration.store.tables import CohortBucketRow, CohortRow, DeviceBucketRow, DeviceRow, ShardRow
+from edgeexit_calibration.store.troubles import clear_ended
 
 _DEVICES: Final = 500
 """Devices whose series one step looks at."""
@@ -131,6 +132,10 @@ def _steps(
 ) -> Iterator[None]:
     """Do one transaction before each yield."""
     now_s = now.timestamp()
+    for fleet in _read(database, lambda session: session.scalars(select(ShardRow.fleet).distinct()).all()):
+        with step(database) as session:
+            clear_ended(session, fleet, now=now)
+        yield
     for device_merge in device_merges(retention, now_s=now_s):
         yield from _repeat(
             database, result, "merged_buckets", partial(roll_up, table=DeviceBucketRow, merge=device_merge)

@@ -93,11 +93,14 @@ def _add(session: Session, table: Buckets, parts: dict[tuple[Any, ...], list[byt
     ]
     is_sqlite = session.get_bind().dialect.name == "sqlite"
     adding = sqlite.insert(table) if is_sqlite else postgresql.insert(table)
-    session.execute(adding.on_conflict_do_nothing(), new)
     query = select(*key, table.counts).where(tuple_(*key).in_(list(parts))).order_by(*key).with_for_update()
+    found: list[Any] = []
+    while len(found) < len(parts):  # again, if another process has merged one of them between the two statements
+        session.execute(adding.on_conflict_do_nothing(), new)
+        found = list(session.execute(query))
     changed = [
         {**_bound(names, tuple(row)), "new_counts": sum_counts([row.counts, *parts[tuple(row)[: len(key)]]])}
-        for row in session.execute(query)
+        for row in found
     ]
     changing = update(table).where(*(column == bindparam(f"key_{column.key}") for column in key))
     session.connection().execute(changing.values(counts=bindparam("new_counts")), changed)

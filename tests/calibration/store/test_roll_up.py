@@ -204,3 +204,27 @@ def _gave_up(maintenance, stop):
     """Continue a pass; return True if it gave up and waits for the next one."""
     assert maintenance.run(now=NOW, stop=stop) is None
     return maintenance._steps is None
+
+
+@ON_POSTGRESQL
+def test_a_bucket_that_another_process_merges_before_it_is_locked_is_created_again(database, database_url):
+    add_fleet(database, devices=1)
+    begin = NOW_S - 20 * DAY_S
+    with database.writing() as session:
+        session.add(device_bucket(begin, width_s=900))
+        session.add(device_bucket(begin, width_s=3600, counts=packed(n0=2)))
+    before, other = sums(database, DeviceBucketRow), open_database(database_url)
+    (to_hours, to_days), merged = device_merges(Retention(), now_s=NOW_S), []
+
+    @event.listens_for(database.engine, "after_cursor_execute")
+    def _merge(_connection, _cursor, statement, *_):
+        if statement.startswith("INSERT INTO device_bucket") and not merged:
+            with other.writing() as session:
+                merged.append(roll_up(session, DeviceBucketRow, to_days))
+
+    with database.writing() as session:
+        assert roll_up(session, DeviceBucketRow, to_hours) == 1
+    other.close()
+    assert merged == [1]
+    assert sums(database, DeviceBucketRow) == before
+    assert widths(database, DeviceBucketRow) == {3600: 1, 86400: 1}

@@ -3,8 +3,10 @@
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from edgeexit_calibration.store.tables import DeviceRow
-from edgeexit_calibration.store.troubles import SHOWN_FOR, Trouble, clear_ended, troubles_of, troubles_of_row
+from edgeexit_calibration.store.maintenance import maintain
+from edgeexit_calibration.store.retention import Retention
+from edgeexit_calibration.store.tables import DeviceRow, ShardRow
+from edgeexit_calibration.store.troubles import SHOWN_FOR, Trouble, troubles_of, troubles_of_row
 from sqlalchemy import select
 
 from edgeexit.wire import Rejection, Reversion
@@ -64,7 +66,9 @@ def test_flags_that_have_ended_are_cleared_and_the_others_stay(database):
             )  # fmt: skip
             row.troubles = troubles_of_row(row, None, now=old)
             session.add(row)
-        clear_ended(session, FLEET, now=NOW)
+        session.add(ShardRow(fleet=FLEET, shard="s0", first_seen=old))
+    maintain(database, Retention(), now=NOW)
+    with database.reading() as session:
         stored = dict(session.execute(select(DeviceRow.device, DeviceRow.troubles)).all())
     assert stored == {"old": Trouble.KEY_CHANGED, "recent": Trouble.KEY_CHANGED | Trouble.LOSSES | Trouble.NOT_STORED}
 
