@@ -131,9 +131,9 @@ class Leader:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            self._check()
-            self._wake.wait(self._pause_s())
+            self._wake.wait(self._pause_s())  # also before the first check, which a connect wakes
             self._wake.clear()
+            self._check()
 
     def _pause_s(self) -> float:
         """Return the time until the next check: after a connect it is soon, because the first one only reads."""
