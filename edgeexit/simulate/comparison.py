@@ -134,7 +134,7 @@ def compare_fleet(
             continue
         stored: DeviceTotals | None = after.devices.get(name)
         if stored is None:
-            if any(one.acked for sent in starts for one in sent.series.values()):
+            if any(sent.audits.audits or any(one.acked for one in sent.series.values()) for sent in starts):
                 yield Difference(kind="lost", what="device", device=name, text="the device is not in the database")
             continue
         for sent in starts:
@@ -202,12 +202,11 @@ def _bucket_differences(name: str, before: DeviceTotals | None, stored: DeviceTo
     for revision in sorted({one for _, one in stored.series} | set(stored.buckets)):
         grown = _grown(_sum_of_series(before, revision), _sum_of_series(stored, revision))
         counted = _grown(None if before is None else before.buckets.get(revision), stored.buckets.get(revision))
-        if grown is None or counted is None or np.array_equal(grown, counted):
+        if _is_equal(grown, counted):
             continue
-        more = int(_samples(counted)) - int(_samples(grown))
-        text = (
-            f"revision {revision}: its buckets of time count {_samples(counted)} samples, its reports {_samples(grown)}"
-        )
+        samples, reported = _samples(counted), _samples(grown)
+        more = samples - reported
+        text = f"revision {revision}: its buckets of time count {samples} samples, its reports {reported}"
         kind: DifferenceKind = "wrong" if not more else "double" if more > 0 else "lost"
         yield Difference(kind=kind, what="buckets of time", device=name, text=text)
 
@@ -234,21 +233,25 @@ def _cohort_differences(
     counted = _grown(before.cohorts.get(cohort), after.cohorts.get(cohort))
     clones = {f"{sent.address.shard}/{sent.address.device}" for sent in ledger.starts.values() if sent.role == "clone"}
     own = {f"{sent.address.shard}/{sent.address.device}" for sent in ledger.starts.values()} - clones
-    least = sum(_device_samples(before, after, name) for name in own)
-    most = least + sum(_device_samples(before, after, name) for name in clones)
-    found = 0 if counted is None else _samples(counted)
-    if least <= found <= most:
+    least, of_clones = (_of_devices(before, after, names) for names in (own, clones))
+    found = np.zeros(1, np.int64) if counted is None else counted
+    if bool(np.all(least <= found) and np.all(found <= least + of_clones)):
         return
-    text = f"the buckets of the cohort count {found} samples, those of its devices {least}"
-    kind: DifferenceKind = "lost" if found < least else "double"
+    samples, reported = int(found[0]), int(least[0])
+    text = f"the buckets of the cohort count {samples} samples, those of its devices {reported}"
+    kind: DifferenceKind = "wrong" if samples == reported else "lost" if samples < reported else "double"
     yield Difference(kind=kind, what="buckets of the cohort", device=f"cohort '{cohort[1]}'", text=text)
 
 
-def _device_samples(before: FleetTotals, after: FleetTotals, name: str) -> int:
-    stored: DeviceTotals | None = after.devices.get(name)
-    known: DeviceTotals | None = before.devices.get(name)
-    total = 0 if stored is None else sum(_samples(counts) for counts in stored.buckets.values())
-    return total - (0 if known is None else sum(_samples(counts) for counts in known.buckets.values()))
+def _of_devices(before: FleetTotals, after: FleetTotals, names: set[str]) -> CountArray:
+    """Return by how much the buckets of devices have grown, number by number; [0] without any."""
+    total: CountArray = np.zeros(1, np.int64)
+    for totals, sign in ((after, 1), (before, -1)):
+        for name in names:
+            stored: DeviceTotals | None = totals.devices.get(name)
+            for counts in () if stored is None else stored.buckets.values():
+                total = total + sign * counts
+    return total
 
 
 def _sum_of_series(device: DeviceTotals | None, revision: int) -> CountArray | None:
@@ -264,9 +267,16 @@ def _grown(before: CountArray | None, after: CountArray | None) -> CountArray | 
     return np.subtract(after, before)
 
 
-def _samples(counts: CountArray) -> int:
+def _is_equal(one: CountArray | None, other: CountArray | None) -> bool:
+    """Compare counts number by number; None stands for zeros."""
+    if one is None or other is None:
+        return not any(np.any(counts) for counts in (one, other) if counts is not None)
+    return np.array_equal(one, other)
+
+
+def _samples(counts: CountArray | None) -> int:
     """Return the number of samples: every sample reaches the first exit."""
-    return int(counts[0])
+    return 0 if counts is None else int(counts[0])
 
 
 def _payload_of(sent: SentStart, series: SentSeries, sequence: int) -> bytes | None:

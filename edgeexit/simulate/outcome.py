@@ -81,8 +81,13 @@ class SimulationOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_exact(self) -> bool:
-        """True if the database holds exactly what was acknowledged, or was not compared."""
-        return self.database is None or not self.database.differences
+        """True if the database holds exactly what was acknowledged, or was not compared.
+
+        False if nothing was acknowledged, because then an empty database has no difference.
+        """
+        if self.database is None:
+            return True
+        return not self.database.differences and bool(self.acknowledged_reports or self.acknowledged_audits)
 
 
 def outcome_of(load: FleetLoad) -> SimulationOutcome:

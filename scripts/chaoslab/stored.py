@@ -9,17 +9,13 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 from edgeexit_calibration.store.counts import Counts, counts_of, pack_counts, unpack_counts
-from sqlalchemy import Connection, create_engine, inspect, text
+from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.pool import NullPool
 
 from edgeexit.wire import Report
 
 _SAMPLES = text(
     "SELECT s.readouts FROM audited_sample s JOIN audit a ON a.id = s.audit_id JOIN device d ON d.id = a.device_id "
-    "WHERE d.device LIKE :device"
-)
-_REPORTS = text(
-    "SELECT r.start, r.revision, r.content FROM report r JOIN device d ON d.id = r.device_id "
     "WHERE d.device LIKE :device"
 )
 _SERIES = text(
@@ -71,10 +67,6 @@ class StoredDatabase:
         buckets: dict[tuple[int, int], Counts] = {}
         with self._reading() as connection:
             samples = Counter(digest(row.readouts) for row in connection.execute(_SAMPLES, names))
-            if inspect(connection).has_table("report"):
-                for row in connection.execute(_REPORTS, names):
-                    report = msgspec.json.decode(row.content, type=Report)
-                    reports[row.start, row.revision] = counts_digest(report)
             for row in connection.execute(_SERIES, names):
                 reports[row.start, row.revision] = digest(row.counts)
                 _add(totals, (row.device_id, row.revision), unpack_counts(row.counts))

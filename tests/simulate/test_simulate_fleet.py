@@ -1,10 +1,19 @@
 """Simulated fleets against a real broker, a real calibrator and real databases."""
 
+import numpy as np
 import pytest
 from edgeexit_calibration import register
-from edgeexit_calibration.store.tables import AuditedSampleRow, CohortRow, DeviceBucketRow, DeviceRow, SeriesRow
+from edgeexit_calibration.store.counts import pack_counts, unpack_counts
+from edgeexit_calibration.store.tables import (
+    AuditedSampleRow,
+    CohortBucketRow,
+    CohortRow,
+    DeviceBucketRow,
+    DeviceRow,
+    SeriesRow,
+)
 from edgeexit_calibration.views.stored_totals import stored_fleet
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from edgeexit.errors import ConfigError
 from edgeexit.key_set import TrustedKeys
@@ -89,6 +98,24 @@ def _change_bucket(session, device):
     row.counts = row.counts[:index] + bytes([row.counts[index] + 1]) + row.counts[index + 1 :]
 
 
+def _delete_buckets(session, device):
+    session.execute(delete(DeviceBucketRow).filter_by(device_id=device.id))
+
+
+def _delete_all_buckets(session, _device):
+    session.execute(delete(DeviceBucketRow))
+    session.execute(delete(CohortBucketRow))
+
+
+def _change_cohort_bucket(session, _device):
+    """Move one sample from a bin to another one: the number of samples stays."""
+    row = session.scalars(select(CohortBucketRow)).first()
+    counts = unpack_counts(row.counts)
+    first, second = 2 + np.flatnonzero(counts[2:])[:2]
+    counts[[first, second]] += 1, -1
+    row.counts = pack_counts(counts)
+
+
 def _double_sample(session, device):
     row = session.scalars(select(AuditedSampleRow)).first()
     fields = ("audit_id", "cohort_id", "revision", "exits", "exit", "disagrees", "readouts", "label", "counted")
@@ -105,6 +132,9 @@ def _change_state(session, device):
         (_delete_report, "lost", "was acknowledged and is not stored"),
         (_change_counters, "wrong", "are not those that were sent"),
         (_change_bucket, "double", "its buckets of time count"),
+        (_delete_buckets, "lost", "its buckets of time count 0 samples"),
+        (_delete_all_buckets, "lost", "its buckets of time count 0 samples"),
+        (_change_cohort_bucket, "wrong", "the buckets of the cohort count"),
         (_double_sample, "double", "samples are stored, only"),
         (_change_state, "wrong", "the newest state has start"),
     ],
@@ -142,6 +172,21 @@ def test_without_a_calibrator_everything_is_reported_as_not_answered(simulate):
     assert outcome.acknowledged_reports == 0
     assert outcome.unanswered == outcome.reports + outcome.audits
     assert outcome.reports_per_s is None
+
+
+@ON_SQLITE
+def test_a_database_without_differences_is_not_exact_if_nothing_was_acknowledged(simulate):
+    outcome = simulate(reports=24, settle_s=0.5)
+    assert outcome.database.differences == 0
+    assert not outcome.is_exact
+
+
+@ON_SQLITE
+def test_the_totals_of_another_fleet_lack_everything(serve, simulate, database, monkeypatch):
+    monkeypatch.setattr("edgeexit.simulate.run._CATCH_UP_S", 0.5)
+    serve()
+    outcome = simulate(totals=lambda: stored_fleet(database, "other"))
+    assert [(group.kind, group.what, group.count) for group in outcome.database.groups] == [("lost", "device", 12)]
 
 
 def test_a_broker_that_is_not_reachable_is_named(model):

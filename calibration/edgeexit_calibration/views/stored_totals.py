@@ -1,14 +1,14 @@
 """What the database holds of each device of a fleet, summed up so that it can be compared with what devices sent."""
 
-from typing import Final, NamedTuple, TypeVar
+from collections import defaultdict
+from typing import Final, NamedTuple
 
 import msgspec
-import numpy as np
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from edgeexit.wire import State
-from edgeexit_calibration.store.counts import Counts, unpack_counts
+from edgeexit_calibration.store.counts import Counts, sum_counts, unpack_counts
 from edgeexit_calibration.store.database import Database
 from edgeexit_calibration.store.tables import (
     AuditedSampleRow,
@@ -22,7 +22,6 @@ from edgeexit_calibration.store.tables import (
 )
 
 _BLOCK: Final = 500
-_Key = TypeVar("_Key")
 
 
 class StoredSeries(NamedTuple):
@@ -117,8 +116,11 @@ def _add_series(session: Session, devices: dict[int, StoredDevice], ids: list[in
 
 def _add_buckets(session: Session, devices: dict[int, StoredDevice], ids: list[int]) -> None:
     columns = select(DeviceBucketRow.device_id, DeviceBucketRow.revision, DeviceBucketRow.counts)
+    parts: defaultdict[tuple[int, int], list[bytes]] = defaultdict(list)
     for device_id, revision, packed in session.execute(columns.where(DeviceBucketRow.device_id.in_(ids))):
-        _sum_up(devices[device_id].buckets, revision, unpack_counts(packed))
+        parts[device_id, revision].append(packed)
+    for (device_id, revision), found in parts.items():
+        devices[device_id].buckets[revision] = unpack_counts(sum_counts(found))
 
 
 def _add_audits(session: Session, devices: dict[int, StoredDevice], ids: list[int]) -> None:
@@ -140,12 +142,7 @@ def _cohorts(session: Session, fleet: str) -> dict[tuple[str, str], Counts]:
     columns = select(CohortRow.bundle, CohortRow.cohort, CohortBucketRow.counts).join(
         CohortBucketRow, CohortBucketRow.cohort_id == CohortRow.id
     )
-    sums: dict[tuple[str, str], Counts] = {}
+    parts: defaultdict[tuple[str, str], list[bytes]] = defaultdict(list)
     for bundle, cohort, packed in session.execute(columns.where(CohortRow.fleet == fleet)):
-        _sum_up(sums, (bundle, cohort), unpack_counts(packed))
-    return sums
-
-
-def _sum_up(sums: dict[_Key, Counts], key: _Key, counts: Counts) -> None:
-    known = sums.get(key)
-    sums[key] = counts if known is None or len(known) != len(counts) else np.add(known, counts)
+        parts[bundle, cohort].append(packed)
+    return {key: unpack_counts(sum_counts(found)) for key, found in parts.items()}

@@ -105,8 +105,11 @@ def _print_balance(outcome: "SimulationOutcome") -> None:
     if balance is None:
         next_step("repeat it with --database to compare what was sent with what the calibrator stored")
         return
-    if not balance.differences:
+    if outcome.is_exact:
         console.print("difference to the database: 0 (nothing lost, nothing double, nothing wrong)")
+        return
+    if not balance.differences:
+        console.print("difference to the database: unknown, because nothing was acknowledged")
         return
     console.print(
         f"difference to the database: {balance.differences:,} ({balance.lost:,} lost, {balance.double:,} double, "

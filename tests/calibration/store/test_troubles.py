@@ -62,8 +62,10 @@ def test_flags_that_have_ended_are_cleared_and_the_others_stay(database):
     with database.writing() as session:
         for name, time in (("old", old), ("recent", recent)):
             row = DeviceRow(
-                fleet=FLEET, shard="s0", device=name, first_seen=old, last_seen=old, key="a", offered_key="b", losses_at=time, drops={"invalid": 1}, last_drop_at=time,
-            )  # fmt: skip
+                fleet=FLEET, shard="s0", device=name, first_seen=old, last_seen=old, key="a", offered_key="b"
+            )
+            row.losses_at = row.last_drop_at = time
+            row.drops = {"invalid": 1}
             row.troubles = troubles_of_row(row, None, now=old)
             session.add(row)
         session.add(ShardRow(fleet=FLEET, shard="s0", first_seen=old))
