@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paho.mqtt.client as paho
 from edgeexit_calibration.ingest.batch_store import BatchStore
 from edgeexit_calibration.ingest.receipts import Stored
+from edgeexit_calibration.ingest.report_head import ReportHead, count_reports, decode_head
 from edgeexit_calibration.ingest.rules import IngestRules
 from edgeexit_calibration.ingest.uplink import Uplink
 from sqlalchemy.orm import Session
@@ -161,7 +163,22 @@ def store_uplinks(
     session: Session, uplinks: Sequence[Uplink], *, now: datetime, rules: IngestRules | None = None
 ) -> Stored:
     """Store a batch, with nothing in memory from earlier ones."""
-    return BatchStore(rules or IngestRules()).store(session, uplinks, now=now)
+    return BatchStore(rules or IngestRules()).store(session, [with_counts(uplink) for uplink in uplinks], now=now)
+
+
+def with_counts(uplink: Uplink) -> Uplink:
+    """Return a message as it is stored: of a report the head, and its counters as an array."""
+    message: Any = uplink.message
+    if isinstance(message, Report):
+        message = head_of(message)
+    if not isinstance(message, ReportHead):
+        return uplink
+    return uplink._replace(message=message, counts=count_reports([message]).counts[0])
+
+
+def head_of(report: Report) -> ReportHead:
+    """Return a report as it is read: its counters are still JSON."""
+    return decode_head(encode(report))
 
 
 def payload_of(topic: str, message: object, *, key: PrivateKey = IDENTITY) -> bytes:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from edgeexit.latency import LatencyProfile
-from edgeexit.wire import Audit, DeviceAddress, Refusal, Report, State
+from edgeexit.wire import Audit, DeviceAddress, Refusal, State
 from edgeexit_calibration.ingest.audit_store import AcceptedAudit, store_audits
 from edgeexit_calibration.ingest.bulk_write import driver_value, table_of, update_rows
 from edgeexit_calibration.ingest.device_record import DeviceRecord, locked_records, write_records
@@ -26,11 +26,12 @@ from edgeexit_calibration.ingest.known_cohorts import KnownCohort, KnownCohorts
 from edgeexit_calibration.ingest.known_devices import KnownDevice, KnownDevices
 from edgeexit_calibration.ingest.profile_store import store_profile
 from edgeexit_calibration.ingest.receipts import Receipt, Stored
+from edgeexit_calibration.ingest.report_head import ReportHead
 from edgeexit_calibration.ingest.rules import IngestRules
 from edgeexit_calibration.ingest.series_store import AcceptedReport, SeriesStore
 from edgeexit_calibration.ingest.state_store import AcceptedState, store_losses, store_states, store_troubles
 from edgeexit_calibration.ingest.uplink import Uplink
-from edgeexit_calibration.store.counts import counts_of
+from edgeexit_calibration.store.counts import PER_EXIT
 from edgeexit_calibration.store.tables import DeviceRow
 
 _DEVICES: Final = table_of(DeviceRow)
@@ -157,10 +158,12 @@ class _Batch:
         if device is None:
             limit = self._rules.quotas.max_devices
             self.drops.append(Drop(uplink.address, "too many devices", f"the fleet has {limit} devices"))
-        elif isinstance(message, Report):
-            cohort = self._accept(uplink, device, message, len(message.exits))
+        elif isinstance(message, ReportHead):
+            counts = uplink.counts
+            if counts is None:
+                raise ValueError("the counters of a report must be converted first")
+            cohort = self._accept(uplink, device, message, len(counts) // PER_EXIT)
             if cohort is not None:
-                counts = counts_of(message) if uplink.counts is None else uplink.counts
                 self.reports.append(AcceptedReport(device, cohort.id, message, counts))
         elif isinstance(message, Audit):
             cohort = self._accept(uplink, device, message, len(message.samples[0].top1))
@@ -177,14 +180,17 @@ class _Batch:
     def outcome(self) -> Stored:
         """Return the answers to all messages so far."""
         receipts = [
-            Receipt(
-                *key, tuple(dict.fromkeys(self._sequences.get(key, ()))), tuple(self._refused.get(key, {}).values())
-            )
-            for key in {**self._sequences, **self._refused}
+            Receipt(address, start, tuple(numbers if len(numbers) == 1 else dict.fromkeys(numbers)))
+            for (address, start), numbers in self._sequences.items()
+        ]
+        receipts += [
+            Receipt(address, start, (), tuple(refused.values())) for (address, start), refused in self._refused.items()
         ]
         return Stored(receipts, self.drops)
 
-    def _accept(self, uplink: Uplink, device: KnownDevice, message: Report | Audit, exits: int) -> KnownCohort | None:
+    def _accept(
+        self, uplink: Uplink, device: KnownDevice, message: ReportHead | Audit, exits: int
+    ) -> KnownCohort | None:
         """Return the cohort of a message that is to be stored; None if it is refused or not answered."""
         if device.revoked:
             self._refuse(uplink, message, "revoked", REVOKED, final=True)
@@ -211,7 +217,7 @@ class _Batch:
             sequences.append(message.sequence)
         return cohort
 
-    def _cohort_of(self, uplink: Uplink, message: State | Report | Audit) -> KnownCohort | None:
+    def _cohort_of(self, uplink: Uplink, message: State | ReportHead | Audit) -> KnownCohort | None:
         """Return the cohort that a message names; None if there are too many."""
         cohort = self._cohorts.find(self._session, uplink.address.fleet, message)
         if cohort is None:
@@ -219,11 +225,13 @@ class _Batch:
             self.drops.append(Drop(uplink.address, "too many cohorts", detail))
         return cohort
 
-    def _refuse(self, uplink: Uplink, message: Report | Audit, cause: DropCause, reason: str, *, final: bool) -> None:
+    def _refuse(
+        self, uplink: Uplink, message: ReportHead | Audit, cause: DropCause, reason: str, *, final: bool
+    ) -> None:
         self._answer(uplink, message, reason, final=final)
         self.drops.append(Drop(uplink.address, cause, reason))
 
-    def _answer(self, uplink: Uplink, message: Report | Audit, reason: str, *, final: bool) -> None:
+    def _answer(self, uplink: Uplink, message: ReportHead | Audit, reason: str, *, final: bool) -> None:
         refusal = Refusal(sequence=message.sequence, reason=reason, final=final)
         self._refused.setdefault((uplink.address, message.start), {})[message.sequence] = refusal
 
@@ -235,7 +243,7 @@ def _to_lock(uplinks: Sequence[Uplink], devices: dict[DeviceAddress, KnownDevice
         device = devices.get(address)
         if device is None:
             continue
-        if isinstance(message, Report):
+        if isinstance(message, ReportHead):
             if message.losses != device.losses:
                 numbers.add(device.id)
         elif isinstance(message, State) or (isinstance(message, Audit) and key is not None and key != device.key):

@@ -82,10 +82,16 @@ class BucketStore:
         return found
 
     def _lock(self, connection: Connection, keys: Sequence[BucketKey]) -> None:
-        """Lock rows, after creating those that do not exist, so that the roll-up adds to them before or after us."""
-        upsert_rows(connection, self._table, [*self._keys, _COUNTS], [(*key, _NO_COUNTS) for key in keys], kept=True)
+        """Lock rows, after creating those that do not exist, so that the roll-up adds to them before or after us.
+
+        It may remove a row between the two statements; then both are repeated.
+        """
+        empty = [(*key, _NO_COUNTS) for key in keys]
         for chunk in _chunks(sorted(keys)):
-            connection.execute(self._query(chunk).with_for_update())
+            locked = 0
+            while locked < len(chunk):
+                upsert_rows(connection, self._table, [*self._keys, _COUNTS], empty, kept=True)
+                locked = len(connection.execute(self._query(chunk).with_for_update()).all())
 
     def _select(self, connection: Connection, keys: Sequence[BucketKey]) -> Mapping[BucketKey, bytes]:
         rows = [row for chunk in _chunks(keys) for row in connection.execute(self._query(chunk))]

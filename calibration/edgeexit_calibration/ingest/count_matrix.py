@@ -6,11 +6,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from edgeexit.wire import Report
-from edgeexit_calibration.store.counts import PER_EXIT, Counts, pack_counts, unpack_counts, width_of
+from edgeexit_calibration.store.counts import MAX_SUM, PER_EXIT, Counts, pack_counts, unpack_counts, width_of
 
-MAX_SUM: Final = 2**62 - 1
-"""Sums of counts stay at this number rather than overflow; two of them still fit into 64 bits."""
 _SAFE: Final = 2**40
 """A batch of counts below this number cannot overflow."""
 _HEADER: Final = 2
@@ -20,18 +17,6 @@ _NARROW: Final = 4
 
 Matrix = npt.NDArray[np.int64]
 """[N, 62 K + 1] int64."""
-
-
-def matrix_of(reports: Sequence[Report]) -> Matrix:
-    """Return the counters of reports with the same number of exits [N, 62 K + 1]."""
-    flat: list[int] = []
-    for report in reports:
-        for one in report.exits:
-            flat += (one.reached, one.exited)
-            flat += one.scores
-            flat += one.latency
-        flat.append(report.failed)
-    return np.fromiter(flat, np.int64, len(flat)).reshape(len(reports), -1)
 
 
 def pack_rows(matrix: Matrix) -> list[bytes]:

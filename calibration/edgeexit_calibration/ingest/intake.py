@@ -2,7 +2,6 @@
 
 import logging
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from typing import Final
@@ -12,16 +11,15 @@ from sqlalchemy import Connection
 from edgeexit.errors import MessageError
 from edgeexit.limited_log import LimitedLog
 from edgeexit.log_text import one_line
-from edgeexit.wire import Audit, Delivery, DeviceAddress, Refusal, Report, down_topic, encode, parse_up_topic
+from edgeexit.wire import Audit, Delivery, DeviceAddress, Refusal, down_topic, encode, parse_up_topic
 from edgeexit_calibration.ingest.answers import answers
 from edgeexit_calibration.ingest.batch_store import BatchStore
 from edgeexit_calibration.ingest.bounded_cache import BoundedCache
-from edgeexit_calibration.ingest.contradictions import contradictions
-from edgeexit_calibration.ingest.count_matrix import matrix_of
 from edgeexit_calibration.ingest.drops import Drop, DropCounter
 from edgeexit_calibration.ingest.outage import OutageLog
 from edgeexit_calibration.ingest.quotas import QuotaCheck
 from edgeexit_calibration.ingest.receipts import Receipt, Stored
+from edgeexit_calibration.ingest.report_head import ReportHead, count_reports
 from edgeexit_calibration.ingest.rules import IngestRules
 from edgeexit_calibration.ingest.uplink import RefusedUplink, Uplink, read_uplink
 from edgeexit_calibration.store.database import Database, DatabaseError
@@ -135,7 +133,7 @@ class Intake:
             address = parsed[0]
             exceeded = self._quotas.admits_message(address, len(payload))
             if exceeded is None:
-                message = read_uplink(topic, payload, retained=delivery.retain, parsed=parsed, check_counters=False)
+                message = read_uplink(topic, payload, retained=delivery.retain, parsed=parsed)
                 if isinstance(message, RefusedUplink):
                     self.drop(Drop(address, "invalid", message.refusal.reason))
                     return message
@@ -152,25 +150,25 @@ class Intake:
         return None
 
     def _count(self, uplinks: list[Uplink], refused: list[RefusedUplink]) -> list[Uplink]:
-        """Return the messages, reports with their counters as arrays; refuse those that contradict themselves."""
-        groups: defaultdict[int, list[int]] = defaultdict(list)
+        """Return the messages, reports with their counters as arrays; refuse those whose counters are invalid."""
+        places: list[int] = []
+        heads: list[ReportHead] = []
         for place, uplink in enumerate(uplinks):
-            if isinstance(uplink.message, Report):
-                groups[len(uplink.message.exits)].append(place)
-        contradicted: set[int] = set()
-        for places in groups.values():
-            reports = [message for place in places if isinstance(message := uplinks[place].message, Report)]
-            matrix = matrix_of(reports)
-            for place, report, counts, reason in zip(places, reports, matrix, contradictions(matrix), strict=True):
-                address = uplinks[place].address
-                if reason is None:
-                    uplinks[place] = Uplink(address, report, counts=counts)
-                else:
-                    contradicted.add(place)
-                    self.drop(Drop(address, "invalid", reason))
-                    refusal = Refusal(sequence=report.sequence, reason=one_line(reason))
-                    refused.append(RefusedUplink(address, report.start, refusal))
-        return [uplink for place, uplink in enumerate(uplinks) if place not in contradicted]
+            if isinstance(uplink.message, ReportHead):
+                places.append(place)
+                heads.append(uplink.message)
+        counts, reasons = count_reports(heads)
+        for index, one in counts.items():
+            place = places[index]
+            uplinks[place] = Uplink(uplinks[place].address, heads[index], None, False, one)  # noqa: FBT003
+        for index, reason in reasons.items():
+            address, head = uplinks[places[index]].address, heads[index]
+            self.drop(Drop(address, "invalid", reason))
+            refused.append(RefusedUplink(address, head.start, Refusal(sequence=head.sequence, reason=one_line(reason))))
+        if not reasons:
+            return uplinks
+        invalid = {places[index] for index in reasons}
+        return [uplink for place, uplink in enumerate(uplinks) if place not in invalid]
 
     def _write(self, uplinks: Sequence[Uplink]) -> Stored:
         """Write a batch and the counts of drops. Raises DatabaseError if the database fails, and LeaseLostError.
@@ -192,6 +190,7 @@ class Intake:
         """Write messages in one transaction; return None if a message cannot be written."""
         pending = self.drops.take()
         now = datetime.now(timezone.utc)
+        stored: Stored | None = None
         try:
             with self._database.writing() as session:
                 self._fence(session.connection())
@@ -203,6 +202,8 @@ class Intake:
             raise
         except Exception as error:  # noqa: BLE001 - the broker would deliver the message again forever
             self._store.forget()
+            if stored is None:  # otherwise it is the counts that cannot be written
+                self.drops.put_back(pending)
             self._repeats.error("write", "a batch cannot be written: %r", error, exc_info=error)
             return None
         return stored
@@ -211,7 +212,7 @@ class Intake:
 def _later(uplink: Uplink, exceeded: str) -> RefusedUplink | None:
     """Return the refusal of a message that may be stored tomorrow, so that the device waits; None without a number."""
     message = uplink.message
-    if not isinstance(message, Report | Audit):
+    if not isinstance(message, ReportHead | Audit):
         return None
     refusal = Refusal(sequence=message.sequence, reason=f"over quota: {exceeded}", final=False)
     return RefusedUplink(uplink.address, message.start, refusal)
@@ -223,7 +224,7 @@ def _refuse_once(uplinks: Sequence[Uplink]) -> Stored:
     for address, message, *_ in uplinks:
         drop = Drop(address, "internal error", "the calibrator could not write the message; see its log")
         stored.drops.append(drop)
-        if isinstance(message, Report | Audit):
+        if isinstance(message, ReportHead | Audit):
             refusal = Refusal(sequence=message.sequence, reason=drop.detail, final=False)
             stored.receipts.append(Receipt(address, message.start, (), (refusal,)))
     return stored

@@ -11,8 +11,9 @@ from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session
 
 from edgeexit.policies.document import MAX_REVISION
-from edgeexit.wire import Audit, Report, State
+from edgeexit.wire import Audit, State
 from edgeexit_calibration.ingest.bounded_cache import BoundedCache
+from edgeexit_calibration.ingest.report_head import ReportHead
 from edgeexit_calibration.store.cohorts import CohortAddress, add_cohort
 from edgeexit_calibration.store.tables import CohortRow, PolicyRevisionRow, RegistrationRow
 
@@ -61,7 +62,7 @@ class KnownCohorts:
             self._read_at_s = self._clock()
             self.forget()
 
-    def find(self, session: Session, fleet: str, message: State | Report | Audit) -> KnownCohort | None:
+    def find(self, session: Session, fleet: str, message: State | ReportHead | Audit) -> KnownCohort | None:
         """Return the cohort that a message names; create it if it is new; return None if the fleet has no room for it.
 
         Also note the revision that the device runs if this database did not issue it. Nobody has proven it. Such a

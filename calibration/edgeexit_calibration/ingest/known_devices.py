@@ -4,7 +4,6 @@ What a user decides about a device (its key, a revocation, a clone that was reso
 because another process writes it.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Final, TypeVar
@@ -120,7 +119,7 @@ class KnownDevices:
         if is_postgresql(connection):
             rows = connection.exec_driver_sql(_DECIDED.format("= ANY(%b::integer[])"), (list(by_id),))
         else:
-            numbers = json.dumps(list(by_id))
+            numbers = msgspec.json.encode(list(by_id)).decode()
             rows = connection.exec_driver_sql(_DECIDED.format("IN (SELECT value FROM json_each(?))"), (numbers,))
         changed = [
             number

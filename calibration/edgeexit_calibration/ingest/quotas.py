@@ -12,7 +12,8 @@ from typing import Annotated, Final
 import msgspec
 
 from edgeexit.latency import LatencyProfile
-from edgeexit.wire import Audit, DeviceAddress, Report, State
+from edgeexit.wire import Audit, DeviceAddress, State
+from edgeexit_calibration.ingest.report_head import ReportHead
 
 _MINUTE_S: Final = 60.0
 _HOUR_S: Final = 3600.0
@@ -130,7 +131,9 @@ class QuotaCheck:
         usage.bytes_s = bytes_s
         return None
 
-    def admits(self, address: DeviceAddress, message: State | Report | Audit | LatencyProfile, size: int) -> str | None:
+    def admits(
+        self, address: DeviceAddress, message: State | ReportHead | Audit | LatencyProfile, size: int
+    ) -> str | None:
         """Count what a decoded message of `size` bytes adds; return None, or which quota is exceeded."""
         quotas, usage = self._quotas, self._devices.get(address) or self._add(address)
         if isinstance(message, LatencyProfile):
@@ -142,7 +145,7 @@ class QuotaCheck:
                 return f"more than {quotas.new_cohorts_per_day} new cohorts a day"
             usage.new_cohorts_s = new_s
             _remember(usage.cohorts, cohort)
-        if isinstance(message, Report):
+        if isinstance(message, ReportHead):
             series = hash((message.start, message.revision))
             if not _is_known(usage.series, series):
                 new_s = self._new_series.paid_at(usage.new_series_s, self._clock())

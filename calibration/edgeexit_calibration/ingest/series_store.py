@@ -11,15 +11,15 @@ from typing import Final, NamedTuple
 import numpy as np
 from sqlalchemy import Connection
 
-from edgeexit.wire import Report
 from edgeexit_calibration.ingest.bucket_store import BucketKey, BucketStore
 from edgeexit_calibration.ingest.bulk_write import driver_value, table_of, upsert_rows
 from edgeexit_calibration.ingest.count_matrix import pack_rows, unpack_rows
 from edgeexit_calibration.ingest.drops import Drop
 from edgeexit_calibration.ingest.known_devices import KnownDevice
 from edgeexit_calibration.ingest.known_series import KnownSeries, NewestReport, SeriesKey, StartKey
+from edgeexit_calibration.ingest.report_head import ReportHead
 from edgeexit_calibration.ingest.time_buckets import buckets_at
-from edgeexit_calibration.store.counts import Counts, pack_counts
+from edgeexit_calibration.store.counts import PER_EXIT, Counts, pack_counts
 from edgeexit_calibration.store.tables import CohortBucketRow, DeviceBucketRow, SeriesRow
 
 _TABLE: Final = table_of(SeriesRow)
@@ -33,7 +33,7 @@ class AcceptedReport(NamedTuple):
 
     device: KnownDevice
     cohort_id: int
-    report: Report
+    report: ReportHead
     counts: Counts
     """Its counters [62 K + 1]."""
 
@@ -99,10 +99,11 @@ class SeriesStore:
         received_at: object,
     ) -> None:
         """Write reports with the same number of exits."""
-        matrix = np.stack([step.accepted.counts for step in steps])
-        before = unpack_rows([step.before for step in steps], len(steps[0].accepted.report.exits))
-        follows = np.array([step.follows for step in steps])
-        before[follows] = matrix[np.flatnonzero(follows) - 1]
+        matrix = np.concatenate([step.accepted.counts for step in steps]).reshape(len(steps), -1)
+        before = unpack_rows([step.before for step in steps], len(matrix[0]) // PER_EXIT)
+        follows = [row for row, step in enumerate(steps) if step.follows]
+        if follows:
+            before[follows] = matrix[np.array(follows) - 1]
         added = np.maximum(matrix - before, 0)
 
         newest = [row for row, step in enumerate(steps) if step.is_newest]
@@ -156,8 +157,8 @@ def _steps(
                 fresh.append(accepted)
         last: AcceptedReport | None = None
         for accepted in fresh:
-            exits = len(accepted.report.exits)
-            follows = last is not None and len(last.report.exits) == exits
+            exits = len(accepted.counts) // PER_EXIT
+            follows = last is not None and len(last.counts) == len(accepted.counts)
             if last is not None:
                 before = None if follows else pack_counts(last.counts)
             last = accepted

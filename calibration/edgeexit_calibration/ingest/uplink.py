@@ -10,17 +10,16 @@ from math import log
 from typing import Any, Final, NamedTuple
 
 import msgspec
-import numpy as np
 
 from edgeexit.errors import MessageError
 from edgeexit.latency import LatencyProfile
 from edgeexit.log_text import one_line
-from edgeexit.wire import MAX_EXITS, UP_TYPES, Audit, DeviceAddress, Refusal, Report, State, decode, parse_up_topic
+from edgeexit.wire import MAX_EXITS, UP_TYPES, Audit, DeviceAddress, Refusal, State, decode, parse_up_topic
 from edgeexit.wire.audit_parts import NUMBER_LIMIT
 from edgeexit.wire.audit_signing import verify_audit
 from edgeexit.wire.messages import Count, StartId
-from edgeexit_calibration.ingest.contradictions import contradictions
-from edgeexit_calibration.store.counts import Counts, counts_of
+from edgeexit_calibration.ingest.report_head import ReportHead, decode_head
+from edgeexit_calibration.store.counts import Counts
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MIN_EXITS: Final = 2
@@ -35,13 +34,13 @@ class Uplink(NamedTuple):
     """A valid message of a device, and the device's address."""
 
     address: DeviceAddress
-    message: State | Report | Audit | LatencyProfile
+    message: State | ReportHead | Audit | LatencyProfile
     key: str | None = None
     """The public key that signed an audit."""
     retained: bool = False
     """True if the broker stored the message for new subscribers, so that the device may have ended since."""
     counts: Counts | None = None
-    """The counters of a report [62 K + 1], if the caller has converted them already."""
+    """The counters of a report [62 K + 1], when they have been converted; see `report_head.count_reports`."""
 
 
 class RefusedUplink(NamedTuple):
@@ -71,7 +70,6 @@ def read_uplink(
     *,
     retained: bool = False,
     parsed: tuple[DeviceAddress, str] | None = None,
-    check_counters: bool = True,
 ) -> Uplink | RefusedUplink:
     """Return a decoded message, or the number and the reason of a report or an audit that is invalid.
 
@@ -80,14 +78,13 @@ def read_uplink(
         payload: the payload.
         retained: whether the broker stored the message.
         parsed: the result of `parse_up_topic(topic)`, if it is known already.
-        check_counters: False: the caller looks for `contradictions` in the reports of a whole batch, which is faster.
 
     Raises MessageError for an invalid topic, and for an invalid message without a readable number.
 
     """
     address, kind = parsed or parse_up_topic(topic)
     try:
-        return _decode(address, kind, topic, payload, retained=retained, check_counters=check_counters)
+        return _decode(address, kind, topic, payload, retained)
     except MessageError as error:
         number = _number(kind, payload)
         if number is None:
@@ -95,21 +92,17 @@ def read_uplink(
         return RefusedUplink(address, number.start, Refusal(sequence=number.sequence, reason=one_line(str(error))))
 
 
-def _decode(
-    address: DeviceAddress, kind: str, topic: str, payload: bytes, *, retained: bool, check_counters: bool
-) -> Uplink:
+def _decode(address: DeviceAddress, kind: str, topic: str, payload: bytes, retained: bool) -> Uplink:  # noqa: FBT001
+    if kind == "report":
+        return Uplink(address, decode_head(payload), None, retained)
     if kind == "audit":
         key, audit = verify_audit(payload, topic=topic)
         _check_audit(audit)
         return Uplink(address, audit, key, retained)
     expected: Any = UP_TYPES[kind]
-    message: State | Report | LatencyProfile = decode(payload, expected)
+    message: State | LatencyProfile = decode(payload, expected)
     if isinstance(message, LatencyProfile):
         _check_profile(message)
-    elif isinstance(message, Report) and check_counters:
-        (contradiction,) = contradictions(counts_of(message)[np.newaxis])
-        if contradiction is not None:
-            raise MessageError(contradiction)
     return Uplink(address, message, None, retained)
 
 

@@ -35,8 +35,13 @@ def width_of(exits: int) -> int:
 
 def counts_of(report: Report) -> Counts:
     """Return the counters of a report [62 K + 1] int64."""
-    parts = chain.from_iterable((one.reached, one.exited, *one.scores, *one.latency) for one in report.exits)
-    return np.fromiter(chain(parts, (report.failed,)), np.int64, width_of(len(report.exits)))
+    return counts_of_exits(report.exits, report.failed)
+
+
+def counts_of_exits(exits: Sequence[ExitCounters], failed: int) -> Counts:
+    """Return counters of exits and the number of failed inferences as an array [62 K + 1] int64."""
+    parts = chain.from_iterable((one.reached, one.exited, *one.scores, *one.latency) for one in exits)
+    return np.fromiter(chain(parts, (failed,)), np.int64, width_of(len(exits)))
 
 
 def pack_counts(counts: Counts) -> bytes:

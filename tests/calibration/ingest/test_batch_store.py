@@ -10,7 +10,7 @@ import pytest
 from edgeexit_calibration.ingest.batch_store import BatchStore
 from edgeexit_calibration.ingest.rules import IngestRules
 from edgeexit_calibration.ingest.uplink import Uplink
-from edgeexit_calibration.store.counts import counts_of, unpack_counts
+from edgeexit_calibration.store.counts import unpack_counts
 from edgeexit_calibration.store.tables import (
     AuditedSampleRow,
     AuditRow,
@@ -28,7 +28,7 @@ from sqlalchemy import update
 
 from edgeexit.wire import DeviceAddress, Losses
 from edgeexit.wire.audit_parts import split_audit
-from tests.calibration.scenario import audits_of, report_of, state_of, store_uplinks
+from tests.calibration.scenario import audits_of, report_of, state_of, store_uplinks, with_counts
 
 NOW = datetime(2025, 6, 1, 12, tzinfo=timezone.utc)
 DIGEST = "b" * 64
@@ -70,7 +70,7 @@ def test_buckets_contain_the_newest_counters_of_each_series_once(database, data)
     fleet = next(_fleets)
     addresses = [DeviceAddress(fleet, shard, name) for shard, name in (("s0", "a"), ("s0", "b"), ("s1", "c"))]
     sent = [
-        Uplink(address, grown(number, start, revision, 40_000.0 * number))
+        with_counts(Uplink(address, grown(number, start, revision, 40_000.0 * number)))
         for address in addresses
         for start in (1, 2)
         for revision in (1, 2)
@@ -96,15 +96,15 @@ def test_buckets_contain_the_newest_counters_of_each_series_once(database, data)
         now += timedelta(minutes=data.draw(st.sampled_from([0, 20])))
 
     ids, newest = device_ids(database, fleet), {}
-    for address, report, *_ in sent:
-        key = (address.device, report.start, report.revision)
-        newest[key] = max(newest.get(key, report), report, key=lambda one: one.sequence)
+    for uplink in sent:
+        key = (uplink.address.device, uplink.message.start, uplink.message.revision)
+        newest[key] = max(newest.get(key, uplink), uplink, key=lambda one: one.message.sequence)
     of_devices, of_cohort = defaultdict(lambda: 0), defaultdict(lambda: 0)
     with database.reading() as session:
         cohort_id = session.query(CohortRow).filter_by(fleet=fleet).one().id
-    for (device, _, revision), report in newest.items():
-        of_devices[ids[device], revision] = of_devices[ids[device], revision] + counts_of(report)
-        of_cohort[cohort_id, revision] = of_cohort[cohort_id, revision] + counts_of(report)
+    for (device, _, revision), uplink in newest.items():
+        of_devices[ids[device], revision] = of_devices[ids[device], revision] + uplink.counts
+        of_cohort[cohort_id, revision] = of_cohort[cohort_id, revision] + uplink.counts
     assert equal(sums_of(database, fleet, DeviceBucketRow), of_devices)
     assert equal(sums_of(database, fleet, CohortBucketRow), of_cohort)
 
@@ -123,7 +123,7 @@ def test_totals_contain_each_audited_sample_once(database, bundle, data):
     store = BatchStore(IngestRules())
     for first in range(0, len(sent), size):
         with database.writing() as session:
-            store.store(session, [Uplink(address, audit) for audit in sent[first : first + size]], now=NOW)
+            store.store(session, [with_counts(Uplink(address, audit)) for audit in sent[first : first + size]], now=NOW)
     samples = {sample for audit in sent for sample in audit.samples}
     with database.reading() as session:
         device = session.query(DeviceRow).filter_by(fleet=fleet).one()
@@ -139,7 +139,7 @@ def test_what_an_offline_device_has_counted_belongs_into_the_buckets_of_its_time
     fleet = next(_fleets)
     address, day = DeviceAddress(fleet, "s0", "a"), 86400.0
     uptimes = (0.5 * day, 20 * day, 28.5 * day, 29 * day)  # the agent has run for 29 days
-    uplinks = [Uplink(address, grown(number + 1, 1, 1, uptime)) for number, uptime in enumerate(uptimes)]
+    uplinks = [with_counts(Uplink(address, grown(number + 1, 1, 1, uptime))) for number, uptime in enumerate(uptimes)]
     with database.writing() as session:
         store_uplinks(session, uplinks, now=NOW)
     with database.reading() as session:
@@ -158,7 +158,7 @@ def test_no_uptime_places_counts_outside_of_the_last_thirty_days(database, uptim
     fleet = next(_fleets)
     address = DeviceAddress(fleet, "s0", "a")
     with database.writing() as session:
-        store_uplinks(session, [Uplink(address, grown(n, 1, 1, uptime_s * n)) for n in (1, 2)], now=NOW)
+        store_uplinks(session, [with_counts(Uplink(address, grown(n, 1, 1, uptime_s * n))) for n in (1, 2)], now=NOW)
     with database.reading() as session:
         begins = [row.begin_s for row in session.query(DeviceBucketRow).join(DeviceRow).filter_by(fleet=fleet)]
     assert all(NOW.timestamp() - 31 * 86400 <= begin <= NOW.timestamp() for begin in begins)
@@ -166,12 +166,15 @@ def test_no_uptime_places_counts_outside_of_the_last_thirty_days(database, uptim
 
 def test_counters_that_decrease_add_nothing(database):
     fleet = next(_fleets)
-    uplinks = [Uplink(DeviceAddress(fleet, "s0", "a"), report) for report in (grown(9, 1, 1, 1.0), grown(3, 1, 1, 2.0))]
+    uplinks = [
+        with_counts(Uplink(DeviceAddress(fleet, "s0", "a"), report))
+        for report in (grown(9, 1, 1, 1.0), grown(3, 1, 1, 2.0))
+    ]
     uplinks[1] = uplinks[1]._replace(message=msgspec.structs.replace(uplinks[1].message, sequence=10))
     with database.writing() as session:
         store_uplinks(session, uplinks, now=NOW)
     [counts] = sums_of(database, fleet, DeviceBucketRow).values()
-    assert np.array_equal(counts, counts_of(uplinks[0].message))
+    assert np.array_equal(counts, uplinks[0].counts)
 
 
 def test_sums_stay_at_their_highest_value(database):
@@ -179,7 +182,7 @@ def test_sums_stay_at_their_highest_value(database):
     address, highest = DeviceAddress(fleet, "s0", "a"), 2**53
     with database.writing() as session:
         uplinks = [
-            Uplink(address, report_of(DIGEST, sequence=1, counts=(highest, 0, 0), start=f"{n:016x}"))
+            with_counts(Uplink(address, report_of(DIGEST, sequence=1, counts=(highest, 0, 0), start=f"{n:016x}")))
             for n in range(1100)
         ]
         store_uplinks(session, uplinks, now=NOW)
@@ -192,11 +195,11 @@ def test_reports_of_an_expired_series_are_acknowledged_and_counted_as_drops(data
     fleet = next(_fleets)
     address = DeviceAddress(fleet, "s0", "a")
     with database.writing() as session:
-        store_uplinks(session, [Uplink(address, grown(1, 1, 1, 1.0))], now=NOW)
+        store_uplinks(session, [with_counts(Uplink(address, grown(1, 1, 1, 1.0)))], now=NOW)
         session.execute(update(SeriesRow).values(counts=None))
     before = sums_of(database, fleet, DeviceBucketRow)
     with database.writing() as session:
-        stored = store_uplinks(session, [Uplink(address, grown(2, 1, 1, 1.0))], now=NOW)
+        stored = store_uplinks(session, [with_counts(Uplink(address, grown(2, 1, 1, 1.0)))], now=NOW)
     assert [(receipt.sequences, drop.cause) for receipt, drop in zip(*stored, strict=True)] == [((2,), "expired")]
     assert equal(sums_of(database, fleet, DeviceBucketRow), before)
 
@@ -210,8 +213,8 @@ def test_what_a_clone_sends_is_stored_and_not_counted(database, bundle):
     report = msgspec.structs.replace(grown(1, 1, 1, 1.0), bundle=bundle.digest)
     store = BatchStore(IngestRules())
     with database.writing() as session:
-        store.store(session, [Uplink(address, state) for state in states], now=NOW)
-        store.store(session, [Uplink(address, audit), Uplink(address, report)], now=NOW)
+        store.store(session, [with_counts(Uplink(address, state)) for state in states], now=NOW)
+        store.store(session, [with_counts(Uplink(address, audit)), with_counts(Uplink(address, report))], now=NOW)
     with database.reading() as session:
         device_id = session.query(DeviceRow).filter_by(fleet=fleet).one().id
         samples = session.query(AuditedSampleRow).join(AuditRow).filter_by(device_id=device_id).all()
@@ -227,15 +230,15 @@ def test_what_another_process_decides_about_a_device_holds_for_the_next_batch(da
     address = DeviceAddress(fleet, "s0", "a")
     store = BatchStore(IngestRules())
     with database.writing() as session:
-        store.store(session, [Uplink(address, grown(1, 1, 1, 1.0))], now=NOW)
+        store.store(session, [with_counts(Uplink(address, grown(1, 1, 1, 1.0)))], now=NOW)
     with database.writing() as session:
         session.execute(update(DeviceRow).where(DeviceRow.fleet == fleet).values(revoked_at=NOW))
     with database.writing() as session:
-        revoked = store.store(session, [Uplink(address, grown(2, 1, 1, 1.0))], now=NOW)
+        revoked = store.store(session, [with_counts(Uplink(address, grown(2, 1, 1, 1.0)))], now=NOW)
     with database.writing() as session:
         session.execute(update(DeviceRow).where(DeviceRow.fleet == fleet).values(revoked_at=None))
     with database.writing() as session:
-        approved = store.store(session, [Uplink(address, grown(3, 1, 1, 1.0))], now=NOW)
+        approved = store.store(session, [with_counts(Uplink(address, grown(3, 1, 1, 1.0)))], now=NOW)
     assert [drop.cause for drop in revoked.drops] == ["revoked"]
     assert [receipt.sequences for receipt in approved.receipts] == [(3,)]
 
@@ -248,7 +251,7 @@ def test_reports_update_the_time_of_a_device_once_a_minute_and_its_losses_at_onc
         now = NOW + timedelta(seconds=seconds)
         report = msgspec.structs.replace(grown(number, 1, 1, 1.0), losses=Losses(full=number))
         with database.writing() as session:
-            store.store(session, [Uplink(address, report)], now=now)
+            store.store(session, [with_counts(Uplink(address, report))], now=now)
         with database.reading() as session:
             row = session.query(DeviceRow).filter_by(fleet=fleet).one()
             seen.append((row.last_seen - NOW).total_seconds())
@@ -260,7 +263,9 @@ def test_reports_update_the_time_of_a_device_once_a_minute_and_its_losses_at_onc
 def test_new_shards_are_registered(database):
     fleet = next(_fleets)
     with database.writing() as session:
-        uplinks = [Uplink(DeviceAddress(fleet, shard, "a"), grown(1, 1, 1, 1.0)) for shard in ("s1", "s0", "s1")]
+        uplinks = [
+            with_counts(Uplink(DeviceAddress(fleet, shard, "a"), grown(1, 1, 1, 1.0))) for shard in ("s1", "s0", "s1")
+        ]
         store_uplinks(session, uplinks, now=NOW)
     with database.reading() as session:
         assert {row.shard for row in session.query(ShardRow).filter_by(fleet=fleet)} == {"s0", "s1"}
@@ -271,6 +276,6 @@ def test_devices_of_an_unregistered_cohort_may_disagree_about_the_number_of_exit
     reports = [report_of(DIGEST, sequence=1, counts=counts) for counts in ((1, 2, 3), (1, 2), (1, 2, 3, 4))]
     for number, report in enumerate(reports):
         with database.writing() as session:
-            store_uplinks(session, [Uplink(DeviceAddress(fleet, "s0", f"d{number}"), report)], now=NOW)
+            store_uplinks(session, [with_counts(Uplink(DeviceAddress(fleet, "s0", f"d{number}"), report))], now=NOW)
     [counts] = sums_of(database, fleet, CohortBucketRow).values()
     assert counts[1:-1:62].tolist() == [3, 6, 6, 4]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from edgeexit.latency import LatencyProfile
-from tests.calibration.scenario import DEVICE, FLEET, audits_of, report_of, state_of, store_uplinks
+from tests.calibration.scenario import DEVICE, FLEET, audits_of, head_of, report_of, state_of, store_uplinks
 
 NOW = datetime(2025, 1, 1, tzinfo=timezone.utc)
 DIGEST = "f" * 64
@@ -87,18 +87,23 @@ def test_audits_cohorts_and_series_are_limited_and_known_ones_stay_permitted(clo
     assert [check.admits(DEVICE, state, 1) is None for state in states] == [True, False, False]
     assert check.admits(DEVICE, states[0], 1) is None
     reports = [report_of(bundle.digest, sequence=1, start=f"{number:016x}") for number in range(3)]
-    assert [check.admits(DEVICE, report, 1) is None for report in (*reports, reports[0])] == [True, True, False, True]
-    assert check.admits(DEVICE, report_of(bundle.digest, sequence=1, revision=9), 1) == (
+    assert [check.admits(DEVICE, head_of(report), 1) is None for report in (*reports, reports[0])] == [
+        True,
+        True,
+        False,
+        True,
+    ]
+    assert check.admits(DEVICE, head_of(report_of(bundle.digest, sequence=1, revision=9)), 1) == (
         "more than 2 starts and revisions a day"
     )
     clock.now_s += 86400
-    assert all(check.admits(DEVICE, message, 1) is None for message in (states[1], reports[2], audit))
+    assert all(check.admits(DEVICE, message, 1) is None for message in (states[1], head_of(reports[2]), audit))
 
 
 def test_what_is_remembered_of_a_hostile_device_is_bounded(clock):
     check = QuotaCheck(Quotas(new_series_per_day=10_000, max_devices=3), clock=clock)
     for number in range(1000):
-        check.admits(DEVICE, report_of(DIGEST, sequence=1, start=f"{number:016x}"), 1)
+        check.admits(DEVICE, head_of(report_of(DIGEST, sequence=1, start=f"{number:016x}")), 1)
         check.admits_message(DEVICE._replace(device=f"d{number}"), 10)
     known = {**check._devices, **check._earlier}
     assert len(known) <= 6

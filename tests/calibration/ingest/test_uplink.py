@@ -4,6 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 from edgeexit_calibration.ingest.contradictions import contradictions
+from edgeexit_calibration.ingest.report_head import count_reports
 from edgeexit_calibration.ingest.uplink import RefusedUplink, read_uplink
 from edgeexit_calibration.store.counts import counts_of
 from hypothesis import given
@@ -63,7 +64,6 @@ def test_an_invalid_message_with_a_number_is_a_poison_message(bundle):
     cases = {
         "digest": (REPORT, changed(report, bundle="no digest")),
         "uptime": (REPORT, changed(report, uptime_s="soon")),
-        "exits": (REPORT, changed(report, exits=[])),
         "maximum": (REPORT, changed(report, extra="x" * MAX_BYTES)),
         "16777217": (AUDIT, payload_of(AUDIT, msgspec.structs.replace(audit, samples=(huge,)))),
         "16777216": (AUDIT, payload_of(AUDIT, msgspec.structs.replace(audit, samples=(voted,)))),
@@ -79,7 +79,7 @@ def test_an_invalid_message_with_a_number_is_a_poison_message(bundle):
         found = read_uplink(topic, payload)
         assert isinstance(found, RefusedUplink), words
         assert (found.address, found.start, found.refusal.sequence, found.refusal.final) == (DEVICE, START, 7, True)
-        if words not in {"digest", "uptime", "exits", "key"}:
+        if words not in {"digest", "uptime", "key"}:
             assert words in found.refusal.reason
         assert len(found.refusal.reason) <= 300
 
@@ -127,14 +127,22 @@ def with_exit(report, k, **fields):
     return msgspec.structs.replace(report, exits=tuple(exits))
 
 
+def reason_of(report):
+    """Return why the counters of a report are refused, or None; they must be those of the report otherwise."""
+    counts, reasons = count_reports([read_uplink(REPORT, encode(report)).message])
+    if not reasons:
+        assert counts[0].tolist() == counts_of(report).tolist()
+    return reasons.get(0)
+
+
 def test_a_report_with_counters_that_no_agent_can_have_is_refused_for_good():
     report = report_of(DIGEST, sequence=7, counts=(5, 3, 2))
     full = msgspec.structs.replace(report_of(DIGEST, sequence=7, counts=(0, 0, 2**53)), failed=2**53)
-    assert read_uplink(REPORT, encode(full)).message == full
+    assert reason_of(full) is None
     without_histograms = report
     for k in range(3):
         without_histograms = with_exit(without_histograms, k, scores=(0,) * SCORE_BINS, latency=(0,) * BIN_COUNT)
-    assert read_uplink(REPORT, encode(without_histograms)).message == without_histograms
+    assert reason_of(without_histograms) is None
     impossible = {
         "exit 0 has 10 samples reached and 11 exited": with_exit(report, 0, exited=11),
         "leave only 5": with_exit(report, 1, reached=6),
@@ -144,11 +152,7 @@ def test_a_report_with_counters_that_no_agent_can_have_is_refused_for_good():
         "counter 9007199254740994 is above 2^53": msgspec.structs.replace(report, failed=2**53 + 2),
     }
     for words, message in impossible.items():
-        found = read_uplink(REPORT, encode(message))
-        assert isinstance(found, RefusedUplink), words
-        assert (found.refusal.sequence, found.refusal.final) == (7, True)
-        assert words in found.refusal.reason
-        assert read_uplink(REPORT, encode(message), check_counters=False).message == message
+        assert words in reason_of(message)
     rows = np.array([counts_of(message) for message in (report, *impossible.values(), without_histograms)])
     found = contradictions(rows)
     assert [reason is None for reason in found] == [True, *[False] * len(impossible), True]
@@ -188,4 +192,4 @@ def test_no_report_of_an_agent_is_refused(steps):
             report = msgspec.structs.replace(
                 report_of(DIGEST, sequence=sequence), revision=found.revision, exits=found.exits, failed=found.failed
             )
-            assert read_uplink(REPORT, encode(report)).message == report
+            assert reason_of(report) is None
