@@ -6,7 +6,7 @@ It uses no code of the package: what it writes must not change when the package 
 import json
 import struct
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final
 
@@ -183,25 +183,24 @@ def _insert_device_buckets(
 
 def _exits_of_cohorts(connection: sa.Connection) -> defaultdict[int, int]:
     """Return the number of exits whose reports were shown: the registered one, otherwise the highest reported one."""
-    exits: defaultdict[int, int] = defaultdict(int)
-    for rows in _reports(connection):
+    registration = sa.table("registration", sa.column("cohort_id"), sa.column("exits", sa.JSON()))
+    registered = {row.cohort_id: len(row.exits) for row in connection.execute(sa.select(registration))}
+    exits = defaultdict(int, registered)
+    for rows in _reports(connection, but=registered):
         for row in rows:
             exits[row.cohort_id] = max(exits[row.cohort_id], len(json.loads(row.content)["exits"]))
-    registration = sa.table("registration", sa.column("cohort_id"), sa.column("exits", sa.JSON()))
-    for row in connection.execute(sa.select(registration)):
-        exits[row.cohort_id] = len(row.exits)
     return exits
 
 
-def _reports(connection: sa.Connection) -> Iterator[list[Any]]:
-    """Yield the reports in the order of their keys, so that those of a device follow each other."""
+def _reports(connection: sa.Connection, *, but: Collection[int] = ()) -> Iterator[list[Any]]:
+    """Yield the reports, without those of some cohorts, in the order of their keys: those of a device at a time."""
     report = sa.table(
         "report",
         *(sa.column(name) for name in ("device_id", "start", "revision", "cohort_id", "sequence", "content")),
         sa.column("received_at", sa.DateTime()),
     )
     key = (report.c.device_id, report.c.start, report.c.revision)
-    query = sa.select(report).order_by(*key).limit(_BATCH)
+    query = sa.select(report).where(report.c.cohort_id.not_in(but)).order_by(*key).limit(_BATCH)
     after: Any = sa.true()
     while rows := list(connection.execute(query.where(after)).all()):
         yield rows
