@@ -135,6 +135,8 @@ def _keep_postgresql(backup: Path, url: str) -> Path | None:
             return None
         raise
     kept = backup.with_name(f"{backup.name}.before-restore")
-    back_up_database(database, kept)
-    database.close()
+    try:
+        back_up_database(database, kept)
+    finally:
+        database.close()
     return kept
