@@ -137,8 +137,8 @@ class Leader:
 
     def _pause_s(self) -> float:
         """Return the time until the next check: after a connect it is soon, because the first one only reads."""
-        reading_s = self._publisher.reading_s
-        return min(self._interval_s, reading_s) if reading_s > 0 else self._interval_s
+        postponed_s = self._publisher.postponed_s
+        return self._interval_s if postponed_s is None else min(self._interval_s, postponed_s)
 
     def reconnected(self) -> None:
         """Check soon, and publish again; called in the network thread at every connect."""

@@ -71,6 +71,7 @@ class Publisher:
         self._public = [key.public_key() for key in keys]
         self._received = UnverifiedMessages()
         self._reading_until_s = -math.inf
+        self._is_postponed = False
         self._recorder = RevisionRecorder(database)
 
     def reset(self) -> None:
@@ -82,9 +83,9 @@ class Publisher:
         self._reading_until_s = time.monotonic() + _READING_S
 
     @property
-    def reading_s(self) -> float:
-        """Seconds until `publish` publishes again after a `reset`; at most 0: it does."""
-        return self._reading_until_s - time.monotonic()
+    def postponed_s(self) -> float | None:
+        """Seconds until `publish` is due because the last call has only read; None: it has not."""
+        return max(0.0, self._reading_until_s - time.monotonic()) if self._is_postponed else None
 
     def on_message(self, topic: str, payload: bytes) -> None:
         """Compare a message on a policy topic with the published policy; if it replaced the policy, publish again."""
@@ -93,11 +94,12 @@ class Publisher:
 
     def publish(self, *, now: datetime) -> None:
         """Read what has arrived; publish every current policy that the broker does not have. Raises DatabaseError."""
-        for topic, payload in self._received.waiting():
-            signed = read_policy(topic, payload, fleet=self._fleet, keys=self._public)
-            if signed is not None:
-                self._recorder.record(signed)
-        if not self._session.connected or self.reading_s > 0:
+        self._is_postponed = False
+        self._read_received()
+        if not self._session.connected:
+            return
+        self._is_postponed = time.monotonic() < self._reading_until_s
+        if self._is_postponed:
             return
         current = self._current_policies()
         for policy in current:
@@ -112,6 +114,13 @@ class Publisher:
             published_at = self._topics.accepted_at(policy_topic(*policy.address), policy.revision)
             if published_at is not None:
                 self._record_publication(policy, published_at)
+
+    def _read_received(self) -> None:
+        """Record the revisions that our keys have signed."""
+        for topic, payload in self._received.waiting():
+            signed = read_policy(topic, payload, fleet=self._fleet, keys=self._public)
+            if signed is not None:
+                self._recorder.record(signed)
 
     def _current_policies(self) -> Sequence[_CurrentPolicy]:
         """Return the policies to publish, without those that wait for a number that is not used yet."""

@@ -16,6 +16,7 @@ from edgeexit_calibration import (
 )
 from edgeexit_calibration.publishing import retained
 from edgeexit_calibration.recalibrate import watcher
+from edgeexit_calibration.store.maintenance import Maintenance
 
 from edgeexit.policies import PolicyDocument, Scope, decode_document, disagrees, encode_document
 from edgeexit.policies.document import PAYLOAD_TYPE
@@ -83,13 +84,15 @@ def test_a_registration_while_the_service_runs_is_published(database, bundle, ke
     assert documents(device, topic, key)[0].revision == 1
 
 
-def test_the_first_publication_after_a_connect_does_not_wait_for_the_next_check(database, bundle, serve, connect):
-    topic = policy_topic(
-        *register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, user="a").cohort
-    )
+def test_the_first_publication_after_a_connect_does_not_wait_for_the_next_check(
+    database, bundle, serve, connect, monkeypatch
+):
+    # The last step of the check that a connect wakes takes longer than the publisher reads.
+    monkeypatch.setattr(Maintenance, "run", lambda *_, **__: time.sleep(0.7))
+    cohort = register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, user="ada").cohort
     serve(check_interval_s=3600.0)
-    device = connect(topic)
-    until(lambda: device.of(topic))
+    device = connect(policy_topic(*cohort))
+    until(lambda: device.of(policy_topic(*cohort)))
 
 
 def test_a_revision_that_our_key_signed_for_an_earlier_database_is_followed_by_a_higher_one(
