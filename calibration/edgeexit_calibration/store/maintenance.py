@@ -30,7 +30,7 @@ from edgeexit_calibration.store.expiry import (
 )
 from edgeexit_calibration.store.retention import DAY_S, WIDTHS_S, Retention, cohort_merges, device_merges
 from edgeexit_calibration.store.roll_up import delete_oldest, roll_up
-from edgeexit_calibration.store.size_limit import limit_size
+from edgeexit_calibration.store.size_limit import forget_size, limit_size
 from edgeexit_calibration.store.small_steps import step
 from edgeexit_calibration.store.tables import CohortBucketRow, CohortRow, DeviceBucketRow, DeviceRow, ShardRow
 from edgeexit_calibration.store.troubles import clear_ended
@@ -156,7 +156,11 @@ def _steps(
         yield from _expire_audits(database, retention, now=now, result=result)
         yield from _expire_events(database, retention, now=now, result=result)
         yield from _expire_series(database, retention, now=now, result=result)
-    if retention.max_bytes is not None:
+    if retention.max_bytes is None:
+        with step(database) as session:
+            forget_size(session)
+        yield
+    else:
         for deleted in limit_size(database, retention.max_bytes, now=now):
             result.deleted_buckets += deleted.buckets
             result.deleted_samples += deleted.samples

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 import msgspec
-from sqlalchemy import select, text
+from sqlalchemy import delete, select, text
 from sqlalchemy.orm import Session
 
 from edgeexit_calibration.store.database import Database
@@ -50,6 +50,11 @@ def size_report(session: Session) -> SizeReport | None:
     """Return the size at the last check, or None if it is not limited."""
     row = session.get(MaintenanceRow, _NAME)
     return None if row is None else msgspec.convert(row.details, SizeReport)
+
+
+def forget_size(session: Session) -> None:
+    """Delete the size of an earlier check, because there is no limit any longer."""
+    session.execute(delete(MaintenanceRow).filter_by(name=_NAME))
 
 
 def limit_size(database: Database, max_bytes: int, *, now: datetime) -> Iterator[Deleted]:

@@ -153,7 +153,7 @@ def _attention(
 
 
 def _database_full(size: SizeReport) -> Attention:
-    used, limit = (f"{count / 2**30:.1f} GiB" for count in (size.used_bytes, size.max_bytes))
+    used, limit = (f"{count / 1e9:.1f} GB" for count in (size.used_bytes, size.max_bytes))
     return Attention(
         kind="database full",
         subject="database",

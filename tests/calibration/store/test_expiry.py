@@ -190,6 +190,18 @@ def test_beyond_the_maximum_size_the_oldest_buckets_of_devices_are_deleted_first
     assert widths(database, DeviceBucketRow)[900] == 10
     assert report.used_bytes == used
     assert not report.is_over
+    for _ in range(3):
+        maintain(database, Retention(max_bytes=used - 200_000), now=NOW)
+    with database.reading() as session:
+        assert used_bytes(session) <= used - 200_000
+        assert session.scalar(select(func.count()).select_from(DeviceBucketRow)) > 50  # and not much more than needed
+
+
+def test_without_a_limit_any_longer_the_size_of_an_earlier_check_is_forgotten(database):
+    maintain(database, Retention(max_bytes=1), now=NOW)
+    maintain(database, Retention(), now=NOW)
+    with database.reading() as session:
+        assert size_report(session) is None
 
 
 def test_a_limit_that_deleting_cannot_reach_is_a_warning_and_keeps_the_last_day(database, caplog):

@@ -128,11 +128,11 @@ def test_the_newest_problem_of_the_current_revision_is_shown(database):
 
 
 def test_a_database_over_its_limit_needs_attention(database):
-    report = SizeReport(used_bytes=3 * 2**30, max_bytes=2**30, is_over=True, checked_at=NOW)
+    report = SizeReport(used_bytes=3 * 10**9, max_bytes=10**9, is_over=True, checked_at=NOW)
     with database.writing() as session:
         session.add(MaintenanceRow(name="size", details=msgspec.to_builtins(report), updated_at=NOW))
     [item] = status(database, now=NOW).attention
-    assert (item.kind, item.text[:36]) == ("database full", "it has 3.0 GiB and may have 1.0 GiB,")
+    assert (item.kind, item.text[:34]) == ("database full", "it has 3.0 GB and may have 1.0 GB,")
 
 
 def test_devices_of_each_kind_are_counted_and_the_first_few_are_named(database):
