@@ -6,7 +6,7 @@ process has taken over meanwhile, e.g. during a long refit, nothing is written a
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 from typing import Protocol
 
@@ -85,7 +85,7 @@ class Leader:
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._reconnected = threading.Event()
-        watcher = Watcher(database, fleet=fleet, min_audits=config.min_audits, alpha=config.alpha)
+        self._watcher = Watcher(database, fleet=fleet, min_audits=config.min_audits, alpha=config.alpha)
         self._publisher = publisher = Publisher(database, session, fleet=fleet, keys=keys)
         heartbeats = Heartbeats(database, session, fleet=fleet, keys=keys, interval_s=config.heartbeat_interval_s)
         self.presence = Presence(session, own, keys=keys, takes_over=config.take_over, on_superseded=on_superseded)
@@ -101,12 +101,7 @@ class Leader:
             key_set = PublishedKeySet(session, config.key_set, fleet=fleet, keys=keys)
             self._published.insert(0, key_set)
             self._receivers[shard_of(keys_topic(fleet))] = key_set.on_message
-        self._steps = [
-            self._discovery.add_new,
-            watcher.check,
-            *(published.publish for published in self._published),
-            self._maintain,
-        ]
+        self._has_connected = False
         self._maintenance = Maintenance(database, config.retention)
         self._threads = [
             threading.Thread(target=self._run, name="calibrator-leader"),
@@ -162,14 +157,24 @@ class Leader:
         """Take every step once; if the database fails in one of them, the others still run."""
         if self._reconnected.is_set():
             self._reconnected.clear()
+            self._has_connected = True
             for published in self._published:
                 published.reset()
-        errors = [error for step in self._steps if (error := self._try(step))]
+        errors = [error for step in self._steps() if (error := self._try(step))]
         if errors:
             self._outage.failed(errors[0])
         else:
             self._outage.succeeded()
         self._repeats.flush()
+
+    def _steps(self) -> Iterator[Callable[..., None]]:
+        """Yield the steps; those that publish not before the next `reset` if a connect came during this check."""
+        yield self._discovery.add_new
+        yield self._watcher.check
+        for published in self._published:
+            if self._has_connected and not self._reconnected.is_set():
+                yield published.publish
+        yield self._maintain
 
     def _maintain(self, *, now: datetime) -> None:
         """Merge buckets and delete what is too old, for about a second."""

@@ -15,7 +15,9 @@ from edgeexit_calibration import (
     register,
 )
 from edgeexit_calibration.publishing import retained
+from edgeexit_calibration.publishing.publisher import Publisher
 from edgeexit_calibration.recalibrate import watcher
+from edgeexit_calibration.recalibrate.watcher import Watcher
 from edgeexit_calibration.store.maintenance import Maintenance
 
 from edgeexit.policies import PolicyDocument, Scope, decode_document, disagrees, encode_document
@@ -93,6 +95,30 @@ def test_the_first_publication_after_a_connect_does_not_wait_for_the_next_check(
     serve(check_interval_s=3600.0)
     device = connect(policy_topic(*cohort))
     until(lambda: device.of(policy_topic(*cohort)))
+
+
+@ON_SQLITE
+def test_a_connect_during_a_check_publishes_nothing_before_what_is_retained_was_read(
+    database, bundle, broker, serve, connect, monkeypatch
+):
+    checking, connected = threading.Event(), threading.Event()
+    resets, published = [], []
+
+    def check(*_, **__):
+        checking.set()
+        connected.wait(15)
+
+    monkeypatch.setattr(Watcher, "check", check)
+    monkeypatch.setattr(Publisher, "reset", lambda _: resets.append(1))
+    monkeypatch.setattr(Publisher, "publish", lambda *_, **__: published.append(len(resets)))
+    broker.stop()
+    service, _ = serve(waits=False)
+    assert checking.wait(15)
+    broker.start()
+    until(lambda: service.connected)
+    connected.set()
+    until(lambda: published)
+    assert published[0] >= 1
 
 
 def test_a_revision_that_our_key_signed_for_an_earlier_database_is_followed_by_a_higher_one(
