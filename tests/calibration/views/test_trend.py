@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from edgeexit_calibration import trend
+from edgeexit_calibration import Retention, exit_mix, maintain, trend
 from edgeexit_calibration.store.tables import CohortBucketRow, DeviceBucketRow
 from edgeexit_calibration.views.trend import allowed_step_s
 
@@ -66,6 +66,23 @@ def test_a_device_has_a_trend_of_its_own(database):
     found = trend(database, device, since=NOW - DAY, until=NOW + DAY, step_s=900)
     assert shape(found) == [(900, 900, 3)]
     assert found.cohort == ADDRESS
+
+
+def test_totals_are_the_same_after_buckets_were_merged(database):
+    begins = [(900, -age_s // 900 * 900) for age_s in range(0, 500 * 86400, 86400 * 7 + 5000)]
+    name = add_buckets(database, *begins, failed=1)
+    add_buckets(database, *begins[::2], writer="s1", counts=(1, 2, 3))
+    span = {"since": NOW - 600 * DAY, "until": NOW + DAY, "step_s": 86400}
+
+    def totals():
+        trends = trend(database, ADDRESS, **span), trend(database, name, **span)
+        sums = [(sum(p.samples for p in one.points), sum(p.failed for p in one.points)) for one in trends]
+        return sums, exit_mix(database, ADDRESS), exit_mix(database, ADDRESS, revision=1)
+
+    before = totals()
+    result = maintain(database, Retention(device_days_days=1000), now=NOW)
+    assert result.merged_buckets > len(begins)
+    assert totals() == before
 
 
 def test_latencies_are_estimated_per_exit_and_in_all(database):
