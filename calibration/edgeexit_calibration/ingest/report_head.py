@@ -41,6 +41,7 @@ class ReportHead(msgspec.Struct, frozen=True, kw_only=True):
     skipped: Count = 0
 
 
+_NAMES: Final = (b'"reached":', b'"exited":', b'"scores":', b'"latency":')
 _HEADS: Final = msgspec.json.Decoder(ReportHead)
 _EXITS: Final = msgspec.json.Decoder(
     Annotated[tuple[ExitCounters, ...], msgspec.Meta(min_length=_MIN_EXITS, max_length=MAX_EXITS)]
@@ -71,7 +72,7 @@ def count_reports(heads: Sequence[ReportHead]) -> CountedReports:
     for place, head in enumerate(heads):
         text = bytes(head.exits)
         exits = _FORMS.get(text.translate(None, _DIGITS))
-        if exits is not None:
+        if exits is not None and all(text.count(name) == exits for name in _NAMES):  # no digit stands in a name
             groups[exits].append((place, text))
         else:
             try:
@@ -104,4 +105,4 @@ def _form(exits: int) -> bytes:
 
 
 _FORMS: Final = {_form(exits): exits for exits in range(_MIN_EXITS, MAX_EXITS + 1)}
-"""Form -> number of exits. In valid JSON a number has at least one digit, so nothing else has this form."""
+"""Form -> number of exits. In valid JSON digits stand in numbers, of which each has at least one, and in texts."""
