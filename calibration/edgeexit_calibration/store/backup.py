@@ -65,8 +65,7 @@ def restore_database(backup: Path, url: str) -> Restoration:
     Raises DatabaseError if the backup is damaged or of a newer schema, or if a calibrator uses the database.
     """
     parsed = parse_url(url)
-    if not backup.is_file():
-        raise DatabaseError(f"backup '{backup}' does not exist")
+    _require_readable(backup)
     if kind_of(parsed) == "sqlite":
         schema = check_sqlite(backup, shown=backup)
         require_known(schema, name=str(backup))
@@ -85,6 +84,16 @@ def restore_database(backup: Path, url: str) -> Restoration:
     _forget_leases(restored)
     restored.close()
     return Restoration(database=restored.name, schema=schema, kept=None if kept is None else str(kept))
+
+
+def _require_readable(backup: Path) -> None:
+    try:
+        with backup.open("rb"):
+            return
+    except FileNotFoundError as error:
+        raise DatabaseError(f"backup '{backup}' does not exist") from error
+    except OSError as error:
+        raise DatabaseError(f"backup '{backup}' cannot be read: {error.strerror}") from error
 
 
 def _require_unused(url: str) -> None:

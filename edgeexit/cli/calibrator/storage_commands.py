@@ -56,7 +56,10 @@ def restore_command(
     console.print(f"{printable(restored.database)} contains {printable(file)}, schema {restored.schema}")
     if restored.kept is not None:
         console.print(f"what it contained before is in {printable(restored.kept)}; delete it when all is well")
-    console.print("policies of the backup get higher numbers when a device reports a newer revision")
+    console.print(
+        "if the broker retains newer policies that this calibrator signed, those of the backup get higher numbers; if "
+        "it has lost them, see `edgeexit calibrator accept-revision`"
+    )
     next_step("edgeexit calibrator migrate, then edgeexit calibrator run")
 
 

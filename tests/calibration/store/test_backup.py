@@ -144,6 +144,8 @@ def test_another_file_is_no_backup_and_changes_nothing(database, database_url, t
     other = tmp_path / "other"
     with pytest.raises(DatabaseError, match="does not exist"):
         restore_database(other, database_url)
+    with pytest.raises(DatabaseError, match="cannot be read: Is a directory"):
+        restore_database(tmp_path, database_url)
     for content in (b"", b"no database" * 1000):
         other.write_bytes(content)
         with pytest.raises(DatabaseError, match="choose another file"):
