@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 10.0) -> Any:
+def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 30.0) -> Any:
     """Wait until `condition` returns a true value, and return it; fail after the timeout."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:

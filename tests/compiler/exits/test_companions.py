@@ -14,6 +14,7 @@ from edgeexit.compiler.verify_companions import check_companions_against_torch
 from edgeexit.errors import CompileError
 from edgeexit.runtime import Runner
 from tests.compiler import graphs
+from tests.cpu import EXACT_INT8
 from tests.recorded_progress import RecordedProgress
 from tests.runtime.chosen_exits import policy_that_takes
 
@@ -142,7 +143,7 @@ def test_an_exit_whose_nodes_an_earlier_companion_needs_is_refused(tmp_path):
         compile_bundle(path, tmp_path / "bundle", CompileOptions(exits=["e0", "e1"], companions={"next": ("c0", "c1")}))
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp16", pytest.param("int8", marks=EXACT_INT8)])
 def test_companions_keep_their_types_in_a_reduced_precision(file, tmp_path, precision):
     companions = {"boxes": BOXES, "feature": ("k0", "k1", "k2"), "stem": ("stem",) * 3}
     bundle, _ = compiled(file, tmp_path, companions, precision=precision, example=rows(32, seed=5))

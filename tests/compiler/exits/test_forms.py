@@ -12,6 +12,7 @@ from edgeexit.compiler.exits.forms import ExitForm, cast_exits, convert_exits, f
 from edgeexit.errors import CompileError
 from tests.compiler.graphs import save_graph
 from tests.compiler.staged_run import run_stages
+from tests.cpu import EXACT_INT8
 from tests.recorded_progress import RecordedProgress
 
 BINARY_LINE = "the exits return one logit z per {}, which is compiled as two classes with the logits [0, z]: "
@@ -157,7 +158,7 @@ def compiled(folder, body, outputs, progress=None, **options):
     return compile_bundle(path, folder / "bundle", CompileOptions(**options), **kwargs), path
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", pytest.param("int8", marks=EXACT_INT8)])
 def test_a_binary_file_has_two_classes_in_every_precision(tmp_path, precision):
     progress = RecordedProgress()
     x = np.random.default_rng(3).standard_normal((64, 8)).astype(np.float32)

@@ -10,6 +10,7 @@ from edgeexit.datasets import Dataset
 from edgeexit.errors import CompileError, DataError
 from tests.compiler.networks import Masked, Residual
 from tests.compiler.precision.reduced_graphs import Segmenter, nodes_of, outputs_of, read_text
+from tests.cpu import EXACT_INT8
 from tests.recorded_progress import RecordedProgress
 
 HEADER = '<ir_version: 9, opset_import: ["": 18]>\n'
@@ -113,6 +114,7 @@ def test_an_exit_that_a_later_node_reads_is_not_quantised(tmp_path):
     assert source.op_type == "MatMul"
 
 
+@EXACT_INT8
 def test_batch_norms_are_folded_unless_they_are_kept_in_fp32(tmp_path):
     text = (
         HEADER
