@@ -50,9 +50,11 @@ def test_damaged_packets_end_connections_and_never_the_thread(monkeypatch):
     connections = []
 
     def misbehave(connection: socket.socket) -> None:
-        connections.append(connection.recv(200))
+        connect = connection.recv(200)
+        connections.append(connect)
         if len(connections) > 300:
-            connection.sendall(CONNACK5 if connections[-1][8] == 5 else CONNACK3)
+            if connect:  # otherwise the client has closed the connection already
+                connection.sendall(CONNACK5 if connect[8] == 5 else CONNACK3)
             connection.recv(200)
             return
         connack = rng.choice(CONNACKS)
