@@ -10,10 +10,10 @@ from typing import Any, Literal, Protocol
 import msgspec
 import numpy as np
 
-from edgeexit.simulate.counter_table import CountArray, counts_of_exits
 from edgeexit.simulate.ledger import Ledger, SentSeries, SentStart
 from edgeexit.simulate.member import FleetMember
 from edgeexit.wire import Report
+from edgeexit.wire.counter_array import Counts, counts_of_exits
 
 DifferenceKind = Literal["lost", "double", "wrong"]
 
@@ -26,7 +26,7 @@ class SeriesTotals(Protocol):
         """Its sequence number."""
 
     @property
-    def counts(self) -> CountArray | None:
+    def counts(self) -> Counts | None:
         """Its counters [62 K + 1]."""
 
 
@@ -70,7 +70,7 @@ class DeviceTotals(Protocol):
         """(start, revision) -> the newest report."""
 
     @property
-    def buckets(self) -> Mapping[int, CountArray]:
+    def buckets(self) -> Mapping[int, Counts]:
         """Revision -> sum of the buckets of time."""
 
     @property
@@ -90,7 +90,7 @@ class FleetTotals(Protocol):
         """SHARD/DEVICE -> `DeviceTotals`."""
 
     @property
-    def cohorts(self) -> Mapping[tuple[str, str], CountArray]:
+    def cohorts(self) -> Mapping[tuple[str, str], Counts]:
         """(bundle, cohort) -> sum of the buckets."""
 
     @property
@@ -243,9 +243,9 @@ def _cohort_differences(
     yield Difference(kind=kind, what="buckets of the cohort", device=f"cohort '{cohort[1]}'", text=text)
 
 
-def _of_devices(before: FleetTotals, after: FleetTotals, names: set[str]) -> CountArray:
+def _of_devices(before: FleetTotals, after: FleetTotals, names: set[str]) -> Counts:
     """Return by how much the buckets of devices have grown, number by number; [0] without any."""
-    total: CountArray = np.zeros(1, np.int64)
+    total: Counts = np.zeros(1, np.int64)
     for totals, sign in ((after, 1), (before, -1)):
         for name in names:
             stored: DeviceTotals | None = totals.devices.get(name)
@@ -254,27 +254,27 @@ def _of_devices(before: FleetTotals, after: FleetTotals, names: set[str]) -> Cou
     return total
 
 
-def _sum_of_series(device: DeviceTotals | None, revision: int) -> CountArray | None:
+def _sum_of_series(device: DeviceTotals | None, revision: int) -> Counts | None:
     if device is None:
         return None
     found = [one.counts for (_, number), one in device.series.items() if number == revision and one.counts is not None]
     return np.sum(found, axis=0) if found else None
 
 
-def _grown(before: CountArray | None, after: CountArray | None) -> CountArray | None:
+def _grown(before: Counts | None, after: Counts | None) -> Counts | None:
     if after is None or before is None:
         return after
     return np.subtract(after, before)
 
 
-def _is_equal(one: CountArray | None, other: CountArray | None) -> bool:
+def _is_equal(one: Counts | None, other: Counts | None) -> bool:
     """Compare counts number by number; None stands for zeros."""
     if one is None or other is None:
         return not any(np.any(counts) for counts in (one, other) if counts is not None)
     return np.array_equal(one, other)
 
 
-def _samples(counts: CountArray | None) -> int:
+def _samples(counts: Counts | None) -> int:
     """Return the number of samples: every sample reaches the first exit."""
     return 0 if counts is None else int(counts[0])
 
@@ -287,6 +287,6 @@ def _payload_of(sent: SentStart, series: SentSeries, sequence: int) -> bytes | N
     return message.payload if message is not None and message.series is series else None
 
 
-def _counts_of(payload: bytes) -> CountArray:
+def _counts_of(payload: bytes) -> Counts:
     report = msgspec.json.decode(payload, type=Report)
     return counts_of_exits(report.exits, report.failed)

@@ -9,9 +9,10 @@ from edgeexit.errors import BundleError
 from edgeexit.fitting import ReadoutDataset
 from edgeexit.latency import bin_of
 from edgeexit.policies import Policy
-from edgeexit.simulate.counter_table import CountArray, CounterTable, Indices
+from edgeexit.simulate.counter_table import CounterTable, Indices
 from edgeexit.simulate.options import InputDrift
 from edgeexit.simulate.sample_book import PolicySamples, SampleBook
+from edgeexit.wire.counter_array import Counts
 
 _ASSUMED_MS: Final = 10.0
 """Latency of the final exit if the bundle has no profile."""
@@ -80,7 +81,7 @@ class Workload:
             drawn[replaced] = chosen[self.random.integers(0, len(chosen), int(replaced.sum()))]
         return drawn
 
-    def count(self, table: CounterTable, rows: Indices, drawn: Indices, samples: PolicySamples) -> CountArray:
+    def count(self, table: CounterTable, rows: Indices, drawn: Indices, samples: PolicySamples) -> Counts:
         """Count drawn samples [B, n] in the rows [B] of agents under one policy; return the counters [B, 62 K + 1]."""
         exits = samples.exits[drawn]
         noise = self._noise[self.random.integers(0, _NOISE, drawn.shape)]

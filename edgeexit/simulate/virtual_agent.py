@@ -8,11 +8,12 @@ from edgeexit import __version__
 from edgeexit.agent.policy.check import POLICY_SLOTS, Accepted, PolicySlot, Unchanged, decide_on, slot_of
 from edgeexit.policies import PolicyDocument
 from edgeexit.signing import PrivateKey, public_key_text
-from edgeexit.simulate.counter_table import CountArray, CounterTable, exit_counters
+from edgeexit.simulate.counter_table import CounterTable
 from edgeexit.simulate.ledger import SentMessage, SentSeries, SentStart
 from edgeexit.simulate.sample_book import PolicySamples
 from edgeexit.wire import Rejection, Report, State, encode, up_topic
 from edgeexit.wire.audit_signing import sign_audit
+from edgeexit.wire.counter_array import Counts, exit_counters
 
 _MAX_SAMPLES: Final = 256
 """As many audited samples as one message may contain."""
@@ -61,7 +62,7 @@ class VirtualAgent:
         self._public_key = public_key_text(key.public_key())
         self._sequence = 0
         self._audited: list[int] = []
-        self._parked: dict[int, CountArray] = {}
+        self._parked: dict[int, Counts] = {}
         """Revision that is not active -> its counters."""
         address = sent.address
         self._topics = (up_topic(address, "report"), up_topic(address, "audit"))

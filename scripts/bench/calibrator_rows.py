@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from edgeexit_calibration.store.counts import PER_EXIT, pack_counts, width_of
+from edgeexit_calibration.store.counts import pack_counts
 from edgeexit_calibration.store.database import open_database
 from edgeexit_calibration.store.tables import (
     AuditedSampleRow,
@@ -43,6 +43,7 @@ from sqlalchemy.orm import Session
 from edgeexit.policies import PolicyDocument, Scope, encode_document
 from edgeexit.policies.confidence import Confidence
 from edgeexit.wire import SCORE_BINS, State, encode
+from edgeexit.wire.counter_array import PER_EXIT, width_of
 
 FLEET: Final = "shop"
 EXITS: Final = 3

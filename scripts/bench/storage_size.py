@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 from edgeexit_calibration import Database, Retention, maintain, open_database
-from edgeexit_calibration.store.counts import pack_counts, width_of
+from edgeexit_calibration.store.counts import pack_counts
 from edgeexit_calibration.store.database_size import file_bytes
 from edgeexit_calibration.store.tables import CohortRow, DeviceBucketRow, DeviceRow
 from sqlalchemy import insert, text
 
+from edgeexit.wire.counter_array import width_of
 from tests.postgres import Postgres, installed_programs
 
 _BEGIN = datetime(2026, 3, 2, tzinfo=timezone.utc)

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
-from edgeexit_calibration.store.counts import Counts, counts_of, pack_counts, unpack_counts
+from edgeexit_calibration.store.counts import counts_of, pack_counts, unpack_counts
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.pool import NullPool
 
 from edgeexit.wire import Report
+from edgeexit.wire.counter_array import Counts
 
 _SAMPLES = text(
     "SELECT s.readouts FROM audited_sample s JOIN audit a ON a.id = s.audit_id JOIN device d ON d.id = a.device_id "

@@ -12,14 +12,14 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from edgeexit_calibration import CohortAddress, disagreement, exit_mix, iterate_devices, open_database
 from edgeexit_calibration.ingest.intake import Intake
 from edgeexit_calibration.ingest.quotas import Quotas
 from edgeexit_calibration.ingest.rules import IngestRules
-from edgeexit_calibration.store.counts import Counts, counts_of, unpack_counts
+from edgeexit_calibration.store.counts import counts_of, unpack_counts
 from edgeexit_calibration.store.database import Database
 from edgeexit_calibration.store.tables import AuditedSampleRow, AuditRow, DeviceBucketRow, DeviceRow, FleetRow
 from hostile import HostileMessages
@@ -41,6 +41,9 @@ from edgeexit.wire import (
     up_topic,
 )
 from edgeexit.wire.audit_signing import sign_audit
+
+if TYPE_CHECKING:
+    from edgeexit.wire.counter_array import Counts
 
 _BATCH: Final = 2000
 _HONEST_EVERY: Final = 20

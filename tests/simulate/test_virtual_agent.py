@@ -11,13 +11,14 @@ from edgeexit.policies.confidence import Confidence
 from edgeexit.policies.simulation import simulate
 from edgeexit.policies.voting import Voting
 from edgeexit.runtime import Inference
-from edgeexit.simulate.counter_table import CounterTable, counts_of_exits, exit_counters
+from edgeexit.simulate.counter_table import CounterTable
 from edgeexit.simulate.ledger import Ledger
 from edgeexit.simulate.member import identity_of
 from edgeexit.simulate.sample_book import SampleBook
 from edgeexit.simulate.virtual_agent import VirtualAgent
 from edgeexit.wire import AuditedSample, DeviceAddress, Report, State, decode, up_topic
 from edgeexit.wire.audit_signing import verify_audit
+from edgeexit.wire.counter_array import counts_of_exits, exit_counters
 from tests.calibration.scenario import EXITS, readouts_of
 
 ADDRESS = DeviceAddress("shop", "s0", "sim-1")

@@ -6,7 +6,6 @@ They share only the inbox and the database.
 """
 
 import logging
-import sys
 import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
@@ -35,7 +34,6 @@ from edgeexit_calibration.store.process_identity import place_of_this_process, s
 _log = logging.getLogger(__name__)
 
 _JOIN_S: Final = 10.0
-_UNBOUNDED: Final = sys.maxsize
 """The sessions and the backlog bound what waits."""
 
 
@@ -58,7 +56,7 @@ class CalibratorService(TenureCallbacks):
         self._config = config
         self._keys = keys
         self._tenure = Tenure(database, config.fleet, ttl_s=config.lease_s)
-        self._inbox = Inbox(max_messages=_UNBOUNDED, max_bytes=_UNBOUNDED)
+        self._inbox = Inbox()
         rules = IngestRules(enrolment=config.enrolment, quotas=config.quotas)
         self._backlog = Backlog(config.max_unstored_bytes)
         self._storing = Storing(

@@ -109,7 +109,7 @@ class Storing:
             else:
                 kept.append(delivery)
         self._backlog.add(kept)
-        self._inbox.put_many(kept)
+        self._inbox.put(kept)
 
     def _store(self, batch: Sequence[Delivery], stop: threading.Event) -> bool:
         """Commit a batch, then acknowledge it to the broker; return False if a lease has ended."""

@@ -8,7 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Collection
-from typing import Final
+from typing import Final, Protocol
 
 from sqlalchemy import Connection
 
@@ -35,32 +35,26 @@ class CalibratorRunsError(EdgeExitError):
     """Another calibrator does what this one was started for."""
 
 
-class TenureCallbacks:
+class TenureCallbacks(Protocol):
     """What happens when this process gains or loses something; called in the thread of `step`; must be short."""
 
     def gained_shard(self, shard: str) -> None:
         """Start to receive a shard, or all (`ALL_SHARDS`)."""
-        raise NotImplementedError
 
     def lost_shards(self, shards: Collection[str]) -> None:
         """Stop to receive shards."""
-        raise NotImplementedError
 
     def flush(self) -> None:
         """Wait a moment for a write in progress to end."""
-        raise NotImplementedError
 
     def gained_lead(self) -> None:
         """Start to lead the fleet."""
-        raise NotImplementedError
 
     def lost_lead(self) -> None:
         """Stop to lead the fleet."""
-        raise NotImplementedError
 
     def failed(self, error: EdgeExitError) -> None:
         """End the service."""
-        raise NotImplementedError
 
 
 class Tenure:

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from edgeexit.latency import LatencyProfile
 from edgeexit.wire import Audit, DeviceAddress, Refusal, State
+from edgeexit.wire.counter_array import PER_EXIT
 from edgeexit_calibration.ingest.audit_store import AcceptedAudit, store_audits
 from edgeexit_calibration.ingest.bulk_write import driver_value, table_of, update_rows
 from edgeexit_calibration.ingest.device_record import DeviceRecord, locked_records, write_records
@@ -31,7 +32,6 @@ from edgeexit_calibration.ingest.rules import IngestRules
 from edgeexit_calibration.ingest.series_store import AcceptedReport, SeriesStore
 from edgeexit_calibration.ingest.state_store import AcceptedState, store_losses, store_states, store_troubles
 from edgeexit_calibration.ingest.uplink import Uplink
-from edgeexit_calibration.store.counts import PER_EXIT
 from edgeexit_calibration.store.tables import DeviceRow
 
 _DEVICES: Final = table_of(DeviceRow)

@@ -11,7 +11,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, select, tuple_
 
 from edgeexit_calibration.ingest.bounded_cache import BoundedCache
-from edgeexit_calibration.ingest.bulk_write import is_postgresql, table_of, upsert_rows
+from edgeexit_calibration.ingest.bulk_write import is_postgresql, key_chunks, table_of, upsert_rows
 from edgeexit_calibration.ingest.count_matrix import Matrix, add_to_packed, sum_groups
 from edgeexit_calibration.store.tables import CohortBucketRow, DeviceBucketRow
 
@@ -25,8 +25,6 @@ _MAX_ENTRIES: Final = 200_000
 _MAX_BYTES: Final = 64 * 1024 * 1024
 _NO_COUNTS: Final = bytes((1, 4))
 """A packed array of zeros for one exit."""
-_MAX_KEYS: Final = 1000
-"""Databases limit the number of parameters of a statement."""
 
 
 class BucketStore:
@@ -86,21 +84,17 @@ class BucketStore:
 
         It may remove a row between the two statements; then both are repeated.
         """
-        empty = [(*key, _NO_COUNTS) for key in keys]
-        for chunk in _chunks(sorted(keys)):
+        for chunk in key_chunks(sorted(keys)):
+            empty = [(*key, _NO_COUNTS) for key in chunk]
             locked = 0
             while locked < len(chunk):
                 upsert_rows(connection, self._table, [*self._keys, _COUNTS], empty, kept=True)
                 locked = len(connection.execute(self._query(chunk).with_for_update()).all())
 
     def _select(self, connection: Connection, keys: Sequence[BucketKey]) -> Mapping[BucketKey, bytes]:
-        rows = [row for chunk in _chunks(keys) for row in connection.execute(self._query(chunk))]
+        rows = [row for chunk in key_chunks(keys) for row in connection.execute(self._query(chunk))]
         return {tuple(row[:-1]): row[-1] for row in rows}
 
     def _query(self, keys: Sequence[BucketKey]) -> Any:
         columns = [self._table.c[name] for name in self._keys]
         return select(*columns, self._table.c[_COUNTS]).where(tuple_(*columns).in_(keys)).order_by(*columns)
-
-
-def _chunks(keys: Sequence[BucketKey]) -> list[Sequence[BucketKey]]:
-    return [keys[first : first + _MAX_KEYS] for first in range(0, len(keys), _MAX_KEYS)]

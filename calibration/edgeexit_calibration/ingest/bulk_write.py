@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
 from operator import itemgetter
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 from sqlalchemy import Connection, Dialect, Table
 from sqlalchemy.dialects import postgresql
@@ -21,6 +21,16 @@ from edgeexit_calibration.store.tables import UtcDateTime
 _POSTGRESQL: Final = "postgresql"
 _TIME: Final = UtcDateTime()
 _CASTS: Final = postgresql.dialect()  # type: ignore[no-untyped-call]
+
+
+_MAX_KEYS: Final = 1000
+"""Databases limit the number of parameters of a statement."""
+_Key = TypeVar("_Key")
+
+
+def key_chunks(keys: Sequence[_Key]) -> list[Sequence[_Key]]:
+    """Return keys in parts, each of which one statement may name."""
+    return [keys[first : first + _MAX_KEYS] for first in range(0, len(keys), _MAX_KEYS)]
 
 
 def table_of(row_class: type[Any]) -> Table:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeexit.wire import SCORE_BINS
-from edgeexit_calibration.store.counts import PER_EXIT, Counts
+from edgeexit.wire.counter_array import PER_EXIT, Counts
 
 MAX_COUNT: Final = 2**53
 """Highest counter of a report: sums of a thousand series fit into 64 bits, and a double holds it exactly."""

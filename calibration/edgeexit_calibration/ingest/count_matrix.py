@@ -6,7 +6,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from edgeexit_calibration.store.counts import MAX_SUM, PER_EXIT, Counts, pack_counts, unpack_counts, width_of
+from edgeexit.wire.counter_array import PER_EXIT, Counts, width_of
+from edgeexit_calibration.store.counts import MAX_SUM, pack_counts, unpack_counts
 
 _SAFE: Final = 2**40
 """A batch of counts below this number cannot overflow."""

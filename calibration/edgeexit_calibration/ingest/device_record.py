@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, select
 
-from edgeexit_calibration.ingest.bulk_write import driver_value, table_of, update_rows
+from edgeexit_calibration.ingest.bulk_write import driver_value, key_chunks, table_of, update_rows
 from edgeexit_calibration.store.tables import DeviceRow
 
 _DEVICES: Final = table_of(DeviceRow)
@@ -17,8 +17,6 @@ _CHANGED: Final = (
 )  # fmt: skip
 _changing: Final = attrgetter(*_CHANGED)
 _READ: Final = ("id", *_CHANGED, "revoked_at", "drops", "last_drop_at")
-_MAX_KEYS: Final = 1000
-"""Databases limit the number of parameters of a statement."""
 
 
 class DeviceRecord:
@@ -63,9 +61,7 @@ def locked_records(connection: Connection, numbers: Iterable[int]) -> dict[int, 
     """Return devices by id; until the end of the transaction, no other process changes them."""
     records: dict[int, DeviceRecord] = {}
     columns = [_DEVICES.c[name] for name in _READ]
-    ordered = sorted(numbers)
-    for first in range(0, len(ordered), _MAX_KEYS):
-        chunk = ordered[first : first + _MAX_KEYS]
+    for chunk in key_chunks(sorted(numbers)):
         query = select(*columns).where(_DEVICES.c.id.in_(chunk)).order_by(_DEVICES.c.id).with_for_update(key_share=True)
         for row in connection.execute(query):
             records[row[0]] = DeviceRecord(row)

@@ -1,7 +1,6 @@
-"""A bounded queue of received messages between the network threads and the thread that stores them.
+"""A queue of received messages between the network threads and the thread that stores them.
 
-While it is full, the network thread waits, so the connection exerts back-pressure on the broker. The broker first stops
-at the number of unacknowledged messages that the session permits (MQTT 5); the waiting is for brokers that do not.
+The sessions bound it: they read nothing more while too much is not acknowledged.
 """
 
 import threading
@@ -13,19 +12,10 @@ from edgeexit.wire import Delivery
 
 
 class Inbox:
-    """A queue of deliveries, bounded by number and by bytes. Thread-safe.
+    """A queue of deliveries. Thread-safe."""
 
-    Args:
-        max_messages: maximum number of deliveries.
-        max_bytes: maximum total size of their payloads; a single larger payload is accepted by an empty inbox.
-
-    """
-
-    def __init__(self, *, max_messages: int, max_bytes: int) -> None:
-        self._max_messages = max_messages
-        self._max_bytes = max_bytes
+    def __init__(self) -> None:
         self._deliveries: deque[Delivery] = deque()
-        self._bytes = 0
         self._closed = False
         self._changed = threading.Condition()
 
@@ -33,26 +23,12 @@ class Inbox:
         """Return the number of deliveries that wait."""
         return len(self._deliveries)
 
-    def put(self, delivery: Delivery) -> None:
-        """Add a delivery; wait while the inbox is full. After `close`, discard it."""
-        self.put_many((delivery,))
-
-    def put_many(self, deliveries: Sequence[Delivery]) -> None:
-        """Add deliveries in their order, at the cost of one; wait while the inbox is full.
-
-        After `close`, discard them.
-        """
+    def put(self, deliveries: Sequence[Delivery]) -> None:
+        """Add deliveries in their order. After `close`, discard them."""
         with self._changed:
-            for delivery in deliveries:
-                size = len(delivery.payload)
-                while not self._has_room(size) and not self._closed:
-                    self._changed.notify_all()
-                    self._changed.wait()
-                if self._closed:
-                    return
-                self._deliveries.append(delivery)
-                self._bytes += size
-            self._changed.notify_all()
+            if not self._closed:
+                self._deliveries.extend(deliveries)
+                self._changed.notify_all()
 
     def take(self, limit: int, *, wait_s: float, quiet_s: float) -> list[Delivery]:
         """Return up to `limit` deliveries; none if there is none within `wait_s`.
@@ -72,19 +48,12 @@ class Inbox:
                     deadline = time.monotonic() + wait_s
                 while self._deliveries and len(batch) < limit:
                     batch.append(self._deliveries.popleft())
-                    self._bytes -= len(batch[-1].payload)
-                self._changed.notify_all()
                 if (pause_s := min(quiet_s, deadline - time.monotonic())) <= 0:
                     break
         return batch
 
     def close(self) -> None:
-        """Let `put` and `take` return at once from now on."""
+        """Let `take` return at once from now on."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-
-    def _has_room(self, size: int) -> bool:
-        return not self._deliveries or (
-            len(self._deliveries) < self._max_messages and self._bytes + size <= self._max_bytes
-        )

@@ -6,7 +6,7 @@ because another process writes it.
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 from sqlalchemy import Connection, func, select, tuple_
@@ -17,6 +17,7 @@ from edgeexit_calibration.ingest.bulk_write import (
     driver_value,
     insert_rows,
     is_postgresql,
+    key_chunks,
     new_ids,
     table_of,
     upsert_rows,
@@ -34,10 +35,7 @@ _NOTHING: Final = ("{}", "[]", 0, "{}", "{}", 0)
 """The last columns of a device of which nothing is known."""
 _SHARDS: Final = table_of(ShardRow)
 _MAX_ENTRIES: Final = 200_000
-_MAX_KEYS: Final = 1000
-"""Databases limit the number of parameters of a statement."""
 _DECIDED: Final = "SELECT id, key, revoked_at IS NOT NULL, clone_seen_at IS NOT NULL FROM device WHERE id {}"
-_Item = TypeVar("_Item")
 
 
 class KnownDevice:
@@ -127,7 +125,7 @@ class KnownDevices:
             if (known := by_id[number]).key != key or known.revoked != revoked or known.cloned != cloned
         ]
         columns = (DeviceRow.id, DeviceRow.key, DeviceRow.revoked_at, DeviceRow.clone_seen_at)
-        for chunk in _chunks(changed):
+        for chunk in key_chunks(changed):
             query = select(*columns).where(DeviceRow.id.in_(chunk))
             for number, key, revoked_at, clone_seen_at in connection.execute(query):
                 self.decide(by_id[number], key, revoked_at, clone_seen_at)
@@ -138,7 +136,7 @@ class KnownDevices:
         place = (DeviceRow.fleet, DeviceRow.shard, DeviceRow.device)
         decided = (DeviceRow.key, DeviceRow.revoked_at, DeviceRow.clone_seen_at)
         query = select(DeviceRow.id, DeviceRow.last_seen, DeviceRow.losses, *place, *decided)
-        for chunk in _chunks(addresses):
+        for chunk in key_chunks(addresses):
             for row in connection.execute(query.where(tuple_(*place).in_(chunk))):
                 address = DeviceAddress(row.fleet, row.shard, row.device)
                 device = KnownDevice(row.id, address, row.last_seen, msgspec.convert(row.losses, Losses))
@@ -169,7 +167,3 @@ class KnownDevices:
             self._known.put(address, device)
         shards = {(address.fleet, address.shard, time) for address in added}
         upsert_rows(connection, _SHARDS, ("fleet", "shard", "first_seen"), list(shards), kept=True)
-
-
-def _chunks(items: Sequence[_Item]) -> list[Sequence[_Item]]:
-    return [items[first : first + _MAX_KEYS] for first in range(0, len(items), _MAX_KEYS)]

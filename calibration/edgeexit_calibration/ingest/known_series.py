@@ -4,12 +4,13 @@ A series is what one agent reports under one revision: (device, start, revision)
 others are read from the database.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, select, tuple_
 
 from edgeexit_calibration.ingest.bounded_cache import BoundedCache
+from edgeexit_calibration.ingest.bulk_write import key_chunks
 from edgeexit_calibration.store.tables import SeriesRow
 
 StartKey = tuple[int, str]
@@ -19,9 +20,6 @@ SeriesKey = tuple[int, str, int]
 
 _MAX_ENTRIES: Final = 200_000
 _MAX_BYTES: Final = 64 * 1024 * 1024
-_MAX_KEYS: Final = 1000
-"""Databases limit the number of parameters of a statement."""
-_Key = TypeVar("_Key")
 
 
 class NewestReport(NamedTuple):
@@ -61,7 +59,7 @@ class KnownSeries:
             else:
                 found[key] = newest
         columns = (SeriesRow.device_id, SeriesRow.start, SeriesRow.revision)
-        for chunk in _chunks(unread):
+        for chunk in key_chunks(unread):
             query = select(*columns, SeriesRow.sequence, SeriesRow.counts).where(tuple_(*columns).in_(chunk))
             for device_id, start, revision, sequence, counts in connection.execute(query):
                 found[device_id, start, revision] = NewestReport(sequence, counts)
@@ -81,14 +79,10 @@ class KnownSeries:
                 continue
             changed.append(key)
         columns = (SeriesRow.device_id, SeriesRow.start)
-        for chunk in _chunks(unread):
+        for chunk in key_chunks(unread):
             query = select(*columns, SeriesRow.started_at).where(tuple_(*columns).in_(chunk))
             for device_id, start, started_at in connection.execute(query):
                 lowest[device_id, start] = min(started_at, lowest[device_id, start])
         for key in changed:
             self._started_at.put(key, lowest[key])
         return lowest
-
-
-def _chunks(keys: Sequence[_Key]) -> list[Sequence[_Key]]:
-    return [keys[first : first + _MAX_KEYS] for first in range(0, len(keys), _MAX_KEYS)]

@@ -16,9 +16,9 @@ from edgeexit.errors import MessageError
 from edgeexit.latency import BIN_COUNT
 from edgeexit.policies.document import Digest, Name, Revision
 from edgeexit.wire import MAX_BYTES, MAX_EXITS, SCORE_BINS, ExitCounters, Losses
+from edgeexit.wire.counter_array import PER_EXIT, Counts, counts_of_exits
 from edgeexit.wire.messages import Count, StartId, Uptime
 from edgeexit_calibration.ingest.contradictions import contradictions
-from edgeexit_calibration.store.counts import PER_EXIT, Counts, counts_of_exits
 
 _MIN_EXITS: Final = 2
 _DIGITS: Final = b"0123456789"

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from sqlalchemy import Connection
 
+from edgeexit.wire.counter_array import PER_EXIT, Counts
 from edgeexit_calibration.ingest.bucket_store import BucketKey, BucketStore
 from edgeexit_calibration.ingest.bulk_write import driver_value, table_of, upsert_rows
 from edgeexit_calibration.ingest.count_matrix import pack_rows, unpack_rows
@@ -19,7 +20,7 @@ from edgeexit_calibration.ingest.known_devices import KnownDevice
 from edgeexit_calibration.ingest.known_series import KnownSeries, NewestReport, SeriesKey, StartKey
 from edgeexit_calibration.ingest.report_head import ReportHead
 from edgeexit_calibration.ingest.time_buckets import buckets_at
-from edgeexit_calibration.store.counts import PER_EXIT, Counts, pack_counts
+from edgeexit_calibration.store.counts import pack_counts
 from edgeexit_calibration.store.tables import CohortBucketRow, DeviceBucketRow, SeriesRow
 
 _TABLE: Final = table_of(SeriesRow)

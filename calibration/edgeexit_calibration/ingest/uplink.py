@@ -17,9 +17,9 @@ from edgeexit.log_text import one_line
 from edgeexit.wire import MAX_EXITS, UP_TYPES, Audit, DeviceAddress, Refusal, State, decode, parse_up_topic
 from edgeexit.wire.audit_parts import NUMBER_LIMIT
 from edgeexit.wire.audit_signing import verify_audit
+from edgeexit.wire.counter_array import Counts
 from edgeexit.wire.messages import Count, StartId
 from edgeexit_calibration.ingest.report_head import ReportHead, decode_head
-from edgeexit_calibration.store.counts import Counts
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MIN_EXITS: Final = 2

@@ -1,22 +1,17 @@
-"""The counters of a report as one array of integers, and that array packed for the database.
+"""The counters of a report (see `wire.counter_array`), packed for the database.
 
-The array has 62 numbers per exit: reached, exited, 20 bins of scores, 40 bins of latency; and one more at its end:
-failed inferences. Most bins are empty, so the packed form contains only the others: one byte with the number of exits,
-one with the width of a value in bytes (4 or 8), then the uint16 indices, then the values, little-endian.
+Most bins are empty, so the packed form contains only the others: one byte with the number of exits, one with the width
+of a value in bytes (4 or 8), then the uint16 indices, then the values, little-endian.
 """
 
 from collections.abc import Sequence
-from itertools import chain
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from edgeexit.latency import BIN_COUNT
-from edgeexit.wire import SCORE_BINS, ExitCounters, Report
+from edgeexit.wire import Report
+from edgeexit.wire.counter_array import PER_EXIT, Counts, counts_of_exits, width_of
 
-PER_EXIT: Final = 2 + SCORE_BINS + BIN_COUNT
-"""Numbers per exit."""
 MAX_SUM: Final = 2**62 - 1
 """Sums of counts stay at this number rather than overflow; two of them still fit into 64 bits."""
 _HEADER: Final = 2
@@ -24,24 +19,10 @@ _INDEX_BYTES: Final = 2
 _NARROW: Final = 4
 _WIDE: Final = 8
 
-Counts = npt.NDArray[np.int64]
-"""[62 K + 1] int64, of K exits."""
-
-
-def width_of(exits: int) -> int:
-    """Return the length of the array of a bundle with this number of exits."""
-    return exits * PER_EXIT + 1
-
 
 def counts_of(report: Report) -> Counts:
     """Return the counters of a report [62 K + 1] int64."""
     return counts_of_exits(report.exits, report.failed)
-
-
-def counts_of_exits(exits: Sequence[ExitCounters], failed: int) -> Counts:
-    """Return counters of exits and the number of failed inferences as an array [62 K + 1] int64."""
-    parts = chain.from_iterable((one.reached, one.exited, *one.scores, *one.latency) for one in exits)
-    return np.fromiter(chain(parts, (failed,)), np.int64, width_of(len(exits)))
 
 
 def pack_counts(counts: Counts) -> bytes:
@@ -78,13 +59,3 @@ def sum_counts(parts: Sequence[bytes]) -> bytes:
         total[-1] += counts[-1]  # failed inferences
         np.minimum(total, MAX_SUM, out=total)
     return pack_counts(total)
-
-
-def exit_counters(counts: Counts) -> tuple[ExitCounters, ...]:
-    """Return the counters per exit; with `counts[-1]` failed inferences, the inverse of `counts_of`."""
-    rows = counts[:-1].reshape(-1, PER_EXIT).tolist()
-    split = 2 + SCORE_BINS
-    return tuple(
-        ExitCounters(reached=row[0], exited=row[1], scores=tuple(row[2:split]), latency=tuple(row[split:]))
-        for row in rows
-    )

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from edgeexit.latency import BIN_COUNT, bin_centre_ms, bin_edge_ms
 from edgeexit.wire import SCORE_BINS
-from edgeexit_calibration.store.counts import PER_EXIT, Counts
+from edgeexit.wire.counter_array import PER_EXIT, Counts
 
 _CENTRES: Final = np.array([bin_centre_ms(index) for index in range(BIN_COUNT)])
 _EDGES: Final = np.array([bin_edge_ms(1) / 2, *(bin_edge_ms(index) for index in range(1, BIN_COUNT + 1))])

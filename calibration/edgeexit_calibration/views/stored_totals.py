@@ -8,7 +8,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from edgeexit.wire import State
-from edgeexit_calibration.store.counts import Counts, sum_counts, unpack_counts
+from edgeexit.wire.counter_array import Counts
+from edgeexit_calibration.store.counts import sum_counts, unpack_counts
 from edgeexit_calibration.store.database import Database
 from edgeexit_calibration.store.tables import (
     AuditedSampleRow,

@@ -1,67 +1,47 @@
-"""The inbox is bounded by messages and bytes: the producer waits, and nothing is lost or reordered."""
+"""The inbox gives batches in the order of arrival, as large as what has arrived."""
 
 import threading
 
 from edgeexit_calibration.ingest.inbox import Inbox
 
 from edgeexit.wire import Delivery
-from tests.calibration.scenario import until
 
 
-def delivery(number, size=1):
-    return Delivery(topic=str(number), payload=b"x" * size)
+def deliveries(*numbers):
+    return [Delivery(topic=str(number), payload=b"") for number in numbers]
 
 
-def test_the_producer_waits_while_the_inbox_is_full_and_the_order_stays():
-    for options, size in (({"max_messages": 3, "max_bytes": 1000}, 1), ({"max_messages": 100, "max_bytes": 30}, 10)):
-        inbox, added = Inbox(**options), []
-
-        def produce(inbox=inbox, added=added, size=size):
-            for number in range(10):
-                inbox.put(delivery(number, size))
-                added.append(number)
-
-        producer = threading.Thread(target=produce)
-        producer.start()
-        until(lambda added=added: len(added) == 3)
-        producer.join(0.1)
-        assert len(added) == 3
-        taken = []
-        while len(taken) < 10:
-            batch = inbox.take(2, wait_s=5, quiet_s=0.001)
-            assert len(batch) <= 2
-            taken += [int(one.topic) for one in batch]
-        producer.join(5)
-        assert taken == list(range(10))
+def taken(inbox, limit, **options):
+    return [int(one.topic) for one in inbox.take(limit, **{"wait_s": 5, "quiet_s": 0.001, **options})]
 
 
-def test_many_deliveries_at_once_wait_for_room_and_keep_their_order():
-    inbox = Inbox(max_messages=3, max_bytes=1000)
-    producer = threading.Thread(target=inbox.put_many, args=([delivery(number) for number in range(10)],))
-    producer.start()
-    until(lambda: len(inbox) == 3)
-    producer.join(0.1)
-    assert producer.is_alive()
-    assert len(inbox) == 3
-    taken = []
-    while len(taken) < 10:
-        taken += [int(one.topic) for one in inbox.take(2, wait_s=5, quiet_s=0.001)]
-    producer.join(5)
-    assert taken == list(range(10))
+def test_batches_are_bounded_and_keep_the_order():
+    inbox = Inbox()
+    inbox.put(deliveries(0, 1))
+    inbox.put(deliveries(2, 3, 4))
+    assert len(inbox) == 5
+    assert [taken(inbox, 2), taken(inbox, 2), taken(inbox, 2)] == [[0, 1], [2, 3], [4]]
 
 
-def test_a_payload_larger_than_the_inbox_passes_an_empty_inbox():
-    inbox = Inbox(max_messages=3, max_bytes=10)
-    inbox.put(delivery(1, 1000))
-    assert len(inbox.take(5, wait_s=1, quiet_s=0.001)) == 1
+def test_a_batch_waits_for_the_first_message_and_for_those_that_follow_at_once():
+    inbox = Inbox()
+    later = [threading.Timer(delay_s, inbox.put, (deliveries(number),)) for delay_s, number in ((0.05, 1), (0.1, 2))]
+    for timer in later:
+        timer.start()
+    assert taken(inbox, 10, quiet_s=2.0, wait_s=2.0) == [1, 2]
 
 
-def test_closing_ends_every_wait():
-    inbox = Inbox(max_messages=1, max_bytes=10)
-    inbox.put(delivery(1))
-    waiting = threading.Thread(target=inbox.put, args=(delivery(2),))
+def test_without_messages_a_batch_is_empty():
+    assert taken(Inbox(), 5, wait_s=0.01) == []
+
+
+def test_closing_ends_every_wait_and_discards_what_comes_later():
+    inbox = Inbox()
+    batches = []
+    waiting = threading.Thread(target=lambda: batches.append(taken(inbox, 5, wait_s=100)))
     waiting.start()
     inbox.close()
     waiting.join(5)
-    assert not waiting.is_alive()
-    assert inbox.take(5, wait_s=100, quiet_s=0.001) == []
+    assert batches == [[]]
+    inbox.put(deliveries(1))
+    assert len(inbox) == 0

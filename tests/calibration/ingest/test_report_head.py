@@ -6,12 +6,13 @@ import msgspec
 import numpy as np
 import pytest
 from edgeexit_calibration.ingest.report_head import count_reports, decode_head
-from edgeexit_calibration.store.counts import counts_of, exit_counters, width_of
+from edgeexit_calibration.store.counts import counts_of
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeexit.errors import MessageError
 from edgeexit.wire import MAX_BYTES, MAX_EXITS, Report, decode, encode
+from edgeexit.wire.counter_array import exit_counters, width_of
 from tests.calibration.scenario import report_of
 
 DIGEST = "b" * 64
@@ -27,7 +28,7 @@ def possible_report(exits, seed):
     for row in rows:
         row[2 + generator.integers(20)], row[22 + generator.integers(40)] = row[0], row[1]
     report = report_of(DIGEST, sequence=seed)
-    return msgspec.structs.replace(report, exits=exit_counters(counts), failed=int(generator.integers(100)))
+    return msgspec.structs.replace(report, exits=exit_counters(counts.tolist()), failed=int(generator.integers(100)))
 
 
 def written_otherwise(report):

@@ -3,7 +3,7 @@
 from datetime import datetime, timezone
 
 import numpy as np
-from edgeexit_calibration.store.counts import pack_counts, sum_counts, unpack_counts, width_of
+from edgeexit_calibration.store.counts import pack_counts, sum_counts, unpack_counts
 from edgeexit_calibration.store.tables import (
     AuditedSampleRow,
     AuditRow,
@@ -15,6 +15,8 @@ from edgeexit_calibration.store.tables import (
     SeriesRow,
 )
 from sqlalchemy import select
+
+from edgeexit.wire.counter_array import width_of
 
 EXITS = 3
 NOW = datetime(2026, 5, 20, 12, 34, tzinfo=timezone.utc)

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from edgeexit_calibration.store.counts import PER_EXIT, counts_of, exit_counters, pack_counts, unpack_counts, width_of
+from edgeexit_calibration.store.counts import counts_of, pack_counts, unpack_counts
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from edgeexit.wire.counter_array import PER_EXIT, exit_counters, width_of
 from tests.calibration.scenario import report_of
 
 LARGEST = 2**63 - 1
@@ -32,6 +33,6 @@ def test_a_sparse_array_takes_few_bytes(value):
 def test_the_counters_of_a_report_are_in_the_array():
     report = report_of("c" * 64, sequence=1)
     counts = counts_of(report)
-    assert exit_counters(counts) == report.exits
+    assert exit_counters(counts.tolist()) == report.exits
     assert counts[-1] == report.failed
     assert counts[1::PER_EXIT][: len(report.exits)].tolist() == [one.exited for one in report.exits]

@@ -19,7 +19,7 @@ from edgeexit_calibration import (
     open_database,
     restore_database,
 )
-from edgeexit_calibration.store.counts import counts_of, exit_counters, sum_counts, unpack_counts
+from edgeexit_calibration.store.counts import counts_of, sum_counts, unpack_counts
 from edgeexit_calibration.store.schema import found_revision, migration_config, newest_revision
 from edgeexit_calibration.store.tables import (
     AuditTotalRow,
@@ -34,6 +34,7 @@ from edgeexit_calibration.store.troubles import Trouble
 from sqlalchemy import DateTime, Engine, bindparam, create_engine, event, inspect, select, text
 
 from edgeexit.latency import bin_centre_ms
+from edgeexit.wire.counter_array import exit_counters
 from tests.calibration.scenario import report_of, state_of
 from tests.postgres import postgres, use_programs_of_the_server
 
@@ -209,7 +210,7 @@ def test_a_report_becomes_a_series_and_the_bucket_of_its_day(old_url):
             assert (row.cohort_id, row.sequence, row.received_at) == (cohort_id, report.sequence, time)
             assert row.started_at == pytest.approx(time.timestamp() - 100.0)
             counts = unpack_counts(row.counts)
-            assert exit_counters(counts) == report.exits
+            assert exit_counters(counts.tolist()) == report.exits
             assert counts[-1] == report.failed
             day = int(time.timestamp()) // 86400 * 86400
             key = {"device_id": device_id, "begin_s": day, "revision": report.revision, "cohort_id": cohort_id}

@@ -5,10 +5,11 @@ from datetime import datetime, timezone
 import msgspec
 import numpy as np
 from edgeexit_calibration.store.cohorts import CohortAddress, find_or_add_cohort
-from edgeexit_calibration.store.counts import PER_EXIT, pack_counts, width_of
+from edgeexit_calibration.store.counts import pack_counts
 from edgeexit_calibration.store.tables import DeviceRow
 
 from edgeexit.wire import SCORE_BINS, encode
+from edgeexit.wire.counter_array import PER_EXIT, width_of
 from tests.calibration.scenario import COHORT, FLEET, state_of
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=timezone.utc)
