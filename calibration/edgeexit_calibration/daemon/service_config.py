@@ -38,7 +38,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Serve the fleet although a calibrator with another database does; that one ends."""
     lease_s: Annotated[float, msgspec.Meta(gt=0)] = TTL_S
     """A process that has not renewed its leases for this long is replaced by another one (PostgreSQL)."""
-    max_unstored: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 500
+    max_unstored: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 4000
     """Maximum number of messages that the broker sends before the first of them is stored."""
     max_unstored_bytes: Annotated[int, msgspec.Meta(ge=1)] = 32 * 1024 * 1024
     """Maximum total size of the messages that wait to be stored."""

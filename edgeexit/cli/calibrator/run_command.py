@@ -70,7 +70,7 @@ def run_command(
         typer.Option(
             help="Messages that the broker sends on a connection before the first of them is stored.", min=1, max=65535
         ),
-    ] = 500,
+    ] = 4000,
     max_database_gb: Annotated[
         float | None,
         typer.Option(
