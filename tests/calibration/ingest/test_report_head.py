@@ -5,7 +5,7 @@ import json
 import msgspec
 import numpy as np
 import pytest
-from edgeexit_calibration.ingest.report_head import count_reports, decode_head
+from edgeexit_calibration.ingest.report_head import ReportHead, count_reports, decode_head
 from edgeexit_calibration.store.counts import counts_of
 from hypothesis import given
 from hypothesis import strategies as st
@@ -109,3 +109,11 @@ def test_a_counter_that_exceeds_64_bits_is_refused():
 def test_a_report_that_is_too_large_is_refused():
     with pytest.raises(MessageError, match="maximum"):
         decode_head(b" " * (MAX_BYTES + 1))
+
+
+def test_a_head_has_the_fields_of_a_report():
+    of_head, of_report = ({one.name: one for one in msgspec.structs.fields(kind)} for kind in (ReportHead, Report))
+    assert of_head.keys() == of_report.keys()
+    for name in of_head.keys() - {"exits"}:
+        head, report = of_head[name], of_report[name]
+        assert (head.type, head.default, head.required) == (report.type, report.default, report.required), name
