@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from edgeexit_calibration.store.counts import pack_counts
 from edgeexit_calibration.store.database import open_database
+from edgeexit_calibration.store.table_base import TableBase
 from edgeexit_calibration.store.tables import (
     AuditedSampleRow,
     AuditRow,
@@ -20,7 +21,6 @@ from edgeexit_calibration.store.tables import (
     PolicyRevisionRow,
     RegistrationRow,
     ShardRow,
-    TableBase,
 )
 from edgeexit_calibration.store.troubles import Trouble
 from sqlalchemy import (

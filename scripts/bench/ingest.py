@@ -29,7 +29,7 @@ from typing import Any, Final
 import numpy as np
 import sqlalchemy.engine
 from edgeexit_calibration import Quotas, open_database
-from edgeexit_calibration.ingest import answers, batch_store, bucket_store, intake, series_store
+from edgeexit_calibration.ingest import answers, batch_store, bucket_store, message_reader, series_store
 from edgeexit_calibration.ingest.intake import Intake
 from edgeexit_calibration.ingest.rules import IngestRules
 
@@ -52,8 +52,8 @@ from edgeexit.wire.audit_signing import sign_audit
 _FLEET: Final = "bench"
 _SAMPLES_PER_AUDIT: Final = 4
 _STEPS: Final = {
-    "read: decode, quotas, counters": (intake.Intake, "_read_batch"),
-    "  of that counters to arrays": (intake.Intake, "_count"),
+    "read: decode, quotas, counters": (message_reader.MessageReader, "read"),
+    "  of that counters to arrays": (message_reader.MessageReader, "_count"),
     "devices: find, read decisions": (batch_store.KnownDevices, "find"),
     "records of devices to change": (batch_store, "locked_records"),
     "transaction without commit": (batch_store.BatchStore, "store"),

@@ -20,7 +20,7 @@ _SAMPLES = text(
     "WHERE d.device LIKE :device"
 )
 _SERIES = text(
-    "SELECT s.device_id, s.start, s.revision, s.counts FROM series s JOIN device d ON d.id = s.device_id "
+    "SELECT s.device_id, s.start, s.revision, s.counts, s.base FROM series s JOIN device d ON d.id = s.device_id "
     "WHERE d.device LIKE :device"
 )
 _BUCKETS = text(
@@ -70,7 +70,10 @@ class StoredDatabase:
             samples = Counter(digest(row.readouts) for row in connection.execute(_SAMPLES, names))
             for row in connection.execute(_SERIES, names):
                 reports[row.start, row.revision] = digest(row.counts)
-                _add(totals, (row.device_id, row.revision), unpack_counts(row.counts))
+                counts = unpack_counts(row.counts)
+                _add(totals, (row.device_id, row.revision), counts)
+                newest = counts if row.base is None else counts - unpack_counts(row.base)
+                _add(buckets, (row.device_id, row.revision), newest)
             for row in connection.execute(_BUCKETS, names):
                 _add(buckets, (row.device_id, row.revision), unpack_counts(row.counts))
         keys = totals.keys() | buckets.keys()

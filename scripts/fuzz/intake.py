@@ -21,7 +21,8 @@ from edgeexit_calibration.ingest.quotas import Quotas
 from edgeexit_calibration.ingest.rules import IngestRules
 from edgeexit_calibration.store.counts import counts_of, unpack_counts
 from edgeexit_calibration.store.database import Database
-from edgeexit_calibration.store.tables import AuditedSampleRow, AuditRow, DeviceBucketRow, DeviceRow, FleetRow
+from edgeexit_calibration.store.open_buckets import device_buckets
+from edgeexit_calibration.store.tables import AuditedSampleRow, AuditRow, DeviceRow, FleetRow
 from hostile import HostileMessages
 from sqlalchemy import func, select
 
@@ -191,8 +192,8 @@ def _faults(database: Database, fleet: str, honest: _HonestDevices) -> Iterator[
             if address not in ids:
                 yield f"{address.device}: nothing is stored"
                 continue
-            packed = session.scalars(select(DeviceBucketRow.counts).filter_by(device_id=ids[address]))
-            total: Counts = sum((unpack_counts(counts) for counts in packed), np.zeros(1, np.int64))
+            buckets = device_buckets(session, [ids[address]])
+            total: Counts = sum((unpack_counts(bucket.counts) for bucket in buckets), np.zeros(1, np.int64))
             if not np.array_equal(total, counts_of(report)):
                 yield f"{address.device}: the counts of its reports are wrong"
             samples = session.scalar(

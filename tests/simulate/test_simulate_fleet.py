@@ -13,7 +13,7 @@ from edgeexit_calibration.store.tables import (
     SeriesRow,
 )
 from edgeexit_calibration.views.stored_totals import stored_fleet
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 
 from edgeexit.errors import ConfigError
 from edgeexit.key_set import TrustedKeys
@@ -93,17 +93,18 @@ def _change_counters(session, device):
 
 
 def _change_bucket(session, device):
-    row = session.scalars(select(DeviceBucketRow).filter_by(device_id=device.id)).first()
-    index = 2 + 2 * ((len(row.counts) - 2) // 6)
-    row.counts = row.counts[:index] + bytes([row.counts[index] + 1]) + row.counts[index + 1 :]
+    row = session.scalars(select(SeriesRow).filter_by(device_id=device.id)).first()
+    counts = row.counts[:1] + bytes([4, 0, 0, 1, 0, 0, 0])  # one sample more
+    values = {"width_s": 900, "begin_s": 0, "revision": row.revision, "cohort_id": row.cohort_id, "counts": counts}
+    session.add(DeviceBucketRow(device_id=device.id, **values))
 
 
 def _delete_buckets(session, device):
-    session.execute(delete(DeviceBucketRow).filter_by(device_id=device.id))
+    session.execute(update(SeriesRow).filter_by(device_id=device.id).values(base=SeriesRow.counts))
 
 
 def _delete_all_buckets(session, _device):
-    session.execute(delete(DeviceBucketRow))
+    session.execute(update(SeriesRow).values(base=SeriesRow.counts))
     session.execute(delete(CohortBucketRow))
 
 

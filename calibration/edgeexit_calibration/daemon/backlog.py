@@ -11,21 +11,25 @@ _MESSAGE_BYTES: Final = 512
 _MAX_BATCH: Final = 4000
 _MIN_BATCH: Final = 250
 """Smaller batches do not help: then the commit itself is slow, not the messages."""
-_LONG_S: Final = 0.5
-_AIM_S: Final = 0.25
+_LONG_S: Final = 2.0
+_AIM_S: Final = 1.0
 
 
 class Backlog:
-    """Counts the bytes of messages from their arrival until they are stored or given up. Thread-safe.
+    """Counts messages and their bytes from their arrival until they are stored or given up. Thread-safe.
 
     The sessions of a process share it. It also counts what arrived over connections that have ended.
 
     Args:
         max_bytes: beyond it, nothing more is read from the broker.
 
+    Attributes:
+        messages: number of messages that are neither stored nor given up.
+
     """
 
     def __init__(self, max_bytes: int) -> None:
+        self.messages = 0
         self._max_bytes = max_bytes
         self._bytes = 0
         self._lock = threading.Lock()
@@ -40,12 +44,14 @@ class Backlog:
         size = _size(deliveries)
         with self._lock:
             self._bytes += size
+            self.messages += len(deliveries)
 
     def remove(self, deliveries: Sequence[Delivery]) -> None:
         """Count messages no more that were added before."""
         size = _size(deliveries)
         with self._lock:
             self._bytes -= size
+            self.messages -= len(deliveries)
 
 
 class BatchLimit:

@@ -100,7 +100,7 @@ class CalibratorService(TenureCallbacks):
         return Health(
             stored=self._storing.stored,
             dropped=self.dropped,
-            waiting=len(self._inbox),
+            waiting=self._backlog.messages,
             commit_s=self._storing.commit_s,
             shards="all" if ALL_SHARDS in owned else f"{len(self.connected)} of {len(owned)} connected",
             leads=self._tenure.leads,

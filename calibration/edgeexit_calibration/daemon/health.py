@@ -17,7 +17,7 @@ class Health(NamedTuple):
     stored: int
     dropped: int
     waiting: int
-    """Messages in the inbox."""
+    """Messages that were received and are not stored yet."""
     commit_s: float
     """Duration of the last batch, which the messages that wait are behind."""
     shards: str

@@ -1,10 +1,14 @@
-"""The storing thread: takes batches from the inbox, commits them under a fence, then acknowledges them."""
+"""Stores what arrives: one thread reads batches from the inbox, another commits them and then acknowledges them.
+
+While the database works on a batch, the next one is decoded. No more than one waits between the two threads.
+"""
 
 import logging
+import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from sqlalchemy import Connection
@@ -18,6 +22,7 @@ from edgeexit_calibration.daemon.tenure import Tenure
 from edgeexit_calibration.ingest.drops import Drop
 from edgeexit_calibration.ingest.inbox import Inbox
 from edgeexit_calibration.ingest.intake import Intake
+from edgeexit_calibration.ingest.message_reader import ReadMessages
 from edgeexit_calibration.ingest.rules import IngestRules
 from edgeexit_calibration.store.database import Database
 
@@ -28,6 +33,13 @@ _QUIET_S: Final = 0.01
 """A batch ends after this time without a message, because brokers limit the number of unacknowledged messages."""
 _FLUSH_S: Final = 2.0
 _RETRY_S: Final = 0.2
+
+
+class _ReadBatch(NamedTuple):
+    """Deliveries, and what was read from them."""
+
+    deliveries: Sequence[Delivery]
+    messages: ReadMessages
 
 
 class Storing:
@@ -74,18 +86,24 @@ class Storing:
         """Store batches until `stop` is set, but none before `may_store` is set."""
         while not self.may_store.wait(_MAX_BATCH_S) and not stop.is_set():
             pass
+        batches: queue.Queue[_ReadBatch] = queue.Queue(maxsize=1)
+        reading = threading.Thread(target=self._read, args=(batches, stop), name="calibrator-reading")
+        reading.start()
         while not stop.is_set():
-            batch = self._inbox.take(self._limit.messages, wait_s=_MAX_BATCH_S, quiet_s=_QUIET_S)
+            try:
+                batch = batches.get(timeout=_MAX_BATCH_S)
+            except queue.Empty:
+                batch = _ReadBatch((), ReadMessages((), ()))  # counts of drops may have to be written
             self._mark(is_busy=True)
             try:
                 while not self._store(batch, stop) and not stop.is_set():
                     pass  # once more, without the shards that were lost
             except Exception as error:  # noqa: BLE001 - no message may end the service; its device sends it again
-                self._repeats.error("store", "a batch of %d messages cannot be stored", len(batch), exc_info=error)
-                self._acknowledge(batch)
+                self._give_up(batch.deliveries, error)
             finally:
-                self._backlog.remove(batch)
+                self._backlog.remove(batch.deliveries)
                 self._mark(is_busy=False)
+        reading.join()
 
     def flush(self) -> None:
         """Wait until the batch in progress has ended; not for long, because the database may have failed."""
@@ -105,20 +123,39 @@ class Storing:
                 kept.append(msgspec.structs.replace(delivery, topic="", payload=b""))
             elif delivery.qos == 0:  # has no acknowledgement, so it would escape the back-pressure
                 address = _address(delivery.topic)
-                self.intake.drop(Drop(address, "qos 0", "sent with QoS 0, but QoS 1 is required"))
+                self.intake.drops.add(Drop(address, "qos 0", "sent with QoS 0, but QoS 1 is required"))
             else:
                 kept.append(delivery)
         self._backlog.add(kept)
         self._inbox.put(kept)
 
-    def _store(self, batch: Sequence[Delivery], stop: threading.Event) -> bool:
+    def _read(self, batches: "queue.Queue[_ReadBatch]", stop: threading.Event) -> None:
+        """Read batches from the inbox, in a thread of its own."""
+        while not stop.is_set():
+            deliveries = self._inbox.take(self._limit.messages, wait_s=_MAX_BATCH_S, quiet_s=_QUIET_S)
+            if not deliveries:
+                continue
+            try:
+                messages = self.intake.reader.read([one for one in deliveries if one.topic])
+            except Exception as error:  # noqa: BLE001 - as when they are stored
+                self._give_up(deliveries, error)
+                self._backlog.remove(deliveries)
+                continue
+            while not stop.is_set():
+                try:
+                    batches.put(_ReadBatch(deliveries, messages), timeout=_MAX_BATCH_S)
+                    break
+                except queue.Full:
+                    pass
+
+    def _store(self, batch: _ReadBatch, stop: threading.Event) -> bool:
         """Commit a batch, then acknowledge it to the broker; return False if a lease has ended."""
         if self._tenure.gained != self._gained:  # another process may have written the rows of the shards since
             self._gained = self._tenure.gained
             self.intake.forget()
-        owned = self._owned(batch)
+        owned, messages = self._owned(batch)
         begin = time.monotonic()
-        if self.intake.store([one for one in owned if one.topic], stop):
+        if self.intake.write(messages, stop):
             self._acknowledge(owned)
             if owned:
                 self.stored += len(owned)
@@ -129,7 +166,7 @@ class Storing:
         stop.wait(_RETRY_S)
         return False
 
-    def _owned(self, batch: Sequence[Delivery]) -> Sequence[Delivery]:
+    def _owned(self, batch: _ReadBatch) -> _ReadBatch:
         """Return the messages of shards that this process owns, and remember which leases they need.
 
         The others were received before a shard went to another process; the broker delivers them to that one.
@@ -138,9 +175,13 @@ class Storing:
         if ALL_SHARDS in owned:
             self._leases = self._tenure.leases_of(owned)
             return batch
-        kept = [delivery for delivery in batch if shard_of(delivery.topic) in owned]
+        kept = [delivery for delivery in batch.deliveries if shard_of(delivery.topic) in owned]
         self._leases = self._tenure.leases_of({shard_of(delivery.topic) for delivery in kept})
-        return kept
+        return _ReadBatch(kept, batch.messages.of_shards(owned))
+
+    def _give_up(self, deliveries: Sequence[Delivery], error: Exception) -> None:
+        self._repeats.error("store", "a batch of %d messages cannot be stored", len(deliveries), exc_info=error)
+        self._acknowledge(deliveries)
 
     def _mark(self, *, is_busy: bool) -> None:
         with self._changed:

@@ -122,7 +122,7 @@ class BatchStore:
             batch.records[number].last_seen = now  # they are written later
         seen = driver_value(now, connection.dialect)
         rows = [(seen, count, number) for number, count in samples.items()]
-        update_rows(connection, _DEVICES, "id", ("last_seen", "+audited_samples"), rows)
+        update_rows(connection, _DEVICES, ("id",), ("last_seen", "+audited_samples"), rows)
 
 
 class _Batch:

@@ -1,8 +1,8 @@
 """Adds counts to the buckets of time of devices, or of cohorts.
 
-The counts are packed, so a bucket is read, added to, and written. The newest buckets are remembered, because a device
-adds to the same one for a quarter of an hour. Older ones, which belong to what a device sends after an outage, are read
-each time: the roll-up merges them meanwhile.
+The counts are packed, so a bucket is read, added to, and written. The newest buckets of cohorts are remembered, because
+every batch adds to them. Older ones, which belong to what a device sends after an outage, are read each time: the
+roll-up merges them meanwhile.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,11 +31,14 @@ class BucketStore:
     """Adds to the buckets in one table. Only one thread may use it.
 
     Args:
-        row_class: the table. No other process may write its rows that are younger than two hours.
+        row_class: the table.
+        is_remembered: whether the newest buckets are remembered. Then no other process may write rows that are younger
+            than two hours.
 
     """
 
-    def __init__(self, row_class: type[DeviceBucketRow | CohortBucketRow]) -> None:
+    def __init__(self, row_class: type[DeviceBucketRow | CohortBucketRow], *, is_remembered: bool = True) -> None:
+        self._is_remembered = is_remembered
         self._table = table_of(row_class)
         self._keys = [column.name for column in self._table.primary_key]
         self._begin = self._keys.index("begin_s")
@@ -55,7 +58,7 @@ class BucketStore:
         rows = [(*key, content) for key, content in zip(numbers, packed, strict=True)]
         upsert_rows(connection, self._table, [*self._keys, _COUNTS], rows)
         for key, content in zip(numbers, packed, strict=True):
-            if self._is_new(key, now_s):
+            if self._is_remembered and self._is_new(key, now_s):
                 self._known.put(key, content)
 
     def _is_new(self, key: BucketKey, now_s: float) -> bool:

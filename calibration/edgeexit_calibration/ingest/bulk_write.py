@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar, cast
 from sqlalchemy import Connection, Dialect, Table
 from sqlalchemy.dialects import postgresql
 
-from edgeexit_calibration.store.tables import UtcDateTime
+from edgeexit_calibration.store.table_base import UtcDateTime
 
 _POSTGRESQL: Final = "postgresql"
 _TIME: Final = UtcDateTime()
@@ -98,32 +98,31 @@ def upsert_rows(
 
 
 def update_rows(
-    connection: Connection, table: Table, key: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
-) -> None:
-    """Set columns of existing rows to expressions of their parameters.
+    connection: Connection, table: Table, keys: Sequence[str], columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
+) -> int:
+    """Set columns of existing rows to their parameters; return how many rows there were.
 
     Args:
         connection: in a transaction.
         table: the table.
-        key: the column that identifies a row; the last value of each tuple.
+        keys: the columns that identify a row.
         columns: names of the columns to set; a name that begins with + is a column to which the value is added.
-        rows: tuples of the values of the columns, and then of the key.
+        rows: tuples of the values of the columns, and then of the keys.
 
     """
     if not rows:
-        return
-    ordered = sorted(rows, key=itemgetter(-1))
+        return 0
+    ordered = sorted(rows, key=itemgetter(*range(-len(keys), 0)))
     names = [name.removeprefix("+") for name in columns]
     before = [f"{table.name}.{name} + " if plus != name else "" for plus, name in zip(columns, names, strict=True)]
     if is_postgresql(connection):
         values = ", ".join(f"{name} = {old}v.{name}" for name, old in zip(names, before, strict=True))
-        sql = (
-            f"UPDATE {table.name} SET {values} FROM {_unnest(table, (*names, key))} WHERE {table.name}.{key} = v.{key}"
-        )
-        connection.exec_driver_sql(sql, _arrays(ordered))
-    else:
-        values = ", ".join(f"{name} = {old}?" for name, old in zip(names, before, strict=True))
-        connection.exec_driver_sql(f"UPDATE {table.name} SET {values} WHERE {key} = ?", ordered)
+        same = " AND ".join(f"{table.name}.{key} = v.{key}" for key in keys)
+        sql = f"UPDATE {table.name} SET {values} FROM {_unnest(table, (*names, *keys))} WHERE {same}"
+        return connection.exec_driver_sql(sql, _arrays(ordered)).rowcount
+    values = ", ".join(f"{name} = {old}?" for name, old in zip(names, before, strict=True))
+    same = " AND ".join(f"{key} = ?" for key in keys)
+    return connection.exec_driver_sql(f"UPDATE {table.name} SET {values} WHERE {same}", ordered).rowcount
 
 
 def _execute(

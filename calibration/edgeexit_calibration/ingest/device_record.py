@@ -71,4 +71,4 @@ def locked_records(connection: Connection, numbers: Iterable[int]) -> dict[int, 
 def write_records(connection: Connection, records: Sequence[DeviceRecord]) -> None:
     """Write the devices that have changed."""
     rows = [record.row(connection) for record in records if record.is_changed]
-    update_rows(connection, _DEVICES, "id", _CHANGED, rows)
+    update_rows(connection, _DEVICES, ("id",), _CHANGED, rows)

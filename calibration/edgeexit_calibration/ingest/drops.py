@@ -1,5 +1,6 @@
 """Counts the messages that are not stored, by device and cause, and writes the counts into the database."""
 
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -9,6 +10,7 @@ import msgspec
 from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
+from edgeexit.limited_log import LimitedLog
 from edgeexit.log_text import one_line
 from edgeexit.wire import DeviceAddress, State
 from edgeexit_calibration.store.insert_missing import insert_missing
@@ -21,6 +23,8 @@ DropCause = Literal[
 ]  # fmt: skip
 """Why a message was not stored. `invalid` messages had a number, so their device got a refusal. `expired` reports are
 acknowledged: the counters of their start were removed because of their age."""
+
+_log = logging.getLogger(__name__)
 
 _MAX_DEVICES: Final = 1000
 """Counts of more devices between two transactions are counts of the fleet."""
@@ -48,12 +52,13 @@ class _DropTally:
 
 
 class DropCounter:
-    """Counts drops until they are written. Thread-safe."""
+    """Counts drops until they are written, and logs them, the same one not too often. Thread-safe."""
 
     def __init__(self, fleet: str) -> None:
         self.total = 0
         """Number of drops since the start."""
         self._fleet = fleet
+        self._repeats = LimitedLog(_log)
         self._lock = threading.Lock()
         self._pending: dict[DeviceAddress | None, _DropTally] = {}
 
@@ -63,6 +68,10 @@ class DropCounter:
             self.total += 1
             is_full = drop.address not in self._pending and len(self._pending) >= _MAX_DEVICES
             self._pending.setdefault(None if is_full else drop.address, _DropTally()).add(drop.cause, drop.detail)
+        where = "a topic that names no device" if drop.address is None else "/".join(drop.address)
+        self._repeats.warning(
+            (drop.address, drop.cause), "%s: message not stored (%s): %s", where, drop.cause, drop.detail
+        )
 
     @property
     def has_pending(self) -> bool:

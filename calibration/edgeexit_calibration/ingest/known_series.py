@@ -1,7 +1,7 @@
 """The newest report of each series of a device, and when its agent started: what de-duplication needs.
 
-A series is what one agent reports under one revision: (device, start, revision). The newest ones are in memory, the
-others are read from the database.
+A series is what one agent reports under one revision: (device, start, revision). The newest ones are in memory. Those
+without a report for hours are read from the database each time, and locked, because they may expire meanwhile.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,15 +19,31 @@ SeriesKey = tuple[int, str, int]
 """Id of a device, a start of its agent, and a revision."""
 
 _MAX_ENTRIES: Final = 200_000
-_MAX_BYTES: Final = 64 * 1024 * 1024
+_MAX_BYTES: Final = 128 * 1024 * 1024
+_REMEMBERED_S: Final = 2 * 3600
+"""A series without a report for longer is read each time. Only series that are much older expire."""
 
 
 class NewestReport(NamedTuple):
-    """The report of a series with the highest sequence number."""
+    """The report of a series with the highest sequence number, and the bucket of time that it belongs to."""
 
     sequence: int
     counts: bytes | None
     """Packed cumulative counters; None: the series has expired."""
+    cohort_id: int
+    bucket: tuple[int, int]
+    """Length and begin of the newest bucket, in s."""
+    base: bytes | None
+    """Packed cumulative counters at the begin of the newest bucket; None: zeros."""
+    received_s: float
+    """Unix time at which it arrived."""
+
+
+def _size_of(newest: NewestReport) -> int:
+    return len(newest.counts or b"") + len(newest.base or b"")
+
+
+_KEYS: Final = (SeriesRow.device_id, SeriesRow.start, SeriesRow.revision)
 
 
 class KnownSeries:
@@ -35,7 +51,7 @@ class KnownSeries:
 
     def __init__(self) -> None:
         self._newest: BoundedCache[SeriesKey, NewestReport] = BoundedCache(
-            _MAX_ENTRIES, max_bytes=_MAX_BYTES, size_of=lambda newest: len(newest.counts or b"")
+            _MAX_ENTRIES, max_bytes=_MAX_BYTES, size_of=_size_of
         )
         self._started_at: BoundedCache[StartKey, float] = BoundedCache(_MAX_ENTRIES)
 
@@ -48,21 +64,27 @@ class KnownSeries:
         """Remember what was written."""
         self._newest.put(key, newest)
 
-    def find(self, connection: Connection, keys: Iterable[SeriesKey]) -> dict[SeriesKey, NewestReport]:
-        """Return the newest report of each series that has one."""
+    def find(self, connection: Connection, keys: Iterable[SeriesKey], *, now_s: float) -> dict[SeriesKey, NewestReport]:
+        """Return the newest report of each series that has one; `now_s` is the Unix time."""
         found: dict[SeriesKey, NewestReport] = {}
         unread: list[SeriesKey] = []
         for key in keys:
             newest = self._newest.get(key)
-            if newest is None:
+            if newest is None or newest.received_s < now_s - _REMEMBERED_S:
                 unread.append(key)
             else:
                 found[key] = newest
-        columns = (SeriesRow.device_id, SeriesRow.start, SeriesRow.revision)
-        for chunk in key_chunks(unread):
-            query = select(*columns, SeriesRow.sequence, SeriesRow.counts).where(tuple_(*columns).in_(chunk))
-            for device_id, start, revision, sequence, counts in connection.execute(query):
-                found[device_id, start, revision] = NewestReport(sequence, counts)
+        for chunk in key_chunks(sorted(unread)):
+            query = select(SeriesRow.__table__).where(tuple_(*_KEYS).in_(chunk)).order_by(*_KEYS).with_for_update()
+            for row in connection.execute(query):
+                found[row.device_id, row.start, row.revision] = NewestReport(
+                    row.sequence,
+                    row.counts,
+                    row.cohort_id,
+                    (row.width_s, row.begin_s),
+                    row.base,
+                    row.received_at.timestamp(),
+                )
         return found
 
     def started_at(self, connection: Connection, estimates: Mapping[StartKey, float]) -> dict[StartKey, float]:

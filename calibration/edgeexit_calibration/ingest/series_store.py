@@ -2,6 +2,9 @@
 
 Reports are cumulative: within a series, a higher sequence number replaces all lower ones. So a report adds the
 difference from the newest stored one, whatever arrives in between, in whatever order, and however often.
+
+The newest bucket of a device is part of the row of the series, see `tables.SeriesRow`. It is written to the table of
+buckets when a report belongs to another one.
 """
 
 from collections.abc import Sequence
@@ -11,22 +14,22 @@ from typing import Final, NamedTuple
 import numpy as np
 from sqlalchemy import Connection
 
-from edgeexit.wire.counter_array import PER_EXIT, Counts
+from edgeexit.wire.counter_array import PER_EXIT, Counts, width_of
 from edgeexit_calibration.ingest.bucket_store import BucketKey, BucketStore
-from edgeexit_calibration.ingest.bulk_write import driver_value, table_of, upsert_rows
-from edgeexit_calibration.ingest.count_matrix import pack_rows, unpack_rows
+from edgeexit_calibration.ingest.bulk_write import driver_value, table_of, update_rows, upsert_rows
+from edgeexit_calibration.ingest.count_matrix import Matrix, pack_rows, unpack_rows
 from edgeexit_calibration.ingest.drops import Drop
 from edgeexit_calibration.ingest.known_devices import KnownDevice
 from edgeexit_calibration.ingest.known_series import KnownSeries, NewestReport, SeriesKey, StartKey
 from edgeexit_calibration.ingest.report_head import ReportHead
-from edgeexit_calibration.ingest.time_buckets import buckets_at
-from edgeexit_calibration.store.counts import pack_counts
+from edgeexit_calibration.ingest.time_buckets import Span, buckets_at
 from edgeexit_calibration.store.tables import CohortBucketRow, DeviceBucketRow, SeriesRow
 
 _TABLE: Final = table_of(SeriesRow)
-_COLUMNS: Final = (
-    "device_id", "start", "revision", "cohort_id", "sequence", "counts", "started_at", "received_at",
-)  # fmt: skip
+_KEYS: Final = ("device_id", "start", "revision")
+_CHANGING: Final = ("sequence", "counts", "started_at", "received_at")
+_COLUMNS: Final = (*_KEYS, *_CHANGING, "cohort_id", "width_s", "begin_s", "base")
+_OTHER_COHORT: Final = "earlier reports of this start and revision have another cohort, or another number of exits"
 
 
 class AcceptedReport(NamedTuple):
@@ -44,11 +47,24 @@ class _SeriesStep(NamedTuple):
 
     accepted: AcceptedReport
     key: SeriesKey
-    before: bytes | None
-    """Packed counters of the report before it; None: zeros, or those of the row above in the same matrix."""
+    known: NewestReport | None
+    """The newest report of the series before this batch."""
     follows: bool
-    """True: the report before it is in the row above."""
+    """True: the report before it is the step before it; otherwise it is `known`."""
     is_newest: bool
+
+
+class _Group(NamedTuple):
+    """Reports with the same number of exits; those of a series follow each other, in order."""
+
+    steps: Sequence[_SeriesStep]
+    matrix: Matrix
+    """Their counters [N, 62 K + 1]."""
+    before: Matrix
+    """The counters of the report before each one in its series, or zeros [N, 62 K + 1]."""
+    starts: Sequence[float]
+    """Estimated Unix times in s at which the agents started."""
+    buckets: Sequence[Span]
 
 
 class SeriesStore:
@@ -56,13 +72,12 @@ class SeriesStore:
 
     def __init__(self) -> None:
         self._known = KnownSeries()
-        self._device_buckets = BucketStore(DeviceBucketRow)
+        self._device_buckets = BucketStore(DeviceBucketRow, is_remembered=False)
         self._cohort_buckets = BucketStore(CohortBucketRow)
 
     def forget(self) -> None:
         """Read everything again from the database when it is needed."""
         self._known.forget()
-        self._device_buckets.forget()
         self._cohort_buckets.forget()
 
     def store(
@@ -73,11 +88,10 @@ class SeriesStore:
         for accepted in reports:
             report = accepted.report
             by_series.setdefault((accepted.device.id, report.start, report.revision), []).append(accepted)
-        known = self._known.find(connection, by_series)
-        steps, drops = _steps(by_series, known)
+        now_s = now.timestamp()
+        steps, drops = _steps(by_series, self._known.find(connection, by_series, now_s=now_s))
         if not steps:
             return [], drops
-        now_s = now.timestamp()
         estimates: dict[StartKey, float] = {}
         for group in steps.values():
             for step in group:
@@ -85,53 +99,98 @@ class SeriesStore:
                 if estimate < estimates.get(start, now_s + 1):
                     estimates[start] = estimate
         started_at = self._known.started_at(connection, estimates)
-        received_at = driver_value(now, connection.dialect)
         for group in steps.values():
-            self._write(connection, group, started_at, now_s=now_s, received_at=received_at)
+            self._write(connection, group, started_at, now=now)
         return [step.accepted for group in steps.values() for step in group if step.is_newest], drops
 
     def _write(
-        self,
-        connection: Connection,
-        steps: Sequence[_SeriesStep],
-        started_at: dict[StartKey, float],
-        *,
-        now_s: float,
-        received_at: object,
+        self, connection: Connection, steps: Sequence[_SeriesStep], started_at: dict[StartKey, float], *, now: datetime
     ) -> None:
         """Write reports with the same number of exits."""
         matrix = np.concatenate([step.accepted.counts for step in steps]).reshape(len(steps), -1)
-        before = unpack_rows([step.before for step in steps], len(matrix[0]) // PER_EXIT)
+        before = unpack_rows(
+            [None if step.follows or step.known is None else step.known.counts for step in steps],
+            matrix.shape[1] // PER_EXIT,
+        )
         follows = [row for row, step in enumerate(steps) if step.follows]
         if follows:
             before[follows] = matrix[np.array(follows) - 1]
-        added = np.maximum(matrix - before, 0)
+        starts = [started_at[step.key[:2]] for step in steps]
+        now_s = now.timestamp()
+        buckets = buckets_at(starts, [step.accepted.report.uptime_s for step in steps], now_s=now_s)
+        group = _Group(steps, matrix, before, starts, buckets)
+        bases = self._close_buckets(connection, group, now_s=now_s)
+        self._write_series(connection, group, bases, now=now)
+        self._add_to_cohorts(connection, group, now_s=now_s)
 
+    def _close_buckets(self, connection: Connection, group: _Group, *, now_s: float) -> dict[SeriesKey, bytes]:
+        """Write the newest buckets of series of which a report belongs to another one; return the new bases.
+
+        Counters never decrease, unless a device is hostile. Then the bucket is closed, too, because what it has counted
+        would not be the difference from its base any longer.
+        """
+        _, matrix, before, _, buckets = group
+        decreases = np.any(matrix < before, axis=1).tolist()
+        closing: list[int] = []
+        keys: list[BucketKey] = []
+        last: Span | None = None
+        for row, (accepted, key, known, follows, _) in enumerate(group.steps):
+            if not follows:
+                last = None if known is None else known.bucket
+            if last is not None and (last != buckets[row] or decreases[row]):
+                closing.append(row)
+                keys.append((key[0], *last, key[2], accepted.cohort_id))
+            last = buckets[row]
+        bases: dict[SeriesKey, bytes] = {}
+        if not closing:
+            return bases
+        closed: list[bytes | None] = []
+        for row, base in zip(closing, pack_rows(np.minimum(before[closing], matrix[closing])), strict=True):
+            _, key, known, *_ = group.steps[row]
+            closed.append(bases.get(key, None if known is None else known.base))
+            bases[key] = base
+        counted = before[closing] - unpack_rows(closed, matrix.shape[1] // PER_EXIT)
+        self._device_buckets.add(connection, keys, counted, now_s=now_s)
+        return bases
+
+    def _write_series(
+        self, connection: Connection, group: _Group, bases: dict[SeriesKey, bytes], *, now: datetime
+    ) -> None:
+        """Write the newest report of each series. Raises LookupError if a row has gone that must exist."""
+        steps, matrix, _, starts, buckets = group
         newest = [row for row, step in enumerate(steps) if step.is_newest]
         packed = pack_rows(matrix if len(newest) == len(steps) else matrix[newest])
-        rows = []
+        now_s, received_at = now.timestamp(), driver_value(now, connection.dialect)
+        written: list[tuple[object, ...]] = []
+        updated: list[tuple[object, ...]] = []
         for row, counts in zip(newest, packed, strict=True):
-            (_, cohort_id, report, _), key, *_ = steps[row]
-            rows.append((*key, cohort_id, report.sequence, counts, started_at[key[:2]], received_at))
-            self._known.put(key, NewestReport(report.sequence, counts))
-        upsert_rows(connection, _TABLE, _COLUMNS, rows)
+            (_, cohort_id, report, _), key, known, *_ = steps[row]
+            changing = (report.sequence, counts, starts[row], received_at)
+            bucket, base = buckets[row], bases.get(key)
+            if base is None and known is not None:
+                base = known.base
+                updated.append(changing + key)
+            else:
+                written.append((*key, *changing, cohort_id, *bucket, base))
+            self._known.put(key, NewestReport(report.sequence, counts, cohort_id, bucket, base, now_s))
+        upsert_rows(connection, _TABLE, _COLUMNS, written)
+        if update_rows(connection, _TABLE, _KEYS, _CHANGING, updated) != len(updated):
+            raise LookupError("rows of series have gone, although nothing deletes them so early")
 
-        starts = [started_at[step.key[:2]] for step in steps]
-        buckets = buckets_at(starts, [step.accepted.report.uptime_s for step in steps], now_s=now_s)
-        device_keys: list[BucketKey] = []
-        cohort_keys: list[BucketKey] = []
+    def _add_to_cohorts(self, connection: Connection, group: _Group, *, now_s: float) -> None:
+        """Add what the devices that count have counted to the buckets of their cohorts."""
+        steps, matrix, before, _, buckets = group
         counted: list[int] = []
-        for row, ((device, cohort_id, report, _), (width, begin)) in enumerate(
-            zip([step.accepted for step in steps], buckets, strict=True)
-        ):
-            device_keys.append((device.id, width, begin, report.revision, cohort_id))
+        keys: list[BucketKey] = []
+        for row, (step, bucket) in enumerate(zip(steps, buckets, strict=True)):
+            device, cohort_id, *_ = step.accepted
             if device.counted:
                 counted.append(row)
-                cohort_keys.append((cohort_id, width, begin, report.revision, device.address.shard))
-        self._device_buckets.add(connection, device_keys, added, now_s=now_s)
+                keys.append((cohort_id, *bucket, step.key[2], device.address.shard))
         if counted:
+            added = np.maximum(matrix - before, 0)
             of_counted = added if len(counted) == len(steps) else added[counted]
-            self._cohort_buckets.add(connection, cohort_keys, of_counted, now_s=now_s)
+            self._cohort_buckets.add(connection, keys, of_counted, now_s=now_s)
 
 
 def _steps(
@@ -148,20 +207,22 @@ def _steps(
                 for device, *_ in reports
             )
             continue
-        sequence, before = (-1, None) if newest is None else newest
         if len(reports) > 1:
             reports.sort(key=lambda accepted: accepted.report.sequence)
-        fresh = []
+        sequence = -1
+        cohort_id, width = reports[0].cohort_id, len(reports[0].counts)
+        if newest is not None and newest.counts is not None:
+            sequence, cohort_id, width = newest.sequence, newest.cohort_id, width_of(newest.counts[0])
+        fresh: list[AcceptedReport] = []
         for accepted in reports:
-            if accepted.report.sequence > sequence:
+            if accepted.cohort_id != cohort_id or len(accepted.counts) != width:
+                drops.append(Drop(accepted.device.address, "invalid", _OTHER_COHORT))
+            elif accepted.report.sequence > sequence:
                 sequence = accepted.report.sequence
                 fresh.append(accepted)
-        last: AcceptedReport | None = None
-        for accepted in fresh:
-            exits = len(accepted.counts) // PER_EXIT
-            follows = last is not None and len(last.counts) == len(accepted.counts)
-            if last is not None:
-                before = None if follows else pack_counts(last.counts)
-            last = accepted
-            steps.setdefault(exits, []).append(_SeriesStep(accepted, key, before, follows, accepted is fresh[-1]))
+        if fresh:
+            steps.setdefault(width // PER_EXIT, []).extend(
+                _SeriesStep(accepted, key, newest, place > 0, accepted is fresh[-1])
+                for place, accepted in enumerate(fresh)
+            )
     return steps, drops

@@ -13,12 +13,14 @@ MAX_AGE_S: Final = 30 * 86400.0
 """Counts that seem to be older belong to the bucket of this age."""
 _DAY_S: Final = 86400.0
 _FORTNIGHT_S: Final = 14 * _DAY_S
+Span = tuple[int, int]
+"""Width in s, and Unix time of the begin in s, of a bucket."""
 _WIDTHS: Final = (900.0, 3600.0, _DAY_S)
 """Width of a bucket in s, below an age of a day, below a fortnight, and above it."""
 
 
-def buckets_at(started_at: Sequence[float], uptime_s: Sequence[float], *, now_s: float) -> list[tuple[int, int]]:
-    """Return (width in s, Unix time of the begin in s) of the bucket for each report.
+def buckets_at(started_at: Sequence[float], uptime_s: Sequence[float], *, now_s: float) -> list[Span]:
+    """Return the bucket for each report.
 
     The time is never in the future, and never more than `MAX_AGE_S` ago.
 

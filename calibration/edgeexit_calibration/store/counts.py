@@ -44,6 +44,16 @@ def unpack_counts(packed: bytes) -> Counts:
     return counts
 
 
+def difference(packed: bytes, base: bytes | None) -> bytes:
+    """Return packed counts without those of an earlier time, of as many exits; None is zeros."""
+    return packed if base is None else pack_counts(unpack_counts(packed) - unpack_counts(base))
+
+
+def has_counts(packed: bytes) -> bool:
+    """Return whether a number in packed counts is not 0."""
+    return len(packed) > _HEADER
+
+
 def empty_counts(packed: bytes) -> bytes:
     """Return packed counts of 0 for as many exits as others have."""
     return bytes((packed[0], _NARROW))

@@ -3,6 +3,7 @@
 Ids of audits and events increase in the order of arrival, so the oldest ones are found without an index of times.
 """
 
+from collections import defaultdict
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -10,13 +11,24 @@ from sqlalchemy import ColumnElement, CursorResult, Select, and_, delete, exists
 from sqlalchemy.orm import Session, aliased
 
 from edgeexit_calibration.store.cohorts import EventKind
-from edgeexit_calibration.store.tables import AuditedSampleRow, AuditRow, EventRow, PolicyRevisionRow, SeriesRow
+from edgeexit_calibration.store.open_buckets import open_buckets
+from edgeexit_calibration.store.roll_up import add_counts
+from edgeexit_calibration.store.tables import (
+    AuditedSampleRow,
+    AuditRow,
+    DeviceBucketRow,
+    EventRow,
+    PolicyRevisionRow,
+    SeriesRow,
+)
 
 KEPT_SAMPLES: Final = 20_000
 """The newest audited samples of a cohort, which its next refit uses, are kept whatever their age."""
 _OBSERVATIONS: Final[tuple[EventKind, ...]] = ("risk exceeded", "refit postponed", "key changed", "clone")
 """Events that are no decisions. Of each kind, the newest one about a cohort or a device is kept, too."""
 _MAX_ROWS: Final = 1000
+_MAX_SERIES: Final = 250
+"""Series that one transaction lets expire: as many buckets as it may merge."""
 
 
 class SampleBounds(NamedTuple):
@@ -112,7 +124,7 @@ def idle_series(session: Session, *, before: datetime, devices: range) -> list[t
         SeriesRow.counts.is_not(None),
         SeriesRow.received_at < before,
     )
-    return sorted((row[0], row[1], row[2]) for row in session.execute(query.limit(_MAX_ROWS)))
+    return sorted((row[0], row[1], row[2]) for row in session.execute(query.limit(_MAX_SERIES)))
 
 
 def forgotten_series(session: Session, *, before: datetime, devices: range) -> list[tuple[int, str, int]]:
@@ -126,8 +138,20 @@ def forgotten_series(session: Session, *, before: datetime, devices: range) -> l
 
 
 def expire_series(session: Session, keys: list[tuple[int, str, int]], *, before: datetime) -> int:
-    """Remove the counters of series, unless a report has arrived meanwhile; return how many."""
-    changing = update(SeriesRow).where(_key_in(keys), SeriesRow.received_at < before).values(counts=None)
+    """Remove the counters of series, unless a report has arrived meanwhile; return how many.
+
+    Their newest buckets become rows of their own. On PostgreSQL, rows that another process has locked wait.
+    """
+    is_idle = and_(_key_in(keys), SeriesRow.received_at < before, SeriesRow.counts.is_not(None))
+    key = SeriesRow.device_id, SeriesRow.start, SeriesRow.revision
+    locking = select(*key).where(is_idle).order_by(*key).with_for_update(skip_locked=True)
+    locked = [(row[0], row[1], row[2]) for row in session.execute(locking)]
+    parts: defaultdict[tuple[int, ...], list[bytes]] = defaultdict(list)
+    for *bucket, counts in open_buckets(session, _key_in(locked)):
+        parts[tuple(bucket)].append(counts)
+    if parts:
+        add_counts(session, DeviceBucketRow, dict(sorted(parts.items())))
+    changing = update(SeriesRow).where(_key_in(locked)).values(counts=None, base=None)
     return _count(session.execute(changing.execution_options(synchronize_session=False)))
 
 

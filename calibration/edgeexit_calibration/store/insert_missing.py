@@ -7,7 +7,7 @@ from sqlalchemy import CursorResult
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from edgeexit_calibration.store.tables import TableBase
+from edgeexit_calibration.store.table_base import TableBase
 
 
 def insert_missing(session: Session, table: type[TableBase], values: Mapping[str, Any]) -> bool:

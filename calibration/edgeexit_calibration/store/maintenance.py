@@ -136,6 +136,8 @@ def _steps(
         with step(database) as session:
             clear_ended(session, fleet, now=now)
         yield
+    if expires:  # first, because the newest buckets of series become rows, which may be due to be merged
+        yield from _expire_series(database, retention, now=now, result=result)
     for device_merge in device_merges(retention, now_s=now_s):
         yield from _repeat(
             database, result, "merged_buckets", partial(roll_up, table=DeviceBucketRow, merge=device_merge)
@@ -155,7 +157,6 @@ def _steps(
             )
         yield from _expire_audits(database, retention, now=now, result=result)
         yield from _expire_events(database, retention, now=now, result=result)
-        yield from _expire_series(database, retention, now=now, result=result)
     if retention.max_bytes is None:
         with step(database) as session:
             forget_size(session)

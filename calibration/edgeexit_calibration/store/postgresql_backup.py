@@ -14,7 +14,7 @@ from sqlalchemy import URL
 from edgeexit_calibration.store.database_url import secrets_of
 from edgeexit_calibration.store.errors import DatabaseError
 from edgeexit_calibration.store.private_copies import new_private_file
-from edgeexit_calibration.store.tables import TableBase
+from edgeexit_calibration.store.tables import DeviceRow
 
 _HEADER: Final = b"PGDMP"
 _OTHER_TABLES: Final = ("alembic_version", "report")
@@ -68,7 +68,7 @@ def restore_postgresql(backup: Path, url: URL) -> None:
     `pg_restore --clean` would drop only the tables in the dump, and fail if others refer to them.
     """
     psql, restore = _program("psql"), _program("pg_restore")
-    tables = ", ".join(sorted({*TableBase.metadata.tables, *_OTHER_TABLES}))
+    tables = ", ".join(sorted({*DeviceRow.metadata.tables, *_OTHER_TABLES}))
     with tempfile.TemporaryFile() as errors:
         running = subprocess.Popen(  # noqa: S603 - a program of PostgreSQL, without a shell
             [psql, "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--file=-"],

@@ -64,7 +64,7 @@ def roll_up(session: Session, table: Buckets, merge: Merge, *, max_rows: int = M
     parts: defaultdict[tuple[Any, ...], list[bytes]] = defaultdict(list)
     for row in narrow:
         parts[_wide_key(tuple(row), merge)].append(row.counts)
-    _add(session, table, dict(sorted(parts.items())))
+    add_counts(session, table, dict(sorted(parts.items())))
     _delete(session, table, [tuple(row)[: len(key)] for row in narrow])
     return len(narrow)
 
@@ -79,13 +79,15 @@ def delete_oldest(session: Session, table: Buckets, *, before_s: int, width_s: i
     return Space(len(found), sum(row[-1] + _ROW_BYTES for row in found))
 
 
-def _wide_key(row: tuple[Any, ...], merge: Merge) -> tuple[Any, ...]:
-    owner, _, begin, *others = row[:-1]
-    return (owner, merge.wide_s, begin // merge.wide_s * merge.wide_s, *others)
+def add_counts(session: Session, table: Buckets, parts: dict[tuple[Any, ...], list[bytes]]) -> None:
+    """Add counts to rows, which are created if they do not exist. A process may create the same rows meanwhile.
 
+    Args:
+        session: in a transaction that writes.
+        table: the table.
+        parts: primary key -> packed counts to be added; sorted, so that two processes never wait for each other.
 
-def _add(session: Session, table: Buckets, parts: dict[tuple[Any, ...], list[bytes]]) -> None:
-    """Add counts to rows, which are created if they do not exist. A process may create the same rows meanwhile."""
+    """
     key = _KEYS[table]
     names = [column.key for column in key]
     new = [
@@ -104,6 +106,11 @@ def _add(session: Session, table: Buckets, parts: dict[tuple[Any, ...], list[byt
     ]
     changing = update(table).where(*(column == bindparam(f"key_{column.key}") for column in key))
     session.connection().execute(changing.values(counts=bindparam("new_counts")), changed)
+
+
+def _wide_key(row: tuple[Any, ...], merge: Merge) -> tuple[Any, ...]:
+    owner, _, begin, *others = row[:-1]
+    return (owner, merge.wide_s, begin // merge.wide_s * merge.wide_s, *others)
 
 
 def _delete(session: Session, table: Buckets, keys: list[tuple[Any, ...]]) -> None:

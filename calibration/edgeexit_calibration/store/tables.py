@@ -1,67 +1,12 @@
 """The database tables: devices, their messages, cohorts and their policies, events, counts of dropped messages."""
 
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    DateTime,
-    Dialect,
-    Double,
-    ForeignKey,
-    Index,
-    Integer,
-    LargeBinary,
-    MetaData,
-    Text,
-    TypeDecorator,
-    UniqueConstraint,
-    text,
-)
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy import ForeignKey, Index, Integer, UniqueConstraint, text
+from sqlalchemy.orm import Mapped, mapped_column
 
-
-class UtcDateTime(TypeDecorator[datetime]):
-    """A time in UTC. SQLite stores no time zone, so it is removed on writing and added on reading."""
-
-    impl = DateTime
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """Return the time in UTC, without its time zone."""
-        return None if value is None else value.astimezone(timezone.utc).replace(tzinfo=None)
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """Return the time with the time zone UTC."""
-        return None if value is None else value.replace(tzinfo=timezone.utc)
-
-
-_Name = Text().with_variant(Text(collation="C"), "postgresql")  # the order of SQLite, and ranges of a prefix
-_LongId = BigInteger().with_variant(Integer, "sqlite")  # SQLite generates values only for INTEGER keys
-
-
-class TableBase(DeclarativeBase):
-    """Base class of all tables. Constraints have names, so that migrations can refer to them on every database."""
-
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
-    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it from the class
-        str: Text,
-        int: BigInteger,
-        float: Double,
-        bytes: LargeBinary,
-        datetime: UtcDateTime,
-        dict[str, Any]: JSON,
-        list[str]: JSON,
-        list[float]: JSON,
-    }
+from edgeexit_calibration.store.table_base import LONG_ID, NAME, TableBase
 
 
 class FleetRow(TableBase):
@@ -94,9 +39,9 @@ class DeviceRow(TableBase):
     )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    fleet: Mapped[str] = mapped_column(_Name)
-    shard: Mapped[str] = mapped_column(_Name)
-    device: Mapped[str] = mapped_column(_Name)
+    fleet: Mapped[str] = mapped_column(NAME)
+    shard: Mapped[str] = mapped_column(NAME)
+    device: Mapped[str] = mapped_column(NAME)
     state: Mapped[str | None]
     """JSON of the newest `messages.State`; null before the first one."""
     first_seen: Mapped[datetime]
@@ -224,9 +169,14 @@ class PolicyRevisionRow(TableBase):
 
 
 class SeriesRow(TableBase):
-    """What de-duplication needs of a (device, start, revision): the newest cumulative counters and their number."""
+    """What de-duplication needs of a (device, start, revision): the newest cumulative counters and their number.
+
+    It also contains the newest bucket of time of the series, which becomes a `DeviceBucketRow` when a later one begins:
+    what was counted since `base`. So most reports change one row.
+    """
 
     __tablename__ = "series"
+    __table_args__ = {"postgresql_with": {"fillfactor": 60}}  # noqa: RUF012 - room for new versions on the same page
 
     device_id: Mapped[int] = mapped_column(ForeignKey("device.id"), primary_key=True)
     start: Mapped[str] = mapped_column(primary_key=True)
@@ -235,13 +185,19 @@ class SeriesRow(TableBase):
     sequence: Mapped[int]
     counts: Mapped[bytes | None]
     """Packed cumulative counters, see `counts`. Null: expired; a later report of the series is acknowledged only."""
+    width_s: Mapped[int]
+    """Length of the newest bucket."""
+    begin_s: Mapped[int]
+    """Begin of the newest bucket."""
+    base: Mapped[bytes | None]
+    """Packed cumulative counters at the begin of the newest bucket. Null: zeros."""
     started_at: Mapped[float]
     """Estimated Unix time of the start of the agent in s: the lowest of arrival minus uptime."""
     received_at: Mapped[datetime]
 
 
 class DeviceBucketRow(TableBase):
-    """What one device counted in a span of time, under one revision."""
+    """What one device counted in a span of time, under one revision; without the newest buckets, see `SeriesRow`."""
 
     __tablename__ = "device_bucket"
     __table_args__ = (Index(None, "width_s", "begin_s"),)
@@ -307,8 +263,8 @@ class ShardRow(TableBase):
 
     __tablename__ = "shard"
 
-    fleet: Mapped[str] = mapped_column(_Name, primary_key=True)
-    shard: Mapped[str] = mapped_column(_Name, primary_key=True)
+    fleet: Mapped[str] = mapped_column(NAME, primary_key=True)
+    shard: Mapped[str] = mapped_column(NAME, primary_key=True)
     first_seen: Mapped[datetime]
 
 
@@ -338,7 +294,7 @@ class AuditRow(TableBase):
     __tablename__ = "audit"
     __table_args__ = (UniqueConstraint("device_id", "start", "sequence"),)
 
-    id: Mapped[int] = mapped_column(_LongId, primary_key=True)
+    id: Mapped[int] = mapped_column(LONG_ID, primary_key=True)
     device_id: Mapped[int] = mapped_column(ForeignKey("device.id"))
     start: Mapped[str]
     sequence: Mapped[int]
@@ -351,8 +307,8 @@ class AuditedSampleRow(TableBase):
     __tablename__ = "audited_sample"
     __table_args__ = (Index(None, "cohort_id", "id"), {"sqlite_autoincrement": True})
 
-    id: Mapped[int] = mapped_column(_LongId, primary_key=True)
-    audit_id: Mapped[int] = mapped_column(_LongId, ForeignKey("audit.id"), index=True)
+    id: Mapped[int] = mapped_column(LONG_ID, primary_key=True)
+    audit_id: Mapped[int] = mapped_column(LONG_ID, ForeignKey("audit.id"), index=True)
     cohort_id: Mapped[int] = mapped_column(ForeignKey("cohort.id"))
     revision: Mapped[int]
     exits: Mapped[int]
@@ -384,7 +340,7 @@ class EventRow(TableBase):
         ),
     )
 
-    id: Mapped[int] = mapped_column(_LongId, primary_key=True)
+    id: Mapped[int] = mapped_column(LONG_ID, primary_key=True)
     time: Mapped[datetime]
     actor: Mapped[str]
     """`calibrator`, or the name of a user."""

@@ -11,12 +11,12 @@ from edgeexit.wire import State
 from edgeexit.wire.counter_array import Counts
 from edgeexit_calibration.store.counts import sum_counts, unpack_counts
 from edgeexit_calibration.store.database import Database
+from edgeexit_calibration.store.open_buckets import device_buckets
 from edgeexit_calibration.store.tables import (
     AuditedSampleRow,
     AuditRow,
     CohortBucketRow,
     CohortRow,
-    DeviceBucketRow,
     DeviceRow,
     FleetRow,
     SeriesRow,
@@ -116,10 +116,9 @@ def _add_series(session: Session, devices: dict[int, StoredDevice], ids: list[in
 
 
 def _add_buckets(session: Session, devices: dict[int, StoredDevice], ids: list[int]) -> None:
-    columns = select(DeviceBucketRow.device_id, DeviceBucketRow.revision, DeviceBucketRow.counts)
     parts: defaultdict[tuple[int, int], list[bytes]] = defaultdict(list)
-    for device_id, revision, packed in session.execute(columns.where(DeviceBucketRow.device_id.in_(ids))):
-        parts[device_id, revision].append(packed)
+    for bucket in device_buckets(session, ids):
+        parts[bucket.device_id, bucket.revision].append(bucket.counts)
     for (device_id, revision), found in parts.items():
         devices[device_id].buckets[revision] = unpack_counts(sum_counts(found))
 

@@ -18,7 +18,14 @@ from edgeexit.latency import BIN_COUNT
 from edgeexit_calibration.ingest.count_matrix import sum_groups, unpack_rows
 from edgeexit_calibration.store.cohorts import CohortAddress, find_cohort
 from edgeexit_calibration.store.database import Database
-from edgeexit_calibration.store.tables import CohortBucketRow, CohortRow, DeviceBucketRow, RegistrationRow
+from edgeexit_calibration.store.open_buckets import open_buckets
+from edgeexit_calibration.store.tables import (
+    CohortBucketRow,
+    CohortRow,
+    DeviceBucketRow,
+    RegistrationRow,
+    SeriesRow,
+)
 from edgeexit_calibration.views.buckets import (
     LatencyEstimate,
     estimate_latencies,
@@ -37,6 +44,7 @@ _MAX_POINTS: Final = 10_000
 
 _Bucket = tuple[int, int, bytes]
 """Width in s, begin in s, packed counts."""
+_Table = type[CohortBucketRow] | type[DeviceBucketRow] | type[SeriesRow]
 
 
 class TrendPoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,20 +114,15 @@ def trend(
     if (end_s - begin_s) / chosen_s > _MAX_POINTS:
         raise ConfigError(f"a step of {chosen_s} s gives more than {_MAX_POINTS} points; choose a longer step")
     with database.reading() as session:
-        table: type[CohortBucketRow | DeviceBucketRow] = CohortBucketRow
+        device = find_named_device(session, subject) if isinstance(subject, str) else None
         if isinstance(subject, str):
-            device = find_named_device(session, subject)
-            cohort = None if device.cohort_id is None else session.get(CohortRow, device.cohort_id)
-            table, owner = DeviceBucketRow, DeviceBucketRow.device_id == device.id
+            cohort = None if device is None or device.cohort_id is None else session.get(CohortRow, device.cohort_id)
         else:
             cohort = find_cohort(session, subject)
-            owner = CohortBucketRow.cohort_id == (None if cohort is None else cohort.id)
         if cohort is None:
             return Trend(cohort=None, exits=(), step_s=chosen_s, points=())
-        conditions = [owner, table.cohort_id == cohort.id]
-        if revision is not None:
-            conditions.append(table.revision == revision)
-        buckets = _read_buckets(session, table, conditions, begin_s, end_s)
+        device_id = None if device is None else device.id
+        buckets = _read_buckets(session, device_id, cohort.id, revision, begin_s=begin_s, end_s=end_s)
         registration = session.get(RegistrationRow, cohort.id)
         address = address_of(cohort)
     count = exits_of(packed for _, _, packed in buckets) if registration is None else len(registration.exits)
@@ -135,18 +138,30 @@ def allowed_step_s(step_s: float) -> int:
 
 def _read_buckets(
     session: Session,
-    table: type[CohortBucketRow | DeviceBucketRow],
-    conditions: Sequence[ColumnElement[bool]],
+    device_id: int | None,
+    cohort_id: int,
+    revision: int | None,
+    *,
     begin_s: float,
     end_s: float,
 ) -> list[_Bucket]:
-    """Return the buckets that overlap a span, one range of the primary key per width."""
+    """Return the buckets of a device, or of a cohort, that overlap a span; one range of the primary key per width."""
+
+    def conditions(table: _Table, width_s: int) -> list[ColumnElement[bool]]:
+        found = [table.cohort_id == cohort_id, table.width_s == width_s]
+        found += [table.begin_s > begin_s - width_s, table.begin_s < end_s]
+        if not issubclass(table, CohortBucketRow):
+            found.append(table.device_id == device_id)
+        return found if revision is None else [*found, table.revision == revision]
+
+    table = CohortBucketRow if device_id is None else DeviceBucketRow
     found: list[_Bucket] = []
     for width_s in WIDTHS_S:
-        query = select(table.begin_s, table.counts).where(
-            *conditions, table.width_s == width_s, table.begin_s > begin_s - width_s, table.begin_s < end_s
-        )
+        query = select(table.begin_s, table.counts).where(*conditions(table, width_s))
         found += [(width_s, begin, packed) for begin, packed in session.execute(query)]
+        if device_id is not None:
+            newest = open_buckets(session, *conditions(SeriesRow, width_s))
+            found += [(width_s, bucket.begin_s, bucket.counts) for bucket in newest]
     return found
 
 

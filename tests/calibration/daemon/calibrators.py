@@ -15,7 +15,8 @@ import paho.mqtt.client as paho
 from edgeexit_calibration import Database
 from edgeexit_calibration.store.counts import unpack_counts
 from edgeexit_calibration.store.leases import Lease, Leases
-from edgeexit_calibration.store.tables import AuditTotalRow, DeviceBucketRow, DeviceRow, SeriesRow
+from edgeexit_calibration.store.open_buckets import device_buckets
+from edgeexit_calibration.store.tables import AuditTotalRow, DeviceRow, SeriesRow
 from sqlalchemy import func, select
 
 from edgeexit.bundle import Bundle
@@ -192,8 +193,9 @@ def stored(database: Database) -> dict[str, list[int]]:
             if counts is not None
         }
         buckets: Counter[str] = Counter()
-        for name, counts in session.execute(select(DeviceRow.device, DeviceBucketRow.counts).join(DeviceBucketRow)):
-            buckets[name] += int(unpack_counts(counts)[1::62].sum())
+        names = dict(session.execute(select(DeviceRow.id, DeviceRow.device)).all())
+        for bucket in device_buckets(session, list(names)):
+            buckets[names[bucket.device_id]] += int(unpack_counts(bucket.counts)[1::62].sum())
     return {name: [*values, buckets[name]] for name, values in series.items()}
 
 

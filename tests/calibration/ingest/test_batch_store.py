@@ -11,6 +11,8 @@ from edgeexit_calibration.ingest.batch_store import BatchStore
 from edgeexit_calibration.ingest.rules import IngestRules
 from edgeexit_calibration.ingest.uplink import Uplink
 from edgeexit_calibration.store.counts import unpack_counts
+from edgeexit_calibration.store.expiry import expire_series
+from edgeexit_calibration.store.open_buckets import device_buckets
 from edgeexit_calibration.store.tables import (
     AuditedSampleRow,
     AuditRow,
@@ -24,7 +26,7 @@ from edgeexit_calibration.store.tables import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from edgeexit.wire import DeviceAddress, Losses
 from edgeexit.wire.audit_parts import split_audit
@@ -38,14 +40,21 @@ CHECKS = {"deadline": None, "suppress_health_check": [HealthCheck.function_scope
 
 def sums_of(database, fleet, table):
     """Return {(device or cohort id, revision): sum of the counts} of the buckets of a fleet."""
-    owner, column = (DeviceRow, "device_id") if table is DeviceBucketRow else (CohortRow, "cohort_id")
     sums = defaultdict(lambda: 0)
     with database.reading() as session:
-        for row in session.query(table).join(owner, owner.id == getattr(table, column)).filter(owner.fleet == fleet):
-            sums[getattr(row, column), row.revision] = sums[getattr(row, column), row.revision] + unpack_counts(
-                row.counts
-            )
+        if table is DeviceBucketRow:
+            parts = [(row.device_id, row.revision, row.counts) for row in buckets_of(session, fleet)]
+        else:
+            rows = session.query(CohortBucketRow).join(CohortRow).filter_by(fleet=fleet)
+            parts = [(row.cohort_id, row.revision, row.counts) for row in rows]
+    for owner, revision, packed in parts:
+        sums[owner, revision] = sums[owner, revision] + unpack_counts(packed)
     return dict(sums)
+
+
+def buckets_of(session, fleet):
+    """Return the buckets of the devices of a fleet, the newest ones included."""
+    return list(device_buckets(session, session.scalars(select(DeviceRow.id).filter_by(fleet=fleet)).all()))
 
 
 def device_ids(database, fleet):
@@ -143,7 +152,7 @@ def test_what_an_offline_device_has_counted_belongs_into_the_buckets_of_its_time
     with database.writing() as session:
         store_uplinks(session, uplinks, now=NOW)
     with database.reading() as session:
-        rows = session.query(DeviceBucketRow).join(DeviceRow).filter_by(fleet=fleet).order_by(DeviceBucketRow.begin_s)
+        rows = sorted(buckets_of(session, fleet), key=lambda row: row.begin_s)
         buckets = [(row.width_s, row.begin_s, int(unpack_counts(row.counts)[1])) for row in rows]
     started = NOW.timestamp() - 29 * day
     assert [(width, counts) for width, _, counts in buckets] == [(86400, 2), (3600, 1), (900, 1), (900, 1)]
@@ -160,7 +169,7 @@ def test_no_uptime_places_counts_outside_of_the_last_thirty_days(database, uptim
     with database.writing() as session:
         store_uplinks(session, [with_counts(Uplink(address, grown(n, 1, 1, uptime_s * n))) for n in (1, 2)], now=NOW)
     with database.reading() as session:
-        begins = [row.begin_s for row in session.query(DeviceBucketRow).join(DeviceRow).filter_by(fleet=fleet)]
+        begins = [row.begin_s for row in buckets_of(session, fleet)]
     assert all(NOW.timestamp() - 31 * 86400 <= begin <= NOW.timestamp() for begin in begins)
 
 
@@ -196,7 +205,8 @@ def test_reports_of_an_expired_series_are_acknowledged_and_counted_as_drops(data
     address = DeviceAddress(fleet, "s0", "a")
     with database.writing() as session:
         store_uplinks(session, [with_counts(Uplink(address, grown(1, 1, 1, 1.0)))], now=NOW)
-        session.execute(update(SeriesRow).values(counts=None))
+        key = session.execute(select(SeriesRow.device_id, SeriesRow.start, SeriesRow.revision)).all()
+        assert expire_series(session, [tuple(row) for row in key], before=NOW + timedelta(days=1)) == 1
     before = sums_of(database, fleet, DeviceBucketRow)
     with database.writing() as session:
         stored = store_uplinks(session, [with_counts(Uplink(address, grown(2, 1, 1, 1.0)))], now=NOW)

@@ -100,7 +100,7 @@ def audit(number, received_at, *, samples=1, revision=1, cohort=1, device=1):
     return [row], of_audit
 
 
-def series(start, received_at, *, device=1, counts=None):
+def series(start, received_at, *, device=1, counts=None, base=None, begin_s=0):
     return SeriesRow(
         device_id=device,
         start=start,
@@ -108,6 +108,9 @@ def series(start, received_at, *, device=1, counts=None):
         cohort_id=1,
         sequence=1,
         counts=counts,
+        width_s=900,
+        begin_s=int(begin_s) // 900 * 900,
+        base=base,
         started_at=received_at.timestamp(),
         received_at=received_at,
     )

@@ -9,7 +9,7 @@ import pytest
 from alembic import command
 from edgeexit_calibration import DatabaseError, open_database
 from edgeexit_calibration.store.schema import migration_config
-from edgeexit_calibration.store.tables import TableBase
+from edgeexit_calibration.store.table_base import TableBase
 from sqlalchemy import inspect
 
 from tests.calibration.database_kinds import ON_SQLITE

@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 import pytest
+from edgeexit_calibration.store.counts import sum_counts
 from edgeexit_calibration.store.database_size import used_bytes
 from edgeexit_calibration.store.expiry import (
     delete_samples,
@@ -10,6 +11,7 @@ from edgeexit_calibration.store.expiry import (
     sample_bounds,
 )
 from edgeexit_calibration.store.maintenance import maintain
+from edgeexit_calibration.store.open_buckets import device_buckets
 from edgeexit_calibration.store.retention import Retention
 from edgeexit_calibration.store.size_limit import size_report
 from edgeexit_calibration.store.tables import (
@@ -85,6 +87,25 @@ def test_series_without_reports_expire_to_tombstones_which_are_deleted_later(dat
     }
     second = maintain(database, Retention(), now=NOW)
     assert (second.expired_series, second.deleted_series) == (0, 0)
+
+
+def test_the_newest_bucket_of_a_series_that_expires_becomes_a_row(database):
+    add_fleet(database)
+    begin_s = NOW_S - 95 * DAY_S
+    with database.writing() as session:
+        session.add(device_bucket(begin_s, counts=packed(n0=10, n3=1)))
+        session.add(series("a", NOW - _days(95), counts=packed(n0=7, n3=2), base=packed(n0=5), begin_s=begin_s))
+        session.add(series("b", NOW - _days(95), counts=packed(n0=1), begin_s=begin_s))
+        session.add(series("c", NOW - _days(95), counts=packed(n0=1), base=packed(n0=1), device=2, begin_s=begin_s))
+        before = [tuple(row) for row in device_buckets(session, [1, 2])]
+    assert sum_counts([counts for *_, counts in before]) == packed(n0=13, n3=3)
+    for _ in range(2):
+        maintain(database, Retention(), now=NOW)
+        with database.reading() as session:
+            assert session.scalars(select(SeriesRow.base)).all() == [None] * 3
+            [row] = session.scalars(select(DeviceBucketRow)).all()
+            assert (row.device_id, row.counts) == (1, packed(n0=13, n3=3))
+            assert [tuple(bucket)[-1] for bucket in device_buckets(session, [1, 2])] == [row.counts]
 
 
 def test_old_events_are_deleted_unless_they_are_decisions_or_the_newest_of_their_kind(database):

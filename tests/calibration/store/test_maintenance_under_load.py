@@ -12,8 +12,9 @@ from edgeexit_calibration.ingest.uplink import Uplink
 from edgeexit_calibration.store.counts import counts_of, sum_counts, unpack_counts
 from edgeexit_calibration.store.errors import is_contention
 from edgeexit_calibration.store.maintenance import maintain
+from edgeexit_calibration.store.open_buckets import device_buckets
 from edgeexit_calibration.store.retention import Retention
-from edgeexit_calibration.store.tables import CohortBucketRow, DeviceBucketRow, DeviceRow
+from edgeexit_calibration.store.tables import CohortBucketRow, DeviceRow
 from sqlalchemy import select
 
 from edgeexit.wire import DeviceAddress
@@ -50,9 +51,9 @@ def _sums(database):
     """Return the sums of the buckets of each device and revision, and of the cohort under each revision."""
     with database.reading() as session:
         devices, cohort = {}, {}
-        rows = select(DeviceRow.device, DeviceBucketRow.revision, DeviceBucketRow.counts).join(DeviceRow)
-        for device, revision, packed in session.execute(rows):
-            devices.setdefault((device, revision), []).append(packed)
+        names = dict(session.execute(select(DeviceRow.id, DeviceRow.device)).all())
+        for bucket in device_buckets(session, list(names)):
+            devices.setdefault((names[bucket.device_id], bucket.revision), []).append(bucket.counts)
         for revision, packed in session.execute(select(CohortBucketRow.revision, CohortBucketRow.counts)):
             cohort.setdefault(revision, []).append(packed)
     return tuple(

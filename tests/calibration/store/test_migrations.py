@@ -21,6 +21,7 @@ from edgeexit_calibration import (
 )
 from edgeexit_calibration.store.counts import counts_of, sum_counts, unpack_counts
 from edgeexit_calibration.store.schema import found_revision, migration_config, newest_revision
+from edgeexit_calibration.store.table_base import TableBase
 from edgeexit_calibration.store.tables import (
     AuditTotalRow,
     CohortBucketRow,
@@ -28,7 +29,6 @@ from edgeexit_calibration.store.tables import (
     DeviceRow,
     SeriesRow,
     ShardRow,
-    TableBase,
 )
 from edgeexit_calibration.store.troubles import Trouble
 from sqlalchemy import DateTime, Engine, bindparam, create_engine, event, inspect, select, text
@@ -210,6 +210,7 @@ def test_a_report_becomes_a_series_and_the_bucket_of_its_day(old_url):
             assert (row.cohort_id, row.sequence, row.received_at) == (cohort_id, report.sequence, time)
             assert row.started_at == pytest.approx(time.timestamp() - 100.0)
             counts = unpack_counts(row.counts)
+            assert row.base == row.counts  # all of it is in the bucket of a device
             assert exit_counters(counts.tolist()) == report.exits
             assert counts[-1] == report.failed
             day = int(time.timestamp()) // 86400 * 86400

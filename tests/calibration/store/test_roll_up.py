@@ -9,7 +9,7 @@ from edgeexit_calibration import open_database
 from edgeexit_calibration.store.maintenance import Maintenance, maintain
 from edgeexit_calibration.store.retention import Merge, Retention, device_merges
 from edgeexit_calibration.store.roll_up import MAX_ROWS, roll_up
-from edgeexit_calibration.store.tables import CohortBucketRow, DeviceBucketRow, DeviceRow, SeriesRow
+from edgeexit_calibration.store.tables import AuditRow, CohortBucketRow, DeviceBucketRow, DeviceRow
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete, event, select
@@ -22,7 +22,6 @@ from tests.calibration.store.stored_rows import (
     cohort_bucket,
     device_bucket,
     packed,
-    series,
     sums,
     widths,
 )
@@ -188,16 +187,16 @@ def test_one_transaction_merges_a_limited_number_of_buckets(database):
 def test_a_pass_that_would_wait_for_a_lock_is_no_outage_and_is_repeated(database):
     add_fleet(database)
     with database.writing() as session:
-        session.add(series("idle", NOW - timedelta(days=91), counts=packed(n0=1)))
+        session.add(AuditRow(device_id=1, start="0" * 16, sequence=1, received_at=NOW - timedelta(days=401)))
     maintenance, stop = Maintenance(database, Retention(), interval_s=60), threading.Event()
     with database.writing() as session:
-        session.scalars(select(SeriesRow).with_for_update()).all()
+        session.scalars(select(AuditRow).with_for_update()).all()
         while not _gave_up(maintenance, stop):
             pass
     result = None
     while result is None:
         result = maintenance.run(now=NOW + timedelta(minutes=2), stop=stop)
-    assert result.expired_series == 1
+    assert result.deleted_audits == 1
 
 
 def _gave_up(maintenance, stop):

@@ -112,7 +112,8 @@ def _convert_reports(connection: sa.Connection) -> None:
         sa.table(name, *map(sa.column, columns))
         for name, columns in {
             "series": (
-                *("device_id", "start", "revision", "cohort_id", "sequence", "counts", "started_at", "received_at"),
+                *("device_id", "start", "revision", "cohort_id", "sequence", "counts"),
+                *("width_s", "begin_s", "base", "started_at", "received_at"),
             ),
             "device_bucket": ("device_id", "width_s", "begin_s", "revision", "cohort_id", "counts"),
             "cohort_bucket": ("cohort_id", "width_s", "begin_s", "revision", "writer", "counts"),
@@ -126,13 +127,16 @@ def _convert_reports(connection: sa.Connection) -> None:
         for row in rows:
             report = json.loads(row.content)
             counts, arrival_s = _counts(report), row.received_at.replace(tzinfo=timezone.utc).timestamp()
-            day_s = int(arrival_s // _DAY_S) * _DAY_S
+            day_s, packed = int(arrival_s // _DAY_S) * _DAY_S, _pack(counts)
             of_batch.append(
                 {
                     **{
                         name: getattr(row, name) for name in ("device_id", "start", "revision", "cohort_id", "sequence")
                     },
-                    "counts": _pack(counts),
+                    "counts": packed,
+                    "width_s": _DAY_S,
+                    "begin_s": day_s,
+                    "base": packed,  # all of it is in the bucket of a device
                     "started_at": arrival_s - report["uptime_s"],
                     "received_at": row.received_at,
                 }

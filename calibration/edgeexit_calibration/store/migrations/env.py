@@ -3,7 +3,8 @@
 from typing import Any, Literal
 
 from alembic import context
-from edgeexit_calibration.store.tables import TableBase, UtcDateTime
+from edgeexit_calibration.store.table_base import UtcDateTime
+from edgeexit_calibration.store.tables import DeviceRow
 
 
 def _render_item(kind: str, item: Any, _autogenerate: object) -> str | Literal[False]:
@@ -13,7 +14,7 @@ def _render_item(kind: str, item: Any, _autogenerate: object) -> str | Literal[F
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=TableBase.metadata,
+    target_metadata=DeviceRow.metadata,
     render_as_batch=True,  # SQLite can change most columns only by copying the table
     render_item=_render_item,
 )

@@ -87,11 +87,15 @@ def _create_tables() -> None:
         sa.Column("cohort_id", sa.Integer(), nullable=False),
         sa.Column("sequence", sa.BigInteger(), nullable=False),
         sa.Column("counts", sa.LargeBinary(), nullable=True),
+        sa.Column("width_s", sa.BigInteger(), nullable=False),
+        sa.Column("begin_s", sa.BigInteger(), nullable=False),
+        sa.Column("base", sa.LargeBinary(), nullable=True),
         sa.Column("started_at", sa.Double(), nullable=False),
         sa.Column("received_at", sa.DateTime(), nullable=False),
         sa.ForeignKeyConstraint(["cohort_id"], ["cohort.id"], name=op.f("fk_series_cohort_id")),
         sa.ForeignKeyConstraint(["device_id"], ["device.id"], name=op.f("fk_series_device_id")),
         sa.PrimaryKeyConstraint("device_id", "start", "revision", name=op.f("pk_series")),
+        postgresql_with={"fillfactor": 60},
     )
     op.create_table(
         "device_bucket",
