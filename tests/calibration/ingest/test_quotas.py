@@ -142,7 +142,9 @@ def test_devices_and_cohorts_beyond_the_limits_of_the_fleet_are_not_stored(datab
     assert [drop.cause for drop in stored.drops] == ["too many devices"] * 2
     assert len(ingest(database, reports(5), max_devices=3).receipts) == 3  # the known devices are still stored
 
-    named = [Uplink(DEVICE._replace(device="d0"), report_of(f"{n:064x}", sequence=n, start=f"{n:015x}a")) for n in range(5)]
+    named = [
+        Uplink(DEVICE._replace(device="d0"), report_of(f"{n:064x}", sequence=n, start=f"{n:015x}a")) for n in range(5)
+    ]
     stored = ingest(database, named, max_unregistered_cohorts=3)
     assert len(cohorts(database, fleet=FLEET)) == 3
     assert [drop.cause for drop in stored.drops] == ["too many cohorts"] * 3
