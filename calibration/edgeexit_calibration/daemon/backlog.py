@@ -66,9 +66,12 @@ class BatchLimit:
         self.messages = _MAX_BATCH
 
     def record(self, messages: int, seconds: float) -> None:
-        """Record how long a batch took: a long one halves the maximum, a full and short one doubles it."""
+        """Record how long a batch took: a long one allows half of its size, a full and short one twice the maximum.
+
+        Batches that were read before still have the size of that time.
+        """
         if seconds > _LONG_S:
-            self.messages = max(_MIN_BATCH, min(self.messages, messages) // 2)
+            self.messages = max(_MIN_BATCH, min(self.messages, messages // 2))
         elif seconds < _AIM_S and messages >= self.messages:
             self.messages = min(_MAX_BATCH, self.messages * 2)
 

@@ -22,7 +22,7 @@ from edgeexit_calibration.daemon.tenure import Tenure
 from edgeexit_calibration.ingest.drops import Drop
 from edgeexit_calibration.ingest.inbox import Inbox
 from edgeexit_calibration.ingest.intake import Intake
-from edgeexit_calibration.ingest.message_reader import ReadMessages
+from edgeexit_calibration.ingest.message_reader import NOTHING, ReadMessages
 from edgeexit_calibration.ingest.rules import IngestRules
 from edgeexit_calibration.store.database import Database
 
@@ -93,13 +93,14 @@ class Storing:
             try:
                 batch = batches.get(timeout=_MAX_BATCH_S)
             except queue.Empty:
-                batch = _ReadBatch((), ReadMessages((), ()))  # counts of drops may have to be written
+                batch = _ReadBatch((), NOTHING)  # counts of drops may have to be written
             self._mark(is_busy=True)
             try:
                 while not self._store(batch, stop) and not stop.is_set():
                     pass  # once more, without the shards that were lost
             except Exception as error:  # noqa: BLE001 - no message may end the service; its device sends it again
-                self._give_up(batch.deliveries, error)
+                self._log_failure(batch.deliveries, error)
+                self._acknowledge(batch.deliveries)
             finally:
                 self._backlog.remove(batch.deliveries)
                 self._mark(is_busy=False)
@@ -137,10 +138,9 @@ class Storing:
                 continue
             try:
                 messages = self.intake.reader.read([one for one in deliveries if one.topic])
-            except Exception as error:  # noqa: BLE001 - as when they are stored
-                self._give_up(deliveries, error)
-                self._backlog.remove(deliveries)
-                continue
+            except Exception as error:  # noqa: BLE001 - as when they are stored; they are acknowledged in their turn
+                self._log_failure(deliveries, error)
+                messages = NOTHING
             while not stop.is_set():
                 try:
                     batches.put(_ReadBatch(deliveries, messages), timeout=_MAX_BATCH_S)
@@ -150,10 +150,10 @@ class Storing:
 
     def _store(self, batch: _ReadBatch, stop: threading.Event) -> bool:
         """Commit a batch, then acknowledge it to the broker; return False if a lease has ended."""
-        if self._tenure.gained != self._gained:  # another process may have written the rows of the shards since
-            self._gained = self._tenure.gained
-            self.intake.forget()
         owned, messages = self._owned(batch)
+        if self._tenure.gained != self._gained:  # another process may have written the rows of the shards since;
+            self._gained = self._tenure.gained  # after `_owned`: a shard that is owned has been counted as gained
+            self.intake.forget()
         begin = time.monotonic()
         if self.intake.write(messages, stop):
             self._acknowledge(owned)
@@ -179,9 +179,8 @@ class Storing:
         self._leases = self._tenure.leases_of({shard_of(delivery.topic) for delivery in kept})
         return _ReadBatch(kept, batch.messages.of_shards(owned))
 
-    def _give_up(self, deliveries: Sequence[Delivery], error: Exception) -> None:
+    def _log_failure(self, deliveries: Sequence[Delivery], error: Exception) -> None:
         self._repeats.error("store", "a batch of %d messages cannot be stored", len(deliveries), exc_info=error)
-        self._acknowledge(deliveries)
 
     def _mark(self, *, is_busy: bool) -> None:
         with self._changed:

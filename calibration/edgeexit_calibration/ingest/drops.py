@@ -19,10 +19,13 @@ from edgeexit_calibration.store.troubles import troubles_of_row
 
 DropCause = Literal[
     "invalid", "unreadable", "qos 0", "over quota", "too many devices", "too many cohorts", "key not approved",
-    "revoked", "expired", "internal error",
+    "revoked", "expired", "other cohort", "internal error",
 ]  # fmt: skip
-"""Why a message was not stored. `invalid` messages had a number, so their device got a refusal. `expired` reports are
-acknowledged: the counters of their start were removed because of their age."""
+"""Why a message was not stored. `invalid` messages had a number, so their device got a refusal.
+
+Two kinds of reports are acknowledged: `expired` ones, because the counters of their start were removed because of their
+age, and those of an `other cohort`, or with another number of exits, than the first one of their start and revision.
+"""
 
 _log = logging.getLogger(__name__)
 

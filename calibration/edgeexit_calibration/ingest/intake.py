@@ -50,7 +50,7 @@ class Intake:
     ) -> None:
         self.drops = DropCounter(fleet)
         """Messages that were not stored. Thread-safe."""
-        self.reader = MessageReader(fleet, rules.quotas, self.drops)
+        self.reader = MessageReader(fleet, rules.quotas)
         self._database = database
         self._repeats = LimitedLog(_log)
         self._send = send
@@ -73,7 +73,7 @@ class Intake:
         not, e.g. because the lease was lost, it may be written again, or the broker or the devices send the messages
         again.
         """
-        uplinks, refused = messages
+        uplinks, refused, drops = messages
         while True:
             try:
                 stored = self._commit(uplinks)
@@ -86,7 +86,7 @@ class Intake:
             except LeaseLostError as error:
                 self._repeats.warning("lease", "%d messages not stored: %s", len(uplinks), error)
                 return False
-        for drop in stored.drops:
+        for drop in (*drops, *stored.drops):
             self.drops.add(drop)
         answered = [(down_topic(address, "ack"), encode(ack)) for address, ack in answers(stored.receipts, refused)]
         if answered:

@@ -7,7 +7,7 @@ from edgeexit.errors import MessageError
 from edgeexit.log_text import one_line
 from edgeexit.wire import Audit, Delivery, DeviceAddress, Refusal, parse_up_topic
 from edgeexit_calibration.ingest.bounded_cache import BoundedCache
-from edgeexit_calibration.ingest.drops import Drop, DropCounter
+from edgeexit_calibration.ingest.drops import Drop
 from edgeexit_calibration.ingest.quotas import QuotaCheck, Quotas
 from edgeexit_calibration.ingest.report_head import ReportHead, count_reports
 from edgeexit_calibration.ingest.uplink import RefusedUplink, Uplink, read_uplink
@@ -20,13 +20,19 @@ class ReadMessages(NamedTuple):
 
     uplinks: Sequence[Uplink]
     refused: Sequence[RefusedUplink]
+    drops: Sequence[Drop]
+    """The messages that are not stored, the refused ones included."""
 
     def of_shards(self, shards: Collection[str]) -> "ReadMessages":
         """Return the messages of the devices of some shards."""
         return ReadMessages(
             [uplink for uplink in self.uplinks if uplink.address.shard in shards],
             [refused for refused in self.refused if refused.address.shard in shards],
+            [drop for drop in self.drops if drop.address is None or drop.address.shard in shards],
         )
+
+
+NOTHING: Final = ReadMessages((), (), ())
 
 
 class MessageReader:
@@ -35,13 +41,13 @@ class MessageReader:
     Args:
         fleet: the fleet.
         quotas: how much each device may send.
-        drops: counts the messages that are not stored.
 
     """
 
-    def __init__(self, fleet: str, quotas: Quotas, drops: DropCounter) -> None:
+    def __init__(self, fleet: str, quotas: Quotas) -> None:
         self._fleet = fleet
-        self._drops = drops
+        self._drops: list[Drop] = []
+        """Of the messages that are being read."""
         self._quotas = QuotaCheck(quotas)
         self._topics: BoundedCache[str, tuple[DeviceAddress, str]] = BoundedCache(_MAX_TOPICS)
 
@@ -49,13 +55,15 @@ class MessageReader:
         """Decode messages; those that are invalid are refused, or dropped if they have no readable number."""
         uplinks: list[Uplink] = []
         refused: list[RefusedUplink] = []
+        self._drops = []
         for delivery in deliveries:
             message = self._read(delivery)
             if isinstance(message, Uplink):
                 uplinks.append(message)
             elif message is not None:
                 refused.append(message)
-        return ReadMessages(self._count(uplinks, refused), refused)
+        counted = self._count(uplinks, refused)
+        return ReadMessages(counted, refused, self._drops)
 
     def _read(self, delivery: Delivery) -> Uplink | RefusedUplink | None:
         """Return a message, or None if it is dropped without an answer."""
@@ -66,7 +74,7 @@ class MessageReader:
             if parsed is None:
                 parsed = parse_up_topic(topic)
                 if parsed[0].fleet != self._fleet:  # a hostile broker; the database may contain that fleet, too
-                    self._drops.add(Drop(None, "unreadable", f"topic '{topic}' is of another fleet"))
+                    self._drops.append(Drop(None, "unreadable", f"topic '{topic}' is of another fleet"))
                     return None
                 self._topics.put(topic, parsed)
             address = parsed[0]
@@ -74,18 +82,18 @@ class MessageReader:
             if exceeded is None:
                 message = read_uplink(topic, payload, retained=delivery.retain, parsed=parsed)
                 if isinstance(message, RefusedUplink):
-                    self._drops.add(Drop(address, "invalid", message.refusal.reason))
+                    self._drops.append(Drop(address, "invalid", message.refusal.reason))
                     return message
                 exceeded = self._quotas.admits(address, message.message, len(payload))
                 if exceeded is None:
                     return message
-                self._drops.add(Drop(address, "over quota", exceeded))
+                self._drops.append(Drop(address, "over quota", exceeded))
                 return _later(message, exceeded)
-            self._drops.add(Drop(address, "over quota", exceeded))
+            self._drops.append(Drop(address, "over quota", exceeded))
         except MessageError as error:
-            self._drops.add(Drop(address, "unreadable", str(error)))
+            self._drops.append(Drop(address, "unreadable", str(error)))
         except Exception as error:  # noqa: BLE001 - an invalid message must not stop the service
-            self._drops.add(Drop(address, "internal error", repr(error)))
+            self._drops.append(Drop(address, "internal error", repr(error)))
         return None
 
     def _count(self, uplinks: list[Uplink], refused: list[RefusedUplink]) -> list[Uplink]:
@@ -102,7 +110,7 @@ class MessageReader:
             uplinks[place] = Uplink(uplinks[place].address, heads[index], None, False, one)  # noqa: FBT003
         for index, reason in reasons.items():
             address, head = uplinks[places[index]].address, heads[index]
-            self._drops.add(Drop(address, "invalid", reason))
+            self._drops.append(Drop(address, "invalid", reason))
             refused.append(RefusedUplink(address, head.start, Refusal(sequence=head.sequence, reason=one_line(reason))))
         if not reasons:
             return uplinks

@@ -216,7 +216,7 @@ def _steps(
         fresh: list[AcceptedReport] = []
         for accepted in reports:
             if accepted.cohort_id != cohort_id or len(accepted.counts) != width:
-                drops.append(Drop(accepted.device.address, "invalid", _OTHER_COHORT))
+                drops.append(Drop(accepted.device.address, "other cohort", _OTHER_COHORT))
             elif accepted.report.sequence > sequence:
                 sequence = accepted.report.sequence
                 fresh.append(accepted)

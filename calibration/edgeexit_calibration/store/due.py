@@ -28,7 +28,10 @@ from edgeexit_calibration.store.tables import (
 
 
 def due_maintenance(database: Database, retention: Retention, *, now: datetime) -> MaintenanceResult:
-    """Return the numbers of rows that `maintenance.maintain` would change now; without the limit of the size."""
+    """Return the numbers of rows that `maintenance.maintain` would change now; without the limit of the size.
+
+    The newest buckets of series that expire, which then may be merged, too, are not among them.
+    """
     with database.reading() as session:
         samples = audits = 0
         young = first_audit_since(session, now - timedelta(days=retention.samples_days))

@@ -209,21 +209,16 @@ def _expire_series(
     yield
     for first in range(1, highest + 1, _DEVICES):
         devices = range(first, first + _DEVICES)
-        while keys := _read(database, partial(idle_series, before=idle, devices=devices)):
-            with step(database) as session:
-                expired = expire_series(session, keys, before=idle)
-            result.expired_series += expired
-            yield
-            if not expired:  # reports have arrived meanwhile
-                break
-        while keys := _read(database, partial(forgotten_series, before=forgotten, devices=devices)):
-            with step(database) as session:
-                deleted = delete_series(session, keys, before=forgotten)
-            result.deleted_series += deleted
-            yield
-            if not deleted:
-                break
-        yield
+        yield from _repeat(database, result, "expired_series", partial(_expire, before=idle, devices=devices))
+        yield from _repeat(database, result, "deleted_series", partial(_forget, before=forgotten, devices=devices))
+
+
+def _expire(session: Session, *, before: datetime, devices: range) -> int:
+    return expire_series(session, idle_series(session, before=before, devices=devices), before=before)
+
+
+def _forget(session: Session, *, before: datetime, devices: range) -> int:
+    return delete_series(session, forgotten_series(session, before=before, devices=devices), before=before)
 
 
 def _delete_buckets(session: Session, *, before_s: int, width_s: int) -> int:

@@ -12,6 +12,7 @@ from edgeexit_calibration.ingest.intake import Intake
 from edgeexit_calibration.ingest.rules import IngestRules
 from edgeexit_calibration.store.counts import unpack_counts
 from edgeexit_calibration.store.leases import LeaseLostError
+from edgeexit_calibration.store.open_buckets import device_buckets
 from edgeexit_calibration.store.tables import CohortBucketRow, DeviceRow, FleetRow
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -194,6 +195,48 @@ def test_after_a_lost_lease_nothing_is_stored_or_answered_and_the_next_batch_is_
     lost.clear()
     assert fenced.store(reports(3), threading.Event())
     assert len(sent) == 3
+
+
+def test_drops_count_when_their_batch_is_committed_and_only_those_of_the_shards_that_are_stored(database):
+    lost = [True]
+
+    def check(_connection):
+        if lost:
+            raise LeaseLostError("another process stores the messages of shard 's0'")
+
+    intake = Intake(database, lambda _: None, fleet=FLEET, rules=IngestRules(), fence=check)
+    other = DEVICE._replace(shard="s9")
+    messages = intake.reader.read([Delivery(topic=up_topic(one, "state"), payload=b"{") for one in (DEVICE, other)])
+    kept = messages.of_shards({DEVICE.shard})
+    assert [drop.address for drop in kept.drops] == [DEVICE]
+    kept = kept._replace(uplinks=intake.reader.read(reports(1)).uplinks)
+    assert not intake.write(kept, threading.Event())
+    assert intake.drops.total == 0
+    lost.clear()
+    assert intake.write(kept, threading.Event())
+    assert intake.store([], threading.Event())
+    with database.reading() as session:
+        assert [row.drops for row in session.query(DeviceRow)] == [{"unreadable": 1}]
+        assert session.query(FleetRow).all() == []
+
+
+def test_a_report_of_another_cohort_or_number_of_exits_does_not_count_in_a_series(database, intake):
+    topic = up_topic(DEVICE, "report")
+    first = report_of("b" * 64, sequence=1, counts=(3, 0, 0))
+    others = [
+        report_of("c" * 64, sequence=2, counts=(9, 0, 0)),
+        report_of("b" * 64, sequence=3, counts=(9, 0)),
+        report_of("b" * 64, sequence=4, counts=(4, 0, 0)),
+    ]
+    for report in (first, *others):
+        assert intake.store([Delivery(topic=topic, payload=payload_of(topic, report))], threading.Event())
+    assert acknowledged_by(intake) == [1, 2, 3, 4]
+    assert intake.store([], threading.Event())
+    with database.reading() as session:
+        [device] = session.query(DeviceRow).all()
+        assert device.drops == {"other cohort": 2}
+        [bucket] = device_buckets(session, [device.id])
+        assert unpack_counts(bucket.counts)[1] == 4
 
 
 def test_what_another_process_has_stored_meanwhile_counts_after_forget(database):

@@ -22,6 +22,7 @@ from tests.calibration.store.stored_rows import (
     cohort_bucket,
     device_bucket,
     packed,
+    series,
     sums,
     widths,
 )
@@ -197,6 +198,21 @@ def test_a_pass_that_would_wait_for_a_lock_is_no_outage_and_is_repeated(database
     while result is None:
         result = maintenance.run(now=NOW + timedelta(minutes=2), stop=stop)
     assert result.deleted_audits == 1
+
+
+@ON_POSTGRESQL
+def test_a_locked_bucket_postpones_the_series_of_its_device_and_nothing_else(database):
+    add_fleet(database, devices=1)
+    begin_s = NOW_S - 95 * DAY_S
+    with database.writing() as session:
+        session.add(series("idle", NOW - timedelta(days=95), counts=packed(n0=1), begin_s=begin_s))
+        session.add(device_bucket(begin_s))
+        session.add(cohort_bucket(NOW_S - 40 * DAY_S))
+    with database.writing() as session:
+        session.scalars(select(DeviceBucketRow).with_for_update()).all()
+        result = maintain(database, Retention(), now=NOW)
+    assert (result.expired_series, result.postponed_steps, result.merged_buckets) == (0, 1, 1)
+    assert maintain(database, Retention(), now=NOW).expired_series == 1
 
 
 def _gave_up(maintenance, stop):
