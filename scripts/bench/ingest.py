@@ -2,7 +2,7 @@
 
     python scripts/bench/ingest.py [--database URL] [--devices 10000] [--batch 2000] [--audits 0.1] [--steps] [--json]
 
-One thread decodes, checks quotas, commits durably and builds the acknowledgements, as in the service. The default
+One thread decodes, checks quotas, commits durably and builds the acknowledgements; the service uses two. The default
 database is a new SQLite file; one on PostgreSQL must be empty. Every device sends reports in turn, whose counters
 grow, and with the probability `--audits` an audit of four samples that it has signed. The first batches, which add the
 devices and pin their keys, are left out. The CPU time is that of this process; PostgreSQL has more of its own. Other

@@ -1,8 +1,8 @@
 """One process of the calibrator: stores the messages of its shards, and leads the fleet if no other process does.
 
-Threads: one per session at the broker puts messages into a bounded inbox; one stores and then acknowledges them; one
-keeps the leases; on the leader, one checks the cohorts and publishes, so a long refit does not delay acknowledgements.
-They share only the inbox and the database.
+Threads: one per session at the broker puts messages into a bounded inbox; one decodes them; one stores and then
+acknowledges them; one keeps the leases; on the leader, one checks the cohorts and publishes, so a long refit does not
+delay acknowledgements.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""A queue of received messages between the network threads and the thread that stores them.
+"""A queue of received messages between the network threads and the thread that reads them.
 
 The sessions bound it: they read nothing more while too much is not acknowledged.
 """
