@@ -1,5 +1,7 @@
 """The disk of the calibrator's SQLite file becomes full, or read-only, and works again."""
 
+import signal
+
 from scripts.chaoslab.calibrator import Calibrator
 from scripts.chaoslab.lab import Check, Device, Lab, running, wait_until_empty
 from scripts.chaoslab.mounts import AbortableDisk, SmallDisk, can_mount
@@ -70,7 +72,7 @@ def _read_only(lab: Lab) -> list[Check]:
         lab.progress(f"read-only disk: {number} of {rounds}")
         policies.renew()
         pause(lab.random.uniform(0.1, 1.5))
-        disk.abort()
+        _abort_between_commits(disk, calibrator)
         said += bool(wait_until(lambda: _OUTAGE in calibrator.log, GENEROUS_S))
         pause(lab.random.uniform(0.5, 2.0))
         calibrator.kill()
@@ -79,6 +81,18 @@ def _read_only(lab: Lab) -> list[Check]:
         wait_until_empty(devices)
     checks = lab.fleet_checks(fault, f"{rounds} times", devices, policies)
     return [*checks, _reported(lab, fault, said, rounds)]
+
+
+def _abort_between_commits(disk: AbortableDisk, calibrator: Calibrator) -> None:
+    """Make the disk read-only while the calibrator commits nothing.
+
+    What is being committed at the moment of an abort may be lost by ext4, although fsync has succeeded and no call
+    fails afterwards that would show it. SQLite alone loses its last transaction so; see docs/chaos.md.
+    """
+    calibrator.signal(signal.SIGSTOP)
+    pause(0.2)
+    disk.abort()
+    calibrator.signal(signal.SIGCONT)
 
 
 def _reported(lab: Lab, fault: str, said: int, rounds: int) -> Check:
