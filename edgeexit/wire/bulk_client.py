@@ -22,11 +22,8 @@ _STEP_BYTES: Final = 1024 * 1024
 """Bytes that are read before the event loop writes again; they are one batch."""
 _STEP_READS: Final = 1024
 """The same as a number of reads: TLS returns a record at a time, a WebSocket a frame."""
-_INTERVAL_S: Final = 0.008
-"""What arrives within this time is read at once: to wake up for a message costs as much as ten messages.
-
-A consumer that waits for the end of a burst waits longer than this.
-"""
+_INTERVAL_S: Final = 0.002
+"""What arrives within this time is read at once: to wake up for a message costs as much as ten messages."""
 _QOS_2: Final = 2
 
 

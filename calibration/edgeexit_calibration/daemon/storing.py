@@ -30,10 +30,7 @@ _log = logging.getLogger(__name__)
 
 _MAX_BATCH_S: Final = 0.25
 _QUIET_S: Final = 0.01
-"""A batch ends after this time without a message, because brokers limit the number of unacknowledged messages.
-
-Sessions read every 8 ms.
-"""
+"""A batch ends after this time without a message, because brokers limit the number of unacknowledged messages."""
 _FLUSH_S: Final = 2.0
 _RETRY_S: Final = 0.2
 
