@@ -36,7 +36,7 @@ def path(tmp_path: Path) -> Path:
             "CREATE TABLE device (id, device); INSERT INTO device VALUES (1, 'd');"
             "CREATE TABLE audit (id, device_id); INSERT INTO audit VALUES (1, 1);"
             "CREATE TABLE audited_sample (audit_id, readouts);"
-            "CREATE TABLE series (device_id, start, revision, counts, PRIMARY KEY (device_id, start, revision));"
+            "CREATE TABLE series (device_id, start, revision, counts, base, PRIMARY KEY (device_id, start, revision));"
             "CREATE TABLE device_bucket (device_id, revision, counts);"
         )
     return path
@@ -54,9 +54,11 @@ def store(path: Path, *messages: Audit | Report) -> None:
                 rows = [(1, readouts_to_bytes(sample.readouts())) for sample in message.samples]
                 connection.executemany("INSERT INTO audited_sample VALUES (?, ?)", rows)
             else:
-                row = (1, START, message.revision, pack_counts(counts_of(message)))
-                connection.execute("INSERT INTO series VALUES (?, ?, ?, ?)", row)
-                connection.execute("INSERT INTO device_bucket VALUES (?, ?, ?)", (1, message.revision, row[-1]))
+                counts = counts_of(message)
+                base = pack_counts(counts // 2)  # the rest is in the newest bucket
+                row = (1, START, message.revision, pack_counts(counts), base)
+                connection.execute("INSERT INTO series VALUES (?, ?, ?, ?, ?)", row)
+                connection.execute("INSERT INTO device_bucket VALUES (?, ?, ?)", (1, message.revision, base))
 
 
 @pytest.fixture
