@@ -55,7 +55,7 @@ def store(path: Path, *messages: Audit | Report) -> None:
                 connection.executemany("INSERT INTO audited_sample VALUES (?, ?)", rows)
             else:
                 counts = counts_of(message)
-                base = pack_counts(counts // 2)  # the rest is in the newest bucket
+                base = pack_counts((counts + 1) // 2)  # the rest is in the newest bucket
                 row = (1, START, message.revision, pack_counts(counts), base)
                 connection.execute("INSERT INTO series VALUES (?, ?, ?, ?, ?)", row)
                 connection.execute("INSERT INTO device_bucket VALUES (?, ?, ?)", (1, message.revision, base))
