@@ -34,7 +34,6 @@ from edgeexit_calibration.store.process_identity import place_of_this_process, s
 _log = logging.getLogger(__name__)
 
 _JOIN_S: Final = 10.0
-"""The sessions and the backlog bound what waits."""
 
 
 class CalibratorService(TenureCallbacks):

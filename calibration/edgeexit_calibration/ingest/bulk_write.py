@@ -21,8 +21,6 @@ from edgeexit_calibration.store.table_base import UtcDateTime
 _POSTGRESQL: Final = "postgresql"
 _TIME: Final = UtcDateTime()
 _CASTS: Final = postgresql.dialect()  # type: ignore[no-untyped-call]
-
-
 _MAX_KEYS: Final = 1000
 """Databases limit the number of parameters of a statement."""
 _Key = TypeVar("_Key")

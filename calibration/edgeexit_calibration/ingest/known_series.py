@@ -18,6 +18,7 @@ StartKey = tuple[int, str]
 SeriesKey = tuple[int, str, int]
 """Id of a device, a start of its agent, and a revision."""
 
+_KEYS: Final = (SeriesRow.device_id, SeriesRow.start, SeriesRow.revision)
 _MAX_ENTRIES: Final = 200_000
 _MAX_BYTES: Final = 128 * 1024 * 1024
 _REMEMBERED_S: Final = 2 * 3600
@@ -41,9 +42,6 @@ class NewestReport(NamedTuple):
 
 def _size_of(newest: NewestReport) -> int:
     return len(newest.counts or b"") + len(newest.base or b"")
-
-
-_KEYS: Final = (SeriesRow.device_id, SeriesRow.start, SeriesRow.revision)
 
 
 class KnownSeries:

@@ -209,8 +209,12 @@ def _expire_series(
     yield
     for first in range(1, highest + 1, _DEVICES):
         devices = range(first, first + _DEVICES)
-        yield from _repeat(database, result, "expired_series", partial(_expire, before=idle, devices=devices))
-        yield from _repeat(database, result, "deleted_series", partial(_forget, before=forgotten, devices=devices))
+        # Most devices have nothing to expire, which is found out without the lock for writing.
+        if _read(database, partial(idle_series, before=idle, devices=devices)):
+            yield from _repeat(database, result, "expired_series", partial(_expire, before=idle, devices=devices))
+        if _read(database, partial(forgotten_series, before=forgotten, devices=devices)):
+            yield from _repeat(database, result, "deleted_series", partial(_forget, before=forgotten, devices=devices))
+        yield
 
 
 def _expire(session: Session, *, before: datetime, devices: range) -> int:
