@@ -1,9 +1,11 @@
 """Backups of a PostgreSQL database with its own programs: `pg_dump`, `pg_restore` and `psql`."""
 
 import contextlib
+import errno
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -81,17 +83,20 @@ def restore_postgresql(backup: Path, url: URL) -> None:
             script = running.stdin
             assert script is not None  # noqa: S101 - it is a pipe
             failure = _feed(script, tables, restore, backup)
+        if failure is not None:  # psql fails then, too, if the script ends within a line
+            raise failure
         if running.returncode != 0:
             errors.seek(0)
             raise _failure(url, psql, running.returncode, errors.read().decode(errors="replace"))
-        if failure is not None:
-            raise failure
 
 
 def _feed(script: IO[bytes], tables: str, restore: str, backup: Path) -> DatabaseError | None:
-    """Write the transaction into `psql`, which rolls back unless the last line reaches it; return what failed."""
+    """Write the transaction into `psql`, which rolls back unless the last line reaches it.
+
+    Return why `pg_restore` failed; not that `psql` has ended early, which says itself why.
+    """
     try:
-        with contextlib.suppress(BrokenPipeError), script:  # psql has ended, and says why
+        with contextlib.suppress(BrokenPipeError), script:
             script.write(f"BEGIN;\nDROP TABLE IF EXISTS {tables} CASCADE;\n".encode())
             script.flush()
             _run(None, restore, "--no-owner", "--no-privileges", "--file=-", str(backup), output=script)
@@ -112,7 +117,10 @@ def _program(name: str) -> str:
 
 
 def _run(url: URL | None, program: str, *arguments: str, output: IO[bytes] | None = None) -> str:
-    """Run a program of PostgreSQL; return its output, unless a file gets it. Raises DatabaseError without secrets."""
+    """Run a program of PostgreSQL; return its output, unless a file gets it.
+
+    Raises DatabaseError without secrets, and BrokenPipeError if the reader of `output` has ended.
+    """
     done = subprocess.run(  # noqa: S603 - a program of PostgreSQL, without a shell
         [program, *arguments],
         env=_environment(url),
@@ -121,14 +129,16 @@ def _run(url: URL | None, program: str, *arguments: str, output: IO[bytes] | Non
         text=True,
         check=False,
     )
+    if output is not None and (done.returncode == -signal.SIGPIPE or os.strerror(errno.EPIPE) in done.stderr):
+        raise BrokenPipeError(errno.EPIPE, f"the reader of {Path(program).name}'s output has ended")
     if done.returncode != 0:
         raise _failure(url, program, done.returncode, done.stderr)
     return done.stdout or ""
 
 
 def _environment(url: URL | None) -> dict[str, str]:
-    """Return the environment of a program; it names the server and the database of the URL."""
-    environment = {**os.environ, "PGAPPNAME": "edgeexit-calibrator", "PGCONNECT_TIMEOUT": "10"}
+    """Return the environment of a program; it names the server and the database of the URL, and asks for English."""
+    environment = {**os.environ, "LC_ALL": "C", "PGAPPNAME": "edgeexit-calibrator", "PGCONNECT_TIMEOUT": "10"}
     if url is not None:
         given = {variable: getattr(url, part) for part, variable in _LIBPQ.items()}
         given |= {_OPTIONS[name]: value for name, value in url.query.items() if name in _OPTIONS}
