@@ -14,7 +14,8 @@ from edgeexit.agent.awaiting_labels import AwaitingLabels, LabelTicket, Released
 from edgeexit.agent.labels import Labels
 from edgeexit.datasets import Inputs
 from edgeexit.limited_log import LimitedLog
-from edgeexit.policies import Policy
+from edgeexit.policies import Policy, simulate
+from edgeexit.policies.readout import COLUMNS
 from edgeexit.runtime import Inference, Runner
 from edgeexit.wire import AuditedSample
 
@@ -157,19 +158,7 @@ class Auditor:
     def _audit(self, job: _AuditJob) -> None:
         drawn = job.drawn
         try:
-            full_depth = self._runner.infer_every_exit(drawn.inputs, temperatures=job.policy.temperatures)
-            audited = [
-                (
-                    index,
-                    AuditedSample.from_readout(
-                        readout, exit_index=int(exit_index), prediction=int(prediction), label=label
-                    ),
-                )
-                for index, (readout, exit_index, prediction, label) in enumerate(
-                    zip(full_depth.readouts, job.exits, job.predictions, drawn.labels, strict=True)
-                )
-                if np.isfinite(readout).all()  # NaN is useless for a fit, and JSON cannot represent it
-            ]
+            audited = self._audited_samples(job)
             self._skip(len(drawn.rows) - len(audited))
             if drawn.ticket is None:
                 self._collect((job.revision, sample) for _, sample in audited)
@@ -181,6 +170,29 @@ class Auditor:
             self.discard(drawn)
             self._skip(len(drawn.rows))
             self._repeats.error(type(error).__name__, "an audit failed: %s", repr(error), exc_info=error)
+
+    def _audited_samples(self, job: _AuditJob) -> list[tuple[int, AuditedSample]]:
+        """Run drawn samples to full depth; return those with finite readouts, and their places among the drawn ones."""
+        policy = job.policy
+        readouts = self._runner.infer_every_exit(
+            job.drawn.inputs, temperatures=policy.temperatures, probabilities=policy.reads_probabilities
+        ).readouts
+        scored = simulate(policy, readouts) if policy.reads_probabilities else None
+        return [
+            (
+                index,
+                AuditedSample.from_readout(
+                    readouts[index, :, : len(COLUMNS)],
+                    exit_index=int(job.exits[index]),
+                    prediction=int(job.predictions[index]),
+                    label=label,
+                    scores=None if scored is None else scored.scores[index],
+                    predictions=None if scored is None else scored.predictions[index],
+                ),
+            )
+            for index, label in enumerate(job.drawn.labels)
+            if np.isfinite(readouts[index]).all()  # NaN is useless for a fit, and JSON cannot represent it
+        ]
 
     def _skip(self, samples: int) -> None:
         with self._lock:

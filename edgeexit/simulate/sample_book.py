@@ -6,7 +6,7 @@ import numpy.typing as npt
 
 from edgeexit.fitting import ReadoutDataset
 from edgeexit.fitting.replay import replay
-from edgeexit.policies import Policy
+from edgeexit.policies import Policy, Simulation
 from edgeexit.policies.readout import TOP1, Array
 from edgeexit.policies.simulation import exits_of
 from edgeexit.wire import SCORE_BINS, AuditedSample
@@ -31,8 +31,9 @@ class PolicySamples:
         # fmax replaces NaN by 0, as the counters of an agent do.
         fraction = np.fmax(scores / np.float32(policy.score_limit), 0)
         self.score_bins: npt.NDArray[np.int64] = np.fmin(fraction * SCORE_BINS, SCORE_BINS - 1).astype(np.int64)
-        self._predictions = predictions[np.arange(len(predictions)), self.exits]
-        self.disagrees: npt.NDArray[np.bool_] = self._predictions != self._readouts[:, -1, TOP1]
+        self._taken = predictions[np.arange(len(predictions)), self.exits]
+        self._scored = Simulation(scores, predictions) if policy.reads_probabilities else None
+        self.disagrees: npt.NDArray[np.bool_] = self._taken != self._readouts[:, -1, TOP1]
         self.first_scores: Array = scores[:, 0]
         self._finite: npt.NDArray[np.bool_] = np.asarray(np.isfinite(self._readouts).all(axis=(1, 2)))
         self._encoded: dict[int, bytes] = {}
@@ -46,7 +47,11 @@ class PolicySamples:
         encoded = self._encoded.get(index)
         if encoded is None and self._finite[index]:
             sample = AuditedSample.from_readout(
-                self._readouts[index], exit_index=int(self.exits[index]), prediction=int(self._predictions[index])
+                self._readouts[index],
+                exit_index=int(self.exits[index]),
+                prediction=int(self._taken[index]),
+                scores=None if self._scored is None else self._scored.scores[index],
+                predictions=None if self._scored is None else self._scored.predictions[index],
             )
             encoded = self._encoded[index] = msgspec.json.encode(sample)
         return encoded

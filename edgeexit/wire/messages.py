@@ -5,7 +5,6 @@ sequence number and the start of the agent that numbered them; `down/ack` return
 calibrator has committed to its database, or that it refuses.
 """
 
-import math
 from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
@@ -38,6 +37,8 @@ StartId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}\Z")]
 """16 random hex digits that an agent draws at every start, so that (start, sequence) never names two messages."""
 Uptime = Annotated[float, msgspec.Meta(ge=0)]
 """Monotonic seconds since the agent started; wall clocks of devices may be wrong."""
+Score = Annotated[float, msgspec.Meta(ge=-3.4028235e38, le=3.4028235e38)]
+"""A number in the range of float32."""
 Reason = Annotated[str, msgspec.Meta(max_length=300)]
 """One line of text for people."""
 SignatureText = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9+/]{86}==\Z")]
@@ -154,6 +155,10 @@ class AuditedSample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """True class; None if the application did not pass it."""
     prediction: Count | None = None
     """Predicted class of an early exit if it differs from `top1[exit]`, as in policies in which several exits vote."""
+    scores: tuple[Score, ...] | None = None
+    """[K] score of the policy at each exit; None unless the policy reads the probabilities of all classes."""
+    predictions: tuple[Count, ...] | None = None
+    """[K] prediction of the policy at each exit, with `scores`; None if it is `top1`."""
 
     @classmethod
     def from_readout(
@@ -163,21 +168,27 @@ class AuditedSample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         exit_index: int,
         prediction: int | None = None,
         label: int | None = None,
+        scores: npt.NDArray[np.float32] | None = None,
+        predictions: npt.NDArray[np.int64] | None = None,
     ) -> "AuditedSample":
         """Return the message form of one sample's readout [K, 4] float32, clipped to the ranges of its columns.
 
         `prediction` is the class that was returned for the sample. The message holds it only if `top1[exit_index]`
-        does not imply it.
+        does not imply it. `scores` [K], finite, and `predictions` [K] are those of a policy that reads the
+        probabilities of all classes.
         """
         top1 = tuple(int(value) for value in readout[:, TOP1])
+        predicted = None if predictions is None else tuple(predictions.tolist())
         return cls(
             exit=exit_index,
             top1=top1,
-            p1=_shortest(readout[:, P1], 1.0),
-            p2=_shortest(readout[:, P2], 1.0),
-            entropy=_shortest(readout[:, ENTROPY], math.inf),
+            p1=_shortest(np.clip(readout[:, P1], 0.0, 1.0)),
+            p2=_shortest(np.clip(readout[:, P2], 0.0, 1.0)),
+            entropy=_shortest(np.maximum(readout[:, ENTROPY], 0.0)),
             label=label,
             prediction=None if exit_index == len(top1) - 1 or prediction == top1[exit_index] else prediction,
+            scores=None if scores is None else _shortest(scores),
+            predictions=None if predicted == top1 else predicted,
         )
 
     def readouts(self) -> npt.NDArray[np.float32]:
@@ -197,15 +208,20 @@ class AuditedSample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     def __post_init__(self) -> None:
         """Raise ValueError if the lists differ in length or the exit is out of range."""
         exits = len(self.top1)
-        if not (len(self.p1) == len(self.p2) == len(self.entropy) == exits) or self.exit >= exits:
+        optional = (len(values) for values in (self.scores, self.predictions) if values is not None)
+        if (
+            not (len(self.p1) == len(self.p2) == len(self.entropy) == exits)
+            or any(length != exits for length in optional)
+            or self.exit >= exits
+        ):
             raise ValueError(
                 f"an audited sample of {exits} exits needs {exits} values in every list, and an exit below {exits}"
             )
 
 
-def _shortest(values: npt.NDArray[np.float32], highest: float) -> tuple[float, ...]:
-    """Return float32 values, clipped to [0, highest], as the shortest decimals that give the same float32 back."""
-    return tuple(float(str(value)) for value in np.clip(values, 0.0, highest))
+def _shortest(values: npt.NDArray[np.float32]) -> tuple[float, ...]:
+    """Return float32 values as the shortest decimals that give the same float32 back."""
+    return tuple(float(str(value)) for value in values)
 
 
 class Audit(msgspec.Struct, frozen=True, kw_only=True):

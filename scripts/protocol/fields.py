@@ -12,12 +12,13 @@ import msgspec
 
 from edgeexit.policies.base import Policy
 from edgeexit.policies.document import Digest, Fraction, Name, Revision
-from edgeexit.wire.messages import Count, PublicKeyText, Reason, SignatureText, StartId, Uptime
+from edgeexit.wire.messages import Count, PublicKeyText, Reason, Score, SignatureText, StartId, Uptime
 
 SCALARS: Final[Mapping[str, tuple[Any, str]]] = {
     "count": (Count, "integer from 0 to 2^63 - 1"),
     "revision": (Revision, "integer from 0 to 2^53"),
     "fraction": (Fraction, "number from 0 to 1"),
+    "score": (Score, "number in the range of float32"),
     "seconds": (Uptime, "number of seconds, at least 0, on a monotonic clock"),
     "name": (Name, "string of 1 to 64 characters `A-Z a-z 0-9 _ -`"),
     "digest": (Digest, "string of 64 lower-case hex digits (a SHA-256)"),

@@ -107,6 +107,22 @@ def _invalid_signed(changed: Callable[[str, str, bytes, str, str], Vector]) -> I
         "lists of different lengths",
         "values in every list",
     )
+    too_few = encode_audit(make_sample(scores=(0.5, 0.75, 0.9))).replace(b'"scores":[0.5,', b'"scores":[')
+    yield changed(
+        "audit",
+        "score_lengths",
+        sign_audit(too_few, topic=topic, key=device),
+        "not one score per exit",
+        "values in every list",
+    )
+    high = encode_audit(make_sample(scores=(0.5, 0.75, 0.9))).replace(b'"scores":[0.5,', b'"scores":[1e39,')
+    yield changed(
+        "audit",
+        "score_range",
+        sign_audit(high, topic=topic, key=device),
+        "a score beyond the range of float32",
+        "Expected `float` <= 3.4028235e+38",
+    )
     many = encode_audit(make_sample()).replace(b'"sequence":2', b'"sequence":"2"')
     yield changed(
         "audit", "sequence", sign_audit(many, topic=topic, key=device), "a string for a number", "`$.sequence`"

@@ -94,6 +94,13 @@ def valid_vectors() -> Iterator[Vector]:
         sign_audit(encode_audit(make_sample(label=3, prediction=5), make_sample(exit=2)), topic=topic, key=device),
         "a label, and a prediction that differs from top1[exit]",
     )
+    scored = make_sample(prediction=5, scores=(0.625, 0.875, 0.9), predictions=(5, 5, 5))
+    yield Vector(
+        "audit.scores.json",
+        "audit",
+        sign_audit(encode_audit(scored, make_sample(scores=(1.5, -0.25, 0.9))), topic=topic, key=device),
+        "the scores of a policy that reads the probabilities of all classes; without predictions, they are top1",
+    )
     spaced = msgspec.json.format(encode_audit(make_sample()), indent=1)
     yield Vector(
         "audit.spaced.json",

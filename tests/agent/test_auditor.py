@@ -10,12 +10,14 @@ import pytest
 
 from edgeexit.agent.auditor import Auditor
 from edgeexit.bundle import Bundle
+from edgeexit.policies import KINDS, simulate
 from edgeexit.policies.confidence import Confidence
 from edgeexit.policies.readout import COLUMNS
 from edgeexit.policies.voting import Voting
 from edgeexit.runtime import EveryExitInference, Runner
 from edgeexit.wire import Audit, AuditedSample, decode, encode
 from tests.bundles import INPUT, make_samples
+from tests.runtime.policies_of_every_kind import policies_on
 
 POLICY = Confidence(temperatures=(1.0, 2.0, 1.0), thresholds=(0.4, 0.5))
 
@@ -80,7 +82,7 @@ def test_an_audit_contains_the_prediction_if_it_differs_from_the_class_of_the_ex
         state = decision.state
 
     class Recorded:
-        def infer_every_exit(self, inputs: Any, *, temperatures: Any) -> EveryExitInference:
+        def infer_every_exit(self, inputs: Any, **options: Any) -> EveryExitInference:
             return EveryExitInference(outputs={}, readouts=readouts, stage_ms=())
 
     exits = np.array([2, 2, 2, 3])
@@ -92,6 +94,39 @@ def test_an_audit_contains_the_prediction_if_it_differs_from_the_class_of_the_ex
     auditor.stop()
     assert [sample.prediction for sample in collected.samples] == [0, 0, None, None]
     assert [sample.disagrees for sample in collected.samples] == [True, False, True, False]
+
+
+@pytest.mark.parametrize("kind", ["ztw", "eenet"])
+def test_an_audit_contains_the_scores_of_a_policy_that_reads_all_probabilities(runner: Runner, kind: str) -> None:
+    inputs = make_samples(50)
+    temperatures = (1.0, 2.0, 0.5)
+    readouts = runner.infer_every_exit(inputs, temperatures=temperatures, probabilities=True).readouts
+    policy = msgspec.structs.replace(policies_on(readouts)[kind], temperatures=temperatures)
+    expected, collected = simulate(policy, readouts), Collected()
+    auditor = Auditor(runner, fraction=1.0, exits=3, emit=collected)
+    draw_and_submit(auditor, inputs, runner.infer(inputs, policy=policy), revision=4, policy=policy)
+    auditor.start()
+    auditor.stop()
+    [(_, samples)] = collected.messages
+    audit = Audit(start="0" * 16, sequence=1, bundle="a" * 64, cohort="c", revision=4, samples=samples)
+    received = decode(encode(audit), Audit).samples
+    assert np.array([s.scores for s in received], dtype=np.float32).tobytes() == expected.scores.tobytes()
+    np.testing.assert_array_equal([s.predictions or s.top1 for s in received], expected.predictions)
+    found = np.array([sample.readouts() for sample in received])
+    np.testing.assert_array_equal(found, readouts[:, :, : len(COLUMNS)])
+
+
+@pytest.mark.parametrize("kind", sorted(kind for kind in KINDS if not KINDS[kind].reads_probabilities))
+def test_audits_of_other_policies_have_no_scores(runner: Runner, kind: str) -> None:
+    inputs, collected = make_samples(5), Collected()
+    policy = policies_on(runner.infer_every_exit(inputs, probabilities=True).readouts)[kind]
+    auditor = Auditor(runner, fraction=1.0, exits=3, emit=collected)
+    draw_and_submit(auditor, inputs, runner.infer(inputs, policy=policy), revision=4, policy=policy)
+    auditor.start()
+    auditor.stop()
+    assert all(b"scores" not in msgspec.json.encode(sample) for sample in collected.samples)
+    assert all(b"predictions" not in msgspec.json.encode(sample) for sample in collected.samples)
+    assert len(collected.samples) == 5
 
 
 def test_readouts_are_encoded_bit_for_bit(runner: Runner) -> None:
@@ -137,10 +172,10 @@ class SlowRunner:
         self.started = threading.Event()
         self.resume = threading.Event()
 
-    def infer_every_exit(self, inputs: Any, *, temperatures: Any) -> EveryExitInference:
+    def infer_every_exit(self, inputs: Any, **options: Any) -> EveryExitInference:
         self.started.set()
         self.resume.wait(10)
-        return self.runner.infer_every_exit(inputs, temperatures=temperatures)
+        return self.runner.infer_every_exit(inputs, **options)
 
 
 def test_submitting_never_blocks_and_skips_samples_if_the_queue_is_full(runner: Runner) -> None:
@@ -190,7 +225,7 @@ def test_audits_of_a_model_with_many_exits_fit_into_messages() -> None:
     collected = Collected()
 
     class Deep:
-        def infer_every_exit(self, inputs: Any, *, temperatures: Any) -> EveryExitInference:
+        def infer_every_exit(self, inputs: Any, **options: Any) -> EveryExitInference:
             return EveryExitInference(outputs={}, readouts=np.stack([readout] * len(inputs[INPUT])), stage_ms=())
 
     auditor = Auditor(Deep(), fraction=1.0, exits=64, emit=collected)  # type: ignore[arg-type]

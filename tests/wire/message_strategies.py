@@ -34,6 +34,8 @@ def audited_samples() -> st.SearchStrategy[AuditedSample]:
             entropy=per_exit(st.floats(0, allow_infinity=False)),
             label=st.none() | classes,
             prediction=st.none() | classes,
+            scores=st.none() | per_exit(st.floats(width=32, allow_nan=False, allow_infinity=False)),
+            predictions=st.none() | per_exit(classes),
         )
 
     return st.integers(1, 5).flatmap(sample)

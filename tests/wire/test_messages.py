@@ -90,6 +90,37 @@ def test_the_readouts_of_an_audited_sample_are_decoded_bit_for_bit(seed):
     np.testing.assert_array_equal(received.readouts(), readouts)
 
 
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=3, max_size=3))
+def test_scores_are_decoded_bit_for_bit(values):
+    scores = np.array(values, dtype=np.float32)
+    sample = AuditedSample.from_readout(READOUT, exit_index=1, scores=scores, predictions=np.array([2, 2, 0]))
+    received = msgspec.json.decode(msgspec.json.encode(sample), type=AuditedSample)
+    assert np.array(received.scores, dtype=np.float32).tobytes() == scores.tobytes()
+    assert received.predictions == (2, 2, 0)
+
+
+def test_predictions_that_are_the_classes_of_the_exits_are_omitted():
+    scores = np.array([0.5, 0.25, 1.0], dtype=np.float32)
+    sample = AuditedSample.from_readout(READOUT, exit_index=1, scores=scores, predictions=np.array([2, 1, 0]))
+    fields = msgspec.to_builtins(sample)
+    assert fields.keys() == {"exit", "top1", "p1", "p2", "entropy", "scores"}
+    assert fields["scores"] == (0.5, 0.25, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "error"),
+    [
+        ("scores", [0.5, 0.5], "every list"),
+        ("predictions", [1, 1, 1, 1], "every list"),
+        ("scores", [0.5, 0.5, -1e39], "scores"),
+    ],
+)
+def test_scores_and_predictions_need_a_value_per_exit_in_the_range_of_float32(name, values, error):
+    fields = msgspec.to_builtins(AuditedSample.from_readout(READOUT, exit_index=1))
+    with pytest.raises(msgspec.ValidationError, match=error):
+        msgspec.convert(fields | {name: values}, AuditedSample)
+
+
 def test_a_message_that_is_too_large_is_refused():
     with pytest.raises(MessageError, match="larger"):
         decode(b" " * (MAX_BYTES + 1), State)
