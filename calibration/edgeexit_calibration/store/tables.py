@@ -168,6 +168,21 @@ class PolicyRevisionRow(TableBase):
     """When the broker first accepted it; null before."""
 
 
+class GuaranteeRow(TableBase):
+    """What the audits of a cohort have shown so far, so that another process continues there; see `guarantee`."""
+
+    __tablename__ = "guarantee"
+
+    cohort_id: Mapped[int] = mapped_column(ForeignKey("cohort.id"), primary_key=True)
+    revision: Mapped[int]
+    """The current revision of the cohort when this was written."""
+    last_sample: Mapped[int]
+    """Id of the last audited sample that the state has seen."""
+    state: Mapped[bytes]
+    """The encoded state, see `guarantee_codec`."""
+    updated_at: Mapped[datetime]
+
+
 class SeriesRow(TableBase):
     """What de-duplication needs of a (device, start, revision): the newest cumulative counters and their number.
 
@@ -319,6 +334,9 @@ class AuditedSampleRow(TableBase):
     """Whether the prediction at `exit` differs from the final exit's prediction."""
     readouts: Mapped[bytes]
     """[K, 4] little-endian float32."""
+    scores: Mapped[bytes | None]
+    """[K, 2] little-endian float32: score and prediction of the policy at each exit, for policies that read the
+    probabilities of all classes; null for all others."""
     label: Mapped[int | None]
     counted: Mapped[bool] = mapped_column(default=True)
     """False: stored, but in no total and no refit, because the device was a clone or not enrolled."""

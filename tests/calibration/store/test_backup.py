@@ -13,6 +13,7 @@ from edgeexit_calibration import DatabaseError, back_up_database, open_database,
 from edgeexit_calibration.store.database_url import parse_url
 from edgeexit_calibration.store.leases import Leases, leader_lease
 from edgeexit_calibration.store.postgresql_backup import check_postgresql, restore_postgresql
+from edgeexit_calibration.store.schema import newest_revision
 from edgeexit_calibration.store.tables import FleetRow, LeaseRow
 from sqlalchemy import select, text
 
@@ -129,7 +130,7 @@ def test_a_backup_of_a_newer_version_is_refused(database, database_url, tmp_path
         session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     back_up_database(database, file)
     with database.writing() as session:
-        session.execute(text("UPDATE alembic_version SET version_num = '0002'"))
+        session.execute(text("UPDATE alembic_version SET version_num = :schema"), {"schema": newest_revision()})
     database.close()
     with pytest.raises(DatabaseError, match=r"schema '9999'.*upgrade edgeexit"):
         restore_database(file, database_url)

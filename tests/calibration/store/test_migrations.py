@@ -23,10 +23,12 @@ from edgeexit_calibration.store.counts import counts_of, sum_counts, unpack_coun
 from edgeexit_calibration.store.schema import found_revision, migration_config, newest_revision
 from edgeexit_calibration.store.table_base import TableBase
 from edgeexit_calibration.store.tables import (
+    AuditedSampleRow,
     AuditTotalRow,
     CohortBucketRow,
     DeviceBucketRow,
     DeviceRow,
+    GuaranteeRow,
     SeriesRow,
     ShardRow,
 )
@@ -236,6 +238,27 @@ def test_the_migrated_schema_is_that_of_the_tables(old_url):
         command.check(migration_config(connection))  # raises if they differ
         assert set(inspect(connection).get_table_names()) == {*TableBase.metadata.tables, "alembic_version"}
         assert found_revision(connection) == newest_revision()
+    database.close()
+
+
+def test_audits_of_the_second_schema_are_those_of_this_one_and_have_no_scores(old_url):
+    older = open_database(old_url, migrates=False)
+    with older.writing() as session:
+        command.upgrade(migration_config(session.connection()), "0002")
+        session.execute(text("UPDATE audited_sample SET counted = false WHERE id = 1"))
+    older.close()
+    database = open_database(old_url)
+    with database.reading() as session:
+        samples = session.scalars(select(AuditedSampleRow).order_by(AuditedSampleRow.id)).all()
+        assert [(row.id, row.counted, row.disagrees, row.readouts, row.scores) for row in samples] == [
+            (number + 1, number > 0, number % 5 == 0, bytes(48), None) for number in range(20)
+        ]
+        assert session.scalars(select(GuaranteeRow)).all() == []
+    with database.writing() as session:
+        session.add(GuaranteeRow(cohort_id=REGISTERED, revision=1, last_sample=2**40, state=b"\0\1", updated_at=NOW))
+    with database.reading() as session:
+        [row] = session.scalars(select(GuaranteeRow)).all()
+        assert (row.last_sample, row.state, row.updated_at) == (2**40, b"\0\1", NOW)
     database.close()
 
 

@@ -6,7 +6,7 @@ import sqlite3
 import pytest
 from alembic import command
 from edgeexit_calibration import open_database
-from edgeexit_calibration.store.schema import migration_config
+from edgeexit_calibration.store.schema import migration_config, newest_revision
 from sqlalchemy import create_engine
 from typer.testing import CliRunner
 
@@ -41,7 +41,7 @@ def test_a_backup_is_restored_and_what_was_there_before_is_kept(file, tmp_path):
     backup = tmp_path / "fleet.backup"
     result = invoke("backup", backup, "--database", file)
     assert result.exit_code == 0
-    assert "schema 0002, checked" in result.output
+    assert f"schema {newest_revision()}, checked" in result.output
     with pytest.raises(EdgeExitError, match=r"fleet\.backup' exists"):
         invoke("backup", backup, "--database", file)
     result = invoke("restore", backup, "--database", file)
@@ -51,7 +51,7 @@ def test_a_backup_is_restored_and_what_was_there_before_is_kept(file, tmp_path):
         invoke("restore", backup, "--database", file)
     (tmp_path / "calibrator.sqlite.before-restore").unlink()
     printed = json.loads(invoke("restore", backup, "--database", file, "--json").stdout)
-    assert printed["schema"] == "0002"
+    assert printed["schema"] == newest_revision()
     assert printed["kept"].endswith(".before-restore")
 
 
@@ -61,16 +61,19 @@ def test_the_backup_of_an_older_schema_is_restored_and_migrated_later(old_file, 
     assert printed["schema"] == "0001"
     assert printed["bytes"] == backup.stat().st_size
     invoke("restore", backup, "--database", tmp_path / "new.sqlite")
-    assert "migrated from schema 0001 to 0002" in invoke("migrate", "--database", tmp_path / "new.sqlite").output
+    assert (
+        f"migrated from schema 0001 to {newest_revision()}"
+        in invoke("migrate", "--database", tmp_path / "new.sqlite").output
+    )
 
 
 def test_migrate_shows_what_is_due_and_check_changes_nothing(old_file):
     for _ in range(2):
         result = invoke("migrate", "--check", "--database", old_file)
         assert result.exit_code == 1
-        assert "schema 0001 is to be migrated to 0002" in result.output
+        assert f"schema 0001 is to be migrated to {newest_revision()}" in result.output
         assert "calibrator backup FILE" in result.output
-    assert "migrated from schema 0001 to 0002" in invoke("migrate", "--database", old_file).output
+    assert f"migrated from schema 0001 to {newest_revision()}" in invoke("migrate", "--database", old_file).output
     result = invoke("migrate", "--check", "--database", old_file)
     assert (result.exit_code, "up to date" in result.output) == (0, True)
 
