@@ -1,11 +1,16 @@
 """Nested thresholds from full depth to a bold policy: from recorded samples, or from a policy without any samples."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 from edgeexit.fitting.frontier import Thresholds, frontier
 from edgeexit.fitting.readout_dataset import ReadoutDataset
 from edgeexit.fitting.replay import replay
 from edgeexit.policies import Policy
+from edgeexit.policies.readout import Array
 
 _FIRST_GAP = 1 / 4096
 """Gap between score limit and threshold after full depth, as a fraction of the gap at the last point."""
@@ -29,7 +34,17 @@ def threshold_path(policy: Policy, dataset: ReadoutDataset, *, max_points: int =
 
     """
     scores, predictions = replay(policy, dataset)
-    points = frontier(scores, dataset.disagreement(predictions), np.asarray(dataset.costs), max_points=max_points)
+    return path_of_scores(scores, dataset.disagreement(predictions), dataset.costs, max_points=max_points)
+
+
+def path_of_scores(
+    scores: Array, losses: npt.NDArray[Any], costs: Sequence[float], *, max_points: int = 64
+) -> tuple[Thresholds, ...]:
+    """Return the same as `threshold_path` for samples whose scores [N, K] float32 under the policy are known.
+
+    `losses` [N, K] in [0, 1] are those of the policy's prediction at each exit, `costs` [K] are cumulative.
+    """
+    points = frontier(scores, np.asarray(losses, np.float64), np.asarray(costs, np.float64), max_points=max_points)
     return tuple(point.thresholds for point in points)
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from edgeexit.fitting import FitOptions, MaxRisk, fit_policy
-from edgeexit.fitting.path import conservative_path, threshold_path
-from edgeexit.policies import KINDS, simulate_exits
+from edgeexit.fitting.path import conservative_path, path_of_scores, threshold_path
+from edgeexit.fitting.replay import replay
+from edgeexit.policies import KINDS, exits_of, simulate_exits
 from edgeexit.policies.confidence import Confidence
 from edgeexit.policies.patience import Patience
 from tests.fitting.populations import COSTS, population
@@ -43,6 +44,20 @@ def test_the_path_on_samples_is_strictly_nested_from_full_depth_to_the_lowest_co
 def test_the_path_does_not_depend_on_the_thresholds_of_the_policy():
     dataset = population(200, seed=3)
     assert threshold_path(UNFITTED, dataset) == threshold_path(FITTED["confidence"], dataset)
+
+
+@pytest.mark.parametrize("kind", ["ztw", "eenet"])
+def test_the_path_of_a_policy_that_reads_all_probabilities_follows_from_its_scores(kind):
+    policy = fit_policy(kind, population(600, seed=1), MaxRisk(risk=0.1), FitOptions(temperatures=False)).policy
+    dataset = population(300, seed=2)
+    scores, predictions = replay(policy, dataset)
+    path = path_of_scores(scores, predictions != predictions[:, -1:], COSTS, max_points=24)
+    assert 2 < len(path) <= 24
+    assert path[0] == FULL_DEPTH
+    for before, after in pairwise([exits_of(scores, thresholds) for thresholds in path]):
+        assert (after <= before).all()
+        assert (after < before).any()
+    assert path == threshold_path(policy, dataset, max_points=24)
 
 
 @pytest.mark.parametrize("samples", [2, 3, 10])

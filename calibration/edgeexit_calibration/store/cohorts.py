@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple
 
+import msgspec
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -86,6 +87,28 @@ def revisions_with_temperatures(session: Session, cohort_id: int, temperatures: 
     ]
     alike = [document.revision for document in documents if document.policy.temperatures == temperatures]
     return [0, *alike] if len(alike) == len(documents) else alike
+
+
+def comparable_revisions(session: Session, cohort_id: int, policy: Policy) -> list[int]:
+    """Return the revisions whose audits show what the samples do under a policy, whatever its thresholds are.
+
+    Readouts depend on the temperatures. The scores in the audits of a policy that reads the probabilities of all
+    classes depend on all of its parameters except the thresholds. Revision 0 is the policy in the bundle. It is
+    included only if all revisions are comparable, because `edgeexit fit` may have replaced the bundle's policy after a
+    device started with it.
+    """
+    documents = [
+        decode_document(content.encode())
+        for content in session.scalars(select(PolicyRevisionRow.document).filter_by(cohort_id=cohort_id))
+    ]
+    alike = [document.revision for document in documents if _is_comparable(document.policy, policy)]
+    return [0, *alike] if len(alike) == len(documents) else alike
+
+
+def _is_comparable(other: Policy, policy: Policy) -> bool:
+    if not policy.reads_probabilities:
+        return other.temperatures == policy.temperatures
+    return type(other) is type(policy) and msgspec.structs.replace(other, thresholds=policy.thresholds) == policy
 
 
 def add_revision(
