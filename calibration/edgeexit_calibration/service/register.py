@@ -41,8 +41,6 @@ class RegistrationResult(msgspec.Struct, frozen=True, kw_only=True):
     """The risk in the certificate of the bundle's policy; None if it has no certificate."""
     policy: str
     """Kind of the bundle's policy."""
-    refittable: bool
-    """Whether audits contain everything that the policy reads, so that the calibrator can refit it."""
 
 
 def register(
@@ -145,7 +143,6 @@ def register(
         is_new_revision=reason is not None,
         certified_risk=None if document.certificate is None else document.certificate.risk,
         policy=document.policy.kind,
-        refittable=not document.policy.reads_probabilities,
     )
 
 

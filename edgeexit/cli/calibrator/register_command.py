@@ -91,7 +91,7 @@ def register_command(
 
 
 def _warn_about_policy(result: "RegistrationResult", max_risk: float) -> None:
-    """Warn if the bundle's policy has no certificate for the maximum risk, or if it cannot be refitted."""
+    """Warn if the bundle's policy has no certificate for the maximum risk."""
     if result.certified_risk is None or result.certified_risk > max_risk:
         known = (
             "not certified" if result.certified_risk is None else f"certified for {percent(result.certified_risk)} only"
@@ -99,9 +99,4 @@ def _warn_about_policy(result: "RegistrationResult", max_risk: float) -> None:
         warn(
             f"the bundle's policy is {known}; it stays in use until audits show a disagreement above "
             f"{percent(max_risk)}"
-        )
-    if not result.refittable:
-        warn(
-            f"policy '{result.policy}' reads the probabilities of all classes, which audits do not contain; the "
-            "calibrator watches it but cannot refit it. Fit another kind if you need refits, e.g. `--policy beem`"
         )

@@ -135,8 +135,7 @@ def test_a_policy_without_a_fitting_kind_can_be_registered(database, tmp_path, m
     monkeypatch.setitem(policy_registry._classes, "scaled", Scaled)
     policy = Scaled(temperatures=(1.0,) * 3, thresholds=(0.5, 0.5), factors=(0.9, 0.95, 1.0))
     bundle.write_policy(msgspec.structs.replace(bundle.policy(), policy=policy, certificate=None))
-    registered = register(database, bundle, **GOAL)
-    assert (registered.policy, registered.refittable) == ("scaled", True)
+    assert register(database, bundle, **GOAL).policy == "scaled"
 
 
 def test_the_latencies_of_an_invalid_profile_are_taken_only_on_request(database, bundle):

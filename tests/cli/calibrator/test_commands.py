@@ -215,14 +215,14 @@ def test_a_risk_out_of_range_names_the_option_and_leaves_no_database(tmp_path, b
     assert not database.exists()
 
 
-def test_a_policy_that_cannot_be_refitted_is_a_warning(tmp_path):
+def test_only_the_missing_certificate_of_a_policy_that_reads_all_probabilities_is_a_warning(tmp_path):
     bundle = make_bundle(tmp_path / "bundle", exits=2, classes=4)
     policy = Ztw(temperatures=(1.0, 1.0), thresholds=(0.9,), weights=((1.0,),), biases=((0.0,) * 4,))
     bundle.write_policy(PolicyDocument(bundle=bundle.digest, revision=0, policy=policy))
     where = ("--fleet", FLEET, "--cohort", COHORT, "--database", tmp_path / "calibrator.sqlite")
     result = invoke("register", bundle.path, *where)
-    assert "policy 'ztw' reads the probabilities of all classes" in result.output
-    assert "reads the probabilities" not in invoke("register", fitted_bundle(tmp_path / "other").path, *where).output
+    assert "the bundle's policy is not certified" in result.output
+    assert "cannot" not in result.output
 
 
 def test_markup_and_control_characters_of_devices_are_escaped(tmp_path, bundle):
