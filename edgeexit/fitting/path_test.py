@@ -1,0 +1,166 @@
+"""Anytime-valid tests of a path of nested thresholds: which of its points have a risk of at most the registered one.
+
+For each point of the path, a bettor bets against "the mean loss is above the risk". Its capital after losses l_t in
+[0, 1] is
+
+    M_t = average over f of  prod_{s <= t} (1 + f / (1 - risk) * (risk - l_s)),    0 < f < 1.
+
+While the mean loss of every sample, given those before, is at least the risk, M is a non-negative supermartingale. So
+the probability that it ever reaches 1/delta is at most delta (Ville's inequality), however often it is looked at. A
+point is certified once it and all safer points have reached 1/delta at some time. With probability at least 1 - delta,
+no certified point of the path has a risk above the registered one, at any time: of the points with a higher risk, the
+first in the order of the path would have to be certified first, and it is only one test.
+
+Assumptions:
+
+- The path was chosen before the first sample of the test, and the time at which the test began depends on the past
+  only. The time at which it ends, or is looked at, can depend on anything.
+- The risk of each point stays on the same side of the registered one while the test runs. Samples need not be
+  independent: the mean loss of each, given those before, must be at least the risk if the point is to be rejected.
+- Full depth, the first point, has no loss.
+
+Forged losses of a few devices cannot certify anything: `discount` takes the highest possible gain of that many samples
+away from the capital that must reach 1/delta. After every sample, what remains is at most the capital of the samples
+that are not forged alone, whatever the forged ones are and wherever they are. So the discount may grow, and may be that
+of other devices from sample to sample, as long as it is at least the number of forged samples up to each sample.
+
+Sources: Waudby-Smith & Ramdas, "Estimating means of bounded random variables by betting" (JRSS B, 2023); Xu,
+Karampatziakis & Mineiro, "Active, anytime-valid risk controlling prediction sets" (NeurIPS 2024); fixed-sequence
+testing as in "Learn then Test" (Angelopoulos et al., 2021).
+"""
+
+from math import log
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+_FRACTIONS: Final = (0.96, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05)
+"""Fractions f of the highest bet. For losses of 0 or 1, f is the best one if the true risk is (1 - f) * risk."""
+_WEIGHTS: Final = np.array([4.0, 2.0, *[1.0] * (len(_FRACTIONS) - 2)])
+_LOG_WEIGHTS: Final = np.log(_WEIGHTS / _WEIGHTS.sum())
+"""Logarithm of the capital with which each bet begins; high bets begin with more, so that few samples certify."""
+_BLOCK: Final = 256
+"""Samples whose capitals are in memory at the same time."""
+_PRECISION: Final = 1e-6
+
+
+class PathTest(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """The tests of all points of a path, from `new_path_test`; `observe` returns the next state."""
+
+    risk: float
+    delta: float
+    """Maximum probability that any certified point has a higher risk."""
+    log_capitals: npt.NDArray[np.float64]
+    """[P, F] logarithm of the capital of each bet, for each point."""
+    log_peaks: npt.NDArray[np.float64]
+    """[P] highest logarithm of M so far."""
+    loss_sums: npt.NDArray[np.float64]
+    """[P] sum of the losses of each point."""
+    samples: int = 0
+    discount: int = 0
+    """So many of the samples may be forged."""
+
+    @property
+    def certified(self) -> int:
+        """Index of the boldest certified point; 0, full depth, needs no test."""
+        reached = self.log_peaks >= -log(self.delta)
+        reached[0] = True
+        return int(len(reached) if reached.all() else reached.argmin()) - 1
+
+    def observe(self, losses: npt.NDArray[Any], *, discounts: npt.NDArray[np.int64] | None = None) -> "PathTest":
+        """Return the state after the losses [n, P] in [0, 1] of the next samples under every point.
+
+        `discounts` [n]: up to each sample, so many of all samples of the test may be forged; None: as many as before.
+        The state does not depend on how samples are split into calls.
+        """
+        if not len(losses):
+            return self
+        if discounts is None:
+            discounts = np.full(len(losses), self.discount)
+        capitals, peaks = self.log_capitals, self.log_peaks
+        bets = _bets(self.risk)
+        for start in range(0, len(losses), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            growing = capitals + np.cumsum(np.log1p(bets * (self.risk - losses[part, :, None])), axis=0)
+            weights = _LOG_WEIGHTS - discounts[part, None] * np.log1p(bets * self.risk)
+            peaks = np.maximum(peaks, _log_sums(growing + weights[:, None]).max(axis=0))
+            capitals = growing[-1]
+        return msgspec.structs.replace(
+            self,
+            log_capitals=capitals,
+            log_peaks=peaks,
+            loss_sums=self.loss_sums + losses.sum(axis=0),
+            samples=self.samples + len(losses),
+            discount=int(discounts[-1]),
+        )
+
+    def upper_bound(self, point: int) -> float:
+        """Return a bound on the mean loss of a point: the lowest risk that its losses certify now, or 1.
+
+        It holds with probability 1 - delta at any time, for a point that is not chosen by its losses. Losses between 0
+        and 1 count as that part of a loss of 1, which makes the bound larger.
+        """
+        losses = self.loss_sums[point]
+
+        def missing(risk: float) -> float:
+            bets = _bets(risk)
+            gain, loss = np.log1p(bets * risk), np.log1p(bets * (risk - 1))
+            capitals = _LOG_WEIGHTS + (self.samples - self.discount - losses) * gain + losses * loss
+            return -log(self.delta) - float(_log_sums(capitals))
+
+        below, above = 0.0, 1.0
+        while above - below > _PRECISION:
+            middle = (below + above) / 2
+            below, above = (below, middle) if missing(middle) <= 0 else (middle, above)
+        return above
+
+
+def new_path_test(points: int, *, risk: float, delta: float) -> PathTest:
+    """Return the tests of a path of `points` points without samples, for 0 < risk < 1 and 0 < delta < 1."""
+    return PathTest(
+        risk=risk,
+        delta=delta,
+        log_capitals=np.zeros((points, len(_FRACTIONS))),
+        log_peaks=np.zeros(points),
+        loss_sums=np.zeros(points),
+    )
+
+
+def samples_to_certify(test: PathTest, point: int, *, limit: int = 10**7) -> int | None:
+    """Return how many more samples certify a point if its mean loss stays as it is; None if more than `limit` would.
+
+    An estimate for losses of 0 or 1, from the mean growth of the capital of every bet. The fraction of the samples that
+    may be forged stays the same, too. Raises IndexError for no such point.
+    """
+    if test.certified >= point:
+        return 0
+    bets = _bets(test.risk)
+    gain = np.log1p(bets * test.risk)
+    mean, forged = test.loss_sums[point] / max(test.samples, 1), test.discount / max(test.samples, 1)
+    growth = (1 - mean - forged) * gain + mean * np.log1p(bets * (test.risk - 1))
+    begun = _LOG_WEIGHTS + test.log_capitals[point] - test.discount * gain
+
+    def certifies(samples: int) -> bool:
+        return bool(_log_sums(begun + samples * growth) >= -log(test.delta))
+
+    below, enough = 0, 1
+    while not certifies(enough):
+        below, enough = enough, 2 * enough
+        if below > limit:
+            return None
+    while enough - below > 1:
+        middle = (below + enough) // 2
+        below, enough = (below, middle) if certifies(middle) else (middle, enough)
+    return enough
+
+
+def _bets(risk: float) -> npt.NDArray[np.float64]:
+    return np.array(_FRACTIONS) / (1 - risk)
+
+
+def _log_sums(logarithms: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the logarithms of the sums over the last axis; a few times faster than `logaddexp.reduce`."""
+    highest = logarithms.max(axis=-1)
+    return np.asarray(highest + np.log(np.exp(logarithms - highest[..., None]).sum(axis=-1)))
