@@ -125,7 +125,7 @@ def _check_audit(audit: Audit) -> None:
     if not _MIN_EXITS <= exits <= MAX_EXITS or any(len(sample.top1) != exits for sample in audit.samples):
         raise MessageError(f"audit: every sample needs the same number of exits, from {_MIN_EXITS} to {MAX_EXITS}")
     for sample in audit.samples:
-        highest = max(*sample.top1, sample.prediction or 0)
+        highest = max(*sample.top1, sample.prediction or 0, *(sample.predictions or ()))
         if highest >= _CLASS_LIMIT or max(sample.entropy) > _MAX_ENTROPY:
             raise MessageError(
                 f"audit: class {highest} or entropy {max(sample.entropy):g} is too large for a readout in float32"

@@ -55,6 +55,7 @@ def test_an_invalid_message_with_a_number_is_a_poison_message(bundle):
     audit = audits_of(bundle, 2, first_sequence=7)[0]
     huge = msgspec.structs.replace(audit.samples[0], top1=(1, 2**24 + 1, 3))
     voted = msgspec.structs.replace(audit.samples[0], prediction=2**24)
+    scored = msgspec.structs.replace(audit.samples[0], scores=(0.5,) * 3, predictions=(1, 2**24 + 2, 3))
     uneven = msgspec.structs.replace(
         audit.samples[0], top1=(1, 2), p1=(0.1,) * 2, p2=(0.1,) * 2, entropy=(0.1,) * 2, exit=1
     )
@@ -67,6 +68,7 @@ def test_an_invalid_message_with_a_number_is_a_poison_message(bundle):
         "maximum": (REPORT, changed(report, extra="x" * MAX_BYTES)),
         "16777217": (AUDIT, payload_of(AUDIT, msgspec.structs.replace(audit, samples=(huge,)))),
         "16777216": (AUDIT, payload_of(AUDIT, msgspec.structs.replace(audit, samples=(voted,)))),
+        "16777218": (AUDIT, payload_of(AUDIT, msgspec.structs.replace(audit, samples=(scored,)))),
         "same number of exits": (
             AUDIT,
             payload_of(AUDIT, msgspec.structs.replace(audit, samples=(audit.samples[0], uneven))),
