@@ -51,7 +51,10 @@ IDENTITY = PrivateKey.generate()
 
 
 def readouts_of(count: int, *, trust: float = 1.0, seed: int = 0) -> np.ndarray:
-    """Return readouts [count, 3, 4]; the probability that an early exit agrees with the final one is trust x p1."""
+    """Return readouts [count, 3, 4] of 4 classes; an early exit agrees with the final one with probability trust x p1.
+
+    The other classes have (1 - p1) / 2 or p1, and equal parts of the rest.
+    """
     rng = np.random.default_rng(seed)
     confidence = np.sort(1 - 0.7 * rng.random((count, EXITS)) ** 3, axis=1)
     final = rng.integers(0, 4, count)
@@ -60,8 +63,11 @@ def readouts_of(count: int, *, trust: float = 1.0, seed: int = 0) -> np.ndarray:
     readouts = np.zeros((count, EXITS, 4), np.float32)
     readouts[:, :, 0] = np.where(wrong, (final[:, None] + 1) % 4, final[:, None])
     readouts[:, :, 1] = confidence
-    readouts[:, :, 2] = (1 - confidence) / 2
-    readouts[:, :, 3] = 0.5
+    second = np.minimum(confidence, (1 - confidence) / 2)
+    third = (1 - confidence - second) / 2
+    probabilities = np.stack([confidence, second, third, third])
+    readouts[:, :, 2] = second
+    readouts[:, :, 3] = -(probabilities * np.log(np.maximum(probabilities, 1e-30))).sum(axis=0)
     return readouts
 
 

@@ -6,11 +6,10 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-import numpy as np
 from sqlalchemy import Connection
 
-from edgeexit.policies.readout import COLUMNS, ENTROPY, P1, P2, TOP1, readouts_to_bytes
-from edgeexit.wire import Audit, AuditedSample
+from edgeexit.policies.readout import COLUMNS, readouts_to_bytes
+from edgeexit.wire import Audit
 from edgeexit.wire.audit_parts import missing_parts, related_sequences
 from edgeexit_calibration.ingest.bulk_write import (
     driver_value,
@@ -22,6 +21,8 @@ from edgeexit_calibration.ingest.bulk_write import (
 )
 from edgeexit_calibration.ingest.known_devices import KnownDevice
 from edgeexit_calibration.ingest.known_series import StartKey
+from edgeexit_calibration.ingest.sample_arrays import SampleArrays, arrays_of
+from edgeexit_calibration.store.stored_scores import scores_to_bytes
 from edgeexit_calibration.store.tables import AuditedSampleRow, AuditRow, AuditTotalRow
 
 _AUDITS: Final = table_of(AuditRow)
@@ -47,11 +48,12 @@ _ON_POSTGRESQL: Final = _STORED_NUMBERS.format(
 
 
 class AcceptedAudit(NamedTuple):
-    """An audit that is to be stored, with its device and the id of its cohort."""
+    """An audit that is to be stored, with its device, the id of its cohort, and its samples as arrays."""
 
     device: KnownDevice
     cohort_id: int
     audit: Audit
+    samples: SampleArrays
 
 
 def store_audits(connection: Connection, audits: Sequence[AcceptedAudit], *, now: datetime) -> list[AcceptedAudit]:
@@ -60,30 +62,30 @@ def store_audits(connection: Connection, audits: Sequence[AcceptedAudit], *, now
         return []
     stored = _stored_numbers(connection, audits)
     new: list[AcceptedAudit] = []
-    for device, cohort_id, audit in audits:
+    for device, cohort_id, audit, samples in audits:
         known = stored[device.id, audit.start]
         for part in missing_parts(audit, known) if known else (audit,):
             known.add(part.sequence)
-            new.append(AcceptedAudit(device, cohort_id, part))
+            new.append(AcceptedAudit(device, cohort_id, part, samples if part is audit else arrays_of(part.samples)))
     if not new:
         return []
     numbers = new_ids(connection, _AUDITS, len(new))
     received_at = driver_value(now, connection.dialect)
     rows = [
         (number, device.id, audit.start, audit.sequence, received_at)
-        for number, (device, _, audit) in zip(numbers, new, strict=True)
+        for number, (device, _, audit, _) in zip(numbers, new, strict=True)
     ]
     insert_rows(connection, _AUDITS, ("id", "device_id", "start", "sequence", "received_at"), rows)
-    samples: list[tuple[Any, ...]] = []
+    sample_rows: list[tuple[Any, ...]] = []
     totals: defaultdict[tuple[int, int, str], list[int]] = defaultdict(lambda: [0, 0])
     for number, accepted in zip(numbers, new, strict=True):
         of_audit = list(_sample_rows(number, accepted))
-        samples += of_audit
+        sample_rows += of_audit
         if accepted.device.counted:
             total = totals[accepted.cohort_id, accepted.audit.revision, accepted.device.address.shard]
             total[0] += len(of_audit)
             total[1] += sum(sample.disagrees for sample in accepted.audit.samples)
-    insert_rows(connection, _SAMPLES, _SAMPLE_COLUMNS, samples)
+    insert_rows(connection, _SAMPLES, _SAMPLE_COLUMNS, sample_rows)
     upsert_rows(
         connection,
         _TOTALS,
@@ -97,7 +99,7 @@ def store_audits(connection: Connection, audits: Sequence[AcceptedAudit], *, now
 def _stored_numbers(connection: Connection, audits: Sequence[AcceptedAudit]) -> defaultdict[StartKey, set[int]]:
     """Return the stored numbers that concern these audits: their own, and those of what contains them or is in them."""
     ranges: defaultdict[StartKey, list[range]] = defaultdict(list)
-    for device, _, audit in audits:
+    for device, _, audit, _ in audits:
         containing, within = related_sequences(audit.sequence)
         ranges[device.id, audit.start] += [
             within,
@@ -129,14 +131,14 @@ def _merged(ranges: Iterable[range]) -> list[tuple[int, int]]:
 
 
 _SAMPLE_COLUMNS: Final = (
-    "audit_id", "cohort_id", "revision", "exits", "exit", "disagrees", "label", "readouts", "counted",
+    "audit_id", "cohort_id", "revision", "exits", "exit", "disagrees", "label", "readouts", "scores", "counted",
 )  # fmt: skip
 
 
 def _sample_rows(audit_id: int, accepted: AcceptedAudit) -> Iterable[tuple[Any, ...]]:
     """Yield the rows of an audit."""
-    device, cohort_id, audit = accepted
-    readouts = _readouts(audit.samples)
+    device, cohort_id, audit, samples = accepted
+    readouts = readouts_to_bytes(samples.readouts)
     exits = len(audit.samples[0].top1)
     size = exits * _BYTES_PER_EXIT
     for place, sample in enumerate(audit.samples):
@@ -149,15 +151,6 @@ def _sample_rows(audit_id: int, accepted: AcceptedAudit) -> Iterable[tuple[Any, 
             sample.disagrees,
             sample.label,
             readouts[place * size : (place + 1) * size],
+            None if sample.scores is None else scores_to_bytes(sample.scores, sample.predictions or sample.top1),
             device.counted,
         )
-
-
-def _readouts(samples: Sequence[AuditedSample]) -> bytes:
-    """Return the readouts of samples with the same number of exits, as in the database, one after the other."""
-    readouts = np.empty((len(samples), len(samples[0].top1), len(COLUMNS)), np.float32)
-    readouts[:, :, TOP1] = [sample.top1 for sample in samples]
-    readouts[:, :, P1] = [sample.p1 for sample in samples]
-    readouts[:, :, P2] = [sample.p2 for sample in samples]
-    readouts[:, :, ENTROPY] = [sample.entropy for sample in samples]
-    return readouts_to_bytes(readouts)

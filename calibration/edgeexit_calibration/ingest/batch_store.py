@@ -10,7 +10,7 @@ process may have stored messages of the same devices, it is forgotten.
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from edgeexit.latency import LatencyProfile
 from edgeexit.wire import Audit, DeviceAddress, Refusal, State
 from edgeexit.wire.counter_array import PER_EXIT
+from edgeexit_calibration.ingest.audit_check import AuditToCheck, impossible_audits
 from edgeexit_calibration.ingest.audit_store import AcceptedAudit, store_audits
 from edgeexit_calibration.ingest.bulk_write import driver_value, table_of, update_rows
 from edgeexit_calibration.ingest.device_record import DeviceRecord, locked_records, write_records
@@ -25,10 +26,12 @@ from edgeexit_calibration.ingest.drops import Drop, DropCause
 from edgeexit_calibration.ingest.enrolment import REVOKED, check_key
 from edgeexit_calibration.ingest.known_cohorts import KnownCohort, KnownCohorts
 from edgeexit_calibration.ingest.known_devices import KnownDevice, KnownDevices
+from edgeexit_calibration.ingest.known_policies import KnownPolicies
 from edgeexit_calibration.ingest.profile_store import store_profile
 from edgeexit_calibration.ingest.receipts import Receipt, Stored
 from edgeexit_calibration.ingest.report_head import ReportHead
 from edgeexit_calibration.ingest.rules import IngestRules
+from edgeexit_calibration.ingest.sample_arrays import arrays_of
 from edgeexit_calibration.ingest.series_store import AcceptedReport, SeriesStore
 from edgeexit_calibration.ingest.state_store import AcceptedState, store_losses, store_states, store_troubles
 from edgeexit_calibration.ingest.uplink import Uplink
@@ -54,12 +57,14 @@ class BatchStore:
         self._rules = rules
         self._devices = KnownDevices(rules)
         self._cohorts = KnownCohorts(rules.quotas.max_unregistered_cohorts)
+        self._policies = KnownPolicies()
         self._series = SeriesStore()
 
     def forget(self) -> None:
         """Read everything again from the database: the last transaction was not committed, or another process wrote."""
         self._devices.forget()
         self._cohorts.forget()
+        self._policies.forget()
         self._series.forget()
 
     def store(self, session: Session, uplinks: Sequence[Uplink], *, now: datetime) -> Stored:
@@ -72,6 +77,7 @@ class BatchStore:
         batch = _Batch(session, self._rules, self._cohorts, devices, records, now=now)
         for uplink in uplinks:
             batch.take(uplink)
+        batch.check_audits(self._policies)
         for device, states in batch.states.values():
             record = records[device.id]
             store_states(session, record, states, now=now)
@@ -108,7 +114,7 @@ class BatchStore:
     ) -> None:
         """Write what reports, audits and profiles change in the rows of devices."""
         samples = {device.id: 0 for device in profiled}
-        for device, _, audit in audits:
+        for device, _, audit, _ in audits:
             samples[device.id] = samples.get(device.id, 0) + len(audit.samples)
             device.last_seen = now
         for device, _, report, _ in reports:
@@ -123,6 +129,14 @@ class BatchStore:
         seen = driver_value(now, connection.dialect)
         rows = [(seen, count, number) for number, count in samples.items()]
         update_rows(connection, _DEVICES, ("id",), ("last_seen", "+audited_samples"), rows)
+
+
+class _UncheckedAudit(NamedTuple):
+    """An audit that may be stored, unless it is impossible."""
+
+    uplink: Uplink
+    cohort: KnownCohort
+    accepted: AcceptedAudit
 
 
 class _Batch:
@@ -149,6 +163,7 @@ class _Batch:
         self._cohorts = cohorts
         self._devices = devices
         self._now = now
+        self._unchecked: list[_UncheckedAudit] = []
         self._sequences: dict[tuple[DeviceAddress, str], list[int]] = {}
         self._refused: dict[tuple[DeviceAddress, str], dict[int, Refusal]] = {}
 
@@ -164,11 +179,13 @@ class _Batch:
                 raise ValueError("the counters of a report must be converted first")
             cohort = self._accept(uplink, device, message, len(counts) // PER_EXIT)
             if cohort is not None:
+                self._acknowledge(uplink, message)
                 self.reports.append(AcceptedReport(device, cohort.id, message, counts))
         elif isinstance(message, Audit):
             cohort = self._accept(uplink, device, message, len(message.samples[0].top1))
             if cohort is not None:
-                self.audits.append(AcceptedAudit(device, cohort.id, message))
+                accepted = AcceptedAudit(device, cohort.id, message, arrays_of(message.samples))
+                self._unchecked.append(_UncheckedAudit(uplink, cohort, accepted))
         elif isinstance(message, State):
             cohort = self._cohort_of(uplink, message)
             if cohort is not None:
@@ -176,6 +193,18 @@ class _Batch:
                 states.append(AcceptedState(cohort.id, message, uplink.retained))
         else:
             self.profiles.append((device, message))
+
+    def check_audits(self, policies: KnownPolicies) -> None:
+        """Refuse the audits that no honest device can have sent; the others are to be stored."""
+        to_check = [self._to_check(accepted, cohort, policies) for _, cohort, accepted in self._unchecked]
+        reasons = impossible_audits(to_check)
+        for place, (uplink, _, accepted) in enumerate(self._unchecked):
+            reason = reasons.get(place)
+            if reason is None:
+                self._acknowledge(uplink, accepted.audit)
+                self.audits.append(accepted)
+            else:
+                self._refuse(uplink, accepted.audit, "impossible audit", f"impossible audit: {reason}", final=True)
 
     def outcome(self) -> Stored:
         """Return the answers to all messages so far."""
@@ -191,7 +220,7 @@ class _Batch:
     def _accept(
         self, uplink: Uplink, device: KnownDevice, message: ReportHead | Audit, exits: int
     ) -> KnownCohort | None:
-        """Return the cohort of a message that is to be stored; None if it is refused or not answered."""
+        """Return the cohort of a message that may be stored; None if it is refused or not answered."""
         if device.revoked:
             self._refuse(uplink, message, "revoked", REVOKED, final=True)
             return None
@@ -209,13 +238,24 @@ class _Batch:
             if reason is not None:
                 self._refuse(uplink, message, "key not approved", reason, final=False)
                 return None
-        key = (device.address, message.start)
+        return cohort
+
+    def _acknowledge(self, uplink: Uplink, message: ReportHead | Audit) -> None:
+        key = (uplink.address, message.start)
         sequences = self._sequences.get(key)
         if sequences is None:
             self._sequences[key] = [message.sequence]
         else:
             sequences.append(message.sequence)
-        return cohort
+
+    def _to_check(self, accepted: AcceptedAudit, cohort: KnownCohort, policies: KnownPolicies) -> AuditToCheck:
+        """Return an audit with the policy that it names, and the number of classes that the newest policy names."""
+        revision, samples = accepted.audit.revision, accepted.samples
+        newest = policies.find(self._session, cohort, cohort.newest)
+        policy = policies.find(self._session, cohort, revision)
+        if policy is not None and policy.exits != samples.readouts.shape[1]:
+            policy = None
+        return AuditToCheck(samples, None if newest is None else newest.classes, revision, policy)
 
     def _cohort_of(self, uplink: Uplink, message: State | ReportHead | Audit) -> KnownCohort | None:
         """Return the cohort that a message names; None if there are too many."""

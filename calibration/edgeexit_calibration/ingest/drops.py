@@ -19,9 +19,11 @@ from edgeexit_calibration.store.troubles import troubles_of_row
 
 DropCause = Literal[
     "invalid", "unreadable", "qos 0", "over quota", "too many devices", "too many cohorts", "key not approved",
-    "revoked", "expired", "other cohort", "internal error",
+    "revoked", "expired", "other cohort", "impossible audit", "internal error",
 ]  # fmt: skip
 """Why a message was not stored. `invalid` messages had a number, so their device got a refusal.
+
+An `impossible audit` was signed by its device, and no honest device can have sent it; see `audit_check`.
 
 Two kinds of reports are acknowledged: `expired` ones, because the counters of their start were removed because of their
 age, and those of an `other cohort`, or with another number of exits, than the first one of their start and revision.
