@@ -1,5 +1,6 @@
 """A simulated agent sends what a real agent would send after the same inferences."""
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -8,7 +9,7 @@ from edgeexit.fitting import ReadoutDataset
 from edgeexit.latency import bin_of
 from edgeexit.policies.beem import Beem
 from edgeexit.policies.confidence import Confidence
-from edgeexit.policies.simulation import simulate
+from edgeexit.policies.simulation import simulate, simulate_exits
 from edgeexit.policies.voting import Voting
 from edgeexit.runtime import Inference
 from edgeexit.simulate.counter_table import CounterTable
@@ -20,6 +21,7 @@ from edgeexit.wire import AuditedSample, DeviceAddress, Report, State, decode, u
 from edgeexit.wire.audit_signing import verify_audit
 from edgeexit.wire.counter_array import counts_of_exits, exit_counters
 from tests.calibration.scenario import EXITS, readouts_of
+from tests.policies.policy_examples import make_policy
 
 ADDRESS = DeviceAddress("shop", "s0", "sim-1")
 BUNDLE = "b" * 64
@@ -104,6 +106,20 @@ def test_an_audit_is_signed_and_has_the_readouts_and_the_exit_of_each_sample():
     assert audit.samples == tuple(AuditedSample.from_readout(readouts[n], exit_index=int(exits[n])) for n in (3, 3, 17))
     assert (message.samples, message.exits) == (3, int(exits[[3, 3, 17]].sum()))
     assert agent.audit() is None
+
+
+@pytest.mark.parametrize("kind", ["ztw", "eenet"])
+def test_an_audit_has_the_scores_of_a_policy_that_reads_all_probabilities(kind):
+    logits = np.random.default_rng(5).normal(0, 2, (200, EXITS, 4))
+    dataset = ReadoutDataset.from_logits(logits, costs=(1.0, 2.0, 3.0))
+    policy = make_policy(kind, exits=EXITS)
+    [wide] = dataset.readout_blocks()
+    expected = simulate(policy, wide)
+    samples = SampleBook(dataset).under(policy)
+    audited = [msgspec.json.decode(samples.audited(n), type=AuditedSample) for n in range(200)]
+    assert np.array([sample.scores for sample in audited], np.float32).tobytes() == expected.scores.tobytes()
+    np.testing.assert_array_equal([one.predictions or one.top1 for one in audited], expected.predictions)
+    assert [sample.exit for sample in audited] == simulate_exits(policy, wide).tolist()
 
 
 def test_counters_of_another_revision_start_at_zero_and_return_with_it():
