@@ -17,6 +17,7 @@ from edgeexit.policies.voting import Voting
 from edgeexit.runtime import EveryExitInference, Runner
 from edgeexit.wire import Audit, AuditedSample, decode, encode
 from tests.bundles import INPUT, make_samples
+from tests.policies.policy_examples import make_policy, make_readouts
 from tests.runtime.policies_of_every_kind import policies_on
 
 POLICY = Confidence(temperatures=(1.0, 2.0, 1.0), thresholds=(0.4, 0.5))
@@ -239,6 +240,30 @@ def test_audits_of_a_model_with_many_exits_fit_into_messages() -> None:
         encode(
             Audit(start="0" * 16, sequence=1, bundle="a" * 64, cohort="c", revision=revision, samples=samples)
         )  # would raise
+
+
+@pytest.mark.parametrize("kind", ["ztw", "eenet"])
+def test_messages_with_scores_are_at_most_half_as_large_again_as_without(kind: str) -> None:
+    readouts, collected = make_readouts(40, exits=64, classes=100), Collected()
+
+    class Deep:
+        def infer_every_exit(self, inputs: Any, **options: Any) -> EveryExitInference:
+            return EveryExitInference(outputs={}, readouts=readouts, stage_ms=())
+
+    auditor = Auditor(Deep(), fraction=1.0, exits=64, emit=collected)  # type: ignore[arg-type]
+    result = msgspec.structs.replace(_result(40), exits=np.zeros(40, dtype=np.int64))
+    policy = make_policy(kind, exits=64, classes=100)
+    draw_and_submit(auditor, make_samples(40), result, revision=0, policy=policy, labels=None)
+    auditor.start()
+    auditor.stop()
+    with_scores = [len(msgspec.json.encode(samples)) for _, samples in collected.messages]
+    without = [
+        len(msgspec.json.encode([msgspec.structs.replace(sample, scores=None, predictions=None) for sample in samples]))
+        for _, samples in collected.messages
+    ]
+    assert max(with_scores) < 100_000
+    assert all(size < 1.5 * plain for size, plain in zip(with_scores, without, strict=True))
+    assert sum(len(samples) for _, samples in collected.messages) == 40
 
 
 def _result(count: int) -> Any:
