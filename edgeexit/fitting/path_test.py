@@ -81,10 +81,13 @@ class PathTest(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             discounts = np.full(len(losses), self.discount)
         capitals, peaks = self.log_capitals, self.log_peaks
         bets = _bets(self.risk)
+        gain, loss = np.log1p(bets * self.risk), np.log1p(bets * (self.risk - 1))
         for start in range(0, len(losses), _BLOCK):
             part = slice(start, start + _BLOCK)
-            growing = capitals + np.cumsum(np.log1p(bets * (self.risk - losses[part, :, None])), axis=0)
-            weights = _LOG_WEIGHTS - discounts[part, None] * np.log1p(bets * self.risk)
+            given = losses[part, :, None]
+            gains = np.where(given, loss, gain) if losses.dtype == np.bool_ else np.log1p(bets * (self.risk - given))
+            growing = capitals + np.cumsum(gains, axis=0)
+            weights = _LOG_WEIGHTS - discounts[part, None] * gain
             peaks = np.maximum(peaks, _log_sums(growing + weights[:, None]).max(axis=0))
             capitals = growing[-1]
         return msgspec.structs.replace(

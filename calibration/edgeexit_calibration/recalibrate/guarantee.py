@@ -1,0 +1,276 @@
+"""The guarantee of a cohort: which policy is in force, and what the audits say about it and about bolder ones.
+
+A state machine without I/O. An epoch is a time in which the data are taken to be the same. In it, paths of nested
+thresholds are tested on the audits that arrive after they were chosen (see `edgeexit.fitting.path_test`): the first one
+when the epoch begins, further ones, from more audits, as their number grows. The cheapest certified point of all paths
+is put in force if it is clearly cheaper. The losses of the policy in force are monitored (`cohort_monitor`); an alarm
+ends the epoch. Then full depth is put in force at once, and the next epoch begins: the audits since the estimated
+change choose a path, and those after the alarm test it, and the path of the policy that was in force.
+
+The promise: any policy that is in force at any time from the alarm of one change of the data to the next change has a
+risk of at most the registered one, except with probability `delta` for all policies of that time together. It rests on
+these assumptions:
+
+- Between two changes, the risk of every policy is the same for every audit, given those before.
+- The change was before the alarm. No audit from before the alarm certifies anything after it: the estimated change can
+  lie before the change, and the audits after it are chosen by their losses.
+- A change that does not make the policy in force exceed the risk raises no alarm. Tests that began before such a change
+  count its audits together with those after it. So a bolder policy can then exceed the risk until its own alarm.
+- The registered policy is in force from the start on the word of its own certificate. Up to the first alarm, the
+  probability that this certificate is wrong adds to `delta`.
+- Fewer than half of the devices, and at most `tolerated_devices`, forge audits. They can delay an alarm and prevent
+  bolder policies, but they can neither certify a policy nor raise an alarm alone.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final, Literal
+
+import msgspec
+
+from edgeexit.fitting.change_monitor import ChangeAlarm, ChangeMonitor
+from edgeexit.fitting.frontier import Thresholds
+from edgeexit.fitting.path import conservative_path, path_of_scores
+from edgeexit.policies import Certificate, Policy, exit_rates
+from edgeexit_calibration.recalibrate.audits import Audits, differences, mean_costs, outcomes, simulated
+from edgeexit_calibration.recalibrate.cohort_monitor import CohortMonitor, new_cohort_monitor
+from edgeexit_calibration.recalibrate.tracked_path import TrackedPath, new_tracked_path, path_delta
+
+_BLOCK: Final = 256
+"""Audits that are tested at once."""
+_MAX_PATHS: Final = 4
+"""Paths that are tested at the same time: the one of the policy in force, and the newest ones."""
+_DECISION_GAP: Final = 25
+"""Least number of audits between two looks for a cheaper policy."""
+_DECISION_GROWTH: Final = 1.02
+"""Growth of the number of audits of an epoch between two looks."""
+_COMPARED: Final = 2000
+"""Newest audits of the epoch on which the costs of policies are compared."""
+
+History = Callable[[int, int, int], Audits]
+"""`history(first, last, limit)` returns the newest `limit` audits with ids from `first` to `last`."""
+
+
+class GuaranteeRules(msgspec.Struct, frozen=True, kw_only=True):
+    """What is guaranteed to a cohort, and how eagerly its policy changes."""
+
+    risk: float
+    """Upper bound on the disagreement with the final exit."""
+    delta: float
+    """Maximum probability that any policy of an epoch exceeds it."""
+    costs: tuple[float, ...]
+    """[K] cumulative cost of each exit."""
+    alpha: float = 0.01
+    """Maximum probability that an epoch ends by a false alarm."""
+    tolerated_devices: int = 0
+    """Number of devices that may forge audits; less than half of the devices."""
+    min_gain: float = 0.03
+    """Part of the cost that a bolder policy must save."""
+    first_path: int = 64
+    """Audits of an epoch from which its first own path is chosen."""
+    path_growth: int = 4
+    """Factor of the number of audits from one path to the next."""
+    max_path_audits: int = 20_000
+    """A path is chosen from at most so many audits, the newest ones."""
+
+
+class Guarantee(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """The state of a cohort, from `begin`; `advance` returns the next state."""
+
+    policy: Policy
+    """The policy in force."""
+    path: tuple[Thresholds, ...]
+    """The path that contains the policy in force; an alarm steps back on it."""
+    paths: tuple[TrackedPath, ...]
+    cohort_monitor: CohortMonitor
+    first: int
+    """Id of the first audit of the epoch."""
+    last: int
+    """Id of the last audit that was used."""
+    epoch: int = 1
+    audits: int = 0
+    """Number of audits in the epoch."""
+    next_path_at: int
+    """Number of audits at which the next path is chosen."""
+    next_look_at: int = _DECISION_GAP
+    """Number of audits at which a cheaper policy is looked for."""
+    paths_chosen: int = 1
+    """Paths of the epoch so far; it determines the part of delta of the next one."""
+
+    @property
+    def monitor(self) -> ChangeMonitor:
+        """The monitor that an alarm waits for."""
+        return self.cohort_monitor.slowest
+
+
+class PolicyChange(msgspec.Struct, frozen=True, kw_only=True):
+    """Another policy is put in force."""
+
+    kind: Literal["stepped back", "bolder"]
+    policy: Policy
+    certificate: Certificate
+    cost: float
+    """Mean cost of the policy on the newest audits of the epoch, in the unit of the costs."""
+    cost_before: float
+    alarm: ChangeAlarm | None = None
+    """What ended the epoch, if the policy steps back."""
+
+
+def begin(policy: Policy, rules: GuaranteeRules, *, last: int) -> Guarantee:
+    """Return the state of a cohort whose policy was registered after audit `last`."""
+    path = conservative_path(policy)
+    return Guarantee(
+        policy=policy,
+        path=path,
+        paths=(_tracked(path, rules, number=0, after=last),),
+        cohort_monitor=_monitor(rules),
+        first=last + 1,
+        last=last,
+        next_path_at=rules.first_path,
+    )
+
+
+def advance(
+    state: Guarantee, audits: Audits, history: History, rules: GuaranteeRules
+) -> tuple[Guarantee, PolicyChange | None]:
+    """Return the state after new audits, up to the first change of the policy, and that change.
+
+    `last` of the state says which audits were used; call again with the others.
+    """
+    audits = audits.after(state.last)
+    while len(audits.ids):
+        size = min(_BLOCK, min(state.next_path_at, state.next_look_at) - state.audits)
+        state, alarm = _observed(state, audits.part(0, size))
+        if alarm is not None:
+            return _stepped_back(state, alarm, history, rules)
+        if state.audits >= state.next_path_at:
+            state = _with_new_path(state, history, rules)
+        if state.audits >= state.next_look_at:
+            state, change = _looked(state, history, rules)
+            if change is not None:
+                return state, change
+        audits = audits.after(state.last)
+    return state, None
+
+
+def _observed(state: Guarantee, audits: Audits) -> tuple[Guarantee, ChangeAlarm | None]:
+    """Return the state after a block of audits, and the alarm that they raise."""
+    _, in_force = outcomes(state.policy, audits, [state.policy.thresholds])
+    monitor = state.cohort_monitor.observe(audits, in_force[:, 0])
+    alarm = monitor.alarm
+    if alarm is not None:
+        return msgspec.structs.replace(state, cohort_monitor=monitor, last=alarm.alarm_position), alarm
+    paths = tuple(path.observe(state.policy, audits) for path in state.paths)
+    last, total = int(audits.ids[-1]), state.audits + len(audits.ids)
+    return msgspec.structs.replace(state, cohort_monitor=monitor, paths=paths, last=last, audits=total), None
+
+
+def _monitor(rules: GuaranteeRules) -> CohortMonitor:
+    return new_cohort_monitor(rules.risk, alpha=rules.alpha, tolerated_devices=rules.tolerated_devices)
+
+
+def _tracked(thresholds: tuple[Thresholds, ...], rules: GuaranteeRules, *, number: int, after: int) -> TrackedPath:
+    """Return path `number` of an epoch without audits."""
+    return new_tracked_path(
+        thresholds,
+        risk=rules.risk,
+        delta=path_delta(number, delta=rules.delta, alpha=rules.alpha),
+        after=after,
+        tolerated_devices=rules.tolerated_devices,
+    )
+
+
+def _with_new_path(state: Guarantee, history: History, rules: GuaranteeRules) -> Guarantee:
+    """Return the state with a path that is chosen from the audits of the epoch, and tested on the ones that follow."""
+    chosen_from = history(state.first, state.last, rules.max_path_audits)
+    scores, losses = simulated(state.policy, chosen_from).scores, differences(state.policy, chosen_from)
+    thresholds = path_of_scores(scores, losses, rules.costs)
+    path = _tracked(thresholds, rules, number=state.paths_chosen, after=state.last)
+    kept = [one for one in state.paths if one.thresholds == state.path]
+    newest = [one for one in state.paths if one.thresholds != state.path]
+    next_path_at = state.next_path_at
+    while next_path_at <= state.audits:
+        next_path_at *= rules.path_growth
+    return msgspec.structs.replace(
+        state,
+        paths=(*kept, *newest[len(kept) + 1 - _MAX_PATHS :], path),
+        paths_chosen=state.paths_chosen + 1,
+        next_path_at=next_path_at,
+    )
+
+
+def _looked(state: Guarantee, history: History, rules: GuaranteeRules) -> tuple[Guarantee, PolicyChange | None]:
+    """Return the state after a look for a certified policy that is clearly cheaper, and the change to it."""
+    next_look_at = max(state.audits + _DECISION_GAP, int(state.audits * _DECISION_GROWTH))
+    state = msgspec.structs.replace(state, next_look_at=next_look_at)
+    recent = history(state.first, state.last, _COMPARED)
+    points = [path.boldest for path in state.paths]
+    exits = outcomes(state.policy, recent, [*points, state.policy.thresholds]).exits
+    costs = mean_costs(exits, rules.costs)
+    best = int(costs[:-1].argmin())
+    if costs[best] > (1 - rules.min_gain) * costs[-1]:
+        return state, None
+    path = state.paths[best]
+    policy = msgspec.structs.replace(state.policy, thresholds=points[best])
+    certificate = _certificate(path, exits[:, best], policy.exits, rules)
+    change = PolicyChange(
+        kind="bolder",
+        policy=policy,
+        certificate=certificate,
+        cost=float(costs[best]),
+        cost_before=float(costs[-1]),
+    )
+    return msgspec.structs.replace(state, policy=policy, path=path.thresholds), change
+
+
+def _stepped_back(
+    state: Guarantee, alarm: ChangeAlarm, history: History, rules: GuaranteeRules
+) -> tuple[Guarantee, PolicyChange]:
+    """Return the first state of the next epoch, and the change to full depth."""
+    since = history(alarm.change_position, state.last, rules.max_path_audits)
+    full_depth = msgspec.structs.replace(state.policy, thresholds=state.path[0])
+    exits = outcomes(state.policy, since, [full_depth.thresholds, state.policy.thresholds]).exits
+    cost, cost_before = mean_costs(exits, rules.costs).tolist()
+    change = PolicyChange(
+        kind="stepped back",
+        policy=full_depth,
+        certificate=Certificate(
+            method="full depth",
+            samples=len(since.ids),
+            risk=rules.risk,
+            delta=rules.delta,
+            observed=0.0,
+            upper_bound=0.0,
+            exit_rates=exit_rates(exits[:, 0], full_depth.exits),
+        ),
+        cost=cost,
+        cost_before=cost_before,
+        alarm=alarm,
+    )
+    following = Guarantee(
+        policy=full_depth,
+        path=state.path,
+        paths=(_tracked(state.path, rules, number=0, after=state.last),),
+        cohort_monitor=_monitor(rules),
+        first=alarm.change_position,
+        last=state.last,
+        epoch=state.epoch + 1,
+        audits=len(since.ids),
+        next_path_at=rules.first_path,
+        next_look_at=len(since.ids) + _DECISION_GAP,
+    )
+    if following.audits >= rules.first_path:
+        following = _with_new_path(following, history, rules)
+    return following, change
+
+
+def _certificate(path: TrackedPath, exits: Any, count: int, rules: GuaranteeRules) -> Certificate:
+    test, point = path.test, path.test.certified
+    return Certificate(
+        method="betting, at any time, fixed sequence",
+        samples=test.samples,
+        risk=rules.risk,
+        delta=rules.delta,
+        observed=float(test.loss_sums[point]) / test.samples,
+        upper_bound=test.upper_bound(point),
+        exit_rates=exit_rates(exits, count),
+    )
