@@ -7,11 +7,11 @@ With `--check`, nothing is written; the exit code is 1 if the tables in the file
 
 import argparse
 import sys
-from math import pi
 from pathlib import Path
 
 import msgspec
 import numpy as np
+from edgeexit_calibration.recalibrate.tracked_path import path_delta
 
 from edgeexit.fitting.change_monitor import detection_bound, new_monitor
 from edgeexit.fitting.path_test import new_path_test, samples_to_certify
@@ -45,7 +45,7 @@ def detection_table() -> str:
 
 def certification_table() -> str:
     """Return the audits that the first path of an epoch needs to certify a policy, by its observed disagreement."""
-    delta = DELTA * (1 - ALPHA) * 6 / pi**2
+    delta = path_delta(0, delta=DELTA, alpha=ALPHA)
     rows = [
         "| `--max-risk` | no audit differs | "
         + " | ".join(f"{share:g} of the risk is observed" for share in OBSERVED[1:])
