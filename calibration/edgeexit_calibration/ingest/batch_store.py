@@ -204,7 +204,7 @@ class _Batch:
                 self._acknowledge(uplink, accepted.audit)
                 self.audits.append(accepted)
             else:
-                self._refuse(uplink, accepted.audit, "impossible audit", f"impossible audit: {reason}", final=True)
+                self._refuse(uplink, accepted.audit, "impossible audit", reason, final=True)
 
     def outcome(self) -> Stored:
         """Return the answers to all messages so far."""

@@ -23,6 +23,8 @@ MAX_CLASSES: Final = 2**24
 """Stands for an unknown number of classes: class indices are exact in float32 below it."""
 _SLACK: Final = 1e-3
 """Error of a probability: above 2^-11, by which float16 rounds numbers near 1."""
+_SMALLEST: Final = 1e-6
+"""float16 has no accurate numbers below it."""
 _FACTOR: Final = 1.001
 """Error of an entropy and of a limit, as a factor."""
 
@@ -64,7 +66,8 @@ def find_faults(
 
 
 def _lowest_p2(p1: _Values, classes: _Values) -> _Values:
-    return np.asarray((1 - p1 - _SLACK) / (classes - 1))
+    """Return the part of each of the C - 1 other classes if all are equal."""
+    return np.asarray((1 - p1 - _SLACK) / (classes - 1) - _SMALLEST)
 
 
 def _lowest_entropy(p1: _Values, p2: _Values) -> _Values:
@@ -104,6 +107,6 @@ def _reason(readout: list[float], classes: int, bounds: tuple[float, float, floa
     if p1 + p2 > 1 + _SLACK:
         return f"p1 {p1:g} and p2 {p2:g} have a sum above 1"
     if p2 < floor:
-        return f"p2 {p2:g} is too low{of_classes} whose highest probability is {p1:g}; at least {floor:g} is possible"
+        return f"p2 {p2:g} is impossible with p1 {p1:g}{of_classes}; at least {floor:g} is possible"
     limit = f"at least {low:g}" if entropy < low else f"at most {high:g}"
     return f"entropy {entropy:g} is impossible with p1 {p1:g} and p2 {p2:g}{of_classes}; {limit} is possible"
