@@ -208,10 +208,10 @@ class AuditedSample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     def __post_init__(self) -> None:
         """Raise ValueError if the lists differ in length or the exit is out of range."""
         exits = len(self.top1)
-        optional = (len(values) for values in (self.scores, self.predictions) if values is not None)
         if (
             not (len(self.p1) == len(self.p2) == len(self.entropy) == exits)
-            or any(length != exits for length in optional)
+            or (self.scores is not None and len(self.scores) != exits)
+            or (self.predictions is not None and len(self.predictions) != exits)
             or self.exit >= exits
         ):
             raise ValueError(
