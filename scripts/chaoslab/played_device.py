@@ -31,6 +31,7 @@ from scripts.chaoslab.waiting import GENEROUS_S, wait_until
 from scripts.chaoslab.watcher import FLEET
 
 _RESEND_S = 2.0
+_CLASSES = 4
 
 
 class PlayedDevice:
@@ -106,11 +107,10 @@ class PlayedDevice:
     def audit(self, samples: int, generator: np.random.Generator) -> Audit:
         """Send an audit with random readouts until it is answered; return it."""
         self._sequence += 1
-        columns = generator.random((samples, 3, self._exits)).astype(np.float32).tolist()
-        found = tuple(
-            AuditedSample(exit=0, top1=(1,) * self._exits, p1=tuple(p1), p2=tuple(p2), entropy=tuple(entropy))
-            for p1, p2, entropy in columns
-        )
+        p = np.sort(generator.dirichlet(np.ones(_CLASSES), (samples, self._exits)))
+        entropy = -(p * np.log(p)).sum(axis=2)
+        readouts = np.stack([np.ones_like(entropy), p[:, :, -1], p[:, :, -2], entropy], axis=2).astype(np.float32)
+        found = tuple(AuditedSample.from_readout(readout, exit_index=0) for readout in readouts)
         audit = Audit(sequence=self._sequence, samples=found, **self._fields)
         topic = up_topic(self._address, "audit")
         self._send(audit, sign_audit(encode(audit), topic=topic, key=self._key), "audit")
