@@ -1,14 +1,15 @@
-"""What only the leader of a fleet does: check cohorts, refit, publish, find shards, and maintain the database.
+"""What only the leader of a fleet does: check cohorts, change policies, publish, find shards, maintain the database.
 
 It has a thread of its own, and a second one for its presence. It writes under the lease of the leader only: if another
-process has taken over meanwhile, e.g. during a long refit, nothing is written any more.
+process has taken over meanwhile, e.g. during a long check, nothing is written any more.
 """
 
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -29,12 +30,16 @@ from edgeexit_calibration.ingest.outage import OutageLog
 from edgeexit_calibration.publishing.heartbeats import Heartbeats, heartbeat_filter
 from edgeexit_calibration.publishing.published_key_set import PublishedKeySet
 from edgeexit_calibration.publishing.publisher import Publisher, policy_filter
+from edgeexit_calibration.recalibrate.cohort_rules import RecalibrationOptions
 from edgeexit_calibration.recalibrate.watcher import Watcher
 from edgeexit_calibration.store.database import Database, DatabaseError
 from edgeexit_calibration.store.leases import LeaseLostError
 from edgeexit_calibration.store.maintenance import Maintenance, MaintenanceResult
 
 _log = logging.getLogger(__name__)
+
+_SAVE_S: Final = 1.0
+"""Longest time that a stop waits for states to be stored, so that another process soon takes over."""
 
 
 def own_topics(fleet: str) -> tuple[str, ...]:
@@ -85,7 +90,8 @@ class Leader:
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._reconnected = threading.Event()
-        self._watcher = Watcher(database, fleet=fleet, min_audits=config.min_audits, alpha=config.alpha)
+        self._has_saved = threading.Event()
+        self._watcher = Watcher(database, fleet=fleet, options=_options(config))
         self._publisher = publisher = Publisher(database, session, fleet=fleet, keys=keys)
         heartbeats = Heartbeats(database, session, fleet=fleet, keys=keys, interval_s=config.heartbeat_interval_s)
         self.presence = Presence(session, own, keys=keys, takes_over=config.take_over, on_superseded=on_superseded)
@@ -105,7 +111,7 @@ class Leader:
         self._maintenance = Maintenance(database, config.retention)
         self._threads = [
             threading.Thread(target=self._run, name="calibrator-leader"),
-            # A refit in progress must not delay it.
+            # A check in progress must not delay it.
             threading.Thread(target=self.presence.run, args=(self._stopping,), name="calibrator-presence"),
         ]
 
@@ -115,9 +121,13 @@ class Leader:
             thread.start()
 
     def stop(self) -> None:
-        """Stop to lead; returns at once. A refit in progress ends in the background and is not written."""
+        """Stop to lead; returns when the states of all cohorts are stored, at the latest after a second.
+
+        A check in progress ends in the background. What it finds is not written once the lease has ended.
+        """
         self._stopping.set()
         self._wake.set()
+        self._has_saved.wait(_SAVE_S)
 
     def join(self) -> None:
         """Wait until everything has stopped."""
@@ -129,6 +139,9 @@ class Leader:
             self._wake.wait(self._pause_s())  # also before the first check, which a connect wakes
             self._wake.clear()
             self._check()
+        with suppress(DatabaseError, LeaseLostError):  # the next leader continues from an earlier state
+            self._watcher.save(now=datetime.now(timezone.utc))
+        self._has_saved.set()
 
     def _pause_s(self) -> float:
         """Return the time until the next check: after a connect it is soon, because the first one only reads."""
@@ -195,6 +208,15 @@ class Leader:
             text = "the check of the cohorts failed; the next one is in %g s"
             self._repeats.error(type(error).__name__, text, self._interval_s, exc_info=error)
         return None
+
+
+def _options(config: ServiceConfig) -> RecalibrationOptions:
+    return RecalibrationOptions(
+        alpha=config.alpha,
+        tolerated_devices=config.tolerated_devices,
+        max_changes_per_day=config.max_changes_per_day,
+        enrolment=config.enrolment,
+    )
 
 
 def _ignore(_topic: str, _payload: bytes) -> None:

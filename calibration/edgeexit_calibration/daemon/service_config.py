@@ -20,10 +20,12 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True):
     broker: BrokerConfig = BrokerConfig()
     check_interval_s: float = 5.0
     """Time between two checks of all cohorts; each check also publishes new revisions."""
-    min_audits: int | None = None
-    """Number of audits since the change that a refit waits for; null: twice the minimum that a certificate needs."""
-    alpha: float = 0.001
-    """While the risk is not exceeded, there are on average at least 1/alpha audits until a false alarm."""
+    alpha: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.01
+    """Maximum probability of a false alarm of a cohort between two changes of its data."""
+    tolerated_devices: Annotated[int, msgspec.Meta(ge=0)] = 1
+    """Devices of a cohort that may forge audits; in a small cohort, only as many as are less than half of it."""
+    max_changes_per_day: Annotated[int, msgspec.Meta(ge=0)] = 24
+    """Maximum number of bolder policies of a cohort in a day. Stepping back after an alarm has no limit."""
     heartbeat_interval_s: Annotated[float, msgspec.Meta(gt=0)] = 300.0
     """Time between two heartbeats of a cohort; far below `confirm_within_s` of the devices."""
     enrolment: Enrolment = "open"

@@ -1,1 +1,1 @@
-"""Watches cohorts for drift and refits their policies."""
+"""Watches the cohorts of a fleet, and changes their policies by what audits show."""

@@ -1,8 +1,8 @@
 """Up to which id the audited samples are settled: no sample with a lower id becomes visible any more.
 
 On PostgreSQL, processes store audits at the same time. Each takes the next ids when it inserts, but they become visible
-when it commits, so lower ids may appear after higher ones. A drift detector that has seen an id never goes back. So it
-reads up to an id that was visible when a set of transactions was running, after the last of these has ended.
+when it commits, so lower ids may appear after higher ones. A guarantee that has seen an id never goes back. So it is
+fed up to an id that was visible when a set of transactions was running, after the last of these has ended.
 """
 
 from collections import deque

@@ -75,20 +75,6 @@ def current_revision(session: Session, cohort_id: int) -> PolicyRevisionRow | No
     )
 
 
-def revisions_with_temperatures(session: Session, cohort_id: int, temperatures: tuple[float, ...]) -> list[int]:
-    """Return the revisions whose policies have these temperatures [K]; a refit can combine their audits.
-
-    Revision 0 is the policy in the bundle. It is included only if all revisions have these temperatures, because
-    `edgeexit fit` may have replaced the bundle's policy after a device started with it.
-    """
-    documents = [
-        decode_document(content.encode())
-        for content in session.scalars(select(PolicyRevisionRow.document).filter_by(cohort_id=cohort_id))
-    ]
-    alike = [document.revision for document in documents if document.policy.temperatures == temperatures]
-    return [0, *alike] if len(alike) == len(documents) else alike
-
-
 def comparable_revisions(session: Session, cohort_id: int, policy: Policy) -> list[int]:
     """Return the revisions whose audits show what the samples do under a policy, whatever its thresholds are.
 

@@ -18,12 +18,11 @@ from edgeexit_calibration.store.tables import (
     AuditRow,
     DeviceBucketRow,
     EventRow,
-    PolicyRevisionRow,
     SeriesRow,
 )
 
 KEPT_SAMPLES: Final = 20_000
-"""The newest audited samples of a cohort, which its next refit uses, are kept whatever their age."""
+"""The newest audited samples of a cohort, from which its next policies are chosen, are kept whatever their age."""
 _OBSERVATIONS: Final[tuple[EventKind, ...]] = ("risk exceeded", "refit postponed", "key changed", "clone")
 """Events that are no decisions. Of each kind, the newest one about a cohort or a device is kept, too."""
 _MAX_ROWS: Final = 1000
@@ -41,8 +40,6 @@ class SampleBounds(NamedTuple):
     """Samples with a lower id are not among the newest ones."""
     first_young_audit: int
     """Samples of audits with a lower id are too old."""
-    current_revision: int
-    """Its samples are kept, because the drift detector reads all of them after a restart."""
 
 
 def first_audit_since(session: Session, time: datetime) -> int:
@@ -59,23 +56,17 @@ def sample_bounds(
     session: Session, cohort_id: int, *, first_young_audit: int, max_samples: int, kept: int = KEPT_SAMPLES
 ) -> SampleBounds:
     """Return which samples of a cohort may be deleted."""
-    current = select(func.max(PolicyRevisionRow.revision)).filter_by(cohort_id=cohort_id)
     return SampleBounds(
         cohort_id=cohort_id,
         oldest_of_cap=_newest(session, cohort_id, max_samples),
         newest_of_age=_newest(session, cohort_id, kept),
         first_young_audit=first_young_audit,
-        current_revision=session.scalar(current) or 0,
     )
 
 
 def old_samples(bounds: SampleBounds) -> ColumnElement[bool]:
     """Return the condition for the samples that may be deleted."""
-    too_old = and_(
-        AuditedSampleRow.id < bounds.newest_of_age,
-        AuditedSampleRow.audit_id < bounds.first_young_audit,
-        AuditedSampleRow.revision != bounds.current_revision,
-    )
+    too_old = and_(AuditedSampleRow.id < bounds.newest_of_age, AuditedSampleRow.audit_id < bounds.first_young_audit)
     return and_(
         AuditedSampleRow.cohort_id == bounds.cohort_id, or_(AuditedSampleRow.id < bounds.oldest_of_cap, too_old)
     )

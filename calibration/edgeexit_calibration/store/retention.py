@@ -27,7 +27,7 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
     events_days: _Days = 400
     """Age at which events are deleted that are no decisions about policies or devices."""
     samples_days: _Days = 400
-    """Age at which audited samples are deleted, unless the current policy of their cohort needs them."""
+    """Age at which audited samples are deleted, except the newest 20,000 of a cohort."""
     max_samples: Annotated[int, msgspec.Meta(ge=20_000)] = 1_000_000
     """Maximum number of audited samples of a cohort; the newest ones stay."""
     series_days: _Days = 90

@@ -131,7 +131,7 @@ class CohortRow(TableBase):
 
 
 class RegistrationRow(TableBase):
-    """The maximum risk that a user registered for a cohort, and the data of the bundle that a refit needs."""
+    """The maximum risk that a user registered for a cohort, and the data of the bundle that a new policy needs."""
 
     __tablename__ = "registration"
 
@@ -317,7 +317,7 @@ class AuditRow(TableBase):
 
 
 class AuditedSampleRow(TableBase):
-    """A sample that was run to full depth. `id` increases in the order of arrival; the drift detector follows it."""
+    """A sample that was run to full depth. `id` increases in the order of arrival, in which the watcher reads."""
 
     __tablename__ = "audited_sample"
     __table_args__ = (Index(None, "cohort_id", "id"), {"sqlite_autoincrement": True})
@@ -339,7 +339,7 @@ class AuditedSampleRow(TableBase):
     probabilities of all classes; null for all others."""
     label: Mapped[int | None]
     counted: Mapped[bool] = mapped_column(default=True)
-    """False: stored, but in no total and no refit, because the device was a clone or not enrolled."""
+    """False: stored, but in no total, and no policy is based on it, because the device was a clone or not enrolled."""
 
 
 class EventRow(TableBase):

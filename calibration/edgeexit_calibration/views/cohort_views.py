@@ -44,7 +44,7 @@ class CohortView(msgspec.Struct, frozen=True, kw_only=True):
     revision: int | None = None
     policy: str | None = None
     condition: str | None = None
-    """The problem of the current revision: `risk exceeded`, with the cause if a refit is postponed; null if none."""
+    """The problem of the current revision: `risk exceeded`, with the cause if it stays; null if none."""
 
     @property
     def address(self) -> CohortAddress:

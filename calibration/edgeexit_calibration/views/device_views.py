@@ -46,7 +46,7 @@ class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
     troubles: tuple[str, ...] = ()
     """The kinds of `Attention` that the device may need; those that end by time may have ended."""
     audited_samples: int
-    """Number of its audited samples; a device with a large share of its cohort's has much influence on refits."""
+    """Number of its audited samples; a device with a large share of its cohort's delays bolder policies."""
     losses: Losses
     """Messages that the device has given up."""
     losses_at: datetime | None

@@ -182,7 +182,7 @@ def _of_cohort(cohort: CohortView) -> list[Attention]:
                 kind="risk exceeded",
                 subject=name,
                 text=f"revision {cohort.revision}: {cohort.condition}",
-                advice="edgeexit calibrator history shows why; the calibrator refits as soon as it can",
+                advice="edgeexit calibrator history shows why it stays",
             )
         )
     return found

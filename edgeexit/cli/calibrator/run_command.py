@@ -58,13 +58,20 @@ def run_command(
     messages_per_minute: Annotated[
         int, typer.Option(help="Messages per minute that each device may send on average.", min=1)
     ] = 600,
-    min_audits: Annotated[
-        int | None,
+    tolerated_devices: Annotated[
+        int,
         typer.Option(
-            help="Audits since the drift began that a refit waits for; default: twice the minimum for a certificate.",
-            min=1,
+            help="Devices of a cohort that may forge audits without breaking the guarantee; in a small cohort, only as "
+            "many as are less than half of it.",
+            min=0,
         ),
-    ] = None,
+    ] = 1,
+    max_changes_per_day: Annotated[
+        int,
+        typer.Option(
+            help="Bolder policies that a cohort gets in a day; stepping back after an alarm has no limit.", min=0
+        ),
+    ] = 24,
     receive_maximum: Annotated[
         int,
         typer.Option(
@@ -127,7 +134,8 @@ def run_command(
         fleet=check_name("fleet", fleet),
         broker=broker,
         check_interval_s=check_interval,
-        min_audits=min_audits,
+        tolerated_devices=tolerated_devices,
+        max_changes_per_day=max_changes_per_day,
         heartbeat_interval_s=heartbeat_interval,
         enrolment=enrolment.value,
         quotas=Quotas(max_devices=max_devices, messages_per_minute=messages_per_minute),

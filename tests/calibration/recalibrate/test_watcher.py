@@ -1,6 +1,6 @@
-"""The watcher: no event while the risk holds, one refit after an alarm, one event while a refit is postponed."""
+"""The watcher: no change while the risk holds, a step back at an alarm, bolder policies when audits certify them."""
 
-from datetime import datetime, timezone
+from datetime import timedelta
 
 import msgspec
 import pytest
@@ -13,134 +13,156 @@ from edgeexit_calibration import (
     policy_history,
     register,
 )
-from edgeexit_calibration.ingest.uplink import Uplink
-from edgeexit_calibration.recalibrate.watcher import Watcher
 from edgeexit_calibration.store.cohorts import current_revision
 from edgeexit_calibration.store.leases import LeaseLostError
 from edgeexit_calibration.store.tables import PolicyRevisionRow
 from sqlalchemy import update
 
-from edgeexit.policies import decode_document, disagrees
+from edgeexit.policies import decode_document, disagrees, exit_rates, simulate_exits
 from edgeexit.policies.document import LatencyBound
-from tests.calibration.scenario import COHORT, DELTA, DEVICE, FLEET, RISK, audits_of, readouts_of, store_uplinks
-
-NOW = datetime(2025, 1, 1, tzinfo=timezone.utc)
-
-
-def ingest(database, audits):
-    with database.writing() as session:
-        store_uplinks(session, [Uplink(DEVICE, audit) for audit in audits], now=NOW)
-
-
-def watcher(database, *, min_audits=None):
-    return Watcher(database, fleet=FLEET, min_audits=min_audits, alpha=0.001)
+from tests.calibration.recalibrate.watching import (
+    GOAL,
+    NOW,
+    event_kinds,
+    ingest,
+    new_watcher,
+    newest_policy,
+    revisions,
+)
+from tests.calibration.scenario import COHORT, RISK, audits_of, readouts_of
 
 
 @pytest.fixture
 def cohort(database, bundle):
-    return register(database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, user="ada").cohort
+    return register(database, bundle, cohort=COHORT, **GOAL).cohort
 
 
-def event_kinds(database, cohort):
-    return [event.kind for event in events(database, cohort)]
-
-
-def test_a_policy_that_holds_its_risk_is_not_changed(database, bundle, cohort):
-    ingest(database, audits_of(bundle, 2000, seed=11))
-    watcher(database).check(now=NOW)
-    assert [policy.revision for policy in policy_history(database, cohort)] == [1]
+def test_a_policy_that_holds_its_risk_is_not_changed_while_nothing_is_cheaper(database, bundle, cohort):
+    watching = new_watcher(database)
+    watching.check(now=NOW)
+    ingest(database, *audits_of(bundle, 2000, seed=11))
+    watching.check(now=NOW)
+    assert revisions(database, cohort) == [1]
     assert event_kinds(database, cohort) == ["registered"]
     measured = disagreement(database, cohort, revision=1)
     assert measured.low <= measured.observed <= measured.high < RISK + 0.03
 
 
-def test_an_exceeded_risk_leads_to_a_refit_that_holds_the_risk_and_to_a_new_detector(database, bundle, cohort):
-    ingest(database, audits_of(bundle, 500))
-    before = audit_watermark(database, cohort)
-    ingest(database, audits_of(bundle, 800, trust=0.8, first_sequence=100, seed=8))
-    during = audit_watermark(database, cohort)
-    watching = watcher(database)
+def test_an_alarm_steps_back_and_boldness_returns_during_the_drift_and_after_it(database, bundle, cohort):
+    shipped = bundle.policy().policy
+    watching = new_watcher(database)
     watching.check(now=NOW)
-    _, second = policy_history(database, cohort)
-    assert (second.revision, second.created_by) == (2, "calibrator")
-    assert second.certificate.upper_bound <= RISK
-    drifted = readouts_of(20_000, trust=0.8, seed=50)
-    policies = [bundle.policy().policy, type(bundle.policy().policy)(
-        temperatures=second.temperatures, thresholds=second.thresholds
-    )]  # fmt: skip
-    old, new = (disagrees(policy, drifted).mean() for policy in policies)
-    assert new <= RISK < old
-    assert event_kinds(database, cohort) == ["registered", "risk exceeded", "refitted"]
+    ingest(database, *audits_of(bundle, 500))
+    before = audit_watermark(database, cohort)
+    watching.check(now=NOW)
+    ingest(database, *audits_of(bundle, 2500, trust=0.5, first_sequence=100, seed=8))
+    during = audit_watermark(database, cohort)
+    watching.check(now=NOW)
 
-    ingest(database, audits_of(bundle, 2000, policy=policies[1], trust=0.8, revision=2, first_sequence=200, seed=9))
-    for _ in range(3):
-        watching.check(now=NOW)
-    watcher(database).check(now=NOW)  # after a restart too
-    assert [policy.revision for policy in policy_history(database, cohort)] == [1, 2]
+    kinds = event_kinds(database, cohort)
+    assert kinds[:3] == ["registered", "risk exceeded", "stepped back"]
+    assert set(kinds[3:]) == {"bolder"}
+    _, exceeded, stepped_back, *_ = events(database, cohort)
+    assert exceeded.details["revision"] == 1
+    assert before < exceeded.details["change_position"] <= exceeded.details["alarm_position"] < before + 300
+    assert (stepped_back.details["revision"], stepped_back.details["cost"]) == (2, 1.0)  # full depth
+    assert stepped_back.details["change_position"] == exceeded.details["change_position"]
+    second, *_ = [policy for policy in policy_history(database, cohort) if policy.revision == 2]
+    assert second.created_by == "calibrator"
+    assert second.reason == f"stepped back: disagreement above 10 % since audit {exceeded.details['change_position']}"
+    in_drift = newest_policy(database, cohort)
+    drifted, normal = (readouts_of(20_000, trust=trust, seed=50) for trust in (0.5, 1.0))
+    assert disagrees(in_drift, drifted).mean() <= RISK < disagrees(shipped, drifted).mean()
+    assert exit_rates(simulate_exits(in_drift, drifted), 3)[-1] < 0.95
     assert cohorts(database)[0].condition is None
 
-    stable, drifting, refitted = (
-        disagreement(database, cohort, until=before),
-        disagreement(database, cohort, after=before, until=during),
-        disagreement(database, cohort, after=during),
+    ingest(database, *audits_of(bundle, 3000, first_sequence=200, seed=9))
+    watching.check(now=NOW)
+    kinds = event_kinds(database, cohort)
+    assert (kinds.count("stepped back"), kinds[-1]) == (1, "bolder")
+    last = policy_history(database, cohort)[-1]
+    assert (
+        last.reason == f"bolder: saves {_saved(database, cohort):.0f} %, certified on {last.certificate.samples} audits"
     )
-    assert (stable.samples, drifting.samples, refitted.samples) == (500, 800, 2000)
-    assert drifting.low > RISK > refitted.observed
-    assert disagreement(database, cohort, revision=2) == refitted
-    mixes = [audited_exit_mix(database, cohort, revision=revision).rates for revision in (1, 2)]
-    assert mixes[1][-1] > mixes[0][-1]
-    assert sum(mixes[1]) == pytest.approx(1)
+    after_drift = newest_policy(database, cohort)
+    assert disagrees(after_drift, normal).mean() <= RISK
+    late = [exit_rates(simulate_exits(policy, normal), 3)[-1] for policy in (in_drift, after_drift)]
+    assert late[1] < late[0] - 0.1
+
+    assert disagreement(database, cohort, until=before).samples == 500
+    drifting = disagreement(database, cohort, after=before, until=during)
+    assert (drifting.samples, drifting.low > RISK) == (2500, True)
+    assert audited_exit_mix(database, cohort, revision=1).samples == 6000
 
 
-def test_a_refit_keeps_the_latency_bound(database, bundle):
+def _saved(database, cohort):
+    """Return the percentage of the cost that the last change saves."""
+    details = events(database, cohort)[-1].details
+    return 100 * (1 - details["cost"] / details["cost_before"])
+
+
+def test_a_change_keeps_the_latency_bound(database, bundle):
     bound = LatencyBound(quantile=0.9, ms=20)
-    cohort = register(
-        database, bundle, fleet=FLEET, cohort=COHORT, risk=RISK, delta=DELTA, user="ada", max_latency=bound
-    ).cohort
-    ingest(database, audits_of(bundle, 800, trust=0.8))
-    watcher(database).check(now=NOW)
-    assert event_kinds(database, cohort)[-1] == "refitted"
+    cohort = register(database, bundle, cohort=COHORT, **GOAL, max_latency=bound).cohort
+    watching = new_watcher(database)
+    watching.check(now=NOW)
+    ingest(database, *audits_of(bundle, 800, trust=0.5))
+    watching.check(now=NOW)
+    assert {"stepped back", "bolder"} <= set(event_kinds(database, cohort))
     with database.reading() as session:
         assert decode_document(current_revision(session, 1).document.encode()).max_latency == bound
 
 
-def test_a_refit_waits_for_audits_with_one_event_and_then_runs(database, bundle, cohort):
-    ingest(database, audits_of(bundle, 300, trust=0.5))
-    watching = watcher(database, min_audits=600)
-    for _ in range(3):
-        watching.check(now=NOW)
-    watcher(database, min_audits=600).check(now=NOW)  # a restart does not write the event again
-    ingest(database, audits_of(bundle, 100, trust=0.5, first_sequence=50, seed=8))
-    watching.check(now=NOW)
-    assert event_kinds(database, cohort) == ["registered", "risk exceeded", "refit postponed"]
-    assert "but 600 are needed" in events(database, cohort)[-1].details["reason"]
-    assert cohorts(database)[0].condition == "risk exceeded; too few audits"
-    ingest(database, audits_of(bundle, 400, trust=0.5, first_sequence=100, seed=9))
-    watching.check(now=NOW)
-    assert event_kinds(database, cohort)[-1] == "refitted"
-    assert policy_history(database, cohort)[-1].certificate.samples >= 300
-
-
-def test_a_refit_uses_audits_of_older_revisions_which_do_not_raise_alarms(database, bundle, cohort):
-    ingest(database, audits_of(bundle, 1000, trust=0.3, revision=0))
-    watching = watcher(database, min_audits=500)
+def test_audits_of_every_revision_count_if_the_temperatures_are_equal(database, bundle, cohort):
+    """Audits from before the registration do not count."""
+    ingest(database, *audits_of(bundle, 1000, trust=0.3, revision=0))
+    watching = new_watcher(database)
     watching.check(now=NOW)
     assert event_kinds(database, cohort) == ["registered"]
-    ingest(database, audits_of(bundle, 100, trust=0.3, revision=1, first_sequence=50))
-    ingest(database, audits_of(bundle, 450, trust=0.3, revision=0, first_sequence=100, seed=8))
+    unknown = audits_of(bundle, 500, trust=0.3, revision=7, first_sequence=50)
+    ingest(database, *unknown)
     watching.check(now=NOW)
-    assert event_kinds(database, cohort) == ["registered", "risk exceeded", "refitted"]
+    assert event_kinds(database, cohort) == ["registered"]
+    ingest(database, *audits_of(bundle, 500, trust=0.3, revision=0, first_sequence=100, seed=8))
+    watching.check(now=NOW)
+    assert event_kinds(database, cohort)[:3] == ["registered", "risk exceeded", "stepped back"]
 
 
-def test_a_lower_risk_applies_after_its_registration(database, bundle, cohort):
-    ingest(database, audits_of(bundle, 3000, seed=11))
-    watching = watcher(database)
+@pytest.mark.parametrize("changed", [{"risk": 0.01}, {"delta": 0.01}])
+def test_another_risk_or_delta_begins_anew_after_its_registration(database, bundle, cohort, changed):
+    watching = new_watcher(database)
     watching.check(now=NOW)
-    register(database, bundle, fleet=FLEET, cohort=COHORT, risk=0.01, delta=DELTA, user="ada")
+    ingest(database, *audits_of(bundle, 1000, seed=11))
     watching.check(now=NOW)
-    history = policy_history(database, cohort)
-    assert [policy.revision for policy in history] == [1, 2]
-    assert history[-1].certificate.risk == 0.01
+    newest = audit_watermark(database, cohort)
+    register(database, bundle, cohort=COHORT, **{**GOAL, **changed})
+    watching.check(now=NOW)
+    assert revisions(database, cohort) == [1]
+    ingest(database, *audits_of(bundle, 600, trust=0.5, seed=12, first_sequence=100))
+    watching.check(now=NOW)
+    exceeded = events(database, cohort)[2]
+    assert (exceeded.kind, exceeded.details["risk"]) == ("risk exceeded", {**GOAL, **changed}["risk"])
+    assert exceeded.details["change_position"] > newest
+    certificate = policy_history(database, cohort)[-1].certificate
+    assert (certificate.risk, certificate.delta) == ({**GOAL, **changed}["risk"], {**GOAL, **changed}["delta"])
+
+
+def test_a_cohort_gets_a_bolder_policy_as_often_as_a_day_allows_and_steps_back_at_once(database, bundle, cohort):
+    def check(time, count, *, trust, seed):
+        ingest(database, *audits_of(bundle, count, trust=trust, first_sequence=1000 * seed, seed=seed))
+        watching.check(now=time)
+        return event_kinds(database, cohort)
+
+    watching = new_watcher(database, max_changes_per_day=2)
+    watching.check(now=NOW)
+    kinds = check(NOW, 2000, trust=0.5, seed=8)
+    assert kinds == ["registered", "risk exceeded", "stepped back", "bolder", "bolder"]
+    kinds = check(NOW + timedelta(hours=23), 2000, trust=1.0, seed=9)
+    assert kinds.count("bolder") == 2
+    kinds = check(NOW + timedelta(hours=25), 500, trust=1.0, seed=10)
+    assert kinds.count("bolder") == 4
+    kinds = check(NOW + timedelta(hours=26), 1000, trust=0.1, seed=11)
+    assert kinds[-1] == "stepped back"
 
 
 def test_audits_with_another_number_of_exits_are_ignored(database, bundle, cohort):
@@ -154,20 +176,25 @@ def test_audits_with_another_number_of_exits_are_ignored(database, bundle, cohor
         )
         for audit in audits_of(bundle, 500)
     ]
-    ingest(database, shorter)
-    watcher(database).check(now=NOW)
+    watching = new_watcher(database)
+    watching.check(now=NOW)
+    ingest(database, *shorter)
+    watching.check(now=NOW)
     assert event_kinds(database, cohort) == ["registered"]
     assert disagreement(database, cohort).samples == 0
     assert audited_exit_mix(database, cohort).counts == (0, 0, 0)
 
 
 def test_a_cohort_that_fails_does_not_stop_the_check_of_the_others(database, bundle, cohort, caplog):
-    healthy = register(database, bundle, fleet=FLEET, cohort="healthy", risk=RISK, delta=DELTA, user="ada").cohort
+    healthy = register(database, bundle, cohort="healthy", **GOAL).cohort
     with database.writing() as session:
         session.execute(update(PolicyRevisionRow).where(PolicyRevisionRow.cohort_id == 1).values(document="{}"))
-    ingest(database, [msgspec.structs.replace(audit, cohort="healthy") for audit in audits_of(bundle, 800, trust=0.5)])
-    watcher(database).check(now=NOW)
-    assert event_kinds(database, healthy) == ["registered", "risk exceeded", "refitted"]
+    watching = new_watcher(database)
+    watching.check(now=NOW)
+    audits = [msgspec.structs.replace(audit, cohort="healthy") for audit in audits_of(bundle, 500, trust=0.3)]
+    ingest(database, *audits)
+    watching.check(now=NOW)
+    assert event_kinds(database, healthy)[:3] == ["registered", "risk exceeded", "stepped back"]
     assert event_kinds(database, cohort) == ["registered"]
     [line] = [record.getMessage() for record in caplog.records if "the check failed" in record.getMessage()]
     assert str(cohort) in line
@@ -178,14 +205,17 @@ def test_a_lost_lease_ends_the_check_of_all_cohorts(database, bundle, cohort, ca
     def lost(_connection):
         raise LeaseLostError("another process leads")
 
-    ingest(database, audits_of(bundle, 800, trust=0.5))
+    new_watcher(database).check(now=NOW)
+    ingest(database, *audits_of(bundle, 500, trust=0.3))
     with pytest.raises(LeaseLostError):
-        watcher(database.fenced(lost)).check(now=NOW)
+        new_watcher(database.fenced(lost)).check(now=NOW)
     assert event_kinds(database, cohort) == ["registered"]
     assert "the check failed" not in caplog.text
 
 
 def test_cohorts_of_another_fleet_are_ignored(database, bundle, cohort):
-    ingest(database, audits_of(bundle, 800, trust=0.5))
-    Watcher(database, fleet="elsewhere", min_audits=None, alpha=0.001).check(now=NOW)
+    watching = new_watcher(database, fleet="elsewhere")
+    watching.check(now=NOW)
+    ingest(database, *audits_of(bundle, 500, trust=0.3))
+    watching.check(now=NOW)
     assert event_kinds(database, cohort) == ["registered"]

@@ -2,7 +2,7 @@
 
 import shutil
 import sqlite3
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 
 import msgspec
 import pytest
@@ -16,9 +16,8 @@ from edgeexit_calibration import (
     policy_history,
     register,
 )
-from edgeexit_calibration.ingest.uplink import Uplink
 from edgeexit_calibration.publishing.signed_revisions import RevisionRecorder, SignedRevision
-from edgeexit_calibration.recalibrate.watcher import Watcher
+from edgeexit_calibration.recalibrate import watcher
 from edgeexit_calibration.store.tables import CohortRow
 from sqlalchemy import select
 
@@ -27,15 +26,11 @@ from edgeexit.errors import PolicyError
 from edgeexit.policies.document import MAX_REVISION
 from edgeexit.wire import Rejection
 from tests.calibration.database_kinds import ON_SQLITE
-from tests.calibration.scenario import COHORT, DELTA, DEVICE, FLEET, RISK, audits_of, report_of, state_of, store_uplinks
+from tests.calibration.recalibrate import watching
+from tests.calibration.recalibrate.watching import NOW, event_kinds, ingest, new_watcher
+from tests.calibration.scenario import COHORT, FLEET, audits_of, report_of, state_of
 
-NOW = datetime(2025, 1, 1, tzinfo=timezone.utc)
-GOAL = {"fleet": FLEET, "cohort": COHORT, "risk": RISK, "delta": DELTA, "user": "ada"}
-
-
-def ingest(database, *messages):
-    with database.writing() as session:
-        store_uplinks(session, [Uplink(DEVICE, message) for message in messages], now=NOW)
+GOAL = {**watching.GOAL, "cohort": COHORT}
 
 
 def record(database, bundle, revision, *, cohort=COHORT, document=b"{}"):
@@ -44,7 +39,7 @@ def record(database, bundle, revision, *, cohort=COHORT, document=b"{}"):
 
 
 def check(database, now=NOW):
-    Watcher(database, fleet=FLEET, min_audits=None, alpha=0.001).check(now=now)
+    new_watcher(database).check(now=now)
 
 
 def numbers(database, cohort):
@@ -90,9 +85,10 @@ def test_a_restored_database_stores_its_policy_again_above_the_revision_that_was
     database, bundle, tmp_path, caplog
 ):
     cohort = register(database, bundle, **GOAL).cohort
+    check(database)
     with sqlite3.connect(database.engine.url.database) as saved, sqlite3.connect(tmp_path / "restored") as copy:
         saved.backup(copy)
-    drifted = audits_of(bundle, 800, trust=0.5)
+    drifted = audits_of(bundle, 150, trust=0.3)
     ingest(database, *drifted)
     check(database)
     assert numbers(database, cohort) == [1, 2]
@@ -110,8 +106,9 @@ def test_a_restored_database_stores_its_policy_again_above_the_revision_that_was
 
     after_update = [msgspec.structs.replace(audit, revision=3) for audit in drifted]
     ingest(restored, state_of(bundle.digest, revision=3), *after_update)
-    check(restored)
+    check(restored)  # the state in the backup has seen none of these audits
     assert numbers(restored, cohort) == [1, 3, 4]
+    assert event_kinds(restored, cohort)[-2:] == ["risk exceeded", "stepped back"]
     assert cohorts(restored)[0].revision == 4
     restored.close()
 
@@ -127,20 +124,37 @@ def test_a_signed_policy_with_our_number_and_another_content_is_followed_by_a_hi
     assert numbers(database, cohort) == [1, 2]
 
 
-def test_a_refit_uses_a_revision_above_one_that_is_found_during_the_refit(database, bundle, monkeypatch):
-    from edgeexit_calibration.recalibrate import watcher  # noqa: PLC0415
-
+def test_a_change_uses_a_revision_above_one_that_is_found_while_it_is_computed(database, bundle, monkeypatch):
     cohort = register(database, bundle, **GOAL).cohort
-    ingest(database, *audits_of(bundle, 800, trust=0.5))
+    check(database)
+    ingest(database, *audits_of(bundle, 150, trust=0.3))
 
-    def refit_while_a_policy_arrives(*arguments, **options):
+    def advance_while_a_policy_arrives(*arguments):
         record(database, bundle, 7)
-        return refit(*arguments, **options)
+        return advance(*arguments)
 
-    refit = watcher.refit
-    monkeypatch.setattr(watcher, "refit", refit_while_a_policy_arrives)
+    advance = watcher.advance
+    monkeypatch.setattr(watcher, "advance", advance_while_a_policy_arrives)
     check(database)
     assert numbers(database, cohort) == [1, 8]
+
+
+def test_a_policy_that_a_user_registers_while_a_change_is_computed_stays(database, bundle, tmp_path, monkeypatch):
+    cohort = register(database, bundle, **GOAL).cohort
+    check(database)
+    ingest(database, *audits_of(bundle, 150, trust=0.3))
+    copy = with_thresholds(bundle, tmp_path / "copy", (0.99, 0.99))
+
+    def advance_while_a_user_registers(*arguments):
+        register(database, copy, **GOAL)
+        return advance(*arguments)
+
+    advance = watcher.advance
+    monkeypatch.setattr(watcher, "advance", advance_while_a_user_registers)
+    check(database)
+    assert numbers(database, cohort) == [1, 2]
+    assert policy_history(database, cohort)[-1].thresholds == (0.99, 0.99)
+    assert event_kinds(database, cohort) == ["registered", "registered"]
 
 
 def test_the_last_revision_is_not_recorded_although_a_thief_of_the_key_signed_it(database, bundle, caplog):
@@ -155,21 +169,34 @@ def test_no_revision_above_2_to_the_53_is_issued(database, bundle, tmp_path):
     """2^53 is used; after it, a registration is refused and a refit is postponed, and the policy stays active."""
     record(database, bundle, MAX_REVISION - 1)
     cohort = register(database, bundle, **GOAL).cohort
-    at_the_end = [msgspec.structs.replace(audit, revision=MAX_REVISION) for audit in audits_of(bundle, 800, trust=0.5)]
-    ingest(database, *at_the_end, state_of(bundle.digest, revision=MAX_REVISION))
+    check(database)
+    ingest(
+        database,
+        *(msgspec.structs.replace(audit, revision=MAX_REVISION) for audit in audits_of(bundle, 800, trust=0.5)),
+        state_of(bundle.digest, revision=MAX_REVISION),
+    )
+    running = new_watcher(database)
     for _ in range(2):
-        check(database)
+        running.check(now=NOW)
+        check(database)  # as after a restart
     assert numbers(database, cohort) == [MAX_REVISION]
     log = events(database, cohort)
     assert [event.kind for event in log] == ["registered", "risk exceeded", "refit postponed"]
     assert log[-1].details["cause"] == "no revision left"
+    assert cohorts(database)[0].condition == "risk exceeded; no revision left"
 
-    copy = Bundle.open(shutil.copytree(bundle.path, tmp_path / "copy"))
-    shipped = copy.policy()
-    policy = msgspec.structs.replace(shipped.policy, thresholds=(0.99, 0.99))
-    copy.write_policy(msgspec.structs.replace(shipped, policy=policy))
     with pytest.raises(PolicyError, match=f"revision {MAX_REVISION} is the last one"):
-        register(database, copy, **GOAL)
+        register(database, with_thresholds(bundle, tmp_path / "copy", (0.99, 0.99)), **GOAL)
+
+
+def with_thresholds(bundle, folder, thresholds):
+    """Return a copy of a bundle whose policy has other thresholds."""
+    copy = Bundle.open(shutil.copytree(bundle.path, folder))
+    shipped = copy.policy()
+    copy.write_policy(
+        msgspec.structs.replace(shipped, policy=msgspec.structs.replace(shipped.policy, thresholds=thresholds))
+    )
+    return copy
 
 
 def test_an_mqtt_will_changes_only_the_online_flag(database, bundle):

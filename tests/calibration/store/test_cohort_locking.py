@@ -15,9 +15,8 @@ from edgeexit_calibration.ingest.uplink import Uplink
 from edgeexit_calibration.publishing.heartbeats import Heartbeats
 from edgeexit_calibration.publishing.publisher import Publisher
 from edgeexit_calibration.publishing.signed_revisions import RevisionRecorder, SignedRevision
-from edgeexit_calibration.recalibrate.watcher import Watcher
 from edgeexit_calibration.store.cohorts import find_or_add_cohort
-from edgeexit_calibration.store.tables import AuditedSampleRow, CohortRow, FleetRow, RegistrationRow
+from edgeexit_calibration.store.tables import AuditedSampleRow, CohortRow, FleetRow, GuaranteeRow, RegistrationRow
 from sqlalchemy import func, select
 
 from edgeexit.bundle import Bundle
@@ -25,6 +24,7 @@ from edgeexit.policies.document import LatencyBound
 from edgeexit.signing import PrivateKey
 from edgeexit.wire import DeviceAddress
 from tests.calibration.database_kinds import ON_POSTGRESQL
+from tests.calibration.recalibrate.watching import new_watcher
 from tests.calibration.scenario import COHORT, DELTA, DEVICE, FLEET, RISK, audits_of, store_uplinks
 
 NOW = datetime(2025, 1, 1, tzinfo=timezone.utc)
@@ -79,7 +79,7 @@ def test_registrations_of_several_processes_have_every_number_once(database, dat
 
 def check_often(database, number):
     """Check the cohorts, as several leaders would; each round, our key has signed one more unknown revision."""
-    recorder, watcher = RevisionRecorder(database), Watcher(database, fleet=FLEET, min_audits=None, alpha=0.001)
+    recorder, watcher = RevisionRecorder(database), new_watcher(database)
     with database.reading() as session:
         [row] = session.scalars(select(CohortRow)).all()
         address = CohortAddress(row.fleet, row.bundle, row.cohort)
@@ -89,13 +89,14 @@ def check_often(database, number):
 
 
 @ON_POSTGRESQL
-def test_renumberings_and_refits_of_several_processes_are_done_once(database, database_url, bundle):
+def test_renumberings_and_changes_of_several_processes_are_done_once(database, database_url, bundle):
     cohort = register(database, bundle, **GOAL, user="ada").cohort
+    new_watcher(database).check(now=NOW)
     with database.writing() as session:
         store_uplinks(session, [Uplink(DEVICE, audit) for audit in audits_of(bundle, 800, trust=0.5)], now=NOW)
     at_once(database_url, check_often)
     # the limit of renumberings per hour may have kept the number of the last one
-    Watcher(database, fleet=FLEET, min_audits=None, alpha=0.001).check(now=NOW + timedelta(hours=2))
+    new_watcher(database).check(now=NOW + timedelta(hours=2))
     history, log = policy_history(database, cohort), events(database, cohort)
     numbers = [policy.revision for policy in history]
     assert numbers == sorted(set(numbers))
@@ -175,11 +176,17 @@ def test_a_registration_waits_for_one_that_is_not_committed_and_follows_it(datab
         assert begun.result(30).revision == 10
 
 
+def used(watcher):
+    """Return the number of audits that the guarantee of the only cohort has used."""
+    [watched] = watcher._watched.values()
+    return watched.state.audits
+
+
 @ON_POSTGRESQL
-def test_the_detector_waits_for_audits_with_lower_ids_that_are_not_committed(database, bundle):
+def test_the_watcher_waits_for_audits_with_lower_ids_that_are_not_committed(database, bundle):
     """Ids are taken before a commit, so those of a slow transaction appear after higher ones."""
     register(database, bundle, **GOAL, user="ada")
-    watcher = Watcher(database, fleet=FLEET, min_audits=None, alpha=0.001)
+    watcher = new_watcher(database)
     audits = audits_of(bundle, 30, size=10)
 
     def store(audit, device, session):
@@ -189,8 +196,7 @@ def test_the_detector_waits_for_audits_with_lower_ids_that_are_not_committed(dat
         with database.writing() as session:
             store(audits[0], device, session)
     watcher.check(now=NOW)
-    [state] = watcher._states.values()
-    seen = state.detector.samples
+    seen = used(watcher)
     has_stored, may_commit = threading.Event(), threading.Event()
 
     def store_slowly():
@@ -206,14 +212,16 @@ def test_the_detector_waits_for_audits_with_lower_ids_that_are_not_committed(dat
             with database.writing() as session:
                 store(audits[2], "fast", session)
             watcher.check(now=NOW)
-            assert state.detector.samples == seen
+            assert used(watcher) == seen == 0
         finally:
             may_commit.set()
         slow.result(30)
     watcher.check(now=NOW)
-    assert state.detector.samples == seen + 20 == 40
+    assert used(watcher) == seen + 20
+    watcher.save(now=NOW)
     with database.reading() as session:
-        assert state.last_sample == session.scalar(select(func.max(AuditedSampleRow.id)))
+        last = session.scalars(select(GuaranteeRow.last_sample)).one()
+        assert last == session.scalar(select(func.max(AuditedSampleRow.id)))
 
 
 @pytest.mark.parametrize("number", range(2))

@@ -33,7 +33,6 @@ from tests.calibration.store.stored_rows import (
     cohort_bucket,
     device_bucket,
     packed,
-    policy,
     series,
     widths,
 )
@@ -136,10 +135,8 @@ def test_old_events_are_deleted_unless_they_are_decisions_or_the_newest_of_their
     )
 
 
-def test_old_samples_are_deleted_unless_the_newest_ones_or_of_the_current_policy(database):
+def test_old_samples_are_deleted_unless_they_are_the_newest_ones_of_their_cohort(database):
     add_fleet(database, cohorts=2)
-    with database.writing() as session:
-        session.add_all([policy(1), policy(2)])
     _add_audits(
         database,
         audit(1, NOW - _days(500), samples=3, revision=1),
@@ -152,12 +149,12 @@ def test_old_samples_are_deleted_unless_the_newest_ones_or_of_the_current_policy
         bounds = sample_bounds(session, 1, first_young_audit=young, max_samples=1_000_000, kept=5)
     assert young == 4
     with database.writing() as session:
-        assert delete_samples(session, bounds) == 4
-    assert _sample_audits(database) == [2, 2, 2, 3, 3, 4, 4, 4]
+        assert delete_samples(session, bounds) == 7
+    assert _sample_audits(database) == [3, 3, 4, 4, 4]
     with database.reading() as session:
         bounds = sample_bounds(session, 1, first_young_audit=young, max_samples=4, kept=4)
     with database.writing() as session:
-        assert delete_samples(session, bounds) == 4
+        assert delete_samples(session, bounds) == 1
     assert _sample_audits(database) == [3, 4, 4, 4]
 
 

@@ -1,0 +1,76 @@
+"""Reads the audits of a cohort that count, as the recalibration needs them."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+from sqlalchemy import ColumnElement, Select, or_, select
+from sqlalchemy.orm import Session
+
+from edgeexit.policies import Policy
+from edgeexit.policies.readout import readouts_from_bytes
+from edgeexit_calibration.recalibrate.audits import Audits
+from edgeexit_calibration.store.stored_scores import scores_from_bytes
+from edgeexit_calibration.store.tables import AuditedSampleRow, AuditRow
+
+
+class AuditReader:
+    """Reads the audits of a cohort that show what its samples do under a policy, whatever its thresholds are.
+
+    Args:
+        cohort_id: the cohort.
+        policy: its temperatures and its number of exits are those of the audits.
+        revisions: whose audits are comparable, see `cohorts.comparable_revisions`.
+
+    """
+
+    def __init__(self, cohort_id: int, policy: Policy, revisions: Sequence[int]) -> None:
+        self._cohort_id = cohort_id
+        self._policy = policy
+        self._revisions = revisions
+        self._query = (
+            select(AuditedSampleRow.id, AuditRow.device_id, AuditedSampleRow.readouts, AuditedSampleRow.scores)
+            .join(AuditRow, AuditRow.id == AuditedSampleRow.audit_id)
+            .where(AuditedSampleRow.cohort_id == cohort_id, AuditedSampleRow.exits == policy.exits)
+            .where(AuditedSampleRow.counted.is_(True), _is_one_of(revisions))
+        )
+        if policy.reads_probabilities:
+            self._query = self._query.where(AuditedSampleRow.scores.is_not(None))
+
+    def including(self, revision: int) -> "AuditReader":
+        """Return a reader of the audits of one more revision."""
+        return AuditReader(self._cohort_id, self._policy, [*self._revisions, revision])
+
+    def oldest(self, session: Session, *, after: int, until: int, limit: int) -> Audits:
+        """Return the oldest `limit` audits with ids above `after`, up to `until`."""
+        query = self._query.where(AuditedSampleRow.id > after, AuditedSampleRow.id <= until)
+        return self._audits(session, query.order_by(AuditedSampleRow.id).limit(limit))
+
+    def newest(self, session: Session, *, first: int, last: int, limit: int) -> Audits:
+        """Return the newest `limit` audits with ids from `first` to `last`, in the order of arrival."""
+        query = self._query.where(AuditedSampleRow.id >= first, AuditedSampleRow.id <= last)
+        return self._audits(session, query.order_by(AuditedSampleRow.id.desc()).limit(limit), newest_first=True)
+
+    def _audits(
+        self, session: Session, query: Select[int, int, bytes, bytes | None], *, newest_first: bool = False
+    ) -> Audits:
+        rows = list(session.execute(query))
+        if newest_first:
+            rows.reverse()
+        audits = Audits(
+            np.array([row.id for row in rows], np.int64),
+            np.array([row.device_id for row in rows], np.int64),
+            readouts_from_bytes(b"".join(row.readouts for row in rows), self._policy.exits),
+        )
+        if not self._policy.reads_probabilities:
+            return audits
+        scored = scores_from_bytes(b"".join(row.scores for row in rows), self._policy.exits)
+        return audits._replace(scores=scored.scores, predictions=scored.predictions)
+
+
+def _is_one_of(revisions: Sequence[int]) -> ColumnElement[bool]:
+    """Return the condition that the revision of a sample is one of these, as few ranges: there may be thousands."""
+    ordered = sorted(revisions)
+    gaps = [place for place, (one, other) in enumerate(pairwise(ordered), 1) if other != one + 1]
+    ranges = [(ordered[start], ordered[stop - 1]) for start, stop in pairwise([0, *gaps, len(ordered)])]
+    return or_(*(AuditedSampleRow.revision.between(lowest, highest) for lowest, highest in ranges))
