@@ -61,7 +61,7 @@ def fit_command(
     ignore_label: IgnoreLabel = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report of the fit (.html, works offline).")] = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="Seed of the random split into halves or folds, and of the training of scores.")
+        int, typer.Option(min=0, help="Seed of the random splits of the samples, and of the training of scores.")
     ] = 0,
     force: Annotated[
         bool,

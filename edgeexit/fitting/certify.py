@@ -1,8 +1,8 @@
 """Chooses thresholds whose disagreement with the final exit is bounded, and certifies the bound.
 
-The choosing half of the samples gives a path of thresholds from the safest to the cheapest. The certifying half tests
-them in this order and stops at the first failure (fixed-sequence testing: Learn then Test, Angelopoulos et al. 2021;
-for early exits Jazbec et al., NeurIPS 2024). The path does not depend on the certifying half, so the bound holds for
+The choosing samples give a path of thresholds from the safest to the cheapest. The certifying samples test them in
+this order, and the tests stop at the first failure (fixed-sequence testing: Learn then Test, Angelopoulos et al. 2021;
+for early exits Jazbec et al., NeurIPS 2024). The path does not depend on the certifying samples, so the bound holds for
 any path. The path is greedy (see `frontier`): in experiments, a path with one threshold search per budget was no
 cheaper.
 """
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from edgeexit.errors import FittingError
 from edgeexit.fitting.frontier import Thresholds, frontier
 from edgeexit.fitting.goals import MaxRisk, require_goal
-from edgeexit.fitting.readout_dataset import Indices, ReadoutDataset, Values
+from edgeexit.fitting.readout_dataset import ReadoutDataset, Values
 from edgeexit.fitting.replay import replay
 from edgeexit.fitting.risk import betting_upper_bound, clean_samples_needed, upper_bound
 from edgeexit.policies import Certificate, Policy, exit_rates, exits_of
@@ -23,20 +23,15 @@ from edgeexit.policies import Certificate, Policy, exit_rates, exits_of
 _SEQUENCE = "learn-then-test, fixed sequence"
 
 
-def halves(samples: int, seed: int) -> tuple[Indices, Indices]:
-    """Return the indices of the choosing and of the certifying samples: random halves, which `seed` determines."""
-    order = np.random.default_rng(seed).permutation(samples)
-    return order[: samples // 2], order[samples // 2 :]
-
-
 def samples_needed(risk: float, delta: float, *, fractions: bool = False) -> int:
-    """Return the minimum number of samples, both halves together, that can certify `risk` at level 1 - `delta`.
+    """Return the minimum number of samples, choosing and certifying, that can certify `risk` at level 1 - `delta`.
 
+    It is 1.5 times the number of certifying samples that are needed if none has a loss; see `choosing_and_certifying`.
     `fractions`: losses are fractions in [0, 1] (segmentation), not 0 or 1. Raises FittingError for a risk or delta that
     is not between 0 and 1.
     """
     require_goal(MaxRisk(risk=risk, delta=delta))
-    return 2 * clean_samples_needed(risk, delta, fractions=fractions)
+    return (3 * clean_samples_needed(risk, delta, fractions=fractions) - 1) // 2
 
 
 def require_samples(samples: int, goal: MaxRisk, *, fractions: bool = False) -> None:

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 
 from edgeexit.errors import FittingError
-from edgeexit.fitting.certify import halves, require_samples
+from edgeexit.fitting.certify import require_samples
 from edgeexit.fitting.fit import BASELINE, cost_of_goal, fit_checked, fit_policy
 from edgeexit.fitting.goals import Budget, Fit, Goal, MaxRisk
 from edgeexit.fitting.kinds import FITTING_KINDS, require_fitting_kind
@@ -15,6 +15,7 @@ from edgeexit.fitting.options import DEFAULT_OPTIONS, FitOptions
 from edgeexit.fitting.outcome import follow
 from edgeexit.fitting.readout_dataset import Indices, ReadoutDataset, Values
 from edgeexit.fitting.soundness import require_sound
+from edgeexit.fitting.splits import choosing_and_certifying
 from edgeexit.fitting.temperature import base_variant
 from edgeexit.progress import NO_PROGRESS, Progress
 
@@ -50,7 +51,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     """The mean cost at which the kinds were compared."""
     folds: int
     samples: int
-    """Number of samples in the comparison; under a risk, the choosing half only."""
+    """Number of samples in the comparison; under a risk, the choosing samples only."""
     comparisons: tuple[KindComparison, ...]
     """The simplest kind first."""
 
@@ -72,8 +73,8 @@ def choose_policy(
 
     The best kind has the lowest mean loss. With many kinds, one is ahead by chance, so the simplest kind that is not
     significantly worse is taken, as in the one-standard-error rule of Breiman et al. (Classification and Regression
-    Trees, 1984). Here the test is one-sided at 5 %, on the differences per sample. Under a risk, the certifying half is
-    not used in the comparison.
+    Trees, 1984). Here the test is one-sided at 5 %, on the differences per sample. Under a risk, the certifying samples
+    are not used in the comparison.
 
     Args:
         dataset: as in `fit_policy`.
@@ -125,7 +126,7 @@ def _require_comparison(dataset: ReadoutDataset, goal: Goal, options: FitOptions
     compared = dataset
     if isinstance(goal, MaxRisk):
         require_samples(len(dataset), goal, fractions=dataset.maps is not None)
-        compared = dataset.take(halves(len(dataset), options.seed)[0]).without_labels()
+        compared = dataset.take(choosing_and_certifying(len(dataset), options.seed)[0]).without_labels()
     if len(compared) < options.folds:
         raise FittingError(
             f"{len(compared)} samples are too few to compare policies in {options.folds} folds; give more samples, or "

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 
 from edgeexit.errors import FittingError
-from edgeexit.fitting.certify import certified_thresholds, halves, require_samples
+from edgeexit.fitting.certify import certified_thresholds, require_samples
 from edgeexit.fitting.frontier import Point
 from edgeexit.fitting.goals import Budget, Expectation, Fit, Goal, KindRule, MaxDrop, MaxRisk, require_goal
 from edgeexit.fitting.kinds import make_candidates, require_fitting_kind
@@ -16,6 +16,7 @@ from edgeexit.fitting.outcome import outcome_of
 from edgeexit.fitting.readout_dataset import ReadoutDataset
 from edgeexit.fitting.replay import replay
 from edgeexit.fitting.soundness import require_sound
+from edgeexit.fitting.splits import choosing_and_certifying
 from edgeexit.fitting.temperature import base_variant
 from edgeexit.fitting.thresholds import LossOutOfReachError, rounded_up, within_budget, within_loss
 from edgeexit.policies import Policy, exits_of
@@ -30,7 +31,7 @@ def fit_policy(kind: str, dataset: ReadoutDataset, goal: Goal, options: FitOptio
     Args:
         kind: a name in `FITTING_KINDS`.
         dataset: with logits if temperatures are fitted or the kind reads the probabilities of all classes.
-        goal: budget, drop or risk. Under a risk, one half of the samples chooses the policy and the other certifies it.
+        goal: budget, drop or risk. Under a risk, a third of the samples chooses the policy, and the rest certify it.
         options: temperatures, weights and seed.
 
     Raises FittingError for an unknown kind, a malformed dataset, a goal that cannot be reached, or too few samples.
@@ -44,7 +45,7 @@ def fit_checked(kind: str, dataset: ReadoutDataset, goal: Goal, options: FitOpti
     """Do the same as `fit_policy` without its checks, because a fold of a checked dataset may lack a class."""
     choosing = dataset
     if isinstance(goal, MaxRisk):
-        choosing = dataset.take(halves(len(dataset), options.seed)[0])
+        choosing = dataset.take(choosing_and_certifying(len(dataset), options.seed)[0])
     try:
         choosing = base_variant(choosing, fit=options.temperatures)
         candidates = make_candidates(kind, choosing, options.for_budget(cost_of_goal(choosing, goal, options)))
@@ -80,7 +81,7 @@ def fit_by_rule(dataset: ReadoutDataset, rule: KindRule, options: FitOptions = D
 
 def _with_thresholds(candidate: Policy, dataset: ReadoutDataset, goal: Goal, seed: int) -> Fit:
     if isinstance(goal, MaxRisk):
-        choosing, certifying = (dataset.take(half) for half in halves(len(dataset), seed))
+        choosing, certifying = (dataset.take(part) for part in choosing_and_certifying(len(dataset), seed))
         thresholds, certificate = certified_thresholds(candidate, choosing, certifying, goal)
         policy = msgspec.structs.replace(candidate, thresholds=thresholds)
         return Fit(policy=policy, goal=goal, expected=expect(policy, certifying), certificate=certificate)

@@ -18,6 +18,9 @@ _STEP_LOSS = 0.002
 """Maximum mean loss that a move over more than one quantile can add: once early exits cause losses, moves are short."""
 _PRIOR_SAMPLES = 2.0
 """Weight, in samples, of the mean loss of an exit in the estimate for the few samples that a move concerns."""
+_HIDDEN_LOSS = 0.1
+"""Loss, in samples, that is added to the expected loss of each move. Without it, an exit that has no loss among few
+samples would cost nothing, and all samples would move there first, however little that saves."""
 
 
 class Move(NamedTuple):
@@ -46,8 +49,8 @@ def greedy_moves(ranking: Ranking, losses: _Values, costs: _Values) -> Iterator[
     """Yield moves from full depth until every sample exits as early as its scores permit.
 
     Each move takes the exit that saves the most cost per unit of loss that it is expected to add. The few samples of a
-    move can have no loss by chance, so the expected loss is shrunk towards the mean loss of the exit. `losses` [N, K]
-    of the predictions at each exit, `costs` [K] cumulative.
+    move can have no loss by chance, so the expected loss is shrunk towards the mean loss of the exit, and is never
+    zero. `losses` [N, K] of the predictions at each exit, `costs` [K] cumulative.
     """
     early = ranking.exits - 1
     quantiles = [_quantile_positions(ranking, k) for k in range(early)]
@@ -113,7 +116,7 @@ def _best_step(
         if stride > 1 and loss / len(taken) > _STEP_LOSS:
             break
         rate = (loss + _PRIOR_SAMPLES * prior) / (count + _PRIOR_SAMPLES)
-        saving = float(saved[count - 1]) / max(rate * count, 1e-9)
+        saving = float(saved[count - 1]) / (rate * count + _HIDDEN_LOSS)
         if best is None or saving > best.saving:
             best = _Step(saving, level + stride, moved[:count])
     return best

@@ -14,7 +14,7 @@ class FitOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Weights of the exits, for kinds that have them: a name in `FittingKind.weights`, or [K] numbers above 0.
     None: the first name."""
     seed: int = 0
-    """Seed of the random split into halves or folds, and of the training of learned scores."""
+    """Seed of the random splits of the samples, and of the training of learned scores."""
     folds: int = 5
     """Number of folds of the cross-validation in `choose_policy`, at least 2."""
 

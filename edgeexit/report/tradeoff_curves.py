@@ -8,12 +8,12 @@ import numpy as np
 
 from edgeexit.errors import FittingError
 from edgeexit.fitting import FitOptions, ReadoutDataset
-from edgeexit.fitting.certify import halves
 from edgeexit.fitting.frontier import Thresholds, frontier
 from edgeexit.fitting.kinds import make_candidates, require_fitting_kind
 from edgeexit.fitting.options import DEFAULT_OPTIONS
 from edgeexit.fitting.readout_dataset import Indices, Values
 from edgeexit.fitting.replay import replay
+from edgeexit.fitting.splits import halves
 from edgeexit.fitting.thresholds import within_budget
 from edgeexit.policies import Policy, exits_of
 from edgeexit.policies.readout import Array

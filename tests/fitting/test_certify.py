@@ -6,7 +6,7 @@ import pytest
 
 from edgeexit.errors import FittingError
 from edgeexit.fitting import FitOptions, MaxRisk, ReadoutDataset, fit_policy, samples_needed
-from edgeexit.fitting.certify import halves
+from edgeexit.fitting.splits import choosing_and_certifying
 from edgeexit.policies import KINDS, disagrees, exit_rates, simulate_exits
 from tests.fitting.populations import COSTS, population
 
@@ -37,8 +37,9 @@ def test_the_bound_fails_at_most_as_often_as_delta_states():
 
 
 def test_the_error_for_too_few_samples_states_how_many_are_needed():
-    assert samples_needed(0.05, 0.1) == 90
-    with pytest.raises(FittingError, match="at least 90 are needed"):
+    assert samples_needed(0.05, 0.1) == 67
+    assert samples_needed(0.01, 0.1) == 344
+    with pytest.raises(FittingError, match="at least 67 are needed"):
         fit_policy("beem", population(60, seed=0), GOAL)
 
 
@@ -66,10 +67,10 @@ def test_the_error_for_an_unknown_kind_lists_the_known_ones():
         fit_policy("psychic", population(200, seed=0), GOAL)
 
 
-def test_the_weights_do_not_depend_on_the_certifying_half():
-    """BEEM's weights are computed on the choosing half: other labels in the certifying half change nothing."""
+def test_the_weights_do_not_depend_on_the_certifying_samples():
+    """BEEM's weights are computed on the choosing samples: other labels of the certifying samples change nothing."""
     dataset = population(600, seed=5)
-    _, certifying = halves(600, seed=0)
+    _, certifying = choosing_and_certifying(600, seed=0)
     changed = dataset.labels.copy()
     changed[certifying] = (changed[certifying] + 1) % 10
     fits = [
@@ -80,10 +81,10 @@ def test_the_weights_do_not_depend_on_the_certifying_half():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_everything_but_the_position_on_the_path_is_chosen_without_the_certifying_half(kind):
+def test_everything_but_the_position_on_the_path_is_chosen_without_the_certifying_samples(kind):
     """Other logits and labels there can certify other thresholds; weights and temperatures stay the same."""
     dataset, other = population(200, seed=5, classes=4, sharpness=3.0), population(200, seed=6, classes=4)
-    choosing, _ = halves(200, seed=0)
+    choosing, _ = choosing_and_certifying(200, seed=0)
     logits, labels = other.logits.array.copy(), other.labels.copy()
     logits[choosing], labels[choosing] = dataset.logits.array[choosing], dataset.labels[choosing]
     changed = ReadoutDataset.from_logits(logits, costs=dataset.costs, labels=labels)

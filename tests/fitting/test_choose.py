@@ -17,8 +17,8 @@ from edgeexit.fitting import (
     choose_policy,
     fit_policy,
 )
-from edgeexit.fitting.certify import halves
 from edgeexit.fitting.kinds import registry
+from edgeexit.fitting.splits import choosing_and_certifying
 from edgeexit.policies.readout import ENTROPY, P1, TOP1
 from edgeexit.progress import Progress
 from tests.fitting.populations import population
@@ -75,9 +75,9 @@ def test_the_chosen_kind_is_fitted_on_all_samples():
     assert choice.cost == pytest.approx(fit_policy("confidence", dataset, goal, PLAIN).expected.mean_cost)
 
 
-def test_under_a_risk_the_certifying_half_is_not_used_in_the_comparison():
+def test_under_a_risk_the_certifying_samples_are_not_used_in_the_comparison():
     dataset = population(600, seed=4)
-    _, certifying = halves(600, seed=0)
+    _, certifying = choosing_and_certifying(600, seed=0)
     readouts = dataset.readouts.copy()
     readouts[certifying, 0, TOP1] = 0
     readouts[certifying, :, P1] = 0.5
@@ -86,7 +86,7 @@ def test_under_a_risk_the_certifying_half_is_not_used_in_the_comparison():
     goal = MaxRisk(risk=0.1)
     choices = [choose_policy(each, goal, kinds=("confidence", "beem")) for each in (dataset, changed)]
     assert choices[0].comparisons == choices[1].comparisons
-    assert choices[0].samples == 300
+    assert choices[0].samples == 200
 
 
 def test_a_kind_that_cannot_be_fitted_is_reported_and_the_others_are_compared():

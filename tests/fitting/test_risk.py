@@ -5,6 +5,7 @@ import pytest
 
 from edgeexit.fitting import lower_bound, samples_needed, upper_bound
 from edgeexit.fitting.risk import betting_upper_bound
+from edgeexit.fitting.splits import choosing_and_certifying
 
 
 def test_clopper_pearson_bounds_contain_the_observed_rate():
@@ -46,5 +47,5 @@ def test_betting_bounds_of_extreme_losses():
     assert betting_upper_bound(np.zeros(1), 0.1) == 1
     clean = betting_upper_bound(np.zeros(200), 0.1)
     assert 1 - 0.1 ** (1 / 200) <= clean < 0.02
-    needed = samples_needed(0.05, 0.1, fractions=True)
-    assert betting_upper_bound(np.zeros(needed // 2), 0.1) <= 0.05 < betting_upper_bound(np.zeros(needed // 2 - 1), 0.1)
+    needed = len(choosing_and_certifying(samples_needed(0.05, 0.1, fractions=True), seed=0)[1])
+    assert betting_upper_bound(np.zeros(needed), 0.1) <= 0.05 < betting_upper_bound(np.zeros(needed - 1), 0.1)

@@ -9,12 +9,12 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from edgeexit.errors import FittingError
-from edgeexit.fitting.certify import halves
 from edgeexit.fitting.kinds.kind import FittingKind, PublishedMethod
 from edgeexit.fitting.kinds.unfitted import unfitted
 from edgeexit.fitting.options import CandidateOptions
 from edgeexit.fitting.readout_dataset import ReadoutDataset, Values
 from edgeexit.fitting.replay import replay
+from edgeexit.fitting.splits import halves
 from edgeexit.fitting.temperature import temperature_variants
 from edgeexit.policies.cats import Cats
 from edgeexit.policies.readout import ENTROPY, P1, P2, Array
