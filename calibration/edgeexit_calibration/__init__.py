@@ -3,6 +3,7 @@
 from edgeexit_calibration.daemon.calibrator_service import CalibratorService
 from edgeexit_calibration.daemon.service_config import ServiceConfig
 from edgeexit_calibration.ingest.quotas import Quotas
+from edgeexit_calibration.recalibrate.explanation import BolderPolicy, Explanation, ExplanationError, explain
 from edgeexit_calibration.service.accept_revision import AcceptedRevision, RevisionError, accept_revision
 from edgeexit_calibration.service.command import BrokerError, CommandError, send_command
 from edgeexit_calibration.service.device_actions import DeviceError, approve_device, clear_device_clone, revoke_device
@@ -37,6 +38,7 @@ __all__ = [
     "AcceptedRevision",
     "Attention",
     "Backup",
+    "BolderPolicy",
     "BrokerError",
     "CalibratorService",
     "CalibratorStatus",
@@ -52,6 +54,8 @@ __all__ = [
     "Disagreement",
     "EventView",
     "ExitMix",
+    "Explanation",
+    "ExplanationError",
     "FleetSummary",
     "FleetView",
     "Maintenance",
@@ -82,6 +86,7 @@ __all__ = [
     "due_maintenance",
     "events",
     "exit_mix",
+    "explain",
     "find_cohorts",
     "fleets",
     "iterate_devices",

@@ -10,6 +10,7 @@ from edgeexit.cli.calibrator.device_commands import (
     command_command,
     revoke_device_command,
 )
+from edgeexit.cli.calibrator.explain_command import explain_command
 from edgeexit.cli.calibrator.list_commands import devices_command, trend_command
 from edgeexit.cli.calibrator.register_command import register_command
 from edgeexit.cli.calibrator.revision_commands import accept_revision_command
@@ -36,6 +37,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "devices": devices_command,
     "trend": trend_command,
     "history": history_command,
+    "explain": explain_command,
     "approve": approve_command,
     "revoke-device": revoke_device_command,
     "clear-clone": clear_clone_command,

@@ -1,0 +1,222 @@
+"""Why the policy of a cohort is what it is: what it costs, what would make it bolder, and how soon an alarm comes.
+
+Reads the stored state of the guarantee and advances it, in memory only, by the audits that arrived since it was stored.
+"""
+
+from datetime import datetime
+from math import ceil
+from typing import Any, Final
+
+import msgspec
+import numpy.typing as npt
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from edgeexit.errors import EdgeExitError
+from edgeexit.fitting.change_monitor import detection_bound
+from edgeexit.fitting.path_test import PathTest, samples_to_certify
+from edgeexit_calibration.recalibrate.audits import Audits, mean_costs, outcomes
+from edgeexit_calibration.recalibrate.guarantee import Guarantee, GuaranteeRules, advance
+from edgeexit_calibration.recalibrate.stored_audits import AuditReader
+from edgeexit_calibration.recalibrate.stored_guarantees import read_guarantee
+from edgeexit_calibration.store.cohorts import CohortAddress, comparable_revisions, find_cohort
+from edgeexit_calibration.store.database import Database
+from edgeexit_calibration.store.tables import AuditedSampleRow, AuditRow, RegistrationRow
+from edgeexit_calibration.views.history import PolicyView, policy_history
+
+_CHANGES: Final = 5
+_COMPARED: Final = 2000
+"""Newest audits of the epoch on which costs are computed."""
+_MAX_NEW_AUDITS: Final = 20_000
+"""At most so many audits are used that the stored state has not seen."""
+_RATE_AUDITS: Final = 1000
+"""Newest audits whose rate is the recent one."""
+_MIN_SPAN_S: Final = 1.0
+_NEVER: Final = 1.0
+"""A minimum gain that no policy has."""
+
+
+class ExplanationError(EdgeExitError):
+    """Nothing can be said about the policy of a cohort: it is not registered, or the calibrator has not checked it."""
+
+
+class BolderPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """The next policy that would be put in force."""
+
+    cost: float
+    """Mean cost as a fraction of that of full depth."""
+    audits_missing: int
+    """Audits that certify it if its disagreement stays as on the newest audits; 0: it is certified. An estimate."""
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """A cohort, its policy in force, and what its audits say."""
+
+    fleet: str
+    bundle: str
+    cohort: str
+    exits: tuple[str, ...]
+    risk: float
+    delta: float
+    policy: PolicyView
+    """The policy in force."""
+    epoch: int
+    """Number of the epoch; each alarm begins another one."""
+    audits: int
+    """Number of audits in the epoch."""
+    audits_per_hour: float | None
+    """Rate of the newest audits; null without audits."""
+    exit_rates: tuple[float, ...] | None
+    """[K] exit mix of the policy in force on the newest audits of the epoch; null without audits."""
+    cost: float | None
+    """Its mean cost as a fraction of that of full depth; null without audits."""
+    bolder: BolderPolicy | None
+    """The next policy that saves enough; null if no policy under test does, or none can be certified."""
+    next_path_in: int
+    """Audits after which further bolder policies are put to the test."""
+    raised_risk: float
+    """A risk that is too high: twice the registered one."""
+    alarm_within: int | None
+    """Audits within which an alarm comes with probability 1 - delta if the risk rises to `raised_risk`.
+
+    Null if the policy is full depth, whose risk is 0.
+    """
+    alarm_raised: bool
+    """Whether the newest audits raise an alarm that the calibrator has not answered yet."""
+    changes: tuple[PolicyView, ...]
+    """The newest revisions, oldest first."""
+
+    @property
+    def address(self) -> CohortAddress:
+        """The address of the cohort."""
+        return CohortAddress(self.fleet, self.bundle, self.cohort)
+
+    def hours(self, audits: int) -> float | None:
+        """Return in how many hours so many audits arrive at the recent rate; None if the rate is not known."""
+        return audits / self.audits_per_hour if self.audits_per_hour else None
+
+
+def explain(database: Database, cohort: CohortAddress, *, now: datetime) -> Explanation:
+    """Return why the policy of a registered cohort is what it is.
+
+    Raises ExplanationError if the cohort is not registered, or if the calibrator has not checked its policy yet, and
+    DatabaseError.
+    """
+    changes = policy_history(database, cohort, limit=_CHANGES)
+    with database.reading() as session:
+        found = find_cohort(session, cohort)
+        registration = None if found is None else session.get(RegistrationRow, found.id)
+        if found is None or registration is None or not changes:
+            raise ExplanationError(
+                f"cohort '{cohort}' is not registered, so nothing is guaranteed; see `edgeexit calibrator register`"
+            )
+        stored = read_guarantee(session, found.id)
+        if stored is None:
+            raise ExplanationError(
+                f"the calibrator has not checked cohort '{cohort}' yet; does `edgeexit calibrator run` run?"
+            )
+        revisions = comparable_revisions(session, found.id, stored.state.policy)
+        reader = AuditReader(found.id, stored.state.policy, revisions)
+        rules = stored.rules
+        state, alarm_raised = _up_to_date(session, reader, stored.state, rules)
+        recent = reader.newest(session, first=state.first, last=state.last, limit=_COMPARED)
+        rate = _audits_per_hour(session, found.id, now)
+    exit_rates, cost, bolder = _on_audits(state, rules, recent)
+    return Explanation(
+        **cohort._asdict(),
+        exits=tuple(registration.exits),
+        risk=rules.risk,
+        delta=rules.delta,
+        policy=changes[-1],
+        epoch=state.epoch,
+        audits=state.audits,
+        audits_per_hour=rate,
+        exit_rates=exit_rates,
+        cost=cost,
+        bolder=bolder,
+        next_path_in=max(state.next_path_at - state.audits, 0),
+        raised_risk=_raised(rules.risk),
+        alarm_within=_alarm_within(state, rules),
+        alarm_raised=alarm_raised,
+        changes=tuple(changes),
+    )
+
+
+def _up_to_date(
+    session: Session, reader: AuditReader, state: Guarantee, rules: GuaranteeRules
+) -> tuple[Guarantee, bool]:
+    """Return the state after the audits that it has not seen, and whether they raise an alarm; no policy changes."""
+
+    def history(first: int, last: int, limit: int) -> Audits:
+        return reader.newest(session, first=first, last=last, limit=limit)
+
+    newest = session.scalar(select(func.max(AuditedSampleRow.id))) or 0
+    audits = reader.oldest(session, after=state.last, until=newest, limit=_MAX_NEW_AUDITS)
+    advanced, change = advance(state, audits, history, msgspec.structs.replace(rules, min_gain=_NEVER))
+    return (advanced, False) if change is None else (state, True)
+
+
+def _on_audits(
+    state: Guarantee, rules: GuaranteeRules, recent: Audits
+) -> tuple[tuple[float, ...] | None, float | None, BolderPolicy | None]:
+    """Return the exit mix and the cost of the policy in force, and the next bolder policy, on the newest audits."""
+    if not len(recent.ids):
+        return None, None, None
+    full_depth = rules.costs[-1]
+    exits = outcomes(state.policy, recent, [state.policy.thresholds]).exits
+    cost = float(mean_costs(exits, rules.costs)[0])
+    rates = tuple(float((exits == k).mean()) for k in range(state.policy.exits))
+    candidates = []
+    for path in state.paths:
+        outcome = outcomes(state.policy, recent, path.thresholds)
+        missing = _audits_missing(path.test, outcome.losses.mean(axis=0))
+        costs = mean_costs(outcome.exits, rules.costs)
+        for point_cost, audits in zip(costs.tolist(), missing, strict=True):
+            if audits is not None and point_cost <= (1 - rules.min_gain) * cost:
+                candidates.append(BolderPolicy(cost=point_cost / full_depth, audits_missing=audits))
+    bolder = min(candidates, key=lambda one: (one.audits_missing, one.cost), default=None)
+    return rates, cost / full_depth, bolder
+
+
+def _audits_missing(test: PathTest, mean_losses: npt.NDArray[Any]) -> list[int | None]:
+    """Return how many audits certify each point [P] and all safer ones, for mean losses [P]; None: no number does."""
+    samples = max(test.samples, 1)
+    expected = msgspec.structs.replace(test, samples=samples, loss_sums=samples * mean_losses)
+    found: list[int | None] = []
+    needed: int | None = 0
+    for point in range(len(mean_losses)):
+        own = samples_to_certify(expected, point)
+        needed = None if needed is None or own is None else max(needed, own)
+        found.append(needed)
+    return found
+
+
+def _raised(risk: float) -> float:
+    """Return twice the risk, or what lies between it and 1."""
+    return min(2 * risk, (1 + risk) / 2)
+
+
+def _alarm_within(state: Guarantee, rules: GuaranteeRules) -> int | None:
+    """Return the bound in audits of the cohort; the monitor reads only a part of them if devices may forge theirs."""
+    if all(threshold is None for threshold in state.policy.thresholds):
+        return None
+    bound = detection_bound(state.monitor, _raised(rules.risk), delta=rules.delta)
+    arrived = sum(state.cohort_monitor.counts.values())
+    read = state.monitor.samples / arrived if arrived else 1.0
+    return None if bound is None else ceil(bound / max(read, 1e-3))
+
+
+def _audits_per_hour(session: Session, cohort_id: int, now: datetime) -> float | None:
+    """Return the rate of the newest audits, up to now."""
+    newest = (
+        select(AuditedSampleRow.audit_id)
+        .filter_by(cohort_id=cohort_id, counted=True)
+        .order_by(AuditedSampleRow.id.desc())
+        .limit(_RATE_AUDITS)
+        .subquery()
+    )
+    query = select(func.count(), func.min(AuditRow.received_at)).select_from(newest)
+    count, first = session.execute(query.join(AuditRow, AuditRow.id == newest.c.audit_id)).one()
+    if not count:
+        return None
+    return float(3600 * count / max((now - first).total_seconds(), _MIN_SPAN_S))

@@ -1,0 +1,139 @@
+"""`edgeexit calibrator explain`: why the policy of a cohort is what it is, and what would change it."""
+
+from math import ceil
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from edgeexit.cli.calibrator.shared_options import DATABASE, DatabaseOption, JsonOption
+from edgeexit.cli.calibrator.status_rows import mix_text
+from edgeexit.console import console, next_step, print_json, printable
+from edgeexit.formatting import percent
+
+if TYPE_CHECKING:
+    from edgeexit_calibration import Explanation, PolicyView
+
+_TIME: Final = "%Y-%m-%d %H:%M:%S UTC"
+_HOURS_PER_DAY: Final = 24
+_SECONDS_PER_MINUTE: Final = 60
+_LABEL_WIDTH: Final = 9
+
+
+def explain_command(
+    cohort: Annotated[
+        str,
+        typer.Argument(help="COHORT, FLEET/COHORT or FLEET/BUNDLE/COHORT, as `status` prints it.", metavar="COHORT"),
+    ],
+    database: DatabaseOption = DATABASE,
+    as_json: JsonOption = False,
+) -> None:
+    """Explain the policy in force: why it is, what it costs, what would make it bolder, how soon an alarm comes.
+
+    Times are those in which as many audits arrive, at the recent rate.
+
+    Example: `edgeexit calibrator explain cameras`
+    """
+    from datetime import datetime, timezone
+
+    from edgeexit_calibration import explain, find_cohorts, open_database
+
+    store = open_database(database, create=False)
+    address = find_cohorts(store, cohort)[0]
+    found = explain(store, address, now=datetime.now(timezone.utc))
+    store.close()
+    if as_json:
+        print_json(found)
+        return
+    console.print(
+        printable(
+            f"{found.address}: with confidence {percent(1 - found.delta)}, at most {percent(found.risk)} of the "
+            "predictions differ from the final exit's"
+        ),
+        soft_wrap=True,
+    )
+    for label, text in explanation_lines(found):
+        console.print(f"[bold]{label:{_LABEL_WIDTH}}[/]{printable(text)}", soft_wrap=True)
+    next_step(f"edgeexit calibrator history --cohort {address} --database {store.name}")
+
+
+def explanation_lines(found: "Explanation") -> list[tuple[str, str]]:
+    """Return the label and the text of each line."""
+    label, *empty = ("changes", *[""] * (len(found.changes) - 1))
+    changes = [(name, _change(policy)) for name, policy in zip((label, *empty), found.changes, strict=True)]
+    return [
+        ("policy", _policy(found.policy)),
+        ("cost", _cost(found)),
+        ("bolder", _bolder(found)),
+        ("alarm", _alarm(found)),
+        *changes,
+    ]
+
+
+def _policy(policy: "PolicyView") -> str:
+    certificate = policy.certificate
+    unpublished = "" if policy.published_at else " (not published yet)"
+    text = f"revision {policy.revision} since {policy.created_at:{_TIME}}{unpublished}, {policy.reason}; "
+    if certificate is None:
+        return text + "it has no certificate"
+    return (
+        f"{text}certificate: {percent(certificate.observed)} of {certificate.samples:,} samples differed, the risk is "
+        f"at most {percent(certificate.upper_bound)}"
+    )
+
+
+def _cost(found: "Explanation") -> str:
+    if found.cost is None:
+        return "not known yet: no audit has arrived since the last alarm or registration"
+    return (
+        f"{percent(found.cost)} of full depth on the audits since the last alarm or registration ({found.audits:,}); "
+        f"exits {', '.join(found.exits)}: {mix_text(found.exit_rates)}"
+    )
+
+
+def _bolder(found: "Explanation") -> str:
+    bolder = found.bolder
+    if bolder is None:
+        return (
+            "no policy under test is clearly cheaper and likely to be certified; others are put to the test after "
+            f"{_audits(found, found.next_path_in)}"
+        )
+    if not bolder.audits_missing:
+        return f"a policy that costs {percent(bolder.cost)} is certified and follows at one of the next checks"
+    return (
+        f"the next policy costs {percent(bolder.cost)}; about {_audits(found, bolder.audits_missing)} are missing to "
+        "certify it"
+    )
+
+
+def _alarm(found: "Explanation") -> str:
+    if found.alarm_raised:
+        return "raised by the newest audits; the calibrator steps back at its next check, if it runs"
+    if all(threshold is None for threshold in found.policy.thresholds):
+        return "none: at full depth, no prediction differs"
+    if found.alarm_within is None:
+        return f"not within a million audits if {percent(found.raised_risk)} of the predictions differ"
+    return (
+        f"within {_audits(found, found.alarm_within)} if {percent(found.raised_risk)} of the predictions differ, with "
+        f"probability {percent(1 - found.delta)}"
+    )
+
+
+def _change(policy: "PolicyView") -> str:
+    return f"revision {policy.revision}, {policy.created_at:{_TIME}}, by {policy.created_by}: {policy.reason}"
+
+
+def _audits(found: "Explanation", count: int) -> str:
+    """Return a number of audits, with the time in which they arrive at the recent rate."""
+    hours = found.hours(count)
+    text = f"{count:,} audit{'' if count == 1 else 's'}"
+    return text if hours is None else f"{text} ({duration(hours)} at the recent rate)"
+
+
+def duration(hours: float) -> str:
+    """Return a duration with one unit, e.g. `40 s`, `3 min`, `5.2 h` or `12 days`."""
+    seconds = ceil(3600 * hours)
+    if seconds < _SECONDS_PER_MINUTE:
+        return f"{seconds} s"
+    if hours < 1:
+        return f"{seconds / _SECONDS_PER_MINUTE:.0f} min"
+    return f"{hours:.1f} h" if hours < 2 * _HOURS_PER_DAY else f"{hours / _HOURS_PER_DAY:,.0f} days"

@@ -1,0 +1,103 @@
+"""`edgeexit calibrator explain`, on SQLite and on PostgreSQL."""
+
+import json
+from datetime import datetime, timedelta, timezone
+
+import pytest
+from edgeexit_calibration import ExplanationError, NameLookupError, register
+from typer.testing import CliRunner
+
+from edgeexit.cli.calibrator import calibrator_app
+from edgeexit.cli.calibrator.explain_command import duration
+from tests.calibration.recalibrate.watching import GOAL, ingest, new_watcher
+from tests.calibration.scenario import COHORT, audits_of, state_of
+
+NOW = datetime.now(timezone.utc) - timedelta(minutes=10)
+
+
+def explain(url, *arguments):
+    """Run the command in this process; raise its error as the entry point of the CLI receives it."""
+    arguments = ["explain", *arguments, "--database", url]
+    return CliRunner().invoke(calibrator_app, arguments, catch_exceptions=False).output
+
+
+def lines_of(output):
+    """Return the text of each labelled line."""
+    labels = ("policy", "cost", "bolder", "alarm", "changes")
+    return {line.split()[0]: line.partition(" ")[2].strip() for line in output.splitlines() if line.startswith(labels)}
+
+
+@pytest.fixture
+def cohort(database, bundle):
+    return register(database, bundle, cohort=COHORT, **GOAL).cohort
+
+
+def test_the_lines_say_what_is_in_force_what_it_costs_and_when_it_changes(database, database_url, bundle, cohort):
+    watching = new_watcher(database)
+    watching.check(now=NOW)
+    ingest(database, *audits_of(bundle, 600, seed=11), now=NOW)
+    watching.check(now=NOW)
+    output = explain(database_url, COHORT)
+    assert f"{cohort}: with confidence 90.0 %, at most 10.0 % of the predictions differ" in output
+    lines = lines_of(output)
+    assert lines["policy"].startswith("revision 1 since ")
+    assert "registered; certificate: " in lines["policy"]
+    assert " of full depth on the audits since the last alarm or registration (600)" in lines["cost"]
+    assert "audits" in lines["bolder"]
+    assert lines["alarm"].startswith("within ")
+    assert "min at the recent rate)" in lines["alarm"]
+    assert "by ada: registered" in lines["changes"]
+    assert f"next: edgeexit calibrator history --cohort {cohort}" in output
+
+
+def test_after_a_drift_the_lines_name_the_step_back_and_the_missing_audits(database, database_url, bundle, cohort):
+    watching = new_watcher(database)
+    watching.check(now=NOW)
+    audits = iter(audits_of(bundle, 3000, trust=0.5, seed=12, size=10))
+    while "stepped back" not in (lines_of(explain(database_url, COHORT))["policy"]):
+        ingest(database, next(audits), now=NOW)
+        watching.check(now=NOW)
+    lines = lines_of(explain(database_url, f"shop/{COHORT}"))
+    assert "stepped back: disagreement above 10 % since audit" in lines["policy"]
+    assert lines["cost"].startswith("100.0 % of full depth")
+    assert "are missing to certify it" in lines["bolder"]
+    assert lines["alarm"] == "none: at full depth, no prediction differs"
+
+
+def test_json_has_the_same_figures(database, database_url, bundle, cohort):
+    watching = new_watcher(database)
+    watching.check(now=NOW)
+    ingest(database, *audits_of(bundle, 600, seed=11), now=NOW)
+    found = json.loads(explain(database_url, COHORT, "--json"))
+    assert (found["fleet"], found["bundle"], found["cohort"]) == tuple(cohort)
+    assert found["audits"] == 600
+    assert sum(found["exit_rates"]) == pytest.approx(1)
+    assert found["policy"]["revision"] == 1
+    assert found["changes"][-1] == found["policy"]
+
+
+def test_an_unknown_name_an_unregistered_and_an_unchecked_cohort_are_errors(database, database_url, bundle):
+    ingest(database, state_of(bundle.digest))
+    with pytest.raises(NameLookupError, match="cohort 'camera' is unknown; did you mean cameras"):
+        explain(database_url, "camera")
+    with pytest.raises(ExplanationError, match="is not registered"):
+        explain(database_url, COHORT)
+    register(database, bundle, cohort=COHORT, **GOAL)
+    with pytest.raises(ExplanationError, match="has not checked"):
+        explain(database_url, COHORT)
+
+
+@pytest.mark.parametrize(
+    ("hours", "text"),
+    [
+        (0.001, "4 s"),
+        (0.02, "1 min"),
+        (0.5, "30 min"),
+        (1.0, "1.0 h"),
+        (47.9, "47.9 h"),
+        (72, "3 days"),
+        (72_000, "3,000 days"),
+    ],
+)
+def test_a_duration_has_one_unit(hours, text):
+    assert duration(hours) == text
