@@ -32,6 +32,7 @@ def quickstart_command(
 
     Example: `edgeexit quickstart --keep-running`
     """
+    from edgeexit.quickstart.fleet import COHORT
     from edgeexit.quickstart.steps import REPORT, run_quickstart
 
     output = notes if as_json else console
@@ -41,6 +42,7 @@ def quickstart_command(
         return
     program = "edgeexit" if shutil.which("edgeexit") else os.path.relpath(Path(sys.executable).with_name("edgeexit"))
     next_step(f"{program} inspect {out}/bundle")
+    next_step(f"{program} calibrator explain {COHORT} --database {out}/calibrator.sqlite")
     next_step(f"{program} calibrator history --database {out}/calibrator.sqlite")
     next_step(f"open {out}/{REPORT} in a browser, then compile your own model: {program} compile --help")
 

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import msgspec
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from edgeexit.files import write_atomic
 from edgeexit.formatting import milliseconds, percent
 from edgeexit.latency import LatencyProfile
 from edgeexit.quickstart.drift_demo import DriftDemoResult
+from edgeexit.quickstart.monitor import mean_cost
 from edgeexit.report import (
     COLOURS,
     GREY,
@@ -24,6 +26,7 @@ from edgeexit.report import (
 from edgeexit.runtime import Evaluation
 
 _HEIGHT = 340
+_TIMELINE_HEIGHT = 480
 
 
 class QuickstartResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,7 +44,7 @@ class QuickstartResult(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def caption(self) -> str:
-        """The text that explains the table of the three phases."""
+        """The text that explains the table of the phases."""
         full_ms = self.profile.cumulative_ms[-1]
         text = (
             "Agreement with the final exit and the exit mix (columns with the names of exits) are measured on audited "
@@ -57,7 +60,7 @@ class QuickstartResult(msgspec.Struct, frozen=True, kw_only=True):
         return text
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-        """Return the columns and the rows of the table of the three phases."""
+        """Return the columns and the rows of the table of the phases."""
         columns = ("phase", "revision", "agreement", "95 % interval", *self.exits, "stage latency")
         rows = []
         for phase in self.drift_demo.phases:
@@ -80,24 +83,27 @@ def write_report(path: Path, result: QuickstartResult) -> None:
     columns, rows = result.table()
     page = render_page(
         title="EdgeExit quickstart",
-        subtitle=f"{result.model}: compiled, run by two agents, recalibrated after drift, updated.",
+        subtitle=f"{result.model}: compiled, run by two agents, recalibrated after drift.",
         sections=[
             Section(
-                title="Before and after the update",
+                title="Before the drift and after it",
                 tables=(Table(columns=columns, rows=tuple(rows)),),
                 notes=(result.caption,),
             ),
             Section(title="Policies on test samples without drift", tables=(_evaluations(result),)),
             Section(
-                title="Agreement with the final exit over time",
+                title="Agreement and cost over time",
                 texts=(
                     (
-                        "The line shows the agreement of the last 100 audited samples. The policy is certified for an "
-                        f"agreement of at least {100 * (1 - result.risk):g} %. The calibrator detects that the "
-                        "agreement is lower, and refits the policy."
+                        "The lines show the last 100 audited samples: their agreement with the final exit, and their "
+                        "stage latency as a fraction of the full model's. The policy is certified for an agreement of "
+                        f"at least {100 * (1 - result.risk):g} %. When the agreement is lower, the calibrator steps "
+                        "back to full depth. Bolder thresholds follow as soon as the audits certify them, and the "
+                        "cost falls. A dotted line with a number marks each new revision."
                     ),
                 ),
-                charts=(Chart(name="timeline", figure=_timeline(result), description="agreement over time"),),
+                charts=(Chart(name="timeline", figure=_timeline(result), description="agreement and cost over time"),),
+                tables=(_revisions(result),),
             ),
             Section(
                 title="Exit mix",
@@ -133,26 +139,51 @@ def _evaluations(result: QuickstartResult) -> Table:
     return Table(columns=columns, rows=tuple(rows))
 
 
+def _revisions(result: QuickstartResult) -> Table:
+    rows = [
+        (
+            str(revision.revision),
+            "before the start" if revision.seconds < 0 else f"{revision.seconds:.0f} s",
+            f"{revision.samples:,}",
+            revision.reason,
+        )
+        for revision in result.drift_demo.revisions
+    ]
+    return Table(columns=("revision", "created after", "audited samples", "reason"), rows=tuple(rows))
+
+
 def _timeline(result: QuickstartResult) -> go.Figure:
     demo = result.drift_demo
-    figure = go.Figure()
+    cumulative_ms = result.profile.cumulative_ms
     seconds = [point.seconds for point in demo.timeline]
     agreement = [point.agreement for point in demo.timeline]
-    figure.add_scatter(x=seconds, y=agreement, mode="lines", name="agreement", line={"color": COLOURS[0], "width": 3})
+    cost = [mean_cost(point.rates, cumulative_ms) / cumulative_ms[-1] for point in demo.timeline]
+    figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.08)
+    for row, (name, values) in enumerate((("agreement", agreement), ("cost", cost)), 1):
+        line = {"color": COLOURS[row - 1], "width": 3}
+        figure.add_scatter(x=seconds, y=values, mode="lines", name=name, line=line, showlegend=False, row=row, col=1)
     figure.add_hline(
         y=1 - result.risk,
         line={"dash": "dash", "color": GREY},
         annotation_text="certified",
         annotation_position="bottom right",
+        row=1,
+        col=1,
     )
-    for time_s, text, position in (
-        (demo.drift_s, "the data changes", "bottom left"),
-        (demo.update_s, "new policy active", "top left"),
-    ):
-        figure.add_vline(x=time_s, line={"color": COLOURS[3]}, annotation_text=text, annotation_position=position)
-    figure.update_yaxes(tickformat=".0%", range=[min(0.8, *agreement) - 0.02, 1.005])
-    figure.update_xaxes(title="seconds since the agents started")
-    return set_style(figure, height=_HEIGHT)
+    figure.add_vline(x=demo.drift_s, line={"color": COLOURS[3]})
+    figure.add_annotation(
+        x=demo.drift_s, y=0.02, yref="y2 domain", text="the data change", xanchor="right", showarrow=False
+    )
+    for revision in demo.revisions:
+        if revision.seconds > 0:
+            figure.add_vline(x=revision.seconds, line={"color": GREY, "dash": "dot", "width": 1})
+            figure.add_annotation(
+                x=revision.seconds, y=1, yref="y domain", yanchor="bottom", text=str(revision.revision), showarrow=False
+            )
+    figure.update_yaxes(title="agreement", tickformat=".0%", range=[min(0.8, *agreement) - 0.02, 1.005], row=1, col=1)
+    figure.update_yaxes(title="cost", tickformat=".0%", range=[0, 1.02], row=2, col=1)
+    figure.update_xaxes(title="seconds since the agents started", row=2, col=1)
+    return set_style(figure, height=_TIMELINE_HEIGHT)
 
 
 def _mix(result: QuickstartResult) -> go.Figure:

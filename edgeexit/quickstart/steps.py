@@ -1,4 +1,4 @@
-"""Runs the seven steps of the quickstart: train, compile, fit, profile, start a fleet, drift and update, stop."""
+"""Runs the seven steps of the quickstart: train, compile, fit, profile, start a fleet, drift and recalibrate, stop."""
 
 import shutil
 from collections.abc import Callable
@@ -56,13 +56,13 @@ def run_quickstart(
             drift_demo=demo,
         )
         columns, rows = result.table()
-        print_table("Before and after the update", columns, rows, to=console)
+        print_table("Before the drift and after it", columns, rows, to=console)
         console.print(result.caption)
         write_report(folder / REPORT, result)
-        if demo.updated.disagreement.low > RISK:
+        if demo.end.disagreement.low > RISK:
             raise QuickstartError(
-                f"the disagreement of the updated policy is {100 * (demo.updated.disagreement.observed or 0):.1f} %, "
-                f"significantly above the certified {100 * RISK:g} %; see {folder / REPORT}"
+                f"the disagreement at the end is {100 * (demo.end.disagreement.observed or 0):.1f} %, significantly "
+                f"above the certified {100 * RISK:g} %; see {folder / REPORT}"
             )
         if before_stop is not None:
             before_stop(fleet)

@@ -1,5 +1,6 @@
 """The quickstart's report, from synthetic results."""
 
+import json
 import re
 
 from edgeexit_calibration import Disagreement, ExitMix
@@ -7,7 +8,7 @@ from plotly.offline import get_plotlyjs
 
 from edgeexit.latency import LatencyProfile, LatencySummary, StageProfile
 from edgeexit.quickstart.drift_demo import DriftDemoResult
-from edgeexit.quickstart.monitor import PhaseResult, TimelinePoint
+from edgeexit.quickstart.monitor import PhaseResult, RevisionResult, TimelinePoint
 from edgeexit.quickstart.report import QuickstartResult, write_report
 from edgeexit.runtime import Evaluation
 from edgeexit.runtime.evaluation import LatencyFigures
@@ -42,14 +43,21 @@ def quickstart_result():
     )  # fmt: skip
     timeline = tuple(
         TimelinePoint(
-            seconds=float(s), agreement=0.97 if not 20 < s < 35 else 0.85, revision=1, reported=60 * s, audited=18 * s
+            seconds=float(s), agreement=0.97 if not 20 < s < 35 else 0.85, rates=(0.6, 0.3, 0.1), revision=1,
+            reported=60 * s, audited=18 * s,
         )
         for s in range(2, 60)
-    )
+    )  # fmt: skip
+    revisions = tuple(
+        RevisionResult(revision=number, seconds=seconds, reason=reason, samples=200)
+        for number, seconds, reason in (
+            (1, -3.0, "registered"), (2, 36.0, "stepped back: an alarm"), (3, 44.5, "bolder: certified")
+        )
+    )  # fmt: skip
     demo = DriftDemoResult(
-        before=phase("before", 1, 0.02, (120, 50, 30)), drifted=phase("drifted", 1, 0.14, (90, 60, 50)),
-        updated=phase("updated", 2, 0.03, (40, 60, 100)), timeline=timeline, drift_s=20.0, update_s=36.0,
-        mean_device_latency_ms=0.4,
+        before=phase("before", 1, 0.02, (120, 50, 30)), drifted=phase("after the change", 1, 0.14, (90, 60, 50)),
+        stepped_back=phase("stepped back", 2, 0.01, (20, 40, 140)), end=phase("at the end", 3, 0.03, (40, 60, 100)),
+        revisions=revisions, timeline=timeline, drift_s=20.0, mean_device_latency_ms=0.4,
     )  # fmt: skip
     profile = LatencyProfile(
         bundle="0" * 64, machine="x86_64, a processor", runtime="onnxruntime 1.23.2", threads=1, batch=1,
@@ -67,7 +75,28 @@ def test_the_page_contains_all_results_and_loads_nothing(tmp_path):
     page = path.read_text().replace(get_plotlyjs(), "")
     for name in ("timeline", "mix", "stages"):
         assert f'id="{name}"' in page
-    assert "<td>updated</td><td>2</td><td>97.0 %</td>" in page
+    assert "<td>at the end</td><td>3</td><td>97.0 %</td>" in page
     assert "digits &lt;b&gt;&amp;" in page
     assert "certified for an agreement of at least 95" in page
     assert not re.findall(r"https?:|@import|url\(|<link|\bsrc=", page)
+
+
+def test_the_page_shows_every_revision_when_it_was_created_and_why(tmp_path):
+    path = tmp_path / "report.html"
+    write_report(path, quickstart_result())
+    page = path.read_text().replace(get_plotlyjs(), "")
+    for cells in (
+        ("1", "before the start", "200", "registered"),
+        ("2", "36 s", "200", "stepped back: an alarm"),
+        ("3", "44 s", "200", "bolder: certified"),
+    ):
+        assert "".join(f"<td>{cell}</td>" for cell in cells) in page
+    drawn = {shape["x0"] for shape in timeline_layout(page)["shapes"] if shape["line"].get("dash") == "dot"}
+    assert drawn == {36.0, 44.5}
+
+
+def timeline_layout(page):
+    """Return the layout that the page gives to plotly for the timeline: the second argument after the id."""
+    call = re.search(r'Plotly\.newPlot\(\s*"timeline",\s*', page)
+    _, end = json.JSONDecoder().raw_decode(page, call.end())
+    return json.JSONDecoder().raw_decode(page, page.index("{", end))[0]
