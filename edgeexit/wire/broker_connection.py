@@ -79,6 +79,7 @@ class BrokerConnection:
         self._incoming = Incoming(callbacks, options, self.acknowledgements)
         if isinstance(self._client, BulkClient):
             self._client.on_publishes = self._incoming.receive
+            self._client.is_receiver_busy = self._incoming.has_backlog
         self._connected_at: float | None = None
         self._is_connected = False
         self._is_silent = False

@@ -24,6 +24,8 @@ _STEP_READS: Final = 1024
 """The same as a number of reads: TLS returns a record at a time, a WebSocket a frame."""
 _INTERVAL_S: Final = 0.002
 """What arrives within this time is read at once: to wake up for a message costs as much as ten messages."""
+_BUSY_INTERVAL_S: Final = 0.05
+"""The same while the receiver has enough to do. The threads of several sessions disturb it at each read."""
 _QOS_2: Final = 2
 
 
@@ -35,6 +37,7 @@ class BulkClient(MqttClient):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.on_publishes: Callable[[list[Publish]], None] = lambda _: None
+        self.is_receiver_busy: Callable[[], bool] = lambda: False
         self._stream = PacketStream(max_bytes=MAX_PACKET)
         self._problem: str | None = None
         self._next_read = 0.0
@@ -60,10 +63,10 @@ class BulkClient(MqttClient):
             self._problem = f"the broker sent a malformed packet: {error}"
             return MQTTErrorCode.MQTT_ERR_SUCCESS
         finally:
-            self._next_read = time.monotonic() + _INTERVAL_S
             self.packets += len(publishes)
             if publishes:
                 self.on_publishes(publishes)
+            self._next_read = time.monotonic() + (_BUSY_INTERVAL_S if self.is_receiver_busy() else _INTERVAL_S)
 
     def _read_batch(self, publishes: list[Publish]) -> MQTTErrorCode:
         """Read pieces until nothing is left, and append the messages; return how the connection ended, or success."""

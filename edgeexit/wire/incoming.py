@@ -1,11 +1,14 @@
 """The messages that arrive on one connection, and their delivery to the session's callback."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from edgeexit.wire.acknowledgements import Acknowledgements
 from edgeexit.wire.callbacks import SessionCallbacks
 from edgeexit.wire.packet_codec import Publish
 from edgeexit.wire.session_options import Delivery, SessionOptions
+
+_BACKLOG: Final = 500
 
 
 class Incoming:
@@ -35,6 +38,10 @@ class Incoming:
             (messages is not None and len(self._acknowledgements) > messages)
             or (size is not None and self._acknowledgements.unacked_bytes > size)
         )
+
+    def has_backlog(self) -> bool:
+        """Return True if so many messages are not acknowledged that those to come can wait a moment."""
+        return len(self._acknowledgements) > _BACKLOG
 
     def receive(self, messages: Sequence[Publish]) -> None:
         """Take messages; they are delivered now, or by `deliver` if the session takes batches."""
