@@ -3,14 +3,14 @@
 import threading
 from collections.abc import Sequence
 
-from edgeexit.wire import BrokerSession, Delivery
+from edgeexit.wire import BrokerSession
 
 
 class Consumer:
     """A durable session; another process that connects with the same client id continues it.
 
     Args:
-        session: delivers the messages; acknowledged by this process.
+        session: delivers the messages.
 
     """
 
@@ -25,10 +25,6 @@ class Consumer:
     def start(self) -> None:
         """Start to connect in the background."""
         self._session.start()
-
-    def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        """Acknowledge messages to the broker; those of other connections are left out."""
-        self._session.acknowledge(deliveries)
 
     def send(self, messages: Sequence[tuple[str, bytes]]) -> bool:
         """Send acknowledgements to devices, with QoS 0; return False if there is no connection."""

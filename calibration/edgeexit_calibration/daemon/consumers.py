@@ -3,15 +3,15 @@
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, TypeVar
+from typing import Final
 
 from edgeexit.wire import Delivery
+from edgeexit.wire.session_options import DeliveryOrigin  # noqa: TC001 - the annotation of a variable
 from edgeexit_calibration.daemon.consumer import Consumer
 
 ALL_SHARDS: Final = "*"
 """Stands for all shards where one process owns them all; no shard can have this name."""
 _SHARD_LEVEL: Final = 3
-_One = TypeVar("_One")
 
 
 def shard_of(topic: str) -> str:
@@ -66,31 +66,18 @@ class Consumers:
         for thread in self._stopping:
             thread.join()
 
-    def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        """Acknowledge messages to the broker, each on the connection on which it arrived."""
-        with self._lock:
-            consumers = dict(self._by_shard)
-        for shard, part in _by_consumer(deliveries, consumers, lambda one: one.topic).items():
-            consumers[shard].acknowledge(part)
-
     def send(self, messages: Sequence[tuple[str, bytes]]) -> bool:
-        """Send acknowledgements to devices; return False if some could not be sent."""
+        """Send acknowledgements to devices on one of the connections; return False if there is none."""
         with self._lock:
-            consumers = dict(self._by_shard)
-        parts = _by_consumer(messages, consumers, lambda one: one[0])
-        is_sent = [consumers[shard].send(part) for shard, part in parts.items()]
-        return all(is_sent) and sum(map(len, parts.values())) == len(messages)
+            consumers = list(self._by_shard.values())
+        return any(consumer.send(messages) for consumer in consumers)
 
 
-def _by_consumer(
-    items: Sequence[_One], consumers: dict[str, Consumer], topic_of: Callable[[_One], str]
-) -> dict[str, Sequence[_One]]:
-    """Return the items of each consumer, without those of shards that are not received any more."""
-    if ALL_SHARDS in consumers:
-        return {ALL_SHARDS: items}
-    parts: defaultdict[str, list[_One]] = defaultdict(list)
-    for item in items:
-        shard = shard_of(topic_of(item))
-        if shard in consumers:
-            parts[shard].append(item)
-    return dict(parts)
+def acknowledge(deliveries: Sequence[Delivery]) -> None:
+    """Acknowledge messages to the broker, each on the connection on which it arrived."""
+    parts: defaultdict[DeliveryOrigin, list[Delivery]] = defaultdict(list)
+    for one in deliveries:
+        if one.origin is not None:
+            parts[one.origin].append(one)
+    for origin, part in parts.items():
+        origin.acknowledge(part)

@@ -17,7 +17,7 @@ from edgeexit.errors import MessageError
 from edgeexit.limited_log import LimitedLog
 from edgeexit.wire import Delivery, DeviceAddress, parse_up_topic
 from edgeexit_calibration.daemon.backlog import Backlog, BatchLimit
-from edgeexit_calibration.daemon.consumers import ALL_SHARDS, Consumers, shard_of
+from edgeexit_calibration.daemon.consumers import ALL_SHARDS, Consumers, acknowledge, shard_of
 from edgeexit_calibration.daemon.tenure import Tenure
 from edgeexit_calibration.ingest.drops import Drop
 from edgeexit_calibration.ingest.inbox import Inbox
@@ -40,6 +40,8 @@ class _ReadBatch(NamedTuple):
 
     deliveries: Sequence[Delivery]
     messages: ReadMessages
+    shards: frozenset[str] | None
+    """Of all deliveries; None: only their topics name them."""
 
 
 class Storing:
@@ -93,14 +95,14 @@ class Storing:
             try:
                 batch = batches.get(timeout=_MAX_BATCH_S)
             except queue.Empty:
-                batch = _ReadBatch((), NOTHING)  # counts of drops may have to be written
+                batch = _ReadBatch((), NOTHING, frozenset())  # counts of drops may have to be written
             self._mark(is_busy=True)
             try:
                 while not self._store(batch, stop) and not stop.is_set():
                     pass  # once more, without the shards that were lost
             except Exception as error:  # noqa: BLE001 - no message may end the service; its device sends it again
                 self._log_failure(batch.deliveries, error)
-                self._acknowledge(batch.deliveries)
+                acknowledge(batch.deliveries)
             finally:
                 self._backlog.remove(batch.deliveries)
                 self._mark(is_busy=False)
@@ -138,12 +140,13 @@ class Storing:
                 continue
             try:
                 messages = self.intake.reader.read([one for one in deliveries if one.topic])
+                shards = messages.shards()
             except Exception as error:  # noqa: BLE001 - as when they are stored; they are acknowledged in their turn
                 self._log_failure(deliveries, error)
-                messages = NOTHING
+                messages, shards = NOTHING, None
             while not stop.is_set():
                 try:
-                    batches.put(_ReadBatch(deliveries, messages), timeout=_MAX_BATCH_S)
+                    batches.put(_ReadBatch(deliveries, messages, shards), timeout=_MAX_BATCH_S)
                     break
                 except queue.Full:
                     pass
@@ -156,7 +159,7 @@ class Storing:
             self.intake.forget()
         begin = time.monotonic()
         if self.intake.write(messages, stop):
-            self._acknowledge(owned)
+            acknowledge(owned)
             if owned:
                 self.stored += len(owned)
                 self.commit_s = time.monotonic() - begin
@@ -166,7 +169,7 @@ class Storing:
         stop.wait(_RETRY_S)
         return False
 
-    def _owned(self, batch: _ReadBatch) -> _ReadBatch:
+    def _owned(self, batch: _ReadBatch) -> tuple[Sequence[Delivery], ReadMessages]:
         """Return the messages of shards that this process owns, and remember which leases they need.
 
         The others were received before a shard went to another process; the broker delivers them to that one.
@@ -174,10 +177,13 @@ class Storing:
         owned = self._tenure.shards
         if ALL_SHARDS in owned:
             self._leases = self._tenure.leases_of(owned)
-            return batch
+            return batch.deliveries, batch.messages
+        if batch.shards is not None and batch.shards <= owned:
+            self._leases = self._tenure.leases_of(batch.shards)
+            return batch.deliveries, batch.messages
         kept = [delivery for delivery in batch.deliveries if shard_of(delivery.topic) in owned]
         self._leases = self._tenure.leases_of({shard_of(delivery.topic) for delivery in kept})
-        return _ReadBatch(kept, batch.messages.of_shards(owned))
+        return kept, batch.messages.of_shards(owned)
 
     def _log_failure(self, deliveries: Sequence[Delivery], error: Exception) -> None:
         self._repeats.error("store", "a batch of %d messages cannot be stored", len(deliveries), exc_info=error)
@@ -190,10 +196,6 @@ class Storing:
 
     def _check(self, connection: Connection) -> None:
         self._tenure.check(connection, self._leases)
-
-    def _acknowledge(self, batch: Sequence[Delivery]) -> None:
-        if self.consumers is not None:
-            self.consumers.acknowledge(batch)
 
     def _send(self, messages: Sequence[tuple[str, bytes]]) -> bool:
         return self.consumers is not None and self.consumers.send(messages)

@@ -121,7 +121,7 @@ class KnownDevices:
             rows = connection.exec_driver_sql(_DECIDED.format("IN (SELECT value FROM json_each(?))"), (numbers,))
         changed = [
             number
-            for number, key, revoked, cloned in rows
+            for number, key, revoked, cloned in rows.all()  # reads them at once, unlike an iteration
             if (known := by_id[number]).key != key or known.revoked != revoked or known.cloned != cloned
         ]
         columns = (DeviceRow.id, DeviceRow.key, DeviceRow.revoked_at, DeviceRow.clone_seen_at)

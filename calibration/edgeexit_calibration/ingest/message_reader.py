@@ -23,6 +23,14 @@ class ReadMessages(NamedTuple):
     drops: Sequence[Drop]
     """The messages that are not stored, the refused ones included."""
 
+    def shards(self) -> frozenset[str] | None:
+        """Return the shards of all devices that sent something; None if the device of a message is not known."""
+        if any(drop.address is None for drop in self.drops):
+            return None
+        shards = {uplink.address.shard for uplink in self.uplinks}
+        shards.update(refused.address.shard for refused in self.refused)
+        return frozenset(shards.union(drop.address.shard for drop in self.drops if drop.address is not None))
+
     def of_shards(self, shards: Collection[str]) -> "ReadMessages":
         """Return the messages of the devices of some shards."""
         return ReadMessages(

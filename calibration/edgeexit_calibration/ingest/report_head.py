@@ -7,6 +7,7 @@ NumPy reads the numbers of all reports together. Counters in another form, e.g. 
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Annotated, Final, NamedTuple
 
 import msgspec
@@ -31,14 +32,19 @@ class ReportHead(msgspec.Struct, frozen=True, kw_only=True):
 
     start: StartId
     sequence: Count
-    bundle: Digest
-    cohort: Name
+    bundle: str
+    cohort: str
     revision: Revision
     uptime_s: Uptime
     exits: msgspec.Raw
     failed: Count = 0
     losses: Losses = Losses()
     skipped: Count = 0
+
+
+class _CohortNames(msgspec.Struct, frozen=True):
+    bundle: Digest
+    cohort: Name
 
 
 _NAMES: Final = (b'"reached":', b'"exited":', b'"scores":', b'"latency":')
@@ -53,9 +59,21 @@ def decode_head(payload: bytes) -> ReportHead:
     if len(payload) > MAX_BYTES:
         raise MessageError(f"Report of {len(payload)} bytes is larger than the maximum of {MAX_BYTES} bytes")
     try:
-        return _HEADS.decode(payload)
+        head = _HEADS.decode(payload)
+        _check_names(head.bundle, head.cohort)
     except (msgspec.DecodeError, RecursionError) as error:
         raise MessageError(f"Report: {error}") from error
+    return head
+
+
+@lru_cache(maxsize=1000)
+def _check_names(bundle: str, cohort: str) -> None:
+    """Raise ValidationError unless a cohort can have these names.
+
+    Thousands of reports have the same ones, and their patterns take as long as the rest of a head. Valid names are
+    remembered; they are short.
+    """
+    msgspec.convert({"bundle": bundle, "cohort": cohort}, _CohortNames)
 
 
 class CountedReports(NamedTuple):
@@ -67,26 +85,45 @@ class CountedReports(NamedTuple):
 
 def count_reports(heads: Sequence[ReportHead]) -> CountedReports:
     """Convert the counters of reports; those that are invalid, or that contradict themselves, have a reason instead."""
-    groups: defaultdict[int, list[tuple[int, bytes]]] = defaultdict(list)
+    groups: defaultdict[int, list[int]] = defaultdict(list)
     counted = CountedReports({}, {})
-    for place, head in enumerate(heads):
-        text = bytes(head.exits)
+    texts = [bytes(head.exits) for head in heads]
+    unusual: list[int] = []
+    for place, text in enumerate(texts):
         exits = _FORMS.get(text.translate(None, _DIGITS))
-        if exits is not None and all(text.count(name) == exits for name in _NAMES):  # no digit stands in a name
-            groups[exits].append((place, text))
-        else:
-            try:
-                _add(counted, [place], counts_of_exits(_EXITS.decode(text), head.failed)[np.newaxis])
-            except (msgspec.DecodeError, RecursionError) as error:
-                counted.reasons[place] = f"Report: {error} - in `$.exits`"
+        (unusual if exits is None else groups[exits]).append(place)
     for exits, members in groups.items():
-        places = [place for place, _ in members]
+        places, joined = members, b" ".join([texts[place] for place in members])
+        if not _has_names(joined, exits * len(members)):
+            places = [place for place in members if _has_names(texts[place], exits)]
+            unusual += sorted(set(members).difference(places))
+            joined = b" ".join([texts[place] for place in places])
+            if not places:
+                continue
         matrix = np.empty((len(places), PER_EXIT * exits + 1), np.int64)
-        texts = b" ".join([text for _, text in members]).translate(_ONLY_DIGITS)
-        matrix[:, :-1] = np.fromstring(texts, np.int64, sep=" ").reshape(len(places), -1)
+        numbers = np.fromstring(joined.translate(_ONLY_DIGITS), np.int64, sep=" ")
+        matrix[:, :-1] = numbers.reshape(len(places), PER_EXIT * exits)
         matrix[:, -1] = [heads[place].failed for place in places]
         _add(counted, places, matrix)
+    for place in unusual:
+        _add_unusual(counted, place, texts[place], heads[place].failed)
     return counted
+
+
+def _add_unusual(counted: CountedReports, place: int, text: bytes, failed: int) -> None:
+    """Convert counters that are not in the form in which agents write them."""
+    try:
+        _add(counted, [place], counts_of_exits(_EXITS.decode(text), failed)[np.newaxis])
+    except (msgspec.DecodeError, RecursionError) as error:
+        counted.reasons[place] = f"Report: {error} - in `$.exits`"
+
+
+def _has_names(text: bytes, count: int) -> bool:
+    """Return True if each name stands so often in counters that have the usual form without their digits.
+
+    Then no digit stands in a name. It is asked for all reports of a batch at once.
+    """
+    return all(text.count(name) == count for name in _NAMES)
 
 
 def _add(counted: CountedReports, places: Sequence[int], matrix: Counts) -> None:

@@ -111,9 +111,27 @@ def test_a_report_that_is_too_large_is_refused():
         decode_head(b" " * (MAX_BYTES + 1))
 
 
+@pytest.mark.parametrize("name", ["reached", "scores"])
+def test_a_report_with_a_digit_in_a_name_does_not_affect_the_others_of_its_batch(name):
+    good = possible_report(2, 1), possible_report(2, 2)
+    changed = encode(possible_report(2, 3)).replace(f'"{name}"'.encode(), f'"{name}7"'.encode(), 1)
+    counts, reasons = count_reports([decode_head(one) for one in (encode(good[0]), changed, encode(good[1]))])
+    assert counts.keys() == {0, 2}
+    assert name in reasons[1]
+    assert [counts[place].tolist() for place in (0, 2)] == [counts_of(one).tolist() for one in good]
+
+
+@pytest.mark.parametrize(("name", "value"), [("bundle", "B" * 64), ("cohort", "a b"), ("cohort", "")])
+def test_the_names_of_the_cohort_are_checked(name, value):
+    payload = encode(msgspec.structs.replace(possible_report(2, 1), **{name: value}))
+    for _ in range(2):
+        with pytest.raises(MessageError, match=rf"Report: .*`\$\.{name}`"):
+            decode_head(payload)
+
+
 def test_a_head_has_the_fields_of_a_report():
     of_head, of_report = ({one.name: one for one in msgspec.structs.fields(kind)} for kind in (ReportHead, Report))
     assert of_head.keys() == of_report.keys()
-    for name in of_head.keys() - {"exits"}:
+    for name in of_head.keys() - {"exits", "bundle", "cohort"}:
         head, report = of_head[name], of_report[name]
         assert (head.type, head.default, head.required) == (report.type, report.default, report.required), name
