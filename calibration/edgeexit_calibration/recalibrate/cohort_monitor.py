@@ -37,6 +37,11 @@ class CohortMonitor(msgspec.Struct, frozen=True, kw_only=True):
     """Device id -> number of its audits. The group of a device is its place, modulo the number of groups."""
 
     @property
+    def tolerated_devices(self) -> int:
+        """Number of devices that may forge audits."""
+        return len(self.left_out[0])
+
+    @property
     def alarm(self) -> ChangeAlarm | None:
         """The last alarm of a monitor, if all have raised theirs."""
         alarms = [monitor.alarm for monitor in self.monitors if monitor.alarm is not None]

@@ -134,8 +134,11 @@ def advance(
 ) -> tuple[Guarantee, PolicyChange | None]:
     """Return the state after new audits, up to the first change of the policy, and that change.
 
-    `last` of the state says which audits were used; call again with the others.
+    `last` of the state says which audits were used; call again with the others. If `rules` tolerate another number of
+    devices than before, the monitor and the tests begin anew.
     """
+    if state.cohort_monitor.tolerated_devices != rules.tolerated_devices:
+        state = _begun_anew(state, rules)
     audits = audits.after(state.last)
     while len(audits.ids):
         size = min(_BLOCK, min(state.next_path_at, state.next_look_at) - state.audits)
@@ -162,6 +165,14 @@ def _observed(state: Guarantee, audits: Audits) -> tuple[Guarantee, ChangeAlarm 
     paths = tuple(path.observe(state.policy, audits) for path in state.paths)
     last, total = int(audits.ids[-1]), state.audits + len(audits.ids)
     return msgspec.structs.replace(state, cohort_monitor=monitor, paths=paths, last=last, audits=total), None
+
+
+def _begun_anew(state: Guarantee, rules: GuaranteeRules) -> Guarantee:
+    """Return the state with a new monitor, and a new test of the path of the policy in force, in the same epoch."""
+    path = _tracked(state.path, rules, number=state.paths_chosen, after=state.last)
+    return msgspec.structs.replace(
+        state, cohort_monitor=_monitor(rules), paths=(path,), paths_chosen=state.paths_chosen + 1
+    )
 
 
 def _monitor(rules: GuaranteeRules) -> CohortMonitor:
@@ -271,6 +282,6 @@ def _certificate(path: TrackedPath, exits: Any, count: int, rules: GuaranteeRule
         risk=rules.risk,
         delta=rules.delta,
         observed=float(test.loss_sums[point]) / test.samples,
-        upper_bound=test.upper_bound(point),
+        upper_bound=min(test.upper_bound(point), rules.risk),
         exit_rates=exit_rates(exits, count),
     )

@@ -131,6 +131,22 @@ def test_honest_devices_raise_an_alarm_if_one_may_forge():
     assert changes[0][0] < 150
 
 
+def test_another_number_of_tolerated_devices_begins_the_tests_anew_in_the_same_epoch():
+    audits = audits_from((EASY, 1000))
+    state, _ = run(audits)
+    tolerant = msgspec.structs.replace(RULES, tolerated_devices=1)
+    anew, change = advance(state, audits, None, tolerant)
+    assert change is None
+    assert (anew.policy, anew.epoch, anew.first, anew.last) == (state.policy, state.epoch, state.first, state.last)
+    assert anew.cohort_monitor.tolerated_devices == 1
+    [path] = anew.paths
+    assert path.thresholds == state.path
+    assert path.test.samples == 0
+    assert path.devices.tolerated == 1
+    assert path.test.delta == path_delta(state.paths_chosen, delta=RULES.delta, alpha=RULES.alpha)
+    assert anew.paths_chosen == state.paths_chosen + 1
+
+
 def test_the_parts_of_delta_leave_room_for_false_alarms():
     parts = [path_delta(number, delta=0.1, alpha=0.01) for number in range(10_000)]
     assert sum(parts) <= 0.099
