@@ -47,8 +47,8 @@ _log = logging.getLogger(__name__)
 
 _CHUNK: Final = 5000
 """Audits of a cohort that are in memory at the same time."""
-_MAX_STEPS: Final = 20
-"""Chunks and changes of a cohort in one check; the others follow in the next one, so that no cohort waits long."""
+_MAX_AUDITS: Final = 25_000
+"""About so many audits of a cohort are used in one check; further ones follow in the next, so no cohort waits long."""
 _SAVE_INTERVAL: Final = timedelta(minutes=5)
 _NEVER: Final = 1.0
 """A minimum gain that no policy has."""
@@ -125,9 +125,9 @@ class Watcher:
             return
         if watched.saved is None:
             self._save(watched, now)
-        for _ in range(_MAX_STEPS):
-            if not self._advance(watched, settled, now):
-                break
+        used = 0
+        while used < _MAX_AUDITS and (more := self._advance(watched, settled, now)):
+            used += more
         if now - watched.saved_at >= _SAVE_INTERVAL:
             self._save(watched, now)
 
@@ -173,14 +173,17 @@ class Watcher:
             saved_at=saved_at,
         )
 
-    def _advance(self, watched: _WatchedCohort, settled: int, now: datetime) -> bool:
-        """Use the next audits, up to the next change of the policy; return False if there is nothing more to do."""
+    def _advance(self, watched: _WatchedCohort, settled: int, now: datetime) -> int:
+        """Use the next audits, up to the next change of the policy; return how many, or 0 if this check is to end.
+
+        After an alarm it ends, because the next step publishes the policy.
+        """
         with self._database.reading() as session:
             after = max(watched.state.last, watched.read_until)
             audits = watched.reader.oldest(session, after=after, until=settled, limit=_CHUNK)
             if not len(audits.ids):
                 watched.read_until = max(after, settled)
-                return False
+                return 0
             changes = bolder_changes(session, watched.current.cohort_id, now=now)
         rules, is_last_revision = watched.current.rules, watched.current.document.revision == MAX_REVISION
         if is_last_revision or changes >= self._options.max_changes_per_day:
@@ -193,14 +196,14 @@ class Watcher:
         state, change = advance(watched.state, audits, history, rules)
         if change is None:
             watched.state = state
-            return True
+            return len(audits.ids)
         if is_last_revision:
             store_postponement(self._database, watched.current, change, now=now)
             watched.is_stuck = True
-            return False
+            return 0
         revision = store_change(self._database, watched.current, change, state, now=now)
         if revision is None:
-            return False  # a user registered another policy meanwhile, which the next check reads
+            return 0  # a user registered another policy meanwhile, which the next check reads
         document = msgspec.structs.replace(
             watched.current.document, revision=revision, policy=change.policy, certificate=change.certificate
         )
@@ -208,7 +211,7 @@ class Watcher:
         watched.reader = watched.reader.including(revision)
         watched.state = watched.saved = state
         watched.saved_at = now
-        return True
+        return 0 if change.alarm is not None else len(audits.ids) - len(audits.after(state.last).ids)
 
     def _save(self, watched: _WatchedCohort, now: datetime) -> None:
         """Store the state of a cohort if it has changed, unless its policy was replaced meanwhile."""

@@ -23,6 +23,7 @@ from edgeexit.policies.document import LatencyBound
 from tests.calibration.recalibrate.watching import (
     GOAL,
     NOW,
+    check_all,
     event_kinds,
     ingest,
     new_watcher,
@@ -39,9 +40,9 @@ def cohort(database, bundle):
 
 def test_a_policy_that_holds_its_risk_is_not_changed_while_nothing_is_cheaper(database, bundle, cohort):
     watching = new_watcher(database)
-    watching.check(now=NOW)
+    check_all(watching)
     ingest(database, *audits_of(bundle, 2000, seed=11))
-    watching.check(now=NOW)
+    check_all(watching)
     assert revisions(database, cohort) == [1]
     assert event_kinds(database, cohort) == ["registered"]
     measured = disagreement(database, cohort, revision=1)
@@ -51,13 +52,13 @@ def test_a_policy_that_holds_its_risk_is_not_changed_while_nothing_is_cheaper(da
 def test_an_alarm_steps_back_and_boldness_returns_during_the_drift_and_after_it(database, bundle, cohort):
     shipped = bundle.policy().policy
     watching = new_watcher(database)
-    watching.check(now=NOW)
+    check_all(watching)
     ingest(database, *audits_of(bundle, 500))
     before = audit_watermark(database, cohort)
-    watching.check(now=NOW)
+    check_all(watching)
     ingest(database, *audits_of(bundle, 2500, trust=0.5, first_sequence=100, seed=8))
     during = audit_watermark(database, cohort)
-    watching.check(now=NOW)
+    check_all(watching)
 
     kinds = event_kinds(database, cohort)
     assert kinds[:3] == ["registered", "risk exceeded", "stepped back"]
@@ -77,7 +78,7 @@ def test_an_alarm_steps_back_and_boldness_returns_during_the_drift_and_after_it(
     assert cohorts(database)[0].condition is None
 
     ingest(database, *audits_of(bundle, 3000, first_sequence=200, seed=9))
-    watching.check(now=NOW)
+    check_all(watching)
     kinds = event_kinds(database, cohort)
     assert (kinds.count("stepped back"), kinds[-1]) == (1, "bolder")
     last = policy_history(database, cohort)[-1]
@@ -105,9 +106,9 @@ def test_a_change_keeps_the_latency_bound(database, bundle):
     bound = LatencyBound(quantile=0.9, ms=20)
     cohort = register(database, bundle, cohort=COHORT, **GOAL, max_latency=bound).cohort
     watching = new_watcher(database)
-    watching.check(now=NOW)
+    check_all(watching)
     ingest(database, *audits_of(bundle, 800, trust=0.5))
-    watching.check(now=NOW)
+    check_all(watching)
     assert {"stepped back", "bolder"} <= set(event_kinds(database, cohort))
     with database.reading() as session:
         assert decode_document(current_revision(session, 1).document.encode()).max_latency == bound
@@ -117,29 +118,29 @@ def test_audits_of_every_revision_count_if_the_temperatures_are_equal(database, 
     """Audits from before the registration do not count."""
     ingest(database, *audits_of(bundle, 1000, trust=0.3, revision=0))
     watching = new_watcher(database)
-    watching.check(now=NOW)
+    check_all(watching)
     assert event_kinds(database, cohort) == ["registered"]
     unknown = audits_of(bundle, 500, trust=0.3, revision=7, first_sequence=50)
     ingest(database, *unknown)
-    watching.check(now=NOW)
+    check_all(watching)
     assert event_kinds(database, cohort) == ["registered"]
     ingest(database, *audits_of(bundle, 500, trust=0.3, revision=0, first_sequence=100, seed=8))
-    watching.check(now=NOW)
+    check_all(watching)
     assert event_kinds(database, cohort)[:3] == ["registered", "risk exceeded", "stepped back"]
 
 
 @pytest.mark.parametrize("changed", [{"risk": 0.01}, {"delta": 0.01}])
 def test_another_risk_or_delta_begins_anew_after_its_registration(database, bundle, cohort, changed):
     watching = new_watcher(database)
-    watching.check(now=NOW)
+    check_all(watching)
     ingest(database, *audits_of(bundle, 1000, seed=11))
-    watching.check(now=NOW)
+    check_all(watching)
     newest = audit_watermark(database, cohort)
     register(database, bundle, cohort=COHORT, **{**GOAL, **changed})
-    watching.check(now=NOW)
+    check_all(watching)
     assert revisions(database, cohort) == [1]
     ingest(database, *audits_of(bundle, 600, trust=0.5, seed=12, first_sequence=100))
-    watching.check(now=NOW)
+    check_all(watching)
     exceeded = events(database, cohort)[2]
     assert (exceeded.kind, exceeded.details["risk"]) == ("risk exceeded", {**GOAL, **changed}["risk"])
     assert exceeded.details["change_position"] > newest
@@ -150,11 +151,11 @@ def test_another_risk_or_delta_begins_anew_after_its_registration(database, bund
 def test_a_cohort_gets_a_bolder_policy_as_often_as_a_day_allows_and_steps_back_at_once(database, bundle, cohort):
     def check(time, count, *, trust, seed):
         ingest(database, *audits_of(bundle, count, trust=trust, first_sequence=1000 * seed, seed=seed))
-        watching.check(now=time)
+        check_all(watching, now=time)
         return event_kinds(database, cohort)
 
     watching = new_watcher(database, max_changes_per_day=2)
-    watching.check(now=NOW)
+    check_all(watching)
     kinds = check(NOW, 2000, trust=0.5, seed=8)
     assert kinds == ["registered", "risk exceeded", "stepped back", "bolder", "bolder"]
     kinds = check(NOW + timedelta(hours=23), 2000, trust=1.0, seed=9)
@@ -177,9 +178,9 @@ def test_audits_with_another_number_of_exits_are_ignored(database, bundle, cohor
         for audit in audits_of(bundle, 500)
     ]
     watching = new_watcher(database)
-    watching.check(now=NOW)
+    check_all(watching)
     ingest(database, *shorter)
-    watching.check(now=NOW)
+    check_all(watching)
     assert event_kinds(database, cohort) == ["registered"]
     assert disagreement(database, cohort).samples == 0
     assert audited_exit_mix(database, cohort).counts == (0, 0, 0)
@@ -190,10 +191,10 @@ def test_a_cohort_that_fails_does_not_stop_the_check_of_the_others(database, bun
     with database.writing() as session:
         session.execute(update(PolicyRevisionRow).where(PolicyRevisionRow.cohort_id == 1).values(document="{}"))
     watching = new_watcher(database)
-    watching.check(now=NOW)
+    check_all(watching)
     audits = [msgspec.structs.replace(audit, cohort="healthy") for audit in audits_of(bundle, 500, trust=0.3)]
     ingest(database, *audits)
-    watching.check(now=NOW)
+    check_all(watching)
     assert event_kinds(database, healthy)[:3] == ["registered", "risk exceeded", "stepped back"]
     assert event_kinds(database, cohort) == ["registered"]
     [line] = [record.getMessage() for record in caplog.records if "the check failed" in record.getMessage()]
@@ -215,7 +216,7 @@ def test_a_lost_lease_ends_the_check_of_all_cohorts(database, bundle, cohort, ca
 
 def test_cohorts_of_another_fleet_are_ignored(database, bundle, cohort):
     watching = new_watcher(database, fleet="elsewhere")
-    watching.check(now=NOW)
+    check_all(watching)
     ingest(database, *audits_of(bundle, 500, trust=0.3))
-    watching.check(now=NOW)
+    check_all(watching)
     assert event_kinds(database, cohort) == ["registered"]

@@ -18,6 +18,7 @@ from edgeexit.wire import DeviceAddress
 from tests.calibration.recalibrate.watching import (
     GOAL,
     NOW,
+    check_all,
     event_kinds,
     ingest,
     new_watcher,
@@ -73,12 +74,12 @@ def test_an_interruption_changes_no_decision(database, bundle, interruption):
     steady = register(database, bundle, cohort=COHORT, **{**GOAL, "fleet": OTHER_FLEET}).cohort
     watching, undisturbed = new_watcher(database), new_watcher(database, fleet=OTHER_FLEET)
     for number in range(len(PHASES)):
-        watching.check(now=NOW)
-        undisturbed.check(now=NOW)
+        check_all(watching)
+        check_all(undisturbed)
         ingest(database, *phase(bundle, number))
         ingest(database, *phase(bundle, number), device=DeviceAddress(OTHER_FLEET, "s0", "camera-1"))
-        watching.check(now=NOW)
-        undisturbed.check(now=NOW)
+        check_all(watching)
+        check_all(undisturbed)
         watching = interruption(database, watching, cohort=cohort)
     kinds = event_kinds(database, steady)
     assert kinds.count("stepped back") >= 1
@@ -91,14 +92,14 @@ def test_a_backlog_is_processed_in_parts_with_the_same_decisions(database, bundl
     cohort = register(database, bundle, cohort=COHORT, **GOAL).cohort
     steady = register(database, bundle, cohort=COHORT, **{**GOAL, "fleet": OTHER_FLEET}).cohort
     watching, undisturbed = new_watcher(database), new_watcher(database, fleet=OTHER_FLEET)
-    watching.check(now=NOW)
-    undisturbed.check(now=NOW)
+    check_all(watching)
+    check_all(undisturbed)
     for number in range(4):
         ingest(database, *phase(bundle, number))
         ingest(database, *phase(bundle, number), device=DeviceAddress(OTHER_FLEET, "s0", "camera-1"))
-    undisturbed.check(now=NOW)
+    check_all(undisturbed)
     monkeypatch.setattr(watcher, "_CHUNK", 70)
-    monkeypatch.setattr(watcher, "_MAX_STEPS", 5)
+    monkeypatch.setattr(watcher, "_MAX_AUDITS", 200)
     checks = 0
     while changes(database, cohort) != changes(database, steady):
         watching.check(now=NOW)
@@ -111,14 +112,14 @@ def test_a_backlog_is_processed_in_parts_with_the_same_decisions(database, bundl
 def test_a_process_that_was_paused_continues_with_what_another_one_has_stored(database, bundle):
     cohort = register(database, bundle, cohort=COHORT, **GOAL).cohort
     paused = new_watcher(database)
-    paused.check(now=NOW)
+    check_all(paused)
     leading = new_watcher(database)
     for number in range(4):
         ingest(database, *phase(bundle, number))
-        leading.check(now=NOW)
+        check_all(leading)
     decided = changes(database, cohort)
     assert len(decided) > 2
-    paused.check(now=NOW)
+    check_all(paused)
     assert changes(database, cohort) == decided
     assert stored(database).state.epoch == 2
 
@@ -130,7 +131,7 @@ def test_the_state_is_stored_every_five_minutes_and_at_the_end(database, bundle)
 
     cohort = register(database, bundle, cohort=COHORT, **GOAL).cohort
     watching = new_watcher(database)
-    watching.check(now=NOW)
+    check_all(watching)
     assert saved_until() == 0
     found = []
     for number, minutes in enumerate((4, 5, 9)):
@@ -147,22 +148,22 @@ def test_the_state_is_stored_every_five_minutes_and_at_the_end(database, bundle)
 def test_a_damaged_state_begins_the_guarantee_anew_with_one_line(database, bundle, caplog, damage):
     cohort = register(database, bundle, cohort=COHORT, **GOAL).cohort
     watching = new_watcher(database)
-    watching.check(now=NOW)
+    check_all(watching)
     ingest(database, *audits_of(bundle, 300, seed=11))
-    watching.check(now=NOW)
+    check_all(watching)
     watching.save(now=NOW)
     with database.writing() as session:
         row = session.scalars(select(GuaranteeRow)).one()
         row.state = damage(row.state)
     restarted = new_watcher(database)
     for _ in range(2):
-        restarted.check(now=NOW)
+        check_all(restarted)
     [line] = [record.getMessage() for record in caplog.records if "begins anew" in record.getMessage()]
     assert "damaged" in line
     newest = audit_watermark(database, cohort)
     assert stored(database).state.first == newest + 1
     ingest(database, *audits_of(bundle, 400, trust=0.3, first_sequence=50, seed=8))
-    restarted.check(now=NOW)
+    check_all(restarted)
     assert event_kinds(database, cohort)[:3] == ["registered", "risk exceeded", "stepped back"]
     assert events(database, cohort)[1].details["change_position"] > newest
 
@@ -170,9 +171,9 @@ def test_a_damaged_state_begins_the_guarantee_anew_with_one_line(database, bundl
 def test_another_policy_of_a_user_begins_anew(database, bundle, tmp_path, caplog):
     cohort = register(database, bundle, cohort=COHORT, **GOAL).cohort
     watching = new_watcher(database)
-    watching.check(now=NOW)
+    check_all(watching)
     ingest(database, *audits_of(bundle, 400, trust=0.3))
-    watching.check(now=NOW)
+    check_all(watching)
     copy = Bundle.open(shutil.copytree(bundle.path, tmp_path / "copy"))
     shipped = copy.policy()
     deployed = msgspec.structs.replace(shipped.policy, thresholds=(0.99, 0.99))
@@ -180,7 +181,7 @@ def test_another_policy_of_a_user_begins_anew(database, bundle, tmp_path, caplog
     register(database, copy, cohort=COHORT, **GOAL)
     count = len(revisions(database, cohort))
     for one in (watching, new_watcher(database)):
-        one.check(now=NOW)
+        check_all(one)
         state = stored(database).state
         assert (state.policy, state.epoch, state.audits) == (deployed, 1, 0)
         assert state.first == audit_watermark(database, cohort) + 1
@@ -208,14 +209,14 @@ def test_the_audits_of_one_device_make_no_policy_bolder(database, bundle, tolera
     for name in ("camera-1", "camera-2", "camera-3"):
         ingest(database, state_of(bundle.digest), device=DeviceAddress(FLEET, "s0", name))
     watching = new_watcher(database, tolerated_devices=tolerated)
-    watching.check(now=NOW)
+    check_all(watching)
     ingest(database, *forged(bundle, 900), device=FORGER)
-    watching.check(now=NOW)
+    check_all(watching)
     assert ("bolder" in event_kinds(database, cohort)) == (tolerated == 0)
     for number, name in enumerate(("camera-1", "camera-2")):
         honest = audits_of(bundle, 1000, seed=11 + number)
         ingest(database, *honest, device=DeviceAddress(FLEET, "s0", name))
-        watching.check(now=NOW)
+        check_all(watching)
     if tolerated:
         assert disagrees(newest_policy(database, cohort), readouts_of(20_000, seed=50)).mean() <= RISK
 
@@ -223,12 +224,23 @@ def test_the_audits_of_one_device_make_no_policy_bolder(database, bundle, tolera
 def test_a_cohort_of_two_devices_tolerates_no_forger(database, bundle):
     register(database, bundle, cohort=COHORT, **GOAL)
     watching = new_watcher(database)
-    watching.check(now=NOW)
+    check_all(watching)
     tolerated = []
     for name in ("camera-1", "camera-2", "camera-3"):
         ingest(database, state_of(bundle.digest), device=DeviceAddress(FLEET, "s0", name))
         ingest(database, *audits_of(bundle, 10), device=DeviceAddress(FLEET, "s0", name))
-        watching.check(now=NOW)
+        check_all(watching)
         watching.save(now=NOW)
         tolerated.append(stored(database).rules.tolerated_devices)
     assert tolerated == [0, 0, 1]
+
+
+def test_devices_that_connect_after_the_registration_make_a_cohort_tolerate_a_forger(database, bundle):
+    cohort = register(database, bundle, cohort=COHORT, **GOAL).cohort
+    watching = new_watcher(database)
+    check_all(watching)
+    for name in ("camera-1", "camera-2", "camera-3"):
+        ingest(database, state_of(bundle.digest), device=DeviceAddress(FLEET, "s0", name))
+    ingest(database, *forged(bundle, 900), device=FORGER)
+    check_all(watching)
+    assert event_kinds(database, cohort) == ["registered"]

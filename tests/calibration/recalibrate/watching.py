@@ -25,6 +25,16 @@ def new_watcher(database, *, fleet=FLEET, **options):
     return Watcher(database, fleet=fleet, options=RecalibrationOptions(**options))
 
 
+def check_all(watching, *, now=NOW):
+    """Check as often as there is something to do: a check ends after an alarm, and after many audits."""
+    while True:
+        before = {cohort_id: watched.state for cohort_id, watched in watching._watched.items()}
+        watching.check(now=now)
+        after = {cohort_id: watched.state for cohort_id, watched in watching._watched.items()}
+        if before == after:  # states are equal only if they are the same
+            return
+
+
 def revisions(database, cohort):
     """Return the numbers of a cohort's revisions."""
     return [policy.revision for policy in policy_history(database, cohort)]
