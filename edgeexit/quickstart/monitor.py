@@ -29,7 +29,7 @@ class TimelinePoint(msgspec.Struct, frozen=True, kw_only=True):
     """The state of the fleet at one time."""
 
     seconds: float
-    """Since the monitor was created, just after the agents were started."""
+    """Since the monitor was created, when the calibrator had been started."""
     agreement: float
     """Fraction of the last 100 audited samples, or of all if there are fewer, that agree with the final exit."""
     rates: tuple[float, ...]
@@ -136,6 +136,10 @@ class FleetMonitor:
     def newest_revision(self) -> int:
         """Return the cohort's newest revision."""
         return policy_history(self._database, self._cohort, limit=1)[-1].revision
+
+    def is_published(self) -> bool:
+        """Return whether the broker has accepted the cohort's newest revision."""
+        return policy_history(self._database, self._cohort, limit=1)[-1].published_at is not None
 
     def newest_is_in_force(self) -> bool:
         """Return whether all devices are online and run the cohort's newest revision."""

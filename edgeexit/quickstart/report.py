@@ -182,7 +182,7 @@ def _timeline(result: QuickstartResult) -> go.Figure:
             )
     figure.update_yaxes(title="agreement", tickformat=".0%", range=[min(0.8, *agreement) - 0.02, 1.005], row=1, col=1)
     figure.update_yaxes(title="cost", tickformat=".0%", range=[0, 1.02], row=2, col=1)
-    figure.update_xaxes(title="seconds since the agents started", row=2, col=1)
+    figure.update_xaxes(title="seconds since the calibrator was started", row=2, col=1)
     return set_style(figure, height=_TIMELINE_HEIGHT)
 
 
