@@ -12,6 +12,7 @@ risk of at most the registered one, except with probability `delta` for all poli
 these assumptions:
 
 - Between two changes, the risk of every policy is the same for every audit, given those before.
+- Audits arrive in the order in which they are drawn: what arrives after an alarm was drawn after the change.
 - The change was before the alarm. No audit from before the alarm certifies anything after it: the estimated change can
   lie before the change, and the audits after it are chosen by their losses.
 - A change that does not make the policy in force exceed the risk raises no alarm. Tests that began before such a change

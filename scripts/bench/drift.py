@@ -1,0 +1,320 @@
+"""Compares how rules for recalibration hold a promised risk while the data drift, where the truth is known.
+
+    python scripts/bench/drift.py [--quick] [--worlds synthetic digits] [--cache FILE.npz] [--runs N] [--json]
+    python scripts/bench/drift.py --fleets 1000 [--forger none|agrees|differs|alternates] [--processes N]
+
+The samples of each population are drawn with replacement, so the true risk and cost of a policy are exact means over
+the population. The oracle knows the population and has the cheapest thresholds whose true risk is at most 5 %.
+
+Columns, means over the runs unless stated otherwise:
+
+- promise held: fraction of the runs in which no policy in force exceeds the risk outside [change, alarm]. Without a
+  change that makes the policy in force exceed the risk, it must hold all the time. For the slow drift and the recurring
+  one it is left out, because there the data never stay the same long enough.
+- time held: fraction of all audits at which the true risk of the policy in force is at most 5 %.
+- cost: mean cost of the policy in force relative to the oracle's, over all audits.
+- alarm: audits from the change to the next alarm (median; "-": no alarm in most runs).
+- recovered: audits from the change until the true risk of the policy in force is at most 5 % for the first time after
+  it has exceeded that (median).
+- cost after 500, 2,000: cost relative to the oracle's, so many audits after the change.
+- false alarms: alarms per run while the policy in force does not exceed the risk.
+
+With `--fleets`, the guarantee of many fleets is simulated, whose data change often. It shows how often the promise is
+broken between two changes.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from itertools import starmap
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from drift_pools import Truth, World, digits_world, synthetic_world
+from drift_rules import DELTA, RISK, RULES
+from edgeexit_calibration.recalibrate.audits import Audits
+from edgeexit_calibration.recalibrate.guarantee import GuaranteeRules
+from fleets import Promise, simulate_fleet
+from known_risk import COSTS
+
+from edgeexit.fitting import MaxRisk, ReadoutDataset, fit_thresholds
+from edgeexit.npz import save_arrays
+from edgeexit.policies import Policy
+
+Points = list[tuple[Truth, ...]]
+
+_STEP: Final = 50
+"""Audits that arrive between two calls of a rule."""
+_CHANGE: Final = 1500
+"""Audits before the change."""
+_FIT_SAMPLES: Final = 1000
+_DEVICES: Final = 20
+_FLEET_GAIN: Final = 0.005
+"""Smaller than the default, so that the policies of the simulated fleets change more often."""
+
+
+class Drift(NamedTuple):
+    """How the data change over time."""
+
+    weight: Callable[[int], float]
+    """Number of audits -> fraction of the samples of the second population."""
+    pool: str = "hard"
+    """The second population; the first one is "easy"."""
+    devices: tuple[int, ...] | None = None
+    """The devices whose data change; None: all."""
+    forgers: int = 0
+    """Number of devices that send audits in which every exit agrees."""
+    total_devices: int = _DEVICES
+    steady: bool = True
+    """Whether the data are the same before the change, and the same after it."""
+
+
+def _after_change(audits: int) -> float:
+    return float(audits >= _CHANGE)
+
+
+DRIFTS: Final = {
+    "sudden": Drift(_after_change),
+    "slow": Drift(lambda audits: min(max((audits - _CHANGE) / 2000, 0), 1), steady=False),
+    "recurring": Drift(lambda audits: float(audits // 750 % 2), steady=False),
+    "labels": Drift(_after_change, pool="shifted"),
+    "sensors of a tenth": Drift(_after_change, pool="broken", devices=(0, 1)),
+    "1 % forge": Drift(_after_change, forgers=1, total_devices=100),
+    "5 % forge": Drift(_after_change, forgers=1),
+    "quiet": Drift(lambda _: 0.0),
+}
+
+
+class Outcome(NamedTuple):
+    """What one rule did in one run; None: it did not happen, or there was no change."""
+
+    kept: bool
+    time_held: float
+    cost: float
+    alarm: int | None
+    recovered: int | None
+    cost_500: float | None
+    cost_2000: float | None
+    false_alarms: int
+
+
+def simulate(
+    world: World, drift: Drift, points: Points, policy: Policy, rule_name: str, *, audits: int, seed: int
+) -> Outcome:
+    """Return what a rule did on `audits` audits; `points` are those of the oracle."""
+    random = np.random.default_rng(seed)
+    rule = RULES[rule_name](policy, world.costs)
+    affected = len(drift.devices or range(_DEVICES)) / _DEVICES
+    risks, costs, oracles, alarms = [], [], [], [0]
+    known: dict[Any, Any] = {}
+    for done in range(0, audits, _STEP):
+        weight = drift.weight(done) * affected
+        easy, other = (known.setdefault((rule.policy, pool), None) for pool in ("easy", drift.pool))
+        if easy is None or other is None:
+            for pool in ("easy", drift.pool):
+                known[rule.policy, pool] = world.truth(rule.policy, pool)
+            easy, other = known[rule.policy, "easy"], known[rule.policy, drift.pool]
+        risks.append((1 - weight) * easy.risk + weight * other.risk)
+        costs.append((1 - weight) * easy.cost + weight * other.cost)
+        if ("oracle", weight) not in known:
+            known["oracle", weight] = min(
+                (1 - weight) * a.cost + weight * b.cost
+                for a, b in points
+                if (1 - weight) * a.risk + weight * b.risk <= RISK
+            )
+        oracles.append(known["oracle", weight])
+        rule.observe(_arrivals(world, drift, done, random))
+        alarms.append(len(rule.alarms))
+    return _outcome(drift, np.array(risks), np.array(costs) / np.array(oracles), np.diff(alarms), rule.alarms)
+
+
+def _arrivals(world: World, drift: Drift, done: int, random: np.random.Generator) -> Audits:
+    devices = random.integers(0, drift.total_devices, _STEP)
+    changed = random.random(_STEP) < drift.weight(done)
+    if drift.devices is not None:
+        changed &= np.isin(devices, drift.devices)
+    easy, other = world.pools["easy"], world.pools[drift.pool]
+    readouts = np.where(
+        changed[:, None, None],
+        other[random.integers(0, len(other), _STEP)],
+        easy[random.integers(0, len(easy), _STEP)],
+    )
+    forged = devices >= drift.total_devices - drift.forgers
+    readouts[forged] = np.array([0, 1, 0, 0], dtype=np.float32)
+    return Audits(np.arange(done + 1, done + _STEP + 1), devices, readouts)
+
+
+def _outcome(
+    drift: Drift,
+    risks: npt.NDArray[np.float64],
+    costs: npt.NDArray[np.float64],
+    alarms: npt.NDArray[np.int64],
+    positions: list[int],
+) -> Outcome:
+    """Return the outcome from the true risk and relative cost [steps] of the policy in force at the start of steps."""
+    exceeds = risks > RISK
+    changes = bool(drift.weight(10**9) or not drift.steady)
+    after = _CHANGE // _STEP
+    excused = np.zeros(len(risks), dtype=np.bool_)
+    alarm = next((position - _CHANGE for position in positions if position > _CHANGE), None) if changes else None
+    if changes:
+        excused[after : after + 1 + (len(risks) if alarm is None else alarm // _STEP)] = True
+    broken = np.flatnonzero(exceeds[after:]) if changes else np.array([])
+    recovered = None
+    if len(broken):
+        held = np.flatnonzero(~exceeds[after + broken[0] :])
+        recovered = int(held[0] + broken[0]) * _STEP if len(held) else None
+    return Outcome(
+        kept=not (exceeds & ~excused).any(),
+        time_held=float(1 - exceeds.mean()),
+        cost=float(costs.mean()),
+        alarm=alarm,
+        recovered=recovered,
+        cost_500=_at(costs, after + 500 // _STEP) if changes else None,
+        cost_2000=_at(costs, after + 2000 // _STEP) if changes else None,
+        false_alarms=int(alarms[~exceeds].sum()),
+    )
+
+
+def _at(values: npt.NDArray[np.float64], place: int) -> float | None:
+    return float(values[place]) if place < len(values) else None
+
+
+def _run(world: World, drift_name: str, points: Points, audits: int, seed: int) -> list[Outcome]:
+    """Return the outcome of each rule in one run; all begin with the same policy and read the same audits."""
+    random = np.random.default_rng(seed)
+    easy = world.pools["easy"]
+    samples = easy[random.integers(0, len(easy), _FIT_SAMPLES)]
+    dataset = ReadoutDataset(readouts=samples, costs=world.costs, temperatures=world.unfitted.temperatures)
+    policy = fit_thresholds(world.unfitted, dataset, MaxRisk(risk=RISK, delta=DELTA)).policy
+    drift = DRIFTS[drift_name]
+    return [simulate(world, drift, points, policy, name, audits=audits, seed=seed) for name in RULES]
+
+
+def compare(world: World, *, runs: int, audits: int, quiet: int, pool: ProcessPoolExecutor) -> list[dict[str, Any]]:
+    """Return a row per drift and rule."""
+    rows = []
+    for drift_name, drift in DRIFTS.items():
+        length = audits if drift_name != "quiet" else quiet
+        points = world.oracle_points(("easy", drift.pool))
+        found = list(pool.map(partial(_run, world, drift_name, points, length), range(1, runs + 1)))
+        print(f"{world.name}: {drift_name}", file=sys.stderr)
+        for name, outcomes in zip(RULES, zip(*found, strict=True), strict=True):
+            rows.append({"world": world.name, "drift": drift_name, "rule": name, **_summary(outcomes, drift)})
+    return rows
+
+
+def _summary(outcomes: tuple[Outcome, ...], drift: Drift) -> dict[str, Any]:
+    def mean(name: str) -> float | None:
+        values = [getattr(one, name) for one in outcomes if getattr(one, name) is not None]
+        return float(np.mean(values)) if values else None
+
+    def median(name: str) -> float | None:
+        values = [np.inf if getattr(one, name) is None else getattr(one, name) for one in outcomes]
+        return float(np.median(values)) if np.isfinite(np.median(values)) else None
+
+    return {
+        "promise held": mean("kept") if drift.steady else None,
+        "time held": mean("time_held"),
+        "cost": mean("cost"),
+        "alarm": median("alarm"),
+        "recovered": median("recovered"),
+        "cost after 500": mean("cost_500"),
+        "cost after 2,000": mean("cost_2000"),
+        "false alarms": mean("false_alarms"),
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return rows as a table in Markdown."""
+    columns = [name for name in rows[0] if name != "world"]
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    lines += ["| " + " | ".join(starmap(_cell, ((name, row[name]) for name in columns))) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
+    if name in {"promise held", "time held"}:
+        return f"{100 * value:.0f} %"
+    return f"{value:,.0f}" if name in {"alarm", "recovered"} else f"{value:.2f}"
+
+
+def fleets(count: int, forger: str, *, changes: int, audits: int, pool: ProcessPoolExecutor) -> dict[str, Any]:
+    """Return how often the promise was broken in simulated fleets."""
+    rules = GuaranteeRules(
+        risk=RISK, delta=DELTA, costs=COSTS, tolerated_devices=int(forger != "none"), min_gain=_FLEET_GAIN
+    )
+    one = partial(simulate_fleet, changes=changes, audits=audits, forger=forger, rules=rules)
+    found: list[Promise] = list(pool.map(one, range(1, count + 1), chunksize=4))
+    periods = sum(fleet.periods for fleet in found)
+    return {
+        "forger": forger,
+        "fleets": count,
+        "policies per fleet": float(np.mean([fleet.policies for fleet in found])),
+        "periods between changes": periods,
+        "periods with the promise broken": sum(fleet.broken for fleet in found) / periods,
+        "periods broken because a change raised no alarm": sum(fleet.unseen for fleet in found) / periods,
+        "fleets with the promise ever broken": float(np.mean([fleet.broken > 0 for fleet in found])),
+        "alarms per fleet": float(np.mean([fleet.alarms for fleet in found])),
+        "false alarms per epoch": sum(fleet.false_alarms for fleet in found) / sum(fleet.alarms + 1 for fleet in found),
+        "mean cost": float(np.mean([fleet.cost for fleet in found])),
+    }
+
+
+def _worlds(names: list[str], cache: Path | None, *, quick: bool) -> list[World]:
+    worlds = []
+    for name in names:
+        if name == "synthetic":
+            worlds.append(synthetic_world(5_000 if quick else 20_000))
+        elif cache is not None and cache.exists():
+            with np.load(cache, allow_pickle=False) as stored:
+                arrays = dict(stored)
+            worlds.append(World("digits", tuple(arrays.pop("costs").tolist()), arrays))
+        else:
+            world = digits_world(epochs=6 if quick else 20, copies=1 if quick else 5)
+            worlds.append(world)
+            if cache is not None:
+                save_arrays(cache, {"costs": np.array(world.costs), **world.pools})
+    return worlds
+
+
+def main() -> None:
+    """Run the benchmark and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few and short runs, to see that everything works")
+    parser.add_argument("--worlds", nargs="+", choices=("synthetic", "digits"), default=["synthetic", "digits"])
+    parser.add_argument("--cache", type=Path, help="file for the readouts of the digits")
+    parser.add_argument("--runs", type=int, help="runs per drift; default 40, quick: 2")
+    parser.add_argument("--fleets", type=int, help="simulate the guarantee of so many fleets instead")
+    parser.add_argument("--forger", choices=("none", "agrees", "differs", "alternates"), default="none")
+    parser.add_argument("--changes", type=int, default=48, help="changes of the data of each fleet")
+    parser.add_argument("--audits", type=int, default=750, help="audits between two changes of a fleet")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    with ProcessPoolExecutor(arguments.processes, get_context("fork")) as pool:
+        if arguments.fleets:
+            found = fleets(
+                arguments.fleets, arguments.forger, changes=arguments.changes, audits=arguments.audits, pool=pool
+            )
+            print(json.dumps(found, indent=2))
+            return
+        runs = arguments.runs or (2 if arguments.quick else 40)
+        audits, quiet = (3000, 3000) if arguments.quick else (5000, 20_000)
+        for world in _worlds(arguments.worlds, arguments.cache, quick=arguments.quick):
+            rows = compare(world, runs=runs, audits=audits, quiet=quiet, pool=pool)
+            print(json.dumps(rows, indent=2) if arguments.json else f"\n{world.name}\n\n{table(rows)}")
+
+
+if __name__ == "__main__":
+    main()
