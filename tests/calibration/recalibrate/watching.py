@@ -6,9 +6,11 @@ from edgeexit_calibration import events, policy_history
 from edgeexit_calibration.ingest.uplink import Uplink
 from edgeexit_calibration.recalibrate.cohort_rules import RecalibrationOptions
 from edgeexit_calibration.recalibrate.watcher import Watcher
+from edgeexit_calibration.store.tables import AuditedSampleRow
+from sqlalchemy import func, select
 
 from edgeexit.policies.confidence import Confidence
-from tests.calibration.scenario import DELTA, DEVICE, FLEET, RISK, store_uplinks
+from tests.calibration.scenario import DELTA, DEVICE, FLEET, RISK, store_uplinks, until
 
 NOW = datetime(2025, 1, 1, tzinfo=timezone.utc)
 GOAL = {"fleet": FLEET, "risk": RISK, "delta": DELTA, "user": "ada"}
@@ -26,13 +28,19 @@ def new_watcher(database, *, fleet=FLEET, **options):
 
 
 def check_all(watching, *, now=NOW):
-    """Check as often as there is something to do: a check ends after an alarm, and after many audits."""
-    while True:
+    """Check until all audits were used: a check ends after an alarm, and PostgreSQL may settle ids a little later."""
+
+    def has_used_all():
         before = {cohort_id: watched.state for cohort_id, watched in watching._watched.items()}
         watching.check(now=now)
-        after = {cohort_id: watched.state for cohort_id, watched in watching._watched.items()}
-        if before == after:  # states are equal only if they are the same
-            return
+        with watching._database.reading() as session:
+            newest = session.scalar(select(func.max(AuditedSampleRow.id))) or 0
+        return all(
+            watched.is_stuck or (watched.state is before.get(cohort_id) and watched.read_until >= newest)
+            for cohort_id, watched in watching._watched.items()
+        )
+
+    until(has_used_all, limit_s=60)
 
 
 def revisions(database, cohort):
