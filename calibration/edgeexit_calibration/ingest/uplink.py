@@ -124,6 +124,8 @@ def _check_audit(audit: Audit) -> None:
     exits = len(audit.samples[0].top1)
     if not _MIN_EXITS <= exits <= MAX_EXITS or any(len(sample.top1) != exits for sample in audit.samples):
         raise MessageError(f"audit: every sample needs the same number of exits, from {_MIN_EXITS} to {MAX_EXITS}")
+    if len({sample.scores is None for sample in audit.samples}) > 1:
+        raise MessageError("audit: either every sample has scores, or none has")
     for sample in audit.samples:
         highest = max(*sample.top1, sample.prediction or 0, *(sample.predictions or ()))
         if highest >= _CLASS_LIMIT or max(sample.entropy) > _MAX_ENTROPY:

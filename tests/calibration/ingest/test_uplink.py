@@ -56,6 +56,7 @@ def test_an_invalid_message_with_a_number_is_a_poison_message(bundle):
     huge = msgspec.structs.replace(audit.samples[0], top1=(1, 2**24 + 1, 3))
     voted = msgspec.structs.replace(audit.samples[0], prediction=2**24)
     scored = msgspec.structs.replace(audit.samples[0], scores=(0.5,) * 3, predictions=(1, 2**24 + 2, 3))
+    mixed = msgspec.structs.replace(audit.samples[0], scores=(0.5,) * 3)
     uneven = msgspec.structs.replace(
         audit.samples[0], top1=(1, 2), p1=(0.1,) * 2, p2=(0.1,) * 2, entropy=(0.1,) * 2, exit=1
     )
@@ -72,6 +73,10 @@ def test_an_invalid_message_with_a_number_is_a_poison_message(bundle):
         "same number of exits": (
             AUDIT,
             payload_of(AUDIT, msgspec.structs.replace(audit, samples=(audit.samples[0], uneven))),
+        ),
+        "every sample has scores": (
+            AUDIT,
+            payload_of(AUDIT, msgspec.structs.replace(audit, samples=(audit.samples[0], mixed))),
         ),
         "did not sign": (AUDIT, msgspec.json.encode({**signed, "key": other})),
         "for the topic": (AUDIT, payload_of("edgeexit/v1/shop/s0/camera-2/up/audit", audit)),
