@@ -252,7 +252,12 @@ def _cell(name: str, value: Any) -> str:
 def fleets(count: int, forger: str, *, changes: int, audits: int, pool: ProcessPoolExecutor) -> dict[str, Any]:
     """Return how often the promise was broken in simulated fleets."""
     rules = GuaranteeRules(
-        risk=RISK, delta=DELTA, costs=COSTS, tolerated_devices=int(forger != "none"), min_gain=_FLEET_GAIN
+        risk=RISK,
+        delta=DELTA,
+        costs=COSTS,
+        tolerated_devices=int(forger != "none"),
+        tolerated_in_alarms=int(forger != "none"),
+        min_gain=_FLEET_GAIN,
     )
     one = partial(simulate_fleet, changes=changes, audits=audits, forger=forger, rules=rules)
     found: list[Promise] = list(pool.map(one, range(1, count + 1), chunksize=4))

@@ -51,7 +51,13 @@ class Guaranteed:
     tolerated_devices = 0
 
     def __init__(self, policy: Policy, costs: tuple[float, ...]) -> None:
-        self._rules = GuaranteeRules(risk=RISK, delta=DELTA, costs=costs, tolerated_devices=self.tolerated_devices)
+        self._rules = GuaranteeRules(
+            risk=RISK,
+            delta=DELTA,
+            costs=costs,
+            tolerated_devices=self.tolerated_devices,
+            tolerated_in_alarms=self.tolerated_devices,
+        )
         self._state = begin(policy, self._rules, last=0)
         self._seen: list[Audits] = []
         self.alarms: list[int] = []

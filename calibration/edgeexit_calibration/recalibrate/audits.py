@@ -31,6 +31,12 @@ class Audits(NamedTuple):
         predictions = None if self.predictions is None else self.predictions[start:stop]
         return Audits(self.ids[start:stop], self.devices[start:stop], self.readouts[start:stop], scores, predictions)
 
+    def where(self, chosen: npt.NDArray[np.bool_]) -> "Audits":
+        """Return the audits at the places where `chosen` [N] is True."""
+        scores = None if self.scores is None else self.scores[chosen]
+        predictions = None if self.predictions is None else self.predictions[chosen]
+        return Audits(self.ids[chosen], self.devices[chosen], self.readouts[chosen], scores, predictions)
+
     def after(self, audit_id: int) -> "Audits":
         """Return the audits with higher ids."""
         return self.part(int(np.searchsorted(self.ids, audit_id, side="right")))

@@ -19,9 +19,6 @@ import numpy.typing as npt
 from edgeexit.fitting.change_monitor import ChangeAlarm, ChangeMonitor, new_monitor
 from edgeexit_calibration.recalibrate.audits import Audits
 
-_MAX_SHARE: Final = 0.05
-_MIN_LIMIT: Final = 256
-"""A monitor uses at most this share of the audits, or this number if it is more, from one device."""
 _MAX_GROUPS: Final = 40
 _MAX_MONITORS: Final = 300
 
@@ -33,13 +30,24 @@ class CohortMonitor(msgspec.Struct, frozen=True, kw_only=True):
     """Groups whose audits each monitor does not read."""
     monitors: tuple[ChangeMonitor, ...]
     groups: int
-    counts: dict[int, int] = {}
-    """Device id -> number of its audits. The group of a device is its place, modulo the number of groups."""
+    group_of: dict[int, int] = {}
+    """Device id -> its group."""
+
+    @property
+    def alpha(self) -> float:
+        """Maximum probability of a false alarm."""
+        return self.monitors[0].alpha
 
     @property
     def tolerated_devices(self) -> int:
         """Number of devices that may forge audits."""
         return len(self.left_out[0])
+
+    @property
+    def read_share(self) -> float:
+        """Part of the audits that each monitor reads, if all devices send as many."""
+        left_out = self.tolerated_devices
+        return 1 - left_out / max(min(self.groups, len(self.group_of)), left_out + 1)
 
     @property
     def alarm(self) -> ChangeAlarm | None:
@@ -54,28 +62,15 @@ class CohortMonitor(msgspec.Struct, frozen=True, kw_only=True):
 
     def observe(self, audits: Audits, losses: npt.NDArray[Any]) -> "CohortMonitor":
         """Return the state after audits, with the losses [n] in [0, 1] of the policy in force."""
-        counts, used = self._counted(audits)
-        group_of = {device: place % self.groups for place, device in enumerate(counts)}
-        groups = np.array([group_of[device] for device in audits.devices.tolist()])
+        group_of = dict(self.group_of)
+        groups = np.array(
+            [group_of.setdefault(device, len(group_of) % self.groups) for device in audits.devices.tolist()]
+        )
         monitors = []
         for left_out, monitor in zip(self.left_out, self.monitors, strict=True):
-            read = used & ~np.isin(groups, left_out)
+            read = ~np.isin(groups, left_out)
             monitors.append(monitor.observe(audits.ids[read], losses[read]))
-        return msgspec.structs.replace(self, monitors=tuple(monitors), counts=counts)
-
-    def _counted(self, audits: Audits) -> tuple[dict[int, int], npt.NDArray[np.bool_]]:
-        """Return the number of audits of each device, and which audits [n] the monitors use.
-
-        The choice depends on the devices only, and not on the losses.
-        """
-        counts, total = dict(self.counts), sum(self.counts.values())
-        used = np.ones(len(audits.ids), dtype=np.bool_)
-        for place, device in enumerate(audits.devices.tolist()):
-            total += 1
-            counts[device] = counts.get(device, 0) + 1
-            limit = max(_MAX_SHARE, 2 / len(counts)) * total
-            used[place] = counts[device] <= max(_MIN_LIMIT, limit)
-        return counts, used
+        return msgspec.structs.replace(self, monitors=tuple(monitors), group_of=group_of)
 
 
 def new_cohort_monitor(risk: float, *, alpha: float, tolerated_devices: int) -> CohortMonitor:

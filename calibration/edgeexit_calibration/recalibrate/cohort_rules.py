@@ -12,6 +12,8 @@ from edgeexit_calibration.recalibrate.guarantee import GuaranteeRules
 from edgeexit_calibration.store.tables import DeviceRow, RegistrationRow
 
 _SEEN_WITHIN: Final = timedelta(days=30)
+_DEVICES_PER_TOLERATED: Final = 20
+"""A cohort of so many devices can leave one out of its alarm. In a smaller one, a change on one device counts."""
 
 
 class RecalibrationOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,13 +34,15 @@ def rules_of(
 ) -> GuaranteeRules:
     """Return the rules of a registered cohort."""
     wanted = options.tolerated_devices
-    devices = _counted_devices(session, registration.cohort_id, options.enrolment, now, limit=2 * wanted + 1)
+    enough = max(2 * wanted + 1, _DEVICES_PER_TOLERATED * wanted)
+    devices = _counted_devices(session, registration.cohort_id, options.enrolment, now, limit=enough)
     return GuaranteeRules(
         risk=registration.risk,
         delta=registration.delta,
         costs=tuple(registration.costs),
         alpha=options.alpha,
         tolerated_devices=min(wanted, max(devices - 1, 0) // 2),
+        tolerated_in_alarms=min(wanted, devices // _DEVICES_PER_TOLERATED),
     )
 
 

@@ -201,9 +201,7 @@ def _alarm_within(state: Guarantee, rules: GuaranteeRules) -> int | None:
     if all(threshold is None for threshold in state.policy.thresholds):
         return None
     bound = detection_bound(state.monitor, _raised(rules.risk), delta=rules.delta)
-    arrived = sum(state.cohort_monitor.counts.values())
-    read = state.monitor.samples / arrived if arrived else 1.0
-    return None if bound is None else ceil(bound / max(read, 1e-3))
+    return None if bound is None else ceil(bound / state.cohort_monitor.read_share)
 
 
 def _audits_per_hour(session: Session, cohort_id: int, now: datetime) -> float | None:

@@ -20,7 +20,9 @@ these assumptions:
 - The registered policy is in force from the start on the word of its own certificate. Up to the first alarm, the
   probability that this certificate is wrong adds to `delta`.
 - Fewer than half of the devices, and at most `tolerated_devices`, forge audits. They can delay an alarm and prevent
-  bolder policies, but they can neither certify a policy nor raise an alarm alone.
+  bolder policies, but they cannot certify a policy. As many as `tolerated_in_alarms` cannot raise an alarm alone; if as
+  many honest devices have all the losses, there is no alarm either.
+- The risk is that of audits in which no device has more than its share (see `fair_share`).
 """
 
 from collections.abc import Callable
@@ -34,6 +36,7 @@ from edgeexit.fitting.path import conservative_path, path_of_scores
 from edgeexit.policies import Certificate, Policy, exit_rates
 from edgeexit_calibration.recalibrate.audits import Audits, differences, mean_costs, outcomes, simulated
 from edgeexit_calibration.recalibrate.cohort_monitor import CohortMonitor, new_cohort_monitor
+from edgeexit_calibration.recalibrate.fair_share import FairShare
 from edgeexit_calibration.recalibrate.tracked_path import TrackedPath, new_tracked_path, path_delta
 
 _BLOCK: Final = 256
@@ -63,7 +66,9 @@ class GuaranteeRules(msgspec.Struct, frozen=True, kw_only=True):
     alpha: float = 0.01
     """Maximum probability that an epoch ends by a false alarm."""
     tolerated_devices: int = 0
-    """Number of devices that may forge audits; less than half of the devices."""
+    """Number of devices whose audits certify nothing alone; less than half of the devices."""
+    tolerated_in_alarms: int = 0
+    """Number of devices whose audits raise no alarm alone."""
     min_gain: float = 0.03
     """Part of the cost that a bolder policy must save."""
     first_path: int = 64
@@ -83,13 +88,15 @@ class Guarantee(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """The path that contains the policy in force; an alarm steps back on it."""
     paths: tuple[TrackedPath, ...]
     cohort_monitor: CohortMonitor
+    shares: FairShare = FairShare()
+    """The used audits of each device, in all epochs."""
     first: int
     """Id of the first audit of the epoch."""
     last: int
-    """Id of the last audit that was used."""
+    """Id of the last audit that was read."""
     epoch: int = 1
     audits: int = 0
-    """Number of audits in the epoch."""
+    """Number of used audits in the epoch."""
     next_path_at: int
     """Number of audits at which the next path is chosen."""
     next_look_at: int = _DECISION_GAP
@@ -135,11 +142,11 @@ def advance(
 ) -> tuple[Guarantee, PolicyChange | None]:
     """Return the state after new audits, up to the first change of the policy, and that change.
 
-    `last` of the state says which audits were used; call again with the others. If `rules` tolerate another number of
-    devices than before, the monitor and the tests begin anew.
+    `last` of the state says which audits were read; call again with the others. If `rules` tolerate another number of
+    devices or of false alarms than before, the monitor and the tests begin anew.
     """
-    if state.cohort_monitor.tolerated_devices != rules.tolerated_devices:
-        state = _begun_anew(state, rules)
+    if _terms(state) != (rules.tolerated_devices, rules.tolerated_in_alarms, rules.alpha):
+        state = _begun_anew(state, history, rules)
     audits = audits.after(state.last)
     while len(audits.ids):
         size = min(_BLOCK, min(state.next_path_at, state.next_look_at) - state.audits)
@@ -158,26 +165,42 @@ def advance(
 
 def _observed(state: Guarantee, audits: Audits) -> tuple[Guarantee, ChangeAlarm | None]:
     """Return the state after a block of audits, and the alarm that they raise."""
-    _, in_force = outcomes(state.policy, audits, [state.policy.thresholds])
-    monitor = state.cohort_monitor.observe(audits, in_force[:, 0])
+    shares, selected = state.shares.select(audits.devices)
+    used = audits.where(selected)
+    _, in_force = outcomes(state.policy, used, [state.policy.thresholds])
+    monitor = state.cohort_monitor.observe(used, in_force[:, 0])
     alarm = monitor.alarm
     if alarm is not None:
-        return msgspec.structs.replace(state, cohort_monitor=monitor, last=alarm.alarm_position), alarm
-    paths = tuple(path.observe(state.policy, audits) for path in state.paths)
-    last, total = int(audits.ids[-1]), state.audits + len(audits.ids)
-    return msgspec.structs.replace(state, cohort_monitor=monitor, paths=paths, last=last, audits=total), None
+        shares, _ = state.shares.select(audits.devices[audits.ids <= alarm.alarm_position])
+        return msgspec.structs.replace(state, shares=shares, last=alarm.alarm_position), alarm
+    following = msgspec.structs.replace(
+        state,
+        cohort_monitor=monitor,
+        shares=shares,
+        paths=tuple(path.observe(state.policy, used) for path in state.paths),
+        last=int(audits.ids[-1]),
+        audits=state.audits + len(used.ids),
+    )
+    return following, None
 
 
-def _begun_anew(state: Guarantee, rules: GuaranteeRules) -> Guarantee:
-    """Return the state with a new monitor, and a new test of the path of the policy in force, in the same epoch."""
+def _terms(state: Guarantee) -> tuple[int, int, float]:
+    """Return the terms of the rules that the monitor and the tests of a state have."""
+    monitor = state.cohort_monitor
+    return state.paths[0].devices.tolerated, monitor.tolerated_devices, monitor.alpha
+
+
+def _begun_anew(state: Guarantee, history: History, rules: GuaranteeRules) -> Guarantee:
+    """Return the state with a new monitor, and new tests of the path of the policy in force and of a new path."""
     path = _tracked(state.path, rules, number=state.paths_chosen, after=state.last)
-    return msgspec.structs.replace(
+    anew = msgspec.structs.replace(
         state, cohort_monitor=_monitor(rules), paths=(path,), paths_chosen=state.paths_chosen + 1
     )
+    return _with_new_path(anew, history, rules) if anew.audits >= rules.first_path else anew
 
 
 def _monitor(rules: GuaranteeRules) -> CohortMonitor:
-    return new_cohort_monitor(rules.risk, alpha=rules.alpha, tolerated_devices=rules.tolerated_devices)
+    return new_cohort_monitor(rules.risk, alpha=rules.alpha, tolerated_devices=rules.tolerated_in_alarms)
 
 
 def _tracked(thresholds: tuple[Thresholds, ...], rules: GuaranteeRules, *, number: int, after: int) -> TrackedPath:
@@ -193,20 +216,20 @@ def _tracked(thresholds: tuple[Thresholds, ...], rules: GuaranteeRules, *, numbe
 
 def _with_new_path(state: Guarantee, history: History, rules: GuaranteeRules) -> Guarantee:
     """Return the state with a path that is chosen from the audits of the epoch, and tested on the ones that follow."""
-    chosen_from = history(state.first, state.last, rules.max_path_audits)
-    scores, losses = simulated(state.policy, chosen_from).scores, differences(state.policy, chosen_from)
-    thresholds = path_of_scores(scores, losses, rules.costs)
-    path = _tracked(thresholds, rules, number=state.paths_chosen, after=state.last)
-    kept = [one for one in state.paths if one.thresholds == state.path]
-    newest = [one for one in state.paths if one.thresholds != state.path]
     next_path_at = state.next_path_at
     while next_path_at <= state.audits:
         next_path_at *= rules.path_growth
+    state = msgspec.structs.replace(state, next_path_at=next_path_at)
+    chosen_from = history(state.first, state.last, rules.max_path_audits)
+    if not len(chosen_from.ids):  # deleted meanwhile
+        return state
+    scores, losses = simulated(state.policy, chosen_from).scores, differences(state.policy, chosen_from)
+    thresholds = path_of_scores(scores, losses, rules.costs)
+    path = _tracked(thresholds, rules, number=state.paths_chosen, after=state.last)
+    kept = [one for one in state.paths if one.thresholds == state.path][-1:]
+    newest = [one for one in state.paths if one.thresholds != state.path]
     return msgspec.structs.replace(
-        state,
-        paths=(*kept, *newest[len(kept) + 1 - _MAX_PATHS :], path),
-        paths_chosen=state.paths_chosen + 1,
-        next_path_at=next_path_at,
+        state, paths=(*kept, *newest[len(kept) + 1 - _MAX_PATHS :], path), paths_chosen=state.paths_chosen + 1
     )
 
 
@@ -215,6 +238,8 @@ def _looked(state: Guarantee, history: History, rules: GuaranteeRules) -> tuple[
     next_look_at = max(state.audits + _DECISION_GAP, int(state.audits * _DECISION_GROWTH))
     state = msgspec.structs.replace(state, next_look_at=next_look_at)
     recent = history(state.first, state.last, _COMPARED)
+    if not len(recent.ids):  # deleted meanwhile
+        return state, None
     points = [path.boldest for path in state.paths]
     exits = outcomes(state.policy, recent, [*points, state.policy.thresholds]).exits
     costs = mean_costs(exits, rules.costs)
@@ -241,13 +266,13 @@ def _stepped_back(
     since = history(alarm.change_position, state.last, rules.max_path_audits)
     full_depth = msgspec.structs.replace(state.policy, thresholds=state.path[0])
     exits = outcomes(state.policy, since, [full_depth.thresholds, state.policy.thresholds]).exits
-    cost, cost_before = mean_costs(exits, rules.costs).tolist()
+    cost, cost_before = mean_costs(exits, rules.costs).tolist() if len(since.ids) else (rules.costs[-1],) * 2
     change = PolicyChange(
         kind="stepped back",
         policy=full_depth,
         certificate=Certificate(
             method="full depth",
-            samples=len(since.ids),
+            samples=max(len(since.ids), 1),
             risk=rules.risk,
             delta=rules.delta,
             observed=0.0,
@@ -263,6 +288,7 @@ def _stepped_back(
         path=state.path,
         paths=(_tracked(state.path, rules, number=0, after=state.last),),
         cohort_monitor=_monitor(rules),
+        shares=state.shares,
         first=alarm.change_position,
         last=state.last,
         epoch=state.epoch + 1,

@@ -95,7 +95,7 @@ def test_no_audit_from_before_the_alarm_certifies_a_policy_after_it():
 @given(cuts=st.lists(st.integers(0, 3000), max_size=6), tolerated=st.integers(0, 1))
 def test_any_arrival_of_the_audits_gives_the_same_changes(cuts, tolerated):
     audits = audits_from((EASY, 2000), (HARD, 1000))
-    rules = msgspec.structs.replace(RULES, tolerated_devices=tolerated)
+    rules = msgspec.structs.replace(RULES, tolerated_devices=tolerated, tolerated_in_alarms=tolerated)
     assert run(audits, rules=rules, cuts=cuts)[1] == run(audits, rules=rules)[1]
 
 
@@ -120,31 +120,66 @@ def test_one_device_cannot_raise_an_alarm():
     of_device.devices[:800] = np.where(np.arange(800) % 4 == 0, 0, of_device.devices[:800])
     of_device.readouts[of_device.devices == 0] = differs
     assert any(change.kind == "stepped back" for _, change in run(of_device, policy=BOLD)[1])
-    tolerant = msgspec.structs.replace(RULES, tolerated_devices=1)
+    tolerant = msgspec.structs.replace(RULES, tolerated_in_alarms=1)
     assert all(change.kind != "stepped back" for _, change in run(of_device, policy=BOLD, rules=tolerant)[1])
 
 
 def test_honest_devices_raise_an_alarm_if_one_may_forge():
-    tolerant = msgspec.structs.replace(RULES, tolerated_devices=1)
+    tolerant = msgspec.structs.replace(RULES, tolerated_devices=1, tolerated_in_alarms=1)
     _, changes = run(audits_from((HARD, 300)), policy=BOLD, rules=tolerant)
     assert changes[0][1].kind == "stepped back"
     assert changes[0][0] < 150
 
 
-def test_another_number_of_tolerated_devices_begins_the_tests_anew_in_the_same_epoch():
+@pytest.mark.parametrize("changed", [{"tolerated_devices": 1}, {"tolerated_in_alarms": 1}, {"alpha": 0.02}])
+def test_other_terms_begin_the_tests_anew_in_the_same_epoch(changed):
     audits = audits_from((EASY, 1000))
     state, _ = run(audits)
-    tolerant = msgspec.structs.replace(RULES, tolerated_devices=1)
-    anew, change = advance(state, audits, None, tolerant)
+    rules = msgspec.structs.replace(RULES, **changed)
+    anew, change = advance(state, audits, lambda first, last, _: audits.part(first - 1, last), rules)
     assert change is None
     assert (anew.policy, anew.epoch, anew.first, anew.last) == (state.policy, state.epoch, state.first, state.last)
-    assert anew.cohort_monitor.tolerated_devices == 1
-    [path] = anew.paths
-    assert path.thresholds == state.path
-    assert path.test.samples == 0
-    assert path.devices.tolerated == 1
-    assert path.test.delta == path_delta(state.paths_chosen, delta=RULES.delta, alpha=RULES.alpha)
-    assert anew.paths_chosen == state.paths_chosen + 1
+    assert anew.shares == state.shares
+    assert anew.monitor.samples == 0
+    assert anew.cohort_monitor.tolerated_devices == rules.tolerated_in_alarms
+    assert anew.monitor.alpha == rules.alpha
+    kept, chosen = anew.paths
+    assert kept.thresholds == state.path
+    assert len(chosen.thresholds) > 2
+    for number, path in enumerate(anew.paths, state.paths_chosen):
+        assert path.test.samples == 0
+        assert path.devices.tolerated == rules.tolerated_devices
+        assert path.test.delta == path_delta(number, delta=RULES.delta, alpha=rules.alpha)
+    assert anew.paths_chosen == state.paths_chosen + 2
+
+
+def test_devices_of_different_difficulty_raise_no_alarm_while_the_data_stay_the_same():
+    random = np.random.default_rng(1)
+    devices = random.choice(20, 8000, p=[0.35, 0.35, *[0.3 / 18] * 18])  # two busy ones have easy inputs
+    hard, easy = HARD.draw(8000, random), EASY.draw(8000, random)
+    audits = known_risk.audits_of(np.where((devices < 2)[:, None, None], easy, hard), devices, after=0)
+    changes = run(audits)[1]
+    assert [change.kind for _, change in changes] == ["bolder"] * len(changes) != []
+
+
+def test_a_busy_device_does_not_hide_what_the_others_see():
+    random = np.random.default_rng(3)
+    devices = np.where(random.random(20_000) < 0.9, 0, random.integers(1, 40, 20_000))
+    readouts = HARD.draw(20_000, random)
+    readouts[devices == 0] = np.array([[0, 1, 0, 0]] * 3, np.float32)
+    audits = known_risk.audits_of(readouts, devices, after=0)
+    assert HARD.risk(BOLD.thresholds) * 0.1 < RULES.risk
+    assert run(audits, policy=BOLD)[1][0][1].kind == "stepped back"
+
+
+def test_nothing_is_decided_on_audits_that_were_deleted_meanwhile():
+    audits = audits_from((EASY, 400))
+    state, change = advance(begin(BOLD, RULES, last=0), audits, lambda *_: audits.part(0, 0), RULES)
+    assert change is None
+    assert state.last == 400
+    bad = audits_from((HARD, 400))
+    state, change = advance(begin(BOLD, RULES, last=0), bad, lambda *_: bad.part(0, 0), RULES)
+    assert (change.kind, change.cost) == ("stepped back", COSTS[-1])
 
 
 def test_the_parts_of_delta_leave_room_for_false_alarms():

@@ -28,7 +28,12 @@ def test_the_exact_risk_and_cost_are_those_of_many_samples(thresholds):
 @pytest.mark.parametrize("forger", ["none", "agrees", "differs", "alternates"])
 def test_the_promise_is_broken_in_at_most_a_delta_share_of_the_times_between_changes(forger):
     rules = GuaranteeRules(
-        risk=0.05, delta=DELTA, costs=known_risk.COSTS, min_gain=0.005, tolerated_devices=int(forger != "none")
+        risk=0.05,
+        delta=DELTA,
+        costs=known_risk.COSTS,
+        min_gain=0.005,
+        tolerated_devices=int(forger != "none"),
+        tolerated_in_alarms=int(forger != "none"),
     )
     found = [
         fleets.simulate_fleet(seed, changes=4, audits=500, forger=forger, rules=rules)
