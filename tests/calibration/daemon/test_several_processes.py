@@ -5,7 +5,7 @@ import signal
 import time
 
 import pytest
-from edgeexit_calibration import open_database, register
+from edgeexit_calibration import open_database, policy_history, register
 
 from edgeexit.policies import decode_document
 from edgeexit.policies.document import PAYLOAD_TYPE
@@ -90,15 +90,19 @@ class Fleet:
         assert audited(self.database) == len(self.crowd.addresses) * self.crowd.round
         assert all(len(owners) == 1 for owners in self.watch.owners.values())
         assert self.crowd.counters == sorted(self.crowd.counters)  # a new leader publishes the last one again
-        topic = policy_topic(*self.cohort)
-        device = Client(self.broker, topic)
-        self.until(lambda: device.of(topic))
-        public = [self.key.public_key()]
-        published = decode_document(verify(device.of(topic)[-1], payload_type=PAYLOAD_TYPE, keys=public))
+        device = Client(self.broker, policy_topic(*self.cohort))
+        self.until(lambda: self.published(device) == policy_history(self.database, self.cohort)[-1].revision)
         device.close()
-        assert published.revision == 1
         for text in ("UniqueViolation", "deadlock", "Traceback"):
             assert text not in self.logs()
+
+    def published(self, device):
+        """Return the revision that is retained on the broker; None if there is none yet."""
+        messages = device.of(policy_topic(*self.cohort))
+        if not messages:
+            return None
+        content = verify(messages[-1], payload_type=PAYLOAD_TYPE, keys=[self.key.public_key()])
+        return decode_document(content).revision
 
     def close(self):
         for process in self.processes:
