@@ -132,7 +132,7 @@ def test_a_damaged_bundle_is_a_one_line_error_that_names_the_file(edgeexit, bund
 
 
 def test_too_few_samples_and_an_unknown_policy_are_one_line_errors(edgeexit, bundle, data):
-    assert "at least 4604 are needed" in error_line(edgeexit("fit", bundle.path, "--data", data, "--max-risk", 0.001))
+    assert "at least 3452 are needed" in error_line(edgeexit("fit", bundle.path, "--data", data, "--max-risk", 0.001))
     assert "known kinds: confidence, " in error_line(edgeexit("fit", bundle.path, "--data", data, "--policy", "none"))
 
 

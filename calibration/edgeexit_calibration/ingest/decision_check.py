@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeexit.policies import Policy, exits_of, simulate
+from edgeexit.policies.pcee import Pcee
 from edgeexit.policies.readout import ENTROPY, P1, P2, TOP1, Array, as_float32
 
 LOGIT_ERROR: Final = 0.25
 """The highest error of a logit. int8 has the largest ones: a few percent of a logit."""
 _FRACTIONS: Final = (1.0, 0.3, 0.03, 1e-4)
-"""Of the error: a score may be highest between its ends, e.g. in a bin of `pcee`."""
+"""Of the error: a score may be highest between its ends."""
 _ROUNDING: Final = 1e-6
 _MAX_EXPONENT: Final = 50.0
 SCORE_ERROR: Final = 0.1
@@ -127,5 +128,16 @@ _MOVES: Final = np.array([np.multiply(part, signs) for part in _FRACTIONS for si
 
 def _span(policy: Policy, variants: Array) -> tuple[Array, Array]:
     """Return the lowest and the highest score [n, K] over variants [V, n, K, 4]."""
+    if isinstance(policy, Pcee):
+        variants = np.concatenate([variants, _in_bins(policy, variants)])
     scores = simulate(policy, variants.reshape(-1, *variants.shape[2:])).scores.reshape(variants.shape[:3])
     return scores.min(axis=0), scores.max(axis=0)
+
+
+def _in_bins(policy: Pcee, variants: Array) -> Array:
+    """Return variants [J, n, K, 4] with p1 in each of the J bins of `policy` that lie between the given variants."""
+    bins = len(policy.accuracies[0])
+    middles = as_float32((np.arange(bins) + 0.5) / bins)[:, None, None]
+    between = np.repeat(variants[:1], bins, axis=0)
+    between[..., P1] = np.clip(middles, variants[..., P1].min(axis=0), variants[..., P1].max(axis=0))
+    return between

@@ -6,7 +6,7 @@ import pytest
 from edgeexit_calibration.ingest.audit_check import AuditToCheck, impossible_audits
 from edgeexit_calibration.ingest.decision_check import LOGIT_ERROR, decided
 from edgeexit_calibration.ingest.sample_arrays import arrays_of
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edgeexit.policies import KINDS, simulate
@@ -80,6 +80,7 @@ def test_decisions_on_the_same_readouts_are_equal_to_the_bit_alone_and_in_batche
 
 @settings(max_examples=150, deadline=None)
 @given(kind=kinds, seed=seeds, error=st.sampled_from([0.0, 1e-6, 1e-2, 0.9]), temperature=st.sampled_from([0.3, 1, 4]))
+@example(kind="pcee", seed=33, error=0.9, temperature=0.3)
 def test_no_audit_is_refused_whose_logits_differ_from_those_of_the_decision_by_rounding(kind, seed, error, temperature):
     policy = make_policy(kind, seed=seed, temperatures=(float(temperature),) * EXITS)
     if policy.reads_probabilities:
