@@ -58,16 +58,17 @@ def simulated(policy: Policy, audits: Audits) -> Simulation:
     return Simulation(audits.scores, audits.predictions)
 
 
-def differences(policy: Policy, audits: Audits) -> npt.NDArray[np.bool_]:
-    """Return whether the prediction at each exit [N, K] differs from the final exit's."""
-    differs = simulated(policy, audits).predictions != audits.readouts[:, -1:, TOP1]
+def differences(predictions: npt.NDArray[np.int64], audits: Audits) -> npt.NDArray[np.bool_]:
+    """Return whether the predictions [N, K] of a policy at each exit differ from the final exit's."""
+    differs = predictions != audits.readouts[:, -1:, TOP1]
     differs[:, -1] = False
     return np.asarray(differs)
 
 
 def outcomes(policy: Policy, audits: Audits, points: Sequence[Thresholds]) -> Outcomes:
     """Return exits and losses [N, P] of audits under a policy with each of P thresholds."""
-    scores, differs = simulated(policy, audits).scores, differences(policy, audits)
+    scores, predictions = simulated(policy, audits)
+    differs = differences(predictions, audits)
     limits = as_float32([[np.inf if one is None else one for one in thresholds] for thresholds in points])
     exits = np.full((len(scores), len(points)), scores.shape[1] - 1, dtype=np.int64)
     for k in reversed(range(scores.shape[1] - 1)):

@@ -16,7 +16,7 @@ from edgeexit.errors import EdgeExitError
 from edgeexit.fitting.change_monitor import detection_bound
 from edgeexit.fitting.path_test import PathTest, samples_to_certify
 from edgeexit_calibration.recalibrate.audits import Audits, mean_costs, outcomes
-from edgeexit_calibration.recalibrate.guarantee import Guarantee, GuaranteeRules, advance
+from edgeexit_calibration.recalibrate.guarantee import COMPARED_AUDITS, NO_GAIN, Guarantee, GuaranteeRules, advance
 from edgeexit_calibration.recalibrate.stored_audits import AuditReader
 from edgeexit_calibration.recalibrate.stored_guarantees import read_guarantee
 from edgeexit_calibration.store.cohorts import CohortAddress, comparable_revisions, find_cohort
@@ -25,15 +25,11 @@ from edgeexit_calibration.store.tables import AuditedSampleRow, AuditRow, Regist
 from edgeexit_calibration.views.history import PolicyView, policy_history
 
 _CHANGES: Final = 5
-_COMPARED: Final = 2000
-"""Newest audits of the epoch on which costs are computed."""
 _MAX_NEW_AUDITS: Final = 20_000
 """At most so many audits are used that the stored state has not seen."""
 _RATE_AUDITS: Final = 1000
 """Newest audits whose rate is the recent one."""
 _MIN_SPAN_S: Final = 1.0
-_NEVER: Final = 1.0
-"""A minimum gain that no policy has."""
 
 
 class ExplanationError(EdgeExitError):
@@ -119,7 +115,7 @@ def explain(database: Database, cohort: CohortAddress, *, now: datetime) -> Expl
         reader = AuditReader(found.id, stored.state.policy, revisions)
         rules = stored.rules
         state, alarm_raised = _up_to_date(session, reader, stored.state, rules)
-        recent = reader.newest(session, first=state.first, last=state.last, limit=_COMPARED)
+        recent = reader.newest(session, first=state.first, last=state.last, limit=COMPARED_AUDITS)
         rate = _audits_per_hour(session, found.id, now)
     exit_rates, cost, bolder = _on_audits(state, rules, recent)
     return Explanation(
@@ -152,7 +148,7 @@ def _up_to_date(
 
     newest = session.scalar(select(func.max(AuditedSampleRow.id))) or 0
     audits = reader.oldest(session, after=state.last, until=newest, limit=_MAX_NEW_AUDITS)
-    advanced, change = advance(state, audits, history, msgspec.structs.replace(rules, min_gain=_NEVER))
+    advanced, change = advance(state, audits, history, msgspec.structs.replace(rules, min_gain=NO_GAIN))
     return (advanced, False) if change is None else (state, True)
 
 

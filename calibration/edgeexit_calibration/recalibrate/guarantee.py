@@ -47,8 +47,11 @@ _DECISION_GAP: Final = 25
 """Least number of audits between two looks for a cheaper policy."""
 _DECISION_GROWTH: Final = 1.02
 """Growth of the number of audits of an epoch between two looks."""
-_COMPARED: Final = 2000
+COMPARED_AUDITS: Final = 2000
 """Newest audits of the epoch on which the costs of policies are compared."""
+
+NO_GAIN: Final = 1.0
+"""A `min_gain` that no policy has: the policy never becomes bolder."""
 
 History = Callable[[int, int, int], Audits]
 """`history(first, last, limit)` returns the newest `limit` audits with ids from `first` to `last`."""
@@ -85,7 +88,7 @@ class Guarantee(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     policy: Policy
     """The policy in force."""
     path: tuple[Thresholds, ...]
-    """The path that contains the policy in force; an alarm steps back on it."""
+    """The path that contains the policy in force; it is tested again after an alarm."""
     paths: tuple[TrackedPath, ...]
     cohort_monitor: CohortMonitor
     shares: FairShare = FairShare()
@@ -223,8 +226,8 @@ def _with_new_path(state: Guarantee, history: History, rules: GuaranteeRules) ->
     chosen_from = history(state.first, state.last, rules.max_path_audits)
     if not len(chosen_from.ids):  # deleted meanwhile
         return state
-    scores, losses = simulated(state.policy, chosen_from).scores, differences(state.policy, chosen_from)
-    thresholds = path_of_scores(scores, losses, rules.costs)
+    scores, predictions = simulated(state.policy, chosen_from)
+    thresholds = path_of_scores(scores, differences(predictions, chosen_from), rules.costs)
     path = _tracked(thresholds, rules, number=state.paths_chosen, after=state.last)
     kept = [one for one in state.paths if one.thresholds == state.path][-1:]
     newest = [one for one in state.paths if one.thresholds != state.path]
@@ -237,7 +240,7 @@ def _looked(state: Guarantee, history: History, rules: GuaranteeRules) -> tuple[
     """Return the state after a look for a certified policy that is clearly cheaper, and the change to it."""
     next_look_at = max(state.audits + _DECISION_GAP, int(state.audits * _DECISION_GROWTH))
     state = msgspec.structs.replace(state, next_look_at=next_look_at)
-    recent = history(state.first, state.last, _COMPARED)
+    recent = history(state.first, state.last, COMPARED_AUDITS)
     if not len(recent.ids):  # deleted meanwhile
         return state, None
     points = [path.boldest for path in state.paths]

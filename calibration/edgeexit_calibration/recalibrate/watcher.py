@@ -20,7 +20,7 @@ from edgeexit.policies import decode_document
 from edgeexit.policies.document import MAX_REVISION
 from edgeexit_calibration.recalibrate.audits import Audits
 from edgeexit_calibration.recalibrate.cohort_rules import RecalibrationOptions, rules_of
-from edgeexit_calibration.recalibrate.guarantee import Guarantee, GuaranteeRules, advance, begin
+from edgeexit_calibration.recalibrate.guarantee import NO_GAIN, Guarantee, GuaranteeRules, advance, begin
 from edgeexit_calibration.recalibrate.guarantee_codec import Snapshot
 from edgeexit_calibration.recalibrate.policy_changes import (
     CurrentPolicy,
@@ -50,8 +50,6 @@ _CHUNK: Final = 5000
 _MAX_AUDITS: Final = 25_000
 """About so many audits of a cohort are used in one check; further ones follow in the next, so no cohort waits long."""
 _SAVE_INTERVAL: Final = timedelta(minutes=5)
-_NEVER: Final = 1.0
-"""A minimum gain that no policy has."""
 
 
 class _WatchedCohort(msgspec.Struct, kw_only=True):
@@ -187,7 +185,7 @@ class Watcher:
             changes = bolder_changes(session, watched.current.cohort_id, now=now)
         rules, is_last_revision = watched.current.rules, watched.current.document.revision == MAX_REVISION
         if is_last_revision or changes >= self._options.max_changes_per_day:
-            rules = msgspec.structs.replace(rules, min_gain=_NEVER)
+            rules = msgspec.structs.replace(rules, min_gain=NO_GAIN)
 
         def history(first: int, last: int, limit: int) -> Audits:
             with self._database.reading() as session:
