@@ -1,4 +1,4 @@
-"""The calibrator service: stores the messages of a fleet, detects drift, refits policies and publishes them."""
+"""The calibrator service: stores the messages of a fleet, detects drift, adapts policies and publishes them."""
 
 from edgeexit_calibration.daemon.calibrator_service import CalibratorService
 from edgeexit_calibration.daemon.service_config import ServiceConfig

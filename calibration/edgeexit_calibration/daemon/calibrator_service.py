@@ -1,7 +1,7 @@
 """One process of the calibrator: stores the messages of its shards, and leads the fleet if no other process does.
 
 Threads: one per session at the broker puts messages into a bounded inbox; one decodes them; one stores and then
-acknowledges them; one keeps the leases; on the leader, one checks the cohorts and publishes, so a long refit does not
+acknowledges them; one keeps the leases; on the leader, one checks the cohorts and publishes, so a long check does not
 delay acknowledgements.
 """
 

@@ -34,7 +34,7 @@ def short_key(key: str) -> str:
 def is_counted(
     *, key: str | None, revoked_at: datetime | None, clone_seen_at: datetime | None, enrolment: Enrolment
 ) -> bool:
-    """Return True if what a device sends counts in totals, refits and drift of its cohort; the values are its columns.
+    """Return True if what a device sends counts in totals and guarantees; the values are the columns of the device.
 
     A device that does not count is still stored and shown. A clone counts again after `clear-clone`, not after a time:
     nobody knows until then which of the two agents is the device.

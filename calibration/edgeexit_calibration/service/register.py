@@ -55,7 +55,7 @@ def register(
     costs: Costs | None = None,
     max_latency: LatencyBound | None = None,
 ) -> RegistrationResult:
-    """Register a cohort, so that the calibrator publishes, watches and refits its policy.
+    """Register a cohort, so that the calibrator publishes, watches and adapts its policy.
 
     The first registration stores the bundle's policy as revision 1, or as a higher revision if devices already run
     one. A later registration changes the risk; it adds a revision only if the bundle has a new policy.
@@ -115,7 +115,7 @@ def register(
             reason = "registered"
         elif has_new_policy:
             reason = "registered again with a new policy"
-        elif known.max_latency != bound:  # a refit stays
+        elif known.max_latency != bound:  # a policy of the calibrator stays
             reason, document = "registered again with another latency bound", known
         if registration is None:
             registration = RegistrationRow(cohort_id=row.id)

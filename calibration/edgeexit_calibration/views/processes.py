@@ -21,7 +21,7 @@ class FleetProcesses(msgspec.Struct, frozen=True, kw_only=True):
     processes: tuple[str, ...]
     """Host and process id of each running process."""
     leader: str | None
-    """Host and process id of the one that refits and publishes; null if there is none."""
+    """Host and process id of the one that changes policies and publishes; null if there is none."""
     shards: int
     """Number of known shards."""
     unowned_shards: tuple[str, ...]
@@ -59,7 +59,7 @@ def process_attention(fleet: str, found: FleetProcesses) -> Iterator[Attention]:
         yield Attention(
             kind="no calibrator",
             subject=fleet,
-            text="no process stores the messages of the devices, refits or publishes; the broker and the devices keep "
+            text="no process stores the messages of the devices, changes policies or publishes; the broker and the devices keep "
             "messages for a limited time",
             advice=f"edgeexit calibrator run --fleet {fleet}",
         )

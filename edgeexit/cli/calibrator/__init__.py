@@ -27,7 +27,7 @@ __all__ = ["calibrator_app"]
 
 calibrator_app = typer.Typer(
     name="calibrator",
-    help="The cloud service: stores the reports of a fleet, detects drift, refits policies and publishes them.",
+    help="The cloud service: stores the reports of a fleet, detects drift, adapts policies and publishes them.",
     no_args_is_help=True,
 )
 _COMMANDS: dict[str, Callable[..., None]] = {

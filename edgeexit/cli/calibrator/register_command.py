@@ -44,7 +44,7 @@ def register_command(
     ] = None,
     database: DatabaseOption = DATABASE,
 ) -> None:
-    """Register a cohort, so that the calibrator publishes, watches and refits its policy.
+    """Register a cohort, so that the calibrator publishes, watches and adapts its policy.
 
     Registering a cohort again changes its maximum risk. If the bundle has a new policy, it becomes the next revision.
 

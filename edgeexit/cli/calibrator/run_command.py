@@ -90,7 +90,7 @@ def run_command(
         int, typer.Option(help="Days after which the counts of single devices are deleted.", min=1)
     ] = 400,
     retain_audits_days: Annotated[
-        int, typer.Option(help="Days after which audits are deleted that no refit needs.", min=1)
+        int, typer.Option(help="Days after which audits are deleted that no policy is based on.", min=1)
     ] = 400,
     retain_events_days: Annotated[
         int, typer.Option(help="Days after which events are deleted that are no decisions.", min=1)
@@ -110,7 +110,7 @@ def run_command(
         ),
     ] = False,
 ) -> None:
-    """Run the service: store messages, watch every registered cohort, refit and publish, until SIGTERM or Ctrl-C.
+    """Run the service: store messages, watch every registered cohort, adapt and publish policies, until SIGTERM or Ctrl-C.
 
     On PostgreSQL, run it several times, also on several machines: the processes share the shards of the fleet, and take
     over those of one that ends. On SQLite a second one is refused.
