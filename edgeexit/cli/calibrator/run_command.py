@@ -110,7 +110,7 @@ def run_command(
         ),
     ] = False,
 ) -> None:
-    """Run the service: store messages, watch every registered cohort, adapt and publish policies, until SIGTERM or Ctrl-C.
+    """Run the service: store messages, watch all cohorts, adapt and publish policies, until SIGTERM or Ctrl-C.
 
     On PostgreSQL, run it several times, also on several machines: the processes share the shards of the fleet, and take
     over those of one that ends. On SQLite a second one is refused.
