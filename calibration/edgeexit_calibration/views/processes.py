@@ -59,8 +59,8 @@ def process_attention(fleet: str, found: FleetProcesses) -> Iterator[Attention]:
         yield Attention(
             kind="no calibrator",
             subject=fleet,
-            text="no process stores the messages of the devices, changes policies or publishes; the broker and the devices "
-            "keep messages for a limited time",
+            text="no process stores the messages of the devices, changes policies or publishes; the broker and the "
+            "devices keep messages for a limited time",
             advice=f"edgeexit calibrator run --fleet {fleet}",
         )
         return

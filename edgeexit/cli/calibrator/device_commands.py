@@ -103,7 +103,7 @@ def revoke_device_command(device: DeviceArgument, database: DatabaseOption = DAT
 def clear_clone_command(device: DeviceArgument, database: DatabaseOption = DATABASE) -> None:
     """Mark a clone as resolved, after one of the two devices got a name of its own or was removed.
 
-    Until then, what arrives under this name is stored and shown, but counts in no figure and no guarantee of its cohort.
+    Until then, what arrives under this name is stored and shown, but in no figure and no guarantee of its cohort.
 
     Example: `edgeexit calibrator clear-clone camera-1`
     """
