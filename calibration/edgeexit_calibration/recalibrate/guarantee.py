@@ -26,7 +26,7 @@ these assumptions:
 """
 
 from collections.abc import Callable
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -35,6 +35,7 @@ from edgeexit.fitting.frontier import Thresholds
 from edgeexit.fitting.path import conservative_path, path_of_scores
 from edgeexit.policies import Certificate, Policy, exit_rates
 from edgeexit_calibration.recalibrate.audits import Audits, differences, mean_costs, outcomes, simulated
+from edgeexit_calibration.recalibrate.chosen_point import ChosenPoint, choose_point
 from edgeexit_calibration.recalibrate.cohort_monitor import CohortMonitor, new_cohort_monitor
 from edgeexit_calibration.recalibrate.fair_share import FairShare
 from edgeexit_calibration.recalibrate.tracked_path import TrackedPath, new_tracked_path, path_delta
@@ -243,23 +244,18 @@ def _looked(state: Guarantee, history: History, rules: GuaranteeRules) -> tuple[
     recent = history(state.first, state.last, COMPARED_AUDITS)
     if not len(recent.ids):  # deleted meanwhile
         return state, None
-    points = [path.boldest for path in state.paths]
-    exits = outcomes(state.policy, recent, [*points, state.policy.thresholds]).exits
-    costs = mean_costs(exits, rules.costs)
-    best = int(costs[:-1].argmin())
-    if costs[best] > (1 - rules.min_gain) * costs[-1]:
+    chosen = choose_point(state.policy, state.paths, recent, costs=rules.costs, min_gain=rules.min_gain)
+    if chosen is None:
         return state, None
-    path = state.paths[best]
-    policy = msgspec.structs.replace(state.policy, thresholds=points[best])
-    certificate = _certificate(path, exits[:, best], policy.exits, rules)
+    policy = msgspec.structs.replace(state.policy, thresholds=chosen.thresholds)
     change = PolicyChange(
         kind="bolder",
         policy=policy,
-        certificate=certificate,
-        cost=float(costs[best]),
-        cost_before=float(costs[-1]),
+        certificate=_certificate(chosen, policy.exits, rules),
+        cost=chosen.cost,
+        cost_before=chosen.cost_before,
     )
-    return msgspec.structs.replace(state, policy=policy, path=path.thresholds), change
+    return msgspec.structs.replace(state, policy=policy, path=chosen.path.thresholds), change
 
 
 def _stepped_back(
@@ -304,8 +300,8 @@ def _stepped_back(
     return following, change
 
 
-def _certificate(path: TrackedPath, exits: Any, count: int, rules: GuaranteeRules) -> Certificate:
-    test, point = path.test, path.test.certified
+def _certificate(chosen: ChosenPoint, count: int, rules: GuaranteeRules) -> Certificate:
+    test, point = chosen.path.test, chosen.point
     return Certificate(
         method="betting, at any time, fixed sequence",
         samples=test.samples,
@@ -313,5 +309,5 @@ def _certificate(path: TrackedPath, exits: Any, count: int, rules: GuaranteeRule
         delta=rules.delta,
         observed=float(test.loss_sums[point]) / test.samples,
         upper_bound=min(test.upper_bound(point), rules.risk),
-        exit_rates=exit_rates(exits, count),
+        exit_rates=exit_rates(chosen.exits, count),
     )
