@@ -79,17 +79,24 @@ class PathTest(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             return self
         if discounts is None:
             discounts = np.full(len(losses), self.discount)
-        capitals, peaks = self.log_capitals, self.log_peaks
+        capitals, peaks = self.log_capitals, self.log_peaks.copy()
         bets = _bets(self.risk)
-        gain, loss = np.log1p(bets * self.risk), np.log1p(bets * (self.risk - 1))
+        gain = np.log1p(bets * self.risk)
+        binary = losses.dtype == np.bool_ or bool(((losses == 0) | (losses == 1)).all())
+        before = self.discount
         for start in range(0, len(losses), _BLOCK):
-            part = slice(start, start + _BLOCK)
-            given = losses[part, :, None]
-            gains = np.where(given, loss, gain) if losses.dtype == np.bool_ else np.log1p(bets * (self.risk - given))
-            growing = capitals + np.cumsum(gains, axis=0)
-            weights = _LOG_WEIGHTS - discounts[part, None] * gain
-            peaks = np.maximum(peaks, _log_sums(growing + weights[:, None]).max(axis=0))
-            capitals = growing[-1]
+            given, forged = losses[start : start + _BLOCK], discounts[start : start + _BLOCK]
+            times, points = np.nonzero(_may_peak(given, np.diff(forged, prepend=before), self.risk))
+            if binary:  # the capitals follow from the numbers of losses: about ten times as fast
+                counts = np.cumsum(given, axis=0, dtype=np.float64)
+                fall = np.log1p(bets * (self.risk - 1)) - gain
+                reached = capitals[points] + (times + 1)[:, None] * gain + counts[times, points, None] * fall
+                capitals = capitals + len(given) * gain + counts[-1, :, None] * fall
+            else:
+                growing = capitals + np.cumsum(np.log1p(bets * (self.risk - given[:, :, None])), axis=0)
+                reached, capitals = growing[times, points], growing[-1]
+            np.maximum.at(peaks, points, _log_sums(reached + _LOG_WEIGHTS - forged[times, None] * gain))
+            before = int(forged[-1])
         return msgspec.structs.replace(
             self,
             log_capitals=capitals,
@@ -157,6 +164,16 @@ def samples_to_certify(test: PathTest, point: int, *, limit: int = 10**7) -> int
         middle = (below + enough) // 2
         below, enough = (below, middle) if certifies(middle) else (middle, enough)
     return enough
+
+
+def _may_peak(losses: npt.NDArray[Any], growth: npt.NDArray[np.int64], risk: float) -> npt.NDArray[np.bool_]:
+    """Return after which samples [n, P] M can be higher than after the next one; `growth` [n] is that of the discount.
+
+    M does not fall by a sample whose loss is at most the risk while the discount does not grow, nor by one without loss
+    that is itself discounted. After the last sample M is always compared.
+    """
+    falls = np.where(growth[:, None] <= 0, losses > risk, (losses > 0) | (growth[:, None] > 1))
+    return np.concatenate([falls[1:], np.ones((1, losses.shape[1]), dtype=np.bool_)])
 
 
 def _bets(risk: float) -> npt.NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
     python scripts/bench/drift.py [--quick] [--worlds synthetic digits] [--cache FILE.npz] [--runs N] [--json]
     python scripts/bench/drift.py --fleets 1000 [--forger none|agrees|differs|alternates] [--processes N]
+        [--results FILE.jsonl]
 
 The samples of each population are drawn with replacement, so the true risk and cost of a policy are exact means over
 the population. The oracle knows the population and has the cheapest thresholds whose true risk is at most 5 %.
@@ -40,7 +41,7 @@ from drift_pools import Truth, World, digits_world, synthetic_world
 from drift_rules import DELTA, RISK, RULES
 from edgeexit_calibration.recalibrate.audits import Audits
 from edgeexit_calibration.recalibrate.guarantee import GuaranteeRules
-from fleets import Promise, simulate_fleet
+from fleets import simulate_fleet, simulate_fleets, summary
 from known_risk import COSTS
 
 from edgeexit.fitting import MaxRisk, ReadoutDataset, fit_thresholds
@@ -249,31 +250,22 @@ def _cell(name: str, value: Any) -> str:
     return f"{value:,.0f}" if name in {"alarm", "recovered"} else f"{value:.2f}"
 
 
-def fleets(count: int, forger: str, *, changes: int, audits: int, pool: ProcessPoolExecutor) -> dict[str, Any]:
+def fleets(arguments: argparse.Namespace, pool: ProcessPoolExecutor) -> dict[str, Any]:
     """Return how often the promise was broken in simulated fleets."""
+    forged = arguments.forger != "none"
     rules = GuaranteeRules(
         risk=RISK,
         delta=DELTA,
         costs=COSTS,
-        tolerated_devices=int(forger != "none"),
-        tolerated_in_alarms=int(forger != "none"),
+        tolerated_devices=int(forged),
+        tolerated_in_alarms=int(forged),
         min_gain=_FLEET_GAIN,
     )
-    one = partial(simulate_fleet, changes=changes, audits=audits, forger=forger, rules=rules)
-    found: list[Promise] = list(pool.map(one, range(1, count + 1), chunksize=4))
-    periods = sum(fleet.periods for fleet in found)
-    return {
-        "forger": forger,
-        "fleets": count,
-        "policies per fleet": float(np.mean([fleet.policies for fleet in found])),
-        "periods between changes": periods,
-        "periods with the promise broken": sum(fleet.broken for fleet in found) / periods,
-        "periods broken because a change raised no alarm": sum(fleet.unseen for fleet in found) / periods,
-        "fleets with the promise ever broken": float(np.mean([fleet.broken > 0 for fleet in found])),
-        "alarms per fleet": float(np.mean([fleet.alarms for fleet in found])),
-        "false alarms per epoch": sum(fleet.false_alarms for fleet in found) / sum(fleet.alarms + 1 for fleet in found),
-        "mean cost": float(np.mean([fleet.cost for fleet in found])),
-    }
+    one = partial(
+        simulate_fleet, changes=arguments.changes, audits=arguments.audits, forger=arguments.forger, rules=rules
+    )
+    found = simulate_fleets(one, arguments.fleets, results=arguments.results, spread=pool.map)
+    return {"forger": arguments.forger, **summary(found, delta=DELTA)}
 
 
 def _worlds(names: list[str], cache: Path | None, *, quick: bool) -> list[World]:
@@ -302,6 +294,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, help="runs per drift; default 40, quick: 2")
     parser.add_argument("--fleets", type=int, help="simulate the guarantee of so many fleets instead")
     parser.add_argument("--forger", choices=("none", "agrees", "differs", "alternates"), default="none")
+    parser.add_argument("--results", type=Path, help="file for each fleet that is done; continued if it exists")
     parser.add_argument("--changes", type=int, default=48, help="changes of the data of each fleet")
     parser.add_argument("--audits", type=int, default=750, help="audits between two changes of a fleet")
     parser.add_argument("--processes", type=int, default=1)
@@ -309,9 +302,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with ProcessPoolExecutor(arguments.processes, get_context("fork")) as pool:
         if arguments.fleets:
-            found = fleets(
-                arguments.fleets, arguments.forger, changes=arguments.changes, audits=arguments.audits, pool=pool
-            )
+            found = fleets(arguments, pool)
             print(json.dumps(found, indent=2))
             return
         runs = arguments.runs or (2 if arguments.quick else 40)

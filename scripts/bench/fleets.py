@@ -5,12 +5,16 @@ force at any time outside [change, alarm], where the change is to harder data: d
 break no assumption.
 """
 
-from typing import Literal, NamedTuple
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from edgeexit_calibration.recalibrate.audits import Audits
 from edgeexit_calibration.recalibrate.guarantee import GuaranteeRules, advance, begin
 from known_risk import COSTS, FULL_DEPTH, Difficulty, audits_of, cost
+from scipy import stats
 
 DEVICES = 40
 _FORGED = {"none": 0.0, "agrees": 0.05, "differs": 0.0, "alternates": 0.0}
@@ -37,6 +41,8 @@ class Promise(NamedTuple):
     """Alarms while the policy in force did not exceed the risk."""
     cost: float
     """Mean cost over all audits, as a fraction of full depth."""
+    exceeded: float
+    """Fraction of all audits at which the policy in force exceeded the risk, from a change to its alarm included."""
 
 
 def simulate_fleet(seed: int, *, changes: int, audits: int, forger: Forger = "none", rules: GuaranteeRules) -> Promise:
@@ -49,7 +55,8 @@ def simulate_fleet(seed: int, *, changes: int, audits: int, forger: Forger = "no
     state = begin(FULL_DEPTH, rules, last=0)
     powers = tuple(random.uniform(1, 2.5, len(COSTS) - 1).tolist())
     base = random.uniform(0.3, 0.41, len(COSTS) - 1)
-    broken, unseen, policies, alarms, false_alarms, costs = set[int](), set[int](), 0, 0, 0, 0.0
+    broken, unseen, policies, alarms, false_alarms = set[int](), set[int](), 0, 0, 0
+    costs, exceeded = 0.0, 0
     counts = True
     for number in range(changes):
         hardness = random.uniform(1.5, 2.4) if number % 2 else random.uniform(0.2, 0.6)
@@ -62,6 +69,7 @@ def simulate_fleet(seed: int, *, changes: int, audits: int, forger: Forger = "no
                 before = state
                 state, change = advance(state, arrived, stored.history, rules)
                 costs += (state.last - before.last) * cost(before.policy.thresholds)
+                exceeded += (state.last - before.last) * (data.risk(before.policy.thresholds) > rules.risk)
                 if change is None:
                     continue
                 policies += 1
@@ -72,8 +80,61 @@ def simulate_fleet(seed: int, *, changes: int, audits: int, forger: Forger = "no
                 elif data.risk(state.policy.thresholds) > rules.risk:
                     (broken if counts else unseen).add(period)
     return Promise(
-        changes // 2 + 1, len(broken), len(unseen), policies, alarms, false_alarms, costs / (changes * audits)
+        periods=changes // 2 + 1,
+        broken=len(broken),
+        unseen=len(unseen),
+        policies=policies,
+        alarms=alarms,
+        false_alarms=false_alarms,
+        cost=costs / (changes * audits),
+        exceeded=exceeded / (changes * audits),
     )
+
+
+def simulate_fleets(
+    one: Callable[[int], Promise], count: int, *, results: Path | None, spread: Callable[..., Iterable[Promise]] = map
+) -> list[Promise]:
+    """Return how the fleets with seeds 1 to `count` fared; `one` simulates the fleet of a seed, `spread` is like `map`.
+
+    Each fleet becomes a line of the file `results` as soon as it is done. Fleets that are in the file already are not
+    simulated again, so a run that was stopped can be continued.
+    """
+    done = [] if results is None or not results.exists() else results.read_text().splitlines()
+    found = [Promise(**json.loads(line)) for line in done[:count]]
+    for promise in spread(one, range(len(found) + 1, count + 1)):
+        found.append(promise)
+        if results is not None:
+            with results.open("a") as file:
+                file.write(json.dumps(promise._asdict()) + "\n")
+    return found
+
+
+def summary(found: list[Promise], *, delta: float) -> dict[str, Any]:
+    """Return how often the promise was broken, of which at most the fraction `delta` may be.
+
+    Whatever happened before, a period is broken with a probability of at most `delta`. So the number of broken periods
+    is not larger, in distribution, than a binomial one, and the bounds of Clopper and Pearson are valid.
+    """
+    periods, broken = sum(one.periods for one in found), sum(one.broken for one in found)
+    policies = [one.policies for one in found]
+    bounds = stats.binomtest(broken, periods).proportion_ci(0.95, method="exact")
+    return {
+        "fleets": len(found),
+        "policies per fleet": float(np.mean(policies)),
+        "fleets with fewer than 100 policies": sum(one < 100 for one in policies),  # noqa: PLR2004 - as its name says
+        "periods between changes": periods,
+        "periods with the promise broken": broken,
+        "fraction of periods with the promise broken": broken / periods,
+        "its 95 % confidence interval": [float(bounds.low), float(bounds.high)],
+        "probability of at least as many if the promise holds": float(stats.binom.sf(broken - 1, periods, delta)),
+        "periods broken because a change raised no alarm": sum(one.unseen for one in found),
+        "fleets with the promise ever broken": sum(one.broken > 0 for one in found),
+        "alarms per fleet": float(np.mean([one.alarms for one in found])),
+        "false alarms": sum(one.false_alarms for one in found),
+        "epochs": sum(one.alarms + 1 for one in found),
+        "fraction of audits at which the policy in force exceeds the risk": float(np.mean([o.exceeded for o in found])),
+        "mean cost": float(np.mean([one.cost for one in found])),
+    }
 
 
 class _Stored:

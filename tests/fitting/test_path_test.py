@@ -116,6 +116,18 @@ def test_forged_samples_without_loss_certify_nothing_that_the_others_do_not(forg
     assert np.exp(after(together).log_peaks[1]) > alone
 
 
+@given(
+    samples=st.lists(st.tuples(st.sampled_from([0, 0, 0, 0.02, RISK, 0.3, 1]), st.integers(0, 3)), min_size=1),
+    binary=st.booleans(),
+)
+def test_the_peak_is_the_highest_capital_after_any_sample_whatever_the_losses_and_discounts(samples, binary):
+    losses = np.array([loss == 1 if binary else loss for loss, _ in samples], np.float64)
+    discounts = np.cumsum([growth for _, growth in samples])
+    test = new_path_test(2, risk=RISK, delta=DELTA).observe(np.stack([0 * losses, losses], 1), discounts=discounts)
+    capitals = [peak(losses[:end], discount=discounts[end - 1], last=True) for end in range(1, len(losses) + 1)]
+    assert np.exp(test.log_peaks[1]) == pytest.approx(max(*capitals, 1), rel=1e-9)
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.01, 0.025, 0.035])
 def test_the_expected_number_of_samples_to_certify_a_point_is_that_of_simulation(rate):
     rng = np.random.default_rng(5)
