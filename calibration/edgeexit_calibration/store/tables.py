@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, Integer, UniqueConstraint, text
+from sqlalchemy import JSON, ForeignKey, Index, Integer, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from edgeexit_calibration.store.table_base import LONG_ID, NAME, TableBase
@@ -150,6 +150,12 @@ class RegistrationRow(TableBase):
     registered_at: Mapped[datetime]
     heartbeat: Mapped[int] = mapped_column(default=0)
     """Counter of the newest heartbeat."""
+    budget_ms: Mapped[float | None]
+    """Mean cost of a sample that the policy is to keep; null: it is to be as low as possible."""
+    field_costs: Mapped[list[float] | None] = mapped_column(JSON(none_as_null=True))
+    """[K] cumulative, in ms, as the devices of the cohort measured them; null: `costs` are used."""
+    field_devices: Mapped[int | None]
+    """Number of devices whose profiles `field_costs` are from."""
 
 
 class PolicyRevisionRow(TableBase):
