@@ -59,6 +59,12 @@ class DeviceRow(TableBase):
     """Two starts that ran at the same time, or nothing."""
     clone_seen_at: Mapped[datetime | None]
     """When two running agents with this name were last noticed."""
+    set_aside_at: Mapped[datetime | None]
+    """Since when its audits do not count; null: they do."""
+    set_aside_by: Mapped[str | None]
+    """Who decided last whether its audits count: `calibrator` or a user; null: nobody."""
+    comparison: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    """JSON of `device_comparison.Comparison` if its loss is far above that of its cohort; null: it is not."""
     cohort_id: Mapped[int | None] = mapped_column(ForeignKey("cohort.id"))
     """Cohort in the newest state, for counts of devices; null before the first state."""
     revision: Mapped[int | None]
@@ -156,6 +162,20 @@ class RegistrationRow(TableBase):
     """[K] cumulative, in ms, as the devices of the cohort measured them; null: `costs` are used."""
     field_devices: Mapped[int | None]
     """Number of devices whose profiles `field_costs` are from."""
+
+
+class PolicyBoundsRow(TableBase):
+    """The bounds that a user set on the policy of a cohort, see `policy_bounds`; without a row there are none."""
+
+    __tablename__ = "policy_bounds"
+
+    cohort_id: Mapped[int] = mapped_column(ForeignKey("cohort.id"), primary_key=True)
+    frozen: Mapped[bool]
+    min_final_exits: Mapped[float]
+    max_changes_per_day: Mapped[int | None]
+    min_gain: Mapped[float | None]
+    set_by: Mapped[str]
+    set_at: Mapped[datetime]
 
 
 class PolicyRevisionRow(TableBase):

@@ -1,4 +1,4 @@
-"""The budget of a cohort, and its costs as its own devices measured them."""
+"""The budget of a cohort, its costs as its devices measured them, its bounds, and which of its devices count."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,3 +11,17 @@ def upgrade() -> None:
     op.add_column("registration", sa.Column("budget_ms", sa.Double(), nullable=True))
     op.add_column("registration", sa.Column("field_costs", sa.JSON(), nullable=True))
     op.add_column("registration", sa.Column("field_devices", sa.BigInteger(), nullable=True))
+    for name, kind in (("set_aside_at", sa.DateTime()), ("set_aside_by", sa.Text()), ("comparison", sa.JSON())):
+        op.add_column("device", sa.Column(name, kind, nullable=True))
+    op.create_table(
+        "policy_bounds",
+        sa.Column("cohort_id", sa.Integer(), nullable=False),
+        sa.Column("frozen", sa.Boolean(), nullable=False),
+        sa.Column("min_final_exits", sa.Double(), nullable=False),
+        sa.Column("max_changes_per_day", sa.BigInteger(), nullable=True),
+        sa.Column("min_gain", sa.Double(), nullable=True),
+        sa.Column("set_by", sa.Text(), nullable=False),
+        sa.Column("set_at", sa.DateTime(), nullable=False),
+        sa.ForeignKeyConstraint(["cohort_id"], ["cohort.id"], name=op.f("fk_policy_bounds_cohort_id")),
+        sa.PrimaryKeyConstraint("cohort_id", name=op.f("pk_policy_bounds")),
+    )
