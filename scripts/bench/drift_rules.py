@@ -99,7 +99,7 @@ class OldRule:
     def observe(self, audits: Audits) -> None:
         """Read the next audits."""
         self._seen.append(audits)
-        losses = outcomes(self.policy, audits, [self.policy.thresholds]).losses[:, 0]
+        losses = outcomes(self.policy, audits, [self.policy.thresholds], "disagreement").losses[:, 0]
         for position, loss in zip(audits.ids.tolist(), losses.tolist(), strict=True):
             if self._change:
                 break

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from edgeexit.fitting.frontier import Thresholds
 from edgeexit.policies import Policy, Simulation, simulate
+from edgeexit.policies.document import Loss
 from edgeexit.policies.readout import TOP1, Array, as_float32
 
 
@@ -24,18 +25,16 @@ class Audits(NamedTuple):
     """[N, K] float32, if the policy reads the probabilities of all classes; else None."""
     predictions: npt.NDArray[np.int64] | None = None
     """[N, K] of the policy at each exit, beside `scores`."""
+    labels: npt.NDArray[np.int64] | None = None
+    """[N] true class, -1 if it is not known; None: no label is known."""
 
     def part(self, start: int, stop: int | None = None) -> "Audits":
         """Return the audits from place `start` until before `stop`."""
-        scores = None if self.scores is None else self.scores[start:stop]
-        predictions = None if self.predictions is None else self.predictions[start:stop]
-        return Audits(self.ids[start:stop], self.devices[start:stop], self.readouts[start:stop], scores, predictions)
+        return Audits._make(None if column is None else column[start:stop] for column in self)
 
     def where(self, chosen: npt.NDArray[np.bool_]) -> "Audits":
         """Return the audits at the places where `chosen` [N] is True."""
-        scores = None if self.scores is None else self.scores[chosen]
-        predictions = None if self.predictions is None else self.predictions[chosen]
-        return Audits(self.ids[chosen], self.devices[chosen], self.readouts[chosen], scores, predictions)
+        return Audits._make(None if column is None else column[chosen] for column in self)
 
     def after(self, audit_id: int) -> "Audits":
         """Return the audits with higher ids."""
@@ -47,8 +46,8 @@ class Outcomes(NamedTuple):
 
     exits: npt.NDArray[np.int64]
     """[N, P]"""
-    losses: npt.NDArray[np.bool_]
-    """[N, P] True where the prediction differs from the final exit's."""
+    losses: npt.NDArray[np.float64]
+    """[N, P] in [0, 1], see `exit_losses`."""
 
 
 def simulated(policy: Policy, audits: Audits) -> Simulation:
@@ -58,22 +57,43 @@ def simulated(policy: Policy, audits: Audits) -> Simulation:
     return Simulation(audits.scores, audits.predictions)
 
 
-def differences(predictions: npt.NDArray[np.int64], audits: Audits) -> npt.NDArray[np.bool_]:
-    """Return whether the predictions [N, K] of a policy at each exit differ from the final exit's."""
-    differs = predictions != audits.readouts[:, -1:, TOP1]
+def exit_losses(predictions: npt.NDArray[np.int64], audits: Audits, loss: Loss) -> npt.NDArray[np.float64]:
+    """Return the loss [N, K] in [0, 1] of each sample at each exit, if it exits there.
+
+    Args:
+        predictions: [N, K] of a policy at each exit, see `simulated`. At the final exit, each policy returns the
+            prediction of the final exit.
+        audits: the samples; with labels, unless the loss is "disagreement".
+        loss: see `Loss`.
+
+    """
+    final = audits.readouts[:, -1:, TOP1]
+    differs: npt.NDArray[np.bool_] = np.asarray(predictions != final)
     differs[:, -1] = False
-    return np.asarray(differs)
+    if loss == "disagreement":
+        return differs.astype(np.float64)
+    if audits.labels is None or (audits.labels < 0).any():
+        raise ValueError(f"the loss '{loss}' needs the label of each sample")
+    labels = audits.labels[:, None]
+    if loss == "regret":
+        return np.asarray(differs & (final == labels), np.float64)
+    return np.asarray(np.where(differs, predictions, final) != labels, np.float64)
 
 
-def outcomes(policy: Policy, audits: Audits, points: Sequence[Thresholds]) -> Outcomes:
-    """Return exits and losses [N, P] of audits under a policy with each of P thresholds."""
-    scores, predictions = simulated(policy, audits)
-    differs = differences(predictions, audits)
+def point_exits(scores: Array, points: Sequence[Thresholds]) -> npt.NDArray[np.int64]:
+    """Return the exit [N, P] of samples with scores [N, K] under each of P thresholds."""
     limits = as_float32([[np.inf if one is None else one for one in thresholds] for thresholds in points])
     exits = np.full((len(scores), len(points)), scores.shape[1] - 1, dtype=np.int64)
     for k in reversed(range(scores.shape[1] - 1)):
         exits[scores[:, k, None] >= limits[:, k]] = k
-    return Outcomes(exits, differs[np.arange(len(scores))[:, None], exits])
+    return exits
+
+
+def outcomes(policy: Policy, audits: Audits, points: Sequence[Thresholds], loss: Loss) -> Outcomes:
+    """Return exits and losses [N, P] of audits under a policy with each of P thresholds."""
+    scores, predictions = simulated(policy, audits)
+    exits = point_exits(scores, points)
+    return Outcomes(exits, exit_losses(predictions, audits, loss)[np.arange(len(scores))[:, None], exits])
 
 
 def mean_costs(exits: npt.NDArray[np.int64], costs: Sequence[float]) -> npt.NDArray[Any]:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from edgeexit.fitting.frontier import Thresholds
 from edgeexit.policies import Policy
-from edgeexit_calibration.recalibrate.audits import Audits, mean_costs, outcomes
+from edgeexit_calibration.recalibrate.audits import Audits, mean_costs, point_exits, simulated
 from edgeexit_calibration.recalibrate.tracked_path import TrackedPath
 
 
@@ -44,7 +44,7 @@ def choose_point(
 
     """
     points = [path.boldest for path in paths]
-    exits = outcomes(policy, audits, [*points, policy.thresholds]).exits
+    exits = point_exits(simulated(policy, audits).scores, [*points, policy.thresholds])
     means = mean_costs(exits, costs)
     best = int(means[:-1].argmin())
     if means[best] > (1 - min_gain) * means[-1]:

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from edgeexit.errors import EdgeExitError
 from edgeexit.fitting.change_monitor import detection_bound
 from edgeexit.fitting.path_test import PathTest, samples_to_certify
-from edgeexit_calibration.recalibrate.audits import Audits, mean_costs, outcomes
+from edgeexit_calibration.recalibrate.audits import Audits, mean_costs, outcomes, point_exits, simulated
 from edgeexit_calibration.recalibrate.guarantee import COMPARED_AUDITS, NO_GAIN, Guarantee, GuaranteeRules, advance
 from edgeexit_calibration.recalibrate.stored_audits import AuditReader
 from edgeexit_calibration.recalibrate.stored_guarantees import read_guarantee
@@ -159,12 +159,12 @@ def _on_audits(
     if not len(recent.ids):
         return None, None, None
     full_depth = rules.costs[-1]
-    exits = outcomes(state.policy, recent, [state.policy.thresholds]).exits
+    exits = point_exits(simulated(state.policy, recent).scores, [state.policy.thresholds])
     cost = float(mean_costs(exits, rules.costs)[0])
     rates = tuple(float((exits == k).mean()) for k in range(state.policy.exits))
     candidates = []
     for path in state.paths:
-        outcome = outcomes(state.policy, recent, path.thresholds)
+        outcome = outcomes(state.policy, recent, path.thresholds, rules.loss)
         missing = _audits_missing(path.test, outcome.losses.mean(axis=0))
         costs = mean_costs(outcome.exits, rules.costs)
         for point_cost, audits in zip(costs.tolist(), missing, strict=True):

@@ -34,7 +34,15 @@ from edgeexit.fitting.change_monitor import ChangeAlarm, ChangeMonitor
 from edgeexit.fitting.frontier import Thresholds
 from edgeexit.fitting.path import conservative_path, path_of_scores
 from edgeexit.policies import Certificate, Policy, exit_rates
-from edgeexit_calibration.recalibrate.audits import Audits, differences, mean_costs, outcomes, simulated
+from edgeexit.policies.document import Loss
+from edgeexit_calibration.recalibrate.audits import (
+    Audits,
+    exit_losses,
+    mean_costs,
+    outcomes,
+    point_exits,
+    simulated,
+)
 from edgeexit_calibration.recalibrate.chosen_point import ChosenPoint, choose_point
 from edgeexit_calibration.recalibrate.cohort_monitor import CohortMonitor, new_cohort_monitor
 from edgeexit_calibration.recalibrate.fair_share import FairShare
@@ -62,7 +70,8 @@ class GuaranteeRules(msgspec.Struct, frozen=True, kw_only=True):
     """What is guaranteed to a cohort, and how eagerly its policy changes."""
 
     risk: float
-    """Upper bound on the disagreement with the final exit."""
+    """Upper bound on the expected loss."""
+    loss: Loss = "disagreement"
     delta: float
     """Maximum probability that any policy of an epoch exceeds it."""
     costs: tuple[float, ...]
@@ -154,7 +163,7 @@ def advance(
     audits = audits.after(state.last)
     while len(audits.ids):
         size = min(_BLOCK, min(state.next_path_at, state.next_look_at) - state.audits)
-        state, alarm = _observed(state, audits.part(0, size))
+        state, alarm = _observed(state, audits.part(0, size), rules)
         if alarm is not None:
             return _stepped_back(state, alarm, history, rules)
         if state.audits >= state.next_path_at:
@@ -167,11 +176,11 @@ def advance(
     return state, None
 
 
-def _observed(state: Guarantee, audits: Audits) -> tuple[Guarantee, ChangeAlarm | None]:
+def _observed(state: Guarantee, audits: Audits, rules: GuaranteeRules) -> tuple[Guarantee, ChangeAlarm | None]:
     """Return the state after a block of audits, and the alarm that they raise."""
     shares, selected = state.shares.select(audits.devices)
     used = audits.where(selected)
-    _, in_force = outcomes(state.policy, used, [state.policy.thresholds])
+    in_force = outcomes(state.policy, used, [state.policy.thresholds], rules.loss).losses
     monitor = state.cohort_monitor.observe(used, in_force[:, 0])
     alarm = monitor.alarm
     if alarm is not None:
@@ -181,7 +190,7 @@ def _observed(state: Guarantee, audits: Audits) -> tuple[Guarantee, ChangeAlarm 
         state,
         cohort_monitor=monitor,
         shares=shares,
-        paths=tuple(path.observe(state.policy, used) for path in state.paths),
+        paths=tuple(path.observe(state.policy, used, rules.loss) for path in state.paths),
         last=int(audits.ids[-1]),
         audits=state.audits + len(used.ids),
     )
@@ -228,7 +237,7 @@ def _with_new_path(state: Guarantee, history: History, rules: GuaranteeRules) ->
     if not len(chosen_from.ids):  # deleted meanwhile
         return state
     scores, predictions = simulated(state.policy, chosen_from)
-    thresholds = path_of_scores(scores, differences(predictions, chosen_from), rules.costs)
+    thresholds = path_of_scores(scores, exit_losses(predictions, chosen_from, rules.loss), rules.costs)
     path = _tracked(thresholds, rules, number=state.paths_chosen, after=state.last)
     kept = [one for one in state.paths if one.thresholds == state.path][-1:]
     newest = [one for one in state.paths if one.thresholds != state.path]
@@ -264,12 +273,13 @@ def _stepped_back(
     """Return the first state of the next epoch, and the change to full depth."""
     since = history(alarm.change_position, state.last, rules.max_path_audits)
     full_depth = msgspec.structs.replace(state.policy, thresholds=state.path[0])
-    exits = outcomes(state.policy, since, [full_depth.thresholds, state.policy.thresholds]).exits
+    exits = point_exits(simulated(state.policy, since).scores, [full_depth.thresholds, state.policy.thresholds])
     cost, cost_before = mean_costs(exits, rules.costs).tolist() if len(since.ids) else (rules.costs[-1],) * 2
     change = PolicyChange(
         kind="stepped back",
         policy=full_depth,
         certificate=Certificate(
+            loss=rules.loss,
             method="full depth",
             samples=max(len(since.ids), 1),
             risk=rules.risk,
@@ -303,6 +313,7 @@ def _stepped_back(
 def _certificate(chosen: ChosenPoint, count: int, rules: GuaranteeRules) -> Certificate:
     test, point = chosen.path.test, chosen.point
     return Certificate(
+        loss=rules.loss,
         method="betting, at any time, fixed sequence",
         samples=test.samples,
         risk=rules.risk,

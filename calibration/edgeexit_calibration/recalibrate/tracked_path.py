@@ -7,6 +7,7 @@ import msgspec
 from edgeexit.fitting.frontier import Thresholds
 from edgeexit.fitting.path_test import PathTest, new_path_test
 from edgeexit.policies import Policy
+from edgeexit.policies.document import Loss
 from edgeexit_calibration.recalibrate.audits import Audits, outcomes
 from edgeexit_calibration.recalibrate.device_counts import DeviceCounts
 
@@ -27,10 +28,10 @@ class TrackedPath(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         """The boldest certified point."""
         return self.thresholds[self.test.certified]
 
-    def observe(self, policy: Policy, audits: Audits) -> "TrackedPath":
+    def observe(self, policy: Policy, audits: Audits, loss: Loss) -> "TrackedPath":
         """Return the state after the next audits, for the kind, temperatures and weights of `policy`."""
         devices, discounts = self.devices.counted(audits.devices.tolist())
-        losses = outcomes(policy, audits, self.thresholds).losses
+        losses = outcomes(policy, audits, self.thresholds, loss).losses
         return msgspec.structs.replace(self, test=self.test.observe(losses, discounts=discounts), devices=devices)
 
 

@@ -19,7 +19,7 @@ def test_the_exact_risk_and_cost_are_those_of_many_samples(thresholds):
     data = known_risk.Difficulty((0.5, 0.2), (1.5, 3.0))
     readouts = data.draw(50_000, np.random.default_rng(0))
     audits = known_risk.audits_of(readouts, np.zeros(len(readouts), np.int64), after=0)
-    exits, losses = outcomes(known_risk.FULL_DEPTH, audits, [thresholds])
+    exits, losses = outcomes(known_risk.FULL_DEPTH, audits, [thresholds], "disagreement")
     assert losses.mean() == pytest.approx(data.risk(thresholds), abs=0.004)
     mean_cost = np.array(known_risk.COSTS)[exits].mean() / known_risk.COSTS[-1]
     assert mean_cost == pytest.approx(known_risk.cost(thresholds), abs=0.005)
