@@ -1,17 +1,17 @@
 """The rules of the guarantee of a cohort: what was registered, and the options of the service."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Annotated, Final
 
 import msgspec
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from edgeexit_calibration.ingest.enrolment import Enrolment
 from edgeexit_calibration.recalibrate.guarantee import GuaranteeRules
-from edgeexit_calibration.store.tables import DeviceRow, RegistrationRow
+from edgeexit_calibration.store.tables import RegistrationRow
+from edgeexit_calibration.views.counted_devices import number_of_counted
+from edgeexit_calibration.views.field_costs import costs_in_use
 
-_SEEN_WITHIN: Final = timedelta(days=30)
 _DEVICES_PER_TOLERATED: Final = 20
 """A cohort of so many devices can leave one out of its alarm. In a smaller one, a change on one device counts."""
 
@@ -35,28 +35,13 @@ def rules_of(
     """Return the rules of a registered cohort."""
     wanted = options.tolerated_devices
     enough = max(2 * wanted + 1, _DEVICES_PER_TOLERATED * wanted)
-    devices = _counted_devices(session, registration.cohort_id, options.enrolment, now, limit=enough)
+    # All devices, not those that have sent audits: a forger may be the first one that does.
+    devices = number_of_counted(session, registration.cohort_id, options.enrolment, now=now, limit=enough)
     return GuaranteeRules(
         risk=registration.risk,
         delta=registration.delta,
-        costs=tuple(registration.costs),
+        costs=costs_in_use(registration).cumulative,
         alpha=options.alpha,
         tolerated_devices=min(wanted, max(devices - 1, 0) // 2),
         tolerated_in_alarms=min(wanted, devices // _DEVICES_PER_TOLERATED),
     )
-
-
-def _counted_devices(session: Session, cohort_id: int, enrolment: Enrolment, now: datetime, *, limit: int) -> int:
-    """Return the number of devices that count, see `enrolment.is_counted`, and were seen lately, or `limit`.
-
-    All of them, not those that have sent audits: a forger may be the first one that does.
-    """
-    counted = select(DeviceRow.id).where(
-        DeviceRow.cohort_id == cohort_id,
-        DeviceRow.revoked_at.is_(None),
-        DeviceRow.clone_seen_at.is_(None),
-        DeviceRow.last_seen > now - _SEEN_WITHIN,
-    )
-    if enrolment == "approve":
-        counted = counted.where(DeviceRow.key.is_not(None))
-    return session.scalar(select(func.count()).select_from(counted.limit(limit).subquery())) or 0

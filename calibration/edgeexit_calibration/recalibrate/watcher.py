@@ -22,6 +22,7 @@ from edgeexit_calibration.recalibrate.audits import Audits
 from edgeexit_calibration.recalibrate.cohort_rules import RecalibrationOptions, rules_of
 from edgeexit_calibration.recalibrate.guarantee import NO_GAIN, Guarantee, GuaranteeRules, advance, begin
 from edgeexit_calibration.recalibrate.guarantee_codec import Snapshot
+from edgeexit_calibration.recalibrate.measured_costs import MeasuredCosts
 from edgeexit_calibration.recalibrate.policy_changes import (
     CurrentPolicy,
     bolder_changes,
@@ -84,6 +85,7 @@ class Watcher:
         self._repeats = LimitedLog(_log)
         self._watched: dict[int, _WatchedCohort] = {}
         self._settled = SettledSamples()
+        self._costs = MeasuredCosts(database, options.enrolment)
 
     def check(self, *, now: datetime) -> None:
         """Check every cohort once. An error in one cohort is logged, and the others are still checked.
@@ -117,6 +119,7 @@ class Watcher:
             needs_higher_number = row is not None and cohort.highest_unknown_revision >= row.revision
         if needs_higher_number:
             renumber(self._database, cohort_id, address, repeats=self._repeats, now=now)
+        self._costs.refresh(cohort_id, now=now)
         with self._database.reading() as session:
             watched = self._refreshed(session, cohort_id, address, now)
         if watched is None or watched.is_stuck:

@@ -19,7 +19,7 @@ CALIBRATOR: Final = "calibrator"
 
 EventKind = Literal[
     "registered", "published", "risk exceeded", "refit postponed", "refitted", "renumbered",
-    "revision accepted", "bounds set",  # of a cohort
+    "revision accepted", "bounds set", "costs changed",  # of a cohort
     "key pinned", "key changed", "approved", "revoked", "clone", "clone cleared",  # of a device
 ]  # fmt: skip
 

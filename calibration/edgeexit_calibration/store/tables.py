@@ -109,6 +109,7 @@ class ProfileRow(TableBase):
     """The newest latency profile of a bundle on a device."""
 
     __tablename__ = "profile"
+    __table_args__ = (Index(None, "bundle", "received_at"),)
 
     device_id: Mapped[int] = mapped_column(ForeignKey("device.id"), primary_key=True)
     bundle: Mapped[str] = mapped_column(primary_key=True)

@@ -25,3 +25,4 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["cohort_id"], ["cohort.id"], name=op.f("fk_policy_bounds_cohort_id")),
         sa.PrimaryKeyConstraint("cohort_id", name=op.f("pk_policy_bounds")),
     )
+    op.create_index(op.f("ix_profile_bundle_received_at"), "profile", ["bundle", "received_at"])

@@ -1,0 +1,29 @@
+"""Which devices of a cohort count now, in audits of forgers and in costs: see `enrolment.is_counted`, seen lately."""
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import Session
+
+from edgeexit_calibration.ingest.enrolment import Enrolment
+from edgeexit_calibration.store.tables import DeviceRow
+
+_SEEN_WITHIN: Final = timedelta(days=30)
+
+
+def counts_now(cohort_id: int, enrolment: Enrolment, *, now: datetime) -> list[ColumnElement[bool]]:
+    """Return the conditions under which a `DeviceRow` is a device of the cohort that counts and was seen lately."""
+    conditions = [
+        DeviceRow.cohort_id == cohort_id,
+        DeviceRow.revoked_at.is_(None),
+        DeviceRow.clone_seen_at.is_(None),
+        DeviceRow.last_seen > now - _SEEN_WITHIN,
+    ]
+    return [*conditions, DeviceRow.key.is_not(None)] if enrolment == "approve" else conditions
+
+
+def number_of_counted(session: Session, cohort_id: int, enrolment: Enrolment, *, now: datetime, limit: int) -> int:
+    """Return the number of devices of a cohort that count and were seen lately, or `limit`."""
+    counted = select(DeviceRow.id).where(*counts_now(cohort_id, enrolment, now=now)).limit(limit)
+    return session.scalar(select(func.count()).select_from(counted.subquery())) or 0
