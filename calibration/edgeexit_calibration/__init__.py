@@ -8,11 +8,13 @@ from edgeexit_calibration.service.accept_revision import AcceptedRevision, Revis
 from edgeexit_calibration.service.command import BrokerError, CommandError, send_command
 from edgeexit_calibration.service.device_actions import DeviceError, approve_device, clear_device_clone, revoke_device
 from edgeexit_calibration.service.register import RegistrationResult, register
+from edgeexit_calibration.service.set_bounds import CohortBounds, cohort_bounds, set_bounds
 from edgeexit_calibration.store.backup import Backup, Restoration, back_up_database, restore_database
 from edgeexit_calibration.store.cohorts import CohortAddress
 from edgeexit_calibration.store.database import Database, DatabaseError, open_database
 from edgeexit_calibration.store.due import due_maintenance
 from edgeexit_calibration.store.maintenance import Maintenance, MaintenanceResult, maintain
+from edgeexit_calibration.store.policy_bounds import BoundsError, PolicyBounds
 from edgeexit_calibration.store.retention import Retention
 from edgeexit_calibration.store.schema_state import SchemaState, migrate_database, schema_state
 from edgeexit_calibration.store.troubles import Trouble, trouble_of
@@ -39,10 +41,12 @@ __all__ = [
     "Attention",
     "Backup",
     "BolderPolicy",
+    "BoundsError",
     "BrokerError",
     "CalibratorService",
     "CalibratorStatus",
     "CohortAddress",
+    "CohortBounds",
     "CohortStatus",
     "CohortView",
     "CommandError",
@@ -61,6 +65,7 @@ __all__ = [
     "Maintenance",
     "MaintenanceResult",
     "NameLookupError",
+    "PolicyBounds",
     "PolicyView",
     "Quotas",
     "RegistrationResult",
@@ -79,6 +84,7 @@ __all__ = [
     "audited_exit_mix",
     "back_up_database",
     "clear_device_clone",
+    "cohort_bounds",
     "cohorts",
     "device_events",
     "devices",
@@ -99,6 +105,7 @@ __all__ = [
     "revoke_device",
     "schema_state",
     "send_command",
+    "set_bounds",
     "status",
     "trend",
     "trouble_of",

@@ -7,7 +7,8 @@ import msgspec
 from sqlalchemy.orm import Session
 
 from edgeexit_calibration.ingest.enrolment import Enrolment
-from edgeexit_calibration.recalibrate.guarantee import GuaranteeRules
+from edgeexit_calibration.recalibrate.guarantee import DEFAULT_MIN_GAIN, GuaranteeRules
+from edgeexit_calibration.store.policy_bounds import PolicyBounds, read_bounds
 from edgeexit_calibration.store.tables import RegistrationRow
 from edgeexit_calibration.views.counted_devices import number_of_counted
 from edgeexit_calibration.views.field_costs import costs_in_use
@@ -37,6 +38,8 @@ def rules_of(
     enough = max(2 * wanted + 1, _DEVICES_PER_TOLERATED * wanted)
     # All devices, not those that have sent audits: a forger may be the first one that does.
     devices = number_of_counted(session, registration.cohort_id, options.enrolment, now=now, limit=enough)
+    found = read_bounds(session, registration.cohort_id)
+    bounds = PolicyBounds() if found is None else found.bounds
     return GuaranteeRules(
         risk=registration.risk,
         delta=registration.delta,
@@ -44,4 +47,10 @@ def rules_of(
         alpha=options.alpha,
         tolerated_devices=min(wanted, max(devices - 1, 0) // 2),
         tolerated_in_alarms=min(wanted, devices // _DEVICES_PER_TOLERATED),
+        min_gain=DEFAULT_MIN_GAIN if bounds.min_gain is None else bounds.min_gain,
+        min_final_exits=bounds.min_final_exits,
+        frozen=bounds.frozen,
+        max_changes_per_day=(
+            options.max_changes_per_day if bounds.max_changes_per_day is None else bounds.max_changes_per_day
+        ),
     )

@@ -26,9 +26,10 @@ these assumptions:
 """
 
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
+import numpy.typing as npt
 
 from edgeexit.fitting.change_monitor import ChangeAlarm, ChangeMonitor
 from edgeexit.fitting.frontier import Thresholds
@@ -43,7 +44,7 @@ from edgeexit_calibration.recalibrate.audits import (
     point_exits,
     simulated,
 )
-from edgeexit_calibration.recalibrate.chosen_point import ChosenPoint, choose_point
+from edgeexit_calibration.recalibrate.chosen_point import ChosenPoint, choose_point, point_within_bounds
 from edgeexit_calibration.recalibrate.cohort_monitor import CohortMonitor, new_cohort_monitor
 from edgeexit_calibration.recalibrate.fair_share import FairShare
 from edgeexit_calibration.recalibrate.tracked_path import TrackedPath, new_tracked_path, path_delta
@@ -59,6 +60,7 @@ _DECISION_GROWTH: Final = 1.02
 COMPARED_AUDITS: Final = 2000
 """Newest audits of the epoch on which the costs of policies are compared."""
 
+DEFAULT_MIN_GAIN: Final = 0.03
 NO_GAIN: Final = 1.0
 """A `min_gain` that no policy has: the policy never becomes bolder."""
 
@@ -82,8 +84,14 @@ class GuaranteeRules(msgspec.Struct, frozen=True, kw_only=True):
     """Number of devices whose audits certify nothing alone; less than half of the devices."""
     tolerated_in_alarms: int = 0
     """Number of devices whose audits raise no alarm alone."""
-    min_gain: float = 0.03
+    min_gain: float = DEFAULT_MIN_GAIN
     """Part of the cost that a bolder policy must save."""
+    min_final_exits: float = 0.0
+    """Fraction of the samples that must at least reach the final exit."""
+    frozen: bool = False
+    """Whether the policy changes after an alarm only."""
+    max_changes_per_day: int = 24
+    """Maximum number of bolder policies in a day; whoever calls `advance` counts them."""
     first_path: int = 64
     """Audits of an epoch from which its first own path is chosen."""
     path_growth: int = 4
@@ -126,7 +134,7 @@ class Guarantee(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 class PolicyChange(msgspec.Struct, frozen=True, kw_only=True):
     """Another policy is put in force."""
 
-    kind: Literal["stepped back", "bolder"]
+    kind: Literal["stepped back", "bolder", "within bounds"]
     policy: Policy
     certificate: Certificate
     cost: float
@@ -174,6 +182,19 @@ def advance(
                 return state, change
         audits = audits.after(state.last)
     return state, None
+
+
+def within_bounds(state: Guarantee, history: History, rules: GuaranteeRules) -> tuple[Guarantee, PolicyChange | None]:
+    """Return the state whose policy keeps `min_final_exits`, and the change to it; see `point_within_bounds`."""
+    if rules.frozen or not rules.min_final_exits:
+        return state, None
+    recent = history(state.first, state.last, COMPARED_AUDITS)
+    if not len(recent.ids):  # deleted meanwhile
+        return state, None
+    chosen = point_within_bounds(
+        state.policy, state.paths, recent, costs=rules.costs, min_final_exits=rules.min_final_exits
+    )
+    return (state, None) if chosen is None else _replaced(state, chosen, "within bounds", rules)
 
 
 def _observed(state: Guarantee, audits: Audits, rules: GuaranteeRules) -> tuple[Guarantee, ChangeAlarm | None]:
@@ -249,16 +270,28 @@ def _with_new_path(state: Guarantee, history: History, rules: GuaranteeRules) ->
 def _looked(state: Guarantee, history: History, rules: GuaranteeRules) -> tuple[Guarantee, PolicyChange | None]:
     """Return the state after a look for a certified policy that is clearly cheaper, and the change to it."""
     next_look_at = max(state.audits + _DECISION_GAP, int(state.audits * _DECISION_GROWTH))
-    state = msgspec.structs.replace(state, next_look_at=next_look_at)
+    state, change = within_bounds(msgspec.structs.replace(state, next_look_at=next_look_at), history, rules)
     recent = history(state.first, state.last, COMPARED_AUDITS)
-    if not len(recent.ids):  # deleted meanwhile
-        return state, None
-    chosen = choose_point(state.policy, state.paths, recent, costs=rules.costs, min_gain=rules.min_gain)
-    if chosen is None:
-        return state, None
+    if change is not None or rules.frozen or not len(recent.ids):  # deleted meanwhile
+        return state, change
+    chosen = choose_point(
+        state.policy,
+        state.paths,
+        recent,
+        costs=rules.costs,
+        min_gain=rules.min_gain,
+        min_final_exits=rules.min_final_exits,
+    )
+    return (state, None) if chosen is None else _replaced(state, chosen, "bolder", rules)
+
+
+def _replaced(
+    state: Guarantee, chosen: ChosenPoint, kind: Literal["bolder", "within bounds"], rules: GuaranteeRules
+) -> tuple[Guarantee, PolicyChange]:
+    """Return the state with a certified point in force, and the change to it."""
     policy = msgspec.structs.replace(state.policy, thresholds=chosen.thresholds)
     change = PolicyChange(
-        kind="bolder",
+        kind=kind,
         policy=policy,
         certificate=_certificate(chosen, policy.exits, rules),
         cost=chosen.cost,
@@ -278,16 +311,7 @@ def _stepped_back(
     change = PolicyChange(
         kind="stepped back",
         policy=full_depth,
-        certificate=Certificate(
-            loss=rules.loss,
-            method="full depth",
-            samples=max(len(since.ids), 1),
-            risk=rules.risk,
-            delta=rules.delta,
-            observed=0.0,
-            upper_bound=0.0,
-            exit_rates=exit_rates(exits[:, 0], full_depth.exits),
-        ),
+        certificate=_of_full_depth(exits[:, 0], full_depth.exits, rules),
         cost=cost,
         cost_before=cost_before,
         alarm=alarm,
@@ -312,6 +336,8 @@ def _stepped_back(
 
 def _certificate(chosen: ChosenPoint, count: int, rules: GuaranteeRules) -> Certificate:
     test, point = chosen.path.test, chosen.point
+    if not point:
+        return _of_full_depth(chosen.exits, count, rules)
     return Certificate(
         loss=rules.loss,
         method="betting, at any time, fixed sequence",
@@ -321,4 +347,17 @@ def _certificate(chosen: ChosenPoint, count: int, rules: GuaranteeRules) -> Cert
         observed=float(test.loss_sums[point]) / test.samples,
         upper_bound=min(test.upper_bound(point), rules.risk),
         exit_rates=exit_rates(chosen.exits, count),
+    )
+
+
+def _of_full_depth(exits: npt.NDArray[Any], count: int, rules: GuaranteeRules) -> Certificate:
+    return Certificate(
+        loss=rules.loss,
+        method="full depth",
+        samples=max(len(exits), 1),
+        risk=rules.risk,
+        delta=rules.delta,
+        observed=0.0,
+        upper_bound=0.0,
+        exit_rates=exit_rates(exits, count),
     )

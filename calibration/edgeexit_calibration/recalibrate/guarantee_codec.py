@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple, get_origin
 
 import msgspec
 import numpy as np
+from msgspec.structs import FieldInfo
 
 from edgeexit.errors import EdgeExitError
 from edgeexit.policies import Policy
@@ -18,9 +19,18 @@ _VERSION: Final = 1
 """Changes with the meaning of a field. A change of the fields themselves is found when they are decoded."""
 _DIGEST_BYTES: Final = 16
 _FIELDS: Final = tuple(field for field in msgspec.structs.fields(Guarantee) if field.name != "policy")
+
+
+def _with_default(field: FieldInfo) -> tuple[str, Any] | tuple[str, Any, Any]:
+    """Return the definition of a field. A state from before the field was added has its default."""
+    if field.default_factory is not msgspec.NODEFAULT:
+        return field.name, field.type, msgspec.field(default_factory=field.default_factory)
+    return (field.name, field.type) if field.required else (field.name, field.type, field.default)
+
+
 _State: Final[Any] = msgspec.defstruct(
     "_State",
-    [(field.name, field.type) for field in _FIELDS],
+    [_with_default(field) for field in _FIELDS],
     frozen=True,
     kw_only=True,
     forbid_unknown_fields=True,

@@ -20,7 +20,16 @@ from edgeexit.policies import decode_document
 from edgeexit.policies.document import MAX_REVISION
 from edgeexit_calibration.recalibrate.audits import Audits
 from edgeexit_calibration.recalibrate.cohort_rules import RecalibrationOptions, rules_of
-from edgeexit_calibration.recalibrate.guarantee import NO_GAIN, Guarantee, GuaranteeRules, advance, begin
+from edgeexit_calibration.recalibrate.guarantee import (
+    NO_GAIN,
+    Guarantee,
+    GuaranteeRules,
+    History,
+    PolicyChange,
+    advance,
+    begin,
+    within_bounds,
+)
 from edgeexit_calibration.recalibrate.guarantee_codec import Snapshot
 from edgeexit_calibration.recalibrate.measured_costs import MeasuredCosts
 from edgeexit_calibration.recalibrate.policy_changes import (
@@ -66,6 +75,8 @@ class _WatchedCohort(msgspec.Struct, kw_only=True):
     saved_at: datetime
     is_stuck: bool = False
     """Whether the policy exceeds its risk and no revision is left."""
+    checked_bounds: tuple[bool, float] | None = None
+    """`frozen` and `min_final_exits` of the rules under which the policy in force was last compared with them."""
 
 
 class Watcher:
@@ -126,6 +137,7 @@ class Watcher:
             return
         if watched.saved is None:
             self._save(watched, now)
+        self._keep_bounds(watched, now)
         used = 0
         while used < _MAX_AUDITS and (more := self._advance(watched, settled, now)):
             used += more
@@ -174,6 +186,16 @@ class Watcher:
             saved_at=saved_at,
         )
 
+    def _keep_bounds(self, watched: _WatchedCohort, now: datetime) -> None:
+        """Replace a policy that is outside bounds which a user has set since; later, `advance` does so."""
+        rules = watched.current.rules
+        bounds = rules.frozen, rules.min_final_exits
+        if watched.checked_bounds == bounds or watched.current.document.revision == MAX_REVISION:
+            return
+        state, change = within_bounds(watched.state, self._history(watched), rules)
+        if change is None or self._put_in_force(watched, state, change, now):
+            watched.checked_bounds = bounds
+
     def _advance(self, watched: _WatchedCohort, settled: int, now: datetime) -> int:
         """Use the next audits, up to the next change of the policy; return how many, or 0 if this check is to end.
 
@@ -187,14 +209,11 @@ class Watcher:
                 return 0
             changes = bolder_changes(session, watched.current.cohort_id, now=now)
         rules, is_last_revision = watched.current.rules, watched.current.document.revision == MAX_REVISION
-        if is_last_revision or changes >= self._options.max_changes_per_day:
+        if changes >= rules.max_changes_per_day:
             rules = msgspec.structs.replace(rules, min_gain=NO_GAIN)
-
-        def history(first: int, last: int, limit: int) -> Audits:
-            with self._database.reading() as session:
-                return watched.reader.newest(session, first=first, last=last, limit=limit)
-
-        state, change = advance(watched.state, audits, history, rules)
+        if is_last_revision:
+            rules = msgspec.structs.replace(rules, frozen=True)
+        state, change = advance(watched.state, audits, self._history(watched), rules)
         if change is None:
             watched.state = state
             return len(audits.ids)
@@ -202,9 +221,22 @@ class Watcher:
             store_postponement(self._database, watched.current, change, now=now)
             watched.is_stuck = True
             return 0
+        if not self._put_in_force(watched, state, change, now):
+            return 0
+        return 0 if change.alarm is not None else len(audits.ids) - len(audits.after(state.last).ids)
+
+    def _history(self, watched: _WatchedCohort) -> History:
+        def history(first: int, last: int, limit: int) -> Audits:
+            with self._database.reading() as session:
+                return watched.reader.newest(session, first=first, last=last, limit=limit)
+
+        return history
+
+    def _put_in_force(self, watched: _WatchedCohort, state: Guarantee, change: PolicyChange, now: datetime) -> bool:
+        """Store a change and the state after it; return False if a user has registered another policy meanwhile."""
         revision = store_change(self._database, watched.current, change, state, now=now)
         if revision is None:
-            return 0  # a user registered another policy meanwhile, which the next check reads
+            return False  # the next check reads it
         document = msgspec.structs.replace(
             watched.current.document, revision=revision, policy=change.policy, certificate=change.certificate
         )
@@ -212,7 +244,7 @@ class Watcher:
         watched.reader = watched.reader.including(revision)
         watched.state = watched.saved = state
         watched.saved_at = now
-        return 0 if change.alarm is not None else len(audits.ids) - len(audits.after(state.last).ids)
+        return True
 
     def _save(self, watched: _WatchedCohort, now: datetime) -> None:
         """Store the state of a cohort if it has changed, unless its policy was replaced meanwhile."""

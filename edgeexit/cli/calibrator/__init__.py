@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import typer
 
+from edgeexit.cli.calibrator.bounds_command import bounds_command
 from edgeexit.cli.calibrator.device_commands import (
     approve_command,
     clear_clone_command,
@@ -38,6 +39,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "trend": trend_command,
     "history": history_command,
     "explain": explain_command,
+    "bounds": bounds_command,
     "approve": approve_command,
     "revoke-device": revoke_device_command,
     "clear-clone": clear_clone_command,
