@@ -109,6 +109,7 @@ class Agent:
             self._auditor = Auditor(
                 self._runner,
                 fraction=self._config.audit_fraction,
+                max_fraction=self._config.max_audit_fraction,
                 exits=self._exits,
                 emit=self._add_audit,
                 feedback_window_s=self._config.feedback_window_s,
@@ -212,7 +213,7 @@ class Agent:
         except Exception:
             self._counters.record_failure(active.revision)
             raise
-        drawn = self._recorder.draw(inputs, len(result.exits), labels=labels, id=id)
+        drawn = self._recorder.draw(inputs, len(result.exits), active, labels=labels, id=id)
         self._recorder.record(result, active, drawn)
         return result
 
@@ -247,7 +248,7 @@ class Agent:
         except Exception:
             self._counters.record_failure(active.revision)
             raise
-        drawn = self._recorder.draw(inputs, len(next(iter(inputs.values()))), labels=labels, id=id)
+        drawn = self._recorder.draw(inputs, len(next(iter(inputs.values()))), active, labels=labels, id=id)
         with self._pending_changed:
             self._pending += 1
 
@@ -281,7 +282,7 @@ class Agent:
         results = infer_together(self._runner, [inputs for inputs, _ in requests], policy=active.policy)
         for (inputs, name), result in zip(requests, results, strict=True):
             if isinstance(result, Inference):
-                drawn = self._recorder.draw(inputs, len(result.exits), labels=None, id=name)
+                drawn = self._recorder.draw(inputs, len(result.exits), active, labels=None, id=name)
                 self._recorder.record(result, active, drawn)
             else:
                 self._counters.record_failure(active.revision)

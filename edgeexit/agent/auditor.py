@@ -14,7 +14,7 @@ from edgeexit.agent.awaiting_labels import AwaitingLabels, LabelTicket, Released
 from edgeexit.agent.labels import Labels
 from edgeexit.datasets import Inputs
 from edgeexit.limited_log import LimitedLog
-from edgeexit.policies import Policy, simulate
+from edgeexit.policies import AuditRule, Policy, simulate
 from edgeexit.policies.readout import COLUMNS
 from edgeexit.runtime import Inference, Runner
 from edgeexit.wire import AuditedSample
@@ -55,7 +55,8 @@ class Auditor:
 
     Args:
         runner: the runner that inference uses, too; it is thread-safe.
-        fraction: probability with which a sample is drawn.
+        fraction: probability with which a sample is drawn; 0: none is, whatever a policy document asks for.
+        max_fraction: highest probability that a policy document can ask for.
         exits: number of exits K.
         emit: receives audited samples, per call at most as many as fit into one message.
         feedback_window_s: seconds for which samples with an id are held for later labels; see `AwaitingLabels`.
@@ -68,6 +69,7 @@ class Auditor:
         runner: Runner,
         *,
         fraction: float,
+        max_fraction: float = 1.0,
         exits: int,
         emit: Emit,
         feedback_window_s: float = 0.0,
@@ -75,6 +77,9 @@ class Auditor:
     ) -> None:
         self._runner = runner
         self._fraction = fraction
+        self._max_fraction = max_fraction
+        self._cut: AuditRule | None = None
+        """The last rule that asked for more than is allowed."""
         self._emit = emit
         self._random = random_source or random.Random().random  # noqa: S311 - sampling, not cryptography
         self._samples_per_message = max(1, min(_MAX_SAMPLES_PER_MESSAGE, _VALUES_PER_MESSAGE // exits))
@@ -109,14 +114,16 @@ class Auditor:
         inputs: Inputs,
         samples: int,
         *,
+        rule: AuditRule | None = None,
         labels: Labels | None = None,
         id: str | None = None,  # noqa: A002 - the protocol calls it id
     ) -> DrawnSamples | None:
-        """Draw samples from a batch; return None if none is drawn.
+        """Draw samples from a batch, under the rule of the policy document; return None if none is drawn.
 
         The caller passes the result to `submit` when the inference has succeeded, else to `discard`.
         """
-        rows = [row for row in range(samples) if self._random() < self._fraction]
+        fraction = self._fraction if rule is None else self._fraction_under(rule)
+        rows = [row for row in range(samples) if self._random() < fraction]
         if not rows:
             return None
         known = [None if labels is None or labels[row] < 0 else int(labels[row]) for row in rows]
@@ -126,6 +133,18 @@ class Auditor:
             labels=known,
             ticket=None if id is None else self._awaiting.expect(id, batch=samples, rows=rows, labels=known),
         )
+
+    def _fraction_under(self, rule: AuditRule) -> float:
+        """Return the fraction of samples to draw under a rule; log a rule that is cut, once."""
+        fraction = rule.fraction_for(own=self._fraction, limit=self._max_fraction)
+        if fraction < rule.fraction and rule != self._cut:
+            self._cut = rule
+            _log.info(
+                "the policy asks for audits of %g %% of the samples; audit_fraction and max_audit_fraction allow %g %%",
+                100 * rule.fraction,
+                100 * fraction,
+            )
+        return fraction
 
     def submit(self, drawn: DrawnSamples, result: Inference, *, revision: int, policy: Policy) -> None:
         """Queue drawn samples for their audit. Never blocks: if the queue is full, they are skipped."""

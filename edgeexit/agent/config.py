@@ -11,7 +11,7 @@ import msgspec
 
 from edgeexit.errors import ConfigError, MessageError, SignatureError
 from edgeexit.key_set import MAX_KEYS, TrustedKeys
-from edgeexit.policies.document import Fraction
+from edgeexit.policies.document import MAX_AUDIT_FRACTION, Fraction
 from edgeexit.policies.document import Name as AnyName
 from edgeexit.runtime import NotFinite
 from edgeexit.signing import PublicKey, load_public_key
@@ -105,7 +105,10 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """True: one of `trusted_keys` and `bundle_keys` must have signed the bundle."""
     broker: BrokerConfig = BrokerConfig()
     audit_fraction: Fraction = 0.01
-    """Fraction of samples that are run to full depth after their prediction was returned."""
+    """Fraction of samples that are run to full depth after their prediction was returned; 0: none, also if a policy
+    document asks for audits."""
+    max_audit_fraction: Fraction = MAX_AUDIT_FRACTION
+    """Highest fraction that a policy document can ask for. `audit_fraction` may be higher."""
     report_interval_s: Seconds = 60.0
     """Seconds between reports."""
     confirm_within_s: Seconds = 3600.0

@@ -21,10 +21,18 @@ class InferenceRecorder:
         self._auditor = auditor
         self._repeats = LimitedLog(_log)
 
-    def draw(self, inputs: Inputs, samples: int, *, labels: Labels | None, id: str | None) -> DrawnSamples | None:  # noqa: A002 - the protocol calls it id
+    def draw(
+        self,
+        inputs: Inputs,
+        samples: int,
+        active: ActivePolicy,
+        *,
+        labels: Labels | None,
+        id: str | None,  # noqa: A002 - the protocol calls it id
+    ) -> DrawnSamples | None:
         """Draw the samples to audit from a batch; see `Auditor.draw`."""
         try:
-            return self._auditor.draw(inputs, samples, labels=labels, id=id)
+            return self._auditor.draw(inputs, samples, rule=active.audit, labels=labels, id=id)
         except Exception as error:  # noqa: BLE001 - the inference is more important
             self._log_error(error)
             return None

@@ -27,7 +27,7 @@ from edgeexit.bundle.signature import bundle_digests, profile_digests, verify_si
 from edgeexit.errors import BundleError, PolicyError
 from edgeexit.files import open_regular, read_descriptor, read_limited, write_atomic
 from edgeexit.latency import LatencyProfile
-from edgeexit.policies import PolicyDocument, decode_document
+from edgeexit.policies import PolicyDocument, decode_document, encode_document
 from edgeexit.signing import PrivateKey, PublicKey
 
 
@@ -120,7 +120,7 @@ class Bundle:
 
         Raises BundleError if the file would be larger than 64 MiB; nothing is written.
         """
-        content = encode_checksummed(POLICY, document)
+        content = encode_checksummed(POLICY, encode_document(document))
         (self.path / SIGNATURE).unlink(missing_ok=True)
         write_atomic(self.path / POLICY, content)
         if key is not None:
@@ -145,7 +145,7 @@ class Bundle:
 
         Raises BundleError if the file would be larger than 16 MiB; nothing is written.
         """
-        content = encode_checksummed(PROFILE, profile)
+        content = encode_checksummed(PROFILE, msgspec.json.encode(profile, order="deterministic"))
         (self.path / PROFILE_SIGNATURE).unlink(missing_ok=True)
         write_atomic(self.path / PROFILE, content)
         if key is not None:

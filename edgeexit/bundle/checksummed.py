@@ -30,12 +30,11 @@ class StoredDocument(NamedTuple):
     """SHA-256 of the file that `content` was read from; signatures cover it."""
 
 
-def encode_checksummed(name: str, document: msgspec.Struct) -> bytes:
-    """Return the content of the file `name` with a document and its checksum.
+def encode_checksummed(name: str, content: bytes) -> bytes:
+    """Return the file `name` with a document, given as compact JSON, and its checksum.
 
     Raises BundleError if it is larger than `read_checksummed` accepts.
     """
-    content = msgspec.json.encode(document, order="deterministic")
     checksummed = _ChecksummedDocument(sha256=hashlib.sha256(content).hexdigest(), document=msgspec.Raw(content))
     file = msgspec.json.format(msgspec.json.encode(checksummed), indent=2) + b"\n"
     if len(file) > MAX_BYTES[name]:

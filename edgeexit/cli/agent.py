@@ -154,7 +154,7 @@ class _Tally:
             self._correct += int(result.predictions[0] == labels[0])
 
     def summary(self, agent: Agent) -> AgentSummary:
-        revision, policy = agent.active
+        revision, policy, _ = agent.active
         totals = agent.totals()
         samples = sum(totals.exited)
         return AgentSummary(

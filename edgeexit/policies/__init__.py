@@ -6,6 +6,7 @@ Each kind of policy is one module of this package; `registry` lists them. Import
 
 from edgeexit.policies.base import Decision, Policy
 from edgeexit.policies.document import (
+    AuditRule,
     Certificate,
     LatencyBound,
     PolicyDocument,
@@ -19,6 +20,7 @@ from edgeexit.policies.simulation import Simulation, disagrees, exit_rates, exit
 
 __all__ = [
     "KINDS",
+    "AuditRule",
     "Certificate",
     "Decision",
     "LatencyBound",

@@ -19,6 +19,8 @@ PAYLOAD_TYPE = "application/vnd.edgeexit.policy+json"
 Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
+MAX_AUDIT_FRACTION: Final = 0.2
+"""Default of `max_audit_fraction` of agents."""
 MAX_REVISION: Final = 2**53
 """JSON readers that hold numbers as doubles, e.g. JavaScript, give another number above this limit."""
 Revision = Annotated[int, msgspec.Meta(ge=0, le=MAX_REVISION)]
@@ -94,6 +96,18 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return int.from_bytes(digest[:8], "big") * 100 < self.percent * 2**64
 
 
+class AuditRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many samples a device audits while a document is in force."""
+
+    fraction: Fraction
+    """Fraction of the samples. A device audits at least its own `audit_fraction`, at most its `max_audit_fraction`, and
+    nothing if its `audit_fraction` is 0."""
+
+    def fraction_for(self, *, own: float, limit: float) -> float:
+        """Return the fraction on a device with this `audit_fraction` and this `max_audit_fraction`."""
+        return max(own, min(self.fraction, limit)) if own else 0.0
+
+
 class PolicyDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A policy with its bundle, revision, scope, rollout and certificate. `decode_document` reads it from JSON."""
 
@@ -110,6 +124,9 @@ class PolicyDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """None if the policy was not fitted for a risk."""
     max_latency: LatencyBound | None = None
     """A device on which the policy breaks this bound returns to its last good policy; None: no bound."""
+    audit: AuditRule | None = None
+    """None: each device audits its own `audit_fraction`. It is not encoded then, because agents that do not know this
+    field reject every document that has it. Ignored in a bundle."""
 
 
 _UNKNOWN_KIND = re.compile(r"Invalid value '(.*)' - at `\$\.policy\.kind`", re.DOTALL)
@@ -128,7 +145,10 @@ def decode_document(content: bytes) -> PolicyDocument:
 
 def encode_document(document: PolicyDocument) -> bytes:
     """Return the document as JSON, the same bytes for the same content."""
-    return msgspec.json.encode(document, order="deterministic")
+    content = msgspec.to_builtins(document, order="deterministic")
+    if document.audit is None:
+        del content["audit"]
+    return msgspec.json.encode(content)
 
 
 @lru_cache(maxsize=1)

@@ -217,7 +217,8 @@ class FleetLoad:
     def _report(self, members: Sequence[FleetMember], now: float) -> None:
         """Let devices run samples, and report them."""
         drawn = self.workload.draw(len(members), self.options.samples_per_report)
-        audited = self.workload.random.random(drawn.shape) < self.options.audit_fraction
+        fractions = np.array([[member.agent.audit_fraction] for member in members])
+        audited = self.workload.random.random(drawn.shape) < fractions
         groups: defaultdict[int, list[int]] = defaultdict(list)
         for place, member in enumerate(members):
             groups[id(member.agent.samples)].append(place)
@@ -292,6 +293,7 @@ class FleetLoad:
             cohort=options.cohort,
             key=identity_of(options.seed, name),
             shipped=self._shipped,
+            audit_fraction=options.audit_fraction,
             started=time.monotonic(),
         )
         return FleetMember(agent, self.ledger)

@@ -7,6 +7,7 @@ import msgspec
 from edgeexit import __version__
 from edgeexit.agent.policy.check import POLICY_SLOTS, Accepted, PolicySlot, Unchanged, decide_on, slot_of
 from edgeexit.policies import PolicyDocument
+from edgeexit.policies.document import MAX_AUDIT_FRACTION
 from edgeexit.signing import PrivateKey, public_key_text
 from edgeexit.simulate.counter_table import CounterTable
 from edgeexit.simulate.ledger import SentMessage, SentSeries, SentStart
@@ -30,6 +31,7 @@ class VirtualAgent:
         cohort: its cohort.
         key: its identity key.
         shipped: the samples under the policy of the bundle.
+        audit_fraction: fraction of the samples that it audits without an audit rule.
         started: monotonic seconds.
 
     """
@@ -44,6 +46,7 @@ class VirtualAgent:
         cohort: str,
         key: PrivateKey,
         shipped: PolicySamples,
+        audit_fraction: float,
         started: float,
     ) -> None:
         self.sent = sent
@@ -52,6 +55,7 @@ class VirtualAgent:
         self.bundle = bundle
         self.cohort = cohort
         self.started = started
+        self._own_audit_fraction = audit_fraction
         self.skew_s = 0.0
         """Seconds by which the uptime that it reports is wrong."""
         self.revision = 0
@@ -88,6 +92,7 @@ class VirtualAgent:
                 agent=__version__,
                 key=self._public_key,
                 rejected=self.rejected,
+                audit_fraction=self._own_audit_fraction,
             )
         )
 
@@ -160,6 +165,13 @@ class VirtualAgent:
     def active_document(self) -> PolicyDocument | None:
         """The document of the active policy; None: the policy of the bundle."""
         return next((self.accepted[slot].document for slot in POLICY_SLOTS if slot in self.accepted), None)
+
+    @property
+    def audit_fraction(self) -> float:
+        """Fraction of the samples that it audits now."""
+        document, own = self.active_document, self._own_audit_fraction
+        rule = None if document is None else document.audit
+        return own if rule is None else rule.fraction_for(own=own, limit=MAX_AUDIT_FRACTION)
 
     def apply(self, revision: int, samples: PolicySamples) -> None:
         """Run under another policy from now on. What was drawn for an audit must have been sent."""

@@ -95,6 +95,9 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """True if no newer heartbeat, or not the policy that it announces, arrived within `confirm_within_s`."""
     problems: Annotated[tuple[Reason, ...], msgspec.Meta(max_length=8)] = ()
     """What does not work on the device now, e.g. that the outbox is in memory because the disk is full."""
+    audit_fraction: Fraction | None = None
+    """Fraction of the samples that the device audits without an audit rule; null: it knows no `audit` in a
+    `PolicyDocument`, so it rejects every document that has one."""
 
 
 class ExitCounters(msgspec.Struct, frozen=True, kw_only=True):

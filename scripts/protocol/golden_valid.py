@@ -27,7 +27,7 @@ from example_messages import (
 from vector import Vector
 
 from edgeexit.key_set import encode_history
-from edgeexit.policies import Certificate, Rollout, Scope
+from edgeexit.policies import AuditRule, Certificate, LatencyBound, Rollout, Scope
 from edgeexit.policies.beem import Beem
 from edgeexit.signing import public_key_text
 from edgeexit.wire import (
@@ -57,6 +57,7 @@ def valid_vectors() -> Iterator[Vector]:
                 confirmed=Confirmation(counter=17, revision=5),
                 unconfirmed=True,
                 problems=("the outbox is in memory: no space left on device",),
+                audit_fraction=0.01,
             )
         ),
         "every field is set",
@@ -143,6 +144,8 @@ def valid_vectors() -> Iterator[Vector]:
                     upper_bound=0.04,
                     exit_rates=(0.5, 0.3, 0.2),
                 ),
+                max_latency=LatencyBound(quantile=0.99, ms=40.0),
+                audit=AuditRule(fraction=0.05),
             ),
             signed_by=("stranger", "calibrator"),
         ),

@@ -16,6 +16,7 @@ from edgeexit.agent import Agent, AgentConfig
 from edgeexit.bundle import Bundle
 from edgeexit.errors import ConfigError, DataError, TargetError
 from edgeexit.latency import LatencyProfile
+from edgeexit.policies import AuditRule
 from edgeexit.targets import host_target
 from edgeexit.wire import MAX_BYTES, Audit, BrokerConfig, Report, State
 from tests.agent.fleet import Fleet, wait_for, wait_for_reports, wait_for_revision
@@ -111,6 +112,24 @@ def test_audits_contain_the_exit_taken_and_the_readouts_of_all_exits(
     assert [sample.exit for sample in found] == result.exits.tolist()
     assert [sample.top1[sample.exit] for sample in found] == result.predictions.tolist()
     assert len(set(result.exits)) > 1, "the test needs samples that exit at different exits"
+
+
+def test_a_policy_document_raises_the_audits_while_it_is_in_force(
+    fleet: Fleet, bundle: Bundle, changed: Change
+) -> None:
+    config = changed(audit_fraction=1e-9, max_audit_fraction=1.0)
+    with Agent(bundle, config) as agent:
+        fleet.send_policy(config, fleet.document(1, audit=AuditRule(fraction=1.0)))
+        assert wait_for_revision(fleet, config, 1).audit_fraction == 1e-9
+        agent.infer(make_samples(20))
+        agent.infer_async(make_samples(5)).result()
+        agent.infer_together([(make_samples(3), None), (make_samples(2), None)])
+        fleet.send_policy(config, fleet.document(2))
+        wait_for_revision(fleet, config, 2)
+        agent.infer(make_samples(40))
+    audits = {audit.sequence: audit for audit in fleet.messages(config, Audit)}.values()
+    assert {audit.revision for audit in audits} == {1}
+    assert sum(len(audit.samples) for audit in audits) == 30
 
 
 def test_the_broker_may_start_later_stop_and_start_again(

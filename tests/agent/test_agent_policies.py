@@ -167,7 +167,7 @@ def test_a_policy_for_the_device_overrides_the_policy_for_its_cohort(
         wait_for_revision(fleet, config, 2)
         fleet.send_policy(config, fleet.document(7, threshold=0.9))
         wait_for(lambda: list(config.state_dir.glob("policy.*.cohort.*.json")), "the cohort's policy on disk")
-        assert agent.active == (2, fleet.document(2, threshold=0.1).policy)
+        assert agent.active[:2] == (2, fleet.document(2, threshold=0.1).policy)
     with Agent(bundle, config) as agent:
         assert agent.active.revision == 2
     broker.stop()  # because it would send the retained policy for the device again
@@ -192,13 +192,13 @@ def test_the_policy_of_the_bundle_is_used_if_the_stored_policy_is_damaged(
     bundle.write_policy(PolicyDocument(bundle=bundle.digest, revision=0, policy=own))
     fleet.bundle = bundle
     with Agent(bundle, config) as agent:
-        assert agent.active == (0, own)
+        assert agent.active[:2] == (0, own)
         fleet.send_policy(config, fleet.document(1))
         wait_for_revision(fleet, config, 1)
         fleet.send_policy_bytes(config, b"")
     next(config.state_dir.glob("policy.*.cohort.*.json")).write_bytes(b'{"payload":"half of an envel')
     with Agent(bundle, config) as agent:
-        assert agent.active == (0, own)
+        assert agent.active[:2] == (0, own)
     assert ".json' is not used" in caplog.text
 
     (bundle.path / "policy.json").write_bytes(b"not even JSON")

@@ -1,5 +1,7 @@
 """Audits: drawn independently of the input, with the right content, and without delaying inference."""
 
+import itertools
+import logging
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 
 from edgeexit.agent.auditor import Auditor
 from edgeexit.bundle import Bundle
-from edgeexit.policies import KINDS, simulate
+from edgeexit.policies import KINDS, AuditRule, simulate
 from edgeexit.policies.confidence import Confidence
 from edgeexit.policies.readout import COLUMNS
 from edgeexit.policies.voting import Voting
@@ -163,6 +165,30 @@ def test_which_samples_are_drawn_depends_only_on_the_random_numbers(runner: Runn
     auditor.stop()
     assert len(drawn) == 100
     assert [sample.label for sample in collected.samples] == [n for n, value in enumerate(drawn) if value < 0.1]
+
+
+def test_a_rule_of_the_policy_document_raises_the_fraction_up_to_the_limit_and_a_cut_is_logged_once(
+    runner: Runner, caplog: pytest.LogCaptureFixture
+) -> None:
+    values = [n / 100 for n in range(100)]
+
+    def drawn(auditor: Auditor, rule: AuditRule | None) -> int:
+        samples = auditor.draw(make_samples(100), 100, rule=rule)
+        return 0 if samples is None else len(samples.rows)
+
+    def new_auditor(fraction: float) -> Auditor:
+        draw = itertools.cycle(values).__next__
+        return Auditor(runner, fraction=fraction, max_fraction=0.4, exits=3, emit=Collected(), random_source=draw)
+
+    caplog.set_level(logging.INFO)
+    auditor = new_auditor(0.1)
+    assert [drawn(auditor, rule) for rule in (None, AuditRule(fraction=0.3), AuditRule(fraction=0.05))] == [10, 30, 10]
+    assert not caplog.records
+    assert [drawn(auditor, AuditRule(fraction=0.9)) for _ in range(3)] == [40] * 3
+    [record] = caplog.records
+    assert "asks for audits of 90 % of the samples" in record.getMessage()
+    assert "allow 40 %" in record.getMessage()
+    assert drawn(new_auditor(0.0), AuditRule(fraction=0.9)) == 0, "a device without audits"
 
 
 class SlowRunner:

@@ -5,7 +5,7 @@ import pytest
 from edgeexit.bundle import Bundle
 from edgeexit.bundle.checksummed import encode_checksummed
 from edgeexit.errors import DeployError
-from edgeexit.policies import PolicyDocument
+from edgeexit.policies import PolicyDocument, encode_document
 from edgeexit.policies.confidence import Confidence
 from edgeexit.signing import generate_key, load_private_key
 from tests.bundles import make_bundle
@@ -70,7 +70,7 @@ def test_a_policy_that_was_replaced_after_signing_is_refused(device, signed, tru
     bundle = signed("builder")
     policy = Confidence(temperatures=(1.0,) * 3, thresholds=(0.45, 0.7))
     document = PolicyDocument(bundle=bundle.digest, revision=0, policy=policy)
-    (bundle.path / "policy.json").write_bytes(encode_checksummed("policy.json", document))
+    (bundle.path / "policy.json").write_bytes(encode_checksummed("policy.json", encode_document(document)))
     with pytest.raises(DeployError, match=r"policy\.json does not match the signature.*nothing was copied"):
         device.push(bundle, trusting())
 

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from edgeexit.errors import PolicyError
-from edgeexit.policies import KINDS, PolicyDocument, Rollout, Scope, decode_document, encode_document
+from edgeexit.policies import KINDS, AuditRule, PolicyDocument, Rollout, Scope, decode_document, encode_document
 from edgeexit.policies.beem import Beem
 from edgeexit.policies.confidence import Confidence
 from tests.policies.policy_examples import make_policy
@@ -28,6 +28,20 @@ def document(**changes: object) -> PolicyDocument:
 def test_decoding_inverts_encoding():
     original = document(policy=Beem(temperatures=(1.0, 1.0), thresholds=(1.25,), weights=(0.5, 0.9)))
     assert decode_document(encode_document(original)) == original
+
+
+def test_a_document_without_an_audit_rule_has_no_such_field_because_older_agents_would_reject_it():
+    assert "audit" not in json.loads(encode_document(document()))
+    ruled = document(audit=AuditRule(fraction=0.05))
+    assert json.loads(encode_document(ruled))["audit"] == {"fraction": 0.05}
+    assert decode_document(encode_document(ruled)) == ruled
+
+
+@pytest.mark.parametrize(
+    ("own", "limit", "fraction"), [(0.01, 0.2, 0.05), (0.01, 0.02, 0.02), (0.1, 0.2, 0.1), (0.3, 0.2, 0.3), (0, 1, 0)]
+)
+def test_a_device_audits_at_least_its_own_fraction_and_no_more_than_its_limit(own, limit, fraction):
+    assert AuditRule(fraction=0.05).fraction_for(own=own, limit=limit) == fraction
 
 
 def test_the_same_document_gives_the_same_bytes():

@@ -7,6 +7,7 @@ import pytest
 from edgeexit.agent.counters import Counters
 from edgeexit.fitting import ReadoutDataset
 from edgeexit.latency import bin_of
+from edgeexit.policies import AuditRule, PolicyDocument, Scope
 from edgeexit.policies.beem import Beem
 from edgeexit.policies.confidence import Confidence
 from edgeexit.policies.simulation import simulate, simulate_exits
@@ -36,13 +37,13 @@ def dataset_of(readouts):
     return ReadoutDataset(readouts=readouts, costs=(1.0, 2.0, 3.0), temperatures=(1.0,) * EXITS)
 
 
-def agent_of(policy=POLICIES[0], readouts=None):
+def agent_of(policy=POLICIES[0], readouts=None, *, audit_fraction=0.01):
     book = SampleBook(dataset_of(readouts_of(200) if readouts is None else readouts))
     table = CounterTable(3, EXITS)
     sent = Ledger().open_start(ADDRESS, "0" * 16)
     agent = VirtualAgent(
         sent, 1, table, bundle=BUNDLE, cohort="cameras", key=identity_of(0, "sim-1"), shipped=book.under(policy),
-        started=100.0,
+        audit_fraction=audit_fraction, started=100.0,
     )  # fmt: skip
     return agent, table, book
 
@@ -132,6 +133,22 @@ def test_counters_of_another_revision_start_at_zero_and_return_with_it():
     assert (table.counts[1] == 7).all()
     agent.apply(4, book.under(POLICIES[1]))
     assert (table.counts[1] == 2).all()
+
+
+def test_it_audits_as_many_samples_as_the_document_in_force_asks_for_within_the_default_limit_of_agents():
+    agent, *_ = agent_of(audit_fraction=0.02)
+    assert (agent.audit_fraction, decode(agent.state(101.0), State).audit_fraction) == (0.02, 0.02)
+    for revision, (rule, expected) in enumerate([(0.1, 0.1), (0.9, 0.2), (0.001, 0.02), (None, 0.02)], start=1):
+        document = PolicyDocument(
+            bundle=BUNDLE,
+            revision=revision,
+            policy=POLICIES[0],
+            scope=Scope(fleet="shop", cohort="cameras"),
+            audit=None if rule is None else AuditRule(fraction=rule),
+        )
+        assert agent.receive(document)
+        assert agent.audit_fraction == expected
+    assert decode(agent.state(101.0), State).audit_fraction == 0.02
 
 
 def test_a_restart_begins_with_number_1_and_counters_of_zero_and_keeps_the_policy():

@@ -215,6 +215,7 @@ def _options(config: ServiceConfig) -> RecalibrationOptions:
         alpha=config.alpha,
         tolerated_devices=config.tolerated_devices,
         max_changes_per_day=config.max_changes_per_day,
+        audit_fraction_after_alarm=config.audit_fraction_after_alarm,
         enrolment=config.enrolment,
     )
 

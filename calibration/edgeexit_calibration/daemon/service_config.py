@@ -26,6 +26,8 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Devices of a cohort that may forge audits; in a small cohort, only as many as are less than half of it."""
     max_changes_per_day: Annotated[int, msgspec.Meta(ge=0)] = 24
     """Maximum number of bolder policies of a cohort in a day. Stepping back after an alarm has no limit."""
+    audit_fraction_after_alarm: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    """Fraction of the samples that devices audit after an alarm; 0: not more than usual; null: five times as much."""
     heartbeat_interval_s: Annotated[float, msgspec.Meta(gt=0)] = 300.0
     """Time between two heartbeats of a cohort; far below `confirm_within_s` of the devices."""
     enrolment: Enrolment = "open"

@@ -26,6 +26,9 @@ class RecalibrationOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Devices of a cohort that may forge audits; in a small cohort, only as many as are less than half of it."""
     max_changes_per_day: Annotated[int, msgspec.Meta(ge=0)] = 24
     """Maximum number of bolder policies of a cohort in a day. Stepping back after an alarm has no limit."""
+    audit_fraction_after_alarm: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    """Fraction of the samples that devices audit after an alarm, see `audit_rate`; 0: not more than usual; null: five
+    times the median of their own fractions."""
     enrolment: Enrolment = "open"
     """Which devices count."""
 

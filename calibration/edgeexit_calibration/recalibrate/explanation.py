@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from edgeexit.errors import EdgeExitError
 from edgeexit.fitting.change_monitor import detection_bound
 from edgeexit.fitting.path_test import PathTest, samples_to_certify
+from edgeexit_calibration.recalibrate.audit_rate import useful_audits
 from edgeexit_calibration.recalibrate.audits import Audits, mean_costs, outcomes, point_exits, simulated
 from edgeexit_calibration.recalibrate.guarantee import COMPARED_AUDITS, NO_GAIN, Guarantee, GuaranteeRules, advance
 from edgeexit_calibration.recalibrate.stored_audits import AuditReader
@@ -70,6 +71,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """The next policy that saves enough; null if no policy under test does, or none can be certified."""
     next_path_in: int
     """Audits after which further bolder policies are put to the test."""
+    raised_audits_end_in: int | None
+    """Audits after which devices audit their own fractions again; null if they do now."""
     raised_risk: float
     """A risk that is too high: twice the registered one."""
     alarm_within: int | None
@@ -131,6 +134,7 @@ def explain(database: Database, cohort: CohortAddress, *, now: datetime) -> Expl
         cost=cost,
         bolder=bolder,
         next_path_in=max(state.next_path_at - state.audits, 0),
+        raised_audits_end_in=None if changes[-1].audit is None else max(useful_audits(rules) - state.audits, 0),
         raised_risk=_raised(rules.risk),
         alarm_within=_alarm_within(state, rules),
         alarm_raised=alarm_raised,

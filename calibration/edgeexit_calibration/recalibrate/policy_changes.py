@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from edgeexit.policies import PolicyDocument
 from edgeexit.policies.document import MAX_REVISION
+from edgeexit_calibration.recalibrate.audit_rate import next_rule
 from edgeexit_calibration.recalibrate.guarantee import Guarantee, GuaranteeRules, PolicyChange
 from edgeexit_calibration.recalibrate.guarantee_codec import Snapshot
 from edgeexit_calibration.recalibrate.stored_guarantees import write_guarantee
@@ -50,11 +51,18 @@ class CurrentPolicy(NamedTuple):
 
 
 def store_change(
-    database: Database, current: CurrentPolicy, change: PolicyChange, state: Guarantee, *, now: datetime
-) -> int | None:
-    """Store a change of the current policy, and the state after it; return the new revision.
+    database: Database,
+    current: CurrentPolicy,
+    change: PolicyChange,
+    state: Guarantee,
+    *,
+    audit_fraction: float | None,
+    now: datetime,
+) -> PolicyDocument | None:
+    """Store a change of the current policy, and the state after it; return the new document.
 
-    Return None, and store nothing, if the current policy was replaced meanwhile.
+    Return None, and store nothing, if the current policy was replaced meanwhile. For `audit_fraction` see
+    `audit_rate.next_rule`.
     """
     cohort_id, address, document, rules = current
     reason = _reason(change, rules)
@@ -65,22 +73,58 @@ def store_change(
         if change.alarm is not None:
             details = _exceeded(document.revision, change, rules)
             add_event(session, cohort_id, "risk exceeded", details, actor=CALIBRATOR, now=now)
+        audit = next_rule(session, cohort_id, state, rules, raised=audit_fraction, now=now)
         revision = add_revision(
             session,
             cohort,
             change.policy,
             change.certificate,
             max_latency=document.max_latency,
+            audit=audit,
             reason=reason,
             created_by=CALIBRATOR,
             now=now,
         )
         details = _refitted(revision, change, state, rules)
+        if audit is not None:
+            details["audit_fraction"] = audit.fraction
         add_event(session, cohort_id, "refitted", details, actor=CALIBRATOR, now=now)
         write_guarantee(session, cohort_id, revision, Snapshot(state, rules), now=now)
     level = logging.INFO if change.alarm is None else logging.WARNING
     _log.log(level, "%s: %s; revision %d follows revision %d", address, reason, revision, document.revision)
-    return revision
+    return msgspec.structs.replace(
+        document, revision=revision, policy=change.policy, certificate=change.certificate, audit=audit
+    )
+
+
+def store_usual_audits(
+    database: Database, current: CurrentPolicy, state: Guarantee, *, now: datetime
+) -> PolicyDocument | None:
+    """Store the current policy again without its audit rule, and the state; return the new document.
+
+    Return None, and store nothing, if the current policy was replaced meanwhile.
+    """
+    cohort_id, address, document, rules = current
+    reason = f"usual audits again after {state.audits:,} audits"
+    with database.writing() as session:
+        cohort, row = locked_cohort(session, cohort_id), current_revision(session, cohort_id)
+        if row is None or row.revision != document.revision:
+            return None
+        revision = add_revision(
+            session,
+            cohort,
+            document.policy,
+            document.certificate,
+            max_latency=document.max_latency,
+            reason=reason,
+            created_by=CALIBRATOR,
+            now=now,
+        )
+        details = {"revision": revision, "copied_revision": document.revision, "audits": state.audits}
+        add_event(session, cohort_id, "usual audits", details, actor=CALIBRATOR, now=now)
+        write_guarantee(session, cohort_id, revision, Snapshot(state, rules), now=now)
+    _log.info("%s: %s; revision %d follows revision %d", address, reason, revision, document.revision)
+    return msgspec.structs.replace(document, revision=revision, audit=None)
 
 
 def store_postponement(database: Database, current: CurrentPolicy, change: PolicyChange, *, now: datetime) -> None:

@@ -50,6 +50,7 @@ def renumber(database: Database, cohort_id: int, address: CohortAddress, *, repe
             current.policy,
             current.certificate,
             max_latency=current.max_latency,
+            audit=current.audit,
             reason=reason,
             created_by=CALIBRATOR,
             now=now,

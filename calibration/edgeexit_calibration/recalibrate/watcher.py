@@ -16,8 +16,9 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from edgeexit.limited_log import LimitedLog
-from edgeexit.policies import decode_document
+from edgeexit.policies import PolicyDocument, decode_document
 from edgeexit.policies.document import MAX_REVISION
+from edgeexit_calibration.recalibrate.audit_rate import useful_audits
 from edgeexit_calibration.recalibrate.audits import Audits
 from edgeexit_calibration.recalibrate.cohort_rules import RecalibrationOptions, rules_of
 from edgeexit_calibration.recalibrate.guarantee import (
@@ -37,6 +38,7 @@ from edgeexit_calibration.recalibrate.policy_changes import (
     bolder_changes,
     store_change,
     store_postponement,
+    store_usual_audits,
 )
 from edgeexit_calibration.recalibrate.renumbering import renumber
 from edgeexit_calibration.recalibrate.settled_samples import SettledSamples
@@ -77,6 +79,13 @@ class _WatchedCohort(msgspec.Struct, kw_only=True):
     """Whether the policy exceeds its risk and no revision is left."""
     checked_bounds: tuple[bool, float] | None = None
     """`frozen` and `min_final_exits` of the rules under which the policy in force was last compared with them."""
+
+    def follow(self, document: PolicyDocument, state: Guarantee, now: datetime) -> None:
+        """Continue with the next revision, which was stored with the state after it."""
+        self.current = self.current._replace(document=document)
+        self.reader = self.reader.including(document.revision)
+        self.state = self.saved = state
+        self.saved_at = now
 
 
 class Watcher:
@@ -141,6 +150,7 @@ class Watcher:
         used = 0
         while used < _MAX_AUDITS and (more := self._advance(watched, settled, now)):
             used += more
+        self._end_raised_audits(watched, now)
         if now - watched.saved_at >= _SAVE_INTERVAL:
             self._save(watched, now)
 
@@ -234,17 +244,22 @@ class Watcher:
 
     def _put_in_force(self, watched: _WatchedCohort, state: Guarantee, change: PolicyChange, now: datetime) -> bool:
         """Store a change and the state after it; return False if a user has registered another policy meanwhile."""
-        revision = store_change(self._database, watched.current, change, state, now=now)
-        if revision is None:
+        raised = self._options.audit_fraction_after_alarm
+        document = store_change(self._database, watched.current, change, state, audit_fraction=raised, now=now)
+        if document is None:
             return False  # the next check reads it
-        document = msgspec.structs.replace(
-            watched.current.document, revision=revision, policy=change.policy, certificate=change.certificate
-        )
-        watched.current = watched.current._replace(document=document)
-        watched.reader = watched.reader.including(revision)
-        watched.state = watched.saved = state
-        watched.saved_at = now
+        watched.follow(document, state, now)
         return True
+
+    def _end_raised_audits(self, watched: _WatchedCohort, now: datetime) -> None:
+        """Take back a raised audit fraction that has brought enough audits, if no bolder policy has done it."""
+        current, state = watched.current, watched.state
+        if current.document.audit is None or current.document.revision == MAX_REVISION:
+            return
+        if state.audits >= useful_audits(current.rules):
+            document = store_usual_audits(self._database, current, state, now=now)
+            if document is not None:
+                watched.follow(document, state, now)
 
     def _save(self, watched: _WatchedCohort, now: datetime) -> None:
         """Store the state of a cohort if it has changed, unless its policy was replaced meanwhile."""

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from edgeexit.errors import PolicyError
-from edgeexit.policies import Certificate, Policy, PolicyDocument, Scope, decode_document, encode_document
+from edgeexit.policies import AuditRule, Certificate, Policy, PolicyDocument, Scope, decode_document, encode_document
 from edgeexit.policies.document import MAX_REVISION, LatencyBound
 from edgeexit_calibration.store.insert_missing import insert_missing
 from edgeexit_calibration.store.tables import CohortRow, EventRow, PolicyRevisionRow, RegistrationRow
@@ -18,7 +18,7 @@ CALIBRATOR: Final = "calibrator"
 """The actor of an event that the service caused, not a user."""
 
 EventKind = Literal[
-    "registered", "published", "risk exceeded", "refit postponed", "refitted", "renumbered",
+    "registered", "published", "risk exceeded", "refit postponed", "refitted", "usual audits", "renumbered",
     "revision accepted", "bounds set", "costs changed",  # of a cohort
     "key pinned", "key changed", "approved", "revoked", "clone", "clone cleared",  # of a device
 ]  # fmt: skip
@@ -104,6 +104,7 @@ def add_revision(
     certificate: Certificate | None,
     *,
     max_latency: LatencyBound | None,
+    audit: AuditRule | None = None,
     reason: str,
     created_by: str,
     now: datetime,
@@ -127,6 +128,7 @@ def add_revision(
         scope=Scope(fleet=cohort.fleet, cohort=cohort.cohort),
         certificate=certificate,
         max_latency=max_latency,
+        audit=audit,
     )
     session.add(
         PolicyRevisionRow(

@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from edgeexit.policies import Certificate, decode_document
+from edgeexit.policies import AuditRule, Certificate, decode_document
 from edgeexit_calibration.store.cohorts import CohortAddress, find_cohort
 from edgeexit_calibration.store.database import Database
 from edgeexit_calibration.store.tables import DeviceRow, EventRow, PolicyRevisionRow
@@ -28,6 +28,8 @@ class PolicyView(msgspec.Struct, frozen=True, kw_only=True):
     temperatures: tuple[float, ...]
     thresholds: tuple[float | None, ...]
     certificate: Certificate | None
+    audit: AuditRule | None = None
+    """null: each device audits its own fraction."""
     reason: str
     created_by: str
     created_at: datetime
@@ -129,6 +131,7 @@ def _policy_view(row: PolicyRevisionRow) -> PolicyView:
         temperatures=document.policy.temperatures,
         thresholds=document.policy.thresholds,
         certificate=document.certificate,
+        audit=document.audit,
         reason=row.reason,
         created_by=row.created_by,
         created_at=row.created_at,

@@ -107,6 +107,7 @@ class FleetSide:
             identity=self._identity,
             freshness=self._freshness,
             problems=self._problems,
+            audit_fraction=config.audit_fraction,
             started=started,
         )
         address, digest = config.address, recipient.bundle

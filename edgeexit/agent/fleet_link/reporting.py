@@ -30,6 +30,7 @@ class Reporter:
         identity: the key of this device.
         freshness: the newest heartbeat of the calibrator.
         problems: returns one line for each part of the agent that does not work now.
+        audit_fraction: the agent's own one, which it audits without an audit rule.
         started: monotonic seconds at which the agent started.
 
     """
@@ -44,8 +45,10 @@ class Reporter:
         identity: DeviceIdentity,
         freshness: Freshness,
         problems: Callable[[], Sequence[str]],
+        audit_fraction: float,
         started: float,
     ) -> None:
+        self._audit_fraction = audit_fraction
         self._identity = identity
         self._freshness = freshness
         self._problems = problems
@@ -58,7 +61,7 @@ class Reporter:
 
     def state(self, online: bool) -> State:  # noqa: FBT001 - the only parameter
         """Return the `up/state` message."""
-        policies, (revision, policy) = self._policies.summary, self._policies.active
+        policies, (revision, policy, _) = self._policies.summary, self._policies.active
         return State(
             online=online,
             bundle=self._recipient.bundle,
@@ -75,6 +78,7 @@ class Reporter:
             confirmed=self._freshness.confirmed,
             unconfirmed=self._freshness.unconfirmed,
             problems=tuple(one_line(problem) for problem in self._problems())[:_MAX_PROBLEMS],
+            audit_fraction=self._audit_fraction,
         )
 
     def add_reports(self, *, skipped: int, always: int | None = None) -> None:

@@ -27,7 +27,7 @@ from edgeexit.errors import EdgeExitError
 from edgeexit.key_set import TrustedKeys
 from edgeexit.limited_log import LimitedLog
 from edgeexit.log_text import one_line
-from edgeexit.policies import Policy, PolicyDocument
+from edgeexit.policies import AuditRule, Policy, PolicyDocument
 from edgeexit.policies.unreachable import unreachable_exits_warning
 from edgeexit.runtime import full_model_policy
 from edgeexit.wire import Rejection, Reversion
@@ -39,10 +39,12 @@ _MAX_WAIT_S: Final = 5.0
 
 
 class ActivePolicy(NamedTuple):
-    """The active policy and its revision; both are replaced together."""
+    """The active policy, its revision and its audit rule, which are replaced together."""
 
     revision: int
     policy: Policy
+    audit: AuditRule | None = None
+    """None: the agent's own `audit_fraction`."""
 
 
 class PolicySummary(NamedTuple):
@@ -129,7 +131,7 @@ class PolicySelector:
     @property
     def description(self) -> str:
         """Revision and kind of the active policy, for logs: `revision 3 (confidence)`."""
-        revision, policy = self.active
+        revision, policy, _ = self.active
         return f"revision {revision} ({'no policy' if policy is self._full_model else policy.kind})"
 
     def receive(self, envelope: bytes) -> None:
@@ -326,7 +328,7 @@ class PolicySelector:
         slot = self._source()
         used = None if slot is None else self._slots[slot].used
         if used is not None and used.document is not None:
-            return ActivePolicy(used.document.revision, used.document.policy)
+            return ActivePolicy(used.document.revision, used.document.policy, used.document.audit)
         return ActivePolicy(SHIPPED_REVISION, self._full_model if self._shipped is None else self._shipped)
 
     def _warn_about_unreachable_exits(self) -> None:

@@ -65,6 +65,7 @@ def explanation_lines(found: "Explanation") -> list[tuple[str, str]]:
         ("cost", _cost(found)),
         ("bolder", _bolder(found)),
         ("alarm", _alarm(found)),
+        *_raised_audits(found),
         *changes,
     ]
 
@@ -116,6 +117,15 @@ def _alarm(found: "Explanation") -> str:
         f"within {_audits(found, found.alarm_within)} if {percent(found.raised_risk)} of the predictions differ, with "
         f"probability {percent(1 - found.delta)}"
     )
+
+
+def _raised_audits(found: "Explanation") -> list[tuple[str, str]]:
+    """Return the line about a raised audit fraction; nothing if each device audits its own fraction."""
+    rule, end_in = found.policy.audit, found.raised_audits_end_in
+    if rule is None or end_in is None:
+        return []
+    until = f"for {_audits(found, end_in)}" if end_in else "until the next check"
+    return [("audits", f"raised to {percent(rule.fraction)} of the samples since the alarm, {until}")]
 
 
 def _change(policy: "PolicyView") -> str:

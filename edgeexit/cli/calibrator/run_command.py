@@ -72,6 +72,15 @@ def run_command(
             help="Bolder policies that a cohort gets in a day; stepping back after an alarm has no limit.", min=0
         ),
     ] = 24,
+    audit_fraction_after_alarm: Annotated[
+        float | None,
+        typer.Option(
+            help="Fraction of the samples that devices audit after an alarm, until there are enough audits for a new "
+            "policy; 0: not more than usual. Default: five times as much as usual. Each device has a limit of its own.",
+            min=0,
+            max=1,
+        ),
+    ] = None,
     receive_maximum: Annotated[
         int,
         typer.Option(
@@ -136,6 +145,7 @@ def run_command(
         check_interval_s=check_interval,
         tolerated_devices=tolerated_devices,
         max_changes_per_day=max_changes_per_day,
+        audit_fraction_after_alarm=audit_fraction_after_alarm,
         heartbeat_interval_s=heartbeat_interval,
         enrolment=enrolment.value,
         quotas=Quotas(max_devices=max_devices, messages_per_minute=messages_per_minute),

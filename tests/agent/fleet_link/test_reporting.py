@@ -26,6 +26,7 @@ def test_of_two_reports_at_once_the_newer_one_has_the_newer_counters(
         identity=unused,  # type: ignore[arg-type]
         freshness=unused,  # type: ignore[arg-type]
         problems=list,
+        audit_fraction=0.01,
         started=0.0,
     )
     add, others = outbox.add, list[threading.Thread]()

@@ -23,7 +23,7 @@ def explain(url, *arguments):
 
 def lines_of(output):
     """Return the text of each labelled line."""
-    labels = ("policy", "cost", "bolder", "alarm", "changes")
+    labels = ("policy", "cost", "bolder", "alarm", "audits", "changes")
     return {line.split()[0]: line.partition(" ")[2].strip() for line in output.splitlines() if line.startswith(labels)}
 
 
@@ -62,6 +62,20 @@ def test_after_a_drift_the_lines_name_the_step_back_and_the_missing_audits(datab
     assert lines["cost"].startswith("100.0 % of full depth")
     assert "are missing to certify it" in lines["bolder"]
     assert lines["alarm"] == "none: at full depth, no prediction differs"
+
+
+def test_a_raised_audit_fraction_is_named_with_its_end(database, database_url, bundle, cohort):
+    ingest(database, state_of(bundle.digest, audit_fraction=0.01), now=NOW)
+    watching = new_watcher(database)
+    watching.check(now=NOW)
+    assert "audits" not in lines_of(explain(database_url, COHORT))
+    ingest(database, *audits_of(bundle, 200, trust=0.3, seed=12), now=NOW)
+    watching.check(now=NOW)
+    text = lines_of(explain(database_url, COHORT))["audits"]
+    assert text.startswith("raised to 5.0 % of the samples since the alarm, for 1,")
+    found = json.loads(explain(database_url, COHORT, "--json"))
+    assert found["policy"]["audit"] == {"fraction": 0.05}
+    assert f"for {found['raised_audits_end_in']:,} audits" in text
 
 
 def test_json_has_the_same_figures(database, database_url, bundle, cohort):
