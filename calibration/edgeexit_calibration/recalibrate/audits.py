@@ -36,6 +36,10 @@ class Audits(NamedTuple):
         """Return the audits at the places where `chosen` [N] is True."""
         return Audits._make(None if column is None else column[chosen] for column in self)
 
+    def without(self, devices: Sequence[int]) -> "Audits":
+        """Return the audits of the other devices."""
+        return self.where(~np.isin(self.devices, devices)) if len(devices) else self
+
     def after(self, audit_id: int) -> "Audits":
         """Return the audits with higher ids."""
         return self.part(int(np.searchsorted(self.ids, audit_id, side="right")))

@@ -22,7 +22,10 @@ these assumptions:
 - Fewer than half of the devices, and at most `tolerated_devices`, forge audits. They can delay an alarm and prevent
   bolder policies, but they cannot certify a policy. As many as `tolerated_in_alarms` cannot raise an alarm alone; if as
   many honest devices have all the losses, there is no alarm either.
-- The risk is that of audits in which no device has more than its share (see `fair_share`).
+- The risk is that of audits in which no device has more than its share (see `fair_share`), and of the devices that are
+  not set aside. A device that is set aside, or taken back, is a change of the data: the tests begin anew with the
+  audits that follow, and the policy in force stays until an alarm. If its loss was above that of the others, the policy
+  in force has a lower risk without it (see `device_comparison`).
 """
 
 from collections.abc import Callable
@@ -46,6 +49,7 @@ from edgeexit_calibration.recalibrate.audits import (
 )
 from edgeexit_calibration.recalibrate.chosen_point import ChosenPoint, choose_point, point_within_bounds
 from edgeexit_calibration.recalibrate.cohort_monitor import CohortMonitor, new_cohort_monitor
+from edgeexit_calibration.recalibrate.device_comparison import DeviceComparison
 from edgeexit_calibration.recalibrate.fair_share import FairShare
 from edgeexit_calibration.recalibrate.tracked_path import TrackedPath, new_tracked_path, path_delta
 
@@ -92,6 +96,8 @@ class GuaranteeRules(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the policy changes after an alarm only."""
     max_changes_per_day: int = 24
     """Maximum number of bolder policies in a day; whoever calls `advance` counts them."""
+    set_aside: tuple[int, ...] = ()
+    """Ids of the devices whose audits do not count, in ascending order."""
     first_path: int = 64
     """Audits of an epoch from which its first own path is chosen."""
     path_growth: int = 4
@@ -111,6 +117,10 @@ class Guarantee(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     cohort_monitor: CohortMonitor
     shares: FairShare = FairShare()
     """The used audits of each device, in all epochs."""
+    comparison: DeviceComparison = DeviceComparison()
+    """Of each device with the others, in this epoch."""
+    set_aside: tuple[int, ...] = ()
+    """The devices whose audits do not count in the tests."""
     first: int
     """Id of the first audit of the epoch."""
     last: int
@@ -164,10 +174,15 @@ def advance(
     """Return the state after new audits, up to the first change of the policy, and that change.
 
     `last` of the state says which audits were read; call again with the others. If `rules` tolerate another number of
-    devices or of false alarms than before, the monitor and the tests begin anew.
+    devices or of false alarms than before, the monitor and the tests begin anew. If other devices are set aside, the
+    tests begin anew; the monitor goes on, because it concerns the policy in force, whatever the devices are.
     """
-    if _terms(state) != (rules.tolerated_devices, rules.tolerated_in_alarms, rules.alpha):
-        state = _begun_anew(state, history, rules)
+    has_same_terms = _terms(state) == (rules.tolerated_devices, rules.tolerated_in_alarms, rules.alpha)
+    if rules.set_aside:
+        history = _counting(history, rules)
+    if not has_same_terms or state.set_aside != rules.set_aside:
+        monitor = state.cohort_monitor if has_same_terms else _monitor(rules)
+        state = _begun_anew(state, monitor, history, rules)
     audits = audits.after(state.last)
     while len(audits.ids):
         size = min(_BLOCK, min(state.next_path_at, state.next_look_at) - state.audits)
@@ -199,17 +214,22 @@ def within_bounds(state: Guarantee, history: History, rules: GuaranteeRules) -> 
 
 def _observed(state: Guarantee, audits: Audits, rules: GuaranteeRules) -> tuple[Guarantee, ChangeAlarm | None]:
     """Return the state after a block of audits, and the alarm that they raise."""
-    shares, selected = state.shares.select(audits.devices)
-    used = audits.where(selected)
+    counting = audits.without(state.set_aside)
+    shares, selected = state.shares.select(counting.devices)
+    used = counting.where(selected)
     in_force = outcomes(state.policy, used, [state.policy.thresholds], rules.loss).losses
     monitor = state.cohort_monitor.observe(used, in_force[:, 0])
     alarm = monitor.alarm
     if alarm is not None:
-        shares, _ = state.shares.select(audits.devices[audits.ids <= alarm.alarm_position])
+        shares, _ = state.shares.select(counting.devices[counting.ids <= alarm.alarm_position])
         return msgspec.structs.replace(state, shares=shares, last=alarm.alarm_position), alarm
+    comparison = state.comparison
+    if any(threshold is not None for threshold in state.policy.thresholds):  # at full depth, nothing can be compared
+        comparison = comparison.observe(used.devices, in_force[:, 0], risk=rules.risk)
     following = msgspec.structs.replace(
         state,
         cohort_monitor=monitor,
+        comparison=comparison,
         shares=shares,
         paths=tuple(path.observe(state.policy, used, rules.loss) for path in state.paths),
         last=int(audits.ids[-1]),
@@ -224,11 +244,21 @@ def _terms(state: Guarantee) -> tuple[int, int, float]:
     return state.paths[0].devices.tolerated, monitor.tolerated_devices, monitor.alpha
 
 
-def _begun_anew(state: Guarantee, history: History, rules: GuaranteeRules) -> Guarantee:
-    """Return the state with a new monitor, and new tests of the path of the policy in force and of a new path."""
+def _counting(history: History, rules: GuaranteeRules) -> History:
+    """Return a history without the devices that are set aside."""
+    return lambda first, last, limit: history(first, last, limit).without(rules.set_aside)
+
+
+def _begun_anew(state: Guarantee, monitor: CohortMonitor, history: History, rules: GuaranteeRules) -> Guarantee:
+    """Return the state with a monitor, and new tests of the path of the policy in force and of a new path."""
     path = _tracked(state.path, rules, number=state.paths_chosen, after=state.last)
     anew = msgspec.structs.replace(
-        state, cohort_monitor=_monitor(rules), paths=(path,), paths_chosen=state.paths_chosen + 1
+        state,
+        cohort_monitor=monitor,
+        comparison=state.comparison.without(rules.set_aside),
+        set_aside=rules.set_aside,
+        paths=(path,),
+        paths_chosen=state.paths_chosen + 1,
     )
     return _with_new_path(anew, history, rules) if anew.audits >= rules.first_path else anew
 
@@ -297,7 +327,8 @@ def _replaced(
         cost=chosen.cost,
         cost_before=chosen.cost_before,
     )
-    return msgspec.structs.replace(state, policy=policy, path=chosen.path.thresholds), change
+    comparison = state.comparison.under_another_policy()
+    return msgspec.structs.replace(state, policy=policy, path=chosen.path.thresholds, comparison=comparison), change
 
 
 def _stepped_back(
@@ -322,6 +353,7 @@ def _stepped_back(
         paths=(_tracked(state.path, rules, number=0, after=state.last),),
         cohort_monitor=_monitor(rules),
         shares=state.shares,
+        set_aside=state.set_aside,
         first=alarm.change_position,
         last=state.last,
         epoch=state.epoch + 1,
