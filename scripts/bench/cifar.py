@@ -12,8 +12,8 @@ from resnet56 import ResNet56
 from torch import Tensor
 
 BATCH = 100
-_MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)[:, None, None]
-_DEVIATION = np.array([0.229, 0.224, 0.225], dtype=np.float32)[:, None, None]
+MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)[:, None, None]
+DEVIATION = np.array([0.229, 0.224, 0.225], dtype=np.float32)[:, None, None]
 
 
 class Images(NamedTuple):
@@ -47,7 +47,7 @@ def load_images(archive: Mapping[str, npt.NDArray[Any]], split: str, first: int,
         file = io.BytesIO(files[offsets[number] : offsets[number + 1]])
         pixels.append(np.asarray(Image.open(file).convert("RGB")))
     images = np.stack(pixels).transpose(0, 3, 1, 2).astype(np.float32) / 255
-    return Images((images - _MEAN) / _DEVIATION, archive[f"{split}_label"][first : first + count].astype(np.int64))
+    return Images((images - MEAN) / DEVIATION, archive[f"{split}_label"][first : first + count].astype(np.int64))
 
 
 def load_network(weights: Path) -> ResNet56:

@@ -1,8 +1,9 @@
 """Compares how rules for recalibration hold a promised risk while the data drift, where the truth is known.
 
-    python scripts/bench/drift.py [--quick] [--worlds synthetic digits] [--cache FILE.npz] [--runs N] [--json]
+    python scripts/bench/drift.py [--quick] [--worlds synthetic digits] [--cache FOLDER] [--runs N] [--json]
+    python scripts/bench/drift.py --worlds cifar --cifar FILE.npz --weights FILE.th [--cache FOLDER] [--runs N]
     python scripts/bench/drift.py --fleets 1000 [--forger none|agrees|differs|alternates] [--processes N]
-        [--results FILE.jsonl]
+        [--results FILE.jsonl] [--quiet-weeks 200]
 
 The samples of each population are drawn with replacement, so the true risk and cost of a policy are exact means over
 the population. The oracle knows the population and has the cheapest thresholds whose true risk is at most 5 %.
@@ -21,13 +22,13 @@ Columns, means over the runs unless stated otherwise:
 - false alarms: alarms per run while the policy in force does not exceed the risk.
 
 With `--fleets`, the guarantee of many fleets is simulated, whose data change often. It shows how often the promise is
-broken between two changes.
+broken between two changes. With `--quiet-weeks`, their data never change: every alarm is a false one, unless a policy
+in force exceeds the risk.
 """
 
 import argparse
 import json
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import starmap
@@ -86,6 +87,7 @@ DRIFTS: Final = {
     "recurring": Drift(lambda audits: float(audits // 750 % 2), steady=False),
     "labels": Drift(_after_change, pool="shifted"),
     "sensors of a tenth": Drift(_after_change, pool="broken", devices=(0, 1)),
+    "new board of half": Drift(_after_change, pool="board", devices=tuple(range(_DEVICES // 2))),
     "1 % forge": Drift(_after_change, forgers=1, total_devices=100),
     "5 % forge": Drift(_after_change, forgers=1),
     "quiet": Drift(lambda _: 0.0),
@@ -187,7 +189,9 @@ def _at(values: npt.NDArray[np.float64], place: int) -> float | None:
     return float(values[place]) if place < len(values) else None
 
 
-def _run(world: World, drift_name: str, points: Points, audits: int, seed: int) -> list[Outcome]:
+def run(
+    seed: int, *, world: World, drift_name: str, points: Points, audits: int, rules: tuple[str, ...]
+) -> list[Outcome]:
     """Return the outcome of each rule in one run; all begin with the same policy and read the same audits."""
     random = np.random.default_rng(seed)
     easy = world.pools["easy"]
@@ -195,20 +199,22 @@ def _run(world: World, drift_name: str, points: Points, audits: int, seed: int) 
     dataset = ReadoutDataset(readouts=samples, costs=world.costs, temperatures=world.unfitted.temperatures)
     policy = fit_thresholds(world.unfitted, dataset, MaxRisk(risk=RISK, delta=DELTA)).policy
     drift = DRIFTS[drift_name]
-    return [simulate(world, drift, points, policy, name, audits=audits, seed=seed) for name in RULES]
+    return [simulate(world, drift, points, policy, name, audits=audits, seed=seed) for name in rules]
 
 
-def compare(world: World, *, runs: int, audits: int, quiet: int, pool: ProcessPoolExecutor) -> list[dict[str, Any]]:
-    """Return a row per drift and rule."""
-    rows = []
+def compare(
+    world: World, *, runs: int, audits: int, quiet: int, pool: ProcessPoolExecutor
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield a row per rule for each drift."""
     for drift_name, drift in DRIFTS.items():
         length = audits if drift_name != "quiet" else quiet
         points = world.oracle_points(("easy", drift.pool))
-        found = list(pool.map(partial(_run, world, drift_name, points, length), range(1, runs + 1)))
-        print(f"{world.name}: {drift_name}", file=sys.stderr)
-        for name, outcomes in zip(RULES, zip(*found, strict=True), strict=True):
-            rows.append({"world": world.name, "drift": drift_name, "rule": name, **_summary(outcomes, drift)})
-    return rows
+        one = partial(run, world=world, drift_name=drift_name, points=points, audits=length, rules=tuple(RULES))
+        found = list(pool.map(one, range(1, runs + 1)))
+        yield [
+            {"world": world.name, "drift": drift_name, "rule": name, **_summary(outcomes, drift)}
+            for name, outcomes in zip(RULES, zip(*found, strict=True), strict=True)
+        ]
 
 
 def _summary(outcomes: tuple[Outcome, ...], drift: Drift) -> dict[str, Any]:
@@ -232,10 +238,10 @@ def _summary(outcomes: tuple[Outcome, ...], drift: Drift) -> dict[str, Any]:
     }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Return rows as a table in Markdown."""
+def _lines(rows: list[dict[str, Any]], *, heading: bool) -> str:
+    """Return rows of a table in Markdown."""
     columns = [name for name in rows[0] if name != "world"]
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"] if heading else []
     lines += ["| " + " | ".join(starmap(_cell, ((name, row[name]) for name in columns))) + " |" for row in rows]
     return "\n".join(lines)
 
@@ -261,55 +267,78 @@ def fleets(arguments: argparse.Namespace, pool: ProcessPoolExecutor) -> dict[str
         tolerated_in_alarms=int(forged),
         min_gain=_FLEET_GAIN,
     )
-    one = partial(
-        simulate_fleet, changes=arguments.changes, audits=arguments.audits, forger=arguments.forger, rules=rules
-    )
+    quiet, changes, audits = arguments.quiet_weeks, arguments.changes, arguments.audits
+    if quiet:
+        changes, audits = 1, quiet * arguments.weekly_audits
+    one = partial(simulate_fleet, changes=changes, audits=audits, forger=arguments.forger, rules=rules)
     found = simulate_fleets(one, arguments.fleets, results=arguments.results, spread=pool.map)
-    return {"forger": arguments.forger, **summary(found, delta=DELTA)}
+    per_week = {"false alarms per week": sum(o.false_alarms for o in found) / (quiet * len(found))} if quiet else {}
+    return {"forger": arguments.forger, **summary(found, delta=DELTA), **per_week}
 
 
-def _worlds(names: list[str], cache: Path | None, *, quick: bool) -> list[World]:
-    worlds = []
-    for name in names:
-        if name == "synthetic":
-            worlds.append(synthetic_world(5_000 if quick else 20_000))
-        elif cache is not None and cache.exists():
-            with np.load(cache, allow_pickle=False) as stored:
+def _worlds(arguments: argparse.Namespace) -> Iterator[World]:
+    quick, folder = arguments.quick, arguments.cache
+    makers: dict[str, Callable[[], World]] = {
+        "synthetic": lambda: synthetic_world(5_000 if quick else 20_000),
+        "digits": lambda: digits_world(epochs=12 if quick else 20, copies=1 if quick else 5),
+        "cifar": lambda: _cifar(arguments),
+    }
+    for name in arguments.worlds:
+        file = None if folder is None or name == "synthetic" else folder / f"{name}.npz"
+        if file is not None and file.exists():
+            with np.load(file, allow_pickle=False) as stored:
                 arrays = dict(stored)
-            worlds.append(World("digits", tuple(arrays.pop("costs").tolist()), arrays))
-        else:
-            world = digits_world(epochs=6 if quick else 20, copies=1 if quick else 5)
-            worlds.append(world)
-            if cache is not None:
-                save_arrays(cache, {"costs": np.array(world.costs), **world.pools})
-    return worlds
+            yield World(name, tuple(arrays.pop("costs").tolist()), arrays)
+            continue
+        world = makers[name]()
+        if file is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_arrays(file, {"costs": np.array(world.costs), **world.pools})
+        yield world
+
+
+def _cifar(arguments: argparse.Namespace) -> World:
+    from cifar_pools import cifar_world  # noqa: PLC0415 - torch, which the other worlds do not need
+
+    if arguments.cifar is None or arguments.weights is None:
+        message = "the world cifar needs --cifar FILE.npz and --weights FILE.th, or --cache FOLDER with its cifar.npz"
+        raise SystemExit(message)
+    return cifar_world(arguments.cifar, arguments.weights, samples=1000 if arguments.quick else 4000)
 
 
 def main() -> None:
     """Run the benchmark and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few and short runs, to see that everything works")
-    parser.add_argument("--worlds", nargs="+", choices=("synthetic", "digits"), default=["synthetic", "digits"])
-    parser.add_argument("--cache", type=Path, help="file for the readouts of the digits")
+    parser.add_argument(
+        "--worlds", nargs="+", choices=("synthetic", "digits", "cifar"), default=["synthetic", "digits"]
+    )
+    parser.add_argument("--cache", type=Path, help="folder for the readouts of digits and cifar")
+    parser.add_argument("--cifar", type=Path, help="CIFAR-10 as JPEG files, .npz; see precision.py")
+    parser.add_argument("--weights", type=Path, help="public ResNet-56 weights, .th")
     parser.add_argument("--runs", type=int, help="runs per drift; default 40, quick: 2")
     parser.add_argument("--fleets", type=int, help="simulate the guarantee of so many fleets instead")
     parser.add_argument("--forger", choices=("none", "agrees", "differs", "alternates"), default="none")
     parser.add_argument("--results", type=Path, help="file for each fleet that is done; continued if it exists")
     parser.add_argument("--changes", type=int, default=48, help="changes of the data of each fleet")
     parser.add_argument("--audits", type=int, default=750, help="audits between two changes of a fleet")
+    parser.add_argument("--quiet-weeks", type=int, default=0, help="weeks without a change, instead of --changes")
+    parser.add_argument("--weekly-audits", type=int, default=1000, help="audits of a fleet in a quiet week")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     with ProcessPoolExecutor(arguments.processes, get_context("fork")) as pool:
         if arguments.fleets:
-            found = fleets(arguments, pool)
-            print(json.dumps(found, indent=2))
+            print(json.dumps(fleets(arguments, pool), indent=2))
             return
         runs = arguments.runs or (2 if arguments.quick else 40)
         audits, quiet = (3000, 3000) if arguments.quick else (5000, 20_000)
-        for world in _worlds(arguments.worlds, arguments.cache, quick=arguments.quick):
-            rows = compare(world, runs=runs, audits=audits, quiet=quiet, pool=pool)
-            print(json.dumps(rows, indent=2) if arguments.json else f"\n{world.name}\n\n{table(rows)}")
+        for world in _worlds(arguments):
+            if not arguments.json:
+                print(f"\n{world.name}\n")
+            for number, rows in enumerate(compare(world, runs=runs, audits=audits, quiet=quiet, pool=pool)):
+                text = "\n".join(map(json.dumps, rows)) if arguments.json else _lines(rows, heading=number == 0)
+                print(text, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Populations of samples whose readouts at all exits are known, so the true risk of any policy is a mean over them."""
 
+import copy
 import sys
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,11 @@ from edgeexit.policies import Policy, simulate, simulate_exits
 from edgeexit.policies.confidence import Confidence
 from edgeexit.policies.readout import TOP1, Array
 
+if TYPE_CHECKING:
+    from torch import nn
+
 _PATH_POINTS: Final = 256
+_BOARD_BITS: Final = 4
 
 
 class Truth(NamedTuple):
@@ -29,7 +34,8 @@ class World(NamedTuple):
     name: str
     costs: tuple[float, ...]
     pools: dict[str, Array]
-    """Name -> readouts [N, K, 4]: "easy", "hard", "broken" (failed sensors), "shifted" (other label frequencies)."""
+    """Name -> readouts [N, K, 4]: "easy", "hard", "broken" (failed sensors), "shifted" (other label frequencies),
+    "board" (another camera, and weights of fewer bits)."""
 
     @property
     def unfitted(self) -> Policy:
@@ -65,6 +71,7 @@ def synthetic_world(samples: int) -> World:
             "hard": _drawn(samples, 1.0, 1.2, random),
             "broken": _drawn(samples, 5.0, 1.2, random),
             "shifted": _drawn(samples, 0.8, 2.5, random),
+            "board": _drawn(samples, 1.5, 1.2, random),
         },
     )
 
@@ -99,7 +106,9 @@ def digits_world(*, epochs: int, copies: int) -> World:
     rest = [digits.held_out, digits.test, digits.stream]
     part = Part(np.concatenate([one.images for one in rest]), np.concatenate([one.labels for one in rest]))
 
-    def recorded(noise: float, contrast: float) -> Array:
+    board = with_coarse_weights(network, bits=_BOARD_BITS)
+
+    def recorded(noise: float, contrast: float, network: "nn.Module" = network) -> Array:
         parts = []
         for seed in range(copies):
             noisy = degrade(part, noise=noise, contrast=contrast, seed=seed)
@@ -114,9 +123,10 @@ def digits_world(*, epochs: int, copies: int) -> World:
         _DIGITS_COSTS,
         {
             "easy": easy,
-            "hard": recorded(0.2, 0.8),
+            "hard": recorded(0.22, 0.75),
             "broken": recorded(0.35, 0.5),
-            "shifted": easy[_hard_labels(easy, np.tile(part.labels, copies))],
+            "board": recorded(0.15, 1.0, board),
+            "shifted": easy[hard_labels(easy, np.tile(part.labels, copies))],
         },
     )
 
@@ -124,8 +134,21 @@ def digits_world(*, epochs: int, copies: int) -> World:
 _DIGITS_COSTS: Final = (0.25, 0.5, 0.75, 1.0)
 
 
-def _hard_labels(readouts: Array, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def hard_labels(readouts: Array, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return the samples of the three labels for which the first exit differs most often from the last one."""
     differs = readouts[:, 0, TOP1] != readouts[:, -1, TOP1]
     rates = [differs[labels == label].mean() for label in range(10)]
     return np.flatnonzero(np.isin(labels, np.argsort(rates)[-3:]))
+
+
+def with_coarse_weights(network: "nn.Module", *, bits: int) -> "nn.Module":
+    """Return a copy of a network in evaluation mode, its matrices and kernels rounded to integers of so many bits."""
+    import torch  # noqa: PLC0415 - other worlds do not need it
+
+    coarse = copy.deepcopy(network).eval()
+    with torch.no_grad():
+        for weights in coarse.parameters():
+            if weights.dim() > 1:
+                step = weights.abs().max() / (2 ** (bits - 1) - 1)
+                weights.copy_((weights / step).round() * step)
+    return coarse
