@@ -25,7 +25,7 @@ class RecalibrationOptions(msgspec.Struct, frozen=True, kw_only=True):
     tolerated_devices: Annotated[int, msgspec.Meta(ge=0)] = 1
     """Devices of a cohort that may forge audits; in a small cohort, only as many as are less than half of it."""
     max_changes_per_day: Annotated[int, msgspec.Meta(ge=0)] = 24
-    """Maximum number of bolder policies of a cohort in a day. Stepping back after an alarm has no limit."""
+    """Maximum number of bolder and safer policies of a cohort in a day. Stepping back after an alarm has no limit."""
     audit_fraction_after_alarm: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     """Fraction of the samples that devices audit after an alarm, see `audit_rate`; 0: not more than usual; null: five
     times the median of their own fractions."""
@@ -37,7 +37,7 @@ def rules_of(
     session: Session, registration: RegistrationRow, options: RecalibrationOptions, *, now: datetime
 ) -> GuaranteeRules:
     """Return the rules of a registered cohort."""
-    wanted = options.tolerated_devices
+    wanted, costs = options.tolerated_devices, costs_in_use(registration)
     enough = max(2 * wanted + 1, _DEVICES_PER_TOLERATED * wanted)
     # All devices, not those that have sent audits: a forger may be the first one that does.
     devices = number_of_counted(session, registration.cohort_id, options.enrolment, now=now, limit=enough)
@@ -46,7 +46,8 @@ def rules_of(
     return GuaranteeRules(
         risk=registration.risk,
         delta=registration.delta,
-        costs=costs_in_use(registration).cumulative,
+        costs=costs.cumulative,
+        budget=registration.budget_ms if costs.unit == "ms" else None,
         alpha=options.alpha,
         tolerated_devices=min(wanted, max(devices - 1, 0) // 2),
         tolerated_in_alarms=min(wanted, devices // _DEVICES_PER_TOLERATED),

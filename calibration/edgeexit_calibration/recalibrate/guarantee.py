@@ -66,7 +66,7 @@ COMPARED_AUDITS: Final = 2000
 
 DEFAULT_MIN_GAIN: Final = 0.03
 NO_GAIN: Final = 1.0
-"""A `min_gain` that no policy has: the policy never becomes bolder."""
+"""A `min_gain` that no policy has: the policy becomes neither bolder nor safer."""
 
 History = Callable[[int, int, int], Audits]
 """`history(first, last, limit)` returns the newest `limit` audits with ids from `first` to `last`."""
@@ -90,6 +90,8 @@ class GuaranteeRules(msgspec.Struct, frozen=True, kw_only=True):
     """Number of devices whose audits raise no alarm alone."""
     min_gain: float = DEFAULT_MIN_GAIN
     """Part of the cost that a bolder policy must save."""
+    budget: float | None = None
+    """Mean cost, in the unit of the costs, within which the safest policy is wanted; None: the cheapest one is."""
     min_final_exits: float = 0.0
     """Fraction of the samples that must at least reach the final exit."""
     frozen: bool = False
@@ -144,7 +146,7 @@ class Guarantee(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 class PolicyChange(msgspec.Struct, frozen=True, kw_only=True):
     """Another policy is put in force."""
 
-    kind: Literal["stepped back", "bolder", "within bounds"]
+    kind: Literal["stepped back", "bolder", "safer", "within bounds"]
     policy: Policy
     certificate: Certificate
     cost: float
@@ -302,7 +304,7 @@ def _looked(state: Guarantee, history: History, rules: GuaranteeRules) -> tuple[
     next_look_at = max(state.audits + _DECISION_GAP, int(state.audits * _DECISION_GROWTH))
     state, change = within_bounds(msgspec.structs.replace(state, next_look_at=next_look_at), history, rules)
     recent = history(state.first, state.last, COMPARED_AUDITS)
-    if change is not None or rules.frozen or not len(recent.ids):  # deleted meanwhile
+    if change is not None or rules.frozen or rules.min_gain >= NO_GAIN or not len(recent.ids):  # deleted meanwhile
         return state, change
     chosen = choose_point(
         state.policy,
@@ -310,13 +312,15 @@ def _looked(state: Guarantee, history: History, rules: GuaranteeRules) -> tuple[
         recent,
         costs=rules.costs,
         min_gain=rules.min_gain,
+        loss=rules.loss,
+        budget=rules.budget,
         min_final_exits=rules.min_final_exits,
     )
-    return (state, None) if chosen is None else _replaced(state, chosen, "bolder", rules)
+    return (state, None) if chosen is None else _replaced(state, chosen, chosen.kind, rules)
 
 
 def _replaced(
-    state: Guarantee, chosen: ChosenPoint, kind: Literal["bolder", "within bounds"], rules: GuaranteeRules
+    state: Guarantee, chosen: ChosenPoint, kind: Literal["bolder", "safer", "within bounds"], rules: GuaranteeRules
 ) -> tuple[Guarantee, PolicyChange]:
     """Return the state with a certified point in force, and the change to it."""
     policy = msgspec.structs.replace(state.policy, thresholds=chosen.thresholds)

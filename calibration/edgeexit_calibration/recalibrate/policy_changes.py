@@ -35,10 +35,10 @@ _SAME_EVENT: Final = ("revision", "risk", "cause")
 """Two events of a kind are the same if these details are equal; the other details may differ."""
 
 
-def bolder_changes(session: Session, cohort_id: int, *, now: datetime) -> int:
-    """Return how often a cohort got a bolder policy in the last day."""
+def counted_changes(session: Session, cohort_id: int, *, now: datetime) -> int:
+    """Return how often a cohort got a bolder policy, or a safer one within its budget, in the last day."""
     query = select(EventRow.details).filter_by(cohort_id=cohort_id, kind="refitted").where(EventRow.time > now - _DAY)
-    return sum(details.get("kind") == "bolder" for details in session.scalars(query))
+    return sum(details.get("kind") in ("bolder", "safer") for details in session.scalars(query))
 
 
 class CurrentPolicy(NamedTuple):
@@ -145,8 +145,10 @@ def _reason(change: PolicyChange, rules: GuaranteeRules) -> str:
         return f"stepped back: disagreement above {100 * rules.risk:g} % since audit {change.alarm.change_position}"
     if change.kind == "within bounds":
         return f"within the bounds: at least {100 * rules.min_final_exits:g} % of the samples reach the final exit"
-    saved = 1 - change.cost / change.cost_before
-    return f"bolder: saves {100 * saved:.0f} %, certified on {change.certificate.samples} audits"
+    certified = f"certified on {change.certificate.samples} audits"
+    if change.kind == "safer":
+        return f"safer within the budget: costs {change.cost:.3g} of {rules.budget:g} ms, {certified}"
+    return f"bolder: saves {100 * (1 - change.cost / change.cost_before):.0f} %, {certified}"
 
 
 def _exceeded(revision: int, change: PolicyChange, rules: GuaranteeRules) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from edgeexit_calibration.recalibrate.guarantee_codec import Snapshot
 from edgeexit_calibration.recalibrate.measured_costs import MeasuredCosts
 from edgeexit_calibration.recalibrate.policy_changes import (
     CurrentPolicy,
-    bolder_changes,
+    counted_changes,
     store_change,
     store_postponement,
     store_usual_audits,
@@ -217,7 +217,7 @@ class Watcher:
             if not len(audits.ids):
                 watched.read_until = max(after, settled)
                 return 0
-            changes = bolder_changes(session, watched.current.cohort_id, now=now)
+            changes = counted_changes(session, watched.current.cohort_id, now=now)
         rules, is_last_revision = watched.current.rules, watched.current.document.revision == MAX_REVISION
         if changes >= rules.max_changes_per_day:
             rules = msgspec.structs.replace(rules, min_gain=NO_GAIN)
