@@ -22,7 +22,7 @@ from edgeexit_calibration.recalibrate.stored_audits import AuditReader
 from edgeexit_calibration.recalibrate.stored_guarantees import read_guarantee
 from edgeexit_calibration.store.cohorts import CohortAddress, comparable_revisions, find_cohort
 from edgeexit_calibration.store.database import Database
-from edgeexit_calibration.store.tables import AuditedSampleRow, AuditRow, RegistrationRow
+from edgeexit_calibration.store.tables import AuditedSampleRow, RegistrationRow
 from edgeexit_calibration.views.history import PolicyView, policy_history
 
 _CHANGES: Final = 5
@@ -115,11 +115,12 @@ def explain(database: Database, cohort: CohortAddress, *, now: datetime) -> Expl
                 f"the calibrator has not checked cohort '{cohort}' yet; does `edgeexit calibrator run` run?"
             )
         revisions = comparable_revisions(session, found.id, stored.state.policy)
-        reader = AuditReader(found.id, stored.state.policy, revisions)
+        used = stored.state.used_revisions
+        reader = AuditReader(found.id, stored.state.policy, revisions, used)
         rules = stored.rules
         state, alarm_raised = _up_to_date(session, reader, stored.state, rules)
         recent = reader.newest(session, first=state.first, last=state.last, limit=COMPARED_AUDITS)
-        rate = _audits_per_hour(session, found.id, now)
+        rate = _audits_per_hour(session, reader, now)
     exit_rates, cost, bolder = _on_audits(state, rules, recent)
     return Explanation(
         **cohort._asdict(),
@@ -204,17 +205,9 @@ def _alarm_within(state: Guarantee, rules: GuaranteeRules) -> int | None:
     return None if bound is None else ceil(bound / state.cohort_monitor.read_share)
 
 
-def _audits_per_hour(session: Session, cohort_id: int, now: datetime) -> float | None:
-    """Return the rate of the newest audits, up to now."""
-    newest = (
-        select(AuditedSampleRow.audit_id)
-        .filter_by(cohort_id=cohort_id, counted=True)
-        .order_by(AuditedSampleRow.id.desc())
-        .limit(_RATE_AUDITS)
-        .subquery()
-    )
-    query = select(func.count(), func.min(AuditRow.received_at)).select_from(newest)
-    count, first = session.execute(query.join(AuditRow, AuditRow.id == newest.c.audit_id)).one()
-    if not count:
+def _audits_per_hour(session: Session, reader: AuditReader, now: datetime) -> float | None:
+    """Return the rate of the newest audits that are used, up to now."""
+    count, first = reader.arrived(session, limit=_RATE_AUDITS)
+    if first is None:
         return None
-    return float(3600 * count / max((now - first).total_seconds(), _MIN_SPAN_S))
+    return 3600 * count / max((now - first).total_seconds(), _MIN_SPAN_S)

@@ -12,9 +12,10 @@ risk of at most the registered one, except with probability `delta` for all poli
 these assumptions:
 
 - Between two changes, the risk of every policy is the same for every audit, given those before.
-- Audits arrive in the order in which they are drawn: what arrives after an alarm was drawn after the change.
 - The change was before the alarm. No audit from before the alarm certifies anything after it: the estimated change can
-  lie before the change, and the audits after it are chosen by their losses.
+  lie before the change, and the audits after it are chosen by their losses. After an alarm, the caller passes audits of
+  the revision that the alarm caused, or of later ones (`used_revisions`): they were drawn after the alarm, whenever
+  they arrive.
 - A change that does not make the policy in force exceed the risk raises no alarm. Tests that began before such a change
   count its audits together with those after it. So a bolder policy can then exceed the risk until its own alarm.
 - The registered policy is in force from the start on the word of its own certificate. Up to the first alarm, the
@@ -29,15 +30,14 @@ these assumptions:
 """
 
 from collections.abc import Callable
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
-import numpy.typing as npt
 
 from edgeexit.fitting.change_monitor import ChangeAlarm, ChangeMonitor
 from edgeexit.fitting.frontier import Thresholds
 from edgeexit.fitting.path import conservative_path, path_of_scores
-from edgeexit.policies import Certificate, Policy, exit_rates
+from edgeexit.policies import Certificate, Policy
 from edgeexit.policies.document import Loss
 from edgeexit_calibration.recalibrate.audits import (
     Audits,
@@ -47,11 +47,13 @@ from edgeexit_calibration.recalibrate.audits import (
     point_exits,
     simulated,
 )
+from edgeexit_calibration.recalibrate.certificates import certificate_of, certificate_of_full_depth
 from edgeexit_calibration.recalibrate.chosen_point import ChosenPoint, choose_point, point_within_bounds
 from edgeexit_calibration.recalibrate.cohort_monitor import CohortMonitor, new_cohort_monitor
 from edgeexit_calibration.recalibrate.device_comparison import DeviceComparison
 from edgeexit_calibration.recalibrate.fair_share import FairShare
 from edgeexit_calibration.recalibrate.tracked_path import TrackedPath, new_tracked_path, path_delta
+from edgeexit_calibration.recalibrate.used_revisions import ALL_REVISIONS, UsedRevisions
 
 _BLOCK: Final = 256
 """Audits that are tested at once."""
@@ -127,6 +129,8 @@ class Guarantee(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """Id of the first audit of the epoch."""
     last: int
     """Id of the last audit that was read."""
+    used_revisions: UsedRevisions = ALL_REVISIONS
+    """Whose audits are passed to `advance`, and returned by `history`."""
     epoch: int = 1
     audits: int = 0
     """Number of used audits in the epoch."""
@@ -156,7 +160,9 @@ class PolicyChange(msgspec.Struct, frozen=True, kw_only=True):
     """What ended the epoch, if the policy steps back."""
 
 
-def begin(policy: Policy, rules: GuaranteeRules, *, last: int) -> Guarantee:
+def begin(
+    policy: Policy, rules: GuaranteeRules, *, last: int, used_revisions: UsedRevisions = ALL_REVISIONS
+) -> Guarantee:
     """Return the state of a cohort whose policy was registered after audit `last`."""
     path = conservative_path(policy)
     return Guarantee(
@@ -166,6 +172,7 @@ def begin(policy: Policy, rules: GuaranteeRules, *, last: int) -> Guarantee:
         cohort_monitor=_monitor(rules),
         first=last + 1,
         last=last,
+        used_revisions=used_revisions,
         next_path_at=rules.first_path,
     )
 
@@ -327,7 +334,7 @@ def _replaced(
     change = PolicyChange(
         kind=kind,
         policy=policy,
-        certificate=_certificate(chosen, policy.exits, rules),
+        certificate=certificate_of(chosen, policy.exits, risk=rules.risk, delta=rules.delta, loss=rules.loss),
         cost=chosen.cost,
         cost_before=chosen.cost_before,
     )
@@ -338,7 +345,10 @@ def _replaced(
 def _stepped_back(
     state: Guarantee, alarm: ChangeAlarm, history: History, rules: GuaranteeRules
 ) -> tuple[Guarantee, PolicyChange]:
-    """Return the first state of the next epoch, and the change to full depth."""
+    """Return the first state of the next epoch, and the change to full depth.
+
+    The caller sets `used_revisions` when the change has a revision.
+    """
     since = history(alarm.change_position, state.last, rules.max_path_audits)
     full_depth = msgspec.structs.replace(state.policy, thresholds=state.path[0])
     exits = point_exits(simulated(state.policy, since).scores, [full_depth.thresholds, state.policy.thresholds])
@@ -346,7 +356,9 @@ def _stepped_back(
     change = PolicyChange(
         kind="stepped back",
         policy=full_depth,
-        certificate=_of_full_depth(exits[:, 0], full_depth.exits, rules),
+        certificate=certificate_of_full_depth(
+            exits[:, 0], full_depth.exits, risk=rules.risk, delta=rules.delta, loss=rules.loss
+        ),
         cost=cost,
         cost_before=cost_before,
         alarm=alarm,
@@ -360,6 +372,7 @@ def _stepped_back(
         set_aside=state.set_aside,
         first=alarm.change_position,
         last=state.last,
+        used_revisions=state.used_revisions,
         epoch=state.epoch + 1,
         audits=len(since.ids),
         next_path_at=rules.first_path,
@@ -368,32 +381,3 @@ def _stepped_back(
     if following.audits >= rules.first_path:
         following = _with_new_path(following, history, rules)
     return following, change
-
-
-def _certificate(chosen: ChosenPoint, count: int, rules: GuaranteeRules) -> Certificate:
-    test, point = chosen.path.test, chosen.point
-    if not point:
-        return _of_full_depth(chosen.exits, count, rules)
-    return Certificate(
-        loss=rules.loss,
-        method="betting, at any time, fixed sequence",
-        samples=test.samples,
-        risk=rules.risk,
-        delta=rules.delta,
-        observed=float(test.loss_sums[point]) / test.samples,
-        upper_bound=min(test.upper_bound(point), rules.risk),
-        exit_rates=exit_rates(chosen.exits, count),
-    )
-
-
-def _of_full_depth(exits: npt.NDArray[Any], count: int, rules: GuaranteeRules) -> Certificate:
-    return Certificate(
-        loss=rules.loss,
-        method="full depth",
-        samples=max(len(exits), 1),
-        risk=rules.risk,
-        delta=rules.delta,
-        observed=0.0,
-        upper_bound=0.0,
-        exit_rates=exit_rates(exits, count),
-    )

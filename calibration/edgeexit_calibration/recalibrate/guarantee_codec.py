@@ -35,7 +35,7 @@ _State: Final[Any] = msgspec.defstruct(
     kw_only=True,
     forbid_unknown_fields=True,
 )
-"""The fields of a guarantee without its policy."""
+"""The fields of a guarantee without its policy. A state from before a field with a default existed has the default."""
 
 
 class StateError(EdgeExitError):

@@ -41,6 +41,14 @@ def counted_changes(session: Session, cohort_id: int, *, now: datetime) -> int:
     return sum(details.get("kind") in ("bolder", "safer") for details in session.scalars(query))
 
 
+class StoredChange(NamedTuple):
+    """A change in the database."""
+
+    document: PolicyDocument
+    state: Guarantee
+    """The state after the change; after an alarm, only audits of this revision or later ones are used."""
+
+
 class CurrentPolicy(NamedTuple):
     """The policy of a cohort that is in force, and what is guaranteed."""
 
@@ -58,8 +66,8 @@ def store_change(
     *,
     audit_fraction: float | None,
     now: datetime,
-) -> PolicyDocument | None:
-    """Store a change of the current policy, and the state after it; return the new document.
+) -> StoredChange | None:
+    """Store a change of the current policy, and the state after it.
 
     Return None, and store nothing, if the current policy was replaced meanwhile. For `audit_fraction` see
     `audit_rate.next_rule`.
@@ -85,6 +93,9 @@ def store_change(
             created_by=CALIBRATOR,
             now=now,
         )
+        if change.alarm is not None:
+            used = state.used_revisions.after_alarm(state.last, revision)
+            state = msgspec.structs.replace(state, used_revisions=used)
         details = _refitted(revision, change, state, rules)
         if audit is not None:
             details["audit_fraction"] = audit.fraction
@@ -92,9 +103,10 @@ def store_change(
         write_guarantee(session, cohort_id, revision, Snapshot(state, rules), now=now)
     level = logging.INFO if change.alarm is None else logging.WARNING
     _log.log(level, "%s: %s; revision %d follows revision %d", address, reason, revision, document.revision)
-    return msgspec.structs.replace(
+    document = msgspec.structs.replace(
         document, revision=revision, policy=change.policy, certificate=change.certificate, audit=audit
     )
+    return StoredChange(document, state)
 
 
 def store_usual_audits(

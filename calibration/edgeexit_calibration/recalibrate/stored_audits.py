@@ -1,15 +1,17 @@
 """Reads the audits of a cohort that count, as the recalibration needs them."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from itertools import pairwise
 
 import numpy as np
-from sqlalchemy import ColumnElement, Select, or_, select
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from edgeexit.policies import Policy
 from edgeexit.policies.readout import readouts_from_bytes
 from edgeexit_calibration.recalibrate.audits import Audits
+from edgeexit_calibration.recalibrate.used_revisions import UsedRevisions
 from edgeexit_calibration.store.stored_scores import scores_from_bytes
 from edgeexit_calibration.store.tables import AuditedSampleRow, AuditRow
 
@@ -21,10 +23,11 @@ class AuditReader:
         cohort_id: the cohort.
         policy: its temperatures and its number of exits are those of the audits.
         revisions: whose audits are comparable, see `cohorts.comparable_revisions`.
+        used: which of them are used.
 
     """
 
-    def __init__(self, cohort_id: int, policy: Policy, revisions: Sequence[int]) -> None:
+    def __init__(self, cohort_id: int, policy: Policy, revisions: Sequence[int], used: UsedRevisions) -> None:
         self._cohort_id = cohort_id
         self._policy = policy
         self._revisions = revisions
@@ -32,14 +35,14 @@ class AuditReader:
             select(AuditedSampleRow.id, AuditRow.device_id, AuditedSampleRow.readouts, AuditedSampleRow.scores)
             .join(AuditRow, AuditRow.id == AuditedSampleRow.audit_id)
             .where(AuditedSampleRow.cohort_id == cohort_id, AuditedSampleRow.exits == policy.exits)
-            .where(AuditedSampleRow.counted.is_(True), _is_one_of(revisions))
+            .where(AuditedSampleRow.counted.is_(True), _is_one_of(revisions), _is_used(used))
         )
         if policy.reads_probabilities:
             self._query = self._query.where(AuditedSampleRow.scores.is_not(None))
 
-    def including(self, revision: int) -> "AuditReader":
-        """Return a reader of the audits of one more revision."""
-        return AuditReader(self._cohort_id, self._policy, [*self._revisions, revision])
+    def following(self, revision: int, used: UsedRevisions) -> "AuditReader":
+        """Return a reader for the time after a comparable revision was issued."""
+        return AuditReader(self._cohort_id, self._policy, [*self._revisions, revision], used)
 
     def oldest(self, session: Session, *, after: int, until: int, limit: int) -> Audits:
         """Return the oldest `limit` audits with ids above `after`, up to `until`."""
@@ -50,6 +53,14 @@ class AuditReader:
         """Return the newest `limit` audits with ids from `first` to `last`, in the order of arrival."""
         query = self._query.where(AuditedSampleRow.id >= first, AuditedSampleRow.id <= last)
         return self._audits(session, query.order_by(AuditedSampleRow.id.desc()).limit(limit), newest_first=True)
+
+    def arrived(self, session: Session, *, limit: int) -> tuple[int, datetime | None]:
+        """Return the number of the newest `limit` audits, or of all, and when the first of them arrived."""
+        ids = self._query.with_only_columns(AuditedSampleRow.audit_id, maintain_column_froms=True)
+        newest = ids.order_by(AuditedSampleRow.id.desc()).limit(limit).subquery()
+        query = select(func.count(), func.min(AuditRow.received_at)).select_from(newest)
+        count, first = session.execute(query.join(AuditRow, AuditRow.id == newest.c.audit_id)).one()
+        return count, first
 
     def _audits(
         self, session: Session, query: Select[int, int, bytes, bytes | None], *, newest_first: bool = False
@@ -74,3 +85,12 @@ def _is_one_of(revisions: Sequence[int]) -> ColumnElement[bool]:
     gaps = [place for place, (one, other) in enumerate(pairwise(ordered), 1) if other != one + 1]
     ranges = [(ordered[start], ordered[stop - 1]) for start, stop in pairwise([0, *gaps, len(ordered)])]
     return or_(*(AuditedSampleRow.revision.between(lowest, highest) for lowest, highest in ranges))
+
+
+def _is_used(used: UsedRevisions) -> ColumnElement[bool]:
+    """Return the condition that the revision of a sample is used."""
+    revision = AuditedSampleRow.revision
+    return or_(
+        and_(AuditedSampleRow.id <= used.until, revision >= used.lowest),
+        and_(AuditedSampleRow.id > used.until, revision >= used.lowest_after),
+    )

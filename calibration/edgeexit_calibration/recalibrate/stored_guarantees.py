@@ -21,6 +21,8 @@ class StoredGuarantee(msgspec.Struct, frozen=True, kw_only=True):
     state: Guarantee
     rules: GuaranteeRules
     """Under which the state was reached."""
+    revision: int
+    """The current revision when it was written."""
     updated_at: datetime
 
 
@@ -41,7 +43,7 @@ def read_guarantee(session: Session, cohort_id: int) -> StoredGuarantee | None:
         return None
     if snapshot is None:
         return None
-    return StoredGuarantee(state=snapshot.state, rules=snapshot.rules, updated_at=row.updated_at)
+    return StoredGuarantee(state=snapshot.state, rules=snapshot.rules, revision=row.revision, updated_at=row.updated_at)
 
 
 def write_guarantee(session: Session, cohort_id: int, revision: int, snapshot: Snapshot, *, now: datetime) -> None:

@@ -44,6 +44,7 @@ from edgeexit_calibration.recalibrate.renumbering import renumber
 from edgeexit_calibration.recalibrate.settled_samples import SettledSamples
 from edgeexit_calibration.recalibrate.stored_audits import AuditReader
 from edgeexit_calibration.recalibrate.stored_guarantees import read_guarantee, write_guarantee
+from edgeexit_calibration.recalibrate.used_revisions import ALL_REVISIONS, UsedRevisions
 from edgeexit_calibration.store.cohorts import (
     CohortAddress,
     comparable_revisions,
@@ -53,7 +54,7 @@ from edgeexit_calibration.store.cohorts import (
 )
 from edgeexit_calibration.store.database import Database, DatabaseError
 from edgeexit_calibration.store.leases import LeaseLostError
-from edgeexit_calibration.store.tables import AuditedSampleRow, CohortRow, RegistrationRow
+from edgeexit_calibration.store.tables import AuditedSampleRow, CohortRow, PolicyRevisionRow, RegistrationRow
 
 _log = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ class _WatchedCohort(msgspec.Struct, kw_only=True):
     def follow(self, document: PolicyDocument, state: Guarantee, now: datetime) -> None:
         """Continue with the next revision, which was stored with the state after it."""
         self.current = self.current._replace(document=document)
-        self.reader = self.reader.including(document.revision)
+        self.reader = self.reader.following(document.revision, state.used_revisions)
         self.state = self.saved = state
         self.saved_at = now
 
@@ -175,22 +176,32 @@ class Watcher:
         return watched
 
     def _loaded(self, session: Session, current: CurrentPolicy, now: datetime) -> _WatchedCohort:
-        """Return a cohort with the state that is in memory or in the database, or with a new one."""
+        """Return a cohort with the state that is in memory or in the database, or with a new one.
+
+        The state in the database is the newer one if another process has changed the policy since.
+        """
         cohort_id, _, document, rules = current
         known, saved, saved_at = self._watched.get(cohort_id), None, now
-        if known is not None and known.state.policy == document.policy and _is_same(known.current.rules, rules):
+        stored = read_guarantee(session, cohort_id)
+        if (
+            known is not None
+            and known.state.policy == document.policy
+            and _is_same(known.current.rules, rules)
+            and (stored is None or stored.revision <= known.current.document.revision)
+        ):
             state = known.state
-        elif (stored := read_guarantee(session, cohort_id)) is not None and _is_same(stored.rules, rules):
+        elif stored is not None and _is_same(stored.rules, rules):
             state = saved = stored.state
             saved_at = stored.updated_at
         else:
             newest = session.scalar(select(func.max(AuditedSampleRow.id))) or 0
-            state = begin(document.policy, rules, last=newest)
+            used = _used_from_the_beginning(session, cohort_id, document.revision)
+            state = begin(document.policy, rules, last=newest, used_revisions=used)
         revisions = comparable_revisions(session, cohort_id, document.policy)
         return _WatchedCohort(
             current=current,
             state=state,
-            reader=AuditReader(cohort_id, document.policy, revisions),
+            reader=AuditReader(cohort_id, document.policy, revisions, state.used_revisions),
             read_until=state.last,
             saved=saved,
             saved_at=saved_at,
@@ -245,10 +256,10 @@ class Watcher:
     def _put_in_force(self, watched: _WatchedCohort, state: Guarantee, change: PolicyChange, now: datetime) -> bool:
         """Store a change and the state after it; return False if a user has registered another policy meanwhile."""
         raised = self._options.audit_fraction_after_alarm
-        document = store_change(self._database, watched.current, change, state, audit_fraction=raised, now=now)
-        if document is None:
+        stored = store_change(self._database, watched.current, change, state, audit_fraction=raised, now=now)
+        if stored is None:
             return False  # the next check reads it
-        watched.follow(document, state, now)
+        watched.follow(stored.document, stored.state, now)
         return True
 
     def _end_raised_audits(self, watched: _WatchedCohort, now: datetime) -> None:
@@ -272,6 +283,18 @@ class Watcher:
             if row is not None and row.revision == document.revision:
                 write_guarantee(session, cohort_id, document.revision, Snapshot(watched.state, rules), now=now)
         watched.saved, watched.saved_at = watched.state, now
+
+
+def _used_from_the_beginning(session: Session, cohort_id: int, revision: int) -> UsedRevisions:
+    """Return what is used of a guarantee that begins anew with a revision.
+
+    The audits of all revisions if it is the cohort's first one, and otherwise only those of this one and later ones:
+    others can have been drawn before a change that an earlier guarantee of the cohort has found.
+    """
+    earlier = select(PolicyRevisionRow.revision).filter_by(cohort_id=cohort_id)
+    if session.scalar(earlier.where(PolicyRevisionRow.revision < revision).limit(1)) is None:
+        return ALL_REVISIONS
+    return UsedRevisions(lowest=revision, lowest_after=revision)
 
 
 def _is_same(rules: GuaranteeRules, other: GuaranteeRules) -> bool:

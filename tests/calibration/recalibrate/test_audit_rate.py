@@ -17,6 +17,7 @@ from tests.calibration.recalibrate.watching import (
     GOAL,
     NOW,
     check_all,
+    current_audits,
     event_kinds,
     ingest,
     new_watcher,
@@ -102,8 +103,9 @@ def test_bolder_policies_keep_the_raised_fraction_until_there_are_enough_audits(
     run_devices(database, bundle, 0.01)
     watching = new_watcher(database)
     step_back(database, bundle, watching)
-    for part, audits in enumerate(audits_of(bundle, 3000, trust=0.8, first_sequence=100, seed=9)):
-        ingest(database, audits)
+    for part in range(30):
+        options = {"trust": 0.8, "first_sequence": 100 + part, "seed": 9 + part}
+        ingest(database, *current_audits(database, cohort, bundle, 100, **options))
         check_all(watching, now=NOW + timedelta(hours=part))
     changes = [event for event in events(database, cohort) if event.kind in {"refitted", "usual audits"}]
     raised = rules_of_revisions(database, cohort)
@@ -117,10 +119,10 @@ def test_without_a_bolder_policy_the_same_policy_follows_without_the_rule(databa
     run_devices(database, bundle, 0.01)
     watching = new_watcher(database, max_changes_per_day=0)
     step_back(database, bundle, watching)
-    ingest(database, *audits_of(bundle, USEFUL - 300, trust=0.3, first_sequence=100, seed=9))
+    ingest(database, *current_audits(database, cohort, bundle, USEFUL - 300, trust=0.3, first_sequence=100, seed=9))
     check_all(watching)
     assert rules_of_revisions(database, cohort) == [pytest.approx(0.05)]
-    ingest(database, *audits_of(bundle, 300, trust=0.3, first_sequence=200, seed=10))
+    ingest(database, *current_audits(database, cohort, bundle, 300, trust=0.3, first_sequence=200, seed=10))
     check_all(watching)
     assert rules_of_revisions(database, cohort) == [pytest.approx(0.05), None]
     [*_, stepped_back, usual] = policy_history(database, cohort)

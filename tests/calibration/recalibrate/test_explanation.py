@@ -7,7 +7,15 @@ import pytest
 from edgeexit_calibration import CohortAddress, ExplanationError, explain, policy_history, register
 
 from edgeexit.policies import exit_rates, simulate_exits
-from tests.calibration.recalibrate.watching import GOAL, NOW, ingest, new_watcher, newest_policy, revisions
+from tests.calibration.recalibrate.watching import (
+    GOAL,
+    NOW,
+    current_audits,
+    ingest,
+    new_watcher,
+    newest_policy,
+    revisions,
+)
 from tests.calibration.scenario import COHORT, DELTA, FLEET, RISK, audits_of, readouts_of, state_of
 
 
@@ -87,10 +95,11 @@ def test_an_alarm_that_the_calibrator_has_not_answered_is_reported_and_then_the_
 def test_full_depth_needs_no_alarm_and_the_missing_audits_are_about_those_that_make_it_bolder(database, bundle, cohort):
     watching = new_watcher(database)
     watching.check(now=NOW)
-    audits = iter(audits_of(bundle, 5000, trust=0.6, seed=12, size=10))
+    audits = iter(audits_of(bundle, 1000, trust=0.6, seed=12, size=10))
     while revisions(database, cohort) == [1]:
         ingest(database, next(audits))
         watching.check(now=NOW)
+    audits = iter(current_audits(database, cohort, bundle, 4000, trust=0.6, seed=13, size=10, first_sequence=500))
     back = explained(database, cohort)
     assert back.cost == pytest.approx(1)
     assert back.alarm_within is None

@@ -96,7 +96,20 @@ def test_no_audit_from_before_the_alarm_certifies_a_policy_after_it():
 def test_any_arrival_of_the_audits_gives_the_same_changes(cuts, tolerated):
     audits = audits_from((EASY, 2000), (HARD, 1000))
     rules = msgspec.structs.replace(RULES, tolerated_devices=tolerated, tolerated_in_alarms=tolerated)
-    assert run(audits, rules=rules, cuts=cuts)[1] == run(audits, rules=rules)[1]
+    found, expected = (run(audits, rules=rules, cuts=places)[1] for places in (cuts, ()))
+    assert _rounded(found) == _rounded(expected)
+
+
+def _rounded(changes):
+    """Return changes whose e-values are rounded: sums of logarithms depend on the order in the last digit."""
+    return [
+        (at, msgspec.structs.replace(change, alarm=change.alarm and _rounded_alarm(change.alarm)))
+        for at, change in changes
+    ]
+
+
+def _rounded_alarm(alarm):
+    return msgspec.structs.replace(alarm, e_value=float(f"{alarm.e_value:.6g}"))
 
 
 def test_a_registered_policy_that_exceeds_the_risk_is_withdrawn():

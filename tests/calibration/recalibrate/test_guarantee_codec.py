@@ -1,5 +1,7 @@
 """The state of a guarantee is the same after it was stored, and is not used if it is damaged or of another version."""
 
+import hashlib
+
 import msgspec
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from edgeexit_calibration.recalibrate import guarantee_codec
 from edgeexit_calibration.recalibrate.audits import Audits
 from edgeexit_calibration.recalibrate.guarantee import GuaranteeRules, advance, begin
 from edgeexit_calibration.recalibrate.guarantee_codec import Snapshot, StateError, decode_snapshot, encode_snapshot
+from edgeexit_calibration.recalibrate.used_revisions import UsedRevisions
 
 from edgeexit.policies.confidence import Confidence
 from tests.calibration.scenario import DELTA, RISK, readouts_of
@@ -84,3 +87,16 @@ def test_a_state_belongs_to_its_policy_whatever_the_number_of_the_revision():
     assert decode_snapshot(encoded, msgspec.structs.replace(POLICY, thresholds=(0.677, None))) is None
     assert decode_snapshot(encoded, msgspec.structs.replace(POLICY, temperatures=(1.0, 1.0, 2.0))) is None
     assert decode_snapshot(encoded, msgspec.structs.replace(POLICY)).state.policy == POLICY
+
+
+def test_a_state_from_before_audits_of_earlier_revisions_were_left_out_uses_all_revisions():
+    rules = GuaranteeRules(risk=RISK, delta=DELTA, costs=(1.0, 2.0, 3.0))
+    used = UsedRevisions().after_alarm(100, 3).after_alarm(200, 5)
+    assert used == UsedRevisions(until=200, lowest=3, lowest_after=5)
+    encoded = encode_snapshot(Snapshot(begin(POLICY, rules, last=200, used_revisions=used), rules))
+    assert decode_snapshot(encoded, POLICY).state.used_revisions == used
+    content = msgspec.msgpack.decode(encoded[16:])
+    del content["state"]["used_revisions"]
+    body = msgspec.msgpack.encode(content)
+    old = decode_snapshot(hashlib.sha256(body).digest()[:16] + body, POLICY).state
+    assert (old.used_revisions, old.last) == (UsedRevisions(), 200)

@@ -24,6 +24,7 @@ from tests.calibration.recalibrate.watching import (
     GOAL,
     NOW,
     check_all,
+    current_audits,
     event_kinds,
     ingest,
     new_watcher,
@@ -56,7 +57,9 @@ def test_an_alarm_steps_back_and_boldness_returns_during_the_drift_and_after_it(
     ingest(database, *audits_of(bundle, 500))
     before = audit_watermark(database, cohort)
     check_all(watching)
-    ingest(database, *audits_of(bundle, 2500, trust=0.5, first_sequence=100, seed=8))
+    ingest(database, *audits_of(bundle, 2500, trust=0.5, first_sequence=100, seed=8)[:3])
+    check_all(watching)
+    ingest(database, *current_audits(database, cohort, bundle, 2200, trust=0.5, first_sequence=150, seed=6))
     during = audit_watermark(database, cohort)
     check_all(watching)
 
@@ -77,7 +80,7 @@ def test_an_alarm_steps_back_and_boldness_returns_during_the_drift_and_after_it(
     assert exit_rates(simulate_exits(in_drift, drifted), 3)[-1] < 0.95
     assert cohorts(database)[0].condition is None
 
-    ingest(database, *audits_of(bundle, 3000, first_sequence=200, seed=9))
+    ingest(database, *current_audits(database, cohort, bundle, 3000, first_sequence=200, seed=9))
     check_all(watching)
     kinds = event_kinds(database, cohort)
     assert (kinds.count("stepped back"), kinds[-1]) == (1, "bolder")
@@ -91,9 +94,9 @@ def test_an_alarm_steps_back_and_boldness_returns_during_the_drift_and_after_it(
     assert late[1] < late[0] - 0.1
 
     assert disagreement(database, cohort, until=before).samples == 500
-    drifting = disagreement(database, cohort, after=before, until=during)
-    assert (drifting.samples, drifting.low > RISK) == (2500, True)
-    assert audited_exit_mix(database, cohort, revision=1).samples == 6000
+    drifting = disagreement(database, cohort, after=before, until=during, revision=1)
+    assert (drifting.samples, drifting.low > RISK) == (300, True)
+    assert audited_exit_mix(database, cohort, revision=1).samples == 800
 
 
 def _saved(database, cohort):
@@ -107,7 +110,9 @@ def test_a_change_keeps_the_latency_bound(database, bundle):
     cohort = register(database, bundle, cohort=COHORT, **GOAL, max_latency=bound).cohort
     watching = new_watcher(database)
     check_all(watching)
-    ingest(database, *audits_of(bundle, 800, trust=0.5))
+    ingest(database, *audits_of(bundle, 200, trust=0.5))
+    check_all(watching)
+    ingest(database, *current_audits(database, cohort, bundle, 600, trust=0.5, first_sequence=50, seed=8))
     check_all(watching)
     assert {"stepped back", "bolder"} <= set(event_kinds(database, cohort))
     with database.reading() as session:
@@ -150,8 +155,10 @@ def test_another_risk_or_delta_begins_anew_after_its_registration(database, bund
 
 def test_a_cohort_gets_a_bolder_policy_as_often_as_a_day_allows_and_steps_back_at_once(database, bundle, cohort):
     def check(time, count, *, trust, seed):
-        ingest(database, *audits_of(bundle, count, trust=trust, first_sequence=1000 * seed, seed=seed))
-        check_all(watching, now=time)
+        for part in range(0, count, 250):
+            options = {"trust": trust, "first_sequence": 10_000 * seed + part, "seed": 10_000 * seed + part}
+            ingest(database, *current_audits(database, cohort, bundle, 250, **options))
+            check_all(watching, now=time)
         return event_kinds(database, cohort)
 
     watching = new_watcher(database, max_changes_per_day=2)

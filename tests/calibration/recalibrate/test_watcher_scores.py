@@ -85,8 +85,9 @@ def test_thresholds_follow_the_scores_in_audits_and_nothing_else_changes(databas
     assert bolder.revision > first.revision
     assert cost(bolder.policy, quiet) < cost(first.policy, quiet)
     assert disagrees(bolder.policy, quiet).mean() <= RISK < disagrees(bolder.policy, sharp).mean()
-    cohort.audit(wide_readouts(1500, 12, sharpness=3.0))
+    cohort.audit(wide_readouts(500, 12, sharpness=3.0))
     cohort.check()  # ends with the alarm
+    cohort.audit(wide_readouts(1000, 13, sharpness=3.0))
     cohort.check()
     last, reasons = cohort.current(), [one.reason for one in policy_history(database, cohort.address)]
     assert sum("stepped back" in reason for reason in reasons) == 1

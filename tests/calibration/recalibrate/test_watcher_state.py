@@ -19,6 +19,7 @@ from tests.calibration.recalibrate.watching import (
     GOAL,
     NOW,
     check_all,
+    current_audits,
     event_kinds,
     ingest,
     new_watcher,
@@ -28,14 +29,16 @@ from tests.calibration.recalibrate.watching import (
 from tests.calibration.scenario import COHORT, FLEET, RISK, audits_of, readouts_of, state_of
 
 OTHER_FLEET = "plaza"
+OTHER_DEVICE = DeviceAddress(OTHER_FLEET, "s0", "camera-1")
 PHASES = [(1.0, 300)] * 2 + [(0.5, 300)] * 4 + [(1.0, 400)] * 3
 """Trust and number of the audits that arrive between two checks."""
 
 
-def phase(bundle, number):
-    """Return the audits of a phase."""
+def phase(database, cohort, bundle, number):
+    """Return the audits of a phase, from a device of the cohort that runs the current revision."""
     trust, count = PHASES[number]
-    return audits_of(bundle, count, trust=trust, first_sequence=100 * number, seed=20 + number)
+    options = {"trust": trust, "first_sequence": 100 * number, "seed": 40 + number}
+    return current_audits(database, cohort, bundle, count, **options)
 
 
 def changes(database, cohort):
@@ -76,8 +79,8 @@ def test_an_interruption_changes_no_decision(database, bundle, interruption):
     for number in range(len(PHASES)):
         check_all(watching)
         check_all(undisturbed)
-        ingest(database, *phase(bundle, number))
-        ingest(database, *phase(bundle, number), device=DeviceAddress(OTHER_FLEET, "s0", "camera-1"))
+        ingest(database, *phase(database, cohort, bundle, number))
+        ingest(database, *phase(database, steady, bundle, number), device=OTHER_DEVICE)
         check_all(watching)
         check_all(undisturbed)
         watching = interruption(database, watching, cohort=cohort)
@@ -92,11 +95,12 @@ def test_a_backlog_is_processed_in_parts_with_the_same_decisions(database, bundl
     cohort = register(database, bundle, cohort=COHORT, **GOAL).cohort
     steady = register(database, bundle, cohort=COHORT, **{**GOAL, "fleet": OTHER_FLEET}).cohort
     watching, undisturbed = new_watcher(database), new_watcher(database, fleet=OTHER_FLEET)
-    check_all(watching)
-    check_all(undisturbed)
-    for number in range(4):
-        ingest(database, *phase(bundle, number))
-        ingest(database, *phase(bundle, number), device=DeviceAddress(OTHER_FLEET, "s0", "camera-1"))
+    for numbers in ((0, 1, 2), range(3, len(PHASES))):  # the backlog is the second part, after an alarm
+        check_all(watching)
+        check_all(undisturbed)
+        for number in numbers:
+            ingest(database, *phase(database, cohort, bundle, number))
+            ingest(database, *phase(database, steady, bundle, number), device=OTHER_DEVICE)
     check_all(undisturbed)
     monkeypatch.setattr(watcher, "_CHUNK", 70)
     monkeypatch.setattr(watcher, "_MAX_AUDITS", 200)
@@ -115,7 +119,7 @@ def test_a_process_that_was_paused_continues_with_what_another_one_has_stored(da
     check_all(paused)
     leading = new_watcher(database)
     for number in range(4):
-        ingest(database, *phase(bundle, number))
+        ingest(database, *phase(database, cohort, bundle, number))
         check_all(leading)
     decided = changes(database, cohort)
     assert len(decided) > 2

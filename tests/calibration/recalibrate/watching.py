@@ -10,7 +10,7 @@ from edgeexit_calibration.store.tables import AuditedSampleRow
 from sqlalchemy import func, select
 
 from edgeexit.policies.confidence import Confidence
-from tests.calibration.scenario import DELTA, DEVICE, FLEET, RISK, store_uplinks, until
+from tests.calibration.scenario import DELTA, DEVICE, FLEET, RISK, audits_of, store_uplinks, until
 
 NOW = datetime(2025, 1, 1, tzinfo=timezone.utc)
 GOAL = {"fleet": FLEET, "risk": RISK, "delta": DELTA, "user": "ada"}
@@ -20,6 +20,12 @@ def ingest(database, *messages, device=DEVICE, now=NOW):
     """Store the messages of a device."""
     with database.writing() as session:
         store_uplinks(session, [Uplink(device, message) for message in messages], now=now)
+
+
+def current_audits(database, cohort, bundle, count, **options):
+    """Return audits of a device that runs the cohort's current revision; for `options` see `audits_of`."""
+    policy, revision = newest_policy(database, cohort), revisions(database, cohort)[-1]
+    return audits_of(bundle, count, policy=policy, revision=revision, **options)
 
 
 def new_watcher(database, *, fleet=FLEET, **options):
