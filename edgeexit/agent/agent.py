@@ -111,6 +111,7 @@ class Agent:
                 fraction=self._config.audit_fraction,
                 max_fraction=self._config.max_audit_fraction,
                 exits=self._exits,
+                maps=self._runner.manifest.has_maps,
                 emit=self._add_audit,
                 feedback_window_s=self._config.feedback_window_s,
             )

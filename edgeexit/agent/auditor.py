@@ -16,7 +16,7 @@ from edgeexit.datasets import Inputs
 from edgeexit.limited_log import LimitedLog
 from edgeexit.policies import AuditRule, Policy, simulate
 from edgeexit.policies.readout import COLUMNS
-from edgeexit.runtime import Inference, Runner
+from edgeexit.runtime import Inference, Runner, differing_fractions
 from edgeexit.wire import AuditedSample
 
 _log = logging.getLogger(__name__)
@@ -58,6 +58,7 @@ class Auditor:
         fraction: probability with which a sample is drawn; 0: none is, whatever a policy document asks for.
         max_fraction: highest probability that a policy document can ask for.
         exits: number of exits K.
+        maps: whether the exits predict maps; then each audited sample has the fractions of its map that differ.
         emit: receives audited samples, per call at most as many as fit into one message.
         feedback_window_s: seconds for which samples with an id are held for later labels; see `AwaitingLabels`.
         random_source: returns numbers in [0, 1).
@@ -71,6 +72,7 @@ class Auditor:
         fraction: float,
         max_fraction: float = 1.0,
         exits: int,
+        maps: bool = False,
         emit: Emit,
         feedback_window_s: float = 0.0,
         random_source: Callable[[], float] | None = None,
@@ -80,6 +82,7 @@ class Auditor:
         self._max_fraction = max_fraction
         self._cut: AuditRule | None = None
         """The last rule that asked for more than is allowed."""
+        self._has_maps = maps
         self._emit = emit
         self._random = random_source or random.Random().random  # noqa: S311 - sampling, not cryptography
         self._samples_per_message = max(1, min(_MAX_SAMPLES_PER_MESSAGE, _VALUES_PER_MESSAGE // exits))
@@ -193,9 +196,11 @@ class Auditor:
     def _audited_samples(self, job: _AuditJob) -> list[tuple[int, AuditedSample]]:
         """Run drawn samples to full depth; return those with finite readouts, and their places among the drawn ones."""
         policy = job.policy
-        readouts = self._runner.infer_every_exit(
+        every = self._runner.infer_every_exit(
             job.drawn.inputs, temperatures=policy.temperatures, probabilities=policy.reads_probabilities
-        ).readouts
+        )
+        readouts = every.readouts
+        differing = differing_fractions(every.outputs) if self._has_maps else None
         scored = simulate(policy, readouts) if policy.reads_probabilities else None
         return [
             (
@@ -207,6 +212,7 @@ class Auditor:
                     label=label,
                     scores=None if scored is None else scored.scores[index],
                     predictions=None if scored is None else scored.predictions[index],
+                    differing=None if differing is None else differing[index],
                 ),
             )
             for index, label in enumerate(job.drawn.labels)

@@ -5,7 +5,7 @@ from edgeexit.runtime.evaluation import FULL_MODEL, Evaluation, LatencyFigures, 
 from edgeexit.runtime.inference import EveryExitInference, Inference
 from edgeexit.runtime.intervals import Interval
 from edgeexit.runtime.profiler import profile_bundle
-from edgeexit.runtime.recording import Recording, record, record_outputs
+from edgeexit.runtime.recording import Recording, differing_fractions, record, record_outputs
 from edgeexit.runtime.runner import NotFinite, Runner
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "NotFinite",
     "Recording",
     "Runner",
+    "differing_fractions",
     "evaluate",
     "full_model_policy",
     "make_backend",

@@ -1,5 +1,6 @@
 """Records the readouts of every exit on a data set: the input of a fit. For maps, also fractions of pixels."""
 
+from collections.abc import Mapping
 from math import prod
 from typing import Final
 
@@ -72,11 +73,10 @@ def record(
             for k, raw in enumerate(every.outputs.values()):
                 recording.logits[part, k] = raw
         if recording.disagreement is not None:
-            found = [predictions_of(raw) for raw in every.outputs.values()]
-            for k, predicted in enumerate(found):
-                recording.disagreement[part, k] = (predicted != found[-1]).mean(axis=(1, 2))
-                if recording.errors is not None and dataset.labels is not None:
-                    recording.errors[part, k] = _error_fractions(predicted, dataset.labels[part])
+            recording.disagreement[part] = differing_fractions(every.outputs)
+        if recording.errors is not None and dataset.labels is not None:
+            for k, raw in enumerate(every.outputs.values()):
+                recording.errors[part, k] = _error_fractions(predictions_of(raw), dataset.labels[part])
         done += count
         progress.advance(count, total=samples)
     return recording
@@ -117,6 +117,19 @@ def predictions_of(outputs: npt.NDArray[np.float32]) -> Predictions:
     """Return the most probable class: [B] for outputs [B, C], [B, H, W] for maps [B, C, H, W]."""
     classes: Predictions = outputs.argmax(axis=1)
     return classes
+
+
+def differing_fractions(outputs: Mapping[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    """Return the fraction [B, K] of the pixels or tokens whose class at each exit differs from the final exit's.
+
+    `outputs` is exit name -> maps of logits [B, C, H, W], from shallow to deep.
+    """
+    *early, final = outputs.values()
+    classes = predictions_of(final)
+    fractions = np.zeros((len(final), len(early) + 1), dtype=np.float32)
+    for k, raw in enumerate(early):
+        fractions[:, k] = (predictions_of(raw) != classes).mean(axis=(1, 2))
+    return fractions
 
 
 def not_finite(outputs: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:

@@ -19,7 +19,8 @@ class PolicySamples:
         kind: kind of the policy.
         exits: [N] int64 exit of each sample.
         score_bins: [N, K] int64 bin of the score at each exit, as in reports.
-        disagrees: [N] bool; True where the prediction differs from the final exit's.
+        disagrees: [N] bool; True where the prediction differs from the final exit's; for maps, where a larger fraction
+            of it differs than on average.
 
     """
 
@@ -33,7 +34,11 @@ class PolicySamples:
         self.score_bins: npt.NDArray[np.int64] = np.fmin(fraction * SCORE_BINS, SCORE_BINS - 1).astype(np.int64)
         self._taken = predictions[np.arange(len(predictions)), self.exits]
         self._scored = Simulation(scores, predictions) if policy.reads_probabilities else None
+        self._differing = None if dataset.maps is None else dataset.maps.disagreement
         self.disagrees: npt.NDArray[np.bool_] = self._taken != self._readouts[:, -1, TOP1]
+        if self._differing is not None:
+            fractions = self._differing[np.arange(len(predictions)), self.exits]
+            self.disagrees = np.asarray(fractions > fractions.mean())
         self.first_scores: Array = scores[:, 0]
         self._finite: npt.NDArray[np.bool_] = np.asarray(np.isfinite(self._readouts).all(axis=(1, 2)))
         self._encoded: dict[int, bytes] = {}
@@ -52,6 +57,7 @@ class PolicySamples:
                 prediction=int(self._taken[index]),
                 scores=None if self._scored is None else self._scored.scores[index],
                 predictions=None if self._scored is None else self._scored.predictions[index],
+                differing=None if self._differing is None else self._differing[index],
             )
             encoded = self._encoded[index] = msgspec.json.encode(sample)
         return encoded

@@ -162,6 +162,9 @@ class AuditedSample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """[K] score of the policy at each exit; None unless the policy reads the probabilities of all classes."""
     predictions: tuple[Count, ...] | None = None
     """[K] prediction of the policy at each exit, with `scores`; None if it is `top1`."""
+    differing: tuple[Fraction, ...] | None = None
+    """[K] fraction of the pixels or tokens whose class at each exit differs from the final exit's, 0 at the final exit;
+    None unless the model predicts maps."""
 
     @classmethod
     def from_readout(
@@ -173,12 +176,13 @@ class AuditedSample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         label: int | None = None,
         scores: npt.NDArray[np.float32] | None = None,
         predictions: npt.NDArray[np.int64] | None = None,
+        differing: npt.NDArray[np.float32] | None = None,
     ) -> "AuditedSample":
         """Return the message form of one sample's readout [K, 4] float32, clipped to the ranges of its columns.
 
         `prediction` is the class that was returned for the sample. The message holds it only if `top1[exit_index]`
         does not imply it. `scores` [K], finite, and `predictions` [K] are those of a policy that reads the
-        probabilities of all classes.
+        probabilities of all classes. `differing` [K] are fractions of the map that the model predicts.
         """
         top1 = tuple(int(value) for value in readout[:, TOP1])
         predicted = None if predictions is None else tuple(predictions.tolist())
@@ -192,6 +196,7 @@ class AuditedSample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
             prediction=None if exit_index == len(top1) - 1 or prediction == top1[exit_index] else prediction,
             scores=None if scores is None else _shortest(scores),
             predictions=None if predicted == top1 else predicted,
+            differing=None if differing is None else _shortest(differing),
         )
 
     def readouts(self) -> npt.NDArray[np.float32]:
@@ -204,22 +209,27 @@ class AuditedSample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
     @property
     def disagrees(self) -> bool:
-        """True if the prediction differs from the class of the final exit."""
+        """True if the prediction differs from the class, or from the map, of the final exit."""
+        if self.differing is not None:
+            return self.differing[self.exit] > 0
         prediction = self.top1[self.exit] if self.prediction is None else self.prediction
         return self.exit < len(self.top1) - 1 and prediction != self.top1[-1]
 
     def __post_init__(self) -> None:
-        """Raise ValueError if the lists differ in length or the exit is out of range."""
+        """Raise ValueError if the lists differ in length, the exit is out of range or the final exit differs."""
         exits = len(self.top1)
         if (
             not (len(self.p1) == len(self.p2) == len(self.entropy) == exits)
             or (self.scores is not None and len(self.scores) != exits)
             or (self.predictions is not None and len(self.predictions) != exits)
+            or (self.differing is not None and len(self.differing) != exits)
             or self.exit >= exits
         ):
             raise ValueError(
                 f"an audited sample of {exits} exits needs {exits} values in every list, and an exit below {exits}"
             )
+        if self.differing is not None and self.differing[-1] != 0:
+            raise ValueError(f"differing is {self.differing[-1]:g} at the final exit, but no exit differs from itself")
 
 
 def _shortest(values: npt.NDArray[np.float32]) -> tuple[float, ...]:

@@ -121,7 +121,7 @@ def _add_cohorts(session: Session, now: datetime) -> None:
                     created_by="bench", created_at=now, published_at=now,
                 )
             )  # fmt: skip
-            session.add(AuditTotalRow(cohort_id=number, revision=revision, writer="", samples=0, disagreeing=0))
+            session.add(AuditTotalRow(cohort_id=number, revision=revision, writer="", samples=0, disagreeing=0, loss=0))
     session.add_all(ShardRow(fleet=FLEET, shard=f"s{number:02}", first_seen=now) for number in range(SHARDS))
     session.flush()
 
@@ -278,7 +278,7 @@ def _add_audits(session: Session, size: Size, now: datetime) -> None:
     ).all()
     for cohort_id, revision, samples in totals:
         row = session.get_one(AuditTotalRow, (cohort_id, revision, ""))
-        row.samples, row.disagreeing = samples, samples // 23
+        row.samples, row.disagreeing, row.loss = samples, samples // 23, samples // 23
     session.flush()
 
 

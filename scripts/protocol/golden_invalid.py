@@ -123,6 +123,7 @@ def _invalid_signed(changed: Callable[[str, str, bytes, str, str], Vector]) -> I
         "a score beyond the range of float32",
         "Expected `float` <= 3.4028235e+38",
     )
+    yield from _invalid_maps(changed)
     many = encode_audit(make_sample()).replace(b'"sequence":2', b'"sequence":"2"')
     yield changed(
         "audit", "sequence", sign_audit(many, topic=topic, key=device), "a string for a number", "`$.sequence`"
@@ -259,6 +260,32 @@ def _invalid_signed(changed: Callable[[str, str, bytes, str, str], Vector]) -> I
     )
     half = sign_key_set(1, "next-root", signed_by=("root",))
     yield changed("keys", "own_root", encode_history([half]), "not signed by its own root key", "its own root keys")
+
+
+def _invalid_maps(changed: Callable[[str, str, bytes, str, str], Vector]) -> Iterator[Vector]:
+    topic, device = TOPICS["audit"], test_key("device")
+    maps = encode_audit(make_sample(differing=(0.5, 0.25, 0.0)))
+    yield changed(
+        "audit",
+        "differing_lengths",
+        sign_audit(maps.replace(b'"differing":[0.5,', b'"differing":['), topic=topic, key=device),
+        "not one fraction of the map per exit",
+        "values in every list",
+    )
+    yield changed(
+        "audit",
+        "differing_range",
+        sign_audit(maps.replace(b'"differing":[0.5,', b'"differing":[1.5,'), topic=topic, key=device),
+        "more than the entire map differs",
+        "Expected `float` <= 1.0",
+    )
+    yield changed(
+        "audit",
+        "differing_final",
+        sign_audit(maps.replace(b",0.0]}", b",0.5]}"), topic=topic, key=device),
+        "the final exit differs from itself",
+        "differing is 0.5 at the final exit",
+    )
 
 
 def _without(payload: bytes, field: str) -> bytes:

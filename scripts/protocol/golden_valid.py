@@ -102,6 +102,13 @@ def valid_vectors() -> Iterator[Vector]:
         sign_audit(encode_audit(scored, make_sample(scores=(1.5, -0.25, 0.9))), topic=topic, key=device),
         "the scores of a policy that reads the probabilities of all classes; without predictions, they are top1",
     )
+    maps = encode_audit(make_sample(differing=(0.125, 0.0625, 0.0)), make_sample(exit=2, differing=(0.5, 0.0, 0.0)))
+    yield Vector(
+        "audit.maps.json",
+        "audit",
+        sign_audit(maps, topic=topic, key=device),
+        "the fractions of a map of classes that differ from the final exit's",
+    )
     spaced = msgspec.json.format(encode_audit(make_sample()), indent=1)
     yield Vector(
         "audit.spaced.json",

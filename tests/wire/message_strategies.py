@@ -36,6 +36,7 @@ def audited_samples() -> st.SearchStrategy[AuditedSample]:
             prediction=st.none() | classes,
             scores=st.none() | per_exit(st.floats(width=32, allow_nan=False, allow_infinity=False)),
             predictions=st.none() | per_exit(classes),
+            differing=st.none() | per_exit(fraction).map(lambda found: (*found[:-1], 0.0)),
         )
 
     return st.integers(1, 5).flatmap(sample)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from edgeexit.policies import Policy
 from edgeexit.policies.readout import Array
+from edgeexit.wire import Audit
 from edgeexit_calibration.ingest.decision_check import (
     are_possible,
     are_possible_scores,
@@ -19,7 +20,7 @@ from edgeexit_calibration.ingest.decision_check import (
     difference,
     score_difference,
 )
-from edgeexit_calibration.ingest.readout_bounds import MAX_CLASSES, find_faults
+from edgeexit_calibration.ingest.readout_bounds import MAX_CLASSES, find_faults, map_fault
 from edgeexit_calibration.ingest.sample_arrays import SampleArrays
 
 _PER_ROUND: Final = 4
@@ -52,6 +53,16 @@ def impossible_audits(audits: Sequence[AuditToCheck]) -> dict[int, str]:
     return reasons
 
 
+def wrong_task(task: str | None, audit: Audit) -> str | None:
+    """Return why an audit is not of a model for the task, which is None if it is unknown; None: it may be."""
+    has_fractions = audit.samples[0].differing is not None
+    if task is None or has_fractions == (task != "classification"):
+        return None
+    if has_fractions:
+        return "the fractions of a map, but the bundle is a classification"
+    return f"no fractions of a map, but the bundle is a {task}; the agent is older than this calibrator, upgrade it"
+
+
 def _groups(audits: Sequence[AuditToCheck], key: Callable[[AuditToCheck], Hashable]) -> Iterator[list[int]]:
     """Yield the places of the audits with the same key."""
     groups: defaultdict[Hashable, list[int]] = defaultdict(list)
@@ -69,6 +80,9 @@ def _impossible_readouts(audits: Sequence[AuditToCheck], places: Sequence[int]) 
     for index, fault in find_faults(readouts, classes, starts).items():
         yield places[index], f"sample {fault.sample}, {fault.reason}"
     for place, audit in zip(places, chosen, strict=True):
+        wrong = None if audit.samples.differing is None else map_fault(audit.samples.readouts, audit.samples.differing)
+        if wrong is not None:
+            yield place, f"sample {wrong.sample}, {wrong.reason}"
         highest = int(audit.samples.predictions.max())
         if audit.classes is not None and highest >= audit.classes:
             yield place, f"prediction {highest}, but the model has {audit.classes} classes"

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 from sqlalchemy import Connection
 
-from edgeexit.policies.readout import COLUMNS, readouts_to_bytes
+from edgeexit.policies.readout import COLUMNS, Array, readouts_to_bytes
 from edgeexit.wire import Audit
 from edgeexit.wire.audit_parts import missing_parts, related_sequences
 from edgeexit_calibration.ingest.bulk_write import (
@@ -22,7 +24,7 @@ from edgeexit_calibration.ingest.bulk_write import (
 from edgeexit_calibration.ingest.known_devices import KnownDevice
 from edgeexit_calibration.ingest.known_series import StartKey
 from edgeexit_calibration.ingest.sample_arrays import SampleArrays, arrays_of
-from edgeexit_calibration.store.stored_scores import scores_to_bytes
+from edgeexit_calibration.store.stored_scores import differing_to_bytes, scores_to_bytes
 from edgeexit_calibration.store.tables import AuditedSampleRow, AuditRow, AuditTotalRow
 
 _AUDITS: Final = table_of(AuditRow)
@@ -77,21 +79,24 @@ def store_audits(connection: Connection, audits: Sequence[AcceptedAudit], *, now
     ]
     insert_rows(connection, _AUDITS, ("id", "device_id", "start", "sequence", "received_at"), rows)
     sample_rows: list[tuple[Any, ...]] = []
-    totals: defaultdict[tuple[int, int, str], list[int]] = defaultdict(lambda: [0, 0])
+    totals: defaultdict[tuple[int, int, str], list[float]] = defaultdict(lambda: [0, 0, 0.0])
     for number, accepted in zip(numbers, new, strict=True):
         of_audit = list(_sample_rows(number, accepted))
         sample_rows += of_audit
         if accepted.device.counted:
             total = totals[accepted.cohort_id, accepted.audit.revision, accepted.device.address.shard]
             total[0] += len(of_audit)
-            total[1] += sum(sample.disagrees for sample in accepted.audit.samples)
+            disagreeing = sum(row[_DISAGREES] for row in of_audit)
+            total[1] += disagreeing
+            differing = accepted.samples.differing
+            total[2] += disagreeing if differing is None else _map_loss(differing, accepted.samples.exits)
     insert_rows(connection, _SAMPLES, _SAMPLE_COLUMNS, sample_rows)
     upsert_rows(
         connection,
         _TOTALS,
-        ("cohort_id", "revision", "writer", "samples", "disagreeing"),
+        ("cohort_id", "revision", "writer", "samples", "disagreeing", "loss"),
         [(*key, *total) for key, total in totals.items()],
-        added=("samples", "disagreeing"),
+        added=("samples", "disagreeing", "loss"),
     )
     return new
 
@@ -131,8 +136,15 @@ def _merged(ranges: Iterable[range]) -> list[tuple[int, int]]:
 
 
 _SAMPLE_COLUMNS: Final = (
-    "audit_id", "cohort_id", "revision", "exits", "exit", "disagrees", "label", "readouts", "scores", "counted",
+    "audit_id", "cohort_id", "revision", "exits", "exit", "disagrees", "label", "readouts", "scores", "differing",
+    "counted",
 )  # fmt: skip
+_DISAGREES: Final = _SAMPLE_COLUMNS.index("disagrees")
+
+
+def _map_loss(differing: Array, exits: npt.NDArray[np.int64]) -> float:
+    """Return the sum of the fractions [n, K] of maps that differ, each at the exit [n] of its sample."""
+    return float(differing[np.arange(len(exits)), exits].sum(dtype=np.float64))
 
 
 def _sample_rows(audit_id: int, accepted: AcceptedAudit) -> Iterable[tuple[Any, ...]]:
@@ -152,5 +164,6 @@ def _sample_rows(audit_id: int, accepted: AcceptedAudit) -> Iterable[tuple[Any, 
             sample.label,
             readouts[place * size : (place + 1) * size],
             None if sample.scores is None else scores_to_bytes(sample.scores, sample.predictions or sample.top1),
+            None if sample.differing is None else differing_to_bytes(sample.differing),
             device.counted,
         )

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from edgeexit.latency import LatencyProfile
 from edgeexit.wire import Audit, DeviceAddress, Refusal, State
 from edgeexit.wire.counter_array import PER_EXIT
-from edgeexit_calibration.ingest.audit_check import AuditToCheck, impossible_audits
+from edgeexit_calibration.ingest.audit_check import AuditToCheck, impossible_audits, wrong_task
 from edgeexit_calibration.ingest.audit_store import AcceptedAudit, store_audits
 from edgeexit_calibration.ingest.bulk_write import driver_value, table_of, update_rows
 from edgeexit_calibration.ingest.device_record import DeviceRecord, locked_records, write_records
@@ -183,7 +183,10 @@ class _Batch:
                 self.reports.append(AcceptedReport(device, cohort.id, message, counts))
         elif isinstance(message, Audit):
             cohort = self._accept(uplink, device, message, len(message.samples[0].top1))
-            if cohort is not None:
+            other = None if cohort is None else wrong_task(cohort.task, message)
+            if other is not None:
+                self._refuse(uplink, message, "invalid", other, final=True)
+            elif cohort is not None:
                 accepted = AcceptedAudit(device, cohort.id, message, arrays_of(message.samples))
                 self._unchecked.append(_UncheckedAudit(uplink, cohort, accepted))
         elif isinstance(message, State):

@@ -29,6 +29,8 @@ class KnownCohort(NamedTuple):
     """Its newest revision; 0: none."""
     exits: int | None
     """Number of exits of its bundle; None: not registered."""
+    task: str | None
+    """Task of its bundle; None: not registered."""
     claimed: int
     """The highest revision that a device reports and that this database did not issue, or 0."""
 
@@ -108,15 +110,21 @@ class KnownCohorts:
             unregistered = unregistered.where(CohortRow.fleet == address.fleet, RegistrationRow.cohort_id.is_(None))
             if (session.scalar(unregistered) or 0) >= self.max_unregistered:
                 return None
-            return KnownCohort(add_cohort(session, address).id, newest=0, exits=None, claimed=0)
-        number, claimed, exits, newest = row
-        return KnownCohort(number, newest or 0, None if exits is None else len(exits), claimed)
+            return KnownCohort(add_cohort(session, address).id, newest=0, exits=None, task=None, claimed=0)
+        number, claimed, exits, task, newest = row
+        return KnownCohort(number, newest or 0, None if exits is None else len(exits), task, claimed)
 
 
-def _query(address: CohortAddress) -> Select[int, int, list[str] | None, int | None]:
+def _query(address: CohortAddress) -> Select[int, int, list[str] | None, str | None, int | None]:
     newest = select(func.max(PolicyRevisionRow.revision)).where(PolicyRevisionRow.cohort_id == CohortRow.id)
     return (
-        select(CohortRow.id, CohortRow.claimed_revision, RegistrationRow.exits, newest.scalar_subquery())
+        select(
+            CohortRow.id,
+            CohortRow.claimed_revision,
+            RegistrationRow.exits,
+            RegistrationRow.task,
+            newest.scalar_subquery(),
+        )
         .outerjoin(RegistrationRow)
         .filter(
             CohortRow.fleet == address.fleet, CohortRow.bundle == address.bundle, CohortRow.cohort == address.cohort

@@ -22,6 +22,8 @@ class SampleArrays(NamedTuple):
     """[n] class that was returned for each sample."""
     scored: Simulation | None
     """Scores and predictions of a policy that reads the probabilities of all classes, if all samples contain them."""
+    differing: Array | None
+    """[n, K] fractions of the maps that differ from the final exit's, if all samples contain them."""
 
 
 def arrays_of(samples: Sequence[AuditedSample]) -> SampleArrays:
@@ -37,7 +39,14 @@ def arrays_of(samples: Sequence[AuditedSample]) -> SampleArrays:
     readouts[:, :, P1] = [sample.p1 for sample in samples]
     readouts[:, :, P2] = [sample.p2 for sample in samples]
     readouts[:, :, ENTROPY] = [sample.entropy for sample in samples]
-    return SampleArrays(readouts, np.array(exits, np.int64), np.array(predictions, np.int64), _scored(samples))
+    differing = [sample.differing for sample in samples if sample.differing is not None]
+    return SampleArrays(
+        readouts,
+        np.array(exits, np.int64),
+        np.array(predictions, np.int64),
+        _scored(samples),
+        np.array(differing, np.float32) if len(differing) == len(samples) else None,
+    )
 
 
 def _scored(samples: Sequence[AuditedSample]) -> Simulation | None:

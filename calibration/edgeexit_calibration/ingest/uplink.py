@@ -126,6 +126,8 @@ def _check_audit(audit: Audit) -> None:
         raise MessageError(f"audit: every sample needs the same number of exits, from {_MIN_EXITS} to {MAX_EXITS}")
     if len({sample.scores is None for sample in audit.samples}) > 1:
         raise MessageError("audit: either every sample has scores, or none has")
+    if len({sample.differing is None for sample in audit.samples}) > 1:
+        raise MessageError("audit: either every sample has the fractions of its map that differ, or none has")
     for sample in audit.samples:
         highest = max(*sample.top1, sample.prediction or 0, *(sample.predictions or ()))
         if highest >= _CLASS_LIMIT or max(sample.entropy) > _MAX_ENTROPY:

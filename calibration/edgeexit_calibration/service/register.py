@@ -65,7 +65,8 @@ def register(
         bundle: must contain a policy.
         fleet: name of the fleet.
         cohort: label of the cohort in the fleet.
-        risk: upper bound on the fraction of predictions that differ from the final exit's, 0 to 1.
+        risk: upper bound on the fraction of predictions that differ from the final exit's, 0 to 1; for segmentation and
+            tagging, on the mean fraction of the pixels or tokens.
         delta: probability with which the bound may fail, 0 to 1.
         user: name of the user, for the audit log.
         costs: costs of the exits; default: `Bundle.costs`.
@@ -73,7 +74,7 @@ def register(
             policy, or else the one that is registered.
 
     Raises MessageError for an invalid name, FittingError for an invalid risk or delta, BundleError for a bundle without
-    a policy, of a segmentation model or with costs that do not increase, PolicyError if the cohort has used the last
+    a policy or with costs that do not increase, PolicyError if the cohort has used the last
     revision, and DatabaseError.
 
     """
@@ -82,13 +83,6 @@ def register(
     document = bundle.policy()
     if document is None:
         raise BundleError(f"bundle '{bundle.path}' has no policy; run `edgeexit fit` first")
-    if bundle.manifest.has_maps:
-        task = bundle.manifest.task
-        raise BundleError(
-            f"bundle '{bundle.path}' is a {task} model; audits contain no class maps, so the calibrator can neither "
-            f"watch nor certify its disagreement per {'token' if task == 'tagging' else 'pixel'}. Ship the policy in "
-            "the bundle, without registration"
-        )
     unit, cumulative, _ = bundle.costs() if costs is None else costs
     if len(cumulative) != len(bundle.manifest.exits) or not all(a < b for a, b in pairwise((0.0, *cumulative))):
         raise BundleError(
@@ -121,6 +115,7 @@ def register(
             registration = RegistrationRow(cohort_id=row.id)
             session.add(registration)
         registration.model, registration.exits = bundle.manifest.model, list(bundle.manifest.exits)
+        registration.task = bundle.manifest.task
         registration.costs, registration.cost_unit = list(cumulative), unit
         registration.risk, registration.delta, registration.bundle_policy = risk, delta, content
         registration.registered_by, registration.registered_at = user, now

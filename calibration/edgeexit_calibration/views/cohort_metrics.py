@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from edgeexit_calibration.store.tables import AuditTotalRow, CohortBucketRow, PolicyRevisionRow, RegistrationRow
 from edgeexit_calibration.views.buckets import exits_of
 from edgeexit_calibration.views.cohort_views import CohortView
-from edgeexit_calibration.views.metrics import Disagreement, ExitMix, interval, mix_of
+from edgeexit_calibration.views.metrics import CLASSIFICATION, Disagreement, ExitMix, interval, mix_of
 
 
 def cohort_metrics(session: Session, cohorts: Mapping[int, CohortView]) -> dict[int, tuple[ExitMix, Disagreement]]:
@@ -36,18 +36,19 @@ def cohort_metrics(session: Session, cohorts: Mapping[int, CohortView]) -> dict[
     found = {}
     for key, cohort in cohorts.items():
         exits = exits_of(packed[key]) if cohort.exits is None else len(cohort.exits)
-        found[key] = (mix_of(packed[key], exits), interval(*totals.get(key, (0, 0))))
+        measured = interval(*totals.get(key, (0, 0, 0.0)), task=cohort.task or CLASSIFICATION)
+        found[key] = (mix_of(packed[key], exits), measured)
     return found
 
 
-def _totals(session: Session, cohorts: Mapping[int, CohortView]) -> dict[int, tuple[int, int]]:
-    """Return the numbers of disagreeing and of all audited samples."""
+def _totals(session: Session, cohorts: Mapping[int, CohortView]) -> dict[int, tuple[int, int, float]]:
+    """Return the numbers of disagreeing and of all audited samples, and the sums of their disagreement."""
     columns = (AuditTotalRow.cohort_id, AuditTotalRow.revision)
-    sums = (func.sum(AuditTotalRow.disagreeing), func.sum(AuditTotalRow.samples))
+    sums = (func.sum(column) for column in (AuditTotalRow.disagreeing, AuditTotalRow.samples, AuditTotalRow.loss))
     query = select(*columns, *sums).where(AuditTotalRow.cohort_id.in_(cohorts.keys())).group_by(*columns)
-    totals: dict[int, tuple[int, int]] = {}
-    for key, revision, disagreeing, samples in session.execute(query):
+    totals: dict[int, tuple[int, int, float]] = {}
+    for key, revision, disagreeing, samples, loss in session.execute(query):
         if cohorts[key].revision in (None, revision):
-            known = totals.get(key, (0, 0))
-            totals[key] = (known[0] + int(disagreeing), known[1] + int(samples))
+            known = totals.get(key, (0, 0, 0.0))
+            totals[key] = (known[0] + int(disagreeing), known[1] + int(samples), known[2] + float(loss))
     return totals

@@ -38,6 +38,8 @@ class CohortView(msgspec.Struct, frozen=True, kw_only=True):
     unknown_revision: int | None = None
     """A revision that a device claims to run and that this database has not issued; null if there is none."""
     model: str | None = None
+    task: str | None = None
+    """`classification`, `segmentation` or `tagging`."""
     exits: tuple[str, ...] | None = None
     risk: float | None = None
     delta: float | None = None
@@ -110,6 +112,7 @@ def _registered(
     known = max(revision, cohort.highest_unknown_revision)
     return {
         "model": registration.model,
+        "task": registration.task,
         "exits": tuple(registration.exits),
         "risk": registration.risk,
         "delta": registration.delta,

@@ -4,9 +4,12 @@ A span is (after, until] in ids of audited samples. `audit_watermark` returns th
 of one span and the start of the next one.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from math import ceil, e, floor
+from typing import Final, Literal
 
 import msgspec
+import numpy as np
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
@@ -14,6 +17,7 @@ from edgeexit.fitting import lower_bound, upper_bound
 from edgeexit_calibration.ingest.count_matrix import sum_groups, unpack_rows
 from edgeexit_calibration.store.cohorts import CohortAddress, find_cohort
 from edgeexit_calibration.store.database import Database
+from edgeexit_calibration.store.stored_scores import differing_from_bytes
 from edgeexit_calibration.store.tables import (
     AuditedSampleRow,
     AuditTotalRow,
@@ -26,6 +30,13 @@ from edgeexit_calibration.views.buckets import (
     latency_histograms,
     mean_latency_ms,
 )
+
+CLASSIFICATION: Final = "classification"
+_UNITS: Final[Mapping[str, Literal["samples", "pixels", "tokens"]]] = {
+    CLASSIFICATION: "samples",
+    "segmentation": "pixels",
+    "tagging": "tokens",
+}
 
 
 class ExitMix(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,20 +55,22 @@ class ExitMix(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Disagreement(msgspec.Struct, frozen=True, kw_only=True):
-    """The fraction of audited samples whose prediction differs from the final exit's."""
+    """The fraction of the predictions on audited samples that differ from the final exit's; for maps, of the pixels."""
 
     samples: int
     """Number of audited samples."""
     disagreeing: int
-    """Number of samples whose prediction differs."""
+    """Number of samples whose prediction differs; for maps, anywhere."""
     observed: float | None
-    """`disagreeing` / `samples`; null without samples."""
+    """`disagreeing` / `samples`; for maps, the mean fraction that differs; null without samples."""
     low: float
-    """Lower end of the Clopper-Pearson interval; 0 without samples."""
+    """Lower end of the interval: Clopper-Pearson, or Bentkus for maps; 0 without samples."""
     high: float
-    """Upper end of the Clopper-Pearson interval; 1 without samples."""
+    """Upper end of the interval; 1 without samples."""
     confidence: float
     """Confidence of the interval, e.g. 0.95."""
+    unit: Literal["samples", "pixels", "tokens"] = "samples"
+    """What disagrees; the cohort's bundle decides it. `samples` if the cohort is not registered."""
 
 
 def exit_mix(database: Database, cohort: CohortAddress, *, revision: int | None = None) -> ExitMix:
@@ -117,32 +130,53 @@ def disagreement(
     with database.reading() as session:
         found = find_cohort(session, cohort)
         if found is None:
-            return interval(0, 0, confidence)
+            return interval(0, 0, 0, confidence=confidence)
+        task = session.scalar(select(RegistrationRow.task).filter_by(cohort_id=found.id)) or CLASSIFICATION
         if after == 0 and until is None:
-            return _total(session, found.id, revision, confidence)
-        _, span = _span(session, found.id, revision, after, until)
+            return interval(*_total(session, found.id, revision), task=task, confidence=confidence)
+        exits, span = _span(session, found.id, revision, after, until)
         query = select(AuditedSampleRow.disagrees, func.count()).where(*span).group_by(AuditedSampleRow.disagrees)
         counts = {row[0]: row[1] for row in session.execute(query)}
-        return interval(counts.get(True, 0), sum(counts.values()), confidence)
+        disagreeing, samples = counts.get(True, 0), sum(counts.values())
+        loss = disagreeing if task == CLASSIFICATION else _map_loss(session, span, exits)
+        return interval(disagreeing, samples, loss, task=task, confidence=confidence)
 
 
-def _total(session: Session, cohort_id: int, revision: int | None, confidence: float) -> Disagreement:
-    """Return the disagreement over all audited samples of a revision (None: of all)."""
-    query = select(func.sum(AuditTotalRow.disagreeing), func.sum(AuditTotalRow.samples)).filter_by(cohort_id=cohort_id)
-    disagreeing, samples = session.execute(query if revision is None else query.filter_by(revision=revision)).one()
-    return interval(int(disagreeing or 0), int(samples or 0), confidence)
+def _total(session: Session, cohort_id: int, revision: int | None) -> tuple[int, int, float]:
+    """Return the arguments of `interval` for all audited samples of a revision (None: of all)."""
+    sums = (func.sum(column) for column in (AuditTotalRow.disagreeing, AuditTotalRow.samples, AuditTotalRow.loss))
+    chosen = {"cohort_id": cohort_id} if revision is None else {"cohort_id": cohort_id, "revision": revision}
+    disagreeing, samples, loss = session.execute(select(*sums).filter_by(**chosen)).one()
+    return int(disagreeing or 0), int(samples or 0), float(loss or 0)
 
 
-def interval(disagreeing: int, samples: int, confidence: float = 0.95) -> Disagreement:
-    """Return the disagreement of a number of samples, with its Clopper-Pearson interval."""
-    tail = (1 - confidence) / 2
+def _map_loss(session: Session, span: Sequence[ColumnElement[bool]], exits: int) -> float:
+    """Return the sum of the fractions of the maps that differ at the exits of the samples of a span."""
+    query = select(AuditedSampleRow.exit, AuditedSampleRow.differing).where(*span)
+    rows = session.execute(query.where(AuditedSampleRow.differing.is_not(None))).all()
+    differing = differing_from_bytes(b"".join(row.differing for row in rows), exits)
+    return float(differing[np.arange(len(rows)), [row.exit for row in rows]].sum(dtype=np.float64))
+
+
+def interval(
+    disagreeing: int, samples: int, loss: float, *, task: str = CLASSIFICATION, confidence: float = 0.95
+) -> Disagreement:
+    """Return the disagreement of a number of samples, of which `disagreeing` differ, with its interval.
+
+    `loss` is the sum of the fractions that differ, for maps; otherwise it is `disagreeing`, and the interval is that of
+    Clopper and Pearson. The tail of a sum of fractions is at most e times that of a binomial number with the same mean
+    (Bentkus, "On Hoeffding's inequalities", Ann. Probab. 2004), so their interval is wider.
+    """
+    is_map = task != CLASSIFICATION
+    tail = (1 - confidence) / 2 / (e if is_map else 1)
     return Disagreement(
         samples=samples,
         disagreeing=disagreeing,
-        observed=disagreeing / samples if samples else None,
-        low=lower_bound(disagreeing, samples, tail),
-        high=upper_bound(disagreeing, samples, tail),
+        observed=loss / samples if samples else None,
+        low=lower_bound(floor(loss), samples, tail),
+        high=upper_bound(ceil(loss), samples, tail),
         confidence=confidence,
+        unit=_UNITS[task],
     )
 
 

@@ -59,6 +59,7 @@ def metric_cells(status: "CohortStatus") -> Sequence[str]:
     agreement = "-"
     if measured.observed is not None:
         agreement = f"{percent(1 - measured.observed)} [{percent(1 - measured.high)}, {percent(1 - measured.low)}]"
+        agreement += _of_maps(measured.unit)
     return (
         str(cohort.address),
         "-" if cohort.risk is None else percent(1 - cohort.risk),
@@ -75,7 +76,7 @@ def narrow_metric_cells(status: "CohortStatus") -> Sequence[str]:
     agreement = "-"
     if measured.observed is not None:
         values = (100 * (1 - value) for value in (measured.observed, measured.high, measured.low))
-        agreement = "{:.1f} [{:.1f}, {:.1f}]".format(*values)
+        agreement = "{:.1f} [{:.1f}, {:.1f}]".format(*values) + _of_maps(measured.unit)
     latency_ms = status.exit_mix.mean_latency_ms
     return (
         _short_name(cohort),
@@ -90,6 +91,11 @@ def narrow_metric_cells(status: "CohortStatus") -> Sequence[str]:
 def mix_text(rates: Sequence[float] | None) -> str:
     """Return the fractions of the exits, e.g. `50.0 % / 30.0 % / 20.0 %`."""
     return " / ".join(percent(rate) for rate in rates or ()) or "-"
+
+
+def _of_maps(unit: str) -> str:
+    """Return what an agreement is a fraction of, unless it is the samples."""
+    return "" if unit == "samples" else f" of the {unit}"
 
 
 def _short_name(cohort: "CohortView") -> str:

@@ -82,7 +82,7 @@ def simulate_command(
         typer.Option(
             metavar="KIND[:FRACTION]@TIME",
             help="From a time on, a fraction (default 0.5) of the samples is of one kind. hard: low scores at the "
-            "first exit; disagreeing: another prediction than the final exit's.",
+            "first exit; disagreeing: another prediction than the final exit's (maps: in more places than on average).",
         ),
     ] = None,
     churn: Annotated[

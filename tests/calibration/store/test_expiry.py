@@ -167,7 +167,7 @@ def test_numbers_of_audits_are_deleted_when_they_are_old_and_have_no_samples(dat
         audit(9, NOW - _days(399), samples=0),
     )
     with database.writing() as session:
-        session.add(AuditTotalRow(cohort_id=1, revision=1, writer="", samples=1, disagreeing=0))
+        session.add(AuditTotalRow(cohort_id=1, revision=1, writer="", samples=1, disagreeing=0, loss=0))
     assert maintain(database, Retention(), now=NOW).deleted_audits == 1
     with database.reading() as session:
         assert session.scalars(select(AuditRow.id).order_by(AuditRow.id)).all() == [5, 9]

@@ -188,7 +188,8 @@ def test_every_number_of_the_first_schema_is_the_same_after_the_migration(old_ur
         assert mix.mean_latency_ms == pytest.approx(_mean_latency_ms(reports))
     for revision, (samples, disagreeing) in {1: (15, 3), 2: (5, 1), None: (20, 4)}.items():
         measured = disagreement(database, ADDRESSES[REGISTERED], revision=revision)
-        assert (measured.samples, measured.disagreeing) == (samples, disagreeing)
+        assert (measured.samples, measured.disagreeing, measured.unit) == (samples, disagreeing, "samples")
+        assert measured.observed == disagreeing / samples
     with database.reading() as session:
         for row in session.scalars(select(DeviceRow)):
             state, troubles = STATES[row.id]

@@ -60,7 +60,7 @@ def test_a_fleet_is_counted_by_cohort_revision_and_connection(database):
         cohort = register(session)
         for revision, writer, disagreeing in ((1, "", 50), (2, "s0", 3), (2, "s1", 2)):
             values = {"cohort_id": cohort.id, "revision": revision, "writer": writer}
-            session.add(AuditTotalRow(samples=50, disagreeing=disagreeing, **values))
+            session.add(AuditTotalRow(samples=50, disagreeing=disagreeing, loss=disagreeing, **values))
             session.add(CohortBucketRow(width_s=900, begin_s=0, counts=counts_at((5, 3, 2)), **values))
     found = status(database, now=NOW)
     assert [(fleet.fleet, fleet.devices, fleet.online, fleet.up_to_date) for fleet in found.fleets] == [
