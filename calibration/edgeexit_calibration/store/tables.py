@@ -145,7 +145,7 @@ class RegistrationRow(TableBase):
     cohort_id: Mapped[int] = mapped_column(ForeignKey("cohort.id"), primary_key=True)
     model: Mapped[str]
     task: Mapped[str] = mapped_column(default="classification")
-    """Task of the bundle: `classification`, or `segmentation` or `tagging`, whose predictions are maps."""
+    """Of the bundle: `classification`, or `segmentation` or `tagging`, whose predictions are maps."""
     exits: Mapped[list[str]]
     costs: Mapped[list[float]]
     """[K] cumulative, in `cost_unit`."""
@@ -283,7 +283,6 @@ class AuditTotalRow(TableBase):
     """As in `CohortBucketRow`."""
     samples: Mapped[int]
     disagreeing: Mapped[int]
-    """Number of samples whose prediction differs from the final exit's; for maps, anywhere."""
     loss: Mapped[float]
     """Sum of the disagreement of the samples: 1 for each that disagrees; for maps, the fraction that differs."""
 
@@ -367,11 +366,9 @@ class AuditedSampleRow(TableBase):
     readouts: Mapped[bytes]
     """[K, 4] little-endian float32."""
     scores: Mapped[bytes | None]
-    """[K, 2] little-endian float32: score and prediction of the policy at each exit, for policies that read the
-    probabilities of all classes; null for all others."""
+    """[K, 2] little-endian float32: score and prediction of a policy that reads all classes; null for all others."""
     differing: Mapped[bytes | None]
-    """[K] little-endian float32: for maps, the fraction of pixels or tokens whose class at each exit differs from the
-    final exit's; else null."""
+    """[K] little-endian float32: the fraction of the map of each exit that differs; null for a model without maps."""
     label: Mapped[int | None]
     counted: Mapped[bool] = mapped_column(default=True)
     """False: stored, but in no total, and no policy is based on it, because the device was a clone or not enrolled."""

@@ -282,7 +282,7 @@ def test_a_policy_that_this_process_cannot_decode_stops_no_audit(database, bundl
 def test_a_policy_is_read_once(database, bundle, service):
     with database.reading() as session:
         row = find_cohort(session, CohortAddress(FLEET, bundle.digest, COHORT))
-        cohort, known = KnownCohort(row.id, newest=3, exits=EXITS, claimed=0), KnownPolicies()
+        cohort, known = KnownCohort(row.id, newest=3, exits=EXITS, task="classification", claimed=0), KnownPolicies()
         statements = []
         event.listen(database.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
         found = [known.find(session, cohort, revision) for revision in (0, 1, 1, 2, 2, 4)]

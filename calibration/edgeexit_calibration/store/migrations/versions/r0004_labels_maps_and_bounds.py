@@ -1,4 +1,4 @@
-"""The budget of a cohort, its costs as its devices measured them, its bounds, and which of its devices count."""
+"""Budgets, costs and bounds of cohorts, which of their devices count, and audits of models that predict maps."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,6 +8,10 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
+    op.add_column("registration", sa.Column("task", sa.Text(), nullable=False, server_default="classification"))
+    op.add_column("audited_sample", sa.Column("differing", sa.LargeBinary(), nullable=True))
+    op.add_column("audit_total", sa.Column("loss", sa.Double(), nullable=False, server_default="0"))
+    op.execute("UPDATE audit_total SET loss = disagreeing")
     op.add_column("registration", sa.Column("budget_ms", sa.Double(), nullable=True))
     op.add_column("registration", sa.Column("field_costs", sa.JSON(), nullable=True))
     op.add_column("registration", sa.Column("field_devices", sa.BigInteger(), nullable=True))
