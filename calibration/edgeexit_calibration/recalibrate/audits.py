@@ -27,6 +27,8 @@ class Audits(NamedTuple):
     """[N, K] of the policy at each exit, beside `scores`."""
     labels: npt.NDArray[np.int64] | None = None
     """[N] true class, -1 if it is not known; None: no label is known."""
+    differing: npt.NDArray[np.float32] | None = None
+    """[N, K] fraction of the map of each exit that differs from the final exit's; None for a model without maps."""
 
     def part(self, start: int, stop: int | None = None) -> "Audits":
         """Return the audits from place `start` until before `stop`."""
@@ -68,9 +70,13 @@ def exit_losses(predictions: npt.NDArray[np.int64], audits: Audits, loss: Loss) 
         predictions: [N, K] of a policy at each exit, see `simulated`. At the final exit, each policy returns the
             prediction of the final exit.
         audits: the samples; with labels, unless the loss is "disagreement".
-        loss: see `Loss`.
+        loss: see `Loss`. The disagreement of maps is the fraction that differs; it has no label.
 
     """
+    if audits.differing is not None:
+        if loss != "disagreement":
+            raise ValueError(f"the loss '{loss}' of maps is not known, because audits contain no maps of labels")
+        return audits.differing.astype(np.float64)
     final = audits.readouts[:, -1:, TOP1]
     differs: npt.NDArray[np.bool_] = np.asarray(predictions != final)
     differs[:, -1] = False

@@ -12,8 +12,8 @@ from edgeexit.policies import Policy
 from edgeexit.policies.readout import readouts_from_bytes
 from edgeexit_calibration.recalibrate.audits import Audits
 from edgeexit_calibration.recalibrate.used_revisions import UsedRevisions
-from edgeexit_calibration.store.stored_scores import scores_from_bytes
-from edgeexit_calibration.store.tables import AuditedSampleRow, AuditRow
+from edgeexit_calibration.store.stored_scores import differing_from_bytes, scores_from_bytes
+from edgeexit_calibration.store.tables import AuditedSampleRow, AuditRow, RegistrationRow
 
 
 class AuditReader:
@@ -32,10 +32,16 @@ class AuditReader:
         self._policy = policy
         self._revisions = revisions
         self._query = (
-            select(AuditedSampleRow.id, AuditRow.device_id, AuditedSampleRow.readouts, AuditedSampleRow.scores)
+            select(
+                AuditedSampleRow.id,
+                AuditRow.device_id,
+                AuditedSampleRow.readouts,
+                AuditedSampleRow.scores,
+                AuditedSampleRow.differing,
+            )
             .join(AuditRow, AuditRow.id == AuditedSampleRow.audit_id)
             .where(AuditedSampleRow.cohort_id == cohort_id, AuditedSampleRow.exits == policy.exits)
-            .where(AuditedSampleRow.counted.is_(True), _is_one_of(revisions), _is_used(used))
+            .where(AuditedSampleRow.counted.is_(True), _is_one_of(revisions), _is_used(used), _is_of_task(cohort_id))
         )
         if policy.reads_probabilities:
             self._query = self._query.where(AuditedSampleRow.scores.is_not(None))
@@ -63,7 +69,11 @@ class AuditReader:
         return count, first
 
     def _audits(
-        self, session: Session, query: Select[int, int, bytes, bytes | None], *, newest_first: bool = False
+        self,
+        session: Session,
+        query: Select[int, int, bytes, bytes | None, bytes | None],
+        *,
+        newest_first: bool = False,
     ) -> Audits:
         rows = list(session.execute(query))
         if newest_first:
@@ -73,10 +83,22 @@ class AuditReader:
             np.array([row.device_id for row in rows], np.int64),
             readouts_from_bytes(b"".join(row.readouts for row in rows), self._policy.exits),
         )
+        if rows and rows[0].differing is not None:
+            content = b"".join(row.differing for row in rows)
+            audits = audits._replace(differing=differing_from_bytes(content, self._policy.exits))
         if not self._policy.reads_probabilities:
             return audits
         scored = scores_from_bytes(b"".join(row.scores for row in rows), self._policy.exits)
         return audits._replace(scores=scored.scores, predictions=scored.predictions)
+
+
+def _is_of_task(cohort_id: int) -> ColumnElement[bool]:
+    """Return the condition that a sample has fractions of a map if the cohort's bundle predicts maps, and only then.
+
+    Agents older than these fractions send none, and before the registration nothing is known of the bundle.
+    """
+    task = select(RegistrationRow.task).where(RegistrationRow.cohort_id == cohort_id).scalar_subquery()
+    return AuditedSampleRow.differing.is_(None) == (task == "classification")
 
 
 def _is_one_of(revisions: Sequence[int]) -> ColumnElement[bool]:

@@ -13,9 +13,9 @@ from edgeexit_calibration.store.errors import DatabaseError
 from edgeexit_calibration.store.leases import database_time
 from edgeexit_calibration.store.postgresql_backup import back_up_postgresql, check_postgresql, restore_postgresql
 from edgeexit_calibration.store.process_identity import shown_place
+from edgeexit_calibration.store.process_tables import LeaseRow
 from edgeexit_calibration.store.schema import require_known
 from edgeexit_calibration.store.sqlite_backup import ReportProgress, back_up_sqlite, check_sqlite, restore_sqlite
-from edgeexit_calibration.store.tables import LeaseRow
 
 
 class Backup(msgspec.Struct, frozen=True, kw_only=True):

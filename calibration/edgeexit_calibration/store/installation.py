@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 from sqlalchemy import select, text
 
 from edgeexit_calibration.store.database import Database
-from edgeexit_calibration.store.tables import InstallationRow
+from edgeexit_calibration.store.process_tables import InstallationRow
 
 _LOCK = 0x65646765
 """Number of the advisory lock of PostgreSQL under which the row is created."""

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from edgeexit.errors import EdgeExitError
 from edgeexit_calibration.store.database import Database
 from edgeexit_calibration.store.process_identity import Liveness, liveness, place_of_this_process
-from edgeexit_calibration.store.tables import LeaseRow
+from edgeexit_calibration.store.process_tables import LeaseRow
 
 TTL_S: Final = 15.0
 """A lease ends this long after its last renewal."""

@@ -16,10 +16,11 @@ from sqlalchemy.orm import Session
 from edgeexit_calibration.store.database import Database
 from edgeexit_calibration.store.database_size import file_bytes, used_bytes
 from edgeexit_calibration.store.expiry import KEPT_SAMPLES, delete_samples, sample_bounds
+from edgeexit_calibration.store.process_tables import MaintenanceRow
 from edgeexit_calibration.store.retention import WIDTHS_S
 from edgeexit_calibration.store.roll_up import delete_oldest
 from edgeexit_calibration.store.small_steps import step
-from edgeexit_calibration.store.tables import CohortRow, DeviceBucketRow, MaintenanceRow
+from edgeexit_calibration.store.tables import CohortRow, DeviceBucketRow
 
 _log = logging.getLogger(__name__)
 

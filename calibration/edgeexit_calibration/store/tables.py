@@ -287,23 +287,6 @@ class AuditTotalRow(TableBase):
     """Sum of the disagreement of the samples: 1 for each that disagrees; for maps, the fraction that differs."""
 
 
-class LeaseRow(TableBase):
-    """What one process does alone until the lease ends: lead a fleet, or store the messages of a shard."""
-
-    __tablename__ = "lease"
-
-    name: Mapped[str] = mapped_column(primary_key=True)
-    """`FLEET leader`, `FLEET shard SHARD` or `FLEET process ID`."""
-    owner: Mapped[str]
-    """16 random hex digits that a process draws at its start."""
-    place: Mapped[str]
-    """Host and process id of the owner, for people."""
-    term: Mapped[int]
-    """Increases whenever the owner changes."""
-    expires_at: Mapped[float]
-    """Unix time of the database in s."""
-
-
 class ShardRow(TableBase):
     """A shard of a fleet, as device topics name it."""
 
@@ -312,26 +295,6 @@ class ShardRow(TableBase):
     fleet: Mapped[str] = mapped_column(NAME, primary_key=True)
     shard: Mapped[str] = mapped_column(NAME, primary_key=True)
     first_seen: Mapped[datetime]
-
-
-class InstallationRow(TableBase):
-    """This database, as one row: client ids contain its name, so that two databases never share a session."""
-
-    __tablename__ = "installation"
-
-    id: Mapped[str] = mapped_column(primary_key=True)
-    """16 random hex digits."""
-    created_at: Mapped[datetime]
-
-
-class MaintenanceRow(TableBase):
-    """What the maintenance of this database found, e.g. its size."""
-
-    __tablename__ = "maintenance"
-
-    name: Mapped[str] = mapped_column(primary_key=True)
-    details: Mapped[dict[str, Any]]
-    updated_at: Mapped[datetime]
 
 
 class AuditRow(TableBase):

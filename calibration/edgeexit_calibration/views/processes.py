@@ -8,7 +8,8 @@ from sqlalchemy.orm import Session
 
 from edgeexit_calibration.store.leases import database_time, leader_lease, process_lease, shard_lease
 from edgeexit_calibration.store.process_identity import shown_place
-from edgeexit_calibration.store.tables import LeaseRow, ShardRow
+from edgeexit_calibration.store.process_tables import LeaseRow
+from edgeexit_calibration.store.tables import ShardRow
 from edgeexit_calibration.views.attention import Attention
 
 _EVERY_SHARD = "*"

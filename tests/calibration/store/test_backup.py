@@ -13,8 +13,9 @@ from edgeexit_calibration import DatabaseError, back_up_database, open_database,
 from edgeexit_calibration.store.database_url import parse_url
 from edgeexit_calibration.store.leases import Leases, leader_lease
 from edgeexit_calibration.store.postgresql_backup import check_postgresql, restore_postgresql
+from edgeexit_calibration.store.process_tables import LeaseRow
 from edgeexit_calibration.store.schema import newest_revision
-from edgeexit_calibration.store.tables import FleetRow, LeaseRow
+from edgeexit_calibration.store.tables import FleetRow
 from sqlalchemy import select, text
 
 from tests.calibration.database_kinds import ON_POSTGRESQL, ON_SQLITE

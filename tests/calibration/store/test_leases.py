@@ -7,7 +7,8 @@ import pytest
 from edgeexit_calibration import open_database
 from edgeexit_calibration.store.leases import LeaseLostError, Leases, leader_lease, shard_lease
 from edgeexit_calibration.store.process_identity import liveness, place_of_this_process, shown_place
-from edgeexit_calibration.store.tables import LeaseRow, ShardRow
+from edgeexit_calibration.store.process_tables import LeaseRow
+from edgeexit_calibration.store.tables import ShardRow
 from sqlalchemy import update
 
 from tests.calibration.scenario import until

@@ -7,15 +7,10 @@ import pytest
 from edgeexit_calibration import NameLookupError, status
 from edgeexit_calibration.store.cohorts import add_event, find_cohort
 from edgeexit_calibration.store.leases import Leases, leader_lease, shard_lease
+from edgeexit_calibration.store.process_tables import MaintenanceRow
 from edgeexit_calibration.store.shards import add_shards
 from edgeexit_calibration.store.size_limit import SizeReport
-from edgeexit_calibration.store.tables import (
-    AuditTotalRow,
-    CohortBucketRow,
-    MaintenanceRow,
-    PolicyRevisionRow,
-    RegistrationRow,
-)
+from edgeexit_calibration.store.tables import AuditTotalRow, CohortBucketRow, PolicyRevisionRow, RegistrationRow
 from edgeexit_calibration.store.troubles import Trouble
 
 from edgeexit.policies import PolicyDocument, Scope, encode_document

@@ -3,8 +3,8 @@
 from typing import Any, Literal
 
 from alembic import context
-from edgeexit_calibration.store.table_base import UtcDateTime
-from edgeexit_calibration.store.tables import DeviceRow
+from edgeexit_calibration.store import process_tables, tables  # noqa: F401 - they define the tables
+from edgeexit_calibration.store.table_base import TableBase, UtcDateTime
 
 
 def _render_item(kind: str, item: Any, _autogenerate: object) -> str | Literal[False]:
@@ -14,7 +14,7 @@ def _render_item(kind: str, item: Any, _autogenerate: object) -> str | Literal[F
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=DeviceRow.metadata,
+    target_metadata=TableBase.metadata,
     render_as_batch=True,  # SQLite can change most columns only by copying the table
     render_item=_render_item,
 )
