@@ -44,7 +44,7 @@ def cohort_metrics(session: Session, cohorts: Mapping[int, CohortView]) -> dict[
 def _totals(session: Session, cohorts: Mapping[int, CohortView]) -> dict[int, tuple[int, int, float]]:
     """Return the numbers of disagreeing and of all audited samples, and the sums of their disagreement."""
     columns = (AuditTotalRow.cohort_id, AuditTotalRow.revision)
-    sums = (func.sum(column) for column in (AuditTotalRow.disagreeing, AuditTotalRow.samples, AuditTotalRow.loss))
+    sums = (func.sum(AuditTotalRow.disagreeing), func.sum(AuditTotalRow.samples), func.sum(AuditTotalRow.loss))
     query = select(*columns, *sums).where(AuditTotalRow.cohort_id.in_(cohorts.keys())).group_by(*columns)
     totals: dict[int, tuple[int, int, float]] = {}
     for key, revision, disagreeing, samples, loss in session.execute(query):

@@ -144,9 +144,9 @@ def disagreement(
 
 def _total(session: Session, cohort_id: int, revision: int | None) -> tuple[int, int, float]:
     """Return the arguments of `interval` for all audited samples of a revision (None: of all)."""
-    sums = (func.sum(column) for column in (AuditTotalRow.disagreeing, AuditTotalRow.samples, AuditTotalRow.loss))
     chosen = {"cohort_id": cohort_id} if revision is None else {"cohort_id": cohort_id, "revision": revision}
-    disagreeing, samples, loss = session.execute(select(*sums).filter_by(**chosen)).one()
+    query = select(func.sum(AuditTotalRow.disagreeing), func.sum(AuditTotalRow.samples), func.sum(AuditTotalRow.loss))
+    disagreeing, samples, loss = session.execute(query.filter_by(**chosen)).one()
     return int(disagreeing or 0), int(samples or 0), float(loss or 0)
 
 
