@@ -120,14 +120,14 @@ def test_a_bundle_without_a_policy_is_an_error_that_names_edgeexit_fit(database,
         register(database, make_bundle(tmp_path / "bundle"), **GOAL)
 
 
-def test_a_segmentation_bundle_is_an_error_because_audits_contain_no_class_maps(database, bundle):
+@pytest.mark.parametrize("task", ["segmentation", "tagging"])
+def test_a_bundle_that_predicts_maps_is_registered_with_its_task(database, bundle, task):
+    assert register(database, bundle, **{**GOAL, "cohort": "classes"}).policy == "confidence"
     replace, shape = msgspec.structs.replace, ("batch", 4, "height", "width")
     stages = tuple(replace(stage, exit=replace(stage.exit, shape=shape)) for stage in bundle.manifest.stages)
-    manifest = replace(bundle.manifest, task="segmentation", stages=stages)
-    maps = Bundle(bundle.path, manifest, bundle.digest)
-    with pytest.raises(BundleError, match="audits contain no class maps"):
-        register(database, maps, **GOAL)
-    assert cohorts(database) == []
+    manifest = replace(bundle.manifest, task=task, stages=stages)
+    register(database, Bundle(bundle.path, manifest, bundle.digest), **GOAL)
+    assert {view.cohort: view.task for view in cohorts(database)} == {"classes": "classification", COHORT: task}
 
 
 def test_a_policy_without_a_fitting_kind_can_be_registered(database, tmp_path, monkeypatch):
