@@ -6,7 +6,14 @@ from edgeexit_calibration.ingest.quotas import Quotas
 from edgeexit_calibration.recalibrate.explanation import BolderPolicy, Explanation, ExplanationError, explain
 from edgeexit_calibration.service.accept_revision import AcceptedRevision, RevisionError, accept_revision
 from edgeexit_calibration.service.command import BrokerError, CommandError, send_command
-from edgeexit_calibration.service.device_actions import DeviceError, approve_device, clear_device_clone, revoke_device
+from edgeexit_calibration.service.device_actions import (
+    DeviceError,
+    approve_device,
+    clear_device_clone,
+    revoke_device,
+    set_device_aside,
+    take_device_back,
+)
 from edgeexit_calibration.service.register import RegistrationResult, register
 from edgeexit_calibration.service.set_bounds import CohortBounds, cohort_bounds, set_bounds
 from edgeexit_calibration.store.backup import Backup, Restoration, back_up_database, restore_database
@@ -106,7 +113,9 @@ __all__ = [
     "schema_state",
     "send_command",
     "set_bounds",
+    "set_device_aside",
     "status",
+    "take_device_back",
     "trend",
     "trouble_of",
     "vacuum_database",

@@ -16,7 +16,7 @@ _CHANGED: Final = (
     "online", "troubles", "losses", "losses_at",
 )  # fmt: skip
 _changing: Final = attrgetter(*_CHANGED)
-_READ: Final = ("id", *_CHANGED, "revoked_at", "drops", "last_drop_at")
+_READ: Final = ("id", *_CHANGED, "revoked_at", "set_aside_at", "comparison", "drops", "last_drop_at")
 
 
 class DeviceRecord:
@@ -39,6 +39,8 @@ class DeviceRecord:
     losses: dict[str, Any]
     losses_at: datetime | None
     revoked_at: datetime | None
+    set_aside_at: datetime | None
+    comparison: dict[str, Any] | None
     drops: dict[str, Any]
     last_drop_at: datetime | None
 

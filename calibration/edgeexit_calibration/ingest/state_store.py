@@ -60,6 +60,8 @@ def store_troubles(device: DeviceRecord, *, now: datetime) -> None:
         offered_key=device.offered_key,
         revoked_at=device.revoked_at,
         clone_seen_at=device.clone_seen_at,
+        set_aside_at=device.set_aside_at,
+        comparison=device.comparison,
         losses_at=device.losses_at,
         drops=device.drops,
         last_drop_at=device.last_drop_at,

@@ -7,6 +7,7 @@ import msgspec
 from sqlalchemy.orm import Session
 
 from edgeexit_calibration.ingest.enrolment import Enrolment
+from edgeexit_calibration.recalibrate.found_devices import devices_set_aside
 from edgeexit_calibration.recalibrate.guarantee import DEFAULT_MIN_GAIN, GuaranteeRules
 from edgeexit_calibration.store.policy_bounds import PolicyBounds, read_bounds
 from edgeexit_calibration.store.tables import RegistrationRow
@@ -54,6 +55,7 @@ def rules_of(
         min_gain=DEFAULT_MIN_GAIN if bounds.min_gain is None else bounds.min_gain,
         min_final_exits=bounds.min_final_exits,
         frozen=bounds.frozen,
+        set_aside=devices_set_aside(session, registration.cohort_id),
         max_changes_per_day=(
             options.max_changes_per_day if bounds.max_changes_per_day is None else bounds.max_changes_per_day
         ),

@@ -21,6 +21,7 @@ from edgeexit.policies.document import MAX_REVISION
 from edgeexit_calibration.recalibrate.audit_rate import useful_audits
 from edgeexit_calibration.recalibrate.audits import Audits
 from edgeexit_calibration.recalibrate.cohort_rules import RecalibrationOptions, rules_of
+from edgeexit_calibration.recalibrate.found_devices import store_found, take_back_found
 from edgeexit_calibration.recalibrate.guarantee import (
     NO_GAIN,
     Guarantee,
@@ -63,6 +64,8 @@ _CHUNK: Final = 5000
 _MAX_AUDITS: Final = 25_000
 """About so many audits of a cohort are used in one check; further ones follow in the next, so no cohort waits long."""
 _SAVE_INTERVAL: Final = timedelta(minutes=5)
+_FOUND_INTERVAL: Final = timedelta(hours=1)
+"""Time after which devices are stored again that are far from the others: there may be room for them now."""
 
 
 class _WatchedCohort(msgspec.Struct, kw_only=True):
@@ -78,6 +81,10 @@ class _WatchedCohort(msgspec.Struct, kw_only=True):
     saved_at: datetime
     is_stuck: bool = False
     """Whether the policy exceeds its risk and no revision is left."""
+    found: frozenset[int] = frozenset()
+    """Devices that are far from the others."""
+    found_at: datetime
+    """When they were stored last."""
     checked_bounds: tuple[bool, float] | None = None
     """`frozen` and `min_final_exits` of the rules under which the policy in force was last compared with them."""
 
@@ -205,6 +212,7 @@ class Watcher:
             read_until=state.last,
             saved=saved,
             saved_at=saved_at,
+            found_at=now,
         )
 
     def _keep_bounds(self, watched: _WatchedCohort, now: datetime) -> None:
@@ -235,6 +243,7 @@ class Watcher:
         if is_last_revision:
             rules = msgspec.structs.replace(rules, frozen=True)
         state, change = advance(watched.state, audits, self._history(watched), rules)
+        self._store_found(watched, state, now)
         if change is None:
             watched.state = state
             return len(audits.ids)
@@ -245,6 +254,15 @@ class Watcher:
         if not self._put_in_force(watched, state, change, now):
             return 0
         return 0 if change.alarm is not None else len(audits.ids) - len(audits.after(state.last).ids)
+
+    def _store_found(self, watched: _WatchedCohort, state: Guarantee, now: datetime) -> None:
+        """Store which devices are far from the others: new ones at once, and all of them again after a time."""
+        far = state.comparison.far
+        found = frozenset(one.device for one in far)
+        if found and (found - watched.found or now - watched.found_at >= _FOUND_INTERVAL):
+            store_found(self._database, watched.current.cohort_id, far, self._options.enrolment, now=now)
+            watched.found_at = now
+        watched.found = found
 
     def _history(self, watched: _WatchedCohort) -> History:
         def history(first: int, last: int, limit: int) -> Audits:
@@ -259,6 +277,9 @@ class Watcher:
         stored = store_change(self._database, watched.current, change, state, audit_fraction=raised, now=now)
         if stored is None:
             return False  # the next check reads it
+        if change.alarm is not None:
+            take_back_found(self._database, watched.current.cohort_id, now=now)
+            watched.found = frozenset()
         watched.follow(stored.document, stored.state, now)
         return True
 

@@ -1,8 +1,9 @@
-"""What a user decides about one device: approve its key, revoke it, mark a clone as resolved."""
+"""What a user decides about one device: its key, its revocation, a clone, and whether its audits count."""
 
 from datetime import datetime
 
 import msgspec
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from edgeexit.errors import EdgeExitError
@@ -16,7 +17,7 @@ from edgeexit_calibration.views.names import find_named_device
 
 
 class DeviceError(EdgeExitError):
-    """The key of a device is unknown, or it has no clone."""
+    """What a user wants to do with a device is not possible as it is now."""
 
 
 def approve_device(database: Database, device: str, key: str | None, *, user: str, now: datetime) -> tuple[str, str]:
@@ -87,6 +88,50 @@ def clear_device_clone(database: Database, device: str, *, user: str, now: datet
         add_event(session, None, "clone cleared", {"starts": row.clone_starts}, actor=user, now=now, device_id=row.id)
         row.clone_starts, row.clone_seen_at = [], None
         _update_troubles(row, now)
+        return row.name
+
+
+def set_device_aside(database: Database, device: str, *, user: str, now: datetime) -> str:
+    """Let the audits of a device count in no certificate and no alarm any more; return FLEET/SHARD/DEVICE.
+
+    They are still stored. Raises NameLookupError if there is no such device, DeviceError if it has no cohort, is set
+    aside already by a user, or fewer than half of the devices of its cohort would count, and DatabaseError.
+    """
+    with database.writing() as session:
+        row = _locked_device(session, device)
+        if row.cohort_id is None:
+            raise DeviceError(f"device '{row.name}' has no cohort yet; its first state names it")
+        if row.set_aside_at is not None and row.comparison is None:
+            raise DeviceError(f"device '{row.name}' was already set aside by {row.set_aside_by}")
+        if row.set_aside_at is None:
+            in_cohort = select(func.count()).select_from(DeviceRow).filter_by(cohort_id=row.cohort_id)
+            devices = session.scalar(in_cohort) or 0
+            aside = session.scalar(in_cohort.where(DeviceRow.set_aside_at.is_not(None))) or 0
+            if 2 * (aside + 1) > devices:
+                raise DeviceError(
+                    f"device '{row.name}' cannot be set aside: {aside} of the {devices} devices of its cohort are, and "
+                    "at least half must count; take another one back with --back, or give it a cohort of its own"
+                )
+            row.set_aside_at = now
+        row.set_aside_by, row.comparison = user, None
+        _update_troubles(row, now)
+        add_event(session, row.cohort_id, "set aside", {}, actor=user, now=now, device_id=row.id)
+        return row.name
+
+
+def take_device_back(database: Database, device: str, *, user: str, now: datetime) -> str:
+    """Let the audits of a device count that is set aside or far from its cohort; return FLEET/SHARD/DEVICE.
+
+    The calibrator does not set it aside by itself any more. Raises NameLookupError if there is no such device,
+    DeviceError if its audits count and it is not far from its cohort, and DatabaseError.
+    """
+    with database.writing() as session:
+        row = _locked_device(session, device)
+        if row.set_aside_at is None and row.comparison is None:
+            raise DeviceError(f"device '{row.name}' is not set aside; its audits count")
+        row.set_aside_at, row.set_aside_by, row.comparison = None, user, None
+        _update_troubles(row, now)
+        add_event(session, row.cohort_id, "taken back", {}, actor=user, now=now, device_id=row.id)
         return row.name
 
 

@@ -21,6 +21,7 @@ EventKind = Literal[
     "registered", "published", "risk exceeded", "refit postponed", "refitted", "usual audits", "renumbered",
     "revision accepted", "bounds set", "costs changed",  # of a cohort
     "key pinned", "key changed", "approved", "revoked", "clone", "clone cleared",  # of a device
+    "set aside", "taken back",  # of a device in a cohort
 ]  # fmt: skip
 
 

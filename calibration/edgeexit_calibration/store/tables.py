@@ -3,10 +3,10 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, Index, Integer, UniqueConstraint, text
+from sqlalchemy import JSON, ForeignKey, Index, Integer, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from edgeexit_calibration.store.table_base import LONG_ID, NAME, TableBase
+from edgeexit_calibration.store.table_base import LONG_ID, NAME, TableBase, partial_index
 
 
 class FleetRow(TableBase):
@@ -29,13 +29,8 @@ class DeviceRow(TableBase):
         UniqueConstraint("fleet", "shard", "device"),
         Index(None, "fleet", "cohort_id", "revision", "online"),
         Index(None, "cohort_id", "shard", "device"),
-        Index(
-            "ix_device_troubles",
-            "fleet",
-            "troubles",
-            sqlite_where=text("troubles <> 0"),
-            postgresql_where=text("troubles <> 0"),
-        ),
+        partial_index("ix_device_troubles", "fleet", "troubles", where="troubles <> 0"),
+        partial_index("ix_device_set_aside_by", "cohort_id", where="set_aside_by IS NOT NULL"),
     )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
@@ -64,7 +59,7 @@ class DeviceRow(TableBase):
     set_aside_by: Mapped[str | None]
     """Who decided last whether its audits count: `calibrator` or a user; null: nobody."""
     comparison: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    """JSON of `device_comparison.Comparison` if its loss is far above that of its cohort; null: it is not."""
+    """If the calibrator has found it: `audits`, their mean `loss`, and that of the `others`. Null: a user decided."""
     cohort_id: Mapped[int | None] = mapped_column(ForeignKey("cohort.id"))
     """Cohort in the newest state, for counts of devices; null before the first state."""
     revision: Mapped[int | None]
@@ -345,12 +340,7 @@ class EventRow(TableBase):
         Index(None, "cohort_id", "id"),
         Index(None, "cohort_id", "kind", "id"),
         Index(None, "device_id", "id"),
-        Index(
-            "ix_event_of_devices",
-            "id",
-            sqlite_where=text("device_id IS NOT NULL"),
-            postgresql_where=text("device_id IS NOT NULL"),
-        ),
+        partial_index("ix_event_of_devices", "id", where="device_id IS NOT NULL"),
     )
 
     id: Mapped[int] = mapped_column(LONG_ID, primary_key=True)

@@ -37,6 +37,8 @@ class Trouble(IntFlag):
     PROBLEM = 64
     LOSSES = 128
     NOT_STORED = 256
+    SET_ASIDE = 512
+    FAR_FROM_COHORT = 1024
 
     @property
     def kind(self) -> str:
@@ -66,6 +68,8 @@ def troubles_of(
     offered_key: str | None,
     revoked_at: datetime | None,
     clone_seen_at: datetime | None,
+    set_aside_at: datetime | None,
+    comparison: Mapping[str, Any] | None,
     losses_at: datetime | None,
     drops: Mapping[str, Any],
     last_drop_at: datetime | None,
@@ -80,6 +84,10 @@ def troubles_of(
             found |= Trouble.NOT_ENROLLED
     if clone_seen_at is not None:  # what it reports is not counted until a user clears it
         found |= Trouble.CLONE
+    if set_aside_at is not None:
+        found |= Trouble.SET_ASIDE
+    elif comparison is not None:
+        found |= Trouble.FAR_FROM_COHORT
     if _is_recent(losses_at, now):
         found |= Trouble.LOSSES
     if _is_recent(last_drop_at, now) and any(cause not in SHOWN_AS_KEY for cause in drops):
@@ -95,6 +103,8 @@ def troubles_of_row(row: DeviceRow, state: State | None, *, now: datetime) -> Tr
         offered_key=row.offered_key,
         revoked_at=row.revoked_at,
         clone_seen_at=row.clone_seen_at,
+        set_aside_at=row.set_aside_at,
+        comparison=row.comparison,
         losses_at=row.losses_at,
         drops=row.drops,
         last_drop_at=row.last_drop_at,

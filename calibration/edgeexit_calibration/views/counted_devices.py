@@ -1,4 +1,7 @@
-"""Which devices of a cohort count now, in audits of forgers and in costs: see `enrolment.is_counted`, seen lately."""
+"""Which devices of a cohort count now, in audits of forgers and in costs.
+
+They count (see `enrolment.is_counted`), are not set aside, and were seen lately.
+"""
 
 from datetime import datetime, timedelta
 from typing import Final
@@ -18,6 +21,7 @@ def counts_now(cohort_id: int, enrolment: Enrolment, *, now: datetime) -> list[C
         DeviceRow.cohort_id == cohort_id,
         DeviceRow.revoked_at.is_(None),
         DeviceRow.clone_seen_at.is_(None),
+        DeviceRow.set_aside_at.is_(None),
         DeviceRow.last_seen > now - _SEEN_WITHIN,
     ]
     return [*conditions, DeviceRow.key.is_not(None)] if enrolment == "approve" else conditions

@@ -75,6 +75,7 @@ def attention_of(device: DeviceView, now: datetime) -> Iterator[Attention]:
             f"{name}",
         )
     yield from _of_keys(device)
+    yield from _of_comparison(device)
     if device.unconfirmed and device.online:
         yield Attention(
             kind="unconfirmed",
@@ -105,6 +106,29 @@ def attention_of(device: DeviceView, now: datetime) -> Iterator[Attention]:
         counts = {cause: count for cause, count in device.drops.items() if cause not in SHOWN_AS_KEY}
         if counts:
             yield drops_attention(name, counts, device.last_drop or "")
+
+
+def _of_comparison(device: DeviceView) -> Iterator[Attention]:
+    figures = ""
+    if device.comparison is not None:
+        own, others = (f"{100 * device.comparison[name]:.1f} %" for name in ("loss", "others"))
+        figures = f"the loss of its {device.comparison['audits']:,.0f} audits is {own}, that of the others {others}"
+    if device.set_aside_at is not None:
+        since = f"its audits do not count since {device.set_aside_at:%Y-%m-%d %H:%M} UTC, by {device.set_aside_by}"
+        yield Attention(
+            kind="set aside",
+            subject=device.name,
+            text=f"{since}: {figures}" if figures else since,
+            advice=f"look at its inputs; when they are right: edgeexit calibrator set-aside {device.name} --back",
+        )
+    elif figures:
+        yield Attention(
+            kind="far from cohort",
+            subject=device.name,
+            text=f"{figures}; its audits count",
+            advice="look at its inputs; to leave its audits out of its cohort: edgeexit calibrator set-aside "
+            f"{device.name}",
+        )
 
 
 def _of_keys(device: DeviceView) -> Iterator[Attention]:

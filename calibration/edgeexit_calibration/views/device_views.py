@@ -60,6 +60,12 @@ class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
     """Two starts that ran at the same time."""
     clone_seen_at: datetime | None
     """When two running agents with this name were noticed last; null if never, or if it is resolved."""
+    set_aside_at: datetime | None = None
+    """Since when its audits count in no certificate and no alarm; null: they count."""
+    set_aside_by: str | None = None
+    """Who decided last whether they count: `calibrator` or a user; null: nobody."""
+    comparison: dict[str, float] | None = None
+    """If its loss is far above that of the others: `audits`, their mean `loss`, and that of the `others`."""
     drops: dict[str, int]
     """Cause -> number of messages that were not stored."""
     last_drop: str | None
@@ -158,6 +164,9 @@ def device_view(row: DeviceRow) -> DeviceView:
         revoked_at=row.revoked_at,
         clone_starts=tuple(row.clone_starts),
         clone_seen_at=row.clone_seen_at,
+        set_aside_at=row.set_aside_at,
+        set_aside_by=row.set_aside_by,
+        comparison=row.comparison,
         drops=row.drops,
         last_drop=row.last_drop,
         last_drop_at=row.last_drop_at,

@@ -10,6 +10,7 @@ from edgeexit.cli.calibrator.device_commands import (
     clear_clone_command,
     command_command,
     revoke_device_command,
+    set_aside_command,
 )
 from edgeexit.cli.calibrator.explain_command import explain_command
 from edgeexit.cli.calibrator.list_commands import devices_command, trend_command
@@ -43,6 +44,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "approve": approve_command,
     "revoke-device": revoke_device_command,
     "clear-clone": clear_clone_command,
+    "set-aside": set_aside_command,
     "accept-revision": accept_revision_command,
     "command": command_command,
     "backup": backup_command,

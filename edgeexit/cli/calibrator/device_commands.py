@@ -1,4 +1,4 @@
-"""`edgeexit calibrator command`, `approve`, `revoke-device` and `clear-clone`: what a user does to one device."""
+"""`edgeexit calibrator command`, `approve`, `revoke-device`, `clear-clone`, `set-aside`: a user acts on a device."""
 
 from datetime import datetime, timezone
 from enum import Enum
@@ -114,3 +114,29 @@ def clear_clone_command(device: DeviceArgument, database: DatabaseOption = DATAB
     store.close()
     console.print(f"{name}: the clone is marked as resolved, and the device counts again until one is noticed")
     next_step(f"edgeexit calibrator status --database {store.name}")
+
+
+def set_aside_command(
+    device: DeviceArgument,
+    back: Annotated[bool, typer.Option("--back", help="Let its audits count again.")] = False,
+    database: DatabaseOption = DATABASE,
+) -> None:
+    """Leave the audits of a device out of the certificates and alarms of its cohort, e.g. while its sensor is broken.
+
+    They are still stored. The guarantee is then that of the other devices. The calibrator sets devices aside by itself
+    if their loss is far above that of the others, but none that a user has taken back with --back.
+
+    Example: `edgeexit calibrator set-aside camera-1`
+    """
+    from edgeexit_calibration import open_database, set_device_aside, take_device_back
+
+    store = open_database(database, create=False)
+    action = take_device_back if back else set_device_aside
+    name = action(store, device, user=current_user(), now=datetime.now(timezone.utc))
+    store.close()
+    if back:
+        console.print(f"{name} counts again: its audits are part of the certificates and alarms of its cohort")
+        next_step(f"edgeexit calibrator status --database {store.name}")
+    else:
+        console.print(f"{name} is set aside: its audits are stored, but count in no certificate and no alarm")
+        next_step(f"edgeexit calibrator set-aside {name} --back lets them count again")

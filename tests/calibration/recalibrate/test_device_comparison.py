@@ -41,6 +41,25 @@ def test_at_the_border_a_device_is_found_more_seldom_than_stated():
     assert found <= 100 * ALPHA
 
 
+def in_messages(count, size, risks, *, seed=0, state=None):
+    """Return the comparison after `count` messages of `size` audits, of devices with these risks in turn."""
+    random = np.random.default_rng(seed)
+    devices = np.repeat(np.arange(count) % len(risks), size)
+    return (state or DeviceComparison()).observe(devices, losses_of(devices, risks, random), risk=RISK)
+
+
+def test_devices_that_send_many_audits_at_once_are_compared_too():
+    [far] = in_messages(400, 12, [0.5, *[0.03] * 39]).far
+    assert (far.device, far.loss) == (0, pytest.approx(0.5, abs=0.15))
+    found = sum(bool(in_messages(400, 12, [0.08, *[0.03] * 9], seed=seed).far) for seed in range(50))
+    assert found <= 50 * ALPHA
+
+
+def test_the_first_devices_that_see_a_change_are_not_found_for_that():
+    before = in_messages(400, 100, [0.02] * 40)
+    assert in_messages(80, 100, [0.6] * 40, seed=1, state=before).far == ()
+
+
 def test_a_change_that_concerns_all_devices_finds_none():
     before = compared(5000, [0.02] * 30)
     assert compared(5000, [0.6] * 30, seed=1, state=before).far == ()

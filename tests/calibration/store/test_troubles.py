@@ -15,8 +15,8 @@ from tests.calibration.scenario import FLEET, state_of
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 DIGEST = "a" * 64
 CLEAN = {
-    "key": "ours", "offered_key": None, "revoked_at": None, "clone_seen_at": None, "losses_at": None, "drops": {},
-    "last_drop_at": None, "now": NOW,
+    "key": "ours", "offered_key": None, "revoked_at": None, "clone_seen_at": None, "set_aside_at": None,
+    "comparison": None, "losses_at": None, "drops": {}, "last_drop_at": None, "now": NOW,
 }  # fmt: skip
 
 
@@ -55,6 +55,12 @@ def test_kinds_that_end_by_time_have_a_flag_for_a_day():
 
 def test_a_clone_has_its_flag_until_a_user_clears_it():
     assert flags(clone_seen_at=NOW - timedelta(days=9)) == Trouble.CLONE
+
+
+def test_a_device_far_from_its_cohort_is_set_aside_or_not():
+    comparison = {"audits": 150, "loss": 0.4, "others": 0.03}
+    assert flags(comparison=comparison) == Trouble.FAR_FROM_COHORT
+    assert flags(comparison=comparison, set_aside_at=NOW) == flags(set_aside_at=NOW) == Trouble.SET_ASIDE
 
 
 def test_flags_that_have_ended_are_cleared_and_the_others_stay(database):

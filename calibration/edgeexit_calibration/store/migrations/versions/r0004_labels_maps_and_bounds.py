@@ -17,6 +17,8 @@ def upgrade() -> None:
     op.add_column("registration", sa.Column("field_devices", sa.BigInteger(), nullable=True))
     for name, kind in (("set_aside_at", sa.DateTime()), ("set_aside_by", sa.Text()), ("comparison", sa.JSON())):
         op.add_column("device", sa.Column(name, kind, nullable=True))
+    decided = sa.text("set_aside_by IS NOT NULL")
+    op.create_index("ix_device_set_aside_by", "device", ["cohort_id"], sqlite_where=decided, postgresql_where=decided)
     op.create_table(
         "policy_bounds",
         sa.Column("cohort_id", sa.Integer(), nullable=False),

@@ -1,0 +1,105 @@
+"""Stores which devices are far from their cohort: sets them aside, or only shows them, and takes them back.
+
+At most one device of 20 is set aside at a time, those included that a user has set aside, and at most once a day. In a
+cohort of fewer than 20 devices, a change on one of them is a change of the cohort, and a user decides. What a user has
+decided about a device stays. An alarm takes back what was found before it: the change may have begun on these devices.
+"""
+
+import logging
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+import msgspec
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from edgeexit.wire import State
+from edgeexit_calibration.ingest.enrolment import Enrolment
+from edgeexit_calibration.recalibrate.device_comparison import FarDevice
+from edgeexit_calibration.store.cohorts import CALIBRATOR, add_event, last_event, locked_cohort
+from edgeexit_calibration.store.database import Database
+from edgeexit_calibration.store.tables import DeviceRow
+from edgeexit_calibration.store.troubles import troubles_of_row
+from edgeexit_calibration.views.counted_devices import number_of_counted
+
+_log = logging.getLogger(__name__)
+
+_DEVICES_PER_FOUND: Final = 20
+_INTERVAL: Final = timedelta(days=1)
+
+
+def devices_set_aside(session: Session, cohort_id: int) -> tuple[int, ...]:
+    """Return the ids of the devices of a cohort whose audits do not count, in ascending order."""
+    query = select(DeviceRow.id).where(
+        DeviceRow.cohort_id == cohort_id, DeviceRow.set_aside_by.is_not(None), DeviceRow.set_aside_at.is_not(None)
+    )
+    return tuple(sorted(session.scalars(query)))
+
+
+def store_found(
+    database: Database, cohort_id: int, found: Sequence[FarDevice], enrolment: Enrolment, *, now: datetime
+) -> None:
+    """Set the devices aside for which there is room, those with the most evidence first; show the others."""
+    with database.writing() as session:
+        locked_cohort(session, cohort_id)
+        rows = {
+            row.id: row
+            for row in session.scalars(
+                select(DeviceRow)
+                .where(DeviceRow.id.in_([far.device for far in found]), DeviceRow.cohort_id == cohort_id)
+                .order_by(DeviceRow.id)
+                .with_for_update(key_share=True)
+            )
+        }
+        room = _room(session, cohort_id, len(found), enrolment, now)
+        for far in found:
+            row = rows.get(far.device)
+            if row is None or row.set_aside_at is not None or (row.set_aside_by is not None and row.comparison is None):
+                continue  # a user has decided
+            comparison = {"audits": far.audits, "loss": far.loss, "others": far.others}
+            if row.comparison is None:
+                _log.warning(
+                    "device %s: the loss of its audits is %.1f %%, that of its cohort %.1f %%",
+                    row.name,
+                    100 * far.loss,
+                    100 * far.others,
+                )
+            row.set_aside_by, row.comparison = CALIBRATOR, comparison
+            if room:
+                room -= 1
+                row.set_aside_at = now
+                add_event(session, cohort_id, "set aside", comparison, actor=CALIBRATOR, now=now, device_id=row.id)
+            _update_troubles(row, now)
+
+
+def take_back_found(database: Database, cohort_id: int, *, now: datetime) -> None:
+    """Let the devices of a cohort count again that no user has set aside."""
+    query = select(DeviceRow).where(
+        DeviceRow.cohort_id == cohort_id, DeviceRow.set_aside_by.is_not(None), DeviceRow.comparison.is_not(None)
+    )
+    with database.writing() as session:
+        locked_cohort(session, cohort_id)
+        for row in session.scalars(query.order_by(DeviceRow.id).with_for_update(key_share=True)):
+            if row.set_aside_at is not None:
+                details = {"cause": "alarm"}
+                add_event(session, cohort_id, "taken back", details, actor=CALIBRATOR, now=now, device_id=row.id)
+            row.set_aside_at = row.set_aside_by = row.comparison = None
+            _update_troubles(row, now)
+
+
+def _room(session: Session, cohort_id: int, wanted: int, enrolment: Enrolment, now: datetime) -> int:
+    """Return how many devices can be set aside now."""
+    last = last_event(session, cohort_id, "set aside")
+    if last is not None and last.actor == CALIBRATOR and now - last.time < _INTERVAL:
+        return 0
+    already = len(devices_set_aside(session, cohort_id))
+    counted = number_of_counted(
+        session, cohort_id, enrolment, now=now, limit=_DEVICES_PER_FOUND * (already + wanted) - already
+    )
+    return max((counted + already) // _DEVICES_PER_FOUND - already, 0)
+
+
+def _update_troubles(row: DeviceRow, now: datetime) -> None:
+    state = None if row.state is None else msgspec.json.decode(row.state, type=State)
+    row.troubles = int(troubles_of_row(row, state, now=now))
