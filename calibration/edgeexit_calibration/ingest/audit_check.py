@@ -20,7 +20,7 @@ from edgeexit_calibration.ingest.decision_check import (
     difference,
     score_difference,
 )
-from edgeexit_calibration.ingest.readout_bounds import MAX_CLASSES, find_faults, map_fault
+from edgeexit_calibration.ingest.readout_bounds import MAX_CLASSES, find_faults
 from edgeexit_calibration.ingest.sample_arrays import SampleArrays
 
 _PER_ROUND: Final = 4
@@ -80,9 +80,6 @@ def _impossible_readouts(audits: Sequence[AuditToCheck], places: Sequence[int]) 
     for index, fault in find_faults(readouts, classes, starts).items():
         yield places[index], f"sample {fault.sample}, {fault.reason}"
     for place, audit in zip(places, chosen, strict=True):
-        wrong = None if audit.samples.differing is None else map_fault(audit.samples.readouts, audit.samples.differing)
-        if wrong is not None:
-            yield place, f"sample {wrong.sample}, {wrong.reason}"
         highest = int(audit.samples.predictions.max())
         if audit.classes is not None and highest >= audit.classes:
             yield place, f"prediction {highest}, but the model has {audit.classes} classes"

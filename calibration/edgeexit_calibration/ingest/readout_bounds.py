@@ -10,10 +10,6 @@ H, or a concave one above. In the following, C is the number of classes.
   n >= 2 is p2 / m. By Jensen's inequality `H >= m ln(m / p2)`, with equality where all weights but w_1 are at one n.
 - H is highest if the other classes share r = 1 - p1 - p2 equally: `H <= h(p1) + h(p2) + h(r) + r ln(C - 2)`, with
   h(x) = -x ln x.
-- A pixel at which a class has a probability above 1/2 is of this class. So a class of mean probability p is that of at
-  least 2 p - 1 of the pixels. If two exits have the classes a and b with the mean probabilities p and q, at least
-  s = 2 (p + q) - 3 of the pixels are of class a at the one and of class b at the other. So at most 1 - s differ if a is
-  b, and at least s if it is not.
 """
 
 from typing import Final, NamedTuple
@@ -67,29 +63,6 @@ def find_faults(
             reason = _reason(readouts[index, k].tolist(), int(classes[index]), bounds)
             found[audit] = ReadoutFault(index - int(starts[audit]), f"exit {k}: {reason}")
     return found
-
-
-def map_fault(readouts: Array, differing: Array) -> ReadoutFault | None:
-    """Return the first sample with a fraction of its map that cannot differ, or None.
-
-    Args:
-        readouts: [n, K, 4] readouts of the samples of an audit.
-        differing: [n, K] fractions of the pixels or tokens whose class differs from the final exit's, in [0, 1].
-
-    """
-    sure = 2 * (readouts[:, :, P1] + readouts[:, -1:, P1]) - 3 - 4 * _SLACK
-    same: npt.NDArray[np.bool_] = np.asarray(readouts[:, :, TOP1] == readouts[:, -1:, TOP1])
-    faulty = np.where(same, differing > 1 - sure, differing < sure)
-    if not faulty.any():
-        return None
-    sample, k = np.argwhere(faulty)[0].tolist()
-    limit = f"at most {1 - sure[sample, k]:g}" if same[sample, k] else f"at least {sure[sample, k]:g}"
-    return ReadoutFault(
-        sample,
-        f"exit {k}: {differing[sample, k]:g} of the map differs from the final exit's, but with p1 "
-        f"{readouts[sample, k, P1]:g} and {readouts[sample, -1, P1]:g} of "
-        f"{'the same class' if same[sample, k] else 'two classes'} {limit} is possible",
-    )
 
 
 def _lowest_p2(p1: _Values, classes: _Values) -> _Values:
